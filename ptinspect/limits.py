@@ -1,0 +1,66 @@
+"""Every bound, in one place.
+
+Work and memory grow with the input, and a bound is what keeps them in proportion to it.
+The defaults admit every honest file that we have met by a factor of ten or more; each of
+them has a test that meets it. Raise one with `ptinspect.open(path, limits=Limits(...))`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds on what a file may ask for. Sizes are in bytes unless the name says more."""
+
+    # the machine
+    stack_items: int = 1 << 25
+    """Values on the pickle machine's stack at once (a tuple of n items needs n)."""
+    memo_items: int = 1 << 26
+    """Values in the memo."""
+    mark_depth: int = 1 << 20
+    """MARKs open at once."""
+    int_bytes: int = 1 << 16
+    """Size of one integer."""
+    int_digits: int = 4_000
+    """Digits of one integer written as text (its conversion is quadratic)."""
+    string_bytes: int = 1 << 28
+    """Size of one string (bytes objects are not copied, and so not bounded)."""
+    key_items: int = 10_000
+    """Parts of one dictionary key (a tuple of tuples), counted as hashing would visit them."""
+    key_depth: int = 200
+    """Nesting of one dictionary key."""
+    warnings: int = 100
+    """Warnings kept of one stream; the rest is counted."""
+
+    # containers
+    pickle_bytes: int = 1 << 32
+    """Size of one pickle record of an archive (storages are not bounded)."""
+    zip_entries: int = 4_000_000
+    """Entries in a zip's directory."""
+    compression_ratio: int = 1_100
+    """Real size of a record over its compressed size (deflate itself ends at 1,032)."""
+    inflated_bytes: int = 1 << 32
+    """Real size of one compressed record that has to be held in memory."""
+    nested_archives: int = 3
+    """Archives inside archives, and legacy streams inside pickles."""
+    streams: int = 100_000
+    """Pickles in a row in one file, and streams inside one pickle."""
+
+    # what a file means
+    graph_items: int = 50_000_000
+    """Values that a walk through a file's objects visits."""
+    view_items: int = 200_000
+    """Tensors, entries or modules shown under second and further paths to the same object."""
+    dims: int = 512
+    """Dimensions of one tensor."""
+
+    # what is shown
+    text_width: int = 2_000
+    """Characters of one string of the file in text output."""
+    entry_items: int = 16
+    """Items of a list that an entry shows."""
+
+
+LIMITS = Limits()
