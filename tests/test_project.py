@@ -1,0 +1,144 @@
+"""The project's own files agree with one another: README, .ci/run, settings and constraints."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from tests.conftest import ROOT
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+PYTHONS = ("3.10", "3.11", "3.12", "3.13")
+
+
+@pytest.fixture(scope="module")
+def pyproject() -> dict[str, Any]:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+
+
+def lines_of(path: str) -> list[str]:
+    return [line.strip() for line in (ROOT / path).read_text("utf-8").splitlines()]
+
+
+def readme_commands() -> list[str]:
+    return [line for line in lines_of("README.md") if line.startswith("python3 -m venv ")]
+
+
+def pins() -> list[Requirement]:
+    lines = (line.partition("#")[0].strip() for line in lines_of("constraints.txt"))
+    return [Requirement(line) for line in lines if line]
+
+
+def direct(project: dict[str, Any]) -> list[Requirement]:
+    extras = project["optional-dependencies"].values()
+    texts = [*project["dependencies"], *(text for extra in extras for text in extra)]
+    return [r for r in map(Requirement, texts) if r.name != project["name"]]
+
+
+def applies(requirement: Requirement, python: str) -> bool:
+    there = {"python_version": python, "python_full_version": f"{python}.0", "extra": ""}
+    return requirement.marker is None or requirement.marker.evaluate(there)
+
+
+def test_ci_runs_the_commands_of_the_readme_literally() -> None:
+    show, test = readme_commands()
+    assert {show, test} <= set(lines_of(".ci/run"))
+    assert "ptinspect show" in show
+    assert "constraints.txt" in test
+    assert "pytest" in test
+
+
+def test_the_readme_shows_a_file_that_is_there() -> None:
+    shown = [word for word in readme_commands()[0].split() if word.startswith("fixtures/")]
+    assert shown
+    assert [path for path in shown if not (ROOT / path).is_file()] == []
+
+
+def test_git_ignores_the_environments_of_the_readme() -> None:
+    made = {line.split()[3] for line in readme_commands()}
+    assert made == {".venv", ".venv-test"}
+    assert ".venv*/" in lines_of(".gitignore")
+
+
+def test_ci_is_bash_that_parses_and_may_be_run() -> None:
+    script = ROOT / ".ci/run"
+    assert sys.platform == "win32" or script.stat().st_mode & 0o111
+    assert "set -euo pipefail" in lines_of(".ci/run")
+    done = subprocess.run(["bash", "-n", str(script)], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_supported_pythons_are_the_same_everywhere(pyproject: dict[str, Any]) -> None:
+    project, name = pyproject["project"], "Programming Language :: Python :: "
+    classifiers = [c.removeprefix(name) for c in project["classifiers"] if c.startswith(name)]
+    assert tuple(c for c in classifiers if re.fullmatch(r"3\.\d+", c)) == PYTHONS
+    assert project["requires-python"] == f">={PYTHONS[0]}"
+    assert f"supported=({' '.join(PYTHONS)})" in lines_of(".ci/run")
+    assert pyproject["tool"]["ruff"]["target-version"] == f"py{PYTHONS[0].replace('.', '')}"
+
+
+@pytest.mark.parametrize("python", PYTHONS)
+def test_each_requirement_has_one_pin_that_meets_it(python: str, pyproject: dict[str, Any]) -> None:
+    pinned: dict[str, list[str]] = {}
+    for pin in pins():
+        (spec,) = pin.specifier
+        assert spec.operator == "=="
+        if applies(pin, python):
+            pinned.setdefault(canonicalize_name(pin.name), []).append(spec.version)
+    assert {name: versions for name, versions in pinned.items() if len(versions) > 1} == {}
+
+    wanted = [r for r in direct(pyproject["project"]) if applies(r, python)]
+    unmet = [
+        str(r)
+        for r in wanted
+        if not r.specifier.contains(pinned.get(canonicalize_name(r.name), ["0"])[0])
+    ]
+    assert unmet == []
+
+
+def test_torch_is_pinned_on_every_python() -> None:
+    assert [str(pin) for pin in pins() if pin.name == "torch"] == ["torch==2.13.0"]
+
+
+def test_nothing_says_where_packages_come_from() -> None:
+    """Neither an index nor a path: each machine has its own, and pip is told by its settings."""
+    options = re.compile(r"--(find-links|(extra-)?index|trusted)|file://|(?<![\w.])/(?:root|home)/")
+    names = ("pyproject.toml", "constraints.txt", ".ci/run", "README.md", "CONTRIBUTING.md")
+    assert [name for name in names if options.search((ROOT / name).read_text("utf-8"))] == []
+
+
+def test_the_version_is_one(pyproject: dict[str, Any]) -> None:
+    version = pyproject["project"]["version"]
+    changes = [line.split()[1] for line in lines_of("CHANGELOG.md") if line.startswith("## ")]
+    assert changes[0].rstrip(",") == version
+
+
+def installed_files() -> set[str]:
+    """Of the package, below site-packages; skips where it is not installed as a user has it."""
+    try:
+        files = importlib.metadata.files("ptinspect") or []
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("ptinspect is not installed in this environment")
+    if not any(file.parts[0] == "ptinspect" for file in files):
+        pytest.skip("ptinspect is installed as editable: no file is copied")
+    return {file.as_posix() for file in files if "__pycache__" not in file.parts}
+
+
+def test_every_file_of_the_package_is_installed() -> None:
+    """py.typed and the data files too. After a change, `pip install .` again."""
+    installed = installed_files()
+    here = [p.relative_to(ROOT).as_posix() for p in (ROOT / "ptinspect").rglob("*") if p.is_file()]
+    assert [path for path in here if "__pycache__" not in path and path not in installed] == []
+    assert Path("ptinspect/py.typed").as_posix() in installed
