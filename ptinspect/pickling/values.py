@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, TypeAlias
 if TYPE_CHECKING:
     from mmap import mmap
 
-    Buffer: TypeAlias = bytes | mmap | memoryview
+Buffer: TypeAlias = "bytes | mmap"
+"""What the machine reads: a whole record, or a map of the file."""
 
 Value: TypeAlias = object
 """Any inert value: see the module's docstring for the closed set of kinds."""
@@ -83,15 +84,17 @@ class Changes:
 class Global(Inert):
     """A name that the pickle would import: never imported here. One object per name and
     stream. `module` and `name` are what Python 3 would look up (`builtins` for Python 2's
-    `__builtin__`, as `pickle.Unpickler` does below protocol 3); `name` may be dotted."""
+    `__builtin__`, as `pickle.Unpickler` does below protocol 3); `name` may be dotted. `uses`
+    counts how often it was pushed on the stack."""
 
-    __slots__ = ("module", "name")
+    __slots__ = ("module", "name", "uses")
 
     def __init__(self, module: str, name: str, offset: int) -> None:
         self.offset = offset
         self.changes = None
         self.module = module
         self.name = name
+        self.uses = 0
 
     @property
     def path(self) -> str:

@@ -1,0 +1,1 @@
+"""Reads what `torch.save` wrote: without torch, without the class, executing nothing."""

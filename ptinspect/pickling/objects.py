@@ -1,0 +1,177 @@
+"""Opcodes that in a real unpickler import, call or build. Here each one records."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from struct import Struct
+from typing import TYPE_CHECKING
+
+from ptinspect.pickling.values import Call, Extension, Inert, PersistentId, Value
+
+if TYPE_CHECKING:
+    from ptinspect.pickling.machine import Machine
+
+_UINT2 = Struct("<H").unpack_from
+_INT4 = Struct("<i").unpack_from
+_UINT8 = Struct("<Q").unpack_from
+
+
+def _name(m: Machine, line: bytes) -> str:
+    try:
+        return str(line, "utf-8")
+    except UnicodeDecodeError:
+        raise m.damaged(f"{m.op} has a name that is not utf-8: {line[:40]!r}") from None
+
+
+def _two_lines(m: Machine, pos: int) -> tuple[str, str, int]:
+    module, pos = m.line(pos)
+    name, pos = m.line(pos)
+    return _name(m, module), _name(m, name), pos
+
+
+def global_(m: Machine, pos: int) -> int:
+    module, name, pos = _two_lines(m, pos)
+    m.stack.append(m.named(module, name))
+    return pos
+
+
+def stack_global(m: Machine, pos: int) -> int:
+    name, module = m.stack.pop(), m.stack.pop()
+    if not isinstance(name, str) or not isinstance(module, str):
+        raise m.damaged("STACK_GLOBAL needs two strings")
+    m.stack.append(m.named(str(module), str(name)))
+    return pos
+
+
+def _extension(m: Machine, code: int) -> None:
+    if code <= 0:  # pickle.py, get_extension
+        raise m.damaged(f"{m.op} with the code {code}")
+    m.stack.append(Extension(code, m.at))
+
+
+def ext1(m: Machine, pos: int) -> int:
+    _extension(m, m.data[pos])
+    return pos + 1
+
+
+def ext2(m: Machine, pos: int) -> int:
+    _extension(m, _UINT2(m.data, pos)[0])
+    return pos + 2
+
+
+def ext4(m: Machine, pos: int) -> int:
+    _extension(m, _INT4(m.data, pos)[0])
+    return pos + 4
+
+
+def _arguments(m: Machine, value: Value) -> tuple[Value, ...]:
+    """The arguments of a call. What an object of the file would unpack to is not known here:
+    it stands as the one argument, and `how` says so (`REDUCE*`)."""
+    if isinstance(value, tuple):
+        return value
+    if isinstance(value, Inert):
+        return (value,)
+    raise m.damaged(f"{m.op} needs a tuple of arguments, not a {type(value).__name__}")
+
+
+def _call(m: Machine, how: str) -> Call:
+    given, func = m.stack.pop(), m.stack.pop()
+    if not isinstance(func, Inert):
+        raise m.damaged(f"{m.op} would call a {type(func).__name__}")
+    starred = "" if isinstance(given, tuple) else "*"
+    return Call(func, _arguments(m, given), how + starred, m.at)
+
+
+def reduce(m: Machine, pos: int) -> int:
+    m.stack.append(_call(m, "REDUCE"))
+    return pos
+
+
+def newobj(m: Machine, pos: int) -> int:
+    m.stack.append(_call(m, "NEWOBJ"))
+    return pos
+
+
+def newobj_ex(m: Machine, pos: int) -> int:
+    kwargs = m.stack.pop()
+    if not isinstance(kwargs, dict | Inert):
+        raise m.damaged(f"NEWOBJ_EX needs a dict, not a {type(kwargs).__name__}")
+    call = _call(m, "NEWOBJ_EX")
+    call.kwargs = kwargs if isinstance(kwargs, dict) else {"**": kwargs}
+    m.stack.append(call)
+    return pos
+
+
+def inst(m: Machine, pos: int) -> int:
+    module, name, pos = _two_lines(m, pos)
+    func = m.named(module, name)
+    m.stack.append(Call(func, tuple(m.pop_to_mark()), "INST", m.at))
+    return pos
+
+
+def obj(m: Machine, pos: int) -> int:
+    values = m.pop_to_mark()
+    if not values or not isinstance(values[0], Inert):
+        raise m.damaged("OBJ needs a class")
+    m.stack.append(Call(values[0], tuple(values[1:]), "OBJ", m.at))
+    return pos
+
+
+def build(m: Machine, pos: int) -> int:
+    state = m.stack.pop()
+    target = m.stack[-1]
+    if isinstance(target, Inert):
+        target.change().states.append(state)
+    elif state:  # pickle.py: a false state on an object without __setstate__ does nothing
+        raise m.damaged(f"BUILD on a {type(target).__name__}")
+    return pos
+
+
+def _persistent(m: Machine, value: Value) -> None:
+    made = PersistentId(value, m.at)
+    m.persistent.append(made)
+    m.stack.append(made)
+
+
+def persid(m: Machine, pos: int) -> int:
+    line, pos = m.line(pos)
+    _persistent(m, _name(m, line))
+    return pos
+
+
+def binpersid(m: Machine, pos: int) -> int:
+    _persistent(m, m.stack.pop())
+    return pos
+
+
+def proto(m: Machine, pos: int) -> int:
+    m.protocol = m.data[pos]
+    if m.protocol > 5:
+        raise m.damaged(f"pickle protocol {m.protocol}: there are 0 to 5")
+    return pos + 1
+
+
+def frame(m: Machine, pos: int) -> int:
+    """A FRAME only says how much may be read at once; CPython's C unpickler does not hold the
+    opcodes to it, and neither do we."""
+    m.check(pos + 8, _UINT8(m.data, pos)[0])
+    return pos + 8
+
+
+HANDLERS: dict[str, Callable[[Machine, int], int]] = {
+    "GLOBAL": global_,
+    "STACK_GLOBAL": stack_global,
+    "EXT1": ext1,
+    "EXT2": ext2,
+    "EXT4": ext4,
+    "REDUCE": reduce,
+    "NEWOBJ": newobj,
+    "NEWOBJ_EX": newobj_ex,
+    "INST": inst,
+    "OBJ": obj,
+    "BUILD": build,
+    "PERSID": persid,
+    "BINPERSID": binpersid,
+    "PROTO": proto,
+    "FRAME": frame,
+}

@@ -1,0 +1,123 @@
+"""The pickle format, as a table: the one list of opcodes that reader, writer and scan share.
+
+Source: CPython's `Lib/pickle.py` (the bytes) and `Lib/pickletools.py` (the prose); a test
+holds this table against both.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import NamedTuple
+
+
+class Arg(IntEnum):
+    """What follows the opcode's byte in the stream; a value of 0 to 8 is a fixed size."""
+
+    NONE = 0
+    BYTE = 1  # an unsigned byte
+    UINT2 = 2  # little-endian, as all of the following
+    INT4 = 4
+    FLOAT8 = 8  # big-endian, alone in that
+    LINE = 16  # text up to a newline
+    TWO_LINES = 17
+    SIZE1 = 21  # an unsigned byte that counts the bytes behind it
+    SIZE4 = 24
+    SIZE8 = 28
+
+
+class Opcode(NamedTuple):
+    """A row: `before` and `after` are the stack's top, rightmost last; `proto` is the first
+    protocol that has the opcode."""
+
+    name: str
+    code: int
+    arg: Arg
+    proto: int
+    before: str
+    after: str
+
+
+_NONE, _BYTE, _UINT2, _INT4, _FLOAT8 = Arg.NONE, Arg.BYTE, Arg.UINT2, Arg.INT4, Arg.FLOAT8
+_LINE, _TWO, _SIZE1, _SIZE4, _SIZE8 = Arg.LINE, Arg.TWO_LINES, Arg.SIZE1, Arg.SIZE4, Arg.SIZE8
+
+# fmt: off
+OPCODES: tuple[Opcode, ...] = tuple(Opcode(n, ord(c), a, p, b, r) for n, c, a, p, b, r in (
+    # integers and other numbers
+    ("INT",              "I",    _LINE,   0, "", "int or bool"),      # "01" is True, "00" False
+    ("BININT",           "J",    _INT4,   1, "", "int"),
+    ("BININT1",          "K",    _BYTE,   1, "", "int"),
+    ("BININT2",          "M",    _UINT2,  1, "", "int"),
+    ("LONG",             "L",    _LINE,   0, "", "int"),
+    ("LONG1",            "\x8a", _SIZE1,  2, "", "int"),              # two's complement
+    ("LONG4",            "\x8b", _SIZE4,  2, "", "int"),
+    ("FLOAT",            "F",    _LINE,   0, "", "float"),
+    ("BINFLOAT",         "G",    _FLOAT8, 1, "", "float"),
+    ("NONE",             "N",    _NONE,   0, "", "None"),
+    ("NEWTRUE",          "\x88", _NONE,   2, "", "True"),
+    ("NEWFALSE",         "\x89", _NONE,   2, "", "False"),
+    # strings: of Python 2 (bytes, whose encoding the file does not record), bytes, text
+    ("STRING",           "S",    _LINE,   0, "", "str of Python 2"),  # quoted, with escapes
+    ("BINSTRING",        "T",    _SIZE4,  1, "", "str of Python 2"),
+    ("SHORT_BINSTRING",  "U",    _SIZE1,  1, "", "str of Python 2"),
+    ("BINBYTES",         "B",    _SIZE4,  3, "", "bytes"),
+    ("SHORT_BINBYTES",   "C",    _SIZE1,  3, "", "bytes"),
+    ("BINBYTES8",        "\x8e", _SIZE8,  4, "", "bytes"),
+    ("BYTEARRAY8",       "\x96", _SIZE8,  5, "", "bytearray"),
+    ("NEXT_BUFFER",      "\x97", _NONE,   5, "", "buffer"),           # out of band
+    ("READONLY_BUFFER",  "\x98", _NONE,   5, "buffer", "buffer"),
+    ("UNICODE",          "V",    _LINE,   0, "", "str"),              # raw-unicode-escape
+    ("SHORT_BINUNICODE", "\x8c", _SIZE1,  4, "", "str"),              # utf-8, as the following
+    ("BINUNICODE",       "X",    _SIZE4,  1, "", "str"),
+    ("BINUNICODE8",      "\x8d", _SIZE8,  4, "", "str"),
+    # containers
+    ("EMPTY_LIST",       "]",    _NONE,   1, "", "list"),
+    ("APPEND",           "a",    _NONE,   0, "list any", "list"),
+    ("APPENDS",          "e",    _NONE,   1, "list mark any…", "list"),
+    ("LIST",             "l",    _NONE,   0, "mark any…", "list"),
+    ("EMPTY_TUPLE",      ")",    _NONE,   1, "", "tuple"),
+    ("TUPLE",            "t",    _NONE,   0, "mark any…", "tuple"),
+    ("TUPLE1",           "\x85", _NONE,   2, "any", "tuple"),
+    ("TUPLE2",           "\x86", _NONE,   2, "any any", "tuple"),
+    ("TUPLE3",           "\x87", _NONE,   2, "any any any", "tuple"),
+    ("EMPTY_DICT",       "}",    _NONE,   1, "", "dict"),
+    ("DICT",             "d",    _NONE,   0, "mark (key value)…", "dict"),
+    ("SETITEM",          "s",    _NONE,   0, "dict key value", "dict"),
+    ("SETITEMS",         "u",    _NONE,   1, "dict mark (key value)…", "dict"),
+    ("EMPTY_SET",        "\x8f", _NONE,   4, "", "set"),
+    ("ADDITEMS",         "\x90", _NONE,   4, "set mark any…", "set"),
+    ("FROZENSET",        "\x91", _NONE,   4, "mark any…", "frozenset"),
+    # the stack and the memo
+    ("POP",              "0",    _NONE,   0, "any", ""),
+    ("DUP",              "2",    _NONE,   0, "any", "any any"),
+    ("MARK",             "(",    _NONE,   0, "", "mark"),
+    ("POP_MARK",         "1",    _NONE,   1, "mark any…", ""),
+    ("GET",              "g",    _LINE,   0, "", "any"),
+    ("BINGET",           "h",    _BYTE,   1, "", "any"),
+    ("LONG_BINGET",      "j",    _INT4,   1, "", "any"),              # unsigned
+    ("PUT",              "p",    _LINE,   0, "any", "any"),
+    ("BINPUT",           "q",    _BYTE,   1, "any", "any"),
+    ("LONG_BINPUT",      "r",    _INT4,   1, "any", "any"),           # unsigned
+    ("MEMOIZE",          "\x94", _NONE,   4, "any", "any"),           # at the memo's length
+    # globals, calls, objects
+    ("EXT1",             "\x82", _BYTE,   2, "", "any"),
+    ("EXT2",             "\x83", _UINT2,  2, "", "any"),
+    ("EXT4",             "\x84", _INT4,   2, "", "any"),
+    ("GLOBAL",           "c",    _TWO,    0, "", "global"),
+    ("STACK_GLOBAL",     "\x93", _NONE,   4, "str str", "global"),
+    ("REDUCE",           "R",    _NONE,   0, "callable tuple", "any"),
+    ("BUILD",            "b",    _NONE,   0, "any state", "any"),
+    ("INST",             "i",    _TWO,    0, "mark any…", "any"),
+    ("OBJ",              "o",    _NONE,   1, "mark class any…", "any"),
+    ("NEWOBJ",           "\x81", _NONE,   2, "class tuple", "any"),
+    ("NEWOBJ_EX",        "\x92", _NONE,   4, "class tuple dict", "any"),
+    # the stream
+    ("PROTO",            "\x80", _BYTE,   2, "", ""),
+    ("STOP",             ".",    _NONE,   0, "any", ""),
+    ("FRAME",            "\x95", Arg(8),  4, "", ""),                 # a length of 8 bytes
+    ("PERSID",           "P",    _LINE,   0, "", "any"),
+    ("BINPERSID",        "Q",    _NONE,   1, "any", "any"),
+))
+# fmt: on
+
+BY_CODE: dict[int, Opcode] = {row.code: row for row in OPCODES}
+BY_NAME: dict[str, Opcode] = {row.name: row for row in OPCODES}

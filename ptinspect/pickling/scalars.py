@@ -1,0 +1,265 @@
+"""Opcodes that push one number or string. Each takes the position of its argument and
+returns the position behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from struct import Struct
+from typing import TYPE_CHECKING, TypeAlias
+
+from ptinspect.pickling.values import Blob, Buffer, OldStr, OutOfBand
+
+if TYPE_CHECKING:
+    from ptinspect.pickling.machine import Machine
+
+Unpack: TypeAlias = "Callable[[Buffer, int], tuple[int]]"
+
+_UINT2: Unpack = Struct("<H").unpack_from
+_INT4: Unpack = Struct("<i").unpack_from
+_UINT4: Unpack = Struct("<I").unpack_from
+_UINT8: Unpack = Struct("<Q").unpack_from
+_FLOAT8 = Struct(">d").unpack_from
+
+BLOB_BYTES = 4096
+"""Bytes objects of this size and more stay where they lie (`Blob`)."""
+
+
+def none(m: Machine, pos: int) -> int:
+    m.stack.append(None)
+    return pos
+
+
+def true(m: Machine, pos: int) -> int:
+    m.stack.append(True)
+    return pos
+
+
+def false(m: Machine, pos: int) -> int:
+    m.stack.append(False)
+    return pos
+
+
+def binint1(m: Machine, pos: int) -> int:
+    m.stack.append(m.data[pos])
+    return pos + 1
+
+
+def binint2(m: Machine, pos: int) -> int:
+    m.stack.append(_UINT2(m.data, pos)[0])
+    return pos + 2
+
+
+def binint(m: Machine, pos: int) -> int:
+    m.stack.append(_INT4(m.data, pos)[0])
+    return pos + 4
+
+
+def binfloat(m: Machine, pos: int) -> int:
+    m.stack.append(_FLOAT8(m.data, pos)[0])
+    return pos + 8
+
+
+def _text_number(m: Machine, line: bytes) -> int:
+    """Decimal digits, as `int(line, 0)` takes them; the conversion is quadratic, so bounded."""
+    m.within("int_digits", len(line))
+    try:
+        return int(line, 0)
+    except ValueError:
+        raise m.damaged(f"{m.op} holds no number: {line[:40]!r}") from None
+
+
+def int_(m: Machine, pos: int) -> int:
+    line, pos = m.line(pos)
+    if line in (b"01", b"00"):  # pickle.py: TRUE and FALSE of protocol 1
+        m.stack.append(line == b"01")
+    else:
+        m.stack.append(_text_number(m, line))
+    return pos
+
+
+def long(m: Machine, pos: int) -> int:
+    line, pos = m.line(pos)
+    m.stack.append(_text_number(m, line.removesuffix(b"L")))
+    return pos
+
+
+def long1(m: Machine, pos: int) -> int:
+    size = m.data[pos]
+    m.stack.append(int.from_bytes(m.take(pos + 1, size), "little", signed=True))
+    return pos + 1 + size
+
+
+def long4(m: Machine, pos: int) -> int:
+    size = _INT4(m.data, pos)[0]
+    if size < 0:
+        raise m.damaged("LONG4 announces a negative size")
+    m.within("int_bytes", size)
+    m.stack.append(int.from_bytes(m.take(pos + 4, size), "little", signed=True))
+    return pos + 4 + size
+
+
+def float_(m: Machine, pos: int) -> int:
+    line, pos = m.line(pos)
+    m.within("int_digits", len(line))
+    try:
+        m.stack.append(float(line))
+    except ValueError:
+        raise m.damaged(f"FLOAT holds no number: {line[:40]!r}") from None
+    return pos
+
+
+def _text(m: Machine, raw: bytes) -> str:
+    try:
+        return str(raw, "utf-8", "surrogatepass")  # as pickle.py writes lone surrogates
+    except UnicodeDecodeError as error:
+        raise m.damaged(f"{m.op} is not utf-8 at its byte {error.start}") from None
+
+
+def short_binunicode(m: Machine, pos: int) -> int:
+    size = m.data[pos]
+    m.stack.append(_text(m, m.take(pos + 1, size)))
+    return pos + 1 + size
+
+
+def binunicode(m: Machine, pos: int) -> int:
+    size = _UINT4(m.data, pos)[0]
+    m.within("string_bytes", size)
+    m.stack.append(_text(m, m.take(pos + 4, size)))
+    return pos + 4 + size
+
+
+def binunicode8(m: Machine, pos: int) -> int:
+    size = _UINT8(m.data, pos)[0]
+    m.check(pos + 8, size)
+    m.within("string_bytes", size)
+    m.stack.append(_text(m, m.take(pos + 8, size)))
+    return pos + 8 + size
+
+
+def unicode(m: Machine, pos: int) -> int:
+    line, pos = m.line(pos)
+    try:
+        m.stack.append(str(line, "raw-unicode-escape"))
+    except UnicodeDecodeError as error:
+        raise m.damaged(f"UNICODE has a broken escape at its byte {error.start}") from None
+    return pos
+
+
+def _bytes(m: Machine, pos: int, size: int) -> int:
+    m.check(pos, size)
+    if size < BLOB_BYTES:
+        m.stack.append(m.take(pos, size))
+    else:
+        m.stack.append(Blob(m.data, pos, size, m.at))
+    return pos + size
+
+
+def short_binbytes(m: Machine, pos: int) -> int:
+    return _bytes(m, pos + 1, m.data[pos])
+
+
+def binbytes(m: Machine, pos: int) -> int:
+    return _bytes(m, pos + 4, _UINT4(m.data, pos)[0])
+
+
+def binbytes8(m: Machine, pos: int) -> int:
+    return _bytes(m, pos + 8, _UINT8(m.data, pos)[0])
+
+
+def bytearray8(m: Machine, pos: int) -> int:
+    size = _UINT8(m.data, pos)[0]
+    m.check(pos + 8, size)
+    m.stack.append(Blob(m.data, pos + 8, size, m.at, mutable=True))
+    return pos + 8 + size
+
+
+def next_buffer(m: Machine, pos: int) -> int:
+    m.stack.append(OutOfBand(m.buffers, m.at))
+    m.buffers += 1
+    return pos
+
+
+def readonly_buffer(m: Machine, pos: int) -> int:
+    if isinstance(m.stack[-1], OutOfBand):
+        m.stack[-1].readonly = True
+    return pos
+
+
+def _old_string(m: Machine, raw: bytes) -> None:
+    """A `str` of Python 2: bytes of no recorded encoding. torch.load's default is utf-8."""
+    if raw.isascii():
+        m.stack.append(str(raw, "ascii"))
+        return
+    try:
+        text = str(raw, "utf-8")
+    except UnicodeDecodeError:
+        text = str(raw, "latin1")
+        m.warn(
+            "python2-string",
+            "a str of Python 2 that is not utf-8, read as latin1: "
+            'pass encoding="latin1" to torch.load',
+        )
+    m.stack.append(OldStr(text, raw))
+
+
+def short_binstring(m: Machine, pos: int) -> int:
+    size = m.data[pos]
+    _old_string(m, m.take(pos + 1, size))
+    return pos + 1 + size
+
+
+def binstring(m: Machine, pos: int) -> int:
+    size = _INT4(m.data, pos)[0]
+    if size < 0:
+        raise m.damaged("BINSTRING announces a negative size")
+    m.within("string_bytes", size)
+    _old_string(m, m.take(pos + 4, size))
+    return pos + 4 + size
+
+
+def string(m: Machine, pos: int) -> int:
+    line, pos = m.line(pos)
+    line = line.strip()
+    if len(line) < 2 or line[0] != line[-1] or line[0] not in b"\"'":
+        raise m.damaged("STRING is not between quotes")
+    _old_string(m, _unescape(m, line[1:-1]))
+    return pos
+
+
+def _unescape(m: Machine, text: bytes) -> bytes:
+    r"""What Python 2's repr wrote: \n, \x7f, \101, \\ and the like."""
+    from codecs import escape_decode  # undocumented, but what pickle.py uses
+
+    try:
+        return bytes(escape_decode(text)[0])
+    except ValueError as error:
+        raise m.damaged(f"STRING has a broken escape ({error})") from None
+
+
+HANDLERS: dict[str, Callable[[Machine, int], int]] = {
+    "INT": int_,
+    "BININT": binint,
+    "BININT1": binint1,
+    "BININT2": binint2,
+    "LONG": long,
+    "LONG1": long1,
+    "LONG4": long4,
+    "FLOAT": float_,
+    "BINFLOAT": binfloat,
+    "NONE": none,
+    "NEWTRUE": true,
+    "NEWFALSE": false,
+    "STRING": string,
+    "BINSTRING": binstring,
+    "SHORT_BINSTRING": short_binstring,
+    "BINBYTES": binbytes,
+    "SHORT_BINBYTES": short_binbytes,
+    "BINBYTES8": binbytes8,
+    "BYTEARRAY8": bytearray8,
+    "NEXT_BUFFER": next_buffer,
+    "READONLY_BUFFER": readonly_buffer,
+    "UNICODE": unicode,
+    "SHORT_BINUNICODE": short_binunicode,
+    "BINUNICODE": binunicode,
+    "BINUNICODE8": binunicode8,
+}
