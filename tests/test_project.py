@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.metadata
 import re
 import subprocess
@@ -123,6 +124,18 @@ def test_the_version_is_one(pyproject: dict[str, Any]) -> None:
     version = pyproject["project"]["version"]
     changes = [line.split()[1] for line in lines_of("CHANGELOG.md") if line.startswith("## ")]
     assert changes[0].rstrip(",") == version
+
+
+def test_nothing_of_the_package_runs_what_a_file_says() -> None:
+    """The built-in ways to do it; ruff looks for pickle, marshal and import_module."""
+    acts = {"__import__", "eval", "exec", "compile"}
+    found = [
+        f"{path.relative_to(ROOT).as_posix()}:{node.lineno} {node.id}"
+        for path in sorted((ROOT / "ptinspect").rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Name) and node.id in acts
+    ]
+    assert found == []
 
 
 def installed_files() -> set[str]:
