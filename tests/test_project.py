@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import importlib.metadata
 import re
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -73,12 +72,10 @@ def test_git_ignores_the_environments_of_the_readme() -> None:
     assert ".venv*/" in lines_of(".gitignore")
 
 
-def test_ci_is_bash_that_parses_and_may_be_run() -> None:
-    script = ROOT / ".ci/run"
-    assert sys.platform == "win32" or script.stat().st_mode & 0o111
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no bit that lets a file be run")
+def test_ci_may_be_run() -> None:
+    assert (ROOT / ".ci/run").stat().st_mode & 0o111
     assert "set -euo pipefail" in lines_of(".ci/run")
-    done = subprocess.run(["bash", "-n", str(script)], capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_the_supported_pythons_are_the_same_everywhere(pyproject: dict[str, Any]) -> None:
