@@ -1,0 +1,122 @@
+"""A zip without its directory: what its local headers, read from the front, still tell.
+
+torch's local headers hold no sizes. How long such a record is says the data descriptor
+behind it (APPNOTE.TXT 4.3.9), which is found by its signature and believed where its size is
+the distance to the record's first byte.
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+from typing import TYPE_CHECKING, NamedTuple
+
+from ptinspect.errors import DamagedError, Place, PtInspectError
+from ptinspect.formats.damage import FETCH_AGAIN, Part, lost
+from ptinspect.formats.declared import declared
+from ptinspect.formats.zip_directory import CENTRAL, DESCRIBED, LOCAL
+from ptinspect.limits import LIMITS, Limits
+from ptinspect.pickling.machine import run
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ptinspect.pickling.values import Buffer
+    from ptinspect.source.base import Source
+
+DESCRIPTOR = b"PK\x07\x08"
+_LOCAL = Struct("<4s2xHH4x3L2H")
+_FOLLOWS = (LOCAL, CENTRAL, b"PK\x05\x06", b"PK\x06\x06", b"")
+
+CUT = "the zip is cut off (its directory, which stands at the end, is missing)"
+
+
+class Left(NamedTuple):
+    """A record that is still there, or the beginning of one. `start`: of its bytes; `size`: in
+    the file, as far as it reaches; `whole`: nothing of it is missing."""
+
+    name: str
+    method: int
+    start: int
+    size: int
+    whole: bool
+
+
+def survey(source: Source) -> Iterator[Left]:
+    """The records from the front of the file on, up to the first that is not whole."""
+    buffer, base, end = source.window()
+    pos = base
+    while pos + 30 <= end and buffer[pos : pos + 4] == LOCAL:
+        _, flags, method, _, packed, _, name, extra = _LOCAL.unpack_from(buffer, pos)
+        text = bytes(buffer[pos + 30 : min(pos + 30 + name, end)]).decode("utf-8", "replace")
+        begin = pos + 30 + name + extra
+        if flags & DESCRIBED and not packed:
+            stop, pos = _described(buffer, begin, end)
+        else:
+            stop = pos = begin + packed
+        whole = stop <= end
+        yield Left(text, method, begin - base, max(min(stop, end) - begin, 0), whole)
+        if not whole:
+            return
+
+
+def _described(buffer: Buffer, begin: int, end: int) -> tuple[int, int]:
+    """Where the record at `begin` ends and what follows its descriptor begins; beyond `end` if
+    the descriptor is not there. Its sizes have 4 bytes, or 8 in a zip64."""
+    at = begin
+    while True:
+        at = buffer.find(DESCRIPTOR, at, end)
+        if at < 0:
+            return end + 1, end + 1
+        size = at - begin
+        if size == int.from_bytes(buffer[at + 8 : at + 12], "little"):
+            wide = int.from_bytes(buffer[at + 8 : at + 16], "little") == size
+            after = at + 24 if wide and _follows(buffer, at + 24, end) else at + 16
+            if _follows(buffer, after, end):
+                return at, after
+        at += 4
+
+
+def _follows(buffer: Buffer, at: int, end: int) -> bool:
+    """Whether a header stands at `at`, or the file ends before one could."""
+    found = bytes(buffer[at : min(at + 4, end)])
+    return found in _FOLLOWS or (at + 4 > end and any(each.startswith(found) for each in _FOLLOWS))
+
+
+def cut_zip(source: Source, limits: Limits = LIMITS) -> PtInspectError:
+    """The error for a zip without a directory: what it held, what is whole, what is missing."""
+    left = {record.name: record for record in survey(source)}
+    if not left:
+        return DamagedError(f"{CUT}; not one record is there", hint=FETCH_AGAIN)
+    main = next((name for name in left if name.rpartition("/")[2] == "data.pkl"), None)
+    if main is None:
+        return _cut_without_pickle(left)
+    record = left[main]
+    if record.method:
+        return DamagedError(f"{CUT}; {main} is compressed, and not looked into", hint=FETCH_AGAIN)
+    if not record.whole:
+        size = f"{record.size:,} bytes of it are there"
+        return DamagedError(f"{CUT} within {main}: {size}", where=Place(main), hint=FETCH_AGAIN)
+    try:
+        pickled = run(source.read(record.start, record.size), record=main, limits=limits)
+        wanted = declared(pickled)
+    except PtInspectError as error:
+        return DamagedError(f"{CUT}, and {main}: {error.message}", where=error.where)
+    folder = main[: -len("data.pkl")]
+    old = any(name.startswith(f"{folder}tensors/") for name in left)
+    prefix = f"{folder}tensors/" if old else f"{folder}data/"
+    parts = []
+    for key, (numel, itemsize) in wanted.items():
+        name = f"{prefix}{key}"
+        have = left[name].size if name in left else 0
+        parts.append(Part(name, numel * itemsize, min(have, numel * itemsize)))
+    order = {name: number for number, name in enumerate(left)}
+    parts.sort(key=lambda part: order.get(part.name, len(order)))
+    return lost(CUT, main, parts, Place(None, source.size))
+
+
+def _cut_without_pickle(left: dict[str, Left]) -> PtInspectError:
+    """Some other zip, or one of torch's that ends before its first record is named."""
+    whole = sum(record.whole for record in left.values())
+    last = list(left)[-1]
+    message = f"{CUT}: {whole:,} records are whole, the last that is there is {last[:200]!r}"
+    return DamagedError(message, hint=FETCH_AGAIN)

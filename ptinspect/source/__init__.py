@@ -1,0 +1,1 @@
+"""Where the bytes come from: `read(offset, length)`, a size, and nothing else."""

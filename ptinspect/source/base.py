@@ -1,0 +1,93 @@
+"""What every source of bytes can do, and the one that lies in memory."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ptinspect.errors import DamagedError, Place
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from ptinspect.pickling.values import Buffer
+
+
+class Source:
+    """Bytes that can be read at any offset. A context manager.
+
+    path: what the user called it. size: in bytes. base: where byte 0 of this source lies in
+    the user's file; None where that has no meaning (it was inside something compressed).
+    """
+
+    path: str
+    size: int
+    base: int | None = 0
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Exactly `length` bytes. DamagedError, before anything is allocated, if the source
+        ends before that: a short read is never silent."""
+        raise NotImplementedError
+
+    def window(self) -> tuple[Buffer, int, int]:
+        """(buffer, start, stop): all of the source, as the machine takes it, uncopied where it
+        is large."""
+        raise NotImplementedError
+
+    def headers(self) -> tuple[Buffer, int]:
+        """(buffer, start) for many small reads far from each other; the source's byte 0 lies
+        at `start`."""
+        buffer, start, _ = self.window()
+        return buffer, start
+
+    def within(self, offset: int, length: int) -> None:
+        """DamagedError unless the source has `length` bytes at `offset`."""
+        if offset < 0 or length < 0 or offset + length > self.size:
+            left = max(self.size - max(offset, 0), 0)
+            raise DamagedError(
+                f"{length:,} bytes are expected here, {left:,} are left: the file is cut off",
+                where=Place(None, offset),
+                hint="fetch or copy the file again",
+            )
+
+    def close(self) -> None:
+        """Gives back what the system lent. Twice is no error."""
+
+    def __enter__(self) -> Source:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class MemorySource(Source):
+    """A part of a buffer: an open `BytesIO`, or a stream inside another file, read in place."""
+
+    def __init__(
+        self,
+        buffer: Buffer,
+        path: str,
+        start: int = 0,
+        stop: int | None = None,
+        base: int | None = 0,
+    ) -> None:
+        self.path = path
+        self.base = base
+        self._buffer = buffer
+        self._start = start
+        self._stop = len(buffer) if stop is None else stop
+        self.size = self._stop - start
+
+    def read(self, offset: int, length: int) -> bytes:
+        """See `Source.read`."""
+        self.within(offset, length)
+        at = self._start + offset
+        return bytes(self._buffer[at : at + length])
+
+    def window(self) -> tuple[Buffer, int, int]:
+        """See `Source.window`."""
+        return self._buffer, self._start, self._stop
