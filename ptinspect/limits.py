@@ -53,6 +53,8 @@ class Limits:
     """Values that a walk through a file's objects visits."""
     view_items: int = 200_000
     """Tensors, entries or modules shown under second and further paths to the same object."""
+    path_depth: int = 500
+    """Nesting of the objects that a walk follows."""
     dims: int = 512
     """Dimensions of one tensor."""
 

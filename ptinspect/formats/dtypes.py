@@ -1,73 +1,101 @@
-"""How many bytes an element has: by dtype, and by the class of the storage that holds it.
+"""The element types of tensors and storages.
 
-Sources: `c10/core/ScalarType.h` for the dtypes, `torch/storage.py` (`_dtype_to_storage_type_map`)
-for the storages. A test holds both against torch's own.
+Sources: `c10/core/ScalarType.h` for the types, `torch.storage._dtype_to_storage_type_map`
+for the classes that pickles name as a storage's type, `torch.storage._new_dtypes` for those
+that have no such class and are written as UntypedStorage.
 """
 
 from __future__ import annotations
 
-ITEMSIZE = {
-    "bool": 1,
-    "uint8": 1,
-    "int8": 1,
-    "int16": 2,
-    "uint16": 2,
-    "int32": 4,
-    "uint32": 4,
-    "int64": 8,
-    "uint64": 8,
-    "float16": 2,
-    "bfloat16": 2,
-    "float32": 4,
-    "float64": 8,
-    "float8_e4m3fn": 1,
-    "float8_e4m3fnuz": 1,
-    "float8_e5m2": 1,
-    "float8_e5m2fnuz": 1,
-    "float8_e8m0fnu": 1,
-    "float4_e2m1fn_x2": 1,  # two elements in a byte, and the byte is what is counted
-    "complex32": 4,
-    "complex64": 8,
-    "complex128": 16,
-    "qint8": 1,
-    "quint8": 1,
-    "qint32": 4,
-    "quint4x2": 1,
-    "quint2x4": 1,
-    "bits1x8": 1,
-    "bits2x4": 1,
-    "bits4x2": 1,
-    "bits8": 1,
-    "bits16": 2,
-    **{f"{sign}int{bits}": 1 for sign in ("", "u") for bits in range(1, 8)},
-}
-"""Bytes of one element, by the dtype's name (without `torch.`)."""
+from typing import NamedTuple
 
-STORAGE_DTYPE = {
-    "DoubleStorage": "float64",
-    "FloatStorage": "float32",
-    "HalfStorage": "float16",
-    "BFloat16Storage": "bfloat16",
-    "LongStorage": "int64",
-    "IntStorage": "int32",
-    "ShortStorage": "int16",
-    "CharStorage": "int8",
-    "ByteStorage": "uint8",
-    "BoolStorage": "bool",
-    "ComplexDoubleStorage": "complex128",
-    "ComplexFloatStorage": "complex64",
-    "QUInt8Storage": "quint8",
-    "QInt8Storage": "qint8",
-    "QInt32Storage": "qint32",
-    "QUInt4x2Storage": "quint4x2",
-    "QUInt2x4Storage": "quint2x4",
-    # bytes of any dtype: the tensor says which (`_rebuild_tensor_v3`)
-    "UntypedStorage": "uint8",
-    "_UntypedStorage": "uint8",  # torch 1.11
-}
-"""The dtype of a storage's elements, by its class's name. torch looks at the name alone, so
-that `torch.FloatStorage` and `torch.cuda.FloatStorage` are one (`StorageType` in
-`torch.serialization`)."""
 
-STORAGE_ITEMSIZE = {name: ITEMSIZE[dtype] for name, dtype in STORAGE_DTYPE.items()}
-"""Bytes of one element of a storage, by its class's name."""
+class DType(NamedTuple):
+    """An element type: its name in torch (without `torch.`), bytes per element, what it holds
+    ("float", "complex", "int", "uint", "bool", "quantized", "bits"), the unit in which its bytes
+    change places between byte orders, and numpy's name for it (None: numpy has none)."""
+
+    name: str
+    itemsize: int
+    kind: str
+    swap: int
+    numpy: str | None
+
+    def __repr__(self) -> str:
+        return f"torch.{self.name}"
+
+
+def _types() -> dict[str, DType]:
+    rows = [
+        DType("bool", 1, "bool", 1, "bool"),
+        DType("float16", 2, "float", 2, "float16"),
+        DType("bfloat16", 2, "float", 2, None),
+        DType("float32", 4, "float", 4, "float32"),
+        DType("float64", 8, "float", 8, "float64"),
+        DType("complex32", 4, "complex", 2, None),
+        DType("complex64", 8, "complex", 4, "complex64"),
+        DType("complex128", 16, "complex", 8, "complex128"),
+        DType("quint8", 1, "quantized", 1, None),
+        DType("qint8", 1, "quantized", 1, None),
+        DType("qint32", 4, "quantized", 4, None),
+        DType("quint4x2", 1, "quantized", 1, None),
+        DType("quint2x4", 1, "quantized", 1, None),
+    ]
+    for bits in (8, 16, 32, 64):
+        rows.append(DType(f"int{bits}", bits // 8, "int", bits // 8, f"int{bits}"))
+        rows.append(DType(f"uint{bits}", bits // 8, "uint", bits // 8, f"uint{bits}"))
+    rows += [DType(f"int{bits}", 1, "int", 1, None) for bits in range(1, 8)]
+    rows += [DType(f"uint{bits}", 1, "uint", 1, None) for bits in range(1, 8)]
+    for name in ("e5m2", "e4m3fn", "e5m2fnuz", "e4m3fnuz", "e8m0fnu"):
+        rows.append(DType(f"float8_{name}", 1, "float", 1, None))
+    rows.append(DType("float4_e2m1fn_x2", 1, "float", 1, None))  # two in a byte
+    for name, size in (("bits8", 1), ("bits16", 2), ("bits1x8", 1), ("bits2x4", 1), ("bits4x2", 1)):
+        rows.append(DType(name, size, "bits", size, None))
+    return {row.name: row for row in rows}
+
+
+DTYPES: dict[str, DType] = _types()
+"""Every element type, by its name."""
+
+# Other names that torch accepts, and so could be pickled.
+ALIASES = {
+    "half": "float16", "float": "float32", "double": "float64", "short": "int16", "int": "int32",
+    "long": "int64", "chalf": "complex32", "cfloat": "complex64", "cdouble": "complex128",
+}  # fmt: skip
+
+_STORAGES = {
+    "Double": "float64", "Float": "float32", "Half": "float16", "BFloat16": "bfloat16",
+    "Long": "int64", "Int": "int32", "Short": "int16", "Char": "int8", "Byte": "uint8",
+    "Bool": "bool", "ComplexDouble": "complex128", "ComplexFloat": "complex64",
+    "ComplexHalf": "complex32", "QInt8": "qint8", "QUInt8": "quint8", "QInt32": "qint32",
+    "QUInt4x2": "quint4x2", "QUInt2x4": "quint2x4", "Untyped": "uint8",
+}  # fmt: skip
+
+
+STORAGE_ITEMSIZE = {f"{base}Storage": DTYPES[kind].itemsize for base, kind in _STORAGES.items()}
+STORAGE_ITEMSIZE["_UntypedStorage"] = 1  # torch 1.11
+"""Bytes of one element of a storage, by its class's name. torch looks at the name alone, so that
+`torch.FloatStorage` and `torch.cuda.FloatStorage` are one (`torch.serialization.StorageType`)."""
+
+
+def by_name(name: str) -> DType | None:
+    """The type that torch calls `name` (`float32`, or an alias such as `half`)."""
+    return DTYPES.get(ALIASES.get(name, name))
+
+
+def by_class(name: str) -> DType | None:
+    """The type of a class `FloatStorage` or `FloatTensor` (with or without its module). An
+    UntypedStorage counts bytes, and so does the `torch._UntypedStorage` of torch 1.11."""
+    return _BY_CLASS.get(name.rsplit(".", 1)[-1].lstrip("_"))
+
+
+_BY_CLASS = {
+    f"{base}{suffix}": DTYPES[kind]
+    for base, kind in _STORAGES.items()
+    for suffix in ("Storage", "Tensor", "StorageBase", "TensorBase")
+}
+
+
+def is_untyped(name: str) -> bool:
+    """Whether a storage class says nothing of its elements' type."""
+    return name.rsplit(".", 1)[-1].lstrip("_") == "UntypedStorage"

@@ -1,0 +1,175 @@
+"""A file, read: its kind, tensors, modules, entries, optimizers. What is said is what the file
+records; what is inferred is labelled so."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from ptinspect.document.classify import Totals, kind_of, totals_of
+from ptinspect.document.objects import class_of
+from ptinspect.document.tensors import Tensors
+from ptinspect.document.walk import Contents, TensorInfo, Warned, dotted, walk
+from ptinspect.errors import PtInspectError, about
+from ptinspect.formats.opening import open_archive
+from ptinspect.limits import LIMITS, Limits
+from ptinspect.pickling.values import Call, Global
+from ptinspect.source.local import open_source
+
+if TYPE_CHECKING:
+    from os import PathLike
+    from typing import BinaryIO
+
+    from ptinspect.document.entries import Entry
+    from ptinspect.document.modules import ModuleInfo
+    from ptinspect.document.optimizers import Optimizer
+    from ptinspect.formats.archive import Archive
+    from ptinspect.pickling.machine import Pickled
+    from ptinspect.source.base import Source
+
+
+class Document:
+    """A file's contents. A context manager; tensors' bytes are read when asked for.
+
+    path, size: of the file. archive: its container. kind: see `classify.kind_of`.
+    """
+
+    def __init__(self, source: Source, archive: Archive, limits: Limits) -> None:
+        self.path = source.path
+        self.size = source.size
+        self.archive = archive
+        self.limits = limits
+        self._source = source
+        self._reader = Tensors(archive, limits)
+        self._found: Contents | None = None
+        self._tensors: dict[str, TensorInfo] | None = None
+
+    def __enter__(self) -> Document:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the file; what was read stays."""
+        self._source.close()
+
+    @property
+    def contents(self) -> Contents:
+        """What the walk through the file's objects found; walked at the first use."""
+        if self._found is None:
+            with about(self.path):
+                found = walk(self.archive.root, self._reader, self.limits)
+                for at, root in enumerate(self.archive.more_roots, 1):
+                    more = walk((root,), self._reader, self.limits)
+                    _append(found, more, at)
+                self._found = found
+        return self._found
+
+    @property
+    def kind(self) -> str:
+        """`module`, `state_dict`, `checkpoint`, `optimizer`, `tensor`, `tensors` or `other`."""
+        return kind_of(self.contents)
+
+    @property
+    def class_path(self) -> str | None:
+        """The class of the root: a module's, or another object's; None for plain containers."""
+        root = self.archive.root
+        return class_of(root) if isinstance(root, Call) else None
+
+    @property
+    def tensors(self) -> Mapping[str, TensorInfo]:
+        """Every tensor, under each of its paths, by key in the file's order."""
+        if self._tensors is None:
+            self._tensors = keyed(self.contents.tensors)
+        return self._tensors
+
+    @property
+    def modules(self) -> list[ModuleInfo]:
+        """Every module, under each of its paths."""
+        return self.contents.modules
+
+    @property
+    def entries(self) -> list[Entry]:
+        """What is neither tensor nor module: numbers, strings, objects."""
+        return self.contents.entries
+
+    @property
+    def optimizers(self) -> list[Optimizer]:
+        """Optimizer state, and where it lies."""
+        return self.contents.optimizers
+
+    @property
+    def globals(self) -> list[Global]:
+        """The names that loading would import, with how often each is used."""
+        streams = [*self.archive.streams, *_inner(self._reader)]
+        return [name for stream in streams for name in stream.globals]
+
+    @property
+    def totals(self) -> Totals:
+        """Sums over all tensors; what is the same counts once."""
+        return totals_of(self.contents.tensors)
+
+    @property
+    def warnings(self) -> list[Warned]:
+        """What a user should know, from the container to the objects."""
+        from ptinspect.document.warn import warnings_of
+
+        return warnings_of(self)
+
+    def check(self) -> None:
+        """DamagedError where the file has fewer bytes for a storage than it should."""
+        with about(self.path):
+            for storage in self._reader.storages:
+                storage.check()
+
+
+def _inner(reader: Tensors) -> Iterator[Pickled]:
+    """The pickles of the legacy streams inside this one's."""
+    for inner in reader.inner:
+        yield from inner.archive.streams
+        yield from _inner(inner)
+
+
+def _append(found: Contents, more: Contents, at: int) -> None:
+    """The contents of a further pickle in a row, their paths led by its number."""
+    found.tensors += [
+        TensorInfo((at, *info.path[1:]), info.role, info.persistent, info.tensor)
+        for info in more.tensors
+    ]
+    found.modules += [info._replace(root=(at, *info.root[1:])) for info in more.modules]
+    found.state_dicts += [(at, *path[1:]) for path in more.state_dicts]
+    found.optimizers += [item._replace(path=(at, *item.path[1:])) for item in more.optimizers]
+    found.entries += [item._replace(path=(at, *item.path[1:])) for item in more.entries]
+    found.warnings += more.warnings
+
+
+def keyed(tensors: list[TensorInfo]) -> dict[str, TensorInfo]:
+    """By key; where two paths join to one key, the second's key is its bracketed path."""
+    made: dict[str, TensorInfo] = {}
+    for info in tensors:
+        if made.setdefault(info.key, info) is not info:
+            info.key = dotted(info.path)
+            made[info.key] = info
+    return made
+
+
+def open(file: str | PathLike[str] | BinaryIO, *, limits: Limits = LIMITS) -> Document:
+    """Opens a file that torch.save (or pickle) wrote. `-` is standard input.
+
+    Raises FormatError for anything else, naming it; DamagedError for a file that is cut off or
+    inconsistent; LimitError where a bound is met; PtInspectError where it cannot be read.
+    """
+    source = open_source(file)
+    try:
+        with about(source.path):
+            return Document(source, open_archive(source, limits), limits)
+    except PtInspectError:
+        source.close()
+        raise

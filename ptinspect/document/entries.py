@@ -1,0 +1,246 @@
+"""Entries: the numbers, strings and objects of a file that are not tensors or modules.
+
+`describe` gives a value its type's name and, where a line can say it, its value: a JSON-like
+one (None, bool, int, float, str, or a dict that tells length and head).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from ptinspect.document.arrays import array_of, scalar_of
+from ptinspect.document.objects import (
+    arguments_of,
+    attributes,
+    by_value,
+    class_of,
+    mapping,
+    path_of,
+    path_of_function,
+    raw_bytes,
+    sequence,
+    short,
+    text,
+)
+from ptinspect.pickling.values import (
+    Blob,
+    Call,
+    Extension,
+    Global,
+    OutOfBand,
+    PersistentId,
+    SetOf,
+    Value,
+    key_value,
+)
+
+
+class Entry(NamedTuple):
+    """path: where it lies. type: `int`, `str`, `list`, or the path of its class. value: what a
+    line can say of it (see `describe`); None also where nothing can be said."""
+
+    path: tuple[str | int, ...]
+    type: str
+    value: Value
+
+
+HEAD = 16
+"""Items that a long list shows."""
+
+SIMPLE = (bool, int, float, str, type(None))
+
+
+def is_simple(value: Value) -> bool:
+    """Whether `value` is a number, a string or None."""
+    return isinstance(value, SIMPLE)
+
+
+def describe(value: Value) -> tuple[str, Value] | None:
+    """Type and value of a leaf; None where `value` has insides that are to be visited."""
+    if value is None:
+        return "None", None
+    if isinstance(value, str):
+        return "str", str(value)
+    if isinstance(value, bool | int | float):
+        return type(value).__name__, value
+    if isinstance(value, bytes | bytearray | Blob):
+        return _bytes(value)
+    if isinstance(value, list | tuple | SetOf):
+        return _sequence(value)
+    if isinstance(value, dict):
+        return None if value else ("dict", {"length": 0, "head": []})
+    if isinstance(value, Global):
+        return _named(value)
+    if isinstance(value, PersistentId):
+        return _persistent(value)
+    if isinstance(value, Call):
+        return _object(value)
+    if isinstance(value, Extension):
+        return "extension", value.code
+    return "buffer", value.index if isinstance(value, OutOfBand) else None
+
+
+def _bytes(value: bytes | bytearray | Blob) -> tuple[str, Value]:
+    head = value.read(0, HEAD) if isinstance(value, Blob) else bytes(value[:HEAD])
+    mutable = isinstance(value, bytearray) or (isinstance(value, Blob) and value.mutable)
+    return "bytearray" if mutable else "bytes", {"length": len(value), "head": head.hex()}
+
+
+def _sequence(value: list[Value] | tuple[Value, ...] | SetOf) -> tuple[str, Value] | None:
+    """A list of plain values is one entry; one that holds more is visited."""
+    kind = type(value).__name__
+    if isinstance(value, SetOf):
+        kind = "frozenset" if value.frozen else "set"
+    return listed(kind, list(value) if isinstance(value, SetOf) else value)
+
+
+def listed(kind: str, items: list[Value] | tuple[Value, ...]) -> tuple[str, Value] | None:
+    """A sequence of plain values as {"length", "head"}; short ones whole, as a list."""
+    if not all(map(is_simple, items)):
+        return None
+    if len(items) <= HEAD and kind in ("list", "tuple"):
+        return kind, list(items)
+    return kind, {"length": len(items), "head": list(items[:HEAD])}
+
+
+def _named(value: Global) -> tuple[str, Value]:
+    """A class, function or constant that is referred to, not called."""
+    if value.module == "torch" and value.name[:1].islower():
+        from ptinspect.formats.dtypes import by_name
+
+        return ("torch.dtype" if by_name(value.name) else "reference"), value.path
+    return "reference", value.path
+
+
+def _persistent(value: PersistentId) -> tuple[str, Value]:
+    named = value.value
+    if isinstance(named, tuple) and len(named) >= 5 and named[0] == "storage":
+        kind = named[1].path if isinstance(named[1], Global) else "storage"
+        return kind, {"length": named[4], "head": []}
+    path = path_of(value)
+    return ("reference", path) if path else ("persistent id", short(named))
+
+
+# --- objects that a line can say ----------------------------------------------------------
+
+
+def _joined(separator: str) -> Callable[[Call], Value]:
+    return lambda call: separator.join(str(part) for part in arguments_of(call))
+
+
+def _first(call: Call) -> Value:
+    found = arguments_of(call)
+    return found[0] if found and is_simple(found[0]) else None
+
+
+def _complex(call: Call) -> Value:
+    parts = [part for part in call.args if isinstance(part, int | float)]
+    return str(complex(*parts[:2])) if len(parts) == len(call.args) else None
+
+
+def _fraction(call: Call) -> Value:
+    return "/".join(str(part) for part in arguments_of(call))
+
+
+def _date(call: Call) -> Value:
+    """The bytes that datetime's `__reduce__` gives: year (2), month, day[, hour, minute, second,
+    microsecond (3)]; the highest bit of the month is the fold."""
+    raw = raw_bytes(arguments_of(call)[0]) if arguments_of(call) else None
+    if raw is None or len(raw) not in (4, 10):
+        return None
+    made = f"{int.from_bytes(raw[:2], 'big'):04}-{raw[2] & 0x7F:02}-{raw[3]:02}"
+    if len(raw) == 4:
+        return made
+    micro = int.from_bytes(raw[7:10], "big")
+    tail = f".{micro:06}" if micro else ""
+    return f"{made}T{raw[4]:02}:{raw[5]:02}:{raw[6]:02}{tail}"
+
+
+def _uuid(call: Call) -> Value:
+    number = attributes(call).get("int")
+    number = key_value(number) if number is not None else None
+    if not isinstance(number, int):
+        return None
+    digits = f"{number:032x}"
+    return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
+
+
+def _windows(call: Call) -> Value:
+    parts = [str(part) for part in arguments_of(call)]
+    return (
+        parts[0] + "\\".join(parts[1:]) if parts and parts[0].endswith("\\") else "\\".join(parts)
+    )
+
+
+def _posix(call: Call) -> Value:
+    parts = [str(part) for part in arguments_of(call)]
+    return "/" + "/".join(parts[1:]) if parts[:1] == ["/"] else "/".join(parts)
+
+
+_SAYS: dict[str, Callable[[Call], Value]] = {
+    "torch.device": _joined(":"),
+    "torch.serialization._get_layout": _first,
+    "builtins.complex": _complex,
+    "decimal.Decimal": _first,
+    "fractions.Fraction": _fraction,
+    "datetime.datetime": _date,
+    "datetime.date": _date,
+    "datetime.timedelta": _joined(", "),
+    "uuid.UUID": _uuid,
+    **{
+        f"{module}.{name}": _posix
+        for module in ("pathlib", "pathlib._local")
+        for name in ("PosixPath", "PurePosixPath", "Path", "PurePath")
+    },
+    **{
+        f"{module}.{name}": _windows
+        for module in ("pathlib", "pathlib._local")
+        for name in ("WindowsPath", "PureWindowsPath")
+    },
+}
+
+
+def _object(call: Call) -> tuple[str, Value] | None:
+    """An object that one line can say: a number of numpy's, a path, a date, an enum's member."""
+    array = array_of(call)
+    if array is not None:
+        return "numpy.ndarray", {"dtype": array.name, "shape": list(array.shape)}
+    scalar = scalar_of(call)
+    if scalar is not None:
+        return f"numpy.{scalar[0]}", scalar[1]
+    path = class_of(call) or "object"
+    raw = raw_bytes(call)
+    if raw is not None:
+        return _bytes(bytearray(raw) if path == "builtins.bytearray" else raw)
+    if path in _SAYS:
+        return path, _SAYS[path](call)
+    if path_of_function(call) == "builtins.getattr":  # a method, a nested class, an enum's member
+        return "reference", path_of(call)
+    if by_value(call):
+        return "code", path_of(call)
+    return _container(call, path)
+
+
+def _container(call: Call, path: str) -> tuple[str, Value] | None:
+    """Containers by call that hold plain values only, and enum members: `Color(1)`."""
+    items = sequence(call)
+    if items is not None and not attributes(call):
+        return listed(path.removeprefix("builtins."), items)
+    held = mapping(call)
+    if held is not None:
+        return (path, {"length": 0, "head": []}) if not held and not attributes(call) else None
+    given = arguments_of(call)
+    if call.changes is None and len(given) <= 1 and all(map(is_simple, given)) and not call.kwargs:
+        return path, given[0] if given else None
+    return None
+
+
+def own_line(call: Call) -> Entry | None:
+    """What the line of an object with insides says: its class; None for plain containers."""
+    if mapping(call) is not None and class_of(call) in ("collections.OrderedDict",):
+        return None
+    return Entry((), class_of(call) or "object", None)
+
+
+__all__ = ["HEAD", "Entry", "describe", "is_simple", "listed", "own_line", "text"]

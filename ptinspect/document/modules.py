@@ -1,0 +1,119 @@
+"""Modules: an object whose attributes are those of `torch.nn.Module`.
+
+Source: `torch.nn.Module.__init__` (the attributes), `Module.__setstate__` (those that older
+versions lack), `Module.state_dict` and `named_modules` (order and names).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from ptinspect.document.objects import attributes, class_of, mapping, path_of, sequence
+from ptinspect.pickling.values import Call, Value
+
+PARAMETERS, BUFFERS, MODULES = "_parameters", "_buffers", "_modules"
+
+_BOOKKEEPING = {
+    PARAMETERS, BUFFERS, MODULES, "_non_persistent_buffers_set", "training", "_backend",
+    "_is_full_backward_hook", "_version", "call_super_init", "dump_patches", "_compiled_call_impl",
+}  # fmt: skip
+HOOKS = (
+    "_backward_pre_hooks", "_backward_hooks", "_forward_hooks", "_forward_pre_hooks",
+    "_state_dict_hooks", "_state_dict_pre_hooks", "_load_state_dict_pre_hooks",
+    "_load_state_dict_post_hooks",
+)  # fmt: skip
+_HOOK_FLAGS = {
+    "_forward_hooks_with_kwargs", "_forward_hooks_always_called",
+    "_forward_pre_hooks_with_kwargs",
+}  # fmt: skip
+_DERIVED = {"_flat_weights", "_flat_weight_refs"}  # of RNNBase: its parameters once more
+
+
+class ModuleInfo(NamedTuple):
+    """A module at one of its places. root: the path of the module that is the root; name: as
+    `named_modules(remove_duplicate=False)` has it below that root; training: None where the
+    file does not record it."""
+
+    root: tuple[str | int, ...]
+    name: str
+    module: Module
+
+    @property
+    def path(self) -> tuple[str | int, ...]:
+        """The exact path in the file."""
+        return (*self.root, *(self.name.split(".") if self.name else ()))
+
+
+class Module:
+    """A module as the file has it. `class_path` is the dotted path of its class, `call` the
+    object, `attributes` its `__dict__`."""
+
+    __slots__ = ("attributes", "call", "class_path")
+
+    def __init__(self, call: Call, own: dict[Value, Value]) -> None:
+        self.call = call
+        self.attributes = own
+        self.class_path = class_of(call) or "unknown"
+
+    @property
+    def class_name(self) -> str:
+        """The class's own name, as print(model) has it."""
+        return self.class_path.rsplit(".", 1)[-1]
+
+    @property
+    def training(self) -> bool | None:
+        """The flag that train() and eval() set."""
+        flag = self.attributes.get("training")
+        return flag if isinstance(flag, bool) else None
+
+    def members(self, name: str) -> Iterator[tuple[str, Value]]:
+        """The items of `_parameters`, `_buffers` or `_modules`, in order, None included."""
+        for key, value in (mapping(self.attributes.get(name)) or {}).items():
+            if isinstance(key, str):
+                yield key, value
+
+    @property
+    def non_persistent(self) -> frozenset[str]:
+        """Names of the buffers that state_dict() leaves out; empty where the file is too old to
+        say so (torch before 1.6), which reads them all as persistent, as torch does."""
+        names = sequence(self.attributes.get("_non_persistent_buffers_set")) or ()
+        return frozenset(name for name in names if isinstance(name, str))
+
+    @property
+    def hooks(self) -> dict[str, list[str]]:
+        """Hooks by the attribute that holds them: what each one is."""
+        found = {}
+        for kind in HOOKS:
+            hooks = mapping(self.attributes.get(kind)) or {}
+            if hooks:
+                found[kind] = [path_of(hook) or _described(hook) for hook in hooks.values()]
+        return found
+
+    @property
+    def others(self) -> Iterator[tuple[str, Value]]:
+        """The attributes that are neither members nor bookkeeping."""
+        for key, value in self.attributes.items():
+            if not isinstance(key, str) or key in _BOOKKEEPING or key in _HOOK_FLAGS:
+                continue
+            if key in HOOKS or key in _DERIVED:
+                continue
+            yield key, value
+
+
+def _described(value: Value) -> str:
+    return (class_of(value) if isinstance(value, Call) else None) or type(value).__name__
+
+
+def module_of(value: Value) -> Module | None:
+    """The module that `value` is; None where it is none."""
+    if not isinstance(value, Call) or value.changes is None:
+        own = attributes(value) if isinstance(value, Call) else {}
+    else:
+        own = attributes(value)
+    if PARAMETERS not in own or MODULES not in own or BUFFERS not in own:
+        return None
+    assert isinstance(value, Call)
+    if any(mapping(own[name]) is None for name in (PARAMETERS, BUFFERS, MODULES)):
+        return None
+    return Module(value, own)

@@ -1,0 +1,140 @@
+"""Storages: the bytes that one or more tensors are views of."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ptinspect.errors import DamagedError, Place
+from ptinspect.formats.dtypes import DType, by_class
+from ptinspect.pickling.values import Global, PersistentId, Value
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ptinspect.formats.archive import Archive, Span
+
+CHUNK = 1 << 20
+"""Bytes that are read at once where a tensor is streamed."""
+
+
+class Storage:
+    """Bytes that one or more tensors are views of.
+
+    Source: the persistent id ("storage", type, key, location, numel) that
+    `torch.serialization._save` writes, with view metadata (view key, offset, size) as a sixth
+    part in `_legacy_save`. `key` is the root's, `nbytes` and `begin` in bytes: a legacy view
+    begins at `begin` of its root. `location` is recorded, never looked for.
+    """
+
+    __slots__ = ("archive", "begin", "key", "location", "nbytes")
+
+    def __init__(
+        self, archive: Archive, key: str, location: str, nbytes: int, begin: int = 0
+    ) -> None:
+        self.archive = archive
+        self.key = key
+        self.location = location
+        self.nbytes = nbytes
+        self.begin = begin
+
+    @property
+    def span(self) -> Span:
+        """Where the root's bytes lie. DamagedError where the file does not have them."""
+        found = self.archive.storages.get(self.key)
+        if found is None:
+            raise DamagedError(
+                f"the storage {self.key} is missing ({self.nbytes:,} bytes)",
+                where=Place(self.archive.record),
+                hint="the file is incomplete: fetch or copy it again",
+            )
+        return found
+
+    @property
+    def record(self) -> str | None:
+        """The archive's member that holds the bytes."""
+        return self.span.record
+
+    @property
+    def file_offset(self) -> int | None:
+        """Where in the file the bytes begin; None: the record is compressed."""
+        at = self.span.offset
+        return None if at is None else at + self.begin
+
+    def check(self) -> None:
+        """DamagedError where the file holds fewer bytes than the storage has."""
+        span = self.span
+        if span.length < self.begin + self.nbytes:
+            raise DamagedError(
+                f"the storage {self.key} has {span.length:,} of {self.begin + self.nbytes:,} bytes",
+                where=Place(span.record),
+                hint="the file is incomplete: fetch or copy it again",
+            )
+
+    def read(self, start: int, stop: int) -> bytes:
+        """Bytes `start` to `stop`, as they stand in the file."""
+        return self.archive.read(self.span, self.begin + start, self.begin + stop)
+
+    def chunks(self, start: int, stop: int, size: int = CHUNK) -> Iterator[bytes]:
+        """The same in pieces of `size` bytes."""
+        return self.archive.chunks(self.span, self.begin + start, self.begin + stop, size)
+
+
+class Reference:
+    """What a persistent id says of a storage: the type by which it is referred to, its elements'
+    number, and the storage itself."""
+
+    __slots__ = ("dtype", "numel", "storage", "type")
+
+    def __init__(self, storage: Storage, type_: str, dtype: DType, numel: int) -> None:
+        self.storage = storage
+        self.type = type_
+        self.dtype = dtype
+        self.numel = numel
+
+
+def type_name(value: Value) -> str | None:
+    """The path of the class that a persistent id gives as the storage's type."""
+    if isinstance(value, Global):
+        return value.path
+    return value if isinstance(value, str) else None
+
+
+class Storages:
+    """The storages of one archive, one object per key (and per view of it)."""
+
+    __slots__ = ("_archive", "_known")
+
+    def __init__(self, archive: Archive) -> None:
+        self._archive = archive
+        self._known: dict[object, Storage] = {}
+
+    def __iter__(self) -> Iterator[Storage]:
+        return iter(self._known.values())
+
+    def refer(self, value: Value) -> Reference | None:
+        """The storage that a persistent id refers to; None where it is none of torch's."""
+        named = value.value if isinstance(value, PersistentId) else None
+        if not isinstance(named, tuple) or len(named) < 5 or named[0] != "storage":
+            return None
+        path, key, location, numel = type_name(named[1]), named[2], named[3], named[4]
+        dtype = by_class(path) if path else None
+        if path is None or dtype is None or not isinstance(numel, int) or isinstance(key, list):
+            return None
+        made = self.get(str(key), str(location), numel * dtype.itemsize)
+        if len(named) > 5 and isinstance(named[5], tuple) and len(named[5]) == 3:
+            _, offset, numel = named[5]
+            if isinstance(offset, int) and isinstance(numel, int):
+                begin = offset * dtype.itemsize
+                made = self.get(str(key), str(location), numel * dtype.itemsize, begin)
+        return Reference(made, path, dtype, numel)
+
+    def get(self, key: str, location: str, nbytes: int, begin: int = 0) -> Storage:
+        """The storage of that key; a larger reference to it counts (two types, one storage)."""
+        index: object = (key, begin, nbytes) if begin else key
+        known = self._known.get(index)
+        if known is None:
+            known = Storage(self._archive, key, location, nbytes, begin)
+            self._known[index] = known
+        elif nbytes > known.nbytes:
+            known.nbytes = nbytes
+        return known

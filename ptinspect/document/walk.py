@@ -1,0 +1,296 @@
+"""The walk through a file's objects: finds tensors, modules, state_dicts, optimizers and entries
+wherever they lie, under every path that leads to them.
+
+An object that several paths lead to is visited under each of them while what is found that
+way stays within bounds; beyond that it is visited once, and a warning names its first path.
+There is no recursion: a stack of iterators holds the way from the root.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+from ptinspect.document.entries import Entry, describe, is_simple, own_line
+from ptinspect.document.modules import BUFFERS, MODULES, PARAMETERS, Module, ModuleInfo, module_of
+from ptinspect.document.objects import attributes, children, class_of, mapping
+from ptinspect.document.optimizers import Optimizer, optimizer_of
+from ptinspect.document.tensors import Tensor, Tensors
+from ptinspect.errors import LimitError, Place
+from ptinspect.pickling.tensor_run import TensorCall
+from ptinspect.pickling.values import Call, Inert, Value
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    import torch
+
+    from ptinspect.formats.dtypes import DType
+    from ptinspect.limits import Limits
+
+Path = tuple[str | int, ...]
+
+
+class TensorInfo:
+    """A tensor at one of its places. key: torch's own state_dict key, or the path joined by
+    dots. role: `parameter`, `buffer`, `optimizer` or `tensor`. persistent: False for what
+    state_dict() leaves out."""
+
+    __slots__ = ("key", "path", "persistent", "role", "tensor")
+
+    def __init__(self, path: Path, role: str, persistent: bool, tensor: Tensor) -> None:
+        self.path = path
+        self.key = ".".join(map(str, path)) if len(path) != 1 else str(path[0])
+        self.role = role
+        self.persistent = persistent
+        self.tensor = tensor
+
+    @property
+    def dtype(self) -> DType | None:
+        """The element type; None where only foreign code would tell."""
+        return self.tensor.dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Elements per dimension; -1 is a ragged one (nested tensors)."""
+        return self.tensor.shape
+
+    @property
+    def stride(self) -> tuple[int, ...] | None:
+        """Elements from one index to the next, per dimension; None where the layout has none."""
+        return self.tensor.stride
+
+    @property
+    def device(self) -> str:
+        """As recorded: `cpu`, `cuda:0`."""
+        return self.tensor.device
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the values, laid out without gaps."""
+        return self.tensor.nbytes
+
+    def read(self) -> bytes:
+        """The values in C order, little-endian. Raises UnsupportedError for a tensor of parts
+        (sparse, nested) or without bytes (meta), DamagedError where bytes are missing."""
+        from ptinspect.document.bridge import contiguous
+
+        return contiguous(self.tensor)
+
+    def numpy(self) -> npt.NDArray[np.generic]:
+        """The same as a read-only array; UnsupportedError where numpy lacks the dtype."""
+        from ptinspect.document.bridge import to_numpy
+
+        return to_numpy(self.tensor)
+
+    def torch(self) -> torch.Tensor:
+        """The same as a tensor on the CPU; UnsupportedError where torch is not installed."""
+        from ptinspect.document.bridge import to_torch
+
+        return to_torch(self.tensor)
+
+
+class Warned(NamedTuple):
+    """Something that a user should know. `path`: what it is about, where it is about one."""
+
+    kind: str
+    path: Path | None
+    message: str
+
+
+class Context(NamedTuple):
+    """Where the walk is: the role of tensors met here, whether they are left out of a
+    state_dict, whether plain values are entries (inside a module they are its configuration),
+    and inside a module's tree its root and the module's name."""
+
+    role: str = "tensor"
+    entries: bool = True
+    persistent: bool = True
+    root: Path | None = None
+
+
+class Contents:
+    """What the walk found, each kind in the file's order."""
+
+    def __init__(self) -> None:
+        self.tensors: list[TensorInfo] = []
+        self.modules: list[ModuleInfo] = []
+        self.state_dicts: list[Path] = []
+        self.optimizers: list[Optimizer] = []
+        self.entries: list[Entry] = []
+        self.warnings: list[Warned] = []
+
+
+Step = tuple[Path, Value, Context]
+
+_REVISITS = 10_000
+"""Visits under second paths that any file may cause; a large file causes as many again as it
+has objects."""
+
+
+def walk(root: Value, tensors: Tensors, limits: Limits) -> Contents:
+    """All that lies in `root`. LimitError where it nests deeper, or holds more, than allowed."""
+    return _Walk(tensors, limits).run(root)
+
+
+class _Walk:
+    def __init__(self, tensors: Tensors, limits: Limits) -> None:
+        self.tensors = tensors
+        self.limits = limits
+        self.found = Contents()
+        self.first: dict[int, Path] = {}  # of each object with insides: where it was met
+        self.open: set[int] = set()  # objects on the way from the root
+        self.again = 0
+
+    def run(self, root: Value) -> Contents:
+        start: Iterator[Step] = iter([((), root, Context())])
+        frames: list[tuple[Iterator[Step], int]] = [(start, 0)]
+        visited = 0
+        while frames:
+            step = next(frames[-1][0], None)
+            if step is None:
+                self.open.discard(frames.pop()[1])
+                continue
+            visited += 1
+            inside = self.visit(*step)
+            if inside is not None:
+                self.open.add(id(step[1]))
+                frames.append((inside, id(step[1])))
+                self.bounded(len(frames), visited, step[1])
+        return self.found
+
+    def bounded(self, depth: int, visited: int, value: Value) -> None:
+        """LimitError where the walk goes too deep or too long."""
+        for name, reached in (("path_depth", depth), ("graph_items", visited)):
+            if reached > getattr(self.limits, name):
+                where = Place(None, value.offset) if isinstance(value, Inert) else None
+                bound = getattr(self.limits, name)
+                raise LimitError(
+                    f"objects nest or number more than {bound:,} ({name})", limit=name, where=where
+                )
+
+    def visit(self, path: Path, value: Value, context: Context) -> Iterator[Step] | None:
+        """Notes what `value` is; the steps into it, where it has insides."""
+        if type(value) is TensorCall or isinstance(value, Call):
+            tensor = self.tensors.read(value)
+            if tensor is not None:
+                return self.tensor(path, tensor, context)
+        if is_simple(value):
+            if context.entries:
+                self.note(path, describe(value))
+            return None
+        if not self.enter(path, value, context):
+            return None
+        module = module_of(value)
+        if module is not None:
+            return self.module(path, module, context)
+        optimizer = optimizer_of(value, path)
+        if optimizer is not None:
+            self.found.optimizers.append(optimizer)
+            inner = Context("optimizer", False, True)
+            return (((*path, step), item, inner) for step, item in children(value))
+        return self.inside(path, value, context)
+
+    def inside(self, path: Path, value: Value, context: Context) -> Iterator[Step] | None:
+        """A container or an object of no special kind."""
+        said = describe(value)
+        if said is not None:
+            if context.entries:
+                self.note(path, said)
+            return None
+        if is_state_dict(value, self.tensors):
+            self.found.state_dicts.append(path)
+        if isinstance(value, Call) and context.entries:
+            line = own_line(value)
+            if line is not None:
+                self.note(path, (line.type, line.value))
+        context = context._replace(root=None)
+        return (((*path, step), item, context) for step, item in children(value))
+
+    def note(self, path: Path, said: tuple[str, Value] | None) -> None:
+        if said is not None:
+            self.found.entries.append(Entry(path, said[0], said[1]))
+
+    def enter(self, path: Path, value: Value, context: Context) -> bool:
+        """Whether to go into an object that may have been met before."""
+        first = self.first.setdefault(id(value), path)
+        if first is path:
+            return True
+        if id(value) in self.open:
+            if context.entries:
+                self.note(path, ("cycle", "/".join(map(str, first)) or "the root"))
+            return False
+        self.again += 1
+        if self.again <= _REVISITS + len(self.first):
+            return True
+        if not any(warned.kind == "shared-object" for warned in self.found.warnings):
+            message = f"shared objects are shown once: this one is also {dotted(first)}"
+            self.found.warnings.append(Warned("shared-object", path, message))
+        return False
+
+    def tensor(self, path: Path, tensor: Tensor, context: Context) -> Iterator[Step] | None:
+        """Notes a tensor; the steps to tensors among the attributes that were set on it."""
+        role = context.role
+        if role == "tensor" and tensor.parameter:
+            role = "parameter"
+        self.found.tensors.append(TensorInfo(path, role, context.persistent, tensor))
+        if not tensor.state:
+            return None
+        inner = context._replace(entries=False, persistent=False, root=None)
+        items = ((str(name), item) for name, item in tensor.state.items())
+        return (((*path, name), item, inner) for name, item in items if not is_simple(item))
+
+    def module(self, path: Path, module: Module, context: Context) -> Iterator[Step]:
+        """Notes a module; its own tensors in torch's order, its other attributes, its children.
+
+        Source: `torch.nn.Module._save_to_state_dict` (parameters, then buffers) and
+        `Module.state_dict` (then children).
+        """
+        root = path if context.root is None else context.root
+        name = ".".join(map(str, path[len(root) :]))
+        self.found.modules.append(ModuleInfo(root, name, module))
+        left_out = module.non_persistent
+        for key, value in module.members(PARAMETERS):
+            if value is not None:
+                yield (*path, key), value, Context("parameter", False, True)
+        for key, value in module.members(BUFFERS):
+            if value is not None:
+                yield (*path, key), value, Context("buffer", False, key not in left_out)
+        for key, value in module.others:
+            if not is_simple(value):
+                yield (*path, key), value, Context("tensor", False, False)
+        for key, value in module.members(MODULES):
+            if value is not None:
+                yield (*path, key), value, Context("tensor", False, True, root)
+
+
+def is_state_dict(value: Value, tensors: Tensors) -> bool:
+    """Whether a mapping is a state_dict: string keys and tensors as values, or an OrderedDict
+    that carries the `_metadata` which `Module.state_dict` adds."""
+    items = mapping(value)
+    if not items or not all(isinstance(key, str) for key in items):
+        return False
+    if isinstance(value, Call) and "_metadata" in attributes(value):
+        return True
+    return all(
+        type(item) is TensorCall
+        or tensors.read(item) is not None
+        or (isinstance(key, str) and key.endswith("_extra_state") and len(items) > 1)
+        for key, item in items.items()
+    )
+
+
+def dotted(path: Path) -> str:
+    """A path as options take it: `optimizer.state[0]`, `models[1]["a.b"]`."""
+    made = ""
+    for step in path:
+        if isinstance(step, int):
+            made += f"[{step}]"
+        elif step and "." not in step and "[" not in step and '"' not in step:
+            made += f".{step}" if made else step
+        else:
+            made += f'["{step}"]'
+    return made or "the root"
+
+
+__all__ = ["Contents", "Path", "TensorInfo", "Warned", "class_of", "dotted", "walk"]

@@ -1,0 +1,97 @@
+"""What a user should know about a file, beyond what is in it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ptinspect.document.walk import Path, Warned
+
+if TYPE_CHECKING:
+    from ptinspect.document.document import Document
+    from ptinspect.document.storages import Storage
+
+DRAGGED = 1024
+"""Bytes that views must leave unused, and half of the storage, before that is worth a line."""
+
+
+def warnings_of(document: Document) -> list[Warned]:
+    """All of them: the container's, the pickles', the walk's, the tensors', the entries'."""
+    made = [Warned(found.kind, None, found.message) for found in document.archive.warnings]
+    for stream in document.archive.streams:
+        made += [Warned(found.kind, None, found.message) for found in stream.warnings]
+        if stream.more_warnings:
+            made.append(Warned("more", None, f"{stream.more_warnings:,} more of this stream"))
+    made += document.contents.warnings
+    made += _dragged(document)
+    made += _left_out(document)
+    made += _not_a_number(document)
+    made += _shared(document)
+    return made
+
+
+def _dragged(document: Document) -> list[Warned]:
+    """Views that keep a storage alive of which they show less than half."""
+    shown: dict[int, tuple[Storage, Path, list[tuple[int, int]]]] = {}
+    for info in document.contents.tensors:
+        tensor = info.tensor
+        if tensor.storage is None or tensor.dtype is None:
+            continue
+        low, high = tensor.extent
+        spans = shown.setdefault(id(tensor.storage), (tensor.storage, info.path, []))[2]
+        spans.append((low * tensor.dtype.itemsize, high * tensor.dtype.itemsize))
+    made = []
+    for storage, path, spans in shown.values():
+        unused = storage.nbytes - _covered(spans)
+        if unused >= DRAGGED and unused * 2 >= storage.nbytes:
+            text = f"of its storage's {storage.nbytes:,} bytes {unused:,} are shown by no tensor"
+            made.append(Warned("large-storage", path, f"{text}: save a clone to leave them behind"))
+    return made
+
+
+def _covered(spans: list[tuple[int, int]]) -> int:
+    """Bytes in the union of the spans."""
+    total, end = 0, 0
+    for low, high in sorted(spans):
+        total += max(0, high - max(low, end))
+        end = max(end, high)
+    return total
+
+
+def _left_out(document: Document) -> list[Warned]:
+    """Buffers that a full model holds and its state_dict does not."""
+    names = [i for i in document.contents.tensors if i.role == "buffer" and not i.persistent]
+    if not names:
+        return []
+    text = f"{len(names)} non-persistent buffer{'s' * (len(names) > 1)}: state_dict() leaves "
+    return [Warned("non-persistent", names[0].path, text + "them out")]
+
+
+def _not_a_number(document: Document) -> list[Warned]:
+    made = []
+    for entry in document.entries:
+        if isinstance(entry.value, float) and entry.value != entry.value:
+            made.append(Warned("nan", entry.path, "is NaN"))
+    return made
+
+
+SHARED = 20
+"""Lines about tensors that are one, before the rest is counted."""
+
+
+def _shared(document: Document) -> list[Warned]:
+    """Paths to the same bytes seen in the same way: tied weights, or an alias by accident."""
+    first: dict[tuple[object, ...], Path] = {}
+    pairs: list[tuple[Path, Path]] = []
+    for info in document.contents.tensors:
+        if info.tensor.numel:
+            known = first.setdefault(info.tensor.same(), info.path)
+            if known is not info.path:
+                pairs.append((info.path, known))
+    made = [
+        Warned("shared-storage", path, f"the same bytes as {'.'.join(map(str, known))}")
+        for path, known in pairs[:SHARED]
+    ]
+    if len(pairs) > SHARED:
+        text = f"{len(pairs) - SHARED:,} more tensors share the bytes of another"
+        made.append(Warned("shared-storage", None, text))
+    return made
