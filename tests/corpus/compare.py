@@ -1,0 +1,340 @@
+"""Holds a document against the truth that torch recorded beside a file, field by field.
+
+`differences(truth, document)` lists every one, each as a line that a person can act on; an
+empty list means that they agree. Nothing here imports torch.
+
+The sidecar and the document say a few things in their own way; `normal` functions below bring
+both to one form, and each says what it takes for equal.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from ptinspect.document.arrays import array_of
+from ptinspect.document.document import Document
+from ptinspect.document.entries import Entry
+from ptinspect.document.objects import mapping, sequence
+from ptinspect.document.optimizers import Optimizer
+from ptinspect.document.tensors import Tensor
+from ptinspect.document.walk import TensorInfo
+from ptinspect.errors import PtInspectError
+from ptinspect.pickling.values import Call, Value
+
+Facts = dict[str, Any]
+Path = tuple[str | int, ...]
+
+
+def differences(truth: Facts, document: Document) -> list[str]:
+    """Everything in which the document is not what the sidecar says."""
+    found: list[str] = []
+    found += _one("kind", truth["kind"], document.kind)
+    found += _one("format", truth["format"], document.archive.format)
+    found += list(_tensors(truth.get("tensors", []), document))
+    found += _aliases(truth.get("aliases", []), document)
+    found += list(_modules(truth.get("modules", []), document))
+    found += list(_state_dict_keys(truth.get("state_dict_keys", {}), document))
+    found += list(_entries(truth.get("entries", []), document))
+    found += list(_optimizers(truth.get("optimizers", []), document))
+    found += list(_elsewhere(truth, document))
+    return found
+
+
+def _one(what: str, want: object, have: object) -> list[str]:
+    return [] if _same(want, have) else [f"{what}: torch has {want!r}, ptinspect {have!r}"]
+
+
+def _same(want: object, have: object) -> bool:
+    """Equal, type for type; a NaN is a NaN."""
+    if isinstance(want, float) and isinstance(have, float) and math.isnan(want):
+        return math.isnan(have)
+    if isinstance(want, list) and isinstance(have, list):
+        return len(want) == len(have) and all(map(_same, want, have))
+    if isinstance(want, dict) and isinstance(have, dict):
+        return list(want) == list(have) and all(_same(want[key], have[key]) for key in want)
+    return type(want) is type(have) and want == have
+
+
+def _in_order(what: str, want: list[Any], have: list[Any]) -> list[str]:
+    """Two lists of which the order counts: what is missing, what is too much, else the order."""
+    missing = [item for item in want if item not in have]
+    extra = [item for item in have if item not in want]
+    made = [f"{what}: {item!r} is missing" for item in missing]
+    made += [f"{what}: {item!r} is not in torch's" for item in extra]
+    if not made and want != have:
+        at = next(
+            (n for n, (a, b) in enumerate(zip(want, have, strict=False)) if a != b), len(want)
+        )
+        made = [f"{what}: another order from {at} on, torch {want[at:]!r}, ptinspect {have[at:]!r}"]
+    return made
+
+
+# --- tensors ------------------------------------------------------------------------------
+
+
+def _tensors(truth: list[Facts], document: Document) -> Iterator[str]:
+    infos = list(document.tensors.values())
+    yield from _in_order(
+        "tensors", [fact["path"] for fact in truth], [list(info.path) for info in infos]
+    )
+    by_path = {info.path: info for info in infos}
+    for fact in truth:
+        info = by_path.get(tuple(fact["path"]))
+        if info is None:
+            continue
+        have = tensor_facts(info)
+        for name, want in _tensor_truth(fact).items():
+            yield from _one(f"tensor {fact['key']!r} {name}", want, have.get(name))
+
+
+def _tensor_truth(fact: Facts) -> Facts:
+    """The sidecar's words for a tensor, without those that tell another thing's story."""
+    want = {name: value for name, value in fact.items() if name != "path"}
+    want.setdefault("class", None)
+    want.pop("nested", None)
+    return want
+
+
+def tensor_facts(info: TensorInfo) -> Facts:
+    """A tensor as a sidecar describes it."""
+    tensor = info.tensor
+    dense = not tensor.parts and tensor.storage is not None
+    made: Facts = {
+        "key": info.key,
+        "role": info.role,
+        "persistent": info.persistent,
+        "dtype": tensor.dtype.name if tensor.dtype else None,
+        "shape": [None if size < 0 else size for size in tensor.shape],
+        "stride": None if tensor.stride is None else list(tensor.stride),
+        "storage_offset": tensor.storage_offset,
+        "layout": tensor.layout,
+        "device": tensor.device,
+        "requires_grad": tensor.requires_grad,
+        "class": tensor.subclass,
+        "sha256": _digest(tensor) if dense and not tensor.quantizer else None,
+    }
+    if tensor.parts:
+        made["parts"] = {name: _digest(part) for name, part in tensor.parts.items()}
+        made["parts_dtype"] = {
+            name: part.dtype.name if part.dtype else None for name, part in tensor.parts.items()
+        }
+    if tensor.quantizer:
+        made.update(_quantizer(tensor))
+    return made
+
+
+def _digest(tensor: Tensor) -> str:
+    """SHA-256 of the values; the error where there are none to be had."""
+    from ptinspect.document.bridge import contiguous
+
+    try:
+        return hashlib.sha256(contiguous(tensor)).hexdigest()
+    except PtInspectError as error:
+        return f"{type(error).__name__}: {error}"
+
+
+def _quantizer(tensor: Tensor) -> Facts:
+    made: Facts = {"parts": {"int_repr": _digest(tensor)}}
+    names = {"scales": "scale", "zero_points": "zero_point"}
+    for name, value in tensor.quantizer.items():
+        if isinstance(value, Tensor):
+            value = _numbers(value)
+        made[names.get(name, name)] = list(value) if isinstance(value, tuple) else value
+    return made
+
+
+def _numbers(tensor: Tensor) -> Value:
+    """The values as Python's numbers, in nested lists; of a dtype that numpy has."""
+    from ptinspect.document.bridge import to_numpy
+
+    return to_numpy(tensor).tolist()
+
+
+def _aliases(truth: list[list[list[Any]]], document: Document) -> list[str]:
+    """Groups of paths to one storage, sets on both sides."""
+    groups: dict[object, list[Path]] = {}
+    for info in document.contents.tensors:
+        storage = info.tensor.storage
+        if storage is not None:
+            groups.setdefault((id(storage.archive), storage.key), []).append(info.path)
+    have = {frozenset(group) for group in groups.values() if len(group) > 1}
+    want = {frozenset(map(tuple, group)) for group in truth}
+    made = [f"aliases: {sorted(map(str, group))} is missing" for group in want - have]
+    return made + [f"aliases: {sorted(map(str, group))} is not torch's" for group in have - want]
+
+
+# --- modules ------------------------------------------------------------------------------
+
+
+def _modules(truth: list[Facts], document: Document) -> Iterator[str]:
+    infos = document.modules
+    have = [[list(info.root), info.name] for info in infos]
+    yield from _in_order("modules", [[fact["root"], fact["name"]] for fact in truth], have)
+    by_place = {(info.root, info.name): info.module for info in infos}
+    for fact in truth:
+        module = by_place.get((tuple(fact["root"]), fact["name"]))
+        if module is not None:
+            what = f"module {fact['root']}:{fact['name']!r}"
+            yield from _one(f"{what} class", fact["class"], module.class_path)
+            yield from _one(f"{what} training", fact["training"], module.training)
+
+
+def _state_dict_keys(truth: dict[str, list[str]], document: Document) -> Iterator[str]:
+    have = state_dict_keys(document)
+    yield from _in_order("state_dict roots", list(truth), list(have))
+    for root, keys in truth.items():
+        yield from _in_order(f"state_dict keys of {root!r}", keys, have.get(root, []))
+
+
+def state_dict_keys(document: Document) -> dict[str, list[str]]:
+    """Per module root: what its state_dict() would have, by the document's tensors."""
+    root_of: dict[Path, Path] = {}
+    made: dict[str, list[str]] = {}
+    for module in document.modules:
+        root_of.setdefault(module.path, module.root)
+        made.setdefault("/".join(map(str, module.root)), [])
+    for info in document.contents.tensors:
+        root = root_of.get(info.path[:-1])
+        if root is not None and info.persistent and info.role in ("parameter", "buffer"):
+            made["/".join(map(str, root))].append(".".join(map(str, info.path[len(root) :])))
+    return made
+
+
+# --- entries and optimizers ---------------------------------------------------------------
+
+
+def _entries(truth: list[Facts], document: Document) -> Iterator[str]:
+    """Every value that the sidecar tells. The document tells more: the class of each object
+    around them, numpy's arrays and the storages, which the sidecar has in lists of their own."""
+    have = {entry.path: entry for entry in document.entries}
+    order = [list(path) for path in have]
+    paths = [fact["path"] for fact in truth]
+    yield from _in_order("entries", paths, [path for path in order if path in paths])
+    others = {tuple(path) for path in paths}
+    for path, entry in have.items():
+        if path not in others and not _of_another_list(entry):
+            yield f"entry {list(path)!r}: not in torch's: {entry.type} {entry.value!r}"
+    for fact in truth:
+        entry = have.get(tuple(fact["path"]))  # type: ignore[assignment]
+        if entry is not None:
+            what = f"entry {fact['path']!r}"
+            yield from _one(f"{what} type", fact["type"], _type(entry))
+            want, value = _said(fact["value"], fact.get("length")), _value(entry)
+            yield from _one(f"{what} value", *_alike(want, value))
+
+
+def _of_another_list(entry: Entry) -> bool:
+    """Objects with insides, of which the document tells the class; arrays and storages."""
+    if entry.type == "numpy.ndarray" or entry.type.endswith("Storage"):
+        return True
+    return entry.value is None and entry.type not in ("None", "NoneType")
+
+
+def _type(entry: Entry) -> str:
+    return "NoneType" if entry.type == "None" else entry.type
+
+
+def _value(entry: Entry) -> Value:
+    return _json(entry.value)
+
+
+def _json(value: Value) -> Value:
+    """As the sidecar says it: words for the floats that JSON has not, lists for tuples."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, complex):
+        return str(value)
+    if isinstance(value, list | tuple):
+        return [_json(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _json(item) for key, item in value.items()}
+    return value
+
+
+def _said(value: Value, length: int | None) -> Value:
+    """A sidecar's value: bytes as {"length", "head"}, and so the empty containers."""
+    if length is not None:
+        return {"length": length, "head": value}
+    return {"length": 0, "head": []} if value == {} else value
+
+
+def _alike(want: Value, have: Value) -> tuple[Value, Value]:
+    """Both as {"length", "head"} with a head of one length, where either is shortened."""
+    if isinstance(have, dict) and isinstance(want, list):
+        want = {"length": len(want), "head": want}
+    if isinstance(have, list) and isinstance(want, dict):
+        have = {"length": len(have), "head": have}
+    if isinstance(have, dict) and isinstance(want, dict) and {"length", "head"} <= set(have):
+        heads = have["head"], want.get("head", [])
+        shorter = min(map(len, heads))
+        return (
+            {**want, "head": heads[1][:shorter]},
+            {**have, "head": heads[0][:shorter]},
+        )
+    return want, have
+
+
+def _optimizers(truth: list[Facts], document: Document) -> Iterator[str]:
+    by_path = {optimizer.path: optimizer for optimizer in document.optimizers}
+    yield from _in_order(
+        "optimizers", [fact["path"] for fact in truth], [list(path) for path in by_path]
+    )
+    for fact in truth:
+        optimizer = by_path.get(tuple(fact["path"]))
+        if optimizer is None:
+            continue
+        what = f"optimizer {fact['path']!r}"
+        if fact["class"] is not None:
+            yield from _one(f"{what} class", fact["class"], optimizer.class_path)
+        groups = [_group(optimizer, index, document) for index in range(len(optimizer.groups))]
+        yield from _one(f"{what} param_groups", fact["param_groups"], groups)
+        yield from _one(f"{what} state_tensors", fact["state_tensors"], _kept(optimizer, document))
+
+
+def _group(optimizer: Optimizer, index: int, document: Document) -> Facts:
+    made: Facts = {}
+    for key, value in optimizer.groups[index].items():
+        tensor = document._reader.read(value)
+        if key == "params":
+            made["params"] = optimizer.parameters(index)
+        elif tensor is not None:
+            made[str(key)] = {"tensor": _numbers(tensor)}
+        else:
+            items = sequence(value)
+            made[str(key)] = _json(list(items) if items is not None else value)
+    return made
+
+
+def _kept(optimizer: Optimizer, document: Document) -> int:
+    """Tensors in the state of all parameters."""
+    return sum(
+        document._reader.read(value) is not None
+        for state in optimizer.state.values()
+        for value in (mapping(state) or {}).values()
+    )
+
+
+# --- numpy's arrays and storages ------------------------------------------------------------
+
+
+def _elsewhere(truth: Facts, document: Document) -> Iterator[str]:
+    have = {entry.path: entry for entry in document.entries}
+    for fact in truth.get("arrays", []):
+        entry = have.get(tuple(fact["path"]))
+        if entry is None or entry.type != "numpy.ndarray" or not isinstance(entry.value, dict):
+            yield f"array {fact['path']!r}: is missing, there is {entry!r}"
+            continue
+        yield from _one(f"array {fact['path']!r} shape", fact["shape"], entry.value["shape"])
+    for fact in truth.get("storages", []):
+        entry = have.get(tuple(fact["path"]))
+        if entry is None:
+            yield f"storage {fact['path']!r}: is missing"
+
+
+def arrays_in(values: Iterable[Value]) -> list[str]:
+    """numpy's dtypes of the arrays among `values`."""
+    found = [array_of(value) for value in values if isinstance(value, Call)]
+    return [array.dtype for array in found if array is not None]
