@@ -1,0 +1,32 @@
+"""What torch.nn writes, as data: every module class of torch 2.13 (`tables`), and from it
+
+- `lookup`: the row of a class, with its constructor's arguments and how an instance holds them,
+- `extra_repr`, `print_module`: torch's own text for a module and for a whole model,
+- `candidates`: the torch class that a foreign class extends, told by its attributes,
+- `protocols`: what callers supply, as types (`TensorFacts`, `Describe`, `ModuleNode`),
+- `unusual`: class and attributes of the torch modules that are pickled in ways of their own.
+"""
+
+from __future__ import annotations
+
+from .arguments import Argument, Name
+from .bases import candidates
+from .classes import Mark, ModuleClass, lookup
+from .extra import extra_repr
+from .printer import module_lines, print_module
+from .reading import MISSING, Attributes, unusual
+
+__all__ = [
+    "MISSING",
+    "Argument",
+    "Attributes",
+    "Mark",
+    "ModuleClass",
+    "Name",
+    "candidates",
+    "extra_repr",
+    "lookup",
+    "module_lines",
+    "print_module",
+    "unusual",
+]

@@ -1,0 +1,138 @@
+"""Names and calls that stand for values with a text of their own: dtypes, devices, functions,
+numpy's scalars."""
+
+from __future__ import annotations
+
+import struct
+
+from ptinspect.pickling.values import Blob, Call, Global, Inert, SetOf, Value
+
+DTYPES = frozenset(
+    (  # noqa: SIM905
+        "bool uint8 uint16 uint32 uint64 int8 int16 int32 int64 float16 float32 float64 bfloat16 "
+        "complex32 complex64 complex128 qint8 quint8 qint32 quint4x2 quint2x4 float8_e4m3fn "
+        "float8_e5m2 float8_e4m3fnuz float8_e5m2fnuz float8_e8m0fnu float4_e2m1fn_x2 "
+        "bits1x8 bits2x4 bits4x2 bits8 bits16 int1 int2 int3 int4 int5 int6 int7 "
+        "uint1 uint2 uint3 uint4 uint5 uint6 uint7"
+    ).split()
+)
+QSCHEMES = frozenset(
+    (  # noqa: SIM905
+        "per_tensor_affine per_channel_affine per_tensor_symmetric per_channel_symmetric "
+        "per_channel_affine_float_qparams"
+    ).split()
+)
+TYPES = frozenset(
+    (  # noqa: SIM905
+        "bool bytearray bytes complex dict float frozenset int list object range set slice str "
+        "tuple type"
+    ).split()
+)
+NUMPY_SCALARS = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
+
+
+def global_text(value: Global) -> str:
+    """A dtype, a class, a function, as far as the name tells which it is."""
+    module, name = value.module, value.name
+    if module == "torch" and (name in DTYPES or name in QSCHEMES):
+        return f"torch.{name}"
+    last = name.rpartition(".")[2]
+    if module == "builtins":
+        a_class = name in TYPES or last[:1].isupper()
+        return f"<class '{name}'>" if a_class else f"<built-in function {name}>"
+    if last.lstrip("_")[:1].isupper():
+        return f"<class '{value.path}'>"
+    built_in = module == "math" or module.startswith("torch._C")
+    return f"<built-in function {last}>" if built_in else f"<function {name}>"
+
+
+def device_text(value: Call) -> str | None:
+    """`str(device)`: "cuda:0"."""
+    if not isinstance(value.func, Global) or value.func.path != "torch.device":
+        return None
+    return ":".join(map(str, value.args[:2])) if value.args else None
+
+
+def known_call(value: Call) -> str | None:
+    """Objects whose call torch or Python writes for something with a text of its own."""
+    path = value.func.path if isinstance(value.func, Global) else ""
+    args = value.args
+    if path == "torch.device":
+        index = f", index={args[1]}" if len(args) > 1 else ""
+        return f"device(type={str(args[0])!r}{index})" if args else None
+    if path == "torch.serialization._get_layout" and args and isinstance(args[0], str):
+        return str(args[0])
+    if path == "builtins.complex" and len(args) == 2:
+        real, imaginary = args
+        if isinstance(real, float) and isinstance(imaginary, float):
+            return repr(complex(real, imaginary))
+    if path == "builtins.getattr" and len(args) == 2 and isinstance(args[1], str):
+        return f"<built-in method {args[1][:100]}>"
+    if path == "functools.partial" and args and isinstance(args[0], Global):
+        return f"functools.partial({global_text(args[0])})"
+    return None
+
+
+def numpy_number(value: Call) -> tuple[str, str] | None:
+    """Type name and text of a numpy scalar (`scalar(dtype, bytes)`), which real models hold
+    where a setting was computed: ("float64", "0.1")."""
+    func, args = value.func, value.args
+    if not isinstance(func, Global) or func.path not in NUMPY_SCALARS or len(args) != 2:
+        return None
+    dtype, raw = args
+    if not isinstance(dtype, Call) or not dtype.args or not isinstance(raw, bytes):
+        return None
+    kind = dtype.args[0]
+    state = dtype.state
+    order = state[1] if isinstance(state, tuple) and len(state) > 1 else "<"
+    code = _NUMPY.get(kind) if isinstance(kind, str) else None
+    if code is None or len(raw) != struct.calcsize(code[1]):
+        return None
+    number = struct.unpack((">" if order == ">" else "<") + code[1], raw)[0]
+    return code[0], shortest(number) if code[1] == "f" else str(number)
+
+
+_NUMPY = {
+    "f8": ("float64", "d"),
+    "f4": ("float32", "f"),
+    "f2": ("float16", "e"),
+    "i8": ("int64", "q"),
+    "i4": ("int32", "i"),
+    "i2": ("int16", "h"),
+    "i1": ("int8", "b"),
+    "u8": ("uint64", "Q"),
+    "u4": ("uint32", "I"),
+    "u2": ("uint16", "H"),
+    "u1": ("uint8", "B"),
+    "b1": ("bool", "?"),
+}
+
+
+def shortest(number: float) -> str:
+    """The shortest digits that give this float32 again, as numpy prints it."""
+    for digits in range(1, 10):
+        text = f"{number:.{digits}g}"
+        if struct.pack("f", float(text)) == struct.pack("f", number):
+            return repr(float(text))
+    return repr(number)
+
+
+def type_name(value: Value) -> str:
+    """`type(value).__name__` of what the value stands for."""
+    if isinstance(value, SetOf):
+        return "frozenset" if value.frozen else "set"
+    if isinstance(value, Blob):
+        return "bytearray" if value.mutable else "bytes"
+    if isinstance(value, Global):
+        text = global_text(value)
+        if text.startswith("torch."):
+            return "qscheme" if value.name in QSCHEMES else "dtype"
+        if text.startswith("<class"):
+            return "type"
+        return "function" if text.startswith("<function") else "builtin_function_or_method"
+    if isinstance(value, Call) and isinstance(value.func, Global):
+        number = numpy_number(value)
+        return number[0] if number else value.func.name.rpartition(".")[2]
+    if isinstance(value, Inert):
+        return "object"
+    return "str" if isinstance(value, str) else type(value).__name__

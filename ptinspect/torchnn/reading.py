@@ -1,0 +1,169 @@
+"""Attributes of a pickled module, read as Python would read them from the module itself.
+
+`attributes` is always what the instance's `__dict__` was: plain values, and under
+`_parameters`, `_buffers` and `_modules` (a dict, or an OrderedDict that a `Call` records)
+what `torch.nn.Module.__getattr__` finds there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Final
+
+from ptinspect.pickling.values import Call, Global, Inert, Value
+
+if TYPE_CHECKING:
+    from .protocols import TensorFacts
+
+Attributes = Mapping[Value, Value]
+
+
+class Missing:
+    """The type of `MISSING`: what a file does not record."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "MISSING"
+
+    def __bool__(self) -> bool:
+        return False
+
+
+MISSING: Final = Missing()
+
+
+def no_tensors(value: Value, /) -> TensorFacts | None:
+    """A `Describe` for callers without tensors."""
+    return None
+
+
+def pairs(value: Value) -> Mapping[Value, Value]:
+    """What a dict or an OrderedDict holds, in order; empty for all else.
+
+    Python 2 wrote an OrderedDict as a call with a list of pairs, Python 3 sets items.
+    """
+    if isinstance(value, dict):
+        return value
+    if not isinstance(value, Call):
+        return {}
+    first = value.args[0] if value.args else None
+    if isinstance(first, list):
+        made = {p[0]: p[1] for p in first if isinstance(p, list | tuple) and len(p) == 2}
+    elif isinstance(first, dict):
+        made = dict(first)
+    else:
+        return value.pairs
+    made.update(value.pairs)
+    return made
+
+
+def get(attributes: Attributes, name: str) -> Value:
+    """`module.name`, or MISSING. A parametrized tensor is its ParametrizationList."""
+    if name in attributes:
+        return attributes[name]
+    for store in ("_parameters", "_buffers", "_modules"):
+        held = pairs(attributes.get(store))
+        if name in held:
+            return held[name]
+    parametrized = pairs(attributes.get("_modules")).get("parametrizations")
+    inner = attributes_of(parametrized) if parametrized is not None else None
+    return pairs(inner.get("_modules")).get(name, MISSING) if inner else MISSING
+
+
+def find(attributes: Attributes, path: str) -> Value:
+    """`module.a.b`, through children, or MISSING."""
+    first, *rest = path.split(".")
+    value = get(attributes, first)
+    for name in rest:
+        inner = attributes_of(value)
+        if inner is None:
+            return MISSING
+        value = get(inner, name)
+    return value
+
+
+def attributes_of(value: Value) -> Attributes | None:
+    """The `__dict__` of an object that the pickle makes; None where it has none."""
+    odd = unusual(value)
+    if odd is not None:
+        return odd[1]
+    if not isinstance(value, Inert):
+        return None
+    state = value.state
+    if isinstance(state, dict):
+        return state
+    if isinstance(state, tuple) and len(state) == 2:  # (__dict__, slots)
+        return {**pairs(state[0]), **pairs(state[1])}
+    return None
+
+
+QUANTIZED_CONV = (
+    "in_channels",
+    "out_channels",
+    "kernel_size",
+    "stride",
+    "padding",
+    "dilation",
+    "transposed",
+    "output_padding",
+    "groups",
+    "padding_mode",
+    "weight",
+    "bias",
+    "scale",
+    "zero_point",
+    "training",
+)
+SPARSE_PACKED = ("_packed_params", "training", "dtype")
+OPTIMIZED = "torch._dynamo.eval_frame.OptimizedModule"
+GRAPH = "torch.fx.graph_module.GraphModule"
+REDUCERS = frozenset(
+    f"torch.fx.graph_module.reduce_{kind}graph_module" for kind in ("", "package_", "deploy_")
+)
+
+
+def unusual(value: Value) -> tuple[str, Attributes] | None:
+    """Class path and attributes of a module of torch's that is not pickled as a class with
+    its `__dict__` as state; None for all else. These are:
+
+    - `OptimizedModule` (`__reduce__`: the wrapped module and the compiler's context),
+    - `GraphModule` (`reduce_graph_module(body, imports)`),
+    - the quantized convolutions and the sparse packed parameters (`__getstate__`: a tuple).
+    """
+    if not isinstance(value, Call) or not isinstance(value.func, Global):
+        return None
+    path, args, state = value.func.path, value.args, value.state
+    if path == OPTIMIZED and args and not isinstance(state, dict):
+        return path, {"_modules": {"_orig_mod": args[0]}, "dynamo_ctx": args[-1]}
+    if path in REDUCERS:
+        bodies = [arg for arg in args if isinstance(arg, dict)]
+        return (GRAPH, bodies[0]) if bodies else None
+    if isinstance(state, tuple) and len(state) == len(QUANTIZED_CONV):
+        return path, dict(zip(QUANTIZED_CONV, state, strict=True))
+    if isinstance(state, tuple) and len(state) == len(SPARSE_PACKED):
+        return path, dict(zip(SPARSE_PACKED, state, strict=True))
+    return None
+
+
+def packed(attributes: Attributes) -> Sequence[Value]:
+    """Weight, bias and what else the packed parameters of a quantized module hold.
+
+    Source: the state that a `torch.ScriptObject` of torch's class library is pickled with,
+    `(fields, class name)`; an embedding's fields are `(version, [weight], …)`.
+    """
+    if "weight" in attributes and "bias" in attributes:  # a convolution's tuple
+        return (attributes["weight"], attributes["bias"])
+    held: Value = attributes.get("_packed_params", attributes.get("_packed_weight"))
+    if held is None:  # of a module with a child that holds them
+        child = attributes_of(get(attributes, "_packed_params"))
+        if child is None:
+            return ()
+        held = child.get("_packed_params", child.get("_packed_weight"))
+    state = held.state if isinstance(held, Inert) else None
+    if not isinstance(state, tuple) or not state or not isinstance(state[0], tuple):
+        return ()
+    fields: tuple[Value, ...] = state[0]
+    if len(fields) > 1 and isinstance(fields[1], list):
+        return fields[1]
+    return fields
