@@ -41,8 +41,7 @@ _KINDS = {"f": "float", "i": "int", "u": "uint", "c": "complex", "b": "bool"}
 
 def dtype_name(code: str) -> str:
     """`<f4` as `float32`; others as they are."""
-    kind, size = code[-2:-1] or code, code.lstrip("<>=|")[1:]
-    kind = code.lstrip("<>=|")[:1]
+    kind, size = code.lstrip("<>=|")[:1], code.lstrip("<>=|")[1:]
     if kind == "b":
         return "bool"
     if kind in _KINDS and size.isdigit():
@@ -123,6 +122,8 @@ def scalar_of(value: Value) -> tuple[str, Value] | None:
         number: Value = Struct((">" if code[0] == ">" else "<") + letter).unpack(raw)[0]
     except StructError:
         return dtype_name(code), None
+    if letter == "?" and "numpy.core." in (path_of_function(value) or ""):
+        return "bool_", number  # numpy 2 calls it bool
     return dtype_name(code), number
 
 

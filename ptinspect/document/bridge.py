@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import torch
 
-    from ptinspect.document.tensors import Tensor
+    from ptinspect.document.tensor import Tensor
     from ptinspect.formats.dtypes import DType
 
 
@@ -26,7 +26,7 @@ def contiguous(tensor: Tensor) -> bytes:
     UnsupportedError for a tensor of parts and for one without bytes (meta); DamagedError where
     the storage is too short.
     """
-    dtype, storage = tensor.dtype, tensor.storage
+    dtype, storage = tensor.stored, tensor.storage
     if dtype is None or storage is None or tensor.stride is None:
         what = "consists of parts" if tensor.parts else "has no bytes in the file"
         raise UnsupportedError(f"the tensor {what} (layout {tensor.layout}, {tensor.device})")
@@ -43,6 +43,10 @@ def contiguous(tensor: Tensor) -> bytes:
         raw = swapped(raw, dtype.swap)
     if not tensor.is_contiguous:
         raw = _gathered(raw, tensor, dtype, low)
+    if tensor.dtype is not None and tensor.dtype is not dtype:
+        import numpy as np
+
+        return np.frombuffer(raw, numpy_type(dtype)).astype(numpy_type(tensor.dtype)).tobytes()
     return _logical(raw, tensor, dtype) if tensor.conj or tensor.neg else raw
 
 
@@ -89,24 +93,26 @@ def to_numpy(tensor: Tensor) -> npt.NDArray[np.generic]:
     UnsupportedError for a dtype that neither has."""
     import numpy as np
 
-    dtype = tensor.dtype
-    name = dtype.numpy if dtype else None
-    raw = contiguous(tensor)
-    if name is None:
-        kind = _ml_dtype(dtype.name if dtype else "unknown")
-    else:
-        kind = np.dtype(name).newbyteorder("<")
-    return np.frombuffer(raw, kind).reshape(tensor.shape)
+    if tensor.dtype is None:
+        raise UnsupportedError("a tensor without a dtype", hint="read() gives the bytes")
+    kind = numpy_type(tensor.dtype)
+    return np.frombuffer(contiguous(tensor), kind).reshape(tensor.shape)
 
 
-def _ml_dtype(name: str) -> np.dtype[np.generic]:
-    import ml_dtypes
+def numpy_type(dtype: DType) -> np.dtype[np.generic]:
+    """numpy's type, or ml_dtypes'; UnsupportedError where neither has it."""
     import numpy as np
 
+    if dtype.numpy is not None:
+        return np.dtype(dtype.numpy).newbyteorder("<")
+    import ml_dtypes
+
+    name = dtype.name
     known = {"float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "bfloat16"}
     if name not in known and name != "float8_e8m0fnu":
         raise UnsupportedError(f"numpy has no {name}", hint="read() gives the bytes")
-    return np.dtype(getattr(ml_dtypes, name))
+    made: np.dtype[np.generic] = np.dtype(getattr(ml_dtypes, name))
+    return made
 
 
 def to_torch(tensor: Tensor) -> torch.Tensor:

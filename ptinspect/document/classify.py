@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
+from ptinspect.document.objects import mapping, sequence
+from ptinspect.pickling.values import Value
+
 if TYPE_CHECKING:
-    from ptinspect.document.tensors import Tensor
-    from ptinspect.document.walk import Contents, TensorInfo
+    from ptinspect.document.tensor import Tensor
+    from ptinspect.document.walk import Contents, Path, TensorInfo
 
 
-def kind_of(found: Contents) -> str:
+def kind_of(root: Value, found: Contents) -> str:
     """`module`, `state_dict`, `checkpoint`, `optimizer`, `tensor`, `tensors` or `other`.
 
-    A checkpoint is a structure that holds modules, state_dicts or optimizer state.
+    A checkpoint is a mapping in which, or in whose dicts and lists, modules, state_dicts or
+    optimizer state lie.
     """
     if found.modules and found.modules[0].root == () and found.modules[0].name == "":
         return "module"
@@ -21,11 +25,31 @@ def kind_of(found: Contents) -> str:
         return "state_dict"
     if any(optimizer.path == () for optimizer in found.optimizers):
         return "optimizer"
-    if found.modules or found.state_dicts or found.optimizers:
+    if mapping(root) is not None and any(
+        _in_containers(root, path)
+        for path in (
+            *dict.fromkeys(info.root for info in found.modules),
+            *found.state_dicts,
+            *(optimizer.path for optimizer in found.optimizers),
+        )
+    ):
         return "checkpoint"
     if found.tensors:
         return "tensor" if found.tensors[0].path == () else "tensors"
     return "other"
+
+
+def _in_containers(value: Value, path: Path) -> bool:
+    """Whether dicts and lists alone lead from `value` to what lies at `path`."""
+    for at in path:
+        items, parts = mapping(value), sequence(value)
+        if items is not None and isinstance(at, str):
+            value = items.get(at)
+        elif items is not None or parts is None or not isinstance(at, int) or at >= len(parts):
+            return False
+        else:
+            value = parts[at]
+    return value is not None
 
 
 class Totals(NamedTuple):
@@ -51,7 +75,7 @@ def totals_of(tensors: Iterable[TensorInfo]) -> Totals:
         if mark in seen:
             continue
         seen.add(mark)
-        by_role[info.role] += tensor.numel if -1 not in tensor.shape else 0
+        by_role[info.role] += tensor.numel
         nbytes += tensor.nbytes
         storages.add(tensor)
     told = any(info.role in ("parameter", "buffer") for info in listed)

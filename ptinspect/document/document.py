@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from ptinspect.document.classify import Totals, kind_of, totals_of
 from ptinspect.document.objects import class_of
 from ptinspect.document.tensors import Tensors
-from ptinspect.document.walk import Contents, TensorInfo, Warned, dotted, walk
+from ptinspect.document.walk import Contents, TensorInfo, Warned, bracketed, walk
 from ptinspect.errors import PtInspectError, about
-from ptinspect.formats.opening import open_archive
+from ptinspect.formats.detect import open_archive
 from ptinspect.limits import LIMITS, Limits
 from ptinspect.pickling.values import Call, Global
 from ptinspect.source.local import open_source
@@ -75,7 +75,7 @@ class Document:
     @property
     def kind(self) -> str:
         """`module`, `state_dict`, `checkpoint`, `optimizer`, `tensor`, `tensors` or `other`."""
-        return kind_of(self.contents)
+        return kind_of(self.archive.root, self.contents)
 
     @property
     def class_path(self) -> str | None:
@@ -155,7 +155,7 @@ def keyed(tensors: list[TensorInfo]) -> dict[str, TensorInfo]:
     made: dict[str, TensorInfo] = {}
     for info in tensors:
         if made.setdefault(info.key, info) is not info:
-            info.key = dotted(info.path)
+            info.key = bracketed(info.path)
             made[info.key] = info
     return made
 

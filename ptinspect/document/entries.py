@@ -23,6 +23,7 @@ from ptinspect.document.objects import (
     short,
     text,
 )
+from ptinspect.formats.dtypes import by_name
 from ptinspect.pickling.values import (
     Blob,
     Call,
@@ -59,7 +60,7 @@ def is_simple(value: Value) -> bool:
 def describe(value: Value) -> tuple[str, Value] | None:
     """Type and value of a leaf; None where `value` has insides that are to be visited."""
     if value is None:
-        return "None", None
+        return "NoneType", None
     if isinstance(value, str):
         return "str", str(value)
     if isinstance(value, bool | int | float):
@@ -106,11 +107,26 @@ def listed(kind: str, items: list[Value] | tuple[Value, ...]) -> tuple[str, Valu
 
 def _named(value: Global) -> tuple[str, Value]:
     """A class, function or constant that is referred to, not called."""
-    if value.module == "torch" and value.name[:1].islower():
-        from ptinspect.formats.dtypes import by_name
+    if value.module != "torch":
+        return "reference", value.path
+    return ("torch.dtype" if by_name(value.name) else _CONSTANTS.get(value.name, "reference")), (
+        value.path
+    )
 
-        return ("torch.dtype" if by_name(value.name) else "reference"), value.path
-    return "reference", value.path
+
+_CONSTANTS = {
+    **dict.fromkeys(
+        ("contiguous_format", "preserve_format", "channels_last", "channels_last_3d"),
+        "torch.memory_format",
+    ),
+    **dict.fromkeys(
+        (
+            "per_tensor_affine", "per_tensor_symmetric", "per_channel_affine",
+            "per_channel_symmetric", "per_channel_affine_float_qparams",
+        ),
+        "torch.qscheme",
+    ),
+}  # fmt: skip
 
 
 def _persistent(value: PersistentId) -> tuple[str, Value]:
@@ -201,6 +217,9 @@ _SAYS: dict[str, Callable[[Call], Value]] = {
 }
 
 
+_CALLED = {"torch.serialization._get_layout": "torch.layout"}
+
+
 def _object(call: Call) -> tuple[str, Value] | None:
     """An object that one line can say: a number of numpy's, a path, a date, an enum's member."""
     array = array_of(call)
@@ -214,7 +233,7 @@ def _object(call: Call) -> tuple[str, Value] | None:
     if raw is not None:
         return _bytes(bytearray(raw) if path == "builtins.bytearray" else raw)
     if path in _SAYS:
-        return path, _SAYS[path](call)
+        return _CALLED.get(path, path), _SAYS[path](call)
     if path_of_function(call) == "builtins.getattr":  # a method, a nested class, an enum's member
         return "reference", path_of(call)
     if by_value(call):

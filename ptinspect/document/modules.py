@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 from ptinspect.document.objects import attributes, class_of, mapping, path_of, sequence
 from ptinspect.pickling.values import Call, Value
+from ptinspect.torchnn.classes import lookup
+from ptinspect.torchnn.reading import unusual
 
 PARAMETERS, BUFFERS, MODULES = "_parameters", "_buffers", "_modules"
 
@@ -51,10 +53,10 @@ class Module:
 
     __slots__ = ("attributes", "call", "class_path")
 
-    def __init__(self, call: Call, own: dict[Value, Value]) -> None:
+    def __init__(self, call: Call, own: dict[Value, Value], path: str | None = None) -> None:
         self.call = call
         self.attributes = own
-        self.class_path = class_of(call) or "unknown"
+        self.class_path = path or class_of(call) or "unknown"
 
     @property
     def class_name(self) -> str:
@@ -79,6 +81,12 @@ class Module:
         say so (torch before 1.6), which reads them all as persistent, as torch does."""
         names = sequence(self.attributes.get("_non_persistent_buffers_set")) or ()
         return frozenset(name for name in names if isinstance(name, str))
+
+    @property
+    def packs(self) -> bool:
+        """Whether attributes other than parameters and buffers go into the state_dict, as the
+        packed weights of quantized modules do."""
+        return ".quantized." in self.class_path
 
     @property
     def hooks(self) -> dict[str, list[str]]:
@@ -107,13 +115,29 @@ def _described(value: Value) -> str:
 
 def module_of(value: Value) -> Module | None:
     """The module that `value` is; None where it is none."""
-    if not isinstance(value, Call) or value.changes is None:
-        own = attributes(value) if isinstance(value, Call) else {}
-    else:
-        own = attributes(value)
-    if PARAMETERS not in own or MODULES not in own or BUFFERS not in own:
+    if not isinstance(value, Call):
         return None
-    assert isinstance(value, Call)
+    own = attributes(value)
+    if PARAMETERS not in own or MODULES not in own or BUFFERS not in own:
+        return _unusual(value)
     if any(mapping(own[name]) is None for name in (PARAMETERS, BUFFERS, MODULES)):
         return None
     return Module(value, own)
+
+
+def _unusual(value: Call) -> Module | None:
+    """A module of torch's that is pickled otherwise than by its `__dict__`."""
+    odd = unusual(value)
+    if odd is not None and lookup(odd[0]) is not None:
+        return Module(value, dict(odd[1]), odd[0])
+    path, state = class_of(value) or "", value.state
+    if path.endswith(".LinearPackedParams") and isinstance(state, tuple) and len(state) == 4:
+        # torch 1.3 to 1.12, `__getstate__`: (weight, bias, training, dtype)
+        weight, bias, training, dtype = state
+        state_of: dict[Value, Value] = {
+            "training": training,
+            "dtype": dtype,
+            "_packed_params": ((weight, bias),),
+        }
+        return Module(value, state_of)
+    return None

@@ -238,10 +238,12 @@ def children(value: Value) -> Iterator[tuple[str | int, Value]]:
 def _inside(call: Call, contained: bool) -> Iterator[tuple[str | int, Value]]:
     own = attributes(call)
     for key, item in own.items():
-        yield step(key), item
+        if key != "_metadata" or path_of_function(call) != ORDERED_DICT:
+            yield step(key), item  # a state_dict's `_metadata` are its modules' versions
     if not own and call.changes is not None:
-        for state in call.changes.states:
-            yield "state", state
+        for state in call.changes.states:  # of a `__setstate__` that takes something else
+            parts = sequence(state)
+            yield from enumerate(parts) if parts is not None else [("state", state)]
     if not contained:
         for index, item in enumerate(arguments_of(call)):
             yield f"args[{index}]", item
@@ -258,7 +260,8 @@ def step(key: Value) -> str | int:
         return str(key)
     if isinstance(key, int) and not isinstance(key, bool):
         return key
-    return short(key)
+    raw = raw_bytes(key) if isinstance(key, Call) else None
+    return short(key if raw is None else raw)
 
 
 def short(value: Value) -> str:

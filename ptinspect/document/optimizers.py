@@ -6,9 +6,11 @@ each class's keys are the `defaults` of its `__init__` and what its `step` keeps
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from ptinspect.document.objects import attributes, class_of, mapping, sequence
+from ptinspect.document.objects import step as step_of
 from ptinspect.pickling.values import Call, Value
 
 
@@ -37,6 +39,19 @@ class Optimizer(NamedTuple):
         """How many parameters a group covers."""
         return len(sequence(self.groups[group].get("params")) or ())
 
+    def members(self) -> Iterator[tuple[tuple[str | int, ...], Value]]:
+        """The insides with their paths: state (by the parameter's index where the pickled object
+        has the parameters themselves as keys), then groups."""
+        order: dict[int, int] = {}
+        for group in self.groups:
+            for parameter in sequence(group.get("params")) or ():
+                order.setdefault(id(parameter), len(order))
+        for key, kept in self.state.items():
+            at = order.get(id(key)) if isinstance(key, Call) else None
+            yield (*self.path, "state", step_of(key) if at is None else at), kept
+        for number, group in enumerate(self.groups):
+            yield (*self.path, "param_groups", number), group
+
     def names(self, group: int) -> list[str]:
         """`param_names`, where recorded (torch ≥ 2.6, when given named parameters)."""
         names = sequence(self.groups[group].get("param_names")) or ()
@@ -56,9 +71,15 @@ def optimizer_of(value: Value, path: tuple[str | int, ...]) -> Optimizer | None:
     found = tuple(group for group in map(mapping, groups) if group is not None)
     if len(found) != len(groups) or not all("params" in group for group in found):
         return None
-    name = recorded or infer(found, state)
+    name = _public(recorded) if recorded else infer(found, state)
     evidence = "recorded" if recorded else "inferred" if name else "unknown"
     return Optimizer(path, name, evidence, found, state)
+
+
+def _public(path: str) -> str:
+    """`torch.optim.adam.Adam` under its public name, `torch.optim.Adam`."""
+    parts = path.split(".")
+    return f"torch.optim.{parts[-1]}" if parts[:2] == ["torch", "optim"] else path
 
 
 # Per class: the group's keys and the state's keys that together are found in no other.
@@ -78,8 +99,8 @@ _SIGNS: tuple[tuple[str, str, str], ...] = (
     ("AdamW", "betas amsgrad decoupled_weight_decay=True", ""),
     ("Adam", "betas amsgrad decoupled_weight_decay=False", ""),
     ("RAdam", "betas eps decoupled_weight_decay !amsgrad", ""),
-    ("Adam", "betas eps amsgrad weight_decay=0", ""),
-    ("AdamW", "betas eps amsgrad", ""),
+    ("AdamW", "betas eps amsgrad weight_decay=0.01", ""),
+    ("Adam", "betas eps amsgrad", ""),
     ("SparseAdam", "betas eps !weight_decay !amsgrad", ""),
     ("RAdam", "betas eps weight_decay !amsgrad", "exp_avg exp_avg_sq"),
 )
@@ -88,8 +109,8 @@ _SIGNS: tuple[tuple[str, str, str], ...] = (
 def infer(groups: tuple[dict[Value, Value], ...], state: dict[Value, Value]) -> str | None:
     """The class of torch.optim whose hyper-parameters and state these are; None if none's.
 
-    Adam and AdamW of torch before 2.7 write the same keys: a weight decay of 0, Adam's
-    default, is taken for Adam, any other for AdamW.
+    Adam and AdamW of torch before 2.7 write the same keys: a weight decay of 0.01, which
+    is AdamW's default, is taken for AdamW, any other for Adam.
     """
     if not groups:
         return None

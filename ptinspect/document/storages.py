@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from ptinspect.errors import DamagedError, Place
@@ -99,6 +100,16 @@ def type_name(value: Value) -> str | None:
     return value if isinstance(value, str) else None
 
 
+_TEXT = re.compile(r"\('storage', <class '([\w.]+)'>, '(\w+)', '([\w:]+)', (\d{1,18})\)")
+
+
+def _from_text(text: str) -> tuple[Value, ...] | None:
+    """A persistent id of protocol 0, where pickle writes its `str` (and torch.load, which
+    torch.save's own file then meets, gives up)."""
+    match = _TEXT.fullmatch(text)
+    return ("storage", *match.groups()[:3], int(match[4])) if match else None
+
+
 class Storages:
     """The storages of one archive, one object per key (and per view of it)."""
 
@@ -113,7 +124,12 @@ class Storages:
 
     def refer(self, value: Value) -> Reference | None:
         """The storage that a persistent id refers to; None where it is none of torch's."""
-        named = value.value if isinstance(value, PersistentId) else None
+        return self.named(value.value) if isinstance(value, PersistentId) else None
+
+    def named(self, named: Value) -> Reference | None:
+        """The same by what the persistent id holds."""
+        if isinstance(named, str):
+            named = _from_text(named)
         if not isinstance(named, tuple) or len(named) < 5 or named[0] != "storage":
             return None
         path, key, location, numel = type_name(named[1]), named[2], named[3], named[4]

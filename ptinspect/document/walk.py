@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ptinspect.document.entries import Entry, describe, is_simple, own_line
 from ptinspect.document.modules import BUFFERS, MODULES, PARAMETERS, Module, ModuleInfo, module_of
-from ptinspect.document.objects import attributes, children, class_of, mapping
+from ptinspect.document.objects import attributes, children, class_of, mapping, step
 from ptinspect.document.optimizers import Optimizer, optimizer_of
-from ptinspect.document.tensors import Tensor, Tensors
+from ptinspect.document.tensor import Tensor
+from ptinspect.document.tensors import Tensors
 from ptinspect.errors import LimitError, Place
 from ptinspect.pickling.tensor_run import TensorCall
-from ptinspect.pickling.values import Call, Inert, Value
+from ptinspect.pickling.values import Call, Inert, PersistentId, Value
 
 if TYPE_CHECKING:
     import numpy as np
@@ -171,7 +172,7 @@ class _Walk:
 
     def visit(self, path: Path, value: Value, context: Context) -> Iterator[Step] | None:
         """Notes what `value` is; the steps into it, where it has insides."""
-        if type(value) is TensorCall or isinstance(value, Call):
+        if isinstance(value, Call | PersistentId):
             tensor = self.tensors.read(value)
             if tensor is not None:
                 return self.tensor(path, tensor, context)
@@ -188,18 +189,18 @@ class _Walk:
         if optimizer is not None:
             self.found.optimizers.append(optimizer)
             inner = Context("optimizer", False, True)
-            return (((*path, step), item, inner) for step, item in children(value))
+            return ((at, item, inner) for at, item in optimizer.members())
         return self.inside(path, value, context)
 
     def inside(self, path: Path, value: Value, context: Context) -> Iterator[Step] | None:
         """A container or an object of no special kind."""
+        if is_state_dict(value, self.tensors):
+            self.found.state_dicts.append(path)
         said = describe(value)
         if said is not None:
             if context.entries:
                 self.note(path, said)
             return None
-        if is_state_dict(value, self.tensors):
-            self.found.state_dicts.append(path)
         if isinstance(value, Call) and context.entries:
             line = own_line(value)
             if line is not None:
@@ -231,14 +232,13 @@ class _Walk:
     def tensor(self, path: Path, tensor: Tensor, context: Context) -> Iterator[Step] | None:
         """Notes a tensor; the steps to tensors among the attributes that were set on it."""
         role = context.role
-        if role == "tensor" and tensor.parameter:
+        if role in ("tensor", "optimizer") and tensor.parameter:
             role = "parameter"
         self.found.tensors.append(TensorInfo(path, role, context.persistent, tensor))
         if not tensor.state:
             return None
-        inner = context._replace(entries=False, persistent=False, root=None)
-        items = ((str(name), item) for name, item in tensor.state.items())
-        return (((*path, name), item, inner) for name, item in items if not is_simple(item))
+        inner = context._replace(root=None)
+        return (((*path, step(name)), item, inner) for name, item in tensor.state.items())
 
     def module(self, path: Path, module: Module, context: Context) -> Iterator[Step]:
         """Notes a module; its own tensors in torch's order, its other attributes, its children.
@@ -249,29 +249,32 @@ class _Walk:
         root = path if context.root is None else context.root
         name = ".".join(map(str, path[len(root) :]))
         self.found.modules.append(ModuleInfo(root, name, module))
-        left_out = module.non_persistent
+        left_out, kept = module.non_persistent, context.persistent
         for key, value in module.members(PARAMETERS):
             if value is not None:
-                yield (*path, key), value, Context("parameter", False, True)
+                yield (*path, key), value, Context("parameter", False, kept)
         for key, value in module.members(BUFFERS):
             if value is not None:
-                yield (*path, key), value, Context("buffer", False, key not in left_out)
+                lasts = kept and key not in left_out
+                yield (*path, key), value, Context("buffer", False, lasts)
         for key, value in module.others:
             if not is_simple(value):
-                yield (*path, key), value, Context("tensor", False, False)
+                yield (*path, key), value, Context("tensor", False, kept and module.packs)
         for key, value in module.members(MODULES):
             if value is not None:
-                yield (*path, key), value, Context("tensor", False, True, root)
+                yield (*path, key), value, Context("tensor", False, kept, root)
 
 
 def is_state_dict(value: Value, tensors: Tensors) -> bool:
     """Whether a mapping is a state_dict: string keys and tensors as values, or an OrderedDict
     that carries the `_metadata` which `Module.state_dict` adds."""
     items = mapping(value)
-    if not items or not all(isinstance(key, str) for key in items):
+    if items is None or not all(isinstance(key, str) for key in items):
         return False
     if isinstance(value, Call) and "_metadata" in attributes(value):
         return True
+    if not items:
+        return False
     return all(
         type(item) is TensorCall
         or tensors.read(item) is not None
@@ -283,14 +286,19 @@ def is_state_dict(value: Value, tensors: Tensors) -> bool:
 def dotted(path: Path) -> str:
     """A path as options take it: `optimizer.state[0]`, `models[1]["a.b"]`."""
     made = ""
-    for step in path:
-        if isinstance(step, int):
-            made += f"[{step}]"
-        elif step and "." not in step and "[" not in step and '"' not in step:
-            made += f".{step}" if made else step
+    for at in path:
+        if isinstance(at, int):
+            made += f"[{at}]"
+        elif at and "." not in at and "[" not in at and '"' not in at:
+            made += f".{at}" if made else at
         else:
-            made += f'["{step}"]'
+            made += f'["{at}"]'
     return made or "the root"
+
+
+def bracketed(path: Path) -> str:
+    """A path in which no key can be taken for another: `["0"]["a.b"][0]`."""
+    return "".join(f"[{at}]" if isinstance(at, int) else f'["{at}"]' for at in path)
 
 
 __all__ = ["Contents", "Path", "TensorInfo", "Warned", "class_of", "dotted", "walk"]

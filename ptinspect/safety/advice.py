@@ -1,0 +1,118 @@
+"""How a file can be loaded: the call to paste, and what it needs."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, NamedTuple
+
+from ptinspect.pickling.values import PersistentId
+from ptinspect.safety.weights_only import ALLOWED, BLOCKED, OPCODES
+
+if TYPE_CHECKING:
+    from ptinspect.document import Document
+    from ptinspect.pickling.machine import Pickled
+
+
+class LoadAdvice(NamedTuple):
+    """weights_only: whether torch.load takes the file as its default does. needs: classes and
+    functions that come from neither torch nor the standard library. safe_globals: names that
+    weights_only asks to be allowed. map_location: "needed" where a device other than the CPU is
+    recorded. call: a line to paste. why: what keeps weights_only from loading it at all, however
+    much is allowed; empty where nothing does."""
+
+    weights_only: bool
+    needs: list[str]
+    safe_globals: list[str]
+    map_location: str | None
+    call: str
+    why: list[str]
+
+
+def load_advice(document: Document) -> LoadAdvice:
+    """How to load what `document` read."""
+    names = list(dict.fromkeys(name.path for name in document.globals))
+    why = _refusals(document)
+    asked = [name for name in names if name not in ALLOWED]
+    devices = {info.device for info in document.contents.tensors} - {"cpu", "meta", "unknown"}
+    place = "needed" if devices else None
+    plain = not why and not asked
+    return LoadAdvice(
+        plain,
+        [name for name in asked if _is_foreign(name)],
+        asked,
+        place,
+        _call(document, plain, place),
+        why,
+    )
+
+
+def _is_foreign(name: str) -> bool:
+    """Whether a name comes from neither torch nor the standard library."""
+    top = name.split(".", 1)[0]
+    return top in ("__main__", "__mp_main__") or (
+        top not in sys.stdlib_module_names and top not in ("torch", "builtins")
+    )
+
+
+def _refusals(document: Document) -> list[str]:
+    """Why weights_only cannot take the file, whatever is allowed."""
+    archive, made = document.archive, []
+    if archive.format == "pickle":
+        made.append("a plain pickle, which torch.load does not read")
+    elif archive.format == "torch-legacy-tar":
+        made.append("the tar of torch 0.1")
+    if archive.facts.get("tensors_folder"):
+        made.append("the zip of torch 1.4 and 1.5, which torch.load no longer reads")
+    for stream in archive.streams:
+        made += _stream_refusals(stream)
+    return list(dict.fromkeys(made))
+
+
+def _stream_refusals(stream: Pickled) -> list[str]:
+    made = []
+    unknown = sorted(set(stream.opcodes) - OPCODES)
+    if unknown:
+        more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
+        made.append(f"opcodes that it does not know: {', '.join(unknown[:3])}{more}")
+    if any(_is_class(value) for value in stream.persistent_ids):
+        made.append("classes with their source, as a legacy full model holds them")
+    blocked = [name.path for name in stream.globals if name.module in BLOCKED]
+    if blocked:
+        made.append(f"names that it never allows: {', '.join(blocked[:3])}")
+    return made
+
+
+def _is_class(value: PersistentId) -> bool:
+    named = value.value
+    return isinstance(named, tuple) and bool(named) and named[0] == "module"
+
+
+def _call(document: Document, plain: bool, place: str | None) -> str:
+    """The call, with the file's name as a literal."""
+    name = _literal(document.path)
+    encoding = ', encoding="latin1"' if _is_latin(document) else ""
+    if document.archive.format == "pickle":
+        return f'pickle.load(open({name}, "rb"){encoding})'
+    options = "" if plain else ", weights_only=False"
+    options += ', map_location="cpu"' if place else ""
+    return f"torch.load({name}{options}{encoding})"
+
+
+def _is_latin(document: Document) -> bool:
+    return any(
+        warned.kind == "python2-string"
+        for stream in document.archive.streams
+        for warned in stream.warnings
+    )
+
+
+def _literal(text: str) -> str:
+    """A Python string literal in double quotes, printable whatever the name holds."""
+    made = "".join(map(_escaped, text))
+    return f'"{made}"'
+
+
+def _escaped(char: str) -> str:
+    if char in '"\\':
+        return f"\\{char}"
+    return char if char.isprintable() else char.encode("unicode_escape").decode()
