@@ -1,1 +1,58 @@
-"""Reads what `torch.save` wrote: without torch, without the class, executing nothing."""
+"""Reads what `torch.save` wrote: without torch, without the class, executing nothing.
+
+    import ptinspect
+
+    with ptinspect.open("model.pth") as document:
+        document.kind                          # "module"
+        for key, tensor in document.tensors.items():
+            print(key, tensor.dtype, tensor.shape, tensor.device)
+
+Importing this package costs no more than its errors and limits; the rest is imported when it
+is first asked for.
+"""
+
+from typing import TYPE_CHECKING
+
+from ptinspect.errors import (
+    DamagedError,
+    FormatError,
+    LimitError,
+    Place,
+    PtInspectError,
+    UnsafeError,
+    UnsupportedError,
+)
+from ptinspect.limits import Limits
+
+if TYPE_CHECKING:
+    from ptinspect.document import Document, TensorInfo, open
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "DamagedError",
+    "Document",
+    "FormatError",
+    "LimitError",
+    "Limits",
+    "Place",
+    "PtInspectError",
+    "TensorInfo",
+    "UnsafeError",
+    "UnsupportedError",
+    "__version__",
+    "open",
+]
+
+
+def __getattr__(name: str) -> object:
+    """The names that need more of the package than its errors, at their first use."""
+    if name in ("Document", "TensorInfo", "open"):
+        from ptinspect import document
+
+        return getattr(document, name)
+    raise AttributeError(f"module 'ptinspect' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

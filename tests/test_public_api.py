@@ -1,0 +1,59 @@
+"""The public names, and that importing them is cheap."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import ptinspect
+from tests.conftest import FIXTURES
+
+NAMES = [
+    "DamagedError",
+    "Document",
+    "FormatError",
+    "LimitError",
+    "Limits",
+    "Place",
+    "PtInspectError",
+    "TensorInfo",
+    "UnsafeError",
+    "UnsupportedError",
+    "__version__",
+    "open",
+]
+
+
+def test_the_public_names_are_these() -> None:
+    assert ptinspect.__all__ == NAMES == sorted(NAMES)
+    assert all(getattr(ptinspect, name) is not None for name in NAMES)
+    assert dir(ptinspect) == NAMES
+
+
+def test_importing_costs_no_more_than_errors_and_limits() -> None:
+    code = "import sys; import ptinspect; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = {name for name in done.stdout.split() if name.startswith("ptinspect")}
+    assert loaded == {"ptinspect", "ptinspect.errors", "ptinspect.limits"}
+
+
+def test_open_works_before_and_after_its_room_is_imported() -> None:
+    """A function and a package of one name would be one attribute, and the last one bound wins."""
+    file = FIXTURES / "seed" / "model.pth"
+    code = f"""
+import ptinspect
+assert ptinspect.open({str(file)!r}).kind == "module"
+import ptinspect.document
+import ptinspect.document.document
+assert ptinspect.open({str(file)!r}).kind == "module"
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_readme_s_python_example() -> None:
+    with ptinspect.open(FIXTURES / "seed" / "model.pth") as document:
+        assert document.kind == "module"
+        assert document.class_path == "__main__.CustomModel"
+        weight = document.tensors["layer.weight"]
+        assert (weight.shape, weight.stride, weight.device) == ((1, 2), (2, 1), "cuda:0")
+        assert weight.read() == weight.numpy().tobytes()
