@@ -14,7 +14,7 @@ from ptinspect.document.walk import Contents, TensorInfo, Warned, bracketed, wal
 from ptinspect.errors import PtInspectError, about
 from ptinspect.formats.detect import open_archive
 from ptinspect.limits import LIMITS, Limits
-from ptinspect.pickling.values import Call, Global
+from ptinspect.pickling.values import Call, Global, Value
 from ptinspect.source.local import open_source
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ptinspect.document.entries import Entry
     from ptinspect.document.modules import ModuleInfo
     from ptinspect.document.optimizers import Optimizer
+    from ptinspect.document.tensor import Tensor
     from ptinspect.formats.archive import Archive
     from ptinspect.pickling.machine import Pickled
     from ptinspect.source.base import Source
@@ -122,6 +123,12 @@ class Document:
         from ptinspect.document.warn import warnings_of
 
         return warnings_of(self)
+
+    def tensor_of(self, value: Value) -> Tensor | None:
+        """The tensor that a value inside the file stands for (a learning rate, an attribute of a
+        module); None where it is none."""
+        with about(self.path):
+            return self._reader.read(value)
 
     def check(self) -> None:
         """DamagedError where the file has fewer bytes for a storage than it should."""
