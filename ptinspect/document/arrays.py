@@ -46,7 +46,7 @@ def dtype_name(code: str) -> str:
         return "bool"
     if kind in _KINDS and size.isdigit():
         return f"{_KINDS[kind]}{int(size) * 8}"
-    return {"O": "object"}.get(kind, code.lstrip("|="))
+    return {"O": "object", "U": "str_", "S": "bytes_", "V": "void"}.get(kind, code.lstrip("|="))
 
 
 def _numpy(call: Value) -> str:

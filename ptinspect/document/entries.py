@@ -98,6 +98,7 @@ def _sequence(value: list[Value] | tuple[Value, ...] | SetOf) -> tuple[str, Valu
 
 def listed(kind: str, items: list[Value] | tuple[Value, ...]) -> tuple[str, Value] | None:
     """A sequence of plain values as {"length", "head"}; short ones whole, as a list."""
+    items = [_number(item) for item in items]
     if not all(map(is_simple, items)):
         return None
     if len(items) <= HEAD and kind in ("list", "tuple"):
@@ -105,13 +106,22 @@ def listed(kind: str, items: list[Value] | tuple[Value, ...]) -> tuple[str, Valu
     return kind, {"length": len(items), "head": list(items[:HEAD])}
 
 
+def _number(item: Value) -> Value:
+    """A complex number as text, all else as it is."""
+    return _complex(item) if isinstance(item, Call) and path_of(item.func) == _COMPLEX else item
+
+
+_COMPLEX = "builtins.complex"
+
+
 def _named(value: Global) -> tuple[str, Value]:
     """A class, function or constant that is referred to, not called."""
-    if value.module != "torch":
-        return "reference", value.path
-    return ("torch.dtype" if by_name(value.name) else _CONSTANTS.get(value.name, "reference")), (
-        value.path
-    )
+    if value.path == "builtins.Ellipsis":
+        return "ellipsis", None
+    if value.module.split(".", 1)[0] != "torch":
+        return "global", value.path
+    name = value.name.removeprefix("torch.")  # `torch._utils torch.channels_last`: it has no module
+    return ("torch.dtype" if by_name(name) else _CONSTANTS.get(name, "global")), value.path
 
 
 _CONSTANTS = {
@@ -135,7 +145,7 @@ def _persistent(value: PersistentId) -> tuple[str, Value]:
         kind = named[1].path if isinstance(named[1], Global) else "storage"
         return kind, {"length": named[4], "head": []}
     path = path_of(value)
-    return ("reference", path) if path else ("persistent id", short(named))
+    return ("global", path) if path else ("persistent id", short(named))
 
 
 # --- objects that a line can say ----------------------------------------------------------
@@ -217,7 +227,7 @@ _SAYS: dict[str, Callable[[Call], Value]] = {
 }
 
 
-_CALLED = {"torch.serialization._get_layout": "torch.layout"}
+_CALLED = {"torch.serialization._get_layout": "torch.layout", _COMPLEX: "complex"}
 
 
 def _object(call: Call) -> tuple[str, Value] | None:
@@ -235,7 +245,7 @@ def _object(call: Call) -> tuple[str, Value] | None:
     if path in _SAYS:
         return _CALLED.get(path, path), _SAYS[path](call)
     if path_of_function(call) == "builtins.getattr":  # a method, a nested class, an enum's member
-        return "reference", path_of(call)
+        return "global", path_of(call)
     if by_value(call):
         return "code", path_of(call)
     return _container(call, path)
@@ -250,8 +260,10 @@ def _container(call: Call, path: str) -> tuple[str, Value] | None:
     if held is not None:
         return (path, {"length": 0, "head": []}) if not held and not attributes(call) else None
     given = arguments_of(call)
-    if call.changes is None and len(given) <= 1 and all(map(is_simple, given)) and not call.kwargs:
-        return path, given[0] if given else None
+    if call.changes is None and all(map(is_simple, given)) and not call.kwargs:
+        if call.how == "NEWOBJ" and len(given) > 1:
+            return None  # a named tuple: an entry for each of its items
+        return path.removeprefix("builtins."), given[0] if len(given) == 1 else list(given) or None
     return None
 
 
@@ -259,7 +271,7 @@ def own_line(call: Call) -> Entry | None:
     """What the line of an object with insides says: its class; None for plain containers."""
     if mapping(call) is not None and class_of(call) in ("collections.OrderedDict",):
         return None
-    return Entry((), class_of(call) or "object", None)
+    return Entry((), (class_of(call) or "object").removeprefix("builtins."), None)
 
 
 __all__ = ["HEAD", "Entry", "describe", "is_simple", "listed", "own_line", "text"]

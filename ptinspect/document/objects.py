@@ -236,6 +236,10 @@ def children(value: Value) -> Iterator[tuple[str | int, Value]]:
 
 
 def _inside(call: Call, contained: bool) -> Iterator[tuple[str | int, Value]]:
+    state = call.state
+    if path_of_function(call) == "functools.partial" and isinstance(state, tuple):
+        yield from zip(("func", "args", "keywords", "__dict__"), state, strict=False)
+        return
     own = attributes(call)
     for key, item in own.items():
         if key != "_metadata" or path_of_function(call) != ORDERED_DICT:
@@ -245,8 +249,9 @@ def _inside(call: Call, contained: bool) -> Iterator[tuple[str | int, Value]]:
             parts = sequence(state)
             yield from enumerate(parts) if parts is not None else [("state", state)]
     if not contained:
+        as_items = call.how == "NEWOBJ" and not own  # a named tuple's are its items
         for index, item in enumerate(arguments_of(call)):
-            yield f"args[{index}]", item
+            yield index if as_items else f"args[{index}]", item
         for item in call.added:
             yield "added", item
     for key, item in (call.kwargs or _EMPTY).items():
