@@ -76,7 +76,8 @@ class Archive:
     byteorder: of the storages' elements. version: what the container calls its version.
     facts: what else the container records. storages: by the key in the persistent ids.
     sources: classes' source code. streams: every pickle of the file, the main one included.
-    more_roots: the values of the pickles that follow the first in a row.
+    more_roots: the values of the pickles that follow the first in a row. depth: how many archives
+    this one lies in.
     """
 
     format: str
@@ -95,6 +96,7 @@ class Archive:
         self.streams: list[Pickled] = [pickled]
         self.more_roots: list[Value] = []
         self.warnings: list[Finding] = []
+        self.depth = 0
 
     @property
     def root(self) -> Value:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from ptinspect.errors import DamagedError, Place
+from ptinspect.errors import DamagedError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,35 +23,46 @@ def said(value: object) -> str:
 
 
 class Part(NamedTuple):
-    """A storage: its name in the file, the bytes it should have, and those that are there."""
+    """A storage: its name in the file, the bytes it should have, and those that are there
+    (None where there is no trace of it)."""
 
     name: str
     need: int
-    have: int
+    have: int | None
+
+    @property
+    def missing(self) -> int:
+        """Bytes that are not there."""
+        return max(self.need - (self.have or 0), 0)
+
+    @property
+    def gone(self) -> bool:
+        """Whether anything of it is missing, an empty storage's record included."""
+        return self.have is None or self.have < self.need
 
 
-def lost(cause: str, whole: str, parts: Sequence[Part], where: Place | None = None) -> DamagedError:
+def lost(cause: str, whole: str, parts: Sequence[Part]) -> DamagedError:
     """The error for a file whose pickle is whole and whose storages may not all be.
 
     cause: "the file is cut off". whole: the record that is whole. parts: every storage, in the
     order of the file.
     """
-    gone = [part for part in parts if part.have < part.need]
+    gone = [part for part in parts if part.gone]
     need = sum(part.need for part in parts)
     if not parts:
-        rest = "it refers to no storage"
+        rest = "and it refers to no storage"
     elif not gone:
-        rest = f"and so {_are(len(parts), len(parts))} ({need:,} bytes)"
+        rest = f"and so {_are(len(parts))} ({need:,} bytes)"
     else:
-        missing = sum(part.need - part.have for part in gone)
-        how = "missing" if not any(part.have for part in gone) else "missing in whole or in part"
+        missing = sum(part.missing for part in gone)
+        how = "missing in whole or in part" if any(part.have for part in gone) else "missing"
         verb = "is" if len(gone) == 1 else "are"
         rest = f"{_which(gone, parts)} {verb} {how}: {missing:,} of {need:,} bytes"
-    return DamagedError(f"{cause}: {whole} is whole, {rest}", where=where, hint=FETCH_AGAIN)
+    return DamagedError(f"{cause}: {whole} is whole, {rest}", hint=FETCH_AGAIN)
 
 
-def _are(some: int, total: int) -> str:
-    return "is its one storage" if total == 1 else f"are its {some:,} storages"
+def _are(total: int) -> str:
+    return "is its one storage" if total == 1 else f"are its {total:,} storages"
 
 
 def _which(gone: Sequence[Part], parts: Sequence[Part]) -> str:

@@ -84,8 +84,8 @@ def read_legacy(source: Source, limits: Limits = LIMITS, record: str | None = No
     try:
         keys = follow(main.end)
     except DamagedError as error:
-        parts = [Part(said(key), n * size, 0) for key, (n, size) in wanted.items()]
-        raise lost("the file is cut off", "the object", parts, error.where) from error
+        parts = [Part(said(key), n * size, None) for key, (n, size) in wanted.items()]
+        raise lost("the file is cut off", "the object", parts) from error
     archive.streams = [magic, protocol, info, main, keys]
     archive.storages, end = _spans(window, source.base, keys, wanted)
     if end < stop:
@@ -157,6 +157,7 @@ def _cut(
     pos = keys.end
     for key in names:
         need = wanted[key].numel * wanted[key].itemsize
-        parts.append(Part(said(key), need, min(max(stop - pos - 8, 0), need)))
+        left = stop - pos - 8
+        parts.append(Part(said(key), need, None if left < 0 else min(left, need)))
         pos += 8 + need
-    return lost("the file is cut off", "the object", parts, Place(keys.record, stop))
+    return lost("the file is cut off", "the object", parts)

@@ -39,9 +39,10 @@ class ZipSpan(Span):
     __slots__ = ("directory", "number")
 
     def __init__(self, directory: ZipDirectory, number: int) -> None:
-        super().__init__(
-            directory.names[number], directory.sizes[number], None, directory.source.base
-        )
+        self.record = directory.names[number]
+        self.length = directory.sizes[number]
+        self._at = None
+        self._base = directory.source.base
         self.directory = directory
         self.number = number
 
@@ -134,9 +135,8 @@ def _must_be_whole(archive: TorchZip, wanted: dict[object, Declared]) -> None:
     parts = []
     for key, (numel, itemsize) in wanted.items():
         number = index.get(f"{prefix}{key}")
-        parts.append(
-            Part(f"{prefix}{key}", numel * itemsize, 0 if number is None else sizes[number])
-        )
+        have = None if number is None else sizes[number]
+        parts.append(Part(f"{prefix}{key}", numel * itemsize, have))
     raise lost("the zip is incomplete", archive.record or "", parts)
 
 

@@ -27,7 +27,7 @@ DESCRIPTOR = b"PK\x07\x08"
 _LOCAL = Struct("<4s2xHH4x3L2H")
 _FOLLOWS = (LOCAL, CENTRAL, b"PK\x05\x06", b"PK\x06\x06", b"")
 
-CUT = "the zip is cut off (its directory, which stands at the end, is missing)"
+CUT = "the zip is cut off"
 
 
 class Left(NamedTuple):
@@ -47,7 +47,9 @@ def survey(source: Source) -> Iterator[Left]:
     pos = base
     while pos + 30 <= end and buffer[pos : pos + 4] == LOCAL:
         _, flags, method, _, packed, _, name, extra = _LOCAL.unpack_from(buffer, pos)
-        text = bytes(buffer[pos + 30 : min(pos + 30 + name, end)]).decode("utf-8", "replace")
+        if pos + 30 + name > end:
+            return  # half a name may be another's
+        text = bytes(buffer[pos + 30 : pos + 30 + name]).decode("utf-8", "replace")
         begin = pos + 30 + name + extra
         if flags & DESCRIBED and not packed:
             stop, pos = _described(buffer, begin, end)
@@ -100,18 +102,19 @@ def cut_zip(source: Source, limits: Limits = LIMITS) -> PtInspectError:
         pickled = run(source.read(record.start, record.size), record=main, limits=limits)
         wanted = declared(pickled)
     except PtInspectError as error:
-        return DamagedError(f"{CUT}, and {main}: {error.message}", where=error.where)
+        message = f"{CUT}, and {main} is damaged: {error.message}"
+        return DamagedError(message, where=error.where, hint=FETCH_AGAIN)
     folder = main[: -len("data.pkl")]
     old = any(name.startswith(f"{folder}tensors/") for name in left)
     prefix = f"{folder}tensors/" if old else f"{folder}data/"
     parts = []
     for key, (numel, itemsize) in wanted.items():
         name = f"{prefix}{key}"
-        have = left[name].size if name in left else 0
-        parts.append(Part(name, numel * itemsize, min(have, numel * itemsize)))
+        have = left[name].size if name in left else None
+        parts.append(Part(name, numel * itemsize, have))
     order = {name: number for number, name in enumerate(left)}
     parts.sort(key=lambda part: order.get(part.name, len(order)))
-    return lost(CUT, main, parts, Place(None, source.size))
+    return lost(CUT, main, parts)
 
 
 def _cut_without_pickle(left: dict[str, Left]) -> PtInspectError:

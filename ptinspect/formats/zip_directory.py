@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from ptinspect.errors import DamagedError, LimitError, Place, UnsupportedError
 from ptinspect.formats.archive import CHUNK, Finding, pieces
+from ptinspect.formats.damage import FETCH_AGAIN
 from ptinspect.formats.zip_end import FULL32, Bounds, find_end
 from ptinspect.formats.zip_entry import DEFLATED, STORED, Entry, inflated, part
 from ptinspect.limits import LIMITS, Limits
@@ -107,7 +108,8 @@ class ZipDirectory:
         ordered = sorted(self.headers)
         if ordered == list(self.headers):
             return (*self.headers[1:], end)
-        after = dict(zip(ordered, [*ordered[1:], end], strict=True))
+        # backwards, so that of two entries at one place each is followed by the other at once
+        after = dict(zip(reversed(ordered), [end, *reversed(ordered[1:])], strict=True))
         return [after[header] for header in self.headers]
 
     def _look(self) -> None:
@@ -313,7 +315,7 @@ def _broken(bounds: Bounds, index: int, pos: int) -> DamagedError:
     return DamagedError(
         f"the zip's directory breaks off at entry {index:,} of {bounds.entries:,}",
         where=Place(None, bounds.start + pos),
-        hint="fetch or copy the file again",
+        hint=FETCH_AGAIN,
     )
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ptinspect.errors import DamagedError, Place
 from ptinspect.formats.archive import Finding
+from ptinspect.formats.damage import FETCH_AGAIN
 
 if TYPE_CHECKING:
     from ptinspect.source.base import Source
@@ -50,7 +51,7 @@ def find_end(source: Source) -> Bounds:
     tail = source.read(first, source.size - first)
     at = tail.rfind(END, 0, max(len(tail) - _END.size + 4, 0))
     if at < 0:
-        raise DamagedError("the zip has no directory at its end", hint="fetch or copy it again")
+        raise DamagedError("the zip has no directory at its end", hint=FETCH_AGAIN)
     _, _, _, _, count, size, start, comment = _END.unpack_from(tail, at)
     end = first + at
     findings = []
@@ -88,24 +89,26 @@ def _zip64(source: Source, end: int) -> tuple[int, int, int, int] | None:
     if at + _END64.size <= end:
         sign, _, _, _, _, _, _, count, size, start = _END64.unpack(source.read(at, _END64.size))
     if sign != END64:
-        raise DamagedError(
-            "the zip64 end record is not where its locator says",
-            where=Place(None, end - _LOCATOR64.size),
-        )
+        raise _moved(at, end - _LOCATOR64.size - _END64.size, end)
     return count, size, start, at
 
 
 def _plausible(bounds: Bounds) -> None:
     """DamagedError unless a directory of that size can lie there and hold so many entries."""
     if bounds.start + bounds.size > bounds.end:
-        raise DamagedError(
-            f"the zip's directory should lie at {bounds.start:,} with {bounds.size:,} bytes,"
-            f" and end before {bounds.end:,}",
-            where=Place(None, bounds.end),
-            hint="bytes are missing in the middle of the file: fetch or copy it again",
-        )
+        raise _moved(bounds.start, bounds.end - bounds.size, bounds.end)
     if not bounds.entries * 46 <= bounds.size <= bounds.entries * _LONGEST_ENTRY:
         raise DamagedError(
             f"the zip's directory cannot hold {bounds.entries:,} entries in {bounds.size:,} bytes",
             where=Place(None, bounds.start),
         )
+
+
+def _moved(told: int, real: int, end: int) -> DamagedError:
+    """The error for a part that lies at `real`, and was at `told` when the zip was written."""
+    how = "missing" if told > real else "too many"
+    return DamagedError(
+        f"{abs(told - real):,} bytes are {how} in front of the zip's directory",
+        where=Place(None, end),
+        hint=FETCH_AGAIN,
+    )

@@ -54,6 +54,7 @@ class LocalSource(Source):
         self._descriptor: int | None = descriptor
         self._start = start
         self._maps: dict[bool, mmap] = {}
+        self._copy: bytes | None = None
 
     def read(self, offset: int, length: int) -> bytes:
         """See `Source.read`."""
@@ -81,7 +82,9 @@ class LocalSource(Source):
     def window(self) -> tuple[Buffer, int, int]:
         """See `Source.window`: a copy up to `COPIED` bytes, a map beyond."""
         if self.size <= COPIED:
-            return self.read(0, self.size), 0, self.size
+            if self._copy is None:
+                self._copy = self.read(0, self.size)
+            return self._copy, 0, self.size
         return self._map(scattered=False), self._start, self._start + self.size
 
     def headers(self) -> tuple[Buffer, int]:
@@ -111,6 +114,7 @@ class LocalSource(Source):
         """Closes the file. A map that a value still refers to lives until that value goes."""
         descriptor, self._descriptor = self._descriptor, None
         self._maps.clear()
+        self._copy = None
         if descriptor is not None:
             os.close(descriptor)
 

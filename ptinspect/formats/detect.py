@@ -1,0 +1,99 @@
+"""What a file is, told by its content and never by its name, and the one way to open it.
+
+The order is torch's: a file that begins as a zip does is one, a tar with torch's members is a
+tar, and all else that is not known to be something else is read as pickles. What a zip does
+not need is imported when it is met: most files are zips.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ptinspect.errors import LimitError, Place
+from ptinspect.limits import LIMITS, Limits
+
+if TYPE_CHECKING:
+    from ptinspect.formats.archive import Archive
+    from ptinspect.formats.identity import Identity
+    from ptinspect.formats.zip_directory import ZipDirectory
+    from ptinspect.source.base import Source
+
+LOCAL = b"PK\x03\x04"
+
+HEAD = 4096
+"""Bytes that are looked at before it is decided what a file is."""
+
+
+def open_archive(
+    source: Source, limits: Limits = LIMITS, *, record: str | None = None, depth: int = 0
+) -> Archive:
+    """Opens what `source` holds. `record`, `depth`: for an archive inside another's record.
+
+    Raises FormatError, which names what it is, for what torch.save does not write;
+    DamagedError for what is cut off or inconsistent; LimitError.
+    """
+    if depth > limits.nested_archives:
+        raise LimitError(
+            f"archives lie in one another {depth} deep",
+            limit="nested_archives",
+            where=Place(record),
+        )
+    head = source.read(0, min(source.size, HEAD))
+    archive = _open_zip(source, limits) if head.startswith(LOCAL) else None
+    if archive is None:
+        archive = _open_other(source, head, limits, record)
+    archive.depth = depth
+    return archive
+
+
+def _open_other(source: Source, head: bytes, limits: Limits, record: str | None) -> Archive:
+    from ptinspect.formats.first_bytes import first_bytes
+
+    named = first_bytes(source, head, limits)
+    if named is None:
+        from ptinspect.formats.pickles import open_pickle
+
+        return open_pickle(source, head, limits, record)
+    if named.format == "torch-legacy-tar":
+        from ptinspect.formats.tar_members import members
+        from ptinspect.formats.torch_tar import read_tar
+
+        return read_tar(source, members(source, limits), limits)
+    raise named.refused()
+
+
+def identify(source: Source, limits: Limits = LIMITS) -> Identity | None:
+    """What a file is, without opening it; None if nothing is known that begins so.
+
+    Raises DamagedError for a zip or tar whose directory cannot be read.
+    """
+    head = source.read(0, min(source.size, HEAD))
+    if head.startswith(LOCAL):
+        return _zip_kind(source, limits)[1]
+    from ptinspect.formats.first_bytes import first_bytes
+    from ptinspect.formats.pickles import pickle_kind
+
+    return first_bytes(source, head, limits) or pickle_kind(source, head)
+
+
+def _zip_kind(source: Source, limits: Limits) -> tuple[ZipDirectory, Identity, str]:
+    """The zip's directory, what it is, and the folder that torch.save's pickle is in."""
+    from ptinspect.formats.zip_directory import ZipDirectory
+    from ptinspect.formats.zip_end import has_end
+    from ptinspect.formats.zip_kinds import kind_of
+
+    if not has_end(source):
+        from ptinspect.formats.zip_cut import cut_zip
+
+        raise cut_zip(source, limits)
+    directory = ZipDirectory(source, limits)
+    return directory, *kind_of(directory.names, directory.index)
+
+
+def _open_zip(source: Source, limits: Limits) -> Archive:
+    directory, kind, folder = _zip_kind(source, limits)
+    if kind.format != "torch-zip":
+        raise kind.refused()
+    from ptinspect.formats.torch_zip import open_zip
+
+    return open_zip(source, directory, folder, limits)

@@ -1,0 +1,89 @@
+"""Which files are pickles: a legacy stream of torch.save, or plain ones.
+
+From protocol 2 on a pickle says that it is one. Those of protocol 0 and 1 begin with an opcode
+that may be the first letter of any text; they are run, and what they come to decides.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from ptinspect.errors import DamagedError, FormatError, LimitError, Place
+from ptinspect.formats import texts
+from ptinspect.formats.damage import FETCH_AGAIN
+from ptinspect.formats.identity import Identity, unknown
+from ptinspect.formats.plain_pickle import read_pickle
+from ptinspect.formats.torch_legacy import is_legacy, read_legacy
+from ptinspect.formats.zip_end import has_end
+from ptinspect.pickling.opcodes import BY_CODE
+from ptinspect.pickling.values import Inert
+
+if TYPE_CHECKING:
+    from ptinspect.formats.archive import Archive
+    from ptinspect.limits import Limits
+    from ptinspect.source.base import Source
+
+_OLD_PICKLE = re.compile(rb"\((?:d|l)?(?:p\d+|c\w|S'|V)|c[\w.]+\n\w+\n|[\]}]q|[(]c[\w.]+\n")
+"""What pickles of protocol 0 and 1 that hold something begin with."""
+
+
+def open_pickle(source: Source, head: bytes, limits: Limits, record: str | None) -> Archive:
+    """A legacy stream or plain pickles; or the error that says what it is instead."""
+    if is_legacy(*source.window()):
+        return read_legacy(source, limits, record)
+    if head[0] not in BY_CODE:
+        raise _no_pickle(source, head)
+    try:
+        archive = read_pickle(source, limits, record)
+    except (DamagedError, LimitError) as error:
+        if b"joblib.numpy_pickle" in head or b"joblib\nnumpy_pickle" in head:
+            joblib = Identity("joblib", "a joblib dump", "read it with joblib.load(path)")
+            raise joblib.refused() from error
+        if _announced(head) or _far(error) or _OLD_PICKLE.match(head):
+            raise
+        raise _no_pickle(source, head) from error
+    if not _announced(head) and archive.warnings and not _holds_much(archive.root):
+        raise _no_pickle(source, head)
+    return archive
+
+
+def pickle_kind(source: Source, head: bytes) -> Identity | None:
+    """The same question, answered without running more than the first few bytes: a file of
+    another kind may begin as a pickle of protocol 0 or 1 does."""
+    if head[0] not in BY_CODE:
+        return None
+    if is_legacy(*source.window()):
+        return Identity("torch-legacy", "a file of torch.save in its old format")
+    if _announced(head) or _OLD_PICKLE.match(head):
+        return Identity("pickle", "a pickle")
+    return texts.text(head, source.size) or Identity("pickle", "a pickle, as it seems")
+
+
+def _announced(head: bytes) -> bool:
+    """Whether it begins as pickles of protocol 2 and above do."""
+    return head[0] == 0x80 and len(head) > 1 and 2 <= head[1] <= 5
+
+
+def _far(error: DamagedError | LimitError) -> bool:
+    """Whether so much of a pickle was run that it must have been meant as one."""
+    return error.where is not None and (error.where.offset or 0) >= 64
+
+
+def _holds_much(value: object) -> bool:
+    """Whether a value is more than what a few bytes of anything else make by chance."""
+    return isinstance(value, (dict, list, tuple, Inert)) and bool(value)
+
+
+def _no_pickle(source: Source, head: bytes) -> FormatError:
+    found = texts.text(head, source.size)
+    if found:
+        return found.refused()
+    if has_end(source):
+        return FormatError(
+            "the zip in it does not begin where the file does: either its first bytes are"
+            " damaged, or it is a program that unpacks itself",
+            where=Place(None, 0),
+            hint=FETCH_AGAIN,
+        )
+    return unknown(head)
