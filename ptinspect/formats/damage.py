@@ -22,6 +22,11 @@ def said(value: object) -> str:
     return f"a value of type {type(value).__name__}"
 
 
+def plain(name: str) -> str:
+    """A record's name in a message: as it is, where that can be printed."""
+    return name if name.isprintable() and len(name) <= 200 else said(name)
+
+
 class Part(NamedTuple):
     """A storage: its name in the file, the bytes it should have, and those that are there
     (None where there is no trace of it)."""
@@ -58,7 +63,7 @@ def lost(cause: str, whole: str, parts: Sequence[Part]) -> DamagedError:
         how = "missing in whole or in part" if any(part.have for part in gone) else "missing"
         verb = "is" if len(gone) == 1 else "are"
         rest = f"{_which(gone, parts)} {verb} {how}: {missing:,} of {need:,} bytes"
-    return DamagedError(f"{cause}: {whole} is whole, {rest}", hint=FETCH_AGAIN)
+    return DamagedError(f"{cause}: {plain(whole)} is whole, {rest}", hint=FETCH_AGAIN)
 
 
 def _are(total: int) -> str:
@@ -69,10 +74,10 @@ def _which(gone: Sequence[Part], parts: Sequence[Part]) -> str:
     """ "the last 3 of 20 storages", or their names where it is not the end that is missing."""
     total = f"{len(parts):,} storages"
     if len(parts) == 1:
-        return f"its one storage, {parts[0].name},"
+        return f"its one storage, {plain(parts[0].name)},"
     if len(gone) == len(parts):
         return f"all {total}"
     if list(gone) == list(parts[-len(gone) :]):
         return f"the last of {total}" if len(gone) == 1 else f"the last {len(gone):,} of {total}"
-    names = ", ".join(part.name for part in gone[:3]) + (", …" if len(gone) > 3 else "")
+    names = ", ".join(plain(part.name) for part in gone[:3]) + (", …" if len(gone) > 3 else "")
     return f"{len(gone):,} of {total} ({names})"

@@ -11,7 +11,7 @@ from struct import Struct
 from typing import TYPE_CHECKING, NamedTuple
 
 from ptinspect.errors import DamagedError, Place, PtInspectError
-from ptinspect.formats.damage import FETCH_AGAIN, Part, lost
+from ptinspect.formats.damage import FETCH_AGAIN, Part, lost, plain, said
 from ptinspect.formats.declared import declared
 from ptinspect.formats.zip_directory import CENTRAL, DESCRIBED, LOCAL
 from ptinspect.limits import LIMITS, Limits
@@ -94,15 +94,19 @@ def cut_zip(source: Source, limits: Limits = LIMITS) -> PtInspectError:
         return _cut_without_pickle(left)
     record = left[main]
     if record.method:
-        return DamagedError(f"{CUT}; {main} is compressed, and not looked into", hint=FETCH_AGAIN)
+        return DamagedError(
+            f"{CUT}; {plain(main)} is compressed, and not looked into", hint=FETCH_AGAIN
+        )
     if not record.whole:
         size = f"{record.size:,} bytes of it are there"
-        return DamagedError(f"{CUT} within {main}: {size}", where=Place(main), hint=FETCH_AGAIN)
+        return DamagedError(
+            f"{CUT} within {plain(main)}: {size}", where=Place(main), hint=FETCH_AGAIN
+        )
     try:
         pickled = run(source.read(record.start, record.size), record=main, limits=limits)
         wanted = declared(pickled)
     except PtInspectError as error:
-        message = f"{CUT}, and {main} is damaged: {error.message}"
+        message = f"{CUT}, and {plain(main)} is damaged: {error.message}"
         return DamagedError(message, where=error.where, hint=FETCH_AGAIN)
     folder = main[: -len("data.pkl")]
     old = any(name.startswith(f"{folder}tensors/") for name in left)
@@ -121,5 +125,5 @@ def _cut_without_pickle(left: dict[str, Left]) -> PtInspectError:
     """Some other zip, or one of torch's that ends before its first record is named."""
     whole = sum(record.whole for record in left.values())
     last = list(left)[-1]
-    message = f"{CUT}: {whole:,} records are whole, the last that is there is {last[:200]!r}"
+    message = f"{CUT}: {whole:,} records are whole, the last that is there is {said(last)}"
     return DamagedError(message, hint=FETCH_AGAIN)
