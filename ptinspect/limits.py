@@ -51,8 +51,8 @@ class Limits:
     # what a file means
     graph_items: int = 50_000_000
     """Values that a walk through a file's objects visits."""
-    view_items: int = 200_000
-    """Tensors, entries or modules shown under second and further paths to the same object."""
+    view_items: int = 10_000
+    """Objects visited under second and further paths, beyond as many as the file has objects."""
     path_depth: int = 500
     """Nesting of the objects that a walk follows."""
     dims: int = 512
@@ -61,8 +61,6 @@ class Limits:
     # what is shown
     text_width: int = 2_000
     """Characters of one string of the file in text output."""
-    entry_items: int = 16
-    """Items of a list that an entry shows."""
 
 
 LIMITS = Limits()

@@ -124,10 +124,6 @@ class Contents:
 
 Step = tuple[Path, Value, Context]
 
-_REVISITS = 10_000
-"""Visits under second paths that any file may cause; a large file causes as many again as it
-has objects."""
-
 
 def walk(root: Value, tensors: Tensors, limits: Limits) -> Contents:
     """All that lies in `root`. LimitError where it nests deeper, or holds more, than allowed."""
@@ -153,22 +149,22 @@ class _Walk:
                 self.open.discard(frames.pop()[1])
                 continue
             visited += 1
+            if visited > self.limits.graph_items:
+                self.refuse("graph_items", step[1])
             inside = self.visit(*step)
             if inside is not None:
                 self.open.add(id(step[1]))
                 frames.append((inside, id(step[1])))
-                self.bounded(len(frames), visited, step[1])
+                if len(frames) > self.limits.path_depth:
+                    self.refuse("path_depth", step[1])
         return self.found
 
-    def bounded(self, depth: int, visited: int, value: Value) -> None:
-        """LimitError where the walk goes too deep or too long."""
-        for name, reached in (("path_depth", depth), ("graph_items", visited)):
-            if reached > getattr(self.limits, name):
-                where = Place(None, value.offset) if isinstance(value, Inert) else None
-                bound = getattr(self.limits, name)
-                raise LimitError(
-                    f"objects nest or number more than {bound:,} ({name})", limit=name, where=where
-                )
+    def refuse(self, limit: str, value: Value) -> None:
+        """LimitError: the walk goes too deep, or too long."""
+        bound = getattr(self.limits, limit)
+        what = "nest deeper" if limit == "path_depth" else "number more"
+        where = Place(None, value.offset) if isinstance(value, Inert) else None
+        raise LimitError(f"objects {what} than {bound:,} ({limit})", limit=limit, where=where)
 
     def visit(self, path: Path, value: Value, context: Context) -> Iterator[Step] | None:
         """Notes what `value` is; the steps into it, where it has insides."""
@@ -222,7 +218,7 @@ class _Walk:
                 self.note(path, ("cycle", "/".join(map(str, first)) or "the root"))
             return False
         self.again += 1
-        if self.again <= _REVISITS + len(self.first):
+        if self.again <= self.limits.view_items + len(self.first):
             return True
         if not any(warned.kind == "shared-object" for warned in self.found.warnings):
             message = f"shared objects are shown once: this one is also {dotted(first)}"

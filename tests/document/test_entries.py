@@ -1,0 +1,105 @@
+"""What an entry says of a number, a string, an object: without the class, from the pickle."""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import datetime
+import decimal
+import enum
+import fractions
+import functools
+import pathlib
+import uuid
+from typing import NamedTuple
+
+import pytest
+
+from tests.document.making import document, lines
+
+
+class Color(enum.Enum):
+    RED = 1
+
+
+class Point(NamedTuple):
+    x: int
+    y: str
+
+
+EXPECTED: list[tuple[object, str, object]] = [
+    (None, "NoneType", None),
+    (True, "bool", True),
+    (3, "int", 3),
+    (1e300, "float", 1e300),
+    ("한국어", "str", "한국어"),
+    (b"\x00\xff", "bytes", {"length": 2, "head": "00ff"}),
+    (bytearray(b"ab"), "bytearray", {"length": 2, "head": "6162"}),
+    (2 + 1j, "complex", "(2+1j)"),
+    ([1, 2], "list", [1, 2]),
+    (list(range(100)), "list", {"length": 100, "head": list(range(16))}),
+    ((1, "a"), "tuple", [1, "a"]),
+    ({}, "dict", {"length": 0, "head": []}),
+    (range(3), "range", None),
+    (pathlib.PurePosixPath("/a/b"), "pathlib.PurePosixPath", "/a/b"),
+    (pathlib.PureWindowsPath("C:\\a\\b"), "pathlib.PureWindowsPath", "C:\\a\\b"),
+    (datetime.date(2026, 11, 24), "datetime.date", "2026-11-24"),
+    (datetime.datetime(2026, 1, 2, 3, 4, 5, 60), "datetime.datetime", "2026-01-02T03:04:05.000060"),
+    (decimal.Decimal("1.50"), "decimal.Decimal", "1.50"),
+    (uuid.UUID(int=1), "uuid.UUID", "00000000-0000-0000-0000-000000000001"),
+    (Color.RED, f"{__name__}.Color", 1),
+    (collections.deque([1, 2]), "collections.deque", {"length": 2, "head": [1, 2]}),
+    (len, "global", "builtins.len"),
+    (Point, "global", f"{__name__}.Point"),
+]
+
+
+@pytest.mark.parametrize("protocol", range(2, 6))
+@pytest.mark.parametrize(
+    ("value", "kind", "said"), EXPECTED, ids=[repr(e[0])[:20] for e in EXPECTED]
+)
+def test_a_value_is_said_in_one_line(value: object, kind: str, said: object, protocol: int) -> None:
+    (entry,) = document({"x": value}, protocol=protocol).entries
+    types = {kind, kind.replace("pathlib.", "pathlib._local.")}  # where Python 3.13 has them
+    assert entry.path == ("x",)
+    assert entry.type in types
+    if said is not None:
+        assert entry.value == said
+
+
+def test_a_fraction_keeps_its_parts() -> None:
+    assert lines(document({"x": fractions.Fraction(1, 3)}))["x"] in ("1/3", [1, 3])
+
+
+def test_an_object_of_an_unknown_class_shows_its_attributes() -> None:
+    found = document({"args": argparse.Namespace(lr=0.1, name="a", layers=[1, 2])})
+    assert [(".".join(map(str, e.path)), e.type, e.value) for e in found.entries] == [
+        ("args", "argparse.Namespace", None),
+        ("args.lr", "float", 0.1),
+        ("args.name", "str", "a"),
+        ("args.layers", "list", [1, 2]),
+    ]
+
+
+def test_a_named_tuple_shows_its_items() -> None:
+    assert lines(document({"p": Point(1, "b")})) == {"p": None, "p.0": 1, "p.1": "b"}
+
+
+def test_a_partial_shows_its_parts() -> None:
+    found = lines(document({"f": functools.partial(int, "7", base=8)}))
+    assert found["f.func"] == "builtins.int"
+    assert found["f.args"] == ["7"]
+    assert found["f.keywords.base"] == 8
+
+
+def test_keys_that_are_no_strings() -> None:
+    found = document({1: "a", (2, 3): "b", None: "c", 2.5: "d"})
+    assert [entry.path for entry in found.entries] == [(1,), ("(2, 3)",), ("None",), ("2.5",)]
+
+
+def test_a_key_that_is_set_twice_is_said() -> None:
+    from tests.document.making import of_bytes
+
+    found = of_bytes(b"\x80\x02}(X\x01\x00\x00\x00aK\x01X\x01\x00\x00\x00aK\x02u.")
+    assert lines(found) == {"a": 2}
+    assert any(w.kind == "duplicate-key" and "'a'" in w.message for w in found.warnings)
