@@ -76,8 +76,7 @@ class Archive:
     byteorder: of the storages' elements. version: what the container calls its version.
     facts: what else the container records. storages: by the key in the persistent ids.
     sources: classes' source code. streams: every pickle of the file, the main one included.
-    more_roots: the values of the pickles that follow the first in a row. depth: how many archives
-    this one lies in.
+    more_roots: the values of the pickles that follow the first in a row.
     """
 
     format: str
@@ -96,7 +95,6 @@ class Archive:
         self.streams: list[Pickled] = [pickled]
         self.more_roots: list[Value] = []
         self.warnings: list[Finding] = []
-        self.depth = 0
 
     @property
     def root(self) -> Value:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ptinspect.errors import LimitError, Place
 from ptinspect.limits import LIMITS, Limits
 
 if TYPE_CHECKING:
@@ -24,36 +23,22 @@ HEAD = 4096
 """Bytes that are looked at before it is decided what a file is."""
 
 
-def open_archive(
-    source: Source, limits: Limits = LIMITS, *, record: str | None = None, depth: int = 0
-) -> Archive:
-    """Opens what `source` holds. `record`, `depth`: for an archive inside another's record.
+def open_archive(source: Source, limits: Limits = LIMITS) -> Archive:
+    """Opens what `source` holds.
 
     Raises FormatError, which names what it is, for what torch.save does not write;
     DamagedError for what is cut off or inconsistent; LimitError.
     """
-    if depth > limits.nested_archives:
-        raise LimitError(
-            f"archives lie in one another {depth} deep",
-            limit="nested_archives",
-            where=Place(record),
-        )
     head = source.read(0, min(source.size, HEAD))
-    archive = _open_zip(source, limits) if head.startswith(LOCAL) else None
-    if archive is None:
-        archive = _open_other(source, head, limits, record)
-    archive.depth = depth
-    return archive
-
-
-def _open_other(source: Source, head: bytes, limits: Limits, record: str | None) -> Archive:
+    if head.startswith(LOCAL):
+        return _open_zip(source, limits)
     from ptinspect.formats.first_bytes import first_bytes
 
     named = first_bytes(source, head, limits)
     if named is None:
         from ptinspect.formats.pickles import open_pickle
 
-        return open_pickle(source, head, limits, record)
+        return open_pickle(source, head, limits)
     if named.format == "torch-legacy-tar":
         from ptinspect.formats.tar_members import members
         from ptinspect.formats.torch_tar import read_tar
@@ -63,7 +48,7 @@ def _open_other(source: Source, head: bytes, limits: Limits, record: str | None)
 
 
 def identify(source: Source, limits: Limits = LIMITS) -> Identity | None:
-    """What a file is, without opening it; None if nothing is known that begins so.
+    """What a file is, and no more of it; None if nothing is known that begins so.
 
     Raises DamagedError for a zip or tar whose directory cannot be read.
     """
@@ -73,7 +58,7 @@ def identify(source: Source, limits: Limits = LIMITS) -> Identity | None:
     from ptinspect.formats.first_bytes import first_bytes
     from ptinspect.formats.pickles import pickle_kind
 
-    return first_bytes(source, head, limits) or pickle_kind(source, head)
+    return first_bytes(source, head, limits) or pickle_kind(source, head, limits)
 
 
 def _zip_kind(source: Source, limits: Limits) -> tuple[ZipDirectory, Identity, str]:

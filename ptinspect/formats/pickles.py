@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from ptinspect.errors import DamagedError, FormatError, LimitError, Place
+from ptinspect.errors import DamagedError, FormatError, LimitError, Place, PtInspectError
 from ptinspect.formats import texts
 from ptinspect.formats.damage import FETCH_AGAIN
 from ptinspect.formats.identity import Identity, unknown
@@ -28,14 +28,14 @@ _OLD_PICKLE = re.compile(rb"\((?:d|l)?(?:p\d+|c\w|S'|V)|c[\w.]+\n\w+\n|[\]}]q|[(
 """What pickles of protocol 0 and 1 that hold something begin with."""
 
 
-def open_pickle(source: Source, head: bytes, limits: Limits, record: str | None) -> Archive:
+def open_pickle(source: Source, head: bytes, limits: Limits) -> Archive:
     """A legacy stream or plain pickles; or the error that says what it is instead."""
     if is_legacy(*source.window()):
-        return read_legacy(source, limits, record)
+        return read_legacy(source, limits)
     if head[0] not in BY_CODE:
         raise _no_pickle(source, head)
     try:
-        archive = read_pickle(source, limits, record)
+        archive = read_pickle(source, limits)
     except (DamagedError, LimitError) as error:
         if b"joblib.numpy_pickle" in head or b"joblib\nnumpy_pickle" in head:
             joblib = Identity("joblib", "a joblib dump", "read it with joblib.load(path)")
@@ -48,16 +48,20 @@ def open_pickle(source: Source, head: bytes, limits: Limits, record: str | None)
     return archive
 
 
-def pickle_kind(source: Source, head: bytes) -> Identity | None:
-    """The same question, answered without running more than the first few bytes: a file of
-    another kind may begin as a pickle of protocol 0 or 1 does."""
+def pickle_kind(source: Source, head: bytes, limits: Limits) -> Identity | None:
+    """The same question without the archive. What does not say that it is a pickle is run."""
     if head[0] not in BY_CODE:
         return None
     if is_legacy(*source.window()):
         return Identity("torch-legacy", "a file of torch.save in its old format")
-    if _announced(head) or _OLD_PICKLE.match(head):
-        return Identity("pickle", "a pickle")
-    return texts.text(head, source.size) or Identity("pickle", "a pickle, as it seems")
+    if not _announced(head):
+        try:
+            open_pickle(source, head, limits)
+        except FormatError:
+            return texts.text(head, source.size)
+        except PtInspectError:
+            pass
+    return Identity("pickle", "a pickle")
 
 
 def _announced(head: bytes) -> bool:

@@ -19,14 +19,14 @@ class PlainPickle(Archive):
     format = "pickle"
 
 
-def read_pickle(source: Source, limits: Limits = LIMITS, record: str | None = None) -> PlainPickle:
+def read_pickle(source: Source, limits: Limits = LIMITS) -> PlainPickle:
     """The pickles that `source` holds.
 
     What follows the last whole pickle is a warning, unless it begins as a pickle does and is
     cut off: DamagedError then, as for a first pickle that is damaged.
     """
     data, start, stop = source.window()
-    first = run(data, start, stop=stop, record=record, limits=limits)
+    first = run(data, start, stop=stop, limits=limits)
     archive = PlainPickle(source, first, limits=limits)
     archive.origin = None if source.base is None else source.base - start
     pos = first.end
@@ -35,15 +35,15 @@ def read_pickle(source: Source, limits: Limits = LIMITS, record: str | None = No
             raise LimitError(
                 f"more than {limits.streams:,} pickles in a row",
                 limit="streams",
-                where=Place(record, pos),
+                where=Place(None, pos),
             )
         try:
-            more = run(data, pos, stop=stop, record=record, limits=limits)
+            more = run(data, pos, stop=stop, limits=limits)
         except DamagedError:
             if data[pos] == 0x80 and stop - pos > 1 and data[pos + 1] in (2, 3, 4, 5):
                 raise
             message = f"{stop - pos:,} bytes follow the pickle, which pickle.load does not read"
-            archive.warnings.append(Finding("trailing-bytes", message, Place(record, pos)))
+            archive.warnings.append(Finding("trailing-bytes", message, Place(None, pos)))
             break
         archive.streams.append(more)
         archive.more_roots.append(more.root)

@@ -60,9 +60,14 @@ class ZipStorages(Mapping[object, Span]):
     def __init__(self, directory: ZipDirectory, prefix: str) -> None:
         self.directory = directory
         self.prefix = prefix
+        self._made: dict[object, Span] = {}
 
     def __getitem__(self, key: object) -> Span:
-        return ZipSpan(self.directory, self.directory.index[f"{self.prefix}{key}"])
+        made = self._made.get(key)
+        if made is None:
+            number = self.directory.index[f"{self.prefix}{key}"]
+            made = self._made[key] = ZipSpan(self.directory, number)
+        return made
 
     def __iter__(self) -> Iterator[object]:
         skip = len(self.prefix)
@@ -172,4 +177,4 @@ def _read_facts(archive: TorchZip, folder: str) -> None:
     archive.facts["folder"] = folder.rstrip("/")
     archive.facts["crc32"] = directory.has_crcs
     if archive.storages.prefix.endswith("/tensors/"):
-        archive.facts["written_by"] = "torch 1.4"
+        archive.facts["tensors_folder"] = "tensors"  # torch 1.4

@@ -8,10 +8,10 @@ from struct import pack
 
 import pytest
 
-from ptinspect.errors import DamagedError, LimitError, UnsupportedError
+from ptinspect.errors import DamagedError, Place, UnsupportedError
 from ptinspect.formats.archive import Archive, ClassSource
 from ptinspect.formats.detect import identify, open_archive
-from ptinspect.formats.nested import open_inside
+from ptinspect.formats.torch_legacy import read_legacy
 from ptinspect.limits import Limits
 from ptinspect.pickling.values import Blob, Call, PersistentId
 from ptinspect.source.base import MemorySource
@@ -184,37 +184,36 @@ def wrapped(data: bytes) -> bytes:
     return b"\x80\x03ctorch.storage\n_load_from_bytes\nB" + pack("<I", len(data)) + data + b"\x85R."
 
 
+def inside(outer: Archive) -> MemorySource:
+    """The bytes that the call at the root has as its argument, as a source."""
+    assert isinstance(outer.root, Call)
+    (blob,) = outer.root.args
+    assert isinstance(blob, Blob) and outer.origin is not None
+    stop = blob.start + blob.length
+    return MemorySource(blob.buffer, "x", blob.start, stop, outer.origin + blob.start)
+
+
 def test_a_stream_inside_a_pickle_is_read_in_place() -> None:
-    inner = torch_legacy([Stored("7", b"abcd" * 2000)])
-    data = wrapped(inner)
-    outer = opened(data, base=100)
-    call = outer.root
-    assert isinstance(call, Call) and outer.format == "pickle"
-    (blob,) = call.args
-    assert isinstance(blob, Blob)
-    archive = open_inside(outer, blob)
+    data = wrapped(torch_legacy([Stored("7", b"abcd" * 2000)]))
+    archive = read_legacy(inside(opened(data, base=100)))
     span = archive.storages["7"]
     assert span.offset == 100 + data.index(b"abcdabcd")
-    assert archive.read(span, 0, 4) == b"abcd"
-    assert archive.depth == 1
-    short = open_inside(outer, inner)
-    assert short.storages["7"].offset is None
-    assert short.read(short.storages["7"], 4, 8) == b"abcd"
+    assert archive.read(span, 4, 6) == b"ab"
+    assert archive.origin == 100
 
 
-def test_damage_inside_has_a_place_in_the_outer_record() -> None:
-    data = wrapped(torch_legacy([Stored("7", b"abcd" * 2000)])[:-1])
-    call = (outer := opened(data)).root
-    assert isinstance(call, Call)
+def test_one_inside_something_compressed_has_no_place() -> None:
+    source = MemorySource(torch_legacy([Stored("7", b"abcd")]), "x", base=None)
+    archive = read_legacy(source)
+    assert (archive.storages["7"].offset, archive.origin) == (None, None)
+    assert archive.read(archive.storages["7"]) == b"abcd"
+
+
+def test_damage_inside_names_the_record_it_is_in() -> None:
+    source = inside(opened(wrapped(torch_legacy([Stored("7", b"abcd" * 2000)])[:-1])))
     with pytest.raises(DamagedError, match="1 of 8,000 bytes"):
-        open_inside(outer, call.args[0])  # type: ignore[arg-type]
-
-
-def test_how_deep_streams_may_lie_in_one_another() -> None:
-    data = torch_legacy([])
-    archive = opened(data, nested_archives=3)
-    for _ in range(3):
-        archive = open_inside(archive, data)
-    with pytest.raises(LimitError) as caught:
-        open_inside(archive, data)
-    assert caught.value.limit == "nested_archives"
+        read_legacy(source, record="m/data.pkl")
+    broken = wrapped(torch_legacy([Stored("7", b"abcd" * 2000)]).replace(b"e.", b"\xff.", 1))
+    with pytest.raises(DamagedError) as caught:
+        read_legacy(inside(opened(broken)), record="m/data.pkl")
+    assert caught.value.where == Place("m/data.pkl", broken.index(b"\xff."))
