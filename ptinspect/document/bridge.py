@@ -7,7 +7,8 @@ byte order, and handed on as an array or tensor.
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 from ptinspect.errors import DamagedError, Place, UnsupportedError
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import torch
 
+    from ptinspect.document.storages import Storage
     from ptinspect.document.tensor import Tensor
     from ptinspect.formats.dtypes import DType
 
@@ -30,14 +32,8 @@ def contiguous(tensor: Tensor) -> bytes:
     if dtype is None or storage is None or tensor.stride is None:
         what = "consists of parts" if tensor.parts else "has no bytes in the file"
         raise UnsupportedError(f"the tensor {what} (layout {tensor.layout}, {tensor.device})")
-    low, high = tensor.extent
+    low, high = bounds(tensor, storage, dtype)
     size = dtype.itemsize
-    if low < 0 or high * size > storage.nbytes:
-        raise DamagedError(
-            f"a tensor reaches beyond its storage {storage.key}: element {high:,} of "
-            f"{storage.nbytes // size:,}",
-            where=Place(storage.archive.record, tensor.at),
-        )
     raw = storage.read(low * size, high * size)
     if storage.archive.byteorder == "big":
         raw = swapped(raw, dtype.swap)
@@ -48,6 +44,18 @@ def contiguous(tensor: Tensor) -> bytes:
 
         return np.frombuffer(raw, numpy_type(dtype)).astype(numpy_type(tensor.dtype)).tobytes()
     return _logical(raw, tensor, dtype) if tensor.conj or tensor.neg else raw
+
+
+def bounds(tensor: Tensor, storage: Storage, dtype: DType) -> tuple[int, int]:
+    """`tensor.extent`; DamagedError where the storage is shorter than that."""
+    low, high = tensor.extent
+    if low < 0 or high * dtype.itemsize > storage.nbytes:
+        raise DamagedError(
+            f"a tensor reaches beyond its storage {storage.key}: element {high:,} of "
+            f"{storage.nbytes // dtype.itemsize:,}",
+            where=Place(storage.archive.record, tensor.at),
+        )
+    return low, high
 
 
 def swapped(raw: bytes, unit: int) -> bytes:
@@ -131,3 +139,108 @@ def to_torch(tensor: Tensor) -> torch.Tensor:
     raw = bytearray(contiguous(tensor))
     flat = torch.frombuffer(raw, dtype=torch.uint8) if raw else torch.empty(0, dtype=torch.uint8)
     return flat.view(dtype).reshape(tensor.shape)
+
+
+# --- streams ------------------------------------------------------------------------------
+
+BLOCK = 1 << 20
+"""Bytes of a tensor that are held at once where it is streamed."""
+
+HELD = 64 << 20
+"""Bytes of a storage that are copied into memory for a view with gaps; a larger one is mapped."""
+
+REPEATED = 1 << 32
+"""Bytes that a view which shows its storage's bytes again and again may come to."""
+
+
+def raw_blocks(tensor: Tensor) -> Iterator[bytes]:
+    """What `contiguous` gives, in pieces of about `BLOCK` bytes, each of whole elements. The same
+    errors; UnsupportedError also for a view that repeats a few bytes endlessly (`expand`)."""
+    dtype, storage = tensor.stored, tensor.storage
+    special = tensor.conj or tensor.neg or tensor.dtype is not dtype
+    if special or dtype is None or storage is None or tensor.stride is None:
+        yield contiguous(tensor)
+        return
+    low, high = bounds(tensor, storage, dtype)
+    size, swap = dtype.itemsize, dtype.swap if storage.archive.byteorder == "big" else 1
+    if tensor.is_contiguous:
+        pieces = _whole(storage.chunks(low * size, high * size, BLOCK), size)
+    else:
+        if tensor.nbytes > max(REPEATED, 16 * storage.nbytes):
+            raise UnsupportedError(
+                f"the view repeats {storage.nbytes:,} bytes until they are {tensor.nbytes:,}"
+            )
+        pieces = _strided_blocks(tensor, _held(storage, low * size, high * size), size, low)
+    for piece in pieces:
+        yield piece if swap == 1 else swapped(piece, swap)
+
+
+def number_blocks(tensor: Tensor) -> Iterator[npt.NDArray[Any]]:
+    """The same as arrays of numbers: bfloat16 and float8 as float32, complex32 as complex64.
+    UnsupportedError for the types that stand for no numbers."""
+    import numpy as np
+
+    dtype = tensor.dtype
+    if dtype is None:
+        raise UnsupportedError("a tensor without a dtype")
+    name = dtype.name
+    table = None
+    if name.startswith("float8"):
+        table = np.arange(256, dtype=np.uint8).view(numpy_type(dtype)).astype(np.float32)
+    elif name not in ("bfloat16", "complex32") and dtype.numpy is None:
+        raise UnsupportedError(f"the elements of {name} are no numbers")
+    for raw in raw_blocks(tensor):
+        if table is not None:
+            yield table[np.frombuffer(raw, np.uint8)]
+        elif name == "bfloat16":
+            yield (np.frombuffer(raw, "<u2").astype(np.uint32) << 16).view(np.float32)
+        elif name == "complex32":
+            yield np.frombuffer(raw, "<f2").astype(np.float32).view(np.complex64)
+        else:
+            yield np.frombuffer(raw, numpy_type(dtype))
+
+
+def _whole(chunks: Iterator[bytes], size: int) -> Iterator[bytes]:
+    """Chunks of any length as pieces of whole elements."""
+    rest = b""
+    for chunk in chunks:
+        held = rest + chunk if rest else chunk
+        stop = len(held) - len(held) % size
+        rest = held[stop:]
+        if stop:
+            yield held if stop == len(held) else held[:stop]
+
+
+def _held(storage: Storage, start: int, stop: int) -> bytes | memoryview:
+    """A part of a storage in one piece: a copy of a small one, of a large one the file's map."""
+    if stop - start <= HELD or storage.file_offset is None:
+        return storage.read(start, stop)
+    storage.check()
+    at = storage.span.at
+    assert at is not None
+    buffer, origin, _ = storage.archive.source.window()
+    begin = origin + at + storage.begin
+    return memoryview(buffer)[begin + start : begin + stop]
+
+
+def _strided_blocks(
+    tensor: Tensor, held: bytes | memoryview, size: int, low: int
+) -> Iterator[bytes]:
+    """A view with gaps, in C order: as many of its innermost elements at once as a block takes."""
+    import numpy as np
+
+    assert tensor.stride is not None and tensor.storage_offset is not None
+    base = np.frombuffer(held, np.dtype((np.void, size)))[tensor.storage_offset - low :]
+    strides = [step * size for step in tensor.stride]
+    view = np.lib.stride_tricks.as_strided(base, tensor.shape, strides, writeable=False)
+    inner, split = size, len(tensor.shape)
+    while split and inner * tensor.shape[split - 1] <= BLOCK:
+        split -= 1
+        inner *= tensor.shape[split]
+    if not split:
+        yield view.tobytes()
+        return
+    rows = max(BLOCK // inner, 1)
+    for outer in np.ndindex(tensor.shape[: split - 1]):
+        for at in range(0, tensor.shape[split - 1], rows):
+            yield view[outer][at : at + rows].tobytes()
