@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 from ptinspect.pickling.values import Call, Global, Value
 
-from .reading import MISSING, Attributes, find, get, packed, pairs
+from .reading import MISSING, Attributes, dict_keys, find, get, list_keys, packed, pairs
 
 FACTORY = "device=None<- dtype=None<-"
 
@@ -161,20 +161,21 @@ def lazy_bias(attributes: Attributes, name: str) -> Value:
     return MISSING if get(attributes, "affine") is False else get(attributes, "bias") is not None
 
 
-def parameters(attributes: Attributes, name: str) -> Value:
-    """What a ParameterList or ParameterDict was made of."""
-    return dict(pairs(attributes.get("_parameters")))
+def items(attributes: Attributes, name: str) -> Value:
+    """What a ParameterList (`values`) or a ParameterDict (`parameters`) was made of, by name."""
+    keys = list_keys(attributes) if name == "values" else dict_keys(attributes)
+    return {key: get(attributes, key) for key in keys}
 
 
 READERS: dict[str, Callable[[Attributes, str], Value]] = {
     "cutoffs": cutoffs,
     "custom_coder": custom_coder,
     "distance_function": distance_function,
+    "items": items,
     "lazy_bias": lazy_bias,
     "nonlinearity": nonlinearity,
     "observer": observer,
     "of_a_layer": of_a_layer,
     "packed_bias": packed_bias,
-    "parameters": parameters,
     "quantized_range": quantized_range,
 }

@@ -151,8 +151,8 @@ class ModuleClass:
         return made
 
     def _is_default(self, argument: Argument, value: Value, attributes: Attributes) -> bool:
-        if isinstance(value, dict) and not value:
-            return True
+        if isinstance(value, dict | list) and not value:
+            return True  # no children, no items, no devices
         stored = argument.stored
         if isinstance(stored, str) and stored[:1] == "=":
             other = next(a for a in self.arguments if a.name == stored[1:])

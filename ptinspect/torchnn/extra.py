@@ -17,12 +17,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ptinspect.limits import LIMITS, Limits
-from ptinspect.pickling.values import Value, key_value
+from ptinspect.pickling.values import Value
 
 from .arguments import READERS, Name, literal, same
 from .classes import ModuleClass, lookup
 from .known import type_name
-from .reading import MISSING, Attributes, get, no_tensors, packed, pairs
+from .reading import MISSING, Attributes, dict_keys, get, list_keys, no_tensors, packed
 from .text import Writer
 
 if TYPE_CHECKING:
@@ -165,19 +165,12 @@ def qscheme(attributes: Attributes, writer: Writer) -> Value:
 
 def parameter_list(attributes: Attributes, writer: Writer) -> str:
     """A line for each item: `  (0): Parameter containing: [torch.float32 of size 2x3]`."""
-    held = [pairs(attributes.get(s)) for s in ("_parameters", "_buffers", "_modules")]
-    most = len(attributes) + sum(map(len, held))
-    size = attributes.get("_size")  # old files have none: their items are parameters
-    count = min(size, most) if isinstance(size, int) else len(held[0])
-    keys = [str(index) for index in range(count)]
-    return _item_lines(keys, attributes, writer, _dtype_name)
+    return _item_lines(list_keys(attributes), attributes, writer, _dtype_name)
 
 
 def parameter_dict(attributes: Attributes, writer: Writer) -> str:
     """A line for each item: `  (a): Parameter containing: [torch.FloatTensor of size 2x3]`."""
-    keys = pairs(attributes["_keys"] if "_keys" in attributes else attributes.get("_parameters"))
-    names = [key for key in map(key_value, keys) if isinstance(key, str)]
-    return _item_lines(names, attributes, writer, _type_name)
+    return _item_lines(dict_keys(attributes), attributes, writer, _type_name)
 
 
 FUNCTIONS: dict[str, Callable[[Attributes, Writer], str]] = {

@@ -28,6 +28,7 @@ TYPES = frozenset(
         "tuple type"
     ).split()
 )
+LONGEST = 2_000  # bytes that are looked at, of what is written whole
 NUMPY_SCALARS = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
 
 
@@ -66,30 +67,43 @@ def known_call(value: Call) -> str | None:
         real, imaginary = args
         if isinstance(real, float) and isinstance(imaginary, float):
             return repr(complex(real, imaginary))
+    if path == "builtins.bytearray" and args and isinstance(args[0], bytes):
+        return repr(bytearray(args[0][:LONGEST]))
     if path == "builtins.getattr" and len(args) == 2 and isinstance(args[1], str):
-        return f"<built-in method {args[1][:100]}>"
+        return f"<built-in method {args[1][:LONGEST]}>"
     if path == "functools.partial" and args and isinstance(args[0], Global):
         return f"functools.partial({global_text(args[0])})"
     return None
 
 
 def numpy_number(value: Call) -> tuple[str, str] | None:
-    """Type name and text of a numpy scalar (`scalar(dtype, bytes)`), which real models hold
-    where a setting was computed: ("float64", "0.1")."""
+    """What f-strings and what `repr` (numpy 2) make of a numpy scalar (`scalar(dtype, bytes)`),
+    which real models hold where a setting was computed: ("0.1", "np.float64(0.1)")."""
     func, args = value.func, value.args
     if not isinstance(func, Global) or func.path not in NUMPY_SCALARS or len(args) != 2:
         return None
-    dtype, raw = args
-    if not isinstance(dtype, Call) or not dtype.args or not isinstance(raw, bytes):
+    dtype, raw = args[0], latin1_bytes(args[1])
+    if not isinstance(dtype, Call) or not dtype.args or raw is None:
         return None
-    kind = dtype.args[0]
-    state = dtype.state
-    order = state[1] if isinstance(state, tuple) and len(state) > 1 else "<"
-    code = _NUMPY.get(kind) if isinstance(kind, str) else None
-    if code is None or len(raw) != struct.calcsize(code[1]):
+    kind, state = dtype.args[0], dtype.state
+    name, code = _NUMPY.get(kind, ("", "")) if isinstance(kind, str) else ("", "")
+    if not code or len(raw) != struct.calcsize(code):
         return None
-    number = struct.unpack((">" if order == ">" else "<") + code[1], raw)[0]
-    return code[0], shortest(number) if code[1] == "f" else str(number)
+    order = ">" if isinstance(state, tuple) and state[1:2] == (">",) else "<"
+    number = struct.unpack(order + code, raw)[0]
+    digits = shortest(number, code) if code in "ef" else str(number)
+    return str(number), f"np.{name}({digits})"
+
+
+def latin1_bytes(value: Value) -> bytes | None:
+    """Bytes, which protocols 0 to 2 write as `_codecs.encode(text, "latin1")`."""
+    if isinstance(value, Call) and isinstance(value.func, Global) and value.args:
+        text = value.args[0]
+        encoded = (
+            value.func.path == "_codecs.encode" and isinstance(text, str) and len(text) < LONGEST
+        )
+        return str(text).encode("latin1", "replace") if encoded else None
+    return value if isinstance(value, bytes) else None
 
 
 _NUMPY = {
@@ -108,13 +122,13 @@ _NUMPY = {
 }
 
 
-def shortest(number: float) -> str:
-    """The shortest digits that give this float32 again, as numpy prints it."""
+def shortest(number: float, code: str) -> str:
+    """The shortest digits that give the same float16 or float32 again, as numpy prints them."""
     for digits in range(1, 10):
         text = f"{number:.{digits}g}"
-        if struct.pack("f", float(text)) == struct.pack("f", number):
+        if struct.pack(code, float(text)) == struct.pack(code, number):
             return repr(float(text))
-    return repr(number)
+    return repr(number)  # nan
 
 
 def type_name(value: Value) -> str:
@@ -132,7 +146,8 @@ def type_name(value: Value) -> str:
         return "function" if text.startswith("<function") else "builtin_function_or_method"
     if isinstance(value, Call) and isinstance(value.func, Global):
         number = numpy_number(value)
-        return number[0] if number else value.func.name.rpartition(".")[2]
+        name = number[1][3:].partition("(")[0] if number else value.func.name
+        return name.rpartition(".")[2]
     if isinstance(value, Inert):
         return "object"
     return "str" if isinstance(value, str) else type(value).__name__

@@ -73,6 +73,8 @@ def get(attributes: Attributes, name: str) -> Value:
 
 def find(attributes: Attributes, path: str) -> Value:
     """`module.a.b`, through children, or MISSING."""
+    if "." not in path:
+        return get(attributes, path)
     first, *rest = path.split(".")
     value = get(attributes, first)
     for name in rest:
@@ -96,6 +98,22 @@ def attributes_of(value: Value) -> Attributes | None:
     if isinstance(state, tuple) and len(state) == 2:  # (__dict__, slots)
         return {**pairs(state[0]), **pairs(state[1])}
     return None
+
+
+def list_keys(attributes: Attributes) -> list[str]:
+    """The names of a ParameterList's items. A file that announces more items than it has
+    attributes is not believed; old files announce none, their items are parameters."""
+    held = [pairs(attributes.get(store)) for store in ("_parameters", "_buffers", "_modules")]
+    size = attributes.get("_size")
+    if not isinstance(size, int):
+        return [str(index) for index in range(len(held[0]))]
+    return [str(index) for index in range(min(size, len(attributes) + sum(map(len, held))))]
+
+
+def dict_keys(attributes: Attributes) -> list[str]:
+    """The names of a ParameterDict's items; old files have none but the parameters'."""
+    keys = pairs(attributes["_keys"] if "_keys" in attributes else attributes.get("_parameters"))
+    return [key for key in keys if isinstance(key, str)]
 
 
 QUANTIZED_CONV = (

@@ -68,7 +68,7 @@ class Writer:
         if isinstance(value, Call):
             number = numpy_number(value)
             if number is not None:
-                return number[1]
+                return number[0]
             if device := device_text(value):
                 return device
         if isinstance(value, Inert):
@@ -80,12 +80,18 @@ class Writer:
 
     def bare(self, text: str) -> str:
         """A string of the file: escaped where that was asked for, and cut."""
-        if len(text) > self.width:
-            text = text[: self.width] + "…"
+        text = self._cut(text)
         return self.escape(text) if self.escape is not None else str(text)
+
+    def _cut(self, text: str) -> str:
+        return text if len(text) <= self.width else text[: self.width] + "…"
 
     def repr(self, value: Value) -> str:
         """`repr(value)`."""
+        if not isinstance(value, tuple | list | dict | Inert):
+            return self._cut(self._write(value, [], set()))
+        if isinstance(value, tuple) and len(value) < 9 and all(map(is_small, value)):
+            return repr(value)  # most settings of most modules
         out: list[str] = []
         left = self.width
         todo: list[object] = [value]
@@ -143,7 +149,7 @@ class Writer:
         if isinstance(value, Call):
             number = numpy_number(value)
             if number is not None:
-                return f"np.{number[0]}({number[1]})"
+                return number[1]
             known = known_call(value)
             if known is not None:
                 return known
@@ -188,6 +194,11 @@ def shape_of(value: Value) -> tuple[str, Parts, str, str] | None:
 def _entries(held: object) -> Parts:
     assert isinstance(held, dict)
     return [[key_value(k), _Piece(": "), v] for k, v in held.items()]
+
+
+def is_small(value: Value) -> bool:
+    """Whether a value is a small number."""
+    return isinstance(value, int) and -(1 << 63) <= value < 1 << 63
 
 
 def int_text(value: int) -> str:

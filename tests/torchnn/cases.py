@@ -126,8 +126,8 @@ def poolings() -> Modules:
             yield fractional((2,) * dims, (4,) * dims, return_indices=True)
             yield average(3, divisor_override=4)
     yield from (nn.AdaptiveAvgPool2d((None, 7)), nn.AdaptiveMaxPool2d((3, None), True))
-    for base in (pooling._MaxPoolNd, pooling._LPPoolNd):
-        yield from (base(2, 3), base(2, 3, 1))
+    yield from (pooling._MaxPoolNd(2), pooling._MaxPoolNd(2, 3, 1))
+    yield from (pooling._LPPoolNd(2, 3), pooling._LPPoolNd(2, 3, 1))
     for base in (pooling._AdaptiveAvgPoolNd, pooling._AdaptiveMaxPoolNd):
         yield from (base(3), base((2, 1)))
 
@@ -226,7 +226,7 @@ def containers() -> Modules:
         {f"a {d}"[-9:].replace(".", " "): torch.zeros(2, dtype=d) for d in dtypes}
     )
     with_buffer = nn.ParameterDict({"a": 1, "b": [2.5], "c": nn.ReLU()})
-    with_buffer.register_buffer("held", torch.ones(2, dtype=torch.int64))
+    with_buffer.register_buffer("held", torch.ones(2, dtype=torch.float64))
     with_buffer._keys["held"] = None
     yield with_buffer
     meta = nn.ParameterList([nn.Parameter(torch.empty(2, device="meta"))])
@@ -242,10 +242,11 @@ def wrappers() -> Modules:
     )
     from torch.distributed.algorithms._checkpoint import checkpoint_wrapper
 
-    yield checkpoint_wrapper.OffloadWrapper(nn.Linear(1, 2))
-    checkpoint = checkpoint_wrapper.CheckpointWrapper(nn.Sequential(nn.ReLU()))
-    del checkpoint.checkpoint_fn
-    yield checkpoint
+    for held in (nn.Linear(1, 2), nn.Sequential(nn.ReLU())):
+        yield checkpoint_wrapper.OffloadWrapper(held)
+        checkpoint = checkpoint_wrapper.CheckpointWrapper(held)
+        del checkpoint.checkpoint_fn  # a partial of what pickle refuses
+        yield checkpoint
     yield torch.fx.symbolic_trace(nn.Sequential(nn.Linear(1, 2), nn.ReLU()))
     yield torch.compile(nn.Linear(1, 2))
 

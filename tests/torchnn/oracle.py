@@ -9,15 +9,13 @@ from __future__ import annotations
 import copyreg
 import io
 import pickle
-from collections.abc import Iterator
 
 import torch
 from torch import nn
 
 from ptinspect.pickling.machine import run
-from ptinspect.pickling.values import Call, Global, PersistentId, Value
-from ptinspect.torchnn import Attributes, unusual
-from ptinspect.torchnn.reading import attributes_of, pairs
+from ptinspect.pickling.values import PersistentId, Value
+from tests.torchnn.nodes import Node, tree
 
 
 class Facts:
@@ -40,35 +38,6 @@ class Facts:
         return repr(self.tensor)
 
 
-class Node:
-    """A `ModuleNode` of a pickled module."""
-
-    def __init__(self, value: Value) -> None:
-        odd = unusual(value)
-        func = value.func if isinstance(value, Call) else None
-        if isinstance(func, Global) and func.path == "copyreg._reconstructor":
-            func = value.args[0]
-        assert isinstance(func, Global), value
-        self.class_path = odd[0] if odd else func.path
-        self.name = self.class_path.rpartition(".")[2]
-        self.attributes: Attributes = attributes_of(value) or {}
-        self.children: list[tuple[str, Node | None]] = []
-
-
-def tree(root: Value) -> Node:
-    """Nodes for a module and all below it, one for each object."""
-    made = {id(root): Node(root)}
-    todo = [made[id(root)]]
-    while todo:
-        node = todo.pop()
-        for name, child in pairs(node.attributes.get("_modules")).items():
-            if child is not None and id(child) not in made:
-                made[id(child)] = Node(child)
-                todo.append(made[id(child)])
-            node.children.append((str(name), None if child is None else made[id(child)]))
-    return made[id(root)]
-
-
 class _Pickler(pickle.Pickler):
     tensors: list[torch.Tensor]
 
@@ -84,16 +53,21 @@ class _Pickler(pickle.Pickler):
         return NotImplemented
 
 
+def dumps(value: object) -> tuple[bytes, list[torch.Tensor]]:
+    """A pickle in which ("tensor", i) stands for the i-th tensor, and the tensors."""
+    stream = io.BytesIO()
+    pickler = _Pickler(stream, 2)
+    pickler.tensors = []
+    pickler.dump(value)
+    return stream.getvalue(), pickler.tensors
+
+
 class Oracle:
     """A real module beside what its pickle holds."""
 
     def __init__(self, module: object) -> None:
-        stream = io.BytesIO()
-        pickler = _Pickler(stream, 2)
-        pickler.tensors = []
-        pickler.dump(module)
-        self.tensors = pickler.tensors
-        self.root = run(stream.getvalue()).root
+        data, self.tensors = dumps(module)
+        self.root = run(data).root
 
     @property
     def node(self) -> Node:
@@ -107,15 +81,3 @@ class Oracle:
     def tensor(self, value: Value) -> torch.Tensor:
         assert isinstance(value, PersistentId)
         return self.tensors[value.value[1]]
-
-
-def subclasses(base: type[nn.Module]) -> Iterator[type[nn.Module]]:
-    """Every class below a class, each once."""
-    seen = {base}
-    todo = [base]
-    while todo:
-        for sub in todo.pop().__subclasses__():
-            if sub not in seen:
-                seen.add(sub)
-                todo.append(sub)
-                yield sub

@@ -34,7 +34,8 @@ def quantized_simple() -> Modules:
     yield from (quantized.Hardswish(0.5, 3), quantized.Hardswish(1.0, 0))
     yield from (quantized.ELU(0.5, 3), quantized.ELU(0.5, 3, alpha=2))
     yield from (quantized.LeakyReLU(0.5, 3), quantized.LeakyReLU(0.5, 3, 0.2, True))
-    yield from (quantized.Sigmoid(0.5, 3), quantized.Softmax(), quantized.Softmax(1, 0.5, 3))
+    yield from (quantized.Sigmoid(0.5, 3), quantized.Sigmoid(1.0, 0))
+    yield from (quantized.Softmax(), quantized.Softmax(1, 0.5, 3))
     yield from (quantized.PReLU(0.5, 3), quantized.PReLU(1.0, 0, 4))
     yield from (quantized.Dropout(), quantized.Dropout(0.1, True))
     for norm in (quantized.BatchNorm2d, quantized.BatchNorm3d, quantized_batchnorm._BatchNorm):
@@ -61,9 +62,7 @@ def quantized_convolutions() -> Modules:
             plain = getattr(package, f"Conv{dims}d")
             yield from (plain(3, 6, 3), plain(4, 8, 5, 2, 1, 3, 2, False, "zeros"))
             transposed = getattr(package, f"ConvTranspose{dims}d")
-            yield transposed(4, 8, 5, 2, 1, 1, 1, False, 3)
-            if dims < 3:
-                yield transposed(3, 6, 3)
+            yield from (transposed(3, 6, 3), transposed(4, 8, 5, 2, 1, 1, 1, False, 3))
     fused = (intrinsic_quantized.ConvReLU1d, intrinsic_quantized.ConvReLU2d)
     fused += (intrinsic_quantized.ConvReLU3d, intrinsic_quantized.ConvAdd2d)
     for conv in (*fused, intrinsic_quantized.ConvAddReLU2d):
@@ -81,7 +80,8 @@ def quantized_linears() -> Modules:
     yield from (fused(2, 3), fused(2, 3, False, torch.float16))
     packed = quantized.modules.linear.LinearPackedParams
     yield from (packed(), packed(torch.float16))
-    yield from (quantized.Embedding(4, 3), quantized.EmbeddingBag(4, 3))
+    yield from (quantized.Embedding(4, 3), quantized.Embedding(2, 8, sparse=True))
+    yield quantized.EmbeddingBag(4, 3)
     yield quantized.EmbeddingBag(4, 4, include_last_offset=True, dtype=torch.quint4x2)
     yield from (embedding_ops.EmbeddingPackedParams(2, 3),)
     yield from (dynamic.LSTM(2, 3), dynamic.LSTM(2, 3, 2, True, True, 0.5, True, torch.float16))

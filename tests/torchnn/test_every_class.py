@@ -1,3 +1,4 @@
+# ruff: noqa: E402  (all that follows importorskip needs torch)
 """The tables hold every module class of torch, and each constructor as torch has it."""
 
 from __future__ import annotations

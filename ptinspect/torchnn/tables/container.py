@@ -17,10 +17,10 @@ ModuleList(Module)
 ModuleDict(Module)
   args modules=None<*
 ParameterList(Module)
-  args values=None<@parameters
+  args values=None<@items
   print @parameter_list
 ParameterDict(Module)
-  args parameters=None<@parameters
+  args parameters=None<@items
   print @parameter_dict
 
 [torch.nn.parallel]

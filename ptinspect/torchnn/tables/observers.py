@@ -33,7 +33,8 @@ FixedQParamsObserver(ObserverBase)
   args quant_max=255 is_dynamic=False **kwargs<-
 PlaceholderObserver(ObserverBase)
   args dtype=torch.float32 custom_op_name=''<custom_op compute_dtype=None<- quant_min=None
-  args quant_max=None qscheme=None eps=None is_dynamic=False
+  args quant_max=None qscheme=None~torch.per_tensor_affine eps=None~1.1920928955078125e-07
+  args is_dynamic=False
   print dtype={dtype}, is_dynamic={is_dynamic}
 RecordingObserver(ObserverBase)
   args dtype=torch.quint8
