@@ -185,8 +185,27 @@ def _modules(truth: list[Facts], document: Document) -> Iterator[str]:
 def _state_dict_keys(truth: dict[str, list[str]], document: Document) -> Iterator[str]:
     have = state_dict_keys(document)
     yield from _in_order("state_dict roots", list(truth), list(have))
+    coded = _coded(document)
     for root, keys in truth.items():
-        yield from _in_order(f"state_dict keys of {root!r}", keys, have.get(root, []))
+        want = [key for key in keys if not _by_code(root, key, coded)]
+        yield from _in_order(f"state_dict keys of {root!r}", want, have.get(root, []))
+
+
+def _coded(document: Document) -> set[tuple[str, str]]:
+    """The modules whose class adds entries of its own to a state_dict: the quantized ones, by
+    `_save_to_state_dict`. Root (joined by "/") and name."""
+    return {
+        ("/".join(map(str, info.root)), info.name)
+        for info in document.modules
+        if ".quantized." in info.module.class_path
+    }
+
+
+def _by_code(root: str, key: str, coded: set[tuple[str, str]]) -> bool:
+    """Whether an entry comes from a method, which no file records: a quantized module's scale
+    and packed parameters, and what `get_extra_state` answers."""
+    name, _, last = key.rpartition(".")
+    return last == "_extra_state" or (root, name) in coded
 
 
 def state_dict_keys(document: Document) -> dict[str, list[str]]:
