@@ -70,7 +70,7 @@ def _refusals(document: Document) -> list[str]:
 
 def _stream_refusals(stream: Pickled) -> list[str]:
     made = []
-    unknown = sorted(set(stream.opcodes) - OPCODES)
+    unknown = sorted(set(getattr(stream, "opcodes", ())) - OPCODES)
     if unknown:
         more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
         made.append(f"opcodes that it does not know: {', '.join(unknown[:3])}{more}")
