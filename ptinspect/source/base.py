@@ -23,6 +23,12 @@ class Source:
     size: int
     base: int | None = 0
 
+    @property
+    def descriptor(self) -> int | None:
+        """Of the user's file, open for reading, for who moves bytes without reading them: byte 0
+        of this source lies there at `base`. None where there is none."""
+        return None
+
     def read(self, offset: int, length: int) -> bytes:
         """Exactly `length` bytes. DamagedError, before anything is allocated, if the source
         ends before that: a short read is never silent."""

@@ -56,6 +56,11 @@ class LocalSource(Source):
         self._maps: dict[bool, mmap] = {}
         self._copy: bytes | None = None
 
+    @property
+    def descriptor(self) -> int | None:
+        """See `Source.descriptor`; None once it is closed."""
+        return self._descriptor
+
     def read(self, offset: int, length: int) -> bytes:
         """See `Source.read`."""
         self.within(offset, length)

@@ -1,0 +1,245 @@
+"""A file that appears whole, or not at all.
+
+The bytes go to a temporary file in the folder of the final one, and are on the disk (fsync)
+before it takes the final name in one step (rename); then the folder is, too. An error, a
+signal or a full disk leaves neither a part of the file nor the temporary one behind; after
+`kill -9` the temporary one may stay, under its own name.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import stat
+import threading
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, NoReturn
+
+from ptinspect.errors import PtInspectError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    Handler = signal.Handlers | int | None
+
+_ENDINGS = ("SIGTERM", "SIGHUP")
+"""Signals that end a program without an exception, unless somebody makes one of them."""
+
+_TRIES = 100
+
+
+class Ended(BaseException):
+    """A signal asks the program to end: raised so that what is open is cleaned up on the way."""
+
+
+class Output:
+    """The file that is being written. `descriptor` is open for reading and writing.
+
+    path: the final name. temporary: its name until `commit`.
+    """
+
+    def __init__(self, path: str, force: bool) -> None:
+        self.path = path
+        self.force = force
+        self.target = os.path.realpath(path)  # a link goes on pointing to the same place
+        self.folder = os.path.dirname(self.target) or "."
+        self.descriptor = -1
+        self.temporary = ""
+        self._open()
+
+    def _open(self) -> None:
+        mode = self._mode_of_target()
+        with told(self.path):
+            self.descriptor, self.temporary = _create(self.folder, os.path.basename(self.target))
+            try:
+                if mode is not None and hasattr(os, "fchmod"):
+                    os.fchmod(self.descriptor, mode)
+            except OSError:
+                self.discard()
+                raise
+
+    def _mode_of_target(self) -> int | None:
+        """The mode of the file that is overwritten; None where there is none. An error where it
+        may not be overwritten."""
+        try:
+            there = os.stat(self.target)
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise _failed(error, self.path) from error
+        must_be_free(self.path, self.force)
+        return stat.S_IMODE(there.st_mode)
+
+    def write(self, data: bytes | bytearray) -> None:
+        """Writes all of `data` at the current position."""
+        with told(self.path), memoryview(data) as view:
+            at = 0
+            while at < len(view):
+                at += os.write(self.descriptor, view[at : at + (1 << 30)])
+
+    def commit(self) -> None:
+        """Gives the file its final name, once its bytes are on the disk."""
+        with told(self.path):
+            os.fsync(self.descriptor)
+            if os.name == "nt":
+                self._close()  # Windows renames no open file
+            self._rename()
+            self.temporary = ""
+            _sync_folder(self.folder)
+        self._close()
+
+    def _rename(self) -> None:
+        """Without `force` nothing is overwritten, not even what appeared meanwhile."""
+        if self.force or not hasattr(os, "link"):
+            os.replace(self.temporary, self.target)
+            return
+        try:
+            os.link(self.temporary, self.target)
+        except FileExistsError:
+            must_be_free(self.path, self.force)
+            raise
+        except OSError:  # a file system without hard links
+            os.replace(self.temporary, self.target)
+        else:
+            os.unlink(self.temporary)
+
+    def _close(self) -> None:
+        descriptor, self.descriptor = self.descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    def discard(self) -> None:
+        """Removes the temporary file, if it is still there."""
+        self._close()
+        name, self.temporary = self.temporary, ""
+        if name:
+            with suppress(FileNotFoundError):
+                os.unlink(name)
+
+
+@contextmanager
+def written(paths: Sequence[str], *, force: bool = False) -> Iterator[list[Output]]:
+    """Outputs of these names; they take them, in order, when the block ends without an error.
+
+    PtInspectError where one exists (unless `force`), cannot be made, or the disk is full.
+    """
+    outputs: list[Output] = []
+    with _signals_raise():
+        try:
+            for path in paths:
+                outputs.append(Output(path, force))
+            yield outputs
+            for output in outputs:
+                output.commit()
+        finally:
+            for output in outputs:
+                output.discard()
+
+
+def must_be_free(path: str, force: bool) -> None:
+    """PtInspectError where something of that name is there and may not be overwritten."""
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError) as error:
+        raise _failed(error, path) from error
+    if not stat.S_ISREG(mode):
+        what = "a folder" if stat.S_ISDIR(mode) else "no regular file"
+        raise PtInspectError(f"it is {what}, and cannot be overwritten", path=path)
+    if not force:
+        raise PtInspectError("it exists already", path=path, hint="--force overwrites it")
+
+
+def must_differ(source: str, target: str) -> None:
+    """PtInspectError where the two names are one file, also by a link."""
+    try:
+        same = os.path.samestat(os.stat(source), os.stat(target))
+    except (OSError, ValueError):
+        return
+    if same:
+        raise PtInspectError(
+            f"it is the same file as {source}",
+            path=target,
+            hint="write to another name, and rename that afterwards",
+        )
+
+
+def _create(folder: str, name: str) -> tuple[int, str]:
+    """A new file beside the final one, with the mode that `open` gives."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
+    flags |= getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+    for number in range(_TRIES):
+        temporary = os.path.join(folder, f".{name[:200]}.{os.getpid()}-{number}.part")
+        try:
+            return os.open(temporary, flags, 0o666), temporary
+        except FileExistsError:  # of a process that was killed
+            continue
+    raise FileExistsError(errno.EEXIST, "temporary files of killed processes are in the way")
+
+
+def _sync_folder(folder: str) -> None:
+    """The rename itself on the disk. Windows has no descriptors of folders."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        pass  # some network file systems refuse; the file has its name all the same
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def told(path: str) -> Iterator[None]:
+    """An OSError of the block as ours."""
+    try:
+        yield
+    except OSError as error:
+        raise _failed(error, path) from error
+
+
+def _failed(error: OSError | ValueError, path: str) -> PtInspectError:
+    code = error.errno if isinstance(error, OSError) else None
+    reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    hint = None
+    if code in (errno.ENOSPC, errno.EDQUOT):
+        hint = "nothing was written under that name: make room, or write to another disk"
+    elif code == errno.EFBIG:
+        hint = "nothing was written under that name: the file would be larger than allowed here"
+    elif code in (errno.EACCES, errno.EPERM, errno.EROFS):
+        hint = "choose a folder that you may write to"
+    elif code == errno.ENOENT:
+        hint = "make the folder first"
+    return PtInspectError(f"cannot be written: {reason}", path=path, hint=hint)
+
+
+@contextmanager
+def _signals_raise() -> Iterator[None]:
+    """SIGTERM and SIGHUP raise while the block runs, and then end the program as they would
+    have. Only where nobody else handles them, and in the main thread, as Python asks."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = [getattr(signal, name) for name in _ENDINGS if hasattr(signal, name)]
+    ours = [number for number in numbers if signal.getsignal(number) == signal.SIG_DFL]
+    received: list[int] = []
+
+    def ended(number: int, frame: object) -> NoReturn:
+        received.append(number)
+        raise Ended(f"ended by {signal.Signals(number).name}")
+
+    big = getattr(signal, "SIGXFSZ", None)  # Python ignores it: writing then gives EFBIG
+    if big is not None and signal.getsignal(big) == signal.SIG_DFL:
+        signal.signal(big, signal.SIG_IGN)
+    for number in ours:
+        signal.signal(number, ended)
+    try:
+        yield
+    finally:
+        for number in ours:
+            signal.signal(number, signal.SIG_DFL)
+        if received:
+            os.kill(os.getpid(), received[0])

@@ -1,0 +1,110 @@
+"""Bytes that pass from a source to the output, by the kernel or through the process."""
+
+from __future__ import annotations
+
+import errno
+import os
+import zlib
+from pathlib import Path
+
+import pytest
+
+from ptinspect.conversion import copying
+from ptinspect.conversion.copying import LARGE, Unchanged
+from ptinspect.conversion.pieces import Cast, Held, Range, whole_units
+from ptinspect.document.storages import Storage
+from ptinspect.errors import DamagedError, PtInspectError
+from ptinspect.formats.detect import open_archive
+from ptinspect.source.local import open_source
+from tests.conversion.making import sink_to
+from tests.formats.making import Stored, make_zip, torch_zip
+
+BODY = os.urandom(3 * LARGE + 8)
+
+WAYS = {
+    "both": copying.fast_ways(),
+    "sendfile": copying.fast_ways()[1:],
+    "none": [],
+}
+
+
+@pytest.fixture(params=sorted(WAYS))
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setattr(copying, "fast_ways", lambda: list(WAYS[request.param]))
+    return str(request.param)
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Storage:
+    path = tmp_path / "source.pt"
+    path.write_bytes(make_zip(torch_zip([Stored("0", BODY)])))
+    return Storage(open_archive(open_source(path)), "0", "cpu", len(BODY))
+
+
+def test_whole_and_in_part(way: str, storage: Storage, tmp_path: Path) -> None:
+    with sink_to(tmp_path / "out") as sink:
+        sink.write(b"head")
+        assert sink.put([Range(storage, 0, len(BODY))], True) == zlib.crc32(BODY)
+        assert sink.put([Range(storage, 7, len(BODY) - 3)], False) == 0
+        part = sink.put([Range(storage, 1, 9), Held(b"--"), Range(storage, 3, 4)], True)
+        assert sink.position == 4 + 2 * len(BODY) - 10 + 11
+        assert (sink.copied, sink.changed) == (2 * len(BODY) - 10 + 9, 2)
+    short = BODY[1:9] + b"--" + BODY[3:4]
+    assert part == zlib.crc32(short)
+    assert (tmp_path / "out").read_bytes() == b"head" + BODY + BODY[7:-3] + short
+
+
+def test_a_way_that_refuses_is_left_for_the_next(
+    storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def refuses(*_: int) -> int:
+        asked.append(1)
+        raise OSError(errno.EXDEV, "another file system")
+
+    monkeypatch.setattr(copying, "fast_ways", lambda: [refuses, *WAYS["both"]])
+    with sink_to(tmp_path / "out") as sink:
+        for _ in range(2):
+            sink.put([Range(storage, 0, len(BODY))], False)
+    assert (tmp_path / "out").read_bytes() == BODY * 2
+    assert asked == [1]
+
+
+def test_a_disk_that_is_full_is_no_refusal(
+    storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: int) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(copying, "fast_ways", lambda: [full])
+    failing = pytest.raises(PtInspectError, match="No space left")
+    with failing as caught, sink_to(tmp_path / "out") as sink:
+        sink.put([Range(storage, 0, len(BODY))], False)
+    assert caught.value.hint and "make room" in caught.value.hint
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_source_that_shrinks_meanwhile(way: str, storage: Storage, tmp_path: Path) -> None:
+    watch = Unchanged(storage.archive.source)
+    watch.check()
+    os.truncate(tmp_path / "source.pt", LARGE)
+    with pytest.raises(DamagedError, match="became shorter"), sink_to(tmp_path / "out") as sink:
+        sink.put([Range(storage, 0, len(BODY))], False)
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(PtInspectError, match="changed while it was converted"):
+        watch.check()
+
+
+def test_bytes_change_in_whole_elements() -> None:
+    assert list(whole_units(iter([b"a", b"bcde", b"", b"fgh"]), 3)) == [b"abc", b"def"]
+    assert b"".join(whole_units(iter([BODY[:5], BODY[5:6000]]), 16)) == BODY[: 6000 - 6000 % 16]
+
+
+def test_a_cast_counts_what_it_makes(storage: Storage, tmp_path: Path) -> None:
+    piece = Cast(Range(storage, 0, 8), lambda raw: raw[::2], 2, 1)
+    assert (piece.length, piece.changed) == (4, True)
+    with sink_to(tmp_path / "out") as sink:
+        sink.put([piece], False)
+        assert (sink.copied, sink.changed) == (0, 4)
+    assert (tmp_path / "out").read_bytes() == BODY[:8:2]
