@@ -106,7 +106,8 @@ class Archive:
 
         DamagedError if the storage or the file ends before `stop`.
         """
-        return b"".join(self.chunks(span, start, stop))
+        start, stop = bounded(span, start, stop)
+        return b"".join(self.chunks(span, start, stop, max(stop - start, 1)))
 
     def chunks(
         self, span: Span, start: int = 0, stop: int | None = None, size: int = CHUNK

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ptinspect.errors import DamagedError
 from ptinspect.limits import LIMITS, Limits
 
 if TYPE_CHECKING:
@@ -64,14 +65,19 @@ def identify(source: Source, limits: Limits = LIMITS) -> Identity | None:
 def _zip_kind(source: Source, limits: Limits) -> tuple[ZipDirectory, Identity, str]:
     """The zip's directory, what it is, and the folder that torch.save's pickle is in."""
     from ptinspect.formats.zip_directory import ZipDirectory
-    from ptinspect.formats.zip_end import has_end
-    from ptinspect.formats.zip_kinds import kind_of
+    from ptinspect.formats.zip_end import has_end, several
+    from ptinspect.formats.zip_kinds import SEVERAL, kind_of
 
     if not has_end(source):
         from ptinspect.formats.zip_cut import cut_zip
 
         raise cut_zip(source, limits)
-    directory = ZipDirectory(source, limits)
+    try:
+        directory = ZipDirectory(source, limits)
+    except DamagedError:
+        if several(source):
+            raise SEVERAL.refused() from None
+        raise
     return directory, *kind_of(directory.names, directory.index)
 
 

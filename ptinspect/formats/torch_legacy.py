@@ -19,7 +19,7 @@ from __future__ import annotations
 from struct import Struct
 from typing import TYPE_CHECKING
 
-from ptinspect.errors import DamagedError, Place, UnsupportedError
+from ptinspect.errors import DamagedError, Place, PtInspectError, UnsupportedError
 from ptinspect.formats.archive import Archive, Finding, Span
 from ptinspect.formats.damage import FETCH_AGAIN, Part, lost, said
 from ptinspect.formats.declared import Declared, class_sources, declared
@@ -48,7 +48,7 @@ def is_legacy(data: Buffer, start: int, stop: int) -> bool:
     """Whether the first pickle there is the magic number (in any pickle protocol)."""
     try:
         return run(data, start, stop=min(stop, start + 64)).root == MAGIC
-    except DamagedError:
+    except PtInspectError:
         return False
 
 
@@ -139,7 +139,8 @@ def _checked_keys(keys: Pickled, wanted: dict[object, Declared]) -> list[str | i
     if len(set(names)) != len(names):
         raise DamagedError("the list of storages has one of them twice", where=place)
     if len(names) < len(wanted):
-        missing = next(key for key in wanted if key not in set(names))
+        listed = set(names)
+        missing = next(key for key in wanted if key not in listed)
         raise DamagedError(
             f"{len(wanted) - len(names):,} of {len(wanted):,} storages are not listed,"
             f" {said(missing)} the first",

@@ -51,7 +51,8 @@ class ZipDirectory:
 
     index: by name; of a name that is listed twice the last, as `zipfile` has it. stops[i]:
     where the next record, or the directory, begins. findings: what does not add up, as far as
-    the directory alone tells (`check_local` reads the local header too).
+    the directory alone tells (`check_local` reads the local header too); the gravest come first,
+    and `limits.warnings` of them are kept.
 
     Raises DamagedError where there is no directory or it breaks off, LimitError.
     """
@@ -164,8 +165,8 @@ class ZipDirectory:
                 self._find("zip-flags", f"flags {flags:#06x} mean nothing here", i)
 
     def _find(self, kind: str, message: str, index: int) -> None:
-        where = Place(self.names[index], None)
-        self.findings.append(Finding(kind, message, where))
+        if len(self.findings) < self.limits.warnings:
+            self.findings.append(Finding(kind, message, Place(self.names[index], None)))
 
     # --- local headers --------------------------------------------------------------------
 

@@ -71,9 +71,11 @@ def find_end(source: Source) -> Bounds:
             findings.append(Finding("zip-end", message, Place(None, end)))
     bounds = Bounds(count, start, size, end, findings)
     _plausible(bounds)
-    if start + size < end:
-        message = f"{end - start - size:,} bytes stand between the directory and its end record"
-        findings.append(Finding("zip-end", message, Place(None, start + size)))
+    last = first + at - _LOCATOR64.size - _END64.size if wide else end
+    for gap, place in ((end - start - size, start + size), (last - end, end)):
+        if gap > 0:
+            message = f"{gap:,} bytes stand between the directory and its end record"
+            findings.append(Finding("zip-end", message, Place(None, place)))
     return bounds
 
 
@@ -112,3 +114,15 @@ def _moved(told: int, real: int, end: int) -> DamagedError:
         where=Place(None, end),
         hint=FETCH_AGAIN,
     )
+
+
+def several(source: Source) -> bool:
+    """Whether another zip begins where the first one ends: torch.save was called more than once
+    on one open file, as torch.distributed.checkpoint does."""
+    buffer, start, stop = source.window()
+    first = buffer.find(END, start, stop)
+    if first < 0 or first + _END.size > stop:
+        return False
+    comment = int.from_bytes(buffer[first + 20 : first + 22], "little")
+    after = first + _END.size + comment
+    return bytes(buffer[after : min(after + 4, stop)]) == b"PK\x03\x04"

@@ -44,6 +44,13 @@ ZIP_KINDS = (
     ZipKind(("META-INF/MANIFEST.MF",), "zip", "a Java archive or an Android app"),
 )  # fmt: skip
 
+SEVERAL = Identity(
+    "torch-dcp",
+    "several zips in a row, such as torch.distributed.checkpoint writes (.distcp)",
+    "make one file of the folder: python -m torch.distributed.checkpoint.format_utils"
+    " dcp_to_torch FOLDER model.pt",
+)
+
 _MODEL = re.compile(r"\.(?:pt|pth|bin|ckpt|pkl)$")
 
 

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from ptinspect.errors import DamagedError, LimitError
+from ptinspect.errors import DamagedError, FormatError, LimitError
 from ptinspect.formats.detect import open_archive
 from ptinspect.formats.torch_zip import TorchZip
 from ptinspect.limits import Limits
@@ -137,6 +137,15 @@ def says(data: bytes) -> str:
         opened(data)
     assert caught.value.hint
     return str(caught.value)
+
+
+def test_two_zips_in_one_file() -> None:
+    one = make_zip(torch_zip(STORAGES[:2]))
+    with pytest.raises(FormatError, match="several zips in a row") as caught:
+        opened(one + make_zip(torch_zip(STORAGES)))
+    assert "dcp_to_torch" in (caught.value.hint or "")
+    twice = opened(one + one)  # of the same size: the end of the first is where the last looks
+    assert [warning.kind for warning in twice.warnings] == ["zip-end"]
 
 
 def test_storages_that_are_missing() -> None:

@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 
+from ptinspect.errors import FormatError
 from ptinspect.formats.archive import Archive
 from ptinspect.formats.detect import open_archive
 from ptinspect.formats.dtypes import DTYPES, STORAGE_ITEMSIZE, by_class
+from ptinspect.formats.folders import folder_kind
 from ptinspect.formats.torch_zip import TorchZip
 from ptinspect.source.base import MemorySource
 from ptinspect.source.local import open_source
@@ -181,3 +183,14 @@ def test_many_tensors(tmp_path: Path) -> None:
         archive = open_archive(source)
         assert len(archive.storages) == 2_000
         assert archive.read(archive.storages["1999"]) == bytes.fromhex("00e0f944" * 2)
+
+
+def test_a_distributed_checkpoint_is_named(tmp_path: Path) -> None:
+    dcp: Any = importlib.import_module("torch.distributed.checkpoint")
+    state = {"a": torch.ones(5), "b": torch.ones(70), "epoch": 3}
+    dcp.save(state, checkpoint_id=tmp_path, no_dist=True)
+    found = folder_kind(str(tmp_path))
+    assert found is not None and found.format == "torch-dcp"
+    (shard,) = tmp_path.glob("*.distcp")
+    with open_source(shard) as source, pytest.raises(FormatError, match=r"\.distcp"):
+        open_archive(source)

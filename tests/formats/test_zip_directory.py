@@ -367,3 +367,10 @@ def test_damaged_deflate() -> None:
     data[at : at + 20] = b"\xff" * 20
     with pytest.raises(DamagedError, match="compressed bytes are damaged"):
         directory(bytes(data)).read(0)
+
+
+def test_findings_are_bounded() -> None:
+    records = [Record(f"../{number}", b"") for number in range(20)]
+    assert len(directory(make_zip(records), warnings=5).findings) == 5
+    records += [Record("m/a", b""), Record("m/a", b"")]
+    assert directory(make_zip(records), warnings=5).findings[0].kind == "zip-duplicate"
