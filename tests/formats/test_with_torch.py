@@ -23,7 +23,7 @@ from ptinspect.source.local import open_source
 
 torch = pytest.importorskip("torch")
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*quantize")
+pytestmark = pytest.mark.filterwarnings("ignore:.*quantize", "ignore:.*torch.distributed")
 
 NAMES = [
     name
