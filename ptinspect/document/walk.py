@@ -190,7 +190,7 @@ class _Walk:
 
     def inside(self, path: Path, value: Value, context: Context) -> Iterator[Step] | None:
         """A container or an object of no special kind."""
-        if is_state_dict(value, self.tensors):
+        if context.role != "optimizer" and is_state_dict(value, self.tensors):
             self.found.state_dicts.append(path)
         said = describe(value)
         if said is not None:
