@@ -1,0 +1,130 @@
+"""The run of `show` over its files: each is answered, and an error stops no other."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from ptinspect.cli.errors import lines_of, unexpected
+from ptinspect.cli.inputs import Input, inputs
+from ptinspect.cli.output import Closed, complain
+from ptinspect.display import Look, view
+from ptinspect.document import open as open_document
+from ptinspect.errors import FormatError, PtInspectError
+
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    class Target(Protocol):
+        def write(self, text: str) -> None: ...
+
+
+class Passed:
+    """What a folder holds besides: how many files were shown, and what the others are."""
+
+    def __init__(self) -> None:
+        self.shown = 0
+        self.others = 0
+
+
+class Showing:
+    """format, look: how. target: where to. code: the exit code so far."""
+
+    def __init__(self, format: str, look: Look, target: Target, *, debug: bool = False) -> None:
+        self.format = format
+        self.look = look
+        self.target = target
+        self.debug = debug
+        self.view = view(format)
+        self.codes: set[int] = set()
+        self.folders: dict[str, Passed] = {}
+        self.written = 0
+        self.many = False
+
+    @property
+    def code(self) -> int:
+        """1, the answer is no, beats 2, it could not be done, beats 0."""
+        return 1 if 1 in self.codes else 2 if 2 in self.codes else 0
+
+    def run(self, paths: tuple[str, ...]) -> int:
+        """Shows all; returns the exit code."""
+        self.many = len(paths) > 1 or any(path != "-" and os.path.isdir(path) for path in paths)
+        for path in paths:
+            if path != "-" and os.path.isdir(path):
+                self.folders[path] = Passed()
+        for given in inputs(paths):
+            self.one(given)
+        if self.format == "json" and self.many:
+            self.target.write("\n]\n" if self.written else "[]\n")
+        for folder, passed in self.folders.items():
+            self.report(folder, passed)
+        return self.code
+
+    def one(self, given: Input) -> None:
+        """Answers for one file."""
+        passed = self.folders.get(given.folder) if given.folder is not None else None
+        try:
+            if given.error is not None:
+                raise given.error
+            text = self.text(given.path)
+        except FormatError as error:
+            if passed is not None:  # in a folder there are other files too
+                passed.others += 1
+                return
+            self.failed(error, given.path)
+        except PtInspectError as error:
+            self.failed(error, given.path)
+        except Closed:
+            raise
+        except Exception as error:  # noqa: BLE001
+            self.failed(unexpected(error, given.path), given.path, error)
+        else:
+            self.put(text)
+            if passed is not None:
+                passed.shown += 1
+
+    def text(self, path: str) -> str:
+        """The view of one file."""
+        look = self.look
+        with open_document(path) as document:
+            if look.hash:
+                from ptinspect.display.hashes import file_hash
+
+                look.file_hash = file_hash(document, look)
+                self.codes.add(1 if look.file_hash.mismatch else 0)
+            made = self.view(document, look)
+        self.codes.add(0)
+        return made
+
+    def failed(self, error: PtInspectError, path: str, cause: Exception | None = None) -> None:
+        """Says what is wrong, in the place of the answer too where that is JSON."""
+        if self.debug:
+            raise cause or error
+        self.codes.add(2)
+        error.path = error.path or path
+        complain(lines_of(error))
+        if self.format == "json":
+            from ptinspect.display.json import json_error
+
+            self.put(json_error(error, path))
+
+    def put(self, text: str) -> None:
+        """One answer; a list's brackets and commas, or a blank line, around it."""
+        if self.many and self.format == "json":
+            text = (",\n" if self.written else "[\n") + text.rstrip("\n")
+        elif self.written:
+            text = "\n" + text
+        self.target.write(text)
+        self.written += 1
+
+    def report(self, folder: str, passed: Passed) -> None:
+        """Says what of a folder was passed over; a folder with nothing is an error."""
+        others = f"{passed.others:,} other file{'s' * (passed.others != 1)} passed over"
+        if not passed.shown and 2 not in self.codes:
+            self.codes.add(2)
+            error = PtInspectError("no file in it is one that ptinspect reads", path=folder)
+            complain(lines_of(error) + (f"; {others}" if passed.others else ""))
+        elif passed.others:
+            from ptinspect.display.escape import safe
+
+            complain(f"ptinspect: {safe(folder)}: {passed.shown:,} shown, {others}")

@@ -1,0 +1,263 @@
+"""The lines of a summary: what a file is, holds and needs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ptinspect.display.escape import cut, safe
+from ptinspect.display.units import counted, size
+from ptinspect.document.entries import describe
+from ptinspect.document.objects import short
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from ptinspect.display.look import Look
+    from ptinspect.document import Document, TensorInfo
+    from ptinspect.document.optimizers import Optimizer
+    from ptinspect.pickling.values import Value
+    from ptinspect.safety.advice import LoadAdvice
+
+Fact = tuple[str, str]
+"""A label, and what is said."""
+
+NAMED = 6
+"""Names that a line lists before it counts the rest."""
+
+
+def heading(document: Document) -> str:
+    """`model.pth  2.7 kB, torch-zip, full model of class __main__.CustomModel`"""
+    archive = document.archive
+    order = ", big-endian" if archive.byteorder == "big" else ""
+    return f"{size(document.size)}, {archive.format}{order}, {kind_text(document)}"
+
+
+def kind_text(document: Document) -> str:
+    """The kind in words."""
+    kind, named = document.kind, document.class_path
+    of_class = f" of class {cut(named)}" if named else ""
+    if kind == "module":
+        return f"full model{of_class}"
+    if kind == "optimizer":
+        found = document.optimizers[0]
+        return f"optimizer state of {optimizer_name(found)}"
+    if kind == "tensors":
+        return f"tensors in an object{of_class}" if named else "a structure of tensors"
+    if kind == "other":
+        return f"an object{of_class}" if named else "no tensors"
+    return {"state_dict": "state_dict", "checkpoint": "checkpoint", "tensor": "a tensor"}.get(
+        kind, kind
+    )
+
+
+def facts(document: Document, look: Look) -> Iterator[Fact]:
+    """All lines that apply, in order."""
+    from ptinspect.display.resume import resume_text
+    from ptinspect.safety.advice import load_advice
+
+    infos = list(document.tensors.values())
+    if look.file_hash is not None:
+        yield "sha256", look.file_hash.text
+    if infos:
+        yield "tensors", tensors_text(document, infos)
+    yield from _state_dict(document, infos)
+    for found in document.optimizers:
+        yield "optimizer", optimizer_text(document, found)
+    if document.kind in ("checkpoint", "optimizer"):
+        yield "resume", resume_text(document)
+    yield from _hooks(document)
+    yield from _sources(document)
+    advice = load_advice(document)
+    yield from needs(document, advice, look)
+    yield "load", safe(advice.call)
+    for reason in advice.why:
+        yield "", f"weights_only cannot load it: {cut(reason)}"
+
+
+# --- tensors ------------------------------------------------------------------------------
+
+
+def tensors_text(document: Document, infos: list[TensorInfo]) -> str:
+    """`2 parameters, 3 elements, 12 bytes, float32, cuda:0`"""
+    tally = Tally(infos)
+    parts = tally.roles()
+    total = document.totals
+    held = size(total.nbytes)
+    if total.storage_nbytes != total.nbytes:
+        held += f" of {size(total.storage_nbytes)} in storages"
+    parts.append(held)
+    parts += _leading(tally.dtypes)
+    parts += _leading(tally.devices)
+    return ", ".join(parts)
+
+
+class Tally:
+    """Counts and sums per role, dtype and device; what is the same counts once."""
+
+    def __init__(self, infos: Iterable[TensorInfo]) -> None:
+        self.counts: dict[str, int] = {}
+        self.elements: dict[str, int] = {}
+        self.dtypes: dict[str, int] = {}
+        self.devices: dict[str, int] = {}
+        self.tied = 0
+        seen: set[object] = set()
+        for info in infos:
+            tensor, role = info.tensor, info.role
+            self.counts[role] = self.counts.get(role, 0) + 1
+            mark = tensor.same()
+            if mark in seen and tensor.numel:
+                self.tied += 1
+                continue
+            seen.add(mark)
+            numel = 0 if -1 in tensor.shape else tensor.numel
+            self.elements[role] = self.elements.get(role, 0) + numel
+            dtype = tensor.dtype.name if tensor.dtype else "unknown dtype"
+            self.dtypes[dtype] = self.dtypes.get(dtype, 0) + tensor.nbytes
+            self.devices[tensor.device] = self.devices.get(tensor.device, 0) + tensor.nbytes
+
+    def roles(self) -> list[str]:
+        """`2 parameters, 3 elements`; with several roles `2 parameters with 3 elements, …`."""
+        names = {"optimizer": "optimizer tensor"}
+        made = []
+        for role, count in self.counts.items():
+            elements = counted(self.elements.get(role, 0), "element")
+            named = counted(count, names.get(role, role))
+            made.append(
+                f"{named}, {elements}" if len(self.counts) == 1 else f"{named} with {elements}"
+            )
+        if self.tied:
+            made[-1] += f" ({self.tied:,} tied)"
+        return made
+
+
+def _leading(sums: dict[str, int]) -> list[str]:
+    """Names by how much there is of them."""
+    names = sorted(sums, key=lambda name: -sums[name])
+    more = [f"{len(names) - NAMED} more"] if len(names) > NAMED else []
+    return [*(cut(name) for name in names[:NAMED]), *more]
+
+
+def _state_dict(document: Document, infos: list[TensorInfo]) -> Iterator[Fact]:
+    """What state_dict() of a full model would keep, and how large that is."""
+    if document.kind != "module":
+        return
+    kept = [info for info in infos if info.persistent and info.role in ("parameter", "buffer")]
+    seen = {info.tensor.same(): info.nbytes for info in kept}
+    keys = counted(len(kept), "key")
+    yield "state_dict", f"{size(sum(seen.values()))} in {keys}, the file is {size(document.size)}"
+
+
+# --- optimizers ---------------------------------------------------------------------------
+
+_TELLING = ("lr", "momentum", "betas", "alpha", "weight_decay", "nesterov", "amsgrad")
+
+
+def optimizer_name(found: Optimizer) -> str:
+    """`SGD (inferred)`; the whole path for a class that is not torch's."""
+    if found.class_path is None:
+        return "an unknown class"
+    name = cut(found.class_path.removeprefix("torch.optim."))
+    return name if found.evidence == "recorded" else f"{name} ({found.evidence})"
+
+
+def optimizer_text(document: Document, found: Optimizer) -> str:
+    """`SGD (inferred), lr 0.0001, 2 parameters, no state, in optimizer_state_dict`"""
+    parts = [optimizer_name(found)]
+    groups = found.groups
+    if len(groups) == 1:
+        parts += settings(document, groups[0])
+        parts.append(counted(found.parameters(0), "parameter"))
+    else:
+        rates = [setting(document, group.get("lr")) for group in groups[:NAMED]]
+        more = ", …" if len(groups) > NAMED else ""
+        parts.append(f"lr {', '.join(rates)}{more}")
+        total = sum(found.parameters(number) for number in range(len(groups)))
+        parts.append(f"{counted(total, 'parameter')} in {counted(len(groups), 'group')}")
+    if found.state:
+        step = found.step
+        parts.append(f"state of {len(found.state):,}")
+        if step is not None:
+            parts.append(f"step {setting(document, step)}")
+    else:
+        parts.append("no state")
+    if found.path:
+        from ptinspect.document.walk import dotted
+
+        parts.append(f"in {cut(dotted(found.path))}")
+    return ", ".join(parts)
+
+
+def settings(document: Document, group: dict[Value, Value]) -> list[str]:
+    """The hyper-parameters that tell most, those that are off left out."""
+    made = []
+    for name in _TELLING:
+        value = group.get(name)
+        if name in group and (name == "lr" or value not in (None, False, 0)):
+            made.append(name if value is True else f"{name} {setting(document, value)}")
+    return made
+
+
+def setting(document: Document, value: Value) -> str:
+    """A hyper-parameter in few words; a tensor's number."""
+    tensor = document.tensor_of(value)
+    if tensor is not None:
+        from ptinspect.display.elements import number_of
+
+        return number_text(number_of(tensor))
+    said = describe(value)
+    if said is None:
+        return cut(short(value))
+    if isinstance(said[1], list):
+        return f"({', '.join(map(number_text, said[1]))})"
+    return number_text(said[1])
+
+
+def number_text(value: Value) -> str:
+    """A number as Python prints it; whole floats without a fraction where they count steps."""
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+        return str(int(value))
+    return cut(short(value))
+
+
+# --- what else there is -------------------------------------------------------------------
+
+
+def _hooks(document: Document) -> Iterator[Fact]:
+    made = []
+    for info in document.modules:
+        for kind, hooks in info.module.hooks.items():
+            name = kind.strip("_").replace("_hooks", " hook").replace("_", " ")
+            made += [f"{cut(info.name) or 'the model'}: {name} {cut(hook)}" for hook in hooks]
+    if made:
+        yield "hooks", listed(made, "; ")
+
+
+def _sources(document: Document) -> Iterator[Fact]:
+    sources = document.archive.sources
+    if sources:
+        names = [
+            f"{cut(source.module)}.{cut(source.name)} ({cut(source.file)})" for source in sources
+        ]
+        yield "source", f"the file holds that of {listed(names)}"
+
+
+def needs(document: Document, advice: LoadAdvice, look: Look) -> Iterator[Fact]:
+    """The classes to have at hand, and the command that writes them, where there is one."""
+    if advice.needs:
+        said = listed([cut(name) for name in advice.needs])
+        if "stub" in look.commands and document.path != "-":
+            said += f"    ptinspect stub {shell_quoted(document.path)} > model_def.py"
+        yield "needs", said
+
+
+def shell_quoted(path: str) -> str:
+    """The path as one word of a shell."""
+    plain = path.isascii() and all(char.isalnum() or char in "-_./\\:+@%," for char in path)
+    text = safe(path)
+    return text if plain else "'" + text.replace("'", "'\"'\"'") + "'"
+
+
+def listed(names: list[str], separator: str = ", ") -> str:
+    """The first names, and how many more there are."""
+    made = separator.join(names[:NAMED])
+    return made if len(names) <= NAMED else f"{made} and {len(names) - NAMED:,} more"

@@ -1,0 +1,350 @@
+"""`show --format json`: one object per file, a line per item.
+
+Written by templates: building dictionaries for `json.dumps` would take several times as long
+for a file of many tensors.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ptinspect.display.escape import quoted
+from ptinspect.display.selection import selected
+from ptinspect.document.entries import Entry, describe
+from ptinspect.document.objects import short
+from ptinspect.pickling.values import key_value
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ptinspect.display.look import Look
+    from ptinspect.document import Document, TensorInfo, Warned
+    from ptinspect.document.optimizers import Optimizer
+    from ptinspect.document.storages import Storage
+    from ptinspect.document.tensor import Tensor
+    from ptinspect.errors import PtInspectError
+    from ptinspect.pickling.values import Value
+
+SCHEMA = 1
+
+DIGITS = 4_000
+"""Digits of an integer that is written as a number; a longer one is a string, in hexadecimal."""
+
+
+def json_text(document: Document, look: Look) -> str:
+    """The object, ending in a newline. Raises what reading the tensors raises, where values,
+    statistics or hashes are asked for."""
+    from ptinspect import __version__
+
+    parts = [
+        f'{{"schema": {SCHEMA}, "ptinspect": {quoted(__version__)}',
+        f'"file": {_file(document, look)}',
+        f'"content": {_content(document)}',
+        f'"tensors": {_lines(_tensors(document, look))}',
+        f'"modules": {_lines(_modules(document))}',
+        f'"entries": {_lines(map(_entry, document.entries))}',
+        f'"optimizers": {_lines(_optimizer(found, document) for found in document.optimizers)}',
+        f'"totals": {_totals(document)}',
+        f'"globals": {_lines(_globals(document))}',
+        f'"load": {_load(document)}',
+        f'"warnings": {_lines(map(_warning, document.warnings))}',
+    ]
+    return ",\n ".join(parts) + "}\n"
+
+
+def json_error(error: PtInspectError, path: str) -> str:
+    """What stands in the place of a file that could not be shown."""
+    where = "null"
+    if error.where is not None:
+        where = (
+            f'{{"record": {scalar(error.where.record)}, "offset": {scalar(error.where.offset)}}}'
+        )
+    body = f'"kind": "{error.kind}", "message": {quoted(error.message)}, "where": {where}'
+    return (
+        f'{{"schema": {SCHEMA}, "file": {{"path": {quoted(path)}}},\n'
+        f' "error": {{{body}, "hint": {scalar(error.hint)}}}}}\n'
+    )
+
+
+def _lines(items: Iterable[str]) -> str:
+    """A JSON list, a line per item."""
+    made = ",\n  ".join(items)
+    return f"[\n  {made}]" if made else "[]"
+
+
+def _file(document: Document, look: Look) -> str:
+    archive = document.archive
+    made = (
+        f'{{"path": {quoted(document.path)}, "size": {document.size}, '
+        f'"format": "{archive.format}", "byteorder": "{archive.byteorder}", '
+        f'"pickle_protocol": {archive.pickled.protocol}'
+    )
+    if look.file_hash is not None:
+        found = look.file_hash
+        matches = None if found.expected is None else not found.mismatch
+        made += f', "sha256": "{found.sha256}", "name_hash": {scalar(found.expected)}'
+        made += f', "name_hash_matches": {scalar(matches)}'
+    return made + "}"
+
+
+def _content(document: Document) -> str:
+    return f'{{"kind": "{document.kind}", "class": {scalar(document.class_path)}}}'
+
+
+# --- tensors ------------------------------------------------------------------------------
+
+
+def _tensors(document: Document, look: Look) -> list[str]:
+    rows = selected(document, look)
+    extra = _extras(rows, look) if look.values or look.stats or look.hash else None
+    facts: dict[object, str] = {}  # what many tensors have in common, written once
+    made = []
+    for info in rows:
+        tensor = info.tensor
+        shared = (
+            info.role, info.persistent, id(tensor.dtype), tensor.shape, tensor.stride,
+            tensor.storage_offset, tensor.device, tensor.requires_grad, tensor.layout,
+        )  # fmt: skip
+        common = facts.get(shared)
+        if common is None:
+            common = facts[shared] = _common(info)
+        if tensor.parts:
+            common = _common(info)  # its bytes are those of its parts
+        path = ", ".join([quoted(s) if s.__class__ is str else scalar(s) for s in info.path])
+        storage = _storage(tensor.storage) if tensor.storage is not None else "null"
+        more = _special(tensor) + (extra.get(info, "") if extra else "")
+        made.append(
+            f'{{"key": {quoted(info.key)}, "path": [{path}], {common}, "storage": {storage}{more}}}'
+        )
+    return made
+
+
+def _common(info: TensorInfo) -> str:
+    tensor = info.tensor
+    return (
+        f'"role": "{info.role}", "persistent": {scalar(info.persistent)}, '
+        f'"dtype": {scalar(tensor.dtype.name if tensor.dtype else None)}, '
+        f'"shape": {_ints(tensor.shape)}, "stride": {_ints(tensor.stride)}, '
+        f'"storage_offset": {scalar(tensor.storage_offset)}, "layout": {quoted(tensor.layout)}, '
+        f'"device": {quoted(tensor.device)}, '
+        f'"requires_grad": {scalar(tensor.requires_grad)}, "nbytes": {tensor.nbytes}'
+    )
+
+
+def _ints(numbers: tuple[int, ...] | None) -> str:
+    return "null" if numbers is None else f"[{', '.join(map(str, numbers))}]"
+
+
+def _storage(storage: Storage) -> str:
+    return (
+        f'{{"key": {quoted(storage.key)}, "nbytes": {storage.nbytes}, '
+        f'"record": {scalar(storage.record)}, "file_offset": {scalar(storage.file_offset)}}}'
+    )
+
+
+def _special(tensor: Tensor) -> str:
+    """What only some tensors have; nothing for a plain one."""
+    if not (tensor.parts or tensor.subclass or tensor.quantizer or tensor.conj or tensor.neg):
+        return ""
+    made = ""
+    if tensor.subclass:
+        made += f', "subclass": {quoted(tensor.subclass)}'
+    if tensor.conj or tensor.neg:
+        made += f', "conj": {scalar(tensor.conj)}, "neg": {scalar(tensor.neg)}'
+    if tensor.quantizer:
+        made += f', "quantizer": {_quantizer(tensor)}'
+    if tensor.parts:
+        inner = ", ".join(f"{quoted(name)}: {_part(part)}" for name, part in tensor.parts.items())
+        made += f', "parts": {{{inner}}}'
+    return made
+
+
+def _part(part: Tensor) -> str:
+    storage = _storage(part.storage) if part.storage is not None else "null"
+    return (
+        f'{{"dtype": {scalar(part.dtype.name if part.dtype else None)}, '
+        f'"shape": {_ints(part.shape)}, "stride": {_ints(part.stride)}, '
+        f'"storage_offset": {scalar(part.storage_offset)}, "nbytes": {part.nbytes}, '
+        f'"storage": {storage}}}'
+    )
+
+
+def _quantizer(tensor: Tensor) -> str:
+    from ptinspect.document.tensor import Tensor as TensorClass
+
+    made = [
+        f"{quoted(name)}: {_part(v) if isinstance(v, TensorClass) else plain(v)}"
+        for name, v in tensor.quantizer.items()
+    ]
+    return f"{{{', '.join(made)}}}"
+
+
+def _extras(rows: list[TensorInfo], look: Look) -> dict[TensorInfo, str]:
+    """What options add to each tensor."""
+    from ptinspect.display.extras import json_extras
+
+    return json_extras(rows, look)
+
+
+# --- the rest -----------------------------------------------------------------------------
+
+
+def _modules(document: Document) -> Iterable[str]:
+    if not document.modules:
+        return
+    from ptinspect.display.nodes import Nodes
+
+    nodes = Nodes(document)
+    for info in document.modules:
+        module = info.module
+        node = nodes.node(module)
+        text = node.extra_repr(nodes)
+        base = node.base
+        more = f', "base": {quoted(base)}, "evidence": "inferred"' if base else ""
+        yield (
+            f'{{"root": {path(info.root)}, "name": {quoted(info.name)}, '
+            f'"class": {quoted(module.class_path)}, "training": {scalar(module.training)}, '
+            f'"extra_repr": {quoted(text)}{more}}}'
+        )
+
+
+def _entry(entry: Entry) -> str:
+    return (
+        f'{{"path": {path(entry.path)}, "type": {quoted(entry.type)}, '
+        f'"value": {plain(entry.value)}}}'
+    )
+
+
+def _optimizer(found: Optimizer, document: Document) -> str:
+    groups = ", ".join(_group(found, number, document) for number in range(len(found.groups)))
+    inside = len(found.path)
+    tensors = sum(
+        info.role == "optimizer" and info.path[:inside] == found.path
+        for info in document.contents.tensors
+    )
+    return (
+        f'{{"path": {path(found.path)}, "class": {scalar(found.class_path)}, '
+        f'"evidence": "{found.evidence}", "param_groups": [{groups}], "state_tensors": {tensors}}}'
+    )
+
+
+def _group(found: Optimizer, number: int, document: Document) -> str:
+    made = []
+    for key, value in found.groups[number].items():
+        name = short(key_value(key)) if not isinstance(key, str) else key
+        said = str(found.parameters(number)) if name == "params" else _setting(value, document)
+        made.append(f"{quoted(name)}: {said}")
+    return f"{{{', '.join(made)}}}"
+
+
+def _setting(value: Value, document: Document) -> str:
+    """A hyper-parameter: as it is, or as the number of the tensor that holds it."""
+    tensor = document.tensor_of(value)
+    if tensor is not None:
+        from ptinspect.display.elements import number_of
+
+        return f'{{"tensor": {scalar(number_of(tensor))}}}'
+    said = describe(value)
+    return plain(said[1]) if said is not None else quoted(short(value))
+
+
+def _totals(document: Document) -> str:
+    totals = document.totals
+    return (
+        f'{{"tensors": {totals.tensors}, "parameters": {totals.parameters}, '
+        f'"nbytes": {totals.nbytes}, "storage_nbytes": {totals.storage_nbytes}}}'
+    )
+
+
+def _globals(document: Document) -> Iterable[str]:
+    counts: dict[str, int] = {}  # several pickles may use the same name
+    for name in document.globals:
+        counts[name.path] = counts.get(name.path, 0) + name.uses
+    for text, count in counts.items():
+        yield f'{{"name": {quoted(text)}, "count": {count}}}'
+
+
+def _load(document: Document) -> str:
+    from ptinspect.safety.advice import load_advice
+
+    advice = load_advice(document)
+    return (
+        f'{{"weights_only": {scalar(advice.weights_only)}, "needs": {plain(advice.needs)}, '
+        f'"safe_globals": {plain(advice.safe_globals)}, '
+        f'"map_location": {scalar(advice.map_location)}, "call": {quoted(advice.call)}, '
+        f'"why": {plain(advice.why)}}}'
+    )
+
+
+def _warning(warned: Warned) -> str:
+    return (
+        f'{{"kind": {quoted(warned.kind)}, '
+        f'"path": {"null" if warned.path is None else path(warned.path)}, '
+        f'"message": {quoted(warned.message)}}}'
+    )
+
+
+# --- values -------------------------------------------------------------------------------
+
+
+def path(steps: tuple[str | int, ...]) -> str:
+    """A path as a JSON list."""
+    return "[" + ", ".join(map(scalar, steps)) + "]"
+
+
+def scalar(value: object) -> str:
+    """None, a bool, a number or a string; a string of anything else."""
+    if value is None:
+        return "null"
+    if value is True:
+        return "true"
+    if value is False:
+        return "false"
+    if isinstance(value, str):
+        return quoted(value)
+    if isinstance(value, int):
+        return str(int(value)) if value.bit_length() < 3 * DIGITS else f'"{value:#x}"'
+    if isinstance(value, float):
+        if value != value:
+            return '"nan"'
+        return repr(value) if value - value == 0 else ('"inf"' if value > 0 else '"-inf"')
+    return quoted(str(value) if isinstance(value, complex) else short(value))
+
+
+def plain(value: object) -> str:
+    """What an entry says: a scalar, or a list or dict of them, however deep."""
+    out: list[str] = []
+    todo: list[object] = [value]
+    while todo:
+        item = todo.pop()
+        if isinstance(item, _Piece):
+            out.append(item.text)
+        elif isinstance(item, dict):
+            out.append("{")
+            todo.append(_Piece("}"))
+            for number, (key, inner) in enumerate(reversed(item.items())):
+                todo.append(inner)
+                comma = ", " if number + 1 < len(item) else ""
+                todo.append(_Piece(f"{comma}{quoted(str(key_value(key)))}: "))
+        elif isinstance(item, list | tuple):
+            out.append("[")
+            todo.append(_Piece("]"))
+            for number, inner in enumerate(reversed(item)):
+                todo.append(inner)
+                if number + 1 < len(item):
+                    todo.append(_Piece(", "))
+        else:
+            out.append(scalar(item))
+    return "".join(out)
+
+
+class _Piece:
+    """Text that is ready, among values that are still to be written."""
+
+    __slots__ = ("text",)
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+
+__all__ = ["SCHEMA", "json_error", "json_text", "plain", "scalar"]
