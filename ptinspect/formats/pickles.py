@@ -24,7 +24,13 @@ if TYPE_CHECKING:
     from ptinspect.limits import Limits
     from ptinspect.source.base import Source
 
-_OLD_PICKLE = re.compile(rb"\((?:d|l)?(?:p\d+|c\w|S'|V)|c[\w.]+\n\w+\n|[\]}]q|[(]c[\w.]+\n")
+_GLOBAL = rb"c[\w.]+\n[\w.]+\n"
+_OLD_PICKLE = re.compile(
+    rb"\([dl]?p\d+\n|\([dl]?q|\((?:I-?\d+|F[-+.\de]+|S'.*'|S\".*\")\n|\(?"
+    + (_GLOBAL + rb"(?:p\d+\n|q.|r....|[().])")
+    + rb"|[\]}]q",
+    re.DOTALL,
+)
 """What pickles of protocol 0 and 1 that hold something begin with."""
 
 
@@ -40,7 +46,9 @@ def open_pickle(source: Source, head: bytes, limits: Limits) -> Archive:
         if b"joblib.numpy_pickle" in head or b"joblib\nnumpy_pickle" in head:
             joblib = Identity("joblib", "a joblib dump", "read it with joblib.load(path)")
             raise joblib.refused() from error
-        if _announced(head) or _far(error) or _OLD_PICKLE.match(head):
+        if _announced(head) or _OLD_PICKLE.match(head):
+            raise
+        if _far(error) and not texts.text(head, source.size):
             raise
         raise _no_pickle(source, head) from error
     if not _announced(head) and archive.warnings and not _holds_much(archive.root):
@@ -71,7 +79,7 @@ def _announced(head: bytes) -> bool:
 
 def _far(error: DamagedError | LimitError) -> bool:
     """Whether so much of a pickle was run that it must have been meant as one."""
-    return error.where is not None and (error.where.offset or 0) >= 64
+    return error.where is not None and (error.where.offset or 0) >= 1000
 
 
 def _holds_much(value: object) -> bool:

@@ -75,6 +75,10 @@ def test_too_many_in_a_row() -> None:
         b"N.B. this is a letter, and no pickle",
         b"cat model.pth\nfoo\n",
         b"K.. a text",
+        b"Copyright (c) 2024 The Authors\n\n" + b"Permission is hereby granted, free. " * 20,
+        b"click\ntabulate\nnumpy\n" * 10,
+        b"cd here\n./run\n" * 20,
+        b"(See the file LICENSE for what this means.)\n" * 9,
     ],
 )
 def test_texts_that_begin_with_an_opcode(data: bytes) -> None:
