@@ -27,7 +27,9 @@ def values_lines(document: Document, look: Look) -> list[list[str]]:
             text = tensor_text(info.tensor)
         except UnsupportedError as error:
             text = f"not shown: {cut(error.message)}"
-        made.append([cut(info.key), *text.split("\n")])
+        known = info.tensor.parameter and not info.tensor.subclass
+        title = ["Parameter containing:"] if known else []  # as repr(parameter) has it
+        made.append([cut(info.key), *title, *text.split("\n")])
     return made
 
 

@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING
 from ptinspect.display.elements import Number, gather
 from ptinspect.display.escape import safe
 from ptinspect.errors import UnsupportedError
+from ptinspect.formats.dtypes import DTYPES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from ptinspect.document.tensor import Tensor
+    from ptinspect.formats.dtypes import DType
 
 PRECISION, THRESHOLD, EDGE, LINE = 4, 1000, 3, 80
 
@@ -30,39 +32,37 @@ _INTS = ("int", "uint", "bool")
 
 
 class Column:
-    """How the numbers of one tensor are written, all alike: torch's `_Formatter`."""
+    """How the numbers of one tensor are written, all alike: torch's `_Formatter`. `nan_counts`:
+    for float8_e8m0fnu, of which torch 2.13 takes NaN for a finite number."""
 
-    def __init__(self, numbers: Sequence[Number], floating: bool) -> None:
+    def __init__(self, numbers: Sequence[Number], floating: bool, nan_counts: bool = False) -> None:
         self.floating = floating
         self.whole, self.exponent, self.width = True, False, 1
         if not floating:
             self.width = max([1, *(len(str(number)) for number in numbers)])
             return
-        finite = [float(n) for n in numbers if isinstance(n, int | float) and n]
-        finite = [number for number in finite if math.isfinite(number)]
+        counted = [float(n) for n in numbers if isinstance(n, int | float) and n]
+        finite = [number for number in counted if math.isfinite(number) or nan_counts]
         if not finite:
             return
-        low, high = min(map(abs, finite)), max(map(abs, finite))
-        self.whole = all(number == math.ceil(number) for number in finite)
-        self.exponent = high / low > 1000.0 or high > 1.0e8 or low < 1.0e-4
-        if self.exponent:
-            self.width = max(len(f"{number:.{PRECISION}e}") for number in finite)
-        elif self.whole:
-            self.width = max(len(f"{number:.0f}") for number in finite) + 1
+        if any(map(math.isnan, finite)):  # then no comparison holds
+            self.whole = False
         else:
-            self.width = max(len(f"{number:.{PRECISION}f}") for number in finite)
+            low, high = min(map(abs, finite)), max(map(abs, finite))
+            self.whole = all(number == math.ceil(number) for number in finite)
+            self.exponent = high / low > 1000.0 or high > 1.0e8 or low < 1.0e-4
+        self.width = max(len(self._bare(number)) for number in finite)
+
+    def _bare(self, number: float) -> str:
+        if self.exponent:
+            return f"{number:.{PRECISION}e}"
+        if self.whole:
+            return f"{number:.0f}" + ("." if math.isfinite(number) else "")
+        return f"{number:.{PRECISION}f}"
 
     def text(self, number: Number) -> str:
         """The number, padded."""
-        if not self.floating:
-            made = str(number)
-        elif self.exponent:
-            made = f"{number:{self.width}.{PRECISION}e}"
-        elif self.whole:
-            assert isinstance(number, int | float)
-            made = f"{number:.0f}" + ("." if math.isfinite(number) else "")
-        else:
-            made = f"{number:.{PRECISION}f}"
+        made = self._bare(float(number)) if self.floating else str(number)  # type: ignore[arg-type]
         return made.rjust(self.width)
 
 
@@ -114,17 +114,19 @@ def data_text(tensor: Tensor, indent: int) -> str:
     if tensor.numel == 0:
         return "[]"
     grid = Grid(tensor)
-    kind = tensor.dtype.kind if tensor.dtype else ""
     scale = dequantized(tensor)
     if scale is not None:
         grid.numbers = scale(grid)
-    return _laid_out(grid, _formatter(grid.numbers, kind), indent)
+    return _laid_out(grid, _formatter(grid.numbers, tensor.dtype), indent)
 
 
-def _formatter(numbers: Sequence[Number], kind: str) -> tuple[Callable[[Number], str], int]:
+def _formatter(
+    numbers: Sequence[Number], dtype: DType | None
+) -> tuple[Callable[[Number], str], int]:
     """How one element is written, and how wide it is."""
+    kind, name = (dtype.kind, dtype.name) if dtype else ("", "")
     if kind != "complex":
-        column = Column(numbers, kind not in _INTS)
+        column = Column(numbers, kind not in _INTS, name == "float8_e8m0fnu")
         return column.text, column.width
     real = Column([complex(n).real for n in numbers], True)
     imag = Column([complex(n).imag for n in numbers], True)
@@ -181,6 +183,7 @@ def tensor_text(tensor: Tensor) -> str:
     suffixes = [] if tensor.device == "cpu" else [f"device='{safe(tensor.device)}'"]
     dtype = tensor.dtype.name if tensor.dtype else "unknown"
     named = [] if dtype in _DEFAULT else [f"dtype=torch.{dtype}"]
+    always = [] if dtype == "float32" else [f"dtype=torch.{dtype}"]  # no elements tell of it
     if tensor.layout.startswith("sparse"):
         data, more = _sparse(tensor, len(prefix))
         suffixes += [f"size={tensor.shape}", more, *named, f"layout=torch.{tensor.layout}"]
@@ -189,12 +192,12 @@ def tensor_text(tensor: Tensor) -> str:
         suffixes += [f"size={tensor.shape}", *named, *_quantizer(tensor)]
     elif tensor.device == "meta":
         data = "..."
-        suffixes += [f"size={tensor.shape}", *([] if dtype == "float32" else named)]
+        suffixes += [f"size={tensor.shape}", *always]
     else:
         data = data_text(tensor, len(prefix))
         if tensor.numel == 0:
             suffixes += [f"size={tensor.shape}"] if len(tensor.shape) != 1 else []
-            named = [] if dtype == "float32" else [f"dtype=torch.{dtype}"]
+            named = always
         suffixes += named
     if tensor.requires_grad:
         suffixes.append("requires_grad=True")
@@ -205,7 +208,7 @@ def tensor_text(tensor: Tensor) -> str:
 def listed_text(numbers: Sequence[Number], dtype: str) -> str:
     """`repr` of a tensor of one dimension with these numbers, on the CPU."""
     prefix = "tensor("
-    formatter = _formatter(numbers, "int" if "int" in dtype else "float")
+    formatter = _formatter(numbers, DTYPES[dtype])
     per_line = max(1, (LINE - len(prefix)) // (formatter[1] + 2))
     data = _vector([formatter[0](number) for number in numbers], False, per_line, len(prefix))
     named = [] if dtype in _DEFAULT else [f"dtype=torch.{dtype}"]
