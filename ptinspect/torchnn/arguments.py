@@ -6,7 +6,17 @@ from collections.abc import Callable, Iterator
 
 from ptinspect.pickling.values import Call, Global, Value
 
-from .reading import MISSING, Attributes, dict_keys, find, get, list_keys, packed, pairs
+from .reading import (
+    MISSING,
+    Attributes,
+    class_path,
+    dict_keys,
+    find,
+    get,
+    list_keys,
+    packed,
+    pairs,
+)
 
 FACTORY = "device=None<- dtype=None<-"
 
@@ -97,9 +107,8 @@ def children(attributes: Attributes) -> dict[Value, Value]:
     return dict(pairs(attributes.get("_modules")))
 
 
-def _class_name(value: Value) -> str | None:
-    func = value.func if isinstance(value, Call) else None
-    return func.name if isinstance(func, Global) else None
+def _class_name(value: Value) -> str:
+    return (class_path(value) or "").rpartition(".")[2]
 
 
 def nonlinearity(attributes: Attributes, name: str) -> Value:
@@ -147,7 +156,7 @@ def quantized_range(attributes: Attributes, name: str) -> Value:
 def observer(attributes: Attributes, name: str) -> Value:
     """The class of the observer that a fake quantizer made."""
     held = get(attributes, "activation_post_process")
-    return held.func if isinstance(held, Call) else MISSING
+    return held.func if isinstance(held, Call) and class_path(held) else MISSING
 
 
 def packed_bias(attributes: Attributes, name: str) -> Value:

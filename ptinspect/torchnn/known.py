@@ -47,20 +47,23 @@ def global_text(value: Global) -> str:
     return f"<built-in function {last}>" if built_in else f"<function {name}>"
 
 
-def device_text(value: Call) -> str | None:
-    """`str(device)`: "cuda:0"."""
+def device_parts(value: Call) -> list[str]:
+    """`torch.device("cuda", 0)`: type and, where given, index; empty for all else."""
     if not isinstance(value.func, Global) or value.func.path != "torch.device":
-        return None
-    return ":".join(map(str, value.args[:2])) if value.args else None
+        return []
+    first, *rest = value.args or (None,)
+    if not isinstance(first, str) or not all(isinstance(i, int) and i < 1 << 31 for i in rest):
+        return []
+    return [*first.split(":"), *map(str, rest)][:2]
 
 
 def known_call(value: Call) -> str | None:
     """Objects whose call torch or Python writes for something with a text of its own."""
     path = value.func.path if isinstance(value.func, Global) else ""
     args = value.args
-    if path == "torch.device":
-        index = f", index={args[1]}" if len(args) > 1 else ""
-        return f"device(type={str(args[0])!r}{index})" if args else None
+    if device := device_parts(value):
+        index = "".join(f", index={part}" for part in device[1:])
+        return f"device(type={device[0]!r}{index})"
     if path == "torch.serialization._get_layout" and args and isinstance(args[0], str):
         return str(args[0])
     if path == "builtins.complex" and len(args) == 2:

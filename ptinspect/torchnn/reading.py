@@ -141,6 +141,19 @@ REDUCERS = frozenset(
 )
 
 
+def class_path(value: Value) -> str | None:
+    """`module.name` of what a call makes an object of; None where that is no plain name.
+
+    Protocols 0 and 1 write `copyreg._reconstructor(class, object, None)`.
+    """
+    if not isinstance(value, Call):
+        return None
+    made: Value = value.func
+    if isinstance(made, Global) and made.path == "copyreg._reconstructor" and value.args:
+        made = value.args[0]
+    return made.path if isinstance(made, Global) else None
+
+
 def unusual(value: Value) -> tuple[str, Attributes] | None:
     """Class path and attributes of a module of torch's that is not pickled as a class with
     its `__dict__` as state; None for all else. These are:
@@ -149,18 +162,20 @@ def unusual(value: Value) -> tuple[str, Attributes] | None:
     - `GraphModule` (`reduce_graph_module(body, imports)`),
     - the quantized convolutions and the sparse packed parameters (`__getstate__`: a tuple).
     """
-    if not isinstance(value, Call) or not isinstance(value.func, Global):
+    path = class_path(value)
+    if path is None or not isinstance(value, Call) or not path.startswith("torch."):
         return None
-    path, args, state = value.func.path, value.args, value.state
+    args, state = value.args, value.state
     if path == OPTIMIZED and args and not isinstance(state, dict):
         return path, {"_modules": {"_orig_mod": args[0]}, "dynamo_ctx": args[-1]}
     if path in REDUCERS:
         bodies = [arg for arg in args if isinstance(arg, dict)]
         return (GRAPH, bodies[0]) if bodies else None
-    if isinstance(state, tuple) and len(state) == len(QUANTIZED_CONV):
-        return path, dict(zip(QUANTIZED_CONV, state, strict=True))
-    if isinstance(state, tuple) and len(state) == len(SPARSE_PACKED):
-        return path, dict(zip(SPARSE_PACKED, state, strict=True))
+    if not isinstance(state, tuple) or ".quantized." not in path:
+        return None
+    for names in (QUANTIZED_CONV, SPARSE_PACKED):
+        if len(state) == len(names):
+            return path, dict(zip(names, state, strict=True))
     return None
 
 

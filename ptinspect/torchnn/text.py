@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from ptinspect.limits import LIMITS
 from ptinspect.pickling.values import Blob, Call, Global, Inert, SetOf, Value, key_value
 
-from .known import device_text, global_text, known_call, numpy_number
+from .known import device_parts, global_text, known_call, numpy_number
 from .reading import no_tensors, pairs
 
 if TYPE_CHECKING:
@@ -69,8 +69,8 @@ class Writer:
             number = numpy_number(value)
             if number is not None:
                 return number[0]
-            if device := device_text(value):
-                return device
+            if device := device_parts(value):
+                return self.bare(":".join(device))
         if isinstance(value, Inert):
             facts = self.describe(value)
             item = facts.item() if facts is not None and not tuple(facts.shape) else None
@@ -122,7 +122,7 @@ class Writer:
             text = repr(value.read(0, self.width + 1))
             return f"bytearray({text})" if value.mutable else text
         if isinstance(value, Global):
-            return global_text(value)
+            return self.bare(global_text(value))
         facts = self.describe(value)
         if facts is not None:
             return tensor_text(facts)
@@ -151,10 +151,10 @@ class Writer:
             if number is not None:
                 return number[1]
             known = known_call(value)
+            if known is None and isinstance(value.func, Global):
+                known = f"<{value.func.path} object>"
             if known is not None:
-                return known
-            if isinstance(value.func, Global):
-                return f"<{value.func.path} object>"
+                return self.bare(known)
         return f"<{type(value).__name__}>"
 
 

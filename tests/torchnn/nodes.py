@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ptinspect.pickling.values import Call, Global, Value
+from ptinspect.pickling.values import Value
 from ptinspect.torchnn import Attributes, unusual
-from ptinspect.torchnn.reading import attributes_of, pairs
+from ptinspect.torchnn.reading import attributes_of, class_path, pairs
 
 
 class Node:
@@ -12,11 +12,9 @@ class Node:
 
     def __init__(self, value: Value) -> None:
         odd = unusual(value)
-        func = value.func if isinstance(value, Call) else None
-        if isinstance(func, Global) and func.path == "copyreg._reconstructor":
-            func = value.args[0]
-        assert isinstance(func, Global), value
-        self.class_path = odd[0] if odd else func.path
+        path = odd[0] if odd else class_path(value)
+        assert path is not None, value
+        self.class_path = path
         self.name = self.class_path.rpartition(".")[2]
         self.attributes: Attributes = attributes_of(value) or {}
         self.children: list[tuple[str, Node | None]] = []
