@@ -1,4 +1,4 @@
-"""Opcodes for containers, the stack and the memo, and the keys that dictionaries may have."""
+"""Opcodes for containers, the stack and the memo."""
 
 from __future__ import annotations
 
@@ -7,94 +7,52 @@ from struct import Struct
 from typing import TYPE_CHECKING
 
 from ptinspect.pickling import tensor_run
-from ptinspect.pickling.values import Blob, Global, Inert, Key, SetOf, Value
+from ptinspect.pickling.keys import as_key, kind_of
+from ptinspect.pickling.values import Global, Inert, SetOf, Value
 
 if TYPE_CHECKING:
     from ptinspect.pickling.machine import Machine
 
 _UINT4 = Struct("<I").unpack_from
 
-HUGE = 1 << 60
-"""Integers of this size and more are hashed as text: Python's hash of them is their remainder
-by 2**61 - 1, so that a file could make a thousand keys collide."""
-
-
-# --- keys ---------------------------------------------------------------------------------
-
-
-def as_key(m: Machine, value: Value) -> Value:
-    """`value` as the key of one of our dictionaries, equal to another key exactly when pickle's
-    would be. DamagedError where Python cannot hash it, LimitError where hashing is a bomb."""
-    if isinstance(value, int) and not -HUGE < value < HUGE:
-        return Key(value, ("int", hex(value)))
-    if isinstance(value, float) and abs(value) >= HUGE and value.is_integer():
-        return Key(value, ("int", hex(int(value))))  # 2.0**70 and 2**70 are one key
-    if isinstance(value, tuple | SetOf):
-        return Key(value, _token(m, value))
-    _hashable(m, value)
-    return value
-
-
-def _hashable(m: Machine, value: Value) -> None:
-    bad = isinstance(value, list | dict | bytearray)
-    bad = bad or (isinstance(value, Blob) and value.mutable)
-    if bad or (isinstance(value, SetOf) and not value.frozen):
-        raise m.damaged(f"{m.op} with a key that cannot be hashed ({_kind(value)})")
-
-
-def _kind(value: Value) -> str:
-    return "set" if isinstance(value, SetOf) else type(value).__name__
-
-
-def _token(m: Machine, value: Value) -> object:
-    """A flat tuple that is equal for equal keys: parentheses and leaves in order, the members
-    of a frozenset as a frozenset of such tokens. Visits are counted, shared parts each time."""
-    out: list[object] = []
-    frames: list[tuple[str, list[Value], list[object]]] = [("", [value], out)]
-    visits = 0
-    while frames:
-        kind, todo, flat = frames[-1]
-        if not todo:
-            frames.pop()
-            if frames:
-                parent = frames[-1][2]
-                parent.append((kind, frozenset(flat) if kind == "frozenset" else tuple(flat)))
-            continue
-        item = todo.pop()
-        visits += 1
-        m.within("key_items", visits)
-        m.within("key_depth", len(frames))
-        if isinstance(item, tuple):
-            frames.append(("tuple", list(item), []))
-        elif isinstance(item, SetOf) and item.frozen:
-            frames.append(("frozenset", list(item), []))
-        else:
-            _hashable(m, item)
-            leaf = item if isinstance(item, str | Inert) else as_key(m, item)
-            flat.append(leaf)
-    return out[0]
-
-
 # --- filling ------------------------------------------------------------------------------
 
 
 def store(m: Machine, target: dict[Value, Value], flat: list[Value]) -> None:
     """Sets key, value, key, value … in stream order; of equal keys the later value wins."""
-    if len(flat) % 2:
-        raise m.damaged(f"{m.op} needs whole pairs")
-    keys: list[Value] = flat[::2]
-    if set(map(type, keys)) - {str}:
-        keys = [key if type(key) is str else as_key(m, key) for key in keys]
-    before = len(target)
-    again = [] if not before or target.keys().isdisjoint(keys) else [k for k in keys if k in target]
-    target.update(zip(keys, flat[1::2], strict=True))
-    if again or len(target) != before + len(keys):
-        again = again or [key for key in target if keys.count(key) > 1][:1]
-        m.warn("duplicate-key", f"the key {_short(again[0])} is set twice: the later value wins")
+    keys = flat[::2]
+    if set(map(type, keys)) == {str}:
+        before = len(target)
+        apart = not before or target.keys().isdisjoint(keys)
+        twice = [] if apart else [key for key in keys if key in target]
+        target.update(zip(keys, flat[1::2], strict=True))
+        if len(target) < before + len(keys) - len(twice):
+            twice = _twice(keys)
+    else:
+        twice = []
+        for given, value in zip(keys, flat[1::2], strict=True):
+            key = as_key(m, target, given)
+            if key in target:
+                twice.append(key)
+            target[key] = value
+    if twice:
+        m.warn("duplicate-key", f"the key {_short(twice[0])} is set twice: the later value wins")
+
+
+def _twice(keys: list[Value]) -> list[Value]:
+    """The first of the keys that is there before."""
+    seen: set[Value] = set()
+    for key in keys:
+        if key in seen:
+            return [key]
+        seen.add(key)
+    return []
 
 
 def _short(key: Value) -> str:
-    return repr(key)[:80] if isinstance(key, str | int | float | bytes) else _kind(key)
+    if isinstance(key, str | bytes):
+        return repr(key[:80])
+    return repr(key) if isinstance(key, int | float) else kind_of(key)
 
 
 def append(m: Machine, pos: int) -> int:
@@ -114,8 +72,8 @@ def _extend(m: Machine, target: Value, values: list[Value]) -> None:
         target.extend(values)
     elif isinstance(target, Inert) and not isinstance(target, SetOf):
         target.change().items.extend(values)
-    else:
-        raise m.damaged(f"{m.op} on a {_kind(target)}")
+    elif values:  # to add nothing is no error, whatever the target (_pickle.c: do_append)
+        raise m.damaged(f"{m.op} on a {kind_of(target)}")
 
 
 def setitem(m: Machine, pos: int) -> int:
@@ -131,29 +89,38 @@ def setitems(m: Machine, pos: int) -> int:
 
 
 def _set(m: Machine, target: Value, flat: list[Value]) -> None:
+    if len(flat) % 2:
+        raise m.damaged(f"{m.op} needs whole pairs")
     if isinstance(target, dict):
         store(m, target, flat)
     elif isinstance(target, Inert) and not isinstance(target, SetOf):
         store(m, target.change().pairs, flat)
     elif isinstance(target, list):  # legal, if odd: list[index] = value
-        for key, value in zip(flat[::2], flat[1::2], strict=False):
+        for key, value in zip(flat[::2], flat[1::2], strict=True):
             if not isinstance(key, int) or not -len(target) <= key < len(target):
                 raise m.damaged(f"{m.op} sets an index that the list does not have")
             target[key] = value
-    else:
-        raise m.damaged(f"{m.op} on a {_kind(target)}")
+    elif flat:
+        raise m.damaged(f"{m.op} on a {kind_of(target)}")
 
 
 def additems(m: Machine, pos: int) -> int:
     values = m.pop_to_mark()
     target = m.stack[-1]
-    if isinstance(target, SetOf):
-        target.members.update(dict.fromkeys(as_key(m, value) for value in values))
-    elif isinstance(target, Inert):
+    if isinstance(target, SetOf) and not target.frozen:
+        _add(m, target, values)
+    elif isinstance(target, Inert) and not isinstance(target, SetOf):
         target.change().added.extend(values)
-    else:
-        raise m.damaged(f"{m.op} on a {_kind(target)}")
+    elif values:
+        raise m.damaged(f"{m.op} on a {kind_of(target)}")
     return pos
+
+
+def _add(m: Machine, target: SetOf, values: list[Value]) -> None:
+    """Of equal members the first stays, as in Python."""
+    members = target.members
+    for value in values:
+        members.setdefault(as_key(m, members, value))
 
 
 # --- making -------------------------------------------------------------------------------
@@ -213,14 +180,14 @@ def tuple3(m: Machine, pos: int) -> int:
 
 def dict_(m: Machine, pos: int) -> int:
     made: dict[Value, Value] = {}
-    store(m, made, m.pop_to_mark())
+    _set(m, made, m.pop_to_mark())
     m.stack.append(made)
     return pos
 
 
 def frozenset_(m: Machine, pos: int) -> int:
     made = SetOf(True, m.at)
-    made.members.update(dict.fromkeys(as_key(m, value) for value in m.pop_to_mark()))
+    _add(m, made, m.pop_to_mark())
     m.stack.append(made)
     return pos
 
@@ -254,9 +221,13 @@ def dup(m: Machine, pos: int) -> int:
 
 
 def _index(m: Machine, line: bytes) -> int:
-    if not line.isdigit() or len(line) > 20:
+    try:
+        index = int(line) if len(line) <= 20 else -1
+    except ValueError:
+        index = -1
+    if index < 0:
         raise m.damaged(f"{m.op} has no memo index: {line[:40]!r}")
-    return int(line)
+    return index
 
 
 def get(m: Machine, pos: int) -> int:
@@ -275,8 +246,11 @@ def long_binget(m: Machine, pos: int) -> int:
 
 def _recall(m: Machine, index: int, pos: int) -> int:
     value = m.recall(index)
-    if value is m.rebuild and type(value) is Global:
-        return tensor_run.tensor(m, value, pos)
+    if value is m.rebuild and isinstance(value, Global):
+        m.runs = m.runs or tensor_run.learn(m, value, pos)
+        behind = m.runs.read(m, m.at) if m.runs else m.at
+        if behind > m.at:
+            return behind
     m.stack.append(value)
     return pos
 
@@ -298,9 +272,7 @@ def long_binput(m: Machine, pos: int) -> int:
 
 
 def memoize(m: Machine, pos: int) -> int:
-    if m.deferred:  # MEMOIZE counts the entries, so that they must all be there
-        m.settle_all()
-    m.remember(len(m.memo))
+    m.remember(m.memo_length())
     return pos
 
 

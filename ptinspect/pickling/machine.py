@@ -10,67 +10,37 @@ than `STEP` items.
 from __future__ import annotations
 
 import gc
-from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from struct import Struct
 from struct import error as StructError
-from typing import NamedTuple, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from ptinspect.errors import DamagedError, LimitError, Place
 from ptinspect.limits import LIMITS, Limits
 from ptinspect.pickling import containers, objects, scalars, tensor_run
-from ptinspect.pickling.opcodes import BY_CODE, OPCODES
-from ptinspect.pickling.values import Buffer, Global, PersistentId, Value
+from ptinspect.pickling.opcodes import BY_CODE, BY_NAME, OPCODES, Arg
+from ptinspect.pickling.pickled import Pickled as Pickled
+from ptinspect.pickling.pickled import Warned as Warned
+from ptinspect.pickling.recorder import Recorder, recording
+from ptinspect.pickling.tensor_run import TensorCall
+from ptinspect.pickling.values import Buffer, Call, Global, PersistentId, Value
+
+if TYPE_CHECKING:
+    from ptinspect.pickling.keys import Known
 
 STEP = 1 << 16
 """Bytes of stream between two looks at the sizes of stack and memo."""
 
-
-class Warned(NamedTuple):
-    """Something that pickle does without a word and a reader should know. `offset`: where."""
-
-    kind: str
-    message: str
-    offset: int
-
-
-class Pickled:
-    """One pickle stream, run: `root` is its value, `end` the offset behind its STOP.
-
-    `globals` are the names it would import, in order of first use (`Global.uses` counts how
-    often each was pushed).
-    """
-
-    __slots__ = (
-        "buffers",
-        "end",
-        "globals",
-        "more_warnings",
-        "persistent",
-        "protocol",
-        "record",
-        "root",
-        "start",
-        "warnings",
-    )
-
-    def __init__(self, m: Machine, start: int, end: int) -> None:
-        self.root: Value = m.stack[-1]
-        self.record = m.record
-        self.start = start
-        self.end = end
-        self.protocol = m.protocol
-        self.globals: list[Global] = list(m.globals.values())
-        self.persistent = m.persistent
-        self.buffers = m.buffers
-        self.warnings: list[Warned] = m.warnings
-        self.more_warnings = m.more_warnings
-
-    @property
-    def persistent_ids(self) -> list[PersistentId]:
-        """The references to storages (and, in legacy files, to classes), one per use, in order."""
-        return [
-            made if isinstance(made, PersistentId) else made.storage for made in self.persistent
-        ]
+_UINT4 = Struct("<I").unpack_from
+_LONG_BINPUT, _BINGET, _BININT1, _EMPTY_TUPLE, _REDUCE = (
+    BY_NAME[name].code for name in ("LONG_BINPUT", "BINGET", "BININT1", "EMPTY_TUPLE", "REDUCE")
+)
+_SIZED = {Arg.LINE: 0, Arg.TWO_LINES: 0, Arg.SIZE1: 1, Arg.SIZE4: 4, Arg.SIZE8: 8}
+_FIXED = [
+    _SIZED.get(BY_CODE[c].arg, int(BY_CODE[c].arg)) if c in BY_CODE else 0 for c in range(256)
+]
+"""By opcode: the bytes that follow it whatever they say."""
 
 
 def run(
@@ -81,22 +51,36 @@ def run(
     record: str | None = None,
     limits: Limits = LIMITS,
     plain: bool = False,
+    recorder: Recorder | None = None,
 ) -> Pickled:
     """Runs the pickle at `data[start:stop]`. Offsets in values and errors are those in `data`.
 
     `plain` leaves out the superinstruction for tensors: same values, opcode by opcode.
+    `recorder` is told what the stream does, before an error too.
     Raises DamagedError (with the record and the offset) for whatever no unpickler could load,
     LimitError where a bound is met.
     """
-    machine = Machine(data, start, stop, record, limits, plain)
-    collecting = gc.isenabled()
-    gc.disable()  # nothing here is garbage before the end, and looking for it takes half the time
+    machine = Machine(data, start, stop, record, limits, plain, recorder)
+    with _no_collecting():
+        return Pickled(machine, start, machine.run(start))
+
+
+@contextmanager
+def _no_collecting() -> Iterator[None]:
+    """Nothing that a run makes is garbage before its end, and looking for it takes half the time.
+    Nor is it garbage then: it is handed over as old, or the next allocation would look through
+    all of it."""
+    if not gc.isenabled():
+        yield
+        return
+    gc.disable()
     try:
-        end = machine.run(start)
+        yield
+        if not gc.get_freeze_count():  # what others have frozen stays so
+            gc.freeze()
+            gc.unfreeze()
     finally:
-        if collecting:
-            gc.enable()
-    return Pickled(machine, start, end)
+        gc.enable()
 
 
 class Machine:
@@ -106,9 +90,8 @@ class Machine:
         "at",
         "buffers",
         "data",
-        "deferred",
-        "deferred_at",
         "globals",
+        "keys",
         "limits",
         "marks",
         "memo",
@@ -117,12 +100,15 @@ class Machine:
         "persistent",
         "plain",
         "protocol",
+        "purged",
         "rebuild",
         "record",
-        "sizes",
+        "recorder",
+        "runs",
+        "sparse",
         "stack",
         "stop",
-        "top",
+        "tokens",
         "warnings",
     )
 
@@ -134,55 +120,99 @@ class Machine:
         record: str | None,
         limits: Limits,
         plain: bool,
+        recorder: Recorder | None = None,
     ) -> None:
         self.data = data
         self.stop = len(data) if stop is None else min(stop, len(data))
         self.record = record
         self.limits = limits
-        self.plain = plain
+        self.plain = plain or self.stop - start < tensor_run.WORTH
         self.at = start
         self.protocol = 0
         self.stack: list[Value] = []
         self.marks: list[list[Value]] = []
         self.parked = 0
-        self.memo: dict[int, Value] = {}
-        self.top = -1  # the highest memo index so far
-        self.deferred: list[tensor_run.TensorCall] = []  # whose memo entries are made when read,
-        self.deferred_at: list[int] = []  # from these indices on
+        # What pickle writes counts up from 0. Other indices are in `sparse`, hashed as text (see
+        # `keys`), superseded where the count has reached them, and dropped there up to `purged`.
+        self.memo: list[Value] = []
+        self.sparse: dict[str, Value] = {}
+        self.purged = 0
         self.globals: dict[tuple[str, str], Global] = {}
         self.rebuild: Global | None = None
-        self.sizes: dict[bytes, tuple[int, ...] | None] = {}
-        self.persistent: list[PersistentId | tensor_run.TensorCall] = []
+        self.runs: tensor_run.Runs | None = None
+        self.keys: dict[int, Known] = {}
+        self.tokens: dict[object, object] = {}
+        self.recorder = recorder
+        self.persistent: list[PersistentId | TensorCall] = recorder.persistent if recorder else []
         self.buffers = 0
         self.warnings: list[Warned] = []
         self.more_warnings = 0
 
     def run(self, pos: int) -> int:
         """Runs to STOP; the offset behind it."""
-        data, table = self.data, DISPATCH
         step = min(STEP, self.limits.stack_items + 1, self.limits.memo_items + 1)
         try:
             while pos < self.stop:
-                pause = min(pos + step, self.stop)
-                while pos < pause:
-                    self.at = pos
-                    pos = table[data[pos]](self, pos + 1)
+                pos = self.burst(pos, min(pos + step, self.stop))
                 self.bounded()
         except _Stopped:
-            pos = self.at + 1
             self.bounded()
-            if pos <= self.stop:
-                return pos
-        except (IndexError, StructError):
-            self.underflow()
+            return self.at + 1
+        except (IndexError, StructError, DamagedError) as error:
+            argument = _FIXED[self.data[self.at]]
+            if self.at + 1 + argument <= self.stop:
+                if isinstance(error, DamagedError):
+                    raise
+                raise self.damaged(f"{self.op} finds too little on the stack") from None
         self.at = self.stop
         raise self.damaged("the stream is cut off: it ends before STOP", cut=True)
 
-    def underflow(self) -> None:
-        """Tells a short stream from a short stack; only the latter raises here."""
-        argument = min(BY_CODE[self.data[self.at]].arg, 8)
-        if self.at + 1 + argument <= self.stop:
-            raise self.damaged(f"{self.op} finds too little on the stack")
+    def burst(self, pos: int, pause: int) -> int:
+        """Runs opcodes from `pos` up to `pause`, and returns the position behind the last.
+
+        What torch writes most is done here, without a call, as long as it is simple: the next
+        memo index, a string or global recalled, a small number, a global called without
+        arguments. Just what the handlers do then; all else is left to them.
+        """
+        data, memo, stack, unrecorded = self.data, self.memo, self.stack, self.recorder is None
+        table = DISPATCH if unrecorded else RECORDING
+        try:
+            while pos < pause:
+                code = data[pos]
+                if code == _LONG_BINPUT:
+                    if len(memo) == _UINT4(data, pos + 1)[0]:
+                        memo.append(stack[-1])
+                        pos += 5
+                        continue
+                elif code == _BINGET:
+                    index = data[pos + 1]
+                    value = memo[index] if index < len(memo) else None
+                    if type(value) is Global and value is not self.rebuild:
+                        value.uses += 1
+                        stack.append(value)
+                        pos += 2
+                        continue
+                    if type(value) is str:
+                        stack.append(value)
+                        pos += 2
+                        continue
+                elif code == _BININT1:
+                    stack.append(data[pos + 1])
+                    pos += 2
+                    continue
+                elif code == _EMPTY_TUPLE and pos + 1 < pause and data[pos + 1] == _REDUCE:
+                    func = stack[-1] if stack and unrecorded else None
+                    if type(func) is Global:
+                        stack[-1] = Call(func, (), "REDUCE", pos + 1)
+                        pos += 2
+                        continue
+                self.at = pos
+                pos = table[code](self, pos + 1)
+                stack = self.stack
+        except (IndexError, StructError):
+            self.at = pos
+            raise
+        return pos
 
     # --- what handlers ask ----------------------------------------------------------------
 
@@ -211,7 +241,7 @@ class Machine:
         """Holds stack, marks and memo against their limits."""
         self.within("stack_items", len(self.stack) + self.parked)
         self.within("mark_depth", len(self.marks))
-        self.within("memo_items", len(self.memo) + 8 * len(self.deferred))
+        self.within("memo_items", len(self.memo) + len(self.sparse))
 
     def check(self, pos: int, size: int) -> None:
         """DamagedError, before anything is allocated, if fewer than `size` bytes are left."""
@@ -224,6 +254,11 @@ class Machine:
         if size > self.stop - pos:
             self.check(pos, size)
         return self.data[pos : pos + size]
+
+    @staticmethod
+    def c_string(line: bytes) -> bytes:
+        """What C's functions see of a line: it ends for them at a NUL."""
+        return line.partition(b"\0")[0]
 
     def line(self, pos: int) -> tuple[bytes, int]:
         """The bytes up to the next newline, and the position behind it."""
@@ -244,37 +279,38 @@ class Machine:
 
     def recall(self, index: int) -> Value:
         """The memo's value of that index."""
-        try:
+        if index < len(self.memo):
             value = self.memo[index]
-        except KeyError:
-            value = self.settle(index)
+        elif hex(index) in self.sparse:
+            value = self.sparse[hex(index)]
+        else:
+            raise self.damaged(f"{self.op}: the memo has no entry {index}")
         if type(value) is Global:
             value.uses += 1
+        elif type(value) is TensorCall:
+            return value.remembered(index)
         return value
-
-    def settle(self, index: int) -> Value:
-        """A memo entry that a superinstruction deferred, made now with its neighbours."""
-        found = bisect_right(self.deferred_at, index) - 1
-        if found >= 0:
-            first = self.deferred_at[found]
-            for at, value in enumerate(self.deferred[found].memo(), first):
-                self.memo.setdefault(at, value)  # one that was put later stays
-        if index not in self.memo:
-            raise self.damaged(f"{self.op}: the memo has no entry {index}")
-        return self.memo[index]
-
-    def settle_all(self) -> None:
-        """Every deferred memo entry, made now."""
-        for first in self.deferred_at:
-            self.settle(first)
-        self.deferred.clear()
-        self.deferred_at.clear()
 
     def remember(self, index: int) -> None:
         """The top of the stack as the memo's value of that index."""
-        self.memo[index] = self.stack[-1]
-        if index > self.top:
-            self.top = index
+        value, memo = self.stack[-1], self.memo
+        if index == len(memo):
+            memo.append(value)
+        elif index > len(memo):
+            self.sparse[hex(index)] = value
+        else:
+            self.runs = self.rebuild = None  # what it has recalled may be true no more
+            if isinstance(value, TensorCall):
+                value.settle(memo)
+            memo[index] = value
+
+    def memo_length(self) -> int:
+        """Number of entries in the memo."""
+        if self.sparse:
+            for index in range(self.purged, len(self.memo)):
+                self.sparse.pop(hex(index), None)
+            self.purged = len(self.memo)
+        return len(self.memo) + len(self.sparse)
 
     def named(self, module: str, name: str) -> Global:
         """The global of that name, one object per name."""
@@ -283,7 +319,7 @@ class Machine:
         made = self.globals.get((module, name))
         if made is None:
             made = self.globals[module, name] = Global(module, name, self.at)
-            if (module, name) == tensor_run.REBUILD and self.protocol < 4 and not self.plain:
+            if (module, name) == tensor_run.REBUILD and not self.plain:
                 self.rebuild = made
         made.uses += 1
         return made
@@ -328,6 +364,16 @@ HANDLERS: dict[str, Callable[[Machine, int], int]] = {
     "STOP": _stop,
 }
 
-DISPATCH: list[Callable[[Machine, int], int]] = [_unknown] * 256
-for _row in OPCODES:
-    DISPATCH[_row.code] = HANDLERS[_row.name]
+
+def _dispatch(
+    handlers: dict[str, Callable[[Machine, int], int]],
+) -> list[Callable[[Machine, int], int]]:
+    """The handlers by their opcodes' bytes."""
+    table: list[Callable[[Machine, int], int]] = [_unknown] * 256
+    for row in OPCODES:
+        table[row.code] = handlers[row.name]
+    return table
+
+
+DISPATCH = _dispatch(HANDLERS)
+RECORDING = _dispatch(recording(HANDLERS))

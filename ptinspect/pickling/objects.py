@@ -6,6 +6,7 @@ from collections.abc import Callable
 from struct import Struct
 from typing import TYPE_CHECKING
 
+from ptinspect.pickling.keys import kind_of
 from ptinspect.pickling.values import Call, Extension, Inert, PersistentId, Value
 
 if TYPE_CHECKING:
@@ -64,26 +65,28 @@ def ext4(m: Machine, pos: int) -> int:
     return pos + 4
 
 
-def _arguments(m: Machine, value: Value) -> tuple[Value, ...]:
-    """The arguments of a call. What an object of the file would unpack to is not known here:
-    it stands as the one argument, and `how` says so (`REDUCE*`)."""
-    if isinstance(value, tuple):
-        return value
-    if isinstance(value, Inert):
-        return (value,)
-    raise m.damaged(f"{m.op} needs a tuple of arguments, not a {type(value).__name__}")
-
-
 def _call(m: Machine, how: str) -> Call:
-    given, func = m.stack.pop(), m.stack.pop()
+    """What an object of the file would unpack to as arguments is not known here: it stands as
+    the one argument, and `how` says so (`REDUCE*`)."""
+    stack = m.stack
+    args, func = stack.pop(), stack.pop()
     if not isinstance(func, Inert):
-        raise m.damaged(f"{m.op} would call a {type(func).__name__}")
-    starred = "" if isinstance(given, tuple) else "*"
-    return Call(func, _arguments(m, given), how + starred, m.at)
+        raise m.damaged(f"{m.op} would call a {kind_of(func)}")
+    if isinstance(args, tuple):
+        return Call(func, args, how, m.at)
+    if isinstance(args, Inert):
+        return Call(func, (args,), f"{how}*", m.at)
+    raise m.damaged(f"{m.op} needs a tuple of arguments, not a {kind_of(args)}")
 
 
 def reduce(m: Machine, pos: int) -> int:
-    m.stack.append(_call(m, "REDUCE"))
+    stack = m.stack
+    args, func = stack[-1], stack[-2]
+    if type(args) is tuple and isinstance(func, Inert):
+        stack.pop()
+        stack[-1] = Call(func, args, "REDUCE", m.at)
+    else:
+        stack.append(_call(m, "REDUCE"))
     return pos
 
 
@@ -122,9 +125,16 @@ def build(m: Machine, pos: int) -> int:
     target = m.stack[-1]
     if isinstance(target, Inert):
         target.change().states.append(state)
-    elif state:  # pickle.py: a false state on an object without __setstate__ does nothing
-        raise m.damaged(f"BUILD on a {type(target).__name__}")
+    elif not _no_state(state):
+        raise m.damaged(f"BUILD on a {kind_of(target)}")
     return pos
+
+
+def _no_state(state: Value) -> bool:
+    """Whether pickle does nothing with it where there is no __setstate__ (pickle.py, load_build:
+    a pair is a state and what is in slots)."""
+    pair = state if isinstance(state, tuple) and len(state) == 2 else (state,)
+    return not any(pair)
 
 
 def _persistent(m: Machine, value: Value) -> None:

@@ -3,6 +3,7 @@ returns the position behind it."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from struct import Struct
 from typing import TYPE_CHECKING, TypeAlias
@@ -59,21 +60,28 @@ def binfloat(m: Machine, pos: int) -> int:
     return pos + 8
 
 
+_OCTAL = re.compile(rb"\s*[+-]?0[0-7]+")
+
+
 def _text_number(m: Machine, line: bytes) -> int:
-    """Decimal digits, as `int(line, 0)` takes them; the conversion is quadratic, so bounded."""
+    """Digits as `int(line, 0)` takes them; the conversion is quadratic, so bounded."""
     m.within("int_digits", len(line))
     try:
-        return int(line, 0)
+        return int(m.c_string(line), 0)
     except ValueError:
         raise m.damaged(f"{m.op} holds no number: {line[:40]!r}") from None
 
 
 def int_(m: Machine, pos: int) -> int:
+    """As _pickle.c: load_int, which asks C's strtol first: 017 is octal, and two characters that
+    say 0 or 1 (protocol 1 writes "00" and "01") are False and True."""
     line, pos = m.line(pos)
-    if line in (b"01", b"00"):  # pickle.py: TRUE and FALSE of protocol 1
-        m.stack.append(line == b"01")
+    if len(line) <= 20 and _OCTAL.fullmatch(line):
+        value = int(line, 8)
     else:
-        m.stack.append(_text_number(m, line))
+        value = _text_number(m, line)
+    is_bool = len(line) == 2 and value in (0, 1) and b"\0" not in line
+    m.stack.append(bool(value) if is_bool else value)
     return pos
 
 
@@ -93,6 +101,7 @@ def long4(m: Machine, pos: int) -> int:
     size = _INT4(m.data, pos)[0]
     if size < 0:
         raise m.damaged("LONG4 announces a negative size")
+    m.check(pos + 4, size)
     m.within("int_bytes", size)
     m.stack.append(int.from_bytes(m.take(pos + 4, size), "little", signed=True))
     return pos + 4 + size
@@ -102,7 +111,7 @@ def float_(m: Machine, pos: int) -> int:
     line, pos = m.line(pos)
     m.within("int_digits", len(line))
     try:
-        m.stack.append(float(line))
+        m.stack.append(float(m.c_string(line)))
     except ValueError:
         raise m.damaged(f"FLOAT holds no number: {line[:40]!r}") from None
     return pos
@@ -123,6 +132,7 @@ def short_binunicode(m: Machine, pos: int) -> int:
 
 def binunicode(m: Machine, pos: int) -> int:
     size = _UINT4(m.data, pos)[0]
+    m.check(pos + 4, size)
     m.within("string_bytes", size)
     m.stack.append(_text(m, m.take(pos + 4, size)))
     return pos + 4 + size
@@ -212,6 +222,7 @@ def binstring(m: Machine, pos: int) -> int:
     size = _INT4(m.data, pos)[0]
     if size < 0:
         raise m.damaged("BINSTRING announces a negative size")
+    m.check(pos + 4, size)
     m.within("string_bytes", size)
     _old_string(m, m.take(pos + 4, size))
     return pos + 4 + size
@@ -226,14 +237,28 @@ def string(m: Machine, pos: int) -> int:
     return pos
 
 
-def _unescape(m: Machine, text: bytes) -> bytes:
-    r"""What Python 2's repr wrote: \n, \x7f, \101, \\ and the like."""
-    from codecs import escape_decode  # undocumented, but what pickle.py uses
+_ESCAPE = re.compile(rb"\\(\n|[0-7]{1,3}|x[0-9a-fA-F]{2}|x?.?)", re.DOTALL)
+_ESCAPED = {b"\n": b"", b"a": b"\a", b"b": b"\b", b"f": b"\f", b"n": b"\n", b"r": b"\r"}
+_ESCAPED |= {b"t": b"\t", b"v": b"\v", b"\\": b"\\", b"'": b"'", b'"': b'"'}
 
-    try:
-        return bytes(escape_decode(text)[0])
-    except ValueError as error:
-        raise m.damaged(f"STRING has a broken escape ({error})") from None
+
+def _unescape(m: Machine, text: bytes) -> bytes:
+    r"""What Python 2's repr wrote: \n, \x7f, \101, \\ and the like. An escape that Python does
+    not know stands for itself, as in `codecs.escape_decode`, which would warn of it."""
+
+    def one(found: re.Match[bytes]) -> bytes:
+        name = found[1]
+        if name in _ESCAPED:
+            return _ESCAPED[name]
+        if name[:1].isdigit() and name[0] < 0x38:
+            return bytes([int(name, 8) & 0xFF])
+        if len(name) == 3:
+            return bytes([int(name[1:], 16)])
+        if name == b"" or name[0] == 0x78:
+            raise m.damaged(f"STRING has a broken escape: {found[0]!r}")
+        return found[0]
+
+    return _ESCAPE.sub(one, text)
 
 
 HANDLERS: dict[str, Callable[[Machine, int], int]] = {

@@ -6,9 +6,9 @@ the classes below, which only record. Identity is kept: what was one object in t
 that wrote the file is one object here, cycles included.
 
 Dictionaries are Python's own, in stream order. A key is its value, where hashing it is
-cheap; a tuple, a frozenset or a huge integer is wrapped in a `Key`, so that no input can
-make hashing expensive (colliding integers, tuples nested deep or shared). `key_value`
-gives back what the file had.
+cheap; a tuple, a frozenset, long bytes, a huge number, and any number that does not count on
+in a dictionary of thousands, is wrapped in a `Key`, so that no input can make hashing expensive
+(`pickling.keys` says how). `key_value` gives back what the file had.
 """
 
 from __future__ import annotations
@@ -220,6 +220,13 @@ class Blob(Inert):
         stop = self.length if stop is None else min(stop, self.length)
         return bytes(self.buffer[self.start + start : self.start + max(start, stop)])
 
+    def digest(self) -> bytes:
+        """The SHA-256 of the bytes, which are not copied for it."""
+        from hashlib import sha256
+
+        with memoryview(self.buffer) as whole, whole[self.start : self.start + len(self)] as part:
+            return sha256(part).digest()
+
     def __repr__(self) -> str:
         return f"Blob({self.length} bytes)"
 
@@ -239,19 +246,23 @@ class OldStr(str):
 
 
 class Key:
-    """A dictionary key whose own hash could be made expensive: hashed by a flat token."""
+    """A dictionary key whose own hash could be made expensive: hashed once, by a token that is
+    equal for equal keys."""
 
-    __slots__ = ("token", "value")
+    __slots__ = ("hashed", "token", "value")
 
     def __init__(self, value: Value, token: object) -> None:
         self.value = value
         self.token = token
+        self.hashed = hash(token)
 
     def __hash__(self) -> int:
-        return hash(self.token)
+        return self.hashed
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Key) and self.token == other.token
+        if not isinstance(other, Key):
+            return NotImplemented
+        return self.token is other.token or self.token == other.token
 
     def __repr__(self) -> str:
         return f"Key({type(self.value).__name__})"
