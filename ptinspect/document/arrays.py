@@ -159,6 +159,11 @@ class Inline(Storage):
             return self.archive.origin + self.data.start
         return None
 
+    @property
+    def place(self) -> tuple[str | None, int | None]:
+        """`record` and `file_offset`."""
+        return self.record, self.file_offset
+
     def check(self) -> None:
         """They were read with the pickle."""
 

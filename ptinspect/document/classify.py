@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
 from ptinspect.document.objects import mapping, sequence
@@ -63,42 +62,60 @@ class Totals(NamedTuple):
     storage_nbytes: int
 
 
-def totals_of(tensors: Iterable[TensorInfo]) -> Totals:
-    """The sums over `tensors`; tied ones count once."""
-    listed = list(tensors)
-    seen: set[tuple[object, ...]] = set()
-    by_role = {"parameter": 0, "buffer": 0, "optimizer": 0, "tensor": 0}
-    nbytes, storages = 0, Storages()
-    for info in listed:
-        tensor = info.tensor
-        mark = tensor.same()
-        if mark in seen:
-            continue
-        seen.add(mark)
-        by_role[info.role] += tensor.numel
-        nbytes += tensor.nbytes
-        storages.add(tensor)
-    told = any(info.role in ("parameter", "buffer") for info in listed)
-    parameters = by_role["parameter"] if told else by_role["tensor"]
-    return Totals(len(listed), parameters, nbytes, storages.nbytes)
+class Survey:
+    """What a pass over all tensors tells: their totals, and which of them are one.
 
+    duplicates: for each tensor that is the same bytes seen in the same way as one before it
+    (tied weights, an alias), the first such one. Tensors without elements are not compared.
+    """
 
-class Storages:
-    """The bytes that the file holds for tensors, each storage counted once."""
+    def __init__(self, tensors: list[TensorInfo]) -> None:
+        self.duplicates: dict[TensorInfo, TensorInfo] = {}
+        self._sizes: dict[object, int] = {}  # of storages' roots
+        self._first: dict[object, TensorInfo] = {}  # in each storage
+        self._marks: dict[object, TensorInfo] = {}  # where several lie in one
+        by_role = {"parameter": 0, "buffer": 0, "optimizer": 0, "tensor": 0}
+        present: dict[str, None] = {}
+        known: dict[object, tuple[int, int]] = {}
+        nbytes = 0
+        for info in tensors:
+            tensor = info.tensor
+            present[info.role] = None
+            if self._is_duplicate(info, tensor):
+                continue
+            sizes = known.get((tensor.shape, id(tensor.dtype)))
+            if sizes is None or tensor.parts or tensor.uninitialized:
+                sizes = tensor.numel, tensor.nbytes
+                if not (tensor.parts or tensor.uninitialized):
+                    known[tensor.shape, id(tensor.dtype)] = sizes
+            by_role[info.role] += sizes[0]
+            nbytes += sizes[1]
+            for part in tensor.parts.values():
+                self._hold(part)
+        told = "parameter" in present or "buffer" in present
+        parameters = by_role["parameter"] if told else by_role["tensor"]
+        held = sum(self._sizes.values())
+        self.totals = Totals(len(tensors), parameters, nbytes, held)
 
-    def __init__(self) -> None:
-        self._sizes: dict[tuple[int, str], int] = {}
+    def _is_duplicate(self, info: TensorInfo, tensor: Tensor) -> bool:
+        """Notes where a tensor lies. Only those that share a storage are compared."""
+        place = self._hold(tensor) or id(tensor)
+        before = self._first.setdefault(place, info)
+        if before is info or not tensor.numel:
+            return False
+        self._marks.setdefault(before.tensor.same(), before)
+        first = self._marks.setdefault(tensor.same(), info)
+        if first is not info:
+            self.duplicates[info] = first
+        return first is not info
 
-    def add(self, tensor: Tensor) -> None:
-        """Counts a tensor's storage, and those of its parts."""
-        for part in (tensor, *tensor.parts.values()):
-            storage = part.storage
-            if storage is not None:
-                key = (id(storage.archive), storage.key)
-                size = storage.begin + storage.nbytes
-                self._sizes[key] = max(size, self._sizes.get(key, 0))
-
-    @property
-    def nbytes(self) -> int:
-        """The sum so far."""
-        return sum(self._sizes.values())
+    def _hold(self, tensor: Tensor) -> object:
+        """Counts what the file holds for a tensor; its storage's root, None without one."""
+        storage = tensor.storage
+        if storage is None:
+            return None
+        place = (storage.key, id(storage.archive))
+        size = storage.begin + storage.nbytes
+        if size > self._sizes.get(place, -1):
+            self._sizes[place] = size
+        return place

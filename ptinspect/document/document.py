@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from ptinspect.document.classify import Totals, kind_of, totals_of
+from ptinspect.document.classify import Survey, Totals, kind_of
 from ptinspect.document.objects import class_of
 from ptinspect.document.tensors import Tensors
 from ptinspect.document.walk import Contents, TensorInfo, Warned, bracketed, walk
@@ -45,6 +45,7 @@ class Document:
         self._reader = Tensors(archive, limits)
         self._found: Contents | None = None
         self._tensors: dict[str, TensorInfo] | None = None
+        self._survey: Survey | None = None
 
     def __enter__(self) -> Document:
         return self
@@ -113,9 +114,16 @@ class Document:
         return [name for stream in streams for name in stream.globals]
 
     @property
+    def survey(self) -> Survey:
+        """Which tensors are one, and sums over all; made at the first use."""
+        if self._survey is None:
+            self._survey = Survey(self.contents.tensors)
+        return self._survey
+
+    @property
     def totals(self) -> Totals:
         """Sums over all tensors; what is the same counts once."""
-        return totals_of(self.contents.tensors)
+        return self.survey.totals
 
     @property
     def warnings(self) -> list[Warned]:

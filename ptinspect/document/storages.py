@@ -61,6 +61,13 @@ class Storage:
         at = self.span.offset
         return None if at is None else at + self.begin
 
+    @property
+    def place(self) -> tuple[str | None, int | None]:
+        """`record` and `file_offset`, looked up once for both."""
+        span = self.span
+        at = span.offset
+        return span.record, None if at is None else at + self.begin
+
     def check(self) -> None:
         """DamagedError where the file holds fewer bytes than the storage has."""
         span = self.span

@@ -31,17 +31,26 @@ def warnings_of(document: Document) -> list[Warned]:
 
 def _dragged(document: Document) -> list[Warned]:
     """Views that keep a storage alive of which they show less than half."""
-    shown: dict[int, tuple[Storage, Path, list[tuple[int, int]]]] = {}
+    whole: set[int] = set()  # storages that a tensor shows all of
+    parts: dict[int, tuple[Storage, Path, list[tuple[int, int]]]] = {}
+    known: dict[object, tuple[int, int]] = {}
     for info in document.contents.tensors:
         tensor = info.tensor
-        if tensor.storage is None or tensor.dtype is None:
+        storage, dtype = tensor.storage, tensor.dtype
+        if storage is None or dtype is None or storage.nbytes < DRAGGED:
             continue
-        low, high = tensor.extent
-        spans = shown.setdefault(id(tensor.storage), (tensor.storage, info.path, []))[2]
-        spans.append((low * tensor.dtype.itemsize, high * tensor.dtype.itemsize))
+        form = (tensor.shape, tensor.stride, tensor.storage_offset, dtype.itemsize)
+        span = known.get(form)
+        if span is None:
+            low, high = tensor.extent
+            span = known[form] = (low * dtype.itemsize, high * dtype.itemsize)
+        if span[0] == 0 and span[1] >= storage.nbytes:
+            whole.add(id(storage))
+        elif id(storage) not in whole:
+            parts.setdefault(id(storage), (storage, info.path, []))[2].append(span)
     made = []
-    for storage, path, spans in shown.values():
-        unused = storage.nbytes - _covered(spans)
+    for number, (storage, path, spans) in parts.items():
+        unused = 0 if number in whole else storage.nbytes - _covered(spans)
         if unused >= DRAGGED and unused * 2 >= storage.nbytes:
             text = f"of its storage's {storage.nbytes:,} bytes {unused:,} are shown by no tensor"
             made.append(Warned("large-storage", path, f"{text}: save a clone to leave them behind"))
@@ -80,16 +89,10 @@ SHARED = 20
 
 def _shared(document: Document) -> list[Warned]:
     """Paths to the same bytes seen in the same way: tied weights, or an alias by accident."""
-    first: dict[tuple[object, ...], Path] = {}
-    pairs: list[tuple[Path, Path]] = []
-    for info in document.contents.tensors:
-        if info.tensor.numel:
-            known = first.setdefault(info.tensor.same(), info.path)
-            if known is not info.path:
-                pairs.append((info.path, known))
+    pairs = list(document.survey.duplicates.items())
     made = [
-        Warned("shared-storage", path, f"the same bytes as {'.'.join(map(str, known))}")
-        for path, known in pairs[:SHARED]
+        Warned("shared-storage", info.path, f"the same bytes as {'.'.join(map(str, first.path))}")
+        for info, first in pairs[:SHARED]
     ]
     if len(pairs) > SHARED:
         text = f"{len(pairs) - SHARED:,} more tensors share the bytes of another"
