@@ -25,11 +25,11 @@ def candidates(attributes: Attributes) -> list[ModuleClass]:
 
 
 def _weight(row: ModuleClass) -> tuple[int, int]:
-    return len(row.marks), sum(1 for mark in row.marks if mark.value or mark.length)
+    asked = [mark for mark in row.marks if mark.value is not MISSING or mark.length]
+    return len(row.marks), len(asked)
 
 
 def _fits(row: ModuleClass, attributes: Attributes) -> bool:
-
     for mark in row.marks:
         value = find(attributes, mark.name)
         if mark.length and not (isinstance(value, tuple) and len(value) == mark.length):

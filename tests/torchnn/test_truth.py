@@ -89,3 +89,16 @@ def test_what_no_file_records_is_told_apart() -> None:
     known = {a.name: row.read(a, linear()) for a in row.arguments}
     assert repr(known["device"]) == "MISSING"
     assert known["bias"] is False
+
+
+def norm(track: bool) -> dict[Value, Value]:
+    held = {"running_mean": None, "running_var": None, "num_batches_tracked": None}
+    own = {"num_features": 4, "eps": 1e-5, "momentum": 0.1, "affine": False}
+    parameters = {"weight": None, "bias": None}
+    return {**own, "track_running_stats": track, "_parameters": parameters, "_buffers": held}
+
+
+def test_the_more_is_asked_of_a_class_the_earlier_it_stands() -> None:
+    assert candidates(norm(True))[0].name == "BatchNorm2d"
+    assert candidates(norm(False))[0].name == "InstanceNorm2d"
+    assert "BatchNorm2d" in [row.name for row in candidates(norm(False))]
