@@ -20,6 +20,7 @@ from ptinspect.pickling.values import (
 )
 
 ORDERED_DICT = "collections.OrderedDict"
+PARTIAL = "functools.partial"
 
 _EMPTY: dict[Value, Value] = {}
 
@@ -107,6 +108,9 @@ def class_of(call: Call) -> str | None:
         return path_of(call.args[0])
     if path == "torch.fx.graph_module.reduce_graph_module":
         return "torch.fx.graph_module.GraphModule"
+    if path is None:
+        made = _partial_new(call)
+        return path_of(made[0]) if made else None
     return path
 
 
@@ -115,7 +119,29 @@ def arguments_of(call: Call) -> tuple[Value, ...]:
     path = path_of_function(call)
     if path == "copyreg._reconstructor":  # (class, base, state of the base)
         return call.args[2:3] if len(call.args) > 2 and call.args[2] is not None else ()
+    if path is None:
+        made = _partial_new(call)
+        return made[1:] if made else call.args
     return call.args[1:] if path in _CONSTRUCTORS else call.args
+
+
+def _partial_new(call: Call) -> tuple[Value, ...] | None:
+    """Class and arguments of `partial(Class.__new__, Class, *args, **kwargs)()`.
+
+    Source: pickle.py, `save_reduce`: how protocols 2 and 3 write an object whose class has
+    `__getnewargs_ex__`.
+    """
+    inner = call.func
+    if not isinstance(inner, Call) or path_of_function(inner) != PARTIAL or call.args:
+        return None
+    state = inner.state
+    if (
+        not isinstance(state, tuple)
+        or len(state) < 2
+        or not (path_of(state[0]) or "").endswith(".__new__")
+    ):
+        return None
+    return state[1] if isinstance(state[1], tuple) and state[1] else None
 
 
 def attributes(call: Call) -> dict[Value, Value]:
@@ -129,10 +155,24 @@ def attributes(call: Call) -> dict[Value, Value]:
         return states[0]
     merged: dict[Value, Value] = {}
     for state in states:
-        # pickle.py, load_build: a pair is (the __dict__ or None, the slots)
-        for part in state if isinstance(state, tuple) and len(state) == 2 else (state,):
-            merged.update(mapping(part) or {})
+        for part in _parts_of(state) or ():
+            merged.update(part)
     return merged
+
+
+def _parts_of(state: Value) -> list[dict[Value, Value]] | None:
+    """The dicts of attributes in a state; None where it is something else, for a `__setstate__`.
+
+    Source: pickle.py, `load_build`: a dict, or a pair of that (or None) and the slots'.
+    """
+    pair = isinstance(state, tuple) and len(state) == 2
+    made = []
+    for part in state if isinstance(state, tuple) and pair else (state,):
+        held = mapping(part)
+        if held is None and (part is not None or not pair):
+            return None
+        made.append(held or {})
+    return made
 
 
 def mapping(value: Value) -> dict[Value, Value] | None:
@@ -236,26 +276,28 @@ def children(value: Value) -> Iterator[tuple[str | int, Value]]:
 
 
 def _inside(call: Call, contained: bool) -> Iterator[tuple[str | int, Value]]:
+    """Of a call: its arguments, unless they are the items already told; what it was built with."""
     state = call.state
-    if path_of_function(call) == "functools.partial" and isinstance(state, tuple):
-        yield from zip(("func", "args", "keywords", "__dict__"), state, strict=False)
+    if path_of_function(call) == PARTIAL and isinstance(state, tuple):
+        parts = zip(("func", "args", "keywords", "__dict__"), state, strict=False)
+        yield from ((name, part) for name, part in parts if name != "__dict__" or part)
         return
-    own = attributes(call)
-    for key, item in own.items():
-        if key != "_metadata" or path_of_function(call) != ORDERED_DICT:
-            yield step(key), item  # a state_dict's `_metadata` are its modules' versions
-    if not own and call.changes is not None:
-        for state in call.changes.states:  # of a `__setstate__` that takes something else
-            parts = sequence(state)
-            yield from enumerate(parts) if parts is not None else [("state", state)]
+    states = call.changes.states if call.changes is not None else ()
     if not contained:
-        as_items = call.how == "NEWOBJ" and not own  # a named tuple's are its items
+        as_items = call.how == "NEWOBJ" and not states  # a named tuple's are its items
         for index, item in enumerate(arguments_of(call)):
             yield index if as_items else f"args[{index}]", item
-        for item in call.added:
-            yield "added", item
     for key, item in (call.kwargs or _EMPTY).items():
-        yield step(key), item
+        yield f"kwargs[{step(key)}]", item
+    for key, item in attributes(call).items():
+        if key != "_metadata" or path_of_function(call) != ORDERED_DICT:
+            yield step(key), item  # a state_dict's `_metadata` are its modules' versions
+    for state in states:
+        if _parts_of(state) is None:  # of a `__setstate__` that takes something else
+            items = sequence(state)
+            yield from enumerate(items) if items is not None else [("state", state)]
+    for item in call.added if not contained else ():
+        yield "added", item
 
 
 def step(key: Value) -> str | int:
