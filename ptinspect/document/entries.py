@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from ptinspect.document.arrays import array_of, scalar_of
+from ptinspect.document.arrays import array_of, dtype_code, scalar_of
 from ptinspect.document.objects import (
     arguments_of,
     attributes,
@@ -116,12 +116,11 @@ _COMPLEX = "builtins.complex"
 
 def _named(value: Global) -> tuple[str, Value]:
     """A class, function or constant that is referred to, not called."""
-    if value.path == "builtins.Ellipsis":
-        return "ellipsis", None
     if value.module.split(".", 1)[0] != "torch":
         return "global", value.path
     name = value.name.removeprefix("torch.")  # `torch._utils torch.channels_last`: it has no module
-    return ("torch.dtype" if by_name(name) else _CONSTANTS.get(name, "global")), value.path
+    kind = "torch.dtype" if by_name(name) else _CONSTANTS.get(name)
+    return ("global", value.path) if kind is None else (kind, f"torch.{name}")
 
 
 _CONSTANTS = {
@@ -170,17 +169,41 @@ def _fraction(call: Call) -> Value:
 
 
 def _date(call: Call) -> Value:
-    """The bytes that datetime's `__reduce__` gives: year (2), month, day[, hour, minute, second,
-    microsecond (3)]; the highest bit of the month is the fold."""
-    raw = raw_bytes(arguments_of(call)[0]) if arguments_of(call) else None
-    if raw is None or len(raw) not in (4, 10):
+    """As `isoformat()` says it. Source: Modules/_datetimemodule.c, `__reduce__`: a date is its
+    year (2 bytes), month and day; a time its hour, minute, second and microsecond (3); the highest
+    bit of the month, or of a time's hour, is the fold. A time zone is the second argument."""
+    given = arguments_of(call)
+    raw = raw_bytes(given[0]) if given else None
+    if raw is None or len(raw) not in (4, 6, 10):
         return None
-    made = f"{int.from_bytes(raw[:2], 'big'):04}-{raw[2] & 0x7F:02}-{raw[3]:02}"
+    day = (
+        ""
+        if len(raw) == 6
+        else f"{int.from_bytes(raw[:2], 'big'):04}-{raw[2] & 127:02}-{raw[3]:02}"
+    )
     if len(raw) == 4:
-        return made
-    micro = int.from_bytes(raw[7:10], "big")
+        return day
+    hour, minute, second, *rest = raw[-6:]
+    micro = int.from_bytes(bytes(rest), "big")
     tail = f".{micro:06}" if micro else ""
-    return f"{made}T{raw[4]:02}:{raw[5]:02}:{raw[6]:02}{tail}"
+    zone = _zone(given[1]) if len(given) > 1 else ""
+    return f"{day}{'T' if day else ''}{hour & 127:02}:{minute:02}:{second:02}{tail}{zone}"
+
+
+def _zone(value: Value) -> str:
+    """`+09:00` for a `datetime.timezone`; the class of any other, whose rules no file records."""
+    given = arguments_of(value) if isinstance(value, Call) else ()
+    if not isinstance(value, Call) or class_of(value) != "datetime.timezone" or not given:
+        return f" ({class_of(value)})" if isinstance(value, Call) else ""
+    delta = arguments_of(given[0]) if isinstance(given[0], Call) else ()
+    parts = [part for part in delta[:2] if isinstance(part, int)]
+    if len(parts) != 2:
+        return ""
+    seconds = parts[0] * 86_400 + parts[1]
+    sign, seconds = "-" if seconds < 0 else "+", abs(seconds)
+    return f"{sign}{seconds // 3600:02}:{seconds // 60 % 60:02}" + (
+        f":{seconds % 60:02}" if seconds % 60 else ""
+    )
 
 
 def _uuid(call: Call) -> Value:
@@ -212,7 +235,7 @@ _SAYS: dict[str, Callable[[Call], Value]] = {
     "fractions.Fraction": _fraction,
     "datetime.datetime": _date,
     "datetime.date": _date,
-    "datetime.timedelta": _joined(", "),
+    "datetime.time": _date,
     "uuid.UUID": _uuid,
     **{
         f"{module}.{name}": _posix
@@ -238,14 +261,18 @@ def _object(call: Call) -> tuple[str, Value] | None:
     scalar = scalar_of(call)
     if scalar is not None:
         return f"numpy.{scalar[0]}", scalar[1]
+    code = dtype_code(call)
+    if code is not None:
+        return "numpy.dtype", code
     path = class_of(call) or "object"
     raw = raw_bytes(call)
     if raw is not None:
         return _bytes(bytearray(raw) if path == "builtins.bytearray" else raw)
     if path in _SAYS:
         return _CALLED.get(path, path), _SAYS[path](call)
-    if path_of_function(call) == "builtins.getattr":  # a method, a nested class, an enum's member
-        return "global", path_of(call)
+    if path_of_function(call) == "builtins.getattr":  # a nested class, an enum's member
+        named = path_of(call)  # None for a method of an object, which is looked into
+        return None if named is None else ("global", named)
     if by_value(call):
         return "code", path_of(call)
     return _container(call, path)

@@ -13,13 +13,18 @@ import pathlib
 import uuid
 from typing import NamedTuple
 
+import numpy
 import pytest
 
-from tests.document.making import document, lines
+from tests.document.making import document, lines, of_bytes
 
 
 class Color(enum.Enum):
     RED = 1
+
+
+class Zone(datetime.tzinfo):
+    """A time zone of the user's own."""
 
 
 class Point(NamedTuple):
@@ -45,6 +50,21 @@ EXPECTED: list[tuple[object, str, object]] = [
     (pathlib.PureWindowsPath("C:\\a\\b"), "pathlib.PureWindowsPath", "C:\\a\\b"),
     (datetime.date(2026, 11, 24), "datetime.date", "2026-11-24"),
     (datetime.datetime(2026, 1, 2, 3, 4, 5, 60), "datetime.datetime", "2026-01-02T03:04:05.000060"),
+    (
+        datetime.datetime(
+            2026, 1, 2, 3, 4, 5, tzinfo=datetime.timezone(datetime.timedelta(hours=9))
+        ),
+        "datetime.datetime",
+        "2026-01-02T03:00:00+09:00",
+    ),
+    (
+        datetime.time(3, 4, 5, 6, datetime.timezone(-datetime.timedelta(minutes=90)), fold=1),
+        "datetime.time",
+        "03:04:05.000006-01:30",
+    ),
+    (datetime.timedelta(days=1, seconds=2), "datetime.timedelta", [1, 2, 0]),
+    (..., "global", "builtins.Ellipsis"),
+    (numpy.dtype("<i8"), "numpy.dtype", "<i8"),
     (decimal.Decimal("1.50"), "decimal.Decimal", "1.50"),
     (uuid.UUID(int=1), "uuid.UUID", "00000000-0000-0000-0000-000000000001"),
     (Color.RED, f"{__name__}.Color", 1),
@@ -85,6 +105,23 @@ def test_a_named_tuple_shows_its_items() -> None:
     assert lines(document({"p": Point(1, "b")})) == {"p": None, "p.0": 1, "p.1": "b"}
 
 
+def test_a_method_shows_the_object_that_it_is_of() -> None:
+    found = lines(document({"m": argparse.Namespace(lr=0.1).__eq__}, protocol=4))
+    assert found == {"m": None, "m.args[0]": None, "m.args[0].lr": 0.1, "m.args[1]": "__eq__"}
+
+
+def test_torchs_constants_are_told_by_their_public_name() -> None:
+    made = of_bytes(b"\x80\x02]ctorch._utils\ntorch.channels_last\na.")
+    assert [(e.type, e.value) for e in made.entries] == [
+        ("torch.memory_format", "torch.channels_last")
+    ]
+
+
+def test_a_time_zone_that_only_code_knows_is_named() -> None:
+    zone = datetime.datetime(2026, 1, 2, tzinfo=Zone())
+    assert lines(document({"t": zone}))["t"] == f"2026-01-02T00:00:00 ({__name__}.Zone)"
+
+
 def test_a_partial_shows_its_parts() -> None:
     found = lines(document({"f": functools.partial(int, "7", base=8)}))
     assert found["f.func"] == "builtins.int"
@@ -98,8 +135,6 @@ def test_keys_that_are_no_strings() -> None:
 
 
 def test_a_key_that_is_set_twice_is_said() -> None:
-    from tests.document.making import of_bytes
-
     found = of_bytes(b"\x80\x02}(X\x01\x00\x00\x00aK\x01X\x01\x00\x00\x00aK\x02u.")
     assert lines(found) == {"a": 2}
     assert any(w.kind == "duplicate-key" and "'a'" in w.message for w in found.warnings)
