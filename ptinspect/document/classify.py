@@ -74,27 +74,29 @@ class Survey:
         self._sizes: dict[object, int] = {}  # of storages' roots
         self._first: dict[object, TensorInfo] = {}  # in each storage
         self._marks: dict[object, TensorInfo] = {}  # where several lie in one
+        held = each_its_own(tensors)
+        alone = held is not None
         by_role = {"parameter": 0, "buffer": 0, "optimizer": 0, "tensor": 0}
-        present: dict[str, None] = {}
         known: dict[object, tuple[int, int]] = {}
         nbytes = 0
         for info in tensors:
             tensor = info.tensor
-            present[info.role] = None
-            if self._is_duplicate(info, tensor):
+            if not alone and self._is_duplicate(info, tensor):
                 continue
-            sizes = known.get((tensor.shape, id(tensor.dtype)))
+            form = (tensor.shape, id(tensor.dtype))
+            sizes = known.get(form)
             if sizes is None or tensor.parts or tensor.uninitialized:
                 sizes = tensor.numel, tensor.nbytes
                 if not (tensor.parts or tensor.uninitialized):
-                    known[tensor.shape, id(tensor.dtype)] = sizes
+                    known[form] = sizes
             by_role[info.role] += sizes[0]
             nbytes += sizes[1]
             for part in tensor.parts.values():
                 self._hold(part)
-        told = "parameter" in present or "buffer" in present
+        told = any(info.role in ("parameter", "buffer") for info in tensors)
         parameters = by_role["parameter"] if told else by_role["tensor"]
-        held = sum(self._sizes.values())
+        if held is None:
+            held = sum(self._sizes.values())
         self.totals = Totals(len(tensors), parameters, nbytes, held)
 
     def _is_duplicate(self, info: TensorInfo, tensor: Tensor) -> bool:
@@ -119,3 +121,17 @@ class Survey:
         if size > self._sizes.get(place, -1):
             self._sizes[place] = size
         return place
+
+
+def each_its_own(tensors: list[TensorInfo]) -> int | None:
+    """Bytes of the storages, where each tensor has one of its own, as most files have it; else
+    None."""
+    storages = []
+    for info in tensors:
+        storage = info.tensor.storage
+        if storage is None or storage.begin:
+            return None
+        storages.append(storage)
+    if len(set(storages)) < len(storages):
+        return None
+    return sum([storage.nbytes for storage in storages])
