@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from typing import TYPE_CHECKING
 
@@ -15,8 +16,14 @@ from ptinspect.errors import FormatError, PtInspectError
 if TYPE_CHECKING:
     from typing import Protocol
 
+    from ptinspect.document import Document
+
     class Target(Protocol):
         def write(self, text: str) -> None: ...
+
+
+OFTEN = 50
+"""Files between two looks for garbage."""
 
 
 class Passed:
@@ -40,6 +47,8 @@ class Showing:
         self.folders: dict[str, Passed] = {}
         self.written = 0
         self.many = False
+        self.opened = 0
+        self.document: Document | None = None  # kept until the next: the last is never freed
 
     @property
     def code(self) -> int:
@@ -86,7 +95,9 @@ class Showing:
     def text(self, path: str) -> str:
         """The view of one file."""
         look = self.look
-        with open_document(path) as document:
+        self.tidy()
+        document = self.document = open_document(path)
+        with document:
             if look.hash:
                 from ptinspect.display.hashes import file_hash
 
@@ -95,6 +106,13 @@ class Showing:
             made = self.view(document, look)
         self.codes.add(0)
         return made
+
+    def tidy(self) -> None:
+        """Frees what earlier files left, now and then: only cycles need it."""
+        self.document = None
+        self.opened += 1
+        if self.opened % OFTEN == 0:
+            gc.collect()
 
     def failed(self, error: PtInspectError, path: str, cause: Exception | None = None) -> None:
         """Says what is wrong, in the place of the answer too where that is JSON."""

@@ -60,6 +60,14 @@ def quoted(text: str) -> str:
     return '"' + "".join([_json_char(char) for char in text]) + '"'
 
 
+def quoted_all(texts: list[str]) -> list[str]:
+    """`quoted` of each, but that one look at all of them tells whether any needs escapes."""
+    joined = "".join(texts)
+    if joined.isascii() and joined.isprintable() and '"' not in joined and "\\" not in joined:
+        return [f'"{text}"' for text in texts]
+    return [quoted(text) for text in texts]
+
+
 _JSON = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ptinspect.display.escape import quoted
+from ptinspect.display.escape import quoted, quoted_all
 from ptinspect.display.selection import selected
 from ptinspect.document.entries import Entry, describe
 from ptinspect.document.objects import short
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from ptinspect.display.look import Look
     from ptinspect.document import Document, TensorInfo, Warned
     from ptinspect.document.optimizers import Optimizer
-    from ptinspect.document.storages import Storage
     from ptinspect.document.tensor import Tensor
     from ptinspect.errors import PtInspectError
     from ptinspect.pickling.values import Value
@@ -98,25 +97,40 @@ def _tensors(document: Document, look: Look) -> list[str]:
     rows = selected(document, look)
     extra = _extras(rows, look) if look.values or look.stats or look.hash else None
     facts: dict[object, str] = {}  # what many tensors have in common, written once
+    keys = quoted_all([info.key for info in rows])
     made = []
-    for info in rows:
+    for info, key, place in zip(rows, keys, _storages(rows), strict=True):
         tensor = info.tensor
         shared = (
             info.role, info.persistent, id(tensor.dtype), tensor.shape, tensor.stride,
             tensor.storage_offset, tensor.device, tensor.requires_grad, tensor.layout,
         )  # fmt: skip
         common = facts.get(shared)
-        if common is None:
+        if common is None or tensor.parts:  # parts have sizes of their own
             common = facts[shared] = _common(info)
-        if tensor.parts:
-            common = _common(info)  # its bytes are those of its parts
-        path = ", ".join([quoted(s) if s.__class__ is str else scalar(s) for s in info.path])
-        storage = _storage(tensor.storage) if tensor.storage is not None else "null"
-        more = _special(tensor) + (extra.get(info, "") if extra else "")
-        made.append(
-            f'{{"key": {quoted(info.key)}, "path": [{path}], {common}, "storage": {storage}{more}}}'
-        )
+        steps = info.path
+        way = key if len(steps) == 1 and steps[0] == info.key else ", ".join(map(scalar, steps))
+        more = "" if is_plain(tensor) else _special(tensor)
+        if extra is not None:
+            more += extra.get(info, "")
+        made.append(f'{{"key": {key}, "path": [{way}], {common}, "storage": {place}{more}}}')
     return made
+
+
+def _storages(rows: list[TensorInfo]) -> list[str]:
+    """The storage of each row, or null."""
+    held = [info.tensor.storage for info in rows]
+    places = [(None, None) if storage is None else storage.place for storage in held]
+    keys = quoted_all(["" if storage is None else storage.key for storage in held])
+    records = quoted_all([place[0] or "" for place in places])
+    return [
+        "null"
+        if storage is None
+        else f'{{"key": {key}, "nbytes": {storage.nbytes}, '
+        f'"record": {"null" if at[0] is None else record}, '
+        f'"file_offset": {"null" if at[1] is None else at[1]}}}'
+        for storage, key, record, at in zip(held, keys, records, places, strict=True)
+    ]
 
 
 def _common(info: TensorInfo) -> str:
@@ -135,17 +149,13 @@ def _ints(numbers: tuple[int, ...] | None) -> str:
     return "null" if numbers is None else f"[{', '.join(map(str, numbers))}]"
 
 
-def _storage(storage: Storage) -> str:
-    return (
-        f'{{"key": {quoted(storage.key)}, "nbytes": {storage.nbytes}, '
-        f'"record": {scalar(storage.record)}, "file_offset": {scalar(storage.file_offset)}}}'
-    )
+def is_plain(tensor: Tensor) -> bool:
+    """Whether nothing about the tensor is special."""
+    return not (tensor.parts or tensor.subclass or tensor.quantizer or tensor.conj or tensor.neg)
 
 
 def _special(tensor: Tensor) -> str:
-    """What only some tensors have; nothing for a plain one."""
-    if not (tensor.parts or tensor.subclass or tensor.quantizer or tensor.conj or tensor.neg):
-        return ""
+    """What only some tensors have."""
     made = ""
     if tensor.subclass:
         made += f', "subclass": {quoted(tensor.subclass)}'
@@ -160,12 +170,18 @@ def _special(tensor: Tensor) -> str:
 
 
 def _part(part: Tensor) -> str:
-    storage = _storage(part.storage) if part.storage is not None else "null"
+    place = "null"
+    if part.storage is not None:
+        record, at = part.storage.place
+        place = (
+            f'{{"key": {quoted(part.storage.key)}, "nbytes": {part.storage.nbytes}, '
+            f'"record": {scalar(record)}, "file_offset": {scalar(at)}}}'
+        )
     return (
         f'{{"dtype": {scalar(part.dtype.name if part.dtype else None)}, '
         f'"shape": {_ints(part.shape)}, "stride": {_ints(part.stride)}, '
         f'"storage_offset": {scalar(part.storage_offset)}, "nbytes": {part.nbytes}, '
-        f'"storage": {storage}}}'
+        f'"storage": {place}}}'
     )
 
 
