@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NoReturn
 from ptinspect.errors import DamagedError, LimitError, Place
 from ptinspect.limits import LIMITS, Limits
 from ptinspect.pickling import containers, objects, scalars, tensor_run
-from ptinspect.pickling.opcodes import BY_CODE, BY_NAME, OPCODES, Arg
+from ptinspect.pickling.opcodes import BY_CODE, BY_NAME, OPCODES, WEIGHTS_ONLY, Arg
 from ptinspect.pickling.pickled import Pickled as Pickled
 from ptinspect.pickling.pickled import Warned as Warned
 from ptinspect.pickling.recorder import Recorder, recording
@@ -101,6 +101,7 @@ class Machine:
         "plain",
         "protocol",
         "purged",
+        "rare",
         "rebuild",
         "record",
         "recorder",
@@ -144,6 +145,7 @@ class Machine:
         self.tokens: dict[object, object] = {}
         self.recorder = recorder
         self.persistent: list[PersistentId | TensorCall] = recorder.persistent if recorder else []
+        self.rare: set[str] = set()
         self.buffers = 0
         self.warnings: list[Warned] = []
         self.more_warnings = 0
@@ -371,8 +373,20 @@ def _dispatch(
     """The handlers by their opcodes' bytes."""
     table: list[Callable[[Machine, int], int]] = [_unknown] * 256
     for row in OPCODES:
-        table[row.code] = handlers[row.name]
+        handler = handlers[row.name]
+        table[row.code] = handler if row.name in WEIGHTS_ONLY else _noting(row.name, handler)
     return table
+
+
+def _noting(name: str, handler: Callable[[Machine, int], int]) -> Callable[[Machine, int], int]:
+    """The handler of an opcode that torch does not write, which says that it was met."""
+
+    def run(m: Machine, pos: int) -> int:
+        m.rare.add(name)
+        return handler(m, pos)
+
+    run.__wrapped__ = handler  # type: ignore[attr-defined]  # as functools.wraps names it
+    return run
 
 
 DISPATCH = _dispatch(HANDLERS)

@@ -121,3 +121,13 @@ OPCODES: tuple[Opcode, ...] = tuple(Opcode(n, ord(c), a, p, b, r) for n, c, a, p
 
 BY_CODE: dict[int, Opcode] = {row.code: row for row in OPCODES}
 BY_NAME: dict[str, Opcode] = {row.name: row for row in OPCODES}
+
+_WEIGHTS_ONLY = """
+GLOBAL NEWOBJ REDUCE BUILD APPEND APPENDS SETITEM SETITEMS MARK TUPLE TUPLE1 TUPLE2 TUPLE3 NONE
+NEWFALSE NEWTRUE EMPTY_TUPLE EMPTY_LIST EMPTY_DICT EMPTY_SET BININT BININT1 BININT2 BINFLOAT
+BINUNICODE SHORT_BINSTRING BINPERSID BINGET LONG_BINGET BINPUT LONG_BINPUT LONG1 PROTO STOP
+"""
+
+WEIGHTS_ONLY: frozenset[str] = frozenset(_WEIGHTS_ONLY.split())
+"""Opcodes that torch's weights-only unpickler knows: what torch writes. Any other is to it an
+`Unsupported operand N`. Source: `torch._weights_only_unpickler.Unpickler.load`."""

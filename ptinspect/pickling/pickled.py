@@ -23,7 +23,7 @@ class Pickled:
     """One pickle stream, run: `root` is its value, `end` the offset behind its STOP.
 
     `globals` are the names it would import, in order of first use (`Global.uses` counts how
-    often each was pushed).
+    often each was pushed). `rare` are the opcodes met that torch itself does not write.
     """
 
     __slots__ = (
@@ -33,6 +33,7 @@ class Pickled:
         "more_warnings",
         "persistent",
         "protocol",
+        "rare",
         "record",
         "root",
         "start",
@@ -47,6 +48,7 @@ class Pickled:
         self.protocol = m.protocol
         self.globals: list[Global] = list(m.globals.values())
         self.persistent: list[PersistentId | TensorCall] = m.persistent
+        self.rare: set[str] = m.rare
         self.buffers = m.buffers
         self.warnings: list[Warned] = m.warnings
         self.more_warnings = m.more_warnings

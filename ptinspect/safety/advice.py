@@ -6,7 +6,7 @@ import sys
 from typing import TYPE_CHECKING, NamedTuple
 
 from ptinspect.pickling.values import PersistentId
-from ptinspect.safety.weights_only import ALLOWED, BLOCKED, OPCODES
+from ptinspect.safety.weights_only import ALLOWED, BLOCKED
 
 if TYPE_CHECKING:
     from ptinspect.document import Document
@@ -62,18 +62,34 @@ def _refusals(document: Document) -> list[str]:
     elif archive.format == "torch-legacy-tar":
         made.append("the tar of torch 0.1")
     if archive.facts.get("tensors_folder"):
-        made.append("the zip of torch 1.4 and 1.5, which torch.load no longer reads")
+        made.append("the zip of torch 1.4, which torch.load no longer reads")
+    if "/" in str(archive.facts.get("folder", "")):
+        made.append("records in a folder of a folder, where torch.load does not look")
     for stream in archive.streams:
         made += _stream_refusals(stream)
+        if archive.format == "torch-legacy":
+            made += [_NO_LEGACY[name.path] for name in stream.globals if name.path in _NO_LEGACY]
     return list(dict.fromkeys(made))
+
+
+_NO_LEGACY = {
+    **dict.fromkeys(
+        ("torch.storage.UntypedStorage", "torch.UntypedStorage"),
+        "an untyped storage in a legacy file, which torch.load cannot read at all",
+    ),
+    "torch.nested._internal.nested_tensor.NestedTensor": (
+        "a jagged tensor in a legacy file, where its data comes too late for torch.load"
+    ),
+}
 
 
 def _stream_refusals(stream: Pickled) -> list[str]:
     made = []
-    unknown = sorted(set(getattr(stream, "opcodes", ())) - OPCODES)
+    unknown = sorted(stream.rare)
     if unknown:
         more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
-        made.append(f"opcodes that it does not know: {', '.join(unknown[:3])}{more}")
+        which = f"protocol {stream.protocol}, opcodes that it does not know"
+        made.append(f"{which}: {', '.join(unknown[:3])}{more}")
     if any(_is_class(value) for value in stream.persistent_ids):
         made.append("classes with their source, as a legacy full model holds them")
     blocked = [name.path for name in stream.globals if name.module in BLOCKED]

@@ -1,7 +1,8 @@
 """What `torch.load(weights_only=True)` takes without being told more.
 
-Source: `torch._weights_only_unpickler`: `_get_allowed_globals` for the names, the branches of
-`Unpickler.load` for the opcodes. A test holds both against the installed torch.
+Sources: `torch._weights_only_unpickler._get_allowed_globals`, and `torch.serialization.
+get_safe_globals`, where importing torch enters a few more; a test holds this against both. The
+opcodes that it takes are `pickling.opcodes.WEIGHTS_ONLY`.
 """
 
 from __future__ import annotations
@@ -36,21 +37,14 @@ torch.serialization _get_layout
 torch.sparse BFloat16Tensor ByteTensor CharTensor DoubleTensor FloatTensor HalfTensor IntTensor
 torch.sparse LongTensor ShortTensor
 torch.storage TypedStorage UntypedStorage
+torch.nested._internal.nested_tensor NestedTensor _rebuild_njt
+torch.distributed._mesh_layout _FlatLayout _MeshLayout
 """
 
 ALLOWED: frozenset[str] = frozenset(
     f"{line.split()[0]}.{name}" for line in _NAMES.strip().splitlines() for name in line.split()[1:]
 )
 """Names that the weights-only unpickler accepts by default."""
-
-_OPCODES = """
-GLOBAL NEWOBJ REDUCE BUILD APPEND APPENDS SETITEM SETITEMS MARK TUPLE TUPLE1 TUPLE2 TUPLE3 NONE
-NEWFALSE NEWTRUE EMPTY_TUPLE EMPTY_LIST EMPTY_DICT EMPTY_SET BININT BININT1 BININT2 BINFLOAT
-BINUNICODE SHORT_BINSTRING BINPERSID BINGET LONG_BINGET BINPUT LONG_BINPUT LONG1 PROTO STOP
-"""
-
-OPCODES: frozenset[str] = frozenset(_OPCODES.split())
-"""Opcodes that it knows; any other is `Unsupported operand N`."""
 
 BLOCKED = frozenset({"sys", "os", "posix", "nt"})
 """Modules whose names cannot be allowed, whoever asks (`_blocklisted_modules`)."""
