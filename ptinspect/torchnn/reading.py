@@ -167,7 +167,11 @@ def unusual(value: Value) -> tuple[str, Attributes] | None:
         return None
     args, state = value.args, value.state
     if path == OPTIMIZED and args and not isinstance(state, dict):
-        return path, {"_modules": {"_orig_mod": args[0]}, "dynamo_ctx": args[-1]}
+        inner = args[0].state if isinstance(args[0], Inert) else None
+        made: dict[Value, Value] = {"_modules": {"_orig_mod": args[0]}, "dynamo_ctx": args[-1]}
+        if isinstance(inner, dict) and "training" in inner:  # a property, of the wrapped module
+            made["training"] = inner["training"]
+        return path, made
     if path in REDUCERS:
         bodies = [arg for arg in args if isinstance(arg, dict)]
         return (GRAPH, bodies[0]) if bodies else None

@@ -174,6 +174,12 @@ def test_a_graph_module_prints_as_the_loaded_one() -> None:
     assert print_module(oracle.node, oracle.describe) == str(nn.Sequential(loaded))
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_a_compiled_module_trains_as_the_one_that_it_wraps(training: bool) -> None:
+    compiled = torch.compile(nn.Linear(1, 2).train(training))
+    assert Oracle(compiled).node.attributes["training"] is compiled.training is training
+
+
 def test_torch_prints_no_deeper_than_the_printer_goes() -> None:
     model: nn.Module = nn.ReLU()
     for _ in range(1_000):
