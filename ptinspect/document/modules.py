@@ -12,7 +12,7 @@ from typing import NamedTuple
 from ptinspect.document.objects import attributes, class_of, mapping, path_of, sequence
 from ptinspect.pickling.values import Call, Value
 from ptinspect.torchnn.classes import lookup
-from ptinspect.torchnn.reading import unusual
+from ptinspect.torchnn.reading import OPTIMIZED, unusual
 
 PARAMETERS, BUFFERS, MODULES = "_parameters", "_buffers", "_modules"
 
@@ -65,8 +65,12 @@ class Module:
 
     @property
     def training(self) -> bool | None:
-        """The flag that train() and eval() set."""
+        """The flag that train() and eval() set; a compiled module's is that of the one inside
+        (`torch._dynamo.eval_frame.OptimizedModule.training`)."""
         flag = self.attributes.get("training")
+        if flag is None and self.class_path == OPTIMIZED:
+            for _, inner in self.members(MODULES):
+                flag = attributes(inner).get("training") if isinstance(inner, Call) else None
         return flag if isinstance(flag, bool) else None
 
     def members(self, name: str) -> Iterator[tuple[str, Value]]:

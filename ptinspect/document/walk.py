@@ -102,12 +102,44 @@ class Warned(NamedTuple):
 class Context(NamedTuple):
     """Where the walk is: the role of tensors met here, whether they are left out of a
     state_dict, whether plain values are entries (inside a module they are its configuration),
-    and inside a module's tree its root and the module's name."""
+    inside a module's tree its root, and what the modules around hold."""
 
     role: str = "tensor"
     entries: bool = True
     persistent: bool = True
     root: Path | None = None
+    held: Held | None = None
+
+
+class Held:
+    """The parameters, buffers and modules of a module's whole tree, and of those around it: what
+    a plain attribute repeats of them (a list of layers, a parent) is told in its own place.
+    Gathered at the first question."""
+
+    __slots__ = ("_ids", "_module", "_outer")
+
+    def __init__(self, module: Module, outer: Held | None) -> None:
+        self._module = module
+        self._outer = outer
+        self._ids: set[int] | None = None
+
+    def __contains__(self, value: object) -> bool:
+        if self._ids is None:
+            self._ids = self._gathered()
+        return id(value) in self._ids or (self._outer is not None and value in self._outer)
+
+    def _gathered(self) -> set[int]:
+        found, todo = {id(self._module.call)}, [self._module]
+        while todo:
+            module = todo.pop()
+            for name in (PARAMETERS, BUFFERS):
+                found.update(id(value) for _, value in module.members(name) if value is not None)
+            for _, value in module.members(MODULES):
+                child = None if id(value) in found else module_of(value)
+                if child is not None:
+                    found.add(id(value))
+                    todo.append(child)
+        return found
 
 
 class Contents:
@@ -157,6 +189,7 @@ class _Walk:
                 frames.append((inside, id(step[1])))
                 if len(frames) > self.limits.path_depth:
                     self.refuse("path_depth", step[1])
+        self.found.modules = by_root(self.found.modules)
         return self.found
 
     def refuse(self, limit: str, value: Value) -> None:
@@ -171,7 +204,7 @@ class _Walk:
         if isinstance(value, Call | PersistentId):
             tensor = self.tensors.read(value)
             if tensor is not None:
-                return self.tensor(path, tensor, context)
+                return None if repeated(value, context) else self.tensor(path, tensor, context)
         if is_simple(value):
             if context.entries:
                 self.note(path, describe(value))
@@ -180,7 +213,7 @@ class _Walk:
             return None
         module = module_of(value)
         if module is not None:
-            return self.module(path, module, context)
+            return None if repeated(value, context) else self.module(path, module, context)
         optimizer = optimizer_of(value, path)
         if optimizer is not None:
             self.found.optimizers.append(optimizer)
@@ -234,6 +267,8 @@ class _Walk:
         if not tensor.state:
             return None
         inner = context._replace(root=None)
+        if inner.held is not None:  # of a module's parameter: no part of its state_dict
+            inner = inner._replace(role="tensor", persistent=False)
         return (((*path, step(name)), item, inner) for name, item in tensor.state.items())
 
     def module(self, path: Path, module: Module, context: Context) -> Iterator[Step]:
@@ -246,19 +281,40 @@ class _Walk:
         name = ".".join(map(str, path[len(root) :]))
         self.found.modules.append(ModuleInfo(root, name, module))
         left_out, kept = module.non_persistent, context.persistent
+        held = Held(module, context.held) if context.root is None else context.held
         for key, value in module.members(PARAMETERS):
             if value is not None:
-                yield (*path, key), value, Context("parameter", False, kept)
+                yield (*path, key), value, Context("parameter", False, kept, None, held)
         for key, value in module.members(BUFFERS):
             if value is not None:
                 lasts = kept and key not in left_out
-                yield (*path, key), value, Context("buffer", False, lasts)
+                yield (*path, key), value, Context("buffer", False, lasts, None, held)
         for key, value in module.others:
             if not is_simple(value):
-                yield (*path, key), value, Context("tensor", False, kept and module.packs)
+                yield (
+                    (*path, key),
+                    value,
+                    Context("tensor", False, kept and module.packs, None, held),
+                )
         for key, value in module.members(MODULES):
             if value is not None:
-                yield (*path, key), value, Context("tensor", False, kept, root)
+                yield (*path, key), value, Context("tensor", False, kept, root, held)
+
+
+def by_root(modules: list[ModuleInfo]) -> list[ModuleInfo]:
+    """The modules of each root together, as named_modules() has them: the walk meets a root in a
+    plain attribute before the children of the module that has the attribute."""
+    groups: dict[Path, list[ModuleInfo]] = {}
+    for info in modules:
+        groups.setdefault(info.root, []).append(info)
+    return modules if len(groups) < 2 else [info for group in groups.values() for info in group]
+
+
+def repeated(value: Value, context: Context) -> bool:
+    """Whether a plain attribute of a module repeats what its tree holds in a place of its own."""
+    if context.held is None or context.root is not None or context.role != "tensor":
+        return False
+    return value in context.held
 
 
 def is_state_dict(value: Value, tensors: Tensors) -> bool:

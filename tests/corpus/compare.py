@@ -33,8 +33,9 @@ def differences(truth: Facts, document: Document) -> list[str]:
     found: list[str] = []
     found += _one("kind", truth["kind"], document.kind)
     found += _one("format", truth["format"], document.archive.format)
-    found += list(_tensors(truth.get("tensors", []), document))
-    found += _aliases(truth.get("aliases", []), document)
+    if "tensors" in truth or "partial" not in truth:  # else torch could not make them
+        found += list(_tensors(truth.get("tensors", []), document))
+        found += _aliases(truth.get("aliases", []), document)
     found += list(_modules(truth.get("modules", []), document))
     found += list(_state_dict_keys(truth.get("state_dict_keys", {}), document))
     found += list(_entries(truth.get("entries", []), document))
@@ -76,7 +77,7 @@ def _in_order(what: str, want: list[Any], have: list[Any]) -> list[str]:
 
 
 def _tensors(truth: list[Facts], document: Document) -> Iterator[str]:
-    infos = list(document.tensors.values())
+    infos = [info for info in document.tensors.values() if not _later(info.path, document)]
     yield from _in_order(
         "tensors", [fact["path"] for fact in truth], [list(info.path) for info in infos]
     )
@@ -87,14 +88,17 @@ def _tensors(truth: list[Facts], document: Document) -> Iterator[str]:
             continue
         have = tensor_facts(info)
         for name, want in _tensor_truth(fact).items():
-            yield from _one(f"tensor {fact['key']!r} {name}", want, have.get(name))
+            got = have.get(name)
+            if name.startswith("parts") and isinstance(got, dict):  # strides of a nested tensor
+                got = {part: got[part] for part in want if part in got}
+            yield from _one(f"tensor {fact['key']!r} {name}", want, got)
 
 
 def _tensor_truth(fact: Facts) -> Facts:
     """The sidecar's words for a tensor, without those that tell another thing's story."""
     want = {name: value for name, value in fact.items() if name != "path"}
-    want.setdefault("class", None)
-    want.pop("nested", None)
+    want.setdefault("class", "nested" if want.pop("nested", False) else None)
+    want.setdefault("uninitialized", False)
     return want
 
 
@@ -107,13 +111,16 @@ def tensor_facts(info: TensorInfo) -> Facts:
         "role": info.role,
         "persistent": info.persistent,
         "dtype": tensor.dtype.name if tensor.dtype else None,
-        "shape": [None if size < 0 else size for size in tensor.shape],
+        "shape": None
+        if tensor.uninitialized
+        else [None if size < 0 else size for size in tensor.shape],
         "stride": None if tensor.stride is None else list(tensor.stride),
         "storage_offset": tensor.storage_offset,
         "layout": tensor.layout,
         "device": tensor.device,
         "requires_grad": tensor.requires_grad,
         "class": tensor.subclass,
+        "uninitialized": tensor.uninitialized,
         "sha256": _digest(tensor) if dense and not tensor.quantizer else None,
     }
     if tensor.parts:
@@ -182,13 +189,17 @@ def _modules(truth: list[Facts], document: Document) -> Iterator[str]:
             yield from _one(f"{what} training", fact["training"], module.training)
 
 
-def _state_dict_keys(truth: dict[str, list[str]], document: Document) -> Iterator[str]:
+def _state_dict_keys(truth: dict[str, list[str] | None], document: Document) -> Iterator[str]:
     have = state_dict_keys(document)
     yield from _in_order("state_dict roots", list(truth), list(have))
     coded = _coded(document)
     for root, keys in truth.items():
-        want = [key for key in keys if not _by_code(root, key, coded)]
-        yield from _in_order(f"state_dict keys of {root!r}", want, have.get(root, []))
+        if keys is not None:  # torch itself could not make it
+            lists = [
+                [key for key in found if not _by_code(root, key, coded)]
+                for found in (keys, have.get(root, []))
+            ]
+            yield from _in_order(f"state_dict keys of {root!r}", *lists)
 
 
 def _coded(document: Document) -> set[tuple[str, str]]:
@@ -215,9 +226,13 @@ def state_dict_keys(document: Document) -> dict[str, list[str]]:
     for module in document.modules:
         root_of.setdefault(module.path, module.root)
         made.setdefault("/".join(map(str, module.root)), [])
+    left_out = {module.path: module.module.non_persistent for module in document.modules}
     for info in document.contents.tensors:
-        root = root_of.get(info.path[:-1])
-        if root is not None and info.persistent and info.role in ("parameter", "buffer"):
+        module, name = info.path[:-1], info.path[-1:]
+        root = root_of.get(module)
+        if root is None or info.role not in ("parameter", "buffer"):
+            continue
+        if info.role == "parameter" or not {*name} & left_out[module]:
             made["/".join(map(str, root))].append(".".join(map(str, info.path[len(root) :])))
     return made
 
@@ -227,33 +242,44 @@ def state_dict_keys(document: Document) -> dict[str, list[str]]:
 
 def _entries(truth: list[Facts], document: Document) -> Iterator[str]:
     """Every value that the sidecar tells. The document tells more: the class of each object
-    around them, numpy's arrays and the storages, which the sidecar has in lists of their own."""
+    around them, where a cycle closes, the pickles after the first in a row; numpy's arrays and
+    the storages, which the sidecar has in lists of their own."""
     have = {entry.path: entry for entry in document.entries}
     order = [list(path) for path in have]
     paths = [fact["path"] for fact in truth]
     yield from _in_order("entries", paths, [path for path in order if path in paths])
     others = {tuple(path) for path in paths}
     for path, entry in have.items():
-        if path not in others and not _of_another_list(entry):
+        if path not in others and not _of_another_list(entry) and not _later(path, document):
             yield f"entry {list(path)!r}: not in torch's: {entry.type} {entry.value!r}"
     for fact in truth:
         entry = have.get(tuple(fact["path"]))  # type: ignore[assignment]
         if entry is not None:
             what = f"entry {fact['path']!r}"
-            yield from _one(f"{what} type", fact["type"], _type(entry))
+            if entry.type == "code":  # a function by value: torch's side has run it
+                continue
+            yield from _one(f"{what} type", _type(fact["type"]), _type(entry.type))
             want, value = _said(fact["value"], fact.get("length")), _value(entry)
             yield from _one(f"{what} value", *_alike(want, value))
 
 
 def _of_another_list(entry: Entry) -> bool:
     """Objects with insides, of which the document tells the class; arrays and storages."""
-    if entry.type == "numpy.ndarray" or entry.type.endswith("Storage"):
+    if entry.type in ("numpy.ndarray", "cycle") or entry.type.endswith("Storage"):
         return True
-    return entry.value is None and entry.type not in ("None", "NoneType")
+    if any(str(step).startswith("kwargs[") for step in entry.path):
+        return True
+    return entry.value is None and entry.type != "NoneType"
 
 
-def _type(entry: Entry) -> str:
-    return "NoneType" if entry.type == "None" else entry.type
+def _later(path: Path, document: Document) -> bool:
+    """Whether this lies in a pickle after the first, of which the sidecar does not tell."""
+    return bool(path) and path[0] in range(1, len(document.archive.more_roots) + 1)
+
+
+def _type(name: str) -> str:
+    """numpy 2 calls `bool` what numpy 1 calls `bool_`; the file has the name of its writer."""
+    return name.replace("numpy.bool_", "numpy.bool")
 
 
 def _value(entry: Entry) -> Value:

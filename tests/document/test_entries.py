@@ -55,7 +55,7 @@ EXPECTED: list[tuple[object, str, object]] = [
             2026, 1, 2, 3, 4, 5, tzinfo=datetime.timezone(datetime.timedelta(hours=9))
         ),
         "datetime.datetime",
-        "2026-01-02T03:00:00+09:00",
+        "2026-01-02T03:04:05+09:00",
     ),
     (
         datetime.time(3, 4, 5, 6, datetime.timezone(-datetime.timedelta(minutes=90)), fold=1),
