@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 from ptinspect.errors import DamagedError, Place, UnsupportedError
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     import numpy as np
     import numpy.typing as npt
     import torch
@@ -173,6 +175,13 @@ def raw_blocks(tensor: Tensor) -> Iterator[bytes]:
         pieces = _strided_blocks(tensor, _held(storage, low * size, high * size), size, low)
     for piece in pieces:
         yield piece if swap == 1 else swapped(piece, swap)
+
+
+def quiet() -> AbstractContextManager[object]:
+    """While numpy says nothing of NaN and overflow, which are results like others."""
+    import numpy as np
+
+    return np.errstate(all="ignore")
 
 
 def number_blocks(tensor: Tensor) -> Iterator[npt.NDArray[Any]]:
