@@ -97,6 +97,10 @@ def _quantizer(reader: Tensors, made: Tensor, value: Value) -> dict[str, Value]:
             found[name] = inner
         elif isinstance(part, int | float | list | tuple):
             found[name] = part
+    zeros = found.get("zero_points")
+    if isinstance(zeros, Tensor) and zeros.dtype is not None and zeros.dtype.kind == "float":
+        # written as per_channel_affine too: `torch._tensor.Tensor._reduce_ex_internal`
+        found["qscheme"] = "per_channel_affine_float_qparams"
     return found
 
 
