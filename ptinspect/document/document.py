@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ptinspect.document.entries import Entry
     from ptinspect.document.modules import ModuleInfo
     from ptinspect.document.optimizers import Optimizer
+    from ptinspect.document.storages import Reference
     from ptinspect.document.tensor import Tensor
     from ptinspect.formats.archive import Archive
     from ptinspect.pickling.machine import Pickled
@@ -137,6 +138,11 @@ class Document:
         module); None where it is none."""
         with about(self.path):
             return self._reader.read(value)
+
+    def storage_of(self, value: Value) -> Reference | None:
+        """The storage that a value inside the file refers to; None where it is none of torch's."""
+        with about(self.path):
+            return self._reader.refer(value)
 
     def check(self) -> None:
         """DamagedError where the file has fewer bytes for a storage than it should."""
