@@ -8,6 +8,8 @@ from ptinspect.errors import DamagedError, LimitError, Place
 from ptinspect.limits import LIMITS, Limits
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from ptinspect.source.base import Source
 
 BLOCK = 512
@@ -35,20 +37,25 @@ def is_tar(head: bytes) -> bool:
 
 
 def members(source: Source, limits: Limits = LIMITS) -> dict[str, Member]:
-    """The tar's files by name, in order. A tar that is cut off gives what is there; the last
-    one's `have` is then less than its `size`.
+    """The tar's files by name, in order; of a name that is there twice the last, as `tarfile`
+    has it. For errors see `each_member`."""
+    return {member.name.removeprefix("./"): member for member in each_member(source, limits)}
+
+
+def each_member(source: Source, limits: Limits = LIMITS) -> Iterator[Member]:
+    """The tar's files, in order. A tar that is cut off gives what is there; the last one's
+    `have` is then less than its `size`.
 
     Raises DamagedError where a header is none.
     """
-    found: dict[str, Member] = {}
-    pos, long_size = 0, None
+    count, pos, long_size = 0, 0, None
     while pos + BLOCK <= source.size:
         head = source.read(pos, BLOCK)
         if not any(head):
             break
         if not is_tar(head):
             raise DamagedError("there is no tar header where one should be", where=Place(None, pos))
-        size = _number(head[124:136])
+        size = _size(head, pos)
         kind, start = head[156:157], pos + BLOCK
         have = max(min(size, source.size - start), 0)
         if kind == b"x":
@@ -58,11 +65,18 @@ def members(source: Source, limits: Limits = LIMITS) -> dict[str, Member]:
                 size, long_size = long_size, None
                 have = max(min(size, source.size - start), 0)
             name = head[:100].split(b"\0")[0].decode("utf-8", "replace")
-            found[name.removeprefix("./")] = Member(name, start, size, have)
-        if len(found) > limits.zip_entries:
+            yield Member(name, start, size, have)
+        count += 1
+        if count > limits.zip_entries:
             raise LimitError("the tar has too many members", limit="zip_entries")
         pos = start + -(-size // BLOCK) * BLOCK
-    return found
+
+
+def _size(head: bytes, pos: int) -> int:
+    try:
+        return _number(head[124:136])
+    except ValueError as error:
+        raise DamagedError("a tar header has no size", where=Place(None, pos)) from error
 
 
 def _number(field: bytes) -> int:

@@ -1,0 +1,194 @@
+"""The verdict on one pickle stream, from the machine's own record of what it does: every import,
+call and change in the order of the stream, those before an error included."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ptinspect.pickling.tensor_run import TensorCall
+from ptinspect.pickling.values import Blob, Call, Extension, Global, PersistentId, Value
+from ptinspect.safety.findings import DANGEROUS, UNKNOWN, Finding, Findings
+from ptinspect.safety.opinions import FINE, OK, Opinion, called, imported, resolved
+from ptinspect.safety.opinions import UNKNOWN as LEVEL_UNKNOWN
+from ptinspect.safety.policy import row_of
+from ptinspect.safety.wording import call_text, text_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ptinspect.pickling.recorder import Event, Recorder
+
+CALLS = frozenset(("REDUCE", "NEWOBJ", "NEWOBJ_EX", "OBJ", "INST"))
+IMPORTS = frozenset(("GLOBAL", "STACK_GLOBAL", "EXT1", "EXT2", "EXT4"))
+
+_METHODS = {
+    "APPEND": ("append",),
+    "APPENDS": ("extend", "append"),
+    "ADDITEMS": ("add",),
+    "BUILD": ("__setstate__",),
+}
+"""What the opcode calls on its target, which an attribute of that name takes the place of
+(CPython's _pickle.c: do_append, load_additems, load_build)."""
+
+_WATCHED = frozenset(name for names in _METHODS.values() for name in names)
+
+_FITTING = {
+    "SETITEM": "collections.OrderedDict collections.Counter collections.defaultdict builtins.dict",
+    "APPEND": "collections.deque builtins.list array.array",
+    "ADDITEMS": "builtins.set",
+}
+"""Of what is allowed: what the opcode is meant for. On a tensor it would write to memory
+(CVE-2026-24747)."""
+
+_MAKERS = ("copyreg._reconstructor", "copyreg.__newobj__", "copyreg.__newobj_ex__")
+
+
+def _is_partial(value: Value) -> bool:
+    func = value.func if isinstance(value, Call) else None
+    return isinstance(func, Global) and func.path == "functools.partial"
+
+
+class Judge:
+    """Judges one stream. record: its name in the findings; shift: what is taken from offsets, so
+    that they count in that record. inner: bytes that loading would load as a file, and where."""
+
+    def __init__(self, record: str | None, shift: int = 0) -> None:
+        self.record = record
+        self.shift = shift
+        self.found = Findings()
+        self.inner: list[tuple[int, bytes | Blob]] = []
+        self._plain: set[Global] = set()
+        self._attributes: dict[Value, dict[str, Value]] = {}
+        self._frame = 0
+
+    def judge(self, recorder: Recorder) -> None:
+        """Adds what the run did to `found` and `inner`."""
+        for event in recorder.events:
+            if event.op in CALLS:
+                self._called(event)
+            elif event.op in IMPORTS:
+                self._add(imported(event.target), event)
+            elif event.op == "FRAME":
+                self._framed(event)
+            else:
+                self._changed(event)
+        self._stored(recorder.persistent)
+
+    # --- calls ----------------------------------------------------------------------------
+
+    def _called(self, event: Event) -> None:
+        call = event.target
+        assert isinstance(call, Call)
+        func = call.func
+        if not call.args and func in self._plain:
+            return
+        opinion = called(func, call.args, call.how)
+        if opinion.inner is not None:
+            self.inner.append((event.at - self.shift, opinion.inner))
+        if opinion.level == OK and not call.args and isinstance(func, Global):
+            self._plain.add(func)
+        self._add(opinion, event, call_text(func, call.args) if opinion.level else None)
+        if isinstance(func, Global) and func.name.startswith("_rebuild_from_type"):
+            self._remember(call, call.args[3] if len(call.args) > 3 else None)
+
+    def _add(self, opinion: Opinion, event: Event, call: str | None = None) -> None:
+        if opinion.level != OK:
+            verdict = UNKNOWN if opinion.level == LEVEL_UNKNOWN else DANGEROUS
+            at = event.at - self.shift
+            made = Finding(opinion.name, verdict, opinion.why, self.record, at, event.op, call)
+            self.found.add(made)
+
+    # --- changes --------------------------------------------------------------------------
+
+    def _changed(self, event: Event) -> None:
+        target = event.target
+        for method in _METHODS.get(event.op, ()):
+            put = self._attributes.get(target, {}).get(method)
+            if put is not None:
+                self._overridden(event, method, put)
+                return
+        if isinstance(target, Global | Extension | PersistentId):
+            name = target.path if isinstance(target, Global) else text_of(target)
+            self._add(Opinion(2, name, "is changed, and does not belong to the file"), event)
+        elif isinstance(target, Call):
+            self._changed_object(event, target)
+        if event.op == "BUILD":
+            self._remember(target, event.given)
+            self._slots(event)
+
+    def _changed_object(self, event: Event, call: Call) -> None:
+        func = resolved(call.func)
+        if isinstance(func, Extension) or _is_partial(func):
+            return
+        if not isinstance(func, Global) or func.path == "builtins.getattr":
+            name = func.path if isinstance(func, Global) else "call"
+            self._add(Opinion(2, name, "what a call reached is changed"), event)
+            return
+        if event.op == "BUILD":
+            return
+        if func.path in _MAKERS and call.args and isinstance(call.args[0], Global):
+            func = call.args[0]
+        row = row_of(func)
+        kind = event.op.removesuffix("S") if event.op != "ADDITEMS" else event.op
+        fitting = func.path in _FITTING[kind].split()
+        if row is not None and row.verdict in ("allowed", "module") and not fitting:
+            why = f"{event.op} is no opcode for what {func.path} makes"
+            self._add(Opinion(2, func.path, why), event)
+
+    def _overridden(self, event: Event, method: str, put: Value) -> None:
+        """The opcode calls what the file has put in a method's place."""
+        given = event.given if event.op != "BUILD" else [event.given]
+        args = tuple(given) if isinstance(given, list) else (given,)
+        opinion = called(put, args, "REDUCE")
+        if opinion is FINE or opinion.level < 2:
+            path = text_of(put)
+            opinion = Opinion(2, path, f"stands in the place of {method}, which {event.op} calls")
+        self._add(opinion, event, call_text(put, args))
+
+    def _remember(self, target: Value, state: Value) -> None:
+        """Attributes of an object that an opcode would call as its methods."""
+        for part in state if isinstance(state, tuple) else (state,):
+            if isinstance(part, dict) and not _WATCHED.isdisjoint(part):
+                known = self._attributes.setdefault(target, {})
+                known.update((name, part[name]) for name in _WATCHED if name in part)
+
+    def _slots(self, event: Event) -> None:
+        """The second half of a pair is set by setattr, which can change the class."""
+        state = event.given
+        slots = state[1] if isinstance(state, tuple) and len(state) == 2 else None
+        if isinstance(slots, dict):
+            for name in slots:
+                if isinstance(name, str) and name.startswith("__") and name.endswith("__"):
+                    why = f"sets {name} of an object"
+                    self._add(Opinion(2, name, why), event)
+
+    # --- what stands beside ---------------------------------------------------------------
+
+    def _framed(self, event: Event) -> None:
+        """CPython's C unpickler reads on where a frame ends; pickle.py and pickletools do not."""
+        end = event.target
+        assert isinstance(end, int)
+        if event.at < self._frame:
+            why = "a frame begins inside another: readers disagree on what it holds"
+            self._add(Opinion(2, "frame", why), event)
+        self._frame = end
+
+    def _stored(self, persistent: Sequence[PersistentId | TensorCall]) -> None:
+        """A storage has one size (CVE-2026-24747: memory beyond it was reached)."""
+        sizes: dict[Value, Value] = {}
+        for made in persistent:
+            if isinstance(made, TensorCall):
+                key: Value = made.storage_key
+                numel: Value = made.numel
+                at = made.persistent_at
+            else:
+                value, at = made.value, made.offset
+                if not isinstance(value, tuple) or len(value) < 5 or value[0] != "storage":
+                    continue
+                key, numel = value[2], value[4]
+                if not isinstance(key, str | int):
+                    continue
+            if sizes.setdefault(key, numel) != numel:
+                why = "a storage is said to have two sizes"
+                at -= self.shift
+                self.found.add(Finding("storage", DANGEROUS, why, self.record, at, "BINPERSID"))

@@ -1,0 +1,238 @@
+"""One file, whatever it is: which readers would take it, and what each of them would do.
+
+What a file is says its content. A file may be two things at once: a zip behind a pickle, a pickle
+in the first bytes of an image. So each reader that would take it is asked, and that there is more
+than one is a finding.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ptinspect.errors import DamagedError, FormatError, LimitError, Place, PtInspectError
+from ptinspect.formats import texts
+from ptinspect.formats.detect import HEAD, LOCAL
+from ptinspect.formats.first_bytes import first_bytes
+from ptinspect.formats.identity import unknown
+from ptinspect.formats.tar_members import is_tar
+from ptinspect.formats.zip_end import has_end
+from ptinspect.safety.part import Part
+from ptinspect.safety.slices import SliceSource
+from ptinspect.safety.streams import Streams, may_begin, read_pickles
+
+if TYPE_CHECKING:
+    from ptinspect.formats.identity import Identity
+    from ptinspect.source.base import Source
+
+HARMLESS = frozenset("image media pdf program sqlite parquet arrow text".split())  # noqa: SIM905
+"""Formats that no reader of pickles takes, and that are no models: passed over."""
+
+MODELS = (
+    ".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle", ".joblib", ".npy", ".npz", ".pt2", ".model",
+    ".safetensors", ".tar", ".zip", ".h5", ".keras", ".onnx", ".params", ".dump", ".p", ".sav",
+)  # fmt: skip
+"""How the names of models end. A text under such a name is not what it should be."""
+
+
+def scan_source(source: Source, part: Part) -> None:
+    """Looks into `source`, and writes into `part` what it finds. Raises nothing of its own: what
+    could not be read stands in `part.errors`."""
+    try:
+        _scan(source, part)
+    except PtInspectError as error:
+        part.errors.append(error)
+    except RecursionError:
+        where = Place(part.record)
+        part.errors.append(LimitError("it is nested too deep", limit="path_depth", where=where))
+
+
+def scan_inside(outer: Part, source: Source, record: str) -> Part | None:
+    """The same for what lies in a record; None where it lies too deep."""
+    try:
+        part = outer.inside(record)
+    except LimitError as error:
+        outer.errors.append(error)
+        return None
+    scan_source(source, part)
+    outer.take(part)
+    return part
+
+
+def _scan(source: Source, part: Part) -> None:
+    head = source.read(0, min(source.size, HEAD))
+    if head.startswith(LOCAL):
+        read_zip(source, part)
+        if is_tar(head):
+            _two(part, "a zip and a tar")
+            _as_tar(source, part)
+        return
+    identity = first_bytes(source, head, part.limits) if head else None
+    behind = None
+    if identity is None or identity.format not in ("tar", "torch-legacy-tar"):
+        behind = _zip_behind(source)
+    if may_begin(head) and _as_pickles(source, part, head, identity):
+        pass
+    elif behind is None or identity is not None:
+        _as_named(source, part, head, identity)
+    else:  # whatever stands in front of it
+        read_zip(behind, part)
+        part.find("zip-prefix", "bytes stand in front of the zip", part.record)
+        return
+    if behind is not None:
+        _two(part, f"{part.what or part.format} and a zip")
+        part.passed = False
+        child = part.inside("zip")
+        read_zip(behind, child)
+        part.members.append(child)
+
+
+def read_zip(source: Source, part: Part) -> None:
+    from ptinspect.safety import zips
+
+    zips.read_zip(source, part)
+
+
+def _as_tar(source: Source, part: Part) -> None:
+    from ptinspect.safety.tars import read_tar
+
+    read_tar(source, part)
+
+
+def _two(part: Part, what: str) -> None:
+    part.find("two-formats", f"it is {what} at once: readers disagree on what it is", part.record)
+
+
+# --- pickles ------------------------------------------------------------------------------
+
+
+def _as_pickles(source: Source, part: Part, head: bytes, identity: Identity | None) -> bool:
+    """Whether it is a file of pickles, which then has been read."""
+    data, start, stop = source.window()
+    trial = Part(part.path, part.record, part.depth, part.budget)
+    streams = read_pickles(trial, data, start, stop, part.record)
+    if identity is not None:  # it begins as something else does
+        if streams.harm:
+            _two(part, f"{identity.what} and a pickle")
+            _adopt(part, trial, streams)
+        return False
+    if trial.streams and not _by_chance(trial, head):
+        _adopt(part, trial, streams)
+        return True
+    meant = streams.harm or (
+        head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")
+    )
+    if meant or _far(trial):
+        trial.format = trial.format if trial.format != "unknown" else "pickle"
+        _adopt(part, trial, streams)
+        return True
+    return False
+
+
+def _far(trial: Part) -> bool:
+    """Whether so much of a pickle was run that it must have been meant as one."""
+    return any(((error.where and error.where.offset) or 0) >= 64 for error in trial.errors)
+
+
+def _by_chance(trial: Part, head: bytes) -> bool:
+    """Whether a few bytes of something else happen to be a pickle: nothing came of it, and more
+    follows."""
+    return (
+        head[:1] != b"\x80"
+        and not trial.streams[0].globals
+        and any(found.name == "trailing-bytes" for found in trial.findings.list())
+        and not isinstance(trial.streams[0].root, dict | list | tuple)
+    )
+
+
+def _adopt(part: Part, trial: Part, streams: Streams) -> None:
+    part.format, part.what = trial.format, "a pickle"
+    for finding in trial.findings.list():
+        part.findings.add(finding)
+    part.errors += trial.errors
+    part.streams += trial.streams
+    part.notes += trial.notes
+    for name, data in streams.inner:
+        scan_inside(part, SliceSource.of_value(data, part.path), name)
+
+
+# --- everything else ----------------------------------------------------------------------
+
+
+def _as_named(source: Source, part: Part, head: bytes, identity: Identity | None) -> None:
+    identity = identity or texts.text(head, source.size)
+    if identity is None:
+        if _compressed(source, part, head):
+            return
+        raise unknown(head) if head else FormatError("an empty file (0 bytes)")
+    part.format, part.what, part.hint = identity.format, identity.what, identity.hint
+    if identity.format == "git-lfs":
+        return
+    if identity.format in ("tar", "torch-legacy-tar"):
+        _as_tar(source, part)
+    elif identity.format == "npy":
+        _array(source, part)
+    elif identity.format == "compressed":
+        if not _compressed(source, part, head):
+            raise FormatError(
+                f"it is {identity.what}, which is not looked into", hint=identity.hint
+            )
+    elif identity.format == "safetensors":
+        _safetensors(source)
+    elif _is_harmless(identity, part.path):
+        part.passed = True
+    else:
+        raise FormatError(f"it is {identity.what}, which is not looked into", hint=identity.hint)
+
+
+def _is_harmless(identity: Identity, path: str) -> bool:
+    """Whether it is passed over; not what a failed download left under a model's name."""
+    textual = identity.format in ("text", "html", "xml", "json", "empty", "zeros")
+    textual = textual or identity.format in ("safetensors-index", "torch-index")
+    if textual:
+        return identity.format.endswith("-index") or not path.lower().endswith(MODELS)
+    return identity.format in HARMLESS
+
+
+def _compressed(source: Source, part: Part, head: bytes) -> bool:
+    from ptinspect.safety.unpacking import packed_by, unpacked
+
+    kind = packed_by(head)
+    if kind is None:
+        return False
+    part.format, part.what = "compressed", f"compressed by {kind}"
+    inner = unpacked(source, kind, part)
+    with inner:
+        scan_inside(part, inner, "unpacked")
+    return True
+
+
+def _array(source: Source, part: Part) -> None:
+    from ptinspect.safety.npy import objects_at
+
+    at = objects_at(source)
+    if at is not None:
+        data, start, stop = source.window()
+        streams = read_pickles(part, data, start + at, stop, part.record)
+        part.format = "npy"
+        for name, value in streams.inner:
+            scan_inside(part, SliceSource.of_value(value, part.path), name)
+
+
+def _safetensors(source: Source) -> None:
+    """Its header is JSON that ends where it says, and the rest is numbers."""
+    import json
+
+    length = int.from_bytes(source.read(0, 8), "little")
+    try:
+        json.loads(source.read(8, length))
+    except (ValueError, RecursionError) as error:
+        raise DamagedError("its header is no JSON", where=Place(None, 8)) from error
+
+
+def _zip_behind(source: Source) -> Source | None:
+    """A zip that begins later in the file: `zipfile` takes it, whatever stands in front."""
+    if not source.size or not has_end(source):
+        return None
+    from ptinspect.safety.zips import zip_at_the_end
+
+    return zip_at_the_end(source)

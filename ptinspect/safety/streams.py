@@ -1,0 +1,167 @@
+"""The pickles of a file, one after the other, each run and judged; joblib's arrays between them,
+torch's legacy storages behind them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ptinspect.errors import DamagedError, LimitError, Place, PtInspectError
+from ptinspect.formats.declared import class_sources, declared
+from ptinspect.formats.torch_legacy import MAGIC, PROTOCOL
+from ptinspect.pickling.machine import run
+from ptinspect.pickling.opcodes import BY_CODE
+from ptinspect.pickling.recorder import Recorder
+from ptinspect.safety.findings import DANGEROUS, UNKNOWN, Finding
+from ptinspect.safety.joblib_arrays import JoblibRecorder
+from ptinspect.safety.judge import Judge
+
+if TYPE_CHECKING:
+    from ptinspect.pickling.machine import Pickled
+    from ptinspect.pickling.values import Blob, Buffer
+    from ptinspect.safety.part import Part
+
+LEGACY_STREAMS = 5
+"""Pickles that torch's legacy format has in front of the storages."""
+
+
+class Streams:
+    """Reads the pickles of a buffer into a part. `inner`: bytes that a pickle would load as a
+    file, with a name for them."""
+
+    def __init__(self, part: Part, data: Buffer, start: int, stop: int, record: str | None) -> None:
+        self.part = part
+        self.data = data
+        self.start = start
+        self.stop = stop
+        self.record = record
+        self.inner: list[tuple[str, bytes | Blob]] = []
+        self.harm = False
+        self.nested = 0
+        self._seen: dict[int, bytes | Blob] = {}
+
+    def one(self, pos: int) -> Pickled:
+        """Runs the pickle at `pos`, and judges it, also where it raises."""
+        self.part.budget.part(self.record)
+        recorder = self._recorder()
+        try:
+            return run(
+                self.data,
+                pos,
+                stop=self.stop,
+                record=self.record,
+                limits=self.part.limits,
+                recorder=recorder,
+            )
+        except PtInspectError as error:
+            if error.where and error.where.offset is not None and not self.nested:
+                error.where = Place(self.record, error.where.offset - self.start)
+            raise
+        finally:
+            self._judge(recorder)
+
+    def _recorder(self) -> Recorder:
+        return JoblibRecorder(self._object_array)
+
+    def _object_array(self, pos: int) -> int:
+        """A pickle inside the stream: the array of objects that joblib puts behind a wrapper."""
+        if self.nested >= self.part.limits.nested_archives:
+            where = Place(self.record, pos - self.start)
+            raise LimitError(
+                "arrays of objects lie in one another", limit="nested_archives", where=where
+            )
+        self.nested += 1
+        end = self.one(pos).end
+        self.nested -= 1  # an error ends it all
+        return end
+
+    def _judge(self, recorder: Recorder) -> None:
+        judge = Judge(self.record, self.start)
+        judge.judge(recorder)
+        for finding in judge.found.list():
+            self.part.findings.add(finding)
+            if finding.call is not None or finding.verdict == DANGEROUS:
+                self.harm = True
+        for at, data in judge.inner:
+            if id(data) not in self._seen:  # kept, so that no other object has its id
+                self._seen[id(data)] = data
+                name = f"{self.record} @ {at}" if self.record else f"byte {at}"
+                self.inner.append((name, data))
+
+    # --- a file of pickles ----------------------------------------------------------------
+
+    def all(self) -> None:
+        """Runs all that follow one another. What could not be read stands in `part.errors`."""
+        first = self.one(self.start)
+        self.part.streams.append(first)
+        if type(first.root) is int and first.root == MAGIC:
+            self._legacy(first)
+        else:
+            self.part.format = "pickle"
+            self._others(first.end)
+
+    def _others(self, pos: int) -> None:
+        """Further pickles; then what no reader takes, if anything."""
+        while pos < self.stop:
+            if len(self.part.streams) >= self.part.limits.streams:
+                where = Place(self.record, pos - self.start)
+                raise LimitError("too many pickles in a row", limit="streams", where=where)
+            try:
+                more = self.one(pos)
+            except DamagedError as error:
+                if _announced(self.data, pos, self.stop) or self.harm:
+                    self.part.errors.append(error)
+                else:
+                    self._trailing(pos)
+                return
+            self.part.streams.append(more)
+            pos = more.end
+
+    def _trailing(self, pos: int) -> None:
+        if not any(self.data[pos : min(self.stop, pos + (1 << 20))]):
+            self.part.notes.append(f"{self.stop - pos:,} zero bytes follow the last pickle")
+            return
+        why = f"{self.stop - pos:,} bytes follow the last pickle, which its reader does not read"
+        at = pos - self.start
+        self.part.findings.add(Finding("trailing-bytes", UNKNOWN, why, self.record, at))
+
+    def _legacy(self, first: Pickled) -> None:
+        """The five pickles of `torch.serialization._legacy_save`, and the storages."""
+        self.part.format = "torch-legacy"
+        found = [first]
+        while len(found) < LEGACY_STREAMS:
+            found.append(self.one(found[-1].end))
+            self.part.streams.append(found[-1])
+            if len(found) == 2 and found[1].root != PROTOCOL:
+                self.part.format = "pickle"
+                self._others(found[1].end)
+                return
+        from ptinspect.formats.torch_legacy import _spans
+
+        main, keys = found[3], found[4]
+        if class_sources(main):
+            many = len(class_sources(main))
+            self.part.notes.append(f"holds the source of {many} classes: text, which nobody runs")
+        window = (self.data, self.start, self.stop)
+        _, end = _spans(window, None, keys, declared(main))
+        if end < self.stop:
+            self._trailing(end)
+
+
+def _announced(data: Buffer, pos: int, stop: int) -> bool:
+    """Whether a pickle of protocol 2 or above begins there."""
+    return stop - pos > 1 and data[pos] == 0x80 and 2 <= data[pos + 1] <= 5
+
+
+def read_pickles(part: Part, data: Buffer, start: int, stop: int, record: str | None) -> Streams:
+    """Runs and judges all pickles in `data[start:stop]`; errors go to `part.errors`."""
+    streams = Streams(part, data, start, stop, record)
+    try:
+        streams.all()
+    except PtInspectError as error:
+        part.errors.append(error)
+    return streams
+
+
+def may_begin(head: bytes) -> bool:
+    """Whether a pickle can begin with this byte."""
+    return bool(head) and head[0] in BY_CODE

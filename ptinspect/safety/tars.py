@@ -1,0 +1,81 @@
+"""A tar's members; and the tar of torch 0.1, whose members are pickles with numbers between."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ptinspect.errors import PtInspectError
+from ptinspect.formats.tar_members import Member, each_member
+from ptinspect.formats.torch_tar import MEMBERS, Reader, _read_storages, _read_tensors
+from ptinspect.safety.scanner import scan_inside
+from ptinspect.safety.slices import SliceSource
+from ptinspect.safety.streams import Streams
+
+if TYPE_CHECKING:
+    from ptinspect.pickling.values import Value
+    from ptinspect.safety.part import Part
+    from ptinspect.source.base import Source
+
+
+def read_tar(source: Source, part: Part) -> None:
+    """Looks into each member."""
+    seen: dict[str, Member] = {}
+    try:
+        for member in each_member(source, part.limits):
+            name = member.name.removeprefix("./")
+            if name in seen:
+                part.find("tar-duplicate", f"{name[:200]!r} is in it twice", part.record)
+            seen[name] = member
+            _member(source, part, member)
+            if member.have < member.size:
+                part.errors.append(_cut(member))
+    except PtInspectError as error:
+        part.errors.append(error)
+    if part.format == "torch-legacy-tar":
+        _numbers(source, part, seen)
+
+
+def _cut(member: Member) -> PtInspectError:
+    from ptinspect.errors import DamagedError, Place
+    from ptinspect.formats.damage import FETCH_AGAIN
+
+    message = f"{member.have:,} of {member.size:,} bytes are there"
+    return DamagedError(message, where=Place(member.name), hint=FETCH_AGAIN)
+
+
+def _member(source: Source, part: Part, member: Member) -> None:
+    """One member; those of torch's that mix pickles and numbers are read by `_numbers`."""
+    if (part.format == "torch-legacy-tar" and member.name in MEMBERS[2:]) or not member.have:
+        return
+    scan_inside(part, SliceSource(source, member.start, member.have), member.name)
+
+
+class _Judging(Reader):
+    """Reads as torch does, and judges each pickle on the way."""
+
+    def __init__(self, source: Source, member: Member, part: Part) -> None:
+        super().__init__(source, member, part.limits)
+        at = self.pos
+        self.judged = Streams(part, self.data, at, self.stop, member.name)
+
+    def pickle(self) -> Value:
+        """See `Reader.pickle`."""
+        made = self.judged.one(self.pos)
+        self.judged.part.streams.append(made)
+        self.pos = made.end
+        return made.root
+
+
+def _numbers(source: Source, part: Part, found: dict[str, Member]) -> None:
+    for name, read in (("tensors", _read_tensors), ("storages", _read_storages)):
+        member = found.get(name)
+        if member is None:
+            continue
+        reader = _Judging(source, member, part)
+        try:
+            if read is _read_tensors:
+                _read_tensors(reader)
+            else:
+                _read_storages(reader, None, member)
+        except PtInspectError as error:
+            part.errors.append(error)

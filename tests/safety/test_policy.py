@@ -1,0 +1,182 @@
+"""The policy's lines: each whole, each reasoned, none of them allowing by a star."""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import importlib
+import inspect
+import pkgutil
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+
+from ptinspect.pickling.values import Global
+from ptinspect.safety.opinions import DANGEROUS, OK, called, imported
+from ptinspect.safety.policy import VERDICTS, is_standard, policy
+from ptinspect.safety.weights_only import ALLOWED
+from tests.conftest import ROOT
+
+LINES = [
+    line.split(" | ")
+    for line in (ROOT / "ptinspect/safety/policy.txt").read_text("utf-8").splitlines()
+    if line and not line.startswith("#")
+]
+
+
+def opinion(module: str, attribute: str, how: str = "REDUCE") -> int:
+    return called(Global(module, attribute, 0), (), how).level
+
+
+def test_every_line_has_a_verdict_names_a_reason_and_a_source() -> None:
+    assert [line for line in LINES if len(line) != 4 or not all(map(str.strip, line))] == []
+    assert {line[0] for line in LINES} == set(VERDICTS)
+
+
+def test_what_is_allowed_is_written_out() -> None:
+    kinds = ("allowed", "reference", "unknown")
+    assert [line for line in LINES if line[0] in kinds and "*" in line[1]] == []
+
+
+def test_no_name_has_two_verdicts() -> None:
+    seen: dict[str, str] = {}
+    for verdict, names, _, _ in LINES:
+        first, *others = names.split()
+        if verdict == "known":
+            continue
+        spelled = [first, *others]
+        if others and not any("." in other for other in others):
+            spelled = [f"{first}.{other}" for other in others]
+        for each in spelled:
+            assert seen.setdefault(each, verdict) == verdict, each
+
+
+def test_what_weights_only_takes_is_allowed_when_named() -> None:
+    for each in ALLOWED:
+        module, _, attribute = each.rpartition(".")
+        assert imported(Global(module, attribute, 0)).level == OK, each
+
+
+@pytest.mark.parametrize(
+    ("module", "attribute"),
+    [
+        ("posix", "system"),
+        ("os", "system"),
+        ("nt", "system"),
+        ("os.path", "os.system"),
+        ("builtins", "eval"),
+        ("subprocess", "Popen"),
+        ("torch.serialization", "os.system"),
+        ("torch", "serialization.os.system"),
+        ("mine.own.module", "os.system"),
+        ("pip._internal.cli.main", "main"),
+        ("mine.__main__", "x"),
+        ("torch.hub", "load"),
+        ("pickle", "loads"),
+        ("cloudpickle.cloudpickle", "_make_function"),
+        ("numpy.testing._private.utils", "runstring"),
+        ("numpy.core", "_ufunc_reconstruct"),
+        ("torch.fx.graph_module", "reduce_graph_module"),
+        ("mine", "Net.__init__.__globals__"),
+        ("functools", "reduce"),
+        ("builtins", "map"),
+    ],
+)
+def test_these_are_dangerous_when_called(module: str, attribute: str) -> None:
+    assert opinion(module, attribute) == DANGEROUS
+
+
+def test_a_user_s_folder_may_be_called_as_a_module_of_python_is() -> None:
+    assert opinion("code.model", "Net") < DANGEROUS
+    assert opinion("code", "interact") == DANGEROUS
+    assert opinion("test", "Net") < DANGEROUS
+
+
+# --- every callable there is ---------------------------------------------------------------
+
+
+def standard_modules() -> list[str]:
+    """Python's own modules, with those inside packages; not those that act when imported."""
+    left_out = {"antigravity", "this", "idlelib", "test", "turtledemo", "lib2to3", "__main__"}
+    names = [each for each in sys.stdlib_module_names if each not in left_out]
+    for each in list(names):
+        try:
+            found = importlib.util.find_spec(each)
+        except (ImportError, ValueError):
+            continue
+        if found and found.submodule_search_locations:
+            inner = pkgutil.iter_modules(found.submodule_search_locations, each + ".")
+            names += [info.name for info in inner if not info.name.endswith("__main__")]
+    return sorted(names)
+
+
+def callables_of(module: str) -> list[str]:
+    """Read from a module that is imported, else from its source: importing all would act."""
+    if module in sys.modules:
+        there = sys.modules[module]
+        return [each for each in dir(there) if callable(getattr(there, each, None))]
+    try:
+        found = importlib.util.find_spec(module)
+    except (ImportError, ValueError):
+        return []
+    if found is None or not found.origin or not found.origin.endswith(".py"):
+        return []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        tree = ast.parse(Path(found.origin).read_bytes())
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    return [node.name for node in tree.body if isinstance(node, kinds)]
+
+
+def may_be_clean(module: str, attribute: str) -> bool:
+    row = policy().row(module, attribute)
+    return row is not None and row.verdict in ("allowed", "module")
+
+
+def test_no_other_callable_of_python_comes_out_clean_when_called() -> None:
+    seen, clean, mild = 0, [], []
+    for module in standard_modules():
+        if not is_standard(module):
+            continue
+        for attribute in callables_of(module):
+            seen += 1
+            level = opinion(module, attribute)
+            row = policy().row(module, attribute)
+            if level == OK and not may_be_clean(module, attribute):
+                clean.append(f"{module}.{attribute}")
+            listed = row is not None and row.verdict in ("allowed", "unknown")
+            if level != DANGEROUS and not listed:
+                mild.append(f"{module}.{attribute}")
+    assert seen > 3_000
+    assert clean == []
+    assert mild == []
+
+
+def test_no_built_in_but_the_listed_is_clean_when_called() -> None:
+    clean = {each for each in dir(builtins) if opinion("builtins", each) == OK}
+    assert all(
+        each in ALLOWED or policy().names[each].verdict == "allowed"
+        for each in (f"builtins.{name}" for name in clean)
+    )
+    assert not clean & {"eval", "exec", "getattr", "map", "open", "type", "iter", "print"}
+
+
+def test_no_other_callable_of_torch_comes_out_clean_when_called() -> None:
+    torch = pytest.importorskip("torch")
+    seen, clean = 0, []
+    for module in sorted(each for each in sys.modules if each.split(".")[0] == "torch"):
+        there = sys.modules[module]
+        for attribute in dir(there):
+            try:
+                value = getattr(there, attribute)
+            except Exception:  # noqa: BLE001
+                continue
+            if callable(value):
+                seen += 1
+                if opinion(module, attribute) == OK and not may_be_clean(module, attribute):
+                    clean.append(f"{module}.{attribute}")
+    assert seen > 10_000
+    assert clean == []
+    assert inspect.isclass(torch.Tensor)
