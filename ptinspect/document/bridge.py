@@ -25,10 +25,11 @@ if TYPE_CHECKING:
 
 
 def contiguous(tensor: Tensor) -> bytes:
-    """The elements in C order, little-endian, as the logical values (conj and neg applied).
+    """The elements in C order, little-endian, as the logical values (conj and neg applied); of a
+    packed type the bytes that hold them.
 
-    UnsupportedError for a tensor of parts and for one without bytes (meta); DamagedError where
-    the storage is too short.
+    UnsupportedError for a tensor of parts, for one without bytes (meta), and for a view that
+    repeats a few bytes endlessly; DamagedError where the storage is too short.
     """
     dtype, storage = tensor.stored, tensor.storage
     if dtype is None or storage is None or tensor.stride is None:
@@ -36,6 +37,7 @@ def contiguous(tensor: Tensor) -> bytes:
         raise UnsupportedError(f"the tensor {what} (layout {tensor.layout}, {tensor.device})")
     low, high = bounds(tensor, storage, dtype)
     size = dtype.itemsize
+    _bounded(tensor, storage, REPEATED_HELD)
     raw = storage.read(low * size, high * size)
     if storage.archive.byteorder == "big":
         raw = swapped(raw, dtype.swap)
@@ -51,6 +53,8 @@ def contiguous(tensor: Tensor) -> bytes:
 def bounds(tensor: Tensor, storage: Storage, dtype: DType) -> tuple[int, int]:
     """`tensor.extent`; DamagedError where the storage is shorter than that."""
     low, high = tensor.extent
+    if tensor.per_byte > 1:
+        low, high = _packed_bounds(tensor, low, high)
     if low < 0 or high * dtype.itemsize > storage.nbytes:
         raise DamagedError(
             f"a tensor reaches beyond its storage {storage.key}: element {high:,} of "
@@ -58,6 +62,23 @@ def bounds(tensor: Tensor, storage: Storage, dtype: DType) -> tuple[int, int]:
             where=Place(storage.archive.record, tensor.at),
         )
     return low, high
+
+
+def _packed_bounds(tensor: Tensor, low: int, high: int) -> tuple[int, int]:
+    """In bytes; UnsupportedError for a view that begins within one, or leaves some out."""
+    if low % tensor.per_byte or not tensor.is_contiguous:
+        name = tensor.dtype.name if tensor.dtype else ""
+        raise UnsupportedError(f"a view of {name} that does not consist of whole bytes")
+    return low // tensor.per_byte, -(-high // tensor.per_byte)
+
+
+def _bounded(tensor: Tensor, storage: Storage, most: int) -> None:
+    """UnsupportedError for a view that shows its storage's bytes again and again (`expand`) until
+    they are more than `most`."""
+    if tensor.nbytes > max(most, 16 * storage.nbytes):
+        raise UnsupportedError(
+            f"the view repeats {storage.nbytes:,} bytes until they are {tensor.nbytes:,}"
+        )
 
 
 def swapped(raw: bytes, unit: int) -> bytes:
@@ -74,11 +95,17 @@ def _gathered(raw: bytes, tensor: Tensor, dtype: DType, low: int) -> bytes:
     """The elements of a view with gaps, laid out."""
     import numpy as np
 
-    assert tensor.stride is not None and tensor.storage_offset is not None
+    assert tensor.storage_offset is not None
     base = np.frombuffer(raw, np.dtype((np.void, dtype.itemsize)))
-    strides = [step * dtype.itemsize for step in tensor.stride]
+    strides = _strides(tensor, dtype.itemsize)
     start = base[tensor.storage_offset - low :]
     return np.lib.stride_tricks.as_strided(start, tensor.shape, strides, writeable=False).tobytes()
+
+
+def _strides(tensor: Tensor, size: int) -> list[int]:
+    """In bytes. Where a dimension is 1 the stride leads nowhere, and may be any number."""
+    pairs = zip(tensor.stride or (), tensor.shape, strict=True)
+    return [step * size if length > 1 else 0 for step, length in pairs]
 
 
 def _logical(raw: bytes, tensor: Tensor, dtype: DType) -> bytes:
@@ -105,7 +132,11 @@ def to_numpy(tensor: Tensor) -> npt.NDArray[np.generic]:
 
     if tensor.dtype is None:
         raise UnsupportedError("a tensor without a dtype", hint="read() gives the bytes")
-    kind = numpy_type(tensor.dtype)
+    kind, known = numpy_type(tensor.dtype), 1
+    for size in tensor.shape:  # numpy multiplies them even where one is 0
+        known *= max(size, 1)
+    if known * kind.itemsize > sys.maxsize:
+        raise UnsupportedError(f"numpy has no arrays of the shape {tensor.shape}")
     return np.frombuffer(contiguous(tensor), kind).reshape(tensor.shape)
 
 
@@ -151,8 +182,11 @@ BLOCK = 1 << 20
 HELD = 64 << 20
 """Bytes of a storage that are copied into memory for a view with gaps; a larger one is mapped."""
 
-REPEATED = 1 << 32
-"""Bytes that a view which shows its storage's bytes again and again may come to."""
+REPEATED = 1 << 30
+"""Bytes that a view which shows its storage's bytes again and again may come to, as a stream."""
+
+REPEATED_HELD = 1 << 28
+"""The same, where all of them are held in memory."""
 
 
 def raw_blocks(tensor: Tensor) -> Iterator[bytes]:
@@ -168,10 +202,7 @@ def raw_blocks(tensor: Tensor) -> Iterator[bytes]:
     if tensor.is_contiguous:
         pieces = _whole(storage.chunks(low * size, high * size, BLOCK), size)
     else:
-        if tensor.nbytes > max(REPEATED, 16 * storage.nbytes):
-            raise UnsupportedError(
-                f"the view repeats {storage.nbytes:,} bytes until they are {tensor.nbytes:,}"
-            )
+        _bounded(tensor, storage, REPEATED)
         pieces = _strided_blocks(tensor, _held(storage, low * size, high * size), size, low)
     for piece in pieces:
         yield piece if swap == 1 else swapped(piece, swap)
@@ -238,9 +269,9 @@ def _strided_blocks(
     """A view with gaps, in C order: as many of its innermost elements at once as a block takes."""
     import numpy as np
 
-    assert tensor.stride is not None and tensor.storage_offset is not None
+    assert tensor.storage_offset is not None
     base = np.frombuffer(held, np.dtype((np.void, size)))[tensor.storage_offset - low :]
-    strides = [step * size for step in tensor.stride]
+    strides = _strides(tensor, size)
     view = np.lib.stride_tricks.as_strided(base, tensor.shape, strides, writeable=False)
     inner, split = size, len(tensor.shape)
     while split and inner * tensor.shape[split - 1] <= BLOCK:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from ptinspect.document.objects import mapping, path_of, path_of_function, sequence
 from ptinspect.document.tensor import Tensor
+from ptinspect.errors import DamagedError, Place
 from ptinspect.formats.dtypes import DType, by_class, by_name
 from ptinspect.pickling.values import Call, Global, Value
 
@@ -25,6 +26,22 @@ def _ints(value: Value) -> tuple[int, ...] | None:
     if items is None or not all(type(item) is int for item in items):
         return None
     return tuple(item for item in items if isinstance(item, int))
+
+
+def checked(made: Tensor, record: str | None) -> Tensor:
+    """The tensor; DamagedError where it has a negative size, stride or offset, which torch
+    refuses too (`as_strided`), and which no arithmetic here is made for."""
+    for what, numbers in (("size", made.shape), ("stride", made.stride or ())):
+        if numbers and min(numbers) < (-1 if made.parts else 0):  # -1: a ragged dimension
+            raise DamagedError(
+                f"a tensor's {what} is negative: {numbers}", where=Place(record, made.at)
+            )
+    if made.storage_offset is not None and made.storage_offset < 0:
+        raise DamagedError(
+            f"a tensor begins before its storage, at {made.storage_offset}",
+            where=Place(record, made.at),
+        )
+    return made
 
 
 def dtype_of(value: Value) -> DType | None:

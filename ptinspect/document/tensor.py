@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from ptinspect.formats.dtypes import DType
 
 
+PACKED = {"quint4x2": 2, "quint2x4": 4}
+"""Element types of which several share a byte, and how many: `c10/core/ScalarType.h`."""
+
+
 class Tensor:
     """A tensor as the file has it.
 
@@ -73,11 +77,16 @@ class Tensor:
         return count
 
     @property
+    def per_byte(self) -> int:
+        """Elements in one byte: more than one in the types that torch packs."""
+        return PACKED.get(self.dtype.name, 1) if self.dtype else 1
+
+    @property
     def nbytes(self) -> int:
         """Bytes of the values, laid out without gaps; of the parts, where it consists of those."""
         if self.parts:
             return sum(part.nbytes for part in self.parts.values())
-        return self.numel * self.dtype.itemsize if self.dtype else 0
+        return -(-self.numel // self.per_byte) * self.dtype.itemsize if self.dtype else 0
 
     @property
     def is_contiguous(self) -> bool:

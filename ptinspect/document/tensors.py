@@ -11,7 +11,7 @@ from ptinspect.document.objects import (
     path_of_function,
     raw_bytes,
 )
-from ptinspect.document.rebuild import READERS, legacy_object, of_tar
+from ptinspect.document.rebuild import READERS, checked, legacy_object, of_tar
 from ptinspect.document.storages import Reference, Storages
 from ptinspect.document.tensor import Tensor
 from ptinspect.errors import LimitError, Place
@@ -59,10 +59,13 @@ class Tensors:
         if dtype is None or len(call.size) != len(call.stride):
             return None
         storage = self.storages.get(call.storage_key, call.location, call.numel * dtype.itemsize)
-        return Tensor(
+        made = Tensor(
             dtype, call.size, call.stride, call.storage_offset, storage, call.location, call.grad,
             call.offset,
         )  # fmt: skip
+        if call.storage_offset < 0 or min(call.size + call.stride, default=0) < 0:
+            checked(made, self.archive.record)
+        return made
 
     def _slow(self, call: Call) -> Tensor | None:
         """Unwraps parameters and subclasses in a loop (they nest), then reads the core."""
@@ -80,6 +83,7 @@ class Tensors:
             made = self._core(core) if isinstance(core, Call) else None
         if made is None:
             return None
+        checked(made, self.archive.record)
         for wrapper in reversed(wrappers):
             _apply(self, made, wrapper)
         if isinstance(core, Call):
@@ -200,9 +204,11 @@ def _apply(reader: Tensors, made: Tensor, wrapper: Call) -> None:
     if path in _TYPED:
         kind = path_of(args[1])
         made.parameter = made.parameter or kind == "torch.nn.parameter.Parameter"
-        if kind not in ("torch.Tensor", "torch._tensor.Tensor", "torch.nn.parameter.Parameter"):
+        plain = kind in ("torch.Tensor", "torch._tensor.Tensor")
+        if not plain and kind != "torch.nn.parameter.Parameter":
             made.subclass = kind
-        _add_state(reader, made, _state_dict(args[3]))
+        if not plain or path.endswith("_v2"):  # the first version drops a plain tensor's state
+            _add_state(reader, made, _state_dict(args[3]))
     else:
         made.parameter = path != "torch.autograd.variable.Variable"
         grad = _grad(wrapper)

@@ -28,7 +28,7 @@ from ptinspect import display
 from ptinspect.document import open as open_document
 from ptinspect.errors import PtInspectError
 from tests.corpus.files import FIXTURES, fixtures
-from tests.corpus.mutants import mutant, only_soup
+from tests.corpus.mutants import mutant, odd_tensor, only_soup
 
 SECONDS = 5.0
 """For one mutant of a file of some kilobytes, on a machine that others use as well."""
@@ -83,9 +83,10 @@ def load_everything() -> None:
     for module in pkgutil.walk_packages(ptinspect.__path__, "ptinspect."):
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
-    for name in ("numpy", "ml_dtypes", "tabulate", "encodings.cp437", "encodings.utf_32_le"):
+    for name in ("numpy", "ml_dtypes", "tabulate"):
         importlib.import_module(name)
-    importlib.import_module("encodings.utf_32_be")
+    for codec in ("cp437", "raw_unicode_escape", "utf_16", "utf_32_be", "utf_32_le"):
+        importlib.import_module(f"encodings.{codec}")
     for number, name in enumerate(fixtures()[::7]):
         look_at((FIXTURES / name).read_bytes(), number)
 
@@ -100,8 +101,9 @@ def look_at(data: bytes, number: int) -> str:
             display.view(FORMATS[number % len(FORMATS)])(document, look)
             document.check()
             for info in list(document.tensors.values())[:8]:
-                if info.nbytes <= 1 << 16:
+                if info.nbytes <= 1 << 20:
                     info.read()
+                    info.numpy()
     except PtInspectError as error:
         assert error.message.strip(), "an error without a message"
         assert "Traceback" not in error.lines()
@@ -131,6 +133,8 @@ def made(files: list[tuple[str, bytes]], number: int, seed: int) -> tuple[str, b
     rng = Random(zlib.crc32(f"{seed}/{number}".encode()))
     if number % 10 == 9:
         return "soup", only_soup(rng)
+    if number % 10 == 8:
+        return "odd tensor", odd_tensor(rng)
     name, data = files[number % len(files)]
     return name, mutant(data, rng)
 

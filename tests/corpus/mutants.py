@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import pickletools
 import struct
+import warnings
 import zipfile
 from collections.abc import Callable
 from random import Random
@@ -139,7 +140,8 @@ def inside(data: bytes, rng: Random) -> bytes | None:
     else:
         records[at] = (name, bytes(changed))
     out = io.BytesIO()
-    with zipfile.ZipFile(out, "w") as held:
+    with warnings.catch_warnings(), zipfile.ZipFile(out, "w") as held:
+        warnings.simplefilter("ignore")  # a record twice is meant
         for name, body in records:
             held.writestr(zipfile.ZipInfo(name), body)
     return out.getvalue()
@@ -148,3 +150,52 @@ def inside(data: bytes, rng: Random) -> bytes | None:
 def only_soup(rng: Random) -> bytes:
     """No file at all: a protocol, opcodes, the end."""
     return b"\x80" + bytes([rng.randint(0, 5)]) + soup(rng, rng.randint(1, 60)) + b"."
+
+
+SIZES = (0, 1, 2, 3, 4, 5, 8, 16, -1, -2, 1 << 31, 1 << 32, 1 << 40, 1 << 62, (1 << 63) - 1)
+STORAGES = "Float Long Bool ComplexFloat Untyped BFloat16 Half QUInt4x2 QInt8"
+    "Float",
+    "Long",
+    "Bool",
+    "ComplexFloat",
+    "Untyped",
+    "BFloat16",
+    "Half",
+    "QUInt4x2",
+    "QInt8",
+]
+
+
+def odd_tensor(rng: Random) -> bytes:
+    """A whole file with one tensor of 64 bytes, whose size, stride and offset may be anything."""
+    dims = rng.randint(0, 4)
+    size, stride = ([rng.choice(SIZES) for _ in range(dims)] for _ in "ab")
+    kind = f"{rng.choice(STORAGES.split())}Storage"
+    numel, offset = rng.choice((16, 16, 4, 0, -1, 1 << 40)), rng.choice((0, 0, 0, *SIZES))
+    return tensor_file(size, stride, offset, kind, numel)
+
+
+def tensor_file(
+    size: list[int], stride: list[int], offset: int, kind: str = "FloatStorage", numel: int = 16
+) -> bytes:
+    """A zip of torch.save with the tensor `w`, over 64 bytes."""
+    named = b"".join(map(_text, ("storage", "0", "cpu")))
+    key = named[:12] + b"ctorch\n" + kind.encode() + b"\n" + named[12:] + _int(numel)
+    call = b"ctorch._utils\n_rebuild_tensor_v2\n((" + key + b"tQ" + _int(offset)
+    shape = b"(" + b"".join(map(_int, size)) + b"t(" + b"".join(map(_int, stride)) + b"t"
+    body = b"\x80\x02}" + _text("w") + call + shape + b"\x89ccollections\nOrderedDict\n)RtRs."
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as held:
+        held.writestr("archive/data.pkl", body)
+        held.writestr("archive/byteorder", b"little")
+        held.writestr("archive/data/0", bytes(range(64)))
+        held.writestr("archive/version", b"3\n")
+    return out.getvalue()
+
+
+def _text(text: str) -> bytes:
+    return b"X" + len(text).to_bytes(4, "little") + text.encode()
+
+
+def _int(number: int) -> bytes:
+    return b"\x8a\x09" + number.to_bytes(9, "little", signed=True)
