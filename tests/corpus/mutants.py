@@ -154,16 +154,6 @@ def only_soup(rng: Random) -> bytes:
 
 SIZES = (0, 1, 2, 3, 4, 5, 8, 16, -1, -2, 1 << 31, 1 << 32, 1 << 40, 1 << 62, (1 << 63) - 1)
 STORAGES = "Float Long Bool ComplexFloat Untyped BFloat16 Half QUInt4x2 QInt8"
-    "Float",
-    "Long",
-    "Bool",
-    "ComplexFloat",
-    "Untyped",
-    "BFloat16",
-    "Half",
-    "QUInt4x2",
-    "QInt8",
-]
 
 
 def odd_tensor(rng: Random) -> bytes:
