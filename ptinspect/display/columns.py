@@ -106,13 +106,7 @@ def fitted(widths: list[int], width: int) -> list[int]:
     `NARROWEST`, and so a table of many columns may still be too wide."""
     made = list(widths)
     over = sum(made) + len(GAP) * (len(made) - 1) - width
-    while over > 0:
-        widest = max(made)
-        at = made.index(widest)
-        if widest <= NARROWEST:
-            break
-        below = max([NARROWEST, *(other for other in made if other < widest)])
-        step = min(over, max(widest - below, 1))
-        made[at] -= step
-        over -= step
+    while over > 0 and max(made) > NARROWEST:
+        made[made.index(max(made))] -= 1
+        over -= 1
     return made

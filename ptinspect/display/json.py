@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from ptinspect.display.escape import quoted, quoted_all
 from ptinspect.display.selection import selected
+from ptinspect.document.arrays import Inline
 from ptinspect.document.entries import Entry, describe
 from ptinspect.document.objects import short
 from ptinspect.pickling.values import key_value
@@ -106,7 +107,7 @@ def _tensors(document: Document, look: Look) -> list[str]:
             tensor.storage_offset, tensor.device, tensor.requires_grad, tensor.layout,
         )  # fmt: skip
         common = facts.get(shared)
-        if common is None or tensor.parts:  # parts have sizes of their own
+        if common is None or tensor.parts or tensor.uninitialized:  # not told by `shared`
             common = facts[shared] = _common(info)
         steps = info.path
         way = key if len(steps) == 1 and steps[0] == info.key else ", ".join(map(scalar, steps))
@@ -118,7 +119,7 @@ def _tensors(document: Document, look: Look) -> list[str]:
 
 
 def _storages(rows: list[TensorInfo]) -> list[str]:
-    """The storage of each row, or null."""
+    """The storage of each row, or null. An array in the pickle itself has no key."""
     held = [info.tensor.storage for info in rows]
     places = [(None, None) if storage is None else storage.place for storage in held]
     keys = quoted_all(["" if storage is None else storage.key for storage in held])
@@ -126,7 +127,7 @@ def _storages(rows: list[TensorInfo]) -> list[str]:
     return [
         "null"
         if storage is None
-        else f'{{"key": {key}, "nbytes": {storage.nbytes}, '
+        else f'{{"key": {"null" if type(storage) is Inline else key}, "nbytes": {storage.nbytes}, '
         f'"record": {"null" if at[0] is None else record}, '
         f'"file_offset": {"null" if at[1] is None else at[1]}}}'
         for storage, key, record, at in zip(held, keys, records, places, strict=True)
@@ -138,11 +139,19 @@ def _common(info: TensorInfo) -> str:
     return (
         f'"role": "{info.role}", "persistent": {scalar(info.persistent)}, '
         f'"dtype": {scalar(tensor.dtype.name if tensor.dtype else None)}, '
-        f'"shape": {_ints(tensor.shape)}, "stride": {_ints(tensor.stride)}, '
+        f'"shape": {_shape(tensor)}, "stride": {_ints(tensor.stride)}, '
         f'"storage_offset": {scalar(tensor.storage_offset)}, "layout": {quoted(tensor.layout)}, '
         f'"device": {quoted(tensor.device)}, '
         f'"requires_grad": {scalar(tensor.requires_grad)}, "nbytes": {tensor.nbytes}'
     )
+
+
+def _shape(tensor: Tensor) -> str:
+    """A list; null for a tensor of a lazy module, which has none yet, and for a dimension of a
+    nested tensor that has no one length."""
+    if tensor.uninitialized:
+        return "null"
+    return f"[{', '.join('null' if size == -1 else str(size) for size in tensor.shape)}]"
 
 
 def _ints(numbers: tuple[int, ...] | None) -> str:
@@ -173,13 +182,14 @@ def _part(part: Tensor) -> str:
     place = "null"
     if part.storage is not None:
         record, at = part.storage.place
+        key = "null" if type(part.storage) is Inline else quoted(part.storage.key)
         place = (
-            f'{{"key": {quoted(part.storage.key)}, "nbytes": {part.storage.nbytes}, '
+            f'{{"key": {key}, "nbytes": {part.storage.nbytes}, '
             f'"record": {scalar(record)}, "file_offset": {scalar(at)}}}'
         )
     return (
         f'{{"dtype": {scalar(part.dtype.name if part.dtype else None)}, '
-        f'"shape": {_ints(part.shape)}, "stride": {_ints(part.stride)}, '
+        f'"shape": {_shape(part)}, "stride": {_ints(part.stride)}, '
         f'"storage_offset": {scalar(part.storage_offset)}, "nbytes": {part.nbytes}, '
         f'"storage": {place}}}'
     )
@@ -233,10 +243,9 @@ def _entry(entry: Entry) -> str:
 
 def _optimizer(found: Optimizer, document: Document) -> str:
     groups = ", ".join(_group(found, number, document) for number in range(len(found.groups)))
-    inside = len(found.path)
+    start = (*found.path, "state")
     tensors = sum(
-        info.role == "optimizer" and info.path[:inside] == found.path
-        for info in document.contents.tensors
+        info.role == "optimizer" and info.path[:-2] == start for info in document.contents.tensors
     )
     return (
         f'{{"path": {path(found.path)}, "class": {scalar(found.class_path)}, '

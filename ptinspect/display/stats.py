@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import inf, sqrt
 from typing import TYPE_CHECKING
 
-from ptinspect.document.bridge import number_blocks
+from ptinspect.document.bridge import number_blocks, quiet
 from ptinspect.document.tensor import Tensor
 from ptinspect.errors import UnsupportedError
 from ptinspect.formats.dtypes import DTYPES
@@ -105,6 +105,11 @@ class Stats:
 def stats_of(tensor: Tensor, look: Look) -> Stats:
     """Raises UnsupportedError for what has no bytes or whose numbers are not told here (sparse,
     quantized per channel), DamagedError where bytes are missing."""
+    with quiet():
+        return _measured(tensor, look)
+
+
+def _measured(tensor: Tensor, look: Look) -> Stats:
     made = Stats()
     once, factor = _without_repetition(tensor)
     if tensor.quantizer:

@@ -93,11 +93,20 @@ class Grid:
         self.gaps = [self.summary and size > 2 * EDGE for size in tensor.shape]
 
 
+def whole(tensor: Tensor) -> None:
+    """UnsupportedError for a tensor that has no elements of its own."""
+    if tensor.uninitialized:
+        raise UnsupportedError("it is not initialized")
+    if tensor.parts or tensor.storage is None or tensor.stride is None:
+        kind = "nested" if -1 in tensor.shape else tensor.layout
+        what = f"consists of parts ({kind})" if tensor.parts else "has no bytes in the file"
+        raise UnsupportedError(f"it {what}")
+
+
 def numbers_of(tensor: Tensor) -> list[Number]:
     """The numbers of a tensor that is printed whole, in C order; of a quantized one what its
     integers stand for. Raises as `data_text`."""
-    if tensor.parts:
-        raise UnsupportedError(f"the layout {tensor.layout} has its numbers in parts")
+    whole(tensor)
     if tensor.numel == 0:
         return []
     grid = Grid(tensor)
@@ -111,6 +120,7 @@ def data_text(tensor: Tensor, indent: int) -> str:
     Raises UnsupportedError for what has no bytes or no numbers, DamagedError where bytes are
     missing.
     """
+    whole(tensor)
     if tensor.numel == 0:
         return "[]"
     grid = Grid(tensor)

@@ -1,0 +1,28 @@
+"""Documents to be shown: pickles made here, and the fixtures that torch wrote."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ptinspect.display import Look, view
+from ptinspect.document import Document
+from ptinspect.document import open as open_document
+from tests.corpus.files import FIXTURES, REFUSED, fixtures, truth_of
+from tests.document.making import document
+
+READ = [name for name in fixtures() if name not in REFUSED]
+
+
+def shown(file: str | Path, format: str = "summary", **options: object) -> str:
+    """The view of a file, without the command line. `file`: a path, or one below fixtures/."""
+    path = Path(file)
+    with open_document(path if path.is_absolute() else FIXTURES / path) as found:
+        return view(format)(found, Look(**options))  # type: ignore[arg-type]
+
+
+def shown_value(value: object, format: str = "summary", **options: object) -> str:
+    """The view of a plain pickle of `value`."""
+    return view(format)(document(value), Look(**options))  # type: ignore[arg-type]
+
+
+__all__ = ["FIXTURES", "READ", "Document", "document", "shown", "shown_value", "truth_of"]

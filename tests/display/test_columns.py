@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import pytest
+import tabulate
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ptinspect.display.columns import columns, fitted, padded, shortened, width_of
+
+words = st.text(st.characters(min_codepoint=33, max_codepoint=126), max_size=9)
+
+
+@given(st.lists(st.tuples(words, words, words), min_size=1, max_size=6))
+def test_the_layout_is_tabulates(rows: list[tuple[str, str, str]]) -> None:
+    tabulate.MIN_PADDING = 0
+    headers = ["key", "dtype", "count"]
+    aligned = ["left", "left", "right"]
+    theirs = tabulate.tabulate(rows, headers, "simple", disable_numparse=True, colalign=aligned)
+    mine = columns(headers, rows, right=frozenset({2}))
+    assert mine == [line.rstrip() for line in theirs.split("\n")]
+
+
+def test_wide_characters_count_twice() -> None:
+    assert (width_of("가나"), width_of("ab"), width_of("e\u0301")) == (4, 2, 1)
+    assert padded("가", 4) == "가  "
+    assert columns(["key", "n"], [("체크", "1"), ("abcdef", "2")]) == [
+        "key     n",
+        "------  -",
+        "체크    1",
+        "abcdef  2",
+    ]
+
+
+@given(st.text(max_size=40), st.integers(3, 30))
+def test_shortened_text_fits_and_keeps_its_ends(text: str, width: int) -> None:
+    made = shortened(text, width)
+    assert width_of(made) <= width
+    if width_of(text) <= width:
+        assert made == text
+    else:
+        head, _, tail = made.partition("…")
+        assert text.startswith(head)
+        assert text.endswith(tail)
+
+
+def test_both_ends_of_a_key_stay() -> None:
+    assert shortened("model.layers.31.self_attn.q_proj.weight", 20) == "model.laye…oj.weight"
+
+
+@pytest.mark.parametrize("width", [50, 60, 80])
+def test_a_table_is_made_to_fit(width: int) -> None:
+    rows = [("a" * 90, "parameter", "float32", "(1, 2)", "cpu")]
+    lines = columns(["key", "role", "dtype", "shape", "device"], rows, width=width)
+    assert max(map(width_of, lines)) <= width
+    assert "…" in lines[2]
+
+
+def test_the_widest_column_gives_first() -> None:
+    assert fitted([50, 10, 8], 60) == [38, 10, 8]
+    assert fitted([40, 40, 8], 70) == [29, 29, 8]
+    assert fitted([13, 13], 10) == [12, 12]  # too narrow for any table
