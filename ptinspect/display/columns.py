@@ -7,7 +7,10 @@ from collections.abc import Sequence
 
 GAP = "  "
 NARROWEST = 12
-"""Columns that a cell keeps when a table is made to fit."""
+"""Columns that the last cell keeps when a table is made to fit."""
+
+NAME = 32
+"""Columns that the first cell keeps."""
 
 
 def width_of(text: str) -> int:
@@ -59,7 +62,7 @@ def columns(
     width: int | None = None,
 ) -> list[str]:
     """The lines of a table: headers, a rule, the rows. `right`: columns that are set to the
-    right. `width`: what a line may take; the widest columns are shortened to fit."""
+    right. `width`: what a line may take; the last and the first column are shortened to fit."""
     widths = [width_of(header) for header in headers]
     plain = True
     for at, column in enumerate(zip(*rows, strict=True)):
@@ -102,11 +105,13 @@ def _drawn(
 
 
 def fitted(widths: list[int], width: int) -> list[int]:
-    """Widths that together fit, taken from the widest columns first; none gets narrower than
-    `NARROWEST`, and so a table of many columns may still be too wide."""
+    """Widths that together fit, as far as may be: only the last column (a note, a hash) gives,
+    down to `NARROWEST`, and then the first, which names the row, down to `NAME`. A shape or a
+    type with a hole in it would tell nothing, and so a line may still be too long."""
     made = list(widths)
     over = sum(made) + len(GAP) * (len(made) - 1) - width
-    while over > 0 and max(made) > NARROWEST:
-        made[made.index(max(made))] -= 1
-        over -= 1
+    for at, least in ((len(made) - 1, NARROWEST), (0, NAME)):
+        given = max(min(over, made[at] - least), 0)
+        made[at] -= given
+        over -= given
     return made

@@ -24,8 +24,7 @@ def lines_of(document: Document, look: Look) -> list[tuple[str, str]]:
         for entry in document.entries
         if look.depth is None or len(entry.path) <= max(look.depth, 1)
     ]
-    if document.kind != "tensor":
-        made += [(cut(info.key), number_line(info)) for info in numbers(document)]
+    made += [(cut(info.key) or "(root)", number_line(info)) for info in numbers(document)]
     return made
 
 

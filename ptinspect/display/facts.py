@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 Fact = tuple[str, str]
 """A label, and what is said."""
 
+ROLES = ("parameter", "buffer", "tensor", "optimizer")
+
 NAMED = 6
 """Names that a line lists before it counts the rest."""
 
@@ -41,13 +43,19 @@ def kind_text(document: Document) -> str:
     if kind == "optimizer":
         found = document.optimizers[0]
         return f"optimizer state of {optimizer_name(found)}"
-    if kind == "tensors":
-        return f"tensors in an object{of_class}" if named else "a structure of tensors"
-    if kind == "other":
-        return f"an object{of_class}" if named else "no tensors"
-    return {"state_dict": "state_dict", "checkpoint": "checkpoint", "tensor": "a tensor"}.get(
-        kind, kind
-    )
+    if kind in ("tensors", "other"):
+        what = f"an object{of_class}" if named else type_text(document.archive.root)
+        return f"tensors in {what}" if kind == "tensors" else f"no tensors, {what}"
+    return "a tensor" if kind == "tensor" else kind
+
+
+def type_text(value: Value) -> str:
+    """The type of a value that is no object: `a dict`, `an int`."""
+    said = describe(value)
+    name = cut(said[0]) if said is not None else type(value).__name__
+    if value is None:
+        return "None"
+    return f"an {name}" if name[:1] in "aeiou" else f"a {name}"
 
 
 def facts(document: Document, look: Look) -> Iterator[Fact]:
@@ -119,7 +127,8 @@ class Tally:
         """`2 parameters, 3 elements`; with several roles `2 parameters with 3 elements, …`."""
         names = {"optimizer": "optimizer tensor"}
         made = []
-        for role, count in self.counts.items():
+        for role in sorted(self.counts, key=ROLES.index):
+            count = self.counts[role]
             elements = counted(self.elements.get(role, 0), "element")
             named = counted(count, names.get(role, role))
             made.append(
@@ -233,12 +242,18 @@ def _hooks(document: Document) -> Iterator[Fact]:
 
 
 def _sources(document: Document) -> Iterator[Fact]:
+    """Of the classes whose source a legacy file holds, those that are not torch's own by name."""
     sources = document.archive.sources
-    if sources:
-        names = [
-            f"{cut(source.module)}.{cut(source.name)} ({cut(source.file)})" for source in sources
-        ]
-        yield "source", f"the file holds that of {listed(names)}"
+    if not sources:
+        return
+    own = [source for source in sources if not source.module.startswith("torch.")]
+    names = [f"{cut(source.module)}.{cut(source.name)} ({cut(source.file)})" for source in own]
+    torchs = len(sources) - len(own)
+    if torchs:
+        names.append(
+            f"{torchs} of torch" if own else counted(torchs, "class of torch", "classes of torch")
+        )
+    yield "source", f"the file holds that of {listed(names)}"
 
 
 def needs(document: Document, advice: LoadAdvice, look: Look) -> Iterator[Fact]:

@@ -34,7 +34,7 @@ class FileHash(NamedTuple):
 
 
 def expected_in(path: str) -> str | None:
-    """The digits in `name-<8 or more hex digits>.pth`.
+    """The digits in `name-<8 or more hex digits>.pth`; not those of a date (`run-20240131.pt`).
 
     Source: `torch.hub.HASH_REGEX`, and `load_state_dict_from_url`, which asks for eight digits
     or more.
@@ -42,7 +42,9 @@ def expected_in(path: str) -> str | None:
     import re
 
     found = re.search(r"-([0-9a-f]{8,64})\.[A-Za-z0-9.]+$", path)
-    return found[1] if found else None
+    if not found or re.fullmatch(r"(19|20)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])", found[1]):
+        return None
+    return found[1]
 
 
 def file_hash(document: Document, look: Look) -> FileHash:

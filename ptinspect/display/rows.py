@@ -33,13 +33,17 @@ def table_of(document: Document, look: Look) -> Table:
         from ptinspect.display.extras import extended
 
         return extended(infos, [_row(info, notes) for info in infos], look)
+    kept: list[tuple[str, ...]] = []
+    if look.fold:
+        kept = _optimizer_state(document, infos)
+        infos = [info for info in infos if info.role != "optimizer"] if kept else infos
     if look.depth is not None and any(info.key.count(".") >= look.depth for info in infos):
         rows = _summed(infos, look.depth, notes)
     else:
         rows = _rows(infos, notes)
     if look.fold:
         rows = _folded(rows)
-    return _without_empty(rows)
+    return _without_empty(rows + kept)
 
 
 def _rows(infos: list[TensorInfo], notes: Notes) -> list[tuple[str, ...]]:
@@ -61,6 +65,8 @@ def _row(info: TensorInfo, notes: Notes) -> tuple[str, ...]:
 
 
 def _key(key: str) -> str:
+    if not key:
+        return "(root)"  # a file that is one tensor
     return key if key.isascii() and key.isprintable() and len(key) < 1000 else cut(key)
 
 
@@ -127,17 +133,32 @@ def _summed(infos: list[TensorInfo], depth: int, notes: Notes) -> list[tuple[str
         key = info.key if len(parts) <= depth else ".".join([*parts[:depth], "*"])
         groups.setdefault(key, []).append(info)
     return [
-        _row(group[0], notes) if len(group) == 1 and key == group[0].key else _sum(key, group)
+        _row(group[0], notes)
+        if len(group) == 1 and key == group[0].key
+        else _sum(key, group, elements=True)
         for key, group in groups.items()
     ]
 
 
-def _sum(key: str, group: list[TensorInfo]) -> tuple[str, ...]:
+def _sum(key: str, group: list[TensorInfo], elements: bool = False) -> tuple[str, ...]:
     dtypes = _all([info.tensor.dtype.name if info.tensor.dtype else "unknown" for info in group])
-    elements = sum(max(info.tensor.numel, 0) for info in group)
-    shape = f"{counted(len(group), 'tensor')}, {counted(elements, 'element')}"
+    shape = counted(len(group), "tensor")
+    if elements:
+        shape += f", {counted(sum(info.tensor.numel for info in group), 'element')}"
     devices = cut(_all([info.tensor.device for info in group]))
     return _key(key), _all([info.role for info in group]), dtypes, shape, devices, ""
+
+
+def _optimizer_state(document: Document, infos: list[TensorInfo]) -> list[tuple[str, ...]]:
+    """What an optimizer keeps for its parameters, a row for each name: `state.*.exp_avg`."""
+    groups: dict[str, list[TensorInfo]] = {}
+    starts = [(*found.path, "state") for found in document.optimizers]
+    for info in infos:
+        if info.role == "optimizer":
+            own = info.path[:-2] in starts
+            parts = (*info.path[:-2], "*", info.path[-1]) if own else info.path
+            groups.setdefault(".".join(map(str, parts)), []).append(info)
+    return [_sum(key, group) for key, group in groups.items()]
 
 
 def _all(names: list[str]) -> str:
