@@ -78,7 +78,7 @@ class Range(Piece):
         archive, storage = self.storage.archive, self.storage
         if not isinstance(archive, TorchZip) or storage.begin or self.start:
             return None
-        span = storage.span
+        span = archive.storages.get(storage.key)
         if not isinstance(span, ZipSpan) or span.length != self.stop:
             return None
         directory = span.directory

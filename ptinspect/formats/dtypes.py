@@ -72,6 +72,14 @@ _STORAGES = {
 }  # fmt: skip
 
 
+STORAGE_CLASSES = {
+    kind: f"{base}Storage"
+    for base, kind in _STORAGES.items()
+    if base not in ("Untyped", "ComplexHalf")
+}
+"""The class that torch.save names for a storage of each type; types that have none, the newer
+ones, are written with a `torch.storage.UntypedStorage` (`torch.storage._new_dtypes`)."""
+
 STORAGE_ITEMSIZE = {f"{base}Storage": DTYPES[kind].itemsize for base, kind in _STORAGES.items()}
 STORAGE_ITEMSIZE["_UntypedStorage"] = 1  # torch 1.11
 """Bytes of one element of a storage, by its class's name. torch looks at the name alone, so that

@@ -1,0 +1,68 @@
+"""What will be written: decided before the first byte is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from ptinspect.conversion.torch_zip import folder_name, write_torch_zip
+
+if TYPE_CHECKING:
+    from ptinspect.conversion.copying import Sink
+    from ptinspect.conversion.pieces import Piece
+    from ptinspect.document.tensor import Tensor
+    from ptinspect.formats.dtypes import DType
+
+
+class Move(NamedTuple):
+    """A tensor that is written. key: its name in the output; source: its name in SRC; dtype: in
+    the output. None for `dtype` where it is not dense, and written as it was."""
+
+    key: str
+    source: str
+    tensor: Tensor
+    dtype: DType | None
+
+    @property
+    def is_cast(self) -> bool:
+        """Whether its elements change."""
+        return self.dtype is not None and self.dtype is not self.tensor.dtype
+
+
+class File(NamedTuple):
+    """A file of the output: `write` gives its bytes to a sink; `pieces` are its tensors' bytes."""
+
+    path: str
+    write: Callable[[Sink], None]
+    pieces: Sequence[Piece]
+
+    @property
+    def copied(self) -> int:
+        """Bytes that are taken as they are."""
+        return sum(piece.length for piece in self.pieces if not piece.changed)
+
+    @property
+    def changed(self) -> int:
+        """Bytes that are made from others."""
+        return sum(piece.length for piece in self.pieces if piece.changed)
+
+
+class Plan:
+    """files: in the order in which they get their names. moves: the tensors. told: what a user
+    should know (one line each). dropped: keys and entries of SRC that are not in the output."""
+
+    def __init__(self, to: str) -> None:
+        self.to = to
+        self.files: list[File] = []
+        self.moves: list[Move] = []
+        self.told: list[str] = []
+        self.dropped: list[str] = []
+
+
+def torch_file(path: str, pickle: bytes, storages: Sequence[tuple[str, Sequence[Piece]]]) -> File:
+    """A file of torch.save."""
+
+    def write(sink: Sink) -> None:
+        write_torch_zip(sink, folder_name(path), pickle, storages)
+
+    return File(path, write, [piece for _, pieces in storages for piece in pieces])

@@ -1,0 +1,114 @@
+"""The state_dict target, and the model part of the others."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ptinspect.conversion import choosing, told, values
+from ptinspect.conversion.graph import Graph
+from ptinspect.conversion.plan import Move, Plan, torch_file
+from ptinspect.conversion.state_dicts import StateDict, state_dict_of
+from ptinspect.document.modules import Module, module_of
+from ptinspect.document.objects import ORDERED_DICT, attributes, mapping, path_of_function
+from ptinspect.pickling.values import Call, Value, key_value
+
+if TYPE_CHECKING:
+    from ptinspect.conversion.choosing import Part
+    from ptinspect.conversion.keys import Edits
+    from ptinspect.conversion.options import Options
+    from ptinspect.document import Document
+
+
+class Model:
+    """The part of a file that is written as a state_dict.
+
+    value: as it is written. items: its entries under their new names; sources: their names in
+    SRC. module: where the part is a full model. dropped: keys that are not written.
+    """
+
+    def __init__(self, part: Part, value: Value) -> None:
+        self.part = part
+        self.value = value
+        self.items: dict[str, Value] = {}
+        self.sources: dict[str, str] = {}
+        self.module: Module | None = None
+        self.dropped: list[str] = []
+        self.left_out: list[str] = []
+
+
+def plan_state_dict(document: Document, target: str, options: Options) -> Plan:
+    """The plan of a file that holds the state_dict."""
+    plan, graph = Plan(options.to), Graph(options.wish)
+    model = model_of(document, options, graph)
+    graph.take(model.value, document)
+    graph.plan()
+    plan.files.append(torch_file(target, *graph.dump(model.value)))
+    plan.moves = moves_of(model, document, graph)
+    plan.dropped = model.dropped
+    plan.told = told.of_model(document, model, options)
+    return plan
+
+
+def model_of(document: Document, options: Options, graph: Graph) -> Model:
+    """The chosen part as a state_dict, with its keys edited; any other value as it is."""
+    part = chosen(document, options)
+    module = module_of(part.value)
+    if module is not None:
+        made = state_dict_of(module, document, graph)
+        model = Model(part, None)
+        model.module, model.left_out = module, made.left_out
+        _edit(model, made, options.edits, ordered=True)
+        return model
+    items = mapping(part.value)
+    if items is None or not all(isinstance(key_value(key), str) for key in items):
+        return Model(part, part.value)  # a list, a tensor, an optimizer: as it is
+    made = StateDict({str(key): value for key, value in items.items()}, metadata_of(part.value))
+    model = Model(part, part.value)
+    if options.edits.any:
+        _edit(model, made, options.edits, ordered=not isinstance(part.value, dict))
+    else:
+        model.items, model.sources = made.items, {key: key for key in made.items}
+    return model
+
+
+def chosen(document: Document, options: Options) -> Part:
+    """The part that `--entry` names, else the one model in the file."""
+    if options.entry is not None:
+        return choosing.at(document, options.entry)
+    return choosing.model_in(document, told.command(document, options))
+
+
+def metadata_of(value: Value) -> dict[str, Value] | None:
+    """A state_dict's `_metadata`, which `Module.state_dict` sets on it."""
+    if not isinstance(value, Call) or path_of_function(value) != ORDERED_DICT:
+        return None
+    found = mapping(attributes(value).get("_metadata"))
+    return None if found is None else {str(key): item for key, item in found.items()}
+
+
+def _edit(model: Model, made: StateDict, edits: Edits, ordered: bool) -> None:
+    """Fills in `value`, `items`, `sources` and `dropped`."""
+    names = edits.apply(made.items)
+    model.items = {new: made.items[old] for old, new in names.items()}
+    model.sources = {new: old for old, new in names.items()}
+    model.dropped = [key for key in made.items if key not in names]
+    if not ordered:
+        model.value = dict(model.items)
+        return
+    state: dict[Value, Value] = {}
+    if made.metadata is not None:
+        modules: dict[str, Value] = {}
+        for name, facts in made.metadata.items():
+            modules.setdefault(edits.module_name(name), facts)
+        state["_metadata"] = values.ordered(modules.items())
+    model.value = values.ordered(model.items.items(), state)
+
+
+def moves_of(model: Model, document: Document, graph: Graph) -> list[Move]:
+    """The tensors among a state_dict's values."""
+    made = []
+    for key, value in model.items.items():
+        tensor = graph.tensor_of(value) or document.tensor_of(value)
+        if tensor is not None:
+            made.append(Move(key, model.sources[key], tensor, graph.layout.dtype_of(tensor)))
+    return made

@@ -1,0 +1,94 @@
+"""What a user should know of a conversion: what SRC holds and DST does not, in a line each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from shlex import quote
+from typing import TYPE_CHECKING
+
+from ptinspect.document.walk import dotted
+
+if TYPE_CHECKING:
+    from ptinspect.conversion.options import Options
+    from ptinspect.conversion.to_state_dict import Model
+    from ptinspect.document import Document
+    from ptinspect.document.walk import Path, TensorInfo
+
+SHOWN = 6
+"""Names in one line."""
+
+
+def of_model(document: Document, model: Model, options: Options) -> list[str]:
+    """The lines for a file of which only the model is written."""
+    made = []
+    if model.part.path:
+        left = left_behind(document, model.part.path)
+        if left:
+            made.append(f"left behind: {listed(left)}; --to checkpoint keeps them")
+    if model.module is not None:
+        made.append(
+            f"left behind: the class {model.module.class_path}, of which a state_dict has nothing;"
+            " --to same keeps the full model"
+        )
+    if model.left_out:
+        made.append(
+            f"left behind: {listed(model.left_out)}, buffers that are not persistent and that"
+            " state_dict() leaves out"
+        )
+    if model.dropped:
+        made.append(f"left behind, as --include and --exclude say: {listed(model.dropped)}")
+    return made
+
+
+def left_behind(document: Document, kept: Path) -> list[str]:
+    """The top entries of a file outside of what is kept, each with the size of its tensors."""
+    sizes: dict[str, int] = {}
+    contents = document.contents
+    seen: set[tuple[object, ...]] = set()
+    for entry in contents.entries:
+        if entry.path and entry.path[:1] != kept[:1]:
+            sizes.setdefault(dotted(entry.path[:1]), 0)
+    for info in contents.tensors:
+        if info.path[: len(kept)] == kept or not info.path:
+            continue
+        name = dotted(info.path[: _differs(info, kept)])
+        mark = info.tensor.same()
+        sizes[name] = sizes.get(name, 0) + (0 if mark in seen else info.nbytes)
+        seen.add(mark)
+    for optimizer in contents.optimizers:
+        if optimizer.path[: len(kept)] != kept and optimizer.path:
+            sizes.setdefault(dotted(optimizer.path[:1]), 0)
+    return [f"{name} ({size_text(size)})" if size else name for name, size in sizes.items()]
+
+
+def _differs(info: TensorInfo, kept: Path) -> int:
+    """How many steps of a path tell it from the kept one."""
+    same = 0
+    for one, other in zip(info.path, kept, strict=False):
+        if one != other:
+            break
+        same += 1
+    return same + 1
+
+
+def listed(names: Iterable[str]) -> str:
+    """A few names, and how many more there are."""
+    every = list(names)
+    more = f" and {len(every) - SHOWN:,} more" if len(every) > SHOWN else ""
+    return ", ".join(every[:SHOWN]) + more
+
+
+def size_text(size: int) -> str:
+    """Bytes in the unit that suits them: `1.5 MB`."""
+    value, unit = float(size), "bytes"
+    for unit in ("bytes", "kB", "MB", "GB", "TB"):
+        if value < 1000 or unit == "TB":
+            break
+        value /= 1000
+    return f"{size:,} bytes" if unit == "bytes" else f"{value:.1f} {unit}"
+
+
+def command(document: Document, options: Options) -> str:
+    """The command with another entry, as a format."""
+    name = quote(document.path).replace("{", "{{").replace("}", "}}")
+    return f"ptinspect convert {name} --to {options.to} --entry '{{}}'"
