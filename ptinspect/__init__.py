@@ -26,6 +26,8 @@ from ptinspect.limits import Limits
 
 if TYPE_CHECKING:
     from ptinspect.document import Document, TensorInfo, open
+    from ptinspect.safety.report import ScanReport
+    from ptinspect.safety.scanning import scan, scan_many
 
 __version__ = "0.1.0"
 
@@ -37,11 +39,14 @@ __all__ = [
     "Limits",
     "Place",
     "PtInspectError",
+    "ScanReport",
     "TensorInfo",
     "UnsafeError",
     "UnsupportedError",
     "__version__",
     "open",
+    "scan",
+    "scan_many",
 ]
 
 
@@ -51,6 +56,14 @@ def __getattr__(name: str) -> object:
         from ptinspect import document
 
         return getattr(document, name)
+    if name in ("scan", "scan_many"):
+        from ptinspect.safety import scanning
+
+        return getattr(scanning, name)
+    if name == "ScanReport":
+        from ptinspect.safety.report import ScanReport
+
+        return ScanReport
     raise AttributeError(f"module 'ptinspect' has no attribute {name!r}")
 
 

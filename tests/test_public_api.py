@@ -16,11 +16,14 @@ NAMES = [
     "Limits",
     "Place",
     "PtInspectError",
+    "ScanReport",
     "TensorInfo",
     "UnsafeError",
     "UnsupportedError",
     "__version__",
     "open",
+    "scan",
+    "scan_many",
 ]
 
 
@@ -46,6 +49,20 @@ assert ptinspect.open({str(file)!r}).kind == "module"
 import ptinspect.document
 import ptinspect.document.document
 assert ptinspect.open({str(file)!r}).kind == "module"
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_scan_works_before_and_after_its_room_is_imported() -> None:
+    file = FIXTURES / "seed" / "model.pth"
+    code = f"""
+import ptinspect
+assert ptinspect.scan({str(file)!r}).verdict == "unknown"
+import ptinspect.safety
+import ptinspect.safety.scanning
+import ptinspect.cli.scan
+assert ptinspect.scan({str(file)!r}).verdict == "unknown"
+assert len(ptinspect.scan_many([{str(file)!r}] * 2)) == 2
 """
     subprocess.run([sys.executable, "-c", code], check=True)
 

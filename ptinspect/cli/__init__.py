@@ -27,7 +27,13 @@ def _show() -> click.Command:
     return command
 
 
-COMMANDS: dict[str, Callable[[], click.Command]] = {"show": _show}
+def _scan() -> click.Command:
+    from ptinspect.cli.scan import command
+
+    return command
+
+
+COMMANDS: dict[str, Callable[[], click.Command]] = {"scan": _scan, "show": _show}
 """What exists, and how it is loaded. Hints name no other command: they ask here."""
 
 DEFAULT = "show"
@@ -130,7 +136,7 @@ def _must_be_a_path(word: str, ctx: click.Context) -> None:
     raise click.UsageError(f"{word!r} is neither a command nor a file. Commands: {names}.", ctx)
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group("ptinspect", cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="ptinspect", message="%(prog)s %(version)s")
 @click.option("--debug", is_flag=True, help="Show Python's traceback of an error.")
 def cli(debug: bool) -> None:
@@ -138,6 +144,15 @@ def cli(debug: bool) -> None:
 
     `ptinspect FILE` is `ptinspect show FILE`.
     """
+
+
+def _traceback() -> None:
+    """Python's, with what its messages quote of a file escaped as elsewhere."""
+    import traceback
+
+    from ptinspect.display.escape import safe
+
+    complain("\n".join(map(safe, traceback.format_exc().rstrip("\n").split("\n"))))
 
 
 def main() -> None:
@@ -155,6 +170,9 @@ def main() -> None:
         cli()
     except SystemExit as end:
         code = end.code
+    except Exception:  # noqa: BLE001
+        _traceback()  # only --debug lets one through
+        code = FAILED
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             with contextlib.suppress(OSError, ValueError):

@@ -50,13 +50,15 @@ def _is_partial(value: Value) -> bool:
 
 class Judge:
     """Judges one stream. record: its name in the findings; shift: what is taken from offsets, so
-    that they count in that record. inner: bytes that loading would load as a file, and where."""
+    that they count in that record. inner: bytes that loading would load as a file, and where.
+    unfit: what is filled in a way that weights_only refuses, whatever is allowed."""
 
     def __init__(self, record: str | None, shift: int = 0) -> None:
         self.record = record
         self.shift = shift
         self.found = Findings()
         self.inner: list[tuple[int, bytes | Blob]] = []
+        self.unfit: set[str] = set()
         self._plain: set[Global] = set()
         self._attributes: dict[Value, dict[str, Value]] = {}
         self._frame = 0
@@ -128,6 +130,8 @@ class Judge:
             return
         if func.path in _MAKERS and call.args and isinstance(call.args[0], Global):
             func = call.args[0]
+        if event.op[:7] != "SETITEM" or func.name not in ("OrderedDict", "Counter"):
+            self.unfit.add(func.path)
         row = row_of(func)
         kind = event.op.removesuffix("S") if event.op != "ADDITEMS" else event.op
         fitting = func.path in _FITTING[kind].split()

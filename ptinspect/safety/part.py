@@ -55,7 +55,7 @@ class Part:
 
     format: as in JSON; what: in words. passed: no reader of pickles takes it. errors: why it
     could not be read to its end. notes: what a reader should know, and is no finding. streams:
-    its pickles, run; places: where its tensors lie ("cuda:0").
+    its pickles, run. unfit: see `Judge`. facts: what `load_advice` asks of the container.
     """
 
     def __init__(self, path: str, record: str | None, depth: int, budget: Budget) -> None:
@@ -74,7 +74,7 @@ class Part:
         self.notes: list[str] = []
         self.streams: list[Pickled] = []
         self.facts: dict[str, object] = {}
-        self.encrypted = False
+        self.unfit: set[str] = set()
 
     @property
     def verdict(self) -> str:
@@ -116,5 +116,6 @@ class Part:
             self.errors += inner.errors
             self.streams += inner.streams
             self.notes += inner.notes
+            self.unfit |= inner.unfit
         elif not inner.passed or inner.findings.list() or inner.errors or inner.members:
             self.members.append(inner)

@@ -151,6 +151,7 @@ def _adopt(part: Part, trial: Part, streams: Streams) -> None:
     part.errors += trial.errors
     part.streams += trial.streams
     part.notes += trial.notes
+    part.unfit |= trial.unfit
     for name, data in streams.inner:
         scan_inside(part, SliceSource.of_value(data, part.path), name)
 

@@ -77,6 +77,7 @@ class Streams:
     def _judge(self, recorder: Recorder) -> None:
         judge = Judge(self.record, self.start)
         judge.judge(recorder)
+        self.part.unfit |= judge.unfit
         for finding in judge.found.list():
             self.part.findings.add(finding)
             if finding.call is not None or finding.verdict == DANGEROUS:
@@ -143,8 +144,7 @@ class Streams:
             self.part.notes.append(f"holds the source of {many} classes: text, which nobody runs")
         window = (self.data, self.start, self.stop)
         _, end = _spans(window, None, keys, declared(main))
-        if end < self.stop:
-            self._trailing(end)
+        self._others(end)
 
 
 def _announced(data: Buffer, pos: int, stop: int) -> bool:

@@ -125,6 +125,7 @@ class Zip:
         self.numbers = 0
         identity, self.folder = kind_of(directory.names, directory.index)
         part.format, part.what, part.hint = identity.format, identity.what, identity.hint
+        part.facts["folder"] = self.folder.rstrip("/")
 
     def read(self) -> None:
         """Everything, the main pickle first: it says which records are bare numbers."""

@@ -1,0 +1,80 @@
+"""`scan` and `scan_many`: the whole of it for one file, and for many."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from ptinspect.errors import PtInspectError
+from ptinspect.limits import LIMITS, Limits
+from ptinspect.safety.part import Budget, Part
+from ptinspect.safety.report import ScanReport, report_of, unread
+from ptinspect.safety.scanner import scan_source
+from ptinspect.safety.steps import advice_of, steps_of
+from ptinspect.source.local import open_source
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+    from concurrent.futures import Executor
+    from os import PathLike
+    from typing import BinaryIO
+
+BUGS = "please report it, with the file if you can"
+
+
+def scan(
+    path: str | PathLike[str] | BinaryIO,
+    *,
+    allow: Collection[str] = (),
+    limits: Limits = LIMITS,
+    commands: Collection[str] = (),
+) -> ScanReport:
+    """May this file be loaded? `-` is standard input; for folders see `scan_many`.
+
+    Nothing of the file is executed. allow: names that are vouched for (see `report_of`). commands:
+    of ptinspect, which the advice may name. Raises nothing for whatever the file is: one that
+    cannot be read is `unreadable`.
+    """
+    named = os.fspath(path) if isinstance(path, (str, os.PathLike)) else getattr(path, "name", "-")
+    try:
+        with open_source(path) as source:
+            part = Part(source.path, None, 0, Budget(limits))
+            scan_source(source, part)
+            report = report_of(part, allow)
+            load = None if part.errors or report.verdict == "dangerous" else advice_of(part)
+            steps = steps_of(part, report.verdict, load, commands)
+            return report._replace(load=load, steps=tuple(steps))
+    except PtInspectError as error:
+        return unread(str(named), error)
+    except MemoryError:
+        return unread(str(named), PtInspectError("there is not enough memory to read it"))
+    except Exception as error:  # noqa: BLE001 - one file's bug must not hide the other files
+        message = f"a bug in ptinspect: {type(error).__name__}: {error}"
+        return unread(str(named), PtInspectError(message, hint=BUGS))
+
+
+def scan_many(
+    paths: Iterable[str | PathLike[str]],
+    executor: Executor | None = None,
+    *,
+    jobs: int = 1,
+    allow: Collection[str] = (),
+    exclude: Collection[str] = (),
+    limits: Limits = LIMITS,
+    commands: Collection[str] = (),
+) -> list[ScanReport]:
+    """The same for many files, in order; a folder stands for all files below it.
+
+    executor: any `concurrent.futures.Executor`, whose workers see the same files. Without one,
+    `jobs` processes of this machine. A worker that dies takes no other file's answer with it.
+    exclude: globs of paths that are left out.
+    """
+    from ptinspect.safety.files import expanded
+
+    files = list(expanded([os.fspath(path) for path in paths], exclude))
+    settings = (tuple(allow), limits, tuple(commands))
+    if executor is None and (jobs <= 1 or len(files) < 2):
+        return [scan(path, allow=allow, limits=limits, commands=commands) for path in files]
+    from ptinspect.safety.pool import scan_elsewhere
+
+    return scan_elsewhere(files, settings, executor, jobs)
