@@ -120,7 +120,7 @@ class File:
 
     def _open(self) -> int:
         flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_BINARY", 0)
-        name = f"{self._target}.{os.getpid()}.tmp"
+        name = f"{self._target}.{os.urandom(4).hex()}.tmp"
         descriptor = os.open(name, flags, 0o666)
         self._temporary = name
         return descriptor

@@ -26,6 +26,11 @@ OFTEN = 50
 """Files between two looks for garbage."""
 
 
+MODELS = (".pt", ".pth", ".ckpt")
+"""Suffixes under which nobody keeps anything else: a file of a folder that has one is not passed
+over in silence when it is something else, such as a web page or a Git LFS pointer."""
+
+
 class Passed:
     """What a folder holds besides: how many files were shown, and what the others are."""
 
@@ -77,10 +82,10 @@ class Showing:
                 raise given.error
             text = self.text(given.path)
         except FormatError as error:
-            if passed is not None:  # in a folder there are other files too
+            if passed is None or given.path.lower().endswith(MODELS):
+                self.failed(error, given.path)
+            else:  # in a folder there are other files too
                 passed.others += 1
-                return
-            self.failed(error, given.path)
         except PtInspectError as error:
             self.failed(error, given.path)
         except Closed:

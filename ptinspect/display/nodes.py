@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
+from weakref import ref
 
 from ptinspect.display.elements import number_of
 from ptinspect.document.modules import MODULES, Module, module_of
@@ -29,7 +30,7 @@ class Node:
     __slots__ = ("_module", "_nodes", "base", "class_path", "name")
 
     def __init__(self, nodes: Nodes, module: Module) -> None:
-        self._nodes = nodes
+        self._nodes = ref(nodes)  # not in a circle: that would keep the document alive
         self._module = module
         self.name = module.class_name
         self.base = self._base(module)
@@ -50,8 +51,10 @@ class Node:
     @property
     def children(self) -> Iterable[tuple[str, ModuleNode | None]]:
         """As in `_modules`, None included."""
+        nodes = self._nodes()
+        assert nodes is not None
         for name, value in self._module.members(MODULES):
-            yield name, None if value is None else self._nodes.of(value)
+            yield name, None if value is None else nodes.of(value)
 
     def extra_repr(self, describe: Nodes) -> str:
         """torch's text for the class, or for the class that it extends."""
