@@ -11,18 +11,19 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
-from ptinspect.document.arrays import array_of
+from ptinspect.display.nodes import Nodes
+from ptinspect.display.tree import module_tree
 from ptinspect.document.document import Document
 from ptinspect.document.entries import Entry
 from ptinspect.document.objects import mapping, sequence
 from ptinspect.document.optimizers import Optimizer
-from ptinspect.document.tensors import Tensor
+from ptinspect.document.tensor import Tensor
 from ptinspect.document.walk import TensorInfo
 from ptinspect.errors import PtInspectError
-from ptinspect.pickling.values import Call, Value
+from ptinspect.pickling.values import Value
 
 Facts = dict[str, Any]
 Path = tuple[str | int, ...]
@@ -37,6 +38,7 @@ def differences(truth: Facts, document: Document) -> list[str]:
         found += list(_tensors(truth.get("tensors", []), document))
         found += _aliases(truth.get("aliases", []), document)
     found += list(_modules(truth.get("modules", []), document))
+    found += list(_printed(truth, document))
     found += list(_state_dict_keys(truth.get("state_dict_keys", {}), document))
     found += list(_entries(truth.get("entries", []), document))
     found += list(_optimizers(truth.get("optimizers", []), document))
@@ -189,6 +191,27 @@ def _modules(truth: list[Facts], document: Document) -> Iterator[str]:
             yield from _one(f"{what} training", fact["training"], module.training)
 
 
+def _printed(truth: Facts, document: Document) -> Iterator[str]:
+    """extra_repr of every module, print() of every root; where today's torch could say it."""
+    nodes = Nodes(document)
+    by_place = {(info.root, info.name): info.module for info in document.modules}
+    for fact in truth.get("modules", []):
+        module = by_place.get((tuple(fact["root"]), fact["name"]))
+        if module is not None and fact["extra_repr"] is not None:
+            text = nodes.node(module).extra_repr(nodes)
+            what = f"module {fact['root']}:{fact['name']!r}"
+            yield from _one(f"{what} extra_repr", fact["extra_repr"], text)
+    tops = [info for info in document.modules if not info.name]
+    roots = {"/".join(map(str, info.root)): info.module for info in tops}
+    for root, text in truth.get("prints", {}).items():
+        if text is None or root not in roots:
+            continue
+        have = "\n".join(module_tree(document, roots[root]))
+        if roots[root].class_path.endswith(".GraphModule"):  # recorded by repr(); print adds code
+            have = have[: len(text)]
+        yield from _one(f"print of {root!r}", text, have)
+
+
 def _state_dict_keys(truth: dict[str, list[str] | None], document: Document) -> Iterator[str]:
     have = state_dict_keys(document)
     yield from _in_order("state_dict roots", list(truth), list(have))
@@ -228,11 +251,11 @@ def state_dict_keys(document: Document) -> dict[str, list[str]]:
         made.setdefault("/".join(map(str, module.root)), [])
     left_out = {module.path: module.module.non_persistent for module in document.modules}
     for info in document.contents.tensors:
-        module, name = info.path[:-1], info.path[-1:]
-        root = root_of.get(module)
+        place, name = info.path[:-1], info.path[-1:]
+        root = root_of.get(place)
         if root is None or info.role not in ("parameter", "buffer"):
             continue
-        if info.role == "parameter" or not {*name} & left_out[module]:
+        if info.role == "parameter" or not {*name} & left_out[place]:
             made["/".join(map(str, root))].append(".".join(map(str, info.path[len(root) :])))
     return made
 
@@ -342,7 +365,7 @@ def _optimizers(truth: list[Facts], document: Document) -> Iterator[str]:
 def _group(optimizer: Optimizer, index: int, document: Document) -> Facts:
     made: Facts = {}
     for key, value in optimizer.groups[index].items():
-        tensor = document._reader.read(value)
+        tensor = document.tensor_of(value)
         if key == "params":
             made["params"] = optimizer.parameters(index)
         elif tensor is not None:
@@ -356,7 +379,7 @@ def _group(optimizer: Optimizer, index: int, document: Document) -> Facts:
 def _kept(optimizer: Optimizer, document: Document) -> int:
     """Tensors in the state of all parameters."""
     return sum(
-        document._reader.read(value) is not None
+        document.tensor_of(value) is not None
         for state in optimizer.state.values()
         for value in (mapping(state) or {}).values()
     )
@@ -377,9 +400,3 @@ def _elsewhere(truth: Facts, document: Document) -> Iterator[str]:
         entry = have.get(tuple(fact["path"]))
         if entry is None:
             yield f"storage {fact['path']!r}: is missing"
-
-
-def arrays_in(values: Iterable[Value]) -> list[str]:
-    """numpy's dtypes of the arrays among `values`."""
-    found = [array_of(value) for value in values if isinstance(value, Call)]
-    return [array.dtype for array in found if array is not None]

@@ -11,7 +11,7 @@ from tests.corpus import torch_side  # noqa: E402
 from tests.corpus.compare import differences  # noqa: E402
 from tests.corpus.files import FIXTURES, REFUSED, fixtures, truth_of  # noqa: E402
 
-NO_FLAT_FORM = {"sparse_coo", "sparse_csr", "sparse_csc", "sparse_bsr", "sparse_bsc", "jagged"}
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # torch's, of what it loads
 
 
 def plain(name: str) -> bool:
