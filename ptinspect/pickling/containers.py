@@ -67,12 +67,17 @@ def appends(m: Machine, pos: int) -> int:
     return pos
 
 
+# To add nothing is no error, whatever the target (_pickle.c: do_append, do_setitems, load_additems).
+
+
 def _extend(m: Machine, target: Value, values: list[Value]) -> None:
+    if not values:
+        return
     if isinstance(target, list):
         target.extend(values)
     elif isinstance(target, Inert) and not isinstance(target, SetOf):
         target.change().items.extend(values)
-    elif values:  # to add nothing is no error, whatever the target (_pickle.c: do_append)
+    else:
         raise m.damaged(f"{m.op} on a {kind_of(target)}")
 
 
@@ -91,6 +96,8 @@ def setitems(m: Machine, pos: int) -> int:
 def _set(m: Machine, target: Value, flat: list[Value]) -> None:
     if len(flat) % 2:
         raise m.damaged(f"{m.op} needs whole pairs")
+    if not flat:
+        return
     if isinstance(target, dict):
         store(m, target, flat)
     elif isinstance(target, Inert) and not isinstance(target, SetOf):
@@ -100,18 +107,20 @@ def _set(m: Machine, target: Value, flat: list[Value]) -> None:
             if not isinstance(key, int) or not -len(target) <= key < len(target):
                 raise m.damaged(f"{m.op} sets an index that the list does not have")
             target[key] = value
-    elif flat:
+    else:
         raise m.damaged(f"{m.op} on a {kind_of(target)}")
 
 
 def additems(m: Machine, pos: int) -> int:
     values = m.pop_to_mark()
     target = m.stack[-1]
+    if not values:
+        return pos
     if isinstance(target, SetOf) and not target.frozen:
         _add(m, target, values)
     elif isinstance(target, Inert) and not isinstance(target, SetOf):
         target.change().added.extend(values)
-    elif values:
+    else:
         raise m.damaged(f"{m.op} on a {kind_of(target)}")
     return pos
 
@@ -222,7 +231,7 @@ def dup(m: Machine, pos: int) -> int:
 
 def _index(m: Machine, line: bytes) -> int:
     try:
-        index = int(line) if len(line) <= 20 else -1
+        index = int(m.c_string(line)) if len(line) <= 20 else -1
     except ValueError:
         index = -1
     if index < 0:

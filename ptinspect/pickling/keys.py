@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
-from ptinspect.pickling.values import Blob, Inert, Key, SetOf, Value, key_value
+from ptinspect.pickling.values import Blob, Call, Inert, Key, SetOf, Value, key_value
 
 if TYPE_CHECKING:
     from ptinspect.pickling.machine import Machine
@@ -52,6 +52,8 @@ def kind_of(value: Value) -> str:
         return "frozenset" if value.frozen else "set"
     if isinstance(value, Blob):
         return "bytearray" if value.mutable else "bytes"
+    if isinstance(value, Call):
+        return "object"
     return type(key_value(value)).__name__
 
 

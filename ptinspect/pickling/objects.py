@@ -107,8 +107,8 @@ def newobj_ex(m: Machine, pos: int) -> int:
 
 def inst(m: Machine, pos: int) -> int:
     module, name, pos = _two_lines(m, pos)
-    func = m.named(module, name)
-    m.stack.append(Call(func, tuple(m.pop_to_mark()), "INST", m.at))
+    values = m.pop_to_mark()
+    m.stack.append(Call(m.named(module, name), tuple(values), "INST", m.at))
     return pos
 
 

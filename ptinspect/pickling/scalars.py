@@ -67,7 +67,7 @@ def _text_number(m: Machine, line: bytes) -> int:
     """Digits as `int(line, 0)` takes them; the conversion is quadratic, so bounded."""
     m.within("int_digits", len(line))
     try:
-        return int(m.c_string(line), 0)
+        return int(line, 0)
     except ValueError:
         raise m.damaged(f"{m.op} holds no number: {line[:40]!r}") from None
 
@@ -76,18 +76,18 @@ def int_(m: Machine, pos: int) -> int:
     """As _pickle.c: load_int, which asks C's strtol first: 017 is octal, and two characters that
     say 0 or 1 (protocol 1 writes "00" and "01") are False and True."""
     line, pos = m.line(pos)
-    if len(line) <= 20 and _OCTAL.fullmatch(line):
-        value = int(line, 8)
+    text = m.c_string(line)
+    if len(text) <= 20 and _OCTAL.fullmatch(text):
+        value = int(text, 8)
     else:
-        value = _text_number(m, line)
-    is_bool = len(line) == 2 and value in (0, 1) and b"\0" not in line
-    m.stack.append(bool(value) if is_bool else value)
+        value = _text_number(m, text)
+    m.stack.append(bool(value) if len(line) == 2 and value in (0, 1) else value)
     return pos
 
 
 def long(m: Machine, pos: int) -> int:
     line, pos = m.line(pos)
-    m.stack.append(_text_number(m, line.removesuffix(b"L")))
+    m.stack.append(_text_number(m, m.c_string(line.removesuffix(b"L"))))
     return pos
 
 
