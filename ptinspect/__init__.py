@@ -25,6 +25,7 @@ from ptinspect.errors import (
 from ptinspect.limits import Limits
 
 if TYPE_CHECKING:
+    from ptinspect.conversion import ConversionReport, convert
     from ptinspect.document import Document, TensorInfo, open
     from ptinspect.safety.report import ScanReport
     from ptinspect.safety.scanning import scan, scan_many
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "ConversionReport",
     "DamagedError",
     "Document",
     "FormatError",
@@ -44,6 +46,7 @@ __all__ = [
     "UnsafeError",
     "UnsupportedError",
     "__version__",
+    "convert",
     "open",
     "scan",
     "scan_many",
@@ -64,6 +67,10 @@ def __getattr__(name: str) -> object:
         from ptinspect.safety.report import ScanReport
 
         return ScanReport
+    if name in ("ConversionReport", "convert"):
+        from ptinspect import conversion
+
+        return getattr(conversion, name)
     raise AttributeError(f"module 'ptinspect' has no attribute {name!r}")
 
 

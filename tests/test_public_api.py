@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import ptinspect
 from tests.conftest import FIXTURES
 
 NAMES = [
+    "ConversionReport",
     "DamagedError",
     "Document",
     "FormatError",
@@ -21,6 +23,7 @@ NAMES = [
     "UnsafeError",
     "UnsupportedError",
     "__version__",
+    "convert",
     "open",
     "scan",
     "scan_many",
@@ -49,6 +52,19 @@ assert ptinspect.open({str(file)!r}).kind == "module"
 import ptinspect.document
 import ptinspect.document.document
 assert ptinspect.open({str(file)!r}).kind == "module"
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_convert_works_before_and_after_its_room_is_imported(tmp_path: Path) -> None:
+    file = FIXTURES / "seed" / "model.pth"
+    code = f"""
+import ptinspect
+for number in range(2):
+    assert ptinspect.convert({str(file)!r}, f"{tmp_path}/{{number}}.pt").tensors == 2
+    import ptinspect.conversion
+    import ptinspect.conversion.run
+    import ptinspect.cli.convert
 """
     subprocess.run([sys.executable, "-c", code], check=True)
 

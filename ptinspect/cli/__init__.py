@@ -21,6 +21,12 @@ from ptinspect.errors import PtInspectError
 DONE, NO, FAILED, INTERRUPTED = 0, 1, 2, 130
 
 
+def _convert() -> click.Command:
+    from ptinspect.cli.convert import command
+
+    return command
+
+
 def _show() -> click.Command:
     from ptinspect.cli.show import command
 
@@ -33,7 +39,18 @@ def _scan() -> click.Command:
     return command
 
 
-COMMANDS: dict[str, Callable[[], click.Command]] = {"scan": _scan, "show": _show}
+def _stub() -> click.Command:
+    from ptinspect.cli.stub import command
+
+    return command
+
+
+COMMANDS: dict[str, Callable[[], click.Command]] = {
+    "convert": _convert,
+    "scan": _scan,
+    "show": _show,
+    "stub": _stub,
+}
 """What exists, and how it is loaded. Hints name no other command: they ask here."""
 
 DEFAULT = "show"

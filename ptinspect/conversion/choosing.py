@@ -137,7 +137,7 @@ def model_in(document: Document, command: str) -> Part:
         )
     lines = [command.format(part.name) for part in (named or found)[:SHOWN]]
     raise PtInspectError(
-        f"it holds {len(named or found)} models: choose one", hint="\n  ".join(lines)
+        f"it holds {len(named or found)} models: choose one", hint="\n".join(lines)
     )
 
 

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from ptinspect.conversion import values
 from ptinspect.conversion.storages import Layout, Wish
 from ptinspect.document.objects import path_of_function
-from ptinspect.pickling.values import Call, Inert, PersistentId, Value
+from ptinspect.formats.dtypes import STORAGE_ITEMSIZE, is_untyped
+from ptinspect.pickling.values import Call, Global, Inert, PersistentId, Value
 from ptinspect.pickling.writer import PickleWriter
 
 if TYPE_CHECKING:
@@ -54,6 +55,14 @@ class Found:
         self.quantizer = quantizer
         self.typed = typed
 
+    def inside(self, value: Inert) -> tuple[Value, ...]:
+        """What is written with the tensor, and may hold others: attributes, scales."""
+        parts: list[Value] = [] if self.quantizer is None else [self.quantizer]
+        for each in (value, self.typed):
+            if each is not None and each.changes is not None and not _is_old_tensor(each):
+                parts += each.changes.states
+        return (*parts, self.typed.args[3]) if self.typed is not None else tuple(parts)
+
 
 class Graph:
     """The values that one output holds. `take` each part, then `dump`."""
@@ -83,7 +92,7 @@ class Graph:
             known = self._found[id(inner)]
             if known is None:
                 return None
-            return known.quantizer if isinstance(known.quantizer, tuple) else ()
+            return known.inside(inner)
 
         def refer(pid: PersistentId) -> Value:
             self._bare_storage(pid, document)
@@ -202,15 +211,15 @@ class Graph:
         if known is None:
             return pid.value
         refer = known[1]
-        written = self.layout.storage(refer.storage)
-        return self._five(written, values.storage_class(refer.dtype))
+        kind = values.UNTYPED if is_untyped(refer.type) else values.storage_class(refer.dtype)
+        return self._five(self.layout.storage(refer.storage), kind)
 
-    def _five(self, written: Written, kind: Value) -> Value:
+    def _five(self, written: Written, kind: Global) -> Value:
         """("storage", class, key, location, number of elements)."""
         if written.key is None:
             written.key = str(len(self._storages))
             self._storages.append(written)
-        size = 1 if kind is values.UNTYPED else written.dtype.itemsize
+        size = STORAGE_ITEMSIZE[kind.name]
         location = written.location
         if location != "cpu":
             location = "".join([location[:1], location[1:]])  # a string of its own, as torch's
@@ -222,8 +231,10 @@ def _names_class(pid: PersistentId) -> bool:
     return isinstance(named, tuple) and len(named) > 1 and named[0] == "module"
 
 
-def _is_old_tensor(call: Call) -> bool:
+def _is_old_tensor(call: Inert) -> bool:
     """A tensor, Variable or Parameter as torch before 0.4 pickled it: its class, then a state."""
+    if not isinstance(call, Call):
+        return False
     path = path_of_function(call) or ""
     if path in ("torch.nn.parameter.Parameter", "torch.autograd.variable.Variable"):
         return True

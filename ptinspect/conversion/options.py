@@ -138,9 +138,9 @@ def goal_of(target: str | None, to: str | None) -> str:
     name = target or "DST"
     raise PtInspectError(
         "it is not said what to write" if not target else f"the suffix of {name} does not say what",
-        hint="one of these:\n  "
-        "ptinspect convert SRC DST.safetensors\n  "
-        "ptinspect convert SRC DST.pt                      (a state_dict)\n  "
+        hint="one of these:\n"
+        "ptinspect convert SRC DST.safetensors\n"
+        "ptinspect convert SRC DST.pt                      (a state_dict)\n"
         "ptinspect convert SRC DST --to checkpoint         (or --to same: all that is in SRC)",
     )
 

@@ -96,6 +96,7 @@ class Layout:
 
     def add_storage(self, storage: Storage, dtype: DType) -> None:
         """A storage that is itself a value of the file: written whole."""
+        storage.check()
         group = (id(storage.archive), storage.key, storage_class(dtype).name)
         self._whole.setdefault(group, []).append(storage)
         self._uses.setdefault(group, {})

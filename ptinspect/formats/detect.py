@@ -40,6 +40,10 @@ def open_archive(source: Source, limits: Limits = LIMITS) -> Archive:
         from ptinspect.formats.pickles import open_pickle
 
         return open_pickle(source, head, limits)
+    if named.format == "safetensors":
+        from ptinspect.formats.safetensors import read_safetensors
+
+        return read_safetensors(source, limits)
     if named.format == "torch-legacy-tar":
         from ptinspect.formats.tar_members import members
         from ptinspect.formats.torch_tar import read_tar

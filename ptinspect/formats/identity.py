@@ -20,7 +20,7 @@ class Identity(NamedTuple):
         return FormatError(f"it is {self.what}, not a file that torch.save writes", hint=self.hint)
 
 
-READABLE = ("torch-zip", "torch-legacy", "torch-legacy-tar", "pickle")
+READABLE = ("torch-zip", "torch-legacy", "torch-legacy-tar", "pickle", "safetensors")
 """The formats that `open_archive` opens."""
 
 

@@ -16,6 +16,7 @@ import pytest
 from ptinspect.errors import DamagedError, FormatError
 from ptinspect.formats.detect import identify, open_archive
 from ptinspect.formats.folders import folder_kind
+from ptinspect.formats.identity import READABLE
 from ptinspect.formats.signatures import SIGNATURES
 from ptinspect.formats.zip_kinds import ZIP_KINDS
 from ptinspect.source.base import MemorySource
@@ -119,6 +120,8 @@ def test_what_is_named(name: str, data: bytes, what: str, hint: str | None) -> N
     assert found is not None
     assert (found.format, found.hint is None) == (name, hint is None)
     assert what in found.what
+    if found.format in READABLE:
+        return
     with pytest.raises(FormatError) as caught:
         open_archive(MemorySource(data, "model.pth"))
     said = str(caught.value)

@@ -1,0 +1,167 @@
+"""`ptinspect convert`: the same content in another form."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from ptinspect.cli.output import Standard, complain
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from ptinspect.conversion import ConversionReport
+
+GOALS = ("state_dict", "checkpoint", "safetensors", "same")
+
+
+@click.command("convert", short_help="To a state_dict, checkpoint, safetensors, or today's zip.")
+@click.argument("paths", metavar="SRC... [DST]", nargs=-1, required=True)
+@click.option("--to", type=click.Choice(GOALS), help="What to write; else the suffix of DST says.")
+@click.option("--entry", metavar="PATH", help="The part of SRC that is meant (model_state_dict).")
+@click.option("--include", metavar="GLOB", multiple=True, help="Only such keys; may be repeated.")
+@click.option("--exclude", metavar="GLOB", multiple=True, help="No such keys; may be repeated.")
+@click.option(
+    "--strip-prefix",
+    metavar="P|auto",
+    multiple=True,
+    help="Take P off keys; auto: what DataParallel, torch.compile and FSDP put in. Repeatable.",
+)
+@click.option("--add-prefix", metavar="P", default="", help="Put P in front of every key.")
+@click.option("--rename", metavar="REGEX=NEW", multiple=True, help="Change keys; may be repeated.")
+@click.option("--dtype", metavar="D", help="Floating tensors as D (float16, bfloat16, ...).")
+@click.option("--device", metavar="D", help="Tag tensors as on D (cpu, cuda:0).")
+@click.option("--contiguous", is_flag=True, help="Lay strided tensors out.")
+@click.option(
+    "--shared",
+    type=click.Choice(["keep-one", "duplicate", "error"]),
+    default="keep-one",
+    show_default=True,
+    help="Tensors that share memory, in safetensors.",
+)
+@click.option(
+    "--set",
+    "entries",
+    metavar="NAME=VALUE",
+    multiple=True,
+    help="An entry of the checkpoint; VALUE is JSON, else a string. Repeatable.",
+)
+@click.option("--optimizer", metavar="FILE", help="The file with the checkpoint's optimizer state.")
+@click.option("--plain", is_flag=True, help="Only what a bare torch.load takes.")
+@click.option("--max-shard-size", metavar="N", help="Several files of at most N (5GB), an index.")
+@click.option("--verify", is_flag=True, help="Compare every byte afterwards.")
+@click.option("--force", is_flag=True, help="Overwrite DST if it exists.")
+@click.option("--dry-run", is_flag=True, help="Show the plan, write nothing.")
+@click.option(
+    "-f",
+    "--format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="How plan and report are shown.",
+)
+@click.option("--no-progress", is_flag=True, help="No progress bar.")
+@click.pass_context
+def command(ctx: click.Context, /, **given: Any) -> None:
+    """Write what SRC holds to DST: without torch, without the class, executing nothing.
+
+    DST ends in .safetensors, or in .pt, .pth, .bin or .ckpt for a state_dict; anything else, or
+    no DST, needs --to. With a folder as DST, and with several SRC, the names are derived. The
+    file appears whole or not at all.
+    """
+    from ptinspect.conversion import convert
+
+    sources, target = _split(given["paths"], given["to"])
+    names = (
+        "to", "entry", "include", "exclude", "strip_prefix", "add_prefix", "rename", "dtype",
+        "device", "contiguous", "shared", "optimizer", "plain", "max_shard_size", "verify",
+        "force", "dry_run",
+    )  # fmt: skip
+    options = {name: given[name] for name in names}
+    options["set"] = dict(map(_entry, given["entries"]))
+    reports = []
+    for source in sources:
+        with _bar(given["no_progress"], source) as progress:
+            report = convert(source, target, progress=progress, **options)
+        reports.append(report)
+        for line in report.told:
+            complain(f"ptinspect: {_safe(source)}: {_safe(line)}")
+        if given["format"] == "text" and report.files:
+            Standard().write("".join(f"{_safe(line)}\n" for line in report.lines()))
+    if given["format"] == "json":
+        _json(reports)
+
+
+def _split(paths: tuple[str, ...], to: str | None) -> tuple[tuple[str, ...], str | None]:
+    """SRC and DST. The last path is DST, but for a single one, and where --to says what to write
+    and DST would be one of several files that exist."""
+    if len(paths) == 1:
+        return paths, None
+    *sources, last = paths
+    if len(sources) > 1 and not os.path.isdir(last):
+        raise click.UsageError(f"several SRC need a folder as DST, and {last!r} is none")
+    return tuple(sources), last
+
+
+def _entry(text: str) -> tuple[str, object]:
+    """NAME=VALUE; VALUE is JSON, else a string."""
+    import json
+
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise click.UsageError(f"--set takes NAME=VALUE, and {text!r} is none")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+    except RecursionError:
+        raise click.UsageError(f"the value of --set {name} nests too deep") from None
+
+
+def _json(reports: list[ConversionReport]) -> None:
+    import json
+
+    made: object = [report.as_json() for report in reports]
+    if len(reports) == 1:
+        made = reports[0].as_json()
+    Standard().write(json.dumps(made, indent=2) + "\n")
+
+
+def _safe(text: str) -> str:
+    from ptinspect.display.escape import safe
+
+    return safe(text)
+
+
+class _bar:
+    """A progress bar on a terminal, once the work has taken a second."""
+
+    def __init__(self, hidden: bool, source: str) -> None:
+        is_terminal = getattr(sys.stderr, "isatty", None)
+        self.shown = not hidden and is_terminal is not None and bool(is_terminal())
+        self.label = os.path.basename(source)
+        self.bar: Any = None
+
+    def __enter__(self) -> Callable[[int, int], None] | None:
+        from time import monotonic
+
+        if not self.shown:
+            return None
+        began = monotonic()
+
+        def progress(done: int, total: int) -> None:
+            if self.bar is None and monotonic() - began > 1:
+                bar = click.progressbar(length=total, label=_safe(self.label), file=sys.stderr)
+                self.bar = bar.__enter__()
+            if self.bar is not None:
+                self.bar.update(done - self.bar.pos)
+
+        return progress
+
+    def __exit__(self, *error: object) -> None:
+        if self.bar is not None:
+            self.bar.render_finish()
