@@ -275,6 +275,12 @@ def children(value: Value) -> Iterator[tuple[str | int, Value]]:
         yield from _inside(value, items is not None or sequence(value) is not None)
 
 
+def beyond_items(value: Value) -> Iterator[tuple[str | int, Value]]:
+    """What `children` tells of a mapping behind its items: what an object of such a class holds
+    besides."""
+    return _inside(value, True) if isinstance(value, Call) else iter(())
+
+
 def _inside(call: Call, contained: bool) -> Iterator[tuple[str | int, Value]]:
     """Of a call: its arguments, unless they are the items already told; what it was built with."""
     state = call.state

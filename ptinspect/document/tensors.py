@@ -22,6 +22,7 @@ from ptinspect.source.base import MemorySource
 
 if TYPE_CHECKING:
     from ptinspect.formats.archive import Archive
+    from ptinspect.formats.dtypes import DType
     from ptinspect.limits import Limits
 
 
@@ -35,6 +36,8 @@ class Tensors:
         self.depth = depth
         self.inner: list[Tensors] = []  # of the legacy streams inside this pickle
         self._known: dict[int, tuple[Value, Tensor | None]] = {}
+        self._dtypes: dict[Global, DType | None] = {}  # by the class of a storage
+        self._forms: dict[object, bool] = {}  # sizes and strides: whether one is negative
         self._by_key: dict[object, Tensor] = {}
         self._streams: dict[int, Reference | None] = {}
 
@@ -55,7 +58,10 @@ class Tensors:
 
     def _fast(self, call: TensorCall) -> Tensor | None:
         """A plain dense tensor, from the parts that the superinstruction kept."""
-        dtype = by_class(call.kind.name)
+        kind = call.kind
+        if kind not in self._dtypes:
+            self._dtypes[kind] = by_class(kind.name)
+        dtype = self._dtypes[kind]
         if dtype is None or len(call.size) != len(call.stride):
             return None
         storage = self.storages.get(call.storage_key, call.location, call.numel * dtype.itemsize)
@@ -63,7 +69,10 @@ class Tensors:
             dtype, call.size, call.stride, call.storage_offset, storage, call.location, call.grad,
             call.offset,
         )  # fmt: skip
-        if call.storage_offset < 0 or min(call.size + call.stride, default=0) < 0:
+        form = call.size, call.stride
+        if form not in self._forms:
+            self._forms[form] = min(call.size + call.stride, default=0) < 0
+        if call.storage_offset < 0 or self._forms[form]:
             checked(made, self.archive.record)
         return made
 

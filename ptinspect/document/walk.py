@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ptinspect.document.entries import Entry, describe, is_simple, own_line
 from ptinspect.document.modules import BUFFERS, MODULES, PARAMETERS, Module, ModuleInfo, module_of
-from ptinspect.document.objects import attributes, children, class_of, mapping, step
+from ptinspect.document.objects import attributes, beyond_items, children, class_of, mapping, step
 from ptinspect.document.optimizers import Optimizer, optimizer_of
 from ptinspect.document.tensor import Tensor
 from ptinspect.document.tensors import Tensors
@@ -170,18 +170,18 @@ class _Walk:
         self.first: dict[int, Path] = {}  # of each object with insides: where it was met
         self.open: set[int] = set()  # objects on the way from the root
         self.again = 0
+        self.visited = 0
 
     def run(self, root: Value) -> Contents:
         start: Iterator[Step] = iter([((), root, Context())])
         frames: list[tuple[Iterator[Step], int]] = [(start, 0)]
-        visited = 0
         while frames:
             step = next(frames[-1][0], None)
             if step is None:
                 self.open.discard(frames.pop()[1])
                 continue
-            visited += 1
-            if visited > self.limits.graph_items:
+            self.visited += 1
+            if self.visited > self.limits.graph_items:
                 self.refuse("graph_items", step[1])
             inside = self.visit(*step)
             if inside is not None:
@@ -235,7 +235,25 @@ class _Walk:
             if line is not None:
                 self.note(path, (line.type, line.value))
         context = context._replace(root=None)
+        items = mapping(value)
+        if items and context.held is None and self.dense(path, items, context):
+            return (((*path, step), item, context) for step, item in beyond_items(value))
         return (((*path, step), item, context) for step, item in children(value))
+
+    def dense(self, path: Path, items: dict[Value, Value], context: Context) -> bool:
+        """Notes the items of a mapping that holds nothing but tensors, as most state_dicts do, at
+        once; False, and nothing noted, where it holds anything else."""
+        found = []
+        read, persistent = self.tensors.read, context.persistent
+        for key, item in items.items():
+            tensor = read(item)
+            if tensor is None or tensor.state:
+                return False
+            at = key if type(key) is str else step(key)
+            found.append(TensorInfo((*path, at), role_of(tensor, context), persistent, tensor))
+        self.found.tensors += found
+        self.visited += len(found)
+        return True
 
     def note(self, path: Path, said: tuple[str, Value] | None) -> None:
         if said is not None:
@@ -260,9 +278,7 @@ class _Walk:
 
     def tensor(self, path: Path, tensor: Tensor, context: Context) -> Iterator[Step] | None:
         """Notes a tensor; the steps to tensors among the attributes that were set on it."""
-        role = context.role
-        if role in ("tensor", "optimizer") and tensor.parameter:
-            role = "parameter"
+        role = role_of(tensor, context)
         self.found.tensors.append(TensorInfo(path, role, context.persistent, tensor))
         if not tensor.state:
             return None
@@ -308,6 +324,13 @@ def by_root(modules: list[ModuleInfo]) -> list[ModuleInfo]:
     for info in modules:
         groups.setdefault(info.root, []).append(info)
     return modules if len(groups) < 2 else [info for group in groups.values() for info in group]
+
+
+def role_of(tensor: Tensor, context: Context) -> str:
+    """What a tensor is where it is met; a parameter is one wherever it lies."""
+    if tensor.parameter and context.role in ("tensor", "optimizer"):
+        return "parameter"
+    return context.role
 
 
 def repeated(value: Value, context: Context) -> bool:

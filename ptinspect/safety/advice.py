@@ -90,7 +90,7 @@ def _stream_refusals(stream: Pickled) -> list[str]:
         more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
         which = f"protocol {stream.protocol}, opcodes that it does not know"
         made.append(f"{which}: {', '.join(unknown[:3])}{more}")
-    if any(_is_class(value) for value in stream.persistent_ids):
+    if any(isinstance(value, PersistentId) and _is_class(value) for value in stream.persistent):
         made.append("classes with their source, as a legacy full model holds them")
     blocked = [name.path for name in stream.globals if name.module in BLOCKED]
     if blocked:
