@@ -27,6 +27,12 @@ def _convert() -> click.Command:
     return command
 
 
+def _check() -> click.Command:
+    from ptinspect.cli.check import command
+
+    return command
+
+
 def _show() -> click.Command:
     from ptinspect.cli.show import command
 

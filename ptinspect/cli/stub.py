@@ -1,0 +1,41 @@
+"""`ptinspect stub`: Python source for a file's classes."""
+
+from __future__ import annotations
+
+import click
+
+from ptinspect.cli.output import File, Standard
+
+
+@click.command("stub", short_help="Python source for the classes that a file needs.")
+@click.argument("path", metavar="PATH")
+@click.option("-o", "--output", metavar="FILE", help="Write it to FILE instead.")
+@click.option("--force", is_flag=True, help="Overwrite what exists.")
+@click.option("--entry", metavar="PATH", help="The model that build() makes: model_ema, models[1].")
+@click.option(
+    "--no-recovered-source",
+    "recovered",
+    flag_value=False,
+    default=True,
+    help="Leave out source code that the file itself holds.",
+)
+@click.option(
+    "--guess-forward",
+    is_flag=True,
+    help="Write a forward that calls the children in order (often wrong; it warns).",
+)
+def command(
+    path: str, output: str | None, force: bool, entry: str | None, recovered: bool,
+    guess_forward: bool,
+) -> None:  # fmt: skip
+    """Write the classes that PATH needs, so that torch.load finds them.
+
+    Import what is written, then load: `ptinspect stub model.pth > model_def.py`, and in Python
+    `from model_def import *`. Nothing of the file is executed.
+    """
+    from ptinspect.stubs import stub
+
+    text = stub(path, entry=entry, recovered_source=recovered, guess_forward=guess_forward)
+    target = Standard() if output in (None, "-") else File(output, force=force, inputs=(path,))
+    with target:
+        target.write(text)

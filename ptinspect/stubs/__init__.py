@@ -1,0 +1,41 @@
+"""Python source for the classes that a file needs and that are not at hand."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ptinspect.stubs.render import stub_source
+from ptinspect.stubs.work import Options, Work
+
+if TYPE_CHECKING:
+    from os import PathLike
+    from typing import BinaryIO
+
+    from ptinspect.document import Document
+
+
+def stub_of(document: Document, options: Options | None = None) -> str:
+    """The stub of an opened file."""
+    from ptinspect.errors import about
+
+    with about(document.path):
+        return stub_source(Work(document, options or Options()))
+
+
+def stub(
+    file: str | PathLike[str] | BinaryIO,
+    *,
+    entry: str | None = None,
+    class_name: str | None = None,
+    recovered_source: bool = True,
+    guess_forward: bool = False,
+) -> str:
+    """Python source that defines the classes which `file` needs. Raises as `ptinspect.open`."""
+    from ptinspect.document import open
+
+    options = Options(entry, class_name, recovered_source, guess_forward)
+    with open(file) as document:
+        return stub_of(document, options)
+
+
+__all__ = ["Options", "stub", "stub_of"]

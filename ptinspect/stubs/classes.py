@@ -1,0 +1,319 @@
+"""Classes and functions as source."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ptinspect.stubs.code import Atom, Expr, Make, assigned, laid_out
+from ptinspect.stubs.fixups import Set
+from ptinspect.stubs.graph import Graph
+from ptinspect.stubs.infer import Given, Line, Solved
+from ptinspect.stubs.instances import ATTRIBUTE, BUFFER, CHILD, PARAMETER, Plan
+from ptinspect.stubs.modules import TAKEN, class_text
+from ptinspect.stubs.names import Names, attribute, prose, string
+from ptinspect.stubs.signatures import signature
+
+_BASES = {
+    "tuple": "tuple", "str": "str", "int": "int", "float": "float", "bytes": "bytes",
+    "dict": "dict", "list": "list", "set": "set", "exception": "Exception",
+    "tensor": "torch.Tensor", "enum": "enum.Enum",
+}  # fmt: skip
+
+
+def class_lines(
+    graph: Graph, plan: Plan, solved: Solved | None, fixups: list[Set], guess: bool
+) -> Iterator[str]:
+    """The lines of one class or function."""
+    if plan.kind == "module":
+        yield from _module(graph, plan, solved or Solved(plan), fixups, guess)
+    elif plan.kind == "function":
+        yield from _function(plan)
+    elif plan.kind == "enum":
+        yield from _enum(plan)
+    elif plan.kind in _BASES:
+        yield from _subclass(plan)
+    else:
+        yield from _object(plan, solved or Solved(plan))
+
+
+# --- modules
+
+
+def _module(
+    graph: Graph, plan: Plan, solved: Solved, fixups: list[Set], guess: bool
+) -> Iterator[str]:
+    base = "nn.Module"
+    if plan.base is not None:
+        base = class_text(plan.base.path)
+    elif plan.sequence:
+        base = "nn.Sequential"
+    yield f"class {plan.ident}({base}):"
+    body = list(_init(plan, solved, fixups))
+    if body:
+        yield from body
+        yield ""
+    if _called_with_arguments(plan):
+        yield "    def __new__(cls, *args, **kwargs):"
+        yield "        return super().__new__(cls)"
+        yield ""
+    for name in plan.methods:
+        yield from _method(plan, name)
+        yield ""
+    yield from _forward(plan, solved, guess)
+
+
+def _called_with_arguments(plan: Plan) -> bool:
+    if plan.use is None:
+        return False
+    return "__new__" in plan.use.reached or any(
+        call.args or call.kwargs for call in plan.use.made if call.how in ("NEWOBJ", "NEWOBJ_EX")
+    )
+
+
+def _init(plan: Plan, solved: Solved, fixups: list[Set]) -> Iterator[str]:
+    if not (solved.arguments or solved.lines or solved.base or solved.star or fixups):
+        return
+    open_ended = plan.use is not None and any(call.args for call in plan.use.called)
+    yield from _signature(solved.arguments, open_ended)
+    yield from _late(solved.arguments)
+    if solved.star is not None:
+        yield f"        super().__init__(*{solved.star})"
+    elif solved.base is not None:
+        call = Make("super().__init__", solved.base.args, solved.base.positional)
+        yield from laid_out("", call, "", 8)
+    else:
+        yield "        super().__init__()"
+    for line in solved.lines:
+        yield from _set_line(line)
+    yield from statements(fixups)
+
+
+def _signature(arguments: list[Given], open_ended: bool) -> Iterator[str]:
+    """`def __init__(self, a, b=2):`"""
+    parts = ["self"]
+    for argument in arguments:
+        if argument.default is None:
+            parts.append(argument.name)
+        elif argument.late:
+            parts.append(f"{argument.name}=...")
+        else:
+            parts.append(f"{argument.name}={argument.default.text}")
+    if open_ended:
+        parts += ["*args", "**kwargs"]
+    yield from def_lines("__init__", parts)
+
+
+def def_lines(name: str, parts: list[str]) -> Iterator[str]:
+    """The head of a method, on one line, on two, or one argument per line."""
+    from ptinspect.stubs.code import WIDTH, columns
+
+    line = f"    def {name}({', '.join(parts)}):"
+    if columns(line) <= WIDTH:
+        yield line
+        return
+    yield f"    def {name}("
+    inside = f"        {', '.join(parts)}"
+    if columns(inside) <= WIDTH and parts[-1] == "**kwargs":
+        yield inside
+    else:
+        yield from (f"        {part}," for part in parts)
+    yield "    ):"
+
+
+def _late(arguments: list[Given]) -> Iterator[str]:
+    """Defaults that are made anew for each object."""
+    for argument in arguments:
+        if argument.late and argument.default is not None:
+            yield f"        if {argument.name} is ...:"
+            yield from assigned(argument.name, argument.default, 12)
+
+
+def _set_line(line: Line) -> Iterator[str]:
+    indent = 8
+    if line.when is not None:
+        yield f"        if {line.when}:"
+        indent = 12
+    yield from set_lines(line, indent)
+
+
+def set_lines(line: Line, indent: int) -> Iterator[str]:
+    """One attribute, child, parameter or buffer of `self`."""
+    name, expr = line.name, line.expr
+    simple = attribute(name)
+    none = expr.text == "None"
+    if line.kind == ATTRIBUTE:
+        target = f"self.{name}" if simple else f"vars(self)[{string(name)}]"
+        yield from assigned(target, expr, indent)
+    elif line.kind == BUFFER:
+        args: list[tuple[str | None, Expr]] = [(None, Atom(string(name))), (None, expr)]
+        if not line.persistent:
+            args.append(("persistent", Atom("False")))
+        if simple and name not in TAKEN:
+            yield from laid_out("", Make("self.register_buffer", args), "", indent)
+            return
+        yield from assigned(f"self._buffers[{string(name)}]", expr, indent)
+        if not line.persistent:
+            yield f"{' ' * indent}self._non_persistent_buffers_set.add({string(name)})"
+    elif line.kind == PARAMETER and none and simple:
+        yield f"{' ' * indent}self.register_parameter({string(name)}, None)"
+    elif simple and not none and name not in TAKEN:
+        yield from assigned(f"self.{name}", expr, indent)
+    else:
+        store = "_parameters" if line.kind == PARAMETER else "_modules"
+        yield from assigned(f"self.{store}[{string(name)}]", expr, indent)
+
+
+def statements(fixups: list[Set], indent: int = 8) -> Iterator[str]:
+    """What is set at the end."""
+    for item in fixups:
+        if item.expr is None:
+            yield f"{' ' * indent}{item.target}"
+        else:
+            yield from assigned(item.target, item.expr, indent)
+
+
+def _method(plan: Plan, name: str) -> Iterator[str]:
+    yield f"    def {name}(self, *args, **kwargs):"
+    yield from _refusal(f"{plan.ident}.{name}", 8)
+
+
+def _refusal(what: str, indent: int) -> Iterator[str]:
+    text = string(f"the file does not record {what}")
+    yield from laid_out("raise ", Make("NotImplementedError", [(None, Atom(text))]), "", indent)
+
+
+def _forward(plan: Plan, solved: Solved, guess: bool) -> Iterator[str]:
+    children = [line for line in solved.lines if line.kind == CHILD]
+    if plan.base is not None or plan.sequence:
+        of = class_text(plan.base.path) if plan.base is not None else "nn.Sequential"
+        yield "    def forward(self, *args, **kwargs):"
+        yield f"        # inferred: {plan.ident} holds what {of} holds, and may do otherwise"
+        text = string(f"{plan.ident}.forward is inferred to be that of {of}")
+        args: list[tuple[str | None, Expr]] = [(None, Atom(text)), ("stacklevel", Atom("2"))]
+        yield from laid_out("", Make("warnings.warn", args), "", 8)
+        yield "        return super().forward(*args, **kwargs)"
+        return
+    if guess and children:
+        yield "    def forward(self, x):"
+        yield "        # guessed: one child after the other"
+        text = string(f"{plan.ident}.forward is guessed: its children in order")
+        args = [(None, Atom(text)), ("stacklevel", Atom("2"))]
+        yield from laid_out("", Make("warnings.warn", args), "", 8)
+        yield "        for child in self.children():"
+        yield "            x = child(x)"
+        yield "        return x"
+        return
+    yield "    def forward(self, *args, **kwargs):"
+    for line in children[:100]:
+        yield f"        # {prose(line.name)}: {signature(line.expr)}"
+    yield from _refusal(f"{plan.ident}.forward", 8)
+
+
+# --- all else
+
+
+def _function(plan: Plan) -> Iterator[str]:
+    yield f"def {plan.ident}(*args, **kwargs):"
+    if plan.use is not None and plan.use.called:
+        yield f"    return _Result({plan.ident}, *args, **kwargs)"
+        return
+    text = string(f"the file does not record {plan.ident}")
+    yield from laid_out("raise ", Make("NotImplementedError", [(None, Atom(text))]), "", 4)
+
+
+def _enum(plan: Plan) -> Iterator[str]:
+    """Members: those that the file names, and a name made from the value for the others."""
+    yield f"class {plan.ident}(enum.Enum):"
+    names = Names({"name", "value", "mro"})
+    seen: set[str] = set()
+    from ptinspect.stubs.literals import plain
+
+    for call in plan.use.called if plan.use is not None else ():
+        made = plain(call.args[0])
+        if made is None or made.text in seen:
+            continue
+        seen.add(made.text)
+        value = call.args[0]
+        word = str(value) if isinstance(value, str) else f"VALUE_{value}".replace("-", "MINUS_")
+        name = names.new(word.upper().strip("_") or "VALUE", "VALUE")
+        yield from assigned(name, made, 4)
+    for name in plan.use.reached if plan.use is not None else ():
+        if attribute(name) and name.isupper() and not name.startswith("_"):
+            yield f"    {names.new(name)} = enum.auto()"
+    if not seen and not any(name.isupper() for name in (plan.use.reached if plan.use else ())):
+        yield "    pass"
+
+
+def _subclass(plan: Plan) -> Iterator[str]:
+    """A class that extends one of Python's, or torch.Tensor."""
+    yield f"class {plan.ident}({_BASES[plan.kind]}):"
+    several = plan.use is not None and any(len(call.args) != 1 for call in plan.use.made)
+    wrote = False
+    if plan.kind == "tuple" and several:
+        yield "    def __new__(cls, *args):"
+        yield "        return super().__new__(cls, args)"
+        yield ""
+        yield "    def __getnewargs__(self):"
+        yield "        return tuple(self)"
+        wrote = True
+    called = plan.use.called if plan.use is not None else []
+    if plan.kind in ("dict", "list", "set") and any(call.args for call in called):
+        yield "    def __init__(self, *args, **kwargs):"
+        yield "        super().__init__()"
+        wrote = True
+    if plan.use is not None and plan.use.wrapper:
+        yield "    @classmethod"
+        yield "    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):"
+        yield from _refusal(f"{plan.ident}.__torch_dispatch__", 8)
+        wrote = True
+    for name in plan.methods:
+        if wrote:
+            yield ""
+        yield from _method(plan, name)
+        wrote = True
+    if not wrote:
+        yield "    pass"
+
+
+def _object(plan: Plan, solved: Solved) -> Iterator[str]:
+    yield f"class {plan.ident}:"
+    body: list[list[str]] = []
+    use = plan.use
+    if solved.lines:
+        open_ended = use is not None and any(call.args for call in use.called)
+        lines = list(_signature(solved.arguments, open_ended))
+        lines += _late(solved.arguments)
+        for line in solved.lines:
+            lines += _set_line(line)
+        body.append(lines)
+    elif use is not None and any(call.args for call in use.called):
+        body.append(["    def __init__(self, *args, **kwargs):", "        self.args = args"])
+    if _called_with_arguments(plan):
+        body.append(
+            ["    def __new__(cls, *args, **kwargs):", "        return super().__new__(cls)"]
+        )
+    if use is not None and any(_odd_state(call.state) for call in use.instances):
+        body.append([
+            "    def __setstate__(self, state):",
+            "        # what the class itself makes of its state is not recorded",
+            "        if isinstance(state, dict):",
+            "            vars(self).update(state)",
+            "        else:",
+            "            self.state = state",
+        ])  # fmt: skip
+    body += [list(_method(plan, name)) for name in plan.methods]
+    if not body:
+        yield "    pass"
+    for number, lines in enumerate(body):
+        if number:
+            yield ""
+        yield from lines
+
+
+def _odd_state(state: object) -> bool:
+    """Whether pickle's own way of setting a state would fail."""
+    if state is None or isinstance(state, dict):
+        return False
+    if isinstance(state, tuple) and len(state) == 2:
+        return not all(part is None or isinstance(part, dict) for part in state)
+    return True

@@ -1,0 +1,225 @@
+"""What a root sets once all is built: ties, dtypes, frozen parameters, modes, attributes that
+were set on torch's own modules."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+from ptinspect.document.modules import BUFFERS, MODULES, PARAMETERS, Module, module_of
+from ptinspect.stubs.code import Atom, Expr
+from ptinspect.stubs.literals import FLOATS
+from ptinspect.stubs.modules import INTERNAL, TAKEN
+from ptinspect.stubs.names import attribute, string
+from ptinspect.torchnn import lookup
+
+if TYPE_CHECKING:
+    from ptinspect.document.tensor import Tensor
+    from ptinspect.stubs.graph import Graph
+
+METHODS = {
+    "float16": "half()",
+    "bfloat16": "bfloat16()",
+    "float64": "double()",
+    "float32": "float()",
+}
+
+
+class Set(NamedTuple):
+    """A statement: `target = expr`, or `target` alone where expr is None."""
+
+    target: str
+    expr: Expr | None
+
+
+class Node:
+    """A module at its first place. at: how it is reached from the root, as source."""
+
+    __slots__ = ("at", "children", "dtypes", "frozen", "modes", "module", "tensors")
+
+    def __init__(self, module: Module, at: str) -> None:
+        self.module = module
+        self.at = at
+        self.children: list[Node] = []
+        self.tensors: list[tuple[str, str, Tensor]] = []  # store, name, tensor
+        self.modes: dict[bool, int] = {}
+        self.dtypes: set[str] = set()
+        self.frozen: set[bool] = set()
+
+
+def step(parent: Module, name: str) -> str:
+    """How a child is reached from its parent."""
+    row = lookup(parent.class_path)
+    kind = row.name if row is not None else ""
+    if kind in ("Sequential", "ModuleList") and name.isdigit() and str(int(name)) == name:
+        return f"[{name}]"
+    if kind == "ModuleDict":
+        return f"[{string(name)}]"
+    if attribute(name) and name not in TAKEN:
+        return f".{name}"
+    return f"._modules[{string(name)}]"
+
+
+def own(at: str, store: str, name: str) -> str:
+    """How a parameter or a buffer is reached."""
+    if attribute(name) and name not in TAKEN:
+        return f"{at}.{name}"
+    return f"{at}.{store}[{string(name)}]"
+
+
+class Fixups:
+    """All that has to be set on one root."""
+
+    def __init__(self, graph: Graph, root: Module, name: str) -> None:
+        self.graph = graph
+        self.order: list[Node] = []
+        self.ties: list[tuple[str, str]] = []
+        self.extras: dict[tuple[str, str], tuple[Expr, list[str]]] = {}
+        self._collect(root, name)
+
+    def _collect(self, root: Module, name: str) -> None:
+        """Each module once, parents before children; the rest are ties."""
+        first: dict[int, str] = {}
+        tensors: dict[int, str] = {}
+        todo: list[tuple[Module, str, Node | None]] = [(root, name, None)]
+        while todo:
+            module, at, parent = todo.pop()
+            if id(module.call) in first:
+                self.ties.append((at, first[id(module.call)]))
+                continue
+            first[id(module.call)] = at
+            node = Node(module, at)
+            self.order.append(node)
+            if parent is not None:
+                parent.children.append(node)
+            self._tensors(node, tensors)
+            self._extras(node)
+            inner = [(k, module_of(v)) for k, v in module.members(MODULES)]
+            for key, child in reversed(inner):
+                if child is not None:
+                    todo.append((child, at + step(module, key), node))
+
+    def _tensors(self, node: Node, tensors: dict[int, str]) -> None:
+        for store in (PARAMETERS, BUFFERS):
+            for key, value in node.module.members(store):
+                tensor = self.graph.document.tensor_of(value)
+                if tensor is None:
+                    continue
+                place = own(node.at, store, key)
+                if id(value) in tensors:
+                    self.ties.append((place, tensors[id(value)]))
+                    continue
+                tensors[id(value)] = place
+                if not tensor.uninitialized:
+                    node.tensors.append((store, key, tensor))
+
+    def _extras(self, node: Node) -> None:
+        """Attributes that were set on a module of torch's."""
+        module = node.module
+        row = lookup(module.class_path)
+        if row is None or id(module.call) in self.graph.assembled:
+            return
+        if row.path.startswith("torch.ao."):
+            for key in ("scale", "zero_point"):
+                value = module.attributes.get(key)
+                if isinstance(value, int | float):
+                    expr = self.graph.expr(value)
+                    places = self.extras.setdefault((key, expr.text), (expr, []))[1]
+                    places.append(node.at)
+            return
+        if not row.path.startswith("torch.nn.modules."):
+            return
+        known = {a.name for a in row.arguments}
+        for argument in row.arguments:
+            known |= {
+                s.split("?")[0].split(".")[0].lstrip("@#") for s in argument.source.split("|")
+            }
+        for key, value in module.others:
+            if key in known or key in INTERNAL or not attribute(key) or key.isdigit():
+                continue
+            expr = self.graph.expr(value)
+            if expr.depth > 2:
+                continue
+            places = self.extras.setdefault((key, expr.text), (expr, []))[1]
+            places.append(node.at)
+
+    def statements(self) -> Iterator[Set]:
+        """In the order in which they have to stand."""
+        for target, source in self.ties:
+            yield Set(target, Atom(source))
+        for (key, _), (expr, places) in self.extras.items():
+            for place in places:
+                yield Set(f"{place}.{key}", expr)
+        self._sum_up()
+        if not self.order:
+            return
+        yield from self._frozen()
+        yield from self._dtypes()
+        yield from self._modes()
+
+    def _sum_up(self) -> None:
+        for node in reversed(self.order):
+            mode = node.module.training
+            if mode is not None:
+                node.modes[mode] = node.modes.get(mode, 0) + 1
+            for store, _, tensor in node.tensors:
+                name = tensor.dtype.name if tensor.dtype else ""
+                if name in FLOATS:
+                    node.dtypes.add(name)
+                if store == PARAMETERS:
+                    node.frozen.add(not tensor.requires_grad)
+            for child in node.children:
+                for key, count in child.modes.items():
+                    node.modes[key] = node.modes.get(key, 0) + count
+                node.dtypes |= child.dtypes
+                node.frozen |= child.frozen
+
+    def _frozen(self) -> Iterator[Set]:
+        todo = [self.order[0]]
+        while todo:
+            node = todo.pop()
+            if node.frozen == {True}:
+                yield Set(f"{node.at}.requires_grad_(False)", None)
+            elif True in node.frozen:
+                for store, key, tensor in node.tensors:
+                    if store == PARAMETERS and not tensor.requires_grad and self._given(node):
+                        yield Set(f"{own(node.at, store, key)}.requires_grad_(False)", None)
+                todo += reversed(node.children)
+
+    def _given(self, node: Node) -> bool:
+        """Whether torch's constructor makes the parameters, none of which is frozen then."""
+        plan = self.graph.plans.get(node.module.class_path)
+        return plan is None or plan.base is not None
+
+    def _dtypes(self) -> Iterator[Set]:
+        todo = [(self.order[0], "float32")]
+        while todo:
+            node, now = todo.pop()
+            if len(node.dtypes) == 1:
+                name = next(iter(node.dtypes))
+                if name != now:
+                    yield Set(f"{node.at}.{METHODS[name]}", None)
+            elif node.dtypes:
+                for store, key, tensor in node.tensors:
+                    name = tensor.dtype.name if tensor.dtype else now
+                    if name in FLOATS and name != now:
+                        place = own(node.at, store, key)
+                        data = f"{place}.data"
+                        yield Set(data, Atom(f"{data}.to(torch.{name})"))
+                todo += [(child, now) for child in reversed(node.children)]
+
+    def _modes(self) -> Iterator[Set]:
+        todo = [(self.order[0], True)]
+        while todo:
+            node, now = todo.pop()
+            if not node.modes:
+                continue
+            most = node.modes.get(True, 0) >= node.modes.get(False, 0)
+            if most != now:
+                yield Set(f"{node.at}.{'train' if most else 'eval'}()", None)
+            if len(node.modes) == 1:
+                continue
+            own_mode = node.module.training
+            if own_mode is not None and own_mode != most:
+                yield Set(f"{node.at}.training", Atom(str(own_mode)))
+            todo += [(child, most) for child in reversed(node.children)]

@@ -1,0 +1,127 @@
+"""What a stub does when it is imported: its names become findable where pickle looks for them.
+
+The texts below are part of each stub, which runs by itself: the shorter one where all names are
+`__main__`'s, the longer where modules may be missing.
+"""
+
+from __future__ import annotations
+
+MAIN = '''
+def _register(thing, module, name):
+    """Lets pickle find `thing` as `module.name`, unless there is one already."""
+    top, _, inner = name.rpartition(".")
+    thing.__module__, thing.__qualname__, thing.__name__ = module, name, inner
+    if top:
+        return
+    home = sys.modules.setdefault(module, sys.modules["__main__"])
+    if name not in vars(home) or name in vars(home).get("__stubbed__", ()):
+        setattr(home, name, thing)
+        vars(home).setdefault("__stubbed__", set()).add(name)
+'''
+
+ANYWHERE = '''
+class _Finder:
+    """Supplies the modules that are not installed, and the names that modules lack."""
+
+    def __init__(self):
+        self.things = {}
+        self.asking = False
+
+    def add(self, thing, module, name):
+        """Lets pickle find `thing` as `module.name`, unless there is one already."""
+        self.things.setdefault(module, {})[name] = thing
+
+    def start(self):
+        """Registers what is missing now, and stays for what is imported later."""
+        for module in list(self.things):
+            parts = module.split(".")
+            for end in range(1, len(parts)):
+                self.things.setdefault(".".join(parts[:end]), {})
+        for module in sorted(self.things):
+            if module == "__mp_main__":
+                sys.modules.setdefault(module, sys.modules["__main__"])
+            if module in sys.modules:
+                self.fill(sys.modules[module])
+            elif self.missing(module):
+                self.make(module)
+        sys.meta_path.insert(0, self)
+
+    def missing(self, module):
+        """Whether there is no such package, or only a folder of that name."""
+        try:
+            spec = importlib.util.find_spec(module.partition(".")[0])
+        except ValueError:  # it is there, made by hand
+            return "." in module
+        if spec is None:
+            return True
+        inside = spec.submodule_search_locations
+        return "." in module if inside is None else spec.origin is None
+
+    def make(self, module):
+        """Registers a module that holds the names, and nothing else."""
+        made = sys.modules[module] = types.ModuleType(module)
+        made.__path__ = []
+        made.__spec__ = importlib.machinery.ModuleSpec(module, self, is_package=True)
+        parent, _, name = module.rpartition(".")
+        if parent in sys.modules and not hasattr(sys.modules[parent], name):
+            setattr(sys.modules[parent], name, made)
+        self.fill(made)
+
+    def fill(self, module):
+        """Sets the names that the module lacks, or has from another stub."""
+        for name, thing in self.things.get(module.__name__, {}).items():
+            if name not in vars(module) or name in vars(module).get("__stubbed__", ()):
+                setattr(module, name, thing)
+                vars(module).setdefault("__stubbed__", set()).add(name)
+
+    def find_spec(self, module, path=None, target=None):
+        """Asks the other finders first. What they find lacks names, perhaps; what none of
+        them finds is made here."""
+        if module not in self.things or self.asking:
+            return None
+        self.asking = True
+        try:
+            for finder in sys.meta_path:
+                find = None if finder is self else getattr(finder, "find_spec", None)
+                spec = find(module, path, target) if find else None
+                if spec is not None and spec.loader is not None:
+                    spec.loader = _Loader(spec.loader, self)
+                    return spec
+        finally:
+            self.asking = False
+        return importlib.machinery.ModuleSpec(module, self, is_package=True)
+
+    def create_module(self, spec):
+        return types.ModuleType(spec.name)
+
+    def exec_module(self, module):
+        self.fill(module)
+
+
+class _Loader:
+    """Loads a module as its own loader does, then sets the names that it lacks."""
+
+    def __init__(self, loader, finder):
+        self.loader, self.finder = loader, finder
+
+    def __getattr__(self, name):
+        return getattr(self.loader, name)
+
+    def create_module(self, spec):
+        return self.loader.create_module(spec)
+
+    def exec_module(self, module):
+        self.loader.exec_module(module)
+        self.finder.fill(module)
+
+
+_finder = _Finder()
+
+
+def _register(thing, module, name):
+    """Lets pickle find `thing` as `module.name`, and write it so again."""
+    top, _, inner = name.rpartition(".")
+    thing.__module__, thing.__qualname__, thing.__name__ = module, name, inner
+    if not top:
+        _finder.add(thing, module, name)
+'''

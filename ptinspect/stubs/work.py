@@ -1,0 +1,168 @@
+"""All that is known of a file when its stub is written."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ptinspect.document.modules import Module, module_of
+from ptinspect.errors import PtInspectError
+from ptinspect.pickling.values import Call, Value
+from ptinspect.stubs.code import NONE, Expr, Make
+from ptinspect.stubs.fixups import Fixups, Set
+from ptinspect.stubs.graph import Graph
+from ptinspect.stubs.imports import Imports
+from ptinspect.stubs.infer import Solved, solve
+from ptinspect.stubs.instances import Instance, Plan
+from ptinspect.stubs.names import prose
+from ptinspect.stubs.safe import safe_globals
+from ptinspect.stubs.uses import Uses
+
+if TYPE_CHECKING:
+    from ptinspect.document import Document
+
+
+class Options:
+    """entry: the PATH of the model that `build()` makes. name: a class; it and what it needs.
+    recovered: whether source that the file holds may be used. guess: whether a forward of the
+    children in order is written."""
+
+    def __init__(
+        self,
+        entry: str | None = None,
+        name: str | None = None,
+        recovered: bool = True,
+        guess: bool = False,
+    ) -> None:
+        self.entry = entry
+        self.name = name
+        self.recovered = recovered
+        self.guess = guess
+
+
+class Work:
+    """plans: what is written, in the file's order; in_order: leaves first. fixups: by class, what
+    its constructor sets at the end. root: what `build()` returns, with root_fixups."""
+
+    def __init__(self, document: Document, options: Options) -> None:
+        self.document = document
+        self.options = options
+        self.guess = options.guess
+        self.notes: list[str] = []
+        self.uses = Uses(document)
+        self.graph = Graph(document, self.uses)
+        self.imports = Imports(self.graph.names)
+        self.root_call = root_of(document, options.entry)
+        self.root: Expr = NONE
+        self._add()
+        self.solved: dict[str, Solved] = solve(self.graph)
+        self.plans = list(self.graph.plans.values())
+        self.in_order = _leaves_first(self.plans, self.solved)
+        self.fixups: dict[str, list[Set]] = {}
+        self.root_fixups: list[Set] = []
+        self._fix()
+        self.safe = safe_globals(document, self.graph, self.imports)
+        self.sha256 = sha256_of(document)
+
+    def _add(self) -> None:
+        """Objects of foreign classes, and modules that are roots."""
+        graph = self.graph
+        roots = [info.module.call for info in self.document.modules if not info.name]
+        for plan in graph.plans.values():
+            assert plan.use is not None
+            plan.methods = _methods(plan, graph)
+            if plan.kind in ("module", "object"):
+                roots += plan.use.instances
+        if self.root_call is not None:
+            roots.insert(0, self.root_call)
+        first = {id(call) for call in self._roots()}
+        for call in roots:
+            made = graph.add(call)
+            if isinstance(made, Instance) and id(call) in first and not made.plan.root:
+                made.plan.root = True
+                made.plan.root_index = made.plan.instances.index(made)
+        if self.root_call is not None:
+            self.root = graph.expr(self.root_call)
+
+    def _roots(self) -> list[Call]:
+        found = [info.module.call for info in self.document.modules if not info.name]
+        return [*found, self.root_call] if self.root_call is not None else found
+
+    def _fix(self) -> None:
+        """Where the root's state is set: in its constructor, where it is one of the file's classes
+        that has no other instance; else in `build()`."""
+        done: set[str] = set()
+        for call in dict.fromkeys(self._roots()):
+            module = module_of(call)
+            made = self.graph.expr(call)
+            if module is None:
+                continue
+            if isinstance(made, Instance) and len(made.plan.instances) == 1:
+                if made.plan.path not in done:
+                    done.add(made.plan.path)
+                    self.fixups[made.plan.path] = self._statements(module, "self")
+            elif call is self.root_call:
+                self.root_fixups = self._statements(module, "model")
+
+    def _statements(self, module: Module, name: str) -> list[Set]:
+        return list(Fixups(self.graph, module, name).statements())
+
+    @property
+    def built(self) -> str:
+        """The docstring of `build()`."""
+        if self.root_call is None:
+            return "The file holds no module."
+        if self.root_call is self.document.archive.root:
+            return "The file's root, with untrained numbers."
+        return "The first module in the file, with untrained numbers."
+
+
+def _methods(plan: Plan, graph: Graph) -> list[str]:
+    """Names that getattr takes from a class or its objects, and that are no class themselves."""
+    from ptinspect.stubs.modules import TAKEN
+    from ptinspect.stubs.names import attribute
+
+    if plan.kind == "enum" or plan.use is None:
+        return []
+    return [
+        name
+        for name in plan.use.reached
+        if attribute(name)
+        and f"{plan.path}.{name}" not in graph.plans
+        and name not in ("forward", *TAKEN)
+    ]
+
+
+def root_of(document: Document, entry: str | None) -> Call | None:
+    """The module that `build()` makes. PtInspectError where the entry is none."""
+    from ptinspect.document.walk import dotted
+
+    modules = [info for info in document.modules if not info.name]
+    if entry is None:
+        return modules[0].module.call if modules else None
+    for info in document.modules:
+        names = (dotted(info.path), ".".join(map(str, info.path)))
+        if entry in names:
+            return info.module.call
+    known = ", ".join(prose(dotted(info.root)) for info in modules[:5]) or "none"
+    raise PtInspectError(
+        f"no module at {prose(entry)}", path=document.path, hint=f"modules lie at: {known}"
+    )
+
+
+def _leaves_first(plans: list[Plan], solved: dict[str, Solved]) -> list[Plan]:
+    """Classes that others use before them; those without instances first."""
+    others = [plan for plan in plans if plan.path not in solved]
+    return others + [item.plan for item in solved.values()]
+
+
+def sha256_of(document: Document) -> str:
+    """Of the whole file, read in pieces."""
+    from hashlib import sha256
+
+    made, source = sha256(), document.archive.source
+    for at in range(0, source.size, 1 << 20):
+        made.update(source.read(at, min(1 << 20, source.size - at)))
+    return made.hexdigest()
+
+
+__all__ = ["Make", "Options", "Value", "Work", "root_of", "sha256_of"]
