@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import inf, sqrt
+from math import inf, isfinite, sqrt
 from typing import TYPE_CHECKING
 
 from ptinspect.document.bridge import number_blocks, quiet
@@ -44,10 +44,15 @@ class Stats:
         """A numpy array of numbers more."""
         if block.dtype.kind == "b":
             block = block.view("u1")
-        if block.dtype.kind in "fc":
+        double = None
+        if block.dtype.kind == "f":
+            double = block.astype("f8")
+            if not isfinite(double.sum()):  # one NaN or infinity is in the sum as well
+                block = self._finite(block)
+                double = block.astype("f8")
+        elif block.dtype.kind == "c":
             block = self._finite(block)
-        zeros = block.size - int((block != 0).sum())
-        self.zeros += zeros
+        self.zeros += trues(block == 0)
         if not block.size:
             return
         if block.dtype.kind == "c":
@@ -56,28 +61,26 @@ class Stats:
         low, high = block.min().item(), block.max().item()
         self.min = low if self.min is None else min(self.min, low)
         self.max = high if self.max is None else max(self.max, high)
-        self._moments(block.astype("f8"))
+        self._moments(block.astype("f8") if double is None else double)
 
     def _finite(self, block: Any) -> Any:
         """The block without what is NaN or infinite, which is counted."""
         absent = block != block
-        nan = int(absent.sum())
         infinite = abs(block) == inf
-        endless = int((infinite & ~absent).sum())
-        self.nan += nan
-        self.inf += endless
-        return block[~(absent | infinite)] if nan or endless else block
+        self.nan += trues(absent)
+        self.inf += trues(infinite & ~absent)
+        return block[~(absent | infinite)]
 
     def _moments(self, block: Any) -> None:
-        """Joins mean and squares of two samples.
+        """Joins mean and squares of two samples. Overwrites the block.
 
         Source: Chan, Golub and LeVeque, Updating formulae and a pairwise algorithm for computing
         sample variances, 1979.
         """
         size = int(block.size)
         mean = float(block.mean())
-        away = block - mean
-        squares = float((away * away).sum())
+        block -= mean
+        squares = float(block.dot(block))
         total = self.count + size
         distance = mean - (self.mean or 0.0)
         if self.count:
@@ -100,6 +103,12 @@ class Stats:
         self.min, self.max = sorted((self.min * scale, self.max * scale))
         self.mean *= scale
         self._squares *= scale * scale
+
+
+def trues(mask: Any) -> int:
+    """How many of a numpy array of bools are true, several times faster than its `sum`."""
+    count: int = mask.tobytes().count(1)
+    return count
 
 
 def stats_of(tensor: Tensor, look: Look) -> Stats:
