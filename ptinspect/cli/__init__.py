@@ -52,6 +52,7 @@ def _stub() -> click.Command:
 
 
 COMMANDS: dict[str, Callable[[], click.Command]] = {
+    "check": _check,
     "convert": _convert,
     "scan": _scan,
     "show": _show,

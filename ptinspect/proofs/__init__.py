@@ -1,0 +1,1 @@
+"""Proofs: does training go on from a file exactly as if nothing had happened?"""

@@ -1,0 +1,85 @@
+"""`ptinspect check`, as its user meets it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ptinspect.cli import COMMANDS
+from tests.cli.running import CHECKPOINT, MODEL, process, run
+from tests.conftest import FIXTURES
+
+SOUND = [
+    CHECKPOINT, *(FIXTURES / "checkpoints" / name for name in
+    ("resumable.pt", "resumable-cuda.pt", "lightning.ckpt", "mmengine.pth", "timm.pth.tar",
+     "whole-everything.pt")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["optimizer"])
+def test_every_proof_has_help(name: str) -> None:
+    result = run("check", name, "--help")
+    assert (result.exit_code, result.output.startswith("Usage: ptinspect check")) == (0, True)
+    assert name in run("check", "--help").output
+    group = COMMANDS["check"]()
+    for option in group.commands[name].params:  # type: ignore[attr-defined]
+        assert getattr(option, "help", None) or option.name == "path"
+
+
+@pytest.mark.parametrize("path", SOUND, ids=lambda path: path.name)
+def test_a_sound_checkpoint_fits(path: Path) -> None:
+    result = run("check", "optimizer", path)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout.startswith(f"{path}: the optimizer state fits the model\n")
+
+
+def test_all_optimizers_of_torch_have_nothing_wrong() -> None:
+    paths = sorted((FIXTURES / "optimizers").glob("*.pt"))
+    asked = 0
+    for path in paths:
+        result = run("check", "optimizer", path)
+        if "holds no optimizer state" in result.stderr:
+            assert result.exit_code == 2
+            continue
+        asked += 1
+        assert result.exit_code == 0, result.stdout
+    assert asked > 25
+
+
+def test_json() -> None:
+    result = run("check", "optimizer", CHECKPOINT, "-f", "json")
+    made = json.loads(result.stdout)
+    assert (made["check"], made["verdict"], made["schema"]) == ("optimizer", "fits", 1)
+    (one,) = made["optimizers"]
+    assert one["path"] == ["optimizer_state_dict"]
+    assert one["model"] == ["model_state_dict"]
+    assert one["names"] == ["layer.weight", "layer.bias"]
+
+
+def test_an_optimizer_of_another_model_is_1() -> None:
+    result = run("check", "optimizer", FIXTURES / "checkpoints/gan.pt")
+    assert result.exit_code == 1
+    assert "wrong       the groups cover 6 parameters" in result.stdout
+    one = run("check", "optimizer", FIXTURES / "checkpoints/gan.pt", "--entry", "optimizers[1]")
+    assert one.stdout.count("  optimizer ") == 1
+
+
+def test_no_optimizer_is_2() -> None:
+    result = run("check", "optimizer", MODEL)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "holds no optimizer state" in result.stderr
+
+
+def test_the_answer_goes_into_a_file(tmp_path: Path) -> None:
+    target = tmp_path / "answer.txt"
+    assert run("check", "optimizer", CHECKPOINT, "-o", target).stdout == ""
+    assert "fits the model" in target.read_text("utf-8")
+    assert run("check", "optimizer", CHECKPOINT, "-o", target).exit_code == 2
+    assert run("check", "optimizer", CHECKPOINT, "-o", target, "--force").exit_code == 0
+
+
+def test_it_runs_as_a_program_of_its_own() -> None:
+    assert process("check", "optimizer", CHECKPOINT).returncode == 0
+    assert process("check").returncode == 2

@@ -1,0 +1,317 @@
+"""Does an optimizer's state fit its model: every optimizer of torch, and each fault by itself.
+
+The check itself imports no torch; torch only writes the files here.
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ptinspect.document import open as open_document
+from ptinspect.document.fit import OptimizerFit, check_optimizers, fit_line
+from tests.conftest import FIXTURES, ROOT
+
+torch = pytest.importorskip("torch")
+from torch import nn, optim  # noqa: E402
+
+MAKE: dict[str, Callable[[Any], Any]] = {
+    "sgd": lambda p: optim.SGD(p, lr=0.1),
+    "sgd-momentum": lambda p: optim.SGD(p, lr=0.1, momentum=0.9),
+    "sgd-nesterov": lambda p: optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True),
+    "adam": lambda p: optim.Adam(p),
+    "adam-amsgrad": lambda p: optim.Adam(p, amsgrad=True),
+    "adamw": lambda p: optim.AdamW(p),
+    "adam-tensor-lr": lambda p: optim.Adam(p, lr=torch.tensor(0.01)),
+    "adamax": lambda p: optim.Adamax(p),
+    "nadam": lambda p: optim.NAdam(p),
+    "radam": lambda p: optim.RAdam(p),
+    "rmsprop": lambda p: optim.RMSprop(p),
+    "rmsprop-centered": lambda p: optim.RMSprop(p, centered=True, momentum=0.5),
+    "rprop": lambda p: optim.Rprop(p),
+    "adagrad": lambda p: optim.Adagrad(p),
+    "adadelta": lambda p: optim.Adadelta(p),
+    "asgd": lambda p: optim.ASGD(p),
+    "adafactor": lambda p: optim.Adafactor(p),
+    "lbfgs": lambda p: optim.LBFGS(p, max_iter=2),
+}
+
+
+def network() -> Any:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3), nn.Tanh(), nn.Linear(3, 1))
+
+
+def trained(make: Callable[[Any], Any], model: Any = None, parameters: Any = None) -> Any:
+    """A checkpoint after two steps."""
+    model = network() if model is None else model
+    optimizer = make(model.parameters() if parameters is None else parameters)
+    scheduler = None if len(optimizer.param_groups) > 1 else optim.lr_scheduler.StepLR(optimizer, 1)
+    x, y = torch.randn(4, 2), torch.randn(4, 1)
+
+    def closure() -> Any:
+        optimizer.zero_grad()
+        loss = nn.functional.mse_loss(model(x), y)
+        loss.backward()
+        return loss
+
+    for _ in range(2):
+        optimizer.step(closure)
+        if scheduler is not None:
+            scheduler.step()
+    made = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "epoch": 1}
+    if scheduler is not None:
+        made["scheduler"] = scheduler.state_dict()
+    return copy.deepcopy(made)
+
+
+def checked(value: object) -> OptimizerFit:
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    buffer.seek(0)
+    with open_document(buffer) as document:
+        (found,) = check_optimizers(document)
+    return found
+
+
+def kinds(value: object) -> list[str]:
+    return [fault.kind for fault in checked(value).faults]
+
+
+@pytest.mark.parametrize("name", MAKE)
+def test_a_sound_one_fits_and_each_parameter_is_known(name: str) -> None:
+    found = checked(trained(MAKE[name]))
+    assert (found.faults, found.undecided) == ([], [])
+    assert found.model == ("model",)
+    assert found.names == [name for name, _ in network().named_parameters()]
+
+
+def test_sound_ones_of_other_kinds_fit() -> None:
+    model = network()
+    split = [{"params": model[0].parameters(), "lr": 0.1}, {"params": model[3].parameters()}]
+    assert not kinds(trained(MAKE["adam"], model, split))
+    model = network()
+    model[0].requires_grad_(False)
+    assert not kinds(trained(MAKE["adam"], model))
+    assert not kinds(trained(MAKE["adam"], network().bfloat16().float(), None))
+    model = network()
+    named = trained(MAKE["adam"], model, model.named_parameters())
+    assert checked(named).names[0] == "0.weight"
+    sparse = nn.Embedding(5, 2, sparse=True)
+    optimizer = optim.SparseAdam(sparse.parameters())
+    sparse(torch.tensor([1])).sum().backward()
+    optimizer.step()
+    assert not kinds({"model": sparse.state_dict(), "optimizer": optimizer.state_dict()})
+    muon = optim.Muon([model[0].weight])
+    muon.step()
+    assert not kinds({"model": model.state_dict(), "optimizer": muon.state_dict()})
+
+
+def test_one_optimizer_over_two_models_fits() -> None:
+    one, two = nn.Linear(2, 3), nn.Linear(3, 2)
+    optimizer = optim.Adam([*one.parameters(), *two.parameters()])
+    two(one(torch.ones(1, 2))).sum().backward()
+    optimizer.step()
+    made = {"G": one.state_dict(), "D": two.state_dict(), "optimizer": optimizer.state_dict()}
+    assert not kinds(made)
+
+
+def test_an_optimizer_pickled_whole_with_its_model_fits() -> None:
+    model = network()
+    optimizer = optim.Adam(model.parameters())
+    model(torch.ones(3, 2)).sum().backward()
+    optimizer.step()
+    found = checked({"model": model, "optimizer": optimizer, "epoch": 3})
+    assert (found.faults, found.undecided) == ([], [])
+    assert found.names[0] == "0.weight"
+
+
+# --- faults, each by itself ---------------------------------------------------------------
+
+
+def state_of(made: Any) -> Any:
+    return made["optimizer"]["state"]
+
+
+def empty(made: Any) -> None:
+    made["optimizer"]["state"] = {}
+
+
+def more_parameters(made: Any) -> None:
+    made["optimizer"]["param_groups"][0]["params"] += [6, 7, 8]
+
+
+def other_order(made: Any) -> None:
+    state = state_of(made)
+    made["optimizer"]["state"] = dict(enumerate([state[4], state[5], *map(state.get, range(4))]))
+
+
+def other_shape(made: Any) -> None:
+    state_of(made)[0]["exp_avg"] = torch.zeros(7, 7)
+
+
+def half(made: Any) -> None:
+    state_of(made)[3]["exp_avg_sq"] = state_of(made)[3]["exp_avg_sq"].half()
+
+
+def lost_key(made: Any) -> None:
+    del state_of(made)[2]["exp_avg_sq"]
+
+
+def extra(made: Any) -> None:
+    state_of(made)[9] = state_of(made)[0]
+
+
+def twice(made: Any) -> None:
+    made["optimizer"]["param_groups"][0]["params"][1] = 0
+
+
+def other_step(made: Any) -> None:
+    state_of(made)[1]["step"] = torch.tensor(7.0)
+
+
+def odd_step(made: Any) -> None:
+    state_of(made)[1]["step"] = torch.tensor(1.5)
+
+
+def other_rate(made: Any) -> None:
+    made["optimizer"]["param_groups"][0]["lr"] = 0.5
+
+
+def negative_rate(made: Any) -> None:
+    made["optimizer"]["param_groups"][0]["lr"] = -0.5
+    del made["scheduler"]
+
+
+def nan(made: Any) -> None:
+    state_of(made)[4]["exp_avg"][0, 1] = float("nan")
+
+
+def infinite(made: Any) -> None:
+    state_of(made)[4]["exp_avg_sq"][0, 1] = float("inf")
+
+
+FAULTS = {
+    empty: "missing-state", more_parameters: "group-size", other_order: "order",
+    other_shape: "shape", half: "dtype", lost_key: "missing-state", extra: "extra-state",
+    twice: "duplicate", other_step: "step", odd_step: "step", other_rate: "lr",
+    negative_rate: "lr", nan: "nan", infinite: "nan",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
+def test_a_fault_is_found_and_named(fault: Callable[[Any], None]) -> None:
+    made = trained(MAKE["adam"])
+    fault(made)
+    assert FAULTS[fault] in kinds(made)
+
+
+def test_where_nan_is_told_by_name() -> None:
+    made = trained(MAKE["adam"])
+    nan(made)
+    (fault,) = checked(made).faults
+    assert (fault.parameter, fault.message) == ("3.weight", "exp_avg holds NaN")
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+@pytest.mark.parametrize("size", [3, 300_000])  # the second is read by numpy
+def test_nan_and_inf_are_seen_in_every_type(dtype: str, size: int) -> None:
+    from ptinspect.document.finite import not_finite
+
+    def of(value: float) -> str | None:
+        tensor = torch.ones(size, dtype=getattr(torch, dtype))
+        tensor[size // 2] = value
+        buffer = io.BytesIO()
+        torch.save(tensor, buffer)
+        buffer.seek(0)
+        with open_document(buffer) as document:
+            (info,) = document.contents.tensors
+            return not_finite(info.tensor)
+
+    assert [of(2.0), of(float("inf")), of(float("nan"))] == [None, "inf", "NaN"]
+
+
+@pytest.mark.parametrize("name", ["adam", "sgd-momentum", "rmsprop", "lbfgs", "adafactor"])
+def test_an_empty_state_is_missing_only_once_training_has_begun(name: str) -> None:
+    made = trained(MAKE[name])
+    empty(made)
+    assert kinds(made) == ["missing-state"]
+    made["epoch"] = 0
+    assert kinds(made) == ["missing-state"]  # the scheduler has made steps
+    del made["scheduler"]
+    found = checked(made)
+    assert (found.faults, [doubt.kind for doubt in found.undecided]) == ([], ["missing-state"])
+
+
+def test_what_is_undecided_is_no_fault() -> None:
+    made = trained(MAKE["adam"])
+    del state_of(made)[4]
+    found = checked(made)
+    assert found.fits
+    assert [(doubt.kind, "3.weight" in doubt.message) for doubt in found.undecided] == [
+        ("missing-state", True)
+    ]
+    unfrozen_later = trained(MAKE["adam"])
+    for at in (4, 5):
+        state_of(unfrozen_later)[at]["step"] = torch.tensor(1.0)
+    found = checked(unfrozen_later)
+    assert (found.fits, [doubt.kind for doubt in found.undecided]) == (True, ["step"])
+
+
+def test_buffers_given_to_the_optimizer_are_told() -> None:
+    model = network()
+    everything = [value for value in model.state_dict().values() if value.is_floating_point()]
+    parameters = dict(model.named_parameters())
+    mixed = [parameters.get(name, value) for name, value in model.state_dict().items()]
+    mixed = [value for value in mixed if value.is_floating_point()]
+    assert len(everything) == len(mixed) == 8
+    found = checked(trained(MAKE["adam"], model, mixed))
+    assert "buffers" in [doubt.kind for doubt in found.undecided]
+    assert found.names[4:6] == ["1.running_mean", "1.running_var"]
+
+
+def test_the_line_of_show() -> None:
+    def line(value: object) -> str | None:
+        buffer = io.BytesIO()
+        torch.save(value, buffer)
+        buffer.seek(0)
+        with open_document(buffer) as document:
+            return fit_line(document)
+
+    made = trained(MAKE["adam"])
+    assert line(made) == "yes"
+    assert line(made["model"]) is None
+    assert line(made["optimizer"]) == "undecided: no weights beside it"
+    empty(made)
+    assert line(made) == "no: the state is empty beside epoch 1; Adam always keeps some"
+
+
+def test_torch_is_not_imported() -> None:
+    file = FIXTURES / "checkpoints/resumable.pt"
+    code = f"""
+import sys, ptinspect.document
+from ptinspect.document.fit import check_optimizers
+with ptinspect.document.open({str(file)!r}) as document:
+    assert check_optimizers(document)[0].fits
+print(*({{"torch", "numpy"}} & set(sys.modules)))
+"""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == ""
+
+
+def test_a_file_cut_within_its_state_is_an_error(tmp_path: Path) -> None:
+    from ptinspect.errors import DamagedError
+
+    path = tmp_path / "cut.pt"
+    data = (FIXTURES / "checkpoints/resumable.pt").read_bytes()
+    path.write_bytes(data[:3000])
+    with pytest.raises(DamagedError), open_document(str(path)) as document:
+        check_optimizers(document)
