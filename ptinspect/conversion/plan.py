@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from ptinspect.conversion.torch_zip import folder_name, write_torch_zip
 
 if TYPE_CHECKING:
-    from ptinspect.conversion.copying import Sink
+    from ptinspect.conversion.copying import Sink, Unchanged
     from ptinspect.conversion.pieces import Piece
     from ptinspect.document.tensor import Tensor
     from ptinspect.formats.dtypes import DType
@@ -49,7 +49,8 @@ class File(NamedTuple):
 
 class Plan:
     """files: in the order in which they get their names. moves: the tensors. told: what a user
-    should know (one line each). dropped: keys and entries of SRC that are not in the output."""
+    should know (one line each). dropped: keys and entries of SRC that are not in the output.
+    others: further files that the bytes come from."""
 
     def __init__(self, to: str) -> None:
         self.to = to
@@ -57,6 +58,7 @@ class Plan:
         self.moves: list[Move] = []
         self.told: list[str] = []
         self.dropped: list[str] = []
+        self.others: list[Unchanged] = []
 
 
 def torch_file(path: str, pickle: bytes, storages: Sequence[tuple[str, Sequence[Piece]]]) -> File:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from ptinspect.conversion.checking import check
@@ -72,9 +73,9 @@ def convert(
     )  # fmt: skip
     path = target_of(source, target, goal)
     must_differ(source, path)
-    with open_document(source, limits=limits) as document, about(source):
+    with ExitStack() as files, open_document(source, limits=limits) as document, about(source):
         watch = Unchanged(document.archive.source)
-        plan = planned(document, path, options)
+        plan = planned(document, path, options, files)
         if not dry_run:
             for file in plan.files:
                 must_differ(source, file.path)
@@ -83,12 +84,20 @@ def convert(
         return ConversionReport(source, plan, written=not dry_run, verified=verify and not dry_run)
 
 
-def planned(document: Document, target: str, options: Options) -> Plan:
-    """The plan for the goal."""
+def planned(document: Document, target: str, options: Options, files: ExitStack) -> Plan:
+    """The plan for the goal. `files` keeps open what it needs beside SRC."""
     if options.to == "safetensors":
         from ptinspect.conversion.to_safetensors import plan_safetensors
 
         return plan_safetensors(document, target, options)
+    if options.to == "checkpoint":
+        from ptinspect.conversion.to_checkpoint import plan_checkpoint
+
+        return plan_checkpoint(document, target, options, files)
+    if options.to == "same" and document.archive.streams:
+        from ptinspect.conversion.to_same import plan_same
+
+        return plan_same(document, target, options)
     from ptinspect.conversion.to_state_dict import plan_state_dict
 
     return plan_state_dict(document, target, options)
@@ -115,5 +124,6 @@ def _write(
     with written([file.path for file in plan.files], force=force) as outputs:
         for file, output in zip(plan.files, outputs, strict=True):
             file.write(Sink(output, count))
-        watch.check()
+        for each in (watch, *plan.others):
+            each.check()
         check(plan, [output.temporary for output in outputs], document, verify)

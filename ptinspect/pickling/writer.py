@@ -62,15 +62,17 @@ class PickleWriter:
 
     replace: asked for each object before it is written; what it gives is written in its place,
     under the object's identity (None: the object itself). persistent: the value of a persistent
-    id, for those that are not written as they are.
+    id, for those that are not written as they are. first: index of the first memo entry.
     """
 
     def __init__(
         self,
         replace: Callable[[Inert], Value] | None = None,
         persistent: Callable[[PersistentId], Value] | None = None,
+        first: int = 0,
     ) -> None:
         self.out = bytearray()
+        self._first = first
         self._replace = replace
         self._persistent = persistent
         self._memo: dict[object, int] = {}
@@ -88,6 +90,14 @@ class PickleWriter:
         self._todo.append(_Item(root))
         self._run()
         self.out += _OP["STOP"]
+        return bytes(self.out)
+
+    def part(self, value: Value) -> bytes:
+        """Opcodes that push `value`, to stand within a stream of somebody else's. The memo goes
+        on from one part to the next."""
+        self.out = bytearray()
+        self._todo.append(_Item(value))
+        self._run()
         return bytes(self.out)
 
     def _run(self) -> None:
@@ -111,7 +121,7 @@ class PickleWriter:
         self._put_as(_identity(value), value)
 
     def _put_as(self, identity: object, value: Value) -> None:
-        index = len(self._memo)
+        index = self._first + len(self._memo)
         self._memo[identity] = index
         self._alive.append(value)
         self.out += (

@@ -1,0 +1,118 @@
+"""The checkpoint target: {"model", "model_state_dict", "optimizer_state_dict", …}.
+
+From a checkpoint every entry is kept as it is, but for the keys of its model where they are
+edited; from a full model or a state_dict one is made. An optimizer's state comes from a file
+that holds one, other entries from `--set`.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from ptinspect.conversion import told
+from ptinspect.conversion.copying import Unchanged
+from ptinspect.conversion.graph import Graph
+from ptinspect.conversion.plan import Plan, torch_file
+from ptinspect.conversion.to_state_dict import model_of, moves_of
+from ptinspect.document import open as open_document
+from ptinspect.document.objects import attributes, mapping, sequence
+from ptinspect.errors import PtInspectError, about
+from ptinspect.pickling.values import Call, Value, key_value
+
+if TYPE_CHECKING:
+    from ptinspect.conversion.options import Options
+    from ptinspect.document import Document
+    from ptinspect.document.optimizers import Optimizer
+
+MODEL, STATE, OPTIMIZER = "model", "model_state_dict", "optimizer_state_dict"
+
+
+def plan_checkpoint(
+    document: Document, target: str, options: Options, open_files: ExitStack
+) -> Plan:
+    """The plan. `open_files` keeps the optimizer's file open until all is written."""
+    plan, graph = Plan(options.to), Graph(options.wish)
+    entries = _kept(document, options, graph, plan)
+    graph.take({**entries}, document)
+    if options.optimizer is not None:
+        other = open_files.enter_context(open_document(options.optimizer, limits=document.limits))
+        with about(options.optimizer):
+            state = optimizer_state(other)
+            graph.take(state, other)
+        entries[OPTIMIZER] = state
+        plan.others.append(Unchanged(other.archive.source))
+    for name, value in options.set:
+        entries[name] = value
+    root: dict[Value, Value] = dict(entries.items())
+    graph.plan()
+    plan.files.append(torch_file(target, *graph.dump(root)))
+    return plan
+
+
+def _kept(document: Document, options: Options, graph: Graph, plan: Plan) -> dict[str, Value]:
+    """The entries that come from SRC."""
+    items = mapping(document.archive.root)
+    if document.kind == "checkpoint" and options.entry is None and items is not None:
+        entries = {str(key_value(key)): value for key, value in items.items()}
+        if options.edits.any:
+            model = model_of(document, options, graph)
+            if len(model.part.path) != 1:
+                raise PtInspectError("the model whose keys are to be changed lies too deep in it")
+            entries[str(model.part.path[0])] = model.value
+            plan.dropped = model.dropped
+        return entries
+    model = model_of(document, options, graph)
+    plan.dropped = model.dropped
+    plan.told = [
+        line for line in told.of_model(document, model, options) if "the class" not in line
+    ]
+    plan.moves = [
+        move._replace(key=f"{STATE}.{move.key}") for move in moves_of(model, document, graph)
+    ]
+    if model.module is not None:
+        return {MODEL: model.module.class_name, STATE: model.value}
+    return {STATE: model.value}
+
+
+def optimizer_state(document: Document) -> Value:
+    """The one optimizer's state in a file, as `optimizer.state_dict()` has it.
+
+    PtInspectError where there is none, or several.
+    """
+    from ptinspect.conversion.choosing import value_at
+    from ptinspect.document.walk import dotted
+
+    found = document.optimizers
+    if len(found) != 1:
+        names = ", ".join(dotted(each.path) for each in found)
+        raise PtInspectError(
+            f"it holds {len(found)} optimizers: {names}"
+            if found
+            else "there is no optimizer in it",
+            hint="take it out of its file first: ptinspect convert SRC DST --to state_dict "
+            "--entry optimizer_state_dict",
+        )
+    value = value_at(document, found[0].path)
+    if isinstance(value, Call) and "param_groups" in attributes(value):
+        return _packed(found[0])
+    return value
+
+
+def _packed(optimizer: Optimizer) -> Value:
+    """The state_dict of a pickled optimizer: its parameters by number.
+
+    Source: `torch.optim.Optimizer.state_dict`.
+    """
+    order: dict[int, int] = {}
+    groups: list[Value] = []
+    for group in optimizer.groups:
+        numbers: list[Value] = [
+            order.setdefault(id(each), len(order)) for each in sequence(group.get("params")) or ()
+        ]
+        groups.append({**{k: v for k, v in group.items() if k != "params"}, "params": numbers})
+    state = {
+        order[id(key)] if id(key) in order else key_value(key): kept
+        for key, kept in optimizer.state.items()
+    }
+    return {"state": state, "param_groups": groups}
