@@ -47,9 +47,14 @@ if TYPE_CHECKING:
     "--depth",
     metavar="N",
     type=click.IntRange(min=0),
-    help="Levels that are shown; what lies deeper is summed up.",
+    help="Levels that are shown (JSON has all); what lies deeper is summed up.",
 )
-@click.option("--all", "every", is_flag=True, help="Each tensor: do not fold repeated blocks.")
+@click.option(
+    "--all",
+    "every",
+    is_flag=True,
+    help="A row for each tensor: do not fold repeated blocks on a terminal.",
+)
 @click.option("--values", is_flag=True, help="The numbers, as torch prints them.")
 @click.option(
     "--stats",

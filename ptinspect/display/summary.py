@@ -58,7 +58,7 @@ class Paint:
 def _facts(document: Document, look: Look, paint: Paint) -> list[str]:
     found: list[Fact] = list(facts(document, look))
     warned = [
-        f"{safe('.'.join(map(str, w.path)))}: {cut(w.message)}" if w.path else cut(w.message)
+        f"{cut('.'.join(map(str, w.path)))}: {cut(w.message)}" if w.path else cut(w.message)
         for w in document.warnings
     ]
     width = max(len(label) for label, _ in [*found, ("warning" if warned else "", "")])

@@ -49,7 +49,7 @@ def test_show_is_light(format: str) -> None:
 
 def test_a_table_needs_tabulate_and_no_more() -> None:
     loaded = modules_of("show", "-f", "table", str(MODEL))
-    assert {"torch", "numpy", "safetensors", "json", "pickle"} & loaded == set()
+    assert {"torch", "numpy", "safetensors", "pickle", "asyncio"} & loaded == set()
 
 
 def test_values_need_no_numpy() -> None:
