@@ -154,7 +154,7 @@ def set_lines(line: Line, indent: int) -> Iterator[str]:
         yield from assigned(f"self._buffers[{string(name)}]", expr, indent)
         if not line.persistent:
             yield f"{' ' * indent}self._non_persistent_buffers_set.add({string(name)})"
-    elif line.kind == PARAMETER and none and simple:
+    elif line.kind == PARAMETER and none and simple and name not in TAKEN:
         yield f"{' ' * indent}self.register_parameter({string(name)}, None)"
     elif simple and not none and name not in TAKEN:
         yield from assigned(f"self.{name}", expr, indent)

@@ -133,12 +133,18 @@ def _columns(plan: Plan) -> dict[_Name, list[Member | None]]:
         last = -1
         for member in instance.members:
             name = _Name(member.name, _kind(member, kinds[member.name]))
+            if name.kind != member.kind:
+                continue
             if name not in columns:
                 order.insert(last + 1, name)
                 columns[name] = [None] * len(plan.instances)
             columns[name][at] = member
-            place = order.index(name) if len(order) < 200 else len(order) - 1
-            last = max(last, place) if name.kind != ATTRIBUTE else last
+            last = order.index(name)
+    for at, instance in enumerate(plan.instances):
+        for member in instance.members:
+            name = _Name(member.name, _kind(member, kinds[member.name]))
+            if name.kind != member.kind and columns[name][at] is None:
+                columns[name][at] = member
     return {name: columns[name] for name in order}
 
 
@@ -298,8 +304,22 @@ def _arguments(plan: Plan, solved: Solved, unifier: Unifier) -> None:
         if plan.root and default is None:
             default = parameter.column[plan.root_index] or NONE
             late = not _is_plain(default)
+        elif default is None:
+            default = _usual(parameter.column)
         made.append(Given(parameter.name, default, late))
     solved.arguments = sorted(made, key=lambda argument: argument.default is not None)
+
+
+def _usual(column: Column) -> Expr | None:
+    """A plain value that most instances give."""
+    counts: dict[str, int] = {}
+    for item in column:
+        if item is not None and _is_plain(item):
+            counts[item.text] = counts.get(item.text, 0) + 1
+    text = max(counts, key=lambda key: counts[key], default="")
+    if not text or counts[text] < 2 or counts[text] * 2 <= len(column):
+        return None
+    return next(item for item in column if item is not None and item.text == text)
 
 
 def _is_plain(expr: Expr) -> bool:

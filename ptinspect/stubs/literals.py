@@ -45,15 +45,16 @@ def number(value: float) -> str:
 
 
 def bytes_text(value: bytes) -> str:
-    """A bytes literal in double quotes."""
-    text = "".join([_byte(code) for code in value])
-    return f'b"{text}"'
+    """A bytes literal, in double quotes unless that costs escapes."""
+    quote = "'" if value.count(b'"') > value.count(b"'") else '"'
+    text = "".join([_byte(chr(code), quote) for code in value])
+    return f"b{quote}{text}{quote}"
 
 
-def _byte(code: int) -> str:
-    if code in b'\\"':
-        return "\\" + chr(code)
-    return chr(code) if 32 <= code < 127 else f"\\x{code:02x}"
+def _byte(char: str, quote: str) -> str:
+    if char in ("\\", quote):
+        return "\\" + char
+    return char if " " <= char <= "~" else f"\\x{ord(char):02x}"
 
 
 def ints(values: tuple[int, ...]) -> list[tuple[str | None, Expr]]:

@@ -121,12 +121,11 @@ def constructed(row: ModuleClass, module: Module, expr_of: ExprOf) -> Make | Non
         if _by_place(row, argument.name, len(args) == positional) and argument.required:
             positional += 1
         args.append((argument.name, expr_of(value)))
-    names = {name for name, _ in args}
     unset: dict[str, Expr] = {}
     for argument in row.arguments:
         stored = argument.stored if isinstance(argument.stored, tuple) else argument.default
         made = default_of(stored)
-        if argument.name not in names and made is not None:
+        if made is not None:
             unset[argument.name] = made
     return Make(class_text(row.path), args, positional, unset)
 

@@ -86,6 +86,8 @@ class Unifier:
             if any(v is None for v, i in zip(values, column, strict=True) if i is not None):
                 return None
             columns.append((name, values))
+        places = {name: place for place, name in enumerate(first.unset)}
+        columns.sort(key=lambda item: places.get(item[0] or "", -1))
         args: list[Argument] = [
             (name, self.unify(values, name or "value", prefix)) for name, values in columns
         ]

@@ -43,17 +43,9 @@ def job(torch, stub, path, root, pickled):
     sys.path.insert(0, os.path.dirname(stub))
     said = {}
     name = os.path.basename(stub)[:-3]
-    before = set(sys.modules)
     made = attempt(said, "import", lambda: __import__(name))
     if made is None:
         return said
-    said["imported"] = sorted(
-        {
-            m.split(".")[0]
-            for m in set(sys.modules) - before
-            if getattr(sys.modules[m], "__file__", None)
-        }
-    )
     loaded = attempt(said, "load", lambda: loading(torch, path, pickled))
 
     def safely():

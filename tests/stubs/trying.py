@@ -68,7 +68,7 @@ def outcomes(tries: list[Try], folder: Path) -> dict[str, dict[str, Any]]:
     return {one.name: json.loads(line) for one, line in zip(tries, lines, strict=True)}
 
 
-SAID = ("loaded_print", "built_print", "imported")
+SAID = ("loaded_print", "built_print")
 """What is no yes or no."""
 
 
