@@ -117,4 +117,5 @@ def _kill(pool: Executor) -> None:
 
 
 def _stop(pool: Executor) -> None:
-    pool.shutdown(wait=False, cancel_futures=True)
+    """Waits for its processes to end, so that none outlives this one."""
+    pool.shutdown(wait=True, cancel_futures=True)

@@ -18,7 +18,7 @@ from ptinspect.formats.tar_members import is_tar
 from ptinspect.formats.zip_end import has_end
 from ptinspect.safety.part import Part
 from ptinspect.safety.slices import SliceSource
-from ptinspect.safety.streams import Streams, may_begin, read_pickles
+from ptinspect.safety.streams import Streams, announced, may_begin, read_pickles
 
 if TYPE_CHECKING:
     from ptinspect.formats.identity import Identity
@@ -66,7 +66,8 @@ def _scan(source: Source, part: Part) -> None:
             _two(part, "a zip and a tar")
             _as_tar(source, part)
         return
-    identity = first_bytes(source, head, part.limits) if head else None
+    plain = announced(head)
+    identity = None if plain or not head else first_bytes(source, head, part.limits)
     behind = None
     if identity is None or identity.format not in ("tar", "torch-legacy-tar"):
         behind = _zip_behind(source)
@@ -78,6 +79,9 @@ def _scan(source: Source, part: Part) -> None:
         read_zip(behind, part)
         part.find("zip-prefix", "bytes stand in front of the zip", part.record)
         return
+    if plain and is_tar(head):
+        _two(part, "a pickle and a tar")
+        _as_tar(source, part)
     if behind is not None:
         _two(part, f"{part.what or part.format} and a zip")
         part.passed = False
@@ -118,10 +122,7 @@ def _as_pickles(source: Source, part: Part, head: bytes, identity: Identity | No
     if trial.streams and not _by_chance(trial, head):
         _adopt(part, trial, streams)
         return True
-    meant = streams.harm or (
-        head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")
-    )
-    if meant or _far(trial):
+    if streams.harm or announced(head) or _far(trial):
         trial.format = trial.format if trial.format != "unknown" else "pickle"
         _adopt(part, trial, streams)
         return True

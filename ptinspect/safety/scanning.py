@@ -11,13 +11,16 @@ from ptinspect.safety.part import Budget, Part
 from ptinspect.safety.report import ScanReport, report_of, unread
 from ptinspect.safety.scanner import scan_source
 from ptinspect.safety.steps import advice_of, steps_of
-from ptinspect.source.local import open_source
+from ptinspect.source.base import MemorySource
+from ptinspect.source.local import COPIED, open_source
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
     from concurrent.futures import Executor
     from os import PathLike
     from typing import BinaryIO
+
+    from ptinspect.source.base import Source
 
 BUGS = "please report it, with the file if you can"
 
@@ -39,7 +42,7 @@ def scan(
     try:
         with open_source(path) as source:
             part = Part(source.path, None, 0, Budget(limits))
-            scan_source(source, part)
+            scan_source(_at_hand(source), part)
             report = report_of(part, allow)
             load = None if part.errors or report.verdict == "dangerous" else advice_of(part)
             steps = steps_of(part, report.verdict, load, commands)
@@ -51,6 +54,14 @@ def scan(
     except Exception as error:  # noqa: BLE001 - one file's bug must not hide the other files
         message = f"a bug in ptinspect: {type(error).__name__}: {error}"
         return unread(str(named), PtInspectError(message, hint=BUGS))
+
+
+def _at_hand(source: Source) -> Source:
+    """A small file in memory, where many small reads cost nothing."""
+    if source.size > COPIED:
+        return source
+    data, start, stop = source.window()
+    return MemorySource(data, source.path, start, stop, source.base)
 
 
 def scan_many(

@@ -109,7 +109,7 @@ class Streams:
             try:
                 more = self.one(pos)
             except DamagedError as error:
-                if _announced(self.data, pos, self.stop) or self.harm:
+                if announced(self.data[pos : min(pos + 2, self.stop)]) or self.harm:
                     self.part.errors.append(error)
                 else:
                     self._trailing(pos)
@@ -147,9 +147,9 @@ class Streams:
         self._others(end)
 
 
-def _announced(data: Buffer, pos: int, stop: int) -> bool:
-    """Whether a pickle of protocol 2 or above begins there."""
-    return stop - pos > 1 and data[pos] == 0x80 and 2 <= data[pos + 1] <= 5
+def announced(head: bytes) -> bool:
+    """Whether it begins as a pickle of protocol 2 or above does."""
+    return len(head) > 1 and head[0] == 0x80 and 2 <= head[1] <= 5
 
 
 def read_pickles(part: Part, data: Buffer, start: int, stop: int, record: str | None) -> Streams:

@@ -42,8 +42,8 @@ def value(given: object) -> bytes:
 
 
 def raw(data: bytes) -> bytes:
-    """Opcodes that push these bytes."""
-    return plain(data)
+    """BINBYTES."""
+    return b"B" + len(data).to_bytes(4, "little") + data
 
 
 def calling(dotted: str, *given: object) -> bytes:
@@ -86,3 +86,33 @@ PAYLOAD_2 += COMMAND.encode() + b"\x85R."
 """The same as protocol 2 writes it, which all of torch's formats use."""
 GOOD = b"\x80\x02}q\x00X\x05\x00\x00\x00epochq\x01K\x03s."
 """{"epoch": 3}"""
+
+
+def put(index: int) -> bytes:
+    """BINPUT."""
+    return b"q" + bytes([index])
+
+
+def get(index: int) -> bytes:
+    """BINGET."""
+    return b"h" + bytes([index])
+
+
+def build(target: bytes, **state: bytes) -> bytes:
+    """BUILD with a dictionary."""
+    return target + dict_of(**state) + b"b"
+
+
+def build_slots(target: bytes, **state: bytes) -> bytes:
+    """BUILD with the pair that slots have, which setattr is called for."""
+    return target + b"N" + dict_of(**state) + b"\x86b"
+
+
+def dict_of(**state: bytes) -> bytes:
+    """Opcodes that push a dictionary."""
+    return b"}(" + b"".join(text(key) + made for key, made in state.items()) + b"u"
+
+
+EVAL = named("builtins.eval")
+BAG = calling("types.SimpleNamespace")
+"""An object with a `__dict__`, of a class that nobody minds."""
