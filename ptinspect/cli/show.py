@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ptinspect.cli.output import File, Standard, complain
+from ptinspect.cli.output import File, Standard
 from ptinspect.display import FORMATS, Look
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def command(ctx: click.Context, /, **given: Any) -> None:
 
     Nothing of a file is executed. Exit code 0: done. 1: a check failed (--hash). 2: a file could
     not be read.
-    """  # fmt: skip
+    """
     from ptinspect.cli.showing import Showing
 
     paths: tuple[str, ...] = given["paths"]
@@ -87,13 +87,9 @@ def command(ctx: click.Context, /, **given: Any) -> None:
     else:
         target = File(output, force=given["force"], inputs=paths)
     with target:
-        showing = Showing(given["format"], look, target, debug=bool(_root(ctx).params.get("debug")))
-        code = showing.run(paths)
+        debug = bool(ctx.find_root().params.get("debug"))
+        code = Showing(given["format"], look, target, debug=debug).run(paths)
     ctx.exit(code)
-
-
-def _root(ctx: click.Context) -> click.Context:
-    return ctx.find_root()
 
 
 def look_of(given: dict[str, Any]) -> Look:
@@ -140,6 +136,3 @@ def _progress() -> Any:
     from ptinspect.cli.progress import progress
 
     return progress
-
-
-__all__ = ["command", "complain", "look_of"]

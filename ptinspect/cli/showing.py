@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 OFTEN = 50
 """Files between two looks for garbage."""
 
-
 MODELS = (".pt", ".pth", ".ckpt")
 """Suffixes under which nobody keeps anything else: a file of a folder that has one is not passed
 over in silence when it is something else, such as a web page or a Git LFS pointer."""
