@@ -10,7 +10,8 @@ from ptinspect.conversion import elements
 from ptinspect.conversion.pieces import whole_units
 from ptinspect.conversion.storages import check_extent
 from ptinspect.document import open as open_document
-from ptinspect.errors import PtInspectError
+from ptinspect.errors import PtInspectError, UnsafeError
+from ptinspect.safety.scanning import scan
 
 if TYPE_CHECKING:
     from ptinspect.conversion.plan import Move, Plan
@@ -32,6 +33,18 @@ def check(plan: Plan, paths: Sequence[str], document: Document, verify: bool) ->
                     _check_one(file.path, left.pop(key), made.tensor, verify)
     if left:
         raise _wrong(plan.files[0].path, f"{len(left):,} tensors are missing: {next(iter(left))}")
+
+
+def must_be_harmless(path: str, document: Document) -> None:
+    """UnsafeError where loading what was written would run something: no payload of SRC gets into
+    a file that ptinspect has written."""
+    report = scan(path, limits=document.limits)
+    if report.verdict == "dangerous":
+        found = next(each for each in report.all_findings() if each.verdict == "dangerous")
+        raise UnsafeError(
+            f"what would be written acts when it is loaded: {found.name}",
+            hint="nothing was written; --to safetensors takes the tensors alone",
+        )
 
 
 def _check_one(path: str, move: Move, made: Tensor, verify: bool) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from ptinspect.conversion.checking import check
+from ptinspect.conversion.checking import check, must_be_harmless
 from ptinspect.conversion.copying import Sink, Unchanged
 from ptinspect.conversion.options import Options, checked, goal_of, target_of
 from ptinspect.conversion.output import must_be_free, must_differ, written
@@ -126,4 +126,7 @@ def _write(
             file.write(Sink(output, count))
         for each in (watch, *plan.others):
             each.check()
-        check(plan, [output.temporary for output in outputs], document, verify)
+        made = [output.temporary for output in outputs]
+        check(plan, made, document, verify)
+        if plan.to != "safetensors":
+            must_be_harmless(made[0], document)

@@ -139,7 +139,7 @@ class Layout:
     def _lay_out(self, tensor: Tensor) -> None:
         """A storage for one tensor alone; views that are the same share it."""
         target = self.wish.dtype_of(tensor)
-        mark = (*tensor.same(), target)
+        mark = (*same(tensor), target)
         if mark not in self._alone:
             assert tensor.dtype is not None and tensor.storage is not None
             convert = None if target is tensor.dtype else elements.caster(tensor.dtype, target)
@@ -179,6 +179,11 @@ class Layout:
 
     def _location(self, storage: Storage) -> str:
         return self.wish.device or storage.location
+
+
+def same(tensor: Tensor) -> tuple[object, ...]:
+    """Equal for two tensors exactly when they are the same values in the same bytes."""
+    return (*tensor.same(), tensor.conj, tensor.neg)
 
 
 def check_extent(tensor: Tensor) -> None:

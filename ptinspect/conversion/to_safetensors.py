@@ -15,7 +15,7 @@ from ptinspect.conversion import elements, told
 from ptinspect.conversion.graph import Graph
 from ptinspect.conversion.pieces import Cast, Gather, Held, Piece, Range
 from ptinspect.conversion.plan import File, Move, Plan
-from ptinspect.conversion.storages import Wish, check_extent
+from ptinspect.conversion.storages import Wish, check_extent, same
 from ptinspect.conversion.to_state_dict import model_of
 from ptinspect.errors import UnsupportedError
 from ptinspect.formats.safetensors import NAMES
@@ -136,11 +136,11 @@ def _lost(document: Document, tensors: dict[str, Tensor]) -> list[str]:
 
 def _shared(tensors: dict[str, Tensor], how: str) -> tuple[dict[str, str], list[str]]:
     """({dropped: kept}, lines to tell)."""
-    same: dict[tuple[object, ...], list[str]] = {}
+    alike: dict[tuple[object, ...], list[str]] = {}
     for key, tensor in tensors.items():
         if tensor.numel:
-            same.setdefault(tensor.same(), []).append(key)
-    groups = [sorted(keys) for keys in same.values() if len(keys) > 1]
+            alike.setdefault(same(tensor), []).append(key)
+    groups = [sorted(keys) for keys in alike.values() if len(keys) > 1]
     partly = _overlapping(tensors)
     if how == "error" and (groups or partly):
         pairs = [f"{a} and {b}" for a, b, *_ in groups] + [f"{a} and {b}" for a, b in partly]
@@ -177,7 +177,7 @@ def _overlapping(tensors: dict[str, Tensor]) -> list[tuple[str, str]]:
         spans.sort()
         reach, owner = -1, ""
         for low, high, key in spans:
-            if low < reach and tensors[owner].same() != tensors[key].same():
+            if low < reach and same(tensors[owner]) != same(tensors[key]):
                 made.append((owner, key))
             if high > reach:
                 reach, owner = high, key
