@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 
 class Event(NamedTuple):
-    """`op` at the offset `at`. target: what was imported (a Global, an Extension), the Call that
+    """`op` at the offset `at`. target: what was imported (a Global, an Extension; a pair of module
+    and name where one of them is what a call gave), the Call that
     was made, or the object that was changed; for FRAME the offset where the frame ends. given: what
     it was changed with, a BUILD's state or a list of items or of keys and values in turn."""
 
@@ -70,6 +71,9 @@ def _note(m: Machine, op: str, target: Value, given: Value = None) -> None:
 
 def _importing(op: str, run: Handler) -> Handler:
     def handler(m: Machine, pos: int) -> int:
+        names = tuple(m.stack[-2:]) if op == "STACK_GLOBAL" else ()
+        if any(isinstance(name, Inert) for name in names):
+            _note(m, op, names)  # a call may give a string; what it says is not known here
         pos = run(m, pos)
         _note(m, op, m.stack[-1])
         return pos

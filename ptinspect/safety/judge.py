@@ -48,6 +48,47 @@ def _is_partial(value: Value) -> bool:
     return isinstance(func, Global) and func.path == "functools.partial"
 
 
+_VIEWS = frozenset(
+    (
+        "torch._utils._rebuild_tensor",
+        "torch._utils._rebuild_tensor_v2",
+        "torch._utils._rebuild_tensor_v3",
+    )
+)
+
+
+def _reaches_beyond(args: tuple[Value, ...]) -> bool:
+    """Whether a view, (storage, offset, size, stride, …), needs elements that its storage does not
+    have. Where that cannot be told, torch tells."""
+    stored = args[0].value if args and isinstance(args[0], PersistentId) else None
+    if not isinstance(stored, tuple) or len(stored) < 5 or len(args) < 4:
+        return False
+    numel, (offset, size, stride) = stored[4], args[1:4]
+    if isinstance(size, Call) and size.args:
+        size = size.args[0]  # torch.Size((2, 2))
+    if type(numel) is not int or type(offset) is not int:
+        return False
+    if not isinstance(size, tuple) or not isinstance(stride, tuple):
+        return False
+    if not all(type(number) is int for number in (*size, *stride)):
+        return False
+    return _extent(offset, size, stride) > numel
+
+
+def _reach(made: TensorCall) -> int:
+    return _extent(made.storage_offset, made.size, made.stride)
+
+
+def _extent(offset: int, size: tuple[int, ...], stride: tuple[int, ...]) -> int:
+    """Elements that the storage of a view must have; 0 for a view of nothing."""
+    last = offset
+    for length, step in zip(size, stride, strict=False):
+        if length == 0:
+            return 0
+        last += (length - 1) * step
+    return last + 1
+
+
 class Judge:
     """Judges one stream. record: its name in the findings; shift: what is taken from offsets, so
     that they count in that record. inner: bytes that loading would load as a file, and where.
@@ -90,6 +131,8 @@ class Judge:
         if opinion.level == OK and not call.args and isinstance(func, Global):
             self._plain.add(func)
         self._add(opinion, event, call_text(func, call.args) if opinion.level else None)
+        if isinstance(func, Global) and func.path in _VIEWS and _reaches_beyond(call.args):
+            self._beyond(event.at)
         if isinstance(func, Global) and func.name.startswith("_rebuild_from_type"):
             self._remember(call, call.args[3] if len(call.args) > 3 else None)
 
@@ -177,6 +220,11 @@ class Judge:
             self._add(Opinion(2, "frame", why), event)
         self._frame = end
 
+    def _beyond(self, at: int) -> None:
+        """CVE-2026-24747 and its like; torch itself refuses such a view."""
+        why = "a tensor reaches beyond its storage"
+        self.found.add(Finding("tensor", DANGEROUS, why, self.record, at - self.shift, "REDUCE"))
+
     def _stored(self, persistent: Sequence[PersistentId | TensorCall]) -> None:
         """A storage has one size (CVE-2026-24747: memory beyond it was reached)."""
         sizes: dict[Value, Value] = {}
@@ -192,6 +240,8 @@ class Judge:
                 key, numel = value[2], value[4]
                 if not isinstance(key, str | int):
                     continue
+            if isinstance(made, TensorCall) and _reach(made) > made.numel:
+                self._beyond(made.offset)
             if sizes.setdefault(key, numel) != numel:
                 why = "a storage is said to have two sizes"
                 at -= self.shift

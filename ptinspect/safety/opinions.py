@@ -39,6 +39,8 @@ def imported(value: Value) -> Opinion:
     if isinstance(value, Extension):
         why = "an extension code stands for whatever the machine that loads it has registered"
         return Opinion(UNKNOWN, f"copyreg.extension_{value.code}", why)
+    if isinstance(value, tuple):
+        return Opinion(DANGEROUS, "STACK_GLOBAL", "imports a name that the file computes")
     if not isinstance(value, Global):
         return FINE
     row = _row(value)

@@ -74,7 +74,10 @@ def _scan(source: Source, part: Part) -> None:
     if may_begin(head) and _as_pickles(source, part, head, identity):
         pass
     elif behind is None or identity is not None:
-        _as_named(source, part, head, identity)
+        try:
+            _as_named(source, part, head, identity)
+        except PtInspectError as error:
+            part.errors.append(error)
     else:  # whatever stands in front of it
         read_zip(behind, part)
         part.find("zip-prefix", "bytes stand in front of the zip", part.record)
@@ -202,9 +205,12 @@ def _compressed(source: Source, part: Part, head: bytes) -> bool:
     if kind is None:
         return False
     part.format, part.what = "compressed", f"compressed by {kind}"
-    inner = unpacked(source, kind, part)
+    inner, error = unpacked(source, kind, part)
     with inner:
-        scan_inside(part, inner, "unpacked")
+        if inner.size:
+            scan_inside(part, inner, "unpacked")
+    if error is not None:
+        raise error
     return True
 
 
@@ -221,14 +227,25 @@ def _array(source: Source, part: Part) -> None:
 
 
 def _safetensors(source: Source) -> None:
-    """Its header is JSON that ends where it says, and the rest is numbers."""
+    """Its header is JSON that ends where it says, and the rest is the numbers it tells of."""
     import json
 
     length = int.from_bytes(source.read(0, 8), "little")
+    place = Place(None, 8)
     try:
-        json.loads(source.read(8, length))
+        header = json.loads(source.read(8, length))
     except (ValueError, RecursionError) as error:
-        raise DamagedError("its header is no JSON", where=Place(None, 8)) from error
+        raise DamagedError("its header is no JSON", where=place) from error
+    ends = [0]
+    for name, row in header.items() if isinstance(header, dict) else ():
+        told = row.get("data_offsets") if isinstance(row, dict) else None
+        if name != "__metadata__":
+            if not isinstance(told, list) or len(told) != 2 or type(told[1]) is not int:
+                raise DamagedError("its header does not say where a tensor lies", where=place)
+            ends.append(told[1])
+    if 8 + length + max(ends) != source.size:
+        message = f"it should have {8 + length + max(ends):,} bytes, and has {source.size:,}"
+        raise DamagedError(message, where=Place(None, 8 + length))
 
 
 def _zip_behind(source: Source) -> Source | None:

@@ -9,7 +9,7 @@ from ptinspect.errors import DamagedError, LimitError, Place, PtInspectError
 from ptinspect.formats.declared import class_sources, declared
 from ptinspect.formats.torch_legacy import MAGIC, PROTOCOL
 from ptinspect.pickling.machine import run
-from ptinspect.pickling.opcodes import BY_CODE
+from ptinspect.pickling.opcodes import BY_CODE, Arg
 from ptinspect.pickling.recorder import Recorder
 from ptinspect.safety.findings import DANGEROUS, UNKNOWN, Finding
 from ptinspect.safety.joblib_arrays import JoblibRecorder
@@ -17,7 +17,7 @@ from ptinspect.safety.judge import Judge
 
 if TYPE_CHECKING:
     from ptinspect.pickling.machine import Pickled
-    from ptinspect.pickling.values import Blob, Buffer
+    from ptinspect.pickling.values import Blob, Buffer, Value
     from ptinspect.safety.part import Part
 
 LEGACY_STREAMS = 5
@@ -76,6 +76,11 @@ class Streams:
 
     def _judge(self, recorder: Recorder) -> None:
         judge = Judge(self.record, self.start)
+        for event in recorder.events:
+            if event.op == "FRAME" and crosses(self.data, event.at + 9, event.target, self.stop):
+                why = "an opcode reaches beyond the frame that it is in: readers disagree on it"
+                at = event.at - self.start
+                self.part.findings.add(Finding("frame", DANGEROUS, why, self.record, at, "FRAME"))
         judge.judge(recorder)
         self.part.unfit |= judge.unfit
         for finding in judge.found.list():
@@ -145,6 +150,33 @@ class Streams:
         window = (self.data, self.start, self.stop)
         _, end = _spans(window, None, keys, declared(main))
         self._others(end)
+
+
+_SIZES = {Arg.SIZE1: 1, Arg.SIZE4: 4, Arg.SIZE8: 8}
+_COUNTED = [_SIZES.get(BY_CODE[code].arg, 0) if code in BY_CODE else 0 for code in range(256)]
+_PLAIN = [int(BY_CODE[code].arg) if code in BY_CODE else 0 for code in range(256)]
+_LINES = [{Arg.LINE: 1, Arg.TWO_LINES: 2}.get(BY_CODE[code].arg, 0) if code in BY_CODE else 0
+          for code in range(256)]  # fmt: skip
+
+
+def crosses(data: Buffer, pos: int, end: Value, stop: int) -> bool:
+    """Whether an opcode that begins before `end`, where a frame ends, ends behind it. C's unpickler
+    reads on; pickle.py does not."""
+    assert isinstance(end, int)
+    while pos < end and pos < stop:
+        code = data[pos]
+        pos += 1
+        size = _COUNTED[code]
+        if size:
+            pos += size + int.from_bytes(data[pos : pos + size], "little")
+        elif _LINES[code]:
+            for _ in range(_LINES[code]):
+                pos = data.find(b"\n", pos, stop) + 1
+                if not pos:
+                    return False  # it is cut off
+        else:
+            pos += _PLAIN[code]
+    return pos > end and pos <= stop
 
 
 def announced(head: bytes) -> bool:

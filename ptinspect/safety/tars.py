@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ptinspect.errors import PtInspectError
-from ptinspect.formats.tar_members import Member, each_member
+from ptinspect.formats.tar_members import BLOCK, Member, each_member
 from ptinspect.formats.torch_tar import MEMBERS, Reader, _read_storages, _read_tensors
 from ptinspect.safety.scanner import scan_inside
 from ptinspect.safety.slices import SliceSource
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 def read_tar(source: Source, part: Part) -> None:
     """Looks into each member."""
     seen: dict[str, Member] = {}
+    end = 0
     try:
         for member in each_member(source, part.limits):
             name = member.name.removeprefix("./")
@@ -29,10 +30,27 @@ def read_tar(source: Source, part: Part) -> None:
             _member(source, part, member)
             if member.have < member.size:
                 part.errors.append(_cut(member))
+            end = member.start + -(-member.size // BLOCK) * BLOCK
+        _behind(source, part, end)
     except PtInspectError as error:
         part.errors.append(error)
     if part.format == "torch-legacy-tar":
         _numbers(source, part, seen)
+
+
+def _behind(source: Source, part: Part, end: int) -> None:
+    """Two empty blocks end a tar. `tarfile` goes on behind them where it is told to, and `zipfile`
+    takes a zip that stands there."""
+    while end < source.size:
+        block = source.read(end, min(BLOCK, source.size - end))
+        if any(block):
+            why = f"{source.size - end:,} bytes stand behind the end of the tar"
+            part.find("trailing-bytes", why, part.record)
+            scan_inside(
+                part, SliceSource(source, end, source.size - end), f"behind the tar @ {end}"
+            )
+            return
+        end += BLOCK
 
 
 def _cut(member: Member) -> PtInspectError:

@@ -18,6 +18,7 @@ from ptinspect.formats.zip_kinds import kind_of
 from ptinspect.safety.findings import DANGEROUS, UNKNOWN
 from ptinspect.safety.scanner import MODELS, scan_inside
 from ptinspect.safety.slices import SliceSource
+from ptinspect.safety.streams import announced, read_pickles
 from ptinspect.source.base import MemorySource
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ UNREAD = frozenset(("zip-encrypted", "zip-compression"))
 TORCH = frozenset(("torch-zip", "torchscript", "torch-export", "torch-package"))
 """Zips whose readers take records as bare numbers."""
 
-BZIP2 = 12
+BZIP2, LZMA = 12, 14
 FACT = 64
 _FACT = re.compile(rb"[0-9]{1,64}\n?|little|big")
 """What torch writes beside its pickle: a version, a byte order. No opcode that imports, calls or
@@ -128,6 +129,7 @@ class Zip:
         self.part = part
         self.storages: set[str] = set()
         self.numbers = 0
+        self.announced: set[int] = set()
         identity, self.folder = kind_of(directory.names, directory.index)
         part.format, part.what, part.hint = identity.format, identity.what, identity.hint
         part.facts["folder"] = self.folder.rstrip("/")
@@ -138,12 +140,16 @@ class Zip:
             if odd.kind not in UNREAD:
                 self.part.odd(odd, DANGEROUS if odd.kind in HOSTILE else UNKNOWN)
         self._local_headers()
+        if self.directory.headers and min(self.directory.headers):
+            self._hidden(0, min(self.directory.headers), self.directory.names[0])
         names = self.directory.names
         mains = [f"{self.folder}{name}.pkl" for name in ("data", "constants")]
         first = [i for i, name in enumerate(names) if name in mains]
         for i in [*first, *(i for i in range(len(names)) if i not in set(first))]:
             if names[i] not in self.storages:
                 self._record(i, names[i])
+            elif i in self.announced:
+                self._storage(i, names[i])
         self._kind()
 
     def _kind(self) -> None:
@@ -157,11 +163,25 @@ class Zip:
             why = "Python source, which torch.package runs when the file is opened: not judged"
             part.find("python-source", why, None)
 
+    def _storage(self, i: int, name: str) -> None:
+        """A storage that begins as a pickle does: numbers, unless it is one that acts."""
+        try:
+            child = self.part.inside(name)
+        except PtInspectError as error:
+            self.part.errors.append(error)
+            return
+        with self._open(i) as source:
+            data, start, stop = source.window()
+            if read_pickles(child, data, start, stop, name).harm:
+                why = "the bytes of a storage are a pickle that acts"
+                self.part.find("storage-pickle", why, name)
+
     # --- local headers --------------------------------------------------------------------
 
     def _local_headers(self) -> None:
         """Holds each local header against the directory, and looks between the records."""
         directory = self.directory
+        buffer, base = self.source.headers()
         start, packed, stops = directory.start, directory.packed, directory.stops
         for i in range(len(directory)):
             try:
@@ -171,14 +191,18 @@ class Zip:
                     self.part.odd(odd, DANGEROUS if odd.kind in HOSTILE else UNKNOWN)
                 continue
             if gap > DESCRIPTOR:
-                self._gap(i, stops[i] - gap, gap)
+                self._hidden(stops[i] - gap, gap, directory.names[i])
+            at = base + stops[i] - gap - packed[i]
+            if packed[i] > 1 and buffer[at] == 0x80 and announced(buffer[at : at + 2]):
+                self.announced.add(i)
 
-    def _gap(self, i: int, start: int, size: int) -> None:
+    def _hidden(self, start: int, size: int, beside: str) -> None:
+        """Looks for a record in bytes that belong to none."""
         buffer, base = self.source.headers()
         at = buffer.find(LOCAL, base + start, base + start + size)
         if at >= 0:
-            where = Place(self.directory.names[i], None)
-            message = "behind it lies a record that the directory does not list"
+            where = Place(beside, None)
+            message = "beside it lies a record that the directory does not list"
             self.part.odd(Finding("zip-hidden", message, where), DANGEROUS)
             inner = SliceSource(self.source, at - base, start + size - (at - base))
             _remains(inner, self.part)
@@ -231,8 +255,18 @@ class Zip:
             from ptinspect.safety.unpacking import unpacked
 
             packed = SliceSource(self.source, directory.start(i), directory.packed[i])
-            return unpacked(packed, "bzip2", self.part)
+            made, error = unpacked(packed, "bzip2", self.part)
+            if error is not None:
+                self.part.errors.append(error)
+            return made
         self.part.budget.unpack(directory.sizes[i], name)
+        if directory.methods[i] == LZMA and not directory.flags[i] & SECRET:
+            from ptinspect.safety.unpacking import unpacked_lzma
+
+            data = self.source.read(directory.start(i), directory.packed[i])
+            return MemorySource(
+                unpacked_lzma(data, directory.sizes[i], name), self.part.path, base=None
+            )
         return MemorySource(directory.read(i), self.part.path, base=None)
 
     def _crc(self, i: int, source: Source) -> None:
