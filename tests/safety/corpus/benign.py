@@ -103,7 +103,7 @@ def of_python() -> dict[str, tuple[Any, str]]:
         "own-class": ([Trainer, Trainer.Options], UNKNOWN),
         "bound-method": ({"callback": Trainer().on_epoch_end}, UNKNOWN),
         "bound-method-of-a-list": ([[1].append, "a".join, {}.get], UNKNOWN),
-        "partial": (functools.partial(Trainer, 1), UNKNOWN),
+        "partial": (functools.partial(Trainer), UNKNOWN),
         "partial-of-python": (functools.partial(int, base=2), UNKNOWN),
     }  # fmt: skip
 
@@ -129,7 +129,7 @@ def of_numpy() -> dict[str, tuple[Any, str]]:
         "empty": (np.zeros((0, 3)), CLEAN),
         "scalar": ([np.float32(1), np.int64(2), np.bool_(True), np.str_("x")], CLEAN),
         "dtype": ([np.dtype("f8"), np.dtype([("a", "f4")]), np.float32], CLEAN),
-        "masked": (np.ma.array([1, 2], mask=[0, 1]), CLEAN),
+        "masked": (np.ma.array([1, 2], mask=[False, True]), CLEAN),
         "random-state": (np.random.RandomState(0), CLEAN),
         "generator": (rng, CLEAN),
         "bit-generators": (
@@ -150,12 +150,26 @@ def of_packages() -> dict[str, Any]:
 
     w = World()
     ones = np.ones((2, 2))
-    tree = w.reduced("sklearn.tree._tree.Tree", 2, np.array([1]), 1,
-                     state={"max_depth": 1, "node_count": 3, "nodes": ones, "values": ones})
+    tree = w.reduced(
+        "sklearn.tree._tree.Tree",
+        2,
+        np.array([1]),
+        1,
+        state={"max_depth": 1, "node_count": 3, "nodes": ones, "values": ones},
+    )
     config = w.cls("omegaconf.dictconfig.DictConfig")
-    metadata = w.obj("omegaconf.base.ContainerMetadata", ref_type=Any, object_type=dict,
-                     optional=True, key=None, flags={}, flags_root=False, resolver_cache={},
-                     key_type=Any, element_type=Any)
+    metadata = w.obj(
+        "omegaconf.base.ContainerMetadata",
+        ref_type=Any,
+        object_type=dict,
+        optional=True,
+        key=None,
+        flags={},
+        flags_root=False,
+        resolver_cache={},
+        key_type=Any,
+        element_type=Any,
+    )
     hydra = config()
     leaf = w.obj("omegaconf.nodes.AnyNode", _val=0.1, _metadata=metadata, _parent=hydra)
     hydra.__dict__.update(_metadata=metadata, _parent=None, _content={"lr": leaf}, _flags_cache={})

@@ -69,7 +69,7 @@ class World:
     def member(self, dotted: str, value: Any, *bases: type) -> Any:
         """A member of an enum."""
         module, _, name = dotted.rpartition(".")
-        made: Any = (enum.Enum if not bases else bases[-1])(  # type: ignore[misc]
+        made: Any = (enum.Enum if not bases else bases[-1])(
             name, {"MEMBER": value}, module=module, qualname=name
         )
         setattr(self._module(module), name, made)
