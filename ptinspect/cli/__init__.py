@@ -194,6 +194,8 @@ def main() -> None:
         cli()
     except SystemExit as end:
         code = end.code
+    except KeyboardInterrupt:  # while it ends
+        code = INTERRUPTED
     except Exception:  # noqa: BLE001
         _traceback()  # only --debug lets one through
         code = FAILED

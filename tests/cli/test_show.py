@@ -244,11 +244,11 @@ def test_memory_of_a_folder_is_that_of_one_file(tmp_path: Path) -> None:
 
     for number in range(4):
         shutil.copy(MODEL, tmp_path / f"{number}.pth")
-    before = sum(isinstance(one, Document) for one in gc.get_objects())
+    before = sum(type(one) is Document for one in gc.get_objects())
     gc.disable()
     try:
         run("show", tmp_path)
-        after = sum(isinstance(one, Document) for one in gc.get_objects())
+        after = sum(type(one) is Document for one in gc.get_objects())
     finally:
         gc.enable()
     assert after <= before + 1

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from ptinspect.display.elements import float8_table
 from ptinspect.display.values import tensor_text
 from ptinspect.document import open as open_document
+from tests.display.making import shown
 
 torch = pytest.importorskip("torch")
 
@@ -153,3 +154,33 @@ def test_the_device_is_named() -> None:
         tensor = next(iter(document.tensors.values())).tensor
         tensor.device = "cuda:0"
         assert tensor_text(tensor) == "tensor([[ 3.1076, -1.7026]], device='cuda:0')"
+
+
+def test_of_a_large_tensor_only_what_is_shown_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ptinspect.document.storages import Storage
+
+    read: list[int] = []
+    real = Storage.chunks
+
+    def counted(self: Storage, start: int, stop: int, size: int = 1 << 20) -> Any:
+        read.append(stop - start)
+        return real(self, start, stop, size)
+
+    monkeypatch.setattr(Storage, "chunks", counted)
+    agrees(ramp(1000, 1000))
+    assert 0 < sum(read) < 30_000
+
+
+def test_a_summary_of_too_many_dimensions_is_not_shown() -> None:
+    from ptinspect.errors import UnsupportedError
+
+    with pytest.raises(UnsupportedError, match="even its summary has 279,936 elements"):
+        ours(torch.zeros((7,) * 7, dtype=torch.int8))
+
+
+def test_packed_and_unknown_element_types_are_said_not_to_be_shown() -> None:
+    from ptinspect.errors import UnsupportedError
+
+    with pytest.raises(UnsupportedError, match="are not shown as numbers"):
+        ours(torch.zeros(3, dtype=torch.uint8).view(torch.bits8))
+    assert "not shown: the elements of int4" in shown("tensors/dtypes-small-ints.pt", values=True)
