@@ -57,9 +57,10 @@ def tensor_value(
     stored: its dtype there. laid_out: without gaps in C order. quantizer: as the source has it,
     for a quantized tensor.
     """
-    stride = c_strides(tensor.shape) if laid_out else tensor.stride or ()
+    size = (*tensor.shape,)  # of its own: the memo of torch's pickler knows no equal ones
+    stride = c_strides(tensor.shape) if laid_out else (*(tensor.stride or ()),)
     kind = storage_class(stored)
-    place = (StorageId(written, kind), offset, tensor.shape, stride)
+    place = (StorageId(written, kind), offset, size, stride)
     if tensor.quantizer:
         return _call(REBUILD_Q, (*place, quantizer, tensor.requires_grad, ordered()))
     args: tuple[Value, ...] = (*place, tensor.requires_grad, ordered())
