@@ -67,7 +67,7 @@ def appends(m: Machine, pos: int) -> int:
     return pos
 
 
-# To add nothing is no error, whatever the target (_pickle.c: do_append, do_setitems, load_additems).
+# To add nothing is no error, whatever the target (_pickle.c: do_append, do_setitems).
 
 
 def _extend(m: Machine, target: Value, values: list[Value]) -> None:

@@ -73,11 +73,13 @@ def _text_number(m: Machine, line: bytes) -> int:
 
 
 def int_(m: Machine, pos: int) -> int:
-    """As _pickle.c: load_int, which asks C's strtol first: 017 is octal, and two characters that
-    say 0 or 1 (protocol 1 writes "00" and "01") are False and True."""
+    """As _pickle.c: load_int, which asks C's strtol first: 017 is octal, nothing before a NUL is 0,
+    and two characters that say 0 or 1 (protocol 1 writes "00" and "01") are False and True."""
     line, pos = m.line(pos)
     text = m.c_string(line)
-    if len(text) <= 20 and _OCTAL.fullmatch(text):
+    if line and not text:
+        value = 0
+    elif len(text) <= 20 and _OCTAL.fullmatch(text):
         value = int(text, 8)
     else:
         value = _text_number(m, text)
