@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from ptinspect.document import Document, TensorInfo, open
     from ptinspect.safety.report import ScanReport
     from ptinspect.safety.scanning import scan, scan_many
+    from ptinspect.stubs import stub
+    from ptinspect.stubs.stubbed import stubbed
 
 __version__ = "0.1.0"
 
@@ -50,6 +52,8 @@ __all__ = [
     "open",
     "scan",
     "scan_many",
+    "stub",
+    "stubbed",
 ]
 
 
@@ -71,6 +75,14 @@ def __getattr__(name: str) -> object:
         from ptinspect import conversion
 
         return getattr(conversion, name)
+    if name == "stub":
+        from ptinspect.stubs import stub
+
+        return stub
+    if name == "stubbed":
+        from ptinspect.stubs.stubbed import stubbed
+
+        return stubbed
     raise AttributeError(f"module 'ptinspect' has no attribute {name!r}")
 
 

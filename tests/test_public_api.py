@@ -27,6 +27,8 @@ NAMES = [
     "open",
     "scan",
     "scan_many",
+    "stub",
+    "stubbed",
 ]
 
 

@@ -62,6 +62,7 @@ class Graph:
         self.lost: dict[str, None] = {}
         self.assembled: set[int] = set()  # ids of the calls of modules put together by hand
         self._made: dict[int, tuple[Value, Expr]] = {}
+        self._open: set[int] = set()
         self._instances = 0
         for path, use in uses.foreign.items():
             last = use.name.rpartition(".")[2]
@@ -74,7 +75,7 @@ class Graph:
     def add(self, root: Value) -> Expr:
         """The expression of a value; those of all that lies in it are made before."""
         frames: list[tuple[Value, Iterator[Value]]] = []
-        opened: set[int] = set()
+        opened = self._open
         if self.needs(root, opened):
             opened.add(id(root))
             frames.append((root, self.inside(root)))
@@ -114,9 +115,6 @@ class Graph:
         if module is not None:
             for _, child in module.members(MODULES):
                 yield child
-            row = lookup(module.class_path)
-            if row is not None and call.func is not None:
-                yield from (value for _, value in row.constructor(module.attributes))
             yield from (value for _, value in module.others)
             for store in (PARAMETERS, BUFFERS):
                 yield from (value for _, value in module.members(store))
@@ -161,6 +159,8 @@ class Graph:
             tensor = self.document.tensor_of(value)
             if tensor is not None:
                 return self.tensor(tensor)
+        if isinstance(value, tuple | list | dict) and id(value) not in self._open:
+            return self.add(value)  # of values that the file does not hold as they are
         if isinstance(value, Inert | tuple | list | dict):
             return self.lose("a cycle" if isinstance(value, Call | list | dict) else "a value")
         return NONE

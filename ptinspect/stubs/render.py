@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import ast
 import os
+import re
 from typing import TYPE_CHECKING
 
 from ptinspect.stubs.code import NONE, Atom, Expr, assigned, laid_out
@@ -61,8 +61,6 @@ def stub_source(work: Work) -> str:
 
 def _export_key(name: str) -> tuple[int, list[tuple[int, int, str]]]:
     """isort's order: constants, classes, the rest; numbers by their size."""
-    import re
-
     group = 0 if name.isupper() and len(name) > 1 else 1 if name[:1].isupper() else 2
     parts = [part for part in re.split(r"(\d+)", name) if part]
     return group, [(0, int(p), "") if p.isdigit() else (1, 0, p) for p in parts]
@@ -242,6 +240,8 @@ def _about(work: Work, plan: Plan) -> list[str]:
     return [f"{name}, {kind} (inferred)", f"  unknown: {unknown}"]
 
 
+_QUOTED = re.compile(r'''"""(?s:.*?)"""|"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|#.*''')
+_DOTTED = re.compile(r"(?<![\w.])[A-Za-z_]\w*(?:\.\w+)*")
 _WORDS = {
     "OrderedDict": "from collections import OrderedDict",
     "nn": "from torch import nn",
@@ -255,8 +255,8 @@ _MODULES = (
 
 def _imports(work: Work, text: str) -> list[str]:
     """What the text names, in isort's order."""
-    tree = ast.parse(text)
-    used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    written = set(_DOTTED.findall(_QUOTED.sub('""', text)))
+    used = {name.partition(".")[0] for name in written}
     standard = [f"import {name}" for name in _MODULES if name in used]
     standard += [f"import {module}" for module in work.imports.modules if module not in _MODULES]
     if "importlib" in used:
@@ -265,7 +265,7 @@ def _imports(work: Work, text: str) -> list[str]:
     if "OrderedDict" in used:
         standard.append(_WORDS["OrderedDict"])
     third = [_WORDS["np"]] if "np" in used else []
-    deep = _torch_modules(tree)
+    deep = {name.rpartition(".")[0] for name in written if name.startswith(_NOT_LOADED)}
     third += [f"import {module}" for module in sorted(deep)]
     if "torch" in used:
         third.append("import torch")
@@ -311,25 +311,6 @@ def _from_key(line: str) -> str:
 
 _NOT_LOADED = ("torch.ao.",)
 """What `import torch` does not load."""
-
-
-def _torch_modules(tree: ast.Module) -> set[str]:
-    """Modules of torch that the text reaches through `torch.` and torch may not have loaded."""
-    made: set[str] = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Attribute):
-            path = _dotted(node)
-            if path.startswith(_NOT_LOADED):
-                made.add(path.rpartition(".")[0])
-    return made
-
-
-def _dotted(node: ast.expr) -> str:
-    parts: list[str] = []
-    while isinstance(node, ast.Attribute):
-        parts.append(node.attr)
-        node = node.value
-    return ".".join([node.id, *reversed(parts)]) if isinstance(node, ast.Name) else ""
 
 
 __all__ = ["NONE", "Set", "stub_source"]

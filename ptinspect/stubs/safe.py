@@ -10,7 +10,7 @@ from ptinspect.safety.advice import load_advice
 from ptinspect.safety.weights_only import ALLOWED
 from ptinspect.stubs.imports import Imports
 from ptinspect.stubs.names import plain, string
-from ptinspect.stubs.uses import GETATTR, class_named, everything, named
+from ptinspect.stubs.uses import GETATTR, class_named, named
 
 if TYPE_CHECKING:
     from ptinspect.document import Document
@@ -47,7 +47,7 @@ def safe_globals(document: Document, graph: Graph, imports: Imports) -> Safe:
     advice = load_advice(document)
     why = list(advice.why)
     pairs: dict[str, str] = {}
-    reached, functions, dtypes, odd = _looked_at(document, graph, imports)
+    reached, functions, dtypes, odd = _looked_at(graph)
     for path in dict.fromkeys((name.module, name.name) for name in document.globals):
         whole = f"{path[0]}.{path[1]}"
         plan = graph.plans.get(whole)
@@ -74,22 +74,16 @@ def safe_globals(document: Document, graph: Graph, imports: Imports) -> Safe:
     return Safe([(text, path) for path, text in pairs.items()], reached, list(dict.fromkeys(why)))
 
 
-def _looked_at(
-    document: Document, graph: Graph, imports: Imports
-) -> tuple[dict[str, list[str]], dict[str, str], list[str], list[str]]:
+def _looked_at(graph: Graph) -> tuple[dict[str, list[str]], dict[str, str], list[str], list[str]]:
     """What getattr reaches, functions among that, numpy's dtypes, and why not."""
     reached: dict[str, list[str]] = {}
     functions: dict[str, str] = {}
     dtypes: dict[str, None] = {}
     odd: list[str] = []
-    seen: set[int] = set()
-    for value, _ in everything([document.archive.root, *document.archive.more_roots]):
-        if not isinstance(value, Call) or id(value) in seen:
-            continue
-        seen.add(id(value))
+    for value in graph.uses.calls:
         path = path_of_function(value)
         if path == GETATTR:
-            _reach(value, graph, imports, reached, odd)
+            _reach(value, graph, reached, odd)
         elif path == "numpy.dtype" and value.args and isinstance(value.args[0], str):
             if value.args[0].isalnum():
                 dtypes[value.args[0]] = None
@@ -100,9 +94,7 @@ def _looked_at(
     return reached, functions, list(dtypes), [text for text in odd if text]
 
 
-def _reach(
-    call: Call, graph: Graph, imports: Imports, reached: dict[str, list[str]], odd: list[str]
-) -> None:
+def _reach(call: Call, graph: Graph, reached: dict[str, list[str]], odd: list[str]) -> None:
     owner = call.args[0] if call.args else None
     name = call.args[1] if len(call.args) > 1 else None
     if not isinstance(name, str) or not plain(name) or name.startswith("_"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from ptinspect.document.modules import module_of
@@ -25,13 +24,20 @@ BY_VALUE = ("cloudpickle", "dill")
 _MADE_OF = {"copyreg._reconstructor", "copyreg.__newobj__", "copyreg.__newobj_ex__"}
 
 
+_LOOKED_AT = {
+    GETATTR, *TYPED, *_MADE_OF, "numpy.dtype", "collections.defaultdict", "collections.deque",
+    "torch.fx.graph_module.reduce_graph_module",
+}  # fmt: skip
+"""Functions whose arguments name classes, and those that weights_only has its own mind about."""
+
+
 class Use:
     """What a file does with one name. made: calls of NEWOBJ and its like, called: of REDUCE;
-    kept: whether it stands as a value; reached: what getattr takes from it or its instances;
+    reached: what getattr takes from it or its instances;
     members: the states, items and so on that its instances are given."""
 
     __slots__ = (
-        "bases", "by_value", "called", "kept", "made", "module", "name", "reached", "tensor",
+        "bases", "by_value", "called", "made", "module", "name", "reached", "tensor",
         "wrapper",
     )  # fmt: skip
 
@@ -41,7 +47,6 @@ class Use:
         self.made: list[Call] = []
         self.called: list[Call] = []
         self.bases: set[str] = set()
-        self.kept = False
         self.tensor = False
         self.wrapper = False
         self.by_value = False
@@ -103,73 +108,81 @@ def is_foreign(module: str, name: str) -> bool:
     return not is_standard(module)
 
 
-def inside(value: Value) -> Iterator[Value]:
-    """All that a value holds, in the file's order."""
-    if isinstance(value, tuple | list):
-        yield from value
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            yield key_value(key)
-            yield item
-    elif isinstance(value, SetOf):
-        yield from value
-    elif isinstance(value, PersistentId):
-        yield value.value
-    elif isinstance(value, Call):
-        yield value.func
-        yield value.args
-        yield value.kwargs
-    if isinstance(value, Inert) and value.changes is not None:
-        yield value.changes.states
-        yield value.changes.items
-        yield value.changes.pairs
-        yield value.changes.added
+_SIMPLE = frozenset({type(None), bool, int, float, str, bytes})
 
 
-def everything(roots: list[Value]) -> Iterator[tuple[Value, Value]]:
-    """Every object with insides, once, with what holds it. Plain tensors are passed over."""
+def calls_in(roots: list[Value], looked: set[int]) -> list[Call]:
+    """The calls below `roots`, each once, in the file's order: of what is not simply a name, and
+    of the names with these ids. Plain tensors are passed over."""
+    todo: list[Value] = list(roots)
     seen: set[int] = set()
-    holders: list[Value] = []
-    frames: list[Iterator[Value]] = [iter(roots)]
-    holders.append(None)
-    while frames:
-        for value in frames[-1]:
-            if not isinstance(value, tuple | list | dict | Inert):
+    made: list[Call] = []
+    while todo:
+        value = todo.pop()
+        kind = type(value)
+        if kind is Global or id(value) in seen:
+            continue
+        seen.add(id(value))
+        if kind is dict:
+            assert isinstance(value, dict)
+            todo += [item for item in value.values() if type(item) not in _SIMPLE]
+            todo += [key_value(key) for key in value if type(key) not in _SIMPLE]
+        elif kind is tuple or kind is list:
+            assert isinstance(value, tuple | list)
+            todo += [item for item in value if type(item) not in _SIMPLE]
+        elif isinstance(value, Inert):
+            if kind is TensorCall and value.changes is None:
                 continue
-            yield value, holders[-1]
-            if type(value) is TensorCall and value.changes is None:
-                continue
-            if id(value) in seen:
-                continue
-            seen.add(id(value))
-            frames.append(inside(value))
-            holders.append(value)
-            break
-        else:
-            frames.pop()
-            holders.pop()
+            if isinstance(value, Call):
+                if type(value.func) is not Global:
+                    made.append(value)
+                    todo.append(value.func)
+                elif id(value.func) in looked:
+                    made.append(value)
+                if value.args:
+                    todo.append(value.args)
+                if value.kwargs:
+                    todo.append(value.kwargs)
+            elif isinstance(value, PersistentId):
+                todo.append(value.value)
+            elif isinstance(value, SetOf):
+                todo += value
+            if value.changes is not None:
+                changes = value.changes
+                todo += changes.states
+                todo += (changes.items, changes.pairs, changes.added)
+    made.sort(key=lambda call: call.offset)
+    return made
 
 
 class Uses:
     """All names of a document that a stub must have, in the file's order: `foreign` by path.
-    Calls are looked at once, however many paths lead to them."""
+    calls: those of the file that tell of names, or are asked for later (`_LOOKED_AT`)."""
 
-    def __init__(self, document: Document, roots: list[Value] | None = None) -> None:
+    def __init__(self, document: Document) -> None:
         self.foreign: dict[str, Use] = {}
-        self.keep: list[Value] = []  # what ids stand for
-        seen: set[int] = set()
         archive = document.archive
-        found = [archive.root, *archive.more_roots] if roots is None else roots
-        for value, holder in everything(found):
-            if isinstance(value, Call) and id(value) not in seen:
-                seen.add(id(value))
-                self.call(value)
-            elif isinstance(value, Global | PersistentId):
-                self.value(value, holder)
+        self._foreign: dict[tuple[str, str], bool] = {}
+        names = document.globals
+        own = {id(name) for name in names if self.is_foreign(name.module, name.name)}
+        looked = {id(name) for name in names if name.path in _LOOKED_AT} | own
+        self.calls = calls_in([archive.root, *archive.more_roots], looked)
+        for name in names:
+            if id(name) in own:
+                self.use((name.module, name.name))
+        for call in self.calls:
+            self.call(call)
+
+    def is_foreign(self, module: str, name: str) -> bool:
+        """`is_foreign`, asked once per name."""
+        key = (module, name)
+        if key not in self._foreign:
+            self._foreign[key] = is_foreign(module, name)
+        return self._foreign[key]
 
     def use(self, name: tuple[str, str] | None) -> Use | None:
         """The record of a foreign name, made at its first use; None for all others."""
-        if name is None or not is_foreign(*name) or ".__" in name[1]:
+        if name is None or ".__" in name[1] or not self.is_foreign(*name):
             return None
         path = f"{name[0]}.{name[1]}"
         if path not in self.foreign:
@@ -178,17 +191,6 @@ class Uses:
                 self.use((name[0], outer))
             self.foreign[path] = Use(*name)
         return self.foreign[path]
-
-    def value(self, value: Global | PersistentId, holder: Value) -> None:
-        """A name; what it is a part of tells whether it is kept as a value."""
-        use = self.use(named(value))
-        if use is None:
-            return
-        if isinstance(holder, Call) and holder.func is value:
-            return
-        if isinstance(holder, tuple | PersistentId):
-            return  # arguments: `call` looks at them; other tuples keep it
-        use.kept = True
 
     def call(self, call: Call) -> None:
         """What a call does with the names in it."""
@@ -202,10 +204,6 @@ class Uses:
                 use.tensor = True
                 func = call.args[0]
                 use.wrapper |= isinstance(func, Global) and func.path == WRAPPER
-        for argument in call.args:
-            kept = self.use(named(argument)) if isinstance(argument, Global | Call) else None
-            if kept is not None and path not in _MADE_OF:
-                kept.kept = True
         use = self.use(class_named(call))
         if use is None:
             return
