@@ -98,10 +98,25 @@ def _edit(model: Model, made: StateDict, edits: Edits, ordered: bool) -> None:
     state: dict[Value, Value] = {}
     if made.metadata is not None:
         modules: dict[str, Value] = {}
+        renamed = _modules(names)
         for name, facts in made.metadata.items():
-            modules.setdefault(edits.module_name(name), facts)
+            modules.setdefault(renamed.get(name, edits.module_name(name)), facts)
         state["_metadata"] = values.ordered(modules.items())
     model.value = values.ordered(model.items.items(), state)
+
+
+def _modules(names: dict[str, str]) -> dict[str, str]:
+    """The new name of each module, as the new names of what lies in it tell: where the end of a
+    key is as it was, what stands before it is the module."""
+    made: dict[str, str] = {}
+    for old, new in names.items():
+        at = old.rfind(".")
+        while at > 0:
+            rest = old[at + 1 :]
+            if new == rest or new.endswith(f".{rest}"):
+                made.setdefault(old[:at], new[: -len(rest) - 1])
+            at = old.rfind(".", 0, at)
+    return made
 
 
 def moves_of(model: Model, document: Document, graph: Graph) -> list[Move]:
