@@ -13,6 +13,7 @@ from ptinspect.display.selection import selected
 from ptinspect.document.arrays import Inline
 from ptinspect.document.entries import Entry, describe
 from ptinspect.document.objects import short
+from ptinspect.document.storages import places
 from ptinspect.pickling.values import key_value
 
 if TYPE_CHECKING:
@@ -74,10 +75,11 @@ def _lines(items: Iterable[str]) -> str:
 
 def _file(document: Document, look: Look) -> str:
     archive = document.archive
+    protocol = None if archive.format == "safetensors" else archive.pickled.protocol
     made = (
         f'{{"path": {quoted(document.path)}, "size": {document.size}, '
         f'"format": "{archive.format}", "byteorder": "{archive.byteorder}", '
-        f'"pickle_protocol": {archive.pickled.protocol}'
+        f'"pickle_protocol": {scalar(protocol)}'
     )
     if look.file_hash is not None:
         found = look.file_hash
@@ -121,16 +123,16 @@ def _tensors(document: Document, look: Look) -> list[str]:
 def _storages(rows: list[TensorInfo]) -> list[str]:
     """The storage of each row, or null. An array in the pickle itself has no key."""
     held = [info.tensor.storage for info in rows]
-    places = [(None, None) if storage is None else storage.place for storage in held]
+    found = places(held)
     keys = quoted_all(["" if storage is None else storage.key for storage in held])
-    records = quoted_all([place[0] or "" for place in places])
+    records = quoted_all([place[0] or "" for place in found])
     return [
         "null"
         if storage is None
         else f'{{"key": {"null" if type(storage) is Inline else key}, "nbytes": {storage.nbytes}, '
         f'"record": {"null" if at[0] is None else record}, '
         f'"file_offset": {"null" if at[1] is None else at[1]}}}'
-        for storage, key, record, at in zip(held, keys, records, places, strict=True)
+        for storage, key, record, at in zip(held, keys, records, found, strict=True)
     ]
 
 

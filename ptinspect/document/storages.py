@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ptinspect.errors import DamagedError, Place
@@ -85,6 +86,20 @@ class Storage:
     def chunks(self, start: int, stop: int, size: int = CHUNK) -> Iterator[bytes]:
         """The same in pieces of `size` bytes."""
         return self.archive.chunks(self.span, self.begin + start, self.begin + stop, size)
+
+
+def places(storages: list[Storage | None]) -> list[tuple[str | None, int | None]]:
+    """`Storage.place` of many; (None, None) for None. Where all lie in one zip, that is asked
+    once for all."""
+    first = storages[0] if storages else None
+    locate = getattr(first.archive.storages, "locate", None) if first is not None else None
+    if first is not None and locate is not None:
+        archive = first.archive
+        if all(type(s) is Storage and s.archive is archive and not s.begin for s in storages):
+            with suppress(KeyError):
+                found: list[tuple[str | None, int | None]] = locate([s.key for s in storages if s])
+                return found
+    return [(None, None) if storage is None else storage.place for storage in storages]
 
 
 class Reference:

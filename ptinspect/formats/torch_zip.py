@@ -12,7 +12,7 @@ Sources: `torch.serialization._save`, `_load`; for the folder (whatever the firs
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from ptinspect.errors import DamagedError, Place
@@ -68,6 +68,18 @@ class ZipStorages(Mapping[object, Span]):
             number = self.directory.index[f"{self.prefix}{key}"]
             made = self._made[key] = ZipSpan(self.directory, number)
         return made
+
+    def locate(self, keys: Iterable[str]) -> list[tuple[str | None, int | None]]:
+        """Record and offset in the user's file of many storages, as their spans have them.
+        KeyError for one that is not there."""
+        directory, prefix = self.directory, self.prefix
+        index, names, methods = directory.index, directory.names, directory.methods
+        base, start = directory.source.base, directory.start
+        numbers = [index[f"{prefix}{key}"] for key in keys]
+        return [
+            (names[n], base + start(n) if methods[n] == STORED and base is not None else None)
+            for n in numbers
+        ]
 
     def __iter__(self) -> Iterator[object]:
         skip = len(self.prefix)

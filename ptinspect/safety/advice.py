@@ -109,6 +109,8 @@ def _call(document: Document, plain: bool, place: str | None) -> str:
     encoding = ', encoding="latin1"' if _is_latin(document) else ""
     if document.archive.format == "pickle":
         return f'pickle.load(open({name}, "rb"){encoding})'
+    if document.archive.format == "safetensors":
+        return f"safetensors.torch.load_file({name})"
     options = "" if plain else ", weights_only=False"
     options += ', map_location="cpu"' if place else ""
     return f"torch.load({name}{options}{encoding})"

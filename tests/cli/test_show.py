@@ -252,3 +252,16 @@ def test_memory_of_a_folder_is_that_of_one_file(tmp_path: Path) -> None:
     finally:
         gc.enable()
     assert after <= before + 1
+
+
+def test_safetensors_are_shown_with_the_call_that_reads_them(tmp_path: Path) -> None:
+    header = json.dumps(
+        {"a.weight": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}, "__metadata__": {}}
+    ).encode()
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
+    text = run("show", path, "--values").stdout
+    assert f'load      safetensors.torch.load_file("{path}")' in text
+    assert "a.weight\ntensor([0., 0.])\n" in text
+    made = json.loads(run("show", "-f", "json", path).stdout)
+    assert (made["file"]["format"], made["file"]["pickle_protocol"]) == ("safetensors", None)
