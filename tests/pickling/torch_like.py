@@ -30,7 +30,8 @@ class Writer:
     """As `pickle.Pickler` at protocol 2: what it has written before, it recalls."""
 
     def __init__(self, legacy: bool = False, padding: int = 0) -> None:
-        """`padding`: strings in a list at the front, so that the memo's indices begin there."""
+        """`padding`: a list around it all, remembered that often, so that the tensors' indices in
+        the memo are no bytes."""
         self.out = bytearray(b"\x80\x02")
         self.known: dict[object, int] = {}
         self.count = 0
@@ -131,16 +132,14 @@ class Writer:
 
     def pad(self) -> None:
         self.out += b"]"
-        self.put()
-        self.out += b"("
-        for number in range(self.padding - 1):
-            self.string(f"pad {number}")
+        for _ in range(self.padding):
+            self.put()
 
     def whole(self, tensors: dict[str, Dense]) -> bytes:
         if self.padding:
             self.pad()
         self.state_dict(tensors)
-        self.out += b"e." if self.padding else b"."
+        self.out += b"a." if self.padding else b"."
         return bytes(self.out)
 
 
