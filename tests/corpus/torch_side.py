@@ -24,7 +24,12 @@ HARMLESS = ("torch.nn.", "numpy.", "collections.", "builtins.dict", "builtins.li
 
 
 def load(file: Path) -> tuple[Any, Any]:
-    """What torch loads, and the devices that the file names (truth_facts.Places)."""
+    """What torch loads, and the devices that the file names (truth_facts.Places); of a
+    safetensors file what its own library does."""
+    if file.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return load_file(file), None
     places = truth_module().Places()
     with contextlib.ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
@@ -74,7 +79,7 @@ def truth_of(file: Path) -> dict[str, Any]:
     prints = {"/".join(map(str, path)): truth.printed(root) for path, root in walk.roots}
     return {
         "kind": kind,
-        "format": truth.file_format(str(file)),
+        "format": "safetensors" if file.suffix == ".safetensors" else truth.file_format(str(file)),
         "tensors": walk.tensors,
         "aliases": truth.aliases(walk.shared),
         "modules": walk.modules,
