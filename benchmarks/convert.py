@@ -1,0 +1,122 @@
+"""How fast `convert` is: design's budgets as a command. `python -m benchmarks.convert [NAME…]`
+
+Against `cp` to a new file beside the old one, `sync` of it, and a rename over the old one, which
+is what convert does; and against torch.load with torch.save, and with safetensors' save_file.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from benchmarks import files
+from benchmarks.side_by_side import side_by_side
+
+GIB = 1 << 30
+PAIRS = 5
+
+_MODEL = """
+import sys, torch
+path, size, legacy = sys.argv[1], int(sys.argv[2]), sys.argv[3] == "1"
+side = 2048
+layers = [torch.nn.Linear(side, side, bias=False) for _ in range(size // (4 * side * side))]
+torch.save(torch.nn.Sequential(*layers), path, _use_new_zipfile_serialization=not legacy)
+"""
+_LOAD = "import sys, torch; model = torch.load(sys.argv[1], weights_only=False); "
+_SAVE = _LOAD + "torch.save(model.state_dict(), sys.argv[2])"
+_SAFE = _LOAD + "import safetensors.torch as s; s.save_file(model.state_dict(), sys.argv[2])"
+_AGAIN = "import sys, torch; torch.save(torch.load(sys.argv[1], weights_only=True), sys.argv[2])"
+
+
+def model(path: Path, size: int, legacy: bool = False) -> str:
+    """A full model of `size` bytes."""
+    subprocess.run(
+        [sys.executable, "-c", _MODEL, str(path), str(size), str(int(legacy))], check=True
+    )
+    return str(path)
+
+
+def convert(*words: str) -> list[str]:
+    """Our command, as the installed script runs it."""
+    return [sys.executable, "-m", "ptinspect", "convert", "--force", *words]
+
+
+def copy(source: str, target: str) -> list[str]:
+    """cp beside the old file, onto the disk, rename."""
+    script = 'cp "$1" "$2.new" && sync "$2.new" && mv "$2.new" "$2"'
+    return ["sh", "-c", script, "sh", source, target]
+
+
+def large(legacy: bool = False) -> bool:
+    """A full model of 1 GiB, to a state_dict and to safetensors, each against cp and torch."""
+    met = []
+    kind = "legacy" if legacy else "zip"
+    with files.folder() as here:
+        source = model(here / "model.pt", GIB, legacy)
+        for target, script, name in (
+            (str(here / "out.pt"), _SAVE, "state_dict"),
+            (str(here / "out.safetensors"), _SAFE, "safetensors"),
+        ):
+            ours = convert(source, target)
+            met.append(
+                side_by_side(
+                    f"1 GiB full model ({kind}) to {name}, against cp",
+                    ours=ours, theirs=copy(source, target),
+                    must=1 / 1.3 if not legacy else 0, megabytes=64 if not legacy else None,
+                    pairs=PAIRS,
+                )
+            )  # fmt: skip
+            theirs = [sys.executable, "-c", script, source, target]
+            met.append(
+                side_by_side(
+                    f"1 GiB full model ({kind}) to {name}, against torch",
+                    ours=ours, theirs=theirs, must=4 if not legacy else 1, pairs=3,
+                )
+            )  # fmt: skip
+    return all(met)
+
+
+def large_legacy() -> bool:
+    """The same from the legacy stream, whose CRCs nobody has recorded."""
+    return large(legacy=True)
+
+
+def many() -> bool:
+    """20,000 small tensors, to a state_dict and to safetensors."""
+    with files.folder() as here:
+        source = str(files.state_dict(here / "many.pt", 20_000))
+        again = str(here / "again.pt")
+        first = side_by_side(
+            "20,000 tensors to a state_dict, against torch",
+            ours=convert(source, again), theirs=[sys.executable, "-c", _AGAIN, source, again],
+            must=1, pairs=PAIRS,
+        )  # fmt: skip
+        target = str(here / "out.safetensors")
+        load = "import sys, torch, safetensors.torch as s; "
+        load += "s.save_file(torch.load(sys.argv[1]), sys.argv[2])"
+        second = side_by_side(
+            "20,000 tensors to safetensors, against torch and safetensors",
+            ours=convert(source, target), theirs=[sys.executable, "-c", load, source, target],
+            must=1, pairs=PAIRS,
+        )  # fmt: skip
+        return first and second
+
+
+BENCHMARKS: dict[str, Callable[[], bool]] = {
+    "large": large,
+    "legacy": large_legacy,
+    "many": many,
+}
+
+
+def main() -> None:
+    """Those that are named, else all; exit code 1 where one misses its budget."""
+    names = sys.argv[1:] or list(BENCHMARKS)
+    results = [BENCHMARKS[name]() for name in names]
+    sys.exit(0 if all(results) else 1)
+
+
+if __name__ == "__main__":
+    main()
