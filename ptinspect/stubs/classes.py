@@ -263,7 +263,7 @@ def _subclass(plan: Plan) -> Iterator[str]:
         wrote = True
     if plan.use is not None and plan.use.wrapper:
         yield "    @classmethod"
-        yield "    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):"
+        yield "    def __torch_dispatch__(cls, func, kinds, args=(), kwargs=None):"
         yield from _refusal(f"{plan.ident}.__torch_dispatch__", 8)
         wrote = True
     for name in plan.methods:

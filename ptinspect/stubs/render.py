@@ -133,7 +133,7 @@ def _plain_target(line: str) -> str:
 
 def _build(work: Work) -> list[str]:
     lines = ["def build():", f'    """{work.built}"""']
-    if work.root_call is None:
+    if work.root is NONE:
         return [*lines, '    raise NotImplementedError("the file holds no module")']
     if not work.root_fixups:
         return [*lines, *laid_out("return ", work.root, "", 4)]
@@ -175,7 +175,7 @@ def _can_register(plan: Plan) -> bool:
         plan.module.encode()
     except UnicodeEncodeError:
         return False
-    if plan.use is not None and plan.use.by_value:
+    if plan.use is None or plan.use.by_value:
         return False
     return "\0" not in name and "\0" not in plan.module and bool(name)
 
@@ -193,6 +193,10 @@ def _docstring(work: Work) -> list[str]:
     for plan in work.in_order:
         lines += _about(work, plan)
     if work.plans:
+        lines.append("")
+    if work.inferred:
+        lines.append("All of it is inferred from the keys and shapes of a state_dict:")
+        lines += [f"  - {prose(what)}" for what in sorted(work.inferred)]
         lines.append("")
     if work.safe.why:
         lines.append("weights_only cannot load it, whatever it is told; it holds")
@@ -213,6 +217,8 @@ def _docstring(work: Work) -> list[str]:
 
 def _about(work: Work, plan: Plan) -> list[str]:
     """What of a class is recorded, what inferred, what unknown."""
+    if plan.use is None:
+        return [f"{plan.ident}, a module (inferred)", "  unknown: its class, forward"]
     name = prose(f"{plan.module}.{plan.qualname}")
     if plan.kind == "module":
         solved = work.solved.get(plan.path)

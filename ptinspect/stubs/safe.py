@@ -64,6 +64,8 @@ def safe_globals(document: Document, graph: Graph, imports: Imports) -> Safe:
                 if path[0] == "builtins" and text.endswith(("Error", "Exception", "Warning")):
                     pairs[f"exceptions.{text}"] = text  # as protocol 2 spells it
     for plan in graph.plans.values():
+        if plan.use is None:
+            continue
         pairs.setdefault(plan.path, plan.ident)
     pairs |= functions
     for code in dtypes:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from ptinspect.document.modules import Module, module_of
 from ptinspect.errors import PtInspectError
 from ptinspect.pickling.values import Call, Value
+from ptinspect.stubs import state_dicts
 from ptinspect.stubs.code import NONE, Expr, Make
 from ptinspect.stubs.fixups import Fixups, Set
 from ptinspect.stubs.graph import Graph
@@ -15,6 +16,7 @@ from ptinspect.stubs.infer import Solved, solve
 from ptinspect.stubs.instances import Instance, Plan
 from ptinspect.stubs.names import prose
 from ptinspect.stubs.safe import safe_globals
+from ptinspect.stubs.state_dicts import path_of_state_dict
 from ptinspect.stubs.uses import Uses
 
 if TYPE_CHECKING:
@@ -53,7 +55,11 @@ class Work:
         self.imports = Imports(self.graph.names)
         self.root_call = root_of(document, options.entry)
         self.root: Expr = NONE
+        self.inferred: list[str] = []  # of a state_dict: what else its modules could be
+        self._dtype: str | None = None
         self._add()
+        if self.root_call is None:
+            self._infer()
         self.solved: dict[str, Solved] = solve(self.graph)
         self.plans = list(self.graph.plans.values())
         self.in_order = _leaves_first(self.plans, self.solved)
@@ -68,7 +74,8 @@ class Work:
         graph = self.graph
         roots = [info.module.call for info in self.document.modules if not info.name]
         for plan in graph.plans.values():
-            assert plan.use is not None
+            if plan.use is None:
+                continue
             plan.methods = _methods(plan, graph)
             if plan.kind in ("module", "object"):
                 roots += plan.use.instances
@@ -83,6 +90,17 @@ class Work:
         if self.root_call is not None:
             self.root = graph.expr(self.root_call)
 
+    def _infer(self) -> None:
+        """The model of a state_dict, where the file holds no module."""
+        path = state_dicts.path_of_state_dict(self.document, self.options.entry)
+        if path is None:
+            return
+        tree = state_dicts.tree_of(self.document, path)
+        inferring = state_dicts.Inferring(self.graph, state_dicts.model_name(self.document, path))
+        self.root = inferring.run(tree)
+        self.inferred = list(inferring.guessed)
+        self._dtype = state_dicts.dtype_method(tree)
+
     def _roots(self) -> list[Call]:
         found = [info.module.call for info in self.document.modules if not info.name]
         return [*found, self.root_call] if self.root_call is not None else found
@@ -91,6 +109,8 @@ class Work:
         """Where the root's state is set: in its constructor, where it is one of the file's classes
         that has no other instance; else in `build()`."""
         done: set[str] = set()
+        if self._dtype is not None and isinstance(self.root, Instance):
+            self.fixups[self.root.plan.path] = [Set(f"self.{self._dtype}", None)]
         for call in dict.fromkeys(self._roots()):
             module = module_of(call)
             made = self.graph.expr(call)
@@ -110,6 +130,8 @@ class Work:
     def built(self) -> str:
         """The docstring of `build()`."""
         if self.root_call is None:
+            if self.root is not NONE:
+                return "A model that takes the file's state_dict, with untrained numbers."
             return "The file holds no module."
         if self.root_call is self.document.archive.root:
             return "The file's root, with untrained numbers."
@@ -137,6 +159,8 @@ def root_of(document: Document, entry: str | None) -> Call | None:
     from ptinspect.document.walk import dotted
 
     modules = [info for info in document.modules if not info.name]
+    if entry is not None and path_of_state_dict(document, entry) is not None:
+        return None
     if entry is None:
         return modules[0].module.call if modules else None
     for info in document.modules:

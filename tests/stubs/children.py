@@ -62,6 +62,12 @@ def job(torch, stub, path, root, pickled):
             if not hasattr(model, str(key)) or isinstance(model, dict)
             else getattr(model, str(key))
         )
+    if isinstance(model, dict):
+        built = attempt(said, "build", made.build)
+        if built is not None:
+            attempt(said, "strict", lambda: built.load_state_dict(model, strict=True))
+            said["classes"] = {n: type(m).__name__ for n, m in built.named_modules()}
+        return said
     if model is not None:
         said["loaded_print"] = attempt(said, "print", lambda: str(model))
     built = attempt(said, "build", made.build)

@@ -900,7 +900,12 @@ def main():
     sys.modules["small_models.zoo"] = sys.modules["__main__"]
     torch.manual_seed(0)
     for name, build in MODELS.items():
-        torch.save(build(), os.path.join(sys.argv[1], f"{name}.pt"))
+        made = build()
+        torch.save(made, os.path.join(sys.argv[1], f"{name}.pt"))
+        if isinstance(made, nn.Module) and name != "lazy":
+            classes = {at: type(inner).__name__ for at, inner in made.named_modules()}
+            path = os.path.join(sys.argv[1], f"{name}.state_dict.pt")
+            torch.save({"model": "Whole", "state": made.state_dict(), "classes": classes}, path)
         print(name)
 
 

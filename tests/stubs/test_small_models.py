@@ -14,6 +14,12 @@ MAKER = Path(__file__).parent / "small_models.py"
 REFUSED = {"lightning", "values", "lazy"}
 """What weights_only cannot load, whatever it is told."""
 
+WITH_TENSORS = {
+    "Linear", "Conv1d", "Conv2d", "Conv3d", "ConvTranspose2d", "BatchNorm1d", "BatchNorm2d",
+    "LayerNorm", "GroupNorm", "Embedding", "LSTM", "GRU", "RNN", "GRUCell", "MultiheadAttention",
+    "TransformerEncoderLayer", "TransformerDecoderLayer", "Sequential", "ModuleList",
+}  # fmt: skip
+
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
@@ -35,6 +41,26 @@ def test_each_is_loaded_printed_and_built_anew(saved: dict[str, Path], tmp_path:
     found = {one.name: failures(one, said[one.name]) for one in tries}
     assert {name: bad for name, bad in found.items() if bad} == {}
     assert {one.name for one in tries if one.refused} == REFUSED
+
+
+def test_their_state_dicts_become_classes_that_take_them(
+    saved: dict[str, Path], tmp_path: Path
+) -> None:
+    torch = pytest.importorskip("torch")
+    files = {name: path.with_suffix(".state_dict.pt") for name, path in saved.items()}
+    tries = [attempt(name, file) for name, file in files.items() if file.exists()]
+    assert len(tries) >= 40
+    said = outcomes(tries, tmp_path)
+    found = {one.name: failures(one, said[one.name]) for one in tries}
+    assert {name: bad for name, bad in found.items() if bad} == {}
+    right = whole = 0
+    for one in tries:
+        assert "class Whole(nn.Module):" in one.source
+        for name, kind in torch.load(one.file)["classes"].items():
+            if kind in WITH_TENSORS and name in said[one.name]["classes"]:
+                whole += 1
+                right += said[one.name]["classes"][name] == kind
+    assert right / whole >= 0.85, f"{right} of {whole} classes of torch.nn are right"
 
 
 def test_all_are_as_ruff_would_have_them(saved: dict[str, Path], tmp_path: Path) -> None:

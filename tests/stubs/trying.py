@@ -13,6 +13,7 @@ import ptinspect
 from ptinspect.display.tree import module_tree
 from ptinspect.document import Document
 from ptinspect.stubs import Options, stub_of
+from ptinspect.stubs.state_dicts import path_of_state_dict
 
 CHILDREN = Path(__file__).parent / "children.py"
 
@@ -45,7 +46,10 @@ def root_of(document: Document) -> tuple[list[str | int] | None, str | None]:
     for info in document.modules:
         if not info.name:
             return list(info.root), "\n".join(module_tree(document, info.module))
-    return None, None
+    if document.archive.more_roots:  # pickle.load reads the first of them alone
+        return None, None
+    path = path_of_state_dict(document, None)
+    return (None if path is None else list(path)), None
 
 
 def outcomes(tries: list[Try], folder: Path) -> dict[str, dict[str, Any]]:
@@ -68,7 +72,7 @@ def outcomes(tries: list[Try], folder: Path) -> dict[str, dict[str, Any]]:
     return {one.name: json.loads(line) for one, line in zip(tries, lines, strict=True)}
 
 
-SAID = ("loaded_print", "built_print")
+SAID = ("loaded_print", "built_print", "classes")
 """What is no yes or no."""
 
 

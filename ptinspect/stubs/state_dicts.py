@@ -1,0 +1,202 @@
+"""A model's classes from the keys and shapes of its state_dict.
+
+All of it is inferred. What a guess would make is held against the shapes that are there
+(`expected`), and where it is not the same the tensors stand as bare parameters and buffers.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from ptinspect.document.walk import dotted
+from ptinspect.stubs.code import Atom, Expr, Make, Many, Pairs
+from ptinspect.stubs.guesses import guess
+from ptinspect.stubs.instances import BUFFER, CHILD, PARAMETER, Instance, Member, Plan
+from ptinspect.stubs.literals import FLOATS, zeros
+from ptinspect.stubs.names import plain, string
+
+if TYPE_CHECKING:
+    from ptinspect.document import Document
+    from ptinspect.document.tensor import Tensor
+    from ptinspect.document.walk import Path
+    from ptinspect.stubs.graph import Graph
+
+_BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
+GAPS = 3
+"""So many numbers may be missing for each that is there, in a Sequential."""
+
+
+class Branch:
+    """A module, as keys tell of it: its tensors and its children, in the file's order."""
+
+    __slots__ = ("children", "name", "path", "tensors")
+
+    def __init__(self, name: str, path: tuple[str, ...]) -> None:
+        self.name = name
+        self.path = path
+        self.tensors: dict[str, Tensor] = {}
+        self.children: dict[str, Branch] = {}
+
+
+def path_of_state_dict(document: Document, entry: str | None) -> Path | None:
+    """Where the state_dict lies: the entry, or the first one that holds tensors."""
+    for path in document.contents.state_dicts:
+        names = (dotted(path), ".".join(map(str, path)))
+        if entry is None or entry in names:
+            return path
+    return None
+
+
+def tree_of(document: Document, path: Path) -> Branch:
+    """The tensors below `path` as a tree; the dots in their keys are its branches."""
+    root = Branch("", ())
+    depth = len(path)
+    for info in document.contents.tensors:
+        if len(info.path) != depth + 1 or info.path[:depth] != path:
+            continue
+        *parents, name = str(info.path[depth]).split(".")
+        at = root
+        for part in parents:
+            if part not in at.children:
+                at.children[part] = Branch(part, (*at.path, part))
+            at = at.children[part]
+        at.tensors[name] = info.tensor
+    return root
+
+
+def model_name(document: Document, path: Path) -> str:
+    """What the checkpoint calls the model; `Model` where it does not."""
+    for entry in document.entries:
+        named = entry.path[:-1] == path[:-1] and entry.path[-1:] != ()
+        if named and entry.path[-1] in ("model", "arch", "model_name", "architecture", "name"):
+            text = entry.value if isinstance(entry.value, str) else ""
+            if plain(text):
+                return text if text[0].isupper() else camel(text)
+    return "Model"
+
+
+def camel(name: str) -> str:
+    """`layer_norm` as `LayerNorm`, without numbers at the end."""
+    words = [word for word in re.split(r"[^A-Za-z0-9]+", name.rstrip("0123456789_")) if word]
+    made = "".join(word[:1].upper() + word[1:] for word in words)
+    return made if plain(made) else "Part"
+
+
+class Inferring:
+    """Makes the expressions of one tree, leaves first."""
+
+    def __init__(self, graph: Graph, name: str) -> None:
+        self.graph = graph
+        self.name = name
+        self.guessed: dict[str, None] = {}  # what else a class could be, in words
+
+    def run(self, root: Branch) -> Instance:
+        """The root's instance; its classes are added to the graph's plans."""
+        order, todo = [root], [root]
+        while todo:
+            inner = list(todo.pop().children.values())
+            order += inner
+            todo += inner
+        made: dict[int, Expr] = {}
+        for branch in reversed(order):
+            expr = self.branch(branch, made)
+            made[id(branch)] = self.graph.part(expr) if expr.depth > 20 else expr
+        found = made[id(root)]
+        assert isinstance(found, Instance)
+        return found
+
+    def branch(self, branch: Branch, made: dict[int, Expr]) -> Expr:
+        """One module: of torch.nn, a container, or a class of its own."""
+        children = {name: made[id(child)] for name, child in branch.children.items()}
+        if branch.path:
+            shapes = flat(branch)
+            found = guess(branch.name, shapes, list(branch.children))
+            if found is not None:
+                self.guessed.update(dict.fromkeys(found.alternatives))
+                return found.make
+            if children and not branch.tensors and all(name.isdigit() for name in children):
+                return self.numbered(children)
+        return self.own(branch, children)
+
+    def numbered(self, children: dict[str, Expr]) -> Expr:
+        """A Sequential; a ModuleList, where all in it are classes of the model's own."""
+        numbers = [int(name) for name in children]
+        as_written = [str(number) for number in numbers] == list(children)
+        if as_written and numbers == list(range(len(numbers))):
+            listed = all(isinstance(item, Instance) for item in children.values())
+            self.guessed["a Sequential could be a ModuleList, and the other way round"] = None
+            return Many(
+                "nn.ModuleList" if listed else "nn.Sequential", [*children.values()], listed
+            )
+        close = as_written and numbers == sorted(numbers) and numbers[-1] < GAPS * len(numbers)
+        if close:
+            self.guessed["an Identity in a Sequential is any layer without weights"] = None
+            items = [
+                children.get(str(at), Make("nn.Identity", [])) for at in range(numbers[-1] + 1)
+            ]
+            return Many("nn.Sequential", items, False)
+        pairs: list[tuple[Expr, Expr]] = [
+            (Atom(string(name)), item) for name, item in children.items()
+        ]
+        return Make("nn.Sequential", [(None, Make("OrderedDict", [(None, Pairs(pairs))]))])
+
+    def own(self, branch: Branch, children: dict[str, Expr]) -> Instance:
+        """An object of a class of the model's own."""
+        instance = self.graph.instance(None, self.plan(branch))
+        for name, child in children.items():
+            instance.members.append(Member(CHILD, name, child))
+        for name, tensor in branch.tensors.items():
+            if is_buffer(name, tensor):
+                instance.members.append(Member(BUFFER, name, zeros(tensor)))
+            else:
+                made = Make("nn.Parameter", [("data", zeros(tensor))], 1)
+                instance.members.append(Member(PARAMETER, name, made))
+        return instance
+
+    def plan(self, branch: Branch) -> Plan:
+        """One class for all branches whose paths differ in numbers alone."""
+        key = tuple(re.sub(r"\d+", "", part) for part in branch.path)
+        path = f"?{key}"
+        known = self.graph.plans.get(path)
+        if known is not None:
+            return known
+        last = next((part for part in reversed(key) if part), "")
+        name = camel(last) if branch.path else self.name
+        if branch.path and branch.path[-1].isdigit():
+            name = name[:-1] if name.endswith("s") and len(name) > 3 else name
+        ident = self.graph.names.new(name, "Part")
+        made = self.graph.plans[path] = Plan("?", str(key), ident, "module")
+        made.root = not branch.path
+        return made
+
+
+def is_buffer(name: str, tensor: Tensor) -> bool:
+    """Whether it is rather a buffer than a parameter: no floats, or a running statistic."""
+    dtype = tensor.dtype.name if tensor.dtype else ""
+    return dtype not in FLOATS or name in _BUFFERS
+
+
+def flat(branch: Branch) -> dict[str, tuple[int, ...]]:
+    """All tensors of a branch by dotted name; of one that is deep, its own alone."""
+    made = {name: tensor.shape for name, tensor in branch.tensors.items()}
+    for name, child in branch.children.items():
+        made |= {f"{name}.{key}": tensor.shape for key, tensor in child.tensors.items()}
+        for key, inner in child.children.items():
+            made |= {f"{name}.{key}.{last}": t.shape for last, t in inner.tensors.items()}
+            if inner.children:
+                made[f"{name}.{key}.deeper"] = ()
+    return made
+
+
+def dtype_method(branch: Branch) -> str | None:
+    """`half()` and the like, where all floats are of one such dtype."""
+    from ptinspect.stubs.fixups import METHODS
+
+    found: set[str] = set()
+    todo = [branch]
+    while todo:
+        at = todo.pop()
+        found |= {t.dtype.name for t in at.tensors.values() if t.dtype and t.dtype.name in FLOATS}
+        todo += at.children.values()
+    return METHODS[found.pop()] if len(found) == 1 and "float32" not in found else None
