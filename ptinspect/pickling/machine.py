@@ -36,6 +36,9 @@ _UINT4 = Struct("<I").unpack_from
 _LONG_BINPUT, _BINGET, _BININT1, _EMPTY_TUPLE, _REDUCE = (
     BY_NAME[name].code for name in ("LONG_BINPUT", "BINGET", "BININT1", "EMPTY_TUPLE", "REDUCE")
 )
+_BINPUT, _BINUNICODE = BY_NAME["BINPUT"].code, BY_NAME["BINUNICODE"].code
+SHORT = 128
+"""Bytes of a string that is read without a call."""
 _SIZED = {Arg.LINE: 0, Arg.TWO_LINES: 0, Arg.SIZE1: 1, Arg.SIZE4: 4, Arg.SIZE8: 8}
 _FIXED = [
     _SIZED.get(BY_CODE[c].arg, int(BY_CODE[c].arg)) if c in BY_CODE else 0 for c in range(256)
@@ -173,11 +176,12 @@ class Machine:
         """Runs opcodes from `pos` up to `pause`, and returns the position behind the last.
 
         What torch writes most is done here, without a call, as long as it is simple: the next
-        memo index, a string or global recalled, a small number, a global called without
-        arguments. Just what the handlers do then; all else is left to them.
+        memo index, a short string, a string or global recalled, a small number, a global called
+        without arguments. Just what the handlers do then; all else is left to them.
         """
         data, memo, stack, unrecorded = self.data, self.memo, self.stack, self.recorder is None
-        table = DISPATCH if unrecorded else RECORDING
+        table, stop = DISPATCH if unrecorded else RECORDING, self.stop
+        short = min(SHORT, self.limits.string_bytes)
         try:
             while pos < pause:
                 code = data[pos]
@@ -198,6 +202,20 @@ class Machine:
                         stack.append(value)
                         pos += 2
                         continue
+                elif code == _BINPUT:
+                    if len(memo) == data[pos + 1]:
+                        memo.append(stack[-1])
+                        pos += 2
+                        continue
+                elif code == _BINUNICODE:
+                    size = _UINT4(data, pos + 1)[0]
+                    behind = pos + 5 + size
+                    if size <= short and behind <= stop:
+                        raw = data[pos + 5 : behind]
+                        if raw.isascii():
+                            stack.append(raw.decode("ascii"))
+                            pos = behind
+                            continue
                 elif code == _BININT1:
                     stack.append(data[pos + 1])
                     pos += 2

@@ -28,6 +28,10 @@ _PACKAGES = frozenset(
 """What in the standard library has modules inside. `code.model.Net` is not of its `code`."""
 
 
+REMEMBERED = 10_000
+"""Names whose lines are kept at hand."""
+
+
 class Row(NamedTuple):
     """A line of the policy, for one of its names. `verdict`: see policy.txt."""
 
@@ -49,6 +53,7 @@ class Policy:
         self.names: dict[str, Row] = {}
         self.stars: dict[str, Row] = {}
         self.known: dict[str, Row] = {}
+        self._asked: dict[tuple[str, str], Row | None] = {}
         for line in text.splitlines():
             if line and not line.startswith("#"):
                 self._add(*(field.strip() for field in line.split(" | ")))
@@ -66,6 +71,14 @@ class Policy:
 
     def row(self, module: str, name: str) -> Row | None:
         """The line for a name; None where there is none."""
+        key = (module, name)
+        if key not in self._asked:
+            if len(self._asked) >= REMEMBERED:
+                self._asked.clear()
+            self._asked[key] = self._row(module, name)
+        return self._asked[key]
+
+    def _row(self, module: str, name: str) -> Row | None:
         path = f"{module}.{name}"
         row = self.names.get(path)
         if row is not None:

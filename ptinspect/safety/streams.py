@@ -144,8 +144,8 @@ class Streams:
         from ptinspect.formats.torch_legacy import _spans
 
         main, keys = found[3], found[4]
-        if class_sources(main):
-            many = len(class_sources(main))
+        many = len(class_sources(main))
+        if many:
             self.part.notes.append(f"holds the source of {many} classes: text, which nobody runs")
         window = (self.data, self.start, self.stop)
         _, end = _spans(window, None, keys, declared(main))

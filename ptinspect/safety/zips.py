@@ -214,11 +214,10 @@ class Zip:
         size = directory.sizes[i]
         if not size and (name.endswith("/") or not name.endswith(".pkl")):
             return
+        if size <= FACT and self._is_fact(i, size):
+            return
         try:
             source = self._open(i)
-            if size <= FACT and _FACT.fullmatch(source.read(0, size)):
-                self._crc(i, source)
-                return
             child = part.inside(name)
         except PtInspectError as error:
             error.where = error.where or Place(name)
@@ -230,6 +229,23 @@ class Zip:
             scan_source(source, child)
             self._crc(i, source)
             self._take(child, name)
+
+    def _is_fact(self, i: int, size: int) -> bool:
+        """Whether the record is one of those short ones, whole; most of a small file's are."""
+        directory = self.directory
+        if (
+            directory.methods[i] != STORED
+            or directory.packed[i] != size
+            or directory.flags[i] & SECRET
+        ):
+            return False
+        try:
+            data = self.source.read(directory.start(i), size)
+        except PtInspectError:
+            return False  # it will be met again
+        if not _FACT.fullmatch(data):
+            return False
+        return not directory.has_crcs or zlib.crc32(data) == directory.crcs[i]
 
     def _take(self, child: Part, name: str) -> None:
         part = self.part
