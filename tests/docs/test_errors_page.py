@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+import shlex
 import warnings
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from click.testing import CliRunner
 
+from ptinspect.cli import cli
 from tests.conftest import ROOT
 from tests.docs.consoles import run
 from tests.docs.error_cases import CASES
@@ -57,6 +60,31 @@ def test_torch_says_so_and_ptinspect_shows_why(
     assert_printed(section.output, run(section.command))
 
 
+REMEDIES = [
+    (title, command)
+    for title, text in re.findall(
+        r"^### `([^\n]+)`\n(.*?)(?=^##|\Z)", PAGE, re.MULTILINE | re.DOTALL
+    )
+    for command in re.findall(r"`ptinspect ((?:convert|stub|scan) [^`]+)`", text)
+]
+
+
+@pytest.mark.parametrize(("title", "command"), REMEDIES)
+def test_a_remedy_works(
+    title: str, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch, case = pytest.importorskip("torch"), CASES[title]
+    monkeypatch.chdir(tmp_path)
+    case.make(Path(case.name))
+    name, *words = shlex.split(command)
+    result = CliRunner().invoke(cli, [name, *words])
+    assert result.exit_code == (1 if name == "scan" else 0), result.output
+    if name == "convert":
+        assert torch.load(words[1], map_location="cpu", weights_only=True)
+    elif name == "stub":
+        compile(Path("model_def.py").read_text("utf-8"), "model_def.py", "exec")
+
+
 def assert_printed(said: str, printed: str) -> None:
     """Every line of the page is in the output, in that order."""
     rest = iter(printed.splitlines())
@@ -69,6 +97,7 @@ def test_each_section_has_its_file_and_each_file_its_section() -> None:
     assert len(SECTIONS) == PAGE.count("\n### ") == len(re.findall(r"^- \[`", PAGE, re.M))
     assert list(SECTIONS) == [title for title in SECTIONS if title in CASES]
     assert set(CASES) == set(SECTIONS)
+    assert len(REMEDIES) >= 15
 
 
 def test_the_messages_that_people_paste_are_there() -> None:
