@@ -9,7 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from ptinspect.pickling.values import Blob, Call, Extension, Global, OldStr, PersistentId, Value
+from ptinspect.pickling.values import (
+    Blob,
+    Call,
+    Extension,
+    Global,
+    OldStr,
+    OutOfBand,
+    PersistentId,
+    Value,
+)
 from ptinspect.safety.policy import Row, is_known, is_standard, policy, row_of
 
 OK, UNKNOWN, DANGEROUS = 0, 1, 2
@@ -119,6 +128,8 @@ def called(func: Value, args: tuple[Value, ...], how: str, depth: int = DEPTH) -
     if func.name.endswith(".__new__") and args:
         return _new(func, args, depth)
     row = _row(func)
+    if func.path == "builtins.type" and how == "REDUCE" and len(args) == 1:
+        return FINE  # type(None): only with three arguments it makes a class
     if row is None or row.verdict == "reference":
         return _unlisted(func, how)
     if row.verdict == "acts" and how == "NEWOBJ" and is_known(func.module):
@@ -292,7 +303,7 @@ def _getattr(args: tuple[Value, ...], depth: int) -> Opinion:
             return Opinion(DANGEROUS, through.path, row.reason)
         if is_standard(target.name) or (row_of(target) is None and is_standard(target.module)):
             return Opinion(DANGEROUS, name, f"reaches into the module {target.path}")
-    elif not isinstance(target, Call):
+    elif isinstance(target, Extension | PersistentId | OutOfBand):
         return Opinion(DANGEROUS, name, "reaches into what is no object of the file")
     return Opinion(UNKNOWN, name, "a bound method or an enum's member; it is not called")
 

@@ -132,6 +132,9 @@ HARMFUL = {
     "bytes that a call makes": whole(
         call(path("torch.storage._load_from_bytes"), call(path("mine.bytes")))
     ),
+    "a class made of nothing": whole(
+        call(path("builtins.type"), text("A"), plain(()), plain({"a": 1}))
+    ),
     "code by value": whole(call(path("types.CodeType"), plain(1))),
     "dill": whole(call(path("dill._dill._create_function"), plain(1))),
     "cloudpickle": whole(call(path("cloudpickle.cloudpickle._make_skeleton_class"), plain(1))),
@@ -163,6 +166,7 @@ DOUBTFUL = {
         new(call(path("builtins.getattr"), path("mine.Outer"), text("Inner"))) + b"}b"
     ),
     "an extension code": whole(b"\x82\x05"),
+    "a bound method of a list": whole(call(path("builtins.getattr"), plain([1]), text("append"))),
     "a partial": whole(call(path("functools.partial"), path("torch.nn.Linear"))),
     "a function kept as a value": whole(path("mine.run")),
     "a callable of Python kept as a value": whole(path("json.dumps")),
