@@ -62,6 +62,7 @@ def facts(document: Document, look: Look) -> Iterator[Fact]:
     """All lines that apply, in order."""
     from ptinspect.display.resume import resume_text
     from ptinspect.safety.advice import load_advice
+    from ptinspect.safety.danger import dangers
 
     infos = list(document.tensors.values())
     if look.file_hash is not None:
@@ -77,6 +78,11 @@ def facts(document: Document, look: Look) -> Iterator[Fact]:
     yield from _sources(document)
     advice = load_advice(document)
     yield from needs(document, advice, look)
+    danger = dangers(document)
+    if danger:
+        yield "load", f"do not load it: {cut(danger[0].chain)}"
+        yield "", cut(danger[0].why)
+        return
     yield "load", safe(advice.call)
     for reason in advice.why:
         yield "", f"weights_only cannot load it: {cut(reason)}"

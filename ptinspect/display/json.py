@@ -293,13 +293,16 @@ def _globals(document: Document) -> Iterable[str]:
 
 def _load(document: Document) -> str:
     from ptinspect.safety.advice import load_advice
+    from ptinspect.safety.danger import dangers
 
-    advice = load_advice(document)
+    advice, danger = load_advice(document), dangers(document)
+    call = "null" if danger else quoted(advice.call)
+    why = [f"dangerous: {found.chain}" for found in danger] + advice.why
     return (
         f'{{"weights_only": {scalar(advice.weights_only)}, "needs": {plain(advice.needs)}, '
         f'"safe_globals": {plain(advice.safe_globals)}, '
-        f'"map_location": {scalar(advice.map_location)}, "call": {quoted(advice.call)}, '
-        f'"why": {plain(advice.why)}}}'
+        f'"map_location": {scalar(advice.map_location)}, "call": {call}, '
+        f'"why": {plain(why)}}}'
     )
 
 
