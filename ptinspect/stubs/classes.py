@@ -183,6 +183,12 @@ def _refusal(what: str, indent: int) -> Iterator[str]:
 
 
 def _forward(plan: Plan, solved: Solved, guess: bool) -> Iterator[str]:
+    if plan.recovered:
+        yield "    # fmt: off"
+        yield "    # Source that the file itself holds: read it before you call it."
+        yield from (f"    {line}" if line else "" for line in plan.recovered)
+        yield "    # fmt: on"
+        return
     children = [line for line in solved.lines if line.kind == CHILD]
     if plan.base is not None or plan.sequence:
         of = class_text(plan.base.path) if plan.base is not None else "nn.Sequential"

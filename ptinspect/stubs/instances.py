@@ -61,6 +61,7 @@ class Plan:
         self.base: ModuleClass | None = None
         self.sequence = False  # numbered children alone: a Sequential, most likely
         self.methods: list[str] = []
+        self.recovered: list[str] = []  # lines of methods whose source the file holds
         self.root = False  # whether it is made without arguments, as this instance:
         self.root_index = 0
 

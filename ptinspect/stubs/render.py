@@ -55,6 +55,8 @@ def stub_source(work: Work) -> str:
     imports = _imports(work, text)
     head = _docstring(work)
     exported = sorted({*_exported(work), "SAFE_GLOBALS", "build"}, key=_export_key)
+    if any(plan.recovered for plan in work.plans):
+        head += ["# ruff: noqa"]
     lines = [*head, "", *imports, "", *_all(exported), *body]
     return "\n".join(lines).rstrip("\n") + "\n"
 
@@ -233,7 +235,9 @@ def _about(work: Work, plan: Plan) -> list[str]:
         lines = [f"{name}, a module", f"  recorded: its {recorded}"]
         if inferred:
             lines.append(f"  inferred: {'; '.join(inferred)}")
-        if plan.base is None and not plan.sequence:
+        if plan.recovered:
+            lines.append("  recorded too: the source of forward, printed below as it stands there")
+        elif plan.base is None and not plan.sequence:
             lines.append("  unknown: forward" if not work.guess else "  guessed: forward")
         else:
             lines.append("  unknown: whether it has a forward of its own")
@@ -276,6 +280,8 @@ def _imports(work: Work, text: str) -> list[str]:
     if "torch" in used:
         third.append("import torch")
     froms = [_WORDS["nn"]] if "nn" in used else []
+    if "F" in used:
+        froms.append("from torch.nn import functional as F")
     guarded: list[str] = []
     lines_before = bool(standard or third or froms)
     for module, names in sorted(work.imports.froms.items()):

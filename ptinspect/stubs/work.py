@@ -57,6 +57,8 @@ class Work:
         self.root: Expr = NONE
         self.inferred: list[str] = []  # of a state_dict: what else its modules could be
         self._dtype: str | None = None
+        if options.recovered:
+            self._recover()
         self._add()
         if self.root_call is None:
             self._infer()
@@ -89,6 +91,15 @@ class Work:
                 made.plan.root_index = made.plan.instances.index(made)
         if self.root_call is not None:
             self.root = graph.expr(self.root_call)
+
+    def _recover(self) -> None:
+        """Methods whose source the file holds."""
+        for source in self.document.archive.sources:
+            plan = self.graph.plans.get(f"{source.module}.{source.name}")
+            if plan is not None and plan.kind == "module":
+                from ptinspect.stubs.recovered import methods
+
+                plan.recovered = methods(source.text)
 
     def _infer(self) -> None:
         """The model of a state_dict, where the file holds no module."""
