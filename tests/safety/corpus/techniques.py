@@ -283,6 +283,10 @@ def rows() -> dict[str, bytes]:
         + b"\x95" + struct.pack("<Q", 3) + BAD + b".",
         "frames-in-a-row": START + b"\x95" + struct.pack("<Q", 0) + b"\x95"
         + struct.pack("<Q", 0) + BAD + b".",
+        "as-a-readme": b"Version 1.0 of this model\n0" + hidden[1:] + b".",
+        "protocol-changes": START + b"N0\x80\x02c__builtin__\neval\n(V" + CODE.encode() + b"\ntR.",
+        "python2-map": b"c__builtin__\ntuple\n(citertools\nimap\n(cposix\nsystem\n(lV"
+        + COMMAND.encode() + b"\natRtR.",
         "as-text": b"(lp0\nV" + b"readme\np1\na" + b"cposix\nsystem\n(V" + COMMAND.encode()
         + b"\ntRa.",
         "as-a-comment": b"N0cposix\nsystem\n(V" + COMMAND.encode() + b"\ntR.",
