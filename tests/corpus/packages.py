@@ -17,7 +17,7 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -110,15 +110,14 @@ def download(requirement: str, target: str) -> str:
 @contextmanager
 def locked(file: Path) -> Iterator[None]:
     """Lets one process in at a time. A lock that is older than any download is a dead one's."""
-    begun = time.monotonic()
     while True:
         try:
             os.close(os.open(file, os.O_CREAT | os.O_EXCL))
             break
         except FileExistsError:
-            left_behind = time.monotonic() - begun > PATIENCE
-            if left_behind:
-                file.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                if time.time() - file.stat().st_mtime > PATIENCE:
+                    file.unlink()
             time.sleep(0.2)
     try:
         yield
