@@ -38,6 +38,65 @@ def _all(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return add
 
 
+_MODEL = click.option(
+    "--model",
+    metavar="FILE.py:CLASS",
+    help="The model's class, or a function that makes the model. FILE.py is run: it is code that "
+    "you trust. Beside the class, make_optimizer(model), make_scheduler(optimizer), make_scaler() "
+    "and autocast() are used where they exist.",
+)
+_DATA = click.option(
+    "--data",
+    metavar="FILE.py:FUNCTION",
+    help="A function that gives a DataLoader, or batches (inputs and target, or inputs alone); one "
+    "with a parameter `epoch` is called for each epoch. FILE.py is run: it is code that you "
+    "trust. Without it, inputs are made up for the first layer.",
+)
+_TRAINING = (
+    click.option(
+        "--loss",
+        metavar="NAME",
+        default="MSELoss",
+        show_default=True,
+        help="A loss of torch.nn; without targets it is the mean square of the outputs.",
+    ),
+    click.option(
+        "--optimizer-class",
+        metavar="NAME",
+        help="Such as torch.optim.AdamW, where the file does not tell it.",
+    ),
+    click.option(
+        "--steps",
+        metavar="N",
+        type=click.IntRange(min=1),
+        default=4,
+        show_default=True,
+        help="Steps before the save, and as many after it; whole epochs are made of them.",
+    ),
+    click.option(
+        "--device",
+        metavar="auto|cpu|cuda[:N]",
+        default="cpu",
+        show_default=True,
+        help="Where to train.",
+    ),
+    click.option(
+        "--seed", metavar="N", type=int, default=0, show_default=True, help="To begin with."
+    ),
+    click.option("--allow-tf32", is_flag=True, help="Let CUDA calculate in TF32."),
+    click.option("--trust", is_flag=True, help="Load the file though nobody vouches for a name."),
+    click.option(
+        "--timeout",
+        metavar="SECONDS",
+        type=click.FloatRange(min=1),
+        default=600.0,
+        show_default=True,
+        help="How long one child process may take.",
+    ),
+)
+_QUIET = click.option("--no-progress", is_flag=True, help="Do not tell what is being done.")
+
+
 @click.group("check", short_help="Proofs: round trip, resume, optimizer.")
 def command() -> None:
     """Prove that training goes on from a file exactly as if nothing had happened.
@@ -63,6 +122,57 @@ def optimizer(ctx: click.Context, /, **given: Any) -> None:
         report = check_optimizer(given["path"], entry=given["entry"])
         target.write(_shown(report, given["format"]))
     ctx.exit(report.code)
+
+
+@command.command("resume", short_help="Does training go on exactly, and if not, why?")
+@click.argument("path", metavar="CHECKPOINT")
+@_all(_MODEL, _DATA, *_TRAINING, _ENTRY)
+@click.option("--plot", metavar="FILE", help="Both loss curves, as .png or .svg (matplotlib).")
+@_all(_FORMAT, _OUTPUT, _FORCE, _QUIET)
+@click.pass_context
+def resume(ctx: click.Context, /, **given: Any) -> None:
+    """Train 2N steps from CHECKPOINT without interruption; train N, save as the file is laid out,
+    load in a new process, train N more; compare bit for bit.
+
+    What differs first is named, and why: a cause is named only if, with just that mended, the bits
+    agree. torch runs in child processes; nothing is loaded that `scan` calls dangerous. Exit code
+    0: proved. 1: it differs. 2: it could not be run.
+    """
+    from ptinspect.proofs.resume import check_resume
+
+    plot = given.pop("plot")
+    with _target(given) as target:
+        if plot is not None:
+            from ptinspect.proofs.plot import ready
+
+            ready(plot, given["force"])
+        report = check_resume(given["path"], **_options(given))
+        if plot is not None:
+            from ptinspect.proofs.plot import plot_losses
+
+            plot_losses(plot, report.losses, report.steps)
+        target.write(_shown(report, given["format"]))
+    ctx.exit(report.code)
+
+
+def _options(given: dict[str, Any]) -> dict[str, Any]:
+    """What the proofs take in Python under the same names."""
+    from ptinspect.errors import PtInspectError
+
+    device: str = given["device"]
+    kind, _, number = device.partition(":")
+    if kind not in ("auto", "cpu", "cuda") or (
+        number and not (kind == "cuda" and number.isdigit())
+    ):
+        raise PtInspectError(f"{device!r} is no device", hint="auto, cpu, cuda or cuda:N")
+    names = (
+        "model", "data", "loss", "optimizer_class", "entry", "steps", "device", "seed",
+        "allow_tf32", "trust", "timeout",
+    )  # fmt: skip
+    made = {name: given[name] for name in names}
+    if not given["no_progress"] and _is_terminal():
+        made["say"] = lambda text: click.echo(f"… {text}", err=True)
+    return made
 
 
 def _target(given: dict[str, Any]) -> File | Standard:

@@ -108,8 +108,8 @@ def weights_of(document: Document) -> list[Weights]:
     for root in roots:
         held = [info for info in document.contents.tensors if info.path[: len(root)] == root]
         made.append(_gathered(root, held, True))
-    found = sorted((weights for weights in made if weights.parameters), key=_is_average)
-    own = [weights for weights in found if not _is_average(weights)]
+    found = sorted((weights for weights in made if weights.parameters), key=is_average)
+    own = [weights for weights in found if not is_average(weights)]
     return [*found, _together(own)] if len(own) > 1 else found
 
 
@@ -123,7 +123,7 @@ def _together(parts: list[Weights]) -> Weights:
     return made
 
 
-def _is_average(weights: Weights) -> bool:
+def is_average(weights: Weights) -> bool:
     words = "_".join(map(str, weights.path)).lower()
     return any(word in words for word in ("ema", "averaged", "shadow", "swa", "best"))
 

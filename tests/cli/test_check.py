@@ -18,7 +18,7 @@ SOUND = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["optimizer"])
+@pytest.mark.parametrize("name", ["optimizer", "resume"])
 def test_every_proof_has_help(name: str) -> None:
     result = run("check", name, "--help")
     assert (result.exit_code, result.output.startswith("Usage: ptinspect check")) == (0, True)
@@ -46,6 +46,40 @@ def test_all_optimizers_of_torch_have_nothing_wrong() -> None:
         asked += 1
         assert result.exit_code == 0, result.stdout
     assert asked > 25
+
+
+# --- resume: what is said before torch is needed ------------------------------------------
+
+
+def test_resume_loads_nothing_that_nobody_vouches_for() -> None:
+    result = run("check", "resume", MODEL)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "nobody vouches for __main__.CustomModel" in result.stderr
+    assert "--model FILE.py:CLASS" in result.stderr
+
+
+def test_resume_loads_nothing_dangerous(tmp_path: Path) -> None:
+    import os
+    import pickle
+
+    class Evil:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return os.system, (f"touch {tmp_path}/ran",)
+
+    (tmp_path / "evil.pt").write_bytes(pickle.dumps({"model": Evil()}))
+    for trust in ([], ["--trust"]):
+        result = run("check", "resume", tmp_path / "evil.pt", *trust)
+        assert result.exit_code == 2
+        assert "dangerous" in result.stderr or "no weights" in result.stderr
+    assert not (tmp_path / "ran").exists()
+
+
+def test_resume_says_what_a_wrong_option_is(tmp_path: Path) -> None:
+    assert "is no device" in run("check", "resume", CHECKPOINT, "--device", "tpu").stderr
+    assert "is no device" in run("check", "resume", CHECKPOINT, "--device", "cpu:1").stderr
+    picture = tmp_path / "x.txt"
+    assert "a plot is one of" in run("check", "resume", CHECKPOINT, "--plot", picture).stderr
+    assert run("check", "resume", CHECKPOINT, "--steps", "0").exit_code == 2
 
 
 def test_json() -> None:

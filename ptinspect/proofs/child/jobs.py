@@ -1,0 +1,177 @@
+"""What a job does: the uninterrupted training, the resumed one, the round trip."""
+
+from __future__ import annotations
+
+import copy
+import os
+import traceback
+from typing import Any
+
+import torch
+
+from ptinspect.proofs.child import layout
+from ptinspect.proofs.child.failing import CannotRun
+from ptinspect.proofs.child.training import READ, Training
+
+
+def do(job: dict[str, Any]) -> dict[str, Any]:
+    """The job's answer; `cannot` where it could not be done."""
+    from ptinspect.proofs.child.roundtrip import roundtrip
+
+    kinds = {"whole": whole, "resumed": resumed, "roundtrip": roundtrip}
+    try:
+        prepare(job["options"])
+        return kinds[job["kind"]](job)
+    except CannotRun as error:
+        return {"cannot": error.message, "hint": error.hint}
+
+
+def prepare(options: dict[str, Any]) -> None:
+    """Deterministic algorithms, and the device."""
+    if options["device"] == "auto":
+        options["device"] = "cuda" if torch.cuda.is_available() else "cpu"
+    if options["device"].startswith("cuda") and not torch.cuda.is_available():
+        raise CannotRun("torch finds no CUDA device here", "--device cpu")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = options["tf32"]
+
+
+def whole(job: dict[str, Any]) -> dict[str, Any]:
+    """2N steps without interruption; after N of them, a checkpoint as the file is laid out and a
+    snapshot of everything, if there are paths for them."""
+    options = job["options"]
+    training = Training(job["plan"], options, job["path"], options["seed"], READ)
+    added = training.facts.added(training.real)
+    start = training.number
+    boundary = training.offset
+    trace: list[dict[str, Any]] = []
+    saved_at: int | None = None
+    kept: list[Any] = []
+    made: dict[str, Any] = {"trace": trace, "told": training.batches.told, "added": added}
+    for epoch, place, batch, last in running(training):
+        if saved_at is not None:
+            kept.append((epoch, place, batch, last))
+        trace.append(record(training, epoch, place))
+        position = (epoch + 1, 0) if last else (epoch, place + 1)
+        if saved_at is None and len(trace) >= options["steps"] and position[1] == boundary:
+            saved_at = len(trace)
+            training.number = position[0]
+            made["saved"] = {"step": saved_at, "state": training.state(), "rng": training.rng()}
+            made["position"] = position
+            if job.get("save"):
+                training.facts.root = training.root
+                layout.save(training, job["save"], start)
+                held = copy.deepcopy(layout.snapshot(training))
+            training.number = epoch
+        if saved_at is not None and len(trace) >= 2 * saved_at:
+            break
+        if len(trace) > 100 * options["steps"] + 10_000:
+            raise CannotRun("the epochs are too long to come to where the checkpoint was taken")
+    if job.get("save"):
+        torch.save({**held, "position": made["position"], "replay": kept}, job["snapshot"])
+    return {**made, **described(training), "losses": training.losses}
+
+
+def running(training: Training) -> Any:
+    """The steps; what fails in them is told, not raised."""
+    try:
+        yield from training.steps()
+    except CannotRun:
+        raise
+    except Exception as error:
+        traceback.print_exc()
+        message = f"step {training.step_number} fails: {said(error)}"
+        raise CannotRun(message) from error
+
+
+def said(error: BaseException) -> str:
+    """An exception in one line."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:300]}"
+
+
+def record(training: Training, epoch: int, place: int) -> dict[str, Any]:
+    """One step in the trace."""
+    return {
+        "epoch": epoch,
+        "place": place,
+        "batch": training.batch_digest,
+        "loss": training.losses[-1].hex(),
+        "state": training.state(),
+        "rng": training.rng(),
+    }
+
+
+def described(training: Training) -> dict[str, Any]:
+    """What the parent tells the user, and decides by."""
+    facts, model = training.facts, training.model
+    plain = [name for name, value in model.named_parameters() if value.requires_grad]
+    dtypes = {
+        str(value.dtype)
+        for key, value in facts.weights.items()
+        if isinstance(value, torch.Tensor) and value.is_floating_point()
+    }
+    return {
+        "device": training.device,
+        "optimizer": type(training.optimizer).__module__.split(".")[0] + ".optim."
+        + type(training.optimizer).__name__,
+        "scheduler": type(training.scheduler).__name__ if training.scheduler is not None else None,
+        "per_step": training.per_step,
+        "scaler": training.scaler is not None,
+        "autocast": training.autocast,
+        "averages": len(training.ema),
+        "rng_saved": sorted(facts.rng),
+        "length": training.batches.length,
+        "dropout": any(getattr(module, "p", 0) and "Dropout" in type(module).__name__
+                       for module in model.modules())
+        or any(getattr(module, "dropout", 0.0) for module in model.modules()),
+        "file_dtypes": sorted(dtypes),
+        "missing": [key for key in model.state_dict() if key not in facts.weights],
+        "buffers_covered": facts.buffers_covered(model),
+        "trained": sorted(facts.trained() or plain),
+        "trainable": sorted(plain),
+        "file_order": facts.names,
+        "mine": training.mine,
+        "state_missing": facts.optimizer is None or (not facts.optimizer["state"] and facts.keeps),
+        "notes": training.notes,
+    }  # fmt: skip
+
+
+def resumed(job: dict[str, Any]) -> dict[str, Any]:
+    """Loads the checkpoint of `whole` in this new process and goes on. An exception is an answer:
+    that is how a resume can fail."""
+    options = job["options"]
+    held = torch.load(job["snapshot"], weights_only=False) if job["mends"] else {}
+    made: dict[str, Any] = {"trace": [], "losses": []}
+    seed = options["seed"] + 1  # no script of the user's begins with the seed of another run
+    try:
+        training = Training(job["plan"], options, job["path"], seed, tuple(job["mends"]), held)
+    except CannotRun:
+        raise
+    except Exception as error:  # noqa: BLE001 - the user's code and torch may raise anything
+        traceback.print_exc()
+        return {**made, "error": said(error), "at": "load"}
+    made |= {
+        "state": training.state(),
+        "rng": training.rng(),
+        "position": [training.number, training.offset],
+    }
+    made["plain"] = sorted(n for n, p in training.model.named_parameters() if p.requires_grad)
+    made["mine"] = training.mine
+    try:
+        for epoch, place, _, _ in training.steps():
+            made["trace"].append(record(training, epoch, place))
+            if len(made["trace"]) >= job["steps"]:
+                break
+    except CannotRun:
+        raise
+    except Exception as error:  # noqa: BLE001
+        traceback.print_exc()
+        made |= {"error": said(error), "at": "step"}
+    return {
+        **made,
+        "losses": training.losses,
+        "process": os.getpid(),
+        "autocast": training.autocast,
+    }

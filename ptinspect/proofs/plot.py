@@ -1,0 +1,40 @@
+"""Both loss curves as a picture: matplotlib, the extra `plot`."""
+
+from __future__ import annotations
+
+import os
+
+from ptinspect.errors import PtInspectError, UnsupportedError
+
+ENDINGS = (".png", ".svg", ".pdf")
+
+
+def ready(path: str, force: bool) -> None:
+    """Raises before anything is trained what would fail afterwards: UnsupportedError without
+    matplotlib, PtInspectError for a name that is taken or says no format."""
+    from importlib.util import find_spec
+
+    if not path.lower().endswith(ENDINGS):
+        raise PtInspectError(f"a plot is one of {', '.join(ENDINGS)}", path=path)
+    if os.path.exists(path) and not force:
+        raise PtInspectError("exists already", path=path, hint="give --force to overwrite it")
+    if find_spec("matplotlib") is None:
+        raise UnsupportedError(
+            "matplotlib is not installed", hint="pip install 'ptinspect[plot]', or leave --plot out"
+        )
+
+
+def plot_losses(path: str, losses: tuple[list[float], list[float]], saved: int) -> None:
+    """The uninterrupted and the resumed run. saved: the step after which it was saved."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.add_subplot()
+    whole, resumed = losses
+    axes.plot(range(1, len(whole) + 1), whole, label="uninterrupted", linewidth=3, alpha=0.5)
+    after = resumed[saved:]
+    axes.plot(range(saved + 1, saved + 1 + len(after)), after, label="resumed", marker=".")
+    axes.axvline(saved + 0.5, linestyle=":", color="grey")
+    axes.set(xlabel="step", ylabel="loss")
+    axes.legend()
+    figure.savefig(path)

@@ -1,0 +1,282 @@
+"""`check resume`: does training go on from this checkpoint exactly as if nothing had happened?
+
+Trains 2N steps without interruption; saves after N of them as the checkpoint is laid out; loads
+that in a new process and trains N more; compares bit for bit. Where they differ, the usual causes
+are tried: each by mending exactly that and running again in a new process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from ptinspect.errors import PtInspectError, about
+from ptinspect.proofs.causes import Answer, Cause, batches, candidates, order
+from ptinspect.proofs.plan import plan_of
+from ptinspect.proofs.workers import TIMEOUT, Workers
+
+STEPS = 4
+"""N, unless the user says otherwise; whole epochs are made of it."""
+
+
+class Difference(NamedTuple):
+    """step: counted from the load, 0 is just after it. what: such as `loss`, `weights fc.bias`.
+    more: how many further things differ at that step."""
+
+    step: int
+    what: str
+    more: int = 0
+
+    def __str__(self) -> str:
+        where = "just after loading" if not self.step else f"at step {self.step} after loading"
+        more = f", and {self.more} more" if self.more else ""
+        return f"{self.what}, {where}{more}"
+
+
+class ResumeReport(NamedTuple):
+    """verdict: `same`, `differs` or `not-deterministic`. first: what differs first. causes: each
+    proved by mending it; together they are all that has to be mended. notes: what a reader should
+    know. facts: of the runs. losses: of the uninterrupted and of the resumed run."""
+
+    path: str
+    verdict: str
+    first: Difference | None
+    causes: list[Cause]
+    notes: list[str]
+    facts: Answer
+    losses: tuple[list[float], list[float]]
+    steps: int
+    processes: int
+
+    @property
+    def code(self) -> int:
+        """0: proved. 1: it differs."""
+        return 0 if self.verdict == "same" else 1
+
+    def text(self) -> str:
+        """For people, ending in a newline."""
+        from ptinspect.proofs.resume_text import text_of
+
+        return text_of(self)
+
+    def json(self) -> dict[str, object]:
+        """For programs."""
+        from ptinspect.proofs.resume_text import json_of
+
+        return json_of(self)
+
+
+Say = Callable[[str], None]
+
+
+def check_resume(
+    path: str,
+    *,
+    model: str | None = None,
+    data: str | None = None,
+    loss: str = "MSELoss",
+    optimizer_class: str | None = None,
+    entry: str | None = None,
+    steps: int = STEPS,
+    device: str = "cpu",
+    seed: int = 0,
+    allow_tf32: bool = False,
+    trust: bool = False,
+    timeout: float = TIMEOUT,
+    workers: Workers | None = None,
+    say: Say = lambda text: None,
+) -> ResumeReport:
+    """The proof; see the module. model: `FILE.py:CLASS`; data: `FILE.py:FUNCTION`. say: is told
+    what is being done. UnsafeError where the file may not be loaded; PtInspectError where the
+    proof cannot be run."""
+    with about(path):
+        plan = plan_of(path, model=model, entry=entry, trust=trust)
+        options = {
+            "model": model, "data": data, "loss": loss, "optimizer_class": optimizer_class,
+            "steps": steps, "device": device, "seed": seed, "tf32": allow_tf32,
+        }  # fmt: skip
+        if workers is not None:
+            return _Proof(path, plan, options, workers, say).run()
+        with Workers(timeout) as own:
+            return _Proof(path, plan, options, own, say).run()
+
+
+class _Proof:
+    def __init__(
+        self, path: str, plan: dict[str, Any], options: dict[str, Any], workers: Workers, say: Say
+    ) -> None:
+        self.path, self.plan, self.options = path, plan, options
+        self.workers, self.say = workers, say
+        self.middle, self.snapshot = workers.file(".pt"), workers.file(".snapshot")
+        self.begun = workers.jobs
+
+    def run(self) -> ResumeReport:
+        """All of it."""
+        self.say("training without interruption")
+        whole = self.whole(self.middle)
+        self.options |= {"added": whole["added"], "per_step": whole["per_step"]}
+        self.options["device"] = whole["device"]
+        self.say("resuming in a new process")
+        resumed = self.resumed(whole)
+        first = first_difference(whole, resumed)
+        if first is None:
+            return self.report("same", None, [], whole, resumed)
+        self.say("training without interruption again")
+        again = self.whole(None)
+        apart = first_of_traces(whole["trace"], again["trace"])
+        if apart is not None:
+            told = Cause(
+                "non-determinism", (), "two trainings without any interruption differ: "
+                "a kernel, or the code of the model or the data, is not deterministic",
+            )  # fmt: skip
+            return self.report("not-deterministic", apart, [told], whole, resumed)
+        return self.report("differs", first, self.causes(whole, resumed), whole, resumed)
+
+    def whole(self, save: str | None) -> Answer:
+        job = {"kind": "whole", "plan": self.plan, "options": dict(self.options), "path": self.path}
+        if save is not None:
+            job |= {"save": save, "snapshot": self.snapshot}
+        for key in ("added", "per_step"):
+            job["options"].pop(key, None)  # type: ignore[attr-defined]
+        return self.workers.run(job)
+
+    def resumed(self, whole: Answer, mends: tuple[str, ...] = ()) -> Answer:
+        return self.workers.run(
+            {
+                "kind": "resumed",
+                "plan": self.plan,
+                "options": dict(self.options),
+                "path": self.middle,
+                "snapshot": self.snapshot,
+                "mends": list(mends),
+                "steps": len(whole["trace"]) - whole["saved"]["step"],
+            }
+        )
+
+    # --- causes ---------------------------------------------------------------------------
+
+    def causes(self, whole: Answer, resumed: Answer) -> list[Cause]:
+        """The cause whose mend alone makes the bits agree; else the fewest that do together."""
+        found = candidates(whole, resumed, self.plan)
+        for cause in found:
+            self.say(f"trying: {cause.kind}")
+            if self.agrees(whole, cause.mends):
+                return [self.named(cause, whole, resumed)]
+        found = self.wider(found, whole, resumed)
+        if not found or not self.agrees(whole, _all(found)):
+            return []
+        for cause in found[::-1]:  # the general ones first
+            rest = [other for other in found if other is not cause]
+            self.say(f"without: {cause.kind}")
+            if rest and self.agrees(whole, _all(rest)):
+                found = rest
+        others = {cause: [one for one in found if one is not cause] for cause in found}
+        return [self.named(cause, whole, resumed, _all(others[cause])) for cause in found]
+
+    def wider(self, found: list[Cause], whole: Answer, resumed: Answer) -> list[Cause]:
+        """What a failed load, or one cause, had hidden: seen once all that is known is mended."""
+        for _ in range(3):
+            if not found:
+                return found
+            after = self.resumed(whole, _all(found))
+            if first_difference(whole, after) is None:
+                return found
+            known = {cause.mends for cause in found}
+            more = [c for c in candidates(whole, after, self.plan) if c.mends not in known]
+            if not more:
+                return found
+            found = [*found, *more]
+        return found
+
+    def agrees(self, whole: Answer, mends: tuple[str, ...]) -> bool:
+        return first_difference(whole, self.resumed(whole, mends)) is None
+
+    def named(
+        self, cause: Cause, whole: Answer, resumed: Answer, others: tuple[str, ...] = ()
+    ) -> Cause:
+        """Of random numbers, also who draws them: told apart by giving the resumed training the
+        very batches of the other. others: what else has to be mended."""
+        if cause.kind != "rng":
+            return cause
+        shuffles = order(whole, resumed)
+        if not shuffles:
+            who = "dropout" if whole["dropout"] else "the model"
+            return cause._replace(
+                kind="dropout" if whole["dropout"] else cause.kind,
+                message=f"{cause.message}: {who} draws other numbers after a resume",
+            )
+        if self.agrees(whole, (*others, "replay")):
+            message = f"{cause.message}: the data are shuffled in another order after a resume"
+            return cause._replace(kind="rng-shuffling", message=message)
+        who = "dropout" if whole["dropout"] else "the model"
+        message = f"{cause.message}: the order of the data and {who} differ after a resume"
+        return cause._replace(message=message)
+
+    # --- the answer -----------------------------------------------------------------------
+
+    def report(
+        self,
+        verdict: str,
+        first: Difference | None,
+        causes: list[Cause],
+        whole: Answer,
+        resumed: Answer,
+    ) -> ResumeReport:
+        notes = list(whole["notes"])
+        if whole["told"]:
+            notes.append(whole["told"])
+        if verdict == "same" and not _same_rng(whole, resumed):
+            notes.append(
+                "the random number state is not saved; nothing that was compared depends on it"
+            )
+        if resumed.get("error"):
+            notes.append(f"after the resume: {resumed['error']}")
+        step = whole["saved"]["step"]
+        losses = (whole["losses"], whole["losses"][:step] + resumed["losses"])
+        processes = self.workers.jobs - self.begun
+        return ResumeReport(
+            self.path, verdict, first, causes, notes, whole, losses, step, processes
+        )
+
+
+def _all(causes: list[Cause]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(mend for cause in causes for mend in cause.mends))
+
+
+def _same_rng(whole: Answer, resumed: Answer) -> bool:
+    return bool(whole["trace"][-1]["rng"] == resumed["trace"][-1]["rng"])
+
+
+def first_difference(whole: Answer, resumed: Answer) -> Difference | None:
+    """Where the resumed run first is not the uninterrupted one; None where all bits agree. The
+    generators are no part of it: what draws from them shows."""
+    step = whole["saved"]["step"]
+    if resumed.get("at") == "load":
+        return Difference(0, f"loading fails: {resumed['error']}")
+    apart = _differing(whole["saved"]["state"], resumed["state"])
+    if apart:
+        return Difference(0, apart[0], len(apart) - 1)
+    found = first_of_traces(whole["trace"][step:], resumed["trace"])
+    if found is None and "error" in resumed:
+        return Difference(len(resumed["trace"]) + 1, f"the step fails: {resumed['error']}")
+    return found
+
+
+def first_of_traces(one: list[Any], other: list[Any]) -> Difference | None:
+    """The first step at which two runs differ, and in what."""
+    for number, (a, b) in enumerate(zip(one, other, strict=False), 1):
+        if a["batch"] != b["batch"]:
+            return Difference(number, "the batch")
+        if a["loss"] != b["loss"]:
+            return Difference(number, "the loss")
+        apart = _differing(a["state"], b["state"])
+        if apart:
+            return Difference(number, apart[0], len(apart) - 1)
+    return None
+
+
+def _differing(one: dict[str, str], other: dict[str, str]) -> list[str]:
+    return [name for name in dict.fromkeys([*one, *other]) if one.get(name) != other.get(name)]
+
+
+__all__ = ["STEPS", "PtInspectError", "ResumeReport", "batches", "check_resume"]

@@ -1,0 +1,161 @@
+"""Child processes for proofs: one server that has imported torch, and for each job a new process
+of its own. This process never imports torch."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from types import TracebackType
+from typing import Any
+
+from ptinspect.errors import PtInspectError, UnsupportedError
+
+TIMEOUT = 600.0
+"""Seconds that a job may take, unless the user says otherwise."""
+
+
+class Workers:
+    """A context manager. timeout: seconds per job. Its folder, for files between jobs, is removed
+    at the end."""
+
+    def __init__(self, timeout: float = TIMEOUT) -> None:
+        self.timeout = timeout
+        self._server: subprocess.Popen[str] | None = None
+        self._folder = tempfile.TemporaryDirectory(prefix="ptinspect-")
+        self._numbers = 0
+        self.jobs = 0
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the server and removes the folder."""
+        server, self._server = self._server, None
+        if server is not None:
+            if server.stdin is not None:
+                server.stdin.close()
+            server.terminate()
+            server.wait()
+            if server.stdout is not None:
+                server.stdout.close()
+        self._folder.cleanup()
+
+    def file(self, ending: str) -> str:
+        """A new name in the folder."""
+        self._numbers += 1
+        return os.path.join(self._folder.name, f"{self._numbers}{ending}")
+
+    def run(self, job: dict[str, Any]) -> dict[str, Any]:
+        """The answer of a job. UnsupportedError where torch is missing; PtInspectError where the
+        process crashed, took too long, or says that it cannot."""
+        answer, log = self.file(".json"), self.file(".log")
+        request = {
+            "job": job, "answer": answer, "log": log, "timeout": self.timeout, "memory": memory(),
+        }  # fmt: skip
+        done = self._ask(request)
+        self.jobs += 1
+        if done.get("late"):
+            raise PtInspectError(
+                f"the child process took more than {self.timeout:g} seconds, and was ended",
+                hint="give --timeout SECONDS, or fewer --steps",
+            )
+        if done["status"] != 0:
+            raise PtInspectError(_crash(done["status"], log), hint=_hint(log))
+        with open(answer, encoding="utf-8") as file:
+            made: dict[str, Any] = json.load(file)
+        os.unlink(answer)
+        if "cannot" in made:
+            raise PtInspectError(made["cannot"], hint=made["hint"])
+        return made
+
+    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        server = self._server or self._start()
+        assert server.stdin is not None
+        assert server.stdout is not None
+        try:
+            server.stdin.write(json.dumps(request) + "\n")
+            server.stdin.flush()
+            line = server.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        if not line:
+            server.wait()
+            self._server = None
+            with open(self._log, encoding="utf-8", errors="replace") as file:
+                text = file.read()
+            if "No module named 'torch'" in text:
+                raise UnsupportedError("torch is not installed", hint="pip install torch")
+            raise PtInspectError(f"the child process ended: {_last(text)}")
+        made: dict[str, Any] = json.loads(line)
+        return made
+
+    def _start(self) -> subprocess.Popen[str]:
+        self._log = self.file(".log")
+        env = {
+            **os.environ, "CUBLAS_WORKSPACE_CONFIG": ":4096:8", "PYTHONHASHSEED": "0",
+            "PYTHONPATH": os.pathsep.join([_root(), *filter(None, [os.environ.get("PYTHONPATH")])]),
+        }  # fmt: skip
+        with open(self._log, "w", encoding="utf-8") as log:
+            self._server = subprocess.Popen(
+                [sys.executable, "-m", "ptinspect.proofs.child"],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, env=env,
+            )  # fmt: skip
+        return self._server
+
+
+def _root() -> str:
+    """Where the package lies, for a process that starts elsewhere."""
+    here = os.path.abspath(__file__)
+    return os.path.dirname(os.path.dirname(os.path.dirname(here)))
+
+
+def memory() -> int | None:
+    """The machine's memory in bytes, which no job may exceed; None where that is not known."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def _text(log: str) -> str:
+    try:
+        with open(log, encoding="utf-8", errors="replace") as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
+def _crash(status: int, log: str) -> str:
+    if status < 0:
+        import signal
+
+        try:
+            name = signal.Signals(-status).name
+        except ValueError:
+            name = f"signal {-status}"
+        return f"the child process crashed ({name})"
+    text = _text(log)
+    if "MemoryError" in text or "DefaultCPUAllocator: can't allocate" in text:
+        return "the child process needed more memory than there is"
+    return f"the child process failed: {_last(text) or f'exit code {status}'}"
+
+
+def _hint(log: str) -> str | None:
+    lines = _text(log).strip().splitlines()
+    return "it said:\n    " + "\n    ".join(lines[-6:]) if lines else None
+
+
+def _last(text: str) -> str:
+    lines = text.strip().splitlines()
+    return lines[-1].strip() if lines else ""

@@ -1,0 +1,411 @@
+"""For each usual cause a checkpoint built to have just that fault: found, named, and proved."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ptinspect.proofs.resume import ResumeReport, check_resume
+from ptinspect.proofs.workers import Workers
+from tests.conftest import FIXTURES
+
+torch = pytest.importorskip("torch")
+from torch.optim import lr_scheduler as lrs  # noqa: E402
+
+from tests.proofs.trainings import DATA, DROPOUT, NET, SHUFFLED, Training  # noqa: E402
+
+
+def faulty(workers: Workers, given: dict[str, Any], **more: Any) -> ResumeReport:
+    path = given.pop("path")
+    report = check_resume(path, **given, **more, steps=3, workers=workers)
+    assert (report.verdict, report.code) == ("differs", 1), report.text()
+    assert report.first is not None
+    return report
+
+
+def kinds(report: ResumeReport) -> list[str]:
+    return [cause.kind for cause in report.causes]
+
+
+# --- the seed's own story -----------------------------------------------------------------
+
+SEED_NET = """
+from torch import nn
+
+
+class CustomModel(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(2, 1)
+
+    def forward(self, x):
+        return self.layer(x)
+"""
+
+SEED_DATA = f"""
+import csv
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+
+class CustomDataset(Dataset):
+    def __init__(self):
+        with open({str(FIXTURES / "seed/dataset.csv")!r}) as file:
+            self.rows = [(float(row["x"]), float(row["y"])) for row in csv.DictReader(file)]
+
+    def __getitem__(self, index):
+        x, y = self.rows[index]
+        return torch.FloatTensor([x**2, x]), torch.FloatTensor([y])
+
+    def __len__(self):
+        return len(self.rows)
+
+
+def batches():
+    return DataLoader(CustomDataset(), batch_size=128, shuffle=True, drop_last=True)
+"""
+
+
+def seed_files(folder: Path) -> dict[str, Any]:
+    (folder / "model.py").write_text(SEED_NET)
+    (folder / "data.py").write_text(SEED_DATA)
+    return {"model": f"{folder / 'model.py'}:CustomModel", "data": f"{folder / 'data.py'}:batches"}
+
+
+def test_the_seeds_checkpoint_lacks_the_state_of_shuffling(
+    tmp_path: Path, workers: Workers
+) -> None:
+    """S7: training goes on, but with another order of the data."""
+    given = {"path": str(FIXTURES / "seed/checkpoint-6.pt"), **seed_files(tmp_path)}
+    report = faulty(workers, given)
+    assert kinds(report) == ["rng-shuffling"]
+    assert report.causes[0].mends == ("rng-torch",)
+    assert (report.first.step, report.first.what) == (1, "the batch")  # type: ignore[union-attr]
+
+
+def test_the_seeds_training_goes_on_bit_for_bit_once_the_state_is_kept(
+    tmp_path: Path, workers: Workers
+) -> None:
+    """S5 to S7, with the one entry that the seed lacks."""
+    made = torch.load(FIXTURES / "seed/checkpoint-6.pt", weights_only=True)
+    made["rng_state"] = torch.get_rng_state()
+    torch.save(made, tmp_path / "kept.pt")
+    files = seed_files(tmp_path)
+    report = check_resume(str(tmp_path / "kept.pt"), **files, steps=5, workers=workers)
+    assert (report.verdict, report.causes) == ("same", []), report.text()
+    assert report.losses[0] == report.losses[1]
+    assert len(report.losses[0]) == 10
+
+
+# --- each cause by itself -----------------------------------------------------------------
+
+
+def test_no_optimizer_state(tmp_path: Path, workers: Workers) -> None:
+    training = Training(tmp_path)
+    made = training.parts()
+    del made["optimizer"]
+    report = faulty(workers, training.save(made), optimizer_class="torch.optim.Adam")
+    assert kinds(report) == ["optimizer-state"]
+    assert "is not in the file" in report.causes[0].message
+
+
+def test_an_empty_optimizer_state(tmp_path: Path, workers: Workers) -> None:
+    training = Training(tmp_path)
+    made = training.parts()
+    made["optimizer"]["state"] = {}
+    report = faulty(workers, training.save(made))
+    assert kinds(report) == ["optimizer-state"]
+    assert "empty" in report.causes[0].message
+
+
+def test_an_optimizer_state_in_part(tmp_path: Path, workers: Workers) -> None:
+    training = Training(tmp_path)
+    made = training.parts()
+    for kept in made["optimizer"]["state"].values():
+        del kept["exp_avg_sq"]
+    assert kinds(faulty(workers, training.save(made))) == ["optimizer-state"]
+
+
+@pytest.mark.parametrize("alike", [False, True], ids=["other shapes", "same shapes"])
+def test_another_order_of_the_parameters(alike: bool, tmp_path: Path, workers: Workers) -> None:
+    net = NET.replace("nn.Linear(3, 4)", "nn.Linear(3, 4)\n        self.more = nn.Linear(4, 4)")
+    net = net.replace("self.norm(self.body(x))", "self.norm(self.more(self.body(x)))")
+    if alike:
+        net = net.replace("nn.Linear(4, 2)", "nn.Linear(4, 4)").replace(
+            "return self.head(", "return self.head("
+        )
+        net = net.replace("(self.more(self.body(x)))))", "(self.more(self.body(x)))))[:, :2]")
+    training = Training(tmp_path, net=net)
+    lines = net.split("\n")
+    first = next(at for at, line in enumerate(lines) if "self.more = " in line)
+    last = next(at for at, line in enumerate(lines) if "self.head = " in line)
+    lines[first], lines[last] = lines[last], lines[first]
+    report = faulty(workers, training.save(training.parts(), "\n".join(lines)))
+    assert kinds(report) == ["parameter-order"]
+    assert "more.weight" in report.causes[0].message or "head.weight" in report.causes[0].message
+
+
+def test_another_set_is_trained(tmp_path: Path, workers: Workers) -> None:
+    training = Training(tmp_path, prepare=lambda model: model.body.requires_grad_(False))
+    report = faulty(workers, training.save(training.parts()))
+    assert kinds(report) == ["trainable-set"]
+    assert "body.weight" in report.causes[0].message
+
+
+def test_a_part_is_trained_and_the_class_does_not_say_so(tmp_path: Path, workers: Workers) -> None:
+    training = Training(
+        tmp_path,
+        prepare=lambda model: model.body.requires_grad_(False),
+        parameters=lambda model: [p for p in model.parameters() if p.requires_grad],
+    )
+    report = faulty(workers, training.save(training.parts()))
+    assert kinds(report) == ["trainable-set"]
+    assert report.first is not None
+    assert "loading fails" in report.first.what
+
+
+def test_buffers_given_to_the_optimizer(tmp_path: Path, workers: Workers) -> None:
+    def everything(model: Any) -> list[Any]:
+        own = dict(model.named_parameters())
+        tensors = [own.get(name, value) for name, value in model.state_dict().items()]
+        return [value for value in tensors if value.is_floating_point()]
+
+    training = Training(tmp_path, parameters=everything)
+    report = faulty(workers, training.save(training.parts()))
+    assert kinds(report) == ["buffers-in-optimizer"]
+    assert "norm.running_mean" in report.causes[0].message
+
+
+def test_another_learning_rate(tmp_path: Path, workers: Workers) -> None:
+    training = Training(tmp_path, scheduler=lambda o: lrs.StepLR(o, 1, 0.5))
+    made = training.parts()
+    made["optimizer"]["param_groups"][0]["lr"] = 0.01  # that of the beginning
+    assert kinds(faulty(workers, training.save(made))) == ["learning-rate"]
+
+
+def test_no_state_of_the_scheduler(tmp_path: Path, workers: Workers) -> None:
+    more = """
+
+def make_scheduler(optimizer):
+    return torch.optim.lr_scheduler.StepLR(optimizer, 2, 0.5)
+"""
+    training = Training(tmp_path, net=NET + more, scheduler=lambda o: lrs.StepLR(o, 2, 0.5))
+    made = training.parts()
+    made["epoch"] = 2
+    del made["scheduler"]
+    assert kinds(faulty(workers, training.save(made))) == ["scheduler"]
+
+
+BY_EPOCH = (
+    DATA.replace("def batches():", "def batches(epoch=0):").replace(
+        "samples(), batch", "turned(epoch), batch"
+    )
+    + """
+
+def turned(epoch):
+    return torch.utils.data.Subset(samples(), [(at + epoch) % 12 for at in range(12)])
+"""
+)
+
+
+@pytest.mark.parametrize("off", [-1, 1])
+def test_an_epoch_off_by_one(off: int, tmp_path: Path, workers: Workers) -> None:
+    training = Training(tmp_path, data=BY_EPOCH, steps=12)
+    made = training.parts()
+    made["epoch"] += off + (off > 0)  # the last finished one and the next one are both usual
+    report = faulty(workers, training.save(made))
+    assert kinds(report) == ["epoch"]
+
+
+@pytest.mark.parametrize("data", [DATA, SHUFFLED], ids=["in order", "shuffled"])
+def test_in_the_middle_of_an_epoch(data: str, tmp_path: Path, workers: Workers) -> None:
+    training = Training(tmp_path, data=data, steps=5)
+    made = {**training.parts(), **training.rng()}
+    report = faulty(workers, training.save(made))
+    assert kinds(report) == ["mid-epoch"]
+    assert "after 2 of its batches" in report.causes[0].message
+
+
+def test_shuffling_without_the_state_of_the_generator(tmp_path: Path, workers: Workers) -> None:
+    training = Training(tmp_path, data=SHUFFLED)
+    assert kinds(faulty(workers, training.save(training.parts()))) == ["rng-shuffling"]
+
+
+@pytest.mark.parametrize(
+    ("draw", "mend"),
+    [("np.random.permutation(12).tolist()", "rng-numpy"),
+     ("random.sample(range(12), 12)", "rng-python")],
+)  # fmt: skip
+def test_another_generator(draw: str, mend: str, tmp_path: Path, workers: Workers) -> None:
+    data = (
+        DATA
+        + f"""
+
+def batches():
+    import random
+    import numpy as np
+
+    class Drawn:
+        def __len__(self):
+            return 3
+
+        def __iter__(self):
+            x, y = samples().tensors
+            order = {draw}
+            for at in range(0, 12, 4):
+                yield x[order[at : at + 4]], y[order[at : at + 4]]
+
+    return Drawn()
+"""
+    )
+    training = Training(tmp_path, data=data)
+    report = faulty(workers, training.save(training.parts()))
+    assert kinds(report) == ["rng-shuffling"]
+    assert report.causes[0].mends == (mend,)
+
+
+def test_dropout(tmp_path: Path, workers: Workers) -> None:
+    dropout = NET.replace("self.head = ", "self.drop = nn.Dropout(0.3)\n        self.head = ")
+    dropout = dropout.replace("torch.tanh(", "self.drop(")
+    training = Training(tmp_path, net=dropout)
+    report = faulty(workers, training.save(training.parts()))
+    assert kinds(report) == ["dropout"]
+
+
+def test_dropout_and_shuffling(tmp_path: Path, workers: Workers) -> None:
+    training = Training(tmp_path, net=DROPOUT, data=SHUFFLED)
+    report = faulty(workers, training.save(training.parts()))
+    assert kinds(report) == ["rng"]
+    assert "the order of the data and the model" in report.causes[0].message
+
+
+def test_the_seed_is_set_again(tmp_path: Path, workers: Workers) -> None:
+    again = SHUFFLED.replace(
+        "    return DataLoader", "    torch.manual_seed(7)\n    return DataLoader"
+    )
+    training = Training(tmp_path, data=again)
+    report = faulty(workers, training.save(training.parts()))
+    assert kinds(report) == ["seed-set-again"]
+    assert "the order of the first epoch repeats" in report.causes[0].message
+
+
+def test_a_generator_of_the_loaders_own(tmp_path: Path, workers: Workers) -> None:
+    own = SHUFFLED.replace(
+        "shuffle=True", "shuffle=True, generator=torch.Generator().manual_seed(7)"
+    )
+    training = Training(tmp_path, data=own)
+    report = faulty(workers, training.save({**training.parts(), **training.rng()}))
+    assert kinds(report) == ["seed-set-again"]
+    assert report.causes[0].mends == ("generators",)
+
+
+def test_an_order_from_nowhere(tmp_path: Path, workers: Workers) -> None:
+    """A generator that only the script holds; each process begins it elsewhere."""
+    hidden = (
+        DATA
+        + """
+
+def batches():
+    import os
+    import random
+
+    hidden = random.Random(os.environ.get("PTINSPECT_NONE", "7"))
+    drawn = [hidden.sample(range(12), 12)]
+
+    class Drawn:
+        def __len__(self):
+            return 3
+
+        def __iter__(self):
+            x, y = samples().tensors
+            order = drawn[0]
+            drawn[0] = hidden.sample(range(12), 12)
+            for at in range(0, 12, 4):
+                yield x[order[at : at + 4]], y[order[at : at + 4]]
+
+    return Drawn()
+"""
+    )
+    training = Training(tmp_path, data=hidden)
+    report = faulty(workers, training.save({**training.parts(), **training.rng()}))
+    assert kinds(report) == ["seed-set-again"]
+    assert report.causes[0].mends == ("replay",)
+
+
+def test_an_empty_state_of_the_scaler(tmp_path: Path, workers: Workers) -> None:
+    training = Training(tmp_path, scaler=True)
+    made = {**training.parts(), "scaler": {}}
+    assert kinds(faulty(workers, training.save(made))) == ["grad-scaler"]
+
+
+def test_amp_is_not_switched_on_again(tmp_path: Path, workers: Workers) -> None:
+    training = Training(tmp_path, net=NET + "\n\ndef autocast():\n    return None\n", amp=True)
+    report = faulty(workers, training.save(training.parts()))
+    assert kinds(report) == ["amp"]
+
+
+def test_no_buffers(tmp_path: Path, workers: Workers) -> None:
+    training = Training(tmp_path)
+    made = training.parts()
+    made["model"] = {
+        k: v for k, v in made["model"].items() if "running" not in k and "num_" not in k
+    }
+    report = faulty(workers, training.save(made))
+    assert kinds(report) == ["buffers"]
+    assert "BatchNorm" in report.causes[0].message
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_weights_in_less_precision(dtype: str, tmp_path: Path, workers: Workers) -> None:
+    training = Training(tmp_path)
+    made = training.parts()
+    made["model"] = {
+        k: v.to(getattr(torch, dtype)) if "weight" in k or "bias" in k else v
+        for k, v in made["model"].items()
+    }
+    assert kinds(faulty(workers, training.save(made))) == ["dtype"]
+
+
+def test_a_missing_weight(tmp_path: Path, workers: Workers) -> None:
+    training = Training(tmp_path)
+    made = training.parts()
+    del made["model"]["head.bias"]
+    report = faulty(workers, training.save(made))
+    assert "weights" in kinds(report)
+
+
+def test_what_is_not_deterministic_is_told_apart(tmp_path: Path, workers: Workers) -> None:
+    noisy = NET.replace("import torch\n", "import os\n\nimport torch\n", 1).replace(
+        "self.head(torch", "self.head(1e-3 * int.from_bytes(os.urandom(1), 'big') + torch"
+    )
+    training = Training(tmp_path, net=noisy)
+    given = training.save(training.parts())
+    report = check_resume(given.pop("path"), **given, steps=3, workers=workers)
+    assert (report.verdict, report.code) == ("not-deterministic", 1)
+    assert kinds(report) == ["non-determinism"]
+
+
+def test_two_faults_are_both_named(tmp_path: Path, workers: Workers) -> None:
+    training = Training(tmp_path, data=SHUFFLED)
+    made = training.parts()
+    made["optimizer"]["state"] = {}
+    report = faulty(workers, training.save(made))
+    assert sorted(kinds(report)) == ["optimizer-state", "rng-shuffling"]
+
+
+def test_a_cause_that_is_none_of_the_usual(tmp_path: Path, workers: Workers) -> None:
+    """A counter in Python, which no state_dict holds: no mend helps, and none is named."""
+    counting = NET.replace(
+        "        self.head", "        self.calls = 0\n        self.head", 1
+    ).replace(
+        "        return",
+        "        self.calls += 1\n        x = x + 0.01 * self.calls\n        return",
+    )
+    training = Training(tmp_path, net=counting)
+    report = faulty(workers, training.save(training.parts()))
+    assert report.causes == []
+    assert report.first is not None and report.first.step == 1
+    assert "not found" in report.text()
