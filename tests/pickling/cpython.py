@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import io
 import pickle
+import warnings
 from collections.abc import Callable
 from typing import Any
 
-from tests.pickling.outline import Line
+from tests.pickling.outline import Line, python3_name
 
 
 class Thing:
@@ -73,17 +74,20 @@ def load(data: bytes, unpickler: type) -> tuple[list[Line], int]:
 
     class Recording(unpickler):  # type: ignore[misc]
         def find_class(self, module: str, name: str) -> Named:
-            made = names.get((module, name))
+            path = python3_name(module, name)
+            made = names.get(path)
             if made is None:
-                made = names[module, name] = Named(name, (), {"__new__": _new})
-                made.path = (module, name)
+                made = names[path] = Named(name, (), {"__new__": _new})
+                made.path = path
             return made
 
         def persistent_load(self, value: Any) -> Reference:
             return Reference(value)
 
     file = io.BytesIO(data)
-    value = Recording(file, encoding="latin1").load()
+    with warnings.catch_warnings():  # of escapes that it does not know
+        warnings.simplefilter("ignore")
+        value = Recording(file, encoding="latin1").load()
     return outline(value), file.tell()
 
 

@@ -7,6 +7,7 @@ numbers) have no identity worth a promise, and none here.
 
 from __future__ import annotations
 
+import _compat_pickle
 from collections.abc import Iterable
 
 from ptinspect.errors import PtInspectError
@@ -64,7 +65,7 @@ def _opened(value: Value, offsets: bool) -> tuple[Line, list[Value]]:
         wrapped = map(_is_wrapped, value) if offsets else ()
         return ("dict", len(value), *wrapped), _pairs(value)
     assert isinstance(value, Inert), type(value)
-    line, parts = _made(value)
+    line, parts = _made(value, offsets)
     if isinstance(value, SetOf) and not offsets:  # Python's sets have an order of their own
         parts.sort(key=lambda part: repr(outline([part], offsets)))
     if offsets:
@@ -86,9 +87,10 @@ def _pairs(value: dict[Value, Value]) -> list[Value]:
     return [part for key, held in value.items() for part in (key_value(key), held)]
 
 
-def _made(value: Inert) -> tuple[Line, list[Value]]:
+def _made(value: Inert, offsets: bool) -> tuple[Line, list[Value]]:
     if isinstance(value, Global):
-        return ("global", value.module, value.name), []
+        name = (value.module, value.name)
+        return ("global", *(name if offsets else python3_name(*name))), []
     if isinstance(value, Call):
         kwargs = [value.kwargs] if value.kwargs else []
         parts = [value.func, *value.args, *kwargs]
@@ -103,6 +105,13 @@ def _made(value: Inert) -> tuple[Line, list[Value]]:
         return ("buffer", value.index, value.readonly), []
     assert isinstance(value, Blob), type(value)
     return ("bytearray" if value.mutable else "bytes", value.read()), []
+
+
+def python3_name(module: str, name: str) -> tuple[str, str]:
+    """In any protocol: `find_class` is not told in which it is asked."""
+    if (module, name) in _compat_pickle.NAME_MAPPING:
+        return _compat_pickle.NAME_MAPPING[module, name]
+    return _compat_pickle.IMPORT_MAPPING.get(module, module), name
 
 
 def everything(
