@@ -28,7 +28,7 @@ from tests.safety.corpus.building import (
     torch_tar,
     zipped,
 )
-from tests.safety.corpus.names import PAPER, PICKLESCAN
+from tests.safety.corpus.names import PAPER
 from tests.safety.corpus.sample import (
     GOOD,
     OWN,
@@ -263,7 +263,7 @@ SOURCES = {
     "flag-patched-data.pt": "CVE-2025-1945", "flag-masked.pt": "CVE-2025-1945",
     "tar-storages.pth": "CVE-2025-32434", "tar-tensors.pth": "CVE-2025-32434",
     "tar-pickle.pth": "CVE-2025-32434", "seven-zip.pth": "nullifAI",
-    "legacy-computed-magic.pth": f"{PICKLESCAN}GHSA-97f8-7cmv-76j2",
+    "legacy-computed-magic.pth": "picklescan/scanner.py",
     "array.npy": PAPER, "arrays.npz": PAPER, "plain.joblib": PAPER, "gzip.pkl.gz": PAPER,
     "bzip2.pkl.bz2": PAPER, "xz.pkl.xz": PAPER, "lzma.pkl.lzma": PAPER, "zlib.pkl.z": PAPER,
     "script-constants.pt": PAPER, "tar.tar": PAPER, "behind-an-array.joblib": PAPER,
