@@ -25,9 +25,11 @@ class Run(NamedTuple):
 
 
 def once(command: Sequence[str]) -> Run:
-    """Runs `command`, its output thrown away. It must end with 0."""
+    """Runs `command`, its output thrown away. It must end with 0. Compiled modules are kept, as
+    an installed program's are."""
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     begin = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment)
     if hasattr(os, "wait4"):
         _, status, usage = os.wait4(process.pid, 0)
         code, peak = os.waitstatus_to_exitcode(status), usage.ru_maxrss

@@ -84,7 +84,8 @@ class Document:
     def class_path(self) -> str | None:
         """The class of the root: a module's, or another object's; None for plain containers."""
         root = self.archive.root
-        return class_of(root) if isinstance(root, Call) else None
+        name = class_of(root) if isinstance(root, Call) else None
+        return None if name and name.startswith(("collections.", "builtins.")) else name
 
     @property
     def tensors(self) -> Mapping[str, TensorInfo]:

@@ -186,6 +186,8 @@ def _read_facts(archive: TorchZip, folder: str) -> None:
     }
     read = {fact: text(name) for fact, name in names.items()}
     archive.facts = {fact: value for fact, value in read.items() if value is not None}
+    if archive.version is not None:
+        archive.facts["version"] = archive.version
     archive.facts["folder"] = folder.rstrip("/")
     archive.facts["crc32"] = directory.has_crcs
     if archive.storages.prefix.endswith("/tensors/"):

@@ -13,6 +13,11 @@ if TYPE_CHECKING:
     from ptinspect.pickling.machine import Pickled
 
 
+NEWEST = 10
+"""The last version of the zip that torch reads (`kMaxSupportedFileFormatVersion` in
+caffe2/serialize/versions.h)."""
+
+
 class LoadAdvice(NamedTuple):
     """weights_only: whether torch.load takes the file as its default does. needs: classes and
     functions that come from neither torch nor the standard library. safe_globals: names that
@@ -63,6 +68,9 @@ def _refusals(document: Document) -> list[str]:
         made.append("the tar of torch 0.1")
     if archive.facts.get("tensors_folder"):
         made.append("the zip of torch 1.4, which torch.load no longer reads")
+    version = archive.facts.get("version", "")
+    if archive.format == "torch-zip" and str(version).isdigit() and int(str(version)) > NEWEST:
+        made.append(f"version {version} of the zip: torch 2.13 reads up to {NEWEST}")
     if "/" in str(archive.facts.get("folder", "")):
         made.append("records in a folder of a folder, where torch.load does not look")
     for stream in archive.streams:

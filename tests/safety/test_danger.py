@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import pickle
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from click.testing import CliRunner
 
 import ptinspect
 from ptinspect.cli import cli
+from ptinspect.safety.advice import load_advice
 from ptinspect.safety.danger import dangers
 from tests.conftest import FIXTURES
 
@@ -47,3 +49,19 @@ def test_code_that_comes_by_value_is_no_harmless_file() -> None:
 def test_what_is_popped_from_the_stack_counts() -> None:
     with ptinspect.open(io.BytesIO(CALLS[:-1] + b"0" + pickle.dumps(1, 0))) as document:
         assert [finding.name for finding in dangers(document)] == ["posix.system"]
+
+
+def test_a_zip_newer_than_torch_reads_is_said(tmp_path: Path) -> None:
+    file = tmp_path / "new.pt"
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("new/data.pkl", pickle.dumps({"epoch": 1}, 2))
+        archive.writestr("new/version", "11\n")
+    with ptinspect.open(file) as document:
+        advice = load_advice(document)
+    assert not advice.weights_only
+    assert advice.why == ["version 11 of the zip: torch 2.13 reads up to 10"]
+
+
+def test_a_state_dict_is_of_no_class() -> None:
+    with ptinspect.open(FIXTURES / "seed/model_state_dict.pt") as document:
+        assert (document.kind, document.class_path) == ("state_dict", None)
