@@ -18,7 +18,7 @@ SOUND = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["optimizer", "resume"])
+@pytest.mark.parametrize("name", ["optimizer", "resume", "roundtrip"])
 def test_every_proof_has_help(name: str) -> None:
     result = run("check", name, "--help")
     assert (result.exit_code, result.output.startswith("Usage: ptinspect check")) == (0, True)
