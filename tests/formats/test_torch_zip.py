@@ -36,6 +36,7 @@ def test_what_it_records() -> None:
         "format_version": "1",
         "storage_alignment": "64",
         "serialization_id": "0123",
+        "version": "3",
         "folder": "my model",
         "crc32": True,
     }

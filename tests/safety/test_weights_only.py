@@ -63,6 +63,11 @@ def test_the_opcodes_are_torchs() -> None:
     assert set(re.findall(r"\b([A-Z][A-Z0-9_]+)\[0\]", source)) == WEIGHTS_ONLY
 
 
+# torch reads a jagged tensor's offsets before it has read them from a legacy file: what it finds
+# in that memory decides whether it raises.
+BY_CHANCE = {"old/torch-2.4.1-py38/nested.legacy.pth", "old/torch-2.6.0-py39/nested.legacy.pth"}
+
+
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.relative_to(FIXTURES).as_posix())
 def test_the_advice_is_what_torch_load_does(file: Path) -> None:
     """Said to load with weights_only: it does. Said not to: it does not."""
@@ -71,5 +76,8 @@ def test_the_advice_is_what_torch_load_does(file: Path) -> None:
             advice = load_advice(document)
     except ptinspect.PtInspectError:
         assert not torch_says()["loads"][str(file)]
+        return
+    if file.relative_to(FIXTURES).as_posix() in BY_CHANCE:
+        assert not advice.weights_only
     else:
         assert advice.weights_only == torch_says()["loads"][str(file)], advice
