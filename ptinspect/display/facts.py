@@ -123,8 +123,7 @@ class Tally:
                 self.tied += 1
                 continue
             seen.add(mark)
-            numel = 0 if -1 in tensor.shape else tensor.numel
-            self.elements[role] = self.elements.get(role, 0) + numel
+            self.elements[role] = self.elements.get(role, 0) + max(tensor.numel, 0)
             dtype = tensor.dtype.name if tensor.dtype else "unknown dtype"
             self.dtypes[dtype] = self.dtypes.get(dtype, 0) + tensor.nbytes
             self.devices[tensor.device] = self.devices.get(tensor.device, 0) + tensor.nbytes

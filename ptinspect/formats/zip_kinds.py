@@ -51,6 +51,12 @@ SEVERAL = Identity(
     " dcp_to_torch FOLDER model.pt",
 )
 
+UNFINISHED = Identity(
+    "zip",
+    "what a torch.save that failed leaves behind, without a data.pkl",
+    "save it again: the error that torch.save raised names what it could not pickle",
+)
+
 _MODEL = re.compile(r"\.(?:pt|pth|bin|ckpt|pkl)$")
 
 
@@ -79,6 +85,8 @@ def kind_of(names: Sequence[str], index: Collection[str]) -> tuple[Identity, str
         return Identity("npz", what, "read it with numpy.load(path)"), folder
     if not names:
         return Identity("zip", "an empty zip"), folder
+    if f"{folder}.data/serialization_id" in index:  # torch's writer ends a zip with it, always
+        return UNFINISHED, folder
     inner = next((name for name in names if _MODEL.search(name)), None)
     hint = "unzip it, and show the model in it" if inner else None
     return Identity("zip", f"a zip of {len(names):,} files", hint), folder

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -113,3 +114,11 @@ def test_a_tensor_of_no_dimension_is_its_number() -> None:
     text = shown("seed/checkpoint-6.pt")
     assert "cost         0.250237  float32 tensor, requires grad\n" in text
     assert "(root)  " in shown("tensors/scalar.pt")
+
+
+@pytest.mark.parametrize("name", ["nested-jagged", "nested-strided"])
+def test_the_elements_of_a_ragged_tensor_are_counted(name: str) -> None:
+    """As many as the JSON's totals have."""
+    totals = json.loads(shown(f"tensors/{name}.pt", "json"))["totals"]
+    assert totals["parameters"] > 0
+    assert f" {totals['parameters']} elements, " in line(shown(f"tensors/{name}.pt"), "tensors")

@@ -95,6 +95,7 @@ CASES = [
     ("zip", zipped(), "an empty zip", None),
     ("zip", zipped("a/weights.pth", "b"), "a zip of 2 files", "show the model in it"),
     ("zip", zipped("a", "b"), "a zip of 2 files", None),
+    ("zip", zipped("m/version", "m/.data/serialization_id"), "torch.save that failed", "again"),
     ("npz", zipped("a.npy", "b.npy"), "a zip of numpy arrays (.npz)", "numpy.load"),
     (
         "torchscript",
