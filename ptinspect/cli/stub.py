@@ -12,6 +12,7 @@ from ptinspect.cli.output import File, Standard
 @click.option("-o", "--output", metavar="FILE", help="Write it to FILE instead.")
 @click.option("--force", is_flag=True, help="Overwrite what exists.")
 @click.option("--entry", metavar="PATH", help="The model that build() makes: model_ema, models[1].")
+@click.option("--class", "class_name", metavar="NAME", help="This class and what it needs.")
 @click.option(
     "--no-recovered-source",
     "recovered",
@@ -25,8 +26,8 @@ from ptinspect.cli.output import File, Standard
     help="Write a forward that calls the children in order (often wrong; it warns).",
 )
 def command(
-    path: str, output: str | None, force: bool, entry: str | None, recovered: bool,
-    guess_forward: bool,
+    path: str, output: str | None, force: bool, entry: str | None, class_name: str | None,
+    recovered: bool, guess_forward: bool,
 ) -> None:  # fmt: skip
     """Write the classes that PATH needs, so that torch.load finds them.
 
@@ -35,7 +36,13 @@ def command(
     """
     from ptinspect.stubs import stub
 
-    text = stub(path, entry=entry, recovered_source=recovered, guess_forward=guess_forward)
+    text = stub(
+        path,
+        entry=entry,
+        class_name=class_name,
+        recovered_source=recovered,
+        guess_forward=guess_forward,
+    )
     target = Standard() if output in (None, "-") else File(output, force=force, inputs=(path,))
     with target:
         target.write(text)

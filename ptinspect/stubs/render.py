@@ -6,7 +6,7 @@ import os
 import re
 from typing import TYPE_CHECKING
 
-from ptinspect.stubs.code import NONE, Atom, Expr, assigned, laid_out
+from ptinspect.stubs.code import NONE, Atom, Expr, Make, assigned, laid_out
 from ptinspect.stubs.names import prose, string
 from ptinspect.stubs.registration import ANYWHERE, MAIN
 from ptinspect.stubs.safe import safe_lines
@@ -83,11 +83,11 @@ def _all(names: list[str]) -> list[str]:
 
 def _body(work: Work) -> list[str]:
     lines: list[str] = []
-    if work.graph.assembled:
+    if work.graph.assembled and _assembles(work):
         lines += ["", *ASSEMBLED.rstrip().split("\n")]
     if any(plan.kind == "function" and plan.use and plan.use.called for plan in work.plans):
         lines += ["", *RESULT.rstrip().split("\n")]
-    for name, expr in work.graph.parts:
+    for name, expr in work.parts:
         lines += ["", "", f"def {name}():", *laid_out("return ", expr, "", 4)]
     from ptinspect.stubs.classes import class_lines
 
@@ -101,6 +101,17 @@ def _body(work: Work) -> list[str]:
     lines += _spaced(safe_lines(work.safe))
     lines += _registration(work)
     return lines
+
+
+def _assembles(work: Work) -> bool:
+    """Whether what is written puts a module together by hand."""
+    if work.only is None:
+        return True
+    from ptinspect.stubs.choosing import lines_of
+
+    lines = [line for plan in work.plans for line in lines_of(work, plan)]
+    lines += [work.root.text, *(expr.text for _, expr in work.parts)]
+    return any("_assembled(" in line for line in lines)
 
 
 def _source_notice(plan: Plan) -> list[str]:
@@ -136,7 +147,9 @@ def _plain_target(line: str) -> str:
 def _build(work: Work) -> list[str]:
     lines = ["def build():", f'    """{work.built}"""']
     if work.root is NONE:
-        return [*lines, '    raise NotImplementedError("the file holds no module")']
+        what = "no module" if work.only is None else f"no {work.only.ident} that can be built"
+        refusal = Make("NotImplementedError", [(None, Atom(string(f"the file holds {what}")))])
+        return [*lines, *laid_out("raise ", refusal, "", 4)]
     if not work.root_fixups:
         return [*lines, *laid_out("return ", work.root, "", 4)]
     from ptinspect.stubs.classes import statements
@@ -156,8 +169,6 @@ def _registration(work: Work) -> list[str]:
     for plan in plans:
         call = f"_register({plan.ident}, {string(plan.module)}, {string(plan.qualname)})"
         if len(call) > 88 or not call.isascii():
-            from ptinspect.stubs.code import Make
-
             expr: Expr = Make("_register", [
                 (None, Atom(plan.ident)),
                 (None, Atom(string(plan.module))),
@@ -213,7 +224,9 @@ def _docstring(work: Work) -> list[str]:
     if work.graph.lost:
         lines += ["", "Not written here, and None instead:"]
         lines += [f"  - {prose(what)}" for what in list(work.graph.lost)[:50]]
-    lines += [f"  - {prose(what)}" for what in work.notes]
+    if work.left_out:
+        lines += ["", "Needed by the file too, and left out here:"]
+        lines += [f"  - {what}" for what in work.left_out]
     return [*lines, '"""']
 
 

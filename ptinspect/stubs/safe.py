@@ -41,6 +41,14 @@ class Safe(NamedTuple):
     reached: dict[str, list[str]]
     why: list[str]
 
+    def without(self, left_out: set[str]) -> Safe:
+        """Without classes that are not written."""
+        return Safe(
+            [pair for pair in self.pairs if pair[0] not in left_out],
+            {owner: names for owner, names in self.reached.items() if owner not in left_out},
+            self.why,
+        )
+
 
 def safe_globals(document: Document, graph: Graph, imports: Imports) -> Safe:
     """All that the file names beyond what weights_only takes by itself."""

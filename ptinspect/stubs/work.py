@@ -43,13 +43,15 @@ class Options:
 
 class Work:
     """plans: what is written, in the file's order; in_order: leaves first. fixups: by class, what
-    its constructor sets at the end. root: what `build()` returns, with root_fixups."""
+    its constructor sets at the end. root: what `build()` returns, with root_fixups. parts:
+    functions for what nests deep. only: the class that was asked for; None for all of them, and
+    left_out the others, in words."""
 
     def __init__(self, document: Document, options: Options) -> None:
         self.document = document
         self.options = options
         self.guess = options.guess
-        self.notes: list[str] = []
+        self.left_out: list[str] = []
         self.uses = Uses(document)
         self.graph = Graph(document, self.uses)
         self.imports = Imports(self.graph.names)
@@ -69,6 +71,12 @@ class Work:
         self.root_fixups: list[Set] = []
         self._fix()
         self.safe = safe_globals(document, self.graph, self.imports)
+        self.parts = list(self.graph.parts)
+        self.only: Plan | None = None
+        if options.name is not None:
+            from ptinspect.stubs.choosing import narrow
+
+            narrow(self, options.name)
         self.sha256 = sha256_of(document)
 
     def _add(self) -> None:
@@ -130,16 +138,19 @@ class Work:
             if isinstance(made, Instance) and len(made.plan.instances) == 1:
                 if made.plan.path not in done:
                     done.add(made.plan.path)
-                    self.fixups[made.plan.path] = self._statements(module, "self")
+                    self.fixups[made.plan.path] = self.statements(module, "self")
             elif call is self.root_call:
-                self.root_fixups = self._statements(module, "model")
+                self.root_fixups = self.statements(module, "model")
 
-    def _statements(self, module: Module, name: str) -> list[Set]:
+    def statements(self, module: Module, name: str) -> list[Set]:
+        """What is set once `name`, a module, is built."""
         return list(Fixups(self.graph, module, name).statements())
 
     @property
     def built(self) -> str:
         """The docstring of `build()`."""
+        if self.only is not None and self.only.instances:
+            return f"The first {self.only.ident} in the file, with untrained numbers."
         if self.root_call is None:
             if self.root is not NONE:
                 return "A model that takes the file's state_dict, with untrained numbers."
