@@ -227,7 +227,8 @@ class _Proof:
             notes.append(whole["told"])
         if verdict == "same" and not _same_rng(whole, resumed):
             notes.append(
-                "the random number state is not saved; nothing that was compared depends on it"
+                "random numbers are drawn whose state is not saved; nothing that was compared "
+                "depends on them"
             )
         if resumed.get("error"):
             notes.append(f"after the resume: {resumed['error']}")
@@ -244,7 +245,11 @@ def _all(causes: list[Cause]) -> tuple[str, ...]:
 
 
 def _same_rng(whole: Answer, resumed: Answer) -> bool:
-    return bool(whole["trace"][-1]["rng"] == resumed["trace"][-1]["rng"])
+    """Whether all generators that were drawn from stand where those of the other run do."""
+    begin, end, other = (
+        run["rng"] for run in (whole["saved"], whole["trace"][-1], resumed["trace"][-1])
+    )
+    return all(end[name] == other.get(name) for name in end if end[name] != begin.get(name))
 
 
 def first_difference(whole: Answer, resumed: Answer) -> Difference | None:
