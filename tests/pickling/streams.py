@@ -6,7 +6,6 @@ import pickle
 from collections import OrderedDict
 from random import Random
 
-from ptinspect.pickling.opcodes import BY_CODE, Arg
 from tests.pickling.torch_like import drawn, state_dict
 
 VALUE = {
@@ -69,21 +68,3 @@ TORCH = {
 }
 
 STREAMS = PROTOCOLS | PYTHON2 | TORCH
-
-
-def offsets(data: bytes) -> list[int]:
-    """Of each opcode of a whole stream."""
-    made, at = [], 0
-    while at < len(data):
-        made.append(at)
-        arg = BY_CODE[data[at]].arg
-        at += 1
-        if arg in (Arg.LINE, Arg.TWO_LINES):
-            for _ in range(1 if arg == Arg.LINE else 2):
-                at = data.index(b"\n", at) + 1
-        elif arg <= 8:
-            at += arg
-        else:
-            width = {Arg.SIZE1: 1, Arg.SIZE4: 4, Arg.SIZE8: 8}[arg]
-            at += width + int.from_bytes(data[at : at + width], "little")
-    return made

@@ -16,7 +16,8 @@ from ptinspect.pickling import tensor_run
 from ptinspect.pickling.machine import run
 from ptinspect.pickling.opcodes import BY_CODE, Arg
 from tests.pickling.outline import everything
-from tests.pickling.streams import STREAMS, offsets
+from tests.pickling.streams import STREAMS
+from tests.pickling.torch_like import offsets
 
 every = pytest.mark.parametrize("name", STREAMS)
 
