@@ -22,10 +22,32 @@ def warnings_of(document: Document) -> list[Warned]:
         if stream.more_warnings:
             made.append(Warned("more", None, f"{stream.more_warnings:,} more of this stream"))
     made += document.contents.warnings
+    made += _beyond(document)
     made += _dragged(document)
     made += _left_out(document)
     made += _not_a_number(document)
     made += _shared(document)
+    return made
+
+
+def _beyond(document: Document) -> list[Warned]:
+    """Tensors that show more than their storage has: torch refuses to load such a file."""
+    made: list[Warned] = []
+    fits: set[object] = set()
+    for info in document.contents.tensors:
+        tensor = info.tensor
+        storage, dtype = tensor.storage, tensor.dtype
+        if storage is None or dtype is None:
+            continue
+        form = (tensor.shape, tensor.stride, tensor.storage_offset, dtype, storage.nbytes)
+        if form in fits:
+            continue
+        end = -(-tensor.extent[1] // tensor.per_byte) * dtype.itemsize
+        if end <= storage.nbytes or tensor.numel == 0:
+            fits.add(form)
+        elif len(made) < document.limits.warnings:
+            text = f"a tensor reaches beyond its storage: byte {end:,} of {storage.nbytes:,}"
+            made.append(Warned("beyond-storage", info.path, f"{text}: torch.load refuses it"))
     return made
 
 
