@@ -11,7 +11,7 @@ import _compat_pickle
 from collections.abc import Iterable
 
 from ptinspect.errors import PtInspectError
-from ptinspect.limits import LIMITS, Limits
+from ptinspect.limits import LIMITS
 from ptinspect.pickling.machine import Machine, Pickled, run
 from ptinspect.pickling.values import (
     Blob,
@@ -115,11 +115,16 @@ def python3_name(module: str, name: str) -> tuple[str, str]:
 
 
 def everything(
-    data: bytes, *, plain: bool, start: int = 0, stop: int | None = None, limits: Limits = LIMITS
+    data: bytes,
+    *,
+    plain: bool,
+    start: int = 0,
+    stop: int | None = None,
+    kind: type[Machine] = Machine,
 ) -> list[Line]:
     """All that one run leaves behind, or the error that it ends in: the values, the whole memo,
     globals and their uses, persistent ids, warnings."""
-    machine = Machine(data, start, stop, "r", limits, plain)
+    machine = kind(data, start, stop, "r", LIMITS, plain)
     try:
         end = machine.run(start)
     except PtInspectError as error:

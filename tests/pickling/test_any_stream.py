@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 
 from ptinspect.errors import PtInspectError
 from ptinspect.limits import LIMITS
-from ptinspect.pickling.machine import Machine, run
+from ptinspect.pickling.machine import DISPATCH, Machine, run
 from tests.corpus.mutants import only_soup
 from tests.pickling import cpython
-from tests.pickling.outline import value_of
+from tests.pickling.outline import everything, value_of
 from tests.pickling.python import to_python
 from tests.pickling.soup import soup
 from tests.pickling.streams import STREAMS
+from tests.pickling.torch_like import attacked, drawn, state_dict
 
 scalars = (
     st.none()
@@ -85,6 +86,28 @@ def test_a_changed_byte_ends_in_a_value_or_our_error(name: str, data: st.DataObj
         changed[at] = data.draw(st.integers(0, 255))
     with suppress(PtInspectError):
         run(bytes(changed))
+
+
+class ByHandlers(Machine):
+    """Calls the handler for each opcode, as the table has them."""
+
+    def burst(self, pos: int, pause: int) -> int:
+        while pos < pause:
+            self.at = pos
+            pos = DISPATCH[self.data[pos]](self, pos + 1)
+        return pos
+
+
+@pytest.mark.parametrize("share", range(2))
+def test_what_is_done_without_a_call_is_what_the_handlers_do(share: int) -> None:
+    """The opcodes that the machine's loop does itself, on streams of all kinds and cut at any
+    place: values, offsets, uses of globals, errors."""
+    for seed in range(share, 3_000, 2):
+        rng = Random(seed)
+        made = (soup(rng), state_dict(drawn(rng, 3), padding=rng.choice((0, 250))))
+        for data in (*made, attacked(made[1], rng), made[0][: rng.randrange(len(made[0]))]):
+            mine = everything(data, plain=True)
+            assert mine == everything(data, plain=True, kind=ByHandlers), data
 
 
 def agrees(data: bytes, unpickler: type) -> bool:

@@ -233,6 +233,8 @@ def attacked(data: bytes, rng: Random) -> bytes:
             places = [*offsets(data), len(data)]
         except (KeyError, ValueError):
             break  # it makes no sense any more: that is enough
+        if len(places) < 3:
+            break
         data = rng.choice(WAYS)(data, places, rng)
     return data
 
