@@ -10,6 +10,7 @@ from ptinspect.cli.output import File, Standard
 @click.command("stub", short_help="Python source for the classes that a file needs.")
 @click.argument("path", metavar="PATH")
 @click.option("-o", "--output", metavar="FILE", help="Write it to FILE instead.")
+@click.option("--package", metavar="DIR", help="A package: one file per original module.")
 @click.option("--force", is_flag=True, help="Overwrite what exists.")
 @click.option("--entry", metavar="PATH", help="The model that build() makes: model_ema, models[1].")
 @click.option("--class", "class_name", metavar="NAME", help="This class and what it needs.")
@@ -26,8 +27,8 @@ from ptinspect.cli.output import File, Standard
     help="Write a forward that calls the children in order (often wrong; it warns).",
 )
 def command(
-    path: str, output: str | None, force: bool, entry: str | None, class_name: str | None,
-    recovered: bool, guess_forward: bool,
+    path: str, output: str | None, package: str | None, force: bool,
+    entry: str | None, class_name: str | None, recovered: bool, guess_forward: bool,
 ) -> None:  # fmt: skip
     """Write the classes that PATH needs, so that torch.load finds them.
 
@@ -36,6 +37,21 @@ def command(
     """
     from ptinspect.stubs import stub
 
+    if package is not None:
+        if output is not None:
+            raise click.UsageError("--package and --output: one of them")
+        from ptinspect.stubs import stub_package
+
+        stub_package(
+            path,
+            package,
+            force=force,
+            entry=entry,
+            class_name=class_name,
+            recovered_source=recovered,
+            guess_forward=guess_forward,
+        )
+        return
     text = stub(
         path,
         entry=entry,

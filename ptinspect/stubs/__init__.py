@@ -38,4 +38,30 @@ def stub(
         return stub_of(document, options)
 
 
-__all__ = ["Options", "stub", "stub_of"]
+def stub_package(
+    file: str | PathLike[str] | BinaryIO,
+    folder: str | PathLike[str],
+    *,
+    force: bool = False,
+    entry: str | None = None,
+    class_name: str | None = None,
+    recovered_source: bool = True,
+    guess_forward: bool = False,
+) -> None:
+    """Writes the classes which `file` needs as a package, one file per original module. Raises
+    as `ptinspect.open`; PtInspectError where the folder exists (without `force`)."""
+    import os
+
+    from ptinspect.document import open
+    from ptinspect.errors import about
+    from ptinspect.stubs.package import package_files, ready, write_package
+
+    ready(os.fspath(folder), force)
+    options = Options(entry, class_name, recovered_source, guess_forward)
+    with open(file) as document:
+        with about(document.path):
+            files = package_files(Work(document, options))
+        write_package(files, os.fspath(folder), force)
+
+
+__all__ = ["Options", "stub", "stub_of", "stub_package"]

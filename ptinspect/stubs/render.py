@@ -50,18 +50,23 @@ class _Result:
 
 def stub_source(work: Work) -> str:
     """The file's text, ending in a newline."""
-    body = _body(work)
-    text = "\n".join(body)
-    imports = _imports(work, text)
+    return framed(work, _body(work))
+
+
+def framed(work: Work, body: list[str], local: list[str] | None = None) -> str:
+    """The body with its head: docstring, imports (local ones last), `__all__`."""
+    imports = imports_of(work, "\n".join(body))
+    if local:
+        imports = [*imports, "", *local] if imports[0][:1] != "#" else local
     head = _docstring(work)
-    exported = sorted({*_exported(work), "SAFE_GLOBALS", "build"}, key=_export_key)
+    exported = sorted({*_exported(work), "SAFE_GLOBALS", "build"}, key=export_key)
     if any(plan.recovered for plan in work.plans):
         head += ["# ruff: noqa"]
     lines = [*head, "", *imports, "", *_all(exported), *body]
     return "\n".join(lines).rstrip("\n") + "\n"
 
 
-def _export_key(name: str) -> tuple[int, list[tuple[int, int, str]]]:
+def export_key(name: str) -> tuple[int, list[tuple[int, int, str]]]:
     """isort's order: constants, classes, the rest; numbers by their size."""
     group = 0 if name.isupper() and len(name) > 1 else 1 if name[:1].isupper() else 2
     parts = [part for part in re.split(r"(\d+)", name) if part]
@@ -96,11 +101,14 @@ def _body(work: Work) -> list[str]:
         lines += _source_notice(plan)
         fixups = work.fixups.get(plan.path, [])
         lines += class_lines(work.graph, plan, work.solved.get(plan.path), fixups, work.guess)
-    lines += _nested(work)
-    lines += ["", "", *_build(work), "", ""]
+    return lines + ending(work)
+
+
+def ending(work: Work) -> list[str]:
+    """What follows the classes."""
+    lines = [*_nested(work), "", "", *_build(work), "", ""]
     lines += _spaced(safe_lines(work.safe))
-    lines += _registration(work)
-    return lines
+    return lines + _registration(work)
 
 
 def _assembles(work: Work) -> bool:
@@ -276,12 +284,14 @@ _MODULES = (
 )  # fmt: skip
 
 
-def _imports(work: Work, text: str) -> list[str]:
-    """What the text names, in isort's order."""
+def imports_of(work: Work, text: str, safe: bool = True) -> list[str]:
+    """What the text names, in isort's order. safe: and what SAFE_GLOBALS names."""
+    froms_safe = work.imports.froms if safe else {}
+    modules_safe = work.imports.modules if safe else set[str]()
     written = set(_DOTTED.findall(_QUOTED.sub('""', text)))
     used = {name.partition(".")[0] for name in written}
     standard = [f"import {name}" for name in _MODULES if name in used]
-    standard += [f"import {module}" for module in work.imports.modules if module not in _MODULES]
+    standard += [f"import {module}" for module in modules_safe if module not in _MODULES]
     if "importlib" in used:
         standard += ["import importlib.machinery", "import importlib.util"]
     standard = sorted(set(standard))
@@ -297,7 +307,7 @@ def _imports(work: Work, text: str) -> list[str]:
         froms.append("from torch.nn import functional as F")
     guarded: list[str] = []
     lines_before = bool(standard or third or froms)
-    for module, names in sorted(work.imports.froms.items()):
+    for module, names in sorted(froms_safe.items()):
         sure = [item for item in names if not _may_be_gone(module, item[0])]
         listed = [n if n == ident else f"{n} as {ident}" for n, ident in sorted(sure)]
         froms += _from(module, listed) if sure else []
