@@ -41,6 +41,9 @@ class Limits:
     """Entries in a zip's directory."""
     compression_ratio: int = 1_100
     """Real size of a record over its compressed size (deflate itself ends at 1,032)."""
+    pickle_ratio: int = 100
+    """Real size of a compressed pickle over its compressed size, beyond 16 MiB: each of its bytes
+    is an opcode to run."""
     inflated_bytes: int = 1 << 32
     """Real size of one compressed record that has to be held in memory."""
     nested_archives: int = 3
@@ -52,7 +55,8 @@ class Limits:
     graph_items: int = 50_000_000
     """Values that a walk through a file's objects visits."""
     view_items: int = 10_000
-    """Objects visited under second and further paths, beyond as many as the file has objects."""
+    """Objects visited under second and further paths, counted by the steps of these paths, beyond
+    as many as the file has objects."""
     path_depth: int = 500
     """Nesting of the objects that a walk follows."""
     dims: int = 512

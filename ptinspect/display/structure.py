@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from ptinspect.pickling.values import Value
 
 AGAIN = 10_000
-"""Objects that are shown under a second path, before a line names the first."""
+"""Objects that are shown under a second path, counted by the steps of these paths, before a line
+names the first."""
 
 Child = tuple[str | int, "Value"]
 
@@ -122,7 +123,7 @@ class Structure:
         if id(value) in self.open:
             return [f"{start}inside itself, as at {self.place(value)}"]
         if id(value) in self.first:
-            self.again -= 1
+            self.again -= max(len(path), 1)
             if self.again < 0:
                 return [f"{start}as at {self.place(value)}"]
         return None

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from ptinspect.document.objects import mapping, path_of, path_of_function, sequence
 from ptinspect.document.tensor import Tensor
-from ptinspect.errors import DamagedError, Place
+from ptinspect.errors import DamagedError, LimitError, Place
 from ptinspect.formats.dtypes import DType, by_class, by_name
 from ptinspect.pickling.values import Call, Global, Value
 
@@ -79,7 +79,13 @@ def _strided(reader: Tensors, call: Call) -> Tensor | None:
         dtype, rest = dtype_of(args[6]) if len(args) > 6 else None, args[7:]
     if named is None or dtype is None or size is None or stride is None:
         return None
-    if len(size) != len(stride) or not isinstance(args[1], int) or len(size) > reader.limits.dims:
+    if len(size) > reader.limits.dims:
+        raise LimitError(
+            f"a tensor of {len(size):,} dimensions, above {reader.limits.dims:,} (dims)",
+            limit="dims",
+            where=Place(reader.archive.record, call.offset),
+        )
+    if len(size) != len(stride) or not isinstance(args[1], int):
         return None
     grad = args[4] is True if len(args) > 4 else False
     made = Tensor(

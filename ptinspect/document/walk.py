@@ -13,8 +13,17 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ptinspect.document.entries import Entry, describe, is_simple, own_line
 from ptinspect.document.modules import BUFFERS, MODULES, PARAMETERS, Module, ModuleInfo, module_of
-from ptinspect.document.objects import attributes, beyond_items, children, class_of, mapping, step
+from ptinspect.document.objects import (
+    attributes,
+    beyond_items,
+    children,
+    class_of,
+    mapping,
+    path_of_function,
+    step,
+)
 from ptinspect.document.optimizers import Optimizer, optimizer_of
+from ptinspect.document.rebuild import READERS
 from ptinspect.document.tensor import Tensor
 from ptinspect.document.tensors import Tensors
 from ptinspect.errors import LimitError, Place
@@ -192,6 +201,15 @@ class _Walk:
         self.found.modules = by_root(self.found.modules)
         return self.found
 
+    def unreadable(self, path: Path, value: Value) -> None:
+        """A call of torch that makes tensors, with arguments that torch does not write."""
+        called = path_of_function(value) if isinstance(value, Call) else None
+        if called in READERS:
+            message = (
+                f"{called} with arguments that torch does not write: no tensor is read from it"
+            )
+            self.found.warnings.append(Warned("unreadable-tensor", path, message))
+
     def refuse(self, limit: str, value: Value) -> None:
         """LimitError: the walk goes too deep, or too long."""
         bound = getattr(self.limits, limit)
@@ -205,6 +223,7 @@ class _Walk:
             tensor = self.tensors.read(value)
             if tensor is not None:
                 return None if repeated(value, context) else self.tensor(path, tensor, context)
+            self.unreadable(path, value)
         if is_simple(value):
             if context.entries:
                 self.note(path, describe(value))
@@ -268,7 +287,7 @@ class _Walk:
             if context.entries:
                 self.note(path, ("cycle", "/".join(map(str, first)) or "the root"))
             return False
-        self.again += 1
+        self.again += max(len(path), 1)  # what is printed of it begins with its path
         if self.again <= self.limits.view_items + len(self.first):
             return True
         if not any(warned.kind == "shared-object" for warned in self.found.warnings):

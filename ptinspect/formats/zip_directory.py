@@ -40,6 +40,9 @@ ENCRYPTED, DESCRIBED, UTF8 = 0x1, 0x8, 0x800
 SECRET = ENCRYPTED | 0x40 | 0x2000  # also strong encryption, and a masked directory
 KNOWN_FLAGS = ENCRYPTED | DESCRIBED | UTF8 | 0x6  # 0x6: how hard deflate tried
 
+_SMALL_PICKLE = 16 << 20
+"""Bytes up to which a compressed pickle may be as dense as deflate can make it."""
+
 _LENGTHS = Struct("<3H")
 _LOCAL = Struct("<4s2xHH4x3L2H")
 _EXTRA = Struct("<2H")
@@ -243,6 +246,13 @@ class ZipDirectory:
             )
         if self.methods[index] == STORED:
             return next(self.chunks(index, size=max(size, 1)), b"")
+        packed, ratio = self.packed[index], self.limits.pickle_ratio
+        if size > _SMALL_PICKLE and size > packed * ratio:
+            raise LimitError(
+                f"{size:,} bytes are packed into {packed:,}, above {ratio} to 1",
+                limit="pickle_ratio",
+                where=Place(self.names[index]),
+            )
         return b"".join(self.chunks(index))
 
     def chunks(
