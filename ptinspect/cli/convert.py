@@ -51,7 +51,7 @@ GOALS = ("state_dict", "checkpoint", "safetensors", "same")
     help="An entry of the checkpoint; VALUE is JSON, else a string. Repeatable.",
 )
 @click.option("--optimizer", metavar="FILE", help="The file with the checkpoint's optimizer state.")
-@click.option("--plain", is_flag=True, hidden=True, help="Only what a bare torch.load takes.")
+@click.option("--plain", is_flag=True, help="A checkpoint of what a bare torch.load takes.")
 @click.option("--max-shard-size", metavar="N", help="Several files of at most N (5GB), an index.")
 @click.option("--verify", is_flag=True, help="Compare every byte afterwards.")
 @click.option("--force", is_flag=True, help="Overwrite DST if it exists.")

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from ptinspect.conversion.elements import TARGETS
 from ptinspect.conversion.keys import Edits, renaming
 from ptinspect.conversion.storages import Wish
-from ptinspect.errors import PtInspectError, UnsupportedError
+from ptinspect.errors import PtInspectError
 from ptinspect.formats.dtypes import DType, by_name
 
 GOALS = ("state_dict", "checkpoint", "safetensors", "same")
@@ -84,10 +84,9 @@ def checked(
 
 def _must_fit(options: Options) -> None:
     to, wish = options.to, options.wish
-    if options.plain:
-        raise UnsupportedError("--plain is not in this version: nothing was written")
     wrong = {
         "--set": options.set and to != "checkpoint",
+        "--plain": options.plain and to != "checkpoint",
         "--optimizer": options.optimizer and to != "checkpoint",
         "--max-shard-size": options.max_shard_size and to != "safetensors",
         "--shared": options.shared != "keep-one" and to != "safetensors",

@@ -14,9 +14,10 @@ from ptinspect.conversion import told
 from ptinspect.conversion.copying import Unchanged
 from ptinspect.conversion.graph import Graph
 from ptinspect.conversion.plan import Plan, torch_file
-from ptinspect.conversion.to_state_dict import model_of, moves_of
+from ptinspect.conversion.to_state_dict import chosen, model_of, moves_of
 from ptinspect.document import open as open_document
 from ptinspect.document.objects import attributes, mapping, sequence
+from ptinspect.document.walk import dotted
 from ptinspect.errors import PtInspectError, about
 from ptinspect.pickling.values import Call, Value, key_value
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from ptinspect.conversion.options import Options
     from ptinspect.document import Document
     from ptinspect.document.optimizers import Optimizer
+    from ptinspect.document.tensor import Tensor
+    from ptinspect.formats.dtypes import DType
 
 MODEL, STATE, OPTIMIZER = "model", "model_state_dict", "optimizer_state_dict"
 
@@ -34,11 +37,15 @@ def plan_checkpoint(
     """The plan. `open_files` keeps the optimizer's file open until all is written."""
     plan, graph = Plan(options.to), Graph(options.wish)
     entries = _kept(document, options, graph, plan)
+    if options.plain:
+        entries = _plain(entries, document, graph, plan)
     graph.take({**entries}, document)
     if options.optimizer is not None:
         other = open_files.enter_context(open_document(options.optimizer, limits=document.limits))
         with about(options.optimizer):
             state = optimizer_state(other)
+            if options.plain:
+                state = _plain({OPTIMIZER: state}, other, graph, plan).get(OPTIMIZER)
             graph.take(state, other)
         entries[OPTIMIZER] = state
         plan.others.append(Unchanged(other.archive.source))
@@ -46,8 +53,18 @@ def plan_checkpoint(
         entries[name] = value
     root: dict[Value, Value] = dict(entries.items())
     graph.plan()
+    plan.moves = [
+        move._replace(dtype=graph.layout.dtype_of(move.tensor) or _wished(move.tensor, options))
+        for move in plan.moves
+    ]
     plan.files.append(torch_file(target, *graph.dump(root)))
     return plan
+
+
+def _wished(tensor: Tensor, options: Options) -> DType | None:
+    """The dtype that a dense tensor gets whose plain form is another object."""
+    dense = options.plain and tensor.storage is not None and tensor.stride is not None
+    return options.wish.dtype_of(tensor) if dense else None
 
 
 def _kept(document: Document, options: Options, graph: Graph, plan: Plan) -> dict[str, Value]:
@@ -62,6 +79,8 @@ def _kept(document: Document, options: Options, graph: Graph, plan: Plan) -> dic
             entries[str(model.part.path[0])] = model.value
             plan.dropped = model.dropped
         return entries
+    if options.plain and document.kind not in ("module", "state_dict", "checkpoint"):
+        return _entries(document, options)
     model = model_of(document, options, graph)
     plan.dropped = model.dropped
     plan.told = [
@@ -75,13 +94,46 @@ def _kept(document: Document, options: Options, graph: Graph, plan: Plan) -> dic
     return {STATE: model.value}
 
 
+def _entries(document: Document, options: Options) -> dict[str, Value]:
+    """All of a file that holds neither a model nor a checkpoint, whose root, or what `--entry`
+    names, becomes the checkpoint: a mapping by its items, an object by its attributes."""
+    value = chosen(document, options).value if options.entry else document.archive.root
+    items = mapping(value)
+    if items is None and isinstance(value, Call) and document.tensor_of(value) is None:
+        items = attributes(value)
+    if items and all(isinstance(key_value(key), str) for key in items):
+        return {str(key_value(key)): item for key, item in items.items()}
+    return {"value": value}
+
+
+def _plain(
+    entries: dict[str, Value], document: Document, graph: Graph, plan: Plan
+) -> dict[str, Value]:
+    """The entries that have a plain form, in that; the others are told."""
+    from ptinspect.conversion.plain import LOST, Plain
+
+    plain = Plain(document, graph)
+    made = {name: plain.of(value, name) for name, value in entries.items()}
+    if plain.lost:
+        plan.dropped = [*plan.dropped, *plain.lost]
+        lost = set(plain.lost)
+        at = len(STATE) + 1
+        plan.moves = [m for m in plan.moves if dotted((STATE, m.key[at:])) not in lost]
+        plan.told.append(f"left out, as it has no plain form: {told.listed(plain.lost)}")
+    kept = {name: value for name, value in made.items() if value is not LOST}
+    if not kept:
+        raise PtInspectError(
+            "nothing in it has a plain form", hint="--to same keeps the objects as they are"
+        )
+    return kept
+
+
 def optimizer_state(document: Document) -> Value:
     """The one optimizer's state in a file, as `optimizer.state_dict()` has it.
 
     PtInspectError where there is none, or several.
     """
     from ptinspect.conversion.choosing import value_at
-    from ptinspect.document.walk import dotted
 
     found = document.optimizers
     if len(found) != 1:
@@ -95,11 +147,11 @@ def optimizer_state(document: Document) -> Value:
         )
     value = value_at(document, found[0].path)
     if isinstance(value, Call) and "param_groups" in attributes(value):
-        return _packed(found[0])
+        return packed(found[0])
     return value
 
 
-def _packed(optimizer: Optimizer) -> Value:
+def packed(optimizer: Optimizer) -> Value:
     """The state_dict of a pickled optimizer: its parameters by number.
 
     Source: `torch.optim.Optimizer.state_dict`.
