@@ -217,7 +217,9 @@ def _compressed(source: Source, part: Part, head: bytes) -> bool:
 def _array(source: Source, part: Part) -> None:
     from ptinspect.safety.npy import objects_at
 
-    at = objects_at(source)
+    at, error = objects_at(source)
+    if error is not None:
+        part.errors.append(error)
     if at is not None:
         data, start, stop = source.window()
         streams = read_pickles(part, data, start + at, stop, part.record)

@@ -58,6 +58,13 @@ PLACES = {
     "npz": zipped(("a.npy", OBJECTS)),
     "npy": OBJECTS,
     "npy of a structure": npy("{'descr': [('a', '<f4'), ('b', 'O')], 'shape': ()}", BAD),
+    **{
+        f"npy of {told}": npy(f"{{'descr': {told}, 'fortran_order': False, 'shape': (1,)}}", BAD)
+        for told in (r"'\x4f'", r"'\N{LATIN CAPITAL LETTER O}'", "'i4,O'", "'3O'", "'(1,)O'",
+                     "b'O'", "['aO']", "{'names': ['a'], 'formats': ['O']}", "('O', (1,))")
+    },
+    "npy with a remark": npy("({'descr': '|O', 'fortran_order': False, 'shape': ()}) #{", BAD),
+    "npy with a long header": npy("{'descr': 'O'," + " " * 60_000 + "}", BAD),
     "legacy": legacy(BAD),
     "legacy, in front": BAD + legacy(GOOD),
     "legacy, its keys": legacy(GOOD, keys=BAD),
@@ -128,6 +135,10 @@ CLEAN = {
     "gzip": gzip.compress(GOOD),
     "npy": npy("{'descr': '<f4', 'fortran_order': False, 'shape': (1,), }", b"\0\0\0\0"),
     "npz": zipped(("a.npy", npy("{'descr': '<f4', 'shape': (1,), }", b"\0\0\0\0"))),
+    "npy of fields": npy(
+        "{'descr': [(('O', 'a'), '<f4', (2,)), ('b', [('c', '<M8[ns]')])], 'shape': (1L,)}",
+        bytes(16),
+    ),
     "safetensors": pack("<Q", 2) + b"{}",
     "tensor in a pickle": whole(
         call(
