@@ -257,6 +257,9 @@ def _load_from_bytes(args: tuple[Value, ...], depth: int) -> Opinion:
     if data is None:
         why = "loads bytes that the file does not hold as they are"
         return Opinion(DANGEROUS, "torch.storage._load_from_bytes", why)
+    if isinstance(data, Blob) and data.mutable:  # APPENDS can fill it at any time
+        why = "loads a bytearray, which need not be what the file holds"
+        return Opinion(DANGEROUS, "torch.storage._load_from_bytes", why, data)
     return Opinion(OK, inner=data)
 
 

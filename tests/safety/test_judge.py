@@ -132,6 +132,13 @@ HARMFUL = {
     "bytes that a call makes": whole(
         call(path("torch.storage._load_from_bytes"), call(path("mine.bytes")))
     ),
+    "a bytearray that is filled": whole(
+        call(path("torch.storage._load_from_bytes"), b"\x96" + bytes(8) + b"(K\x80e")
+    ),
+    "a bytearray that is filled afterwards": whole(
+        b"\x96" + bytes(8) + b"\x94" + path("torch.storage._load_from_bytes") + b"h\x00"
+        + b"\x85R" + b"h\x00K\x80a"
+    ),
     "a class made of nothing": whole(
         call(path("builtins.type"), text("A"), plain(()), plain({"a": 1}))
     ),
