@@ -23,7 +23,7 @@ class ConversionReport:
         self.source = source
         self.to = plan.to
         self.files = [file.path for file in plan.files]
-        self.tensors = len(plan.moves)
+        self.tensors = max(len(plan.moves), plan.found)
         self.copied = sum(file.copied for file in plan.files)
         self.changed = sum(file.changed for file in plan.files)
         self.told = plan.told

@@ -53,6 +53,7 @@ def plan_checkpoint(
         entries[name] = value
     root: dict[Value, Value] = dict(entries.items())
     graph.plan()
+    plan.found = len(graph.tensors)
     plan.moves = [
         move._replace(dtype=graph.layout.dtype_of(move.tensor) or _wished(move.tensor, options))
         for move in plan.moves

@@ -42,6 +42,7 @@ def plan_state_dict(document: Document, target: str, options: Options) -> Plan:
     model = model_of(document, options, graph)
     graph.take(model.value, document)
     graph.plan()
+    plan.found = len(graph.tensors)
     plan.files.append(torch_file(target, *graph.dump(model.value)))
     plan.moves = moves_of(model, document, graph)
     plan.dropped = model.dropped

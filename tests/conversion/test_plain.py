@@ -139,7 +139,8 @@ def test_modules_and_optimizers_become_state_dicts(tmp_path: Path) -> None:
     optimizer = torch.optim.Adam(model.parameters())
     model(torch.ones(4, 2)).sum().backward()
     optimizer.step()
-    made, _ = plain({"epoch": 3, "net": model, "optimizer": optimizer}, tmp_path)
+    made, report = plain({"epoch": 3, "net": model, "optimizer": optimizer}, tmp_path)
+    assert report.tensors == 7 + 4 * 3
     assert made["epoch"] == 3
     again = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3))
     again.load_state_dict(made["net"])
