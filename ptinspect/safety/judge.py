@@ -6,9 +6,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ptinspect.pickling.tensor_run import TensorCall
-from ptinspect.pickling.values import Blob, Call, Extension, Global, PersistentId, Value
+from ptinspect.pickling.values import (
+    Blob,
+    Call,
+    Extension,
+    Global,
+    Inert,
+    PersistentId,
+    Value,
+    key_value,
+)
 from ptinspect.safety.findings import DANGEROUS, UNKNOWN, Finding, Findings
-from ptinspect.safety.opinions import FINE, OK, Opinion, called, imported, resolved
+from ptinspect.safety.opinions import DEPTH, FINE, OK, Opinion, called, imported, resolved
 from ptinspect.safety.opinions import UNKNOWN as LEVEL_UNKNOWN
 from ptinspect.safety.policy import row_of
 from ptinspect.safety.wording import call_text, text_of
@@ -46,6 +55,33 @@ _MAKERS = ("copyreg._reconstructor", "copyreg.__newobj__", "copyreg.__newobj_ex_
 def _is_partial(value: Value) -> bool:
     func = value.func if isinstance(value, Call) else None
     return isinstance(func, Global) and func.path == "functools.partial"
+
+
+def _is_special(name: str) -> bool:
+    return name.startswith("__") and name.endswith("__")
+
+
+def _computed(part: dict[Value, Value]) -> bool:
+    """Whether a key is what a call makes, which may be any string."""
+    plain = set(map(type, part)) <= {str}
+    return not plain and any(isinstance(key_value(key), Inert) for key in part)
+
+
+def _states(func: Value, args: tuple[Value, ...]) -> list[Value]:
+    """What torch._utils._set_obj_state is given by a call: names and values, or a pair of such.
+    `_rebuild_from_type_v2` may call what sets attributes in its turn."""
+    found: list[Value] = []
+    for _ in range(DEPTH):
+        if not isinstance(func, Global) or len(args) < 3:
+            break
+        from_type = func.name.startswith("_rebuild_from_type")
+        if not from_type and func.name != "_rebuild_parameter_with_state":
+            break
+        found.extend(args[3:4])
+        if not from_type or not isinstance(args[2], tuple):
+            break
+        func, args = resolved(args[0]), args[2]
+    return found
 
 
 _VIEWS = frozenset(
@@ -133,8 +169,22 @@ class Judge:
         self._add(opinion, event, call_text(func, call.args) if opinion.level else None)
         if isinstance(func, Global) and func.path in _VIEWS and _reaches_beyond(call.args):
             self._beyond(event.at)
-        if isinstance(func, Global) and func.name.startswith("_rebuild_from_type"):
-            self._remember(call, call.args[3] if len(call.args) > 3 else None)
+        if isinstance(func := resolved(func), Global):
+            self._set_by_call(event, func, call)
+
+    def _set_by_call(self, event: Event, func: Global, call: Call) -> None:
+        """What an allowed call sets as attributes of what it gives, without BUILD."""
+        if func.path == "types.SimpleNamespace":
+            self._remember(call, call.args)  # Python 3.13: of a mapping, or of pairs
+        for state in _states(func, call.args):
+            self._remember(call, state)
+            for part in state if isinstance(state, tuple) else (state,):
+                if isinstance(part, Call) or (isinstance(part, dict) and _computed(part)):
+                    why = "sets attributes whose names a call makes"
+                    self._add(Opinion(LEVEL_UNKNOWN, func.path, why), event)
+                for name in part if isinstance(part, dict) else ():
+                    if isinstance(name, str) and (name in _WATCHED or _is_special(name)):
+                        self._add(Opinion(2, func.path, f"sets {name} of an object"), event)
 
     def _add(self, opinion: Opinion, event: Event, call: str | None = None) -> None:
         if opinion.level != OK:
@@ -147,10 +197,10 @@ class Judge:
 
     def _changed(self, event: Event) -> None:
         target = event.target
+        known = self._attributes.get(target, {})
         for method in _METHODS.get(event.op, ()):
-            put = self._attributes.get(target, {}).get(method)
-            if put is not None:
-                self._overridden(event, method, put)
+            if method in known:  # whatever it is in the end: it may have been set since
+                self._overridden(event, method, known[method])
                 return
         if isinstance(target, Global | Extension | PersistentId):
             name = target.path if isinstance(target, Global) else text_of(target)
@@ -195,9 +245,14 @@ class Judge:
     def _remember(self, target: Value, state: Value) -> None:
         """Attributes of an object that an opcode would call as its methods."""
         for part in state if isinstance(state, tuple) else (state,):
-            if isinstance(part, dict) and not _WATCHED.isdisjoint(part):
-                known = self._attributes.setdefault(target, {})
-                known.update((name, part[name]) for name in _WATCHED if name in part)
+            if isinstance(part, dict) and not _computed(part):
+                found = {name: part[name] for name in _WATCHED if name in part}
+            elif isinstance(part, dict | list | Call):
+                found = dict.fromkeys(_WATCHED, part)  # it may hold each of them
+            else:
+                continue
+            if found:
+                self._attributes.setdefault(target, {}).update(found)
 
     def _slots(self, event: Event) -> None:
         """The second half of a pair is set by setattr, which can change the class."""
@@ -205,7 +260,7 @@ class Judge:
         slots = state[1] if isinstance(state, tuple) and len(state) == 2 else None
         if isinstance(slots, dict):
             for name in slots:
-                if isinstance(name, str) and name.startswith("__") and name.endswith("__"):
+                if isinstance(name, str) and _is_special(name):
                     why = f"sets {name} of an object"
                     self._add(Opinion(2, name, why), event)
 

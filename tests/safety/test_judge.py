@@ -39,6 +39,40 @@ BAD = call(SYSTEM, text("touch x"))
 MINE = name("mine", "Thing")
 ORDERED = call(name("collections", "OrderedDict"))
 
+
+def _parameter(state: bytes) -> bytes:
+    """A parameter with attributes, as torch writes it."""
+    func = path("torch._utils._rebuild_parameter_with_state")
+    return call(func, plain(1), plain(True), ORDERED, state)
+
+
+def _setting(method: bytes) -> dict[str, bytes]:
+    """Objects with an attribute in a method's place, by calls that are allowed."""
+    set_it = method + path("torch.storage._load_from_bytes") + b"s"
+    computed = call(path("builtins.str"), method)
+    set_computed = computed + path("torch.storage._load_from_bytes") + b"s"
+    bag = path("types.SimpleNamespace")
+    return {
+        "a parameter": _parameter(b"}" + set_it),
+        "a parameter, slots": _parameter(b"N}" + set_it + b"\x86"),
+        "a parameter, from an OrderedDict": _parameter(ORDERED + set_it),
+        "a parameter, by a computed name": _parameter(b"}" + set_computed),
+        "a parameter, then hidden": _parameter(b"}\x94" + set_it) + b"h\x00" + method + b"Ns0",
+        "a parameter within a type": call(
+            path("torch._tensor._rebuild_from_type_v2"),
+            path("torch._utils._rebuild_parameter_with_state"),
+            path("torch.nn.parameter.Parameter"),
+            args(plain(1), plain(True), ORDERED, b"}" + set_it),
+            b"}",
+        ),
+        "a namespace": call(bag, b"}" + set_it),
+        "a namespace, of pairs": call(bag, b"](" + set_it[:-1] + b"\x86e"),
+        "a namespace, of an OrderedDict": call(bag, ORDERED + set_it),
+        "an OrderedDict that is built": call(bag) + ORDERED + set_it + b"b",
+        "a computed name that is built": call(bag) + b"}" + set_computed + b"b",
+    }
+
+
 HARMFUL = {
     "reduce": whole(BAD),
     "popped": whole(BAD, plain(1)),
@@ -112,6 +146,12 @@ HARMFUL = {
     "__setstate__ in a method's place": whole(
         new(MINE) + b"}" + text("__setstate__") + path("builtins.print") + b"sb" + text("x") + b"b"
     ),
+    **{
+        f"{method} by the state of {what}": whole(made + text("x") + opcode)
+        for method, opcode in (("__setstate__", b"b"), ("append", b"a"))
+        for what, made in _setting(text(method)).items()
+    },
+    "an attribute that is special": whole(_parameter(b"}" + text("__class__") + MINE + b"s")),
     "a class changed through slots": whole(
         new(MINE) + b"N}" + text("__class__") + path("mine.Other") + b"s\x86b"
     ),

@@ -92,6 +92,10 @@ def changes() -> dict[str, tuple[bytes, str | None]]:
             + get(1) + called + b"b.", ""),
         "class-attribute": (
             stream(build_slots(BAG, __class__=named("argparse.Namespace"))), None),
+        "namespace-mapping-setstate": (
+            stream(calling("types.SimpleNamespace", dict_of(
+                __setstate__=named("torch.storage._load_from_bytes"))) + raw(PAYLOAD_2) + b"b"),
+            None),
         "namespace-mapping-append": (
             stream(calling("types.SimpleNamespace", dict_of(
                 append=named("torch.storage._load_from_bytes"))) + raw(PAYLOAD_2) + b"a"), None),
@@ -133,6 +137,9 @@ def of_torch_and_numpy() -> dict[str, tuple[bytes, tuple[str, ...]]]:
             "builtins.bytes", calling("builtins.list", list(PAYLOAD_2))))), TORCH),
         "load-from-bytes-twice": (stream(calling("torch.storage._load_from_bytes", raw(stream(
             calling("torch.storage._load_from_bytes", raw(PAYLOAD_2)))))), TORCH),
+        "load-appended": (START + named("torch.storage._load_from_bytes")
+                          + b"\x96" + bytes(8) + b"(" + b"".join(
+                              b"K" + bytes([byte]) for byte in PAYLOAD_2) + b"e\x85R.", TORCH),
         "module-class": (stream(build_slots(
             named("torch.nn.modules.module.Module"), __setstate__=SYSTEM)), ()),
         "module-hook": (stream(new(named("torch.nn.modules.linear.Linear")) + dict_of(

@@ -134,6 +134,14 @@ def tars_and_nests() -> dict[str, bytes]:
     }  # fmt: skip
 
 
+OBJECTS = (
+    r"'\x4f'", r"'\117'", r"'|\x4f'", r"'\u004f'", r"'ob\x6aect'", r"'\N{LATIN CAPITAL LETTER O}'",
+    r"[('a', '\x4f')]", "'i4,O'", "'O,i4'", "'O8,O8'", "'3O'", "'(1,)O'", "[('a', ('O', (1,)))]",
+)  # fmt: skip
+"""What numpy takes for a type of objects: it reads the header as Python, and has a notation of
+its own for records."""
+
+
 def arrays() -> dict[str, tuple[bytes, str]]:
     """numpy's and joblib's."""
     f8 = calling("numpy.dtype", "f8", False, True)
@@ -146,6 +154,8 @@ def arrays() -> dict[str, tuple[bytes, str]]:
         "array-3.npy": (npy(PAYLOAD, version=3), "numpy"),
         "array-structured.npy": (npy(PAYLOAD, "[('a', '<f8'), ('b', '|O')]"), "numpy"),
         "array-nested.npy": (npy(PAYLOAD, "[('a', [('b', 'O')])]"), "numpy"),
+        **{f"array-escaped-{i}.npy": (npy(PAYLOAD, told), "numpy")
+           for i, told in enumerate(OBJECTS)},
         "array-wrong-suffix.txt": (npy(PAYLOAD), "numpy"),
         "array-is-a-pickle.npy": (PAYLOAD, "numpy"),
         "arrays.npz": (zipped([("a.npy", npy(bytes(8), "'<f8'")), ("b.npy", npy(PAYLOAD))]),
@@ -294,6 +304,7 @@ LOADED = {
     "tar-pickle.pth": "torch", "tar-storages.pth": "torch", "tar-tensors.pth": "torch",
     "pickle-as-torch.bin": "torch", "pickle-as-torch.pt": "torch", "descriptor.pt": "torch",
     "pickle-then-zip.pt": "torch",
+    "torch-parameter-state.pt": "torch",
     "gzip-cut.gz": "gzip", "gzip-bad-crc.gz": "gzip",
     ".metadata": "pickle",
 }  # fmt: skip

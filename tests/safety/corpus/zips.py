@@ -19,6 +19,10 @@ from tests.safety.corpus.sample import (
     GOOD,
     PAYLOAD,
     PAYLOAD_2,
+    calling,
+    dict_of,
+    named,
+    raw,
 )
 
 
@@ -45,6 +49,7 @@ def torch_zips() -> dict[str, bytes]:
         "storage-said-too-long.pt": zipped(torch_records(tensors((1 << 20, 1)))),
         "storage-said-twice.pt": zipped(torch_records(tensors((1, 1), (9, 9)))),
         "tensor-beyond-storage.pt": zipped(torch_records(tensors((1, 1 << 20)))),
+        "torch-parameter-state.pt": zipped(torch_records(_parameter_state())),
         "as-version.pt": zipped([*torch_records(tensors())[:3], ("archive/version", PAYLOAD_2)]),
         "outside-the-folder.pt": good_and(("payload.pkl", PAYLOAD_2)),
         "in-another-folder.pt": good_and(("other/data.pkl", PAYLOAD_2)),
@@ -67,6 +72,16 @@ def torch_zips() -> dict[str, bytes]:
         "checkpoint.distcp": zipped(torch_records()) + zipped(torch_records(tensors())),
         ".metadata": PAYLOAD_2,
     }  # fmt: skip
+
+
+def _parameter_state() -> bytes:
+    """A method of a parameter is replaced by a call that is allowed, and called by BUILD."""
+    made = tensors()
+    tensor = made[made.index(b"w") + 1 : -2]
+    hooks = calling("collections.OrderedDict")
+    state = dict_of(__setstate__=named("torch.storage._load_from_bytes"))
+    parameter = calling("torch._utils._rebuild_parameter_with_state", tensor, True, hooks, state)
+    return b"\x80\x04" + parameter + raw(PAYLOAD_2) + b"b."
 
 
 def hostile_zips() -> dict[str, bytes]:
