@@ -46,18 +46,34 @@ class Output:
         self.folder = os.path.dirname(self.target) or "."
         self.descriptor = -1
         self.temporary = ""
-        self._open()
 
-    def _open(self) -> None:
+    def open(self) -> None:
+        """Makes the temporary file, with the mode that `open` gives or that the overwritten file
+        has. Its name is known before it is there: a signal may come at any moment, and `discard`
+        must find it."""
         mode = self._mode_of_target()
         with told(self.path):
-            self.descriptor, self.temporary = _create(self.folder, os.path.basename(self.target))
-            try:
-                if mode is not None and hasattr(os, "fchmod"):
-                    os.fchmod(self.descriptor, mode)
-            except OSError:
-                self.discard()
-                raise
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
+            flags |= getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+            for temporary in self._free_names():
+                self.temporary = temporary
+                try:
+                    self.descriptor = os.open(temporary, flags, 0o666)
+                    break
+                except FileExistsError:  # made meanwhile by another process
+                    self.temporary = ""
+            else:
+                raise FileExistsError(errno.EEXIST, "temporary files are in the way")
+            if mode is not None and hasattr(os, "fchmod"):
+                os.fchmod(self.descriptor, mode)
+
+    def _free_names(self) -> Iterator[str]:
+        """Names beside the final one that nobody has; those of killed processes are passed over."""
+        name = os.path.basename(self.target)[:200]
+        for number in range(_TRIES):
+            temporary = os.path.join(self.folder, f".{name}.{os.getpid()}-{number}.part")
+            if not os.path.lexists(temporary):
+                yield temporary
 
     def _mode_of_target(self) -> int | None:
         """The mode of the file that is overwritten; None where there is none. An error where it
@@ -129,6 +145,7 @@ def written(paths: Sequence[str], *, force: bool = False) -> Iterator[list[Outpu
         try:
             for path in paths:
                 outputs.append(Output(path, force))
+                outputs[-1].open()
             yield outputs
             for output in outputs:
                 output.commit()
@@ -164,19 +181,6 @@ def must_differ(source: str, target: str) -> None:
             path=target,
             hint="write to another name, and rename that afterwards",
         )
-
-
-def _create(folder: str, name: str) -> tuple[int, str]:
-    """A new file beside the final one, with the mode that `open` gives."""
-    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
-    flags |= getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
-    for number in range(_TRIES):
-        temporary = os.path.join(folder, f".{name[:200]}.{os.getpid()}-{number}.part")
-        try:
-            return os.open(temporary, flags, 0o666), temporary
-        except FileExistsError:  # of a process that was killed
-            continue
-    raise FileExistsError(errno.EEXIST, "temporary files of killed processes are in the way")
 
 
 def _sync_folder(folder: str) -> None:
