@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import islice
 from struct import Struct
 from typing import TYPE_CHECKING
 
@@ -20,16 +21,13 @@ _UINT4 = Struct("<I").unpack_from
 
 def store(m: Machine, target: dict[Value, Value], flat: list[Value]) -> None:
     """Sets key, value, key, value … in stream order; of equal keys the later value wins."""
-    keys = flat[::2]
+    keys, twice = flat[::2], []
     if set(map(type, keys)) == {str}:
         before = len(target)
-        apart = not before or target.keys().isdisjoint(keys)
-        twice = [] if apart else [key for key in keys if key in target]
         target.update(zip(keys, flat[1::2], strict=True))
-        if len(target) < before + len(keys) - len(twice):
-            twice = _twice(keys)
+        if len(target) < before + len(keys):
+            twice = _twice(target, keys, len(target) - before)
     else:
-        twice = []
         for given, value in zip(keys, flat[1::2], strict=True):
             key = as_key(m, target, given)
             if key in target:
@@ -39,13 +37,13 @@ def store(m: Machine, target: dict[Value, Value], flat: list[Value]) -> None:
         m.warn("duplicate-key", f"the key {_short(twice[0])} is set twice: the later value wins")
 
 
-def _twice(keys: list[Value]) -> list[Value]:
-    """The first of the keys that is there before."""
-    seen: set[Value] = set()
+def _twice(target: dict[Value, Value], keys: list[Value], added: int) -> list[Value]:
+    """The first of the keys just set that was there before. `added`: how many were not."""
+    new = set(islice(reversed(target), added))
     for key in keys:
-        if key in seen:
+        if key not in new:
             return [key]
-        seen.add(key)
+        new.discard(key)
     return []
 
 
