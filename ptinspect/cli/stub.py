@@ -26,9 +26,17 @@ from ptinspect.cli.output import File, Standard
     is_flag=True,
     help="Write a forward that calls the children in order (often wrong; it warns).",
 )
+@click.option(
+    "--check",
+    is_flag=True,
+    help="Load the file with the stub in a child process (torch): both load ways, print, strict "
+    "load. What differs is said on standard error; exit code 1.",
+)
+@click.pass_context
 def command(
-    path: str, output: str | None, package: str | None, force: bool,
+    ctx: click.Context, path: str, output: str | None, package: str | None, force: bool,
     entry: str | None, class_name: str | None, recovered: bool, guess_forward: bool,
+    check: bool,
 ) -> None:  # fmt: skip
     """Write the classes that PATH needs, so that torch.load finds them.
 
@@ -37,6 +45,8 @@ def command(
     """
     from ptinspect.stubs import stub
 
+    if check and class_name is not None:
+        raise click.UsageError("--check and --class: a part of the stub does not load the file")
     if package is not None:
         if output is not None:
             raise click.UsageError("--package and --output: one of them")
@@ -51,6 +61,7 @@ def command(
             recovered_source=recovered,
             guess_forward=guess_forward,
         )
+        _check(ctx, check, path, entry, True, recovered, guess_forward)
         return
     text = stub(
         path,
@@ -62,3 +73,21 @@ def command(
     target = Standard() if output in (None, "-") else File(output, force=force, inputs=(path,))
     with target:
         target.write(text)
+    _check(ctx, check, path, entry, False, recovered, guess_forward)
+
+
+def _check(
+    ctx: click.Context, check: bool, path: str, entry: str | None, package: bool,
+    recovered: bool, guess: bool,
+) -> None:  # fmt: skip
+    """Where it is asked for: the report on standard error, and the exit code."""
+    if not check:
+        return
+    from ptinspect.cli.output import complain
+    from ptinspect.proofs.stub_check import check_stub
+
+    report = check_stub(
+        path, entry=entry, package=package, recovered_source=recovered, guess_forward=guess
+    )
+    complain(report.text().rstrip("\n"))
+    ctx.exit(report.code)

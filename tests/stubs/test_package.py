@@ -12,8 +12,9 @@ import pytest
 
 import ptinspect
 from ptinspect.errors import PtInspectError
-from ptinspect.stubs import Options, Work, stub_package
+from ptinspect.stubs import Options, stub_package
 from ptinspect.stubs.package import package_files
+from ptinspect.stubs.work import Work
 from tests.conftest import FIXTURES
 from tests.stubs.test_choosing import saved
 

@@ -1,0 +1,63 @@
+"""`stub --check`: both load ways, print and strict load, in a child process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ptinspect.errors import UnsafeError
+from ptinspect.proofs.child.stub_try import same
+from ptinspect.proofs.stub_check import StubReport, check_stub
+from tests.cli.running import CHECKPOINT, MODEL, STATE_DICT, run
+
+pytest.importorskip("torch")
+
+
+@pytest.mark.parametrize("file", [MODEL, CHECKPOINT, STATE_DICT])
+def test_the_stub_fits_its_file(file: Path) -> None:
+    report = check_stub(str(file))
+    assert report.code == 0, report.text()
+    assert {"import", "load", "weights_only", "build", "strict"} <= report.tried.keys()
+
+
+def test_a_package_is_checked_as_one(tmp_path: Path) -> None:
+    result = run("stub", MODEL, "--package", tmp_path / "model_def", "--check")
+    assert result.exit_code == 0, result.stderr
+    assert "the stub fits the file" in result.stderr and "print" in result.stderr
+
+
+def test_what_differs_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ptinspect.stubs import render
+
+    source = render.stub_source
+    monkeypatch.setattr(
+        render,
+        "stub_source",
+        lambda work: source(work).replace("out_features=1", "out_features=7"),
+    )
+    result = run("stub", MODEL, "--check")
+    assert result.exit_code == 1
+    assert "size mismatch" in result.stderr and "line 2" in result.stderr
+
+
+def test_the_first_line_that_differs_is_named() -> None:
+    assert same("a", "a", None)
+    with pytest.raises(ValueError, match="line 2: b in the file, nothing in the stub"):
+        same("a\nb", "a")
+    assert StubReport("p", {"load": None, "strict": "no"}, []).code == 1
+
+
+def test_what_is_dangerous_is_not_loaded(tmp_path: Path) -> None:
+    import torch
+
+    class Evil:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            import os
+
+            return os.system, (f"touch {tmp_path / 'ran'}",)
+
+    torch.save(Evil(), tmp_path / "evil.pt")
+    with pytest.raises(UnsafeError, match="dangerous"):
+        check_stub(str(tmp_path / "evil.pt"))
+    assert not (tmp_path / "ran").exists()
