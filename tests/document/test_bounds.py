@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import zipfile
 from pathlib import Path
 
@@ -78,3 +79,27 @@ def test_long_paths_to_shared_objects_stay_small_when_printed(tmp_path: Path) ->
 
 def test_the_walk_warns_of_no_honest_call() -> None:
     assert of_bytes(b"\x80\x02ccollections\nOrderedDict\n)R.").warnings == []
+
+
+def within(stream: bytes) -> bytes:
+    """The opcodes of `torch.storage._load_from_bytes(stream)`."""
+    size = len(stream).to_bytes(4, "little")
+    return b"ctorch.storage\n_load_from_bytes\nB" + size + stream + b"\x85R"
+
+
+def legacy(opcodes: bytes) -> bytes:
+    """A legacy stream of that one object, without storages."""
+    head = [0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}]
+    start = b"".join(pickle.dumps(value, 2) for value in head)
+    return start + b"\x80\x03" + opcodes + b"." + pickle.dumps([], 2)
+
+
+def test_streams_inside_streams_end_at_the_limit() -> None:
+    """Each storage of a plain pickle is a legacy stream; here each holds the next."""
+    inner = b"N"
+    for _ in range(6):
+        inner = within(legacy(inner))
+    call = b"ctorch._utils\n_rebuild_tensor_v2\n(" + inner + b"K\x00K\x01\x85K\x01\x85\x89}tR."
+    with of_bytes(b"\x80\x03" + call) as document, pytest.raises(LimitError) as met:
+        _ = document.tensors
+    assert met.value.limit == "nested_archives"
