@@ -312,13 +312,20 @@ def step(key: Value) -> str | int:
     if isinstance(key, str):
         return str(key)
     if isinstance(key, int) and not isinstance(key, bool):
-        return key
+        return short(key) if is_huge(key) else key
     raw = raw_bytes(key) if isinstance(key, Call) else None
     return short(key if raw is None else raw)
 
 
+def is_huge(value: Value) -> bool:
+    """Whether an integer has so many digits that Python may refuse to write them."""
+    return isinstance(value, int) and value.bit_length() > 1_000
+
+
 def short(value: Value) -> str:
     """A value in a few words, without going deep: for odd keys and for arguments."""
+    if isinstance(value, int) and is_huge(value):
+        return f"an integer of {value.bit_length():,} bits"
     if value is None or isinstance(value, bool | int | float | str | bytes):
         shown = repr(str(value) if isinstance(value, str) else value)
         return shown if len(shown) <= 80 else shown[:77] + "..."
@@ -337,7 +344,7 @@ def _leaf(value: Value) -> str:
     if isinstance(value, Call):
         path = class_of(value) or "object"
         first = value.args[0] if len(value.args) == 1 else None
-        inside = repr(first) if isinstance(first, str | int) else "..."
+        inside = repr(first) if isinstance(first, str | int) and not is_huge(first) else "..."
         return f"{path}({inside})"
     if isinstance(value, Mapping):
         return "{...}" if value else "{}"

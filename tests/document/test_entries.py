@@ -10,12 +10,15 @@ import enum
 import fractions
 import functools
 import pathlib
+import pickle
 import uuid
 from typing import NamedTuple
 
 import numpy
 import pytest
+from click.testing import CliRunner
 
+from ptinspect.cli import cli
 from tests.document.making import document, lines, of_bytes
 
 
@@ -138,3 +141,16 @@ def test_a_key_that_is_set_twice_is_said() -> None:
     found = of_bytes(b"\x80\x02}(X\x01\x00\x00\x00aK\x01X\x01\x00\x00\x00aK\x02u.")
     assert lines(found) == {"a": 2}
     assert any(w.kind == "duplicate-key" and "'a'" in w.message for w in found.warnings)
+
+
+@pytest.mark.parametrize("view", ["summary", "json", "tree", "markdown", "table"])
+def test_integers_beyond_what_python_writes_are_told_by_their_size(
+    view: str, tmp_path: pathlib.Path
+) -> None:
+    """`str` refuses integers of more than 4,300 digits."""
+    huge = 1 << 100_000
+    file = tmp_path / "huge.pkl"
+    file.write_bytes(pickle.dumps({huge: [huge], (huge,): {"a": huge}, "b": [huge, 1]}, 4))
+    shown = CliRunner().invoke(cli, ["show", "-f", view, str(file)])
+    assert shown.exit_code == 0, shown.stderr
+    assert ("100,001 bits" in shown.stdout) == (view != "table")
