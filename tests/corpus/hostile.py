@@ -79,9 +79,10 @@ class Watch:
 
 
 def load_everything() -> None:
-    """Imports all of ptinspect, and what it imports when asked, before the watch begins."""
+    """Imports all of ptinspect, and what it imports when asked, before the watch begins; but for
+    `proofs`, whose children need torch: nothing that is watched goes there."""
     for module in pkgutil.walk_packages(ptinspect.__path__, "ptinspect."):
-        if not module.name.endswith("__main__"):
+        if not module.name.endswith("__main__") and not module.name.startswith("ptinspect.proofs."):
             importlib.import_module(module.name)
     for name in ("numpy", "ml_dtypes", "tabulate"):
         importlib.import_module(name)
