@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -213,37 +212,3 @@ def test_progress_only_where_it_is_wanted() -> None:
     """A small file is read before a bar could be seen; the option is taken all the same."""
     assert "%" not in on_terminal("show", "--stats", MODEL, NO_COLOR="1")
     assert "%" not in on_terminal("show", "--stats", "--no-progress", MODEL, NO_COLOR="1")
-
-
-# --- time ---------------------------------------------------------------------------------
-
-
-def fastest(command: list[str], times: int = 5) -> float:
-    environment = {k: v for k, v in ENVIRONMENT.items() if k != "PYTHONDONTWRITEBYTECODE"}
-    best = 60.0
-    for _ in range(times):
-        begin = time.perf_counter()
-        subprocess.run(command, stdout=subprocess.DEVNULL, check=True, env=environment)
-        best = min(best, time.perf_counter() - begin)
-    return best
-
-
-def test_a_small_file_costs_hardly_more_than_click(tmp_path: Path) -> None:
-    """The budget is 1.6 times what click and tabulate need, on a quiet machine; twice is asked
-    here, so that a busy one is no failure. benchmarks/ measures."""
-    import shutil
-
-    copy = tmp_path / "site"  # compiled, as an installed package is
-    shutil.copytree(ROOT / "ptinspect", copy / "ptinspect")
-    subprocess.run([sys.executable, "-m", "compileall", "-q", str(copy)], check=True)
-    code = f"import sys; sys.path.insert(0, {str(copy)!r}); sys.argv[0] = 'ptinspect'"
-    ours = [
-        sys.executable,
-        "-c",
-        code + "; from ptinspect.cli import main; main()",
-        "show",
-        str(MODEL),
-    ]
-    theirs = [sys.executable, "-c", "import click, tabulate"]
-    ratio = min(fastest(ours) / fastest(theirs) for _ in range(3))
-    assert ratio < 2
