@@ -103,8 +103,11 @@ def download(requirement: str, target: str) -> str:
         )
     except subprocess.TimeoutExpired:
         return f"pip was not done after {PATIENCE} s"
-    said = done.stderr.strip().splitlines()
-    return "" if done.returncode == 0 else (said[-1] if said else "pip said nothing")
+    if done.returncode == 0:
+        return ""
+    said = done.stderr.strip().splitlines() or ["pip said nothing"]
+    # Newer pips draw below the last ERROR where in a requirement they stumbled.
+    return next((line for line in reversed(said) if line.startswith("ERROR:")), said[-1])
 
 
 @contextmanager
