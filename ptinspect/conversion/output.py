@@ -87,7 +87,7 @@ class Output:
         must_be_free(self.path, self.force)
         return stat.S_IMODE(there.st_mode)
 
-    def write(self, data: bytes | bytearray) -> None:
+    def write(self, data: bytes | bytearray | memoryview) -> None:
         """Writes all of `data` at the current position."""
         with told(self.path), memoryview(data) as view:
             at = 0

@@ -21,16 +21,12 @@ from tests.formats.making import Stored, make_zip, torch_zip
 
 BODY = os.urandom(3 * LARGE + 8)
 
-WAYS = {
-    "both": copying.fast_ways(),
-    "sendfile": copying.fast_ways()[1:],
-    "none": [],
-}
+WAYS = {"kernel": copying.fast_way(), "buffer": None}
 
 
 @pytest.fixture(params=sorted(WAYS))
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setattr(copying, "fast_ways", lambda: list(WAYS[request.param]))
+    monkeypatch.setattr(copying, "fast_way", lambda: WAYS[request.param])
     return str(request.param)
 
 
@@ -54,7 +50,7 @@ def test_whole_and_in_part(way: str, storage: Storage, tmp_path: Path) -> None:
     assert (tmp_path / "out").read_bytes() == b"head" + BODY + BODY[7:-3] + short
 
 
-def test_a_way_that_refuses_is_left_for_the_next(
+def test_a_kernel_that_refuses_is_not_asked_again(
     storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = []
@@ -63,12 +59,35 @@ def test_a_way_that_refuses_is_left_for_the_next(
         asked.append(1)
         raise OSError(errno.EXDEV, "another file system")
 
-    monkeypatch.setattr(copying, "fast_ways", lambda: [refuses, *WAYS["both"]])
+    monkeypatch.setattr(copying, "fast_way", lambda: refuses)
+    monkeypatch.setattr(copying, "PAGE", 1)
     with sink_to(tmp_path / "out") as sink:
         for _ in range(2):
             sink.put([Range(storage, 0, len(BODY))], False)
     assert (tmp_path / "out").read_bytes() == BODY * 2
     assert asked == [1]
+
+
+def test_the_kernel_moves_only_what_stands_alike_in_its_pages(
+    storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved = []
+
+    def kernel(source: int, target: int, offset: int, count: int) -> int:
+        moved.append((offset, count))
+        return os.write(target, os.pread(source, count, offset))
+
+    monkeypatch.setattr(copying, "fast_way", lambda: kernel)
+    place = Range(storage, 0, len(BODY)).place()
+    assert place
+    with sink_to(tmp_path / "out") as sink:
+        sink.write(b"x" * (place[1] % copying.PAGE))
+        sink.put([Range(storage, 0, len(BODY))], False)
+        assert moved == [(place[1], len(BODY))]
+        sink.write(b"-")
+        sink.put([Range(storage, 0, len(BODY))], False)
+        assert len(moved) == 1
+    assert (tmp_path / "out").read_bytes().endswith(BODY + b"-" + BODY)
 
 
 def test_a_disk_that_is_full_is_no_refusal(
@@ -77,7 +96,8 @@ def test_a_disk_that_is_full_is_no_refusal(
     def full(*_: int) -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(copying, "fast_ways", lambda: [full])
+    monkeypatch.setattr(copying, "fast_way", lambda: full)
+    monkeypatch.setattr(copying, "PAGE", 1)
     failing = pytest.raises(PtInspectError, match="No space left")
     with failing as caught, sink_to(tmp_path / "out") as sink:
         sink.put([Range(storage, 0, len(BODY))], False)
