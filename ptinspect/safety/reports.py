@@ -127,7 +127,7 @@ def _result(verdict: str, text: str, path: str, found: Finding | None = None) ->
     if found is not None and found.record is None and found.offset is not None:
         physical["region"] = {"byteOffset": max(found.offset, 0), "byteLength": 1}
     location: dict[str, object] = {"physicalLocation": physical}
-    if found is not None and found.record is not None:
+    if found is not None and found.record:  # a record may have no name at all
         location["logicalLocations"] = [{"name": found.record, "kind": "member"}]
     return {
         "ruleId": f"ptinspect/{verdict}",
