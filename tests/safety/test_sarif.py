@@ -38,12 +38,17 @@ def official() -> Any:
 
 
 def valid(official: Any, reports: Iterable[ScanReport]) -> list[dict[str, Any]]:
-    """The results, of a text that holds against OASIS' schema and against ours, which is narrower."""
+    """The results, of a text that holds against OASIS' schema and our narrower one."""
     made = json.loads(sarif_text(list(reports)))
     official.validate(made)
     jsonschema.Draft202012Validator(SARIF).validate(made)
     results: list[dict[str, Any]] = made["runs"][0]["results"]
     return results
+
+
+def uri_of(result: dict[str, Any]) -> str:
+    uri: str = result["locations"][0]["physicalLocation"]["artifactLocation"]["uri"]
+    return uri
 
 
 def test_the_schema_can_fail(official: Any, tmp_path: Path) -> None:
@@ -65,9 +70,7 @@ def test_of_every_harmful_file(official: Any, tmp_path: Path) -> None:
     malicious.write(tmp_path)
     reports = scan_many([tmp_path])
     results = valid(official, reports)
-    named = {
-        each["locations"][0]["physicalLocation"]["artifactLocation"]["uri"] for each in results
-    }
+    named = {uri_of(each) for each in results}
     assert named == {(tmp_path / report.path).as_uri() for report in reports}
 
 
@@ -90,11 +93,10 @@ def test_names_that_a_uri_has_to_escape(
         Path(name).write_bytes(BAD)
     for paths in (names, [str(tmp_path / name) for name in names]):
         results = valid(official, map(scan, paths))
-        uris = [each["locations"][0]["physicalLocation"]["artifactLocation"] for each in results]
-        assert len(uris) == len(names)
-        for each in uris:
-            assert re.fullmatch(r"[A-Za-z0-9._~:/%@!$&'()*+,;=-]+", each["uri"])
-            assert re.search(URI["pattern"], each["uri"])
+        assert len(results) == len(names)
+        for uri in map(uri_of, results):
+            assert re.fullmatch(r"[A-Za-z0-9._~:/%@!$&'()*+,;=-]+", uri)
+            assert re.search(URI["pattern"], uri)
 
 
 def test_what_could_not_be_opened(official: Any, tmp_path: Path) -> None:
