@@ -11,6 +11,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from ptinspect.errors import FormatError, PtInspectError
+from ptinspect.source.naming import shell_word
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -60,7 +61,7 @@ def check(path: str, rule: str) -> tuple[int, str]:
         return 0, ""
     made = f"{cut(path)}: {cut(said)}"
     if "convert" in COMMANDS:
-        made += f"\n  ptinspect convert {cut(path)} --to {kind}"
+        made += f"\n  ptinspect convert {shell_word(path)} --to {kind}"
     return 1, made
 
 

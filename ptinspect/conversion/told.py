@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from shlex import quote
 from typing import TYPE_CHECKING
 
 from ptinspect.document.walk import dotted
+from ptinspect.source.naming import shell_word
 
 if TYPE_CHECKING:
     from ptinspect.conversion.options import Options
@@ -90,5 +90,5 @@ def size_text(size: int) -> str:
 
 def command(document: Document, options: Options) -> str:
     """The command with another entry, as a format."""
-    name = quote(document.path).replace("{", "{{").replace("}", "}}")
+    name = shell_word(document.path).replace("{", "{{").replace("}", "}}")
     return f"ptinspect convert {name} --to {options.to} --entry '{{}}'"

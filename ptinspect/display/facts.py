@@ -8,6 +8,7 @@ from ptinspect.display.escape import cut, safe
 from ptinspect.display.units import counted, size
 from ptinspect.document.entries import describe
 from ptinspect.document.objects import short
+from ptinspect.source.naming import shell_word
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -72,6 +73,8 @@ def facts(document: Document, look: Look) -> Iterator[Fact]:
     yield from _state_dict(document, infos)
     for found in document.optimizers:
         yield "optimizer", optimizer_text(document, found)
+    if document.optimizers:
+        yield "fits", _fits(document, look)
     if document.kind in ("checkpoint", "optimizer"):
         yield "resume", resume_text(document)
     yield from _hooks(document)
@@ -201,6 +204,17 @@ def optimizer_text(document: Document, found: Optimizer) -> str:
     return ", ".join(parts)
 
 
+def _fits(document: Document, look: Look) -> str:
+    """Whether the optimizers' state fits the model, and the command that tells more."""
+    from ptinspect.document.fit import fit_line  # only here: most files have no optimizer
+
+    said = cut(fit_line(document) or "")
+    whole = said.startswith("yes") and "undecided" not in said
+    if not whole and "check" in look.commands and document.path != "-":
+        said += f"    ptinspect check optimizer {shell_quoted(document.path)}"
+    return said
+
+
 def settings(document: Document, group: dict[Value, Value]) -> list[str]:
     """The hyper-parameters that tell most, those that are off left out."""
     made = []
@@ -266,15 +280,8 @@ def needs(document: Document, advice: LoadAdvice, look: Look) -> Iterator[Fact]:
     if advice.needs:
         said = listed([cut(name) for name in advice.needs])
         if "stub" in look.commands and document.path != "-":
-            said += f"    ptinspect stub {shell_quoted(document.path)} > model_def.py"
+            said += f"    ptinspect stub {shell_word(document.path)} > model_def.py"
         yield "needs", said
-
-
-def shell_quoted(path: str) -> str:
-    """The path as one word of a shell."""
-    plain = path.isascii() and all(char.isalnum() or char in "-_./\\:+@%," for char in path)
-    text = safe(path)
-    return text if plain else "'" + text.replace("'", "'\"'\"'") + "'"
 
 
 def listed(names: list[str], separator: str = ", ") -> str:

@@ -8,6 +8,7 @@ from ptinspect.display.entries import lines_of
 from ptinspect.display.escape import cut, markdown
 from ptinspect.display.facts import facts, heading
 from ptinspect.display.rows import table_of
+from ptinspect.display.selection import none_selected
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -58,7 +59,9 @@ def _trees(document: Document, look: Look) -> list[list[str]]:
 
 def _table(document: Document, look: Look) -> list[str]:
     found = table_of(document, look)
-    return table(found.headers, found.rows, found.right) if found.rows else []
+    if not found.rows:
+        return [none_selected(document, look)] if document.tensors else []
+    return table(found.headers, found.rows, found.right)
 
 
 def table(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ptinspect.display.units import counted
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -22,6 +24,14 @@ def selected(document: Document, look: Look) -> list[TensorInfo]:
     elif look.sort == "size":
         found.sort(key=lambda info: -info.nbytes)
     return found
+
+
+def none_selected(document: Document, look: Look) -> str:
+    """What is said where no tensor is shown: whether there are any."""
+    count = len(document.tensors)
+    if not count or not (look.include or look.exclude):
+        return "no tensors"
+    return f"no key of {counted(count, 'tensor')} passes --include and --exclude"
 
 
 def matcher(look: Look) -> Callable[[str], bool]:
@@ -49,4 +59,4 @@ def natural(key: str) -> list[tuple[int, int, str]]:
     return parts
 
 
-__all__ = ["matcher", "natural", "selected"]
+__all__ = ["matcher", "natural", "none_selected", "selected"]

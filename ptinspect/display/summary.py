@@ -9,6 +9,7 @@ from ptinspect.display.columns import columns, padded, width_of
 from ptinspect.display.escape import cut, safe
 from ptinspect.display.facts import Fact, facts, heading
 from ptinspect.display.rows import table_of
+from ptinspect.display.selection import none_selected
 from ptinspect.display.units import counted
 
 if TYPE_CHECKING:
@@ -97,5 +98,5 @@ def _trees(document: Document, look: Look) -> list[list[str]]:
 def _tensors(document: Document, look: Look) -> list[str]:
     table = table_of(document, look)
     if not table.rows:
-        return []
+        return [none_selected(document, look)] if document.tensors else []
     return columns(table.headers, table.rows, right=table.right, width=look.width)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ptinspect.display.columns import columns
 from ptinspect.display.rows import Table, table_of
+from ptinspect.display.selection import none_selected
 
 if TYPE_CHECKING:
     from ptinspect.display.look import Look
@@ -19,7 +20,7 @@ for what `columns`, which draws the same lines, has done in a tenth of it."""
 def table_text(document: Document, look: Look) -> str:
     """The table, ending in a newline; empty where there is no tensor."""
     table = table_of(document, look)
-    lines = drawn(table, look.width)
+    lines = drawn(table, look.width) or [none_selected(document, look)]
     if look.values:
         from ptinspect.display.extras import values_lines
 
@@ -29,9 +30,9 @@ def table_text(document: Document, look: Look) -> str:
 
 
 def drawn(table: Table, width: int | None) -> list[str]:
-    """The lines; fitted to `width` columns of a terminal, if given."""
+    """The lines, none without rows; fitted to `width` columns of a terminal, if given."""
     if not table.rows:
-        return ["no tensors"]
+        return []
     ascii_only = all("".join(row).isascii() for row in table.rows)
     if width is not None or len(table.rows) > TABULATED or not ascii_only:
         return columns(table.headers, table.rows, right=table.right, width=width)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ptinspect.pickling.values import PersistentId
 from ptinspect.safety.weights_only import ALLOWED, BLOCKED
+from ptinspect.source.naming import python_literal
 
 if TYPE_CHECKING:
     from ptinspect.document import Document
@@ -113,7 +114,7 @@ def _is_class(value: PersistentId) -> bool:
 
 def _call(document: Document, plain: bool, place: str | None) -> str:
     """The call, with the file's name as a literal."""
-    name = _literal(document.path)
+    name = python_literal(document.path)
     encoding = ', encoding="latin1"' if _is_latin(document) else ""
     if document.archive.format == "pickle":
         return f'pickle.load(open({name}, "rb"){encoding})'
@@ -130,15 +131,3 @@ def _is_latin(document: Document) -> bool:
         for stream in document.archive.streams
         for warned in stream.warnings
     )
-
-
-def _literal(text: str) -> str:
-    """A Python string literal in double quotes, printable whatever the name holds."""
-    made = "".join(map(_escaped, text))
-    return f'"{made}"'
-
-
-def _escaped(char: str) -> str:
-    if char in '"\\':
-        return f"\\{char}"
-    return char if char.isprintable() else char.encode("unicode_escape").decode()

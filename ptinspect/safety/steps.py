@@ -9,6 +9,7 @@ from ptinspect.safety.advice import LoadAdvice, load_advice
 from ptinspect.safety.findings import DANGEROUS, POINTER
 from ptinspect.safety.opinions import OK, imported
 from ptinspect.safety.policy import row_of
+from ptinspect.source.naming import shell_word
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -101,9 +102,9 @@ def _not_as_it_is(part: Part, load: LoadAdvice, commands: Collection[str]) -> li
     if line is not None:
         made.append(f"{line}  # torch {TRUSTED} or later")
     if load.needs and "stub" in commands:
-        made.append(f"ptinspect stub {part.path} > model_def.py")
+        made.append(f"ptinspect stub {shell_word(part.path)} > model_def.py")
     if "convert" in commands:
-        made.append(f"ptinspect convert {part.path} --to safetensors")
+        made.append(f"ptinspect convert {shell_word(part.path)} --to safetensors")
     if line is None:
         made.append(f"{load.call}  # runs what the file says")
     return made

@@ -10,6 +10,7 @@ from typing import IO, TYPE_CHECKING, TypeAlias, cast
 
 from ptinspect.errors import DamagedError, FormatError, Place, PtInspectError
 from ptinspect.source.base import MemorySource, Source
+from ptinspect.source.naming import shell_word
 
 if TYPE_CHECKING:
     from mmap import mmap
@@ -146,7 +147,9 @@ def _open_path(path: str) -> Source:
         flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
         return LocalSource(os.open(path, flags), path)
     except ValueError as error:  # a NUL in the path
-        raise PtInspectError(f"no such file: {error}", path=path) from error
+        raise PtInspectError(
+            f"no such file: {error}", path=path, hint="the name holds what no file's name can"
+        ) from error
     except OSError as error:
         raise _failed(error, path) from error
 
@@ -169,10 +172,27 @@ def _failed(error: OSError, path: str) -> PtInspectError:
         hint = None
         if path.startswith(("http://", "https://")):
             hint = "download it first and show the file: this version does not read URLs"
+        else:
+            hint = _alike(path)
         return PtInspectError("no such file", path=path, hint=hint)
     if isinstance(error, PermissionError):
         return PtInspectError("no permission to read it", path=path)
     return PtInspectError(f"cannot be read: {error.strerror or error}", path=path)
+
+
+def _alike(path: str) -> str:
+    """What may have been meant by the name of a file that is not there."""
+    from difflib import get_close_matches
+
+    folder, name = os.path.split(path)
+    try:
+        there = os.listdir(folder or ".")
+    except OSError:
+        return f"there is no folder {folder}"
+    close = get_close_matches(name, there, 1)
+    if close:
+        return f"did you mean {shell_word(os.path.join(folder, close[0]))}?"
+    return "the name is taken from the folder that the command is run in, unless it begins with /"
 
 
 def _open_file(file: IO[bytes], path: str) -> Source:

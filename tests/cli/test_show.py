@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import shutil
 from pathlib import Path
 
@@ -43,8 +44,12 @@ def test_include_and_exclude() -> None:
 
 
 def test_a_glob_that_matches_nothing() -> None:
-    result = run("show", "-f", "table", DEEP, "--include", "nothing")
-    assert (result.exit_code, result.stdout) == (0, "no tensors\n")
+    said = {
+        kind: run("show", "-f", kind, DEEP, "--include", "nothing") for kind in ("table", "summary")
+    }
+    assert all(result.exit_code == 0 for result in said.values())
+    assert re.fullmatch(r"no key of \d+ tensors passes .*\n", said["table"].stdout)
+    assert said["summary"].stdout.endswith(said["table"].stdout)
 
 
 def test_sort() -> None:

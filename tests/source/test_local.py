@@ -168,8 +168,16 @@ def test_a_folder(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["missing.pth", "nul\0.pth", "folder/under/nothing"])
 def test_what_is_not_there(tmp_path: Path, name: str) -> None:
-    with pytest.raises(PtInspectError, match="no such file"):
+    with pytest.raises(PtInspectError, match="no such file") as caught:
         open_source(tmp_path / name)
+    assert caught.value.hint
+
+
+def test_a_name_that_is_nearly_there_is_named(tmp_path: Path) -> None:
+    (tmp_path / "my model.pth").touch()
+    with pytest.raises(PtInspectError) as caught:
+        open_source(tmp_path / "my-model.pth")
+    assert caught.value.hint == f"did you mean '{tmp_path}/my model.pth'?"
 
 
 def test_a_url_says_what_to_do() -> None:
