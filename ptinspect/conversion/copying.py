@@ -22,6 +22,7 @@ from ptinspect.errors import DamagedError, Place, PtInspectError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from concurrent.futures import ThreadPoolExecutor
 
     from ptinspect.conversion.output import Output
     from ptinspect.conversion.pieces import Piece
@@ -38,6 +39,9 @@ LARGE = 256 << 10
 
 BUFFER = 1 << 20
 """Bytes that are collected, or read at once, before they are written."""
+
+THREADED = 8 << 20
+"""Bytes of a piece from which on a thread for its CRC-32 is worth its start."""
 
 PAGE = 4096
 """Bytes in which systems keep files in memory: a write of whole ones is cheapest."""
@@ -73,6 +77,7 @@ class Sink:
         self._fast = fast_way()
         self._buffer = bytearray()
         self._room = memoryview(b"")
+        self._helper: ThreadPoolExecutor | None = None
 
     def write(self, data: bytes) -> None:
         """Bytes that belong to the container."""
@@ -121,14 +126,26 @@ class Sink:
             done = self._by_kernel(source, offset, left) if crc is None else 0
             if not done:
                 chunk = self._read(source, offset, left)
-                if crc is not None:
-                    crc = crc32(chunk, crc)
-                self.output.write(chunk)
+                crc = self._write_summed(chunk, crc, piece.length)
                 done = len(chunk)
             self._count(piece, done)
             offset += done
             left -= done
         return crc
+
+    def _write_summed(self, chunk: memoryview, crc: int | None, whole: int) -> int | None:
+        """Writes the chunk; the CRC-32 that goes on from `crc`, which for a piece of many chunks
+        (`whole` bytes) another thread finds out while the system writes."""
+        if crc is None or whole < THREADED:
+            self.output.write(chunk)
+            return crc if crc is None else crc32(chunk, crc)
+        if self._helper is None:
+            from concurrent.futures import ThreadPoolExecutor
+
+            self._helper = ThreadPoolExecutor(1)
+        summed = self._helper.submit(crc32, chunk, crc)
+        self.output.write(chunk)
+        return summed.result()
 
     def _by_kernel(self, source: int, offset: int, left: int) -> int:
         """Bytes that the kernel moved from `offset` on; 0 where the buffer has to do it."""

@@ -21,12 +21,15 @@ from tests.formats.making import Stored, make_zip, torch_zip
 
 BODY = os.urandom(3 * LARGE + 8)
 
-WAYS = {"kernel": copying.fast_way(), "buffer": None}
+WAYS = {"kernel": copying.fast_way(), "buffer": None, "thread": None}
 
 
 @pytest.fixture(params=sorted(WAYS))
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setattr(copying, "fast_way", lambda: WAYS[request.param])
+    if request.param == "thread":
+        monkeypatch.setattr(copying, "THREADED", 0)
+        monkeypatch.setattr(copying, "BUFFER", LARGE)
     return str(request.param)
 
 
