@@ -61,13 +61,13 @@ class _State:
             if not isinstance(own, dict) or "__stubbed__" not in own:
                 continue
             if name not in self.modules and _is_ours(getattr(module, "__loader__", None)):
-                del sys.modules[name]
+                _forget(name)
                 continue
             self._names(own, self.stubbed.get(name, {}))
         for name in list(sys.modules):
             spec = getattr(sys.modules[name], "__spec__", None)
             if name not in self.modules and _is_ours(getattr(spec, "loader", None)):
-                del sys.modules[name]
+                _forget(name)
 
     @staticmethod
     def _names(own: dict[str, object], before: dict[str, object]) -> None:
@@ -84,6 +84,15 @@ class _State:
                 names.discard(name)
         if not names:
             own.pop("__stubbed__", None)
+
+
+def _forget(name: str) -> None:
+    """Takes a module away, and the attribute of its package that it is."""
+    module = sys.modules.pop(name)
+    package, _, last = name.rpartition(".")
+    own = getattr(sys.modules.get(package), "__dict__", {})
+    if own.get(last) is module:
+        del own[last]
 
 
 def _is_ours(thing: object) -> bool:

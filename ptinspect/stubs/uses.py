@@ -103,9 +103,25 @@ def is_foreign(module: str, name: str) -> bool:
     top = module.partition(".")[0]
     if top in BY_VALUE:
         return False
-    if top in ("torch", "numpy"):
-        return f"{module}.{name}" in GONE and "<" not in name
-    return not is_standard(module)
+    if top == "torch":
+        return _is_gone(module, name)
+    return top != "numpy" and not is_standard(module)
+
+
+def _is_gone(module: str, name: str) -> bool:
+    """Whether torch had the name once, and has it no more. A name that a newer torch has is
+    among these: what the stub defines stands back where the name is there."""
+    from ptinspect.safety.policy import policy
+    from ptinspect.safety.weights_only import ALLOWED
+    from ptinspect.torchnn import lookup
+    from ptinspect.torchnn.present import is_there
+
+    path = f"{module}.{name}"
+    if path in GONE:
+        return "<" not in name
+    if path in ALLOWED or "<" in name or is_there(module, name):
+        return False
+    return lookup(path) is None and policy().row(module, name) is None
 
 
 _SIMPLE = frozenset({type(None), bool, int, float, str, bytes})
