@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import ptinspect
-from ptinspect.safety import pool, scanning
+from ptinspect.safety import batches, pool, scanning
 from tests.safety.files import BAD, GOOD, OWN, torch_zip
 
 
@@ -86,17 +86,9 @@ def test_a_file_that_kills_or_hangs_its_process(
 ) -> None:
     monkeypatch.setattr(scanning, "scan", deadly)
     monkeypatch.setattr(pool, "SECONDS", 2)
+    monkeypatch.setattr(batches, "SECONDS", 2)
     reports = ptinspect.scan_many(many, jobs=2)
     verdicts = {Path(report.path).name: report.verdict for report in reports}
     assert verdicts.pop("05.pt") == "unreadable"
     assert verdicts.pop("07.pt") == "unreadable"
     assert sorted(verdicts.values()) == ["clean"] * 4 + ["dangerous"] * 3 + ["unknown"] * 3
-
-
-def test_dask(many: list[str]) -> None:
-    distributed = pytest.importorskip("distributed")
-    with (
-        distributed.LocalCluster(2, threads_per_worker=1, dashboard_address=None) as cluster,
-        distributed.Client(cluster) as client,
-    ):
-        assert ptinspect.scan_many(many, client.get_executor()) == ptinspect.scan_many(many)
