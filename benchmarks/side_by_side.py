@@ -10,6 +10,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -25,21 +26,28 @@ class Run(NamedTuple):
 
 
 def once(command: Sequence[str]) -> Run:
-    """Runs `command`, its output thrown away. It must end with 0. Compiled modules are kept, as
-    an installed program's are."""
+    """Runs `command`, its output thrown away. It must end with 0, else what it said on standard
+    error is shown. Compiled modules are kept, as an installed program's are."""
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
-    begin = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment)
-    if hasattr(os, "wait4"):
-        _, status, usage = os.wait4(process.pid, 0)
-        code, peak = os.waitstatus_to_exitcode(status), usage.ru_maxrss
-        process.returncode = code
-    else:
-        code, peak = process.wait(), 0
-    seconds = time.perf_counter() - begin
-    if code:
-        raise SystemExit(f"exit code {code}: {' '.join(command)}")
+    with tempfile.TemporaryFile() as said:
+        begin = time.perf_counter()
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=said, env=environment)
+        code, peak = _wait(process)
+        seconds = time.perf_counter() - begin
+        if code:
+            said.seek(0)
+            text = said.read().decode(errors="replace")
+            raise SystemExit(f"{text}exit code {code}: {' '.join(command)}")
     return Run(seconds, peak / (1 << 20 if sys.platform == "darwin" else 1 << 10))
+
+
+def _wait(process: subprocess.Popen[bytes]) -> tuple[int, int]:
+    """The exit code, and the most memory that was resident, as getrusage has it."""
+    if not hasattr(os, "wait4"):
+        return process.wait(), 0
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    return process.returncode, usage.ru_maxrss
 
 
 class Result(NamedTuple):
