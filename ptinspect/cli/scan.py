@@ -48,9 +48,7 @@ if TYPE_CHECKING:
     "--jobs",
     metavar="N",
     type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
-    help="Processes to scan with.",
+    help="Processes to scan with; without it as many as are fastest.",
 )
 @click.option("--no-progress", is_flag=True, help="No progress bar.")
 @click.pass_context

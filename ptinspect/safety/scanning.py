@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ptinspect.errors import PtInspectError
 from ptinspect.limits import LIMITS, Limits
+from ptinspect.safety import batches
 from ptinspect.safety.part import Budget, Part
 from ptinspect.safety.report import ScanReport, report_of, unread
 from ptinspect.safety.scanner import scan_source
@@ -68,7 +70,7 @@ def scan_many(
     paths: Iterable[str | PathLike[str]],
     executor: Executor | None = None,
     *,
-    jobs: int = 1,
+    jobs: int | None = 1,
     allow: Collection[str] = (),
     exclude: Collection[str] = (),
     limits: Limits = LIMITS,
@@ -77,15 +79,26 @@ def scan_many(
     """The same for many files, in order; a folder stands for all files below it.
 
     executor: any `concurrent.futures.Executor`, whose workers see the same files. Without one,
-    `jobs` processes of this machine. A worker that dies takes no other file's answer with it.
+    `jobs` processes of this machine (None: as many as are fastest for so many files). A worker
+    that dies takes no other file's answer with it.
     exclude: globs of paths that are left out.
     """
     from ptinspect.safety.files import expanded
 
     files = list(expanded([os.fspath(path) for path in paths], exclude))
     settings = (tuple(allow), limits, tuple(commands))
-    if executor is None and (jobs <= 1 or len(files) < 2):
-        return [scan(path, allow=allow, limits=limits, commands=commands) for path in files]
+    if executor is None:
+        if len(files) < (batches.MANY if jobs is None else 2) or jobs == 1:
+            return batches.scan_batch(files, settings)
+        from ptinspect.safety import forked
+
+        jobs = forked.fastest(len(files)) if jobs is None else jobs
+        if jobs <= 1:
+            return batches.scan_batch(files, settings)
+        if forked.can_fork():
+            with suppress(OSError):  # not even one process: then here
+                return forked.scan_forked(files, settings, jobs)
+            return batches.scan_batch(files, settings)
     from ptinspect.safety.pool import scan_elsewhere
 
-    return scan_elsewhere(files, settings, executor, jobs)
+    return scan_elsewhere(files, settings, executor, jobs or 1)

@@ -1,0 +1,185 @@
+"""Forked workers: the same answers, in order, whatever happens to a worker.
+
+In a process of its own, which has no threads: pytest's workers have some.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import FIXTURES, ROOT
+from tests.safety.files import BAD, GOOD, OWN, torch_zip
+
+pytestmark = pytest.mark.skipif(
+    not hasattr(os, "fork") or sys.platform == "darwin", reason="nothing is forked here"
+)
+
+BEGIN = """
+import os, sys, time
+from ptinspect.safety import batches, forked, scanning
+from ptinspect.limits import LIMITS
+batches.SECONDS = 1
+settings = ((), LIMITS, ())
+real = scanning.scan
+paths = sys.argv[1:]
+"""
+
+
+def python(code: str, *paths: str, stdin: bytes = b"") -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", BEGIN + code, *paths],
+        capture_output=True,
+        input=stdin,
+        timeout=100,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    return done.stdout.decode().strip()
+
+
+@pytest.fixture
+def many(tmp_path: Path) -> list[str]:
+    made = []
+    for number in range(40):
+        file = tmp_path / f"{number:02}.pt"
+        file.write_bytes(torch_zip((GOOD, OWN, BAD)[number % 3]))
+        made.append(str(file))
+    return made
+
+
+def test_the_reports_are_those_of_one_process() -> None:
+    code = """
+assert forked.can_fork()
+paths = [os.path.join(base, name) for path in paths for base, _, names in os.walk(path)
+         for name in sorted(names)]
+assert forked.scan_forked(paths, settings, 2) == batches.scan_batch(paths, settings)
+print(len(paths))
+"""
+    assert int(python(code, str(FIXTURES / "containers"), str(FIXTURES / "pickles"))) > 100
+
+
+@pytest.mark.parametrize("jobs", [1, 2, 7])
+def test_a_file_that_kills_or_hangs_its_worker(many: list[str], jobs: int) -> None:
+    code = f"""
+def deadly(path, **more):
+    if path.endswith(("05.pt", "38.pt")):
+        os._exit(9)
+    if path.endswith("07.pt"):
+        time.sleep(60)
+    return real(path, **more)
+scanning.scan = deadly
+reports = forked.scan_forked(paths, settings, {jobs})
+assert [report.path for report in reports] == paths
+for report in reports:
+    if report.errors:
+        print(report.path[-5:], report.verdict, report.errors[0].message)
+    else:
+        assert report == real(report.path)
+"""
+    assert python(code, *many).splitlines() == [
+        "05.pt unreadable the process that read it died",
+        "07.pt unreadable it took more than 1 seconds",
+        "38.pt unreadable the process that read it died",
+    ]
+
+
+def test_a_slow_but_large_file_is_waited_for(tmp_path: Path) -> None:
+    file = tmp_path / "large.pt"
+    file.write_bytes(torch_zip(GOOD) + bytes(8 << 20))  # four seconds more
+    code = """
+def slow(path, **more):
+    time.sleep(1.5)
+    return real(path, **more)
+scanning.scan = slow
+print(*(report.errors for report in forked.scan_forked(paths, settings, 2)))
+"""
+    expected = python("print(*(real(path).errors for path in paths))", str(file), str(file))
+    assert python(code, str(file), str(file)) == expected
+
+
+def test_standard_input_is_read_here(many: list[str]) -> None:
+    code = """
+reports = forked.scan_forked([*paths[:20], "-", *paths[20:]], settings, 2)
+assert [report.path for report in reports] == [*paths[:20], "-", *paths[20:]]
+print(reports[20].verdict)
+"""
+    assert python(code, *many, stdin=torch_zip(BAD)) == "dangerous"
+
+
+def test_without_any_process_the_files_are_scanned_here(many: list[str]) -> None:
+    code = """
+def refused():
+    raise OSError(11, "no more processes")
+os.fork = refused
+assert scanning.scan_many(paths, jobs=2) == batches.scan_batch(paths, settings)
+"""
+    python(code, *many)
+
+
+def test_processes_that_can_be_started_no_more(many: list[str]) -> None:
+    """What was not read is said to be so."""
+    code = """
+fork, started = os.fork, []
+def once():
+    if started:
+        raise OSError(11, "no more processes")
+    started.append(1)
+    return fork()
+os.fork = once
+def deadly(path, **more):
+    if path.endswith("38.pt"):
+        os._exit(9)
+    return real(path, **more)
+scanning.scan = deadly
+reports = forked.scan_forked(paths, settings, 4)
+assert reports[:36] == [real(path) for path in paths[:36]]
+print(*(report.verdict for report in reports[36:]))
+print(reports[39].errors[0].message)
+"""
+    assert python(code, *many).splitlines() == [
+        "unreadable unreadable unreadable unreadable",
+        "no process could be started to read it: no more processes",
+    ]
+
+
+def test_no_process_is_left_behind(many: list[str]) -> None:
+    code = """
+def interrupted(done, total):
+    raise KeyboardInterrupt
+try:
+    forked.scan_forked(paths, settings, 2, interrupted)
+except KeyboardInterrupt:
+    pass
+try:
+    os.waitpid(-1, os.WNOHANG)
+except ChildProcessError:
+    print("none")
+"""
+    assert python(code, *many) == "none"
+
+
+def test_progress_counts_to_the_end(many: list[str]) -> None:
+    code = """
+told = []
+forked.scan_forked(paths, settings, 2, lambda done, total: told.append((done, total)))
+assert told == sorted(set(told))
+print(told[-1])
+"""
+    assert python(code, *many) == "(40, 40)"
+
+
+def test_how_many_processes() -> None:
+    code = """
+os.sched_getaffinity = lambda pid: set(range(8))
+print(*(forked.fastest(files) for files in (1, 100, 128, 300, 100_000)))
+import threading
+threading.Thread(target=time.sleep, args=(1,), daemon=True).start()
+print(forked.can_fork(), forked.fastest(1000))
+"""
+    assert python(code).splitlines() == ["1 1 2 4 8", "False 1"]
