@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from ptinspect.errors import PtInspectError, UnsupportedError
 from ptinspect.stubs.choosing import lines_of, names_in
 from ptinspect.stubs.code import laid_out
-from ptinspect.stubs.names import plain, prose
+from ptinspect.stubs.names import RESERVED, plain, prose
 from ptinspect.stubs.render import ASSEMBLED, RESULT, ending, export_key, framed, imports_of
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def package_files(work: Work) -> dict[str, str]:
 
 
 def _modules(work: Work) -> dict[tuple[str, ...], _Module]:
-    paths = _Paths()
+    paths = _Paths({plan.ident for plan in work.plans})
     made: dict[tuple[str, ...], _Module] = {}
     for plan in work.in_order:
         path = paths.of(plan.module)
@@ -82,9 +82,11 @@ def _modules(work: Work) -> dict[tuple[str, ...], _Module]:
 
 
 class _Paths:
-    """Files for modules: a file system's names, none twice, whatever a module is called."""
+    """Files for modules: a file system's names, none twice, whatever a module is called. A module
+    is an attribute of its package, and must not be one that the package has: `torch`, a class."""
 
-    def __init__(self) -> None:
+    def __init__(self, idents: set[str]) -> None:
+        self._idents = idents | RESERVED
         self._known: dict[str, tuple[str, ...]] = {}
         self._taken: dict[tuple[tuple[str, ...], str], str] = {}
 
@@ -104,7 +106,7 @@ class _Paths:
         if not (plain(name) and name.isascii() and len(name) <= 60):
             name = "".join(char if char.isascii() and char.isalnum() else "_" for char in name)
             name = f"m_{name[:50]}"
-        if name.lower() in _WINDOWS:
+        if name.lower() in _WINDOWS or name in self._idents:
             name += "_"
         while self._taken.setdefault((folder, name.lower()), part) != part:
             name += "_"

@@ -96,7 +96,7 @@ def test_stubbed_supplies_it_and_takes_it_away(gone: Path) -> None:
 
 REAL = (
     "old/torch-1.8.1-py38/bygone.zip.pth",
-    "old/torch-1.4.0-py36/bygone.zip.pth",
+    "old/torch-1.13.1-py38/bygone.zip.pth",
 )
 
 
