@@ -209,9 +209,9 @@ def _fits(document: Document, look: Look) -> str:
     from ptinspect.document.fit import fit_line  # only here: most files have no optimizer
 
     said = cut(fit_line(document) or "")
-    whole = said.startswith("yes") and "undecided" not in said
-    if not whole and "check" in look.commands and document.path != "-":
-        said += f"    ptinspect check optimizer {shell_quoted(document.path)}"
+    more = said.startswith("no: ") or said.endswith(" undecided")
+    if more and "check" in look.commands:
+        said += f"    ptinspect check optimizer {shell_word(document.path)}"
     return said
 
 

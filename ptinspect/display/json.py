@@ -6,6 +6,7 @@ for a file of many tensors.
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from ptinspect.display.escape import quoted, quoted_all
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from ptinspect.document.optimizers import Optimizer
     from ptinspect.document.tensor import Tensor
     from ptinspect.errors import PtInspectError
+    from ptinspect.formats.archive import Archive
     from ptinspect.pickling.values import Value
 
 SCHEMA = 1
@@ -44,7 +46,7 @@ def json_text(document: Document, look: Look) -> str:
         f'"tensors": {_lines(_tensors(document, look))}',
         f'"modules": {_lines(_modules(document))}',
         f'"entries": {_lines(map(_entry, document.entries))}',
-        f'"optimizers": {_lines(_optimizer(found, document) for found in document.optimizers)}',
+        f'"optimizers": {_lines(_optimizers(document))}',
         f'"totals": {_totals(document)}',
         f'"globals": {_lines(_globals(document))}',
         f'"load": {_load(document)}',
@@ -75,18 +77,24 @@ def _lines(items: Iterable[str]) -> str:
 
 def _file(document: Document, look: Look) -> str:
     archive = document.archive
-    protocol = None if archive.format == "safetensors" else archive.pickled.protocol
+    protocol = archive.pickled.protocol if archive.streams else None
     made = (
         f'{{"path": {quoted(document.path)}, "size": {document.size}, '
         f'"format": "{archive.format}", "byteorder": "{archive.byteorder}", '
         f'"pickle_protocol": {scalar(protocol)}'
     )
+    if archive.parts:
+        made += f', "shards": [{", ".join(quoted_all(_shards(archive)))}]'
     if look.file_hash is not None:
         found = look.file_hash
         matches = None if found.expected is None else not found.mismatch
         made += f', "sha256": "{found.sha256}", "name_hash": {scalar(found.expected)}'
         made += f', "name_hash_matches": {scalar(matches)}'
     return made + "}"
+
+
+def _shards(archive: Archive) -> list[str]:
+    return [os.path.basename(part.source.path) for part in archive.parts]
 
 
 def _content(document: Document) -> str:
@@ -102,7 +110,7 @@ def _tensors(document: Document, look: Look) -> list[str]:
     facts: dict[object, str] = {}  # what many tensors have in common, written once
     keys = quoted_all([info.key for info in rows])
     made = []
-    for info, key, place in zip(rows, keys, _storages(rows), strict=True):
+    for info, key, place in zip(rows, keys, _storages(document, rows), strict=True):
         tensor = info.tensor
         shared = (
             info.role, info.persistent, id(tensor.dtype), tensor.shape, tensor.stride,
@@ -120,18 +128,25 @@ def _tensors(document: Document, look: Look) -> list[str]:
     return made
 
 
-def _storages(rows: list[TensorInfo]) -> list[str]:
-    """The storage of each row, or null. An array in the pickle itself has no key."""
+def _storages(document: Document, rows: list[TensorInfo]) -> list[str]:
+    """The storage of each row, or null. An array in the pickle itself has no key. Of a model in
+    several files each tells its own."""
     held = [info.tensor.storage for info in rows]
     found = places(held)
     keys = quoted_all(["" if storage is None else storage.key for storage in held])
     records = quoted_all([place[0] or "" for place in found])
+    parts = document.archive.parts
+    named = {
+        id(part): f', "file": {name}'
+        for part, name in zip(parts, quoted_all(_shards(document.archive)), strict=True)
+    }
     return [
         "null"
         if storage is None
         else f'{{"key": {"null" if type(storage) is Inline else key}, "nbytes": {storage.nbytes}, '
         f'"record": {"null" if at[0] is None else record}, '
-        f'"file_offset": {"null" if at[1] is None else at[1]}}}'
+        f'"file_offset": {"null" if at[1] is None else at[1]}'
+        f"{named.get(id(storage.archive), '') if named else ''}}}"
         for storage, key, record, at in zip(held, keys, records, found, strict=True)
     ]
 
@@ -241,6 +256,16 @@ def _entry(entry: Entry) -> str:
         f'{{"path": {path(entry.path)}, "type": {quoted(entry.type)}, '
         f'"value": {plain(entry.value)}}}'
     )
+
+
+def _optimizers(document: Document) -> Iterable[str]:
+    if not document.optimizers:
+        return
+    from ptinspect.document.fit import check_optimizers  # only here: most files have none
+
+    for fit in check_optimizers(document, values=False):
+        said = {"verdict": fit.verdict, "model": fit.model, **fit.told()}
+        yield f'{_optimizer(fit.optimizer, document)[:-1]}, "fit": {plain(said)}}}'
 
 
 def _optimizer(found: Optimizer, document: Document) -> str:

@@ -37,15 +37,30 @@ class OptimizerFit(NamedTuple):
         """Whether nothing speaks against it."""
         return not self.faults
 
+    @property
+    def verdict(self) -> str:
+        """`fits` or `differs`."""
+        return "fits" if self.fits else "differs"
+
+    def told(self) -> dict[str, object]:
+        """What is wrong and what is undecided, for programs."""
+        return {
+            "wrong": [fault._asdict() for fault in self.faults],
+            "undecided": [fault._asdict() for fault in self.undecided],
+        }
+
 
 def check_optimizers(document: Document, *, values: bool = True) -> list[OptimizerFit]:
     """Each optimizer state of a file held against the weights beside it. `values`: whether the
-    numbers are looked at too (NaN, inf), which reads the state's tensors."""
-    candidates = weights_of(document)
-    return [
-        _Check(document, found, pair(slots_of(found, document), candidates)).run(values)
-        for found in document.optimizers
-    ]
+    numbers are looked at too (NaN, inf, steps that disagree), which reads the state's tensors."""
+    if not document.optimizers:
+        return []
+    candidates, beside = weights_of(document), _Beside(document)
+    made = []
+    for found in document.optimizers:
+        slots = slots_of(found, document)
+        made.append(_Check(beside, found, slots, pair(slots, candidates)).run(values))
+    return made
 
 
 def fit_line(document: Document) -> str | None:
@@ -53,23 +68,42 @@ def fit_line(document: Document) -> str | None:
     found = check_optimizers(document, values=False)
     if not found:
         return None
-    faults = [fault for one in found for fault in one.faults]
+    faults = [(one, fault) for one in found for fault in one.faults]
     if faults:
+        one, fault = faults[0]
         more = f", and {len(faults) - 1} more" if len(faults) > 1 else ""
-        where = f"{faults[0].parameter}: " if faults[0].parameter else ""
-        return f"no: {where}{faults[0].message}{more}"
+        place = f"{dotted(one.optimizer.path)}: " if len(found) > 1 else ""
+        where = f"{fault.parameter}: " if fault.parameter else ""
+        return f"no: {place}{where}{fault.message}{more}"
     if any(one.model is None for one in found):
-        return "undecided: no weights beside it"
+        return "undecided: no weights lie beside it"
     undecided = sum(len(one.undecided) for one in found)
-    return f"yes, {undecided} undecided" if undecided else "yes"
+    more = f"; {undecided} undecided" if undecided else ""
+    places = list(dict.fromkeys(one.model for one in found if one.model))
+    many = f"{len(places)} models"
+    said = dotted(places[0]) if len(places) == 1 else many if places else "the model"
+    return f"yes, {said}{more}"
+
+
+class _Beside:
+    """What else is in the file, looked for once."""
+
+    def __init__(self, document: Document) -> None:
+        self.document = document
+        self.schedulers = schedulers_of(document)
+        self.counter = counter_of(document, schedulers=self.schedulers)
+        self.optimizers = len(document.optimizers)
 
 
 class _Check:
-    def __init__(self, document: Document, optimizer: Optimizer, pairing: Pairing | None) -> None:
-        self.document = document
+    def __init__(
+        self, beside: _Beside, optimizer: Optimizer, slots: list[Slot], pairing: Pairing | None
+    ) -> None:
+        self.beside = beside
+        self.document = beside.document
         self.optimizer = optimizer
         self.pairing = pairing
-        self.slots = slots_of(optimizer, document)
+        self.slots = slots
         self.faults: list[Fault] = list(pairing.faults) if pairing else []
         self.undecided: list[Fault] = list(pairing.undecided) if pairing else []
         order = pairing.weights.order if pairing else []
@@ -86,9 +120,9 @@ class _Check:
             self.keys(slot)
             self.shapes(slot)
         self.flat()
-        self.steps()
         self.rates()
         if values:
+            self.steps()
             self.numbers()
         model = self.pairing.weights.path if self.pairing else None
         return OptimizerFit(
@@ -156,10 +190,10 @@ class _Check:
 
     def begun(self) -> str | None:
         """What in the file says that steps were made."""
-        entry = counter_of(self.document)
+        entry = self.beside.counter
         if entry is not None and isinstance(entry.value, int | float) and entry.value > 0:
             return f"{dotted(entry.path)} {entry.value}"
-        for found in schedulers_of(self.document):
+        for found in self.beside.schedulers:
             if found.last_epoch > 0:
                 return f"a scheduler at step {found.last_epoch}"
         return None
@@ -192,9 +226,8 @@ class _Check:
             return
         weight = self.weight(slot)
         shape = weight.shape if weight is not None else slot.shape
-        for key, value in slot.kept.items():
-            tensor = self.document.tensor_of(value) if isinstance(key, str) else None
-            if tensor is None or key not in SAME_SHAPE:
+        for key, tensor in slot.tensors.items():
+            if key not in SAME_SHAPE:
                 continue
             if tensor.shape != shape and shape is not None:
                 if not any(fault.kind in ("shape", "order") for fault in self.faults):
@@ -217,8 +250,7 @@ class _Check:
         if len(self.slots) != len(self.pairing.weights.parameters):
             return
         for key in FLAT:
-            kept = self.slots[0].kept if self.slots else None
-            tensor = self.document.tensor_of((kept or {}).get(key))
+            tensor = self.slots[0].tensors.get(key) if self.slots else None
             if tensor is not None and tensor.numel != self.pairing.weights.numel:
                 message = (
                     f"{key} has {tensor.numel} elements, all parameters together "
@@ -267,7 +299,7 @@ class _Check:
         for at, rate in enumerate(rates):
             if rate is not None and not 0 <= rate < float("inf"):
                 self.fault("lr", f"the learning rate of group {at} is {rate:g}")
-        known = [found for found in schedulers_of(self.document) if found.last_lr is not None]
+        known = [found for found in self.beside.schedulers if found.last_lr is not None]
         same = [found for found in known if len(found.last_lr or ()) == len(rates)]
         if not same or None in rates:
             return
@@ -277,7 +309,7 @@ class _Check:
         message = (
             f"the learning rate is {mine}, that of the scheduler {dotted(same[0].path)} {other}"
         )
-        alone = len(self.document.optimizers) == 1 and len(known) == 1
+        alone = self.beside.optimizers == 1 and len(known) == 1
         (self.fault if alone else self.doubt)("lr", message)
 
     def numbers(self) -> None:

@@ -25,14 +25,15 @@ Shape = tuple[int, ...]
 
 class Slot(NamedTuple):
     """A parameter as an optimizer has it. number: its place over all groups. key: in `state`.
-    name: as recorded. kept: its state; None without. shape: the parameter's, as its state tells
-    it. own: the parameter itself, where the optimizer was pickled whole."""
+    name: as recorded. kept: its state; None without. tensors: those in it. shape: the parameter's,
+    as its state tells it. own: the parameter itself, where the optimizer was pickled whole."""
 
     number: int
     group: int
     key: Value
     name: str | None
     kept: dict[Value, Value] | None
+    tensors: dict[Value, Tensor]
     shape: Shape | None
     own: Tensor | None
 
@@ -68,8 +69,9 @@ def slots_of(optimizer: Optimizer, document: Document) -> list[Slot]:
             name = names[place] if len(names) == len(keys) else None
             if isinstance(key, str):  # torch.distributed.checkpoint.state_dict writes names
                 name = str(key)
-            shape = own.shape if own is not None else _shape(kept, document)
-            made.append(Slot(len(made), at, key, name, kept, shape, own))
+            tensors = _tensors(kept, document)
+            shape = own.shape if own is not None else _shape(tensors)
+            made.append(Slot(len(made), at, key, name, kept, tensors, shape, own))
     return made
 
 
@@ -80,31 +82,49 @@ def _state(state: dict[Value, Value], key: Value) -> Value:
         return None
 
 
-def _shape(kept: dict[Value, Value] | None, document: Document) -> Shape | None:
+def _tensors(kept: dict[Value, Value] | None, document: Document) -> dict[Value, Tensor]:
+    """The tensors directly in a state."""
+    found = ((key, document.tensor_of(value)) for key, value in (kept or {}).items())
+    return {key: tensor for key, tensor in found if tensor is not None}
+
+
+def _shape(tensors: dict[Value, Tensor]) -> Shape | None:
     """A parameter's shape, as what is kept for it tells it."""
-    if not kept:
-        return None
-    for key, value in kept.items():
+    for key, tensor in tensors.items():
         if key in SAME_SHAPE:
-            tensor = document.tensor_of(value)
-            if tensor is not None:
-                return tensor.shape
-    row, column = document.tensor_of(kept.get(ROW)), document.tensor_of(kept.get(COLUMN))
+            return tensor.shape
+    row, column = tensors.get(ROW), tensors.get(COLUMN)
     if row is not None and column is not None and len(row.shape) == len(column.shape) >= 2:
         return (*row.shape[:-1], column.shape[-1])
     return None
 
 
+TRIED = 64
+"""Models that an optimizer is held against, where none fits: several hundred optimizers beside
+several hundred models would take hours."""
+
+
 def pair(slots: list[Slot], candidates: list[Weights]) -> Pairing | None:
-    """The model that fits, else the one that comes nearest; None without any."""
-    tried = [_with(slots, weights) for weights in candidates]
-    if not tried:
-        return None
-    return min(tried, key=lambda made: (len(made.faults), _far(slots, made)))
+    """The first model that fits, else the one that comes nearest; None without any. Beyond `TRIED`
+    models only those with as many parameters are tried, and no more than that of them."""
+    if len(candidates) > TRIED:
+        candidates = _likely(slots, candidates)
+    tried: list[Pairing] = []
+    for weights in candidates:
+        made = _with(slots, weights)
+        if not made.faults:
+            return made
+        tried.append(made)
+    return min(tried, key=lambda made: (len(made.faults), _far(slots, made)), default=None)
+
+
+def _likely(slots: list[Slot], candidates: list[Weights]) -> list[Weights]:
+    many = [weights for weights in candidates if len(weights.parameters) == len(slots)]
+    return [*many, *candidates][:TRIED]
 
 
 def _far(slots: list[Slot], made: Pairing) -> int:
-    return 0 if not made.faults else abs(len(slots) - len(made.weights.parameters))
+    return abs(len(slots) - len(made.weights.parameters))
 
 
 def _with(slots: list[Slot], weights: Weights) -> Pairing:

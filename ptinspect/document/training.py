@@ -32,10 +32,14 @@ class Scheduler(NamedTuple):
     last_lr: list[float] | None
 
 
-def counter_of(document: Document, names: tuple[str, ...] = (*EPOCHS, *STEPS)) -> Entry | None:
+def counter_of(
+    document: Document,
+    names: tuple[str, ...] = (*EPOCHS, *STEPS),
+    schedulers: list[Scheduler] | None = None,
+) -> Entry | None:
     """The number that tells how far training had come: an entry of such a name, the one that lies
-    highest, then the one whose name comes first in `names`."""
-    inside = {found.path for found in schedulers_of(document)}
+    highest, then the one whose name comes first in `names`. schedulers: where they are known."""
+    inside = {one.path for one in (schedulers_of(document) if schedulers is None else schedulers)}
     best: tuple[int, int] | None = None
     chosen = None
     for entry in document.entries:
@@ -58,12 +62,14 @@ def schedulers_of(document: Document) -> list[Scheduler]:
         if entry.path:
             held.setdefault(entry.path[:-1], {})[str(entry.path[-1])] = entry.value
     found: list[Scheduler] = []
+    outer: set[Path] = set()
     for path, values in held.items():
         last = values.get("last_epoch")
         if not isinstance(last, int) or not {"_step_count", "_last_lr", "base_lrs"} & set(values):
             continue
-        if any(path[: len(outer.path)] == outer.path for outer in found if outer.path):
+        if any(path[:length] in outer for length in range(1, len(path))):
             continue
+        outer.add(path)
         found.append(Scheduler(path, last, _numbers(values.get("_last_lr"))))
     return found
 
@@ -100,14 +106,15 @@ class Weights(NamedTuple):
 def weights_of(document: Document) -> list[Weights]:
     """All that may be the model of an optimizer: state_dicts and whole modules, in the file's
     order; what looks like an average of others last."""
-    roots = list(dict.fromkeys(info.root for info in document.modules))
     inside: dict[Path, list[TensorInfo]] = {}
+    below: dict[Path, list[TensorInfo]] = {info.root: [] for info in document.modules}
     for info in document.contents.tensors:
         inside.setdefault(info.path[:-1], []).append(info)
+        for length in range(len(info.path) if below else 0):
+            if info.path[:length] in below:
+                below[info.path[:length]].append(info)
     made = [_gathered(path, inside.get(path, []), False) for path in document.contents.state_dicts]
-    for root in roots:
-        held = [info for info in document.contents.tensors if info.path[: len(root)] == root]
-        made.append(_gathered(root, held, True))
+    made += [_gathered(root, held, True) for root, held in below.items()]
     found = sorted((weights for weights in made if weights.parameters), key=is_average)
     own = [weights for weights in found if not is_average(weights)]
     return [*found, _together(own)] if len(own) > 1 else found

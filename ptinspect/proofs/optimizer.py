@@ -99,7 +99,6 @@ def _json(one: OptimizerFit) -> dict[str, object]:
         "parameters": one.parameters,
         "names": one.names,
         "states": len(one.optimizer.state),
-        "verdict": "fits" if one.fits else "differs",
-        "wrong": [fault._asdict() for fault in one.faults],
-        "undecided": [fault._asdict() for fault in one.undecided],
+        "verdict": one.verdict,
+        **one.told(),
     }

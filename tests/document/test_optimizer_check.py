@@ -286,11 +286,66 @@ def test_the_line_of_show() -> None:
             return fit_line(document)
 
     made = trained(MAKE["adam"])
-    assert line(made) == "yes"
+    assert line(made) == "yes, model"
     assert line(made["model"]) is None
-    assert line(made["optimizer"]) == "undecided: no weights beside it"
+    assert line(made["optimizer"]) == "undecided: no weights lie beside it"
     empty(made)
     assert line(made) == "no: the state is empty beside epoch 1; Adam always keeps some"
+
+
+def test_the_line_of_show_with_several_optimizers_names_the_one() -> None:
+    one, two = trained(MAKE["adam"]), trained(MAKE["adam"])
+    lost_key(two)
+    buffer = io.BytesIO()
+    torch.save({"G": one, "D": two}, buffer)
+    buffer.seek(0)
+    with open_document(buffer) as document:
+        line = fit_line(document)
+    assert line == "no: D.optimizer: 1.weight: its state lacks exp_avg_sq"
+
+
+def test_the_line_of_show_reads_no_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over a network each tensor would be a request of its own."""
+    from ptinspect.document import finite
+
+    buffer = io.BytesIO()
+    torch.save(trained(MAKE["adam"]), buffer)
+    buffer.seek(0)
+    with open_document(buffer) as document:
+        assert document.optimizers
+        monkeypatch.setattr(type(document._source), "read", None)
+        monkeypatch.setattr(finite, "number_of", None)
+        assert fit_line(document) == "yes, model"
+
+
+def test_many_optimizers_beside_many_models_take_no_time_squared() -> None:
+    """Counted, not timed: the models that are tried."""
+    from ptinspect.document import pairing
+
+    tried = 0
+    kept = pairing._with
+
+    def counted(slots: Any, weights: Any) -> Any:
+        nonlocal tried
+        tried += 1
+        return kept(slots, weights)
+
+    many = 300
+    made: dict[str, Any] = {}
+    for number in range(many):  # no optimizer fits any model
+        made[f"model{number}"] = {"weight": torch.zeros(2, 2), "bias": torch.zeros(2)}
+        state = {at: {"step": 1, "exp_avg": torch.zeros(5), "exp_avg_sq": torch.zeros(5)}
+                 for at in range(2)}  # fmt: skip
+        group = {"params": [0, 1], "lr": 1, "betas": (0, 0), "eps": 0, "amsgrad": False}
+        made[f"optimizer{number}"] = {"state": state, "param_groups": [group]}
+    buffer = io.BytesIO()
+    torch.save(made, buffer)
+    buffer.seek(0)
+    with pytest.MonkeyPatch.context() as patch, open_document(buffer) as document:
+        patch.setattr(pairing, "_with", counted)
+        found = check_optimizers(document, values=False)
+    assert [one.fits for one in found] == [False] * many
+    assert tried <= many * pairing.TRIED
 
 
 def test_torch_is_not_imported() -> None:
