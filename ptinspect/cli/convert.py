@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-import sys
 from typing import TYPE_CHECKING
 
 import click
 
 from ptinspect.cli.output import Standard, complain
+from ptinspect.cli.progress import Bar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import Any
 
     from ptinspect.conversion import ConversionReport
@@ -85,7 +84,7 @@ def command(ctx: click.Context, /, **given: Any) -> None:
     options["set"] = dict(map(_entry, given["entries"]))
     reports = []
     for source in sources:
-        with _bar(given["no_progress"], source) as progress:
+        with Bar(os.path.basename(source), hidden=given["no_progress"]) as progress:
             report = convert(source, target, progress=progress, **options)
         reports.append(report)
         for line in report.told:
@@ -135,33 +134,3 @@ def _safe(text: str) -> str:
     from ptinspect.display.escape import safe
 
     return safe(text)
-
-
-class _bar:
-    """A progress bar on a terminal, once the work has taken a second."""
-
-    def __init__(self, hidden: bool, source: str) -> None:
-        is_terminal = getattr(sys.stderr, "isatty", None)
-        self.shown = not hidden and is_terminal is not None and bool(is_terminal())
-        self.label = os.path.basename(source)
-        self.bar: Any = None
-
-    def __enter__(self) -> Callable[[int, int], None] | None:
-        from time import monotonic
-
-        if not self.shown:
-            return None
-        began = monotonic()
-
-        def progress(done: int, total: int) -> None:
-            if self.bar is None and monotonic() - began > 1:
-                bar = click.progressbar(length=total, label=_safe(self.label), file=sys.stderr)
-                self.bar = bar.__enter__()
-            if self.bar is not None:
-                self.bar.update(done - self.bar.pos)
-
-        return progress
-
-    def __exit__(self, *error: object) -> None:
-        if self.bar is not None:
-            self.bar.render_finish()

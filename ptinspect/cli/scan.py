@@ -60,6 +60,7 @@ def command(ctx: click.Context, /, **given: Any) -> None:
     2: a file could not be read to its end.
     """
     from ptinspect.cli import COMMANDS
+    from ptinspect.cli.progress import Bar
     from ptinspect.safety.report import exit_code
     from ptinspect.safety.scanning import scan_many
 
@@ -71,13 +72,15 @@ def command(ctx: click.Context, /, **given: Any) -> None:
     else:
         target = File(output, force=given["force"], inputs=paths)
     with target:
-        reports = scan_many(
-            paths,
-            jobs=given["jobs"],
-            allow=(*given["allow"], *_configured()),
-            exclude=given["exclude"],
-            commands=frozenset(COMMANDS),
-        )
+        with Bar("scanning", hidden=given["no_progress"], counted=True) as progress:
+            reports = scan_many(
+                paths,
+                jobs=given["jobs"],
+                allow=(*given["allow"], *_configured()),
+                exclude=given["exclude"],
+                commands=frozenset(COMMANDS),
+                progress=progress,
+            )
         several = len(paths) > 1 or len(reports) != 1 or os.path.isdir(paths[0])
         target.write(_text(reports, given["format"], several))
     ctx.exit(exit_code(reports, given["fail_on"]))

@@ -6,6 +6,8 @@ import os
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ptinspect.limits import Limits
     from ptinspect.safety.report import ScanReport
 
@@ -26,6 +28,19 @@ def scan_batch(paths: list[str], settings: Settings) -> list[ScanReport]:
 
     allow, limits, commands = settings
     return [scan(path, allow=allow, limits=limits, commands=commands) for path in paths]
+
+
+def scan_here(
+    paths: list[str], settings: Settings, progress: Callable[[int, int], None] | None
+) -> list[ScanReport]:
+    """The same in this process. progress: told (files done, files in all)."""
+    if progress is None:
+        return scan_batch(paths, settings)
+    made: list[ScanReport] = []
+    for path in paths:
+        made += scan_batch([path], settings)
+        progress(len(made), len(paths))
+    return made
 
 
 def seconds(batch: list[str]) -> float:

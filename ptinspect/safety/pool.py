@@ -3,37 +3,24 @@ those that were at work when a process died are asked again, each in a process o
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
 from typing import TYPE_CHECKING, TypeAlias
 
 from ptinspect.errors import PtInspectError
+from ptinspect.safety.batches import scan_batch, seconds
 from ptinspect.safety.report import ScanReport, unread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from multiprocessing.context import BaseContext
 
-    from ptinspect.limits import Limits
+    from ptinspect.safety.batches import Settings
 
-    Settings: TypeAlias = "tuple[tuple[str, ...], Limits, tuple[str, ...]]"
     Asked: TypeAlias = "Future[list[ScanReport]]"
 
 BATCH = 32
 """Files that a process is asked for at a time."""
-
-SECONDS, PER_SECOND = 120, 1 << 21
-"""A file may take this long, and a second more for each so many bytes: far above what any
-takes."""
-
-
-def scan_batch(paths: list[str], settings: Settings) -> list[ScanReport]:
-    """What a worker does."""
-    from ptinspect.safety.scanning import scan
-
-    allow, limits, commands = settings
-    return [scan(path, allow=allow, limits=limits, commands=commands) for path in paths]
 
 
 def scan_elsewhere(
@@ -106,7 +93,7 @@ class _Work:
     def _answered(self, pool: Executor, at: int, future: Asked, own: bool) -> bool:
         batch = self.batches[at]
         try:
-            reports = future.result(_seconds(batch) if own else None)
+            reports = future.result(seconds(batch) if own else None)
         except FutureTimeout:
             _kill(pool)
             return False
@@ -139,26 +126,16 @@ def _context() -> BaseContext:
     return multiprocessing.get_context()
 
 
-def _seconds(batch: list[str]) -> float:
-    total = 0
-    for path in batch:
-        try:
-            total += os.path.getsize(path)
-        except OSError:
-            continue
-    return SECONDS + total / PER_SECOND
-
-
 def _alone(path: str, settings: Settings) -> ScanReport:
     """One file in a process of its own."""
     if path == "-":
         return scan_batch([path], settings)[0]
     pool = ProcessPoolExecutor(1, _context())
     try:
-        return pool.submit(scan_batch, [path], settings).result(_seconds([path]))[0]
+        return pool.submit(scan_batch, [path], settings).result(seconds([path]))[0]
     except FutureTimeout:
         _kill(pool)
-        return unread(path, PtInspectError(f"it took more than {_seconds([path]):.0f} seconds"))
+        return unread(path, PtInspectError(f"it took more than {seconds([path]):.0f} seconds"))
     except Exception as error:  # noqa: BLE001 - as above
         name = type(error).__name__
         return unread(path, PtInspectError(f"the process that read it died ({name})"))

@@ -17,7 +17,7 @@ from ptinspect.source.base import MemorySource
 from ptinspect.source.local import COPIED, open_source
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Callable, Collection, Iterable
     from concurrent.futures import Executor
     from os import PathLike
     from typing import BinaryIO
@@ -75,13 +75,14 @@ def scan_many(
     exclude: Collection[str] = (),
     limits: Limits = LIMITS,
     commands: Collection[str] = (),
+    progress: Callable[[int, int], None] | None = None,
 ) -> list[ScanReport]:
     """The same for many files, in order; a folder stands for all files below it.
 
     executor: any `concurrent.futures.Executor`, whose workers see the same files. Without one,
     `jobs` processes of this machine (None: as many as are fastest for so many files). A worker
-    that dies takes no other file's answer with it.
-    exclude: globs of paths that are left out.
+    that dies takes no other file's answer with it. exclude: globs of paths that are left out.
+    progress: told (files done, files in all) now and then.
     """
     from ptinspect.safety.files import expanded
 
@@ -89,16 +90,16 @@ def scan_many(
     settings = (tuple(allow), limits, tuple(commands))
     if executor is None:
         if len(files) < (batches.MANY if jobs is None else 2) or jobs == 1:
-            return batches.scan_batch(files, settings)
+            return batches.scan_here(files, settings, progress)
         from ptinspect.safety import forked
 
         jobs = forked.fastest(len(files)) if jobs is None else jobs
         if jobs <= 1:
-            return batches.scan_batch(files, settings)
+            return batches.scan_here(files, settings, progress)
         if forked.can_fork():
             with suppress(OSError):  # not even one process: then here
-                return forked.scan_forked(files, settings, jobs)
-            return batches.scan_batch(files, settings)
+                return forked.scan_forked(files, settings, jobs, progress)
+            return batches.scan_here(files, settings, progress)
     from ptinspect.safety.pool import scan_elsewhere
 
-    return scan_elsewhere(files, settings, executor, jobs or 1)
+    return scan_elsewhere(files, settings, executor, jobs or 1, progress)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import ptinspect
-from ptinspect.safety import batches, pool, scanning
+from ptinspect.safety import batches, scanning
 from tests.safety.files import BAD, GOOD, OWN, torch_zip
 
 
@@ -85,7 +85,6 @@ def test_a_file_that_kills_or_hangs_its_process(
     many: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(scanning, "scan", deadly)
-    monkeypatch.setattr(pool, "SECONDS", 2)
     monkeypatch.setattr(batches, "SECONDS", 2)
     reports = ptinspect.scan_many(many, jobs=2)
     verdicts = {Path(report.path).name: report.verdict for report in reports}
