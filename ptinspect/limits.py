@@ -50,6 +50,10 @@ class Limits:
     """Archives inside archives, and legacy streams inside pickles."""
     streams: int = 100_000
     """Pickles in a row in one file, and streams inside one pickle."""
+    index_bytes: int = 1 << 27
+    """Size of the index of a model in several files (JSON, parsed in one piece)."""
+    shards: int = 10_000
+    """Files that one index names."""
 
     # what a file means
     graph_items: int = 50_000_000

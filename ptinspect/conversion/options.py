@@ -27,6 +27,9 @@ _ENDINGS = {
 }  # fmt: skip
 _DEVICE = re.compile(r"(cpu|meta|[a-z]+(:\d+)?)")
 _SIZE = re.compile(r"(\d+)\s*([KMGT]?i?)B?", re.IGNORECASE)
+_INDEX = re.compile(r"\.\w+\.index\.json$")
+"""How the name of an index ends: model.safetensors.index.json."""
+
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 
@@ -150,5 +153,6 @@ def target_of(source: str, target: str | None, to: str) -> str:
     if target is not None and not os.path.isdir(target):
         return target
     folder, name = os.path.split(source)
-    stem = os.path.splitext(name)[0] if source != "-" else "model"
+    stem = _INDEX.sub("", name) if _INDEX.search(name) else os.path.splitext(name)[0]
+    stem = stem if source != "-" else "model"
     return os.path.join(folder if target is None else target, stem + _ENDINGS[to])

@@ -50,7 +50,7 @@ class File(NamedTuple):
 class Plan:
     """files: in the order in which they get their names. moves: the tensors. told: what a user
     should know (one line each). dropped: keys and entries of SRC that are not in the output.
-    others: further files that the bytes come from. found: tensors that are written, those inside of
+    others: the files that the bytes come from. found: tensors that are written, those inside of
     entries included, which are no moves."""
 
     def __init__(self, to: str) -> None:

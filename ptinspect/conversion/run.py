@@ -74,13 +74,13 @@ def convert(
     path = target_of(source, target, goal)
     must_differ(source, path)
     with ExitStack() as files, open_document(source, limits=limits) as document, about(source):
-        watch = Unchanged(document.archive.source)
+        sources = [document.archive.source, *(part.source for part in document.archive.parts)]
+        watched = [Unchanged(each) for each in sources]
         plan = planned(document, path, options, files)
+        plan.others += watched
+        _must_be_writable(plan, source, force)
         if not dry_run:
-            for file in plan.files:
-                must_differ(source, file.path)
-                must_be_free(file.path, force)
-            _write(plan, document, force, verify, progress, watch)
+            _write(plan, document, force, verify, progress)
         return ConversionReport(source, plan, written=not dry_run, verified=verify and not dry_run)
 
 
@@ -94,7 +94,7 @@ def planned(document: Document, target: str, options: Options, files: ExitStack)
         from ptinspect.conversion.to_checkpoint import plan_checkpoint
 
         return plan_checkpoint(document, target, options, files)
-    if options.to == "same" and document.archive.streams:
+    if options.to == "same" and document.archive.streams and not document.archive.parts:
         from ptinspect.conversion.to_same import plan_same
 
         return plan_same(document, target, options)
@@ -103,13 +103,16 @@ def planned(document: Document, target: str, options: Options, files: ExitStack)
     return plan_state_dict(document, target, options)
 
 
+def _must_be_writable(plan: Plan, source: str, force: bool) -> None:
+    """No file of the output is one that its bytes come from, or one that is kept."""
+    for file in plan.files:
+        for path in (source, *(other.path for other in plan.others)):
+            must_differ(path, file.path)
+        must_be_free(file.path, force)
+
+
 def _write(
-    plan: Plan,
-    document: Document,
-    force: bool,
-    verify: bool,
-    progress: Progress | None,
-    watch: Unchanged,
+    plan: Plan, document: Document, force: bool, verify: bool, progress: Progress | None
 ) -> None:
     """All files of a plan; they get their names when the last one is whole, and checked."""
     total = sum(file.copied + file.changed for file in plan.files)
@@ -124,7 +127,7 @@ def _write(
     with written([file.path for file in plan.files], force=force) as outputs:
         for file, output in zip(plan.files, outputs, strict=True):
             file.write(Sink(output, count))
-        for each in (watch, *plan.others):
+        for each in plan.others:
             each.check()
         made = [output.temporary for output in outputs]
         check(plan, made, document, verify)

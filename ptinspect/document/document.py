@@ -34,12 +34,13 @@ if TYPE_CHECKING:
 class Document:
     """A file's contents. A context manager; tensors' bytes are read when asked for.
 
-    path, size: of the file. archive: its container. kind: see `classify.kind_of`.
+    path, size: of the file (of an index: with its shards). archive: its container. kind: see
+    `classify.kind_of`.
     """
 
     def __init__(self, source: Source, archive: Archive, limits: Limits) -> None:
         self.path = source.path
-        self.size = source.size
+        self.size = source.size + sum(part.source.size for part in archive.parts)
         self.archive = archive
         self.limits = limits
         self._source = source
@@ -62,6 +63,8 @@ class Document:
     def close(self) -> None:
         """Closes the file; what was read stays."""
         self._source.close()
+        for part in self.archive.parts:
+            part.source.close()
 
     @property
     def contents(self) -> Contents:

@@ -171,7 +171,7 @@ class Storages:
         index: object = (key, begin, nbytes) if begin else key
         known = self._known.get(index)
         if known is None:
-            known = Storage(self._archive, key, location, nbytes, begin)
+            known = Storage(*self._archive.owner(key), location, nbytes, begin)
             self._known[index] = known
         elif nbytes > known.nbytes:
             known.nbytes = nbytes

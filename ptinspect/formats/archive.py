@@ -76,7 +76,8 @@ class Archive:
     byteorder: of the storages' elements. version: what the container calls its version.
     facts: what else the container records. storages: by the key in the persistent ids.
     sources: classes' source code. streams: every pickle of the file, the main one included.
-    more_roots: the values of the pickles that follow the first in a row.
+    more_roots: the values of the pickles that follow the first in a row. parts: further files that
+    it consists of, whose sources are closed with its own.
     """
 
     format: str
@@ -94,12 +95,17 @@ class Archive:
         self.sources: list[ClassSource] = []
         self.streams: list[Pickled] = [pickled]
         self.more_roots: list[Value] = []
+        self.parts: list[Archive] = []
         self.warnings: list[Finding] = []
 
     @property
     def root(self) -> Value:
         """The value that the main pickle makes."""
         return self.pickled.root
+
+    def owner(self, key: str) -> tuple[Archive, str]:
+        """The archive that has the storage which a persistent id names so, and its key there."""
+        return self, key
 
     def read(self, span: Span, start: int = 0, stop: int | None = None) -> bytes:
         """Bytes `start` to `stop` of a storage, in one piece: ask for what may be held.

@@ -24,8 +24,8 @@ HEAD = 4096
 """Bytes that are looked at before it is decided what a file is."""
 
 
-def open_archive(source: Source, limits: Limits = LIMITS) -> Archive:
-    """Opens what `source` holds.
+def open_archive(source: Source, limits: Limits = LIMITS, *, inside: bool = False) -> Archive:
+    """Opens what `source` holds. inside: it is a shard, and no index of others.
 
     Raises FormatError, which names what it is, for what torch.save does not write;
     DamagedError for what is cut off or inconsistent; LimitError.
@@ -49,6 +49,10 @@ def open_archive(source: Source, limits: Limits = LIMITS) -> Archive:
         from ptinspect.formats.torch_tar import read_tar
 
         return read_tar(source, members(source, limits), limits)
+    if named.format in ("safetensors-index", "torch-index") and not inside:
+        from ptinspect.formats.index import read_index
+
+        return read_index(source, limits)
     raise named.refused()
 
 

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from ptinspect.limits import Limits
     from ptinspect.source.base import Source
 
+INDEX = 1 << 20
+"""Bytes of a JSON in which the weight_map of an index is looked for."""
+
 MODELS = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".tar")
 """How the names of members end that are worth a look."""
 
@@ -34,7 +37,13 @@ def first_bytes(source: Source, head: bytes, limits: Limits) -> Identity | None:
         return found
     if is_tar(head):
         return _tar_kind(source, limits)
-    return None if head[0] in BY_CODE else texts.text(head, source.size)
+    if head[0] in BY_CODE:
+        return None
+    named = texts.text(head, source.size)
+    if named is not None and named.format == "json" and source.size > len(head):
+        more = source.read(0, min(source.size, INDEX))  # metadata may stand in front of the map
+        return texts.index(more.decode("utf-8", "replace")) or named
+    return named
 
 
 def _zeros(source: Source) -> Identity:

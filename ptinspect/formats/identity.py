@@ -20,7 +20,10 @@ class Identity(NamedTuple):
         return FormatError(f"it is {self.what}, not a file that torch.save writes", hint=self.hint)
 
 
-READABLE = ("torch-zip", "torch-legacy", "torch-legacy-tar", "pickle", "safetensors")
+READABLE = (
+    "torch-zip", "torch-legacy", "torch-legacy-tar", "pickle", "safetensors", "safetensors-index",
+    "torch-index",
+)  # fmt: skip
 """The formats that `open_archive` opens."""
 
 

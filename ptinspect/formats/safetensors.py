@@ -14,7 +14,7 @@ the same order.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from ptinspect.errors import DamagedError, LimitError, Place, UnsupportedError
@@ -218,7 +218,7 @@ def dense(key: str, dtype: DType, shape: tuple[int, ...], location: str = "cpu")
     return Call(_REBUILD[3], (*args, Global("torch", dtype.name, 0)), "REDUCE", 0)
 
 
-def ordered(pairs: dict[str, Call] | Iterable[tuple[str, Call]]) -> Call:
+def ordered(pairs: Mapping[str, Value] | Iterable[tuple[str, Value]]) -> Call:
     """An OrderedDict."""
     made = Call(_ORDERED, (), "REDUCE", 0)
     items = dict(pairs)

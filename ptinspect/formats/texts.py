@@ -71,14 +71,22 @@ def _pointer(start: str) -> Identity:
     )
 
 
+def index(start: str) -> Identity | None:
+    """The index of a model in several files, if JSON that begins so is one."""
+    if '"weight_map"' not in start:
+        return None
+    kind = "safetensors-index" if ".safetensors" in start else "torch-index"
+    return Identity(
+        kind,
+        "the index of a model in several files (JSON)",
+        "show it where the files lie that its weight_map names: ptinspect show FOLDER",
+    )
+
+
 def _json(start: str) -> Identity:
-    if '"weight_map"' in start:
-        kind = "safetensors-index" if ".safetensors" in start else "torch-index"
-        return Identity(
-            kind,
-            "the index of a model in several files (JSON)",
-            "show the files that its weight_map names: ptinspect show FOLDER/*.bin",
-        )
+    found = index(start)
+    if found:
+        return found
     message = re.search(r'"(?:error|message|detail|error_message)"\s*:\s*"([^"]{1,200})', start)
     if message:
         return Identity("json", f"JSON, which says {said(message[1])}", _again("error message"))

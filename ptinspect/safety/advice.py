@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -122,7 +123,19 @@ def _call(document: Document, plain: bool, place: str | None) -> str:
         return f"safetensors.torch.load_file({name})"
     options = "" if plain else ", weights_only=False"
     options += ', map_location="cpu"' if place else ""
+    if document.archive.format == "safetensors-index":
+        return _each_shard(document.path, "safetensors.torch.load_file({})")
+    if document.archive.format == "torch-index":
+        return _each_shard(document.path, f"torch.load({{}}{options}{encoding})")
     return f"torch.load({name}{options}{encoding})"
+
+
+def _each_shard(path: str, call: str) -> str:
+    """One dict of what `call` gives for each of the files that the index names."""
+    folder, name = os.path.dirname(path), python_literal(path)
+    inner = call.format(f"os.path.join({python_literal(folder)}, f)" if folder else "f")
+    shards = f'sorted({{*json.load(open({name}))["weight_map"].values()}})'
+    return f"{{k: v for f in {shards} for k, v in {inner}.items()}}"
 
 
 def _is_latin(document: Document) -> bool:

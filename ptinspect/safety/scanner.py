@@ -183,6 +183,10 @@ def _as_named(source: Source, part: Part, head: bytes, identity: Identity | None
             )
     elif identity.format == "safetensors":
         _safetensors(source)
+    elif identity.format in ("safetensors-index", "torch-index") and not part.depth:
+        from ptinspect.safety.shards import scan_shards
+
+        scan_shards(source, part)
     elif _is_harmless(identity, part.path):
         part.passed = True
     else:
