@@ -11,7 +11,7 @@ from ptinspect.stubs.graph import Graph, base_of
 from ptinspect.stubs.instances import ATTRIBUTE, BUFFER, CHILD, PARAMETER, Instance, Member, Plan
 from ptinspect.stubs.modules import INTERNAL, class_text, constructed, tensors_below
 from ptinspect.stubs.order import depth_of, groups
-from ptinspect.stubs.unify import Column, Parameter, Unifier
+from ptinspect.stubs.unify import Column, Parameter, Unifier, texts_of
 from ptinspect.torchnn import ModuleClass, lookup
 
 DEEPEST = 6
@@ -86,10 +86,12 @@ def _call(graph: Graph, solved: Solved, parameters: list[Parameter], at: int) ->
 
 def _solve(graph: Graph, plan: Plan) -> tuple[Solved, list[Parameter]]:
     solved = Solved(plan)
-    unifier = Unifier({known.ident for known in graph.plans.values()} | _SELF)
+    plans = graph.plans.values()
+    own = {known.ident for known in plans if known.kind == "module"}
+    unifier = Unifier({known.ident for known in plans} | _SELF, own)
     columns = _columns(plan)
     modules = _modules(plan)
-    if plan.kind == "module":
+    if plan.kind == "module" and plan.traced is None:
         if _is_sequence(plan):
             _as_sequence(plan, solved, unifier)
             columns = {}
@@ -185,10 +187,9 @@ def _line(solved: Solved, unifier: Unifier, name: _Name, column: list[Member | N
 
 def _condition(unifier: Unifier, name: str, values: Column, expr: Expr) -> str:
     """`name is not None` where the thing itself is an argument, else a flag."""
-    if isinstance(expr, Var) and not any(v is not None and v.text == "None" for v in values):
-        known = unifier.known(values)
-        if known is not None and known.name == expr.name:
-            return f"{expr.name} is not None"
+    whole = isinstance(expr, Var) and unifier.gives(expr.name, values)
+    if isinstance(expr, Var) and whole and "None" not in texts_of(values):
+        return f"{expr.name} is not None"
     flags: Column = [Atom("False") if value is None else Atom("True") for value in values]
     known = unifier.known(flags)
     return (known or unifier.new(flags, f"has_{name}")).name

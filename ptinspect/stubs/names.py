@@ -56,6 +56,10 @@ class Names:
         self._taken.add(made)
         return made
 
+    def free(self, name: str) -> None:
+        """Takes an identifier back."""
+        self._taken.discard(name)
+
 
 def string(text: str) -> str:
     """A string literal as ruff would have it: double quotes unless that costs escapes, and

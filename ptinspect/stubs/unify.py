@@ -3,7 +3,20 @@ varies between them becomes an argument."""
 
 from __future__ import annotations
 
-from ptinspect.stubs.code import NONE, Argument, Atom, Each, Expr, Items, Make, Many, Star, Var
+from ptinspect.stubs.code import (
+    NONE,
+    OPEN,
+    Argument,
+    Atom,
+    Each,
+    Expr,
+    Items,
+    Make,
+    Many,
+    Pairs,
+    Star,
+    Var,
+)
 from ptinspect.stubs.fold import Run, as_make, call, looped, runs
 from ptinspect.stubs.names import Names
 
@@ -14,18 +27,19 @@ Column = list["Expr | None"]
 class Parameter:
     """An argument of a constructor: what each instance gives for it."""
 
-    __slots__ = ("column", "name", "whole")
+    __slots__ = ("anew", "column", "name")
 
     def __init__(self, name: str, column: Column) -> None:
         self.name = name
         self.column = column
-        self.whole = False
+        self.anew: bool | None = None
 
 
 class Unifier:
-    """Finds the arguments of one class."""
+    """Finds the arguments of one class. modules: what the stub calls its own module classes."""
 
-    def __init__(self, taken: set[str]) -> None:
+    def __init__(self, taken: set[str], modules: set[str]) -> None:
+        self.modules = modules
         self.names = Names(taken | {"value", "_"})
         self.parameters: list[Parameter] = []
         self._by_text: dict[tuple[str | None, ...], Parameter] = {}
@@ -43,8 +57,23 @@ class Unifier:
         return Var(self.new(column, hint, prefix).name) if made is None else made
 
     def known(self, column: Column) -> Parameter | None:
-        """The argument that has these very values."""
-        return self._by_text.get(texts_of(column))
+        """The argument that has these very values. A module is none that could be used twice:
+        it would be one object in both places."""
+        found = self._by_text.get(texts_of(column))
+        return None if found is None or self.made_anew(found) else found
+
+    def gives(self, name: str, column: Column) -> bool:
+        """Whether an argument has these very values."""
+        texts = texts_of(column)
+        return any(p.name == name and texts_of(p.column) == texts for p in self.parameters)
+
+    def made_anew(self, parameter: Parameter) -> bool:
+        """Whether an argument's values are modules, or hold some."""
+        if parameter.anew is None:
+            parameter.anew = any(
+                holds_modules(item, self.modules) for item in parameter.column if item is not None
+            )
+        return parameter.anew
 
     def new(self, column: Column, hint: str, prefix: str = "") -> Parameter:
         """A new argument, named after what it feeds."""
@@ -55,6 +84,13 @@ class Unifier:
         self.parameters.append(made)
         self._by_text[texts_of(column)] = made
         return made
+
+    def forget(self, begun: int) -> None:
+        """Takes back all arguments but the first so many."""
+        for parameter in self.parameters[begun:]:
+            self.names.free(parameter.name)
+        del self.parameters[begun:]
+        self._by_text = {texts_of(known.column): known for known in self.parameters}
 
     def inside(self, column: Column, given: list[Expr], hint: str, prefix: str) -> Expr | None:
         """The same brackets around what is unified; None where there are none in common."""
@@ -125,10 +161,16 @@ class Unifier:
         if len(numbers) != 1 or not self.comparable(found):
             return None
         args: list[Expr] = []
+        begun = len(self.parameters)
         for at in range(numbers.pop()):
             items: Column = [None if run is None else run[at].item for run in found]
             counts: Column = [None if r is None else Atom(str(r[at].times)) for r in found]
+            before = len(self.parameters)
             made = self.unify(items, hint)
+            several = any(run is not None and run[at].times > 1 for run in found)
+            if several and any(self.made_anew(new) for new in self.parameters[before:]):
+                self.forget(begun)  # one module would stand in several places
+                return None
             times = {count.text for count in counts if count is not None}
             if times == {"1"}:
                 args.append(made)
@@ -146,6 +188,32 @@ class Unifier:
             if len(heads) > 1:
                 return False
         return True
+
+
+_VALUES = ("torch.Size", "torch.device")
+
+
+def holds_modules(expr: Expr, modules: set[str]) -> bool:
+    """Whether evaluating it makes modules or tensors."""
+    todo = [expr]
+    while todo:
+        item = as_make(todo.pop())
+        if isinstance(item, Many):
+            return True
+        if isinstance(item, Make):
+            torchs = item.func.startswith(("nn.", "torch.")) and item.func not in _VALUES
+            if torchs or item.func in modules or item.func.startswith(("_assembled", "_part")):
+                return True
+            todo += [value for _, value in item.args]
+        elif isinstance(item, Items):
+            todo += item.items
+        elif isinstance(item, Pairs):
+            todo += [value for _, value in item.items]
+        elif isinstance(item, Each):
+            todo.append(item.item)
+        elif item.text.startswith(OPEN):
+            return True
+    return False
 
 
 def _head(item: Expr) -> str:

@@ -1,0 +1,39 @@
+"""What real models showed, each as a small one: built from the stub, it is what was saved."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.stubs.trying import attempt, failures, outcomes
+
+torch = pytest.importorskip("torch")
+
+MAKER = Path(__file__).parent / "zoo_models.py"
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    import subprocess
+    import sys
+
+    folder = tmp_path_factory.mktemp("models")
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", str(MAKER), str(folder)],
+        capture_output=True, check=True, encoding="utf-8",
+    )  # fmt: skip
+    return {name: folder / f"{name}.pt" for name in done.stdout.split()}
+
+
+def test_each_is_loaded_printed_and_built_anew(saved: dict[str, Path], tmp_path: Path) -> None:
+    tries = [attempt(name, file) for name, file in saved.items()]
+    said = outcomes(tries, tmp_path)
+    found = {one.name: failures(one, said[one.name]) for one in tries}
+    assert {name: bad for name, bad in found.items() if bad} == {}
+
+
+def test_a_module_that_is_an_argument_is_used_once(saved: dict[str, Path]) -> None:
+    source = attempt("norms", saved["norms"]).source
+    assert "def __init__(self, norm1, norm2, act):" in source
+    assert "for _ in range(num_blocks)" not in source

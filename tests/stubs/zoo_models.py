@@ -1,0 +1,72 @@
+"""Small models that have what was wrong in stubs of real ones: `MODELS`, by name.
+
+Run as a script with a folder, it saves them there as classes of a module `zoo_models.parts`, and
+prints the names.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import torch
+from torch import nn
+
+MODELS = {}
+
+
+def model(build):
+    """Adds what a function makes to the models."""
+    MODELS[build.__name__] = build
+    return build
+
+
+class Part(nn.Module):
+    """Whatever it is given, as children and attributes."""
+
+    def __init__(self, **members):
+        super().__init__()
+        for name, member in members.items():
+            setattr(self, name, member)
+
+
+class Block(nn.Module):
+    def __init__(self, size, norm):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(size) if norm else nn.Identity()
+        self.norm2 = nn.LayerNorm(size) if norm else nn.Identity()
+        self.act = nn.ReLU() if norm else nn.Linear(size, size)
+
+
+class Stage(nn.Module):
+    def __init__(self, size, norm, depth):
+        super().__init__()
+        self.blocks = nn.Sequential(*[Block(size, norm) for _ in range(depth)])
+
+
+class Root(nn.Module):
+    def __init__(self, **children):
+        super().__init__()
+        for name, child in children.items():
+            setattr(self, name, child)
+
+
+@model
+def norms():
+    """Children that vary as a whole, the same way under two names and in loops."""
+    return Root(stages=nn.ModuleList([Stage(2, False, 3), Stage(4, True, 3), Stage(4, True, 2)]))
+
+
+def main():
+    sys.modules["zoo_models"] = sys.modules["zoo_models.parts"] = sys.modules["__main__"]
+    for thing in list(globals().values()):
+        if getattr(thing, "__module__", None) == "__main__" and thing is not model:
+            thing.__module__ = "zoo_models.parts"
+    torch.manual_seed(0)
+    for name, build in MODELS.items():
+        torch.save(build(), os.path.join(sys.argv[1], f"{name}.pt"))
+        print(name)
+
+
+if __name__ == "__main__":
+    main()
