@@ -28,8 +28,8 @@ def state_dict_only(document: Document) -> str | None:
 
 
 def prefer_safetensors(document: Document) -> str | None:
-    """What to say of a file that holds tensors; None where it holds none."""
-    if not document.tensors:
+    """What to say of a file that holds tensors in a pickle; None where it holds none."""
+    if not document.tensors or document.archive.format.startswith("safetensors"):
         return None
     return "tensors in a pickle: a safetensors file holds them without anything that could run"
 
