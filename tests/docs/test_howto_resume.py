@@ -1,0 +1,55 @@
+"""docs/howto/prove-a-resume.md, followed; and each cause that check can name is in its table."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from ptinspect.cli import cli
+from tests.conftest import FIXTURES, ROOT
+from tests.docs.consoles import examples
+
+PAGE = (ROOT / "docs" / "howto" / "prove-a-resume.md").read_text("utf-8")
+DATA = """
+import torch
+
+
+def batches():
+    return [(torch.full((4, 2), float(n)), torch.ones(4, 1)) for n in range(2)]
+"""
+
+
+def test_the_page_does_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch")
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(FIXTURES / "seed" / "checkpoint-6.pt", "checkpoint.pt")
+    (script,) = re.findall(r"^```python\n(# (\S+)\n.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    Path(script[1]).write_text(script[0], "utf-8")
+    Path("data.py").write_text(DATA, "utf-8")
+    commands = [example.command.split() for example in examples(PAGE)]
+    assert [words[:3] for words in commands] == [
+        ["ptinspect", "check", "optimizer"],
+        ["ptinspect", "check", "resume"],
+    ]
+    for words in commands:
+        result = CliRunner().invoke(cli, words[1:])
+        assert result.exit_code == 0, result.output
+
+
+def test_each_cause_is_in_the_table() -> None:
+    source = (ROOT / "ptinspect" / "proofs" / "causes.py").read_text("utf-8")
+    named = {
+        *re.findall(r'Cause\(\s*"([\w-]+)"', source),
+        "rng-shuffling",
+        "dropout",
+        "non-determinism",
+        "seed-set-again",
+        "shuffling",
+    }
+    table = re.findall(r"^\| (`.+?) \|", PAGE, re.MULTILINE)
+    there = {name for row in table for name in re.findall(r"`([\w-]+)`", row)}
+    assert named == there
