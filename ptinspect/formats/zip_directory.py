@@ -307,10 +307,9 @@ def _rows(data: bytes, bounds: Bounds) -> list[tuple[int, ...]]:
         lengths = data[pos + 28 : pos + 34]
         if len(lengths) < 6:
             raise _broken(bounds, len(rows), pos)
-        name, extra, comment = _LENGTHS.unpack(lengths)
-        size = 46 + name + extra + comment
+        shape = _SHAPES.get(lengths) or _shape(lengths)
+        size = shape.size
         most = min(count - len(rows), (len(data) - pos) // size)
-        shape = Struct(f"<4s4xHH4x3L6s8xL{name}s{extra}s{comment}x")
         before = len(rows)
         for row in shape.iter_unpack(view[pos : pos + most * size]):
             if row[6] != lengths or row[0] != CENTRAL:
@@ -320,6 +319,19 @@ def _rows(data: bytes, bounds: Bounds) -> list[tuple[int, ...]]:
             raise _broken(bounds, before, pos)
         pos += (len(rows) - before) * size
     return rows
+
+
+_SHAPES: dict[bytes, Struct] = {}
+"""By the three lengths, as they stand in an entry; a folder's files have the same few."""
+
+
+def _shape(lengths: bytes) -> Struct:
+    """An entry's fixed fields, name and extra field."""
+    name, extra, comment = _LENGTHS.unpack(lengths)
+    if len(_SHAPES) >= 1 << 10:
+        _SHAPES.clear()
+    made = Struct(f"<4s4xHH4x3L6s8xL{name}s{extra}s{comment}x")
+    return _SHAPES.setdefault(lengths, made)
 
 
 def _broken(bounds: Bounds, index: int, pos: int) -> DamagedError:

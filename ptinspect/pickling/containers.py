@@ -16,20 +16,23 @@ if TYPE_CHECKING:
 
 _UINT4 = Struct("<I").unpack_from
 
+_FEW = 16
+"""Keys that are looked at one by one; more are set at once."""
+
 # --- filling ------------------------------------------------------------------------------
 
 
 def store(m: Machine, target: dict[Value, Value], flat: list[Value]) -> None:
     """Sets key, value, key, value … in stream order; of equal keys the later value wins."""
     keys, twice = flat[::2], []
-    if set(map(type, keys)) == {str}:
+    if len(keys) > _FEW and set(map(type, keys)) == {str}:
         before = len(target)
         target.update(zip(keys, flat[1::2], strict=True))
         if len(target) < before + len(keys):
             twice = _twice(target, keys, len(target) - before)
     else:
         for given, value in zip(keys, flat[1::2], strict=True):
-            key = as_key(m, target, given)
+            key = given if type(given) is str else as_key(m, target, given)
             if key in target:
                 twice.append(key)
             target[key] = value
@@ -80,8 +83,13 @@ def _extend(m: Machine, target: Value, values: list[Value]) -> None:
 
 
 def setitem(m: Machine, pos: int) -> int:
-    value, key = m.stack.pop(), m.stack.pop()
-    _set(m, m.stack[-1], [key, value])
+    stack = m.stack
+    value, key = stack.pop(), stack.pop()
+    target = stack[-1]
+    if type(target) is dict and type(key) is str and key not in target:
+        target[key] = value
+    else:
+        _set(m, target, [key, value])
     return pos
 
 

@@ -64,6 +64,8 @@ def run(
     LimitError where a bound is met.
     """
     machine = Machine(data, start, stop, record, limits, plain, recorder)
+    if not gc.isenabled():
+        return Pickled(machine, start, machine.run(start))
     with _no_collecting():
         return Pickled(machine, start, machine.run(start))
 
@@ -73,9 +75,6 @@ def _no_collecting() -> Iterator[None]:
     """Nothing that a run makes is garbage before its end, and looking for it takes half the time.
     Nor is it garbage then: it is handed over as old, or the next allocation would look through
     all of it."""
-    if not gc.isenabled():
-        yield
-        return
     gc.disable()
     try:
         yield
@@ -368,13 +367,20 @@ def _unknown(m: Machine, pos: int) -> NoReturn:
     raise m.damaged(f"{m.op} is no opcode of pickle")
 
 
+_renamed: tuple[dict[tuple[str, str], tuple[str, str]], dict[str, str]] | None = None
+
+
 def _python3_name(module: str, name: str) -> tuple[str, str]:
     """What Python 3 looks up for a name of protocol 0 to 2, as `Unpickler.find_class` does."""
-    from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
+    global _renamed
+    if _renamed is None:
+        from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 
-    if (module, name) in NAME_MAPPING:
-        return NAME_MAPPING[module, name]
-    return IMPORT_MAPPING.get(module, module), name
+        _renamed = NAME_MAPPING, IMPORT_MAPPING
+    names, modules = _renamed
+    if module in modules or (module, name) in names:
+        return names.get((module, name)) or (modules.get(module, module), name)
+    return module, name
 
 
 HANDLERS: dict[str, Callable[[Machine, int], int]] = {

@@ -32,6 +32,9 @@ class Event(NamedTuple):
     given: Value = None
 
 
+_new = tuple.__new__  # Event(…) would call a function of Python's to do just that
+
+
 class Recorder:
     """Imports, calls and changes of one run, in order, those before an error included.
 
@@ -66,7 +69,7 @@ def recording(handlers: dict[str, Handler]) -> dict[str, Handler]:
 
 def _note(m: Machine, op: str, target: Value, given: Value = None) -> None:
     assert m.recorder is not None
-    m.recorder.events.append(Event(m.at, op, target, given))
+    m.recorder.events.append(_new(Event, (m.at, op, target, given)))
 
 
 def _importing(op: str, run: Handler) -> Handler:
@@ -97,13 +100,13 @@ def _changing(op: str, run: Handler, below: int) -> Handler:
     """`below`: how many values lie above the target; 0: all above the mark."""
 
     def handler(m: Machine, pos: int) -> int:
-        if below:
-            given = m.stack[-below:]
-        else:
-            given = m.stack if m.marks else []
+        held = m.stack if below else m.marks[-1] if m.marks else ()
+        target = held[-1 - below] if len(held) > below else None
+        if not isinstance(target, Inert) or isinstance(target, SetOf):
+            return run(m, pos)
+        given = m.stack[-below:] if below else m.stack
         pos = run(m, pos)
-        target = m.stack[-1]
-        if isinstance(target, Inert) and not isinstance(target, SetOf) and given:
+        if given:
             _note(m, op, target, given)
         return pos
 

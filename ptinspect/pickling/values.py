@@ -84,22 +84,18 @@ class Changes:
 class Global(Inert):
     """A name that the pickle would import: never imported here. One object per name and
     stream. `module` and `name` are what Python 3 would look up (`builtins` for Python 2's
-    `__builtin__`, as `pickle.Unpickler` does below protocol 3); `name` may be dotted. `uses`
-    counts how often it was pushed on the stack."""
+    `__builtin__`, as `pickle.Unpickler` does below protocol 3); `name` may be dotted. `path` is
+    `module.name`. `uses` counts how often it was pushed on the stack."""
 
-    __slots__ = ("module", "name", "uses")
+    __slots__ = ("module", "name", "path", "uses")
 
     def __init__(self, module: str, name: str, offset: int) -> None:
         self.offset = offset
         self.changes = None
         self.module = module
         self.name = name
+        self.path = f"{module}.{name}"
         self.uses = 0
-
-    @property
-    def path(self) -> str:
-        """`module.name`."""
-        return f"{self.module}.{self.name}"
 
     def __repr__(self) -> str:
         return f"Global({self.path!r})"
