@@ -89,6 +89,10 @@ def facts(document: Document, look: Look) -> Iterator[Fact]:
     yield "load", safe(advice.call)
     for reason in advice.why:
         yield "", f"weights_only cannot load it: {cut(reason)}"
+    if not advice.weights_only and not advice.why and not advice.needs:
+        yield "", f"weights_only asks for {listed([cut(name) for name in advice.safe_globals])}"
+        if "scan" in look.commands and document.path != "-":
+            yield "", f"ptinspect scan {shell_word(document.path)} prints the line that allows it"
 
 
 # --- tensors ------------------------------------------------------------------------------

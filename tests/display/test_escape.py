@@ -12,6 +12,7 @@ from ptinspect.display.escape import cut, markdown, quoted, quoted_all, safe
 from ptinspect.limits import Limits
 
 any_text = st.text(st.characters(codec=None, exclude_categories=()))
+ESCAPE = r"\\([nrt]|x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8})"
 BAD = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 
 
@@ -51,10 +52,14 @@ def test_nothing_that_acts_on_a_terminal_is_left(text: str) -> None:
 
 
 @given(any_text)
+@example("\\r")
 def test_what_can_be_seen_stays(text: str) -> None:
-    ordinary = "".join(char for char in text if char.isalnum())
-    assert re.sub(r"\\(x..|u.{4}|U.{8}|[nrt])", "", safe(text)).count("\\") == text.count("\\")
-    assert "".join(char for char in safe(ordinary) if char.isalnum()).startswith(ordinary[:1])
+    assert safe(text) == "".join(map(safe, text))
+    for char in text:
+        seen = unicodedata.category(char)[0] in "LNPS" and "FILLER" not in unicodedata.name(
+            char, ""
+        )
+        assert safe(char) == char or (not seen and re.fullmatch(ESCAPE, safe(char)))
 
 
 @given(any_text)
