@@ -20,13 +20,15 @@ _SELF = frozenset({"self", "nn", "torch", "np", "_part"})
 
 
 class Line(NamedTuple):
-    """What a constructor sets. when: the condition under which an instance has it, as source."""
+    """What a constructor sets. when: the condition under which an instance has it, as source.
+    empty: whether it may be None, and yet has its place among the children or parameters."""
 
     kind: str
     name: str
     expr: Expr
     persistent: bool
     when: str | None
+    empty: bool = False
 
 
 class Given(NamedTuple):
@@ -182,7 +184,8 @@ def _line(solved: Solved, unifier: Unifier, name: _Name, column: list[Member | N
     if lacking:
         when = _condition(unifier, name.name, values, expr)
     persistent = all(member.persistent for member in column if member is not None)
-    solved.lines.append(Line(name.kind, name.name, expr, persistent, when))
+    empty = any(m.kind != ATTRIBUTE and m.expr is NONE for m in column if m is not None)
+    solved.lines.append(Line(name.kind, name.name, expr, persistent, when, empty))
 
 
 def _condition(unifier: Unifier, name: str, values: Column, expr: Expr) -> str:

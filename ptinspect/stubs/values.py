@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ptinspect.document.arrays import array_of, dtype_name, scalar_of
 from ptinspect.document.objects import path_of_function, raw_bytes
 from ptinspect.pickling.values import Call, Value, key_value
-from ptinspect.stubs.code import Argument, Atom, Expr, Items, Make, Pairs
+from ptinspect.stubs.code import NONE, Argument, Atom, Expr, Items, Make, Pairs
 from ptinspect.stubs.literals import plain
 from ptinspect.stubs.modules import class_text
 from ptinspect.stubs.names import plain as is_plain
@@ -34,6 +34,8 @@ def global_text(module: str, name: str) -> str | None:
     if module == "torch._C._nn" or path.startswith("torch._C._VariableFunctions"):
         last = name.rpartition(".")[2]
         return f"torch.nn.functional.{last}" if module == "torch._C._nn" else f"torch.{last}"
+    if module == "torch._C._fft" and verdict_of(module, name) is not None:
+        return f"torch.fft.{name.removeprefix('fft_')}"
     row = lookup(path)
     if row is not None and row.path == path:
         return class_text(path)
@@ -169,6 +171,8 @@ def _partial(call: Call, expr: ExprOf) -> Expr | None:
     if not isinstance(state, tuple) or len(state) < 3:
         return None
     args: list[Argument] = [(None, expr(state[0]))]
+    if args[0][1] is NONE:  # a function that the stub does not name
+        return None
     if isinstance(state[1], tuple):
         args += [(None, expr(item)) for item in state[1]]
     for key, value in (state[2] if isinstance(state[2], dict) else {}).items():

@@ -6,6 +6,7 @@ prints the names.
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 
@@ -55,6 +56,26 @@ class Root(nn.Module):
 def norms():
     """Children that vary as a whole, the same way under two names and in loops."""
     return Root(stages=nn.ModuleList([Stage(2, False, 3), Stage(4, True, 3), Stage(4, True, 2)]))
+
+
+@model
+def empty_places():
+    """A child and a parameter that are None in some instances, and have their place all the
+    same."""
+    first, second = Part(conv=nn.Linear(1, 1)), Part(conv=nn.Identity())
+    first.add_module("fusion", None)
+    first.register_parameter("gate", None)
+    second.fusion, second.gate = nn.ReLU(), nn.Parameter(torch.ones(1))
+    for part in (first, second):
+        part.up = nn.Upsample(scale_factor=2.0)
+        part.register_parameter("after", nn.Parameter(torch.ones(1)))
+    return Root(parts=nn.ModuleList([first, second]))
+
+
+@model
+def functions_in_part():
+    """functools.partial of a function of torch that has no Python source."""
+    return Root(mix=Part(fourier=functools.partial(torch.fft.fftn, dim=(1, 2)), fft=torch.fft.rfft))
 
 
 def main():
