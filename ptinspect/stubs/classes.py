@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ptinspect.stubs.code import Atom, Expr, Make, assigned, laid_out
+from ptinspect.stubs.code import Atom, Expr, Items, Make, assigned, laid_out
 from ptinspect.stubs.fixups import Set
 from ptinspect.stubs.graph import Graph
 from ptinspect.stubs.infer import Given, Line, Solved
@@ -12,6 +12,8 @@ from ptinspect.stubs.instances import ATTRIBUTE, BUFFER, CHILD, PARAMETER, Plan
 from ptinspect.stubs.modules import TAKEN, class_text
 from ptinspect.stubs.names import Names, attribute, prose, string
 from ptinspect.stubs.signatures import signature
+from ptinspect.stubs.traced import Traced
+from ptinspect.torchnn.printer import REMINDER
 
 _BASES = {
     "tuple": "tuple", "str": "str", "int": "int", "float": "float", "bytes": "bytes",
@@ -59,7 +61,23 @@ def _module(
     for name in plan.methods:
         yield from _method(plan, name)
         yield ""
+    if plan.traced is not None:
+        yield from _as_torch_fx_prints(plan, plan.traced)
     yield from _forward(plan, solved, guess)
+
+
+def _as_torch_fx_prints(plan: Plan, traced: Traced) -> Iterator[str]:
+    if plan.ident != traced.name:
+        yield "    def _get_name(self):"
+        yield f"        return {string(traced.name)}"
+        yield ""
+    if traced.code is None:
+        return
+    lines: list[Expr] = [Atom("super().__str__()")]
+    lines += [Atom(string(line)) for line in (*traced.code.split("\n"), REMINDER)]
+    yield "    def __str__(self):"
+    yield from laid_out("return ", Make('"\\n".join', [(None, Items("[]", lines))]), "", 8)
+    yield ""
 
 
 def _called_with_arguments(plan: Plan) -> bool:
@@ -154,8 +172,10 @@ def set_lines(line: Line, indent: int) -> Iterator[str]:
         yield from assigned(f"self._buffers[{string(name)}]", expr, indent)
         if not line.persistent:
             yield f"{' ' * indent}self._non_persistent_buffers_set.add({string(name)})"
-    elif line.kind == PARAMETER and none and simple and name not in TAKEN:
-        yield f"{' ' * indent}self.register_parameter({string(name)}, None)"
+    elif line.empty and simple and name not in TAKEN:
+        how = "register_parameter" if line.kind == PARAMETER else "add_module"
+        given: list[tuple[str | None, Expr]] = [(None, Atom(string(name))), (None, expr)]
+        yield from laid_out("", Make(f"self.{how}", given), "", indent)
     elif simple and not none and name not in TAKEN:
         yield from assigned(f"self.{name}", expr, indent)
     else:
@@ -183,10 +203,13 @@ def _refusal(what: str, indent: int) -> Iterator[str]:
 
 
 def _forward(plan: Plan, solved: Solved, guess: bool) -> Iterator[str]:
-    if plan.recovered:
+    recovered = plan.traced.lines if plan.traced is not None else plan.recovered
+    if recovered:
         yield "    # fmt: off"
         yield "    # Source that the file itself holds: read it before you call it."
-        yield from (f"    {line}" if line else "" for line in plan.recovered)
+        for name in plan.traced.missing if plan.traced is not None else ():
+            yield f"    # {name} is of a module that the stub does not import"
+        yield from (f"    {line}" if line else "" for line in recovered)
         yield "    # fmt: on"
         return
     children = [line for line in solved.lines if line.kind == CHILD]
@@ -212,6 +235,10 @@ def _forward(plan: Plan, solved: Solved, guess: bool) -> Iterator[str]:
     yield "    def forward(self, *args, **kwargs):"
     for line in children[:100]:
         yield f"        # {prose(line.name)}: {signature(line.expr)}"
+    if plan.traced is not None:
+        text = string(f"the source of {plan.ident}.forward is left out here")
+        yield from laid_out("raise ", Make("NotImplementedError", [(None, Atom(text))]), "", 8)
+        return
     yield from _refusal(f"{plan.ident}.forward", 8)
 
 

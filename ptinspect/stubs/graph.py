@@ -31,6 +31,7 @@ from ptinspect.stubs.modules import (
     class_text,
     constructed,
     container,
+    normed,
     parameter,
     stores,
 )
@@ -60,6 +61,7 @@ class Graph:
         self.plans: dict[str, Plan] = {}
         self.parts: list[tuple[str, Expr]] = []
         self.lost: dict[str, None] = {}
+        self.recovered = True  # whether source that the file holds may be used
         self.assembled: set[int] = set()  # ids of the calls of modules put together by hand
         self._made: dict[int, tuple[Value, Expr]] = {}
         self._open: set[int] = set()
@@ -262,6 +264,10 @@ class Graph:
             return Make(wrapped[1], [(None, self.expr(inner))])
         if row.name in ("Sequential", "ModuleList", "ModuleDict"):
             made = container(row, module, self.expr)
+        elif row.style == "graph":
+            from ptinspect.stubs.traced import traced
+
+            return traced(self, module)
         elif row.name in ("TransformerEncoder", "TransformerDecoder"):
             made = self.coder(row, module)
         elif row.name in ("ParameterList", "ParameterDict"):
@@ -269,7 +275,7 @@ class Graph:
         elif as_constructed(self.document, module, row):
             made = constructed(row, module, self.expr)
         else:
-            made = self.normed(row, module)
+            made = normed(row, module, self.expr)
         return made if made is not None else self.assemble(class_text(row.path), module)
 
     def coder(self, row: ModuleClass, module: Module) -> Expr | None:
@@ -299,28 +305,6 @@ class Graph:
         keyed: list[tuple[Expr, Expr]] = list(pairs)
         return Make("nn.ParameterDict", [(None, Pairs(keyed))] if keyed else [])
 
-    def normed(self, row: ModuleClass, module: Module) -> Expr | None:
-        """torch.nn.utils.weight_norm and spectral_norm, which rename the weight."""
-        held = [key for key, value in module.members(PARAMETERS) if value is not None]
-        inner: Make | None = None
-        if {"weight_g", "weight_v"} <= set(held) and set(held) <= {"weight_g", "weight_v", "bias"}:
-            inner = constructed(row, module, self.expr)
-            norm = "nn.utils.weight_norm"
-        else:
-            kept = {key for key, value in module.members(BUFFERS) if value is not None}
-            if "weight_orig" in held and {"weight_u"} <= kept <= {"weight_u", "weight_v"}:
-                inner = constructed(row, module, self.expr)
-                norm = "nn.utils.spectral_norm"
-        if inner is None:
-            return None
-        dims: list[Argument] = []
-        hooks = module.attributes.get("_forward_pre_hooks")
-        for hook in (hooks.pairs if isinstance(hooks, Call) else hooks or {}).values():  # type: ignore[attr-defined]
-            own = attributes(hook) if isinstance(hook, Call) else {}
-            if own.get("dim") not in (None, 0) and isinstance(own.get("dim"), int):
-                dims = [("dim", self.expr(own["dim"]))]
-        return Make(norm, [(None, inner), *dims])
-
     def assemble(self, kind: str, module: Module) -> Expr:
         """A module put together from its parts, where no constructor makes it."""
         self.assembled.add(id(module.call))
@@ -336,11 +320,13 @@ class Graph:
             args.append((name, Pairs(pairs)))
         return Make("_assembled", args)
 
-    def foreign(self, module: Module, plan: Plan) -> Instance:
+    def foreign(self, module: Module, plan: Plan, skip: frozenset[str] = frozenset()) -> Instance:
         """An instance of a module class that the stub defines."""
         made = self.instance(module.call, plan)
         left_out = module.non_persistent
         for key, value in module.others:
+            if key in skip:
+                continue
             made.members.append(Member(ATTRIBUTE, key, self.expr(value)))
         for key, value in module.members(MODULES):
             made.members.append(Member(CHILD, key, NONE if value is None else self.expr(value)))

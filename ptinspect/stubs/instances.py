@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ptinspect.pickling.values import Call, Value
 from ptinspect.stubs.code import OPEN, Expr
 from ptinspect.stubs.uses import Use, is_module
 from ptinspect.torchnn import ModuleClass
+
+if TYPE_CHECKING:
+    from ptinspect.stubs.traced import Traced
 
 ATTRIBUTE, CHILD, PARAMETER, BUFFER = "attribute", "child", "parameter", "buffer"
 
@@ -62,6 +65,7 @@ class Plan:
         self.sequence = False  # numbered children alone: a Sequential, most likely
         self.methods: list[str] = []
         self.recovered: list[str] = []  # lines of methods whose source the file holds
+        self.traced: Traced | None = None  # of what torch.fx traced
         self.root = False  # whether it is made without arguments, as this instance:
         self.root_index = 0
 

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from ptinspect.document.modules import BUFFERS, MODULES, PARAMETERS, Module, module_of
-from ptinspect.pickling.values import Value
+from ptinspect.document.objects import attributes
+from ptinspect.pickling.values import Call, Value
 from ptinspect.stubs.code import NONE, Argument, Atom, Expr, Items, Make, Many, Pairs
 from ptinspect.stubs.expected import CHILDREN, SHAPES, Shapes, given
 from ptinspect.stubs.literals import known_values, plain, zeros
@@ -172,6 +173,29 @@ def container(row: ModuleClass, module: Module, expr_of: ExprOf) -> Expr | None:
     if row.name == "Sequential":
         return Make("nn.Sequential", [(None, Make("OrderedDict", [(None, Pairs(pairs))]))])
     return Make("nn.ModuleDict", [(None, Pairs(pairs))] if pairs else [])
+
+
+def normed(row: ModuleClass, module: Module, expr_of: ExprOf) -> Expr | None:
+    """torch.nn.utils.weight_norm and spectral_norm, which rename the weight."""
+    held = [key for key, value in module.members(PARAMETERS) if value is not None]
+    inner: Make | None = None
+    if {"weight_g", "weight_v"} <= set(held) and set(held) <= {"weight_g", "weight_v", "bias"}:
+        inner = constructed(row, module, expr_of)
+        norm = "nn.utils.weight_norm"
+    else:
+        kept = {key for key, value in module.members(BUFFERS) if value is not None}
+        if "weight_orig" in held and {"weight_u"} <= kept <= {"weight_u", "weight_v"}:
+            inner = constructed(row, module, expr_of)
+            norm = "nn.utils.spectral_norm"
+    if inner is None:
+        return None
+    dims: list[Argument] = []
+    hooks = module.attributes.get("_forward_pre_hooks")
+    for hook in (hooks.pairs if isinstance(hooks, Call) else hooks or {}).values():  # type: ignore[attr-defined]
+        own = attributes(hook) if isinstance(hook, Call) else {}
+        if own.get("dim") not in (None, 0) and isinstance(own.get("dim"), int):
+            dims = [("dim", expr_of(own["dim"]))]
+    return Make(norm, [(None, inner), *dims])
 
 
 TAKEN = frozenset(

@@ -62,7 +62,7 @@ def _modules(work: Work) -> dict[tuple[str, ...], _Module]:
         module = made.setdefault(path, _Module(path, title))
         module.lines += ["", "", *lines_of(work, plan)]
         module.idents.append(plan.ident)
-        module.noqa = module.noqa or bool(plan.recovered)
+        module.noqa = module.noqa or bool(plan.recovered or (plan.traced and plan.traced.lines))
     parts = [line for name, expr in work.parts
              for line in ("", "", f"def {name}():", *laid_out("return ", expr, "", 4))]  # fmt: skip
     if parts:

@@ -35,6 +35,21 @@ def methods(text: str) -> list[str]:
     return lines if any(line.startswith("def forward(") for line in lines) else []
 
 
+def function(text: str) -> list[str]:
+    """The lines of a `forward` that stands alone, as torch.fx writes it; empty where it is none,
+    or more than that."""
+    if len(text) > LONGEST:
+        return []
+    try:
+        tree = ast.parse(text)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return []
+    node = tree.body[0] if len(tree.body) == 1 else None
+    if not isinstance(node, ast.FunctionDef) or node.name != "forward" or not _is_plain(node):
+        return []
+    return _written(node)
+
+
 def _is_plain(node: ast.FunctionDef) -> bool:
     """Whether defining it does nothing, and nobody calls it unasked."""
     if node.decorator_list or not plain(node.name) or node.name.startswith("__"):
@@ -46,6 +61,8 @@ def _is_plain(node: ast.FunctionDef) -> bool:
 
 
 def _is_constant(node: ast.expr) -> bool:
+    if isinstance(node, ast.Tuple):
+        return all(isinstance(item, ast.Constant) for item in node.elts)
     inner = node.operand if isinstance(node, ast.UnaryOp) else node
     return isinstance(inner, ast.Constant)
 

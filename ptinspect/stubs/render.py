@@ -60,7 +60,7 @@ def framed(work: Work, body: list[str], local: list[str] | None = None) -> str:
         imports = [*imports, "", *local] if imports[0][:1] != "#" else local
     head = _docstring(work)
     exported = sorted({*_exported(work), "SAFE_GLOBALS", "build"}, key=export_key)
-    if any(plan.recovered for plan in work.plans):
+    if any(plan.recovered or (plan.traced and plan.traced.lines) for plan in work.plans):
         head += ["# ruff: noqa"]
     lines = [*head, "", *imports, "", *_all(exported), *body]
     return "\n".join(lines).rstrip("\n") + "\n"
@@ -240,6 +240,10 @@ def _docstring(work: Work) -> list[str]:
 
 def _about(work: Work, plan: Plan) -> list[str]:
     """What of a class is recorded, what inferred, what unknown."""
+    if plan.traced is not None:
+        lines = [f"{plan.ident}, what torch.fx traced", "  recorded: its children and the rest"]
+        known = "recorded too: the source of forward, printed below as it stands there"
+        return [*lines, f"  {known}" if plan.traced.lines else "  left out, or odd: its forward"]
     if plan.use is None:
         return [f"{plan.ident}, a module (inferred)", "  unknown: its class, forward"]
     name = prose(f"{plan.module}.{plan.qualname}")

@@ -65,6 +65,8 @@ def safe_globals(document: Document, graph: Graph, imports: Imports) -> Safe:
             pairs[whole] = plan.ident
         elif whole not in ALLOWED and not whole.startswith(_WHEN_IMPORTED):
             text = _torch_owner(path) or imports.safe(*path)
+            if whole.startswith("torch.fx."):
+                continue  # said once, below
             if text is None:
                 why.append(f"{whole}, which can act or is not known")
             else:

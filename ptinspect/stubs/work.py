@@ -54,6 +54,7 @@ class Work:
         self.left_out: list[str] = []
         self.uses = Uses(document)
         self.graph = Graph(document, self.uses)
+        self.graph.recovered = options.recovered
         self.imports = Imports(self.graph.names)
         self.root_call = root_of(document, options.entry)
         self.root: Expr = NONE

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,6 @@ EXPECTED = {
     "modules/quantized-conv.pt": {"print", "state_dict"},
     # what C++ keeps of an embedding's packed weights has no form in source
     "modules/quantized-static.pt": {"print_built"},
-    # a GraphModule prints its code, and the one that is built has none
-    "modules/graph-module.pt": {"built_print"},
     # packed weights and extra state are no tensors
     "modules/extra-state-state_dict.pt": {"strict"},
     "modules/quantized-conv-state_dict.pt": {"build"},
@@ -62,6 +61,9 @@ def names() -> list[str]:
 def unexpected(name: str, bad: dict[str, Any]) -> dict[str, Any]:
     """What failed and should not have; what should have failed and did not."""
     bad = dict(bad)
+    package = name.partition("/")[2].partition(".")[0].partition("-")[0]
+    if package in ("cloudpickle", "dill") and find_spec(package) is not None:
+        return {}  # the package is there, and makes the classes anew
     for key in EXPECTED.get(name, ()):
         if bad.pop(key, None) is None:
             bad[key] = "no longer a failure"

@@ -85,3 +85,15 @@ def failures(one: Try, said: dict[str, Any]) -> dict[str, Any]:
         if one.tree is not None and said.get(key, True) not in (True, None, one.tree):
             bad[key] = said[key]
     return bad
+
+
+def run_script(folder: Path, script: str, *arguments: str) -> str:
+    """Runs a script in a folder, without ptinspect; what it prints."""
+    (folder / "script.py").write_text(script, "utf-8")
+    env = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "script.py", *arguments],
+        capture_output=True, text=True, check=False, cwd=folder, env=env,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
