@@ -87,17 +87,22 @@ def read_legacy(source: Source, limits: Limits = LIMITS, record: str | None = No
         parts = [Part(said(key), n * size, None) for key, (n, size) in wanted.items()]
         raise lost("the file is cut off", "the object", parts) from error
     archive.streams = [magic, protocol, info, main, keys]
-    archive.storages, end = _spans(window, source.base, keys, wanted)
+    archive.storages, end = storage_spans(window, source.base, keys, wanted)
     if end < stop:
         message = f"{stop - end:,} bytes follow the last storage, which torch.load does not read"
         archive.warnings.append(Finding("trailing-bytes", message, Place(record, end)))
     return archive
 
 
-def _spans(
+def storage_spans(
     window: tuple[Buffer, int, int], base: int | None, keys: Pickled, wanted: dict[object, Declared]
 ) -> tuple[dict[object, Span], int]:
-    """The storages that follow the list of keys, and the offset behind the last of them."""
+    """The storages that follow the list of keys, and the offset behind the last of them.
+
+    window: the bytes, where the file starts in them and where it stops; base: of its offsets in
+    the file on the disk, None where it has none. wanted: what the object says of each storage.
+    DamagedError where one is cut off, or is not as large as the object says.
+    """
     data, start, stop = window
     names = _checked_keys(keys, wanted)
     found: dict[object, Span] = {}

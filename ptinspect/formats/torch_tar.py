@@ -125,9 +125,9 @@ def read_tar(source: Source, found: dict[str, Member], limits: Limits = LIMITS) 
     member = found["pickle"]
     main = run(source.read(member.start, member.have), record="pickle", limits=limits)
     tensors = Reader(source, found["tensors"], limits)
-    listed = _read_tensors(tensors)
+    listed = read_tensors(tensors)
     storages = Reader(source, found["storages"], limits)
-    spans, named = _read_storages(storages, source.base, found["storages"])
+    spans, named = read_storages(storages, source.base, found["storages"])
     for made in main.persistent:
         if isinstance(made, PersistentId):
             made.value = _modern(made, listed, named)
@@ -141,7 +141,9 @@ def read_tar(source: Source, found: dict[str, Member], limits: Limits = LIMITS) 
     return archive
 
 
-def _read_tensors(reader: Reader) -> dict[str, Tensor]:
+def read_tensors(reader: Reader) -> dict[str, Tensor]:
+    """The member `tensors`: each by the key that the pickle names it by. DamagedError where it is
+    no such member, or is cut off."""
     found = {}
     for _ in range(reader.count()):
         value = reader.pickle()
@@ -157,10 +159,11 @@ def _read_tensors(reader: Reader) -> dict[str, Tensor]:
     return found
 
 
-def _read_storages(
+def read_storages(
     reader: Reader, base: int | None, member: Member
 ) -> tuple[dict[object, Span], dict[str, tuple[Value, ...]]]:
-    """Where each storage lies, and the persistent id that the legacy stream would have."""
+    """The member `storages`: where each storage lies (from the start of the file, plus `base`), and
+    the persistent id that the legacy stream would have. DamagedError as for `read_tensors`."""
     spans: dict[object, Span] = {}
     named: dict[str, tuple[Value, ...]] = {}
     total = reader.count()

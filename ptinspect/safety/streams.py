@@ -141,14 +141,14 @@ class Streams:
                 self.part.format = "pickle"
                 self._others(found[1].end)
                 return
-        from ptinspect.formats.torch_legacy import _spans
+        from ptinspect.formats.torch_legacy import storage_spans
 
         main, keys = found[3], found[4]
         many = len(class_sources(main))
         if many:
             self.part.notes.append(f"holds the source of {many} classes: text, which nobody runs")
         window = (self.data, self.start, self.stop)
-        _, end = _spans(window, None, keys, declared(main))
+        _, end = storage_spans(window, None, keys, declared(main))
         self._others(end)
 
 

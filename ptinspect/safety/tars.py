@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ptinspect.errors import PtInspectError
 from ptinspect.formats.tar_members import BLOCK, Member, each_member
-from ptinspect.formats.torch_tar import MEMBERS, Reader, _read_storages, _read_tensors
+from ptinspect.formats.torch_tar import MEMBERS, Reader, read_storages, read_tensors
 from ptinspect.safety.scanner import scan_inside
 from ptinspect.safety.slices import SliceSource
 from ptinspect.safety.streams import Streams
@@ -85,15 +85,15 @@ class _Judging(Reader):
 
 
 def _numbers(source: Source, part: Part, found: dict[str, Member]) -> None:
-    for name, read in (("tensors", _read_tensors), ("storages", _read_storages)):
+    for name in ("tensors", "storages"):
         member = found.get(name)
         if member is None:
             continue
         reader = _Judging(source, member, part)
         try:
-            if read is _read_tensors:
-                _read_tensors(reader)
+            if name == "tensors":
+                read_tensors(reader)
             else:
-                _read_storages(reader, None, member)
+                read_storages(reader, None, member)
         except PtInspectError as error:
             part.errors.append(error)
