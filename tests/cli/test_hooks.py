@@ -120,6 +120,7 @@ def pre_commit(repository: Path, *words: object) -> subprocess.CompletedProcess[
     named = ("PYTHONPATH", "GIT_", "VIRTUAL_ENV")
     env = {name: value for name, value in os.environ.items() if not name.startswith(named)}
     env |= {"PRE_COMMIT_HOME": str(repository.parent / "cache"), "PRE_COMMIT_COLOR": "never"}
+    env |= {"PIP_RETRIES": "2", "PIP_TIMEOUT": "15"}
     done = subprocess.run(
         [sys.executable, "-m", "pre_commit", *map(str, words)],
         cwd=repository, capture_output=True, text=True, env=env, timeout=SECONDS,
