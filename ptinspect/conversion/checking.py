@@ -1,5 +1,6 @@
-"""The output, read again: each tensor's place, dtype and shape against the plan; with `verify`
-all bytes."""
+"""The output, read again: each tensor's place, dtype and shape against the plan, and what describes
+them. With `verify` all bytes, in two ways: each tensor's values against those of its source, and
+the file from its first byte to its last against what would be written another time."""
 
 from __future__ import annotations
 
@@ -7,44 +8,52 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from ptinspect.conversion import elements
+from ptinspect.conversion.copying import Sink
+from ptinspect.conversion.output import Output
 from ptinspect.conversion.pieces import whole_units
 from ptinspect.conversion.storages import check_extent
 from ptinspect.document import open as open_document
-from ptinspect.errors import PtInspectError, UnsafeError
-from ptinspect.safety.scanning import scan
+from ptinspect.errors import PtInspectError
+from ptinspect.formats.torch_zip import TorchZip
+from ptinspect.source.local import open_source
 
 if TYPE_CHECKING:
-    from ptinspect.conversion.plan import Move, Plan
+    from ptinspect.conversion.plan import File, Move, Plan
     from ptinspect.document import Document
     from ptinspect.document.tensor import Tensor
+    from ptinspect.formats.archive import Archive
+    from ptinspect.source.base import Source
 
 
 def check(plan: Plan, paths: Sequence[str], document: Document, verify: bool) -> None:
     """PtInspectError where an output is not what was planned. paths: where each file lies now."""
     left = {move.key: move for move in plan.moves}
     for file, path in zip(plan.files, paths, strict=True):
-        if file.path.endswith(".json"):
+        if not file.records and file.path.endswith(".json"):
+            _check_text(file, path)
             continue
         with open_document(path, limits=document.limits) as output:
             output.check()
-            for key in list(left):
-                made = output.tensors.get(key)
-                if made is not None:
-                    _check_one(file.path, left.pop(key), made.tensor, verify)
+            if _head(output.archive, len(file.head)) != file.head:
+                raise _wrong(file.path, "its pickle or header is another")
+            for key in [key for key in output.tensors if key in left]:
+                _check_one(file.path, left.pop(key), output.tensors[key].tensor, verify)
+            if verify:
+                _check_bytes(file, output.archive.source)
     if left:
         raise _wrong(plan.files[0].path, f"{len(left):,} tensors are missing: {next(iter(left))}")
 
 
-def must_be_harmless(path: str, document: Document) -> None:
-    """UnsafeError where loading what was written would run something: no payload of SRC gets into
-    a file that ptinspect has written."""
-    report = scan(path, limits=document.limits)
-    if report.verdict == "dangerous":
-        found = next(each for each in report.all_findings() if each.verdict == "dangerous")
-        raise UnsafeError(
-            f"what would be written acts when it is loaded: {found.name}",
-            hint="nothing was written; --to safetensors takes the tensors alone",
-        )
+def _check_text(file: File, path: str) -> None:
+    with open_source(path) as source:
+        if source.read(0, source.size) != file.head:
+            raise _wrong(file.path, "the index is another")
+
+
+def _head(archive: Archive, length: int) -> bytes:
+    if isinstance(archive, TorchZip):
+        return archive.directory.read(archive.directory.index[archive.record or ""])
+    return archive.source.read(0, min(length, archive.source.size))
 
 
 def _check_one(path: str, move: Move, made: Tensor, verify: bool) -> None:
@@ -53,6 +62,8 @@ def _check_one(path: str, move: Move, made: Tensor, verify: bool) -> None:
         raise _wrong(path, f"{move.key} is {made.dtype} {made.shape}")
     if made.storage is None or made.stride is None or made.uninitialized:
         return
+    if made.stride != move.tensor.stride and not made.is_contiguous:
+        raise _wrong(path, f"{move.key} has the strides {made.stride}")
     check_extent(made)
     if verify and not made.quantizer and not _same(_expected(move), elements.laid_out(made)):
         raise _wrong(path, f"the bytes of {move.key} differ")
@@ -65,6 +76,31 @@ def _expected(move: Move) -> Iterator[bytes]:
         return chunks
     convert = elements.caster(own, wanted)
     return map(convert, whole_units(chunks, own.itemsize))
+
+
+class _Compared(Output):
+    """Takes the bytes of an output another time, and holds them against those that are there."""
+
+    def __init__(self, path: str, there: Source) -> None:
+        super().__init__(path, force=True)
+        self.there = there
+        self.at = 0
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """PtInspectError where other bytes stand there."""
+        left = min(len(data), self.there.size - self.at)
+        found = self.there.read(self.at, left)
+        if found != data:
+            differs = (i for i, (a, b) in enumerate(zip(found, data, strict=False)) if a != b)
+            raise _wrong(self.path, f"byte {self.at + next(differs, left):,} is another")
+        self.at += left
+
+
+def _check_bytes(file: File, there: Source) -> None:
+    compared = _Compared(file.path, there)
+    file.write(Sink(compared))
+    if compared.at != there.size:
+        raise _wrong(file.path, f"{there.size - compared.at:,} bytes follow its end")
 
 
 def _same(one: Iterator[bytes], other: Iterator[bytes]) -> bool:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ptinspect.document import Document
     from ptinspect.document.storages import Reference
     from ptinspect.document.tensor import Tensor
+    from ptinspect.formats.dtypes import DType
 
 _STRIDED = {
     f"torch._utils.{name}"
@@ -75,6 +76,8 @@ class Graph:
         self._bare: dict[int, tuple[PersistentId, Reference]] = {}
         self._storages: list[Written] = []
         self._alive: list[Value] = []  # so that no identity is given twice
+        self._owners: dict[int, Document] = {}  # of what another than the first file holds
+        self._first: Document | None = None
 
     # --- first: what is there -------------------------------------------------------------
 
@@ -82,10 +85,14 @@ class Graph:
         """Finds the tensors in `value`, which `document` holds (or which was made from what it
         holds). UnsupportedError for what cannot be written."""
 
+        self._first = self._first or document
+
         def look(inner: Inert) -> Value:
             if id(inner) not in self._found:
                 made = self._found[id(inner)] = self._find(inner, document)
                 self._alive.append(inner)
+                if document is not self._first:
+                    self._owners[id(inner)] = document
                 if made is not None:
                     self.layout.add(made.tensor)
                     self.tensors.append(made.tensor)
@@ -164,6 +171,19 @@ class Graph:
         """The dense tensor that was found to be this value."""
         found = self._found.get(id(value))
         return found.tensor if found else None
+
+    def read(self, value: Value) -> Tensor | None:
+        """The tensor that a taken value is, dense or of parts; as `Tensors.read` for a walk."""
+        document = self._owners.get(id(value), self._first)
+        return (document.tensor_of(value) if document else None) or self.tensor_of(value)
+
+    def dtype_of(self, value: Value) -> DType | None:
+        """The dtype with which a value is written that is a dense tensor, by itself or within a
+        parameter; None for others. After `plan`."""
+        while isinstance(value, Call) and path_of_function(value) in _PARAMETERS and value.args:
+            value = value.args[0]
+        tensor = self.tensor_of(value)
+        return self.layout.dtype_of(tensor) if tensor else None
 
     # --- then: writing --------------------------------------------------------------------
 

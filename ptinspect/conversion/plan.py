@@ -30,11 +30,21 @@ class Move(NamedTuple):
 
 
 class File(NamedTuple):
-    """A file of the output: `write` gives its bytes to a sink; `pieces` are its tensors' bytes."""
+    """A file of the output: `write` gives its bytes to a sink.
+
+    head: what describes its tensors, the pickle or the header. records: the tensors' bytes, by
+    the storage's key in it.
+    """
 
     path: str
     write: Callable[[Sink], None]
-    pieces: Sequence[Piece]
+    head: bytes
+    records: Sequence[tuple[str, Sequence[Piece]]] = ()
+
+    @property
+    def pieces(self) -> list[Piece]:
+        """Of all records."""
+        return [piece for _, pieces in self.records for piece in pieces]
 
     @property
     def copied(self) -> int:
@@ -49,7 +59,8 @@ class File(NamedTuple):
 
 class Plan:
     """files: in the order in which they get their names. moves: the tensors. told: what a user
-    should know (one line each). dropped: keys and entries of SRC that are not in the output.
+    should know (one line each). dropped: keys and entries of SRC that are not in the output, as
+    each step left them out.
     others: the files that the bytes come from. found: tensors that are written, those inside of
     entries included, which are no moves."""
 
@@ -69,4 +80,4 @@ def torch_file(path: str, pickle: bytes, storages: Sequence[tuple[str, Sequence[
     def write(sink: Sink) -> None:
         write_torch_zip(sink, folder_name(path), pickle, storages)
 
-    return File(path, write, [piece for _, pieces in storages for piece in pieces])
+    return File(path, write, pickle, storages)

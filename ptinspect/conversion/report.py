@@ -15,8 +15,8 @@ class ConversionReport:
 
     source: SRC. to: the goal. files: what was written, in order. tensors: how many. copied,
     changed: bytes that were taken as they are, and others. told: what a user should know.
-    dropped: keys that were left out. written: False for a dry run. verified: all bytes were
-    compared afterwards.
+    dropped: keys and entries of SRC that were left out, by whatever step. written: False for a
+    dry run. verified: all bytes were compared afterwards.
     """
 
     def __init__(self, source: str, plan: Plan, *, written: bool, verified: bool) -> None:
@@ -65,13 +65,15 @@ class ConversionReport:
 
 
 def _move_json(move: Move) -> dict[str, object]:
-    dtype = move.dtype or move.tensor.dtype
+    tensor, dtype = move.tensor, move.dtype or move.tensor.dtype
     return {
         "key": move.key,
         "source": move.source,
         "dtype": dtype.name if dtype else None,
-        "shape": list(move.tensor.shape),
-        "nbytes": move.tensor.numel * dtype.itemsize if dtype else 0,
+        "shape": None if tensor.uninitialized else [None if n < 0 else n for n in tensor.shape],
+        "nbytes": tensor.numel * move.dtype.itemsize
+        if move.is_cast and move.dtype
+        else tensor.nbytes,
         "changed": move.is_cast,
     }
 

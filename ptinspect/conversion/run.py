@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from ptinspect.conversion.checking import check, must_be_harmless
+from ptinspect.conversion.checking import check
 from ptinspect.conversion.copying import Sink, Unchanged
+from ptinspect.conversion.judging import judge
 from ptinspect.conversion.options import Options, checked, goal_of, target_of
 from ptinspect.conversion.output import must_be_free, must_differ, written
 from ptinspect.conversion.report import ConversionReport
@@ -78,6 +79,7 @@ def convert(
         watched = [Unchanged(each) for each in sources]
         plan = planned(document, path, options, files)
         plan.others += watched
+        judge(plan, document)
         _must_be_writable(plan, source, force)
         if not dry_run:
             _write(plan, document, force, verify, progress)
@@ -131,5 +133,3 @@ def _write(
             each.check()
         made = [output.temporary for output in outputs]
         check(plan, made, document, verify)
-        if plan.to != "safetensors":
-            must_be_harmless(made[0], document)

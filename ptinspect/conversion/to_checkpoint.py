@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 from ptinspect.conversion import told
 from ptinspect.conversion.copying import Unchanged
 from ptinspect.conversion.graph import Graph
+from ptinspect.conversion.moves import planned_moves
 from ptinspect.conversion.plan import Plan, torch_file
-from ptinspect.conversion.to_state_dict import chosen, model_of, moves_of
+from ptinspect.conversion.to_state_dict import chosen, model_of
 from ptinspect.document import open as open_document
 from ptinspect.document.objects import attributes, mapping, sequence
 from ptinspect.document.walk import dotted
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     from ptinspect.conversion.options import Options
     from ptinspect.document import Document
     from ptinspect.document.optimizers import Optimizer
-    from ptinspect.document.tensor import Tensor
-    from ptinspect.formats.dtypes import DType
 
 MODEL, STATE, OPTIMIZER = "model", "model_state_dict", "optimizer_state_dict"
 
@@ -36,7 +35,8 @@ def plan_checkpoint(
 ) -> Plan:
     """The plan. `open_files` keeps the optimizer's file open until all is written."""
     plan, graph = Plan(options.to), Graph(options.wish)
-    entries = _kept(document, options, graph, plan)
+    sources: dict[str, str] = {}
+    entries = _kept(document, options, graph, plan, sources)
     if options.plain:
         entries = _plain(entries, document, graph, plan)
     graph.take({**entries}, document)
@@ -54,22 +54,15 @@ def plan_checkpoint(
     root: dict[Value, Value] = dict(entries.items())
     graph.plan()
     plan.found = len(graph.tensors)
-    plan.moves = [
-        move._replace(dtype=graph.layout.dtype_of(move.tensor) or _wished(move.tensor, options))
-        for move in plan.moves
-    ]
+    plan.moves = planned_moves(root, graph, document, sources)
     plan.files.append(torch_file(target, *graph.dump(root)))
     return plan
 
 
-def _wished(tensor: Tensor, options: Options) -> DType | None:
-    """The dtype that a dense tensor gets whose plain form is another object."""
-    dense = options.plain and tensor.storage is not None and tensor.stride is not None
-    return options.wish.dtype_of(tensor) if dense else None
-
-
-def _kept(document: Document, options: Options, graph: Graph, plan: Plan) -> dict[str, Value]:
-    """The entries that come from SRC."""
+def _kept(
+    document: Document, options: Options, graph: Graph, plan: Plan, sources: dict[str, str]
+) -> dict[str, Value]:
+    """The entries that come from SRC. `sources` gets the old names of the model's tensors."""
     items = mapping(document.archive.root)
     if document.kind == "checkpoint" and options.entry is None and items is not None:
         entries = {str(key_value(key)): value for key, value in items.items()}
@@ -77,19 +70,16 @@ def _kept(document: Document, options: Options, graph: Graph, plan: Plan) -> dic
             model = model_of(document, options, graph)
             if len(model.part.path) != 1:
                 raise PtInspectError("the model whose keys are to be changed lies too deep in it")
-            entries[str(model.part.path[0])] = model.value
-            plan.dropped = model.dropped
+            name = str(model.part.path[0])
+            entries[name] = model.value
+            sources.update((f"{name}.{new}", f"{name}.{old}") for new, old in model.sources.items())
+            plan.dropped += [f"{name}.{key}" for key in (*model.left_out, *model.dropped)]
         return entries
     if options.plain and document.kind not in ("module", "state_dict", "checkpoint"):
         return _entries(document, options)
     model = model_of(document, options, graph)
-    plan.dropped = model.dropped
-    plan.told = [
-        line for line in told.of_model(document, model, options) if "the class" not in line
-    ]
-    plan.moves = [
-        move._replace(key=f"{STATE}.{move.key}") for move in moves_of(model, document, graph)
-    ]
+    told.of_model(plan, document, model)
+    sources.update((f"{STATE}.{new}", old) for new, old in model.sources.items())
     if model.module is not None:
         return {MODEL: model.module.class_name, STATE: model.value}
     return {STATE: model.value}
@@ -116,10 +106,7 @@ def _plain(
     plain = Plain(document, graph)
     made = {name: plain.of(value, name) for name, value in entries.items()}
     if plain.lost:
-        plan.dropped = [*plan.dropped, *plain.lost]
-        lost = set(plain.lost)
-        at = len(STATE) + 1
-        plan.moves = [m for m in plan.moves if dotted((STATE, m.key[at:])) not in lost]
+        plan.dropped += plain.lost
         plan.told.append(f"left out, as it has no plain form: {told.listed(plain.lost)}")
     kept = {name: value for name, value in made.items() if value is not LOST}
     if not kept:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ptinspect.conversion import elements, told
 from ptinspect.conversion.graph import Graph
-from ptinspect.conversion.pieces import Cast, Gather, Held, Piece, Range
+from ptinspect.conversion.pieces import Cast, Gather, Piece, Range
 from ptinspect.conversion.plan import File, Move, Plan
 from ptinspect.conversion.storages import Wish, check_extent, same
 from ptinspect.conversion.to_state_dict import model_of
@@ -56,8 +56,8 @@ def plan_safetensors(document: Document, target: str, options: Options) -> Plan:
         model.items, model.sources = {"": model.value}, {"": model.part.name}
     tensors = _dense(model.items, document, graph)
     aliases, lines = _shared(tensors, options.shared)
-    plan.told = [*told.of_model(document, model, options), *lines, *_lost(document, tensors)]
-    plan.dropped = model.dropped
+    told.of_model(plan, document, model)
+    plan.told += [*lines, *_lost(tensors)]
     entries = [
         Entry(_move(key, model.sources[key], tensor, options.wish), _piece(tensor, options.wish))
         for key, tensor in tensors.items()
@@ -120,7 +120,7 @@ def _why_not(tensor: Tensor, wish: Wish) -> str:
     return ""
 
 
-def _lost(document: Document, tensors: dict[str, Tensor]) -> list[str]:
+def _lost(tensors: dict[str, Tensor]) -> list[str]:
     """One line for what the format has no place for."""
     lost = []
     devices = sorted({tensor.device for tensor in tensors.values()} - {"cpu"})
@@ -239,7 +239,7 @@ def _file(path: str, entries: Sequence[Entry], metadata: dict[str, str]) -> File
             sink.put([entry.piece], want_crc=False)
         sink.flush()
 
-    return File(path, write, [entry.piece for entry in entries])
+    return File(path, write, head, [(entry.name, [entry.piece]) for entry in entries])
 
 
 # --- shards -----------------------------------------------------------------------------------
@@ -289,4 +289,4 @@ def _index(path: str, entries: Sequence[Entry], places: dict[str, str]) -> File:
         sink.write(data)
         sink.flush()
 
-    return File(path, write, [Held(b"")])
+    return File(path, write, data)

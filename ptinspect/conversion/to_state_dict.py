@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ptinspect.conversion import choosing, told, values
 from ptinspect.conversion.graph import Graph
+from ptinspect.conversion.moves import planned_moves
 from ptinspect.conversion.plan import Move, Plan, torch_file
 from ptinspect.conversion.state_dicts import StateDict, state_dict_of
 from ptinspect.document.modules import Module, module_of
@@ -45,8 +46,7 @@ def plan_state_dict(document: Document, target: str, options: Options) -> Plan:
     plan.found = len(graph.tensors)
     plan.files.append(torch_file(target, *graph.dump(model.value)))
     plan.moves = moves_of(model, document, graph)
-    plan.dropped = model.dropped
-    plan.told = told.of_model(document, model, options)
+    told.of_model(plan, document, model)
     return plan
 
 
@@ -121,10 +121,11 @@ def _modules(names: dict[str, str]) -> dict[str, str]:
 
 
 def moves_of(model: Model, document: Document, graph: Graph) -> list[Move]:
-    """The tensors among a state_dict's values."""
+    """The tensors of a state_dict; of any other value those that a walk finds in it."""
     made = []
     for key, value in model.items.items():
-        tensor = graph.tensor_of(value) or document.tensor_of(value)
-        if tensor is not None:
-            made.append(Move(key, model.sources[key], tensor, graph.layout.dtype_of(tensor)))
-    return made
+        tensor = graph.read(value)
+        if tensor is None or tensor.state:  # others may lie in it
+            return planned_moves(model.value, graph, document, model.sources)
+        made.append(Move(key, model.sources[key], tensor, graph.dtype_of(value)))
+    return made or planned_moves(model.value, graph, document)

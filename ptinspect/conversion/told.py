@@ -10,6 +10,7 @@ from ptinspect.source.naming import shell_word
 
 if TYPE_CHECKING:
     from ptinspect.conversion.options import Options
+    from ptinspect.conversion.plan import Plan
     from ptinspect.conversion.to_state_dict import Model
     from ptinspect.document import Document
     from ptinspect.document.walk import Path, TensorInfo
@@ -18,14 +19,18 @@ SHOWN = 6
 """Names in one line."""
 
 
-def of_model(document: Document, model: Model, options: Options) -> list[str]:
-    """The lines for a file of which only the model is written."""
-    made = []
+def of_model(plan: Plan, document: Document, model: Model) -> None:
+    """Adds to the plan what a file of which only the model is written leaves behind: lines, and
+    what is dropped."""
+    made = plan.told
     if model.part.path:
         left = left_behind(document, model.part.path)
         if left:
-            made.append(f"left behind: {listed(left)}; --to checkpoint keeps them")
-    if model.module is not None:
+            sizes = [f"{name} ({size_text(n)})" if n else name for name, n in left.items()]
+            made.append(f"left behind: {listed(sizes)}; --to checkpoint keeps them")
+        plan.dropped += left
+    plan.dropped += [*model.left_out, *model.dropped]
+    if model.module is not None and plan.to != "checkpoint":
         made.append(
             f"left behind: the class {model.module.class_path}, of which a state_dict has nothing;"
             " --to same keeps the full model"
@@ -37,11 +42,10 @@ def of_model(document: Document, model: Model, options: Options) -> list[str]:
         )
     if model.dropped:
         made.append(f"left behind, as --include and --exclude say: {listed(model.dropped)}")
-    return made
 
 
-def left_behind(document: Document, kept: Path) -> list[str]:
-    """The top entries of a file outside of what is kept, each with the size of its tensors."""
+def left_behind(document: Document, kept: Path) -> dict[str, int]:
+    """The top entries of a file outside of what is kept, each with the bytes of its tensors."""
     sizes: dict[str, int] = {}
     contents = document.contents
     seen: set[tuple[object, ...]] = set()
@@ -58,7 +62,7 @@ def left_behind(document: Document, kept: Path) -> list[str]:
     for optimizer in contents.optimizers:
         if optimizer.path[: len(kept)] != kept and optimizer.path:
             sizes.setdefault(dotted(optimizer.path[:1]), 0)
-    return [f"{name} ({size_text(size)})" if size else name for name, size in sizes.items()]
+    return sizes
 
 
 def _differs(info: TensorInfo, kept: Path) -> int:
