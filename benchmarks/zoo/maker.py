@@ -69,12 +69,25 @@ def _make(model: Any, folder: Path) -> None:
     }
     try:
         torch.save(model, folder / "whole.pt")
+        _used_again(folder / "whole.pt", truth)
     except Exception as error:  # noqa: BLE001  # whatever it is, it is the answer
         truth["unsaved"] = _said(error)
         (folder / "whole.pt").unlink(missing_ok=True)
     torch.save(state, folder / "state_dict.pt")
     truth["print"] = _printed(model)
     (folder / "truth.json").write_text(json.dumps(truth), "utf-8")
+
+
+def _used_again(file: Path, truth: dict[str, Any]) -> None:
+    """Whether what was saved is of use where the library is: of a quantized convolution it is not,
+    as torch.ao's `__setstate__` makes no module of it."""
+    import torch
+
+    loaded = torch.load(file, weights_only=False, mmap=True)
+    try:
+        str(loaded), loaded.state_dict()
+    except Exception as error:  # noqa: BLE001
+        truth["unusable"] = _said(error)
 
 
 def _said(error: Exception) -> str:

@@ -71,9 +71,8 @@ def tried(folder: Path, asked: Server) -> dict[str, Any]:
     truth = json.loads((folder / "truth.json").read_text("utf-8"))
     made: dict[str, Any] = {"modules": len(truth["classes"]), "foreign": len(truth["foreign"])}
     made["parameters"] = _elements(truth)
-    if "unsaved" in truth:
-        made["unsaved"] = truth["unsaved"]
-    else:
+    made |= {key: truth[key] for key in ("unsaved", "unusable") if key in truth}
+    if "unsaved" not in truth:
         made["whole"] = _stubbed(folder, "whole", asked)
         made["megabytes"] = (folder / "whole.pt").stat().st_size / 1e6
     inferred = _stubbed(folder, "state_dict", asked)
@@ -132,6 +131,7 @@ def _share(truth: dict[str, Any], classes: dict[str, str]) -> dict[str, Any]:
             named.add(name)
             name = name.rpartition(".")[0]
     wrong: dict[str, int] = {}
+    examples: dict[str, list[str]] = {}
     counts = {"layers": 0, "layers_right": 0, "named": 0, "named_right": 0}
     for name, kind in truth["classes"].items():
         if name not in named:
@@ -145,4 +145,6 @@ def _share(truth: dict[str, Any], classes: dict[str, str]) -> dict[str, Any]:
         if not right:
             pair = f"{kind} as {classes.get(name)}"
             wrong[pair] = wrong.get(pair, 0) + 1
-    return {**counts, "wrong": wrong}
+            examples.setdefault(pair, []).append(name)
+    first = {pair: names[:3] for pair, names in examples.items()}
+    return {**counts, "wrong": wrong, "examples": first}

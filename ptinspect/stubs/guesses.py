@@ -28,14 +28,16 @@ _MODULES = {
 }
 _HOME = {
     "Linear": "linear", "Embedding": "sparse", "LayerNorm": "normalization", "RMSNorm":
-    "normalization", "BatchNorm2d": "batchnorm", "LSTM": "rnn", "GRU": "rnn", "RNN": "rnn",
+    "normalization", "BatchNorm1d": "batchnorm", "BatchNorm2d": "batchnorm", "BatchNorm3d":
+    "batchnorm", "LSTM": "rnn", "GRU": "rnn", "RNN": "rnn",
     "LSTMCell": "rnn", "GRUCell": "rnn", "RNNCell": "rnn", "MultiheadAttention": "activation",
     "TransformerEncoderLayer": "transformer", "TransformerDecoderLayer": "transformer",
 }  # fmt: skip
 
 
-def guess(name: str, shapes: Shapes, children: list[str]) -> Guess | None:
-    """The call whose module has exactly these tensors; None where none is known."""
+def guess(name: str, shapes: Shapes, children: list[str], dims: int = 2) -> Guess | None:
+    """The call whose module has exactly these tensors; None where none is known. dims: of what
+    a BatchNorm normalizes."""
     for reader in (_recurrent, _attention, _transformer) if children or len(shapes) > 2 else ():
         found = reader(shapes)
         if found is not None:
@@ -43,7 +45,7 @@ def guess(name: str, shapes: Shapes, children: list[str]) -> Guess | None:
     if children or not shapes:
         return None
     if "running_mean" in shapes:
-        return _batch_norm(shapes)
+        return _batch_norm(shapes, dims)
     weight = shapes.get("weight")
     if weight is None or not set(shapes) <= {"weight", "bias"}:
         return None
@@ -74,8 +76,8 @@ def _made(kind: str, given: Args, shapes: Shapes, *alternatives: str) -> Guess |
         usual = default is not None and value is not None and default.text == value.text
         if argument.name in given and value is not None and not usual:
             args.append((argument.name, value))
-    numbered = kind.startswith("Conv") or kind == "Embedding"
-    return Guess(Make(f"nn.{kind}", args, 2 if numbered else 0, unset), alternatives)
+    placed = 2 if kind.startswith("Conv") or kind == "Embedding" else int("Norm" in kind)
+    return Guess(Make(f"nn.{kind}", args, placed, unset), alternatives)
 
 
 def _weighted(name: str, weight: tuple[int, ...], shapes: Shapes) -> Guess | None:
@@ -113,13 +115,13 @@ def _conv(weight: tuple[int, ...], shapes: Shapes) -> Guess | None:
     return _made(_MODULES["transposed"][dims], args, shapes, words)
 
 
-def _batch_norm(shapes: Shapes) -> Guess | None:
+def _batch_norm(shapes: Shapes, dims: int) -> Guess | None:
     size = shapes["running_mean"]
     if len(size) != 1:
         return None
     args: Args = {"num_features": size[0], "affine": "weight" in shapes, "bias": "bias" in shapes}
-    words = "a BatchNorm2d could be a BatchNorm1d, a BatchNorm3d or an InstanceNorm"
-    return _made("BatchNorm2d", args, shapes, words)
+    words = "a BatchNorm could be one of other dimensions, or an InstanceNorm"
+    return _made(f"BatchNorm{dims}d", args, shapes, words)
 
 
 _CELL = {4: "LSTM", 3: "GRU", 1: "RNN"}

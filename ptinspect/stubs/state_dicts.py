@@ -15,6 +15,7 @@ from ptinspect.stubs.guesses import guess
 from ptinspect.stubs.instances import BUFFER, CHILD, PARAMETER, Instance, Member, Plan
 from ptinspect.stubs.literals import FLOATS, zeros
 from ptinspect.stubs.names import plain, string
+from ptinspect.stubs.neighbours import batch_norm_dims, chained
 
 if TYPE_CHECKING:
     from ptinspect.document import Document
@@ -23,6 +24,12 @@ if TYPE_CHECKING:
     from ptinspect.stubs.graph import Graph
 
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
+_SEQUENTIAL = re.compile(r".*\d|blocks|stages|features|net|main|body|model", re.ASCII)
+"""Names under which blocks mostly lie in a Sequential: `layer1`, `features`."""
+_NEVER_ALONE = frozenset(
+    ("nn.Linear", "nn.LayerNorm", "nn.RMSNorm", "nn.BatchNorm1d", "nn.BatchNorm2d", "nn.Embedding")
+)
+"""Layers that no one puts in a row with nothing between."""
 GAPS = 3
 """So many numbers may be missing for each that is there, in a Sequential."""
 
@@ -90,6 +97,7 @@ class Inferring:
         self.graph = graph
         self.name = name
         self.guessed: dict[str, None] = {}  # what else a class could be, in words
+        self.dims: dict[int, int] = {}  # of BatchNorms
 
     def run(self, root: Branch) -> Instance:
         """The root's instance; its classes are added to the graph's plans."""
@@ -98,6 +106,7 @@ class Inferring:
             inner = list(todo.pop().children.values())
             order += inner
             todo += inner
+        self.dims = batch_norm_dims(root)
         made: dict[int, Expr] = {}
         for branch in reversed(order):
             expr = self.branch(branch, made)
@@ -111,20 +120,21 @@ class Inferring:
         children = {name: made[id(child)] for name, child in branch.children.items()}
         if branch.path:
             shapes = flat(branch)
-            found = guess(branch.name, shapes, list(branch.children))
+            dims = self.dims.get(id(branch), 2)
+            found = guess(branch.name, shapes, list(branch.children), dims)
             if found is not None:
                 self.guessed.update(dict.fromkeys(found.alternatives))
                 return found.make
             if children and not branch.tensors and all(name.isdigit() for name in children):
-                return self.numbered(children)
+                return self.numbered(branch, children)
         return self.own(branch, children)
 
-    def numbered(self, children: dict[str, Expr]) -> Expr:
-        """A Sequential; a ModuleList, where all in it are classes of the model's own."""
+    def numbered(self, branch: Branch, children: dict[str, Expr]) -> Expr:
+        """A Sequential, or a ModuleList: see `listed`."""
         numbers = [int(name) for name in children]
         as_written = [str(number) for number in numbers] == list(children)
         if as_written and numbers == list(range(len(numbers))):
-            listed = all(isinstance(item, Instance) for item in children.values())
+            listed = self.listed(branch, list(children.values()))
             self.guessed["a Sequential could be a ModuleList, and the other way round"] = None
             return Many(
                 "nn.ModuleList" if listed else "nn.Sequential", [*children.values()], listed
@@ -140,6 +150,20 @@ class Inferring:
             (Atom(string(name)), item) for name, item in children.items()
         ]
         return Make("nn.Sequential", [(None, Make("OrderedDict", [(None, Pairs(pairs))]))])
+
+    def listed(self, branch: Branch, items: list[Expr]) -> bool:
+        """Whether numbered children without a gap are rather a ModuleList.
+
+        Classes of the model's own are, unless the name is one that is common for a Sequential;
+        layers of torch.nn are where one does not take what another gives, or where nothing lies
+        between layers that are all Linear or all normalize.
+        """
+        if all(isinstance(item, Instance) for item in items):
+            name = next((part for part in reversed(branch.path) if not part.isdigit()), "")
+            return not _SEQUENTIAL.fullmatch(name)
+        kinds = {item.func for item in items if isinstance(item, Make)}
+        alike = len(kinds) == 1 and len(items) > 1 and all(isinstance(i, Make) for i in items)
+        return not chained(branch) or (alike and kinds <= _NEVER_ALONE)
 
     def own(self, branch: Branch, children: dict[str, Expr]) -> Instance:
         """An object of a class of the model's own."""

@@ -1,0 +1,75 @@
+"""Classes from keys and shapes: what stands beside a layer tells of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ptinspect.stubs import stub
+
+torch = pytest.importorskip("torch")
+
+
+def source_of(folder: Path, shapes: dict[str, tuple[int, ...]]) -> str:
+    """The stub of a state_dict of these shapes; `norm` stands for the tensors of a BatchNorm."""
+    state = {}
+    for key, shape in shapes.items():
+        if key.endswith("norm"):
+            for name in ("weight", "bias", "running_mean", "running_var"):
+                state[f"{key}.{name}"] = torch.zeros(shape)
+            state[f"{key}.num_batches_tracked"] = torch.tensor(0)
+        else:
+            state[key] = torch.zeros(shape)
+    torch.save(state, folder / "state.pt")
+    return stub(folder / "state.pt")
+
+
+@pytest.mark.parametrize(
+    ("weight", "kind"),
+    [
+        ((4, 3), "BatchNorm1d"),
+        ((4, 3, 3), "BatchNorm1d"),
+        ((4, 3, 3, 3), "BatchNorm2d"),
+        ((4, 3, 3, 3, 3), "BatchNorm3d"),
+        ((3, 4, 2, 2, 2), "BatchNorm3d"),
+    ],
+)
+def test_a_batch_norm_has_the_dimensions_of_the_layer_before(
+    tmp_path: Path, weight: tuple[int, ...], kind: str
+) -> None:
+    source = source_of(tmp_path, {"layer.weight": weight, "norm": (4,), "fc.weight": (2, 9)})
+    assert f"self.norm = nn.{kind}(4)" in source
+
+
+def test_or_of_the_layer_after(tmp_path: Path) -> None:
+    shapes = {"fc.weight": (9, 9), "norm": (4,), "conv.weight": (5, 4, 3, 3, 3)}
+    assert "self.norm = nn.BatchNorm3d(4)" in source_of(tmp_path, shapes)
+
+
+def test_or_as_most_convolutions_have_it(tmp_path: Path) -> None:
+    shapes = {"a.weight": (9, 9, 1), "b.weight": (9, 9, 1), "x": (1,), "norm": (4,)}
+    assert "self.norm = nn.BatchNorm1d(4)" in source_of(tmp_path, shapes)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "kind"),
+    [
+        ([(4, 3, 3, 3), (5, 4, 3, 3)], "Sequential"),
+        ([(4, 3, 3, 3), (5, 3, 3, 3)], "ModuleList"),  # the second does not take what comes
+        ([(4, 3), (5, 4)], "ModuleList"),  # nothing between two Linear
+        ([(4,), (4,)], "ModuleList"),
+    ],
+)
+def test_layers_in_a_row(tmp_path: Path, shapes: list[tuple[int, ...]], kind: str) -> None:
+    source = source_of(tmp_path, {f"x.{at}.weight": shape for at, shape in enumerate(shapes)})
+    assert f"self.x = nn.{kind}(" in source
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("layers", "ModuleList"), ("layer1", "Sequential"), ("features", "Sequential")],
+)
+def test_blocks_in_a_row(tmp_path: Path, name: str, kind: str) -> None:
+    shapes = {f"{name}.{at}.{key}": (3, 3) for at in range(2) for key in ("a.weight", "w")}
+    assert f"self.{name} = nn.{kind}(" in source_of(tmp_path, shapes)
