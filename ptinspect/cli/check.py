@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,6 +10,9 @@ from ptinspect.cli.output import File, Standard
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
+
+    from ptinspect.proofs.workers import Watch
 
 _FORMAT = click.option(
     "-f",
@@ -76,15 +78,20 @@ _TRAINING = (
     click.option(
         "--device",
         metavar="auto|cpu|cuda[:N]",
-        default="cpu",
+        default="auto",
         show_default=True,
-        help="Where to train.",
+        help="Where to train: auto is CUDA where torch finds it, else the CPU. Naming cuda lets "
+        "`resume` also go over to the CPU and back, within a tolerance that it states (ULPs).",
     ),
     click.option(
         "--seed", metavar="N", type=int, default=0, show_default=True, help="To begin with."
     ),
     click.option("--allow-tf32", is_flag=True, help="Let CUDA calculate in TF32."),
-    click.option("--trust", is_flag=True, help="Load the file though nobody vouches for a name."),
+    click.option(
+        "--trust",
+        is_flag=True,
+        help="Load the file though nobody vouches for a name. It is code that you trust.",
+    ),
     click.option(
         "--timeout",
         metavar="SECONDS",
@@ -94,7 +101,7 @@ _TRAINING = (
         help="How long one child process may take.",
     ),
 )
-_QUIET = click.option("--no-progress", is_flag=True, help="Do not tell what is being done.")
+_QUIET = click.option("--no-progress", is_flag=True, help="No bar on the terminal.")
 
 
 @click.group("check", short_help="Proofs: round trip, resume, optimizer.")
@@ -139,7 +146,8 @@ def roundtrip(ctx: click.Context, /, **given: Any) -> None:
     from ptinspect.proofs.roundtrip import check_roundtrip
 
     with _target(given) as target:
-        report = check_roundtrip(given["path"], **_options(given))
+        with _watched(given) as watch:
+            report = check_roundtrip(given["path"], progress=watch, **_options(given))
         target.write(_shown(report, given["format"]))
     ctx.exit(report.code)
 
@@ -160,39 +168,30 @@ def resume(ctx: click.Context, /, **given: Any) -> None:
     """
     from ptinspect.proofs.resume import check_resume
 
-    plot = given.pop("plot")
+    picture = {"plot": given["plot"], "force": given["force"]}
     with _target(given) as target:
-        if plot is not None:
-            from ptinspect.proofs.plot import ready
-
-            ready(plot, given["force"])
-        report = check_resume(given["path"], **_options(given))
-        if plot is not None:
-            from ptinspect.proofs.plot import plot_losses
-
-            plot_losses(plot, report.losses, report.steps)
+        with _watched(given) as watch:
+            report = check_resume(given["path"], progress=watch, **picture, **_options(given))
         target.write(_shown(report, given["format"]))
     ctx.exit(report.code)
 
 
+_NAMES = (
+    "model", "data", "loss", "optimizer_class", "entry", "steps", "device", "seed", "allow_tf32",
+    "trust", "timeout",
+)  # fmt: skip
+
+
 def _options(given: dict[str, Any]) -> dict[str, Any]:
     """What the proofs take in Python under the same names."""
-    from ptinspect.errors import PtInspectError
+    return {name: given[name] for name in _NAMES}
 
-    device: str = given["device"]
-    kind, _, number = device.partition(":")
-    if kind not in ("auto", "cpu", "cuda") or (
-        number and not (kind == "cuda" and number.isdigit())
-    ):
-        raise PtInspectError(f"{device!r} is no device", hint="auto, cpu, cuda or cuda:N")
-    names = (
-        "model", "data", "loss", "optimizer_class", "entry", "steps", "device", "seed",
-        "allow_tf32", "trust", "timeout",
-    )  # fmt: skip
-    made = {name: given[name] for name in names}
-    if not given["no_progress"] and _is_terminal():
-        made["say"] = lambda text: click.echo(f"… {text}", err=True)
-    return made
+
+def _watched(given: dict[str, Any]) -> AbstractContextManager[Watch | None]:
+    """A bar on standard error where that is a terminal."""
+    from ptinspect.cli.bar import bar
+
+    return bar(wanted=not given["no_progress"])
 
 
 def _target(given: dict[str, Any]) -> File | Standard:
@@ -209,7 +208,3 @@ def _shown(report: Any, form: str) -> str:
     from ptinspect.display.json import plain
 
     return plain(report.json()) + "\n"
-
-
-def _is_terminal() -> bool:
-    return bool(getattr(sys.stderr, "isatty", lambda: False)())

@@ -7,16 +7,18 @@ are tried: each by mending exactly that and running again in a new process.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ptinspect.errors import PtInspectError, about
-from ptinspect.proofs.causes import Answer, Cause, batches, candidates, order
+from ptinspect.errors import about
+from ptinspect.proofs import across
+from ptinspect.proofs.causes import Answer, Cause, candidates, order
+from ptinspect.proofs.options import Options, for_child, given, with_options
 from ptinspect.proofs.plan import plan_of
-from ptinspect.proofs.workers import TIMEOUT, Workers
+from ptinspect.proofs.plot import plot_losses, ready
+from ptinspect.proofs.workers import Workers
 
-STEPS = 4
-"""N, unless the user says otherwise; whole epochs are made of it."""
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 class Difference(NamedTuple):
@@ -36,7 +38,8 @@ class Difference(NamedTuple):
 class ResumeReport(NamedTuple):
     """verdict: `same`, `differs` or `not-deterministic`. first: what differs first. causes: each
     proved by mending it; together they are all that has to be mended. notes: what a reader should
-    know. facts: of the runs. losses: of the uninterrupted and of the resumed run."""
+    know. facts: of the runs. losses: of the uninterrupted and of the resumed run. steps: N as it
+    was. processes: that ran a part of it. crossings: to another device, and back."""
 
     path: str
     verdict: str
@@ -47,11 +50,13 @@ class ResumeReport(NamedTuple):
     losses: tuple[list[float], list[float]]
     steps: int
     processes: int
+    crossings: list[across.Crossing]
 
     @property
     def code(self) -> int:
         """0: proved. 1: it differs."""
-        return 0 if self.verdict == "same" else 1
+        proved = self.verdict == "same" and all(crossing.same for crossing in self.crossings)
+        return 0 if proved else 1
 
     def text(self) -> str:
         """For people, ending in a newline."""
@@ -66,90 +71,100 @@ class ResumeReport(NamedTuple):
         return json_of(self)
 
 
-Say = Callable[[str], None]
-
-
+@with_options
 def check_resume(
-    path: str,
-    *,
-    model: str | None = None,
-    data: str | None = None,
-    loss: str = "MSELoss",
-    optimizer_class: str | None = None,
-    entry: str | None = None,
-    steps: int = STEPS,
-    device: str = "cpu",
-    seed: int = 0,
-    allow_tf32: bool = False,
-    trust: bool = False,
-    timeout: float = TIMEOUT,
-    workers: Workers | None = None,
-    say: Say = lambda text: None,
+    path: str, *, plot: str | None = None, force: bool = False, **options: Unpack[Options]
 ) -> ResumeReport:
-    """The proof; see the module. model: `FILE.py:CLASS`; data: `FILE.py:FUNCTION`. say: is told
-    what is being done. UnsafeError where the file may not be loaded; PtInspectError where the
-    proof cannot be run."""
+    """The proof; see the module, and `Options`. plot: a file for both loss curves, which `force`
+    overwrites. UnsafeError where the checkpoint may not be loaded; PtInspectError where the proof
+    cannot be run."""
     with about(path):
-        plan = plan_of(path, model=model, entry=entry, trust=trust)
-        options = {
-            "model": model, "data": data, "loss": loss, "optimizer_class": optimizer_class,
-            "steps": steps, "device": device, "seed": seed, "tf32": allow_tf32,
-        }  # fmt: skip
-        if workers is not None:
-            return _Proof(path, plan, options, workers, say).run()
-        with Workers(timeout) as own:
-            return _Proof(path, plan, options, own, say).run()
+        made = given(options)
+    if plot is not None:
+        ready(plot, force)
+    with about(path):
+        plan = plan_of(path, model=made["model"], entry=made["entry"], trust=made["trust"])
+        own = made["workers"] or Workers(made["timeout"], made["progress"])
+        try:
+            report = Proof(path, plan, for_child(made), own).run()
+        finally:
+            if own is not made["workers"]:
+                own.close()
+    if plot is not None:
+        plot_losses(plot, report.losses, report.steps)
+    return report
 
 
-class _Proof:
+class Proof:
+    """A run of the proof. plan: where the parts of the training lie. options: of the jobs."""
+
     def __init__(
-        self, path: str, plan: dict[str, Any], options: dict[str, Any], workers: Workers, say: Say
+        self, path: str, plan: dict[str, Any], options: dict[str, Any], workers: Workers
     ) -> None:
         self.path, self.plan, self.options = path, plan, options
-        self.workers, self.say = workers, say
+        self.workers = workers
         self.middle, self.snapshot = workers.file(".pt"), workers.file(".snapshot")
+        self.ends = workers.file(".ends")
         self.begun = workers.jobs
+        self.crosses = across.crosses(options["device"])
+
+    def on(self, device: str, files: Proof | None = None) -> Proof:
+        """The same on another device, with files of its own or those of another."""
+        made = Proof(self.path, self.plan, {**self.options, "device": device}, self.workers)
+        made.crosses = True
+        if files is not None:
+            made.middle, made.snapshot = files.middle, files.snapshot
+        return made
 
     def run(self) -> ResumeReport:
         """All of it."""
-        self.say("training without interruption")
+        self.workers.say("training without interruption")
         whole = self.whole(self.middle)
         self.options |= {"added": whole["added"], "per_step": whole["per_step"]}
         self.options["device"] = whole["device"]
-        self.say("resuming in a new process")
+        self.workers.say("resuming in a new process")
         resumed = self.resumed(whole)
         first = first_difference(whole, resumed)
         if first is None:
             return self.report("same", None, [], whole, resumed)
-        self.say("training without interruption again")
+        self.workers.say("training without interruption again")
         again = self.whole(None)
         apart = first_of_traces(whole["trace"], again["trace"])
         if apart is not None:
-            told = Cause(
-                "non-determinism", (), "two trainings without any interruption differ: "
-                "a kernel, or the code of the model or the data, is not deterministic",
-            )  # fmt: skip
+            told = Cause("non-determinism", (), _loose(whole, again))
             return self.report("not-deterministic", apart, [told], whole, resumed)
         return self.report("differs", first, self.causes(whole, resumed), whole, resumed)
 
     def whole(self, save: str | None) -> Answer:
-        job = {"kind": "whole", "plan": self.plan, "options": dict(self.options), "path": self.path}
+        """2N steps; after N of them it is saved, if there is a file for it."""
+        options = {k: v for k, v in self.options.items() if k not in ("added", "per_step")}
+        job: dict[str, Any] = {
+            "kind": "whole", "plan": self.plan, "options": options, "path": self.path,
+        }  # fmt: skip
         if save is not None:
             job |= {"save": save, "snapshot": self.snapshot}
-        for key in ("added", "per_step"):
-            job["options"].pop(key, None)  # type: ignore[attr-defined]
+            job["ends"] = self.ends if self.crosses else None
         return self.workers.run(job)
 
-    def resumed(self, whole: Answer, mends: tuple[str, ...] = ()) -> Answer:
+    def resumed(
+        self, whole: Answer, mends: tuple[str, ...] = (), ends: str | None = None
+    ) -> Answer:
+        """N more, from what was saved. ends: a file for what they come to, on another device."""
         return self.workers.run(
             {
                 "kind": "resumed",
                 "plan": self.plan,
-                "options": dict(self.options),
+                "options": {
+                    **self.options,
+                    "added": whole["added"],
+                    "per_step": whole["per_step"],
+                },
                 "path": self.middle,
                 "snapshot": self.snapshot,
                 "mends": list(mends),
                 "steps": len(whole["trace"]) - whole["saved"]["step"],
+                "ends": ends,
+                "across": ends is not None,
             }
         )
 
@@ -159,7 +174,7 @@ class _Proof:
         """The cause whose mend alone makes the bits agree; else the fewest that do together."""
         found = candidates(whole, resumed, self.plan)
         for cause in found:
-            self.say(f"trying: {cause.kind}")
+            self.workers.say(f"trying: {cause.kind}")
             if self.agrees(whole, cause.mends):
                 return [self.named(cause, whole, resumed)]
         found = self.wider(found, whole, resumed)
@@ -167,7 +182,7 @@ class _Proof:
             return []
         for cause in found[::-1]:  # the general ones first
             rest = [other for other in found if other is not cause]
-            self.say(f"without: {cause.kind}")
+            self.workers.say(f"without: {cause.kind}")
             if rest and self.agrees(whole, _all(rest)):
                 found = rest
         others = {cause: [one for one in found if one is not cause] for cause in found}
@@ -232,12 +247,24 @@ class _Proof:
             )
         if resumed.get("error"):
             notes.append(f"after the resume: {resumed['error']}")
+        crossings = []
+        if self.crosses and (verdict == "same" or (verdict == "differs" and causes)):
+            crossings = across.both_ways(self, whole, causes)
         step = whole["saved"]["step"]
         losses = (whole["losses"], whole["losses"][:step] + resumed["losses"])
         processes = self.workers.jobs - self.begun
         return ResumeReport(
-            self.path, verdict, first, causes, notes, whole, losses, step, processes
+            self.path, verdict, first, causes, notes, whole, losses, step, processes, crossings
         )
+
+
+def _loose(whole: Answer, again: Answer) -> str:
+    """Two trainings differ: what torch says of it."""
+    names = list(dict.fromkeys([*whole["noisy"], *again["noisy"]]))
+    text = "two trainings without any interruption differ: "
+    if names:
+        return f"{text}torch has no deterministic way to do {', '.join(names[:3])}"
+    return f"{text}a kernel, or the code of the model or the data, is not deterministic"
 
 
 def _all(causes: list[Cause]) -> tuple[str, ...]:
@@ -282,6 +309,3 @@ def first_of_traces(one: list[Any], other: list[Any]) -> Difference | None:
 
 def _differing(one: dict[str, str], other: dict[str, str]) -> list[str]:
     return [name for name in dict.fromkeys([*one, *other]) if one.get(name) != other.get(name)]
-
-
-__all__ = ["STEPS", "PtInspectError", "ResumeReport", "batches", "check_resume"]

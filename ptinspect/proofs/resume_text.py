@@ -11,14 +11,18 @@ if TYPE_CHECKING:
 
 _SAME = "training goes on as if it had never been interrupted"
 _APART = "a resumed training is not the uninterrupted one"
+_ACROSS = "a training that is resumed on another device is not the uninterrupted one"
 _LOOSE = "two uninterrupted trainings differ, so no resume can be proved"
 
 
 def text_of(report: ResumeReport) -> str:
     """For people, ending in a newline."""
-    verdict = {"same": _SAME, "differs": _APART, "not-deterministic": _LOOSE}[report.verdict]
+    same = _SAME if not report.code else _ACROSS
+    verdict = {"same": same, "differs": _APART, "not-deterministic": _LOOSE}[report.verdict]
     lines = [f"{safe(report.path)}: {verdict}", ""]
-    lines += [f"  {label.ljust(9)}   {cut(text)}" for label, text in _facts(report)]
+    facts = _facts(report)
+    width = max(len(label) for label, _ in facts)
+    lines += [f"  {label.ljust(width)}   {cut(text)}" for label, text in facts]
     return "\n".join(lines) + "\n"
 
 
@@ -48,6 +52,7 @@ def _facts(report: ResumeReport) -> list[tuple[str, str]]:
             made.append(("proof", f"with {mended} mended, and nothing else, the bits agree"))
         else:
             made.append(("cause", "not found: no mend of the usual ones makes the bits agree"))
+    made += [(crossing.label, crossing.text()) for crossing in report.crossings]
     made += [("note", note) for note in report.notes]
     return made
 
@@ -56,8 +61,8 @@ def json_of(report: ResumeReport) -> dict[str, object]:
     """For programs."""
     facts = report.facts
     kept = (
-        "device", "optimizer", "scheduler", "per_step", "scaler", "autocast", "averages",
-        "rng_saved",
+        "device", "length", "taken", "optimizer", "scheduler", "per_step", "scaler", "autocast",
+        "averages", "rng_saved",
     )  # fmt: skip
     return {
         "schema": 1,
@@ -75,5 +80,6 @@ def json_of(report: ResumeReport) -> dict[str, object]:
         ],
         "notes": report.notes,
         "training": {key: facts[key] for key in kept},
+        "crossings": [crossing.json() for crossing in report.crossings],
         "losses": {"uninterrupted": report.losses[0], "resumed": report.losses[1]},
     }

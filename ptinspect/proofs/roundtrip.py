@@ -4,15 +4,18 @@ gradients, and the weights after some steps of training, bit for bit."""
 from __future__ import annotations
 
 import os
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ptinspect.conversion import convert
 from ptinspect.display.escape import cut, safe
 from ptinspect.document import open as open_document
 from ptinspect.errors import PtInspectError, UnsafeError, UnsupportedError, about
+from ptinspect.proofs.options import Options, for_child, given, with_options
 from ptinspect.proofs.plan import plan_of
-from ptinspect.proofs.resume import STEPS, Say
-from ptinspect.proofs.workers import TIMEOUT, Workers
+from ptinspect.proofs.workers import Workers
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 FORMS = {"state_dict": ".pt", "checkpoint": ".pt", "safetensors": ".safetensors"}
 PARTS = ("weights", "eval", "train", "gradients", "losses", "trained")
@@ -38,6 +41,7 @@ class RoundtripReport(NamedTuple):
     forms: list[Form]
     steps: int
     optimizer: str
+    device: str
     notes: list[str]
 
     @property
@@ -57,7 +61,9 @@ class RoundtripReport(NamedTuple):
             lines.append(f"  {form.name.ljust(11)}   {cut(found)}")
         compared = ", ".join(_SAID[part] for part in PARTS)
         lines.append(f"  {'compared'.ljust(11)}   {compared}")
-        lines.append(f"  {'trained'.ljust(11)}   {self.steps} steps with {self.optimizer}")
+        lines.append(
+            f"  {'trained'.ljust(11)}   {self.steps} steps with {self.optimizer}, on {self.device}"
+        )
         lines += [f"  {'note'.ljust(11)}   {cut(note)}" for note in self.notes]
         return "\n".join(lines) + "\n"
 
@@ -71,63 +77,50 @@ class RoundtripReport(NamedTuple):
             "forms": [form._asdict() for form in self.forms],
             "steps": self.steps,
             "optimizer": self.optimizer,
+            "device": self.device,
             "notes": self.notes,
         }
 
 
-def check_roundtrip(
-    path: str,
-    *,
-    model: str | None = None,
-    data: str | None = None,
-    loss: str = "MSELoss",
-    optimizer_class: str | None = None,
-    entry: str | None = None,
-    steps: int = STEPS,
-    device: str = "cpu",
-    seed: int = 0,
-    allow_tf32: bool = False,
-    trust: bool = False,
-    timeout: float = TIMEOUT,
-    workers: Workers | None = None,
-    say: Say = lambda text: None,
-) -> RoundtripReport:
-    """The proof; see the module, and `check_resume` for the arguments. A file whose class is
-    missing is loaded through a stub. UnsafeError where it may not be loaded; PtInspectError where
-    the proof cannot be run (a stub does not know `forward`)."""
+@with_options
+def check_roundtrip(path: str, **options: Unpack[Options]) -> RoundtripReport:
+    """The proof; see the module, and `Options`. A file whose class is missing is loaded through a
+    stub. UnsafeError where it may not be loaded; PtInspectError where the proof cannot be run (a
+    stub does not know `forward`)."""
     with about(path):
+        made = given(options)
         stub = False
         try:
-            plan = plan_of(path, model=model, entry=entry, trust=trust)
+            plan = plan_of(path, model=made["model"], entry=made["entry"], trust=made["trust"])
         except UnsafeError as error:
-            if "dangerous" in error.message or model is not None:
+            if "dangerous" in error.message or made["model"] is not None:
                 raise
-            plan, stub = plan_of(path, model=model, entry=entry, trust=True), True
-        options = {
-            "model": model, "data": data, "loss": loss, "optimizer_class": optimizer_class,
-            "steps": steps, "device": device, "seed": seed, "tf32": allow_tf32,
+            plan, stub = plan_of(path, model=None, entry=made["entry"], trust=True), True
+        job = {
+            "kind": "roundtrip", "plan": plan, "options": for_child(made), "path": path,
+            "stub": stub,
         }  # fmt: skip
-        job = {"kind": "roundtrip", "plan": plan, "options": options, "path": path, "stub": stub}
-        if workers is not None:
-            return _run(path, job, entry, workers, say)
-        with Workers(timeout) as own:
-            return _run(path, job, entry, own, say)
+        own = made["workers"] or Workers(made["timeout"], made["progress"])
+        try:
+            return _run(path, job, made["entry"], own)
+        finally:
+            if own is not made["workers"]:
+                own.close()
 
 
-def _run(
-    path: str, job: dict[str, Any], entry: str | None, workers: Workers, say: Say
-) -> RoundtripReport:
-    say("running the original")
+def _run(path: str, job: dict[str, Any], entry: str | None, workers: Workers) -> RoundtripReport:
+    workers.say("running the original")
     original = workers.run({**job, "form": "original"})
+    job["options"]["device"] = original["device"]
     forms = []
     for name, ending in FORMS.items():
-        say(f"converting to {name}, and running that")
+        workers.say(f"converting to {name}, and running that")
         forms.append(_form(name, workers.file(ending), path, job, entry, original, workers))
     notes = [original["told"]] if original["told"] else []
     if job["stub"]:
         notes.append(f"the class {original['class']} is missing: a stub stands for it")
     steps = job["options"]["steps"]
-    return RoundtripReport(path, forms, steps, original["optimizer"], notes)
+    return RoundtripReport(path, forms, steps, original["optimizer"], original["device"], notes)
 
 
 def _form(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ptinspect.errors import PtInspectError, UnsafeError, UnsupportedError, about
 
@@ -17,12 +17,24 @@ _SAID = {
 }  # fmt: skip
 
 
+_WAYS = {"pickle": "pickle.load", "safetensors": "safetensors.torch.load_file"}
+_OTHERWISE = {
+    "torchscript": "a TorchScript archive holds its code: torch.jit.load needs no stub",
+    "torch-export": "an exported program holds its graph: torch.export.load needs no stub",
+    "torch-package": "a torch.package holds its code: its importer needs no stub",
+    "torch-dcp": "a distributed checkpoint is loaded into a model that is there already",
+}
+
+
 class StubReport(NamedTuple):
-    """tried: each thing, and None or why it failed. refused: what keeps weights_only from it."""
+    """tried: each thing, and None or why it failed. refused: what keeps weights_only from it.
+    unable: what torch itself fails in with what it loads, and why. way: what loads it."""
 
     path: str
     tried: dict[str, str | None]
     refused: list[str]
+    unable: dict[str, str] = {}
+    way: str | None = None
 
     @property
     def code(self) -> int:
@@ -36,7 +48,11 @@ class StubReport(NamedTuple):
         verdict = "the stub does not fit the file" if self.code else "the stub fits the file"
         lines = [f"{safe(self.path)}: {verdict}"]
         for what, failed in self.tried.items():
-            lines.append(f"  {_SAID[what].ljust(31)}   {cut(failed) if failed else 'works'}")
+            name = self.way if what == "load" and self.way else _SAID[what]
+            lines.append(f"  {name.ljust(31)}   {cut(failed) if failed else 'works'}")
+        for what, why in self.unable.items():
+            said = f"not possible: torch fails on what it loads, {why}"
+            lines.append(f"  {_SAID[what].ljust(31)}   {cut(said)}")
         for why in self.refused:
             said = f"not possible: {why}"
             lines.append(f"  {_SAID['weights_only'].ljust(31)}   {cut(said)}")
@@ -53,7 +69,9 @@ def check_stub(
     timeout: float = TIMEOUT,
 ) -> StubReport:
     """Tries the stub (as a package, if asked). UnsafeError for what scan calls dangerous;
-    UnsupportedError for what torch.load does not load, and where torch is missing."""
+    UnsupportedError for what needs no stub to be loaded, and where torch is missing.
+
+    What torch.save did not write is loaded by what loads it: pickle.load, safetensors."""
     import tempfile
 
     from ptinspect.display.tree import module_tree
@@ -70,8 +88,8 @@ def check_stub(
     options = Options(entry, None, recovered_source, guess_forward)
     with open_document(path) as document, about(path), tempfile.TemporaryDirectory() as folder:
         form = document.archive.format
-        if not form.startswith(("torch-zip", "torch-legacy")):
-            raise UnsupportedError(f"torch.load does not load {form}, so there is nothing to check")
+        if not form.startswith(("torch-zip", "torch-legacy")) and form not in _WAYS:
+            raise UnsupportedError(_OTHERWISE.get(form, f"nothing loads {form} with a stub"))
         work = Work(document, options)
         files = {"model_def.py": stub_source(work)}
         if package:
@@ -80,17 +98,19 @@ def check_stub(
         place = root.root if root is not None else path_of_state_dict(document, entry)
         tree = "\n".join(module_tree(document, root.module)) if root is not None else None
         job = {"path": os.path.abspath(path), "model_path": None if place is None else list(place),
-               "tree": tree, "refused": bool(work.safe.why), "folder": folder}  # fmt: skip
+               "tree": tree, "refused": bool(work.safe.why), "folder": folder,
+               "whole": recovered_source, "form": form}  # fmt: skip
         for name, text in {**files, "job.json": json.dumps(job)}.items():
             at = os.path.join(folder, *name.split("/"))
             os.makedirs(os.path.dirname(at), exist_ok=True)
             with open(at, "w", encoding="utf-8", newline="\n") as file:
                 file.write(text)
-        tried = _run(os.path.join(folder, "job.json"), folder, timeout)
-        return StubReport(path, tried, work.safe.why)
+        said = _run(os.path.join(folder, "job.json"), folder, timeout)
+        why = [] if form in _WAYS else work.safe.why
+        return StubReport(path, said["tried"], why, said["unable"], _WAYS.get(form))
 
 
-def _run(job: str, folder: str, timeout: float) -> dict[str, str | None]:
+def _run(job: str, folder: str, timeout: float) -> dict[str, dict[str, Any]]:
     """In a child process that takes nothing from this one's folder or PYTHONPATH."""
     import subprocess
     import sys
@@ -105,9 +125,11 @@ def _run(job: str, folder: str, timeout: float) -> dict[str, str | None]:
     except subprocess.TimeoutExpired:
         raise PtInspectError(f"the child process took more than {timeout:g} seconds") from None
     if done.returncode != 0:
-        if "No module named 'torch'" in done.stderr:
-            raise UnsupportedError("torch is not installed", hint="pip install torch")
+        for package in ("torch", "safetensors"):
+            if f"No module named '{package}'" in done.stderr:
+                hint = f"pip install {package}"
+                raise UnsupportedError(f"{package} is not installed", hint=hint)
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         raise PtInspectError(f"the child process failed: {last}")
-    made: dict[str, str | None] = json.loads(done.stdout)
+    made: dict[str, dict[str, Any]] = json.loads(done.stdout)
     return made

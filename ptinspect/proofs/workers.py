@@ -8,21 +8,40 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 from ptinspect.errors import PtInspectError, UnsupportedError
 
 TIMEOUT = 600.0
 """Seconds that a job may take, unless the user says otherwise."""
 
+TAIL = 1 << 16
+"""Bytes of what a job printed that are looked at: its last ones."""
+
+
+class Progress(NamedTuple):
+    """What a proof is doing. text: in words. step, total, loss: of the training that runs, once it
+    has made a step."""
+
+    text: str
+    step: int = 0
+    total: int = 0
+    loss: float | None = None
+
+
+Watch = Callable[[Progress], None]
+
 
 class Workers:
-    """A context manager. timeout: seconds per job. Its folder, for files between jobs, is removed
-    at the end."""
+    """A context manager. timeout: seconds per job. watch: is told how far a job is. Its folder, for
+    files between jobs, is removed at the end."""
 
-    def __init__(self, timeout: float = TIMEOUT) -> None:
+    def __init__(self, timeout: float = TIMEOUT, watch: Watch | None = None) -> None:
         self.timeout = timeout
+        self.watch = watch
+        self._text = ""
         self._server: subprocess.Popen[str] | None = None
         self._folder = tempfile.TemporaryDirectory(prefix="ptinspect-")
         self._numbers = 0
@@ -45,11 +64,21 @@ class Workers:
         if server is not None:
             if server.stdin is not None:
                 server.stdin.close()
-            server.terminate()
-            server.wait()
+            server.terminate()  # it takes a running job along
+            try:
+                server.wait(timeout=10)
+            except subprocess.TimeoutExpired:
+                server.kill()
+                server.wait()
             if server.stdout is not None:
                 server.stdout.close()
         self._folder.cleanup()
+
+    def say(self, text: str) -> None:
+        """What the next jobs are for."""
+        self._text = text
+        if self.watch is not None:
+            self.watch(Progress(text))
 
     def file(self, ending: str) -> str:
         """A new name in the folder."""
@@ -60,50 +89,72 @@ class Workers:
         """The answer of a job. UnsupportedError where torch is missing; PtInspectError where the
         process crashed, took too long, or says that it cannot."""
         answer, log = self.file(".json"), self.file(".log")
-        request = {
-            "job": job, "answer": answer, "log": log, "timeout": self.timeout, "memory": memory(),
-        }  # fmt: skip
-        done = self._ask(request)
+        done = self._ask(
+            {
+                "job": job,
+                "answer": answer,
+                "log": log,
+                "timeout": self.timeout,
+                "memory": memory(),
+                "progress": self.file(".step") if self.watch else None,
+            }
+        )
         self.jobs += 1
-        if done.get("late"):
+        if done.get("ended") == "late":
             raise PtInspectError(
                 f"the child process took more than {self.timeout:g} seconds, and was ended",
                 hint="give --timeout SECONDS, or fewer --steps",
             )
+        if done.get("ended") == "log":
+            raise PtInspectError(
+                "the child process printed more than 64 MB, and was ended", hint=_hint(log)
+            )
         if done["status"] != 0:
             raise PtInspectError(_crash(done["status"], log), hint=_hint(log))
-        with open(answer, encoding="utf-8") as file:
-            made: dict[str, Any] = json.load(file)
+        try:
+            with open(answer, encoding="utf-8") as file:
+                made: dict[str, Any] = json.load(file)
+        except (OSError, ValueError):
+            raise PtInspectError(
+                "the child process ended before it had an answer", hint=_hint(log)
+            ) from None
         os.unlink(answer)
         if "cannot" in made:
             raise PtInspectError(made["cannot"], hint=made["hint"])
         return made
 
     def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        """What became of it. Until then it is told how far it is."""
         server = self._server or self._start()
         assert server.stdin is not None
         assert server.stdout is not None
         try:
             server.stdin.write(json.dumps(request) + "\n")
             server.stdin.flush()
-            line = server.stdout.readline()
         except BrokenPipeError:
-            line = ""
-        if not line:
-            server.wait()
-            self._server = None
-            with open(self._log, encoding="utf-8", errors="replace") as file:
-                text = file.read()
-            if "No module named 'torch'" in text:
-                raise UnsupportedError("torch is not installed", hint="pip install torch")
-            raise PtInspectError(f"the child process ended: {_last(text)}")
-        made: dict[str, Any] = json.loads(line)
-        return made
+            raise self._ended(server) from None
+        for line in server.stdout:
+            made: dict[str, Any] = json.loads(line)
+            if "status" in made:
+                return made
+            if self.watch is not None:
+                self.watch(Progress(self._text, made["step"], made["total"], made["loss"]))
+        raise self._ended(server)
+
+    def _ended(self, server: subprocess.Popen[str]) -> PtInspectError:
+        """Why there is no server any more."""
+        server.wait()
+        self._server = None
+        text = _text(self._log)
+        if "No module named 'torch'" in text:
+            return UnsupportedError("torch is not installed", hint="pip install torch")
+        return PtInspectError(f"the child process ended: {_last(text) or server.returncode}")
 
     def _start(self) -> subprocess.Popen[str]:
         self._log = self.file(".log")
         env = {
             **os.environ, "CUBLAS_WORKSPACE_CONFIG": ":4096:8", "PYTHONHASHSEED": "0",
+            "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # asking for CUDA does not begin it
             "PYTHONPATH": os.pathsep.join([_root(), *filter(None, [os.environ.get("PYTHONPATH")])]),
         }  # fmt: skip
         with open(self._log, "w", encoding="utf-8") as log:
@@ -129,9 +180,11 @@ def memory() -> int | None:
 
 
 def _text(log: str) -> str:
+    """The end of what was printed."""
     try:
-        with open(log, encoding="utf-8", errors="replace") as file:
-            return file.read()
+        with open(log, "rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL))
+            return file.read().decode("utf-8", "replace")
     except OSError:
         return ""
 
@@ -144,6 +197,8 @@ def _crash(status: int, log: str) -> str:
             name = signal.Signals(-status).name
         except ValueError:
             name = f"signal {-status}"
+        if name == "SIGKILL":
+            return "the child process was killed (SIGKILL), as systems do when memory runs out"
         return f"the child process crashed ({name})"
     text = _text(log)
     if "MemoryError" in text or "DefaultCPUAllocator: can't allocate" in text:

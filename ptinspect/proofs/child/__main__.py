@@ -9,30 +9,45 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 import traceback
-from typing import Any
+from typing import IO, Any
+
+from ptinspect.proofs.child import telling
+
+LOG = 64 << 20
+"""Bytes that a job may print before it is ended: the disk is not its own."""
 
 
 def serve() -> None:
-    """Until standard input ends."""
+    """Until standard input ends, or the process that asked."""
     channel = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what user code prints is no answer
     sys.dont_write_bytecode = True  # nor is its folder ours to write into
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent says when it ends
+    parent = os.getppid()
     warm()
     for line in sys.stdin:
         request = json.loads(line)
-        begun = time.monotonic()
-        status, late = _forked(request) if hasattr(os, "fork") else _started(request)
-        answer = {"status": status, "late": late, "seconds": time.monotonic() - begun}
-        channel.write(json.dumps(answer) + "\n")
-        channel.flush()
+        job = Forked(request, channel) if hasattr(os, "fork") else Started(request)
+        signal.signal(signal.SIGTERM, lambda *_, job=job: (job.kill(), os._exit(1)))
+        answer = watched(job, request, channel, parent)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        say(channel, answer)
+
+
+def say(channel: IO[str], made: dict[str, Any]) -> None:
+    """A line to the parent."""
+    channel.write(json.dumps(made) + "\n")
+    channel.flush()
 
 
 def warm() -> None:
-    """Imports what every job needs. Nothing is computed: threads would not survive a fork."""
+    """Imports what every job needs. Nothing is computed, and CUDA is asked nothing: neither its
+    threads nor its state survive a fork."""
     import torch
     import torch.utils.data
 
@@ -41,36 +56,87 @@ def warm() -> None:
     torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)  # imports much at its first use
 
 
-def _forked(request: dict[str, Any]) -> tuple[int, bool]:
-    child = os.fork()
-    if not child:
-        _only(request)
+class Forked:
+    """A job in a fork of this process, with a group of its own: what it starts ends with it."""
+
+    def __init__(self, request: dict[str, Any], channel: IO[str]) -> None:
+        self.process = os.fork()
+        if not self.process:
+            os.setpgid(0, 0)
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, signal.default_int_handler if number == 2 else signal.SIG_DFL)
+            os.close(channel.fileno())
+            only(request)
+
+    def poll(self) -> int | None:
+        """The exit code, negative for a signal; None while it runs."""
+        done, status = os.waitpid(self.process, os.WNOHANG)
+        return os.waitstatus_to_exitcode(status) if done else None
+
+    def kill(self) -> None:
+        """The job and all that it has started."""
+        for end in (os.killpg, os.kill):
+            try:
+                end(self.process, signal.SIGKILL)
+            except OSError:  # no group yet, or gone
+                continue
+        os.waitpid(self.process, 0)
+
+
+class Started:
+    """A job in a process that is started afresh."""
+
+    def __init__(self, request: dict[str, Any]) -> None:
+        command = [sys.executable, "-m", "ptinspect.proofs.child", "--one"]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, text=True)
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(request))
+        self.process.stdin.close()
+
+    def poll(self) -> int | None:
+        """As above."""
+        return self.process.poll()
+
+    def kill(self) -> None:
+        """The job."""
+        self.process.kill()
+        self.process.wait()
+
+
+def watched(
+    job: Forked | Started, request: dict[str, Any], channel: IO[str], parent: int
+) -> dict[str, Any]:
+    """Waits for the job's end; ends it where it takes too long or prints without end."""
     deadline = time.monotonic() + request["timeout"]
-    pause = 0.002
+    pause, seen = 0.002, None
     while True:
-        done, status = os.waitpid(child, os.WNOHANG)
-        if done:
-            return os.waitstatus_to_exitcode(status), False
-        if time.monotonic() > deadline:
-            os.kill(child, 9)
-            os.waitpid(child, 0)
-            return -9, True
+        status = job.poll()
+        if status is not None:
+            return {"status": status}
+        ended = "late" if time.monotonic() > deadline else "log" if talks(request["log"]) else None
+        if ended is not None:
+            job.kill()
+            return {"status": -9, "ended": ended}
+        if os.getppid() != parent:  # nobody waits for the answer any more
+            job.kill()
+            os._exit(1)
+        made = telling.told(request["progress"]) if request["progress"] else None
+        if made is not None and made != seen:
+            seen = made
+            say(channel, {"step": made[0], "total": made[1], "loss": made[2]})
         time.sleep(pause)
         pause = min(pause * 1.2, 0.05)
 
 
-def _started(request: dict[str, Any]) -> tuple[int, bool]:
-    command = [sys.executable, "-m", "ptinspect.proofs.child", "--one"]
+def talks(log: str) -> bool:
+    """Whether a job has printed more than it may."""
     try:
-        done = subprocess.run(
-            command, input=json.dumps(request), text=True, timeout=request["timeout"], check=False
-        )
-    except subprocess.TimeoutExpired:
-        return -9, True
-    return done.returncode, False
+        return os.stat(log).st_size > LOG
+    except OSError:  # it has not begun
+        return False
 
 
-def _only(request: dict[str, Any]) -> None:
+def only(request: dict[str, Any]) -> None:
     """One job, and then the end of this process."""
     code = 1
     try:
@@ -91,28 +157,15 @@ def _only(request: dict[str, Any]) -> None:
 
 def run(request: dict[str, Any]) -> None:
     """Does the job, and writes what came of it."""
-    limited(request.get("memory"))
     from ptinspect.proofs.child.jobs import do
 
-    answer = do(request["job"])
+    telling.begin(request["progress"])
+    answer = do(request["job"], request.get("memory"))
     with open(request["answer"], "w", encoding="utf-8") as file:
         json.dump(answer, file)
 
 
-def limited(memory: int | None) -> None:
-    """A bound on this process's memory, in bytes, where the system has such bounds."""
-    if memory is None:
-        return
-    try:
-        import resource
-    except ImportError:  # Windows
-        return
-    _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    most = memory if hard == resource.RLIM_INFINITY else min(memory, hard)
-    resource.setrlimit(resource.RLIMIT_AS, (most, hard))
-
-
 if __name__ == "__main__":
     if "--one" in sys.argv:
-        _only(json.loads(sys.stdin.read()))
+        only(json.loads(sys.stdin.read()))
     serve()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from torch import nn
 
 from ptinspect.proofs.child.failing import CannotRun
 from ptinspect.proofs.child.numbers import rng_state, set_rng
-from ptinspect.proofs.child.user import named
+from ptinspect.proofs.child.user import failing, named
 
 MADE = 4
 """Batches in an epoch that is made up."""
@@ -34,6 +34,10 @@ class Batches:
             self.source, self.told = made_up(model, seed)
             return
         _, self.function = named(reference)
+        with failing(f"{reference} cannot be called"):
+            self._ask()
+
+    def _ask(self) -> None:
         self.by_epoch = "epoch" in inspect.signature(self.function).parameters
         if self.by_epoch:
             self.each = _length(self.function)
@@ -97,19 +101,21 @@ def split(batch: Any, device: str) -> tuple[Any, Any]:
 
 
 def to_device(value: Any, device: str) -> Any:
-    """Tensors in lists, tuples and dicts."""
+    """Tensors in lists, tuples and dicts, and what knows itself how to be moved."""
     if isinstance(value, torch.Tensor):
         return value.to(device)
     if isinstance(value, dict):
         return {key: to_device(item, device) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return tuple(to_device(item, device) for item in value)
+    if callable(getattr(value, "to", None)):  # batches of a class of their own
+        return value.to(device)
     return value
 
 
 def called(model: Any, inputs: Any) -> Any:
     """The model's output for the inputs."""
-    if isinstance(inputs, dict):
+    if isinstance(inputs, Mapping):
         made = model(**inputs)
     else:
         made = model(*inputs) if isinstance(inputs, tuple) else model(inputs)
@@ -118,7 +124,8 @@ def called(model: Any, inputs: Any) -> Any:
     if isinstance(made, dict):
         made = made["loss"] if "loss" in made else next(iter(made.values()))
     if not isinstance(made, torch.Tensor):
-        made = getattr(made, "loss", None) or getattr(made, "logits", made)
+        loss = getattr(made, "loss", None)
+        made = loss if loss is not None else getattr(made, "logits", made)
     return made
 
 

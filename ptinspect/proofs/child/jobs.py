@@ -10,31 +10,27 @@ from typing import Any
 import torch
 
 from ptinspect.proofs.child import layout
+from ptinspect.proofs.child.comparing import compared, keep_ends
+from ptinspect.proofs.child.devices import device_of, is_cuda, limited, prepare
 from ptinspect.proofs.child.failing import CannotRun
+from ptinspect.proofs.child.telling import tell
 from ptinspect.proofs.child.training import READ, Training
 
 
-def do(job: dict[str, Any]) -> dict[str, Any]:
-    """The job's answer; `cannot` where it could not be done."""
+def do(job: dict[str, Any], memory: int | None = None) -> dict[str, Any]:
+    """The job's answer; `cannot` where it could not be done. memory: its bound, in bytes."""
     from ptinspect.proofs.child.roundtrip import roundtrip
 
-    kinds = {"whole": whole, "resumed": resumed, "roundtrip": roundtrip}
+    kinds = {"whole": whole, "resumed": resumed, "roundtrip": roundtrip, "compared": compared}
+    options = job["options"]
     try:
-        prepare(job["options"])
-        return kinds[job["kind"]](job)
+        options["device"] = device_of(options["device"])
+        if not is_cuda(options["device"]):
+            limited(memory)
+        noisy = prepare(options["device"], options["tf32"])
+        return {**kinds[job["kind"]](job), "noisy": noisy}
     except CannotRun as error:
         return {"cannot": error.message, "hint": error.hint}
-
-
-def prepare(options: dict[str, Any]) -> None:
-    """Deterministic algorithms, and the device."""
-    if options["device"] == "auto":
-        options["device"] = "cuda" if torch.cuda.is_available() else "cpu"
-    if options["device"].startswith("cuda") and not torch.cuda.is_available():
-        raise CannotRun("torch finds no CUDA device here", "--device cpu")
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.backends.cudnn.benchmark = False
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = options["tf32"]
 
 
 def whole(job: dict[str, Any]) -> dict[str, Any]:
@@ -53,6 +49,7 @@ def whole(job: dict[str, Any]) -> dict[str, Any]:
         if saved_at is not None:
             kept.append((epoch, place, batch, last))
         trace.append(record(training, epoch, place))
+        tell(len(trace), 2 * (saved_at or options["steps"]), training.losses[-1])
         position = (epoch + 1, 0) if last else (epoch, place + 1)
         if saved_at is None and len(trace) >= options["steps"] and position[1] == boundary:
             saved_at = len(trace)
@@ -69,8 +66,17 @@ def whole(job: dict[str, Any]) -> dict[str, Any]:
         if len(trace) > 100 * options["steps"] + 10_000:
             raise CannotRun("the epochs are too long to come to where the checkpoint was taken")
     if job.get("save"):
-        torch.save({**held, "position": made["position"], "replay": kept}, job["snapshot"])
+        save_snapshot({**held, "position": made["position"]}, kept, job["snapshot"])
+    keep_ends(training, saved_at, job.get("ends"))
     return {**made, **described(training), "losses": training.losses}
+
+
+def save_snapshot(held: dict[str, Any], replay: list[Any], path: str) -> None:
+    """With the batches that followed, where they can be pickled."""
+    try:
+        torch.save({**held, "replay": replay}, path)
+    except Exception:  # noqa: BLE001 - batches of the user's own classes may raise anything
+        torch.save(held, path)
 
 
 def running(training: Training) -> Any:
@@ -122,7 +128,8 @@ def described(training: Training) -> dict[str, Any]:
         "autocast": training.autocast,
         "averages": len(training.ema),
         "rng_saved": sorted(facts.rng),
-        "length": training.batches.length,
+        "length": training.real,
+        "taken": training.taken,
         "dropout": any(getattr(module, "p", 0) and "Dropout" in type(module).__name__
                        for module in model.modules())
         or any(getattr(module, "dropout", 0.0) for module in model.modules()),
@@ -142,7 +149,10 @@ def resumed(job: dict[str, Any]) -> dict[str, Any]:
     """Loads the checkpoint of `whole` in this new process and goes on. An exception is an answer:
     that is how a resume can fail."""
     options = job["options"]
-    held = torch.load(job["snapshot"], weights_only=False) if job["mends"] else {}
+    place = "cpu" if job.get("across") else None
+    held = (
+        torch.load(job["snapshot"], map_location=place, weights_only=False) if job["mends"] else {}
+    )
     made: dict[str, Any] = {"trace": [], "losses": []}
     seed = options["seed"] + 1  # no script of the user's begins with the seed of another run
     try:
@@ -160,8 +170,9 @@ def resumed(job: dict[str, Any]) -> dict[str, Any]:
     made["plain"] = sorted(n for n, p in training.model.named_parameters() if p.requires_grad)
     made["mine"] = training.mine
     try:
-        for epoch, place, _, _ in training.steps():
-            made["trace"].append(record(training, epoch, place))
+        for epoch, at, _, _ in training.steps():
+            made["trace"].append(record(training, epoch, at))
+            tell(len(made["trace"]), job["steps"], training.losses[-1])
             if len(made["trace"]) >= job["steps"]:
                 break
     except CannotRun:
@@ -169,6 +180,7 @@ def resumed(job: dict[str, Any]) -> dict[str, Any]:
     except Exception as error:  # noqa: BLE001
         traceback.print_exc()
         made |= {"error": said(error), "at": "step"}
+    keep_ends(training, 0, job.get("ends"))
     return {
         **made,
         "losses": training.losses,

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ptinspect.proofs.child.facts import at
-from ptinspect.proofs.child.numbers import rng_state
+from ptinspect.proofs.child.numbers import rng_state, seen_as
 from ptinspect.proofs.child.training import Training
 
 
@@ -36,7 +36,7 @@ def save(training: Training, path: str, start: int) -> None:
     states = rng_state(training.device)
     for kind, place in facts.rng.items():
         if kind in states:
-            root = put(root, place, _as(at(facts.root, place), states[kind]))
+            root = put(root, place, seen_as(at(facts.root, place), states[kind]))
     if facts.epoch is not None:
         passed = training.number - start
         root = put(root, training.plan["epoch"]["path"], facts.epoch + passed)
@@ -61,13 +61,6 @@ def put(root: Any, path: Any, value: Any) -> Any:
         return put(root, path[:-1], tuple(items))
     holder[path[-1]] = value
     return root
-
-
-def _as(there: Any, state: Any) -> Any:
-    """A generator's state in the form that the file has."""
-    if isinstance(there, torch.Tensor) and isinstance(state, list):
-        return state[0]
-    return state
 
 
 def weights(training: Training) -> Any:

@@ -25,7 +25,7 @@ from ptinspect.proofs.child.numbers import (
     seed_all,
     set_rng,
 )
-from ptinspect.proofs.child.user import findable, named
+from ptinspect.proofs.child.user import findable, made_by, named
 
 READ = ("order", "trainable", "buffers-in-optimizer", "learning-rate", "epoch", "mid-epoch", "amp")
 LIMIT = 32
@@ -68,6 +68,7 @@ class Loaded:
         self.step_number = 0
         self.losses: list[float] = []
         self.batch_digest = ""
+        self.loss_type = "float32"
         self.scaler: Any = None
         self.scheduler: Any = None
         self.ema = {place: _copied(value) for place, value in self.facts.ema.items()}
@@ -94,10 +95,7 @@ class Loaded:
             return there.to(self.device)
         if model is None:
             raise CannotRun("the file holds weights, but no model", "give --model FILE.py:CLASS")
-        made = model() if callable(model) and not isinstance(model, nn.Module) else model
-        if not isinstance(made, nn.Module):
-            raise CannotRun(f"{self.options['model']} makes no torch.nn.Module")
-        return made.to(self.device)
+        return made_by(model, self.options["model"]).to(self.device)
 
     def of_user(self, name: str) -> Any:
         """A function that the user wrote beside the model's class; None without."""
@@ -328,11 +326,35 @@ class Loaded:
     def limit_epoch(self) -> None:
         """Of a long epoch a part is taken."""
         steps = self.options["steps"]
-        self.limit = None
+        self.limit: int | None = None
         if self.length is None:
             self.limit = max(steps, 2)
         elif self.length > max(steps, LIMIT):
             self.limit = max(steps, LIMIT)
+            self.tell_taken()
+
+    @property
+    def taken(self) -> int | None:
+        """Batches that are taken of each epoch; None for all."""
+        if self.limit is None or (self.length is not None and self.length < self.limit):
+            return None
+        return self.limit
+
+    def tell_taken(self) -> None:
+        """That only a part of each epoch is taken, and what to do about it."""
+        if self.taken is None:
+            return
+        if self.real is None:
+            text = (
+                f"the data do not tell how many batches an epoch has: the first {self.limit} of "
+                "each are taken; --steps N takes more"
+            )
+        else:
+            text = (
+                f"an epoch has {self.length:,} batches: the first {self.limit} of each are taken; "
+                f"--steps {self.length} takes all of them"
+            )
+        self.notes.append(text)
 
 
 def _copied(value: Any) -> Any:

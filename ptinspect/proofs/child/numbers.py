@@ -39,10 +39,19 @@ def set_rng(states: dict[str, Any]) -> None:
         random.setstate(states["python"])
     if "cuda" in states and torch.cuda.is_available():
         cuda = states["cuda"]
-        if isinstance(cuda, torch.Tensor):
+        if isinstance(cuda, torch.Tensor):  # of the current device
             torch.cuda.set_rng_state(cuda.cpu())
-        else:
-            torch.cuda.set_rng_state_all([state.cpu() for state in cuda])
+        else:  # the file may come from a machine with more of them
+            there = torch.cuda.device_count()
+            torch.cuda.set_rng_state_all([state.cpu() for state in cuda[:there]])
+
+
+def seen_as(there: Any, state: Any) -> Any:
+    """A generator's state in the form that the file has: CUDA's of all devices, or that of the
+    current one."""
+    if isinstance(there, torch.Tensor) and isinstance(state, list):
+        return state[torch.cuda.current_device()]
+    return state
 
 
 def rng_found(root: Any) -> dict[str, tuple[Any, ...]]:
@@ -88,6 +97,7 @@ def digest(value: Any) -> str:
     """The same for the same bits: tensors, numbers, containers of these."""
     made = hashlib.blake2b(digest_size=8)
     todo = [value]
+    known: set[int] = set()
     while todo:
         item = todo.pop()
         if isinstance(item, torch.Tensor):
@@ -106,8 +116,12 @@ def digest(value: Any) -> str:
             made.update(item.hex().encode())
         elif item is None or isinstance(item, int | str | bytes | bool):
             made.update(repr(item).encode())
-        else:
-            made.update(type(item).__qualname__.encode())  # such as a function
+        else:  # an object; of a function, a lock and the like there is the name of its type
+            made.update(type(item).__qualname__.encode())
+            held = getattr(item, "__dict__", None)
+            if isinstance(held, dict) and not callable(item) and id(item) not in known:
+                known.add(id(item))
+                todo.append(held)
     return made.hexdigest()
 
 

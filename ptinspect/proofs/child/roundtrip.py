@@ -11,8 +11,9 @@ from ptinspect.proofs.child.batches import Batches, called, split
 from ptinspect.proofs.child.facts import Facts, at
 from ptinspect.proofs.child.failing import CannotRun
 from ptinspect.proofs.child.numbers import digest, seed_all
+from ptinspect.proofs.child.telling import tell
 from ptinspect.proofs.child.training import loaded
-from ptinspect.proofs.child.user import findable, named
+from ptinspect.proofs.child.user import findable, made_by, named
 
 
 def roundtrip(job: dict[str, Any]) -> dict[str, Any]:
@@ -26,7 +27,7 @@ def roundtrip(job: dict[str, Any]) -> dict[str, Any]:
     model = original if job["form"] == "original" else instance(job, made)
     if job["form"] != "original":
         restore(model, job)
-    return {**measured(model, job), "class": type(model).__qualname__}
+    return {**measured(model, job), "class": type(model).__qualname__, "device": options["device"]}
 
 
 def original_of(job: dict[str, Any], made: Any) -> Any:
@@ -37,7 +38,7 @@ def original_of(job: dict[str, Any], made: Any) -> Any:
         return there
     if made is None:
         raise CannotRun("the file holds weights, but no model", "give --model FILE.py:CLASS")
-    model = made()
+    model = made_by(made, job["options"]["model"])
     model.load_state_dict(there)
     return model
 
@@ -56,7 +57,7 @@ def loading(job: dict[str, Any]) -> Any:
 def instance(job: dict[str, Any], made: Any) -> Any:
     """A fresh instance, whose weights are not the file's: of the class, or through the stub."""
     if made is not None:
-        model = made()
+        model = made_by(made, job["options"]["model"])
     else:
         model = original_of(job, None)
     with torch.no_grad():
@@ -127,6 +128,7 @@ def measured(model: Any, job: dict[str, Any]) -> dict[str, Any]:
                 }
             optimizer.step()
             made["losses"].append(float(loss.detach()))
+            tell(number + 1, len(source), made["losses"][-1])
     except NotImplementedError as error:
         raise CannotRun(
             f"the model cannot be run: {error}", "give its class as --model FILE.py:CLASS"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import sys
 import warnings
 from collections.abc import Callable
@@ -25,13 +26,14 @@ def main() -> None:
         vars(sys.modules["__main__"]).pop(name, None)
     sys.path[0] = job["folder"]
     said: dict[str, str | None] = {}
-    tried(job, said)
-    json.dump(said, channel)
+    unable: dict[str, str | None] = {}
+    tried(job, said, unable)
+    json.dump({"tried": said, "unable": {key: why for key, why in unable.items() if why}}, channel)
     channel.close()
 
 
-def tried(job: dict[str, Any], said: dict[str, str | None]) -> None:
-    """Both load ways, print, strict load."""
+def tried(job: dict[str, Any], said: dict[str, str | None], unable: dict[str, str | None]) -> None:
+    """Both load ways, print, strict load. unable: what torch fails in with what it loaded."""
     import torch
 
     def imported() -> Any:
@@ -43,8 +45,9 @@ def tried(job: dict[str, Any], said: dict[str, str | None]) -> None:
     if stub is None:
         return
     path, where = job["path"], job["model_path"]
-    loaded = attempt(said, "load", lambda: at(plainly(torch, path), where))
-    if not job["refused"]:
+    load = {"pickle": unpickled, "safetensors": from_safetensors}.get(job["form"], plainly)
+    loaded = attempt(said, "load", lambda: at(load(torch, path), where))
+    if not job["refused"] and load is plainly:
         safe = attempt(said, "weights_only", lambda: at(safely(torch, path, stub), where))
         loaded = safe if loaded is None else loaded
     if where is None or loaded is None:
@@ -53,8 +56,13 @@ def tried(job: dict[str, Any], said: dict[str, str | None]) -> None:
     if built is None:
         return
     if isinstance(loaded, torch.nn.Module):
-        attempt(said, "print", lambda: same(str(loaded), str(built), job["tree"]))
-        attempt(said, "strict", lambda: built.load_state_dict(loaded.state_dict()))
+        show = str if job["whole"] else repr  # str of a GraphModule shows its source, too
+        text = attempt(unable, "print", lambda: show(loaded))
+        tree = job["tree"] if job["whole"] else None
+        attempt(said, "print", lambda: same(show(built), text, tree))
+        state = attempt(unable, "strict", loaded.state_dict)
+        if state is not None:
+            attempt(said, "strict", lambda: built.load_state_dict(state))
     else:
         attempt(said, "strict", lambda: built.load_state_dict(loaded))
 
@@ -62,6 +70,19 @@ def tried(job: dict[str, Any], said: dict[str, str | None]) -> None:
 def plainly(torch: Any, path: str) -> Any:
     """Without weights_only."""
     return torch.load(path, map_location="cpu", weights_only=False)
+
+
+def unpickled(torch: Any, path: str) -> Any:
+    """What torch.save did not write."""
+    with open(path, "rb") as file:
+        return pickle.load(file)  # noqa: S301 - scan has judged it
+
+
+def from_safetensors(torch: Any, path: str) -> Any:
+    """A state_dict."""
+    from safetensors.torch import load_file
+
+    return load_file(path)
 
 
 def safely(torch: Any, path: str, stub: Any) -> Any:
@@ -78,13 +99,12 @@ def at(value: Any, where: list[Any] | None) -> Any:
     return True if value is None else value
 
 
-def same(*texts: str | None) -> bool:
+def same(built: str, *files: str | None) -> bool:
     """Raises ValueError with the first line that differs."""
-    first = texts[0]
-    for other in texts[1:]:
-        if other is None or other == first:
+    for text in files:
+        if text is None or text == built:
             continue
-        ours, theirs = (first or "").splitlines(), other.splitlines()
+        ours, theirs = text.splitlines(), built.splitlines()
         number = next(
             (n for n, pair in enumerate(zip(ours, theirs, strict=False)) if pair[0] != pair[1]),
             min(len(ours), len(theirs)),

@@ -53,6 +53,11 @@ class Training(Loaded):
         for place in range(self.offset, total):
             batch = next(source, _END)
             if batch is _END:
+                if not place:
+                    raise CannotRun(
+                        f"epoch {self.number} has no batches, the one before had {total}",
+                        "the function of --data gives something that can be gone through only once",
+                    )
                 return
             yield self.number, place, batch, place + 1 == total
 
@@ -62,6 +67,7 @@ class Training(Loaded):
 
         taken = list(islice(source, self.limit))
         self.length = len(taken)
+        self.tell_taken()
         return iter(taken)
 
     def steps(self) -> Iterator[tuple[int, int, Any, bool]]:
@@ -90,8 +96,11 @@ class Training(Loaded):
 
         if isinstance(self.optimizer, torch.optim.LBFGS):
             step: Any = self.optimizer.step
-            return float(step(closure))
+            loss = step(closure)
+            self.loss_type = str(loss.dtype).removeprefix("torch.")
+            return float(loss)
         loss = closure()
+        self.loss_type = str(loss.dtype).removeprefix("torch.")
         if self.scaler is not None:
             self.scaler.step(self.optimizer)
             self.scaler.update()

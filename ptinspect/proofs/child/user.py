@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import sys
+import traceback
 import types
+from collections.abc import Iterator
 from typing import Any
 
 from ptinspect.proofs.child.failing import CannotRun
@@ -26,11 +29,36 @@ def module_of(path: str) -> Any:
         raise CannotRun(f"{path} is no Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    try:
+    with failing(f"{path} cannot be imported"):
         spec.loader.exec_module(module)
-    except Exception as error:
-        raise CannotRun(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
     return module
+
+
+@contextlib.contextmanager
+def failing(what: str, hint: str | None = None) -> Iterator[None]:
+    """What the user's code raises, `sys.exit()` among it, as a CannotRun; the log has it whole."""
+    try:
+        yield
+    except CannotRun:
+        raise
+    except (Exception, SystemExit) as error:
+        traceback.print_exc()
+        text = " ".join(str(error).split())[:300]
+        raise CannotRun(f"{what}: {type(error).__name__}: {text}", hint) from error
+
+
+def made_by(model: Any, reference: str) -> Any:
+    """The model: of its class, of a function that makes it, or the module itself."""
+    import torch
+
+    made = model
+    if callable(model) and not isinstance(model, torch.nn.Module):
+        hint = "a function without parameters that makes the model can be named as well"
+        with failing(f"{reference} cannot be called", hint):
+            made = model()
+    if not isinstance(made, torch.nn.Module):
+        raise CannotRun(f"{reference} makes no torch.nn.Module")
+    return made
 
 
 def named(reference: str) -> tuple[Any, Any]:

@@ -1,0 +1,142 @@
+"""What is asked of CUDA, by functions that say what there would be."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from tests.conftest import ROOT
+
+torch = pytest.importorskip("torch")
+
+from ptinspect.proofs.child import devices, numbers  # noqa: E402
+from ptinspect.proofs.child.failing import CannotRun  # noqa: E402
+
+
+def there_are(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+
+
+@pytest.mark.parametrize(
+    ("count", "asked", "found"),
+    [(0, "auto", "cpu"), (1, "auto", "cuda"), (0, "cpu", "cpu"), (2, "cpu", "cpu"),
+     (1, "cuda", "cuda"), (2, "cuda:1", "cuda:1")],
+)  # fmt: skip
+def test_the_device_that_is_meant(
+    count: int, asked: str, found: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there_are(monkeypatch, count)
+    assert devices.device_of(asked) == found
+
+
+@pytest.mark.parametrize(
+    ("count", "asked", "said", "hint"),
+    [(0, "cuda", "torch finds no CUDA device here", "give --device cpu"),
+     (1, "cuda:1", "there is no cuda:1: torch finds 1 CUDA device", "give --device cuda"),
+     (4, "cuda:9", "there is no cuda:9: torch finds 4 CUDA devices", "give --device cuda:3")],
+)  # fmt: skip
+def test_a_device_that_is_not_there(
+    count: int, asked: str, said: str, hint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there_are(monkeypatch, count)
+    with pytest.raises(CannotRun) as caught:
+        devices.device_of(asked)
+    assert (caught.value.message, caught.value.hint) == (said, hint)
+
+
+def test_the_generators_of_all_devices_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    states = [torch.full((16,), at, dtype=torch.uint8) for at in range(3)]
+    set_all: list[Any] = []
+    set_one: list[Any] = []
+    there_are(monkeypatch, 2)
+    monkeypatch.setattr(torch.cuda, "get_rng_state_all", lambda: states[:2])
+    monkeypatch.setattr(torch.cuda, "set_rng_state_all", set_all.append)
+    monkeypatch.setattr(torch.cuda, "set_rng_state", set_one.append)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    assert numbers.rng_state("cuda:1")["cuda"] == states[:2]
+    assert "cuda" not in numbers.rng_state("cpu")
+    numbers.set_rng({"cuda": states})  # saved on a machine with three
+    numbers.set_rng({"cuda": states[0]})
+    assert [len(given) for given in set_all] == [2]
+    assert set_one[0].equal(states[0])
+    assert numbers.seen_as(states[0], states[:2]) is states[1]  # that of the current device
+    assert numbers.seen_as(states, states[:2]) is not states[1]
+
+
+def test_no_state_is_set_where_there_is_no_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    there_are(monkeypatch, 0)
+    monkeypatch.setattr(torch.cuda, "set_rng_state_all", None)
+    numbers.set_rng({"cuda": [torch.zeros(16, dtype=torch.uint8)]})
+
+
+_JOB = """
+import torch, warnings
+asked = []
+for name in ("is_available", "device_count", "init", "_lazy_init", "current_device"):
+    setattr(torch.cuda, name, lambda *a, name=name: asked.append(name) or 0)
+from ptinspect.proofs.child.__main__ import warm
+warm()
+print(asked)
+
+from ptinspect.proofs.child.devices import prepare
+cuda, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+prepare("cpu", True)
+print(cuda.allow_tf32, cudnn.allow_tf32)
+said = prepare("cpu", False)
+print(torch.are_deterministic_algorithms_enabled(), cuda.allow_tf32, cudnn.allow_tf32,
+      cudnn.benchmark, cudnn.deterministic)
+
+for _ in range(2):
+    warnings.warn("index_add_cuda_ does not have a deterministic implementation, but you set …")
+warnings.warn("something else")
+print(said)
+"""
+
+
+def test_how_a_job_runs() -> None:
+    """A process that is forked from one that has begun CUDA cannot use it: the server asks it
+    nothing. TF32 is off unless it is allowed, algorithms are deterministic, and what torch says of
+    those that are not is heard."""
+    command = [sys.executable, "-c", _JOB]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.splitlines() == [
+        "[]", "True True", "True False False False True", "['index_add_cuda_']",
+    ]  # fmt: skip
+    assert "something else" in done.stderr and "index_add" not in done.stderr
+
+
+def test_memory_is_not_bounded_on_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA reserves more addresses than a machine has memory: with a bound it does not begin."""
+    from ptinspect.proofs.child import jobs
+
+    bounds: list[Any] = []
+    monkeypatch.setattr(jobs, "limited", bounds.append)
+    monkeypatch.setattr(jobs, "prepare", lambda device, tf32: [])
+    monkeypatch.setattr(jobs, "compared", lambda job: {"device": job["options"]["device"]})
+    for device in ("cpu", "cuda"):
+        there_are(monkeypatch, 1)
+        job = {"kind": "compared", "options": {"device": device, "tf32": False}}
+        assert jobs.do(job, 7)["device"] == device
+    assert bounds == [7]
+
+
+def test_the_childs_environment_is_set_before_torch_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ptinspect.proofs import workers
+
+    seen: dict[str, Any] = {}
+
+    class Fake:
+        def __init__(self, command: list[str], **more: Any) -> None:
+            seen.update(more["env"])
+
+    monkeypatch.setattr(workers.subprocess, "Popen", Fake)
+    made = workers.Workers()
+    made._start()
+    made._server = None
+    made.close()
+    assert seen["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    assert seen["PYTORCH_NVML_BASED_CUDA_CHECK"] == "1"
