@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ptinspect.document.modules import Module, module_of
-from ptinspect.stubs.code import NONE, Argument, Atom, Expr, Items, Make, Many, Var
+from ptinspect.stubs.code import NONE, OPEN, Argument, Atom, Expr, Items, Make, Many, Var
 from ptinspect.stubs.expected import CHILDREN, SHAPES, given
 from ptinspect.stubs.graph import Graph, base_of
 from ptinspect.stubs.instances import ATTRIBUTE, BUFFER, CHILD, PARAMETER, Instance, Member, Plan
@@ -279,6 +279,8 @@ def _has(graph: Graph, module: Module, row: ModuleClass) -> bool:
     """Whether a module has all that the constructor of the torch class makes, as it makes it."""
     from ptinspect.document.modules import MODULES
 
+    if row.name in ("TransformerEncoder", "TransformerDecoder"):
+        return _is_coder(graph, module, row)
     shapes = SHAPES.get(row.name)
     wanted = CHILDREN.get(row.name, {})
     held = dict(module.members(MODULES))
@@ -292,6 +294,27 @@ def _has(graph: Graph, module: Module, row: ModuleClass) -> bool:
     found = tensors_below(graph.document, module)
     expected = shapes(given(row, module.attributes))
     return all(found.get(key) == shape for key, shape in expected.items())
+
+
+def _is_coder(graph: Graph, module: Module, row: ModuleClass) -> bool:
+    """Whether `layers`, `num_layers` and `norm`, which many a model has, are those of
+    nn.TransformerEncoder or Decoder: the layers are torch's, and are all the same."""
+    from ptinspect.document.modules import MODULES
+
+    layers = module_of(dict(module.members(MODULES)).get("layers"))
+    if layers is None or lookup(layers.class_path) is None:
+        return False
+    kinds: set[str] = set()
+    texts: set[str] = set()
+    for _, value in layers.members(MODULES):
+        layer = module_of(value)
+        if layer is None:
+            return False
+        plan = graph.plans.get(layer.class_path)
+        known = lookup(layer.class_path) if plan is None else plan.base
+        kinds.add(known.name if known is not None else "")
+        texts.add(graph.expr(value).text)
+    return kinds == {f"{row.name}Layer"} and len(texts) == 1 and OPEN not in texts.pop()
 
 
 # --- arguments

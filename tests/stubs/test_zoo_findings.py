@@ -37,3 +37,9 @@ def test_a_module_that_is_an_argument_is_used_once(saved: dict[str, Path]) -> No
     source = attempt("norms", saved["norms"]).source
     assert "def __init__(self, norm1, norm2, act):" in source
     assert "for _ in range(num_blocks)" not in source
+
+
+def test_a_coder_has_layers_of_torchs(saved: dict[str, Path]) -> None:
+    source = attempt("not_a_coder", saved["not_a_coder"]).source
+    assert "class Coder(nn.TransformerEncoder):" in source
+    assert "class Part(nn.Module):" in source

@@ -78,6 +78,20 @@ def functions_in_part():
     return Root(mix=Part(fourier=functools.partial(torch.fft.fftn, dim=(1, 2)), fft=torch.fft.rfft))
 
 
+class Coder(nn.TransformerEncoder):
+    pass
+
+
+@model
+def not_a_coder():
+    """`layers`, `num_layers` and `norm` alone do not make a nn.TransformerEncoder."""
+    stages = nn.Sequential(Part(conv=nn.Linear(1, 2)), Part(conv=nn.Linear(2, 3)))
+    return Part(
+        stem=nn.Linear(1, 1), layers=stages, num_layers=2, norm=nn.LayerNorm(3),
+        coder=Coder(nn.TransformerEncoderLayer(4, 2, 8), 2),
+    )  # fmt: skip
+
+
 def main():
     sys.modules["zoo_models"] = sys.modules["zoo_models.parts"] = sys.modules["__main__"]
     for thing in list(globals().values()):
