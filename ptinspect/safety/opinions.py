@@ -20,13 +20,11 @@ from ptinspect.pickling.values import (
     Value,
 )
 from ptinspect.safety.policy import Row, is_known, is_standard, policy, row_of
+from ptinspect.safety.room import EMPTY, MAKERS, TOO_MUCH, asks_too_much, elements, has_many_digits
 
 OK, UNKNOWN, DANGEROUS = 0, 1, 2
 DEPTH = 8
 """How far calls within the arguments of calls are followed; honest files have two."""
-
-HUGE = 1 << 33
-"""Bytes or elements that no honest call asks for."""
 
 
 class Opinion(NamedTuple):
@@ -196,17 +194,13 @@ def _unlisted(func: Global, how: str) -> Opinion:
 
 
 def _sized(func: Global, args: tuple[Value, ...]) -> Opinion:
-    """Of an allowed call: that it does not ask for all the memory there is."""
+    """Of an allowed call: that it does not take items without end."""
     for value in args:
-        if isinstance(value, int) and not -HUGE < value < HUGE and func.name in _MAKE_ROOM:
-            return Opinion(UNKNOWN, func.path, "asks for more memory than there is")
         made = value.func if isinstance(value, Call) else None
         if isinstance(made, Global) and made.path in ("itertools.count", "builtins.range"):
             return Opinion(UNKNOWN, func.path, "takes items from what need not end")
     return FINE
 
-
-_MAKE_ROOM = frozenset("bytes bytearray Tensor UntypedStorage TypedStorage ndarray".split())  # noqa: SIM905
 
 # --- rules ---------------------------------------------------------------------------------
 
@@ -318,16 +312,62 @@ def _getitem(args: tuple[Value, ...], depth: int) -> Opinion:
     return Opinion(DANGEROUS, "operator.getitem", "takes an item out of something")
 
 
+def _room(name: str) -> Rule:
+    """It makes room for as much as it is told."""
+
+    def rule(args: tuple[Value, ...], depth: int) -> Opinion:
+        why = asks_too_much(args)
+        return Opinion(UNKNOWN, name, why) if why else FINE
+
+    return rule
+
+
+def _digits(name: str) -> Rule:
+    def rule(args: tuple[Value, ...], depth: int) -> Opinion:
+        why = has_many_digits(args)
+        return Opinion(UNKNOWN, name, why) if why else FINE
+
+    return rule
+
+
+def _array(name: str, shape: int) -> Rule:
+    """numpy makes an array of classes and of a shape, which is (0,) in honest files."""
+    making = _making(*range(shape))
+
+    def rule(args: tuple[Value, ...], depth: int) -> Opinion:
+        opinion = making(args, depth)
+        if opinion.level or len(args) <= shape:
+            return opinion
+        count = elements(args[shape])
+        if count is None or count > EMPTY:
+            return Opinion(UNKNOWN, name, TOO_MUCH)
+        return opinion
+
+    return rule
+
+
+def _scalar(args: tuple[Value, ...], depth: int) -> Opinion:
+    """numpy: of a type and its bytes; without these of as many zeros as the type has."""
+    if len(args) < 2 or args[1] is None:
+        return Opinion(UNKNOWN, "numpy.core.multiarray.scalar", TOO_MUCH)
+    return FINE
+
+
 RULES: dict[str, Rule] = {
+    **{name: _room(name) for name in MAKERS},
     "_codecs.encode": _encode,
     "array._array_reconstructor": _making(0),
     "builtins.getattr": _getattr,
+    "fractions.Fraction": _digits("fractions.Fraction"),
+    "decimal.Decimal": _digits("decimal.Decimal"),
     "copyreg.__newobj__": _making(0),
     "copyreg.__newobj_ex__": _making(0),
     "copyreg._reconstructor": _reconstructor,
-    "numpy._core.multiarray._reconstruct": _making(0),
-    "numpy.core.multiarray._reconstruct": _making(0),
-    "numpy.ma.core._mareconstruct": _making(0, 1),
+    "numpy._core.multiarray._reconstruct": _array("numpy._core.multiarray._reconstruct", 1),
+    "numpy._core.multiarray.scalar": _scalar,
+    "numpy.core.multiarray._reconstruct": _array("numpy.core.multiarray._reconstruct", 1),
+    "numpy.core.multiarray.scalar": _scalar,
+    "numpy.ma.core._mareconstruct": _array("numpy.ma.core._mareconstruct", 2),
     "numpy.random._pickle.__bit_generator_ctor": _bit_generator,
     "numpy.random._pickle.__generator_ctor": _generator,
     "numpy.random._pickle.__randomstate_ctor": _generator,
