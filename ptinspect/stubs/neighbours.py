@@ -23,7 +23,7 @@ def batch_norm_dims(root: Branch) -> dict[int, int]:
         mean = branch.tensors.get("running_mean")
         if mean is not None:
             norms.append((branch, mean.numel, len(weights)))
-        weights += [t.shape for t in branch.tensors.values() if 2 <= len(t.shape) <= 5]
+        weights += _weights(branch)
     most = _most(weights)
     return {id(branch): _dims(weights, at, size) or most for branch, size, at in norms}
 
@@ -38,6 +38,12 @@ def _dims(weights: list[Shape], at: int, size: int) -> int:
         if size in (shape[0], shape[1]):
             return max(len(shape) - 2, 1)
     return 0
+
+
+def _weights(branch: Branch) -> list[Shape]:
+    """Of the layer that a branch is, if it is one."""
+    weight = branch.tensors.get("weight")
+    return [weight.shape] if weight is not None and 2 <= len(weight.shape) <= 5 else []
 
 
 def _most(weights: list[Shape]) -> int:
@@ -61,12 +67,7 @@ def chained(branch: Branch) -> bool:
     """Whether each numbered child takes what the one before it gives, as far as weights tell."""
     out: int | None = None
     for child in branch.children.values():
-        shapes = [
-            t.shape
-            for inner in in_order(child)
-            for t in inner.tensors.values()
-            if 2 <= len(t.shape) <= 5
-        ]
+        shapes = [shape for inner in in_order(child) for shape in _weights(inner)]
         if not shapes:
             sizes = [t.shape[0] for t in child.tensors.values() if len(t.shape) == 1]
             if out is not None and sizes and sizes[0] != out:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 _SEQUENTIAL = re.compile(r".*\d|blocks|stages|features|net|main|body|model", re.ASCII)
 """Names under which blocks mostly lie in a Sequential: `layer1`, `features`."""
+_LISTED = re.compile(r"(.*_)?(list|layers|convs|projs|fcs|norms|bns|linears|heads)")
+"""Names under which layers mostly lie in a ModuleList."""
 _NEVER_ALONE = frozenset(
     ("nn.Linear", "nn.LayerNorm", "nn.RMSNorm", "nn.BatchNorm1d", "nn.BatchNorm2d", "nn.Embedding")
 )
@@ -163,7 +165,8 @@ class Inferring:
             return not _SEQUENTIAL.fullmatch(name)
         kinds = {item.func for item in items if isinstance(item, Make)}
         alike = len(kinds) == 1 and len(items) > 1 and all(isinstance(i, Make) for i in items)
-        return not chained(branch) or (alike and kinds <= _NEVER_ALONE)
+        odd = alike and (kinds <= _NEVER_ALONE or _LISTED.fullmatch(branch.name) is not None)
+        return odd or not chained(branch)
 
     def own(self, branch: Branch, children: dict[str, Expr]) -> Instance:
         """An object of a class of the model's own."""

@@ -48,7 +48,7 @@ def test_or_of_the_layer_after(tmp_path: Path) -> None:
 
 
 def test_or_as_most_convolutions_have_it(tmp_path: Path) -> None:
-    shapes = {"a.weight": (9, 9, 1), "b.weight": (9, 9, 1), "x": (1,), "norm": (4,)}
+    shapes = {"a.weight": (9, 9, 1), "b.weight": (9, 9, 1), "scale": (4, 1, 1, 1), "norm": (4,)}
     assert "self.norm = nn.BatchNorm1d(4)" in source_of(tmp_path, shapes)
 
 
