@@ -76,7 +76,10 @@ def _python(*arguments: str, must: bool = False) -> str:
     """Another process, in which ptinspect is found as if it were installed."""
     done = subprocess.run(
         [sys.executable, *arguments], capture_output=True, check=False,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"},
+        env={
+            **os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8",
+            "OMP_NUM_THREADS": "1",  # the models are small, and other tests run beside it
+        },
     )  # fmt: skip
     text = (done.stdout + done.stderr).decode("utf-8")
     assert not must or done.returncode == 0, text
