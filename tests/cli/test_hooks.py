@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from ptinspect.cli import COMMANDS
 from ptinspect.cli.hooks import RULES, main
 from tests.conftest import FIXTURES, ROOT
 from tests.safety.files import BAD, GOOD, torch_zip
@@ -206,3 +208,43 @@ def test_git_diff_shows_what_changed_in_a_file(repository: Path) -> None:
     assert "Binary files" not in changes
     assert re.search(r"^-.*layer\.weight", changes, re.MULTILINE)
     assert re.search(r"^\+.*\(", changes, re.MULTILINE)
+
+
+def test_the_github_action_uploads_what_scan_writes() -> None:
+    """docs/howto/pre-commit.md: the workflow is YAML, its commands and their options exist."""
+    yaml = pytest.importorskip("yaml")
+    page = (ROOT / "docs" / "howto" / "pre-commit.md").read_text("utf-8")
+    (text,) = (block for block in blocks(page, "yaml") if block.startswith("name:"))
+    workflow = yaml.safe_load(text)
+    assert workflow["permissions"] == {"contents": "read", "security-events": "write"}
+    assert set(workflow[True]) == {"push", "pull_request"}  # "on" is a yes to YAML
+    (job,) = workflow["jobs"].values()
+    used = [step["uses"].partition("@") for step in job["steps"] if "uses" in step]
+    assert all(re.fullmatch(r"v\d+", version) for _, _, version in used)
+    assert [name for name, _, _ in used if "checkout" in name or "upload-sarif" in name] == [
+        "actions/checkout", "github/codeql-action/upload-sarif"
+    ]  # fmt: skip
+    commands = [shlex.split(step["run"]) for step in job["steps"] if "run" in step]
+    assert [words for words in commands if words[0] != "ptinspect"] == [
+        ["pip", "install", "ptinspect"]
+    ]
+    ((_, name, *words),) = (words for words in commands if words[0] == "ptinspect")
+    command = COMMANDS[name]()
+    given = command.make_context(name, words, resilient_parsing=False).params
+    assert given["format"] == "sarif"
+    upload = job["steps"][-1]
+    assert (upload["if"], upload["with"]["sarif_file"]) == ("always()", given["output"])
+
+
+def test_the_pages_of_hooks_name_options_that_exist() -> None:
+    pages = [ROOT / "docs" / "howto" / name for name in ("pre-commit.md", "scan-many.md")]
+    for page in pages:
+        for line in re.findall(r"`(ptinspect [^`]+)`", page.read_text("utf-8")):
+            _, name, *words = shlex.split(line)
+            COMMANDS[name]().make_context(name, [*words, "x"])
+
+
+def test_python_3_10_gets_a_reader_of_pyproject_toml() -> None:
+    text = (ROOT / "pyproject.toml").read_text("utf-8")
+    needed = text.partition("dependencies = [")[2].partition("\n]")[0]
+    assert "\"tomli>=2.0; python_version < '3.11'\"" in needed
