@@ -63,6 +63,8 @@ class Findings:
 
     def list(self) -> list[Finding]:
         """The worst first, each kind in the order of the file."""
+        if not self._kept:
+            return []
         return sorted(self._kept.values(), key=lambda found: found.verdict != DANGEROUS)
 
 

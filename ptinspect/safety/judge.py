@@ -42,10 +42,13 @@ _METHODS = {
 _WATCHED = frozenset(name for names in _METHODS.values() for name in names)
 
 _FITTING = {
-    "SETITEM": "collections.OrderedDict collections.Counter collections.defaultdict builtins.dict",
-    "APPEND": "collections.deque builtins.list array.array",
-    "ADDITEMS": "builtins.set",
-}
+    "SETITEM": (
+        "collections.OrderedDict", "collections.Counter", "collections.defaultdict", "builtins.dict"
+    ),
+    "APPEND": ("collections.deque", "builtins.list", "array.array"),
+    "ADDITEMS": ("builtins.set",),
+}  # fmt: skip
+_FITTING |= {"SETITEMS": _FITTING["SETITEM"], "APPENDS": _FITTING["APPEND"]}
 """Of what is allowed: what the opcode is meant for. On a tensor it would write to memory
 (CVE-2026-24747)."""
 
@@ -84,6 +87,7 @@ def _states(func: Value, args: tuple[Value, ...]) -> list[Value]:
     return found
 
 
+_INTS = frozenset((int,))
 _VIEWS = frozenset(
     (
         "torch._utils._rebuild_tensor",
@@ -106,7 +110,7 @@ def _reaches_beyond(args: tuple[Value, ...]) -> bool:
         return False
     if not isinstance(size, tuple) or not isinstance(stride, tuple):
         return False
-    if not all(type(number) is int for number in (*size, *stride)):
+    if not set(map(type, (*size, *stride))) <= _INTS:
         return False
     return _extent(offset, size, stride) > numel
 
@@ -166,7 +170,8 @@ class Judge:
             self.inner.append((event.at - self.shift, opinion.inner))
         if opinion.level == OK and not call.args and isinstance(func, Global):
             self._plain.add(func)
-        self._add(opinion, event, call_text(func, call.args) if opinion.level else None)
+        if opinion.level != OK:
+            self._add(opinion, event, call_text(func, call.args))
         if isinstance(func, Global) and func.path in _VIEWS and _reaches_beyond(call.args):
             self._beyond(event.at)
         if isinstance(func := resolved(func), Global):
@@ -197,9 +202,9 @@ class Judge:
 
     def _changed(self, event: Event) -> None:
         target = event.target
-        known = self._attributes.get(target, {})
-        for method in _METHODS.get(event.op, ()):
-            if method in known:  # whatever it is in the end: it may have been set since
+        known = self._attributes.get(target) if self._attributes else None
+        for method in _METHODS.get(event.op, ()) if known else ():
+            if known and method in known:  # whatever it is in the end: it may have been set since
                 self._overridden(event, method, known[method])
                 return
         if isinstance(target, Global | Extension | PersistentId):
@@ -225,10 +230,10 @@ class Judge:
             func = call.args[0]
         if event.op[:7] != "SETITEM" or func.name not in ("OrderedDict", "Counter"):
             self.unfit.add(func.path)
+        if func.path in _FITTING[event.op]:
+            return
         row = row_of(func)
-        kind = event.op.removesuffix("S") if event.op != "ADDITEMS" else event.op
-        fitting = func.path in _FITTING[kind].split()
-        if row is not None and row.verdict in ("allowed", "module") and not fitting:
+        if row is not None and row.verdict in ("allowed", "module"):
             why = f"{event.op} is no opcode for what {func.path} makes"
             self._add(Opinion(2, func.path, why), event)
 

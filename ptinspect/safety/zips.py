@@ -130,6 +130,7 @@ class Zip:
         self.storages: set[str] = set()
         self.numbers = 0
         self.announced: set[int] = set()
+        self.starts: dict[int, int] = {}  # of the records whose local headers are in order
         identity, self.folder = kind_of(directory.names, directory.index)
         part.format, part.what, part.hint = identity.format, identity.what, identity.hint
         part.facts["folder"] = self.folder.rstrip("/")
@@ -185,15 +186,16 @@ class Zip:
         start, packed, stops = directory.start, directory.packed, directory.stops
         for i in range(len(directory)):
             try:
-                gap = stops[i] - start(i) - packed[i]
+                begin = self.starts[i] = start(i)
             except DamagedError:
                 for odd in directory.check_local(i):
                     self.part.odd(odd, DANGEROUS if odd.kind in HOSTILE else UNKNOWN)
                 continue
+            gap = stops[i] - begin - packed[i]
             if gap > DESCRIPTOR:
-                self._hidden(stops[i] - gap, gap, directory.names[i])
-            at = base + stops[i] - gap - packed[i]
-            if packed[i] > 1 and buffer[at] == 0x80 and announced(buffer[at : at + 2]):
+                self._hidden(begin + packed[i], gap, directory.names[i])
+            at = base + begin
+            if packed[i] > 1 and buffer[at : at + 1] == b"\x80" and announced(buffer[at : at + 2]):
                 self.announced.add(i)
 
     def _hidden(self, start: int, size: int, beside: str) -> None:
@@ -232,15 +234,16 @@ class Zip:
 
     def _is_fact(self, i: int, size: int) -> bool:
         """Whether the record is one of those short ones, whole; most of a small file's are."""
-        directory = self.directory
+        directory, start = self.directory, self.starts.get(i)
         if (
-            directory.methods[i] != STORED
+            start is None
+            or directory.methods[i] != STORED
             or directory.packed[i] != size
             or directory.flags[i] & SECRET
         ):
             return False
         try:
-            data = self.source.read(directory.start(i), size)
+            data = self.source.read(start, size)
         except PtInspectError:
             return False  # it will be met again
         if not _FACT.fullmatch(data):
