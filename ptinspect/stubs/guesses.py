@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from ptinspect.pickling.values import Value
-from ptinspect.stubs.code import Argument, Expr, Make
+from ptinspect.stubs.code import Argument, Atom, Expr, Make
 from ptinspect.stubs.expected import SHAPES, Shapes
 from ptinspect.stubs.literals import plain
 from ptinspect.torchnn import MISSING, lookup
@@ -42,8 +42,9 @@ def guess(name: str, shapes: Shapes, children: list[str], dims: int = 2) -> Gues
         found = reader(shapes)
         if found is not None:
             return found
-    if children or not shapes:
-        return None
+    normed = _normed(name, shapes)
+    if normed is not None or children or not shapes:
+        return normed
     if "running_mean" in shapes:
         return _batch_norm(shapes, dims)
     weight = shapes.get("weight")
@@ -122,6 +123,50 @@ def _batch_norm(shapes: Shapes, dims: int) -> Guess | None:
     args: Args = {"num_features": size[0], "affine": "weight" in shapes, "bias": "bias" in shapes}
     words = "a BatchNorm could be one of other dimensions, or an InstanceNorm"
     return _made(f"BatchNorm{dims}d", args, shapes, words)
+
+
+_OLD, _NEW = "nn.utils", "nn.utils.parametrizations"
+_NORMS = (
+    (f"{_OLD}.weight_norm", "weight_v", "weight_g", ()),
+    (f"{_NEW}.weight_norm", "parametrizations.weight.original1",
+     "parametrizations.weight.original0", ()),
+    (f"{_OLD}.spectral_norm", "weight_orig", "weight_u", ("weight_v",)),
+    (f"{_NEW}.spectral_norm", "parametrizations.weight.original",
+     "parametrizations.weight.0._u", ("parametrizations.weight.0._v",)),
+)  # fmt: skip
+"""What renames a layer's weight: the function, the weight's key, and what else is there then."""
+
+
+def _normed(name: str, shapes: Shapes) -> Guess | None:
+    """A layer whose weight is normed, which renames it."""
+    for func, weight, beside, more in _NORMS:
+        if {weight, beside, *more} != set(shapes) - {"bias"}:
+            continue
+        plain_shapes = {"weight": shapes[weight]}
+        if "bias" in shapes:
+            plain_shapes["bias"] = shapes["bias"]
+        inner = guess(name, plain_shapes, [])
+        if inner is None:
+            return None
+        args: list[Argument] = [(None, inner.make)]
+        if func.endswith("weight_norm"):
+            dim = _dim(shapes[weight], shapes[beside])
+            if dim == -1:
+                return None
+            if dim != 0:
+                args.append(("dim", Atom(str(dim))))
+        return Guess(Make(func, args), inner.alternatives)
+    return None
+
+
+def _dim(weight: tuple[int, ...], norms: tuple[int, ...]) -> int | None:
+    """Along which dimension weight_norm has a norm each; None: one for all; -1: neither."""
+    if norms == ():
+        return None
+    for dim, size in enumerate(weight):
+        if norms == (*[1] * dim, size, *[1] * (len(weight) - dim - 1)):
+            return dim
+    return -1
 
 
 _CELL = {4: "LSTM", 3: "GRU", 1: "RNN"}

@@ -100,15 +100,16 @@ class Inferring:
         self.name = name
         self.guessed: dict[str, None] = {}  # what else a class could be, in words
         self.dims: dict[int, int] = {}  # of BatchNorms
+        self.made: dict[int, Expr] = {}  # by id of the branch: modules of torch.nn
 
     def run(self, root: Branch) -> Instance:
         """The root's instance; its classes are added to the graph's plans."""
+        self.dims = batch_norm_dims(root)
         order, todo = [root], [root]
         while todo:
             inner = list(todo.pop().children.values())
             order += inner
-            todo += inner
-        self.dims = batch_norm_dims(root)
+            todo += [branch for branch in inner if not self.recognized(branch)]
         made: dict[int, Expr] = {}
         for branch in reversed(order):
             expr = self.branch(branch, made)
@@ -117,18 +118,23 @@ class Inferring:
         assert isinstance(found, Instance)
         return found
 
+    def recognized(self, branch: Branch) -> bool:
+        """Whether it is a module of torch.nn, with all that lies in it."""
+        dims = self.dims.get(id(branch), 2)
+        found = guess(branch.name, flat(branch), list(branch.children), dims)
+        if found is not None:
+            self.guessed.update(dict.fromkeys(found.alternatives))
+            self.made[id(branch)] = found.make
+        return found is not None
+
     def branch(self, branch: Branch, made: dict[int, Expr]) -> Expr:
         """One module: of torch.nn, a container, or a class of its own."""
+        if id(branch) in self.made:
+            return self.made[id(branch)]
         children = {name: made[id(child)] for name, child in branch.children.items()}
-        if branch.path:
-            shapes = flat(branch)
-            dims = self.dims.get(id(branch), 2)
-            found = guess(branch.name, shapes, list(branch.children), dims)
-            if found is not None:
-                self.guessed.update(dict.fromkeys(found.alternatives))
-                return found.make
-            if children and not branch.tensors and all(name.isdigit() for name in children):
-                return self.numbered(branch, children)
+        numbered = children and not branch.tensors and all(name.isdigit() for name in children)
+        if branch.path and numbered:
+            return self.numbered(branch, children)
         return self.own(branch, children)
 
     def numbered(self, branch: Branch, children: dict[str, Expr]) -> Expr:
@@ -204,15 +210,21 @@ def is_buffer(name: str, tensor: Tensor) -> bool:
     return dtype not in FLOATS or name in _BUFFERS
 
 
+DEEP = 3
+"""Levels below a module of torch.nn, at most: `parametrizations.weight.0._u`."""
+
+
 def flat(branch: Branch) -> dict[str, tuple[int, ...]]:
-    """All tensors of a branch by dotted name; of one that is deep, its own alone."""
-    made = {name: tensor.shape for name, tensor in branch.tensors.items()}
-    for name, child in branch.children.items():
-        made |= {f"{name}.{key}": tensor.shape for key, tensor in child.tensors.items()}
-        for key, inner in child.children.items():
-            made |= {f"{name}.{key}.{last}": t.shape for last, t in inner.tensors.items()}
-            if inner.children:
-                made[f"{name}.{key}.deeper"] = ()
+    """All tensors of a branch by dotted name; of one that is deep, a mark in place of the rest."""
+    made: dict[str, tuple[int, ...]] = {}
+    todo = [("", branch, 0)]
+    while todo:
+        prefix, at, level = todo.pop()
+        made |= {prefix + name: tensor.shape for name, tensor in at.tensors.items()}
+        if level < DEEP:
+            todo += [(f"{prefix}{name}.", inner, level + 1) for name, inner in at.children.items()]
+        elif at.children:
+            made[f"{prefix}deeper"] = ()
     return made
 
 

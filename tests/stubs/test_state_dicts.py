@@ -73,3 +73,31 @@ def test_layers_in_a_row(tmp_path: Path, shapes: list[tuple[int, ...]], kind: st
 def test_blocks_in_a_row(tmp_path: Path, name: str, kind: str) -> None:
     shapes = {f"{name}.{at}.{key}": (3, 3) for at in range(2) for key in ("a.weight", "w")}
     assert f"self.{name} = nn.{kind}(" in source_of(tmp_path, shapes)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize(
+    ("module", "name", "dim", "layer"),
+    [
+        ("nn.utils", "weight_norm", 0, "Conv1d"),
+        ("nn.utils", "weight_norm", 2, "Conv1d"),
+        ("nn.utils", "weight_norm", None, "Conv1d"),
+        ("nn.utils.parametrizations", "weight_norm", 0, "Conv1d"),
+        ("nn.utils.parametrizations", "weight_norm", 2, "Conv2d"),
+        ("nn.utils", "spectral_norm", 0, "Conv2d"),
+        ("nn.utils.parametrizations", "spectral_norm", 0, "Conv2d"),
+    ],
+)
+def test_layers_whose_weight_is_normed(
+    tmp_path: Path, module: str, name: str, dim: int | None, layer: str
+) -> None:
+    where = torch.nn.utils if module == "nn.utils" else torch.nn.utils.parametrizations
+    conv = getattr(where, name)(getattr(torch.nn, layer)(5, 4, 3), dim=dim)
+    shapes = {f"conv.{key}": tuple(value.shape) for key, value in conv.state_dict().items()}
+    source = source_of(tmp_path, shapes)
+    made: dict[str, object] = {}
+    exec(source, made)  # the stub, written a line above
+    built = made["build"]()  # type: ignore[operator]
+    assert type(built.conv).__mro__[-4:] == type(conv).__mro__[-4:]
+    built.load_state_dict(torch.load(tmp_path / "state.pt"), strict=True)
+    assert f"self.conv = {module}.{name}(" in source.replace("(\n", "(")
