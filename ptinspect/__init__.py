@@ -27,6 +27,9 @@ from ptinspect.limits import Limits
 if TYPE_CHECKING:
     from ptinspect.conversion import ConversionReport, convert
     from ptinspect.document import Document, TensorInfo, open
+    from ptinspect.proofs.optimizer import OptimizerReport, check_optimizer
+    from ptinspect.proofs.resume import ResumeReport, check_resume
+    from ptinspect.proofs.roundtrip import RoundtripReport, check_roundtrip
     from ptinspect.safety.report import ScanReport
     from ptinspect.safety.scanning import scan, scan_many
     from ptinspect.stubs import stub
@@ -41,13 +44,19 @@ __all__ = [
     "FormatError",
     "LimitError",
     "Limits",
+    "OptimizerReport",
     "Place",
     "PtInspectError",
+    "ResumeReport",
+    "RoundtripReport",
     "ScanReport",
     "TensorInfo",
     "UnsafeError",
     "UnsupportedError",
     "__version__",
+    "check_optimizer",
+    "check_resume",
+    "check_roundtrip",
     "convert",
     "open",
     "scan",
@@ -83,6 +92,18 @@ def __getattr__(name: str) -> object:
         from ptinspect.stubs.stubbed import stubbed
 
         return stubbed
+    if name in ("OptimizerReport", "check_optimizer"):
+        from ptinspect.proofs import optimizer
+
+        return getattr(optimizer, name)
+    if name in ("ResumeReport", "check_resume"):
+        from ptinspect.proofs import resume
+
+        return getattr(resume, name)
+    if name in ("RoundtripReport", "check_roundtrip"):
+        from ptinspect.proofs import roundtrip
+
+        return getattr(roundtrip, name)
     raise AttributeError(f"module 'ptinspect' has no attribute {name!r}")
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import ptinspect
+from ptinspect.cli import COMMANDS
 from tests.conftest import FIXTURES
 
 NAMES = [
@@ -16,13 +20,19 @@ NAMES = [
     "FormatError",
     "LimitError",
     "Limits",
+    "OptimizerReport",
     "Place",
     "PtInspectError",
+    "ResumeReport",
+    "RoundtripReport",
     "ScanReport",
     "TensorInfo",
     "UnsafeError",
     "UnsupportedError",
     "__version__",
+    "check_optimizer",
+    "check_resume",
+    "check_roundtrip",
     "convert",
     "open",
     "scan",
@@ -81,6 +91,42 @@ import ptinspect.safety.scanning
 import ptinspect.cli.scan
 assert ptinspect.scan({str(file)!r}).verdict == "unknown"
 assert len(ptinspect.scan_many([{str(file)!r}] * 2)) == 2
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("name", ["optimizer", "resume", "roundtrip"])
+def test_the_proofs_take_what_the_shell_takes(name: str) -> None:
+    """Under the same names, with the same defaults; the shell alone says where the answer goes."""
+    command = COMMANDS["check"]().commands[name]  # type: ignore[attr-defined]
+    shell = {str(option.name): option.default for option in command.params}
+    own = {"format", "output"} | ({"no_progress"} if name != "optimizer" else set())
+    own |= {"force"} if name != "resume" else set()
+    theirs = inspect.signature(getattr(ptinspect, f"check_{name}")).parameters
+    python = {name: one.default for name, one in theirs.items()}
+    more = set(python) - set(shell)
+    assert more == (set() if name == "optimizer" else {"progress", "workers"})
+    assert set(shell) - set(python) == own
+    for option in set(shell) - own - {"path"}:
+        given = None if "UNSET" in str(shell[option]) else shell[option]
+        assert (given or None) == (python[option] or None), option
+
+
+def test_a_proof_takes_no_option_that_is_none() -> None:
+    with pytest.raises(TypeError, match="no option 'stepps'"):
+        ptinspect.check_resume("x.pt", stepps=3)  # type: ignore[call-arg]
+
+
+def test_check_works_before_and_after_its_room_is_imported() -> None:
+    file = FIXTURES / "checkpoints" / "resumable.pt"
+    code = f"""
+import ptinspect
+assert ptinspect.check_optimizer({str(file)!r}).code == 0
+import ptinspect.proofs.optimizer
+import ptinspect.proofs.resume
+import ptinspect.cli.check
+assert ptinspect.check_optimizer({str(file)!r}).code == 0
+assert callable(ptinspect.check_resume) and callable(ptinspect.check_roundtrip)
 """
     subprocess.run([sys.executable, "-c", code], check=True)
 
