@@ -7,6 +7,7 @@ of `torch.nn.modules.lazy.LazyModuleMixin`.
 
 from __future__ import annotations
 
+import re
 from struct import pack
 from typing import TYPE_CHECKING
 
@@ -77,6 +78,36 @@ def _save(module: Module, prefix: str, made: StateDict, document: Document, grap
         made.items[prefix + name] = value
 
 
+def beyond(module: Module, document: Document) -> list[str]:
+    """Classes in a model whose own code adds to its state_dict, as far as the file tells: legacy
+    files hold their source. What the code adds is in no file.
+
+    Sources: `torch.nn.Module.get_extra_state`, which no class of torch has; `get_extra_state` of
+    transformer_engine's `TransformerEngineBaseModule`.
+    """
+    coded = {
+        f"{source.module}.{source.name}"
+        for source in document.archive.sources
+        if _CODED.search(source.text)
+    }
+    found: list[str] = []
+    todo, seen = [module], {id(module.call)}
+    while todo:
+        inner = todo.pop()
+        path = inner.class_path
+        if path in coded or path.startswith("transformer_engine."):
+            found.append(path)
+        for _, value in inner.members(MODULES):
+            child = module_of(value)
+            if child is not None and id(child.call) not in seen:
+                seen.add(id(child.call))
+                todo.append(child)
+    return list(dict.fromkeys(found))
+
+
+_CODED = re.compile(r"^\s+def\s+(?:get_extra_state|state_dict|_save_to_state_dict)\s*\(", re.M)
+
+
 def _local_metadata(module: Module) -> dict[str, Value]:
     """What hooks add: `SpectralNormStateDictHook` of torch.nn.utils.spectral_norm."""
     found: dict[str, Value] = {}
@@ -92,6 +123,10 @@ def _local_metadata(module: Module) -> dict[str, Value]:
 
 # --- quantized modules --------------------------------------------------------------------
 
+_OBJECTS = ("param", "_packed_weight_ih", "_packed_weight_hh")
+"""Attributes of the dynamic recurrent modules whose objects are the state_dict's entries:
+`PackedParameter` and `RNNCellBase` in torch.ao.nn.quantized.dynamic.modules.rnn."""
+
 
 def _packed_items(module: Module, document: Document, graph: Graph) -> list[tuple[str, Value]]:
     """What the quantized classes add to parameters and buffers."""
@@ -100,6 +135,11 @@ def _packed_items(module: Module, document: Document, graph: Graph) -> list[tupl
         return []  # their tensors are buffers
     if not module.packs:
         return []
+    if ".sparse." in path:
+        raise UnsupportedError(
+            f"the weights of {path} are packed in a form that only torch can take apart",
+            hint="--to same keeps the full model as it is; or load it, and save its state_dict()",
+        )
     name = module.class_name
     scale: list[tuple[str, Value]] = []
     if isinstance(own.get("scale"), float) and isinstance(own.get("zero_point"), int):
@@ -119,12 +159,7 @@ def _packed_items(module: Module, document: Document, graph: Graph) -> list[tupl
         return [("weight", weight), ("bias", bias), *scale]
     if name.startswith("Linear") or name == "QFunctional":
         return scale
-    if "_packed_weight_ih" in own or name == "PackedParameter" or "sparse" in path:
-        raise UnsupportedError(
-            f"the weights of {path} are packed in a form that only torch can take apart",
-            hint="--to same keeps the full model as it is",
-        )
-    return []
+    return [(key, own[key]) for key in _OBJECTS if key in own]  # recurrent: kept packed by torch
 
 
 def _own(value: Value, document: Document, graph: Graph, grad: bool = False) -> Value:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from ptinspect.conversion.state_dicts import beyond
 from ptinspect.document.walk import dotted
 from ptinspect.source.naming import shell_word
 
@@ -35,6 +36,13 @@ def of_model(plan: Plan, document: Document, model: Model) -> None:
             f"left behind: the class {model.module.class_path}, of which a state_dict has nothing;"
             " --to same keeps the full model"
         )
+    if model.module is not None:
+        coded = beyond(model.module, document)
+        if coded:
+            made.append(
+                f"not in the file: what the code of {listed(coded)} adds to its state_dict()"
+                " (such as get_extra_state()); to have that, save the state_dict where the class is"
+            )
     if model.left_out:
         made.append(
             f"left behind: {listed(model.left_out)}, buffers that are not persistent and that"

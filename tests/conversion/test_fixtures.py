@@ -19,7 +19,7 @@ NAMES = [name for name in fixtures() if name not in REFUSED]
 # By kind of refusal: what a state_dict or safetensors cannot hold, and who says so.
 SAID = (
     "there is no model in it", "holds 2 models", "holds 3 models", "safetensors cannot hold",
-    "packed in a form that only torch can take apart", "several pickles in a row",
+    "several pickles in a row",
 )  # fmt: skip
 
 

@@ -26,7 +26,6 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::Deprecat
 SPARED = ("old/", "containers/")  # the same contents in other containers
 NAMES = [n for n in fixtures() if n not in REFUSED and not n.startswith(SPARED)]
 NOTHING = {
-    "modules/quantized-lstm.pt": "packed in a form that only torch can take apart",
     "objects/own-state.pt": "nothing in it has a plain form",
 }
 
