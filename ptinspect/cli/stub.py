@@ -30,7 +30,8 @@ from ptinspect.cli.output import File, Standard
     "--check",
     is_flag=True,
     help="Load the file with the stub in a child process (torch): both load ways, print, strict "
-    "load. What differs is said on standard error; exit code 1.",
+    "load. What differs is said on standard error; exit code 1. Of the whole stub, so not with "
+    "--class.",
 )
 @click.pass_context
 def command(

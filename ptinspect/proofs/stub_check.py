@@ -18,12 +18,6 @@ _SAID = {
 
 
 _WAYS = {"pickle": "pickle.load", "safetensors": "safetensors.torch.load_file"}
-_OTHERWISE = {
-    "torchscript": "a TorchScript archive holds its code: torch.jit.load needs no stub",
-    "torch-export": "an exported program holds its graph: torch.export.load needs no stub",
-    "torch-package": "a torch.package holds its code: its importer needs no stub",
-    "torch-dcp": "a distributed checkpoint is loaded into a model that is there already",
-}
 
 
 class StubReport(NamedTuple):
@@ -33,7 +27,7 @@ class StubReport(NamedTuple):
     path: str
     tried: dict[str, str | None]
     refused: list[str]
-    unable: dict[str, str] = {}
+    unable: dict[str, str] | None = None
     way: str | None = None
 
     @property
@@ -50,7 +44,7 @@ class StubReport(NamedTuple):
         for what, failed in self.tried.items():
             name = self.way if what == "load" and self.way else _SAID[what]
             lines.append(f"  {name.ljust(31)}   {cut(failed) if failed else 'works'}")
-        for what, why in self.unable.items():
+        for what, why in (self.unable or {}).items():
             said = f"not possible: torch fails on what it loads, {why}"
             lines.append(f"  {_SAID[what].ljust(31)}   {cut(said)}")
         for why in self.refused:
@@ -89,7 +83,8 @@ def check_stub(
     with open_document(path) as document, about(path), tempfile.TemporaryDirectory() as folder:
         form = document.archive.format
         if not form.startswith(("torch-zip", "torch-legacy")) and form not in _WAYS:
-            raise UnsupportedError(_OTHERWISE.get(form, f"nothing loads {form} with a stub"))
+            several = " (the tensors lie in several files)" if form.endswith("-index") else ""
+            raise UnsupportedError(f"no one function loads a {form}{several}: nothing to check")
         work = Work(document, options)
         files = {"model_def.py": stub_source(work)}
         if package:

@@ -10,6 +10,7 @@ from ptinspect.errors import UnsafeError
 from ptinspect.proofs.child.stub_try import same
 from ptinspect.proofs.stub_check import StubReport, check_stub
 from tests.cli.running import CHECKPOINT, MODEL, STATE_DICT, run
+from tests.conftest import FIXTURES
 
 pytest.importorskip("torch")
 
@@ -44,7 +45,7 @@ def test_what_differs_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_first_line_that_differs_is_named() -> None:
     assert same("a", "a", None)
     with pytest.raises(ValueError, match="line 2: b in the file, nothing in the stub"):
-        same("a\nb", "a")
+        same("a", "a\nb")
     assert StubReport("p", {"load": None, "strict": "no"}, []).code == 1
 
 
@@ -61,3 +62,44 @@ def test_what_is_dangerous_is_not_loaded(tmp_path: Path) -> None:
     with pytest.raises(UnsafeError, match="dangerous"):
         check_stub(str(tmp_path / "evil.pt"))
     assert not (tmp_path / "ran").exists()
+
+
+OTHERS = FIXTURES / "others"
+
+
+@pytest.mark.parametrize(
+    ("name", "way"),
+    [
+        ("pickles/model-2.pkl", "pickle.load"),
+        ("pickles/model-5.pkl", "pickle.load"),
+        ("pickles/state_dict.pkl", "pickle.load"),
+        ("others/model.safetensors", "safetensors.torch.load_file"),
+        ("old/torch-0.1-by-hand/model.tar.pth", None),
+    ],
+)
+def test_each_is_loaded_by_what_loads_it(name: str, way: str | None) -> None:
+    if way == "safetensors.torch.load_file":
+        pytest.importorskip("safetensors")
+    report = check_stub(str(FIXTURES / name))
+    assert report.code == 0, report.text()
+    assert {"import", "load", "build", "strict"} <= report.tried.keys()
+    assert report.way == way and (way is None or f"  {way} " in report.text())
+
+
+def test_what_needs_no_stub_says_why() -> None:
+    result = run("stub", OTHERS / "torchscript.pt", "--check")
+    assert result.exit_code == 2
+    assert "load it with torch.jit.load(path" in result.stderr
+
+
+def test_what_torch_itself_fails_in_is_no_fault_of_the_stub() -> None:
+    report = check_stub(str(FIXTURES / "modules" / "quantized-conv.pt"))
+    assert report.code == 0, report.text()
+    assert set(report.unable or {}) == {"print", "strict"}
+    assert "not possible: torch fails on what it loads" in report.text()
+
+
+def test_a_class_of_it_is_not_checked() -> None:
+    result = run("stub", MODEL, "--check", "--class", "CustomModel")
+    assert result.exit_code == 2 and "--check and --class" in result.stderr
+    assert "so not with --class" in " ".join(run("stub", "--help").stdout.split())
