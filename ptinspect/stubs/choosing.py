@@ -76,9 +76,7 @@ def closure(work: Work, plan: Plan) -> tuple[set[str], set[str]]:
     kept, used = {plan.path}, set[str]()
     todo = [plan.ident, *names_in(["def build():", f"    return {work.root.text}"])]
     for item in work.root_fixups:
-        todo += names_in(
-            [item.target if item.expr is None else f"{item.target} = {item.expr.text}"]
-        )
+        todo += names_in([item.target or "_", item.expr.text if item.expr is not None else "_"])
     seen: set[str] = set()
     while todo:
         name = todo.pop()

@@ -188,6 +188,8 @@ def statements(fixups: list[Set], indent: int = 8) -> Iterator[str]:
     for item in fixups:
         if item.expr is None:
             yield f"{' ' * indent}{item.target}"
+        elif not item.target:
+            yield from laid_out("", item.expr, "", indent)
         else:
             yield from assigned(item.target, item.expr, indent)
 
@@ -256,13 +258,16 @@ def _function(plan: Plan) -> Iterator[str]:
 
 def _enum(plan: Plan) -> Iterator[str]:
     """Members: those that the file names, and a name made from the value for the others."""
-    yield f"class {plan.ident}(enum.Enum):"
-    names = Names({"name", "value", "mro"})
-    seen: set[str] = set()
+    yield f"class {plan.ident}({'enum.Flag' if plan.use and plan.use.flag else 'enum.Enum'}):"
+    if plan.use is not None and plan.use.called:
+        yield "    # inferred: the names, made from the values, which alone are recorded"
     from ptinspect.stubs.literals import plain
 
+    reached = [name for name in (plan.use.reached if plan.use else ()) if _is_member(plan, name)]
+    names = Names({"name", "value", "mro", *reached})
+    seen: set[str] = set()
     for call in plan.use.called if plan.use is not None else ():
-        made = plain(call.args[0])
+        made = plain(call.args[0]) if call.args else None
         if made is None or made.text in seen:
             continue
         seen.add(made.text)
@@ -270,11 +275,15 @@ def _enum(plan: Plan) -> Iterator[str]:
         word = str(value) if isinstance(value, str) else f"VALUE_{value}".replace("-", "MINUS_")
         name = names.new(word.upper().strip("_") or "VALUE", "VALUE")
         yield from assigned(name, made, 4)
-    for name in plan.use.reached if plan.use is not None else ():
-        if attribute(name) and name.isupper() and not name.startswith("_"):
-            yield f"    {names.new(name)} = enum.auto()"
-    if not seen and not any(name.isupper() for name in (plan.use.reached if plan.use else ())):
+    yield from (f"    {name} = enum.auto()" for name in reached)
+    if not seen and not reached:
         yield "    pass"
+
+
+def _is_member(plan: Plan, name: str) -> bool:
+    """Whether a name that getattr takes from an enum is a member's."""
+    sure = name.isupper() or (plan.use is not None and plan.use.flag)
+    return sure and attribute(name) and not name.startswith("_") and name != "mro"
 
 
 def _subclass(plan: Plan) -> Iterator[str]:

@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from ptinspect.document.modules import BUFFERS, MODULES, PARAMETERS, Module, module_of
-from ptinspect.stubs.code import Atom, Expr
+from ptinspect.stubs.code import Atom, Expr, Make
 from ptinspect.stubs.literals import FLOATS
 from ptinspect.stubs.modules import INTERNAL, TAKEN
 from ptinspect.stubs.names import attribute, string
 from ptinspect.torchnn import lookup
+from ptinspect.torchnn.reading import packed
 
 if TYPE_CHECKING:
     from ptinspect.document.tensor import Tensor
@@ -26,7 +27,7 @@ METHODS = {
 
 
 class Set(NamedTuple):
-    """A statement: `target = expr`, or `target` alone where expr is None."""
+    """A statement: `target = expr`, `target` alone where expr is None, or expr alone."""
 
     target: str
     expr: Expr | None
@@ -75,6 +76,7 @@ class Fixups:
         self.order: list[Node] = []
         self.ties: list[tuple[str, str]] = []
         self.extras: dict[tuple[str, str], tuple[Expr, list[str]]] = {}
+        self.packed: list[Set] = []
         self._collect(root, name)
 
     def _collect(self, root: Module, name: str) -> None:
@@ -126,6 +128,7 @@ class Fixups:
                     expr = self.graph.expr(value)
                     places = self.extras.setdefault((key, expr.text), (expr, []))[1]
                     places.append(node.at)
+            self._per_channel(node)
             return
         if not row.path.startswith("torch.nn.modules."):
             return
@@ -143,6 +146,26 @@ class Fixups:
             places = self.extras.setdefault((key, expr.text), (expr, []))[1]
             places.append(node.at)
 
+    def _per_channel(self, node: Node) -> None:
+        """A quantized Linear whose weight has a scale per row, as its print says."""
+        held = packed(node.module.attributes) if node.module.class_name == "Linear" else ()
+        tensor = self.graph.document.tensor_of(held[0]) if held else None
+        if tensor is None or tensor.quantizer.get("qscheme") != "per_channel_affine":
+            return
+        axis = tensor.quantizer.get("axis")
+        sizes = [Atom(str(size)) for size in tensor.shape]
+        rows = sizes[axis if isinstance(axis, int) and axis < len(sizes) else 0]
+        weight = Make("torch.quantize_per_channel", [
+            (None, Make("torch.zeros", [(None, size) for size in sizes])),
+            (None, Make("torch.ones", [(None, rows)])),
+            (None, Make("torch.zeros", [(None, rows), ("dtype", Atom("torch.int64"))])),
+            ("axis", Atom(str(axis if isinstance(axis, int) else 0))),
+            ("dtype", Atom(f"torch.{tensor.dtype.name if tensor.dtype else 'qint8'}")),
+        ])  # fmt: skip
+        bias = Make(f"{node.at}.bias", [])
+        call = Make(f"{node.at}.set_weight_bias", [(None, weight), (None, bias)])
+        self.packed.append(Set("", call))
+
     def statements(self) -> Iterator[Set]:
         """In the order in which they have to stand."""
         for target, source in self.ties:
@@ -150,6 +173,7 @@ class Fixups:
         for (key, _), (expr, places) in self.extras.items():
             for place in places:
                 yield Set(f"{place}.{key}", expr)
+        yield from self.packed
         self._sum_up()
         if not self.order:
             return

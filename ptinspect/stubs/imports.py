@@ -33,6 +33,8 @@ class Imports:
         path = f"{module}.{name}"
         if not all(is_plain(part) for part in path.split(".")) or path in _NOT_OURS:
             return None
+        if path == "torch.ScriptObject":  # of a class that torch's C++ registers: packed weights
+            return path
         verdict = verdict_of(module, name)
         if verdict is None and path.startswith(_INERT) and name.lstrip("_")[:1].isupper():
             verdict = "allowed"

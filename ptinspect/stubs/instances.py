@@ -100,6 +100,8 @@ def kind_of(use: Use) -> str:
         return "object"
     if use.made:
         return _of_arguments([_own_arguments(call) for call in use.made])
+    if use.flag:
+        return "enum"
     last = use.name.rpartition(".")[2]
     capital = last.lstrip("_")[:1].isupper()
     if use.called:

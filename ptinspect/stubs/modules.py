@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     ExprOf = Callable[[Value], Expr]
 
 NN = "torch.nn.modules."
+PRINTED = ("torch.ao.quantization.", "torch.quantization.")
 WRAPPERS = {
     "torch.nn.parallel.data_parallel.DataParallel": ("module", "nn.DataParallel"),
     "torch.optim.swa_utils.AveragedModel": ("module", "torch.optim.swa_utils.AveragedModel"),
@@ -81,7 +82,8 @@ def as_constructed(document: Document, module: Module, row: ModuleClass) -> bool
     """Whether the constructor alone makes what the file has: these tensors, these children."""
     name = row.name
     if not row.path.startswith(NN):
-        return row.path.startswith("torch.ao.") and not list(module.members(MODULES))
+        names = [key for key, _ in module.members(MODULES)]
+        return row.path.startswith("torch.ao.") and names in ([], ["_packed_params"])
     if name.startswith("Lazy"):
         return True
     found = tensors_below(document, module)
@@ -235,7 +237,8 @@ def stores(
             elif store == PARAMETERS:
                 made = parameter(tensor)
             else:
-                made = buffer(tensor, key not in left_out)
+                told = module.class_path.startswith(PRINTED)  # repr shows what they hold
+                made = buffer(tensor, key not in left_out and not told)
             pairs.append((Atom(string(key)), made))
         if pairs:
             yield name, pairs

@@ -269,10 +269,22 @@ def _about(work: Work, plan: Plan) -> list[str]:
         return lines
     words = {"object": "a class", "class": "a class that stands as a value"}
     kind = words.get(plan.kind, f"a subclass of {plan.kind}")
-    if plan.kind in ("enum", "function", "exception"):
-        kind = {"enum": "an enum", "function": "a function", "exception": "an exception"}[plan.kind]
-    unknown = "its names" if plan.kind == "enum" else "what it does"
+    if plan.kind in ("function", "exception"):
+        kind = {"function": "a function", "exception": "an exception"}[plan.kind]
+    if plan.kind == "enum":
+        return [f"{name}, an enum (inferred)", *_of_members(plan)]
+    unknown = "what it does"
     return [f"{name}, {kind} (inferred)", f"  unknown: {unknown}"]
+
+
+def _of_members(plan: Plan) -> list[str]:
+    """What of an enum's members is recorded: a value, or a name."""
+    lines = []
+    if plan.use is not None and plan.use.called:
+        lines += ["  recorded: values of members", "  inferred: their names, made from the values"]
+    if plan.use is not None and plan.use.reached:
+        lines += ["  recorded: names of members", "  unknown: their values"]
+    return [*lines, "  unknown: other members; whether it is an int or a str as well"]
 
 
 _QUOTED = re.compile(r'''"""(?s:.*?)"""|"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|#.*''')

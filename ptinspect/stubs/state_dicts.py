@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 _SEQUENTIAL = re.compile(r".*\d|blocks|stages|features|net|main|body|model", re.ASCII)
 """Names under which blocks mostly lie in a Sequential: `layer1`, `features`."""
-_LISTED = re.compile(r"(.*_)?(list|layers|convs|projs|fcs|norms|bns|linears|heads)")
+_LISTED = re.compile(r"(.*_)?(list|layers|convs|projs|fcs|norms|bns|linears|heads)\d*")
 """Names under which layers mostly lie in a ModuleList."""
 _NEVER_ALONE = frozenset(
     ("nn.Linear", "nn.LayerNorm", "nn.RMSNorm", "nn.BatchNorm1d", "nn.BatchNorm2d", "nn.Embedding")

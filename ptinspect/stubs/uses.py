@@ -26,7 +26,7 @@ _MADE_OF = {"copyreg._reconstructor", "copyreg.__newobj__", "copyreg.__newobj_ex
 
 _LOOKED_AT = {
     GETATTR, *TYPED, *_MADE_OF, "numpy.dtype", "collections.defaultdict", "collections.deque",
-    "torch.fx.graph_module.reduce_graph_module",
+    "torch.fx.graph_module.reduce_graph_module", "operator.or_", "_operator.or_",
 }  # fmt: skip
 """Functions whose arguments name classes, and those that weights_only has its own mind about."""
 
@@ -37,7 +37,7 @@ class Use:
     members: the states, items and so on that its instances are given."""
 
     __slots__ = (
-        "bases", "by_value", "called", "made", "module", "name", "reached", "tensor",
+        "bases", "by_value", "called", "flag", "made", "module", "name", "reached", "tensor",
         "wrapper",
     )  # fmt: skip
 
@@ -49,6 +49,7 @@ class Use:
         self.bases: set[str] = set()
         self.tensor = False
         self.wrapper = False
+        self.flag = False  # members of an enum joined by |, as Python 3.11 wrote enum.Flag
         self.by_value = False
         self.reached: dict[str, None] = {}
 
@@ -214,6 +215,13 @@ class Uses:
         if path == GETATTR:
             self.reach(call)
             return
+        if path in ("operator.or_", "_operator.or_"):
+            for item in call.args:
+                use = self.use(class_named(item) if isinstance(item, Call) else None)
+                use = self.use(owner_of(item)) if use is None else use
+                if use is not None:
+                    use.flag = True
+            return
         if path in TYPED and len(call.args) > 1:
             use = self.use(named(call.args[1]))
             if use is not None:
@@ -240,6 +248,13 @@ class Uses:
         use = self.use(of)
         if use is not None:
             use.reached[name] = None
+
+
+def owner_of(value: Value) -> tuple[str, str] | None:
+    """The class in `getattr(Class, "MEMBER")`."""
+    if isinstance(value, Call) and path_of_function(value) == GETATTR and value.args:
+        return named(value.args[0])
+    return None
 
 
 def is_module(call: Call) -> bool:
