@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypedDict, TypeVar
 
 from ptinspect.errors import PtInspectError
@@ -74,6 +75,21 @@ def given(options: Options) -> Options:
     if made["steps"] < 1:
         raise PtInspectError("at least one step has to be made", hint="give --steps N")
     return made
+
+
+@contextmanager
+def hired(options: Options) -> Iterator[Workers]:
+    """The child processes: those that are there, else new ones, which end with the proof."""
+    there, watch = options["workers"], options["progress"]
+    if there is None:
+        with Workers(options["timeout"], watch) as made:
+            yield made
+        return
+    there.watch, before = watch, there.watch
+    try:
+        yield there
+    finally:
+        there.watch = before
 
 
 def for_child(options: Options) -> dict[str, Any]:

@@ -18,6 +18,9 @@ def ready(path: str, force: bool) -> None:
         raise PtInspectError(f"a plot is one of {', '.join(ENDINGS)}", path=path)
     if os.path.exists(path) and not force:
         raise PtInspectError("exists already", path=path, hint="give --force to overwrite it")
+    folder = os.path.dirname(path) or "."
+    if not os.access(folder, os.W_OK):
+        raise PtInspectError("nothing can be written there", path=path, hint=f"see {folder}")
     if find_spec("matplotlib") is None:
         raise UnsupportedError(
             "matplotlib is not installed", hint="pip install 'ptinspect[plot]', or leave --plot out"
@@ -25,16 +28,26 @@ def ready(path: str, force: bool) -> None:
 
 
 def plot_losses(path: str, losses: tuple[list[float], list[float]], saved: int) -> None:
-    """The uninterrupted and the resumed run. saved: the step after which it was saved."""
+    """The uninterrupted and the resumed run. saved: the step after which it was saved.
+    PtInspectError where the picture cannot be written."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.add_subplot()
     whole, resumed = losses
-    axes.plot(range(1, len(whole) + 1), whole, label="uninterrupted", linewidth=3, alpha=0.5)
+    axes.plot(
+        range(1, len(whole) + 1), whole, label="uninterrupted", gid="uninterrupted",
+        linewidth=3, alpha=0.5,
+    )  # fmt: skip
     after = resumed[saved:]
-    axes.plot(range(saved + 1, saved + 1 + len(after)), after, label="resumed", marker=".")
-    axes.axvline(saved + 0.5, linestyle=":", color="grey")
+    steps = range(saved + 1, saved + 1 + len(after))
+    axes.plot(steps, after, label="resumed", gid="resumed", marker=".")
+    axes.axvline(saved + 0.5, linestyle=":", color="grey", gid="saved")
     axes.set(xlabel="step", ylabel="loss")
     axes.legend()
-    figure.savefig(path)
+    # The same training, the same picture.
+    dates = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
+    try:
+        figure.savefig(path, metadata=dates.get(os.path.splitext(path)[1].lower()))
+    except OSError as error:
+        raise PtInspectError(error.strerror or str(error), path=path) from error

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ptinspect.errors import about
 from ptinspect.proofs import across
 from ptinspect.proofs.causes import Answer, Cause, candidates, order
-from ptinspect.proofs.options import Options, for_child, given, with_options
+from ptinspect.proofs.options import Options, for_child, given, hired, with_options
 from ptinspect.proofs.plan import plan_of
 from ptinspect.proofs.plot import plot_losses, ready
 from ptinspect.proofs.workers import Workers
@@ -84,12 +84,8 @@ def check_resume(
         ready(plot, force)
     with about(path):
         plan = plan_of(path, model=made["model"], entry=made["entry"], trust=made["trust"])
-        own = made["workers"] or Workers(made["timeout"], made["progress"])
-        try:
-            report = Proof(path, plan, for_child(made), own).run()
-        finally:
-            if own is not made["workers"]:
-                own.close()
+        with hired(made) as workers:
+            report = Proof(path, plan, for_child(made), workers).run()
     if plot is not None:
         plot_losses(plot, report.losses, report.steps)
     return report

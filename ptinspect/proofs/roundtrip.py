@@ -10,7 +10,7 @@ from ptinspect.conversion import convert
 from ptinspect.display.escape import cut, safe
 from ptinspect.document import open as open_document
 from ptinspect.errors import PtInspectError, UnsafeError, UnsupportedError, about
-from ptinspect.proofs.options import Options, for_child, given, with_options
+from ptinspect.proofs.options import Options, for_child, given, hired, with_options
 from ptinspect.proofs.plan import plan_of
 from ptinspect.proofs.workers import Workers
 
@@ -100,12 +100,8 @@ def check_roundtrip(path: str, **options: Unpack[Options]) -> RoundtripReport:
             "kind": "roundtrip", "plan": plan, "options": for_child(made), "path": path,
             "stub": stub,
         }  # fmt: skip
-        own = made["workers"] or Workers(made["timeout"], made["progress"])
-        try:
-            return _run(path, job, made["entry"], own)
-        finally:
-            if own is not made["workers"]:
-                own.close()
+        with hired(made) as workers:
+            return _run(path, job, made["entry"], workers)
 
 
 def _run(path: str, job: dict[str, Any], entry: str | None, workers: Workers) -> RoundtripReport:

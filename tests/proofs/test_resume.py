@@ -11,6 +11,7 @@ from ptinspect.errors import PtInspectError
 from ptinspect.proofs.resume import check_resume
 from ptinspect.proofs.workers import Workers
 from tests.cli.running import CHECKPOINT, run
+from tests.proofs.test_schemas import valid
 
 torch = pytest.importorskip("torch")
 
@@ -25,7 +26,7 @@ def test_the_command_tells_the_cause_and_exits_with_1(tmp_path: Path) -> None:
         "-f", "json", "--steps", "2",
     )  # fmt: skip
     assert (result.exit_code, result.stderr) == (1, "")
-    made = json.loads(result.stdout)
+    made = valid("resume", json.loads(result.stdout))
     assert (made["verdict"], made["steps"]) == ("differs", 2)
     assert [cause["kind"] for cause in made["causes"]] == ["rng-shuffling"]
     assert made["first"] == {"step": 1, "what": "the batch", "more": 0}
@@ -87,20 +88,3 @@ def test_cuda_is_asked_for_where_there_is_none(tmp_path: Path, workers: Workers)
     given = training.save(training.parts())
     with pytest.raises(PtInspectError, match="no CUDA device"):
         check_resume(given.pop("path"), **given, workers=workers, device="cuda")
-
-
-@pytest.mark.gpu
-def test_on_cuda(tmp_path: Path, workers: Workers) -> None:
-    training = Training(tmp_path)
-    given = training.save(training.parts())
-    report = check_resume(given.pop("path"), **given, workers=workers, device="cuda")
-    assert report.verdict == "same", report.text()
-
-
-def test_the_plot(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
-    from ptinspect.proofs.plot import plot_losses
-
-    path = tmp_path / "losses.svg"
-    plot_losses(str(path), ([3.0, 2.0, 1.0, 0.5], [3.0, 2.0, 1.5, 1.0]), 2)
-    assert "uninterrupted" in path.read_text("utf-8") or path.stat().st_size > 1000

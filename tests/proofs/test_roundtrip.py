@@ -13,6 +13,7 @@ from ptinspect.proofs.roundtrip import FORMS, check_roundtrip
 from ptinspect.proofs.workers import Workers
 from tests.cli.running import MODEL, STATE_DICT, run
 from tests.conftest import FIXTURES
+from tests.proofs.test_schemas import valid
 
 torch = pytest.importorskip("torch")
 
@@ -92,7 +93,7 @@ def test_the_command(tmp_path: Path) -> None:
     files = seed_files(tmp_path)
     result = run("check", "roundtrip", MODEL, "--model", files["model"], "-f", "json")
     assert (result.exit_code, result.stderr) == (0, "")
-    made = json.loads(result.stdout)
+    made = valid("roundtrip", json.loads(result.stdout))
     assert made["verdict"] == "same"
     assert [form["name"] for form in made["forms"]] == list(FORMS)
     assert any("made up" in note for note in made["notes"])

@@ -1,0 +1,117 @@
+"""Each proof's JSON against the schema that the package ships; and no key that it does not have."""
+
+from __future__ import annotations
+
+import json
+import re
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from ptinspect.display.json import plain
+from ptinspect.document import pairing
+from ptinspect.proofs import across, causes, optimizer, resume
+from ptinspect.proofs.across import Crossing
+from ptinspect.proofs.causes import Cause
+from ptinspect.proofs.resume import Difference, ResumeReport
+from ptinspect.proofs.roundtrip import FORMS, PARTS, Form, RoundtripReport
+from tests.conftest import FIXTURES
+
+NAMES = ("optimizer", "resume", "roundtrip")
+HERE = files("ptinspect.proofs")
+SCHEMAS: dict[str, Any] = {
+    name: json.loads(HERE.joinpath(f"check-{name}.schema.json").read_text("utf-8"))
+    for name in NAMES
+}
+
+
+def valid(name: str, made: dict[str, object]) -> Any:
+    """What a program reads, once the schema has nothing against it."""
+    read = json.loads(plain(made))
+    jsonschema.Draft202012Validator(SCHEMAS[name]).validate(read)
+    described = set(re.findall(r'"(\w+)":', json.dumps(SCHEMAS[name])))
+    assert set(re.findall(r'"(\w+)":', json.dumps(read))) <= described
+    return read
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_schema_is_one(name: str) -> None:
+    jsonschema.Draft202012Validator.check_schema(SCHEMAS[name])
+    assert SCHEMAS[name]["title"] == f"ptinspect check {name} --format json"
+
+
+def test_every_optimizer_of_the_fixtures() -> None:
+    from ptinspect.errors import PtInspectError
+
+    paths = sorted([*(FIXTURES / "checkpoints").iterdir(), *(FIXTURES / "optimizers").glob("*.pt")])
+    seen = set()
+    for path in paths:
+        try:
+            report = optimizer.check_optimizer(str(path))
+        except PtInspectError:
+            continue
+        seen.add(valid("optimizer", report.json())["verdict"])
+    assert seen == {"fits", "differs"}
+
+
+FACTS = {
+    "device": "cpu", "optimizer": "torch.optim.SGD", "scheduler": None, "per_step": False,
+    "scaler": False, "autocast": None, "averages": 0, "rng_saved": ["torch"], "length": 3,
+    "taken": None,
+}  # fmt: skip
+
+
+def report(**more: Any) -> ResumeReport:
+    made = ResumeReport(
+        "x.pt", "same", None, [], [], FACTS, ([1.0, float("nan")], [1.0, float("inf")]), 1, 2, []
+    )
+    return made._replace(**more)
+
+
+def test_what_resume_may_answer() -> None:
+    assert valid("resume", report().json())["losses"]["uninterrupted"] == [1.0, "nan"]
+    cause = Cause("rng", ("rng-torch",), "a message")
+    more = report(verdict="differs", first=Difference(1, "the loss"), causes=[cause], notes=["x"])
+    assert valid("resume", more.json())["causes"][0]["mended"] == ["rng-torch"]
+    tensors = (("float32", float("inf"), "weights a"),)
+    for crossing in (
+        Crossing("cuda", "cpu", [], None, 1.0, 2.0, "float32", tensors),
+        Crossing("cuda", "cpu", None, "it cannot be run"),
+        Crossing("cpu", "cuda", ["weights a"], None, 1.0, 2.0, "bfloat16", (), "bfloat16"),
+    ):
+        made = valid("resume", report(crossings=[crossing]).json())
+        assert made["crossings"][0]["saved_on"] == crossing.saved
+
+
+def test_what_a_round_trip_may_answer() -> None:
+    forms = [Form("state_dict", []), Form("checkpoint", ["weights"]), Form("safetensors", [], "no")]
+    assert [form.name for form in forms] == list(FORMS)
+    made = RoundtripReport("x.pt", forms, 4, "SGD", "cpu", ["made up"])
+    assert valid("roundtrip", made.json())["verdict"] == "differs"
+    assert PARTS[0] == "weights"
+
+
+def kinds(*modules: Any) -> set[str]:
+    """Kinds as the source writes them."""
+    text = "".join(Path(module.__file__).read_text("utf-8") for module in modules)
+    found = re.findall(r'(?:Cause|Fault|fault|doubt)\)?\(\s*"([a-z-]+)"', text)
+    found += re.findall(r'\bkind\s*=\s*"([a-z-]+)"', text)
+    return set(found)
+
+
+def test_every_kind_of_cause_is_in_the_schema_and_the_other_way_round() -> None:
+    listed = set(SCHEMAS["resume"]["$defs"]["cause"]["properties"]["kind"]["enum"])
+    # Those that are chosen between, in an expression:
+    chosen = {"seed-set-again", "shuffling", "dropout", "rng"}
+    assert kinds(causes, resume) | chosen == listed
+    assert kinds(across) == set()
+
+
+def test_every_kind_of_fault_is_in_the_schema() -> None:
+    from ptinspect.document import fit
+
+    listed = set(SCHEMAS["optimizer"]["$defs"]["fault"]["properties"]["kind"]["enum"])
+    assert kinds(fit, pairing) == listed
