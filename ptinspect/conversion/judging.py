@@ -10,12 +10,12 @@ from ptinspect.errors import UnsafeError
 from ptinspect.safety.part import Budget, Part
 from ptinspect.safety.report import report_of
 from ptinspect.safety.scanner import scan_source
+from ptinspect.safety.steps import advice_of
 from ptinspect.source.base import MemorySource
 
 if TYPE_CHECKING:
     from ptinspect.conversion.plan import Plan
     from ptinspect.document import Document
-    from ptinspect.safety.report import ScanReport
 
 
 def judge(plan: Plan, document: Document) -> None:
@@ -23,7 +23,8 @@ def judge(plan: Plan, document: Document) -> None:
     file that ptinspect writes. What nobody vouches for is told."""
     if plan.to == "safetensors":
         return
-    report = _scanned(plan.files[0].head, document)
+    part = _scanned(plan.files[0].head, document, plan.files[0].path)
+    report = report_of(part)
     if report.verdict == "dangerous":
         found = next(each for each in report.all_findings() if each.verdict == "dangerous")
         raise UnsafeError(
@@ -38,10 +39,24 @@ def judge(plan: Plan, document: Document) -> None:
     names = list(dict.fromkeys(found.name for found in report.all_findings()))
     if names:
         plan.told.append(f"kept as it is, and vouched for by nobody: {told.listed(names)}")
+    if plan.to != "same":
+        _tell_how_to_load(plan, part)
 
 
-def _scanned(pickle: bytes, document: Document) -> ScanReport:
+def _tell_how_to_load(plan: Plan, part: Part) -> None:
+    """What a bare torch.load does not take: users of a state_dict expect that it does."""
+    advice = advice_of(part)
+    if advice is not None and not advice.weights_only:
+        plan.told.append(
+            f"a bare torch.load refuses it, since it keeps"
+            f" {told.listed(advice.safe_globals or advice.why)}: {advice.call};"
+            " --to checkpoint --plain makes plain values of what it can"
+        )
+
+
+def _scanned(pickle: bytes, document: Document, path: str) -> Part:
     """The pickle as `scan` meets it in the record of a zip."""
-    part = Part(document.path, "data.pkl", 0, Budget(document.limits))
-    scan_source(MemorySource(pickle, document.path), part)
-    return report_of(part)
+    part = Part(path, "data.pkl", 0, Budget(document.limits))
+    scan_source(MemorySource(pickle, path), part)
+    part.format = "torch-zip"
+    return part

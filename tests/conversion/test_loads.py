@@ -1,0 +1,55 @@
+"""Whether a bare torch.load takes what was written is said, of every fixture, as it is."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import pytest
+
+from ptinspect.conversion import convert
+from ptinspect.errors import PtInspectError
+from tests.corpus.files import FIXTURES, REFUSED, fixtures
+
+torch = pytest.importorskip("torch")
+
+NAMES = [name for name in fixtures() if name not in REFUSED]
+
+
+def loads(path: Path) -> bool:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.load(path, weights_only=True, map_location="cpu")  # the devices are not here
+    except Exception:  # noqa: BLE001 - whatever torch raises
+        return False
+    return True
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("to", ["state_dict", "checkpoint"])
+def test_what_a_bare_load_refuses_is_told(name: str, to: str, tmp_path: Path) -> None:
+    try:
+        report = convert(FIXTURES / name, tmp_path / "o.pt", to=to)
+    except PtInspectError:
+        assert not (tmp_path / "o.pt").exists()
+        return
+    told = [line for line in report.told if "a bare torch.load refuses it" in line]
+    assert loads(tmp_path / "o.pt") == (not told)
+
+
+def test_the_line_says_why_and_how(tmp_path: Path) -> None:
+    source = FIXTURES / "old" / "torch-1.0.0-py27" / "numpy.legacy.pth"
+    report = convert(source, tmp_path / "f.pt")
+    (line,) = report.told
+    assert "numpy.core.multiarray._reconstruct" in line
+    call = f'torch.load("{tmp_path / "f.pt"}", weights_only=False, encoding="latin1")'
+    assert call in line
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        got = eval(call)
+        want = torch.load(source, weights_only=False, encoding="latin1")
+    assert repr(got) == repr(want)
+    report = convert(source, tmp_path / "p.pt", to="checkpoint", plain=True)
+    assert report.told == []
+    assert torch.load(tmp_path / "p.pt")["score"] == 0.75
