@@ -12,19 +12,19 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from struct import Struct
 from struct import error as StructError
 from typing import TYPE_CHECKING, NoReturn
 
 from ptinspect.errors import DamagedError, LimitError, Place
 from ptinspect.limits import LIMITS, Limits
 from ptinspect.pickling import containers, objects, scalars, tensor_run
-from ptinspect.pickling.opcodes import BY_CODE, BY_NAME, OPCODES, WEIGHTS_ONLY, Arg
+from ptinspect.pickling.inner_loop import burst
+from ptinspect.pickling.opcodes import BY_CODE, OPCODES, WEIGHTS_ONLY, Arg
 from ptinspect.pickling.pickled import Pickled as Pickled
 from ptinspect.pickling.pickled import Warned as Warned
 from ptinspect.pickling.recorder import Recorder, recording
 from ptinspect.pickling.tensor_run import TensorCall
-from ptinspect.pickling.values import Buffer, Call, Global, PersistentId, Value
+from ptinspect.pickling.values import Buffer, Global, PersistentId, Value
 
 if TYPE_CHECKING:
     from ptinspect.pickling.keys import Known
@@ -32,13 +32,6 @@ if TYPE_CHECKING:
 STEP = 1 << 16
 """Bytes of stream between two looks at the sizes of stack and memo."""
 
-_UINT4 = Struct("<I").unpack_from
-_LONG_BINPUT, _BINGET, _BININT1, _EMPTY_TUPLE, _REDUCE = (
-    BY_NAME[name].code for name in ("LONG_BINPUT", "BINGET", "BININT1", "EMPTY_TUPLE", "REDUCE")
-)
-_BINPUT, _BINUNICODE = BY_NAME["BINPUT"].code, BY_NAME["BINUNICODE"].code
-SHORT = 128
-"""Bytes of a string that is read without a call."""
 _SIZED = {Arg.LINE: 0, Arg.TWO_LINES: 0, Arg.SIZE1: 1, Arg.SIZE4: 4, Arg.SIZE8: 8}
 _FIXED = [
     _SIZED.get(BY_CODE[c].arg, int(BY_CODE[c].arg)) if c in BY_CODE else 0 for c in range(256)
@@ -172,66 +165,8 @@ class Machine:
         raise self.damaged("the stream is cut off: it ends before STOP", cut=True)
 
     def burst(self, pos: int, pause: int) -> int:
-        """Runs opcodes from `pos` up to `pause`, and returns the position behind the last.
-
-        What torch writes most is done here, without a call, as long as it is simple: the next
-        memo index, a short string, a string or global recalled, a small number, a global called
-        without arguments. Just what the handlers do then; all else is left to them.
-        """
-        data, memo, stack, unrecorded = self.data, self.memo, self.stack, self.recorder is None
-        table, stop = DISPATCH if unrecorded else RECORDING, self.stop
-        short = min(SHORT, self.limits.string_bytes)
-        try:
-            while pos < pause:
-                code = data[pos]
-                if code == _LONG_BINPUT:
-                    if len(memo) == _UINT4(data, pos + 1)[0]:
-                        memo.append(stack[-1])
-                        pos += 5
-                        continue
-                elif code == _BINGET:
-                    index = data[pos + 1]
-                    value = memo[index] if index < len(memo) else None
-                    if type(value) is Global and value is not self.rebuild:
-                        value.uses += 1
-                        stack.append(value)
-                        pos += 2
-                        continue
-                    if type(value) is str:
-                        stack.append(value)
-                        pos += 2
-                        continue
-                elif code == _BINPUT:
-                    if len(memo) == data[pos + 1]:
-                        memo.append(stack[-1])
-                        pos += 2
-                        continue
-                elif code == _BINUNICODE:
-                    size = _UINT4(data, pos + 1)[0]
-                    behind = pos + 5 + size
-                    if size <= short and behind <= stop:
-                        raw = data[pos + 5 : behind]
-                        if raw.isascii():
-                            stack.append(raw.decode("ascii"))
-                            pos = behind
-                            continue
-                elif code == _BININT1:
-                    stack.append(data[pos + 1])
-                    pos += 2
-                    continue
-                elif code == _EMPTY_TUPLE and pos + 1 < pause and data[pos + 1] == _REDUCE:
-                    func = stack[-1] if stack and unrecorded else None
-                    if type(func) is Global:
-                        stack[-1] = Call(func, (), "REDUCE", pos + 1)
-                        pos += 2
-                        continue
-                self.at = pos
-                pos = table[code](self, pos + 1)
-                stack = self.stack
-        except (IndexError, StructError):
-            self.at = pos
-            raise
-        return pos
+        """Runs opcodes from `pos` up to `pause`, and returns the position behind the last."""
+        return burst(self, DISPATCH if self.recorder is None else RECORDING, pos, pause)
 
     # --- what handlers ask ----------------------------------------------------------------
 

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from ptinspect.errors import PtInspectError
 from ptinspect.limits import LIMITS
-from ptinspect.pickling.machine import DISPATCH, Machine, run
+from ptinspect.pickling.machine import DISPATCH, RECORDING, Machine, run
+from ptinspect.pickling.recorder import Recorder
 from tests.corpus.mutants import only_soup
 from tests.pickling import cpython
 from tests.pickling.outline import everything, value_of
@@ -108,6 +109,37 @@ def test_what_is_done_without_a_call_is_what_the_handlers_do(share: int) -> None
         for data in (*made, attacked(made[1], rng), made[0][: rng.randrange(len(made[0]))]):
             mine = everything(data, plain=True)
             assert mine == everything(data, plain=True, kind=ByHandlers), data
+
+
+class Noting(Machine):
+    """The same, of the handlers that write down what they do."""
+
+    def burst(self, pos: int, pause: int) -> int:
+        while pos < pause:
+            self.at = pos
+            pos = RECORDING[self.data[pos]](self, pos + 1)
+        return pos
+
+
+def written_down(kind: type[Machine], data: bytes) -> list[tuple[object, ...]]:
+    recorder = Recorder()
+    with suppress(PtInspectError):
+        kind(data, 0, None, None, LIMITS, True, recorder).run(0)
+    return [
+        (at, op, getattr(target, "offset", None), type(target).__name__)
+        for at, op, target, _ in recorder.events
+    ]
+
+
+def test_what_is_done_without_a_call_is_written_down_as_well() -> None:
+    seen = set()
+    for seed in range(1_000):
+        rng = Random(seed)
+        for data in (soup(rng), state_dict(drawn(rng, 3))):
+            mine = written_down(Machine, data)
+            assert mine == written_down(Noting, data), data
+            seen |= {op for _, op, *_ in mine}
+    assert {"REDUCE", "BUILD", "GLOBAL", "SETITEMS"} <= seen
 
 
 def agrees(data: bytes, unpickler: type) -> bool:
