@@ -253,8 +253,8 @@ class Zip:
     def _take(self, child: Part, name: str) -> None:
         part = self.part
         refused = bool(child.errors) and all(isinstance(e, FormatError) for e in child.errors)
-        bare = part.format in TORCH and not name.lower().endswith(MODELS)
-        if bare and refused and not child.findings.list():
+        bare = refused and part.format in TORCH and not name.lower().endswith(MODELS)
+        if bare and not child.findings.list():
             self.numbers += 1
             return
         if child.format == "program" and part.format in TORCH:

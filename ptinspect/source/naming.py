@@ -29,7 +29,10 @@ def _in_dollar_quotes(char: str) -> str:
 
 def python_literal(path: str) -> str:
     """The path as a Python string in double quotes, printable whatever the name holds."""
-    return '"' + "".join(map(_in_quotes, "FILE" if path == "-" else path)) + '"'
+    path = "FILE" if path == "-" else path
+    if not path.isprintable() or '"' in path or "\\" in path:
+        path = "".join(map(_in_quotes, path))
+    return f'"{path}"'
 
 
 def _in_quotes(char: str) -> str:
