@@ -16,6 +16,7 @@ from ptinspect.stubs.instances import BUFFER, CHILD, PARAMETER, Instance, Member
 from ptinspect.stubs.literals import FLOATS, zeros
 from ptinspect.stubs.names import plain, string
 from ptinspect.stubs.neighbours import batch_norm_dims, chained
+from ptinspect.stubs.quantized_guesses import PACKED, guess_quantized
 
 if TYPE_CHECKING:
     from ptinspect.document import Document
@@ -37,15 +38,17 @@ GAPS = 3
 
 
 class Branch:
-    """A module, as keys tell of it: its tensors and its children, in the file's order."""
+    """A module, as keys tell of it: its tensors and its children, in the file's order. packed: the
+    weight and bias of a quantized Linear."""
 
-    __slots__ = ("children", "name", "path", "tensors")
+    __slots__ = ("children", "name", "packed", "path", "tensors")
 
     def __init__(self, name: str, path: tuple[str, ...]) -> None:
         self.name = name
         self.path = path
         self.tensors: dict[str, Tensor] = {}
         self.children: dict[str, Branch] = {}
+        self.packed: list[Tensor] = []
 
 
 def path_of_state_dict(document: Document, entry: str | None) -> Path | None:
@@ -62,16 +65,26 @@ def tree_of(document: Document, path: Path) -> Branch:
     root = Branch("", ())
     depth = len(path)
     for info in document.contents.tensors:
-        if len(info.path) != depth + 1 or info.path[:depth] != path:
+        if len(info.path) <= depth or info.path[:depth] != path:
             continue
-        *parents, name = str(info.path[depth]).split(".")
-        at = root
-        for part in parents:
-            if part not in at.children:
-                at.children[part] = Branch(part, (*at.path, part))
-            at = at.children[part]
-        at.tensors[name] = info.tensor
+        key = str(info.path[depth])
+        if len(info.path) == depth + 1:
+            *parents, name = key.split(".")
+            branch_at(root, parents).tensors[name] = info.tensor
+        elif len(info.path) == depth + 2 and key.endswith(f".{PACKED}"):
+            parents = key.removesuffix(f".{PACKED}").split(".")
+            branch_at(root, parents).packed.append(info.tensor)
     return root
+
+
+def branch_at(root: Branch, parts: list[str]) -> Branch:
+    """The branch of that name, which is made where it is not there yet."""
+    at = root
+    for part in parts:
+        if part not in at.children:
+            at.children[part] = Branch(part, (*at.path, part))
+        at = at.children[part]
+    return at
 
 
 def model_name(document: Document, path: Path) -> str:
@@ -121,7 +134,10 @@ class Inferring:
     def recognized(self, branch: Branch) -> bool:
         """Whether it is a module of torch.nn, with all that lies in it."""
         dims = self.dims.get(id(branch), 2)
-        found = guess(branch.name, flat(branch), list(branch.children), dims)
+        inside = branch.children
+        found = guess_quantized(branch.name, branch.tensors, branch.packed, inside) or guess(
+            branch.name, flat(branch), list(inside), dims
+        )
         if found is not None:
             self.guessed.update(dict.fromkeys(found.alternatives))
             self.made[id(branch)] = found.make

@@ -101,3 +101,33 @@ def test_layers_whose_weight_is_normed(
     assert type(built.conv).__mro__[-4:] == type(conv).__mro__[-4:]
     built.load_state_dict(torch.load(tmp_path / "state.pt"), strict=True)
     assert f"self.conv = {module}.{name}(" in source.replace("(\n", "(")
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("bias", [True, False])
+def test_quantized_layers(tmp_path: Path, bias: bool) -> None:
+    quantized = pytest.importorskip("torch.ao.nn.quantized")
+    if "fbgemm" not in torch.backends.quantized.supported_engines:
+        pytest.skip("no engine for quantized layers here")
+
+    class Root(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.quant = quantized.Quantize(0.5, 3, torch.quint8)
+            self.conv = quantized.Conv2d(3, 4, (3, 3), bias=bias)
+            self.depthwise = quantized.Conv2d(4, 4, (3, 3), groups=4, bias=bias)
+            self.add = quantized.QFunctional()
+            self.embedding = quantized.Embedding(5, 4)
+            self.fc = quantized.Linear(4, 2, bias_=bias)
+            self.last = quantized.dynamic.Linear(2, 2, bias_=bias)
+
+    want = Root()
+    want.fc.scale = 0.5
+    torch.save(want.state_dict(), tmp_path / "state.pt")
+    made: dict[str, object] = {}
+    exec(stub(tmp_path / "state.pt"), made)
+    built = made["build"]()  # type: ignore[operator]
+    built.load_state_dict(torch.load(tmp_path / "state.pt"), strict=True)
+    have = {name: type(child) for name, child in built.named_children()}
+    assert have == {name: type(child) for name, child in want.named_children()}
+    assert torch.equal(built.conv.weight().dequantize(), want.conv.weight().dequantize())
