@@ -207,10 +207,12 @@ def _crash(status: int, log: str) -> str:
 
 
 def _hint(log: str) -> str | None:
-    lines = _text(log).strip().splitlines()
-    return "it said:\n    " + "\n    ".join(lines[-6:]) if lines else None
+    from ptinspect.display.escape import cut
+
+    lines = [cut(line.rstrip()) for line in _text(log).strip().splitlines()[-6:]]
+    return "it said:\n    " + "\n    ".join(lines) if lines else None
 
 
 def _last(text: str) -> str:
     lines = text.strip().splitlines()
-    return lines[-1].strip() if lines else ""
+    return lines[-1].strip()[:300] if lines else ""

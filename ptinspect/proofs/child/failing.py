@@ -10,3 +10,9 @@ class CannotRun(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+
+
+def said(error: BaseException) -> str:
+    """An exception in one line."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:300]}"

@@ -12,7 +12,7 @@ import torch
 from ptinspect.proofs.child import layout
 from ptinspect.proofs.child.comparing import compared, keep_ends
 from ptinspect.proofs.child.devices import device_of, is_cuda, limited, prepare
-from ptinspect.proofs.child.failing import CannotRun
+from ptinspect.proofs.child.failing import CannotRun, said
 from ptinspect.proofs.child.telling import tell
 from ptinspect.proofs.child.training import READ, Training
 
@@ -72,11 +72,14 @@ def whole(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def save_snapshot(held: dict[str, Any], replay: list[Any], path: str) -> None:
-    """With the batches that followed, where they can be pickled."""
+    """With the batches that followed, where they can be pickled, in a file of their own: it is
+    read once the user's modules are there, of whose classes they may be."""
     try:
-        torch.save({**held, "replay": replay}, path)
+        torch.save(replay, f"{path}.batches")
+        held["replay"] = f"{path}.batches"
     except Exception:  # noqa: BLE001 - batches of the user's own classes may raise anything
-        torch.save(held, path)
+        traceback.print_exc()
+    torch.save(held, path)
 
 
 def running(training: Training) -> Any:
@@ -89,12 +92,6 @@ def running(training: Training) -> Any:
         traceback.print_exc()
         message = f"step {training.step_number} fails: {said(error)}"
         raise CannotRun(message) from error
-
-
-def said(error: BaseException) -> str:
-    """An exception in one line."""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:300]}"
 
 
 def record(training: Training, epoch: int, place: int) -> dict[str, Any]:

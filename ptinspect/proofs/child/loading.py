@@ -63,7 +63,7 @@ class Loaded:
         self.length = self.batches.length
         # Of batches that are made up the number tells nothing of the real training.
         self.real = None if self.batches.told else self.length
-        self.criterion = getattr(nn, options["loss"])()
+        self.criterion = loss_of(options["loss"])
         self.notes: list[str] = [self.facts.assumed] if self.facts.assumed else []
         self.step_number = 0
         self.losses: list[float] = []
@@ -355,6 +355,13 @@ class Loaded:
                 f"--steps {self.length} takes all of them"
             )
         self.notes.append(text)
+
+
+def loss_of(name: str) -> Any:
+    """A loss of torch.nn, by its class's name."""
+    if name not in nn.modules.loss.__all__:
+        raise CannotRun(f"torch.nn has no loss {name}", "such as MSELoss or CrossEntropyLoss")
+    return getattr(nn, name)()
 
 
 def _copied(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from typing import Any
 
 import torch
@@ -9,10 +10,10 @@ from torch import nn
 
 from ptinspect.proofs.child.batches import Batches, called, split
 from ptinspect.proofs.child.facts import Facts, at
-from ptinspect.proofs.child.failing import CannotRun
+from ptinspect.proofs.child.failing import CannotRun, said
+from ptinspect.proofs.child.loading import loaded, loss_of
 from ptinspect.proofs.child.numbers import digest, seed_all
 from ptinspect.proofs.child.telling import tell
-from ptinspect.proofs.child.training import loaded
 from ptinspect.proofs.child.user import findable, made_by, named
 
 
@@ -39,8 +40,19 @@ def original_of(job: dict[str, Any], made: Any) -> Any:
     if made is None:
         raise CannotRun("the file holds weights, but no model", "give --model FILE.py:CLASS")
     model = made_by(made, job["options"]["model"])
-    model.load_state_dict(there)
+    fill(model, there)
     return model
+
+
+def fill(model: Any, state: Any) -> None:
+    """The state into the model, strictly."""
+    try:
+        model.load_state_dict(state)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        raise CannotRun(
+            f"the weights do not fit the model: {said(error)}",
+            "give the class that was saved as --model FILE.py:CLASS",
+        ) from error
 
 
 def loading(job: dict[str, Any]) -> Any:
@@ -78,7 +90,7 @@ def restore(model: Any, job: dict[str, Any]) -> None:
         if job["form"] == "checkpoint":
             path = job["plan"]["model_path"]
             state = state["model_state_dict"] if "model_state_dict" in state else at(state, path)
-    model.load_state_dict(state)
+    fill(model, state)
 
 
 def ties(model: Any, state: dict[str, Any]) -> None:
@@ -104,7 +116,7 @@ def measured(model: Any, job: dict[str, Any]) -> dict[str, Any]:
     made["told"] = batches.told
     seed_all(options["seed"])
     source = list_of(batches, options["steps"])
-    criterion = getattr(nn, options["loss"])()
+    criterion = loss_of(options["loss"])
     inputs, target = split(source[0], device)
     try:
         model.eval()
@@ -133,6 +145,11 @@ def measured(model: Any, job: dict[str, Any]) -> dict[str, Any]:
         raise CannotRun(
             f"the model cannot be run: {error}", "give its class as --model FILE.py:CLASS"
         ) from error
+    except CannotRun:
+        raise
+    except Exception as error:
+        traceback.print_exc()
+        raise CannotRun(f"the model cannot be run: {said(error)}") from error
     made["trained"] = {name: digest(value) for name, value in model.state_dict().items()}
     made["optimizer"] = type(optimizer).__name__
     return made

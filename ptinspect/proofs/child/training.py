@@ -25,7 +25,7 @@ class Training(Loaded):
     def epochs(self) -> Iterator[tuple[int, int, Any, bool]]:
         """Epoch, place in it, batch, and whether it is the epoch's last one."""
         if self.has("replay"):
-            yield from self.snapshot["replay"]
+            yield from torch.load(self.snapshot["replay"], map_location="cpu", weights_only=False)
             return
         while True:
             self.rng_epoch = rng_state(self.device)

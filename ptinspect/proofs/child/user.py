@@ -11,7 +11,7 @@ import types
 from collections.abc import Iterator
 from typing import Any
 
-from ptinspect.proofs.child.failing import CannotRun
+from ptinspect.proofs.child.failing import CannotRun, said
 
 
 def module_of(path: str) -> Any:
@@ -43,8 +43,7 @@ def failing(what: str, hint: str | None = None) -> Iterator[None]:
         raise
     except (Exception, SystemExit) as error:
         traceback.print_exc()
-        text = " ".join(str(error).split())[:300]
-        raise CannotRun(f"{what}: {type(error).__name__}: {text}", hint) from error
+        raise CannotRun(f"{what}: {said(error)}", hint) from error
 
 
 def made_by(model: Any, reference: str) -> Any:
