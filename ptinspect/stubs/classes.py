@@ -8,7 +8,7 @@ from ptinspect.stubs.code import Atom, Expr, Items, Make, assigned, laid_out
 from ptinspect.stubs.fixups import Set
 from ptinspect.stubs.graph import Graph
 from ptinspect.stubs.infer import Given, Line, Solved
-from ptinspect.stubs.instances import ATTRIBUTE, BUFFER, CHILD, PARAMETER, Plan
+from ptinspect.stubs.instances import ATTRIBUTE, BUFFER, CHILD, LATE, PARAMETER, Plan
 from ptinspect.stubs.modules import TAKEN, class_text
 from ptinspect.stubs.names import Names, attribute, prose, string
 from ptinspect.stubs.signatures import signature
@@ -159,8 +159,8 @@ def set_lines(line: Line, indent: int) -> Iterator[str]:
     name, expr = line.name, line.expr
     simple = attribute(name)
     none = expr.text == "None"
-    if line.kind == ATTRIBUTE:
-        target = f"self.{name}" if simple else f"vars(self)[{string(name)}]"
+    if line.kind in (ATTRIBUTE, LATE):
+        target = f"self.{name}" if simple and line.persistent else f"vars(self)[{string(name)}]"
         yield from assigned(target, expr, indent)
     elif line.kind == BUFFER:
         args: list[tuple[str | None, Expr]] = [(None, Atom(string(name))), (None, expr)]

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from ptinspect.document.modules import BUFFERS, MODULES, PARAMETERS, Module, module_of
-from ptinspect.stubs.code import Atom, Expr, Make
+from ptinspect.stubs.code import NONE, Atom, Expr, Make
 from ptinspect.stubs.literals import FLOATS
-from ptinspect.stubs.modules import INTERNAL, TAKEN
+from ptinspect.stubs.modules import INTERNAL
 from ptinspect.stubs.names import attribute, string
+from ptinspect.stubs.refs import Referring, own, places, registers, step
 from ptinspect.torchnn import lookup
 from ptinspect.torchnn.reading import packed
 
@@ -48,26 +49,6 @@ class Node:
         self.frozen: set[bool] = set()
 
 
-def step(parent: Module, name: str) -> str:
-    """How a child is reached from its parent."""
-    row = lookup(parent.class_path)
-    kind = row.name if row is not None else ""
-    if kind in ("Sequential", "ModuleList") and name.isdigit() and str(int(name)) == name:
-        return f"[{name}]"
-    if kind == "ModuleDict":
-        return f"[{string(name)}]"
-    if attribute(name) and name not in TAKEN:
-        return f".{name}"
-    return f"._modules[{string(name)}]"
-
-
-def own(at: str, store: str, name: str) -> str:
-    """How a parameter or a buffer is reached."""
-    if attribute(name) and name not in TAKEN:
-        return f"{at}.{name}"
-    return f"{at}.{store}[{string(name)}]"
-
-
 class Fixups:
     """All that has to be set on one root."""
 
@@ -77,7 +58,9 @@ class Fixups:
         self.ties: list[tuple[str, str]] = []
         self.extras: dict[tuple[str, str], tuple[Expr, list[str]]] = {}
         self.packed: list[Set] = []
+        self.referring: list[Set] = []
         self._collect(root, name)
+        self._refer(root, name)
 
     def _collect(self, root: Module, name: str) -> None:
         """Each module once, parents before children; the rest are ties."""
@@ -140,11 +123,28 @@ class Fixups:
         for key, value in module.others:
             if key in known or key in INTERNAL or not attribute(key) or key.isdigit():
                 continue
+            if self.graph.refers(value):
+                self.graph.later.setdefault(id(module.call), {})[key] = value
+                continue
             expr = self.graph.expr(value)
             if expr.depth > 2:
                 continue
             places = self.extras.setdefault((key, expr.text), (expr, []))[1]
             places.append(node.at)
+
+    def _refer(self, root: Module, name: str) -> None:
+        """Attributes that lead to what stands elsewhere in the model."""
+        if not self.graph.later:
+            return
+        writing = Referring(self.graph.document, places(root, name), self.graph.expr)
+        for node in self.order:
+            for key, value in self.graph.later.get(id(node.module.call), {}).items():
+                expr = writing.expr(value)
+                if expr is not NONE:
+                    simple = attribute(key) and not registers(self.graph.document, value)
+                    target = f"{node.at}.{key}" if simple else f"vars({node.at})[{string(key)}]"
+                    self.referring.append(Set(target, expr))
+                    self.graph.lost.pop(self.graph.lost_at(node.module, key), None)
 
     def _per_channel(self, node: Node) -> None:
         """A quantized Linear whose weight has a scale per row, as its print says."""
@@ -170,10 +170,11 @@ class Fixups:
         """In the order in which they have to stand."""
         for target, source in self.ties:
             yield Set(target, Atom(source))
-        for (key, _), (expr, places) in self.extras.items():
-            for place in places:
+        for (key, _), (expr, at) in self.extras.items():
+            for place in at:
                 yield Set(f"{place}.{key}", expr)
         yield from self.packed
+        yield from self.referring
         self._sum_up()
         if not self.order:
             return

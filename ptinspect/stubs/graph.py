@@ -16,6 +16,7 @@ from ptinspect.stubs.instances import (
     ATTRIBUTE,
     BUFFER,
     CHILD,
+    LATE,
     PARAMETER,
     Instance,
     Member,
@@ -25,17 +26,12 @@ from ptinspect.stubs.instances import (
 from ptinspect.stubs.literals import known_values, plain
 from ptinspect.stubs.modules import (
     INTERNAL,
-    WRAPPERS,
-    as_constructed,
     buffer,
-    class_text,
-    constructed,
-    container,
-    normed,
     parameter,
-    stores,
 )
-from ptinspect.stubs.names import Names, string
+from ptinspect.stubs.names import Names
+from ptinspect.stubs.refs import Referring, Tree, beside, places, references, registers
+from ptinspect.stubs.torchs import assemble, torch_module
 from ptinspect.stubs.uses import Uses, class_named, named
 from ptinspect.stubs.values import called, global_text
 from ptinspect.torchnn import ModuleClass, candidates, lookup
@@ -62,6 +58,9 @@ class Graph:
         self.parts: list[tuple[str, Expr]] = []
         self.lost: dict[str, None] = {}
         self.recovered = True  # whether source that the file holds may be used
+        self.roots: list[Call] = []  # of the models
+        self.later: dict[int, dict[str, Value]] = {}  # attributes that only a root can set
+        self._tree: Tree | None = None
         self.assembled: set[int] = set()  # ids of the calls of modules put together by hand
         self._made: dict[int, tuple[Value, Expr]] = {}
         self._open: set[int] = set()
@@ -117,7 +116,11 @@ class Graph:
         if module is not None:
             for _, child in module.members(MODULES):
                 yield child
-            yield from (value for _, value in module.others)
+            for _, value in module.others:
+                if self.refers(value):
+                    yield from beside(value, self.tree.ids)
+                else:
+                    yield value
             for store in (PARAMETERS, BUFFERS):
                 yield from (value for _, value in module.members(store))
             return
@@ -253,81 +256,16 @@ class Graph:
         if plan is not None and (row is None or plan.module.split(".")[0] != "torch"):
             return self.foreign(module, plan)
         if row is None:
-            return self.assemble("nn.Module", module)
-        return self.torch_module(module, row)
-
-    def torch_module(self, module: Module, row: ModuleClass) -> Expr:
-        """A module of a class of torch's own."""
-        wrapped = WRAPPERS.get(row.path)
-        if wrapped is not None:
-            inner = dict(module.members(MODULES)).get(wrapped[0])
-            return Make(wrapped[1], [(None, self.expr(inner))])
-        if row.name in ("Sequential", "ModuleList", "ModuleDict"):
-            made = container(row, module, self.expr)
-        elif row.style == "graph":
-            from ptinspect.stubs.traced import traced
-
-            return traced(self, module)
-        elif row.name in ("TransformerEncoder", "TransformerDecoder"):
-            made = self.coder(row, module)
-        elif row.name in ("ParameterList", "ParameterDict"):
-            made = self.parameters(row, module)
-        elif as_constructed(self.document, module, row):
-            made = constructed(row, module, self.expr)
-        else:
-            made = normed(row, module, self.expr)
-        return made if made is not None else self.assemble(class_text(row.path), module)
-
-    def coder(self, row: ModuleClass, module: Module) -> Expr | None:
-        """nn.TransformerEncoder of layers that are all the same."""
-        layers = module_of(dict(module.members(MODULES)).get("layers"))
-        if layers is None:
-            return None
-        texts = {self.expr(value).text for _, value in layers.members(MODULES)}
-        if len(texts) != 1 or "\0" in texts.pop():
-            return None
-        return constructed(row, module, self.expr)
-
-    def parameters(self, row: ModuleClass, module: Module) -> Expr | None:
-        """nn.ParameterList and nn.ParameterDict of parameters alone."""
-        if list(module.members(BUFFERS)) or list(module.members(MODULES)):
-            return None
-        held = list(module.members(PARAMETERS))
-        others = {key for key, _ in module.others} - {"_size", "_keys"}
-        if others or any(self.document.tensor_of(value) is None for _, value in held):
-            return None
-        items = [self.expr(value) for _, value in held]
-        if row.name == "ParameterList":
-            if [key for key, _ in held] != [str(at) for at in range(len(held))]:
-                return None
-            return Many("nn.ParameterList", items, True)
-        pairs = [(Atom(string(k)), item) for (k, _), item in zip(held, items, strict=True)]
-        keyed: list[tuple[Expr, Expr]] = list(pairs)
-        return Make("nn.ParameterDict", [(None, Pairs(keyed))] if keyed else [])
-
-    def assemble(self, kind: str, module: Module) -> Expr:
-        """A module put together from its parts, where no constructor makes it."""
-        self.assembled.add(id(module.call))
-        own: list[tuple[Expr, Expr]] = [
-            (Atom(string(key)), self.expr(value))
-            for key, value in module.others
-            if not key.startswith("_forward")
-        ]
-        args: list[Argument] = [(None, Atom(kind))]
-        if own:
-            args.append(("attributes", Pairs(own)))
-        for name, pairs in stores(self.document, module, self.expr):
-            args.append((name, Pairs(pairs)))
-        return Make("_assembled", args)
+            return assemble(self, "nn.Module", module)
+        return torch_module(self, module, row)
 
     def foreign(self, module: Module, plan: Plan, skip: frozenset[str] = frozenset()) -> Instance:
         """An instance of a module class that the stub defines."""
         made = self.instance(module.call, plan)
         left_out = module.non_persistent
         for key, value in module.others:
-            if key in skip:
-                continue
-            made.members.append(Member(ATTRIBUTE, key, self.expr(value)))
+            if key not in skip:
+                self.attribute(made, module, key, value)
         for key, value in module.members(MODULES):
             made.members.append(Member(CHILD, key, NONE if value is None else self.expr(value)))
         for key, value in module.members(PARAMETERS):
@@ -340,6 +278,45 @@ class Graph:
             expr = NONE if tensor is None else buffer(tensor, lasts)
             made.members.append(Member(BUFFER, key, expr, lasts))
         return made
+
+    def attribute(self, made: Instance, module: Module, key: str, value: Value) -> None:
+        """A plain attribute of a module; one that leads to modules comes after these, or, where
+        they stand outside of this module, when all is built."""
+        found = self.refers(value)
+        if found:
+            at = places(module, "self")
+            if all(one in at for one in found) and not self.tree.shared.intersection(found):
+                expr = Referring(self.document, at, self.expr).expr(value)
+                plainly = not registers(self.document, value)
+                made.members.append(Member(LATE, key, expr, plainly))
+                return
+            self.later.setdefault(id(module.call), {})[key] = value
+            self.lost[self.lost_at(module, key)] = None
+            if key != "forward":
+                made.members.append(Member(ATTRIBUTE, key, NONE))
+            return
+        expr = self.expr(value)
+        if expr is NONE and value is not None:
+            self.lost[f"{made.plan.qualname}.{key}"] = None
+            if key == "forward":
+                return  # the class has one, which says that it is not recorded
+        plainly = not registers(self.document, value)
+        made.members.append(Member(ATTRIBUTE, key, expr, plainly))
+
+    def refers(self, value: Value) -> list[int]:
+        """The parts of a model that an attribute leads to, by id."""
+        return references(value, lambda: self.tree.ids)
+
+    @property
+    def tree(self) -> Tree:
+        """The models' parts, looked up once."""
+        if self._tree is None:
+            self._tree = Tree(self.roots)
+        return self._tree
+
+    def lost_at(self, module: Module, key: str) -> str:
+        """How an attribute is named where it could not be written."""
+        return f"{module.class_name}.{key}, which leads to modules elsewhere in the model"
 
     def instance(self, call: Call | None, plan: Plan) -> Instance:
         """A new object of a class that the stub defines."""
@@ -368,7 +345,10 @@ class Graph:
         made = self.instance(call, plan)
         for key, value in attributes(call).items():
             if isinstance(key, str):
-                made.members.append(Member(ATTRIBUTE, str(key), self.expr(value)))
+                expr = self.expr(value)
+                if expr is NONE and value is not None:
+                    self.lost[f"{plan.qualname}.{key}"] = None
+                made.members.append(Member(ATTRIBUTE, str(key), expr))
         return made
 
 

@@ -8,7 +8,16 @@ from ptinspect.document.modules import Module, module_of
 from ptinspect.stubs.code import NONE, OPEN, Argument, Atom, Expr, Items, Make, Many, Var
 from ptinspect.stubs.expected import CHILDREN, SHAPES, given
 from ptinspect.stubs.graph import Graph, base_of
-from ptinspect.stubs.instances import ATTRIBUTE, BUFFER, CHILD, PARAMETER, Instance, Member, Plan
+from ptinspect.stubs.instances import (
+    ATTRIBUTE,
+    BUFFER,
+    CHILD,
+    LATE,
+    PARAMETER,
+    Instance,
+    Member,
+    Plan,
+)
 from ptinspect.stubs.modules import INTERNAL, class_text, constructed, tensors_below
 from ptinspect.stubs.order import depth_of, groups
 from ptinspect.stubs.unify import Column, Parameter, Unifier, texts_of
@@ -99,11 +108,28 @@ def _solve(graph: Graph, plan: Plan) -> tuple[Solved, list[Parameter]]:
             columns = {}
         elif modules:
             columns = _as_torchs(graph, plan, modules, solved, unifier, columns)
+    columns = {
+        name: column for name, column in columns.items() if _in_class(graph, plan, name, column)
+    }
     for kinds, column in _by_priority(columns):
         _line(solved, unifier, kinds, column)
     solved.lines = _in_order(solved.lines, list(columns))
     _arguments(plan, solved, unifier)
     return solved, unifier.parameters
+
+
+def _in_class(graph: Graph, plan: Plan, name: _Name, column: list[Member | None]) -> bool:
+    """Whether the class can set it: what leads to children is the same in all instances, or is
+    left to the root. Its source is that of one object, and can be no argument."""
+    if name.kind != LATE or len({None if one is None else one.expr.text for one in column}) == 1:
+        return True
+    for instance, member in zip(plan.instances, column, strict=True):
+        module = module_of(instance.call) if instance.call is not None else None
+        if module is not None and member is not None and member.kind == LATE:
+            value = module.attributes[name.name]
+            graph.later.setdefault(id(module.call), {})[name.name] = value
+            graph.lost[graph.lost_at(module, name.name)] = None
+    return False
 
 
 def _modules(plan: Plan) -> list[Module]:
@@ -168,10 +194,13 @@ def _by_priority(
     ]
 
 
+_TURN = {ATTRIBUTE: 0, LATE: 2}
+
+
 def _in_order(lines: list[Line], names: list[_Name]) -> list[Line]:
     place = {name: at for at, name in enumerate(names)}
     return sorted(
-        lines, key=lambda line: (line.kind != ATTRIBUTE, place[_Name(line.name, line.kind)])
+        lines, key=lambda line: (_TURN.get(line.kind, 1), place[_Name(line.name, line.kind)])
     )
 
 

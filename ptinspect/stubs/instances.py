@@ -13,10 +13,13 @@ if TYPE_CHECKING:
     from ptinspect.stubs.traced import Traced
 
 ATTRIBUTE, CHILD, PARAMETER, BUFFER = "attribute", "child", "parameter", "buffer"
+LATE = "late"
+"""An attribute that leads to children, and so is set after them."""
 
 
 class Member(NamedTuple):
-    """Something that an object holds under a name. persistent: of a buffer."""
+    """Something that an object holds under a name. persistent: of a buffer; of an attribute,
+    False where setting it would make it a child or a parameter."""
 
     kind: str
     name: str
@@ -143,4 +146,14 @@ def _of_calls(use: Use, last: str) -> str:
     return "enum" if simple else "object"
 
 
-__all__ = ["ATTRIBUTE", "BUFFER", "CHILD", "PARAMETER", "Instance", "Member", "Plan", "kind_of"]
+__all__ = [
+    "ATTRIBUTE",
+    "BUFFER",
+    "CHILD",
+    "LATE",
+    "PARAMETER",
+    "Instance",
+    "Member",
+    "Plan",
+    "kind_of",
+]

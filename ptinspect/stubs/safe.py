@@ -9,8 +9,10 @@ from ptinspect.pickling.values import Call, Global
 from ptinspect.safety.advice import load_advice
 from ptinspect.safety.weights_only import ALLOWED
 from ptinspect.stubs.imports import Imports
+from ptinspect.stubs.modules import class_text
 from ptinspect.stubs.names import plain, string
 from ptinspect.stubs.uses import GETATTR, class_named, named
+from ptinspect.torchnn import lookup
 
 if TYPE_CHECKING:
     from ptinspect.document import Document
@@ -119,6 +121,8 @@ def _reach(call: Call, graph: Graph, reached: dict[str, list[str]], odd: list[st
     text = plan.ident if plan is not None else None
     if text is None and of is not None and isinstance(owner, Global):
         text = _torch_owner(of)
+    if text is None and of is not None and isinstance(owner, Call) and name == "forward":
+        text = _of_nn(f"{of[0]}.{of[1]}")
     if text is None:
         odd.append("a getattr on what is not this file's own")
         return
@@ -132,6 +136,13 @@ def _torch_owner(of: tuple[str, str]) -> str | None:
     if of == ("torch._C", "_VariableFunctionsClass") or of == ("torch._C", "_VariableFunctions"):
         return f"torch._C.{of[1]}"
     return None
+
+
+def _of_nn(path: str) -> str | None:
+    """A class of torch.nn, whose objects' bound methods are kept and not called."""
+    row = lookup(path)
+    known = row is not None and row.path == path and path.startswith("torch.nn.modules.")
+    return class_text(path) if known else None
 
 
 def safe_lines(safe: Safe) -> list[str]:

@@ -84,6 +84,7 @@ class Work:
         """Objects of foreign classes, and modules that are roots."""
         graph = self.graph
         roots = [info.module.call for info in self.document.modules if not info.name]
+        graph.roots = list(roots)
         for plan in graph.plans.values():
             if plan.use is None:
                 continue
@@ -168,12 +169,11 @@ def _methods(plan: Plan, graph: Graph) -> list[str]:
 
     if plan.kind == "enum" or plan.use is None:
         return []
+    taken = {"forward", *TAKEN} if plan.kind == "module" else set[str]()
     return [
         name
         for name in plan.use.reached
-        if attribute(name)
-        and f"{plan.path}.{name}" not in graph.plans
-        and name not in ("forward", *TAKEN)
+        if attribute(name) and f"{plan.path}.{name}" not in graph.plans and name not in taken
     ]
 
 
