@@ -78,6 +78,18 @@ def functions_in_part():
     return Root(mix=Part(fourier=functools.partial(torch.fft.fftn, dim=(1, 2)), fft=torch.fft.rfft))
 
 
+class Quantize(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x
+
+
+@model
+def methods_that_modules_have_too():
+    """`apply` is a name of every module; a class that is none needs it in its stub."""
+    return Part(quantize=Quantize.apply, fc=nn.Linear(1, 1))
+
+
 class Coder(nn.TransformerEncoder):
     pass
 
