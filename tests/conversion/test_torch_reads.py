@@ -1,0 +1,164 @@
+"""Every fixture and every file of the corpus to every target, read by torch and safetensors: by
+torch.load, mapped, and by torch's own reader in C++."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ptinspect.conversion import ConversionReport, convert
+from ptinspect.errors import PtInspectError
+from tests.corpus.files import FIXTURES, REFUSED, fixtures, truth_of
+
+torch = pytest.importorskip("torch")
+
+from tests.corpus import torch_side  # noqa: E402
+from tests.corpus.packages import file_of  # noqa: E402
+from tests.corpus.test_corpus import GOOD, name_of  # noqa: E402
+
+library = pytest.importorskip("safetensors.torch")
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+NAMES = [name for name in fixtures() if name not in REFUSED]
+FACTS = ("key", "dtype", "shape", "stride", "requires_grad", "device", "sha256", "class", "layout")
+"""What torch tells of a tensor, wherever its bytes lie."""
+
+
+def attempt(source: Path, target: Path, to: str) -> ConversionReport | None:
+    try:
+        return convert(source, target, to=to)
+    except PtInspectError:
+        return None
+
+
+def read_in_c(path: Path) -> None:
+    """By PyTorchStreamReader, which checks the CRC of what it reads."""
+    reader = torch._C.PyTorchFileReader(str(path))
+    for name in reader.get_all_records():
+        reader.get_record(name)
+        if name.startswith("data/"):
+            assert reader.get_record_offset(name) % 64 == 0
+
+
+def loaded(path: Path, **options: Any) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.load(path, weights_only=True, map_location="cpu", **options)
+
+
+def dense(obj: Any) -> list[tuple[tuple[Any, ...], Any]]:
+    found = torch_side.tensors_in(obj)
+    return [
+        (path, each)
+        for path, each in found
+        if each.layout is torch.strided and not each.is_quantized and not each.is_meta
+        and not each.is_nested and type(each) in (torch.Tensor, torch.nn.Parameter)
+    ]  # fmt: skip
+
+
+def bits(tensor: Any) -> bytes:
+    return bytes(torch_side.raw(tensor.resolve_conj().resolve_neg()))
+
+
+def must_map(path: Path) -> None:
+    """What a mapped file gives is what the same file gives when it is read."""
+    want, got = dense(loaded(path)), dense(loaded(path, mmap=True))
+    assert [step for step, _ in got] == [step for step, _ in want]
+    assert all(bits(a) == bits(b) for (_, a), (_, b) in zip(want, got, strict=True))
+
+
+def aliases(told: dict[str, Any]) -> list[list[str]]:
+    return sorted(sorted(map(str, group)) for group in told.get("aliases") or [])
+
+
+def readable(name: str, path: Path) -> bool:
+    """Whether torch loads it with weights_only and what is installed here, as it did when the truth
+    was recorded."""
+    if truth_of(name).get("tensors") is None:
+        return False
+    try:
+        named = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+        if not all(each.startswith(torch_side.HARMLESS) for each in named):
+            return False
+        torch_side.truth_of(path)
+    except Exception:  # noqa: BLE001 - whatever torch raises
+        return False
+    return True
+
+
+def test_most_fixtures_are_held_so(tmp_path: Path) -> None:
+    held, target = [], tmp_path / "o.pt"
+    for name in NAMES[::5]:
+        target.unlink(missing_ok=True)
+        if attempt(FIXTURES / name, target, "same") is not None:
+            held.append(readable(name, target))
+    assert sum(held) > 0.4 * len(held) > 20
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_same_is_to_torch_what_it_was(name: str, tmp_path: Path) -> None:
+    if attempt(FIXTURES / name, tmp_path / "o.pt", "same") is None:
+        return
+    read_in_c(tmp_path / "o.pt")
+    if not readable(name, tmp_path / "o.pt"):
+        return
+    got = torch_side.truth_of(tmp_path / "o.pt")
+    want = truth_of(name)
+    mine, theirs = (
+        [{fact: each.get(fact) for fact in FACTS} for each in told["tensors"]]
+        for told in (got, want)
+    )
+    assert mine == theirs
+    assert aliases(got) == aliases(want)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_weights_are_read_by_every_reader(name: str, tmp_path: Path) -> None:
+    """The same values in a state_dict, mapped, in a checkpoint, and in safetensors."""
+    report = attempt(FIXTURES / name, tmp_path / "o.pt", "state_dict")
+    if report is None:
+        return
+    read_in_c(tmp_path / "o.pt")
+    if any("a bare torch.load refuses it" in line for line in report.told):
+        return
+    must_map(tmp_path / "o.pt")
+    want = loaded(tmp_path / "o.pt")
+    if attempt(FIXTURES / name, tmp_path / "c.pt", "checkpoint"):
+        read_in_c(tmp_path / "c.pt")
+    if attempt(FIXTURES / name, tmp_path / "o.safetensors", "safetensors"):
+        got = library.load_file(tmp_path / "o.safetensors")
+        items = {"": want} if isinstance(want, torch.Tensor) else want
+        for key, value in got.items():
+            assert (value.dtype, value.shape) == (items[key].dtype, items[key].shape)
+            assert bits(value) == bits(items[key]), key
+
+
+@pytest.mark.corpus
+@pytest.mark.parametrize("model", GOOD, ids=name_of)
+def test_a_real_file_to_every_target(model: dict[str, Any], tmp_path: Path) -> None:
+    source = file_of(model)
+    before = torch_side.truth_of(source)
+    for to in ("same", "state_dict", "checkpoint"):
+        report = attempt(source, tmp_path / f"{to}.pt", to)
+        if report is None:
+            continue
+        read_in_c(tmp_path / f"{to}.pt")
+        after = torch_side.truth_of(tmp_path / f"{to}.pt")
+        if to == "same":
+            mine, theirs = (
+                [{fact: each.get(fact) for fact in FACTS} for each in told["tensors"]]
+                for told in (after, before)
+            )
+            assert mine == theirs
+        else:
+            kept = {each["sha256"] for each in after["tensors"]}
+            assert kept <= {each["sha256"] for each in before["tensors"]}
+            assert kept
+    report = attempt(source, tmp_path / "o.safetensors", "safetensors")
+    if report is not None:
+        got = library.load_file(tmp_path / "o.safetensors")
+        assert len(got) == len(report.as_json()["tensors"])  # type: ignore[arg-type]
