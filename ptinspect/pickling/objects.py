@@ -74,8 +74,11 @@ def _call(m: Machine, how: str) -> Call:
         raise m.damaged(f"{m.op} would call a {kind_of(func)}")
     if isinstance(args, tuple):
         return Call(func, args, how, m.at)
+    call = Call(func, (args,), f"{how}*", m.at)
     if isinstance(args, Inert):
-        return Call(func, (args,), f"{how}*", m.at)
+        return call
+    if m.recorder is not None:  # pickle.py unpacks whatever can be
+        m.recorder.refused(m, call)
     raise m.damaged(f"{m.op} needs a tuple of arguments, not a {kind_of(args)}")
 
 
@@ -107,6 +110,8 @@ def newobj_ex(m: Machine, pos: int) -> int:
 
 def inst(m: Machine, pos: int) -> int:
     module, name, pos = _two_lines(m, pos)
+    if m.recorder is not None and not m.marks:  # pickle.py imports before it looks for the mark
+        m.recorder.refused(m, m.named(module, name))
     values = m.pop_to_mark()
     m.stack.append(Call(m.named(module, name), tuple(values), "INST", m.at))
     return pos

@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
-from ptinspect.pickling.values import Call, Inert, PersistentId, SetOf, Value
+from ptinspect.errors import DamagedError
+from ptinspect.pickling.values import Call, Global, Inert, PersistentId, SetOf, Value
 
 if TYPE_CHECKING:
     from ptinspect.pickling.machine import Machine
@@ -38,12 +39,19 @@ _new = tuple.__new__  # Event(…) would call a function of Python's to do just 
 class Recorder:
     """Imports, calls and changes of one run, in order, those before an error included.
 
-    persistent: the machine's list of persistent ids, likewise.
+    persistent: the machine's list of persistent ids, likewise. torn: why the stream is damaged,
+    where only a frame is too long: pickle.py does not mind, and it was read on.
     """
 
     def __init__(self) -> None:
         self.events: list[Event] = []
         self.persistent: list[PersistentId | TensorCall] = []
+        self.torn: DamagedError | None = None
+
+    def refused(self, m: Machine, made: Call | Global) -> None:
+        """What the machine and C's unpickler are about to refuse, and pickle.py is not: to which
+        joblib and dill leave their files."""
+        self.events.append(Event(m.at, m.op if isinstance(made, Call) else "GLOBAL", made))
 
     def built(self, m: Machine, pos: int) -> int:
         """Called behind each BUILD; where the stream goes on. joblib puts the bytes of an array
@@ -129,8 +137,15 @@ def _building(run: Handler) -> Handler:
 def _framing(run: Handler) -> Handler:
     def handler(m: Machine, pos: int) -> int:
         length = int.from_bytes(m.data[pos : pos + 8], "little")
-        pos = run(m, pos)
-        _note(m, "FRAME", pos + length)
-        return pos
+        end = pos + 8
+        try:
+            run(m, pos)
+        except DamagedError as error:
+            if end > m.stop:
+                raise
+            assert m.recorder is not None
+            m.recorder.torn = m.recorder.torn or error
+        _note(m, "FRAME", end + length)
+        return end
 
     return handler

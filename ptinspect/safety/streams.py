@@ -44,7 +44,17 @@ class Streams:
         self.part.budget.part(self.record)
         recorder = self._recorder()
         try:
-            return run(
+            return self._run(pos, recorder)
+        except PtInspectError as error:
+            if error.where and error.where.offset is not None and not self.nested:
+                error.where = Place(self.record, error.where.offset - self.start)
+            raise
+        finally:
+            self._judge(recorder)
+
+    def _run(self, pos: int, recorder: Recorder) -> Pickled:
+        try:
+            made = run(
                 self.data,
                 pos,
                 stop=self.stop,
@@ -52,12 +62,11 @@ class Streams:
                 limits=self.part.limits,
                 recorder=recorder,
             )
-        except PtInspectError as error:
-            if error.where and error.where.offset is not None and not self.nested:
-                error.where = Place(self.record, error.where.offset - self.start)
-            raise
-        finally:
-            self._judge(recorder)
+        except DamagedError as error:
+            raise recorder.torn or error from None
+        if recorder.torn is not None:
+            raise recorder.torn
+        return made
 
     def _recorder(self) -> Recorder:
         return JoblibRecorder(self._object_array)

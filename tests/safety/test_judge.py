@@ -13,11 +13,13 @@ import random
 import re
 import types
 import uuid
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.safety.files import scanned
 from tests.safety.making import (
     START,
     args,
@@ -341,3 +343,26 @@ def test_any_bytes_are_judged(data: bytes) -> None:
 @given(st.sampled_from(sorted(HARMFUL)), st.integers(0, 400))
 def test_a_cut_never_makes_an_error_of_our_own(technique: str, at: int) -> None:
     judged(HARMFUL[technique][:at])
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"cposix\nsystem\n](Vtouch x\neR.",  # func(*[…])
+        b"\x80\x04cbuiltins\nmap\n](Ne\x81.",
+        b"\x80\x04\x95\xff\0\0\0\0\0\0\0cposix\nsystem\n(Vtouch x\ntR.",  # a frame that is too long
+        b"iantigravity\nx\n.",  # imported, and only then is a mark missed
+    ],
+)
+def test_what_only_python_s_own_unpickler_does(data: bytes, tmp_path: Path) -> None:
+    """joblib and dill leave their files to pickle.py, which is less strict than C's."""
+    report = scanned(tmp_path, data, "a.pkl")
+    assert report.verdict == "dangerous", report
+    assert report.errors
+
+
+def test_an_honest_stream_that_is_cut_off_says_so(tmp_path: Path) -> None:
+    whole_one = pickle.dumps({"a": "x" * 100}, 4)
+    report = scanned(tmp_path, whole_one[:-20], "a.pkl")
+    assert (report.verdict, report.findings) == ("unreadable", ())
+    assert "FRAME announces" in report.errors[0].message
