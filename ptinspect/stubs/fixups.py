@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from ptinspect.document.tensor import Tensor
     from ptinspect.stubs.graph import Graph
 
+LEAST = 3
+"""Modules with the same attribute before it becomes a loop."""
 METHODS = {
     "float16": "half()",
     "bfloat16": "bfloat16()",
@@ -170,7 +172,11 @@ class Fixups:
         """In the order in which they have to stand."""
         for target, source in self.ties:
             yield Set(target, Atom(source))
-        for (key, _), (expr, at) in self.extras.items():
+        for (key, text), (expr, at) in self.extras.items():
+            if len(at) >= LEAST and expr.depth == 0 and self._everywhere(key, text):
+                yield Set(f"for module in {self.order[0].at}.modules():", None)
+                yield Set(f"    module.{key}", expr)
+                continue
             for place in at:
                 yield Set(f"{place}.{key}", expr)
         yield from self.packed
@@ -181,6 +187,14 @@ class Fixups:
         yield from self._frozen()
         yield from self._dtypes()
         yield from self._modes()
+
+    def _everywhere(self, key: str, text: str) -> bool:
+        """Whether every module has that attribute with that value, as transformers sets one."""
+        for node in self.order:
+            own_values = dict(node.module.others)
+            if key not in own_values or self.graph.expr(own_values[key]).text != text:
+                return False
+        return True
 
     def _sum_up(self) -> None:
         for node in reversed(self.order):

@@ -43,3 +43,9 @@ def test_a_coder_has_layers_of_torchs(saved: dict[str, Path]) -> None:
     source = attempt("not_a_coder", saved["not_a_coder"]).source
     assert "class Coder(nn.TransformerEncoder):" in source
     assert "class Part(nn.Module):" in source
+
+
+def test_what_every_module_has_is_set_in_a_loop(saved: dict[str, Path]) -> None:
+    source = attempt("marked_everywhere", saved["marked_everywhere"]).source
+    assert "for module in self.modules():\n            module.is_initialized = True" in source
+    assert "].is_initialized" not in source

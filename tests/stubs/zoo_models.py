@@ -90,6 +90,18 @@ def methods_that_modules_have_too():
     return Part(quantize=Quantize.apply, fc=nn.Linear(1, 1))
 
 
+@model
+def marked_everywhere():
+    """Every module has the same attribute, torch's own too."""
+    made = Root(
+        body=nn.Sequential(nn.Linear(1, 1), Part(fc=nn.Linear(1, 1)), nn.Linear(1, 1)),
+        heads=nn.ModuleList([nn.Identity(), nn.Identity()]),
+    )
+    for module in made.modules():
+        module.is_initialized = True
+    return made
+
+
 class Coder(nn.TransformerEncoder):
     pass
 
