@@ -73,34 +73,50 @@ def _right(said: Result, key: str) -> bool:
 # --- what is not so
 
 
-REASONS = {
-    "unsaved": "torch does not save it whole",
-    "unusable": "loaded again, it is of no use to torch itself",
+WORDS = {
     "failed": "the library does not build it here",
+    "unsaved": "torch does not save it whole",
+    "unusable": "torch saves it whole, and cannot use what it loads of it, with the library too",
 }
+KNOWN = {
+    "parametrized modules": "their classes are made at run time: only the state_dict is saved",
+    "local object": "a hook is a function inside of a function, which pickle does not take",
+    "has no attribute '_modules'": "`__setstate__` of torch.ao's convolutions makes no module",
+    "torch.ScriptObject": "packed weights are objects of TorchScript, which weights_only refuses",
+    "RmsNorm(": "the class holds what nn.RMSNorm holds and does not extend it, or it does: no file"
+    " says which. The stub says that it is inferred",
+}
+"""Why it cannot be otherwise, by a part of what is said."""
 
 
 def _exceptions(results: dict[str, Result]) -> Iterator[str]:
     """One line for each thing that went otherwise, with the models."""
-    found: dict[str, list[str]] = {}
+    found: dict[str, dict[str, None]] = {}
     for name, result in sorted(results.items()):
         for what in _said(result):
-            found.setdefault(what, []).append(name)
+            found.setdefault(what, {})[name] = None
     for what, names in sorted(found.items(), key=lambda item: (-len(item[1]), item[0])):
         yield f"- {what}: {', '.join(names)}"
 
 
 def _said(result: Result) -> Iterator[str]:
-    for key, words in REASONS.items():
+    for key, words in WORDS.items():
         if key in result:
-            yield f"{words} (`{_short(result[key])}`)"
+            yield f"{words} ({_why(result[key])})"
     for kind in ("whole", "state_dict"):
         said = result.get(kind, {})
-        for key, why in said.items():
-            if isinstance(why, str):
-                yield f"{kind}, {key}: `{_short(why)}`"
+        for why in dict.fromkeys(why for why in said.values() if isinstance(why, str)):
+            keys = [key for key, other in said.items() if other == why]
+            yield f"{kind}, {' and '.join(keys)} ({_why(why)})"
         if "refused" in said:
-            yield f"weights_only cannot take it: it holds `{_short('; '.join(said['refused']))}`"
+            yield f"weights_only cannot take it ({_why('; '.join(said['refused']))})"
+
+
+def _why(text: str) -> str:
+    for part, words in KNOWN.items():
+        if part in text:
+            return words
+    return f"`{_short(text)}`"
 
 
 def _short(text: str) -> str:
@@ -119,6 +135,10 @@ def _classes(results: list[Result]) -> list[str]:
     for result in results:
         for pair, count in result["wrong"].items():
             wrong[pair] = wrong.get(pair, 0) + count
+    examples: dict[str, str] = {}
+    for result in results:
+        for pair, names in result["examples"].items():
+            examples.setdefault(pair, f"{names[0]} of {result['name']}")
     most = sorted(wrong.items(), key=lambda item: (-item[1], item[0]))[:20]
     return [
         "Classes, as keys and shapes let them be inferred. Right is the class of torch.nn that a",
@@ -133,9 +153,9 @@ def _classes(results: list[Result]) -> list[str]:
         "",
         "What is taken for something else (`None`: is inside of what is inferred as one module):",
         "",
-        "| is | taken for | modules |",
-        "|---|---|---|",
-        *(f"| {pair.replace(' as ', ' | ')} | {count:,} |" for pair, count in most),
+        "| is | taken for | modules | for instance |",
+        "|---|---|---|---|",
+        *(f"| {pair.replace(' as ', ' | ')} | {n:,} | {examples[pair]} |" for pair, n in most),
     ]
 
 
