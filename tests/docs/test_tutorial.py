@@ -30,6 +30,7 @@ def test_every_command_prints_what_the_tutorial_says(
     pytest.importorskip("pandas")
     prepare(tmp_path)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # the page is one of a CPU
     text = TUTORIAL.read_text("utf-8")
     assert follow(TUTORIAL) == text.count("\n```") // 2
 
@@ -79,4 +80,5 @@ if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as place:
         prepare(Path(place))
         os.chdir(place)
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
         TUTORIAL.write_text(renewed(TUTORIAL.read_text("utf-8")), "utf-8")

@@ -49,11 +49,11 @@ def _section(name: str, schema: Schema) -> str:
 def objects(name: str, schema: Schema) -> Iterator[tuple[str, str, list[Field]]]:
     """Each object of a schema: its title, what is said of it, its keys."""
     if "properties" in schema:
-        yield f"{name}", "", list(_fields(name, schema))
+        yield name.replace("-", " "), "", list(_fields(name, schema))
     for key, value in schema.get("$defs", {}).items():
         fields = [field for one in _objects(value) for field in _fields(f"{name}.{key}", one)]
         if fields:
-            yield f"{name}: {key}", value.get("description", ""), fields
+            yield f"{name.replace('-', ' ')}: {key}", value.get("description", ""), fields
 
 
 def _objects(schema: Schema) -> list[Schema]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import Iterable, Sequence
 
@@ -17,7 +18,10 @@ def _plain(text: str) -> str:
 
 
 def code(text: str) -> str:
-    """As code."""
+    """As code. A `|` in a cell of a table is said in HTML: what escapes it differs from reader to
+    reader."""
+    if "|" in text:
+        return f"<code>{html.escape(text, quote=False).replace('|', '&#124;')}</code>"
     return f"`{text}`"
 
 
