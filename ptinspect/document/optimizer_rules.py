@@ -60,6 +60,8 @@ def always_keeps(class_path: str | None, groups: tuple[dict[Value, Value], ...])
     """Whether an optimizer that has made a step keeps something; None where nobody knows."""
     if (class_path or "").endswith(".LBFGS"):
         return True
+    if class_path is None and groups and all("betas" in group for group in groups):
+        return True  # of Adam's family, if not told which: its averages are what the betas are for
     answers = [kept_by(class_path, group) for group in groups]
     if any(answer is None for answer in answers):
         return None

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from ptinspect.errors import PtInspectError
+from ptinspect.proofs.optimizer import check_optimizer
 from ptinspect.proofs.resume import ResumeReport, check_resume
 from ptinspect.proofs.workers import Workers
 from tests.conftest import FIXTURES
@@ -17,8 +19,18 @@ from torch.optim import lr_scheduler as lrs  # noqa: E402
 from tests.proofs.trainings import DATA, DROPOUT, NET, SHUFFLED, Training  # noqa: E402
 
 
-def faulty(workers: Workers, given: dict[str, Any], **more: Any) -> ResumeReport:
+def faulty(
+    workers: Workers, given: dict[str, Any], *, alone: int | None = 0, **more: Any
+) -> ResumeReport:
+    """alone: the exit code of `check optimizer`, which sees some of them without any training; None
+    where there is no state to look at."""
     path = given.pop("path")
+    if alone is None:
+        with pytest.raises(PtInspectError, match="holds no optimizer state"):
+            check_optimizer(path)
+    else:
+        found = check_optimizer(path)
+        assert found.code == alone, found.text()
     report = check_resume(path, **given, **more, steps=3, workers=workers)
     assert (report.verdict, report.code) == ("differs", 1), report.text()
     assert report.first is not None
@@ -107,7 +119,7 @@ def test_no_optimizer_state(tmp_path: Path, workers: Workers) -> None:
     training = Training(tmp_path)
     made = training.parts()
     del made["optimizer"]
-    report = faulty(workers, training.save(made), optimizer_class="torch.optim.Adam")
+    report = faulty(workers, training.save(made), alone=None, optimizer_class="torch.optim.Adam")
     assert kinds(report) == ["optimizer-state"]
     assert "is not in the file" in report.causes[0].message
 
@@ -116,7 +128,7 @@ def test_an_empty_optimizer_state(tmp_path: Path, workers: Workers) -> None:
     training = Training(tmp_path)
     made = training.parts()
     made["optimizer"]["state"] = {}
-    report = faulty(workers, training.save(made))
+    report = faulty(workers, training.save(made), alone=1)
     assert kinds(report) == ["optimizer-state"]
     assert "empty" in report.causes[0].message
 
@@ -126,7 +138,7 @@ def test_an_optimizer_state_in_part(tmp_path: Path, workers: Workers) -> None:
     made = training.parts()
     for kept in made["optimizer"]["state"].values():
         del kept["exp_avg_sq"]
-    assert kinds(faulty(workers, training.save(made))) == ["optimizer-state"]
+    assert kinds(faulty(workers, training.save(made), alone=1)) == ["optimizer-state"]
 
 
 @pytest.mark.parametrize("alike", [False, True], ids=["other shapes", "same shapes"])
@@ -183,7 +195,7 @@ def test_another_learning_rate(tmp_path: Path, workers: Workers) -> None:
     training = Training(tmp_path, scheduler=lambda o: lrs.StepLR(o, 1, 0.5))
     made = training.parts()
     made["optimizer"]["param_groups"][0]["lr"] = 0.01  # that of the beginning
-    assert kinds(faulty(workers, training.save(made))) == ["learning-rate"]
+    assert kinds(faulty(workers, training.save(made), alone=1)) == ["learning-rate"]
 
 
 def test_no_state_of_the_scheduler(tmp_path: Path, workers: Workers) -> None:
@@ -341,6 +353,15 @@ def test_an_empty_state_of_the_scaler(tmp_path: Path, workers: Workers) -> None:
     assert kinds(faulty(workers, training.save(made))) == ["grad-scaler"]
 
 
+def test_no_state_of_the_scaler(tmp_path: Path, workers: Workers) -> None:
+    """The script has one, the file does not."""
+    more = "\n\ndef make_scaler():\n    return torch.amp.GradScaler('cpu', growth_interval=2)\n"
+    training = Training(tmp_path, net=NET + more, scaler=True)
+    made = training.parts()
+    del made["scaler"]
+    assert kinds(faulty(workers, training.save(made))) == ["grad-scaler"]
+
+
 def test_amp_is_not_switched_on_again(tmp_path: Path, workers: Workers) -> None:
     training = Training(tmp_path, net=NET + "\n\ndef autocast():\n    return None\n", amp=True)
     report = faulty(workers, training.save(training.parts()))
@@ -366,14 +387,14 @@ def test_weights_in_less_precision(dtype: str, tmp_path: Path, workers: Workers)
         k: v.to(getattr(torch, dtype)) if "weight" in k or "bias" in k else v
         for k, v in made["model"].items()
     }
-    assert kinds(faulty(workers, training.save(made))) == ["dtype"]
+    assert kinds(faulty(workers, training.save(made), alone=1)) == ["dtype"]
 
 
 def test_a_missing_weight(tmp_path: Path, workers: Workers) -> None:
     training = Training(tmp_path)
     made = training.parts()
     del made["model"]["head.bias"]
-    report = faulty(workers, training.save(made))
+    report = faulty(workers, training.save(made), alone=1)
     assert "weights" in kinds(report)
 
 
@@ -392,7 +413,7 @@ def test_two_faults_are_both_named(tmp_path: Path, workers: Workers) -> None:
     training = Training(tmp_path, data=SHUFFLED)
     made = training.parts()
     made["optimizer"]["state"] = {}
-    report = faulty(workers, training.save(made))
+    report = faulty(workers, training.save(made), alone=1)
     assert sorted(kinds(report)) == ["optimizer-state", "rng-shuffling"]
 
 

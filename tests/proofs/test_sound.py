@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ptinspect.proofs.optimizer import check_optimizer
 from ptinspect.proofs.resume import check_resume
 from ptinspect.proofs.workers import Workers
+from tests.conftest import ROOT
 
 torch = pytest.importorskip("torch")
 from torch import optim  # noqa: E402
@@ -53,7 +58,10 @@ SCHEDULERS: dict[str, Make] = {
 
 
 def sound(workers: Workers, given: dict[str, Any], **more: Any) -> Any:
+    """Both proofs: that without torch, and that by training."""
     path = given.pop("path")
+    alone = check_optimizer(path)
+    assert alone.code == 0, alone.text()
     report = check_resume(path, **given, **more, steps=3, workers=workers)
     assert (report.verdict, report.first, report.causes) == ("same", None, []), report.text()
     assert report.code == 0
@@ -65,6 +73,53 @@ def test_every_optimizer(name: str, tmp_path: Path, workers: Workers) -> None:
     training = Training(tmp_path, OPTIMIZERS[name])
     report = sound(workers, training.save(training.parts()))
     assert report.facts["optimizer"].endswith(type(training.optimizer).__name__)
+
+
+SPARSE = """
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Embedding(12, 2, sparse=True)
+
+    def forward(self, x):
+        return self.body(x).mean(1)
+"""
+
+
+def test_sparse_gradients(tmp_path: Path, workers: Workers) -> None:
+    words = DATA.replace("TensorDataset(torch.sin(at), ", "TensorDataset(at.long() % 12, ")
+    training = Training(
+        tmp_path, lambda p: optim.SparseAdam(p, lr=0.1), net=SPARSE, data=words
+    )  # fmt: skip
+    report = sound(workers, training.save(training.parts()))
+    assert report.facts["optimizer"] == "torch.optim.SparseAdam"
+    assert len(set(report.losses[0])) > 1
+
+
+@pytest.mark.skipif(not hasattr(optim, "Muon"), reason="this torch has no Muon")
+def test_muon_over_the_matrices_alone(tmp_path: Path, workers: Workers) -> None:
+    training = Training(
+        tmp_path,
+        lambda p: optim.Muon(p, lr=0.1),
+        parameters=lambda model: [p for p in model.parameters() if p.ndim == 2],
+    )
+    report = sound(workers, training.save(training.parts()))
+    assert report.facts["optimizer"] == "torch.optim.Muon"
+
+
+def test_no_optimizer_of_torch_is_left_out() -> None:
+    there = {
+        name
+        for name in optim.__all__
+        if isinstance(kind := getattr(optim, name), type) and issubclass(kind, optim.Optimizer)
+    }
+    made = {
+        type(make([torch.zeros(2, requires_grad=True)])).__name__ for make in OPTIMIZERS.values()
+    }
+    assert made | {"SparseAdam", "Muon", "Optimizer"} >= there
 
 
 @pytest.mark.parametrize("name", SCHEDULERS)
@@ -97,6 +152,34 @@ def make_scheduler(optimizer):
         return lrs.LambdaLR(optimizer, lambda epoch: 0.9**epoch)
 
     training = Training(tmp_path, net=NET + more, scheduler=of_lambda)
+    sound(workers, training.save(training.parts()))
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        "lrs.SequentialLR(optimizer, [lrs.ConstantLR(optimizer, 0.1, 2), "
+        "lrs.ExponentialLR(optimizer, 0.9)], [3])",
+        "lrs.CyclicLR(optimizer, 0.01, 0.1, step_size_up=2, cycle_momentum=False)",
+        "lrs.MultiplicativeLR(optimizer, lambda epoch: 0.95)",
+    ],
+    ids=["sequential", "cyclic", "multiplicative"],
+)
+def test_schedulers_that_only_the_user_can_make(
+    made: str, tmp_path: Path, workers: Workers
+) -> None:
+    more = f"""
+
+def make_scheduler(optimizer):
+    from torch.optim import lr_scheduler as lrs
+
+    return {made}
+"""
+
+    def make(optimizer: Any) -> Any:
+        return eval(made, {"lrs": lrs, "optimizer": optimizer})
+
+    training = Training(tmp_path, net=NET + more, scheduler=make)
     sound(workers, training.save(training.parts()))
 
 
@@ -152,6 +235,19 @@ def test_amp_in_bfloat16(tmp_path: Path, workers: Workers) -> None:
 def test_a_scaler(tmp_path: Path, workers: Workers) -> None:
     training = Training(tmp_path, scaler=True)
     assert sound(workers, training.save(training.parts())).facts["scaler"] is True
+
+
+def test_everything_at_once(tmp_path: Path, workers: Workers) -> None:
+    """AMP, a scaler, a schedule, an average, shuffling, dropout, and all states that it takes."""
+    training = Training(
+        tmp_path, OPTIMIZERS["adamw"], net=DROPOUT, data=SHUFFLED, amp=True, scaler=True,
+        scheduler=SCHEDULERS["cosine"],
+    )  # fmt: skip
+    made = {**training.parts(), **training.rng(), "model_ema": training.ema}
+    report = sound(workers, training.save(made))
+    facts = report.facts
+    assert (facts["autocast"], facts["scaler"], facts["averages"]) == ("bfloat16", True, 1)
+    assert facts["scheduler"] == "CosineAnnealingLR"
 
 
 def test_an_average_of_the_weights(tmp_path: Path, workers: Workers) -> None:
@@ -270,3 +366,29 @@ def generated():
     given = training.save(training.parts())
     given["data"] = given["data"].replace(":batches", ":generated")
     sound(workers, given)
+
+
+def test_the_same_set_without_torch(tmp_path: Path) -> None:
+    """`check optimizer` reads what each optimizer of torch leaves, and finds what is wrong of it,
+    where neither torch nor numpy can be imported."""
+    paths = []
+    for name, make in OPTIMIZERS.items():
+        training = Training(tmp_path, make)
+        made = training.parts()
+        for fault in ("", "-lost"):
+            if fault:
+                made["optimizer"]["state"] = {}
+            torch.save(made, tmp_path / f"{name}{fault}.pt")
+            paths.append(str(tmp_path / f"{name}{fault}.pt"))
+    code = """
+import json, sys
+sys.modules["torch"] = sys.modules["numpy"] = None
+from ptinspect.proofs.optimizer import check_optimizer
+print(json.dumps({path: check_optimizer(path).code for path in sys.argv[1:]}))
+"""
+    command = [sys.executable, "-c", code, *paths]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    codes = {Path(path).stem: code for path, code in json.loads(done.stdout).items()}
+    sound_ones = dict.fromkeys(OPTIMIZERS, 0)
+    lost = {f"{name}-lost": int(name != "sgd") for name in OPTIMIZERS}  # plain SGD keeps nothing
+    assert codes == {**sound_ones, **lost}

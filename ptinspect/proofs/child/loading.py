@@ -156,9 +156,9 @@ class Loaded:
         given = {key: value for key, value in (groups[0] if groups else {}).items() if key in known}
         if isinstance(given.get("lr"), torch.Tensor):
             given["lr"] = given["lr"].clone()
-        return kind(self.parameter_groups(), **given)
+        return kind(self.parameter_groups(kind), **given)
 
-    def parameter_groups(self) -> list[dict[str, Any]]:
+    def parameter_groups(self, kind: Any) -> list[dict[str, Any]]:
         every = dict(self.model.named_parameters())
         trainable = [value for value in every.values() if value.requires_grad]
         groups = self.facts.optimizer["param_groups"] if self.facts.optimizer else []
@@ -175,6 +175,8 @@ class Loaded:
             return made
         if len(self.facts.slots) == len(every) != len(trainable):
             trainable = list(every.values())
+        if kind is getattr(torch.optim, "Muon", None):  # it takes no others
+            trainable = [value for value in trainable if value.ndim == 2]
         return [{"params": trainable}]
 
     def names_of(self, optimizer: Any) -> list[str]:
