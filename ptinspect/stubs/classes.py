@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ptinspect.stubs.code import Atom, Expr, Items, Make, assigned, laid_out
-from ptinspect.stubs.fixups import Set
+from ptinspect.stubs.code import WIDTH, Atom, Expr, Items, Make, assigned, columns, laid_out
+from ptinspect.stubs.fixups import Set, far
 from ptinspect.stubs.graph import Graph
 from ptinspect.stubs.infer import Given, Line, Solved
 from ptinspect.stubs.instances import ATTRIBUTE, BUFFER, CHILD, LATE, PARAMETER, Plan
@@ -123,8 +123,6 @@ def _signature(arguments: list[Given], open_ended: bool) -> Iterator[str]:
 
 def def_lines(name: str, parts: list[str]) -> Iterator[str]:
     """The head of a method, on one line, on two, or one argument per line."""
-    from ptinspect.stubs.code import WIDTH, columns
-
     line = f"    def {name}({', '.join(parts)}):"
     if columns(line) <= WIDTH:
         yield line
@@ -186,12 +184,20 @@ def set_lines(line: Line, indent: int) -> Iterator[str]:
 def statements(fixups: list[Set], indent: int = 8) -> Iterator[str]:
     """What is set at the end."""
     for item in fixups:
+        blank = " " * indent
+        given = item.expr.text if item.expr is not None and item.expr.parts() is None else "("
+        way = far(item.target) if columns(f"{blank}{item.target} = {given}") > WIDTH else None
+        target = item.target
+        if way is not None:
+            root, path, target = way
+            yield from (f"{blank}{root}.get_submodule(", f"{blank}    {path},")
+            target = f"){target}"
         if item.expr is None:
-            yield f"{' ' * indent}{item.target}"
-        elif not item.target:
+            yield f"{blank}{target}"
+        elif not target:
             yield from laid_out("", item.expr, "", indent)
         else:
-            yield from assigned(item.target, item.expr, indent)
+            yield from assigned(target, item.expr, indent)
 
 
 def _method(plan: Plan, name: str) -> Iterator[str]:

@@ -3,6 +3,7 @@ were set on torch's own modules."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -12,7 +13,7 @@ from ptinspect.stubs.literals import FLOATS
 from ptinspect.stubs.modules import INTERNAL
 from ptinspect.stubs.names import attribute, string
 from ptinspect.stubs.refs import Referring, own, places, registers, step
-from ptinspect.torchnn import lookup
+from ptinspect.torchnn import ModuleClass, lookup
 from ptinspect.torchnn.reading import packed
 
 if TYPE_CHECKING:
@@ -49,6 +50,40 @@ class Node:
         self.modes: dict[bool, int] = {}
         self.dtypes: set[str] = set()
         self.frozen: set[bool] = set()
+
+
+_known: dict[str, frozenset[str]] = {}
+
+
+def _arguments(row: ModuleClass) -> frozenset[str]:
+    """The attributes in which a class of torch.nn keeps its arguments, and its own others."""
+    if row.path not in _known:
+        names = {argument.name for argument in row.arguments}
+        for argument in row.arguments:
+            sources = argument.source.split("|")
+            names |= {one.split("?")[0].split(".")[0].lstrip("@#") for one in sources}
+        _known[row.path] = INTERNAL | names
+    return _known[row.path]
+
+
+_STEP = re.compile(r"""\.(?:_modules\["([^"\\.]+)"\]|([^\W\d]\w*))|\[(\d+)\]|\["([^"\\.]+)"\]""")
+
+
+def far(target: str) -> tuple[str, str, str] | None:
+    """A long way with numbers in it, `model.a[0].b.c`, as what get_submodule is called on, what it
+    is given, and what follows: `model`, `"a.0"`, `.b.c`."""
+    root = target.partition(".")[0]
+    end = target.rfind("]") + 1
+    at, names = len(root), []
+    while at < end:
+        step = _STEP.match(target, at)
+        if step is None:
+            return None
+        names.append(next(name for name in step.groups() if name is not None))
+        at = step.end()
+    if not names or {"_parameters", "_buffers"} & set(names):
+        return None
+    return root, string(".".join(names)), target[end:]
 
 
 class Fixups:
@@ -117,13 +152,9 @@ class Fixups:
             return
         if not row.path.startswith("torch.nn.modules."):
             return
-        known = {a.name for a in row.arguments}
-        for argument in row.arguments:
-            known |= {
-                s.split("?")[0].split(".")[0].lstrip("@#") for s in argument.source.split("|")
-            }
+        known = _arguments(row)
         for key, value in module.others:
-            if key in known or key in INTERNAL or not attribute(key) or key.isdigit():
+            if key in known or not attribute(key) or key.isdigit():
                 continue
             if self.graph.refers(value):
                 self.graph.later.setdefault(id(module.call), {})[key] = value

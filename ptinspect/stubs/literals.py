@@ -40,7 +40,7 @@ def plain(value: Value) -> Expr | None:
 def number(value: float) -> str:
     """A float as source."""
     if math.isfinite(value):
-        return repr(float(value))
+        return repr(float(value)).replace("e+", "e")  # as ruff would have it
     return f'float("{value}")'
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,9 +17,6 @@ MAKER = Path(__file__).parent / "zoo_models.py"
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    import subprocess
-    import sys
-
     folder = tmp_path_factory.mktemp("models")
     done = subprocess.run(
         [sys.executable, "-W", "ignore", str(MAKER), str(folder)],
@@ -49,3 +48,14 @@ def test_what_every_module_has_is_set_in_a_loop(saved: dict[str, Path]) -> None:
     source = attempt("marked_everywhere", saved["marked_everywhere"]).source
     assert "for module in self.modules():\n            module.is_initialized = True" in source
     assert "].is_initialized" not in source
+
+
+def test_all_are_as_ruff_would_have_them(saved: dict[str, Path], tmp_path: Path) -> None:
+    for name, file in saved.items():
+        (tmp_path / f"{name}.py").write_text(attempt(name, file).source, "utf-8")
+    for command in (["format", "--check"], ["check"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "ruff", *command, "--isolated", "--no-cache", str(tmp_path)],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout[-2000:]

@@ -102,6 +102,16 @@ def marked_everywhere():
     return made
 
 
+@model
+def long_ways():
+    """What is set at the end has a target that fills a line, or more."""
+    inner = nn.Linear(2, 2)
+    inner.mark, inner.large = "x", 1e22
+    for name in ("a_rather_long_name", "another_rather_long_name", "and_one_more_of_them"):
+        inner = Part(**{name: nn.ModuleList([inner, nn.Identity()])})
+    return Root(deep=inner, tied=nn.Linear(2, 2), twin=inner)
+
+
 class Coder(nn.TransformerEncoder):
     pass
 
