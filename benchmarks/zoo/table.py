@@ -16,10 +16,12 @@ WHOLE = {
     "built_print": "… that prints what the original prints",
     "facts": "… with its parameters, buffers, ties, dtypes, modes and frozen parameters",
     "strict": "… and takes its state_dict strictly",
+    "ruff": "the stub is as `ruff format` and `ruff check` would have it",
 }
 STATE_DICT = {
     "build": "a stub from the state_dict alone, whose `build()` makes a model",
     "strict": "… that takes the state_dict strictly",
+    "ruff": "the stub is as `ruff format` and `ruff check` would have it",
 }
 HEAD = """# The zoo
 

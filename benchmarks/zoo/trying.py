@@ -103,10 +103,23 @@ def _stubbed(folder: Path, kind: str, asked: Server) -> dict[str, Any]:
     why = _WHY.search(source)
     job = {"kind": kind, "file": str(file), "truth": str(folder / "truth.json"),
            "folder": str(place), "refused": why is not None, "limit": LIMIT}  # fmt: skip
-    answer = {"stub": None, **asked.ask(json.dumps(job)), "seconds": seconds}
+    answer = {"stub": None, **asked.ask(json.dumps(job)), "ruff": _linted(place)}
+    answer["seconds"] = seconds
     if why is not None:
         answer["refused"] = [line[4:] for line in why[1].splitlines()]
     return answer
+
+
+def _linted(place: Path) -> str | None:
+    """What ruff would have otherwise."""
+    for command in (["check", "--output-format", "concise"], ["format", "--check"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "ruff", *command, "--isolated", "--no-cache", "model_def.py"],
+            cwd=place, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        if done.returncode != 0:
+            return done.stdout.strip()[:300] or done.stderr.strip()[-300:]
+    return None
 
 
 def _elements(truth: dict[str, Any]) -> int:
