@@ -16,6 +16,7 @@ from ptinspect.pickling.values import (
     Value,
     key_value,
 )
+from ptinspect.safety.elements import DTYPE, ill_made, lends, makes
 from ptinspect.safety.findings import DANGEROUS, UNKNOWN, Finding, Findings
 from ptinspect.safety.opinions import DEPTH, FINE, OK, Opinion, called, imported, resolved
 from ptinspect.safety.opinions import UNKNOWN as LEVEL_UNKNOWN
@@ -23,7 +24,7 @@ from ptinspect.safety.policy import row_of
 from ptinspect.safety.wording import call_text, text_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from ptinspect.pickling.recorder import Event, Recorder
 
@@ -51,6 +52,11 @@ _FITTING = {
 _FITTING |= {"SETITEMS": _FITTING["SETITEM"], "APPENDS": _FITTING["APPEND"]}
 """Of what is allowed: what the opcode is meant for. On a tensor it would write to memory
 (CVE-2026-24747)."""
+
+WIDE = 64
+"""Parts, or letters, of a value that is looked at whenever it comes by."""
+
+_COUNTED = frozenset((str, bytes, tuple, list, dict))
 
 _MAKERS = ("copyreg._reconstructor", "copyreg.__newobj__", "copyreg.__newobj_ex__")
 
@@ -108,8 +114,9 @@ def _reaches_beyond(args: tuple[Value, ...]) -> bool:
         size = size.args[0]  # torch.Size((2, 2))
     if type(numel) is not int or type(offset) is not int:
         return False
-    if not isinstance(size, tuple) or not isinstance(stride, tuple):
+    if not isinstance(size, tuple) or not isinstance(stride, tuple) or len(size) > WIDE:
         return False
+    stride = stride[: len(size)]
     if not set(map(type, (*size, *stride))) <= _INTS:
         return False
     return _extent(offset, size, stride) > numel
@@ -141,6 +148,12 @@ class Judge:
         self.inner: list[tuple[int, bytes | Blob]] = []
         self.unfit: set[str] = set()
         self._plain: set[Global] = set()
+        # What is wide is looked at once, by its identity: a stream can hand the same to each of a
+        # million opcodes. All of it lives as long as the record of the run.
+        self._opinions: dict[tuple[object, ...], Opinion] = {}
+        self._watched: dict[int, dict[str, Value]] = {}
+        self._named: set[tuple[str, int]] = set()
+        self._checked: dict[int, bool] = {}
         self._attributes: dict[Value, dict[str, Value]] = {}
         self._frame = 0
 
@@ -165,7 +178,7 @@ class Judge:
         func = call.func
         if not call.args and func in self._plain:
             return
-        opinion = called(func, call.args, call.how)
+        opinion = self._opinion(func, call)
         if opinion.inner is not None:
             self.inner.append((event.at - self.shift, opinion.inner))
         if opinion.level == OK and not call.args and isinstance(func, Global):
@@ -181,15 +194,39 @@ class Judge:
         """What an allowed call sets as attributes of what it gives, without BUILD."""
         if func.path == "types.SimpleNamespace":
             self._remember(call, call.args)  # Python 3.13: of a mapping, or of pairs
+            self._lent(event, call.args)
+            if any(not isinstance(part, dict) for part in call.args):
+                why = "takes attributes from what is no dictionary"
+                self._add(Opinion(LEVEL_UNKNOWN, func.path, why), event)
         for state in _states(func, call.args):
             self._remember(call, state)
-            for part in state if isinstance(state, tuple) else (state,):
-                if isinstance(part, Call) or (isinstance(part, dict) and _computed(part)):
+            for part in self._unseen("call", state) if isinstance(state, tuple) else (state,):
+                if isinstance(part, Call) or (isinstance(part, dict) and self._computed(part)):
                     why = "sets attributes whose names a call makes"
                     self._add(Opinion(LEVEL_UNKNOWN, func.path, why), event)
-                for name in part if isinstance(part, dict) else ():
+                for name in self._unseen("call", part) if isinstance(part, dict) else ():
                     if isinstance(name, str) and (name in _WATCHED or _is_special(name)):
                         self._add(Opinion(2, func.path, f"sets {name} of an object"), event)
+
+    def _opinion(self, func: Value, call: Call) -> Opinion:
+        args = call.args
+        for arg in args if len(args) <= WIDE else (args,):
+            if type(arg) in _COUNTED and len(arg) > WIDE:  # type: ignore[arg-type]
+                given = map(id, args) if len(args) <= WIDE else (id(args),)
+                key = (id(func), call.how, *given)
+                if key not in self._opinions:
+                    self._opinions[key] = called(func, args, call.how)
+                return self._opinions[key]
+        return called(func, args, call.how)
+
+    def _unseen(self, what: str, wide: Collection[Value]) -> Collection[Value]:
+        """All of it; nothing of what is wide and was asked for the same before."""
+        if len(wide) <= WIDE:
+            return wide
+        if (what, id(wide)) in self._named:
+            return ()
+        self._named.add((what, id(wide)))
+        return wide
 
     def _add(self, opinion: Opinion, event: Event, call: str | None = None) -> None:
         if opinion.level != OK:
@@ -215,6 +252,7 @@ class Judge:
         if event.op == "BUILD":
             self._remember(target, event.given)
             self._slots(event)
+            self._lent(event, event.given)
 
     def _changed_object(self, event: Event, call: Call) -> None:
         func = resolved(call.func)
@@ -225,6 +263,8 @@ class Judge:
             self._add(Opinion(2, name, "what a call reached is changed"), event)
             return
         if event.op == "BUILD":
+            if makes(call) and (why := ill_made(call)):
+                self._add(Opinion(2, DTYPE, why), event)
             return
         if func.path in _MAKERS and call.args and isinstance(call.args[0], Global):
             func = call.args[0]
@@ -249,25 +289,49 @@ class Judge:
 
     def _remember(self, target: Value, state: Value) -> None:
         """Attributes of an object that an opcode would call as its methods."""
-        for part in state if isinstance(state, tuple) else (state,):
-            if isinstance(part, dict) and not _computed(part):
-                found = {name: part[name] for name in _WATCHED if name in part}
-            elif isinstance(part, dict | list | Call):
-                found = dict.fromkeys(_WATCHED, part)  # it may hold each of them
-            else:
-                continue
-            if found:
-                self._attributes.setdefault(target, {}).update(found)
+        found = self._watched_of(state)
+        if found:
+            self._attributes.setdefault(target, {}).update(found)
+
+    def _watched_of(self, state: Value) -> dict[str, Value]:
+        """Those among a state: a dictionary, or a pair of such."""
+        wide = isinstance(state, tuple | dict) and len(state) > WIDE
+        if wide and id(state) in self._watched:
+            return self._watched[id(state)]
+        found: dict[str, Value] = {}
+        if isinstance(state, tuple):
+            for part in state:
+                if isinstance(part, dict | list | Call):
+                    found.update(self._watched_of(part))
+        elif isinstance(state, dict) and not self._computed(state):
+            found = {name: state[name] for name in _WATCHED if name in state}
+        elif isinstance(state, dict | list | Call):
+            found = dict.fromkeys(_WATCHED, state)  # it may hold each of them
+        if wide:
+            self._watched[id(state)] = found
+        return found
+
+    def _computed(self, part: dict[Value, Value]) -> bool:
+        if len(part) <= WIDE:
+            return _computed(part)
+        if id(part) not in self._checked:
+            self._checked[id(part)] = _computed(part)
+        return self._checked[id(part)]
 
     def _slots(self, event: Event) -> None:
         """The second half of a pair is set by setattr, which can change the class."""
         state = event.given
         slots = state[1] if isinstance(state, tuple) and len(state) == 2 else None
         if isinstance(slots, dict):
-            for name in slots:
+            for name in self._unseen("slots", slots):
                 if isinstance(name, str) and _is_special(name):
                     why = f"sets {name} of an object"
                     self._add(Opinion(2, name, why), event)
+
+    def _lent(self, event: Event, state: Value) -> None:
+        """Attributes by which numpy and torch would read, and write, memory of the file's choice."""
+        if name := lends(state):
+            self._add(Opinion(2, name, f"sets {name}, which says where memory lies"), event)
 
     # --- what stands beside ---------------------------------------------------------------
 
