@@ -329,9 +329,13 @@ class Judge:
                     self._add(Opinion(2, name, why), event)
 
     def _lent(self, event: Event, state: Value) -> None:
-        """Attributes by which numpy and torch would read, and write, memory of the file's choice."""
+        """Attributes by which numpy would read, and write, memory of the file's choice."""
         if name := lends(state):
             self._add(Opinion(2, name, f"sets {name}, which says where memory lies"), event)
+        for part in state if isinstance(state, tuple) else (state,):
+            if isinstance(part, dict) and _computed(part):
+                why = "sets attributes whose names a call makes"
+                self._add(Opinion(LEVEL_UNKNOWN, "BUILD", why), event)
 
     # --- what stands beside ---------------------------------------------------------------
 
