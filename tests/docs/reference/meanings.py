@@ -103,7 +103,7 @@ MEANINGS = {
     "fault.message": "In words.",
     "fault.parameter": "The parameter's key; null where it is about more than one.",
     # scan
-    "finding.verdict": "See [Security](../security.md).",
+    "finding.verdict": "See [What scan says](verdicts.md).",
     "finding.why": "In words.",
     "finding.opcode": "The opcode that does it; null for what is found in the container.",
     "finding.count": "How often the same was found.",
