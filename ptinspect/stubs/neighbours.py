@@ -11,33 +11,59 @@ if TYPE_CHECKING:
 Shape = tuple[int, ...]
 
 
-def batch_norm_dims(root: Branch) -> dict[int, int]:
-    """By id of the branch of a BatchNorm: 1, 2 or 3, as the layer before it has it whose output is
-    of its size, else the layer after it that takes so many; else as most convolutions have it.
+Layer = tuple[Shape, tuple[str, ...]]
+"""A weight's shape, and the path of its module."""
 
-    A Linear is followed by a BatchNorm1d.
+
+def batch_norm_dims(root: Branch) -> dict[int, int]:
+    """By id of the branch of a BatchNorm: 1, 2 or 3, as a layer beside it has it that gives or
+    takes as many; else as most convolutions have it.
+
+    The layer may stand before it, or after it and in the same module; the one that is nearer in
+    the tree tells, and the one before where both are as near. A Linear means BatchNorm1d.
     """
-    weights: list[Shape] = []
-    norms: list[tuple[Branch, int, int]] = []  # branch, size, how many weights stand before it
+    layers: list[Layer] = []
+    norms: list[tuple[Branch, int, int]] = []  # branch, size, how many layers stand before it
     for branch in in_order(root):
         mean = branch.tensors.get("running_mean")
         if mean is not None:
-            norms.append((branch, mean.numel, len(weights)))
-        weights += _weights(branch)
-    most = _most(weights)
-    return {id(branch): _dims(weights, at, size) or most for branch, size, at in norms}
+            norms.append((branch, mean.numel, len(layers)))
+        layers += [(shape, branch.path) for shape in _weights(branch)]
+    most = _most([shape for shape, _ in layers])
+    made: dict[int, int] = {}
+    for branch, size, at in norms:
+        before, after = layers[at - 1 : at] if at else [], layers[at : at + 1]
+        made[id(branch)] = _dims(branch.path[:-1], size, before, after) or most
+    return made
 
 
-def _dims(weights: list[Shape], at: int, size: int) -> int:
+def _dims(parent: tuple[str, ...], size: int, before: list[Layer], after: list[Layer]) -> int:
     """Of the layer beside a BatchNorm; 0 where none fits."""
-    before, after = weights[at - 1 : at] if at else [], weights[at : at + 1]
-    for shape in before:
-        if size in (shape[0], shape[1]):
-            return max(len(shape) - 2, 1)
-    for shape in after:
-        if size in (shape[0], shape[1]):
-            return max(len(shape) - 2, 1)
-    return 0
+    near = [(shape, _common(parent, path)) for shape, path in before]
+    near += [(shape, len(parent)) for shape, path in after if _common(parent, path) == len(parent)]
+    fitting = [item for item in near if size in item[0][:2]]
+    if not fitting:
+        return 0
+    shape, _ = max(fitting, key=lambda item: item[1])
+    return max(len(shape) - 2, 1)
+
+
+def _common(one: tuple[str, ...], other: tuple[str, ...]) -> int:
+    """How many parts of two paths are the same, from the root on."""
+    count = 0
+    for a, b in zip(one, other, strict=False):
+        if a != b:
+            break
+        count += 1
+    return count
+
+
+def _most(weights: list[Shape]) -> int:
+    counts: dict[int, int] = dict.fromkeys((2, 1, 3), 0)
+    for shape in weights:
+        if len(shape) > 2:
+            counts[len(shape) - 2] += 1
+    return max(counts, key=lambda dims: counts[dims])
 
 
 def _weights(branch: Branch) -> list[Shape]:

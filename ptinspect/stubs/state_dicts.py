@@ -187,8 +187,9 @@ class Inferring:
             return not _SEQUENTIAL.fullmatch(name)
         kinds = {item.func for item in items if isinstance(item, Make)}
         alike = len(kinds) == 1 and len(items) > 1 and all(isinstance(i, Make) for i in items)
-        odd = alike and (kinds <= _NEVER_ALONE or _LISTED.fullmatch(branch.name) is not None)
-        return odd or not chained(branch)
+        if _LISTED.fullmatch(branch.name) or (alike and kinds <= _NEVER_ALONE):
+            return True
+        return not chained(branch)
 
     def own(self, branch: Branch, children: dict[str, Expr]) -> Instance:
         """An object of a class of the model's own."""

@@ -47,6 +47,23 @@ def test_or_of_the_layer_after(tmp_path: Path) -> None:
     assert "self.norm = nn.BatchNorm3d(4)" in source_of(tmp_path, shapes)
 
 
+@pytest.mark.parametrize(
+    ("shapes", "name", "kind"),
+    [
+        # the convolution in the same module, not the Linear before
+        ({"mlp.fc.weight": (4, 4), "block.norm": (4,), "block.conv.weight": (8, 4, 1, 1)},
+         "norm", "BatchNorm2d"),
+        # the convolutions, not the Linear of another module that follows
+        ({"features.conv.weight": (9, 9, 1, 1), "features.norm": (4,), "fc.weight": (2, 4)},
+         "norm", "BatchNorm2d"),
+    ],
+)  # fmt: skip
+def test_the_nearer_layer_tells(
+    tmp_path: Path, shapes: dict[str, tuple[int, ...]], name: str, kind: str
+) -> None:
+    assert f"self.{name} = nn.{kind}(4)" in source_of(tmp_path, shapes)
+
+
 def test_or_as_most_convolutions_have_it(tmp_path: Path) -> None:
     shapes = {"a.weight": (9, 9, 1), "b.weight": (9, 9, 1), "scale": (4, 1, 1, 1), "norm": (4,)}
     assert "self.norm = nn.BatchNorm1d(4)" in source_of(tmp_path, shapes)
