@@ -72,14 +72,6 @@ def _weights(branch: Branch) -> list[Shape]:
     return [weight.shape] if weight is not None and 2 <= len(weight.shape) <= 5 else []
 
 
-def _most(weights: list[Shape]) -> int:
-    counts = dict.fromkeys((2, 1, 3), 0)
-    for shape in weights:
-        if len(shape) > 2:
-            counts[len(shape) - 2] += 1
-    return max(counts, key=lambda dims: counts[dims])
-
-
 def in_order(root: Branch) -> Iterator[Branch]:
     """All branches, in the order of their keys."""
     todo = [root]
