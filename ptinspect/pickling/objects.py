@@ -110,8 +110,8 @@ def newobj_ex(m: Machine, pos: int) -> int:
 
 def inst(m: Machine, pos: int) -> int:
     module, name, pos = _two_lines(m, pos)
-    if m.recorder is not None and not m.marks:  # pickle.py imports before it looks for the mark
-        m.recorder.refused(m, m.named(module, name))
+    if m.recorder is not None and not m.marks and module.replace(".", "").isidentifier():
+        m.recorder.refused(m, m.named(module, name))  # pickle.py imports before it looks for it
     values = m.pop_to_mark()
     m.stack.append(Call(m.named(module, name), tuple(values), "INST", m.at))
     return pos

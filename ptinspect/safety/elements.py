@@ -29,6 +29,9 @@ FROM_FIELDS = 0x1B
 MOST = 1 << 31
 """Bytes that an element has less of: numpy counts them in a C int."""
 
+DIMS = 64
+"""NPY_MAXDIMS, of numpy 2; 32 before."""
+
 _NAME = re.compile(r"[<>=|]?([a-zA-Z?])([0-9]{0,10})")
 _LETTERS = {
     "?": 1, "b": 1, "B": 1, "h": 2, "H": 2, "e": 2, "i": 4, "I": 4, "f": 4, "l": 8, "L": 8, "q": 8,
@@ -77,14 +80,11 @@ LENDING = (
 """Attributes by which an object says where its numbers lie in memory: numpy believes it."""
 
 
-def lends(state: Value) -> str | None:
+def lends(attributes: Value) -> str | None:
     """The first of LENDING that attributes have, which BUILD or a call sets."""
-    for part in state if isinstance(state, tuple) else (state,):
-        if isinstance(part, dict):
-            for name in LENDING:
-                if name in part:
-                    return name
-    return None
+    if not isinstance(attributes, dict):
+        return None
+    return next((name for name in LENDING if name in attributes), None)
 
 
 def makes(call: Call) -> bool:
@@ -115,7 +115,7 @@ def _parts(state: tuple[Value, ...], size: int) -> str | None:
         base, shape = state[2] if isinstance(state[2], tuple) and len(state[2]) == 2 else (None, 0)
         inner = item_size(base)
         sizes = shape if isinstance(shape, tuple) else (shape,)
-        for length in sizes:
+        for length in sizes if len(sizes) <= DIMS else (None,):
             if type(length) is not int or length < 0 or inner is None:
                 return "an array as an element that is none"
             inner = min(inner * length, MOST)

@@ -56,6 +56,9 @@ _FITTING |= {"SETITEMS": _FITTING["SETITEM"], "APPENDS": _FITTING["APPEND"]}
 WIDE = 64
 """Parts, or letters, of a value that is looked at whenever it comes by."""
 
+COPIES = 8
+"""Types of elements that may share so many fields."""
+
 _COUNTED = frozenset((str, bytes, tuple, list, dict))
 
 _MAKERS = ("copyreg._reconstructor", "copyreg.__newobj__", "copyreg.__newobj_ex__")
@@ -138,14 +141,15 @@ def _extent(offset: int, size: tuple[int, ...], stride: tuple[int, ...]) -> int:
 
 class Judge:
     """Judges one stream. record: its name in the findings; shift: what is taken from offsets, so
-    that they count in that record. inner: bytes that loading would load as a file, and where.
+    that they count in that record. inner: what loading would load as a file, and where (see
+    `Opinion`).
     unfit: what is filled in a way that weights_only refuses, whatever is allowed."""
 
     def __init__(self, record: str | None, shift: int = 0) -> None:
         self.record = record
         self.shift = shift
         self.found = Findings()
-        self.inner: list[tuple[int, bytes | Blob]] = []
+        self.inner: list[tuple[int, bytes | Blob | str]] = []
         self.unfit: set[str] = set()
         self._plain: set[Global] = set()
         # What is wide is looked at once, by its identity: a stream can hand the same to each of a
@@ -154,6 +158,7 @@ class Judge:
         self._watched: dict[int, dict[str, Value]] = {}
         self._named: set[tuple[str, int]] = set()
         self._checked: dict[int, bool] = {}
+        self._shared: dict[int, int] = {}
         self._attributes: dict[Value, dict[str, Value]] = {}
         self._frame = 0
 
@@ -263,8 +268,8 @@ class Judge:
             self._add(Opinion(2, name, "what a call reached is changed"), event)
             return
         if event.op == "BUILD":
-            if makes(call) and (why := ill_made(call)):
-                self._add(Opinion(2, DTYPE, why), event)
+            if makes(call):
+                self._elements(event, call)
             return
         if func.path in _MAKERS and call.args and isinstance(call.args[0], Global):
             func = call.args[0]
@@ -276,6 +281,18 @@ class Judge:
         if row is not None and row.verdict in ("allowed", "module"):
             why = f"{event.op} is no opcode for what {func.path} makes"
             self._add(Opinion(2, func.path, why), event)
+
+    def _elements(self, event: Event, dtype: Call) -> None:
+        """A type of numpy's elements. Of what is wide, the copies of a type share its fields."""
+        for part in dtype.state if isinstance(dtype.state, tuple) else ():
+            if isinstance(part, tuple | list | dict) and len(part) > WIDE:
+                self._shared[id(part)] = self._shared.get(id(part), 0) + 1
+                if self._shared[id(part)] > COPIES:
+                    many = "so many types of elements share their fields"
+                    self._add(Opinion(LEVEL_UNKNOWN, DTYPE, many), event)
+                    return
+        if why := ill_made(dtype):
+            self._add(Opinion(2, DTYPE, why), event)
 
     def _overridden(self, event: Event, method: str, put: Value) -> None:
         """The opcode calls what the file has put in a method's place."""
@@ -330,10 +347,10 @@ class Judge:
 
     def _lent(self, event: Event, state: Value) -> None:
         """Attributes by which numpy would read, and write, memory of the file's choice."""
-        if name := lends(state):
-            self._add(Opinion(2, name, f"sets {name}, which says where memory lies"), event)
-        for part in state if isinstance(state, tuple) else (state,):
-            if isinstance(part, dict) and _computed(part):
+        for part in self._unseen("lent", state) if isinstance(state, tuple) else (state,):
+            if name := lends(part):
+                self._add(Opinion(2, name, f"sets {name}, which says where memory lies"), event)
+            if isinstance(part, dict) and self._computed(part):
                 why = "sets attributes whose names a call makes"
                 self._add(Opinion(LEVEL_UNKNOWN, "BUILD", why), event)
 
