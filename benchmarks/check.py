@@ -1,6 +1,9 @@
 """`check optimizer` against starting torch, whole processes; and the check by itself, in process.
 
 python -m benchmarks.check
+
+Python and click alone, which every command begins with, take about two thirds of the whole process:
+their time stands beside it, as what no check could go below.
 """
 
 from __future__ import annotations
@@ -44,6 +47,8 @@ def main() -> int:
     ours = [sys.executable, "-m", "ptinspect", "check", "optimizer", str(CHECKPOINT)]
     theirs = [sys.executable, "-c", "import torch"]
     good = side_by_side("check optimizer, whole process", ours=ours, theirs=theirs, must=8.0)
+    least = [sys.executable, "-c", "import click"]
+    side_by_side("Python and click alone, no more", ours=least, theirs=theirs, must=0.0)
     check, torch = by_itself(), importing()
     print(f"the check by itself: {check * 1e3:.2f} ms; import torch: {torch * 1e3:.0f} ms; "
           f"{torch / check:.0f} times as long (must: {MUST:.0f})")  # fmt: skip

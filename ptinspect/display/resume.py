@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ptinspect.display.escape import cut
+from ptinspect.document.training import counter_of
 from ptinspect.document.walk import dotted
 
 if TYPE_CHECKING:
@@ -12,10 +13,6 @@ if TYPE_CHECKING:
     from ptinspect.document.optimizers import Optimizer
     from ptinspect.document.walk import Path
 
-_COUNTERS = (
-    "epoch", "epochs", "epochs_run", "current_epoch", "last_epoch", "start_epoch", "global_step",
-    "step", "steps", "iteration", "iter", "iters", "it", "num_updates", "niter", "n_iter", "round",
-)  # fmt: skip
 _EMPTY_IS_WHOLE = ("torch.optim.SGD",)
 """Optimizers that keep nothing per parameter (SGD without momentum)."""
 
@@ -70,14 +67,8 @@ def _keeps_nothing(found: Optimizer) -> bool:
 
 def _counter(document: Document) -> str | None:
     """The number that tells how far training had come."""
-    found: list[tuple[int, int, str]] = []
-    for entry in document.entries:
-        name = str(entry.path[-1]).lower() if entry.path else ""
-        number = isinstance(entry.value, int | float) and not isinstance(entry.value, bool)
-        if number and name in _COUNTERS and len(entry.path) <= 2:
-            said = f"{cut(dotted(entry.path))} {entry.value}"
-            found.append((len(entry.path), _COUNTERS.index(name), said))
-    return min(found)[2] if found else None
+    entry = counter_of(document)
+    return None if entry is None else f"{cut(dotted(entry.path))} {entry.value}"
 
 
 def _extras(document: Document) -> list[str]:

@@ -139,22 +139,6 @@ def test_a_scheduler_that_is_stepped_after_each_batch(tmp_path: Path, workers: W
     assert (report.facts["scheduler"], report.facts["per_step"]) == ("OneCycleLR", True)
 
 
-def test_a_scheduler_that_the_user_makes(tmp_path: Path, workers: Workers) -> None:
-    more = """
-
-def make_scheduler(optimizer):
-    from torch.optim.lr_scheduler import LambdaLR
-
-    return LambdaLR(optimizer, lambda epoch: 0.9**epoch)
-"""
-
-    def of_lambda(optimizer: Any) -> Any:
-        return lrs.LambdaLR(optimizer, lambda epoch: 0.9**epoch)
-
-    training = Training(tmp_path, net=NET + more, scheduler=of_lambda)
-    sound(workers, training.save(training.parts()))
-
-
 @pytest.mark.parametrize(
     "made",
     [
@@ -162,8 +146,9 @@ def make_scheduler(optimizer):
         "lrs.ExponentialLR(optimizer, 0.9)], [3])",
         "lrs.CyclicLR(optimizer, 0.01, 0.1, step_size_up=2, cycle_momentum=False)",
         "lrs.MultiplicativeLR(optimizer, lambda epoch: 0.95)",
+        "lrs.LambdaLR(optimizer, lambda epoch: 0.9**epoch)",
     ],
-    ids=["sequential", "cyclic", "multiplicative"],
+    ids=["sequential", "cyclic", "multiplicative", "lambda"],
 )
 def test_schedulers_that_only_the_user_can_make(
     made: str, tmp_path: Path, workers: Workers
