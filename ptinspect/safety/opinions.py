@@ -29,12 +29,12 @@ DEPTH = 8
 
 class Opinion(NamedTuple):
     """level: OK, UNKNOWN or DANGEROUS. name: what it is about. inner: bytes that the call
-    would load as a file, which are for the caller to judge."""
+    would load as a file, which are for the caller to judge; a text has a byte per character."""
 
     level: int
     name: str = ""
     why: str = ""
-    inner: bytes | Blob | None = None
+    inner: bytes | Blob | str | None = None
 
 
 FINE = Opinion(OK)
@@ -257,17 +257,18 @@ def _load_from_bytes(args: tuple[Value, ...], depth: int) -> Opinion:
     return Opinion(OK, inner=data)
 
 
-def _literal(value: Value) -> bytes | Blob | None:
-    """Bytes, which protocols 0 to 2 write as `_codecs.encode(text, "latin1")`."""
+def _literal(value: Value) -> bytes | Blob | str | None:
+    """Bytes, which protocols 0 to 2 write as `_codecs.encode(text, "latin1")`: then the text, which
+    many calls may share."""
     if isinstance(value, bytes | Blob):
         return value
     if isinstance(value, str):  # of Python 2
-        return value.raw if isinstance(value, OldStr) else value.encode("latin1", "replace")
+        return value.raw if isinstance(value, OldStr) else value
     if isinstance(value, Call) and isinstance(value.func, Global):
         args = value.args
         encoded = value.func.path == "_codecs.encode" and len(args) == 2 and _plain_codec(args[1])
         if encoded and isinstance(args[0], str):
-            return str(args[0]).encode("latin1", "replace")
+            return args[0]
         if value.func.path == "builtins.bytes" and not args:
             return b""
     return None

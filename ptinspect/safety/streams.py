@@ -37,7 +37,7 @@ class Streams:
         self.inner: list[tuple[str, bytes | Blob]] = []
         self.harm = False
         self.nested = 0
-        self._seen: dict[int, bytes | Blob] = {}
+        self._seen: dict[int, bytes | Blob | str] = {}
 
     def one(self, pos: int) -> Pickled:
         """Runs the pickle at `pos`, and judges it, also where it raises."""
@@ -100,6 +100,8 @@ class Streams:
             if id(data) not in self._seen:  # kept, so that no other object has its id
                 self._seen[id(data)] = data
                 name = f"{self.record} @ {at}" if self.record else f"byte {at}"
+                if isinstance(data, str):
+                    data = data.encode("latin1", "replace")
                 self.inner.append((name, data))
 
     # --- a file of pickles ----------------------------------------------------------------

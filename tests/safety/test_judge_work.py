@@ -8,10 +8,13 @@ from types import FrameType
 
 import pytest
 
+from ptinspect.limits import LIMITS
 from ptinspect.pickling.machine import run
 from ptinspect.pickling.recorder import Recorder
 from ptinspect.safety import judge
 from ptinspect.safety.judge import Judge
+from ptinspect.safety.part import Budget, Part
+from ptinspect.safety.streams import read_pickles
 
 START = b"\x80\x02"
 THING = b"cmodel\nThing\n)\x81"
@@ -82,3 +85,14 @@ def test_a_method_in_a_wide_state_is_seen_on_each_object(count: int) -> None:
     judged.judge(recorder)
     (found,) = (each for each in judged.found.list() if each.name == "posix.system")
     assert (found.verdict, found.times) == ("dangerous", 3)
+
+
+@pytest.mark.parametrize("times", [1, 50])
+def test_bytes_that_are_loaded_again_and_again_are_looked_into_once(times: int) -> None:
+    """Protocol 2 writes them as a text, which each call would encode anew."""
+    text = b"c_codecs\nencode\n(X\x04\x00\x00\x00\x80\x02N.X\x06\x00\x00\x00latin1tRq\x010"
+    text = text.replace(b"\x04\x00\x00\x00\x80", b"\x05\x00\x00\x00\xc2\x80")
+    stream = START + text + b"ctorch.storage\n_load_from_bytes\nh\x01\x85R0" * times + b"N."
+    part = Part("file", None, 0, Budget(LIMITS))
+    streams = read_pickles(part, stream, 0, len(stream), None)
+    assert [data for _, data in streams.inner] == [b"\x80\x02N."]
