@@ -82,6 +82,7 @@ def command(ctx: click.Context, /, **given: Any) -> None:
     )  # fmt: skip
     options = {name: given[name] for name in names}
     options["set"] = dict(map(_entry, given["entries"]))
+    _must_have_a_name_each(sources, target, given["to"])
     reports = []
     for source in sources:
         with Bar(os.path.basename(source), hidden=given["no_progress"]) as progress:
@@ -104,6 +105,19 @@ def _split(paths: tuple[str, ...], to: str | None) -> tuple[tuple[str, ...], str
     if len(sources) > 1 and not os.path.isdir(last):
         raise click.UsageError(f"several SRC need a folder as DST, and {last!r} is none")
     return tuple(sources), last
+
+
+def _must_have_a_name_each(sources: tuple[str, ...], target: str | None, to: str | None) -> None:
+    """No SRC may overwrite what another has become."""
+    from ptinspect.conversion.options import goal_of, target_of
+
+    if len(sources) > 1:
+        taken: dict[str, str] = {}
+        for source in sources:
+            made = target_of(source, target, goal_of(target, to))
+            if made in taken:
+                raise click.UsageError(f"{taken[made]} and {source} would both become {made}")
+            taken[made] = source
 
 
 def _entry(text: str) -> tuple[str, object]:

@@ -32,7 +32,11 @@ def check(plan: Plan, paths: Sequence[str], document: Document, verify: bool) ->
         if not file.records and file.path.endswith(".json"):
             _check_text(file, path)
             continue
-        with open_document(path, limits=document.limits) as output:
+        try:
+            output = open_document(path, limits=document.limits)
+        except PtInspectError as error:
+            raise _wrong(file.path, error.message) from error
+        with output:
             output.check()
             if _head(output.archive, len(file.head)) != file.head:
                 raise _wrong(file.path, "its pickle or header is another")

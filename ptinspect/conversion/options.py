@@ -151,6 +151,8 @@ def goal_of(target: str | None, to: str | None) -> str:
 def target_of(source: str, target: str | None, to: str) -> str:
     """DST: as given, in a folder that was given, or beside SRC; there with a derived name."""
     if target is not None and not os.path.isdir(target):
+        if not os.path.basename(target):
+            raise PtInspectError("there is no such folder", path=target, hint="make it first")
         return target
     folder, name = os.path.split(source)
     stem = _INDEX.sub("", name) if _INDEX.search(name) else os.path.splitext(name)[0]

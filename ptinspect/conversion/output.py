@@ -69,7 +69,7 @@ class Output:
 
     def _free_names(self) -> Iterator[str]:
         """Names beside the final one that nobody has; those of killed processes are passed over."""
-        name = os.path.basename(self.target)[:200]
+        name = os.fsdecode(os.fsencode(os.path.basename(self.target))[:200])
         for number in range(_TRIES):
             temporary = os.path.join(self.folder, f".{name}.{os.getpid()}-{number}.part")
             if not os.path.lexists(temporary):
@@ -88,22 +88,28 @@ class Output:
         return stat.S_IMODE(there.st_mode)
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Writes all of `data` at the current position."""
+        """Writes all of `data` at the current position; the first opens what is not open yet."""
+        if not self.temporary:
+            self.open()
         with told(self.path), memoryview(data) as view:
             at = 0
             while at < len(view):
                 at += os.write(self.descriptor, view[at : at + (1 << 30)])
 
+    def finish(self) -> None:
+        """Puts the bytes on the disk, and closes the temporary file. Twice is no error."""
+        if self.descriptor >= 0:
+            with told(self.path):
+                os.fsync(self.descriptor)
+            self._close()  # Windows renames no open file
+
     def commit(self) -> None:
         """Gives the file its final name, once its bytes are on the disk."""
+        self.finish()
         with told(self.path):
-            os.fsync(self.descriptor)
-            if os.name == "nt":
-                self._close()  # Windows renames no open file
             self._rename()
             self.temporary = ""
             _sync_folder(self.folder)
-        self._close()
 
     def _rename(self) -> None:
         """Without `force` nothing is overwritten, not even what appeared meanwhile."""
@@ -136,16 +142,18 @@ class Output:
 
 @contextmanager
 def written(paths: Sequence[str], *, force: bool = False) -> Iterator[list[Output]]:
-    """Outputs of these names; they take them, in order, when the block ends without an error.
+    """Outputs of these names; they take them, in order, when the block ends without an error. Of
+    several each is opened by its first bytes, and to be finished before the next: a system lends
+    some hundred descriptors.
 
     PtInspectError where one exists (unless `force`), cannot be made, or the disk is full.
     """
     outputs: list[Output] = []
     with _signals_raise():
         try:
-            for path in paths:
-                outputs.append(Output(path, force))
-                outputs[-1].open()
+            outputs += [Output(path, force) for path in paths]
+            if len(outputs) == 1:
+                outputs[0].open()
             yield outputs
             for output in outputs:
                 output.commit()
@@ -169,15 +177,32 @@ def must_be_free(path: str, force: bool) -> None:
         raise PtInspectError("it exists already", path=path, hint="--force overwrites it")
 
 
-def must_differ(source: str, target: str) -> None:
-    """PtInspectError where the two names are one file, also by a link."""
+def must_have_room(path: str, size: int) -> None:
+    """PtInspectError where the folder is missing, or its disk has fewer bytes left."""
+    import shutil
+
+    folder = os.path.dirname(os.path.realpath(path))
+    if not os.path.isdir(folder):
+        raise _failed(FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)), path)
+    try:
+        free = shutil.disk_usage(folder).free
+    except (OSError, ValueError):
+        return
+    if size > free:
+        raise PtInspectError(
+            f"{size:,} bytes are to be written, and the disk has room for {free:,}", path=path
+        )
+
+
+def must_differ(source: str | int, target: str) -> None:
+    """PtInspectError where the two are one file, also by a link. source: its name or descriptor."""
     try:
         same = os.path.samestat(os.stat(source), os.stat(target))
     except (OSError, ValueError):
         return
     if same:
         raise PtInspectError(
-            f"it is the same file as {source}",
+            f"it is the same file as {source if isinstance(source, str) else 'SRC'}",
             path=target,
             hint="write to another name, and rename that afterwards",
         )

@@ -186,7 +186,7 @@ class Plain:
         if self._memo.get(id(owner), LOST) is LOST:
             self._memo[id(owner)] = made
         for key, item in items.items():
-            name = _key(key)
+            name = plain_key(key)
             got = LOST if name is LOST or name in made else (yield step(key), item)
             if got is not LOST:
                 made[name] = got
@@ -337,7 +337,7 @@ class Plain:
         return said if isinstance(said, str | int | float) else LOST
 
 
-def _key(key: Value) -> Value:
+def plain_key(key: Value) -> Value:
     """A dictionary's key as a plain one; `LOST` where it would be none."""
     value = key_value(key)
     if isinstance(value, str):

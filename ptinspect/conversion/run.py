@@ -11,7 +11,7 @@ from ptinspect.conversion.checking import check
 from ptinspect.conversion.copying import Sink, Unchanged
 from ptinspect.conversion.judging import judge
 from ptinspect.conversion.options import Options, checked, goal_of, target_of
-from ptinspect.conversion.output import must_be_free, must_differ, written
+from ptinspect.conversion.output import must_be_free, must_differ, must_have_room, written
 from ptinspect.conversion.report import ConversionReport
 from ptinspect.document import open as open_document
 from ptinspect.errors import about
@@ -20,6 +20,7 @@ from ptinspect.limits import LIMITS, Limits
 if TYPE_CHECKING:
     from ptinspect.conversion.plan import Plan
     from ptinspect.document import Document
+    from ptinspect.source.base import Source
 
     Progress = Callable[[int, int], None]
 
@@ -80,7 +81,7 @@ def convert(
         plan = planned(document, path, options, files)
         plan.others += watched
         judge(plan, document)
-        _must_be_writable(plan, source, force)
+        _must_be_writable(plan, sources, force)
         if not dry_run:
             _write(plan, document, force, verify, progress)
         return ConversionReport(source, plan, written=not dry_run, verified=verify and not dry_run)
@@ -105,12 +106,16 @@ def planned(document: Document, target: str, options: Options, files: ExitStack)
     return plan_state_dict(document, target, options)
 
 
-def _must_be_writable(plan: Plan, source: str, force: bool) -> None:
-    """No file of the output is one that its bytes come from, or one that is kept."""
+def _must_be_writable(plan: Plan, sources: list[Source], force: bool) -> None:
+    """No file of the output is one that its bytes come from, or one that is kept; and what is made
+    of few bytes, such as one number that stands for millions, has room."""
     for file in plan.files:
-        for path in (source, *(other.path for other in plan.others)):
-            must_differ(path, file.path)
+        for source in sources:
+            must_differ(source.path if source.descriptor is None else source.descriptor, file.path)
+        for other in plan.others:
+            must_differ(other.path, file.path)
         must_be_free(file.path, force)
+    must_have_room(plan.files[0].path, sum(file.changed for file in plan.files))
 
 
 def _write(
@@ -129,6 +134,7 @@ def _write(
     with written([file.path for file in plan.files], force=force) as outputs:
         for file, output in zip(plan.files, outputs, strict=True):
             file.write(Sink(output, count))
+            output.finish()
         for each in plan.others:
             each.check()
         made = [output.temporary for output in outputs]

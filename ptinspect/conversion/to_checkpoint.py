@@ -17,7 +17,7 @@ from ptinspect.conversion.moves import planned_moves
 from ptinspect.conversion.plan import Plan, torch_file
 from ptinspect.conversion.to_state_dict import chosen, model_of
 from ptinspect.document import open as open_document
-from ptinspect.document.objects import attributes, mapping, sequence
+from ptinspect.document.objects import attributes, mapping, sequence, step
 from ptinspect.document.walk import dotted
 from ptinspect.errors import PtInspectError, about
 from ptinspect.pickling.values import Call, Value, key_value
@@ -51,27 +51,27 @@ def plan_checkpoint(
         plan.others.append(Unchanged(other.archive.source))
     for name, value in options.set:
         entries[name] = value
-    root: dict[Value, Value] = dict(entries.items())
     graph.plan()
     plan.found = len(graph.tensors)
-    plan.moves = planned_moves(root, graph, document, sources)
-    plan.files.append(torch_file(target, *graph.dump(root)))
+    plan.moves = planned_moves(entries, graph, document, sources)
+    plan.files.append(torch_file(target, *graph.dump(entries)))
     return plan
 
 
 def _kept(
     document: Document, options: Options, graph: Graph, plan: Plan, sources: dict[str, str]
-) -> dict[str, Value]:
-    """The entries that come from SRC. `sources` gets the old names of the model's tensors."""
+) -> dict[Value, Value]:
+    """The entries that come from SRC, under the keys that they have there. `sources` gets the old
+    names of the model's tensors."""
     items = mapping(document.archive.root)
     if document.kind == "checkpoint" and options.entry is None and items is not None:
-        entries = {str(key_value(key)): value for key, value in items.items()}
+        entries = dict(items)
         if options.edits.any:
             model = model_of(document, options, graph)
             if len(model.part.path) != 1:
                 raise PtInspectError("the model whose keys are to be changed lies too deep in it")
             name = str(model.part.path[0])
-            entries[name] = model.value
+            entries[next(key for key in items if step(key) == model.part.path[0])] = model.value
             sources.update((f"{name}.{new}", f"{name}.{old}") for new, old in model.sources.items())
             plan.dropped += [f"{name}.{key}" for key in (*model.left_out, *model.dropped)]
         return entries
@@ -85,7 +85,7 @@ def _kept(
     return {STATE: model.value}
 
 
-def _entries(document: Document, options: Options) -> dict[str, Value]:
+def _entries(document: Document, options: Options) -> dict[Value, Value]:
     """All of a file that holds neither a model nor a checkpoint, whose root, or what `--entry`
     names, becomes the checkpoint: a mapping by its items, an object by its attributes."""
     value = chosen(document, options).value if options.entry else document.archive.root
@@ -98,17 +98,23 @@ def _entries(document: Document, options: Options) -> dict[str, Value]:
 
 
 def _plain(
-    entries: dict[str, Value], document: Document, graph: Graph, plan: Plan
-) -> dict[str, Value]:
+    entries: dict[Value, Value], document: Document, graph: Graph, plan: Plan
+) -> dict[Value, Value]:
     """The entries that have a plain form, in that; the others are told."""
-    from ptinspect.conversion.plain import LOST, Plain
+    from ptinspect.conversion.plain import LOST, Plain, plain_key
 
     plain = Plain(document, graph)
-    made = {name: plain.of(value, name) for name, value in entries.items()}
+    made: dict[Value, Value] = {}
+    for key, value in entries.items():
+        name = plain_key(key)
+        if name is LOST or name in made:
+            plain.lost.append(str(step(key)))
+        else:
+            made[name] = plain.of(value, str(step(key)))
     if plain.lost:
         plan.dropped += plain.lost
         plan.told.append(f"left out, as it has no plain form: {told.listed(plain.lost)}")
-    kept = {name: value for name, value in made.items() if value is not LOST}
+    kept = {key: value for key, value in made.items() if value is not LOST}
     if not kept:
         raise PtInspectError(
             "nothing in it has a plain form", hint="--to same keeps the objects as they are"

@@ -18,7 +18,8 @@ from ptinspect.conversion.plan import File, Move, Plan
 from ptinspect.conversion.storages import Wish, check_extent, same
 from ptinspect.conversion.to_state_dict import model_of
 from ptinspect.errors import UnsupportedError
-from ptinspect.formats.safetensors import NAMES
+from ptinspect.formats.damage import said
+from ptinspect.formats.safetensors import HEADER_BYTES, NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -83,15 +84,15 @@ def _dense(items: dict[str, Value], document: Document, graph: Graph) -> dict[st
     for key, value in items.items():
         tensor = graph.tensor_of(value) or document.tensor_of(value)
         why = "is no tensor" if tensor is None else _why_not(tensor, graph.wish)
+        why = why or _why_not_named(key)
         if tensor is None or why:
             wrong[key] = why
         else:
             check_extent(tensor)
             made[key] = tensor
     if wrong:
-        listed = "; ".join(
-            f"{key or 'the value'} {why}" for key, why in list(wrong.items())[:SHOWN]
-        )
+        shown = list(wrong.items())[:SHOWN]
+        listed = "; ".join(f"{_named(key)} {why}" for key, why in shown)
         more = f"; and {len(wrong) - SHOWN:,} more" if len(wrong) > SHOWN else ""
         raise UnsupportedError(
             f"safetensors cannot hold {len(wrong):,} of {len(items):,} entries: {listed}{more}",
@@ -117,6 +118,21 @@ def _why_not(tensor: Tensor, wish: Wish) -> str:
         return f"is not dense ({tensor.subclass or tensor.layout}, {tensor.device})"
     if tensor.dtype is None or wish.dtype_of(tensor).name not in _RANK:
         return f"is of the type {tensor.dtype.name if tensor.dtype else 'unknown'}"
+    return ""
+
+
+def _named(key: str) -> str:
+    return (key if key.isprintable() else said(key)) or "the value"
+
+
+def _why_not_named(key: str) -> str:
+    """Names that a header cannot have."""
+    if key == "__metadata__":
+        return "has the name that safetensors keeps for itself (--rename)"
+    try:
+        key.encode()
+    except UnicodeEncodeError:
+        return "has a name that is no text in utf-8 (--rename)"
     return ""
 
 
@@ -227,6 +243,11 @@ def header(entries: Sequence[Entry], metadata: dict[str, str]) -> bytes:
         at = end
     text = json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
+    if len(text) > HEADER_BYTES:
+        raise UnsupportedError(
+            f"the header would have {len(text):,} bytes, safetensors reads {HEADER_BYTES:,}",
+            hint="--max-shard-size writes several files",
+        )
     return len(text).to_bytes(8, "little") + text
 
 

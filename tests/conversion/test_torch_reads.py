@@ -36,7 +36,7 @@ def attempt(source: Path, target: Path, to: str) -> ConversionReport | None:
 
 
 def read_in_c(path: Path) -> None:
-    """By PyTorchStreamReader, which checks the CRC of what it reads."""
+    """By PyTorchStreamReader, record by record."""
     reader = torch._C.PyTorchFileReader(str(path))
     for name in reader.get_all_records():
         reader.get_record(name)
