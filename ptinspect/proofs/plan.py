@@ -27,7 +27,16 @@ if TYPE_CHECKING:
 def plan_of(path: str, *, model: str | None, entry: str | None, trust: bool) -> dict[str, Any]:
     """The plan for a child process, as JSON can say it. UnsafeError for what may not be loaded;
     PtInspectError where no weights are found, or several and `entry` names none."""
+    if path == "-":
+        raise PtInspectError(
+            "torch has to read it several times: not from standard input", hint="save it as a file"
+        )
     with open_document(path) as document:
+        form = document.archive.format
+        if not form.startswith(("torch-zip", "torch-legacy")):
+            raise UnsupportedError(
+                f"torch.load does not load {form}, so there is nothing to prove", path=path
+            )
         names = may_be_loaded(path, document, model, trust)
         weights = _weights(document, entry)
         optimizer = _optimizer(document, weights)
@@ -140,8 +149,9 @@ def may_be_loaded(path: str, document: Document, model: str | None, trust: bool)
     from ptinspect.safety.scanning import scan
 
     report = scan(path)
-    first = next(iter(report.all_findings()), None)
     if report.verdict == "dangerous":
+        bad = (one for one in report.all_findings() if one.verdict == "dangerous")
+        first = next(bad, None)
         what = first.chain if first else "see ptinspect scan"
         raise UnsafeError(f"it is dangerous to load: {what}", path=path, hint="it is not loaded")
     if report.verdict == "unreadable":

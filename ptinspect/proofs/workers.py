@@ -16,6 +16,9 @@ from ptinspect.errors import PtInspectError, UnsupportedError
 TIMEOUT = 600.0
 """Seconds that a job may take, unless the user says otherwise."""
 
+SERVER = ("-m", "ptinspect.proofs.child")
+"""What the server is started with."""
+
 TAIL = 1 << 16
 """Bytes of what a job printed that are looked at: its last ones."""
 
@@ -153,7 +156,7 @@ class Workers:
         }  # fmt: skip
         with open(self._log, "w", encoding="utf-8") as log:
             self._server = subprocess.Popen(
-                [sys.executable, "-m", "ptinspect.proofs.child"],
+                [sys.executable, *SERVER],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, env=env,
             )  # fmt: skip
         return self._server

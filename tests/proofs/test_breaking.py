@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from ptinspect.errors import PtInspectError
+from ptinspect.errors import PtInspectError, UnsafeError
 from ptinspect.proofs.resume import ResumeReport, check_resume
 from ptinspect.proofs.roundtrip import check_roundtrip
 from ptinspect.proofs.workers import Workers
@@ -147,6 +147,91 @@ def gone(pid: int) -> bool:
             return True
         time.sleep(0.05)
     return False
+
+
+def test_where_processes_cannot_be_forked_each_job_is_started_afresh(tmp_path: Path) -> None:
+    """As on Windows: a job that is done, and one that takes too long."""
+    code = "import os, runpy; del os.fork; "
+    code += "runpy.run_module('ptinspect.proofs.child', run_name='__main__')"
+    ends = {"losses": torch.ones(1, dtype=torch.float64), "type": "float32", "state": {}}
+    torch.save(ends, tmp_path / "ends")
+    job = {
+        "kind": "compared", "ends": [str(tmp_path / "ends")] * 2, "unit": None,
+        "options": {"device": "cpu", "tf32": False},
+    }  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch, Workers(timeout=120) as own:
+        patch.setattr("ptinspect.proofs.workers.SERVER", ("-c", code))
+        assert own.run(job)["losses"] == 0
+        own.timeout = 0.1
+        with pytest.raises(PtInspectError, match="took more than"):
+            own.run(job)
+
+
+# --- files that may not be loaded, or cannot be -------------------------------------------
+
+
+class Evil:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, (f"touch {self.path}",)
+
+
+@pytest.mark.parametrize("trust", [False, True])
+def test_a_dangerous_checkpoint_is_never_loaded(
+    trust: bool, tmp_path: Path, workers: Workers
+) -> None:
+    training = Training(tmp_path)
+    given = training.save({**training.parts(), "extra": Evil(tmp_path / "ran")})
+    before = workers.jobs
+    for proof in (check_resume, check_roundtrip):
+        with pytest.raises(UnsafeError, match=r"dangerous to load: .*system") as caught:
+            proof(given["path"], model=given["model"], trust=trust, workers=workers)
+        assert caught.value.hint == "it is not loaded"
+    assert (workers.jobs, (tmp_path / "ran").exists()) == (before, False)
+
+
+class Unknown:
+    """Of this module, which scan does not know."""
+
+
+def test_names_that_nobody_vouches_for_need_trust(tmp_path: Path, workers: Workers) -> None:
+    training = Training(tmp_path)
+    given = training.save({**training.parts(), "extra": Unknown()})
+    before = workers.jobs
+    error = fails(workers, dict(given))
+    assert "nobody vouches for tests.proofs.test_breaking.Unknown" in error.message
+    assert "--trust" in str(error.hint)
+    assert workers.jobs == before
+    assert run(workers, given, trust=True).code == 0
+
+
+def test_what_torch_does_not_load(tmp_path: Path, workers: Workers) -> None:
+    from safetensors.torch import save_file
+
+    save_file({"weight": torch.ones(2)}, tmp_path / "a.safetensors")
+    for proof in (check_resume, check_roundtrip):
+        with pytest.raises(PtInspectError, match=r"torch\.load does not load safetensors"):
+            proof(str(tmp_path / "a.safetensors"), workers=workers)
+        with pytest.raises(PtInspectError, match="not from standard input"):
+            proof("-", workers=workers)
+        with pytest.raises(PtInspectError, match="is no device"):
+            proof("-", device="cuda:", workers=workers)
+        with pytest.raises(PtInspectError, match="at least one step"):
+            proof("-", steps=0, workers=workers)
+
+
+def test_an_optimizer_that_torch_does_not_have(tmp_path: Path, workers: Workers) -> None:
+    for name in ("Nothing", "torch.optim.Optimizer", "lr_scheduler", "torch.nn.Linear"):
+        error = fails(workers, net(tmp_path), optimizer_class=name)
+        assert error.message == f"torch.optim has no {name}"
+
+
+@pytest.mark.parametrize("epoch", [-1, 2.5, 10**12, float("nan"), True])
+def test_odd_epochs(epoch: Any, tmp_path: Path, workers: Workers) -> None:
+    training = Training(tmp_path)
+    assert run(workers, training.save({**training.parts(), "epoch": epoch})).code == 0
 
 
 # --- the user's files ---------------------------------------------------------------------

@@ -148,9 +148,7 @@ class Loaded:
                 "the file does not tell which optimizer it was trained with",
                 "give --optimizer-class torch.optim.AdamW, or what it was",
             )
-        kind = getattr(torch.optim, path.removeprefix("torch.optim."), None)
-        if kind is None:
-            raise CannotRun(f"torch.optim has no {path}", "such as torch.optim.AdamW")
+        kind = optimizer_class(path)
         groups = self.facts.optimizer["param_groups"] if self.facts.optimizer else []
         known = set(inspect.signature(kind.__init__).parameters) - {"self", "params"}
         given = {key: value for key, value in (groups[0] if groups else {}).items() if key in known}
@@ -357,6 +355,19 @@ class Loaded:
                 f"--steps {self.length} takes all of them"
             )
         self.notes.append(text)
+
+
+def optimizer_class(path: str) -> Any:
+    """A class of torch.optim, by its name."""
+    kind = getattr(torch.optim, path.removeprefix("torch.optim."), None)
+    base = torch.optim.Optimizer
+    if not isinstance(kind, type) or not issubclass(kind, base) or kind is base:
+        raise CannotRun(
+            f"torch.optim has no {path}",
+            "give --optimizer-class torch.optim.AdamW, or write make_optimizer(model) beside the "
+            "model's class",
+        )
+    return kind
 
 
 def loss_of(name: str) -> Any:

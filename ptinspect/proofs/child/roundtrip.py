@@ -11,7 +11,7 @@ from torch import nn
 from ptinspect.proofs.child.batches import Batches, called, split
 from ptinspect.proofs.child.facts import Facts, at
 from ptinspect.proofs.child.failing import CannotRun, said
-from ptinspect.proofs.child.loading import loaded, loss_of
+from ptinspect.proofs.child.loading import loaded, loss_of, optimizer_class
 from ptinspect.proofs.child.numbers import digest, seed_all
 from ptinspect.proofs.child.telling import tell
 from ptinspect.proofs.child.user import findable, made_by, named
@@ -177,14 +177,11 @@ def optimizer_of(model: Any, job: dict[str, Any]) -> Any:
     path = options["optimizer_class"] or (plan["optimizer"] or {}).get("class")
     trainable = [value for value in model.parameters() if value.requires_grad]
     if path is None or options["optimizer_class"] or plan["optimizer"] is None:
-        kind = getattr(torch.optim, (path or "SGD").removeprefix("torch.optim."), None)
-        if kind is None:
-            raise CannotRun(f"torch.optim has no {path}", "such as torch.optim.AdamW")
-        return kind(trainable, lr=0.01)
+        return optimizer_class(path or "SGD")(trainable, lr=0.01)
     facts = Facts(loading(job), plan, model)
     assert facts.optimizer is not None
     if len(facts.slots) != len(trainable) or len(facts.optimizer["param_groups"]) != 1:
         return torch.optim.SGD(trainable, lr=0.01)
-    made = getattr(torch.optim, path.removeprefix("torch.optim."))(trainable)
+    made = optimizer_class(path)(trainable)
     made.load_state_dict(facts.optimizer)
     return made
