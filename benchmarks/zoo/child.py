@@ -97,6 +97,7 @@ def whole(job: dict[str, Any]) -> Said:
     attempt(said, "facts", lambda: _same_facts(facts_of(built), truth["facts"]))
     if model is not None:
         attempt(said, "strict", lambda: _filled(built, model.state_dict()))
+        attempt(said, "attributes", lambda: _same_attributes(built, model))
     return said
 
 
@@ -175,6 +176,31 @@ def _same_facts(have: dict[str, Any], want: dict[str, Any]) -> bool:
             lost = [item for item in value if item not in have[key]][:3]
             raise ValueError(f"{key}: {odd} in place of {lost}")
     return True
+
+
+def _same_attributes(built: Any, model: Any) -> bool:
+    """Plain attributes of each module: numbers, strings, and what is made of them."""
+    theirs = dict(model.named_modules())
+    for name, inner in built.named_modules():
+        mine, other = vars(inner), vars(theirs[name])
+        for key, value in other.items():
+            if key in INTERNAL or not _plain(value):
+                continue
+            if key not in mine or repr(mine[key]) != repr(value):
+                have = repr(mine.get(key, "nothing"))
+                raise ValueError(f"{name}.{key}: {have[:150]} in place of {repr(value)[:150]}")
+    return True
+
+
+INTERNAL = {"_non_persistent_buffers_set", "_all_weights", "_flat_weights"}
+
+
+def _plain(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(_plain(item) for pair in value.items() for item in pair)
+    if isinstance(value, list | tuple | set | frozenset):
+        return all(_plain(item) for item in value)
+    return value is None or isinstance(value, int | float | str | bytes)
 
 
 def _same_text(have: str, want: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ WHOLE = {
     "built_print": "… that prints what the original prints",
     "facts": "… with its parameters, buffers, ties, dtypes, modes and frozen parameters",
     "strict": "… and takes its state_dict strictly",
+    "attributes": "… and has its attributes, where they are plain values",
     "ruff": "the stub is as `ruff format` and `ruff check` would have it",
 }
 STATE_DICT = {
@@ -85,10 +87,11 @@ KNOWN = {
     "local object": "a hook is a function inside of a function, which pickle does not take",
     "has no attribute '_modules'": "`__setstate__` of torch.ao's convolutions makes no module",
     "torch.ScriptObject": "packed weights are objects of TorchScript, which weights_only refuses",
-    "RmsNorm(": "the class holds what nn.RMSNorm holds and does not extend it, or it does: no file"
-    " says which. The stub says that it is inferred",
+    "(in place of itself)": "the class holds what one of torch.nn holds, and yet it does not extend"
+    " it; no file says which. The stub says that it is inferred",
 }
 """Why it cannot be otherwise, by a part of what is said."""
+_TAKEN_FOR = re.compile(r"'(\(\w+\): \w+)\(.+\)' in place of '\1\(\)'")
 
 
 def _exceptions(results: dict[str, Result]) -> Iterator[str]:
@@ -115,6 +118,7 @@ def _said(result: Result) -> Iterator[str]:
 
 
 def _why(text: str) -> str:
+    text = _TAKEN_FOR.sub("(in place of itself)", text)
     for part, words in KNOWN.items():
         if part in text:
             return words

@@ -184,20 +184,32 @@ def set_lines(line: Line, indent: int) -> Iterator[str]:
 def statements(fixups: list[Set], indent: int = 8) -> Iterator[str]:
     """What is set at the end."""
     for item in fixups:
-        blank = " " * indent
-        given = item.expr.text if item.expr is not None and item.expr.parts() is None else "("
-        way = far(item.target) if columns(f"{blank}{item.target} = {given}") > WIDTH else None
-        target = item.target
-        if way is not None:
-            root, path, target = way
-            yield from (f"{blank}{root}.get_submodule(", f"{blank}    {path},")
-            target = f"){target}"
-        if item.expr is None:
-            yield f"{blank}{target}"
-        elif not target:
-            yield from laid_out("", item.expr, "", indent)
-        else:
-            yield from assigned(target, item.expr, indent)
+        yield from _statement(item, indent)
+
+
+def _statement(item: Set, indent: int) -> Iterator[str]:
+    """One of them. Where it is too long for a line, what has numbers in it is `get_submodule`."""
+    blank, target, expr = " " * indent, item.target, item.expr
+    flat = expr is not None and expr.parts() is None
+    source = None
+    if expr is not None and flat and columns(f"{blank}{target} = {expr.text}") > WIDTH:
+        source = far(expr.text)
+    given = expr.text if expr is not None and flat and source is None else "model.get_submodule("
+    way = far(target) if columns(f"{blank}{target} = {given}") > WIDTH else None
+    if way is not None:
+        root, path, rest = way
+        yield from (f"{blank}{root}.get_submodule(", f"{blank}    {path},")
+        target = f"){rest}"
+    if source is not None:
+        root, path, rest = source
+        yield from (f"{blank}{target} = {root}.get_submodule(", f"{blank}    {path},")
+        yield f"{blank}){rest}"
+    elif expr is None:
+        yield f"{blank}{target}"
+    elif not target:
+        yield from laid_out("", expr, "", indent)
+    else:
+        yield from assigned(target, expr, indent)
 
 
 def _method(plan: Plan, name: str) -> Iterator[str]:

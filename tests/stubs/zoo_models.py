@@ -109,7 +109,12 @@ def long_ways():
     inner.mark, inner.large = "x", 1e22
     for name in ("a_rather_long_name", "another_rather_long_name", "and_one_more_of_them"):
         inner = Part(**{name: nn.ModuleList([inner, nn.Identity()])})
-    return Root(deep=inner, tied=nn.Linear(2, 2), twin=inner)
+    far = Root(first=nn.ModuleList([nn.Identity(), Part(fc=nn.Linear(2, 2))]))
+    near = Part(fc=nn.Linear(2, 2))
+    far.first[1].fc.weight = near.fc.weight = (
+        inner.and_one_more_of_them[0].another_rather_long_name[0].a_rather_long_name[0].weight
+    )
+    return Root(deep=inner, tied=near, twin=inner, a_name_that_makes_the_line_long=far)
 
 
 class Coder(nn.TransformerEncoder):
