@@ -140,8 +140,11 @@ class Document:
     def tensor_of(self, value: Value) -> Tensor | None:
         """The tensor that a value inside the file stands for (a learning rate, an attribute of a
         module); None where it is none."""
-        with about(self.path):
+        try:  # as `about` does, which costs more than most answers: this is asked per tensor
             return self._reader.read(value)
+        except PtInspectError as error:
+            error.path = error.path or self.path
+            raise
 
     def storage_of(self, value: Value) -> Reference | None:
         """The storage that a value inside the file refers to; None where it is none of torch's."""

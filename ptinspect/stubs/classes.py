@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ptinspect.stubs.code import WIDTH, Atom, Expr, Items, Make, assigned, columns, laid_out
+from ptinspect.stubs.code import (
+    WIDTH,
+    Atom,
+    Expr,
+    Items,
+    Make,
+    assigned,
+    columns,
+    has_blank,
+    laid_out,
+)
 from ptinspect.stubs.fixups import Set, far
 from ptinspect.stubs.graph import Graph
 from ptinspect.stubs.infer import Given, Line, Solved
@@ -149,6 +159,8 @@ def _set_line(line: Line) -> Iterator[str]:
     if line.when is not None:
         yield f"        if {line.when}:"
         indent = 12
+    if line.expr.depth and has_blank(line.expr):
+        yield f"{' ' * indent}# zeros here: the file has its numbers"
     yield from set_lines(line, indent)
 
 

@@ -107,6 +107,28 @@ class Make(Expr):
         return f"{self.func}(", lines, ")"
 
 
+class Blank(Make):
+    """Zeros in place of numbers that the file has."""
+
+    __slots__ = ()
+
+
+def has_blank(expr: Expr) -> bool:
+    """Whether zeros stand in it for numbers that the file has."""
+    todo = [expr]
+    while todo:
+        item = todo.pop()
+        if isinstance(item, Blank):
+            return True
+        if isinstance(item, Make):
+            todo += [value for _, value in item.args]
+        elif isinstance(item, Items):
+            todo += item.items
+        elif isinstance(item, Pairs):
+            todo += [value for _, value in item.items]
+    return False
+
+
 class Items(Expr):
     """A list, tuple or set: its brackets and its items."""
 

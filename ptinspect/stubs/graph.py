@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ptinspect.document.modules import BUFFERS, MODULES, PARAMETERS, Module, module_of
 from ptinspect.document.objects import arguments_of, attributes, path_of_function
 from ptinspect.pickling.values import Blob, Call, Global, Inert, SetOf, Value, key_value
-from ptinspect.stubs.code import NONE, Argument, Atom, Expr, Items, Make, Many, Pairs
+from ptinspect.stubs.code import NONE, Argument, Atom, Expr, Items, Make, Many, Pairs, has_blank
 from ptinspect.stubs.instances import (
     ATTRIBUTE,
     BUFFER,
@@ -32,7 +32,7 @@ from ptinspect.stubs.modules import (
 from ptinspect.stubs.names import Names
 from ptinspect.stubs.refs import Referring, Tree, beside, places, references, registers
 from ptinspect.stubs.torchs import assemble, torch_module
-from ptinspect.stubs.uses import Uses, class_named, named
+from ptinspect.stubs.uses import SIMPLE, Uses, class_named, named
 from ptinspect.stubs.values import called, global_text
 from ptinspect.torchnn import ModuleClass, candidates, lookup
 
@@ -57,6 +57,7 @@ class Graph:
         self.plans: dict[str, Plan] = {}
         self.parts: list[tuple[str, Expr]] = []
         self.lost: dict[str, None] = {}
+        self.zeroed: dict[str, None] = {}  # attributes that have zeros in place of their numbers
         self.recovered = True  # whether source that the file holds may be used
         self.roots: list[Call] = []  # of the models
         self.later: dict[int, dict[str, Value]] = {}  # attributes that only a root can set
@@ -94,7 +95,7 @@ class Graph:
 
     def needs(self, value: Value, opened: set[int]) -> bool:
         """Whether a value has insides that are not made yet."""
-        if not isinstance(value, tuple | list | dict | Call | SetOf):
+        if type(value) in SIMPLE or not isinstance(value, tuple | list | dict | Call | SetOf):
             return False
         if id(value) in self._made or id(value) in opened:
             return False
@@ -117,6 +118,8 @@ class Graph:
             for _, child in module.members(MODULES):
                 yield child
             for _, value in module.others:
+                if type(value) in SIMPLE:
+                    continue
                 if self.refers(value):
                     yield from beside(value, self.tree.ids)
                 else:
@@ -276,6 +279,7 @@ class Graph:
             tensor = self.document.tensor_of(value)
             lasts = key not in left_out
             expr = NONE if tensor is None else buffer(tensor, lasts)
+            self.note(plan, key, expr)
             made.members.append(Member(BUFFER, key, expr, lasts))
         return made
 
@@ -300,11 +304,19 @@ class Graph:
             self.lost[f"{made.plan.qualname}.{key}"] = None
             if key == "forward":
                 return  # the class has one, which says that it is not recorded
+        self.note(made.plan, key, expr)
         plainly = not registers(self.document, value)
         made.members.append(Member(ATTRIBUTE, key, expr, plainly))
 
+    def note(self, plan: Plan, key: str, expr: Expr) -> None:
+        """Keeps in mind which attributes have zeros in place of their numbers."""
+        if expr.depth and has_blank(expr):
+            self.zeroed[f"{plan.qualname}.{key}"] = None
+
     def refers(self, value: Value) -> list[int]:
         """The parts of a model that an attribute leads to, by id."""
+        if type(value) in SIMPLE:
+            return []
         return references(value, lambda: self.tree.ids)
 
     @property
@@ -348,6 +360,7 @@ class Graph:
                 expr = self.expr(value)
                 if expr is NONE and value is not None:
                     self.lost[f"{plan.qualname}.{key}"] = None
+                self.note(plan, key, expr)
                 made.members.append(Member(ATTRIBUTE, str(key), expr))
         return made
 

@@ -7,7 +7,7 @@ from struct import Struct
 from typing import TYPE_CHECKING
 
 from ptinspect.errors import PtInspectError
-from ptinspect.stubs.code import FALSE, NONE, TRUE, Atom, Expr, Items, Make
+from ptinspect.stubs.code import FALSE, NONE, TRUE, Atom, Blank, Expr, Items, Make
 from ptinspect.stubs.names import string
 
 if TYPE_CHECKING:
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 FLOATS = ("float32", "float16", "bfloat16", "float64")
 SMALL = 64
 """Elements of a tensor that is written number by number."""
-_LONGEST = 10_000  # elements that are read to see a pattern in them
+FEW = 16
+"""Floats of a numpy array that are written."""
+LONGEST = 10_000  # elements that are read to see a pattern in them
 
 
 def plain(value: Value) -> Expr | None:
@@ -93,7 +95,7 @@ _UNPACK = {
 def numbers(tensor: Tensor) -> list[int | float | bool] | None:
     """The values of a small tensor in C order; None where they cannot be had."""
     name = tensor.dtype.name if tensor.dtype else ""
-    if name not in _UNPACK or not 0 < tensor.numel <= _LONGEST or tensor.storage is None:
+    if name not in _UNPACK or not 0 < tensor.numel <= LONGEST or tensor.storage is None:
         return None
     from ptinspect.document.bridge import contiguous
 
@@ -112,7 +114,7 @@ def known_values(tensor: Tensor) -> Expr:
     """
     shape, found = tensor.shape, numbers(tensor)
     if found is None or any(isinstance(item, float) and math.isnan(item) for item in found):
-        return zeros(tensor)
+        return blank(tensor)
     dtype = _exact_dtype(tensor)
     ruled = _ruled(tensor, found, dtype)
     if ruled is not None:
@@ -120,8 +122,15 @@ def known_values(tensor: Tensor) -> Expr:
     if len(found) > SMALL or not shape:
         if not shape:
             return Make("torch.tensor", [(None, _one(found[0])), *dtype])
-        return zeros(tensor)
+        return blank(tensor)
     return Make("torch.tensor", [(None, _nested(found, shape)), *dtype])
+
+
+def blank(tensor: Tensor) -> Expr:
+    """Zeros, where the file has numbers that are too many to be written."""
+    made = zeros(tensor)
+    assert isinstance(made, Make)
+    return Blank(made.func, made.args) if tensor.numel else made
 
 
 def _exact_dtype(tensor: Tensor) -> list[tuple[str | None, Expr]]:
@@ -153,6 +162,25 @@ def _one(value: int | float | bool) -> Expr:
     made = plain(value)
     assert made is not None
     return made
+
+
+def array(name: str, shape: tuple[int, ...], raw: bytes | None) -> Expr:
+    """A numpy array: its numbers where they are few, else zeros. raw: in C order; None where
+    they lie otherwise."""
+    size = Items("()", [Atom(str(dim)) for dim in shape])
+    dtype: list[tuple[str | None, Expr]] = [("dtype", Atom(f'"{name}"'))]
+    code = _UNPACK.get(name, "")
+    count = math.prod(shape)
+    few = FEW if code in ("f", "d", "e") else SMALL
+    if raw is not None and code and count <= few and len(raw) == count * Struct("<" + code).size:
+        found = [item[0] for item in Struct("<" + code).iter_unpack(raw)]
+        if shape and any(found) and not any(math.isnan(item) for item in found):
+            return Make("np.array", [(None, _nested(found, shape)), *dtype])
+        if not any(found):
+            return Make("np.zeros", [(None, size), *dtype])
+    if raw is not None and not any(raw):
+        return Make("np.zeros", [(None, size), *dtype])
+    return (Blank if count else Make)("np.zeros", [(None, size), *dtype])
 
 
 def _nested(found: list[int | float | bool], shape: tuple[int, ...]) -> Expr:

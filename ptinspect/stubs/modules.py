@@ -124,20 +124,32 @@ def constructed(row: ModuleClass, module: Module, expr_of: ExprOf) -> Make | Non
         if _by_place(row, argument.name, len(args) == positional) and argument.required:
             positional += 1
         args.append((argument.name, expr_of(value)))
-    unset: dict[str, Expr] = {}
-    for argument in row.arguments:
-        stored = argument.stored if isinstance(argument.stored, tuple) else argument.default
-        made = default_of(stored)
-        if made is not None:
-            unset[argument.name] = made
-    return Make(class_text(row.path), args, positional, unset)
+    return Make(class_text(row.path), args, positional, _unset(row))
+
+
+_defaults: dict[str, dict[str, Expr]] = {}  # by a class's path
+_placed: dict[tuple[str, str], bool] = {}
+
+
+def _unset(row: ModuleClass) -> dict[str, Expr]:
+    """What the arguments are that are not given."""
+    if row.path not in _defaults:
+        made = _defaults[row.path] = {}
+        for argument in row.arguments:
+            stored = argument.stored if isinstance(argument.stored, tuple) else argument.default
+            default = default_of(stored)
+            if default is not None:
+                made[argument.name] = default
+    return _defaults[row.path]
 
 
 def _by_place(row: ModuleClass, name: str, first: bool) -> bool:
     """Whether torch prints the argument without its name."""
-    words = row.template.split()
-    place = next((word for word in words if word.startswith((f"{{{name}}}", f"{{{name}!r}}"))), "")
-    return first and bool(place)
+    key = row.path, name
+    if key not in _placed:
+        starts = f"{{{name}}}", f"{{{name}!r}}"
+        _placed[key] = any(word.startswith(starts) for word in row.template.split())
+    return first and _placed[key]
 
 
 def parameter(tensor: Tensor) -> Expr:

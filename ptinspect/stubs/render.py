@@ -232,6 +232,12 @@ def _docstring(work: Work) -> list[str]:
     if work.graph.lost:
         lines += ["", "Not written here, and None instead:"]
         lines += [f"  - {prose(what)}" for what in list(work.graph.lost)[:50]]
+    if work.graph.zeroed:
+        lines += [
+            "",
+            "Zeros in what is built here, and no state_dict brings them; torch.load does:",
+        ]
+        lines += [f"  - {prose(what)}" for what in list(work.graph.zeroed)[:50]]
     if work.left_out:
         lines += ["", "Needed by the file too, and left out here:"]
         lines += [f"  - {what}" for what in work.left_out]

@@ -8,6 +8,7 @@ from ptinspect.document.objects import path_of_function
 from ptinspect.pickling.values import Call, Global
 from ptinspect.safety.advice import load_advice
 from ptinspect.safety.weights_only import ALLOWED
+from ptinspect.stubs.code import WIDTH, Atom, Items, assigned, columns
 from ptinspect.stubs.imports import Imports
 from ptinspect.stubs.modules import class_text
 from ptinspect.stubs.names import plain, string
@@ -150,8 +151,6 @@ def safe_lines(safe: Safe) -> list[str]:
     lines: list[str] = []
     if any(text == "_reach" for text, _ in safe.pairs):
         lines += ["", "# What the stand-in for getattr reaches: owners, and their names."]
-        from ptinspect.stubs.code import Atom, Items, assigned
-
         rows = [
             Items("()", [Atom(owner), Items("()", [Atom(string(name)) for name in names])])
             for owner, names in safe.reached.items()
@@ -163,20 +162,9 @@ def safe_lines(safe: Safe) -> list[str]:
         return [*lines, "SAFE_GLOBALS = []"]
     lines.append("SAFE_GLOBALS = [")
     for text, path in safe.pairs:
-        lines.append(f"    ({text}, {string(path)}),")
-    lines.append("]")
-    return _fitted(lines)
-
-
-def _fitted(lines: list[str]) -> list[str]:
-    """Pairs that are too long for a line, each part on one of its own."""
-    from ptinspect.stubs.code import WIDTH, columns
-
-    made: list[str] = []
-    for line in lines:
-        if columns(line) <= WIDTH or not line.startswith("    (") or not line.endswith("),"):
-            made.append(line)
-            continue
-        head, _, tail = line.strip()[1:-2].partition(', "')
-        made += ["    (", f"        {head},", f'        "{tail},', "    ),"]
-    return made
+        line = f"    ({text}, {string(path)}),"
+        if columns(line) <= WIDTH:
+            lines.append(line)
+        else:  # each part on a line of its own
+            lines += ["    (", f"        {text},", f"        {string(path)},", "    ),"]
+    return [*lines, "]"]

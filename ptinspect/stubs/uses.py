@@ -125,7 +125,7 @@ def _is_gone(module: str, name: str) -> bool:
     return lookup(path) is None and policy().row(module, name) is None
 
 
-_SIMPLE = frozenset({type(None), bool, int, float, str, bytes})
+SIMPLE = frozenset({type(None), bool, int, float, str, bytes})
 
 
 def calls_in(roots: list[Value], looked: set[int]) -> list[Call]:
@@ -142,11 +142,11 @@ def calls_in(roots: list[Value], looked: set[int]) -> list[Call]:
         seen.add(id(value))
         if kind is dict:
             assert isinstance(value, dict)
-            todo += [item for item in value.values() if type(item) not in _SIMPLE]
-            todo += [key_value(key) for key in value if type(key) not in _SIMPLE]
+            todo += [item for item in value.values() if type(item) not in SIMPLE]
+            todo += [key_value(key) for key in value if type(key) not in SIMPLE]
         elif kind is tuple or kind is list:
             assert isinstance(value, tuple | list)
-            todo += [item for item in value if type(item) not in _SIMPLE]
+            todo += [item for item in value if type(item) not in SIMPLE]
         elif isinstance(value, Inert):
             if kind is TensorCall and value.changes is None:
                 continue
@@ -164,10 +164,10 @@ def calls_in(roots: list[Value], looked: set[int]) -> list[Call]:
                 todo.append(value.value)
             elif isinstance(value, SetOf):
                 todo += value
-            if value.changes is not None:
-                changes = value.changes
+            changes = value.changes
+            if changes is not None:
                 todo += changes.states
-                todo += (changes.items, changes.pairs, changes.added)
+                todo += [part for part in (changes.items, changes.pairs, changes.added) if part]
     made.sort(key=lambda call: call.offset)
     return made
 

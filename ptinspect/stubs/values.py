@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,8 @@ from ptinspect.document.arrays import array_of, dtype_name, scalar_of
 from ptinspect.document.objects import path_of_function, raw_bytes
 from ptinspect.pickling.values import Call, Value, key_value
 from ptinspect.stubs.code import NONE, Argument, Atom, Expr, Items, Make, Pairs
-from ptinspect.stubs.literals import plain
+from ptinspect.stubs.literals import LONGEST, plain
+from ptinspect.stubs.literals import array as written
 from ptinspect.stubs.modules import class_text
 from ptinspect.stubs.names import plain as is_plain
 from ptinspect.torchnn import lookup
@@ -87,8 +89,18 @@ def _array(call: Call, expr: ExprOf) -> Expr | None:
     array = array_of(call)
     if array is None or array.name in ("object", "void", "str_", "bytes_"):
         return None
-    shape = Items("()", [Atom(str(size)) for size in array.shape])
-    return Make("np.zeros", [(None, shape), ("dtype", Atom(f'"{array.name}"'))])
+    small = len(array.shape) < 32 and math.prod(array.shape) <= LONGEST
+    raw = raw_bytes(array.data) if small else None
+    plainly = array.dtype[:1] in "<|" and array.stride == _c_order(array.shape)
+    return written(array.name, array.shape, raw if plainly else None)
+
+
+def _c_order(shape: tuple[int, ...]) -> tuple[int, ...]:
+    made, step = [], 1
+    for size in reversed(shape):
+        made.append(step)
+        step *= max(size, 1)
+    return tuple(reversed(made))
 
 
 def _bytes(call: Call, expr: ExprOf) -> Expr | None:

@@ -8,7 +8,7 @@ import pickle
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ptinspect.errors import PtInspectError
@@ -124,6 +124,7 @@ def check_bodies(source: str) -> None:
 
 
 @given(names, names, st.dictionaries(names, plain, max_size=4), names, names)
+@example('"\x80\U00010756\U00018cd6\U00018cd6', "a\nimport os", {}, "a", '"\x80\U00010756' * 9)
 def test_whatever_the_names_are_the_stub_holds_what_it_should(
     path: str, name: str, attributes: dict[str, Any], child: str, inner: str
 ) -> None:
