@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import re
 import shutil
 from pathlib import Path
@@ -9,6 +11,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+import ptinspect
 from ptinspect.cli import cli
 from tests.conftest import FIXTURES, ROOT
 from tests.docs.consoles import examples
@@ -38,6 +41,18 @@ def test_the_page_does_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     for words in commands:
         result = CliRunner().invoke(cli, words[1:])
         assert result.exit_code == 0, result.output
+
+
+def test_python_is_asked_as_the_page_says() -> None:
+    """Not run once more: that the function takes what it is given, and answers what is read."""
+    (call,) = re.findall(r"ptinspect\.check_resume\((.+)\)$", PAGE, re.MULTILINE)
+    arguments = ast.parse(f"f({call})", mode="eval").body
+    assert isinstance(arguments, ast.Call)
+    given = {word.arg: ast.literal_eval(word.value) for word in arguments.keywords if word.arg}
+    inspect.signature(ptinspect.check_resume).bind(*arguments.args, **given)
+    read = set(re.findall(r"report\.(\w+)", PAGE))
+    assert read
+    assert read <= set(dir(ptinspect.ResumeReport))
 
 
 def test_each_cause_is_in_the_table() -> None:
