@@ -26,6 +26,14 @@ FILES = {
     "remove-prefixes": {"wrapped.pt": "checkpoints/wrapped-state_dict.pt"},
     "lightning-without-lightning": {"last.ckpt": "checkpoints/lightning.ckpt"},
     "cuda-file-on-cpu": {"cuda.pt": "containers/cuda-zip.pt"},
+    "several-files": {
+        name: f"others/{name}"
+        for name in (
+            "pytorch_model.bin.index.json",
+            "pytorch_model-00001-of-00002.bin",
+            "pytorch_model-00002-of-00002.bin",
+        )
+    },
 }
 
 
