@@ -1,0 +1,41 @@
+"""What passes through memory: never a shard, nor a tensor, as a whole."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.formats.shards import index_text, safetensors
+
+PEAK = """
+import resource, sys
+from ptinspect.conversion import convert
+convert(sys.argv[1], sys.argv[2], **eval(sys.argv[3]))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in kilobytes on Linux alone")
+@pytest.mark.parametrize(
+    ("target", "options"),
+    [("o.safetensors", "{}"), ("o.pt", "{}"), ("o.safetensors", "{'max_shard_size': 1 << 26}")],
+)
+def test_shards_are_not_loaded_into_memory(tmp_path: Path, target: str, options: str) -> None:
+    size, weight_map = 1 << 27, {}
+    for number in range(2):
+        head = safetensors({f"{number}": b""}).replace(b"[0]", b"[%d]" % size)
+        head = head.replace(b"[0, 0]", b"[0, %d]" % size)
+        raw = head[8:].rstrip(b" ")
+        raw += b" " * (-len(raw) % 8)
+        with open(tmp_path / f"{number}.safetensors", "wb") as file:
+            file.write(len(raw).to_bytes(8, "little") + raw)
+            file.truncate(8 + len(raw) + size)  # a hole: it takes no room on the disk
+        weight_map[str(number)] = f"{number}.safetensors"
+    index = tmp_path / "m.index.json"
+    index.write_text(index_text(weight_map, 2 * size))
+    command = [sys.executable, "-c", PEAK, str(index), str(tmp_path / target), options]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 64 << 10  # KiB
