@@ -231,7 +231,10 @@ def pop(m: Machine, pos: int) -> int:
 
 
 def dup(m: Machine, pos: int) -> int:
-    m.stack.append(m.stack[-1])
+    value = m.stack[-1]
+    if isinstance(value, Global):
+        value.uses += 1
+    m.stack.append(value)
     return pos
 
 

@@ -3,7 +3,7 @@ call and change in the order of the stream, those before an error included."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ptinspect.pickling.tensor_run import TensorCall
 from ptinspect.pickling.values import (
@@ -21,6 +21,7 @@ from ptinspect.safety.findings import DANGEROUS, UNKNOWN, Finding, Findings
 from ptinspect.safety.opinions import DEPTH, FINE, OK, Opinion, called, imported, resolved
 from ptinspect.safety.opinions import UNKNOWN as LEVEL_UNKNOWN
 from ptinspect.safety.policy import row_of
+from ptinspect.safety.views import VIEWS, reach, reaches_beyond
 from ptinspect.safety.wording import call_text, text_of
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ _FITTING |= {"SETITEMS": _FITTING["SETITEM"], "APPENDS": _FITTING["APPEND"]}
 WIDE = 64
 """Parts, or letters, of a value that is looked at whenever it comes by."""
 
+LOADS = "torch.storage._load_from_bytes"
 COPIES = 8
 """Types of elements that may share so many fields."""
 
@@ -96,49 +98,6 @@ def _states(func: Value, args: tuple[Value, ...]) -> list[Value]:
     return found
 
 
-_INTS = frozenset((int,))
-_VIEWS = frozenset(
-    (
-        "torch._utils._rebuild_tensor",
-        "torch._utils._rebuild_tensor_v2",
-        "torch._utils._rebuild_tensor_v3",
-    )
-)
-
-
-def _reaches_beyond(args: tuple[Value, ...]) -> bool:
-    """Whether a view, (storage, offset, size, stride, …), needs elements that its storage does not
-    have. Where that cannot be told, torch tells."""
-    stored = args[0].value if args and isinstance(args[0], PersistentId) else None
-    if not isinstance(stored, tuple) or len(stored) < 5 or len(args) < 4:
-        return False
-    numel, (offset, size, stride) = stored[4], args[1:4]
-    if isinstance(size, Call) and size.args:
-        size = size.args[0]  # torch.Size((2, 2))
-    if type(numel) is not int or type(offset) is not int:
-        return False
-    if not isinstance(size, tuple) or not isinstance(stride, tuple) or len(size) > WIDE:
-        return False
-    stride = stride[: len(size)]
-    if not set(map(type, (*size, *stride))) <= _INTS:
-        return False
-    return _extent(offset, size, stride) > numel
-
-
-def _reach(made: TensorCall) -> int:
-    return _extent(made.storage_offset, made.size, made.stride)
-
-
-def _extent(offset: int, size: tuple[int, ...], stride: tuple[int, ...]) -> int:
-    """Elements that the storage of a view must have; 0 for a view of nothing."""
-    last = offset
-    for length, step in zip(size, stride, strict=False):
-        if length == 0:
-            return 0
-        last += (length - 1) * step
-    return last + 1
-
-
 class Judge:
     """Judges one stream. record: its name in the findings; shift: what is taken from offsets, so
     that they count in that record. inner: what loading would load as a file, and where (see
@@ -159,6 +118,7 @@ class Judge:
         self._named: set[tuple[str, int]] = set()
         self._checked: dict[int, bool] = {}
         self._shared: dict[int, int] = {}
+        self._loads: dict[Global, list[Any]] = {}
         self._attributes: dict[Value, dict[str, Value]] = {}
         self._frame = 0
 
@@ -168,12 +128,27 @@ class Judge:
             if event.op in CALLS:
                 self._called(event)
             elif event.op in IMPORTS:
-                self._add(imported(event.target), event)
+                self._imported(event)
             elif event.op == "FRAME":
                 self._framed(event)
             else:
                 self._changed(event)
         self._stored(recorder.persistent)
+        self._kept()
+
+    def _imported(self, event: Event) -> None:
+        name = event.target
+        self._add(imported(name), event)
+        if isinstance(name, Global) and name.path == LOADS:
+            self._loads.setdefault(name, [event, 0])
+
+    def _kept(self) -> None:
+        """What loads bytes is called each time that it is named: kept in an attribute or a
+        container it waits to be called with bytes that are not looked at here."""
+        for name, (event, calls) in self._loads.items():
+            if name.uses > calls:
+                why = "is kept, and may be called with bytes that nobody looks at"
+                self._add(Opinion(LEVEL_UNKNOWN, f"{LOADS} as a value", why), event)
 
     # --- calls ----------------------------------------------------------------------------
 
@@ -184,13 +159,15 @@ class Judge:
         if not call.args and func in self._plain:
             return
         opinion = self._opinion(func, call)
+        if self._loads and isinstance(func, Global) and func in self._loads:
+            self._loads[func][1] += 1
         if opinion.inner is not None:
             self.inner.append((event.at - self.shift, opinion.inner))
         if opinion.level == OK and not call.args and isinstance(func, Global):
             self._plain.add(func)
         if opinion.level != OK:
             self._add(opinion, event, call_text(func, call.args))
-        if isinstance(func, Global) and func.path in _VIEWS and _reaches_beyond(call.args):
+        if isinstance(func, Global) and func.path in VIEWS and reaches_beyond(call.args):
             self._beyond(event.at)
         if isinstance(func := resolved(func), Global):
             self._set_by_call(event, func, call)
@@ -385,7 +362,7 @@ class Judge:
                 key, numel = value[2], value[4]
                 if not isinstance(key, str | int):
                     continue
-            if isinstance(made, TensorCall) and _reach(made) > made.numel:
+            if isinstance(made, TensorCall) and reach(made) > made.numel:
                 self._beyond(made.offset)
             if sizes.setdefault(key, numel) != numel:
                 why = "a storage is said to have two sizes"

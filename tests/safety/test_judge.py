@@ -366,3 +366,21 @@ def test_an_honest_stream_that_is_cut_off_says_so(tmp_path: Path) -> None:
     report = scanned(tmp_path, whole_one[:-20], "a.pkl")
     assert (report.verdict, report.findings) == ("unreadable", ())
     assert "FRAME announces" in report.errors[0].message
+
+
+LOADS = path("torch.storage._load_from_bytes")
+
+
+def test_what_loads_bytes_and_is_kept(tmp_path: Path) -> None:
+    """Some attribute or other may be called by what reads the file."""
+    bag = call(path("collections.ChainMap"))
+    kept = [
+        START + b"}" + text("a") + LOADS + b"s.",
+        START + bag + b"}" + text("a") + LOADS + b"sb.",
+    ]
+    duplicate = START + b"]" + LOADS + b"2C\x00\x85R0a."
+    recalled = START + LOADS + b"\x940h\x00C\x00\x85R0h\x00."
+    for data in (*kept, duplicate, recalled):
+        assert worst(data) == "unknown", judged(data)
+    called_each_time = START + LOADS + b"C\x00\x85R0" + LOADS + b"C\x01N\x85R."
+    assert worst(called_each_time) == "clean", judged(called_each_time)

@@ -359,7 +359,7 @@ def test_a_bomb_is_unreadable(tmp_path: Path) -> None:
 def test_bytes_that_many_calls_share_are_read_once(tmp_path: Path) -> None:
     data = plain(legacy(GOOD))
     once = call(path("torch.storage._load_from_bytes"), data)
-    many = START + data + b"\x940" + path("torch.storage._load_from_bytes") + b"\x94"
+    many = START + data + b"\x940" + path("torch.storage._load_from_bytes") + b"\x94h\x00\x85R0"
     many += b"0".join([b"h\x02h\x00\x85R"] * 2_000) + b"."
     report = scanned(tmp_path, many)
     assert report.verdict == "clean", report
