@@ -261,4 +261,8 @@ def assigned(target: str, expr: Expr, indent: int) -> list[str]:
     inside = " " * (indent + 4) + expr.text
     if len(lines) == 1 and columns(lines[0]) > WIDTH >= columns(inside) and expr.parts() is None:
         return [f"{' ' * indent}{target} = (", inside, " " * indent + ")"]
+    if len(lines) > 1 and columns(lines[0]) > WIDTH:
+        within = laid_out("", expr, "", indent + 4)
+        if columns(within[0]) <= WIDTH:
+            return [f"{' ' * indent}{target} = (", *within, " " * indent + ")"]
     return lines

@@ -5,17 +5,17 @@ The package itself, imported by its name, defines and registers all, as a stub i
 
 from __future__ import annotations
 
-import ast
 import os
 from typing import TYPE_CHECKING
 
-from ptinspect.errors import PtInspectError, UnsupportedError
+from ptinspect.errors import PtInspectError
 from ptinspect.stubs.choosing import lines_of, names_in
 from ptinspect.stubs.code import laid_out
 from ptinspect.stubs.names import RESERVED, plain, prose
 from ptinspect.stubs.render import ASSEMBLED, RESULT, ending, export_key, framed, imports_of
 
 if TYPE_CHECKING:
+    from ptinspect.stubs.instances import Plan
     from ptinspect.stubs.work import Work
 
 _WINDOWS = frozenset({"con", "prn", "aux", "nul"})
@@ -29,14 +29,14 @@ class _Module:
         self.title = title
         self.lines: list[str] = []
         self.idents: list[str] = []
+        self.plans: list[Plan] = []
         self.needs: dict[tuple[str, ...], list[str]] = {}
         self.package = False
         self.noqa = False
 
 
 def package_files(work: Work) -> dict[str, str]:
-    """Text by path within the package, `/` between folders. UnsupportedError where two modules
-    need each other before either is there."""
+    """Text by path within the package, `/` between folders."""
     modules = _modules(work)
     homes = {ident: path for path, module in modules.items() for ident in module.idents}
     for module in modules.values():
@@ -61,18 +61,19 @@ def _modules(work: Work) -> dict[tuple[str, ...], _Module]:
         title = f"Classes of {prose(plan.module)}, written by ptinspect from the file alone."
         module = made.setdefault(path, _Module(path, title))
         module.lines += ["", "", *lines_of(work, plan)]
+        module.plans.append(plan)
         module.idents.append(plan.ident)
         module.noqa = module.noqa or bool(plan.recovered or (plan.traced and plan.traced.lines))
     parts = [line for name, expr in work.parts
              for line in ("", "", f"def {name}():", *laid_out("return ", expr, "", 4))]  # fmt: skip
     if parts:
-        home = made[paths.of("_parts")] = _Module(paths.of("_parts"), "Parts that nest deep.")
+        home = made[paths.own("_parts")] = _Module(paths.own("_parts"), "Parts that nest deep.")
         home.lines, home.idents = parts, [name for name, _ in work.parts]
     written = "\n".join(line for module in made.values() for line in module.lines)
     written += work.root.text
     for name, text in (("_assembled", ASSEMBLED), ("_Result", RESULT)):
         if f"{name}(" in written:
-            path = paths.of("_support")
+            path = paths.own("_support")
             home = made.setdefault(path, _Module(path, "What the classes here share."))
             home.lines += ["", *text.rstrip().split("\n")]
             home.idents.append(name)
@@ -100,6 +101,15 @@ class _Paths:
                 path = (*path[:-1], f"{path[-1]}_")
             self._known[module] = path
         return self._known[module]
+
+    def own(self, name: str) -> tuple[str, ...]:
+        """A module of the package's own, under a name that none of the file's has."""
+        key = f"\0{name}"
+        if key not in self._known:
+            while any(path[0].lower() == name for path in self._known.values()):
+                name += "_"
+            self._known[key] = (name,)
+        return self._known[key]
 
     def _part(self, folder: tuple[str, ...], part: str) -> str:
         name = part.strip("_") if part.startswith("__") else part
@@ -176,7 +186,7 @@ def _text(
     last: list[str] = []
     for path, names in sorted(module.needs.items()):
         if module.path in reach[path] or path[: len(module.path)] == module.path:
-            _not_at_once(work, module, names)
+            _late(work, module, names)
             last += _from(module, path, names)
         else:
             first += _from(module, path, names)
@@ -190,18 +200,20 @@ def _text(
     return "\n".join(lines).rstrip("\n") + "\n"
 
 
-def _not_at_once(work: Work, module: _Module, names: list[str]) -> None:
-    """Defaults of arguments are there before a module's last lines are read."""
-    for node in ast.walk(ast.parse("\n".join(module.lines))):
-        if isinstance(node, ast.FunctionDef):
-            for default in (*node.args.defaults, *node.args.kw_defaults):
-                inner = ast.walk(default) if default is not None else ()
-                if any(isinstance(one, ast.Name) and one.id in names for one in inner):
-                    raise UnsupportedError(
-                        "two of its modules need each other before either is there",
-                        path=work.document.path,
-                        hint="-o FILE writes one file, where that is no matter",
-                    )
+def _late(work: Work, module: _Module, names: list[str]) -> None:
+    """Defaults of arguments are there before a module's last lines are read: those that need
+    what is imported there are made when the constructor is called."""
+    solved = [work.solved[plan.path] for plan in module.plans if plan.path in work.solved]
+    changed = False
+    for one in solved:
+        for at, argument in enumerate(one.arguments):
+            default = argument.default
+            if default is None or argument.late or not {*names_in([default.text])} & {*names}:
+                continue
+            one.arguments[at] = argument._replace(late=True)
+            changed = True
+    if changed:
+        module.lines = [line for plan in module.plans for line in ("", "", *lines_of(work, plan))]
 
 
 # --- the folder

@@ -17,6 +17,7 @@ from ptinspect.stubs.package import package_files
 from ptinspect.stubs.work import Work
 from tests.conftest import FIXTURES
 from tests.stubs.test_choosing import saved
+from tests.stubs.trying import run_script
 
 __all__ = ["saved"]
 
@@ -126,3 +127,62 @@ for argument in sys.argv[1:]:
         ruff += ["--exclude", "script.py"]
         done = subprocess.run(ruff, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout[-2000:]
+
+
+RING = """
+import sys, types, torch
+from torch import nn
+
+def put(thing, home):
+    sys.modules.setdefault("ring", types.ModuleType("ring"))
+    sys.modules.setdefault(home, types.ModuleType(home))
+    thing.__module__, thing.__qualname__ = home, thing.__name__
+    setattr(sys.modules[home], thing.__name__, thing)
+    return thing
+
+def act(x): return x
+put(act, "ring.b")
+
+class A(nn.Module):
+    def __init__(self, kind=None, act=None):
+        super().__init__()
+        self.lin, self.kind, self.act = nn.Linear(2, 2), kind, act
+
+class B(nn.Module):
+    def __init__(self, *many):
+        super().__init__()
+        self.first, self.rest = many[0], nn.ModuleList(many[1:])
+
+class Part(nn.Module):
+    def __init__(self, x):
+        super().__init__()
+        self.x = x
+
+put(A, "ring.a"), put(B, "ring.b"), put(Part, "_parts")
+deep = nn.Linear(1, 1)
+for _ in range(60):
+    deep = nn.Sequential(deep)
+inner = B(A(B, act), A(B, act), A(B, act), A())
+inner.deep, inner.part = deep, Part(deep)
+torch.save(inner, "ring.pt")
+"""
+
+
+def test_defaults_that_need_a_module_of_the_ring_are_made_late(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    run_script(tmp_path, RING)
+    stub_package(tmp_path / "ring.pt", tmp_path / "made")
+    source = (tmp_path / "made" / "ring" / "a.py").read_text("utf-8")
+    assert "kind=..." in source and "if kind is ...:" in source
+    assert (tmp_path / "made" / "_parts_.py").exists()
+    run_script(
+        tmp_path,
+        """
+import made, torch
+model = torch.load("ring.pt", weights_only=False)
+built = made.build()
+assert str(built) == str(model)
+built.load_state_dict(model.state_dict())
+assert built.first.kind is made.B and built.first.act is made.act and built.rest[2].kind is None
+""",
+    )
