@@ -107,6 +107,8 @@ def long_ways():
     """What is set at the end has a target that fills a line, or more."""
     inner = nn.Linear(2, 2)
     inner.mark, inner.large = "x", 1e22
+    far_name = "a_name_that_together_with_what_is_made_is_too_long_for_a_line_of_it"
+    quantized = torch.ao.nn.quantized.FloatFunctional()
     for name in ("a_rather_long_name", "another_rather_long_name", "and_one_more_of_them"):
         inner = Part(**{name: nn.ModuleList([inner, nn.Identity()])})
     far = Root(first=nn.ModuleList([nn.Identity(), Part(fc=nn.Linear(2, 2))]))
@@ -114,6 +116,7 @@ def long_ways():
     far.first[1].fc.weight = near.fc.weight = (
         inner.and_one_more_of_them[0].another_rather_long_name[0].a_rather_long_name[0].weight
     )
+    far = Root(**{far_name: quantized}, far=far)
     return Root(deep=inner, tied=near, twin=inner, a_name_that_makes_the_line_long=far)
 
 
