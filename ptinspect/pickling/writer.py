@@ -15,14 +15,13 @@ from struct import pack
 from typing import TYPE_CHECKING
 
 from ptinspect.errors import UnsupportedError
-from ptinspect.pickling.opcodes import OPCODES
+from ptinspect.pickling.atoms import ATOMS, OP, extension, named, text
 from ptinspect.pickling.values import (
     Blob,
     Call,
     Extension,
     Global,
     Inert,
-    OldStr,
     PersistentId,
     SetOf,
     Value,
@@ -35,9 +34,7 @@ if TYPE_CHECKING:
 BATCH = 1000
 """Items of one APPENDS or SETITEMS."""
 
-_OP = {row.name: bytes([row.code]) for row in OPCODES}
-
-_SHORT = (_OP["EMPTY_TUPLE"], _OP["TUPLE1"], _OP["TUPLE2"], _OP["TUPLE3"])
+_SHORT = (OP["EMPTY_TUPLE"], OP["TUPLE1"], OP["TUPLE2"], OP["TUPLE3"])
 
 _ENCODE = Global("_codecs", "encode", 0)
 _LATIN = "latin1"
@@ -86,10 +83,10 @@ class PickleWriter:
         UnsupportedError for what has no place in a pickle of its own: out-of-band buffers, and
         objects that only exist through themselves.
         """
-        self.out += _OP["PROTO"] + b"\x02"
+        self.out += OP["PROTO"] + b"\x02"
         self._todo.append(_Item(root))
         self._run()
-        self.out += _OP["STOP"]
+        self.out += OP["STOP"]
         return bytes(self.out)
 
     def part(self, value: Value) -> bytes:
@@ -125,22 +122,18 @@ class PickleWriter:
         self._memo[identity] = index
         self._alive.append(value)
         self.out += (
-            _OP["BINPUT"] + bytes([index])
-            if index < 256
-            else _OP["LONG_BINPUT"] + pack("<I", index)
+            OP["BINPUT"] + bytes([index]) if index < 256 else OP["LONG_BINPUT"] + pack("<I", index)
         )
 
     def _get(self, index: int) -> None:
         self.out += (
-            _OP["BINGET"] + bytes([index])
-            if index < 256
-            else _OP["LONG_BINGET"] + pack("<I", index)
+            OP["BINGET"] + bytes([index]) if index < 256 else OP["LONG_BINGET"] + pack("<I", index)
         )
 
     # --- values ---------------------------------------------------------------------------
 
     def _save(self, value: Value) -> None:
-        plain = _ATOMS.get(type(value))
+        plain = ATOMS.get(type(value))
         if plain is not None:
             self.out += plain(value)
             return
@@ -156,55 +149,45 @@ class PickleWriter:
             _SAVERS[type(value) if type(value) in _SAVERS else _base(value)](self, value)
 
     def _text(self, value: str) -> None:
-        if isinstance(value, OldStr):
-            size = len(value.raw)
-            head = (
-                _OP["SHORT_BINSTRING"] + bytes([size])
-                if size < 256
-                else _OP["BINSTRING"] + pack("<i", size)
-            )
-            self.out += head + value.raw
-        else:
-            raw = value.encode("utf-8", "surrogatepass")
-            self.out += _OP["BINUNICODE"] + pack("<I", len(raw)) + raw
+        self.out += text(value)
         self._put(value)
 
     def _tuple(self, value: tuple[Value, ...]) -> None:
         size = len(value)
         if not size:
-            self.out += _OP["EMPTY_TUPLE"]
+            self.out += OP["EMPTY_TUPLE"]
             return
         if size > 3:
-            self.out += _OP["MARK"]
+            self.out += OP["MARK"]
 
         def end() -> None:
             index = self._memo.get(_identity(value))
             if index is not None:  # it holds itself: by now it was written further inside
-                self.out += _OP["POP_MARK"] if size > 3 else _OP["POP"] * size
+                self.out += OP["POP_MARK"] if size > 3 else OP["POP"] * size
                 self._get(index)
                 return
-            self.out += _OP["TUPLE"] if size > 3 else _SHORT[size]
+            self.out += OP["TUPLE"] if size > 3 else _SHORT[size]
             self._put(value)
 
         self._todo.append(end)
         self._todo += map(_Item, reversed(value))
 
     def _list(self, value: list[Value]) -> None:
-        self.out += _OP["EMPTY_LIST"]
+        self.out += OP["EMPTY_LIST"]
         self._put(value)
         if len(value) == 1:
-            self._later(_Item(value[0]), _OP["APPEND"])
+            self._later(_Item(value[0]), OP["APPEND"])
         elif value:
-            self._batches(iter(value), _OP["APPENDS"], 1, exact_list=len(value))
+            self._batches(iter(value), OP["APPENDS"], 1, exact_list=len(value))
 
     def _dict(self, value: dict[Value, Value]) -> None:
-        self.out += _OP["EMPTY_DICT"]
+        self.out += OP["EMPTY_DICT"]
         self._put(value)
         if len(value) == 1:
             ((key, item),) = value.items()
-            self._later(_Item(key_value(key)), _Item(item), _OP["SETITEM"])
+            self._later(_Item(key_value(key)), _Item(item), OP["SETITEM"])
         elif value:
-            self._batches(_flat(value), _OP["SETITEMS"], 2)
+            self._batches(_flat(value), OP["SETITEMS"], 2)
 
     def _batches(
         self, flat: Iterator[Value], end: bytes, width: int, exact_list: int | None = None
@@ -219,7 +202,7 @@ class PickleWriter:
             done += len(items)
             full = len(items) == BATCH * width
             again = full if exact_list is None else done < exact_list
-            self._later(_OP["MARK"], *items, end, *((batch,) if again else ()))
+            self._later(OP["MARK"], *items, end, *((batch,) if again else ()))
 
         batch()
 
@@ -232,7 +215,7 @@ class PickleWriter:
                 self._later(*items, one)
             elif items:
                 again = (batch,) if len(items) == BATCH * width else ()
-                self._later(_OP["MARK"], *items, many, *again)
+                self._later(OP["MARK"], *items, many, *again)
 
         batch()
 
@@ -262,19 +245,12 @@ class PickleWriter:
             owner = Global(value.module, head, value.offset)
             self._call(Call(_GETATTR, (owner, last), "REDUCE", value.offset), value)
             return
-        module, name = python2_name(value.module, value.name)
-        self.out += _OP["GLOBAL"] + f"{module}\n{name}\n".encode()
+        self.out += named(value.module, value.name)
         self._put(value)
         self._changes(value)
 
     def _extension(self, value: Extension) -> None:
-        code = value.code
-        if code < 256:
-            self.out += _OP["EXT1"] + bytes([code])
-        else:
-            self.out += (
-                _OP["EXT2"] + pack("<H", code) if code < 1 << 16 else _OP["EXT4"] + pack("<i", code)
-            )
+        self.out += extension(value.code)
         self._changes(value)
 
     def _object(self, value: Call) -> None:
@@ -312,16 +288,14 @@ class PickleWriter:
         changes = value.changes
         steps: list[Callable[[], None] | bytes | _Item] = []
         if changes.items:
-            steps.append(
-                lambda: self._generic(iter(changes.items), _OP["APPEND"], _OP["APPENDS"], 1)
-            )
+            steps.append(lambda: self._generic(iter(changes.items), OP["APPEND"], OP["APPENDS"], 1))
         if changes.pairs:
             pairs = changes.pairs
-            steps.append(lambda: self._generic(_flat(pairs), _OP["SETITEM"], _OP["SETITEMS"], 2))
+            steps.append(lambda: self._generic(_flat(pairs), OP["SETITEM"], OP["SETITEMS"], 2))
         if changes.added:
-            steps += [_OP["MARK"], *map(_Item, changes.added), _OP["ADDITEMS"]]
+            steps += [OP["MARK"], *map(_Item, changes.added), OP["ADDITEMS"]]
         for state in changes.states:
-            steps += [_Item(state), _OP["BUILD"]]
+            steps += [_Item(state), OP["BUILD"]]
         self._later(*steps)
 
     def _save_persistent(self, pid: PersistentId) -> None:
@@ -334,7 +308,7 @@ class PickleWriter:
                 self._later(_Item(made))
             return
         value = self._persistent(pid) if self._persistent else pid.value
-        self._later(_Item(value), _OP["BINPERSID"], lambda: self._changes(pid))
+        self._later(_Item(value), OP["BINPERSID"], lambda: self._changes(pid))
 
     def _out_of_band(self, value: Value) -> None:
         raise UnsupportedError("a buffer that was kept outside the pickle is not in the file")
@@ -344,15 +318,15 @@ def _opcodes_of(call: Call) -> list[bytes | _Item]:
     """What makes the object, by the opcode that the source used, as far as protocol 2 has it."""
     func, args, how = call.func, call.args, call.how
     if how in ("OBJ", "INST"):
-        return [_OP["MARK"], _Item(func), *map(_Item, args), _OP["OBJ"]]
+        return [OP["MARK"], _Item(func), *map(_Item, args), OP["OBJ"]]
     if how.startswith("NEWOBJ_EX"):
         whole: tuple[Value, ...] = (func, args if how[-1] != "*" else args[0], call.kwargs or {})
-        return [_Item(_NEWOBJ_EX), _Item(whole), _OP["REDUCE"]]
+        return [_Item(_NEWOBJ_EX), _Item(whole), OP["REDUCE"]]
     packed: Value = args[0] if how.endswith("*") else args
     return [
         _Item(func),
         _Item(packed),
-        _OP["NEWOBJ"] if how.startswith("NEWOBJ") else _OP["REDUCE"],
+        OP["NEWOBJ"] if how.startswith("NEWOBJ") else OP["REDUCE"],
     ]
 
 
@@ -366,41 +340,6 @@ def _identity(value: Value) -> object:
     """What the memo knows a value by: a global by its name, all else by being that object."""
     return (value.module, value.name) if isinstance(value, Global) else id(value)
 
-
-def python2_name(module: str, name: str) -> tuple[str, str]:
-    """The name below protocol 3 (`pickle.Pickler` with `fix_imports`): `__builtin__.set`."""
-    from _compat_pickle import REVERSE_IMPORT_MAPPING, REVERSE_NAME_MAPPING
-
-    if (module, name) in REVERSE_NAME_MAPPING:
-        return REVERSE_NAME_MAPPING[module, name]
-    return REVERSE_IMPORT_MAPPING.get(module, module), name
-
-
-def integer(value: int) -> bytes:
-    """BININT1, BININT2, BININT, LONG1 or LONG4, the shortest."""
-    if 0 <= value < 1 << 8:
-        return _OP["BININT1"] + bytes([value])
-    if 0 <= value < 1 << 16:
-        return _OP["BININT2"] + pack("<H", value)
-    if -(1 << 31) <= value < 1 << 31:
-        return _OP["BININT"] + pack("<i", value)
-    size = (value.bit_length() >> 3) + 1
-    raw = value.to_bytes(size, "little", signed=True)
-    if value < 0 and size > 1 and raw[-1] == 0xFF and raw[-2] & 0x80:
-        raw = raw[:-1]
-    return (
-        _OP["LONG1"] + bytes([len(raw)]) + raw
-        if len(raw) < 256
-        else _OP["LONG4"] + pack("<i", len(raw)) + raw
-    )
-
-
-_ATOMS: dict[type, Callable[..., bytes]] = {
-    type(None): lambda value: _OP["NONE"],
-    bool: lambda value: _OP["NEWTRUE"] if value else _OP["NEWFALSE"],
-    int: integer,
-    float: lambda value: _OP["BINFLOAT"] + pack(">d", value),
-}
 
 _SAVERS: dict[type, Callable[..., None]] = {
     tuple: PickleWriter._tuple,
