@@ -40,6 +40,7 @@ def _facts(report: ResumeReport) -> list[tuple[str, str]]:
             f"{2 * steps} steps, and {steps} + {steps} with a save and a new process between",
         ),
         ("with", f"{', '.join(parts)}, on {facts['device']}"),
+        ("loss", facts["loss"]),
     ]
     if report.verdict == "same":
         made.append(("compared", "weights, buffers, optimizer, learning rate, losses: bit for bit"))
@@ -61,8 +62,8 @@ def json_of(report: ResumeReport) -> dict[str, object]:
     """For programs."""
     facts = report.facts
     kept = (
-        "device", "length", "taken", "optimizer", "scheduler", "per_step", "scaler", "autocast",
-        "averages", "rng_saved",
+        "device", "length", "taken", "loss", "optimizer", "scheduler", "per_step", "scaler",
+        "autocast", "averages", "rng_saved",
     )  # fmt: skip
     return {
         "schema": 1,

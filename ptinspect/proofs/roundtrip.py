@@ -42,6 +42,7 @@ class RoundtripReport(NamedTuple):
     steps: int
     optimizer: str
     device: str
+    loss: str
     notes: list[str]
 
     @property
@@ -78,6 +79,7 @@ class RoundtripReport(NamedTuple):
             "steps": self.steps,
             "optimizer": self.optimizer,
             "device": self.device,
+            "loss": self.loss,
             "notes": self.notes,
         }
 
@@ -116,7 +118,8 @@ def _run(path: str, job: dict[str, Any], entry: str | None, workers: Workers) ->
     if job["stub"]:
         notes.append(f"the class {original['class']} is missing: a stub stands for it")
     steps = job["options"]["steps"]
-    return RoundtripReport(path, forms, steps, original["optimizer"], original["device"], notes)
+    optimizer, device, loss = (original[name] for name in ("optimizer", "device", "loss"))
+    return RoundtripReport(path, forms, steps, optimizer, device, loss, notes)
 
 
 def _form(

@@ -305,6 +305,9 @@ def test_batches_of_other_forms(name: str, tmp_path: Path, workers: Workers) -> 
     report = run(workers, given)
     assert report.code == 0, report.text()
     assert len(set(report.losses[0])) > 1
+    alone = name in ("dicts", "a class of their own", "inputs alone")
+    told = "the mean square of the outputs" if alone else "MSELoss"
+    assert f"  loss       {told}\n" in report.text()
 
 
 def test_the_order_of_batches_of_a_class_of_their_own_is_seen(

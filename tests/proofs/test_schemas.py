@@ -60,7 +60,7 @@ def test_every_optimizer_of_the_fixtures() -> None:
 FACTS = {
     "device": "cpu", "optimizer": "torch.optim.SGD", "scheduler": None, "per_step": False,
     "scaler": False, "autocast": None, "averages": 0, "rng_saved": ["torch"], "length": 3,
-    "taken": None,
+    "taken": None, "loss": "MSELoss",
 }  # fmt: skip
 
 
@@ -89,7 +89,7 @@ def test_what_resume_may_answer() -> None:
 def test_what_a_round_trip_may_answer() -> None:
     forms = [Form("state_dict", []), Form("checkpoint", ["weights"]), Form("safetensors", [], "no")]
     assert [form.name for form in forms] == list(FORMS)
-    made = RoundtripReport("x.pt", forms, 4, "SGD", "cpu", ["made up"])
+    made = RoundtripReport("x.pt", forms, 4, "SGD", "cpu", "MSELoss", ["made up"])
     assert valid("roundtrip", made.json())["verdict"] == "differs"
     assert PARTS[0] == "weights"
 

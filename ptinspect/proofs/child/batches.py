@@ -129,6 +129,16 @@ def called(model: Any, inputs: Any) -> Any:
     return made
 
 
+def loss_between(criterion: Any, output: Any, target: Any) -> tuple[Any, str]:
+    """The loss, and what it is: `criterion` of output and target; without a target the mean square
+    of the outputs, or what the model gave as one number."""
+    if target is not None:
+        return criterion(output, target), type(criterion).__name__
+    if not output.dim():
+        return output, "the model's own loss"
+    return output.float().square().mean(), "the mean square of the outputs"
+
+
 def made_up(model: Any, seed: int) -> tuple[list[Any], str]:
     """Inputs of the shape that the first layer takes, and a line that says so."""
     generator = torch.Generator().manual_seed(seed)

@@ -119,6 +119,7 @@ def described(training: Training) -> dict[str, Any]:
         "device": training.device,
         "optimizer": type(training.optimizer).__module__.split(".")[0] + ".optim."
         + type(training.optimizer).__name__,
+        "loss": training.loss_told,
         "scheduler": type(training.scheduler).__name__ if training.scheduler is not None else None,
         "per_step": training.per_step,
         "scaler": training.scaler is not None,

@@ -68,7 +68,7 @@ class Loaded:
         self.step_number = 0
         self.losses: list[float] = []
         self.batch_digest = ""
-        self.loss_type = "float32"
+        self.loss_type, self.loss_told = "float32", ""
         self.scaler: Any = None
         self.scheduler: Any = None
         self.ema = {place: _copied(value) for place, value in self.facts.ema.items()}

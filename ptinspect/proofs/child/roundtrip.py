@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ptinspect.proofs.child.batches import Batches, called, split
+from ptinspect.proofs.child.batches import Batches, called, loss_between, split
 from ptinspect.proofs.child.facts import Facts, at
 from ptinspect.proofs.child.failing import CannotRun, said
 from ptinspect.proofs.child.loading import loaded, loss_of, optimizer_class
@@ -129,7 +129,7 @@ def measured(model: Any, job: dict[str, Any]) -> dict[str, Any]:
             inputs, target = split(batch, device)
             optimizer.zero_grad()
             output = called(model, inputs)
-            loss = output.float().square().mean() if target is None else criterion(output, target)
+            loss, made["loss"] = loss_between(criterion, output, target)
             loss.backward()
             if not number:
                 made["train"] = digest(output)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ptinspect.proofs.child import schedulers
-from ptinspect.proofs.child.batches import called, split
+from ptinspect.proofs.child.batches import called, loss_between, split
 from ptinspect.proofs.child.failing import CannotRun
 from ptinspect.proofs.child.loading import READ, Loaded, loaded, quiet
 from ptinspect.proofs.child.numbers import digest, rng_state, set_rng
@@ -115,9 +115,8 @@ class Training(Loaded):
 
     def loss(self, output: Any, target: Any) -> Any:
         """--loss of output and target; without a target the mean square of the outputs."""
-        if target is None:
-            return output.float().square().mean() if output.dim() else output
-        return self.criterion(output, target)
+        made, self.loss_told = loss_between(self.criterion, output, target)
+        return made
 
     def average(self) -> None:
         """Averages of the weights that the file holds (EMA) go on as well."""
