@@ -30,9 +30,10 @@ if TYPE_CHECKING:
     from ptinspect.proofs.optimizer import OptimizerReport, check_optimizer
     from ptinspect.proofs.resume import ResumeReport, check_resume
     from ptinspect.proofs.roundtrip import RoundtripReport, check_roundtrip
+    from ptinspect.proofs.stub_check import StubReport, check_stub
     from ptinspect.safety.report import ScanReport
     from ptinspect.safety.scanning import scan, scan_many
-    from ptinspect.stubs import stub
+    from ptinspect.stubs import stub, stub_package
     from ptinspect.stubs.stubbed import stubbed
 
 __version__ = "0.1.0"
@@ -50,6 +51,7 @@ __all__ = [
     "ResumeReport",
     "RoundtripReport",
     "ScanReport",
+    "StubReport",
     "TensorInfo",
     "UnsafeError",
     "UnsupportedError",
@@ -57,11 +59,13 @@ __all__ = [
     "check_optimizer",
     "check_resume",
     "check_roundtrip",
+    "check_stub",
     "convert",
     "open",
     "scan",
     "scan_many",
     "stub",
+    "stub_package",
     "stubbed",
 ]
 
@@ -84,10 +88,14 @@ def __getattr__(name: str) -> object:
         from ptinspect import conversion
 
         return getattr(conversion, name)
-    if name == "stub":
-        from ptinspect.stubs import stub
+    if name in ("stub", "stub_package"):
+        from ptinspect import stubs
 
-        return stub
+        return getattr(stubs, name)
+    if name in ("StubReport", "check_stub"):
+        from ptinspect.proofs import stub_check
+
+        return getattr(stub_check, name)
     if name == "stubbed":
         from ptinspect.stubs.stubbed import stubbed
 

@@ -26,6 +26,7 @@ NAMES = [
     "ResumeReport",
     "RoundtripReport",
     "ScanReport",
+    "StubReport",
     "TensorInfo",
     "UnsafeError",
     "UnsupportedError",
@@ -33,11 +34,13 @@ NAMES = [
     "check_optimizer",
     "check_resume",
     "check_roundtrip",
+    "check_stub",
     "convert",
     "open",
     "scan",
     "scan_many",
     "stub",
+    "stub_package",
     "stubbed",
 ]
 
