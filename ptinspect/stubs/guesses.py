@@ -21,7 +21,7 @@ class Guess(NamedTuple):
 
 
 Args = dict[str, Value]
-_EMBEDDING = re.compile(r"emb|wte|wpe|token|vocab|shared", re.I)
+_EMBEDDING = re.compile(r"emb|wte|wpe|token|vocab|^shared$|attention_bias", re.I)
 _MODULES = {
     "conv": ("Conv1d", "Conv2d", "Conv3d"),
     "transposed": ("ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d"),

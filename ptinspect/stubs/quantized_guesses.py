@@ -6,7 +6,6 @@ and bias stand as a pair under `_packed_params._packed_params`.
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 from ptinspect.stubs.code import Argument, Atom, Expr, Items, Make
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
 
 QUANTIZED = "torch.ao.nn.quantized"
 PACKED = "_packed_params._packed_params"
-_SUMS = re.compile(r".*(add|cat|skip|mul|ff|functional|func).*", re.I)
 _DYNAMIC = [[1.0], [0]]
 """What a dynamic Linear, which has no scale, saves as scale and zero_point."""
 _WORDS = "a quantized layer could have a ReLU within; its stride and padding are not recorded"
@@ -51,9 +49,13 @@ def guess_quantized(
             ("dtype", Atom("torch.quint8")),
         ]
         return Guess(Make(f"{QUANTIZED}.Quantize", args))
-    if tensors["scale"].shape == () and _SUMS.fullmatch(name):
-        return Guess(Make(f"{QUANTIZED}.QFunctional", []))
-    return None
+    if tensors["scale"].shape != ():
+        return None
+    words = "a quantized Hardswish could be a LeakyReLU or a QFunctional, and the other way round"
+    if name.isdigit():
+        args = [("scale", Atom("1.0")), ("zero_point", Atom("0"))]
+        return Guess(Make(f"{QUANTIZED}.Hardswish", args), (words,))
+    return Guess(Make(f"{QUANTIZED}.QFunctional", []), (words,))
 
 
 def _quantized(tensor: Tensor) -> bool:

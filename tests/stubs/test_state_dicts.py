@@ -85,6 +85,17 @@ def test_layers_in_a_row(tmp_path: Path, shapes: list[tuple[int, ...]], kind: st
 
 @pytest.mark.parametrize(
     ("name", "kind"),
+    [
+        ("word_embeddings", "Embedding"), ("shared", "Embedding"), ("wte", "Embedding"),
+        ("relative_attention_bias", "Embedding"), ("shared_expert_gate", "Linear"), ("q", "Linear"),
+    ],
+)  # fmt: skip
+def test_a_weight_alone_is_told_by_its_name(tmp_path: Path, name: str, kind: str) -> None:
+    assert f"self.{name} = nn.{kind}(" in source_of(tmp_path, {f"{name}.weight": (5, 4)})
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
     [("layers", "ModuleList"), ("layer1", "Sequential"), ("features", "Sequential")],
 )
 def test_blocks_in_a_row(tmp_path: Path, name: str, kind: str) -> None:
@@ -136,6 +147,9 @@ def test_quantized_layers(tmp_path: Path, bias: bool) -> None:
             self.add = quantized.QFunctional()
             self.embedding = quantized.Embedding(5, 4)
             self.fc = quantized.Linear(4, 2, bias_=bias)
+            self.features = torch.nn.Sequential(
+                quantized.Conv2d(4, 4, (1, 1), bias=bias), quantized.Hardswish(0.5, 0)
+            )
             self.last = quantized.dynamic.Linear(2, 2, bias_=bias)
 
     want = Root()
@@ -145,6 +159,6 @@ def test_quantized_layers(tmp_path: Path, bias: bool) -> None:
     exec(stub(tmp_path / "state.pt"), made)
     built = made["build"]()  # type: ignore[operator]
     built.load_state_dict(torch.load(tmp_path / "state.pt"), strict=True)
-    have = {name: type(child) for name, child in built.named_children()}
-    assert have == {name: type(child) for name, child in want.named_children()}
+    have = {name: type(child) for name, child in built.named_modules() if name}
+    assert have == {name: type(child) for name, child in want.named_modules() if name}
     assert torch.equal(built.conv.weight().dequantize(), want.conv.weight().dequantize())
