@@ -38,4 +38,4 @@ def test_shards_are_not_loaded_into_memory(tmp_path: Path, target: str, options:
     index.write_text(index_text(weight_map, 2 * size))
     command = [sys.executable, "-c", PEAK, str(index), str(tmp_path / target), options]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert int(done.stdout) < 64 << 10  # KiB
+    assert int(done.stdout) < 100 << 10  # KiB; a shard has 128 MiB
