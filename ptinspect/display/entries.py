@@ -64,11 +64,13 @@ def _long(kind: str, value: dict[object, object]) -> str:
     if "shape" in value:
         return f"{kind} {safe(str(value.get('dtype')))} {safe(str(value['shape']))}"
     head, length = value.get("head"), value.get("length")
+    if not isinstance(length, int):
+        return kind
     if isinstance(head, str) and head:
-        return f"{kind} of {length:,}: {head}…" if isinstance(length, int) else kind
-    inner = ", ".join(scalar_text(item) for item in (head if isinstance(head, list) else [])[:HEAD])
-    count = f"{length:,}" if isinstance(length, int) else "?"
-    return f"{kind} of {count}" + (f": {inner}, …" if inner else "")
+        return f"{kind} of {length:,}: {head}" + ("…" if 2 * length > len(head) else "")
+    shown = head[:HEAD] if isinstance(head, list) else []
+    inner = ", ".join(map(scalar_text, shown)) + (", …" if length > len(shown) else "")
+    return f"{kind} of {length:,}" + (f": {inner}" if shown else "")
 
 
 def numbers(document: Document) -> list[TensorInfo]:

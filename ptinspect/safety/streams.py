@@ -12,7 +12,7 @@ from ptinspect.pickling.machine import run
 from ptinspect.pickling.opcodes import BY_CODE, Arg
 from ptinspect.pickling.recorder import Recorder
 from ptinspect.safety.findings import DANGEROUS, UNKNOWN, Finding
-from ptinspect.safety.joblib_arrays import JoblibRecorder
+from ptinspect.safety.joblib_arrays import WRAPPER, JoblibRecorder
 from ptinspect.safety.judge import Judge
 
 if TYPE_CHECKING:
@@ -114,6 +114,8 @@ class Streams:
             self._legacy(first)
         else:
             self.part.format = "pickle"
+            if any(name.path == WRAPPER for name in first.globals):
+                self.part.format, self.part.hint = "joblib", "joblib.load is what reads it"
             self._others(first.end)
 
     def _others(self, pos: int) -> None:

@@ -316,7 +316,8 @@ def test_joblib_s_arrays_are_leapt_over(tmp_path: Path) -> None:
     report = scanned(tmp_path, joblib_dump(b"\xff" * 24 + after, float64()))
     assert "posix.system" in names(report)
     clean = scanned(tmp_path, joblib_dump(b"\xff" * 24 + b"a.", float64()))
-    assert clean.verdict == "unknown"
+    assert (clean.verdict, clean.format) == ("unknown", "joblib")
+    assert clean.steps == ("joblib.load is what reads it",)
     assert not clean.errors
 
 
