@@ -20,7 +20,7 @@ from ptinspect.formats.archive import CHUNK, Archive, Finding, Span, bounded
 from ptinspect.formats.damage import Part, lost
 from ptinspect.formats.declared import Declared, declared
 from ptinspect.formats.zip_directory import ZipDirectory
-from ptinspect.formats.zip_entry import STORED
+from ptinspect.formats.zip_entry import DEFLATED, STORED
 from ptinspect.limits import LIMITS, Limits
 from ptinspect.pickling.machine import run
 
@@ -157,6 +157,21 @@ def _must_be_whole(archive: TorchZip, wanted: dict[object, Declared]) -> None:
     raise lost("the zip is incomplete", archive.record or "", parts)
 
 
+PREFIX = "bytes in front of the zip, where torch.load looks for its beginning"
+
+
+def refused_by_torch(directory: ZipDirectory) -> list[str]:
+    """Why torch.load does not take a zip that others do: it looks for the zip's first bytes at the
+    very beginning (`torch.serialization._is_zipfile`), and its miniz knows no compression but
+    deflate."""
+    made = []
+    if any(odd.kind == "zip-prefix" for odd in directory.findings):
+        made.append(PREFIX)
+    if not set(directory.methods) <= {STORED, DEFLATED}:
+        made.append("records compressed in a way that torch.load cannot undo")
+    return made
+
+
 def _read_facts(archive: TorchZip, folder: str) -> None:
     """The small records beside the pickle."""
     directory = archive.directory
@@ -190,5 +205,6 @@ def _read_facts(archive: TorchZip, folder: str) -> None:
         archive.facts["version"] = archive.version
     archive.facts["folder"] = folder.rstrip("/")
     archive.facts["crc32"] = directory.has_crcs
+    archive.facts["refused"] = refused_by_torch(directory)
     if archive.storages.prefix.endswith("/tensors/"):
         archive.facts["tensors_folder"] = "tensors"  # torch 1.4

@@ -73,6 +73,8 @@ def _refusals(document: Document) -> list[str]:
     version = archive.facts.get("version", "")
     if archive.format == "torch-zip" and str(version).isdigit() and int(str(version)) > NEWEST:
         made.append(f"version {version} of the zip: torch 2.13 reads up to {NEWEST}")
+    refused = archive.facts.get("refused")
+    made += refused if isinstance(refused, list) else []
     if "/" in str(archive.facts.get("folder", "")):
         made.append("records in a folder of a folder, where torch.load does not look")
     for stream in archive.streams:

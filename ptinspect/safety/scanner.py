@@ -81,6 +81,9 @@ def _scan(source: Source, part: Part) -> None:
     else:  # whatever stands in front of it
         read_zip(behind, part)
         part.find("zip-prefix", "bytes stand in front of the zip", part.record)
+        from ptinspect.formats.torch_zip import PREFIX
+
+        part.facts["refused"] = [PREFIX]
         return
     if plain and is_tar(head):
         _two(part, "a pickle and a tar")
@@ -149,7 +152,7 @@ def _by_chance(trial: Part, head: bytes) -> bool:
 
 
 def _adopt(part: Part, trial: Part, streams: Streams) -> None:
-    part.format, part.what = trial.format, "a pickle"
+    part.format, part.what, part.hint = trial.format, "a pickle", trial.hint
     for finding in trial.findings.list():
         part.findings.add(finding)
     part.errors += trial.errors

@@ -26,6 +26,9 @@ CVE-2026-24747 by 2.10)."""
 LOADED = frozenset(("torch-zip", "torch-legacy", "torch-legacy-tar", "pickle"))
 """Formats that torch.load, or pickle.load, takes."""
 
+BYGONE = frozenset(("torch._utils._rebuild_sparse_csr_tensor", "torch._utils._rebuild_mlc_tensor"))
+"""Functions that torch had when it wrote them."""
+
 _MANY = 12
 """Names that a line to paste may have."""
 
@@ -92,8 +95,18 @@ def steps_of(
     if load is None:
         return [part.hint] if part.hint and not part.passed else []
     if load.weights_only:
-        return [f"{load.call}  # as it is, with torch {TRUSTED} or later"]
+        return [f"{_nested(part)}{load.call}  # as it is, with torch {TRUSTED} or later"]
     return _not_as_it_is(part, load, commands)
+
+
+def _nested(part: Part) -> str:
+    """What torch wants to have been imported before it loads jagged tensors."""
+    names = (name.module for stream in part.streams for name in stream.globals)
+    return "import torch._dynamo, torch.nested; " if any(map(_is_nested, names)) else ""
+
+
+def _is_nested(module: str) -> bool:
+    return module.startswith("torch.nested.")
 
 
 def _not_as_it_is(part: Part, load: LoadAdvice, commands: Collection[str]) -> list[str]:
@@ -123,6 +136,8 @@ def safe_globals_line(part: Part, load: LoadAdvice) -> str | None:
         return None
     if any(name.module == "torch.tensor" or name.name.endswith("Error") for name in asked):
         return None  # renamed since: weights_only asks for the name that is written
+    if any(map(_is_bygone, asked)):
+        return None
     if any("." in name.name or not name.path.replace(".", "").isidentifier() for name in asked):
         return None
     modules = sorted({"torch", *(name.module for name in asked if name.module != "builtins")})
@@ -135,6 +150,14 @@ def safe_globals_line(part: Part, load: LoadAdvice) -> str | None:
     call = load.call.replace(", weights_only=False", "")
     imports = ", ".join(modules)
     return f"import {imports}; torch.serialization.add_safe_globals([{', '.join(listed)}]); {call}"
+
+
+def _is_bygone(name: Global) -> bool:
+    """Whether torch has it no more, or no longer reads what it wrote then."""
+    from ptinspect.torchnn.present import is_there
+
+    quantized = name.module.startswith("torch.nn.quantized.")
+    return quantized or name.path in BYGONE or not is_there(name.module, name.name)
 
 
 def _is_needed(name: Global) -> bool:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from ptinspect.errors import DamagedError, FormatError, Place, PtInspectError
 from ptinspect.formats.archive import CHUNK, Finding, pieces
 from ptinspect.formats.declared import declared
+from ptinspect.formats.torch_zip import refused_by_torch
 from ptinspect.formats.zip_cut import survey
 from ptinspect.formats.zip_directory import CENTRAL, LOCAL, SECRET, ZipDirectory
 from ptinspect.formats.zip_end import END
@@ -134,6 +135,7 @@ class Zip:
         identity, self.folder = kind_of(directory.names, directory.index)
         part.format, part.what, part.hint = identity.format, identity.what, identity.hint
         part.facts["folder"] = self.folder.rstrip("/")
+        part.facts["refused"] = refused_by_torch(directory)
 
     def read(self) -> None:
         """Everything, the main pickle first: it says which records are bare numbers."""
