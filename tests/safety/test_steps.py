@@ -28,8 +28,6 @@ RUN = """
 import contextlib, io, sys, warnings, torch
 warnings.simplefilter("ignore")
 for line in sys.stdin.read().splitlines():
-    for each in vars(torch._weights_only_unpickler).values():  # as in a process of its own
-        getattr(each, "cache_clear", lambda: None)()
     torch.serialization.clear_safe_globals()
     try:
         with contextlib.redirect_stdout(io.StringIO()):
@@ -67,9 +65,11 @@ def advised(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, str]:
 def test_each_line_does_what_it_says(advised: dict[Path, str], part: str, least: int) -> None:
     lines = {file: line for file, line in advised.items() if part in line}
     assert len(lines) >= least
-    answers = outcomes(list(lines.values()))
-    failed = [(f.name, a) for f, a in zip(lines, answers, strict=True) if a != "yes"]
-    assert failed == []
+    alone = {file: line for file, line in lines.items() if "torch._dynamo" in line}
+    for group in (alone, {file: line for file, line in lines.items() if file not in alone}):
+        answers = outcomes(list(group.values()))
+        failed = [(f.name, a) for f, a in zip(group, answers, strict=True) if a != "yes"]
+        assert failed == []
 
 
 def test_each_line_names_the_torch_that_it_is_for(advised: dict[Path, str]) -> None:
