@@ -32,6 +32,20 @@ _BASES = {
 }  # fmt: skip
 
 
+FILLED = """
+    def append(self, item):
+        # what the class itself makes of its items is not recorded
+        vars(self).setdefault("items", []).append(item)
+
+    def extend(self, items):
+        for item in items:
+            self.append(item)
+
+    def __setitem__(self, key, value):
+        vars(self).setdefault("pairs", {})[key] = value
+"""
+
+
 def class_lines(
     graph: Graph, plan: Plan, solved: Solved | None, fixups: list[Set], guess: bool
 ) -> Iterator[str]:
@@ -279,11 +293,21 @@ def _forward(plan: Plan, solved: Solved, guess: bool) -> Iterator[str]:
 
 def _function(plan: Plan) -> Iterator[str]:
     yield f"def {plan.ident}(*args, **kwargs):"
+    if plan.hook:
+        yield from _does_nothing(plan, 4)
+        return
     if plan.use is not None and plan.use.called:
         yield f"    return _Result({plan.ident}, *args, **kwargs)"
         return
     text = string(f"the file does not record {plan.ident}")
     yield from laid_out("raise ", Make("NotImplementedError", [(None, Atom(text))]), "", 4)
+
+
+def _does_nothing(plan: Plan, indent: int) -> Iterator[str]:
+    """A hook that state_dict() calls: without it the state_dict is had all the same."""
+    text = string(f"the file does not record {plan.ident}: this hook does nothing")
+    args: list[tuple[str | None, Expr]] = [(None, Atom(text)), ("stacklevel", Atom("2"))]
+    yield from laid_out("", Make("warnings.warn", args), "", indent)
 
 
 def _enum(plan: Plan) -> Iterator[str]:
@@ -373,6 +397,11 @@ def _object(plan: Plan, solved: Solved) -> Iterator[str]:
             "        else:",
             "            self.state = state",
         ])  # fmt: skip
+    if plan.hook:
+        head = ["    def __call__(self, *args, **kwargs):"]
+        body.append([*head, *_does_nothing(plan, 8)])
+    if use is not None and any(c.changes and c.changes.items for c in use.instances):
+        body.append(FILLED.strip("\n").split("\n"))
     body += [list(_method(plan, name)) for name in plan.methods]
     if not body:
         yield "    pass"

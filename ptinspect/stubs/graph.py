@@ -345,6 +345,8 @@ class Graph:
         if plan.kind in ("enum", "exception", "str", "int", "float", "bytes", "function"):
             return Make(plan.ident, args)
         if plan.kind == "tuple":
+            if plan.use is not None and all(len(one.args) == 1 for one in plan.use.made):
+                return Make(plan.ident, args)  # its own __new__ is tuple's
             items = call.args[0] if len(call.args) == 1 and isinstance(call.args[0], tuple) else ()
             return Make(plan.ident, [(None, self.expr(item)) for item in items] or args)
         if plan.kind == "dict":

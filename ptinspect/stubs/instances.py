@@ -68,6 +68,7 @@ class Plan:
         self.sequence = False  # numbered children alone: a Sequential, most likely
         self.methods: list[str] = []
         self.recovered: list[str] = []  # lines of methods whose source the file holds
+        self.hook = False  # whether state_dict() or load_state_dict() calls it
         self.traced: Traced | None = None  # of what torch.fx traced
         self.root = False  # whether it is made without arguments, as this instance:
         self.root_index = 0
@@ -90,6 +91,8 @@ def kind_of(use: Use) -> str:
         return "module"
     for call in instances:
         if call.changes is not None:
+            if call.changes.pairs and call.changes.items:
+                return "object"
             if call.changes.pairs:
                 return "dict"
             if call.changes.items:

@@ -85,6 +85,9 @@ def safe_globals(document: Document, graph: Graph, imports: Imports) -> Safe:
         pairs[f"numpy.dtypes.{code}"] = f'type(np.dtype("{code}"))'
     why += [f"a filled {plan.path}, a {plan.kind}" for plan in graph.plans.values()
             if plan.kind in ("dict", "list", "set")]  # fmt: skip
+    why += [f"a filled {plan.path}" for plan in graph.plans.values()
+            if plan.kind == "object" and plan.use is not None and any(
+                call.items or call.pairs for call in plan.use.instances)]  # fmt: skip
     why += odd
     return Safe([(text, path) for path, text in pairs.items()], reached, list(dict.fromkeys(why)))
 

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from ptinspect.document import Document
 
 
+_CALLABLE = ("function", "object", "class")
+
+
 class Options:
     """entry: the PATH of the model that `build()` makes. name: a class; it and what it needs.
     recovered: whether source that the file holds may be used. guess: whether a forward of the
@@ -84,6 +87,7 @@ class Work:
         """Objects of foreign classes, and modules that are roots."""
         graph = self.graph
         roots = [info.module.call for info in self.document.modules if not info.name]
+        self._mark_hooks()
         graph.roots = list(roots)
         for plan in graph.plans.values():
             if plan.use is None:
@@ -101,6 +105,17 @@ class Work:
                 made.plan.root_index = made.plan.instances.index(made)
         if self.root_call is not None:
             self.root = graph.expr(self.root_call)
+
+    def _mark_hooks(self) -> None:
+        """Functions and objects that state_dict() and load_state_dict() call."""
+        plans = {path: plan for path, plan in self.graph.plans.items() if plan.kind in _CALLABLE}
+        if not plans:
+            return
+        for info in self.document.modules:
+            for kind, hooks in info.module.hooks.items():
+                for path in hooks if "state_dict" in kind else ():
+                    if path in plans:
+                        plans[path].hook = True
 
     def _recover(self) -> None:
         """Methods whose source the file holds."""
