@@ -32,12 +32,12 @@ def plan_of(path: str, *, model: str | None, entry: str | None, trust: bool) -> 
             "torch has to read it several times: not from standard input", hint="save it as a file"
         )
     with open_document(path) as document:
+        names = may_be_loaded(path, document, model, trust)
         form = document.archive.format
         if not form.startswith(("torch-zip", "torch-legacy")):
             raise UnsupportedError(
                 f"torch.load does not load {form}, so there is nothing to prove", path=path
             )
-        names = may_be_loaded(path, document, model, trust)
         weights = _weights(document, entry)
         optimizer = _optimizer(document, weights)
         epoch, step = counter_of(document, EPOCHS), counter_of(document, STEPS)

@@ -348,6 +348,22 @@ def test_many_optimizers_beside_many_models_take_no_time_squared() -> None:
     assert tried <= many * pairing.TRIED
 
 
+def test_show_loads_the_check_only_for_a_file_with_an_optimizer() -> None:
+    """Start-up time counts: most files have none."""
+    files = ("seed/model.pth", "seed/checkpoint-6.pt")
+    code = f"""
+import sys
+from ptinspect.cli import cli
+for name in {files!r}:
+    cli(["show", "fixtures/" + name], standalone_mode=False)
+    print(sorted(n for n in sys.modules if n.startswith("ptinspect.document.fit")),
+          {{"torch", "numpy", "json", "tempfile"}} & set(sys.modules), file=sys.stderr)
+"""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stderr.splitlines() == ["[] set()", "['ptinspect.document.fit'] set()"]
+
+
 def test_torch_is_not_imported() -> None:
     file = FIXTURES / "checkpoints/resumable.pt"
     code = f"""

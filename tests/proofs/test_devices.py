@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from typing import Any
@@ -115,12 +116,14 @@ def test_memory_is_not_bounded_on_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
 
     bounds: list[Any] = []
     monkeypatch.setattr(jobs, "limited", bounds.append)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     monkeypatch.setattr(jobs, "prepare", lambda device, tf32: [])
     monkeypatch.setattr(jobs, "compared", lambda job: {"device": job["options"]["device"]})
-    for device in ("cpu", "cuda"):
-        there_are(monkeypatch, 1)
+    there_are(monkeypatch, 1)
+    for device, seen in (("cuda", "1"), ("cpu", "")):
         job = {"kind": "compared", "options": {"device": device, "tf32": False}}
         assert jobs.do(job, 7)["device"] == device
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == seen  # hidden from a job on the CPU
     assert bounds == [7]
 
 

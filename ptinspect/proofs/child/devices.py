@@ -6,6 +6,7 @@ has talked to CUDA cannot use it.
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from typing import Any
@@ -69,6 +70,12 @@ def listening() -> list[str]:
 def is_cuda(device: str) -> bool:
     """Whether it is a CUDA device."""
     return device.partition(":")[0] == "cuda"
+
+
+def without_cuda() -> None:
+    """A job on the CPU sees no CUDA device: what the user's code asks of torch, and what the file
+    has of CUDA's generators, has to fit the device; and CUDA does not begin within `limited`."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 def limited(memory: int | None) -> None:

@@ -11,7 +11,7 @@ import torch
 
 from ptinspect.proofs.child import layout
 from ptinspect.proofs.child.comparing import compared, keep_ends
-from ptinspect.proofs.child.devices import device_of, is_cuda, limited, prepare
+from ptinspect.proofs.child.devices import device_of, is_cuda, limited, prepare, without_cuda
 from ptinspect.proofs.child.failing import CannotRun, said
 from ptinspect.proofs.child.telling import tell
 from ptinspect.proofs.child.training import READ, Training
@@ -26,6 +26,7 @@ def do(job: dict[str, Any], memory: int | None = None) -> dict[str, Any]:
     try:
         options["device"] = device_of(options["device"])
         if not is_cuda(options["device"]):
+            without_cuda()
             limited(memory)
         noisy = prepare(options["device"], options["tf32"])
         return {**kinds[job["kind"]](job), "noisy": noisy}
