@@ -239,8 +239,11 @@ def dup(m: Machine, pos: int) -> int:
 
 
 def _index(m: Machine, line: bytes) -> int:
+    """C's unpickler takes what fits a size_t; pickle.py, for whom a scan asks as well, any number
+    that Python reads."""
+    longest = 20 if m.recorder is None else 4000
     try:
-        index = int(m.c_string(line)) if len(line) <= 20 else -1
+        index = int(m.c_string(line)) if len(line) <= longest else -1
     except ValueError:
         index = -1
     if index < 0:

@@ -136,8 +136,12 @@ def _as_pickles(source: Source, part: Part, head: bytes, identity: Identity | No
 
 
 def _far(trial: Part) -> bool:
-    """Whether so much of a pickle was run that it must have been meant as one."""
-    return any(((error.where and error.where.offset) or 0) >= 64 for error in trial.errors)
+    """Whether so much of a pickle was run that it must have been meant as one; or might have been,
+    had a limit not ended it."""
+    return any(
+        isinstance(error, LimitError) or ((error.where and error.where.offset) or 0) >= 64
+        for error in trial.errors
+    )
 
 
 def _by_chance(trial: Part, head: bytes) -> bool:

@@ -384,3 +384,24 @@ def test_what_loads_bytes_and_is_kept(tmp_path: Path) -> None:
         assert worst(data) == "unknown", judged(data)
     called_each_time = START + LOADS + b"C\x00\x85R0" + LOADS + b"C\x01N\x85R."
     assert worst(called_each_time) == "clean", judged(called_each_time)
+
+
+@pytest.mark.parametrize(
+    "front",
+    [
+        b"Np12345678901234567890123\n",  # more than a size_t: an error for C's unpickler alone
+        b"V" + b"words " * 20 + b"\np" + b"9" * 30 + b"\n0",
+        b"I 1_0\n0L0x10\n0F 1e3 \n0",
+    ],
+)
+def test_a_text_that_pickle_py_runs_is_no_text(front: bytes, tmp_path: Path) -> None:
+    report = scanned(tmp_path, front + b"cposix\nsystem\n(Vtouch x\ntR.", "notes.txt")
+    assert report.verdict == "dangerous", report
+    assert not report.passed_over
+
+
+def test_a_text_that_meets_a_limit_is_not_passed_over(tmp_path: Path) -> None:
+    data = b"L" + b"9" * 100_000 + b"\n0cposix\nsystem\n(Vtouch x\ntR."
+    report = scanned(tmp_path, data, "notes.txt")
+    assert report.verdict in ("dangerous", "unreadable"), report
+    assert not report.passed_over
