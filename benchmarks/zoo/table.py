@@ -94,6 +94,14 @@ KNOWN = {
 _TAKEN_FOR = re.compile(r"'(\(\w+\): \w+)\(.+\)' in place of '\1\(\)'")
 
 
+_OF = {"whole": "whole model", "state_dict": "state_dict"}
+_STEPS = {
+    "print": "print when loaded", "weights_only": "the same with weights_only",
+    "build": "`build()`", "built_print": "print of `build()`", "strict": "strict load",
+    "facts": "parameters and modes of `build()`", "attributes": "attributes of `build()`",
+}  # fmt: skip
+
+
 def _exceptions(results: dict[str, Result]) -> Iterator[str]:
     """One line for each thing that went otherwise, with the models."""
     found: dict[str, dict[str, None]] = {}
@@ -111,8 +119,8 @@ def _said(result: Result) -> Iterator[str]:
     for kind in ("whole", "state_dict"):
         said = result.get(kind, {})
         for why in dict.fromkeys(why for why in said.values() if isinstance(why, str)):
-            keys = [key for key, other in said.items() if other == why]
-            yield f"{kind}, {' and '.join(keys)} ({_why(why)})"
+            keys = [_STEPS.get(key, key) for key, other in said.items() if other == why]
+            yield f"{_OF[kind]}: {', '.join(keys)} ({_why(why)})"
         if "refused" in said:
             yield f"weights_only cannot take it ({_why('; '.join(said['refused']))})"
 
