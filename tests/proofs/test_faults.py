@@ -11,7 +11,6 @@ from ptinspect.errors import PtInspectError
 from ptinspect.proofs.optimizer import check_optimizer
 from ptinspect.proofs.resume import ResumeReport, check_resume
 from ptinspect.proofs.workers import Workers
-from tests.conftest import FIXTURES
 
 torch = pytest.importorskip("torch")
 from torch.optim import lr_scheduler as lrs  # noqa: E402
@@ -39,77 +38,6 @@ def faulty(
 
 def kinds(report: ResumeReport) -> list[str]:
     return [cause.kind for cause in report.causes]
-
-
-# --- the seed's own story -----------------------------------------------------------------
-
-SEED_NET = """
-from torch import nn
-
-
-class CustomModel(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.layer = nn.Linear(2, 1)
-
-    def forward(self, x):
-        return self.layer(x)
-"""
-
-SEED_DATA = f"""
-import csv
-
-import torch
-from torch.utils.data import DataLoader, Dataset
-
-
-class CustomDataset(Dataset):
-    def __init__(self):
-        with open({str(FIXTURES / "seed/dataset.csv")!r}) as file:
-            self.rows = [(float(row["x"]), float(row["y"])) for row in csv.DictReader(file)]
-
-    def __getitem__(self, index):
-        x, y = self.rows[index]
-        return torch.FloatTensor([x**2, x]), torch.FloatTensor([y])
-
-    def __len__(self):
-        return len(self.rows)
-
-
-def batches():
-    return DataLoader(CustomDataset(), batch_size=128, shuffle=True, drop_last=True)
-"""
-
-
-def seed_files(folder: Path) -> dict[str, Any]:
-    (folder / "model.py").write_text(SEED_NET)
-    (folder / "data.py").write_text(SEED_DATA)
-    return {"model": f"{folder / 'model.py'}:CustomModel", "data": f"{folder / 'data.py'}:batches"}
-
-
-def test_the_seeds_checkpoint_lacks_the_state_of_shuffling(
-    tmp_path: Path, workers: Workers
-) -> None:
-    """S7: training goes on, but with another order of the data."""
-    given = {"path": str(FIXTURES / "seed/checkpoint-6.pt"), **seed_files(tmp_path)}
-    report = faulty(workers, given)
-    assert kinds(report) == ["rng-shuffling"]
-    assert report.causes[0].mends == ("rng-torch",)
-    assert (report.first.step, report.first.what) == (1, "the batch")  # type: ignore[union-attr]
-
-
-def test_the_seeds_training_goes_on_bit_for_bit_once_the_state_is_kept(
-    tmp_path: Path, workers: Workers
-) -> None:
-    """S5 to S7, with the one entry that the seed lacks."""
-    made = torch.load(FIXTURES / "seed/checkpoint-6.pt", weights_only=True)
-    made["rng_state"] = torch.get_rng_state()
-    torch.save(made, tmp_path / "kept.pt")
-    files = seed_files(tmp_path)
-    report = check_resume(str(tmp_path / "kept.pt"), **files, steps=5, workers=workers)
-    assert (report.verdict, report.causes) == ("same", []), report.text()
-    assert report.losses[0] == report.losses[1]
-    assert len(report.losses[0]) == 10
 
 
 # --- each cause by itself -----------------------------------------------------------------

@@ -11,11 +11,11 @@ from ptinspect.errors import PtInspectError
 from ptinspect.proofs.resume import check_resume
 from ptinspect.proofs.workers import Workers
 from tests.cli.running import CHECKPOINT, run
+from tests.proofs.seed import seed_files
 from tests.proofs.test_schemas import valid
 
 torch = pytest.importorskip("torch")
 
-from tests.proofs.test_faults import seed_files  # noqa: E402
 from tests.proofs.trainings import NET, Training  # noqa: E402
 
 

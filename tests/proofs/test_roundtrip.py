@@ -13,11 +13,11 @@ from ptinspect.proofs.roundtrip import FORMS, check_roundtrip
 from ptinspect.proofs.workers import Workers
 from tests.cli.running import MODEL, STATE_DICT, run
 from tests.conftest import FIXTURES
+from tests.proofs.seed import seed_files
 from tests.proofs.test_schemas import valid
 
 torch = pytest.importorskip("torch")
 
-from tests.proofs.test_faults import seed_files  # noqa: E402
 from tests.proofs.trainings import NET, Training  # noqa: E402
 
 

@@ -25,6 +25,7 @@ from ptinspect.proofs.child.numbers import (
     seed_all,
     set_rng,
 )
+from ptinspect.proofs.child.parts import loss_of, optimizer_class
 from ptinspect.proofs.child.user import findable, made_by, named
 
 READ = ("order", "trainable", "buffers-in-optimizer", "learning-rate", "epoch", "mid-epoch", "amp")
@@ -355,26 +356,6 @@ class Loaded:
                 f"--steps {self.length} takes all of them"
             )
         self.notes.append(text)
-
-
-def optimizer_class(path: str) -> Any:
-    """A class of torch.optim, by its name."""
-    kind = getattr(torch.optim, path.removeprefix("torch.optim."), None)
-    base = torch.optim.Optimizer
-    if not isinstance(kind, type) or not issubclass(kind, base) or kind is base:
-        raise CannotRun(
-            f"torch.optim has no {path}",
-            "give --optimizer-class torch.optim.AdamW, or write make_optimizer(model) beside the "
-            "model's class",
-        )
-    return kind
-
-
-def loss_of(name: str) -> Any:
-    """A loss of torch.nn, by its class's name."""
-    if name not in nn.modules.loss.__all__:
-        raise CannotRun(f"torch.nn has no loss {name}", "such as MSELoss or CrossEntropyLoss")
-    return getattr(nn, name)()
 
 
 def _copied(value: Any) -> Any:
