@@ -19,7 +19,7 @@ from ptinspect.stubs.instances import (
     Plan,
 )
 from ptinspect.stubs.modules import INTERNAL, class_text, constructed, tensors_below
-from ptinspect.stubs.order import depth_of, groups
+from ptinspect.stubs.order import agreed, depth_of, groups
 from ptinspect.stubs.unify import Column, Parameter, Unifier, texts_of
 from ptinspect.torchnn import ModuleClass, lookup
 
@@ -157,25 +157,25 @@ def _columns(plan: Plan) -> dict[_Name, list[Member | None]]:
     for instance in plan.instances:
         for member in instance.members:
             kinds.setdefault(member.name, {})[member.kind] = None
-    order: list[_Name] = []
+    ways: dict[tuple[_Name, ...], None] = {}
     columns: dict[_Name, list[Member | None]] = {}
     for at, instance in enumerate(plan.instances):
-        last = -1
+        way: list[_Name] = []
         for member in instance.members:
             name = _Name(member.name, _kind(member, kinds[member.name]))
             if name.kind != member.kind:
                 continue
             if name not in columns:
-                order.insert(last + 1, name)
                 columns[name] = [None] * len(plan.instances)
             columns[name][at] = member
-            last = order.index(name)
+            way.append(name)
+        ways[tuple(way)] = None
     for at, instance in enumerate(plan.instances):
         for member in instance.members:
             name = _Name(member.name, _kind(member, kinds[member.name]))
             if name.kind != member.kind and columns[name][at] is None:
                 columns[name][at] = member
-    return {name: columns[name] for name in order}
+    return {name: columns[name] for name in agreed(list(columns), list(ways))}
 
 
 def _kind(member: Member, kinds: dict[str, None]) -> str:

@@ -2,10 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
+from heapq import heappop, heappush
+from itertools import pairwise
+from typing import TypeVar
 
 from ptinspect.stubs.code import Each, Expr, Items, Make, Many, Pairs, Star
 from ptinspect.stubs.instances import Instance, Plan
+
+Name = TypeVar("Name", bound=Hashable)
+
+
+def agreed(names: list[Name], ways: list[tuple[Name, ...]]) -> list[Name]:
+    """The names in an order that is that of each way, as far as these agree; else as they are
+    first seen."""
+    if len(ways) == 1:
+        return list(ways[0])
+    place = {name: at for at, name in enumerate(names)}
+    after: dict[Name, dict[Name, None]] = {name: {} for name in names}
+    for way in ways:
+        for first, second in pairwise(way):
+            after[first][second] = None
+    waits = dict.fromkeys(names, 0)
+    for following in after.values():
+        for name in following:
+            waits[name] += 1
+    ready = [place[name] for name in names if not waits[name]]  # in order, and so a heap
+    made: dict[Name, None] = {}
+    first_left = 0
+    while len(made) < len(names):
+        if ready:
+            name = names[heappop(ready)]
+        else:  # the ways contradict each other
+            while names[first_left] in made:
+                first_left += 1
+            name = names[first_left]
+        if name in made:
+            continue
+        made[name] = None
+        for following_name in after[name]:
+            waits[following_name] -= 1
+            if not waits[following_name]:
+                heappush(ready, place[following_name])
+    return list(made)
 
 
 def insides(expr: Expr) -> list[Expr]:

@@ -1,0 +1,62 @@
+"""In which order the members of a class stand, whichever of its instances have them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ptinspect.stubs.order import agreed
+from tests.stubs.trying import attempt, failures, outcomes, run_script
+
+
+@pytest.mark.parametrize(
+    ("ways", "order"),
+    [
+        (["ab", "ac", "abc"], "abc"),
+        (["ab", "ac", "acb"], "acb"),
+        (["ad", "bd", "cd"], "abcd"),
+        (["ab", "ba"], "ab"),
+        (["abc", "cab", "d"], "abcd"),
+        ([""], ""),
+    ],
+)
+def test_all_instances_agree_as_far_as_they_can(ways: list[str], order: str) -> None:
+    seen = list(dict.fromkeys("".join(ways)))
+    made = "".join(agreed(seen, [tuple(way) for way in ways]))
+    assert sorted(made) == sorted(order)
+    if ways != ["abc", "cab", "d"]:
+        assert made == order
+
+
+def test_many_names_that_contradict_each_other_come_to_an_end() -> None:
+    names = list(range(20_000))
+    ways = [tuple(names), tuple(names[::2]), tuple(reversed(names))]
+    assert sorted(agreed(names, ways)) == names
+
+
+MAKER = """
+import sys, types, torch
+from torch import nn
+home = sys.modules["proj"] = types.ModuleType("proj")
+class Block(nn.Module):
+    def __init__(self, i, o, down=False, act=None):
+        super().__init__()
+        self.conv = nn.Conv2d(i, o, 3, bias=not down)
+        self.down = nn.Conv2d(i, o, 1) if down else None
+        if act is not None:
+            self.act = act
+Block.__module__ = "proj"
+home.Block = Block
+blocks = [Block(1, 2), Block(2, 3, True), Block(3, 4, False, nn.GELU())]
+blocks += [Block(4, 4, True, nn.ReLU())]
+torch.save(nn.Sequential(*blocks), "blocks.pt")
+"""
+
+
+def test_children_that_some_have_print_in_their_order(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    run_script(tmp_path, MAKER)
+    one = attempt("blocks", tmp_path / "blocks.pt")
+    (tmp_path / "tried").mkdir()
+    assert failures(one, outcomes([one], tmp_path / "tried")["blocks"]) == {}
