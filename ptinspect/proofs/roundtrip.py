@@ -65,6 +65,7 @@ class RoundtripReport(NamedTuple):
         lines.append(
             f"  {'trained'.ljust(11)}   {self.steps} steps with {self.optimizer}, on {self.device}"
         )
+        lines.append(f"  {'loss'.ljust(11)}   {cut(self.loss)}")
         lines += [f"  {'note'.ljust(11)}   {cut(note)}" for note in self.notes]
         return "\n".join(lines) + "\n"
 

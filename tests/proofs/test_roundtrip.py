@@ -29,6 +29,7 @@ def test_the_seeds_files(path: Path, tmp_path: Path, workers: Workers) -> None:
         (name, [], None) for name in FORMS
     ]
     assert (report.code, report.optimizer) == (0, "SGD")
+    assert "  loss          MSELoss\n" in report.text()
 
 
 def test_a_class_of_the_fixtures_that_is_missing(workers: Workers) -> None:
