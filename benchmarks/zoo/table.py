@@ -32,8 +32,8 @@ loaded, printed and built anew where none of the three is installed. Made by
 `python -m benchmarks.zoo FOLDER --zoo-python PYTHON`, with PYTHON an interpreter that has them; it
 takes an hour, and so it is no part of CI, where `tests/stubs` has models of its own.
 
-No model is run: its initial numbers are cheap random ones, and torchvision's compiled operators need
-not be there. Of several runs each model's last result counts, so that rows may come from different
+No model is run: its initial numbers are cheap random ones, and torchvision's compiled operators
+need not be there. Of several runs each model's last result counts, so that rows may come from different
 commits; `--again` tries all of them anew.
 
 "Prints what the original prints" leaves out what a class of the library itself has to say in its
