@@ -33,8 +33,8 @@ loaded, printed and built anew where none of the three is installed. Made by
 takes an hour, and so it is no part of CI, where `tests/stubs` has models of its own.
 
 No model is run: its initial numbers are cheap random ones, and torchvision's compiled operators
-need not be there. Of several runs each model's last result counts, so that rows may come from different
-commits; `--again` tries all of them anew.
+need not be there. Of several runs each model's last result counts, so that rows may come from
+different commits; `--again` tries all of them anew.
 
 "Prints what the original prints" leaves out what a class of the library itself has to say in its
 `__repr__` or `extra_repr`, which no file records: its torch base speaks in its place.
