@@ -10,6 +10,7 @@ from torch.nn.parameter import is_lazy
 
 from ptinspect.document.optimizer_rules import always_keeps, kept_by
 from ptinspect.document.training import BUFFERS
+from ptinspect.proofs.child.epochs import skipped, whole_epochs
 from ptinspect.proofs.child.failing import CannotRun
 from ptinspect.proofs.child.numbers import rng_found
 
@@ -228,11 +229,22 @@ class Facts:
             return 0, 0
         steps = self.steps
         if steps is not None and length and abs(steps // length - recorded) <= 2:
-            return steps // length, steps % length
+            whole = self.explained(length) if steps % length else None
+            return (whole[0], 0) if whole is not None else divmod(steps, length)
         for found in self.plan["schedulers"]:
             if abs(found["last_epoch"] - recorded - 1) <= 2 and not self.per_step(length):
                 return found["last_epoch"], 0
         return recorded + self.usual, 0
+
+    def explained(self, length: int | None) -> tuple[int, str] | None:
+        """Where the steps made are no whole epochs of batches: how they may be, all the same."""
+        recorded, steps = self.epoch, self.steps
+        if recorded is None or steps is None or not length or not steps % length:
+            return None
+        if abs(steps // length - recorded) > 2:
+            return None
+        scaler = at(self.root, self.scaler_path) if self.scaler_path else None
+        return whole_epochs(steps, recorded, length, skipped(scaler, steps))
 
     @property
     def usual(self) -> int:

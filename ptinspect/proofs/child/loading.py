@@ -300,6 +300,12 @@ class Loaded:
             )
         if self.first:
             self.number, self.offset = self.facts.position(self.real)
+            whole = self.facts.explained(self.real)
+            if whole is not None:
+                self.notes.append(
+                    f"{self.facts.steps} steps are {whole[0]} whole epochs if {whole[1]}; "
+                    "that is assumed"
+                )
             if self.limit is not None:
                 self.offset = min(self.offset, self.limit - 1)
         if "position" in self.snapshot:

@@ -1,0 +1,64 @@
+"""Sound checkpoints as scripts leave them, in which something looks like a fault and is none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ptinspect.proofs.resume import ResumeReport
+from ptinspect.proofs.workers import Workers
+
+torch = pytest.importorskip("torch")
+
+from tests.proofs.running import run  # noqa: E402
+from tests.proofs.trainings import Training  # noqa: E402
+
+
+def sound(workers: Workers, given: dict[str, Any], **more: Any) -> ResumeReport:
+    report = run(workers, given, **more)
+    assert (report.verdict, report.code) == ("same", 0), report.text()
+    return report
+
+
+# --- fewer steps than batches -------------------------------------------------------------
+
+
+def scaled(tmp_path: Path, infinite: int, steps: int) -> dict[str, Any]:
+    """A training with a GradScaler whose first gradients are not finite: it leaves these out."""
+    left = [infinite]
+
+    def hook(gradient: Any) -> Any:
+        left[0] -= 1
+        return gradient * float("inf") if left[0] >= 0 else gradient
+
+    training = Training(
+        tmp_path,
+        prepare=lambda model: model.body.weight.register_hook(hook),
+        scaler=True,
+        steps=steps,
+    )
+    made = training.parts()
+    assert int(made["optimizer"]["state"][0]["step"]) == steps - infinite
+    return training.save(made)
+
+
+def test_steps_that_the_scaler_left_out(tmp_path: Path, workers: Workers) -> None:
+    report = sound(workers, scaled(tmp_path, 2, 9))
+    assert "the GradScaler left out 2 of 9 steps" in " ".join(report.notes)
+
+
+def test_a_scaler_that_left_out_none_hides_no_fault(tmp_path: Path, workers: Workers) -> None:
+    report = run(workers, scaled(tmp_path, 0, 8))
+    assert [cause.kind for cause in report.causes] == ["mid-epoch"], report.text()
+
+
+def test_gradients_accumulated_over_batches(tmp_path: Path, workers: Workers) -> None:
+    """Nine batches in three epochs, of which two make a step."""
+    training = Training(tmp_path, steps=9)
+    made = training.parts()
+    for kept in made["optimizer"]["state"].values():
+        kept["step"] = torch.tensor(4.0)
+    report = sound(workers, training.save(made))
+    assert "accumulated over 2 batches" in " ".join(report.notes)
