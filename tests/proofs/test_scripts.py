@@ -11,9 +11,10 @@ from ptinspect.proofs.resume import ResumeReport
 from ptinspect.proofs.workers import Workers
 
 torch = pytest.importorskip("torch")
+import numpy as np  # noqa: E402
 
 from tests.proofs.running import run  # noqa: E402
-from tests.proofs.trainings import Training  # noqa: E402
+from tests.proofs.trainings import SHUFFLED, Training  # noqa: E402
 
 
 def sound(workers: Workers, given: dict[str, Any], **more: Any) -> ResumeReport:
@@ -62,3 +63,44 @@ def test_gradients_accumulated_over_batches(tmp_path: Path, workers: Workers) ->
         kept["step"] = torch.tensor(4.0)
     report = sound(workers, training.save(made))
     assert "accumulated over 2 batches" in " ".join(report.notes)
+
+
+# --- random numbers -----------------------------------------------------------------------
+
+OWN = SHUFFLED.replace("shuffle=True", "shuffle=True, generator=torch.Generator().manual_seed(7)")
+
+
+@pytest.mark.parametrize("others", [True, False], ids=["beside torch's own", "alone"])
+def test_the_state_of_the_loaders_own_generator(
+    others: bool, tmp_path: Path, workers: Workers
+) -> None:
+    training = Training(tmp_path, data=OWN)
+    made = {**training.parts(), **(training.rng() if others else {})}
+    made["generator_state"] = training.batches.generator.get_state()
+    report = sound(workers, training.save(made))
+    assert "data" in report.facts["rng_saved"]
+
+
+def test_a_generators_state_where_the_data_have_none(tmp_path: Path, workers: Workers) -> None:
+    """It can be that of torch's own only."""
+    training = Training(tmp_path, data=SHUFFLED)
+    made = {**training.parts(), "generator": torch.get_rng_state()}
+    assert sound(workers, training.save(made)).facts["rng_saved"] == ["torch"]
+
+
+def test_numpys_state_as_a_dict(tmp_path: Path, workers: Workers) -> None:
+    drawn = SHUFFLED.replace("import torch\n", "import numpy as np\nimport torch\n", 1).replace(
+        "shuffle=True", "sampler=Drawn()"
+    )
+    drawn += """
+
+class Drawn:
+    def __len__(self):
+        return 12
+
+    def __iter__(self):
+        return iter(np.random.permutation(12).tolist())
+"""
+    training = Training(tmp_path, data=drawn)
+    made = {**training.parts(), "numpy": np.random.get_state(legacy=False)}
+    assert sound(workers, training.save(made)).facts["rng_saved"] == ["numpy"]

@@ -95,7 +95,7 @@ class Training:
         self.train()
 
     def train(self) -> None:
-        source = self.source.batches()
+        source = self.batches = self.source.batches()
         self.epoch = 0
         while True:
             for x, y in source:

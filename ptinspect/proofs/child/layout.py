@@ -34,6 +34,8 @@ def save(training: Training, path: str, start: int) -> None:
     for place, kept in training.ema.items():
         root = put(root, place, kept)
     states = rng_state(training.device)
+    for generator in training.batches.generators()[:1]:
+        states["data"] = generator.get_state()
     for kind, place in facts.rng.items():
         if kind in states:
             root = put(root, place, seen_as(at(facts.root, place), states[kind]))

@@ -61,6 +61,8 @@ class Loaded:
         self.model = self.made_model(model)
         self.batches = Batches(options["data"], self.model, options["seed"])
         self.facts = Facts(self.root, plan, self.model)
+        if "data" in self.facts.rng and not self.batches.generators():  # torch's own, then
+            self.facts.rng.setdefault("torch", self.facts.rng.pop("data"))
         self.length = self.batches.length
         # Of batches that are made up the number tells nothing of the real training.
         self.real = None if self.batches.told else self.length
@@ -319,6 +321,8 @@ class Loaded:
         states = {kind: at(self.root, path) for kind, path in self.facts.rng.items()}
         if "python" in states:
             states["python"] = as_python_state(states["python"])
+        if "data" in states:
+            self.set_generators([states.pop("data")])
         for kind in ("torch", "numpy", "python", "cuda"):
             if f"rng-{kind}" in self.mends and kind in self.snapshot.get("rng", {}):
                 states[kind] = self.snapshot["rng"][kind]

@@ -48,14 +48,17 @@ def set_rng(states: dict[str, Any]) -> None:
 
 def seen_as(there: Any, state: Any) -> Any:
     """A generator's state in the form that the file has: CUDA's of all devices, or that of the
-    current one."""
+    current one; numpy's as a tuple, or as a dict."""
     if isinstance(there, torch.Tensor) and isinstance(state, list):
         return state[torch.cuda.current_device()]
+    if isinstance(there, dict):
+        return numpy.random.get_state(legacy=False)
     return state
 
 
 def rng_found(root: Any) -> dict[str, tuple[Any, ...]]:
-    """Where in a loaded file the states of generators lie, known by their form."""
+    """Where in a loaded file the states of generators lie, known by their form; of those of torch's
+    kind, `data` is the one whose key says that it shuffles the data."""
     found: dict[str, tuple[Any, ...]] = {}
     todo: list[tuple[tuple[Any, ...], Any]] = [((), root)]
     visited = 0
@@ -63,6 +66,8 @@ def rng_found(root: Any) -> dict[str, tuple[Any, ...]]:
         path, value = todo.pop(0)
         visited += 1
         kind = kind_of(value, path)
+        if kind == "torch" and any(word in str(path[-1:]).lower() for word in SHUFFLES):
+            kind = "data"
         if kind is not None:
             found.setdefault(kind, path)
         elif isinstance(value, dict) and len(path) < 4:
@@ -70,6 +75,9 @@ def rng_found(root: Any) -> dict[str, tuple[Any, ...]]:
         elif isinstance(value, list | tuple) and len(path) < 4 and len(value) < 64:
             todo += [((*path, at), item) for at, item in enumerate(value)]
     return found
+
+
+SHUFFLES = ("generator", "loader", "sampler", "shuffl")
 
 
 def kind_of(value: Any, path: tuple[Any, ...]) -> str | None:
@@ -82,6 +90,8 @@ def kind_of(value: Any, path: tuple[Any, ...]) -> str | None:
         return "cuda" if cuda and value[0].numel() == 16 else None
     if isinstance(value, tuple) and len(value) == 5 and value[0] == "MT19937":
         return "numpy"
+    if isinstance(value, dict) and value.get("bit_generator") == "MT19937" and "state" in value:
+        return "numpy" if "has_gauss" in value else None
     if isinstance(value, list | tuple) and len(value) == 3 and value[0] == 3:
         inner = value[1]
         return "python" if isinstance(inner, list | tuple) and len(inner) == 625 else None
