@@ -4,7 +4,8 @@ are objects. Source: numpy/lib/format.py."""
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from math import prod
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ptinspect.errors import DamagedError, Place
 
@@ -25,9 +26,25 @@ _NUMBERS = re.compile(
 )
 
 
-def objects_at(source: Source) -> tuple[int | None, DamagedError | None]:
-    """Where the pickle begins, None where the elements are no objects; what is wrong with the
-    header, of which a pickle may follow all the same.
+MAGIC = b"\x93NUMPY"
+
+_SIZES = {"?": 1, "b": 1, "B": 1, "h": 2, "H": 2, "e": 2, "i": 4, "I": 4, "f": 4, "g": 16, "F": 8,
+          "D": 16, "G": 32}  # fmt: skip
+"""Bytes of a type by its letter alone, as 64-bit machines have it; numpy itself writes the size."""
+
+
+class Array(NamedTuple):
+    """objects: where the pickle of its elements begins, None where they are no objects. end: where
+    the numbers end, None where that is not known. error: what is wrong with the header, of which a
+    pickle may follow all the same."""
+
+    objects: int | None
+    end: int | None
+    error: DamagedError | None
+
+
+def array(source: Source) -> Array:
+    """What the header says.
 
     DamagedError for a header that is cut off. What is no plain notation for numbers counts as
     objects: numpy has several notations, and versions of it do not agree on them.
@@ -40,12 +57,21 @@ def objects_at(source: Source) -> tuple[int | None, DamagedError | None]:
         raise DamagedError("the array's header is cut off", where=Place(None, 8))
     end = begin + length
     if length > _LONGEST:
-        return end, DamagedError("the array's header is too long", where=Place(None, 8))
+        return Array(
+            end, None, DamagedError("the array's header is too long", where=Place(None, 8))
+        )
     header = source.read(begin, length).decode("utf-8" if start[6] == 3 else "latin1", "replace")
     told = _literal(header)
     if not isinstance(told, dict):
-        return end, DamagedError("the array's header is no dictionary", where=Place(None, begin))
-    return (None if _only_numbers(told.get("descr")) else end), None
+        error = DamagedError("the array's header is no dictionary", where=Place(None, begin))
+        return Array(end, None, error)
+    if not _only_numbers(told.get("descr")):
+        return Array(end, None, None)
+    shape = told.get("shape")
+    if not isinstance(shape, tuple) or not all(type(each) is int and each >= 0 for each in shape):
+        error = DamagedError("the array's header has no shape", where=Place(None, begin))
+        return Array(None, None, error)
+    return Array(None, end + prod(shape) * _size(told.get("descr")), None)
 
 
 def _literal(header: str) -> object:
@@ -78,6 +104,34 @@ def _only_numbers(descr: object) -> bool:
         else:
             return False
     return True
+
+
+def _size(descr: Any) -> int:
+    """Bytes of one element of a type that `_only_numbers` takes."""
+    waiting, total = [(descr, 1)], 0
+    while waiting:
+        each, times = waiting.pop()
+        if isinstance(each, tuple):
+            waiting.append((each[0], times * _count(each[1])))
+        elif isinstance(each, list):
+            counts = [_count(field[2]) if len(field) == 3 else 1 for field in each]
+            waiting += [(field[1], times * n) for field, n in zip(each, counts, strict=True)]
+        else:
+            total += times * _size_of_letters(each.lstrip("<>=|"))
+    return total
+
+
+def _size_of_letters(text: str) -> int:
+    letter, digits = text[0], text[1:]
+    if letter in "Mm":
+        return 8
+    if letter in "SUaV":
+        return int(digits or 0) * (4 if letter == "U" else 1)
+    return int(digits) if digits else _SIZES.get(letter, 8)
+
+
+def _count(shape: Any) -> int:
+    return prod(shape if isinstance(shape, tuple) else (shape,))
 
 
 def _is_field(field: object) -> bool:

@@ -182,7 +182,7 @@ def _as_named(source: Source, part: Part, head: bytes, identity: Identity | None
     if identity.format in ("tar", "torch-legacy-tar"):
         _as_tar(source, part)
     elif identity.format == "npy":
-        _array(source, part)
+        _arrays(source, part)
     elif identity.format == "compressed":
         if not _compressed(source, part, head):
             raise FormatError(
@@ -225,18 +225,47 @@ def _compressed(source: Source, part: Part, head: bytes) -> bool:
     return True
 
 
-def _array(source: Source, part: Part) -> None:
-    from ptinspect.safety.npy import objects_at
+def _arrays(source: Source, part: Part) -> None:
+    """One array after another: numpy.save writes them so into one file, and each numpy.load takes
+    the next."""
+    from ptinspect.safety.npy import MAGIC
 
-    at, error = objects_at(source)
-    if error is not None:
-        part.errors.append(error)
-    if at is not None:
-        data, start, stop = source.window()
-        streams = read_pickles(part, data, start + at, stop, part.record)
-        part.format = "npy"
-        for name, value in streams.inner:
-            scan_inside(part, SliceSource.of_value(value, part.path), name)
+    pos = 0
+    for _ in range(part.limits.streams):
+        end = _array(source, pos, part)
+        if end is None or end == source.size:
+            return
+        pos = end
+        if pos > source.size:
+            message = f"the array should end at byte {pos:,}, and the file has {source.size:,}"
+            raise DamagedError(message, where=Place(part.record, source.size))
+        if source.read(pos, min(len(MAGIC), source.size - pos)) != MAGIC:
+            part.find(
+                "trailing-bytes", f"{source.size - pos:,} bytes follow the array", part.record
+            )
+            scan_inside(part, SliceSource(source, pos, source.size - pos), f"byte {pos}")
+            return
+    where = Place(part.record, pos)
+    raise LimitError("too many arrays in a row", limit="streams", where=where)
+
+
+def _array(source: Source, pos: int, part: Part) -> int | None:
+    """Where the array that begins at `pos` ends; None where nothing that is left is an array."""
+    from ptinspect.safety.npy import MAGIC, array
+
+    told = array(SliceSource(source, pos, source.size - pos))
+    if told.error is not None:
+        part.errors.append(told.error)
+    if told.objects is None:
+        return None if told.end is None else pos + told.end
+    data, start, stop = source.window()
+    read, skip = len(part.streams), pos + told.objects
+    streams = read_pickles(part, data, start, stop, part.record, skip=skip, until=MAGIC)
+    part.format = "npy"
+    for name, value in streams.inner:
+        scan_inside(part, SliceSource.of_value(value, part.path), name)
+    end = part.streams[-1].end - start if len(part.streams) > read else source.size
+    return end if source.read(end, min(len(MAGIC), source.size - end)) == MAGIC else None
 
 
 def _safetensors(source: Source) -> None:

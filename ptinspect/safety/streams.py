@@ -26,7 +26,7 @@ LEGACY_STREAMS = 5
 
 class Streams:
     """Reads the pickles of a buffer into a part. `inner`: bytes that a pickle would load as a
-    file, with a name for them."""
+    file, with a name for them. `until`: what may follow the last, which the caller reads."""
 
     def __init__(self, part: Part, data: Buffer, start: int, stop: int, record: str | None) -> None:
         self.part = part
@@ -37,6 +37,7 @@ class Streams:
         self.inner: list[tuple[str, bytes | Blob]] = []
         self.harm = False
         self.nested = 0
+        self.until = b""
         self._seen: dict[int, bytes | Blob | str] = {}
 
     def one(self, pos: int) -> Pickled:
@@ -106,9 +107,9 @@ class Streams:
 
     # --- a file of pickles ----------------------------------------------------------------
 
-    def all(self) -> None:
+    def all(self, skip: int = 0) -> None:
         """Runs all that follow one another. What could not be read stands in `part.errors`."""
-        first = self.one(self.start)
+        first = self.one(self.start + skip)
         self.part.streams.append(first)
         if type(first.root) is int and first.root == MAGIC:
             self._legacy(first)
@@ -121,6 +122,8 @@ class Streams:
     def _others(self, pos: int) -> None:
         """Further pickles; then what no reader takes, if anything."""
         while pos < self.stop:
+            if self.until and self.data[pos : pos + len(self.until)] == self.until:
+                return
             if len(self.part.streams) >= self.part.limits.streams:
                 where = Place(self.record, pos - self.start)
                 raise LimitError("too many pickles in a row", limit="streams", where=where)
@@ -197,11 +200,22 @@ def announced(head: bytes) -> bool:
     return len(head) > 1 and head[0] == 0x80 and 2 <= head[1] <= 5
 
 
-def read_pickles(part: Part, data: Buffer, start: int, stop: int, record: str | None) -> Streams:
-    """Runs and judges all pickles in `data[start:stop]`; errors go to `part.errors`."""
+def read_pickles(
+    part: Part,
+    data: Buffer,
+    start: int,
+    stop: int,
+    record: str | None,
+    *,
+    skip: int = 0,
+    until: bytes = b"",
+) -> Streams:
+    """Runs and judges all pickles in `data[start:stop]`, which begin `skip` bytes behind `start`
+    and may end where `until` stands; errors go to `part.errors`."""
     streams = Streams(part, data, start, stop, record)
+    streams.until = until
     try:
-        streams.all()
+        streams.all(skip)
     except PtInspectError as error:
         part.errors.append(error)
     return streams
