@@ -69,8 +69,12 @@ def schedulers_of(document: Document) -> list[Scheduler]:
             continue
         if any(path[:length] in outer for length in range(1, len(path))):
             continue
+        rates = values.get("_last_lr")
+        while len(path) > 1 and path[-2] == "_schedulers":  # a ChainedScheduler has no last_epoch
+            path = path[:-2]
+            rates = held.get(path, {}).get("_last_lr")
         outer.add(path)
-        found.append(Scheduler(path, last, _numbers(values.get("_last_lr"))))
+        found.append(Scheduler(path, last, _numbers(rates)))
     return found
 
 

@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 import numpy as np  # noqa: E402
 
 from tests.proofs.running import run  # noqa: E402
-from tests.proofs.trainings import SHUFFLED, Training  # noqa: E402
+from tests.proofs.trainings import NET, SHUFFLED, Training, module  # noqa: E402
 
 
 def sound(workers: Workers, given: dict[str, Any], **more: Any) -> ResumeReport:
@@ -104,3 +104,55 @@ class Drawn:
     training = Training(tmp_path, data=drawn)
     made = {**training.parts(), "numpy": np.random.get_state(legacy=False)}
     assert sound(workers, training.save(made)).facts["rng_saved"] == ["numpy"]
+
+
+# --- groups, and schedulers of schedulers -------------------------------------------------
+
+ALIKE = NET.replace("nn.Linear(4, 2)", "nn.Linear(4, 4)").replace(
+    "self.norm = nn.BatchNorm1d(4)", "self.norm = nn.Linear(4, 4)"
+).replace("self.norm(self.body(x))))", "self.norm(self.body(x))))[:, :2]")  # fmt: skip
+
+SPLIT = """
+
+def groups(model):
+    every = list(model.parameters())
+    return [
+        {"params": [p for p in every if p.dim() > 1], "weight_decay": 0.1},
+        {"params": [p for p in every if p.dim() < 2], "weight_decay": 0.0},
+    ]
+"""
+
+MAKE = """
+
+def make_optimizer(model):
+    return torch.optim.AdamW(groups(model), lr=0.01)
+"""
+
+
+def adamw(groups: Any) -> Any:
+    return torch.optim.AdamW(groups, lr=0.01)
+
+
+@pytest.mark.parametrize("make", ["", MAKE], ids=["told by the file", "made by the user"])
+def test_weight_decay_for_the_matrices_alone(make: str, tmp_path: Path, workers: Workers) -> None:
+    net = ALIKE + SPLIT
+    (tmp_path / "groups.py").write_text("import torch\n" + SPLIT)
+    groups = module(tmp_path / "groups.py").groups
+    training = Training(tmp_path, adamw, net=net + make, parameters=groups)
+    report = sound(workers, training.save(training.parts()))
+    assert ("it is assumed" in " ".join(report.notes)) is not bool(make)
+
+
+def test_a_scheduler_chained_of_others(tmp_path: Path, workers: Workers) -> None:
+    make = """
+
+def make_scheduler(optimizer):
+    from torch.optim import lr_scheduler as lrs
+
+    return lrs.ChainedScheduler([lrs.LinearLR(optimizer, 0.1), lrs.ExponentialLR(optimizer, 0.9)])
+"""
+    (tmp_path / "make.py").write_text(make)
+    scheduler = module(tmp_path / "make.py").make_scheduler
+    training = Training(tmp_path, net=NET + make, scheduler=scheduler)
+    report = sound(workers, training.save(training.parts()))
+    assert report.facts["scheduler"] == "ChainedScheduler"

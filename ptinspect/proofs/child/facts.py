@@ -3,6 +3,7 @@ optimizer covers and in which order, which were trained, at which batch of which
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -32,11 +33,15 @@ def at(root: Any, path: Any) -> Any:
 
 
 class Facts:
-    """root: the loaded file. plan: where its parts lie. The rest is what is concluded."""
+    """root: the loaded file. plan: where its parts lie. own: tells the parameters of an optimizer
+    that the user makes, in its order. The rest is what is concluded."""
 
-    def __init__(self, root: Any, plan: dict[str, Any], model: Any) -> None:
+    def __init__(
+        self, root: Any, plan: dict[str, Any], model: Any, own: Callable[[], list[str]] = list
+    ) -> None:
         self.root = root
         self.plan = plan
+        self.own = own
         self.weights: dict[str, Any] = {}
         self.assumed: str | None = None
         self.prefix = ""
@@ -104,6 +109,9 @@ class Facts:
         ]
         if len(recorded) == len(self.slots):
             return [name.removeprefix(self.prefix) for name in recorded]
+        mine = self._of_user(parameters)
+        if mine is not None:
+            return mine
         seen: set[int] = set()
         order = []
         for key in self.weights:  # tied ones once, as parameters() has them
@@ -128,7 +136,7 @@ class Facts:
         planned = self.plan["optimizer"].get("names") or []
         if planned and all(name is not None for name in planned):
             return [name.removeprefix(self.prefix) for name in planned]
-        found = self._by_shapes(order, parameters)
+        found = self._by_shapes(order, parameters) or self._by_decay(order, parameters)
         if found is None and len(last) == len(self.slots) and self._agree(last, parameters):
             self.assumed = f"the optimizer covers the last {len(last)} parameters, it is assumed"
             return last
@@ -139,6 +147,27 @@ class Facts:
                 "write a function make_optimizer(model) beside the model's class",
             )
         return found
+
+    def _of_user(self, parameters: dict[str, Any]) -> list[str] | None:
+        """Those of make_optimizer, where it does not simply take the model's own order."""
+        mine = self.own()
+        trainable = [name for name, value in parameters.items() if value.requires_grad]
+        if len(mine) != len(self.slots) or mine in (list(parameters), trainable):
+            return None
+        known = all(name in parameters for name in mine)
+        return mine if known and self._agree(mine, parameters) else None
+
+    def _by_decay(self, order: list[str], parameters: dict[str, Any]) -> list[str] | None:
+        """The matrices in one group and the rest in another, as it is usual for weight decay."""
+        assert self.optimizer is not None
+        sizes = [len(group["params"]) for group in self.optimizer["param_groups"]]
+        matrices = [name for name in order if parameters[name].dim() > 1]
+        rest = [name for name in order if parameters[name].dim() < 2]
+        for one, other in ((matrices, rest), (rest, matrices)):
+            if sizes == [len(one), len(other)] and self._agree([*one, *other], parameters):
+                self.assumed = "the groups are the matrices and the rest, it is assumed"
+                return [*one, *other]
+        return None
 
     def _shape(self, slot: Any) -> tuple[int, ...] | None:
         assert self.optimizer is not None

@@ -8,9 +8,7 @@ that was not interrupted, exactly that part.
 
 from __future__ import annotations
 
-import contextlib
 import inspect
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -60,7 +58,7 @@ class Loaded:
         self.root = loaded(plan, path)
         self.model = self.made_model(model)
         self.batches = Batches(options["data"], self.model, options["seed"])
-        self.facts = Facts(self.root, plan, self.model)
+        self.facts = Facts(self.root, plan, self.model, self.own_order)
         if "data" in self.facts.rng and not self.batches.generators():  # torch's own, then
             self.facts.rng.setdefault("torch", self.facts.rng.pop("data"))
         self.length = self.batches.length
@@ -180,6 +178,11 @@ class Loaded:
             trainable = [value for value in trainable if value.ndim == 2]
         return [{"params": trainable}]
 
+    def own_order(self) -> list[str]:
+        """The parameters that the user's own function gives to an optimizer; none without."""
+        make = self.of_user("make_optimizer")
+        return self.names_of(make(self.model)) if make is not None else []
+
     def names_of(self, optimizer: Any) -> list[str]:
         """The names of its parameters, in its order."""
         known = {id(value): name for name, value in self.model.named_parameters()}
@@ -265,7 +268,7 @@ class Loaded:
         for group in self.optimizer.param_groups:
             group["lr"] = group.get("initial_lr", group["lr"])
         for _ in range(self.facts.position(self.real)[0]):
-            with quiet():
+            with schedulers.quiet():
                 schedulers.step(self.scheduler, 0.0)
         for group, rate in zip(self.optimizer.param_groups, kept, strict=True):
             group["lr"] = rate
@@ -384,13 +387,3 @@ def _to(value: Any, device: str) -> Any:
     if isinstance(value, dict):
         return {key: _to(item, device) for key, item in value.items()}
     return [_to(item, device) for item in value] if isinstance(value, list) else value
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """torch warns of schedulers that are stepped before the optimizer."""
-    import warnings
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield

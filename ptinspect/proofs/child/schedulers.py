@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 from torch.optim import lr_scheduler as lrs
@@ -47,3 +49,13 @@ def step(scheduler: Any, loss: float) -> None:
         scheduler.step(loss)
     else:
         scheduler.step()
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """torch warns of schedulers that are stepped before the optimizer."""
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

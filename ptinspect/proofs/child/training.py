@@ -11,7 +11,7 @@ import torch
 from ptinspect.proofs.child import schedulers
 from ptinspect.proofs.child.batches import called, loss_between, split
 from ptinspect.proofs.child.failing import CannotRun
-from ptinspect.proofs.child.loading import READ, Loaded, loaded, quiet
+from ptinspect.proofs.child.loading import READ, Loaded, loaded
 from ptinspect.proofs.child.numbers import digest, rng_state, set_rng
 
 _END = object()
@@ -79,7 +79,7 @@ class Training(Loaded):
             self.losses.append(loss)
             self.average()
             if self.scheduler is not None and (last or self.per_step):
-                with quiet():
+                with schedulers.quiet():
                     schedulers.step(self.scheduler, loss)
             yield epoch, place, batch, last
 
