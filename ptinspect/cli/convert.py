@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ptinspect.cli.errors import lines_of, unexpected
 from ptinspect.cli.output import Standard, complain
 from ptinspect.cli.progress import Bar
+from ptinspect.errors import PtInspectError
 
 if TYPE_CHECKING:
     from typing import Any
@@ -72,8 +74,6 @@ def command(ctx: click.Context, /, **given: Any) -> None:
     no DST, needs --to. With a folder as DST, and with several SRC, the names are derived. The
     file appears whole or not at all.
     """
-    from ptinspect.conversion import convert
-
     sources, target = _split(given["paths"], given["to"])
     names = (
         "to", "entry", "include", "exclude", "strip_prefix", "add_prefix", "rename", "dtype",
@@ -83,17 +83,40 @@ def command(ctx: click.Context, /, **given: Any) -> None:
     options = {name: given[name] for name in names}
     options["set"] = dict(map(_entry, given["entries"]))
     _must_have_a_name_each(sources, target, given["to"])
-    reports = []
+    debug = bool(ctx.find_root().params.get("debug"))
+    answers: list[ConversionReport | PtInspectError] = []
     for source in sources:
         with Bar(os.path.basename(source), hidden=given["no_progress"]) as progress:
-            report = convert(source, target, progress=progress, **options)
-        reports.append(report)
-        for line in report.told:
+            answer = _converted(source, target, options, progress, debug=debug)
+        answers.append(answer)
+        if isinstance(answer, PtInspectError):
+            complain(lines_of(answer))
+            continue
+        for line in answer.told:
             complain(f"ptinspect: {_safe(source)}: {_safe(line)}")
-        if given["format"] == "text" and report.files:
-            Standard().write("".join(f"{_safe(line)}\n" for line in report.lines()))
+        if given["format"] == "text" and answer.files:
+            Standard().write("".join(f"{_safe(line)}\n" for line in answer.lines()))
     if given["format"] == "json":
-        _json(reports)
+        _json(sources, answers)
+    ctx.exit(2 if any(isinstance(answer, PtInspectError) for answer in answers) else 0)
+
+
+def _converted(
+    source: str, target: str | None, options: dict[str, Any], progress: Any, *, debug: bool
+) -> ConversionReport | PtInspectError:
+    """What became of one SRC: an error stops none of the others."""
+    from ptinspect.conversion import convert
+
+    try:
+        return convert(source, target, progress=progress, **options)
+    except PtInspectError as error:
+        if debug:
+            raise
+        return error
+    except Exception as error:
+        if debug:
+            raise
+        return unexpected(error, source)
 
 
 def _split(paths: tuple[str, ...], to: str | None) -> tuple[tuple[str, ...], str | None]:
@@ -102,6 +125,8 @@ def _split(paths: tuple[str, ...], to: str | None) -> tuple[tuple[str, ...], str
     if len(paths) == 1:
         return paths, None
     *sources, last = paths
+    if last == "-":
+        raise click.UsageError("DST is a file: neither container can be written to a pipe")
     if len(sources) > 1 and not os.path.isdir(last):
         raise click.UsageError(f"several SRC need a folder as DST, and {last!r} is none")
     return tuple(sources), last
@@ -135,13 +160,23 @@ def _entry(text: str) -> tuple[str, object]:
         raise click.UsageError(f"the value of --set {name} nests too deep") from None
 
 
-def _json(reports: list[ConversionReport]) -> None:
+def _json(sources: tuple[str, ...], answers: list[ConversionReport | PtInspectError]) -> None:
+    """An object, or a list of them exactly where there are several SRC."""
     import json
 
-    made: object = [report.as_json() for report in reports]
-    if len(reports) == 1:
-        made = reports[0].as_json()
+    objects = [
+        _error_json(source, answer) if isinstance(answer, PtInspectError) else answer.as_json()
+        for source, answer in zip(sources, answers, strict=True)
+    ]
+    made: object = objects if len(objects) > 1 else objects[0]
     Standard().write(json.dumps(made, indent=2) + "\n")
+
+
+def _error_json(source: str, error: PtInspectError) -> dict[str, object]:
+    """What stands in the place of a SRC that could not be converted."""
+    where = None if error.where is None else error.where._asdict()
+    told = {"kind": error.kind, "message": error.message, "where": where, "hint": error.hint}
+    return {"schema": 1, "source": source, "error": told}
 
 
 def _safe(text: str) -> str:

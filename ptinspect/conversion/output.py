@@ -12,6 +12,7 @@ import errno
 import os
 import signal
 import stat
+import sys
 import threading
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, NoReturn
@@ -271,4 +272,6 @@ def _signals_raise() -> Iterator[None]:
         for number in ours:
             signal.signal(number, signal.SIG_DFL)
         if received:
+            name = signal.Signals(received[0]).name
+            sys.stderr.write(f"ptinspect: ended by {name}: no file is left half-written\n")
             os.kill(os.getpid(), received[0])

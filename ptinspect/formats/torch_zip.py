@@ -205,6 +205,8 @@ def _read_facts(archive: TorchZip, folder: str) -> None:
         archive.facts["version"] = archive.version
     archive.facts["folder"] = folder.rstrip("/")
     archive.facts["crc32"] = directory.has_crcs
-    archive.facts["refused"] = refused_by_torch(directory)
+    refused = refused_by_torch(directory)
+    if refused:
+        archive.facts["refused"] = refused
     if archive.storages.prefix.endswith("/tensors/"):
         archive.facts["tensors_folder"] = "tensors"  # torch 1.4
