@@ -299,6 +299,10 @@ class _Check:
         for at, rate in enumerate(rates):
             if rate is not None and not 0 <= rate < float("inf"):
                 self.fault("lr", f"the learning rate of group {at} is {rate:g}")
+        if not self.beside.schedulers and any("initial_lr" in g for g in self.optimizer.groups):
+            self.doubt(
+                "lr", "the learning rate was scheduled, but no scheduler's state is in the file"
+            )
         known = [found for found in self.beside.schedulers if found.last_lr is not None]
         same = [found for found in known if len(found.last_lr or ()) == len(rates)]
         if not same or None in rates:

@@ -35,7 +35,7 @@ def test_what_makes_no_model(tmp_path: Path, workers: Workers) -> None:
     given["model"] = given["model"].replace(":make", ":thing")
     assert "makes no torch.nn.Module" in fails(workers, dict(given)).message
     given["model"] = str(tmp_path / "net.py")
-    assert "no such file" in fails(workers, dict(given)).message
+    assert "net.py: which name in it?" in fails(workers, dict(given)).message
 
 
 BATCHES = {

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import sys
+import types
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ptinspect.proofs.optimizer import check_optimizer
 from ptinspect.proofs.resume import ResumeReport
 from ptinspect.proofs.workers import Workers
 
 torch = pytest.importorskip("torch")
 import numpy as np  # noqa: E402
 
-from tests.proofs.running import run  # noqa: E402
+from tests.proofs.running import fails, run  # noqa: E402
 from tests.proofs.trainings import NET, SHUFFLED, Training, module  # noqa: E402
 
 
@@ -156,3 +159,31 @@ def make_scheduler(optimizer):
     training = Training(tmp_path, net=NET + make, scheduler=scheduler)
     report = sound(workers, training.save(training.parts()))
     assert report.facts["scheduler"] == "ChainedScheduler"
+
+
+def test_a_scheduler_that_the_file_only_hints_at(tmp_path: Path, workers: Workers) -> None:
+    """Not a fault: a scheduler can be made anew from initial_lr and the epoch. But nobody knows."""
+    training = Training(tmp_path, scheduler=lambda o: torch.optim.lr_scheduler.StepLR(o, 1))
+    made = training.parts()
+    del made["scheduler"]
+    given = training.save(made)
+    alone = check_optimizer(given["path"])
+    assert (alone.code, len(alone.found[0].undecided)) == (0, 1), alone.text()
+    assert "the learning rate was scheduled" in alone.text()
+    assert "the learning rate was scheduled" in " ".join(sound(workers, given).notes)
+
+
+def test_a_class_that_is_nowhere(tmp_path: Path, workers: Workers) -> None:
+    class Config:
+        pass
+
+    Config.__module__, Config.__qualname__ = "configs", "Config"
+    sys.modules["configs"] = types.SimpleNamespace(Config=Config)  # type: ignore[assignment]
+    training = Training(tmp_path)
+    try:
+        given = training.save({**training.parts(), "config": Config()})
+    finally:
+        del sys.modules["configs"]
+    error = fails(workers, given, trust=True)
+    assert "No module named 'configs'" in error.message
+    assert error.hint == "put it where Python finds it, that of __main__ into the --model file"

@@ -224,6 +224,12 @@ class Facts:
             return begun
         return set(self.names)
 
+    @property
+    def scheduled(self) -> bool:
+        """Whether a scheduler was at work: each writes the rate that it begins with."""
+        groups = self.optimizer["param_groups"] if self.optimizer else []
+        return any("initial_lr" in group for group in groups)
+
     def buffers_covered(self, model: Any) -> list[str]:
         """Buffers that the optimizer was given as if they were parameters."""
         own = dict(model.named_buffers())

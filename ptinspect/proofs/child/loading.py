@@ -23,17 +23,12 @@ from ptinspect.proofs.child.numbers import (
     seed_all,
     set_rng,
 )
-from ptinspect.proofs.child.parts import loss_of, optimizer_class
+from ptinspect.proofs.child.parts import loaded, loss_of, optimizer_class
 from ptinspect.proofs.child.user import findable, made_by, named
 
 READ = ("order", "trainable", "buffers-in-optimizer", "learning-rate", "epoch", "mid-epoch", "amp")
 LIMIT = 32
 """Batches up to which an epoch is taken whole."""
-
-
-def loaded(plan: dict[str, Any], path: str) -> Any:
-    """What torch.load makes of a file, on the CPU."""
-    return torch.load(path, map_location="cpu", weights_only=plan["weights_only"])
 
 
 class Loaded:
@@ -245,6 +240,11 @@ class Loaded:
         elif self.facts.schedulers:
             state = self.facts.schedulers[0]
             self.scheduler = schedulers.scheduler_of(state, self.optimizer)
+        elif self.facts.scheduled:
+            self.notes.append(
+                "the learning rate was scheduled (initial_lr), but no scheduler's state is in the "
+                "file: trained at one rate; see make_scheduler(optimizer) in --help"
+            )
 
     def load_scheduler(self) -> None:
         if self.scheduler is None:

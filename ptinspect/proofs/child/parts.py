@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from typing import Any
 
 import torch
@@ -28,3 +29,16 @@ def loss_of(name: str) -> Any:
     if name not in nn.modules.loss.__all__:
         raise CannotRun(f"torch.nn has no loss {name}", "such as MSELoss or CrossEntropyLoss")
     return getattr(nn, name)()
+
+
+def loaded(plan: dict[str, Any], path: str) -> Any:
+    """What torch.load makes of a file, on the CPU. CannotRun where a class is not found."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=plan["weights_only"])
+    except (AttributeError, ImportError) as error:
+        traceback.print_exc()
+        name = str(error).partition(" on <module")[0]
+        raise CannotRun(
+            f"torch.load: {name}",
+            "put it where Python finds it, that of __main__ into the --model file",
+        ) from error

@@ -11,9 +11,8 @@ from torch import nn
 from ptinspect.proofs.child.batches import Batches, called, loss_between, split
 from ptinspect.proofs.child.facts import Facts, at
 from ptinspect.proofs.child.failing import CannotRun, said
-from ptinspect.proofs.child.loading import loaded
 from ptinspect.proofs.child.numbers import digest, seed_all
-from ptinspect.proofs.child.parts import loss_of, optimizer_class
+from ptinspect.proofs.child.parts import loaded, loss_of, optimizer_class
 from ptinspect.proofs.child.telling import tell
 from ptinspect.proofs.child.user import findable, made_by, named
 

@@ -11,7 +11,7 @@ import torch
 from ptinspect.proofs.child import schedulers
 from ptinspect.proofs.child.batches import called, loss_between, split
 from ptinspect.proofs.child.failing import CannotRun
-from ptinspect.proofs.child.loading import READ, Loaded, loaded
+from ptinspect.proofs.child.loading import READ, Loaded
 from ptinspect.proofs.child.numbers import digest, rng_state, set_rng
 
 _END = object()
@@ -167,4 +167,4 @@ def _plain(batch: Any) -> Any:
     return list(batch) if isinstance(batch, list | tuple) else batch
 
 
-__all__ = ["READ", "Training", "loaded"]
+__all__ = ["READ", "Training"]

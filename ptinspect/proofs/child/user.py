@@ -63,6 +63,8 @@ def made_by(model: Any, reference: str) -> Any:
 def named(reference: str) -> tuple[Any, Any]:
     """The module and the object that `FILE.py:NAME` names."""
     path, _, name = reference.rpartition(":")
+    if not path and os.path.isfile(name):
+        raise CannotRun(f"{name}: which name in it?", "written FILE.py:NAME")
     if not path or not os.path.isfile(path):
         raise CannotRun(f"{path or reference}: no such file", "written FILE.py:NAME")
     module = module_of(path)
