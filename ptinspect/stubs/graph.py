@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING
 
 from ptinspect.document.modules import BUFFERS, MODULES, PARAMETERS, Module, module_of
 from ptinspect.document.objects import arguments_of, attributes, path_of_function
-from ptinspect.pickling.values import Blob, Call, Global, Inert, SetOf, Value, key_value
+from ptinspect.pickling.values import (
+    Blob,
+    Call,
+    Global,
+    Inert,
+    PersistentId,
+    SetOf,
+    Value,
+    key_value,
+)
 from ptinspect.stubs.code import NONE, Argument, Atom, Expr, Items, Make, Many, Pairs, has_blank
 from ptinspect.stubs.instances import (
     ATTRIBUTE,
@@ -86,8 +95,8 @@ class Graph:
             item = next((item for item in rest if self.needs(item, opened)), None)
             if item is None:
                 frames.pop()
+                self.keep(value, self.finish(value))  # still open: it may hold itself
                 opened.discard(id(value))
-                self.keep(value, self.finish(value))
             else:
                 opened.add(id(item))
                 frames.append((item, self.inside(item)))
@@ -157,7 +166,7 @@ class Graph:
         simple = plain(value)
         if simple is not None:
             return simple
-        if isinstance(value, Global):
+        if isinstance(value, Global | PersistentId):  # a legacy file's class has its source
             return self.named(value)
         if isinstance(value, Blob) and len(value) < 1_000:
             made = plain(value.read())
@@ -184,7 +193,7 @@ class Graph:
             return parameter(tensor)
         return known_values(tensor) if not tensor.uninitialized else NONE
 
-    def named(self, value: Global | Call) -> Expr:
+    def named(self, value: Global | PersistentId | Call) -> Expr:
         """A class or function, by its name in the stub or in torch."""
         name = named(value)
         if name is None:

@@ -11,6 +11,7 @@ _OURS = frozenset(
         "F OrderedDict SAFE_GLOBALS argparse build collections datetime enum functools importlib"
         " math nn np operator os pathlib self sys torch types typing warnings cls args kwargs"
         " attributes mode match case type l I O"
+        " _Finder _Loader _REACHED _Result _assembled _finder _reach _register"
     ).split()
 )
 RESERVED = _OURS | frozenset(dir(builtins)) | frozenset(keyword.kwlist)

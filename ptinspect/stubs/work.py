@@ -174,6 +174,8 @@ class Work:
             return "The file holds no module."
         if self.root_call is self.document.archive.root:
             return "The file's root, with untrained numbers."
+        if self.options.entry is not None:
+            return f"The module at {prose(self.options.entry)}, with untrained numbers."
         return "The first module in the file, with untrained numbers."
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
-from ptinspect.pickling.values import Call, Global, Inert, Value
+from ptinspect.pickling.values import Call, Global, Inert, PersistentId, Value
 
 if TYPE_CHECKING:
     from .protocols import TensorFacts
@@ -151,6 +151,9 @@ def class_path(value: Value) -> str | None:
     made: Value = value.func
     if isinstance(made, Global) and made.path == "copyreg._reconstructor" and value.args:
         made = value.args[0]
+    if isinstance(made, PersistentId):  # ("module", class, source file, source), of legacy files
+        named = made.value
+        made = named[1] if isinstance(named, tuple) and len(named) > 1 else None
     return made.path if isinstance(made, Global) else None
 
 
