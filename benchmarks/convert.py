@@ -104,10 +104,30 @@ def many() -> bool:
         return first and second
 
 
+def ten_times() -> bool:
+    """Ten times the tensors, to each: at most eleven times the time."""
+    met = []
+    with files.folder() as here:
+        large, small = (
+            str(files.state_dict(here / f"{count}.pt", count)) for count in (100_000, 10_000)
+        )
+        for suffix in (".pt", ".safetensors"):
+            met.append(
+                side_by_side(
+                    f"100,000 tensors to {suffix}, against 10,000",
+                    ours=convert(large, str(here / f"large-out{suffix}")),
+                    theirs=convert(small, str(here / f"small-out{suffix}")),
+                    must=1 / 11, pairs=3,
+                )
+            )  # fmt: skip
+    return all(met)
+
+
 BENCHMARKS: dict[str, Callable[[], bool]] = {
     "large": large,
     "legacy": large_legacy,
     "many": many,
+    "ten_times": ten_times,
 }
 
 

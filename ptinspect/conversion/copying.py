@@ -161,6 +161,7 @@ class Sink:
             return 0
         if not done:
             raise shrunk(offset)
+        self.output.wrote(done)
         return done
 
     def _read(self, source: int, offset: int, left: int) -> memoryview:

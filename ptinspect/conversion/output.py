@@ -17,6 +17,7 @@ import threading
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, NoReturn
 
+from ptinspect.conversion.write_behind import WriteBehind
 from ptinspect.errors import PtInspectError
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class Output:
         self.folder = os.path.dirname(self.target) or "."
         self.descriptor = -1
         self.temporary = ""
+        self._behind = WriteBehind()
 
     def open(self) -> None:
         """Makes the temporary file, with the mode that `open` gives or that the overwritten file
@@ -95,12 +97,19 @@ class Output:
         with told(self.path), memoryview(data) as view:
             at = 0
             while at < len(view):
-                at += os.write(self.descriptor, view[at : at + (1 << 30)])
+                done = os.write(self.descriptor, view[at : at + (1 << 30)])
+                self.wrote(done)
+                at += done
+
+    def wrote(self, count: int) -> None:
+        """`count` bytes were written to `descriptor`, here or by the kernel."""
+        self._behind.wrote(self.descriptor, count)
 
     def finish(self) -> None:
         """Puts the bytes on the disk, and closes the temporary file. Twice is no error."""
         if self.descriptor >= 0:
             with told(self.path):
+                self._behind.wait()
                 os.fsync(self.descriptor)
             self._close()  # Windows renames no open file
 
