@@ -44,8 +44,8 @@ _MODEL = click.option(
     "--model",
     metavar="FILE.py:CLASS",
     help="The model's class, or a function that makes the model. FILE.py is run: it is code that "
-    "you trust. Beside the class, make_optimizer(model), make_scheduler(optimizer), make_scaler() "
-    "and autocast() are used where they exist.",
+    "you trust. Beside the class, `resume` uses make_optimizer(model), make_scheduler(optimizer), "
+    "make_scaler() and autocast() where they exist.",
 )
 _DATA = click.option(
     "--data",
@@ -73,7 +73,8 @@ _TRAINING = (
         type=click.IntRange(min=1),
         default=4,
         show_default=True,
-        help="Steps before the save, and as many after it; whole epochs are made of them.",
+        help="Of `resume`: before the save, and as many after it; whole epochs are made of them. "
+        "Of `roundtrip`: steps of training.",
     ),
     click.option(
         "--device",

@@ -72,7 +72,8 @@ def command(ctx: click.Context, /, **given: Any) -> None:
 
     DST ends in .safetensors, or in .pt, .pth, .bin or .ckpt for a state_dict; anything else, or
     no DST, needs --to. With a folder as DST, and with several SRC, the names are derived. The
-    file appears whole or not at all.
+    file appears whole or not at all. Exit code 0: done. 2: something could not be written, or is
+    not what --verify reads again.
     """
     sources, target = _split(given["paths"], given["to"])
     names = (

@@ -42,7 +42,8 @@ def command(
     """Write the classes that PATH needs, so that torch.load finds them.
 
     Import what is written, then load: `ptinspect stub model.pth > model_def.py`, and in Python
-    `from model_def import *`. Nothing of the file is executed.
+    `from model_def import *`. Nothing of the file is executed. Exit code 0: written. 1: --check
+    found that it does not fit. 2: the file could not be read, or the stub not written.
     """
     from ptinspect.stubs import stub
 

@@ -73,7 +73,10 @@ def _trainable(plain: list[str], trained: list[str]) -> str:
     frozen = [name for name in plain if name not in trained]
     thawed = [name for name in trained if name not in plain]
     if frozen:
-        return f"the trainable set changed: {_few(frozen)} were frozen when the file was saved"
+        return (
+            f"the trainable set changed: {_few(frozen)} without state in the file, so frozen when "
+            "it was saved (or that state is lost)"
+        )
     if thawed:
         return f"the trainable set changed: {_few(thawed)} were trained when the file was saved"
     return "the trainable set changed: the optimizer covers other parameters than the model has"

@@ -70,7 +70,9 @@ def _weights(document: Document, entry: str | None) -> Weights:
         found = [weights for weights in found if dotted(weights.path) == entry]
     if not found:
         what = f"no weights in {entry}" if entry else "it holds no weights"
-        raise PtInspectError(what, path=document.path)
+        places = ", ".join(dotted(one.path) for one in weights_of(document) if one.path)
+        hint = f"there are some in {places}" if entry and places else None
+        raise PtInspectError(what, path=document.path, hint=hint)
     own = [weights for weights in found if not _averaged(weights)]
     if len(own) > 1 and len(document.optimizers) != 1:
         places = ", ".join(dotted(weights.path) for weights in own)

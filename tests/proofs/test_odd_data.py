@@ -236,3 +236,16 @@ def test_a_round_trip_of_what_cannot_be_run(tmp_path: Path, workers: Workers) ->
             check_roundtrip(given.pop("path"), **given, workers=workers)
         assert said in caught.value.message
         assert "child process" not in caught.value.message
+
+
+def test_an_optimizer_that_the_file_is_not_of(tmp_path: Path, workers: Workers) -> None:
+    training = Training(tmp_path)
+    error = fails(workers, training.save(training.parts()), optimizer_class="SGD")
+    assert error.message == "the state in the file is not of SGD: no momentum"
+    assert error.hint == "it looks like that of torch.optim.Adam"
+
+
+def test_weights_that_are_elsewhere(tmp_path: Path, workers: Workers) -> None:
+    training = Training(tmp_path)
+    error = fails(workers, training.save(training.parts()), entry="net")
+    assert (error.message, error.hint) == ("no weights in net", "there are some in model")

@@ -198,8 +198,18 @@ class Loaded:
             if read:
                 state = self.reread(state, slots, names)
             self.optimizer.load_state_dict(_deep(state))
+            self.held_against_class()
         if self.has("optimizer"):
             self.set_optimizer(self.snapshot["optimizer"])
+
+    def held_against_class(self) -> None:
+        """CannotRun where the state is not one of the class that the user names."""
+        groups, path = self.optimizer.param_groups, self.facts.class_path
+        lacking = [key for key in self.optimizer.defaults if key not in groups[0]]
+        if lacking and self.options["optimizer_class"]:
+            hint = f"it looks like that of {path}" if path else None
+            what = f"{type(self.optimizer).__name__}: no {lacking[0]}"
+            raise CannotRun(f"the state in the file is not of {what}", hint)
 
     def reread(self, state: dict[str, Any], slots: list[Any], names: list[str]) -> dict[str, Any]:
         """The same states for this optimizer: each for the parameter that it was kept for."""
