@@ -12,7 +12,8 @@ from __future__ import annotations
 import re
 
 from ptinspect.pickling.values import Call, Global, Value
-from ptinspect.safety.opinions import DEPTH, OK, imported, resolved
+from ptinspect.safety.opinion import OK
+from ptinspect.safety.opinions import DEPTH, imported, resolved
 
 DTYPE = "numpy.dtype"
 _THROUGH = frozenset(

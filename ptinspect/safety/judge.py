@@ -16,11 +16,14 @@ from ptinspect.pickling.values import (
     Value,
     key_value,
 )
+from ptinspect.safety.annotations import ALIASES
 from ptinspect.safety.elements import DTYPE, ill_made, lends, makes
 from ptinspect.safety.findings import DANGEROUS, UNKNOWN, Finding, Findings
-from ptinspect.safety.opinions import DEPTH, FINE, OK, Opinion, called, imported, resolved
-from ptinspect.safety.opinions import UNKNOWN as LEVEL_UNKNOWN
-from ptinspect.safety.policy import row_of
+from ptinspect.safety.methods import put_in_state
+from ptinspect.safety.opinion import FINE, OK, Opinion
+from ptinspect.safety.opinion import UNKNOWN as LEVEL_UNKNOWN
+from ptinspect.safety.opinions import DEPTH, called, imported, resolved
+from ptinspect.safety.policy import is_standard, row_of
 from ptinspect.safety.views import VIEWS, reach, reaches_beyond
 from ptinspect.safety.wording import call_text, text_of
 
@@ -64,6 +67,10 @@ COPIES = 8
 _COUNTED = frozenset((str, bytes, tuple, list, dict))
 
 _MAKERS = ("copyreg._reconstructor", "copyreg.__newobj__", "copyreg.__newobj_ex__")
+
+
+_REACHED = frozenset(("builtins.getattr", *ALIASES))
+"""What gives something that need not belong to the file."""
 
 
 def _is_partial(value: Value) -> bool:
@@ -234,13 +241,19 @@ class Judge:
         if event.op == "BUILD":
             self._remember(target, event.given)
             self._slots(event)
+            if (taken := put_in_state(event.given)) is not None:
+                why = "is called when the state is set, and the file has put something in its place"
+                self._add(Opinion(2, f"{taken}()", why), event)
             self._lent(event, event.given)
 
     def _changed_object(self, event: Event, call: Call) -> None:
         func = resolved(call.func)
-        if isinstance(func, Extension) or _is_partial(func):
+        if isinstance(func, Extension):
             return
-        if not isinstance(func, Global) or func.path == "builtins.getattr":
+        if _is_partial(func):
+            self._of_a_partial(event, func)
+            return
+        if not isinstance(func, Global) or func.path in _REACHED:
             name = func.path if isinstance(func, Global) else "call"
             self._add(Opinion(2, name, "what a call reached is changed"), event)
             return
@@ -255,9 +268,17 @@ class Judge:
         if func.path in _FITTING[event.op]:
             return
         row = row_of(func)
-        if row is not None and row.verdict in ("allowed", "module"):
+        if is_standard(func.module) or (row and row.verdict in ("allowed", "module")):
             why = f"{event.op} is no opcode for what {func.path} makes"
             self._add(Opinion(2, func.path, why), event)
+
+    def _of_a_partial(self, event: Event, partial: Value) -> None:
+        """What a partial makes has the attributes that it was given by name."""
+        state = partial.state if isinstance(partial, Call) else None
+        given = state[2] if isinstance(state, tuple) and len(state) > 2 else None
+        named = given if isinstance(given, dict) else {}
+        if event.op != "BUILD" or self._watched_of(named):
+            self._add(Opinion(2, "functools.partial", "what a call reached is changed"), event)
 
     def _elements(self, event: Event, dtype: Call) -> None:
         """A type of numpy's elements. Of what is wide, the copies of a type share its fields."""

@@ -6,9 +6,6 @@ has a rule here, which asks the same question of that.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
-
 from ptinspect.pickling.values import (
     Blob,
     Call,
@@ -19,26 +16,14 @@ from ptinspect.pickling.values import (
     PersistentId,
     Value,
 )
+from ptinspect.safety.annotations import ITERATORS, getitem, iterator, union
+from ptinspect.safety.methods import put_in_place
+from ptinspect.safety.opinion import DANGEROUS, FINE, OK, UNKNOWN, Opinion, Rule
 from ptinspect.safety.policy import Row, is_known, is_standard, policy, row_of
 from ptinspect.safety.room import EMPTY, MAKERS, TOO_MUCH, asks_too_much, elements, has_many_digits
 
-OK, UNKNOWN, DANGEROUS = 0, 1, 2
 DEPTH = 8
 """How far calls within the arguments of calls are followed; honest files have two."""
-
-
-class Opinion(NamedTuple):
-    """level: OK, UNKNOWN or DANGEROUS. name: what it is about. inner: bytes that the call
-    would load as a file, which are for the caller to judge; a text has a byte per character."""
-
-    level: int
-    name: str = ""
-    why: str = ""
-    inner: bytes | Blob | str | None = None
-
-
-FINE = Opinion(OK)
-Rule = Callable[[tuple[Value, ...], int], Opinion]
 
 
 def imported(value: Value) -> Opinion:
@@ -136,6 +121,9 @@ def called(func: Value, args: tuple[Value, ...], how: str, depth: int = DEPTH) -
         return Opinion(DANGEROUS, func.path, row.reason)
     if row.verdict == "module":
         return _module(func, args, how, row)
+    if (method := put_in_place(func, args)) is not None:
+        why = f"calls {method}() of what it is given, which the file has put in the method's place"
+        return Opinion(DANGEROUS, func.path, why)
     rule = RULES.get(func.path)
     if rule is not None:
         if how.endswith("*"):
@@ -231,6 +219,9 @@ def _from_type(args: tuple[Value, ...], depth: int) -> Opinion:
         return FINE  # it raises
     given, how = (args[2], "REDUCE") if isinstance(args[2], tuple) else ((args[2],), "REDUCE*")
     assert isinstance(given, tuple)
+    func = resolved(args[0])
+    if isinstance(func, Global) and is_standard(func.module):
+        return Opinion(DANGEROUS, func.path, "is called to make a tensor, and makes none")
     return called(args[0], given, how, depth - 1)
 
 
@@ -306,13 +297,6 @@ def _getattr(args: tuple[Value, ...], depth: int) -> Opinion:
     return Opinion(UNKNOWN, name, "a bound method or an enum's member; it is not called")
 
 
-def _getitem(args: tuple[Value, ...], depth: int) -> Opinion:
-    first = args[0] if args else None
-    if isinstance(first, Global) and first.module in ("typing", "builtins", "collections"):
-        return Opinion(UNKNOWN, "operator.getitem", "an annotation such as List[int]")
-    return Opinion(DANGEROUS, "operator.getitem", "takes an item out of something")
-
-
 def _room(name: str) -> Rule:
     """It makes room for as much as it is told."""
 
@@ -356,6 +340,7 @@ def _scalar(args: tuple[Value, ...], depth: int) -> Opinion:
 
 RULES: dict[str, Rule] = {
     **{name: _room(name) for name in MAKERS},
+    **{name: iterator(name) for name in ITERATORS},
     "_codecs.encode": _encode,
     "array._array_reconstructor": _making(0),
     "builtins.getattr": _getattr,
@@ -372,7 +357,10 @@ RULES: dict[str, Rule] = {
     "numpy.random._pickle.__bit_generator_ctor": _bit_generator,
     "numpy.random._pickle.__generator_ctor": _generator,
     "numpy.random._pickle.__randomstate_ctor": _generator,
-    "operator.getitem": _getitem,
+    "_functools.reduce": union,
+    "_operator.getitem": getitem,
+    "functools.reduce": union,
+    "operator.getitem": getitem,
     "pandas.core.indexes.base._new_Index": _making(0),
     "pandas.core.indexes.datetimes._new_DatetimeIndex": _making(0),
     "torch._tensor._rebuild_from_type": _from_type,

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from ptinspect.pickling.values import Global
-from ptinspect.safety.opinions import DANGEROUS, OK, called, imported
+from ptinspect.safety.opinion import DANGEROUS, OK
+from ptinspect.safety.opinions import called, imported
 from ptinspect.safety.policy import VERDICTS, is_standard, policy
 from ptinspect.safety.weights_only import ALLOWED
 from tests.conftest import ROOT
