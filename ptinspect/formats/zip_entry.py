@@ -52,9 +52,10 @@ def inflated(
     total = 0
     try:
         for data in pieces(source, start, 0, entry.packed):
-            while data and not inflate.eof:
+            while not inflate.eof:
                 # one byte more than is declared, so that too many are seen, not unpacked
-                out = inflate.decompress(data, min(size, entry.size - total + 1))
+                most = min(size, entry.size - total + 1)
+                out = inflate.decompress(data, most)
                 data = inflate.unconsumed_tail
                 total += len(out)
                 if total > entry.size:
@@ -63,6 +64,8 @@ def inflated(
                     )
                 if out:
                     yield out
+                if not data and len(out) < most:  # else some may wait that had no room in `out`
+                    break
     except zlib.error as error:
         raise DamagedError(f"its compressed bytes are damaged ({error})", where=place) from error
     if total < entry.size:

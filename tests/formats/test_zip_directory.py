@@ -369,6 +369,14 @@ def test_damaged_deflate() -> None:
         directory(bytes(data)).read(0)
 
 
+@pytest.mark.parametrize("size", [1, 4, 7, 8, 26, 2999])
+def test_what_the_unpacker_still_holds_is_no_loss(size: int) -> None:
+    """A piece that is full while the packed bytes are used up: more may wait in the unpacker."""
+    for raw in (bytes(range(9)), bytes(27), b"\x5a" * 27, b"\x5a" * 3000):
+        found = directory(make_zip([Record("m/a", raw, method=8)]))
+        assert b"".join(found.chunks(0, size=size)) == raw
+
+
 def test_findings_are_bounded() -> None:
     records = [Record(f"../{number}", b"") for number in range(20)]
     assert len(directory(make_zip(records), warnings=5).findings) == 5
