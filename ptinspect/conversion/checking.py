@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ptinspect.conversion import elements
 from ptinspect.conversion.copying import Sink
+from ptinspect.conversion.layout import laid_out
 from ptinspect.conversion.output import Output
 from ptinspect.conversion.pieces import whole_units
 from ptinspect.conversion.storages import check_extent
@@ -69,13 +70,13 @@ def _check_one(path: str, move: Move, made: Tensor, verify: bool) -> None:
     if made.stride != move.tensor.stride and not made.is_contiguous:
         raise _wrong(path, f"{move.key} has the strides {made.stride}")
     check_extent(made)
-    if verify and not made.quantizer and not _same(_expected(move), elements.laid_out(made)):
+    if verify and not made.quantizer and not _same(_expected(move), laid_out(made)):
         raise _wrong(path, f"the bytes of {move.key} differ")
 
 
 def _expected(move: Move) -> Iterator[bytes]:
     own, wanted = move.tensor.dtype, move.dtype
-    chunks = elements.laid_out(move.tensor)
+    chunks = laid_out(move.tensor)
     if own is None or wanted is None or own is wanted:
         return chunks
     convert = elements.caster(own, wanted)

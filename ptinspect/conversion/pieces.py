@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ptinspect.conversion import elements
+from ptinspect.conversion.layout import laid_out
 from ptinspect.formats.torch_zip import TorchZip, ZipSpan
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ class Gather(Piece):
 
     def chunks(self) -> Iterator[bytes]:
         """See `Piece`."""
-        for chunk in elements.laid_out(self.tensor):
+        for chunk in laid_out(self.tensor):
             yield self.convert(chunk) if self.convert else chunk
 
 

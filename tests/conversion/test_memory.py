@@ -40,3 +40,18 @@ def test_shards_are_not_loaded_into_memory(tmp_path: Path, target: str, options:
     command = [sys.executable, "-c", PEAK, str(index), str(tmp_path / target), options]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert int(done.stdout) < 64 << 10  # KiB; a shard has 128 MiB
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
+@pytest.mark.parametrize("stride", ["(1, 6000)", "(300, 5)"])
+def test_no_tensor_is_held_while_it_is_laid_out(tmp_path: Path, stride: str) -> None:
+    """A transposed matrix of 144 MB, and single elements from all over a storage of it."""
+    torch = pytest.importorskip("torch")
+    whole = torch.arange(36_000_000, dtype=torch.int32)
+    view = whole.as_strided((6000, 6000) if stride == "(1, 6000)" else (100_000, 2), eval(stride))
+    torch.save({"view": view}, tmp_path / "src.pt")
+    target = tmp_path / "o.safetensors"
+    command = [sys.executable, "-c", PEAK, str(tmp_path / "src.pt"), str(target), "{}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 64 << 10
+    assert target.read_bytes().endswith(view.contiguous().numpy().tobytes())
