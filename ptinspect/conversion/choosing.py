@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from ptinspect.document.modules import BUFFERS, MODULES, PARAMETERS, module_of
@@ -67,6 +67,7 @@ def at(document: Document, text: str) -> Part:
         listed = ", ".join(bracketed(part.path) for part in found[:SHOWN])
         raise PtInspectError(f"the entry {text!r} could be one of these: {listed}")
     names = [dotted((step,)) for step, _ in inside(document.archive.root)][:SHOWN]
+    names = [name if name.isprintable() else ascii(name) for name in names]
     hint = f"there are: {', '.join(names)}" if names else "the file holds one value, no entries"
     raise PtInspectError(f"there is no entry {text!r}", hint=hint)
 
@@ -115,11 +116,11 @@ def models(document: Document) -> list[Part]:
     return sorted(made.values(), key=lambda part: order[part.path])
 
 
-def model_in(document: Document, command: str) -> Part:
+def model_in(document: Document, command: Callable[[str], str]) -> Part:
     """The one model of a file: its root, else the one that a checkpoint holds; of several the one
     with a usual name, if it is alone in that.
 
-    PtInspectError for none and for several; `command` with `{}` for the entry makes the hint.
+    PtInspectError for none and for several; `command` makes the hint for an entry.
     """
     root = root_of(document)
     if document.kind in ("module", "state_dict"):
@@ -135,7 +136,7 @@ def model_in(document: Document, command: str) -> Part:
             f"there is no model in it (it is {_KINDS.get(document.kind, document.kind)})",
             hint="--to same writes it as it is; --entry PATH chooses a part of it",
         )
-    lines = [command.format(part.name) for part in (named or found)[:SHOWN]]
+    lines = [command(part.name) for part in (named or found)[:SHOWN]]
     raise PtInspectError(
         f"it holds {len(named or found)} models: choose one", hint="\n".join(lines)
     )

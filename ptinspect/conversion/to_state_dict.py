@@ -76,7 +76,7 @@ def chosen(document: Document, options: Options) -> Part:
     """The part that `--entry` names, else the one model in the file."""
     if options.entry is not None:
         return choosing.at(document, options.entry)
-    return choosing.model_in(document, told.command(document, options))
+    return choosing.model_in(document, lambda entry: told.command(document, options, entry))
 
 
 def metadata_of(value: Value) -> dict[str, Value] | None:

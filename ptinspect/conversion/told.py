@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ptinspect.conversion.state_dicts import beyond
 from ptinspect.document.walk import dotted
-from ptinspect.source.naming import shell_word
+from ptinspect.source.naming import shell_quoted, shell_word
 
 if TYPE_CHECKING:
     from ptinspect.conversion.options import Options
@@ -100,7 +100,10 @@ def size_text(size: int) -> str:
     return f"{size:,} bytes" if unit == "bytes" else f"{value:.1f} {unit}"
 
 
-def command(document: Document, options: Options) -> str:
-    """The command with another entry, as a format."""
-    name = shell_word(document.path).replace("{", "{{").replace("}", "}}")
-    return f"ptinspect convert {name} --to {options.to} --entry '{{}}'"
+def command(document: Document, options: Options, entry: str) -> str:
+    """The command with that entry: ready to be pasted, whatever the file calls its entries."""
+    name = shell_word(document.path)
+    given = (
+        f"--entry={shell_quoted(entry)}" if entry[:1] == "-" else f"--entry {shell_quoted(entry)}"
+    )
+    return f"ptinspect convert {name} --to {options.to} {given}"

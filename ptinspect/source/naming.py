@@ -16,9 +16,14 @@ def shell_word(path: str) -> str:
         path = f"./{path}"
     if path and all((char.isascii() and char.isalnum()) or char in _PLAIN for char in path):
         return path
-    if path.isprintable():
-        return "'" + path.replace("'", "'\"'\"'") + "'"
-    return "$'" + "".join(map(_in_dollar_quotes, path)) + "'"
+    return shell_quoted(path)
+
+
+def shell_quoted(text: str) -> str:
+    """Any text of a file as one word of a shell, on one line, of which nothing acts there."""
+    if text.isprintable():
+        return "'" + text.replace("'", "'\"'\"'") + "'"
+    return "$'" + "".join(map(_in_dollar_quotes, text)) + "'"
 
 
 def _in_dollar_quotes(char: str) -> str:

@@ -194,3 +194,28 @@ def test_a_name_as_long_as_a_name_may_be(tmp_path: Path) -> None:
         pytest.skip("names are shorter here")
     convert(MODEL, target)
     assert [path.name for path in tmp_path.iterdir()] == [target.name]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a POSIX shell")
+@pytest.mark.parametrize(
+    "name", ["it's", "a'; touch made; '", "$(touch made)", "a\nb", "-x", "\u202ex"]
+)
+def test_a_ready_command_is_one_word_per_name(tmp_path: Path, name: str) -> None:
+    """The names are whoever's who made the file, and the lines are there to be pasted."""
+    weights = {"w": torch.ones(2)}
+    source = saved(tmp_path, {name: dict(weights), "other": dict(weights)})
+    error = refused(source, tmp_path / "o.pt")
+    line = (error.hint or "").split("\n")[0]
+    assert len((error.hint or "").split("\n")) == 2
+    words = subprocess.run(
+        ["bash", "-c", line.replace("ptinspect", "printf '%s\\0'", 1)],
+        cwd=tmp_path, capture_output=True, text=True, check=True,
+    ).stdout.split("\0")[:-1]  # fmt: skip
+    assert os.listdir(tmp_path) == ["src.pt"]
+    result = CliRunner().invoke(cli, [*words[:2], str(tmp_path / "o.pt"), *words[2:]])
+    assert result.exit_code == 0, result.output
+
+
+def test_entries_that_are_listed_stay_on_their_line(tmp_path: Path) -> None:
+    error = refused(saved(tmp_path, {"a\nptinspect: all is well": 1}), tmp_path / "o.pt", entry="b")
+    assert (error.hint or "").count("\n") == 0
