@@ -187,3 +187,10 @@ def test_a_class_that_is_nowhere(tmp_path: Path, workers: Workers) -> None:
     error = fails(workers, given, trust=True)
     assert "No module named 'configs'" in error.message
     assert error.hint == "put it where Python finds it, that of __main__ into the --model file"
+
+
+def test_a_scaler_below_another_key(tmp_path: Path, workers: Workers) -> None:
+    make = "\n\ndef make_scaler():\n    return torch.amp.GradScaler('cpu', growth_interval=2)\n"
+    training = Training(tmp_path, net=NET + make, scaler=True)
+    report = sound(workers, training.save({"version": 1, "state": training.parts()}))
+    assert report.facts["scaler"] is True

@@ -3,7 +3,7 @@ optimizer covers and in which order, which were trained, at which batch of which
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -307,14 +307,21 @@ class Facts:
     # --- the rest -------------------------------------------------------------------------
 
     def _scaler_path(self) -> tuple[Any, ...] | None:
-        if not isinstance(self.root, dict):
-            return None
-        for key, value in self.root.items():
-            if not isinstance(value, dict):
-                continue
-            if set(value) >= SCALER or (not value and "scaler" in str(key).lower()):
-                return (key,)
+        for path, value in self._dicts():
+            if set(value) >= SCALER or (not value and "scaler" in str(path[-1:]).lower()):
+                return path
         return None
+
+    def _dicts(self) -> Iterator[tuple[tuple[Any, ...], dict[Any, Any]]]:
+        """The file's dicts, the highest first, down to those in those in the root."""
+        found: list[tuple[tuple[Any, ...], dict[Any, Any]]] = []
+        if isinstance(self.root, dict):
+            found.append(((), self.root))
+        for path, value in found:  # it grows
+            yield path, value
+            if len(path) < 2:
+                inner = ((key, item) for key, item in value.items() if isinstance(item, dict))
+                found += [((*path, key), item) for key, item in inner]
 
     def _amp(self) -> str | None:
         """The type of autocast that the file says it was trained with."""

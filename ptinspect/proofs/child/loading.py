@@ -318,7 +318,7 @@ class Loaded:
             whole = self.facts.explained(self.real)
             if whole is not None:
                 self.notes.append(
-                    f"{self.facts.steps} steps are {whole[0]} whole epochs if {whole[1]}; "
+                    f"{self.facts.steps} steps are whole epochs, {whole[0]}, if {whole[1]}; "
                     "that is assumed"
                 )
             if self.limit is not None:
