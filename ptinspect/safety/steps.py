@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from ptinspect.pickling.tensor_run import TensorCall
+from ptinspect.pickling.values import Call, Global
 from ptinspect.safety.advice import LoadAdvice, load_advice
 from ptinspect.safety.findings import DANGEROUS, POINTER
-from ptinspect.safety.opinions import OK, imported
+from ptinspect.safety.opinion import OK
+from ptinspect.safety.opinions import imported
 from ptinspect.safety.policy import row_of
 from ptinspect.source.naming import shell_word
 
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 
     from ptinspect.document import Document
     from ptinspect.pickling.machine import Pickled
-    from ptinspect.pickling.values import Global
+    from ptinspect.pickling.values import Value
     from ptinspect.safety.part import Part
 
 TRUSTED = "2.10"
@@ -28,6 +30,9 @@ LOADED = frozenset(("torch-zip", "torch-legacy", "torch-legacy-tar", "pickle"))
 
 BYGONE = frozenset(("torch._utils._rebuild_sparse_csr_tensor", "torch._utils._rebuild_mlc_tensor"))
 """Functions that torch had when it wrote them."""
+
+HIDDEN = {"torch.nn.parallel.data_parallel.DataParallel": "torch.nn.DataParallel"}
+"""Classes whose module is hidden by a function of its name, and where they are found."""
 
 _MANY = 12
 """Names that a line to paste may have."""
@@ -116,11 +121,24 @@ def _not_as_it_is(part: Part, load: LoadAdvice, commands: Collection[str]) -> li
         made.append(f"{line}  # torch {TRUSTED} or later")
     if load.needs and "stub" in commands:
         made.append(f"ptinspect stub {shell_word(part.path)} > model_def.py")
-    if "convert" in commands:
+    if "convert" in commands and _may_hold_a_model(part):
         made.append(f"ptinspect convert {shell_word(part.path)} --to safetensors")
     if line is None:
         made.append(f"{load.call}  # runs what the file says")
     return made
+
+
+def _may_hold_a_model(part: Part) -> bool:
+    """Whether there are tensors in it, and it is more than an optimizer's state."""
+    return any(stream.persistent for stream in part.streams) and not any(
+        _is_optimizer(stream.root) for stream in part.streams
+    )
+
+
+def _is_optimizer(root: Value) -> bool:
+    if isinstance(root, Call) and isinstance(root.func, Global):
+        return root.func.path.startswith("torch.optim.")
+    return isinstance(root, dict) and set(root) == {"state", "param_groups"}
 
 
 def safe_globals_line(part: Part, load: LoadAdvice) -> str | None:
@@ -141,7 +159,9 @@ def safe_globals_line(part: Part, load: LoadAdvice) -> str | None:
     if any("." in name.name or not name.path.replace(".", "").isidentifier() for name in asked):
         return None
     modules = sorted({"torch", *(name.module for name in asked if name.module != "builtins")})
-    listed = [f'({name.path}, "{name.path}")' for name in asked if _is_needed(name)]
+    listed = [
+        f'({HIDDEN.get(name.path, name.path)}, "{name.path}")' for name in asked if _is_needed(name)
+    ]
     if any(name.path == "numpy.dtype" for name in asked):
         listed.append("*map(type, map(numpy.dtype, numpy.sctypeDict))")
         modules = sorted({"numpy", *modules})
