@@ -72,17 +72,45 @@ def checked(
     if shared not in SHARED:
         raise PtInspectError(f"--shared takes {', '.join(SHARED)}, not {shared!r}")
     edits = Edits(
-        tuple(include),
-        tuple(exclude),
-        tuple(strip_prefix),
-        tuple(map(renaming, rename)),
+        _several(include),
+        _several(exclude),
+        _several(strip_prefix),
+        tuple(map(renaming, _several(rename))),
         add_prefix,
     )
     wish = Wish(_dtype(dtype), _device(device), contiguous)
     size = None if max_shard_size is None else byte_size(max_shard_size)
+    for name, value in set.items():
+        _must_be_plain(name, value)
     made = Options(to, entry, edits, wish, shared, tuple(set.items()), optimizer, plain, size)
     _must_fit(made)
     return made
+
+
+def _several(given: Sequence[str]) -> tuple[str, ...]:
+    """As given; one string is one, not its letters."""
+    return (given,) if isinstance(given, str) else tuple(given)
+
+
+def _must_be_plain(name: str, value: object) -> None:
+    """PtInspectError for an entry that is not of what JSON has, a tuple or bytes beside it."""
+    todo = [value]
+    seen: dict[int, object] = {}
+    while todo:
+        each = todo.pop()
+        if id(each) in seen:
+            continue
+        seen[id(each)] = each
+        if isinstance(each, dict) and type(each) is dict:
+            todo += [*each, *each.values()]
+        elif isinstance(each, (list, tuple)) and type(each) in (list, tuple):
+            todo += each
+        elif each is not None and type(each) not in (bool, int, float, str, bytes):
+            kind = f"{type(each).__module__}.{type(each).__qualname__}"
+            raise PtInspectError(
+                f"the entry {name!r} cannot be set: it holds an object of the type {kind}",
+                hint="None, bool, int, float, str, bytes, list, tuple and dict can be",
+            )
 
 
 def _must_fit(options: Options) -> None:

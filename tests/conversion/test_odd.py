@@ -219,3 +219,23 @@ def test_a_ready_command_is_one_word_per_name(tmp_path: Path, name: str) -> None
 def test_entries_that_are_listed_stay_on_their_line(tmp_path: Path) -> None:
     error = refused(saved(tmp_path, {"a\nptinspect: all is well": 1}), tmp_path / "o.pt", entry="b")
     assert (error.hint or "").count("\n") == 0
+
+
+@pytest.mark.parametrize("value", [{1}, [{"a": torch.ones(1)}], {"a": (1, object())}])
+def test_what_cannot_be_set_is_said(tmp_path: Path, value: object) -> None:
+    error = refused(MODEL, tmp_path / "o.pt", to="checkpoint", set={"x": value})
+    assert "the entry 'x' cannot be set: it holds an object of the type" in str(error)
+
+
+def test_plain_python_can_be_set(tmp_path: Path) -> None:
+    value = {"a": (1, [2.5, None, True]), 3: b"\x00", "big": 1 << 70}
+    convert(MODEL, tmp_path / "o.pt", to="checkpoint", set={"x": value})
+    assert torch.load(tmp_path / "o.pt", map_location="cpu")["x"] == value
+
+
+def test_one_string_is_one_option(tmp_path: Path) -> None:
+    report = convert(MODEL, tmp_path / "o.pt", include="*weight", rename="layer=l")
+    assert [each["key"] for each in report.as_json()["tensors"]] == ["l.weight"]  # type: ignore[attr-defined]
+    convert(MODEL, tmp_path / "p.pt", strip_prefix="layer.", exclude="*bias")
+    with ptinspect.open(tmp_path / "p.pt") as document:
+        assert list(document.tensors) == ["weight"]
