@@ -237,7 +237,7 @@ def _arrays(source: Source, part: Part) -> None:
             return
         pos = end
         if pos > source.size:
-            message = f"the array should end at byte {pos:,}, and the file has {source.size:,}"
+            message = "the array is cut off: it has more elements than the file holds"
             raise DamagedError(message, where=Place(part.record, source.size))
         if source.read(pos, min(len(MAGIC), source.size - pos)) != MAGIC:
             part.find(

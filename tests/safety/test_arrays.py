@@ -37,3 +37,11 @@ def test_a_finding_says_where_in_the_file_it_lies(tmp_path: Path) -> None:
     data = NUMBERS + OBJECTS
     (found,) = scanned(tmp_path, data).all_findings()
     assert found.offset == data.index(b"R.", len(NUMBERS))
+
+
+def test_an_array_of_any_size_is_cut_off(tmp_path: Path) -> None:
+    shape = "99999999999999999, " * 3000
+    data = npy(f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({shape}), }}", b"\0" * 16)
+    report = scanned(tmp_path, data)
+    assert report.verdict == "unreadable"
+    assert "cut off" in str(report.errors[0])
