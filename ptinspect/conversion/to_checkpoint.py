@@ -10,7 +10,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from ptinspect.conversion import told
+from ptinspect.conversion import choosing, told
 from ptinspect.conversion.copying import Unchanged
 from ptinspect.conversion.graph import Graph
 from ptinspect.conversion.moves import planned_moves
@@ -37,6 +37,7 @@ def plan_checkpoint(
     plan, graph = Plan(options.to), Graph(options.wish)
     sources: dict[str, str] = {}
     entries = _kept(document, options, graph, plan, sources)
+    _make_way(entries, document, options, plan)
     if options.plain:
         entries = _plain(entries, document, graph, plan)
     graph.take({**entries}, document)
@@ -58,6 +59,27 @@ def plan_checkpoint(
     return plan
 
 
+def _make_way(
+    entries: dict[Value, Value], document: Document, options: Options, plan: Plan
+) -> None:
+    """Empties the entries that `--set` and `--optimizer` fill anew, and tells of them."""
+    models = {STATE, *(part.path[0] for part in choosing.models(document) if part.path)}
+    new = [name for name, _ in options.set]
+    for name in new:
+        if name in entries and name in models:
+            raise PtInspectError(
+                f"--set {name} would put something else in the place of the model",
+                hint="give the entry another name",
+            )
+    replaced = [
+        name for name in (*new, *([OPTIMIZER] if options.optimizer else [])) if name in entries
+    ]
+    entries.update(dict.fromkeys(replaced))
+    plan.dropped += replaced
+    if replaced:
+        plan.told.append(f"replaced, as --set and --optimizer say: {told.listed(replaced)}")
+
+
 def _kept(
     document: Document, options: Options, graph: Graph, plan: Plan, sources: dict[str, str]
 ) -> dict[Value, Value]:
@@ -74,6 +96,7 @@ def _kept(
             entries[next(key for key in items if step(key) == model.part.path[0])] = model.value
             sources.update((f"{name}.{new}", f"{name}.{old}") for new, old in model.sources.items())
             plan.dropped += [f"{name}.{key}" for key in (*model.left_out, *model.dropped)]
+            told.of_edits(plan, model)
         return entries
     if options.plain and document.kind not in ("module", "state_dict", "checkpoint"):
         return _entries(document, options)
@@ -137,7 +160,9 @@ def optimizer_state(document: Document) -> Value:
             if found
             else "there is no optimizer in it",
             hint="take it out of its file first: ptinspect convert SRC DST --to state_dict "
-            "--entry optimizer_state_dict",
+            "--entry optimizer_state_dict"
+            if found
+            else "--optimizer takes a file with what optimizer.state_dict() gave",
         )
     value = value_at(document, found[0].path)
     if isinstance(value, Call) and "param_groups" in attributes(value):

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from ptinspect.conversion.state_dicts import beyond
+from ptinspect.document.objects import mapping
 from ptinspect.document.walk import dotted
 from ptinspect.source.naming import shell_quoted, shell_word
 
@@ -28,7 +29,8 @@ def of_model(plan: Plan, document: Document, model: Model) -> None:
         left = left_behind(document, model.part.path)
         if left:
             sizes = [f"{name} ({size_text(n)})" if n else name for name, n in left.items()]
-            made.append(f"left behind: {listed(sizes)}; --to checkpoint keeps them")
+            kept = "checkpoint" if plan.to != "checkpoint" and is_checkpoint(document) else "same"
+            made.append(f"left behind: {listed(sizes)}; --to {kept} keeps them")
         plan.dropped += left
     plan.dropped += [*model.left_out, *model.dropped]
     if model.module is not None and plan.to != "checkpoint":
@@ -48,8 +50,18 @@ def of_model(plan: Plan, document: Document, model: Model) -> None:
             f"left behind: {listed(model.left_out)}, buffers that are not persistent and that"
             " state_dict() leaves out"
         )
+    of_edits(plan, model)
+
+
+def of_edits(plan: Plan, model: Model) -> None:
+    """What the user chose to leave out of the model."""
     if model.dropped:
-        made.append(f"left behind, as --include and --exclude say: {listed(model.dropped)}")
+        plan.told.append(f"left behind, as --include and --exclude say: {listed(model.dropped)}")
+
+
+def is_checkpoint(document: Document) -> bool:
+    """Whether `--to checkpoint` takes all entries over."""
+    return document.kind == "checkpoint" and mapping(document.archive.root) is not None
 
 
 def left_behind(document: Document, kept: Path) -> dict[str, int]:

@@ -239,3 +239,54 @@ def test_one_string_is_one_option(tmp_path: Path) -> None:
     convert(MODEL, tmp_path / "p.pt", strip_prefix="layer.", exclude="*bias")
     with ptinspect.open(tmp_path / "p.pt") as document:
         assert list(document.tensors) == ["weight"]
+
+
+def checkpoint(folder: Path) -> Path:
+    model = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.Adam(model.parameters())
+    model(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    torch.save(optimizer.state_dict(), folder / "optimizer.pt")
+    return saved(
+        folder,
+        {
+            "epoch": 1,
+            "model_state_dict": model.state_dict(),
+            "optimizer_state_dict": optimizer.state_dict(),
+        },
+    )
+
+
+def test_what_keeps_the_rest_is_true(tmp_path: Path) -> None:
+    """`--to checkpoint` keeps the entries of a checkpoint, not the items of a list."""
+    made = convert(checkpoint(tmp_path), tmp_path / "o.pt")
+    assert made.told == [
+        "left behind: epoch, optimizer_state_dict (56 bytes); --to checkpoint keeps them"
+    ]
+    listed = saved(tmp_path, [torch.ones(3), {"a": torch.ones(2)}])
+    for goal in ("state_dict", "checkpoint"):
+        made = convert(listed, tmp_path / f"{goal}.pt", to=goal)
+        assert made.told == ["left behind: [0] (12 bytes); --to same keeps them"]
+
+
+def test_the_model_is_not_set_away(tmp_path: Path) -> None:
+    for source in (MODEL, checkpoint(tmp_path)):
+        error = refused(source, tmp_path / "o.pt", to="checkpoint", set={"model_state_dict": 1})
+        assert "in the place of the model" in str(error)
+
+
+def test_entries_that_are_replaced_are_told_and_not_counted(tmp_path: Path) -> None:
+    source, target = checkpoint(tmp_path), tmp_path / "o.pt"
+    options: Any = {"set": {"epoch": 9}, "optimizer": tmp_path / "optimizer.pt"}
+    made = convert(source, target, to="checkpoint", **options)
+    assert made.told == ["replaced, as --set and --optimizer say: epoch, optimizer_state_dict"]
+    assert made.tensors == 8
+    loaded = torch.load(target)
+    assert list(loaded) == ["epoch", "model_state_dict", "optimizer_state_dict"]
+    assert loaded["epoch"] == 9
+    assert loaded["optimizer_state_dict"]["state"][0]["exp_avg"].shape == (2, 2)
+
+
+def test_keys_left_out_of_a_checkpoint_are_told(tmp_path: Path) -> None:
+    made = convert(checkpoint(tmp_path), tmp_path / "o.pt", to="checkpoint", include=["weight"])
+    assert made.told == ["left behind, as --include and --exclude say: bias"]
