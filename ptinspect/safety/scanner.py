@@ -171,6 +171,8 @@ def _adopt(part: Part, trial: Part, streams: Streams) -> None:
 
 
 def _as_named(source: Source, part: Part, head: bytes, identity: Identity | None) -> None:
+    if not head and part.path.lower().endswith(MODELS):
+        raise FormatError("it is empty (0 bytes)", where=Place(part.record))
     identity = identity or texts.text(head, source.size)
     if identity is None:
         if _compressed(source, part, head):

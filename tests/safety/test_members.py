@@ -397,6 +397,13 @@ def test_a_page_under_a_model_s_name_is_unreadable(tmp_path: Path) -> None:
     assert "web page" in report.errors[0].message
 
 
+def test_an_empty_file_under_a_model_s_name_is_said_to_be_empty(tmp_path: Path) -> None:
+    report = scanned(tmp_path, b"", "model.pt")
+    assert report.verdict == "unreadable"
+    assert "empty" in str(report.errors[0])
+    assert scanned(tmp_path, b"", "__init__.txt").verdict == "clean"
+
+
 def test_a_pointer(tmp_path: Path) -> None:
     oid = "4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393"
     text_ = f"version https://git-lfs.github.com/spec/v1\noid sha256:{oid}\nsize 12345\n"
