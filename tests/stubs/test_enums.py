@@ -96,6 +96,7 @@ def test_names_are_members(tmp_path: Path, pickled: bytes, name: str) -> None:
     (tmp_path / "names.pkl").write_bytes(pickled)
     source = stub(tmp_path / "names.pkl")
     (tmp_path / "model_def.py").write_text(source, "utf-8")
-    assert run_script(tmp_path, TRY_NAMES).split() == [name, "True"]
+    joined = "|" in name and sys.version_info < (3, 11)  # which then has no name
+    assert run_script(tmp_path, TRY_NAMES).split() == ["none" if joined else name, "True"]
     assert "recorded: names of members" in source and "unknown: their values" in source
     assert ("enum.Flag" in source) == ("|" in name)
