@@ -281,7 +281,7 @@ def _forward(plan: Plan, solved: Solved, guess: bool) -> Iterator[str]:
     yield "    def forward(self, *args, **kwargs):"
     for line in children[:100]:
         yield f"        # {prose(line.name)}: {signature(line.expr)}"
-    if plan.traced is not None:
+    if plan.traced is not None or plan.unprinted:
         text = string(f"the source of {plan.ident}.forward is left out here")
         yield from laid_out("raise ", Make("NotImplementedError", [(None, Atom(text))]), "", 8)
         return

@@ -22,6 +22,7 @@ class Guess(NamedTuple):
 
 Args = dict[str, Value]
 _EMBEDDING = re.compile(r"emb|wte|wpe|token|vocab|^shared$|attention_bias", re.I)
+_PRELU = re.compile(r"relu\d*$|^act(?:ivation)?_?\d*$", re.I)
 _MODULES = {
     "conv": ("Conv1d", "Conv2d", "Conv3d"),
     "transposed": ("ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d"),
@@ -32,12 +33,15 @@ _HOME = {
     "batchnorm", "LSTM": "rnn", "GRU": "rnn", "RNN": "rnn",
     "LSTMCell": "rnn", "GRUCell": "rnn", "RNNCell": "rnn", "MultiheadAttention": "activation",
     "TransformerEncoderLayer": "transformer", "TransformerDecoderLayer": "transformer",
+    "PReLU": "activation",
 }  # fmt: skip
 
 
-def guess(name: str, shapes: Shapes, children: list[str], dims: int = 2) -> Guess | None:
+def guess(
+    name: str, shapes: Shapes, children: list[str], dims: int = 2, first: bool = False
+) -> Guess | None:
     """The call whose module has exactly these tensors; None where none is known. dims: of what
-    a BatchNorm normalizes."""
+    a BatchNorm normalizes. first: whether no layer stands before it."""
     for reader in (_recurrent, _attention, _transformer) if children or len(shapes) > 2 else ():
         found = reader(shapes)
         if found is not None:
@@ -50,7 +54,7 @@ def guess(name: str, shapes: Shapes, children: list[str], dims: int = 2) -> Gues
     weight = shapes.get("weight")
     if weight is None or not set(shapes) <= {"weight", "bias"}:
         return None
-    return _weighted(name, weight, shapes)
+    return _weighted(name, weight, shapes, first)
 
 
 def _made(kind: str, given: Args, shapes: Shapes, *alternatives: str) -> Guess | None:
@@ -81,13 +85,17 @@ def _made(kind: str, given: Args, shapes: Shapes, *alternatives: str) -> Guess |
     return Guess(Make(f"nn.{kind}", args, placed, unset), alternatives)
 
 
-def _weighted(name: str, weight: tuple[int, ...], shapes: Shapes) -> Guess | None:
+def _weighted(name: str, weight: tuple[int, ...], shapes: Shapes, first: bool) -> Guess | None:
     bias = "bias" in shapes
     if len(weight) == 1:
         if bias:
             args: Args = {"normalized_shape": weight}
             return _made("LayerNorm", args, shapes, "a LayerNorm could be a GroupNorm")
-        return _made("RMSNorm", {"normalized_shape": weight}, shapes)
+        if weight == (1,) or _PRELU.search(name):
+            args = {"num_parameters": weight[0]}
+            return _made("PReLU", args, shapes, "a PReLU could be an RMSNorm")
+        args = {"normalized_shape": weight}
+        return _made("RMSNorm", args, shapes, "an RMSNorm could be a PReLU")
     if len(weight) == 2:
         if not bias and _EMBEDDING.search(name):
             args = {"num_embeddings": weight[0], "embedding_dim": weight[1]}
@@ -95,14 +103,15 @@ def _weighted(name: str, weight: tuple[int, ...], shapes: Shapes) -> Guess | Non
         args = {"in_features": weight[1], "out_features": weight[0], "bias": bias}
         more = () if bias else ("a Linear without bias could be an Embedding",)
         return _made("Linear", args, shapes, *more)
-    return _conv(weight, shapes) if 3 <= len(weight) <= 5 else None
+    return _conv(weight, shapes, first) if 3 <= len(weight) <= 5 else None
 
 
-def _conv(weight: tuple[int, ...], shapes: Shapes) -> Guess | None:
+def _conv(weight: tuple[int, ...], shapes: Shapes, first: bool) -> Guess | None:
     dims, bias = len(weight) - 3, "bias" in shapes
     words = "a convolution's stride, padding and dilation are not in a state_dict"
     kernel = weight[2:]
-    groups = weight[0] if weight[1] == 1 and weight[0] > 1 else 1
+    # One channel for each filter: by groups, but where the model begins it is a grey image's.
+    groups = weight[0] if weight[1] == 1 and weight[0] > 1 and not first else 1
     args: Args = {
         "in_channels": weight[1] * groups, "out_channels": weight[0], "kernel_size": kernel,
         "groups": groups, "bias": bias,

@@ -68,6 +68,7 @@ class Plan:
         self.sequence = False  # numbered children alone: a Sequential, most likely
         self.methods: list[str] = []
         self.recovered: list[str] = []  # lines of methods whose source the file holds
+        self.unprinted = False  # whether it holds that of a forward which is not printed
         self.hook = False  # whether state_dict() or load_state_dict() calls it
         self.traced: Traced | None = None  # of what torch.fx traced
         self.root = False  # whether it is made without arguments, as this instance:

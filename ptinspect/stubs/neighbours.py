@@ -81,6 +81,11 @@ def in_order(root: Branch) -> Iterator[Branch]:
         todo += reversed(branch.children.values())
 
 
+def first_layer(root: Branch) -> Branch | None:
+    """The branch of the first layer with a weight of two dimensions or more."""
+    return next((branch for branch in in_order(root) if _weights(branch)), None)
+
+
 def chained(branch: Branch) -> bool:
     """Whether each numbered child takes what the one before it gives, as far as weights tell."""
     out: int | None = None
@@ -98,4 +103,4 @@ def chained(branch: Branch) -> bool:
     return True
 
 
-__all__ = ["batch_norm_dims", "chained", "in_order"]
+__all__ = ["batch_norm_dims", "chained", "first_layer", "in_order"]

@@ -12,7 +12,15 @@ from ptinspect.errors import PtInspectError
 from ptinspect.stubs.choosing import lines_of, names_in
 from ptinspect.stubs.code import laid_out
 from ptinspect.stubs.names import RESERVED, plain, prose
-from ptinspect.stubs.render import ASSEMBLED, RESULT, ending, export_key, framed, imports_of
+from ptinspect.stubs.render import (
+    ASSEMBLED,
+    RESULT,
+    ending,
+    export_key,
+    framed,
+    imports_of,
+    nested_lines,
+)
 
 if TYPE_CHECKING:
     from ptinspect.stubs.instances import Plan
@@ -44,7 +52,7 @@ def package_files(work: Work) -> dict[str, str]:
             if name in homes and homes[name] != module.path:
                 module.needs.setdefault(homes[name], []).append(name)
     reach = _reached(modules)
-    files = {"__init__.py": framed(work, ending(work), _root_imports(work, modules, homes))}
+    files = {"__init__.py": framed(work, ending(work, False), _root_imports(work, modules, homes))}
     for path, module in modules.items():
         for end in range(1, len(path)):
             files.setdefault("/".join((*path[:end], "__init__.py")), "")
@@ -167,7 +175,7 @@ def _import_key(name: str) -> tuple[int, list[tuple[int, int, str]], str]:
 def _root_imports(
     work: Work, modules: dict[tuple[str, ...], _Module], homes: dict[str, tuple[str, ...]]
 ) -> list[str]:
-    used = {*names_in(ending(work)), *(plan.ident for plan in work.plans)}
+    used = {*names_in(ending(work, False)), *(plan.ident for plan in work.plans)}
     lines: list[str] = []
     for path in sorted(modules):
         names = [ident for ident in modules[path].idents if ident in used and homes[ident] == path]
@@ -196,6 +204,7 @@ def _text(
     for group in (imports, first):
         head += ["", *group] if group else []
     body = module.lines if module.lines[:2] == ["", ""] else ["", *module.lines]
+    body = [*body, *nested_lines(work, module.plans)]
     lines = [*head, *body, *(["", "", *last] if last else [])]
     return "\n".join(lines).rstrip("\n") + "\n"
 

@@ -35,6 +35,13 @@ def methods(text: str) -> list[str]:
     return lines if any(line.startswith("def forward(") for line in lines) else []
 
 
+def has_forward(text: str) -> bool:
+    """Whether the source of a class has a method of that name, be it printed or not."""
+    import re
+
+    return re.search(r"^[ \t]+(?:async )?def forward[ \t]*\(", text, re.MULTILINE) is not None
+
+
 def function(text: str) -> list[str]:
     """The lines of a `forward` that stands alone, as torch.fx writes it; empty where it is none,
     or more than that."""

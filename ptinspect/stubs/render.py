@@ -104,9 +104,9 @@ def _body(work: Work) -> list[str]:
     return lines + ending(work)
 
 
-def ending(work: Work) -> list[str]:
+def ending(work: Work, nested: bool = True) -> list[str]:
     """What follows the classes."""
-    lines = [*_nested(work), "", "", *_build(work), "", ""]
+    lines = [*(nested_lines(work, work.plans) if nested else ()), "", "", *_build(work), "", ""]
     lines += _spaced(safe_lines(work.safe))
     return lines + _registration(work)
 
@@ -130,10 +130,10 @@ def _spaced(lines: list[str]) -> list[str]:
     return lines[1:] if lines and not lines[0] else lines
 
 
-def _nested(work: Work) -> list[str]:
+def nested_lines(work: Work, plans: list[Plan]) -> list[str]:
     """Classes and functions that live in others: `Outer.Inner`."""
     lines: list[str] = []
-    for plan in work.plans:
+    for plan in plans:
         outer, dot, name = plan.qualname.rpartition(".")
         owner = work.graph.plans.get(f"{plan.module}.{outer}") if dot else None
         if owner is None or owner.kind == "enum":
@@ -268,6 +268,8 @@ def _about(work: Work, plan: Plan) -> list[str]:
             lines.append(f"  inferred: {'; '.join(inferred)}")
         if plan.recovered:
             lines.append("  recorded too: the source of forward, printed below as it stands there")
+        elif plan.unprinted:
+            lines.append("  recorded, and left out here: the source of forward")
         elif plan.base is None and not plan.sequence:
             lines.append("  unknown: forward" if not work.guess else "  guessed: forward")
         else:

@@ -15,7 +15,7 @@ from ptinspect.stubs.guesses import guess
 from ptinspect.stubs.instances import BUFFER, CHILD, PARAMETER, Instance, Member, Plan
 from ptinspect.stubs.literals import FLOATS, zeros
 from ptinspect.stubs.names import plain, string
-from ptinspect.stubs.neighbours import batch_norm_dims, chained
+from ptinspect.stubs.neighbours import batch_norm_dims, chained, first_layer
 from ptinspect.stubs.quantized_guesses import PACKED, guess_quantized
 
 if TYPE_CHECKING:
@@ -113,11 +113,13 @@ class Inferring:
         self.name = name
         self.guessed: dict[str, None] = {}  # what else a class could be, in words
         self.dims: dict[int, int] = {}  # of BatchNorms
+        self.first: Branch | None = None
         self.made: dict[int, Expr] = {}  # by id of the branch: modules of torch.nn
 
     def run(self, root: Branch) -> Instance:
         """The root's instance; its classes are added to the graph's plans."""
         self.dims = batch_norm_dims(root)
+        self.first = first_layer(root)
         order, todo = [root], [root]
         while todo:
             inner = list(todo.pop().children.values())
@@ -136,7 +138,7 @@ class Inferring:
         dims = self.dims.get(id(branch), 2)
         inside = branch.children
         found = guess_quantized(branch.name, branch.tensors, branch.packed, inside) or guess(
-            branch.name, flat(branch), list(inside), dims
+            branch.name, flat(branch), list(inside), dims, branch is self.first
         )
         if found is not None:
             self.guessed.update(dict.fromkeys(found.alternatives))

@@ -63,8 +63,7 @@ class Work:
         self.root: Expr = NONE
         self.inferred: list[str] = []  # of a state_dict: what else its modules could be
         self._dtype: str | None = None
-        if options.recovered:
-            self._recover()
+        self._recover()
         self._add()
         if self.root_call is None:
             self._infer()
@@ -122,9 +121,10 @@ class Work:
         for source in self.document.archive.sources:
             plan = self.graph.plans.get(f"{source.module}.{source.name}")
             if plan is not None and plan.kind == "module":
-                from ptinspect.stubs.recovered import methods
+                from ptinspect.stubs.recovered import has_forward, methods
 
-                plan.recovered = methods(source.text)
+                plan.recovered = methods(source.text) if self.options.recovered else []
+                plan.unprinted = not plan.recovered and has_forward(source.text)
 
     def _infer(self) -> None:
         """The model of a state_dict, where the file holds no module."""

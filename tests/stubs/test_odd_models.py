@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 import ptinspect
-from ptinspect.stubs import Options
+from ptinspect.stubs import Options, stub_package
 from tests.conftest import FIXTURES
-from tests.stubs.trying import attempt, failures, outcomes
+from tests.stubs.trying import attempt, failures, outcomes, run_script
 
 torch = pytest.importorskip("torch")
 
@@ -71,6 +71,7 @@ torch.save(Part(knot=knot, loop=loop, fc=nn.Linear(1, 1)), "knots.pt")
 old = {"_use_new_zipfile_serialization": False}
 torch.save(torch.compile(Part(fc=nn.Linear(2, 3))), "compiled.pt", **old)
 torch.save(Part(block=Outer, other=nn.Linear, fc=nn.Conv1d(1, 1, 1)), "classes.pt", **old)
+torch.save(Part(inner=Outer.Inner(fc=nn.Linear(1, 1))), "nested.pt")
 torch.save({"nets": [Part(a=nn.Linear(1, 1)), Part(b=nn.Linear(2, 2))]}, "nets.pt")
 """
 
@@ -123,3 +124,19 @@ def test_stubbed_leaves_what_was_allowed_before() -> None:
         torch.load(path, map_location="cpu", weights_only=True)
     with pytest.raises(Exception, match="Weights only load failed"):
         torch.load(path, map_location="cpu", weights_only=True)
+
+
+def test_a_module_of_a_package_has_its_nested_classes(saved: Path, tmp_path: Path) -> None:
+    stub_package(saved / "nested.pt", tmp_path / "package")
+    text = (tmp_path / "package" / "odd" / "parts.py").read_text("utf-8")
+    assert text.endswith("\n\n\nOuter.Inner = Inner\n")
+    script = """
+import sys
+
+sys.path[:0] = ["package"]
+import torch
+
+print(type(torch.load(sys.argv[1], weights_only=False).inner))
+"""
+    said = run_script(tmp_path, script, str(saved / "nested.pt"))
+    assert said == "<class 'odd.parts.Inner'>\n"

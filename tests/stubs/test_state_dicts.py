@@ -162,3 +162,22 @@ def test_quantized_layers(tmp_path: Path, bias: bool) -> None:
     have = {name: type(child) for name, child in built.named_modules() if name}
     assert have == {name: type(child) for name, child in want.named_modules() if name}
     assert torch.equal(built.conv.weight().dequantize(), want.conv.weight().dequantize())
+
+
+def test_filters_of_one_channel_are_groups_but_where_the_model_begins(tmp_path: Path) -> None:
+    shapes = {"conv1.weight": (8, 1, 5, 5), "conv2.weight": (8, 1, 3, 3), "fc.weight": (2, 9)}
+    source = source_of(tmp_path, shapes)
+    assert "self.conv1 = nn.Conv2d(1, 8, kernel_size=(5, 5), bias=False)" in source
+    assert "self.conv2 = nn.Conv2d(8, 8, kernel_size=(3, 3), groups=8, bias=False)" in source
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "text"),
+    [
+        ("prelu1", 4, "PReLU(num_parameters=4)"), ("act", 4, "PReLU(num_parameters=4)"),
+        ("body", 1, "PReLU()"), ("norm", 4, "RMSNorm((4,))"),
+    ],
+)  # fmt: skip
+def test_one_number_for_each_channel(tmp_path: Path, name: str, size: int, text: str) -> None:
+    source = source_of(tmp_path, {f"{name}.weight": (size,), "fc.weight": (2, 4)})
+    assert f"self.{name} = nn.{text}" in source
