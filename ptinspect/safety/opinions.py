@@ -351,6 +351,7 @@ RULES: dict[str, Rule] = {
     "copyreg._reconstructor": _reconstructor,
     "numpy._core.multiarray._reconstruct": _array("numpy._core.multiarray._reconstruct", 1),
     "numpy._core.multiarray.scalar": _scalar,
+    "numpy.core._internal._reconstruct": _array("numpy.core._internal._reconstruct", 1),
     "numpy.core.multiarray._reconstruct": _array("numpy.core.multiarray._reconstruct", 1),
     "numpy.core.multiarray.scalar": _scalar,
     "numpy.ma.core._mareconstruct": _array("numpy.ma.core._mareconstruct", 2),

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.safety.files import BAD, GOOD, npy, scanned
+from tests.safety.making import call, path, plain, text, whole
 
 OBJECTS = npy("{'descr': '|O', 'fortran_order': False, 'shape': (1,), }", BAD)
 NUMBERS = npy("{'descr': '<i8', 'fortran_order': False, 'shape': (2,), }", b"\0" * 16)
@@ -45,3 +46,12 @@ def test_an_array_of_any_size_is_cut_off(tmp_path: Path) -> None:
     report = scanned(tmp_path, data)
     assert report.verdict == "unreadable"
     assert "cut off" in str(report.errors[0])
+
+
+@pytest.mark.parametrize(
+    ("cls", "verdict"), [("numpy.ndarray", "clean"), ("os.system", "dangerous")]
+)
+def test_an_array_as_numpy_wrote_it_before_1_0(cls: str, verdict: str, tmp_path: Path) -> None:
+    made = call(path("numpy.core._internal._reconstruct"), path(cls), plain((0,)), text("b"))
+    data = npy("{'descr': '|O', 'fortran_order': False, 'shape': (1,), }", whole(made))
+    assert scanned(tmp_path, data).verdict == verdict
