@@ -127,6 +127,8 @@ def model_in(document: Document, command: Callable[[str], str]) -> Part:
         return root
     if document.kind == "tensors" and _has_names(root.value):
         return root
+    if mapping(root.value) == {}:  # what the state_dict of a model without parameters is
+        return root
     found = models(document)
     named = [part for part in found if part.path and part.path[-1] in NAMES]
     if len(found) == 1 or len(named) == 1:

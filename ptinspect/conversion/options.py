@@ -25,7 +25,8 @@ _ENDINGS = {
     "state_dict": "_state_dict.pt", "checkpoint": "_checkpoint.pt", "safetensors": ".safetensors",
     "same": "_same.pt",
 }  # fmt: skip
-_DEVICE = re.compile(r"(cpu|meta|[a-z]+(:\d+)?)")
+_DEVICE = re.compile(r"(cpu|(cuda|mps|xpu|xla|hpu|npu|mtia|ipu|hip|privateuseone)(:\d{1,3})?)")
+"""Of `torch.device`: those whose tensors have bytes."""
 _SIZE = re.compile(r"(\d+)\s*([KMGT]?i?)B?", re.IGNORECASE)
 _INDEX = re.compile(r"\.\w+\.index\.json$")
 """How the name of an index ends: model.safetensors.index.json."""

@@ -52,6 +52,10 @@ def plan_checkpoint(
         plan.others.append(Unchanged(other.archive.source))
     for name, value in options.set:
         entries[name] = value
+    if options.wish.dtype and OPTIMIZER in entries:
+        plan.told.append(
+            f"--dtype changes all floating tensors: those of {OPTIMIZER} too, its steps among them"
+        )
     graph.plan()
     plan.found = len(graph.tensors)
     plan.moves = planned_moves(entries, graph, document, sources)

@@ -17,6 +17,7 @@ from ptinspect.conversion.pieces import Cast, Gather, Piece, Range
 from ptinspect.conversion.plan import File, Move, Plan
 from ptinspect.conversion.storages import Wish, check_extent, same
 from ptinspect.conversion.to_state_dict import model_of
+from ptinspect.document.objects import mapping
 from ptinspect.errors import UnsupportedError
 from ptinspect.formats.damage import said
 from ptinspect.formats.safetensors import HEADER_BYTES, NAMES
@@ -53,7 +54,7 @@ def plan_safetensors(document: Document, target: str, options: Options) -> Plan:
     """The plan of one file, or of shards and their index."""
     plan = Plan(options.to)
     model = model_of(document, options, graph := Graph(options.wish))
-    if not model.items:
+    if not model.items and model.module is None and mapping(model.value) != {}:
         model.items, model.sources = {"": model.value}, {"": model.part.name}
     tensors = _dense(model.items, document, graph)
     aliases, lines = _shared(tensors, options.shared)
