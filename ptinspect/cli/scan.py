@@ -126,6 +126,11 @@ def _allowed_in(path: str) -> list[str]:
         table = tomllib.loads(text.decode()).get("tool", {}).get("ptinspect", {})
     except (ValueError, ImportError) as error:
         raise PtInspectError(f"cannot be read: {error}", path=path) from error
+    if others := [name for name in table if name != "allow"]:
+        raise PtInspectError(
+            f"[tool.ptinspect] has {', '.join(map(repr, others))}: `allow` is all that it may have",
+            path=path,
+        )
     allowed = table.get("allow", [])
     if not isinstance(allowed, list) or not all(isinstance(each, str) for each in allowed):
         raise PtInspectError("[tool.ptinspect] allow is no list of names", path=path)

@@ -261,6 +261,9 @@ class Zip:
             return
         if child.format == "program" and part.format in TORCH:
             part.find("program", f"it holds {child.what}", name)
+        if child.format == "git-lfs":  # no `git lfs pull` brings what it stands for in here
+            message = "it is a Git LFS pointer, and its content is elsewhere"
+            part.errors.append(FormatError(message, where=Place(name)))
         part.take(child)
         if child.streams and part.format in TORCH:
             self._declared(child, name)

@@ -88,6 +88,8 @@ def test_names_may_be_allowed_in_pyproject(folder: Path) -> None:
     run(folder, code=0)
     (folder.parent / "pyproject.toml").write_text("[tool.ptinspect]\nallow = 1\n")
     run(folder, code=2)
+    (folder.parent / "pyproject.toml").write_text('[tool.ptinspect]\nalow = ["mine.Thing"]\n')
+    run(folder, code=2)
     (folder.parent / "pyproject.toml").write_text("ptinspect = [")
     run(folder, code=2)
 

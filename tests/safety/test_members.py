@@ -288,6 +288,13 @@ def test_the_source_of_a_legacy_model_is_reported() -> None:
     assert any("source of" in note for note in report.notes)
 
 
+def test_a_pointer_inside_a_zip_is_content_that_is_missing(tmp_path: Path) -> None:
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 9\n"
+    assert scanned(tmp_path, pointer).verdict == "pointer"
+    for held in (torch_zip(pointer), zipped(("a.pt", pointer))):
+        assert scanned(tmp_path, held).verdict == "unreadable"
+
+
 # --- joblib --------------------------------------------------------------------------------
 
 
