@@ -13,8 +13,9 @@ from ptinspect.conversion.layout import laid_out
 from ptinspect.conversion.output import Output
 from ptinspect.conversion.pieces import whole_units
 from ptinspect.conversion.storages import check_extent
+from ptinspect.conversion.told import listed
 from ptinspect.document import open as open_document
-from ptinspect.errors import DamagedError, PtInspectError
+from ptinspect.errors import PtInspectError
 from ptinspect.formats.torch_zip import TorchZip
 from ptinspect.source.local import open_source
 
@@ -44,7 +45,7 @@ def check(plan: Plan, paths: Sequence[str], document: Document, verify: bool) ->
             for key in [key for key in output.tensors if key in left]:
                 _check_one(file.path, left.pop(key), output.tensors[key].tensor, verify)
             if verify:
-                _check_crcs(file, output.archive)
+                plan.told += _other_crcs(output.archive)
                 _check_bytes(file, output.archive.source)
     if left:
         raise _wrong(plan.files[0].path, f"{len(left):,} tensors are missing: {next(iter(left))}")
@@ -109,18 +110,14 @@ def _check_bytes(file: File, there: Source) -> None:
         raise _wrong(file.path, f"{there.size - compared.at:,} bytes follow its end")
 
 
-def _check_crcs(file: File, archive: Archive) -> None:
-    """A CRC that was taken over from the source tells whether its bytes are those it was made
-    of."""
-    if not isinstance(archive, TorchZip):
-        return
-    for name, index in archive.directory.index.items():
-        if archive.directory.check_crc(index) is False:
-            raise DamagedError(
-                f"the bytes of {name} are not those whose CRC-32 the source recorded",
-                path=file.path,
-                hint="nothing was written: the source is damaged, fetch or copy it again",
-            )
+def _other_crcs(archive: Archive) -> Iterator[str]:
+    """What is said of CRCs that were taken over, and are not those of the bytes: torch looks at
+    none, and writes such itself (`torch.serialization.skip_data`), but it may be damage."""
+    if isinstance(archive, TorchZip):
+        directory = archive.directory
+        wrong = [name for name, at in directory.index.items() if directory.check_crc(at) is False]
+        if wrong:
+            yield f"the CRC-32 that it records is not that of the bytes: {listed(wrong)}"
 
 
 def _same(one: Iterator[bytes], other: Iterator[bytes]) -> bool:

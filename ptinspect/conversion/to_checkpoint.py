@@ -75,8 +75,11 @@ def _make_way(
                 f"--set {name} would put something else in the place of the model",
                 hint="give the entry another name",
             )
+    held = mapping(document.archive.root) or {}  # a full model's MODEL is no entry of SRC
     replaced = [
-        name for name in (*new, *([OPTIMIZER] if options.optimizer else [])) if name in entries
+        name
+        for name in (*new, *([OPTIMIZER] if options.optimizer else []))
+        if name in entries and name in held
     ]
     entries.update(dict.fromkeys(replaced))
     plan.dropped += replaced
