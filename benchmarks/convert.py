@@ -64,7 +64,7 @@ def large(legacy: bool = False) -> bool:
                 side_by_side(
                     f"1 GiB full model ({kind}) to {name}, against cp",
                     ours=ours, theirs=copy(source, target),
-                    must=1 / 1.3 if not legacy else 0, megabytes=64 if not legacy else None,
+                    must=1 / 1.3, megabytes=64,
                     pairs=PAIRS,
                 )
             )  # fmt: skip
