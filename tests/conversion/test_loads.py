@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import ast
+import subprocess
+import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -16,9 +22,33 @@ torch = pytest.importorskip("torch")
 NAMES = [name for name in fixtures() if name not in REFUSED]
 
 
+_NAMED = "[getattr(each, '__qualname__', '') for each in torch.serialization.get_safe_globals()]"
+
+
+@cache
+def bare() -> frozenset[str]:
+    """What `import torch` alone allows: other tests import parts of torch that allow more."""
+    code = f"import torch; print({_NAMED})"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return frozenset(ast.literal_eval(ran.stdout))
+
+
+@contextmanager
+def as_at_first() -> Iterator[None]:
+    """With no more allowed than in a process that has only imported torch."""
+    now = torch.serialization.get_safe_globals()
+    first = [each for each in now if getattr(each, "__qualname__", "") in bare()]
+    torch.serialization.clear_safe_globals()
+    torch.serialization.add_safe_globals(first)
+    try:
+        yield
+    finally:
+        torch.serialization.add_safe_globals(now)
+
+
 def loads(path: Path) -> bool:
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), as_at_first():
             warnings.simplefilter("ignore")
             torch.load(path, weights_only=True, map_location="cpu")  # the devices are not here
     except Exception:  # noqa: BLE001 - whatever torch raises
