@@ -175,9 +175,9 @@ def _json(sources: tuple[str, ...], answers: list[ConversionReport | PtInspectEr
 
 def _error_json(source: str, error: PtInspectError) -> dict[str, object]:
     """What stands in the place of a SRC that could not be converted."""
-    where = None if error.where is None else error.where._asdict()
-    told = {"kind": error.kind, "message": error.message, "where": where, "hint": error.hint}
-    return {"schema": 1, "source": source, "error": told}
+    from ptinspect.safety.report import Unread
+
+    return {"schema": 1, "source": source, "error": Unread.of(error).as_dict()}
 
 
 def _safe(text: str) -> str:

@@ -1,7 +1,7 @@
 """Elements that change on the way: their dtype, their byte order (`layout`: their places).
 
-Beside `document.bridge` the one place that imports numpy and ml_dtypes, and only where
-something must change.
+Beside `document.bridge` and `layout` the one place that imports numpy, and only where something
+must change.
 """
 
 from __future__ import annotations
