@@ -38,7 +38,7 @@ from ptinspect.document.tensor import Tensor
 from ptinspect.document.walk import dotted
 from ptinspect.errors import UnsupportedError
 from ptinspect.formats.dtypes import DTYPES
-from ptinspect.pickling.tensor_run import TensorCall
+from ptinspect.pickling.tensor_fastpath import TensorCall
 from ptinspect.pickling.values import (
     Blob,
     Call,

@@ -19,7 +19,7 @@ from ptinspect.document.storages import Storage
 from ptinspect.errors import UnsupportedError
 from ptinspect.formats.dtypes import STORAGE_ITEMSIZE, by_class, is_untyped
 from ptinspect.formats.torch_zip import TorchZip
-from ptinspect.pickling.rewriting import Rewriter, free_index
+from ptinspect.pickling.rewriter import Rewriter, free_index
 from ptinspect.pickling.values import Call, Global, PersistentId, Value
 from ptinspect.pickling.writer import PickleWriter
 

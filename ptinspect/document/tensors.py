@@ -16,7 +16,7 @@ from ptinspect.document.storages import Reference, Storages
 from ptinspect.document.tensor import Tensor
 from ptinspect.errors import LimitError, Place
 from ptinspect.formats.dtypes import by_class
-from ptinspect.pickling.tensor_run import TensorCall
+from ptinspect.pickling.tensor_fastpath import TensorCall
 from ptinspect.pickling.values import Blob, Call, Global, PersistentId, Value
 from ptinspect.source.base import MemorySource
 

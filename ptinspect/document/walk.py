@@ -27,7 +27,7 @@ from ptinspect.document.rebuild import READERS
 from ptinspect.document.tensor import Tensor
 from ptinspect.document.tensors import Tensors
 from ptinspect.errors import LimitError, Place
-from ptinspect.pickling.tensor_run import TensorCall
+from ptinspect.pickling.tensor_fastpath import TensorCall
 from ptinspect.pickling.values import Call, Inert, PersistentId, Value
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from ptinspect.errors import DamagedError, Place
 from ptinspect.formats.archive import ClassSource
 from ptinspect.formats.damage import said
 from ptinspect.formats.dtypes import STORAGE_ITEMSIZE
-from ptinspect.pickling.tensor_run import TensorCall
+from ptinspect.pickling.tensor_fastpath import TensorCall
 from ptinspect.pickling.values import Global
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ptinspect.errors import PtInspectError, UnsupportedError
 from ptinspect.formats.damage import plain
-from ptinspect.pickling.tensor_run import TensorCall
+from ptinspect.pickling.tensor_fastpath import TensorCall
 from ptinspect.pickling.values import Call, Global, PersistentId, Value, key_value
 from ptinspect.source.local import open_source
 

@@ -12,22 +12,151 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from struct import Struct
 from struct import error as StructError
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from ptinspect.errors import DamagedError, LimitError, Place
 from ptinspect.limits import LIMITS, Limits
-from ptinspect.pickling import containers, objects, scalars, tensor_run
-from ptinspect.pickling.inner_loop import burst
-from ptinspect.pickling.opcodes import BY_CODE, OPCODES, WEIGHTS_ONLY, Arg
-from ptinspect.pickling.pickled import Pickled as Pickled
-from ptinspect.pickling.pickled import Warned as Warned
-from ptinspect.pickling.recorder import Recorder, recording
-from ptinspect.pickling.tensor_run import TensorCall
-from ptinspect.pickling.values import Buffer, Global, PersistentId, Value
+from ptinspect.pickling import tensor_fastpath
+from ptinspect.pickling.handlers import containers, objects, scalars
+from ptinspect.pickling.opcodes import BY_CODE, BY_NAME, OPCODES, WEIGHTS_ONLY, Arg
+from ptinspect.pickling.tensor_fastpath import TensorCall
+from ptinspect.pickling.trace import Event, Recorder, recording
+from ptinspect.pickling.values import Buffer, Call, Global, PersistentId, Value
 
 if TYPE_CHECKING:
-    from ptinspect.pickling.keys import Known
+    from ptinspect.pickling.dict_keys import Known
+
+
+class Warned(NamedTuple):
+    """Something that pickle does without a word and a reader should know. `offset`: where."""
+
+    kind: str
+    message: str
+    offset: int
+
+
+class Pickled:
+    """One pickle stream, run: `root` is its value, `end` the offset behind its STOP.
+
+    `globals` are the names it would import, in order of first use (`Global.uses` counts how
+    often each was pushed). `rare` are the opcodes met that torch itself does not write.
+    """
+
+    __slots__ = (
+        "buffers",
+        "end",
+        "globals",
+        "more_warnings",
+        "persistent",
+        "protocol",
+        "rare",
+        "record",
+        "root",
+        "start",
+        "warnings",
+    )
+
+    def __init__(self, m: Machine, start: int, end: int) -> None:
+        self.root: Value = m.stack[-1]
+        self.record = m.record
+        self.start = start
+        self.end = end
+        self.protocol = m.protocol
+        self.globals: list[Global] = list(m.globals.values())
+        self.persistent: list[PersistentId | TensorCall] = m.persistent
+        self.rare: set[str] = m.rare
+        self.buffers = m.buffers
+        self.warnings: list[Warned] = m.warnings
+        self.more_warnings = m.more_warnings
+
+    @property
+    def persistent_ids(self) -> list[PersistentId]:
+        """The references to storages (and, in legacy files, to classes), one per use, in order."""
+        return [
+            made if isinstance(made, PersistentId) else made.storage for made in self.persistent
+        ]
+
+
+# ---
+
+
+_UINT4 = Struct("<I").unpack_from
+_LONG_BINPUT, _BINGET, _BININT1, _EMPTY_TUPLE, _REDUCE = (
+    BY_NAME[name].code for name in ("LONG_BINPUT", "BINGET", "BININT1", "EMPTY_TUPLE", "REDUCE")
+)
+_BINPUT, _BINUNICODE = BY_NAME["BINPUT"].code, BY_NAME["BINUNICODE"].code
+
+SHORT = 128
+"""Bytes of a string that is read without a call."""
+
+
+def burst(m: Machine, table: list[Callable[[Machine, int], int]], pos: int, pause: int) -> int:
+    """Runs opcodes from `pos` up to `pause`, and returns the position behind the last.
+
+    Done here, as long as it is simple: the next memo index, a short string, a string or global
+    recalled, a small number, a global called without arguments. Just what the handlers in
+    `table` do then; all else is left to them.
+    """
+    data, memo, stack, stop, recorder = m.data, m.memo, m.stack, m.stop, m.recorder
+    short = min(SHORT, m.limits.string_bytes)
+    try:
+        while pos < pause:
+            code = data[pos]
+            if code == _LONG_BINPUT:
+                if len(memo) == _UINT4(data, pos + 1)[0]:
+                    memo.append(stack[-1])
+                    pos += 5
+                    continue
+            elif code == _BINGET:
+                index = data[pos + 1]
+                value = memo[index] if index < len(memo) else None
+                if type(value) is str:
+                    stack.append(value)
+                    pos += 2
+                    continue
+                if type(value) is Global and value is not m.rebuild:
+                    value.uses += 1
+                    stack.append(value)
+                    pos += 2
+                    continue
+            elif code == _BINPUT:
+                if len(memo) == data[pos + 1]:
+                    memo.append(stack[-1])
+                    pos += 2
+                    continue
+            elif code == _BINUNICODE:
+                behind = pos + 5 + _UINT4(data, pos + 1)[0]
+                if behind <= stop and behind - pos - 5 <= short:
+                    raw = data[pos + 5 : behind]
+                    if raw.isascii():
+                        stack.append(raw.decode("ascii"))
+                        pos = behind
+                        continue
+            elif code == _BININT1:
+                stack.append(data[pos + 1])
+                pos += 2
+                continue
+            elif code == _EMPTY_TUPLE and pos + 1 < pause and data[pos + 1] == _REDUCE:
+                func = stack[-1] if stack else None
+                if type(func) is Global:
+                    made = stack[-1] = Call(func, (), "REDUCE", pos + 1)
+                    if recorder is not None:
+                        recorder.events.append(Event(pos + 1, "REDUCE", made))
+                    pos += 2
+                    continue
+            m.at = pos
+            pos = table[code](m, pos + 1)
+            stack = m.stack
+    except (IndexError, StructError):
+        m.at = pos
+        raise
+    return pos
+
+
+# ---
+
 
 STEP = 1 << 16
 """Bytes of stream between two looks at the sizes of stack and memo."""
@@ -122,7 +251,7 @@ class Machine:
         self.stop = len(data) if stop is None else min(stop, len(data))
         self.record = record
         self.limits = limits
-        self.plain = plain or self.stop - start < tensor_run.WORTH
+        self.plain = plain or self.stop - start < tensor_fastpath.WORTH
         self.at = start
         self.protocol = 0
         self.stack: list[Value] = []
@@ -135,7 +264,7 @@ class Machine:
         self.purged = 0
         self.globals: dict[tuple[str, str], Global] = {}
         self.rebuild: Global | None = None
-        self.runs: tensor_run.Runs | None = None
+        self.runs: tensor_fastpath.Runs | None = None
         self.keys: dict[int, Known] = {}
         self.tokens: dict[object, object] = {}
         self.recorder = recorder
@@ -273,7 +402,7 @@ class Machine:
         made = self.globals.get((module, name))
         if made is None:
             made = self.globals[module, name] = Global(module, name, self.at)
-            if (module, name) == tensor_run.REBUILD and not self.plain:
+            if (module, name) == tensor_fastpath.REBUILD and not self.plain:
                 self.rebuild = made
         made.uses += 1
         return made

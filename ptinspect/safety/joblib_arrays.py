@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ptinspect.pickling.recorder import Recorder
+from ptinspect.pickling.trace import Recorder
 from ptinspect.pickling.values import Call, Global, Value
 
 if TYPE_CHECKING:

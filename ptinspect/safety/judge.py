@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ptinspect.pickling.tensor_run import TensorCall
+from ptinspect.pickling.tensor_fastpath import TensorCall
 from ptinspect.pickling.values import (
     Blob,
     Call,
@@ -30,7 +30,7 @@ from ptinspect.safety.wording import call_text, text_of
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    from ptinspect.pickling.recorder import Event, Recorder
+    from ptinspect.pickling.trace import Event, Recorder
 
 CALLS = frozenset(("REDUCE", "NEWOBJ", "NEWOBJ_EX", "OBJ", "INST"))
 IMPORTS = frozenset(("GLOBAL", "STACK_GLOBAL", "EXT1", "EXT2", "EXT4"))

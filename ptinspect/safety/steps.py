@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple, cast
 
-from ptinspect.pickling.tensor_run import TensorCall
+from ptinspect.pickling.tensor_fastpath import TensorCall
 from ptinspect.pickling.values import Call, Global
 from ptinspect.safety.advice import LoadAdvice, load_advice
 from ptinspect.safety.findings import DANGEROUS, POINTER

@@ -10,7 +10,7 @@ from ptinspect.formats.declared import class_sources, declared
 from ptinspect.formats.torch_legacy import MAGIC, PROTOCOL
 from ptinspect.pickling.machine import run
 from ptinspect.pickling.opcodes import BY_CODE, Arg
-from ptinspect.pickling.recorder import Recorder
+from ptinspect.pickling.trace import Recorder
 from ptinspect.safety.findings import DANGEROUS, UNKNOWN, Finding
 from ptinspect.safety.joblib_arrays import WRAPPER, JoblibRecorder
 from ptinspect.safety.judge import Judge

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from ptinspect.pickling.values import Call, PersistentId, Value
 
 if TYPE_CHECKING:
-    from ptinspect.pickling.tensor_run import TensorCall
+    from ptinspect.pickling.tensor_fastpath import TensorCall
 
 VIEWS = frozenset(
     (

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ptinspect.document.modules import module_of
 from ptinspect.document.objects import by_value, path_of, path_of_function
-from ptinspect.pickling.tensor_run import TensorCall
+from ptinspect.pickling.tensor_fastpath import TensorCall
 from ptinspect.pickling.values import Call, Global, Inert, PersistentId, SetOf, Value, key_value
 from ptinspect.torchnn.classes import GONE
 

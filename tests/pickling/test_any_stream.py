@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from ptinspect.errors import PtInspectError
 from ptinspect.limits import LIMITS
 from ptinspect.pickling.machine import DISPATCH, RECORDING, Machine, run
-from ptinspect.pickling.recorder import Recorder
+from ptinspect.pickling.trace import Recorder
 from tests.corpus.mutants import only_soup
 from tests.pickling import cpython
 from tests.pickling.outline import everything, value_of

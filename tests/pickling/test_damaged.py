@@ -12,7 +12,7 @@ import pytest
 
 from ptinspect.errors import DamagedError, LimitError
 from ptinspect.limits import Limits
-from ptinspect.pickling import tensor_run
+from ptinspect.pickling import tensor_fastpath
 from ptinspect.pickling.machine import run
 from ptinspect.pickling.opcodes import BY_CODE, Arg
 from tests.pickling.outline import everything
@@ -25,7 +25,7 @@ every = pytest.mark.parametrize("name", STREAMS)
 @pytest.fixture(autouse=True, params=[True, False], ids=["plain", "runs"])
 def plain(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
     """Both ways in which the machine reads, whatever the size of the stream."""
-    monkeypatch.setattr(tensor_run, "WORTH", 0)
+    monkeypatch.setattr(tensor_fastpath, "WORTH", 0)
     return bool(request.param)
 
 

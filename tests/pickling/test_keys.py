@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from ptinspect.errors import DamagedError, LimitError
 from ptinspect.limits import Limits
-from ptinspect.pickling.keys import FEW, HUGE
+from ptinspect.pickling.dict_keys import FEW, HUGE
 from ptinspect.pickling.machine import Pickled, run
 from ptinspect.pickling.values import Key, SetOf, key_value
 from tests.pickling.python import to_python

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ptinspect.errors import DamagedError, PtInspectError
+from ptinspect.pickling.handlers.scalars import BLOB_BYTES, HANDLERS
 from ptinspect.pickling.machine import run
 from ptinspect.pickling.opcodes import BY_CODE, OPCODES
-from ptinspect.pickling.scalars import BLOB_BYTES, HANDLERS
 from ptinspect.pickling.values import Blob, OldStr, OutOfBand
 from tests.pickling.python import to_python
 

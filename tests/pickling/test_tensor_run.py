@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from ptinspect.errors import PtInspectError
 from ptinspect.limits import LIMITS
-from ptinspect.pickling import tensor_run
+from ptinspect.pickling import tensor_fastpath
 from ptinspect.pickling.machine import Machine, run
-from ptinspect.pickling.recorder import Recorder
-from ptinspect.pickling.tensor_run import TensorCall
+from ptinspect.pickling.tensor_fastpath import TensorCall
+from ptinspect.pickling.trace import Recorder
 from ptinspect.pickling.values import Call, Global, PersistentId
 from tests.conftest import FIXTURES
 from tests.pickling.outline import everything
@@ -31,7 +31,7 @@ SQUARE = Dense("7", 16, (4, 4), (4, 1))
 @pytest.fixture(autouse=True)
 def always(monkeypatch: pytest.MonkeyPatch) -> None:
     """However short the stream."""
-    monkeypatch.setattr(tensor_run, "WORTH", 0)
+    monkeypatch.setattr(tensor_fastpath, "WORTH", 0)
 
 
 def agree(data: bytes, start: int = 0, stop: int | None = None) -> list[object]:
@@ -87,16 +87,16 @@ def test_other_types_and_devices_than_the_firsts_are_read_in_one_go_too() -> Non
 
 def test_short_streams_are_left_to_the_plain_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     data = dict_of(20)
-    monkeypatch.setattr(tensor_run, "WORTH", len(data) + 1)
+    monkeypatch.setattr(tensor_fastpath, "WORTH", len(data) + 1)
     assert in_one_go(data) == 0
-    monkeypatch.setattr(tensor_run, "WORTH", len(data))
+    monkeypatch.setattr(tensor_fastpath, "WORTH", len(data))
     assert in_one_go(data) == 19
 
 
 def test_more_tensors_than_are_read_without_a_look_at_the_limits() -> None:
-    data = dict_of(2 * tensor_run.MANY + 5)
+    data = dict_of(2 * tensor_fastpath.MANY + 5)
     agree(data)
-    assert in_one_go(data) == 2 * tensor_run.MANY + 4
+    assert in_one_go(data) == 2 * tensor_fastpath.MANY + 4
 
 
 def test_lists_of_tensors() -> None:

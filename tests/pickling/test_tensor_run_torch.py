@@ -14,9 +14,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from ptinspect.pickling import tensor_run  # noqa: E402
+from ptinspect.pickling import tensor_fastpath  # noqa: E402
 from ptinspect.pickling.machine import run  # noqa: E402
-from ptinspect.pickling.tensor_run import TensorCall  # noqa: E402
+from ptinspect.pickling.tensor_fastpath import TensorCall  # noqa: E402
 from tests.pickling.outline import everything  # noqa: E402
 from tests.pickling.torch_like import Dense, attacked, moved_on, state_dict  # noqa: E402
 
@@ -24,7 +24,7 @@ from tests.pickling.torch_like import Dense, attacked, moved_on, state_dict  # n
 @pytest.fixture(autouse=True)
 def always(monkeypatch: pytest.MonkeyPatch) -> None:
     """However short the stream."""
-    monkeypatch.setattr(tensor_run, "WORTH", 0)
+    monkeypatch.setattr(tensor_fastpath, "WORTH", 0)
 
 
 def pickled(value: object, protocol: int = 2) -> bytes:

@@ -8,7 +8,7 @@ from struct import pack
 
 from ptinspect.errors import PtInspectError
 from ptinspect.pickling.machine import run
-from ptinspect.pickling.recorder import Recorder
+from ptinspect.pickling.trace import Recorder
 from ptinspect.safety.findings import Finding
 from ptinspect.safety.judge import Judge
 

@@ -10,7 +10,7 @@ import pytest
 
 from ptinspect.limits import LIMITS
 from ptinspect.pickling.machine import run
-from ptinspect.pickling.recorder import Recorder
+from ptinspect.pickling.trace import Recorder
 from ptinspect.safety import judge
 from ptinspect.safety.judge import Judge
 from ptinspect.safety.part import Budget, Part

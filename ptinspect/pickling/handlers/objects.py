@@ -6,7 +6,7 @@ from collections.abc import Callable
 from struct import Struct
 from typing import TYPE_CHECKING
 
-from ptinspect.pickling.keys import kind_of
+from ptinspect.pickling.dict_keys import kind_of
 from ptinspect.pickling.values import Call, Extension, Inert, PersistentId, Value
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from ptinspect.pickling.values import Call, Global, Inert, PersistentId, SetOf, 
 
 if TYPE_CHECKING:
     from ptinspect.pickling.machine import Machine
-    from ptinspect.pickling.tensor_run import TensorCall
+    from ptinspect.pickling.tensor_fastpath import TensorCall
 
     Handler = Callable[[Machine, int], int]
 

@@ -7,8 +7,8 @@ from itertools import islice
 from struct import Struct
 from typing import TYPE_CHECKING
 
-from ptinspect.pickling import tensor_run
-from ptinspect.pickling.keys import as_key, kind_of
+from ptinspect.pickling import tensor_fastpath
+from ptinspect.pickling.dict_keys import as_key, kind_of
 from ptinspect.pickling.values import Global, Inert, SetOf, Value
 
 if TYPE_CHECKING:
@@ -268,7 +268,7 @@ def long_binget(m: Machine, pos: int) -> int:
 def _recall(m: Machine, index: int, pos: int) -> int:
     value = m.recall(index)
     if value is m.rebuild and isinstance(value, Global):
-        m.runs = m.runs or tensor_run.learn(m, value, pos)
+        m.runs = m.runs or tensor_fastpath.learn(m, value, pos)
         behind = m.runs.read(m, m.at) if m.runs else m.at
         if behind > m.at:
             return behind

@@ -21,7 +21,7 @@ import re
 from struct import pack
 from typing import TYPE_CHECKING, TypeAlias
 
-from ptinspect.pickling.recorder import Event
+from ptinspect.pickling.trace import Event
 from ptinspect.pickling.values import Call, Global, PersistentId, Value
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable
 from struct import pack
 
 from ptinspect.errors import DamagedError, UnsupportedError
-from ptinspect.pickling.atoms import integer
 from ptinspect.pickling.opcodes import BY_CODE, BY_NAME, Arg, Opcode
 from ptinspect.pickling.values import PersistentId
+from ptinspect.pickling.writer import integer
 
 _SIZES = {Arg.SIZE1: 1, Arg.SIZE4: 4, Arg.SIZE8: 8}
 _PUTS = {"PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"}

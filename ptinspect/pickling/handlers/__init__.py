@@ -1,0 +1,1 @@
+"""Handlers of the pickle opcodes, one module per group of opcodes."""
