@@ -17,8 +17,8 @@ from ptinspect.formats.identity import unknown
 from ptinspect.formats.tar_members import is_tar
 from ptinspect.formats.zip_end import has_end
 from ptinspect.safety.part import Part
-from ptinspect.safety.slices import SliceSource
 from ptinspect.safety.streams import Streams, announced, may_begin, read_pickles
+from ptinspect.source.slice import SliceSource
 
 if TYPE_CHECKING:
     from ptinspect.formats.identity import Identity

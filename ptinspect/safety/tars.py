@@ -8,8 +8,8 @@ from ptinspect.errors import PtInspectError
 from ptinspect.formats.tar_members import BLOCK, Member, each_member
 from ptinspect.formats.torch_tar import MEMBERS, Reader, read_storages, read_tensors
 from ptinspect.safety.scanner import scan_inside
-from ptinspect.safety.slices import SliceSource
 from ptinspect.safety.streams import Streams
+from ptinspect.source.slice import SliceSource
 
 if TYPE_CHECKING:
     from ptinspect.pickling.values import Value

@@ -18,9 +18,9 @@ from ptinspect.formats.zip_entry import STORED
 from ptinspect.formats.zip_kinds import kind_of
 from ptinspect.safety.findings import DANGEROUS, UNKNOWN
 from ptinspect.safety.scanner import MODELS, scan_inside
-from ptinspect.safety.slices import SliceSource
 from ptinspect.safety.streams import announced, read_pickles
 from ptinspect.source.base import MemorySource
+from ptinspect.source.slice import SliceSource
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
