@@ -10,13 +10,77 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ptinspect.errors import DamagedError
+from ptinspect.formats import text_kinds
+from ptinspect.formats.damage import FETCH_AGAIN
+from ptinspect.formats.signatures import Identity, signature
+from ptinspect.formats.tar import is_tar, members
 from ptinspect.limits import LIMITS, Limits
+from ptinspect.pickling.opcodes import BY_CODE
 
 if TYPE_CHECKING:
     from ptinspect.formats.archive import Archive
-    from ptinspect.formats.identity import Identity
-    from ptinspect.formats.zip_directory import ZipDirectory
+    from ptinspect.formats.zip.directory import ZipDirectory
     from ptinspect.source.base import Source
+
+
+INDEX = 1 << 20
+"""Bytes of a JSON in which the weight_map of an index is looked for."""
+
+MODELS = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".tar")
+"""How the names of members end that are worth a look."""
+
+
+def first_bytes(source: Source, head: bytes, limits: Limits) -> Identity | None:
+    """The format of what begins as no pickle can, or as no pickle does; None for the rest.
+    `head`: the first few kilobytes."""
+    if not source.size:
+        return Identity("empty", "an empty file (0 bytes)", FETCH_AGAIN)
+    if not any(head):
+        return _zeros(source)
+    if head.startswith((b"PK\x05\x06", b"PK\x07\x08")):
+        return Identity("zip", "an empty zip, or the first part of one in several files")
+    tail = source.read(max(source.size - 8, 0), min(source.size, 8))
+    found = signature(head, tail, source.size)
+    if found:
+        return found
+    if is_tar(head):
+        return _tar_kind(source, limits)
+    if head[0] in BY_CODE:
+        return None
+    named = text_kinds.text(head, source.size)
+    if named is not None and named.format == "json" and source.size > len(head):
+        more = source.read(0, min(source.size, INDEX))  # metadata may stand in front of the map
+        return text_kinds.index(more.decode("utf-8", "replace")) or named
+    return named
+
+
+def _zeros(source: Source) -> Identity:
+    """A file that was given its length, and not (all of) its content."""
+    count = min(source.size, 1 << 20)
+    if any(source.read(0, count)):
+        what = "a file that begins with zeros"
+    elif count == source.size:
+        what = f"a file of {count:,} zero bytes"
+    else:
+        what = f"a file whose first {count:,} bytes are zero"
+    return Identity("zeros", what, f"its content was never written: {FETCH_AGAIN}")
+
+
+def _tar_kind(source: Source, limits: Limits) -> Identity:
+    from ptinspect.formats.torch_tar import MEMBERS
+
+    found = members(source, limits)
+    if next(iter(found), None) == MEMBERS[0] or set(MEMBERS) <= set(found):
+        return Identity("torch-legacy-tar", "a file of torch.save before 0.1.11")
+    inner = next((name for name in found if name.endswith(MODELS)), None)
+    hint = (
+        "unpack it (tar -xf FILE) and show the model in it" if inner else "unpack it: tar -xf FILE"
+    )
+    return Identity("tar", f"a tar of {len(found):,} files", hint)
+
+
+# ---
+
 
 LOCAL = b"PK\x03\x04"
 
@@ -33,7 +97,6 @@ def open_archive(source: Source, limits: Limits = LIMITS, *, inside: bool = Fals
     head = source.read(0, min(source.size, HEAD))
     if head.startswith(LOCAL):
         return _open_zip(source, limits)
-    from ptinspect.formats.first_bytes import first_bytes
 
     named = first_bytes(source, head, limits)
     if named is None:
@@ -45,12 +108,12 @@ def open_archive(source: Source, limits: Limits = LIMITS, *, inside: bool = Fals
 
         return read_safetensors(source, limits)
     if named.format == "torch-legacy-tar":
-        from ptinspect.formats.tar_members import members
+        from ptinspect.formats.tar import members
         from ptinspect.formats.torch_tar import read_tar
 
         return read_tar(source, members(source, limits), limits)
     if named.format in ("safetensors-index", "torch-index") and not inside:
-        from ptinspect.formats.index import read_index
+        from ptinspect.formats.sharded import read_index
 
         return read_index(source, limits)
     raise named.refused()
@@ -64,7 +127,6 @@ def identify(source: Source, limits: Limits = LIMITS) -> Identity | None:
     head = source.read(0, min(source.size, HEAD))
     if head.startswith(LOCAL):
         return _zip_kind(source, limits)[1]
-    from ptinspect.formats.first_bytes import first_bytes
     from ptinspect.formats.pickles import pickle_kind
 
     return first_bytes(source, head, limits) or pickle_kind(source, head, limits)
@@ -72,12 +134,12 @@ def identify(source: Source, limits: Limits = LIMITS) -> Identity | None:
 
 def _zip_kind(source: Source, limits: Limits) -> tuple[ZipDirectory, Identity, str]:
     """The zip's directory, what it is, and the folder that torch.save's pickle is in."""
-    from ptinspect.formats.zip_directory import ZipDirectory
-    from ptinspect.formats.zip_end import has_end, several
-    from ptinspect.formats.zip_kinds import SEVERAL, kind_of
+    from ptinspect.formats.zip.directory import ZipDirectory
+    from ptinspect.formats.zip.end import has_end, several
+    from ptinspect.formats.zip.kinds import SEVERAL, kind_of
 
     if not has_end(source):
-        from ptinspect.formats.zip_cut import cut_zip
+        from ptinspect.formats.zip.salvage import cut_zip
 
         raise cut_zip(source, limits)
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import NamedTuple
 
-from ptinspect.formats.identity import Identity
+from ptinspect.formats.signatures import Identity
 
 
 class FolderKind(NamedTuple):

@@ -10,19 +10,61 @@ import re
 from typing import TYPE_CHECKING
 
 from ptinspect.errors import DamagedError, FormatError, LimitError, Place, PtInspectError
-from ptinspect.formats import texts
+from ptinspect.formats import text_kinds
+from ptinspect.formats.archive import Archive, Finding
 from ptinspect.formats.damage import FETCH_AGAIN
-from ptinspect.formats.identity import Identity, unknown
-from ptinspect.formats.plain_pickle import read_pickle
+from ptinspect.formats.signatures import Identity, unknown
 from ptinspect.formats.torch_legacy import is_legacy, read_legacy
-from ptinspect.formats.zip_end import has_end
+from ptinspect.formats.zip.end import has_end
+from ptinspect.limits import LIMITS, Limits
+from ptinspect.pickling.machine import run
 from ptinspect.pickling.opcodes import BY_CODE
 from ptinspect.pickling.values import Inert
 
 if TYPE_CHECKING:
-    from ptinspect.formats.archive import Archive
-    from ptinspect.limits import Limits
     from ptinspect.source.base import Source
+
+
+class PlainPickle(Archive):
+    """See the module. `root` is the first pickle's value, `more_roots` those of the others."""
+
+    format = "pickle"
+
+
+def read_pickle(source: Source, limits: Limits = LIMITS) -> PlainPickle:
+    """The pickles that `source` holds.
+
+    What follows the last whole pickle is a warning, unless it begins as a pickle does and is
+    cut off: DamagedError then, as for a first pickle that is damaged.
+    """
+    data, start, stop = source.window()
+    first = run(data, start, stop=stop, limits=limits)
+    archive = PlainPickle(source, first, limits=limits)
+    archive.origin = None if source.base is None else source.base - start
+    pos = first.end
+    while pos < stop:
+        if len(archive.streams) >= limits.streams:
+            raise LimitError(
+                f"more than {limits.streams:,} pickles in a row",
+                limit="streams",
+                where=Place(None, pos),
+            )
+        try:
+            more = run(data, pos, stop=stop, limits=limits)
+        except DamagedError:
+            if data[pos] == 0x80 and stop - pos > 1 and data[pos + 1] in (2, 3, 4, 5):
+                raise
+            message = f"{stop - pos:,} bytes follow the pickle, which pickle.load does not read"
+            archive.warnings.append(Finding("trailing-bytes", message, Place(None, pos)))
+            break
+        archive.streams.append(more)
+        archive.more_roots.append(more.root)
+        pos = more.end
+    return archive
+
+
+# ---
+
 
 _GLOBAL = rb"c[\w.]+\n[\w.]+\n"
 _OLD_PICKLE = re.compile(
@@ -48,7 +90,7 @@ def open_pickle(source: Source, head: bytes, limits: Limits) -> Archive:
             raise joblib.refused() from error
         if _announced(head) or _OLD_PICKLE.match(head):
             raise
-        if _far(error) and not texts.text(head, source.size):
+        if _far(error) and not text_kinds.text(head, source.size):
             raise
         raise _no_pickle(source, head) from error
     if not _announced(head) and archive.warnings and not _holds_much(archive.root):
@@ -66,7 +108,7 @@ def pickle_kind(source: Source, head: bytes, limits: Limits) -> Identity | None:
         try:
             open_pickle(source, head, limits)
         except FormatError:
-            return texts.text(head, source.size)
+            return text_kinds.text(head, source.size)
         except PtInspectError:
             pass
     return Identity("pickle", "a pickle")
@@ -88,7 +130,7 @@ def _holds_much(value: object) -> bool:
 
 
 def _no_pickle(source: Source, head: bytes) -> FormatError:
-    found = texts.text(head, source.size)
+    found = text_kinds.text(head, source.size)
     if found:
         return found.refused()
     if has_end(source):

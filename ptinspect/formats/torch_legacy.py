@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from ptinspect.errors import DamagedError, Place, PtInspectError, UnsupportedError
 from ptinspect.formats.archive import Archive, Finding, Span
 from ptinspect.formats.damage import FETCH_AGAIN, Part, lost, said
-from ptinspect.formats.declared import Declared, class_sources, declared
+from ptinspect.formats.persistent_ids import Declared, class_sources, declared
 from ptinspect.limits import LIMITS, Limits
 from ptinspect.pickling.machine import run
 

@@ -26,14 +26,14 @@ from typing import TYPE_CHECKING, NamedTuple
 from ptinspect.errors import DamagedError, LimitError, Place
 from ptinspect.formats.archive import Archive, Span
 from ptinspect.formats.damage import FETCH_AGAIN, said
-from ptinspect.formats.declared import class_sources
 from ptinspect.formats.dtypes import STORAGE_ITEMSIZE
+from ptinspect.formats.persistent_ids import class_sources
 from ptinspect.limits import LIMITS, Limits
 from ptinspect.pickling.machine import run
 from ptinspect.pickling.values import Global, PersistentId
 
 if TYPE_CHECKING:
-    from ptinspect.formats.tar_members import Member
+    from ptinspect.formats.tar import Member
     from ptinspect.pickling.machine import Pickled
     from ptinspect.pickling.values import Value
     from ptinspect.source.base import Source

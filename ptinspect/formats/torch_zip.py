@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 from ptinspect.errors import DamagedError, Place
 from ptinspect.formats.archive import CHUNK, Archive, Finding, Span, bounded
 from ptinspect.formats.damage import Part, lost
-from ptinspect.formats.declared import Declared, declared
-from ptinspect.formats.zip_directory import ZipDirectory
-from ptinspect.formats.zip_entry import DEFLATED, STORED
+from ptinspect.formats.persistent_ids import Declared, declared
+from ptinspect.formats.zip.directory import ZipDirectory
+from ptinspect.formats.zip.entry import DEFLATED, STORED
 from ptinspect.limits import LIMITS, Limits
 from ptinspect.pickling.machine import run
 

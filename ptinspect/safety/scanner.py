@@ -10,18 +10,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ptinspect.errors import DamagedError, FormatError, LimitError, Place, PtInspectError
-from ptinspect.formats import texts
-from ptinspect.formats.detect import HEAD, LOCAL
-from ptinspect.formats.first_bytes import first_bytes
-from ptinspect.formats.identity import unknown
-from ptinspect.formats.tar_members import is_tar
-from ptinspect.formats.zip_end import has_end
+from ptinspect.formats import text_kinds
+from ptinspect.formats.detect import HEAD, LOCAL, first_bytes
+from ptinspect.formats.signatures import unknown
+from ptinspect.formats.tar import is_tar
+from ptinspect.formats.zip.end import has_end
 from ptinspect.safety.part import Part
 from ptinspect.safety.streams import Streams, announced, may_begin, read_pickles
 from ptinspect.source.slice import SliceSource
 
 if TYPE_CHECKING:
-    from ptinspect.formats.identity import Identity
+    from ptinspect.formats.signatures import Identity
     from ptinspect.source.base import Source
 
 HARMLESS = frozenset("image media pdf program sqlite parquet arrow text".split())  # noqa: SIM905
@@ -173,7 +172,7 @@ def _adopt(part: Part, trial: Part, streams: Streams) -> None:
 def _as_named(source: Source, part: Part, head: bytes, identity: Identity | None) -> None:
     if not head and part.path.lower().endswith(MODELS):
         raise FormatError("it is empty (0 bytes)", where=Place(part.record))
-    identity = identity or texts.text(head, source.size)
+    identity = identity or text_kinds.text(head, source.size)
     if identity is None:
         if _compressed(source, part, head):
             return

@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from ptinspect.errors import FormatError, PtInspectError
-from ptinspect.formats.index import content_of, folder_of
+from ptinspect.formats.sharded import content_of, folder_of
 from ptinspect.safety.scanner import scan_source
 from ptinspect.source.base import MemorySource
 from ptinspect.source.local import COPIED, open_source

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ptinspect.errors import DamagedError, LimitError, Place, PtInspectError
-from ptinspect.formats.declared import class_sources, declared
+from ptinspect.formats.persistent_ids import class_sources, declared
 from ptinspect.formats.torch_legacy import MAGIC, PROTOCOL
 from ptinspect.pickling.machine import run
 from ptinspect.pickling.opcodes import BY_CODE, Arg

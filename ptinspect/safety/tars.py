@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ptinspect.errors import PtInspectError
-from ptinspect.formats.tar_members import BLOCK, Member, each_member
+from ptinspect.formats.tar import BLOCK, Member, each_member
 from ptinspect.formats.torch_tar import MEMBERS, Reader, read_storages, read_tensors
 from ptinspect.safety.scanner import scan_inside
 from ptinspect.safety.streams import Streams

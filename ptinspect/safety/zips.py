@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 from ptinspect.errors import DamagedError, FormatError, Place, PtInspectError
 from ptinspect.formats.archive import CHUNK, Finding, pieces
-from ptinspect.formats.declared import declared
+from ptinspect.formats.persistent_ids import declared
 from ptinspect.formats.torch_zip import refused_by_torch
-from ptinspect.formats.zip_cut import survey
-from ptinspect.formats.zip_directory import CENTRAL, LOCAL, SECRET, ZipDirectory
-from ptinspect.formats.zip_end import END
-from ptinspect.formats.zip_entry import STORED
-from ptinspect.formats.zip_kinds import kind_of
+from ptinspect.formats.zip.directory import CENTRAL, LOCAL, SECRET, ZipDirectory
+from ptinspect.formats.zip.end import END
+from ptinspect.formats.zip.entry import STORED
+from ptinspect.formats.zip.kinds import kind_of
+from ptinspect.formats.zip.salvage import survey
 from ptinspect.safety.findings import DANGEROUS, UNKNOWN
 from ptinspect.safety.scanner import MODELS, scan_inside
 from ptinspect.safety.streams import announced, read_pickles

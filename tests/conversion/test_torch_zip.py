@@ -11,7 +11,7 @@ import pytest
 from ptinspect.conversion import torch_zip
 from ptinspect.conversion.pieces import Held
 from ptinspect.conversion.torch_zip import ZipWriter, folder_name, write_torch_zip
-from ptinspect.formats.zip_directory import ZipDirectory
+from ptinspect.formats.zip.directory import ZipDirectory
 from ptinspect.source.local import open_source
 from tests.conversion.making import sink_to
 

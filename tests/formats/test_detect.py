@@ -16,9 +16,8 @@ import pytest
 from ptinspect.errors import DamagedError, FormatError
 from ptinspect.formats.detect import identify, open_archive
 from ptinspect.formats.folders import folder_kind
-from ptinspect.formats.identity import READABLE
-from ptinspect.formats.signatures import SIGNATURES
-from ptinspect.formats.zip_kinds import ZIP_KINDS
+from ptinspect.formats.signatures import READABLE, SIGNATURES
+from ptinspect.formats.zip.kinds import ZIP_KINDS
 from ptinspect.source.base import MemorySource
 from tests.formats.making import Record, make_tar, make_zip
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from ptinspect.formats.identity import Identity
+from ptinspect.formats.signatures import Identity
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence

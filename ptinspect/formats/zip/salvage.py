@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ptinspect.errors import DamagedError, Place, PtInspectError
 from ptinspect.formats.damage import FETCH_AGAIN, Part, lost, plain, said
-from ptinspect.formats.declared import declared
-from ptinspect.formats.zip_directory import CENTRAL, DESCRIBED, LOCAL
+from ptinspect.formats.persistent_ids import declared
+from ptinspect.formats.zip.directory import CENTRAL, DESCRIBED, LOCAL
 from ptinspect.limits import LIMITS, Limits
 from ptinspect.pickling.machine import run
 

@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING
 from ptinspect.errors import DamagedError, LimitError, Place, UnsupportedError
 from ptinspect.formats.archive import CHUNK, Finding, pieces
 from ptinspect.formats.damage import FETCH_AGAIN, said
-from ptinspect.formats.zip_end import FULL32, Bounds, find_end
-from ptinspect.formats.zip_entry import DEFLATED, STORED, Entry, inflated, part
+from ptinspect.formats.zip.end import FULL32, Bounds, find_end
+from ptinspect.formats.zip.entry import DEFLATED, STORED, Entry, inflated, part
 from ptinspect.limits import LIMITS, Limits
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from ptinspect.formats.damage import said
-from ptinspect.formats.identity import Identity
+from ptinspect.formats.signatures import Identity
 
 _TITLE = re.compile(r"<title[^>]*>(.*?)</title>", re.IGNORECASE | re.DOTALL)
 _JSON = re.compile(r'[{\[]\s*(?:["{}\[\]\d-]|true|false|null|$)')

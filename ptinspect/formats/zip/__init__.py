@@ -1,0 +1,1 @@
+"""The zip container: directory, end records, entries, and salvage without a directory."""
