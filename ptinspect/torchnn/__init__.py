@@ -9,12 +9,12 @@
 
 from __future__ import annotations
 
-from .arguments import Argument, Name
-from .bases import candidates
-from .classes import Mark, ModuleClass, lookup
-from .extra import extra_repr
-from .printer import module_lines, print_module
-from .reading import MISSING, Attributes, unusual
+from ptinspect.torchnn.arguments import Argument, Name
+from ptinspect.torchnn.bases import candidates
+from ptinspect.torchnn.classes import Mark, ModuleClass, lookup
+from ptinspect.torchnn.extra import extra_repr
+from ptinspect.torchnn.printer import module_lines, print_module
+from ptinspect.torchnn.reading import MISSING, Attributes, unusual
 
 __all__ = [
     "MISSING",

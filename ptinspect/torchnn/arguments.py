@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from ptinspect.pickling.values import Call, Global, Value
-
-from .reading import (
+from ptinspect.torchnn.reading import (
     MISSING,
     Attributes,
     class_path,

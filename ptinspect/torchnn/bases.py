@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from .classes import ModuleClass, public_classes
-from .reading import MISSING, Attributes, find, pairs
+from ptinspect.torchnn.classes import ModuleClass, public_classes
+from ptinspect.torchnn.reading import MISSING, Attributes, find, pairs
 
 _KNOWN: list[tuple[frozenset[str], ModuleClass]] = []
 

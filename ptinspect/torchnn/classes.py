@@ -5,10 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ptinspect.pickling.values import Value
-
-from .arguments import READERS, Argument, children, literal, parse_arguments, same
-from .reading import MISSING, Attributes, attributes_of, find, pairs
-from .tables import activation, container, conv, linear, loss, norm, pooling, recurrent
+from ptinspect.torchnn.arguments import READERS, Argument, children, literal, parse_arguments, same
+from ptinspect.torchnn.reading import MISSING, Attributes, attributes_of, find, pairs
+from ptinspect.torchnn.tables import (
+    activation,
+    container,
+    conv,
+    linear,
+    loss,
+    norm,
+    pooling,
+    recurrent,
+)
 
 ROOT = "torch.nn.modules.module.Module"
 PARAMETRIZED = "torch.nn.utils.parametrize.Parametrized"
@@ -173,7 +181,11 @@ def _load(group: str) -> None:
     if group == "nn":
         tables = [activation, container, conv, linear, loss, norm, pooling, recurrent]
     else:
-        from .tables import observers, quantizable, quantized  # here: few files need them
+        from ptinspect.torchnn.tables import (  # here: few files need them
+            observers,
+            quantizable,
+            quantized,
+        )
 
         tables = [observers, quantizable, quantized]
     for table in tables:

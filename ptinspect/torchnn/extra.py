@@ -18,15 +18,22 @@ from typing import TYPE_CHECKING
 
 from ptinspect.limits import LIMITS, Limits
 from ptinspect.pickling.values import Value
-
-from .arguments import READERS, Name, literal, same
-from .classes import ModuleClass, lookup
-from .known import type_name
-from .reading import MISSING, Attributes, dict_keys, get, list_keys, no_tensors, packed
-from .text import Writer
+from ptinspect.torchnn.arguments import READERS, Name, literal, same
+from ptinspect.torchnn.classes import ModuleClass, lookup
+from ptinspect.torchnn.known import type_name
+from ptinspect.torchnn.reading import (
+    MISSING,
+    Attributes,
+    dict_keys,
+    get,
+    list_keys,
+    no_tensors,
+    packed,
+)
+from ptinspect.torchnn.text import Writer
 
 if TYPE_CHECKING:
-    from .protocols import Describe, TensorFacts
+    from ptinspect.torchnn.protocols import Describe, TensorFacts
 
 
 def extra_repr(

@@ -26,14 +26,13 @@ from typing import TYPE_CHECKING
 from ptinspect.errors import LimitError
 from ptinspect.limits import LIMITS, Limits
 from ptinspect.pickling.values import Value
-
-from .classes import lookup
-from .extra import row_text
-from .reading import Attributes, no_tensors, packed
-from .text import Writer
+from ptinspect.torchnn.classes import lookup
+from ptinspect.torchnn.extra import row_text
+from ptinspect.torchnn.reading import Attributes, no_tensors, packed
+from ptinspect.torchnn.text import Writer
 
 if TYPE_CHECKING:
-    from .protocols import Describe, ModuleNode
+    from ptinspect.torchnn.protocols import Describe, ModuleNode
 
 DEPTH = 1_000
 HIDDEN = ("packed", "list")

@@ -7,8 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from ptinspect.pickling.values import Value
-
-from .reading import Attributes
+from ptinspect.torchnn.reading import Attributes
 
 
 class TensorFacts(Protocol):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from ptinspect.pickling.values import Call, Global, Inert, PersistentId, Value
 
 if TYPE_CHECKING:
-    from .protocols import TensorFacts
+    from ptinspect.torchnn.protocols import TensorFacts
 
 Attributes = Mapping[Value, Value]
 

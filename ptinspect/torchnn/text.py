@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING
 
 from ptinspect.limits import LIMITS
 from ptinspect.pickling.values import Blob, Call, Global, Inert, SetOf, Value, key_value
-
-from .known import device_parts, global_text, known_call, numpy_number
-from .reading import no_tensors, pairs
+from ptinspect.torchnn.known import device_parts, global_text, known_call, numpy_number
+from ptinspect.torchnn.reading import no_tensors, pairs
 
 if TYPE_CHECKING:
-    from .protocols import Describe, TensorFacts
+    from ptinspect.torchnn.protocols import Describe, TensorFacts
 
 OPTIONS = "torch.nn.modules.linear_cross_entropy_options.LinearCrossEntropyOptions"
 FIELDS = {  # dataclasses of torch that an extra_repr prints: their fields, in order
