@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ptinspect.document.bridge import numpy_type, swapped
+from ptinspect.document.to_array import numpy_type, swapped
 from ptinspect.formats.dtypes import DTYPES, DType
 
 if TYPE_CHECKING:

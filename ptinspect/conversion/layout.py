@@ -7,7 +7,7 @@ from itertools import product
 from operator import add, mul
 from typing import TYPE_CHECKING
 
-from ptinspect.document.bridge import bounds, contiguous
+from ptinspect.document.to_array import bounds, contiguous
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

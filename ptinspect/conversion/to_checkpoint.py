@@ -25,7 +25,7 @@ from ptinspect.pickling.values import Call, Value, key_value
 if TYPE_CHECKING:
     from ptinspect.conversion.options import Options
     from ptinspect.document import Document
-    from ptinspect.document.optimizers import Optimizer
+    from ptinspect.document.optim.state import Optimizer
 
 MODEL, STATE, OPTIMIZER = "model", "model_state_dict", "optimizer_state_dict"
 

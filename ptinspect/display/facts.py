@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from ptinspect.display.look import Look
     from ptinspect.document import Document, TensorInfo
-    from ptinspect.document.optimizers import Optimizer
+    from ptinspect.document.optim.state import Optimizer
     from ptinspect.pickling.values import Value
     from ptinspect.safety.advice import LoadAdvice
 
@@ -210,7 +210,7 @@ def optimizer_text(document: Document, found: Optimizer) -> str:
 
 def _fits(document: Document, look: Look) -> str:
     """Whether the optimizers' state fits the model, and the command that tells more."""
-    from ptinspect.document.fit import fit_line  # only here: most files have no optimizer
+    from ptinspect.document.optim.check import fit_line
 
     said = cut(fit_line(document) or "")
     more = said.startswith("no: ") or said.endswith(" undecided")

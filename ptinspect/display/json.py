@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from ptinspect.display.look import Look
     from ptinspect.document import Document, TensorInfo, Warned
-    from ptinspect.document.optimizers import Optimizer
+    from ptinspect.document.optim.state import Optimizer
     from ptinspect.document.tensor import Tensor
     from ptinspect.errors import PtInspectError
     from ptinspect.formats.archive import Archive
@@ -261,7 +261,7 @@ def _entry(entry: Entry) -> str:
 def _optimizers(document: Document) -> Iterable[str]:
     if not document.optimizers:
         return
-    from ptinspect.document.fit import check_optimizers  # only here: most files have none
+    from ptinspect.document.optim.check import check_optimizers
 
     for fit in check_optimizers(document, values=False):
         said = {"verdict": fit.verdict, "model": fit.model, **fit.told()}

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ptinspect.display.escape import cut
-from ptinspect.document.training import counter_of
+from ptinspect.document.optim.training_state import counter_of
 from ptinspect.document.walk import dotted
 
 if TYPE_CHECKING:
     from ptinspect.document import Document
-    from ptinspect.document.optimizers import Optimizer
+    from ptinspect.document.optim.state import Optimizer
     from ptinspect.document.walk import Path
 
 _EMPTY_IS_WHOLE = ("torch.optim.SGD",)

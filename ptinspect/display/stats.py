@@ -5,8 +5,8 @@ from __future__ import annotations
 from math import inf, isfinite, sqrt
 from typing import TYPE_CHECKING
 
-from ptinspect.document.bridge import number_blocks, quiet
 from ptinspect.document.tensor import Tensor
+from ptinspect.document.to_array import number_blocks, quiet
 from ptinspect.errors import UnsupportedError
 from ptinspect.formats.dtypes import DTYPES
 

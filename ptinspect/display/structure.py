@@ -18,7 +18,7 @@ from ptinspect.display.units import counted
 from ptinspect.document.entries import Entry, describe, own_line
 from ptinspect.document.modules import module_of
 from ptinspect.document.objects import children, class_of, mapping, sequence
-from ptinspect.document.optimizers import optimizer_of
+from ptinspect.document.optim.state import optimizer_of
 from ptinspect.document.walk import dotted
 from ptinspect.pickling.values import Call, PersistentId
 

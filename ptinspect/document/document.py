@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from ptinspect.document.classify import Survey, Totals, kind_of
+from ptinspect.document.kinds import Survey, Totals, kind_of
 from ptinspect.document.objects import class_of
 from ptinspect.document.tensors import Tensors
 from ptinspect.document.walk import Contents, TensorInfo, Warned, bracketed, walk
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from ptinspect.document.entries import Entry
     from ptinspect.document.modules import ModuleInfo
-    from ptinspect.document.optimizers import Optimizer
+    from ptinspect.document.optim.state import Optimizer
     from ptinspect.document.storages import Reference
     from ptinspect.document.tensor import Tensor
     from ptinspect.formats.archive import Archive
@@ -133,7 +133,7 @@ class Document:
     @property
     def warnings(self) -> list[Warned]:
         """What a user should know, from the container to the objects."""
-        from ptinspect.document.warn import warnings_of
+        from ptinspect.document.warnings import warnings_of
 
         return warnings_of(self)
 

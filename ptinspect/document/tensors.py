@@ -11,9 +11,9 @@ from ptinspect.document.objects import (
     path_of_function,
     raw_bytes,
 )
-from ptinspect.document.rebuild import READERS, checked, legacy_object, of_tar
 from ptinspect.document.storages import Reference, Storages
 from ptinspect.document.tensor import Tensor
+from ptinspect.document.tensor_readers import READERS, checked, legacy_object, of_tar
 from ptinspect.errors import LimitError, Place
 from ptinspect.formats.dtypes import by_class
 from ptinspect.pickling.tensor_fastpath import TensorCall

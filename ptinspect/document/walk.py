@@ -22,9 +22,9 @@ from ptinspect.document.objects import (
     path_of_function,
     step,
 )
-from ptinspect.document.optimizers import Optimizer, optimizer_of
-from ptinspect.document.rebuild import READERS
+from ptinspect.document.optim.state import Optimizer, optimizer_of
 from ptinspect.document.tensor import Tensor
+from ptinspect.document.tensor_readers import READERS
 from ptinspect.document.tensors import Tensors
 from ptinspect.errors import LimitError, Place
 from ptinspect.pickling.tensor_fastpath import TensorCall
@@ -83,19 +83,19 @@ class TensorInfo:
     def read(self) -> bytes:
         """The values in C order, little-endian. Raises UnsupportedError for a tensor of parts
         (sparse, nested) or without bytes (meta), DamagedError where bytes are missing."""
-        from ptinspect.document.bridge import contiguous
+        from ptinspect.document.to_array import contiguous
 
         return contiguous(self.tensor)
 
     def numpy(self) -> npt.NDArray[np.generic]:
         """The same as a read-only array; UnsupportedError where numpy lacks the dtype."""
-        from ptinspect.document.bridge import to_numpy
+        from ptinspect.document.to_array import to_numpy
 
         return to_numpy(self.tensor)
 
     def torch(self) -> torch.Tensor:
         """The same as a tensor on the CPU; UnsupportedError where torch is not installed."""
-        from ptinspect.document.bridge import to_torch
+        from ptinspect.document.to_array import to_torch
 
         return to_torch(self.tensor)
 

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ptinspect.display.escape import cut, safe
 from ptinspect.document import open as open_document
-from ptinspect.document.fit import OptimizerFit, check_optimizers
+from ptinspect.document.optim.check import OptimizerFit, check_optimizers
 from ptinspect.document.walk import dotted
 from ptinspect.errors import PtInspectError
 
 if TYPE_CHECKING:
-    from ptinspect.document.pairing import Fault
+    from ptinspect.document.optim.matching import Fault
 
 
 class OptimizerReport(NamedTuple):

@@ -6,8 +6,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ptinspect.document import open as open_document
-from ptinspect.document.pairing import pair, slots_of
-from ptinspect.document.training import (
+from ptinspect.document.optim.matching import pair, slots_of
+from ptinspect.document.optim.training_state import (
     EPOCHS,
     STEPS,
     Weights,
@@ -21,7 +21,7 @@ from ptinspect.safety.advice import load_advice
 
 if TYPE_CHECKING:
     from ptinspect.document import Document
-    from ptinspect.document.optimizers import Optimizer
+    from ptinspect.document.optim.state import Optimizer
 
 
 def plan_of(path: str, *, model: str | None, entry: str | None, trust: bool) -> dict[str, Any]:
@@ -92,7 +92,7 @@ def _is_root(document: Document) -> bool:
 
 
 def _averaged(weights: Weights) -> bool:
-    from ptinspect.document.training import is_average
+    from ptinspect.document.optim.training_state import is_average
 
     return is_average(weights)
 

@@ -97,7 +97,7 @@ def numbers(tensor: Tensor) -> list[int | float | bool] | None:
     name = tensor.dtype.name if tensor.dtype else ""
     if name not in _UNPACK or not 0 < tensor.numel <= LONGEST or tensor.storage is None:
         return None
-    from ptinspect.document.bridge import contiguous
+    from ptinspect.document.to_array import contiguous
 
     try:
         raw = contiguous(tensor)

@@ -19,7 +19,7 @@ from ptinspect.display.tree import module_tree
 from ptinspect.document.document import Document
 from ptinspect.document.entries import Entry
 from ptinspect.document.objects import mapping, sequence
-from ptinspect.document.optimizers import Optimizer
+from ptinspect.document.optim.state import Optimizer
 from ptinspect.document.tensor import Tensor
 from ptinspect.document.walk import TensorInfo
 from ptinspect.errors import PtInspectError
@@ -137,7 +137,7 @@ def tensor_facts(info: TensorInfo) -> Facts:
 
 def _digest(tensor: Tensor) -> str:
     """SHA-256 of the values; the error where there are none to be had."""
-    from ptinspect.document.bridge import contiguous
+    from ptinspect.document.to_array import contiguous
 
     try:
         return hashlib.sha256(contiguous(tensor)).hexdigest()
@@ -157,7 +157,7 @@ def _quantizer(tensor: Tensor) -> Facts:
 
 def _numbers(tensor: Tensor) -> Value:
     """The values as Python's numbers, in nested lists; of a dtype that numpy has."""
-    from ptinspect.document.bridge import to_numpy
+    from ptinspect.document.to_array import to_numpy
 
     return to_numpy(tensor).tolist()
 

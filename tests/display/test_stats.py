@@ -11,8 +11,8 @@ import pytest
 
 from ptinspect.display.look import Look
 from ptinspect.display.stats import Stats, stats_of
-from ptinspect.document import bridge
 from ptinspect.document import open as open_document
+from ptinspect.document import to_array
 from tests.display.making import shown
 
 np = pytest.importorskip("numpy")
@@ -96,7 +96,7 @@ def all_numbers(name: str, key: str) -> Any:
     from tests.display.making import FIXTURES
 
     with open_document(FIXTURES / name) as document:
-        blocks = list(bridge.number_blocks(document.tensors[key].tensor))
+        blocks = list(to_array.number_blocks(document.tensors[key].tensor))
     return np.concatenate([np.asarray(block) for block in blocks]) if blocks else np.zeros(0)
 
 
@@ -113,7 +113,7 @@ def saved(tensor: Any) -> Any:
 
 def test_a_large_tensor_is_streamed(monkeypatch: pytest.MonkeyPatch) -> None:
     torch = pytest.importorskip("torch")
-    monkeypatch.setattr(bridge, "BLOCK", 1 << 12)
+    monkeypatch.setattr(to_array, "BLOCK", 1 << 12)
     passed: list[int] = []
     tensor = torch.randn(64, 257)
     look = Look()

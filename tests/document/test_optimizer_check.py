@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from ptinspect.document import open as open_document
-from ptinspect.document.fit import OptimizerFit, check_optimizers, fit_line
+from ptinspect.document.optim.check import OptimizerFit, check_optimizers, fit_line
 from tests.conftest import FIXTURES, ROOT
 
 torch = pytest.importorskip("torch")
@@ -223,7 +223,7 @@ def test_where_nan_is_told_by_name() -> None:
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
 @pytest.mark.parametrize("size", [3, 300_000])  # the second is read by numpy
 def test_nan_and_inf_are_seen_in_every_type(dtype: str, size: int) -> None:
-    from ptinspect.document.finite import not_finite
+    from ptinspect.document.optim.check import not_finite
 
     def of(value: float) -> str | None:
         tensor = torch.ones(size, dtype=getattr(torch, dtype))
@@ -307,7 +307,7 @@ def test_the_line_of_show_with_several_optimizers_names_the_one() -> None:
 
 def test_the_line_of_show_reads_no_state(monkeypatch: pytest.MonkeyPatch) -> None:
     """Over a network each tensor would be a request of its own."""
-    from ptinspect.document import finite
+    from ptinspect.document.optim import check
 
     buffer = io.BytesIO()
     torch.save(trained(MAKE["adam"]), buffer)
@@ -315,16 +315,16 @@ def test_the_line_of_show_reads_no_state(monkeypatch: pytest.MonkeyPatch) -> Non
     with open_document(buffer) as document:
         assert document.optimizers
         monkeypatch.setattr(type(document._source), "read", None)
-        monkeypatch.setattr(finite, "number_of", None)
+        monkeypatch.setattr(check, "number_of", None)
         assert fit_line(document) == "yes, model"
 
 
 def test_many_optimizers_beside_many_models_take_no_time_squared() -> None:
     """Counted, not timed: the models that are tried."""
-    from ptinspect.document import pairing
+    from ptinspect.document.optim import matching
 
     tried = 0
-    kept = pairing._with
+    kept = matching._with
 
     def counted(slots: Any, weights: Any) -> Any:
         nonlocal tried
@@ -343,10 +343,10 @@ def test_many_optimizers_beside_many_models_take_no_time_squared() -> None:
     torch.save(made, buffer)
     buffer.seek(0)
     with pytest.MonkeyPatch.context() as patch, open_document(buffer) as document:
-        patch.setattr(pairing, "_with", counted)
+        patch.setattr(matching, "_with", counted)
         found = check_optimizers(document, values=False)
     assert [one.fits for one in found] == [False] * many
-    assert tried <= many * pairing.TRIED
+    assert tried <= many * matching.TRIED
 
 
 def test_show_loads_the_check_only_for_a_file_with_an_optimizer() -> None:
@@ -357,19 +357,19 @@ import sys
 from ptinspect.cli import cli
 for name in {files!r}:
     cli(["show", "fixtures/" + name], standalone_mode=False)
-    print(sorted(n for n in sys.modules if n.startswith("ptinspect.document.fit")),
+    print(sorted(n for n in sys.modules if n.startswith("ptinspect.document.optim.check")),
           {{"torch", "numpy", "json", "tempfile"}} & set(sys.modules), file=sys.stderr)
 """
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
-    assert done.stderr.splitlines() == ["[] set()", "['ptinspect.document.fit'] set()"]
+    assert done.stderr.splitlines() == ["[] set()", "['ptinspect.document.optim.check'] set()"]
 
 
 def test_torch_is_not_imported() -> None:
     file = FIXTURES / "checkpoints/resumable.pt"
     code = f"""
 import sys, ptinspect.document
-from ptinspect.document.fit import check_optimizers
+from ptinspect.document.optim.check import check_optimizers
 with ptinspect.document.open({str(file)!r}) as document:
     assert check_optimizers(document)[0].fits
 print(*({{"torch", "numpy"}} & set(sys.modules)))

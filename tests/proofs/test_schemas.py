@@ -12,7 +12,7 @@ import jsonschema
 import pytest
 
 from ptinspect.display.json import plain
-from ptinspect.document import pairing
+from ptinspect.document.optim import matching
 from ptinspect.proofs import across, causes, optimizer, resume
 from ptinspect.proofs.across import Crossing
 from ptinspect.proofs.causes import Cause
@@ -111,7 +111,7 @@ def test_every_kind_of_cause_is_in_the_schema_and_the_other_way_round() -> None:
 
 
 def test_every_kind_of_fault_is_in_the_schema() -> None:
-    from ptinspect.document import fit
+    from ptinspect.document.optim import check
 
     listed = set(SCHEMAS["optimizer"]["$defs"]["fault"]["properties"]["kind"]["enum"])
-    assert kinds(fit, pairing) == listed
+    assert kinds(check, matching) == listed

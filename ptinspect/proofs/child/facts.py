@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch.nn.parameter import is_lazy
 
-from ptinspect.document.optimizer_rules import always_keeps, kept_by
-from ptinspect.document.training import BUFFERS
+from ptinspect.document.optim.rules import always_keeps, kept_by
+from ptinspect.document.optim.training_state import BUFFERS
 from ptinspect.proofs.child.epochs import skipped, whole_epochs
 from ptinspect.proofs.child.failing import CannotRun
 from ptinspect.proofs.child.numbers import rng_found
@@ -171,7 +171,7 @@ class Facts:
 
     def _shape(self, slot: Any) -> tuple[int, ...] | None:
         assert self.optimizer is not None
-        from ptinspect.document.optimizer_rules import SAME_SHAPE
+        from ptinspect.document.optim.rules import SAME_SHAPE
 
         kept = self.optimizer["state"].get(slot) or {}
         for key, value in kept.items():

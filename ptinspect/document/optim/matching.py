@@ -11,14 +11,14 @@ from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
 from ptinspect.document.objects import mapping, sequence
-from ptinspect.document.optimizer_rules import COLUMN, ROW, SAME_SHAPE
+from ptinspect.document.optim.rules import COLUMN, ROW, SAME_SHAPE
 from ptinspect.document.tensor import Tensor
 from ptinspect.pickling.values import Value
 
 if TYPE_CHECKING:
     from ptinspect.document.document import Document
-    from ptinspect.document.optimizers import Optimizer
-    from ptinspect.document.training import Weight, Weights
+    from ptinspect.document.optim.state import Optimizer
+    from ptinspect.document.optim.training_state import Weight, Weights
 
 Shape = tuple[int, ...]
 

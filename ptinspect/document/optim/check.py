@@ -2,22 +2,112 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
+from math import isfinite
 from typing import TYPE_CHECKING, NamedTuple
 
-from ptinspect.document.finite import not_finite, number_of
 from ptinspect.document.objects import sequence
-from ptinspect.document.optimizer_rules import COLUMN, FLAT, ROW, SAME_SHAPE, always_keeps, kept_by
-from ptinspect.document.pairing import Fault, Pairing, Slot, pair, slots_of
-from ptinspect.document.training import counter_of, schedulers_of, weights_of
+from ptinspect.document.optim.matching import Fault, Pairing, Slot, pair, slots_of
+from ptinspect.document.optim.rules import COLUMN, FLAT, ROW, SAME_SHAPE, always_keeps, kept_by
+from ptinspect.document.optim.training_state import counter_of, schedulers_of, weights_of
 from ptinspect.document.walk import Path, dotted
+from ptinspect.errors import UnsupportedError
 from ptinspect.pickling.values import Value
 
 if TYPE_CHECKING:
     from ptinspect.document.document import Document
-    from ptinspect.document.optimizers import Optimizer
+    from ptinspect.document.optim.state import Optimizer
+    from ptinspect.document.optim.training_state import Weight
     from ptinspect.document.tensor import Tensor
-    from ptinspect.document.training import Weight
+
+
+SMALL = 1 << 18
+"""Bytes up to which Python reads a tensor itself."""
+
+_CODES = {"float32": "f", "float64": "d", "complex64": "f", "complex128": "d", "float16": "e"}
+
+
+def number_of(tensor: Tensor) -> float | None:
+    """The value of a tensor of one element; None where it is no plain number."""
+    import struct
+
+    from ptinspect.document.to_array import contiguous
+
+    codes = {**_CODES, "int64": "q", "int32": "i", "int16": "h", "uint8": "B", "bool": "B"}
+    code = codes.get(tensor.dtype.name) if tensor.dtype else None
+    if code is None or tensor.numel != 1 or tensor.dtype is None:
+        return None
+    if tensor.dtype.name.startswith("complex"):
+        return None
+    (value,) = struct.unpack(f"<{code}", contiguous(tensor))
+    return float(value)
+
+
+def not_finite(tensor: Tensor) -> str | None:
+    """`NaN` or `inf` where some element is that; None where all are finite, or are no floats.
+
+    DamagedError where bytes are missing.
+    """
+    if tensor.dtype is None or not tensor.numel:
+        return None
+    name = tensor.dtype.name
+    if not name.startswith(("float", "bfloat", "complex")):
+        return None
+    try:
+        if tensor.nbytes <= SMALL and tensor.is_contiguous and not tensor.quantizer:
+            return _small(tensor, name)
+        return _large(tensor)
+    except UnsupportedError:  # sparse, packed, without bytes
+        return None
+
+
+def _small(tensor: Tensor, name: str) -> str | None:
+    from ptinspect.document.to_array import contiguous
+
+    raw = contiguous(tensor)
+    if name == "bfloat16":
+        raw = b"".join(b"\0\0" + raw[at : at + 2] for at in range(0, len(raw), 2))
+        name = "float32"
+    code = _CODES.get(name)
+    if code is None:
+        return _large(tensor)
+    if code == "e":
+        import struct
+
+        return _named(struct.unpack(f"<{len(raw) // 2}e", raw))
+    numbers: array[float] = array(code)
+    numbers.frombytes(raw)
+    if _swapped():
+        numbers.byteswap()
+    return None if isfinite(sum(numbers)) else _named(numbers)
+
+
+def _swapped() -> bool:
+    import sys
+
+    return sys.byteorder == "big"
+
+
+def _named(numbers: array[float] | tuple[float, ...]) -> str | None:
+    odd = [number for number in numbers if not isfinite(number)]
+    return None if not odd else "NaN" if any(number != number for number in odd) else "inf"
+
+
+def _large(tensor: Tensor) -> str | None:
+    from ptinspect.document.to_array import number_blocks, quiet
+
+    found = None
+    with quiet():
+        for block in number_blocks(tensor):
+            if (block != block).any():
+                return "NaN"
+            if (abs(block) == float("inf")).any():
+                found = "inf"
+    return found
+
+
+# ---
 
 
 class OptimizerFit(NamedTuple):
