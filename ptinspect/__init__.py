@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from ptinspect.proofs.resume import ResumeReport, check_resume
     from ptinspect.proofs.roundtrip import RoundtripReport, check_roundtrip
     from ptinspect.proofs.stub_check import StubReport, check_stub
-    from ptinspect.safety.report import ScanReport
-    from ptinspect.safety.scanning import scan, scan_many
+    from ptinspect.safety.report.report import ScanReport
+    from ptinspect.safety.scan import scan, scan_many
     from ptinspect.stubs import stub, stub_package
     from ptinspect.stubs.stubbed import stubbed
 
@@ -77,11 +77,11 @@ def __getattr__(name: str) -> object:
 
         return getattr(document, name)
     if name in ("scan", "scan_many"):
-        from ptinspect.safety import scanning
+        from ptinspect.safety import scan
 
-        return getattr(scanning, name)
+        return getattr(scan, name)
     if name == "ScanReport":
-        from ptinspect.safety.report import ScanReport
+        from ptinspect.safety.report.report import ScanReport
 
         return ScanReport
     if name in ("ConversionReport", "convert"):

@@ -90,7 +90,7 @@ def test_scan_works_before_and_after_its_room_is_imported() -> None:
 import ptinspect
 assert ptinspect.scan({str(file)!r}).verdict == "unknown"
 import ptinspect.safety
-import ptinspect.safety.scanning
+import ptinspect.safety.scan
 import ptinspect.cli.scan
 assert ptinspect.scan({str(file)!r}).verdict == "unknown"
 assert len(ptinspect.scan_many([{str(file)!r}] * 2)) == 2

@@ -175,7 +175,7 @@ def _json(sources: tuple[str, ...], answers: list[ConversionReport | PtInspectEr
 
 def _error_json(source: str, error: PtInspectError) -> dict[str, object]:
     """What stands in the place of a SRC that could not be converted."""
-    from ptinspect.safety.report import Unread
+    from ptinspect.safety.report.report import Unread
 
     return {"schema": 1, "source": source, "error": Unread.of(error).as_dict()}
 

@@ -61,8 +61,8 @@ def command(ctx: click.Context, /, **given: Any) -> None:
     """
     from ptinspect.cli import COMMANDS
     from ptinspect.cli.progress import Bar
-    from ptinspect.safety.report import exit_code
-    from ptinspect.safety.scanning import scan_many
+    from ptinspect.safety.report.report import exit_code
+    from ptinspect.safety.scan import scan_many
 
     paths: tuple[str, ...] = given["paths"]
     output = given["output"]
@@ -87,7 +87,7 @@ def command(ctx: click.Context, /, **given: Any) -> None:
 
 
 def _text(reports: Any, form: str, several: bool) -> str:
-    from ptinspect.safety.reports import json_text, sarif_text, text_lines
+    from ptinspect.safety.report.render import json_text, sarif_text, text_lines
 
     if form == "json":
         return json_text(reports, several)

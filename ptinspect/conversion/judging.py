@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from ptinspect.conversion import told
 from ptinspect.errors import UnsafeError
-from ptinspect.safety.part import Budget, Part
-from ptinspect.safety.report import report_of
-from ptinspect.safety.scanner import scan_source
-from ptinspect.safety.steps import advice_of
+from ptinspect.safety.containers.dispatch import scan_source
+from ptinspect.safety.next_steps import advice_of
+from ptinspect.safety.report.report import report_of
+from ptinspect.safety.report.scan_state import Budget, Part
 from ptinspect.source.base import MemorySource
 
 if TYPE_CHECKING:

@@ -50,7 +50,7 @@ from ptinspect.pickling.values import (
     Value,
     key_value,
 )
-from ptinspect.safety.weights_only import ALLOWED
+from ptinspect.safety.policy.weights_only import ALLOWED
 
 if TYPE_CHECKING:
     from ptinspect.conversion.graph import Graph

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ptinspect.document import Document, TensorInfo
     from ptinspect.document.optim.state import Optimizer
     from ptinspect.pickling.values import Value
-    from ptinspect.safety.advice import LoadAdvice
+    from ptinspect.safety.load_advice import LoadAdvice
 
 Fact = tuple[str, str]
 """A label, and what is said."""
@@ -62,8 +62,8 @@ def type_text(value: Value) -> str:
 def facts(document: Document, look: Look) -> Iterator[Fact]:
     """All lines that apply, in order."""
     from ptinspect.display.resume import resume_text
-    from ptinspect.safety.advice import load_advice
-    from ptinspect.safety.danger import dangers
+    from ptinspect.safety.load_advice import load_advice
+    from ptinspect.safety.scan import dangers
 
     infos = list(document.tensors.values())
     if look.file_hash is not None:

@@ -317,8 +317,8 @@ def _globals(document: Document) -> Iterable[str]:
 
 
 def _load(document: Document) -> str:
-    from ptinspect.safety.advice import load_advice
-    from ptinspect.safety.danger import dangers
+    from ptinspect.safety.load_advice import load_advice
+    from ptinspect.safety.scan import dangers
 
     advice, danger = load_advice(document), dangers(document)
     call = "null" if danger else quoted(advice.call)

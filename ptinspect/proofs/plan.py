@@ -17,7 +17,7 @@ from ptinspect.document.optim.training_state import (
 )
 from ptinspect.document.walk import dotted
 from ptinspect.errors import PtInspectError, UnsafeError, UnsupportedError
-from ptinspect.safety.advice import load_advice
+from ptinspect.safety.load_advice import load_advice
 
 if TYPE_CHECKING:
     from ptinspect.document import Document
@@ -148,7 +148,7 @@ def _averages(document: Document, weights: Weights) -> list[Weights]:
 def may_be_loaded(path: str, document: Document, model: str | None, trust: bool) -> list[str]:
     """The names that the file needs and the user's own file has. UnsafeError where scan calls it
     dangerous, or where nobody vouches for a name."""
-    from ptinspect.safety.scanning import scan
+    from ptinspect.safety.scan import scan
 
     report = scan(path)
     if report.verdict == "dangerous":

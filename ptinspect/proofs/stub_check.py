@@ -70,7 +70,7 @@ def check_stub(
 
     from ptinspect.display.tree import module_tree
     from ptinspect.document import open as open_document
-    from ptinspect.safety.scanning import scan
+    from ptinspect.safety.scan import scan
     from ptinspect.stubs.package import package_files
     from ptinspect.stubs.render import stub_source
     from ptinspect.stubs.state_dicts import path_of_state_dict

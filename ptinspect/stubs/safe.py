@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ptinspect.document.objects import path_of_function
 from ptinspect.pickling.values import Call, Global
-from ptinspect.safety.advice import load_advice
-from ptinspect.safety.weights_only import ALLOWED
+from ptinspect.safety.load_advice import load_advice
+from ptinspect.safety.policy.weights_only import ALLOWED
 from ptinspect.stubs.code import WIDTH, Atom, Items, assigned, columns
 from ptinspect.stubs.imports import Imports
 from ptinspect.stubs.modules import class_text

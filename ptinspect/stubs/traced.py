@@ -104,7 +104,7 @@ def statements(imports: str) -> dict[str, str]:
 
 
 def _harmless(node: ast.Import | ast.ImportFrom, name: str) -> bool:
-    from ptinspect.safety.policy import policy
+    from ptinspect.safety.policy.table import policy
 
     if isinstance(node, ast.Import):
         return name in _IMPORTED

@@ -97,7 +97,7 @@ def class_named(call: Call) -> tuple[str, str] | None:
 
 def is_foreign(module: str, name: str) -> bool:
     """Whether neither torch, numpy nor the standard library has the name."""
-    from ptinspect.safety.policy import is_standard
+    from ptinspect.safety.policy.table import is_standard
 
     if module in ("__main__", "__mp_main__"):
         return True
@@ -112,8 +112,8 @@ def is_foreign(module: str, name: str) -> bool:
 def _is_gone(module: str, name: str) -> bool:
     """Whether torch had the name once, and has it no more. A name that a newer torch has is
     among these: what the stub defines stands back where the name is there."""
-    from ptinspect.safety.policy import policy
-    from ptinspect.safety.weights_only import ALLOWED
+    from ptinspect.safety.policy.table import policy
+    from ptinspect.safety.policy.weights_only import ALLOWED
     from ptinspect.torchnn import lookup
     from ptinspect.torchnn.present import is_there
 

@@ -60,7 +60,7 @@ def _of_collections(path: str) -> str | None:
 
 def verdict_of(module: str, name: str) -> str | None:
     """What the policy says of a name; None where it has no line for it."""
-    from ptinspect.safety.policy import policy
+    from ptinspect.safety.policy.table import policy
 
     row = policy().row(module, name)
     return row.verdict if row is not None else None

@@ -140,7 +140,7 @@ def test_on_the_way(index: Path, tmp_path: Path) -> None:
 
 
 def test_the_call_that_show_names_loads_it(index: Path) -> None:
-    from ptinspect.safety.advice import load_advice
+    from ptinspect.safety.load_advice import load_advice
 
     with ptinspect.open(index) as document:
         call = load_advice(document).call

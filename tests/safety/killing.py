@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import ptinspect
-from ptinspect.safety import scanning
-from ptinspect.safety.report import ScanReport
+from ptinspect.safety import scan
+from ptinspect.safety.report.report import ScanReport
 from tests.safety.files import BAD, GOOD, OWN, torch_zip
 
-REAL = scanning.scan
+REAL = scan.scan
 LONGEST = 60
 """Seconds after which a test has failed."""
 
@@ -29,7 +29,7 @@ def waits_to_be_killed(path: str, mark: str) -> None:
             time.sleep(LONGEST)
         return REAL(asked, **more)
 
-    scanning.scan = scan  # type: ignore[assignment]
+    scan.scan = scan  # type: ignore[assignment]
 
 
 class Killer(threading.Thread):

@@ -9,8 +9,8 @@ from struct import pack
 from ptinspect.errors import PtInspectError
 from ptinspect.pickling.machine import run
 from ptinspect.pickling.trace import Recorder
-from ptinspect.safety.findings import Finding
-from ptinspect.safety.judge import Judge
+from ptinspect.safety.analysis.stream import Judge
+from ptinspect.safety.report.findings import Finding
 
 START = b"\x80\x04"
 

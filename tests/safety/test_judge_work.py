@@ -11,10 +11,9 @@ import pytest
 from ptinspect.limits import LIMITS
 from ptinspect.pickling.machine import run
 from ptinspect.pickling.trace import Recorder
-from ptinspect.safety import judge
-from ptinspect.safety.judge import Judge
-from ptinspect.safety.part import Budget, Part
-from ptinspect.safety.streams import read_pickles
+from ptinspect.safety.analysis.stream import Judge
+from ptinspect.safety.containers.pickles import read_pickles
+from ptinspect.safety.report.scan_state import Budget, Part
 
 START = b"\x80\x02"
 THING = b"cmodel\nThing\n)\x81"
@@ -44,7 +43,7 @@ def work(stream: bytes, monkeypatch: pytest.MonkeyPatch) -> int:
     """Lines of the package that the judge runs, and keys that are looked at without a line."""
     recorder, count = Recorder(), 0
     run(START + stream + b".", recorder=recorder)
-    computed = judge._computed
+    computed = stream._computed
 
     def counted(part: dict[object, object]) -> bool:
         nonlocal count
@@ -56,7 +55,7 @@ def work(stream: bytes, monkeypatch: pytest.MonkeyPatch) -> int:
         count += 1
         return line
 
-    monkeypatch.setattr(judge, "_computed", counted)
+    monkeypatch.setattr(stream, "_computed", counted)
     before = sys.gettrace()
     sys.settrace(line)  # type: ignore[arg-type]
     try:

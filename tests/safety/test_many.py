@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import ptinspect
-from ptinspect.safety import batches, scanning
+from ptinspect.safety import parallel, scan
 from tests.safety.files import BAD, GOOD, OWN, torch_zip
 
 
@@ -77,15 +77,15 @@ def deadly(path: str, **more: object) -> object:
     return REAL(path, **more)  # type: ignore[arg-type]
 
 
-REAL = scanning.scan
+REAL = scan.scan
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the patched function is inherited by fork")
 def test_a_file_that_kills_or_hangs_its_process(
     many: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scanning, "scan", deadly)
-    monkeypatch.setattr(batches, "SECONDS", 2)
+    monkeypatch.setattr(scan, "scan", deadly)
+    monkeypatch.setattr(parallel, "SECONDS", 2)
     reports = ptinspect.scan_many(many, jobs=2)
     verdicts = {Path(report.path).name: report.verdict for report in reports}
     assert verdicts.pop("05.pt") == "unreadable"

@@ -15,8 +15,8 @@ from struct import pack
 import pytest
 
 from ptinspect.limits import Limits
-from ptinspect.safety.report import ScanReport
-from ptinspect.safety.scanning import scan
+from ptinspect.safety.report.report import ScanReport
+from ptinspect.safety.scan import scan
 from tests.conftest import FIXTURES
 from tests.safety.files import (
     BAD,

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ptinspect.conversion import convert
-from ptinspect.safety.scanning import scan
+from ptinspect.safety.scan import scan
 from tests.safety.test_steps import outcomes
 
 torch = pytest.importorskip("torch")

@@ -14,15 +14,14 @@ from pathlib import Path
 import pytest
 
 from ptinspect.pickling.values import Global
-from ptinspect.safety.opinion import DANGEROUS, OK
-from ptinspect.safety.opinions import called, imported
-from ptinspect.safety.policy import VERDICTS, is_standard, policy
-from ptinspect.safety.weights_only import ALLOWED
+from ptinspect.safety.analysis.calls import DANGEROUS, OK, called, imported
+from ptinspect.safety.policy.table import VERDICTS, is_standard, policy
+from ptinspect.safety.policy.weights_only import ALLOWED
 from tests.conftest import ROOT
 
 LINES = [
     line.split(" | ")
-    for line in (ROOT / "ptinspect/safety/policy.txt").read_text("utf-8").splitlines()
+    for line in (ROOT / "ptinspect/safety/policy/policy.txt").read_text("utf-8").splitlines()
     if line and not line.startswith("#")
 ]
 

@@ -14,9 +14,9 @@ from typing import Any
 import jsonschema
 import pytest
 
-from ptinspect.safety.report import ScanReport
-from ptinspect.safety.reports import sarif_text
-from ptinspect.safety.scanning import scan, scan_many
+from ptinspect.safety.report.render import sarif_text
+from ptinspect.safety.report.report import ScanReport
+from ptinspect.safety.scan import scan, scan_many
 from tests.conftest import FIXTURES
 from tests.safety.corpus import benign, malicious
 from tests.safety.files import BAD, GOOD, put

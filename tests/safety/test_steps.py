@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from ptinspect.safety.scanning import scan
-from ptinspect.safety.steps import TRUSTED
+from ptinspect.safety.next_steps import TRUSTED
+from ptinspect.safety.scan import scan
 from tests.conftest import FIXTURES
 from tests.safety.corpus import benign
 from tests.safety.files import BAD, scanned

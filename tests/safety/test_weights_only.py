@@ -14,8 +14,8 @@ import pytest
 
 import ptinspect
 from ptinspect.pickling.opcodes import WEIGHTS_ONLY
-from ptinspect.safety.advice import load_advice
-from ptinspect.safety.weights_only import ALLOWED, BLOCKED
+from ptinspect.safety.load_advice import load_advice
+from ptinspect.safety.policy.weights_only import ALLOWED, BLOCKED
 from tests.conftest import FIXTURES
 
 torch = pytest.importorskip("torch")

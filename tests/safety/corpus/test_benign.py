@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from ptinspect.safety.report import ScanReport
-from ptinspect.safety.scanning import scan
+from ptinspect.safety.report.report import ScanReport
+from ptinspect.safety.scan import scan
 from tests.corpus.files import FIXTURES, fixtures
 from tests.corpus.packages import MODELS, file_of
 from tests.safety.corpus.benign import Innocent, samples, write

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from ptinspect.safety.report import ScanReport
-from ptinspect.safety.scanning import scan
+from ptinspect.safety.report.report import ScanReport
+from ptinspect.safety.scan import scan
 from tests.safety.corpus.malicious import RANK, samples, write
 from tests.safety.corpus.sample import MARK, OWN, Sample
 
@@ -61,7 +61,7 @@ def test_no_payload_does_more_than_touch_a_file() -> None:
 
 
 def test_a_folder_of_them_in_one_go(tmp_path: Path, reports: dict[str, ScanReport]) -> None:
-    from ptinspect.safety.scanning import scan_many
+    from ptinspect.safety.scan import scan_many
 
     write(tmp_path)
     together = {Path(report.path).name: report.verdict for report in scan_many([tmp_path])}

@@ -6,6 +6,9 @@ has a rule here, which asks the same question of that.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 from ptinspect.pickling.values import (
     Blob,
     Call,
@@ -16,11 +19,138 @@ from ptinspect.pickling.values import (
     PersistentId,
     Value,
 )
-from ptinspect.safety.annotations import ITERATORS, getitem, iterator, union
-from ptinspect.safety.methods import put_in_place
-from ptinspect.safety.opinion import DANGEROUS, FINE, OK, UNKNOWN, Opinion, Rule
-from ptinspect.safety.policy import Row, is_known, is_standard, policy, row_of
-from ptinspect.safety.room import EMPTY, MAKERS, TOO_MUCH, asks_too_much, elements, has_many_digits
+from ptinspect.safety.analysis.allocation import (
+    EMPTY,
+    MAKERS,
+    TOO_MUCH,
+    asks_too_much,
+    elements,
+    has_many_digits,
+)
+from ptinspect.safety.policy.table import Row, is_known, is_standard, policy, row_of
+
+_GENERIC = ("typing", "typing_extensions", "builtins", "collections", "collections.abc")
+_CONTENTS = (list, tuple, dict, str, bytes, int)
+ITERATORS = (
+    "builtins.iter", "builtins.reversed", "builtins.enumerate", "builtins.zip"
+)  # fmt: skip
+ALIASES = (
+    "_functools.reduce", "_operator.getitem", "functools.reduce", "operator.getitem",
+    "types.GenericAlias",
+)  # fmt: skip
+"""What gives an annotation: an attribute that is set on it is set on the class behind it."""
+
+
+def getitem(args: tuple[Value, ...], depth: int) -> Opinion:
+    """`List[int]`, as typing writes it; anything else may reach for what is behind a name."""
+    first = args[0] if args else None
+    plain = isinstance(first, Global) and first.name.isidentifier() and first.name[0] != "_"
+    if isinstance(first, Global) and plain and first.module in _GENERIC:
+        return Opinion(UNKNOWN, "operator.getitem", "an annotation such as List[int]")
+    return Opinion(DANGEROUS, "operator.getitem", "takes an item out of something")
+
+
+def union(args: tuple[Value, ...], depth: int) -> Opinion:
+    """`int | None`, as Python writes it up to 3.13."""
+    first = args[0] if len(args) == 2 else None
+    if isinstance(first, Global) and first.path in ("_operator.or_", "operator.or_"):
+        return Opinion(UNKNOWN, "functools.reduce", "an annotation such as int | None")
+    return Opinion(DANGEROUS, "functools.reduce", "calls what it is given")
+
+
+def iterator(name: str) -> Rule:
+    """An iterator over what stands in the file itself."""
+
+    def rule(args: tuple[Value, ...], depth: int) -> Opinion:
+        harmless = all(isinstance(arg, _CONTENTS) or _is_iterator(arg) for arg in args)
+        if harmless and (len(args) == 1 or name in ("builtins.enumerate", "builtins.zip")):
+            return Opinion(UNKNOWN, name, "an iterator, kept where it stood")
+        return Opinion(DANGEROUS, name, "calls what it is given, one item after another")
+
+    return rule
+
+
+def _is_iterator(value: Value) -> bool:
+    func = value.func if isinstance(value, Call) else None
+    return isinstance(func, Global) and func.path in (*ITERATORS, "builtins.range")
+
+
+# ---
+
+
+_TENSOR = ("detach", "requires_grad_", "to", "numpy", "as_subclass")
+_MAPPING = ("keys", "items")
+
+CALLED: dict[str, tuple[str, ...]] = {
+    # torch/_utils.py, torch/nn/parameter.py: Parameter.__new__ calls data.detach()
+    "torch._utils._rebuild_parameter": _TENSOR,
+    "torch._utils._rebuild_parameter_with_state": _TENSOR,
+    "torch._utils._rebuild_device_tensor_from_cpu_tensor": _TENSOR,
+    "torch.nn.parameter.Parameter": _TENSOR,
+    "torch.nn.parameter.Buffer": _TENSOR,
+    "torch.nn.Parameter": _TENSOR,
+    # Objects/dictobject.c: dict_update_arg asks for keys()
+    "builtins.dict": _MAPPING,
+    "collections.OrderedDict": _MAPPING,
+    "collections.defaultdict": _MAPPING,
+    "collections.Counter": _MAPPING,
+    "collections.UserDict": _MAPPING,
+}
+"""By the name of an allowed function: the methods of an argument that it may call."""
+
+
+def put_in_place(func: Global, args: tuple[Value, ...]) -> str | None:
+    """The name of a method that `func` would call, and that the file has put there."""
+    names = CALLED.get(func.path)
+    if names is None:
+        return None
+    return next((name for arg in args[:3] if (name := _put(arg, names))), None)
+
+
+def put_in_state(state: Value) -> str | None:
+    """The same of a state that is no dictionary: `__setstate__` would take it as a mapping."""
+    return _put(state, _MAPPING)
+
+
+def _put(made: Value, names: tuple[str, ...]) -> str | None:
+    for part in _attributes(made) if isinstance(made, Call) else ():
+        for name in names:
+            if isinstance(part.get(name), Call | Global):
+                return name
+    return None
+
+
+def _attributes(made: Call) -> list[dict[Value, Value]]:
+    """What BUILD gave an object, or the call that made it."""
+    found: list[dict[Value, Value]] = []
+    for state in (made.state, *made.args[:4]):
+        parts = state[:4] if isinstance(state, tuple) else (state,)
+        found += [part for part in parts if isinstance(part, dict)]
+    return found
+
+
+# ---
+
+
+OK, UNKNOWN, DANGEROUS = 0, 1, 2
+
+
+class Opinion(NamedTuple):
+    """level: OK, UNKNOWN or DANGEROUS. name: what it is about. inner: bytes that the call
+    would load as a file, which are for the caller to judge; a text has a byte per character."""
+
+    level: int
+    name: str = ""
+    why: str = ""
+    inner: bytes | Blob | str | None = None
+
+
+FINE = Opinion(OK)
+Rule = Callable[[tuple[Value, ...], int], Opinion]
+
+
+# ---
+
 
 DEPTH = 8
 """How far calls within the arguments of calls are followed; honest files have two."""

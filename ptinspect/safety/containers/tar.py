@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 from ptinspect.errors import PtInspectError
 from ptinspect.formats.tar import BLOCK, Member, each_member
 from ptinspect.formats.torch_tar import MEMBERS, Reader, read_storages, read_tensors
-from ptinspect.safety.scanner import scan_inside
-from ptinspect.safety.streams import Streams
+from ptinspect.safety.containers.dispatch import scan_inside
+from ptinspect.safety.containers.pickles import Streams
 from ptinspect.source.slice import SliceSource
 
 if TYPE_CHECKING:
     from ptinspect.pickling.values import Value
-    from ptinspect.safety.part import Part
+    from ptinspect.safety.report.scan_state import Part
     from ptinspect.source.base import Source
 
 

@@ -16,21 +16,80 @@ from ptinspect.pickling.values import (
     Value,
     key_value,
 )
-from ptinspect.safety.annotations import ALIASES
-from ptinspect.safety.elements import DTYPE, ill_made, lends, makes
-from ptinspect.safety.findings import DANGEROUS, UNKNOWN, Finding, Findings
-from ptinspect.safety.methods import put_in_state
-from ptinspect.safety.opinion import FINE, OK, Opinion
-from ptinspect.safety.opinion import UNKNOWN as LEVEL_UNKNOWN
-from ptinspect.safety.opinions import DEPTH, called, imported, resolved
-from ptinspect.safety.policy import is_standard, row_of
-from ptinspect.safety.views import VIEWS, reach, reaches_beyond
-from ptinspect.safety.wording import call_text, text_of
+from ptinspect.safety.analysis.call_repr import call_text, text_of
+from ptinspect.safety.analysis.calls import (
+    ALIASES,
+    DEPTH,
+    FINE,
+    OK,
+    Opinion,
+    called,
+    imported,
+    put_in_state,
+    resolved,
+)
+from ptinspect.safety.analysis.calls import UNKNOWN as LEVEL_UNKNOWN
+from ptinspect.safety.analysis.numpy_dtypes import DTYPE, ill_made, lends, makes
+from ptinspect.safety.policy.table import is_standard, row_of
+from ptinspect.safety.report.findings import DANGEROUS, UNKNOWN, Finding, Findings
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
     from ptinspect.pickling.trace import Event, Recorder
+
+
+VIEWS = frozenset(
+    (
+        "torch._utils._rebuild_tensor",
+        "torch._utils._rebuild_tensor_v2",
+        "torch._utils._rebuild_tensor_v3",
+    )
+)
+"""What makes a view of a storage."""
+
+DIMS = 64
+"""Dimensions that a tensor may have for torch; it says the rest itself."""
+
+_INTS = frozenset((int,))
+
+
+def reaches_beyond(args: tuple[Value, ...]) -> bool:
+    """Whether a view, (storage, offset, size, stride, …), needs elements that its storage does not
+    have. Where that cannot be told, torch tells."""
+    stored = args[0].value if args and isinstance(args[0], PersistentId) else None
+    if not isinstance(stored, tuple) or len(stored) < 5 or len(args) < 4:
+        return False
+    numel, (offset, size, stride) = stored[4], args[1:4]
+    if isinstance(size, Call) and size.args:
+        size = size.args[0]  # torch.Size((2, 2))
+    if type(numel) is not int or type(offset) is not int:
+        return False
+    if not isinstance(size, tuple) or not isinstance(stride, tuple) or len(size) > DIMS:
+        return False
+    stride = stride[: len(size)]
+    if not set(map(type, (*size, *stride))) <= _INTS:
+        return False
+    return extent(offset, size, stride) > numel
+
+
+def reach(made: TensorCall) -> int:
+    """Elements that the storage of a tensor must have, which the machine read in one go."""
+    return extent(made.storage_offset, made.size, made.stride)
+
+
+def extent(offset: int, size: tuple[int, ...], stride: tuple[int, ...]) -> int:
+    """Elements that the storage of a view must have; 0 for a view of nothing."""
+    last = offset
+    for length, step in zip(size, stride, strict=False):
+        if length == 0:
+            return 0
+        last += (length - 1) * step
+    return last + 1
+
+
+# ---
+
 
 CALLS = frozenset(("REDUCE", "NEWOBJ", "NEWOBJ_EX", "OBJ", "INST"))
 IMPORTS = frozenset(("GLOBAL", "STACK_GLOBAL", "EXT1", "EXT2", "EXT4"))

@@ -12,8 +12,7 @@ from __future__ import annotations
 import re
 
 from ptinspect.pickling.values import Call, Global, Value
-from ptinspect.safety.opinion import OK
-from ptinspect.safety.opinions import DEPTH, imported, resolved
+from ptinspect.safety.analysis.calls import DEPTH, OK, imported, resolved
 
 DTYPE = "numpy.dtype"
 _THROUGH = frozenset(

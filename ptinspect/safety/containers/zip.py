@@ -16,16 +16,16 @@ from ptinspect.formats.zip.end import END
 from ptinspect.formats.zip.entry import STORED
 from ptinspect.formats.zip.kinds import kind_of
 from ptinspect.formats.zip.salvage import survey
-from ptinspect.safety.findings import DANGEROUS, UNKNOWN
-from ptinspect.safety.scanner import MODELS, scan_inside
-from ptinspect.safety.streams import announced, read_pickles
+from ptinspect.safety.containers.dispatch import MODELS, scan_inside
+from ptinspect.safety.containers.pickles import announced, read_pickles
+from ptinspect.safety.report.findings import DANGEROUS, UNKNOWN
 from ptinspect.source.base import MemorySource
 from ptinspect.source.slice import SliceSource
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ptinspect.safety.part import Part
+    from ptinspect.safety.report.scan_state import Part
     from ptinspect.source.base import Source
 
 HOSTILE = frozenset(("zip-duplicate", "zip-overlap", "zip-outside", "zip-local"))
@@ -227,7 +227,7 @@ class Zip:
             error.where = error.where or Place(name)
             part.errors.append(error)
             return
-        from ptinspect.safety.scanner import scan_source
+        from ptinspect.safety.containers.dispatch import scan_source
 
         with source:
             scan_source(source, child)
@@ -276,7 +276,7 @@ class Zip:
                 raise DamagedError("the record is stored, and yet has two sizes", where=Place(name))
             return SliceSource(self.source, directory.start(i), directory.sizes[i])
         if directory.methods[i] == BZIP2 and not directory.flags[i] & SECRET:
-            from ptinspect.safety.unpacking import unpacked
+            from ptinspect.safety.containers.decompress import unpacked
 
             packed = SliceSource(self.source, directory.start(i), directory.packed[i])
             made, error = unpacked(packed, "bzip2", self.part)
@@ -285,7 +285,7 @@ class Zip:
             return made
         self.part.budget.unpack(directory.sizes[i], name)
         if directory.methods[i] == LZMA and not directory.flags[i] & SECRET:
-            from ptinspect.safety.unpacking import unpacked_lzma
+            from ptinspect.safety.containers.decompress import unpacked_lzma
 
             data = self.source.read(directory.start(i), directory.packed[i])
             return MemorySource(

@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 
 from ptinspect.pickling.tensor_fastpath import TensorCall
 from ptinspect.pickling.values import Call, Global
-from ptinspect.safety.advice import LoadAdvice, load_advice
-from ptinspect.safety.findings import DANGEROUS, POINTER
-from ptinspect.safety.opinion import OK
-from ptinspect.safety.opinions import imported
-from ptinspect.safety.policy import row_of
+from ptinspect.safety.analysis.calls import OK, imported
+from ptinspect.safety.load_advice import LoadAdvice, load_advice
+from ptinspect.safety.policy.table import row_of
+from ptinspect.safety.report.findings import DANGEROUS, POINTER
 from ptinspect.source.naming import shell_word
 
 if TYPE_CHECKING:
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from ptinspect.document import Document
     from ptinspect.pickling.machine import Pickled
     from ptinspect.pickling.values import Value
-    from ptinspect.safety.part import Part
+    from ptinspect.safety.report.scan_state import Part
 
 TRUSTED = "2.10"
 """The torch from which on weights_only has no known hole (CVE-2025-32434 was closed by 2.6,

@@ -5,14 +5,14 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, NamedTuple
 
-from ptinspect.safety.advice import LoadAdvice
-from ptinspect.safety.findings import CLEAN, DANGEROUS, POINTER, UNREADABLE, Finding, worst
+from ptinspect.safety.load_advice import LoadAdvice
+from ptinspect.safety.report.findings import CLEAN, DANGEROUS, POINTER, UNREADABLE, Finding, worst
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
     from ptinspect.errors import PtInspectError
-    from ptinspect.safety.part import Part
+    from ptinspect.safety.report.scan_state import Part
 
 SCHEMA = 1
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ptinspect.safety.findings import CLEAN, DANGEROUS, POINTER, UNKNOWN, UNREADABLE
+from ptinspect.safety.report.findings import CLEAN, DANGEROUS, POINTER, UNKNOWN, UNREADABLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from ptinspect.safety.findings import Finding
-    from ptinspect.safety.report import ScanReport
+    from ptinspect.safety.report.findings import Finding
+    from ptinspect.safety.report.report import ScanReport
 
 SHOWN = 12
 """Findings of one file that the text lists before it counts the rest."""

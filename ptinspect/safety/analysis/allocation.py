@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 
 from ptinspect.pickling.values import Call, Global, Value
-from ptinspect.safety.weights_only import ALLOWED
+from ptinspect.safety.policy.weights_only import ALLOWED
 
 HUGE = 1 << 33
 """Bytes or elements that no honest call asks for."""

@@ -10,7 +10,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, NamedTuple
 
-from ptinspect.safety.weights_only import ALLOWED
+from ptinspect.safety.policy.weights_only import ALLOWED
 
 if TYPE_CHECKING:
     from ptinspect.pickling.values import Global

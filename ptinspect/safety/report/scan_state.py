@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ptinspect.errors import LimitError, Place
-from ptinspect.safety.findings import (
+from ptinspect.safety.report.findings import (
     CLEAN,
     POINTER,
     UNKNOWN,

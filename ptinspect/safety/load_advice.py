@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING, NamedTuple
 
 from ptinspect.pickling.values import PersistentId
-from ptinspect.safety.weights_only import ALLOWED, BLOCKED
+from ptinspect.safety.policy.weights_only import ALLOWED, BLOCKED
 from ptinspect.source.naming import python_literal
 
 if TYPE_CHECKING:

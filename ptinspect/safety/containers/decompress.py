@@ -12,7 +12,7 @@ from ptinspect.source.local import LocalSource
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
-    from ptinspect.safety.part import Part
+    from ptinspect.safety.report.scan_state import Part
     from ptinspect.source.base import Source
 
 _SIGNS = (

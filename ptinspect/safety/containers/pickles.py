@@ -11,14 +11,14 @@ from ptinspect.formats.torch_legacy import MAGIC, PROTOCOL
 from ptinspect.pickling.machine import run
 from ptinspect.pickling.opcodes import BY_CODE, Arg
 from ptinspect.pickling.trace import Recorder
-from ptinspect.safety.findings import DANGEROUS, UNKNOWN, Finding
-from ptinspect.safety.joblib_arrays import WRAPPER, JoblibRecorder
-from ptinspect.safety.judge import Judge
+from ptinspect.safety.analysis.stream import Judge
+from ptinspect.safety.containers.joblib import WRAPPER, JoblibRecorder
+from ptinspect.safety.report.findings import DANGEROUS, UNKNOWN, Finding
 
 if TYPE_CHECKING:
     from ptinspect.pickling.machine import Pickled
     from ptinspect.pickling.values import Blob, Buffer, Value
-    from ptinspect.safety.part import Part
+    from ptinspect.safety.report.scan_state import Part
 
 LEGACY_STREAMS = 5
 """Pickles that torch's legacy format has in front of the storages."""

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
+import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ptinspect.errors import PtInspectError
 from ptinspect.limits import LIMITS, Limits
-from ptinspect.safety import batches
-from ptinspect.safety.part import Budget, Part
-from ptinspect.safety.report import ScanReport, report_of, unread
-from ptinspect.safety.scanner import scan_source
-from ptinspect.safety.steps import advice_of, steps_of
+from ptinspect.safety.containers.dispatch import scan_source
+from ptinspect.safety.next_steps import advice_of, steps_of
+from ptinspect.safety.policy.weights_only import ALLOWED
+from ptinspect.safety.report.report import ScanReport, report_of, unread
+from ptinspect.safety.report.scan_state import Budget, Part
 from ptinspect.source.base import MemorySource
 from ptinspect.source.local import COPIED, open_source
+from ptinspect.torchnn.classes import lookup
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
@@ -22,7 +24,44 @@ if TYPE_CHECKING:
     from os import PathLike
     from typing import BinaryIO
 
+    from ptinspect.document import Document
+    from ptinspect.pickling.values import Global
+    from ptinspect.safety.report.findings import Finding
     from ptinspect.source.base import Source
+
+
+def dangers(document: Document) -> list[Finding]:
+    """What the file would do that no file of weights does, the worst first; empty for a file
+    that is not called dangerous. Nothing is scanned where all names are harmless by themselves:
+    torch's own, classes of torch.nn, and those of no library that is known to act."""
+    if all(map(_is_plain, document.globals)):
+        return []
+    from ptinspect.safety.containers.dispatch import scan_source
+    from ptinspect.safety.report.findings import DANGEROUS
+    from ptinspect.safety.report.report import report_of
+    from ptinspect.safety.report.scan_state import Budget, Part
+
+    part = Part(document.path, None, 0, Budget(document.limits))
+    scan_source(document.archive.source, part)
+    report, found = report_of(part), []
+    reports = [report]
+    while reports:
+        report = reports.pop(0)
+        found += [finding for finding in report.findings if finding.verdict == DANGEROUS]
+        reports += report.members
+    return found
+
+
+def _is_plain(name: Global) -> bool:
+    """Whether a name can be called without harm, as far as the name alone tells."""
+    if name.path in ALLOWED or lookup(name.path) is not None:
+        return True
+    top = name.module.split(".", 1)[0]
+    return top == "__main__" and "." not in name.name and top not in sys.stdlib_module_names
+
+
+# ---
+
 
 BUGS = "please report it, with the file if you can"
 
@@ -84,22 +123,18 @@ def scan_many(
     that dies takes no other file's answer with it. exclude: globs of paths that are left out.
     progress: told (files done, files in all) now and then.
     """
-    from ptinspect.safety.files import expanded
+    from ptinspect.safety.paths import expanded
 
     files = list(expanded([os.fspath(path) for path in paths], exclude))
     settings = (tuple(allow), limits, tuple(commands))
     if executor is None:
-        if len(files) < (batches.MANY if jobs is None else 2) or jobs == 1:
-            return batches.scan_here(files, settings, progress)
-        from ptinspect.safety import forked
-
-        jobs = forked.fastest(len(files)) if jobs is None else jobs
+        if len(files) < (parallel.MANY if jobs is None else 2) or jobs == 1:
+            return parallel.scan_here(files, settings, progress)
+        jobs = parallel.fastest(len(files)) if jobs is None else jobs
         if jobs <= 1:
-            return batches.scan_here(files, settings, progress)
-        if forked.can_fork():
+            return parallel.scan_here(files, settings, progress)
+        if parallel.can_fork():
             with suppress(OSError):  # not even one process: then here
-                return forked.scan_forked(files, settings, jobs, progress)
-            return batches.scan_here(files, settings, progress)
-    from ptinspect.safety.pool import scan_elsewhere
-
-    return scan_elsewhere(files, settings, executor, jobs or 1, progress)
+                return parallel.scan_forked(files, settings, jobs, progress)
+            return parallel.scan_here(files, settings, progress)
+    return parallel.scan_elsewhere(files, settings, executor, jobs or 1, progress)

@@ -7,21 +7,56 @@ than one is a finding.
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from ptinspect.errors import DamagedError, FormatError, LimitError, Place, PtInspectError
 from ptinspect.formats import text_kinds
 from ptinspect.formats.detect import HEAD, LOCAL, first_bytes
+from ptinspect.formats.sharded import content_of, folder_of
 from ptinspect.formats.signatures import unknown
 from ptinspect.formats.tar import is_tar
 from ptinspect.formats.zip.end import has_end
-from ptinspect.safety.part import Part
-from ptinspect.safety.streams import Streams, announced, may_begin, read_pickles
+from ptinspect.safety.containers.pickles import Streams, announced, may_begin, read_pickles
+from ptinspect.safety.report.scan_state import Part
+from ptinspect.source.base import MemorySource
+from ptinspect.source.local import COPIED, open_source
 from ptinspect.source.slice import SliceSource
 
 if TYPE_CHECKING:
     from ptinspect.formats.signatures import Identity
     from ptinspect.source.base import Source
+
+
+def scan_shards(source: Source, part: Part) -> None:
+    """Adds a member per shard, the clean ones, too. One that is missing, or that cannot be read,
+    makes the whole unreadable; an index inside another file is not followed."""
+    part.hint = None
+    content = content_of(source, part.limits)
+    folder = folder_of(source)
+    for name in content.shards:
+        inner = part.inside(name)
+        inner.path = os.path.join(folder, name)
+        part.members.append(inner)
+        try:
+            with open_source(inner.path) as shard:
+                scan_source(_at_hand(shard), inner)
+                if inner.passed and not inner.members:
+                    raise FormatError(f"it is {inner.what}, not a shard")
+        except PtInspectError as error:
+            inner.errors.append(error)
+
+
+def _at_hand(source: Source) -> Source:
+    """A small file in memory, where many small reads cost nothing."""
+    if source.size > COPIED:
+        return source
+    data, start, stop = source.window()
+    return MemorySource(data, source.path, start, stop, source.base)
+
+
+# ---
+
 
 HARMLESS = frozenset("image media pdf program sqlite parquet arrow text".split())  # noqa: SIM905
 """Formats that no reader of pickles takes, and that are no models: passed over."""
@@ -96,13 +131,13 @@ def _scan(source: Source, part: Part) -> None:
 
 
 def read_zip(source: Source, part: Part) -> None:
-    from ptinspect.safety import zips
+    from ptinspect.safety.containers import zip
 
-    zips.read_zip(source, part)
+    zip.read_zip(source, part)
 
 
 def _as_tar(source: Source, part: Part) -> None:
-    from ptinspect.safety.tars import read_tar
+    from ptinspect.safety.containers.tar import read_tar
 
     read_tar(source, part)
 
@@ -192,8 +227,6 @@ def _as_named(source: Source, part: Part, head: bytes, identity: Identity | None
     elif identity.format == "safetensors":
         _safetensors(source)
     elif identity.format in ("safetensors-index", "torch-index") and not part.depth:
-        from ptinspect.safety.shards import scan_shards
-
         scan_shards(source, part)
     elif _is_harmless(identity, part.path):
         part.passed = True
@@ -211,7 +244,7 @@ def _is_harmless(identity: Identity, path: str) -> bool:
 
 
 def _compressed(source: Source, part: Part, head: bytes) -> bool:
-    from ptinspect.safety.unpacking import packed_by, unpacked
+    from ptinspect.safety.containers.decompress import packed_by, unpacked
 
     kind = packed_by(head)
     if kind is None:
@@ -229,7 +262,7 @@ def _compressed(source: Source, part: Part, head: bytes) -> bool:
 def _arrays(source: Source, part: Part) -> None:
     """One array after another: numpy.save writes them so into one file, and each numpy.load takes
     the next."""
-    from ptinspect.safety.npy import MAGIC
+    from ptinspect.safety.containers.npy import MAGIC
 
     pos = 0
     for _ in range(part.limits.streams):
@@ -252,7 +285,7 @@ def _arrays(source: Source, part: Part) -> None:
 
 def _array(source: Source, pos: int, part: Part) -> int | None:
     """Where the array that begins at `pos` ends; None where nothing that is left is an array."""
-    from ptinspect.safety.npy import MAGIC, array
+    from ptinspect.safety.containers.npy import MAGIC, array
 
     told = array(SliceSource(source, pos, source.size - pos))
     if told.error is not None:
@@ -295,6 +328,6 @@ def _zip_behind(source: Source) -> Source | None:
     """A zip that begins later in the file: `zipfile` takes it, whatever stands in front."""
     if not source.size or not has_end(source):
         return None
-    from ptinspect.safety.zips import zip_at_the_end
+    from ptinspect.safety.containers.zip import zip_at_the_end
 
     return zip_at_the_end(source)

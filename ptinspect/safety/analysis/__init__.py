@@ -1,0 +1,1 @@
+"""Judge the imports and calls of one pickle stream."""

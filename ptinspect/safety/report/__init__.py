@@ -1,0 +1,1 @@
+"""Findings, verdicts and the reports that scan returns and prints."""
