@@ -174,7 +174,7 @@ def _traceback() -> None:
     """Python's, with what its messages quote of a file escaped as elsewhere."""
     import traceback
 
-    from ptinspect.display.escape import safe
+    from ptinspect.display.text.escape import safe
 
     complain("\n".join(map(safe, traceback.format_exc().rstrip("\n").split("\n"))))
 

@@ -206,6 +206,6 @@ def _shown(report: Any, form: str) -> str:
     if form == "text":
         text: str = report.text()
         return text
-    from ptinspect.display.json import plain
+    from ptinspect.display.formats.json import plain
 
     return plain(report.json()) + "\n"

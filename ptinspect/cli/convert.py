@@ -181,6 +181,6 @@ def _error_json(source: str, error: PtInspectError) -> dict[str, object]:
 
 
 def _safe(text: str) -> str:
-    from ptinspect.display.escape import safe
+    from ptinspect.display.text.escape import safe
 
     return safe(text)

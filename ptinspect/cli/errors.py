@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ptinspect.display.escape import cut, safe
+from ptinspect.display.text.escape import cut, safe
 from ptinspect.errors import PtInspectError
 
 BUGS = "please report it, with the file if you can, or with the output of --debug"

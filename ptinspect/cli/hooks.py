@@ -45,7 +45,7 @@ def check(path: str, rule: str) -> tuple[int, str]:
     """The exit code for one file, and what to say."""
     from ptinspect.cli import COMMANDS
     from ptinspect.cli.errors import lines_of
-    from ptinspect.display.escape import cut
+    from ptinspect.display.text.escape import cut
     from ptinspect.document import open as open_document
 
     ask, kind = RULES[rule]

@@ -42,7 +42,7 @@ class Bar:
     def _open(self, total: int) -> Any:
         import click
 
-        from ptinspect.display.escape import cut
+        from ptinspect.display.text.escape import cut
 
         bar: Any = click.progressbar(
             length=total, label=cut(self._label), file=sys.stderr, show_pos=self._counted

@@ -93,7 +93,7 @@ def _text(reports: Any, form: str, several: bool) -> str:
         return json_text(reports, several)
     if form == "sarif":
         return sarif_text(reports)
-    from ptinspect.display.escape import cut
+    from ptinspect.display.text.escape import cut
 
     return "".join(f"{cut(line)}\n" for line in text_lines(reports))
 

@@ -103,7 +103,7 @@ class Showing:
         document = self.document = open_document(path)
         with document:
             if look.hash:
-                from ptinspect.display.hashes import file_hash
+                from ptinspect.display.numbers.hashes import file_hash
 
                 look.file_hash = file_hash(document, look)
                 self.codes.add(1 if look.file_hash.mismatch else 0)
@@ -126,7 +126,7 @@ class Showing:
         error.path = error.path or path
         complain(lines_of(error))
         if self.format == "json":
-            from ptinspect.display.json import json_error
+            from ptinspect.display.formats.json import json_error
 
             self.put(json_error(error, path))
 
@@ -147,6 +147,6 @@ class Showing:
             error = PtInspectError("no file in it is one that ptinspect reads", path=folder)
             complain(lines_of(error) + (f"; {others}" if passed.others else ""))
         elif passed.others:
-            from ptinspect.display.escape import safe
+            from ptinspect.display.text.escape import safe
 
             complain(f"ptinspect: {safe(folder)}: {passed.shown:,} shown, {others}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ptinspect.display.look import Look
+from ptinspect.display.options import Look
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,22 +19,22 @@ FORMATS = ("summary", "table", "tree", "json", "markdown")
 def view(format: str) -> View:
     """What makes the text of a document, ending in a newline. Imported when asked for."""
     if format == "json":
-        from ptinspect.display.json import json_text
+        from ptinspect.display.formats.json import json_text
 
         return json_text
     if format == "tree":
-        from ptinspect.display.tree import tree_text
+        from ptinspect.display.formats.tree import tree_text
 
         return tree_text
     if format == "table":
-        from ptinspect.display.table import table_text
+        from ptinspect.display.formats.table import table_text
 
         return table_text
     if format == "markdown":
-        from ptinspect.display.markdown import markdown_text
+        from ptinspect.display.formats.markdown import markdown_text
 
         return markdown_text
-    from ptinspect.display.summary import summary_text
+    from ptinspect.display.formats.summary import summary_text
 
     return summary_text
 

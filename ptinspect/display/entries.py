@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ptinspect.display.escape import cut, safe
+from ptinspect.display.text.escape import cut, safe
 from ptinspect.document.walk import dotted
 
 if TYPE_CHECKING:
-    from ptinspect.display.look import Look
+    from ptinspect.display.options import Look
     from ptinspect.document import Document, TensorInfo
     from ptinspect.document.entries import Entry
     from ptinspect.document.walk import Path
@@ -88,7 +88,7 @@ def numbers(document: Document) -> list[TensorInfo]:
 
 def number_line(info: TensorInfo) -> str:
     """`0.0293  float32 tensor, requires grad`"""
-    from ptinspect.display.elements import number_of
+    from ptinspect.display.numbers.decode import number_of
     from ptinspect.errors import PtInspectError
 
     try:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from ptinspect.display.escape import cut
-from ptinspect.display.fold import fold
-from ptinspect.display.selection import selected
-from ptinspect.display.units import counted
+from ptinspect.display.select import selected
+from ptinspect.display.text.escape import counted, cut
+from ptinspect.display.text.fold import fold
 
 if TYPE_CHECKING:
-    from ptinspect.display.look import Look
+    from ptinspect.display.options import Look
     from ptinspect.document import Document, TensorInfo
 
 HEADERS = ("key", "role", "dtype", "shape", "device")
@@ -30,7 +29,7 @@ def table_of(document: Document, look: Look) -> Table:
     infos = selected(document, look)
     notes = Notes(document)
     if look.stats or look.hash:
-        from ptinspect.display.extras import extended
+        from ptinspect.display.tensor_columns import extended
 
         return extended(infos, [_row(info, notes) for info in infos], look)
     kept: list[tuple[str, ...]] = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from ptinspect.display.escape import cut, safe
+from ptinspect.display.text.escape import cut, safe
 from ptinspect.document import open as open_document
 from ptinspect.document.optim.check import OptimizerFit, check_optimizers
 from ptinspect.document.walk import dotted

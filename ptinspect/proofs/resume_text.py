@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ptinspect.display.escape import cut, safe
+from ptinspect.display.text.escape import cut, safe
 
 if TYPE_CHECKING:
     from ptinspect.proofs.resume import ResumeReport

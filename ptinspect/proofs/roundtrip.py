@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ptinspect.conversion import convert
-from ptinspect.display.escape import cut, safe
+from ptinspect.display.text.escape import cut, safe
 from ptinspect.document import open as open_document
 from ptinspect.errors import PtInspectError, UnsafeError, UnsupportedError, about
 from ptinspect.proofs.options import Options, for_child, given, hired, with_options

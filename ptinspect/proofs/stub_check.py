@@ -37,7 +37,7 @@ class StubReport(NamedTuple):
 
     def text(self) -> str:
         """For people, ending in a newline."""
-        from ptinspect.display.escape import cut, safe
+        from ptinspect.display.text.escape import cut, safe
 
         verdict = "the stub does not fit the file" if self.code else "the stub fits the file"
         lines = [f"{safe(self.path)}: {verdict}"]
@@ -68,7 +68,7 @@ def check_stub(
     What torch.save did not write is loaded by what loads it: pickle.load, safetensors."""
     import tempfile
 
-    from ptinspect.display.tree import module_tree
+    from ptinspect.display.formats.tree import module_tree
     from ptinspect.document import open as open_document
     from ptinspect.safety.scan import scan
     from ptinspect.stubs.package import package_files

@@ -204,7 +204,7 @@ def _crash(status: int, log: str) -> str:
 
 
 def _hint(log: str) -> str | None:
-    from ptinspect.display.escape import cut
+    from ptinspect.display.text.escape import cut
 
     lines = [cut(line.rstrip()) for line in _text(log).strip().splitlines()[-6:]]
     return "it said:\n    " + "\n    ".join(lines) if lines else None

@@ -14,8 +14,8 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from ptinspect.display.nodes import Nodes
-from ptinspect.display.tree import module_tree
+from ptinspect.display.formats.tree import module_tree
+from ptinspect.display.module_nodes import Nodes
 from ptinspect.document.document import Document
 from ptinspect.document.entries import Entry
 from ptinspect.document.objects import mapping, sequence

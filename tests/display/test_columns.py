@@ -5,7 +5,7 @@ import tabulate
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ptinspect.display.columns import columns, fitted, padded, shortened, width_of
+from ptinspect.display.text.columns import columns, fitted, padded, shortened, width_of
 
 words = st.text(st.characters(min_codepoint=33, max_codepoint=126), max_size=9)
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ptinspect.display.escape import cut, markdown, quoted, quoted_all, safe
+from ptinspect.display.text.escape import cut, markdown, quoted, quoted_all, safe
 from ptinspect.limits import Limits
 
 any_text = st.text(st.characters(codec=None, exclude_categories=()))

@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ptinspect.display.fold import Folded, fold
+from ptinspect.display.text.fold import Folded, fold
 
 SAME = ("float32", "(2,)")
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from ptinspect.display.look import Look
+from ptinspect.display.options import Look
 from tests.conftest import ROOT
 from tests.display.making import shown
 
@@ -75,7 +75,7 @@ def test_no_golden_file_is_left_over() -> None:
 
 def test_the_table_draws_the_same_with_tabulate_and_without() -> None:
     """Above a thousand rows it is drawn without; the form must not jump."""
-    from ptinspect.display import table
+    from ptinspect.display.formats import table
 
     once = shown("modules/deep.pt", "table")
     before, table.TABULATED = table.TABULATED, 0

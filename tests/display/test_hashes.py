@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from ptinspect.display.hashes import FileHash, expected_in, file_hash
-from ptinspect.display.look import Look
+from ptinspect.display.numbers.hashes import FileHash, expected_in, file_hash
+from ptinspect.display.options import Look
 from ptinspect.document import open as open_document
 from tests.display.making import FIXTURES, READ
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from ptinspect import __version__
 from ptinspect.display import Look
-from ptinspect.display.json import json_error, json_text, plain, scalar
+from ptinspect.display.formats.json import json_error, json_text, plain, scalar
 from ptinspect.errors import DamagedError, FormatError, Place
 from tests.display.making import READ, document, shown, shown_value, truth_of
 from tests.display.test_escape import any_text, hidden

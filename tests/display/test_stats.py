@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from ptinspect.display.look import Look
-from ptinspect.display.stats import Stats, stats_of
+from ptinspect.display.numbers.stats import Stats, stats_of
+from ptinspect.display.options import Look
 from ptinspect.document import open as open_document
 from ptinspect.document import to_array
 from tests.display.making import shown

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from ptinspect.display.tree import levels
+from ptinspect.display.formats.tree import levels
 from tests.display.making import READ, shown, shown_value, truth_of
 from tests.display.test_escape import hidden
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from ptinspect.display.units import counted, size
+from ptinspect.display.text.escape import counted, size
 
 
 @pytest.mark.parametrize(

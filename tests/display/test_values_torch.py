@@ -10,8 +10,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ptinspect.display.elements import float8_table
-from ptinspect.display.values import tensor_text
+from ptinspect.display.numbers.decode import float8_table
+from ptinspect.display.numbers.tensor_repr import tensor_text
 from ptinspect.document import open as open_document
 from tests.display.making import shown
 

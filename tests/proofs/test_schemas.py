@@ -11,7 +11,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from ptinspect.display.json import plain
+from ptinspect.display.formats.json import plain
 from ptinspect.document.optim import matching
 from ptinspect.proofs import across, causes, optimizer, resume
 from ptinspect.proofs.across import Crossing

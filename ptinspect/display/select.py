@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ptinspect.display.units import counted
+from ptinspect.display.text.escape import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ptinspect.display.look import Look
+    from ptinspect.display.options import Look
     from ptinspect.document import Document, TensorInfo
 
 

@@ -10,11 +10,10 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from ptinspect.display.entries import entry_text
-from ptinspect.display.escape import cut
-from ptinspect.display.facts import optimizer_name
+from ptinspect.display.formats.tree import module_tree
 from ptinspect.display.rows import shape_text
-from ptinspect.display.tree import module_tree
-from ptinspect.display.units import counted
+from ptinspect.display.summary_facts import optimizer_name
+from ptinspect.display.text.escape import counted, cut
 from ptinspect.document.entries import Entry, describe, own_line
 from ptinspect.document.modules import module_of
 from ptinspect.document.objects import children, class_of, mapping, sequence
@@ -25,7 +24,7 @@ from ptinspect.pickling.values import Call, PersistentId
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ptinspect.display.look import Look
+    from ptinspect.display.options import Look
     from ptinspect.document import Document
     from ptinspect.document.tensor import Tensor
     from ptinspect.document.walk import Path
@@ -174,7 +173,7 @@ def structure_lines(document: Document, look: Look) -> Iterator[str]:
     """The lines of the whole file: of each of its pickles, where there are several."""
     wanted = None
     if look.include or look.exclude:
-        from ptinspect.display.selection import matcher
+        from ptinspect.display.select import matcher
 
         wanted = matcher(look)
     drawing = Structure(document, look.depth, wanted)

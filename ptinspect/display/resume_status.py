@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ptinspect.display.escape import cut
+from ptinspect.display.text.escape import cut
 from ptinspect.document.optim.training_state import counter_of
 from ptinspect.document.walk import dotted
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ptinspect.display.escape import cut
 from ptinspect.display.rows import HEADERS, Table
-from ptinspect.display.selection import selected
+from ptinspect.display.select import selected
+from ptinspect.display.text.escape import cut
 from ptinspect.errors import UnsupportedError
 
 if TYPE_CHECKING:
-    from ptinspect.display.look import Look
-    from ptinspect.display.stats import Stats
+    from ptinspect.display.numbers.stats import Stats
+    from ptinspect.display.options import Look
     from ptinspect.document import Document, TensorInfo
 
 STATS = ("min", "max", "mean", "std", "zeros", "nan", "inf")
@@ -19,7 +19,7 @@ STATS = ("min", "max", "mean", "std", "zeros", "nan", "inf")
 
 def values_lines(document: Document, look: Look) -> list[list[str]]:
     """Per selected tensor a block: its key, and what torch prints."""
-    from ptinspect.display.values import tensor_text
+    from ptinspect.display.numbers.tensor_repr import tensor_text
 
     made = []
     for info in selected(document, look):
@@ -65,7 +65,7 @@ class Measured:
 
     def measure(self, info: TensorInfo, look: Look) -> None:
         """The statistics."""
-        from ptinspect.display.stats import stats_of
+        from ptinspect.display.numbers.stats import stats_of
 
         try:
             self.stats = stats_of(info.tensor, look)
@@ -74,7 +74,7 @@ class Measured:
 
     def digest(self, info: TensorInfo, look: Look) -> None:
         """The hash."""
-        from ptinspect.display.hashes import tensor_hash
+        from ptinspect.display.numbers.hashes import tensor_hash
 
         try:
             self.sha256 = tensor_hash(info, look)
@@ -118,7 +118,7 @@ def _number(number: float | int | None) -> str:
 
 def json_extras(infos: list[TensorInfo], look: Look) -> dict[TensorInfo, str]:
     """What is put behind each tensor's own facts: `, "stats": {…}, "sha256": "…"`."""
-    from ptinspect.display.json import plain, scalar
+    from ptinspect.display.formats.json import plain, scalar
 
     found = measured(infos, look) if look.stats or look.hash else {}
     made = {}
@@ -138,7 +138,7 @@ def json_extras(infos: list[TensorInfo], look: Look) -> dict[TensorInfo, str]:
 
 
 def _json_stats(stats: Stats | None) -> str:
-    from ptinspect.display.json import scalar
+    from ptinspect.display.formats.json import scalar
 
     if stats is None:
         return "null"
@@ -149,7 +149,7 @@ def _json_stats(stats: Stats | None) -> str:
 def _nested_values(info: TensorInfo) -> tuple[object, str]:
     """The numbers as lists in lists, of a tensor of at most as many as torch prints whole; else
     None and the reason."""
-    from ptinspect.display.values import THRESHOLD, numbers_of
+    from ptinspect.display.numbers.tensor_repr import THRESHOLD, numbers_of
 
     tensor = info.tensor
     if tensor.numel > THRESHOLD:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ptinspect.display.columns import columns
 from ptinspect.display.rows import Table, table_of
-from ptinspect.display.selection import none_selected
+from ptinspect.display.select import none_selected
+from ptinspect.display.text.columns import columns
 
 if TYPE_CHECKING:
-    from ptinspect.display.look import Look
+    from ptinspect.display.options import Look
     from ptinspect.document import Document
 
 TABULATED = 1_000
@@ -22,7 +22,7 @@ def table_text(document: Document, look: Look) -> str:
     table = table_of(document, look)
     lines = drawn(table, look.width) or [none_selected(document, look)]
     if look.values:
-        from ptinspect.display.extras import values_lines
+        from ptinspect.display.tensor_columns import values_lines
 
         for block in values_lines(document, look):
             lines += ["", *block]

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 from weakref import ref
 
-from ptinspect.display.elements import number_of
+from ptinspect.display.numbers.decode import number_of
 from ptinspect.document.modules import MODULES, Module, module_of
 from ptinspect.document.objects import class_of
 from ptinspect.errors import PtInspectError
@@ -138,7 +138,7 @@ class Facts:
 
     def text(self) -> str | None:
         """torch's `repr`; None where the values cannot be shown."""
-        from ptinspect.display.values import tensor_text
+        from ptinspect.display.numbers.tensor_repr import tensor_text
 
         try:
             made = tensor_text(self._tensor)

@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ptinspect.display.entries import lines_of
-from ptinspect.display.escape import cut, markdown
-from ptinspect.display.facts import facts, heading
 from ptinspect.display.rows import table_of
-from ptinspect.display.selection import none_selected
+from ptinspect.display.select import none_selected
+from ptinspect.display.summary_facts import facts, heading
+from ptinspect.display.text.escape import cut, markdown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from ptinspect.display.look import Look
+    from ptinspect.display.options import Look
     from ptinspect.document import Document
 
 
@@ -28,7 +28,7 @@ def markdown_text(document: Document, look: Look) -> str:
         _table(document, look),
     ]
     if look.values:
-        from ptinspect.display.extras import values_lines
+        from ptinspect.display.tensor_columns import values_lines
 
         blocks += [fenced(block) for block in values_lines(document, look)]
     return "\n\n".join("\n".join(block) for block in blocks if block) + "\n"
@@ -52,7 +52,7 @@ def _pairs(lines: Sequence[tuple[str, str]]) -> list[str]:
 def _trees(document: Document, look: Look) -> list[list[str]]:
     if not document.modules:
         return []
-    from ptinspect.display.tree import trees
+    from ptinspect.display.formats.tree import trees
 
     return [fenced(lines) for lines in trees(document, look)]
 

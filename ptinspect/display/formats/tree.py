@@ -5,15 +5,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ptinspect.display.escape import safe
-from ptinspect.display.nodes import Nodes
+from ptinspect.display.module_nodes import Nodes
+from ptinspect.display.text.escape import safe
 from ptinspect.document.walk import dotted
 from ptinspect.torchnn import module_lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from ptinspect.display.look import Look
+    from ptinspect.display.options import Look
     from ptinspect.document import Document
     from ptinspect.document.modules import Module
 
@@ -49,7 +49,7 @@ def tree_text(document: Document, look: Look) -> str:
     if document.kind == "module":
         lines = module_tree(document, document.modules[0].module, look.depth)
     else:
-        from ptinspect.display.structure import structure_lines
+        from ptinspect.display.object_tree import structure_lines
 
         lines = structure_lines(document, look)
     return "".join([f"{line}\n" for line in lines])

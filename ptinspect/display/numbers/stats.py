@@ -13,7 +13,7 @@ from ptinspect.formats.dtypes import DTYPES
 if TYPE_CHECKING:
     from typing import Any
 
-    from ptinspect.display.look import Look
+    from ptinspect.display.options import Look
 
 
 class Stats:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from ptinspect.display.escape import quoted, quoted_all
-from ptinspect.display.selection import selected
+from ptinspect.display.select import selected
+from ptinspect.display.text.escape import quoted, quoted_all
 from ptinspect.document.arrays import Inline
 from ptinspect.document.entries import Entry, describe
 from ptinspect.document.objects import short
@@ -20,7 +20,7 @@ from ptinspect.pickling.values import key_value
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from ptinspect.display.look import Look
+    from ptinspect.display.options import Look
     from ptinspect.document import Document, TensorInfo, Warned
     from ptinspect.document.optim.state import Optimizer
     from ptinspect.document.tensor import Tensor
@@ -224,7 +224,7 @@ def _quantizer(tensor: Tensor) -> str:
 
 def _extras(rows: list[TensorInfo], look: Look) -> dict[TensorInfo, str]:
     """What options add to each tensor."""
-    from ptinspect.display.extras import json_extras
+    from ptinspect.display.tensor_columns import json_extras
 
     return json_extras(rows, look)
 
@@ -235,7 +235,7 @@ def _extras(rows: list[TensorInfo], look: Look) -> dict[TensorInfo, str]:
 def _modules(document: Document) -> Iterable[str]:
     if not document.modules:
         return
-    from ptinspect.display.nodes import Nodes
+    from ptinspect.display.module_nodes import Nodes
 
     nodes = Nodes(document)
     for info in document.modules:
@@ -293,7 +293,7 @@ def _setting(value: Value, document: Document) -> str:
     """A hyper-parameter: as it is, or as the number of the tensor that holds it."""
     tensor = document.tensor_of(value)
     if tensor is not None:
-        from ptinspect.display.elements import number_of
+        from ptinspect.display.numbers.decode import number_of
 
         return f'{{"tensor": {scalar(number_of(tensor))}}}'
     said = describe(value)

@@ -5,15 +5,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ptinspect.display.columns import columns, padded, width_of
-from ptinspect.display.escape import cut, safe
-from ptinspect.display.facts import Fact, facts, heading
 from ptinspect.display.rows import table_of
-from ptinspect.display.selection import none_selected
-from ptinspect.display.units import counted
+from ptinspect.display.select import none_selected
+from ptinspect.display.summary_facts import Fact, facts, heading
+from ptinspect.display.text.columns import columns, padded, width_of
+from ptinspect.display.text.escape import counted, cut, safe
 
 if TYPE_CHECKING:
-    from ptinspect.display.look import Look
+    from ptinspect.display.options import Look
     from ptinspect.document import Document
 
 ENTRIES = 40
@@ -31,7 +30,7 @@ def summary_text(document: Document, look: Look) -> str:
         _tensors(document, look),
     ]
     if look.values:
-        from ptinspect.display.extras import values_lines
+        from ptinspect.display.tensor_columns import values_lines
 
         blocks += values_lines(document, look)
     return "\n\n".join("\n".join(block) for block in blocks if block) + "\n"
@@ -90,7 +89,7 @@ def _entries(document: Document, look: Look) -> list[str]:
 def _trees(document: Document, look: Look) -> list[list[str]]:
     if not document.modules:
         return []
-    from ptinspect.display.tree import trees
+    from ptinspect.display.formats.tree import trees
 
     return trees(document, look)
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ptinspect.display.escape import cut, safe
-from ptinspect.display.units import counted, size
+from ptinspect.display.text.escape import counted, cut, safe, size
 from ptinspect.document.entries import describe
 from ptinspect.document.objects import short
 from ptinspect.source.naming import shell_word
@@ -13,7 +12,7 @@ from ptinspect.source.naming import shell_word
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from ptinspect.display.look import Look
+    from ptinspect.display.options import Look
     from ptinspect.document import Document, TensorInfo
     from ptinspect.document.optim.state import Optimizer
     from ptinspect.pickling.values import Value
@@ -61,7 +60,7 @@ def type_text(value: Value) -> str:
 
 def facts(document: Document, look: Look) -> Iterator[Fact]:
     """All lines that apply, in order."""
-    from ptinspect.display.resume import resume_text
+    from ptinspect.display.resume_status import resume_text
     from ptinspect.safety.load_advice import load_advice
     from ptinspect.safety.scan import dangers
 
@@ -233,7 +232,7 @@ def setting(document: Document, value: Value) -> str:
     """A hyper-parameter in few words; a tensor's number."""
     tensor = document.tensor_of(value)
     if tensor is not None:
-        from ptinspect.display.elements import number_of
+        from ptinspect.display.numbers.decode import number_of
 
         return number_text(number_of(tensor))
     said = describe(value)

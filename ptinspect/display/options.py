@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from types import TracebackType
 
-    from ptinspect.display.hashes import FileHash
+    from ptinspect.display.numbers.hashes import FileHash
 
     Passed = Callable[[int], None]
     Progress = Callable[[int, str], AbstractContextManager[Passed]]

@@ -1,0 +1,1 @@
+"""The output formats of `show`: summary, table, tree, JSON and Markdown."""

@@ -1,0 +1,1 @@
+"""The numbers of tensors: decoding, printing, statistics and hashes."""

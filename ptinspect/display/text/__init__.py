@@ -1,0 +1,1 @@
+"""Text helpers of the output formats: columns, escaping, folding and JSON values."""
