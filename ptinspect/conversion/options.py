@@ -7,9 +7,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from ptinspect.conversion.elements import TARGETS
 from ptinspect.conversion.keys import Edits, renaming
-from ptinspect.conversion.storages import Wish
+from ptinspect.conversion.tensors.dtype_cast import TARGETS
+from ptinspect.conversion.tensors.storage_layout import Wish
 from ptinspect.errors import PtInspectError
 from ptinspect.formats.dtypes import DType, by_name
 

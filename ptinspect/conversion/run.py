@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from ptinspect.conversion.checking import check
-from ptinspect.conversion.copying import Sink, Unchanged
-from ptinspect.conversion.judging import judge
+from ptinspect.conversion.io.atomic_file import must_be_free, must_differ, must_have_room, written
+from ptinspect.conversion.io.copy import Sink, Unchanged
 from ptinspect.conversion.options import Options, checked, goal_of, target_of
-from ptinspect.conversion.output import must_be_free, must_differ, must_have_room, written
 from ptinspect.conversion.report import ConversionReport
+from ptinspect.conversion.safety_check import judge
+from ptinspect.conversion.verify import check
 from ptinspect.document import open as open_document
 from ptinspect.errors import about
 from ptinspect.limits import LIMITS, Limits
@@ -90,18 +90,18 @@ def convert(
 def planned(document: Document, target: str, options: Options, files: ExitStack) -> Plan:
     """The plan for the goal. `files` keeps open what it needs beside SRC."""
     if options.to == "safetensors":
-        from ptinspect.conversion.to_safetensors import plan_safetensors
+        from ptinspect.conversion.targets.safetensors import plan_safetensors
 
         return plan_safetensors(document, target, options)
     if options.to == "checkpoint":
-        from ptinspect.conversion.to_checkpoint import plan_checkpoint
+        from ptinspect.conversion.targets.checkpoint import plan_checkpoint
 
         return plan_checkpoint(document, target, options, files)
     if options.to == "same" and document.archive.streams and not document.archive.parts:
-        from ptinspect.conversion.to_same import plan_same
+        from ptinspect.conversion.targets.same import plan_same
 
         return plan_same(document, target, options)
-    from ptinspect.conversion.to_state_dict import plan_state_dict
+    from ptinspect.conversion.targets.state_dict import plan_state_dict
 
     return plan_state_dict(document, target, options)
 

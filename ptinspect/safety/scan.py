@@ -123,6 +123,7 @@ def scan_many(
     that dies takes no other file's answer with it. exclude: globs of paths that are left out.
     progress: told (files done, files in all) now and then.
     """
+    from ptinspect.safety import parallel
     from ptinspect.safety.paths import expanded
 
     files = list(expanded([os.fspath(path) for path in paths], exclude))

@@ -332,14 +332,14 @@ def test_a_source_that_changes_meanwhile(model: Path, tmp_path: Path) -> None:
 def test_with_the_fast_path_off_it_is_the_same(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ptinspect.conversion import copying
+    from ptinspect.conversion.io import copy
 
     run(FIXTURES / name, tmp_path / "fast" / "a.pt", "--to", "same")
     (tmp_path / "fast").mkdir()
     (tmp_path / "slow").mkdir()
-    monkeypatch.setattr(copying, "LARGE", 1)
+    monkeypatch.setattr(copy, "LARGE", 1)
     assert run(FIXTURES / name, tmp_path / "fast" / "a.pt", "--to", "same").exit_code == 0
-    monkeypatch.setattr(copying, "fast_way", lambda: None)
+    monkeypatch.setattr(copy, "fast_way", lambda: None)
     assert run(FIXTURES / name, tmp_path / "slow" / "a.pt", "--to", "same").exit_code == 0
     fast, slow = (tmp_path / side / "a.pt" for side in ("fast", "slow"))
     assert fast.read_bytes() == slow.read_bytes()

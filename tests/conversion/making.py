@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ptinspect.conversion.copying import Sink
-from ptinspect.conversion.output import written
+from ptinspect.conversion.io.atomic_file import written
+from ptinspect.conversion.io.copy import Sink
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import ptinspect
-from ptinspect.conversion import checking, convert, run
+from ptinspect.conversion import convert, run, verify
 from ptinspect.conversion.plan import Plan
 from ptinspect.errors import PtInspectError
 from tests.conftest import FIXTURES
@@ -21,7 +21,7 @@ SAMPLES = 14
 
 def flipped(monkeypatch: pytest.MonkeyPatch, number: int, at: int) -> list[int]:
     """Changes a byte of a written file (by its number) before it is checked; the sizes of all."""
-    real = checking.check
+    real = verify.check
     sizes: list[int] = []
 
     def check(plan: Plan, paths: list[str], document: Any, verify: bool) -> None:
@@ -89,7 +89,7 @@ def test_in_every_shard_and_in_the_index(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_bytes_behind_the_end_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = checking.check
+    real = verify.check
 
     def check(plan: Plan, paths: list[str], document: Any, verify: bool) -> None:
         with open(paths[0], "ab") as file:
@@ -123,7 +123,7 @@ def test_a_checkpoints_tensors_are_held_against_the_plan(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, field: str
 ) -> None:
     """A checkpoint from a checkpoint: also those of the optimizer."""
-    real = checking.check
+    real = verify.check
 
     def check(plan: Plan, paths: list[str], document: Any, verify: bool) -> None:
         names = [move.key for move in plan.moves]

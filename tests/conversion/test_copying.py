@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from ptinspect.conversion import copying
-from ptinspect.conversion.copying import LARGE, Unchanged
-from ptinspect.conversion.pieces import Cast, Held, Range, whole_units
+from ptinspect.conversion.io import copy
+from ptinspect.conversion.io.copy import LARGE, Unchanged
+from ptinspect.conversion.tensors.byte_ranges import Cast, Held, Range, whole_units
 from ptinspect.document.storages import Storage
 from ptinspect.errors import DamagedError, PtInspectError
 from ptinspect.formats.detect import open_archive
@@ -21,15 +21,15 @@ from tests.formats.making import Stored, make_zip, torch_zip
 
 BODY = os.urandom(3 * LARGE + 8)
 
-WAYS = {"kernel": copying.fast_way(), "buffer": None, "thread": None}
+WAYS = {"kernel": copy.fast_way(), "buffer": None, "thread": None}
 
 
 @pytest.fixture(params=sorted(WAYS))
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setattr(copying, "fast_way", lambda: WAYS[request.param])
+    monkeypatch.setattr(copy, "fast_way", lambda: WAYS[request.param])
     if request.param == "thread":
-        monkeypatch.setattr(copying, "THREADED", 0)
-        monkeypatch.setattr(copying, "BUFFER", LARGE)
+        monkeypatch.setattr(copy, "THREADED", 0)
+        monkeypatch.setattr(copy, "BUFFER", LARGE)
     return str(request.param)
 
 
@@ -62,8 +62,8 @@ def test_a_kernel_that_refuses_is_not_asked_again(
         asked.append(1)
         raise OSError(errno.EXDEV, "another file system")
 
-    monkeypatch.setattr(copying, "fast_way", lambda: refuses)
-    monkeypatch.setattr(copying, "PAGE", 1)
+    monkeypatch.setattr(copy, "fast_way", lambda: refuses)
+    monkeypatch.setattr(copy, "PAGE", 1)
     with sink_to(tmp_path / "out") as sink:
         for _ in range(2):
             sink.put([Range(storage, 0, len(BODY))], False)
@@ -80,11 +80,11 @@ def test_the_kernel_moves_only_what_stands_alike_in_its_pages(
         moved.append((offset, count))
         return os.write(target, os.pread(source, count, offset))
 
-    monkeypatch.setattr(copying, "fast_way", lambda: kernel)
+    monkeypatch.setattr(copy, "fast_way", lambda: kernel)
     place = Range(storage, 0, len(BODY)).place()
     assert place
     with sink_to(tmp_path / "out") as sink:
-        sink.write(b"x" * (place[1] % copying.PAGE))
+        sink.write(b"x" * (place[1] % copy.PAGE))
         sink.put([Range(storage, 0, len(BODY))], False)
         assert moved == [(place[1], len(BODY))]
         sink.write(b"-")
@@ -99,8 +99,8 @@ def test_a_disk_that_is_full_is_no_refusal(
     def full(*_: int) -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(copying, "fast_way", lambda: full)
-    monkeypatch.setattr(copying, "PAGE", 1)
+    monkeypatch.setattr(copy, "fast_way", lambda: full)
+    monkeypatch.setattr(copy, "PAGE", 1)
     failing = pytest.raises(PtInspectError, match="No space left")
     with failing as caught, sink_to(tmp_path / "out") as sink:
         sink.put([Range(storage, 0, len(BODY))], False)

@@ -12,7 +12,7 @@ import pytest
 
 import ptinspect
 from ptinspect.conversion import convert
-from ptinspect.conversion.copying import Sink
+from ptinspect.conversion.io.copy import Sink
 from ptinspect.errors import PtInspectError
 from tests.formats.shards import index_text
 

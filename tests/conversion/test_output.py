@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ptinspect.conversion.output import must_differ, written
+from ptinspect.conversion.io.atomic_file import must_differ, written
 from ptinspect.errors import PtInspectError
 
 posix = pytest.mark.skipif(os.name == "nt", reason="modes and signals of POSIX")

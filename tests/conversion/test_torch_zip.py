@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from ptinspect.conversion import torch_zip
-from ptinspect.conversion.pieces import Held
-from ptinspect.conversion.torch_zip import ZipWriter, folder_name, write_torch_zip
+from ptinspect.conversion.io import torch_zip
+from ptinspect.conversion.io.torch_zip import ZipWriter, folder_name, write_torch_zip
+from ptinspect.conversion.tensors.byte_ranges import Held
 from ptinspect.formats.zip.directory import ZipDirectory
 from ptinspect.source.local import open_source
 from tests.conversion.making import sink_to

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from ptinspect.conversion import write_behind
-from ptinspect.conversion.output import written
+from ptinspect.conversion.io import atomic_file
+from ptinspect.conversion.io.atomic_file import written
 from ptinspect.errors import PtInspectError
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fdatasync"), reason="there is no fdatasync")
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fdatasync"), reason="there is n
 
 @pytest.fixture(autouse=True)
 def every_kilobyte(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(write_behind, "EVERY", 1 << 10)
+    monkeypatch.setattr(atomic_file, "EVERY", 1 << 10)
 
 
 def test_the_disk_is_asked_before_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from ptinspect.conversion.state_dicts import beyond
+from ptinspect.conversion.targets.module_state import beyond
 from ptinspect.document.objects import mapping
 from ptinspect.document.walk import dotted
 from ptinspect.source.naming import shell_quoted, shell_word
@@ -13,7 +13,7 @@ from ptinspect.source.naming import shell_quoted, shell_word
 if TYPE_CHECKING:
     from ptinspect.conversion.options import Options
     from ptinspect.conversion.plan import Plan
-    from ptinspect.conversion.to_state_dict import Model
+    from ptinspect.conversion.targets.state_dict import Model
     from ptinspect.document import Document
     from ptinspect.document.walk import Path, TensorInfo
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ptinspect.conversion import values
-from ptinspect.conversion.elements import swapper
-from ptinspect.conversion.pieces import Cast, Piece, Range
 from ptinspect.conversion.plan import Move, Plan, torch_file
+from ptinspect.conversion.tensors import pickle_values
+from ptinspect.conversion.tensors.byte_ranges import Cast, Piece, Range
+from ptinspect.conversion.tensors.dtype_cast import swapper
 from ptinspect.document.objects import module_class
 from ptinspect.document.storages import Storage
 from ptinspect.errors import UnsupportedError
@@ -155,11 +155,11 @@ class _Same:
             assert dtype is not None
             mark = ("empty", kind.name)
             self.keys.setdefault(mark, (str(len(self.keys)), []))
-            named_class = values.storage_class(dtype)
+            named_class = pickle_values.storage_class(dtype)
             pid = ("storage", named_class, self.keys[mark][0], self.device or "cpu", 0)
             place, size, stride = (PersistentId(pid, 0), 0), (0,), (1,)
-        args = (*place, size, stride, False, values.ordered())
-        self.tensors[key] = made = Call(values.REBUILD_2, args, "REDUCE", 0)
+        args = (*place, size, stride, False, pickle_values.ordered())
+        self.tensors[key] = made = Call(pickle_values.REBUILD_2, args, "REDUCE", 0)
         return made
 
 

@@ -17,15 +17,15 @@ import os
 from typing import TYPE_CHECKING
 from zlib import crc32
 
-from ptinspect.conversion.output import told
+from ptinspect.conversion.io.atomic_file import told
 from ptinspect.errors import DamagedError, Place, PtInspectError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from concurrent.futures import ThreadPoolExecutor
 
-    from ptinspect.conversion.output import Output
-    from ptinspect.conversion.pieces import Piece
+    from ptinspect.conversion.io.atomic_file import Output
+    from ptinspect.conversion.tensors.byte_ranges import Piece
     from ptinspect.source.base import Source
 
     Progress = Callable[[int], None]

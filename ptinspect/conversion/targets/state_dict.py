@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ptinspect.conversion import choosing, told, values
-from ptinspect.conversion.graph import Graph
-from ptinspect.conversion.moves import planned_moves
-from ptinspect.conversion.plan import Move, Plan, torch_file
-from ptinspect.conversion.state_dicts import StateDict, state_dict_of
+from ptinspect.conversion import entries, warnings
+from ptinspect.conversion.plan import Move, Plan, planned_moves, torch_file
+from ptinspect.conversion.targets.module_state import StateDict, state_dict_of
+from ptinspect.conversion.tensors import pickle_values
+from ptinspect.conversion.tensors.object_graph import Graph
 from ptinspect.document.modules import Module, module_of
 from ptinspect.document.objects import ORDERED_DICT, attributes, mapping, path_of_function
 from ptinspect.pickling.values import Call, Value, key_value
 
 if TYPE_CHECKING:
-    from ptinspect.conversion.choosing import Part
+    from ptinspect.conversion.entries import Part
     from ptinspect.conversion.keys import Edits
     from ptinspect.conversion.options import Options
     from ptinspect.document import Document
@@ -46,7 +46,7 @@ def plan_state_dict(document: Document, target: str, options: Options) -> Plan:
     plan.found = len(graph.tensors)
     plan.files.append(torch_file(target, *graph.dump(model.value)))
     plan.moves = moves_of(model, document, graph)
-    told.of_model(plan, document, model)
+    warnings.of_model(plan, document, model)
     return plan
 
 
@@ -75,8 +75,8 @@ def model_of(document: Document, options: Options, graph: Graph) -> Model:
 def chosen(document: Document, options: Options) -> Part:
     """The part that `--entry` names, else the one model in the file."""
     if options.entry is not None:
-        return choosing.at(document, options.entry)
-    return choosing.model_in(document, lambda entry: told.command(document, options, entry))
+        return entries.at(document, options.entry)
+    return entries.model_in(document, lambda entry: warnings.command(document, options, entry))
 
 
 def metadata_of(value: Value) -> dict[str, Value] | None:
@@ -102,8 +102,8 @@ def _edit(model: Model, made: StateDict, edits: Edits, ordered: bool) -> None:
         renamed = _modules(names)
         for name, facts in made.metadata.items():
             modules.setdefault(renamed.get(name, edits.module_name(name)), facts)
-        state["_metadata"] = values.ordered(modules.items())
-    model.value = values.ordered(model.items.items(), state)
+        state["_metadata"] = pickle_values.ordered(modules.items())
+    model.value = pickle_values.ordered(model.items.items(), state)
 
 
 def _modules(names: dict[str, str]) -> dict[str, str]:

@@ -7,13 +7,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from ptinspect.conversion import elements
-from ptinspect.conversion.copying import Sink
-from ptinspect.conversion.layout import laid_out
-from ptinspect.conversion.output import Output
-from ptinspect.conversion.pieces import whole_units
-from ptinspect.conversion.storages import check_extent
-from ptinspect.conversion.told import listed
+from ptinspect.conversion.io.atomic_file import Output
+from ptinspect.conversion.io.copy import Sink
+from ptinspect.conversion.tensors import dtype_cast
+from ptinspect.conversion.tensors.byte_ranges import whole_units
+from ptinspect.conversion.tensors.contiguous import laid_out
+from ptinspect.conversion.tensors.storage_layout import check_extent
+from ptinspect.conversion.warnings import listed
 from ptinspect.document import open as open_document
 from ptinspect.errors import PtInspectError
 from ptinspect.formats.torch_zip import TorchZip
@@ -81,7 +81,7 @@ def _expected(move: Move) -> Iterator[bytes]:
     chunks = laid_out(move.tensor)
     if own is None or wanted is None or own is wanted:
         return chunks
-    convert = elements.caster(own, wanted)
+    convert = dtype_cast.caster(own, wanted)
     return map(convert, whole_units(chunks, own.itemsize))
 
 

@@ -11,12 +11,13 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
-from ptinspect.conversion import elements, told
-from ptinspect.conversion.graph import Graph
-from ptinspect.conversion.pieces import Cast, Gather, Piece, Range
+from ptinspect.conversion import warnings
 from ptinspect.conversion.plan import File, Move, Plan
-from ptinspect.conversion.storages import Wish, check_extent, same
-from ptinspect.conversion.to_state_dict import model_of
+from ptinspect.conversion.targets.state_dict import model_of
+from ptinspect.conversion.tensors import dtype_cast
+from ptinspect.conversion.tensors.byte_ranges import Cast, Gather, Piece, Range
+from ptinspect.conversion.tensors.object_graph import Graph
+from ptinspect.conversion.tensors.storage_layout import Wish, check_extent, same
 from ptinspect.document.objects import mapping
 from ptinspect.errors import UnsupportedError
 from ptinspect.formats.damage import said
@@ -25,7 +26,7 @@ from ptinspect.formats.safetensors import HEADER_BYTES, NAMES
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from ptinspect.conversion.copying import Sink
+    from ptinspect.conversion.io.copy import Sink
     from ptinspect.conversion.options import Options
     from ptinspect.document import Document
     from ptinspect.document.tensor import Tensor
@@ -58,7 +59,7 @@ def plan_safetensors(document: Document, target: str, options: Options) -> Plan:
         model.items, model.sources = {"": model.value}, {"": model.part.name}
     tensors = _dense(model.items, document, graph)
     aliases, lines = _shared(tensors, options.shared)
-    told.of_model(plan, document, model)
+    warnings.of_model(plan, document, model)
     plan.told += [*lines, *_lost(tensors)]
     entries = [
         Entry(_move(key, model.sources[key], tensor, options.wish), _piece(tensor, options.wish))
@@ -162,19 +163,19 @@ def _shared(tensors: dict[str, Tensor], how: str) -> tuple[dict[str, str], list[
     if how == "error" and (groups or partly):
         pairs = [f"{a} and {b}" for a, b, *_ in groups] + [f"{a} and {b}" for a, b in partly]
         raise UnsupportedError(
-            f"tensors share memory: {told.listed(pairs)}",
+            f"tensors share memory: {warnings.listed(pairs)}",
             hint="--shared keep-one writes one of each, --shared duplicate writes all",
         )
     lines = []
     if partly:
-        text = told.listed(f"{a} and {b}" for a, b in partly)
+        text = warnings.listed(f"{a} and {b}" for a, b in partly)
         lines.append(f"written twice, since they share only a part of their bytes: {text}")
     if how == "duplicate" or not groups:
         if groups:
-            lines.append(f"written more than once: {told.listed(', '.join(g) for g in groups)}")
+            lines.append(f"written more than once: {warnings.listed(', '.join(g) for g in groups)}")
         return {}, lines
     aliases = {key: keys[0] for keys in groups for key in keys[1:]}
-    text = told.listed(f"{dropped} is {kept}" for dropped, kept in aliases.items())
+    text = warnings.listed(f"{dropped} is {kept}" for dropped, kept in aliases.items())
     lines.append(f"written once, with a note in the metadata: {text}")
     return aliases, lines
 
@@ -217,14 +218,14 @@ def _piece(tensor: Tensor, wish: Wish) -> Piece:
     """A tensor's bytes in C order."""
     own, target, storage = tensor.dtype, wish.dtype_of(tensor), tensor.storage
     assert own is not None and storage is not None
-    convert = None if own is target else elements.caster(own, target)
+    convert = None if own is target else dtype_cast.caster(own, target)
     plain = tensor.is_contiguous and own is tensor.stored and not tensor.conj and not tensor.neg
     if not plain:
         return Gather(tensor, target, convert)
     low, high = tensor.extent
     inner = Range(storage, low * own.itemsize, high * own.itemsize)
     if storage.archive.byteorder == "big":
-        convert = elements.chained(elements.swapper(own), convert)
+        convert = dtype_cast.chained(dtype_cast.swapper(own), convert)
     return inner if convert is None else Cast(inner, convert, own.itemsize, target.itemsize)
 
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from ptinspect.conversion import elements
-from ptinspect.conversion.pieces import Cast, Gather, Piece, Range
-from ptinspect.conversion.values import storage_class
+from ptinspect.conversion.tensors import dtype_cast
+from ptinspect.conversion.tensors.byte_ranges import Cast, Gather, Piece, Range
+from ptinspect.conversion.tensors.pickle_values import storage_class
 from ptinspect.document.storages import Storage
 from ptinspect.errors import DamagedError, Place, UnsupportedError
 
@@ -39,7 +39,7 @@ class Wish(NamedTuple):
         if own is None:
             raise UnsupportedError("a tensor whose dtype only foreign code would tell")
         wanted = self.dtype
-        if wanted is None or tensor.quantizer or not elements.can_cast(own):
+        if wanted is None or tensor.quantizer or not dtype_cast.can_cast(own):
             return own
         return wanted
 
@@ -142,7 +142,7 @@ class Layout:
         mark = (*same(tensor), target)
         if mark not in self._alone:
             assert tensor.dtype is not None and tensor.storage is not None
-            convert = None if target is tensor.dtype else elements.caster(tensor.dtype, target)
+            convert = None if target is tensor.dtype else dtype_cast.caster(tensor.dtype, target)
             piece = Gather(tensor, target, convert)
             self._alone[mark] = Written([piece], target, self._location(tensor.storage))
         self._spots[id(tensor)] = Spot(self._alone[mark], 0, target, True)
@@ -278,9 +278,9 @@ def _root_of(storage: Storage, high: int) -> Storage:
 def _piece(storage: Storage, low: int, high: int, source: DType, target: DType) -> Piece:
     big = storage.archive.byteorder == "big"
     inner = Range(storage, low, high)
-    convert = elements.chained(
-        elements.swapper(source) if big else None,
-        elements.caster(source, target) if source is not target else None,
+    convert = dtype_cast.chained(
+        dtype_cast.swapper(source) if big else None,
+        dtype_cast.caster(source, target) if source is not target else None,
     )
     if convert is None:
         return inner

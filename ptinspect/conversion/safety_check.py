@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ptinspect.conversion import told
+from ptinspect.conversion import warnings
 from ptinspect.errors import UnsafeError
 from ptinspect.safety.containers.dispatch import scan_source
 from ptinspect.safety.next_steps import advice_of
@@ -38,7 +38,7 @@ def judge(plan: Plan, document: Document) -> None:
         )
     names = list(dict.fromkeys(found.name for found in report.all_findings()))
     if names:
-        plan.told.append(f"kept as it is, and vouched for by nobody: {told.listed(names)}")
+        plan.told.append(f"kept as it is, and vouched for by nobody: {warnings.listed(names)}")
     if plan.to != "same":
         _tell_how_to_load(plan, part)
 
@@ -49,7 +49,7 @@ def _tell_how_to_load(plan: Plan, part: Part) -> None:
     if advice is not None and not advice.weights_only:
         plan.told.append(
             f"a bare torch.load refuses it, since it keeps"
-            f" {told.listed(advice.safe_globals or advice.why)}: {advice.call};"
+            f" {warnings.listed(advice.safe_globals or advice.why)}: {advice.call};"
             " --to checkpoint --plain makes plain values of what it can"
         )
 

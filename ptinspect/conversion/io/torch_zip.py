@@ -16,13 +16,13 @@ from struct import pack
 from typing import TYPE_CHECKING, NamedTuple
 from zlib import crc32
 
-from ptinspect.conversion.pieces import Held
+from ptinspect.conversion.tensors.byte_ranges import Held
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from ptinspect.conversion.copying import Sink
-    from ptinspect.conversion.pieces import Piece
+    from ptinspect.conversion.io.copy import Sink
+    from ptinspect.conversion.tensors.byte_ranges import Piece
 
 ALIGNMENT = 64
 FULL32 = 0xFFFFFFFF

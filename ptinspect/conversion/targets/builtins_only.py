@@ -13,9 +13,9 @@ from collections.abc import Generator, Iterable
 from copy import copy
 from typing import TYPE_CHECKING, NamedTuple
 
-from ptinspect.conversion import elements, values
-from ptinspect.conversion.state_dicts import state_dict_of
-from ptinspect.conversion.to_state_dict import metadata_of
+from ptinspect.conversion.targets.module_state import state_dict_of
+from ptinspect.conversion.targets.state_dict import metadata_of
+from ptinspect.conversion.tensors import dtype_cast, pickle_values
 from ptinspect.document.arrays import Array, Inline, array_of, dtype_code, dtype_name, scalar_of
 from ptinspect.document.entries import describe, is_simple
 from ptinspect.document.modules import Module, module_of
@@ -53,7 +53,7 @@ from ptinspect.pickling.values import (
 from ptinspect.safety.policy.weights_only import ALLOWED
 
 if TYPE_CHECKING:
-    from ptinspect.conversion.graph import Graph
+    from ptinspect.conversion.tensors.object_graph import Graph
     from ptinspect.document import Document
 
     Steps = Generator[tuple[str | int, Value], Value, Value]
@@ -195,7 +195,7 @@ class Plain:
         return made
 
     def _ordered(self, value: Value, items: dict[Value, Value], metadata: Value) -> Steps:
-        made = values.ordered()
+        made = pickle_values.ordered()
         self._memo[id(value)] = made
         yield from self._dict(value, items, made.change().pairs)
         if metadata is not None:
@@ -288,7 +288,7 @@ class Plain:
         data = array.data
         if not isinstance(data, Blob) and raw_bytes(data) is None:
             return LOST
-        convert = elements.swapper(dtype)
+        convert = dtype_cast.swapper(dtype)
         if convert is not None and (array.dtype[0] == ">") != (archive.byteorder == "big"):
             raw = data.read() if isinstance(data, Blob) else raw_bytes(data) or b""
             data = convert(raw)
@@ -300,7 +300,7 @@ class Plain:
             made = state_dict_of(module, self.document, self.graph)
         except UnsupportedError:
             return LOST
-        metadata = None if made.metadata is None else values.ordered(made.metadata.items())
+        metadata = None if made.metadata is None else pickle_values.ordered(made.metadata.items())
         items: dict[Value, Value] = dict(made.items.items())
         return (yield from self._ordered(module.call, items, metadata))
 
@@ -309,8 +309,8 @@ class Plain:
         if "param_groups" not in attributes(call):
             return None
         if not self._optimizers:
-            from ptinspect.conversion.choosing import value_at
-            from ptinspect.conversion.to_checkpoint import packed
+            from ptinspect.conversion.entries import value_at
+            from ptinspect.conversion.targets.checkpoint import packed
 
             for each in self.document.optimizers:
                 found = value_at(self.document, each.path)

@@ -14,7 +14,7 @@ from ptinspect.formats.dtypes import STORAGE_CLASSES
 from ptinspect.pickling.values import Call, Global, PersistentId, Value
 
 if TYPE_CHECKING:
-    from ptinspect.conversion.storages import Written
+    from ptinspect.conversion.tensors.storage_layout import Written
     from ptinspect.document.tensor import Tensor
     from ptinspect.formats.dtypes import DType
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 from copy import copy
 from typing import TYPE_CHECKING
 
-from ptinspect.conversion import values
-from ptinspect.conversion.storages import Layout, Wish
+from ptinspect.conversion.tensors import pickle_values
+from ptinspect.conversion.tensors.storage_layout import Layout, Wish
 from ptinspect.document.objects import path_of_function
 from ptinspect.formats.dtypes import STORAGE_ITEMSIZE, is_untyped
 from ptinspect.pickling.values import Call, Global, Inert, PersistentId, Value
@@ -20,8 +20,8 @@ from ptinspect.pickling.writer import PickleWriter
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ptinspect.conversion.pieces import Piece
-    from ptinspect.conversion.storages import Written
+    from ptinspect.conversion.tensors.byte_ranges import Piece
+    from ptinspect.conversion.tensors.storage_layout import Written
     from ptinspect.document import Document
     from ptinspect.document.storages import Reference
     from ptinspect.document.tensor import Tensor
@@ -160,7 +160,7 @@ class Graph:
 
     def new(self, tensor: Tensor, quantizer: Value = None) -> Call:
         """A value that stands for a tensor which no file has as a value of its own."""
-        made = Call(values.REBUILD_2, (), "REDUCE", 0)
+        made = Call(pickle_values.REBUILD_2, (), "REDUCE", 0)
         self._found[id(made)] = Found(tensor, quantizer, None)
         self._alive.append(made)
         self.layout.add(tensor)
@@ -205,7 +205,7 @@ class Graph:
                 return value.value[1]
             return None
         spot = self.layout.spot(found.tensor)
-        made = values.tensor_value(
+        made = pickle_values.tensor_value(
             found.tensor, spot.dtype, spot.written, spot.offset, spot.laid_out, found.quantizer
         )
         if found.typed is not None:
@@ -217,12 +217,14 @@ class Graph:
             if _is_old_tensor(value):
                 inner = made
                 grad = found.tensor.requires_grad
-                return values.parameter_value(inner, grad) if found.tensor.parameter else inner
+                return (
+                    pickle_values.parameter_value(inner, grad) if found.tensor.parameter else inner
+                )
             made.changes = value.changes
         return made
 
     def _persistent(self, pid: PersistentId) -> Value:
-        if not isinstance(pid, values.StorageId):
+        if not isinstance(pid, pickle_values.StorageId):
             return self._whole(pid)
         return self._five(pid.written, pid.kind)
 
@@ -231,7 +233,11 @@ class Graph:
         if known is None:
             return pid.value
         refer = known[1]
-        kind = values.UNTYPED if is_untyped(refer.type) else values.storage_class(refer.dtype)
+        kind = (
+            pickle_values.UNTYPED
+            if is_untyped(refer.type)
+            else pickle_values.storage_class(refer.dtype)
+        )
         return self._five(self.layout.storage(refer.storage), kind)
 
     def _five(self, written: Written, kind: Global) -> Value:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ptinspect.conversion.layout import laid_out
+from ptinspect.conversion.tensors.contiguous import laid_out
 from ptinspect.formats.torch_zip import TorchZip, ZipSpan
 
 if TYPE_CHECKING:

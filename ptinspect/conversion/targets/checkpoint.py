@@ -10,12 +10,12 @@ from __future__ import annotations
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from ptinspect.conversion import choosing, told
-from ptinspect.conversion.copying import Unchanged
-from ptinspect.conversion.graph import Graph
-from ptinspect.conversion.moves import planned_moves
-from ptinspect.conversion.plan import Plan, torch_file
-from ptinspect.conversion.to_state_dict import chosen, model_of
+from ptinspect.conversion import warnings
+from ptinspect.conversion.entries import models as find_models
+from ptinspect.conversion.io.copy import Unchanged
+from ptinspect.conversion.plan import Plan, planned_moves, torch_file
+from ptinspect.conversion.targets.state_dict import chosen, model_of
+from ptinspect.conversion.tensors.object_graph import Graph
 from ptinspect.document import open as open_document
 from ptinspect.document.objects import attributes, mapping, sequence, step
 from ptinspect.document.walk import dotted
@@ -67,7 +67,7 @@ def _make_way(
     entries: dict[Value, Value], document: Document, options: Options, plan: Plan
 ) -> None:
     """Empties the entries that `--set` and `--optimizer` fill anew, and tells of them."""
-    models = {STATE, *(part.path[0] for part in choosing.models(document) if part.path)}
+    models = {STATE, *(part.path[0] for part in find_models(document) if part.path)}
     new = [name for name, _ in options.set]
     for name in new:
         if name in entries and name in models:
@@ -84,7 +84,7 @@ def _make_way(
     entries.update(dict.fromkeys(replaced))
     plan.dropped += replaced
     if replaced:
-        plan.told.append(f"replaced, as --set and --optimizer say: {told.listed(replaced)}")
+        plan.told.append(f"replaced, as --set and --optimizer say: {warnings.listed(replaced)}")
 
 
 def _kept(
@@ -103,12 +103,12 @@ def _kept(
             entries[next(key for key in items if step(key) == model.part.path[0])] = model.value
             sources.update((f"{name}.{new}", f"{name}.{old}") for new, old in model.sources.items())
             plan.dropped += [f"{name}.{key}" for key in (*model.left_out, *model.dropped)]
-            told.of_edits(plan, model)
+            warnings.of_edits(plan, model)
         return entries
     if options.plain and document.kind not in ("module", "state_dict", "checkpoint"):
         return _entries(document, options)
     model = model_of(document, options, graph)
-    told.of_model(plan, document, model)
+    warnings.of_model(plan, document, model)
     sources.update((f"{STATE}.{new}", old) for new, old in model.sources.items())
     if model.module is not None:
         return {MODEL: model.module.class_name, STATE: model.value}
@@ -131,7 +131,7 @@ def _plain(
     entries: dict[Value, Value], document: Document, graph: Graph, plan: Plan
 ) -> dict[Value, Value]:
     """The entries that have a plain form, in that; the others are told."""
-    from ptinspect.conversion.plain import LOST, Plain, plain_key
+    from ptinspect.conversion.targets.builtins_only import LOST, Plain, plain_key
 
     plain = Plain(document, graph)
     made: dict[Value, Value] = {}
@@ -143,7 +143,7 @@ def _plain(
             made[name] = plain.of(value, str(step(key)))
     if plain.lost:
         plan.dropped += plain.lost
-        plan.told.append(f"left out, as it has no plain form: {told.listed(plain.lost)}")
+        plan.told.append(f"left out, as it has no plain form: {warnings.listed(plain.lost)}")
     kept = {key: value for key, value in made.items() if value is not LOST}
     if not kept:
         raise PtInspectError(
@@ -157,7 +157,7 @@ def optimizer_state(document: Document) -> Value:
 
     PtInspectError where there is none, or several.
     """
-    from ptinspect.conversion.choosing import value_at
+    from ptinspect.conversion.entries import value_at
 
     found = document.optimizers
     if len(found) != 1:

@@ -1,0 +1,1 @@
+"""One module per target of `convert`, and what they share."""

@@ -1,0 +1,1 @@
+"""Tensors and storages on their way from the source to the target."""
