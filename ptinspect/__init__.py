@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from ptinspect.safety.report.report import ScanReport
     from ptinspect.safety.scan import scan, scan_many
     from ptinspect.stubs import stub, stub_package
-    from ptinspect.stubs.stubbed import stubbed
+    from ptinspect.stubs.context import stubbed
 
 __version__ = "0.1.0"
 
@@ -97,7 +97,7 @@ def __getattr__(name: str) -> object:
 
         return getattr(stub_check, name)
     if name == "stubbed":
-        from ptinspect.stubs.stubbed import stubbed
+        from ptinspect.stubs.context import stubbed
 
         return stubbed
     if name in ("OptimizerReport", "check_optimizer"):

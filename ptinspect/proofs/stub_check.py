@@ -71,10 +71,10 @@ def check_stub(
     from ptinspect.display.formats.tree import module_tree
     from ptinspect.document import open as open_document
     from ptinspect.safety.scan import scan
-    from ptinspect.stubs.package import package_files
-    from ptinspect.stubs.render import stub_source
-    from ptinspect.stubs.state_dicts import path_of_state_dict
-    from ptinspect.stubs.work import Options, Work
+    from ptinspect.stubs.build import Options, Work
+    from ptinspect.stubs.infer.state_dict import path_of_state_dict
+    from ptinspect.stubs.write.module import stub_source
+    from ptinspect.stubs.write.package import package_files
 
     report = scan(path)
     if report.verdict not in ("clean", "unknown"):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ptinspect.stubs.render import stub_source
-from ptinspect.stubs.work import Options, Work
+from ptinspect.stubs.build import Options, Work
+from ptinspect.stubs.write.module import stub_source
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -54,7 +54,7 @@ def stub_package(
 
     from ptinspect.document import open
     from ptinspect.errors import about
-    from ptinspect.stubs.package import package_files, ready, write_package
+    from ptinspect.stubs.write.package import package_files, ready, write_package
 
     ready(os.fspath(folder), force)
     options = Options(entry, class_name, recovered_source, guess_forward)

@@ -29,11 +29,11 @@ def test_a_package_is_checked_as_one(tmp_path: Path) -> None:
 
 
 def test_what_differs_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    from ptinspect.stubs import render
+    from ptinspect.stubs.write import module
 
-    source = render.stub_source
+    source = module.stub_source
     monkeypatch.setattr(
-        render,
+        module,
         "stub_source",
         lambda work: source(work).replace("out_features=1", "out_features=7"),
     )

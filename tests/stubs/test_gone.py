@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ptinspect.proofs.stub_check import check_stub
-from ptinspect.stubs.uses import is_foreign
+from ptinspect.stubs.collect.references import is_foreign
 from ptinspect.torchnn.present import is_there
 from tests.conftest import FIXTURES, ROOT
 

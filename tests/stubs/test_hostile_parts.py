@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from ptinspect.document import open as open_document
 from ptinspect.errors import PtInspectError
-from ptinspect.stubs.package import package_files, write_package
-from ptinspect.stubs.work import Options, Work
+from ptinspect.stubs.build import Options, Work
+from ptinspect.stubs.write.package import package_files, write_package
 from tests.stubs.test_hostile import NASTY, check, check_bodies, line, module, names, stub_of, text
 from tests.stubs.trying import run_script
 

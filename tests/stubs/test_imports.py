@@ -13,7 +13,7 @@ import pytest
 
 import ptinspect
 from ptinspect.stubs import stub
-from ptinspect.stubs.stubbed import stubbed
+from ptinspect.stubs.context import stubbed
 from tests.conftest import FIXTURES, ROOT
 
 torch = pytest.importorskip("torch")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ptinspect.stubs.order import agreed
+from ptinspect.stubs.infer.toposort import agreed
 from tests.stubs.trying import attempt, failures, outcomes, run_script
 
 

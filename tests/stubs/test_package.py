@@ -13,8 +13,8 @@ import pytest
 import ptinspect
 from ptinspect.errors import PtInspectError
 from ptinspect.stubs import Options, stub_package
-from ptinspect.stubs.package import package_files
-from ptinspect.stubs.work import Work
+from ptinspect.stubs.build import Work
+from ptinspect.stubs.write.package import package_files
 from tests.conftest import FIXTURES
 from tests.stubs.test_choosing import saved
 from tests.stubs.trying import run_script

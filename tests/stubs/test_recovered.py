@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ptinspect.stubs import Options, stub
-from ptinspect.stubs.recovered import methods
+from ptinspect.stubs.collect.recorded_source import methods
 from tests.conftest import FIXTURES
 from tests.stubs.trying import attempt
 

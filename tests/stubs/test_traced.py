@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from ptinspect.stubs import Options, stub
-from ptinspect.stubs.recovered import function
-from ptinspect.stubs.traced import statements
+from ptinspect.stubs.collect.fx_graph import statements
+from ptinspect.stubs.collect.recorded_source import function
 from tests.conftest import FIXTURES
 from tests.stubs.trying import attempt, run_script
 

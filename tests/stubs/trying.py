@@ -13,7 +13,7 @@ import ptinspect
 from ptinspect.display.formats.tree import module_tree
 from ptinspect.document import Document
 from ptinspect.stubs import Options, stub_of
-from ptinspect.stubs.state_dicts import path_of_state_dict
+from ptinspect.stubs.infer.state_dict import path_of_state_dict
 
 CHILDREN = Path(__file__).parent / "children.py"
 

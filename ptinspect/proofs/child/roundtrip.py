@@ -58,7 +58,7 @@ def fill(model: Any, state: Any) -> None:
 def loading(job: dict[str, Any]) -> Any:
     """torch.load of the original; with a stub where its class is nowhere else."""
     if job["stub"]:
-        from ptinspect.stubs.stubbed import stubbed
+        from ptinspect.stubs.context import stubbed
 
         with stubbed(job["path"]):
             # Nothing but what the stub itself defines is taken: no class of a package.

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from ptinspect.pickling.values import Value
-from ptinspect.stubs.code import Argument, Atom, Expr, Make
-from ptinspect.stubs.expected import SHAPES, Shapes
-from ptinspect.stubs.literals import plain
+from ptinspect.stubs.expr.literals import plain
+from ptinspect.stubs.expr.nodes import Argument, Atom, Expr, Make
+from ptinspect.stubs.torch.shapes import SHAPES, Shapes
 from ptinspect.torchnn import MISSING, lookup
 
 
@@ -75,7 +75,7 @@ def _made(kind: str, given: Args, shapes: Shapes, *alternatives: str) -> Guess |
             unset[argument.name] = default
         value = plain(given.get(argument.name))
         if isinstance(given.get(argument.name), tuple):
-            from ptinspect.stubs.modules import default_of
+            from ptinspect.stubs.torch.calls import default_of
 
             value = default_of(given[argument.name])
         usual = default is not None and value is not None and default.text == value.text

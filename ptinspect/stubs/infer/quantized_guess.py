@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ptinspect.stubs.code import Argument, Atom, Expr, Items, Make
-from ptinspect.stubs.guesses import Guess
-from ptinspect.stubs.literals import numbers
+from ptinspect.stubs.expr.literals import numbers
+from ptinspect.stubs.expr.nodes import Argument, Atom, Expr, Items, Make
+from ptinspect.stubs.infer.layer_guess import Guess
 
 if TYPE_CHECKING:
     from ptinspect.document.tensor import Tensor
-    from ptinspect.stubs.state_dicts import Branch
+    from ptinspect.stubs.infer.state_dict import Branch
 
 QUANTIZED = "torch.ao.nn.quantized"
 PACKED = "_packed_params._packed_params"

@@ -8,16 +8,16 @@ from ptinspect.document.objects import path_of_function
 from ptinspect.pickling.values import Call, Global
 from ptinspect.safety.load_advice import load_advice
 from ptinspect.safety.policy.weights_only import ALLOWED
-from ptinspect.stubs.code import WIDTH, Atom, Items, assigned, columns
-from ptinspect.stubs.imports import Imports
-from ptinspect.stubs.modules import class_text
-from ptinspect.stubs.names import plain, string
-from ptinspect.stubs.uses import GETATTR, class_named, named
+from ptinspect.stubs.collect.references import GETATTR, class_named, named
+from ptinspect.stubs.expr.identifiers import plain, string
+from ptinspect.stubs.expr.nodes import WIDTH, Atom, Items, assigned, columns
+from ptinspect.stubs.torch.calls import class_text
+from ptinspect.stubs.torch.imports import Imports
 from ptinspect.torchnn import lookup
 
 if TYPE_CHECKING:
     from ptinspect.document import Document
-    from ptinspect.stubs.graph import Graph
+    from ptinspect.stubs.collect.object_graph import Graph
 
 REACH = '''
 def _reach(thing, name):

@@ -4,26 +4,58 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ptinspect.stubs.code import (
+from ptinspect.stubs.collect.classes import ATTRIBUTE, BUFFER, CHILD, LATE, PARAMETER, Plan
+from ptinspect.stubs.collect.fx_graph import Traced
+from ptinspect.stubs.collect.object_graph import Graph
+from ptinspect.stubs.expr.identifiers import Names, attribute, prose, string
+from ptinspect.stubs.expr.nodes import (
     WIDTH,
     Atom,
     Expr,
     Items,
     Make,
+    Many,
+    as_make,
     assigned,
     columns,
     has_blank,
     laid_out,
 )
-from ptinspect.stubs.fixups import Set, far
-from ptinspect.stubs.graph import Graph
-from ptinspect.stubs.infer import Given, Line, Solved
-from ptinspect.stubs.instances import ATTRIBUTE, BUFFER, CHILD, LATE, PARAMETER, Plan
-from ptinspect.stubs.modules import TAKEN, class_text
-from ptinspect.stubs.names import Names, attribute, prose, string
-from ptinspect.stubs.signatures import signature
-from ptinspect.stubs.traced import Traced
+from ptinspect.stubs.infer.constructors import Given, Line, Solved
+from ptinspect.stubs.infer.post_init import Set, far
+from ptinspect.stubs.torch.calls import TAKEN, class_text
 from ptinspect.torchnn.printer import REMINDER
+
+_CONV = {"1d": "L", "2d": "H, W", "3d": "D, H, W"}
+
+
+def signature(expr: Expr) -> str:
+    """`Linear, (*, 2) -> (*, 1)`"""
+    made = as_make(expr)
+    if not isinstance(made, Make | Many):
+        return f"the argument {prose(made.text)}"
+    name = made.func.rpartition(".")[2]
+    args = {key: prose(value.text) for key, value in made.args} if isinstance(made, Make) else {}
+    shapes = _shapes(name, args)
+    return f"{name}, {shapes}" if shapes else name
+
+
+def _shapes(name: str, args: dict[str | None, str]) -> str:
+    if name == "Linear" and {"in_features", "out_features"} <= set(args):
+        return f"(*, {args['in_features']}) -> (*, {args['out_features']})"
+    if name.startswith("Conv") and {"in_channels", "out_channels"} <= set(args):
+        dims = _CONV.get(name[-2:], "...")
+        out = ", ".join(f"{dim}'" for dim in dims.split(", "))
+        return f"(N, {args['in_channels']}, {dims}) -> (N, {args['out_channels']}, {out})"
+    if name == "Embedding" and "embedding_dim" in args:
+        return f"(*) of indices -> (*, {args['embedding_dim']})"
+    if name in ("LSTM", "GRU", "RNN") and {"input_size", "hidden_size"} <= set(args):
+        return f"sequences of {args['input_size']} -> of {args['hidden_size']}, and a state"
+    return ""
+
+
+# ---
+
 
 _BASES = {
     "tuple": "tuple", "str": "str", "int": "int", "float": "float", "bytes": "bytes",
@@ -315,7 +347,7 @@ def _enum(plan: Plan) -> Iterator[str]:
     yield f"class {plan.ident}({'enum.Flag' if plan.use and plan.use.flag else 'enum.Enum'}):"
     if plan.use is not None and plan.use.called:
         yield "    # inferred: the names, made from the values, which alone are recorded"
-    from ptinspect.stubs.literals import plain
+    from ptinspect.stubs.expr.literals import plain
 
     reached = [name for name in (plan.use.reached if plan.use else ()) if _is_member(plan, name)]
     names = Names({"name", "value", "mro", *reached})

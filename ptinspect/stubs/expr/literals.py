@@ -7,8 +7,8 @@ from struct import Struct
 from typing import TYPE_CHECKING
 
 from ptinspect.errors import PtInspectError
-from ptinspect.stubs.code import FALSE, NONE, TRUE, Atom, Blank, Expr, Items, Make
-from ptinspect.stubs.names import string
+from ptinspect.stubs.expr.identifiers import string
+from ptinspect.stubs.expr.nodes import FALSE, NONE, TRUE, Atom, Blank, Expr, Items, Make
 
 if TYPE_CHECKING:
     from ptinspect.document.tensor import Tensor

@@ -5,10 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ptinspect.document.modules import Module, module_of
-from ptinspect.stubs.code import NONE, OPEN, Argument, Atom, Expr, Items, Make, Many, Var
-from ptinspect.stubs.expected import CHILDREN, SHAPES, given
-from ptinspect.stubs.graph import Graph, base_of
-from ptinspect.stubs.instances import (
+from ptinspect.stubs.collect.classes import (
     ATTRIBUTE,
     BUFFER,
     CHILD,
@@ -18,9 +15,12 @@ from ptinspect.stubs.instances import (
     Member,
     Plan,
 )
-from ptinspect.stubs.modules import INTERNAL, class_text, constructed, tensors_below
-from ptinspect.stubs.order import agreed, depth_of, groups
-from ptinspect.stubs.unify import Column, Parameter, Unifier, texts_of
+from ptinspect.stubs.collect.object_graph import Graph, base_of
+from ptinspect.stubs.expr.nodes import NONE, OPEN, Argument, Atom, Expr, Items, Make, Many, Var
+from ptinspect.stubs.infer.anti_unify import Column, Parameter, Unifier, texts_of
+from ptinspect.stubs.infer.toposort import agreed, depth_of, groups
+from ptinspect.stubs.torch.calls import INTERNAL, class_text, constructed, tensors_below
+from ptinspect.stubs.torch.shapes import CHILDREN, SHAPES, given
 from ptinspect.torchnn import ModuleClass, lookup
 
 DEEPEST = 6

@@ -7,8 +7,8 @@ from heapq import heappop, heappush
 from itertools import pairwise
 from typing import TypeVar
 
-from ptinspect.stubs.code import Each, Expr, Items, Make, Many, Pairs, Star
-from ptinspect.stubs.instances import Instance, Plan
+from ptinspect.stubs.collect.classes import Instance, Plan
+from ptinspect.stubs.expr.nodes import Each, Expr, Items, Make, Many, Pairs, Star
 
 Name = TypeVar("Name", bound=Hashable)
 

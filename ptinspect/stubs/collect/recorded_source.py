@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import ast
 
-from ptinspect.stubs.modules import TAKEN
-from ptinspect.stubs.names import plain
+from ptinspect.stubs.expr.identifiers import plain
+from ptinspect.stubs.torch.calls import TAKEN
 
 LONGEST = 200_000
 """Characters of a class's source."""

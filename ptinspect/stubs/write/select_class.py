@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 from ptinspect.document.modules import module_of
 from ptinspect.errors import PtInspectError
-from ptinspect.stubs.classes import class_lines
-from ptinspect.stubs.code import NONE, Expr
-from ptinspect.stubs.instances import Instance
-from ptinspect.stubs.names import prose
+from ptinspect.stubs.collect.classes import Instance
+from ptinspect.stubs.expr.identifiers import prose
+from ptinspect.stubs.expr.nodes import NONE, Expr
+from ptinspect.stubs.write.classes import class_lines
 
 if TYPE_CHECKING:
-    from ptinspect.stubs.instances import Plan
-    from ptinspect.stubs.work import Work
+    from ptinspect.stubs.build import Work
+    from ptinspect.stubs.collect.classes import Plan
 
 
 def narrow(work: Work, name: str) -> None:

@@ -6,15 +6,15 @@ import os
 import re
 from typing import TYPE_CHECKING
 
-from ptinspect.stubs.code import NONE, Atom, Expr, Make, assigned, laid_out
-from ptinspect.stubs.names import prose, string
-from ptinspect.stubs.registration import ANYWHERE, MAIN
-from ptinspect.stubs.safe import safe_lines
+from ptinspect.stubs.expr.identifiers import prose, string
+from ptinspect.stubs.expr.nodes import NONE, Atom, Expr, Make, assigned, laid_out
+from ptinspect.stubs.write.runtime_templates import ANYWHERE, MAIN
+from ptinspect.stubs.write.safe_globals import safe_lines
 
 if TYPE_CHECKING:
-    from ptinspect.stubs.fixups import Set
-    from ptinspect.stubs.instances import Plan
-    from ptinspect.stubs.work import Work
+    from ptinspect.stubs.build import Work
+    from ptinspect.stubs.collect.classes import Plan
+    from ptinspect.stubs.infer.post_init import Set
 
 ASSEMBLED = '''
 def _assembled(kind, attributes=(), parameters=(), buffers=(), children=()):
@@ -78,7 +78,7 @@ def _exported(work: Work) -> list[str]:
 
 
 def _all(names: list[str]) -> list[str]:
-    from ptinspect.stubs.code import Items
+    from ptinspect.stubs.expr.nodes import Items
 
     return assigned("__all__", Items("[]", [Atom(string(name)) for name in names]), 0)
 
@@ -94,7 +94,7 @@ def _body(work: Work) -> list[str]:
         lines += ["", *RESULT.rstrip().split("\n")]
     for name, expr in work.parts:
         lines += ["", "", f"def {name}():", *laid_out("return ", expr, "", 4)]
-    from ptinspect.stubs.classes import class_lines
+    from ptinspect.stubs.write.classes import class_lines
 
     for plan in work.in_order:
         lines += ["", ""]
@@ -115,7 +115,7 @@ def _assembles(work: Work) -> bool:
     """Whether what is written puts a module together by hand."""
     if work.only is None:
         return True
-    from ptinspect.stubs.choosing import lines_of
+    from ptinspect.stubs.write.select_class import lines_of
 
     lines = [line for plan in work.plans for line in lines_of(work, plan)]
     lines += [work.root.text, *(expr.text for _, expr in work.parts)]
@@ -145,7 +145,7 @@ def nested_lines(work: Work, plans: list[Plan]) -> list[str]:
 
 def _plain_target(line: str) -> str:
     """`Outer.Inner = Inner`, where the name can stand so."""
-    from ptinspect.stubs.names import attribute
+    from ptinspect.stubs.expr.identifiers import attribute
 
     owner, name, ident = line[8:-1].split(", ")
     inner = name[1:-1]
@@ -160,7 +160,7 @@ def _build(work: Work) -> list[str]:
         return [*lines, *laid_out("raise ", refusal, "", 4)]
     if not work.root_fixups:
         return [*lines, *laid_out("return ", work.root, "", 4)]
-    from ptinspect.stubs.classes import statements
+    from ptinspect.stubs.write.classes import statements
 
     lines += assigned("model", work.root, 4)
     lines += statements(work.root_fixups, 4)

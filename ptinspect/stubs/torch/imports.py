@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 
-from ptinspect.stubs.modules import class_text
-from ptinspect.stubs.names import Names
-from ptinspect.stubs.names import plain as is_plain
-from ptinspect.stubs.values import global_text, verdict_of
+from ptinspect.stubs.expr.identifiers import Names
+from ptinspect.stubs.expr.identifiers import plain as is_plain
+from ptinspect.stubs.torch.calls import class_text
+from ptinspect.stubs.torch.objects import global_text, verdict_of
 from ptinspect.torchnn import lookup
 
 _HARMLESS = ("allowed", "module", "reference", "unknown")

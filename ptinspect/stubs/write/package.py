@@ -9,10 +9,9 @@ import os
 from typing import TYPE_CHECKING
 
 from ptinspect.errors import PtInspectError
-from ptinspect.stubs.choosing import lines_of, names_in
-from ptinspect.stubs.code import laid_out
-from ptinspect.stubs.names import RESERVED, plain, prose
-from ptinspect.stubs.render import (
+from ptinspect.stubs.expr.identifiers import RESERVED, plain, prose
+from ptinspect.stubs.expr.nodes import laid_out
+from ptinspect.stubs.write.module import (
     ASSEMBLED,
     RESULT,
     ending,
@@ -21,10 +20,11 @@ from ptinspect.stubs.render import (
     imports_of,
     nested_lines,
 )
+from ptinspect.stubs.write.select_class import lines_of, names_in
 
 if TYPE_CHECKING:
-    from ptinspect.stubs.instances import Plan
-    from ptinspect.stubs.work import Work
+    from ptinspect.stubs.build import Work
+    from ptinspect.stubs.collect.classes import Plan
 
 _WINDOWS = frozenset({"con", "prn", "aux", "nul"})
 

@@ -10,19 +10,19 @@ import re
 from typing import TYPE_CHECKING
 
 from ptinspect.document.walk import dotted
-from ptinspect.stubs.code import Atom, Expr, Make, Many, Pairs
-from ptinspect.stubs.guesses import guess
-from ptinspect.stubs.instances import BUFFER, CHILD, PARAMETER, Instance, Member, Plan
-from ptinspect.stubs.literals import FLOATS, zeros
-from ptinspect.stubs.names import plain, string
-from ptinspect.stubs.neighbours import batch_norm_dims, chained, first_layer
-from ptinspect.stubs.quantized_guesses import PACKED, guess_quantized
+from ptinspect.stubs.collect.classes import BUFFER, CHILD, PARAMETER, Instance, Member, Plan
+from ptinspect.stubs.expr.identifiers import plain, string
+from ptinspect.stubs.expr.literals import FLOATS, zeros
+from ptinspect.stubs.expr.nodes import Atom, Expr, Make, Many, Pairs
+from ptinspect.stubs.infer.layer_guess import guess
+from ptinspect.stubs.infer.neighbours import batch_norm_dims, chained, first_layer
+from ptinspect.stubs.infer.quantized_guess import PACKED, guess_quantized
 
 if TYPE_CHECKING:
     from ptinspect.document import Document
     from ptinspect.document.tensor import Tensor
     from ptinspect.document.walk import Path
-    from ptinspect.stubs.graph import Graph
+    from ptinspect.stubs.collect.object_graph import Graph
 
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 _SEQUENTIAL = re.compile(r".*\d|blocks|stages|features|net|main|body|model", re.ASCII)
@@ -249,7 +249,7 @@ def flat(branch: Branch) -> dict[str, tuple[int, ...]]:
 
 def dtype_method(branch: Branch) -> str | None:
     """`half()` and the like, where all floats are of one such dtype."""
-    from ptinspect.stubs.fixups import METHODS
+    from ptinspect.stubs.infer.post_init import METHODS
 
     found: set[str] = set()
     todo = [branch]

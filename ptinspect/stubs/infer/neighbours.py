@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ptinspect.stubs.state_dicts import Branch
+    from ptinspect.stubs.infer.state_dict import Branch
 
 Shape = tuple[int, ...]
 

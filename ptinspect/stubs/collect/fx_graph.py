@@ -10,13 +10,13 @@ import ast
 import builtins
 from typing import TYPE_CHECKING
 
-from ptinspect.stubs.instances import Instance, Plan
-from ptinspect.stubs.names import plain
-from ptinspect.stubs.recovered import function
+from ptinspect.stubs.collect.classes import Instance, Plan
+from ptinspect.stubs.collect.recorded_source import function
+from ptinspect.stubs.expr.identifiers import plain
 
 if TYPE_CHECKING:
     from ptinspect.document.modules import Module
-    from ptinspect.stubs.graph import Graph
+    from ptinspect.stubs.collect.object_graph import Graph
 
 HOME = "torch_fx_traced"
 """The module of these classes in a package."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from ptinspect.pickling.values import Call, Value
-from ptinspect.stubs.code import OPEN, Expr
-from ptinspect.stubs.uses import Use, is_module
+from ptinspect.stubs.collect.references import Use, is_module
+from ptinspect.stubs.expr.nodes import OPEN, Expr
 from ptinspect.torchnn import ModuleClass
 
 if TYPE_CHECKING:
-    from ptinspect.stubs.traced import Traced
+    from ptinspect.stubs.collect.fx_graph import Traced
 
 ATTRIBUTE, CHILD, PARAMETER, BUFFER = "attribute", "child", "parameter", "buffer"
 LATE = "late"

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 from ptinspect.document.modules import BUFFERS, MODULES, PARAMETERS, Module, module_of
 from ptinspect.document.objects import attributes
 from ptinspect.pickling.values import Call, Value
-from ptinspect.stubs.code import NONE, Argument, Atom, Expr, Items, Make, Many, Pairs
-from ptinspect.stubs.expected import CHILDREN, SHAPES, Shapes, given
-from ptinspect.stubs.literals import known_values, plain, zeros
-from ptinspect.stubs.names import string
+from ptinspect.stubs.expr.identifiers import string
+from ptinspect.stubs.expr.literals import known_values, plain, zeros
+from ptinspect.stubs.expr.nodes import NONE, Argument, Atom, Expr, Items, Make, Many, Pairs
+from ptinspect.stubs.torch.shapes import CHILDREN, SHAPES, Shapes, given
 from ptinspect.torchnn import MISSING, ModuleClass, lookup
 from ptinspect.torchnn.arguments import Name
 

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 from ptinspect.document.arrays import array_of, dtype_name, scalar_of
 from ptinspect.document.objects import path_of_function, raw_bytes
 from ptinspect.pickling.values import Call, Value, key_value
-from ptinspect.stubs.code import NONE, Argument, Atom, Expr, Items, Make, Pairs
-from ptinspect.stubs.literals import LONGEST, plain
-from ptinspect.stubs.literals import array as written
-from ptinspect.stubs.modules import class_text
-from ptinspect.stubs.names import plain as is_plain
+from ptinspect.stubs.expr.identifiers import plain as is_plain
+from ptinspect.stubs.expr.literals import LONGEST, plain
+from ptinspect.stubs.expr.literals import array as written
+from ptinspect.stubs.expr.nodes import NONE, Argument, Atom, Expr, Items, Make, Pairs
+from ptinspect.stubs.torch.calls import class_text
 from ptinspect.torchnn import lookup
 from ptinspect.torchnn.known import DTYPES, QSCHEMES
 

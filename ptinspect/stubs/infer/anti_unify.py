@@ -3,7 +3,8 @@ varies between them becomes an argument."""
 
 from __future__ import annotations
 
-from ptinspect.stubs.code import (
+from ptinspect.stubs.expr.identifiers import Names
+from ptinspect.stubs.expr.nodes import (
     NONE,
     OPEN,
     Argument,
@@ -14,11 +15,14 @@ from ptinspect.stubs.code import (
     Make,
     Many,
     Pairs,
+    Run,
     Star,
     Var,
+    as_make,
+    call,
+    looped,
+    runs,
 )
-from ptinspect.stubs.fold import Run, as_make, call, looped, runs
-from ptinspect.stubs.names import Names
 
 Column = list["Expr | None"]
 """One expression per instance; None where the instance has nothing of the kind."""

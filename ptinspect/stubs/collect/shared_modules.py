@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 from ptinspect.document.modules import BUFFERS, MODULES, PARAMETERS, Module, module_of
 from ptinspect.document.objects import path_of_function
 from ptinspect.pickling.values import Call, SetOf, Value, key_value
-from ptinspect.stubs.code import NONE, Atom, Expr, Items, Pairs
-from ptinspect.stubs.names import attribute, string
-from ptinspect.stubs.uses import GETATTR
-from ptinspect.stubs.values import called
+from ptinspect.stubs.collect.references import GETATTR
+from ptinspect.stubs.expr.identifiers import attribute, string
+from ptinspect.stubs.expr.nodes import NONE, Atom, Expr, Items, Pairs
+from ptinspect.stubs.torch.objects import called
 from ptinspect.torchnn import lookup
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ WITH_INSIDES = ("functools.partial", "collections.OrderedDict", "collections.def
 
 def step(parent: Module, name: str) -> str:
     """How a child is reached from its parent."""
-    from ptinspect.stubs.modules import TAKEN
+    from ptinspect.stubs.torch.calls import TAKEN
 
     row = lookup(parent.class_path)
     kind = row.name if row is not None else ""
@@ -43,7 +43,7 @@ def step(parent: Module, name: str) -> str:
 
 def own(at: str, store: str, name: str) -> str:
     """How a parameter or a buffer is reached."""
-    from ptinspect.stubs.modules import TAKEN
+    from ptinspect.stubs.torch.calls import TAKEN
 
     if attribute(name) and name not in TAKEN:
         return f"{at}.{name}"

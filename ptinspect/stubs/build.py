@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING
 from ptinspect.document.modules import Module, module_of
 from ptinspect.errors import PtInspectError
 from ptinspect.pickling.values import Call, Value
-from ptinspect.stubs import state_dicts
-from ptinspect.stubs.code import NONE, Expr, Make
-from ptinspect.stubs.fixups import Fixups, Set
-from ptinspect.stubs.graph import Graph
-from ptinspect.stubs.imports import Imports
-from ptinspect.stubs.infer import Solved, solve
-from ptinspect.stubs.instances import Instance, Plan
-from ptinspect.stubs.names import prose
-from ptinspect.stubs.safe import safe_globals
-from ptinspect.stubs.state_dicts import path_of_state_dict
-from ptinspect.stubs.uses import Uses
+from ptinspect.stubs.collect.classes import Instance, Plan
+from ptinspect.stubs.collect.object_graph import Graph
+from ptinspect.stubs.collect.references import Uses
+from ptinspect.stubs.expr.identifiers import prose
+from ptinspect.stubs.expr.nodes import NONE, Expr, Make
+from ptinspect.stubs.infer import state_dict
+from ptinspect.stubs.infer.constructors import Solved, solve
+from ptinspect.stubs.infer.post_init import Fixups, Set
+from ptinspect.stubs.infer.state_dict import path_of_state_dict
+from ptinspect.stubs.torch.imports import Imports
+from ptinspect.stubs.write.safe_globals import safe_globals
 
 if TYPE_CHECKING:
     from ptinspect.document import Document
@@ -77,7 +77,7 @@ class Work:
         self.parts = list(self.graph.parts)
         self.only: Plan | None = None
         if options.name is not None:
-            from ptinspect.stubs.choosing import narrow
+            from ptinspect.stubs.write.select_class import narrow
 
             narrow(self, options.name)
         self.sha256 = sha256_of(document)
@@ -121,21 +121,21 @@ class Work:
         for source in self.document.archive.sources:
             plan = self.graph.plans.get(f"{source.module}.{source.name}")
             if plan is not None and plan.kind == "module":
-                from ptinspect.stubs.recovered import has_forward, methods
+                from ptinspect.stubs.collect.recorded_source import has_forward, methods
 
                 plan.recovered = methods(source.text) if self.options.recovered else []
                 plan.unprinted = not plan.recovered and has_forward(source.text)
 
     def _infer(self) -> None:
         """The model of a state_dict, where the file holds no module."""
-        path = state_dicts.path_of_state_dict(self.document, self.options.entry)
+        path = state_dict.path_of_state_dict(self.document, self.options.entry)
         if path is None:
             return
-        tree = state_dicts.tree_of(self.document, path)
-        inferring = state_dicts.Inferring(self.graph, state_dicts.model_name(self.document, path))
+        tree = state_dict.tree_of(self.document, path)
+        inferring = state_dict.Inferring(self.graph, state_dict.model_name(self.document, path))
         self.root = inferring.run(tree)
         self.inferred = list(inferring.guessed)
-        self._dtype = state_dicts.dtype_method(tree)
+        self._dtype = state_dict.dtype_method(tree)
 
     def _roots(self) -> list[Call]:
         found = [info.module.call for info in self.document.modules if not info.name]
@@ -181,8 +181,8 @@ class Work:
 
 def _methods(plan: Plan, graph: Graph) -> list[str]:
     """Names that getattr takes from a class or its objects, and that are no class themselves."""
-    from ptinspect.stubs.modules import TAKEN
-    from ptinspect.stubs.names import attribute
+    from ptinspect.stubs.expr.identifiers import attribute
+    from ptinspect.stubs.torch.calls import TAKEN
 
     if plan.kind == "enum" or plan.use is None:
         return []

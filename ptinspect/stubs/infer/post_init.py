@@ -8,17 +8,17 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from ptinspect.document.modules import BUFFERS, MODULES, PARAMETERS, Module, module_of
-from ptinspect.stubs.code import NONE, Atom, Expr, Make
-from ptinspect.stubs.literals import FLOATS
-from ptinspect.stubs.modules import INTERNAL
-from ptinspect.stubs.names import attribute, string
-from ptinspect.stubs.refs import Referring, own, places, registers, step
+from ptinspect.stubs.collect.shared_modules import Referring, own, places, registers, step
+from ptinspect.stubs.expr.identifiers import attribute, string
+from ptinspect.stubs.expr.literals import FLOATS
+from ptinspect.stubs.expr.nodes import NONE, Atom, Expr, Make
+from ptinspect.stubs.torch.calls import INTERNAL
 from ptinspect.torchnn import ModuleClass, lookup
 from ptinspect.torchnn.reading import packed
 
 if TYPE_CHECKING:
     from ptinspect.document.tensor import Tensor
-    from ptinspect.stubs.graph import Graph
+    from ptinspect.stubs.collect.object_graph import Graph
 
 LEAST = 3
 """Modules with the same attribute before it becomes a loop."""

@@ -1,0 +1,1 @@
+"""Collect what a file records about its classes and objects."""

@@ -1,0 +1,1 @@
+"""Expressions of the generated source: nodes, literals and identifiers."""

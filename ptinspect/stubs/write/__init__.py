@@ -1,0 +1,1 @@
+"""Write classes, modules and packages as source text."""
