@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ptinspect.conversion import ConversionReport, convert
     from ptinspect.document import Document, TensorInfo, open
     from ptinspect.proofs.optimizer import OptimizerReport, check_optimizer
-    from ptinspect.proofs.resume import ResumeReport, check_resume
+    from ptinspect.proofs.resume.proof import ResumeReport, check_resume
     from ptinspect.proofs.roundtrip import RoundtripReport, check_roundtrip
     from ptinspect.proofs.stub_check import StubReport, check_stub
     from ptinspect.safety.report.report import ScanReport
@@ -105,9 +105,9 @@ def __getattr__(name: str) -> object:
 
         return getattr(optimizer, name)
     if name in ("ResumeReport", "check_resume"):
-        from ptinspect.proofs import resume
+        from ptinspect.proofs.resume import proof
 
-        return getattr(resume, name)
+        return getattr(proof, name)
     if name in ("RoundtripReport", "check_roundtrip"):
         from ptinspect.proofs import roundtrip
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ptinspect.proofs.workers import Progress, Watch
+    from ptinspect.proofs.processes import Progress, Watch
 
 WIDTH = 24
 """Characters of the bar itself."""

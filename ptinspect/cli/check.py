@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
 
-    from ptinspect.proofs.workers import Watch
+    from ptinspect.proofs.processes import Watch
 
 _FORMAT = click.option(
     "-f",
@@ -167,7 +167,7 @@ def resume(ctx: click.Context, /, **given: Any) -> None:
     agree. torch runs in child processes; nothing is loaded that `scan` calls dangerous. Exit code
     0: proved. 1: it differs. 2: it could not be run.
     """
-    from ptinspect.proofs.resume import check_resume
+    from ptinspect.proofs.resume.proof import check_resume
 
     picture = {"plot": given["plot"], "force": given["force"]}
     with _target(given) as target:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any, TypedDict, TypeVar
 
 from ptinspect.errors import PtInspectError
-from ptinspect.proofs.workers import TIMEOUT, Watch, Workers
+from ptinspect.proofs.processes import TIMEOUT, Watch, Workers
 
 STEPS = 4
 """N, unless the user says otherwise; whole epochs are made of it."""

@@ -11,8 +11,8 @@ from ptinspect.display.text.escape import cut, safe
 from ptinspect.document import open as open_document
 from ptinspect.errors import PtInspectError, UnsafeError, UnsupportedError, about
 from ptinspect.proofs.options import Options, for_child, given, hired, with_options
-from ptinspect.proofs.plan import plan_of
-from ptinspect.proofs.workers import Workers
+from ptinspect.proofs.processes import Workers
+from ptinspect.proofs.resume.plan import plan_of
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

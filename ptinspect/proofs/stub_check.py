@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 from ptinspect.errors import PtInspectError, UnsafeError, UnsupportedError, about
 
 TIMEOUT = 600.0
-_START = "import sys; sys.path.insert(0, sys.argv.pop(1)); import stub_try; stub_try.main()"
+_START = (
+    "import sys; sys.path.insert(0, sys.argv.pop(1)); import load_with_stub; load_with_stub.main()"
+)
 _SAID = {
     "import": "import of the stub", "load": "torch.load, weights_only=False",
     "weights_only": "torch.load, weights_only=True", "build": "build()", "print": "print",
@@ -110,7 +112,7 @@ def _run(job: str, folder: str, timeout: float) -> dict[str, dict[str, Any]]:
     import subprocess
     import sys
 
-    here = os.path.join(os.path.dirname(os.path.abspath(__file__)), "child")
+    here = os.path.join(os.path.dirname(os.path.abspath(__file__)), "worker")
     command = [sys.executable, "-I", "-B", "-c", _START, here, job]
     try:
         done = subprocess.run(

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from ptinspect.proofs.workers import Workers
+from ptinspect.proofs.processes import Workers
 
 
 @pytest.fixture(scope="session")

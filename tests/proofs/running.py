@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from ptinspect.errors import PtInspectError
-from ptinspect.proofs.resume import ResumeReport, check_resume
-from ptinspect.proofs.workers import Workers
+from ptinspect.proofs.processes import Workers
+from ptinspect.proofs.resume.proof import ResumeReport, check_resume
 from tests.proofs.trainings import NET, Training
 
 

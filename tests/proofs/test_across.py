@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from ptinspect.proofs import across
-from ptinspect.proofs.across import TOLERANCE, Crossing
-from ptinspect.proofs.resume import ResumeReport, check_resume
-from ptinspect.proofs.workers import Workers
+from ptinspect.proofs.processes import Workers
+from ptinspect.proofs.resume import cross_device
+from ptinspect.proofs.resume.cross_device import TOLERANCE, Crossing
+from ptinspect.proofs.resume.proof import ResumeReport, check_resume
 
 torch = pytest.importorskip("torch")
 
@@ -24,7 +24,7 @@ def crossed(workers: Workers, given: dict[str, Any], **more: Any) -> ResumeRepor
 
 @pytest.fixture
 def always(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(across, "crosses", lambda device: True)
+    monkeypatch.setattr(cross_device, "crosses", lambda device: True)
 
 
 def test_both_ways_are_run_and_measured(tmp_path: Path, workers: Workers, always: None) -> None:
@@ -64,14 +64,14 @@ def test_a_step_that_fails_elsewhere_is_told(
     )
     training = Training(tmp_path, net=NET)
     given = training.save(training.parts(), picky)
-    kept = across.both_ways
+    kept = cross_device.both_ways
 
     def then(*args: Any) -> Any:
         (tmp_path / "net.py.again").touch()
         return kept(*args)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(across, "both_ways", then)
+        patch.setattr(cross_device, "both_ways", then)
         report = crossed(workers, given)
     assert [str(crossing.why) for crossing in report.crossings] == [
         "a step fails: AssertionError: not here"
@@ -122,7 +122,7 @@ def test_the_words_of_a_crossing() -> None:
 
 def test_distances_of_two_trainings(tmp_path: Path) -> None:
     """The job that measures: a tensor one bit off, and a loss."""
-    from ptinspect.proofs.child.comparing import compared
+    from ptinspect.proofs.worker.jobs import compared
 
     weights = {"weights a": torch.ones(3), "weights b": torch.zeros(2), "buffer n": torch.tensor(3)}
     one = {"losses": torch.tensor([1.0, 0.5], dtype=torch.float64), "type": "float32"}
@@ -141,14 +141,16 @@ def test_distances_of_two_trainings(tmp_path: Path) -> None:
 
 def test_what_draws_on_the_device_is_not_compared() -> None:
     begin, end = {"rng": {"rng cuda": "a"}}, {"rng": {"rng cuda": "b"}}
-    assert across.draws({"saved": begin, "trace": [end]})
-    assert not across.draws({"saved": begin, "trace": [begin]})
-    assert across.draws({**begin, "trace": [end]})
-    assert not across.draws({"rng": {"rng torch": "a"}, "trace": [{"rng": {"rng torch": "b"}}]})
+    assert cross_device.draws({"saved": begin, "trace": [end]})
+    assert not cross_device.draws({"saved": begin, "trace": [begin]})
+    assert cross_device.draws({**begin, "trace": [end]})
+    assert not cross_device.draws(
+        {"rng": {"rng torch": "a"}, "trace": [{"rng": {"rng torch": "b"}}]}
+    )
 
 
 def test_only_who_names_cuda_crosses() -> None:
-    assert [across.crosses(name) for name in ("auto", "cpu", "cuda", "cuda:1")] == [
+    assert [cross_device.crosses(name) for name in ("auto", "cpu", "cuda", "cuda:1")] == [
         False, False, True, True,
     ]  # fmt: skip
 

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from ptinspect.errors import PtInspectError, UnsafeError
-from ptinspect.proofs.resume import check_resume
+from ptinspect.proofs.processes import Workers
+from ptinspect.proofs.resume.proof import check_resume
 from ptinspect.proofs.roundtrip import check_roundtrip
-from ptinspect.proofs.workers import Workers
 
 torch = pytest.importorskip("torch")
 
@@ -136,7 +136,7 @@ def gone(pid: int) -> bool:
 def test_where_processes_cannot_be_forked_each_job_is_started_afresh(tmp_path: Path) -> None:
     """As on Windows: a job that is done, and one that takes too long."""
     code = "import os, runpy; del os.fork; "
-    code += "runpy.run_module('ptinspect.proofs.child', run_name='__main__')"
+    code += "runpy.run_module('ptinspect.proofs.worker', run_name='__main__')"
     ends = {"losses": torch.ones(1, dtype=torch.float64), "type": "float32", "state": {}}
     torch.save(ends, tmp_path / "ends")
     job = {
@@ -144,7 +144,7 @@ def test_where_processes_cannot_be_forked_each_job_is_started_afresh(tmp_path: P
         "options": {"device": "cpu", "tf32": False},
     }  # fmt: skip
     with pytest.MonkeyPatch.context() as patch, Workers(timeout=120) as own:
-        patch.setattr("ptinspect.proofs.workers.SERVER", ("-c", code))
+        patch.setattr("ptinspect.proofs.processes.SERVER", ("-c", code))
         assert own.run(job)["losses"] == 0
         own.timeout = 0.1
         with pytest.raises(PtInspectError, match="took more than"):

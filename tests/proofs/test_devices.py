@@ -13,8 +13,8 @@ from tests.conftest import ROOT
 
 torch = pytest.importorskip("torch")
 
-from ptinspect.proofs.child import devices, numbers  # noqa: E402
-from ptinspect.proofs.child.failing import CannotRun  # noqa: E402
+from ptinspect.proofs.worker import devices, rng  # noqa: E402
+from ptinspect.proofs.worker.errors import CannotRun  # noqa: E402
 
 
 def there_are(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
@@ -58,20 +58,20 @@ def test_the_generators_of_all_devices_are_kept(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(torch.cuda, "set_rng_state_all", set_all.append)
     monkeypatch.setattr(torch.cuda, "set_rng_state", set_one.append)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
-    assert numbers.rng_state("cuda:1")["cuda"] == states[:2]
-    assert "cuda" not in numbers.rng_state("cpu")
-    numbers.set_rng({"cuda": states})  # saved on a machine with three
-    numbers.set_rng({"cuda": states[0]})
+    assert rng.rng_state("cuda:1")["cuda"] == states[:2]
+    assert "cuda" not in rng.rng_state("cpu")
+    rng.set_rng({"cuda": states})  # saved on a machine with three
+    rng.set_rng({"cuda": states[0]})
     assert [len(given) for given in set_all] == [2]
     assert set_one[0].equal(states[0])
-    assert numbers.seen_as(states[0], states[:2]) is states[1]  # that of the current device
-    assert numbers.seen_as(states, states[:2]) is not states[1]
+    assert rng.seen_as(states[0], states[:2]) is states[1]  # that of the current device
+    assert rng.seen_as(states, states[:2]) is not states[1]
 
 
 def test_no_state_is_set_where_there_is_no_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     there_are(monkeypatch, 0)
     monkeypatch.setattr(torch.cuda, "set_rng_state_all", None)
-    numbers.set_rng({"cuda": [torch.zeros(16, dtype=torch.uint8)]})
+    rng.set_rng({"cuda": [torch.zeros(16, dtype=torch.uint8)]})
 
 
 _JOB = """
@@ -79,11 +79,11 @@ import torch, warnings
 asked = []
 for name in ("is_available", "device_count", "init", "_lazy_init", "current_device"):
     setattr(torch.cuda, name, lambda *a, name=name: asked.append(name) or 0)
-from ptinspect.proofs.child.__main__ import warm
+from ptinspect.proofs.worker.__main__ import warm
 warm()
 print(asked)
 
-from ptinspect.proofs.child.devices import prepare
+from ptinspect.proofs.worker.devices import prepare
 cuda, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
 prepare("cpu", True)
 print(cuda.allow_tf32, cudnn.allow_tf32)
@@ -112,7 +112,7 @@ def test_how_a_job_runs() -> None:
 
 def test_memory_is_not_bounded_on_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     """CUDA reserves more addresses than a machine has memory: with a bound it does not begin."""
-    from ptinspect.proofs.child import jobs
+    from ptinspect.proofs.worker import jobs
 
     bounds: list[Any] = []
     monkeypatch.setattr(jobs, "limited", bounds.append)
@@ -128,7 +128,7 @@ def test_memory_is_not_bounded_on_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_childs_environment_is_set_before_torch_begins(monkeypatch: pytest.MonkeyPatch) -> None:
-    from ptinspect.proofs import workers
+    from ptinspect.proofs import processes
 
     seen: dict[str, Any] = {}
 
@@ -136,8 +136,8 @@ def test_the_childs_environment_is_set_before_torch_begins(monkeypatch: pytest.M
         def __init__(self, command: list[str], **more: Any) -> None:
             seen.update(more["env"])
 
-    monkeypatch.setattr(workers.subprocess, "Popen", Fake)
-    made = workers.Workers()
+    monkeypatch.setattr(processes.subprocess, "Popen", Fake)
+    made = processes.Workers()
     made._start()
     made._server = None
     made.close()

@@ -9,8 +9,8 @@ import pytest
 
 from ptinspect.errors import PtInspectError
 from ptinspect.proofs.optimizer import check_optimizer
-from ptinspect.proofs.resume import ResumeReport, check_resume
-from ptinspect.proofs.workers import Workers
+from ptinspect.proofs.processes import Workers
+from ptinspect.proofs.resume.proof import ResumeReport, check_resume
 
 torch = pytest.importorskip("torch")
 from torch.optim import lr_scheduler as lrs  # noqa: E402

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from ptinspect.errors import PtInspectError
+from ptinspect.proofs.processes import Workers
 from ptinspect.proofs.roundtrip import check_roundtrip
-from ptinspect.proofs.workers import Workers
 
 torch = pytest.importorskip("torch")
 

@@ -9,8 +9,8 @@ import pytest
 
 from ptinspect.errors import PtInspectError
 from ptinspect.proofs import roundtrip
+from ptinspect.proofs.processes import Workers
 from ptinspect.proofs.roundtrip import FORMS, check_roundtrip
-from ptinspect.proofs.workers import Workers
 from tests.cli.running import MODEL, STATE_DICT, run
 from tests.conftest import FIXTURES
 from tests.proofs.seed import seed_files

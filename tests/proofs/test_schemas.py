@@ -13,10 +13,11 @@ import pytest
 
 from ptinspect.display.formats.json import plain
 from ptinspect.document.optim import matching
-from ptinspect.proofs import across, causes, optimizer, resume
-from ptinspect.proofs.across import Crossing
-from ptinspect.proofs.causes import Cause
-from ptinspect.proofs.resume import Difference, ResumeReport
+from ptinspect.proofs import optimizer
+from ptinspect.proofs.resume import causes, cross_device, proof
+from ptinspect.proofs.resume.causes import Cause
+from ptinspect.proofs.resume.cross_device import Crossing
+from ptinspect.proofs.resume.proof import Difference, ResumeReport
 from ptinspect.proofs.roundtrip import FORMS, PARTS, Form, RoundtripReport
 from tests.conftest import FIXTURES
 
@@ -106,8 +107,8 @@ def test_every_kind_of_cause_is_in_the_schema_and_the_other_way_round() -> None:
     listed = set(SCHEMAS["resume"]["$defs"]["cause"]["properties"]["kind"]["enum"])
     # Those that are chosen between, in an expression:
     chosen = {"seed-set-again", "shuffling", "dropout", "rng"}
-    assert kinds(causes, resume) | chosen == listed
-    assert kinds(across) == set()
+    assert kinds(causes, proof) | chosen == listed
+    assert kinds(cross_device) == set()
 
 
 def test_every_kind_of_fault_is_in_the_schema() -> None:

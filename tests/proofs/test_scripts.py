@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from ptinspect.proofs.optimizer import check_optimizer
-from ptinspect.proofs.resume import ResumeReport
-from ptinspect.proofs.workers import Workers
+from ptinspect.proofs.processes import Workers
+from ptinspect.proofs.resume.proof import ResumeReport
 
 torch = pytest.importorskip("torch")
 import numpy as np  # noqa: E402

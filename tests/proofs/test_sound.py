@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from ptinspect.proofs.optimizer import check_optimizer
-from ptinspect.proofs.resume import check_resume
-from ptinspect.proofs.workers import Workers
+from ptinspect.proofs.processes import Workers
+from ptinspect.proofs.resume.proof import check_resume
 from tests.conftest import ROOT
 
 torch = pytest.importorskip("torch")

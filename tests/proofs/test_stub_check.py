@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from ptinspect.errors import UnsafeError
-from ptinspect.proofs.child.stub_try import same
 from ptinspect.proofs.stub_check import StubReport, check_stub
+from ptinspect.proofs.worker.load_with_stub import same
 from tests.cli.running import CHECKPOINT, MODEL, STATE_DICT, run
 from tests.conftest import FIXTURES
 

@@ -13,9 +13,9 @@ import pytest
 
 from ptinspect.cli.bar import bar, line
 from ptinspect.errors import PtInspectError, UnsupportedError
-from ptinspect.proofs.plot import ready
-from ptinspect.proofs.resume import check_resume
-from ptinspect.proofs.workers import Progress, Workers
+from ptinspect.proofs.processes import Progress, Workers
+from ptinspect.proofs.resume.plot import ready
+from ptinspect.proofs.resume.proof import check_resume
 
 
 def test_the_line() -> None:
@@ -114,7 +114,7 @@ def test_both_curves_are_drawn_from_a_run(tmp_path: Path, workers: Workers) -> N
 
 def test_the_same_losses_make_the_same_picture(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    from ptinspect.proofs.plot import plot_losses
+    from ptinspect.proofs.resume.plot import plot_losses
 
     for name in ("one.png", "other.png", "one.pdf"):
         plot_losses(str(tmp_path / name), LOSSES, 3)

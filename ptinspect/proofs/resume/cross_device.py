@@ -11,10 +11,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ptinspect.errors import PtInspectError
-from ptinspect.proofs.causes import Answer, Cause
+from ptinspect.proofs.resume.causes import Answer, Cause
 
 if TYPE_CHECKING:
-    from ptinspect.proofs.resume import Proof
+    from ptinspect.proofs.resume.proof import Proof
 
 TOLERANCE = {"float64": 4096, "float32": 4096, "float16": 16, "bfloat16": 16}
 """ULPs at a tensor's largest element, per dtype: 4096 of float32 are 0.05 %, 16 of bfloat16 12 %.

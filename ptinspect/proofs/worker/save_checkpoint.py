@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from ptinspect.proofs.child.facts import at
-from ptinspect.proofs.child.numbers import rng_state, seen_as
-from ptinspect.proofs.child.training import Training
+from ptinspect.proofs.worker.checkpoint import at
+from ptinspect.proofs.worker.rng import rng_state, seen_as
+from ptinspect.proofs.worker.training import Training
 
 
 def save(training: Training, path: str, start: int) -> None:

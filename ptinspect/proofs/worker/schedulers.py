@@ -8,7 +8,7 @@ from typing import Any
 
 from torch.optim import lr_scheduler as lrs
 
-from ptinspect.proofs.child.failing import CannotRun
+from ptinspect.proofs.worker.errors import CannotRun
 
 # The class, the keys that together only it writes, and its constructor's arguments among them.
 _SIGNS: tuple[tuple[str, str, str], ...] = (

@@ -11,7 +11,46 @@ import types
 from collections.abc import Iterator
 from typing import Any
 
-from ptinspect.proofs.child.failing import CannotRun, said
+import torch
+from torch import nn
+
+from ptinspect.proofs.worker.errors import CannotRun, said
+
+
+def optimizer_class(path: str) -> Any:
+    """A class of torch.optim, by its name."""
+    kind = getattr(torch.optim, path.removeprefix("torch.optim."), None)
+    base = torch.optim.Optimizer
+    if not isinstance(kind, type) or not issubclass(kind, base) or kind is base:
+        raise CannotRun(
+            f"torch.optim has no {path}",
+            "give --optimizer-class torch.optim.AdamW, or write make_optimizer(model) beside the "
+            "model's class",
+        )
+    return kind
+
+
+def loss_of(name: str) -> Any:
+    """A loss of torch.nn, by its class's name."""
+    if name not in nn.modules.loss.__all__:
+        raise CannotRun(f"torch.nn has no loss {name}", "such as MSELoss or CrossEntropyLoss")
+    return getattr(nn, name)()
+
+
+def loaded(plan: dict[str, Any], path: str) -> Any:
+    """What torch.load makes of a file, on the CPU. CannotRun where a class is not found."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=plan["weights_only"])
+    except (AttributeError, ImportError) as error:
+        traceback.print_exc()
+        name = str(error).partition(" on <module")[0]
+        raise CannotRun(
+            f"torch.load: {name}",
+            "put it where Python finds it, that of __main__ into the --model file",
+        ) from error
+
+
+# ---
 
 
 def module_of(path: str) -> Any:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from ptinspect.display.text.escape import cut, safe
 
 if TYPE_CHECKING:
-    from ptinspect.proofs.resume import ResumeReport
+    from ptinspect.proofs.resume.proof import ResumeReport
 
 _SAME = "training goes on as if it had never been interrupted"
 _APART = "a resumed training is not the uninterrupted one"

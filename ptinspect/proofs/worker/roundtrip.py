@@ -8,13 +8,19 @@ from typing import Any
 import torch
 from torch import nn
 
-from ptinspect.proofs.child.batches import Batches, called, loss_between, split
-from ptinspect.proofs.child.facts import Facts, at
-from ptinspect.proofs.child.failing import CannotRun, said
-from ptinspect.proofs.child.numbers import digest, seed_all
-from ptinspect.proofs.child.parts import loaded, loss_of, optimizer_class
-from ptinspect.proofs.child.telling import tell
-from ptinspect.proofs.child.user import findable, made_by, named
+from ptinspect.proofs.worker.batches import Batches, called, loss_between, split
+from ptinspect.proofs.worker.checkpoint import Facts, at
+from ptinspect.proofs.worker.errors import CannotRun, said
+from ptinspect.proofs.worker.progress import tell
+from ptinspect.proofs.worker.rng import digest, seed_all
+from ptinspect.proofs.worker.user_code import (
+    findable,
+    loaded,
+    loss_of,
+    made_by,
+    named,
+    optimizer_class,
+)
 
 
 def roundtrip(job: dict[str, Any]) -> dict[str, Any]:

@@ -3,23 +3,98 @@
 from __future__ import annotations
 
 import copy
+import math
 import os
 import traceback
 from typing import Any
 
 import torch
 
-from ptinspect.proofs.child import layout
-from ptinspect.proofs.child.comparing import compared, keep_ends
-from ptinspect.proofs.child.devices import device_of, is_cuda, limited, prepare, without_cuda
-from ptinspect.proofs.child.failing import CannotRun, said
-from ptinspect.proofs.child.telling import tell
-from ptinspect.proofs.child.training import READ, Training
+from ptinspect.proofs.worker import save_checkpoint
+from ptinspect.proofs.worker.devices import device_of, is_cuda, limited, prepare, without_cuda
+from ptinspect.proofs.worker.errors import CannotRun, said
+from ptinspect.proofs.worker.progress import tell
+from ptinspect.proofs.worker.training import READ, Training
+
+INFINITE = float("inf")
+
+
+def ulps(one: Any, other: Any, unit: Any = None) -> float:
+    """The largest distance between two elements at the same place: 0 for equal ones (-0 is 0, NaN
+    is NaN), inf where only one is NaN or infinite, and for integers that differ. unit: the dtype in
+    whose ULPs to count (that of autocast); by default the tensors' own. Both have one shape and
+    dtype, else inf."""
+    if one.shape != other.shape or one.dtype != other.dtype:
+        return INFINITE
+    one, other = plain(one), plain(other)
+    if not one.numel():
+        return 0.0
+    if not one.is_floating_point():
+        return 0.0 if torch.equal(one, other) else INFINITE
+    info = torch.finfo(unit or one.dtype)
+    one, other = one.to(torch.float64), other.to(torch.float64)
+    same = (one == other) | (one.isnan() & other.isnan())
+    if bool(same.all()):
+        return 0.0
+    if not bool((same | (one.isfinite() & other.isfinite())).all()):
+        return INFINITE
+    finite = one.isfinite()  # there the other is finite as well
+    one, other = one[finite], other[finite]
+    largest = max(float(one.abs().max()), float(other.abs().max()), float(info.smallest_normal))
+    _, exponent = math.frexp(largest)
+    down = 2.0 ** (1 - exponent)  # the largest is then in [1, 2), where an ULP is eps
+    return float((one * down - other * down).abs().max()) / float(info.eps)
+
+
+def plain(tensor: Any) -> Any:
+    """On the CPU, dense, real."""
+    made = tensor.detach().cpu()
+    if made.layout != torch.strided:
+        made = made.to_dense()
+    return torch.view_as_real(made.resolve_conj()) if made.is_complex() else made
+
+
+# ---
+
+
+def keep_ends(training: Training, begin: int | None, path: str | None) -> None:
+    """Writes what there is to compare to `path`, if there is one: the losses from step `begin` on,
+    weights and buffers after the last step."""
+    if path is None:
+        return
+    state = {f"weights {name}": v.detach() for name, v in training.model.named_parameters()}
+    state |= {f"buffer {name}": v for name, v in training.model.named_buffers()}
+    losses = torch.tensor(training.losses[begin or 0 :], dtype=torch.float64)
+    torch.save({"losses": losses, "type": training.loss_type, "state": state}, path)
+
+
+def compared(job: dict[str, Any]) -> dict[str, Any]:
+    """Distances in ULPs: of the first loss, of all losses, and per dtype the largest of all tensors
+    with its name. unit: the dtype in whose ULPs to count, where the tensors' own is better than
+    what they were calculated in."""
+    one, other = (torch.load(path, map_location="cpu", weights_only=True) for path in job["ends"])
+    unit = getattr(torch, job["unit"]) if job["unit"] else None
+    kind = unit or getattr(torch, one["type"])
+    tensors: dict[str, list[Any]] = {}
+    for name, value in one["state"].items():
+        apart = ulps(value, other["state"][name], unit if value.is_floating_point() else None)
+        dtype = str(value.dtype).removeprefix("torch.")
+        if dtype not in tensors or apart > tensors[dtype][0]:
+            tensors[dtype] = [apart, name]
+    return {
+        "first": ulps(one["losses"][:1], other["losses"][:1], kind),
+        "losses": ulps(one["losses"], other["losses"], kind),
+        "type": str(kind).removeprefix("torch."),
+        "tensors": tensors,
+    }
+
+
+# ---
 
 
 def do(job: dict[str, Any], memory: int | None = None) -> dict[str, Any]:
     """The job's answer; `cannot` where it could not be done. memory: its bound, in bytes."""
-    from ptinspect.proofs.child.roundtrip import roundtrip
+    from ptinspect.proofs.worker.roundtrip import roundtrip
 
     kinds = {"whole": whole, "resumed": resumed, "roundtrip": roundtrip, "compared": compared}
     options = job["options"]
@@ -59,8 +134,8 @@ def whole(job: dict[str, Any]) -> dict[str, Any]:
             made["position"] = position
             if job.get("save"):
                 training.facts.root = training.root
-                layout.save(training, job["save"], start)
-                held = copy.deepcopy(layout.snapshot(training))
+                save_checkpoint.save(training, job["save"], start)
+                held = copy.deepcopy(save_checkpoint.snapshot(training))
             training.number = epoch
         if saved_at is not None and len(trace) >= 2 * saved_at:
             break

@@ -16,7 +16,7 @@ import time
 import traceback
 from typing import IO, Any
 
-from ptinspect.proofs.child import telling
+from ptinspect.proofs.worker import progress
 
 LOG = 64 << 20
 """Bytes that a job may print before it is ended: the disk is not its own."""
@@ -51,7 +51,7 @@ def warm() -> None:
     import torch
     import torch.utils.data
 
-    import ptinspect.proofs.child.jobs  # noqa: F401
+    import ptinspect.proofs.worker.jobs  # noqa: F401
 
     torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)  # imports much at its first use
 
@@ -87,7 +87,7 @@ class Started:
     """A job in a process that is started afresh."""
 
     def __init__(self, request: dict[str, Any]) -> None:
-        command = [sys.executable, "-m", "ptinspect.proofs.child", "--one"]
+        command = [sys.executable, "-m", "ptinspect.proofs.worker", "--one"]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, text=True)
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps(request))
@@ -120,7 +120,7 @@ def watched(
         if os.getppid() != parent:  # nobody waits for the answer any more
             job.kill()
             os._exit(1)
-        made = telling.told(request["progress"]) if request["progress"] else None
+        made = progress.told(request["progress"]) if request["progress"] else None
         if made is not None and made != seen:
             seen = made
             say(channel, {"step": made[0], "total": made[1], "loss": made[2]})
@@ -157,9 +157,9 @@ def only(request: dict[str, Any]) -> None:
 
 def run(request: dict[str, Any]) -> None:
     """Does the job, and writes what came of it."""
-    from ptinspect.proofs.child.jobs import do
+    from ptinspect.proofs.worker.jobs import do
 
-    telling.begin(request["progress"])
+    progress.begin(request["progress"])
     answer = do(request["job"], request.get("memory"))
     with open(request["answer"], "w", encoding="utf-8") as file:
         json.dump(answer, file)

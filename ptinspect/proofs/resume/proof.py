@@ -10,12 +10,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ptinspect.errors import about
-from ptinspect.proofs import across
-from ptinspect.proofs.causes import Answer, Cause, candidates, order
 from ptinspect.proofs.options import Options, for_child, given, hired, with_options
-from ptinspect.proofs.plan import plan_of
-from ptinspect.proofs.plot import plot_losses, ready
-from ptinspect.proofs.workers import Workers
+from ptinspect.proofs.processes import Workers
+from ptinspect.proofs.resume import cross_device
+from ptinspect.proofs.resume.causes import Answer, Cause, candidates, order
+from ptinspect.proofs.resume.plan import plan_of
+from ptinspect.proofs.resume.plot import plot_losses, ready
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -50,7 +50,7 @@ class ResumeReport(NamedTuple):
     losses: tuple[list[float], list[float]]
     steps: int
     processes: int
-    crossings: list[across.Crossing]
+    crossings: list[cross_device.Crossing]
 
     @property
     def code(self) -> int:
@@ -60,13 +60,13 @@ class ResumeReport(NamedTuple):
 
     def text(self) -> str:
         """For people, ending in a newline."""
-        from ptinspect.proofs.resume_text import text_of
+        from ptinspect.proofs.resume.report import text_of
 
         return text_of(self)
 
     def json(self) -> dict[str, object]:
         """For programs."""
-        from ptinspect.proofs.resume_text import json_of
+        from ptinspect.proofs.resume.report import json_of
 
         return json_of(self)
 
@@ -102,7 +102,7 @@ class Proof:
         self.middle, self.snapshot = workers.file(".pt"), workers.file(".snapshot")
         self.ends = workers.file(".ends")
         self.begun = workers.jobs
-        self.crosses = across.crosses(options["device"])
+        self.crosses = cross_device.crosses(options["device"])
 
     def on(self, device: str, files: Proof | None = None) -> Proof:
         """The same on another device, with files of its own or those of another."""
@@ -245,7 +245,7 @@ class Proof:
             notes.append(f"after the resume: {resumed['error']}")
         crossings = []
         if self.crosses and (verdict == "same" or (verdict == "differs" and causes)):
-            crossings = across.both_ways(self, whole, causes)
+            crossings = cross_device.both_ways(self, whole, causes)
         step = whole["saved"]["step"]
         losses = (whole["losses"], whole["losses"][:step] + resumed["losses"])
         processes = self.workers.jobs - self.begun

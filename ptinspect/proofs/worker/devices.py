@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from ptinspect.proofs.child.failing import CannotRun
+from ptinspect.proofs.worker.errors import CannotRun
 
 NO_KERNEL = "does not have a deterministic implementation"
 """What torch says of an operation that may give other bits each time."""

@@ -14,17 +14,19 @@ from typing import Any
 import torch
 from torch import nn
 
-from ptinspect.proofs.child import schedulers
-from ptinspect.proofs.child.batches import Batches
-from ptinspect.proofs.child.facts import Facts, at
-from ptinspect.proofs.child.failing import CannotRun
-from ptinspect.proofs.child.numbers import (
-    as_python_state,
-    seed_all,
-    set_rng,
+from ptinspect.proofs.worker import schedulers
+from ptinspect.proofs.worker.batches import Batches
+from ptinspect.proofs.worker.checkpoint import Facts, at
+from ptinspect.proofs.worker.errors import CannotRun
+from ptinspect.proofs.worker.rng import as_python_state, seed_all, set_rng
+from ptinspect.proofs.worker.user_code import (
+    findable,
+    loaded,
+    loss_of,
+    made_by,
+    named,
+    optimizer_class,
 )
-from ptinspect.proofs.child.parts import loaded, loss_of, optimizer_class
-from ptinspect.proofs.child.user import findable, made_by, named
 
 READ = ("order", "trainable", "buffers-in-optimizer", "learning-rate", "epoch", "mid-epoch", "amp")
 LIMIT = 32

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from ptinspect.proofs.child.failing import CannotRun
-from ptinspect.proofs.child.numbers import rng_state, set_rng
-from ptinspect.proofs.child.user import failing, named
+from ptinspect.proofs.worker.errors import CannotRun
+from ptinspect.proofs.worker.rng import rng_state, set_rng
+from ptinspect.proofs.worker.user_code import failing, named
 
 MADE = 4
 """Batches in an epoch that is made up."""

@@ -16,7 +16,7 @@ from ptinspect.errors import PtInspectError, UnsupportedError
 TIMEOUT = 600.0
 """Seconds that a job may take, unless the user says otherwise."""
 
-SERVER = ("-m", "ptinspect.proofs.child")
+SERVER = ("-m", "ptinspect.proofs.worker")
 """What the server is started with."""
 
 TAIL = 1 << 16

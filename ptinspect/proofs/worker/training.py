@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
-from ptinspect.proofs.child import schedulers
-from ptinspect.proofs.child.batches import called, loss_between, split
-from ptinspect.proofs.child.failing import CannotRun
-from ptinspect.proofs.child.loading import READ, Loaded
-from ptinspect.proofs.child.numbers import digest, rng_state, set_rng
+from ptinspect.proofs.worker import schedulers
+from ptinspect.proofs.worker.batches import called, loss_between, split
+from ptinspect.proofs.worker.errors import CannotRun
+from ptinspect.proofs.worker.loading import READ, Loaded
+from ptinspect.proofs.worker.rng import digest, rng_state, set_rng
 
 _END = object()
 

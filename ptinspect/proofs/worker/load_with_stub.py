@@ -22,7 +22,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     with open(sys.argv[1], encoding="utf-8") as file:
         job = json.load(file)
-    for name in ("sys", "stub_try"):  # a class of the file may have that name
+    for name in ("sys", "load_with_stub"):  # a class of the file may have that name
         vars(sys.modules["__main__"]).pop(name, None)
     sys.path[0] = job["folder"]
     said: dict[str, str | None] = {}

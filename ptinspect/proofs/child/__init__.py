@@ -1,1 +1,0 @@
-"""What runs in child processes, and imports torch: `python -m ptinspect.proofs.child`."""

@@ -1,0 +1,1 @@
+"""`check resume`: plan, proof, causes, cross-device runs and report."""
