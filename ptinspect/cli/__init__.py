@@ -97,7 +97,7 @@ class Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> object:
         """Turns what is raised below into one message and an exit code."""
-        from ptinspect.cli.errors import lines_of, unexpected
+        from ptinspect.cli.output import lines_of, unexpected
 
         try:
             return super().invoke(ctx)

@@ -190,7 +190,7 @@ def _options(given: dict[str, Any]) -> dict[str, Any]:
 
 def _watched(given: dict[str, Any]) -> AbstractContextManager[Watch | None]:
     """A bar on standard error where that is a terminal."""
-    from ptinspect.cli.bar import bar
+    from ptinspect.cli.progress import bar
 
     return bar(wanted=not given["no_progress"])
 

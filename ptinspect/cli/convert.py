@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ptinspect.cli.errors import lines_of, unexpected
-from ptinspect.cli.output import Standard, complain
+from ptinspect.cli.output import Standard, complain, lines_of, unexpected
 from ptinspect.cli.progress import Bar
 from ptinspect.errors import PtInspectError
 

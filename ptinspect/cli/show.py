@@ -2,17 +2,163 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from typing import TYPE_CHECKING
 
 import click
 
-from ptinspect.cli.output import File, Standard
-from ptinspect.display import FORMATS, Look
+from ptinspect.cli.inputs import Input, inputs
+from ptinspect.cli.output import Closed, File, Standard, complain, lines_of, unexpected
+from ptinspect.display import FORMATS, Look, view
+from ptinspect.document import open as open_document
+from ptinspect.errors import FormatError, PtInspectError
 
 if TYPE_CHECKING:
     from typing import Any
+
+
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    from ptinspect.document import Document
+
+    class Target(Protocol):
+        def write(self, text: str) -> None: ...
+
+
+OFTEN = 50
+"""Files between two looks for garbage."""
+
+MODELS = (".pt", ".pth", ".ckpt")
+"""Suffixes under which nobody keeps anything else: a file of a folder that has one is not passed
+over in silence when it is something else, such as a web page or a Git LFS pointer."""
+
+
+class Passed:
+    """What a folder holds besides: how many files were shown, and what the others are."""
+
+    def __init__(self) -> None:
+        self.shown = 0
+        self.others = 0
+
+
+class Showing:
+    """format, look: how. target: where to. code: the exit code so far."""
+
+    def __init__(self, format: str, look: Look, target: Target, *, debug: bool = False) -> None:
+        self.format = format
+        self.look = look
+        self.target = target
+        self.debug = debug
+        self.view = view(format)
+        self.codes: set[int] = set()
+        self.folders: dict[str, Passed] = {}
+        self.written = 0
+        self.many = False
+        self.opened = 0
+        self.document: Document | None = None  # kept until the next: the last is never freed
+
+    @property
+    def code(self) -> int:
+        """1, the answer is no, beats 2, it could not be done, beats 0."""
+        return 1 if 1 in self.codes else 2 if 2 in self.codes else 0
+
+    def run(self, paths: tuple[str, ...]) -> int:
+        """Shows all; returns the exit code."""
+        self.many = len(paths) > 1 or any(path != "-" and os.path.isdir(path) for path in paths)
+        for path in paths:
+            if path != "-" and os.path.isdir(path):
+                self.folders[path] = Passed()
+        for given in inputs(paths):
+            self.one(given)
+        if self.format == "json" and self.many:
+            self.target.write("\n]\n" if self.written else "[]\n")
+        for folder, passed in self.folders.items():
+            self.report(folder, passed)
+        return self.code
+
+    def one(self, given: Input) -> None:
+        """Answers for one file."""
+        passed = self.folders.get(given.folder) if given.folder is not None else None
+        try:
+            if given.error is not None:
+                raise given.error
+            text = self.text(given.path)
+        except FormatError as error:
+            if passed is None or given.path.lower().endswith(MODELS):
+                self.failed(error, given.path)
+            else:  # in a folder there are other files too
+                passed.others += 1
+        except PtInspectError as error:
+            self.failed(error, given.path)
+        except Closed:
+            raise
+        except Exception as error:  # noqa: BLE001
+            self.failed(unexpected(error, given.path), given.path, error)
+        else:
+            self.put(text)
+            if passed is not None:
+                passed.shown += 1
+
+    def text(self, path: str) -> str:
+        """The view of one file."""
+        look = self.look
+        self.tidy()
+        document = self.document = open_document(path)
+        with document:
+            if look.hash:
+                from ptinspect.display.numbers.hashes import file_hash
+
+                look.file_hash = file_hash(document, look)
+                self.codes.add(1 if look.file_hash.mismatch else 0)
+            made = self.view(document, look)
+        self.codes.add(0)
+        return made
+
+    def tidy(self) -> None:
+        """Frees what earlier files left, now and then: only cycles need it."""
+        self.document = None
+        self.opened += 1
+        if self.opened % OFTEN == 0:
+            gc.collect()
+
+    def failed(self, error: PtInspectError, path: str, cause: Exception | None = None) -> None:
+        """Says what is wrong, in the place of the answer too where that is JSON."""
+        if self.debug:
+            raise cause or error
+        self.codes.add(2)
+        error.path = error.path or path
+        complain(lines_of(error))
+        if self.format == "json":
+            from ptinspect.display.formats.json import json_error
+
+            self.put(json_error(error, path))
+
+    def put(self, text: str) -> None:
+        """One answer; a list's brackets and commas, or a blank line, around it."""
+        if self.many and self.format == "json":
+            text = (",\n" if self.written else "[\n") + text.rstrip("\n")
+        elif self.written:
+            text = "\n" + text
+        self.target.write(text)
+        self.written += 1
+
+    def report(self, folder: str, passed: Passed) -> None:
+        """Says what of a folder was passed over; a folder with nothing is an error."""
+        others = f"{passed.others:,} other file{'s' * (passed.others != 1)} passed over"
+        if not passed.shown and 2 not in self.codes:
+            self.codes.add(2)
+            error = PtInspectError("no file in it is one that ptinspect reads", path=folder)
+            complain(lines_of(error) + (f"; {others}" if passed.others else ""))
+        elif passed.others:
+            from ptinspect.display.text.escape import safe
+
+            complain(f"ptinspect: {safe(folder)}: {passed.shown:,} shown, {others}")
+
+
+# ---
 
 
 @click.command("show", short_help="What is in it: files and folders.")
@@ -76,7 +222,6 @@ def command(ctx: click.Context, /, **given: Any) -> None:
     Nothing of a file is executed. Exit code 0: done. 1: a check failed (--hash). 2: a file could
     not be read.
     """
-    from ptinspect.cli.showing import Showing
 
     paths: tuple[str, ...] = given["paths"]
     look = look_of(given)

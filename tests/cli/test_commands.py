@@ -96,15 +96,15 @@ def test_the_exit_code_of_several_files(tmp_path: Path) -> None:
 
 def test_without_debug_there_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     """What nobody foresaw asks to be reported, stops no other file, and exits with 2."""
-    from ptinspect.cli import showing
+    from ptinspect.cli import show
 
     def broken(path: str) -> object:
         if path == str(MODEL):
             raise ZeroDivisionError("x\x1b[31m")
         return real(path)
 
-    real = showing.open_document
-    monkeypatch.setattr(showing, "open_document", broken)
+    real = show.open_document
+    monkeypatch.setattr(show, "open_document", broken)
     result = run("show", MODEL, CHECKPOINT)
     assert result.exit_code == 2
     assert result.stderr.startswith(

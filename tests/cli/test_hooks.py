@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from ptinspect.cli import COMMANDS
-from ptinspect.cli.hooks import RULES, main
+from ptinspect.cli.pre_commit import RULES, main
 from tests.conftest import FIXTURES, ROOT
 from tests.safety.files import BAD, GOOD, torch_zip
 
@@ -52,7 +52,7 @@ def test_each_hook_runs_what_there_is() -> None:
     text = (ROOT / ".pre-commit-hooks.yaml").read_text("utf-8")
     entries = re.findall(r"^  entry: (.+)$", text, re.MULTILINE)
     assert entries[0] == "ptinspect scan"
-    assert entries[1:] == [f"python -m ptinspect.cli.hooks {rule}" for rule in RULES]
+    assert entries[1:] == [f"python -m ptinspect.cli.pre_commit {rule}" for rule in RULES]
     assert re.findall(r"^- id: (.+)$", text, re.MULTILINE) == [
         "ptinspect-scan", *(f"ptinspect-{rule}" for rule in RULES)
     ]  # fmt: skip

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from ptinspect.cli.bar import bar, line
+from ptinspect.cli.progress import bar, line
 from ptinspect.errors import PtInspectError, UnsupportedError
 from ptinspect.proofs.processes import Progress, Workers
 from ptinspect.proofs.resume.plot import ready

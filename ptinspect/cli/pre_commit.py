@@ -1,4 +1,4 @@
-"""Hooks for pre-commit that `scan` is not for: `python -m ptinspect.cli.hooks RULE FILE…`.
+"""Hooks for pre-commit that `scan` is not for: `python -m ptinspect.cli.pre_commit RULE FILE…`.
 
 state-dict-only: no file may hold a whole model. prefer-safetensors: no file may hold tensors in a
 pickle. Exit code 0: none does. 1: one does. 2: one could not be read. What is no file of torch.save
@@ -44,7 +44,7 @@ RULES: dict[str, tuple[Callable[[Document], str | None], str]] = {
 def check(path: str, rule: str) -> tuple[int, str]:
     """The exit code for one file, and what to say."""
     from ptinspect.cli import COMMANDS
-    from ptinspect.cli.errors import lines_of
+    from ptinspect.cli.output import lines_of
     from ptinspect.display.text.escape import cut
     from ptinspect.document import open as open_document
 
@@ -68,7 +68,7 @@ def check(path: str, rule: str) -> tuple[int, str]:
 def main(args: Sequence[str]) -> int:
     """The exit code for all files: 1 beats 2 beats 0."""
     if not args or args[0] not in RULES:
-        sys.stderr.write(f"usage: python -m ptinspect.cli.hooks {'|'.join(RULES)} FILE...\n")
+        sys.stderr.write(f"usage: python -m ptinspect.cli.pre_commit {'|'.join(RULES)} FILE...\n")
         return 2
     codes = set()
     for path in args[1:]:
