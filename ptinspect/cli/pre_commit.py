@@ -11,7 +11,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from ptinspect.errors import FormatError, PtInspectError
-from ptinspect.source.naming import shell_word
+from ptinspect.text import shell_word
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ptinspect.conversion.warnings import size_text
+from ptinspect.text import size_text
 
 if TYPE_CHECKING:
     from ptinspect.conversion.plan import Move, Plan

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ptinspect.conversion import warnings
 from ptinspect.errors import UnsafeError
 from ptinspect.safety.containers.dispatch import scan_source
 from ptinspect.safety.next_steps import advice_of
 from ptinspect.safety.report.report import report_of
 from ptinspect.safety.report.scan_state import Budget, Part
 from ptinspect.source.base import MemorySource
+from ptinspect.text import join_names
 
 if TYPE_CHECKING:
     from ptinspect.conversion.plan import Plan
@@ -38,7 +38,7 @@ def judge(plan: Plan, document: Document) -> None:
         )
     names = list(dict.fromkeys(found.name for found in report.all_findings()))
     if names:
-        plan.told.append(f"kept as it is, and vouched for by nobody: {warnings.listed(names)}")
+        plan.told.append(f"kept as it is, and vouched for by nobody: {join_names(names)}")
     if plan.to != "same":
         _tell_how_to_load(plan, part)
 
@@ -49,7 +49,7 @@ def _tell_how_to_load(plan: Plan, part: Part) -> None:
     if advice is not None and not advice.weights_only:
         plan.told.append(
             f"a bare torch.load refuses it, since it keeps"
-            f" {warnings.listed(advice.safe_globals or advice.why)}: {advice.call};"
+            f" {join_names(advice.safe_globals or advice.why)}: {advice.call};"
             " --to checkpoint --plain makes plain values of what it can"
         )
 

@@ -13,11 +13,11 @@ from ptinspect.conversion.tensors import dtype_cast
 from ptinspect.conversion.tensors.byte_ranges import whole_units
 from ptinspect.conversion.tensors.contiguous import laid_out
 from ptinspect.conversion.tensors.storage_layout import check_extent
-from ptinspect.conversion.warnings import listed
 from ptinspect.document import open as open_document
 from ptinspect.errors import PtInspectError
 from ptinspect.formats.torch_zip import TorchZip
 from ptinspect.source.local import open_source
+from ptinspect.text import join_names
 
 if TYPE_CHECKING:
     from ptinspect.conversion.plan import File, Move, Plan
@@ -117,7 +117,7 @@ def _other_crcs(archive: Archive) -> Iterator[str]:
         directory = archive.directory
         wrong = [name for name, at in directory.index.items() if directory.check_crc(at) is False]
         if wrong:
-            yield f"the CRC-32 that it records is not that of the bytes: {listed(wrong)}"
+            yield f"the CRC-32 that it records is not that of the bytes: {join_names(wrong)}"
 
 
 def _same(one: Iterator[bytes], other: Iterator[bytes]) -> bool:

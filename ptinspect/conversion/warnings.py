@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from ptinspect.conversion.targets.module_state import beyond
 from ptinspect.document.objects import mapping
 from ptinspect.document.walk import dotted
-from ptinspect.source.naming import shell_quoted, shell_word
+from ptinspect.text import join_names, shell_quoted, shell_word, size_text
 
 if TYPE_CHECKING:
     from ptinspect.conversion.options import Options
@@ -16,9 +15,6 @@ if TYPE_CHECKING:
     from ptinspect.conversion.targets.state_dict import Model
     from ptinspect.document import Document
     from ptinspect.document.walk import Path, TensorInfo
-
-SHOWN = 6
-"""Names in one line."""
 
 
 def of_model(plan: Plan, document: Document, model: Model) -> None:
@@ -30,7 +26,7 @@ def of_model(plan: Plan, document: Document, model: Model) -> None:
         if left:
             sizes = [f"{name} ({size_text(n)})" if n else name for name, n in left.items()]
             kept = "checkpoint" if plan.to != "checkpoint" and is_checkpoint(document) else "same"
-            made.append(f"left behind: {listed(sizes)}; --to {kept} keeps them")
+            made.append(f"left behind: {join_names(sizes)}; --to {kept} keeps them")
         plan.dropped += left
     plan.dropped += [*model.left_out, *model.dropped]
     if model.module is not None and plan.to != "checkpoint":
@@ -42,12 +38,12 @@ def of_model(plan: Plan, document: Document, model: Model) -> None:
         coded = beyond(model.module, document)
         if coded:
             made.append(
-                f"not in the file: what the code of {listed(coded)} adds to its state_dict()"
+                f"not in the file: what the code of {join_names(coded)} adds to its state_dict()"
                 " (such as get_extra_state()); to have that, save the state_dict where the class is"
             )
     if model.left_out:
         made.append(
-            f"left behind: {listed(model.left_out)}, buffers that are not persistent and that"
+            f"left behind: {join_names(model.left_out)}, buffers that are not persistent and that"
             " state_dict() leaves out"
         )
     of_edits(plan, model)
@@ -56,7 +52,9 @@ def of_model(plan: Plan, document: Document, model: Model) -> None:
 def of_edits(plan: Plan, model: Model) -> None:
     """What the user chose to leave out of the model."""
     if model.dropped:
-        plan.told.append(f"left behind, as --include and --exclude say: {listed(model.dropped)}")
+        plan.told.append(
+            f"left behind, as --include and --exclude say: {join_names(model.dropped)}"
+        )
 
 
 def is_checkpoint(document: Document) -> bool:
@@ -93,23 +91,6 @@ def _differs(info: TensorInfo, kept: Path) -> int:
             break
         same += 1
     return same + 1
-
-
-def listed(names: Iterable[str]) -> str:
-    """A few names, and how many more there are."""
-    every = list(names)
-    more = f" and {len(every) - SHOWN:,} more" if len(every) > SHOWN else ""
-    return ", ".join(every[:SHOWN]) + more
-
-
-def size_text(size: int) -> str:
-    """Bytes in the unit that suits them: `1.5 MB`."""
-    value, unit = float(size), "bytes"
-    for unit in ("bytes", "kB", "MB", "GB", "TB"):
-        if value < 1000 or unit == "TB":
-            break
-        value /= 1000
-    return f"{size:,} bytes" if unit == "bytes" else f"{value:.1f} {unit}"
 
 
 def command(document: Document, options: Options, entry: str) -> str:

@@ -13,13 +13,14 @@ from ptinspect.display.entries import entry_text
 from ptinspect.display.formats.tree import module_tree
 from ptinspect.display.rows import shape_text
 from ptinspect.display.summary_facts import optimizer_name
-from ptinspect.display.text.escape import counted, cut
+from ptinspect.display.text.escape import cut
 from ptinspect.document.entries import Entry, describe, own_line
 from ptinspect.document.modules import module_of
 from ptinspect.document.objects import children, class_of, mapping, sequence
 from ptinspect.document.optim.state import optimizer_of
 from ptinspect.document.walk import dotted
 from ptinspect.pickling.values import Call, PersistentId
+from ptinspect.text import count_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -151,7 +152,7 @@ class Structure:
         found = optimizer_of(value, path)
         if found is not None:
             total = sum(found.parameters(number) for number in range(len(found.groups)))
-            name += f", {optimizer_name(found)} state for {counted(total, 'parameter')}"
+            name += f", {optimizer_name(found)} state for {count_text(total, 'parameter')}"
         return name
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from ptinspect.display.select import selected
-from ptinspect.display.text.escape import counted, cut
+from ptinspect.display.text.escape import cut
 from ptinspect.display.text.fold import fold
+from ptinspect.text import count_text
 
 if TYPE_CHECKING:
     from ptinspect.display.options import Look
@@ -141,9 +142,9 @@ def _summed(infos: list[TensorInfo], depth: int, notes: Notes) -> list[tuple[str
 
 def _sum(key: str, group: list[TensorInfo], elements: bool = False) -> tuple[str, ...]:
     dtypes = _all([info.tensor.dtype.name if info.tensor.dtype else "unknown" for info in group])
-    shape = counted(len(group), "tensor")
+    shape = count_text(len(group), "tensor")
     if elements:
-        shape += f", {counted(sum(info.tensor.numel for info in group), 'element')}"
+        shape += f", {count_text(sum(info.tensor.numel for info in group), 'element')}"
     devices = cut(_all([info.tensor.device for info in group]))
     return _key(key), _all([info.role for info in group]), dtypes, shape, devices, ""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ptinspect.display.text.escape import counted
+from ptinspect.text import count_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,7 +31,7 @@ def none_selected(document: Document, look: Look) -> str:
     count = len(document.tensors)
     if not count or not (look.include or look.exclude):
         return "no tensors"
-    return f"no key of {counted(count, 'tensor')} passes --include and --exclude"
+    return f"no key of {count_text(count, 'tensor')} passes --include and --exclude"
 
 
 def matcher(look: Look) -> Callable[[str], bool]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ptinspect.display.text.escape import counted, cut, safe, size
+from ptinspect.display.text.escape import cut, safe
 from ptinspect.document.entries import describe
 from ptinspect.document.objects import short
-from ptinspect.source.naming import shell_word
+from ptinspect.text import count_text, shell_word, size_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -31,7 +31,7 @@ def heading(document: Document) -> str:
     """`model.pth  2.7 kB, torch-zip, full model of class __main__.CustomModel`"""
     archive = document.archive
     order = ", big-endian" if archive.byteorder == "big" else ""
-    return f"{size(document.size)}, {archive.format}{order}, {kind_text(document)}"
+    return f"{size_text(document.size)}, {archive.format}{order}, {kind_text(document)}"
 
 
 def kind_text(document: Document) -> str:
@@ -102,9 +102,9 @@ def tensors_text(document: Document, infos: list[TensorInfo]) -> str:
     tally = Tally(infos)
     parts = tally.roles()
     total = document.totals
-    held = size(total.nbytes)
+    held = size_text(total.nbytes)
     if total.storage_nbytes != total.nbytes:
-        held += f" of {size(total.storage_nbytes)} in storages"
+        held += f" of {size_text(total.storage_nbytes)} in storages"
     parts.append(held)
     parts += _leading(tally.dtypes)
     parts += _leading(tally.devices)
@@ -140,8 +140,8 @@ class Tally:
         made = []
         for role in sorted(self.counts, key=ROLES.index):
             count = self.counts[role]
-            elements = counted(self.elements.get(role, 0), "element")
-            named = counted(count, names.get(role, role))
+            elements = count_text(self.elements.get(role, 0), "element")
+            named = count_text(count, names.get(role, role))
             made.append(
                 f"{named}, {elements}" if len(self.counts) == 1 else f"{named} with {elements}"
             )
@@ -163,8 +163,11 @@ def _state_dict(document: Document, infos: list[TensorInfo]) -> Iterator[Fact]:
         return
     kept = [info for info in infos if info.persistent and info.role in ("parameter", "buffer")]
     seen = {info.tensor.same(): info.nbytes for info in kept}
-    keys = counted(len(kept), "key")
-    yield "state_dict", f"{size(sum(seen.values()))} in {keys}, the file is {size(document.size)}"
+    keys = count_text(len(kept), "key")
+    yield (
+        "state_dict",
+        f"{size_text(sum(seen.values()))} in {keys}, the file is {size_text(document.size)}",
+    )
 
 
 # --- optimizers ---------------------------------------------------------------------------
@@ -186,13 +189,13 @@ def optimizer_text(document: Document, found: Optimizer) -> str:
     groups = found.groups
     if len(groups) == 1:
         parts += settings(document, groups[0])
-        parts.append(counted(found.parameters(0), "parameter"))
+        parts.append(count_text(found.parameters(0), "parameter"))
     else:
         rates = [setting(document, group.get("lr")) for group in groups[:NAMED]]
         more = ", …" if len(groups) > NAMED else ""
         parts.append(f"lr {', '.join(rates)}{more}")
         total = sum(found.parameters(number) for number in range(len(groups)))
-        parts.append(f"{counted(total, 'parameter')} in {counted(len(groups), 'group')}")
+        parts.append(f"{count_text(total, 'parameter')} in {count_text(len(groups), 'group')}")
     if found.state:
         step = found.step
         parts.append(f"state of {len(found.state):,}")
@@ -273,7 +276,9 @@ def _sources(document: Document) -> Iterator[Fact]:
     torchs = len(sources) - len(own)
     if torchs:
         names.append(
-            f"{torchs} of torch" if own else counted(torchs, "class of torch", "classes of torch")
+            f"{torchs} of torch"
+            if own
+            else count_text(torchs, "class of torch", "classes of torch")
         )
     yield "source", f"the file holds that of {listed(names)}"
 

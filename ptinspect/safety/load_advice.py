@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ptinspect.pickling.values import PersistentId
 from ptinspect.safety.policy.weights_only import ALLOWED, BLOCKED
-from ptinspect.source.naming import python_literal
+from ptinspect.text import python_literal
 
 if TYPE_CHECKING:
     from ptinspect.document import Document

@@ -10,7 +10,7 @@ from ptinspect.safety.analysis.calls import OK, imported
 from ptinspect.safety.load_advice import LoadAdvice, load_advice
 from ptinspect.safety.policy.table import row_of
 from ptinspect.safety.report.findings import DANGEROUS, POINTER
-from ptinspect.source.naming import shell_word
+from ptinspect.text import shell_word
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence

@@ -10,7 +10,7 @@ from typing import IO, TYPE_CHECKING, TypeAlias, cast
 
 from ptinspect.errors import DamagedError, FormatError, Place, PtInspectError
 from ptinspect.source.base import MemorySource, Source
-from ptinspect.source.naming import shell_word
+from ptinspect.text import shell_word
 
 if TYPE_CHECKING:
     from mmap import mmap

@@ -21,6 +21,7 @@ from ptinspect.document.objects import attributes, mapping, sequence, step
 from ptinspect.document.walk import dotted
 from ptinspect.errors import PtInspectError, about
 from ptinspect.pickling.values import Call, Value, key_value
+from ptinspect.text import join_names
 
 if TYPE_CHECKING:
     from ptinspect.conversion.options import Options
@@ -84,7 +85,7 @@ def _make_way(
     entries.update(dict.fromkeys(replaced))
     plan.dropped += replaced
     if replaced:
-        plan.told.append(f"replaced, as --set and --optimizer say: {warnings.listed(replaced)}")
+        plan.told.append(f"replaced, as --set and --optimizer say: {join_names(replaced)}")
 
 
 def _kept(
@@ -143,7 +144,7 @@ def _plain(
             made[name] = plain.of(value, str(step(key)))
     if plain.lost:
         plan.dropped += plain.lost
-        plan.told.append(f"left out, as it has no plain form: {warnings.listed(plain.lost)}")
+        plan.told.append(f"left out, as it has no plain form: {join_names(plain.lost)}")
     kept = {key: value for key, value in made.items() if value is not LOST}
     if not kept:
         raise PtInspectError(

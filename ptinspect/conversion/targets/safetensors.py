@@ -22,6 +22,7 @@ from ptinspect.document.objects import mapping
 from ptinspect.errors import UnsupportedError
 from ptinspect.formats.damage import said
 from ptinspect.formats.safetensors import HEADER_BYTES, NAMES
+from ptinspect.text import join_names
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -163,19 +164,19 @@ def _shared(tensors: dict[str, Tensor], how: str) -> tuple[dict[str, str], list[
     if how == "error" and (groups or partly):
         pairs = [f"{a} and {b}" for a, b, *_ in groups] + [f"{a} and {b}" for a, b in partly]
         raise UnsupportedError(
-            f"tensors share memory: {warnings.listed(pairs)}",
+            f"tensors share memory: {join_names(pairs)}",
             hint="--shared keep-one writes one of each, --shared duplicate writes all",
         )
     lines = []
     if partly:
-        text = warnings.listed(f"{a} and {b}" for a, b in partly)
+        text = join_names(f"{a} and {b}" for a, b in partly)
         lines.append(f"written twice, since they share only a part of their bytes: {text}")
     if how == "duplicate" or not groups:
         if groups:
-            lines.append(f"written more than once: {warnings.listed(', '.join(g) for g in groups)}")
+            lines.append(f"written more than once: {join_names(', '.join(g) for g in groups)}")
         return {}, lines
     aliases = {key: keys[0] for keys in groups for key in keys[1:]}
-    text = warnings.listed(f"{dropped} is {kept}" for dropped, kept in aliases.items())
+    text = join_names(f"{dropped} is {kept}" for dropped, kept in aliases.items())
     lines.append(f"written once, with a note in the metadata: {text}")
     return aliases, lines
 

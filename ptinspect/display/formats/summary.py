@@ -9,7 +9,8 @@ from ptinspect.display.rows import table_of
 from ptinspect.display.select import none_selected
 from ptinspect.display.summary_facts import Fact, facts, heading
 from ptinspect.display.text.columns import columns, padded, width_of
-from ptinspect.display.text.escape import counted, cut, safe
+from ptinspect.display.text.escape import cut, safe
+from ptinspect.text import count_text
 
 if TYPE_CHECKING:
     from ptinspect.display.options import Look
@@ -81,7 +82,7 @@ def _entries(document: Document, look: Look) -> list[str]:
     lines = [f"{padded(key, width)}  {text}" for key, text in shown]
     if len(shown) < len(found):
         lines.append(
-            f"… and {counted(len(found) - len(shown), 'more entry', 'more entries')} (--all)"
+            f"… and {count_text(len(found) - len(shown), 'more entry', 'more entries')} (--all)"
         )
     return lines
 

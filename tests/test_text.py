@@ -9,7 +9,7 @@ import subprocess
 
 import pytest
 
-from ptinspect.source.naming import python_literal, shell_word
+from ptinspect.text import python_literal, shell_word
 
 NAMES = [
     "model.pth", "my model.pth", "a;touch hurt;.pt", "$(touch hurt).pt", "`touch hurt`", "it's.pt",

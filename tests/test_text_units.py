@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from ptinspect.display.text.escape import counted, size
+from ptinspect.text import count_text, size_text
 
 
 @pytest.mark.parametrize(
@@ -14,10 +14,10 @@ from ptinspect.display.text.escape import counted, size
     ],
 )  # fmt: skip
 def test_sizes(count: int, text: str) -> None:
-    assert size(count) == text
+    assert size_text(count) == text
 
 
 def test_counts() -> None:
-    assert counted(1, "parameter") == "1 parameter"
-    assert counted(25_557_032, "element") == "25,557,032 elements"
-    assert counted(2, "entry", "entries") == "2 entries"
+    assert count_text(1, "parameter") == "1 parameter"
+    assert count_text(25_557_032, "element") == "25,557,032 elements"
+    assert count_text(2, "entry", "entries") == "2 entries"

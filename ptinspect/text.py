@@ -1,0 +1,77 @@
+"""Small text helpers that every room uses: lists of names, sizes, counts, and quoting.
+
+A file's name is text of whoever sent the file, so it is quoted wherever a message contains a
+command or a line of Python to paste.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+_PLAIN = frozenset("-_./:+@%,") | (frozenset("\\") if os.name == "nt" else frozenset())
+
+
+def join_names(names: Iterable[str], limit: int = 6) -> str:
+    """Return the first `limit` names and how many more there are: `a, b and 3 more`."""
+    listed = list(names)
+    more = f" and {len(listed) - limit:,} more" if len(listed) > limit else ""
+    return ", ".join(listed[:limit]) + more
+
+
+def count_text(count: int, noun: str, plural: str | None = None) -> str:
+    """Return a count with its noun: `1 parameter`, `2 parameters`, `25,557,032 elements`."""
+    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
+
+
+def size_text(size: int) -> str:
+    """Return a number of bytes in a fitting unit, in powers of 1000: `12 bytes`, `2.7 kB`."""
+    if size < 1000:
+        return count_text(size, "byte")
+    value, unit = size / 1000, "kB"
+    for larger_unit in ("MB", "GB", "TB"):
+        if value < 999.5:
+            break
+        value, unit = value / 1000, larger_unit
+    return f"{value:.1f} {unit}" if value < 99.95 else f"{value:.0f} {unit}"
+
+
+def shell_word(path: str) -> str:
+    """Return a path as one word of a shell command, never an option.
+
+    Standard input, which cannot be read twice, is written as `FILE`.
+    """
+    if path == "-":
+        return "FILE"
+    if path.startswith("-"):
+        path = f"./{path}"
+    if path and all((char.isascii() and char.isalnum()) or char in _PLAIN for char in path):
+        return path
+    return shell_quoted(path)
+
+
+def shell_quoted(text: str) -> str:
+    """Return any text as one word of a shell command, on one line, with nothing expanded."""
+    if text.isprintable():
+        return "'" + text.replace("'", "'\"'\"'") + "'"
+    return "$'" + "".join(map(_in_dollar_quotes, text)) + "'"
+
+
+def _in_dollar_quotes(char: str) -> str:
+    if char.isprintable() and char not in "'\\":
+        return char
+    return "".join(f"\\x{byte:02x}" for byte in char.encode("utf-8", "surrogateescape"))
+
+
+def python_literal(path: str) -> str:
+    """Return a path as a Python string literal in double quotes, with only printable characters."""
+    path = "FILE" if path == "-" else path
+    if not path.isprintable() or '"' in path or "\\" in path:
+        path = "".join(map(_in_quotes, path))
+    return f'"{path}"'
+
+
+def _in_quotes(char: str) -> str:
+    if char in '"\\':
+        return f"\\{char}"
+    return char if char.isprintable() else char.encode("unicode_escape").decode()
