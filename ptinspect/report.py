@@ -1,0 +1,35 @@
+"""The protocol that all reports share: ok, exit_code, text() and as_dict()."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+
+class Report(ABC):
+    """A command's answer, for people as text and for programs as a dict.
+
+    `bool(report)` is `report.ok`. Subclasses are dataclasses.
+    """
+
+    __slots__ = ()
+
+    @property
+    @abstractmethod
+    def ok(self) -> bool:
+        """True if the answer is yes: nothing was found, lost or different."""
+
+    @property
+    def exit_code(self) -> int:
+        """The exit code of the command: 0 if `ok`, else 1."""
+        return 0 if self.ok else 1
+
+    @abstractmethod
+    def text(self) -> str:
+        """Return the report as text that ends in a newline."""
+
+    @abstractmethod
+    def as_dict(self) -> dict[str, object]:
+        """Return the report as a dict that can be written as JSON."""
+
+    def __bool__(self) -> bool:
+        return self.ok
