@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ptinspect.cli.output import File, Standard
+from ptinspect.cli.output import Standard, TextFile, open_output
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -195,11 +195,8 @@ def _watched(given: dict[str, Any]) -> AbstractContextManager[Watch | None]:
     return bar(wanted=not given["no_progress"])
 
 
-def _target(given: dict[str, Any]) -> File | Standard:
-    output = given["output"]
-    if output is None or output == "-":
-        return Standard()
-    return File(output, force=given["force"], inputs=(given["path"],))
+def _target(given: dict[str, Any]) -> AbstractContextManager[Standard | TextFile]:
+    return open_output(given["output"], force=given["force"], sources=(given["path"],))
 
 
 def _shown(report: Any, form: str) -> str:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
-from types import TracebackType
-from typing import IO
+from contextlib import contextmanager
+from typing import IO, TYPE_CHECKING
 
 from ptinspect.display.text.escape import cut, safe
 from ptinspect.errors import PtInspectError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from ptinspect.atomic_file import AtomicFile
 
 BUGS = "please report it, with the file if you can, or with the output of --debug"
 
@@ -59,17 +64,6 @@ def _write(stream: IO[str] | None, text: str) -> None:
 class Standard:
     """Standard output."""
 
-    def __enter__(self) -> Standard:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
-        pass
-
     def write(self, text: str) -> None:
         """At once and in one piece. Raises Closed where nobody reads it."""
         try:
@@ -95,97 +89,36 @@ def _let_go() -> None:
         pass
 
 
-class File:
-    """A file that appears under its name when all was written, and not before.
+class TextFile:
+    """A text file in UTF-8 that appears complete or not at all."""
 
-    What is written goes to a temporary file in the same folder, which is synchronised and then
-    takes the name. Raises PtInspectError where the name is taken (without `force`), where it is
-    no regular file, and where writing fails; nothing is left behind then.
-    """
-
-    def __init__(self, path: str, *, force: bool = False, inputs: tuple[str, ...] = ()) -> None:
-        self.path = path
-        self.force = force
-        self._target = os.path.realpath(path)
-        self._descriptor: int | None = None
-        self._temporary: str | None = None
-        self._check(inputs)
-
-    def _check(self, inputs: tuple[str, ...]) -> None:
-        if os.path.exists(self._target):
-            if not os.path.isfile(self._target):
-                raise self._error("it is no regular file")
-            for given in inputs:
-                if os.path.exists(given) and os.path.samefile(given, self._target):
-                    raise self._error("it is one of the files to be shown")
-            if not self.force:
-                raise self._taken()
-        elif not os.path.isdir(os.path.dirname(self._target)):
-            raise self._error("its folder does not exist")
-
-    def _error(self, message: str) -> PtInspectError:
-        return PtInspectError(message, path=self.path)
-
-    def _taken(self) -> PtInspectError:
-        return PtInspectError("exists already", path=self.path, hint="give --force to overwrite it")
-
-    def __enter__(self) -> File:
-        return self
+    def __init__(self, file: AtomicFile) -> None:
+        self._file = file
 
     def write(self, text: str) -> None:
-        """To the temporary file, made at the first call."""
-        data = memoryview(text.encode("utf-8", "backslashreplace"))
-        try:
-            if self._descriptor is None:
-                self._descriptor = self._open()
-            while data:
-                data = data[os.write(self._descriptor, data) :]
-        except OSError as error:
-            raise self._error(f"cannot be written: {error.strerror or error}") from error
+        """Write to the temporary file."""
+        self._file.write(text.encode("utf-8", "backslashreplace"))
 
-    def _open(self) -> int:
-        flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_BINARY", 0)
-        name = f"{self._target}.{os.urandom(4).hex()}.tmp"
-        descriptor = os.open(name, flags, 0o666)
-        self._temporary = name
-        return descriptor
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
-        descriptor, self._descriptor = self._descriptor, None
-        try:
-            if descriptor is not None:
-                try:
-                    if kind is None:
-                        os.fsync(descriptor)
-                finally:
-                    os.close(descriptor)
-                if kind is None:
-                    self._take_name()
-        except OSError as failed:
-            raise self._error(f"cannot be written: {failed.strerror or failed}") from failed
-        finally:
-            if self._temporary is not None and os.path.exists(self._temporary):
-                os.unlink(self._temporary)
+@contextmanager
+def open_output(
+    path: str | None, *, force: bool = False, sources: Sequence[str] = ()
+) -> Iterator[Standard | TextFile]:
+    """Open the file that `-o` names, or standard output for None and `-`.
 
-    def _take_name(self) -> None:
-        """The temporary file gets the name; not, without `force`, if another has it by now."""
-        assert self._temporary is not None
-        if self.force:
-            os.replace(self._temporary, self._target)
-            return
-        try:
-            if os.name == "nt":
-                os.rename(self._temporary, self._target)  # refuses there
-            else:
-                os.link(self._temporary, self._target)
-        except FileExistsError:
-            raise self._taken() from None
-        except OSError:  # a file system without links
-            if os.path.exists(self._target):
-                raise self._taken() from None
-            os.replace(self._temporary, self._target)
+    The file takes its name when the block ends without an error, and only if something was
+    written. PtInspectError if it may not be overwritten, or is one of `sources`.
+    """
+    if path is None or path == "-":
+        yield Standard()
+        return
+    # Imported here: most commands write to standard output, and start-up time counts.
+    from ptinspect.atomic_file import AtomicFile, check_destination
+
+    check_destination(path, force=force, sources=sources)
+    file = AtomicFile(path, force)
+    try:
+        yield TextFile(file)
+        file.commit()
+    finally:
+        file.discard()

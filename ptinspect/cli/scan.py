@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ptinspect.cli.output import File, Standard
+from ptinspect.cli.output import open_output
 
 if TYPE_CHECKING:
     from typing import Any
@@ -66,12 +66,7 @@ def command(ctx: click.Context, /, **given: Any) -> None:
 
     paths: tuple[str, ...] = given["paths"]
     output = given["output"]
-    target: File | Standard
-    if output is None or output == "-":
-        target = Standard()
-    else:
-        target = File(output, force=given["force"], inputs=paths)
-    with target:
+    with open_output(output, force=given["force"], sources=paths) as target:
         with Bar("scanning", hidden=given["no_progress"], counted=True) as progress:
             reports = scan_many(
                 paths,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ptinspect.cli.inputs import Input, inputs
-from ptinspect.cli.output import Closed, File, Standard, complain, lines_of, unexpected
+from ptinspect.cli.output import Closed, complain, lines_of, open_output, unexpected
 from ptinspect.display import FORMATS, Look, view
 from ptinspect.document import open as open_document
 from ptinspect.errors import FormatError, PtInspectError
@@ -226,12 +226,7 @@ def command(ctx: click.Context, /, **given: Any) -> None:
     paths: tuple[str, ...] = given["paths"]
     look = look_of(given)
     output = given["output"]
-    target: File | Standard
-    if output is None or output == "-":
-        target = Standard()
-    else:
-        target = File(output, force=given["force"], inputs=paths)
-    with target:
+    with open_output(output, force=given["force"], sources=paths) as target:
         debug = bool(ctx.find_root().params.get("debug"))
         code = Showing(given["format"], look, target, debug=debug).run(paths)
     ctx.exit(code)

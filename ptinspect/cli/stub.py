@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from ptinspect.cli.output import File, Standard
+from ptinspect.cli.output import open_output
 
 
 @click.command("stub", short_help="Python source for the classes that a file needs.")
@@ -72,8 +72,7 @@ def command(
         recovered_source=recovered,
         guess_forward=guess_forward,
     )
-    target = Standard() if output in (None, "-") else File(output, force=force, inputs=(path,))
-    with target:
+    with open_output(output, force=force, sources=(path,)) as target:
         target.write(text)
     _check(ctx, check, path, entry, False, recovered, guess_forward)
 

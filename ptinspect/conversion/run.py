@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from ptinspect.conversion.io.atomic_file import must_be_free, must_differ, must_have_room, written
+from ptinspect.atomic_file import atomic_outputs, check_destination, check_disk_space
 from ptinspect.conversion.io.copy import Sink, Unchanged
 from ptinspect.conversion.options import Options, checked, goal_of, target_of
 from ptinspect.conversion.report import ConversionReport
@@ -74,7 +74,6 @@ def convert(
         plain=plain, max_shard_size=max_shard_size,
     )  # fmt: skip
     path = target_of(source, target, goal)
-    must_differ(source, path)
     with ExitStack() as files, open_document(source, limits=limits) as document, about(source):
         sources = [document.archive.source, *(part.source for part in document.archive.parts)]
         watched = [Unchanged(each) for each in sources]
@@ -109,13 +108,12 @@ def planned(document: Document, target: str, options: Options, files: ExitStack)
 def _must_be_writable(plan: Plan, sources: list[Source], force: bool) -> None:
     """No file of the output is one that its bytes come from, or one that is kept; and what is made
     of few bytes, such as one number that stands for millions, has room."""
+    read: list[str | int] = [source.path for source in sources]
+    read += [source.descriptor for source in sources if source.descriptor is not None]
+    read += [other.path for other in plan.others]
     for file in plan.files:
-        for source in sources:
-            must_differ(source.path if source.descriptor is None else source.descriptor, file.path)
-        for other in plan.others:
-            must_differ(other.path, file.path)
-        must_be_free(file.path, force)
-    must_have_room(plan.files[0].path, sum(file.changed for file in plan.files))
+        check_destination(file.path, force=force, sources=read)
+    check_disk_space(plan.files[0].path, sum(file.changed for file in plan.files))
 
 
 def _write(
@@ -131,7 +129,7 @@ def _write(
         if progress is not None:
             progress(done, total)
 
-    with written([file.path for file in plan.files], force=force) as outputs:
+    with atomic_outputs([file.path for file in plan.files], force=force) as outputs:
         for file, output in zip(plan.files, outputs, strict=True):
             file.write(Sink(output, count))
             output.finish()

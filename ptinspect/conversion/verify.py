@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from ptinspect.conversion.io.atomic_file import Output
+from ptinspect.atomic_file import AtomicFile
 from ptinspect.conversion.io.copy import Sink
 from ptinspect.conversion.tensors import dtype_cast
 from ptinspect.conversion.tensors.byte_ranges import whole_units
@@ -85,7 +85,7 @@ def _expected(move: Move) -> Iterator[bytes]:
     return map(convert, whole_units(chunks, own.itemsize))
 
 
-class _Compared(Output):
+class _Compared(AtomicFile):
     """Takes the bytes of an output another time, and holds them against those that are there."""
 
     def __init__(self, path: str, there: Source) -> None:

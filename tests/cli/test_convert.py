@@ -192,7 +192,7 @@ def test_nothing_is_overwritten(model: Path, tmp_path: Path) -> None:
     target = tmp_path / "a.pt"
     target.write_bytes(b"precious")
     result = run(model, target)
-    assert result.exit_code == 2 and "--force overwrites it" in result.stderr
+    assert result.exit_code == 2 and "give --force to overwrite it" in result.stderr
     assert target.read_bytes() == b"precious"
     assert run(model, target, "--force").exit_code == 0
     before = model.read_bytes()
@@ -236,7 +236,7 @@ def child(*args: object, before: str = "") -> subprocess.Popen[bytes]:
 
 
 SLOW = """
-from ptinspect.conversion import copying
+from ptinspect.conversion.io import copy as copying
 copying.fast_way = lambda: None
 copying.BUFFER = copying.LARGE = 1 << 12
 """

@@ -85,7 +85,7 @@ def test_a_source_that_may_not_be_read(open_folder: Path) -> None:
 
 SLOW = """
 import time
-from ptinspect.conversion.copying import Sink
+from ptinspect.conversion.io.copy import Sink
 put = Sink.put
 def slow(self, *args, **more):
     time.sleep(0.6)

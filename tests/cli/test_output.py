@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ptinspect.cli.output import File
+from ptinspect.cli.output import open_output
 from ptinspect.errors import PtInspectError
 from tests.cli.running import MODEL, STATE_DICT, cut_file, run
 
@@ -37,7 +37,7 @@ def test_nothing_is_overwritten_without_force(tmp_path: Path) -> None:
     out.write_text("mine")
     result = run("show", MODEL, "-o", out)
     assert result.exit_code == 2
-    assert result.stderr == (f"ptinspect: {out}: exists already\n  give --force to overwrite it\n")
+    assert result.stderr == (f"ptinspect: {out}: already exists\n  give --force to overwrite it\n")
     assert out.read_text() == "mine"
     assert run("show", MODEL, "-o", out, "--force").exit_code == 0
     assert "CustomModel" in out.read_text()
@@ -48,7 +48,7 @@ def test_an_input_is_never_the_output(tmp_path: Path) -> None:
     path.write_bytes(MODEL.read_bytes())
     result = run("show", path, "-o", path, "--force")
     assert result.exit_code == 2
-    assert "it is one of the files to be shown" in result.stderr
+    assert "it is the same file as" in result.stderr
     assert path.read_bytes() == MODEL.read_bytes()
 
 
@@ -59,9 +59,10 @@ def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
 
 
 def test_no_regular_file_is_replaced(tmp_path: Path) -> None:
-    assert "it is no regular file" in run("show", MODEL, "-o", tmp_path, "--force").stderr
+    assert "it is a folder" in run("show", MODEL, "-o", tmp_path, "--force").stderr
     if os.path.exists("/dev/null"):
-        assert run("show", MODEL, "-o", "/dev/null", "--force").exit_code == 2
+        result = run("show", MODEL, "-o", "/dev/null", "--force")
+        assert result.exit_code == 2 and "it is not a regular file" in result.stderr
 
 
 def test_no_answer_no_file(tmp_path: Path) -> None:
@@ -111,7 +112,7 @@ def test_nothing_is_left_of_a_failure(
 def test_who_comes_between_is_not_overwritten(tmp_path: Path) -> None:
     """The name was free when we began, and is not when we end."""
     out = tmp_path / "answer.txt"
-    with pytest.raises(PtInspectError, match="exists already"), File(str(out)) as file:
+    with pytest.raises(PtInspectError, match="already exists"), open_output(str(out)) as file:
         file.write("mine")
         out.write_text("theirs")
     assert out.read_text() == "theirs"

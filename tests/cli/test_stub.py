@@ -21,7 +21,7 @@ def test_a_file_is_written_whole_and_not_overwritten(tmp_path: Path) -> None:
     first = target.read_text("utf-8")
     again = run("stub", STATE_DICT, "-o", target)
     assert again.exit_code == 2
-    assert "exists already" in again.stderr and "--force" in again.stderr
+    assert "already exists" in again.stderr and "--force" in again.stderr
     assert target.read_text("utf-8") == first
     assert run("stub", STATE_DICT, "-o", target, "--force").exit_code == 0
     assert "class Model(nn.Module):" in target.read_text("utf-8")

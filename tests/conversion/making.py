@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ptinspect.conversion.io.atomic_file import written
+from ptinspect.atomic_file import atomic_outputs
 from ptinspect.conversion.io.copy import Sink
 
 
 @contextmanager
 def sink_to(path: Path) -> Iterator[Sink]:
     """A sink whose bytes are the file at `path`, once the block has ended."""
-    with written([str(path)], force=True) as (output,):
+    with atomic_outputs([str(path)], force=True) as (output,):
         sink = Sink(output)
         yield sink
         sink.flush()

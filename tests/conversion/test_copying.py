@@ -104,7 +104,7 @@ def test_a_disk_that_is_full_is_no_refusal(
     failing = pytest.raises(PtInspectError, match="No space left")
     with failing as caught, sink_to(tmp_path / "out") as sink:
         sink.put([Range(storage, 0, len(BODY))], False)
-    assert caught.value.hint and "make room" in caught.value.hint
+    assert caught.value.hint and "free some space" in caught.value.hint
     assert not (tmp_path / "out").exists()
 
 

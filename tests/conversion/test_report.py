@@ -88,7 +88,7 @@ def test_what_nobody_vouches_for_is_told(tmp_path: Path) -> None:
 def test_a_dry_run_does_not_pass_over_what_is_there(tmp_path: Path) -> None:
     model = Path(shutil.copy(FIXTURES / "seed" / "model.pth", tmp_path / "m.pth"))
     (tmp_path / "o.pt").write_bytes(b"mine")
-    with pytest.raises(PtInspectError, match="exists already"):
+    with pytest.raises(PtInspectError, match="already exists"):
         convert(model, tmp_path / "o.pt", dry_run=True)
     convert(model, tmp_path / "o.pt", dry_run=True, force=True)
     assert (tmp_path / "o.pt").read_bytes() == b"mine"

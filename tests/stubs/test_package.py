@@ -35,7 +35,7 @@ def test_one_file_per_original_module(tmp_path: Path) -> None:
 def test_nothing_is_overwritten_but_what_was_written(tmp_path: Path) -> None:
     folder = tmp_path / "model_def"
     stub_package(SEED, folder)
-    with pytest.raises(PtInspectError, match="exists already"):
+    with pytest.raises(PtInspectError, match="already exists"):
         stub_package(SEED, folder)
     stub_package(SEED, folder, force=True)
     (folder / "thesis.txt").write_text("mine")

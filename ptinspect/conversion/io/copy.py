@@ -17,14 +17,14 @@ import os
 from typing import TYPE_CHECKING
 from zlib import crc32
 
-from ptinspect.conversion.io.atomic_file import told
+from ptinspect.atomic_file import map_os_errors
 from ptinspect.errors import DamagedError, Place, PtInspectError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from concurrent.futures import ThreadPoolExecutor
 
-    from ptinspect.conversion.io.atomic_file import Output
+    from ptinspect.atomic_file import AtomicFile
     from ptinspect.conversion.tensors.byte_ranges import Piece
     from ptinspect.source.base import Source
 
@@ -68,7 +68,7 @@ class Sink:
     copied, changed: bytes that were taken as they stand in a source, and the others.
     """
 
-    def __init__(self, output: Output, progress: Progress | None = None) -> None:
+    def __init__(self, output: AtomicFile, progress: Progress | None = None) -> None:
         self.output = output
         self.position = 0
         self.copied = 0
@@ -155,13 +155,13 @@ class Sink:
             done = self._fast(source, self.output.descriptor, offset, min(left, STEP))
         except OSError as error:
             if error.errno not in _REFUSALS:
-                with told(self.output.path):
+                with map_os_errors(self.output.path):
                     raise
             self._fast = None
             return 0
         if not done:
             raise shrunk(offset)
-        self.output.wrote(done)
+        self.output.count_written(done)
         return done
 
     def _read(self, source: int, offset: int, left: int) -> memoryview:

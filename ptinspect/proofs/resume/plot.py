@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from io import BytesIO
 
+from ptinspect.atomic_file import check_destination, write_file
 from ptinspect.errors import PtInspectError, UnsupportedError
 
 ENDINGS = (".png", ".svg", ".pdf")
@@ -16,18 +18,16 @@ def ready(path: str, force: bool) -> None:
 
     if not path.lower().endswith(ENDINGS):
         raise PtInspectError(f"a plot is one of {', '.join(ENDINGS)}", path=path)
-    if os.path.exists(path) and not force:
-        raise PtInspectError("exists already", path=path, hint="give --force to overwrite it")
-    folder = os.path.dirname(path) or "."
-    if not os.access(folder, os.W_OK):
-        raise PtInspectError("nothing can be written there", path=path, hint=f"see {folder}")
+    check_destination(path, force=force)
     if find_spec("matplotlib") is None:
         raise UnsupportedError(
             "matplotlib is not installed", hint="pip install 'ptinspect[plot]', or leave --plot out"
         )
 
 
-def plot_losses(path: str, losses: tuple[list[float], list[float]], saved: int) -> None:
+def plot_losses(
+    path: str, losses: tuple[list[float], list[float]], saved: int, force: bool = False
+) -> None:
     """The uninterrupted and the resumed run. saved: the step after which it was saved.
     PtInspectError where the picture cannot be written."""
     from matplotlib.figure import Figure
@@ -47,7 +47,7 @@ def plot_losses(path: str, losses: tuple[list[float], list[float]], saved: int) 
     axes.legend()
     # The same training, the same picture.
     dates = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
-    try:
-        figure.savefig(path, metadata=dates.get(os.path.splitext(path)[1].lower()))
-    except OSError as error:
-        raise PtInspectError(error.strerror or str(error), path=path) from error
+    suffix = os.path.splitext(path)[1].lower()
+    image = BytesIO()
+    figure.savefig(image, format=suffix[1:], metadata=dates.get(suffix))
+    write_file(path, image.getvalue(), force=force)

@@ -87,7 +87,7 @@ def check_resume(
         with hired(made) as workers:
             report = Proof(path, plan, for_child(made), workers).run()
     if plot is not None:
-        plot_losses(plot, report.losses, report.steps)
+        plot_losses(plot, report.losses, report.steps, force)
     return report
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from ptinspect.atomic_file import already_exists_error, atomic_folder
 from ptinspect.errors import PtInspectError
 from ptinspect.stubs.expr.identifiers import RESERVED, plain, prose
 from ptinspect.stubs.expr.nodes import laid_out
@@ -231,33 +232,15 @@ def _late(work: Work, module: _Module, names: list[str]) -> None:
 def write_package(files: dict[str, str], folder: str, force: bool = False) -> None:
     """The folder appears whole or not at all. PtInspectError where it exists; with `force` it
     is replaced, if nothing is in it but what ptinspect wrote."""
-    target = os.path.realpath(folder)
     ready(folder, force)
-    beside = f"{target}.{os.urandom(4).hex()}"
-    try:
+    with atomic_folder(folder) as temporary:
         for name, text in files.items():
-            path = os.path.join(f"{beside}.tmp", *name.split("/"))
+            path = os.path.join(temporary, *name.split("/"))
             os.makedirs(os.path.dirname(path), exist_ok=True)
             with open(path, "x", encoding="utf-8", newline="\n") as file:
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
-        if os.path.isdir(target):
-            os.rename(target, f"{beside}.old")
-        try:
-            os.rename(f"{beside}.tmp", target)
-        except OSError:
-            if os.path.isdir(f"{beside}.old"):
-                os.rename(f"{beside}.old", target)
-            raise
-    except OSError as error:
-        what = f"cannot be written: {error.strerror or error}"
-        raise PtInspectError(what, path=folder) from error
-    finally:
-        import shutil
-
-        for ending_ in (".tmp", ".old"):
-            shutil.rmtree(f"{beside}{ending_}", ignore_errors=True)
 
 
 def ready(folder: str, force: bool) -> None:
@@ -272,7 +255,7 @@ def ready(folder: str, force: bool) -> None:
     if not os.path.lexists(target):
         return
     if not force:
-        raise PtInspectError("exists already", path=folder, hint="give --force to overwrite it")
+        raise already_exists_error(folder)
     if not os.path.isdir(target):
         raise PtInspectError("it is no folder", path=folder)
     for place, folders, names in os.walk(target):

@@ -11,20 +11,20 @@ from pathlib import Path
 
 import pytest
 
-from ptinspect.conversion.io.atomic_file import must_differ, written
+from ptinspect.atomic_file import atomic_outputs, check_destination
 from ptinspect.errors import PtInspectError
 
 posix = pytest.mark.skipif(os.name == "nt", reason="modes and signals of POSIX")
 
 
 def write(path: Path, data: bytes, force: bool = False) -> None:
-    with written([str(path)], force=force) as (output,):
+    with atomic_outputs([str(path)], force=force) as (output,):
         output.write(data)
 
 
 def test_the_file_is_there_when_the_block_ends_and_not_before(tmp_path: Path) -> None:
     path = tmp_path / "a.pt"
-    with written([str(path)]) as (output,):
+    with atomic_outputs([str(path)]) as (output,):
         output.write(b"abc")
         assert not path.exists()
     assert path.read_bytes() == b"abc"
@@ -32,7 +32,7 @@ def test_the_file_is_there_when_the_block_ends_and_not_before(tmp_path: Path) ->
 
 
 def test_an_error_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), written([str(tmp_path / "a")]) as (output,):
+    with pytest.raises(ZeroDivisionError), atomic_outputs([str(tmp_path / "a")]) as (output,):
         output.write(b"abc")
         raise ZeroDivisionError
     assert os.listdir(tmp_path) == []
@@ -40,11 +40,11 @@ def test_an_error_leaves_nothing(tmp_path: Path) -> None:
 
 def test_several_appear_in_order_or_none(tmp_path: Path) -> None:
     names = [str(tmp_path / name) for name in ("1", "2")]
-    with pytest.raises(KeyboardInterrupt), written(names) as outputs:
+    with pytest.raises(KeyboardInterrupt), atomic_outputs(names) as outputs:
         outputs[0].write(b"1")
         raise KeyboardInterrupt
     assert os.listdir(tmp_path) == []
-    with written(names) as outputs:
+    with atomic_outputs(names) as outputs:
         for output in outputs:
             output.write(b"x")
     assert sorted(os.listdir(tmp_path)) == ["1", "2"]
@@ -53,9 +53,9 @@ def test_several_appear_in_order_or_none(tmp_path: Path) -> None:
 def test_nothing_is_overwritten_without_force(tmp_path: Path) -> None:
     path = tmp_path / "a"
     path.write_bytes(b"old")
-    with pytest.raises(PtInspectError, match="exists already") as caught:
+    with pytest.raises(PtInspectError, match="already exists") as caught:
         write(path, b"new")
-    assert caught.value.hint == "--force overwrites it"
+    assert caught.value.hint == "give --force to overwrite it"
     assert path.read_bytes() == b"old"
     write(path, b"new", force=True)
     assert path.read_bytes() == b"new"
@@ -63,7 +63,10 @@ def test_nothing_is_overwritten_without_force(tmp_path: Path) -> None:
 
 def test_not_even_what_appears_meanwhile(tmp_path: Path) -> None:
     path = tmp_path / "a"
-    with pytest.raises(PtInspectError, match="exists already"), written([str(path)]) as (output,):
+    with (
+        pytest.raises(PtInspectError, match="already exists"),
+        atomic_outputs([str(path)]) as (output,),
+    ):
         output.write(b"new")
         path.write_bytes(b"somebody else's")
     assert path.read_bytes() == b"somebody else's"
@@ -103,25 +106,27 @@ def test_one_file_under_two_names_is_refused(tmp_path: Path) -> None:
     soft.symlink_to(source)
     for name in (source, hard, soft):
         with pytest.raises(PtInspectError, match="the same file"):
-            must_differ(str(source), str(name))
-    must_differ(str(source), str(tmp_path / "other"))
+            check_destination(str(name), force=True, sources=[str(source)])
+    check_destination(str(tmp_path / "other"), force=True, sources=[str(source)])
 
 
 def test_what_cannot_be_a_file(tmp_path: Path) -> None:
     with pytest.raises(PtInspectError, match="it is a folder"):
         write(tmp_path, b"", force=True)
-    with pytest.raises(PtInspectError, match="cannot be written: No such file") as caught:
+    with pytest.raises(
+        PtInspectError, match="cannot be written: its folder does not exist"
+    ) as caught:
         write(tmp_path / "none" / "a", b"")
-    assert caught.value.hint == "make the folder first"
+    assert caught.value.hint == "create the folder first"
     if os.path.exists("/dev/null"):
-        with pytest.raises(PtInspectError, match="no regular file"):
+        with pytest.raises(PtInspectError, match="not a regular file"):
             write(Path("/dev/null"), b"", force=True)
 
 
 CHILD = """
 import sys, time
-from ptinspect.conversion.output import written
-with written([sys.argv[1]]) as (output,):
+from ptinspect.atomic_file import atomic_outputs
+with atomic_outputs([sys.argv[1]]) as (output,):
     output.write(b"x" * 100)
     print("writing", flush=True)
     time.sleep(60)
@@ -140,7 +145,7 @@ def test_a_signal_leaves_nothing_and_ends_as_it_would_have(tmp_path: Path, name:
     _, said = child.communicate(timeout=30)
     assert child.returncode == -number
     if number != signal.SIGINT:  # of which Python tells itself
-        assert said == f"ptinspect: ended by {name}: no file is left half-written\n".encode()
+        assert said == f"ptinspect: terminated by {name}: no partial file remains\n".encode()
     assert os.listdir(tmp_path) == []
 
 
