@@ -106,7 +106,7 @@ class UnsupportedError(PtInspectError):
 
 
 @contextmanager
-def about(path: str) -> Iterator[None]:
+def add_error_path(path: str) -> Iterator[None]:
     """Names the file in an error that comes from below without one."""
     try:
         yield

@@ -13,7 +13,7 @@ from ptinspect.errors import (
     PtInspectError,
     UnsafeError,
     UnsupportedError,
-    about,
+    add_error_path,
 )
 
 FAMILY = (FormatError, DamagedError, LimitError, UnsafeError, UnsupportedError)
@@ -53,19 +53,19 @@ def test_a_limit_names_itself_and_how_to_raise_it() -> None:
 
 
 def test_about_names_the_file_in_an_error_that_lacks_one() -> None:
-    with pytest.raises(DamagedError) as caught, about("model.pth"):
+    with pytest.raises(DamagedError) as caught, add_error_path("model.pth"):
         raise DamagedError("cut off")
     assert caught.value.path == "model.pth"
 
 
 def test_about_keeps_the_name_that_was_nearer() -> None:
-    with pytest.raises(DamagedError) as caught, about("outer.zip"), about("inner.pth"):
+    with pytest.raises(DamagedError) as caught, add_error_path("outer.zip"), add_error_path("inner.pth"):
         raise DamagedError("cut off")
     assert caught.value.path == "inner.pth"
 
 
 def test_about_leaves_the_errors_of_others_alone() -> None:
-    with pytest.raises(KeyError), about("model.pth"):
+    with pytest.raises(KeyError), add_error_path("model.pth"):
         raise KeyError("a bug of ours shall look like one")
 
 

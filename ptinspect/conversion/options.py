@@ -11,7 +11,7 @@ from ptinspect.conversion.keys import Edits, renaming
 from ptinspect.conversion.tensors.dtype_cast import TARGETS
 from ptinspect.conversion.tensors.storage_layout import Wish
 from ptinspect.errors import PtInspectError
-from ptinspect.formats.dtypes import DType, by_name
+from ptinspect.formats.dtypes import DType, dtype_by_name
 
 GOALS = ("state_dict", "checkpoint", "safetensors", "same")
 SHARED = ("keep-one", "duplicate", "error")
@@ -135,7 +135,7 @@ def _must_fit(options: Options) -> None:
 def _dtype(name: str | None) -> DType | None:
     if name is None:
         return None
-    known = by_name(name.removeprefix("torch."))
+    known = dtype_by_name(name.removeprefix("torch."))
     if known is None or known.name not in TARGETS:
         raise PtInspectError(
             f"--dtype takes a floating type, and {name!r} is none",

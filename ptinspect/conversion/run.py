@@ -14,7 +14,7 @@ from ptinspect.conversion.report import ConversionReport
 from ptinspect.conversion.safety_check import judge
 from ptinspect.conversion.verify import check
 from ptinspect.document import open as open_document
-from ptinspect.errors import about
+from ptinspect.errors import add_error_path
 from ptinspect.limits import LIMITS, Limits
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def convert(
         plain=plain, max_shard_size=max_shard_size,
     )  # fmt: skip
     path = target_of(source, target, goal)
-    with ExitStack() as files, open_document(source, limits=limits) as document, about(source):
+    with ExitStack() as files, open_document(source, limits=limits) as document, add_error_path(source):
         sources = [document.archive.source, *(part.source for part in document.archive.parts)]
         watched = [Unchanged(each) for each in sources]
         plan = planned(document, path, options, files)

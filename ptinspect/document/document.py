@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from ptinspect.document.kinds import Survey, Totals, kind_of
 from ptinspect.document.objects import class_of
 from ptinspect.document.tensors import Tensors
-from ptinspect.document.walk import Contents, TensorInfo, Warned, bracketed, walk
-from ptinspect.errors import PtInspectError, about
+from ptinspect.document.walk import Contents, TensorInfo, StreamWarning, bracketed, walk
+from ptinspect.errors import PtInspectError, add_error_path
 from ptinspect.formats.detect import open_archive
 from ptinspect.limits import LIMITS, Limits
 from ptinspect.pickling.values import Call, Global, Value
@@ -70,7 +70,7 @@ class Document:
     def contents(self) -> Contents:
         """What the walk through the file's objects found; walked at the first use."""
         if self._found is None:
-            with about(self.path):
+            with add_error_path(self.path):
                 found = walk(self.archive.root, self._reader, self.limits)
                 for at, root in enumerate(self.archive.more_roots, 1):
                     more = walk((root,), self._reader, self.limits)
@@ -131,7 +131,7 @@ class Document:
         return self.survey.totals
 
     @property
-    def warnings(self) -> list[Warned]:
+    def warnings(self) -> list[StreamWarning]:
         """What a user should know, from the container to the objects."""
         from ptinspect.document.warnings import warnings_of
 
@@ -148,12 +148,12 @@ class Document:
 
     def storage_of(self, value: Value) -> Reference | None:
         """The storage that a value inside the file refers to; None where it is none of torch's."""
-        with about(self.path):
+        with add_error_path(self.path):
             return self._reader.refer(value)
 
     def check(self) -> None:
         """DamagedError where the file has fewer bytes for a storage than it should."""
-        with about(self.path):
+        with add_error_path(self.path):
             for storage in self._reader.storages:
                 storage.check()
 
@@ -196,7 +196,7 @@ def open(file: str | PathLike[str] | BinaryIO, *, limits: Limits = LIMITS) -> Do
     """
     source = open_source(file)
     try:
-        with about(source.path):
+        with add_error_path(source.path):
             return Document(source, open_archive(source, limits), limits)
     except PtInspectError:
         source.close()

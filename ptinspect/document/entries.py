@@ -23,7 +23,7 @@ from ptinspect.document.objects import (
     short,
     text,
 )
-from ptinspect.formats.dtypes import by_name
+from ptinspect.formats.dtypes import dtype_by_name
 from ptinspect.pickling.values import (
     Blob,
     Call,
@@ -119,7 +119,7 @@ def _named(value: Global) -> tuple[str, Value]:
     if value.module.split(".", 1)[0] != "torch":
         return "global", value.path
     name = value.name.removeprefix("torch.")  # `torch._utils torch.channels_last`: it has no module
-    kind = "torch.dtype" if by_name(name) else _CONSTANTS.get(name)
+    kind = "torch.dtype" if dtype_by_name(name) else _CONSTANTS.get(name)
     return ("global", value.path) if kind is None else (kind, f"torch.{name}")
 
 
@@ -288,7 +288,7 @@ def _container(call: Call, path: str) -> tuple[str, Value] | None:
         return (path, {"length": 0, "head": []}) if not held and not attributes(call) else None
     given = arguments_of(call)
     if call.changes is None and all(map(is_simple, given)) and not call.kwargs:
-        if call.how == "NEWOBJ" and len(given) > 1:
+        if call.opcode == "NEWOBJ" and len(given) > 1:
             return None  # a named tuple: an entry for each of its items
         return path.removeprefix("builtins."), given[0] if len(given) == 1 else list(given) or None
     return None

@@ -12,7 +12,7 @@ from ptinspect.pickling.values import (
     Blob,
     Call,
     Global,
-    OldStr,
+    Python2Str,
     PersistentId,
     SetOf,
     Value,
@@ -238,7 +238,7 @@ def raw_bytes(value: Value) -> bytes | None:
         return value
     if isinstance(value, Blob):
         return value.read()
-    if isinstance(value, OldStr):
+    if isinstance(value, Python2Str):
         return value.raw
     if isinstance(value, str):
         return value.encode("latin1", "replace") if value.isascii() else None
@@ -290,7 +290,7 @@ def _inside(call: Call, contained: bool) -> Iterator[tuple[str | int, Value]]:
         return
     states = call.changes.states if call.changes is not None else ()
     if not contained:
-        as_items = call.how == "NEWOBJ" and not states  # a named tuple's are its items
+        as_items = call.opcode == "NEWOBJ" and not states  # a named tuple's are its items
         for index, item in enumerate(arguments_of(call)):
             yield index if as_items else f"args[{index}]", item
     for key, item in (call.kwargs or _EMPTY).items():

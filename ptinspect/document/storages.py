@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ptinspect.errors import DamagedError, Place
-from ptinspect.formats.dtypes import DType, by_class
+from ptinspect.formats.dtypes import DType, dtype_of_class
 from ptinspect.pickling.values import Global, PersistentId, Value
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ class Storages:
         if not isinstance(named, tuple) or len(named) < 5 or named[0] != "storage":
             return None
         path, key, location, numel = type_name(named[1]), named[2], named[3], named[4]
-        dtype = by_class(path) if path else None
+        dtype = dtype_of_class(path) if path else None
         if path is None or dtype is None or not isinstance(numel, int) or isinstance(key, list):
             return None
         made = self.get(str(key), str(location), numel * dtype.itemsize)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from ptinspect.document.objects import mapping, path_of, path_of_function, sequence
 from ptinspect.document.tensor import Tensor
 from ptinspect.errors import DamagedError, LimitError, Place
-from ptinspect.formats.dtypes import DType, by_class, by_name
+from ptinspect.formats.dtypes import DType, dtype_of_class, dtype_by_name
 from ptinspect.pickling.values import Call, Global, Value
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def checked(made: Tensor, record: str | None) -> Tensor:
 def dtype_of(value: Value) -> DType | None:
     """The dtype that a global such as `torch.float32` names."""
     if isinstance(value, Global) and value.module == "torch":
-        return by_name(value.name)
+        return dtype_by_name(value.name)
     return None
 
 
@@ -100,7 +100,7 @@ def _quantized(reader: Tensors, call: Call) -> Tensor | None:
     """`_rebuild_qtensor(storage, offset, size, stride, quantizer, requires_grad, hooks)`."""
     if len(call.args) < 6:
         return None
-    bare = Call(call.func, (*call.args[:4], call.args[5]), call.how, call.offset)
+    bare = Call(call.func, (*call.args[:4], call.args[5]), call.opcode, call.offset)
     made = _strided(reader, bare)
     if made is None:
         return None
@@ -267,7 +267,7 @@ def _from_numpy(reader: Tensors, call: Call) -> Tensor | None:
 
     array = array_of(call.args[0]) if len(call.args) == 4 else None
     dtype = dtype_of(call.args[1]) if array else None
-    stored = by_name(array.name) if array else None
+    stored = dtype_by_name(array.name) if array else None
     if array is None or dtype is None or stored is None:
         return None
     made = Tensor(
@@ -287,9 +287,9 @@ def legacy_object(reader: Tensors, call: Call) -> Tensor | None:
     state = call.state
     if not isinstance(state, tuple) or len(state) != 4:
         return None
-    made = _strided(reader, Call(call.func, state, call.how, call.offset))
-    if made is not None and by_class(path) is not None:
-        made.dtype = by_class(path)
+    made = _strided(reader, Call(call.func, state, call.opcode, call.offset))
+    if made is not None and dtype_of_class(path) is not None:
+        made.dtype = dtype_of_class(path)
     return made
 
 
@@ -298,7 +298,7 @@ def of_tar(reader: Tensors, named: tuple[Value, ...], at: int) -> Tensor | None:
     key). Source: `torch.serialization._legacy_load.legacy_load`."""
     _, owner, offset, size, stride, kind, _ = named
     found = reader.storages.named(owner)
-    dtype = by_class(kind.name) if isinstance(kind, Global) else None
+    dtype = dtype_of_class(kind.name) if isinstance(kind, Global) else None
     dims, steps = _ints(size), _ints(stride)
     if dtype is None or dims is None or steps is None or not isinstance(offset, int):
         return None
@@ -313,7 +313,7 @@ def _uninitialized(reader: Tensors, call: Call) -> Tensor | None:
     Source: `torch.nn.parameter.UninitializedTensorMixin.__reduce_ex__` (requires_grad alone).
     """
     grad = bool(call.args) and call.args[0] is True
-    made = Tensor(by_name("float32"), (), None, None, None, "cpu", grad, call.offset)
+    made = Tensor(dtype_by_name("float32"), (), None, None, None, "cpu", grad, call.offset)
     made.uninitialized = True
     made.subclass = path_of(call.func)
     made.parameter = (made.subclass or "").endswith("Parameter")

@@ -15,8 +15,8 @@ from ptinspect.document.storages import Reference, Storages
 from ptinspect.document.tensor import Tensor
 from ptinspect.document.tensor_readers import READERS, checked, legacy_object, of_tar
 from ptinspect.errors import LimitError, Place
-from ptinspect.formats.dtypes import by_class
-from ptinspect.pickling.tensor_fastpath import TensorCall
+from ptinspect.formats.dtypes import dtype_of_class
+from ptinspect.pickling.values import TensorCall
 from ptinspect.pickling.values import Blob, Call, Global, PersistentId, Value
 from ptinspect.source.base import MemorySource
 
@@ -60,13 +60,13 @@ class Tensors:
         """A plain dense tensor, from the parts that the superinstruction kept."""
         kind = call.kind
         if kind not in self._dtypes:
-            self._dtypes[kind] = by_class(kind.name)
+            self._dtypes[kind] = dtype_of_class(kind.name)
         dtype = self._dtypes[kind]
         if dtype is None or len(call.size) != len(call.stride):
             return None
         storage = self.storages.get(call.storage_key, call.location, call.numel * dtype.itemsize)
         made = Tensor(
-            dtype, call.size, call.stride, call.storage_offset, storage, call.location, call.grad,
+            dtype, call.size, call.stride, call.storage_offset, storage, call.location, call.requires_grad,
             call.offset,
         )  # fmt: skip
         form = call.size, call.stride

@@ -9,10 +9,10 @@ from ptinspect.errors import DamagedError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-FETCH_AGAIN = "fetch or copy the file again"
+DOWNLOAD_AGAIN = "fetch or copy the file again"
 
 
-def said(value: object) -> str:
+def bounded_repr(value: object) -> str:
     """A value of the file in a message, short and without control characters. Never the repr
     of anything nested: that recurses."""
     if isinstance(value, str):
@@ -24,7 +24,7 @@ def said(value: object) -> str:
 
 def plain(name: str) -> str:
     """A record's name in a message: as it is, where that can be printed."""
-    return name if name.isprintable() and len(name) <= 200 else said(name)
+    return name if name.isprintable() and len(name) <= 200 else bounded_repr(name)
 
 
 class Part(NamedTuple):
@@ -63,7 +63,7 @@ def lost(cause: str, whole: str, parts: Sequence[Part]) -> DamagedError:
         how = "missing in whole or in part" if any(part.have for part in gone) else "missing"
         verb = "is" if len(gone) == 1 else "are"
         rest = f"{_which(gone, parts)} {verb} {how}: {missing:,} of {need:,} bytes"
-    return DamagedError(f"{cause}: {plain(whole)} is whole, {rest}", hint=FETCH_AGAIN)
+    return DamagedError(f"{cause}: {plain(whole)} is whole, {rest}", hint=DOWNLOAD_AGAIN)
 
 
 def _are(total: int) -> str:

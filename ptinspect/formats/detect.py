@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ptinspect.errors import DamagedError
 from ptinspect.formats import text_kinds
-from ptinspect.formats.damage import FETCH_AGAIN
+from ptinspect.formats.damage import DOWNLOAD_AGAIN
 from ptinspect.formats.signatures import Identity, signature
 from ptinspect.formats.tar import is_tar, members
 from ptinspect.limits import LIMITS, Limits
@@ -30,11 +30,11 @@ MODELS = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".tar")
 """How the names of members end that are worth a look."""
 
 
-def first_bytes(source: Source, head: bytes, limits: Limits) -> Identity | None:
+def identify_head(source: Source, head: bytes, limits: Limits) -> Identity | None:
     """The format of what begins as no pickle can, or as no pickle does; None for the rest.
     `head`: the first few kilobytes."""
     if not source.size:
-        return Identity("empty", "an empty file (0 bytes)", FETCH_AGAIN)
+        return Identity("empty", "an empty file (0 bytes)", DOWNLOAD_AGAIN)
     if not any(head):
         return _zeros(source)
     if head.startswith((b"PK\x05\x06", b"PK\x07\x08")):
@@ -47,10 +47,10 @@ def first_bytes(source: Source, head: bytes, limits: Limits) -> Identity | None:
         return _tar_kind(source, limits)
     if head[0] in BY_CODE:
         return None
-    named = text_kinds.text(head, source.size)
+    named = text_kinds.identify_text(head, source.size)
     if named is not None and named.format == "json" and source.size > len(head):
         more = source.read(0, min(source.size, INDEX))  # metadata may stand in front of the map
-        return text_kinds.index(more.decode("utf-8", "replace")) or named
+        return text_kinds.identify_index(more.decode("utf-8", "replace")) or named
     return named
 
 
@@ -63,7 +63,7 @@ def _zeros(source: Source) -> Identity:
         what = f"a file of {count:,} zero bytes"
     else:
         what = f"a file whose first {count:,} bytes are zero"
-    return Identity("zeros", what, f"its content was never written: {FETCH_AGAIN}")
+    return Identity("zeros", what, f"its content was never written: {DOWNLOAD_AGAIN}")
 
 
 def _tar_kind(source: Source, limits: Limits) -> Identity:
@@ -98,7 +98,7 @@ def open_archive(source: Source, limits: Limits = LIMITS, *, inside: bool = Fals
     if head.startswith(LOCAL):
         return _open_zip(source, limits)
 
-    named = first_bytes(source, head, limits)
+    named = identify_head(source, head, limits)
     if named is None:
         from ptinspect.formats.pickles import open_pickle
 
@@ -129,19 +129,19 @@ def identify(source: Source, limits: Limits = LIMITS) -> Identity | None:
         return _zip_kind(source, limits)[1]
     from ptinspect.formats.pickles import pickle_kind
 
-    return first_bytes(source, head, limits) or pickle_kind(source, head, limits)
+    return identify_head(source, head, limits) or pickle_kind(source, head, limits)
 
 
 def _zip_kind(source: Source, limits: Limits) -> tuple[ZipDirectory, Identity, str]:
     """The zip's directory, what it is, and the folder that torch.save's pickle is in."""
     from ptinspect.formats.zip.directory import ZipDirectory
-    from ptinspect.formats.zip.end import has_end, several
+    from ptinspect.formats.zip.end import has_end_record, several
     from ptinspect.formats.zip.kinds import SEVERAL, kind_of
 
-    if not has_end(source):
-        from ptinspect.formats.zip.salvage import cut_zip
+    if not has_end_record(source):
+        from ptinspect.formats.zip.salvage import truncated_zip_error
 
-        raise cut_zip(source, limits)
+        raise truncated_zip_error(source, limits)
     try:
         directory = ZipDirectory(source, limits)
     except DamagedError:

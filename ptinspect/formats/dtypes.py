@@ -86,12 +86,12 @@ STORAGE_ITEMSIZE["_UntypedStorage"] = 1  # torch 1.11
 `torch.FloatStorage` and `torch.cuda.FloatStorage` are one (`torch.serialization.StorageType`)."""
 
 
-def by_name(name: str) -> DType | None:
+def dtype_by_name(name: str) -> DType | None:
     """The type that torch calls `name` (`float32`, or an alias such as `half`)."""
     return DTYPES.get(ALIASES.get(name, name))
 
 
-def by_class(name: str) -> DType | None:
+def dtype_of_class(name: str) -> DType | None:
     """The type of a class `FloatStorage` or `FloatTensor` (with or without its module). An
     UntypedStorage counts bytes, and so does the `torch._UntypedStorage` of torch 1.11."""
     return _BY_CLASS.get(name.rsplit(".", 1)[-1].lstrip("_"))

@@ -8,7 +8,7 @@ from ptinspect.errors import DamagedError, Place
 from ptinspect.formats.archive import ClassSource
 from ptinspect.formats.damage import said
 from ptinspect.formats.dtypes import STORAGE_ITEMSIZE
-from ptinspect.pickling.tensor_fastpath import TensorCall
+from ptinspect.pickling.values import TensorCall
 from ptinspect.pickling.values import Global
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ class Declared(NamedTuple):
     itemsize: int
 
 
-def declared(pickled: Pickled) -> dict[object, Declared]:
+def declared_storages(pickled: Pickled) -> dict[object, Declared]:
     """The storages that a pickle refers to, by key, in order of first reference.
 
     Source: ("storage", type, key, location, numel[, view]) of `torch.serialization._save` and
@@ -36,7 +36,7 @@ def declared(pickled: Pickled) -> dict[object, Declared]:
     sizes: dict[Global, int] = {}
     for made in pickled.persistent:
         if isinstance(made, TensorCall):
-            kind, key, numel, at = made.kind, made.storage_key, made.numel, made.persistent_at
+            kind, key, numel, at = made.kind, made.storage_key, made.numel, made.persistent_id_offset
         else:
             value, at = made.value, made.offset
             if not isinstance(value, tuple) or len(value) < 5 or value[0] != "storage":
@@ -51,7 +51,7 @@ def declared(pickled: Pickled) -> dict[object, Declared]:
             size = sizes[kind] = STORAGE_ITEMSIZE.get(kind.name, 0)
         if type(numel) is not int or numel < 0:
             raise DamagedError(
-                f"the storage {said(key)} is said to have {said(numel)} elements",
+                f"the storage {bounded_repr(key)} is said to have {bounded_repr(numel)} elements",
                 where=Place(pickled.record, at),
             )
         found[key] = Declared(numel, size)

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 from ptinspect.errors import DamagedError, FormatError, LimitError, Place, PtInspectError
 from ptinspect.formats import text_kinds
 from ptinspect.formats.archive import Archive, Finding
-from ptinspect.formats.damage import FETCH_AGAIN
+from ptinspect.formats.damage import DOWNLOAD_AGAIN
 from ptinspect.formats.signatures import Identity, unknown
 from ptinspect.formats.torch_legacy import is_legacy, read_legacy
-from ptinspect.formats.zip.end import has_end
+from ptinspect.formats.zip.end import has_end_record
 from ptinspect.limits import LIMITS, Limits
 from ptinspect.pickling.machine import run
 from ptinspect.pickling.opcodes import BY_CODE
@@ -90,7 +90,7 @@ def open_pickle(source: Source, head: bytes, limits: Limits) -> Archive:
             raise joblib.refused() from error
         if _announced(head) or _OLD_PICKLE.match(head):
             raise
-        if _far(error) and not text_kinds.text(head, source.size):
+        if _far(error) and not text_kinds.identify_text(head, source.size):
             raise
         raise _no_pickle(source, head) from error
     if not _announced(head) and archive.warnings and not _holds_much(archive.root):
@@ -108,7 +108,7 @@ def pickle_kind(source: Source, head: bytes, limits: Limits) -> Identity | None:
         try:
             open_pickle(source, head, limits)
         except FormatError:
-            return text_kinds.text(head, source.size)
+            return text_kinds.identify_text(head, source.size)
         except PtInspectError:
             pass
     return Identity("pickle", "a pickle")
@@ -130,14 +130,14 @@ def _holds_much(value: object) -> bool:
 
 
 def _no_pickle(source: Source, head: bytes) -> FormatError:
-    found = text_kinds.text(head, source.size)
+    found = text_kinds.identify_text(head, source.size)
     if found:
         return found.refused()
-    if has_end(source):
+    if has_end_record(source):
         return FormatError(
             "the zip in it does not begin where the file does: either its first bytes are"
             " damaged, or it is a program that unpacks itself",
             where=Place(None, 0),
-            hint=FETCH_AGAIN,
+            hint=DOWNLOAD_AGAIN,
         )
     return unknown(head)

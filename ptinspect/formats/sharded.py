@@ -26,15 +26,15 @@ from ptinspect.errors import (
     Place,
     PtInspectError,
     UnsupportedError,
-    about,
+    add_error_path,
 )
 from ptinspect.formats.archive import Archive, Finding
-from ptinspect.formats.damage import FETCH_AGAIN, plain, said
-from ptinspect.formats.persistent_ids import declared
+from ptinspect.formats.damage import DOWNLOAD_AGAIN, plain, said
+from ptinspect.formats.persistent_ids import declared_storages
 from ptinspect.formats.safetensors import Safetensors, dense, ordered
 from ptinspect.limits import LIMITS, Limits
 from ptinspect.pickling.machine import run
-from ptinspect.pickling.tensor_fastpath import TensorCall
+from ptinspect.pickling.values import TensorCall
 from ptinspect.pickling.values import Call, Global, PersistentId, Value, key_value
 from ptinspect.source.local import open_source
 
@@ -206,14 +206,14 @@ def read_index(source: Source, limits: Limits = LIMITS) -> Index:
     DamagedError where index and shards do not belong together; FormatError for a shard that is
     something else (a Git LFS pointer); LimitError.
     """
-    content = content_of(source, limits)
-    folder = folder_of(source)
+    content = read_index_file(source, limits)
+    folder = index_folder(source)
     archive = Index(source, content.weight_map, limits)
     try:
         _must_be_there(content, folder)
         for name in content.shards:
             path = os.path.join(folder, name)
-            with about(path):
+            with add_error_path(path):
                 archive.parts.append(open_shard(path, limits))
         _join(archive, content)
     except PtInspectError:
@@ -223,7 +223,7 @@ def read_index(source: Source, limits: Limits = LIMITS) -> Index:
     return archive
 
 
-def content_of(source: Source, limits: Limits = LIMITS) -> Content:
+def read_index_file(source: Source, limits: Limits = LIMITS) -> Content:
     """The JSON, with names that all lie beside it. DamagedError for anything else."""
     if source.size > limits.index_bytes:
         raise LimitError(
@@ -233,14 +233,14 @@ def content_of(source: Source, limits: Limits = LIMITS) -> Content:
     made = _parsed(raw)
     weight_map, metadata = made.get("weight_map"), made.get("metadata")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise DamagedError("its weight_map names no shard", where=Place(None, 0), hint=FETCH_AGAIN)
+        raise DamagedError("its weight_map names no shard", where=Place(None, 0), hint=DOWNLOAD_AGAIN)
     size = metadata.get("total_size") if isinstance(metadata, dict) else None
     content = Content(raw, weight_map, size)
     for key, name in weight_map.items():
         why = not_beside(name)
         if why:
             raise DamagedError(
-                f"the shard of {said(key)} is {said(name)}, {why}",
+                f"the shard of {bounded_repr(key)} is {bounded_repr(name)}, {why}",
                 where=content.place(key),
                 hint="shards lie in the folder of the index: do not trust this one",
             )
@@ -249,7 +249,7 @@ def content_of(source: Source, limits: Limits = LIMITS) -> Content:
     return content
 
 
-def folder_of(source: Source) -> str:
+def index_folder(source: Source) -> str:
     """The folder that the shards are in. PtInspectError where the index has no place on disk."""
     if source.path == "-" or not os.path.isfile(source.path):
         raise PtInspectError(
@@ -268,7 +268,7 @@ def _parsed(raw: bytes) -> dict[str, Value]:
         why = "it nests too deep" if isinstance(error, RecursionError) else str(error)
         at = getattr(error, "pos", None)
         place = Place(None, len(raw.decode("utf-8-sig")[:at].encode())) if at else place
-        raise DamagedError(f"the index is no JSON: {why}", where=place, hint=FETCH_AGAIN) from None
+        raise DamagedError(f"the index is no JSON: {why}", where=place, hint=DOWNLOAD_AGAIN) from None
     if not isinstance(made, dict) or "weight_map" not in made:
         raise FormatError("it is JSON without a weight_map, not a file that torch.save writes")
     return made
@@ -279,7 +279,7 @@ def _once(pairs: list[tuple[str, Value]]) -> dict[str, Value]:
     if len(made) < len(pairs):
         seen: set[str] = set()
         twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-        raise ValueError(f"{said(twice)} stands twice in one object")
+        raise ValueError(f"{bounded_repr(twice)} stands twice in one object")
     return made
 
 
@@ -360,7 +360,7 @@ def _must_agree(content: Content, held: dict[str, dict[str, Value]]) -> None:
         rest = f"; it stands in {_listed(where)}" if where else ""
         more = f", nor {len(gone) - 1:,} more" if len(gone) > 1 else ""
         raise DamagedError(
-            f"the tensor {said(first)} is not in {plain(name)}, where the index places it"
+            f"the tensor {bounded_repr(first)} is not in {plain(name)}, where the index places it"
             f"{more}{rest}",
             where=content.place(first),
             hint="index and shards are of different downloads or conversions: fetch all again",
@@ -401,5 +401,5 @@ def _bytes_of(archive: Index) -> int:
         if isinstance(part, Safetensors):
             total += sum(each.end - each.begin for each in part.listed)
         else:
-            total += sum(each.numel * each.itemsize for each in declared(part.pickled).values())
+            total += sum(each.numel * each.itemsize for each in declared_storages(part.pickled).values())
     return total

@@ -38,11 +38,11 @@ def is_tar(head: bytes) -> bool:
 
 def members(source: Source, limits: Limits = LIMITS) -> dict[str, Member]:
     """The tar's files by name, in order; of a name that is there twice the last, as `tarfile`
-    has it. For errors see `each_member`."""
-    return {member.name.removeprefix("./"): member for member in each_member(source, limits)}
+    has it. For errors see `iter_members`."""
+    return {member.name.removeprefix("./"): member for member in iter_members(source, limits)}
 
 
-def each_member(source: Source, limits: Limits = LIMITS) -> Iterator[Member]:
+def iter_members(source: Source, limits: Limits = LIMITS) -> Iterator[Member]:
     """The tar's files, in order. A tar that is cut off gives what is there; the last one's
     `have` is then less than its `size`.
 

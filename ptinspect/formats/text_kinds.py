@@ -28,7 +28,7 @@ def text(head: bytes, size: int) -> Identity | None:
     lower = start[:200].lower()
     if lower.startswith(("<!doctype html", "<html", "<head", "<body")):
         title = _TITLE.search(start)
-        named = f" titled {said(' '.join(title[1].split()))}" if title else ""
+        named = f" titled {bounded_repr(' '.join(title[1].split()))}" if title else ""
         return Identity(
             "html",
             f"a web page{named}",
@@ -36,10 +36,10 @@ def text(head: bytes, size: int) -> Identity | None:
             ' (on Hugging Face "resolve" in place of "blob"), and log in where it asks for it',
         )
     if lower.startswith("<"):
-        return Identity("xml", f"XML, which begins {said(start[:60])}", _again("error message"))
+        return Identity("xml", f"XML, which begins {bounded_repr(start[:60])}", _again("error message"))
     if _JSON.match(start):
         return _json(start)
-    return Identity("text", f"a text, which begins {said(start[:60])}")
+    return Identity("text", f"a text, which begins {bounded_repr(start[:60])}")
 
 
 def _again(what: str) -> str:
@@ -66,7 +66,7 @@ def _pointer(start: str) -> Identity:
     real = f"{int(size):,} bytes" if size.isdigit() and len(size) < 20 else "of unknown size"
     return Identity(
         "git-lfs",
-        f"a Git LFS pointer to a file of {real} ({said(oid)})",
+        f"a Git LFS pointer to a file of {real} ({bounded_repr(oid)})",
         "fetch the file itself, in its repository: git lfs pull",
     )
 
@@ -89,5 +89,5 @@ def _json(start: str) -> Identity:
         return found
     message = re.search(r'"(?:error|message|detail|error_message)"\s*:\s*"([^"]{1,200})', start)
     if message:
-        return Identity("json", f"JSON, which says {said(message[1])}", _again("error message"))
-    return Identity("json", f"JSON, which begins {said(start[:60])}", _again("error message"))
+        return Identity("json", f"JSON, which says {bounded_repr(message[1])}", _again("error message"))
+    return Identity("json", f"JSON, which begins {bounded_repr(start[:60])}", _again("error message"))

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING
 
 from ptinspect.errors import DamagedError, Place, PtInspectError, UnsupportedError
 from ptinspect.formats.archive import Archive, Finding, Span
-from ptinspect.formats.damage import FETCH_AGAIN, Part, lost, said
-from ptinspect.formats.persistent_ids import Declared, class_sources, declared
+from ptinspect.formats.damage import DOWNLOAD_AGAIN, Part, lost, said
+from ptinspect.formats.persistent_ids import Declared, class_sources, declared_storages
 from ptinspect.limits import LIMITS, Limits
 from ptinspect.pickling.machine import run
 
@@ -70,7 +70,7 @@ def read_legacy(source: Source, limits: Limits = LIMITS, record: str | None = No
     protocol = follow(magic.end)
     if protocol.root != PROTOCOL:
         raise UnsupportedError(
-            f"version {said(protocol.root)} of the stream is unknown, {PROTOCOL} is read",
+            f"version {bounded_repr(protocol.root)} of the stream is unknown, {PROTOCOL} is read",
             where=Place(record, magic.end),
         )
     info = follow(protocol.end)
@@ -80,21 +80,21 @@ def read_legacy(source: Source, limits: Limits = LIMITS, record: str | None = No
     archive.version = str(PROTOCOL)
     archive.facts = {"sys_info": info.root}
     archive.sources = class_sources(main)
-    wanted = declared(main)
+    wanted = declared_storages(main)
     try:
         keys = follow(main.end)
     except DamagedError as error:
-        parts = [Part(said(key), n * size, None) for key, (n, size) in wanted.items()]
+        parts = [Part(bounded_repr(key), n * size, None) for key, (n, size) in wanted.items()]
         raise lost("the file is cut off", "the object", parts) from error
     archive.streams = [magic, protocol, info, main, keys]
-    archive.storages, end = storage_spans(window, source.base, keys, wanted)
+    archive.storages, end = locate_storages(window, source.base, keys, wanted)
     if end < stop:
         message = f"{stop - end:,} bytes follow the last storage, which torch.load does not read"
         archive.warnings.append(Finding("trailing-bytes", message, Place(record, end)))
     return archive
 
 
-def storage_spans(
+def locate_storages(
     window: tuple[Buffer, int, int], base: int | None, keys: Pickled, wanted: dict[object, Declared]
 ) -> tuple[dict[object, Span], int]:
     """The storages that follow the list of keys, and the offset behind the last of them.
@@ -115,7 +115,7 @@ def storage_spans(
         raw = data[pos : pos + 8]
         if _COUNT.unpack(raw)[0] != numel and _COUNT_BIG.unpack(raw)[0] != numel:
             raise DamagedError(
-                f"the storage {said(key)} has {_COUNT.unpack(raw)[0]:,} elements here,"
+                f"the storage {bounded_repr(key)} has {_COUNT.unpack(raw)[0]:,} elements here,"
                 f" {numel:,} where the object refers to it",
                 where=Place(keys.record, pos),
                 hint="bytes are missing or too many in front of it: fetch or copy the file again",
@@ -134,11 +134,11 @@ def _checked_keys(keys: Pickled, wanted: dict[object, Declared]) -> list[str | i
     for key in names:
         if type(key) not in (str, int) or key not in wanted:
             raise DamagedError(
-                f"storage {said(key)} is listed, and the object does not refer to it", where=place
+                f"storage {bounded_repr(key)} is listed, and the object does not refer to it", where=place
             )
         if not wanted[key].itemsize:
             raise UnsupportedError(
-                f"the storage {said(key)} is of no class of torch, so its bytes cannot be counted",
+                f"the storage {bounded_repr(key)} is of no class of torch, so its bytes cannot be counted",
                 where=place,
             )
     if len(set(names)) != len(names):
@@ -148,9 +148,9 @@ def _checked_keys(keys: Pickled, wanted: dict[object, Declared]) -> list[str | i
         missing = next(key for key in wanted if key not in listed)
         raise DamagedError(
             f"{len(wanted) - len(names):,} of {len(wanted):,} storages are not listed,"
-            f" {said(missing)} the first",
+            f" {bounded_repr(missing)} the first",
             where=place,
-            hint=FETCH_AGAIN,
+            hint=DOWNLOAD_AGAIN,
         )
     return names
 
@@ -164,6 +164,6 @@ def _cut(
     for key in names:
         need = wanted[key].numel * wanted[key].itemsize
         left = stop - pos - 8
-        parts.append(Part(said(key), need, None if left < 0 else min(left, need)))
+        parts.append(Part(bounded_repr(key), need, None if left < 0 else min(left, need)))
         pos += 8 + need
     return lost("the file is cut off", "the object", parts)

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ptinspect.errors import DamagedError, LimitError, Place
 from ptinspect.formats.archive import Archive, Span
-from ptinspect.formats.damage import FETCH_AGAIN, said
+from ptinspect.formats.damage import DOWNLOAD_AGAIN, said
 from ptinspect.formats.dtypes import STORAGE_ITEMSIZE
 from ptinspect.formats.persistent_ids import class_sources
 from ptinspect.limits import LIMITS, Limits
@@ -91,7 +91,7 @@ class Reader:
     def key(self, value: Value) -> str:
         """A key as the object's persistent ids have it."""
         if type(value) is not int or value.bit_length() > 64:
-            raise self.damaged(f"a key is expected, not {said(value)}")
+            raise self.damaged(f"a key is expected, not {bounded_repr(value)}")
         return str(value)
 
     def ints(self, shape: Struct, count: int) -> tuple[int, ...]:
@@ -106,7 +106,7 @@ class Reader:
     def damaged(self, message: str) -> DamagedError:
         """The error for what stands at the reader's place."""
         return DamagedError(
-            f"{self.name}: {message}", where=Place(None, self.pos), hint=FETCH_AGAIN
+            f"{self.name}: {message}", where=Place(None, self.pos), hint=DOWNLOAD_AGAIN
         )
 
 
@@ -118,7 +118,7 @@ def read_tar(source: Source, found: dict[str, Member], limits: Limits = LIMITS) 
     for name in MEMBERS:
         if name not in found:
             raise DamagedError(
-                f"the tar is cut off: of {', '.join(MEMBERS)}, {name} is missing", hint=FETCH_AGAIN
+                f"the tar is cut off: of {', '.join(MEMBERS)}, {name} is missing", hint=DOWNLOAD_AGAIN
             )
     info = Reader(source, found["sys_info"], limits)
     facts = info.pickle()
@@ -184,7 +184,7 @@ def read_storages(
             raise DamagedError(
                 f"the tar is cut off: pickle is whole, {rest} are there",
                 where=Place(None, reader.stop),
-                hint=FETCH_AGAIN,
+                hint=DOWNLOAD_AGAIN,
             )
         spans[key] = Span(member.name, need, reader.pos - reader.base, base)
         named[key] = ("storage", kind, key, location, numel, None)
@@ -214,7 +214,7 @@ def _modern(
         return ("module", *value) if len(value) == 3 else value
     if type(value) is not str or (value not in tensors and value not in storages):
         raise DamagedError(
-            f"the object refers to {said(value)}, which is not in the file",
+            f"the object refers to {bounded_repr(value)}, which is not in the file",
             where=Place("pickle", made.offset),
         )
     if value in storages:

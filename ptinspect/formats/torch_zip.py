@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from ptinspect.errors import DamagedError, Place
 from ptinspect.formats.archive import CHUNK, Archive, Finding, Span, bounded
 from ptinspect.formats.damage import Part, lost
-from ptinspect.formats.persistent_ids import Declared, declared
+from ptinspect.formats.persistent_ids import Declared, declared_storages
 from ptinspect.formats.zip.directory import ZipDirectory
 from ptinspect.formats.zip.entry import DEFLATED, STORED
 from ptinspect.limits import LIMITS, Limits
@@ -121,7 +121,7 @@ def open_zip(
     stored = directory.methods[number] == STORED and source.base is not None
     archive.origin = (source.base or 0) + directory.start(number) if stored else None
     archive.warnings = list(directory.findings)
-    wanted = declared(pickled)
+    wanted = declared_storages(pickled)
     archive.storages = ZipStorages(directory, _prefix(directory, folder, wanted))
     _must_be_whole(archive, wanted)
     _read_facts(archive, folder)
@@ -160,7 +160,7 @@ def _must_be_whole(archive: TorchZip, wanted: dict[object, Declared]) -> None:
 PREFIX = "bytes in front of the zip, where torch.load looks for its beginning"
 
 
-def refused_by_torch(directory: ZipDirectory) -> list[str]:
+def torch_refusal_reasons(directory: ZipDirectory) -> list[str]:
     """Why torch.load does not take a zip that others do: it looks for the zip's first bytes at the
     very beginning (`torch.serialization._is_zipfile`), and its miniz knows no compression but
     deflate."""
@@ -205,7 +205,7 @@ def _read_facts(archive: TorchZip, folder: str) -> None:
         archive.facts["version"] = archive.version
     archive.facts["folder"] = folder.rstrip("/")
     archive.facts["crc32"] = directory.has_crcs
-    refused = refused_by_torch(directory)
+    refused = torch_refusal_reasons(directory)
     if refused:
         archive.facts["refused"] = refused
     if archive.storages.prefix.endswith("/tensors/"):

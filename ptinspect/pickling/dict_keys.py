@@ -43,7 +43,7 @@ def _hashable(m: Machine, value: Value) -> None:
     bad = isinstance(value, list | dict)
     bad = bad or (isinstance(value, Blob) and value.mutable)
     if bad or (isinstance(value, SetOf) and not value.frozen):
-        raise m.damaged(f"{m.op} with a key that cannot be hashed ({kind_of(value)})")
+        raise m.damaged(f"{m.opcode_name} with a key that cannot be hashed ({kind_of(value)})")
 
 
 def kind_of(value: Value) -> str:
@@ -123,8 +123,8 @@ def _known(m: Machine, value: Value, parts: list[Value]) -> Known:
                 _hashable(m, part)
             count += 1
             flat.append(_leaf(part))
-    m.within("key_items", count)
-    m.within("key_depth", depth)
+    m.check_limit("key_items", count)
+    m.check_limit("key_depth", depth)
     token: object
     if isinstance(value, Blob):
         token = ("bytes", value.digest())

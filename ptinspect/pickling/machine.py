@@ -21,15 +21,15 @@ from ptinspect.limits import LIMITS, Limits
 from ptinspect.pickling import tensor_fastpath
 from ptinspect.pickling.handlers import containers, objects, scalars
 from ptinspect.pickling.opcodes import BY_CODE, BY_NAME, OPCODES, WEIGHTS_ONLY, Arg
-from ptinspect.pickling.tensor_fastpath import TensorCall
-from ptinspect.pickling.trace import Event, Recorder, recording
+from ptinspect.pickling.values import TensorCall
+from ptinspect.pickling.state import Event, Recorder, recording
 from ptinspect.pickling.values import Buffer, Call, Global, PersistentId, Value
 
 if TYPE_CHECKING:
     from ptinspect.pickling.dict_keys import Known
 
 
-class Warned(NamedTuple):
+class StreamWarning(NamedTuple):
     """Something that pickle does without a word and a reader should know. `offset`: where."""
 
     kind: str
@@ -41,17 +41,17 @@ class Pickled:
     """One pickle stream, run: `root` is its value, `end` the offset behind its STOP.
 
     `globals` are the names it would import, in order of first use (`Global.uses` counts how
-    often each was pushed). `rare` are the opcodes met that torch itself does not write.
+    often each was pushed). `unsupported_opcodes` are the opcodes met that torch itself does not write.
     """
 
     __slots__ = (
         "buffers",
         "end",
         "globals",
-        "more_warnings",
+        "dropped_warnings",
         "persistent",
         "protocol",
-        "rare",
+        "unsupported_opcodes",
         "record",
         "root",
         "start",
@@ -66,10 +66,10 @@ class Pickled:
         self.protocol = m.protocol
         self.globals: list[Global] = list(m.globals.values())
         self.persistent: list[PersistentId | TensorCall] = m.persistent
-        self.rare: set[str] = m.rare
+        self.unsupported_opcodes: set[str] = m.unsupported_opcodes
         self.buffers = m.buffers
-        self.warnings: list[Warned] = m.warnings
-        self.more_warnings = m.more_warnings
+        self.warnings: list[StreamWarning] = m.warnings
+        self.dropped_warnings = m.dropped_warnings
 
     @property
     def persistent_ids(self) -> list[PersistentId]:
@@ -146,11 +146,11 @@ def burst(m: Machine, table: list[Callable[[Machine, int], int]], pos: int, paus
                         recorder.events.append(Event(pos + 1, "REDUCE", made))
                     pos += 2
                     continue
-            m.at = pos
+            m.offset = pos
             pos = table[code](m, pos + 1)
             stack = m.stack
     except (IndexError, StructError):
-        m.at = pos
+        m.offset = pos
         raise
     return pos
 
@@ -219,13 +219,13 @@ class Machine:
         "limits",
         "marks",
         "memo",
-        "more_warnings",
-        "parked",
+        "dropped_warnings",
+        "items_below_marks",
         "persistent",
         "plain",
         "protocol",
         "purged",
-        "rare",
+        "unsupported_opcodes",
         "rebuild",
         "record",
         "recorder",
@@ -256,7 +256,7 @@ class Machine:
         self.protocol = 0
         self.stack: list[Value] = []
         self.marks: list[list[Value]] = []
-        self.parked = 0
+        self.items_below_marks = 0
         # What pickle writes counts up from 0. Other indices are in `sparse`, hashed as text (see
         # `keys`), superseded where the count has reached them, and dropped there up to `purged`.
         self.memo: list[Value] = []
@@ -269,10 +269,10 @@ class Machine:
         self.tokens: dict[object, object] = {}
         self.recorder = recorder
         self.persistent: list[PersistentId | TensorCall] = recorder.persistent if recorder else []
-        self.rare: set[str] = set()
+        self.unsupported_opcodes: set[str] = set()
         self.buffers = 0
-        self.warnings: list[Warned] = []
-        self.more_warnings = 0
+        self.warnings: list[StreamWarning] = []
+        self.dropped_warnings = 0
 
     def run(self, pos: int) -> int:
         """Runs to STOP; the offset behind it."""
@@ -322,7 +322,7 @@ class Machine:
 
     def bounded(self) -> None:
         """Holds stack, marks and memo against their limits."""
-        self.within("stack_items", len(self.stack) + self.parked)
+        self.within("stack_items", len(self.stack) + self.items_below_marks)
         self.within("mark_depth", len(self.marks))
         self.within("memo_items", len(self.memo) + len(self.sparse))
 
@@ -357,7 +357,7 @@ class Machine:
             raise self.damaged(f"{self.op} finds no MARK")
         values = self.stack
         self.stack = self.marks.pop()
-        self.parked -= len(self.stack)
+        self.items_below_marks -= len(self.stack)
         return values
 
     def recall(self, index: int) -> Value:
@@ -412,9 +412,9 @@ class Machine:
         if any(message == kept.message for kept in self.warnings):
             return
         if len(self.warnings) < self.limits.warnings:
-            self.warnings.append(Warned(kind, message, self.at))
+            self.warnings.append(StreamWarning(kind, message, self.at))
         else:
-            self.more_warnings += 1
+            self.dropped_warnings += 1
 
 
 class _Stopped(Exception):
@@ -428,7 +428,7 @@ def _stop(m: Machine, pos: int) -> NoReturn:
 
 
 def _unknown(m: Machine, pos: int) -> NoReturn:
-    raise m.damaged(f"{m.op} is no opcode of pickle")
+    raise m.damaged(f"{m.opcode_name} is no opcode of pickle")
 
 
 _renamed: tuple[dict[tuple[str, str], tuple[str, str]], dict[str, str]] | None = None
@@ -470,7 +470,7 @@ def _noting(name: str, handler: Callable[[Machine, int], int]) -> Callable[[Mach
     """The handler of an opcode that torch does not write, which says that it was met."""
 
     def run(m: Machine, pos: int) -> int:
-        m.rare.add(name)
+        m.unsupported_opcodes.add(name)
         return handler(m, pos)
 
     run.__wrapped__ = handler  # type: ignore[attr-defined]  # as functools.wraps names it

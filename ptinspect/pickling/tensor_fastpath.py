@@ -21,7 +21,7 @@ import re
 from struct import pack
 from typing import TYPE_CHECKING, TypeAlias
 
-from ptinspect.pickling.trace import Event
+from ptinspect.pickling.state import Event
 from ptinspect.pickling.values import Call, Global, PersistentId, Value
 
 if TYPE_CHECKING:
@@ -92,11 +92,11 @@ class TensorCall(Call):
         "_args",
         "_storage",
         "first",
-        "grad",
+        "requires_grad",
         "kind",
         "location",
         "numel",
-        "persistent_at",
+        "persistent_id_offset",
         "shared",
         "size",
         "storage_key",
@@ -104,7 +104,7 @@ class TensorCall(Call):
         "stride",
     )
 
-    how = "REDUCE"
+    opcode = "REDUCE"
     kwargs = None
 
     shared: Shared
@@ -116,7 +116,7 @@ class TensorCall(Call):
     size: tuple[int, ...]
     stride: tuple[int, ...]
     grad: bool
-    persistent_at: int  # offset of BINPERSID
+    persistent_id_offset: int  # offset of BINPERSID
     first: int | None  # the memo's entry for `storage_key`; the run's others follow it
     _args: tuple[Value, ...] | None
     _storage: PersistentId | None
@@ -131,7 +131,7 @@ class TensorCall(Call):
         """(storage, storage_offset, size, stride, requires_grad, backward_hooks)"""
         if self._args is None:
             hooks = Call(self.shared.hooks, (), "REDUCE", self.offset - 12)
-            shape = (self.storage_offset, self.size, self.stride, self.grad)
+            shape = (self.storage_offset, self.size, self.stride, self.requires_grad)
             self._args = (self.storage, *shape, hooks)
         return self._args
 
@@ -140,7 +140,7 @@ class TensorCall(Call):
         """The reference to the storage: ("storage", type, key, location, numel)."""
         if self._storage is None:
             named = (self.shared.word, self.kind, self.storage_key, self.location, self.numel)
-            self._storage = PersistentId(named + self.shared.ending, self.persistent_at)
+            self._storage = PersistentId(named + self.shared.ending, self.persistent_id_offset)
         return self._storage
 
     def memo(self) -> list[Value]:
@@ -225,10 +225,10 @@ class Runs:
             made.storage_key = storage_key.decode()
             made.location, made.numel = place
             made.storage_offset, made.size = shape
-            made.stride, made.grad = stride, grad == b"\x88"
+            made.stride, made.requires_grad = stride, grad == b"\x88"
             pos = match.end()
             made.offset = pos - 6
-            made.persistent_at = match.start(_SIZED if sized else _SCALAR) - 1
+            made.persistent_id_offset = match.start(_SIZED if sized else _SCALAR) - 1
             made.first = len(memo)
             made.changes = made._args = made._storage = None
             kind.uses += 1
@@ -259,7 +259,7 @@ class Runs:
         call = m.stack[-1] = Call(m.stack[-1], args, "REDUCE", end - 6)
         m.memo += [hooks, args, call]
         if m.recorder is not None:
-            m.recorder.events.append(Event(call.offset, call.how, call))
+            m.recorder.events.append(Event(call.offset, call.opcode, call))
         return end
 
     # What a piece stands for, met for the first time; None where it is not torch's. Shapes repeat,
@@ -304,7 +304,7 @@ _RECALL = re.compile(rb"h.|j....", re.DOTALL)
 
 
 def learn(m: Machine, rebuild: Global, pos: int) -> Runs | None:
-    """What reads this stream's runs, once the plain machine has read a first tensor: at `m.at`
+    """What reads this stream's runs, once the plain machine has read a first tensor: at `m.offset`
     its function is recalled for a second time, at `pos` the arguments begin. None where they are
     not torch's."""
     get = _RECALL.match(m.data, pos + 2, m.stop) if m.data[pos : pos + 2] == b"((" else None
@@ -320,7 +320,7 @@ def learn(m: Machine, rebuild: Global, pos: int) -> Runs | None:
     first = m.persistent[-1]
     storage = first.value if isinstance(first, PersistentId) else None
     ending = (None,) if isinstance(storage, tuple) and storage[5:] == (None,) else ()
-    opcodes = (m.data[m.at : pos], get[0], recall, b"N" * len(ending))
+    opcodes = (m.data[m.offset : pos], get[0], recall, b"N" * len(ending))
     return Runs(Shared(rebuild, word, ending, hooks), _patterns(*map(re.escape, opcodes)))
 
 

@@ -16,7 +16,7 @@ from ptinspect.pickling.values import Call, Global, Inert, PersistentId, SetOf, 
 
 if TYPE_CHECKING:
     from ptinspect.pickling.machine import Machine
-    from ptinspect.pickling.tensor_fastpath import TensorCall
+    from ptinspect.pickling.values import TensorCall
 
     Handler = Callable[[Machine, int], int]
 
@@ -46,14 +46,14 @@ class Recorder:
     def __init__(self) -> None:
         self.events: list[Event] = []
         self.persistent: list[PersistentId | TensorCall] = []
-        self.torn: DamagedError | None = None
+        self.frame_error: DamagedError | None = None
 
     def refused(self, m: Machine, made: Call | Global) -> None:
         """What the machine and C's unpickler are about to refuse, and pickle.py is not: to which
         joblib and dill leave their files."""
-        self.events.append(Event(m.at, m.op if isinstance(made, Call) else "GLOBAL", made))
+        self.events.append(Event(m.offset, m.opcode_name if isinstance(made, Call) else "GLOBAL", made))
 
-    def built(self, m: Machine, pos: int) -> int:
+    def after_build(self, m: Machine, pos: int) -> int:
         """Called behind each BUILD; where the stream goes on. joblib puts the bytes of an array
         there, and its unpickler takes them out."""
         return pos
@@ -77,7 +77,7 @@ def recording(handlers: dict[str, Handler]) -> dict[str, Handler]:
 
 def _note(m: Machine, op: str, target: Value, given: Value = None) -> None:
     assert m.recorder is not None
-    m.recorder.events.append(_new(Event, (m.at, op, target, given)))
+    m.recorder.events.append(_new(Event, (m.offset, op, target, given)))
 
 
 def _importing(op: str, run: Handler) -> Handler:
@@ -128,7 +128,7 @@ def _building(run: Handler) -> Handler:
         assert m.recorder is not None
         if isinstance(m.stack[-1], Inert):
             _note(m, "BUILD", m.stack[-1], state)
-            pos = m.recorder.built(m, pos)
+            pos = m.recorder.after_build(m, pos)
         return pos
 
     return handler
@@ -144,7 +144,7 @@ def _framing(run: Handler) -> Handler:
             if end > m.stop:
                 raise
             assert m.recorder is not None
-            m.recorder.torn = m.recorder.torn or error
+            m.recorder.frame_error = m.recorder.frame_error or error
         _note(m, "FRAME", end + length)
         return end
 

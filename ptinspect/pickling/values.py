@@ -121,13 +121,13 @@ class Call(Inert):
     An object's attributes are the `state` that BUILD gave it.
     """
 
-    __slots__ = ("args", "func", "how", "kwargs")
+    __slots__ = ("args", "func", "opcode", "kwargs")
 
     def __init__(
         self,
         func: Value,
         args: tuple[Value, ...],
-        how: str,
+        opcode: str,
         offset: int,
         kwargs: dict[Value, Value] | None = None,
     ) -> None:
@@ -135,7 +135,7 @@ class Call(Inert):
         self.changes = None
         self.func = func
         self.args = args
-        self.how = how
+        self.opcode = opcode
         self.kwargs = kwargs
 
     def __repr__(self) -> str:
@@ -227,7 +227,7 @@ class Blob(Inert):
         return f"Blob({self.length} bytes)"
 
 
-class OldStr(str):
+class Python2Str(str):
     """A `str` of Python 2 that is not ASCII: the text as read (utf-8, else latin1), and the
     bytes that the file holds."""
 
@@ -235,7 +235,7 @@ class OldStr(str):
 
     raw: bytes
 
-    def __new__(cls, text: str, raw: bytes) -> OldStr:
+    def __new__(cls, text: str, raw: bytes) -> Python2Str:
         made = super().__new__(cls, text)
         made.raw = raw
         return made

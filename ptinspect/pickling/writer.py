@@ -22,7 +22,7 @@ from ptinspect.pickling.values import (
     Extension,
     Global,
     Inert,
-    OldStr,
+    Python2Str,
     PersistentId,
     SetOf,
     Value,
@@ -63,7 +63,7 @@ ATOMS: dict[type, Callable[..., bytes]] = {
 
 def text(value: str) -> bytes:
     """BINUNICODE; or what a `str` of Python 2 was: SHORT_BINSTRING, BINSTRING."""
-    if not isinstance(value, OldStr):
+    if not isinstance(value, Python2Str):
         raw = value.encode("utf-8", "surrogatepass")
         return OP["BINUNICODE"] + pack("<I", len(raw)) + raw
     size = len(value.raw)
@@ -382,7 +382,7 @@ class PickleWriter:
 
 def _opcodes_of(call: Call) -> list[bytes | _Item]:
     """What makes the object, by the opcode that the source used, as far as protocol 2 has it."""
-    func, args, how = call.func, call.args, call.how
+    func, args, how = call.func, call.args, call.opcode
     if how in ("OBJ", "INST"):
         return [OP["MARK"], _Item(func), *map(_Item, args), OP["OBJ"]]
     if how.startswith("NEWOBJ_EX"):

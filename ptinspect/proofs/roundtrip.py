@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ptinspect.conversion import convert
 from ptinspect.display.text.escape import cut, safe
 from ptinspect.document import open as open_document
-from ptinspect.errors import PtInspectError, UnsafeError, UnsupportedError, about
+from ptinspect.errors import PtInspectError, UnsafeError, UnsupportedError, add_error_path
 from ptinspect.proofs.options import Options, for_child, given, hired, with_options
 from ptinspect.proofs.processes import Workers
 from ptinspect.proofs.resume.plan import plan_of
@@ -90,7 +90,7 @@ def check_roundtrip(path: str, **options: Unpack[Options]) -> RoundtripReport:
     """The proof; see the module, and `Options`. A file whose class is missing is loaded through a
     stub. UnsafeError where it may not be loaded; PtInspectError where the proof cannot be run (a
     stub does not know `forward`)."""
-    with about(path):
+    with add_error_path(path):
         made = given(options)
         stub = False
         try:

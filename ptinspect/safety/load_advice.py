@@ -97,7 +97,7 @@ _NO_LEGACY = {
 
 def _stream_refusals(stream: Pickled) -> list[str]:
     made = []
-    unknown = sorted(stream.rare)
+    unknown = sorted(stream.unsupported_opcodes)
     if unknown:
         more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
         which = f"protocol {stream.protocol}, opcodes that it does not know"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple, cast
 
-from ptinspect.pickling.tensor_fastpath import TensorCall
+from ptinspect.pickling.values import TensorCall
 from ptinspect.pickling.values import Call, Global
 from ptinspect.safety.analysis.calls import OK, imported
 from ptinspect.safety.load_advice import LoadAdvice, load_advice

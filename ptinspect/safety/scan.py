@@ -15,7 +15,7 @@ from ptinspect.safety.policy.weights_only import ALLOWED
 from ptinspect.safety.report.report import ScanReport, report_of, unread
 from ptinspect.safety.report.scan_state import Budget, Part
 from ptinspect.source.base import MemorySource
-from ptinspect.source.local import COPIED, open_source
+from ptinspect.source.local import MAX_COPY_BYTES, open_source
 from ptinspect.torchnn.classes import lookup
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def scan(
 
 def _at_hand(source: Source) -> Source:
     """A small file in memory, where many small reads cost nothing."""
-    if source.size > COPIED:
+    if source.size > MAX_COPY_BYTES:
         return source
     data, start, stop = source.window()
     return MemorySource(data, source.path, start, stop, source.base)

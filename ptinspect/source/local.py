@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     PathOrFile: TypeAlias = str | os.PathLike[str] | IO[bytes]
 
-COPIED = 8 << 20
+MAX_COPY_BYTES = 8 << 20
 """Up to this size the machine gets a copy of the file (fast, and deaf to later changes of the
 file); beyond it a read-only map."""
 
@@ -86,8 +86,8 @@ class LocalSource(Source):
         return b"".join(parts)
 
     def window(self) -> tuple[Buffer, int, int]:
-        """See `Source.window`: a copy up to `COPIED` bytes, a map beyond."""
-        if self.size <= COPIED:
+        """See `Source.window`: a copy up to `MAX_COPY_BYTES` bytes, a map beyond."""
+        if self.size <= MAX_COPY_BYTES:
             if self._copy is None:
                 self._copy = self.read(0, self.size)
             return self._copy, 0, self.size
@@ -111,7 +111,7 @@ class LocalSource(Source):
                 made = mmap.mmap(self._descriptor, 0, access=mmap.ACCESS_READ)
             except (OSError, ValueError) as error:
                 raise PtInspectError(f"cannot be mapped: {error}", path=self.path) from error
-            if scattered and self.size > COPIED and hasattr(mmap, "MADV_RANDOM"):
+            if scattered and self.size > MAX_COPY_BYTES and hasattr(mmap, "MADV_RANDOM"):
                 made.madvise(mmap.MADV_RANDOM)
             self._maps[scattered] = made
         return self._maps[scattered]

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 def stub_of(document: Document, options: Options | None = None) -> str:
     """The stub of an opened file."""
-    from ptinspect.errors import about
+    from ptinspect.errors import add_error_path
 
-    with about(document.path):
+    with add_error_path(document.path):
         return stub_source(Work(document, options or Options()))
 
 
@@ -53,13 +53,13 @@ def stub_package(
     import os
 
     from ptinspect.document import open
-    from ptinspect.errors import about
+    from ptinspect.errors import add_error_path
     from ptinspect.stubs.write.package import package_files, ready, write_package
 
     ready(os.fspath(folder), force)
     options = Options(entry, class_name, recovered_source, guess_forward)
     with open(file) as document:
-        with about(document.path):
+        with add_error_path(document.path):
             files = package_files(Work(document, options))
         write_package(files, os.fspath(folder), force)
 

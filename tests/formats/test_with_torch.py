@@ -15,7 +15,7 @@ import pytest
 from ptinspect.errors import FormatError
 from ptinspect.formats.archive import Archive
 from ptinspect.formats.detect import open_archive
-from ptinspect.formats.dtypes import DTYPES, STORAGE_ITEMSIZE, by_class
+from ptinspect.formats.dtypes import DTYPES, STORAGE_ITEMSIZE, dtype_of_class
 from ptinspect.formats.folders import folder_kind
 from ptinspect.formats.torch_zip import TorchZip
 from ptinspect.source.base import MemorySource
@@ -49,7 +49,7 @@ def test_the_classes_of_all_storages() -> None:
         name: (str(dtype).removeprefix("torch."), dtype.itemsize)
         for name, dtype in _storage_type_to_dtype_map().items()
     }
-    mine = {name: by_class(name) for name in theirs}
+    mine = {name: dtype_of_class(name) for name in theirs}
     assert {name: (dtype.name, dtype.itemsize) for name, dtype in mine.items() if dtype} == theirs
     assert {name: STORAGE_ITEMSIZE[name] for name in theirs} == {
         name: size for name, (_, size) in theirs.items()
@@ -76,7 +76,7 @@ def saved(legacy: bool, **config: Any) -> tuple[bytes, list[Any]]:
     opened = io.BytesIO()
     kept = list(tensors())
     if legacy:  # the legacy writer knows the storage classes alone
-        types = map(by_class, STORAGE_ITEMSIZE)
+        types = map(dtype_of_class, STORAGE_ITEMSIZE)
         known = {dtype.name for dtype in types if dtype} - {"complex32"}
         kept = [each for each in kept if str(each.dtype).removeprefix("torch.") in known]
     torch.save(kept, opened, _use_new_zipfile_serialization=not legacy, **config)

@@ -20,7 +20,7 @@ from ptinspect.pickling.values import (
     Global,
     Inert,
     Key,
-    OldStr,
+    Python2Str,
     OutOfBand,
     PersistentId,
     SetOf,
@@ -40,7 +40,7 @@ def outline(roots: Iterable[Value], offsets: bool = True) -> list[Line]:
     while todo:
         value = todo.pop()
         kept.append(value)
-        if isinstance(value, OldStr):
+        if isinstance(value, Python2Str):
             latin1 = ("str", repr(str(value.raw, "latin1")))
             lines.append(("old str", str(value), value.raw) if offsets else latin1)
         elif value is None or isinstance(value, bool | int | float | str | bytes):
@@ -70,7 +70,7 @@ def _opened(value: Value, offsets: bool) -> tuple[Line, list[Value]]:
         parts.sort(key=lambda part: repr(outline([part], offsets)))
     if offsets:
         line += (value.offset, value.uses if isinstance(value, Global) else None)
-        line += (value.how,) if isinstance(value, Call) else ()
+        line += (value.opcode,) if isinstance(value, Call) else ()
     if value.changes is not None:
         changes = value.changes
         groups = (changes.states, changes.items, _pairs(changes.pairs), changes.added)

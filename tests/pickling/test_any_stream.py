@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from ptinspect.errors import PtInspectError
 from ptinspect.limits import LIMITS
 from ptinspect.pickling.machine import DISPATCH, RECORDING, Machine, run
-from ptinspect.pickling.trace import Recorder
+from ptinspect.pickling.state import Recorder
 from tests.corpus.mutants import only_soup
 from tests.pickling import cpython
 from tests.pickling.outline import everything, value_of
@@ -179,7 +179,7 @@ def test_one_changed_byte_is_read_as_cpython_reads_it(name: str) -> None:
 
 def is_harmless(data: bytes) -> bool:
     """Whether CPython may be shown it: its memo is as large as the largest index."""
-    machine = Machine(data, 0, None, None, LIMITS, True)
+    machine = Machine(data, 0, None, None, LIMITS, plain=True)
     with suppress(PtInspectError):
         machine.run(0)
     return all(int(index, 16) < 10_000 for index in machine.sparse)

@@ -213,7 +213,7 @@ def test_sparse_memo_entries_count(plain: bool) -> None:
 def test_warnings_are_kept_up_to_the_limit_and_counted_beyond(plain: bool) -> None:
     data = b"}" + b"".join(b"K%cNsK%cNs" % (key, key) for key in range(30)) + b"."
     pickled = run(data, limits=Limits(warnings=10), plain=plain)
-    assert (len(pickled.warnings), pickled.more_warnings) == (10, 20)
+    assert (len(pickled.warnings), pickled.dropped_warnings) == (10, 20)
 
 
 def test_what_is_parked_below_marks_counts_as_stack(plain: bool) -> None:

@@ -42,13 +42,13 @@ def path(value: Value) -> str:
 )
 def test_a_call_is_recorded(data: bytes, how: str, args: tuple[Value, ...]) -> None:
     made = call(data)
-    assert (path(made.func), made.how, made.args, made.state) == ("m.C", how, args, None)
+    assert (path(made.func), made.opcode, made.args, made.state) == ("m.C", how, args, None)
     assert data[made.offset] in b"R\x81\x92io"
 
 
 def test_keyword_arguments_are_recorded() -> None:
     made = call(b"cm\nC\n)}U\x01aK\x01s\x92.")
-    assert (made.how, made.args, made.kwargs) == ("NEWOBJ_EX", (), {"a": 1})
+    assert (made.opcode, made.args, made.kwargs) == ("NEWOBJ_EX", (), {"a": 1})
 
 
 def test_inst_leaves_what_is_below_its_mark() -> None:
@@ -60,7 +60,7 @@ def test_inst_leaves_what_is_below_its_mark() -> None:
 
 def test_arguments_that_an_object_would_unpack_to_are_marked_so() -> None:
     made = call(b"cm\nf\ncm\nargs\n)RR.")
-    assert made.how == "REDUCE*"
+    assert made.opcode == "REDUCE*"
     assert isinstance(made.args[0], Call)
     made = call(b"cm\nC\n)cm\nkwargs\n\x92.")
     assert made.kwargs is not None

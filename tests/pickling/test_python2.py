@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ptinspect.pickling.machine import run
-from ptinspect.pickling.values import Call, Global, OldStr
+from ptinspect.pickling.values import Call, Global, Python2Str
 from tests.pickling.streams import PYTHON2
 
 every = pytest.mark.parametrize("name", PYTHON2)
@@ -28,8 +28,8 @@ def test_scalars_and_containers(name: str) -> None:
 def test_strings_keep_the_bytes_that_they_are(name: str) -> None:
     pickled = run(PYTHON2[name])
     text, noise = parts(name)[3:5]
-    assert isinstance(text, OldStr)
-    assert isinstance(noise, OldStr)
+    assert isinstance(text, Python2Str)
+    assert isinstance(noise, Python2Str)
     assert (text, text.raw) == ("café", b"caf\xc3\xa9")
     assert (noise, noise.raw) == ("ÿ\0\n\"'", b"\xff\0\n\"'")
     assert [warning.kind for warning in pickled.warnings] == ["python2-string"]
@@ -40,10 +40,10 @@ def test_classes_of_both_kinds(name: str) -> None:
     old, new = parts(name)[5:7]
     assert isinstance(old, Call)
     assert isinstance(new, Call)
-    assert old.how == ("INST" if name.endswith("0") else "OBJ")
+    assert old.opcode == ("INST" if name.endswith("0") else "OBJ")
     assert (old.args, old.state) == ((), {"x": 1})
     assert new.state == {"x": [1, 1 << 70]}
-    named = new.func if new.how == "NEWOBJ" else new.args[0]
+    named = new.func if new.opcode == "NEWOBJ" else new.args[0]
     assert isinstance(named, Global)
     assert named.path == "__main__.New"
 

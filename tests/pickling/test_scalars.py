@@ -15,7 +15,7 @@ from ptinspect.errors import DamagedError, PtInspectError
 from ptinspect.pickling.handlers.scalars import BLOB_BYTES, HANDLERS
 from ptinspect.pickling.machine import run
 from ptinspect.pickling.opcodes import BY_CODE, OPCODES
-from ptinspect.pickling.values import Blob, OldStr, OutOfBand
+from ptinspect.pickling.values import Blob, Python2Str, OutOfBand
 from tests.pickling.python import to_python
 
 GOOD = (
@@ -101,7 +101,7 @@ def test_text_is_read_as_cpython_reads_it(line: bytes) -> None:
 
 def test_a_python2_string_is_utf8_where_it_can_be() -> None:
     root = run(b"U\x05caf\xc3\xa9.").root
-    assert isinstance(root, OldStr)
+    assert isinstance(root, Python2Str)
     assert (root, root.raw) == ("café", b"caf\xc3\xa9")
 
 

@@ -17,8 +17,8 @@ from ptinspect.errors import PtInspectError
 from ptinspect.limits import LIMITS
 from ptinspect.pickling import tensor_fastpath
 from ptinspect.pickling.machine import Machine, run
-from ptinspect.pickling.tensor_fastpath import TensorCall
-from ptinspect.pickling.trace import Recorder
+from ptinspect.pickling.values import TensorCall
+from ptinspect.pickling.state import Recorder
 from ptinspect.pickling.values import Call, Global, PersistentId
 from tests.conftest import FIXTURES
 from tests.pickling.outline import everything
@@ -119,7 +119,7 @@ def test_the_call_is_what_its_bytes_say() -> None:
     made = pickled.persistent[1]
     assert isinstance(made, TensorCall)
     assert isinstance(made.func, Global)
-    assert (made.func.path, made.how, made.kwargs) == (
+    assert (made.func.path, made.opcode, made.kwargs) == (
         "torch._utils._rebuild_tensor_v2", "REDUCE", None,
     )  # fmt: skip
     storage, offset, size, stride, grad, hooks = made.args
@@ -149,7 +149,7 @@ def test_a_recorder_is_told_what_is_called_on_a_tensor() -> None:
     data = dict_of(3, SQUARE._replace(parameter=True))
     told = Recorder()
     run(data, recorder=told)
-    calls = [event.target for event in told.events if event.op == "REDUCE"]
+    calls = [event.target for event in told.events if event.opcode == "REDUCE"]
     named = [call.func.path for call in calls if isinstance(call, Call)]  # type: ignore[attr-defined]
     assert named.count("torch._utils._rebuild_parameter") == 3
 
@@ -278,7 +278,7 @@ def test_thousands_of_attacks(share: int) -> None:
         data = state_dict(tensors, rng.random() < 0.3, rng.choice((0, 254, 300, 300, 300)))
         data = attacked(data, rng)
         whole += len(agree(data)) > 1
-        machine = Machine(data, 0, None, None, LIMITS, False)
+        machine = Machine(data, 0, None, None, LIMITS, plain=False)
         with suppress(PtInspectError):
             machine.run(0)
         in_runs += any(type(made) is TensorCall for made in machine.persistent)

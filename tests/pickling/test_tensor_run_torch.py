@@ -16,7 +16,7 @@ torch = pytest.importorskip("torch")
 
 from ptinspect.pickling import tensor_fastpath  # noqa: E402
 from ptinspect.pickling.machine import run  # noqa: E402
-from ptinspect.pickling.tensor_fastpath import TensorCall  # noqa: E402
+from ptinspect.pickling.values import TensorCall  # noqa: E402
 from tests.pickling.outline import everything  # noqa: E402
 from tests.pickling.torch_like import Dense, attacked, moved_on, state_dict  # noqa: E402
 
@@ -186,6 +186,6 @@ def test_the_values_are_those_that_torch_loads() -> None:
         assert isinstance(pid, tuple)
         assert (call.storage_key, call.location, call.numel) == pid[2:5]
         assert call.kind.name == pid[1]
-        assert (call.storage_offset, call.size, call.stride, call.grad) == (
+        assert (call.storage_offset, call.size, call.stride, call.requires_grad) == (
             offset, size, stride, grad,
         )  # fmt: skip

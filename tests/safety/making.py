@@ -8,7 +8,7 @@ from struct import pack
 
 from ptinspect.errors import PtInspectError
 from ptinspect.pickling.machine import run
-from ptinspect.pickling.trace import Recorder
+from ptinspect.pickling.state import Recorder
 from ptinspect.safety.analysis.stream import Judge
 from ptinspect.safety.report.findings import Finding
 

@@ -10,7 +10,7 @@ import pytest
 
 from ptinspect.limits import LIMITS
 from ptinspect.pickling.machine import run
-from ptinspect.pickling.trace import Recorder
+from ptinspect.pickling.state import Recorder
 from ptinspect.safety.analysis.stream import Judge
 from ptinspect.safety.containers.pickles import read_pickles
 from ptinspect.safety.report.scan_state import Budget, Part

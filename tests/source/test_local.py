@@ -60,7 +60,7 @@ def test_a_file_that_shrinks_is_noticed(file: Path) -> None:
 def test_the_machine_s_window_is_all_of_it(
     file: Path, copied: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(local, "COPIED", copied)
+    monkeypatch.setattr(local, "MAX_COPY_BYTES", copied)
     with open_source(file) as source:
         buffer, start, stop = source.window()
         assert buffer[start:stop] == DATA

@@ -65,7 +65,7 @@ def test_values_are_looked_up_as_members(tmp_path: Path, kinds: types.ModuleType
     assert "unknown: other members; whether it is an int or a str as well" in source
 
 
-def by_name(first: str, second: str | None) -> bytes:
+def dtype_by_name(first: str, second: str | None) -> bytes:
     """`Perm.R | Perm.W` as Python 3.11.0 wrote it: getattr, and operator.or_."""
 
     def member(name: str) -> bytes:
@@ -86,10 +86,10 @@ print(item.name if item.name else "none", isinstance(item, enum.Enum))
 @pytest.mark.parametrize(
     ("pickled", "name"),
     [
-        (by_name("R", None), "R"),
-        (by_name("I", None), "I"),  # a letter that no stub calls a thing of its own
-        (by_name("R", "W"), "R|W"),
-        (by_name("read", "write"), "read|write"),
+        (dtype_by_name("R", None), "R"),
+        (dtype_by_name("I", None), "I"),  # a letter that no stub calls a thing of its own
+        (dtype_by_name("R", "W"), "R|W"),
+        (dtype_by_name("read", "write"), "read|write"),
     ],
 )
 def test_names_are_members(tmp_path: Path, pickled: bytes, name: str) -> None:

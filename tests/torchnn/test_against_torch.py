@@ -166,7 +166,7 @@ class Rebuilder:
         """None where the pickle does not hold all that the constructor needs."""
         node = tree(self.oracle.root)
         positional: list[object] = []
-        by_name: dict[str, object] = {}
+        dtype_by_name: dict[str, object] = {}
         for argument, value in row_of(node.class_path).constructor(node.attributes):
             if value is MISSING:
                 return None
@@ -174,10 +174,10 @@ class Rebuilder:
             if argument.kind == "*":
                 positional.extend(real)
             elif argument.kind == "**":
-                by_name.update(real)
+                dtype_by_name.update(real)
             else:
-                by_name[argument.name] = real
-        return type(self.module)(*positional, **by_name)
+                dtype_by_name[argument.name] = real
+        return type(self.module)(*positional, **dtype_by_name)
 
 
 STATEFUL = (  # what prints values that were observed, or parts that a pickle does not keep

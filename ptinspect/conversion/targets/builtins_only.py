@@ -38,7 +38,7 @@ from ptinspect.document.tensor import Tensor
 from ptinspect.document.walk import dotted
 from ptinspect.errors import UnsupportedError
 from ptinspect.formats.dtypes import DTYPES
-from ptinspect.pickling.tensor_fastpath import TensorCall
+from ptinspect.pickling.values import TensorCall
 from ptinspect.pickling.values import (
     Blob,
     Call,
@@ -328,7 +328,7 @@ class Plain:
     def _by_arguments(self, call: Call, path: str) -> Steps:
         """Enums' members, paths, dates; named tuples."""
         given = arguments_of(call)
-        if call.how == "NEWOBJ" and len(given) > 1 and call.changes is None:
+        if call.opcode == "NEWOBJ" and len(given) > 1 and call.changes is None:
             return (yield from self._tuple(given))
         found = describe(call)
         if found is None or path.split(".", 1)[0] in _UNFIT:

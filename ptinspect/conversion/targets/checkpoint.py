@@ -19,7 +19,7 @@ from ptinspect.conversion.tensors.object_graph import Graph
 from ptinspect.document import open as open_document
 from ptinspect.document.objects import attributes, mapping, sequence, step
 from ptinspect.document.walk import dotted
-from ptinspect.errors import PtInspectError, about
+from ptinspect.errors import PtInspectError, add_error_path
 from ptinspect.pickling.values import Call, Value, key_value
 from ptinspect.text import join_names
 
@@ -44,7 +44,7 @@ def plan_checkpoint(
     graph.take({**entries}, document)
     if options.optimizer is not None:
         other = open_files.enter_context(open_document(options.optimizer, limits=document.limits))
-        with about(options.optimizer):
+        with add_error_path(options.optimizer):
             state = optimizer_state(other)
             if options.plain:
                 state = _plain({OPTIMIZER: state}, other, graph, plan).get(OPTIMIZER)

@@ -20,7 +20,7 @@ from ptinspect.conversion.tensors.object_graph import Graph
 from ptinspect.conversion.tensors.storage_layout import Wish, check_extent, same
 from ptinspect.document.objects import mapping
 from ptinspect.errors import UnsupportedError
-from ptinspect.formats.damage import said
+from ptinspect.text import bounded_repr
 from ptinspect.formats.safetensors import HEADER_BYTES, NAMES
 from ptinspect.text import join_names
 
@@ -125,7 +125,7 @@ def _why_not(tensor: Tensor, wish: Wish) -> str:
 
 
 def _named(key: str) -> str:
-    return (key if key.isprintable() else said(key)) or "the value"
+    return (key if key.isprintable() else bounded_repr(key)) or "the value"
 
 
 def _why_not_named(key: str) -> str:

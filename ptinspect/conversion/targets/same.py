@@ -17,7 +17,7 @@ from ptinspect.conversion.tensors.dtype_cast import swapper
 from ptinspect.document.objects import module_class
 from ptinspect.document.storages import Storage
 from ptinspect.errors import UnsupportedError
-from ptinspect.formats.dtypes import STORAGE_ITEMSIZE, by_class, is_untyped
+from ptinspect.formats.dtypes import STORAGE_ITEMSIZE, dtype_of_class, is_untyped
 from ptinspect.formats.torch_zip import TorchZip
 from ptinspect.pickling.rewriter import Rewriter, free_index
 from ptinspect.pickling.values import Call, Global, PersistentId, Value
@@ -128,7 +128,7 @@ class _Same:
         inner = Range(storage, begin, begin + size)
         if self.archive.byteorder == "little":
             return inner
-        dtype = by_class(kind.name)
+        dtype = dtype_of_class(kind.name)
         if dtype is None or is_untyped(kind.name):
             raise UnsupportedError(
                 "a big-endian file with untyped storages", hint="--to state_dict"
@@ -151,7 +151,7 @@ class _Same:
             )
         else:
             assert isinstance(kind, Global)
-            dtype = by_class(kind.name)
+            dtype = dtype_of_class(kind.name)
             assert dtype is not None
             mark = ("empty", kind.name)
             self.keys.setdefault(mark, (str(len(self.keys)), []))

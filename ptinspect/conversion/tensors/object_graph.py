@@ -148,7 +148,7 @@ class Graph:
         if tensor is None or tensor.uninitialized or not isinstance(core, Call | PersistentId):
             return value
         if tensor.storage is None or tensor.stride is None or tensor.subclass:
-            made = Call(core.func, core.args, core.how, 0) if isinstance(core, Call) else core
+            made = Call(core.func, core.args, core.opcode, 0) if isinstance(core, Call) else core
             made.changes = core.changes
             return made
         plain = copy(tensor)

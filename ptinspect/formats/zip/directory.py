@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from ptinspect.errors import DamagedError, LimitError, Place, UnsupportedError
 from ptinspect.formats.archive import CHUNK, Finding, pieces
-from ptinspect.formats.damage import FETCH_AGAIN, said
+from ptinspect.formats.damage import DOWNLOAD_AGAIN, said
 from ptinspect.formats.zip.end import FULL32, Bounds, find_end
 from ptinspect.formats.zip.entry import DEFLATED, STORED, Entry, inflated, part
 from ptinspect.limits import LIMITS, Limits
@@ -133,7 +133,7 @@ class ZipDirectory:
         if not _all_plain(self.names):
             for i, name in enumerate(self.names):
                 if _BAD_NAME.search(name):
-                    self._find("zip-name", f"the name {said(name)} leads elsewhere", i)
+                    self._find("zip-name", f"the name {bounded_repr(name)} leads elsewhere", i)
         if self.names and min(self.headers) > 0:
             message = f"{min(self.headers):,} bytes stand in front of the first entry"
             self.findings.append(Finding("zip-prefix", message, Place(None, 0)))
@@ -146,7 +146,7 @@ class ZipDirectory:
             stop = at + 30 + len(self.raw_names[i]) + self.packed[i]
             if at < reach:
                 other = self.names[owner]
-                self._find("zip-overlap", f"it lies on the bytes of {said(other)}", i)
+                self._find("zip-overlap", f"it lies on the bytes of {bounded_repr(other)}", i)
             if stop > self.bounds.start:
                 over = stop - self.bounds.start
                 self._find(
@@ -158,7 +158,7 @@ class ZipDirectory:
     def _look_at_names_listed_twice(self) -> None:
         for i, name in enumerate(self.names):
             if self.index[name] != i:
-                self._find("zip-duplicate", f"{said(name)} is listed twice", i)
+                self._find("zip-duplicate", f"{bounded_repr(name)} is listed twice", i)
 
     def _look_at_flags(self) -> None:
         for i, flags in enumerate(self.flags):
@@ -215,7 +215,7 @@ class ZipDirectory:
             ]
         found: list[tuple[str, str]] = []
         if text != self.raw_names[index]:
-            found.append(("zip-local", f"its local header is that of {said(_name(text))}"))
+            found.append(("zip-local", f"its local header is that of {bounded_repr(_name(text))}"))
         if method != e.method:
             found.append(("zip-local", f"compression {e.method}, locally {method}"))
         if (flags ^ e.flags) & SECRET:
@@ -338,7 +338,7 @@ def _broken(bounds: Bounds, index: int, pos: int) -> DamagedError:
     return DamagedError(
         f"the zip's directory breaks off at entry {index:,} of {bounds.entries:,}",
         where=Place(None, bounds.start + pos),
-        hint=FETCH_AGAIN,
+        hint=DOWNLOAD_AGAIN,
     )
 
 

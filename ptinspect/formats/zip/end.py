@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ptinspect.errors import DamagedError, Place
 from ptinspect.formats.archive import Finding
-from ptinspect.formats.damage import FETCH_AGAIN
+from ptinspect.formats.damage import DOWNLOAD_AGAIN
 
 if TYPE_CHECKING:
     from ptinspect.source.base import Source
@@ -35,7 +35,7 @@ class Bounds(NamedTuple):
     findings: list[Finding]
 
 
-def has_end(source: Source) -> bool:
+def has_end_record(source: Source) -> bool:
     """Whether there is an end record at all; a zip that is cut off has none."""
     tail = source.read(max(source.size - _TAIL, 0), min(source.size, _TAIL))
     return tail.rfind(END, 0, max(len(tail) - _END.size + 4, 0)) >= 0
@@ -51,7 +51,7 @@ def find_end(source: Source) -> Bounds:
     tail = source.read(first, source.size - first)
     at = tail.rfind(END, 0, max(len(tail) - _END.size + 4, 0))
     if at < 0:
-        raise DamagedError("the zip has no directory at its end", hint=FETCH_AGAIN)
+        raise DamagedError("the zip has no directory at its end", hint=DOWNLOAD_AGAIN)
     _, _, _, _, count, size, start, comment = _END.unpack_from(tail, at)
     end = first + at
     findings = []
@@ -112,7 +112,7 @@ def _moved(told: int, real: int, end: int) -> DamagedError:
     return DamagedError(
         f"{abs(told - real):,} bytes are {how} in front of the zip's directory",
         where=Place(None, end),
-        hint=FETCH_AGAIN,
+        hint=DOWNLOAD_AGAIN,
     )
 
 

@@ -60,7 +60,7 @@ UNFINISHED = Identity(
 _MODEL = re.compile(r"\.(?:pt|pth|bin|ckpt|pkl)$")
 
 
-def folder_of(names: Sequence[str]) -> str:
+def torch_folder(names: Sequence[str]) -> str:
     """The folder that torch's reader looks into: the first entry's, with its slash. "" where
     there is none."""
     first = names[0] if names else ""
@@ -73,7 +73,7 @@ def kind_of(names: Sequence[str], index: Collection[str]) -> tuple[Identity, str
     A zip whose pickle lies elsewhere than torch looks (packed again by hand, or in another
     order) is torch.save's, too, if there is but one pickle that could be meant.
     """
-    folder = folder_of(names)
+    folder = torch_folder(names)
     for kind in ZIP_KINDS:
         if all(name.replace("FOLDER/", folder) in index for name in kind.has):
             return Identity(kind.format, kind.what, kind.hint), folder

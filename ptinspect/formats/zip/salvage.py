@@ -11,8 +11,8 @@ from struct import Struct
 from typing import TYPE_CHECKING, NamedTuple
 
 from ptinspect.errors import DamagedError, Place, PtInspectError
-from ptinspect.formats.damage import FETCH_AGAIN, Part, lost, plain, said
-from ptinspect.formats.persistent_ids import declared
+from ptinspect.formats.damage import DOWNLOAD_AGAIN, Part, lost, plain, said
+from ptinspect.formats.persistent_ids import declared_storages
 from ptinspect.formats.zip.directory import CENTRAL, DESCRIBED, LOCAL
 from ptinspect.limits import LIMITS, Limits
 from ptinspect.pickling.machine import run
@@ -41,7 +41,7 @@ class Left(NamedTuple):
     whole: bool
 
 
-def survey(source: Source) -> Iterator[Left]:
+def iter_local_records(source: Source) -> Iterator[Left]:
     """The records from the front of the file on, up to the first that is not whole."""
     buffer, base, end = source.window()
     pos = base
@@ -84,30 +84,30 @@ def _follows(buffer: Buffer, at: int, end: int) -> bool:
     return found in _FOLLOWS or (at + 4 > end and any(each.startswith(found) for each in _FOLLOWS))
 
 
-def cut_zip(source: Source, limits: Limits = LIMITS) -> PtInspectError:
+def truncated_zip_error(source: Source, limits: Limits = LIMITS) -> PtInspectError:
     """The error for a zip without a directory: what it held, what is whole, what is missing."""
-    left = {record.name: record for record in survey(source)}
+    left = {record.name: record for record in iter_local_records(source)}
     if not left:
-        return DamagedError(f"{CUT}; not one record is there", hint=FETCH_AGAIN)
+        return DamagedError(f"{CUT}; not one record is there", hint=DOWNLOAD_AGAIN)
     main = next((name for name in left if name.rpartition("/")[2] == "data.pkl"), None)
     if main is None:
         return _cut_without_pickle(left)
     record = left[main]
     if record.method:
         return DamagedError(
-            f"{CUT}; {plain(main)} is compressed, and not looked into", hint=FETCH_AGAIN
+            f"{CUT}; {plain(main)} is compressed, and not looked into", hint=DOWNLOAD_AGAIN
         )
     if not record.whole:
         size = f"{record.size:,} bytes of it are there"
         return DamagedError(
-            f"{CUT} within {plain(main)}: {size}", where=Place(main), hint=FETCH_AGAIN
+            f"{CUT} within {plain(main)}: {size}", where=Place(main), hint=DOWNLOAD_AGAIN
         )
     try:
         pickled = run(source.read(record.start, record.size), record=main, limits=limits)
-        wanted = declared(pickled)
+        wanted = declared_storages(pickled)
     except PtInspectError as error:
         message = f"{CUT}, and {plain(main)} is damaged: {error.message}"
-        return DamagedError(message, where=error.where, hint=FETCH_AGAIN)
+        return DamagedError(message, where=error.where, hint=DOWNLOAD_AGAIN)
     folder = main[: -len("data.pkl")]
     old = any(name.startswith(f"{folder}tensors/") for name in left)
     prefix = f"{folder}tensors/" if old else f"{folder}data/"
@@ -125,5 +125,5 @@ def _cut_without_pickle(left: dict[str, Left]) -> PtInspectError:
     """Some other zip, or one of torch's that ends before its first record is named."""
     whole = sum(record.whole for record in left.values())
     last = list(left)[-1]
-    message = f"{CUT}: {whole:,} records are whole, the last that is there is {said(last)}"
-    return DamagedError(message, hint=FETCH_AGAIN)
+    message = f"{CUT}: {whole:,} records are whole, the last that is there is {bounded_repr(last)}"
+    return DamagedError(message, hint=DOWNLOAD_AGAIN)

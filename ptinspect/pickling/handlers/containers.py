@@ -79,7 +79,7 @@ def _extend(m: Machine, target: Value, values: list[Value]) -> None:
     elif isinstance(target, Inert) and not isinstance(target, SetOf):
         target.change().items.extend(values)
     else:
-        raise m.damaged(f"{m.op} on a {kind_of(target)}")
+        raise m.damaged(f"{m.opcode_name} on a {kind_of(target)}")
 
 
 def setitem(m: Machine, pos: int) -> int:
@@ -101,7 +101,7 @@ def setitems(m: Machine, pos: int) -> int:
 
 def _set(m: Machine, target: Value, flat: list[Value]) -> None:
     if len(flat) % 2:
-        raise m.damaged(f"{m.op} needs whole pairs")
+        raise m.damaged(f"{m.opcode_name} needs whole pairs")
     if not flat:
         return
     if isinstance(target, dict):
@@ -111,10 +111,10 @@ def _set(m: Machine, target: Value, flat: list[Value]) -> None:
     elif isinstance(target, list):  # legal, if odd: list[index] = value
         for key, value in zip(flat[::2], flat[1::2], strict=True):
             if not isinstance(key, int) or not -len(target) <= key < len(target):
-                raise m.damaged(f"{m.op} sets an index that the list does not have")
+                raise m.damaged(f"{m.opcode_name} sets an index that the list does not have")
             target[key] = value
     else:
-        raise m.damaged(f"{m.op} on a {kind_of(target)}")
+        raise m.damaged(f"{m.opcode_name} on a {kind_of(target)}")
 
 
 def additems(m: Machine, pos: int) -> int:
@@ -127,7 +127,7 @@ def additems(m: Machine, pos: int) -> int:
     elif isinstance(target, Inert) and not isinstance(target, SetOf):
         target.change().added.extend(values)
     else:
-        raise m.damaged(f"{m.op} on a {kind_of(target)}")
+        raise m.damaged(f"{m.opcode_name} on a {kind_of(target)}")
     return pos
 
 
@@ -157,7 +157,7 @@ def empty_dict(m: Machine, pos: int) -> int:
 
 
 def empty_set(m: Machine, pos: int) -> int:
-    m.stack.append(SetOf(False, m.at))
+    m.stack.append(SetOf(False, m.offset))
     return pos
 
 
@@ -201,7 +201,7 @@ def dict_(m: Machine, pos: int) -> int:
 
 
 def frozenset_(m: Machine, pos: int) -> int:
-    made = SetOf(True, m.at)
+    made = SetOf(True, m.offset)
     _add(m, made, m.pop_to_mark())
     m.stack.append(made)
     return pos
@@ -211,7 +211,7 @@ def frozenset_(m: Machine, pos: int) -> int:
 
 
 def mark(m: Machine, pos: int) -> int:
-    m.parked += len(m.stack)
+    m.items_below_marks += len(m.stack)
     m.marks.append(m.stack)
     m.stack = []
     return pos
@@ -247,12 +247,12 @@ def _index(m: Machine, line: bytes) -> int:
     except ValueError:
         index = -1
     if index < 0:
-        raise m.damaged(f"{m.op} has no memo index: {line[:40]!r}")
+        raise m.damaged(f"{m.opcode_name} has no memo index: {line[:40]!r}")
     return index
 
 
 def get(m: Machine, pos: int) -> int:
-    line, pos = m.line(pos)
+    line, pos = m.take_line(pos)
     m.stack.append(m.recall(_index(m, line)))
     return pos
 
@@ -268,16 +268,16 @@ def long_binget(m: Machine, pos: int) -> int:
 def _recall(m: Machine, index: int, pos: int) -> int:
     value = m.recall(index)
     if value is m.rebuild and isinstance(value, Global):
-        m.runs = m.runs or tensor_fastpath.learn(m, value, pos)
-        behind = m.runs.read(m, m.at) if m.runs else m.at
-        if behind > m.at:
+        m.tensor_runs = m.tensor_runs or tensor_fastpath.learn(m, value, pos)
+        behind = m.tensor_runs.read(m, m.offset) if m.tensor_runs else m.offset
+        if behind > m.offset:
             return behind
     m.stack.append(value)
     return pos
 
 
 def put(m: Machine, pos: int) -> int:
-    line, pos = m.line(pos)
+    line, pos = m.take_line(pos)
     m.remember(_index(m, line))
     return pos
 

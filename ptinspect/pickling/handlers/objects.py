@@ -21,18 +21,18 @@ def _name(m: Machine, line: bytes) -> str:
     try:
         return str(line, "utf-8")
     except UnicodeDecodeError:
-        raise m.damaged(f"{m.op} has a name that is not utf-8: {line[:40]!r}") from None
+        raise m.damaged(f"{m.opcode_name} has a name that is not utf-8: {line[:40]!r}") from None
 
 
 def _two_lines(m: Machine, pos: int) -> tuple[str, str, int]:
-    module, pos = m.line(pos)
-    name, pos = m.line(pos)
+    module, pos = m.take_line(pos)
+    name, pos = m.take_line(pos)
     return _name(m, module), _name(m, name), pos
 
 
 def global_(m: Machine, pos: int) -> int:
     module, name, pos = _two_lines(m, pos)
-    m.stack.append(m.named(module, name))
+    m.stack.append(m.intern_global(module, name))
     return pos
 
 
@@ -40,14 +40,14 @@ def stack_global(m: Machine, pos: int) -> int:
     name, module = m.stack.pop(), m.stack.pop()
     if not isinstance(name, str) or not isinstance(module, str):
         raise m.damaged("STACK_GLOBAL needs two strings")
-    m.stack.append(m.named(str(module), str(name)))
+    m.stack.append(m.intern_global(str(module), str(name)))
     return pos
 
 
 def _extension(m: Machine, code: int) -> None:
     if code <= 0:  # pickle.py, get_extension
-        raise m.damaged(f"{m.op} with the code {code}")
-    m.stack.append(Extension(code, m.at))
+        raise m.damaged(f"{m.opcode_name} with the code {code}")
+    m.stack.append(Extension(code, m.offset))
 
 
 def ext1(m: Machine, pos: int) -> int:
@@ -71,15 +71,15 @@ def _call(m: Machine, how: str) -> Call:
     stack = m.stack
     args, func = stack.pop(), stack.pop()
     if not isinstance(func, Inert):
-        raise m.damaged(f"{m.op} would call a {kind_of(func)}")
+        raise m.damaged(f"{m.opcode_name} would call a {kind_of(func)}")
     if isinstance(args, tuple):
-        return Call(func, args, how, m.at)
-    call = Call(func, (args,), f"{how}*", m.at)
+        return Call(func, args, how, m.offset)
+    call = Call(func, (args,), f"{how}*", m.offset)
     if isinstance(args, Inert):
         return call
     if m.recorder is not None:  # pickle.py unpacks whatever can be
         m.recorder.refused(m, call)
-    raise m.damaged(f"{m.op} needs a tuple of arguments, not a {kind_of(args)}")
+    raise m.damaged(f"{m.opcode_name} needs a tuple of arguments, not a {kind_of(args)}")
 
 
 def reduce(m: Machine, pos: int) -> int:
@@ -87,7 +87,7 @@ def reduce(m: Machine, pos: int) -> int:
     args, func = stack[-1], stack[-2]
     if type(args) is tuple and isinstance(func, Inert):
         stack.pop()
-        stack[-1] = Call(func, args, "REDUCE", m.at)
+        stack[-1] = Call(func, args, "REDUCE", m.offset)
     else:
         stack.append(_call(m, "REDUCE"))
     return pos
@@ -111,9 +111,9 @@ def newobj_ex(m: Machine, pos: int) -> int:
 def inst(m: Machine, pos: int) -> int:
     module, name, pos = _two_lines(m, pos)
     if m.recorder is not None and not m.marks and module.replace(".", "").isidentifier():
-        m.recorder.refused(m, m.named(module, name))  # pickle.py imports before it looks for it
+        m.recorder.refused(m, m.intern_global(module, name))  # pickle.py imports before it looks for it
     values = m.pop_to_mark()
-    m.stack.append(Call(m.named(module, name), tuple(values), "INST", m.at))
+    m.stack.append(Call(m.intern_global(module, name), tuple(values), "INST", m.offset))
     return pos
 
 
@@ -121,7 +121,7 @@ def obj(m: Machine, pos: int) -> int:
     values = m.pop_to_mark()
     if not values or not isinstance(values[0], Inert):
         raise m.damaged("OBJ needs a class")
-    m.stack.append(Call(values[0], tuple(values[1:]), "OBJ", m.at))
+    m.stack.append(Call(values[0], tuple(values[1:]), "OBJ", m.offset))
     return pos
 
 
@@ -143,13 +143,13 @@ def _no_state(state: Value) -> bool:
 
 
 def _persistent(m: Machine, value: Value) -> None:
-    made = PersistentId(value, m.at)
+    made = PersistentId(value, m.offset)
     m.persistent.append(made)
     m.stack.append(made)
 
 
 def persid(m: Machine, pos: int) -> int:
-    line, pos = m.line(pos)
+    line, pos = m.take_line(pos)
     _persistent(m, _name(m, line))
     return pos
 
@@ -169,7 +169,7 @@ def proto(m: Machine, pos: int) -> int:
 def frame(m: Machine, pos: int) -> int:
     """A FRAME only says how much may be read at once; CPython's C unpickler does not hold the
     opcodes to it, and neither do we."""
-    m.check(pos + 8, _UINT8(m.data, pos)[0])
+    m.check_left(pos + 8, _UINT8(m.data, pos)[0])
     return pos + 8
 
 

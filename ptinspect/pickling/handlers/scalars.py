@@ -8,7 +8,7 @@ from collections.abc import Callable
 from struct import Struct
 from typing import TYPE_CHECKING, TypeAlias
 
-from ptinspect.pickling.values import Blob, Buffer, OldStr, OutOfBand
+from ptinspect.pickling.values import Blob, Buffer, Python2Str, OutOfBand
 
 if TYPE_CHECKING:
     from ptinspect.pickling.machine import Machine
@@ -65,17 +65,17 @@ _OCTAL = re.compile(rb"\s*[+-]?0[0-7]+")
 
 def _text_number(m: Machine, line: bytes) -> int:
     """Digits as `int(line, 0)` takes them; the conversion is quadratic, so bounded."""
-    m.within("int_digits", len(line))
+    m.check_limit("int_digits", len(line))
     try:
         return int(line, 0)
     except ValueError:
-        raise m.damaged(f"{m.op} holds no number: {line[:40]!r}") from None
+        raise m.damaged(f"{m.opcode_name} holds no number: {line[:40]!r}") from None
 
 
 def int_(m: Machine, pos: int) -> int:
     """As _pickle.c: load_int, which asks C's strtol first: 017 is octal, nothing before a NUL is 0,
     and two characters that say 0 or 1 (protocol 1 writes "00" and "01") are False and True."""
-    line, pos = m.line(pos)
+    line, pos = m.take_line(pos)
     text = m.c_string(line)
     if line and not text:
         value = 0
@@ -88,14 +88,14 @@ def int_(m: Machine, pos: int) -> int:
 
 
 def long(m: Machine, pos: int) -> int:
-    line, pos = m.line(pos)
+    line, pos = m.take_line(pos)
     m.stack.append(_text_number(m, m.c_string(line.removesuffix(b"L"))))
     return pos
 
 
 def long1(m: Machine, pos: int) -> int:
     size = m.data[pos]
-    m.stack.append(int.from_bytes(m.take(pos + 1, size), "little", signed=True))
+    m.stack.append(int.from_bytes(m.take_bytes(pos + 1, size), "little", signed=True))
     return pos + 1 + size
 
 
@@ -103,15 +103,15 @@ def long4(m: Machine, pos: int) -> int:
     size = _INT4(m.data, pos)[0]
     if size < 0:
         raise m.damaged("LONG4 announces a negative size")
-    m.check(pos + 4, size)
-    m.within("int_bytes", size)
-    m.stack.append(int.from_bytes(m.take(pos + 4, size), "little", signed=True))
+    m.check_left(pos + 4, size)
+    m.check_limit("int_bytes", size)
+    m.stack.append(int.from_bytes(m.take_bytes(pos + 4, size), "little", signed=True))
     return pos + 4 + size
 
 
 def float_(m: Machine, pos: int) -> int:
-    line, pos = m.line(pos)
-    m.within("int_digits", len(line))
+    line, pos = m.take_line(pos)
+    m.check_limit("int_digits", len(line))
     try:
         m.stack.append(float(m.c_string(line)))
     except ValueError:
@@ -123,33 +123,33 @@ def _text(m: Machine, raw: bytes) -> str:
     try:
         return str(raw, "utf-8", "surrogatepass")  # as pickle.py writes lone surrogates
     except UnicodeDecodeError as error:
-        raise m.damaged(f"{m.op} is not utf-8 at its byte {error.start}") from None
+        raise m.damaged(f"{m.opcode_name} is not utf-8 at its byte {error.start}") from None
 
 
 def short_binunicode(m: Machine, pos: int) -> int:
     size = m.data[pos]
-    m.stack.append(_text(m, m.take(pos + 1, size)))
+    m.stack.append(_text(m, m.take_bytes(pos + 1, size)))
     return pos + 1 + size
 
 
 def binunicode(m: Machine, pos: int) -> int:
     size = _UINT4(m.data, pos)[0]
-    m.check(pos + 4, size)
-    m.within("string_bytes", size)
-    m.stack.append(_text(m, m.take(pos + 4, size)))
+    m.check_left(pos + 4, size)
+    m.check_limit("string_bytes", size)
+    m.stack.append(_text(m, m.take_bytes(pos + 4, size)))
     return pos + 4 + size
 
 
 def binunicode8(m: Machine, pos: int) -> int:
     size = _UINT8(m.data, pos)[0]
-    m.check(pos + 8, size)
-    m.within("string_bytes", size)
-    m.stack.append(_text(m, m.take(pos + 8, size)))
+    m.check_left(pos + 8, size)
+    m.check_limit("string_bytes", size)
+    m.stack.append(_text(m, m.take_bytes(pos + 8, size)))
     return pos + 8 + size
 
 
 def unicode(m: Machine, pos: int) -> int:
-    line, pos = m.line(pos)
+    line, pos = m.take_line(pos)
     try:
         m.stack.append(str(line, "raw-unicode-escape"))
     except UnicodeDecodeError as error:
@@ -158,11 +158,11 @@ def unicode(m: Machine, pos: int) -> int:
 
 
 def _bytes(m: Machine, pos: int, size: int) -> int:
-    m.check(pos, size)
+    m.check_left(pos, size)
     if size < BLOB_BYTES:
-        m.stack.append(m.take(pos, size))
+        m.stack.append(m.take_bytes(pos, size))
     else:
-        m.stack.append(Blob(m.data, pos, size, m.at))
+        m.stack.append(Blob(m.data, pos, size, m.offset))
     return pos + size
 
 
@@ -180,13 +180,13 @@ def binbytes8(m: Machine, pos: int) -> int:
 
 def bytearray8(m: Machine, pos: int) -> int:
     size = _UINT8(m.data, pos)[0]
-    m.check(pos + 8, size)
-    m.stack.append(Blob(m.data, pos + 8, size, m.at, mutable=True))
+    m.check_left(pos + 8, size)
+    m.stack.append(Blob(m.data, pos + 8, size, m.offset, mutable=True))
     return pos + 8 + size
 
 
 def next_buffer(m: Machine, pos: int) -> int:
-    m.stack.append(OutOfBand(m.buffers, m.at))
+    m.stack.append(OutOfBand(m.buffers, m.offset))
     m.buffers += 1
     return pos
 
@@ -211,12 +211,12 @@ def _old_string(m: Machine, raw: bytes) -> None:
             "a str of Python 2 that is not utf-8, read as latin1: "
             'pass encoding="latin1" to torch.load',
         )
-    m.stack.append(OldStr(text, raw))
+    m.stack.append(Python2Str(text, raw))
 
 
 def short_binstring(m: Machine, pos: int) -> int:
     size = m.data[pos]
-    _old_string(m, m.take(pos + 1, size))
+    _old_string(m, m.take_bytes(pos + 1, size))
     return pos + 1 + size
 
 
@@ -224,14 +224,14 @@ def binstring(m: Machine, pos: int) -> int:
     size = _INT4(m.data, pos)[0]
     if size < 0:
         raise m.damaged("BINSTRING announces a negative size")
-    m.check(pos + 4, size)
-    m.within("string_bytes", size)
-    _old_string(m, m.take(pos + 4, size))
+    m.check_left(pos + 4, size)
+    m.check_limit("string_bytes", size)
+    _old_string(m, m.take_bytes(pos + 4, size))
     return pos + 4 + size
 
 
 def string(m: Machine, pos: int) -> int:
-    line, pos = m.line(pos)
+    line, pos = m.take_line(pos)
     line = line.strip()
     if len(line) < 2 or line[0] != line[-1] or line[0] not in b"\"'":
         raise m.damaged("STRING is not between quotes")

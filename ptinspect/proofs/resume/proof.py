@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ptinspect.errors import about
+from ptinspect.errors import add_error_path
 from ptinspect.proofs.options import Options, for_child, given, hired, with_options
 from ptinspect.proofs.processes import Workers
 from ptinspect.proofs.resume import cross_device
@@ -78,11 +78,11 @@ def check_resume(
     """The proof; see the module, and `Options`. plot: a file for both loss curves, which `force`
     overwrites. UnsafeError where the checkpoint may not be loaded; PtInspectError where the proof
     cannot be run."""
-    with about(path):
+    with add_error_path(path):
         made = given(options)
     if plot is not None:
         ready(plot, force)
-    with about(path):
+    with add_error_path(path):
         plan = plan_of(path, model=made["model"], entry=made["entry"], trust=made["trust"])
         with hired(made) as workers:
             report = Proof(path, plan, for_child(made), workers).run()

@@ -14,7 +14,7 @@ from ptinspect.pickling.values import (
     Call,
     Extension,
     Global,
-    OldStr,
+    Python2Str,
     OutOfBand,
     PersistentId,
     Value,
@@ -384,7 +384,7 @@ def _literal(value: Value) -> bytes | Blob | str | None:
     if isinstance(value, bytes | Blob):
         return value
     if isinstance(value, str):  # of Python 2
-        return value.raw if isinstance(value, OldStr) else value
+        return value.raw if isinstance(value, Python2Str) else value
     if isinstance(value, Call) and isinstance(value.func, Global):
         args = value.args
         encoded = value.func.path == "_codecs.encode" and len(args) == 2 and _plain_codec(args[1])

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ptinspect.pickling.tensor_fastpath import TensorCall
+from ptinspect.pickling.values import TensorCall
 from ptinspect.pickling.values import (
     Blob,
     Call,
@@ -36,7 +36,7 @@ from ptinspect.safety.report.findings import DANGEROUS, UNKNOWN, Finding, Findin
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    from ptinspect.pickling.trace import Event, Recorder
+    from ptinspect.pickling.state import Event, Recorder
 
 
 VIEWS = frozenset(
@@ -191,11 +191,11 @@ class Judge:
     def judge(self, recorder: Recorder) -> None:
         """Adds what the run did to `found` and `inner`."""
         for event in recorder.events:
-            if event.op in CALLS:
+            if event.opcode in CALLS:
                 self._called(event)
-            elif event.op in IMPORTS:
+            elif event.opcode in IMPORTS:
                 self._imported(event)
-            elif event.op == "FRAME":
+            elif event.opcode == "FRAME":
                 self._framed(event)
             else:
                 self._changed(event)
@@ -228,13 +228,13 @@ class Judge:
         if self._loads and isinstance(func, Global) and func in self._loads:
             self._loads[func][1] += 1
         if opinion.inner is not None:
-            self.inner.append((event.at - self.shift, opinion.inner))
+            self.inner.append((event.offset - self.shift, opinion.inner))
         if opinion.level == OK and not call.args and isinstance(func, Global):
             self._plain.add(func)
         if opinion.level != OK:
             self._add(opinion, event, call_text(func, call.args))
         if isinstance(func, Global) and func.path in VIEWS and reaches_beyond(call.args):
-            self._beyond(event.at)
+            self._beyond(event.offset)
         if isinstance(func := resolved(func), Global):
             self._set_by_call(event, func, call)
 
@@ -261,11 +261,11 @@ class Judge:
         for arg in args if len(args) <= WIDE else (args,):
             if type(arg) in _COUNTED and len(arg) > WIDE:  # type: ignore[arg-type]
                 given = map(id, args) if len(args) <= WIDE else (id(args),)
-                key = (id(func), call.how, *given)
+                key = (id(func), call.opcode, *given)
                 if key not in self._opinions:
-                    self._opinions[key] = called(func, args, call.how)
+                    self._opinions[key] = called(func, args, call.opcode)
                 return self._opinions[key]
-        return called(func, args, call.how)
+        return called(func, args, call.opcode)
 
     def _unseen(self, what: str, wide: Collection[Value]) -> Collection[Value]:
         """All of it; nothing of what is wide and was asked for the same before."""
@@ -279,8 +279,8 @@ class Judge:
     def _add(self, opinion: Opinion, event: Event, call: str | None = None) -> None:
         if opinion.level != OK:
             verdict = UNKNOWN if opinion.level == LEVEL_UNKNOWN else DANGEROUS
-            at = event.at - self.shift
-            made = Finding(opinion.name, verdict, opinion.why, self.record, at, event.op, call)
+            at = event.offset - self.shift
+            made = Finding(opinion.name, verdict, opinion.why, self.record, at, event.opcode, call)
             self.found.add(made)
 
     # --- changes --------------------------------------------------------------------------
@@ -288,7 +288,7 @@ class Judge:
     def _changed(self, event: Event) -> None:
         target = event.target
         known = self._attributes.get(target) if self._attributes else None
-        for method in _METHODS.get(event.op, ()) if known else ():
+        for method in _METHODS.get(event.opcode, ()) if known else ():
             if known and method in known:  # whatever it is in the end: it may have been set since
                 self._overridden(event, method, known[method])
                 return
@@ -297,13 +297,13 @@ class Judge:
             self._add(Opinion(2, name, "is changed, and does not belong to the file"), event)
         elif isinstance(target, Call):
             self._changed_object(event, target)
-        if event.op == "BUILD":
-            self._remember(target, event.given)
+        if event.opcode == "BUILD":
+            self._remember(target, event.argument)
             self._slots(event)
-            if (taken := put_in_state(event.given)) is not None:
+            if (taken := put_in_state(event.argument)) is not None:
                 why = "is called when the state is set, and the file has put something in its place"
                 self._add(Opinion(2, f"{taken}()", why), event)
-            self._lent(event, event.given)
+            self._lent(event, event.argument)
 
     def _changed_object(self, event: Event, call: Call) -> None:
         func = resolved(call.func)
@@ -316,19 +316,19 @@ class Judge:
             name = func.path if isinstance(func, Global) else "call"
             self._add(Opinion(2, name, "what a call reached is changed"), event)
             return
-        if event.op == "BUILD":
+        if event.opcode == "BUILD":
             if makes(call):
                 self._elements(event, call)
             return
         if func.path in _MAKERS and call.args and isinstance(call.args[0], Global):
             func = call.args[0]
-        if event.op[:7] != "SETITEM" or func.name not in ("OrderedDict", "Counter"):
+        if event.opcode[:7] != "SETITEM" or func.name not in ("OrderedDict", "Counter"):
             self.unfit.add(func.path)
-        if func.path in _FITTING[event.op]:
+        if func.path in _FITTING[event.opcode]:
             return
         row = row_of(func)
         if is_standard(func.module) or (row and row.verdict in ("allowed", "module")):
-            why = f"{event.op} is no opcode for what {func.path} makes"
+            why = f"{event.opcode} is no opcode for what {func.path} makes"
             self._add(Opinion(2, func.path, why), event)
 
     def _of_a_partial(self, event: Event, partial: Value) -> None:
@@ -336,7 +336,7 @@ class Judge:
         state = partial.state if isinstance(partial, Call) else None
         given = state[2] if isinstance(state, tuple) and len(state) > 2 else None
         named = given if isinstance(given, dict) else {}
-        if event.op != "BUILD" or self._watched_of(named):
+        if event.opcode != "BUILD" or self._watched_of(named):
             self._add(Opinion(2, "functools.partial", "what a call reached is changed"), event)
 
     def _elements(self, event: Event, dtype: Call) -> None:
@@ -353,12 +353,12 @@ class Judge:
 
     def _overridden(self, event: Event, method: str, put: Value) -> None:
         """The opcode calls what the file has put in a method's place."""
-        given = event.given if event.op != "BUILD" else [event.given]
+        given = event.argument if event.opcode != "BUILD" else [event.argument]
         args = tuple(given) if isinstance(given, list) else (given,)
         opinion = called(put, args, "REDUCE")
         if opinion is FINE or opinion.level < 2:
             path = text_of(put)
-            opinion = Opinion(2, path, f"stands in the place of {method}, which {event.op} calls")
+            opinion = Opinion(2, path, f"stands in the place of {method}, which {event.opcode} calls")
         self._add(opinion, event, call_text(put, args))
 
     def _remember(self, target: Value, state: Value) -> None:
@@ -394,7 +394,7 @@ class Judge:
 
     def _slots(self, event: Event) -> None:
         """The second half of a pair is set by setattr, which can change the class."""
-        state = event.given
+        state = event.argument
         slots = state[1] if isinstance(state, tuple) and len(state) == 2 else None
         if isinstance(slots, dict):
             for name in self._unseen("slots", slots):
@@ -417,7 +417,7 @@ class Judge:
         """CPython's C unpickler reads on where a frame ends; pickle.py and pickletools do not."""
         end = event.target
         assert isinstance(end, int)
-        if event.at < self._frame:
+        if event.offset < self._frame:
             why = "a frame begins inside another: readers disagree on what it holds"
             self._add(Opinion(2, "frame", why), event)
         self._frame = end
@@ -434,7 +434,7 @@ class Judge:
             if isinstance(made, TensorCall):
                 key: Value = made.storage_key
                 numel: Value = made.numel
-                at = made.persistent_at
+                at = made.persistent_id_offset
             else:
                 value, at = made.value, made.offset
                 if not isinstance(value, tuple) or len(value) < 5 or value[0] != "storage":

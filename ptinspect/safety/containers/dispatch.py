@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING
 
 from ptinspect.errors import DamagedError, FormatError, LimitError, Place, PtInspectError
 from ptinspect.formats import text_kinds
-from ptinspect.formats.detect import HEAD, LOCAL, first_bytes
-from ptinspect.formats.sharded import content_of, folder_of
+from ptinspect.formats.detect import HEAD, LOCAL, identify_head
+from ptinspect.formats.sharded import read_index_file, index_folder
 from ptinspect.formats.signatures import unknown
 from ptinspect.formats.tar import is_tar
-from ptinspect.formats.zip.end import has_end
+from ptinspect.formats.zip.end import has_end_record
 from ptinspect.safety.containers.pickles import Streams, announced, may_begin, read_pickles
 from ptinspect.safety.report.scan_state import Part
 from ptinspect.source.base import MemorySource
-from ptinspect.source.local import COPIED, open_source
+from ptinspect.source.local import MAX_COPY_BYTES, open_source
 from ptinspect.source.slice import SliceSource
 
 if TYPE_CHECKING:
@@ -32,8 +32,8 @@ def scan_shards(source: Source, part: Part) -> None:
     """Adds a member per shard, the clean ones, too. One that is missing, or that cannot be read,
     makes the whole unreadable; an index inside another file is not followed."""
     part.hint = None
-    content = content_of(source, part.limits)
-    folder = folder_of(source)
+    content = read_index_file(source, part.limits)
+    folder = index_folder(source)
     for name in content.shards:
         inner = part.inside(name)
         inner.path = os.path.join(folder, name)
@@ -49,7 +49,7 @@ def scan_shards(source: Source, part: Part) -> None:
 
 def _at_hand(source: Source) -> Source:
     """A small file in memory, where many small reads cost nothing."""
-    if source.size > COPIED:
+    if source.size > MAX_COPY_BYTES:
         return source
     data, start, stop = source.window()
     return MemorySource(data, source.path, start, stop, source.base)
@@ -101,7 +101,7 @@ def _scan(source: Source, part: Part) -> None:
             _as_tar(source, part)
         return
     plain = announced(head)
-    identity = None if plain or not head else first_bytes(source, head, part.limits)
+    identity = None if plain or not head else identify_head(source, head, part.limits)
     behind = None
     if identity is None or identity.format not in ("tar", "torch-legacy-tar"):
         behind = _zip_behind(source)
@@ -207,7 +207,7 @@ def _adopt(part: Part, trial: Part, streams: Streams) -> None:
 def _as_named(source: Source, part: Part, head: bytes, identity: Identity | None) -> None:
     if not head and part.path.lower().endswith(MODELS):
         raise FormatError("it is empty (0 bytes)", where=Place(part.record))
-    identity = identity or text_kinds.text(head, source.size)
+    identity = identity or text_kinds.identify_text(head, source.size)
     if identity is None:
         if _compressed(source, part, head):
             return
@@ -326,7 +326,7 @@ def _safetensors(source: Source) -> None:
 
 def _zip_behind(source: Source) -> Source | None:
     """A zip that begins later in the file: `zipfile` takes it, whatever stands in front."""
-    if not source.size or not has_end(source):
+    if not source.size or not has_end_record(source):
         return None
     from ptinspect.safety.containers.zip import zip_at_the_end
 

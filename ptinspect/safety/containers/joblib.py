@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ptinspect.pickling.trace import Recorder
+from ptinspect.pickling.state import Recorder
 from ptinspect.pickling.values import Call, Global, Value
 
 if TYPE_CHECKING:
@@ -31,12 +31,12 @@ class JoblibRecorder(Recorder):
         super().__init__()
         self.objects = objects
 
-    def built(self, m: Machine, pos: int) -> int:
-        """See `Recorder.built`."""
+    def after_build(self, m: Machine, pos: int) -> int:
+        """See `Recorder.after_build`."""
         wrapper = m.stack[-1]
         if not isinstance(wrapper, Call) or not isinstance(wrapper.state, dict):
             return pos
-        func = wrapper.args[0] if wrapper.args and wrapper.how == "REDUCE" else wrapper.func
+        func = wrapper.args[0] if wrapper.args and wrapper.opcode == "REDUCE" else wrapper.func
         if not isinstance(func, Global) or func.path != WRAPPER:
             return pos
         state = wrapper.state
@@ -51,7 +51,7 @@ class JoblibRecorder(Recorder):
             total *= length
         if state.get("numpy_array_alignment_bytes") is not None and pos < m.stop:
             pos += 1 + m.data[pos]
-        m.check(pos, total)
+        m.check_left(pos, total)
         return pos + total
 
 

@@ -6,11 +6,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ptinspect.errors import DamagedError, LimitError, Place, PtInspectError
-from ptinspect.formats.persistent_ids import class_sources, declared
+from ptinspect.formats.persistent_ids import class_sources, declared_storages
 from ptinspect.formats.torch_legacy import MAGIC, PROTOCOL
 from ptinspect.pickling.machine import run
 from ptinspect.pickling.opcodes import BY_CODE, Arg
-from ptinspect.pickling.trace import Recorder
+from ptinspect.pickling.state import Recorder
 from ptinspect.safety.analysis.stream import Judge
 from ptinspect.safety.containers.joblib import WRAPPER, JoblibRecorder
 from ptinspect.safety.report.findings import DANGEROUS, UNKNOWN, Finding
@@ -64,9 +64,9 @@ class Streams:
                 recorder=recorder,
             )
         except DamagedError as error:
-            raise recorder.torn or error from None
-        if recorder.torn is not None:
-            raise recorder.torn
+            raise recorder.frame_error or error from None
+        if recorder.frame_error is not None:
+            raise recorder.frame_error
         return made
 
     def _recorder(self) -> Recorder:
@@ -87,9 +87,9 @@ class Streams:
     def _judge(self, recorder: Recorder) -> None:
         judge = Judge(self.record, self.start)
         for event in recorder.events:
-            if event.op == "FRAME" and crosses(self.data, event.at + 9, event.target, self.stop):
+            if event.opcode == "FRAME" and crosses(self.data, event.offset + 9, event.target, self.stop):
                 why = "an opcode reaches beyond the frame that it is in: readers disagree on it"
-                at = event.at - self.start
+                at = event.offset - self.start
                 self.part.findings.add(Finding("frame", DANGEROUS, why, self.record, at, "FRAME"))
         judge.judge(recorder)
         self.part.unfit |= judge.unfit
@@ -157,14 +157,14 @@ class Streams:
                 self.part.format = "pickle"
                 self._others(found[1].end)
                 return
-        from ptinspect.formats.torch_legacy import storage_spans
+        from ptinspect.formats.torch_legacy import locate_storages
 
         main, keys = found[3], found[4]
         many = len(class_sources(main))
         if many:
             self.part.notes.append(f"holds the source of {many} classes: text, which nobody runs")
         window = (self.data, self.start, self.stop)
-        _, end = storage_spans(window, None, keys, declared(main))
+        _, end = locate_storages(window, None, keys, declared_storages(main))
         self._others(end)
 
 

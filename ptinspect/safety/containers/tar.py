@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ptinspect.errors import PtInspectError
-from ptinspect.formats.tar import BLOCK, Member, each_member
+from ptinspect.formats.tar import BLOCK, Member, iter_members
 from ptinspect.formats.torch_tar import MEMBERS, Reader, read_storages, read_tensors
 from ptinspect.safety.containers.dispatch import scan_inside
 from ptinspect.safety.containers.pickles import Streams
@@ -22,7 +22,7 @@ def read_tar(source: Source, part: Part) -> None:
     seen: dict[str, Member] = {}
     end = 0
     try:
-        for member in each_member(source, part.limits):
+        for member in iter_members(source, part.limits):
             name = member.name.removeprefix("./")
             if name in seen:
                 part.find("tar-duplicate", f"{name[:200]!r} is in it twice", part.record)
@@ -55,10 +55,10 @@ def _behind(source: Source, part: Part, end: int) -> None:
 
 def _cut(member: Member) -> PtInspectError:
     from ptinspect.errors import DamagedError, Place
-    from ptinspect.formats.damage import FETCH_AGAIN
+    from ptinspect.errors import DOWNLOAD_AGAIN
 
     message = f"{member.have:,} of {member.size:,} bytes are there"
-    return DamagedError(message, where=Place(member.name), hint=FETCH_AGAIN)
+    return DamagedError(message, where=Place(member.name), hint=DOWNLOAD_AGAIN)
 
 
 def _member(source: Source, part: Part, member: Member) -> None:

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 from ptinspect.errors import DamagedError, FormatError, Place, PtInspectError
 from ptinspect.formats.archive import CHUNK, Finding, pieces
-from ptinspect.formats.persistent_ids import declared
-from ptinspect.formats.torch_zip import refused_by_torch
+from ptinspect.formats.persistent_ids import declared_storages
+from ptinspect.formats.torch_zip import torch_refusal_reasons
 from ptinspect.formats.zip.directory import CENTRAL, LOCAL, SECRET, ZipDirectory
 from ptinspect.formats.zip.end import END
 from ptinspect.formats.zip.entry import STORED
 from ptinspect.formats.zip.kinds import kind_of
-from ptinspect.formats.zip.salvage import survey
+from ptinspect.formats.zip.salvage import iter_local_records
 from ptinspect.safety.containers.dispatch import MODELS, scan_inside
 from ptinspect.safety.containers.pickles import announced, read_pickles
 from ptinspect.safety.report.findings import DANGEROUS, UNKNOWN
@@ -98,7 +98,7 @@ def _several(source: Source, part: Part, rows: list[tuple[int, int]]) -> None:
 
 def _remains(source: Source, part: Part) -> None:
     """Of a zip without a directory: the records that its local headers tell of."""
-    for left in survey(source):
+    for left in iter_local_records(source):
         inner = left.name.rpartition("/")[0].endswith("data")
         if left.method == STORED and left.size and not inner:
             scan_inside(part, SliceSource(source, left.start, left.size), left.name)
@@ -135,7 +135,7 @@ class Zip:
         identity, self.folder = kind_of(directory.names, directory.index)
         part.format, part.what, part.hint = identity.format, identity.what, identity.hint
         part.facts["folder"] = self.folder.rstrip("/")
-        part.facts["refused"] = refused_by_torch(directory)
+        part.facts["refused"] = torch_refusal_reasons(directory)
 
     def read(self) -> None:
         """Everything, the main pickle first: it says which records are bare numbers."""
@@ -313,7 +313,7 @@ class Zip:
         old = f"{self.folder}tensors/"
         for stream in child.streams:
             try:
-                wanted = declared(stream)
+                wanted = declared_storages(stream)
             except PtInspectError as error:
                 self.part.errors.append(error)
                 continue

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ptinspect.document.modules import module_of
 from ptinspect.document.objects import by_value, path_of, path_of_function
-from ptinspect.pickling.tensor_fastpath import TensorCall
+from ptinspect.pickling.values import TensorCall
 from ptinspect.pickling.values import Call, Global, Inert, PersistentId, SetOf, Value, key_value
 from ptinspect.torchnn.classes import GONE
 
@@ -234,7 +234,7 @@ class Uses:
         use.by_value |= isinstance(call.func, Call) and by_value(call.func)
         if path in _MADE_OF and len(call.args) > 1 and isinstance(call.args[1], Global):
             use.bases.add(call.args[1].path)
-        made = call.how != "REDUCE" or path in _MADE_OF
+        made = call.opcode != "REDUCE" or path in _MADE_OF
         (use.made if made else use.called).append(call)
 
     def reach(self, call: Call) -> None:

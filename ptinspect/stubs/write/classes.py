@@ -140,7 +140,7 @@ def _called_with_arguments(plan: Plan) -> bool:
     if plan.use is None:
         return False
     return "__new__" in plan.use.reached or any(
-        call.args or call.kwargs for call in plan.use.made if call.how in ("NEWOBJ", "NEWOBJ_EX")
+        call.args or call.kwargs for call in plan.use.made if call.opcode in ("NEWOBJ", "NEWOBJ_EX")
     )
 
 
