@@ -17,6 +17,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
+DOWNLOAD_AGAIN = "download or copy the file again"
+
 
 class Place(NamedTuple):
     """Where in a file: the record (a member of an archive; None is the file itself) and

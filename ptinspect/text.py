@@ -75,3 +75,20 @@ def _in_quotes(char: str) -> str:
     if char in '"\\':
         return f"\\{char}"
     return char if char.isprintable() else char.encode("unicode_escape").decode()
+
+
+def bounded_repr(value: object) -> str:
+    """Return a value of a file for a message: short, quoted, without control characters.
+
+    Containers are named by their type only, because their repr is recursive.
+    """
+    if isinstance(value, str):
+        return repr(value if len(value) <= 80 else f"{value[:80]}…")
+    if isinstance(value, int) and value.bit_length() <= 64:
+        return f"{value:,}"
+    return f"a value of type {type(value).__name__}"
+
+
+def printable_name(name: str) -> str:
+    """Return the name of a record or file for a message, quoted only where it needs escapes."""
+    return name if name.isprintable() and len(name) <= 200 else bounded_repr(name)

@@ -59,7 +59,11 @@ def test_about_names_the_file_in_an_error_that_lacks_one() -> None:
 
 
 def test_about_keeps_the_name_that_was_nearer() -> None:
-    with pytest.raises(DamagedError) as caught, add_error_path("outer.zip"), add_error_path("inner.pth"):
+    with (
+        pytest.raises(DamagedError) as caught,
+        add_error_path("outer.zip"),
+        add_error_path("inner.pth"),
+    ):
         raise DamagedError("cut off")
     assert caught.value.path == "inner.pth"
 

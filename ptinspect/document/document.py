@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ptinspect.document.kinds import Survey, Totals, kind_of
 from ptinspect.document.objects import class_of
 from ptinspect.document.tensors import Tensors
-from ptinspect.document.walk import Contents, TensorInfo, StreamWarning, bracketed, walk
+from ptinspect.document.walk import Contents, TensorInfo, Warned, bracketed, walk
 from ptinspect.errors import PtInspectError, add_error_path
 from ptinspect.formats.detect import open_archive
 from ptinspect.limits import LIMITS, Limits
@@ -131,7 +131,7 @@ class Document:
         return self.survey.totals
 
     @property
-    def warnings(self) -> list[StreamWarning]:
+    def warnings(self) -> list[Warned]:
         """What a user should know, from the container to the objects."""
         from ptinspect.document.warnings import warnings_of
 

@@ -47,7 +47,7 @@ class Storage:
             raise DamagedError(
                 f"the storage {self.key} is missing ({self.nbytes:,} bytes)",
                 where=Place(self.archive.record),
-                hint="the file is incomplete: fetch or copy it again",
+                hint="the file is incomplete: download or copy the file again",
             )
         return found
 
@@ -76,7 +76,7 @@ class Storage:
             raise DamagedError(
                 f"the storage {self.key} has {span.length:,} of {self.begin + self.nbytes:,} bytes",
                 where=Place(span.record),
-                hint="the file is incomplete: fetch or copy it again",
+                hint="the file is incomplete: download or copy the file again",
             )
 
     def read(self, start: int, stop: int) -> bytes:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from ptinspect.document.objects import mapping, path_of, path_of_function, sequence
 from ptinspect.document.tensor import Tensor
 from ptinspect.errors import DamagedError, LimitError, Place
-from ptinspect.formats.dtypes import DType, dtype_of_class, dtype_by_name
+from ptinspect.formats.dtypes import DType, dtype_by_name, dtype_of_class
 from ptinspect.pickling.values import Call, Global, Value
 
 if TYPE_CHECKING:

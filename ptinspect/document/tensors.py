@@ -16,8 +16,7 @@ from ptinspect.document.tensor import Tensor
 from ptinspect.document.tensor_readers import READERS, checked, legacy_object, of_tar
 from ptinspect.errors import LimitError, Place
 from ptinspect.formats.dtypes import dtype_of_class
-from ptinspect.pickling.values import TensorCall
-from ptinspect.pickling.values import Blob, Call, Global, PersistentId, Value
+from ptinspect.pickling.values import Blob, Call, Global, PersistentId, TensorCall, Value
 from ptinspect.source.base import MemorySource
 
 if TYPE_CHECKING:
@@ -58,7 +57,7 @@ class Tensors:
 
     def _fast(self, call: TensorCall) -> Tensor | None:
         """A plain dense tensor, from the parts that the superinstruction kept."""
-        kind = call.kind
+        kind = call.storage_type
         if kind not in self._dtypes:
             self._dtypes[kind] = dtype_of_class(kind.name)
         dtype = self._dtypes[kind]
@@ -66,8 +65,8 @@ class Tensors:
             return None
         storage = self.storages.get(call.storage_key, call.location, call.numel * dtype.itemsize)
         made = Tensor(
-            dtype, call.size, call.stride, call.storage_offset, storage, call.location, call.requires_grad,
-            call.offset,
+            dtype, call.size, call.stride, call.storage_offset, storage, call.location,
+            call.requires_grad, call.offset,
         )  # fmt: skip
         form = call.size, call.stride
         if form not in self._forms:

@@ -27,8 +27,7 @@ from ptinspect.document.tensor import Tensor
 from ptinspect.document.tensor_readers import READERS
 from ptinspect.document.tensors import Tensors
 from ptinspect.errors import LimitError, Place
-from ptinspect.pickling.values import TensorCall
-from ptinspect.pickling.values import Call, Inert, PersistentId, Value
+from ptinspect.pickling.values import Call, Inert, PersistentId, TensorCall, Value
 
 if TYPE_CHECKING:
     import numpy as np
@@ -100,7 +99,7 @@ class TensorInfo:
         return to_torch(self.tensor)
 
 
-class StreamWarning(NamedTuple):
+class Warned(NamedTuple):
     """Something that a user should know. `path`: what it is about, where it is about one."""
 
     kind: str
@@ -160,7 +159,7 @@ class Contents:
         self.state_dicts: list[Path] = []
         self.optimizers: list[Optimizer] = []
         self.entries: list[Entry] = []
-        self.warnings: list[StreamWarning] = []
+        self.warnings: list[Warned] = []
 
 
 Step = tuple[Path, Value, Context]
@@ -208,7 +207,7 @@ class _Walk:
             message = (
                 f"{called} with arguments that torch does not write: no tensor is read from it"
             )
-            self.found.warnings.append(StreamWarning("unreadable-tensor", path, message))
+            self.found.warnings.append(Warned("unreadable-tensor", path, message))
 
     def refuse(self, limit: str, value: Value) -> None:
         """LimitError: the walk goes too deep, or too long."""
@@ -292,7 +291,7 @@ class _Walk:
             return True
         if not any(warned.kind == "shared-object" for warned in self.found.warnings):
             message = f"shared objects are shown once: this one is also {dotted(first)}"
-            self.found.warnings.append(StreamWarning("shared-object", path, message))
+            self.found.warnings.append(Warned("shared-object", path, message))
         return False
 
     def tensor(self, path: Path, tensor: Tensor, context: Context) -> Iterator[Step] | None:
@@ -395,4 +394,4 @@ def bracketed(path: Path) -> str:
     return "".join(f"[{at}]" if isinstance(at, int) else f'["{at}"]' for at in path)
 
 
-__all__ = ["Contents", "Path", "TensorInfo", "StreamWarning", "class_of", "dotted", "walk"]
+__all__ = ["Contents", "Path", "TensorInfo", "Warned", "class_of", "dotted", "walk"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ptinspect.document.walk import Path, StreamWarning
+from ptinspect.document.walk import Path, Warned
 
 if TYPE_CHECKING:
     from ptinspect.document.document import Document
@@ -14,13 +14,13 @@ DRAGGED = 1024
 """Bytes that views must leave unused, and half of the storage, before that is worth a line."""
 
 
-def warnings_of(document: Document) -> list[StreamWarning]:
+def warnings_of(document: Document) -> list[Warned]:
     """All of them: the container's, the pickles', the walk's, the tensors', the entries'."""
-    made = [StreamWarning(found.kind, None, found.message) for found in document.archive.warnings]
+    made = [Warned(found.kind, None, found.message) for found in document.archive.warnings]
     for stream in document.archive.streams:
-        made += [StreamWarning(found.kind, None, found.message) for found in stream.warnings]
+        made += [Warned(found.kind, None, found.message) for found in stream.warnings]
         if stream.dropped_warnings:
-            made.append(StreamWarning("more", None, f"{stream.dropped_warnings:,} more of this stream"))
+            made.append(Warned("more", None, f"{stream.dropped_warnings:,} more of this stream"))
     made += document.contents.warnings
     made += _beyond(document)
     made += _dragged(document)
@@ -30,9 +30,9 @@ def warnings_of(document: Document) -> list[StreamWarning]:
     return made
 
 
-def _beyond(document: Document) -> list[StreamWarning]:
+def _beyond(document: Document) -> list[Warned]:
     """Tensors that show more than their storage has: torch refuses to load such a file."""
-    made: list[StreamWarning] = []
+    made: list[Warned] = []
     fits: set[object] = set()
     for info in document.contents.tensors:
         tensor = info.tensor
@@ -47,11 +47,11 @@ def _beyond(document: Document) -> list[StreamWarning]:
             fits.add(form)
         elif len(made) < document.limits.warnings:
             text = f"a tensor reaches beyond its storage: byte {end:,} of {storage.nbytes:,}"
-            made.append(StreamWarning("beyond-storage", info.path, f"{text}: torch.load refuses it"))
+            made.append(Warned("beyond-storage", info.path, f"{text}: torch.load refuses it"))
     return made
 
 
-def _dragged(document: Document) -> list[StreamWarning]:
+def _dragged(document: Document) -> list[Warned]:
     """Views that keep a storage alive of which they show less than half."""
     whole: set[int] = set()  # storages that a tensor shows all of
     parts: dict[int, tuple[Storage, Path, list[tuple[int, int]]]] = {}
@@ -75,7 +75,7 @@ def _dragged(document: Document) -> list[StreamWarning]:
         unused = 0 if number in whole else storage.nbytes - _covered(spans)
         if unused >= DRAGGED and unused * 2 >= storage.nbytes:
             text = f"of its storage's {storage.nbytes:,} bytes {unused:,} are shown by no tensor"
-            made.append(StreamWarning("large-storage", path, f"{text}: save a clone to leave them behind"))
+            made.append(Warned("large-storage", path, f"{text}: save a clone to leave them behind"))
     return made
 
 
@@ -88,20 +88,20 @@ def _covered(spans: list[tuple[int, int]]) -> int:
     return total
 
 
-def _left_out(document: Document) -> list[StreamWarning]:
+def _left_out(document: Document) -> list[Warned]:
     """Buffers that a full model holds and its state_dict does not."""
     names = [i for i in document.contents.tensors if i.role == "buffer" and not i.persistent]
     if not names:
         return []
     text = f"{len(names)} non-persistent buffer{'s' * (len(names) > 1)}: state_dict() leaves "
-    return [StreamWarning("non-persistent", names[0].path, text + "them out")]
+    return [Warned("non-persistent", names[0].path, text + "them out")]
 
 
-def _not_a_number(document: Document) -> list[StreamWarning]:
+def _not_a_number(document: Document) -> list[Warned]:
     made = []
     for entry in document.entries:
         if isinstance(entry.value, float) and entry.value != entry.value:
-            made.append(StreamWarning("nan", entry.path, "is NaN"))
+            made.append(Warned("nan", entry.path, "is NaN"))
     return made
 
 
@@ -109,14 +109,14 @@ SHARED = 20
 """Lines about tensors that are one, before the rest is counted."""
 
 
-def _shared(document: Document) -> list[StreamWarning]:
+def _shared(document: Document) -> list[Warned]:
     """Paths to the same bytes seen in the same way: tied weights, or an alias by accident."""
     pairs = list(document.survey.duplicates.items())
     made = [
-        StreamWarning("shared-storage", info.path, f"the same bytes as {'.'.join(map(str, first.path))}")
+        Warned("shared-storage", info.path, f"the same bytes as {'.'.join(map(str, first.path))}")
         for info, first in pairs[:SHARED]
     ]
     if len(pairs) > SHARED:
         text = f"{len(pairs) - SHARED:,} more tensors share the bytes of another"
-        made.append(StreamWarning("shared-storage", None, text))
+        made.append(Warned("shared-storage", None, text))
     return made

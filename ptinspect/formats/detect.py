@@ -9,11 +9,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ptinspect.errors import DamagedError
-from ptinspect.formats import text_kinds
-from ptinspect.formats.damage import DOWNLOAD_AGAIN
-from ptinspect.formats.signatures import Identity, signature
-from ptinspect.formats.tar import is_tar, members
+from ptinspect.errors import DOWNLOAD_AGAIN, DamagedError
+from ptinspect.formats.signatures import (
+    Identity,
+    identify_index,
+    identify_signature,
+    identify_text,
+    is_tar,
+)
 from ptinspect.limits import LIMITS, Limits
 from ptinspect.pickling.opcodes import BY_CODE
 
@@ -40,17 +43,17 @@ def identify_head(source: Source, head: bytes, limits: Limits) -> Identity | Non
     if head.startswith((b"PK\x05\x06", b"PK\x07\x08")):
         return Identity("zip", "an empty zip, or the first part of one in several files")
     tail = source.read(max(source.size - 8, 0), min(source.size, 8))
-    found = signature(head, tail, source.size)
+    found = identify_signature(head, tail, source.size)
     if found:
         return found
     if is_tar(head):
         return _tar_kind(source, limits)
     if head[0] in BY_CODE:
         return None
-    named = text_kinds.identify_text(head, source.size)
+    named = identify_text(head, source.size)
     if named is not None and named.format == "json" and source.size > len(head):
         more = source.read(0, min(source.size, INDEX))  # metadata may stand in front of the map
-        return text_kinds.identify_index(more.decode("utf-8", "replace")) or named
+        return identify_index(more.decode("utf-8", "replace")) or named
     return named
 
 
@@ -67,7 +70,7 @@ def _zeros(source: Source) -> Identity:
 
 
 def _tar_kind(source: Source, limits: Limits) -> Identity:
-    from ptinspect.formats.torch_tar import MEMBERS
+    from ptinspect.formats.torch_tar import MEMBERS, members
 
     found = members(source, limits)
     if next(iter(found), None) == MEMBERS[0] or set(MEMBERS) <= set(found):
@@ -82,9 +85,9 @@ def _tar_kind(source: Source, limits: Limits) -> Identity:
 # ---
 
 
-LOCAL = b"PK\x03\x04"
+ZIP_MAGIC = b"PK\x03\x04"
 
-HEAD = 4096
+HEAD_BYTES = 4096
 """Bytes that are looked at before it is decided what a file is."""
 
 
@@ -94,8 +97,8 @@ def open_archive(source: Source, limits: Limits = LIMITS, *, inside: bool = Fals
     Raises FormatError, which names what it is, for what torch.save does not write;
     DamagedError for what is cut off or inconsistent; LimitError.
     """
-    head = source.read(0, min(source.size, HEAD))
-    if head.startswith(LOCAL):
+    head = source.read(0, min(source.size, HEAD_BYTES))
+    if head.startswith(ZIP_MAGIC):
         return _open_zip(source, limits)
 
     named = identify_head(source, head, limits)
@@ -108,35 +111,21 @@ def open_archive(source: Source, limits: Limits = LIMITS, *, inside: bool = Fals
 
         return read_safetensors(source, limits)
     if named.format == "torch-legacy-tar":
-        from ptinspect.formats.tar import members
-        from ptinspect.formats.torch_tar import read_tar
+        from ptinspect.formats.torch_tar import members, read_tar
 
         return read_tar(source, members(source, limits), limits)
     if named.format in ("safetensors-index", "torch-index") and not inside:
         from ptinspect.formats.sharded import read_index
 
         return read_index(source, limits)
-    raise named.refused()
+    raise named.error()
 
 
-def identify(source: Source, limits: Limits = LIMITS) -> Identity | None:
-    """What a file is, and no more of it; None if nothing is known that begins so.
-
-    Raises DamagedError for a zip or tar whose directory cannot be read.
-    """
-    head = source.read(0, min(source.size, HEAD))
-    if head.startswith(LOCAL):
-        return _zip_kind(source, limits)[1]
-    from ptinspect.formats.pickles import pickle_kind
-
-    return identify_head(source, head, limits) or pickle_kind(source, head, limits)
-
-
-def _zip_kind(source: Source, limits: Limits) -> tuple[ZipDirectory, Identity, str]:
+def read_zip_directory(source: Source, limits: Limits) -> tuple[ZipDirectory, Identity, str]:
     """The zip's directory, what it is, and the folder that torch.save's pickle is in."""
+    from ptinspect.formats.signatures import SEVERAL, identify_zip
     from ptinspect.formats.zip.directory import ZipDirectory
-    from ptinspect.formats.zip.end import has_end_record, several
-    from ptinspect.formats.zip.kinds import SEVERAL, kind_of
+    from ptinspect.formats.zip.records import has_end_record, several
 
     if not has_end_record(source):
         from ptinspect.formats.zip.salvage import truncated_zip_error
@@ -146,15 +135,15 @@ def _zip_kind(source: Source, limits: Limits) -> tuple[ZipDirectory, Identity, s
         directory = ZipDirectory(source, limits)
     except DamagedError:
         if several(source):
-            raise SEVERAL.refused() from None
+            raise SEVERAL.error() from None
         raise
-    return directory, *kind_of(directory.names, directory.index)
+    return directory, *identify_zip(directory.names, directory.index)
 
 
 def _open_zip(source: Source, limits: Limits) -> Archive:
-    directory, kind, folder = _zip_kind(source, limits)
+    directory, kind, folder = read_zip_directory(source, limits)
     if kind.format != "torch-zip":
-        raise kind.refused()
+        raise kind.error()
     from ptinspect.formats.torch_zip import open_zip
 
     return open_zip(source, directory, folder, limits)

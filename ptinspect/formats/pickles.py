@@ -9,13 +9,17 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from ptinspect.errors import DamagedError, FormatError, LimitError, Place, PtInspectError
-from ptinspect.formats import text_kinds
+from ptinspect.errors import (
+    DOWNLOAD_AGAIN,
+    DamagedError,
+    FormatError,
+    LimitError,
+    Place,
+)
 from ptinspect.formats.archive import Archive, Finding
-from ptinspect.formats.damage import DOWNLOAD_AGAIN
-from ptinspect.formats.signatures import Identity, unknown
+from ptinspect.formats.signatures import Identity, identify_text, unknown_format_error
 from ptinspect.formats.torch_legacy import is_legacy, read_legacy
-from ptinspect.formats.zip.end import has_end_record
+from ptinspect.formats.zip.records import has_end_record
 from ptinspect.limits import LIMITS, Limits
 from ptinspect.pickling.machine import run
 from ptinspect.pickling.opcodes import BY_CODE
@@ -87,31 +91,15 @@ def open_pickle(source: Source, head: bytes, limits: Limits) -> Archive:
     except (DamagedError, LimitError) as error:
         if b"joblib.numpy_pickle" in head or b"joblib\nnumpy_pickle" in head:
             joblib = Identity("joblib", "a joblib dump", "read it with joblib.load(path)")
-            raise joblib.refused() from error
+            raise joblib.error() from error
         if _announced(head) or _OLD_PICKLE.match(head):
             raise
-        if _far(error) and not text_kinds.identify_text(head, source.size):
+        if _far(error) and not identify_text(head, source.size):
             raise
         raise _no_pickle(source, head) from error
     if not _announced(head) and archive.warnings and not _holds_much(archive.root):
         raise _no_pickle(source, head)
     return archive
-
-
-def pickle_kind(source: Source, head: bytes, limits: Limits) -> Identity | None:
-    """The same question without the archive. What does not say that it is a pickle is run."""
-    if head[0] not in BY_CODE:
-        return None
-    if is_legacy(*source.window()):
-        return Identity("torch-legacy", "a file of torch.save in its old format")
-    if not _announced(head):
-        try:
-            open_pickle(source, head, limits)
-        except FormatError:
-            return text_kinds.identify_text(head, source.size)
-        except PtInspectError:
-            pass
-    return Identity("pickle", "a pickle")
 
 
 def _announced(head: bytes) -> bool:
@@ -130,9 +118,9 @@ def _holds_much(value: object) -> bool:
 
 
 def _no_pickle(source: Source, head: bytes) -> FormatError:
-    found = text_kinds.identify_text(head, source.size)
+    found = identify_text(head, source.size)
     if found:
-        return found.refused()
+        return found.error()
     if has_end_record(source):
         return FormatError(
             "the zip in it does not begin where the file does: either its first bytes are"
@@ -140,4 +128,4 @@ def _no_pickle(source: Source, head: bytes) -> FormatError:
             where=Place(None, 0),
             hint=DOWNLOAD_AGAIN,
         )
-    return unknown(head)
+    return unknown_format_error(head)

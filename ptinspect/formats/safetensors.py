@@ -17,13 +17,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
-from ptinspect.errors import DamagedError, LimitError, Place, UnsupportedError
+from ptinspect.errors import DOWNLOAD_AGAIN, DamagedError, LimitError, Place, UnsupportedError
 from ptinspect.formats.archive import Archive, Finding, Span
-from ptinspect.formats.damage import DOWNLOAD_AGAIN, said
 from ptinspect.formats.dtypes import DTYPES, STORAGE_CLASSES, DType
 from ptinspect.limits import LIMITS, Limits
 from ptinspect.pickling.machine import run
 from ptinspect.pickling.values import Call, Global, PersistentId, Value
+from ptinspect.text import bounded_repr
 
 if TYPE_CHECKING:
     from ptinspect.source.base import Source
@@ -101,7 +101,9 @@ def read_safetensors(source: Source, limits: Limits = LIMITS) -> Safetensors:
 def _header(source: Source) -> tuple[dict[str, Value], int]:
     """The header, and where the tensors' bytes begin."""
     if source.size < 8:
-        raise DamagedError(f"{source.size} bytes, too few for a header's length", hint=DOWNLOAD_AGAIN)
+        raise DamagedError(
+            f"{source.size} bytes, too few for a header's length", hint=DOWNLOAD_AGAIN
+        )
     length = int.from_bytes(source.read(0, 8), "little")
     if length > HEADER_BYTES:
         raise LimitError(
@@ -127,7 +129,9 @@ def _parsed(raw: bytes) -> dict[str, Value]:
         made = json.loads(raw.decode("utf-8"), object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
         why = "it nests too deep" if isinstance(error, RecursionError) else str(error)
-        raise DamagedError(f"the header is no JSON: {why}", where=place, hint=DOWNLOAD_AGAIN) from None
+        raise DamagedError(
+            f"the header is no JSON: {why}", where=place, hint=DOWNLOAD_AGAIN
+        ) from None
     if not isinstance(made, dict):
         raise DamagedError("the header is no JSON object", where=place)
     return made
@@ -159,7 +163,8 @@ def _checked(header: dict[str, Value], size: int) -> list[Listed]:
     if at != size:
         what = f"{size - at:,} bytes too many" if size > at else f"{at - size:,} bytes are missing"
         raise DamagedError(
-            f"the tensors have {at:,} bytes, {size:,} follow the header: {what}", hint=DOWNLOAD_AGAIN
+            f"the tensors have {at:,} bytes, {size:,} follow the header: {what}",
+            hint=DOWNLOAD_AGAIN,
         )
     return made
 
@@ -167,23 +172,30 @@ def _checked(header: dict[str, Value], size: int) -> list[Listed]:
 def _listed(name: str, fields: Value) -> Listed:
     place = Place(None, 8)
     if not isinstance(fields, dict):
-        raise DamagedError(f"the header says nothing of the tensor {bounded_repr(name)}", where=place)
+        raise DamagedError(
+            f"the header says nothing of the tensor {bounded_repr(name)}", where=place
+        )
     kind = fields.get("dtype")
     shape, ends = _counts(fields.get("shape")), _counts(fields.get("data_offsets"))
     dtype = DTYPES.get(NAMES.get(kind, "")) if isinstance(kind, str) else None
     if dtype is None:
         raise UnsupportedError(
-            f"the tensor {bounded_repr(name)} is of the unknown type {bounded_repr(kind)}", where=place
+            f"the tensor {bounded_repr(name)} is of the unknown type {bounded_repr(kind)}",
+            where=place,
         )
     if shape is None or ends is None or len(ends) != 2:
-        raise DamagedError(f"shape or place of the tensor {bounded_repr(name)} is broken", where=place)
+        raise DamagedError(
+            f"shape or place of the tensor {bounded_repr(name)} is broken", where=place
+        )
     begin, end = ends
     need = dtype.itemsize
     for dim in shape:
         need *= dim
     if end - begin != need:
         raise DamagedError(
-            f"the tensor {bounded_repr(name)} needs {bounded_repr(need)} bytes, it has {end - begin:,}", where=place
+            f"the tensor {bounded_repr(name)} needs {bounded_repr(need)} bytes,"
+            f" it has {end - begin:,}",
+            where=place,
         )
     return Listed(name, dtype, shape, begin, end)
 

@@ -20,6 +20,7 @@ import os
 from typing import TYPE_CHECKING
 
 from ptinspect.errors import (
+    DOWNLOAD_AGAIN,
     DamagedError,
     FormatError,
     LimitError,
@@ -29,14 +30,13 @@ from ptinspect.errors import (
     add_error_path,
 )
 from ptinspect.formats.archive import Archive, Finding
-from ptinspect.formats.damage import DOWNLOAD_AGAIN, plain, said
 from ptinspect.formats.persistent_ids import declared_storages
 from ptinspect.formats.safetensors import Safetensors, dense, ordered
 from ptinspect.limits import LIMITS, Limits
 from ptinspect.pickling.machine import run
-from ptinspect.pickling.values import TensorCall
-from ptinspect.pickling.values import Call, Global, PersistentId, Value, key_value
+from ptinspect.pickling.values import Call, Global, PersistentId, TensorCall, Value, key_value
 from ptinspect.source.local import open_source
+from ptinspect.text import bounded_repr, printable_name
 
 if TYPE_CHECKING:
     from ptinspect.pickling.machine import Pickled
@@ -100,7 +100,7 @@ def weights_in(part: Archive, number: int) -> dict[str, Value]:
         items = part.root.pairs
     if items is None or not all(isinstance(key_value(key), str) for key in items):
         raise UnsupportedError(
-            f"the shard {plain(part.source.path)} holds no state_dict",
+            f"the shard {printable_name(part.source.path)} holds no state_dict",
             hint="an index stands for one state_dict whose tensors lie in several files",
         )
     _lead(part.pickled, number)
@@ -233,7 +233,9 @@ def read_index_file(source: Source, limits: Limits = LIMITS) -> Content:
     made = _parsed(raw)
     weight_map, metadata = made.get("weight_map"), made.get("metadata")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise DamagedError("its weight_map names no shard", where=Place(None, 0), hint=DOWNLOAD_AGAIN)
+        raise DamagedError(
+            "its weight_map names no shard", where=Place(None, 0), hint=DOWNLOAD_AGAIN
+        )
     size = metadata.get("total_size") if isinstance(metadata, dict) else None
     content = Content(raw, weight_map, size)
     for key, name in weight_map.items():
@@ -268,7 +270,9 @@ def _parsed(raw: bytes) -> dict[str, Value]:
         why = "it nests too deep" if isinstance(error, RecursionError) else str(error)
         at = getattr(error, "pos", None)
         place = Place(None, len(raw.decode("utf-8-sig")[:at].encode())) if at else place
-        raise DamagedError(f"the index is no JSON: {why}", where=place, hint=DOWNLOAD_AGAIN) from None
+        raise DamagedError(
+            f"the index is no JSON: {why}", where=place, hint=DOWNLOAD_AGAIN
+        ) from None
     if not isinstance(made, dict) or "weight_map" not in made:
         raise FormatError("it is JSON without a weight_map, not a file that torch.save writes")
     return made
@@ -302,7 +306,7 @@ def _must_be_there(content: Content, folder: str) -> None:
 
 def _listed(names: list[str]) -> str:
     more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
-    return ", ".join(map(plain, names[:SHOWN])) + more
+    return ", ".join(map(printable_name, names[:SHOWN])) + more
 
 
 # --- one state_dict -------------------------------------------------------------------------
@@ -324,7 +328,7 @@ def _join(archive: Index, content: Content) -> None:
                 if listed is None and not _is_alias(part, key):
                     unlisted.append(key)
             else:
-                twice.append(f"{plain(key)} in {plain(name)}")
+                twice.append(f"{printable_name(key)} in {printable_name(name)}")
     root = ordered(pairs)
     if any(metadata):
         merged = {str(key): value for each in metadata for key, value in each.items()}
@@ -360,7 +364,8 @@ def _must_agree(content: Content, held: dict[str, dict[str, Value]]) -> None:
         rest = f"; it stands in {_listed(where)}" if where else ""
         more = f", nor {len(gone) - 1:,} more" if len(gone) > 1 else ""
         raise DamagedError(
-            f"the tensor {bounded_repr(first)} is not in {plain(name)}, where the index places it"
+            f"the tensor {bounded_repr(first)} is not in {printable_name(name)},"
+            " where the index places it"
             f"{more}{rest}",
             where=content.place(first),
             hint="index and shards are of different downloads or conversions: fetch all again",
@@ -401,5 +406,7 @@ def _bytes_of(archive: Index) -> int:
         if isinstance(part, Safetensors):
             total += sum(each.end - each.begin for each in part.listed)
         else:
-            total += sum(each.numel * each.itemsize for each in declared_storages(part.pickled).values())
+            total += sum(
+                each.numel * each.itemsize for each in declared_storages(part.pickled).values()
+            )
     return total

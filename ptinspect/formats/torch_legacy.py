@@ -19,12 +19,18 @@ from __future__ import annotations
 from struct import Struct
 from typing import TYPE_CHECKING
 
-from ptinspect.errors import DamagedError, Place, PtInspectError, UnsupportedError
+from ptinspect.errors import DOWNLOAD_AGAIN, DamagedError, Place, PtInspectError, UnsupportedError
 from ptinspect.formats.archive import Archive, Finding, Span
-from ptinspect.formats.damage import DOWNLOAD_AGAIN, Part, lost, said
-from ptinspect.formats.persistent_ids import Declared, class_sources, declared_storages
+from ptinspect.formats.persistent_ids import (
+    Declared,
+    Part,
+    class_sources,
+    declared_storages,
+    truncated_error,
+)
 from ptinspect.limits import LIMITS, Limits
 from ptinspect.pickling.machine import run
+from ptinspect.text import bounded_repr
 
 if TYPE_CHECKING:
     from ptinspect.pickling.machine import Pickled
@@ -85,7 +91,7 @@ def read_legacy(source: Source, limits: Limits = LIMITS, record: str | None = No
         keys = follow(main.end)
     except DamagedError as error:
         parts = [Part(bounded_repr(key), n * size, None) for key, (n, size) in wanted.items()]
-        raise lost("the file is cut off", "the object", parts) from error
+        raise truncated_error("the file is cut off", "the object", parts) from error
     archive.streams = [magic, protocol, info, main, keys]
     archive.storages, end = locate_storages(window, source.base, keys, wanted)
     if end < stop:
@@ -118,7 +124,7 @@ def locate_storages(
                 f"the storage {bounded_repr(key)} has {_COUNT.unpack(raw)[0]:,} elements here,"
                 f" {numel:,} where the object refers to it",
                 where=Place(keys.record, pos),
-                hint="bytes are missing or too many in front of it: fetch or copy the file again",
+                hint=f"bytes are missing or too many in front of it: {DOWNLOAD_AGAIN}",
             )
         found[key] = Span(keys.record, length, pos + 8 - start, base)
         pos += 8 + length
@@ -134,11 +140,13 @@ def _checked_keys(keys: Pickled, wanted: dict[object, Declared]) -> list[str | i
     for key in names:
         if type(key) not in (str, int) or key not in wanted:
             raise DamagedError(
-                f"storage {bounded_repr(key)} is listed, and the object does not refer to it", where=place
+                f"storage {bounded_repr(key)} is listed, and the object does not refer to it",
+                where=place,
             )
         if not wanted[key].itemsize:
             raise UnsupportedError(
-                f"the storage {bounded_repr(key)} is of no class of torch, so its bytes cannot be counted",
+                f"the storage {bounded_repr(key)} is of a class that torch does not have,"
+                " so its bytes cannot be counted",
                 where=place,
             )
     if len(set(names)) != len(names):
@@ -166,4 +174,4 @@ def _cut(
         left = stop - pos - 8
         parts.append(Part(bounded_repr(key), need, None if left < 0 else min(left, need)))
         pos += 8 + need
-    return lost("the file is cut off", "the object", parts)
+    return truncated_error("the file is cut off", "the object", parts)

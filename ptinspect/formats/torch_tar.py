@@ -23,17 +23,19 @@ from __future__ import annotations
 from struct import Struct
 from typing import TYPE_CHECKING, NamedTuple
 
-from ptinspect.errors import DamagedError, LimitError, Place
+from ptinspect.errors import DOWNLOAD_AGAIN, DamagedError, LimitError, Place
 from ptinspect.formats.archive import Archive, Span
-from ptinspect.formats.damage import DOWNLOAD_AGAIN, said
 from ptinspect.formats.dtypes import STORAGE_ITEMSIZE
 from ptinspect.formats.persistent_ids import class_sources
+from ptinspect.formats.signatures import TAR_BLOCK, is_tar, tar_number
 from ptinspect.limits import LIMITS, Limits
 from ptinspect.pickling.machine import run
 from ptinspect.pickling.values import Global, PersistentId
+from ptinspect.text import bounded_repr
 
 if TYPE_CHECKING:
-    from ptinspect.formats.tar import Member
+    from collections.abc import Iterator
+
     from ptinspect.pickling.machine import Pickled
     from ptinspect.pickling.values import Value
     from ptinspect.source.base import Source
@@ -42,6 +44,67 @@ MEMBERS = ("sys_info", "pickle", "tensors", "storages")
 
 _INT64 = Struct("<q")
 _INT32 = Struct("<i")
+
+
+class Member(NamedTuple):
+    """A file in the tar. `start`: of its bytes; `have`: those that are there, `size` when all."""
+
+    name: str
+    start: int
+    size: int
+    have: int
+
+
+def members(source: Source, limits: Limits = LIMITS) -> dict[str, Member]:
+    """The tar's files by name, in order; of a name that is there twice the last, as `tarfile`
+    has it. For errors see `iter_members`."""
+    return {member.name.removeprefix("./"): member for member in iter_members(source, limits)}
+
+
+def iter_members(source: Source, limits: Limits = LIMITS) -> Iterator[Member]:
+    """The tar's files, in order. A tar that is cut off gives what is there; the last one's
+    `have` is then less than its `size`.
+
+    Raises DamagedError where a header is none.
+    """
+    count, pos, long_size = 0, 0, None
+    while pos + TAR_BLOCK <= source.size:
+        head = source.read(pos, TAR_BLOCK)
+        if not any(head):
+            break
+        if not is_tar(head):
+            raise DamagedError("there is no tar header where one should be", where=Place(None, pos))
+        size = _size(head, pos)
+        kind, start = head[156:157], pos + TAR_BLOCK
+        have = max(min(size, source.size - start), 0)
+        if kind == b"x":
+            long_size = _pax_size(source.read(start, min(have, 1 << 16)))
+        elif kind in (b"0", b"\0", b"7"):
+            if long_size is not None:
+                size, long_size = long_size, None
+                have = max(min(size, source.size - start), 0)
+            name = head[:100].split(b"\0")[0].decode("utf-8", "replace")
+            yield Member(name, start, size, have)
+        count += 1
+        if count > limits.zip_entries:
+            raise LimitError("the tar has too many members", limit="zip_entries")
+        pos = start + -(-size // TAR_BLOCK) * TAR_BLOCK
+
+
+def _size(head: bytes, pos: int) -> int:
+    try:
+        return tar_number(head[124:136])
+    except ValueError as error:
+        raise DamagedError("a tar header has no size", where=Place(None, pos)) from error
+
+
+def _pax_size(records: bytes) -> int | None:
+    """The size that an extended header gives, of members too large for the plain field."""
+    for line in records.split(b"\n"):
+        key, _, value = line.partition(b" ")[2].partition(b"=")
+        if key == b"size" and value.isdigit() and len(value) < 20:
+            return int(value)
+    return None
 
 
 class Tensor(NamedTuple):
@@ -118,7 +181,8 @@ def read_tar(source: Source, found: dict[str, Member], limits: Limits = LIMITS) 
     for name in MEMBERS:
         if name not in found:
             raise DamagedError(
-                f"the tar is cut off: of {', '.join(MEMBERS)}, {name} is missing", hint=DOWNLOAD_AGAIN
+                f"the tar is cut off: of {', '.join(MEMBERS)}, {name} is missing",
+                hint=DOWNLOAD_AGAIN,
             )
     info = Reader(source, found["sys_info"], limits)
     facts = info.pickle()

@@ -17,10 +17,8 @@ from typing import TYPE_CHECKING
 
 from ptinspect.errors import DamagedError, Place
 from ptinspect.formats.archive import CHUNK, Archive, Finding, Span, bounded
-from ptinspect.formats.damage import Part, lost
-from ptinspect.formats.persistent_ids import Declared, declared_storages
-from ptinspect.formats.zip.directory import ZipDirectory
-from ptinspect.formats.zip.entry import DEFLATED, STORED
+from ptinspect.formats.persistent_ids import Declared, Part, declared_storages, truncated_error
+from ptinspect.formats.zip.directory import DEFLATED, STORED, ZipDirectory
 from ptinspect.limits import LIMITS, Limits
 from ptinspect.pickling.machine import run
 
@@ -154,7 +152,7 @@ def _must_be_whole(archive: TorchZip, wanted: dict[object, Declared]) -> None:
         number = index.get(f"{prefix}{key}")
         have = None if number is None else sizes[number]
         parts.append(Part(f"{prefix}{key}", numel * itemsize, have))
-    raise lost("the zip is incomplete", archive.record or "", parts)
+    raise truncated_error("the zip is incomplete", archive.record or "", parts)
 
 
 PREFIX = "bytes in front of the zip, where torch.load looks for its beginning"

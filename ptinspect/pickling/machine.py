@@ -1,10 +1,9 @@
 """The restricted pickle machine: runs every opcode of protocols 0 to 5 on inert values.
 
-A handler per opcode takes the machine and the position of the argument, and returns the
-position behind it. What limits the work: every opcode takes at least one byte, announced
-lengths are held against what is left before anything is allocated, and the sizes of stack
-and memo are looked at once per `STEP` bytes of stream, in which neither can grow by more
-than `STEP` items.
+A handler per opcode takes the machine and the position of the argument, and returns the position
+after it. Work is bounded: every opcode takes at least one byte, announced lengths are compared with
+the bytes that are left before anything is allocated, and the sizes of stack and memo are checked
+once per `STEP` bytes of stream, in which neither can grow by more than `STEP` items.
 """
 
 from __future__ import annotations
@@ -12,93 +11,171 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from struct import Struct
 from struct import error as StructError
-from typing import TYPE_CHECKING, NamedTuple, NoReturn
+from typing import NoReturn, TypeAlias
 
-from ptinspect.errors import DamagedError, LimitError, Place
+from ptinspect.errors import DamagedError
 from ptinspect.limits import LIMITS, Limits
-from ptinspect.pickling import tensor_fastpath
 from ptinspect.pickling.handlers import containers, objects, scalars
 from ptinspect.pickling.opcodes import BY_CODE, BY_NAME, OPCODES, WEIGHTS_ONLY, Arg
-from ptinspect.pickling.values import TensorCall
-from ptinspect.pickling.state import Event, Recorder, recording
-from ptinspect.pickling.values import Buffer, Call, Global, PersistentId, Value
+from ptinspect.pickling.state import Event, Machine, Recorder, StreamWarning
+from ptinspect.pickling.values import (
+    Buffer,
+    Call,
+    Global,
+    Inert,
+    PersistentId,
+    SetOf,
+    TensorCall,
+    Value,
+)
 
-if TYPE_CHECKING:
-    from ptinspect.pickling.dict_keys import Known
+Handler: TypeAlias = "Callable[[Machine, int], int]"
+Loop: TypeAlias = "Callable[[Machine, list[Handler], int, int], int]"
+
+STEP = 1 << 16
+"""Bytes of stream between two checks of the sizes of stack and memo."""
+
+SHORT = 128
+"""Longest string, in bytes, that the loop reads without a handler."""
 
 
-class StreamWarning(NamedTuple):
-    """Something that pickle does without a word and a reader should know. `offset`: where."""
-
-    kind: str
-    message: str
-    offset: int
-
-
+@dataclass(slots=True)
 class Pickled:
-    """One pickle stream, run: `root` is its value, `end` the offset behind its STOP.
+    """One pickle stream after its run.
 
-    `globals` are the names it would import, in order of first use (`Global.uses` counts how
-    often each was pushed). `unsupported_opcodes` are the opcodes met that torch itself does not write.
+    Attributes:
+        root: the value that the stream builds.
+        start, end: the stream's first byte, and the position after its STOP.
+        globals: the names that it would import, in order of first use.
+        persistent: references to storages (and, in legacy files, to classes), one per use.
+        unsupported_opcodes: opcodes in it that torch's weights-only unpickler does not know.
+        buffers: number of out-of-band buffers.
+        dropped_warnings: number of warnings above `Limits.warnings`.
     """
 
-    __slots__ = (
-        "buffers",
-        "end",
-        "globals",
-        "dropped_warnings",
-        "persistent",
-        "protocol",
-        "unsupported_opcodes",
-        "record",
-        "root",
-        "start",
-        "warnings",
-    )
+    root: Value
+    record: str | None
+    start: int
+    end: int
+    protocol: int
+    globals: list[Global]
+    persistent: list[PersistentId | TensorCall]
+    unsupported_opcodes: set[str]
+    buffers: int
+    warnings: list[StreamWarning]
+    dropped_warnings: int
 
-    def __init__(self, m: Machine, start: int, end: int) -> None:
-        self.root: Value = m.stack[-1]
-        self.record = m.record
-        self.start = start
-        self.end = end
-        self.protocol = m.protocol
-        self.globals: list[Global] = list(m.globals.values())
-        self.persistent: list[PersistentId | TensorCall] = m.persistent
-        self.unsupported_opcodes: set[str] = m.unsupported_opcodes
-        self.buffers = m.buffers
-        self.warnings: list[StreamWarning] = m.warnings
-        self.dropped_warnings = m.dropped_warnings
+    @classmethod
+    def from_machine(cls, m: Machine, start: int, end: int) -> Pickled:
+        """Return the result of a machine that has reached STOP."""
+        return cls(
+            m.stack[-1], m.record, start, end, m.protocol, list(m.globals.values()), m.persistent,
+            m.unsupported_opcodes, m.buffers, m.warnings, m.dropped_warnings,
+        )  # fmt: skip
 
     @property
     def persistent_ids(self) -> list[PersistentId]:
-        """The references to storages (and, in legacy files, to classes), one per use, in order."""
+        """The items of `persistent`, each as a PersistentId."""
         return [
-            made if isinstance(made, PersistentId) else made.storage for made in self.persistent
+            item if isinstance(item, PersistentId) else item.storage for item in self.persistent
         ]
 
 
-# ---
+def run(
+    data: Buffer,
+    start: int = 0,
+    *,
+    stop: int | None = None,
+    record: str | None = None,
+    limits: Limits = LIMITS,
+    plain: bool = False,
+    recorder: Recorder | None = None,
+) -> Pickled:
+    """Run the pickle at `data[start:stop]`. Offsets in values and errors are positions in `data`.
+
+    Args:
+        record: name of the archive's record that `data` is, for errors.
+        plain: run opcode by opcode, without `tensor_fastpath`. The values are the same.
+        recorder: collects what the stream does, even if the run ends in an error.
+
+    Raises:
+        DamagedError: no unpickler could load the stream. Has the record and the offset.
+        LimitError: a limit was exceeded.
+    """
+    machine = Machine(data, start, stop, record, limits, plain, recorder)
+    if not gc.isenabled():
+        return Pickled.from_machine(machine, start, run_to_stop(machine, start))
+    with _paused_garbage_collection():
+        return Pickled.from_machine(machine, start, run_to_stop(machine, start))
+
+
+@contextmanager
+def _paused_garbage_collection() -> Iterator[None]:
+    """Pause the garbage collector, which would take half of the time and find nothing.
+
+    The new values are then moved to the oldest generation, or the next allocation would examine all
+    of them.
+    """
+    gc.disable()
+    try:
+        yield
+        if not gc.get_freeze_count():  # objects that the caller has frozen stay frozen
+            gc.freeze()
+            gc.unfreeze()
+    finally:
+        gc.enable()
+
+
+# --- the loop -----------------------------------------------------------------------------
+
+
+class _Stopped(Exception):
+    """STOP was reached."""
+
+
+_FIXED_SIZES = {Arg.LINE: 0, Arg.TWO_LINES: 0, Arg.SIZE1: 1, Arg.SIZE4: 4, Arg.SIZE8: 8}
+
+
+def run_to_stop(m: Machine, pos: int, loop: Loop | None = None) -> int:
+    """Run from `pos` to STOP, and return the position after it. Tests pass another `loop`."""
+    loop = loop or run_until
+    table = DISPATCH if m.recorder is None else RECORDING
+    step = min(STEP, m.limits.stack_items + 1, m.limits.memo_items + 1)
+    try:
+        while pos < m.stop:
+            pos = loop(m, table, pos, min(pos + step, m.stop))
+            m.check_limits()
+    except _Stopped:
+        m.check_limits()
+        return m.offset + 1
+    except (IndexError, StructError, DamagedError) as error:
+        row = BY_CODE.get(m.data[m.offset])
+        argument = _FIXED_SIZES.get(row.arg, int(row.arg)) if row else 0
+        if m.offset + 1 + argument <= m.stop:
+            if isinstance(error, DamagedError):
+                raise
+            raise m.damaged(f"{m.opcode_name}: too few values on the stack") from None
+    m.offset = m.stop
+    raise m.damaged("the pickle is truncated: it ends before STOP", truncated=True)
 
 
 _UINT4 = Struct("<I").unpack_from
-_LONG_BINPUT, _BINGET, _BININT1, _EMPTY_TUPLE, _REDUCE = (
-    BY_NAME[name].code for name in ("LONG_BINPUT", "BINGET", "BININT1", "EMPTY_TUPLE", "REDUCE")
-)
-_BINPUT, _BINUNICODE = BY_NAME["BINPUT"].code, BY_NAME["BINUNICODE"].code
+_LONG_BINPUT, _BINGET, _BININT1, _EMPTY_TUPLE, _REDUCE, _BINPUT, _BINUNICODE = (
+    BY_NAME[name].code
+    for name in (
+        "LONG_BINPUT", "BINGET", "BININT1", "EMPTY_TUPLE", "REDUCE", "BINPUT", "BINUNICODE"
+    )
+)  # fmt: skip
 
-SHORT = 128
-"""Bytes of a string that is read without a call."""
 
-
-def burst(m: Machine, table: list[Callable[[Machine, int], int]], pos: int, pause: int) -> int:
-    """Runs opcodes from `pos` up to `pause`, and returns the position behind the last.
-
-    Done here, as long as it is simple: the next memo index, a short string, a string or global
-    recalled, a small number, a global called without arguments. Just what the handlers in
-    `table` do then; all else is left to them.
-    """
+# The simple cases of the most frequent opcodes are inline, because a call per opcode costs more
+# than the opcode: the next memo index, a short string, a recalled string or global, a small number,
+# a global called without arguments. They do exactly what the handlers in `table` do.
+def run_until(m: Machine, table: list[Handler], pos: int, pause: int) -> int:
+    """Run opcodes from `pos` up to `pause`, and return the position after the last."""
     data, memo, stack, stop, recorder = m.data, m.memo, m.stack, m.stop, m.recorder
     short = min(SHORT, m.limits.string_bytes)
     try:
@@ -127,12 +204,12 @@ def burst(m: Machine, table: list[Callable[[Machine, int], int]], pos: int, paus
                     pos += 2
                     continue
             elif code == _BINUNICODE:
-                behind = pos + 5 + _UINT4(data, pos + 1)[0]
-                if behind <= stop and behind - pos - 5 <= short:
-                    raw = data[pos + 5 : behind]
+                end = pos + 5 + _UINT4(data, pos + 1)[0]
+                if end <= stop and end - pos - 5 <= short:
+                    raw = data[pos + 5 : end]
                     if raw.isascii():
                         stack.append(raw.decode("ascii"))
-                        pos = behind
+                        pos = end
                         continue
             elif code == _BININT1:
                 stack.append(data[pos + 1])
@@ -141,9 +218,9 @@ def burst(m: Machine, table: list[Callable[[Machine, int], int]], pos: int, paus
             elif code == _EMPTY_TUPLE and pos + 1 < pause and data[pos + 1] == _REDUCE:
                 func = stack[-1] if stack else None
                 if type(func) is Global:
-                    made = stack[-1] = Call(func, (), "REDUCE", pos + 1)
+                    call = stack[-1] = Call(func, (), "REDUCE", pos + 1)
                     if recorder is not None:
-                        recorder.events.append(Event(pos + 1, "REDUCE", made))
+                        recorder.events.append(Event(pos + 1, "REDUCE", call))
                     pos += 2
                     continue
             m.offset = pos
@@ -155,299 +232,20 @@ def burst(m: Machine, table: list[Callable[[Machine, int], int]], pos: int, paus
     return pos
 
 
-# ---
-
-
-STEP = 1 << 16
-"""Bytes of stream between two looks at the sizes of stack and memo."""
-
-_SIZED = {Arg.LINE: 0, Arg.TWO_LINES: 0, Arg.SIZE1: 1, Arg.SIZE4: 4, Arg.SIZE8: 8}
-_FIXED = [
-    _SIZED.get(BY_CODE[c].arg, int(BY_CODE[c].arg)) if c in BY_CODE else 0 for c in range(256)
-]
-"""By opcode: the bytes that follow it whatever they say."""
-
-
-def run(
-    data: Buffer,
-    start: int = 0,
-    *,
-    stop: int | None = None,
-    record: str | None = None,
-    limits: Limits = LIMITS,
-    plain: bool = False,
-    recorder: Recorder | None = None,
-) -> Pickled:
-    """Runs the pickle at `data[start:stop]`. Offsets in values and errors are those in `data`.
-
-    `plain` leaves out the superinstruction for tensors: same values, opcode by opcode.
-    `recorder` is told what the stream does, before an error too.
-    Raises DamagedError (with the record and the offset) for whatever no unpickler could load,
-    LimitError where a bound is met.
-    """
-    machine = Machine(data, start, stop, record, limits, plain, recorder)
-    if not gc.isenabled():
-        return Pickled(machine, start, machine.run(start))
-    with _no_collecting():
-        return Pickled(machine, start, machine.run(start))
-
-
-@contextmanager
-def _no_collecting() -> Iterator[None]:
-    """Nothing that a run makes is garbage before its end, and looking for it takes half the time.
-    Nor is it garbage then: it is handed over as old, or the next allocation would look through
-    all of it."""
-    gc.disable()
-    try:
-        yield
-        if not gc.get_freeze_count():  # what others have frozen stays so
-            gc.freeze()
-            gc.unfreeze()
-    finally:
-        gc.enable()
-
-
-class Machine:
-    """The state of one run. `stack` is what lies above the last mark, `marks` the stacks below."""
-
-    __slots__ = (
-        "at",
-        "buffers",
-        "data",
-        "globals",
-        "keys",
-        "limits",
-        "marks",
-        "memo",
-        "dropped_warnings",
-        "items_below_marks",
-        "persistent",
-        "plain",
-        "protocol",
-        "purged",
-        "unsupported_opcodes",
-        "rebuild",
-        "record",
-        "recorder",
-        "runs",
-        "sparse",
-        "stack",
-        "stop",
-        "tokens",
-        "warnings",
-    )
-
-    def __init__(
-        self,
-        data: Buffer,
-        start: int,
-        stop: int | None,
-        record: str | None,
-        limits: Limits,
-        plain: bool,
-        recorder: Recorder | None = None,
-    ) -> None:
-        self.data = data
-        self.stop = len(data) if stop is None else min(stop, len(data))
-        self.record = record
-        self.limits = limits
-        self.plain = plain or self.stop - start < tensor_fastpath.WORTH
-        self.at = start
-        self.protocol = 0
-        self.stack: list[Value] = []
-        self.marks: list[list[Value]] = []
-        self.items_below_marks = 0
-        # What pickle writes counts up from 0. Other indices are in `sparse`, hashed as text (see
-        # `keys`), superseded where the count has reached them, and dropped there up to `purged`.
-        self.memo: list[Value] = []
-        self.sparse: dict[str, Value] = {}
-        self.purged = 0
-        self.globals: dict[tuple[str, str], Global] = {}
-        self.rebuild: Global | None = None
-        self.runs: tensor_fastpath.Runs | None = None
-        self.keys: dict[int, Known] = {}
-        self.tokens: dict[object, object] = {}
-        self.recorder = recorder
-        self.persistent: list[PersistentId | TensorCall] = recorder.persistent if recorder else []
-        self.unsupported_opcodes: set[str] = set()
-        self.buffers = 0
-        self.warnings: list[StreamWarning] = []
-        self.dropped_warnings = 0
-
-    def run(self, pos: int) -> int:
-        """Runs to STOP; the offset behind it."""
-        step = min(STEP, self.limits.stack_items + 1, self.limits.memo_items + 1)
-        try:
-            while pos < self.stop:
-                pos = self.burst(pos, min(pos + step, self.stop))
-                self.bounded()
-        except _Stopped:
-            self.bounded()
-            return self.at + 1
-        except (IndexError, StructError, DamagedError) as error:
-            argument = _FIXED[self.data[self.at]]
-            if self.at + 1 + argument <= self.stop:
-                if isinstance(error, DamagedError):
-                    raise
-                raise self.damaged(f"{self.op} finds too little on the stack") from None
-        self.at = self.stop
-        raise self.damaged("the stream is cut off: it ends before STOP", cut=True)
-
-    def burst(self, pos: int, pause: int) -> int:
-        """Runs opcodes from `pos` up to `pause`, and returns the position behind the last."""
-        return burst(self, DISPATCH if self.recorder is None else RECORDING, pos, pause)
-
-    # --- what handlers ask ----------------------------------------------------------------
-
-    @property
-    def op(self) -> str:
-        """The opcode that is running, by name."""
-        code = self.data[self.at] if self.at < len(self.data) else -1
-        return BY_CODE[code].name if code in BY_CODE else f"the byte {code:#04x}"
-
-    def damaged(self, message: str, cut: bool = False) -> DamagedError:
-        """The error for the opcode that is running."""
-        hint = "the file is cut off: fetch or copy it again" if cut else None
-        return DamagedError(message, where=Place(self.record, self.at), hint=hint)
-
-    def within(self, limit: str, value: int) -> None:
-        """LimitError if `value` is above the limit of that name."""
-        bound = getattr(self.limits, limit)
-        if value > bound:
-            raise LimitError(
-                f"{self.op}: {value:,} is above the limit of {bound:,} ({limit})",
-                limit=limit,
-                where=Place(self.record, self.at),
-            )
-
-    def bounded(self) -> None:
-        """Holds stack, marks and memo against their limits."""
-        self.within("stack_items", len(self.stack) + self.items_below_marks)
-        self.within("mark_depth", len(self.marks))
-        self.within("memo_items", len(self.memo) + len(self.sparse))
-
-    def check(self, pos: int, size: int) -> None:
-        """DamagedError, before anything is allocated, if fewer than `size` bytes are left."""
-        left = self.stop - pos
-        if size > left:
-            raise self.damaged(f"{self.op} announces {size:,} bytes, {left:,} are left", cut=True)
-
-    def take(self, pos: int, size: int) -> bytes:
-        """A copy of the next `size` bytes."""
-        if size > self.stop - pos:
-            self.check(pos, size)
-        return self.data[pos : pos + size]
-
-    @staticmethod
-    def c_string(line: bytes) -> bytes:
-        """What C's functions see of a line: it ends for them at a NUL."""
-        return line.partition(b"\0")[0]
-
-    def line(self, pos: int) -> tuple[bytes, int]:
-        """The bytes up to the next newline, and the position behind it."""
-        end = self.data.find(b"\n", pos, min(self.stop, pos + self.limits.string_bytes + 1))
-        if end < 0:
-            self.within("string_bytes", self.stop - pos)
-            raise self.damaged(f"{self.op} has no end of line", cut=True)
-        return self.data[pos:end], end + 1
-
-    def pop_to_mark(self) -> list[Value]:
-        """All above the last mark, and the mark."""
-        if not self.marks:
-            raise self.damaged(f"{self.op} finds no MARK")
-        values = self.stack
-        self.stack = self.marks.pop()
-        self.items_below_marks -= len(self.stack)
-        return values
-
-    def recall(self, index: int) -> Value:
-        """The memo's value of that index."""
-        if index < len(self.memo):
-            value = self.memo[index]
-        elif hex(index) in self.sparse:
-            value = self.sparse[hex(index)]
-        else:
-            raise self.damaged(f"{self.op}: the memo has no entry {index}")
-        if type(value) is Global:
-            value.uses += 1
-        elif type(value) is TensorCall:
-            return value.remembered(index)
-        return value
-
-    def remember(self, index: int) -> None:
-        """The top of the stack as the memo's value of that index."""
-        value, memo = self.stack[-1], self.memo
-        if index == len(memo):
-            memo.append(value)
-        elif index > len(memo):
-            self.sparse[hex(index)] = value
-        else:
-            self.runs = self.rebuild = None  # what it has recalled may be true no more
-            if isinstance(value, TensorCall):
-                value.settle(memo)
-            memo[index] = value
-
-    def memo_length(self) -> int:
-        """Number of entries in the memo."""
-        if self.sparse:
-            for index in range(self.purged, len(self.memo)):
-                self.sparse.pop(hex(index), None)
-            self.purged = len(self.memo)
-        return len(self.memo) + len(self.sparse)
-
-    def named(self, module: str, name: str) -> Global:
-        """The global of that name, one object per name."""
-        if self.protocol < 3:
-            module, name = _python3_name(module, name)
-        made = self.globals.get((module, name))
-        if made is None:
-            made = self.globals[module, name] = Global(module, name, self.at)
-            if (module, name) == tensor_fastpath.REBUILD and not self.plain:
-                self.rebuild = made
-        made.uses += 1
-        return made
-
-    def warn(self, kind: str, message: str) -> None:
-        """Keeps a warning at the opcode that is running; the same message once."""
-        if any(message == kept.message for kept in self.warnings):
-            return
-        if len(self.warnings) < self.limits.warnings:
-            self.warnings.append(StreamWarning(kind, message, self.at))
-        else:
-            self.dropped_warnings += 1
-
-
-class _Stopped(Exception):
-    """STOP was reached."""
+# --- the dispatch tables ------------------------------------------------------------------
 
 
 def _stop(m: Machine, pos: int) -> NoReturn:
-    if not m.stack:  # a MARK still open is no error to pickle
+    if not m.stack:  # pickle accepts a MARK that is still open
         raise m.damaged("STOP with nothing on the stack")
     raise _Stopped
 
 
 def _unknown(m: Machine, pos: int) -> NoReturn:
-    raise m.damaged(f"{m.opcode_name} is no opcode of pickle")
+    raise m.damaged(f"{m.opcode_name} is not a pickle opcode")
 
 
-_renamed: tuple[dict[tuple[str, str], tuple[str, str]], dict[str, str]] | None = None
-
-
-def _python3_name(module: str, name: str) -> tuple[str, str]:
-    """What Python 3 looks up for a name of protocol 0 to 2, as `Unpickler.find_class` does."""
-    global _renamed
-    if _renamed is None:
-        from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
-
-        _renamed = NAME_MAPPING, IMPORT_MAPPING
-    names, modules = _renamed
-    if module in modules or (module, name) in names:
-        return names.get((module, name)) or (modules.get(module, module), name)
-    return module, name
-
-
-HANDLERS: dict[str, Callable[[Machine, int], int]] = {
+HANDLERS: dict[str, Handler] = {
     **scalars.HANDLERS,
     **containers.HANDLERS,
     **objects.HANDLERS,
@@ -455,27 +253,124 @@ HANDLERS: dict[str, Callable[[Machine, int], int]] = {
 }
 
 
-def _dispatch(
-    handlers: dict[str, Callable[[Machine, int], int]],
-) -> list[Callable[[Machine, int], int]]:
-    """The handlers by their opcodes' bytes."""
-    table: list[Callable[[Machine, int], int]] = [_unknown] * 256
+def _dispatch_table(handlers: dict[str, Handler]) -> list[Handler]:
+    """Return the handlers by the byte of their opcode."""
+    table: list[Handler] = [_unknown] * 256
     for row in OPCODES:
         handler = handlers[row.name]
-        table[row.code] = handler if row.name in WEIGHTS_ONLY else _noting(row.name, handler)
+        if row.name not in WEIGHTS_ONLY:
+            handler = _noting_unsupported(row.name, handler)
+        table[row.code] = handler
     return table
 
 
-def _noting(name: str, handler: Callable[[Machine, int], int]) -> Callable[[Machine, int], int]:
-    """The handler of an opcode that torch does not write, which says that it was met."""
+def _noting_unsupported(name: str, handler: Handler) -> Handler:
+    """Wrap the handler of an opcode that torch's weights-only unpickler does not know."""
 
-    def run(m: Machine, pos: int) -> int:
+    def run_noted(m: Machine, pos: int) -> int:
         m.unsupported_opcodes.add(name)
         return handler(m, pos)
 
-    run.__wrapped__ = handler  # type: ignore[attr-defined]  # as functools.wraps names it
-    return run
+    run_noted.__wrapped__ = handler  # type: ignore[attr-defined]  # as functools.wraps names it
+    return run_noted
 
 
-DISPATCH = _dispatch(HANDLERS)
-RECORDING = _dispatch(recording(HANDLERS))
+# Runs with a recorder use a table of their own, so that runs without one pay nothing.
+
+
+def _recording(handlers: dict[str, Handler]) -> dict[str, Handler]:
+    """Return handlers that do the same and record it."""
+    recording = dict(handlers)
+    for name in ("GLOBAL", "STACK_GLOBAL", "EXT1", "EXT2", "EXT4"):
+        recording[name] = _recording_import(name, handlers[name])
+    for name in ("REDUCE", "NEWOBJ", "NEWOBJ_EX", "OBJ", "INST"):
+        recording[name] = _recording_call(name, handlers[name])
+    for name, count in (("APPEND", 1), ("SETITEM", 2), ("APPENDS", 0), ("SETITEMS", 0)):
+        recording[name] = _recording_change(name, handlers[name], count)
+    recording["ADDITEMS"] = _recording_change("ADDITEMS", handlers["ADDITEMS"], 0)
+    recording["BUILD"] = _recording_build(handlers["BUILD"])
+    recording["FRAME"] = _recording_frame(handlers["FRAME"])
+    return recording
+
+
+_new_tuple = tuple.__new__  # skips the Python function that Event(…) would call
+
+
+def _record(m: Machine, opcode: str, target: Value, argument: Value = None) -> None:
+    assert m.recorder is not None
+    m.recorder.events.append(_new_tuple(Event, (m.offset, opcode, target, argument)))
+
+
+def _recording_import(opcode: str, handler: Handler) -> Handler:
+    def record_import(m: Machine, pos: int) -> int:
+        names = tuple(m.stack[-2:]) if opcode == "STACK_GLOBAL" else ()
+        if any(isinstance(name, Inert) for name in names):
+            _record(m, opcode, names)  # the result of a call may be a string that is unknown here
+        pos = handler(m, pos)
+        _record(m, opcode, m.stack[-1])
+        return pos
+
+    return record_import
+
+
+def _recording_call(opcode: str, handler: Handler) -> Handler:
+    def record_call(m: Machine, pos: int) -> int:
+        pos = handler(m, pos)
+        call = m.stack[-1]
+        if opcode == "INST" and isinstance(call, Call):
+            _record(m, "GLOBAL", call.func)
+        _record(m, opcode, call)
+        return pos
+
+    return record_call
+
+
+def _recording_change(opcode: str, handler: Handler, count: int) -> Handler:
+    """Wrap a handler whose target is below `count` values; 0: below all values above the mark."""
+
+    def record_change(m: Machine, pos: int) -> int:
+        stack = m.stack if count else m.marks[-1] if m.marks else ()
+        target = stack[-1 - count] if len(stack) > count else None
+        if not isinstance(target, Inert) or isinstance(target, SetOf):
+            return handler(m, pos)
+        argument = m.stack[-count:] if count else m.stack
+        pos = handler(m, pos)
+        if argument:
+            _record(m, opcode, target, argument)
+        return pos
+
+    return record_change
+
+
+def _recording_build(handler: Handler) -> Handler:
+    def record_build(m: Machine, pos: int) -> int:
+        state = m.stack[-1]
+        pos = handler(m, pos)
+        assert m.recorder is not None
+        if isinstance(m.stack[-1], Inert):
+            _record(m, "BUILD", m.stack[-1], state)
+            pos = m.recorder.after_build(m, pos)
+        return pos
+
+    return record_build
+
+
+def _recording_frame(handler: Handler) -> Handler:
+    def record_frame(m: Machine, pos: int) -> int:
+        length = int.from_bytes(m.data[pos : pos + 8], "little")
+        end = pos + 8
+        try:
+            handler(m, pos)
+        except DamagedError as error:
+            if end > m.stop:
+                raise
+            assert m.recorder is not None
+            m.recorder.frame_error = m.recorder.frame_error or error
+        _record(m, "FRAME", end + length)
+        return end
+
+    return record_frame
+
+
+DISPATCH = _dispatch_table(HANDLERS)
+RECORDING = _dispatch_table(_recording(HANDLERS))

@@ -1,14 +1,13 @@
-"""What a pickle says, as values that can do nothing.
+"""Inert values: the result of running a pickle without importing or calling anything.
 
-None, bool, int, float, str, bytes, tuple, list and dict stand for themselves: their
-meaning is fixed by the format. All else that a pickle can name, call or build is one of
-the classes below, which only record. Identity is kept: what was one object in the program
-that wrote the file is one object here, cycles included.
+None, bool, int, float, str, bytes, tuple, list and dict represent themselves, because the format
+fixes their meaning. Everything else that a pickle can name, call or build is an instance of one of
+the classes below, which only record. Identity is preserved, cycles included: one object in the
+program that wrote the file is one object here.
 
-Dictionaries are Python's own, in stream order. A key is its value, where hashing it is
-cheap; a tuple, a frozenset, long bytes, a huge number, and any number that does not count on
-in a dictionary of thousands, is wrapped in a `Key`, so that no input can make hashing expensive
-(`pickling.keys` says how). `key_value` gives back what the file had.
+Dictionaries are Python dicts in stream order. Keys that are cheap to hash are used directly; others
+are wrapped in a `Key` (see `pickling.handlers.containers`), so that no input can make hashing
+expensive. `key_value` returns the original key.
 """
 
 from __future__ import annotations
@@ -20,17 +19,20 @@ if TYPE_CHECKING:
     from mmap import mmap
 
 Buffer: TypeAlias = "bytes | mmap"
-"""What the machine reads: a whole record, or a map of the file."""
+"""The machine's input: a complete record, or a map of the file."""
 
 Value: TypeAlias = object
-"""Any inert value: see the module's docstring for the closed set of kinds."""
+"""Any inert value; the module's docstring lists the kinds."""
 
 
 class Inert:
-    """Base of what a pickle names or makes. `offset`: of the opcode that made it.
+    """Base class of everything that a pickle names, calls or builds.
 
-    Anything that later opcodes did to it (BUILD, APPENDS, SETITEMS, ADDITEMS) is recorded
-    in `changes`, whatever it is: a global that is built upon is how an attack looks.
+    Later opcodes that modify the object (BUILD, APPENDS, SETITEMS, ADDITEMS) are recorded in
+    `changes`, whatever the object is: attacks build upon globals, for example.
+
+    Attributes:
+        offset: position of the opcode that created the object.
     """
 
     __slots__ = ("changes", "offset")
@@ -43,34 +45,34 @@ class Inert:
         self.changes = None
 
     def change(self) -> Changes:
-        """The record of changes, made on first use."""
+        """Return the record of changes, and create it on first use."""
         if self.changes is None:
             self.changes = Changes()
         return self.changes
 
     @property
     def state(self) -> Value:
-        """What BUILD was given (the last one, where there are several); None without."""
+        """The argument of the last BUILD, or None."""
         return self.changes.states[-1] if self.changes and self.changes.states else None
 
     @property
     def items(self) -> list[Value]:
-        """What was appended (a subclass of list, a deque)."""
+        """Appended items (subclasses of list, deque)."""
         return self.changes.items if self.changes else []
 
     @property
     def pairs(self) -> dict[Value, Value]:
-        """What was set by key (an OrderedDict, a defaultdict, a subclass of dict)."""
+        """Items set by key (OrderedDict, defaultdict, subclasses of dict)."""
         return self.changes.pairs if self.changes else {}
 
     @property
     def added(self) -> list[Value]:
-        """What ADDITEMS added (a subclass of set)."""
+        """Members added by ADDITEMS (subclasses of set)."""
         return self.changes.added if self.changes else []
 
 
 class Changes:
-    """What opcodes did to an object after it was made, each kind in stream order."""
+    """Modifications of an object after its creation, each kind in stream order."""
 
     __slots__ = ("added", "items", "pairs", "states")
 
@@ -82,10 +84,16 @@ class Changes:
 
 
 class Global(Inert):
-    """A name that the pickle would import: never imported here. One object per name and
-    stream. `module` and `name` are what Python 3 would look up (`builtins` for Python 2's
-    `__builtin__`, as `pickle.Unpickler` does below protocol 3); `name` may be dotted. `path` is
-    `module.name`. `uses` counts how often it was pushed on the stack."""
+    """A name that the pickle would import. It is never imported here.
+
+    There is one object per name and stream.
+
+    Attributes:
+        module, name: the name that Python 3 would look up: below protocol 3, `builtins` for
+            Python 2's `__builtin__`, as in `pickle.Unpickler`. `name` may contain dots.
+        path: `module.name`.
+        uses: number of times it was pushed on the stack.
+    """
 
     __slots__ = ("module", "name", "path", "uses")
 
@@ -102,7 +110,7 @@ class Global(Inert):
 
 
 class Extension(Inert):
-    """An extension code (EXT1, EXT2, EXT4): whatever `copyreg` has registered there."""
+    """An extension code (EXT1, EXT2, EXT4), which `copyreg` would resolve."""
 
     __slots__ = ("code",)
 
@@ -115,13 +123,17 @@ class Extension(Inert):
 
 
 class Call(Inert):
-    """A call that the pickle asks for: never made here. `how` is the opcode (REDUCE, NEWOBJ,
-    NEWOBJ_EX, OBJ or INST); `func` what would be called, `args` the arguments.
+    """A call that the pickle asks for. It is never executed here.
 
-    An object's attributes are the `state` that BUILD gave it.
+    The attributes of the object are the `state` of its BUILD.
+
+    Attributes:
+        func, args, kwargs: the callable and its arguments.
+        opcode: REDUCE, NEWOBJ, NEWOBJ_EX, OBJ or INST. A `*` at the end (`REDUCE*`) means that
+            `args` holds one inert object, whose items would be the arguments.
     """
 
-    __slots__ = ("args", "func", "opcode", "kwargs")
+    __slots__ = ("args", "func", "kwargs", "opcode")
 
     def __init__(
         self,
@@ -144,8 +156,10 @@ class Call(Inert):
 
 
 class PersistentId(Inert):
-    """A reference to something outside the pickle (PERSID, BINPERSID): torch's storages,
-    and in legacy files the classes of modules with their source."""
+    """A reference to an object outside the pickle (PERSID, BINPERSID).
+
+    torch refers to storages this way and, in legacy files, to module classes and their source.
+    """
 
     __slots__ = ("value",)
 
@@ -159,8 +173,132 @@ class PersistentId(Inert):
         return f"PersistentId({kind!r}, …)"
 
 
+class TensorRun:
+    """Values that all tensors of one stream share when `tensor_fastpath` reads them.
+
+    Attributes:
+        rebuild: the global `torch._utils._rebuild_tensor_v2`.
+        word: the string "storage".
+        ending: sixth part of the persistent id: `(None,)` in the legacy stream, else `()`.
+        hooks: the global `collections.OrderedDict`.
+    """
+
+    __slots__ = ("ending", "hooks", "rebuild", "word")
+
+    def __init__(
+        self, rebuild: Global, word: str, ending: tuple[Value, ...], hooks: Global
+    ) -> None:
+        self.rebuild = rebuild
+        self.word = word
+        self.ending = ending
+        self.hooks = hooks
+
+
+class TensorCall(Call):
+    """A call of `_rebuild_tensor_v2` that `tensor_fastpath` read in one step.
+
+    Its parts are plain attributes. `args` and the values that the opcodes put into the memo are
+    built on demand. The unpickler's superinstruction sets all attributes.
+
+    Attributes:
+        storage_type: the class that the persistent id names, e.g. `torch.FloatStorage`.
+        numel, storage_offset: in elements.
+        persistent_id_offset: position of the BINPERSID opcode.
+        first_memo_index: memo index of `storage_key`; the other memo entries follow it. None
+            once the entries have been written to the memo.
+    """
+
+    __slots__ = (
+        "_args",
+        "_storage",
+        "first_memo_index",
+        "location",
+        "numel",
+        "persistent_id_offset",
+        "requires_grad",
+        "run",
+        "size",
+        "storage_key",
+        "storage_offset",
+        "storage_type",
+        "stride",
+    )
+
+    opcode = "REDUCE"
+    kwargs = None
+
+    run: TensorRun
+    storage_type: Global
+    storage_key: str
+    location: str
+    numel: int
+    storage_offset: int
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+    requires_grad: bool
+    persistent_id_offset: int
+    first_memo_index: int | None
+    _args: tuple[Value, ...] | None
+    _storage: PersistentId | None
+
+    @property
+    def func(self) -> Value:  # type: ignore[override]
+        """The global `_rebuild_tensor_v2`."""
+        return self.run.rebuild
+
+    @property
+    def args(self) -> tuple[Value, ...]:  # type: ignore[override]
+        """(storage, storage_offset, size, stride, requires_grad, backward_hooks)."""
+        if self._args is None:
+            hooks = Call(self.run.hooks, (), "REDUCE", self.offset - 12)
+            shape = (self.storage_offset, self.size, self.stride, self.requires_grad)
+            self._args = (self.storage, *shape, hooks)
+        return self._args
+
+    @property
+    def storage(self) -> PersistentId:
+        """The storage's persistent id: ("storage", type, key, location, numel)."""
+        if self._storage is None:
+            parts = (
+                self.run.word, self.storage_type, self.storage_key, self.location, self.numel,
+            )  # fmt: skip
+            self._storage = PersistentId(parts + self.run.ending, self.persistent_id_offset)
+        return self._storage
+
+    def rename_storage(self, key: str) -> None:
+        """Change the storage's key, also in the persistent id if that exists already."""
+        self.storage_key = key
+        if self._storage is not None and isinstance(self._storage.value, tuple):
+            self._storage.value = (*self._storage.value[:2], key, *self._storage.value[3:])
+
+    def memo_entries(self) -> list[Value]:
+        """Return the values that the opcodes put into the memo, in order.
+
+        Empty tuples are not put into the memo.
+        """
+        entries: list[Value] = [self.storage_key, self.storage.value]
+        entries += [ints for ints in (self.size, self.stride) if ints]
+        return [*entries, self.args[5], self.args, self]
+
+    def memo_value(self, index: int) -> Value:
+        """Return the memo's value at `index`, if this call represents that entry, else `self`."""
+        if self.first_memo_index is None or not 0 <= index - self.first_memo_index < 7:
+            return self
+        entries = self.memo_entries()
+        number = index - self.first_memo_index
+        return entries[number] if number < len(entries) else self
+
+    def expand_memo(self, memo: list[Value]) -> None:
+        """Write the entries that this call represents to the memo, so that they can change."""
+        if self.first_memo_index is not None:
+            for index, value in enumerate(self.memo_entries(), self.first_memo_index):
+                if memo[index] is self:
+                    memo[index] = value
+            self.first_memo_index = None
+
+
 class OutOfBand(Inert):
-    """A buffer that `pickle.dumps(buffer_callback=…)` kept outside the stream (NEXT_BUFFER)."""
+    """A buffer outside the stream (NEXT_BUFFER), as `pickle.dumps(buffer_callback=…)` leaves it."""
 
     __slots__ = ("index", "readonly")
 
@@ -174,7 +312,7 @@ class OutOfBand(Inert):
 
 
 class SetOf(Inert):
-    """A set or frozenset, in stream order: members are the keys of `members`."""
+    """A set or frozenset in stream order. The members are the keys of `members`."""
 
     __slots__ = ("frozen", "members")
 
@@ -194,8 +332,10 @@ class SetOf(Inert):
 
 
 class Blob(Inert):
-    """A long bytes or bytearray object, left where it lies: `length` bytes at `start` of the
-    stream's buffer. Shorter ones are plain `bytes`."""
+    """A long bytes or bytearray object, not copied: `length` bytes of `buffer` from `start`.
+
+    Shorter ones are plain `bytes`.
+    """
 
     __slots__ = ("buffer", "length", "mutable", "start")
 
@@ -212,15 +352,15 @@ class Blob(Inert):
         return self.length
 
     def read(self, start: int = 0, stop: int | None = None) -> bytes:
-        """A copy of the bytes, or of a part of them."""
+        """Return a copy of the bytes from `start` to `stop`."""
         stop = self.length if stop is None else min(stop, self.length)
         return bytes(self.buffer[self.start + start : self.start + max(start, stop)])
 
     def digest(self) -> bytes:
-        """The SHA-256 of the bytes, which are not copied for it."""
+        """Return the SHA-256 of the bytes without copying them."""
         from hashlib import sha256
 
-        with memoryview(self.buffer) as whole, whole[self.start : self.start + len(self)] as part:
+        with memoryview(self.buffer) as view, view[self.start : self.start + len(self)] as part:
             return sha256(part).digest()
 
     def __repr__(self) -> str:
@@ -228,22 +368,23 @@ class Blob(Inert):
 
 
 class Python2Str(str):
-    """A `str` of Python 2 that is not ASCII: the text as read (utf-8, else latin1), and the
-    bytes that the file holds."""
+    """A `str` of Python 2 that is not ASCII: decoded as utf-8 or latin1, with its raw bytes."""
 
     __slots__ = ("raw",)
 
     raw: bytes
 
     def __new__(cls, text: str, raw: bytes) -> Python2Str:
-        made = super().__new__(cls, text)
-        made.raw = raw
-        return made
+        self = super().__new__(cls, text)
+        self.raw = raw
+        return self
 
 
 class Key:
-    """A dictionary key whose own hash could be made expensive: hashed once, by a token that is
-    equal for equal keys."""
+    """A dictionary key whose own hash could be expensive.
+
+    It is hashed once, by a token that is equal for equal keys.
+    """
 
     __slots__ = ("hashed", "token", "value")
 
@@ -265,5 +406,16 @@ class Key:
 
 
 def key_value(key: Value) -> Value:
-    """What the file had as this dictionary key."""
+    """Return the dictionary key that the file contains."""
     return key.value if isinstance(key, Key) else key
+
+
+def type_name(value: Value) -> str:
+    """Return the Python type that a value represents, for messages."""
+    if isinstance(value, SetOf):
+        return "frozenset" if value.frozen else "set"
+    if isinstance(value, Blob):
+        return "bytearray" if value.mutable else "bytes"
+    if isinstance(value, Call):
+        return "object"
+    return type(key_value(value)).__name__

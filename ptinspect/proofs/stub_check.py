@@ -82,7 +82,11 @@ def check_stub(
     if report.verdict not in ("clean", "unknown"):
         raise UnsafeError(f"scan calls it {report.verdict}", path=path, hint="it is not loaded")
     options = Options(entry, None, recovered_source, guess_forward)
-    with open_document(path) as document, add_error_path(path), tempfile.TemporaryDirectory() as folder:
+    with (
+        open_document(path) as document,
+        add_error_path(path),
+        tempfile.TemporaryDirectory() as folder,
+    ):
         form = document.archive.format
         if not form.startswith(("torch-zip", "torch-legacy")) and form not in _WAYS:
             several = " (the tensors lie in several files)" if form.endswith("-index") else ""

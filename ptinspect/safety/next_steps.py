@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple, cast
 
-from ptinspect.pickling.values import TensorCall
-from ptinspect.pickling.values import Call, Global
+from ptinspect.pickling.values import Call, Global, TensorCall
 from ptinspect.safety.analysis.calls import OK, imported
 from ptinspect.safety.load_advice import LoadAdvice, load_advice
 from ptinspect.safety.policy.table import row_of

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ptinspect.errors import DamagedError, Place
+from ptinspect.pickling.values import Blob
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -52,7 +53,7 @@ class Source:
             raise DamagedError(
                 f"{length:,} bytes are expected here, {left:,} are left: the file is cut off",
                 where=Place(None, offset),
-                hint="fetch or copy the file again",
+                hint="download or copy the file again",
             )
 
     def close(self) -> None:
@@ -97,3 +98,37 @@ class MemorySource(Source):
     def window(self) -> tuple[Buffer, int, int]:
         """See `Source.window`."""
         return self._buffer, self._start, self._stop
+
+
+class SliceSource(Source):
+    """`size` bytes of `outer` from `start` on."""
+
+    def __init__(self, outer: Source, start: int, size: int) -> None:
+        outer.within(start, size)
+        self.path = outer.path
+        self.base = None if outer.base is None else outer.base + start
+        self.size = size
+        self._outer = outer
+        self._start = start
+
+    def read(self, offset: int, length: int) -> bytes:
+        """See `Source.read`."""
+        self.within(offset, length)
+        return self._outer.read(self._start + offset, length)
+
+    def window(self) -> tuple[Buffer, int, int]:
+        """See `Source.window`."""
+        buffer, start, _ = self._outer.window()
+        return buffer, start + self._start, start + self._start + self.size
+
+    def headers(self) -> tuple[Buffer, int]:
+        """See `Source.headers`."""
+        buffer, start = self._outer.headers()
+        return buffer, start + self._start
+
+    @staticmethod
+    def of_value(value: bytes | Blob, path: str) -> Source:
+        """The bytes that a value of a pickle holds."""
+        if isinstance(value, Blob):
+            return MemorySource(value.buffer, path, value.start, value.start + value.length, None)
+        return MemorySource(value, path, base=None)

@@ -10,10 +10,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ptinspect.errors import PtInspectError
-from ptinspect.formats.detect import identify, open_archive
+from ptinspect.formats.detect import open_archive
 from ptinspect.formats.torch_zip import TorchZip
 from ptinspect.limits import Limits
 from ptinspect.source.base import MemorySource
+from tests.formats.identify import identify
 from tests.formats.making import (
     MAGIC_PICKLE,
     Record,

@@ -9,16 +9,14 @@ import json
 import lzma
 import tarfile
 import zipfile
-from pathlib import Path
 
 import pytest
 
 from ptinspect.errors import DamagedError, FormatError
-from ptinspect.formats.detect import identify, open_archive
-from ptinspect.formats.folders import folder_kind
-from ptinspect.formats.signatures import READABLE, SIGNATURES
-from ptinspect.formats.zip.kinds import ZIP_KINDS
+from ptinspect.formats.detect import open_archive
+from ptinspect.formats.signatures import SIGNATURES, ZIP_KINDS
 from ptinspect.source.base import MemorySource
+from tests.formats.identify import READABLE, identify
 from tests.formats.making import Record, make_tar, make_zip
 
 POINTER = b"""version https://git-lfs.github.com/spec/v1
@@ -44,7 +42,7 @@ def safetensors() -> bytes:
 
 
 CASES = [
-    ("empty", b"", "an empty file (0 bytes)", "fetch or copy"),
+    ("empty", b"", "an empty file (0 bytes)", "download or copy"),
     ("zeros", bytes(5000), "a file of 5,000 zero bytes", "never written"),
     ("zeros", bytes(2 << 20), "a file whose first 1,048,576 bytes are zero", "never written"),
     ("zeros", bytes(5000) + b"x", "a file that begins with zeros", "never written"),
@@ -119,13 +117,13 @@ def test_what_is_named(name: str, data: bytes, what: str, hint: str | None) -> N
     found = identify(MemorySource(data, "model.pth"))
     assert found is not None
     assert (found.format, found.hint is None) == (name, hint is None)
-    assert what in found.what
+    assert what in found.description
     if found.format in READABLE:
         return
     with pytest.raises(FormatError) as caught:
         open_archive(MemorySource(data, "model.pth"))
     said = str(caught.value)
-    assert said == f"it is {found.what}, not a file that torch.save writes"
+    assert said == f"it is {found.description}, not a file that torch.save writes"
     assert said.isprintable()
     assert (hint or "") in (caught.value.hint or "")
 
@@ -135,11 +133,17 @@ def test_every_row_of_the_tables_is_tried() -> None:
     for row in SIGNATURES:
         data = (b"\x10" * row.offset + row.magic).ljust(1024, b"\x01")
         found = identify(MemorySource(data, "x"))
-        assert found is not None and (found.format, found.what) == (row.format, row.what)
+        assert found is not None and (found.format, found.description) == (
+            row.format,
+            row.description,
+        )
     for kind in ZIP_KINDS:
         names = [name.replace("FOLDER/", "m/") for name in kind.has]
         found = identify(MemorySource(zipped(*names), "x"))
-        assert found is not None and (found.format, found.what) == (kind.format, kind.what)
+        assert found is not None and (found.format, found.description) == (
+            kind.format,
+            kind.description,
+        )
 
 
 @pytest.mark.parametrize("data", [b"\x01\x02\x03\x04\x1b[2J\xff", b"\xfe\xed", b"PK\x03", b"\x80"])
@@ -178,27 +182,10 @@ def test_a_tar_by_tarfile_and_one_of_version_7() -> None:
             info.size, info.mtime = 3, 1.5
             writer.addfile(info, io.BytesIO(b"abc"))
         found = identify(MemorySource(opened.getvalue(), "x"))
-        assert found is not None and found.what == "a tar of 1 files"
+        assert found is not None and found.description == "a tar of 1 files"
     old = bytearray(make_tar([("a", b"x")]))
     old[257:265] = bytes(8)
     old[148:156] = b" " * 8
     old[148:156] = b"%06o\0 " % sum(old[:512])
     found = identify(MemorySource(bytes(old), "x"))
     assert found is not None and found.format == "tar"
-
-
-@pytest.mark.parametrize(
-    ("names", "kind"),
-    [
-        ([".metadata", "__0_0.distcp"], "torch-dcp"),
-        (["data.pkl", "version", "data"], "torch-zip"),
-        (["saved_model.pb"], "tensorflow"),
-        (["Manifest.json", "Data"], "coreml"),
-        (["model.pth"], None),
-    ],
-)
-def test_folders(tmp_path: Path, names: list[str], kind: str | None) -> None:
-    for name in names:
-        (tmp_path / name).write_bytes(b"")
-    found = folder_kind(str(tmp_path))
-    assert (found and found.format) == kind

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from ptinspect.errors import FormatError, UnsupportedError
-from ptinspect.formats.detect import identify, open_archive
+from ptinspect.formats.detect import open_archive
 from ptinspect.source.local import open_source
 from tests.conftest import FIXTURES
+from tests.formats.identify import identify
 
 TRUTHS = sorted(FIXTURES.rglob("*.truth.json"))
 

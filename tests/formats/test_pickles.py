@@ -9,9 +9,10 @@ import pytest
 
 from ptinspect.errors import DamagedError, FormatError, LimitError
 from ptinspect.formats.archive import Archive
-from ptinspect.formats.detect import identify, open_archive
+from ptinspect.formats.detect import open_archive
 from ptinspect.limits import Limits
 from ptinspect.source.base import MemorySource
+from tests.formats.identify import identify
 
 VALUE = {"epoch": 3, "names": ["a", "b"], "cost": 0.5}
 

@@ -116,7 +116,7 @@ def test_cut_off_anywhere() -> None:
         ("storages", pack("<q", 6), pack("<q", -1), "-1 elements"),
         ("storages", b"FloatStorage", b"FooStorage", "no class of torch"),
         ("storages", integer(1), integer(-1), "a number of items is expected"),
-        ("sys_info", b"}", b"\xff", "no opcode"),
+        ("sys_info", b"}", b"\xff", "not a pickle opcode"),
     ],
 )
 def test_members_that_are_not_right(member: str, old: bytes, new: bytes, message: str) -> None:
@@ -139,7 +139,7 @@ def test_limits() -> None:
 
 
 def test_a_member_of_more_than_8_gib_by_its_extended_header() -> None:
-    from ptinspect.formats.tar import members
+    from ptinspect.formats.torch_tar import members
 
     data = make_tar([("pax", b"20 size=9000000000\n"), ("large", b"x")])
     tar = bytearray(data)

@@ -12,7 +12,8 @@ from collections.abc import Iterable
 
 from ptinspect.errors import PtInspectError
 from ptinspect.limits import LIMITS
-from ptinspect.pickling.machine import Machine, Pickled, run
+from ptinspect.pickling.machine import Loop, Pickled, run, run_to_stop, run_until
+from ptinspect.pickling.state import Machine
 from ptinspect.pickling.values import (
     Blob,
     Call,
@@ -20,9 +21,9 @@ from ptinspect.pickling.values import (
     Global,
     Inert,
     Key,
-    Python2Str,
     OutOfBand,
     PersistentId,
+    Python2Str,
     SetOf,
     Value,
     key_value,
@@ -120,16 +121,16 @@ def everything(
     plain: bool,
     start: int = 0,
     stop: int | None = None,
-    kind: type[Machine] = Machine,
+    loop: Loop = run_until,
 ) -> list[Line]:
     """All that one run leaves behind, or the error that it ends in: the values, the whole memo,
     globals and their uses, persistent ids, warnings."""
-    machine = kind(data, start, stop, "r", LIMITS, plain)
+    machine = Machine(data, start, stop, "r", LIMITS, plain)
     try:
-        end = machine.run(start)
+        end = run_to_stop(machine, start, loop)
     except PtInspectError as error:
         return [(type(error).__name__, error.message, error.where, error.hint)]
-    made = Pickled(machine, start, end)
+    made = Pickled.from_machine(machine, start, end)
     used = [(used.path, used.uses) for used in made.globals]
     memo = [machine.recall(index) for index in range(len(machine.memo))]
     memo += [machine.recall(int(index, 16)) for index in sorted(machine.sparse)]

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from ptinspect.errors import PtInspectError
 from ptinspect.limits import LIMITS
-from ptinspect.pickling.machine import DISPATCH, RECORDING, Machine, run
-from ptinspect.pickling.state import Recorder
+from ptinspect.pickling.machine import Handler, Loop, run, run_to_stop, run_until
+from ptinspect.pickling.state import Machine, Recorder
 from tests.corpus.mutants import only_soup
 from tests.pickling import cpython
 from tests.pickling.outline import everything, value_of
@@ -89,14 +89,12 @@ def test_a_changed_byte_ends_in_a_value_or_our_error(name: str, data: st.DataObj
         run(bytes(changed))
 
 
-class ByHandlers(Machine):
-    """Calls the handler for each opcode, as the table has them."""
-
-    def burst(self, pos: int, pause: int) -> int:
-        while pos < pause:
-            self.at = pos
-            pos = DISPATCH[self.data[pos]](self, pos + 1)
-        return pos
+def by_handlers(m: Machine, table: list[Handler], pos: int, pause: int) -> int:
+    """Call the handler of each opcode."""
+    while pos < pause:
+        m.offset = pos
+        pos = table[m.data[pos]](m, pos + 1)
+    return pos
 
 
 @pytest.mark.parametrize("share", range(2))
@@ -108,23 +106,13 @@ def test_what_is_done_without_a_call_is_what_the_handlers_do(share: int) -> None
         made = (soup(rng), state_dict(drawn(rng, 3), padding=rng.choice((0, 250))))
         for data in (*made, attacked(made[1], rng), made[0][: rng.randrange(len(made[0]))]):
             mine = everything(data, plain=True)
-            assert mine == everything(data, plain=True, kind=ByHandlers), data
+            assert mine == everything(data, plain=True, loop=by_handlers), data
 
 
-class Noting(Machine):
-    """The same, of the handlers that write down what they do."""
-
-    def burst(self, pos: int, pause: int) -> int:
-        while pos < pause:
-            self.at = pos
-            pos = RECORDING[self.data[pos]](self, pos + 1)
-        return pos
-
-
-def written_down(kind: type[Machine], data: bytes) -> list[tuple[object, ...]]:
+def recorded(loop: Loop, data: bytes) -> list[tuple[object, ...]]:
     recorder = Recorder()
     with suppress(PtInspectError):
-        kind(data, 0, None, None, LIMITS, True, recorder).run(0)
+        run_to_stop(Machine(data, 0, None, None, LIMITS, True, recorder), 0, loop)
     return [
         (at, op, getattr(target, "offset", None), type(target).__name__)
         for at, op, target, _ in recorder.events
@@ -136,8 +124,8 @@ def test_what_is_done_without_a_call_is_written_down_as_well() -> None:
     for seed in range(1_000):
         rng = Random(seed)
         for data in (soup(rng), state_dict(drawn(rng, 3))):
-            mine = written_down(Machine, data)
-            assert mine == written_down(Noting, data), data
+            mine = recorded(run_until, data)
+            assert mine == recorded(by_handlers, data), data
             seen |= {op for _, op, *_ in mine}
     assert {"REDUCE", "BUILD", "GLOBAL", "SETITEMS"} <= seen
 
@@ -181,5 +169,5 @@ def is_harmless(data: bytes) -> bool:
     """Whether CPython may be shown it: its memo is as large as the largest index."""
     machine = Machine(data, 0, None, None, LIMITS, plain=True)
     with suppress(PtInspectError):
-        machine.run(0)
+        run_to_stop(machine, 0)
     return all(int(index, 16) < 10_000 for index in machine.sparse)

@@ -12,7 +12,7 @@ import pytest
 
 from ptinspect.errors import DamagedError, LimitError
 from ptinspect.limits import Limits
-from ptinspect.pickling import tensor_fastpath
+from ptinspect.pickling import state
 from ptinspect.pickling.machine import run
 from ptinspect.pickling.opcodes import BY_CODE, Arg
 from tests.pickling.outline import everything
@@ -25,7 +25,7 @@ every = pytest.mark.parametrize("name", STREAMS)
 @pytest.fixture(autouse=True, params=[True, False], ids=["plain", "runs"])
 def plain(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
     """Both ways in which the machine reads, whatever the size of the stream."""
-    monkeypatch.setattr(tensor_fastpath, "WORTH", 0)
+    monkeypatch.setattr(state, "FASTPATH_MIN_BYTES", 0)
     return bool(request.param)
 
 
@@ -43,7 +43,10 @@ def test_cut_off_anywhere_it_is_damaged_there(name: str, plain: bool) -> None:
         # Where it ends, or at the opcode whose argument is cut, or at the frame that is.
         last = max((at for at in starts if at < end), default=0)
         assert where.offset in (end, last, framed), (end, caught.value)
-        assert "fetch or copy it again" in (caught.value.hint or ""), (end, caught.value)
+        assert "truncated: download or copy the file again" in (caught.value.hint or ""), (
+            end,
+            caught.value,
+        )
 
 
 @every
@@ -103,7 +106,7 @@ def test_a_byte_that_is_no_opcode(code: int, plain: bool) -> None:
 def test_too_little_on_the_stack_is_not_a_cut_stream(data: bytes, plain: bool) -> None:
     with pytest.raises(DamagedError) as caught:
         run(data, plain=plain)
-    assert "finds too little on the stack" in caught.value.message
+    assert "too few values on the stack" in caught.value.message
     assert caught.value.hint is None
 
 
@@ -133,7 +136,7 @@ def test_an_announced_length_is_not_allocated(name: str, size: int, plain: bool)
 def test_a_frame_that_is_longer_than_the_stream(plain: bool) -> None:
     with pytest.raises(DamagedError) as caught:
         run(b"\x80\x04\x95" + struct.pack("<Q", 3) + b"N.", plain=plain)
-    assert "FRAME announces 3 bytes, 2 are left" in caught.value.message
+    assert "FRAME announces 3 bytes, but only 2 are left" in caught.value.message
 
 
 def test_a_memo_index_is_not_allocated(plain: bool) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from ptinspect.errors import DamagedError, LimitError
 from ptinspect.limits import Limits
-from ptinspect.pickling.dict_keys import FEW, HUGE
+from ptinspect.pickling.handlers.containers import HUGE, MANY_KEYS
 from ptinspect.pickling.machine import Pickled, run
 from ptinspect.pickling.values import Key, SetOf, key_value
 from tests.pickling.python import to_python
@@ -270,7 +270,7 @@ def test_keys_that_collide_take_linear_time(attack: Callable[[int], list[bytes]]
 
 def test_counting_keys_stay_what_they_are() -> None:
     """An optimizer's state: {0: …, 1: …}, beyond the number from which keys are wrapped."""
-    count = 3 * FEW
+    count = 3 * MANY_KEYS
     root = run(pickle.dumps(dict.fromkeys(range(count)), 2)).root
     assert isinstance(root, dict)
     assert list(root) == list(range(count))
@@ -278,18 +278,18 @@ def test_counting_keys_stay_what_they_are() -> None:
 
 
 def test_scattered_keys_of_a_large_dict_are_wrapped_and_found_again() -> None:
-    values = [7_919 * key % 1_000_003 for key in range(2 * FEW)]
+    values = [7_919 * key % 1_000_003 for key in range(2 * MANY_KEYS)]
     data = dict_of([number(value) for value in values + values])
     pickled = run(data)
     assert [key for key, _ in pairs(pickled)] == values
     assert isinstance(pickled.root, dict)
-    assert FEW * 0.9 < sum(isinstance(key, Key) for key in pickled.root) <= FEW
+    assert MANY_KEYS * 0.9 < sum(isinstance(key, Key) for key in pickled.root) <= MANY_KEYS
     assert "is set twice" in pickled.warnings[0].message
 
 
 def test_a_number_wrapped_when_it_was_far_ahead_is_found_when_the_count_reaches_it() -> None:
-    ahead = 2 * FEW
-    order = [*range(FEW), ahead, *range(FEW, ahead + 2)]
+    ahead = 2 * MANY_KEYS
+    order = [*range(MANY_KEYS), ahead, *range(MANY_KEYS, ahead + 2)]
     assert len(pairs(run(dict_of([number(value) for value in order])))) == ahead + 2
 
 

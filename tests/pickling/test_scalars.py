@@ -15,7 +15,7 @@ from ptinspect.errors import DamagedError, PtInspectError
 from ptinspect.pickling.handlers.scalars import BLOB_BYTES, HANDLERS
 from ptinspect.pickling.machine import run
 from ptinspect.pickling.opcodes import BY_CODE, OPCODES
-from ptinspect.pickling.values import Blob, Python2Str, OutOfBand
+from ptinspect.pickling.values import Blob, OutOfBand, Python2Str
 from tests.pickling.python import to_python
 
 GOOD = (

@@ -15,11 +15,10 @@ from hypothesis import strategies as st
 
 from ptinspect.errors import PtInspectError
 from ptinspect.limits import LIMITS
-from ptinspect.pickling import tensor_fastpath
-from ptinspect.pickling.machine import Machine, run
-from ptinspect.pickling.values import TensorCall
-from ptinspect.pickling.state import Recorder
-from ptinspect.pickling.values import Call, Global, PersistentId
+from ptinspect.pickling import state, tensor_fastpath
+from ptinspect.pickling.machine import run, run_to_stop
+from ptinspect.pickling.state import Machine, Recorder
+from ptinspect.pickling.values import Call, Global, PersistentId, TensorCall
 from tests.conftest import FIXTURES
 from tests.pickling.outline import everything
 from tests.pickling.streams import STREAMS
@@ -31,7 +30,7 @@ SQUARE = Dense("7", 16, (4, 4), (4, 1))
 @pytest.fixture(autouse=True)
 def always(monkeypatch: pytest.MonkeyPatch) -> None:
     """However short the stream."""
-    monkeypatch.setattr(tensor_fastpath, "WORTH", 0)
+    monkeypatch.setattr(state, "FASTPATH_MIN_BYTES", 0)
 
 
 def agree(data: bytes, start: int = 0, stop: int | None = None) -> list[object]:
@@ -87,16 +86,16 @@ def test_other_types_and_devices_than_the_firsts_are_read_in_one_go_too() -> Non
 
 def test_short_streams_are_left_to_the_plain_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     data = dict_of(20)
-    monkeypatch.setattr(tensor_fastpath, "WORTH", len(data) + 1)
+    monkeypatch.setattr(state, "FASTPATH_MIN_BYTES", len(data) + 1)
     assert in_one_go(data) == 0
-    monkeypatch.setattr(tensor_fastpath, "WORTH", len(data))
+    monkeypatch.setattr(state, "FASTPATH_MIN_BYTES", len(data))
     assert in_one_go(data) == 19
 
 
 def test_more_tensors_than_are_read_without_a_look_at_the_limits() -> None:
-    data = dict_of(2 * tensor_fastpath.MANY + 5)
+    data = dict_of(2 * tensor_fastpath.BATCH + 5)
     agree(data)
-    assert in_one_go(data) == 2 * tensor_fastpath.MANY + 4
+    assert in_one_go(data) == 2 * tensor_fastpath.BATCH + 4
 
 
 def test_lists_of_tensors() -> None:
@@ -127,8 +126,8 @@ def test_the_call_is_what_its_bytes_say() -> None:
     assert isinstance(storage, PersistentId)
     assert isinstance(storage.value, tuple)
     word, kind, *rest = storage.value
-    assert (word, kind, rest) == ("storage", made.kind, ["1", "cuda:0", 16])
-    assert made.kind.path == "torch.FloatStorage"
+    assert (word, kind, rest) == ("storage", made.storage_type, ["1", "cuda:0", 16])
+    assert made.storage_type.path == "torch.FloatStorage"
     assert isinstance(hooks, Call)
     assert (hooks.func, hooks.args) == (made.shared.hooks, ())
     assert data[made.offset] == data[hooks.offset] == ord("R")
@@ -280,7 +279,7 @@ def test_thousands_of_attacks(share: int) -> None:
         whole += len(agree(data)) > 1
         machine = Machine(data, 0, None, None, LIMITS, plain=False)
         with suppress(PtInspectError):
-            machine.run(0)
+            run_to_stop(machine, 0)
         in_runs += any(type(made) is TensorCall for made in machine.persistent)
     assert in_runs > 300  # the attack reached what it is aimed at
     assert whole > 300

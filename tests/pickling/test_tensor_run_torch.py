@@ -14,7 +14,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from ptinspect.pickling import tensor_fastpath  # noqa: E402
+from ptinspect.pickling import state  # noqa: E402
 from ptinspect.pickling.machine import run  # noqa: E402
 from ptinspect.pickling.values import TensorCall  # noqa: E402
 from tests.pickling.outline import everything  # noqa: E402
@@ -24,7 +24,7 @@ from tests.pickling.torch_like import Dense, attacked, moved_on, state_dict  # n
 @pytest.fixture(autouse=True)
 def always(monkeypatch: pytest.MonkeyPatch) -> None:
     """However short the stream."""
-    monkeypatch.setattr(tensor_fastpath, "WORTH", 0)
+    monkeypatch.setattr(state, "FASTPATH_MIN_BYTES", 0)
 
 
 def pickled(value: object, protocol: int = 2) -> bytes:
@@ -185,7 +185,7 @@ def test_the_values_are_those_that_torch_loads() -> None:
     for call, (pid, offset, size, stride, grad, _) in calls:
         assert isinstance(pid, tuple)
         assert (call.storage_key, call.location, call.numel) == pid[2:5]
-        assert call.kind.name == pid[1]
+        assert call.storage_type.name == pid[1]
         assert (call.storage_offset, call.size, call.stride, call.requires_grad) == (
             offset, size, stride, grad,
         )  # fmt: skip

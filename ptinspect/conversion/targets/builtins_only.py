@@ -38,7 +38,6 @@ from ptinspect.document.tensor import Tensor
 from ptinspect.document.walk import dotted
 from ptinspect.errors import UnsupportedError
 from ptinspect.formats.dtypes import DTYPES
-from ptinspect.pickling.values import TensorCall
 from ptinspect.pickling.values import (
     Blob,
     Call,
@@ -47,6 +46,7 @@ from ptinspect.pickling.values import (
     Key,
     PersistentId,
     SetOf,
+    TensorCall,
     Value,
     key_value,
 )

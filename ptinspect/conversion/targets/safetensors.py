@@ -20,9 +20,8 @@ from ptinspect.conversion.tensors.object_graph import Graph
 from ptinspect.conversion.tensors.storage_layout import Wish, check_extent, same
 from ptinspect.document.objects import mapping
 from ptinspect.errors import UnsupportedError
-from ptinspect.text import bounded_repr
 from ptinspect.formats.safetensors import HEADER_BYTES, NAMES
-from ptinspect.text import join_names
+from ptinspect.text import bounded_repr, join_names
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from ptinspect.display.options import Look
-    from ptinspect.document import Document, TensorInfo, StreamWarning
+    from ptinspect.document import Document, TensorInfo, Warned
     from ptinspect.document.optim.state import Optimizer
     from ptinspect.document.tensor import Tensor
     from ptinspect.errors import PtInspectError
@@ -331,7 +331,7 @@ def _load(document: Document) -> str:
     )
 
 
-def _warning(warned: StreamWarning) -> str:
+def _warning(warned: Warned) -> str:
     return (
         f'{{"kind": {quoted(warned.kind)}, '
         f'"path": {"null" if warned.path is None else path(warned.path)}, '

@@ -18,14 +18,21 @@ from itertools import repeat
 from operator import add, le
 from struct import Struct
 from struct import error as StructError
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ptinspect.errors import DamagedError, LimitError, Place, UnsupportedError
 from ptinspect.formats.archive import CHUNK, Finding, pieces
-from ptinspect.formats.damage import DOWNLOAD_AGAIN, said
-from ptinspect.formats.zip.end import FULL32, Bounds, find_end
-from ptinspect.formats.zip.entry import DEFLATED, STORED, Entry, inflated, part
+from ptinspect.formats.zip.records import (
+    FULL32,
+    Bounds,
+    decode_name,
+    decode_names,
+    find_end,
+    read_rows,
+    widen,
+)
 from ptinspect.limits import LIMITS, Limits
+from ptinspect.text import bounded_repr
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -34,7 +41,8 @@ if TYPE_CHECKING:
     from ptinspect.source.base import Source
 
 LOCAL = b"PK\x03\x04"
-CENTRAL = b"PK\x01\x02"
+
+STORED, DEFLATED = 0, 8
 
 ENCRYPTED, DESCRIBED, UTF8 = 0x1, 0x8, 0x800
 SECRET = ENCRYPTED | 0x40 | 0x2000  # also strong encryption, and a masked directory
@@ -43,9 +51,7 @@ KNOWN_FLAGS = ENCRYPTED | DESCRIBED | UTF8 | 0x6  # 0x6: how hard deflate tried
 _SMALL_PICKLE = 16 << 20
 """Bytes up to which a compressed pickle may be as dense as deflate can make it."""
 
-_LENGTHS = Struct("<3H")
 _LOCAL = Struct("<4s2xHH4x3L2H")
-_EXTRA = Struct("<2H")
 _BAD_NAME = re.compile(r"^[/\\]|^[A-Za-z]:|(?:^|[/\\])\.\.(?:[/\\]|$)|[\x00-\x1f\x7f\\]")
 
 
@@ -70,13 +76,13 @@ class ZipDirectory:
                 f"the zip lists {self.bounds.entries:,} entries, above {limits.zip_entries:,}",
                 limit="zip_entries",
             )
-        rows = _rows(source.read(self.bounds.start, self.bounds.size), self.bounds)
+        rows = read_rows(source.read(self.bounds.start, self.bounds.size), self.bounds)
         columns: list[tuple[int, ...]] = list(zip(*rows, strict=True)) or [()] * 10
         _, self.flags, self.methods, self.crcs, packed, sizes, _, headers, raw, extras = columns
         self.raw_names: tuple[bytes, ...] = raw  # type: ignore[assignment]
-        wide = _widened(packed, sizes, headers, extras)  # type: ignore[arg-type]
+        wide = widen(packed, sizes, headers, extras)  # type: ignore[arg-type]
         self.packed, self.sizes, self.headers = wide
-        self.names = _names(self.raw_names)
+        self.names = decode_names(self.raw_names)
         self.index = dict(zip(self.names, range(len(rows)), strict=True))
         self.stops = self._stops()
         self._heads: tuple[Buffer, int] | None = None
@@ -215,7 +221,9 @@ class ZipDirectory:
             ]
         found: list[tuple[str, str]] = []
         if text != self.raw_names[index]:
-            found.append(("zip-local", f"its local header is that of {bounded_repr(_name(text))}"))
+            found.append(
+                ("zip-local", f"its local header is that of {bounded_repr(decode_name(text))}")
+            )
         if method != e.method:
             found.append(("zip-local", f"compression {e.method}, locally {method}"))
         if (flags ^ e.flags) & SECRET:
@@ -293,99 +301,73 @@ class ZipDirectory:
         return crc == self.crcs[index]
 
 
-def _rows(data: bytes, bounds: Bounds) -> list[tuple[int, ...]]:
-    """The fixed fields, name and extra field of each entry.
+class Entry(NamedTuple):
+    """One line of the directory. Sizes in bytes; `header`: offset of its local header."""
 
-    Entries whose names, extras and comments are equally long have one size, and are taken by
-    one struct until an entry differs: torch's names ("data/10000" to "data/99999") come in a
-    few such runs.
+    number: int
+    name: str
+    flags: int
+    method: int
+    crc: int
+    packed: int  # size in the file
+    size: int  # real size
+    header: int
+
+
+def inflated(
+    source: Source, start: int, entry: Entry, size: int, limits: Limits
+) -> Iterator[bytes]:
+    """The real bytes of a deflated entry whose packed ones begin at `start`, in pieces of at
+    most `size`.
+
+    LimitError, before anything is unpacked, where the entry declares more than deflate can
+    do; DamagedError where it holds more or less than it declares.
     """
-    rows: list[tuple[int, ...]] = []
-    view = memoryview(data)
-    pos, count = 0, bounds.entries
-    while len(rows) < count:
-        lengths = data[pos + 28 : pos + 34]
-        if len(lengths) < 6:
-            raise _broken(bounds, len(rows), pos)
-        shape = _SHAPES.get(lengths) or _shape(lengths)
-        size = shape.size
-        most = min(count - len(rows), (len(data) - pos) // size)
-        before = len(rows)
-        for row in shape.iter_unpack(view[pos : pos + most * size]):
-            if row[6] != lengths or row[0] != CENTRAL:
-                break
-            rows.append(row)
-        if len(rows) == before:
-            raise _broken(bounds, before, pos)
-        pos += (len(rows) - before) * size
-    return rows
+    import zlib
+
+    place = Place(entry.name, None)
+    if entry.size > (entry.packed + 1) * limits.compression_ratio:
+        raise LimitError(
+            f"{entry.packed:,} bytes are said to hold {entry.size:,}, more than"
+            f" {limits.compression_ratio:,} times as many",
+            limit="compression_ratio",
+            where=place,
+        )
+    inflate = zlib.decompressobj(-15)
+    total = 0
+    try:
+        for data in pieces(source, start, 0, entry.packed):
+            while not inflate.eof:
+                # one byte more than is declared, so that too many are seen, not unpacked
+                most = min(size, entry.size - total + 1)
+                out = inflate.decompress(data, most)
+                data = inflate.unconsumed_tail
+                total += len(out)
+                if total > entry.size:
+                    raise DamagedError(
+                        f"it holds more than the {entry.size:,} bytes it declares", where=place
+                    )
+                if out:
+                    yield out
+                if not data and len(out) < most:  # else some may wait that had no room in `out`
+                    break
+    except zlib.error as error:
+        raise DamagedError(f"its compressed bytes are damaged ({error})", where=place) from error
+    if total < entry.size:
+        raise DamagedError(
+            f"it holds {total:,} of the {entry.size:,} bytes it declares", where=place
+        )
 
 
-_SHAPES: dict[bytes, Struct] = {}
-"""By the three lengths, as they stand in an entry; a folder's files have the same few."""
-
-
-def _shape(lengths: bytes) -> Struct:
-    """An entry's fixed fields, name and extra field."""
-    name, extra, comment = _LENGTHS.unpack(lengths)
-    if len(_SHAPES) >= 1 << 10:
-        _SHAPES.clear()
-    made = Struct(f"<4s4xHH4x3L6s8xL{name}s{extra}s{comment}x")
-    return _SHAPES.setdefault(lengths, made)
-
-
-def _broken(bounds: Bounds, index: int, pos: int) -> DamagedError:
-    return DamagedError(
-        f"the zip's directory breaks off at entry {index:,} of {bounds.entries:,}",
-        where=Place(None, bounds.start + pos),
-        hint=DOWNLOAD_AGAIN,
-    )
-
-
-def _widened(
-    packed: Sequence[int], sizes: Sequence[int], headers: Sequence[int], extras: Sequence[bytes]
-) -> tuple[Sequence[int], Sequence[int], Sequence[int]]:
-    """The same with the 64-bit values of the zip64 extra field (4.5.3) in place of each field
-    that is all ones. They stand there in this order, only those that are needed."""
-    if FULL32 not in sizes and FULL32 not in packed and FULL32 not in headers:
-        return packed, sizes, headers
-    columns = [list(sizes), list(packed), list(headers)]
-    for i, extra in enumerate(extras):
-        values = _zip64(extra)
-        for column in columns:
-            if column[i] == FULL32 and len(values) >= 8:
-                column[i] = int.from_bytes(values[:8], "little")
-                values = values[8:]
-    return columns[1], columns[0], columns[2]
-
-
-def _zip64(extra: bytes) -> bytes:
-    """What the zip64 field among the extra fields holds; nothing if there is none."""
+def part(chunks: Iterator[bytes], start: int, stop: int) -> Iterator[bytes]:
+    """From a stream of chunks the bytes from `start` to `stop`. Asked to its end, the stream is
+    read to its end, so that what it checks there is checked."""
     pos = 0
-    while pos + 4 <= len(extra):
-        kind, size = _EXTRA.unpack_from(extra, pos)
-        if kind == 1:
-            return extra[pos + 4 : pos + 4 + size]
-        pos += 4 + size
-    return b""
-
-
-def _names(raw: Sequence[bytes]) -> list[str]:
-    """Names as text: utf-8, which torch writes whatever its flags say, else the zip's cp437."""
-    try:
-        names = b"\n".join(raw).decode().split("\n") if raw else []
-        if len(names) == len(raw):
-            return names
-    except UnicodeDecodeError:
-        pass
-    return [_name(name) for name in raw]
-
-
-def _name(raw: bytes) -> str:
-    try:
-        return raw.decode()
-    except UnicodeDecodeError:
-        return raw.decode("cp437")
+    for chunk in chunks:
+        part = chunk[max(start - pos, 0) : max(stop - pos, 0)]
+        pos += len(chunk)
+        if part:
+            yield part
 
 
 def _all_plain(names: Sequence[str]) -> bool:

@@ -10,12 +10,13 @@ from __future__ import annotations
 from struct import Struct
 from typing import TYPE_CHECKING, NamedTuple
 
-from ptinspect.errors import DamagedError, Place, PtInspectError
-from ptinspect.formats.damage import DOWNLOAD_AGAIN, Part, lost, plain, said
-from ptinspect.formats.persistent_ids import declared_storages
-from ptinspect.formats.zip.directory import CENTRAL, DESCRIBED, LOCAL
+from ptinspect.errors import DOWNLOAD_AGAIN, DamagedError, Place, PtInspectError
+from ptinspect.formats.persistent_ids import Part, declared_storages, truncated_error
+from ptinspect.formats.zip.directory import DESCRIBED, LOCAL
+from ptinspect.formats.zip.records import CENTRAL
 from ptinspect.limits import LIMITS, Limits
 from ptinspect.pickling.machine import run
+from ptinspect.text import bounded_repr, printable_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -95,18 +96,18 @@ def truncated_zip_error(source: Source, limits: Limits = LIMITS) -> PtInspectErr
     record = left[main]
     if record.method:
         return DamagedError(
-            f"{CUT}; {plain(main)} is compressed, and not looked into", hint=DOWNLOAD_AGAIN
+            f"{CUT}; {printable_name(main)} is compressed, and not looked into", hint=DOWNLOAD_AGAIN
         )
     if not record.whole:
         size = f"{record.size:,} bytes of it are there"
         return DamagedError(
-            f"{CUT} within {plain(main)}: {size}", where=Place(main), hint=DOWNLOAD_AGAIN
+            f"{CUT} within {printable_name(main)}: {size}", where=Place(main), hint=DOWNLOAD_AGAIN
         )
     try:
         pickled = run(source.read(record.start, record.size), record=main, limits=limits)
         wanted = declared_storages(pickled)
     except PtInspectError as error:
-        message = f"{CUT}, and {plain(main)} is damaged: {error.message}"
+        message = f"{CUT}, and {printable_name(main)} is damaged: {error.message}"
         return DamagedError(message, where=error.where, hint=DOWNLOAD_AGAIN)
     folder = main[: -len("data.pkl")]
     old = any(name.startswith(f"{folder}tensors/") for name in left)
@@ -118,7 +119,7 @@ def truncated_zip_error(source: Source, limits: Limits = LIMITS) -> PtInspectErr
         parts.append(Part(name, numel * itemsize, have))
     order = {name: number for number, name in enumerate(left)}
     parts.sort(key=lambda part: order.get(part.name, len(order)))
-    return lost(CUT, main, parts)
+    return truncated_error(CUT, main, parts)
 
 
 def _cut_without_pickle(left: dict[str, Left]) -> PtInspectError:

@@ -1,59 +1,171 @@
-"""Opcodes for containers, the stack and the memo."""
+"""Opcodes for containers, the stack and the memo, and the keys of dictionaries and sets.
+
+Keys are equal exactly when pickle's would be, and are hashed so that no input can make hashing or
+comparing expensive. Python's hash of a number is its remainder by 2**61 - 1, and that of a tuple is
+computed from its parts without a secret, so a file can choose thousands of keys that collide. A
+tuple is also hashed again at every use, and visits a shared part as often as it is shared. So
+numbers that could collide, tuples, frozensets and long bytes are wrapped in a `Key`, which is
+hashed once, from strings (whose hash has a secret) and from the keys of its parts.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from itertools import islice
 from struct import Struct
-from typing import TYPE_CHECKING
 
 from ptinspect.pickling import tensor_fastpath
-from ptinspect.pickling.dict_keys import as_key, kind_of
-from ptinspect.pickling.values import Global, Inert, SetOf, Value
-
-if TYPE_CHECKING:
-    from ptinspect.pickling.machine import Machine
+from ptinspect.pickling.state import Machine, c_string
+from ptinspect.pickling.values import Blob, Global, Inert, Key, SetOf, Value, type_name
 
 _UINT4 = Struct("<I").unpack_from
 
-_FEW = 16
-"""Keys that are looked at one by one; more are set at once."""
+_BULK = 16
+"""Number of items from which on a dictionary is updated in one call."""
 
-# --- filling ------------------------------------------------------------------------------
+HUGE = 1 << 60
+"""Numbers of this size and more are always wrapped."""
+
+MANY_KEYS = 1 << 12
+"""Number of keys from which on numbers are wrapped as well, unless they count up (0, 1, 2, …).
+
+Those that count up have places of their own in the hash table. Others can be chosen to collide.
+"""
+
+# --- keys ---------------------------------------------------------------------------------
+
+
+def as_key(m: Machine, target: Collection[Value], value: Value) -> Value:
+    """Return `value` as a key of `target`.
+
+    Raises:
+        DamagedError: Python could not hash the value.
+        LimitError: hashing it would be too expensive.
+    """
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int | float):
+        return _number_key(target, value)
+    if isinstance(value, tuple | SetOf | Blob):
+        return _composite_key(m, value)
+    _check_hashable(m, value)
+    return value
+
+
+def _check_hashable(m: Machine, value: Value) -> None:
+    unhashable = isinstance(value, list | dict)
+    unhashable = unhashable or (isinstance(value, Blob) and value.mutable)
+    if unhashable or (isinstance(value, SetOf) and not value.frozen):
+        raise m.damaged(f"{m.opcode_name} with a key that cannot be hashed ({type_name(value)})")
+
+
+def _number_key(target: Collection[Value], value: int | float) -> Value:
+    huge = not -HUGE < value < HUGE
+    if value != value or not (huge or len(target) >= MANY_KEYS):
+        return value  # NaN is hashed by its identity
+    key = Key(value, _number_token(value))
+    if huge or key in target:
+        return key
+    counts_up = 0 <= value <= len(target) and value == int(value)
+    return value if counts_up or value in target else key
+
+
+def _number_token(value: Value) -> object:
+    """Return the token of a part without parts. 1, 1.0 and True are the same key."""
+    if isinstance(value, float) and not value.is_integer():
+        return ("float", value.hex()) if value == value else value
+    if isinstance(value, int | float):
+        return ("int", hex(int(value)))
+    return value
+
+
+def _composite_key(m: Machine, value: Value) -> Key:
+    """Return the key of a tuple, a frozenset or long bytes.
+
+    Each object is examined once, parts first, and equal tokens become one object, so that the work
+    is in proportion to the stream.
+    """
+    pending = [value]
+    while pending:
+        current = pending[-1]
+        if id(current) in m.composite_keys:
+            pending.pop()
+            continue
+        _check_hashable(m, current)
+        parts = list(current) if isinstance(current, tuple | SetOf) else []
+        missing = [
+            part
+            for part in parts
+            if isinstance(part, tuple | SetOf | Blob) and id(part) not in m.composite_keys
+        ]
+        if missing:
+            pending += missing
+        else:
+            pending.pop()
+            m.composite_keys[id(current)] = _key_of_parts(m, current, parts)
+    return m.composite_keys[id(value)][0]
+
+
+def _key_of_parts(m: Machine, value: Value, parts: list[Value]) -> tuple[Key, int, int]:
+    """Return the key, its number of parts (as hashing would visit them) and its depth."""
+    count, depth = 1, 1
+    tokens: list[object] = []
+    for part in parts:
+        if isinstance(part, tuple | SetOf | Blob):
+            key, part_count, part_depth = m.composite_keys[id(part)]
+            count, depth = count + part_count, max(depth, part_depth + 1)
+            tokens.append(key)
+        else:
+            if not isinstance(part, str | Inert):
+                _check_hashable(m, part)
+            count += 1
+            tokens.append(_number_token(part))
+    m.check_limit("key_items", count)
+    m.check_limit("key_depth", depth)
+    token: object
+    if isinstance(value, Blob):
+        token = ("bytes", value.digest())
+    elif isinstance(value, tuple):
+        token = ("tuple", tuple(tokens))
+    else:
+        token = ("frozenset", frozenset(tokens))
+    return Key(value, m.key_tokens.setdefault(token, token)), count, depth
+
+
+# --- adding to containers -----------------------------------------------------------------
 
 
 def store(m: Machine, target: dict[Value, Value], flat: list[Value]) -> None:
-    """Sets key, value, key, value … in stream order; of equal keys the later value wins."""
-    keys, twice = flat[::2], []
-    if len(keys) > _FEW and set(map(type, keys)) == {str}:
+    """Set key, value, key, value … in stream order. Of equal keys the later value wins."""
+    keys, duplicates = flat[::2], []
+    if len(keys) > _BULK and set(map(type, keys)) == {str}:
         before = len(target)
         target.update(zip(keys, flat[1::2], strict=True))
         if len(target) < before + len(keys):
-            twice = _twice(target, keys, len(target) - before)
+            duplicates = _first_duplicate(target, keys, len(target) - before)
     else:
-        for given, value in zip(keys, flat[1::2], strict=True):
-            key = given if type(given) is str else as_key(m, target, given)
+        for item, value in zip(keys, flat[1::2], strict=True):
+            key = item if type(item) is str else as_key(m, target, item)
             if key in target:
-                twice.append(key)
+                duplicates.append(key)
             target[key] = value
-    if twice:
-        m.warn("duplicate-key", f"the key {_short(twice[0])} is set twice: the later value wins")
+    if duplicates:
+        key = duplicates[0]
+        if isinstance(key, str | bytes):
+            text = repr(key[:80])
+        else:
+            text = repr(key) if isinstance(key, int | float) else type_name(key)
+        m.warn("duplicate-key", f"the key {text} is set twice: the later value wins")
 
 
-def _twice(target: dict[Value, Value], keys: list[Value], added: int) -> list[Value]:
-    """The first of the keys just set that was there before. `added`: how many were not."""
-    new = set(islice(reversed(target), added))
+def _first_duplicate(target: dict[Value, Value], keys: list[Value], new_count: int) -> list[Value]:
+    """Return the first of the keys just set, of which `new_count` are new, that existed before."""
+    new = set(islice(reversed(target), new_count))
     for key in keys:
         if key not in new:
             return [key]
         new.discard(key)
     return []
-
-
-def _short(key: Value) -> str:
-    if isinstance(key, str | bytes):
-        return repr(key[:80])
-    return repr(key) if isinstance(key, int | float) else kind_of(key)
 
 
 def append(m: Machine, pos: int) -> int:
@@ -68,7 +180,7 @@ def appends(m: Machine, pos: int) -> int:
     return pos
 
 
-# To add nothing is no error, whatever the target (_pickle.c: do_append, do_setitems).
+# Adding nothing is allowed for every target (_pickle.c: do_append, do_setitems).
 
 
 def _extend(m: Machine, target: Value, values: list[Value]) -> None:
@@ -79,7 +191,7 @@ def _extend(m: Machine, target: Value, values: list[Value]) -> None:
     elif isinstance(target, Inert) and not isinstance(target, SetOf):
         target.change().items.extend(values)
     else:
-        raise m.damaged(f"{m.opcode_name} on a {kind_of(target)}")
+        raise m.damaged(f"{m.opcode_name} on a {type_name(target)}")
 
 
 def setitem(m: Machine, pos: int) -> int:
@@ -89,32 +201,32 @@ def setitem(m: Machine, pos: int) -> int:
     if type(target) is dict and type(key) is str and key not in target:
         target[key] = value
     else:
-        _set(m, target, [key, value])
+        _set_items(m, target, [key, value])
     return pos
 
 
 def setitems(m: Machine, pos: int) -> int:
     flat = m.pop_to_mark()
-    _set(m, m.stack[-1], flat)
+    _set_items(m, m.stack[-1], flat)
     return pos
 
 
-def _set(m: Machine, target: Value, flat: list[Value]) -> None:
+def _set_items(m: Machine, target: Value, flat: list[Value]) -> None:
     if len(flat) % 2:
-        raise m.damaged(f"{m.opcode_name} needs whole pairs")
+        raise m.damaged(f"{m.opcode_name} with a key that has no value")
     if not flat:
         return
     if isinstance(target, dict):
         store(m, target, flat)
     elif isinstance(target, Inert) and not isinstance(target, SetOf):
         store(m, target.change().pairs, flat)
-    elif isinstance(target, list):  # legal, if odd: list[index] = value
+    elif isinstance(target, list):  # unusual, but pickle allows list[index] = value
         for key, value in zip(flat[::2], flat[1::2], strict=True):
             if not isinstance(key, int) or not -len(target) <= key < len(target):
-                raise m.damaged(f"{m.opcode_name} sets an index that the list does not have")
+                raise m.damaged(f"{m.opcode_name} sets an index outside the list")
             target[key] = value
     else:
-        raise m.damaged(f"{m.opcode_name} on a {kind_of(target)}")
+        raise m.damaged(f"{m.opcode_name} on a {type_name(target)}")
 
 
 def additems(m: Machine, pos: int) -> int:
@@ -123,22 +235,22 @@ def additems(m: Machine, pos: int) -> int:
     if not values:
         return pos
     if isinstance(target, SetOf) and not target.frozen:
-        _add(m, target, values)
+        _add_members(m, target, values)
     elif isinstance(target, Inert) and not isinstance(target, SetOf):
         target.change().added.extend(values)
     else:
-        raise m.damaged(f"{m.opcode_name} on a {kind_of(target)}")
+        raise m.damaged(f"{m.opcode_name} on a {type_name(target)}")
     return pos
 
 
-def _add(m: Machine, target: SetOf, values: list[Value]) -> None:
-    """Of equal members the first stays, as in Python."""
+def _add_members(m: Machine, target: SetOf, values: list[Value]) -> None:
+    """Add members. Of equal members the first stays, as in Python."""
     members = target.members
     for value in values:
         members.setdefault(as_key(m, members, value))
 
 
-# --- making -------------------------------------------------------------------------------
+# --- creating containers ------------------------------------------------------------------
 
 
 def empty_list(m: Machine, pos: int) -> int:
@@ -194,16 +306,16 @@ def tuple3(m: Machine, pos: int) -> int:
 
 
 def dict_(m: Machine, pos: int) -> int:
-    made: dict[Value, Value] = {}
-    _set(m, made, m.pop_to_mark())
-    m.stack.append(made)
+    items: dict[Value, Value] = {}
+    _set_items(m, items, m.pop_to_mark())
+    m.stack.append(items)
     return pos
 
 
 def frozenset_(m: Machine, pos: int) -> int:
-    made = SetOf(True, m.offset)
-    _add(m, made, m.pop_to_mark())
-    m.stack.append(made)
+    members = SetOf(True, m.offset)
+    _add_members(m, members, m.pop_to_mark())
+    m.stack.append(members)
     return pos
 
 
@@ -226,7 +338,7 @@ def pop(m: Machine, pos: int) -> int:
     if m.stack:
         m.stack.pop()
     else:
-        m.pop_to_mark()  # as pickle.py: POP on an empty stack takes the mark
+        m.pop_to_mark()  # as in pickle.py, POP on an empty stack removes the mark
     return pos
 
 
@@ -238,22 +350,25 @@ def dup(m: Machine, pos: int) -> int:
     return pos
 
 
-def _index(m: Machine, line: bytes) -> int:
-    """C's unpickler takes what fits a size_t; pickle.py, for whom a scan asks as well, any number
-    that Python reads."""
+def _memo_index(m: Machine, line: bytes) -> int:
+    """Return the memo index that a line contains.
+
+    C's unpickler accepts what fits a size_t. pickle.py, which matters to runs with a recorder,
+    accepts every number that Python reads.
+    """
     longest = 20 if m.recorder is None else 4000
     try:
-        index = int(m.c_string(line)) if len(line) <= longest else -1
+        index = int(c_string(line)) if len(line) <= longest else -1
     except ValueError:
         index = -1
     if index < 0:
-        raise m.damaged(f"{m.opcode_name} has no memo index: {line[:40]!r}")
+        raise m.damaged(f"{m.opcode_name} without a memo index: {line[:40]!r}")
     return index
 
 
 def get(m: Machine, pos: int) -> int:
     line, pos = m.take_line(pos)
-    m.stack.append(m.recall(_index(m, line)))
+    m.stack.append(m.recall(_memo_index(m, line)))
     return pos
 
 
@@ -268,17 +383,17 @@ def long_binget(m: Machine, pos: int) -> int:
 def _recall(m: Machine, index: int, pos: int) -> int:
     value = m.recall(index)
     if value is m.rebuild and isinstance(value, Global):
-        m.tensor_runs = m.tensor_runs or tensor_fastpath.learn(m, value, pos)
-        behind = m.tensor_runs.read(m, m.offset) if m.tensor_runs else m.offset
-        if behind > m.offset:
-            return behind
+        m.read_tensors = m.read_tensors or tensor_fastpath.learn_pattern(m, value, pos)
+        end = m.read_tensors(m, m.offset) if m.read_tensors else m.offset
+        if end > m.offset:
+            return end
     m.stack.append(value)
     return pos
 
 
 def put(m: Machine, pos: int) -> int:
     line, pos = m.take_line(pos)
-    m.remember(_index(m, line))
+    m.remember(_memo_index(m, line))
     return pos
 
 

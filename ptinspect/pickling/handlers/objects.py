@@ -1,16 +1,12 @@
-"""Opcodes that in a real unpickler import, call or build. Here each one records."""
+"""Opcodes that import, call or build in a real unpickler. These handlers only record."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from struct import Struct
-from typing import TYPE_CHECKING
 
-from ptinspect.pickling.dict_keys import kind_of
-from ptinspect.pickling.values import Call, Extension, Inert, PersistentId, Value
-
-if TYPE_CHECKING:
-    from ptinspect.pickling.machine import Machine
+from ptinspect.pickling.state import Machine
+from ptinspect.pickling.values import Call, Extension, Inert, PersistentId, Value, type_name
 
 _UINT2 = Struct("<H").unpack_from
 _INT4 = Struct("<i").unpack_from
@@ -65,21 +61,23 @@ def ext4(m: Machine, pos: int) -> int:
     return pos + 4
 
 
-def _call(m: Machine, how: str) -> Call:
-    """What an object of the file would unpack to as arguments is not known here: it stands as
-    the one argument, and `how` says so (`REDUCE*`)."""
+def _pop_call(m: Machine, opcode: str) -> Call:
+    """Remove the callable and its arguments, and return the call.
+
+    An inert object in place of the tuple becomes the only argument, with the opcode `REDUCE*`.
+    """
     stack = m.stack
     args, func = stack.pop(), stack.pop()
     if not isinstance(func, Inert):
-        raise m.damaged(f"{m.opcode_name} would call a {kind_of(func)}")
+        raise m.damaged(f"{m.opcode_name} would call a {type_name(func)}")
     if isinstance(args, tuple):
-        return Call(func, args, how, m.offset)
-    call = Call(func, (args,), f"{how}*", m.offset)
+        return Call(func, args, opcode, m.offset)
+    call = Call(func, (args,), f"{opcode}*", m.offset)
     if isinstance(args, Inert):
         return call
-    if m.recorder is not None:  # pickle.py unpacks whatever can be
-        m.recorder.refused(m, call)
-    raise m.damaged(f"{m.opcode_name} needs a tuple of arguments, not a {kind_of(args)}")
+    if m.recorder is not None:  # pickle.py unpacks every iterable
+        m.recorder.record_refused(m, call)
+    raise m.damaged(f"{m.opcode_name} needs a tuple of arguments, not a {type_name(args)}")
 
 
 def reduce(m: Machine, pos: int) -> int:
@@ -89,12 +87,12 @@ def reduce(m: Machine, pos: int) -> int:
         stack.pop()
         stack[-1] = Call(func, args, "REDUCE", m.offset)
     else:
-        stack.append(_call(m, "REDUCE"))
+        stack.append(_pop_call(m, "REDUCE"))
     return pos
 
 
 def newobj(m: Machine, pos: int) -> int:
-    m.stack.append(_call(m, "NEWOBJ"))
+    m.stack.append(_pop_call(m, "NEWOBJ"))
     return pos
 
 
@@ -102,7 +100,7 @@ def newobj_ex(m: Machine, pos: int) -> int:
     kwargs = m.stack.pop()
     if not isinstance(kwargs, dict | Inert):
         raise m.damaged(f"NEWOBJ_EX needs a dict, not a {type(kwargs).__name__}")
-    call = _call(m, "NEWOBJ_EX")
+    call = _pop_call(m, "NEWOBJ_EX")
     call.kwargs = kwargs if isinstance(kwargs, dict) else {"**": kwargs}
     m.stack.append(call)
     return pos
@@ -111,7 +109,9 @@ def newobj_ex(m: Machine, pos: int) -> int:
 def inst(m: Machine, pos: int) -> int:
     module, name, pos = _two_lines(m, pos)
     if m.recorder is not None and not m.marks and module.replace(".", "").isidentifier():
-        m.recorder.refused(m, m.intern_global(module, name))  # pickle.py imports before it looks for it
+        m.recorder.record_refused(
+            m, m.intern_global(module, name)
+        )  # pickle.py imports before it needs the mark
     values = m.pop_to_mark()
     m.stack.append(Call(m.intern_global(module, name), tuple(values), "INST", m.offset))
     return pos
@@ -130,22 +130,17 @@ def build(m: Machine, pos: int) -> int:
     target = m.stack[-1]
     if isinstance(target, Inert):
         target.change().states.append(state)
-    elif not _no_state(state):
-        raise m.damaged(f"BUILD on a {kind_of(target)}")
+    # without __setstate__, pickle.py's load_build ignores an empty state, or an empty pair of a
+    # state and one in slots
+    elif any(state if isinstance(state, tuple) and len(state) == 2 else (state,)):
+        raise m.damaged(f"BUILD on a {type_name(target)}")
     return pos
 
 
-def _no_state(state: Value) -> bool:
-    """Whether pickle does nothing with it where there is no __setstate__ (pickle.py, load_build:
-    a pair is a state and what is in slots)."""
-    pair = state if isinstance(state, tuple) and len(state) == 2 else (state,)
-    return not any(pair)
-
-
 def _persistent(m: Machine, value: Value) -> None:
-    made = PersistentId(value, m.offset)
-    m.persistent.append(made)
-    m.stack.append(made)
+    pid = PersistentId(value, m.offset)
+    m.persistent.append(pid)
+    m.stack.append(pid)
 
 
 def persid(m: Machine, pos: int) -> int:
@@ -162,13 +157,15 @@ def binpersid(m: Machine, pos: int) -> int:
 def proto(m: Machine, pos: int) -> int:
     m.protocol = m.data[pos]
     if m.protocol > 5:
-        raise m.damaged(f"pickle protocol {m.protocol}: there are 0 to 5")
+        raise m.damaged(f"unknown pickle protocol {m.protocol}: the protocols are 0 to 5")
     return pos + 1
 
 
 def frame(m: Machine, pos: int) -> int:
-    """A FRAME only says how much may be read at once; CPython's C unpickler does not hold the
-    opcodes to it, and neither do we."""
+    """Skip a FRAME, which only announces how much may be read at once.
+
+    CPython's C unpickler does not require opcodes to end with it.
+    """
     m.check_left(pos + 8, _UINT8(m.data, pos)[0])
     return pos + 8
 

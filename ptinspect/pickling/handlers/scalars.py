@@ -1,17 +1,14 @@
-"""Opcodes that push one number or string. Each takes the position of its argument and
-returns the position behind it."""
+"""Opcodes that push one number or string."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
 from struct import Struct
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
-from ptinspect.pickling.values import Blob, Buffer, Python2Str, OutOfBand
-
-if TYPE_CHECKING:
-    from ptinspect.pickling.machine import Machine
+from ptinspect.pickling.state import Machine, c_string
+from ptinspect.pickling.values import Blob, Buffer, OutOfBand, Python2Str
 
 Unpack: TypeAlias = "Callable[[Buffer, int], tuple[int]]"
 
@@ -22,7 +19,7 @@ _UINT8: Unpack = Struct("<Q").unpack_from
 _FLOAT8 = Struct(">d").unpack_from
 
 BLOB_BYTES = 4096
-"""Bytes objects of this size and more stay where they lie (`Blob`)."""
+"""Bytes objects of this size and more are not copied (`Blob`)."""
 
 
 def none(m: Machine, pos: int) -> int:
@@ -63,33 +60,36 @@ def binfloat(m: Machine, pos: int) -> int:
 _OCTAL = re.compile(rb"\s*[+-]?0[0-7]+")
 
 
-def _text_number(m: Machine, line: bytes) -> int:
-    """Digits as `int(line, 0)` takes them; the conversion is quadratic, so bounded."""
+def _parse_int(m: Machine, line: bytes) -> int:
+    """Convert digits as `int(line, 0)` does. The length is bounded: conversion is quadratic."""
     m.check_limit("int_digits", len(line))
     try:
         return int(line, 0)
     except ValueError:
-        raise m.damaged(f"{m.opcode_name} holds no number: {line[:40]!r}") from None
+        raise m.damaged(f"{m.opcode_name} is not a number: {line[:40]!r}") from None
 
 
 def int_(m: Machine, pos: int) -> int:
-    """As _pickle.c: load_int, which asks C's strtol first: 017 is octal, nothing before a NUL is 0,
-    and two characters that say 0 or 1 (protocol 1 writes "00" and "01") are False and True."""
+    """Push an int or bool, as `load_int` in _pickle.c.
+
+    It tries C's strtol first: 017 is octal, and nothing before a NUL is 0. Two characters with the
+    value 0 or 1 (protocol 1 writes "00" and "01") are False and True.
+    """
     line, pos = m.take_line(pos)
-    text = m.c_string(line)
+    text = c_string(line)
     if line and not text:
         value = 0
     elif len(text) <= 20 and _OCTAL.fullmatch(text):
         value = int(text, 8)
     else:
-        value = _text_number(m, text)
+        value = _parse_int(m, text)
     m.stack.append(bool(value) if len(line) == 2 and value in (0, 1) else value)
     return pos
 
 
 def long(m: Machine, pos: int) -> int:
     line, pos = m.take_line(pos)
-    m.stack.append(_text_number(m, m.c_string(line.removesuffix(b"L"))))
+    m.stack.append(_parse_int(m, c_string(line.removesuffix(b"L"))))
     return pos
 
 
@@ -113,22 +113,22 @@ def float_(m: Machine, pos: int) -> int:
     line, pos = m.take_line(pos)
     m.check_limit("int_digits", len(line))
     try:
-        m.stack.append(float(m.c_string(line)))
+        m.stack.append(float(c_string(line)))
     except ValueError:
-        raise m.damaged(f"FLOAT holds no number: {line[:40]!r}") from None
+        raise m.damaged(f"FLOAT is not a number: {line[:40]!r}") from None
     return pos
 
 
-def _text(m: Machine, raw: bytes) -> str:
+def _decode_utf8(m: Machine, raw: bytes) -> str:
     try:
-        return str(raw, "utf-8", "surrogatepass")  # as pickle.py writes lone surrogates
+        return str(raw, "utf-8", "surrogatepass")  # pickle.py writes lone surrogates this way
     except UnicodeDecodeError as error:
         raise m.damaged(f"{m.opcode_name} is not utf-8 at its byte {error.start}") from None
 
 
 def short_binunicode(m: Machine, pos: int) -> int:
     size = m.data[pos]
-    m.stack.append(_text(m, m.take_bytes(pos + 1, size)))
+    m.stack.append(_decode_utf8(m, m.take_bytes(pos + 1, size)))
     return pos + 1 + size
 
 
@@ -136,7 +136,7 @@ def binunicode(m: Machine, pos: int) -> int:
     size = _UINT4(m.data, pos)[0]
     m.check_left(pos + 4, size)
     m.check_limit("string_bytes", size)
-    m.stack.append(_text(m, m.take_bytes(pos + 4, size)))
+    m.stack.append(_decode_utf8(m, m.take_bytes(pos + 4, size)))
     return pos + 4 + size
 
 
@@ -144,7 +144,7 @@ def binunicode8(m: Machine, pos: int) -> int:
     size = _UINT8(m.data, pos)[0]
     m.check_left(pos + 8, size)
     m.check_limit("string_bytes", size)
-    m.stack.append(_text(m, m.take_bytes(pos + 8, size)))
+    m.stack.append(_decode_utf8(m, m.take_bytes(pos + 8, size)))
     return pos + 8 + size
 
 
@@ -157,7 +157,7 @@ def unicode(m: Machine, pos: int) -> int:
     return pos
 
 
-def _bytes(m: Machine, pos: int, size: int) -> int:
+def _push_bytes(m: Machine, pos: int, size: int) -> int:
     m.check_left(pos, size)
     if size < BLOB_BYTES:
         m.stack.append(m.take_bytes(pos, size))
@@ -167,15 +167,15 @@ def _bytes(m: Machine, pos: int, size: int) -> int:
 
 
 def short_binbytes(m: Machine, pos: int) -> int:
-    return _bytes(m, pos + 1, m.data[pos])
+    return _push_bytes(m, pos + 1, m.data[pos])
 
 
 def binbytes(m: Machine, pos: int) -> int:
-    return _bytes(m, pos + 4, _UINT4(m.data, pos)[0])
+    return _push_bytes(m, pos + 4, _UINT4(m.data, pos)[0])
 
 
 def binbytes8(m: Machine, pos: int) -> int:
-    return _bytes(m, pos + 8, _UINT8(m.data, pos)[0])
+    return _push_bytes(m, pos + 8, _UINT8(m.data, pos)[0])
 
 
 def bytearray8(m: Machine, pos: int) -> int:
@@ -197,8 +197,8 @@ def readonly_buffer(m: Machine, pos: int) -> int:
     return pos
 
 
-def _old_string(m: Machine, raw: bytes) -> None:
-    """A `str` of Python 2: bytes of no recorded encoding. torch.load's default is utf-8."""
+def _push_python2_str(m: Machine, raw: bytes) -> None:
+    """Push a `str` of Python 2, whose encoding is not recorded. torch.load's default is utf-8."""
     if raw.isascii():
         m.stack.append(str(raw, "ascii"))
         return
@@ -208,7 +208,7 @@ def _old_string(m: Machine, raw: bytes) -> None:
         text = str(raw, "latin1")
         m.warn(
             "python2-string",
-            "a str of Python 2 that is not utf-8, read as latin1: "
+            "a str of Python 2 that is not utf-8 was read as latin1: "
             'pass encoding="latin1" to torch.load',
         )
     m.stack.append(Python2Str(text, raw))
@@ -216,7 +216,7 @@ def _old_string(m: Machine, raw: bytes) -> None:
 
 def short_binstring(m: Machine, pos: int) -> int:
     size = m.data[pos]
-    _old_string(m, m.take_bytes(pos + 1, size))
+    _push_python2_str(m, m.take_bytes(pos + 1, size))
     return pos + 1 + size
 
 
@@ -226,7 +226,7 @@ def binstring(m: Machine, pos: int) -> int:
         raise m.damaged("BINSTRING announces a negative size")
     m.check_left(pos + 4, size)
     m.check_limit("string_bytes", size)
-    _old_string(m, m.take_bytes(pos + 4, size))
+    _push_python2_str(m, m.take_bytes(pos + 4, size))
     return pos + 4 + size
 
 
@@ -234,8 +234,8 @@ def string(m: Machine, pos: int) -> int:
     line, pos = m.take_line(pos)
     line = line.strip()
     if len(line) < 2 or line[0] != line[-1] or line[0] not in b"\"'":
-        raise m.damaged("STRING is not between quotes")
-    _old_string(m, _unescape(m, line[1:-1]))
+        raise m.damaged("STRING is not in quotes")
+    _push_python2_str(m, _unescape(m, line[1:-1]))
     return pos
 
 
@@ -245,11 +245,13 @@ _ESCAPED |= {b"t": b"\t", b"v": b"\v", b"\\": b"\\", b"'": b"'", b'"': b'"'}
 
 
 def _unescape(m: Machine, text: bytes) -> bytes:
-    r"""What Python 2's repr wrote: \n, \x7f, \101, \\ and the like. An escape that Python does
-    not know stands for itself, as in `codecs.escape_decode`, which would warn of it."""
+    r"""Decode the escapes of Python 2's repr: \n, \x7f, \101, \\ and the like.
 
-    def one(found: re.Match[bytes]) -> bytes:
-        name = found[1]
+    Unknown escapes stay as they are, as in `codecs.escape_decode`, which would emit a warning.
+    """
+
+    def decode_escape(match: re.Match[bytes]) -> bytes:
+        name = match[1]
         if name in _ESCAPED:
             return _ESCAPED[name]
         if name[:1].isdigit() and name[0] < 0x38:
@@ -257,10 +259,10 @@ def _unescape(m: Machine, text: bytes) -> bytes:
         if len(name) == 3:
             return bytes([int(name[1:], 16)])
         if name == b"" or name[0] == 0x78:
-            raise m.damaged(f"STRING has a broken escape: {found[0]!r}")
-        return found[0]
+            raise m.damaged(f"STRING has a broken escape: {match[0]!r}")
+        return match[0]
 
-    return _ESCAPE.sub(one, text)
+    return _ESCAPE.sub(decode_escape, text)
 
 
 HANDLERS: dict[str, Callable[[Machine, int], int]] = {

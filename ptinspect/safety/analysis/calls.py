@@ -14,9 +14,9 @@ from ptinspect.pickling.values import (
     Call,
     Extension,
     Global,
-    Python2Str,
     OutOfBand,
     PersistentId,
+    Python2Str,
     Value,
 )
 from ptinspect.safety.analysis.allocation import (

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ptinspect.pickling.values import TensorCall
 from ptinspect.pickling.values import (
     Blob,
     Call,
@@ -13,6 +12,7 @@ from ptinspect.pickling.values import (
     Global,
     Inert,
     PersistentId,
+    TensorCall,
     Value,
     key_value,
 )
@@ -358,7 +358,9 @@ class Judge:
         opinion = called(put, args, "REDUCE")
         if opinion is FINE or opinion.level < 2:
             path = text_of(put)
-            opinion = Opinion(2, path, f"stands in the place of {method}, which {event.opcode} calls")
+            opinion = Opinion(
+                2, path, f"stands in the place of {method}, which {event.opcode} calls"
+            )
         self._add(opinion, event, call_text(put, args))
 
     def _remember(self, target: Value, state: Value) -> None:

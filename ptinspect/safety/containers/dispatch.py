@@ -11,17 +11,14 @@ import os
 from typing import TYPE_CHECKING
 
 from ptinspect.errors import DamagedError, FormatError, LimitError, Place, PtInspectError
-from ptinspect.formats import text_kinds
-from ptinspect.formats.detect import HEAD, LOCAL, identify_head
-from ptinspect.formats.sharded import read_index_file, index_folder
-from ptinspect.formats.signatures import unknown
-from ptinspect.formats.tar import is_tar
-from ptinspect.formats.zip.end import has_end_record
+from ptinspect.formats.detect import HEAD_BYTES, ZIP_MAGIC, identify_head
+from ptinspect.formats.sharded import index_folder, read_index_file
+from ptinspect.formats.signatures import identify_text, is_tar, unknown_format_error
+from ptinspect.formats.zip.records import has_end_record
 from ptinspect.safety.containers.pickles import Streams, announced, may_begin, read_pickles
 from ptinspect.safety.report.scan_state import Part
-from ptinspect.source.base import MemorySource
+from ptinspect.source.base import MemorySource, SliceSource
 from ptinspect.source.local import MAX_COPY_BYTES, open_source
-from ptinspect.source.slice import SliceSource
 
 if TYPE_CHECKING:
     from ptinspect.formats.signatures import Identity
@@ -93,8 +90,8 @@ def scan_inside(outer: Part, source: Source, record: str) -> Part | None:
 
 
 def _scan(source: Source, part: Part) -> None:
-    head = source.read(0, min(source.size, HEAD))
-    if head.startswith(LOCAL):
+    head = source.read(0, min(source.size, HEAD_BYTES))
+    if head.startswith(ZIP_MAGIC):
         read_zip(source, part)
         if is_tar(head):
             _two(part, "a zip and a tar")
@@ -156,7 +153,7 @@ def _as_pickles(source: Source, part: Part, head: bytes, identity: Identity | No
     streams = read_pickles(trial, data, start, stop, part.record)
     if identity is not None:  # it begins as something else does
         if streams.harm:
-            _two(part, f"{identity.what} and a pickle")
+            _two(part, f"{identity.description} and a pickle")
             _adopt(part, trial, streams)
         return False
     if trial.streams and not _by_chance(trial, head):
@@ -207,12 +204,12 @@ def _adopt(part: Part, trial: Part, streams: Streams) -> None:
 def _as_named(source: Source, part: Part, head: bytes, identity: Identity | None) -> None:
     if not head and part.path.lower().endswith(MODELS):
         raise FormatError("it is empty (0 bytes)", where=Place(part.record))
-    identity = identity or text_kinds.identify_text(head, source.size)
+    identity = identity or identify_text(head, source.size)
     if identity is None:
         if _compressed(source, part, head):
             return
-        raise unknown(head) if head else FormatError("an empty file (0 bytes)")
-    part.format, part.what, part.hint = identity.format, identity.what, identity.hint
+        raise unknown_format_error(head) if head else FormatError("an empty file (0 bytes)")
+    part.format, part.what, part.hint = identity.format, identity.description, identity.hint
     if identity.format == "git-lfs":
         return
     if identity.format in ("tar", "torch-legacy-tar"):
@@ -222,7 +219,7 @@ def _as_named(source: Source, part: Part, head: bytes, identity: Identity | None
     elif identity.format == "compressed":
         if not _compressed(source, part, head):
             raise FormatError(
-                f"it is {identity.what}, which is not looked into", hint=identity.hint
+                f"it is {identity.description}, which is not looked into", hint=identity.hint
             )
     elif identity.format == "safetensors":
         _safetensors(source)
@@ -231,7 +228,9 @@ def _as_named(source: Source, part: Part, head: bytes, identity: Identity | None
     elif _is_harmless(identity, part.path):
         part.passed = True
     else:
-        raise FormatError(f"it is {identity.what}, which is not looked into", hint=identity.hint)
+        raise FormatError(
+            f"it is {identity.description}, which is not looked into", hint=identity.hint
+        )
 
 
 def _is_harmless(identity: Identity, path: str) -> bool:

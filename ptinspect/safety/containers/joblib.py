@@ -16,7 +16,7 @@ from ptinspect.pickling.state import Recorder
 from ptinspect.pickling.values import Call, Global, Value
 
 if TYPE_CHECKING:
-    from ptinspect.pickling.machine import Machine
+    from ptinspect.pickling.state import Machine
 
 WRAPPER = "joblib.numpy_pickle.NumpyArrayWrapper"
 _LETTER = {"?": 1, "b": 1, "B": 1, "h": 2, "H": 2, "e": 2, "i": 4, "I": 4, "f": 4, "l": 8, "L": 8}

@@ -87,7 +87,9 @@ class Streams:
     def _judge(self, recorder: Recorder) -> None:
         judge = Judge(self.record, self.start)
         for event in recorder.events:
-            if event.opcode == "FRAME" and crosses(self.data, event.offset + 9, event.target, self.stop):
+            if event.opcode == "FRAME" and crosses(
+                self.data, event.offset + 9, event.target, self.stop
+            ):
                 why = "an opcode reaches beyond the frame that it is in: readers disagree on it"
                 at = event.offset - self.start
                 self.part.findings.add(Finding("frame", DANGEROUS, why, self.record, at, "FRAME"))

@@ -5,11 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ptinspect.errors import PtInspectError
-from ptinspect.formats.tar import BLOCK, Member, iter_members
-from ptinspect.formats.torch_tar import MEMBERS, Reader, read_storages, read_tensors
+from ptinspect.formats.signatures import TAR_BLOCK
+from ptinspect.formats.torch_tar import (
+    MEMBERS,
+    Member,
+    Reader,
+    iter_members,
+    read_storages,
+    read_tensors,
+)
 from ptinspect.safety.containers.dispatch import scan_inside
 from ptinspect.safety.containers.pickles import Streams
-from ptinspect.source.slice import SliceSource
+from ptinspect.source.base import SliceSource
 
 if TYPE_CHECKING:
     from ptinspect.pickling.values import Value
@@ -30,7 +37,7 @@ def read_tar(source: Source, part: Part) -> None:
             _member(source, part, member)
             if member.have < member.size:
                 part.errors.append(_cut(member))
-            end = member.start + -(-member.size // BLOCK) * BLOCK
+            end = member.start + -(-member.size // TAR_BLOCK) * TAR_BLOCK
         _behind(source, part, end)
     except PtInspectError as error:
         part.errors.append(error)
@@ -42,7 +49,7 @@ def _behind(source: Source, part: Part, end: int) -> None:
     """Two empty blocks end a tar. `tarfile` goes on behind them where it is told to, and `zipfile`
     takes a zip that stands there."""
     while end < source.size:
-        block = source.read(end, min(BLOCK, source.size - end))
+        block = source.read(end, min(TAR_BLOCK, source.size - end))
         if any(block):
             why = f"{source.size - end:,} bytes stand behind the end of the tar"
             part.find("trailing-bytes", why, part.record)
@@ -50,12 +57,11 @@ def _behind(source: Source, part: Part, end: int) -> None:
                 part, SliceSource(source, end, source.size - end), f"behind the tar @ {end}"
             )
             return
-        end += BLOCK
+        end += TAR_BLOCK
 
 
 def _cut(member: Member) -> PtInspectError:
-    from ptinspect.errors import DamagedError, Place
-    from ptinspect.errors import DOWNLOAD_AGAIN
+    from ptinspect.errors import DOWNLOAD_AGAIN, DamagedError, Place
 
     message = f"{member.have:,} of {member.size:,} bytes are there"
     return DamagedError(message, where=Place(member.name), hint=DOWNLOAD_AGAIN)

@@ -10,17 +10,15 @@ from typing import TYPE_CHECKING
 from ptinspect.errors import DamagedError, FormatError, Place, PtInspectError
 from ptinspect.formats.archive import CHUNK, Finding, pieces
 from ptinspect.formats.persistent_ids import declared_storages
+from ptinspect.formats.signatures import identify_zip
 from ptinspect.formats.torch_zip import torch_refusal_reasons
-from ptinspect.formats.zip.directory import CENTRAL, LOCAL, SECRET, ZipDirectory
-from ptinspect.formats.zip.end import END
-from ptinspect.formats.zip.entry import STORED
-from ptinspect.formats.zip.kinds import kind_of
+from ptinspect.formats.zip.directory import LOCAL, SECRET, STORED, ZipDirectory
+from ptinspect.formats.zip.records import CENTRAL, END
 from ptinspect.formats.zip.salvage import iter_local_records
 from ptinspect.safety.containers.dispatch import MODELS, scan_inside
 from ptinspect.safety.containers.pickles import announced, read_pickles
 from ptinspect.safety.report.findings import DANGEROUS, UNKNOWN
-from ptinspect.source.base import MemorySource
-from ptinspect.source.slice import SliceSource
+from ptinspect.source.base import MemorySource, SliceSource
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -132,8 +130,8 @@ class Zip:
         self.numbers = 0
         self.announced: set[int] = set()
         self.starts: dict[int, int] = {}  # of the records whose local headers are in order
-        identity, self.folder = kind_of(directory.names, directory.index)
-        part.format, part.what, part.hint = identity.format, identity.what, identity.hint
+        identity, self.folder = identify_zip(directory.names, directory.index)
+        part.format, part.what, part.hint = identity.format, identity.description, identity.hint
         part.facts["folder"] = self.folder.rstrip("/")
         part.facts["refused"] = torch_refusal_reasons(directory)
 

@@ -6,8 +6,16 @@ from typing import TYPE_CHECKING
 
 from ptinspect.document.modules import module_of
 from ptinspect.document.objects import by_value, path_of, path_of_function
-from ptinspect.pickling.values import TensorCall
-from ptinspect.pickling.values import Call, Global, Inert, PersistentId, SetOf, Value, key_value
+from ptinspect.pickling.values import (
+    Call,
+    Global,
+    Inert,
+    PersistentId,
+    SetOf,
+    TensorCall,
+    Value,
+    key_value,
+)
 from ptinspect.torchnn.classes import GONE
 
 if TYPE_CHECKING:

@@ -5,18 +5,22 @@ from __future__ import annotations
 from struct import Struct
 from typing import TYPE_CHECKING, NamedTuple
 
-from ptinspect.errors import DamagedError, Place
+from ptinspect.errors import DOWNLOAD_AGAIN, DamagedError, Place
 from ptinspect.formats.archive import Finding
-from ptinspect.formats.damage import DOWNLOAD_AGAIN
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ptinspect.source.base import Source
 
+CENTRAL = b"PK\x01\x02"
 END = b"PK\x05\x06"
 END64 = b"PK\x06\x06"
 LOCATOR64 = b"PK\x06\x07"
 FULL32 = 0xFFFFFFFF
 
+_LENGTHS = Struct("<3H")
+_EXTRA = Struct("<2H")
 _END = Struct("<4s4H2LH")
 _END64 = Struct("<4sQ2H2L4Q")
 _LOCATOR64 = Struct("<4sLQL")
@@ -126,3 +130,101 @@ def several(source: Source) -> bool:
     comment = int.from_bytes(buffer[first + 20 : first + 22], "little")
     after = first + _END.size + comment
     return bytes(buffer[after : min(after + 4, stop)]) == b"PK\x03\x04"
+
+
+# ---
+
+
+def read_rows(data: bytes, bounds: Bounds) -> list[tuple[int, ...]]:
+    """The fixed fields, name and extra field of each entry.
+
+    Entries whose names, extras and comments are equally long have one size, and are taken by
+    one struct until an entry differs: torch's names ("data/10000" to "data/99999") come in a
+    few such runs.
+    """
+    rows: list[tuple[int, ...]] = []
+    view = memoryview(data)
+    pos, count = 0, bounds.entries
+    while len(rows) < count:
+        lengths = data[pos + 28 : pos + 34]
+        if len(lengths) < 6:
+            raise _broken(bounds, len(rows), pos)
+        shape = _SHAPES.get(lengths) or _shape(lengths)
+        size = shape.size
+        most = min(count - len(rows), (len(data) - pos) // size)
+        before = len(rows)
+        for row in shape.iter_unpack(view[pos : pos + most * size]):
+            if row[6] != lengths or row[0] != CENTRAL:
+                break
+            rows.append(row)
+        if len(rows) == before:
+            raise _broken(bounds, before, pos)
+        pos += (len(rows) - before) * size
+    return rows
+
+
+_SHAPES: dict[bytes, Struct] = {}
+"""By the three lengths, as they stand in an entry; a folder's files have the same few."""
+
+
+def _shape(lengths: bytes) -> Struct:
+    """An entry's fixed fields, name and extra field."""
+    name, extra, comment = _LENGTHS.unpack(lengths)
+    if len(_SHAPES) >= 1 << 10:
+        _SHAPES.clear()
+    made = Struct(f"<4s4xHH4x3L6s8xL{name}s{extra}s{comment}x")
+    return _SHAPES.setdefault(lengths, made)
+
+
+def _broken(bounds: Bounds, index: int, pos: int) -> DamagedError:
+    return DamagedError(
+        f"the zip's directory breaks off at entry {index:,} of {bounds.entries:,}",
+        where=Place(None, bounds.start + pos),
+        hint=DOWNLOAD_AGAIN,
+    )
+
+
+def widen(
+    packed: Sequence[int], sizes: Sequence[int], headers: Sequence[int], extras: Sequence[bytes]
+) -> tuple[Sequence[int], Sequence[int], Sequence[int]]:
+    """The same with the 64-bit values of the zip64 extra field (4.5.3) in place of each field
+    that is all ones. They stand there in this order, only those that are needed."""
+    if FULL32 not in sizes and FULL32 not in packed and FULL32 not in headers:
+        return packed, sizes, headers
+    columns = [list(sizes), list(packed), list(headers)]
+    for i, extra in enumerate(extras):
+        values = _zip64_field(extra)
+        for column in columns:
+            if column[i] == FULL32 and len(values) >= 8:
+                column[i] = int.from_bytes(values[:8], "little")
+                values = values[8:]
+    return columns[1], columns[0], columns[2]
+
+
+def _zip64_field(extra: bytes) -> bytes:
+    """What the zip64 field among the extra fields holds; nothing if there is none."""
+    pos = 0
+    while pos + 4 <= len(extra):
+        kind, size = _EXTRA.unpack_from(extra, pos)
+        if kind == 1:
+            return extra[pos + 4 : pos + 4 + size]
+        pos += 4 + size
+    return b""
+
+
+def decode_names(raw: Sequence[bytes]) -> list[str]:
+    """Names as text: utf-8, which torch writes whatever its flags say, else the zip's cp437."""
+    try:
+        names = b"\n".join(raw).decode().split("\n") if raw else []
+        if len(names) == len(raw):
+            return names
+    except UnicodeDecodeError:
+        pass
+    return [decode_name(name) for name in raw]
+
+
+def decode_name(raw: bytes) -> str:
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return raw.decode("cp437")

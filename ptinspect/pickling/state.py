@@ -1,0 +1,305 @@
+"""The state of the pickle machine, and the operations on it that the opcode handlers share.
+
+This module imports no handler. `machine` has the dispatch table and the loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from ptinspect.errors import DOWNLOAD_AGAIN, DamagedError, LimitError, Place
+from ptinspect.limits import Limits
+from ptinspect.pickling.opcodes import BY_CODE
+from ptinspect.pickling.values import (
+    Buffer,
+    Call,
+    Global,
+    Key,
+    PersistentId,
+    TensorCall,
+    Value,
+)
+
+REBUILD_TENSOR = ("torch._utils", "_rebuild_tensor_v2")
+
+FASTPATH_MIN_BYTES = 1 << 15
+"""Size of a stream from which on compiling the patterns of `tensor_fastpath` pays."""
+
+
+class StreamWarning(NamedTuple):
+    """Something that pickle accepts silently and that a reader should know."""
+
+    kind: str
+    message: str
+    offset: int
+
+
+class Event(NamedTuple):
+    """An import, a call or a change that the stream asks for.
+
+    Attributes:
+        offset, opcode: position and name of the opcode.
+        target: for imports a Global, an Extension, or a pair (module, name) if one of them is the
+            result of a call; for calls the Call; for changes the object that changes; for FRAME
+            the offset of the frame's end.
+        argument: for changes the state of BUILD, or a list of items or of keys and values in turn.
+    """
+
+    offset: int
+    opcode: str
+    target: Value
+    argument: Value = None
+
+
+class Recorder:
+    """Imports, calls and changes of one run in stream order, up to an error if there is one.
+
+    A walk from the stream's result would miss objects that were popped, overwritten or part of a
+    stream without STOP. `tensor_fastpath` records only calls that are made on a tensor: it can do
+    nothing else than call `_rebuild_tensor_v2` and `OrderedDict` with numbers.
+
+    Attributes:
+        persistent: the persistent ids so far.
+        frame_error: the error about a FRAME that is too long. pickle.py ignores it, so the run
+            continues.
+    """
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self.persistent: list[PersistentId | TensorCall] = []
+        self.frame_error: DamagedError | None = None
+
+    def record_refused(self, m: Machine, target: Call | Global) -> None:
+        """Record an event that this machine and C's unpickler refuse, but pickle.py accepts.
+
+        joblib and dill read files with pickle.py.
+        """
+        opcode = m.opcode_name if isinstance(target, Call) else "GLOBAL"
+        self.events.append(Event(m.offset, opcode, target))
+
+    def after_build(self, m: Machine, pos: int) -> int:
+        """Return the position at which the stream continues after a BUILD.
+
+        A hook for joblib, which writes the bytes of an array there.
+        """
+        return pos
+
+
+class Machine:
+    """The state of one run.
+
+    Attributes:
+        offset: position of the current opcode.
+        stack, marks: the values above the last mark, and the stacks below it.
+        memo: values by index, which pickle counts up from 0. Other indices are in `sparse`, by
+            their text, because a file can choose numbers whose hashes collide. Entries of `sparse`
+            that `memo` has overtaken are removed up to `purged`.
+        rebuild: the global `_rebuild_tensor_v2`, while `tensor_fastpath` may be used for it.
+        read_tensors: reads tensors at a position and returns the position after them; None until
+            `tensor_fastpath` has learned the stream's pattern.
+        composite_keys, key_tokens: see `handlers.containers.as_key`.
+    """
+
+    __slots__ = (
+        "buffers",
+        "composite_keys",
+        "data",
+        "dropped_warnings",
+        "globals",
+        "items_below_marks",
+        "key_tokens",
+        "limits",
+        "marks",
+        "memo",
+        "offset",
+        "persistent",
+        "plain",
+        "protocol",
+        "purged",
+        "read_tensors",
+        "rebuild",
+        "record",
+        "recorder",
+        "sparse",
+        "stack",
+        "stop",
+        "unsupported_opcodes",
+        "warnings",
+    )
+
+    def __init__(
+        self,
+        data: Buffer,
+        start: int,
+        stop: int | None,
+        record: str | None,
+        limits: Limits,
+        plain: bool,
+        recorder: Recorder | None = None,
+    ) -> None:
+        self.data = data
+        self.stop = len(data) if stop is None else min(stop, len(data))
+        self.record = record
+        self.limits = limits
+        self.plain = plain or self.stop - start < FASTPATH_MIN_BYTES
+        self.offset = start
+        self.protocol = 0
+        self.stack: list[Value] = []
+        self.marks: list[list[Value]] = []
+        self.items_below_marks = 0
+        self.memo: list[Value] = []
+        self.sparse: dict[str, Value] = {}
+        self.purged = 0
+        self.globals: dict[tuple[str, str], Global] = {}
+        self.rebuild: Global | None = None
+        self.read_tensors: Callable[[Machine, int], int] | None = None
+        self.composite_keys: dict[int, tuple[Key, int, int]] = {}
+        self.key_tokens: dict[object, object] = {}
+        self.recorder = recorder
+        self.persistent: list[PersistentId | TensorCall] = recorder.persistent if recorder else []
+        self.unsupported_opcodes: set[str] = set()
+        self.buffers = 0
+        self.warnings: list[StreamWarning] = []
+        self.dropped_warnings = 0
+
+    # --- errors and limits ----------------------------------------------------------------
+
+    @property
+    def opcode_name(self) -> str:
+        """The name of the current opcode."""
+        code = self.data[self.offset] if self.offset < len(self.data) else -1
+        return BY_CODE[code].name if code in BY_CODE else f"the byte {code:#04x}"
+
+    def damaged(self, message: str, truncated: bool = False) -> DamagedError:
+        """Return the error for the current opcode."""
+        hint = f"the file is truncated: {DOWNLOAD_AGAIN}" if truncated else None
+        return DamagedError(message, where=Place(self.record, self.offset), hint=hint)
+
+    def check_limit(self, limit: str, value: int) -> None:
+        """Raise LimitError if `value` exceeds the limit of that name."""
+        bound = getattr(self.limits, limit)
+        if value > bound:
+            raise LimitError(
+                f"{self.opcode_name}: {value:,} exceeds the limit of {bound:,} ({limit})",
+                limit=limit,
+                where=Place(self.record, self.offset),
+            )
+
+    def check_limits(self) -> None:
+        """Raise LimitError if stack, marks or memo have too many items."""
+        self.check_limit("stack_items", len(self.stack) + self.items_below_marks)
+        self.check_limit("mark_depth", len(self.marks))
+        self.check_limit("memo_items", len(self.memo) + len(self.sparse))
+
+    def warn(self, kind: str, message: str) -> None:
+        """Add a warning about the current opcode, each message once."""
+        if any(message == warning.message for warning in self.warnings):
+            return
+        if len(self.warnings) < self.limits.warnings:
+            self.warnings.append(StreamWarning(kind, message, self.offset))
+        else:
+            self.dropped_warnings += 1
+
+    # --- bytes ----------------------------------------------------------------------------
+
+    def check_left(self, pos: int, size: int) -> None:
+        """Raise DamagedError, before anything is allocated, if fewer than `size` bytes are left."""
+        left = self.stop - pos
+        if size > left:
+            raise self.damaged(
+                f"{self.opcode_name} announces {size:,} bytes, but only {left:,} are left", True
+            )
+
+    def take_bytes(self, pos: int, size: int) -> bytes:
+        """Return a copy of the next `size` bytes."""
+        if size > self.stop - pos:
+            self.check_left(pos, size)
+        return self.data[pos : pos + size]
+
+    def take_line(self, pos: int) -> tuple[bytes, int]:
+        """Return the bytes up to the next newline, and the position after it."""
+        end = self.data.find(b"\n", pos, min(self.stop, pos + self.limits.string_bytes + 1))
+        if end < 0:
+            self.check_limit("string_bytes", self.stop - pos)
+            raise self.damaged(f"{self.opcode_name} has no end of line", True)
+        return self.data[pos:end], end + 1
+
+    # --- stack and memo -------------------------------------------------------------------
+
+    def pop_to_mark(self) -> list[Value]:
+        """Remove the last mark, and return the values above it."""
+        if not self.marks:
+            raise self.damaged(f"{self.opcode_name} without a MARK")
+        values = self.stack
+        self.stack = self.marks.pop()
+        self.items_below_marks -= len(self.stack)
+        return values
+
+    def recall(self, index: int) -> Value:
+        """Return the memo's value at that index."""
+        if index < len(self.memo):
+            value = self.memo[index]
+        elif hex(index) in self.sparse:
+            value = self.sparse[hex(index)]
+        else:
+            raise self.damaged(f"{self.opcode_name}: the memo has no entry {index}")
+        if type(value) is Global:
+            value.uses += 1
+        elif type(value) is TensorCall:
+            return value.memo_value(index)
+        return value
+
+    def remember(self, index: int) -> None:
+        """Set the memo's value at that index to the top of the stack."""
+        value, memo = self.stack[-1], self.memo
+        if index == len(memo):
+            memo.append(value)
+        elif index > len(memo):
+            self.sparse[hex(index)] = value
+        else:
+            self.read_tensors = self.rebuild = None  # it relies on unchanged memo entries
+            if isinstance(value, TensorCall):
+                value.expand_memo(memo)
+            memo[index] = value
+
+    def memo_length(self) -> int:
+        """Return the number of entries in the memo."""
+        if self.sparse:
+            for index in range(self.purged, len(self.memo)):
+                self.sparse.pop(hex(index), None)
+            self.purged = len(self.memo)
+        return len(self.memo) + len(self.sparse)
+
+    def intern_global(self, module: str, name: str) -> Global:
+        """Return the global of that name, one object per name."""
+        if self.protocol < 3:
+            module, name = python3_name(module, name)
+        value = self.globals.get((module, name))
+        if value is None:
+            value = self.globals[module, name] = Global(module, name, self.offset)
+            if (module, name) == REBUILD_TENSOR and not self.plain:
+                self.rebuild = value
+        value.uses += 1
+        return value
+
+
+def c_string(line: bytes) -> bytes:
+    """Return the part of a line that C's functions see: up to the first NUL."""
+    return line.partition(b"\0")[0]
+
+
+_renamed: tuple[dict[tuple[str, str], tuple[str, str]], dict[str, str]] | None = None
+
+
+def python3_name(module: str, name: str) -> tuple[str, str]:
+    """Return the Python 3 name of a global of protocol 0 to 2, as `Unpickler.find_class` does."""
+    global _renamed
+    if _renamed is None:
+        from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
+
+        _renamed = NAME_MAPPING, IMPORT_MAPPING
+    names, modules = _renamed
+    if module in modules or (module, name) in names:
+        return names.get((module, name)) or (modules.get(module, module), name)
+    return module, name
