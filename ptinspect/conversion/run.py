@@ -74,7 +74,11 @@ def convert(
         plain=plain, max_shard_size=max_shard_size,
     )  # fmt: skip
     path = target_of(source, target, goal)
-    with ExitStack() as files, open_document(source, limits=limits) as document, add_error_path(source):
+    with (
+        ExitStack() as files,
+        open_document(source, limits=limits) as document,
+        add_error_path(source),
+    ):
         sources = [document.archive.source, *(part.source for part in document.archive.parts)]
         watched = [Unchanged(each) for each in sources]
         plan = planned(document, path, options, files)
