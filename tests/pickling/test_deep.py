@@ -80,7 +80,7 @@ n = {LESS}
 try:
     run({SOURCES[kind][0]})
 except DamagedError as error:
-    print("cut off" in error.message)
+    print("truncated" in error.message)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert (done.returncode, done.stdout.strip()) == (0, "True"), done.stderr[-2000:]
