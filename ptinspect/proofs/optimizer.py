@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from ptinspect.display.text.escape import cut, safe
 from ptinspect.document import open as open_document
 from ptinspect.document.optim.check import OptimizerFit, check_optimizers
+from ptinspect.document.select import no_entry_error, select_path
 from ptinspect.document.walk import dotted
-from ptinspect.errors import PtInspectError
+from ptinspect.errors import add_error_path
 
 if TYPE_CHECKING:
     from ptinspect.document.optim.matching import Fault
@@ -48,15 +49,12 @@ def check_optimizer(path: str, *, entry: str | None = None) -> OptimizerReport:
     its path. PtInspectError where the file has none."""
     with open_document(path) as document:
         found = check_optimizers(document)
-        if entry is not None:
-            found = [one for one in found if dotted(one.optimizer.path) == entry]
-        if not found:
-            places = ", ".join(dotted(one.path) for one in document.optimizers)
-            raise PtInspectError(
-                f"no optimizer state in {entry}" if entry else "it holds no optimizer state",
-                path=path,
-                hint=f"there is some in {places}" if places else None,
-            )
+        with add_error_path(path):
+            if entry is not None:
+                paths = [fit.optimizer.path for fit in found]
+                found = [found[paths.index(select_path(paths, entry, "optimizer state"))]]
+            if not found:
+                raise no_entry_error("optimizer state", None, [])
         return OptimizerReport(document.path, found)
 
 

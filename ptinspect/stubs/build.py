@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ptinspect.document.modules import Module, module_of
-from ptinspect.errors import PtInspectError
+from ptinspect.document.select import select_path
+from ptinspect.errors import add_error_path
 from ptinspect.pickling.values import Call, Value
 from ptinspect.stubs.collect.classes import Instance, Plan
 from ptinspect.stubs.collect.object_graph import Graph
@@ -15,7 +16,6 @@ from ptinspect.stubs.expr.nodes import NONE, Expr, Make
 from ptinspect.stubs.infer import state_dict
 from ptinspect.stubs.infer.constructors import Solved, solve
 from ptinspect.stubs.infer.post_init import Fixups, Set
-from ptinspect.stubs.infer.state_dict import path_of_state_dict
 from ptinspect.stubs.torch.imports import Imports
 from ptinspect.stubs.write.safe_globals import safe_globals
 
@@ -196,21 +196,13 @@ def _methods(plan: Plan, graph: Graph) -> list[str]:
 
 def root_of(document: Document, entry: str | None) -> Call | None:
     """The module that `build()` makes. PtInspectError where the entry is none."""
-    from ptinspect.document.walk import dotted
-
-    modules = [info for info in document.modules if not info.name]
-    if entry is not None and path_of_state_dict(document, entry) is not None:
-        return None
+    roots = [info for info in document.modules if not info.name]
     if entry is None:
-        return modules[0].module.call if modules else None
-    for info in document.modules:
-        names = (dotted(info.path), ".".join(map(str, info.path)))
-        if entry in names:
-            return info.module.call
-    known = ", ".join(prose(dotted(info.root)) for info in modules[:5]) or "none"
-    raise PtInspectError(
-        f"no module at {prose(entry)}", path=document.path, hint=f"modules lie at: {known}"
-    )
+        return roots[0].module.call if roots else None
+    modules = {info.path: info.module.call for info in reversed(document.modules)}
+    paths = [*(info.path for info in roots), *document.contents.state_dicts, *modules]
+    with add_error_path(document.path):
+        return modules.get(select_path(paths, entry, "module or state_dict"))
 
 
 def _leaves_first(plans: list[Plan], solved: dict[str, Solved]) -> list[Plan]:

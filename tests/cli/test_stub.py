@@ -46,7 +46,8 @@ def test_an_entry_is_the_model_that_build_makes() -> None:
     assert "return DetectionModel()" in run("stub", file, "--entry", "model").stdout
     wrong = run("stub", file, "--entry", "nowhere")
     assert wrong.exit_code == 2
-    assert "no module at nowhere" in wrong.stderr and "model" in wrong.stderr
+    assert "there is no module or state_dict at 'nowhere'" in wrong.stderr
+    assert "--entry can be one of: model" in wrong.stderr
 
 
 def test_a_guessed_forward_warns() -> None:

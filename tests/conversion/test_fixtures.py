@@ -18,7 +18,7 @@ NAMES = [name for name in fixtures() if name not in REFUSED]
 
 # By kind of refusal: what a state_dict or safetensors cannot hold, and who says so.
 SAID = (
-    "there is no model in it", "holds 2 models", "holds 3 models", "safetensors cannot hold",
+    "the file has no model", "has 2 models", "has 3 models", "safetensors cannot hold",
     "several pickles in a row",
 )  # fmt: skip
 

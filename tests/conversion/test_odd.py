@@ -88,7 +88,7 @@ def test_one_number_that_stands_for_terabytes(tmp_path: Path) -> None:
     source = saved(tmp_path, {"x": torch.ones(1).expand(1 << 44)})
     for dry_run in (True, False):
         error = refused(source, tmp_path / "o.safetensors", dry_run=dry_run)
-        assert "70,368,744,177,664 bytes are to be written" in error.message
+        assert "70,368,744,177,664 bytes are needed" in error.message
     convert(source, tmp_path / "o.pt", verify=False)
     assert (tmp_path / "o.pt").stat().st_size < 4000
 
@@ -163,7 +163,7 @@ def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
             convert(MODEL, f"{tmp_path}/none/", to="state_dict", dry_run=dry_run)
         with pytest.raises(PtInspectError, match="cannot be written") as caught:
             convert(MODEL, tmp_path / "none" / "o.pt", dry_run=dry_run)
-        assert caught.value.hint == "make the folder first"
+        assert caught.value.hint == "create the folder first"
     assert os.listdir(tmp_path) == []
 
 
@@ -172,7 +172,7 @@ def test_standard_input_is_no_way_around(tmp_path: Path, monkeypatch: pytest.Mon
     before = source.read_bytes()
     with source.open("rb") as file:
         monkeypatch.setattr("sys.stdin", file)
-        with pytest.raises(PtInspectError, match="the same file as SRC"):
+        with pytest.raises(PtInspectError, match="the same file as the source"):
             convert("-", source, to="state_dict", force=True)
     assert source.read_bytes() == before
 

@@ -25,7 +25,7 @@ def faulty(
     where there is no state to look at."""
     path = given.pop("path")
     if alone is None:
-        with pytest.raises(PtInspectError, match="holds no optimizer state"):
+        with pytest.raises(PtInspectError, match="has no optimizer state"):
             check_optimizer(path)
     else:
         found = check_optimizer(path)

@@ -248,4 +248,6 @@ def test_an_optimizer_that_the_file_is_not_of(tmp_path: Path, workers: Workers) 
 def test_weights_that_are_elsewhere(tmp_path: Path, workers: Workers) -> None:
     training = Training(tmp_path)
     error = fails(workers, training.save(training.parts()), entry="net")
-    assert (error.message, error.hint) == ("no weights in net", "there are some in model")
+    assert (error.message, error.hint) == (
+        "there is no model at 'net'", "--entry can be one of: model",
+    )  # fmt: skip

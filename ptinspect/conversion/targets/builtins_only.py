@@ -34,6 +34,7 @@ from ptinspect.document.objects import (
     short,
     step,
 )
+from ptinspect.document.select import value_at
 from ptinspect.document.tensor import Tensor
 from ptinspect.document.walk import dotted
 from ptinspect.errors import UnsupportedError
@@ -309,11 +310,10 @@ class Plain:
         if "param_groups" not in attributes(call):
             return None
         if not self._optimizers:
-            from ptinspect.conversion.entries import value_at
             from ptinspect.conversion.targets.checkpoint import packed
 
             for each in self.document.optimizers:
-                found = value_at(self.document, each.path)
+                found = value_at(self.document.archive.root, each.path)
                 if isinstance(found, Call):
                     self._optimizers[id(found)] = packed(each)
         return self._optimizers.get(id(call))

@@ -11,13 +11,13 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from ptinspect.conversion import warnings
-from ptinspect.conversion.entries import models as find_models
 from ptinspect.conversion.io.copy import Unchanged
 from ptinspect.conversion.plan import Plan, planned_moves, torch_file
 from ptinspect.conversion.targets.state_dict import chosen, model_of
 from ptinspect.conversion.tensors.object_graph import Graph
 from ptinspect.document import open as open_document
 from ptinspect.document.objects import attributes, mapping, sequence, step
+from ptinspect.document.select import find_models, value_at
 from ptinspect.document.walk import dotted
 from ptinspect.errors import PtInspectError, add_error_path
 from ptinspect.pickling.values import Call, Value, key_value
@@ -158,8 +158,6 @@ def optimizer_state(document: Document) -> Value:
 
     PtInspectError where there is none, or several.
     """
-    from ptinspect.conversion.entries import value_at
-
     found = document.optimizers
     if len(found) != 1:
         names = ", ".join(dotted(each.path) for each in found)
@@ -172,7 +170,7 @@ def optimizer_state(document: Document) -> Value:
             if found
             else "--optimizer takes a file with what optimizer.state_dict() gave",
         )
-    value = value_at(document, found[0].path)
+    value = value_at(document.archive.root, found[0].path)
     if isinstance(value, Call) and "param_groups" in attributes(value):
         return packed(found[0])
     return value

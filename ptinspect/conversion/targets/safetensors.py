@@ -19,6 +19,7 @@ from ptinspect.conversion.tensors.byte_ranges import Cast, Gather, Piece, Range
 from ptinspect.conversion.tensors.object_graph import Graph
 from ptinspect.conversion.tensors.storage_layout import Wish, check_extent, same
 from ptinspect.document.objects import mapping
+from ptinspect.document.walk import dotted
 from ptinspect.errors import UnsupportedError
 from ptinspect.formats.safetensors import HEADER_BYTES, NAMES
 from ptinspect.text import bounded_repr, join_names
@@ -56,7 +57,10 @@ def plan_safetensors(document: Document, target: str, options: Options) -> Plan:
     plan = Plan(options.to)
     model = model_of(document, options, graph := Graph(options.wish))
     if not model.items and model.module is None and mapping(model.value) != {}:
-        model.items, model.sources = {"": model.value}, {"": model.part.name}
+        model.items, model.sources = (
+            {"": model.value},
+            {"": dotted(model.part.path) if model.part.path else ""},
+        )
     tensors = _dense(model.items, document, graph)
     aliases, lines = _shared(tensors, options.shared)
     warnings.of_model(plan, document, model)

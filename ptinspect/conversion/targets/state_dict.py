@@ -4,17 +4,25 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ptinspect.conversion import entries, warnings
+from ptinspect.conversion import warnings
 from ptinspect.conversion.plan import Move, Plan, planned_moves, torch_file
 from ptinspect.conversion.targets.module_state import StateDict, state_dict_of
 from ptinspect.conversion.tensors import pickle_values
 from ptinspect.conversion.tensors.object_graph import Graph
 from ptinspect.document.modules import Module, module_of
 from ptinspect.document.objects import ORDERED_DICT, attributes, mapping, path_of_function
+from ptinspect.document.select import (
+    MAX_LISTED,
+    Subtree,
+    model_candidates,
+    resolve_path,
+    several_entries_error,
+)
+from ptinspect.document.walk import dotted
+from ptinspect.errors import PtInspectError
 from ptinspect.pickling.values import Call, Value, key_value
 
 if TYPE_CHECKING:
-    from ptinspect.conversion.entries import Part
     from ptinspect.conversion.keys import Edits
     from ptinspect.conversion.options import Options
     from ptinspect.document import Document
@@ -27,7 +35,7 @@ class Model:
     SRC. module: where the part is a full model. dropped: keys that are not written.
     """
 
-    def __init__(self, part: Part, value: Value) -> None:
+    def __init__(self, part: Subtree, value: Value) -> None:
         self.part = part
         self.value = value
         self.items: dict[str, Value] = {}
@@ -72,11 +80,31 @@ def model_of(document: Document, options: Options, graph: Graph) -> Model:
     return model
 
 
-def chosen(document: Document, options: Options) -> Part:
-    """The part that `--entry` names, else the one model in the file."""
+_KINDS = {
+    "optimizer": "the state of an optimizer",
+    "tensor": "one tensor",
+    "tensors": "a structure of tensors",
+    "checkpoint": "a checkpoint without a model",
+    "other": "something else",
+}
+
+
+def chosen(document: Document, options: Options) -> Subtree:
+    """Return the part that `--entry` names, or the one model in the file."""
     if options.entry is not None:
-        return entries.at(document, options.entry)
-    return entries.model_in(document, lambda entry: warnings.command(document, options, entry))
+        return resolve_path(document.archive.root, options.entry)
+    models = model_candidates(document)
+    if len(models) == 1:
+        return models[0]
+    if not models:
+        raise PtInspectError(
+            f"the file has no model: it is {_KINDS.get(document.kind, document.kind)}",
+            hint="--to same writes the whole file, --entry PATH selects a part of it",
+        )
+    commands = [
+        warnings.command(document, options, dotted(model.path)) for model in models[:MAX_LISTED]
+    ]
+    raise several_entries_error("model", [model.path for model in models], "\n".join(commands))
 
 
 def metadata_of(value: Value) -> dict[str, Value] | None:

@@ -15,6 +15,7 @@ from ptinspect.document.optim.training_state import (
     schedulers_of,
     weights_of,
 )
+from ptinspect.document.select import no_entry_error, select_path, several_entries_error
 from ptinspect.document.walk import dotted
 from ptinspect.errors import PtInspectError, UnsafeError, UnsupportedError
 from ptinspect.safety.load_advice import load_advice
@@ -67,20 +68,13 @@ def _counter(entry: Any) -> dict[str, Any] | None:
 def _weights(document: Document, entry: str | None) -> Weights:
     found = [weights for weights in weights_of(document) if weights.path or _is_root(document)]
     if entry is not None:
-        found = [weights for weights in found if dotted(weights.path) == entry]
+        path = select_path([weights.path for weights in found], entry, "model")
+        found = [weights for weights in found if weights.path == path]
     if not found:
-        what = f"no weights in {entry}" if entry else "it holds no weights"
-        places = ", ".join(dotted(one.path) for one in weights_of(document) if one.path)
-        hint = f"there are some in {places}" if entry and places else None
-        raise PtInspectError(what, path=document.path, hint=hint)
+        raise no_entry_error("model", None, [])
     own = [weights for weights in found if not _averaged(weights)]
     if len(own) > 1 and len(document.optimizers) != 1:
-        places = ", ".join(dotted(weights.path) for weights in own)
-        raise PtInspectError(
-            f"it holds several models: {places}",
-            path=document.path,
-            hint=f"give --entry {dotted(own[0].path)}, or another of them",
-        )
+        raise several_entries_error("model", [weights.path for weights in own])
     if len(own) > 1:
         best = pair(slots_of(document.optimizers[0], document), own)
         return best.weights if best is not None else own[0]

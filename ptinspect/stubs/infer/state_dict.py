@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from ptinspect.document.walk import dotted
+from ptinspect.document.select import path_matches
 from ptinspect.stubs.collect.classes import BUFFER, CHILD, PARAMETER, Instance, Member, Plan
 from ptinspect.stubs.expr.identifiers import plain, string
 from ptinspect.stubs.expr.literals import FLOATS, zeros
@@ -54,8 +54,7 @@ class Branch:
 def path_of_state_dict(document: Document, entry: str | None) -> Path | None:
     """Where the state_dict lies: the entry, or the first one that holds tensors."""
     for path in document.contents.state_dicts:
-        names = (dotted(path), ".".join(map(str, path)))
-        if entry is None or entry in names:
+        if entry is None or path_matches(path, entry):
             return path
     return None
 

@@ -1,0 +1,200 @@
+"""Selecting a part of a file by its path, as `--entry` takes it: `model_state_dict`,
+`optimizer.state[0]`, `models[1].ema`, or the dotted key that `show` prints.
+
+Every command that has `--entry` resolves it here, and takes its error messages from here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+from ptinspect.document.modules import BUFFERS, MODULES, PARAMETERS, module_of
+from ptinspect.document.objects import children, mapping
+from ptinspect.document.walk import bracketed, dotted
+from ptinspect.errors import PtInspectError
+from ptinspect.text import join_names
+
+if TYPE_CHECKING:
+    from ptinspect.document.document import Document
+    from ptinspect.document.walk import Path
+    from ptinspect.pickling.values import Value
+
+MODEL_NAMES = (
+    "model_state_dict", "state_dict", "model", "module", "net", "network", "weights", "params",
+    "ema", "model_ema", "ema_state_dict", "state_dict_ema", "params_ema", "generator", "g_ema",
+    "model_weights", "net_state_dict", "encoder", "backbone", "teacher", "student",
+)  # fmt: skip
+"""Entries that hold the model in common checkpoints."""
+
+MAX_LISTED = 12
+"""Number of candidates that an error lists."""
+
+
+class Subtree(NamedTuple):
+    """A value in a file and the path that leads to it."""
+
+    path: Path
+    value: Value
+
+
+def resolve_path(root: Value, entry: str) -> Subtree:
+    """Return the value that `entry` names.
+
+    A key that contains dots counts as one step.
+
+    Raises:
+        PtInspectError: no value has that path, or several have.
+    """
+    matches: list[Subtree] = []
+    unfinished = [(Subtree((), root), entry)]
+    while unfinished and len(matches) <= MAX_LISTED:
+        parent, rest = unfinished.pop()
+        if not rest:
+            matches.append(parent)
+            continue
+        for step, value in named_children(parent.value):
+            remainder = _strip_step(step, rest)
+            if remainder is not None:
+                unfinished.append((Subtree((*parent.path, step), value), remainder))
+    if not matches:
+        raise no_entry_error("entry", entry, [(step,) for step, _ in named_children(root)])
+    if len({id(match.value) for match in matches}) > 1:
+        raise _ambiguous_error(entry, [match.path for match in matches])
+    return matches[0]
+
+
+def select_path(paths: Iterable[Path], entry: str, noun: str) -> Path:
+    """Return the one of `paths` that `entry` names.
+
+    Args:
+        paths: the candidates, in the order in which an error lists them.
+        entry: a path as the user wrote it.
+        noun: what the candidates are, for the error: `module`, `optimizer state`.
+
+    Raises:
+        PtInspectError: none or several of the paths match.
+    """
+    candidates = list(dict.fromkeys(paths))
+    matches = [path for path in candidates if path_matches(path, entry)]
+    if not matches:
+        raise no_entry_error(noun, entry, candidates)
+    if len(matches) > 1:
+        raise _ambiguous_error(entry, matches)
+    return matches[0]
+
+
+def path_matches(path: Path, entry: str) -> bool:
+    """Return True if `entry` is a way to write `path`."""
+    rest: str | None = entry
+    for step in path:
+        rest = _strip_step(step, rest) if rest else None
+    return rest == ""
+
+
+def value_at(root: Value, path: Path) -> Value:
+    """Return the value at an exact path, or None."""
+    value = root
+    for step in path:
+        for name, child in named_children(value):
+            if name == step:
+                value = child
+                break
+        else:
+            return None
+    return value
+
+
+def named_children(value: Value) -> Iterator[tuple[str | int, Value]]:
+    """Yield the parts of a value with the path steps that lead to them.
+
+    The parameters, buffers and children of a module come under their own names.
+    """
+    module = module_of(value)
+    if module is None:
+        yield from children(value)
+        return
+    for store in (PARAMETERS, BUFFERS, MODULES):
+        yield from module.members(store)
+
+
+def model_candidates(document: Document) -> list[Subtree]:
+    """Return the models of which a command without `--entry` takes the only one.
+
+    That is the root, or the only model in a checkpoint, or the only one with a usual name.
+    """
+    root = Subtree((), document.archive.root)
+    items = mapping(root.value)
+    if document.kind in ("module", "state_dict"):
+        return [root]
+    # A dict of tensors and other values; the state_dict of a model without parameters is empty.
+    if items == {} or (document.kind == "tensors" and items and _has_string_keys(items)):
+        return [root]
+    models = find_models(document)
+    usual = [model for model in models if model.path and model.path[-1] in MODEL_NAMES]
+    return models if len(models) == 1 else usual or models
+
+
+def find_models(document: Document) -> list[Subtree]:
+    """Return the outermost modules and state_dicts outside of optimizers, in file order.
+
+    A model that several paths lead to is returned once, with the shortest of them.
+    """
+    contents = document.contents
+    paths = [info.root for info in contents.modules if not info.name] + contents.state_dicts
+    order = {path: index for index, path in enumerate(dict.fromkeys(paths))}
+    covered = [optimizer.path for optimizer in contents.optimizers]
+    models: dict[int, Subtree] = {}
+    for path in sorted(order, key=lambda path: (len(path), order[path])):
+        if any(path[: len(outer)] == outer for outer in covered):
+            continue
+        value = value_at(document.archive.root, path)
+        if value is not None:
+            covered.append(path)
+            models.setdefault(id(value), Subtree(path, value))
+    return sorted(models.values(), key=lambda model: order[model.path])
+
+
+def no_entry_error(noun: str, entry: str | None, paths: Iterable[Path]) -> PtInspectError:
+    """Return the error for a `noun` that the file does not have, at `entry` or at all."""
+    names = [_printable(dotted(path)) for path in paths if path]
+    message = f"the file has no {noun}" if entry is None else f"there is no {noun} at {entry!r}"
+    hint = f"--entry can be one of: {join_names(names, MAX_LISTED)}" if names else None
+    return PtInspectError(message, hint=hint)
+
+
+def several_entries_error(noun: str, paths: Iterable[Path], hint: str = "") -> PtInspectError:
+    """Return the error for several candidates of which the user has to choose one."""
+    names = [_printable(dotted(path)) for path in paths]
+    return PtInspectError(
+        f"the file has {len(names)} {noun}s: choose one with --entry",
+        hint=hint or f"--entry can be one of: {join_names(names, MAX_LISTED)}",
+    )
+
+
+def _ambiguous_error(entry: str, paths: list[Path]) -> PtInspectError:
+    names = join_names(map(bracketed, paths), MAX_LISTED)
+    return PtInspectError(f"the entry {entry!r} is ambiguous: it could be {names}")
+
+
+def _strip_step(step: str | int, text: str) -> str | None:
+    """Return what follows `step` in a path's text, or None if the text starts otherwise."""
+    forms = [f'["{step}"]', str(step)]
+    if isinstance(step, int):
+        forms.insert(0, f"[{step}]")
+    for form in forms:
+        if form and text.startswith(form):
+            rest = text[len(form) :]
+            if not rest or rest[0] == "[":
+                return rest
+            if rest[0] == "." and len(rest) > 1:
+                return rest[1:]
+    return None
+
+
+def _has_string_keys(items: dict[Value, Value]) -> bool:
+    return all(isinstance(key, str) for key in items)
+
+
+def _printable(name: str) -> str:
+    return name if name.isprintable() else ascii(name)

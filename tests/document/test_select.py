@@ -1,0 +1,58 @@
+"""One resolver for every --entry."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import ptinspect
+from ptinspect.document.select import path_matches, resolve_path, select_path
+from ptinspect.errors import PtInspectError
+from tests.corpus.files import FIXTURES
+
+
+@pytest.mark.parametrize(
+    ("path", "entries"),
+    [
+        (("optimizer", "state", 0), ["optimizer.state[0]", "optimizer.state.0"]),
+        (("models", 1, "ema"), ["models[1].ema", 'models[1]["ema"]']),
+        (("a.b", "c"), ["a.b.c", '["a.b"].c', '["a.b"]["c"]']),
+        (("layers", "0"), ["layers.0", 'layers["0"]']),
+        ((), [""]),
+    ],
+)
+def test_a_path_can_be_written_in_several_ways(
+    path: tuple[str | int, ...], entries: list[str]
+) -> None:
+    for entry in entries:
+        assert path_matches(path, entry)
+        assert not path_matches(path, f"{entry}x")
+        assert not path_matches((*path, "x"), entry)
+
+
+def test_an_ambiguous_entry_lists_the_candidates() -> None:
+    with pytest.raises(PtInspectError, match=r"'a\.b' is ambiguous") as caught:
+        resolve_path({"a": {"b": [1]}, "a.b": [2]}, "a.b")
+    assert '["a"]["b"]' in str(caught.value) and '["a.b"]' in str(caught.value)
+    with pytest.raises(PtInspectError, match=r"'a\.b' is ambiguous"):
+        select_path([("a", "b"), ("a.b",)], "a.b", "model")
+
+
+def test_two_paths_to_one_object_are_not_ambiguous() -> None:
+    shared = [1]
+    assert resolve_path({"a": {"b": shared}, "a.b": shared}, "a.b").value is shared
+
+
+def test_an_unknown_entry_lists_what_there_is() -> None:
+    with pytest.raises(PtInspectError, match="there is no model at 'x'") as caught:
+        select_path([("a",), ("b", 0)], "x", "model")
+    assert caught.value.hint == "--entry can be one of: a, b[0]"
+
+
+def test_modules_are_found_under_their_own_names() -> None:
+    file: Path = FIXTURES / "checkpoints" / "yolov5.pt"
+    with ptinspect.open(file) as document:
+        info = next(info for info in document.modules if info.name.count(".") > 1)
+        entry = ".".join(map(str, info.path))
+        assert resolve_path(document.archive.root, entry).value is info.module.call
