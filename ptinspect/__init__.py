@@ -13,6 +13,7 @@ is first asked for.
 
 from typing import TYPE_CHECKING
 
+from ptinspect._version import __version__
 from ptinspect.errors import (
     DamagedError,
     FormatError,
@@ -35,8 +36,6 @@ if TYPE_CHECKING:
     from ptinspect.safety.scan import scan, scan_many
     from ptinspect.stubs import stub, stub_package
     from ptinspect.stubs.context import stubbed
-
-__version__ = "0.1.0"
 
 __all__ = [
     "ConversionReport",

@@ -13,6 +13,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+import ptinspect
 from tests.conftest import ROOT
 
 if sys.version_info >= (3, 11):
@@ -119,6 +120,7 @@ def test_nothing_says_where_packages_come_from() -> None:
 
 def test_the_version_is_one(pyproject: dict[str, Any]) -> None:
     version = pyproject["project"]["version"]
+    assert ptinspect.__version__ == version
     changes = [line.split()[1] for line in lines_of("CHANGELOG.md") if line.startswith("## ")]
     assert changes[0].rstrip(",") == version
 
@@ -127,7 +129,7 @@ def test_nothing_of_the_package_runs_what_a_file_says() -> None:
     """The built-in ways to do it; ruff looks for pickle, marshal and import_module. `stubbed`
     runs the stub that ptinspect wrote itself."""
     acts = {"__import__", "eval", "exec", "compile"}
-    ours = ROOT / "ptinspect" / "stubs" / "stubbed.py"
+    ours = ROOT / "ptinspect" / "stubs" / "context.py"
     found = [
         f"{path.relative_to(ROOT).as_posix()}:{node.lineno} {node.id}"
         for path in sorted((ROOT / "ptinspect").rglob("*.py"))

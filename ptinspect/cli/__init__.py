@@ -15,7 +15,7 @@ from typing import IO, Any
 import click
 
 from ptinspect import __version__
-from ptinspect.cli.output import Closed, complain
+from ptinspect.cli.output import OutputClosed, write_stderr
 from ptinspect.errors import PtInspectError
 
 DONE, NO, FAILED, INTERRUPTED = 0, 1, 2, 130
@@ -71,7 +71,7 @@ class Failure(click.ClickException):
 
     def show(self, file: IO[Any] | None = None) -> None:
         """On standard error, in utf-8."""
-        complain(self.message)
+        write_stderr(self.message)
 
 
 class Commands(click.Group):
@@ -97,20 +97,20 @@ class Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> object:
         """Turns what is raised below into one message and an exit code."""
-        from ptinspect.cli.output import lines_of, unexpected
+        from ptinspect.cli.output import error_text, unexpected_error
 
         try:
             return super().invoke(ctx)
         except PtInspectError as error:
             if ctx.params.get("debug"):
                 raise
-            raise Failure(lines_of(error)) from error
-        except (click.ClickException, click.exceptions.Exit, click.Abort, Closed):
+            raise Failure(error_text(error)) from error
+        except (click.ClickException, click.exceptions.Exit, click.Abort, OutputClosed):
             raise
         except Exception as error:
             if ctx.params.get("debug"):
                 raise
-            raise Failure(lines_of(unexpected(error))) from error
+            raise Failure(error_text(unexpected_error(error))) from error
 
     def main(
         self,
@@ -138,7 +138,7 @@ class Commands(click.Group):
             code = FAILED
         except (click.Abort, KeyboardInterrupt):
             code = INTERRUPTED
-        except Closed:
+        except OutputClosed:
             code = DONE
         if standalone_mode:
             sys.exit(code if isinstance(code, int) else DONE)
@@ -176,7 +176,7 @@ def _traceback() -> None:
 
     from ptinspect.display.text.escape import safe
 
-    complain("\n".join(map(safe, traceback.format_exc().rstrip("\n").split("\n"))))
+    write_stderr("\n".join(map(safe, traceback.format_exc().rstrip("\n").split("\n"))))
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ptinspect.cli.output import Standard, TextFile, open_output
+from ptinspect.cli.output import StdoutWriter, TextFile, open_output
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -190,12 +190,12 @@ def _options(given: dict[str, Any]) -> dict[str, Any]:
 
 def _watched(given: dict[str, Any]) -> AbstractContextManager[Watch | None]:
     """A bar on standard error where that is a terminal."""
-    from ptinspect.cli.progress import bar
+    from ptinspect.cli.progress import training_progress
 
-    return bar(wanted=not given["no_progress"])
+    return training_progress(hidden=given["no_progress"])
 
 
-def _target(given: dict[str, Any]) -> AbstractContextManager[Standard | TextFile]:
+def _target(given: dict[str, Any]) -> AbstractContextManager[StdoutWriter | TextFile]:
     return open_output(given["output"], force=given["force"], sources=(given["path"],))
 
 
@@ -203,6 +203,6 @@ def _shown(report: Any, form: str) -> str:
     if form == "text":
         text: str = report.text()
         return text
-    from ptinspect.display.formats.json import plain
+    from ptinspect.display.text.json_values import json_value
 
-    return plain(report.json()) + "\n"
+    return json_value(report.json()) + "\n"

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ptinspect.cli.output import Standard, complain, lines_of, unexpected
-from ptinspect.cli.progress import Bar
+from ptinspect.cli.output import StdoutWriter, error_text, unexpected_error, write_stderr
+from ptinspect.cli.progress import ProgressBar
 from ptinspect.errors import PtInspectError
 
 if TYPE_CHECKING:
@@ -86,16 +86,16 @@ def command(ctx: click.Context, /, **given: Any) -> None:
     debug = bool(ctx.find_root().params.get("debug"))
     answers: list[ConversionReport | PtInspectError] = []
     for source in sources:
-        with Bar(os.path.basename(source), hidden=given["no_progress"]) as progress:
+        with ProgressBar(os.path.basename(source), hidden=given["no_progress"]) as progress:
             answer = _converted(source, target, options, progress, debug=debug)
         answers.append(answer)
         if isinstance(answer, PtInspectError):
-            complain(lines_of(answer))
+            write_stderr(error_text(answer))
             continue
         for line in answer.told:
-            complain(f"ptinspect: {_safe(source)}: {_safe(line)}")
+            write_stderr(f"ptinspect: {_safe(source)}: {_safe(line)}")
         if given["format"] == "text" and answer.files:
-            Standard().write("".join(f"{_safe(line)}\n" for line in answer.lines()))
+            StdoutWriter().write("".join(f"{_safe(line)}\n" for line in answer.lines()))
     if given["format"] == "json":
         _json(sources, answers)
     ctx.exit(2 if any(isinstance(answer, PtInspectError) for answer in answers) else 0)
@@ -116,7 +116,7 @@ def _converted(
     except Exception as error:
         if debug:
             raise
-        return unexpected(error, source)
+        return unexpected_error(error, source)
 
 
 def _split(paths: tuple[str, ...], to: str | None) -> tuple[tuple[str, ...], str | None]:
@@ -169,7 +169,7 @@ def _json(sources: tuple[str, ...], answers: list[ConversionReport | PtInspectEr
         for source, answer in zip(sources, answers, strict=True)
     ]
     made: object = objects if len(objects) > 1 else objects[0]
-    Standard().write(json.dumps(made, indent=2) + "\n")
+    StdoutWriter().write(json.dumps(made, indent=2) + "\n")
 
 
 def _error_json(source: str, error: PtInspectError) -> dict[str, object]:

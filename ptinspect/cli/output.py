@@ -1,4 +1,4 @@
-"""Where an answer goes: standard output, or a file that is there whole or not at all."""
+"""Standard output, standard error and `-o FILE`, and the text of errors."""
 
 from __future__ import annotations
 
@@ -15,45 +15,36 @@ if TYPE_CHECKING:
 
     from ptinspect.atomic_file import AtomicFile
 
-BUGS = "please report it, with the file if you can, or with the output of --debug"
+BUG_HINT = "please report it, with the file if you can, or with the output of --debug"
 
 
-def lines_of(error: PtInspectError) -> str:
-    """`ptinspect: FILE: what is wrong, where`, and the hint; nothing in it acts on a terminal.
+def error_text(error: PtInspectError) -> str:
+    """Return `ptinspect: FILE: what is wrong, where` and the hint, indented, on further lines.
 
-    As `error.lines()`, with each line escaped: names in a message come from the file.
+    Like `error.lines()`, but escaped: an error may quote names from the file.
     """
-    made = f"ptinspect: {cut(str(error))}"
-    if error.hint:
-        made += "".join(f"\n  {safe(line)}" for line in error.hint.split("\n"))
-    return made
+    hint = error.hint.split("\n") if error.hint else ()
+    return "\n  ".join([f"ptinspect: {cut(str(error))}", *map(safe, hint)])
 
 
-def unexpected(error: BaseException, path: str | None = None) -> PtInspectError:
-    """What nobody foresaw, as an error that says so."""
+def unexpected_error(error: BaseException, path: str | None = None) -> PtInspectError:
+    """Return the error to report for an exception that ptinspect does not raise itself."""
     if isinstance(error, MemoryError):
         return PtInspectError("there is not enough memory to read it", path=path)
-    name = type(error).__name__
-    return PtInspectError(f"a bug in ptinspect: {name}: {error}", path=path, hint=BUGS)
+    message = f"a bug in ptinspect: {type(error).__name__}: {error}"
+    return PtInspectError(message, path=path, hint=BUG_HINT)
 
 
-# ---
+def write_stderr(message: str) -> None:
+    """Write a line to standard error, in UTF-8 whatever the locale is."""
+    _write_utf8(sys.stderr, message + "\n")
 
 
-class Closed(Exception):
-    """Who reads our output has gone; there is nobody left to answer."""
-
-
-def complain(message: str) -> None:
-    """A message on standard error, in utf-8 whatever the locale."""
-    _write(sys.stderr, message + "\n")
-
-
-def _write(stream: IO[str] | None, text: str) -> None:
-    if stream is None:  # pythonw
+def _write_utf8(stream: IO[str] | None, text: str) -> None:
+    if stream is None:  # under pythonw
         return
     binary = getattr(stream, "buffer", None)
-    if binary is None:  # a replacement without bytes, such as io.StringIO
+    if binary is None:  # a text-only replacement such as io.StringIO
         stream.write(text)
     else:
         stream.flush()
@@ -61,27 +52,34 @@ def _write(stream: IO[str] | None, text: str) -> None:
     stream.flush()
 
 
-class Standard:
-    """Standard output."""
+class OutputClosed(Exception):
+    """The reader of standard output has closed the pipe."""
+
+
+class StdoutWriter:
+    """Writes to standard output, in UTF-8."""
 
     def write(self, text: str) -> None:
-        """At once and in one piece. Raises Closed where nobody reads it."""
+        """Write the text at once and flush.
+
+        Raises:
+            OutputClosed: nobody reads the pipe any more.
+            PtInspectError: writing failed, for example because the disk is full.
+        """
         try:
-            _write(sys.stdout, text)
-        except BrokenPipeError:
-            _let_go()
-            raise Closed from None
+            _write_utf8(sys.stdout, text)
         except OSError as error:
-            if os.name == "nt" and error.errno == 22:  # what a closed pipe is there
-                _let_go()
-                raise Closed from None
+            # Windows reports a closed pipe as EINVAL.
+            if isinstance(error, BrokenPipeError) or (os.name == "nt" and error.errno == 22):
+                _detach_stdout()
+                raise OutputClosed from None
             raise PtInspectError(
                 f"cannot be written: {error.strerror or error}", path="standard output"
             ) from error
 
 
-def _let_go() -> None:
-    """Keeps Python from a complaint of its own when it flushes at exit."""
+def _detach_stdout() -> None:
+    """Point standard output at the null device, so that Python's flush at exit cannot fail."""
     try:
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, sys.stdout.fileno())
@@ -96,21 +94,28 @@ class TextFile:
         self._file = file
 
     def write(self, text: str) -> None:
-        """Write to the temporary file."""
+        """Append the text to the temporary file."""
         self._file.write(text.encode("utf-8", "backslashreplace"))
 
 
 @contextmanager
 def open_output(
     path: str | None, *, force: bool = False, sources: Sequence[str] = ()
-) -> Iterator[Standard | TextFile]:
+) -> Iterator[StdoutWriter | TextFile]:
     """Open the file that `-o` names, or standard output for None and `-`.
 
-    The file takes its name when the block ends without an error, and only if something was
-    written. PtInspectError if it may not be overwritten, or is one of `sources`.
+    The file gets its name when the block ends without an error, and only if something was
+    written.
+
+    Args:
+        force: overwrite an existing file.
+        sources: files that must not be overwritten even with `force`.
+
+    Raises:
+        PtInspectError: the file may not be overwritten or cannot be written.
     """
     if path is None or path == "-":
-        yield Standard()
+        yield StdoutWriter()
         return
     # Imported here: most commands write to standard output, and start-up time counts.
     from ptinspect.atomic_file import AtomicFile, check_destination

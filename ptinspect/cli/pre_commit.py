@@ -43,8 +43,7 @@ RULES: dict[str, tuple[Callable[[Document], str | None], str]] = {
 
 def check(path: str, rule: str) -> tuple[int, str]:
     """The exit code for one file, and what to say."""
-    from ptinspect.cli import COMMANDS
-    from ptinspect.cli.output import lines_of
+    from ptinspect.cli.output import error_text
     from ptinspect.display.text.escape import cut
     from ptinspect.document import open as open_document
 
@@ -56,13 +55,11 @@ def check(path: str, rule: str) -> tuple[int, str]:
         return 0, ""
     except PtInspectError as error:
         error.path = error.path or path
-        return 2, lines_of(error)
+        return 2, error_text(error)
     if said is None:
         return 0, ""
     made = f"{cut(path)}: {cut(said)}"
-    if "convert" in COMMANDS:
-        made += f"\n  ptinspect convert {shell_word(path)} --to {kind}"
-    return 1, made
+    return 1, f"{made}\n  ptinspect convert {shell_word(path)} --to {kind}"
 
 
 def main(args: Sequence[str]) -> int:

@@ -1,4 +1,4 @@
-"""A progress bar on standard error: on a terminal, and once the work has taken a second."""
+"""Progress on standard error: only on a terminal, and cleared of control characters."""
 
 from __future__ import annotations
 
@@ -7,129 +7,125 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ptinspect.proofs.processes import Progress, Watch
 
+DELAY = 1.0
+"""Seconds of work before a bar appears, so that short work shows none."""
 
-WIDTH = 24
-"""Characters of the bar itself."""
+BAR_WIDTH = 24
+"""Characters between the brackets of a training's bar."""
 
-OFTEN = 0.05
-"""Seconds between two drawings of the same training."""
-
-
-@contextmanager
-def bar(*, wanted: bool) -> Iterator[Watch | None]:
-    """Gives the function that draws it; None where standard error is no terminal, or it is not
-    wanted. At the end the line is empty again."""
-    if not (wanted and sys.stderr.isatty()):
-        yield None
-        return
-    last = ("", 0.0)
-
-    def draw(made: Progress) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if made.text == last[0] and made.step < made.total and now - last[1] < OFTEN:
-            return
-        last = made.text, now
-        _write(line(made, shutil.get_terminal_size()[0]))
-
-    try:
-        yield draw
-    finally:
-        if last[0]:
-            _write("")
+INTERVAL = 0.05
+"""Minimum seconds between two drawings of a training's bar."""
 
 
-def _write(text: str) -> None:
-    sys.stderr.write(f"\r\x1b[K{text}")
-    sys.stderr.flush()
+def is_terminal(stream: object) -> bool:
+    """Return True if the stream is a terminal. It may be None, as under pythonw."""
+    isatty = getattr(stream, "isatty", None)
+    return bool(isatty is not None and isatty())
 
 
-def line(made: Progress, columns: int) -> str:
-    """`training without interruption  [######------]  3/8  loss 0.1234`, cut to the terminal."""
-    if not made.total:
-        return f"{made.text} …"[: columns - 1]
-    filled = WIDTH * min(made.step, made.total) // made.total
-    loss = "" if made.loss is None else f"  loss {made.loss:.4g}"
-    drawn = f"[{'#' * filled}{'-' * (WIDTH - filled)}]  {made.step}/{made.total}{loss}"
-    return f"{made.text}  {drawn}"[: columns - 1]
+class ProgressBar:
+    """A context manager that gives `update(done, total)`, or None if no bar will be shown.
 
-
-# ---
-
-
-AFTER = 1.0
-"""Seconds before which a bar would be gone before it is seen."""
-
-
-class Bar:
-    """The time in which there may be a bar. Gives the function that moves it, told (done, in all);
-    None where nobody would see it.
-
-    label: what stands in front of it; not escaped yet. hidden: the user wants none. counted: the
-    numbers are shown, and not only their ratio.
+    Args:
+        label: text in front of the bar; escaped before it is printed.
+        hidden: show no bar (`--no-progress`).
+        counted: show `done/total` in addition to the percentage.
     """
 
-    def __init__(self, label: str, hidden: bool = False, counted: bool = False) -> None:
+    def __init__(self, label: str, *, hidden: bool = False, counted: bool = False) -> None:
         self.shown = not hidden and is_terminal(sys.stderr)
         self._label = label
         self._counted = counted
         self._bar: Any = None
-        self._began = 0.0
+        self._start = 0.0
 
     def __enter__(self) -> Callable[[int, int], None] | None:
-        self._began = monotonic()
-        return self._moved if self.shown else None
+        self._start = time.monotonic()
+        return self._update if self.shown else None
 
-    def _moved(self, done: int, total: int) -> None:
+    def _update(self, done: int, total: int) -> None:
         if self._bar is None:
-            if monotonic() - self._began < AFTER:
+            if time.monotonic() - self._start < DELAY:
                 return
-            self._bar = self._open(total)
+            import click
+
+            from ptinspect.display.text.escape import cut
+
+            bar: Any = click.progressbar(
+                length=total, label=cut(self._label), file=sys.stderr, show_pos=self._counted
+            )
+            self._bar = bar.__enter__()
         self._bar.update(done - self._bar.pos)
-
-    def _open(self, total: int) -> Any:
-        import click
-
-        from ptinspect.display.text.escape import cut
-
-        bar: Any = click.progressbar(
-            length=total, label=cut(self._label), file=sys.stderr, show_pos=self._counted
-        )
-        return bar.__enter__()
 
     def __exit__(
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
-        at: TracebackType | None,
+        traceback: TracebackType | None,
     ) -> None:
         if self._bar is not None:
             self._bar.render_finish()
 
 
 @contextmanager
-def progress(total: int, label: str) -> Iterator[Callable[[int], None]]:
-    """The same for what is told by how much more is done. `total`: in all."""
+def byte_progress(total: int, label: str) -> Iterator[Callable[[int], None]]:
+    """Give `advance(count)`, which moves a bar over `total` bytes by `count`."""
     done = 0
-    with Bar(label) as moved:
+    with ProgressBar(label) as update:
 
-        def passed(more: int) -> None:
+        def advance(count: int) -> None:
             nonlocal done
-            done += more
-            if moved is not None:
-                moved(done, total)
+            done += count
+            if update is not None:
+                update(done, total)
 
-        yield passed
+        yield advance
 
 
-def is_terminal(stream: object) -> bool:
-    """Whether a person reads it; a stream may be missing altogether."""
-    ask = getattr(stream, "isatty", None)
-    return bool(ask is not None and ask())
+@contextmanager
+def training_progress(*, hidden: bool = False) -> Iterator[Watch | None]:
+    """Give the function that draws the progress of a proof on one line, or None.
+
+    The line is empty again when the block ends.
+    """
+    if hidden or not is_terminal(sys.stderr):
+        yield None
+        return
+    last_text, last_time = "", 0.0
+
+    def draw(progress: Progress) -> None:
+        nonlocal last_text, last_time
+        now = time.monotonic()
+        running = progress.text == last_text and progress.step < progress.total
+        if running and now - last_time < INTERVAL:
+            return
+        last_text, last_time = progress.text, now
+        _write_line(training_line(progress, shutil.get_terminal_size()[0]))
+
+    try:
+        yield draw
+    finally:
+        if last_text:
+            _write_line("")
+
+
+def training_line(progress: Progress, columns: int) -> str:
+    """Return `training without interruption  [######------]  3/8  loss 0.1234`, cut to fit."""
+    if not progress.total:
+        return f"{progress.text} …"[: columns - 1]
+    filled = BAR_WIDTH * min(progress.step, progress.total) // progress.total
+    bar = "#" * filled + "-" * (BAR_WIDTH - filled)
+    loss = "" if progress.loss is None else f"  loss {progress.loss:.4g}"
+    text = f"{progress.text}  [{bar}]  {progress.step}/{progress.total}{loss}"
+    return text[: columns - 1]
+
+
+def _write_line(text: str) -> None:
+    sys.stderr.write(f"\r\x1b[K{text}")  # back to the start of the line, and clear it
+    sys.stderr.flush()

@@ -59,21 +59,20 @@ def command(ctx: click.Context, /, **given: Any) -> None:
     Nothing of a file is executed. Exit code 0: clean. 1: something is as bad as --fail-on says.
     2: a file could not be read to its end.
     """
-    from ptinspect.cli import COMMANDS
-    from ptinspect.cli.progress import Bar
+    from ptinspect.cli.command_names import COMMAND_NAMES
+    from ptinspect.cli.progress import ProgressBar
     from ptinspect.safety.report.report import exit_code
     from ptinspect.safety.scan import scan_many
 
     paths: tuple[str, ...] = given["paths"]
-    output = given["output"]
-    with open_output(output, force=given["force"], sources=paths) as target:
-        with Bar("scanning", hidden=given["no_progress"], counted=True) as progress:
+    with open_output(given["output"], force=given["force"], sources=paths) as target:
+        with ProgressBar("scanning", hidden=given["no_progress"], counted=True) as progress:
             reports = scan_many(
                 paths,
                 jobs=given["jobs"],
                 allow=(*given["allow"], *_configured()),
                 exclude=given["exclude"],
-                commands=frozenset(COMMANDS),
+                commands=frozenset(COMMAND_NAMES),
                 progress=progress,
             )
         several = len(paths) > 1 or len(reports) != 1 or os.path.isdir(paths[0])

@@ -9,8 +9,15 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ptinspect.cli.command_names import COMMAND_NAMES
 from ptinspect.cli.inputs import Input, inputs
-from ptinspect.cli.output import Closed, complain, lines_of, open_output, unexpected
+from ptinspect.cli.output import (
+    OutputClosed,
+    error_text,
+    open_output,
+    unexpected_error,
+    write_stderr,
+)
 from ptinspect.display import FORMATS, Look, view
 from ptinspect.document import open as open_document
 from ptinspect.errors import FormatError, PtInspectError
@@ -93,10 +100,10 @@ class Showing:
                 passed.others += 1
         except PtInspectError as error:
             self.failed(error, given.path)
-        except Closed:
+        except OutputClosed:
             raise
         except Exception as error:  # noqa: BLE001
-            self.failed(unexpected(error, given.path), given.path, error)
+            self.failed(unexpected_error(error, given.path), given.path, error)
         else:
             self.put(text)
             if passed is not None:
@@ -130,7 +137,7 @@ class Showing:
             raise cause or error
         self.codes.add(2)
         error.path = error.path or path
-        complain(lines_of(error))
+        write_stderr(error_text(error))
         if self.format == "json":
             from ptinspect.display.formats.json import json_error
 
@@ -151,11 +158,11 @@ class Showing:
         if not passed.shown and 2 not in self.codes:
             self.codes.add(2)
             error = PtInspectError("no file in it is one that ptinspect reads", path=folder)
-            complain(lines_of(error) + (f"; {others}" if passed.others else ""))
+            write_stderr(error_text(error) + (f"; {others}" if passed.others else ""))
         elif passed.others:
             from ptinspect.display.text.escape import safe
 
-            complain(f"ptinspect: {safe(folder)}: {passed.shown:,} shown, {others}")
+            write_stderr(f"ptinspect: {safe(folder)}: {passed.shown:,} shown, {others}")
 
 
 # ---
@@ -225,8 +232,7 @@ def command(ctx: click.Context, /, **given: Any) -> None:
 
     paths: tuple[str, ...] = given["paths"]
     look = look_of(given)
-    output = given["output"]
-    with open_output(output, force=given["force"], sources=paths) as target:
+    with open_output(given["output"], force=given["force"], sources=paths) as target:
         debug = bool(ctx.find_root().params.get("debug"))
         code = Showing(given["format"], look, target, debug=debug).run(paths)
     ctx.exit(code)
@@ -234,8 +240,6 @@ def command(ctx: click.Context, /, **given: Any) -> None:
 
 def look_of(given: dict[str, Any]) -> Look:
     """The options, and what is known of the terminal."""
-    from ptinspect.cli import COMMANDS
-
     here = given["output"] in (None, "-") and _is_terminal(sys.stdout)
     return Look(
         include=given["include"],
@@ -248,7 +252,7 @@ def look_of(given: dict[str, Any]) -> Look:
         hash=given["hashes"],
         width=_width() if here else None,
         colour=here and _may_colour(),
-        commands=frozenset(COMMANDS),
+        commands=frozenset(COMMAND_NAMES),
         progress=None if given["no_progress"] or not _is_terminal(sys.stderr) else _progress(),
     )
 
@@ -273,6 +277,6 @@ def _may_colour() -> bool:
 
 
 def _progress() -> Any:
-    from ptinspect.cli.progress import progress
+    from ptinspect.cli.progress import byte_progress
 
-    return progress
+    return byte_progress

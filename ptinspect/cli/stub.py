@@ -84,11 +84,11 @@ def _check(
     """Where it is asked for: the report on standard error, and the exit code."""
     if not check:
         return
-    from ptinspect.cli.output import complain
+    from ptinspect.cli.output import write_stderr
     from ptinspect.proofs.stub_check import check_stub
 
     report = check_stub(
         path, entry=entry, package=package, recovered_source=recovered, guess_forward=guess
     )
-    complain(report.text().rstrip("\n"))
+    write_stderr(report.text().rstrip("\n"))
     ctx.exit(report.code)

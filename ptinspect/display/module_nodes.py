@@ -1,17 +1,19 @@
-"""The modules of a document as `torchnn` prints them: a tree of nodes, and facts on tensors."""
+"""Modules as `torchnn` prints them, and the lines of print(model)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 from weakref import ref
 
 from ptinspect.display.numbers.decode import number_of
+from ptinspect.display.text.escape import safe
 from ptinspect.document.modules import MODULES, Module, module_of
 from ptinspect.document.objects import class_of
+from ptinspect.document.walk import dotted
 from ptinspect.errors import PtInspectError
 from ptinspect.pickling.values import Call, Value
-from ptinspect.torchnn import candidates, extra_repr, lookup
+from ptinspect.torchnn import candidates, extra_repr, lookup, module_lines
 
 if TYPE_CHECKING:
     from ptinspect.document import Document
@@ -21,27 +23,24 @@ if TYPE_CHECKING:
 
 
 class Node:
-    """A module as the printer asks for it (`torchnn.protocols.ModuleNode`).
+    """A module as the printer sees it (`torchnn.protocols.ModuleNode`).
 
-    base: the torch class that a foreign class extends, as far as its attributes tell; None for
-    torch's own classes, and where they tell nothing.
+    Attributes:
+        base: the torch class that a user-defined class extends, inferred from its attributes;
+            None for torch's own classes, and if the attributes match no class.
     """
 
     __slots__ = ("_module", "_nodes", "base", "class_path", "name")
 
-    def __init__(self, nodes: Nodes, module: Module) -> None:
-        self._nodes = ref(nodes)  # not in a circle: that would keep the document alive
+    def __init__(self, nodes: ModuleNodes, module: Module) -> None:
+        self._nodes = ref(nodes)  # a strong reference would be a cycle that keeps the document
         self._module = module
         self.name = module.class_name
-        self.base = self._base(module)
+        self.base: str | None = None
+        if lookup(module.class_path) is None:
+            matches = candidates(module.attributes)
+            self.base = matches[0].path if matches else None
         self.class_path = self.base or module.class_path
-
-    @staticmethod
-    def _base(module: Module) -> str | None:
-        if lookup(module.class_path) is not None:
-            return None
-        found = candidates(module.attributes)
-        return found[0].path if found else None
 
     @property
     def attributes(self) -> Attributes:
@@ -50,98 +49,124 @@ class Node:
 
     @property
     def children(self) -> Iterable[tuple[str, ModuleNode | None]]:
-        """As in `_modules`, None included."""
+        """The items of `_modules`; a child may be None."""
         nodes = self._nodes()
         assert nodes is not None
         for name, value in self._module.members(MODULES):
-            yield name, None if value is None else nodes.of(value)
+            yield name, None if value is None else nodes.node_of_value(value)
 
-    def extra_repr(self, describe: Nodes) -> str:
-        """torch's text for the class, or for the class that it extends."""
+    def extra_repr(self, describe: ModuleNodes) -> str:
+        """Return torch's text for the class, or for the class that it extends."""
         return extra_repr(self.class_path, self.attributes, describe) or ""
 
 
-class Nodes:
-    """The nodes of one document, one per module however many paths lead to it. Called, it tells
-    what a value is, where that is a tensor (`torchnn.protocols.Describe`)."""
+class ModuleNodes:
+    """The nodes of one document: one per module, however many paths lead to it.
+
+    Calling it with a value describes a tensor (`torchnn.protocols.Describe`).
+    """
 
     def __init__(self, document: Document) -> None:
         self._document = document
-        self._known: dict[int, Node] = {}
+        self._nodes: dict[int, Node] = {}
 
     def node(self, module: Module) -> Node:
-        """The node of a module."""
+        """Return the node of a module."""
         key = id(module.call)
-        if key not in self._known:
-            self._known[key] = Node(self, module)
-        return self._known[key]
+        if key not in self._nodes:
+            self._nodes[key] = Node(self, module)
+        return self._nodes[key]
 
-    def of(self, value: Value) -> Node:
-        """The node of a value that stands in `_modules`; one without insides for what is no
-        module (an object that was put there by force)."""
-        if id(value) not in self._known:
+    def node_of_value(self, value: Value) -> Node:
+        """Return the node of a member of `_modules`; an empty node if it is not a module."""
+        if id(value) not in self._nodes:
             call = value if isinstance(value, Call) else Call(value, (), "REDUCE", 0)
-            made = module_of(value) or Module(call, {}, class_of(call) or type(value).__name__)
-            self._known[id(value)] = Node(self, made)
-        return self._known[id(value)]
+            module = module_of(value) or Module(call, {}, class_of(call) or type(value).__name__)
+            self._nodes[id(value)] = Node(self, module)
+        return self._nodes[id(value)]
 
-    def __call__(self, value: Value, /) -> Facts | None:
+    def __call__(self, value: Value, /) -> TensorFacts | None:
         tensor = self._document.tensor_of(value) if isinstance(value, Call) else None
-        return None if tensor is None else Facts(tensor)
+        return None if tensor is None else TensorFacts(tensor)
 
 
-class Facts:
-    """A tensor as the printer asks for it (`torchnn.protocols.TensorFacts`)."""
+class TensorFacts:
+    """A tensor as the printer sees it (`torchnn.protocols.TensorFacts`)."""
 
-    __slots__ = ("_tensor",)
+    __slots__ = ("_tensor", "device", "dtype", "layout", "parameter", "qscheme", "shape")
 
     def __init__(self, tensor: Tensor) -> None:
         self._tensor = tensor
-
-    @property
-    def dtype(self) -> str:
-        """torch's name, without the module."""
-        return self._tensor.dtype.name if self._tensor.dtype else "unknown"
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Elements per dimension."""
-        return self._tensor.shape
-
-    @property
-    def device(self) -> str:
-        """As recorded."""
-        return self._tensor.device
-
-    @property
-    def layout(self) -> str:
-        """`strided`, `sparse_coo` and so on."""
-        return self._tensor.layout
-
-    @property
-    def parameter(self) -> bool:
-        """Whether it is an nn.Parameter."""
-        return self._tensor.parameter
-
-    @property
-    def qscheme(self) -> str | None:
-        """Where it is quantized."""
-        scheme = self._tensor.quantizer.get("qscheme")
-        return scheme if isinstance(scheme, str) else None
+        self.dtype = tensor.dtype.name if tensor.dtype else "unknown"
+        self.shape = tensor.shape
+        self.device = tensor.device
+        self.layout = tensor.layout
+        self.parameter = tensor.parameter
+        scheme = tensor.quantizer.get("qscheme")
+        self.qscheme = scheme if isinstance(scheme, str) else None
 
     def item(self) -> object | None:
-        """The number of a tensor of one element."""
+        """Return the number of a tensor of one element; None if it cannot be read."""
         try:
             return number_of(self._tensor)
         except PtInspectError:
             return None
 
     def text(self) -> str | None:
-        """torch's `repr`; None where the values cannot be shown."""
+        """Return torch's `repr`; None if the values cannot be shown."""
         from ptinspect.display.numbers.tensor_repr import tensor_text
 
         try:
-            made = tensor_text(self._tensor)
+            text = tensor_text(self._tensor)
         except PtInspectError:
             return None
-        return f"Parameter containing:\n{made}" if self._tensor.parameter else made
+        return f"Parameter containing:\n{text}" if self.parameter else text
+
+
+def module_tree(document: Document, module: Module, depth: int | None = None) -> Iterator[str]:
+    """Return the lines of print(model), down to `depth` levels of children."""
+    nodes = ModuleNodes(document)
+    lines = module_lines(nodes.node(module), nodes, escape=safe, limits=document.limits)
+    return lines if depth is None else cut_levels(lines, depth)
+
+
+def cut_levels(lines: Iterable[str], depth: int) -> Iterator[str]:
+    """Yield the lines of print(model) that are indented by at most `depth` levels.
+
+    A bracket whose contents are left out is written `(…)`.
+    """
+    max_indent = 2 * depth
+    opening: str | None = None  # a line that ends in "(", until its contents are known
+    for line in lines:
+        indent = len(line) - len(line.lstrip(" "))
+        if indent > max_indent:
+            continue
+        if opening is not None:
+            yield f"{opening}…)"
+            opening = None
+            if line == " " * indent + ")":
+                continue
+        if indent == max_indent and line.endswith("("):
+            opening = line
+        else:
+            yield line
+
+
+def root_module_trees(document: Document, depth: int | None) -> list[list[str]]:
+    """Return the lines of each root module.
+
+    A module that prints like an earlier one is a single line that names the earlier one.
+    """
+    blocks: list[list[str]] = []
+    first_names: dict[tuple[str, ...], str] = {}
+    for info in document.modules:
+        if info.name:
+            continue
+        lines = list(module_tree(document, info.module, depth))
+        name = safe(dotted(info.root)) if info.root else ""
+        first = first_names.setdefault(tuple(lines), name)
+        if first != name:
+            blocks.append([f"{name}: prints like {first}"])
+        else:
+            blocks.append([f"{name}: {lines[0]}", *lines[1:]] if name else lines)
+    return blocks

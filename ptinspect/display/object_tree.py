@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from ptinspect.display.entries import entry_text
-from ptinspect.display.formats.tree import module_tree
+from ptinspect.display.module_nodes import module_tree
 from ptinspect.display.rows import shape_text
 from ptinspect.display.summary_facts import optimizer_name
 from ptinspect.display.text.escape import cut

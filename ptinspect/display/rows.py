@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from ptinspect.display.select import selected
+from ptinspect.display.text.columns import Table
 from ptinspect.display.text.escape import cut
 from ptinspect.display.text.fold import fold
 from ptinspect.text import count_text
 
+HEADERS = ("key", "role", "dtype", "shape", "device")
+
 if TYPE_CHECKING:
     from ptinspect.display.options import Look
     from ptinspect.document import Document, TensorInfo
-
-HEADERS = ("key", "role", "dtype", "shape", "device")
-
-
-class Table(NamedTuple):
-    """headers, rows: of text, escaped. right: numbers of the columns that hold numbers."""
-
-    headers: list[str]
-    rows: list[tuple[str, ...]]
-    right: frozenset[int]
 
 
 def table_of(document: Document, look: Look) -> Table:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ptinspect.display.rows import HEADERS, Table
+from ptinspect.display.rows import HEADERS
 from ptinspect.display.select import selected
+from ptinspect.display.text.columns import Table
 from ptinspect.display.text.escape import cut
+from ptinspect.display.text.json_values import json_scalar, json_value
 from ptinspect.errors import UnsupportedError
 
 if TYPE_CHECKING:
@@ -118,31 +120,27 @@ def _number(number: float | int | None) -> str:
 
 def json_extras(infos: list[TensorInfo], look: Look) -> dict[TensorInfo, str]:
     """What is put behind each tensor's own facts: `, "stats": {…}, "sha256": "…"`."""
-    from ptinspect.display.formats.json import plain, scalar
-
     found = measured(infos, look) if look.stats or look.hash else {}
     made = {}
     for info in infos:
         text, problem = "", ""
         if look.values:
             values, problem = _nested_values(info)
-            text += f', "values": {plain(values)}'
+            text += f', "values": {json_value(values)}'
         one = found.get(info)
         if look.stats and one is not None:
             text += f', "stats": {_json_stats(one.stats)}'
         if look.hash and one is not None:
-            text += f', "sha256": {scalar(one.sha256)}'
+            text += f', "sha256": {json_scalar(one.sha256)}'
         problem = problem or (one.problem if one is not None else "")
-        made[info] = text + (f', "not_read": {scalar(problem)}' if problem else "")
+        made[info] = text + (f', "not_read": {json_scalar(problem)}' if problem else "")
     return made
 
 
 def _json_stats(stats: Stats | None) -> str:
-    from ptinspect.display.formats.json import scalar
-
     if stats is None:
         return "null"
-    fields = [f'"{name}": {scalar(getattr(stats, name))}' for name in STATS]
+    fields = [f'"{name}": {json_scalar(getattr(stats, name))}' for name in STATS]
     return f"{{{', '.join(fields)}}}"
 
 

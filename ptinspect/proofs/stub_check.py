@@ -70,7 +70,7 @@ def check_stub(
     What torch.save did not write is loaded by what loads it: pickle.load, safetensors."""
     import tempfile
 
-    from ptinspect.display.formats.tree import module_tree
+    from ptinspect.display.module_nodes import module_tree
     from ptinspect.document import open as open_document
     from ptinspect.safety.scan import scan
     from ptinspect.stubs.build import Options, Work

@@ -14,8 +14,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from ptinspect.display.formats.tree import module_tree
-from ptinspect.display.module_nodes import Nodes
+from ptinspect.display.module_nodes import ModuleNodes, module_tree
 from ptinspect.document.document import Document
 from ptinspect.document.entries import Entry
 from ptinspect.document.objects import mapping, sequence
@@ -193,7 +192,7 @@ def _modules(truth: list[Facts], document: Document) -> Iterator[str]:
 
 def _printed(truth: Facts, document: Document) -> Iterator[str]:
     """extra_repr of every module, print() of every root; where today's torch could say it."""
-    nodes = Nodes(document)
+    nodes = ModuleNodes(document)
     by_place = {(info.root, info.name): info.module for info in document.modules}
     for fact in truth.get("modules", []):
         module = by_place.get((tuple(fact["root"]), fact["name"]))

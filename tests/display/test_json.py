@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from ptinspect import __version__
 from ptinspect.display import Look
-from ptinspect.display.formats.json import json_error, json_text, plain, scalar
+from ptinspect.display.formats.json import json_error, json_text
+from ptinspect.display.text.json_values import json_scalar, json_value
 from ptinspect.errors import DamagedError, FormatError, Place
 from tests.display.making import READ, document, shown, shown_value, truth_of
 from tests.display.test_escape import any_text, hidden
@@ -170,12 +171,12 @@ def test_plain_is_json(value: object) -> None:
             return {key: as_said(one) for key, one in item.items()}
         return endless.get(item, item) if isinstance(item, float) else item
 
-    assert json.loads(plain(value)) == as_said(value)
+    assert json.loads(json_value(value)) == as_said(value)
 
 
 def test_scalars_of_other_kinds_are_strings() -> None:
-    assert scalar(1 + 2j) == '"(1+2j)"'
-    assert scalar(True) == "true"
+    assert json_scalar(1 + 2j) == '"(1+2j)"'
+    assert json_scalar(True) == "true"
 
 
 # --- errors -------------------------------------------------------------------------------

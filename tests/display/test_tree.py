@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from ptinspect.display.formats.tree import levels
+from ptinspect.display.module_nodes import cut_levels
 from tests.display.making import READ, shown, shown_value, truth_of
 from tests.display.test_escape import hidden
 
@@ -87,9 +87,9 @@ def test_levels_of_a_printed_model() -> None:
         "  (e): E()",
         ")",
     ]
-    assert list(levels(lines, 1)) == ["A(", "  (b): B(…)", "  (e): E()", ")"]
-    assert list(levels(lines, 0)) == ["A(…)"]
-    assert list(levels(lines, 9)) == lines
+    assert list(cut_levels(lines, 1)) == ["A(", "  (b): B(…)", "  (e): E()", ")"]
+    assert list(cut_levels(lines, 0)) == ["A(…)"]
+    assert list(cut_levels(lines, 9)) == lines
 
 
 def test_only_selected_tensors_are_in_the_tree() -> None:

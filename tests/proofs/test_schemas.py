@@ -11,7 +11,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from ptinspect.display.formats.json import plain
+from ptinspect.display.text.json_values import json_value
 from ptinspect.document.optim import matching
 from ptinspect.proofs import optimizer
 from ptinspect.proofs.resume import causes, cross_device, proof
@@ -31,7 +31,7 @@ SCHEMAS: dict[str, Any] = {
 
 def valid(name: str, made: dict[str, object]) -> Any:
     """What a program reads, once the schema has nothing against it."""
-    read = json.loads(plain(made))
+    read = json.loads(json_value(made))
     jsonschema.Draft202012Validator(SCHEMAS[name]).validate(read)
     described = set(re.findall(r'"(\w+)":', json.dumps(SCHEMAS[name])))
     assert set(re.findall(r'"(\w+)":', json.dumps(read))) <= described

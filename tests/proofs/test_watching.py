@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from ptinspect.cli.progress import bar, line
+from ptinspect.cli.progress import training_line, training_progress
 from ptinspect.errors import PtInspectError, UnsupportedError
 from ptinspect.proofs.processes import Progress, Workers
 from ptinspect.proofs.resume.plot import ready
@@ -19,11 +19,11 @@ from ptinspect.proofs.resume.proof import check_resume
 
 
 def test_the_line() -> None:
-    assert line(Progress("training"), 80) == "training …"
-    half = line(Progress("training", 2, 4, 0.123456), 80)
+    assert training_line(Progress("training"), 80) == "training …"
+    half = training_line(Progress("training", 2, 4, 0.123456), 80)
     assert half == "training  [############------------]  2/4  loss 0.1235"
-    assert line(Progress("training", 9, 4, float("nan")), 80).endswith("]  9/4  loss nan")
-    assert len(line(Progress("training", 2, 4, 0.5), 20)) == 19
+    assert training_line(Progress("training", 9, 4, float("nan")), 80).endswith("]  9/4  loss nan")
+    assert len(training_line(Progress("training", 2, 4, 0.5), 20)) == 19
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudo-terminals here")
@@ -50,9 +50,9 @@ def test_a_bar_with_the_loss_on_a_terminal(
     monkeypatch.setenv("COLUMNS", "200")
     with os.fdopen(theirs, "w") as terminal, monkeypatch.context() as patch:
         patch.setattr(sys, "stderr", terminal)
-        with bar(wanted=False) as watch:
+        with training_progress(hidden=True) as watch:
             assert watch is None
-        with bar(wanted=True) as watch:
+        with training_progress() as watch:
             report = check_resume(given["path"], model=given["model"], data=given["data"],
                                   steps=3, workers=workers, progress=watch)  # fmt: skip
     reader.join()
@@ -68,7 +68,7 @@ def test_a_bar_with_the_loss_on_a_terminal(
 
 
 def test_no_bar_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    with bar(wanted=True) as watch:
+    with training_progress() as watch:
         assert watch is None
     assert capsys.readouterr().err == ""
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from ptinspect._version import __version__
 from ptinspect.display.select import selected
 from ptinspect.display.text.escape import quoted, quoted_all
+from ptinspect.display.text.json_values import json_scalar, json_value
 from ptinspect.document.arrays import Inline
 from ptinspect.document.entries import Entry, describe
 from ptinspect.document.objects import short
@@ -30,15 +32,10 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 
-DIGITS = 4_000
-"""Digits of an integer that is written as a number; a longer one is a string, in hexadecimal."""
-
 
 def json_text(document: Document, look: Look) -> str:
     """The object, ending in a newline. Raises what reading the tensors raises, where values,
     statistics or hashes are asked for."""
-    from ptinspect import __version__
-
     parts = [
         f'{{"schema": {SCHEMA}, "ptinspect": {quoted(__version__)}',
         f'"file": {_file(document, look)}',
@@ -57,15 +54,11 @@ def json_text(document: Document, look: Look) -> str:
 
 def json_error(error: PtInspectError, path: str) -> str:
     """What stands in the place of a file that could not be shown."""
-    where = "null"
-    if error.where is not None:
-        where = (
-            f'{{"record": {scalar(error.where.record)}, "offset": {scalar(error.where.offset)}}}'
-        )
+    where = json_value(error.where._asdict() if error.where is not None else None)
     body = f'"kind": "{error.kind}", "message": {quoted(error.message)}, "where": {where}'
     return (
         f'{{"schema": {SCHEMA}, "file": {{"path": {quoted(path)}}},\n'
-        f' "error": {{{body}, "hint": {scalar(error.hint)}}}}}\n'
+        f' "error": {{{body}, "hint": {json_scalar(error.hint)}}}}}\n'
     )
 
 
@@ -81,15 +74,15 @@ def _file(document: Document, look: Look) -> str:
     made = (
         f'{{"path": {quoted(document.path)}, "size": {document.size}, '
         f'"format": "{archive.format}", "byteorder": "{archive.byteorder}", '
-        f'"pickle_protocol": {scalar(protocol)}'
+        f'"pickle_protocol": {json_scalar(protocol)}'
     )
     if archive.parts:
         made += f', "shards": [{", ".join(quoted_all(_shards(archive)))}]'
     if look.file_hash is not None:
         found = look.file_hash
         matches = None if found.expected is None else not found.mismatch
-        made += f', "sha256": "{found.sha256}", "name_hash": {scalar(found.expected)}'
-        made += f', "name_hash_matches": {scalar(matches)}'
+        made += f', "sha256": "{found.sha256}", "name_hash": {json_scalar(found.expected)}'
+        made += f', "name_hash_matches": {json_scalar(matches)}'
     return made + "}"
 
 
@@ -98,7 +91,7 @@ def _shards(archive: Archive) -> list[str]:
 
 
 def _content(document: Document) -> str:
-    return f'{{"kind": "{document.kind}", "class": {scalar(document.class_path)}}}'
+    return f'{{"kind": "{document.kind}", "class": {json_scalar(document.class_path)}}}'
 
 
 # --- tensors ------------------------------------------------------------------------------
@@ -120,7 +113,9 @@ def _tensors(document: Document, look: Look) -> list[str]:
         if common is None or tensor.parts or tensor.uninitialized:  # not told by `shared`
             common = facts[shared] = _common(info)
         steps = info.path
-        way = key if len(steps) == 1 and steps[0] == info.key else ", ".join(map(scalar, steps))
+        way = (
+            key if len(steps) == 1 and steps[0] == info.key else ", ".join(map(json_scalar, steps))
+        )
         more = "" if is_plain(tensor) else _special(tensor)
         if extra is not None:
             more += extra.get(info, "")
@@ -154,12 +149,13 @@ def _storages(document: Document, rows: list[TensorInfo]) -> list[str]:
 def _common(info: TensorInfo) -> str:
     tensor = info.tensor
     return (
-        f'"role": "{info.role}", "persistent": {scalar(info.persistent)}, '
-        f'"dtype": {scalar(tensor.dtype.name if tensor.dtype else None)}, '
+        f'"role": "{info.role}", "persistent": {json_scalar(info.persistent)}, '
+        f'"dtype": {json_scalar(tensor.dtype.name if tensor.dtype else None)}, '
         f'"shape": {_shape(tensor)}, "stride": {_ints(tensor.stride)}, '
-        f'"storage_offset": {scalar(tensor.storage_offset)}, "layout": {quoted(tensor.layout)}, '
+        f'"storage_offset": {json_scalar(tensor.storage_offset)}, '
+        f'"layout": {quoted(tensor.layout)}, '
         f'"device": {quoted(tensor.device)}, '
-        f'"requires_grad": {scalar(tensor.requires_grad)}, "nbytes": {tensor.nbytes}'
+        f'"requires_grad": {json_scalar(tensor.requires_grad)}, "nbytes": {tensor.nbytes}'
     )
 
 
@@ -186,7 +182,7 @@ def _special(tensor: Tensor) -> str:
     if tensor.subclass:
         made += f', "subclass": {quoted(tensor.subclass)}'
     if tensor.conj or tensor.neg:
-        made += f', "conj": {scalar(tensor.conj)}, "neg": {scalar(tensor.neg)}'
+        made += f', "conj": {json_scalar(tensor.conj)}, "neg": {json_scalar(tensor.neg)}'
     if tensor.quantizer:
         made += f', "quantizer": {_quantizer(tensor)}'
     if tensor.parts:
@@ -202,12 +198,12 @@ def _part(part: Tensor) -> str:
         key = "null" if type(part.storage) is Inline else quoted(part.storage.key)
         place = (
             f'{{"key": {key}, "nbytes": {part.storage.nbytes}, '
-            f'"record": {scalar(record)}, "file_offset": {scalar(at)}}}'
+            f'"record": {json_scalar(record)}, "file_offset": {json_scalar(at)}}}'
         )
     return (
-        f'{{"dtype": {scalar(part.dtype.name if part.dtype else None)}, '
+        f'{{"dtype": {json_scalar(part.dtype.name if part.dtype else None)}, '
         f'"shape": {_shape(part)}, "stride": {_ints(part.stride)}, '
-        f'"storage_offset": {scalar(part.storage_offset)}, "nbytes": {part.nbytes}, '
+        f'"storage_offset": {json_scalar(part.storage_offset)}, "nbytes": {part.nbytes}, '
         f'"storage": {place}}}'
     )
 
@@ -216,7 +212,7 @@ def _quantizer(tensor: Tensor) -> str:
     from ptinspect.document.tensor import Tensor as TensorClass
 
     made = [
-        f"{quoted(name)}: {_part(v) if isinstance(v, TensorClass) else plain(v)}"
+        f"{quoted(name)}: {_part(v) if isinstance(v, TensorClass) else json_value(v)}"
         for name, v in tensor.quantizer.items()
     ]
     return f"{{{', '.join(made)}}}"
@@ -235,9 +231,9 @@ def _extras(rows: list[TensorInfo], look: Look) -> dict[TensorInfo, str]:
 def _modules(document: Document) -> Iterable[str]:
     if not document.modules:
         return
-    from ptinspect.display.module_nodes import Nodes
+    from ptinspect.display.module_nodes import ModuleNodes
 
-    nodes = Nodes(document)
+    nodes = ModuleNodes(document)
     for info in document.modules:
         module = info.module
         node = nodes.node(module)
@@ -246,7 +242,7 @@ def _modules(document: Document) -> Iterable[str]:
         more = f', "base": {quoted(base)}, "evidence": "inferred"' if base else ""
         yield (
             f'{{"root": {path(info.root)}, "name": {quoted(info.name)}, '
-            f'"class": {quoted(module.class_path)}, "training": {scalar(module.training)}, '
+            f'"class": {quoted(module.class_path)}, "training": {json_scalar(module.training)}, '
             f'"extra_repr": {quoted(text)}{more}}}'
         )
 
@@ -254,7 +250,7 @@ def _modules(document: Document) -> Iterable[str]:
 def _entry(entry: Entry) -> str:
     return (
         f'{{"path": {path(entry.path)}, "type": {quoted(entry.type)}, '
-        f'"value": {plain(entry.value)}}}'
+        f'"value": {json_value(entry.value)}}}'
     )
 
 
@@ -265,7 +261,7 @@ def _optimizers(document: Document) -> Iterable[str]:
 
     for fit in check_optimizers(document, values=False):
         said = {"verdict": fit.verdict, "model": fit.model, **fit.told()}
-        yield f'{_optimizer(fit.optimizer, document)[:-1]}, "fit": {plain(said)}}}'
+        yield f'{_optimizer(fit.optimizer, document)[:-1]}, "fit": {json_value(said)}}}'
 
 
 def _optimizer(found: Optimizer, document: Document) -> str:
@@ -275,7 +271,7 @@ def _optimizer(found: Optimizer, document: Document) -> str:
         info.role == "optimizer" and info.path[:-2] == start for info in document.contents.tensors
     )
     return (
-        f'{{"path": {path(found.path)}, "class": {scalar(found.class_path)}, '
+        f'{{"path": {path(found.path)}, "class": {json_scalar(found.class_path)}, '
         f'"evidence": "{found.evidence}", "param_groups": [{groups}], "state_tensors": {tensors}}}'
     )
 
@@ -295,9 +291,9 @@ def _setting(value: Value, document: Document) -> str:
     if tensor is not None:
         from ptinspect.display.numbers.decode import number_of
 
-        return f'{{"tensor": {scalar(number_of(tensor))}}}'
+        return f'{{"tensor": {json_scalar(number_of(tensor))}}}'
     said = describe(value)
-    return plain(said[1]) if said is not None else quoted(short(value))
+    return json_value(said[1]) if said is not None else quoted(short(value))
 
 
 def _totals(document: Document) -> str:
@@ -324,10 +320,11 @@ def _load(document: Document) -> str:
     call = "null" if danger else quoted(advice.call)
     why = [f"dangerous: {found.chain}" for found in danger] + advice.why
     return (
-        f'{{"weights_only": {scalar(advice.weights_only)}, "needs": {plain(advice.needs)}, '
-        f'"safe_globals": {plain(advice.safe_globals)}, '
-        f'"map_location": {scalar(advice.map_location)}, "call": {call}, '
-        f'"why": {plain(why)}}}'
+        f'{{"weights_only": {json_scalar(advice.weights_only)}, '
+        f'"needs": {json_value(advice.needs)}, '
+        f'"safe_globals": {json_value(advice.safe_globals)}, '
+        f'"map_location": {json_scalar(advice.map_location)}, "call": {call}, '
+        f'"why": {json_value(why)}}}'
     )
 
 
@@ -344,62 +341,7 @@ def _warning(warned: Warned) -> str:
 
 def path(steps: tuple[str | int, ...]) -> str:
     """A path as a JSON list."""
-    return "[" + ", ".join(map(scalar, steps)) + "]"
+    return "[" + ", ".join(map(json_scalar, steps)) + "]"
 
 
-def scalar(value: object) -> str:
-    """None, a bool, a number or a string; a string of anything else."""
-    if value is None:
-        return "null"
-    if value is True:
-        return "true"
-    if value is False:
-        return "false"
-    if isinstance(value, str):
-        return quoted(value)
-    if isinstance(value, int):
-        return str(int(value)) if value.bit_length() < 3 * DIGITS else f'"{value:#x}"'
-    if isinstance(value, float):
-        if value != value:
-            return '"nan"'
-        return repr(value) if value - value == 0 else ('"inf"' if value > 0 else '"-inf"')
-    return quoted(str(value) if isinstance(value, complex) else short(value))
-
-
-def plain(value: object) -> str:
-    """What an entry says: a scalar, or a list or dict of them, however deep."""
-    out: list[str] = []
-    todo: list[object] = [value]
-    while todo:
-        item = todo.pop()
-        if isinstance(item, _Piece):
-            out.append(item.text)
-        elif isinstance(item, dict):
-            out.append("{")
-            todo.append(_Piece("}"))
-            for number, (key, inner) in enumerate(reversed(item.items())):
-                todo.append(inner)
-                comma = ", " if number + 1 < len(item) else ""
-                todo.append(_Piece(f"{comma}{quoted(str(key_value(key)))}: "))
-        elif isinstance(item, list | tuple):
-            out.append("[")
-            todo.append(_Piece("]"))
-            for number, inner in enumerate(reversed(item)):
-                todo.append(inner)
-                if number + 1 < len(item):
-                    todo.append(_Piece(", "))
-        else:
-            out.append(scalar(item))
-    return "".join(out)
-
-
-class _Piece:
-    """Text that is ready, among values that are still to be written."""
-
-    __slots__ = ("text",)
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-
-
-__all__ = ["SCHEMA", "json_error", "json_text", "plain", "scalar"]
+__all__ = ["SCHEMA", "json_error", "json_text"]

@@ -52,9 +52,9 @@ def _pairs(lines: Sequence[tuple[str, str]]) -> list[str]:
 def _trees(document: Document, look: Look) -> list[list[str]]:
     if not document.modules:
         return []
-    from ptinspect.display.formats.tree import trees
+    from ptinspect.display.module_nodes import root_module_trees
 
-    return [fenced(lines) for lines in trees(document, look)]
+    return [fenced(lines) for lines in root_module_trees(document, look.depth)]
 
 
 def _table(document: Document, look: Look) -> list[str]:

@@ -90,9 +90,9 @@ def _entries(document: Document, look: Look) -> list[str]:
 def _trees(document: Document, look: Look) -> list[list[str]]:
     if not document.modules:
         return []
-    from ptinspect.display.formats.tree import trees
+    from ptinspect.display.module_nodes import root_module_trees
 
-    return trees(document, look)
+    return root_module_trees(document, look.depth)
 
 
 def _tensors(document: Document, look: Look) -> list[str]:

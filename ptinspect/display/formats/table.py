@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ptinspect.display.rows import Table, table_of
+from ptinspect.display.rows import table_of
 from ptinspect.display.select import none_selected
-from ptinspect.display.text.columns import columns
+from ptinspect.display.text.columns import Table, columns
 
 if TYPE_CHECKING:
     from ptinspect.display.options import Look

@@ -4,6 +4,7 @@ with wide characters counted as two, and fitted to a terminal."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 GAP = "  "
 NARROWEST = 12
@@ -11,6 +12,14 @@ NARROWEST = 12
 
 NAME = 32
 """Columns that the first cell keeps."""
+
+
+class Table(NamedTuple):
+    """Cells of escaped text; `right` holds the indices of the columns that are aligned right."""
+
+    headers: list[str]
+    rows: list[tuple[str, ...]]
+    right: frozenset[int]
 
 
 def width_of(text: str) -> int:

@@ -1,0 +1,3 @@
+"""Names of the commands, so that a command can suggest another without importing it."""
+
+COMMAND_NAMES = ("check", "convert", "scan", "show", "stub")
