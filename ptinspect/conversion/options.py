@@ -10,8 +10,8 @@ from typing import NamedTuple
 from ptinspect.conversion.keys import Edits, renaming
 from ptinspect.conversion.tensors.dtype_cast import TARGETS
 from ptinspect.conversion.tensors.storage_layout import Wish
+from ptinspect.dtypes import DType, dtype_by_name
 from ptinspect.errors import PtInspectError
-from ptinspect.formats.dtypes import DType, dtype_by_name
 
 GOALS = ("state_dict", "checkpoint", "safetensors", "same")
 SHARED = ("keep-one", "duplicate", "error")

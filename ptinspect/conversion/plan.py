@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ptinspect.document import Document
     from ptinspect.document.tensor import Tensor
     from ptinspect.document.tensors import Tensors
-    from ptinspect.formats.dtypes import DType
+    from ptinspect.dtypes import DType
     from ptinspect.pickling.values import Value
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ptinspect.conversion.targets.module_state import beyond
-from ptinspect.document.objects import mapping
 from ptinspect.document.walk import dotted
+from ptinspect.pickling.pyobjects import as_mapping
 from ptinspect.text import join_names, shell_quoted, shell_word, size_text
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def of_edits(plan: Plan, model: Model) -> None:
 
 def is_checkpoint(document: Document) -> bool:
     """Whether `--to checkpoint` takes all entries over."""
-    return document.kind == "checkpoint" and mapping(document.archive.root) is not None
+    return document.kind == "checkpoint" and as_mapping(document.archive.root) is not None
 
 
 def left_behind(document: Document, kept: Path) -> dict[str, int]:

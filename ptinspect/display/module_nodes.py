@@ -9,9 +9,9 @@ from weakref import ref
 from ptinspect.display.numbers.decode import number_of
 from ptinspect.display.text.escape import safe
 from ptinspect.document.modules import MODULES, Module, module_of
-from ptinspect.document.objects import class_of
 from ptinspect.document.walk import dotted
 from ptinspect.errors import PtInspectError
+from ptinspect.pickling.pyobjects import class_path
 from ptinspect.pickling.values import Call, Value
 from ptinspect.torchnn import candidates, extra_repr, lookup, module_lines
 
@@ -81,7 +81,7 @@ class ModuleNodes:
         """Return the node of a member of `_modules`; an empty node if it is not a module."""
         if id(value) not in self._nodes:
             call = value if isinstance(value, Call) else Call(value, (), "REDUCE", 0)
-            module = module_of(value) or Module(call, {}, class_of(call) or type(value).__name__)
+            module = module_of(value) or Module(call, {}, class_path(call) or type(value).__name__)
             self._nodes[id(value)] = Node(self, module)
         return self._nodes[id(value)]
 

@@ -16,9 +16,9 @@ from ptinspect.display.summary_facts import optimizer_name
 from ptinspect.display.text.escape import cut
 from ptinspect.document.entries import Entry, describe, own_line
 from ptinspect.document.modules import module_of
-from ptinspect.document.objects import children, class_of, mapping, sequence
 from ptinspect.document.optim.state import optimizer_of
 from ptinspect.document.walk import dotted
+from ptinspect.pickling.pyobjects import as_mapping, as_sequence, class_path, iter_children
 from ptinspect.pickling.values import Call, PersistentId
 from ptinspect.text import count_text
 
@@ -95,7 +95,7 @@ class Structure:
     def enter(self, value: Value, path: Path, indent: str) -> _Frame:
         self.first.setdefault(id(value), path)
         self.open.add(id(value))
-        left = [child for child in children(value) if self.is_wanted(path, child)]
+        left = [child for child in iter_children(value) if self.is_wanted(path, child)]
         return _Frame(value, path, left[::-1], indent)
 
     def is_wanted(self, path: Path, child: Child) -> bool:
@@ -138,11 +138,11 @@ class Structure:
 
     def title(self, value: Value, path: Path) -> str:
         """`dict of 6`, `OrderedDict of 2, a state_dict`, an object's class."""
-        items, parts = mapping(value), sequence(value)
+        items, parts = as_mapping(value), as_sequence(value)
         name = type(value).__name__
         if isinstance(value, Call):
             line = own_line(value)
-            named = class_of(value) or "object"
+            named = class_path(value) or "object"
             name = cut(named if line is not None else named.removeprefix("collections."))
         count = items if items is not None else parts
         if count is not None:

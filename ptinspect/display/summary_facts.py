@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ptinspect.display.text.escape import cut, safe
 from ptinspect.document.entries import describe
-from ptinspect.document.objects import short
+from ptinspect.pickling.pyobjects import brief_repr
 from ptinspect.text import count_text, shell_word, size_text
 
 if TYPE_CHECKING:
@@ -240,7 +240,7 @@ def setting(document: Document, value: Value) -> str:
         return number_text(number_of(tensor))
     said = describe(value)
     if said is None:
-        return cut(short(value))
+        return cut(brief_repr(value))
     if isinstance(said[1], list):
         return f"({', '.join(map(number_text, said[1]))})"
     return number_text(said[1])
@@ -250,7 +250,7 @@ def number_text(value: Value) -> str:
     """A number as Python prints it; whole floats without a fraction where they count steps."""
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
         return str(int(value))
-    return cut(short(value))
+    return cut(brief_repr(value))
 
 
 # --- what else there is -------------------------------------------------------------------

@@ -8,12 +8,12 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from ptinspect.document.kinds import Survey, Totals, kind_of
-from ptinspect.document.objects import class_of
 from ptinspect.document.tensors import Tensors
 from ptinspect.document.walk import Contents, TensorInfo, Warned, bracketed, walk
 from ptinspect.errors import PtInspectError, add_error_path
 from ptinspect.formats.detect import open_archive
 from ptinspect.limits import LIMITS, Limits
+from ptinspect.pickling.pyobjects import class_path
 from ptinspect.pickling.values import Call, Global, Value
 from ptinspect.source.local import open_source
 
@@ -87,7 +87,7 @@ class Document:
     def class_path(self) -> str | None:
         """The class of the root: a module's, or another object's; None for plain containers."""
         root = self.archive.root
-        name = class_of(root) if isinstance(root, Call) else None
+        name = class_path(root) if isinstance(root, Call) else None
         return None if name and name.startswith(("collections.", "builtins.")) else name
 
     @property

@@ -9,21 +9,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from ptinspect.document.arrays import array_of, dtype_code, scalar_of
-from ptinspect.document.objects import (
-    arguments_of,
-    attributes,
-    by_value,
-    class_of,
-    mapping,
-    path_of,
-    path_of_function,
-    raw_bytes,
-    sequence,
-    short,
-    text,
+from ptinspect.dtypes import dtype_by_name
+from ptinspect.pickling.numpy_objects import as_array, as_scalar, dtype_code
+from ptinspect.pickling.pyobjects import (
+    as_bytes,
+    as_mapping,
+    as_sequence,
+    attributes_of,
+    brief_repr,
+    class_path,
+    constructor_arguments,
+    function_path,
+    global_path,
+    is_pickled_by_value,
 )
-from ptinspect.formats.dtypes import dtype_by_name
 from ptinspect.pickling.values import (
     Blob,
     Call,
@@ -108,7 +107,7 @@ def listed(kind: str, items: list[Value] | tuple[Value, ...]) -> tuple[str, Valu
 
 def _number(item: Value) -> Value:
     """A complex number as text, all else as it is."""
-    return _complex(item) if isinstance(item, Call) and path_of(item.func) == _COMPLEX else item
+    return _complex(item) if isinstance(item, Call) and global_path(item.func) == _COMPLEX else item
 
 
 _COMPLEX = "builtins.complex"
@@ -143,19 +142,19 @@ def _persistent(value: PersistentId) -> tuple[str, Value]:
     if isinstance(named, tuple) and len(named) >= 5 and named[0] == "storage":
         kind = named[1].path if isinstance(named[1], Global) else "storage"
         return kind, {"length": named[4], "head": []}
-    path = path_of(value)
-    return ("global", path) if path else ("persistent id", short(named))
+    path = global_path(value)
+    return ("global", path) if path else ("persistent id", brief_repr(named))
 
 
 # --- objects that a line can say ----------------------------------------------------------
 
 
 def _joined(separator: str) -> Callable[[Call], Value]:
-    return lambda call: separator.join(str(part) for part in arguments_of(call))
+    return lambda call: separator.join(str(part) for part in constructor_arguments(call))
 
 
 def _first(call: Call) -> Value:
-    found = arguments_of(call)
+    found = constructor_arguments(call)
     return found[0] if found and is_simple(found[0]) else None
 
 
@@ -165,15 +164,15 @@ def _complex(call: Call) -> Value:
 
 
 def _fraction(call: Call) -> Value:
-    return "/".join(str(part) for part in arguments_of(call))
+    return "/".join(str(part) for part in constructor_arguments(call))
 
 
 def _date(call: Call) -> Value:
     """As `isoformat()` says it. Source: Modules/_datetimemodule.c, `__reduce__`: a date is its
     year (2 bytes), month and day; a time its hour, minute, second and microsecond (3); the highest
     bit of the month, or of a time's hour, is the fold. A time zone is the second argument."""
-    given = arguments_of(call)
-    raw = raw_bytes(given[0]) if given else None
+    given = constructor_arguments(call)
+    raw = as_bytes(given[0]) if given else None
     if raw is None or len(raw) not in (4, 6, 10):
         return None
     day = (
@@ -192,10 +191,10 @@ def _date(call: Call) -> Value:
 
 def _zone(value: Value) -> str:
     """`+09:00` for a `datetime.timezone`; the class of any other, whose rules no file records."""
-    given = arguments_of(value) if isinstance(value, Call) else ()
-    if not isinstance(value, Call) or class_of(value) != "datetime.timezone" or not given:
-        return f" ({class_of(value)})" if isinstance(value, Call) else ""
-    delta = arguments_of(given[0]) if isinstance(given[0], Call) else ()
+    given = constructor_arguments(value) if isinstance(value, Call) else ()
+    if not isinstance(value, Call) or class_path(value) != "datetime.timezone" or not given:
+        return f" ({class_path(value)})" if isinstance(value, Call) else ""
+    delta = constructor_arguments(given[0]) if isinstance(given[0], Call) else ()
     parts = [part for part in delta[:2] if isinstance(part, int)]
     if len(parts) != 2:
         return ""
@@ -207,7 +206,7 @@ def _zone(value: Value) -> str:
 
 
 def _uuid(call: Call) -> Value:
-    number = attributes(call).get("int")
+    number = attributes_of(call).get("int")
     number = key_value(number) if number is not None else None
     if not isinstance(number, int):
         return None
@@ -216,14 +215,14 @@ def _uuid(call: Call) -> Value:
 
 
 def _windows(call: Call) -> Value:
-    parts = [str(part) for part in arguments_of(call)]
+    parts = [str(part) for part in constructor_arguments(call)]
     return (
         parts[0] + "\\".join(parts[1:]) if parts and parts[0].endswith("\\") else "\\".join(parts)
     )
 
 
 def _posix(call: Call) -> Value:
-    parts = [str(part) for part in arguments_of(call)]
+    parts = [str(part) for part in constructor_arguments(call)]
     return "/" + "/".join(parts[1:]) if parts[:1] == ["/"] else "/".join(parts)
 
 
@@ -255,38 +254,38 @@ _CALLED = {"torch.serialization._get_layout": "torch.layout", _COMPLEX: "complex
 
 def _object(call: Call) -> tuple[str, Value] | None:
     """An object that one line can say: a number of numpy's, a path, a date, an enum's member."""
-    array = array_of(call)
+    array = as_array(call)
     if array is not None:
         return "numpy.ndarray", {"dtype": array.name, "shape": list(array.shape)}
-    scalar = scalar_of(call)
+    scalar = as_scalar(call)
     if scalar is not None:
         return f"numpy.{scalar[0]}", scalar[1]
     code = dtype_code(call)
     if code is not None:
         return "numpy.dtype", code
-    path = class_of(call) or "object"
-    raw = raw_bytes(call)
+    path = class_path(call) or "object"
+    raw = as_bytes(call)
     if raw is not None:
         return _bytes(bytearray(raw) if path == "builtins.bytearray" else raw)
     if path in _SAYS:
         return _CALLED.get(path, path), _SAYS[path](call)
-    if path_of_function(call) == "builtins.getattr":  # a nested class, an enum's member
-        named = path_of(call)  # None for a method of an object, which is looked into
+    if function_path(call) == "builtins.getattr":  # a nested class, an enum's member
+        named = global_path(call)  # None for a method of an object, which is looked into
         return None if named is None else ("global", named)
-    if by_value(call):
-        return "code", path_of(call)
+    if is_pickled_by_value(call):
+        return "code", global_path(call)
     return _container(call, path)
 
 
 def _container(call: Call, path: str) -> tuple[str, Value] | None:
     """Containers by call that hold plain values only, and enum members: `Color(1)`."""
-    items = sequence(call)
-    if items is not None and not attributes(call):
+    items = as_sequence(call)
+    if items is not None and not attributes_of(call):
         return listed(path.removeprefix("builtins."), items)
-    held = mapping(call)
+    held = as_mapping(call)
     if held is not None:
-        return (path, {"length": 0, "head": []}) if not held and not attributes(call) else None
-    given = arguments_of(call)
+        return (path, {"length": 0, "head": []}) if not held and not attributes_of(call) else None
+    given = constructor_arguments(call)
     if call.changes is None and all(map(is_simple, given)) and not call.kwargs:
         if call.opcode == "NEWOBJ" and len(given) > 1:
             return None  # a named tuple: an entry for each of its items
@@ -296,9 +295,9 @@ def _container(call: Call, path: str) -> tuple[str, Value] | None:
 
 def own_line(call: Call) -> Entry | None:
     """What the line of an object with insides says: its class; None for plain containers."""
-    if mapping(call) is not None and class_of(call) in ("collections.OrderedDict",):
+    if as_mapping(call) is not None and class_path(call) in ("collections.OrderedDict",):
         return None
-    return Entry((), (class_of(call) or "object").removeprefix("builtins."), None)
+    return Entry((), (class_path(call) or "object").removeprefix("builtins."), None)
 
 
-__all__ = ["HEAD", "Entry", "describe", "is_simple", "listed", "own_line", "text"]
+__all__ = ["HEAD", "Entry", "describe", "is_simple", "listed", "own_line"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from ptinspect.document.objects import mapping, sequence
+from ptinspect.pickling.pyobjects import as_mapping, as_sequence
 from ptinspect.pickling.values import Value
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def kind_of(root: Value, found: Contents) -> str:
         return "state_dict"
     if any(optimizer.path == () for optimizer in found.optimizers):
         return "optimizer"
-    if mapping(root) is not None and any(
+    if as_mapping(root) is not None and any(
         _in_containers(root, path)
         for path in (
             *dict.fromkeys(info.root for info in found.modules),
@@ -41,7 +41,7 @@ def kind_of(root: Value, found: Contents) -> str:
 def _in_containers(value: Value, path: Path) -> bool:
     """Whether dicts and lists alone lead from `value` to what lies at `path`."""
     for at in path:
-        items, parts = mapping(value), sequence(value)
+        items, parts = as_mapping(value), as_sequence(value)
         if items is not None and isinstance(at, str):
             value = items.get(at)
         elif items is not None or parts is None or not isinstance(at, int) or at >= len(parts):

@@ -9,7 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from ptinspect.document.objects import attributes, class_of, mapping, path_of, sequence
+from ptinspect.pickling.pyobjects import (
+    as_mapping,
+    as_sequence,
+    attributes_of,
+    class_path,
+    global_path,
+)
 from ptinspect.pickling.values import Call, Value
 from ptinspect.torchnn.classes import lookup
 from ptinspect.torchnn.reading import OPTIMIZED, unusual
@@ -56,7 +62,7 @@ class Module:
     def __init__(self, call: Call, own: dict[Value, Value], path: str | None = None) -> None:
         self.call = call
         self.attributes = own
-        self.class_path = path or class_of(call) or "unknown"
+        self.class_path = path or class_path(call) or "unknown"
 
     @property
     def class_name(self) -> str:
@@ -70,12 +76,12 @@ class Module:
         flag = self.attributes.get("training")
         if flag is None and self.class_path == OPTIMIZED:
             for _, inner in self.members(MODULES):
-                flag = attributes(inner).get("training") if isinstance(inner, Call) else None
+                flag = attributes_of(inner).get("training") if isinstance(inner, Call) else None
         return flag if isinstance(flag, bool) else None
 
     def members(self, name: str) -> Iterator[tuple[str, Value]]:
         """The items of `_parameters`, `_buffers` or `_modules`, in order, None included."""
-        for key, value in (mapping(self.attributes.get(name)) or {}).items():
+        for key, value in (as_mapping(self.attributes.get(name)) or {}).items():
             if isinstance(key, str):
                 yield key, value
 
@@ -83,7 +89,7 @@ class Module:
     def non_persistent(self) -> frozenset[str]:
         """Names of the buffers that state_dict() leaves out; empty where the file is too old to
         say so (torch before 1.6), which reads them all as persistent, as torch does."""
-        names = sequence(self.attributes.get("_non_persistent_buffers_set")) or ()
+        names = as_sequence(self.attributes.get("_non_persistent_buffers_set")) or ()
         return frozenset(name for name in names if isinstance(name, str))
 
     @property
@@ -97,9 +103,9 @@ class Module:
         """Hooks by the attribute that holds them: what each one is."""
         found = {}
         for kind in HOOKS:
-            hooks = mapping(self.attributes.get(kind)) or {}
+            hooks = as_mapping(self.attributes.get(kind)) or {}
             if hooks:
-                found[kind] = [path_of(hook) or _described(hook) for hook in hooks.values()]
+                found[kind] = [global_path(hook) or _described(hook) for hook in hooks.values()]
         return found
 
     @property
@@ -114,17 +120,17 @@ class Module:
 
 
 def _described(value: Value) -> str:
-    return (class_of(value) if isinstance(value, Call) else None) or type(value).__name__
+    return (class_path(value) if isinstance(value, Call) else None) or type(value).__name__
 
 
 def module_of(value: Value) -> Module | None:
     """The module that `value` is; None where it is none."""
     if not isinstance(value, Call):
         return None
-    own = attributes(value)
+    own = attributes_of(value)
     if PARAMETERS not in own or MODULES not in own or BUFFERS not in own:
         return _unusual(value)
-    if any(mapping(own[name]) is None for name in (PARAMETERS, BUFFERS, MODULES)):
+    if any(as_mapping(own[name]) is None for name in (PARAMETERS, BUFFERS, MODULES)):
         return None
     return Module(value, own)
 
@@ -134,7 +140,7 @@ def _unusual(value: Call) -> Module | None:
     odd = unusual(value)
     if odd is not None and lookup(odd[0]) is not None:
         return Module(value, dict(odd[1]), odd[0])
-    path, state = class_of(value) or "", value.state
+    path, state = class_path(value) or "", value.state
     if path.endswith(".LinearPackedParams") and isinstance(state, tuple) and len(state) == 4:
         # torch 1.3 to 1.12, `__getstate__`: (weight, bias, training, dtype)
         weight, bias, training, dtype = state

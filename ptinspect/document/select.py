@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from ptinspect.document.modules import BUFFERS, MODULES, PARAMETERS, module_of
-from ptinspect.document.objects import children, mapping
 from ptinspect.document.walk import bracketed, dotted
 from ptinspect.errors import PtInspectError
+from ptinspect.pickling.pyobjects import as_mapping, iter_children
 from ptinspect.text import join_names
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def named_children(value: Value) -> Iterator[tuple[str | int, Value]]:
     """
     module = module_of(value)
     if module is None:
-        yield from children(value)
+        yield from iter_children(value)
         return
     for store in (PARAMETERS, BUFFERS, MODULES):
         yield from module.members(store)
@@ -124,7 +124,7 @@ def model_candidates(document: Document) -> list[Subtree]:
     That is the root, or the only model in a checkpoint, or the only one with a usual name.
     """
     root = Subtree((), document.archive.root)
-    items = mapping(root.value)
+    items = as_mapping(root.value)
     if document.kind in ("module", "state_dict"):
         return [root]
     # A dict of tensors and other values; the state_dict of a model without parameters is empty.

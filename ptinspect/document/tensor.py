@@ -8,7 +8,7 @@ from ptinspect.pickling.values import Value
 
 if TYPE_CHECKING:
     from ptinspect.document.storages import Storage
-    from ptinspect.formats.dtypes import DType
+    from ptinspect.dtypes import DType
 
 
 PACKED = {"quint4x2": 2, "quint2x4": 4}

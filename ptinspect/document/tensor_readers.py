@@ -11,10 +11,10 @@ from collections.abc import Callable
 from struct import Struct
 from typing import TYPE_CHECKING
 
-from ptinspect.document.objects import mapping, path_of, path_of_function, sequence
 from ptinspect.document.tensor import Tensor
+from ptinspect.dtypes import DType, dtype_by_name, dtype_of_class
 from ptinspect.errors import DamagedError, LimitError, Place
-from ptinspect.formats.dtypes import DType, dtype_by_name, dtype_of_class
+from ptinspect.pickling.pyobjects import as_mapping, as_sequence, function_path, global_path
 from ptinspect.pickling.values import Call, Global, Value
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def _ints(value: Value) -> tuple[int, ...] | None:
-    items = sequence(value)
+    items = as_sequence(value)
     if items is None or not all(type(item) is int for item in items):
         return None
     return tuple(item for item in items if isinstance(item, int))
@@ -53,14 +53,14 @@ def dtype_of(value: Value) -> DType | None:
 
 def device_of(value: Value) -> str:
     """`torch.device("cuda", 0)` or a string, as torch prints it."""
-    if isinstance(value, Call) and path_of_function(value) == "torch.device":
+    if isinstance(value, Call) and function_path(value) == "torch.device":
         return ":".join(str(part) for part in value.args)
     return str(value) if isinstance(value, str) else "unknown"
 
 
 def layout_of(value: Value) -> str | None:
     """`torch.serialization._get_layout("torch.sparse_coo")`, as `sparse_coo`."""
-    if isinstance(value, Call) and path_of_function(value) == "torch.serialization._get_layout":
+    if isinstance(value, Call) and function_path(value) == "torch.serialization._get_layout":
         value = value.args[0] if value.args else None
     if isinstance(value, Global):
         value = value.path
@@ -75,7 +75,7 @@ def _strided(reader: Tensors, call: Call) -> Tensor | None:
         return None
     named, size, stride = reader.refer(args[0]), _ints(args[2]), _ints(args[3])
     dtype, rest = (named.dtype if named else None), args[6:]
-    if path_of_function(call) == "torch._utils._rebuild_tensor_v3":
+    if function_path(call) == "torch._utils._rebuild_tensor_v3":
         dtype, rest = dtype_of(args[6]) if len(args) > 6 else None, args[7:]
     if named is None or dtype is None or size is None or stride is None:
         return None
@@ -91,7 +91,7 @@ def _strided(reader: Tensors, call: Call) -> Tensor | None:
     made = Tensor(
         dtype, size, stride, args[1], named.storage, named.storage.location, grad, call.offset
     )
-    metadata = (mapping(rest[0]) if rest else None) or {}
+    metadata = (as_mapping(rest[0]) if rest else None) or {}
     made.conj, made.neg = metadata.get("conj") is True, metadata.get("neg") is True
     return made
 
@@ -201,7 +201,7 @@ def _ragged(sizes: Tensor) -> tuple[int, ...]:
 
 def _jagged(reader: Tensors, call: Call) -> Tensor | None:
     """`torch.nested._internal.nested_tensor._rebuild_njt({"values", "offsets", …})`."""
-    given = (mapping(call.args[0]) if call.args else None) or {}
+    given = (as_mapping(call.args[0]) if call.args else None) or {}
     values, offsets = reader.read(given.get("values")), reader.read(given.get("offsets"))
     ragged = given.get("_ragged_idx", 1)
     if values is None or offsets is None or not isinstance(ragged, int) or not offsets.shape:
@@ -240,7 +240,7 @@ def _wrapper(reader: Tensors, call: Call) -> Tensor | None:
         dtype_of(args[1]), size, _ints(args[3]), offset, None, device_of(args[6]),
         args[7] is True, call.offset, layout_of(args[5]) or "strided",
     )  # fmt: skip
-    made.subclass = path_of(args[0])
+    made.subclass = global_path(args[0])
     return made
 
 
@@ -263,15 +263,16 @@ def _on_device(reader: Tensors, call: Call) -> Tensor | None:
 def _from_numpy(reader: Tensors, call: Call) -> Tensor | None:
     """`_rebuild_device_tensor_from_numpy(array, dtype, device, requires_grad)`, and
     `_rebuild_xla_tensor`, its older name."""
-    from ptinspect.document.arrays import array_of, storage_of
+    from ptinspect.document.storages import InlineStorage
+    from ptinspect.pickling.numpy_objects import as_array
 
-    array = array_of(call.args[0]) if len(call.args) == 4 else None
+    array = as_array(call.args[0]) if len(call.args) == 4 else None
     dtype = dtype_of(call.args[1]) if array else None
     stored = dtype_by_name(array.name) if array else None
     if array is None or dtype is None or stored is None:
         return None
     made = Tensor(
-        dtype, array.shape, array.stride, 0, storage_of(reader.archive, array),
+        dtype, array.shape, array.stride, 0, InlineStorage(reader.archive, array.data, "cpu"),
         device_of(call.args[2]), call.args[3] is True, call.offset,
     )  # fmt: skip
     made.stored = stored  # a bfloat16 tensor comes as float32, which numpy has
@@ -281,7 +282,7 @@ def _from_numpy(reader: Tensors, call: Call) -> Tensor | None:
 def legacy_object(reader: Tensors, call: Call) -> Tensor | None:
     """A tensor class made and then built upon, as torch before 0.4 wrote it: the state is
     (storage, offset, size, stride). Source: `Tensor.__setstate__`, its branch for four parts."""
-    path = path_of(call.func) or ""
+    path = global_path(call.func) or ""
     if not path.startswith("torch.") or not path.endswith("Tensor"):
         return None
     state = call.state
@@ -297,7 +298,7 @@ def of_tar(reader: Tensors, named: tuple[Value, ...], at: int) -> Tensor | None:
     """A tensor of the tar of torch 0.1: ("tensor", storage or None, offset, size, stride, type,
     key). Source: `torch.serialization._legacy_load.legacy_load`."""
     _, owner, offset, size, stride, kind, _ = named
-    found = reader.storages.named(owner)
+    found = reader.storages.resolve_id(owner)
     dtype = dtype_of_class(kind.name) if isinstance(kind, Global) else None
     dims, steps = _ints(size), _ints(stride)
     if dtype is None or dims is None or steps is None or not isinstance(offset, int):
@@ -315,7 +316,7 @@ def _uninitialized(reader: Tensors, call: Call) -> Tensor | None:
     grad = bool(call.args) and call.args[0] is True
     made = Tensor(dtype_by_name("float32"), (), None, None, None, "cpu", grad, call.offset)
     made.uninitialized = True
-    made.subclass = path_of(call.func)
+    made.subclass = global_path(call.func)
     made.parameter = (made.subclass or "").endswith("Parameter")
     return made
 

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ptinspect.document.objects import (
-    attributes,
-    mapping,
-    path_of,
-    path_of_function,
-    raw_bytes,
-)
 from ptinspect.document.storages import Reference, Storages
 from ptinspect.document.tensor import Tensor
 from ptinspect.document.tensor_readers import READERS, checked, legacy_object, of_tar
+from ptinspect.dtypes import dtype_of_class
 from ptinspect.errors import LimitError, Place
-from ptinspect.formats.dtypes import dtype_of_class
+from ptinspect.pickling.pyobjects import (
+    as_bytes,
+    as_mapping,
+    attributes_of,
+    function_path,
+    global_path,
+)
 from ptinspect.pickling.values import Blob, Call, Global, PersistentId, TensorCall, Value
 from ptinspect.source.base import MemorySource
 
 if TYPE_CHECKING:
+    from ptinspect.dtypes import DType
     from ptinspect.formats.archive import Archive
-    from ptinspect.formats.dtypes import DType
     from ptinspect.limits import Limits
 
 
@@ -114,16 +114,16 @@ class Tensors:
     def _core(self, call: Call) -> Tensor | None:
         if type(call) is TensorCall and call.changes is None:
             return self._fast(call)
-        return READERS.get(path_of_function(call) or "", legacy_object)(self, call)
+        return READERS.get(function_path(call) or "", legacy_object)(self, call)
 
     def refer(self, value: Value) -> Reference | None:
         """The storage behind a persistent id, or behind `torch.storage._load_from_bytes(b"…")`,
         a legacy stream inside the pickle."""
-        if isinstance(value, Call) and path_of_function(value) in _FROM_BYTES:
+        if isinstance(value, Call) and function_path(value) in _FROM_BYTES:
             if id(value) not in self._streams:
                 self._streams[id(value)] = self._inner(value)
             return self._streams[id(value)]
-        return self.storages.refer(value)
+        return self.storages.resolve(value)
 
     def _inner(self, call: Call) -> Reference | None:
         """Reads the inner stream where it lies. LimitError where streams nest too deep."""
@@ -152,7 +152,7 @@ def _bytes_source(archive: Archive, value: Value) -> MemorySource | None:
     if isinstance(value, Blob):
         base = None if archive.origin is None else archive.origin + value.start
         return MemorySource(value.buffer, path, value.start, value.start + value.length, base)
-    raw = raw_bytes(value)
+    raw = as_bytes(value)
     return None if raw is None else MemorySource(raw, path, base=None)
 
 
@@ -164,13 +164,13 @@ _FROM_BYTES = {"torch.storage._load_from_bytes", "torch._utils._load_from_bytes"
 
 def _unwrap(call: Call) -> Value:
     """The tensor inside a parameter or subclass; None where `call` is neither."""
-    path, args = path_of_function(call), call.args
+    path, args = function_path(call), call.args
     if path in ("torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state"):
         return args[0] if args else None
     if path in _TYPED and len(args) == 4:
         inner = args[2] if isinstance(args[2], tuple) else ()
-        if path_of(args[0]) == _NESTED and len(inner) >= 2:
-            return _jagged(call, inner, mapping(args[3]) or {})
+        if global_path(args[0]) == _NESTED and len(inner) >= 2:
+            return _jagged(call, inner, as_mapping(args[3]) or {})
         return Call(args[0], inner, "REDUCE", call.offset)
     if path in _PARAMETERS:
         data = _state_data(call)
@@ -208,9 +208,9 @@ def _state_data(call: Call) -> Value:
 
 def _apply(reader: Tensors, made: Tensor, wrapper: Call) -> None:
     """What a wrapper says of the tensor inside."""
-    path, args = path_of_function(wrapper) or "", wrapper.args
+    path, args = function_path(wrapper) or "", wrapper.args
     if path in _TYPED:
-        kind = path_of(args[1])
+        kind = global_path(args[1])
         made.parameter = made.parameter or kind == "torch.nn.parameter.Parameter"
         plain = kind in ("torch.Tensor", "torch._tensor.Tensor")
         if not plain and kind != "torch.nn.parameter.Parameter":
@@ -242,13 +242,13 @@ def _state_dict(state: Value) -> dict[Value, Value]:
     """Attributes as `torch._utils._set_obj_state` takes them: a dict, or (dict, slots)."""
     made: dict[Value, Value] = {}
     for part in state if isinstance(state, tuple) else (state,):
-        made.update(mapping(part) or {})
+        made.update(as_mapping(part) or {})
     return made
 
 
 def _apply_state(reader: Tensors, made: Tensor, call: Call) -> None:
     if call.changes is not None and call.changes.states:
-        _add_state(reader, made, attributes(call))
+        _add_state(reader, made, attributes_of(call))
 
 
 def _add_state(reader: Tensors, made: Tensor, state: dict[Value, Value]) -> None:

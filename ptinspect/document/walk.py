@@ -13,20 +13,19 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ptinspect.document.entries import Entry, describe, is_simple, own_line
 from ptinspect.document.modules import BUFFERS, MODULES, PARAMETERS, Module, ModuleInfo, module_of
-from ptinspect.document.objects import (
-    attributes,
-    beyond_items,
-    children,
-    class_of,
-    mapping,
-    path_of_function,
-    step,
-)
 from ptinspect.document.optim.state import Optimizer, optimizer_of
 from ptinspect.document.tensor import Tensor
 from ptinspect.document.tensor_readers import READERS
 from ptinspect.document.tensors import Tensors
 from ptinspect.errors import LimitError, Place
+from ptinspect.pickling.pyobjects import (
+    as_mapping,
+    attributes_of,
+    function_path,
+    iter_children,
+    iter_non_items,
+    path_step,
+)
 from ptinspect.pickling.values import Call, Inert, PersistentId, TensorCall, Value
 
 if TYPE_CHECKING:
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import torch
 
-    from ptinspect.formats.dtypes import DType
+    from ptinspect.dtypes import DType
     from ptinspect.limits import Limits
 
 Path = tuple[str | int, ...]
@@ -202,7 +201,7 @@ class _Walk:
 
     def unreadable(self, path: Path, value: Value) -> None:
         """A call of torch that makes tensors, with arguments that torch does not write."""
-        called = path_of_function(value) if isinstance(value, Call) else None
+        called = function_path(value) if isinstance(value, Call) else None
         if called in READERS:
             message = (
                 f"{called} with arguments that torch does not write: no tensor is read from it"
@@ -253,10 +252,10 @@ class _Walk:
             if line is not None:
                 self.note(path, (line.type, line.value))
         context = context._replace(root=None)
-        items = mapping(value)
+        items = as_mapping(value)
         if items and context.held is None and self.dense(path, items, context):
-            return (((*path, step), item, context) for step, item in beyond_items(value))
-        return (((*path, step), item, context) for step, item in children(value))
+            return (((*path, step), item, context) for step, item in iter_non_items(value))
+        return (((*path, step), item, context) for step, item in iter_children(value))
 
     def dense(self, path: Path, items: dict[Value, Value], context: Context) -> bool:
         """Notes the items of a mapping that holds nothing but tensors, as most state_dicts do, at
@@ -267,7 +266,7 @@ class _Walk:
             tensor = read(item)
             if tensor is None or tensor.state:
                 return False
-            at = key if type(key) is str else step(key)
+            at = key if type(key) is str else path_step(key)
             found.append(TensorInfo((*path, at), role_of(tensor, context), persistent, tensor))
         self.found.tensors += found
         self.visited += len(found)
@@ -303,7 +302,7 @@ class _Walk:
         inner = context._replace(root=None)
         if inner.held is not None:  # of a module's parameter: no part of its state_dict
             inner = inner._replace(role="tensor", persistent=False)
-        return (((*path, step(name)), item, inner) for name, item in tensor.state.items())
+        return (((*path, path_step(name)), item, inner) for name, item in tensor.state.items())
 
     def module(self, path: Path, module: Module, context: Context) -> Iterator[Step]:
         """Notes a module; its own tensors in torch's order, its other attributes, its children.
@@ -361,10 +360,10 @@ def repeated(value: Value, context: Context) -> bool:
 def is_state_dict(value: Value, tensors: Tensors) -> bool:
     """Whether a mapping is a state_dict: string keys and tensors as values, or an OrderedDict
     that carries the `_metadata` which `Module.state_dict` adds."""
-    items = mapping(value)
+    items = as_mapping(value)
     if items is None or not all(isinstance(key, str) for key in items):
         return False
-    if isinstance(value, Call) and "_metadata" in attributes(value):
+    if isinstance(value, Call) and "_metadata" in attributes_of(value):
         return True
     if not items:
         return False
@@ -394,4 +393,4 @@ def bracketed(path: Path) -> str:
     return "".join(f"[{at}]" if isinstance(at, int) else f'["{at}"]' for at in path)
 
 
-__all__ = ["Contents", "Path", "TensorInfo", "Warned", "class_of", "dotted", "walk"]
+__all__ = ["Contents", "Path", "TensorInfo", "Warned", "dotted", "walk"]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from ptinspect.dtypes import STORAGE_ITEMSIZE
 from ptinspect.errors import DOWNLOAD_AGAIN, DamagedError, Place
 from ptinspect.formats.archive import ClassSource
-from ptinspect.formats.dtypes import STORAGE_ITEMSIZE
 from ptinspect.pickling.values import Global, TensorCall
 from ptinspect.text import bounded_repr, printable_name
 

@@ -23,9 +23,9 @@ from __future__ import annotations
 from struct import Struct
 from typing import TYPE_CHECKING, NamedTuple
 
+from ptinspect.dtypes import STORAGE_ITEMSIZE
 from ptinspect.errors import DOWNLOAD_AGAIN, DamagedError, LimitError, Place
 from ptinspect.formats.archive import Archive, Span
-from ptinspect.formats.dtypes import STORAGE_ITEMSIZE
 from ptinspect.formats.persistent_ids import class_sources
 from ptinspect.formats.signatures import TAR_BLOCK, is_tar, tar_number
 from ptinspect.limits import LIMITS, Limits

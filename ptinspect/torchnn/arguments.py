@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from ptinspect.pickling.pyobjects import class_path
 from ptinspect.pickling.values import Call, Global, Value
 from ptinspect.torchnn.reading import (
     MISSING,
     Attributes,
-    class_path,
     dict_keys,
     find,
     get,
+    items_of,
     list_keys,
     packed,
-    pairs,
 )
 
 FACTORY = "device=None<- dtype=None<-"
@@ -103,11 +103,12 @@ def _equal(value: Value, other: Value) -> bool:
 
 def children(attributes: Attributes) -> dict[Value, Value]:
     """The children by name, in order."""
-    return dict(pairs(attributes.get("_modules")))
+    return dict(items_of(attributes.get("_modules")))
 
 
 def _class_name(value: Value) -> str:
-    return (class_path(value) or "").rpartition(".")[2]
+    path = class_path(value) if isinstance(value, Call) else None
+    return (path or "").rpartition(".")[2]
 
 
 def nonlinearity(attributes: Attributes, name: str) -> Value:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ptinspect.torchnn.classes import ModuleClass, public_classes
-from ptinspect.torchnn.reading import MISSING, Attributes, find, pairs
+from ptinspect.torchnn.reading import MISSING, Attributes, find, items_of
 
 _KNOWN: list[tuple[frozenset[str], ModuleClass]] = []
 
@@ -19,7 +19,7 @@ def candidates(attributes: Attributes) -> list[ModuleClass]:
                 _KNOWN.append((names, row))
     held = {name for name in attributes if isinstance(name, str)}
     for store in ("_parameters", "_buffers", "_modules"):
-        held.update(name for name in pairs(attributes.get(store)) if isinstance(name, str))
+        held.update(name for name in items_of(attributes.get(store)) if isinstance(name, str))
     found = [row for names, row in _KNOWN if names <= held and _fits(row, attributes)]
     return sorted(found, key=_weight, reverse=True)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from ptinspect.pickling.values import Value
 from ptinspect.torchnn.arguments import READERS, Argument, children, literal, parse_arguments, same
-from ptinspect.torchnn.reading import MISSING, Attributes, attributes_of, find, pairs
+from ptinspect.torchnn.reading import MISSING, Attributes, find, items_of, module_attributes
 from ptinspect.torchnn.tables import (
     activation,
     container,
@@ -134,8 +134,8 @@ class ModuleClass:
         if source == "*":
             return children(attributes)
         if source[0] == "#":
-            inner = attributes_of(find(attributes, source[1:]))
-            return MISSING if inner is None else len(pairs(inner.get("_modules")))
+            holder = module_attributes(find(attributes, source[1:]))
+            return len(items_of(holder.get("_modules"))) if holder else MISSING
         asked, question, gate = source.partition("?")
         if gate and self.get(attributes, gate) is False:
             return MISSING

@@ -5,17 +5,10 @@ from __future__ import annotations
 
 import struct
 
+from ptinspect.dtypes import DTYPES
+from ptinspect.pickling.numpy_objects import as_scalar
 from ptinspect.pickling.values import Blob, Call, Global, Inert, SetOf, Value
 
-DTYPES = frozenset(
-    (  # noqa: SIM905
-        "bool uint8 uint16 uint32 uint64 int8 int16 int32 int64 float16 float32 float64 bfloat16 "
-        "complex32 complex64 complex128 qint8 quint8 qint32 quint4x2 quint2x4 float8_e4m3fn "
-        "float8_e5m2 float8_e4m3fnuz float8_e5m2fnuz float8_e8m0fnu float4_e2m1fn_x2 "
-        "bits1x8 bits2x4 bits4x2 bits8 bits16 int1 int2 int3 int4 int5 int6 int7 "
-        "uint1 uint2 uint3 uint4 uint5 uint6 uint7"
-    ).split()
-)
 QSCHEMES = frozenset(
     (  # noqa: SIM905
         "per_tensor_affine per_channel_affine per_tensor_symmetric per_channel_symmetric "
@@ -29,7 +22,6 @@ TYPES = frozenset(
     ).split()
 )
 LONGEST = 2_000  # bytes that are looked at, of what is written whole
-NUMPY_SCALARS = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
 
 
 def global_text(value: Global) -> str:
@@ -79,50 +71,19 @@ def known_call(value: Call) -> str | None:
     return None
 
 
-def numpy_number(value: Call) -> tuple[str, str] | None:
-    """What f-strings and what `repr` (numpy 2) make of a numpy scalar (`scalar(dtype, bytes)`),
-    which real models hold where a setting was computed: ("0.1", "np.float64(0.1)")."""
-    func, args = value.func, value.args
-    if not isinstance(func, Global) or func.path not in NUMPY_SCALARS or len(args) != 2:
+def numpy_number(value: Value) -> tuple[str, str] | None:
+    """Return `str` and numpy 2's `repr` of a numpy number: ("0.1", "np.float64(0.1)").
+
+    Real models hold them where a setting was computed.
+    """
+    scalar = as_scalar(value)
+    if scalar is None or not isinstance(scalar[1], bool | int | float):
         return None
-    dtype, raw = args[0], latin1_bytes(args[1])
-    if not isinstance(dtype, Call) or not dtype.args or raw is None:
-        return None
-    kind, state = dtype.args[0], dtype.state
-    name, code = _NUMPY.get(kind, ("", "")) if isinstance(kind, str) else ("", "")
-    if not code or len(raw) != struct.calcsize(code):
-        return None
-    order = ">" if isinstance(state, tuple) and state[1:2] == (">",) else "<"
-    number = struct.unpack(order + code, raw)[0]
-    digits = shortest(number, code) if code in "ef" else str(number)
+    name, number = scalar[0].rstrip("_"), scalar[1]
+    dtype = DTYPES[name]
+    is_float = isinstance(number, float) and dtype.letter is not None
+    digits = shortest(number, dtype.letter) if is_float and dtype.letter else str(number)
     return str(number), f"np.{name}({digits})"
-
-
-def latin1_bytes(value: Value) -> bytes | None:
-    """Bytes, which protocols 0 to 2 write as `_codecs.encode(text, "latin1")`."""
-    if isinstance(value, Call) and isinstance(value.func, Global) and value.args:
-        text = value.args[0]
-        encoded = (
-            value.func.path == "_codecs.encode" and isinstance(text, str) and len(text) < LONGEST
-        )
-        return str(text).encode("latin1", "replace") if encoded else None
-    return value if isinstance(value, bytes) else None
-
-
-_NUMPY = {
-    "f8": ("float64", "d"),
-    "f4": ("float32", "f"),
-    "f2": ("float16", "e"),
-    "i8": ("int64", "q"),
-    "i4": ("int32", "i"),
-    "i2": ("int16", "h"),
-    "i1": ("int8", "b"),
-    "u8": ("uint64", "Q"),
-    "u4": ("uint32", "I"),
-    "u2": ("uint16", "H"),
-    "u1": ("uint8", "B"),
-    "b1": ("bool", "?"),
-}
 
 
 def shortest(number: float, code: str) -> str:

@@ -10,7 +10,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
-from ptinspect.pickling.values import Call, Global, Inert, PersistentId, Value
+from ptinspect.pickling.pyobjects import (
+    GRAPH_MODULE_REDUCERS,
+    as_mapping,
+    attributes_of,
+    class_path,
+    function_path,
+)
+from ptinspect.pickling.values import Call, Inert, Value
 
 if TYPE_CHECKING:
     from ptinspect.torchnn.protocols import TensorFacts
@@ -38,24 +45,17 @@ def no_tensors(value: Value, /) -> TensorFacts | None:
     return None
 
 
-def pairs(value: Value) -> Mapping[Value, Value]:
-    """What a dict or an OrderedDict holds, in order; empty for all else.
+def items_of(value: Value) -> Mapping[Value, Value]:
+    """Return the items of a dict or OrderedDict, such as `_modules`; empty for other values."""
+    return as_mapping(value) or {}
 
-    Python 2 wrote an OrderedDict as a call with a list of pairs, Python 3 sets items.
-    """
-    if isinstance(value, dict):
-        return value
-    if not isinstance(value, Call):
-        return {}
-    first = value.args[0] if value.args else None
-    if isinstance(first, list):
-        made = {p[0]: p[1] for p in first if isinstance(p, list | tuple) and len(p) == 2}
-    elif isinstance(first, dict):
-        made = dict(first)
-    else:
-        return value.pairs
-    made.update(value.pairs)
-    return made
+
+def module_attributes(value: Value) -> Attributes:
+    """Return the `__dict__` of an object that the pickle makes; empty for other values."""
+    special = unusual(value)
+    if special is not None:
+        return special[1]
+    return attributes_of(value) if isinstance(value, Call) else {}
 
 
 def get(attributes: Attributes, name: str) -> Value:
@@ -63,12 +63,12 @@ def get(attributes: Attributes, name: str) -> Value:
     if name in attributes:
         return attributes[name]
     for store in ("_parameters", "_buffers", "_modules"):
-        held = pairs(attributes.get(store))
+        held = items_of(attributes.get(store))
         if name in held:
             return held[name]
-    parametrized = pairs(attributes.get("_modules")).get("parametrizations")
-    inner = attributes_of(parametrized) if parametrized is not None else None
-    return pairs(inner.get("_modules")).get(name, MISSING) if inner else MISSING
+    parametrized = items_of(attributes.get("_modules")).get("parametrizations")
+    originals = module_attributes(parametrized).get("_modules")
+    return items_of(originals).get(name, MISSING)
 
 
 def find(attributes: Attributes, path: str) -> Value:
@@ -78,32 +78,14 @@ def find(attributes: Attributes, path: str) -> Value:
     first, *rest = path.split(".")
     value = get(attributes, first)
     for name in rest:
-        inner = attributes_of(value)
-        if inner is None:
-            return MISSING
-        value = get(inner, name)
+        value = get(module_attributes(value), name)
     return value
-
-
-def attributes_of(value: Value) -> Attributes | None:
-    """The `__dict__` of an object that the pickle makes; None where it has none."""
-    odd = unusual(value)
-    if odd is not None:
-        return odd[1]
-    if not isinstance(value, Inert):
-        return None
-    state = value.state
-    if isinstance(state, dict):
-        return state
-    if isinstance(state, tuple) and len(state) == 2:  # (__dict__, slots)
-        return {**pairs(state[0]), **pairs(state[1])}
-    return None
 
 
 def list_keys(attributes: Attributes) -> list[str]:
     """The names of a ParameterList's items. A file that announces more items than it has
     attributes is not believed; old files announce none, their items are parameters."""
-    held = [pairs(attributes.get(store)) for store in ("_parameters", "_buffers", "_modules")]
+    held = [items_of(attributes.get(store)) for store in ("_parameters", "_buffers", "_modules")]
     size = attributes.get("_size")
     if not isinstance(size, int):
         return [str(index) for index in range(len(held[0]))]
@@ -112,7 +94,7 @@ def list_keys(attributes: Attributes) -> list[str]:
 
 def dict_keys(attributes: Attributes) -> list[str]:
     """The names of a ParameterDict's items; old files have none but the parameters'."""
-    keys = pairs(attributes["_keys"] if "_keys" in attributes else attributes.get("_parameters"))
+    keys = items_of(attributes["_keys"] if "_keys" in attributes else attributes.get("_parameters"))
     return [key for key in keys if isinstance(key, str)]
 
 
@@ -135,26 +117,6 @@ QUANTIZED_CONV = (
 )
 SPARSE_PACKED = ("_packed_params", "training", "dtype")
 OPTIMIZED = "torch._dynamo.eval_frame.OptimizedModule"
-GRAPH = "torch.fx.graph_module.GraphModule"
-REDUCERS = frozenset(
-    f"torch.fx.graph_module.reduce_{kind}graph_module" for kind in ("", "package_", "deploy_")
-)
-
-
-def class_path(value: Value) -> str | None:
-    """`module.name` of what a call makes an object of; None where that is no plain name.
-
-    Protocols 0 and 1 write `copyreg._reconstructor(class, object, None)`.
-    """
-    if not isinstance(value, Call):
-        return None
-    made: Value = value.func
-    if isinstance(made, Global) and made.path == "copyreg._reconstructor" and value.args:
-        made = value.args[0]
-    if isinstance(made, PersistentId):  # ("module", class, source file, source), of legacy files
-        named = made.value
-        made = named[1] if isinstance(named, tuple) and len(named) > 1 else None
-    return made.path if isinstance(made, Global) else None
 
 
 def unusual(value: Value) -> tuple[str, Attributes] | None:
@@ -165,7 +127,7 @@ def unusual(value: Value) -> tuple[str, Attributes] | None:
     - `GraphModule` (`reduce_graph_module(body, imports)`),
     - the quantized convolutions and the sparse packed parameters (`__getstate__`: a tuple).
     """
-    path = class_path(value)
+    path = class_path(value) if isinstance(value, Call) else None
     if path is None or not isinstance(value, Call) or not path.startswith("torch."):
         return None
     args, state = value.args, value.state
@@ -175,9 +137,9 @@ def unusual(value: Value) -> tuple[str, Attributes] | None:
         if isinstance(inner, dict) and "training" in inner:  # a property, of the wrapped module
             made["training"] = inner["training"]
         return path, made
-    if path in REDUCERS:
+    if function_path(value) in GRAPH_MODULE_REDUCERS:
         bodies = [arg for arg in args if isinstance(arg, dict)]
-        return (GRAPH, bodies[0]) if bodies else None
+        return (path, bodies[0]) if bodies else None
     if not isinstance(state, tuple) or ".quantized." not in path:
         return None
     for names in (QUANTIZED_CONV, SPARSE_PACKED):
@@ -196,9 +158,7 @@ def packed(attributes: Attributes) -> Sequence[Value]:
         return (attributes["weight"], attributes["bias"])
     held: Value = attributes.get("_packed_params", attributes.get("_packed_weight"))
     if held is None:  # of a module with a child that holds them
-        child = attributes_of(get(attributes, "_packed_params"))
-        if child is None:
-            return ()
+        child = module_attributes(get(attributes, "_packed_params"))
         held = child.get("_packed_params", child.get("_packed_weight"))
     state = held.state if isinstance(held, Inert) else None
     if not isinstance(state, tuple) or not state or not isinstance(state[0], tuple):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from ptinspect.limits import LIMITS
 from ptinspect.pickling.values import Blob, Call, Global, Inert, SetOf, Value, key_value
 from ptinspect.torchnn.known import device_parts, global_text, known_call, numpy_number
-from ptinspect.torchnn.reading import no_tensors, pairs
+from ptinspect.torchnn.reading import items_of, no_tensors
 
 if TYPE_CHECKING:
     from ptinspect.torchnn.protocols import Describe, TensorFacts
@@ -180,7 +180,7 @@ def shape_of(value: Value) -> tuple[str, Parts, str, str] | None:
         if path == "torch.Size" and len(value.args) == 1 and isinstance(value.args[0], tuple):
             return "torch.Size([", [[v] for v in value.args[0]], "])", "torch.Size(...)"
         if path == "collections.OrderedDict":
-            held = pairs(value)
+            held = items_of(value)
             braces = ("({", "})") if held else ("(", ")")
             return f"OrderedDict{braces[0]}", _entries(held), braces[1], "..."
         if path in FIELDS and isinstance(value.state, list):

@@ -12,7 +12,7 @@ import pytest
 import ptinspect
 from ptinspect.conversion import convert
 from ptinspect.conversion.tensors.dtype_cast import TARGETS, caster
-from ptinspect.formats.dtypes import DTYPES
+from ptinspect.dtypes import DTYPES
 from ptinspect.formats.zip.directory import ZipDirectory
 from ptinspect.source.local import open_source
 from tests.conftest import FIXTURES

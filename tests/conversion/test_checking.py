@@ -132,7 +132,7 @@ def test_a_checkpoints_tensors_are_held_against_the_plan(
         at = next(i for i, move in enumerate(plan.moves) if "optimizer" in move.key)
         move = plan.moves[at]
         if field == "dtype":
-            from ptinspect.formats.dtypes import DTYPES
+            from ptinspect.dtypes import DTYPES
 
             plan.moves[at] = move._replace(dtype=DTYPES["int8"])
         elif field == "missing":

@@ -17,11 +17,11 @@ from typing import Any
 from ptinspect.display.module_nodes import ModuleNodes, module_tree
 from ptinspect.document.document import Document
 from ptinspect.document.entries import Entry
-from ptinspect.document.objects import mapping, sequence
 from ptinspect.document.optim.state import Optimizer
 from ptinspect.document.tensor import Tensor
 from ptinspect.document.walk import TensorInfo
 from ptinspect.errors import PtInspectError
+from ptinspect.pickling.pyobjects import as_mapping, as_sequence
 from ptinspect.pickling.values import Value
 
 Facts = dict[str, Any]
@@ -370,7 +370,7 @@ def _group(optimizer: Optimizer, index: int, document: Document) -> Facts:
         elif tensor is not None:
             made[str(key)] = {"tensor": _numbers(tensor)}
         else:
-            items = sequence(value)
+            items = as_sequence(value)
             made[str(key)] = _json(list(items) if items is not None else value)
     return made
 
@@ -380,7 +380,7 @@ def _kept(optimizer: Optimizer, document: Document) -> int:
     return sum(
         document.tensor_of(value) is not None
         for state in optimizer.state.values()
-        for value in (mapping(state) or {}).values()
+        for value in (as_mapping(state) or {}).values()
     )
 
 

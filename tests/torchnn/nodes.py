@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from ptinspect.pickling.values import Value
+from ptinspect.pickling.pyobjects import class_path
+from ptinspect.pickling.values import Call, Value
 from ptinspect.torchnn import Attributes, unusual
-from ptinspect.torchnn.reading import attributes_of, class_path, pairs
+from ptinspect.torchnn.reading import items_of, module_attributes
 
 
 class Node:
@@ -12,11 +13,11 @@ class Node:
 
     def __init__(self, value: Value) -> None:
         odd = unusual(value)
-        path = odd[0] if odd else class_path(value)
+        path = odd[0] if odd else class_path(value) if isinstance(value, Call) else None
         assert path is not None, value
         self.class_path = path
         self.name = self.class_path.rpartition(".")[2]
-        self.attributes: Attributes = attributes_of(value) or {}
+        self.attributes: Attributes = module_attributes(value)
         self.children: list[tuple[str, Node | None]] = []
 
 
@@ -26,7 +27,7 @@ def tree(root: Value) -> Node:
     todo = [made[id(root)]]
     while todo:
         node = todo.pop()
-        for name, child in pairs(node.attributes.get("_modules")).items():
+        for name, child in items_of(node.attributes.get("_modules")).items():
             if child is not None and id(child) not in made:
                 made[id(child)] = Node(child)
                 todo.append(made[id(child)])

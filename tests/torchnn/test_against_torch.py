@@ -25,7 +25,7 @@ from ptinspect.torchnn import (
     print_module,
 )
 from ptinspect.torchnn.classes import known_paths
-from ptinspect.torchnn.reading import pairs
+from ptinspect.torchnn.reading import items_of
 from tests.torchnn import cases, quantized_cases
 from tests.torchnn.nodes import Node, tree
 from tests.torchnn.oracle import Oracle
@@ -140,7 +140,7 @@ class Rebuilder:
 
     def _know(self, value: Value, real: torch.nn.Module) -> None:
         self.made[id(value)] = real
-        children = pairs(Node(value).attributes.get("_modules"))
+        children = items_of(Node(value).attributes.get("_modules"))
         for name, child in children.items():
             if child is not None:
                 self._know(child, real._modules[str(name)])
@@ -166,7 +166,7 @@ class Rebuilder:
         """None where the pickle does not hold all that the constructor needs."""
         node = tree(self.oracle.root)
         positional: list[object] = []
-        dtype_by_name: dict[str, object] = {}
+        by_name: dict[str, object] = {}
         for argument, value in row_of(node.class_path).constructor(node.attributes):
             if value is MISSING:
                 return None
@@ -174,10 +174,10 @@ class Rebuilder:
             if argument.kind == "*":
                 positional.extend(real)
             elif argument.kind == "**":
-                dtype_by_name.update(real)
+                by_name.update(real)
             else:
-                dtype_by_name[argument.name] = real
-        return type(self.module)(*positional, **dtype_by_name)
+                by_name[argument.name] = real
+        return type(self.module)(*positional, **by_name)
 
 
 STATEFUL = (  # what prints values that were observed, or parts that a pickle does not keep

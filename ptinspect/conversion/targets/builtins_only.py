@@ -16,29 +16,30 @@ from typing import TYPE_CHECKING, NamedTuple
 from ptinspect.conversion.targets.module_state import state_dict_of
 from ptinspect.conversion.targets.state_dict import metadata_of
 from ptinspect.conversion.tensors import dtype_cast, pickle_values
-from ptinspect.document.arrays import Array, Inline, array_of, dtype_code, dtype_name, scalar_of
 from ptinspect.document.entries import describe, is_simple
 from ptinspect.document.modules import Module, module_of
-from ptinspect.document.objects import (
-    ORDERED_DICT,
-    PARTIAL,
-    arguments_of,
-    attributes,
-    by_value,
-    class_of,
-    mapping,
-    path_of,
-    path_of_function,
-    raw_bytes,
-    sequence,
-    short,
-    step,
-)
 from ptinspect.document.select import value_at
+from ptinspect.document.storages import InlineStorage
 from ptinspect.document.tensor import Tensor
 from ptinspect.document.walk import dotted
+from ptinspect.dtypes import DTYPES, numpy_name
 from ptinspect.errors import UnsupportedError
-from ptinspect.formats.dtypes import DTYPES
+from ptinspect.pickling.numpy_objects import Array, as_array, as_scalar, dtype_code
+from ptinspect.pickling.pyobjects import (
+    ORDERED_DICT,
+    PARTIAL,
+    as_bytes,
+    as_mapping,
+    as_sequence,
+    attributes_of,
+    brief_repr,
+    class_path,
+    constructor_arguments,
+    function_path,
+    global_path,
+    is_pickled_by_value,
+    path_step,
+)
 from ptinspect.pickling.values import (
     Blob,
     Call,
@@ -157,7 +158,7 @@ class Plain:
             return value if value.path in ALLOWED else value.path
         if isinstance(value, PersistentId):
             known = self.document.tensor_of(value) or self.document.storage_of(value)
-            return value if known is not None else path_of(value) or LOST
+            return value if known is not None else global_path(value) or LOST
         return LOST
 
     def _list(self, owner: Value, items: Iterable[Value]) -> Steps:
@@ -188,11 +189,11 @@ class Plain:
             self._memo[id(owner)] = made
         for key, item in items.items():
             name = plain_key(key)
-            got = LOST if name is LOST or name in made else (yield step(key), item)
+            got = LOST if name is LOST or name in made else (yield path_step(key), item)
             if got is not LOST:
                 made[name] = got
             elif name is LOST or name in made:
-                self.lost.append(str(step(key)))
+                self.lost.append(str(path_step(key)))
         return made
 
     def _ordered(self, value: Value, items: dict[Value, Value], metadata: Value) -> Steps:
@@ -217,13 +218,13 @@ class Plain:
         module = module_of(call)
         if module is not None:
             return (yield from self._module(module))
-        path = class_of(call) or ""
-        if by_value(call) or path_of_function(call) == PARTIAL:
+        path = class_path(call) or ""
+        if is_pickled_by_value(call) or function_path(call) == PARTIAL:
             return LOST
-        own = attributes(call)
+        own = attributes_of(call)
         if path.startswith("omegaconf."):
             return (yield from self._omegaconf(own))
-        items, parts = mapping(call), sequence(call)
+        items, parts = as_mapping(call), as_sequence(call)
         if items is not None and path == ORDERED_DICT:
             return (yield from self._ordered(call, items, metadata_of(call)))
         if items is not None:
@@ -248,7 +249,7 @@ class Plain:
         if refer is not None:
             size, held = (refer.numel,), refer.storage
             return self.graph.new(Tensor(refer.dtype, size, (1,), 0, held, held.location, False, 0))
-        scalar = scalar_of(call)
+        scalar = as_scalar(call)
         if scalar is not None:
             number = scalar[1]
             if isinstance(number, complex):
@@ -256,14 +257,14 @@ class Plain:
             return LOST if number is None else number
         code = dtype_code(call)
         if code is not None:
-            return dtype_name(code)
-        array = array_of(call)
+            return numpy_name(code)
+        array = as_array(call)
         if array is not None:
             return self._array(array)
-        raw = raw_bytes(call)
+        raw = as_bytes(call)
         if raw is not None:
             return raw or _no_bytes()
-        own = path_of_function(call) in _AS_THEY_ARE and call.changes is None and not call.kwargs
+        own = function_path(call) in _AS_THEY_ARE and call.changes is None and not call.kwargs
         return call if own and all(map(is_simple, call.args)) else None
 
     def _tensor(self, call: Call, tensor: Tensor) -> Value:
@@ -287,13 +288,13 @@ class Plain:
                 return LOST
             return items if all(map(is_simple, items)) else LOST
         data = array.data
-        if not isinstance(data, Blob) and raw_bytes(data) is None:
+        if not isinstance(data, Blob) and as_bytes(data) is None:
             return LOST
         convert = dtype_cast.swapper(dtype)
         if convert is not None and (array.dtype[0] == ">") != (archive.byteorder == "big"):
-            raw = data.read() if isinstance(data, Blob) else raw_bytes(data) or b""
+            raw = data.read() if isinstance(data, Blob) else as_bytes(data) or b""
             data = convert(raw)
-        storage = Inline(archive, data, "cpu")
+        storage = InlineStorage(archive, data, "cpu")
         return self.graph.new(Tensor(dtype, array.shape, array.stride, 0, storage, "cpu", False, 0))
 
     def _module(self, module: Module) -> Steps:
@@ -307,7 +308,7 @@ class Plain:
 
     def _optimizer(self, call: Call) -> Value:
         """The state_dict of an optimizer that was pickled itself."""
-        if "param_groups" not in attributes(call):
+        if "param_groups" not in attributes_of(call):
             return None
         if not self._optimizers:
             from ptinspect.conversion.targets.checkpoint import packed
@@ -327,7 +328,7 @@ class Plain:
 
     def _by_arguments(self, call: Call, path: str) -> Steps:
         """Enums' members, paths, dates; named tuples."""
-        given = arguments_of(call)
+        given = constructor_arguments(call)
         if call.opcode == "NEWOBJ" and len(given) > 1 and call.changes is None:
             return (yield from self._tuple(given))
         found = describe(call)
@@ -350,11 +351,11 @@ def plain_key(key: Value) -> Value:
         return key
     if not isinstance(value, Call | Global):
         return LOST
-    scalar = scalar_of(value)
+    scalar = as_scalar(value)
     if scalar is not None and isinstance(scalar[1], int | float):
         return Key(scalar[1], ("number", repr(scalar[1])))
     found = describe(value)
-    return found[1] if found is not None and isinstance(found[1], str) else short(value)
+    return found[1] if found is not None and isinstance(found[1], str) else brief_repr(value)
 
 
 def _no_bytes() -> Call:

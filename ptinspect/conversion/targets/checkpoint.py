@@ -16,10 +16,10 @@ from ptinspect.conversion.plan import Plan, planned_moves, torch_file
 from ptinspect.conversion.targets.state_dict import chosen, model_of
 from ptinspect.conversion.tensors.object_graph import Graph
 from ptinspect.document import open as open_document
-from ptinspect.document.objects import attributes, mapping, sequence, step
 from ptinspect.document.select import find_models, value_at
 from ptinspect.document.walk import dotted
 from ptinspect.errors import PtInspectError, add_error_path
+from ptinspect.pickling.pyobjects import as_mapping, as_sequence, attributes_of, path_step
 from ptinspect.pickling.values import Call, Value, key_value
 from ptinspect.text import join_names
 
@@ -76,7 +76,7 @@ def _make_way(
                 f"--set {name} would put something else in the place of the model",
                 hint="give the entry another name",
             )
-    held = mapping(document.archive.root) or {}  # a full model's MODEL is no entry of SRC
+    held = as_mapping(document.archive.root) or {}  # a full model's MODEL is no entry of SRC
     replaced = [
         name
         for name in (*new, *([OPTIMIZER] if options.optimizer else []))
@@ -93,7 +93,7 @@ def _kept(
 ) -> dict[Value, Value]:
     """The entries that come from SRC, under the keys that they have there. `sources` gets the old
     names of the model's tensors."""
-    items = mapping(document.archive.root)
+    items = as_mapping(document.archive.root)
     if document.kind == "checkpoint" and options.entry is None and items is not None:
         entries = dict(items)
         if options.edits.any:
@@ -101,7 +101,9 @@ def _kept(
             if len(model.part.path) != 1:
                 raise PtInspectError("the model whose keys are to be changed lies too deep in it")
             name = str(model.part.path[0])
-            entries[next(key for key in items if step(key) == model.part.path[0])] = model.value
+            entries[next(key for key in items if path_step(key) == model.part.path[0])] = (
+                model.value
+            )
             sources.update((f"{name}.{new}", f"{name}.{old}") for new, old in model.sources.items())
             plan.dropped += [f"{name}.{key}" for key in (*model.left_out, *model.dropped)]
             warnings.of_edits(plan, model)
@@ -120,9 +122,9 @@ def _entries(document: Document, options: Options) -> dict[Value, Value]:
     """All of a file that holds neither a model nor a checkpoint, whose root, or what `--entry`
     names, becomes the checkpoint: a mapping by its items, an object by its attributes."""
     value = chosen(document, options).value if options.entry else document.archive.root
-    items = mapping(value)
+    items = as_mapping(value)
     if items is None and isinstance(value, Call) and document.tensor_of(value) is None:
-        items = attributes(value)
+        items = attributes_of(value)
     if items and all(isinstance(key_value(key), str) for key in items):
         return {str(key_value(key)): item for key, item in items.items()}
     return {"value": value}
@@ -139,9 +141,9 @@ def _plain(
     for key, value in entries.items():
         name = plain_key(key)
         if name is LOST or name in made:
-            plain.lost.append(str(step(key)))
+            plain.lost.append(str(path_step(key)))
         else:
-            made[name] = plain.of(value, str(step(key)))
+            made[name] = plain.of(value, str(path_step(key)))
     if plain.lost:
         plan.dropped += plain.lost
         plan.told.append(f"left out, as it has no plain form: {join_names(plain.lost)}")
@@ -171,7 +173,7 @@ def optimizer_state(document: Document) -> Value:
             else "--optimizer takes a file with what optimizer.state_dict() gave",
         )
     value = value_at(document.archive.root, found[0].path)
-    if isinstance(value, Call) and "param_groups" in attributes(value):
+    if isinstance(value, Call) and "param_groups" in attributes_of(value):
         return packed(found[0])
     return value
 
@@ -185,7 +187,8 @@ def packed(optimizer: Optimizer) -> Value:
     groups: list[Value] = []
     for group in optimizer.groups:
         numbers: list[Value] = [
-            order.setdefault(id(each), len(order)) for each in sequence(group.get("params")) or ()
+            order.setdefault(id(each), len(order))
+            for each in as_sequence(group.get("params")) or ()
         ]
         groups.append({**{k: v for k, v in group.items() if k != "params"}, "params": numbers})
     state = {

@@ -11,12 +11,12 @@ import re
 from struct import pack
 from typing import TYPE_CHECKING
 
-from ptinspect.document.arrays import Inline
 from ptinspect.document.modules import BUFFERS, MODULES, PARAMETERS, Module, module_of
-from ptinspect.document.objects import mapping
+from ptinspect.document.storages import InlineStorage
 from ptinspect.document.tensor import Tensor
+from ptinspect.dtypes import DTYPES
 from ptinspect.errors import LimitError, UnsupportedError
-from ptinspect.formats.dtypes import DTYPES
+from ptinspect.pickling.pyobjects import as_mapping
 from ptinspect.torchnn import candidates
 from ptinspect.torchnn.reading import packed
 
@@ -155,12 +155,12 @@ _CODED = re.compile(r"^\s+def\s+(?:get_extra_state|state_dict|_save_to_state_dic
 def _local_metadata(module: Module) -> dict[str, Value]:
     """What hooks add: `SpectralNormStateDictHook` of torch.nn.utils.spectral_norm."""
     found: dict[str, Value] = {}
-    for hook in (mapping(module.attributes.get("_state_dict_hooks")) or {}).values():
+    for hook in (as_mapping(module.attributes.get("_state_dict_hooks")) or {}).values():
         path = getattr(getattr(hook, "func", None), "path", "")
         fn = hook.state if hasattr(hook, "state") else None
         if path == "torch.nn.utils.spectral_norm.SpectralNormStateDictHook":
-            inner = (mapping(fn) or {}).get("fn")
-            name = (mapping(getattr(inner, "state", None)) or {}).get("name")
+            inner = (as_mapping(fn) or {}).get("fn")
+            name = (as_mapping(getattr(inner, "state", None)) or {}).get("name")
             found["spectral_norm"] = {f"{name}.version": 1}
     return found
 
@@ -213,5 +213,5 @@ def _own(value: Value, document: Document, graph: Graph, grad: bool = False) -> 
 
 def _scalar(graph: Graph, document: Document, dtype: str, raw: bytes) -> Value:
     """`torch.tensor(number)`."""
-    storage = Inline(document.archive, raw, "cpu")
+    storage = InlineStorage(document.archive, raw, "cpu")
     return graph.new(Tensor(DTYPES[dtype], (), (), 0, storage, "cpu", False, 0))

@@ -18,10 +18,10 @@ from ptinspect.conversion.tensors import dtype_cast
 from ptinspect.conversion.tensors.byte_ranges import Cast, Gather, Piece, Range
 from ptinspect.conversion.tensors.object_graph import Graph
 from ptinspect.conversion.tensors.storage_layout import Wish, check_extent, same
-from ptinspect.document.objects import mapping
 from ptinspect.document.walk import dotted
 from ptinspect.errors import UnsupportedError
 from ptinspect.formats.safetensors import HEADER_BYTES, NAMES
+from ptinspect.pickling.pyobjects import as_mapping
 from ptinspect.text import bounded_repr, join_names
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def plan_safetensors(document: Document, target: str, options: Options) -> Plan:
     """The plan of one file, or of shards and their index."""
     plan = Plan(options.to)
     model = model_of(document, options, graph := Graph(options.wish))
-    if not model.items and model.module is None and mapping(model.value) != {}:
+    if not model.items and model.module is None and as_mapping(model.value) != {}:
         model.items, model.sources = (
             {"": model.value},
             {"": dotted(model.part.path) if model.part.path else ""},

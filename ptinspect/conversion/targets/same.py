@@ -14,11 +14,11 @@ from ptinspect.conversion.plan import Move, Plan, torch_file
 from ptinspect.conversion.tensors import pickle_values
 from ptinspect.conversion.tensors.byte_ranges import Cast, Piece, Range
 from ptinspect.conversion.tensors.dtype_cast import swapper
-from ptinspect.document.objects import module_class
 from ptinspect.document.storages import Storage
+from ptinspect.dtypes import STORAGE_ITEMSIZE, dtype_of_class, is_untyped
 from ptinspect.errors import UnsupportedError
-from ptinspect.formats.dtypes import STORAGE_ITEMSIZE, dtype_of_class, is_untyped
 from ptinspect.formats.torch_zip import TorchZip
+from ptinspect.pickling.pyobjects import legacy_class
 from ptinspect.pickling.rewriter import Rewriter, free_index
 from ptinspect.pickling.values import Call, Global, PersistentId, Value
 from ptinspect.pickling.writer import PickleWriter
@@ -85,7 +85,7 @@ class _Same:
             return None, 0
         if named[0] == "module":
             self.moved = True
-            return self.writer.part(module_class(pid)), 0
+            return self.writer.part(legacy_class(pid)), 0
         if named[0] == "tensor" and len(named) == 7:
             return self.writer.part(self._tensor(named)), 0
         if named[0] != "storage" or len(named) < 5:

@@ -10,7 +10,6 @@ from ptinspect.conversion.targets.module_state import StateDict, state_dict_of
 from ptinspect.conversion.tensors import pickle_values
 from ptinspect.conversion.tensors.object_graph import Graph
 from ptinspect.document.modules import Module, module_of
-from ptinspect.document.objects import ORDERED_DICT, attributes, mapping, path_of_function
 from ptinspect.document.select import (
     MAX_LISTED,
     Subtree,
@@ -20,6 +19,7 @@ from ptinspect.document.select import (
 )
 from ptinspect.document.walk import dotted
 from ptinspect.errors import PtInspectError
+from ptinspect.pickling.pyobjects import ORDERED_DICT, as_mapping, attributes_of, function_path
 from ptinspect.pickling.values import Call, Value, key_value
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def model_of(document: Document, options: Options, graph: Graph) -> Model:
         model.module, model.left_out = module, made.left_out
         _edit(model, made, options.edits, ordered=True)
         return model
-    items = mapping(part.value)
+    items = as_mapping(part.value)
     if items is None or not all(isinstance(key_value(key), str) for key in items):
         return Model(part, part.value)  # a list, a tensor, an optimizer: as it is
     made = StateDict({str(key): value for key, value in items.items()}, metadata_of(part.value))
@@ -109,9 +109,9 @@ def chosen(document: Document, options: Options) -> Subtree:
 
 def metadata_of(value: Value) -> dict[str, Value] | None:
     """A state_dict's `_metadata`, which `Module.state_dict` sets on it."""
-    if not isinstance(value, Call) or path_of_function(value) != ORDERED_DICT:
+    if not isinstance(value, Call) or function_path(value) != ORDERED_DICT:
         return None
-    found = mapping(attributes(value).get("_metadata"))
+    found = as_mapping(attributes_of(value).get("_metadata"))
     return None if found is None else {str(key): item for key, item in found.items()}
 
 

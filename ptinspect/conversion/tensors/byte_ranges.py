@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from ptinspect.document.storages import Storage
     from ptinspect.document.tensor import Tensor
-    from ptinspect.formats.dtypes import DType
+    from ptinspect.dtypes import DType
 
     Convert = Callable[[bytes], bytes]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ptinspect.document.to_array import numpy_type, swapped
-from ptinspect.formats.dtypes import DTYPES, DType
+from ptinspect.dtypes import DTYPES, DType
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from ptinspect.conversion.tensors import pickle_values
 from ptinspect.conversion.tensors.storage_layout import Layout, Wish
-from ptinspect.document.objects import path_of_function
-from ptinspect.formats.dtypes import STORAGE_ITEMSIZE, is_untyped
+from ptinspect.dtypes import STORAGE_ITEMSIZE, is_untyped
+from ptinspect.pickling.pyobjects import function_path
 from ptinspect.pickling.values import Call, Global, Inert, PersistentId, Value
 from ptinspect.pickling.writer import PickleWriter
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ptinspect.document import Document
     from ptinspect.document.storages import Reference
     from ptinspect.document.tensor import Tensor
-    from ptinspect.formats.dtypes import DType
+    from ptinspect.dtypes import DType
 
 _STRIDED = {
     f"torch._utils.{name}"
@@ -113,14 +113,12 @@ class Graph:
             return Found(tensor, None, None) if tensor else None
         if not isinstance(value, Call):
             return None
-        path = path_of_function(value) or ""
+        path = function_path(value) or ""
         if path in _STRIDED or (path in _ELSEWHERE and self.wish.device):
             return self._dense(value, document, None)
         if path in _TYPED and len(value.args) == 4 and isinstance(value.args[2], tuple):
             core = Call(value.args[0], value.args[2], "REDUCE", value.offset)
-            return (
-                self._dense(core, document, value) if path_of_function(core) in _STRIDED else None
-            )
+            return self._dense(core, document, value) if function_path(core) in _STRIDED else None
         if not path.startswith("torch.") or value.changes is None:
             return None
         return self._dense(value, document, None) if _is_old_tensor(value) else None
@@ -143,7 +141,7 @@ class Graph:
         """What `tensor.detach()` would be: a tensor of its own on the same bytes, no parameter,
         without a gradient. Values that are no tensors are given back."""
         core, tensor = value, document.tensor_of(value)
-        while isinstance(core, Call) and path_of_function(core) in _PARAMETERS and core.args:
+        while isinstance(core, Call) and function_path(core) in _PARAMETERS and core.args:
             core = core.args[0]
         if tensor is None or tensor.uninitialized or not isinstance(core, Call | PersistentId):
             return value
@@ -180,7 +178,7 @@ class Graph:
     def dtype_of(self, value: Value) -> DType | None:
         """The dtype with which a value is written that is a dense tensor, by itself or within a
         parameter; None for others. After `plan`."""
-        while isinstance(value, Call) and path_of_function(value) in _PARAMETERS and value.args:
+        while isinstance(value, Call) and function_path(value) in _PARAMETERS and value.args:
             value = value.args[0]
         tensor = self.tensor_of(value)
         return self.layout.dtype_of(tensor) if tensor else None
@@ -261,7 +259,7 @@ def _is_old_tensor(call: Inert) -> bool:
     """A tensor, Variable or Parameter as torch before 0.4 pickled it: its class, then a state."""
     if not isinstance(call, Call):
         return False
-    path = path_of_function(call) or ""
+    path = function_path(call) or ""
     if path in ("torch.nn.parameter.Parameter", "torch.autograd.variable.Variable"):
         return True
     return path.startswith("torch.") and path.endswith("Tensor") and isinstance(call.state, tuple)

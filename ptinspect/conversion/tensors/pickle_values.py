@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from ptinspect.formats.dtypes import STORAGE_CLASSES
+from ptinspect.dtypes import STORAGE_CLASSES
 from ptinspect.pickling.values import Call, Global, PersistentId, Value
 
 if TYPE_CHECKING:
     from ptinspect.conversion.tensors.storage_layout import Written
     from ptinspect.document.tensor import Tensor
-    from ptinspect.formats.dtypes import DType
+    from ptinspect.dtypes import DType
 
 UNTYPED = Global("torch.storage", "UntypedStorage", 0)
 ORDERED = Global("collections", "OrderedDict", 0)

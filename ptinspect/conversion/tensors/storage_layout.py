@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from ptinspect.document.tensor import Tensor
-    from ptinspect.formats.dtypes import DType
+    from ptinspect.dtypes import DType
 
 
 _PACKED = ("quint4x2", "quint2x4")
@@ -288,6 +288,6 @@ def _piece(storage: Storage, low: int, high: int, source: DType, target: DType) 
 
 
 def _byte() -> DType:
-    from ptinspect.formats.dtypes import DTYPES
+    from ptinspect.dtypes import DTYPES
 
     return DTYPES["uint8"]

@@ -13,10 +13,9 @@ from ptinspect._version import __version__
 from ptinspect.display.select import selected
 from ptinspect.display.text.escape import quoted, quoted_all
 from ptinspect.display.text.json_values import json_scalar, json_value
-from ptinspect.document.arrays import Inline
 from ptinspect.document.entries import Entry, describe
-from ptinspect.document.objects import short
-from ptinspect.document.storages import places
+from ptinspect.document.storages import InlineStorage, storage_places
+from ptinspect.pickling.pyobjects import brief_repr
 from ptinspect.pickling.values import key_value
 
 if TYPE_CHECKING:
@@ -127,7 +126,7 @@ def _storages(document: Document, rows: list[TensorInfo]) -> list[str]:
     """The storage of each row, or null. An array in the pickle itself has no key. Of a model in
     several files each tells its own."""
     held = [info.tensor.storage for info in rows]
-    found = places(held)
+    found = storage_places(held)
     keys = quoted_all(["" if storage is None else storage.key for storage in held])
     records = quoted_all([place[0] or "" for place in found])
     parts = document.archive.parts
@@ -138,8 +137,8 @@ def _storages(document: Document, rows: list[TensorInfo]) -> list[str]:
     return [
         "null"
         if storage is None
-        else f'{{"key": {"null" if type(storage) is Inline else key}, "nbytes": {storage.nbytes}, '
-        f'"record": {"null" if at[0] is None else record}, '
+        else f'{{"key": {"null" if type(storage) is InlineStorage else key}, '
+        f'"nbytes": {storage.nbytes}, "record": {"null" if at[0] is None else record}, '
         f'"file_offset": {"null" if at[1] is None else at[1]}'
         f"{named.get(id(storage.archive), '') if named else ''}}}"
         for storage, key, record, at in zip(held, keys, records, found, strict=True)
@@ -195,7 +194,7 @@ def _part(part: Tensor) -> str:
     place = "null"
     if part.storage is not None:
         record, at = part.storage.place
-        key = "null" if type(part.storage) is Inline else quoted(part.storage.key)
+        key = "null" if type(part.storage) is InlineStorage else quoted(part.storage.key)
         place = (
             f'{{"key": {key}, "nbytes": {part.storage.nbytes}, '
             f'"record": {json_scalar(record)}, "file_offset": {json_scalar(at)}}}'
@@ -279,7 +278,7 @@ def _optimizer(found: Optimizer, document: Document) -> str:
 def _group(found: Optimizer, number: int, document: Document) -> str:
     made = []
     for key, value in found.groups[number].items():
-        name = short(key_value(key)) if not isinstance(key, str) else key
+        name = brief_repr(key_value(key)) if not isinstance(key, str) else key
         said = str(found.parameters(number)) if name == "params" else _setting(value, document)
         made.append(f"{quoted(name)}: {said}")
     return f"{{{', '.join(made)}}}"
@@ -293,7 +292,7 @@ def _setting(value: Value, document: Document) -> str:
 
         return f'{{"tensor": {json_scalar(number_of(tensor))}}}'
     said = describe(value)
-    return json_value(said[1]) if said is not None else quoted(short(value))
+    return json_value(said[1]) if said is not None else quoted(brief_repr(value))
 
 
 def _totals(document: Document) -> str:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from ptinspect.document.tensor import Tensor
-    from ptinspect.formats.dtypes import DType
+    from ptinspect.dtypes import DType
 
 Number = bool | int | float | complex
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from ptinspect.document.tensor import Tensor
 from ptinspect.document.to_array import number_blocks, quiet
+from ptinspect.dtypes import DTYPES
 from ptinspect.errors import UnsupportedError
-from ptinspect.formats.dtypes import DTYPES
 
 if TYPE_CHECKING:
     from typing import Any

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING
 from ptinspect.display.numbers.decode import Number, gather
 from ptinspect.display.text.escape import safe
 from ptinspect.document.tensor import Tensor
+from ptinspect.dtypes import DTYPES
 from ptinspect.errors import UnsupportedError
-from ptinspect.formats.dtypes import DTYPES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from ptinspect.formats.dtypes import DType
+    from ptinspect.dtypes import DType
 
 
 def scaled(

@@ -7,7 +7,7 @@ must not be printed are escaped while other scripts stay readable, and nesting m
 from __future__ import annotations
 
 from ptinspect.display.text.escape import quoted
-from ptinspect.document.objects import short
+from ptinspect.pickling.pyobjects import brief_repr
 from ptinspect.pickling.values import key_value
 
 MAX_INTEGER_BITS = 12_000
@@ -30,7 +30,7 @@ def json_scalar(value: object) -> str:
         if value != value:
             return '"nan"'
         return repr(value) if value - value == 0 else ('"inf"' if value > 0 else '"-inf"')
-    return quoted(str(value) if isinstance(value, complex) else short(value))
+    return quoted(str(value) if isinstance(value, complex) else brief_repr(value))
 
 
 class _Text(str):

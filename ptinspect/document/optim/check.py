@@ -7,12 +7,12 @@ from collections import Counter
 from math import isfinite
 from typing import TYPE_CHECKING, NamedTuple
 
-from ptinspect.document.objects import sequence
 from ptinspect.document.optim.matching import Fault, Pairing, Slot, pair, slots_of
 from ptinspect.document.optim.rules import COLUMN, FLAT, ROW, SAME_SHAPE, always_keeps, kept_by
 from ptinspect.document.optim.training_state import counter_of, schedulers_of, weights_of
 from ptinspect.document.walk import Path, dotted
 from ptinspect.errors import UnsupportedError
+from ptinspect.pickling.pyobjects import as_sequence
 from ptinspect.pickling.values import Value
 
 if TYPE_CHECKING:
@@ -410,7 +410,7 @@ class _Check:
         """Neither NaN nor inf in what the optimizer keeps."""
         for slot in self.slots:
             for key, value in (slot.kept or {}).items():
-                parts = sequence(value) if not isinstance(value, int | float | str) else None
+                parts = as_sequence(value) if not isinstance(value, int | float | str) else None
                 for part in parts if parts is not None else (value,):
                     found = self.odd(part)
                     if found:

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
-from ptinspect.document.objects import mapping, sequence
 from ptinspect.document.optim.rules import COLUMN, ROW, SAME_SHAPE
 from ptinspect.document.tensor import Tensor
+from ptinspect.pickling.pyobjects import as_mapping, as_sequence
 from ptinspect.pickling.values import Value
 
 if TYPE_CHECKING:
@@ -61,10 +61,10 @@ def slots_of(optimizer: Optimizer, document: Document) -> list[Slot]:
     """The parameters of all groups, in order."""
     made: list[Slot] = []
     for at, group in enumerate(optimizer.groups):
-        keys = sequence(group.get("params")) or ()
+        keys = as_sequence(group.get("params")) or ()
         names = optimizer.names(at)
         for place, key in enumerate(keys):
-            kept = mapping(_state(optimizer.state, key))
+            kept = as_mapping(_state(optimizer.state, key))
             own = document.tensor_of(key) if not isinstance(key, int | str | float) else None
             name = names[place] if len(names) == len(keys) else None
             if isinstance(key, str):  # torch.distributed.checkpoint.state_dict writes names

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from ptinspect.document.objects import attributes, class_of, mapping, sequence
-from ptinspect.document.objects import step as step_of
+from ptinspect.pickling.pyobjects import as_mapping, as_sequence, attributes_of, class_path
+from ptinspect.pickling.pyobjects import path_step as step_of
 from ptinspect.pickling.values import Call, Value
 
 
@@ -30,21 +30,21 @@ class Optimizer(NamedTuple):
     def step(self) -> Value:
         """The first parameter's step, a number or a 0-dim tensor; None without."""
         for kept in self.state.values():
-            step = (mapping(kept) or {}).get("step")
+            step = (as_mapping(kept) or {}).get("step")
             if step is not None:
                 return step
         return None
 
     def parameters(self, group: int) -> int:
         """How many parameters a group covers."""
-        return len(sequence(self.groups[group].get("params")) or ())
+        return len(as_sequence(self.groups[group].get("params")) or ())
 
     def members(self) -> Iterator[tuple[tuple[str | int, ...], Value]]:
         """The insides with their paths: state (by the parameter's index where the pickled object
         has the parameters themselves as keys), then groups."""
         order: dict[int, int] = {}
         for group in self.groups:
-            for parameter in sequence(group.get("params")) or ():
+            for parameter in as_sequence(group.get("params")) or ():
                 order.setdefault(id(parameter), len(order))
         for key, kept in self.state.items():
             at = order.get(id(key)) if isinstance(key, Call) else None
@@ -54,21 +54,21 @@ class Optimizer(NamedTuple):
 
     def names(self, group: int) -> list[str]:
         """`param_names`, where recorded (torch ≥ 2.6, when given named parameters)."""
-        names = sequence(self.groups[group].get("param_names")) or ()
+        names = as_sequence(self.groups[group].get("param_names")) or ()
         return [name for name in names if isinstance(name, str)]
 
 
 def optimizer_of(value: Value, path: tuple[str | int, ...]) -> Optimizer | None:
     """The optimizer state that `value` is, a state_dict or the pickled object; else None."""
-    items, recorded = mapping(value), None
+    items, recorded = as_mapping(value), None
     if items is None and isinstance(value, Call):
-        items, recorded = attributes(value), class_of(value)
+        items, recorded = attributes_of(value), class_path(value)
     if not items or "state" not in items or "param_groups" not in items:
         return None
-    state, groups = mapping(items["state"]), sequence(items["param_groups"])
+    state, groups = as_mapping(items["state"]), as_sequence(items["param_groups"])
     if state is None or groups is None:
         return None
-    found = tuple(group for group in map(mapping, groups) if group is not None)
+    found = tuple(group for group in map(as_mapping, groups) if group is not None)
     if len(found) != len(groups) or not all("params" in group for group in found):
         return None
     name = _public(recorded) if recorded else infer(found, state)
@@ -116,7 +116,7 @@ def infer(groups: tuple[dict[Value, Value], ...], state: dict[Value, Value]) -> 
         return None
     kept: dict[Value, Value] = {}
     for values in state.values():
-        kept.update(mapping(values) or {})
+        kept.update(as_mapping(values) or {})
     for name, group_signs, state_signs in _SIGNS:
         if all(_has(groups[0], sign) for sign in group_signs.split()) and (
             all(sign in kept for sign in state_signs.split())

@@ -119,9 +119,9 @@ def kind_of(use: Use) -> str:
 
 
 def _own_arguments(call: Call) -> tuple[Value, ...]:
-    from ptinspect.document.objects import arguments_of
+    from ptinspect.pickling.pyobjects import constructor_arguments
 
-    return arguments_of(call)
+    return constructor_arguments(call)
 
 
 def _of_arguments(calls: list[tuple[Value, ...]]) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from ptinspect.document.modules import BUFFERS, MODULES, PARAMETERS, Module, module_of
-from ptinspect.document.objects import arguments_of, attributes, path_of_function
+from ptinspect.pickling.pyobjects import attributes_of, constructor_arguments, function_path
 from ptinspect.pickling.values import (
     Blob,
     Call,
@@ -231,10 +231,10 @@ class Graph:
             for store in (PARAMETERS, BUFFERS):
                 yield from (value for _, value in module.members(store))
             return
-        yield from arguments_of(call)
-        if path_of_function(call) == "functools.partial" and isinstance(call.state, tuple):
+        yield from constructor_arguments(call)
+        if function_path(call) == "functools.partial" and isinstance(call.state, tuple):
             yield from call.state
-        yield from attributes(call).values()
+        yield from attributes_of(call).values()
         for key, item in call.pairs.items():
             yield key_value(key)
             yield item
@@ -319,7 +319,7 @@ class Graph:
         plan = self.plans.get(f"{name[0]}.{name[1]}") if name else None
         if plan is not None:
             return self.object(value, plan)
-        if path_of_function(value) == "builtins.getattr":
+        if function_path(value) == "builtins.getattr":
             return self.reached(value)
         made = called(value, self.expr)
         if made is None:
@@ -445,7 +445,7 @@ class Graph:
 
     def object(self, call: Call, plan: Plan) -> Expr:
         """An object that is no module."""
-        args: list[Argument] = [(None, self.expr(item)) for item in arguments_of(call)]
+        args: list[Argument] = [(None, self.expr(item)) for item in constructor_arguments(call)]
         if plan.kind in ("enum", "exception", "str", "int", "float", "bytes", "function"):
             return Make(plan.ident, args)
         if plan.kind == "tuple":
@@ -461,7 +461,7 @@ class Graph:
             items_of = [self.expr(item) for item in parts]
             return Make(plan.ident, [(None, Items("[]", items_of))] if items_of else [])
         made = self.instance(call, plan)
-        for key, value in attributes(call).items():
+        for key, value in attributes_of(call).items():
             if isinstance(key, str):
                 expr = self.expr(value)
                 if expr is NONE and value is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ptinspect.document.modules import module_of
-from ptinspect.document.objects import by_value, path_of, path_of_function
+from ptinspect.pickling.pyobjects import function_path, global_path, is_pickled_by_value
 from ptinspect.pickling.values import (
     Call,
     Global,
@@ -83,13 +83,13 @@ def named(value: Value) -> tuple[str, str] | None:
             if not isinstance(parts, tuple) or len(parts) < 2 or parts[0] != "module":
                 return None
             value = parts[1]
-        elif isinstance(value, Call) and path_of_function(value) == GETATTR:
+        elif isinstance(value, Call) and function_path(value) == GETATTR:
             if len(value.args) < 2 or not isinstance(value.args[1], str):
                 return None
             names.append(str(value.args[1]))
             value = value.args[0]
-        elif isinstance(value, Call) and by_value(value):
-            module, _, name = (path_of(value) or "").rpartition(".")
+        elif isinstance(value, Call) and is_pickled_by_value(value):
+            module, _, name = (global_path(value) or "").rpartition(".")
             return (module, ".".join([name, *reversed(names)])) if module else None
         else:
             return None
@@ -219,7 +219,7 @@ class Uses:
 
     def call(self, call: Call) -> None:
         """What a call does with the names in it."""
-        path = path_of_function(call)
+        path = function_path(call)
         if path == GETATTR:
             self.reach(call)
             return
@@ -239,7 +239,7 @@ class Uses:
         use = self.use(class_named(call))
         if use is None:
             return
-        use.by_value |= isinstance(call.func, Call) and by_value(call.func)
+        use.by_value |= isinstance(call.func, Call) and is_pickled_by_value(call.func)
         if path in _MADE_OF and len(call.args) > 1 and isinstance(call.args[1], Global):
             use.bases.add(call.args[1].path)
         made = call.opcode != "REDUCE" or path in _MADE_OF
@@ -260,7 +260,7 @@ class Uses:
 
 def owner_of(value: Value) -> tuple[str, str] | None:
     """The class in `getattr(Class, "MEMBER")`."""
-    if isinstance(value, Call) and path_of_function(value) == GETATTR and value.args:
+    if isinstance(value, Call) and function_path(value) == GETATTR and value.args:
         return named(value.args[0])
     return None
 

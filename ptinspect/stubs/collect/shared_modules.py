@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ptinspect.document.modules import BUFFERS, MODULES, PARAMETERS, Module, module_of
-from ptinspect.document.objects import path_of_function
+from ptinspect.pickling.pyobjects import function_path
 from ptinspect.pickling.values import Call, SetOf, Value, key_value
 from ptinspect.stubs.collect.references import GETATTR
 from ptinspect.stubs.expr.identifiers import attribute, string
@@ -145,7 +145,7 @@ def inside(value: Value) -> list[Value]:
         return [item for item in value.values() if isinstance(item, tuple | list | dict | Call)]
     if not isinstance(value, Call):
         return []
-    path = path_of_function(value)
+    path = function_path(value)
     if path == GETATTR:
         return list(value.args[:1])
     if path in WITH_INSIDES:
@@ -184,7 +184,7 @@ class Referring:
         place = self.at.get(id(value))
         if place is not None:
             return Atom(place)
-        path = path_of_function(value)
+        path = function_path(value)
         if path == GETATTR and len(value.args) == 2:
             owner = self.at.get(id(value.args[0]))
             name = value.args[1]

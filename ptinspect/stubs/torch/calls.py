@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from ptinspect.document.modules import BUFFERS, MODULES, PARAMETERS, Module, module_of
-from ptinspect.document.objects import attributes
+from ptinspect.pickling.pyobjects import attributes_of
 from ptinspect.pickling.values import Call, Value
 from ptinspect.stubs.expr.identifiers import string
 from ptinspect.stubs.expr.literals import known_values, plain, zeros
@@ -206,7 +206,7 @@ def normed(row: ModuleClass, module: Module, expr_of: ExprOf) -> Expr | None:
     dims: list[Argument] = []
     hooks = module.attributes.get("_forward_pre_hooks")
     for hook in (hooks.pairs if isinstance(hooks, Call) else hooks or {}).values():  # type: ignore[attr-defined]
-        own = attributes(hook) if isinstance(hook, Call) else {}
+        own = attributes_of(hook) if isinstance(hook, Call) else {}
         if own.get("dim") not in (None, 0) and isinstance(own.get("dim"), int):
             dims = [("dim", expr_of(own["dim"]))]
     return Make(norm, [(None, inner), *dims])

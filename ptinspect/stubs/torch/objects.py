@@ -7,8 +7,9 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ptinspect.document.arrays import array_of, dtype_name, scalar_of
-from ptinspect.document.objects import path_of_function, raw_bytes
+from ptinspect.dtypes import DTYPES, numpy_name
+from ptinspect.pickling.numpy_objects import as_array, as_scalar
+from ptinspect.pickling.pyobjects import as_bytes, function_path
 from ptinspect.pickling.values import Call, Value, key_value
 from ptinspect.stubs.expr.identifiers import plain as is_plain
 from ptinspect.stubs.expr.literals import LONGEST, plain
@@ -16,7 +17,7 @@ from ptinspect.stubs.expr.literals import array as written
 from ptinspect.stubs.expr.nodes import NONE, Argument, Atom, Expr, Items, Make, Pairs
 from ptinspect.stubs.torch.calls import class_text
 from ptinspect.torchnn import lookup
-from ptinspect.torchnn.known import DTYPES, QSCHEMES
+from ptinspect.torchnn.known import QSCHEMES
 
 if TYPE_CHECKING:
     ExprOf = Callable[[Value], Expr]
@@ -68,7 +69,7 @@ def verdict_of(module: str, name: str) -> str | None:
 
 def called(call: Call, expr: ExprOf) -> Expr | None:
     """An object of a class that is not the file's own; None for what has no form in source."""
-    path = path_of_function(call) or ""
+    path = function_path(call) or ""
     for kind in (_scalar, _array, _bytes):
         made = kind(call, expr)
         if made is not None:
@@ -78,7 +79,7 @@ def called(call: Call, expr: ExprOf) -> Expr | None:
 
 
 def _scalar(call: Call, expr: ExprOf) -> Expr | None:
-    found = scalar_of(call)
+    found = as_scalar(call)
     if found is None:
         return None
     value = plain(found[1])
@@ -86,11 +87,11 @@ def _scalar(call: Call, expr: ExprOf) -> Expr | None:
 
 
 def _array(call: Call, expr: ExprOf) -> Expr | None:
-    array = array_of(call)
+    array = as_array(call)
     if array is None or array.name in ("object", "void", "str_", "bytes_"):
         return None
     small = len(array.shape) < 32 and math.prod(array.shape) <= LONGEST
-    raw = raw_bytes(array.data) if small else None
+    raw = as_bytes(array.data) if small else None
     plainly = array.dtype[:1] in "<|" and array.stride == _c_order(array.shape)
     return written(array.name, array.shape, raw if plainly else None)
 
@@ -104,12 +105,12 @@ def _c_order(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _bytes(call: Call, expr: ExprOf) -> Expr | None:
-    raw = raw_bytes(call)
+    raw = as_bytes(call)
     if raw is None or len(raw) > 1_000:
         return None
     made = plain(raw)
     assert made is not None
-    mutable = path_of_function(call) == "builtins.bytearray"
+    mutable = function_path(call) == "builtins.bytearray"
     return Make("bytearray", [(None, made)]) if mutable else made
 
 
@@ -126,9 +127,9 @@ def _size(call: Call, expr: ExprOf) -> Expr | None:
 
 
 def _ordered(call: Call, expr: ExprOf) -> Expr | None:
-    from ptinspect.document.objects import mapping
+    from ptinspect.pickling.pyobjects import as_mapping
 
-    return _filled("OrderedDict", [], mapping(call) or {}, expr)
+    return _filled("OrderedDict", [], as_mapping(call) or {}, expr)
 
 
 def _default(call: Call, expr: ExprOf) -> Expr | None:
@@ -137,9 +138,9 @@ def _default(call: Call, expr: ExprOf) -> Expr | None:
 
 
 def _counter(call: Call, expr: ExprOf) -> Expr | None:
-    from ptinspect.document.objects import mapping
+    from ptinspect.pickling.pyobjects import as_mapping
 
-    return _filled("collections.Counter", [], mapping(call) or {}, expr)
+    return _filled("collections.Counter", [], as_mapping(call) or {}, expr)
 
 
 def _filled(name: str, args: list[Argument], pairs: dict[Value, Value], expr: ExprOf) -> Expr:
@@ -168,9 +169,11 @@ def _set(name: str) -> Callable[[Call, ExprOf], Expr | None]:
 
 def _bag(name: str) -> Callable[[Call, ExprOf], Expr | None]:
     def read(call: Call, expr: ExprOf) -> Expr | None:
-        from ptinspect.document.objects import attributes
+        from ptinspect.pickling.pyobjects import attributes_of
 
-        own = {str(key): value for key, value in attributes(call).items() if isinstance(key, str)}
+        own = {
+            str(key): value for key, value in attributes_of(call).items() if isinstance(key, str)
+        }
         if not all(is_plain(key) for key in own):
             return None
         return Make(name, [(key, expr(value)) for key, value in own.items()])
@@ -200,10 +203,10 @@ def _layout(call: Call, expr: ExprOf) -> Expr | None:
 
 
 def _dtype(call: Call, expr: ExprOf) -> Expr | None:
-    from ptinspect.document.arrays import dtype_code
+    from ptinspect.pickling.numpy_objects import dtype_code
 
     code = dtype_code(call)
-    name = dtype_name(code) if code else ""
+    name = numpy_name(code) if code else ""
     return Make("np.dtype", [(None, Atom(f'"{name}"'))]) if name.isidentifier() else None
 
 

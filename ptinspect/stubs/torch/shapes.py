@@ -30,9 +30,9 @@ def _int(value: Value) -> int:
 
 
 def _dims(value: Value) -> tuple[int, ...]:
-    from ptinspect.document.objects import sequence
+    from ptinspect.pickling.pyobjects import as_sequence
 
-    items = sequence(value)
+    items = as_sequence(value)
     return tuple(_int(item) for item in items) if items is not None else (_int(value),)
 
 

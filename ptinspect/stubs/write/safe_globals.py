@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from ptinspect.document.objects import path_of_function
+from ptinspect.pickling.pyobjects import function_path
 from ptinspect.pickling.values import Call, Global
 from ptinspect.safety.load_advice import load_advice
 from ptinspect.safety.policy.weights_only import ALLOWED
@@ -99,7 +99,7 @@ def _looked_at(graph: Graph) -> tuple[dict[str, list[str]], dict[str, str], list
     dtypes: dict[str, None] = {}
     odd: list[str] = []
     for value in graph.uses.calls:
-        path = path_of_function(value)
+        path = function_path(value)
         if path == GETATTR:
             _reach(value, graph, reached, odd)
         elif path == "numpy.dtype" and value.args and isinstance(value.args[0], str):

@@ -1,0 +1,114 @@
+"""Read numpy's arrays, scalars and dtypes, as pickles of numpy 1 and 2 write them.
+
+Sources: numpy's `ndarray.__reduce__` (`_reconstruct`, then BUILD with version, shape, dtype,
+order and bytes), `ndarray.__reduce_ex__(5)` (`_frombuffer`), `generic.__reduce__` (`scalar`),
+`dtype.__reduce__`. Their module is `numpy.core…` in numpy 1 and `numpy._core…` in numpy 2.
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+from struct import error as StructError
+from typing import NamedTuple
+
+from ptinspect.dtypes import by_numpy_code, numpy_name
+from ptinspect.pickling.pyobjects import as_bytes, as_sequence, function_path
+from ptinspect.pickling.values import Call, Value
+
+
+class Array(NamedTuple):
+    """A numpy array.
+
+    Attributes:
+        dtype: as numpy spells it, e.g. `<f4`.
+        stride: in elements.
+        data: the value that holds its bytes; a list of objects for the dtype `|O`.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    data: Value
+
+    @property
+    def name(self) -> str:
+        """The dtype as numpy prints it, e.g. `float32`."""
+        return numpy_name(self.dtype)
+
+
+def _numpy_function(value: Value) -> str:
+    """Return the numpy function that `value` calls, without the module that moved in numpy 2."""
+    path = function_path(value) if isinstance(value, Call) else None
+    if not path or not path.startswith("numpy."):
+        return ""
+    return path.removeprefix("numpy.").removeprefix("_core.").removeprefix("core.")
+
+
+def dtype_code(value: Value) -> str | None:
+    """Return `numpy.dtype("f4")`, with its byte order from BUILD, as `<f4`."""
+    # numpy 2 pickles some dtypes by their class, e.g. numpy.dtypes.Float32DType: not read.
+    if not isinstance(value, Call) or _numpy_function(value) != "dtype":
+        return None
+    code = value.args[0] if value.args else None
+    if not isinstance(code, str):
+        return None
+    state = value.state
+    order = state[1] if isinstance(state, tuple) and len(state) > 1 else "|"
+    return f"{order if isinstance(order, str) else '|'}{code}"
+
+
+def as_array(value: Value) -> Array | None:
+    """Return the array that `value` stands for; None for other values."""
+    if not isinstance(value, Call):
+        return None
+    function = _numpy_function(value)
+    if function == "multiarray._reconstruct":
+        state = value.state
+        if not isinstance(state, tuple) or len(state) < 5:
+            return None
+        shape, dtype, is_fortran, data = state[1], dtype_code(state[2]), state[3] is True, state[4]
+    elif function == "numeric._frombuffer" and len(value.args) == 4:
+        data, dtype, shape = value.args[0], dtype_code(value.args[1]), value.args[2]
+        is_fortran = value.args[3] == "F"
+    else:
+        return None
+    if dtype is None:
+        return None
+    sizes = tuple(size for size in as_sequence(shape) or () if isinstance(size, int))
+    return Array(dtype, sizes, contiguous_strides(sizes, is_fortran), data)
+
+
+def contiguous_strides(shape: tuple[int, ...], is_fortran: bool = False) -> tuple[int, ...]:
+    """Return the strides, in elements, of an array in C (or Fortran) order without gaps."""
+    strides, step = [], 1
+    for size in shape if is_fortran else reversed(shape):
+        strides.append(step)
+        step *= max(size, 1)
+    return tuple(strides if is_fortran else reversed(strides))
+
+
+def as_scalar(value: Value) -> tuple[str, Value] | None:
+    """Return a numpy scalar's type name and its number or text (None if it cannot be read)."""
+    if not isinstance(value, Call) or _numpy_function(value) != "multiarray.scalar":
+        return None
+    code = dtype_code(value.args[0]) if value.args else None
+    if code is None:
+        return None
+    name = numpy_name(code)
+    raw = as_bytes(value.args[1]) if len(value.args) > 1 else None
+    if raw is None:
+        return name, None
+    is_big = code[0] == ">"
+    if code.lstrip("<>=|")[:1] == "U":
+        return name, raw.decode("utf-32-be" if is_big else "utf-32-le", "replace").rstrip("\0")
+    dtype = by_numpy_code(code)
+    if dtype is None or dtype.letter is None:
+        return name, None
+    letters = dtype.letter * (2 if dtype.kind == "complex" else 1)
+    try:
+        numbers = Struct((">" if is_big else "<") + letters).unpack(raw)
+    except StructError:
+        return name, None
+    if dtype.kind == "bool" and "numpy.core." in (function_path(value) or ""):
+        name = "bool_"  # numpy 2 calls it bool
+    return name, complex(*numbers) if dtype.kind == "complex" else numbers[0]
