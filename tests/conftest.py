@@ -1,4 +1,4 @@
-"""What all tests share: where the fixtures lie, how hypothesis runs, when a GPU is asked for."""
+"""Shared by all tests: paths, the tiers, the profiles of hypothesis, the `gpu` mark."""
 
 from __future__ import annotations
 
@@ -7,27 +7,41 @@ import signal
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, is_hypothesis_test, settings
+
+from tests.tiers import all_rounds
 
 ROOT = Path(__file__).parent.parent
 FIXTURES = ROOT / "fixtures"
 
-# No deadline: a loaded machine is no failure. In CI the same examples on every run, so that what
-# fails there fails here too, and what passes lands. HYPOTHESIS_PROFILE chooses another one.
+# No deadline: a loaded machine is no failure. In CI the examples are the same on every run, so that
+# a failure there can be repeated. HYPOTHESIS_PROFILE chooses another profile.
+settings.register_profile("first-tier", deadline=None, max_examples=10)
 settings.register_profile("dev", deadline=None)
 settings.register_profile(
     "ci", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.register_profile("thorough", deadline=None, max_examples=5_000)
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "dev"))
 
 # A shell's background jobs ignore SIGINT, and so would all that the tests start and interrupt.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Settle which tier runs, before the test modules are imported (see tests/tiers.py)."""
+    if os.environ.get("PTINSPECT_ALL") == "1" and config.option.markexpr == "not slow":
+        config.option.markexpr = ""
+    if "not slow" not in config.option.markexpr:
+        os.environ["PTINSPECT_ALL"] = "1"
+    profile = "ci" if os.environ.get("CI") else "dev"
+    if not all_rounds():
+        profile = "first-tier"
+    settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", profile))
+
+
 def why_no_gpu() -> str | None:
-    """Why tests marked `gpu` cannot run here; None where they can. Imports torch."""
+    """Return the reason why tests marked `gpu` cannot run here, or None. Imports torch."""
     try:
         import torch
     except ImportError:
@@ -35,8 +49,14 @@ def why_no_gpu() -> str | None:
     return None if torch.cuda.is_available() else "needs CUDA: torch finds no device"
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    wanting = [item for item in items if item.get_closest_marker("gpu")]
-    if wanting and (reason := why_no_gpu()):  # torch takes seconds to import: only if asked for
-        for item in wanting:
+    for item in items:
+        if is_hypothesis_test(getattr(item, "obj", None)):
+            item.add_marker(pytest.mark.fuzz)
+        if item.get_closest_marker("corpus"):
+            item.add_marker(pytest.mark.slow)
+    gpu_tests = [item for item in items if item.get_closest_marker("gpu")]
+    if gpu_tests and (reason := why_no_gpu()):  # torch takes seconds to import: only if asked for
+        for item in gpu_tests:
             item.add_marker(pytest.mark.skip(reason=reason))

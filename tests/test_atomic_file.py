@@ -133,6 +133,7 @@ with atomic_outputs([sys.argv[1]]) as (output,):
 """
 
 
+@pytest.mark.slow
 @posix
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP"])
 def test_a_signal_leaves_nothing_and_ends_as_it_would_have(tmp_path: Path, name: str) -> None:

@@ -272,6 +272,7 @@ print(seen.count(True), seen.count(False))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 def test_fifty_kills_at_random_moments(large: Path, tmp_path: Path) -> None:
     """Under the final name there is nothing, or all of it; the source is as it was."""

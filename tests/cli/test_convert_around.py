@@ -118,6 +118,7 @@ def on_a_terminal(code: str, *arguments: object) -> str:
     return seen.decode()
 
 
+@pytest.mark.slow
 @posix
 def test_work_above_a_second_has_a_bar_on_a_terminal(tmp_path: Path) -> None:
     seen = on_a_terminal(SLOW, SEED / "model.pth", tmp_path / "a.safetensors")
@@ -128,6 +129,7 @@ def test_work_above_a_second_has_a_bar_on_a_terminal(tmp_path: Path) -> None:
     assert "%" not in on_a_terminal(quick, SEED / "model.pth", tmp_path / "c.safetensors")
 
 
+@pytest.mark.slow
 @posix
 def test_a_pipe_has_none(tmp_path: Path) -> None:
     command = [sys.executable, "-c", SLOW, "convert", SEED / "model.pth", tmp_path / "a.pt"]

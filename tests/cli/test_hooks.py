@@ -143,6 +143,7 @@ def add_bad_files(repository: Path) -> None:
     git(repository, "add", "-A")
 
 
+@pytest.mark.slow
 def test_pre_commit_tries_the_hooks(repository: Path, ours: Path) -> None:
     """`pre-commit try-repo`, as somebody does it who wants to see what they say."""
     add_bad_files(repository)
@@ -160,6 +161,7 @@ def test_pre_commit_tries_the_hooks(repository: Path, ours: Path) -> None:
     assert "notes.md" not in done.stdout
 
 
+@pytest.mark.slow
 def test_pre_commit_guards_a_repository(repository: Path, ours: Path) -> None:
     """Installed and configured, as docs/howto/pre-commit.md says: a commit of good files is made,
     one of bad files is not; what is allowed in pyproject.toml is."""

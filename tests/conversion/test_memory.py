@@ -10,6 +10,8 @@ import pytest
 
 from tests.formats.shards import index_text, safetensors
 
+pytestmark = pytest.mark.slow
+
 # Not ru_maxrss: that begins with what the parent of a process had.
 PEAK = """
 import re, sys

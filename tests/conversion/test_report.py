@@ -14,7 +14,7 @@ import pytest
 import ptinspect
 from ptinspect.conversion import convert
 from ptinspect.errors import PtInspectError, UnsafeError
-from tests.corpus.files import FIXTURES, REFUSED, fixtures
+from tests.corpus.files import FIXTURES, REFUSED, fixtures, sampled
 
 SCHEMA = json.loads(
     files("ptinspect.conversion").joinpath("convert.schema.json").read_text("utf-8")
@@ -36,7 +36,7 @@ def test_the_schema_is_one() -> None:
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", sampled(NAMES))
 def test_a_dry_run_says_what_the_run_then_does(name: str, tmp_path: Path) -> None:
     for goal in GOALS:
         target = tmp_path / f"{goal}.out"

@@ -13,14 +13,16 @@ import pytest
 
 from tests.corpus import hostile, mutants
 from tests.corpus.files import FIXTURES
+from tests.tiers import rounds
 
 ROOT = Path(__file__).parents[2]
-COUNT = int(os.environ.get("PTINSPECT_MUTANTS", "20000"))
+COUNT = int(os.environ.get("PTINSPECT_MUTANTS", rounds(20_000)))
 SEED = int(os.environ.get("PTINSPECT_MUTANTS_SEED", "20240613"))
 WORKERS = 4
 """Tests, so that xdist spreads them; each looks at its share in a process of its own."""
 
 
+@pytest.mark.fuzz
 @pytest.mark.parametrize("worker", range(WORKERS))
 def test_a_mutant_is_shown_or_refused(worker: int) -> None:
     told = run(worker, WORKERS, COUNT)
@@ -79,5 +81,5 @@ def test_mutants_differ_from_the_file_and_come_again() -> None:
 def test_every_small_fixture_is_mutated() -> None:
     files = hostile.sources()
     assert len(files) >= 400
-    assert COUNT >= 5000 or "PTINSPECT_MUTANTS" in os.environ
+    assert rounds(20_000) <= COUNT or "PTINSPECT_MUTANTS" in os.environ
     assert {hostile.made(files, number, SEED)[0] for number in range(5000)} >= {"soup", files[0][0]}

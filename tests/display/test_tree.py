@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from ptinspect.display.module_nodes import cut_levels
+from tests.corpus.files import sampled
 from tests.display.making import READ, shown, shown_value, truth_of
 from tests.display.test_escape import hidden
 
@@ -24,7 +25,7 @@ def test_a_module_is_what_print_prints(name: str) -> None:
         assert text == f"{printed}\n"
 
 
-@pytest.mark.parametrize("name", READ)
+@pytest.mark.parametrize("name", sampled(READ))
 def test_every_fixture_has_a_tree(name: str) -> None:
     text = shown(name, "tree")
     assert text.endswith("\n")

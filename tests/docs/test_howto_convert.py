@@ -59,6 +59,7 @@ def test_the_page_does_what_it_says(
         assert run(example.command) == example.said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", FILES)
 def test_the_scripts_of_the_page_run(
     page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

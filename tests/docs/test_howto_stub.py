@@ -13,6 +13,8 @@ import pytest
 
 from tests.conftest import FIXTURES, ROOT
 
+pytestmark = pytest.mark.slow
+
 HOWTO = ROOT / "docs" / "howto"
 FILES = {
     "cant-get-attribute": ("seed/model.pth", "model.pth"),

@@ -23,6 +23,7 @@ def prepare(folder: Path) -> None:
         shutil.copy(ROOT / "fixtures" / "seed" / name, folder / name)
 
 
+@pytest.mark.slow
 def test_every_command_prints_what_the_tutorial_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

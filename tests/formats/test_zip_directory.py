@@ -71,6 +71,7 @@ def test_zipfile_lists_the_same() -> None:
         assert found.check_local(number) == []
 
 
+@pytest.mark.slow
 def test_zip64_by_count() -> None:
     """More than 65,535 entries: the plain count is full, and the zip64 record has it."""
     opened = io.BytesIO()

@@ -49,6 +49,7 @@ def test_cut_off_anywhere_it_is_damaged_there(name: str, plain: bool) -> None:
         )
 
 
+@pytest.mark.slow
 @every
 def test_a_bound_inside_the_data_cuts_it_off_likewise(name: str, plain: bool) -> None:
     """`stop` before the end of the buffer: what lies behind it is never looked at."""

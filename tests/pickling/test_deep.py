@@ -57,6 +57,7 @@ for depth in range(1, n + 1):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", SOURCES)
 def test_nesting_is_no_recursion(kind: str) -> None:
     source, step = SOURCES[kind]
@@ -70,6 +71,7 @@ def test_nesting_is_no_recursion(kind: str) -> None:
     assert step is None or int(depth) >= levels - 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", SOURCES)
 def test_nesting_that_is_not_finished_is_no_recursion_either(kind: str) -> None:
     """Cut off before its STOP, so that all of it is thrown away by an error."""

@@ -261,6 +261,7 @@ ATTACKS: dict[str, Callable[[int], list[bytes]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)
 def test_keys_that_collide_take_linear_time(attack: Callable[[int], list[bytes]]) -> None:
     """A hundred thousand of them; Python's own dictionary would take minutes to hours."""

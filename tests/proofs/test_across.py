@@ -27,6 +27,7 @@ def always(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cross_device, "crosses", lambda device: True)
 
 
+@pytest.mark.slow
 def test_both_ways_are_run_and_measured(tmp_path: Path, workers: Workers, always: None) -> None:
     training = Training(tmp_path)
     report = crossed(workers, training.save(training.parts()))
@@ -38,6 +39,7 @@ def test_both_ways_are_run_and_measured(tmp_path: Path, workers: Workers, always
     assert "cpu → cpu   the same bits after loading; losses within 0 ULPs" in report.text()
 
 
+@pytest.mark.slow
 def test_what_a_single_device_lacks_is_mended_first(
     tmp_path: Path, workers: Workers, always: None
 ) -> None:
@@ -49,6 +51,7 @@ def test_what_a_single_device_lacks_is_mended_first(
     assert report.code == 1
 
 
+@pytest.mark.slow
 def test_a_step_that_fails_elsewhere_is_told(
     tmp_path: Path, workers: Workers, always: None
 ) -> None:
@@ -160,6 +163,7 @@ def test_only_who_names_cuda_crosses() -> None:
 SGD = {"make": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9)}
 
 
+@pytest.mark.slow
 @pytest.mark.gpu
 @pytest.mark.parametrize("device", ["cuda", "cuda:0"])
 def test_cuda_to_cpu_and_back_within_the_tolerance(
@@ -177,6 +181,7 @@ def test_cuda_to_cpu_and_back_within_the_tolerance(
         assert crossing.beyond == [], report.text()
 
 
+@pytest.mark.slow
 @pytest.mark.gpu
 def test_dropout_on_cuda_with_the_states_of_its_generators(
     tmp_path: Path, workers: Workers
@@ -192,6 +197,7 @@ def test_dropout_on_cuda_with_the_states_of_its_generators(
     assert crossed(workers, dict(given), device="cuda").verdict == "same"
 
 
+@pytest.mark.slow
 @pytest.mark.gpu
 def test_dropout_on_cuda_without_them_is_named(tmp_path: Path, workers: Workers) -> None:
     training = Training(tmp_path, net=DROPOUT)
@@ -200,6 +206,7 @@ def test_dropout_on_cuda_without_them_is_named(tmp_path: Path, workers: Workers)
     assert [cause.mends for cause in report.causes] == [("rng-cuda",)], report.text()
 
 
+@pytest.mark.slow
 @pytest.mark.gpu
 @pytest.mark.parametrize("kind", ["amp", "scaler"])
 def test_mixed_precision_on_cuda(kind: str, tmp_path: Path, workers: Workers) -> None:
@@ -210,6 +217,7 @@ def test_mixed_precision_on_cuda(kind: str, tmp_path: Path, workers: Workers) ->
     assert {crossing.unit for crossing in report.crossings} == {unit}
 
 
+@pytest.mark.slow
 @pytest.mark.gpu
 def test_tf32_is_off_unless_it_is_allowed(tmp_path: Path, workers: Workers) -> None:
     """A product whose exact result TF32's ten bits cannot hold."""
@@ -229,6 +237,7 @@ def test_tf32_is_off_unless_it_is_allowed(tmp_path: Path, workers: Workers) -> N
     assert exact.losses != loose.losses or torch.cuda.get_device_capability()[0] < 8
 
 
+@pytest.mark.slow
 @pytest.mark.gpu
 def test_a_round_trip_on_cuda(tmp_path: Path, workers: Workers) -> None:
     from ptinspect.proofs.roundtrip import check_roundtrip

@@ -24,6 +24,7 @@ from tests.proofs.trainings import Training  # noqa: E402
 # --- the child process --------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("code", "said"),
     [
@@ -45,6 +46,7 @@ def test_the_end_of_a_child_is_said_as_what_it_is(
     assert run(workers, net(tmp_path)).code == 0  # and the next one runs
 
 
+@pytest.mark.slow
 def test_garbage_on_standard_output_is_no_answer(tmp_path: Path, workers: Workers) -> None:
     noise = """
 import os, sys
@@ -60,6 +62,7 @@ for number in range(3, 64):
     assert run(workers, net(tmp_path, noise)).code == 0
 
 
+@pytest.mark.slow
 def test_printing_without_end_is_ended(tmp_path: Path, workers: Workers) -> None:
     error = fails(workers, net(tmp_path, "while True:\n    print('x' * 100_000)"))
     assert error.message == "the child process printed more than 64 MB, and was ended"
@@ -68,6 +71,7 @@ def test_printing_without_end_is_ended(tmp_path: Path, workers: Workers) -> None
     assert "\x1b" not in str(fails(workers, coloured).hint)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no groups of processes")
 def test_what_a_late_child_has_started_ends_with_it(tmp_path: Path, workers: Workers) -> None:
     note = tmp_path / "pid"
@@ -86,6 +90,7 @@ time.sleep(600)
     assert gone(int(note.read_text()))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no groups of processes")
 def test_an_interrupted_proof_leaves_nothing_behind(tmp_path: Path) -> None:
     """The server is told to end while a job runs, as at Control-C."""
@@ -133,6 +138,7 @@ def gone(pid: int) -> bool:
     return False
 
 
+@pytest.mark.slow
 def test_where_processes_cannot_be_forked_each_job_is_started_afresh(tmp_path: Path) -> None:
     """As on Windows: a job that is done, and one that takes too long."""
     code = "import os, runpy; del os.fork; "
@@ -162,6 +168,7 @@ class Evil:
         return os.system, (f"touch {self.path}",)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trust", [False, True])
 def test_a_dangerous_checkpoint_is_never_loaded(
     trust: bool, tmp_path: Path, workers: Workers
@@ -180,6 +187,7 @@ class Unknown:
     """Of this module, which scan does not know."""
 
 
+@pytest.mark.slow
 def test_names_that_nobody_vouches_for_need_trust(tmp_path: Path, workers: Workers) -> None:
     training = Training(tmp_path)
     given = training.save({**training.parts(), "extra": Unknown()})
@@ -191,6 +199,7 @@ def test_names_that_nobody_vouches_for_need_trust(tmp_path: Path, workers: Worke
     assert run(workers, given, trust=True).code == 0
 
 
+@pytest.mark.slow
 def test_what_torch_does_not_load(tmp_path: Path, workers: Workers) -> None:
     from safetensors.torch import save_file
 
@@ -206,12 +215,14 @@ def test_what_torch_does_not_load(tmp_path: Path, workers: Workers) -> None:
             proof("-", steps=0, workers=workers)
 
 
+@pytest.mark.slow
 def test_an_optimizer_that_torch_does_not_have(tmp_path: Path, workers: Workers) -> None:
     for name in ("Nothing", "torch.optim.Optimizer", "lr_scheduler", "torch.nn.Linear"):
         error = fails(workers, net(tmp_path), optimizer_class=name)
         assert error.message == f"torch.optim has no {name}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("epoch", [-1, 2.5, 10**12, float("nan"), True])
 def test_odd_epochs(epoch: Any, tmp_path: Path, workers: Workers) -> None:
     training = Training(tmp_path)

@@ -98,6 +98,7 @@ print(said)
 """
 
 
+@pytest.mark.slow
 def test_how_a_job_runs() -> None:
     """A process that is forked from one that has begun CUDA cannot use it: the server asks it
     nothing. TF32 is off unless it is allowed, algorithms are deterministic, and what torch says of

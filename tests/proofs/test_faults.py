@@ -17,6 +17,8 @@ from torch.optim import lr_scheduler as lrs  # noqa: E402
 
 from tests.proofs.trainings import DATA, DROPOUT, NET, SHUFFLED, Training  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 
 def faulty(
     workers: Workers, given: dict[str, Any], *, alone: int | None = 0, **more: Any

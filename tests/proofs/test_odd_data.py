@@ -17,6 +17,8 @@ torch = pytest.importorskip("torch")
 from tests.proofs.running import fails, net, run  # noqa: E402
 from tests.proofs.trainings import DATA, NET, Training  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 # --- the user's files ---------------------------------------------------------------------
 
 

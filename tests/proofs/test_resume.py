@@ -33,12 +33,14 @@ def test_the_command_tells_the_cause_and_exits_with_1(tmp_path: Path) -> None:
     assert len(made["losses"]["resumed"]) == 4
 
 
+@pytest.mark.slow
 def test_a_model_is_asked_for(workers: Workers) -> None:
     with pytest.raises(PtInspectError, match="no model") as caught:
         check_resume(str(CHECKPOINT), workers=workers)
     assert caught.value.hint == "give --model FILE.py:CLASS"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("net", "said"),
     [
@@ -56,6 +58,7 @@ def test_what_cannot_be_run_is_said(net: str, said: str, tmp_path: Path, workers
         check_resume(given.pop("path"), **given, workers=workers)
 
 
+@pytest.mark.slow
 def test_a_crash_of_the_child_is_reported_as_one(tmp_path: Path, workers: Workers) -> None:
     crash = "import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n"
     training = Training(tmp_path)
@@ -64,6 +67,7 @@ def test_a_crash_of_the_child_is_reported_as_one(tmp_path: Path, workers: Worker
         check_resume(given.pop("path"), **given, workers=workers)
 
 
+@pytest.mark.slow
 def test_a_child_that_takes_too_long_is_ended(tmp_path: Path, workers: Workers) -> None:
     training = Training(tmp_path)
     given = training.save(training.parts(), "import time\ntime.sleep(60)\n")
@@ -75,6 +79,7 @@ def test_a_child_that_takes_too_long_is_ended(tmp_path: Path, workers: Workers) 
         workers.timeout = before
 
 
+@pytest.mark.slow
 def test_a_child_that_wants_too_much_memory_is_refused_it(tmp_path: Path, workers: Workers) -> None:
     training = Training(tmp_path)
     given = training.save(training.parts(), "held = bytearray(1 << 50)\n")
@@ -82,6 +87,7 @@ def test_a_child_that_wants_too_much_memory_is_refused_it(tmp_path: Path, worker
         check_resume(given.pop("path"), **given, workers=workers)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is CUDA here")
 def test_cuda_is_asked_for_where_there_is_none(tmp_path: Path, workers: Workers) -> None:
     training = Training(tmp_path)

@@ -21,6 +21,7 @@ torch = pytest.importorskip("torch")
 from tests.proofs.trainings import NET, Training  # noqa: E402
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", [MODEL, STATE_DICT], ids=lambda path: path.name)
 def test_the_seeds_files(path: Path, tmp_path: Path, workers: Workers) -> None:
     files = seed_files(tmp_path)
@@ -32,12 +33,14 @@ def test_the_seeds_files(path: Path, tmp_path: Path, workers: Workers) -> None:
     assert "  loss          MSELoss\n" in report.text()
 
 
+@pytest.mark.slow
 def test_a_class_of_the_fixtures_that_is_missing(workers: Workers) -> None:
     report = check_roundtrip(str(FIXTURES / "modules/sequential.pt"), workers=workers)
     assert report.code == 0, report.text()
     assert "the class MySequential is missing: a stub stands for it" in report.notes
 
 
+@pytest.mark.slow
 def test_a_class_that_is_missing_and_inherits_its_forward(
     tmp_path: Path, workers: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -52,12 +55,14 @@ def test_a_class_that_is_missing_and_inherits_its_forward(
     assert "the class Stacked is missing: a stub stands for it" in report.notes
 
 
+@pytest.mark.slow
 def test_a_stub_does_not_know_forward(workers: Workers) -> None:
     with pytest.raises(PtInspectError, match=r"does not record CustomModel\.forward") as caught:
         check_roundtrip(str(MODEL), workers=workers)
     assert "--model" in (caught.value.hint or "")
 
 
+@pytest.mark.slow
 def test_the_optimizer_of_a_checkpoint(tmp_path: Path, workers: Workers) -> None:
     training = Training(tmp_path)
     given = training.save(training.parts())
@@ -65,6 +70,7 @@ def test_the_optimizer_of_a_checkpoint(tmp_path: Path, workers: Workers) -> None
     assert (report.code, report.optimizer) == (0, "Adam"), report.text()
 
 
+@pytest.mark.slow
 def test_tied_weights(tmp_path: Path, workers: Workers) -> None:
     tied = NET.replace("nn.Linear(4, 2)", "nn.Linear(4, 2)\n        self.again = self.head")
     training = Training(tmp_path, net=tied)
@@ -73,6 +79,7 @@ def test_tied_weights(tmp_path: Path, workers: Workers) -> None:
     assert report.code == 0, report.text()
 
 
+@pytest.mark.slow
 def test_a_conversion_that_changed_the_weights_is_found(
     tmp_path: Path, workers: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,6 +19,8 @@ import numpy as np  # noqa: E402
 from tests.proofs.running import fails, run  # noqa: E402
 from tests.proofs.trainings import NET, SHUFFLED, Training, module  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 
 def sound(workers: Workers, given: dict[str, Any], **more: Any) -> ResumeReport:
     report = run(workers, given, **more)

@@ -22,6 +22,8 @@ from torch.optim import lr_scheduler as lrs  # noqa: E402
 
 from tests.proofs.trainings import DATA, DROPOUT, NET, SHUFFLED, Training  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 Make = Callable[[Any], Any]
 
 OPTIMIZERS: dict[str, Make] = {

@@ -15,6 +15,7 @@ from tests.conftest import FIXTURES
 pytest.importorskip("torch")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", [MODEL, CHECKPOINT, STATE_DICT])
 def test_the_stub_fits_its_file(file: Path) -> None:
     report = check_stub(str(file))
@@ -22,12 +23,14 @@ def test_the_stub_fits_its_file(file: Path) -> None:
     assert {"import", "load", "weights_only", "build", "strict"} <= report.tried.keys()
 
 
+@pytest.mark.slow
 def test_a_package_is_checked_as_one(tmp_path: Path) -> None:
     result = run("stub", MODEL, "--package", tmp_path / "model_def", "--check")
     assert result.exit_code == 0, result.stderr
     assert "the stub fits the file" in result.stderr and "print" in result.stderr
 
 
+@pytest.mark.slow
 def test_what_differs_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     from ptinspect.stubs.write import module
 
@@ -67,6 +70,7 @@ def test_what_is_dangerous_is_not_loaded(tmp_path: Path) -> None:
 OTHERS = FIXTURES / "others"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "way"),
     [
@@ -92,6 +96,7 @@ def test_what_needs_no_stub_says_why() -> None:
     assert "load it with torch.jit.load(path" in result.stderr
 
 
+@pytest.mark.slow
 def test_what_torch_itself_fails_in_is_no_fault_of_the_stub() -> None:
     report = check_stub(str(FIXTURES / "modules" / "quantized-conv.pt"))
     assert report.code == 0, report.text()

@@ -26,6 +26,7 @@ def test_the_line() -> None:
     assert len(training_line(Progress("training", 2, 4, 0.5), 20)) == 19
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudo-terminals here")
 def test_a_bar_with_the_loss_on_a_terminal(
     tmp_path: Path, workers: Workers, monkeypatch: pytest.MonkeyPatch
@@ -89,6 +90,7 @@ def points(path: Path) -> dict[str, int]:
     return made
 
 
+@pytest.mark.slow
 def test_both_curves_are_drawn_from_a_run(tmp_path: Path, workers: Workers) -> None:
     pytest.importorskip("torch")
     pytest.importorskip("matplotlib")
@@ -112,6 +114,7 @@ def test_both_curves_are_drawn_from_a_run(tmp_path: Path, workers: Workers) -> N
     check_resume(path, plot=str(tmp_path / "losses.svg"), force=True, **given)
 
 
+@pytest.mark.slow
 def test_the_same_losses_make_the_same_picture(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     from ptinspect.proofs.resume.plot import plot_losses

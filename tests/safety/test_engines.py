@@ -39,6 +39,7 @@ def test_a_pool_that_is_dead_already(many: list[str]) -> None:
         assert ptinspect.scan_many(many, executor) == ptinspect.scan_many(many)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(find_spec("distributed") is None, reason="distributed is not installed")
 def test_a_dask_cluster() -> None:
     """The tests of `on_dask.py`, in a process of their own: whoever imports distributed has

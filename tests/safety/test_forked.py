@@ -64,6 +64,7 @@ print(len(paths))
     assert int(python(code, str(FIXTURES / "containers"), str(FIXTURES / "pickles"))) > 100
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jobs", [1, 2, 7])
 def test_a_file_that_kills_or_hangs_its_worker(many: list[str], jobs: int) -> None:
     code = f"""
@@ -89,6 +90,7 @@ for report in reports:
     ]
 
 
+@pytest.mark.slow
 def test_a_slow_but_large_file_is_waited_for(tmp_path: Path) -> None:
     file = tmp_path / "large.pt"
     file.write_bytes(torch_zip(GOOD) + bytes(8 << 20))  # four seconds more

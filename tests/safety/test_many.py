@@ -80,6 +80,7 @@ def deadly(path: str, **more: object) -> object:
 REAL = scan.scan
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the patched function is inherited by fork")
 def test_a_file_that_kills_or_hangs_its_process(
     many: list[str], monkeypatch: pytest.MonkeyPatch

@@ -30,6 +30,7 @@ def values() -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 def test_what_is_advised_can_be_done(tmp_path: Path) -> None:
     lines, converted = [], set()
     for what, value in values().items():

@@ -62,6 +62,7 @@ def advised(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, str]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("part", "least"), [("# as it is", 250), ("add_safe_globals", 40)])
 def test_each_line_does_what_it_says(advised: dict[Path, str], part: str, least: int) -> None:
     lines = {file: line for file, line in advised.items() if part in line}

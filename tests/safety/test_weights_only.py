@@ -52,6 +52,7 @@ def torch_says() -> dict[str, dict[str, bool]]:
     return said
 
 
+@pytest.mark.slow
 def test_the_names_are_torchs() -> None:
     assert {*reader._get_allowed_globals(), *torch_says()["entered"]} == ALLOWED
     assert set(reader._blocklisted_modules) == BLOCKED
@@ -68,6 +69,7 @@ def test_the_opcodes_are_torchs() -> None:
 BY_CHANCE = {"old/torch-2.4.1-py38/nested.legacy.pth", "old/torch-2.6.0-py39/nested.legacy.pth"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.relative_to(FIXTURES).as_posix())
 def test_the_advice_is_what_torch_load_does(file: Path) -> None:
     """Said to load with weights_only: it does. Said not to: it does not."""

@@ -33,6 +33,7 @@ def defined(source: str) -> list[str]:
     return [name for name in found if not name.startswith("_")]
 
 
+@pytest.mark.slow
 def test_it_and_what_it_needs_is_written_and_nothing_else(saved: dict[str, Path]) -> None:
     assert defined(stub(saved["vit"], class_name="Mlp")) == ["Mlp"]
     assert {"Block", "Attention", "Mlp"} == set(defined(stub(saved["vit"], class_name="Block")))
@@ -48,11 +49,13 @@ def test_the_root_asked_for_is_the_whole_stub(saved: dict[str, Path]) -> None:
     assert one.source == chosen
 
 
+@pytest.mark.slow
 def test_a_whole_class_loads_the_file(saved: dict[str, Path], tmp_path: Path) -> None:
     one = attempt("unet", saved["unet"], Options(name="UNet"))
     assert failures(one, outcomes([one], tmp_path)["unet"]) == {}
 
 
+@pytest.mark.slow
 def test_each_class_of_each_model_is_built_by_itself(
     saved: dict[str, Path], tmp_path: Path
 ) -> None:

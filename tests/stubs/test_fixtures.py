@@ -14,6 +14,8 @@ from tests.conftest import FIXTURES
 from tests.corpus.files import REFUSED, fixtures, truth_of
 from tests.stubs.trying import Try, attempt, failures, outcomes
 
+pytestmark = pytest.mark.slow
+
 OLD_CLASSES = {
     # the pickled object is of an older torch's class, which prints otherwise than one built today
     "old/torch-1.0.0-py36/layers.pickle2.pkl",

@@ -82,6 +82,7 @@ def gone(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("package", [False, True])
 def test_a_submodule_of_torch_that_is_gone(gone: Path, package: bool) -> None:
     report = check_stub(str(gone), package=package)
@@ -90,6 +91,7 @@ def test_a_submodule_of_torch_that_is_gone(gone: Path, package: bool) -> None:
     assert ("weights_only" in report.tried) == (gone.stem == "zip")
 
 
+@pytest.mark.slow
 def test_stubbed_supplies_it_and_takes_it_away(gone: Path) -> None:
     child("-c", STUBBED, str(gone))
 
@@ -100,6 +102,7 @@ REAL = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", REAL)
 def test_old_files_as_a_package(name: str) -> None:
     pytest.importorskip("torch")
@@ -136,6 +139,7 @@ def test_names_that_are_there(path: str) -> None:
     assert not is_foreign(*path.rsplit(".", 1))
 
 
+@pytest.mark.slow
 def test_the_table_is_what_torch_has() -> None:
     torch = pytest.importorskip("torch")
     if not torch.__version__.startswith("2.13."):

@@ -70,6 +70,7 @@ for one in torch.load({str(file)!r}, weights_only=False):
     return done.stdout
 
 
+@pytest.mark.slow
 def test_a_package_that_is_not_installed(tmp_path: Path) -> None:
     file = pickled(tmp_path, "models_.yolo.Detect", "models_.common.Conv", "models_.Top")
     said = load_in_child(tmp_path, file)
@@ -79,6 +80,7 @@ def test_a_package_that_is_not_installed(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_folder_of_that_name_is_no_package(tmp_path: Path) -> None:
     (tmp_path / "models_").mkdir()
     (tmp_path / "models_" / "weights.pt").write_bytes(b"")
@@ -86,6 +88,7 @@ def test_a_folder_of_that_name_is_no_package(tmp_path: Path) -> None:
     assert "models_.yolo.Detect" in load_in_child(tmp_path, file)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("before", ["", "import lib_.layers", "import lib_"])
 def test_a_name_gone_from_a_module_that_exists(tmp_path: Path, before: str) -> None:
     (tmp_path / "lib_").mkdir()
@@ -103,6 +106,7 @@ def test_a_name_gone_from_a_module_that_exists(tmp_path: Path, before: str) -> N
     ]
 
 
+@pytest.mark.slow
 def test_a_class_that_is_there_is_used(tmp_path: Path) -> None:
     (tmp_path / "lib_.py").write_text("class Net:\n    def __init__(self): self.real = True\n")
     file = pickled(tmp_path, "lib_.Net")
@@ -121,6 +125,7 @@ def test_what_the_file_names_is_not_imported(tmp_path: Path) -> None:
     assert done.stdout.split() == ["False"]
 
 
+@pytest.mark.slow
 def test_two_stubs_of_one_package(tmp_path: Path) -> None:
     first, second = tmp_path / "a", tmp_path / "b"
     for folder, name in ((first, "pack_.one.A"), (second, "pack_.two.B")):

@@ -8,6 +8,8 @@ import pytest
 
 from tests.stubs.trying import attempt, failures, outcomes, run_script
 
+pytestmark = pytest.mark.slow
+
 MAKER = """
 import collections, dataclasses, sys, types, typing, torch
 from torch import nn

@@ -88,6 +88,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_each_is_loaded_printed_and_built_anew(saved: Path, tmp_path: Path) -> None:
     names = ("ours", "knots", "compiled", "classes", "nets")
     tries = [attempt(name, saved / f"{name}.pt") for name in names]
@@ -126,6 +127,7 @@ def test_stubbed_leaves_what_was_allowed_before() -> None:
         torch.load(path, map_location="cpu", weights_only=True)
 
 
+@pytest.mark.slow
 def test_a_module_of_a_package_has_its_nested_classes(saved: Path, tmp_path: Path) -> None:
     stub_package(saved / "nested.pt", tmp_path / "package")
     text = (tmp_path / "package" / "odd" / "parts.py").read_text("utf-8")

@@ -54,6 +54,7 @@ torch.save(nn.Sequential(*blocks), "blocks.pt")
 """
 
 
+@pytest.mark.slow
 def test_children_that_some_have_print_in_their_order(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     run_script(tmp_path, MAKER)

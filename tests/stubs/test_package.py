@@ -70,6 +70,7 @@ def saved_pair(folder: Path) -> Path:
     return folder / "ring.pt"
 
 
+@pytest.mark.slow
 def test_modules_that_need_each_other_and_odd_names(tmp_path: Path) -> None:
     file = saved_pair(tmp_path)
     stub_package(file, tmp_path / "ring")
@@ -84,6 +85,7 @@ def test_modules_that_need_each_other_and_odd_names(tmp_path: Path) -> None:
     assert "(inner): B(" in done.stdout
 
 
+@pytest.mark.slow
 def test_every_model_loads_with_its_package(saved: dict[str, Path], tmp_path: Path) -> None:
     """All in one process each for loading; classes live in several modules."""
     names = sorted(saved)
@@ -168,6 +170,7 @@ torch.save(inner, "ring.pt")
 """
 
 
+@pytest.mark.slow
 def test_defaults_that_need_a_module_of_the_ring_are_made_late(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     run_script(tmp_path, RING)

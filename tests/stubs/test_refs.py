@@ -103,6 +103,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["parent.pt", "parallel.pt", "sequential.pt"])
 def test_what_is_held_twice_is_one_object(saved: Path, name: str) -> None:
     (saved / "model_def.py").write_text(stub(saved / name), "utf-8")

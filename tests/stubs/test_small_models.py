@@ -34,6 +34,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {name: folder / f"{name}.pt" for name in done.stdout.split()}
 
 
+@pytest.mark.slow
 def test_each_is_loaded_printed_and_built_anew(saved: dict[str, Path], tmp_path: Path) -> None:
     assert len(saved) >= 40
     tries = [attempt(name, file) for name, file in saved.items()]
@@ -43,6 +44,7 @@ def test_each_is_loaded_printed_and_built_anew(saved: dict[str, Path], tmp_path:
     assert {one.name for one in tries if one.refused} == REFUSED
 
 
+@pytest.mark.slow
 def test_their_state_dicts_become_classes_that_take_them(
     saved: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -63,6 +65,7 @@ def test_their_state_dicts_become_classes_that_take_them(
     assert right / whole >= 0.85, f"{right} of {whole} classes of torch.nn are right"
 
 
+@pytest.mark.slow
 def test_all_are_as_ruff_would_have_them(saved: dict[str, Path], tmp_path: Path) -> None:
     for name, file in saved.items():
         (tmp_path / f"{name}.py").write_text(attempt(name, file).source, "utf-8")

@@ -59,6 +59,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["one.pt", "many.pt", "legacy.pt"])
 def test_its_forward_is_the_files(saved: Path, name: str) -> None:
     (saved / "model_def.py").write_text(stub(saved / name), "utf-8")

@@ -9,6 +9,8 @@ import pytest
 from ptinspect.stubs import stub
 from tests.stubs.trying import run_script
 
+pytestmark = pytest.mark.slow
+
 MAKER = """
 import sys, types, numpy, torch
 from torch import nn

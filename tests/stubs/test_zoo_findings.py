@@ -25,6 +25,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {name: folder / f"{name}.pt" for name in done.stdout.split()}
 
 
+@pytest.mark.slow
 def test_each_is_loaded_printed_and_built_anew(saved: dict[str, Path], tmp_path: Path) -> None:
     tries = [attempt(name, file) for name, file in saved.items()]
     said = outcomes(tries, tmp_path)

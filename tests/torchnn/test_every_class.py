@@ -56,6 +56,7 @@ def walked() -> list[str]:
     return list(json.loads(done.stdout.splitlines()[-1]))
 
 
+@pytest.mark.slow
 def test_each_class_has_a_row_and_each_row_a_class(walked: list[str]) -> None:
     wanted = {path for path in walked if not path.startswith(tuple(EXCLUDED))}
     wanted = {p for p in wanted if "<locals>" not in p and ".Parametrized" not in p}

@@ -124,6 +124,7 @@ def test_equal_text_is_folded_however_it_is_shared() -> None:
     assert "(0-2): 3 x Sequential(" in text
 
 
+@pytest.mark.slow
 def test_deep_nesting_ends_where_torch_could_not_follow() -> None:
     model = relu()
     for _ in range(100_000):
@@ -172,6 +173,7 @@ def test_a_graph_module_prints_its_code_only_as_root() -> None:
     assert print_module(of(SEQUENTIAL, graph)).count("def forward") == 0
 
 
+@pytest.mark.slow
 def test_large_models_print_in_linear_time() -> None:
     def seconds(count: int) -> float:
         layers = [of(SEQUENTIAL, relu(), relu()) for _ in range(count)]

@@ -12,7 +12,7 @@ import pytest
 
 from ptinspect.safety.report.report import ScanReport
 from ptinspect.safety.scan import scan
-from tests.corpus.files import FIXTURES, fixtures
+from tests.corpus.files import FIXTURES, fixtures, sampled
 from tests.corpus.packages import MODELS, file_of
 from tests.safety.corpus.benign import Innocent, samples, write
 from tests.safety.corpus.malicious import RANK
@@ -46,7 +46,7 @@ def test_what_harms_nobody_is_not_dangerous(
     assert RANK[report.verdict] <= RANK[sample.most], why
 
 
-@pytest.mark.parametrize("name", fixtures())
+@pytest.mark.parametrize("name", sampled(fixtures()))
 def test_no_fixture_is_dangerous(name: str) -> None:
     report = scan(FIXTURES / name)
     why = [(found.chain, found.why) for found in report.all_findings()]

@@ -56,6 +56,7 @@ def attempts(chosen: Iterable[Sample], folder: Path, *modules: str) -> dict[str,
     return {sample.name: each for sample, each in zip(chosen, said, strict=True)}
 
 
+@pytest.mark.slow
 def test_plain_pickle_does_it(tmp_path: Path) -> None:
     chosen = [s for s in samples() if s.load and not {"torch", "numpy"} & set(s.needs)]
     made = attempts(chosen, tmp_path)
@@ -64,6 +65,7 @@ def test_plain_pickle_does_it(tmp_path: Path) -> None:
     assert len(acted) >= 200
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", ["numpy", "torch"])
 def test_its_readers_do_it(module: str, tmp_path: Path) -> None:
     if find_spec(module) is None:
