@@ -1,11 +1,14 @@
-"""Every fixture to every target that it can go to, read again by ptinspect, whose reading of them
-torch's recorded truth holds. No torch is needed here."""
+"""Every fixture converted to every target, and read again by ptinspect, which other tests compare
+with what torch recorded. No torch is needed here."""
 
 from __future__ import annotations
 
+import json
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 
 import ptinspect
@@ -16,11 +19,20 @@ from tests.corpus.files import FIXTURES, REFUSED, fixtures, sampled, truth_of
 
 NAMES = [name for name in fixtures() if name not in REFUSED]
 
-# By kind of refusal: what a state_dict or safetensors cannot hold, and who says so.
+GOALS = ("state_dict", "checkpoint", "safetensors", "same")
+# The reasons for which a fixture cannot become a state_dict or safetensors.
 SAID = (
     "the file has no model", "has 2 models", "has 3 models", "safetensors cannot hold",
     "several pickles in a row",
 )  # fmt: skip
+# get_extra_state is a method of the class, which nobody has: what it gives is not in the file.
+EXTRA = {"modules/extra-state.pt"}
+# Its CRC-32s are wrong, and only --verify reads the bytes that say so.
+WRONG_CRCS = {"containers/skip-data.pt"}
+SCHEMA = json.loads(
+    files("ptinspect.conversion").joinpath("convert.schema.json").read_text("utf-8")
+)
+VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
 
 
 def facts(document: Document) -> dict[str, Any]:
@@ -48,75 +60,109 @@ def facts(document: Document) -> dict[str, Any]:
     }
 
 
-def attempt(source: Path, target: Path, goal: str) -> PtInspectError | None:
+def attempt(source: Path, target: Path, **options: Any) -> dict[str, Any] | PtInspectError:
+    """Return the report of a conversion as a dict, or the error."""
     try:
-        convert(source, target, to=goal, verify=True, force=True)
+        return convert(source, target, **options).as_json()
     except PtInspectError as error:
         return error
-    return None
+
+
+def bytes_by_key(document: Document) -> dict[str, tuple[object, ...]]:
+    return {key: (t.dtype, t.shape, t.read()) for key, t in document.tensors.items()}
 
 
 @pytest.mark.parametrize("name", sampled(NAMES))
-def test_same_is_the_same(name: str, tmp_path: Path) -> None:
-    target = tmp_path / "out.pt"
-    error = attempt(FIXTURES / name, target, "same")
-    if error is not None:
-        dangerous = ptinspect.scan(FIXTURES / name).verdict == "dangerous"
-        assert isinstance(error, UnsafeError) == dangerous
-        assert dangerous or "several pickles in a row" in str(error)
+def test_a_fixture_to_every_target(name: str, tmp_path: Path) -> None:
+    results = {}
+    for goal in GOALS:
+        target = tmp_path / f"{goal}.out"
+        dry = attempt(FIXTURES / name, target, to=goal, dry_run=True)
         assert not target.exists()
+        results[goal] = attempt(FIXTURES / name, target, to=goal, verify=True)
+        check_reports(name, dry, results[goal], target)
+    check_same(name, results["same"], tmp_path)
+    check_state_dict(name, results["state_dict"], tmp_path)
+    check_safetensors(results["safetensors"], tmp_path)
+
+
+def check_reports(
+    name: str,
+    dry: dict[str, Any] | PtInspectError,
+    done: dict[str, Any] | PtInspectError,
+    target: Path,
+) -> None:
+    """A dry run says what the run then does; the report lists the tensors of the new file."""
+    assert target.exists() == isinstance(done, dict)
+    if isinstance(dry, PtInspectError) or isinstance(done, PtInspectError):
+        assert (type(dry), str(dry)) == (type(done), str(done))
         return
-    with ptinspect.open(FIXTURES / name) as source, ptinspect.open(target) as made:
-        want, got = facts(source), facts(made)
-        if "by-hand" in name:  # views of a storage and of its root: what is one, one sees now
+    VALIDATOR.validate(dry)
+    VALIDATOR.validate(done)
+    differing = {"written": (False, True), "verified": (False, True)}
+    assert {key: (dry.pop(key), done.pop(key)) for key in differing} == differing
+    if name in WRONG_CRCS:
+        crcs = "the CRC-32 that it records is not that of the bytes"
+        done["told"] = [line for line in done["told"] if crcs not in line]
+    assert dry == done
+    with ptinspect.open(target) as document:
+        aliases = getattr(document.archive, "aliases", {})
+        assert {each["key"]: each["dtype"] for each in done["tensors"]} == {
+            key: info.dtype.name if info.dtype else None
+            for key, info in document.tensors.items()
+            if key not in aliases
+        }
+
+
+def check_same(name: str, result: dict[str, Any] | PtInspectError, folder: Path) -> None:
+    """`--to same` keeps all that can be shown, unless the file is dangerous."""
+    if isinstance(result, PtInspectError):
+        dangerous = ptinspect.scan(FIXTURES / name).verdict == "dangerous"
+        assert isinstance(result, UnsafeError) == dangerous
+        assert dangerous or "several pickles in a row" in str(result)
+        return
+    with ptinspect.open(FIXTURES / name) as source, ptinspect.open(folder / "same.out") as document:
+        want, got = facts(source), facts(document)
+        if "by-hand" in name:  # views of a storage and of its root are views of one storage now
             for each in (want, got):
-                each["tensors"] = [told[:-1] for told in each["tensors"]]
+                each["tensors"] = [tensor[:-1] for tensor in each["tensors"]]
                 each["entries"] = [entry[:2] for entry in each["entries"]]
         assert got == want
-        assert made.archive.format == "torch-zip"
-        assert made.archive.facts["storage_alignment"] == "64"
+        assert document.archive.format == "torch-zip"
+        assert document.archive.facts["storage_alignment"] == "64"
 
 
-@pytest.mark.parametrize("name", sampled(NAMES))
-def test_a_state_dict_has_the_keys_that_torch_gave(name: str, tmp_path: Path) -> None:
-    target = tmp_path / "out.pt"
-    error = attempt(FIXTURES / name, target, "state_dict")
-    if error is not None:
-        assert any(said in str(error) for said in SAID), error
-        assert error.hint
+def check_state_dict(name: str, result: dict[str, Any] | PtInspectError, folder: Path) -> None:
+    """A state_dict has the keys that torch recorded, in this order."""
+    if isinstance(result, PtInspectError):
+        assert any(said in str(result) for said in SAID), result
+        assert result.hint
         return
     truth = truth_of(name)
-    with ptinspect.open(target) as made:
+    with ptinspect.open(folder / "state_dict.out") as document:
         keys = truth.get("state_dict_keys", {}).get("")
-        items = made.archive.root
+        items = document.archive.root
         if truth["kind"] == "module" and keys is not None and name not in EXTRA:
             pairs = items.changes.pairs if items.changes else {}  # type: ignore[attr-defined]
             assert list(pairs) == keys
 
 
-EXTRA = {"modules/extra-state.pt"}
-"""get_extra_state is a method of the class, which nobody has: what it gives is not in the file."""
-
-
-@pytest.mark.parametrize("name", sampled(NAMES))
-def test_safetensors_hold_what_a_state_dict_holds(name: str, tmp_path: Path) -> None:
-    plain, target = tmp_path / "out.pt", tmp_path / "out.safetensors"
-    error = attempt(FIXTURES / name, target, "safetensors")
-    if error is not None:
-        assert any(said in str(error) for said in SAID), error
-        assert error.hint
+def check_safetensors(result: dict[str, Any] | PtInspectError, folder: Path) -> None:
+    """safetensors hold what a state_dict holds, also when they become a state_dict again."""
+    if isinstance(result, PtInspectError):
+        assert any(said in str(result) for said in SAID), result
+        assert result.hint
         return
-    assert attempt(FIXTURES / name, plain, "state_dict") is None
-    with ptinspect.open(plain) as want, ptinspect.open(target) as made:
-        wanted = {
+    target, again = folder / "safetensors.out", folder / "again.pt"
+    with ptinspect.open(folder / "state_dict.out") as want, ptinspect.open(target) as document:
+        found, order = bytes_by_key(document), list(document.tensors)
+        assert found == {
             key: (t.dtype, t.shape, t.read())
             for key, t in want.tensors.items()
             if len(t.path) < 2  # not those that are attributes of another
         }
-        found = {key: (t.dtype, t.shape, t.read()) for key, t in made.tensors.items()}
-        assert found == wanted
-    again = tmp_path / "again.pt"
-    assert attempt(target, again, "state_dict") is None
-    with ptinspect.open(again) as back, ptinspect.open(target) as made:
-        assert {k: (t.dtype, t.shape, t.read()) for k, t in back.tensors.items()} == found
-        assert list(back.tensors) == list(made.tensors)
+    done = attempt(target, again, to="state_dict", verify=True)
+    assert isinstance(done, dict), done
+    with ptinspect.open(again) as document:
+        assert bytes_by_key(document) == found
+        assert list(document.tensors) == order

@@ -7,7 +7,6 @@ import dataclasses
 import datetime
 import enum
 import pathlib
-import warnings
 from collections import Counter, OrderedDict, defaultdict, deque, namedtuple
 from pathlib import Path
 from typing import Any
@@ -16,18 +15,11 @@ import pytest
 
 from ptinspect.conversion import convert
 from ptinspect.errors import PtInspectError
-from tests.corpus.files import FIXTURES, REFUSED, fixtures, sampled
 
 torch = pytest.importorskip("torch")
 numpy = pytest.importorskip("numpy")
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
-
-SPARED = ("old/", "containers/")  # the same contents in other containers
-NAMES = [n for n in fixtures() if n not in REFUSED and not n.startswith(SPARED)]
-NOTHING = {
-    "objects/own-state.pt": "nothing in it has a plain form",
-}
 
 
 class Mode(enum.Enum):
@@ -63,23 +55,6 @@ def plain(value: Any, folder: Path, **options: Any) -> tuple[Any, Any]:
     torch.save(value, folder / "in.pt")
     report = convert(folder / "in.pt", folder / "out.pt", to="checkpoint", plain=True, **options)
     return torch.load(folder / "out.pt", weights_only=True), report
-
-
-@pytest.mark.parametrize("name", sampled(NAMES))
-def test_torch_loads_every_fixture_made_plain(name: str, tmp_path: Path) -> None:
-    target = tmp_path / "out.pt"
-    if name in NOTHING:
-        with pytest.raises(PtInspectError, match=NOTHING[name]):
-            convert(FIXTURES / name, target, to="checkpoint", plain=True)
-        assert not target.exists()
-        return
-    report = convert(FIXTURES / name, target, to="checkpoint", plain=True)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        loaded = torch.load(target, weights_only=True, map_location="cpu")
-    assert isinstance(loaded, dict)
-    lines = [line for line in report.told if "no plain form" in line or "persistent" in line]
-    assert bool(report.dropped) == bool(lines)
 
 
 def test_objects_become_what_they_hold(tmp_path: Path) -> None:

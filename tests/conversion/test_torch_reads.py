@@ -15,6 +15,7 @@ from tests.corpus.files import FIXTURES, REFUSED, fixtures, sampled, truth_of
 
 torch = pytest.importorskip("torch")
 
+from tests.conversion.test_loads import loads  # noqa: E402
 from tests.corpus import torch_side  # noqa: E402
 from tests.corpus.packages import file_of  # noqa: E402
 from tests.corpus.test_corpus import GOOD, name_of  # noqa: E402
@@ -24,6 +25,10 @@ library = pytest.importorskip("safetensors.torch")
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 NAMES = [name for name in fixtures() if name not in REFUSED]
+SPARED = ("old/", "containers/")  # the same contents in other containers: not made plain
+NOTHING = {
+    "objects/own-state.pt": "nothing in it has a plain form",
+}
 FACTS = ("key", "dtype", "shape", "stride", "requires_grad", "device", "sha256", "class", "layout")
 """What torch tells of a tensor, wherever its bytes lie."""
 
@@ -101,41 +106,68 @@ def test_most_fixtures_are_held_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", sampled(NAMES))
-def test_same_is_to_torch_what_it_was(name: str, tmp_path: Path) -> None:
-    if attempt(FIXTURES / name, tmp_path / "o.pt", "same") is None:
+def test_torch_reads_a_fixture_converted_to_every_target(name: str, tmp_path: Path) -> None:
+    source = FIXTURES / name
+    reports = {
+        to: attempt(source, tmp_path / f"{to}.out", to)
+        for to in ("same", "state_dict", "checkpoint", "safetensors")
+    }
+    for to in ("same", "state_dict", "checkpoint"):
+        assert (tmp_path / f"{to}.out").exists() == (reports[to] is not None)
+        if reports[to] is not None:
+            read_in_c(tmp_path / f"{to}.out")
+    for to in ("state_dict", "checkpoint"):
+        report = reports[to]
+        if report is not None:
+            assert loads(tmp_path / f"{to}.out") != warns_of_a_refusal(report), to
+    if reports["same"] is not None:
+        check_same(name, tmp_path / "same.out")
+    if reports["state_dict"] is not None and not warns_of_a_refusal(reports["state_dict"]):
+        check_weights(tmp_path, with_safetensors=reports["safetensors"] is not None)
+    if not name.startswith(SPARED):
+        check_plain(name, tmp_path / "plain.out")
+
+
+def warns_of_a_refusal(report: ConversionReport) -> bool:
+    return any("a bare torch.load refuses it" in line for line in report.told)
+
+
+def check_same(name: str, path: Path) -> None:
+    """The file is to torch what the original was when its truth was recorded."""
+    if not readable(name, path):
         return
-    read_in_c(tmp_path / "o.pt")
-    if not readable(name, tmp_path / "o.pt"):
-        return
-    got = torch_side.truth_of(tmp_path / "o.pt")
-    want = truth_of(name)
+    got, want = torch_side.truth_of(path), truth_of(name)
     mine, theirs = (
-        [{fact: each.get(fact) for fact in FACTS} for each in told["tensors"]]
-        for told in (got, want)
+        [{fact: each.get(fact) for fact in FACTS} for each in truth["tensors"]]
+        for truth in (got, want)
     )
     assert mine == theirs
     assert aliases(got) == aliases(want)
 
 
-@pytest.mark.parametrize("name", sampled(NAMES))
-def test_weights_are_read_by_every_reader(name: str, tmp_path: Path) -> None:
-    """The same values in a state_dict, mapped, in a checkpoint, and in safetensors."""
-    report = attempt(FIXTURES / name, tmp_path / "o.pt", "state_dict")
-    if report is None:
-        return
-    read_in_c(tmp_path / "o.pt")
-    if any("a bare torch.load refuses it" in line for line in report.told):
-        return
-    must_map(tmp_path / "o.pt")
-    want = loaded(tmp_path / "o.pt")
-    if attempt(FIXTURES / name, tmp_path / "c.pt", "checkpoint"):
-        read_in_c(tmp_path / "c.pt")
-    if attempt(FIXTURES / name, tmp_path / "o.safetensors", "safetensors"):
-        got = library.load_file(tmp_path / "o.safetensors")
+def check_weights(folder: Path, with_safetensors: bool) -> None:
+    """The state_dict has the same values mapped and in safetensors."""
+    must_map(folder / "state_dict.out")
+    want = loaded(folder / "state_dict.out")
+    if with_safetensors:
+        got = library.load_file(folder / "safetensors.out")
         items = {"": want} if isinstance(want, torch.Tensor) else want
         for key, value in got.items():
             assert (value.dtype, value.shape) == (items[key].dtype, items[key].shape)
             assert bits(value) == bits(items[key]), key
+
+
+def check_plain(name: str, path: Path) -> None:
+    """Made plain, any fixture is a dict that a bare torch.load takes."""
+    if name in NOTHING:
+        with pytest.raises(PtInspectError, match=NOTHING[name]):
+            convert(FIXTURES / name, path, to="checkpoint", plain=True)
+        assert not path.exists()
+        return
+    report = convert(FIXTURES / name, path, to="checkpoint", plain=True)
+    assert isinstance(loaded(path), dict)
+    lines = [line for line in report.told if "no plain form" in line or "persistent" in line]
+    assert bool(report.dropped) == bool(lines)
 
 
 @pytest.mark.corpus

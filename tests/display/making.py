@@ -13,16 +13,30 @@ from tests.document.making import document
 READ = [name for name in fixtures() if name not in REFUSED]
 
 
+def view_of(document: Document, format: str = "summary", **options: object) -> str:
+    """Return a view of an open document, without the command line."""
+    return view(format)(document, Look(**options))  # type: ignore[arg-type]
+
+
 def shown(file: str | Path, format: str = "summary", **options: object) -> str:
     """The view of a file, without the command line. `file`: a path, or one below fixtures/."""
     path = Path(file)
-    with open_document(path if path.is_absolute() else FIXTURES / path) as found:
-        return view(format)(found, Look(**options))  # type: ignore[arg-type]
+    with open_document(path if path.is_absolute() else FIXTURES / path) as opened:
+        return view_of(opened, format, **options)
 
 
 def shown_value(value: object, format: str = "summary", **options: object) -> str:
     """The view of a plain pickle of `value`."""
-    return view(format)(document(value), Look(**options))  # type: ignore[arg-type]
+    return view_of(document(value), format, **options)
 
 
-__all__ = ["FIXTURES", "READ", "Document", "document", "shown", "shown_value", "truth_of"]
+__all__ = [
+    "FIXTURES",
+    "READ",
+    "Document",
+    "document",
+    "shown",
+    "shown_value",
+    "truth_of",
+    "view_of",
+]

@@ -8,18 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ptinspect.display import FORMATS
-from tests.corpus.files import sampled
-from tests.display.making import READ, shown, shown_value
+from tests.display.making import shown, shown_value
 from tests.display.test_escape import any_text, hidden
-
-
-@pytest.mark.parametrize("format", FORMATS)
-@pytest.mark.parametrize("name", sampled(READ))
-def test_every_fixture_in_every_view(name: str, format: str) -> None:
-    """Printed as on a terminal, with all that can be asked for; nothing in it acts on one."""
-    text = shown(name, format, values=True, stats=True, fold=True, width=80, depth=3)
-    assert text.endswith("\n")
-    assert hidden(text.replace("\n", "")) == []
 
 
 @given(st.dictionaries(any_text, any_text, min_size=1, max_size=3), st.sampled_from(FORMATS))

@@ -1,35 +1,7 @@
 from __future__ import annotations
 
-import pytest
-
 from ptinspect.display.module_nodes import cut_levels
-from tests.corpus.files import sampled
-from tests.display.making import READ, shown, shown_value, truth_of
-from tests.display.test_escape import hidden
-
-# repr(model), which the truth records, has no code; print(model) of a traced module has it.
-TRACED = ("modules/graph-module.pt",)
-PRINTED = [name for name in READ if truth_of(name).get("prints", {}).get("") is not None]
-
-
-def test_there_is_something_to_compare() -> None:
-    assert len(PRINTED) > 60
-
-
-@pytest.mark.parametrize("name", PRINTED)
-def test_a_module_is_what_print_prints(name: str) -> None:
-    text, printed = shown(name, "tree"), truth_of(name)["prints"][""]
-    if name in TRACED:
-        assert text.startswith(printed)
-    else:
-        assert text == f"{printed}\n"
-
-
-@pytest.mark.parametrize("name", sampled(READ))
-def test_every_fixture_has_a_tree(name: str) -> None:
-    text = shown(name, "tree")
-    assert text.endswith("\n")
-    assert hidden(text.replace("\n", "")) == []
+from tests.display.making import shown, shown_value
 
 
 def test_structure() -> None:
