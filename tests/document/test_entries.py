@@ -77,17 +77,17 @@ EXPECTED: list[tuple[object, str, object]] = [
 ]
 
 
-@pytest.mark.parametrize("protocol", range(2, 6))
 @pytest.mark.parametrize(
     ("value", "kind", "said"), EXPECTED, ids=[repr(e[0])[:20] for e in EXPECTED]
 )
-def test_a_value_is_said_in_one_line(value: object, kind: str, said: object, protocol: int) -> None:
-    (entry,) = document({"x": value}, protocol=protocol).entries
+def test_a_value_is_said_in_one_line(value: object, kind: str, said: object) -> None:
     types = {kind, kind.replace("pathlib.", "pathlib._local.")}  # where Python 3.13 has them
-    assert entry.path == ("x",)
-    assert entry.type in types
-    if said is not None:
-        assert entry.value == said
+    for protocol in range(2, 6):
+        (entry,) = document({"x": value}, protocol=protocol).entries
+        assert entry.path == ("x",)
+        assert entry.type in types, protocol
+        if said is not None:
+            assert entry.value == said, protocol
 
 
 def test_a_fraction_keeps_its_parts() -> None:

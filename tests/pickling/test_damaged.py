@@ -93,12 +93,14 @@ def test_nothing_at_all(plain: bool) -> None:
         run(b"N.", 99, plain=plain)
 
 
-@pytest.mark.parametrize("code", [code for code in range(256) if code not in BY_CODE])
-def test_a_byte_that_is_no_opcode(code: int, plain: bool) -> None:
-    with pytest.raises(DamagedError) as caught:
-        run(b"NN%cNN." % code, plain=plain)
-    assert caught.value.where == (None, 2)
-    assert f"{code:#04x}" in caught.value.message
+def test_a_byte_that_is_no_opcode(plain: bool) -> None:
+    codes = [code for code in range(256) if code not in BY_CODE]
+    assert len(codes) > 180
+    for code in codes:
+        with pytest.raises(DamagedError) as caught:
+            run(b"NN%cNN." % code, plain=plain)
+        assert caught.value.where == (None, 2)
+        assert f"{code:#04x}" in caught.value.message
 
 
 @pytest.mark.parametrize(

@@ -29,10 +29,11 @@ def stepped(value: float, dtype: str, steps: int) -> Any:
 
 
 @pytest.mark.parametrize("dtype", TYPES)
-@pytest.mark.parametrize("value", [1.0, 1.5, 3.0, -2.5, 1024.0])
-@pytest.mark.parametrize("steps", [0, 1, 3])
-def test_neighbours_are_one_apart(dtype: str, value: float, steps: int) -> None:
-    assert ulps(made([value], dtype), stepped(value, dtype, steps)) == steps
+def test_neighbours_are_one_apart(dtype: str) -> None:
+    for value in (1.0, 1.5, 3.0, -2.5, 1024.0):
+        for steps in (0, 1, 3):
+            distance = ulps(made([value], dtype), stepped(value, dtype, steps))
+            assert distance == steps, (value, steps)
 
 
 @pytest.mark.parametrize("dtype", TYPES)

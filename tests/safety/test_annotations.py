@@ -40,10 +40,10 @@ HONEST: list[object] = [
 ]
 
 
-@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 @pytest.mark.parametrize("value", HONEST, ids=map(str, range(len(HONEST))))
-def test_what_python_writes_is_not_dangerous(value: object, protocol: int) -> None:
-    assert worst(pickle.dumps(value, protocol)) == "unknown"
+def test_what_python_writes_is_not_dangerous(value: object) -> None:
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        assert worst(pickle.dumps(value, protocol)) == "unknown", protocol
 
 
 CALLS = path("builtins.eval")

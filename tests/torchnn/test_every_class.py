@@ -115,20 +115,20 @@ def written(argument: Argument) -> tuple[str, str, str, object]:
     return argument.name, argument.kind, type(argument.default).__name__, argument.default
 
 
-@pytest.mark.parametrize("path", known_paths())
-def test_constructors_are_torchs(path: str) -> None:
-    row = lookup(path)
-    assert row is not None
-    want = []
-    for parameter in signature_of(path):
-        default = default_of(parameter)
-        want.append((parameter.name, kind_of(parameter), type(default).__name__, default))
-    # LSTM takes proj_size by keyword; its overload does not say so.
-    if path.endswith(".LSTM") and ".modules.rnn." in path and "proj_size" not in str(want):
-        mine = [written(a) for a in row.arguments if a.name != "proj_size"]
-    else:
-        mine = [written(a) for a in row.arguments]
-    assert mine == want
+def test_constructors_are_torchs() -> None:
+    for path in known_paths():
+        row = lookup(path)
+        assert row is not None, path
+        want = []
+        for parameter in signature_of(path):
+            default = default_of(parameter)
+            want.append((parameter.name, kind_of(parameter), type(default).__name__, default))
+        # LSTM takes proj_size by keyword; its overload does not say so.
+        if path.endswith(".LSTM") and ".modules.rnn." in path and "proj_size" not in str(want):
+            mine = [written(a) for a in row.arguments if a.name != "proj_size"]
+        else:
+            mine = [written(a) for a in row.arguments]
+        assert mine == want, path
 
 
 def test_old_spellings_lead_to_rows() -> None:
