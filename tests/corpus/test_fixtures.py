@@ -9,10 +9,11 @@ import pytest
 
 from ptinspect import errors
 from ptinspect.document import open as open_document
-from ptinspect.formats.detect import identify, open_archive
+from ptinspect.formats.detect import open_archive
 from ptinspect.source.local import open_source
 from tests.corpus.compare import differences
 from tests.corpus.files import FIXTURES, REFUSED, fixtures, truth_of
+from tests.formats.identify import identify
 
 
 @pytest.mark.parametrize("name", fixtures())
