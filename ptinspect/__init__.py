@@ -26,6 +26,7 @@ from ptinspect.errors import (
 from ptinspect.limits import Limits
 
 if TYPE_CHECKING:
+    from ptinspect.comparison import DiffReport, diff
     from ptinspect.conversion import ConversionReport, convert
     from ptinspect.document import Document, TensorInfo, open
     from ptinspect.proofs.optimizer import OptimizerReport, check_optimizer
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ConversionReport",
     "DamagedError",
+    "DiffReport",
     "Document",
     "FormatError",
     "LimitError",
@@ -60,6 +62,7 @@ __all__ = [
     "check_roundtrip",
     "check_stub",
     "convert",
+    "diff",
     "open",
     "scan",
     "scan_many",
@@ -83,6 +86,10 @@ def __getattr__(name: str) -> object:
         from ptinspect.safety.report.report import ScanReport
 
         return ScanReport
+    if name in ("DiffReport", "diff"):
+        from ptinspect import comparison
+
+        return getattr(comparison, name)
     if name in ("ConversionReport", "convert"):
         from ptinspect import conversion
 

@@ -33,6 +33,12 @@ def _check() -> click.Command:
     return command
 
 
+def _diff() -> click.Command:
+    from ptinspect.cli.diff import command
+
+    return command
+
+
 def _show() -> click.Command:
     from ptinspect.cli.show import command
 
@@ -54,6 +60,7 @@ def _stub() -> click.Command:
 COMMANDS: dict[str, Callable[[], click.Command]] = {
     "check": _check,
     "convert": _convert,
+    "diff": _diff,
     "scan": _scan,
     "show": _show,
     "stub": _stub,

@@ -1,3 +1,3 @@
 """Names of the commands, so that a command can suggest another without importing it."""
 
-COMMAND_NAMES = ("check", "convert", "scan", "show", "stub")
+COMMAND_NAMES = ("check", "convert", "diff", "scan", "show", "stub")

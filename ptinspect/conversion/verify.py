@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 from ptinspect.atomic_file import AtomicFile
 from ptinspect.conversion.io.copy import Sink
 from ptinspect.conversion.tensors import dtype_cast
+from ptinspect.conversion.tensors.byte_ranges import whole_units
+from ptinspect.conversion.tensors.contiguous import laid_out
 from ptinspect.conversion.tensors.storage_layout import check_extent
 from ptinspect.document import open as open_document
-from ptinspect.document.elements import iter_contiguous, whole_elements
 from ptinspect.errors import PtInspectError
 from ptinspect.formats.torch_zip import TorchZip
 from ptinspect.source.local import open_source
@@ -71,17 +72,17 @@ def _check_one(path: str, move: Move, made: Tensor, verify: bool) -> None:
     if made.stride != move.tensor.stride and not made.is_contiguous:
         raise _wrong(path, f"{move.key} has the strides {made.stride}")
     check_extent(made)
-    if verify and not made.quantizer and not _same(_expected(move), iter_contiguous(made)):
+    if verify and not made.quantizer and not _same(_expected(move), laid_out(made)):
         raise _wrong(path, f"the bytes of {move.key} differ")
 
 
 def _expected(move: Move) -> Iterator[bytes]:
     own, wanted = move.tensor.dtype, move.dtype
-    chunks = iter_contiguous(move.tensor)
+    chunks = laid_out(move.tensor)
     if own is None or wanted is None or own is wanted:
         return chunks
     convert = dtype_cast.caster(own, wanted)
-    return map(convert, whole_elements(chunks, own.itemsize))
+    return map(convert, whole_units(chunks, own.itemsize))
 
 
 class _Compared(AtomicFile):

@@ -81,9 +81,9 @@ class TensorInfo:
     def read(self) -> bytes:
         """The values in C order, little-endian. Raises UnsupportedError for a tensor of parts
         (sparse, nested) or without bytes (meta), DamagedError where bytes are missing."""
-        from ptinspect.document.elements import read_contiguous
+        from ptinspect.document.to_array import contiguous
 
-        return read_contiguous(self.tensor)
+        return contiguous(self.tensor)
 
     def numpy(self) -> npt.NDArray[np.generic]:
         """The same as a read-only array; UnsupportedError where numpy lacks the dtype."""

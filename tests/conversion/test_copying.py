@@ -11,8 +11,7 @@ import pytest
 
 from ptinspect.conversion.io import copy
 from ptinspect.conversion.io.copy import LARGE, Unchanged
-from ptinspect.conversion.tensors.byte_ranges import Cast, Held, Range
-from ptinspect.document.elements import whole_elements
+from ptinspect.conversion.tensors.byte_ranges import Cast, Held, Range, whole_units
 from ptinspect.document.storages import Storage
 from ptinspect.errors import DamagedError, PtInspectError
 from ptinspect.formats.detect import open_archive
@@ -121,8 +120,8 @@ def test_a_source_that_shrinks_meanwhile(way: str, storage: Storage, tmp_path: P
 
 
 def test_bytes_change_in_whole_elements() -> None:
-    assert list(whole_elements(iter([b"a", b"bcde", b"", b"fgh"]), 3)) == [b"abc", b"def"]
-    assert b"".join(whole_elements(iter([BODY[:5], BODY[5:6000]]), 16)) == BODY[: 6000 - 6000 % 16]
+    assert list(whole_units(iter([b"a", b"bcde", b"", b"fgh"]), 3)) == [b"abc", b"def"]
+    assert b"".join(whole_units(iter([BODY[:5], BODY[5:6000]]), 16)) == BODY[: 6000 - 6000 % 16]
 
 
 def test_a_cast_counts_what_it_makes(storage: Storage, tmp_path: Path) -> None:

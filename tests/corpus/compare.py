@@ -136,10 +136,10 @@ def tensor_facts(info: TensorInfo) -> Facts:
 
 def _digest(tensor: Tensor) -> str:
     """SHA-256 of the values; the error where there are none to be had."""
-    from ptinspect.document.elements import read_contiguous
+    from ptinspect.document.to_array import contiguous
 
     try:
-        return hashlib.sha256(read_contiguous(tensor)).hexdigest()
+        return hashlib.sha256(contiguous(tensor)).hexdigest()
     except PtInspectError as error:
         return f"{type(error).__name__}: {error}"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ptinspect.document.elements import iter_contiguous, whole_elements
+from ptinspect.conversion.tensors.contiguous import laid_out
 from ptinspect.formats.torch_zip import TorchZip, ZipSpan
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ class Cast(Piece):
 
     def chunks(self) -> Iterator[bytes]:
         """See `Piece`."""
-        for chunk in whole_elements(self.inner.chunks(), self.unit):
+        for chunk in whole_units(self.inner.chunks(), self.unit):
             yield self.convert(chunk)
 
 
@@ -111,5 +111,16 @@ class Gather(Piece):
 
     def chunks(self) -> Iterator[bytes]:
         """See `Piece`."""
-        for chunk in iter_contiguous(self.tensor):
+        for chunk in laid_out(self.tensor):
             yield self.convert(chunk) if self.convert else chunk
+
+
+def whole_units(chunks: Iterator[bytes], unit: int) -> Iterator[bytes]:
+    """The same bytes in chunks that end between units of that size."""
+    left = b""
+    for chunk in chunks:
+        chunk = left + chunk if left else chunk
+        cut = len(chunk) - len(chunk) % unit
+        left = chunk[cut:]
+        if cut:
+            yield chunk[:cut] if left else chunk

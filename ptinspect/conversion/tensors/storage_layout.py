@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from ptinspect.conversion.tensors import dtype_cast
 from ptinspect.conversion.tensors.byte_ranges import Cast, Gather, Piece, Range
 from ptinspect.conversion.tensors.pickle_values import storage_class
-from ptinspect.document.elements import out_of_bounds_error
 from ptinspect.document.storages import Storage
-from ptinspect.errors import UnsupportedError
+from ptinspect.errors import DamagedError, Place, UnsupportedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -196,7 +195,11 @@ def check_extent(tensor: Tensor) -> None:
     if dtype.name in _PACKED:
         high = low
     if tensor.numel and (low < 0 or high * dtype.itemsize > storage.nbytes):
-        raise out_of_bounds_error(tensor, storage, dtype, high)
+        raise DamagedError(
+            f"a tensor reaches beyond its storage {storage.key}: element {high:,} of "
+            f"{storage.nbytes // dtype.itemsize:,}",
+            where=Place(storage.archive.record, tensor.at),
+        )
     storage.check()
 
 

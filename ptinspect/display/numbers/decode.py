@@ -5,8 +5,7 @@ from __future__ import annotations
 from struct import unpack
 from typing import TYPE_CHECKING
 
-from ptinspect.document.elements import out_of_bounds_error
-from ptinspect.errors import UnsupportedError
+from ptinspect.errors import DamagedError, Place, UnsupportedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -117,7 +116,11 @@ def gather(tensor: Tensor, places: Iterable[int]) -> dict[int, Number]:
     size = dtype.itemsize
     wanted = sorted(set(places))
     if wanted and (wanted[0] < 0 or (wanted[-1] + 1) * size > storage.nbytes):
-        raise out_of_bounds_error(tensor, storage, dtype, wanted[-1])
+        raise DamagedError(
+            f"a tensor reaches beyond its storage {storage.key}: element {wanted[-1]:,} of "
+            f"{storage.nbytes // size:,}",
+            where=Place(storage.archive.record, tensor.at),
+        )
     # What is compressed is unpacked from its beginning each time it is asked for.
     gap = GAP if storage.file_offset is not None else storage.nbytes
     found: dict[int, Number] = {}

@@ -64,10 +64,10 @@ def tensor_hash(info: TensorInfo, look: Look) -> str:
     """Of the bytes in C order, little-endian, as `info.read()` gives them. Raises as that does."""
     from hashlib import sha256
 
-    from ptinspect.document.to_array import byte_blocks
+    from ptinspect.document.to_array import raw_blocks
 
     made = sha256()
-    for block in byte_blocks(info.tensor):
+    for block in raw_blocks(info.tensor):
         made.update(block)
         look.passed(len(block))
     return made.hexdigest()

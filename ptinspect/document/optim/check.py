@@ -32,7 +32,7 @@ def number_of(tensor: Tensor) -> float | None:
     """The value of a tensor of one element; None where it is no plain number."""
     import struct
 
-    from ptinspect.document.elements import read_contiguous
+    from ptinspect.document.to_array import contiguous
 
     codes = {**_CODES, "int64": "q", "int32": "i", "int16": "h", "uint8": "B", "bool": "B"}
     code = codes.get(tensor.dtype.name) if tensor.dtype else None
@@ -40,7 +40,7 @@ def number_of(tensor: Tensor) -> float | None:
         return None
     if tensor.dtype.name.startswith("complex"):
         return None
-    (value,) = struct.unpack(f"<{code}", read_contiguous(tensor))
+    (value,) = struct.unpack(f"<{code}", contiguous(tensor))
     return float(value)
 
 
@@ -63,9 +63,9 @@ def not_finite(tensor: Tensor) -> str | None:
 
 
 def _small(tensor: Tensor, name: str) -> str | None:
-    from ptinspect.document.elements import read_contiguous
+    from ptinspect.document.to_array import contiguous
 
-    raw = read_contiguous(tensor)
+    raw = contiguous(tensor)
     if name == "bfloat16":
         raw = b"".join(b"\0\0" + raw[at : at + 2] for at in range(0, len(raw), 2))
         name = "float32"

@@ -94,7 +94,7 @@ def sarif_text(reports: Sequence[ScanReport]) -> str:
     """
     import json
 
-    from ptinspect import __version__
+    from ptinspect._version import __version__
 
     rules = [
         {"id": f"ptinspect/{name}", "shortDescription": {"text": text},

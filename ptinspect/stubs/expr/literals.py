@@ -97,10 +97,10 @@ def numbers(tensor: Tensor) -> list[int | float | bool] | None:
     name = tensor.dtype.name if tensor.dtype else ""
     if name not in _UNPACK or not 0 < tensor.numel <= LONGEST or tensor.storage is None:
         return None
-    from ptinspect.document.elements import read_contiguous
+    from ptinspect.document.to_array import contiguous
 
     try:
-        raw = read_contiguous(tensor)
+        raw = contiguous(tensor)
     except PtInspectError:
         return None
     code = _UNPACK[name]

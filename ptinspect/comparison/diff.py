@@ -1,0 +1,259 @@
+"""`diff`: open two documents, match their tensors, and compare what both have."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterable
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
+
+from ptinspect.comparison.keys import Rename, find_patterns, find_renames
+from ptinspect.comparison.metadata import (
+    compare_entries,
+    compare_modules,
+    compare_optimizers,
+    container_notes,
+    same_quantizers,
+)
+from ptinspect.comparison.numbers import ValueChange, compare_numbers, same_bytes
+from ptinspect.comparison.report import Change, DiffReport, Lone, Note, Side
+from ptinspect.document import Document
+from ptinspect.document import open as open_document
+from ptinspect.errors import PtInspectError
+from ptinspect.limits import LIMITS, Limits
+
+if TYPE_CHECKING:
+    from os import PathLike
+    from typing import BinaryIO
+
+    from ptinspect.document import TensorInfo
+
+    File = str | PathLike[str] | BinaryIO
+
+
+def diff(
+    a: File,
+    b: File,
+    *,
+    tolerance: float = 0.0,
+    include: Collection[str] = (),
+    exclude: Collection[str] = (),
+    limits: Limits = LIMITS,
+    progress: Callable[[int, int], None] | None = None,
+) -> DiffReport:
+    """Compare two documents of any format, tensor by tensor, in bounded memory.
+
+    Args:
+        tolerance: `|a - b| <= tolerance + tolerance * |a|` is no change.
+        include: globs of tensor keys; others are not compared. With `include` or `exclude`, only
+            tensors are compared.
+        exclude: globs of tensor keys that are not compared.
+        progress: called with the bytes compared and those to compare.
+
+    Raises:
+        PtInspectError: one of them cannot be read, as `ptinspect.open` raises it.
+        ValueError: the tolerance is negative or not a number.
+    """
+    if not 0 <= tolerance < math.inf:
+        raise ValueError("the tolerance must be a number that is not negative")
+    with open_document(a, limits=limits) as left, open_document(b, limits=limits) as right:
+        return _compare(left, right, tolerance, include, exclude, progress)
+
+
+def _compare(
+    a: Document,
+    b: Document,
+    tolerance: float,
+    include: Collection[str],
+    exclude: Collection[str],
+    progress: Callable[[int, int], None] | None,
+) -> DiffReport:
+    left = _selected(a, b, include, exclude)
+    right = _selected(b, a, include, exclude)
+    removed = {key: info for key, info in left.items() if key not in right}
+    added = {key: info for key, info in right.items() if key not in left}
+    renames = find_renames(removed, added)
+    pairs = [(key, key) for key in left if key in right]
+    pairs += [(rename.a, rename.b) for rename in renames]
+    for rename in renames:
+        del removed[rename.a], added[rename.b]
+
+    changed: list[Change] = []
+    total = sum(left[x].nbytes for x, _ in pairs)
+    done = 0
+
+    def advance(nbytes: int) -> None:
+        nonlocal done
+        done += nbytes
+        if progress is not None:
+            progress(min(done, total), total)
+
+    compared: dict[tuple[object, object], tuple[bool, ValueChange | None, str | None]] = {}
+    by_bytes = {rename.a for rename in renames if rename.evidence == "bytes"}
+    for key_a, key_b in pairs:
+        x, y = left[key_a], right[key_b]
+        identity = (x.tensor.same(), y.tensor.same())
+        if identity not in compared:  # tied weights are compared once
+            known_equal = key_a in by_bytes
+            scales = same_quantizers(x.tensor, a, y.tensor, b)
+            compared[identity] = _compare_values(x, y, tolerance, known_equal, scales, advance)
+        values_differ, values, reason = compared[identity]
+        what = _differences(x, y, a, b)
+        if values_differ:
+            what.append("values")
+        if what:
+            changed.append(_change(x, y, what, values, reason))
+    different_keys = {change.a for change in changed}
+    unchanged = sum(x == y and x not in different_keys for x, y in pairs)
+    whole = not include and not exclude
+    different = [left[c.a].path for c in changed] + [right[c.b].path for c in changed]
+    different += [info.path for info in (*removed.values(), *added.values())]
+    different += [left[rename.a].path for rename in renames]
+    return DiffReport(
+        _side(a),
+        _side(b),
+        float(tolerance),
+        unchanged,
+        tuple(_lone(info, None) for info in added.values()),
+        tuple(_lone(info, _tied_key(info, left, right)) for info in removed.values()),
+        tuple(renames),
+        tuple(find_patterns(renames)),
+        tuple(changed),
+        tuple(compare_entries(a, b) if whole else ()),
+        tuple(compare_modules(a, b) if whole else ()),
+        tuple(compare_optimizers(a, b, different) if whole else ()),
+        (*container_notes(a, b), *_tensor_notes(pairs, left, right)),
+    )
+
+
+def _selected(
+    document: Document, other: Document, include: Collection[str], exclude: Collection[str]
+) -> dict[str, TensorInfo]:
+    """Return the tensors to compare by key.
+
+    Against a file that is not a full model, buffers and attributes of modules that a state_dict
+    leaves out do not count.
+    """
+    recorded = document.kind == other.kind
+    return {
+        key: info
+        for key, info in document.tensors.items()
+        if (info.persistent or recorded)
+        and (not include or any(fnmatchcase(key, glob) for glob in include))
+        and not any(fnmatchcase(key, glob) for glob in exclude)
+    }
+
+
+def _compare_values(
+    a: TensorInfo,
+    b: TensorInfo,
+    tolerance: float,
+    known_equal: bool,
+    same_scales: bool,
+    advance: Callable[[int], None],
+) -> tuple[bool, ValueChange | None, str | None]:
+    """Return whether the values differ, how, and why that could not be told."""
+    if a.shape != b.shape:
+        return False, None, None
+    x, y = a.tensor, b.tensor
+    if known_equal:
+        advance(a.nbytes)
+        return False, None, None
+    comparable = x.dtype == y.dtype and x.layout == y.layout and same_scales
+    seen = 0
+
+    def count(nbytes: int) -> None:
+        nonlocal seen
+        seen += nbytes
+        advance(nbytes)
+
+    if comparable and same_bytes(x, y, count):
+        return False, None, None
+    advance(-seen)
+    values = compare_numbers(x, y, tolerance, advance)
+    if values is None:
+        advance(a.nbytes)
+        return True, None, "the elements are not plain numbers"
+    return values.changed > 0, values, None
+
+
+def _differences(x: TensorInfo, y: TensorInfo, a: Document, b: Document) -> list[str]:
+    """Return what differs besides the values; only what both formats record is compared."""
+    what = []
+    if x.shape != y.shape:
+        what.append("shape")
+    if x.dtype != y.dtype:
+        what.append("dtype")
+    if not {a.archive.format, b.archive.format} & {"safetensors", "safetensors-index"}:
+        if x.device != y.device:
+            what.append("device")
+        if x.role == y.role and x.tensor.requires_grad != y.tensor.requires_grad:
+            what.append("requires_grad")
+        if {x.role, y.role} == {"parameter", "buffer"}:
+            what.append("role")
+    return what
+
+
+def _change(
+    x: TensorInfo, y: TensorInfo, what: list[str], values: ValueChange | None, reason: str | None
+) -> Change:
+    return Change(
+        x.key,
+        y.key,
+        tuple(what),
+        (x.shape, y.shape),
+        (_dtype(x), _dtype(y)),
+        (x.device, y.device),
+        values if "values" in what or "dtype" in what else None,
+        reason,
+    )
+
+
+def _dtype(info: TensorInfo) -> str | None:
+    return info.dtype.name if info.dtype else None
+
+
+def _lone(info: TensorInfo, tied_to: str | None) -> Lone:
+    return Lone(info.key, info.path, _dtype(info), info.shape, tied_to)
+
+
+def _tied_key(
+    info: TensorInfo, left: dict[str, TensorInfo], right: dict[str, TensorInfo]
+) -> str | None:
+    same = info.tensor.same()
+    for key, other in left.items():
+        if other is not info and key in right and other.tensor.same() == same:
+            return key
+    return None
+
+
+def _side(document: Document) -> Side:
+    return Side(document.path, document.archive.format, document.kind, document.size)
+
+
+def _tensor_notes(
+    pairs: Iterable[tuple[str, str]], left: dict[str, TensorInfo], right: dict[str, TensorInfo]
+) -> list[Note]:
+    """Return notes on the order of the tensors and on which of them share memory."""
+    notes = []
+    keys = [pair for pair in pairs if pair[0] == pair[1]]
+    order = [key for key in right if key in left]
+    if [key for key, _ in keys] != order:
+        notes.append(Note("order", "the tensors are in another order"))
+    shared_a = _shared([left[key] for key, _ in keys])
+    shared_b = _shared([right[key] for _, key in keys])
+    if shared_a != shared_b:
+        notes.append(Note("sharing", "tensors share memory in one file that do not in the other"))
+    return notes
+
+
+def _shared(infos: list[TensorInfo]) -> set[frozenset[int]]:
+    """Return which of the tensors, by position, are one."""
+    groups: dict[object, list[int]] = {}
+    for number, info in enumerate(infos):
+        if info.tensor.storage is not None and info.tensor.numel:
+            groups.setdefault(info.tensor.same(), []).append(number)
+    return {frozenset(group) for group in groups.values() if len(group) > 1}
+
+
+__all__ = ["DiffReport", "PtInspectError", "Rename", "diff"]

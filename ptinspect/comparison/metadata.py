@@ -1,0 +1,361 @@
+"""Entries, modules and optimizers of two documents, and notes on what does not count."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from hashlib import blake2b, sha256
+from typing import TYPE_CHECKING
+
+from ptinspect.comparison.numbers import same_bytes
+from ptinspect.comparison.report import (
+    EntryChange,
+    ModuleChange,
+    Note,
+    OptimizerChange,
+    json_number,
+)
+from ptinspect.document.select import value_at
+from ptinspect.pickling.numpy_objects import as_array, as_scalar
+from ptinspect.pickling.pyobjects import as_bytes, as_mapping, brief_repr
+from ptinspect.pickling.values import (
+    Blob,
+    Call,
+    Extension,
+    Global,
+    OutOfBand,
+    PersistentId,
+    SetOf,
+    Value,
+    key_value,
+)
+
+if TYPE_CHECKING:
+    from ptinspect.document import Document
+    from ptinspect.document.optim.state import Optimizer
+    from ptinspect.document.tensor import Tensor
+    from ptinspect.document.walk import Path
+
+
+def compare_entries(a: Document, b: Document) -> list[EntryChange]:
+    """Return the entries that differ, in the order of `a`, then those that only `b` has.
+
+    What an entry shows may be less than it holds (the head of a list, the shape of an array):
+    such values are compared whole.
+    """
+    left = {entry.path: entry for entry in a.entries}
+    right = {entry.path: entry for entry in b.entries}
+    changes: list[EntryChange] = []
+    for path, entry in left.items():
+        other = right.get(path)
+        if not path and isinstance(entry.value, dict):
+            continue  # the container of a state_dict without tensors
+        if other is None:
+            changes.append(EntryChange(path, "removed", _plain(entry.value, entry.type), None))
+            continue
+        equal = entry.type == other.type and _digest(entry.value, a) == _digest(other.value, b)
+        if entry.value is None or isinstance(entry.value, dict):
+            equal = _digest(value_at(a.archive.root, path), a) == _digest(
+                value_at(b.archive.root, path), b
+            )
+        if not equal:
+            shown, other_shown = _plain(entry.value, entry.type), _plain(other.value, other.type)
+            if shown == other_shown and entry.type != other.type:
+                shown, other_shown = f"{entry.type} {shown}", f"{other.type} {other_shown}"
+            changes.append(EntryChange(path, "changed", shown, other_shown))
+    for path, entry in right.items():
+        if path not in left and (path or not isinstance(entry.value, dict)):
+            changes.append(EntryChange(path, "added", None, _plain(entry.value, entry.type)))
+    return changes
+
+
+def _plain(value: Value, kind: str) -> object:
+    """Return an entry's value as JSON has it; for an object without one its class."""
+    if value is None:
+        return None if kind in ("NoneType", "None") else kind
+    if isinstance(value, list | tuple):
+        return [_plain(item, "NoneType") for item in value]
+    if isinstance(value, dict):
+        return {str(name): _plain(item, "NoneType") for name, item in value.items()}
+    if isinstance(value, str):
+        return str(value)
+    if isinstance(value, float):
+        return json_number(value)
+    if isinstance(value, bool) or (isinstance(value, int) and value.bit_length() <= 1000):
+        return value
+    return brief_repr(value)
+
+
+def _digest(root: Value, document: Document) -> bytes:
+    """Return a digest that is equal for equal inert values.
+
+    Order counts in sequences, not in mappings and sets. A storage counts by its bytes, a class
+    with its source (legacy files) by its name. The value is walked without recursion, and each
+    object once, however many paths lead to it.
+    """
+    digests: dict[int, bytes] = {}
+    stack: list[tuple[Value, bool]] = [(root, False)]
+    entered: set[int] = set()
+    while stack:
+        value, done = stack.pop()
+        leaf = _leaf(value)
+        if leaf is None and isinstance(value, PersistentId):
+            leaf = _referred(value, document)
+        if leaf is None and isinstance(value, Call):
+            leaf = _array(value)
+        if leaf is not None:
+            digests[id(value)] = leaf
+            continue
+        if not done:
+            if id(value) in entered:
+                continue
+            entered.add(id(value))
+            stack.append((value, True))
+            stack += [(item, False) for item in _children(value)]
+            continue
+        digests[id(value)] = _joined(value, lambda item: digests.get(id(item)) or _leaf(item))
+    return digests[id(root)]
+
+
+def _leaf(value: Value) -> bytes | None:
+    """Return the digest of a value without insides; None for others."""
+    if isinstance(value, bytes | bytearray):
+        return _bytes_digest(sha256(value).digest())
+    if value is None or isinstance(value, bool | int | float | str):
+        if isinstance(value, float) and value != value:
+            return b"nan"
+        if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 1000:
+            size = (value.bit_length() >> 3) + 1
+            return blake2b(b"int" + value.to_bytes(size, "little", signed=True)).digest()
+        kind = "str" if isinstance(value, str) else type(value).__name__
+        shown = str(value) if isinstance(value, str) else repr(value)
+        return blake2b(f"{kind}:{shown}".encode("utf-8", "surrogatepass")).digest()
+    if isinstance(value, Blob):
+        return _bytes_digest(value.digest())
+    if isinstance(value, Global) and value.changes is None:
+        return blake2b(f"global:{value.path}".encode("utf-8", "surrogatepass")).digest()
+    if isinstance(value, Extension | OutOfBand):
+        return blake2b(repr(value).encode()).digest()
+    return None
+
+
+def _bytes_digest(sha256_digest: bytes) -> bytes:
+    return blake2b(b"bytes:" + sha256_digest).digest()
+
+
+def _array(value: Call) -> bytes | None:
+    """Return the digest of bytes, an array or a numpy scalar; None for other calls.
+
+    The calls that stand for them differ between pickle protocols.
+    """
+    raw = as_bytes(value)
+    if raw is not None:
+        return _bytes_digest(sha256(raw).digest())
+    array = as_array(value)
+    if array is not None:
+        data = array.data.digest() if isinstance(array.data, Blob) else None
+        raw = as_bytes(array.data)
+        if data is None and raw is not None:
+            data = sha256(raw).digest()
+        facts = repr((array.dtype, array.shape, array.stride)).encode()
+        return None if data is None else blake2b(facts + data).digest()
+    scalar = as_scalar(value)
+    return None if scalar is None else blake2b(repr(scalar).encode()).digest()
+
+
+def same_quantizers(x: Tensor, a: Document, y: Tensor, b: Document) -> bool:
+    """Return True if two tensors have the same scheme, scales and zero points."""
+    if x.quantizer.keys() != y.quantizer.keys():
+        return False
+    for name, value in x.quantizer.items():
+        left, right = a.tensor_of(value), b.tensor_of(y.quantizer[name])
+        if left is not None and right is not None:
+            if left.dtype != right.dtype or not same_bytes(left, right, lambda _: None):
+                return False
+        elif _digest(value, a) != _digest(y.quantizer[name], b):
+            return False
+    return True
+
+
+def _referred(value: PersistentId, document: Document) -> bytes | None:
+    """Return the digest of what a persistent id refers to; None for foreign ones."""
+    reference = document.storage_of(value)
+    if reference is not None:
+        result = blake2b(reference.dtype.name.encode())
+        storage = reference.storage
+        for chunk in storage.chunks(0, storage.nbytes):
+            result.update(chunk)
+        return result.digest()
+    parts = value.value
+    if isinstance(parts, tuple) and len(parts) > 1 and parts[0] == "module":
+        return _leaf(parts[1])
+    return None
+
+
+def _children(value: Value) -> Iterator[Value]:
+    if isinstance(value, list | tuple):
+        yield from value
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield key_value(key)
+            yield item
+    elif isinstance(value, SetOf):
+        yield from value
+    elif isinstance(value, PersistentId):
+        yield value.value
+    elif isinstance(value, Call):
+        yield value.func
+        yield value.args
+        yield value.kwargs
+    changes = getattr(value, "changes", None)
+    if changes is not None:
+        yield from (changes.states, changes.items, changes.pairs, changes.added)
+
+
+def _joined(value: Value, digest: Callable[[Value], bytes | None]) -> bytes:
+    """Return the digest of a value from those of its insides; a cycle counts as empty."""
+    result = blake2b(type(value).__name__.encode())
+
+    def add(parts: Iterable[bytes]) -> None:
+        for part in parts:
+            result.update(len(part).to_bytes(4, "little") + part)
+
+    def get(item: Value) -> bytes:
+        return digest(item) or b""
+
+    if isinstance(value, dict):
+        add(sorted(get(key_value(key)) + get(item) for key, item in value.items()))
+    elif isinstance(value, SetOf):
+        add(sorted(map(get, value)))
+    else:
+        add(map(get, _children(value)))
+    return result.digest()
+
+
+def compare_modules(a: Document, b: Document) -> list[ModuleChange]:
+    """Return the modules whose class or configuration differs; none if a side records none.
+
+    The roots are paired by path, or if each document has one root, with each other.
+    """
+    left, right = _module_texts(a), _module_texts(b)
+    roots_a, roots_b = ({root: None for root, _ in texts} for texts in (left, right))
+    if not roots_a or not roots_b:
+        return []
+    renamed = {}
+    if len(roots_a) == len(roots_b) == 1:
+        renamed = {next(iter(roots_b)): next(iter(roots_a))}
+    right = {(renamed.get(root, root), name): text for (root, name), text in right.items()}
+    common = {root for root, _ in left} & {root for root, _ in right}
+    changes = []
+    for (root, name), text in left.items():
+        other = right.get((root, name))
+        if root in common and other != text:
+            change = "removed" if other is None else "changed"
+            changes.append(ModuleChange(root, name, change, text, other))
+    for (root, name), text in right.items():
+        if root in common and (root, name) not in left:
+            changes.append(ModuleChange(root, name, "added", None, text))
+    return changes
+
+
+def _module_texts(document: Document) -> dict[tuple[Path, str], str]:
+    from ptinspect.display.module_nodes import ModuleNodes
+
+    nodes = ModuleNodes(document)
+    texts = {}
+    for info in document.modules:
+        node = nodes.node(info.module)
+        texts[info.root, info.name] = f"{info.module.class_name}({node.extra_repr(nodes)})"
+    return texts
+
+
+def compare_optimizers(
+    a: Document, b: Document, changed_tensors: Iterable[Path]
+) -> list[OptimizerChange]:
+    """Return the optimizer states that differ.
+
+    Args:
+        changed_tensors: paths of the tensors that differ, in either document.
+    """
+    left = {optimizer.path: optimizer for optimizer in a.optimizers}
+    right = {optimizer.path: optimizer for optimizer in b.optimizers}
+    paths = list(changed_tensors)
+    changes = []
+    for path, optimizer in left.items():
+        other = right.get(path)
+        if other is None:
+            changes.append(OptimizerChange(path, "removed", ()))
+            continue
+        what, details = [], _group_changes(a, b, optimizer, other)
+        if optimizer.class_path != other.class_path:
+            what.append("class")
+            details.insert(0, f"{optimizer.class_path} -> {other.class_path}")
+        if details[what.count("class") :]:
+            what.append("param_groups")
+        if _state_differs(a, b, optimizer, other, paths):
+            what.append("state")
+        if what:
+            changes.append(OptimizerChange(path, "changed", tuple(what), tuple(details)))
+    changes += [OptimizerChange(path, "added", ()) for path in right if path not in left]
+    return changes
+
+
+def _group_changes(a: Document, b: Document, left: Optimizer, right: Optimizer) -> list[str]:
+    if len(left.groups) != len(right.groups):
+        return [f"{len(left.groups)} -> {len(right.groups)} param_groups"]
+    details = []
+    for number, (group, other) in enumerate(zip(left.groups, right.groups, strict=True)):
+        label = f"param_groups[{number}]." if len(left.groups) > 1 else ""
+        for key in dict.fromkeys([*group, *other]):
+            if key == "params" and left.evidence == "recorded" == right.evidence:
+                x: Value = left.parameters(number)  # the items are the tensors themselves
+                y: Value = right.parameters(number)
+            else:
+                x, y = _setting(a, group.get(key)), _setting(b, other.get(key))
+            if (key in group) != (key in other) or _digest(x, a) != _digest(y, b):
+                details.append(f"{label}{key_value(key)} {_shown(x)} -> {_shown(y)}")
+    return details
+
+
+def _setting(document: Document, value: Value) -> Value:
+    """Return a hyper-parameter; a tensor (a learning rate) as its number."""
+    tensor = document.tensor_of(value)
+    if tensor is None:
+        return value
+    from ptinspect.display.numbers.decode import number_of
+
+    return number_of(tensor) if tensor.numel == 1 else list(tensor.shape)
+
+
+def _shown(value: Value) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else brief_repr(value)
+
+
+def _state_differs(
+    a: Document, b: Document, left: Optimizer, right: Optimizer, changed: list[Path]
+) -> bool:
+    start = (*left.path, "state")
+    if any(path[: len(start)] == start for path in changed):
+        return True
+    return _plain_state(a, left) != _plain_state(b, right)
+
+
+def _plain_state(document: Document, optimizer: Optimizer) -> list[tuple[object, bytes]]:
+    """Return the values of an optimizer's state that are not tensors, such as `step`."""
+    values: list[tuple[object, bytes]] = []
+    for number, state in enumerate(optimizer.state.values()):
+        for key, value in (as_mapping(state) or {}).items():
+            if document.tensor_of(value) is None:
+                values.append(((number, str(key_value(key))), _digest(value, document)))
+    return values
+
+
+def container_notes(a: Document, b: Document) -> list[Note]:
+    """Return notes on what the files record besides the compared contents."""
+    notes = []
+    if a.archive.format != b.archive.format:
+        notes.append(Note("format", f"{a.archive.format} and {b.archive.format}"))
+    if a.kind != b.kind:
+        notes.append(Note("kind", f"{a.kind} and {b.kind}"))
+    if a.archive.byteorder != b.archive.byteorder:
+        notes.append(Note("byteorder", f"{a.archive.byteorder}- and {b.archive.byteorder}-endian"))
+    return notes

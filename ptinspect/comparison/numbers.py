@@ -1,0 +1,228 @@
+"""The numbers of two tensors, compared block by block in bounded memory.
+
+Equal tensors are recognised by comparing bytes; only where the bytes differ are they decoded.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ptinspect.document.to_array import number_blocks, quiet, raw_blocks
+from ptinspect.errors import PtInspectError, UnsupportedError
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from ptinspect.document.tensor import Tensor
+
+    Numbers = npt.NDArray[Any]
+
+BLOCK = 1 << 16
+"""Elements that are compared at once: their float64 copies stay within a core's cache."""
+
+
+@dataclass(frozen=True, slots=True)
+class ValueChange:
+    """How the numbers of one tensor differ from those of another of the same shape.
+
+    Means and maxima run over the pairs in which both numbers are finite; the relative ones over
+    those of them whose first number is not 0. All are float64.
+
+    Attributes:
+        elements: number of elements of each tensor.
+        changed: elements whose numbers differ by more than the tolerance. Two NaN are equal, and
+            0.0 equals -0.0.
+        cosine: of the finite pairs as two vectors; None if one of them has norm 0.
+        nan_a, nan_b: elements that are NaN.
+    """
+
+    elements: int
+    changed: int
+    max_abs: float
+    mean_abs: float
+    max_rel: float
+    mean_rel: float
+    cosine: float | None
+    nan_a: int
+    nan_b: int
+
+    def as_dict(self) -> dict[str, object]:
+        """Return the JSON object of `diff -f json`."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+def same_bytes(a: Tensor, b: Tensor, advance: Callable[[int], None]) -> bool:
+    """Return True if two tensors of one dtype and shape have the same logical bytes.
+
+    Tensors of parts (sparse, nested, packed) are compared part by part.
+
+    Args:
+        advance: called with the number of bytes of each tensor that were compared.
+    """
+    if a.parts or b.parts:
+        if a.parts.keys() != b.parts.keys():
+            return False
+        pairs = [(part, b.parts[name]) for name, part in a.parts.items()]
+        return all(
+            x.dtype == y.dtype and x.shape == y.shape and same_bytes(x, y, advance)
+            for x, y in pairs
+        )
+    if a.storage is None or b.storage is None:
+        return a.storage is b.storage  # meta tensors have no bytes
+    for block, other in _aligned(raw_blocks(a), raw_blocks(b)):
+        if block != other:
+            return False
+        advance(len(block))
+    return True
+
+
+def _aligned(a: Iterator[bytes], b: Iterator[bytes]) -> Iterator[tuple[Any, Any]]:
+    """Yield two streams of equal length in pairs of pieces of equal length."""
+    left: Any = b""
+    right: Any = b""
+    while True:
+        if not len(left):
+            left = next(a, None)
+        if not len(right):
+            right = next(b, None)
+        if left is None or right is None:
+            if (left is None or not len(left)) and (right is None or not len(right)):
+                return
+            raise AssertionError("tensors of one shape have streams of different length")
+        length = min(len(left), len(right))
+        yield left[:length], right[:length]
+        left, right = left[length:], right[length:]
+
+
+def compare_numbers(
+    a: Tensor, b: Tensor, tolerance: float, advance: Callable[[int], None]
+) -> ValueChange | None:
+    """Return how the numbers of two tensors of one shape differ.
+
+    Args:
+        tolerance: `|a - b| <= tolerance + tolerance * |a|` is no change.
+        advance: called with the number of bytes of `a` that were compared.
+
+    Returns:
+        None if the elements of one of them are not numbers, or it is a tensor of parts.
+    """
+    sums = _Sums()
+    itemsize = a.dtype.itemsize if a.dtype is not None else 1
+    try:
+        with quiet():
+            for x, y in _aligned(number_blocks(a), number_blocks(b)):  # type: ignore[arg-type]
+                for start in range(0, len(x), BLOCK):
+                    sums.add(x[start : start + BLOCK], y[start : start + BLOCK], tolerance)
+                advance(len(x) * itemsize)
+    except UnsupportedError:
+        return None
+    return sums.result()
+
+
+class _Sums:
+    """Running sums of a comparison."""
+
+    def __init__(self) -> None:
+        self.elements = self.changed = self.finite = self.nonzero = self.nan_a = self.nan_b = 0
+        self.max_abs = self.sum_abs = self.max_rel = self.sum_rel = 0.0
+        self.dot = self.square_a = self.square_b = 0.0
+
+    def add(self, x: Numbers, y: Numbers, tolerance: float) -> None:
+        """Add a block of each tensor."""
+        import numpy as np
+
+        self.elements += len(x)
+        exact = x.dtype == y.dtype and x.dtype.kind in "iub"
+        unequal = x != y if exact else None  # float64 would round an int64
+        x, y = _as_float64(x), _as_float64(y)
+        if x.dtype.kind == "c" or y.dtype.kind == "c":
+            x, y = x.astype(np.complex128), y.astype(np.complex128)
+        if unequal is None:
+            unequal = x != y
+        finite = np.isfinite(x) & np.isfinite(y)
+        if not finite.all():
+            nan_x, nan_y = np.isnan(x), np.isnan(y)
+            self.nan_a += int(np.count_nonzero(nan_x))
+            self.nan_b += int(np.count_nonzero(nan_y))
+            infinite = unequal & ~finite & ~(nan_x & nan_y)
+            self.changed += int(np.count_nonzero(infinite))
+            x, y, unequal = x[finite], y[finite], unequal[finite]
+        self.finite += len(x)
+        difference = np.abs(x - y)
+        size = np.abs(x)
+        if tolerance:
+            unequal = difference > tolerance + tolerance * size
+        self.changed += int(np.count_nonzero(unequal))
+        if not len(x):
+            return
+        self.max_abs = max(self.max_abs, float(difference.max()))
+        self.sum_abs += float(difference.sum())
+        self.square_a += _dot(size, size)
+        absolute = np.abs(y)
+        self.square_b += _dot(absolute, absolute)
+        self.dot += _dot(x, y.conj()) if x.dtype.kind == "c" else _dot(x, y)
+        nonzero = int(np.count_nonzero(size))
+        self.nonzero += nonzero
+        if nonzero != len(size):
+            difference, size = difference[size != 0], size[size != 0]
+        if nonzero:
+            relative = difference / size
+            self.max_rel = max(self.max_rel, float(relative.max()))
+            self.sum_rel += float(relative.sum())
+
+    def result(self) -> ValueChange:
+        """Return the result after the last block."""
+        norms = math.sqrt(self.square_a) * math.sqrt(self.square_b)
+        cosine = self.dot / norms if norms and math.isfinite(norms) else None
+        return ValueChange(
+            self.elements,
+            self.changed,
+            self.max_abs,
+            self.sum_abs / self.finite if self.finite else 0.0,
+            self.max_rel,
+            self.sum_rel / self.nonzero if self.nonzero else 0.0,
+            None if cosine is None else max(-1.0, min(1.0, cosine)),
+            self.nan_a,
+            self.nan_b,
+        )
+
+
+def _as_float64(numbers: Numbers) -> Numbers:
+    import numpy as np
+
+    return numbers.astype(np.complex128 if numbers.dtype.kind == "c" else np.float64)
+
+
+def _dot(x: Numbers, y: Numbers) -> float:
+    """Return the real part of the dot product. einsum starts no threads, as BLAS would."""
+    import numpy as np
+
+    return float(np.einsum("i,i->", x, y).real)
+
+
+def sample(tensor: Tensor, limit: int) -> Numbers | None:
+    """Return the first `limit` numbers of a tensor as float64; None if they are not numbers."""
+    try:
+        with quiet():
+            for block in number_blocks(tensor):
+                return _as_float64(block[:limit])
+    except PtInspectError:
+        return None
+    return None
+
+
+def distance(x: Numbers, y: Numbers) -> float:
+    """Return the RMS difference of two arrays of one length, relative to the larger RMS.
+
+    0 for equal numbers, about 1.4 for unrelated ones; infinite if some are not finite.
+    """
+    import numpy as np
+
+    with quiet():
+        largest = max(_dot(np.abs(x), np.abs(x)), _dot(np.abs(y), np.abs(y)))
+        gap = np.abs(x - y)
+        result = math.sqrt(_dot(gap, gap) / largest) if largest > 0 else 0.0
+    return result if math.isfinite(result) else math.inf

@@ -1,0 +1,442 @@
+"""A `diff` report for people: text for a terminal, Markdown for a pull request, HTML."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+from html import escape as html_escape
+from typing import TYPE_CHECKING
+
+from ptinspect.comparison.keys import apply_pattern
+from ptinspect.comparison.report import Change, DiffReport, Lone
+from ptinspect.display.text.columns import columns
+from ptinspect.display.text.escape import cut, markdown
+from ptinspect.display.text.fold import fold
+from ptinspect.document.walk import dotted
+from ptinspect.text import count_text, join_names
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+ROWS = 20
+"""Rows of a table before the rest is counted."""
+
+SIMILAR = 0.9
+"""Median cosine from which the values of a model are called slightly changed."""
+
+MAX_ROUNDING = {"float16": 1e-3, "bfloat16": 8e-3, "float32": 1e-6, "float64": 1e-6}
+"""Largest mean relative difference that a cast to the type explains."""
+
+_RED, _GREEN, _YELLOW, _BOLD, _END = "\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[1m", "\x1b[0m"
+
+
+@dataclass(slots=True)
+class _Section:
+    """A heading with lines, or with a table."""
+
+    title: str
+    lines: list[str] = field(default_factory=list)
+    headers: list[str] = field(default_factory=list)
+    rows: list[tuple[str, ...]] = field(default_factory=list)
+    sign: str = ""
+
+
+def summary(report: DiffReport) -> str:
+    """Return one sentence on the kind of difference: same, only names, fine-tuned, …"""
+    if report.same:
+        count = count_text(report.unchanged, "tensor")
+        return f"same: {count}" + (
+            f" within the tolerance {report.tolerance:g}" if report.tolerance else ""
+        )
+    parts = [_names_changed(report), _weights_changed(report), *_shapes_changed(report)]
+    if report.optimizers:
+        parts.append(_optimizers_changed(report))
+    lost = [item for item in report.removed if not _in_optimizer(item.path, report)]
+    new = [item for item in report.added if not _in_optimizer(item.path, report)]
+    if lost:
+        parts.append(f"{count_text(len(lost), 'tensor')} removed")
+    if new:
+        parts.append(f"{count_text(len(new), 'tensor')} added")
+    if report.modules:
+        parts.append(f"{count_text(len(report.modules), 'module')} changed")
+    if report.entries:
+        parts.append(f"{count_text(len(report.entries), 'entry', 'entries')} changed")
+    return "different: " + "; ".join(part for part in parts if part)
+
+
+def _in_optimizer(path: tuple[str | int, ...], report: DiffReport) -> bool:
+    return any(path[: len(item.path)] == item.path for item in report.optimizers)
+
+
+def _in_state(path: tuple[str | int, ...], report: DiffReport) -> bool:
+    return any(path[:-2] == (*item.path, "state") for item in report.optimizers)
+
+
+def _names_changed(report: DiffReport) -> str:
+    if not report.renamed:
+        return ""
+    only = "" if report.changed or report.added or report.removed else "only "
+    patterns = join_names([f"{cut(p.a)} became {cut(p.b)}" for p in report.patterns], 2)
+    return f"{only}{count_text(len(report.renamed), 'key')} renamed" + (
+        f" ({patterns})" if patterns else ""
+    )
+
+
+def _weights_changed(report: DiffReport) -> str:
+    """Return what happened to the values: a cast, one layer, fine-tuning or other weights."""
+    casts = [change for change in report.changed if "dtype" in change.what]
+    values = [c for c in report.changed if "values" in c.what and not _is_rounding(c)]
+    parts = []
+    if casts:
+        kinds = Counter(f"{c.dtype[0]} -> {c.dtype[1]}" for c in casts)
+        texts = join_names([f"{kind} ({count:,})" for kind, count in kinds.most_common()], 3)
+        rounded = all(_is_rounding(c) for c in casts)
+        parts.append(f"cast {texts}" + (", values equal up to rounding" if rounded else ""))
+    model = [c for c in values if not c.a.startswith(_optimizer_prefixes(report))]
+    if model:
+        total = report.unchanged + len(report.changed)
+        count = f"{len(model):,} of {count_text(total, 'tensor')}"
+        layers = {_parent(c.a) for c in model}
+        cosines = sorted(c.values.cosine for c in model if c.values and c.values.cosine is not None)
+        if len(layers) == 1 and total > len(model):
+            parts.append(f"one layer changed: {cut(next(iter(layers)) or model[0].a)} ({count})")
+        elif cosines:
+            median = cosines[len(cosines) // 2]
+            words = "values changed slightly" if median >= SIMILAR else "other values"
+            parts.append(f"{words}: {count}, median cosine {median:.4f}")
+        else:
+            parts.append(f"values changed: {count}")
+    other = Counter(
+        what
+        for c in report.changed
+        for what in c.what
+        if what in ("device", "requires_grad", "role")
+    )
+    parts += [f"{what} of {count_text(n, 'tensor')} changed" for what, n in other.items()]
+    return "; ".join(parts)
+
+
+def _optimizer_prefixes(report: DiffReport) -> tuple[str, ...]:
+    return tuple(".".join(map(str, item.path)) + "." for item in report.optimizers if item.path)
+
+
+def _is_rounding(change: Change) -> bool:
+    """Return True if a cast explains all of a change of values."""
+    if "dtype" not in change.what or change.values is None:
+        return False
+    bound = max(MAX_ROUNDING.get(name or "", 0.0) for name in change.dtype)
+    values = change.values
+    return values.mean_rel <= bound and values.nan_a == values.nan_b
+
+
+def _parent(key: str) -> str:
+    return key.rpartition(".")[0]
+
+
+def _shapes_changed(report: DiffReport) -> list[str]:
+    count = sum("shape" in change.what for change in report.changed)
+    return [f"{count_text(count, 'shape')} changed"] if count else []
+
+
+def _optimizers_changed(report: DiffReport) -> str:
+    texts = []
+    for item in report.optimizers:
+        if item.change == "changed":
+            details = f": {join_names(item.details, 3)}" if item.details else ""
+            texts.append(f"optimizer {join_names(item.what)} changed{details}")
+        else:
+            texts.append("optimizer dropped" if item.change == "removed" else "optimizer added")
+    return "; ".join(texts)
+
+
+def _sections(report: DiffReport) -> list[_Section]:
+    sections = [
+        _values_section(report),
+        _facts_section(report),
+        _lone_section("removed (only in A)", "-", report.removed, report),
+        _lone_section("added (only in B)", "+", report.added, report),
+        _renamed_section(report),
+        _optimizer_section(report),
+    ]
+    modules = _Section("modules", headers=["name", "A", "B"])
+    modules.rows = [
+        (cut(module.name or "(root)"), cut(module.a or "-"), cut(module.b or "-"))
+        for module in report.modules
+    ]
+    entries = _Section("entries", headers=["path", "A", "B"])
+    for entry in report.entries:
+        a, b = _entry(entry.a, entry.change == "added"), _entry(entry.b, entry.change == "removed")
+        entries.rows.append((cut(dotted(entry.path)), a, b))
+    notes = _Section("notes", [f"{note.kind}: {note.message}" for note in report.notes])
+    sections += [modules, entries, _loading_section(report), notes]
+    return [section for section in sections if section.lines or section.rows]
+
+
+def _lone_section(title: str, sign: str, items: tuple[Lone, ...], report: DiffReport) -> _Section:
+    section = _Section(title, headers=["key", "dtype", "shape", "note"], sign=sign)
+    facts: dict[str, tuple[str, str, str]] = {}
+    state: Counter[tuple[str, str]] = Counter()
+    for item in items:
+        if _in_state(item.path, report):
+            state[".".join(map(str, item.path[:-2])), str(item.path[-1])] += 1
+        else:
+            tied = f"= {cut(item.tied_to)}" if item.tied_to else ""
+            facts[item.key] = (item.dtype or "unknown", str(item.shape), tied)
+    for folded in fold(facts.items()):
+        assert isinstance(folded.facts, tuple)
+        section.rows.append((_times(folded.key, folded.times), *folded.facts))
+    section.rows += [
+        (cut(f"{start}.*.{name}"), "", count_text(count, "tensor"), "optimizer state")
+        for (start, name), count in state.items()
+    ]
+    return section
+
+
+def _renamed_section(report: DiffReport) -> _Section:
+    section = _Section("renamed", headers=["A", "B", "evidence"])
+    section.rows = [(cut(p.a), cut(p.b), count_text(p.count, "key")) for p in report.patterns]
+    for rename in report.renamed:
+        if not any(apply_pattern(p.a, p.b, rename.a) == rename.b for p in report.patterns):
+            evidence = {"bytes": "same bytes", "numbers": "close numbers"}
+            words = evidence.get(rename.evidence, "renamed like others")
+            section.rows.append((cut(rename.a), cut(rename.b), words))
+    return section
+
+
+def _optimizer_section(report: DiffReport) -> _Section:
+    section = _Section("optimizers")
+    for item in report.optimizers:
+        what = f" ({', '.join(item.what)})" if item.what else ""
+        section.lines.append(f"{cut(dotted(item.path))}: {item.change}{what}")
+        section.lines += [f"  {cut(detail)}" for detail in item.details]
+    return section
+
+
+def _entry(value: object, absent: bool) -> str:
+    """Return an entry's value as one cell: a summary of a long one."""
+    if absent:
+        return "-"
+    if isinstance(value, dict) and "length" in value:
+        return f"{value['length']:,} items"
+    if isinstance(value, dict) and "shape" in value:
+        return f"array {value.get('dtype')} {tuple(value['shape'])}"
+    return cut(repr(value))
+
+
+def _times(key: str, times: int) -> str:
+    return cut(key) if times == 1 else f"{cut(key)} × {times:,}"
+
+
+def _values_section(report: DiffReport) -> _Section:
+    """Return the changed values, those that changed most first, repeated blocks folded."""
+    section = _Section("values, most changed first", sign="~")
+    section.headers = ["key", "changed", "max diff", "mean diff", "mean rel", "cosine", "note"]
+    groups: dict[object, list[Change]] = {}
+    for change in report.changed:
+        if "values" in change.what and not _is_rounding(change):
+            blocks = re.sub(r"(?<![^.])\d+(?![^.])", "*", change.a)
+            groups.setdefault((blocks, change.shape, change.dtype), []).append(change)
+    rows: list[tuple[float, tuple[str, ...]]] = []
+    for group in groups.values():
+        for folded in fold((change.a, None) for change in group):
+            members = (
+                group if folded.times == len(group) else [c for c in group if c.a == folded.key]
+            )
+            if members and folded.times == len(members):
+                rows.append(_value_row(_times(folded.key, folded.times), members))
+            else:  # several runs of numbers: one row each
+                runs = [c for c in group if _in_run(c.a, folded.key)]
+                rows.append(_value_row(_times(folded.key, folded.times), runs))
+    section.rows = [row for _, row in sorted(rows, key=lambda row: -row[0])]
+    return section
+
+
+def _in_run(key: str, folded: str) -> bool:
+    """Return True if a folded key such as `layers.{0..3}.weight` stands for `key`."""
+    parts, patterns = key.split("."), re.split(r"\.(?![^{]*\})", folded)
+    if len(parts) != len(patterns):
+        return False
+    for part, pattern in zip(parts, patterns, strict=True):
+        run = re.fullmatch(r"\{(\d+)\.\.(\d+)\}", pattern)
+        if run is None and part != pattern:
+            return False
+        if run is not None and not (part.isdigit() and int(run[1]) <= int(part) <= int(run[2])):
+            return False
+    return True
+
+
+def _value_row(key: str, changes: list[Change]) -> tuple[float, tuple[str, ...]]:
+    values = [change.values for change in changes if change.values is not None]
+    renamed = (
+        f"now {cut(changes[0].b)}" if len(changes) == 1 and changes[0].a != changes[0].b else ""
+    )
+    if not values:
+        return float("inf"), (key, "", "", "", "", "", changes[0].reason or renamed)
+    elements = sum(value.elements for value in values)
+    share = sum(value.changed for value in values) / max(elements, 1)
+    mean_rel = max(value.mean_rel for value in values)
+    cosines = [value.cosine for value in values if value.cosine is not None]
+    nan_a, nan_b = sum(v.nan_a for v in values), sum(v.nan_b for v in values)
+    notes = [renamed] if renamed else []
+    if nan_a != nan_b:
+        notes.append(f"NaN {nan_a:,} -> {nan_b:,}")
+    return mean_rel, (
+        key, _share(share), f"{max(v.max_abs for v in values):.3g}",
+        f"{max(v.mean_abs for v in values):.3g}", f"{mean_rel:.2g}",
+        f"{min(cosines):.4f}" if cosines else "", ", ".join(notes),
+    )  # fmt: skip
+
+
+def _share(share: float) -> str:
+    return (
+        "100 %"
+        if share == 1
+        else "<0.1 %"
+        if share < 0.001
+        else f"{min(share, 0.999):.1%}".replace("%", " %")
+    )
+
+
+def _facts_section(report: DiffReport) -> _Section:
+    section = _Section("dtype, shape, device", headers=["key", "what", "A", "B"], sign="~")
+    facts = []
+    for change in report.changed:
+        for what, pair in (
+            ("shape", change.shape),
+            ("dtype", change.dtype),
+            ("device", change.device),
+        ):
+            if what in change.what:
+                facts.append((change.a, (what, str(pair[0]), cut(str(pair[1])))))
+        facts += [(change.a, (w, "", "")) for w in ("requires_grad", "role") if w in change.what]
+    for folded in fold(facts):
+        assert isinstance(folded.facts, tuple)
+        section.rows.append((_times(folded.key, folded.times), *folded.facts))
+    return section
+
+
+def _loading_section(report: DiffReport) -> _Section:
+    """Return what load_state_dict of B into the model of A would say, in torch's words."""
+    lines: list[str] = []
+    if "checkpoint" in (report.a.kind, report.b.kind) and report.a.kind != report.b.kind:
+        return _Section("")  # one of them has to be unwrapped first
+    renamed_a, renamed_b = [r.a for r in report.renamed], [r.b for r in report.renamed]
+    missing = [item.key for item in report.removed if not _in_optimizer(item.path, report)]
+    unexpected = [item.key for item in report.added if not _in_optimizer(item.path, report)]
+    for words, keys in (("Missing", missing + renamed_a), ("Unexpected", unexpected + renamed_b)):
+        if keys:
+            names = join_names([f'"{cut(key)}"' for key in keys], 6)
+            lines.append(f"{words} key(s) in state_dict: {names}.")
+    for change in report.changed:
+        if "shape" in change.what:
+            a, b = list(change.shape[0]), list(change.shape[1])
+            lines.append(
+                f"size mismatch for {cut(change.a)}: copying a param with shape torch.Size({b}) "
+                f"from checkpoint, the shape in current model is torch.Size({a})."
+            )
+    return _Section("load_state_dict of B into the model of A", lines)
+
+
+def render_text(
+    report: DiffReport, width: int | None = None, *, colour: bool = False, all_rows: bool = False
+) -> str:
+    """Return the report as text: totals first, then what changed most.
+
+    Args:
+        width: columns of the terminal; None for any.
+        all_rows: print every row, not the first `ROWS` of each table.
+    """
+
+    def paint(text: str, code: str) -> str:
+        return f"{code}{text}{_END}" if colour and code else text
+
+    sides = "".join(
+        f"{name}  {cut(side.path)}  {side.kind}, {side.format}\n"
+        for name, side in (("A", report.a), ("B", report.b))
+    )
+    head = paint(summary(report), _GREEN if report.same else _BOLD)
+    lines = [sides, head]
+    if not report.same:
+        lines.append(_totals(report))
+    codes = {"-": _RED, "+": _GREEN, "~": _YELLOW}
+    for section in _sections(report):
+        lines += ["", paint(section.title, codes.get(section.sign, _BOLD))]
+        lines += [f"  {line}" for line in section.lines]
+        if section.rows:
+            headers, rows = _without_empty(section.headers, section.rows)
+            shown = rows if all_rows else rows[:ROWS]
+            numbers = frozenset(range(1, 6)) if section.title.startswith("values") else frozenset()
+            room = None if width is None else width - 2
+            table = columns(headers, shown, right=numbers, width=room)
+            lines += [f"  {line}" for line in table]
+            if len(rows) > len(shown):
+                lines.append(f"  and {len(rows) - len(shown):,} more; -f json has all")
+    return "\n".join(lines) + "\n"
+
+
+def _totals(report: DiffReport) -> str:
+    counts = (
+        (len(report.changed), "changed"), (len(report.added), "added"),
+        (len(report.removed), "removed"), (len(report.renamed), "renamed"),
+        (report.unchanged, "same"),
+    )  # fmt: skip
+    return "  tensors: " + ", ".join(f"{count:,} {word}" for count, word in counts)
+
+
+def _without_empty(
+    headers: list[str], rows: list[tuple[str, ...]]
+) -> tuple[list[str], list[tuple[str, ...]]]:
+    kept = [n for n in range(len(headers)) if n == 0 or any(row[n] for row in rows)]
+    return [headers[n] for n in kept], [tuple(row[n] for n in kept) for row in rows]
+
+
+def render_markdown(report: DiffReport) -> str:
+    """Return the report as Markdown for a pull request."""
+    lines = [
+        f"**{markdown(report.a.path)}** → **{markdown(report.b.path)}**: "
+        + markdown(summary(report)),
+        "",
+    ]
+    if not report.same:
+        lines += [markdown(_totals(report).strip()), ""]
+    for section in _sections(report):
+        lines += [f"#### {markdown(section.title)}", ""]
+        lines += [f"- {markdown(line.strip())}" for line in section.lines]
+        if section.rows:
+            headers, rows = _without_empty(section.headers, section.rows)
+            lines += [_pipe(headers), _pipe(["---"] * len(headers))]
+            lines += [_pipe(map(markdown, row)) for row in rows[:ROWS]]
+            if len(rows) > ROWS:
+                lines += ["", f"and {len(rows) - ROWS:,} more"]
+        lines.append("")
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _pipe(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def render_html(report: DiffReport) -> str:
+    """Return the report as one HTML page without scripts or links."""
+    parts = [
+        "<!DOCTYPE html>", '<html lang="en"><head><meta charset="utf-8">',
+        "<title>ptinspect diff</title><style>body{font-family:sans-serif}td,th{padding:2px 8px;"
+        "text-align:left;border-bottom:1px solid #ddd}</style></head><body>",
+        f"<h1>{html_escape(summary(report))}</h1>",
+        f"<p>A: {html_escape(cut(report.a.path))}<br>B: {html_escape(cut(report.b.path))}</p>",
+    ]  # fmt: skip
+    for section in _sections(report):
+        parts.append(f"<h2>{html_escape(section.title)}</h2>")
+        parts += [f"<p>{html_escape(line)}</p>" for line in section.lines]
+        if section.rows:
+            headers, rows = _without_empty(section.headers, section.rows)
+            parts.append(
+                "<table><tr>" + "".join(f"<th>{html_escape(h)}</th>" for h in headers) + "</tr>"
+            )
+            parts += [
+                "<tr>" + "".join(f"<td>{html_escape(cell)}</td>" for cell in row) + "</tr>"
+                for row in rows
+            ]
+            parts.append("</table>")
+    return "\n".join([*parts, "</body></html>"]) + "\n"
