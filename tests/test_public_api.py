@@ -16,6 +16,7 @@ from tests.conftest import FIXTURES
 NAMES = [
     "ConversionReport",
     "DamagedError",
+    "DiffReport",
     "Document",
     "FormatError",
     "LimitError",
@@ -36,6 +37,7 @@ NAMES = [
     "check_roundtrip",
     "check_stub",
     "convert",
+    "diff",
     "open",
     "scan",
     "scan_many",
