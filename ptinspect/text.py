@@ -12,11 +12,11 @@ from collections.abc import Iterable
 _PLAIN = frozenset("-_./:+@%,") | (frozenset("\\") if os.name == "nt" else frozenset())
 
 
-def join_names(names: Iterable[str], limit: int = 6) -> str:
+def join_names(names: Iterable[str], limit: int = 6, separator: str = ", ") -> str:
     """Return the first `limit` names and how many more there are: `a, b and 3 more`."""
     listed = list(names)
     more = f" and {len(listed) - limit:,} more" if len(listed) > limit else ""
-    return ", ".join(listed[:limit]) + more
+    return separator.join(listed[:limit]) + more
 
 
 def count_text(count: int, noun: str, plural: str | None = None) -> str:

@@ -203,6 +203,6 @@ def _shown(report: Any, form: str) -> str:
     if form == "text":
         text: str = report.text()
         return text
-    from ptinspect.display.text.json_values import json_value
+    from ptinspect.display.text.values import json_value
 
     return json_value(report.json()) + "\n"

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import gc
 import os
+import stat
 import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import click
 
-from ptinspect.cli.command_names import COMMAND_NAMES
-from ptinspect.cli.inputs import Input, inputs
 from ptinspect.cli.output import (
     OutputClosed,
     error_text,
@@ -18,157 +19,26 @@ from ptinspect.cli.output import (
     unexpected_error,
     write_stderr,
 )
-from ptinspect.display import FORMATS, Look, view
+from ptinspect.cli.progress import is_terminal
+from ptinspect.display import FORMATS, ShowOptions, renderer
 from ptinspect.document import open as open_document
 from ptinspect.errors import FormatError, PtInspectError
+from ptinspect.text import count_text
 
 if TYPE_CHECKING:
-    from typing import Any
-
-
-if TYPE_CHECKING:
-    from typing import Protocol
-
+    from ptinspect.cli.output import StdoutWriter, TextFile
+    from ptinspect.display.numbers.measure import FileHash
     from ptinspect.document import Document
 
-    class Target(Protocol):
-        def write(self, text: str) -> None: ...
+COLLECT_EVERY = 50
+"""Files between two runs of the garbage collector, which `ptinspect.cli.main` disables."""
+
+MODEL_SUFFIXES = (".pt", ".pth", ".ckpt")
+"""A file in a folder with such a name is an error if it is something else, such as a web page or a
+Git LFS pointer. Other files that ptinspect does not read are counted."""
 
 
-OFTEN = 50
-"""Files between two looks for garbage."""
-
-MODELS = (".pt", ".pth", ".ckpt")
-"""Suffixes under which nobody keeps anything else: a file of a folder that has one is not passed
-over in silence when it is something else, such as a web page or a Git LFS pointer."""
-
-
-class Passed:
-    """What a folder holds besides: how many files were shown, and what the others are."""
-
-    def __init__(self) -> None:
-        self.shown = 0
-        self.others = 0
-
-
-class Showing:
-    """format, look: how. target: where to. code: the exit code so far."""
-
-    def __init__(self, format: str, look: Look, target: Target, *, debug: bool = False) -> None:
-        self.format = format
-        self.look = look
-        self.target = target
-        self.debug = debug
-        self.view = view(format)
-        self.codes: set[int] = set()
-        self.folders: dict[str, Passed] = {}
-        self.written = 0
-        self.many = False
-        self.opened = 0
-        self.document: Document | None = None  # kept until the next: the last is never freed
-
-    @property
-    def code(self) -> int:
-        """1, the answer is no, beats 2, it could not be done, beats 0."""
-        return 1 if 1 in self.codes else 2 if 2 in self.codes else 0
-
-    def run(self, paths: tuple[str, ...]) -> int:
-        """Shows all; returns the exit code."""
-        self.many = len(paths) > 1 or any(path != "-" and os.path.isdir(path) for path in paths)
-        for path in paths:
-            if path != "-" and os.path.isdir(path):
-                self.folders[path] = Passed()
-        for given in inputs(paths):
-            self.one(given)
-        if self.format == "json" and self.many:
-            self.target.write("\n]\n" if self.written else "[]\n")
-        for folder, passed in self.folders.items():
-            self.report(folder, passed)
-        return self.code
-
-    def one(self, given: Input) -> None:
-        """Answers for one file."""
-        passed = self.folders.get(given.folder) if given.folder is not None else None
-        try:
-            if given.error is not None:
-                raise given.error
-            text = self.text(given.path)
-        except FormatError as error:
-            if passed is None or given.path.lower().endswith(MODELS):
-                self.failed(error, given.path)
-            else:  # in a folder there are other files too
-                passed.others += 1
-        except PtInspectError as error:
-            self.failed(error, given.path)
-        except OutputClosed:
-            raise
-        except Exception as error:  # noqa: BLE001
-            self.failed(unexpected_error(error, given.path), given.path, error)
-        else:
-            self.put(text)
-            if passed is not None:
-                passed.shown += 1
-
-    def text(self, path: str) -> str:
-        """The view of one file."""
-        look = self.look
-        self.tidy()
-        document = self.document = open_document(path)
-        with document:
-            if look.hash:
-                from ptinspect.display.numbers.hashes import file_hash
-
-                look.file_hash = file_hash(document, look)
-                self.codes.add(1 if look.file_hash.mismatch else 0)
-            made = self.view(document, look)
-        self.codes.add(0)
-        return made
-
-    def tidy(self) -> None:
-        """Frees what earlier files left, now and then: only cycles need it."""
-        self.document = None
-        self.opened += 1
-        if self.opened % OFTEN == 0:
-            gc.collect()
-
-    def failed(self, error: PtInspectError, path: str, cause: Exception | None = None) -> None:
-        """Says what is wrong, in the place of the answer too where that is JSON."""
-        if self.debug:
-            raise cause or error
-        self.codes.add(2)
-        error.path = error.path or path
-        write_stderr(error_text(error))
-        if self.format == "json":
-            from ptinspect.display.formats.json import json_error
-
-            self.put(json_error(error, path))
-
-    def put(self, text: str) -> None:
-        """One answer; a list's brackets and commas, or a blank line, around it."""
-        if self.many and self.format == "json":
-            text = (",\n" if self.written else "[\n") + text.rstrip("\n")
-        elif self.written:
-            text = "\n" + text
-        self.target.write(text)
-        self.written += 1
-
-    def report(self, folder: str, passed: Passed) -> None:
-        """Says what of a folder was passed over; a folder with nothing is an error."""
-        others = f"{passed.others:,} other file{'s' * (passed.others != 1)} passed over"
-        if not passed.shown and 2 not in self.codes:
-            self.codes.add(2)
-            error = PtInspectError("no file in it is one that ptinspect reads", path=folder)
-            write_stderr(error_text(error) + (f"; {others}" if passed.others else ""))
-        elif passed.others:
-            from ptinspect.display.text.escape import safe
-
-            write_stderr(f"ptinspect: {safe(folder)}: {passed.shown:,} shown, {others}")
-
-
-# ---
-
-
-@click.command("show", short_help="What is in it: files and folders.")
+@click.command("show", short_help="Show what is in files and folders.")
 @click.argument("paths", metavar="PATH...", nargs=-1, required=True)
 @click.option(
     "-f",
@@ -176,107 +46,253 @@ class Showing:
     type=click.Choice(FORMATS),
     default="summary",
     show_default=True,
-    help="How it is shown.",
+    help="Output format.",
 )
-@click.option("-o", "--output", metavar="FILE", help="Write it to FILE instead.")
+@click.option("-o", "--output", metavar="FILE", help="Write to FILE instead of standard output.")
 @click.option("--force", is_flag=True, help="Overwrite FILE if it exists.")
 @click.option(
     "--include",
     metavar="GLOB",
     multiple=True,
-    help="Only tensors with such a key (*.weight); may be repeated.",
+    help="Show only tensors whose key matches, e.g. '*.weight'. Repeatable.",
 )
 @click.option(
-    "--exclude", metavar="GLOB", multiple=True, help="No tensors with such a key; may be repeated."
+    "--exclude", metavar="GLOB", multiple=True, help="Hide tensors whose key matches. Repeatable."
 )
 @click.option(
     "--sort",
     type=click.Choice(["file", "key", "size"]),
     default="file",
     show_default=True,
-    help="The order of the tensors.",
+    help="Order of the tensors.",
 )
 @click.option(
     "--depth",
     metavar="N",
     type=click.IntRange(min=0),
-    help="Levels that are shown (JSON has all); what lies deeper is summed up.",
+    help="Levels to show; deeper ones are summed up. JSON always has all levels.",
 )
 @click.option(
     "--all",
-    "every",
+    "all_rows",
     is_flag=True,
-    help="A row for each tensor: do not fold repeated blocks on a terminal.",
+    help="Show a row for each tensor: do not fold repeated blocks on a terminal.",
 )
-@click.option("--values", is_flag=True, help="The numbers, as torch prints them.")
+@click.option(
+    "--values", is_flag=True, help="Show the numbers of each tensor, as torch prints them."
+)
 @click.option(
     "--stats",
     is_flag=True,
-    help="Min, max, mean, std, zeros, NaN and inf of each tensor (reads all of it).",
+    help="Show min, max, mean, std, zeros, NaN and inf of each tensor. Reads all of it.",
 )
 @click.option(
     "--hash",
     "hashes",
     is_flag=True,
-    help="SHA-256 of the file, held against a name-<8 hex>.pth, and of each tensor.",
+    help="Show the SHA-256 of each tensor and of the file, and compare the latter with a name like "
+    "model-<8 hex digits>.pth.",
 )
-@click.option("--no-progress", is_flag=True, help="No progress bar.")
+@click.option("--no-progress", is_flag=True, help="Do not show a progress bar.")
 @click.pass_context
-def command(ctx: click.Context, /, **given: Any) -> None:
-    """Show what is in each PATH: a file that torch.save or pickle wrote, `-` (standard input), or
-    a folder with all such files below it.
+def command(
+    ctx: click.Context,
+    /,
+    paths: tuple[str, ...],
+    format: str,
+    output: str | None,
+    force: bool,
+    include: tuple[str, ...],
+    exclude: tuple[str, ...],
+    sort: str,
+    depth: int | None,
+    all_rows: bool,
+    values: bool,
+    stats: bool,
+    hashes: bool,
+    no_progress: bool,
+) -> None:
+    """Show what is in each PATH: a file written by torch.save or pickle, a safetensors file, `-`
+    for standard input, or a folder, which is searched for such files.
 
-    Nothing of a file is executed. Exit code 0: done. 1: a check failed (--hash). 2: a file could
+    Nothing in the file is executed. Exit code 0: done. 1: a check failed (--hash). 2: a file could
     not be read.
     """
+    on_terminal = output in (None, "-") and is_terminal(sys.stdout)
+    options = ShowOptions(
+        include=include,
+        exclude=exclude,
+        sort=sort,
+        depth=depth,
+        fold=on_terminal and not all_rows and sort == "file",
+        values=values,
+        stats=stats,
+        hash=hashes,
+        width=_terminal_width() if on_terminal else None,
+        colour=on_terminal and _may_use_colour(),
+        hints=True,
+    )
+    if is_terminal(sys.stderr) and not no_progress:
+        from dataclasses import replace
 
-    paths: tuple[str, ...] = given["paths"]
-    look = look_of(given)
-    with open_output(given["output"], force=given["force"], sources=paths) as target:
-        debug = bool(ctx.find_root().params.get("debug"))
-        code = Showing(given["format"], look, target, debug=debug).run(paths)
+        from ptinspect.cli.progress import byte_progress
+
+        options = replace(options, progress=byte_progress)
+    debug = bool(ctx.find_root().params.get("debug"))
+    with open_output(output, force=force, sources=paths) as target:
+        code = ShowRun(format, options, target, debug).show_paths(paths)
     ctx.exit(code)
 
 
-def look_of(given: dict[str, Any]) -> Look:
-    """The options, and what is known of the terminal."""
-    here = given["output"] in (None, "-") and _is_terminal(sys.stdout)
-    return Look(
-        include=given["include"],
-        exclude=given["exclude"],
-        sort=given["sort"],
-        depth=given["depth"],
-        fold=here and not given["every"] and given["sort"] == "file",
-        values=given["values"],
-        stats=given["stats"],
-        hash=given["hashes"],
-        width=_width() if here else None,
-        colour=here and _may_colour(),
-        commands=frozenset(COMMAND_NAMES),
-        progress=None if given["no_progress"] or not _is_terminal(sys.stderr) else _progress(),
-    )
-
-
-def _is_terminal(stream: object) -> bool:
-    is_terminal = getattr(stream, "isatty", None)
-    return bool(is_terminal is not None and is_terminal())
-
-
-def _width() -> int:
-    """Columns, as shutil.get_terminal_size has it: COLUMNS, then the terminal, then 80."""
+def _terminal_width() -> int:
+    """Return the columns of the terminal: COLUMNS, then what the terminal says, then 80."""
     import shutil
 
     return max(shutil.get_terminal_size().columns, 40)
 
 
-def _may_colour() -> bool:
-    """https://no-color.org: NO_COLOR with any value but the empty one."""
+def _may_use_colour() -> bool:
+    # https://no-color.org: NO_COLOR counts with any value but the empty one.
     if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
         return False
     return os.name != "nt" or "WT_SESSION" in os.environ
 
 
-def _progress() -> Any:
-    from ptinspect.cli.progress import byte_progress
+@dataclass(slots=True)
+class FolderCounts:
+    """How many files of a folder were shown, and how many ptinspect does not read."""
 
-    return byte_progress
+    shown: int = 0
+    skipped: int = 0
+
+
+class ShowRun:
+    """Shows several files, each whatever happens with the others, and collects the exit code."""
+
+    def __init__(
+        self, format: str, options: ShowOptions, target: StdoutWriter | TextFile, debug: bool
+    ) -> None:
+        self._is_json = format == "json"
+        self._render = renderer(format)
+        self._options = options
+        self._target = target
+        self._debug = debug
+        self._codes = {0}
+        self._is_list = False
+        self._written = 0
+        self._opened = 0
+        # The last document is never freed: the process ends sooner without it.
+        self._document: Document | None = None
+
+    def show_paths(self, paths: tuple[str, ...]) -> int:
+        """Show files and folders. Return the exit code: 1 beats 2 beats 0."""
+        folders = {path: FolderCounts() for path in paths if path != "-" and os.path.isdir(path)}
+        self._is_list = len(paths) > 1 or bool(folders)
+        for path in paths:
+            if path not in folders:
+                self._show_file(path)
+                continue
+            for file, failure in _files_in_folder(path):
+                self._show_file(file, folders[path], failure)
+        if self._is_json and self._is_list:
+            self._target.write("\n]\n" if self._written else "[]\n")
+        for path, counts in folders.items():
+            self._report_folder(path, counts)
+        return next(code for code in (1, 2, 0) if code in self._codes)
+
+    def _show_file(
+        self, path: str, counts: FolderCounts | None = None, failure: PtInspectError | None = None
+    ) -> None:
+        try:
+            if failure is not None:
+                raise failure
+            text = self._render_file(path)
+        except PtInspectError as error:
+            is_model = path.lower().endswith(MODEL_SUFFIXES)
+            if counts is not None and isinstance(error, FormatError) and not is_model:
+                counts.skipped += 1
+            else:
+                self._report_error(error, path, error)
+        except OutputClosed:
+            raise
+        except Exception as error:  # noqa: BLE001
+            self._report_error(unexpected_error(error, path), path, error)
+        else:
+            self._emit(text)
+            if counts is not None:
+                counts.shown += 1
+
+    def _render_file(self, path: str) -> str:
+        self._document = None
+        self._opened += 1
+        if self._opened % COLLECT_EVERY == 0:
+            gc.collect()  # documents with reference cycles would pile up
+        document = self._document = open_document(path)
+        with document:
+            file_hash: FileHash | None = None
+            if self._options.hash:
+                from ptinspect.display.numbers.measure import hash_file
+
+                file_hash = hash_file(document, self._options)
+                self._codes.add(1 if file_hash.mismatch else 0)
+            return self._render(document, self._options, file_hash)
+
+    def _report_error(self, error: PtInspectError, path: str, cause: Exception) -> None:
+        """Write the error to standard error; as JSON also in place of the file."""
+        if self._debug:
+            raise cause
+        self._codes.add(2)
+        error.path = error.path or path
+        write_stderr(error_text(error))
+        if self._is_json:
+            from ptinspect.display.formats.json import json_error
+
+            self._emit(json_error(error, path))
+
+    def _emit(self, text: str) -> None:
+        """Write the text for one file, with the commas or empty lines between files."""
+        if self._is_list and self._is_json:
+            text = (",\n" if self._written else "[\n") + text.rstrip("\n")
+        elif self._written:
+            text = "\n" + text
+        self._target.write(text)
+        self._written += 1
+
+    def _report_folder(self, folder: str, counts: FolderCounts) -> None:
+        skipped = f"{count_text(counts.skipped, 'other file')} skipped"
+        if not counts.shown and 2 not in self._codes:
+            self._codes.add(2)
+            error = PtInspectError("the folder has no file that ptinspect reads", path=folder)
+            write_stderr(error_text(error) + (f"; {skipped}" if counts.skipped else ""))
+        elif counts.skipped:
+            from ptinspect.display.text.escape import safe
+
+            write_stderr(f"ptinspect: {safe(folder)}: {counts.shown:,} shown, {skipped}")
+
+
+def _files_in_folder(folder: str) -> Iterator[tuple[str, PtInspectError | None]]:
+    """Yield the files below a folder, sorted by name; links to folders are not followed.
+
+    A folder that cannot be listed is yielded with an error.
+    """
+    failures: list[OSError] = []
+
+    def errors() -> Iterator[tuple[str, PtInspectError]]:
+        while failures:
+            failure = failures.pop()
+            path = os.fsdecode(failure.filename) if failure.filename else folder
+            reason = f"the folder cannot be listed: {failure.strerror or failure}"
+            yield path, PtInspectError(reason, path=path)
+
+    for parent, folders, names in os.walk(folder, onerror=failures.append):
+        folders.sort()
+        yield from errors()
+        for name in sorted(names):
+            path = os.path.join(parent, name)
+            try:
+                is_regular = stat.S_ISREG(os.stat(path).st_mode)
+            except OSError:  # a broken link
+                continue
+            if is_regular:
+                yield path, None
+    yield from errors()

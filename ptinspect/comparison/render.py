@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 
 from ptinspect.comparison.keys import apply_pattern
 from ptinspect.comparison.report import Change, DiffReport, Lone
-from ptinspect.display.text.columns import columns
+from ptinspect.display.text.columns import Table, draw_table, fold_keys
 from ptinspect.display.text.escape import cut, markdown
-from ptinspect.display.text.fold import fold
 from ptinspect.document.walk import dotted
 from ptinspect.text import count_text, join_names
 
@@ -183,7 +182,7 @@ def _lone_section(title: str, sign: str, items: tuple[Lone, ...], report: DiffRe
         else:
             tied = f"= {cut(item.tied_to)}" if item.tied_to else ""
             facts[item.key] = (item.dtype or "unknown", str(item.shape), tied)
-    for folded in fold(facts.items()):
+    for folded in fold_keys(facts.items()):
         assert isinstance(folded.facts, tuple)
         section.rows.append((_times(folded.key, folded.times), *folded.facts))
     section.rows += [
@@ -239,7 +238,7 @@ def _values_section(report: DiffReport) -> _Section:
             groups.setdefault((blocks, change.shape, change.dtype), []).append(change)
     rows: list[tuple[float, tuple[str, ...]]] = []
     for group in groups.values():
-        for folded in fold((change.a, None) for change in group):
+        for folded in fold_keys((change.a, None) for change in group):
             members = (
                 group if folded.times == len(group) else [c for c in group if c.a == folded.key]
             )
@@ -310,7 +309,7 @@ def _facts_section(report: DiffReport) -> _Section:
             if what in change.what:
                 facts.append((change.a, (what, str(pair[0]), cut(str(pair[1])))))
         facts += [(change.a, (w, "", "")) for w in ("requires_grad", "role") if w in change.what]
-    for folded in fold(facts):
+    for folded in fold_keys(facts):
         assert isinstance(folded.facts, tuple)
         section.rows.append((_times(folded.key, folded.times), *folded.facts))
     return section
@@ -368,7 +367,7 @@ def render_text(
             shown = rows if all_rows else rows[:ROWS]
             numbers = frozenset(range(1, 6)) if section.title.startswith("values") else frozenset()
             room = None if width is None else width - 2
-            table = columns(headers, shown, right=numbers, width=room)
+            table = draw_table(Table(list(headers), list(shown), numbers), room)
             lines += [f"  {line}" for line in table]
             if len(rows) > len(shown):
                 lines.append(f"  and {len(rows) - len(shown):,} more; -f json has all")

@@ -1,23 +1,26 @@
-"""The views of `show`, one file each."""
+"""The views of `show`: each turns a document into text and shares no state with the others."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ptinspect.display.options import Look
+from ptinspect.display.options import ShowOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
+    from ptinspect.display.numbers.measure import FileHash
     from ptinspect.document import Document
 
-    View = Callable[[Document, Look], str]
+    Renderer = Callable[[Document, ShowOptions, FileHash | None], str]
 
 FORMATS = ("summary", "table", "tree", "json", "markdown")
 
 
-def view(format: str) -> View:
-    """What makes the text of a document, ending in a newline. Imported when asked for."""
+def renderer(format: str) -> Renderer:
+    """Return the function that renders a document as text ending in a newline.
+
+    Its module is imported now, so that start-up pays for one format only.
+    """
     if format == "json":
         from ptinspect.display.formats.json import json_text
 
@@ -39,4 +42,4 @@ def view(format: str) -> View:
     return summary_text
 
 
-__all__ = ["FORMATS", "Look", "view"]
+__all__ = ["FORMATS", "ShowOptions", "renderer"]

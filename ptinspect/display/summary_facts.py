@@ -1,85 +1,107 @@
-"""The lines of a summary: what a file is, holds and needs."""
+"""The facts and entries that the summary and the Markdown view list."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from ptinspect.display.text.escape import cut, safe
+from ptinspect.display.text.values import entry_text
 from ptinspect.document.entries import describe
+from ptinspect.document.walk import dotted
 from ptinspect.pickling.pyobjects import brief_repr
-from ptinspect.text import count_text, shell_word, size_text
+from ptinspect.text import count_text, join_names, shell_word, size_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator, Sequence
 
-    from ptinspect.display.options import Look
+    from ptinspect.display.numbers.measure import FileHash
+    from ptinspect.display.options import ShowOptions
     from ptinspect.document import Document, TensorInfo
     from ptinspect.document.optim.state import Optimizer
+    from ptinspect.document.walk import Path
+    from ptinspect.formats.archive import Archive
     from ptinspect.pickling.values import Value
-    from ptinspect.safety.load_advice import LoadAdvice
 
-Fact = tuple[str, str]
-"""A label, and what is said."""
+    Fact = tuple[str, str]  # a label and a text
 
 ROLES = ("parameter", "buffer", "tensor", "optimizer")
 
-NAMED = 6
+MAX_NAMES = 6
 """Names that a line lists before it counts the rest."""
 
 
 def heading(document: Document) -> str:
-    """`model.pth  2.7 kB, torch-zip, full model of class __main__.CustomModel`"""
+    """Return `2.7 kB, torch-zip, full model of class __main__.CustomModel`."""
     archive = document.archive
     order = ", big-endian" if archive.byteorder == "big" else ""
-    return f"{size_text(document.size)}, {archive.format}{order}, {kind_text(document)}"
+    return f"{size_text(document.size)}, {archive.format}{order}, {_kind_text(document)}"
 
 
-def kind_text(document: Document) -> str:
-    """The kind in words."""
-    kind, named = document.kind, document.class_path
-    of_class = f" of class {cut(named)}" if named else ""
+def _kind_text(document: Document) -> str:
+    kind, class_path = document.kind, document.class_path
+    of_class = f" of class {cut(class_path)}" if class_path else ""
     if kind == "module":
         return f"full model{of_class}"
     if kind == "optimizer":
-        found = document.optimizers[0]
-        return f"optimizer state of {optimizer_name(found)}"
+        return f"optimizer state of {optimizer_name(document.optimizers[0])}"
     if kind in ("tensors", "other"):
-        what = f"an object{of_class}" if named else type_text(document.archive.root)
-        return f"tensors in {what}" if kind == "tensors" else f"no tensors, {what}"
+        root = f"an object{of_class}" if class_path else _type_text(document.archive.root)
+        return f"tensors in {root}" if kind == "tensors" else f"no tensors, {root}"
     return "a tensor" if kind == "tensor" else kind
 
 
-def type_text(value: Value) -> str:
-    """The type of a value that is no object: `a dict`, `an int`."""
-    said = describe(value)
-    name = cut(said[0]) if said is not None else type(value).__name__
+def _type_text(value: Value) -> str:
+    """Return `a dict` or `an int`."""
     if value is None:
         return "None"
+    description = describe(value)
+    name = cut(description[0]) if description is not None else type(value).__name__
     return f"an {name}" if name[:1] in "aeiou" else f"a {name}"
 
 
-def facts(document: Document, look: Look) -> Iterator[Fact]:
-    """All lines that apply, in order."""
-    from ptinspect.display.resume_status import resume_text
+def facts(document: Document, options: ShowOptions, file_hash: FileHash | None) -> Iterator[Fact]:
+    """Yield the facts that apply to the document, in order.
+
+    An empty label continues the fact before it.
+    """
+    infos = list(document.tensors.values())
+    if file_hash is not None:
+        yield "sha256", file_hash.text
+    if infos:
+        yield "tensors", _tensors_text(document, infos)
+    if document.kind == "module":
+        yield "state_dict", _state_dict_text(infos, document.size)
+    for optimizer in document.optimizers:
+        yield "optimizer", _optimizer_text(document, optimizer)
+    if document.optimizers:
+        yield "fits", _fit_text(document, options.hints)
+    if document.kind in ("checkpoint", "optimizer"):
+        yield "resume", resume_text(document)
+    hooks = [
+        f"{cut(info.name) or 'the model'}: "
+        f"{kind.strip('_').replace('_hooks', ' hook').replace('_', ' ')} {cut(hook)}"
+        for info in document.modules
+        for kind, hooks in info.module.hooks.items()
+        for hook in hooks
+    ]
+    if hooks:
+        yield "hooks", join_names(hooks, MAX_NAMES, separator="; ")
+    if document.archive.sources:
+        yield "source", f"the file contains that of {_sources_text(document.archive)}"
+    yield from _load_facts(document, options.hints)
+
+
+def _load_facts(document: Document, hints: bool) -> Iterator[Fact]:
+    """Yield the classes that loading needs, the call that loads the file, and its obstacles."""
     from ptinspect.safety.load_advice import load_advice
     from ptinspect.safety.scan import dangers
 
-    infos = list(document.tensors.values())
-    if look.file_hash is not None:
-        yield "sha256", look.file_hash.text
-    if infos:
-        yield "tensors", tensors_text(document, infos)
-    yield from _state_dict(document, infos)
-    for found in document.optimizers:
-        yield "optimizer", optimizer_text(document, found)
-    if document.optimizers:
-        yield "fits", _fits(document, look)
-    if document.kind in ("checkpoint", "optimizer"):
-        yield "resume", resume_text(document)
-    yield from _hooks(document)
-    yield from _sources(document)
+    hints = hints and document.path != "-"  # standard input cannot be read again
     advice = load_advice(document)
-    yield from needs(document, advice, look)
+    if advice.needs:
+        needs = join_names(map(cut, advice.needs), MAX_NAMES)
+        stub = f"    ptinspect stub {shell_word(document.path)} > model_def.py"
+        yield "needs", needs + stub if hints else needs
     danger = dangers(document)
     if danger:
         yield "load", f"do not load it: {cut(danger[0].chain)}"
@@ -89,210 +111,263 @@ def facts(document: Document, look: Look) -> Iterator[Fact]:
     for reason in advice.why:
         yield "", f"weights_only cannot load it: {cut(reason)}"
     if not advice.weights_only and not advice.why and not advice.needs:
-        yield "", f"weights_only asks for {listed([cut(name) for name in advice.safe_globals])}"
-        if "scan" in look.commands and document.path != "-":
+        names = join_names(map(cut, advice.safe_globals), MAX_NAMES)
+        yield "", f"weights_only asks for {names}"
+        if hints:
             yield "", f"ptinspect scan {shell_word(document.path)} prints the line that allows it"
 
 
-# --- tensors ------------------------------------------------------------------------------
+# --- tensors
 
 
-def tensors_text(document: Document, infos: list[TensorInfo]) -> str:
-    """`2 parameters, 3 elements, 12 bytes, float32, cuda:0`"""
-    tally = Tally(infos)
-    parts = tally.roles()
-    total = document.totals
-    held = size_text(total.nbytes)
-    if total.storage_nbytes != total.nbytes:
-        held += f" of {size_text(total.storage_nbytes)} in storages"
-    parts.append(held)
-    parts += _leading(tally.dtypes)
-    parts += _leading(tally.devices)
-    return ", ".join(parts)
+def _tensors_text(document: Document, infos: Sequence[TensorInfo]) -> str:
+    """Return `2 parameters, 3 elements, 12 bytes, float32, cuda:0`.
+
+    With several roles: `2 parameters with 3 elements, 1 buffer with 1 element, …`. Tensors that
+    are the same view of the same bytes count once.
+    """
+    counts: dict[str, int] = {}
+    elements: dict[str, int] = {}
+    dtype_bytes: dict[str, int] = {}
+    device_bytes: dict[str, int] = {}
+    tied = 0
+    seen: set[object] = set()
+    for info in infos:
+        tensor, role = info.tensor, info.role
+        counts[role] = counts.get(role, 0) + 1
+        view = tensor.same()
+        if view in seen and tensor.numel:
+            tied += 1
+            continue
+        seen.add(view)
+        elements[role] = elements.get(role, 0) + max(tensor.numel, 0)
+        dtype = tensor.dtype.name if tensor.dtype else "unknown dtype"
+        dtype_bytes[dtype] = dtype_bytes.get(dtype, 0) + tensor.nbytes
+        device_bytes[tensor.device] = device_bytes.get(tensor.device, 0) + tensor.nbytes
+    parts = []
+    for role in sorted(counts, key=ROLES.index):
+        noun = "optimizer tensor" if role == "optimizer" else role
+        joint = ", " if len(counts) == 1 else " with "
+        element_count = count_text(elements.get(role, 0), "element")
+        parts.append(f"{count_text(counts[role], noun)}{joint}{element_count}")
+    if tied:
+        parts[-1] += f" ({tied:,} tied)"
+    totals = document.totals
+    size = size_text(totals.nbytes)
+    if totals.storage_nbytes != totals.nbytes:
+        size += f" of {size_text(totals.storage_nbytes)} in storages"
+    return ", ".join([*parts, size, *_largest(dtype_bytes), *_largest(device_bytes)])
 
 
-class Tally:
-    """Counts and sums per role, dtype and device; what is the same counts once."""
-
-    def __init__(self, infos: Iterable[TensorInfo]) -> None:
-        self.counts: dict[str, int] = {}
-        self.elements: dict[str, int] = {}
-        self.dtypes: dict[str, int] = {}
-        self.devices: dict[str, int] = {}
-        self.tied = 0
-        seen: set[object] = set()
-        for info in infos:
-            tensor, role = info.tensor, info.role
-            self.counts[role] = self.counts.get(role, 0) + 1
-            mark = tensor.same()
-            if mark in seen and tensor.numel:
-                self.tied += 1
-                continue
-            seen.add(mark)
-            self.elements[role] = self.elements.get(role, 0) + max(tensor.numel, 0)
-            dtype = tensor.dtype.name if tensor.dtype else "unknown dtype"
-            self.dtypes[dtype] = self.dtypes.get(dtype, 0) + tensor.nbytes
-            self.devices[tensor.device] = self.devices.get(tensor.device, 0) + tensor.nbytes
-
-    def roles(self) -> list[str]:
-        """`2 parameters, 3 elements`; with several roles `2 parameters with 3 elements, …`."""
-        names = {"optimizer": "optimizer tensor"}
-        made = []
-        for role in sorted(self.counts, key=ROLES.index):
-            count = self.counts[role]
-            elements = count_text(self.elements.get(role, 0), "element")
-            named = count_text(count, names.get(role, role))
-            made.append(
-                f"{named}, {elements}" if len(self.counts) == 1 else f"{named} with {elements}"
-            )
-        if self.tied:
-            made[-1] += f" ({self.tied:,} tied)"
-        return made
+def _largest(sizes: dict[str, int]) -> list[str]:
+    """Return the first names by size, and how many more there are."""
+    names = sorted(sizes, key=lambda name: -sizes[name])
+    more = [f"{len(names) - MAX_NAMES} more"] if len(names) > MAX_NAMES else []
+    return [*map(cut, names[:MAX_NAMES]), *more]
 
 
-def _leading(sums: dict[str, int]) -> list[str]:
-    """Names by how much there is of them."""
-    names = sorted(sums, key=lambda name: -sums[name])
-    more = [f"{len(names) - NAMED} more"] if len(names) > NAMED else []
-    return [*(cut(name) for name in names[:NAMED]), *more]
+def _state_dict_text(infos: Sequence[TensorInfo], file_size: int) -> str:
+    """Return the size of the state_dict() of a full model, in comparison with the file."""
+    members = [info for info in infos if info.persistent and info.role in ("parameter", "buffer")]
+    sizes = {info.tensor.same(): info.nbytes for info in members}
+    keys = count_text(len(members), "key")
+    return f"{size_text(sum(sizes.values()))} in {keys}, the file is {size_text(file_size)}"
 
 
-def _state_dict(document: Document, infos: list[TensorInfo]) -> Iterator[Fact]:
-    """What state_dict() of a full model would keep, and how large that is."""
-    if document.kind != "module":
-        return
-    kept = [info for info in infos if info.persistent and info.role in ("parameter", "buffer")]
-    seen = {info.tensor.same(): info.nbytes for info in kept}
-    keys = count_text(len(kept), "key")
-    yield (
-        "state_dict",
-        f"{size_text(sum(seen.values()))} in {keys}, the file is {size_text(document.size)}",
-    )
+def _sources_text(archive: Archive) -> str:
+    """Return the classes whose source a legacy file contains; those of torch are counted."""
+    sources = [source for source in archive.sources if not source.module.startswith("torch.")]
+    names = [f"{cut(source.module)}.{cut(source.name)} ({cut(source.file)})" for source in sources]
+    from_torch = len(archive.sources) - len(sources)
+    if from_torch and names:
+        names.append(f"{from_torch} of torch")
+    elif from_torch:
+        names.append(count_text(from_torch, "class of torch", "classes of torch"))
+    return join_names(names, MAX_NAMES)
 
 
-# --- optimizers ---------------------------------------------------------------------------
+# --- optimizers
 
-_TELLING = ("lr", "momentum", "betas", "alpha", "weight_decay", "nesterov", "amsgrad")
+_MAIN_HYPERPARAMETERS = (
+    "lr", "momentum", "betas", "alpha", "weight_decay", "nesterov", "amsgrad",
+)  # fmt: skip
 
 
-def optimizer_name(found: Optimizer) -> str:
-    """`SGD (inferred)`; the whole path for a class that is not torch's."""
-    if found.class_path is None:
+def optimizer_name(optimizer: Optimizer) -> str:
+    """Return `SGD (inferred)`; the whole path if the class is not in torch.optim."""
+    if optimizer.class_path is None:
         return "an unknown class"
-    name = cut(found.class_path.removeprefix("torch.optim."))
-    return name if found.evidence == "recorded" else f"{name} ({found.evidence})"
+    name = cut(optimizer.class_path.removeprefix("torch.optim."))
+    return name if optimizer.evidence == "recorded" else f"{name} ({optimizer.evidence})"
 
 
-def optimizer_text(document: Document, found: Optimizer) -> str:
-    """`SGD (inferred), lr 0.0001, 2 parameters, no state, in optimizer_state_dict`"""
-    parts = [optimizer_name(found)]
-    groups = found.groups
+def parameter_count(optimizer: Optimizer) -> int:
+    """Return the number of parameters in all groups."""
+    return sum(optimizer.parameters(group) for group in range(len(optimizer.groups)))
+
+
+def _optimizer_text(document: Document, optimizer: Optimizer) -> str:
+    """Return `SGD (inferred), lr 0.0001, 2 parameters, no state, in optimizer_state_dict`."""
+    parts = [optimizer_name(optimizer)]
+    groups = optimizer.groups
+    parameters = count_text(parameter_count(optimizer), "parameter")
     if len(groups) == 1:
-        parts += settings(document, groups[0])
-        parts.append(count_text(found.parameters(0), "parameter"))
+        for name in _MAIN_HYPERPARAMETERS:
+            value = groups[0].get(name)
+            if name in groups[0] and (name == "lr" or value not in (None, False, 0)):
+                switch = value is True
+                parts.append(name if switch else f"{name} {format_hyperparameter(document, value)}")
+        parts.append(parameters)
     else:
-        rates = [setting(document, group.get("lr")) for group in groups[:NAMED]]
-        more = ", …" if len(groups) > NAMED else ""
+        rates = [format_hyperparameter(document, group.get("lr")) for group in groups[:MAX_NAMES]]
+        more = ", …" if len(groups) > MAX_NAMES else ""
         parts.append(f"lr {', '.join(rates)}{more}")
-        total = sum(found.parameters(number) for number in range(len(groups)))
-        parts.append(f"{count_text(total, 'parameter')} in {count_text(len(groups), 'group')}")
-    if found.state:
-        step = found.step
-        parts.append(f"state of {len(found.state):,}")
-        if step is not None:
-            parts.append(f"step {setting(document, step)}")
+        parts.append(f"{parameters} in {count_text(len(groups), 'group')}")
+    if optimizer.state:
+        parts.append(f"state of {len(optimizer.state):,}")
+        if optimizer.step is not None:
+            parts.append(f"step {format_hyperparameter(document, optimizer.step)}")
     else:
         parts.append("no state")
-    if found.path:
-        from ptinspect.document.walk import dotted
-
-        parts.append(f"in {cut(dotted(found.path))}")
+    if optimizer.path:
+        parts.append(f"in {cut(dotted(optimizer.path))}")
     return ", ".join(parts)
 
 
-def _fits(document: Document, look: Look) -> str:
-    """Whether the optimizers' state fits the model, and the command that tells more."""
-    from ptinspect.document.optim.check import fit_line
-
-    said = cut(fit_line(document) or "")
-    more = said.startswith("no: ") or said.endswith(" undecided")
-    if more and "check" in look.commands:
-        said += f"    ptinspect check optimizer {shell_word(document.path)}"
-    return said
-
-
-def settings(document: Document, group: dict[Value, Value]) -> list[str]:
-    """The hyper-parameters that tell most, those that are off left out."""
-    made = []
-    for name in _TELLING:
-        value = group.get(name)
-        if name in group and (name == "lr" or value not in (None, False, 0)):
-            made.append(name if value is True else f"{name} {setting(document, value)}")
-    return made
-
-
-def setting(document: Document, value: Value) -> str:
-    """A hyper-parameter in few words; a tensor's number."""
+def format_hyperparameter(document: Document, value: Value) -> str:
+    """Return a hyper-parameter in a few words; if it is a tensor, its number."""
     tensor = document.tensor_of(value)
     if tensor is not None:
         from ptinspect.display.numbers.decode import number_of
 
-        return number_text(number_of(tensor))
-    said = describe(value)
-    if said is None:
+        return _number_text(number_of(tensor))
+    description = describe(value)
+    if description is None:
         return cut(brief_repr(value))
-    if isinstance(said[1], list):
-        return f"({', '.join(map(number_text, said[1]))})"
-    return number_text(said[1])
+    if isinstance(description[1], list):
+        return f"({', '.join(map(_number_text, description[1]))})"
+    return _number_text(description[1])
 
 
-def number_text(value: Value) -> str:
-    """A number as Python prints it; whole floats without a fraction where they count steps."""
+def _number_text(value: Value) -> str:
+    # A step that is recorded as 5999.0 reads better as 5999.
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
         return str(int(value))
     return cut(brief_repr(value))
 
 
-# --- what else there is -------------------------------------------------------------------
+def _fit_text(document: Document, hints: bool) -> str:
+    """Return whether the optimizers' state fits the model, and the command that says more."""
+    from ptinspect.document.optim.check import fit_line
+
+    text = cut(fit_line(document) or "")
+    if hints and (text.startswith("no: ") or text.endswith(" undecided")):
+        text += f"    ptinspect check optimizer {shell_word(document.path)}"
+    return text
 
 
-def _hooks(document: Document) -> Iterator[Fact]:
-    made = []
-    for info in document.modules:
-        for kind, hooks in info.module.hooks.items():
-            name = kind.strip("_").replace("_hooks", " hook").replace("_", " ")
-            made += [f"{cut(info.name) or 'the model'}: {name} {cut(hook)}" for hook in hooks]
-    if made:
-        yield "hooks", listed(made, "; ")
+# --- resuming
+
+_STATELESS_OPTIMIZERS = ("torch.optim.SGD",)  # unless they have momentum
 
 
-def _sources(document: Document) -> Iterator[Fact]:
-    """Of the classes whose source a legacy file holds, those that are not torch's own by name."""
-    sources = document.archive.sources
-    if not sources:
-        return
-    own = [source for source in sources if not source.module.startswith("torch.")]
-    names = [f"{cut(source.module)}.{cut(source.name)} ({cut(source.file)})" for source in own]
-    torchs = len(sources) - len(own)
-    if torchs:
-        names.append(
-            f"{torchs} of torch"
-            if own
-            else count_text(torchs, "class of torch", "classes of torch")
-        )
-    yield "source", f"the file holds that of {listed(names)}"
+def resume_text(document: Document) -> str:
+    """Return whether training can go on from the file.
+
+    `yes: weights, optimizer state, epoch 5999, RNG state` or `no, without … (there: …)`. It says
+    what the file contains, not what a training script does with it.
+    """
+    from ptinspect.document.optim.training_state import counter_of
+
+    present: list[str] = []
+    missing: list[str] = []
+    contents = document.contents
+    (present if contents.modules or contents.state_dicts else missing).append("weights")
+    if not document.optimizers:
+        missing.append("optimizer state")
+    elif any(map(_has_started, document.optimizers)):
+        present.append("optimizer state")
+    else:
+        present.append("an optimizer that has not started")
+    counter = counter_of(document)
+    if counter is not None:
+        present.append(f"{cut(dotted(counter.path))} {counter.value}")
+    else:
+        missing.append("an epoch or step")
+    names: dict[Path, set[str]] = {}
+    for entry in document.entries:
+        if entry.path:
+            names.setdefault(entry.path[:-1], set()).add(str(entry.path[-1]))
+    if any({"last_epoch", "_step_count"} <= siblings for siblings in names.values()):
+        present.append("scheduler state")
+    if any({"growth_factor", "backoff_factor"} <= siblings for siblings in names.values()):
+        present.append("gradient scaler state")
+    text = ", ".join(present)
+    if missing:
+        *most, last = missing
+        without = f"{', '.join(most)} and {last}" if most else last
+        return f"no, without {without}" + (f" (there: {text})" if present else "")
+    if _has_rng_state(document):
+        return f"yes: {text}, RNG state"
+    return f"yes: {text}; without RNG state not with the same random numbers"
 
 
-def needs(document: Document, advice: LoadAdvice, look: Look) -> Iterator[Fact]:
-    """The classes to have at hand, and the command that writes them, where there is one."""
-    if advice.needs:
-        said = listed([cut(name) for name in advice.needs])
-        if "stub" in look.commands and document.path != "-":
-            said += f"    ptinspect stub {shell_word(document.path)} > model_def.py"
-        yield "needs", said
+def _has_started(optimizer: Optimizer) -> bool:
+    has_momentum = any(group.get("momentum") for group in optimizer.groups)
+    stateless = optimizer.class_path in _STATELESS_OPTIMIZERS and not has_momentum
+    return bool(optimizer.state) or stateless
 
 
-def listed(names: list[str], separator: str = ", ") -> str:
-    """The first names, and how many more there are."""
-    made = separator.join(names[:NAMED])
-    return made if len(names) <= NAMED else f"{made} and {len(names) - NAMED:,} more"
+def _has_rng_state(document: Document) -> bool:
+    """Return True if an entry is named like an RNG state or is a tensor of torch's size for one."""
+    infos = document.contents.tensors
+    paths = [entry.path for entry in document.entries]
+    paths += [info.path for info in infos if info.role == "tensor"]
+    for path in paths:
+        words = "_".join(map(str, path)).lower()
+        if "rng" in words or "random_state" in words:
+            return True
+    # The state of the CPU's generator is a ByteTensor of 5,056 bytes.
+    return any(
+        info.dtype is not None and info.dtype.name == "uint8" and info.shape == (5056,)
+        for info in infos
+    )
+
+
+# --- entries
+
+
+def entry_lines(document: Document, depth: int | None) -> list[tuple[str, str]]:
+    """Return key and text of each entry, and of the 0-dim tensors outside models."""
+    lines = [
+        (cut(dotted(entry.path)), entry_text(entry))
+        for entry in document.entries
+        if depth is None or len(entry.path) <= max(depth, 1)
+    ]
+    contents = document.contents
+    owners: set[Path] = {info.root for info in contents.modules} | set(contents.state_dicts)
+    for info in document.tensors.values():
+        if info.role != "tensor" or info.shape != ():
+            continue
+        if not any(info.path[:length] in owners for length in range(len(info.path))):
+            lines.append((cut(info.key) or "(root)", _scalar_tensor_text(info)))
+    return lines
+
+
+def _scalar_tensor_text(info: TensorInfo) -> str:
+    """Return `0.0293  float32 tensor, requires grad`."""
+    from ptinspect.display.numbers.decode import number_of
+    from ptinspect.errors import PtInspectError
+
+    try:
+        number = number_of(info.tensor)
+    except PtInspectError as error:
+        return f"a tensor that cannot be read: {cut(error.message)}"
+    dtype = info.dtype.name if info.dtype else "unknown"
+    text = f"{dtype} tensor" + (", requires grad" if info.tensor.requires_grad else "")
+    if number is None:
+        return text
+    digits = {"float32": 6, "float16": 4, "bfloat16": 4}.get(dtype)
+    if isinstance(number, float) and digits is not None:
+        return f"{number:.{digits}g}  {text}"
+    return f"{safe(repr(number))}  {text}"

@@ -76,7 +76,7 @@ def test_a_cut_file_says_where_and_what_next(tmp_path: Path) -> None:
     result = run("show", cut)
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr.startswith(f"ptinspect: {cut}: ")
-    assert "fetch" in result.stderr.split("\n")[1]
+    assert "download or copy the file again" in result.stderr.split("\n")[1]
 
 
 def test_the_exit_code_of_several_files(tmp_path: Path) -> None:

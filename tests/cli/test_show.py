@@ -61,10 +61,10 @@ def test_sort() -> None:
 
 
 def test_keys_are_sorted_by_their_numbers(tmp_path: Path) -> None:
-    from ptinspect.display.select import natural
+    from ptinspect.display.tensor_table import natural_sort_key
 
     names = ["a.10", "a.9", "a", "a.b", "a.9.c"]
-    assert sorted(names, key=natural) == ["a", "a.9", "a.9.c", "a.10", "a.b"]
+    assert sorted(names, key=natural_sort_key) == ["a", "a.9", "a.9.c", "a.10", "a.b"]
 
 
 def test_depth() -> None:
@@ -172,7 +172,7 @@ def test_a_folder_is_walked_by_content(tmp_path: Path) -> None:
     found = [Path(one["file"]["path"]).name for one in json.loads(result.stdout)]
     assert found == ["a.pkl", "b.weights", "no_suffix"]
     assert result.exit_code == 0
-    assert result.stderr == f"ptinspect: {folder}: 3 shown, 3 other files passed over\n"
+    assert result.stderr == f"ptinspect: {folder}: 3 shown, 3 other files skipped\n"
 
 
 def test_a_damaged_file_in_a_folder_is_an_error(tmp_path: Path) -> None:
@@ -196,7 +196,7 @@ def test_a_folder_without_models(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("hello")
     result = run("show", tmp_path)
     assert (result.exit_code, result.stdout) == (2, "")
-    assert "no file in it is one that ptinspect reads" in result.stderr
+    assert "the folder has no file that ptinspect reads" in result.stderr
     assert run("show", "-f", "json", tmp_path).stdout == "[]\n"
 
 

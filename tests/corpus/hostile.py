@@ -96,10 +96,10 @@ def look_at(data: bytes, number: int) -> str:
     """What `show` does, of one kind or another; "shown" or the kind of the error."""
     try:
         with open_document(io.BytesIO(data)) as document:
-            look = display.Look(
+            options = display.ShowOptions(
                 values=number % 4 == 1, stats=number % 4 == 2, hash=number % 8 == 3, fold=True
             )
-            display.view(FORMATS[number % len(FORMATS)])(document, look)
+            display.renderer(FORMATS[number % len(FORMATS)])(document, options, None)
             document.check()
             for info in list(document.tensors.values())[:8]:
                 if info.nbytes <= 1 << 20:

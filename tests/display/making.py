@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ptinspect.display import Look, view
+from ptinspect.display import ShowOptions, renderer
 from ptinspect.document import Document
 from ptinspect.document import open as open_document
 from tests.corpus.files import FIXTURES, REFUSED, fixtures, truth_of
@@ -15,7 +15,7 @@ READ = [name for name in fixtures() if name not in REFUSED]
 
 def view_of(document: Document, format: str = "summary", **options: object) -> str:
     """Return a view of an open document, without the command line."""
-    return view(format)(document, Look(**options))  # type: ignore[arg-type]
+    return renderer(format)(document, ShowOptions(**options), None)  # type: ignore[arg-type]
 
 
 def shown(file: str | Path, format: str = "summary", **options: object) -> str:

@@ -3,13 +3,13 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ptinspect.display.text.fold import Folded, fold
+from ptinspect.display.text.columns import FoldedKey, fold_keys
 
 SAME = ("float32", "(2,)")
 
 
 def folded(*keys: str) -> list[str]:
-    return [f"{item.key} × {item.times}" for item in fold((key, SAME) for key in keys)]
+    return [f"{item.key} × {item.times}" for item in fold_keys((key, SAME) for key in keys)]
 
 
 def test_repeated_blocks_are_one_line() -> None:
@@ -24,9 +24,9 @@ def test_repetition_inside_repetition() -> None:
 
 def test_only_what_agrees_is_folded() -> None:
     rows = [(f"layers.{n}.w", "cuda:0" if n < 4 else "cuda:1") for n in range(8)]
-    assert fold(rows) == [
-        Folded("layers.{0..3}.w", 4, "cuda:0"),
-        Folded("layers.{4..7}.w", 4, "cuda:1"),
+    assert fold_keys(rows) == [
+        FoldedKey("layers.{0..3}.w", 4, "cuda:0"),
+        FoldedKey("layers.{4..7}.w", 4, "cuda:1"),
     ]
 
 
@@ -47,7 +47,7 @@ key = st.lists(st.sampled_from(["a", "b", "0", "1", "2", "3"]), min_size=1, max_
 
 @given(st.lists(key.map(".".join), unique=True, max_size=30))
 def test_nothing_is_lost_and_every_pattern_can_be_read_back(keys: list[str]) -> None:
-    made = fold((key, None) for key in keys)
+    made = fold_keys((key, None) for key in keys)
     assert sum(item.times for item in made) == len(keys)
     back = [name for item in made for name in expanded(item.key)]
     assert sorted(back) == sorted(keys)

@@ -13,7 +13,9 @@ from typing import Any
 
 import pytest
 
-from ptinspect.display.options import Look
+from ptinspect.display import ShowOptions
+from ptinspect.display.tensor_table import tensor_table
+from ptinspect.document import open as open_document
 from tests.conftest import ROOT
 from tests.display.making import shown
 
@@ -73,19 +75,19 @@ def test_no_golden_file_is_left_over() -> None:
     assert {path.stem for path in GOLDEN.glob("*.txt")} == set(CASES)
 
 
-def test_the_table_draws_the_same_with_tabulate_and_without() -> None:
-    """Above a thousand rows it is drawn without; the form must not jump."""
-    from ptinspect.display.formats import table
+def test_the_table_is_drawn_as_tabulate_draws_it() -> None:
+    import tabulate
 
-    once = shown("modules/deep.pt", "table")
-    before, table.TABULATED = table.TABULATED, 0
-    try:
-        assert shown("modules/deep.pt", "table") == once
-    finally:
-        table.TABULATED = before
+    with open_document(ROOT / "fixtures/modules/deep.pt") as document:
+        table = tensor_table(document, ShowOptions())
+    tabulate.MIN_PADDING = 0
+    theirs = tabulate.tabulate(table.rows, table.headers, "simple", disable_numparse=True)
+    assert shown("modules/deep.pt", "table") == "".join(
+        f"{line.rstrip()}\n" for line in theirs.split("\n")
+    )
 
 
-def test_a_look_has_no_option_that_nothing_uses() -> None:
+def test_there_is_no_option_that_nothing_uses() -> None:
     source = "".join(path.read_text("utf-8") for path in (ROOT / "ptinspect").rglob("*.py"))
-    for name in Look.__slots__:
-        assert f"look.{name}" in source, name
+    for name in ShowOptions.__slots__:
+        assert f"options.{name}" in source, name

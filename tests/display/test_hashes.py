@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from ptinspect.display.numbers.hashes import FileHash, expected_in, file_hash
-from ptinspect.display.options import Look
+from ptinspect.display import ShowOptions
+from ptinspect.display.numbers.measure import FileHash, hash_file, hash_in_name
 from ptinspect.document import open as open_document
 from tests.display.making import FIXTURES, READ
 
@@ -15,7 +15,7 @@ from tests.display.making import FIXTURES, READ
 def test_the_hash_is_the_files() -> None:
     for name in READ[::5]:
         with open_document(FIXTURES / name) as document:
-            found = file_hash(document, Look())
+            found = hash_file(document, ShowOptions())
         assert found.sha256 == hashlib.sha256((FIXTURES / name).read_bytes()).hexdigest(), name
 
 
@@ -35,7 +35,7 @@ def test_the_hash_is_the_files() -> None:
     ],
 )
 def test_what_a_name_says(path: str, digits: str | None) -> None:
-    assert expected_in(path) == digits
+    assert hash_in_name(path) == digits
 
 
 def test_match_and_mismatch(tmp_path: Path) -> None:
@@ -45,11 +45,11 @@ def test_match_and_mismatch(tmp_path: Path) -> None:
     for path in (right, wrong):
         shutil.copy(source, path)
     with open_document(right) as document:
-        found = file_hash(document, Look())
+        found = hash_file(document, ShowOptions())
     assert found == FileHash(digest, digest[:8])
     assert not found.mismatch
     assert found.text == f"{digest}, as the name says ({digest[:8]})"
     with open_document(wrong) as document:
-        found = file_hash(document, Look())
+        found = hash_file(document, ShowOptions())
     assert found.mismatch
     assert found.text == f"{digest}, MISMATCH: the name says 00000000"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ptinspect.display import FORMATS, Look, view
+from ptinspect.display import FORMATS, ShowOptions, renderer
 from ptinspect.document import Document
 from tests.display.test_escape import hidden
 from tests.document.making import of_bytes
@@ -59,14 +59,15 @@ def test_the_names_are_read() -> None:
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("on_terminal", [False, True])
 def test_no_name_of_a_file_reaches_the_output_as_it_is(format: str, on_terminal: bool) -> None:
-    look = Look(fold=on_terminal, width=80 if on_terminal else None)
-    text = view(format)(evil_file(), look)
+    options = ShowOptions(fold=on_terminal, width=80 if on_terminal else None)
+    text = renderer(format)(evil_file(), options, None)
     assert hidden(text.replace("\n", "")) == []
     assert "\\x1b[2J" in text or "\\u001b[2J" in text or format == "table"
 
 
 def test_lines_are_not_forged() -> None:
     """A key with a line break does not make a line of its own."""
-    text = view("summary")(of_bytes(pickle.dumps({"a\n  load   rm -rf /": "b\nc"})), Look())
+    forged = of_bytes(pickle.dumps({"a\n  load   rm -rf /": "b\nc"}))
+    text = renderer("summary")(forged, ShowOptions(), None)
     assert "\n  load   rm" not in text
     assert "a\\n  load   rm -rf /  'b\\nc'" in text

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ptinspect import __version__
-from ptinspect.display import Look
+from ptinspect.display import ShowOptions
 from ptinspect.display.formats.json import json_error, json_text
-from ptinspect.display.text.json_values import json_scalar, json_value
+from ptinspect.display.text.values import json_scalar, json_value
 from ptinspect.errors import DamagedError, FormatError, Place
 from tests.display.making import READ, document, shown, shown_value, truth_of
 from tests.display.test_escape import any_text, hidden
@@ -114,7 +114,7 @@ def test_long_lists_tell_their_length() -> None:
     )
 )
 def test_any_text_of_a_file_is_safe_and_read_back(value: dict[str, object]) -> None:
-    text = json_text(document(value, protocol=4), Look())
+    text = json_text(document(value, protocol=4), ShowOptions())
     assert hidden(text.replace("\n", "")) == []
     made = valid(text)
     told = [entry["path"][0].encode("utf-16", "surrogatepass") for entry in made["entries"]]

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ptinspect.cli import COMMANDS
 from ptinspect.display import FORMATS
 from tests.display.making import shown, shown_value
 from tests.display.test_escape import any_text, hidden
@@ -25,9 +27,12 @@ def line(text: str, label: str) -> str:
 
 def test_a_hint_names_only_commands_that_exist() -> None:
     assert "ptinspect stub" not in shown("seed/model.pth")
-    later = shown("seed/model.pth", commands=frozenset({"show", "stub"}))
+    later = shown("seed/model.pth", hints=True)
     assert line(later, "needs").startswith("__main__.CustomModel    ptinspect stub ")
     assert line(later, "needs").endswith("fixtures/seed/model.pth > model_def.py")
+    for name in ("seed/model.pth", "checkpoints/gan.pt", "modules/hooks.pt"):
+        named = re.findall(r"\bptinspect (\w+)", shown(name, hints=True))
+        assert set(named) <= set(COMMANDS)
 
 
 def test_the_hint_can_be_pasted(tmp_path: Path) -> None:
@@ -37,7 +42,7 @@ def test_the_hint_can_be_pasted(tmp_path: Path) -> None:
 
     odd = tmp_path / "it's; a model.pth"
     shutil.copy(FIXTURES / "seed/model.pth", odd)
-    text = line(shown(odd, commands=frozenset({"show", "stub"})), "needs")
+    text = line(shown(odd, hints=True), "needs")
     assert "it'\"'\"'s; a model.pth' > model_def.py" in text
 
 
@@ -80,7 +85,7 @@ def test_a_learning_rate_in_a_tensor_is_its_number() -> None:
 def test_hooks_and_sources_are_told() -> None:
     assert "0: forward hook __main__.shape_hook" in line(shown("modules/hooks.pt"), "hooks")
     assert line(shown("containers/model-legacy.pt"), "source") == (
-        "the file holds that of __main__.Net (/home/user/model.py), 5 of torch"
+        "the file contains that of __main__.Net (/home/user/model.py), 5 of torch"
     )
 
 

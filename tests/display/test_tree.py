@@ -28,7 +28,7 @@ def test_depth() -> None:
 def test_a_cycle_ends() -> None:
     value: dict[str, object] = {"name": "x"}
     value["self"] = value
-    assert "self: inside itself, as at the root" in shown_value(value, "tree")
+    assert "self: same as the root, which contains it" in shown_value(value, "tree")
 
 
 def test_a_bomb_of_shared_lists_stays_small() -> None:
@@ -38,7 +38,7 @@ def test_a_bomb_of_shared_lists_stays_small() -> None:
         value = [value, value]
     text = shown_value(value, "tree")
     assert text.count("\n") < 50_000
-    assert ": as at [0]" in text
+    assert ": same as [0]" in text
 
 
 def test_nesting_needs_no_recursion() -> None:

@@ -1,8 +1,7 @@
 """A tensor as torch prints it.
 
-Source of the rules: torch/_tensor_str.py of torch 2.13 with its default options (4 digits, more
-than 1,000 elements are summarised to the 3 at each edge, lines of 80 characters). Of a large
-tensor only what is printed is read.
+Source of the rules: torch/_tensor_str.py of torch 2.13 with its default options. Of a large tensor
+only the elements that are printed are read.
 """
 
 from __future__ import annotations
@@ -23,304 +22,224 @@ if TYPE_CHECKING:
 
     from ptinspect.dtypes import DType
 
+    # Writes one element, padded to the width that follows.
+    Formatter = tuple[Callable[[Number], str], int]
 
-def scaled(
-    tensor: Tensor, numbers: Sequence[Number], shown: Sequence[Sequence[int]]
-) -> list[Number]:
-    """The float32 numbers of the integers `numbers`, which stand at the indices `shown` of each
-    dimension, in C order."""
-    scheme = tensor.quantizer.get("qscheme")
-    if "scale" in tensor.quantizer:
-        scale, zero = _number(tensor, "scale"), _number(tensor, "zero_point")
-        return [_float32((_real(q) - zero) * scale) for q in numbers]
-    axis = tensor.quantizer.get("axis")
-    if not isinstance(axis, int) or not 0 <= axis < len(shown):
-        raise UnsupportedError(f"values of the scheme {scheme} are not shown")
-    scales, zeros = _numbers(tensor, "scales"), _numbers(tensor, "zero_points")
-    made: list[Number] = []
-    for q, index in zip(numbers, product(*shown), strict=True):
-        at = index[axis]
-        if scheme == "per_channel_affine_float_qparams":
-            made.append(_float32(_float32(_real(q) - zeros[at]) * scales[at]))
-        else:
-            made.append(_float32((_real(q) - zeros[at]) * scales[at]))
-    return made
+# torch.set_printoptions: decimals, elements above which a tensor is summarised, elements at each
+# edge of a summary, characters in a line.
+PRECISION, THRESHOLD, EDGE_ITEMS, LINE_WIDTH = 4, 1000, 3, 80
 
+MAX_SUMMARY = 20_000
+"""Elements of the longest summary: 6 in each of many dimensions are too many to print."""
 
-def suffixes(tensor: Tensor) -> list[str]:
-    """What torch says of a quantized tensor behind its numbers."""
-    scheme = str(tensor.quantizer.get("qscheme"))
-    made = [f"quantization_scheme=torch.{scheme}"]
-    if "scale" in tensor.quantizer:
-        zero = int(_number(tensor, "zero_point"))
-        return [*made, f"scale={_number(tensor, 'scale')!r}", f"zero_point={zero}"]
-    for name, key in (("scale", "scales"), ("zero_point", "zero_points")):
-        made.append(f"{name}={_listed(tensor, key)}")
-    return [*made, f"axis={tensor.quantizer.get('axis')}"]
-
-
-def _listed(tensor: Tensor, key: str) -> str:
-
-    value = tensor.quantizer.get(key)
-    if isinstance(value, Tensor):
-        return tensor_text(value)
-    numbers = _numbers(tensor, key)
-    if key == "zero_points":
-        return listed_text([int(number) for number in numbers], "int64")
-    return listed_text(numbers, "float64")
-
-
-def _real(number: Number) -> float:
-    assert isinstance(number, int | float)
-    return number
-
-
-def _number(tensor: Tensor, key: str) -> float:
-    value = tensor.quantizer.get(key)
-    if not isinstance(value, int | float):
-        raise UnsupportedError(f"the tensor's {key} is not recorded as a number")
-    return value
-
-
-def _numbers(tensor: Tensor, key: str) -> list[float]:
-    value = tensor.quantizer.get(key)
-    if isinstance(value, Tensor) and value.stride is not None and len(value.shape) == 1:
-        start = value.storage_offset or 0
-        places = [start + index * value.stride[0] for index in range(value.shape[0])]
-        found = gather(value, places)
-        return [_real(found[place]) for place in places]
-    if isinstance(value, list | tuple):
-        return [_real(number) for number in value if isinstance(number, int | float)]
-    raise UnsupportedError(f"the tensor's {key} is not recorded as numbers")
-
-
-def _float32(number: float) -> float:
-    try:
-        return float(unpack("f", pack("f", number))[0])
-    except OverflowError:
-        return float("inf") if number > 0 else float("-inf")
-
-
-# ---
-
-
-PRECISION, THRESHOLD, EDGE, LINE = 4, 1000, 3, 80
-
-SHOWN = 20_000
-"""Elements that a summary may consist of: 6 in each of many dimensions are too many to print."""
-
-_DEFAULT = ("float32", "complex64", "int64", "bool")
-_INTS = ("int", "uint", "bool")
-
-
-class Column:
-    """How the numbers of one tensor are written, all alike: torch's `_Formatter`. `nan_counts`:
-    for float8_e8m0fnu, of which torch 2.13 takes NaN for a finite number."""
-
-    def __init__(self, numbers: Sequence[Number], floating: bool, nan_counts: bool = False) -> None:
-        self.floating = floating
-        self.whole, self.exponent, self.width = True, False, 1
-        if not floating:
-            self.width = max([1, *(len(str(number)) for number in numbers)])
-            return
-        counted = [float(n) for n in numbers if isinstance(n, int | float) and n]
-        finite = [number for number in counted if math.isfinite(number) or nan_counts]
-        if not finite:
-            return
-        if any(map(math.isnan, finite)):  # then no comparison holds
-            self.whole = False
-        else:
-            low, high = min(map(abs, finite)), max(map(abs, finite))
-            self.whole = all(number == math.ceil(number) for number in finite)
-            self.exponent = high / low > 1000.0 or high > 1.0e8 or low < 1.0e-4
-        self.width = max(len(self._bare(number)) for number in finite)
-
-    def _bare(self, number: float) -> str:
-        if self.exponent:
-            return f"{number:.{PRECISION}e}"
-        if self.whole:
-            return f"{number:.0f}" + ("." if math.isfinite(number) else "")
-        return f"{number:.{PRECISION}f}"
-
-    def text(self, number: Number) -> str:
-        """The number, padded."""
-        made = self._bare(float(number)) if self.floating else str(number)  # type: ignore[arg-type]
-        return made.rjust(self.width)
-
-
-class Grid:
-    """The numbers of a tensor that are printed, in C order, and which of each dimension."""
-
-    def __init__(self, tensor: Tensor) -> None:
-        count = tensor.numel
-        self.summary = count > THRESHOLD
-        self.shown = [
-            [*range(EDGE), *range(size - EDGE, size)]
-            if self.summary and size > 2 * EDGE
-            else list(range(size))
-            for size in tensor.shape
-        ]
-        total = math.prod(map(len, self.shown))
-        if total > SHOWN:
-            raise UnsupportedError(f"even its summary has {total:,} elements")
-        steps = tensor.stride or ()
-        start = tensor.storage_offset or 0
-        ways = [
-            [index * step for index in indices]
-            for indices, step in zip(self.shown, steps, strict=True)
-        ]
-        places = [start + sum(way) for way in product(*ways)]
-        found = gather(tensor, places)
-        self.numbers = [found[place] for place in places]
-        self.gaps = [self.summary and size > 2 * EDGE for size in tensor.shape]
-
-
-def whole(tensor: Tensor) -> None:
-    """UnsupportedError for a tensor that has no elements of its own."""
-    if tensor.uninitialized:
-        raise UnsupportedError("it is not initialized")
-    if tensor.parts or tensor.storage is None or tensor.stride is None:
-        kind = "nested" if -1 in tensor.shape else tensor.layout
-        what = f"consists of parts ({kind})" if tensor.parts else "has no bytes in the file"
-        raise UnsupportedError(f"it {what}")
-
-
-def numbers_of(tensor: Tensor) -> list[Number]:
-    """The numbers of a tensor that is printed whole, in C order; of a quantized one what its
-    integers stand for. Raises as `data_text`."""
-    whole(tensor)
-    if tensor.numel == 0:
-        return []
-    grid = Grid(tensor)
-    scale = dequantized(tensor)
-    return grid.numbers if scale is None else scale(grid)
-
-
-def data_text(tensor: Tensor, indent: int) -> str:
-    """The elements in brackets; lines but the first are indented by `indent`.
-
-    Raises UnsupportedError for what has no bytes or no numbers, DamagedError where bytes are
-    missing.
-    """
-    whole(tensor)
-    if tensor.numel == 0:
-        return "[]"
-    grid = Grid(tensor)
-    scale = dequantized(tensor)
-    if scale is not None:
-        grid.numbers = scale(grid)
-    return _laid_out(grid, _formatter(grid.numbers, tensor.dtype), indent)
-
-
-def _formatter(
-    numbers: Sequence[Number], dtype: DType | None
-) -> tuple[Callable[[Number], str], int]:
-    """How one element is written, and how wide it is."""
-    kind, name = (dtype.kind, dtype.name) if dtype else ("", "")
-    if kind != "complex":
-        column = Column(numbers, kind not in _INTS, name == "float8_e8m0fnu")
-        return column.text, column.width
-    real = Column([complex(n).real for n in numbers], True)
-    imag = Column([complex(n).imag for n in numbers], True)
-
-    def both(number: Number) -> str:
-        made = complex(number)
-        second = (imag.text(made.imag) + "j").lstrip()
-        sign = "" if second[0] in "+-" else "+"
-        return real.text(made.real) + sign + second
-
-    return both, real.width + imag.width + 1
-
-
-def _laid_out(grid: Grid, formatter: tuple[Callable[[Number], str], int], indent: int) -> str:
-    text, width = formatter
-    dims = len(grid.shown)
-    words = [text(number) for number in grid.numbers]
-    if not dims:
-        return words[0]
-    inner = indent + dims - 1
-    per_line = max(1, (LINE - inner) // (width + 2))
-    count = len(grid.shown[-1])
-    parts = [
-        _vector(words[at : at + count], grid.gaps[-1], per_line, inner)
-        for at in range(0, len(words), count)
-    ]
-    for dim in range(dims - 2, -1, -1):  # from the inside out
-        count = len(grid.shown[dim])
-        between = "," + "\n" * (dims - dim - 1) + " " * (indent + dim + 1)
-        rows = []
-        for at in range(0, len(parts), count):
-            row = parts[at : at + count]
-            if grid.gaps[dim]:
-                row.insert(EDGE, "...")
-            rows.append("[" + between.join(row) + "]")
-        parts = rows
-    return parts[0]
-
-
-def _vector(words: list[str], gap: bool, per_line: int, indent: int) -> str:
-    if gap:
-        words = [*words[:EDGE], " ...", *words[EDGE:]]
-    lines = [", ".join(words[at : at + per_line]) for at in range(0, len(words), per_line)]
-    return "[" + (",\n" + " " * (indent + 1)).join(lines) + "]"
+_UNNAMED_DTYPES = ("float32", "complex64", "int64", "bool")  # torch does not print `dtype=`
+_INTEGER_KINDS = ("int", "uint", "bool")
 
 
 def tensor_text(tensor: Tensor) -> str:
-    """`repr(tensor)`: the elements, and behind them what torch says besides.
+    """Return `repr(tensor)`.
 
-    Raises as `data_text`.
+    Raises:
+        UnsupportedError: the tensor has no bytes in the file, or its elements are not numbers.
+        DamagedError: the file has fewer bytes than the tensor needs.
     """
     name = tensor.subclass.rsplit(".", 1)[-1] if tensor.subclass else "tensor"
     prefix = f"{safe(name)}("
+    indent = len(prefix)
     suffixes = [] if tensor.device == "cpu" else [f"device='{safe(tensor.device)}'"]
     dtype = tensor.dtype.name if tensor.dtype else "unknown"
-    named = [] if dtype in _DEFAULT else [f"dtype=torch.{dtype}"]
-    always = [] if dtype == "float32" else [f"dtype=torch.{dtype}"]  # no elements tell of it
+    dtype_suffix = [] if dtype in _UNNAMED_DTYPES else [f"dtype=torch.{dtype}"]
+    # Without elements, nothing but the suffix shows the dtype.
+    empty_suffix = [] if dtype == "float32" else [f"dtype=torch.{dtype}"]
     if tensor.layout.startswith("sparse"):
-        data, more = _sparse(tensor, len(prefix))
-        suffixes += [f"size={tensor.shape}", more, *named, f"layout=torch.{tensor.layout}"]
+        data, nnz = _sparse_text(tensor, indent)
+        suffixes += [f"size={tensor.shape}", nnz, *dtype_suffix, f"layout=torch.{tensor.layout}"]
     elif tensor.quantizer:
-        data = data_text(tensor, len(prefix))
-        suffixes += [f"size={tensor.shape}", *named, *_quantizer(tensor)]
+        data = _data_text(tensor, indent)
+        suffixes += [f"size={tensor.shape}", *dtype_suffix, *_quantizer_suffixes(tensor)]
     elif tensor.device == "meta":
         data = "..."
-        suffixes += [f"size={tensor.shape}", *always]
+        suffixes += [f"size={tensor.shape}", *empty_suffix]
     else:
-        data = data_text(tensor, len(prefix))
+        data = _data_text(tensor, indent)
         if tensor.numel == 0:
             suffixes += [f"size={tensor.shape}"] if len(tensor.shape) != 1 else []
-            named = always
-        suffixes += named
+            dtype_suffix = empty_suffix
+        suffixes += dtype_suffix
     if tensor.requires_grad:
         suffixes.append("requires_grad=True")
-    newline = tensor.layout == "sparse_coo"
-    return _with_suffixes(prefix + data, suffixes, len(prefix), newline)
+    return _with_suffixes(prefix + data, suffixes, indent, tensor.layout == "sparse_coo")
 
 
-def listed_text(numbers: Sequence[Number], dtype: str) -> str:
-    """`repr` of a tensor of one dimension with these numbers, on the CPU."""
-    prefix = "tensor("
-    formatter = _formatter(numbers, DTYPES[dtype])
-    per_line = max(1, (LINE - len(prefix)) // (formatter[1] + 2))
-    data = _vector([formatter[0](number) for number in numbers], False, per_line, len(prefix))
-    named = [] if dtype in _DEFAULT else [f"dtype=torch.{dtype}"]
-    return _with_suffixes(prefix + data, named, len(prefix), False)
+def numbers_of(tensor: Tensor) -> list[Number]:
+    """Return all numbers of a tensor in C order; those of a quantized tensor are dequantized.
+
+    The tensor must not have more than `THRESHOLD` elements.
+
+    Raises:
+        UnsupportedError: see `tensor_text`.
+        DamagedError: see `tensor_text`.
+    """
+    _check_has_elements(tensor)
+    return PrintedElements(tensor).numbers if tensor.numel else []
+
+
+def _check_has_elements(tensor: Tensor) -> None:
+    if tensor.uninitialized:
+        raise UnsupportedError("it is not initialized")
+    if tensor.parts:
+        kind = "nested" if -1 in tensor.shape else tensor.layout
+        raise UnsupportedError(f"it consists of parts ({kind})")
+    if tensor.storage is None or tensor.stride is None:
+        raise UnsupportedError("it has no bytes in the file")
+
+
+class PrintedElements:
+    """The elements of a tensor that are printed.
+
+    Attributes:
+        indices: the indices of each dimension that are printed.
+        gaps: whether elements in the middle of each dimension are left out.
+        numbers: the numbers in C order, dequantized.
+    """
+
+    def __init__(self, tensor: Tensor) -> None:
+        summarised = tensor.numel > THRESHOLD
+        self.gaps = [summarised and size > 2 * EDGE_ITEMS for size in tensor.shape]
+        self.indices = [
+            [*range(EDGE_ITEMS), *range(size - EDGE_ITEMS, size)] if gap else list(range(size))
+            for size, gap in zip(tensor.shape, self.gaps, strict=True)
+        ]
+        total = math.prod(map(len, self.indices))
+        if total > MAX_SUMMARY:
+            raise UnsupportedError(f"even its summary has {total:,} elements")
+        steps = [
+            [index * stride for index in indices]
+            for indices, stride in zip(self.indices, tensor.stride or (), strict=True)
+        ]
+        offsets = [(tensor.storage_offset or 0) + sum(offset) for offset in product(*steps)]
+        elements = gather(tensor, offsets)
+        self.numbers = [elements[offset] for offset in offsets]
+        if tensor.quantizer:
+            self.numbers = _dequantize(tensor, self.numbers, self.indices)
+
+
+def _data_text(tensor: Tensor, indent: int) -> str:
+    """Return the elements in brackets; all lines but the first are indented."""
+    _check_has_elements(tensor)
+    if tensor.numel == 0:
+        return "[]"
+    elements = PrintedElements(tensor)
+    format_number, width = _formatter(elements.numbers, tensor.dtype)
+    words = [format_number(number) for number in elements.numbers]
+    dims = len(elements.indices)
+    if not dims:
+        return words[0]
+    innermost = indent + dims - 1
+    count = len(elements.indices[-1])
+    parts = [
+        _vector_text(words[start : start + count], elements.gaps[-1], width, innermost)
+        for start in range(0, len(words), count)
+    ]
+    for dim in range(dims - 2, -1, -1):  # wrap the innermost brackets in those around them
+        count = len(elements.indices[dim])
+        separator = "," + "\n" * (dims - dim - 1) + " " * (indent + dim + 1)
+        outer = []
+        for start in range(0, len(parts), count):
+            rows = parts[start : start + count]
+            if elements.gaps[dim]:
+                rows.insert(EDGE_ITEMS, "...")
+            outer.append("[" + separator.join(rows) + "]")
+        parts = outer
+    return parts[0]
+
+
+def _vector_text(words: list[str], gap: bool, width: int, indent: int) -> str:
+    per_line = max(1, (LINE_WIDTH - indent) // (width + 2))
+    if gap:
+        words = [*words[:EDGE_ITEMS], " ...", *words[EDGE_ITEMS:]]
+    starts = range(0, len(words), per_line)
+    lines = [", ".join(words[start : start + per_line]) for start in starts]
+    return "[" + (",\n" + " " * (indent + 1)).join(lines) + "]"
 
 
 def _with_suffixes(text: str, suffixes: list[str], indent: int, newline: bool) -> str:
-    made = [text]
+    parts = [text]
     used = len(text) - text.rfind("\n") + 1
     for suffix in suffixes:
-        if newline or used + len(suffix) + 2 > LINE:
-            made.append(",\n" + " " * indent + suffix)
+        if newline or used + len(suffix) + 2 > LINE_WIDTH:
+            parts.append(",\n" + " " * indent + suffix)
             used, newline = indent + len(suffix), False
         else:
-            made.append(", " + suffix)
+            parts.append(", " + suffix)
             used += len(suffix) + 2
-    return "".join(made) + ")"
+    return "".join(parts) + ")"
 
 
-_SPARSE_NAMES = {
+# --- numbers
+
+
+class NumberColumn:
+    """The format that all numbers of a tensor share: torch's `_Formatter`.
+
+    `nan_is_finite` is for float8_e8m0fnu, whose NaN torch 2.13 takes for a finite number.
+    """
+
+    def __init__(
+        self, numbers: Sequence[Number], floating: bool, nan_is_finite: bool = False
+    ) -> None:
+        self._floating = floating
+        self._integral, self._scientific, self.width = True, False, 1
+        if not floating:
+            self.width = max([1, *(len(str(number)) for number in numbers)])
+            return
+        nonzero = [float(n) for n in numbers if isinstance(n, int | float) and n]
+        finite = [number for number in nonzero if math.isfinite(number) or nan_is_finite]
+        if not finite:
+            return
+        if any(map(math.isnan, finite)):  # torch's comparisons with NaN are all false
+            self._integral = False
+        else:
+            low, high = min(map(abs, finite)), max(map(abs, finite))
+            self._integral = all(number == math.ceil(number) for number in finite)
+            self._scientific = high / low > 1000.0 or high > 1.0e8 or low < 1.0e-4
+        self.width = max(len(self._unpadded(number)) for number in finite)
+
+    def _unpadded(self, number: float) -> str:
+        if self._scientific:
+            return f"{number:.{PRECISION}e}"
+        if self._integral:
+            return f"{number:.0f}" + ("." if math.isfinite(number) else "")
+        return f"{number:.{PRECISION}f}"
+
+    def format(self, number: Number) -> str:
+        """Return the number, padded to the width of the column."""
+        if not self._floating:
+            return str(number).rjust(self.width)
+        assert isinstance(number, int | float)
+        return self._unpadded(float(number)).rjust(self.width)
+
+
+def _formatter(numbers: Sequence[Number], dtype: DType | None) -> Formatter:
+    kind, name = (dtype.kind, dtype.name) if dtype else ("", "")
+    if kind != "complex":
+        column = NumberColumn(numbers, kind not in _INTEGER_KINDS, name == "float8_e8m0fnu")
+        return column.format, column.width
+    real = NumberColumn([complex(n).real for n in numbers], True)
+    imag = NumberColumn([complex(n).imag for n in numbers], True)
+
+    def format_complex(number: Number) -> str:
+        value = complex(number)
+        imag_text = (imag.format(value.imag) + "j").lstrip()
+        sign = "" if imag_text[0] in "+-" else "+"
+        return real.format(value.real) + sign + imag_text
+
+    return format_complex, real.width + imag.width + 1
+
+
+# --- sparse layouts
+
+_SPARSE_PARTS = {
     "sparse_coo": ("indices", "values"),
     "sparse_csr": ("crow_indices", "col_indices", "values"),
     "sparse_bsr": ("crow_indices", "col_indices", "values"),
@@ -329,28 +248,102 @@ _SPARSE_NAMES = {
 }
 
 
-def _sparse(tensor: Tensor, indent: int) -> tuple[str, str]:
-    """The parts, and how many values there are."""
-    made = []
-    for name in _SPARSE_NAMES.get(tensor.layout, ()):
-        part = tensor.parts[name]
-        text = data_text(part, indent + len(f"{name}=tensor("))
-        size = f", size={part.shape}" if part.numel == 0 else ""
-        made.append(f"{name}=tensor({text}{size})")
-    if not made:
+def _sparse_text(tensor: Tensor, indent: int) -> tuple[str, str]:
+    """Return the parts as text, and `nnz=` with the number of values."""
+    names = _SPARSE_PARTS.get(tensor.layout)
+    if names is None:
         raise UnsupportedError(f"values of the layout {tensor.layout} are not shown")
-    last = tensor.parts["indices" if tensor.layout == "sparse_coo" else made[1].split("=")[0]]
-    return (",\n" + " " * indent).join(made), f"nnz={last.shape[-1] if last.shape else 0}"
+    texts = []
+    for name in names:
+        part = tensor.parts[name]
+        data = _data_text(part, indent + len(f"{name}=tensor("))
+        size = f", size={part.shape}" if part.numel == 0 else ""
+        texts.append(f"{name}=tensor({data}{size})")
+    counted = tensor.parts["indices" if tensor.layout == "sparse_coo" else names[1]]
+    nnz = counted.shape[-1] if counted.shape else 0
+    return (",\n" + " " * indent).join(texts), f"nnz={nnz}"
 
 
-def dequantized(tensor: Tensor) -> Callable[[Grid], list[Number]] | None:
-    """What makes numbers of a quantized tensor's integers; None for others."""
-    if not tensor.quantizer:
-        return None
-
-    return lambda grid: scaled(tensor, grid.numbers, grid.shown)
+# --- quantized tensors
 
 
-def _quantizer(tensor: Tensor) -> list[str]:
+def _dequantize(
+    tensor: Tensor, integers: Sequence[Number], indices: Sequence[Sequence[int]]
+) -> list[Number]:
+    """Return the float32 numbers of integers in C order at these indices of each dimension."""
+    scheme = tensor.quantizer.get("qscheme")
+    if "scale" in tensor.quantizer:
+        scale, zero = _parameter(tensor, "scale"), _parameter(tensor, "zero_point")
+        return [_to_float32((_as_real(q) - zero) * scale) for q in integers]
+    axis = tensor.quantizer.get("axis")
+    if not isinstance(axis, int) or not 0 <= axis < len(indices):
+        raise UnsupportedError(f"values of the scheme {scheme} are not shown")
+    scales, zeros = (
+        _channel_parameters(tensor, "scales"),
+        _channel_parameters(tensor, "zero_points"),
+    )
+    numbers: list[Number] = []
+    for q, index in zip(integers, product(*indices), strict=True):
+        channel = index[axis]
+        distance = _as_real(q) - zeros[channel]
+        if scheme == "per_channel_affine_float_qparams":
+            distance = _to_float32(distance)
+        numbers.append(_to_float32(distance * scales[channel]))
+    return numbers
 
-    return suffixes(tensor)
+
+def _quantizer_suffixes(tensor: Tensor) -> list[str]:
+    scheme = f"quantization_scheme=torch.{tensor.quantizer.get('qscheme')}"
+    if "scale" in tensor.quantizer:
+        zero = int(_parameter(tensor, "zero_point"))
+        return [scheme, f"scale={_parameter(tensor, 'scale')!r}", f"zero_point={zero}"]
+    scale = _channel_text(tensor, "scales", "float64")
+    zero_point = _channel_text(tensor, "zero_points", "int64")
+    axis = tensor.quantizer.get("axis")
+    return [scheme, f"scale={scale}", f"zero_point={zero_point}", f"axis={axis}"]
+
+
+def _channel_text(tensor: Tensor, key: str, dtype: str) -> str:
+    """Return the repr of the tensor of a quantizer's parameters per channel."""
+    value = tensor.quantizer.get(key)
+    if isinstance(value, Tensor):
+        return tensor_text(value)
+    numbers: list[Number] = [*_channel_parameters(tensor, key)]
+    if dtype == "int64":
+        numbers = [int(_as_real(number)) for number in numbers]
+    format_number, width = _formatter(numbers, DTYPES[dtype])
+    prefix = "tensor("
+    data = _vector_text([format_number(number) for number in numbers], False, width, len(prefix))
+    suffixes = [] if dtype in _UNNAMED_DTYPES else [f"dtype=torch.{dtype}"]
+    return _with_suffixes(prefix + data, suffixes, len(prefix), False)
+
+
+def _parameter(tensor: Tensor, key: str) -> float:
+    value = tensor.quantizer.get(key)
+    if not isinstance(value, int | float):
+        raise UnsupportedError(f"the tensor's {key} is not recorded as a number")
+    return value
+
+
+def _channel_parameters(tensor: Tensor, key: str) -> list[float]:
+    value = tensor.quantizer.get(key)
+    if isinstance(value, Tensor) and value.stride is not None and len(value.shape) == 1:
+        start, step = value.storage_offset or 0, value.stride[0]
+        offsets = [start + index * step for index in range(value.shape[0])]
+        elements = gather(value, offsets)
+        return [_as_real(elements[offset]) for offset in offsets]
+    if isinstance(value, list | tuple):
+        return [_as_real(number) for number in value if isinstance(number, int | float)]
+    raise UnsupportedError(f"the tensor's {key} is not recorded as numbers")
+
+
+def _as_real(number: Number) -> float:
+    assert isinstance(number, int | float)
+    return number
+
+
+def _to_float32(number: float) -> float:
+    try:
+        return float(unpack("f", pack("f", number))[0])
+    except OverflowError:
+        return math.inf if number > 0 else -math.inf

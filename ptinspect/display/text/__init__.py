@@ -1,1 +1,1 @@
-"""Text helpers of the output formats: columns, escaping, folding and JSON values."""
+"""Text for the output formats: escaping, columns, and values as text or JSON."""

@@ -1,9 +1,9 @@
-"""Text of a file, made fit for a terminal, a JSON string or a Markdown cell.
+"""Text of a file, escaped for a terminal, a JSON string or a Markdown cell.
 
-What a reader cannot see, or what acts on a terminal or an editor, is written as an escape:
-control characters, bidi controls, zero-width and other format characters, line and paragraph
-separators, lone surrogates, what is not assigned, and the few letters that Unicode has no
-shape for. All else stays, spaces of other scripts included.
+Escaped is what a reader cannot see, or what acts on a terminal or an editor: control characters,
+bidi controls, zero-width and other format characters, line and paragraph separators, lone
+surrogates, unassigned characters, and the few letters that have no shape. Everything else stays as
+it is, spaces of other scripts included.
 """
 
 from __future__ import annotations
@@ -17,43 +17,42 @@ _SPACES = frozenset(
     "\u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
     "\u202f\u205f\u3000"
 )
-_SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
+_SHORT_ESCAPES = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
-def visible(char: str) -> bool:
-    """Whether a character may be printed as it is."""
+def is_visible(char: str) -> bool:
+    """Return True if the character may be printed as it is."""
     return (char.isprintable() and char not in _INVISIBLE) or char in _SPACES
 
 
-def _escaped(char: str) -> str:
+def safe(text: str) -> str:
+    """Return the text with Python's escapes in it: `\\x1b`, `\\u202e`, `\\n`."""
+    if text.isascii() and text.isprintable():
+        return text if type(text) is str else str(text)
+    return "".join([char if is_visible(char) else _python_escape(char) for char in text])
+
+
+def _python_escape(char: str) -> str:
     code = ord(char)
-    if char in _SHORT:
-        return _SHORT[char]
+    if char in _SHORT_ESCAPES:
+        return _SHORT_ESCAPES[char]
     if code < 0x100:
         return f"\\x{code:02x}"
     return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
-def safe(text: str) -> str:
-    """`text` with what must not be printed as Python's escapes: `\\x1b`, `\\u202e`, `\\n`."""
-    if text.isascii() and text.isprintable():
-        return text if type(text) is str else str(text)
-    return "".join([char if visible(char) else _escaped(char) for char in text])
-
-
 def cut(text: str, limits: Limits = LIMITS) -> str:
-    """`safe(text)`, with the end of what is longer than `limits.text_width` left out."""
-    if len(text) <= limits.text_width:
+    """Return `safe(text)`, cut after `limits.text_width` characters."""
+    left_out = len(text) - limits.text_width
+    if left_out <= 0:
         return safe(text)
-    left = len(text) - limits.text_width
-    return f"{safe(text[: limits.text_width])}… ({left:,} more characters)"
+    return f"{safe(text[: limits.text_width])}… ({left_out:,} more characters)"
 
 
 def quoted(text: str) -> str:
-    """`text` as a JSON string: ASCII escapes for what must not be printed, all else as it is.
+    """Return the text as a JSON string, with ASCII escapes for what must not be printed.
 
-    Written out, not `json.dumps`: that would leave DEL and the bidi characters as they are or
-    turn Korean into escapes.
+    Not `json.dumps`, which leaves DEL and the bidi characters as they are or escapes Korean.
     """
     if text.isascii() and text.isprintable() and '"' not in text and "\\" not in text:
         return f'"{text}"'
@@ -61,20 +60,20 @@ def quoted(text: str) -> str:
 
 
 def quoted_all(texts: list[str]) -> list[str]:
-    """`quoted` of each, but that one look at all of them tells whether any needs escapes."""
+    """Return `quoted` of each text. Faster: one look at all of them finds if any needs escapes."""
     joined = "".join(texts)
     if joined.isascii() and joined.isprintable() and '"' not in joined and "\\" not in joined:
         return [f'"{text}"' for text in texts]
     return [quoted(text) for text in texts]
 
 
-_JSON = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
+_JSON_ESCAPES = {'"': '\\"', "\\": "\\\\", **_SHORT_ESCAPES}
 
 
 def _json_char(char: str) -> str:
-    if char in _JSON:
-        return _JSON[char]
-    if visible(char):
+    if char in _JSON_ESCAPES:
+        return _JSON_ESCAPES[char]
+    if is_visible(char):
         return char
     code = ord(char)
     if code < 0x10000:
@@ -90,5 +89,5 @@ _MARKDOWN = str.maketrans({
 
 
 def markdown(text: str) -> str:
-    """`safe(text)` as Markdown text: no emphasis, link, cell border or HTML comes of it."""
+    """Return `safe(text)` as Markdown text without emphasis, links, cell borders or HTML."""
     return safe(text).translate(_MARKDOWN)

@@ -70,7 +70,7 @@ MEANINGS = {
     "quantizer.scales": "One per channel: numbers, or the tensor that holds them.",
     "quantizer.zero_points": "One per channel, likewise.",
     "quantizer.axis": "The dimension that the channels are.",
-    "tensor.not_read": "Why values, stats or sha256 are null.",
+    "tensor.unreadable": "Why values, stats or sha256 are null.",
     "stats.min": "The least.",
     "stats.max": "The greatest.",
     "stats.mean": "The mean.",

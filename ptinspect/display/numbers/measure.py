@@ -1,0 +1,298 @@
+"""Statistics and SHA-256 of tensors, and the SHA-256 of a file."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from math import inf, isfinite, sqrt
+from typing import TYPE_CHECKING
+
+from ptinspect.display.text.escape import cut
+from ptinspect.document.tensor import Tensor
+from ptinspect.document.to_array import number_blocks, quiet, raw_blocks
+from ptinspect.dtypes import DTYPES
+from ptinspect.errors import UnsupportedError
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from ptinspect.display.options import Advance, ShowOptions
+    from ptinspect.document import Document, TensorInfo
+
+CHUNK_SIZE = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class FileHash:
+    """The SHA-256 of a file, and the digits that its name promises.
+
+    Attributes:
+        expected: the digits in a name such as `resnet50-0676ba61.pth`, as torch.hub names files;
+            None if the name has none.
+    """
+
+    sha256: str
+    expected: str | None
+
+    @property
+    def mismatch(self) -> bool:
+        """True if the name promises another hash."""
+        return self.expected is not None and not self.sha256.startswith(self.expected)
+
+    @property
+    def text(self) -> str:
+        """The hash, and whether it agrees with the name."""
+        if self.expected is None:
+            return self.sha256
+        if self.mismatch:
+            return f"{self.sha256}, MISMATCH: the name says {self.expected}"
+        return f"{self.sha256}, as the name says ({self.expected})"
+
+
+def hash_in_name(path: str) -> str | None:
+    """Return the digits in `name-<8 or more hex digits>.pth`, unless they look like a date.
+
+    Source: `torch.hub.HASH_REGEX`, and `load_state_dict_from_url`, which asks for eight digits
+    or more.
+    """
+    match = re.search(r"-([0-9a-f]{8,64})\.[A-Za-z0-9.]+$", path)
+    if not match or re.fullmatch(r"(19|20)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])", match[1]):
+        return None
+    return match[1]
+
+
+def hash_file(document: Document, options: ShowOptions) -> FileHash:
+    """Return the SHA-256 of the whole file, which is read in chunks."""
+    from hashlib import sha256
+
+    digest = sha256()
+    source = document.archive.source
+    with options.progress(source.size, "SHA-256 of the file") as advance:
+        for offset in range(0, source.size, CHUNK_SIZE):
+            size = min(CHUNK_SIZE, source.size - offset)
+            digest.update(source.read(offset, size))
+            advance(size)
+    return FileHash(digest.hexdigest(), hash_in_name(document.path))
+
+
+class TensorMeasurement:
+    """The statistics and the SHA-256 of one tensor.
+
+    Attributes:
+        problem: why one of them is missing, escaped; empty if nothing is missing.
+    """
+
+    __slots__ = ("problem", "sha256", "stats")
+
+    def __init__(self) -> None:
+        self.stats: Stats | None = None
+        self.sha256: str | None = None
+        self.problem = ""
+
+
+def measure_tensors(
+    infos: list[TensorInfo], options: ShowOptions
+) -> dict[TensorInfo, TensorMeasurement]:
+    """Read the tensors and return what --stats and --hash ask for.
+
+    Tensors that are the same view of the same bytes are read once.
+
+    Raises:
+        DamagedError: the file has fewer bytes than a tensor needs.
+    """
+    unique: dict[object, tuple[TensorMeasurement, Tensor]] = {}
+    measurements = {}
+    for info in infos:
+        tensor = info.tensor
+        view = (tensor.same(), tensor.stored, tensor.conj, tensor.neg)
+        measurements[info] = unique.setdefault(view, (TensorMeasurement(), tensor))[0]
+    passes = options.stats + options.hash
+    total = passes * sum(tensor.nbytes for _, tensor in unique.values())
+    with options.progress(total, "reading tensors") as advance:
+        for measurement, tensor in unique.values():
+            if options.stats:
+                try:
+                    measurement.stats = stats_of(tensor, advance)
+                except UnsupportedError as error:
+                    measurement.problem = cut(error.message)
+            if options.hash:
+                try:
+                    measurement.sha256 = hash_tensor(tensor, advance)
+                except UnsupportedError as error:
+                    measurement.problem = cut(error.message)
+    return measurements
+
+
+def hash_tensor(tensor: Tensor, advance: Advance) -> str:
+    """Return the SHA-256 of the bytes in C order, little-endian.
+
+    Raises:
+        UnsupportedError: the tensor consists of parts or has no bytes.
+        DamagedError: the file has fewer bytes than the tensor needs.
+    """
+    from hashlib import sha256
+
+    digest = sha256()
+    for block in raw_blocks(tensor):
+        digest.update(block)
+        advance(len(block))
+    return digest.hexdigest()
+
+
+class Stats:
+    """Statistics of numbers that arrive in blocks.
+
+    Attributes:
+        count: number of finite numbers.
+        min, max, mean: of the finite numbers; None if there are none or they are complex, which
+            have no order.
+        zeros, nan, inf: how many numbers are zero, NaN and infinite.
+    """
+
+    __slots__ = ("_squares", "count", "inf", "max", "mean", "min", "nan", "zeros")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.min: float | int | None = None
+        self.max: float | int | None = None
+        self.mean: float | None = None
+        self.zeros = self.nan = self.inf = 0
+        self._squares = 0.0  # sum of the squared distances from the mean
+
+    @property
+    def std(self) -> float | None:
+        """The standard deviation with n - 1, as in `torch.std`; None for fewer than two numbers."""
+        if self.mean is None or self.count < 2:
+            return None
+        return sqrt(self._squares / (self.count - 1))
+
+    def add(self, block: Any) -> None:
+        """Add a numpy array of numbers."""
+        if block.dtype.kind == "b":
+            block = block.view("u1")
+        double = None
+        if block.dtype.kind == "f":
+            double = block.astype("f8")
+            if not isfinite(double.sum()):  # one NaN or infinity makes the sum one too
+                block = self._count_non_finite(block)
+                double = block.astype("f8")
+        elif block.dtype.kind == "c":
+            block = self._count_non_finite(block)
+        self.zeros += _count_true(block == 0)
+        if not block.size:
+            return
+        if block.dtype.kind == "c":
+            self.count += block.size
+            return
+        low, high = block.min().item(), block.max().item()
+        self.min = low if self.min is None else min(self.min, low)
+        self.max = high if self.max is None else max(self.max, high)
+        self._merge_moments(block.astype("f8") if double is None else double)
+
+    def _count_non_finite(self, block: Any) -> Any:
+        """Count NaN and infinity, and return the block without them."""
+        is_nan = block != block
+        is_inf = abs(block) == inf
+        self.nan += _count_true(is_nan)
+        self.inf += _count_true(is_inf & ~is_nan)
+        return block[~(is_nan | is_inf)]
+
+    def _merge_moments(self, block: Any) -> None:
+        """Merge the mean and the squared distances of two samples. Overwrites the block.
+
+        Source: Chan, Golub and LeVeque, Updating formulae and a pairwise algorithm for computing
+        sample variances, 1979.
+        """
+        size = int(block.size)
+        mean = float(block.mean())
+        block -= mean
+        squares = float(block.dot(block))
+        total = self.count + size
+        distance = mean - (self.mean or 0.0)
+        if self.count:
+            squares += self._squares + distance * distance * self.count * size / total
+            mean = (self.mean or 0.0) + distance * size / total
+        self.count, self.mean, self._squares = total, mean, squares
+
+    def repeat(self, factor: int) -> None:
+        """Count each number `factor` times."""
+        self.count *= factor
+        self._squares *= factor
+        self.zeros *= factor
+        self.nan *= factor
+        self.inf *= factor
+
+    def scale(self, scale: float) -> None:
+        """Multiply each number by `scale`."""
+        if self.min is None or self.max is None or self.mean is None:
+            return
+        self.min, self.max = sorted((self.min * scale, self.max * scale))
+        self.mean *= scale
+        self._squares *= scale * scale
+
+
+def _count_true(mask: Any) -> int:
+    # Several times faster than the sum of a numpy array of bools.
+    count: int = mask.tobytes().count(1)
+    return count
+
+
+def stats_of(tensor: Tensor, advance: Advance) -> Stats:
+    """Return the statistics of a tensor's numbers.
+
+    Raises:
+        UnsupportedError: the tensor has no bytes, or is sparse or quantized per channel.
+        DamagedError: the file has fewer bytes than the tensor needs.
+    """
+    stats = Stats()
+    view, factor = _without_expansion(tensor)
+    with quiet():
+        if tensor.quantizer:
+            scale, zero_point = tensor.quantizer.get("scale"), tensor.quantizer.get("zero_point")
+            if not isinstance(scale, float) or not isinstance(zero_point, int):
+                raise UnsupportedError(f"no statistics of {tensor.quantizer.get('qscheme')}")
+            for block in number_blocks(_stored_integers(view)):
+                stats.add(block.astype("i8") - zero_point)
+                advance(block.nbytes)
+            stats.scale(scale)
+        elif tensor.parts:
+            raise UnsupportedError(f"no statistics of the layout {tensor.layout}")
+        else:
+            for block in number_blocks(view):
+                stats.add(block)
+                advance(block.nbytes)
+    stats.repeat(factor)
+    return stats
+
+
+def _without_expansion(tensor: Tensor) -> tuple[Tensor, int]:
+    """Return an expanded tensor as a view with each element once, and how often each occurs."""
+    if tensor.stride is None or 0 not in tensor.stride:
+        return tensor, 1
+    factor, shape = 1, []
+    for size, step in zip(tensor.shape, tensor.stride, strict=True):
+        repeated = step == 0 and size > 1
+        factor *= size if repeated else 1
+        shape.append(1 if repeated else size)
+    return _same_bytes(tensor, tuple(shape)), factor
+
+
+def _stored_integers(tensor: Tensor) -> Tensor:
+    """Return a quantized tensor as the integers that are stored."""
+    integer_types = {"qint8": "int8", "quint8": "uint8", "qint32": "int32"}
+    name = integer_types.get(tensor.dtype.name if tensor.dtype else "")
+    if name is None:
+        raise UnsupportedError("no statistics of numbers that share a byte")
+    integers = _same_bytes(tensor, tensor.shape)
+    integers.dtype = integers.stored = DTYPES[name]
+    return integers
+
+
+def _same_bytes(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
+    view = Tensor(
+        tensor.dtype, shape, tensor.stride, tensor.storage_offset, tensor.storage, tensor.device,
+        tensor.requires_grad, tensor.at, tensor.layout,
+    )  # fmt: skip
+    view.stored = tensor.stored
+    view.conj, view.neg = tensor.conj, tensor.neg
+    return view
