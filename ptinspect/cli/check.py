@@ -129,7 +129,7 @@ def optimizer(ctx: click.Context, /, **given: Any) -> None:
     with _target(given) as target:
         report = check_optimizer(given["path"], entry=given["entry"])
         target.write(_shown(report, given["format"]))
-    ctx.exit(report.code)
+    ctx.exit(report.exit_code)
 
 
 @command.command("roundtrip", short_help="Is what convert writes the same model?")
@@ -150,7 +150,7 @@ def roundtrip(ctx: click.Context, /, **given: Any) -> None:
         with _watched(given) as watch:
             report = check_roundtrip(given["path"], progress=watch, **_options(given))
         target.write(_shown(report, given["format"]))
-    ctx.exit(report.code)
+    ctx.exit(report.exit_code)
 
 
 @command.command("resume", short_help="Does training go on exactly, and if not, why?")
@@ -174,7 +174,7 @@ def resume(ctx: click.Context, /, **given: Any) -> None:
         with _watched(given) as watch:
             report = check_resume(given["path"], progress=watch, **picture, **_options(given))
         target.write(_shown(report, given["format"]))
-    ctx.exit(report.code)
+    ctx.exit(report.exit_code)
 
 
 _NAMES = (
@@ -205,4 +205,4 @@ def _shown(report: Any, form: str) -> str:
         return text
     from ptinspect.display.text.values import json_value
 
-    return json_value(report.json()) + "\n"
+    return json_value(report.as_dict()) + "\n"

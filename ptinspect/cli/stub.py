@@ -91,4 +91,4 @@ def _check(
         path, entry=entry, package=package, recovered_source=recovered, guess_forward=guess
     )
     write_stderr(report.text().rstrip("\n"))
-    ctx.exit(report.code)
+    ctx.exit(report.exit_code)

@@ -1,1 +1,1 @@
-"""Proofs: does training go on from a file exactly as if nothing had happened?"""
+"""Proofs: is the optimizer state consistent, is a conversion the same model, can training resume?"""

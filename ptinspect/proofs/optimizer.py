@@ -1,8 +1,9 @@
-"""`check optimizer`: the answer as text and as JSON. Without torch."""
+"""`check optimizer`: is the recorded state consistent with the recorded model? Without torch."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ptinspect.display.text.escape import cut, safe
 from ptinspect.document import open as open_document
@@ -10,93 +11,102 @@ from ptinspect.document.optim.check import OptimizerFit, check_optimizers
 from ptinspect.document.select import no_entry_error, select_path
 from ptinspect.document.walk import dotted
 from ptinspect.errors import add_error_path
+from ptinspect.report import Report
+from ptinspect.text import count_text
 
 if TYPE_CHECKING:
     from ptinspect.document.optim.matching import Fault
 
 
-class OptimizerReport(NamedTuple):
-    """path: the file. fits: per optimizer state in it. undecided: what could not be held against
-    anything, of all of them."""
+@dataclass(frozen=True, slots=True)
+class OptimizerReport(Report):
+    """The answer of `check optimizer`.
+
+    Attributes:
+        path: the file.
+        optimizers: one result per optimizer state in it.
+    """
 
     path: str
-    found: list[OptimizerFit]
+    optimizers: list[OptimizerFit]
 
     @property
-    def code(self) -> int:
-        """0: nothing speaks against it. 1: something does not fit."""
-        return 0 if all(one.fits for one in self.found) else 1
+    def ok(self) -> bool:
+        """True if no optimizer state contradicts its model."""
+        return all(result.fits for result in self.optimizers)
 
     def text(self) -> str:
-        """For people, ending in a newline."""
-        blocks = ["\n".join(_lines(one)) for one in self.found]
-        title = f"{safe(self.path)}: {_verdict(self)}"
-        return "\n\n".join([title, *blocks]) + "\n"
+        """Return the report as text that ends in a newline."""
+        if not self.ok:
+            verdict = "the recorded optimizer state is not consistent with the recorded model"
+        elif any(result.model is None for result in self.optimizers):
+            verdict = "the recorded optimizer state is consistent; the file has no model to compare"
+        else:
+            verdict = "the recorded optimizer state is consistent with the recorded model"
+        blocks = ["\n".join(_lines(result)) for result in self.optimizers]
+        return "\n\n".join([f"{safe(self.path)}: {verdict}", *blocks]) + "\n"
 
-    def json(self) -> dict[str, object]:
-        """For programs."""
+    def as_dict(self) -> dict[str, object]:
+        """Return the report as a dict that can be written as JSON."""
         return {
             "schema": 1,
             "check": "optimizer",
             "path": self.path,
-            "verdict": "fits" if not self.code else "differs",
-            "optimizers": [_json(one) for one in self.found],
+            "verdict": "fits" if self.ok else "differs",
+            "optimizers": [_as_dict(result) for result in self.optimizers],
         }
 
 
 def check_optimizer(path: str, *, entry: str | None = None) -> OptimizerReport:
-    """Holds each optimizer state of a file against the weights beside it; `entry`: one of them, by
-    its path. PtInspectError where the file has none."""
+    """Compare each optimizer state of a file with the weights in it.
+
+    Args:
+        path: a checkpoint. It is not loaded, and torch is not needed.
+        entry: check only the optimizer state at this path.
+
+    Raises:
+        PtInspectError: the file holds no optimizer state.
+    """
     with open_document(path) as document:
-        found = check_optimizers(document)
+        results = check_optimizers(document)
         with add_error_path(path):
             if entry is not None:
-                paths = [fit.optimizer.path for fit in found]
-                found = [found[paths.index(select_path(paths, entry, "optimizer state"))]]
-            if not found:
+                paths = [result.optimizer.path for result in results]
+                results = [results[paths.index(select_path(paths, entry, "optimizer state"))]]
+            if not results:
                 raise no_entry_error("optimizer state", None, [])
-        return OptimizerReport(document.path, found)
+        return OptimizerReport(document.path, results)
 
 
-def _verdict(report: OptimizerReport) -> str:
-    if report.code:
-        return "the optimizer state does not fit the model"
-    if any(one.model is None for one in report.found):
-        return "nothing is wrong with the optimizer state, as far as it can be told without weights"
-    return "the optimizer state fits the model"
-
-
-def _lines(one: OptimizerFit) -> list[str]:
-    optimizer = one.optimizer
+def _lines(result: OptimizerFit) -> list[str]:
+    optimizer = result.optimizer
     name = (optimizer.class_path or "of an unknown class").removeprefix("torch.optim.")
-    said = f" ({optimizer.evidence})" if optimizer.class_path else ""
-    groups = len(optimizer.groups)
-    covers = f"{one.parameters} parameter{'s' * (one.parameters != 1)}"
-    covers += f" in {groups} groups" if groups != 1 else ""
-    made = [
-        f"  optimizer   {cut(dotted(optimizer.path))}: {cut(name)}{said}, {covers}, "
-        f"state of {len(optimizer.state)}"
+    evidence = f" ({optimizer.evidence})" if optimizer.class_path else ""
+    groups = f" in {len(optimizer.groups)} groups" if len(optimizer.groups) != 1 else ""
+    lines = [
+        f"  optimizer   {cut(dotted(optimizer.path))}: {cut(name)}{evidence}, "
+        f"{count_text(result.parameters, 'parameter')}{groups}, state of {len(optimizer.state)}"
     ]
-    if one.model is not None:
-        made.append(f"  model       {cut(dotted(one.model))}")
-    made += [f"  wrong       {_said(fault)}" for fault in one.faults]
-    made += [f"  undecided   {_said(fault)}" for fault in one.undecided]
-    return made
+    if result.model is not None:
+        lines.append(f"  model       {cut(dotted(result.model))}")
+    lines += [f"  wrong       {_fault_text(fault)}" for fault in result.faults]
+    lines += [f"  undecided   {_fault_text(fault)}" for fault in result.undecided]
+    return lines
 
 
-def _said(fault: Fault) -> str:
+def _fault_text(fault: Fault) -> str:
     return cut(f"{fault.parameter}: {fault.message}" if fault.parameter else fault.message)
 
 
-def _json(one: OptimizerFit) -> dict[str, object]:
+def _as_dict(result: OptimizerFit) -> dict[str, object]:
     return {
-        "path": list(one.optimizer.path),
-        "class": one.optimizer.class_path,
-        "evidence": one.optimizer.evidence,
-        "model": list(one.model) if one.model is not None else None,
-        "parameters": one.parameters,
-        "names": one.names,
-        "states": len(one.optimizer.state),
-        "verdict": one.verdict,
-        **one.told(),
+        "path": list(result.optimizer.path),
+        "class": result.optimizer.class_path,
+        "evidence": result.optimizer.evidence,
+        "model": list(result.model) if result.model is not None else None,
+        "parameters": result.parameters,
+        "names": result.names,
+        "states": len(result.optimizer.state),
+        "verdict": result.verdict,
+        **result.told(),
     }

@@ -1,5 +1,8 @@
-"""Child processes for proofs: one server that has imported torch, and for each job a new process
-of its own. This process never imports torch."""
+"""Child processes for proofs.
+
+One server imports torch; each job runs in a new process of its own. This process never imports
+torch.
+"""
 
 from __future__ import annotations
 
@@ -8,24 +11,33 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 from ptinspect.errors import PtInspectError, UnsupportedError
 
 TIMEOUT = 600.0
-"""Seconds that a job may take, unless the user says otherwise."""
+"""Default for the seconds that a job may take."""
 
 SERVER = ("-m", "ptinspect.proofs.worker")
-"""What the server is started with."""
+"""Arguments that start the server."""
 
-TAIL = 1 << 16
-"""Bytes of what a job printed that are looked at: its last ones."""
+LOG_TAIL = 1 << 16
+"""Bytes at the end of a job's log that are searched for the reason of a failure."""
 
 
-class Progress(NamedTuple):
-    """What a proof is doing. text: in words. step, total, loss: of the training that runs, once it
-    has made a step."""
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """State of a proof, for a progress bar.
+
+    Attributes:
+        text: description of the current job.
+        step: steps that the current training has finished.
+        total: steps of the current training; 0 before its first step.
+        loss: loss of the last step.
+    """
 
     text: str
     step: int = 0
@@ -37,17 +49,21 @@ Watch = Callable[[Progress], None]
 
 
 class Workers:
-    """A context manager. timeout: seconds per job. watch: is told how far a job is. Its folder, for
-    files between jobs, is removed at the end."""
+    """Runs jobs in child processes, one at a time. Use it as a context manager.
+
+    Args:
+        timeout: seconds that a job may take.
+        watch: called with the progress of the current job.
+    """
 
     def __init__(self, timeout: float = TIMEOUT, watch: Watch | None = None) -> None:
         self.timeout = timeout
         self.watch = watch
-        self._text = ""
+        self.jobs = 0
+        self._description = ""
         self._server: subprocess.Popen[str] | None = None
         self._folder = tempfile.TemporaryDirectory(prefix="ptinspect-")
-        self._numbers = 0
-        self.jobs = 0
+        self._file_count = 0
 
     def __enter__(self) -> Workers:
         return self
@@ -56,12 +72,12 @@ class Workers:
         self.close()
 
     def close(self) -> None:
-        """Ends the server and removes the folder."""
+        """Stop the server and delete the folder with the jobs' files."""
         server, self._server = self._server, None
         if server is not None:
             if server.stdin is not None:
                 server.stdin.close()
-            server.terminate()  # it takes a running job along
+            server.terminate()  # the server ends its running job first
             try:
                 server.wait(timeout=10)
             except subprocess.TimeoutExpired:
@@ -71,57 +87,61 @@ class Workers:
                 server.stdout.close()
         self._folder.cleanup()
 
-    def say(self, text: str) -> None:
-        """What the next jobs are for."""
-        self._text = text
+    def announce(self, description: str) -> None:
+        """Set the description of the following jobs and report it as progress."""
+        self._description = description
         if self.watch is not None:
-            self.watch(Progress(text))
+            self.watch(Progress(description))
 
-    def file(self, ending: str) -> str:
-        """A new name in the folder."""
-        self._numbers += 1
-        return os.path.join(self._folder.name, f"{self._numbers}{ending}")
+    def new_path(self, suffix: str) -> str:
+        """Return a new path in the folder that `close` deletes."""
+        self._file_count += 1
+        return os.path.join(self._folder.name, f"{self._file_count}{suffix}")
 
     def run(self, job: dict[str, Any]) -> dict[str, Any]:
-        """The answer of a job. UnsupportedError where torch is missing; PtInspectError where the
-        process crashed, took too long, or says that it cannot."""
-        answer, log = self.file(".json"), self.file(".log")
-        done = self._ask(
+        """Run a job in a new process and return its answer.
+
+        Raises:
+            UnsupportedError: torch is not installed.
+            PtInspectError: the process crashed, took too long or cannot do the job.
+        """
+        answer_path, log = self.new_path(".json"), self.new_path(".log")
+        outcome = self._request(
             {
                 "job": job,
-                "answer": answer,
+                "answer": answer_path,
                 "log": log,
                 "timeout": self.timeout,
-                "memory": memory(),
-                "progress": self.file(".step") if self.watch else None,
+                "memory": physical_memory(),
+                "progress": self.new_path(".step") if self.watch else None,
             }
         )
         self.jobs += 1
-        if done.get("ended") == "late":
+        if outcome.get("ended") == "timeout":
             raise PtInspectError(
-                f"the child process took more than {self.timeout:g} seconds, and was ended",
+                f"the child process took more than {self.timeout:g} seconds and was stopped",
                 hint="give --timeout SECONDS, or fewer --steps",
             )
-        if done.get("ended") == "log":
+        if outcome.get("ended") == "log":
             raise PtInspectError(
-                "the child process printed more than 64 MB, and was ended", hint=_hint(log)
+                "the child process printed more than 64 MB and was stopped", hint=_log_hint(log)
             )
-        if done["status"] != 0:
-            raise PtInspectError(_crash(done["status"], log), hint=_hint(log))
+        if outcome["status"] != 0:
+            raise PtInspectError(_failure_text(outcome["status"], log), hint=_log_hint(log))
         try:
-            with open(answer, encoding="utf-8") as file:
-                made: dict[str, Any] = json.load(file)
+            with open(answer_path, encoding="utf-8") as file:
+                answer: dict[str, Any] = json.load(file)
         except (OSError, ValueError):
             raise PtInspectError(
-                "the child process ended before it had an answer", hint=_hint(log)
+                "the child process ended without an answer", hint=_log_hint(log)
             ) from None
-        os.unlink(answer)
-        if "cannot" in made:
-            raise PtInspectError(made["cannot"], hint=made["hint"])
-        return made
+        os.unlink(answer_path)
+        if "cannot" in answer:
+            raise PtInspectError(answer["cannot"], hint=answer["hint"])
+        return answer
 
-    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
-        """What became of it. Until then it is told how far it is."""
+    def _request(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Send a request to the server, report progress, and return the job's outcome."""
         server = self._server or self._start()
         assert server.stdin is not None
         assert server.stdout is not None
@@ -129,32 +149,36 @@ class Workers:
             server.stdin.write(json.dumps(request) + "\n")
             server.stdin.flush()
         except BrokenPipeError:
-            raise self._ended(server) from None
+            raise self._server_error(server) from None
         for line in server.stdout:
-            made: dict[str, Any] = json.loads(line)
-            if "status" in made:
-                return made
+            message: dict[str, Any] = json.loads(line)
+            if "status" in message:
+                return message
             if self.watch is not None:
-                self.watch(Progress(self._text, made["step"], made["total"], made["loss"]))
-        raise self._ended(server)
+                step, total, loss = message["step"], message["total"], message["loss"]
+                self.watch(Progress(self._description, step, total, loss))
+        raise self._server_error(server)
 
-    def _ended(self, server: subprocess.Popen[str]) -> PtInspectError:
-        """Why there is no server any more."""
+    def _server_error(self, server: subprocess.Popen[str]) -> PtInspectError:
+        """Return the reason why the server has ended."""
         server.wait()
         self._server = None
-        text = _text(self._log)
+        text = _log_tail(self._server_log)
         if "No module named 'torch'" in text:
             return UnsupportedError("torch is not installed", hint="pip install torch")
-        return PtInspectError(f"the child process ended: {_last(text) or server.returncode}")
+        return PtInspectError(f"the child process ended: {_last_line(text) or server.returncode}")
 
     def _start(self) -> subprocess.Popen[str]:
-        self._log = self.file(".log")
+        self._server_log = self.new_path(".log")
+        package_folder = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+        python_path = [package_folder, *filter(None, [os.environ.get("PYTHONPATH")])]
         env = {
             **os.environ, "CUBLAS_WORKSPACE_CONFIG": ":4096:8", "PYTHONHASHSEED": "0",
-            "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # asking for CUDA does not begin it
-            "PYTHONPATH": os.pathsep.join([_root(), *filter(None, [os.environ.get("PYTHONPATH")])]),
+            # torch.cuda.is_available() then does not initialize CUDA, which would break forks.
+            "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
+            "PYTHONPATH": os.pathsep.join(python_path),
         }  # fmt: skip
-        with open(self._log, "w", encoding="utf-8") as log:
+        with open(self._server_log, "w", encoding="utf-8") as log:
             self._server = subprocess.Popen(
                 [sys.executable, *SERVER],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, env=env,
@@ -162,31 +186,41 @@ class Workers:
         return self._server
 
 
-def _root() -> str:
-    """Where the package lies, for a process that starts elsewhere."""
-    here = os.path.abspath(__file__)
-    return os.path.dirname(os.path.dirname(os.path.dirname(here)))
+@contextmanager
+def worker_pool(
+    workers: Workers | None, timeout: float, progress: Watch | None
+) -> Iterator[Workers]:
+    """Yield `workers` if there are any, else new ones that end with the block."""
+    if workers is None:
+        with Workers(timeout, progress) as new_workers:
+            yield new_workers
+        return
+    previous_watch, workers.watch = workers.watch, progress
+    try:
+        yield workers
+    finally:
+        workers.watch = previous_watch
 
 
-def memory() -> int | None:
-    """The machine's memory in bytes, which no job may exceed; None where that is not known."""
+def physical_memory() -> int | None:
+    """Return the machine's memory in bytes, the limit of each job; None if it is unknown."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
         return None
 
 
-def _text(log: str) -> str:
-    """The end of what was printed."""
+def _log_tail(log: str) -> str:
     try:
         with open(log, "rb") as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL))
+            file.seek(max(0, os.fstat(file.fileno()).st_size - LOG_TAIL))
             return file.read().decode("utf-8", "replace")
     except OSError:
         return ""
 
 
-def _crash(status: int, log: str) -> str:
+def _failure_text(status: int, log: str) -> str:
+    """Describe the end of a process with this status (negative: the signal that ended it)."""
     if status < 0:
         import signal
 
@@ -197,19 +231,19 @@ def _crash(status: int, log: str) -> str:
         if name == "SIGKILL":
             return "the child process was killed (SIGKILL), as systems do when memory runs out"
         return f"the child process crashed ({name})"
-    text = _text(log)
+    text = _log_tail(log)
     if "MemoryError" in text or "DefaultCPUAllocator: can't allocate" in text:
         return "the child process needed more memory than there is"
-    return f"the child process failed: {_last(text) or f'exit code {status}'}"
+    return f"the child process failed: {_last_line(text) or f'exit code {status}'}"
 
 
-def _hint(log: str) -> str | None:
+def _log_hint(log: str) -> str | None:
     from ptinspect.display.text.escape import cut
 
-    lines = [cut(line.rstrip()) for line in _text(log).strip().splitlines()[-6:]]
-    return "it said:\n    " + "\n    ".join(lines) if lines else None
+    lines = [cut(line.rstrip()) for line in _log_tail(log).strip().splitlines()[-6:]]
+    return "its last output:\n    " + "\n    ".join(lines) if lines else None
 
 
-def _last(text: str) -> str:
+def _last_line(text: str) -> str:
     lines = text.strip().splitlines()
     return lines[-1].strip()[:300] if lines else ""

@@ -1,41 +1,61 @@
-"""`check roundtrip`: is what `convert` writes the same model? Weights, outputs in both modes,
-gradients, and the weights after some steps of training, bit for bit."""
+"""`check roundtrip`: is each converted form the same model as the original, in numbers?
+
+Weights, outputs in both modes, gradients, and the weights after some steps of training are
+compared bit for bit.
+"""
 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any, NamedTuple
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from ptinspect.conversion import convert
 from ptinspect.display.text.escape import cut, safe
 from ptinspect.document import open as open_document
-from ptinspect.errors import PtInspectError, UnsafeError, UnsupportedError, add_error_path
-from ptinspect.proofs.options import Options, for_child, given, hired, with_options
-from ptinspect.proofs.processes import Workers
-from ptinspect.proofs.resume.plan import plan_of
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
+from ptinspect.document.walk import dotted
+from ptinspect.errors import PtInspectError, UnsupportedError, add_error_path
+from ptinspect.proofs.plan import DEFAULT_STEPS, TrainingOptions, make_plan
+from ptinspect.proofs.processes import TIMEOUT, Watch, Workers, worker_pool
+from ptinspect.report import Report
 
 FORMS = {"state_dict": ".pt", "checkpoint": ".pt", "safetensors": ".safetensors"}
-PARTS = ("weights", "eval", "train", "gradients", "losses", "trained")
-_SAID = {
-    "weights": "weights and buffers", "eval": "outputs in eval mode", "losses": "losses",
-    "train": "outputs in train mode", "gradients": "gradients", "trained": "weights after training",
+PARTS = {
+    "weights": "weights and buffers", "eval": "outputs in eval mode",
+    "train": "outputs in train mode", "gradients": "gradients", "losses": "losses",
+    "trained": "weights after training",
 }  # fmt: skip
 
 
-class Form(NamedTuple):
-    """One of the forms. differs: what is not the same, in the order of `PARTS`. error: why it could
-    not be written (tensors that safetensors cannot hold); None where it could."""
+@dataclass(frozen=True, slots=True)
+class Form:
+    """One converted form of the model.
+
+    Attributes:
+        name: a target of `convert`.
+        differs: the parts that are not the same, in the order of `PARTS`.
+        error: why the form could not be written, such as tensors that safetensors cannot hold.
+    """
 
     name: str
     differs: list[str]
     error: str | None = None
 
 
-class RoundtripReport(NamedTuple):
-    """path: the file. forms: what came of each. notes: what a reader should know."""
+@dataclass(frozen=True, slots=True)
+class RoundtripReport(Report):
+    """The answer of `check roundtrip`.
+
+    Attributes:
+        path: the file.
+        forms: one result per form.
+        steps: steps of training.
+        optimizer: class of torch.optim that trained.
+        device: where it was trained.
+        loss: the loss.
+        notes: what a reader should know.
+    """
 
     path: str
     forms: list[Form]
@@ -46,37 +66,44 @@ class RoundtripReport(NamedTuple):
     notes: list[str]
 
     @property
-    def code(self) -> int:
-        """0: all forms are the same model. 1: one is not. 2: one could not be written."""
+    def ok(self) -> bool:
+        """True if every form is the same model."""
+        return self.exit_code == 0
+
+    @property
+    def exit_code(self) -> int:
+        """0 if every form is the same model, 1 if one differs, 2 if one could not be written."""
         if any(form.differs for form in self.forms):
             return 1
         return 2 if any(form.error for form in self.forms) else 0
 
     def text(self) -> str:
-        """For people, ending in a newline."""
-        said = {0: "every form is the same model", 1: "not every form is the same model"}
-        lines = [f"{safe(self.path)}: {said.get(self.code, 'not every form could be written')}", ""]
-        for form in self.forms:
-            same = "the same, bit for bit"
-            found = f"differs in {', '.join(form.differs)}" if form.differs else form.error or same
-            lines.append(f"  {form.name.ljust(11)}   {cut(found)}")
-        compared = ", ".join(_SAID[part] for part in PARTS)
-        lines.append(f"  {'compared'.ljust(11)}   {compared}")
-        lines.append(
-            f"  {'trained'.ljust(11)}   {self.steps} steps with {self.optimizer}, on {self.device}"
-        )
-        lines.append(f"  {'loss'.ljust(11)}   {cut(self.loss)}")
-        lines += [f"  {'note'.ljust(11)}   {cut(note)}" for note in self.notes]
-        return "\n".join(lines) + "\n"
+        """Return the report as text that ends in a newline."""
+        verdict = (
+            "each converted form is the same model as the original, in numbers",
+            "not every converted form is the same model as the original",
+            "not every form could be written",
+        )[self.exit_code]
+        rows = [
+            (form.name, _form_text(form)) for form in self.forms
+        ]
+        rows += [
+            ("compared", ", ".join(PARTS.values())),
+            ("trained", f"{self.steps} steps with {self.optimizer}, on {self.device}"),
+            ("loss", self.loss),
+            *(("note", note) for note in self.notes),
+        ]
+        lines = [f"  {label.ljust(11)}   {cut(text)}" for label, text in rows]
+        return "\n".join([f"{safe(self.path)}: {verdict}", "", *lines]) + "\n"
 
-    def json(self) -> dict[str, object]:
-        """For programs."""
+    def as_dict(self) -> dict[str, object]:
+        """Return the report as a dict that can be written as JSON."""
         return {
             "schema": 1,
             "check": "roundtrip",
             "path": self.path,
-            "verdict": {0: "same", 1: "differs", 2: "not-written"}[self.code],
-            "forms": [form._asdict() for form in self.forms],
+            "verdict": ("same", "differs", "not-written")[self.exit_code],
+            "forms": [asdict(form) for form in self.forms],
             "steps": self.steps,
             "optimizer": self.optimizer,
             "device": self.device,
@@ -85,74 +112,125 @@ class RoundtripReport(NamedTuple):
         }
 
 
-@with_options
-def check_roundtrip(path: str, **options: Unpack[Options]) -> RoundtripReport:
-    """The proof; see the module, and `Options`. A file whose class is missing is loaded through a
-    stub. UnsafeError where it may not be loaded; PtInspectError where the proof cannot be run (a
-    stub does not know `forward`)."""
+def _form_text(form: Form) -> str:
+    if form.differs:
+        return f"differs in {', '.join(form.differs)}"
+    return form.error or "the same, bit for bit"
+
+
+def check_roundtrip(
+    path: str,
+    *,
+    model: str | None = None,
+    data: str | None = None,
+    loss: str = "MSELoss",
+    optimizer_class: str | None = None,
+    entry: str | None = None,
+    steps: int = DEFAULT_STEPS,
+    device: str = "auto",
+    seed: int = 0,
+    allow_tf32: bool = False,
+    trust: bool = False,
+    timeout: float = TIMEOUT,
+    progress: Watch | None = None,
+    workers: Workers | None = None,
+) -> RoundtripReport:
+    """Convert a model to each form and compare what it computes with the original.
+
+    A file whose class is missing is loaded through a stub. torch runs in child processes.
+
+    Args:
+        path: a full model, or a file with weights and `model`.
+        model: the model's class, or a function that returns the model, as `FILE.py:NAME`.
+        data: a function that returns batches, as `FILE.py:NAME`.
+        loss: a loss of torch.nn.
+        optimizer_class: a class of torch.optim, if the file does not record it.
+        entry: path of the weights in the file.
+        steps: steps of training.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        seed: seed of the random number generators.
+        allow_tf32: let CUDA calculate in TF32.
+        trust: load the file even if it has names that are not on the allowlist.
+        timeout: seconds that one child process may take.
+        progress: called with the progress of the proof.
+        workers: child processes to use, instead of new ones.
+
+    Raises:
+        UnsafeError: the file must not be loaded.
+        PtInspectError: the proof cannot be run, for example because a stub lacks `forward`.
+    """
     with add_error_path(path):
-        made = given(options)
-        stub = False
-        try:
-            plan = plan_of(path, model=made["model"], entry=made["entry"], trust=made["trust"])
-        except UnsafeError as error:
-            if "dangerous" in error.message or made["model"] is not None:
-                raise
-            plan, stub = plan_of(path, model=None, entry=made["entry"], trust=True), True
+        options = TrainingOptions(
+            model, data, loss, optimizer_class, steps, device, seed, allow_tf32
+        )
+        # Without the user's class, a stub replaces the names that are not on the allowlist.
+        plan = make_plan(path, model=model, entry=entry, trust=trust or model is None)
+        stub = not trust and model is None and bool(plan["unlisted"])
         job = {
-            "kind": "roundtrip", "plan": plan, "options": for_child(made), "path": path,
+            "kind": "roundtrip", "plan": plan, "options": asdict(options), "path": path,
             "stub": stub,
         }  # fmt: skip
-        with hired(made) as workers:
-            return _run(path, job, made["entry"], workers)
+        with worker_pool(workers, timeout, progress) as pool:
+            return _compare_forms(path, job, entry, pool)
 
 
-def _run(path: str, job: dict[str, Any], entry: str | None, workers: Workers) -> RoundtripReport:
-    workers.say("running the original")
+def _compare_forms(
+    path: str, job: dict[str, Any], entry: str | None, workers: Workers
+) -> RoundtripReport:
+    workers.announce("running the original")
     original = workers.run({**job, "form": "original"})
-    job["options"]["device"] = original["device"]
+    options = job["options"]
+    options["device"] = original["device"]
     forms = []
-    for name, ending in FORMS.items():
-        workers.say(f"converting to {name}, and running that")
-        forms.append(_form(name, workers.file(ending), path, job, entry, original, workers))
-    notes = [original["told"]] if original["told"] else []
+    for name, suffix in FORMS.items():
+        workers.announce(f"converting to {name} and running it")
+        forms.append(_compare_form(name, workers.new_path(suffix), job, entry, original, workers))
+    notes = [original["batches_note"]] if original["batches_note"] else []
     if job["stub"]:
-        notes.append(f"the class {original['class']} is missing: a stub stands for it")
-    steps = job["options"]["steps"]
-    optimizer, device, loss = (original[name] for name in ("optimizer", "device", "loss"))
-    return RoundtripReport(path, forms, steps, optimizer, device, loss, notes)
+        notes.append(f"the class {original['class']} is missing; a stub was used in its place")
+    return RoundtripReport(
+        path,
+        forms,
+        options["steps"],
+        original["optimizer"],
+        original["device"],
+        original["loss"],
+        notes,
+    )
 
 
-def _form(
+def _compare_form(
     name: str,
-    target: str,
-    path: str,
+    converted: str,
     job: dict[str, Any],
     entry: str | None,
     original: dict[str, Any],
     workers: Workers,
 ) -> Form:
+    path = job["path"]
     try:
-        convert(path, target, to=name, entry=_entry(path, job, entry, name))
+        entry = _entry_to_convert(path, job["plan"]["model_path"], entry, name)
+        convert(path, converted, to=name, entry=entry)
     except UnsupportedError as error:
         return Form(name, [], error.message)
     try:
-        made = workers.run({**job, "form": name, "converted": target})
+        answer = workers.run({**job, "form": name, "converted": converted})
     except PtInspectError as error:
         return Form(name, [f"loading: {error.message}"])
     finally:
-        if os.path.exists(target):
-            os.unlink(target)
-    return Form(name, [_SAID[part] for part in PARTS if made[part] != original[part]])
+        with suppress(FileNotFoundError):
+            os.unlink(converted)
+    return Form(name, [text for part, text in PARTS.items() if answer[part] != original[part]])
 
 
-def _entry(path: str, job: dict[str, Any], entry: str | None, name: str) -> str | None:
-    """The part that holds the model, where it is not the whole file."""
-    from ptinspect.document.walk import dotted
-
-    if entry is not None or not job["plan"]["model_path"]:
+def _entry_to_convert(
+    path: str, model_path: list[Any], entry: str | None, form: str
+) -> str | None:
+    """Return the entry that holds the model, or None to convert the whole file."""
+    if entry is not None or not model_path:
         return entry
-    with open_document(path) as document:
-        if name == "checkpoint" and document.optimizers:
-            return None
-    return dotted(tuple(job["plan"]["model_path"]))
+    if form == "checkpoint":
+        with open_document(path) as document:
+            if document.optimizers:
+                return None
+    return dotted(tuple(model_path))

@@ -1,58 +1,82 @@
-"""`stub --check`: the file is loaded with its stub, in a process that never saw the classes."""
+"""`stub --check`: load the file with its stub, in a process that never saw the classes."""
 
 from __future__ import annotations
 
 import json
 import os
-from typing import Any, NamedTuple
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass, field
+from typing import Any
 
 from ptinspect.errors import PtInspectError, UnsafeError, UnsupportedError, add_error_path
+from ptinspect.report import Report
 
 TIMEOUT = 600.0
 _START = (
     "import sys; sys.path.insert(0, sys.argv.pop(1)); import load_with_stub; load_with_stub.main()"
 )
-_SAID = {
+_LABELS = {
     "import": "import of the stub", "load": "torch.load, weights_only=False",
     "weights_only": "torch.load, weights_only=True", "build": "build()", "print": "print",
     "strict": "strict load of the state_dict",
 }  # fmt: skip
+_LOADERS = {"pickle": "pickle.load", "safetensors": "safetensors.torch.load_file"}
 
 
-_WAYS = {"pickle": "pickle.load", "safetensors": "safetensors.torch.load_file"}
+@dataclass(frozen=True, slots=True)
+class StubReport(Report):
+    """The answer of `stub --check`.
 
-
-class StubReport(NamedTuple):
-    """tried: each thing, and None or why it failed. refused: what keeps weights_only from it.
-    unable: what torch itself fails in with what it loads, and why. way: what loads it."""
+    Attributes:
+        path: the file.
+        results: per step of the check None, or why it failed.
+        blockers: why torch.load cannot load the file with weights_only.
+        torch_failures: steps that torch itself fails at with the loaded model, and why.
+        loader: the function that loads the file, if it is not torch.load.
+    """
 
     path: str
-    tried: dict[str, str | None]
-    refused: list[str]
-    unable: dict[str, str] | None = None
-    way: str | None = None
+    results: dict[str, str | None]
+    blockers: list[str]
+    torch_failures: dict[str, str] = field(default_factory=dict)
+    loader: str | None = None
 
     @property
-    def code(self) -> int:
-        """0: all of it works. 1: something differs."""
-        return 1 if any(self.tried.values()) else 0
+    def ok(self) -> bool:
+        """True if every step works."""
+        return not any(self.results.values())
 
     def text(self) -> str:
-        """For people, ending in a newline."""
+        """Return the report as text that ends in a newline."""
         from ptinspect.display.text.escape import cut, safe
 
-        verdict = "the stub does not fit the file" if self.code else "the stub fits the file"
-        lines = [f"{safe(self.path)}: {verdict}"]
-        for what, failed in self.tried.items():
-            name = self.way if what == "load" and self.way else _SAID[what]
-            lines.append(f"  {name.ljust(31)}   {cut(failed) if failed else 'works'}")
-        for what, why in (self.unable or {}).items():
-            said = f"not possible: torch fails on what it loads, {why}"
-            lines.append(f"  {_SAID[what].ljust(31)}   {cut(said)}")
-        for why in self.refused:
-            said = f"not possible: {why}"
-            lines.append(f"  {_SAID['weights_only'].ljust(31)}   {cut(said)}")
-        return "\n".join(lines) + "\n"
+        rows = [
+            (self.loader if step == "load" and self.loader else _LABELS[step], error or "works")
+            for step, error in self.results.items()
+        ]
+        rows += [
+            (_LABELS[step], f"not possible: torch fails with the loaded model, {error}")
+            for step, error in self.torch_failures.items()
+        ]
+        rows += [(_LABELS["weights_only"], f"not possible: {reason}") for reason in self.blockers]
+        verdict = "the stub fits the file" if self.ok else "the stub does not fit the file"
+        lines = [f"  {label.ljust(31)}   {cut(text)}" for label, text in rows]
+        return "\n".join([f"{safe(self.path)}: {verdict}", *lines]) + "\n"
+
+    def as_dict(self) -> dict[str, object]:
+        """Return the report as a dict that can be written as JSON."""
+        return {
+            "schema": 1,
+            "check": "stub",
+            "path": self.path,
+            "verdict": "fits" if self.ok else "differs",
+            "results": self.results,
+            "blockers": self.blockers,
+            "torch_failures": self.torch_failures,
+            "loader": self.loader,
+        }
 
 
 def check_stub(
@@ -64,73 +88,95 @@ def check_stub(
     guess_forward: bool = False,
     timeout: float = TIMEOUT,
 ) -> StubReport:
-    """Tries the stub (as a package, if asked). UnsafeError for what scan calls dangerous;
-    UnsupportedError for what needs no stub to be loaded, and where torch is missing.
+    """Load a file with its stub, then print the model and load its state_dict strictly.
 
-    What torch.save did not write is loaded by what loads it: pickle.load, safetensors."""
-    import tempfile
+    A file that torch.save did not write is loaded with pickle.load or safetensors.
 
-    from ptinspect.display.module_nodes import module_tree
+    Args:
+        path: the file.
+        entry: path of the object that the stub is for.
+        package: check the stub that is a package.
+        recovered_source: use source code that the file carries.
+        guess_forward: write a forward that is a guess.
+        timeout: seconds that the child process may take.
+
+    Raises:
+        UnsafeError: scan calls the file dangerous or unreadable.
+        UnsupportedError: no single function loads the file, or torch is not installed.
+    """
     from ptinspect.document import open as open_document
     from ptinspect.safety.scan import scan
+
+    verdict = scan(path).verdict
+    if verdict not in ("clean", "unknown"):
+        raise UnsafeError(f"scan calls the file {verdict}", path=path, hint="it was not loaded")
+    with open_document(path) as document, add_error_path(path), tempfile.TemporaryDirectory() as folder:
+        file_format = document.archive.format
+        if not file_format.startswith(("torch-zip", "torch-legacy")) and file_format not in _LOADERS:
+            reason = " (its tensors are in several files)" if file_format.endswith("-index") else ""
+            raise UnsupportedError(f"no single function loads {file_format}{reason}")
+        job, files, blockers = _job(document, entry, package, recovered_source, guess_forward)
+        job |= {"path": os.path.abspath(path), "folder": folder}
+        for name, text in {**files, "job.json": json.dumps(job)}.items():
+            target = os.path.join(folder, *name.split("/"))
+            os.makedirs(os.path.dirname(target), exist_ok=True)
+            with open(target, "w", encoding="utf-8", newline="\n") as file:
+                file.write(text)
+        answer = _run(os.path.join(folder, "job.json"), folder, timeout)
+    return StubReport(
+        path,
+        answer["results"],
+        [] if file_format in _LOADERS else blockers,
+        answer["torch_failures"],
+        _LOADERS.get(file_format),
+    )
+
+
+def _job(
+    document: Any, entry: str | None, package: bool, recovered_source: bool, guess_forward: bool
+) -> tuple[dict[str, Any], dict[str, str], list[str]]:
+    """Return the job for the child process, the stub's files, and what blocks weights_only."""
+    from ptinspect.display.module_nodes import module_tree
     from ptinspect.stubs.build import Options, Work
     from ptinspect.stubs.infer.state_dict import path_of_state_dict
     from ptinspect.stubs.write.module import stub_source
     from ptinspect.stubs.write.package import package_files
 
-    report = scan(path)
-    if report.verdict not in ("clean", "unknown"):
-        raise UnsafeError(f"scan calls it {report.verdict}", path=path, hint="it is not loaded")
-    options = Options(entry, None, recovered_source, guess_forward)
-    with (
-        open_document(path) as document,
-        add_error_path(path),
-        tempfile.TemporaryDirectory() as folder,
-    ):
-        form = document.archive.format
-        if not form.startswith(("torch-zip", "torch-legacy")) and form not in _WAYS:
-            several = " (the tensors lie in several files)" if form.endswith("-index") else ""
-            raise UnsupportedError(f"no one function loads a {form}{several}: nothing to check")
-        work = Work(document, options)
+    work = Work(document, Options(entry, None, recovered_source, guess_forward))
+    if package:
+        files = {f"model_def/{name}": text for name, text in package_files(work).items()}
+    else:
         files = {"model_def.py": stub_source(work)}
-        if package:
-            files = {f"model_def/{name}": text for name, text in package_files(work).items()}
-        root = next((i for i in document.modules if i.module.call is work.root_call), None)
-        place = root.root if root is not None else path_of_state_dict(document, entry)
-        tree = "\n".join(module_tree(document, root.module)) if root is not None else None
-        job = {"path": os.path.abspath(path), "model_path": None if place is None else list(place),
-               "tree": tree, "refused": bool(work.safe.why), "folder": folder,
-               "whole": recovered_source, "form": form}  # fmt: skip
-        for name, text in {**files, "job.json": json.dumps(job)}.items():
-            at = os.path.join(folder, *name.split("/"))
-            os.makedirs(os.path.dirname(at), exist_ok=True)
-            with open(at, "w", encoding="utf-8", newline="\n") as file:
-                file.write(text)
-        said = _run(os.path.join(folder, "job.json"), folder, timeout)
-        why = [] if form in _WAYS else work.safe.why
-        return StubReport(path, said["tried"], why, said["unable"], _WAYS.get(form))
+    root = next((info for info in document.modules if info.module.call is work.root_call), None)
+    model_path = root.root if root is not None else path_of_state_dict(document, entry)
+    job = {
+        "model_path": None if model_path is None else list(model_path),
+        "tree": "\n".join(module_tree(document, root.module)) if root is not None else None,
+        "try_weights_only": not work.safe.why,
+        "recovered_source": recovered_source,
+        "format": document.archive.format,
+    }
+    return job, files, work.safe.why
 
 
 def _run(job: str, folder: str, timeout: float) -> dict[str, dict[str, Any]]:
-    """In a child process that takes nothing from this one's folder or PYTHONPATH."""
-    import subprocess
-    import sys
-
-    here = os.path.join(os.path.dirname(os.path.abspath(__file__)), "worker")
-    command = [sys.executable, "-I", "-B", "-c", _START, here, job]
+    """Run worker/load_with_stub.py in a process that ignores PYTHONPATH and this folder."""
+    worker = os.path.join(os.path.dirname(os.path.abspath(__file__)), "worker")
+    command = [sys.executable, "-I", "-B", "-c", _START, worker, job]
     try:
-        done = subprocess.run(
+        process = subprocess.run(
             command, capture_output=True, check=False, timeout=timeout, cwd=folder,
             encoding="utf-8", errors="replace", stdin=subprocess.DEVNULL,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         raise PtInspectError(f"the child process took more than {timeout:g} seconds") from None
-    if done.returncode != 0:
+    if process.returncode != 0:
         for package in ("torch", "safetensors"):
-            if f"No module named '{package}'" in done.stderr:
-                hint = f"pip install {package}"
-                raise UnsupportedError(f"{package} is not installed", hint=hint)
-        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+            if f"No module named '{package}'" in process.stderr:
+                raise UnsupportedError(
+                    f"{package} is not installed", hint=f"pip install {package}"
+                )
+        last = (process.stderr.strip().splitlines() or [f"exit code {process.returncode}"])[-1]
         raise PtInspectError(f"the child process failed: {last}")
-    made: dict[str, dict[str, Any]] = json.loads(done.stdout)
-    return made
+    answer: dict[str, dict[str, Any]] = json.loads(process.stdout)
+    return answer

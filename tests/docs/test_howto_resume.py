@@ -57,7 +57,7 @@ def test_python_is_asked_as_the_page_says() -> None:
 
 
 def test_each_cause_is_in_the_table() -> None:
-    source = (ROOT / "ptinspect" / "proofs" / "causes.py").read_text("utf-8")
+    source = (ROOT / "ptinspect" / "proofs" / "resume" / "causes.py").read_text("utf-8")
     named = {
         *re.findall(r'Cause\(\s*"([\w-]+)"', source),
         "rng-shuffling",

@@ -3,6 +3,7 @@ by hand."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ def test_both_ways_are_run_and_measured(tmp_path: Path, workers: Workers, always
     for crossing in report.crossings:
         assert (crossing.loaded, crossing.first, crossing.losses, crossing.why) == ([], 0, 0, None)
         assert {dtype for dtype, _, _ in crossing.tensors} == {"float32", "int64"}
-    assert (report.code, report.processes) == (0, 7)
+    assert (report.exit_code, report.processes) == (0, 7)
     assert "cpu → cpu   the same bits after loading; losses within 0 ULPs" in report.text()
 
 
@@ -48,7 +49,7 @@ def test_what_a_single_device_lacks_is_mended_first(
     report = crossed(workers, training.save(training.parts()))
     assert [cause.kind for cause in report.causes] == ["rng-shuffling"]
     assert [(crossing.loaded, crossing.losses) for crossing in report.crossings] == [([], 0)] * 2
-    assert report.code == 1
+    assert report.exit_code == 1
 
 
 @pytest.mark.slow
@@ -79,12 +80,12 @@ def test_a_step_that_fails_elsewhere_is_told(
     assert [str(crossing.why) for crossing in report.crossings] == [
         "a step fails: AssertionError: not here"
     ] * 2
-    assert report.code == 0  # it was not asked to run there
+    assert report.exit_code == 0  # it was not asked to run there
     assert "the rest is not compared" in report.text()
 
 
 def made(**more: Any) -> Crossing:
-    return Crossing("cuda:0", "cpu", [])._replace(**more)
+    return replace(Crossing("cuda:0", "cpu", []), **more)
 
 
 def test_the_verdict_of_a_crossing() -> None:
@@ -116,9 +117,9 @@ def test_the_words_of_a_crossing() -> None:
     assert made(loaded=["weights a", "weights b"]).text() == (
         "not the same after loading: weights a, and 1 more"
     )
-    assert made(loaded=None, why="x").json()["verdict"] == "not-compared"
-    assert made(loaded=["a"]).json()["verdict"] == "differs"
-    assert near.json()["tensors"] == [
+    assert made(loaded=None, why="x").as_dict()["verdict"] == "not-compared"
+    assert made(loaded=["a"]).as_dict()["verdict"] == "differs"
+    assert near.as_dict()["tensors"] == [
         {"name": "weights fc", "dtype": "float32", "ulps": 2.0, "tolerance": 16}
     ]
 
@@ -171,7 +172,7 @@ def test_cuda_to_cpu_and_back_within_the_tolerance(
 ) -> None:
     training = Training(tmp_path, **SGD)
     report = crossed(workers, training.save(training.parts()), device=device)
-    assert (report.verdict, report.code) == ("same", 0), report.text()
+    assert (report.verdict, report.exit_code) == ("same", 0), report.text()
     assert [crossing.label for crossing in report.crossings] == [
         f"{device} → cpu",
         f"cpu → {device}",
@@ -190,7 +191,7 @@ def test_dropout_on_cuda_with_the_states_of_its_generators(
     states = {**training.rng(), "cuda_rng_state": torch.cuda.get_rng_state_all()}
     given = training.save({**training.parts(), **states})
     report = crossed(workers, dict(given), device="cuda")
-    assert (report.verdict, report.code) == ("same", 0), report.text()
+    assert (report.verdict, report.exit_code) == ("same", 0), report.text()
     assert all("each device draws its own" in str(one.why) for one in report.crossings)
     one = {**training.parts(), **training.rng(), "cuda_rng_state": torch.cuda.get_rng_state()}
     torch.save(one, given["path"])
@@ -212,7 +213,7 @@ def test_dropout_on_cuda_without_them_is_named(tmp_path: Path, workers: Workers)
 def test_mixed_precision_on_cuda(kind: str, tmp_path: Path, workers: Workers) -> None:
     training = Training(tmp_path, **SGD, **{kind: True})
     report = crossed(workers, training.save(training.parts()), device="cuda")
-    assert (report.verdict, report.code) == ("same", 0), report.text()
+    assert (report.verdict, report.exit_code) == ("same", 0), report.text()
     unit = "bfloat16" if kind == "amp" else None
     assert {crossing.unit for crossing in report.crossings} == {unit}
 
@@ -245,4 +246,4 @@ def test_a_round_trip_on_cuda(tmp_path: Path, workers: Workers) -> None:
     training = Training(tmp_path)
     given = training.save(training.parts())
     report = check_roundtrip(given.pop("path"), **given, workers=workers, device="cuda")
-    assert (report.code, report.device) == (0, "cuda"), report.text()
+    assert (report.exit_code, report.device) == (0, "cuda"), report.text()

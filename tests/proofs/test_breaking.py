@@ -43,7 +43,7 @@ def test_the_end_of_a_child_is_said_as_what_it_is(
     code: str, said: str, tmp_path: Path, workers: Workers
 ) -> None:
     assert said in fails(workers, net(tmp_path, code)).message
-    assert run(workers, net(tmp_path)).code == 0  # and the next one runs
+    assert run(workers, net(tmp_path)).exit_code == 0  # and the next one runs
 
 
 @pytest.mark.slow
@@ -59,7 +59,7 @@ for number in range(3, 64):
     except OSError:
         pass
 """
-    assert run(workers, net(tmp_path, noise)).code == 0
+    assert run(workers, net(tmp_path, noise)).exit_code == 0
 
 
 @pytest.mark.slow
@@ -196,7 +196,7 @@ def test_names_that_nobody_vouches_for_need_trust(tmp_path: Path, workers: Worke
     assert "nobody vouches for tests.proofs.test_breaking.Unknown" in error.message
     assert "--trust" in str(error.hint)
     assert workers.jobs == before
-    assert run(workers, given, trust=True).code == 0
+    assert run(workers, given, trust=True).exit_code == 0
 
 
 @pytest.mark.slow
@@ -226,4 +226,4 @@ def test_an_optimizer_that_torch_does_not_have(tmp_path: Path, workers: Workers)
 @pytest.mark.parametrize("epoch", [-1, 2.5, 10**12, float("nan"), True])
 def test_odd_epochs(epoch: Any, tmp_path: Path, workers: Workers) -> None:
     training = Training(tmp_path)
-    assert run(workers, training.save({**training.parts(), "epoch": epoch})).code == 0
+    assert run(workers, training.save({**training.parts(), "epoch": epoch})).exit_code == 0

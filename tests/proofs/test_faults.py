@@ -31,9 +31,9 @@ def faulty(
             check_optimizer(path)
     else:
         found = check_optimizer(path)
-        assert found.code == alone, found.text()
+        assert found.exit_code == alone, found.text()
     report = check_resume(path, **given, **more, steps=3, workers=workers)
-    assert (report.verdict, report.code) == ("differs", 1), report.text()
+    assert (report.verdict, report.exit_code) == ("differs", 1), report.text()
     assert report.first is not None
     return report
 
@@ -335,7 +335,7 @@ def test_what_is_not_deterministic_is_told_apart(tmp_path: Path, workers: Worker
     training = Training(tmp_path, net=noisy)
     given = training.save(training.parts())
     report = check_resume(given.pop("path"), **given, steps=3, workers=workers)
-    assert (report.verdict, report.code) == ("not-deterministic", 1)
+    assert (report.verdict, report.exit_code) == ("not-deterministic", 1)
     assert kinds(report) == ["non-determinism"]
 
 

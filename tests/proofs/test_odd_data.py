@@ -88,7 +88,7 @@ def test_batches_of_other_forms(name: str, tmp_path: Path, workers: Workers) -> 
     given = training.save(training.parts(), code)
     (tmp_path / "batches.py").write_text(DATA + MORE.replace("LINE", line))
     report = run(workers, given)
-    assert report.code == 0, report.text()
+    assert report.exit_code == 0, report.text()
     assert len(set(report.losses[0])) > 1
     alone = name in ("dicts", "a class of their own", "inputs alone")
     told = "the mean square of the outputs" if alone else "MSELoss"
@@ -151,7 +151,7 @@ def batches(epoch):
     training = Training(tmp_path)
     given = training.save(training.parts())
     (tmp_path / "batches.py").write_text(DATA + MORE.replace("LINE", "pass") + code)
-    assert run(workers, given, steps=4).code == 0
+    assert run(workers, given, steps=4).exit_code == 0
 
 
 def test_batches_that_cannot_be_pickled(tmp_path: Path, workers: Workers) -> None:
@@ -161,7 +161,7 @@ def test_batches_that_cannot_be_pickled(tmp_path: Path, workers: Workers) -> Non
     code = NET.replace("def forward(self, x)", "def forward(self, x, f)")
     given = training.save(training.parts(), code)
     (tmp_path / "batches.py").write_text(DATA + MORE.replace("LINE", line))
-    assert run(workers, given).code == 0
+    assert run(workers, given).exit_code == 0
 
 
 def test_a_loss_of_zero_in_an_object(tmp_path: Path, workers: Workers) -> None:
@@ -204,7 +204,7 @@ def test_what_is_taken_of_a_long_epoch_is_told(
     told = "an epoch has 40 batches: the first 32 of each are taken; --steps 40 takes all of them"
     assert (told in report.notes) is (steps == 3)
     assert (told in report.text()) is (steps == 3)
-    made: Any = report.json()["training"]
+    made: Any = report.as_dict()["training"]
     assert (made["length"], made["taken"]) == (40, 32 if steps == 3 else None)
 
 
@@ -215,7 +215,7 @@ def test_data_that_do_not_tell_their_length(tmp_path: Path, workers: Workers) ->
     (tmp_path / "batches.py").write_text(DATA + MORE.replace("LINE", line))
     report = run(workers, dict(given), steps=5)
     assert any("the first 5 of each are taken; --steps N takes more" in n for n in report.notes)
-    made: Any = report.json()["training"]
+    made: Any = report.as_dict()["training"]
     assert (made["length"], made["taken"]) == (None, 5)
     line = "for at in range(3):\n        yield rows()[at % 3]"
     (tmp_path / "batches.py").write_text(DATA + MORE.replace("LINE", line))

@@ -29,14 +29,14 @@ def test_the_seeds_files(path: Path, tmp_path: Path, workers: Workers) -> None:
     assert [(form.name, form.differs, form.error) for form in report.forms] == [
         (name, [], None) for name in FORMS
     ]
-    assert (report.code, report.optimizer) == (0, "SGD")
+    assert (report.exit_code, report.optimizer) == (0, "SGD")
     assert "  loss          MSELoss\n" in report.text()
 
 
 @pytest.mark.slow
 def test_a_class_of_the_fixtures_that_is_missing(workers: Workers) -> None:
     report = check_roundtrip(str(FIXTURES / "modules/sequential.pt"), workers=workers)
-    assert report.code == 0, report.text()
+    assert report.exit_code == 0, report.text()
     assert "the class MySequential is missing: a stub stands for it" in report.notes
 
 
@@ -51,7 +51,7 @@ def test_a_class_that_is_missing_and_inherits_its_forward(
     monkeypatch.setattr("__main__.Stacked", Stacked, raising=False)
     torch.save(Stacked(torch.nn.Linear(3, 2), torch.nn.ReLU()), tmp_path / "stacked.pt")
     report = check_roundtrip(str(tmp_path / "stacked.pt"), workers=workers)
-    assert report.code == 0, report.text()
+    assert report.exit_code == 0, report.text()
     assert "the class Stacked is missing: a stub stands for it" in report.notes
 
 
@@ -67,7 +67,7 @@ def test_the_optimizer_of_a_checkpoint(tmp_path: Path, workers: Workers) -> None
     training = Training(tmp_path)
     given = training.save(training.parts())
     report = check_roundtrip(given.pop("path"), **given, workers=workers)
-    assert (report.code, report.optimizer) == (0, "Adam"), report.text()
+    assert (report.exit_code, report.optimizer) == (0, "Adam"), report.text()
 
 
 @pytest.mark.slow
@@ -76,7 +76,7 @@ def test_tied_weights(tmp_path: Path, workers: Workers) -> None:
     training = Training(tmp_path, net=tied)
     given = training.save(training.model.state_dict())
     report = check_roundtrip(given.pop("path"), **given, workers=workers)
-    assert report.code == 0, report.text()
+    assert report.exit_code == 0, report.text()
 
 
 @pytest.mark.slow
@@ -93,7 +93,7 @@ def test_a_conversion_that_changed_the_weights_is_found(
     monkeypatch.setattr(roundtrip, "convert", wrong)
     files = seed_files(tmp_path)
     report = check_roundtrip(str(STATE_DICT), **files, workers=workers)
-    assert report.code == 1
+    assert report.exit_code == 1
     assert report.forms[0].differs[:2] == ["weights and buffers", "outputs in eval mode"]
 
 

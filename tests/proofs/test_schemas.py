@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import pytest
 from ptinspect.display.text.values import json_value
 from ptinspect.document.optim import matching
 from ptinspect.proofs import optimizer
-from ptinspect.proofs.resume import causes, cross_device, proof
+from ptinspect.proofs.resume import causes, cross_device, proof, report as resume_report
 from ptinspect.proofs.resume.causes import Cause
 from ptinspect.proofs.resume.cross_device import Crossing
 from ptinspect.proofs.resume.proof import Difference, ResumeReport
@@ -54,7 +55,7 @@ def test_every_optimizer_of_the_fixtures() -> None:
             report = optimizer.check_optimizer(str(path))
         except PtInspectError:
             continue
-        seen.add(valid("optimizer", report.json())["verdict"])
+        seen.add(valid("optimizer", report.as_dict())["verdict"])
     assert seen == {"fits", "differs"}
 
 
@@ -69,21 +70,21 @@ def report(**more: Any) -> ResumeReport:
     made = ResumeReport(
         "x.pt", "same", None, [], [], FACTS, ([1.0, float("nan")], [1.0, float("inf")]), 1, 2, []
     )
-    return made._replace(**more)
+    return replace(made, **more)
 
 
 def test_what_resume_may_answer() -> None:
-    assert valid("resume", report().json())["losses"]["uninterrupted"] == [1.0, "nan"]
+    assert valid("resume", report().as_dict())["losses"]["uninterrupted"] == [1.0, "nan"]
     cause = Cause("rng", ("rng-torch",), "a message")
     more = report(verdict="differs", first=Difference(1, "the loss"), causes=[cause], notes=["x"])
-    assert valid("resume", more.json())["causes"][0]["mended"] == ["rng-torch"]
+    assert valid("resume", more.as_dict())["causes"][0]["mended"] == ["rng-torch"]
     tensors = (("float32", float("inf"), "weights a"),)
     for crossing in (
         Crossing("cuda", "cpu", [], None, 1.0, 2.0, "float32", tensors),
         Crossing("cuda", "cpu", None, "it cannot be run"),
         Crossing("cpu", "cuda", ["weights a"], None, 1.0, 2.0, "bfloat16", (), "bfloat16"),
     ):
-        made = valid("resume", report(crossings=[crossing]).json())
+        made = valid("resume", report(crossings=[crossing]).as_dict())
         assert made["crossings"][0]["saved_on"] == crossing.saved
 
 
@@ -91,7 +92,7 @@ def test_what_a_round_trip_may_answer() -> None:
     forms = [Form("state_dict", []), Form("checkpoint", ["weights"]), Form("safetensors", [], "no")]
     assert [form.name for form in forms] == list(FORMS)
     made = RoundtripReport("x.pt", forms, 4, "SGD", "cpu", "MSELoss", ["made up"])
-    assert valid("roundtrip", made.json())["verdict"] == "differs"
+    assert valid("roundtrip", made.as_dict())["verdict"] == "differs"
     assert PARTS[0] == "weights"
 
 

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 
 def sound(workers: Workers, given: dict[str, Any], **more: Any) -> ResumeReport:
     report = run(workers, given, **more)
-    assert (report.verdict, report.code) == ("same", 0), report.text()
+    assert (report.verdict, report.exit_code) == ("same", 0), report.text()
     return report
 
 
@@ -83,14 +83,14 @@ def test_the_state_of_the_loaders_own_generator(
     made = {**training.parts(), **(training.rng() if others else {})}
     made["generator_state"] = training.batches.generator.get_state()
     report = sound(workers, training.save(made))
-    assert "data" in report.facts["rng_saved"]
+    assert "data" in report.training["rng_saved"]
 
 
 def test_a_generators_state_where_the_data_have_none(tmp_path: Path, workers: Workers) -> None:
     """It can be that of torch's own only."""
     training = Training(tmp_path, data=SHUFFLED)
     made = {**training.parts(), "generator": torch.get_rng_state()}
-    assert sound(workers, training.save(made)).facts["rng_saved"] == ["torch"]
+    assert sound(workers, training.save(made)).training["rng_saved"] == ["torch"]
 
 
 def test_numpys_state_as_a_dict(tmp_path: Path, workers: Workers) -> None:
@@ -108,7 +108,7 @@ class Drawn:
 """
     training = Training(tmp_path, data=drawn)
     made = {**training.parts(), "numpy": np.random.get_state(legacy=False)}
-    assert sound(workers, training.save(made)).facts["rng_saved"] == ["numpy"]
+    assert sound(workers, training.save(made)).training["rng_saved"] == ["numpy"]
 
 
 # --- groups, and schedulers of schedulers -------------------------------------------------
@@ -160,7 +160,7 @@ def make_scheduler(optimizer):
     scheduler = module(tmp_path / "make.py").make_scheduler
     training = Training(tmp_path, net=NET + make, scheduler=scheduler)
     report = sound(workers, training.save(training.parts()))
-    assert report.facts["scheduler"] == "ChainedScheduler"
+    assert report.training["scheduler"] == "ChainedScheduler"
 
 
 def test_a_scheduler_that_the_file_only_hints_at(tmp_path: Path, workers: Workers) -> None:
@@ -170,7 +170,7 @@ def test_a_scheduler_that_the_file_only_hints_at(tmp_path: Path, workers: Worker
     del made["scheduler"]
     given = training.save(made)
     alone = check_optimizer(given["path"])
-    assert (alone.code, len(alone.found[0].undecided)) == (0, 1), alone.text()
+    assert (alone.exit_code, len(alone.optimizers[0].undecided)) == (0, 1), alone.text()
     assert "the learning rate was scheduled" in alone.text()
     assert "the learning rate was scheduled" in " ".join(sound(workers, given).notes)
 
@@ -195,4 +195,4 @@ def test_a_scaler_below_another_key(tmp_path: Path, workers: Workers) -> None:
     make = "\n\ndef make_scaler():\n    return torch.amp.GradScaler('cpu', growth_interval=2)\n"
     training = Training(tmp_path, net=NET + make, scaler=True)
     report = sound(workers, training.save({"version": 1, "state": training.parts()}))
-    assert report.facts["scaler"] is True
+    assert report.training["scaler"] is True

@@ -63,10 +63,10 @@ def sound(workers: Workers, given: dict[str, Any], **more: Any) -> Any:
     """Both proofs: that without torch, and that by training."""
     path = given.pop("path")
     alone = check_optimizer(path)
-    assert alone.code == 0, alone.text()
+    assert alone.exit_code == 0, alone.text()
     report = check_resume(path, **given, **more, steps=3, workers=workers)
     assert (report.verdict, report.first, report.causes) == ("same", None, []), report.text()
-    assert report.code == 0
+    assert report.exit_code == 0
     return report
 
 
@@ -74,7 +74,7 @@ def sound(workers: Workers, given: dict[str, Any], **more: Any) -> Any:
 def test_every_optimizer(name: str, tmp_path: Path, workers: Workers) -> None:
     training = Training(tmp_path, OPTIMIZERS[name])
     report = sound(workers, training.save(training.parts()))
-    assert report.facts["optimizer"].endswith(type(training.optimizer).__name__)
+    assert report.training["optimizer"].endswith(type(training.optimizer).__name__)
 
 
 SPARSE = """
@@ -97,7 +97,7 @@ def test_sparse_gradients(tmp_path: Path, workers: Workers) -> None:
         tmp_path, lambda p: optim.SparseAdam(p, lr=0.1), net=SPARSE, data=words
     )  # fmt: skip
     report = sound(workers, training.save(training.parts()))
-    assert report.facts["optimizer"] == "torch.optim.SparseAdam"
+    assert report.training["optimizer"] == "torch.optim.SparseAdam"
     assert len(set(report.losses[0])) > 1
 
 
@@ -109,7 +109,7 @@ def test_muon_over_the_matrices_alone(tmp_path: Path, workers: Workers) -> None:
         parameters=lambda model: [p for p in model.parameters() if p.ndim == 2],
     )
     report = sound(workers, training.save(training.parts()))
-    assert report.facts["optimizer"] == "torch.optim.Muon"
+    assert report.training["optimizer"] == "torch.optim.Muon"
 
 
 def test_no_optimizer_of_torch_is_left_out() -> None:
@@ -128,8 +128,8 @@ def test_no_optimizer_of_torch_is_left_out() -> None:
 def test_every_scheduler(name: str, tmp_path: Path, workers: Workers) -> None:
     training = Training(tmp_path, OPTIMIZERS["sgd-momentum"], scheduler=SCHEDULERS[name])
     report = sound(workers, training.save(training.parts()))
-    assert report.facts["scheduler"] == type(training.scheduler).__name__
-    assert report.facts["per_step"] is False
+    assert report.training["scheduler"] == type(training.scheduler).__name__
+    assert report.training["per_step"] is False
 
 
 def test_a_scheduler_that_is_stepped_after_each_batch(tmp_path: Path, workers: Workers) -> None:
@@ -138,7 +138,7 @@ def test_a_scheduler_that_is_stepped_after_each_batch(tmp_path: Path, workers: W
 
     training = Training(tmp_path, scheduler=one_cycle, per_step=True)
     report = sound(workers, training.save(training.parts()))
-    assert (report.facts["scheduler"], report.facts["per_step"]) == ("OneCycleLR", True)
+    assert (report.training["scheduler"], report.facts["per_step"]) == ("OneCycleLR", True)
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ def test_shuffling_and_dropout_with_the_states_of_the_generators(
 ) -> None:
     training = Training(tmp_path, net=net, data=SHUFFLED)
     report = sound(workers, training.save({**training.parts(), **training.rng()}))
-    assert report.facts["rng_saved"] == ["numpy", "python", "torch"]
+    assert report.training["rng_saved"] == ["numpy", "python", "torch"]
     assert report.notes == []
 
 
@@ -216,12 +216,12 @@ def batches():
 def test_amp_in_bfloat16(tmp_path: Path, workers: Workers) -> None:
     training = Training(tmp_path, amp=True)
     report = sound(workers, training.save(training.parts()))
-    assert report.facts["autocast"] == "bfloat16"
+    assert report.training["autocast"] == "bfloat16"
 
 
 def test_a_scaler(tmp_path: Path, workers: Workers) -> None:
     training = Training(tmp_path, scaler=True)
-    assert sound(workers, training.save(training.parts())).facts["scaler"] is True
+    assert sound(workers, training.save(training.parts())).training["scaler"] is True
 
 
 def test_everything_at_once(tmp_path: Path, workers: Workers) -> None:
@@ -232,7 +232,7 @@ def test_everything_at_once(tmp_path: Path, workers: Workers) -> None:
     )  # fmt: skip
     made = {**training.parts(), **training.rng(), "model_ema": training.ema}
     report = sound(workers, training.save(made))
-    facts = report.facts
+    facts = report.training
     assert (facts["autocast"], facts["scaler"], facts["averages"]) == ("bfloat16", True, 1)
     assert facts["scheduler"] == "CosineAnnealingLR"
 
@@ -240,7 +240,7 @@ def test_everything_at_once(tmp_path: Path, workers: Workers) -> None:
 def test_an_average_of_the_weights(tmp_path: Path, workers: Workers) -> None:
     training = Training(tmp_path)
     report = sound(workers, training.save({**training.parts(), "model_ema": training.ema}))
-    assert report.facts["averages"] == 1
+    assert report.training["averages"] == 1
 
 
 def test_groups_with_rates_of_their_own(tmp_path: Path, workers: Workers) -> None:
@@ -371,7 +371,7 @@ def test_the_same_set_without_torch(tmp_path: Path) -> None:
 import json, sys
 sys.modules["torch"] = sys.modules["numpy"] = None
 from ptinspect.proofs.optimizer import check_optimizer
-print(json.dumps({path: check_optimizer(path).code for path in sys.argv[1:]}))
+print(json.dumps({path: check_optimizer(path).exit_code for path in sys.argv[1:]}))
 """
     command = [sys.executable, "-c", code, *paths]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)

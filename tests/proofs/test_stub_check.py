@@ -19,7 +19,7 @@ pytest.importorskip("torch")
 @pytest.mark.parametrize("file", [MODEL, CHECKPOINT, STATE_DICT])
 def test_the_stub_fits_its_file(file: Path) -> None:
     report = check_stub(str(file))
-    assert report.code == 0, report.text()
+    assert report.exit_code == 0, report.text()
     assert {"import", "load", "weights_only", "build", "strict"} <= report.tried.keys()
 
 
@@ -49,7 +49,7 @@ def test_the_first_line_that_differs_is_named() -> None:
     assert same("a", "a", None)
     with pytest.raises(ValueError, match="line 2: b in the file, nothing in the stub"):
         same("a", "a\nb")
-    assert StubReport("p", {"load": None, "strict": "no"}, []).code == 1
+    assert StubReport("p", {"load": None, "strict": "no"}, []).exit_code == 1
 
 
 def test_what_is_dangerous_is_not_loaded(tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ def test_each_is_loaded_by_what_loads_it(name: str, way: str | None) -> None:
     if way == "safetensors.torch.load_file":
         pytest.importorskip("safetensors")
     report = check_stub(str(FIXTURES / name))
-    assert report.code == 0, report.text()
+    assert report.exit_code == 0, report.text()
     assert {"import", "load", "build", "strict"} <= report.tried.keys()
     assert report.way == way and (way is None or f"  {way} " in report.text())
 
@@ -99,7 +99,7 @@ def test_what_needs_no_stub_says_why() -> None:
 @pytest.mark.slow
 def test_what_torch_itself_fails_in_is_no_fault_of_the_stub() -> None:
     report = check_stub(str(FIXTURES / "modules" / "quantized-conv.pt"))
-    assert report.code == 0, report.text()
+    assert report.exit_code == 0, report.text()
     assert set(report.unable or {}) == {"print", "strict"}
     assert "not possible: torch fails on what it loads" in report.text()
 

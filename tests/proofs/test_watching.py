@@ -59,7 +59,7 @@ def test_a_bar_with_the_loss_on_a_terminal(
     reader.join()
     os.close(ours)
     text = b"".join(seen).decode()
-    assert report.code == 0
+    assert report.exit_code == 0
     drawn = text.split("\r\x1b[K")
     assert drawn[0] == drawn[-1] == ""  # the line is left as it was found
     assert "training without interruption …" in drawn
@@ -101,7 +101,7 @@ def test_both_curves_are_drawn_from_a_run(tmp_path: Path, workers: Workers) -> N
     path = given.pop("path")
     for name in ("losses.svg", "losses.png"):
         report = check_resume(path, plot=str(tmp_path / name), **given)
-        assert report.code == 0
+        assert report.exit_code == 0
     assert points(tmp_path / "losses.svg") == {"uninterrupted": 6, "resumed": 3}
     picture = (tmp_path / "losses.png").read_bytes()
     assert picture[:8] == b"\x89PNG\r\n\x1a\n"

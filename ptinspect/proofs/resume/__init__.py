@@ -1,1 +1,1 @@
-"""`check resume`: plan, proof, causes, cross-device runs and report."""
+"""`check resume`: run the training, find the causes of a difference, and report them."""

@@ -1,39 +1,45 @@
-"""From one device to another: a checkpoint of a training on CUDA is resumed on the CPU, and the
-other way round, and compared with the training that was not interrupted.
+"""Resume on another device: a checkpoint of a CUDA training on the CPU, and the other way round.
 
-The bits that are loaded are the same. What is calculated from them is not: sums are taken in
-another order. So the state just after loading is compared bit for bit, losses and weights within a
-tolerance.
+The state just after loading must be the same, bit for bit. Losses and weights are compared within
+a tolerance, because each device adds numbers in its own order.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 from ptinspect.errors import PtInspectError
-from ptinspect.proofs.resume.causes import Answer, Cause
-
-if TYPE_CHECKING:
-    from ptinspect.proofs.resume.proof import Proof
+from ptinspect.proofs.resume.causes import Cause
+from ptinspect.proofs.resume.runs import Answer, TrainingRuns, differing_names
 
 TOLERANCE = {"float64": 4096, "float32": 4096, "float16": 16, "bfloat16": 16}
-"""ULPs at a tensor's largest element, per dtype: 4096 of float32 are 0.05 %, 16 of bfloat16 12 %.
-Under autocast the type that it casts to counts, with --allow-tf32 (10 bits) float16."""
+"""ULPs at a tensor's largest element, per dtype. 4096 ULPs of float32 are 0.05 %, 16 of bfloat16
+12 %. Under autocast its dtype counts, with --allow-tf32 (10 bits) that of float16."""
 
-OTHER = "cpu"
+OTHER_DEVICE = "cpu"
 
 
-class Crossing(NamedTuple):
-    """saved, resumed: the devices. loaded: what is not the same just after loading; None where
-    nothing was loaded. why: why nothing was calculated, or compared. first, losses: the largest
-    distance of the first loss after it, and of all of them, in ULPs of `type`. tensors: per dtype
-    the largest distance among weights and buffers, and whose it is. unit: the type in whose ULPs
-    all of that is, where it is not their own."""
+@dataclass(frozen=True, slots=True)
+class Crossing:
+    """A checkpoint that was saved on one device and resumed on another.
+
+    Attributes:
+        saved: the device of the saved checkpoint.
+        resumed: the device that resumed it.
+        loaded: what differs just after loading; None if nothing was loaded.
+        reason: why it was not run, or not compared.
+        first: distance of the first loss after loading, in ULPs of `type`.
+        losses: largest distance of all losses.
+        type: dtype of the losses.
+        tensors: per dtype the largest distance among weights and buffers, and that tensor's name.
+        unit: dtype whose ULPs are counted, if it is not the tensors' own.
+    """
 
     saved: str
     resumed: str
     loaded: list[str] | None
-    why: str | None = None
+    reason: str | None = None
     first: float = 0.0
     losses: float = 0.0
     type: str = "float32"
@@ -42,121 +48,143 @@ class Crossing(NamedTuple):
 
     @property
     def same(self) -> bool:
-        """Whether all was restored: the same bits, and a first loss within the tolerance. What
-        comes after it may go apart for good reasons: Adam makes whole steps out of gradients that
-        are nothing but rounding."""
-        return not self.loaded and self.first <= self.allowed(self.type)
+        """True if the loaded bits are the same and the first loss is within the tolerance.
 
-    def allowed(self, dtype: str) -> int:
-        """The tolerance for numbers of a type."""
+        Later losses may differ for good reasons: Adam makes whole steps out of gradients that are
+        nothing but rounding.
+        """
+        return not self.loaded and self.first <= self.tolerance(self.type)
+
+    def tolerance(self, dtype: str) -> int:
+        """Return the tolerance for numbers of this dtype, in ULPs."""
         return TOLERANCE.get(self.unit or dtype, 0)
 
     @property
-    def beyond(self) -> list[str]:
-        """What goes apart by more than the tolerance, in words."""
-        what = "the first loss" if self.first > self.allowed(self.type) else "the losses"
-        held = [(self.type, self.losses, what), *self.tensors]
+    def out_of_tolerance(self) -> list[str]:
+        """Descriptions of what differs by more than the tolerance."""
+        label = "the first loss" if self.first > self.tolerance(self.type) else "the losses"
         return [
-            f"{name} by {apart:.4g} ULPs of {self.unit or dtype}"
-            for dtype, apart, name in held
-            if apart > self.allowed(dtype)
+            f"{name} by {distance:.4g} ULPs of {self.unit or dtype}"
+            for dtype, distance, name in [(self.type, self.losses, label), *self.tensors]
+            if distance > self.tolerance(dtype)
         ]
 
     @property
     def label(self) -> str:
-        """From where to where."""
+        """The two devices, such as `cuda → cpu`."""
         return f"{self.saved} → {self.resumed}"
 
     def text(self) -> str:
-        """For people."""
+        """Describe the result in one line."""
         if self.loaded is None:
-            return f"not compared: {self.why}"
+            return f"not compared: {self.reason}"
         if self.loaded:
             more = f", and {len(self.loaded) - 1} more" if len(self.loaded) > 1 else ""
             return f"not the same after loading: {self.loaded[0]}{more}"
-        if self.why is not None:
-            return f"the same bits after loading; the rest is not compared: {self.why}"
-        if self.beyond:
-            return f"the same bits after loading; beyond the tolerance {'; '.join(self.beyond)}"
-        held = [
-            f"{dtype} tensors within {apart:.4g} (tolerance: {self.allowed(dtype)} of "
+        same = "the same bits after loading"
+        if self.reason is not None:
+            return f"{same}; the rest is not compared: {self.reason}"
+        if self.out_of_tolerance:
+            return f"{same}; out of tolerance: {'; '.join(self.out_of_tolerance)}"
+        tensors = [
+            f"{dtype} tensors within {distance:.4g} (tolerance: {self.tolerance(dtype)} of "
             f"{self.unit or dtype})"
-            for dtype, apart, _ in self.tensors
-            if self.allowed(dtype)
+            for dtype, distance, _ in self.tensors
+            if self.tolerance(dtype)
         ]
-        losses = f"losses within {self.losses:.4g} ULPs"
-        return f"the same bits after loading; {', '.join([losses, *held])}"
+        return f"{same}; {', '.join([f'losses within {self.losses:.4g} ULPs', *tensors])}"
 
-    def json(self) -> dict[str, Any]:
-        """For programs."""
-        compared = self.loaded is not None and self.why is None
+    def as_dict(self) -> dict[str, Any]:
+        """Return the result as a dict that can be written as JSON."""
+
+        def distance_dict(dtype: str, distance: float, name: str) -> dict[str, Any]:
+            tolerance = self.tolerance(dtype)
+            return {"name": name, "dtype": dtype, "ulps": distance, "tolerance": tolerance}
+
+        compared = self.loaded is not None and self.reason is None
         return {
             "saved_on": self.saved,
             "resumed_on": self.resumed,
             "verdict": "differs" if not self.same else "same" if compared else "not-compared",
             "loaded": self.loaded,
             "unit": self.unit,
-            "first_loss": self._apart(self.type, self.first, "loss") if compared else None,
-            "losses": self._apart(self.type, self.losses, "losses") if compared else None,
-            "tensors": [self._apart(*found) for found in self.tensors],
-            "beyond": self.beyond,
-            "why": self.why,
+            "first_loss": distance_dict(self.type, self.first, "loss") if compared else None,
+            "losses": distance_dict(self.type, self.losses, "losses") if compared else None,
+            "tensors": [distance_dict(*tensor) for tensor in self.tensors],
+            "out_of_tolerance": self.out_of_tolerance,
+            "reason": self.reason,
         }
 
-    def _apart(self, dtype: str, apart: float, name: str) -> dict[str, Any]:
-        return {"name": name, "dtype": dtype, "ulps": apart, "tolerance": self.allowed(dtype)}
 
-
-def crosses(device: str) -> bool:
-    """Whether the user asked for a device that there is another one beside."""
+def should_cross(device: str) -> bool:
+    """Return True if the user named CUDA, so that the CPU is another device."""
     return device.partition(":")[0] == "cuda"
 
 
-def both_ways(proof: Proof, whole: Answer, causes: list[Cause]) -> list[Crossing]:
-    """From the device of the proof to the other, and back. causes: what has to be mended on a
-    single device already, and is mended here."""
-    mends = tuple(dict.fromkeys(["replay", *(mend for cause in causes for mend in cause.mends)]))
-    device = whole["device"]
-    made = [_crossed(proof, whole, device, OTHER, mends)]
+def cross_both_ways(
+    runs: TrainingRuns, uninterrupted: Answer, causes: list[Cause]
+) -> list[Crossing]:
+    """Resume on the other device, and the other device's training on this one.
+
+    The fixes of `causes`, which a single device needs already, are applied here too.
+    """
+    fixes = tuple(dict.fromkeys(["replay", *(fix for cause in causes for fix in cause.fixes)]))
+    device = uninterrupted["device"]
+    crossing = _cross(runs, uninterrupted, device, OTHER_DEVICE, fixes)
     try:
-        proof.workers.say(f"training without interruption on {OTHER}")
-        second = proof.on(OTHER)
-        there = second.whole(second.middle)
+        runs.workers.announce(f"training without interruption on {OTHER_DEVICE}")
+        other_runs = runs.on_device(OTHER_DEVICE).with_new_files()
+        other_answer = other_runs.uninterrupted()
     except PtInspectError as error:
-        return [*made, Crossing(OTHER, device, None, f"it cannot be run: {error.message}")]
-    return [*made, _crossed(second, there, OTHER, device, mends)]
+        failed = Crossing(OTHER_DEVICE, device, None, f"it cannot be run: {error.message}")
+        return [crossing, failed]
+    return [crossing, _cross(other_runs, other_answer, OTHER_DEVICE, device, fixes)]
 
 
-def _crossed(
-    proof: Proof, whole: Answer, saved: str, resumed: str, mends: tuple[str, ...]
+def _cross(
+    runs: TrainingRuns,
+    uninterrupted: Answer,
+    saved_on: str,
+    resumed_on: str,
+    fixes: tuple[str, ...],
 ) -> Crossing:
-    proof.workers.say(f"resuming on {resumed} what was saved on {saved}")
-    ends = proof.workers.file(".ends")
+    runs.workers.announce(f"resuming on {resumed_on} what was saved on {saved_on}")
+    end_state = runs.workers.new_path(".ends")
     try:
-        made = proof.on(resumed, proof).resumed(whole, mends, ends)
+        resumed = runs.on_device(resumed_on).resumed(uninterrupted, fixes, end_state)
     except PtInspectError as error:
-        return Crossing(saved, resumed, None, f"it cannot be run: {error.message}")
-    if made.get("at") == "load":
-        return Crossing(saved, resumed, [f"loading fails: {made['error']}"])
-    mine, other = made["state"], whole["saved"]["state"]
-    loaded = [name for name in {**other, **mine} if mine.get(name) != other.get(name)]
-    if "error" in made:
-        return Crossing(saved, resumed, loaded, f"a step fails: {made['error']}")
-    if draws(whole) or draws(made):
-        why = "the model draws random numbers, and each device draws its own"
-        return Crossing(saved, resumed, loaded, why)
-    unit = whole["autocast"] or ("float16" if proof.options["tf32"] else None)
-    job = {
-        "kind": "compared", "ends": [proof.ends, ends], "unit": unit,
-        "options": {"device": "cpu", "tf32": False},
-    }  # fmt: skip
-    apart = proof.workers.run(job)
-    tensors = tuple((dtype, far, name) for dtype, (far, name) in apart["tensors"].items())
-    first, losses = apart["first"], apart["losses"]
-    return Crossing(saved, resumed, loaded, None, first, losses, apart["type"], tensors, unit)
+        return Crossing(saved_on, resumed_on, None, f"it cannot be run: {error.message}")
+    if resumed.get("failed_at") == "load":
+        return Crossing(saved_on, resumed_on, [f"loading fails: {resumed['error']}"])
+    loaded = differing_names(uninterrupted["saved"]["state"], resumed["state"])
+    if "error" in resumed:
+        return Crossing(saved_on, resumed_on, loaded, f"a step fails: {resumed['error']}")
+    if draws_on_cuda(uninterrupted) or draws_on_cuda(resumed):
+        reason = "the model draws random numbers, and each device draws its own"
+        return Crossing(saved_on, resumed_on, loaded, reason)
+    unit = uninterrupted["autocast"] or ("float16" if runs.options["allow_tf32"] else None)
+    distances = runs.workers.run(
+        {
+            "kind": "compare",
+            "end_states": [runs.end_state, end_state],
+            "unit": unit,
+            "options": {"device": "cpu", "allow_tf32": False},
+        }
+    )
+    return Crossing(
+        saved_on,
+        resumed_on,
+        loaded,
+        None,
+        distances["first"],
+        distances["losses"],
+        distances["type"],
+        tuple((dtype, ulps, name) for dtype, (ulps, name) in distances["tensors"].items()),
+        unit,
+    )
 
 
-def draws(run: Answer) -> bool:
-    """Whether a run drew from CUDA's generators: its model does."""
-    begin = run["saved"]["rng"] if "saved" in run else run["rng"]
-    return bool(begin.get("rng cuda") != run["trace"][-1]["rng"].get("rng cuda"))
+def draws_on_cuda(answer: Answer) -> bool:
+    """Return True if the model of a run drew from CUDA's random number generators."""
+    before = answer["saved"]["rng"] if "saved" in answer else answer["rng"]
+    return bool(before.get("rng cuda") != answer["trace"][-1]["rng"].get("rng cuda"))

@@ -1,307 +1,236 @@
-"""`check resume`: does training go on from this checkpoint exactly as if nothing had happened?
+"""`check resume`: does the file hold all that an exact resume of this training needs?
 
-Trains 2N steps without interruption; saves after N of them as the checkpoint is laid out; loads
-that in a new process and trains N more; compares bit for bit. Where they differ, the usual causes
-are tried: each by mending exactly that and running again in a new process.
+Train 2N steps without interruption and save after N of them, in the layout of the checkpoint. Load
+that in a new process, train N more steps, and compare bit for bit. If they differ, try the usual
+causes: fix exactly one and run again in a new process.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import asdict, replace
 
 from ptinspect.errors import add_error_path
-from ptinspect.proofs.options import Options, for_child, given, hired, with_options
-from ptinspect.proofs.processes import Workers
+from ptinspect.proofs.plan import DEFAULT_STEPS, TrainingOptions, make_plan
+from ptinspect.proofs.processes import TIMEOUT, Watch, Workers, worker_pool
 from ptinspect.proofs.resume import cross_device
-from ptinspect.proofs.resume.causes import Answer, Cause, candidates, order
-from ptinspect.proofs.resume.plan import plan_of
-from ptinspect.proofs.resume.plot import plot_losses, ready
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
-
-
-class Difference(NamedTuple):
-    """step: counted from the load, 0 is just after it. what: such as `loss`, `weights fc.bias`.
-    more: how many further things differ at that step."""
-
-    step: int
-    what: str
-    more: int = 0
-
-    def __str__(self) -> str:
-        where = "just after loading" if not self.step else f"at step {self.step} after loading"
-        more = f", and {self.more} more" if self.more else ""
-        return f"{self.what}, {where}{more}"
+from ptinspect.proofs.resume.causes import Cause, batch_order_differs, possible_causes
+from ptinspect.proofs.resume.report import ResumeReport, check_plot_path, plot_losses
+from ptinspect.proofs.resume.runs import (
+    Answer,
+    Difference,
+    TrainingRuns,
+    first_difference,
+    first_trace_difference,
+)
 
 
-class ResumeReport(NamedTuple):
-    """verdict: `same`, `differs` or `not-deterministic`. first: what differs first. causes: each
-    proved by mending it; together they are all that has to be mended. notes: what a reader should
-    know. facts: of the runs. losses: of the uninterrupted and of the resumed run. steps: N as it
-    was. processes: that ran a part of it. crossings: to another device, and back."""
-
-    path: str
-    verdict: str
-    first: Difference | None
-    causes: list[Cause]
-    notes: list[str]
-    facts: Answer
-    losses: tuple[list[float], list[float]]
-    steps: int
-    processes: int
-    crossings: list[cross_device.Crossing]
-
-    @property
-    def code(self) -> int:
-        """0: proved. 1: it differs."""
-        proved = self.verdict == "same" and all(crossing.same for crossing in self.crossings)
-        return 0 if proved else 1
-
-    def text(self) -> str:
-        """For people, ending in a newline."""
-        from ptinspect.proofs.resume.report import text_of
-
-        return text_of(self)
-
-    def json(self) -> dict[str, object]:
-        """For programs."""
-        from ptinspect.proofs.resume.report import json_of
-
-        return json_of(self)
-
-
-@with_options
 def check_resume(
-    path: str, *, plot: str | None = None, force: bool = False, **options: Unpack[Options]
+    path: str,
+    *,
+    model: str | None = None,
+    data: str | None = None,
+    loss: str = "MSELoss",
+    optimizer_class: str | None = None,
+    entry: str | None = None,
+    steps: int = DEFAULT_STEPS,
+    device: str = "auto",
+    seed: int = 0,
+    allow_tf32: bool = False,
+    trust: bool = False,
+    timeout: float = TIMEOUT,
+    plot: str | None = None,
+    force: bool = False,
+    progress: Watch | None = None,
+    workers: Workers | None = None,
 ) -> ResumeReport:
-    """The proof; see the module, and `Options`. plot: a file for both loss curves, which `force`
-    overwrites. UnsafeError where the checkpoint may not be loaded; PtInspectError where the proof
-    cannot be run."""
+    """Prove that a file holds all that an exact resume of this training needs, or find what lacks.
+
+    torch runs in child processes.
+
+    Args:
+        path: a checkpoint.
+        model: the model's class, or a function that returns the model, as `FILE.py:NAME`.
+        data: a function that returns batches, as `FILE.py:NAME`.
+        loss: a loss of torch.nn.
+        optimizer_class: a class of torch.optim, if the file does not record it.
+        entry: path of the weights in the file.
+        steps: steps before the save, and as many after it.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`. With CUDA, a resume on the CPU is tried too.
+        seed: seed of the random number generators.
+        allow_tf32: let CUDA calculate in TF32.
+        trust: load the file even if it has names that are not on the allowlist.
+        timeout: seconds that one child process may take.
+        plot: a picture of both loss curves to write.
+        force: overwrite `plot`.
+        progress: called with the progress of the proof.
+        workers: child processes to use, instead of new ones.
+
+    Raises:
+        UnsafeError: the file must not be loaded.
+        PtInspectError: the proof cannot be run.
+    """
     with add_error_path(path):
-        made = given(options)
+        options = TrainingOptions(
+            model, data, loss, optimizer_class, steps, device, seed, allow_tf32
+        )
     if plot is not None:
-        ready(plot, force)
+        check_plot_path(plot, force)
     with add_error_path(path):
-        plan = plan_of(path, model=made["model"], entry=made["entry"], trust=made["trust"])
-        with hired(made) as workers:
-            report = Proof(path, plan, for_child(made), workers).run()
+        plan = make_plan(path, model=model, entry=entry, trust=trust)
+        with worker_pool(workers, timeout, progress) as pool:
+            report = _prove(TrainingRuns.create(path, plan, asdict(options), pool))
     if plot is not None:
         plot_losses(plot, report.losses, report.steps, force)
     return report
 
 
-class Proof:
-    """A run of the proof. plan: where the parts of the training lie. options: of the jobs."""
+def _prove(runs: TrainingRuns) -> ResumeReport:
+    workers, first_job = runs.workers, runs.workers.jobs
+    crosses = cross_device.should_cross(runs.options["device"])
+    runs = replace(runs, keep_end_state=crosses)
+    workers.announce("training without interruption")
+    uninterrupted = runs.uninterrupted()
+    runs = replace(runs, options={**runs.options, "device": uninterrupted["device"]})
+    workers.announce("resuming in a new process")
+    resumed = runs.resumed(uninterrupted)
+    difference = first_difference(uninterrupted, resumed)
+    verdict, causes = "same", list[Cause]()
+    if difference is not None:
+        workers.announce("training without interruption again")
+        repeated = runs.uninterrupted(save=False)
+        nondeterminism = first_trace_difference(uninterrupted["trace"], repeated["trace"])
+        if nondeterminism is not None:
+            verdict, difference = "not-deterministic", nondeterminism
+            causes = [_nondeterminism(uninterrupted, repeated)]
+        else:
+            verdict, causes = "differs", _find_causes(runs, uninterrupted, resumed)
+    crossings = []
+    if crosses and (verdict == "same" or (verdict == "differs" and causes)):
+        crossings = cross_device.cross_both_ways(runs, uninterrupted, causes)
+    step = uninterrupted["saved"]["step"]
+    losses = uninterrupted["losses"]
+    return ResumeReport(
+        runs.path,
+        verdict,
+        difference,
+        causes,
+        _notes(uninterrupted, resumed, difference),
+        uninterrupted,
+        (losses, losses[:step] + resumed["losses"]),
+        step,
+        workers.jobs - first_job,
+        crossings,
+    )
 
-    def __init__(
-        self, path: str, plan: dict[str, Any], options: dict[str, Any], workers: Workers
-    ) -> None:
-        self.path, self.plan, self.options = path, plan, options
-        self.workers = workers
-        self.middle, self.snapshot = workers.file(".pt"), workers.file(".snapshot")
-        self.ends = workers.file(".ends")
-        self.begun = workers.jobs
-        self.crosses = cross_device.crosses(options["device"])
 
-    def on(self, device: str, files: Proof | None = None) -> Proof:
-        """The same on another device, with files of its own or those of another."""
-        made = Proof(self.path, self.plan, {**self.options, "device": device}, self.workers)
-        made.crosses = True
-        if files is not None:
-            made.middle, made.snapshot = files.middle, files.snapshot
-        return made
-
-    def run(self) -> ResumeReport:
-        """All of it."""
-        self.workers.say("training without interruption")
-        whole = self.whole(self.middle)
-        self.options |= {"added": whole["added"], "per_step": whole["per_step"]}
-        self.options["device"] = whole["device"]
-        self.workers.say("resuming in a new process")
-        resumed = self.resumed(whole)
-        first = first_difference(whole, resumed)
-        if first is None:
-            return self.report("same", None, [], whole, resumed)
-        self.workers.say("training without interruption again")
-        again = self.whole(None)
-        apart = first_of_traces(whole["trace"], again["trace"])
-        if apart is not None:
-            told = Cause("non-determinism", (), _loose(whole, again))
-            return self.report("not-deterministic", apart, [told], whole, resumed)
-        return self.report("differs", first, self.causes(whole, resumed), whole, resumed)
-
-    def whole(self, save: str | None) -> Answer:
-        """2N steps; after N of them it is saved, if there is a file for it."""
-        options = {k: v for k, v in self.options.items() if k not in ("added", "per_step")}
-        job: dict[str, Any] = {
-            "kind": "whole", "plan": self.plan, "options": options, "path": self.path,
-        }  # fmt: skip
-        if save is not None:
-            job |= {"save": save, "snapshot": self.snapshot}
-            job["ends"] = self.ends if self.crosses else None
-        return self.workers.run(job)
-
-    def resumed(
-        self, whole: Answer, mends: tuple[str, ...] = (), ends: str | None = None
-    ) -> Answer:
-        """N more, from what was saved. ends: a file for what they come to, on another device."""
-        return self.workers.run(
-            {
-                "kind": "resumed",
-                "plan": self.plan,
-                "options": {
-                    **self.options,
-                    "added": whole["added"],
-                    "per_step": whole["per_step"],
-                },
-                "path": self.middle,
-                "snapshot": self.snapshot,
-                "mends": list(mends),
-                "steps": len(whole["trace"]) - whole["saved"]["step"],
-                "ends": ends,
-                "across": ends is not None,
-            }
+def _find_causes(runs: TrainingRuns, uninterrupted: Answer, resumed: Answer) -> list[Cause]:
+    """Return the one cause whose fixes make the bits agree, else the fewest that do together."""
+    causes = possible_causes(uninterrupted, resumed, runs.plan)
+    for cause in causes:
+        runs.workers.announce(f"trying: {cause.kind}")
+        if _agrees(runs, uninterrupted, cause.fixes):
+            return [_with_consumer(runs, cause, uninterrupted, resumed, ())]
+    causes = _with_hidden_causes(runs, causes, uninterrupted)
+    if not causes or not _agrees(runs, uninterrupted, _all_fixes(causes)):
+        return []
+    for cause in causes[::-1]:  # the general ones come first, and go last
+        rest = [other for other in causes if other is not cause]
+        runs.workers.announce(f"without: {cause.kind}")
+        if rest and _agrees(runs, uninterrupted, _all_fixes(rest)):
+            causes = rest
+    return [
+        _with_consumer(
+            runs,
+            cause,
+            uninterrupted,
+            resumed,
+            _all_fixes([other for other in causes if other is not cause]),
         )
+        for cause in causes
+    ]
 
-    # --- causes ---------------------------------------------------------------------------
 
-    def causes(self, whole: Answer, resumed: Answer) -> list[Cause]:
-        """The cause whose mend alone makes the bits agree; else the fewest that do together."""
-        found = candidates(whole, resumed, self.plan)
-        for cause in found:
-            self.workers.say(f"trying: {cause.kind}")
-            if self.agrees(whole, cause.mends):
-                return [self.named(cause, whole, resumed)]
-        found = self.wider(found, whole, resumed)
-        if not found or not self.agrees(whole, _all(found)):
-            return []
-        for cause in found[::-1]:  # the general ones first
-            rest = [other for other in found if other is not cause]
-            self.workers.say(f"without: {cause.kind}")
-            if rest and self.agrees(whole, _all(rest)):
-                found = rest
-        others = {cause: [one for one in found if one is not cause] for cause in found}
-        return [self.named(cause, whole, resumed, _all(others[cause])) for cause in found]
+def _with_hidden_causes(
+    runs: TrainingRuns, causes: list[Cause], uninterrupted: Answer
+) -> list[Cause]:
+    """Add causes that show only once the other ones are fixed, such as after a failed load."""
+    for _ in range(3):
+        if not causes:
+            break
+        resumed = runs.resumed(uninterrupted, _all_fixes(causes))
+        if first_difference(uninterrupted, resumed) is None:
+            break
+        tried = {cause.fixes for cause in causes}
+        candidates = possible_causes(uninterrupted, resumed, runs.plan)
+        more = [cause for cause in candidates if cause.fixes not in tried]
+        if not more:
+            break
+        causes = [*causes, *more]
+    return causes
 
-    def wider(self, found: list[Cause], whole: Answer, resumed: Answer) -> list[Cause]:
-        """What a failed load, or one cause, had hidden: seen once all that is known is mended."""
-        for _ in range(3):
-            if not found:
-                return found
-            after = self.resumed(whole, _all(found))
-            if first_difference(whole, after) is None:
-                return found
-            known = {cause.mends for cause in found}
-            more = [c for c in candidates(whole, after, self.plan) if c.mends not in known]
-            if not more:
-                return found
-            found = [*found, *more]
-        return found
 
-    def agrees(self, whole: Answer, mends: tuple[str, ...]) -> bool:
-        return first_difference(whole, self.resumed(whole, mends)) is None
+def _agrees(runs: TrainingRuns, uninterrupted: Answer, fixes: tuple[str, ...]) -> bool:
+    return first_difference(uninterrupted, runs.resumed(uninterrupted, fixes)) is None
 
-    def named(
-        self, cause: Cause, whole: Answer, resumed: Answer, others: tuple[str, ...] = ()
-    ) -> Cause:
-        """Of random numbers, also who draws them: told apart by giving the resumed training the
-        very batches of the other. others: what else has to be mended."""
-        if cause.kind != "rng":
-            return cause
-        shuffles = order(whole, resumed)
-        if not shuffles:
-            who = "dropout" if whole["dropout"] else "the model"
-            return cause._replace(
-                kind="dropout" if whole["dropout"] else cause.kind,
-                message=f"{cause.message}: {who} draws other numbers after a resume",
-            )
-        if self.agrees(whole, (*others, "replay")):
-            message = f"{cause.message}: the data are shuffled in another order after a resume"
-            return cause._replace(kind="rng-shuffling", message=message)
-        who = "dropout" if whole["dropout"] else "the model"
-        message = f"{cause.message}: the order of the data and {who} differ after a resume"
-        return cause._replace(message=message)
 
-    # --- the answer -----------------------------------------------------------------------
+def _all_fixes(causes: list[Cause]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(fix for cause in causes for fix in cause.fixes))
 
-    def report(
-        self,
-        verdict: str,
-        first: Difference | None,
-        causes: list[Cause],
-        whole: Answer,
-        resumed: Answer,
-    ) -> ResumeReport:
-        notes = list(whole["notes"])
-        if whole["told"]:
-            notes.append(whole["told"])
-        if verdict == "same" and not _same_rng(whole, resumed):
+
+def _with_consumer(
+    runs: TrainingRuns,
+    cause: Cause,
+    uninterrupted: Answer,
+    resumed: Answer,
+    other_fixes: tuple[str, ...],
+) -> Cause:
+    """Add to a cause of kind `rng` whether the model or the data draws the random numbers.
+
+    If the bits agree once the resumed training gets the batches of the uninterrupted one, then
+    only the data draw.
+    """
+    if cause.kind != "rng":
+        return cause
+    drawer = "dropout" if uninterrupted["dropout"] else "the model"
+    if not batch_order_differs(uninterrupted, resumed):
+        return replace(
+            cause,
+            kind="dropout" if uninterrupted["dropout"] else cause.kind,
+            message=f"{cause.message}: {drawer} draws other numbers after a resume",
+        )
+    if _agrees(runs, uninterrupted, (*other_fixes, "replay")):
+        message = f"{cause.message}: the data are shuffled in another order after a resume"
+        return replace(cause, kind="rng-shuffling", message=message)
+    message = f"{cause.message}: the order of the data and {drawer} differ after a resume"
+    return replace(cause, message=message)
+
+
+def _nondeterminism(uninterrupted: Answer, repeated: Answer) -> Cause:
+    operations = dict.fromkeys([*uninterrupted["nondeterministic"], *repeated["nondeterministic"]])
+    if operations:
+        names = ", ".join(list(operations)[:3])
+        reason = f"torch has no deterministic way to do {names}"
+    else:
+        reason = "a kernel, or the code of the model or the data, is not deterministic"
+    message = f"two trainings without any interruption differ: {reason}"
+    return Cause("non-determinism", (), message)
+
+
+def _notes(
+    uninterrupted: Answer, resumed: Answer, difference: Difference | None
+) -> list[str]:
+    notes = list(uninterrupted["notes"])
+    if uninterrupted["batches_note"]:
+        notes.append(uninterrupted["batches_note"])
+    if difference is None:
+        before, after = uninterrupted["saved"]["rng"], uninterrupted["trace"][-1]["rng"]
+        resumed_rng = resumed["trace"][-1]["rng"]
+        drawn = [name for name in after if after[name] != before.get(name)]
+        if any(after[name] != resumed_rng.get(name) for name in drawn):
             notes.append(
                 "random numbers are drawn whose state is not saved; nothing that was compared "
                 "depends on them"
             )
-        if resumed.get("error"):
-            notes.append(f"after the resume: {resumed['error']}")
-        crossings = []
-        if self.crosses and (verdict == "same" or (verdict == "differs" and causes)):
-            crossings = cross_device.both_ways(self, whole, causes)
-        step = whole["saved"]["step"]
-        losses = (whole["losses"], whole["losses"][:step] + resumed["losses"])
-        processes = self.workers.jobs - self.begun
-        return ResumeReport(
-            self.path, verdict, first, causes, notes, whole, losses, step, processes, crossings
-        )
-
-
-def _loose(whole: Answer, again: Answer) -> str:
-    """Two trainings differ: what torch says of it."""
-    names = list(dict.fromkeys([*whole["noisy"], *again["noisy"]]))
-    text = "two trainings without any interruption differ: "
-    if names:
-        return f"{text}torch has no deterministic way to do {', '.join(names[:3])}"
-    return f"{text}a kernel, or the code of the model or the data, is not deterministic"
-
-
-def _all(causes: list[Cause]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(mend for cause in causes for mend in cause.mends))
-
-
-def _same_rng(whole: Answer, resumed: Answer) -> bool:
-    """Whether all generators that were drawn from stand where those of the other run do."""
-    begin, end, other = (
-        run["rng"] for run in (whole["saved"], whole["trace"][-1], resumed["trace"][-1])
-    )
-    return all(end[name] == other.get(name) for name in end if end[name] != begin.get(name))
-
-
-def first_difference(whole: Answer, resumed: Answer) -> Difference | None:
-    """Where the resumed run first is not the uninterrupted one; None where all bits agree. The
-    generators are no part of it: what draws from them shows."""
-    step = whole["saved"]["step"]
-    if resumed.get("at") == "load":
-        return Difference(0, f"loading fails: {resumed['error']}")
-    apart = _differing(whole["saved"]["state"], resumed["state"])
-    if apart:
-        return Difference(0, apart[0], len(apart) - 1)
-    found = first_of_traces(whole["trace"][step:], resumed["trace"])
-    if found is None and "error" in resumed:
-        return Difference(len(resumed["trace"]) + 1, f"the step fails: {resumed['error']}")
-    return found
-
-
-def first_of_traces(one: list[Any], other: list[Any]) -> Difference | None:
-    """The first step at which two runs differ, and in what."""
-    for number, (a, b) in enumerate(zip(one, other, strict=False), 1):
-        if a["batch"] != b["batch"]:
-            return Difference(number, "the batch")
-        if a["loss"] != b["loss"]:
-            return Difference(number, "the loss")
-        apart = _differing(a["state"], b["state"])
-        if apart:
-            return Difference(number, apart[0], len(apart) - 1)
-    return None
-
-
-def _differing(one: dict[str, str], other: dict[str, str]) -> list[str]:
-    return [name for name in dict.fromkeys([*one, *other]) if one.get(name) != other.get(name)]
+    if resumed.get("error"):
+        notes.append(f"after the resume: {resumed['error']}")
+    return notes

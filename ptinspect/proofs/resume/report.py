@@ -1,86 +1,179 @@
-"""The answer of `check resume`, as text and as JSON."""
+"""The answer of `check resume`: text, JSON, and a plot of the losses."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
+from dataclasses import asdict, dataclass
+from io import BytesIO
 
+from ptinspect.atomic_file import check_destination, write_file
 from ptinspect.display.text.escape import cut, safe
+from ptinspect.errors import PtInspectError, UnsupportedError
+from ptinspect.proofs.resume.causes import Cause
+from ptinspect.proofs.resume.cross_device import Crossing
+from ptinspect.proofs.resume.runs import Answer, Difference
+from ptinspect.report import Report
 
-if TYPE_CHECKING:
-    from ptinspect.proofs.resume.proof import ResumeReport
-
-_SAME = "training goes on as if it had never been interrupted"
-_APART = "a resumed training is not the uninterrupted one"
-_ACROSS = "a training that is resumed on another device is not the uninterrupted one"
-_LOOSE = "two uninterrupted trainings differ, so no resume can be proved"
-
-
-def text_of(report: ResumeReport) -> str:
-    """For people, ending in a newline."""
-    same = _SAME if not report.code else _ACROSS
-    verdict = {"same": same, "differs": _APART, "not-deterministic": _LOOSE}[report.verdict]
-    lines = [f"{safe(report.path)}: {verdict}", ""]
-    facts = _facts(report)
-    width = max(len(label) for label, _ in facts)
-    lines += [f"  {label.ljust(width)}   {cut(text)}" for label, text in facts]
-    return "\n".join(lines) + "\n"
+_TRAINING_KEYS = (
+    "device", "length", "batches_used", "loss", "optimizer", "scheduler", "per_step", "scaler",
+    "autocast", "averages", "rng_saved",
+)  # fmt: skip
+_PLOT_SUFFIXES = (".png", ".svg", ".pdf")
 
 
-def _facts(report: ResumeReport) -> list[tuple[str, str]]:
-    facts, steps = report.facts, report.steps
-    parts = [facts["optimizer"].rsplit(".", 1)[-1]]
-    if facts["scheduler"]:
-        parts.append(f"{facts['scheduler']} per {'step' if facts['per_step'] else 'epoch'}")
-    if facts["autocast"]:
-        parts.append(f"autocast to {facts['autocast']}")
-    parts += ["GradScaler"] * bool(facts["scaler"])
-    made = [
-        (
-            "trained",
-            f"{2 * steps} steps, and {steps} + {steps} with a save and a new process between",
-        ),
-        ("with", f"{', '.join(parts)}, on {facts['device']}"),
-        ("loss", facts["loss"]),
-    ]
-    if report.verdict == "same":
-        made.append(("compared", "weights, buffers, optimizer, learning rate, losses: bit for bit"))
-    if report.first is not None:
-        made.append(("differs", f"first in {report.first}"))
-    made += [("cause", f"{cause.message} ({cause.kind})") for cause in report.causes]
-    if report.verdict == "differs":
-        if report.causes:
-            mended = "that" if len(report.causes) == 1 else "these"
-            made.append(("proof", f"with {mended} mended, and nothing else, the bits agree"))
+@dataclass(frozen=True, slots=True)
+class ResumeReport(Report):
+    """The answer of `check resume`.
+
+    Attributes:
+        path: the file.
+        verdict: `same`, `differs` or `not-deterministic`.
+        first: the first difference.
+        causes: all that has to be fixed so that the bits agree; each was tried.
+        notes: what a reader should know.
+        training: description of the training.
+        losses: losses of the uninterrupted run and of the resumed run.
+        steps: steps before the save, and after it.
+        processes: number of processes that ran a part of the proof.
+        crossings: resumes on another device.
+    """
+
+    path: str
+    verdict: str
+    first: Difference | None
+    causes: list[Cause]
+    notes: list[str]
+    training: Answer
+    losses: tuple[list[float], list[float]]
+    steps: int
+    processes: int
+    crossings: list[Crossing]
+
+    @property
+    def ok(self) -> bool:
+        """True if the resumed training is the uninterrupted one, on other devices too."""
+        return self.verdict == "same" and all(crossing.same for crossing in self.crossings)
+
+    def text(self) -> str:
+        """Return the report as text that ends in a newline."""
+        if self.ok:
+            verdict = "the file holds all that an exact resume of this training needs"
+        elif self.verdict == "same":
+            verdict = "a training that is resumed on another device differs from this training"
+        elif self.verdict == "differs":
+            verdict = "a training that is resumed from the file differs from the uninterrupted one"
         else:
-            made.append(("cause", "not found: no mend of the usual ones makes the bits agree"))
-    made += [(crossing.label, crossing.text()) for crossing in report.crossings]
-    made += [("note", note) for note in report.notes]
-    return made
+            verdict = "two uninterrupted trainings differ, so no resume can be proved exact"
+        rows = self._rows()
+        width = max(len(label) for label, _ in rows)
+        lines = [f"  {label.ljust(width)}   {cut(text)}" for label, text in rows]
+        return "\n".join([f"{safe(self.path)}: {verdict}", "", *lines]) + "\n"
+
+    def _rows(self) -> list[tuple[str, str]]:
+        training, n = self.training, self.steps
+        parts = [training["optimizer"].rsplit(".", 1)[-1]]
+        if training["scheduler"]:
+            interval = "step" if training["per_step"] else "epoch"
+            parts.append(f"{training['scheduler']} per {interval}")
+        if training["autocast"]:
+            parts.append(f"autocast to {training['autocast']}")
+        if training["scaler"]:
+            parts.append("GradScaler")
+        rows = [
+            ("trained", f"{2 * n} steps; and {n} + {n} with a save and a new process in between"),
+            ("with", f"{', '.join(parts)}, on {training['device']}"),
+            ("loss", training["loss"]),
+        ]
+        if self.verdict == "same":
+            compared = "weights, buffers, optimizer, learning rate, losses: bit for bit"
+            rows.append(("compared", compared))
+        if self.first is not None:
+            rows.append(("differs", f"first in {self.first}"))
+        rows += [("cause", f"{cause.message} ({cause.kind})") for cause in self.causes]
+        if self.verdict == "differs":
+            if self.causes:
+                fixed = "only that" if len(self.causes) == 1 else "only these"
+                rows.append(("proof", f"with {fixed} fixed, the bits agree"))
+            else:
+                rows.append(("cause", "unknown: fixing the usual causes does not make it equal"))
+        rows += [(crossing.label, crossing.text()) for crossing in self.crossings]
+        rows += [("note", note) for note in self.notes]
+        return rows
+
+    def as_dict(self) -> dict[str, object]:
+        """Return the report as a dict that can be written as JSON."""
+        first = self.first
+        return {
+            "schema": 1,
+            "check": "resume",
+            "path": self.path,
+            "verdict": self.verdict,
+            "steps": self.steps,
+            "processes": self.processes,
+            "first": asdict(first) if first is not None else None,
+            "causes": [
+                {"kind": cause.kind, "message": cause.message, "fixes": list(cause.fixes)}
+                for cause in self.causes
+            ],
+            "notes": self.notes,
+            "training": {key: self.training[key] for key in _TRAINING_KEYS},
+            "crossings": [crossing.as_dict() for crossing in self.crossings],
+            "losses": {"uninterrupted": self.losses[0], "resumed": self.losses[1]},
+        }
 
 
-def json_of(report: ResumeReport) -> dict[str, object]:
-    """For programs."""
-    facts = report.facts
-    kept = (
-        "device", "length", "taken", "loss", "optimizer", "scheduler", "per_step", "scaler",
-        "autocast", "averages", "rng_saved",
+def check_plot_path(path: str, force: bool) -> None:
+    """Raise an error now, before the training, if a plot could not be written to this path.
+
+    Raises:
+        UnsupportedError: matplotlib is not installed.
+        PtInspectError: the path has no suffix of a picture, exists, or cannot be written.
+    """
+    from importlib.util import find_spec
+
+    if not path.lower().endswith(_PLOT_SUFFIXES):
+        raise PtInspectError(f"a plot needs one of the suffixes {', '.join(_PLOT_SUFFIXES)}", path=path)
+    check_destination(path, force=force)
+    if find_spec("matplotlib") is None:
+        raise UnsupportedError(
+            "matplotlib is not installed", hint="pip install 'ptinspect[plot]', or leave --plot out"
+        )
+
+
+def plot_losses(
+    path: str,
+    losses: tuple[list[float], list[float]],
+    saved_step: int,
+    force: bool = False,
+) -> None:
+    """Draw the losses of the uninterrupted and of the resumed run.
+
+    Args:
+        path: the picture.
+        losses: both runs, from the first step.
+        saved_step: the step after which the checkpoint was saved.
+        force: overwrite the picture.
+
+    Raises:
+        PtInspectError: the picture cannot be written.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.add_subplot()
+    uninterrupted, resumed = losses[0], losses[1][saved_step:]
+    axes.plot(
+        range(1, len(uninterrupted) + 1), uninterrupted, label="uninterrupted",
+        gid="uninterrupted", linewidth=3, alpha=0.5,
     )  # fmt: skip
-    return {
-        "schema": 1,
-        "check": "resume",
-        "path": report.path,
-        "verdict": report.verdict,
-        "steps": report.steps,
-        "processes": report.processes,
-        "first": None
-        if report.first is None
-        else {"step": report.first.step, "what": report.first.what, "more": report.first.more},
-        "causes": [
-            {"kind": cause.kind, "message": cause.message, "mended": list(cause.mends)}
-            for cause in report.causes
-        ],
-        "notes": report.notes,
-        "training": {key: facts[key] for key in kept},
-        "crossings": [crossing.json() for crossing in report.crossings],
-        "losses": {"uninterrupted": report.losses[0], "resumed": report.losses[1]},
-    }
+    steps = range(saved_step + 1, saved_step + 1 + len(resumed))
+    axes.plot(steps, resumed, label="resumed", gid="resumed", marker=".")
+    axes.axvline(saved_step + 0.5, linestyle=":", color="grey", gid="saved")
+    axes.set(xlabel="step", ylabel="loss")
+    axes.legend()
+    # Without a date, the same training gives the same file.
+    dates = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
+    suffix = os.path.splitext(path)[1].lower()
+    image = BytesIO()
+    figure.savefig(image, format=suffix[1:], metadata=dates.get(suffix))
+    write_file(path, image.getvalue(), force=force)

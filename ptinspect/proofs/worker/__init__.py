@@ -1,1 +1,1 @@
-"""What runs in child processes, and imports torch: `python -m ptinspect.proofs.worker`."""
+"""The only folder that runs the user's code and imports torch, always in a child process."""

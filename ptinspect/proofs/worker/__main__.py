@@ -1,8 +1,8 @@
-"""The server: imports torch once, then runs each job in a new process of its own.
+"""The server: imports torch once, then runs each job in a new process.
 
-Where the system can fork, a job's process is a fork of this one, which has done nothing but import
-torch; elsewhere it is started afresh. Requests and answers are lines of JSON on standard input and
-output; what a job itself has to say goes into a file.
+If the system can fork, a job's process is a fork of this one, which has done nothing but import
+torch; otherwise it is a new Python process. Requests and outcomes are lines of JSON on standard
+input and output. A job writes its answer to a file.
 """
 
 from __future__ import annotations
@@ -16,75 +16,77 @@ import time
 import traceback
 from typing import IO, Any
 
-from ptinspect.proofs.worker import progress
+from ptinspect.proofs.worker.reporting import open_progress, read_progress
 
-LOG = 64 << 20
-"""Bytes that a job may print before it is ended: the disk is not its own."""
+MAX_LOG = 64 << 20
+"""Bytes that a job may print before it is stopped, so that it cannot fill the disk."""
 
 
 def serve() -> None:
-    """Until standard input ends, or the process that asked."""
+    """Run jobs until standard input or the parent process ends."""
     channel = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what user code prints is no answer
-    sys.dont_write_bytecode = True  # nor is its folder ours to write into
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent says when it ends
+    os.dup2(2, 1)  # what user code prints must not end up in the channel
+    sys.dont_write_bytecode = True  # the user's folder stays as it is
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when the server ends
     parent = os.getppid()
-    warm()
+    preload()
     for line in sys.stdin:
         request = json.loads(line)
-        job = Forked(request, channel) if hasattr(os, "fork") else Started(request)
+        job = ForkedJob(request, channel) if hasattr(os, "fork") else StartedJob(request)
         signal.signal(signal.SIGTERM, lambda *_, job=job: (job.kill(), os._exit(1)))
-        answer = watched(job, request, channel, parent)
+        outcome = wait_for(job, request, channel, parent)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        say(channel, answer)
+        send(channel, outcome)
 
 
-def say(channel: IO[str], made: dict[str, Any]) -> None:
-    """A line to the parent."""
-    channel.write(json.dumps(made) + "\n")
+def send(channel: IO[str], message: dict[str, Any]) -> None:
+    """Send a line of JSON to the parent."""
+    channel.write(json.dumps(message) + "\n")
     channel.flush()
 
 
-def warm() -> None:
-    """Imports what every job needs. Nothing is computed, and CUDA is asked nothing: neither its
-    threads nor its state survive a fork."""
+def preload() -> None:
+    """Import what every job needs.
+
+    Nothing is computed and CUDA is not queried, because neither threads nor CUDA survive a fork.
+    """
     import torch
     import torch.utils.data
 
     import ptinspect.proofs.worker.jobs  # noqa: F401
 
-    torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)  # imports much at its first use
+    torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)  # imports much on first use
 
 
-class Forked:
-    """A job in a fork of this process, with a group of its own: what it starts ends with it."""
+class ForkedJob:
+    """A job in a fork of this process. Its process group ends with it."""
 
     def __init__(self, request: dict[str, Any], channel: IO[str]) -> None:
         self.process = os.fork()
         if not self.process:
             os.setpgid(0, 0)
-            for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, signal.default_int_handler if number == 2 else signal.SIG_DFL)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
             os.close(channel.fileno())
-            only(request)
+            run_once(request)
 
     def poll(self) -> int | None:
-        """The exit code, negative for a signal; None while it runs."""
-        done, status = os.waitpid(self.process, os.WNOHANG)
-        return os.waitstatus_to_exitcode(status) if done else None
+        """Return the exit code, negative for a signal; None while the job runs."""
+        pid, status = os.waitpid(self.process, os.WNOHANG)
+        return os.waitstatus_to_exitcode(status) if pid else None
 
     def kill(self) -> None:
-        """The job and all that it has started."""
-        for end in (os.killpg, os.kill):
+        """Kill the job and the processes that it has started."""
+        for kill in (os.killpg, os.kill):
             try:
-                end(self.process, signal.SIGKILL)
-            except OSError:  # no group yet, or gone
+                kill(self.process, signal.SIGKILL)
+            except OSError:  # the group does not exist yet, or the process has ended
                 continue
         os.waitpid(self.process, 0)
 
 
-class Started:
-    """A job in a process that is started afresh."""
+class StartedJob:
+    """A job in a new Python process."""
 
     def __init__(self, request: dict[str, Any]) -> None:
         command = [sys.executable, "-m", "ptinspect.proofs.worker", "--one"]
@@ -94,50 +96,55 @@ class Started:
         self.process.stdin.close()
 
     def poll(self) -> int | None:
-        """As above."""
+        """Return the exit code; None while the job runs."""
         return self.process.poll()
 
     def kill(self) -> None:
-        """The job."""
+        """Kill the job."""
         self.process.kill()
         self.process.wait()
 
 
-def watched(
-    job: Forked | Started, request: dict[str, Any], channel: IO[str], parent: int
+def wait_for(
+    job: ForkedJob | StartedJob, request: dict[str, Any], channel: IO[str], parent: int
 ) -> dict[str, Any]:
-    """Waits for the job's end; ends it where it takes too long or prints without end."""
+    """Report a job's progress until it ends, and return its outcome.
+
+    A job that takes too long or prints too much is killed. If the parent process is gone, so is
+    this one.
+    """
     deadline = time.monotonic() + request["timeout"]
-    pause, seen = 0.002, None
+    pause, last_progress = 0.002, None
     while True:
         status = job.poll()
         if status is not None:
             return {"status": status}
-        ended = "late" if time.monotonic() > deadline else "log" if talks(request["log"]) else None
-        if ended is not None:
+        timed_out = time.monotonic() > deadline
+        if timed_out or log_too_large(request["log"]):
             job.kill()
-            return {"status": -9, "ended": ended}
-        if os.getppid() != parent:  # nobody waits for the answer any more
+            return {"status": -9, "ended": "timeout" if timed_out else "log"}
+        if os.getppid() != parent:
             job.kill()
             os._exit(1)
-        made = progress.told(request["progress"]) if request["progress"] else None
-        if made is not None and made != seen:
-            seen = made
-            say(channel, {"step": made[0], "total": made[1], "loss": made[2]})
+        progress = read_progress(request["progress"]) if request["progress"] else None
+        if progress is not None and progress != last_progress:
+            last_progress = progress
+            step, total, loss = progress
+            send(channel, {"step": step, "total": total, "loss": loss})
         time.sleep(pause)
         pause = min(pause * 1.2, 0.05)
 
 
-def talks(log: str) -> bool:
-    """Whether a job has printed more than it may."""
+def log_too_large(log: str) -> bool:
+    """Return True if a job has printed more than it may."""
     try:
-        return os.stat(log).st_size > LOG
-    except OSError:  # it has not begun
+        return os.stat(log).st_size > MAX_LOG
+    except OSError:  # the job has not opened it yet
         return False
 
 
-def only(request: dict[str, Any]) -> None:
-    """One job, and then the end of this process."""
+def run_once(request: dict[str, Any]) -> None:
+    """Run one job and end this process."""
     code = 1
     try:
         null = os.open(os.devnull, os.O_RDONLY)
@@ -145,9 +152,15 @@ def only(request: dict[str, Any]) -> None:
         log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         os.dup2(log, 1)
         os.dup2(log, 2)
-        run(request)
+        open_progress(request["progress"])
+
+        from ptinspect.proofs.worker.jobs import run_job
+
+        answer = run_job(request["job"], request.get("memory"))
+        with open(request["answer"], "w", encoding="utf-8") as file:
+            json.dump(answer, file)
         code = 0
-    except BaseException:  # noqa: BLE001 - whatever it is, the parent says what became of the job
+    except BaseException:  # noqa: BLE001 - the parent reports how the job ended
         traceback.print_exc()
     finally:
         for stream in (sys.stdout, sys.stderr):
@@ -155,17 +168,7 @@ def only(request: dict[str, Any]) -> None:
         os._exit(code)
 
 
-def run(request: dict[str, Any]) -> None:
-    """Does the job, and writes what came of it."""
-    from ptinspect.proofs.worker.jobs import do
-
-    progress.begin(request["progress"])
-    answer = do(request["job"], request.get("memory"))
-    with open(request["answer"], "w", encoding="utf-8") as file:
-        json.dump(answer, file)
-
-
 if __name__ == "__main__":
     if "--one" in sys.argv:
-        only(json.loads(sys.stdin.read()))
+        run_once(json.loads(sys.stdin.read()))
     serve()

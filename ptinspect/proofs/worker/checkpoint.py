@@ -1,384 +1,395 @@
-"""What a checkpoint tells of its training, read against the model at hand: which parameters its
-optimizer covers and in which order, which were trained, at which batch of which epoch it stands."""
+"""Reads a loaded checkpoint against the model at hand.
+
+It says which parameters the optimizer covers and in which order, which of them were trained, and
+at which batch of which epoch the training was.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.nn.parameter import is_lazy
 
-from ptinspect.document.optim.rules import always_keeps, kept_by
-from ptinspect.document.optim.training_state import BUFFERS
-from ptinspect.proofs.worker.errors import CannotRun
-from ptinspect.proofs.worker.rng import rng_found
-
-ACCUMULATED = (2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64, 128)
-"""Batches over which gradients are accumulated, as scripts have it."""
-
-
-def whole_epochs(steps: int, recorded: int, length: int, skips: int) -> tuple[int, str] | None:
-    """Epochs that end where a checkpoint stands, and what has to be assumed for it; None where
-    nothing usual explains it. recorded: the epoch in the file. length: batches of an epoch.
-    skips: steps that a GradScaler may have left out."""
-    for epochs in (recorded + 1, recorded):
-        batches = epochs * length
-        if 0 < batches - steps <= skips:
-            return epochs, f"the GradScaler left out {batches - steps} of {batches} steps"
-        for each in ACCUMULATED:
-            fewer = {batches // each, -(-batches // each), epochs * (length // each)}
-            if steps and steps in fewer | {epochs * -(-length // each)}:
-                return epochs, f"gradients were accumulated over {each} batches"
-    return None
-
-
-def skipped(scaler: Any, steps: int) -> int:
-    """The most steps that a GradScaler of this state has left out, as gradients were not finite:
-    some until it found its scale, one whenever it tried a larger one. None were, where the scale
-    is still what it begins with (65536, torch.amp.GradScaler's default)."""
-    if not isinstance(scaler, dict) or "scale" not in scaler:
-        return 0
-    every = int(scaler["growth_interval"])
-    grown = steps // every if every > 0 else 0
-    if grown < 64 and float(scaler["scale"]) == 65536.0 * scaler["growth_factor"] ** grown:
-        return 0
-    return 24 + 2 * grown
-
-
-# ---
-
+from ptinspect.document.optim.rules import SAME_SHAPE, always_keeps, kept_by
+from ptinspect.proofs.worker.determinism import find_rng_states
+from ptinspect.proofs.worker.reporting import CannotRun
 
 PREFIXES = ("module.", "_orig_mod.", "model.", "_orig_mod.module.")
-SCALER = {"scale", "growth_factor", "backoff_factor", "growth_interval", "_growth_tracker"}
-AMP = ("amp", "use_amp", "autocast", "amp_dtype", "precision", "mixed_precision")
-NEXT = ("start_epoch", "next_epoch", "epochs_run", "epochs")
+SCALER_KEYS = {"scale", "growth_factor", "backoff_factor", "growth_interval", "_growth_tracker"}
+AUTOCAST_KEYS = ("amp", "use_amp", "autocast", "amp_dtype", "precision", "mixed_precision")
+NEXT_EPOCH_KEYS = ("start_epoch", "next_epoch", "epochs_run", "epochs")
 """Names of an epoch that is the next one to train; `epoch` is the last one that was finished."""
 
+ACCUMULATED_BATCHES = (2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64, 128)
+"""Numbers of batches over which scripts accumulate gradients."""
 
-def at(root: Any, path: Any) -> Any:
-    """What lies at a path of keys and indices. CannotRun where a path leads into an object."""
-    for step in path:
+Path = tuple[Any, ...]
+
+
+def value_at(root: Any, path: Any) -> Any:
+    """Return the value at a path of keys and indices.
+
+    Raises:
+        CannotRun: the path leads into an object.
+    """
+    for key in path:
         try:
-            root = root[step]
+            root = root[key]
         except (KeyError, IndexError, TypeError):
-            raise CannotRun(f"{'.'.join(map(str, path))} cannot be reached in the file") from None
+            place = ".".join(map(str, path))
+            raise CannotRun(f"{place} cannot be reached in the file") from None
     return root
 
 
-class Facts:
-    """root: the loaded file. plan: where its parts lie. own: tells the parameters of an optimizer
-    that the user makes, in its order. The rest is what is concluded."""
+class Checkpoint:
+    """A loaded checkpoint, matched to a model.
+
+    Args:
+        root: what torch.load returned.
+        plan: where the parts are in it.
+        model: the model to train.
+        user_order: returns the parameter names in the order of the user's own optimizer.
+
+    Attributes:
+        weights: the weights under the model's names.
+        prefix: what the file's names have in front of the model's.
+        optimizer: the optimizer's state_dict, or None.
+        class_path: the optimizer's class, if it is known.
+        slots: the optimizer's numbers for its parameters, over all groups.
+        names: per slot, the name of its parameter or buffer.
+        assumption: what was assumed to find `names`.
+        schedulers: the states of the schedulers.
+        scaler: the state of the GradScaler, if `scaler_path` is not None.
+        averages: averages of the weights (EMA), by path.
+        rng_paths: where the states of random number generators are, by kind.
+        autocast: the dtype of autocast that the file records.
+        counters: how far the training was.
+    """
 
     def __init__(
-        self, root: Any, plan: dict[str, Any], model: Any, own: Callable[[], list[str]] = list
+        self,
+        root: Any,
+        plan: dict[str, Any],
+        model: Any,
+        user_order: Callable[[], list[str]] = list,
     ) -> None:
         self.root = root
         self.plan = plan
-        self.own = own
-        self.weights: dict[str, Any] = {}
-        self.assumed: str | None = None
-        self.prefix = ""
-        self._find_weights(model)
-        self.optimizer = self._optimizer()
+        recorded = value_at(root, plan["model_path"])
+        self.holds_module = isinstance(recorded, torch.nn.Module)
+        self.weights, self.prefix = match_weights(
+            dict(recorded.state_dict() if self.holds_module else recorded), model
+        )
+        self.optimizer = self._optimizer_state()
         self.class_path: str | None = (plan["optimizer"] or {}).get("class")
-        self.slots = self._slots()
-        self.names = self._names(model)
-        self.rng = rng_found(root)
-        self.schedulers = [at(root, found["path"]) for found in plan["schedulers"]]
-        self.scaler_path = self._scaler_path()
-        self.amp = self._amp()
-        self.ema = {tuple(path): at(root, path) for path in plan["ema"]}
+        self.groups: list[dict[str, Any]] = self.optimizer["param_groups"] if self.optimizer else []
+        self.slots = [slot for group in self.groups for slot in group["params"]]
+        self.names: list[str] = []
+        self.assumption: str | None = None
+        if self.optimizer is not None:
+            self.names, self.assumption = self._parameter_names(model, user_order)
+        self.rng_paths = find_rng_states(root)
+        self.schedulers = [value_at(root, item["path"]) for item in plan["schedulers"]]
+        self.scaler_path = _scaler_path(root)
+        self.scaler = value_at(root, self.scaler_path) if self.scaler_path is not None else None
+        self.averages = {tuple(path): value_at(root, path) for path in plan["averages"]}
+        self.autocast = _autocast(root)
+        self.counters = Counters(
+            epoch=int(value_at(root, plan["epoch"]["path"])) if plan["epoch"] else None,
+            epoch_name=plan["epoch"]["name"] if plan["epoch"] else "",
+            steps=self._steps(),
+            schedulers=[
+                (item["last_epoch"], state)
+                for item, state in zip(plan["schedulers"], self.schedulers, strict=True)
+            ],
+            scaler=self.scaler,
+        )
 
-    # --- weights --------------------------------------------------------------------------
-
-    def _find_weights(self, model: Any) -> None:
-        found = at(self.root, self.plan["model_path"])
-        self.whole = isinstance(found, torch.nn.Module)
-        self.weights = dict(found.state_dict() if self.whole else found)
-        own = set(model.state_dict())
-        best = len(own & set(self.weights))
-        for prefix in PREFIXES:
-            inner = {key.removeprefix(prefix) for key in self.weights if key.startswith(prefix)}
-            if len(own & inner) > best:
-                best, self.prefix = len(own & inner), prefix
-        if not best:
-            raise CannotRun(
-                "the weights do not fit the model: no key of the file is one of its own, such as "
-                f"{next(iter(own), 'none')}; the file has {next(iter(self.weights), 'none')}",
-                "give the class that was saved as --model FILE.py:CLASS",
-            )
-        self.weights = {key.removeprefix(self.prefix): v for key, v in self.weights.items()}
-        odd = [
-            key
-            for key, value in model.state_dict().items()
-            if _other_shape(self.weights, key, value)
-        ]
-        if odd:
-            raise CannotRun(f"the weights do not fit the model: {odd[0]} has another shape")
-
-    # --- optimizer ------------------------------------------------------------------------
-
-    def _optimizer(self) -> dict[str, Any] | None:
+    def _optimizer_state(self) -> dict[str, Any] | None:
         if self.plan["optimizer"] is None:
             return None
-        found = at(self.root, self.plan["optimizer"]["path"])
-        made: dict[str, Any] = found if isinstance(found, dict) else found.state_dict()
-        return made
+        recorded = value_at(self.root, self.plan["optimizer"]["path"])
+        state: dict[str, Any] = recorded if isinstance(recorded, dict) else recorded.state_dict()
+        return state
 
-    def _slots(self) -> list[Any]:
-        groups = self.optimizer["param_groups"] if self.optimizer else []
-        return [key for group in groups for key in group["params"]]
+    def _steps(self) -> int | None:
+        states = self.optimizer["state"].values() if self.optimizer else ()
+        steps = [state["step"] for state in states if isinstance(state, dict) and "step" in state]
+        if steps:
+            return int(max(float(step) for step in steps))
+        return int(self.plan["step"]["value"]) if self.plan["step"] is not None else None
 
-    def _names(self, model: Any) -> list[str]:
-        """Per slot the parameter (or buffer) that it is for, as the file's own order tells."""
-        if self.optimizer is None:
-            return []
+    def _parameter_names(
+        self, model: Any, user_order: Callable[[], list[str]]
+    ) -> tuple[list[str], str | None]:
+        """Return the name of each slot's parameter, and what was assumed to find them."""
+        recorded = [name for group in self.groups for name in group.get("param_names", ())]
+        if len(recorded) == len(self.slots):
+            return [name.removeprefix(self.prefix) for name in recorded], None
         parameters = dict(model.named_parameters())
         buffers = dict(model.named_buffers())
-        recorded = [
-            name
-            for group in self.optimizer["param_groups"]
-            for name in group.get("param_names", ())
-        ]
-        if len(recorded) == len(self.slots):
-            return [name.removeprefix(self.prefix) for name in recorded]
-        mine = self._of_user(parameters)
-        if mine is not None:
-            return mine
-        seen: set[int] = set()
-        order = []
-        for key in self.weights:  # tied ones once, as parameters() has them
-            if key in parameters and id(parameters[key]) not in seen:
-                seen.add(id(parameters[key]))
-                order.append(key)
-        order += [key for key, value in parameters.items() if id(value) not in seen]
-        trainable = [key for key in order if parameters[key].requires_grad]
-        floats = [
-            k
-            for k in self.weights
-            if k in parameters or (k in buffers and buffers[k].is_floating_point())
-        ]
-        if len(self.optimizer["param_groups"]) > 1 and len(order) == len(self.slots):
-            by_shape = self._by_shapes(order, parameters)
-            if by_shape is not None:
-                return by_shape
-        last = order[-len(self.slots) :]  # where nothing else tells: what is nearest to the loss
-        for choice in (order, trainable, floats):
-            if len(choice) == len(self.slots) and self._agree(choice, {**buffers, **parameters}):
-                return choice
-        planned = self.plan["optimizer"].get("names") or []
-        if planned and all(name is not None for name in planned):
-            return [name.removeprefix(self.prefix) for name in planned]
-        found = self._by_shapes(order, parameters) or self._by_decay(order, parameters)
-        if found is None and len(last) == len(self.slots) and self._agree(last, parameters):
-            self.assumed = f"the optimizer covers the last {len(last)} parameters, it is assumed"
-            return last
-        if found is None:
-            raise CannotRun(
-                f"the optimizer covers {len(self.slots)} parameters, the model has {len(order)}, "
-                "and nothing tells which",
-                "write a function make_optimizer(model) beside the model's class",
+        shapes = [self._slot_shape(slot) for slot in self.slots]
+
+        def fits(names: list[str]) -> bool:
+            return len(names) == len(shapes) and all(
+                shape is None or shape == tuple((parameters | buffers)[name].shape)
+                for shape, name in zip(shapes, names, strict=True)
             )
-        return found
 
-    def _of_user(self, parameters: dict[str, Any]) -> list[str] | None:
-        """Those of make_optimizer, where it does not simply take the model's own order."""
-        mine = self.own()
+        names = user_order()
         trainable = [name for name, value in parameters.items() if value.requires_grad]
-        if len(mine) != len(self.slots) or mine in (list(parameters), trainable):
-            return None
-        known = all(name in parameters for name in mine)
-        return mine if known and self._agree(mine, parameters) else None
-
-    def _by_decay(self, order: list[str], parameters: dict[str, Any]) -> list[str] | None:
-        """The matrices in one group and the rest in another, as it is usual for weight decay."""
-        assert self.optimizer is not None
-        sizes = [len(group["params"]) for group in self.optimizer["param_groups"]]
+        if names not in (list(parameters), trainable) and set(names) <= set(parameters):
+            if fits(names):
+                return names, None
+        order = self._file_order(parameters)
+        trainable = [name for name in order if parameters[name].requires_grad]
+        floats = [
+            name
+            for name in self.weights
+            if name in parameters or (name in buffers and buffers[name].is_floating_point())
+        ]
+        unique = _unique_by_shape(shapes, {name: tuple(parameters[name].shape) for name in order})
+        if len(self.groups) > 1 and len(order) == len(self.slots) and unique is not None:
+            return unique, None
+        for names in (order, trainable, floats):
+            if fits(names):
+                return names, None
+        planned = self.plan["optimizer"].get("names") or []
+        if planned and None not in planned:
+            return [name.removeprefix(self.prefix) for name in planned], None
+        if unique is not None:
+            return unique, None
         matrices = [name for name in order if parameters[name].dim() > 1]
-        rest = [name for name in order if parameters[name].dim() < 2]
-        for one, other in ((matrices, rest), (rest, matrices)):
-            if sizes == [len(one), len(other)] and self._agree([*one, *other], parameters):
-                self.assumed = "the groups are the matrices and the rest, it is assumed"
-                return [*one, *other]
-        return None
+        vectors = [name for name in order if parameters[name].dim() < 2]
+        sizes = [len(group["params"]) for group in self.groups]
+        for first, second in ((matrices, vectors), (vectors, matrices)):
+            if sizes == [len(first), len(second)] and fits([*first, *second]):
+                assumption = "it is assumed that the groups are the matrices and all others"
+                return [*first, *second], assumption
+        last = order[-len(self.slots) :]  # the ones nearest to the loss are rarely frozen
+        if fits(last):
+            return last, f"it is assumed that the optimizer covers the last {len(last)} parameters"
+        raise CannotRun(
+            f"the optimizer covers {len(self.slots)} parameters and the model has {len(order)}; "
+            "nothing tells which of them",
+            "write a function make_optimizer(model) in the file of the model's class",
+        )
 
-    def _shape(self, slot: Any) -> tuple[int, ...] | None:
-        assert self.optimizer is not None
-        from ptinspect.document.optim.rules import SAME_SHAPE
+    def _file_order(self, parameters: dict[str, Any]) -> list[str]:
+        """Return the parameters' names in the file's order, tied ones once."""
+        order: list[str] = []
+        ids: set[int] = set()
+        for name in self.weights:
+            if name in parameters and id(parameters[name]) not in ids:
+                ids.add(id(parameters[name]))
+                order.append(name)
+        return order + [name for name, value in parameters.items() if id(value) not in ids]
 
-        kept = self.optimizer["state"].get(slot) or {}
-        for key, value in kept.items():
+    def _slot_shape(self, slot: Any) -> tuple[int, ...] | None:
+        for key, value in self.slot_state(slot).items():
             if key in SAME_SHAPE and isinstance(value, torch.Tensor):
                 return tuple(value.shape)
         return None
 
-    def _agree(self, names: list[str], tensors: dict[str, Any]) -> bool:
-        shapes = [self._shape(slot) for slot in self.slots]
-        pairs = zip(shapes, names, strict=True)
-        return all(shape is None or shape == tuple(tensors[name].shape) for shape, name in pairs)
-
-    def _by_shapes(self, order: list[str], parameters: dict[str, Any]) -> list[str] | None:
-        """The only names that the shapes allow; None where there are several."""
-        free = list(order)
-        made = []
-        for slot in self.slots:
-            shape = self._shape(slot)
-            fitting = [name for name in free if tuple(parameters[name].shape) == shape]
-            if len(fitting) != 1:
-                return None
-            made.append(fitting[0])
-            free.remove(fitting[0])
-        return made
+    def slot_state(self, slot: Any) -> dict[str, Any]:
+        """Return the optimizer's state for a parameter; empty if there is none."""
+        assert self.optimizer is not None
+        return self.optimizer["state"].get(slot) or {}
 
     @property
-    def keeps(self) -> bool:
-        """Whether the optimizer always keeps some state."""
+    def keeps_state(self) -> bool:
+        """True if the optimizer always has some state after a step."""
         if self.optimizer is None:
             return True
-        return always_keeps(self.class_path, tuple(self.optimizer["param_groups"])) is not False
+        return always_keeps(self.class_path, tuple(self.groups)) is not False
 
-    def lacking(self, slot: Any) -> bool:
-        """Whether a slot's state lacks something that the class always keeps."""
-        assert self.optimizer is not None
-        kept = self.optimizer["state"].get(slot) or {}
-        for group in self.optimizer["param_groups"]:
+    def lacks_state(self, slot: Any) -> bool:
+        """Return True if a slot lacks something that the optimizer's class always keeps."""
+        state = self.slot_state(slot)
+        for group in self.groups:
             if slot in group["params"]:
-                return any(key not in kept for key in kept_by(self.class_path, group) or ())
+                return any(key not in state for key in kept_by(self.class_path, group) or ())
         return False
 
     def trained(self) -> set[str] | None:
-        """The parameters that were trained; None where the file does not tell."""
+        """Return the names of the parameters that were trained, None if it is unknown."""
         if self.optimizer is None or not self.names:
             return None
-        state = self.optimizer["state"]
-        begun = {name for slot, name in zip(self.slots, self.names, strict=True) if state.get(slot)}
-        single = (self.class_path or "").endswith(".LBFGS")
-        if begun and self.keeps and not single:
-            return begun
+        pairs = zip(self.slots, self.names, strict=True)
+        with_state = {name for slot, name in pairs if self.slot_state(slot)}
+        shares_state = (self.class_path or "").endswith(".LBFGS")
+        if with_state and self.keeps_state and not shares_state:
+            return with_state
         return set(self.names)
 
     @property
-    def scheduled(self) -> bool:
-        """Whether a scheduler was at work: each writes the rate that it begins with."""
-        groups = self.optimizer["param_groups"] if self.optimizer else []
-        return any("initial_lr" in group for group in groups)
+    def was_scheduled(self) -> bool:
+        """True if a scheduler was used: each writes the rate that it starts with."""
+        return any("initial_lr" in group for group in self.groups)
 
-    def buffers_covered(self, model: Any) -> list[str]:
-        """Buffers that the optimizer was given as if they were parameters."""
-        own = dict(model.named_buffers())
-        return [name for name in self.names if name in own]
 
-    # --- how far it is --------------------------------------------------------------------
+def match_weights(weights: dict[str, Any], model: Any) -> tuple[dict[str, Any], str]:
+    """Return the weights under the model's names, and the prefix that was removed."""
+    own = model.state_dict()
+    prefix, best = "", len(own.keys() & weights.keys())
+    for candidate in PREFIXES:
+        names = {key.removeprefix(candidate) for key in weights if key.startswith(candidate)}
+        if len(own.keys() & names) > best:
+            prefix, best = candidate, len(own.keys() & names)
+    if not best:
+        raise CannotRun(
+            "the weights do not fit the model: they have no key in common; the model has "
+            f"{next(iter(own), 'none')}, the file {next(iter(weights), 'none')}",
+            "give the class that was saved as --model FILE.py:CLASS",
+        )
+    matched = {key.removeprefix(prefix): value for key, value in weights.items()}
+    for key, value in own.items():
+        recorded = matched.get(key)
+        if not isinstance(recorded, torch.Tensor) or not isinstance(value, torch.Tensor):
+            continue
+        if not is_lazy(value) and recorded.shape != value.shape:
+            raise CannotRun(f"the weights do not fit the model: {key} has another shape")
+    return matched, prefix
 
-    @property
-    def epoch(self) -> int | None:
-        """As recorded."""
-        found = self.plan["epoch"]
-        return int(at(self.root, found["path"])) if found is not None else None
 
-    @property
-    def steps(self) -> int | None:
-        """Steps that were made, as the optimizer or a counter has them."""
-        state = self.optimizer["state"] if self.optimizer else {}
-        counted = [
-            kept["step"] for kept in state.values() if isinstance(kept, dict) and "step" in kept
-        ]
-        if counted:
-            return int(max(float(step) for step in counted))
-        found = self.plan["step"]
-        return int(found["value"]) if found is not None else None
+def _unique_by_shape(
+    shapes: list[tuple[int, ...] | None], candidates: dict[str, tuple[int, ...]]
+) -> list[str] | None:
+    """Return the only names that the shapes allow, None if there are several."""
+    remaining = dict(candidates)
+    names = []
+    for shape in shapes:
+        fitting = [name for name, candidate in remaining.items() if candidate == shape]
+        if len(fitting) != 1:
+            return None
+        names.append(fitting[0])
+        del remaining[fitting[0]]
+    return names
 
-    def position(self, length: int | None) -> tuple[int, int]:
-        """The epoch and the batch in it that come next, by the steps made and the batches of an
-        epoch; by the scheduler; else after the recorded epoch. Steps count only where they are
-        near the recorded epoch: the batches at hand may be a few of the real ones."""
-        recorded = self.epoch
-        if recorded is None:
+
+def _scaler_path(root: Any) -> Path | None:
+    for path, value in _top_dicts(root):
+        if set(value) >= SCALER_KEYS or (not value and "scaler" in str(path[-1:]).lower()):
+            return path
+    return None
+
+
+def _top_dicts(root: Any) -> Iterator[tuple[Path, dict[Any, Any]]]:
+    """Yield the dicts in the root and two levels below, breadth first."""
+    queue: list[tuple[Path, Any]] = [((), root)] if isinstance(root, dict) else []
+    for path, value in queue:  # grows while it is read
+        yield path, value
+        if len(path) < 2:
+            items = ((key, item) for key, item in value.items() if isinstance(item, dict))
+            queue += [((*path, key), item) for key, item in items]
+
+
+def _autocast(root: Any) -> str | None:
+    """Return the dtype of autocast that a training script recorded."""
+    for key in AUTOCAST_KEYS if isinstance(root, dict) else ():
+        value = root.get(key)
+        if value is not True and not isinstance(value, str):
+            continue
+        text = str(value).lower()
+        if "bf16" in text or "bfloat16" in text or value is True:
+            return "bfloat16"
+        if "16" in text:
+            return "float16"
+    return None
+
+
+# --- How far the training was -----------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """How far a training was when its checkpoint was saved.
+
+    Attributes:
+        epoch: the recorded epoch.
+        epoch_name: the name under which it is recorded.
+        steps: steps of the optimizer.
+        schedulers: last_epoch and state of each scheduler.
+        scaler: the GradScaler's state.
+    """
+
+    epoch: int | None
+    epoch_name: str
+    steps: int | None
+    schedulers: list[tuple[int, Any]]
+    scaler: Any
+
+    def next_position(self, length: int | None) -> tuple[int, int]:
+        """Return the epoch and the batch in it that come next.
+
+        They follow from the steps and the batches of an epoch, else from the scheduler, else from
+        the recorded epoch. Steps count only if they are near the recorded epoch: the batches at
+        hand may be a few of the real ones.
+        """
+        if self.epoch is None:
             return 0, 0
-        steps = self.steps
-        if steps is not None and length and abs(steps // length - recorded) <= 2:
-            whole = self.explained(length) if steps % length else None
-            return (whole[0], 0) if whole is not None else divmod(steps, length)
-        for found in self.plan["schedulers"]:
-            if abs(found["last_epoch"] - recorded - 1) <= 2 and not self.per_step(length):
-                return found["last_epoch"], 0
-        return recorded + self.usual, 0
+        if self.steps is not None and length and abs(self.steps // length - self.epoch) <= 2:
+            explained = self.whole_epochs(length)
+            return (explained[0], 0) if explained is not None else divmod(self.steps, length)
+        for last_epoch, _ in self.schedulers:
+            if abs(last_epoch - self.epoch - 1) <= 2 and not self.steps_scheduler_per_batch(length):
+                return last_epoch, 0
+        return self.epoch + self._usual_offset, 0
 
-    def explained(self, length: int | None) -> tuple[int, str] | None:
-        """Where the steps made are no whole epochs of batches: how they may be, all the same."""
-        recorded, steps = self.epoch, self.steps
-        if recorded is None or steps is None or not length or not steps % length:
+    def whole_epochs(self, length: int | None) -> tuple[int, str] | None:
+        """Return the finished epochs if there are fewer steps than batches, and the usual reason.
+
+        None if the steps are whole epochs of batches, or nothing usual explains them.
+        """
+        epoch, steps = self.epoch, self.steps
+        if epoch is None or steps is None or not length or not steps % length:
             return None
-        if abs(steps // length - recorded) > 2:
+        if abs(steps // length - epoch) > 2:
             return None
-        scaler = at(self.root, self.scaler_path) if self.scaler_path else None
-        return whole_epochs(steps, recorded, length, skipped(scaler, steps))
+        for epochs in (epoch + 1, epoch):
+            batches = epochs * length
+            if 0 < batches - steps <= self._most_skipped_steps():
+                return epochs, f"the GradScaler left out {batches - steps} of {batches} steps"
+            for each in ACCUMULATED_BATCHES:
+                counts = {batches // each, -(-batches // each), epochs * (length // each)}
+                if steps and steps in counts | {epochs * -(-length // each)}:
+                    return epochs, f"gradients were accumulated over {each} batches"
+        return None
+
+    def _most_skipped_steps(self) -> int:
+        """Return how many steps a GradScaler may have left out as gradients were not finite.
+
+        Some until it found its scale, and one whenever it tried a larger one. None if the scale is
+        still what it starts with (65536, torch.amp.GradScaler's default).
+        """
+        scaler = self.scaler
+        if not isinstance(scaler, dict) or "scale" not in scaler:
+            return 0
+        interval = int(scaler["growth_interval"])
+        grown = (self.steps or 0) // interval if interval > 0 else 0
+        if grown < 64 and float(scaler["scale"]) == 65536.0 * scaler["growth_factor"] ** grown:
+            return 0
+        return 24 + 2 * grown
 
     @property
-    def usual(self) -> int:
-        """What is usually added to the recorded epoch."""
-        return 0 if self.plan["epoch"] and self.plan["epoch"]["name"] in NEXT else 1
+    def _usual_offset(self) -> int:
+        return 0 if self.epoch_name in NEXT_EPOCH_KEYS else 1
 
-    def added(self, length: int | None) -> int:
-        """What a script adds to the recorded epoch: 1 where it is the last finished one, 0 where it
-        is the next one."""
-        after, offset = self.position(length)
-        if self.epoch is not None and not offset and after == self.epoch:
+    def epoch_offset(self, length: int | None) -> int:
+        """Return what a script adds to the recorded epoch: 1 if it is the last finished one."""
+        epoch, batch = self.next_position(length)
+        if self.epoch is not None and not batch and epoch == self.epoch:
             return 0
-        return 1 if self.epoch is not None and after == self.epoch + 1 else self.usual
+        return 1 if self.epoch is not None and epoch == self.epoch + 1 else self._usual_offset
 
-    def per_step(self, length: int | None) -> bool:
-        """Whether the scheduler is stepped after each batch, not after each epoch."""
-        for found, state in zip(self.plan["schedulers"], self.schedulers, strict=True):
+    def steps_scheduler_per_batch(self, length: int | None) -> bool:
+        """Return True if the scheduler is stepped after each batch, not after each epoch."""
+        for last_epoch, state in self.schedulers:
             if self.epoch is None:
                 return isinstance(state, dict) and "total_steps" in state
-            last = found["last_epoch"]
-            if length != 1 and (last == self.steps or last > self.epoch + 2):
-                return bool(last != self.epoch + 1)
+            if length != 1 and (last_epoch == self.steps or last_epoch > self.epoch + 2):
+                return last_epoch != self.epoch + 1
         return False
-
-    # --- the rest -------------------------------------------------------------------------
-
-    def _scaler_path(self) -> tuple[Any, ...] | None:
-        for path, value in self._dicts():
-            if set(value) >= SCALER or (not value and "scaler" in str(path[-1:]).lower()):
-                return path
-        return None
-
-    def _dicts(self) -> Iterator[tuple[tuple[Any, ...], dict[Any, Any]]]:
-        """The file's dicts, the highest first, down to those in those in the root."""
-        found: list[tuple[tuple[Any, ...], dict[Any, Any]]] = []
-        if isinstance(self.root, dict):
-            found.append(((), self.root))
-        for path, value in found:  # it grows
-            yield path, value
-            if len(path) < 2:
-                inner = ((key, item) for key, item in value.items() if isinstance(item, dict))
-                found += [((*path, key), item) for key, item in inner]
-
-    def _amp(self) -> str | None:
-        """The type of autocast that the file says it was trained with."""
-        if not isinstance(self.root, dict):
-            return None
-        for key in AMP:
-            value = self.root.get(key)
-            if isinstance(value, str) or value is True:
-                text = str(value).lower()
-                if "bf16" in text or "bfloat16" in text:
-                    return "bfloat16"
-                if "16" in text:
-                    return "float16"
-                if value is True:
-                    return "bfloat16"
-        return None
-
-
-def _other_shape(weights: dict[str, Any], key: str, value: Any) -> bool:
-    there = weights.get(key)
-    if not isinstance(there, torch.Tensor) or not isinstance(value, torch.Tensor):
-        return False
-    return not is_lazy(value) and there.shape != value.shape
-
-
-__all__ = ["BUFFERS", "Facts", "at"]

@@ -1,7 +1,8 @@
-"""Loads a file with its stub, in a process that has neither ptinspect nor the classes.
+"""Load a file with its stub, in a process that has neither ptinspect nor the classes.
 
-It is imported from its path by a command line that leaves `__main__` empty, and imports nothing
-of ptinspect. Standard output has one JSON object: for each thing tried null, or why it failed.
+This module is imported by its path, by a command line that leaves `__main__` empty, and imports
+nothing of ptinspect. It writes one JSON object to standard output: for each step None, or why it
+failed.
 """
 
 from __future__ import annotations
@@ -14,112 +15,125 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+Results = dict[str, str | None]
+
 
 def main() -> None:
-    """Reads the job, a file named on the command line."""
+    """Run the job in the file that is named on the command line."""
     channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # what code of a package prints is no answer
+    os.dup2(2, 1)  # what a package prints must not end up in the answer
     warnings.simplefilter("ignore")
     with open(sys.argv[1], encoding="utf-8") as file:
         job = json.load(file)
-    for name in ("sys", "load_with_stub"):  # a class of the file may have that name
+    for name in ("sys", "load_with_stub"):  # a class in the file may have the same name
         vars(sys.modules["__main__"]).pop(name, None)
     sys.path[0] = job["folder"]
-    said: dict[str, str | None] = {}
-    unable: dict[str, str | None] = {}
-    tried(job, said, unable)
-    json.dump({"tried": said, "unable": {key: why for key, why in unable.items() if why}}, channel)
+    results: Results = {}
+    torch_failures: Results = {}
+    check(job, results, torch_failures)
+    failures = {step: error for step, error in torch_failures.items() if error}
+    json.dump({"results": results, "torch_failures": failures}, channel)
     channel.close()
 
 
-def tried(job: dict[str, Any], said: dict[str, str | None], unable: dict[str, str | None]) -> None:
-    """Both load ways, print, strict load. unable: what torch fails in with what it loaded."""
+def check(job: dict[str, Any], results: Results, torch_failures: Results) -> None:
+    """Load the file in each way, build the model, print it and load its state_dict strictly."""
     import torch
 
-    def imported() -> Any:
+    def import_stub() -> Any:
         import model_def  # type: ignore[import-not-found]
 
         return model_def
 
-    stub = attempt(said, "import", imported)
+    stub = attempt(results, "import", import_stub)
     if stub is None:
         return
-    path, where = job["path"], job["model_path"]
-    load = {"pickle": unpickled, "safetensors": from_safetensors}.get(job["form"], plainly)
-    loaded = attempt(said, "load", lambda: at(load(torch, path), where))
-    if not job["refused"] and load is plainly:
-        safe = attempt(said, "weights_only", lambda: at(safely(torch, path, stub), where))
+    path, model_path = job["path"], job["model_path"]
+    loaders: dict[str, Callable[[str], Any]] = {
+        "pickle": load_pickle,
+        "safetensors": load_safetensors,
+    }
+    load = loaders.get(job["format"], load_torch)
+    loaded = attempt(results, "load", lambda: value_at(load(path), model_path))
+    if job["try_weights_only"] and load is load_torch:
+        safe = attempt(
+            results, "weights_only", lambda: value_at(load_weights_only(path, stub), model_path)
+        )
         loaded = safe if loaded is None else loaded
-    if where is None or loaded is None:
+    if model_path is None or loaded is None:
         return
-    built = attempt(said, "build", stub.build)
+    built = attempt(results, "build", stub.build)
     if built is None:
         return
-    if isinstance(loaded, torch.nn.Module):
-        show = str if job["whole"] else repr  # str of a GraphModule shows its source, too
-        text = attempt(unable, "print", lambda: show(loaded))
-        tree = job["tree"] if job["whole"] else None
-        attempt(said, "print", lambda: same(show(built), text, tree))
-        state = attempt(unable, "strict", loaded.state_dict)
-        if state is not None:
-            attempt(said, "strict", lambda: built.load_state_dict(state))
-    else:
-        attempt(said, "strict", lambda: built.load_state_dict(loaded))
+    if not isinstance(loaded, torch.nn.Module):
+        attempt(results, "strict", lambda: built.load_state_dict(loaded))
+        return
+    # str of a GraphModule shows its source too, which only a stub with the source has.
+    show = str if job["recovered_source"] else repr
+    text = attempt(torch_failures, "print", lambda: show(loaded))
+    tree = job["tree"] if job["recovered_source"] else None
+    attempt(results, "print", lambda: check_same_text(show(built), text, tree))
+    state = attempt(torch_failures, "strict", loaded.state_dict)
+    if state is not None:
+        attempt(results, "strict", lambda: built.load_state_dict(state))
 
 
-def plainly(torch: Any, path: str) -> Any:
-    """Without weights_only."""
+def load_torch(path: str) -> Any:
+    import torch
+
     return torch.load(path, map_location="cpu", weights_only=False)
 
 
-def unpickled(torch: Any, path: str) -> Any:
-    """What torch.save did not write."""
+def load_weights_only(path: str, stub: Any) -> Any:
+    import torch
+
+    with torch.serialization.safe_globals(stub.SAFE_GLOBALS):
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def load_pickle(path: str) -> Any:
     with open(path, "rb") as file:
-        return pickle.load(file)  # scan has judged it
+        return pickle.load(file)  # scan did not call it dangerous
 
 
-def from_safetensors(torch: Any, path: str) -> Any:
-    """A state_dict."""
+def load_safetensors(path: str) -> Any:
     from safetensors.torch import load_file
 
     return load_file(path)
 
 
-def safely(torch: Any, path: str, stub: Any) -> Any:
-    """With it, and with the stub's list."""
-    with torch.serialization.safe_globals(stub.SAFE_GLOBALS):
-        return torch.load(path, map_location="cpu", weights_only=True)
-
-
-def at(value: Any, where: list[Any] | None) -> Any:
-    """What lies under a path of keys; True in place of what tells nothing."""
-    for key in where or ():
-        simple = isinstance(value, dict | list | tuple)
-        value = value[key] if simple else getattr(value, str(key))
+def value_at(value: Any, path: list[Any] | None) -> Any:
+    """Return the value at a path of keys and attributes; True instead of None."""
+    for key in path or ():
+        is_container = isinstance(value, dict | list | tuple)
+        value = value[key] if is_container else getattr(value, str(key))
     return True if value is None else value
 
 
-def same(built: str, *files: str | None) -> bool:
-    """Raises ValueError with the first line that differs."""
-    for text in files:
+def check_same_text(built: str, *texts: str | None) -> bool:
+    """Return True, or raise ValueError with the first line that differs."""
+    for text in texts:
         if text is None or text == built:
             continue
-        ours, theirs = text.splitlines(), built.splitlines()
-        number = next(
-            (n for n, pair in enumerate(zip(ours, theirs, strict=False)) if pair[0] != pair[1]),
-            min(len(ours), len(theirs)),
+        file_lines, stub_lines = text.splitlines(), built.splitlines()
+        pairs = zip(file_lines, stub_lines, strict=False)
+        index = next(
+            (number for number, (in_file, in_stub) in enumerate(pairs) if in_file != in_stub),
+            min(len(file_lines), len(stub_lines)),
         )
-        lines = [(text[number : number + 1] or ["nothing"])[0].strip() for text in (ours, theirs)]
-        raise ValueError(f"line {number + 1}: {lines[0]} in the file, {lines[1]} in the stub")
+        in_file, in_stub = (
+            (lines[index : index + 1] or ["nothing"])[0].strip()
+            for lines in (file_lines, stub_lines)
+        )
+        raise ValueError(f"line {index + 1}: {in_file} in the file, {in_stub} in the stub")
     return True
 
 
-def attempt(said: dict[str, str | None], what: str, call: Callable[[], Any]) -> Any:
-    """The call's result; None, and why, where it failed."""
+def attempt(results: Results, step: str, call: Callable[[], Any]) -> Any:
+    """Return the call's result, or None after recording why it failed."""
+    results[step] = None
     try:
-        made = call()
-    except Exception as error:  # noqa: BLE001 - whatever it is, it is the answer
-        said[what] = f"{type(error).__name__}: {error}"[:600]
+        return call()
+    except Exception as error:  # noqa: BLE001 - any failure is the answer
+        results[step] = f"{type(error).__name__}: {error}"[:600]
         return None
-    said[what] = None
-    return made

@@ -1,401 +1,398 @@
-"""A training that goes on from a checkpoint: its parts, made and loaded.
+"""Builds a training from a checkpoint and the user's files, and restores its state.
 
-`mends` says how the checkpoint is read. Without any: as a plain script does, which makes the model
-and an optimizer over `model.parameters()`, loads what is there and begins the next epoch. With
-those of READ: as the evidence in the file says. With others: from the snapshot of the training
-that was not interrupted, exactly that part.
+`fixes` says how the checkpoint is read. Without any, it is read as a plain script does: create the
+model and an optimizer over `model.parameters()`, load the states and start the next epoch. The
+fixes in EVIDENCE read it as the evidence in the file says. Other fixes restore exactly that part
+from the snapshot of the uninterrupted training.
 """
 
 from __future__ import annotations
 
+import copy
 import inspect
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
+from torch.optim import lr_scheduler
 
-from ptinspect.proofs.worker import schedulers
-from ptinspect.proofs.worker.batches import Batches
-from ptinspect.proofs.worker.checkpoint import Facts, at
-from ptinspect.proofs.worker.errors import CannotRun
-from ptinspect.proofs.worker.rng import as_python_state, seed_all, set_rng
+from ptinspect.proofs.worker.checkpoint import Checkpoint, value_at
+from ptinspect.proofs.worker.determinism import seed_all, set_rng_states
+from ptinspect.proofs.worker.reporting import CannotRun
+from ptinspect.proofs.worker.training import EpochStart, Training, optimizer_order, step_scheduler
 from ptinspect.proofs.worker.user_code import (
-    findable,
-    loaded,
-    loss_of,
-    made_by,
-    named,
+    Batches,
+    create_model,
+    import_model,
+    load_file,
+    loss_function,
     optimizer_class,
 )
+from ptinspect.text import join_names
 
-READ = ("order", "trainable", "buffers-in-optimizer", "learning-rate", "epoch", "mid-epoch", "amp")
-LIMIT = 32
-"""Batches up to which an epoch is taken whole."""
+EVIDENCE = (
+    "order", "trainable", "buffers-in-optimizer", "learning-rate", "epoch", "mid-epoch", "amp",
+)  # fmt: skip
+MAX_CATCH_UP = 100_000
+"""Epochs up to which a scheduler without a recorded state is stepped forward."""
+
+# Per scheduler: the keys that together only its state has, and arguments of its constructor.
+SCHEDULERS: tuple[tuple[str, str, str], ...] = (
+    ("ReduceLROnPlateau", "patience cooldown threshold_mode", "mode factor patience"),
+    ("OneCycleLR", "total_steps _schedule_phases", "total_steps"),
+    ("CosineAnnealingWarmRestarts", "T_0 T_mult", "T_0 T_mult eta_min"),
+    ("CosineAnnealingLR", "T_max eta_min", "T_max eta_min"),
+    ("PolynomialLR", "total_iters power", "total_iters power"),
+    ("LinearLR", "start_factor end_factor total_iters", "start_factor end_factor total_iters"),
+    ("ConstantLR", "factor total_iters", "factor total_iters"),
+    ("StepLR", "step_size gamma", "step_size gamma"),
+    ("MultiStepLR", "milestones gamma", "milestones gamma"),
+    ("ExponentialLR", "gamma", "gamma"),
+)
 
 
-class Loaded:
-    """See the module. options: the user's. path: the checkpoint to go on from. plan: where its
-    parts lie. snapshot: of the uninterrupted training."""
+@dataclass(frozen=True, slots=True)
+class Fixes:
+    """The fixes to apply, and the snapshot that they restore parts from."""
 
-    def __init__(
-        self,
-        plan: dict[str, Any],
-        options: dict[str, Any],
-        path: str,
-        seed: int,
-        mends: tuple[str, ...],
-        snapshot: dict[str, Any] | None = None,
-    ) -> None:
-        self.plan, self.options, self.mends = plan, options, frozenset(mends)
-        self.device = options["device"]
-        self.snapshot = snapshot or {}
-        self.first = snapshot is None  # the training that is not interrupted
-        seed_all(seed)
-        self.module, model = self.user_model()
-        self.root = loaded(plan, path)
-        self.model = self.made_model(model)
-        self.batches = Batches(options["data"], self.model, options["seed"])
-        self.facts = Facts(self.root, plan, self.model, self.own_order)
-        if "data" in self.facts.rng and not self.batches.generators():  # torch's own, then
-            self.facts.rng.setdefault("torch", self.facts.rng.pop("data"))
-        self.length = self.batches.length
-        # Of batches that are made up the number tells nothing of the real training.
-        self.real = None if self.batches.told else self.length
-        self.criterion = loss_of(options["loss"])
-        self.notes: list[str] = [self.facts.assumed] if self.facts.assumed else []
-        self.step_number = 0
-        self.losses: list[float] = []
-        self.batch_digest = ""
-        self.loss_type, self.loss_told = "float32", ""
-        self.scaler: Any = None
-        self.scheduler: Any = None
-        self.ema = {place: _copied(value) for place, value in self.facts.ema.items()}
-        self.limit_epoch()
-        self.per_step = options.get("per_step")
-        if self.per_step is None:
-            self.per_step = self.facts.per_step(self.real)
-        self.build()
+    names: frozenset[str]
+    snapshot: dict[str, Any]
 
-    # --- the model ------------------------------------------------------------------------
+    def __contains__(self, name: str) -> bool:
+        return name in self.names
 
-    def user_model(self) -> tuple[Any, Any]:
-        """The module of --model and its class, made findable under the pickled names."""
-        if self.options["model"] is None:
-            return None, None
-        module, model = named(self.options["model"])
-        findable(module, self.plan["needs"])
-        return module, model
+    def part(self, name: str) -> Any:
+        """Return a part of the snapshot if it has to be restored, else None."""
+        return self.snapshot.get(name) if name in self.names else None
 
-    def made_model(self, model: Any) -> Any:
-        """The model: of the file where it holds a whole one, else a new one of the class."""
-        there = at(self.root, self.plan["model_path"])
-        if isinstance(there, nn.Module):
-            return there.to(self.device)
-        if model is None:
-            raise CannotRun("the file holds weights, but no model", "give --model FILE.py:CLASS")
-        return made_by(model, self.options["model"]).to(self.device)
 
-    def of_user(self, name: str) -> Any:
-        """A function that the user wrote beside the model's class; None without."""
-        return getattr(self.module, name, None) if self.module is not None else None
+def load_training(
+    plan: dict[str, Any],
+    options: dict[str, Any],
+    path: str,
+    seed: int,
+    fix_names: tuple[str, ...],
+    snapshot: dict[str, Any] | None = None,
+) -> Training:
+    """Return a training that goes on from a checkpoint.
 
-    # --- building -------------------------------------------------------------------------
+    Args:
+        plan: where the parts are in the checkpoint.
+        options: the user's options, and what the uninterrupted training measured.
+        path: the checkpoint.
+        seed: seed of the random number generators.
+        fix_names: how to read the checkpoint; see the module.
+        snapshot: the state of the uninterrupted training; None if this is that training.
+    """
+    fixes = Fixes(frozenset(fix_names), snapshot or {})
+    seed_all(seed)
+    module, factory = import_model(options["model"], plan["user_names"])
+    root = load_file(path, plan["weights_only"])
+    model = value_at(root, plan["model_path"])
+    if not isinstance(model, nn.Module):
+        model = create_model(factory, options["model"])
+    model.to(options["device"])
+    batches = Batches(options["data"], model, options["seed"])
+    make_optimizer = getattr(module, "make_optimizer", None)
 
-    def build(self) -> None:
-        """Makes all parts, then loads them in the usual order."""
-        self.model.train()
-        if self.has("weights") or not self.facts.whole:
-            self.load_weights()
-        if "trainable" in self.mends:
-            trained = self.facts.trained()
-            for name, parameter in self.model.named_parameters():
-                parameter.requires_grad_(trained is None or name in trained)
-        self.optimizer = self.made_optimizer()
-        self.mine = self.names_of(self.optimizer)
-        self.make_scheduler()
-        self.make_scaler()
-        self.load_optimizer()
-        self.load_scheduler()
-        self.load_scaler()
-        self.place()
-        self.load_rng()
+    def user_order() -> list[str]:
+        return optimizer_order(model, make_optimizer(model)) if make_optimizer else []
 
-    def has(self, mend: str) -> bool:
-        """Whether a part is to be taken from the snapshot."""
-        return mend in self.mends and mend in self.snapshot
+    checkpoint = Checkpoint(root, plan, model, user_order)
+    if "data" in checkpoint.rng_paths and not batches.generators():  # then it is torch's own
+        checkpoint.rng_paths.setdefault("torch", checkpoint.rng_paths.pop("data"))
+    notes = [checkpoint.assumption] if checkpoint.assumption else []
+    criterion = loss_function(options["loss"])
+    batches.limit_epochs(options["steps"])
+    per_step = options.get("per_step")
+    if per_step is None:
+        per_step = checkpoint.counters.steps_scheduler_per_batch(batches.real_length)
+    _load_weights(model, checkpoint, fixes, notes)
+    if "trainable" in fixes:
+        trained = checkpoint.trained()
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(trained is None or name in trained)
+    if make_optimizer is not None:
+        optimizer = make_optimizer(model)
+    else:
+        optimizer = build_optimizer(model, checkpoint, options["optimizer_class"])
+    scheduler = _build_scheduler(module, checkpoint, optimizer, notes)
+    scaler, autocast = _build_precision(module, checkpoint, options["device"], fixes)
+    training = Training(
+        checkpoint=checkpoint,
+        model=model,
+        optimizer=optimizer,
+        scheduler=scheduler,
+        scaler=scaler,
+        autocast=autocast,
+        criterion=criterion,
+        batches=batches,
+        averages={path: _clone_tensors(value) for path, value in checkpoint.averages.items()},
+        device=options["device"],
+        per_step=per_step,
+        notes=notes,
+    )
+    _restore_optimizer(training, options["optimizer_class"], fixes, uninterrupted=snapshot is None)
+    _restore_scheduler(training, fixes, uninterrupted=snapshot is None)
+    if scaler is not None:
+        for state in (checkpoint.scaler, fixes.part("scaler")):
+            if state:
+                scaler.load_state_dict(copy.deepcopy(state))
+    _restore_position(training, options, fixes, uninterrupted=snapshot is None)
+    _restore_generators(training, fixes)
+    return training
 
-    def load_weights(self) -> None:
-        found = self.model.load_state_dict(self.facts.weights, strict=False)
-        if found.missing_keys:
-            self.notes.append(f"not in the file: {', '.join(found.missing_keys[:4])}")
-        for part in ("weights", "buffers"):
-            if self.has(part):
-                own = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
-                with torch.no_grad():
-                    for name, value in self.snapshot[part].items():
-                        own[name].copy_(value)
 
-    def made_optimizer(self) -> Any:
-        """Over `model.parameters()`, as the file's class; or as the user makes it."""
-        make = self.of_user("make_optimizer")
-        if make is not None:
-            return make(self.model)
-        path = self.options["optimizer_class"] or self.facts.class_path
-        if path is None:
-            raise CannotRun(
-                "the file does not tell which optimizer it was trained with",
-                "give --optimizer-class torch.optim.AdamW, or what it was",
-            )
-        kind = optimizer_class(path)
-        groups = self.facts.optimizer["param_groups"] if self.facts.optimizer else []
-        known = set(inspect.signature(kind.__init__).parameters) - {"self", "params"}
-        given = {key: value for key, value in (groups[0] if groups else {}).items() if key in known}
-        if isinstance(given.get("lr"), torch.Tensor):
-            given["lr"] = given["lr"].clone()
-        return kind(self.parameter_groups(kind), **given)
+# --- Build ------------------------------------------------------------------------------------
 
-    def parameter_groups(self, kind: Any) -> list[dict[str, Any]]:
-        every = dict(self.model.named_parameters())
-        trainable = [value for value in every.values() if value.requires_grad]
-        groups = self.facts.optimizer["param_groups"] if self.facts.optimizer else []
-        if len(groups) > 1:
-            names = iter(self.facts.names)
-            made = []
-            for group in groups:
-                mine = [
-                    every[name]
-                    for _, name in zip(group["params"], names, strict=False)
-                    if name in every
-                ]
-                made.append({"params": mine})
-            return made
-        if len(self.facts.slots) == len(every) != len(trainable):
-            trainable = list(every.values())
-        if kind is getattr(torch.optim, "Muon", None):  # it takes no others
-            trainable = [value for value in trainable if value.ndim == 2]
-        return [{"params": trainable}]
 
-    def own_order(self) -> list[str]:
-        """The parameters that the user's own function gives to an optimizer; none without."""
-        make = self.of_user("make_optimizer")
-        return self.names_of(make(self.model)) if make is not None else []
-
-    def names_of(self, optimizer: Any) -> list[str]:
-        """The names of its parameters, in its order."""
-        known = {id(value): name for name, value in self.model.named_parameters()}
-        return [
-            known.get(id(value), f"#{place}")
-            for group in optimizer.param_groups
-            for place, value in enumerate(group["params"])
-        ]
-
-    # --- loading --------------------------------------------------------------------------
-
-    def load_optimizer(self) -> None:
-        """Its state, as it is written or as the mends say."""
-        state = self.facts.optimizer
-        if state is not None:
-            names, slots = list(self.facts.names), list(self.facts.slots)
-            read = self.mends & {"order", "trainable", "buffers-in-optimizer"}
-            if read:
-                state = self.reread(state, slots, names)
-            self.optimizer.load_state_dict(_deep(state))
-            self.held_against_class()
-        if self.has("optimizer"):
-            self.set_optimizer(self.snapshot["optimizer"])
-
-    def held_against_class(self) -> None:
-        """CannotRun where the state is not one of the class that the user names."""
-        groups, path = self.optimizer.param_groups, self.facts.class_path
-        lacking = [key for key in self.optimizer.defaults if key not in groups[0]]
-        if lacking and self.options["optimizer_class"]:
-            hint = f"it looks like that of {path}" if path else None
-            what = f"{type(self.optimizer).__name__}: no {lacking[0]}"
-            raise CannotRun(f"the state in the file is not of {what}", hint)
-
-    def reread(self, state: dict[str, Any], slots: list[Any], names: list[str]) -> dict[str, Any]:
-        """The same states for this optimizer: each for the parameter that it was kept for."""
-        name_of = dict(zip(slots, names, strict=True))
-        buffers = {name for name, _ in self.model.named_buffers()}
-        mine = set(self.mine)
+def build_optimizer(model: Any, checkpoint: Checkpoint, class_path: str | None) -> Any:
+    """Return an optimizer over `model.parameters()`, of the user's class or the file's."""
+    class_path = class_path or checkpoint.class_path
+    if class_path is None:
+        raise CannotRun(
+            "the file does not tell which optimizer it was trained with",
+            "give --optimizer-class torch.optim.AdamW, or what it was",
+        )
+    cls = optimizer_class(class_path)
+    recorded = checkpoint.groups[0] if checkpoint.groups else {}
+    accepted = set(inspect.signature(cls.__init__).parameters) - {"self", "params"}
+    options = {key: value for key, value in recorded.items() if key in accepted}
+    if isinstance(options.get("lr"), torch.Tensor):
+        options["lr"] = options["lr"].clone()
+    parameters = dict(model.named_parameters())
+    if len(checkpoint.groups) > 1:
+        names = iter(checkpoint.names)
         groups = []
-        for group in state["param_groups"]:
-            keys = list(group["params"])
-            if "buffers-in-optimizer" in self.mends:
-                keys = [key for key in keys if name_of[key] not in buffers]
-            if "trainable" in self.mends:
-                keys = [key for key in keys if name_of[key] in mine or name_of[key] in buffers]
-            if "order" in self.mends:
-                place = {name: at for at, name in enumerate(self.mine)}
-                keys.sort(key=lambda key: place.get(name_of[key], len(place)))
-            made = {key: value for key, value in group.items() if key != "param_names"}
-            groups.append({**made, "params": keys})
-        kept = {key for group in groups for key in group["params"]}
-        held = {
-            key: value
-            for key, value in state["state"].items()
-            if key in kept and not (self.first and self.facts.lacking(key))
-        }
-        return {"state": held, "param_groups": groups}
+        for group in checkpoint.groups:
+            group_names = [name for _, name in zip(group["params"], names, strict=False)]
+            groups.append({"params": [parameters[n] for n in group_names if n in parameters]})
+        return cls(groups, **options)
+    trainable = [value for value in parameters.values() if value.requires_grad]
+    if len(checkpoint.slots) == len(parameters) != len(trainable):
+        trainable = list(parameters.values())
+    if cls is getattr(torch.optim, "Muon", None):  # it accepts no other parameters
+        trainable = [value for value in trainable if value.ndim == 2]
+    return cls([{"params": trainable}], **options)
 
-    def set_optimizer(self, snapshot: dict[str, Any]) -> None:
-        own = dict(self.model.named_parameters())
-        for name, kept in snapshot["state"].items():
-            self.optimizer.state[own[name]] = _to(_deep(kept), self.device)
-        for group, values in zip(self.optimizer.param_groups, snapshot["groups"], strict=False):
-            group.update(_deep(values))
 
-    def make_scheduler(self) -> None:
-        make = self.of_user("make_scheduler")
-        if make is not None:
-            self.scheduler = make(self.optimizer)
-        elif self.facts.schedulers:
-            state = self.facts.schedulers[0]
-            self.scheduler = schedulers.scheduler_of(state, self.optimizer)
-        elif self.facts.scheduled:
-            self.notes.append(
-                "the learning rate was scheduled (initial_lr), but no scheduler's state is in the "
-                "file: trained at one rate; see make_scheduler(optimizer) in --help"
+def _build_scheduler(
+    module: Any, checkpoint: Checkpoint, optimizer: Any, notes: list[str]
+) -> Any:
+    make = getattr(module, "make_scheduler", None)
+    if make is not None:
+        return make(optimizer)
+    if checkpoint.schedulers:
+        return scheduler_of(checkpoint.schedulers[0], optimizer)
+    if checkpoint.was_scheduled:
+        notes.append(
+            "the learning rate was scheduled (initial_lr), but no scheduler's state is in the "
+            "file: trained at one rate; see make_scheduler(optimizer) in --help"
+        )
+    return None
+
+
+def scheduler_of(state: dict[str, Any], optimizer: Any) -> Any:
+    """Return a scheduler of the class that wrote `state`, without loading it.
+
+    A scheduler's state does not record its class, but its keys tell it.
+
+    Raises:
+        CannotRun: the scheduler needs functions or others (LambdaLR, SequentialLR, CyclicLR).
+    """
+    if "_schedulers" not in state and "lr_lambdas" not in state and "step_ratio" not in state:
+        for name, keys, argument_names in SCHEDULERS:
+            if all(key in state for key in keys.split()):
+                arguments = {key: state[key] for key in argument_names.split() if key in state}
+                if name == "MultiStepLR":
+                    arguments["milestones"] = sorted(state["milestones"])
+                if name == "OneCycleLR":
+                    rates = [group.get("max_lr", 0.1) for group in optimizer.param_groups]
+                    arguments["max_lr"] = rates
+                return getattr(lr_scheduler, name)(optimizer, **arguments)
+    raise CannotRun(
+        "the scheduler's state does not tell its class",
+        "write a function make_scheduler(optimizer) in the file of the model's class",
+    )
+
+
+def _build_precision(
+    module: Any, checkpoint: Checkpoint, device: str, fixes: Fixes
+) -> tuple[Any, str | None]:
+    """Return the GradScaler and the dtype of autocast, None without."""
+    scaler = None
+    make_scaler = getattr(module, "make_scaler", None)
+    if make_scaler is not None:
+        scaler = make_scaler()
+    elif checkpoint.scaler_path is not None:
+        scaler = torch.amp.GradScaler(device.split(":")[0])
+    autocast = getattr(module, "autocast", None)
+    if autocast is None or ("amp" in fixes and checkpoint.autocast is not None):
+        return scaler, checkpoint.autocast
+    return scaler, autocast() if callable(autocast) else autocast
+
+
+# --- Restore ----------------------------------------------------------------------------------
+
+
+def _load_weights(
+    model: Any, checkpoint: Checkpoint, fixes: Fixes, notes: list[str]
+) -> None:
+    model.train()
+    if checkpoint.holds_module and fixes.part("weights") is None:
+        return
+    missing = model.load_state_dict(checkpoint.weights, strict=False).missing_keys
+    if missing:
+        notes.append(f"not in the file: {join_names(missing, 4)}")
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    with torch.no_grad():
+        for part in ("weights", "buffers"):
+            for name, value in (fixes.part(part) or {}).items():
+                tensors[name].copy_(value)
+
+
+def _restore_optimizer(
+    training: Training, user_class: str | None, fixes: Fixes, *, uninterrupted: bool
+) -> None:
+    optimizer, checkpoint = training.optimizer, training.checkpoint
+    state = checkpoint.optimizer
+    if state is not None:
+        if fixes.names & {"order", "trainable", "buffers-in-optimizer"}:
+            state = _rearranged_state(training, state, fixes, uninterrupted)
+        optimizer.load_state_dict(copy.deepcopy(state))
+        group = optimizer.param_groups[0]
+        missing = [key for key in optimizer.defaults if key not in group]
+        if missing and user_class:
+            path = checkpoint.class_path
+            raise CannotRun(
+                f"the state in the file is not of {type(optimizer).__name__}: no {missing[0]}",
+                f"it looks like the state of {path}" if path else None,
             )
+    snapshot = fixes.part("optimizer")
+    if snapshot is not None:
+        parameters = dict(training.model.named_parameters())
+        for name, parameter_state in snapshot["state"].items():
+            moved = _to_device(copy.deepcopy(parameter_state), training.device)
+            optimizer.state[parameters[name]] = moved
+        for group, values in zip(optimizer.param_groups, snapshot["groups"], strict=False):
+            group.update(copy.deepcopy(values))
 
-    def load_scheduler(self) -> None:
-        if self.scheduler is None:
-            return
-        if self.facts.schedulers:
-            self.scheduler.load_state_dict(_deep(self.facts.schedulers[0]))
-        elif self.first:
-            self.catch_up()
-        if self.has("scheduler"):
-            self.scheduler.load_state_dict(_deep(self.snapshot["scheduler"]))
-        rates = getattr(self.scheduler, "_last_lr", None)
-        if "learning-rate" in self.mends and self.facts.schedulers and rates:
-            for group, rate in zip(self.optimizer.param_groups, rates, strict=False):
-                group["lr"] = rate
 
-    def catch_up(self) -> None:
-        """A scheduler whose state is in no file: stepped as often as epochs were made."""
-        if (self.facts.epoch or 0) > 100_000:
-            return
-        kept = [group["lr"] for group in self.optimizer.param_groups]
-        for group in self.optimizer.param_groups:
-            group["lr"] = group.get("initial_lr", group["lr"])
-        for _ in range(self.facts.position(self.real)[0]):
-            with schedulers.quiet():
-                schedulers.step(self.scheduler, 0.0)
-        for group, rate in zip(self.optimizer.param_groups, kept, strict=True):
+def _rearranged_state(
+    training: Training, state: dict[str, Any], fixes: Fixes, uninterrupted: bool
+) -> dict[str, Any]:
+    """Return the recorded states for this optimizer, each for the parameter that it belongs to."""
+    checkpoint = training.checkpoint
+    name_of = dict(zip(checkpoint.slots, checkpoint.names, strict=True))
+    buffers = {name for name, _ in training.model.named_buffers()}
+    order = training.optimizer_order()
+    index_of = {name: index for index, name in enumerate(order)}
+    groups = []
+    for group in state["param_groups"]:
+        slots = list(group["params"])
+        if "buffers-in-optimizer" in fixes:
+            slots = [slot for slot in slots if name_of[slot] not in buffers]
+        if "trainable" in fixes:
+            slots = [slot for slot in slots if name_of[slot] in buffers.union(order)]
+        if "order" in fixes:
+            slots.sort(key=lambda slot: index_of.get(name_of[slot], len(index_of)))
+        options = {key: value for key, value in group.items() if key != "param_names"}
+        groups.append({**options, "params": slots})
+    covered = {slot for group in groups for slot in group["params"]}
+    states = {
+        slot: value
+        for slot, value in state["state"].items()
+        if slot in covered and not (uninterrupted and checkpoint.lacks_state(slot))
+    }
+    return {"state": states, "param_groups": groups}
+
+
+def _restore_scheduler(training: Training, fixes: Fixes, *, uninterrupted: bool) -> None:
+    scheduler, checkpoint = training.scheduler, training.checkpoint
+    if scheduler is None:
+        return
+    if checkpoint.schedulers:
+        scheduler.load_state_dict(copy.deepcopy(checkpoint.schedulers[0]))
+    elif uninterrupted:
+        _catch_up(training)
+    snapshot = fixes.part("scheduler")
+    if snapshot is not None:
+        scheduler.load_state_dict(copy.deepcopy(snapshot))
+    rates = getattr(scheduler, "_last_lr", None)
+    if "learning-rate" in fixes and checkpoint.schedulers and rates:
+        for group, rate in zip(training.optimizer.param_groups, rates, strict=False):
             group["lr"] = rate
 
-    def make_scaler(self) -> None:
-        make = self.of_user("make_scaler")
-        kind = self.device.split(":")[0]
-        if make is not None:
-            self.scaler = make()
-        elif self.facts.scaler_path is not None:
-            self.scaler = torch.amp.GradScaler(kind)
-        self.autocast = self.facts.amp
-        usual = self.of_user("autocast")
-        if usual is not None and ("amp" not in self.mends or self.facts.amp is None):
-            self.autocast = usual() if callable(usual) else usual
 
-    def load_scaler(self) -> None:
-        if self.scaler is None:
-            return
-        if self.facts.scaler_path is not None:
-            state = at(self.root, self.facts.scaler_path)
-            if state:
-                self.scaler.load_state_dict(_deep(state))
-        if self.has("scaler"):
-            self.scaler.load_state_dict(_deep(self.snapshot["scaler"]))
+def _catch_up(training: Training) -> None:
+    """Step a scheduler whose state is in no file, once per finished epoch."""
+    counters, groups = training.checkpoint.counters, training.optimizer.param_groups
+    if (counters.epoch or 0) > MAX_CATCH_UP:
+        return
+    rates = [group["lr"] for group in groups]
+    for group in groups:
+        group["lr"] = group.get("initial_lr", group["lr"])
+    for _ in range(counters.next_position(training.batches.real_length)[0]):
+        step_scheduler(training.scheduler, 0.0)
+    for group, rate in zip(groups, rates, strict=True):
+        group["lr"] = rate
 
-    def place(self) -> None:
-        """The epoch and the batch to begin with."""
-        self.number, self.offset = 0, 0
-        if self.facts.epoch is not None:
-            added = self.options.get("added")
-            self.number = self.facts.epoch + (
-                self.facts.added(self.real) if added is None else added
+
+def _restore_position(
+    training: Training, options: dict[str, Any], fixes: Fixes, *, uninterrupted: bool
+) -> None:
+    """Set the epoch and the batch to start with."""
+    counters, batches = training.checkpoint.counters, training.batches
+    if uninterrupted:
+        training.epoch, training.index = counters.next_position(batches.real_length)
+        explained = counters.whole_epochs(batches.real_length)
+        if explained is not None:
+            epochs, reason = explained
+            training.notes.append(
+                f"it is assumed that {counters.steps} steps are {epochs} whole epochs: {reason}"
             )
-        if self.first:
-            self.number, self.offset = self.facts.position(self.real)
-            whole = self.facts.explained(self.real)
-            if whole is not None:
-                self.notes.append(
-                    f"{self.facts.steps} steps are whole epochs, {whole[0]}, if {whole[1]}; "
-                    "that is assumed"
-                )
-            if self.limit is not None:
-                self.offset = min(self.offset, self.limit - 1)
-        if "position" in self.snapshot:
-            epoch, offset = self.snapshot["position"]
-            if "epoch" in self.mends:
-                self.number = epoch
-            if "mid-epoch" in self.mends:
-                self.number, self.offset = epoch, offset
-
-    def load_rng(self) -> None:
-        states = {kind: at(self.root, path) for kind, path in self.facts.rng.items()}
-        if "python" in states:
-            states["python"] = as_python_state(states["python"])
-        if "data" in states:
-            self.set_generators([states.pop("data")])
-        for kind in ("torch", "numpy", "python", "cuda"):
-            if f"rng-{kind}" in self.mends and kind in self.snapshot.get("rng", {}):
-                states[kind] = self.snapshot["rng"][kind]
-        set_rng(states)
-        if self.has("generators"):
-            self.set_generators(self.snapshot["generators"])
-
-    def set_generators(self, states: list[Any]) -> None:
-        for generator, state in zip(self.batches.generators(), states, strict=False):
-            generator.set_state(state)
-
-    def limit_epoch(self) -> None:
-        """Of a long epoch a part is taken."""
-        steps = self.options["steps"]
-        self.limit: int | None = None
-        if self.length is None:
-            self.limit = max(steps, 2)
-        elif self.length > max(steps, LIMIT):
-            self.limit = max(steps, LIMIT)
-            self.tell_taken()
-
-    @property
-    def taken(self) -> int | None:
-        """Batches that are taken of each epoch; None for all."""
-        if self.limit is None or (self.length is not None and self.length < self.limit):
-            return None
-        return self.limit
-
-    def tell_taken(self) -> None:
-        """That only a part of each epoch is taken, and what to do about it."""
-        if self.taken is None:
-            return
-        if self.real is None:
-            text = (
-                f"the data do not tell how many batches an epoch has: the first {self.limit} of "
-                "each are taken; --steps N takes more"
-            )
-        else:
-            text = (
-                f"an epoch has {self.length:,} batches: the first {self.limit} of each are taken; "
-                f"--steps {self.length} takes all of them"
-            )
-        self.notes.append(text)
+        if batches.limit is not None:
+            training.index = min(training.index, batches.limit - 1)
+    elif counters.epoch is not None:
+        training.epoch = counters.epoch + options["epoch_offset"]
+    if "position" in fixes.snapshot:
+        epoch, index = fixes.snapshot["position"]
+        if "epoch" in fixes or "mid-epoch" in fixes:
+            training.epoch = epoch
+        if "mid-epoch" in fixes:
+            training.index = index
 
 
-def _copied(value: Any) -> Any:
-    return {k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in value.items()}
+def _restore_generators(training: Training, fixes: Fixes) -> None:
+    """Set the random number generators, and what `Training` replays of the data."""
+    checkpoint, snapshot = training.checkpoint, fixes.snapshot
+    paths = checkpoint.rng_paths
+    states = {kind: value_at(checkpoint.root, path) for kind, path in paths.items()}
+    if "data" in states:
+        training.batches.set_generator_states([states.pop("data")])
+    for kind, state in snapshot.get("rng", {}).items():
+        if f"rng-{kind}" in fixes:
+            states[kind] = state
+    set_rng_states(states)
+    if fixes.part("generators") is not None:
+        training.batches.set_generator_states(snapshot["generators"])
+    training.replay = fixes.part("replay")
+    if "mid-epoch" in fixes and "epoch_start" in snapshot:
+        training.resumed_epoch = EpochStart(*snapshot["epoch_start"])
 
 
-def _deep(value: Any) -> Any:
-    import copy
+def _clone_tensors(state: Any) -> dict[str, Any]:
+    return {
+        key: value.clone() if isinstance(value, torch.Tensor) else value
+        for key, value in state.items()
+    }
 
-    return copy.deepcopy(value)
 
-
-def _to(value: Any, device: str) -> Any:
+def _to_device(value: Any, device: str) -> Any:
+    """Move tensors with dimensions; a step count stays where it is, as in torch."""
     if isinstance(value, torch.Tensor):
         return value.to(device) if value.dim() else value
     if isinstance(value, dict):
-        return {key: _to(item, device) for key, item in value.items()}
-    return [_to(item, device) for item in value] if isinstance(value, list) else value
+        return {key: _to_device(item, device) for key, item in value.items()}
+    return [_to_device(item, device) for item in value] if isinstance(value, list) else value

@@ -1,5 +1,4 @@
-"""Saves a training in the middle as the checkpoint is laid out: the same entries, in the same
-order, with the same omissions."""
+"""Saves a training in the layout of its checkpoint: the same entries, order and omissions."""
 
 from __future__ import annotations
 
@@ -8,138 +7,142 @@ from typing import Any
 import torch
 from torch import nn
 
-from ptinspect.proofs.worker.checkpoint import at
-from ptinspect.proofs.worker.rng import rng_state, seen_as
+from ptinspect.proofs.worker.checkpoint import Checkpoint, value_at
+from ptinspect.proofs.worker.determinism import rng_state_like, rng_states
 from ptinspect.proofs.worker.training import Training
 
 
-def save(training: Training, path: str, start: int) -> None:
-    """The checkpoint after some more steps. start: the epoch at which this training began."""
-    facts = training.facts
-    root = _fresh(facts.root)
-    root = put(root, training.plan["model_path"], weights(training))
-    if facts.optimizer is not None:
-        place = training.plan["optimizer"]["path"]
-        there = at(facts.root, place)
-        made = optimizer(training)
-        if not isinstance(there, dict):  # pickled whole
-            there.load_state_dict(made)
-            made = there
-        root = put(root, place, made)
-    for number, found in enumerate(training.plan["schedulers"]):
-        if number == 0 and training.scheduler is not None:
-            root = put(root, found["path"], training.scheduler.state_dict())
-    if facts.scaler_path is not None and at(facts.root, facts.scaler_path):
-        root = put(root, facts.scaler_path, training.scaler.state_dict())
-    for place, kept in training.ema.items():
-        root = put(root, place, kept)
-    states = rng_state(training.device)
-    for generator in training.batches.generators()[:1]:
-        states["data"] = generator.get_state()
-    for kind, place in facts.rng.items():
+def save_checkpoint(training: Training, path: str, first_epoch: int) -> None:
+    """Write the checkpoint of a training that began at `first_epoch`."""
+    checkpoint, plan = training.checkpoint, training.checkpoint.plan
+    root = _copy_containers(checkpoint.root)
+    root = _replace(root, plan["model_path"], _weights(training))
+    if checkpoint.optimizer is not None:
+        optimizer_path = plan["optimizer"]["path"]
+        recorded = value_at(checkpoint.root, optimizer_path)
+        state: Any = _optimizer_state(training)
+        if not isinstance(recorded, dict):  # the optimizer object itself was saved
+            recorded.load_state_dict(state)
+            state = recorded
+        root = _replace(root, optimizer_path, state)
+    if plan["schedulers"] and training.scheduler is not None:
+        root = _replace(root, plan["schedulers"][0]["path"], training.scheduler.state_dict())
+    if checkpoint.scaler_path is not None and checkpoint.scaler:
+        root = _replace(root, checkpoint.scaler_path, training.scaler.state_dict())
+    for average_path, average in training.averages.items():
+        root = _replace(root, average_path, average)
+    states = rng_states(training.device)
+    for state in training.batches.generator_states()[:1]:
+        states["data"] = state
+    for kind, rng_path in checkpoint.rng_paths.items():
         if kind in states:
-            root = put(root, place, seen_as(at(facts.root, place), states[kind]))
-    if facts.epoch is not None:
-        passed = training.number - start
-        root = put(root, training.plan["epoch"]["path"], facts.epoch + passed)
+            recorded = value_at(checkpoint.root, rng_path)
+            root = _replace(root, rng_path, rng_state_like(recorded, states[kind]))
+    if checkpoint.counters.epoch is not None:
+        epoch = checkpoint.counters.epoch + training.epoch - first_epoch
+        root = _replace(root, plan["epoch"]["path"], epoch)
     torch.save(root, path)
 
 
-def _fresh(root: Any) -> Any:
-    """Copies of the containers; what lies in them is shared."""
+def _copy_containers(root: Any) -> Any:
+    """Copy dicts and lists, and share the values in them."""
     if type(root) is dict:
-        return {key: _fresh(value) for key, value in root.items()}
-    return [_fresh(value) for value in root] if type(root) is list else root
+        return {key: _copy_containers(value) for key, value in root.items()}
+    return [_copy_containers(value) for value in root] if type(root) is list else root
 
 
-def put(root: Any, path: Any, value: Any) -> Any:
-    """`root` with `value` at `path`."""
+def _replace(root: Any, path: Any, value: Any) -> Any:
+    """Return `root` with `value` at `path`."""
     if not path:
         return value
-    holder = at(root, path[:-1])
-    if isinstance(holder, tuple):
-        items = list(holder)
+    parent = value_at(root, path[:-1])
+    if isinstance(parent, tuple):
+        items = list(parent)
         items[path[-1]] = value
-        return put(root, path[:-1], tuple(items))
-    holder[path[-1]] = value
+        return _replace(root, path[:-1], tuple(items))
+    parent[path[-1]] = value
     return root
 
 
-def weights(training: Training) -> Any:
-    """The keys that the file has, in its dtypes; or the whole model."""
-    facts = training.facts
-    there = at(facts.root, training.plan["model_path"])
-    if isinstance(there, nn.Module):
+def _weights(training: Training) -> Any:
+    """Return the whole model, or the state_dict with the file's keys and dtypes."""
+    checkpoint = training.checkpoint
+    recorded = value_at(checkpoint.root, checkpoint.plan["model_path"])
+    if isinstance(recorded, nn.Module):
         return training.model
-    own = training.model.state_dict()
-    made: Any = type(there)()
-    for key, value in there.items():
-        name = key.removeprefix(facts.prefix) if facts.prefix else key
-        mine = own.get(name, value)
-        if isinstance(mine, torch.Tensor) and isinstance(value, torch.Tensor):
-            mine = mine.detach().to(value.dtype)
-        made[key] = mine
-    if hasattr(there, "_metadata"):
-        made._metadata = getattr(there, "_metadata", None)
-    return made
+    current = training.model.state_dict()
+    weights: Any = type(recorded)()
+    for key, recorded_value in recorded.items():
+        value = current.get(key.removeprefix(checkpoint.prefix), recorded_value)
+        if isinstance(value, torch.Tensor) and isinstance(recorded_value, torch.Tensor):
+            value = value.detach().to(recorded_value.dtype)
+        weights[key] = value
+    if hasattr(recorded, "_metadata"):
+        weights._metadata = recorded._metadata
+    return weights
 
 
-def optimizer(training: Training) -> dict[str, Any]:
-    """The state by the file's own numbering; what it leaves out is left out."""
-    facts = training.facts
-    assert facts.optimizer is not None
-    kept = training.kept()
-    there = facts.optimizer
-    state: dict[Any, Any] = {}
-    lost = not there["state"] and facts.keeps and bool(facts.steps or facts.epoch)
-    for slot, name in zip(facts.slots, facts.names, strict=True):
-        if name not in kept or lost:
-            continue
-        known = there["state"].get(slot)
-        partial = bool(known) and facts.lacking(slot)
-        state[slot] = {k: v for k, v in kept[name].items() if not partial or k in known}
+def _optimizer_state(training: Training) -> dict[str, Any]:
+    """Return the state under the file's numbers, without what the file omits."""
+    checkpoint, states = training.checkpoint, training.optimizer_states()
+    assert checkpoint.optimizer is not None
+    recorded_states = checkpoint.optimizer["state"]
+    counters = checkpoint.counters
+    all_lost = not recorded_states and checkpoint.keeps_state
+    if all_lost and (counters.steps or counters.epoch):
+        states = {}
+    saved: dict[Any, Any] = {}
+    for slot, name in zip(checkpoint.slots, checkpoint.names, strict=True):
+        if name in states:
+            recorded = checkpoint.slot_state(slot)
+            partial = bool(recorded) and checkpoint.lacks_state(slot)
+            saved[slot] = {
+                key: value
+                for key, value in states[name].items()
+                if not partial or key in recorded
+            }
     groups = []
-    own = training.optimizer.state_dict()["param_groups"]
-    for group, mine in zip(there["param_groups"], own, strict=False):
-        same = {**mine, **{key: group[key] for key in ("params", "param_names") if key in group}}
-        same["lr"] = group["lr"] if rate_is_off(training, group) else mine["lr"]
-        if "param_names" not in group:
-            same.pop("param_names", None)
-        groups.append(same)
-    return {**there, "state": state, "param_groups": groups}
+    current_groups = training.optimizer.state_dict()["param_groups"]
+    for index, (group, current) in enumerate(zip(checkpoint.groups, current_groups, strict=False)):
+        new_group = {**current, "params": group["params"]}
+        new_group.pop("param_names", None)
+        if "param_names" in group:
+            new_group["param_names"] = group["param_names"]
+        if _rate_is_stale(checkpoint, index):
+            new_group["lr"] = group["lr"]
+        groups.append(new_group)
+    return {**checkpoint.optimizer, "state": saved, "param_groups": groups}
 
 
-def rate_is_off(training: Training, group: dict[str, Any]) -> bool:
-    """Whether the file's learning rate is not the one that its scheduler had set."""
-    facts = training.facts
-    if not facts.schedulers or not isinstance(facts.schedulers[0], dict):
+def _rate_is_stale(checkpoint: Checkpoint, index: int) -> bool:
+    """Return True if a group's learning rate is not the one that its scheduler had set."""
+    if not checkpoint.schedulers or not isinstance(checkpoint.schedulers[0], dict):
         return False
-    rates = facts.schedulers[0].get("_last_lr")
-    assert facts.optimizer is not None
-    place = next(at for at, found in enumerate(facts.optimizer["param_groups"]) if found is group)
-    if not rates or place >= len(rates):
+    rates = checkpoint.schedulers[0].get("_last_lr")
+    if not rates or index >= len(rates):
         return False
-    return abs(float(rates[place]) - float(group["lr"])) > 1e-6 * abs(float(group["lr"]))
+    rate = float(checkpoint.groups[index]["lr"])
+    return abs(float(rates[index]) - rate) > 1e-6 * abs(rate)
 
 
 def snapshot(training: Training) -> dict[str, Any]:
-    """All that a training holds, for the mends."""
-    kept = {name: dict(values) for name, values in training.kept().items()}
+    """Return all state of a training, for the fixes of `loading`."""
     groups = [
         {key: value for key, value in group.items() if key not in ("params", "param_names")}
         for group in training.optimizer.param_groups
     ]
-    made = {
+    states = {name: dict(state) for name, state in training.optimizer_states().items()}
+    parts = {
         "weights": {name: value.detach() for name, value in training.model.named_parameters()},
         "buffers": dict(training.model.named_buffers()),
-        "optimizer": {"state": kept, "groups": groups},
-        "rng": rng_state(training.device),
-        "rng_epoch": training.rng_epoch,
-        "generators": [g.get_state() for g in training.batches.generators()],
-        "generators_epoch": training.generators_epoch,
+        "optimizer": {"state": states, "groups": groups},
+        "rng": rng_states(training.device),
+        "generators": training.batches.generator_states(),
     }
+    if training.epoch_start is not None:
+        parts["epoch_start"] = tuple(training.epoch_start)
     if training.scheduler is not None:
-        made["scheduler"] = training.scheduler.state_dict()
+        parts["scheduler"] = training.scheduler.state_dict()
     if training.scaler is not None:
-        made["scaler"] = training.scaler.state_dict()
-    return made
+        parts["scaler"] = training.scaler.state_dict()
+    return parts

@@ -1,170 +1,222 @@
-"""A training that goes on from a checkpoint, step by step, and what there is to compare of it."""
+"""A training that goes on from a checkpoint, step by step, and the state of it to compare."""
 
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import torch
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from ptinspect.proofs.worker import schedulers
-from ptinspect.proofs.worker.batches import called, loss_between, split
-from ptinspect.proofs.worker.errors import CannotRun
-from ptinspect.proofs.worker.loading import READ, Loaded
-from ptinspect.proofs.worker.rng import digest, rng_state, set_rng
+from ptinspect.proofs.worker.checkpoint import Checkpoint, Path
+from ptinspect.proofs.worker.determinism import digest, rng_states, set_rng_states
+from ptinspect.proofs.worker.reporting import CannotRun
+from ptinspect.proofs.worker.user_code import Batches, call_model, compute_loss, split_batch
 
 _END = object()
 
 
-class Training(Loaded):
-    """See `Loaded` for the arguments."""
+class Step(NamedTuple):
+    """A batch to train on. `last` is True for the last batch of its epoch."""
 
-    # --- running --------------------------------------------------------------------------
+    epoch: int
+    index: int
+    batch: Any
+    last: bool
 
-    def epochs(self) -> Iterator[tuple[int, int, Any, bool]]:
-        """Epoch, place in it, batch, and whether it is the epoch's last one."""
-        if self.has("replay"):
-            yield from torch.load(self.snapshot["replay"], map_location="cpu", weights_only=False)
+
+class EpochStart(NamedTuple):
+    """The random number generators' states at the start of an epoch."""
+
+    rng: dict[str, Any]
+    data: list[Any]
+
+
+@dataclass(slots=True)
+class Training:
+    """A training in memory.
+
+    Attributes:
+        checkpoint: what it was loaded from.
+        per_step: step the scheduler after each batch, not after each epoch.
+        averages: averages of the weights (EMA), by their path in the checkpoint.
+        epoch, index: the epoch, and the batch in it, that comes next.
+        replay: a file with the steps of the uninterrupted training, to use instead of the data.
+        resumed_epoch: how the epoch that is resumed in the middle was started.
+        epoch_start: how the current epoch was started.
+    """
+
+    checkpoint: Checkpoint
+    model: Any
+    optimizer: Any
+    scheduler: Any
+    scaler: Any
+    autocast: str | None
+    criterion: Any
+    batches: Batches
+    averages: dict[Path, dict[str, Any]]
+    device: str
+    per_step: bool
+    notes: list[str]
+    epoch: int = 0
+    index: int = 0
+    replay: str | None = None
+    resumed_epoch: EpochStart | None = None
+    epoch_start: EpochStart | None = None
+    step_count: int = 0
+    losses: list[float] = field(default_factory=list)
+    loss_dtype: str = "float32"
+    loss_name: str = ""
+    batch_digest: str = ""
+
+    def run(self) -> Iterator[Step]:
+        """Train without end, and yield each step after it."""
+        for step in self._steps():
+            self.step_count += 1
+            batch = step.batch
+            self.batch_digest = digest(list(batch) if isinstance(batch, list | tuple) else batch)
+            loss = self._train(batch)
+            self.losses.append(loss)
+            self._update_averages()
+            if self.scheduler is not None and (step.last or self.per_step):
+                step_scheduler(self.scheduler, loss)
+            yield step
+
+    def _steps(self) -> Iterator[Step]:
+        if self.replay is not None:
+            for step in torch.load(self.replay, map_location="cpu", weights_only=False):
+                yield Step(*step)
             return
         while True:
-            self.rng_epoch = rng_state(self.device)
-            self.generators_epoch = [g.get_state() for g in self.batches.generators()]
-            yield from self.one_epoch()
-            self.number, self.offset = self.number + 1, 0
+            self.epoch_start = self._generator_states()
+            yield from self._epoch_steps()
+            self.epoch, self.index = self.epoch + 1, 0
 
-    def one_epoch(self) -> Iterator[tuple[int, int, Any, bool]]:
-        here = None
-        if self.offset and "mid-epoch" in self.mends and "rng_epoch" in self.snapshot:
-            here = rng_state(self.device), [g.get_state() for g in self.batches.generators()]
-            set_rng(self.snapshot["rng_epoch"])
-            self.set_generators(self.snapshot["generators_epoch"])
-        source = self.batches.epoch(self.number)
-        if self.length is None:
-            source = self.known_length(source)
-        total = min(n for n in (self.length, self.limit) if n is not None)
-        if not total:
-            raise CannotRun("an epoch without batches", "see the function of --data")
-        for place in range(self.offset):
-            next(source, None)
-            if here is not None and place + 1 == self.offset:
-                set_rng(here[0])
-                self.set_generators(here[1])
-        for place in range(self.offset, total):
-            batch = next(source, _END)
+    def _epoch_steps(self) -> Iterator[Step]:
+        states = None
+        if self.index and self.resumed_epoch is not None:
+            states = self._generator_states()
+            self._set_generator_states(self.resumed_epoch)
+        batches, count = self.batches.limited_epoch(self.epoch)
+        for index in range(self.index):
+            next(batches, None)
+            if states is not None and index + 1 == self.index:
+                self._set_generator_states(states)
+        for index in range(self.index, count):
+            batch = next(batches, _END)
             if batch is _END:
-                if not place:
+                if not index:
                     raise CannotRun(
-                        f"epoch {self.number} has no batches, the one before had {total}",
-                        "the function of --data gives something that can be gone through only once",
+                        f"epoch {self.epoch} has no batches, the one before had {count}",
+                        "the function of --data returns something that can be read only once",
                     )
                 return
-            yield self.number, place, batch, place + 1 == total
+            yield Step(self.epoch, index, batch, index + 1 == count)
 
-    def known_length(self, source: Iterator[Any]) -> Iterator[Any]:
-        """Of a source that does not tell its length the batches that are taken, all at once."""
-        from itertools import islice
+    def _generator_states(self) -> EpochStart:
+        return EpochStart(rng_states(self.device), self.batches.generator_states())
 
-        taken = list(islice(source, self.limit))
-        self.length = len(taken)
-        self.tell_taken()
-        return iter(taken)
+    def _set_generator_states(self, states: EpochStart) -> None:
+        set_rng_states(states.rng)
+        self.batches.set_generator_states(states.data)
 
-    def steps(self) -> Iterator[tuple[int, int, Any, bool]]:
-        """Trains without end; tells each step after it."""
-        for epoch, place, batch, last in self.epochs():
-            self.step_number += 1
-            self.batch_digest = digest(_plain(batch))
-            loss = self.one(batch)
-            self.losses.append(loss)
-            self.average()
-            if self.scheduler is not None and (last or self.per_step):
-                with schedulers.quiet():
-                    schedulers.step(self.scheduler, loss)
-            yield epoch, place, batch, last
-
-    def one(self, batch: Any) -> float:
-        """One step of the optimizer."""
-        inputs, target = split(batch, self.device)
+    def _train(self, batch: Any) -> float:
+        """Make one step of the optimizer and return the loss."""
+        inputs, target = split_batch(batch, self.device)
 
         def closure() -> Any:
             self.optimizer.zero_grad()
-            with self.casting():
-                loss = self.loss(called(self.model, inputs), target)
+            with self._autocasting():
+                output = call_model(self.model, inputs)
+                loss, self.loss_name = compute_loss(self.criterion, output, target)
             (self.scaler.scale(loss) if self.scaler is not None else loss).backward()
             return loss
 
         if isinstance(self.optimizer, torch.optim.LBFGS):
-            step: Any = self.optimizer.step
-            loss = step(closure)
-            self.loss_type = str(loss.dtype).removeprefix("torch.")
-            return float(loss)
-        loss = closure()
-        self.loss_type = str(loss.dtype).removeprefix("torch.")
-        if self.scaler is not None:
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
+            lbfgs_step: Any = self.optimizer.step
+            loss = lbfgs_step(closure)
         else:
-            self.optimizer.step()
+            loss = closure()
+            if self.scaler is not None:
+                self.scaler.step(self.optimizer)
+                self.scaler.update()
+            else:
+                self.optimizer.step()
+        self.loss_dtype = str(loss.dtype).removeprefix("torch.")
         return float(loss.detach())
 
-    def casting(self) -> Any:
+    def _autocasting(self) -> Any:
         if self.autocast is None:
             return contextlib.nullcontext()
         return torch.autocast(self.device.split(":")[0], getattr(torch, self.autocast))
 
-    def loss(self, output: Any, target: Any) -> Any:
-        """--loss of output and target; without a target the mean square of the outputs."""
-        made, self.loss_told = loss_between(self.criterion, output, target)
-        return made
-
-    def average(self) -> None:
-        """Averages of the weights that the file holds (EMA) go on as well."""
-        own = self.model.state_dict()
-        for kept in self.ema.values():
-            for key, value in kept.items():
+    def _update_averages(self) -> None:
+        weights = self.model.state_dict()
+        for average in self.averages.values():
+            for key, value in average.items():
                 name = key.removeprefix("module.")
-                if name in own and isinstance(value, torch.Tensor) and value.is_floating_point():
-                    value.lerp_(own[name].detach().cpu().to(value.dtype), 0.001)
+                if name in weights and isinstance(value, torch.Tensor):
+                    if value.is_floating_point():
+                        value.lerp_(weights[name].detach().cpu().to(value.dtype), 0.001)
 
-    # --- what there is to compare ---------------------------------------------------------
+    # --- State to compare and save ---
 
-    def state(self) -> dict[str, str]:
-        """Digests of all that the training holds, in the order in which it is compared."""
-        own = dict(self.model.named_parameters())
-        made = {f"weights {name}": digest(value) for name, value in own.items()}
-        made |= {f"buffer {name}": digest(v) for name, v in self.model.named_buffers()}
-        for name, kept in self.kept().items():
-            made |= {f"optimizer {name}.{key}": digest(v) for key, v in kept.items()}
-        for place, group in enumerate(self.optimizer.param_groups):
-            made[f"lr of group {place}"] = digest(float(group["lr"]))
+    def state_digests(self) -> dict[str, str]:
+        """Return digests of the training's state, in the order of comparison."""
+        model = self.model
+        digests = {f"weights {name}": digest(value) for name, value in model.named_parameters()}
+        digests |= {f"buffer {name}": digest(value) for name, value in model.named_buffers()}
+        for name, state in self.optimizer_states().items():
+            digests |= {f"optimizer {name}.{key}": digest(value) for key, value in state.items()}
+        for number, group in enumerate(self.optimizer.param_groups):
+            digests[f"lr of group {number}"] = digest(float(group["lr"]))
         if self.scheduler is not None:
-            state = {
-                k: v
-                for k, v in self.scheduler.state_dict().items()
-                if k != "_get_lr_called_within_step"
-            }
-            made["scheduler"] = digest(state)
+            state = dict(self.scheduler.state_dict())
+            state.pop("_get_lr_called_within_step", None)
+            digests["scheduler"] = digest(state)
         if self.scaler is not None:
-            made["scaler"] = digest(self.scaler.state_dict())
-        for path, kept in self.ema.items():
-            made[f"average {'.'.join(map(str, path))}"] = digest(kept)
-        return made
+            digests["scaler"] = digest(self.scaler.state_dict())
+        for path, average in self.averages.items():
+            digests[f"average {'.'.join(map(str, path))}"] = digest(average)
+        return digests
 
-    def rng(self) -> dict[str, str]:
-        """Digests of the generators."""
-        made = {f"rng {kind}": digest(v) for kind, v in rng_state(self.device).items()}
-        states = [g.get_state() for g in self.batches.generators()]
-        return {**made, "rng of the data": digest(states)} if states else made
+    def rng_digests(self) -> dict[str, str]:
+        """Return digests of the random number generators' states."""
+        states = self._generator_states()
+        digests = {f"rng {kind}": digest(state) for kind, state in states.rng.items()}
+        return {**digests, "rng of the data": digest(states.data)} if states.data else digests
 
-    def kept(self) -> dict[str, dict[str, Any]]:
-        """The optimizer's state by parameter."""
-        known = {id(value): name for name, value in self.model.named_parameters()}
-        return {known.get(id(p), "?"): kept for p, kept in self.optimizer.state.items()}
+    def optimizer_states(self) -> dict[str, dict[str, Any]]:
+        """Return the optimizer's state per parameter name."""
+        names = {id(value): name for name, value in self.model.named_parameters()}
+        return {
+            names.get(id(parameter), "?"): state
+            for parameter, state in self.optimizer.state.items()
+        }
+
+    def optimizer_order(self) -> list[str]:
+        """Return the names of the optimizer's parameters, in its order."""
+        return optimizer_order(self.model, self.optimizer)
 
 
-def _plain(batch: Any) -> Any:
-    return list(batch) if isinstance(batch, list | tuple) else batch
+def optimizer_order(model: Any, optimizer: Any) -> list[str]:
+    """Return the names of an optimizer's parameters, in its order."""
+    names = {id(value): name for name, value in model.named_parameters()}
+    return [
+        names.get(id(value), f"#{index}")
+        for group in optimizer.param_groups
+        for index, value in enumerate(group["params"])
+    ]
 
 
-__all__ = ["READ", "Training"]
+def step_scheduler(scheduler: Any, loss: float) -> None:
+    """Step a scheduler, without torch's warning that the optimizer was not stepped before."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if isinstance(scheduler, ReduceLROnPlateau):
+            scheduler.step(loss)
+        else:
+            scheduler.step()

@@ -1,125 +1,375 @@
-"""The user's own files: the model's class, the batches. They are code that the user trusts."""
+"""The user's files: the model's class and the batches. They are code that the user trusts."""
 
 from __future__ import annotations
 
 import contextlib
 import importlib.util
+import inspect
 import os
 import sys
 import traceback
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 import torch
 from torch import nn
 
-from ptinspect.proofs.worker.errors import CannotRun, said
+from ptinspect.proofs.worker.determinism import rng_states, set_rng_states
+from ptinspect.proofs.worker.reporting import CannotRun, one_line
+
+WHOLE_EPOCH = 32
+"""Epochs of up to so many batches are used whole."""
+
+RANDOM_BATCHES = 4
+"""Batches in an epoch of random inputs."""
+
+RANDOM_BATCH_SIZE = 8
+
+NO_BATCHES = "an epoch without batches"
+DATA_HINT = "see the function of --data"
 
 
 def optimizer_class(path: str) -> Any:
-    """A class of torch.optim, by its name."""
-    kind = getattr(torch.optim, path.removeprefix("torch.optim."), None)
+    """Return a class of torch.optim by its name."""
+    cls = getattr(torch.optim, path.removeprefix("torch.optim."), None)
     base = torch.optim.Optimizer
-    if not isinstance(kind, type) or not issubclass(kind, base) or kind is base:
+    if not isinstance(cls, type) or not issubclass(cls, base) or cls is base:
         raise CannotRun(
             f"torch.optim has no {path}",
-            "give --optimizer-class torch.optim.AdamW, or write make_optimizer(model) beside the "
-            "model's class",
+            "give --optimizer-class torch.optim.AdamW, or write make_optimizer(model) in the file "
+            "of the model's class",
         )
-    return kind
+    return cls
 
 
-def loss_of(name: str) -> Any:
-    """A loss of torch.nn, by its class's name."""
+def loss_function(name: str) -> Any:
+    """Return a loss of torch.nn by its class's name."""
     if name not in nn.modules.loss.__all__:
         raise CannotRun(f"torch.nn has no loss {name}", "such as MSELoss or CrossEntropyLoss")
     return getattr(nn, name)()
 
 
-def loaded(plan: dict[str, Any], path: str) -> Any:
-    """What torch.load makes of a file, on the CPU. CannotRun where a class is not found."""
+def load_file(path: str, weights_only: bool) -> Any:
+    """Return what torch.load makes of a file, on the CPU.
+
+    Raises:
+        CannotRun: a class of the file cannot be imported.
+    """
     try:
-        return torch.load(path, map_location="cpu", weights_only=plan["weights_only"])
+        return torch.load(path, map_location="cpu", weights_only=weights_only)
     except (AttributeError, ImportError) as error:
         traceback.print_exc()
         name = str(error).partition(" on <module")[0]
         raise CannotRun(
             f"torch.load: {name}",
-            "put it where Python finds it, that of __main__ into the --model file",
+            "make the module importable; a class of __main__ belongs in the --model file",
         ) from error
 
 
-# ---
+# --- The model --------------------------------------------------------------------------------
 
 
-def module_of(path: str) -> Any:
-    """The module that a file is, under its own name, once per process; its folder is importable."""
-    place = os.path.abspath(path)
-    name = os.path.splitext(os.path.basename(place))[0]
-    known = sys.modules.get(name)
-    if known is not None and getattr(known, "__file__", None) == place:
-        return known
-    folder = os.path.dirname(place)
+def import_model(reference: str | None, names: list[str]) -> tuple[Any, Any]:
+    """Return the user's module and the object in it that creates the model, None without any.
+
+    Args:
+        reference: `FILE.py:NAME`.
+        names: the pickled names of the user's classes (`__main__.Net`), made importable here.
+    """
+    if reference is None:
+        return None, None
+    module, factory = import_object(reference)
+    for path in names:
+        pickled_module, _, name = path.rpartition(".")
+        if hasattr(module, name):
+            target = sys.modules.setdefault(pickled_module, types.ModuleType(pickled_module))
+            if not hasattr(target, name):
+                setattr(target, name, getattr(module, name))
+    return module, factory
+
+
+def create_model(factory: Any, reference: str | None) -> Any:
+    """Return a new model from its class, from a function, or the module itself."""
+    if reference is None:
+        raise CannotRun("the file holds weights, but no model", "give --model FILE.py:CLASS")
+    model = factory
+    if callable(factory) and not isinstance(factory, nn.Module):
+        hint = "--model also takes a function without parameters that returns the model"
+        with user_errors(f"{reference} cannot be called", hint):
+            model = factory()
+    if not isinstance(model, nn.Module):
+        raise CannotRun(f"{reference} returns no torch.nn.Module")
+    return model
+
+
+def import_object(reference: str) -> tuple[Any, Any]:
+    """Return the module and the object that `FILE.py:NAME` names."""
+    path, _, name = reference.rpartition(":")
+    if not path and os.path.isfile(name):
+        raise CannotRun(f"{name}: which name in it?", "write FILE.py:NAME")
+    if not path or not os.path.isfile(path):
+        raise CannotRun(f"{path or reference}: no such file", "write FILE.py:NAME")
+    module = _import_file(path)
+    if not hasattr(module, name):
+        raise CannotRun(f"{path} has no {name}")
+    return module, getattr(module, name)
+
+
+def _import_file(path: str) -> Any:
+    """Import a file once per process, under its own name and with its folder in sys.path."""
+    absolute = os.path.abspath(path)
+    folder, name = os.path.dirname(absolute), os.path.splitext(os.path.basename(absolute))[0]
+    module = sys.modules.get(name)
+    if module is not None and getattr(module, "__file__", None) == absolute:
+        return module
     if folder not in sys.path:
         sys.path.insert(0, folder)
-    spec = importlib.util.spec_from_file_location(name, place)
+    spec = importlib.util.spec_from_file_location(name, absolute)
     if spec is None or spec.loader is None:
-        raise CannotRun(f"{path} is no Python file")
+        raise CannotRun(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    with failing(f"{path} cannot be imported"):
+    with user_errors(f"{path} cannot be imported"):
         spec.loader.exec_module(module)
     return module
 
 
 @contextlib.contextmanager
-def failing(what: str, hint: str | None = None) -> Iterator[None]:
-    """What the user's code raises, `sys.exit()` among it, as a CannotRun; the log has it whole."""
+def user_errors(message: str, hint: str | None = None) -> Iterator[None]:
+    """Re-raise what the user's code raises, including `sys.exit()`, as CannotRun."""
     try:
         yield
     except CannotRun:
         raise
     except (Exception, SystemExit) as error:
         traceback.print_exc()
-        raise CannotRun(f"{what}: {said(error)}", hint) from error
+        raise CannotRun(f"{message}: {one_line(error)}", hint) from error
 
 
-def made_by(model: Any, reference: str) -> Any:
-    """The model: of its class, of a function that makes it, or the module itself."""
-    import torch
-
-    made = model
-    if callable(model) and not isinstance(model, torch.nn.Module):
-        hint = "a function without parameters that makes the model can be named as well"
-        with failing(f"{reference} cannot be called", hint):
-            made = model()
-    if not isinstance(made, torch.nn.Module):
-        raise CannotRun(f"{reference} makes no torch.nn.Module")
-    return made
+# --- The batches ------------------------------------------------------------------------------
 
 
-def named(reference: str) -> tuple[Any, Any]:
-    """The module and the object that `FILE.py:NAME` names."""
-    path, _, name = reference.rpartition(":")
-    if not path and os.path.isfile(name):
-        raise CannotRun(f"{name}: which name in it?", "written FILE.py:NAME")
-    if not path or not os.path.isfile(path):
-        raise CannotRun(f"{path or reference}: no such file", "written FILE.py:NAME")
-    module = module_of(path)
-    if not hasattr(module, name):
-        raise CannotRun(f"{path} has no {name}")
-    return module, getattr(module, name)
+class Batches:
+    """Epochs of batches: from the user's function, or random inputs for the first layer.
+
+    Attributes:
+        length: batches of an epoch; None if it is unknown.
+        real_length: the same, but None for random inputs, which say nothing of the real data.
+        random_note: a description of the random inputs; empty for the user's batches.
+        limit: batches to use of each epoch; None for all.
+        notes: what a reader should know of the limit.
+    """
+
+    def __init__(self, reference: str | None, model: Any, seed: int) -> None:
+        self.random_note = ""
+        self.limit: int | None = None
+        self.notes: list[str] = []
+        self._function: Any = None
+        self._by_epoch = False
+        self._source: Any = None
+        self.length: int | None = None
+        if reference is None:
+            self._source, self.random_note = random_batches(model, seed)
+            self.length = len(self._source)
+        else:
+            _, self._function = import_object(reference)
+            with user_errors(f"{reference} cannot be called"):
+                self._inspect_function()
+        self.real_length = None if self.random_note else self.length
+
+    def _inspect_function(self) -> None:
+        self._by_epoch = "epoch" in inspect.signature(self._function).parameters
+        if self._by_epoch:
+            states = rng_states("cpu")  # asking for the length must not change the numbers drawn
+            try:
+                self.length = len(self._function(epoch=0))
+            except TypeError:
+                pass
+            finally:
+                set_rng_states(states)
+            return
+        self._source = self._function()
+        self.length = _length(self._source)
+        if iter(self._source) is self._source:  # a generator: call the function for each epoch
+            self._source, self.length = None, None
+
+    def limit_epochs(self, steps: int) -> None:
+        """Use only a part of each epoch if it is long, or of unknown length."""
+        if self.length is None:
+            self.limit = max(steps, 2)
+        elif self.length > max(steps, WHOLE_EPOCH):
+            self.limit = max(steps, WHOLE_EPOCH)
+            self._note_limit()
+
+    @property
+    def used(self) -> int | None:
+        """Batches that are used of each epoch; None for all."""
+        if self.limit is None or (self.length is not None and self.length < self.limit):
+            return None
+        return self.limit
+
+    def _note_limit(self) -> None:
+        if self.used is None:
+            return
+        if self.real_length is None:
+            note = (
+                "the data do not tell how many batches an epoch has: the first "
+                f"{self.limit} of each are used; --steps N uses more"
+            )
+        else:
+            note = (
+                f"an epoch has {self.length:,} batches: the first {self.limit} of each are used; "
+                f"--steps {self.length} uses all of them"
+            )
+        self.notes.append(note)
+
+    def epoch(self, number: int) -> Iterator[Any]:
+        """Return the batches of an epoch, without the limit."""
+        source = self._source
+        if self._by_epoch:
+            source = self._function(epoch=number)
+        elif source is None:
+            source = self._function()
+        for holder in (source, getattr(source, "sampler", None)):
+            if holder is not None and hasattr(holder, "set_epoch"):
+                holder.set_epoch(number)
+        return iter(source)
+
+    def limited_epoch(self, number: int) -> tuple[Iterator[Any], int]:
+        """Return the batches of an epoch, and how many of them to use."""
+        batches = self.epoch(number)
+        if self.length is None:  # read the used batches at once, to know their number
+            used = list(islice(batches, self.limit))
+            batches, self.length = iter(used), len(used)
+            self._note_limit()
+        count = min(count for count in (self.length, self.limit) if count is not None)
+        if not count:
+            raise CannotRun(NO_BATCHES, DATA_HINT)
+        return batches, count
+
+    def first(self, count: int) -> list[Any]:
+        """Return the first batches, of as many epochs as needed."""
+        batches: list[Any] = []
+        epoch = 0
+        while len(batches) < count:
+            more = list(islice(self.epoch(epoch), count - len(batches)))
+            if not more:
+                raise CannotRun(NO_BATCHES, DATA_HINT)
+            batches += more
+            epoch += 1
+        return batches
+
+    def generators(self) -> list[torch.Generator]:
+        """Return the generators that a DataLoader or its sampler has for itself."""
+        generators: list[torch.Generator] = []
+        for holder in (self._source, getattr(self._source, "sampler", None)):
+            generator = getattr(holder, "generator", None)
+            if isinstance(generator, torch.Generator) and generator not in generators:
+                generators.append(generator)
+        return generators
+
+    def generator_states(self) -> list[Any]:
+        """Return the states of `generators`."""
+        return [generator.get_state() for generator in self.generators()]
+
+    def set_generator_states(self, states: list[Any]) -> None:
+        """Set the states of `generators`."""
+        for generator, state in zip(self.generators(), states, strict=False):
+            generator.set_state(state)
 
 
-def findable(module: Any, names: list[str]) -> None:
-    """Puts the user's classes under the names that the pickle has for them (`__main__.Net`)."""
-    for path in names:
-        place, _, name = path.rpartition(".")
-        if not hasattr(module, name):
-            continue
-        home = sys.modules.get(place)
-        if home is None:
-            home = sys.modules[place] = types.ModuleType(place)
-        if not hasattr(home, name):
-            setattr(home, name, getattr(module, name))
+def _length(source: Any) -> int | None:
+    try:
+        return len(source)
+    except TypeError:
+        return None
+
+
+def split_batch(batch: Any, device: str) -> tuple[Any, Any]:
+    """Return inputs and target of a batch on the device; the target is None if there is none."""
+    moved = _to_device(batch, device)
+    if not isinstance(moved, tuple):
+        return moved, None
+    if len(moved) == 1:
+        return moved[0], None
+    return (moved[0] if len(moved) == 2 else moved[:-1]), moved[-1]
+
+
+def _to_device(value: Any, device: str) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.to(device)
+    if isinstance(value, dict):
+        return {key: _to_device(item, device) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return tuple(_to_device(item, device) for item in value)
+    if callable(getattr(value, "to", None)):  # a batch of a class of its own
+        return value.to(device)
+    return value
+
+
+def call_model(model: Any, inputs: Any) -> Any:
+    """Return the tensor in the model's output that a loss is computed from."""
+    if isinstance(inputs, Mapping):
+        output = model(**inputs)
+    else:
+        output = model(*inputs) if isinstance(inputs, tuple) else model(inputs)
+    while isinstance(output, tuple | list):
+        output = output[0]
+    if isinstance(output, dict):
+        output = output["loss"] if "loss" in output else next(iter(output.values()))
+    if not isinstance(output, torch.Tensor):  # an output object of transformers
+        loss = getattr(output, "loss", None)
+        output = loss if loss is not None else getattr(output, "logits", output)
+    return output
+
+
+def compute_loss(criterion: Any, output: Any, target: Any) -> tuple[Any, str]:
+    """Return the loss and its name.
+
+    Without a target it is the model's own loss if that is one number, else the mean square of the
+    outputs.
+    """
+    if target is not None:
+        return criterion(output, target), type(criterion).__name__
+    if not output.dim():
+        return output, "the model's own loss"
+    return output.float().square().mean(), "the mean square of the outputs"
+
+
+def random_batches(model: Any, seed: int) -> tuple[list[Any], str]:
+    """Return batches for the model's first layer, and a description of them."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, module in model.named_modules():
+        shape = _input_shape(module)
+        if shape is not None:
+            size = (RANDOM_BATCH_SIZE, *shape)
+            if isinstance(module, nn.Embedding):
+                high = module.num_embeddings
+                batches = [
+                    torch.randint(high, size, generator=generator) for _ in range(RANDOM_BATCHES)
+                ]
+            else:
+                batches = [torch.randn(size, generator=generator) for _ in range(RANDOM_BATCHES)]
+            layer = name or "the model"
+            return batches, f"inputs of shape {size}, made up for the first layer, {layer}"
+        if list(module.parameters(recurse=False)):
+            break
+    raise CannotRun(
+        "the first layer does not tell which inputs the model takes", "give --data FILE.py:FUNCTION"
+    )
+
+
+def _input_shape(module: Any) -> tuple[int, ...] | None:
+    if isinstance(module, nn.Embedding):
+        return (5,)
+    if isinstance(module, nn.Linear | nn.Bilinear):
+        return (getattr(module, "in_features", 1),)
+    if isinstance(module, nn.modules.conv._ConvNd):
+        return (module.in_channels, *[32] * len(module.kernel_size))
+    if isinstance(module, nn.RNNBase):
+        return (5, module.input_size)
+    if isinstance(module, nn.BatchNorm1d):
+        return (module.num_features,)
+    return None

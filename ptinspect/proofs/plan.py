@@ -1,0 +1,233 @@
+"""What a proof with training starts from: the user's options, and the plan of a checkpoint.
+
+The plan says where the model, optimizer, schedulers and counters are in the file. It is made
+without torch, after checking that the file may be loaded.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ptinspect.document import open as open_document
+from ptinspect.document.optim.matching import pair, slots_of
+from ptinspect.document.optim.training_state import (
+    EPOCHS,
+    STEPS,
+    Weights,
+    counter_of,
+    is_average,
+    schedulers_of,
+    weights_of,
+)
+from ptinspect.document.select import no_entry_error, select_path, several_entries_error
+from ptinspect.document.walk import dotted
+from ptinspect.errors import PtInspectError, UnsafeError, UnsupportedError
+from ptinspect.safety.load_advice import load_advice
+from ptinspect.safety.scan import scan
+
+if TYPE_CHECKING:
+    from ptinspect.document import Document
+    from ptinspect.document.optim.state import Optimizer
+
+DEFAULT_STEPS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingOptions:
+    """How to train, under the names of the command line's options.
+
+    Attributes:
+        model: `FILE.py:CLASS`.
+        data: `FILE.py:FUNCTION`.
+        loss: a class of torch.nn.
+        optimizer_class: a class of torch.optim, such as `torch.optim.AdamW`.
+        steps: steps before the save, and as many after it.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+    """
+
+    model: str | None = None
+    data: str | None = None
+    loss: str = "MSELoss"
+    optimizer_class: str | None = None
+    steps: int = DEFAULT_STEPS
+    device: str = "auto"
+    seed: int = 0
+    allow_tf32: bool = False
+
+    def __post_init__(self) -> None:
+        kind, colon, number = self.device.partition(":")
+        valid_number = kind == "cuda" and number.isdecimal() if colon else True
+        if kind not in ("auto", "cpu", "cuda") or not valid_number:
+            raise PtInspectError(
+                f"{self.device!r} is not a device", hint="use auto, cpu, cuda or cuda:N"
+            )
+        if self.steps < 1:
+            raise PtInspectError("training needs at least one step", hint="give --steps N")
+
+
+def make_plan(path: str, *, model: str | None, entry: str | None, trust: bool) -> dict[str, Any]:
+    """Return where the parts of a training are in a file, for a child process, as JSON.
+
+    Args:
+        path: a file that torch.load reads.
+        model: the user's `FILE.py:CLASS`; its classes may occur in the file.
+        entry: path of the weights to use.
+        trust: accept names that are not on the allowlist.
+
+    Raises:
+        UnsafeError: the file must not be loaded.
+        UnsupportedError: torch.load does not read the file, or it holds several optimizers.
+        PtInspectError: no weights are found, or several and `entry` selects none of them.
+    """
+    if path == "-":
+        raise PtInspectError(
+            "torch has to read the file several times, so it cannot come from standard input",
+            hint="save it as a file",
+        )
+    with open_document(path) as document:
+        user_names, unlisted = check_loadable(path, document, model, trust)
+        file_format = document.archive.format
+        if not file_format.startswith(("torch-zip", "torch-legacy")):
+            raise UnsupportedError(
+                f"torch.load does not load {file_format}, so there is nothing to prove", path=path
+            )
+        weights = _select_weights(document, entry)
+        optimizer = _select_optimizer(document, weights)
+        return {
+            "weights_only": load_advice(document).weights_only,
+            "user_names": user_names,
+            "unlisted": unlisted,
+            "model_path": list(weights.path),
+            "optimizer": _optimizer_plan(document, optimizer, weights),
+            "schedulers": [
+                {"path": list(scheduler.path), "last_epoch": scheduler.last_epoch}
+                for scheduler in schedulers_of(document)
+            ],
+            "epoch": _counter_plan(counter_of(document, EPOCHS)),
+            "step": _counter_plan(counter_of(document, STEPS)),
+            "averages": [list(average.path) for average in _averages(document, weights)],
+        }
+
+
+def _counter_plan(entry: Any) -> dict[str, Any] | None:
+    if entry is None or entry.value != entry.value:  # NaN
+        return None
+    name = str(entry.path[-1]).lower()
+    return {"path": list(entry.path), "value": entry.value, "name": name}
+
+
+def _select_weights(document: Document, entry: str | None) -> Weights:
+    has_root = () in document.contents.state_dicts or any(m.root == () for m in document.modules)
+    candidates = [weights for weights in weights_of(document) if weights.path or has_root]
+    if entry is not None:
+        path = select_path([weights.path for weights in candidates], entry, "model")
+        candidates = [weights for weights in candidates if weights.path == path]
+    if not candidates:
+        raise no_entry_error("model", None, [])
+    models = [weights for weights in candidates if not is_average(weights)]
+    if len(models) < 2:
+        return candidates[0]
+    if len(document.optimizers) != 1:
+        raise several_entries_error("model", [weights.path for weights in models])
+    pairing = pair(slots_of(document.optimizers[0], document), models)
+    return pairing.weights if pairing is not None else models[0]
+
+
+def _select_optimizer(document: Document, weights: Weights) -> Optimizer | None:
+    optimizers = document.optimizers
+    if len(optimizers) < 2:
+        return optimizers[0] if optimizers else None
+    matches = []
+    for optimizer in optimizers:
+        pairing = pair(slots_of(optimizer, document), [weights])
+        if pairing is not None and not pairing.faults:
+            matches.append(optimizer)
+    if len(matches) == 1:
+        return matches[0]
+    raise UnsupportedError(
+        f"the file holds {len(optimizers)} optimizers and does not record which of them "
+        f"belongs to {dotted(weights.path)}",
+        path=document.path,
+        hint="save one model and its optimizer in a file of their own",
+    )
+
+
+def _optimizer_plan(
+    document: Document, optimizer: Optimizer | None, weights: Weights
+) -> dict[str, Any] | None:
+    if optimizer is None:
+        return None
+    pairing = pair(slots_of(optimizer, document), [weights])
+    return {
+        "path": list(optimizer.path),
+        "class": optimizer.class_path,
+        "names": pairing.names if pairing is not None and not pairing.faults else None,
+    }
+
+
+def _averages(document: Document, weights: Weights) -> list[Weights]:
+    """Return the state_dicts that are averages of these weights: same tensors, same names."""
+    names = {weight.name for weight in weights.order}
+    return [
+        average
+        for average in weights_of(document)
+        if is_average(average)
+        and average.path != weights.path
+        and average.path in document.contents.state_dicts
+        and {weight.name.removeprefix("module.") for weight in average.parameters} <= names
+    ]
+
+
+# --- Loading a file is safe -------------------------------------------------------------------
+
+
+def check_loadable(
+    path: str, document: Document, model: str | None, trust: bool
+) -> tuple[list[str], list[str]]:
+    """Return the names in a file that the user's own module defines, and those not allowed.
+
+    Raises:
+        UnsafeError: scan calls the file dangerous, or it has names that are not on the allowlist
+            and `trust` is false.
+        PtInspectError: scan cannot read the file.
+    """
+    report = scan(path)
+    if report.verdict == "dangerous":
+        findings = (item for item in report.all_findings() if item.verdict == "dangerous")
+        first = next(findings, None)
+        reason = first.chain if first else "see `ptinspect scan`"
+        raise UnsafeError(
+            f"the file is dangerous to load: {reason}", path=path, hint="it was not loaded"
+        )
+    if report.verdict == "unreadable":
+        message = str(report.errors[0]) if report.errors else "the file cannot be read"
+        raise PtInspectError(message, path=path)
+    user_names = [name.path for name in document.globals if _defines(model, name.path)]
+    unlisted = [item.name for item in report.all_findings() if item.name not in user_names]
+    if unlisted and not trust:
+        raise UnsafeError(
+            f"{unlisted[0]} is not on the allowlist",
+            path=path,
+            hint="give the file with its class as --model FILE.py:CLASS, or --trust the file",
+        )
+    return list(dict.fromkeys(user_names)), unlisted
+
+
+def _defines(model: str | None, name: str) -> bool:
+    """Return True if the user's FILE.py has this class. The file is parsed, not run."""
+    if model is None:
+        return False
+    path = model.rpartition(":")[0]
+    module, _, class_name = name.rpartition(".")
+    stem = os.path.splitext(os.path.basename(path))[0]
+    if module not in ("__main__", "__mp_main__") and not module.endswith(stem):
+        return False
+    try:
+        with open(path, encoding="utf-8") as file:
+            tree = ast.parse(file.read())
+    except (OSError, SyntaxError, ValueError):
+        return False
+    return any(isinstance(node, ast.ClassDef) and node.name == class_name for node in tree.body)

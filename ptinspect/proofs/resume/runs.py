@@ -1,0 +1,142 @@
+"""Runs of one training in child processes, and where two runs first differ."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ptinspect.proofs.processes import Workers
+
+Answer = dict[str, Any]
+"""A child process's answer: its trace, losses, states and what describes the training."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingRuns:
+    """Starts the runs of one training.
+
+    Attributes:
+        path: the checkpoint.
+        plan: where the parts of the training are in the checkpoint.
+        options: the options of the jobs.
+        workers: the child processes.
+        checkpoint, snapshot, end_state: the files of the uninterrupted run. They hold the
+            checkpoint in the middle, all state at that step, and what remains at the end.
+        keep_end_state: write `end_state`, which only the comparison of devices needs.
+    """
+
+    path: str
+    plan: dict[str, Any]
+    options: dict[str, Any]
+    workers: Workers
+    checkpoint: str
+    snapshot: str
+    end_state: str
+    keep_end_state: bool = False
+
+    @classmethod
+    def create(
+        cls, path: str, plan: dict[str, Any], options: dict[str, Any], workers: Workers
+    ) -> TrainingRuns:
+        """Return the runs of a training, with new files."""
+        files = [workers.new_path(suffix) for suffix in (".pt", ".snapshot", ".ends")]
+        return cls(path, plan, options, workers, *files)
+
+    def on_device(self, device: str) -> TrainingRuns:
+        """Return the same training on another device, with the same files."""
+        return replace(self, options={**self.options, "device": device}, keep_end_state=True)
+
+    def with_new_files(self) -> TrainingRuns:
+        """Return the same training with files of its own."""
+        runs = self.create(self.path, self.plan, self.options, self.workers)
+        return replace(runs, keep_end_state=self.keep_end_state)
+
+    def uninterrupted(self, *, save: bool = True) -> Answer:
+        """Train 2N steps, and save after N of them."""
+        job: dict[str, Any] = {
+            "kind": "uninterrupted", "plan": self.plan, "options": self.options, "path": self.path,
+        }  # fmt: skip
+        if save:
+            job |= {"checkpoint": self.checkpoint, "snapshot": self.snapshot}
+            job["end_state"] = self.end_state if self.keep_end_state else None
+        return self.workers.run(job)
+
+    def resumed(
+        self, uninterrupted: Answer, fixes: tuple[str, ...] = (), end_state: str | None = None
+    ) -> Answer:
+        """Train N steps from the saved checkpoint in a new process.
+
+        Args:
+            uninterrupted: the answer of the run that saved the checkpoint.
+            fixes: what is restored from the snapshot of that run.
+            end_state: where to write the state at the end, to compare it with another device.
+        """
+        measured = {key: uninterrupted[key] for key in ("epoch_offset", "per_step")}
+        return self.workers.run(
+            {
+                "kind": "resumed",
+                "plan": self.plan,
+                "options": {**self.options, **measured},
+                "path": self.checkpoint,
+                "snapshot": self.snapshot,
+                "fixes": list(fixes),
+                "steps": len(uninterrupted["trace"]) - uninterrupted["saved"]["step"],
+                "end_state": end_state,
+            }
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """The first difference between two runs.
+
+    Attributes:
+        step: counted from the load; 0 is just after loading.
+        what: what differs, such as `the loss` or `weights fc.bias`.
+        more: how many more things differ at that step.
+    """
+
+    step: int
+    what: str
+    more: int = 0
+
+    def __str__(self) -> str:
+        place = f"at step {self.step} after loading" if self.step else "just after loading"
+        more = f", and {self.more} more" if self.more else ""
+        return f"{self.what}, {place}{more}"
+
+
+def first_difference(uninterrupted: Answer, resumed: Answer) -> Difference | None:
+    """Return where a resumed run first differs from the uninterrupted one, None if nowhere.
+
+    The states of random number generators are not compared: a difference that matters shows in
+    what draws from them.
+    """
+    if resumed.get("failed_at") == "load":
+        return Difference(0, f"loading fails: {resumed['error']}")
+    names = differing_names(uninterrupted["saved"]["state"], resumed["state"])
+    if names:
+        return Difference(0, names[0], len(names) - 1)
+    saved_step = uninterrupted["saved"]["step"]
+    difference = first_trace_difference(uninterrupted["trace"][saved_step:], resumed["trace"])
+    if difference is None and "error" in resumed:
+        return Difference(len(resumed["trace"]) + 1, f"the step fails: {resumed['error']}")
+    return difference
+
+
+def first_trace_difference(first: list[Any], second: list[Any]) -> Difference | None:
+    """Return the first step at which two traces differ, None if they are equal."""
+    for number, (a, b) in enumerate(zip(first, second, strict=False), 1):
+        if a["batch"] != b["batch"]:
+            return Difference(number, "the batch")
+        if a["loss"] != b["loss"]:
+            return Difference(number, "the loss")
+        names = differing_names(a["state"], b["state"])
+        if names:
+            return Difference(number, names[0], len(names) - 1)
+    return None
+
+
+def differing_names(first: dict[str, str], second: dict[str, str]) -> list[str]:
+    """Return the names whose digests differ, or that only one of the two has."""
+    return [name for name in {**first, **second} if first.get(name) != second.get(name)]
