@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from ptinspect.conversion import ConversionReport, convert
     from ptinspect.document import Document, TensorInfo, open
     from ptinspect.proofs.optimizer import OptimizerReport, check_optimizer
-    from ptinspect.proofs.resume.proof import ResumeReport, check_resume
+    from ptinspect.proofs.resume.proof import check_resume
+    from ptinspect.proofs.resume.report import ResumeReport
     from ptinspect.proofs.roundtrip import RoundtripReport, check_roundtrip
     from ptinspect.proofs.stub_check import StubReport, check_stub
     from ptinspect.safety.report.report import ScanReport
@@ -110,10 +111,14 @@ def __getattr__(name: str) -> object:
         from ptinspect.proofs import optimizer
 
         return getattr(optimizer, name)
-    if name in ("ResumeReport", "check_resume"):
-        from ptinspect.proofs.resume import proof
+    if name == "ResumeReport":
+        from ptinspect.proofs.resume.report import ResumeReport
 
-        return getattr(proof, name)
+        return ResumeReport
+    if name == "check_resume":
+        from ptinspect.proofs.resume.proof import check_resume
+
+        return check_resume
     if name in ("RoundtripReport", "check_roundtrip"):
         from ptinspect.proofs import roundtrip
 

@@ -1,1 +1,1 @@
-"""Proofs: is the optimizer state consistent, is a conversion the same model, can training resume?"""
+"""Proofs: consistent optimizer state, equal conversions, exact resume, a stub that loads."""

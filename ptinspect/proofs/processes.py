@@ -170,8 +170,8 @@ class Workers:
 
     def _start(self) -> subprocess.Popen[str]:
         self._server_log = self.new_path(".log")
-        package_folder = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-        python_path = [package_folder, *filter(None, [os.environ.get("PYTHONPATH")])]
+        package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+        python_path = [os.path.dirname(package), *filter(None, [os.environ.get("PYTHONPATH")])]
         env = {
             **os.environ, "CUBLAS_WORKSPACE_CONFIG": ":4096:8", "PYTHONHASHSEED": "0",
             # torch.cuda.is_available() then does not initialize CUDA, which would break forks.

@@ -84,9 +84,7 @@ class RoundtripReport(Report):
             "not every converted form is the same model as the original",
             "not every form could be written",
         )[self.exit_code]
-        rows = [
-            (form.name, _form_text(form)) for form in self.forms
-        ]
+        rows = [(form.name, _form_text(form)) for form in self.forms]
         rows += [
             ("compared", ", ".join(PARTS.values())),
             ("trained", f"{self.steps} steps with {self.optimizer}, on {self.device}"),
@@ -223,9 +221,7 @@ def _compare_form(
     return Form(name, [text for part, text in PARTS.items() if answer[part] != original[part]])
 
 
-def _entry_to_convert(
-    path: str, model_path: list[Any], entry: str | None, form: str
-) -> str | None:
+def _entry_to_convert(path: str, model_path: list[Any], entry: str | None, form: str) -> str | None:
     """Return the entry that holds the model, or None to convert the whole file."""
     if entry is not None or not model_path:
         return entry

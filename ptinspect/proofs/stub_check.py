@@ -110,9 +110,14 @@ def check_stub(
     verdict = scan(path).verdict
     if verdict not in ("clean", "unknown"):
         raise UnsafeError(f"scan calls the file {verdict}", path=path, hint="it was not loaded")
-    with open_document(path) as document, add_error_path(path), tempfile.TemporaryDirectory() as folder:
+    with (
+        open_document(path) as document,
+        add_error_path(path),
+        tempfile.TemporaryDirectory() as folder,
+    ):
         file_format = document.archive.format
-        if not file_format.startswith(("torch-zip", "torch-legacy")) and file_format not in _LOADERS:
+        by_torch = file_format.startswith(("torch-zip", "torch-legacy"))
+        if not by_torch and file_format not in _LOADERS:
             reason = " (its tensors are in several files)" if file_format.endswith("-index") else ""
             raise UnsupportedError(f"no single function loads {file_format}{reason}")
         job, files, blockers = _job(document, entry, package, recovered_source, guess_forward)
@@ -173,9 +178,7 @@ def _run(job: str, folder: str, timeout: float) -> dict[str, dict[str, Any]]:
     if process.returncode != 0:
         for package in ("torch", "safetensors"):
             if f"No module named '{package}'" in process.stderr:
-                raise UnsupportedError(
-                    f"{package} is not installed", hint=f"pip install {package}"
-                )
+                raise UnsupportedError(f"{package} is not installed", hint=f"pip install {package}")
         last = (process.stderr.strip().splitlines() or [f"exit code {process.returncode}"])[-1]
         raise PtInspectError(f"the child process failed: {last}")
     answer: dict[str, dict[str, Any]] = json.loads(process.stdout)

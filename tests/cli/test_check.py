@@ -32,7 +32,8 @@ def test_every_proof_has_help(name: str) -> None:
 def test_a_sound_checkpoint_fits(path: Path) -> None:
     result = run("check", "optimizer", path)
     assert (result.exit_code, result.stderr) == (0, "")
-    assert result.stdout.startswith(f"{path}: the optimizer state fits the model\n")
+    verdict = "the recorded optimizer state is consistent with the recorded model"
+    assert result.stdout.startswith(f"{path}: {verdict}\n")
 
 
 def test_all_optimizers_of_torch_have_nothing_wrong() -> None:
@@ -54,7 +55,7 @@ def test_all_optimizers_of_torch_have_nothing_wrong() -> None:
 def test_resume_loads_nothing_that_nobody_vouches_for() -> None:
     result = run("check", "resume", MODEL)
     assert (result.exit_code, result.stdout) == (2, "")
-    assert "nobody vouches for __main__.CustomModel" in result.stderr
+    assert "__main__.CustomModel is not on the allowlist" in result.stderr
     assert "--model FILE.py:CLASS" in result.stderr
 
 
@@ -75,10 +76,13 @@ def test_resume_loads_nothing_dangerous(tmp_path: Path) -> None:
 
 
 def test_resume_says_what_a_wrong_option_is(tmp_path: Path) -> None:
-    assert "is no device" in run("check", "resume", CHECKPOINT, "--device", "tpu").stderr
-    assert "is no device" in run("check", "resume", CHECKPOINT, "--device", "cpu:1").stderr
+    assert "is not a device" in run("check", "resume", CHECKPOINT, "--device", "tpu").stderr
+    assert "is not a device" in run("check", "resume", CHECKPOINT, "--device", "cpu:1").stderr
     picture = tmp_path / "x.txt"
-    assert "a plot is one of" in run("check", "resume", CHECKPOINT, "--plot", picture).stderr
+    assert (
+        "a plot needs one of the suffixes"
+        in run("check", "resume", CHECKPOINT, "--plot", picture).stderr
+    )
     assert run("check", "resume", CHECKPOINT, "--steps", "0").exit_code == 2
 
 
@@ -109,7 +113,7 @@ def test_no_optimizer_is_2() -> None:
 def test_the_answer_goes_into_a_file(tmp_path: Path) -> None:
     target = tmp_path / "answer.txt"
     assert run("check", "optimizer", CHECKPOINT, "-o", target).stdout == ""
-    assert "fits the model" in target.read_text("utf-8")
+    assert "is consistent with the recorded model" in target.read_text("utf-8")
     assert run("check", "optimizer", CHECKPOINT, "-o", target).exit_code == 2
     assert run("check", "optimizer", CHECKPOINT, "-o", target, "--force").exit_code == 0
 

@@ -57,11 +57,12 @@ def test_it_tells_the_whole_story() -> None:
         "layer.weight  parameter  float32  (1, 2)  cuda:0",
         "tensor([[ 3.1076, -1.7026]], device='cuda:0')", "--device cpu",
         "tensor([[  1.4343],", "[ 69.2063],", "[357.3203]])", "1.4342, 69.2052 and 357.3152",
-        "every form is the same model",
+        "each converted form is the same model as the original, in numbers",
         "SGD (inferred), lr 0.0001, 2 parameters", "description  'CustomModel 체크포인트-6'",
         'range(checkpoint_epoch + 1, 10000)', "\nCustomModel 체크포인트-6\n", "Epoch : 10000",
-        "the optimizer state fits the model", "(rng-shuffling)", "rng_state True",
-        "training goes on as if it had never been interrupted", "--device cuda",
+        "the recorded optimizer state is consistent with the recorded model",
+        "(rng-shuffling)", "rng_state True",
+        "the file holds all that an exact resume of this training needs", "--device cuda",
     )  # fmt: skip
     at = 0
     for scene in scenes:

@@ -9,7 +9,8 @@ import pytest
 
 from ptinspect.errors import PtInspectError
 from ptinspect.proofs.processes import Workers
-from ptinspect.proofs.resume.proof import ResumeReport, check_resume
+from ptinspect.proofs.resume.proof import check_resume
+from ptinspect.proofs.resume.report import ResumeReport
 from tests.proofs.trainings import NET, Training
 
 

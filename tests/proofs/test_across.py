@@ -12,7 +12,8 @@ import pytest
 from ptinspect.proofs.processes import Workers
 from ptinspect.proofs.resume import cross_device
 from ptinspect.proofs.resume.cross_device import TOLERANCE, Crossing
-from ptinspect.proofs.resume.proof import ResumeReport, check_resume
+from ptinspect.proofs.resume.proof import check_resume
+from ptinspect.proofs.resume.report import ResumeReport
 
 torch = pytest.importorskip("torch")
 
@@ -25,7 +26,7 @@ def crossed(workers: Workers, given: dict[str, Any], **more: Any) -> ResumeRepor
 
 @pytest.fixture
 def always(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cross_device, "crosses", lambda device: True)
+    monkeypatch.setattr(cross_device, "should_cross", lambda device: True)
 
 
 @pytest.mark.slow
@@ -34,7 +35,12 @@ def test_both_ways_are_run_and_measured(tmp_path: Path, workers: Workers, always
     report = crossed(workers, training.save(training.parts()))
     assert [crossing.label for crossing in report.crossings] == ["cpu → cpu", "cpu → cpu"]
     for crossing in report.crossings:
-        assert (crossing.loaded, crossing.first, crossing.losses, crossing.why) == ([], 0, 0, None)
+        assert (crossing.loaded, crossing.first, crossing.losses, crossing.reason) == (
+            [],
+            0,
+            0,
+            None,
+        )
         assert {dtype for dtype, _, _ in crossing.tensors} == {"float32", "int64"}
     assert (report.exit_code, report.processes) == (0, 7)
     assert "cpu → cpu   the same bits after loading; losses within 0 ULPs" in report.text()
@@ -68,16 +74,16 @@ def test_a_step_that_fails_elsewhere_is_told(
     )
     training = Training(tmp_path, net=NET)
     given = training.save(training.parts(), picky)
-    kept = cross_device.both_ways
+    kept = cross_device.cross_both_ways
 
     def then(*args: Any) -> Any:
         (tmp_path / "net.py.again").touch()
         return kept(*args)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cross_device, "both_ways", then)
+        patch.setattr(cross_device, "cross_both_ways", then)
         report = crossed(workers, given)
-    assert [str(crossing.why) for crossing in report.crossings] == [
+    assert [str(crossing.reason) for crossing in report.crossings] == [
         "a step fails: AssertionError: not here"
     ] * 2
     assert report.exit_code == 0  # it was not asked to run there
@@ -95,7 +101,7 @@ def test_the_verdict_of_a_crossing() -> None:
     assert not made(first=most + 1).same
     assert made(losses=10 * most).same  # told, but no proof of anything
     assert not made(loaded=["weights fc"]).same
-    assert made(loaded=None, why="it cannot be run").same
+    assert made(loaded=None, reason="it cannot be run").same
     assert made(first=TOLERANCE["bfloat16"], type="bfloat16").same
     assert not made(first=TOLERANCE["bfloat16"] + 1, unit="bfloat16").same
     assert not made(first=float("inf")).same
@@ -104,20 +110,20 @@ def test_the_verdict_of_a_crossing() -> None:
 def test_the_words_of_a_crossing() -> None:
     most = TOLERANCE["float32"]
     far = made(losses=2.0 * most, tensors=(("float32", 3.0 * most, "weights fc"),))
-    assert far.beyond == [
+    assert far.out_of_tolerance == [
         "the losses by 8192 ULPs of float32",
         "weights fc by 1.229e+04 ULPs of float32",
     ]
-    assert "beyond the tolerance the losses by 8192 ULPs" in far.text()
+    assert "out of tolerance: the losses by 8192 ULPs" in far.text()
     near = made(losses=3, unit="bfloat16", tensors=(("float32", 2.0, "weights fc"),))
-    assert near.beyond == []
+    assert near.out_of_tolerance == []
     assert near.text().endswith(
         "losses within 3 ULPs, float32 tensors within 2 (tolerance: 16 of bfloat16)"
     )
     assert made(loaded=["weights a", "weights b"]).text() == (
         "not the same after loading: weights a, and 1 more"
     )
-    assert made(loaded=None, why="x").as_dict()["verdict"] == "not-compared"
+    assert made(loaded=None, reason="x").as_dict()["verdict"] == "not-compared"
     assert made(loaded=["a"]).as_dict()["verdict"] == "differs"
     assert near.as_dict()["tensors"] == [
         {"name": "weights fc", "dtype": "float32", "ulps": 2.0, "tolerance": 16}
@@ -126,35 +132,35 @@ def test_the_words_of_a_crossing() -> None:
 
 def test_distances_of_two_trainings(tmp_path: Path) -> None:
     """The job that measures: a tensor one bit off, and a loss."""
-    from ptinspect.proofs.worker.jobs import compared
+    from ptinspect.proofs.worker.jobs import compare_end_states
 
     weights = {"weights a": torch.ones(3), "weights b": torch.zeros(2), "buffer n": torch.tensor(3)}
-    one = {"losses": torch.tensor([1.0, 0.5], dtype=torch.float64), "type": "float32"}
+    one = {"losses": torch.tensor([1.0, 0.5], dtype=torch.float64), "dtype": "float32"}
     other = {**one, "losses": one["losses"] * (1 + 2**-22)}
     bent = {**weights, "weights b": torch.tensor([0.0, 1e-45])}
     paths = [str(tmp_path / "one"), str(tmp_path / "other")]
     torch.save({**one, "state": weights}, paths[0])
     torch.save({**other, "state": bent}, paths[1])
-    found = compared({"ends": paths, "unit": None})
+    found = compare_end_states({"end_states": paths, "unit": None})
     assert (found["first"], found["losses"], found["type"]) == (2, 2, "float32")
     assert found["tensors"] == {"float32": [1, "weights b"], "int64": [0, "buffer n"]}
-    found = compared({"ends": paths, "unit": "bfloat16"})
+    found = compare_end_states({"end_states": paths, "unit": "bfloat16"})
     assert found["type"] == "bfloat16"
     assert 0 < found["losses"] < 0.1
 
 
 def test_what_draws_on_the_device_is_not_compared() -> None:
     begin, end = {"rng": {"rng cuda": "a"}}, {"rng": {"rng cuda": "b"}}
-    assert cross_device.draws({"saved": begin, "trace": [end]})
-    assert not cross_device.draws({"saved": begin, "trace": [begin]})
-    assert cross_device.draws({**begin, "trace": [end]})
-    assert not cross_device.draws(
+    assert cross_device.draws_on_cuda({"saved": begin, "trace": [end]})
+    assert not cross_device.draws_on_cuda({"saved": begin, "trace": [begin]})
+    assert cross_device.draws_on_cuda({**begin, "trace": [end]})
+    assert not cross_device.draws_on_cuda(
         {"rng": {"rng torch": "a"}, "trace": [{"rng": {"rng torch": "b"}}]}
     )
 
 
 def test_only_who_names_cuda_crosses() -> None:
-    assert [cross_device.crosses(name) for name in ("auto", "cpu", "cuda", "cuda:1")] == [
+    assert [cross_device.should_cross(name) for name in ("auto", "cpu", "cuda", "cuda:1")] == [
         False, False, True, True,
     ]  # fmt: skip
 
@@ -178,8 +184,8 @@ def test_cuda_to_cpu_and_back_within_the_tolerance(
         f"cpu → {device}",
     ]
     for crossing in report.crossings:
-        assert (crossing.loaded, crossing.why) == ([], None), report.text()
-        assert crossing.beyond == [], report.text()
+        assert (crossing.loaded, crossing.reason) == ([], None), report.text()
+        assert crossing.out_of_tolerance == [], report.text()
 
 
 @pytest.mark.slow
@@ -204,7 +210,7 @@ def test_dropout_on_cuda_without_them_is_named(tmp_path: Path, workers: Workers)
     training = Training(tmp_path, net=DROPOUT)
     given = training.save({**training.parts(), **training.rng()})
     report = crossed(workers, given, device="cuda")
-    assert [cause.mends for cause in report.causes] == [("rng-cuda",)], report.text()
+    assert [cause.fixes for cause in report.causes] == [("rng-cuda",)], report.text()
 
 
 @pytest.mark.slow
@@ -234,7 +240,7 @@ def test_tf32_is_off_unless_it_is_allowed(tmp_path: Path, workers: Workers) -> N
     exact = crossed(workers, dict(given), device="cuda")
     loose = crossed(workers, dict(given), device="cuda", allow_tf32=True)
     assert exact.verdict == loose.verdict == "same"
-    assert exact.crossings[0].beyond == []
+    assert exact.crossings[0].out_of_tolerance == []
     assert exact.losses != loose.losses or torch.cuda.get_device_capability()[0] < 8
 
 

@@ -28,7 +28,7 @@ from tests.proofs.trainings import Training  # noqa: E402
 @pytest.mark.parametrize(
     ("code", "said"),
     [
-        ("import os; os._exit(0)", "ended before it had an answer"),
+        ("import os; os._exit(0)", "ended without an answer"),
         ("import os; os._exit(3)", "the child process failed"),
         ("import sys; sys.exit('enough')", "net.py cannot be imported: SystemExit: enough"),
         ("import os; os.abort()", "crashed (SIGABRT)"),
@@ -65,7 +65,7 @@ for number in range(3, 64):
 @pytest.mark.slow
 def test_printing_without_end_is_ended(tmp_path: Path, workers: Workers) -> None:
     error = fails(workers, net(tmp_path, "while True:\n    print('x' * 100_000)"))
-    assert error.message == "the child process printed more than 64 MB, and was ended"
+    assert error.message == "the child process printed more than 64 MB and was stopped"
     assert len(str(error.hint)) < 5_000  # its last lines are cut
     coloured = net(tmp_path, "print('\\x1b[31mred'); raise KeyboardInterrupt")
     assert "\x1b" not in str(fails(workers, coloured).hint)
@@ -143,11 +143,11 @@ def test_where_processes_cannot_be_forked_each_job_is_started_afresh(tmp_path: P
     """As on Windows: a job that is done, and one that takes too long."""
     code = "import os, runpy; del os.fork; "
     code += "runpy.run_module('ptinspect.proofs.worker', run_name='__main__')"
-    ends = {"losses": torch.ones(1, dtype=torch.float64), "type": "float32", "state": {}}
+    ends = {"losses": torch.ones(1, dtype=torch.float64), "dtype": "float32", "state": {}}
     torch.save(ends, tmp_path / "ends")
     job = {
-        "kind": "compared", "ends": [str(tmp_path / "ends")] * 2, "unit": None,
-        "options": {"device": "cpu", "tf32": False},
+        "kind": "compare", "end_states": [str(tmp_path / "ends")] * 2, "unit": None,
+        "options": {"device": "cpu", "allow_tf32": False},
     }  # fmt: skip
     with pytest.MonkeyPatch.context() as patch, Workers(timeout=120) as own:
         patch.setattr("ptinspect.proofs.processes.SERVER", ("-c", code))
@@ -179,7 +179,7 @@ def test_a_dangerous_checkpoint_is_never_loaded(
     for proof in (check_resume, check_roundtrip):
         with pytest.raises(UnsafeError, match=r"dangerous to load: .*system") as caught:
             proof(given["path"], model=given["model"], trust=trust, workers=workers)
-        assert caught.value.hint == "it is not loaded"
+        assert caught.value.hint == "it was not loaded"
     assert (workers.jobs, (tmp_path / "ran").exists()) == (before, False)
 
 
@@ -193,7 +193,7 @@ def test_names_that_nobody_vouches_for_need_trust(tmp_path: Path, workers: Worke
     given = training.save({**training.parts(), "extra": Unknown()})
     before = workers.jobs
     error = fails(workers, dict(given))
-    assert "nobody vouches for tests.proofs.test_breaking.Unknown" in error.message
+    assert "tests.proofs.test_breaking.Unknown is not on the allowlist" in error.message
     assert "--trust" in str(error.hint)
     assert workers.jobs == before
     assert run(workers, given, trust=True).exit_code == 0
@@ -207,11 +207,11 @@ def test_what_torch_does_not_load(tmp_path: Path, workers: Workers) -> None:
     for proof in (check_resume, check_roundtrip):
         with pytest.raises(PtInspectError, match=r"torch\.load does not load safetensors"):
             proof(str(tmp_path / "a.safetensors"), workers=workers)
-        with pytest.raises(PtInspectError, match="not from standard input"):
+        with pytest.raises(PtInspectError, match="cannot come from standard input"):
             proof("-", workers=workers)
-        with pytest.raises(PtInspectError, match="is no device"):
+        with pytest.raises(PtInspectError, match="is not a device"):
             proof("-", device="cuda:", workers=workers)
-        with pytest.raises(PtInspectError, match="at least one step"):
+        with pytest.raises(PtInspectError, match="needs at least one step"):
             proof("-", steps=0, workers=workers)
 
 

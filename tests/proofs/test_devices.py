@@ -13,8 +13,8 @@ from tests.conftest import ROOT
 
 torch = pytest.importorskip("torch")
 
-from ptinspect.proofs.worker import devices, rng  # noqa: E402
-from ptinspect.proofs.worker.errors import CannotRun  # noqa: E402
+from ptinspect.proofs.worker import determinism  # noqa: E402
+from ptinspect.proofs.worker.reporting import CannotRun  # noqa: E402
 
 
 def there_are(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
@@ -31,7 +31,7 @@ def test_the_device_that_is_meant(
     count: int, asked: str, found: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     there_are(monkeypatch, count)
-    assert devices.device_of(asked) == found
+    assert determinism.resolve_device(asked) == found
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_a_device_that_is_not_there(
 ) -> None:
     there_are(monkeypatch, count)
     with pytest.raises(CannotRun) as caught:
-        devices.device_of(asked)
+        determinism.resolve_device(asked)
     assert (caught.value.message, caught.value.hint) == (said, hint)
 
 
@@ -58,20 +58,22 @@ def test_the_generators_of_all_devices_are_kept(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(torch.cuda, "set_rng_state_all", set_all.append)
     monkeypatch.setattr(torch.cuda, "set_rng_state", set_one.append)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
-    assert rng.rng_state("cuda:1")["cuda"] == states[:2]
-    assert "cuda" not in rng.rng_state("cpu")
-    rng.set_rng({"cuda": states})  # saved on a machine with three
-    rng.set_rng({"cuda": states[0]})
+    assert determinism.rng_states("cuda:1")["cuda"] == states[:2]
+    assert "cuda" not in determinism.rng_states("cpu")
+    determinism.set_rng_states({"cuda": states})  # saved on a machine with three
+    determinism.set_rng_states({"cuda": states[0]})
     assert [len(given) for given in set_all] == [2]
     assert set_one[0].equal(states[0])
-    assert rng.seen_as(states[0], states[:2]) is states[1]  # that of the current device
-    assert rng.seen_as(states, states[:2]) is not states[1]
+    assert (
+        determinism.rng_state_like(states[0], states[:2]) is states[1]
+    )  # that of the current device
+    assert determinism.rng_state_like(states, states[:2]) is not states[1]
 
 
 def test_no_state_is_set_where_there_is_no_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     there_are(monkeypatch, 0)
     monkeypatch.setattr(torch.cuda, "set_rng_state_all", None)
-    rng.set_rng({"cuda": [torch.zeros(16, dtype=torch.uint8)]})
+    determinism.set_rng_states({"cuda": [torch.zeros(16, dtype=torch.uint8)]})
 
 
 _JOB = """
@@ -79,11 +81,11 @@ import torch, warnings
 asked = []
 for name in ("is_available", "device_count", "init", "_lazy_init", "current_device"):
     setattr(torch.cuda, name, lambda *a, name=name: asked.append(name) or 0)
-from ptinspect.proofs.worker.__main__ import warm
-warm()
+from ptinspect.proofs.worker.__main__ import preload
+preload()
 print(asked)
 
-from ptinspect.proofs.worker.devices import prepare
+from ptinspect.proofs.worker.determinism import use_deterministic_algorithms as prepare
 cuda, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
 prepare("cpu", True)
 print(cuda.allow_tf32, cudnn.allow_tf32)
@@ -116,14 +118,16 @@ def test_memory_is_not_bounded_on_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     from ptinspect.proofs.worker import jobs
 
     bounds: list[Any] = []
-    monkeypatch.setattr(jobs, "limited", bounds.append)
+    monkeypatch.setattr(jobs, "limit_memory", bounds.append)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
-    monkeypatch.setattr(jobs, "prepare", lambda device, tf32: [])
-    monkeypatch.setattr(jobs, "compared", lambda job: {"device": job["options"]["device"]})
+    monkeypatch.setattr(jobs, "use_deterministic_algorithms", lambda device, tf32: [])
+    monkeypatch.setattr(
+        jobs, "compare_end_states", lambda job: {"device": job["options"]["device"]}
+    )
     there_are(monkeypatch, 1)
     for device, seen in (("cuda", "1"), ("cpu", "")):
-        job = {"kind": "compared", "options": {"device": device, "tf32": False}}
-        assert jobs.do(job, 7)["device"] == device
+        job = {"kind": "compare", "options": {"device": device, "allow_tf32": False}}
+        assert jobs.run_job(job, 7)["device"] == device
         assert os.environ["CUDA_VISIBLE_DEVICES"] == seen  # hidden from a job on the CPU
     assert bounds == [7]
 

@@ -10,7 +10,8 @@ import pytest
 from ptinspect.errors import PtInspectError
 from ptinspect.proofs.optimizer import check_optimizer
 from ptinspect.proofs.processes import Workers
-from ptinspect.proofs.resume.proof import ResumeReport, check_resume
+from ptinspect.proofs.resume.proof import check_resume
+from ptinspect.proofs.resume.report import ResumeReport
 
 torch = pytest.importorskip("torch")
 from torch.optim import lr_scheduler as lrs  # noqa: E402
@@ -206,7 +207,7 @@ def batches():
     training = Training(tmp_path, data=data)
     report = faulty(workers, training.save(training.parts()))
     assert kinds(report) == ["rng-shuffling"]
-    assert report.causes[0].mends == (mend,)
+    assert report.causes[0].fixes == (mend,)
 
 
 def test_dropout(tmp_path: Path, workers: Workers) -> None:
@@ -241,7 +242,7 @@ def test_a_generator_of_the_loaders_own(tmp_path: Path, workers: Workers) -> Non
     training = Training(tmp_path, data=own)
     report = faulty(workers, training.save({**training.parts(), **training.rng()}))
     assert kinds(report) == ["seed-set-again"]
-    assert report.causes[0].mends == ("generators",)
+    assert report.causes[0].fixes == ("generators",)
 
 
 def test_an_order_from_nowhere(tmp_path: Path, workers: Workers) -> None:
@@ -274,7 +275,7 @@ def batches():
     training = Training(tmp_path, data=hidden)
     report = faulty(workers, training.save({**training.parts(), **training.rng()}))
     assert kinds(report) == ["seed-set-again"]
-    assert report.causes[0].mends == ("replay",)
+    assert report.causes[0].fixes == ("replay",)
 
 
 def test_an_empty_state_of_the_scaler(tmp_path: Path, workers: Workers) -> None:

@@ -33,9 +33,9 @@ def test_a_model_that_cannot_be_made(tmp_path: Path, workers: Workers) -> None:
 def test_what_makes_no_model(tmp_path: Path, workers: Workers) -> None:
     given = net(tmp_path, last="def make():\n    return 3\n\nthing = 7")
     given["model"] = given["model"].replace(":Net", ":make")
-    assert "makes no torch.nn.Module" in fails(workers, dict(given)).message
+    assert "returns no torch.nn.Module" in fails(workers, dict(given)).message
     given["model"] = given["model"].replace(":make", ":thing")
-    assert "makes no torch.nn.Module" in fails(workers, dict(given)).message
+    assert "returns no torch.nn.Module" in fails(workers, dict(given)).message
     given["model"] = str(tmp_path / "net.py")
     assert "net.py: which name in it?" in fails(workers, dict(given)).message
 
@@ -201,11 +201,11 @@ def test_what_is_taken_of_a_long_epoch_is_told(
         DATA + MORE.replace("LINE", "return [rows()[at % 3] for at in range(40)]")
     )
     report = run(workers, given, steps=steps)
-    told = "an epoch has 40 batches: the first 32 of each are taken; --steps 40 takes all of them"
+    told = "an epoch has 40 batches: the first 32 of each are used; --steps 40 uses all of them"
     assert (told in report.notes) is (steps == 3)
     assert (told in report.text()) is (steps == 3)
     made: Any = report.as_dict()["training"]
-    assert (made["length"], made["taken"]) == (40, 32 if steps == 3 else None)
+    assert (made["length"], made["batches_used"]) == (40, 32 if steps == 3 else None)
 
 
 def test_data_that_do_not_tell_their_length(tmp_path: Path, workers: Workers) -> None:
@@ -214,13 +214,13 @@ def test_data_that_do_not_tell_their_length(tmp_path: Path, workers: Workers) ->
     line = "for at in range(40):\n        yield rows()[at % 3]"
     (tmp_path / "batches.py").write_text(DATA + MORE.replace("LINE", line))
     report = run(workers, dict(given), steps=5)
-    assert any("the first 5 of each are taken; --steps N takes more" in n for n in report.notes)
+    assert any("the first 5 of each are used; --steps N uses more" in n for n in report.notes)
     made: Any = report.as_dict()["training"]
-    assert (made["length"], made["taken"]) == (None, 5)
+    assert (made["length"], made["batches_used"]) == (None, 5)
     line = "for at in range(3):\n        yield rows()[at % 3]"
     (tmp_path / "batches.py").write_text(DATA + MORE.replace("LINE", line))
     report = run(workers, given, steps=5)
-    assert not any("are taken" in note for note in report.notes)
+    assert not any("are used" in note for note in report.notes)
 
 
 # --- the round trip meets the same --------------------------------------------------------
@@ -244,7 +244,7 @@ def test_an_optimizer_that_the_file_is_not_of(tmp_path: Path, workers: Workers) 
     training = Training(tmp_path)
     error = fails(workers, training.save(training.parts()), optimizer_class="SGD")
     assert error.message == "the state in the file is not of SGD: no momentum"
-    assert error.hint == "it looks like that of torch.optim.Adam"
+    assert error.hint == "it looks like the state of torch.optim.Adam"
 
 
 def test_weights_that_are_elsewhere(tmp_path: Path, workers: Workers) -> None:

@@ -37,7 +37,7 @@ def test_the_seeds_files(path: Path, tmp_path: Path, workers: Workers) -> None:
 def test_a_class_of_the_fixtures_that_is_missing(workers: Workers) -> None:
     report = check_roundtrip(str(FIXTURES / "modules/sequential.pt"), workers=workers)
     assert report.exit_code == 0, report.text()
-    assert "the class MySequential is missing: a stub stands for it" in report.notes
+    assert "the class MySequential is missing; a stub was used in its place" in report.notes
 
 
 @pytest.mark.slow
@@ -52,7 +52,7 @@ def test_a_class_that_is_missing_and_inherits_its_forward(
     torch.save(Stacked(torch.nn.Linear(3, 2), torch.nn.ReLU()), tmp_path / "stacked.pt")
     report = check_roundtrip(str(tmp_path / "stacked.pt"), workers=workers)
     assert report.exit_code == 0, report.text()
-    assert "the class Stacked is missing: a stub stands for it" in report.notes
+    assert "the class Stacked is missing; a stub was used in its place" in report.notes
 
 
 @pytest.mark.slow

@@ -15,10 +15,11 @@ import pytest
 from ptinspect.display.text.values import json_value
 from ptinspect.document.optim import matching
 from ptinspect.proofs import optimizer
-from ptinspect.proofs.resume import causes, cross_device, proof, report as resume_report
+from ptinspect.proofs.resume import causes, cross_device, proof
 from ptinspect.proofs.resume.causes import Cause
 from ptinspect.proofs.resume.cross_device import Crossing
-from ptinspect.proofs.resume.proof import Difference, ResumeReport
+from ptinspect.proofs.resume.report import ResumeReport
+from ptinspect.proofs.resume.runs import Difference
 from ptinspect.proofs.roundtrip import FORMS, PARTS, Form, RoundtripReport
 from tests.conftest import FIXTURES
 
@@ -62,7 +63,7 @@ def test_every_optimizer_of_the_fixtures() -> None:
 FACTS = {
     "device": "cpu", "optimizer": "torch.optim.SGD", "scheduler": None, "per_step": False,
     "scaler": False, "autocast": None, "averages": 0, "rng_saved": ["torch"], "length": 3,
-    "taken": None, "loss": "MSELoss",
+    "batches_used": None, "loss": "MSELoss",
 }  # fmt: skip
 
 
@@ -77,7 +78,7 @@ def test_what_resume_may_answer() -> None:
     assert valid("resume", report().as_dict())["losses"]["uninterrupted"] == [1.0, "nan"]
     cause = Cause("rng", ("rng-torch",), "a message")
     more = report(verdict="differs", first=Difference(1, "the loss"), causes=[cause], notes=["x"])
-    assert valid("resume", more.as_dict())["causes"][0]["mended"] == ["rng-torch"]
+    assert valid("resume", more.as_dict())["causes"][0]["fixes"] == ["rng-torch"]
     tensors = (("float32", float("inf"), "weights a"),)
     for crossing in (
         Crossing("cuda", "cpu", [], None, 1.0, 2.0, "float32", tensors),
@@ -93,7 +94,7 @@ def test_what_a_round_trip_may_answer() -> None:
     assert [form.name for form in forms] == list(FORMS)
     made = RoundtripReport("x.pt", forms, 4, "SGD", "cpu", "MSELoss", ["made up"])
     assert valid("roundtrip", made.as_dict())["verdict"] == "differs"
-    assert PARTS[0] == "weights"
+    assert next(iter(PARTS)) == "weights"
 
 
 def kinds(*modules: Any) -> set[str]:

@@ -23,7 +23,7 @@ def test_the_seeds_checkpoint_lacks_the_state_of_shuffling(
     given = {"path": str(FIXTURES / "seed/checkpoint-6.pt"), **seed_files(tmp_path)}
     report = faulty(workers, given)
     assert kinds(report) == ["rng-shuffling"]
-    assert report.causes[0].mends == ("rng-torch",)
+    assert report.causes[0].fixes == ("rng-torch",)
     assert (report.first.step, report.first.what) == (1, "the batch")  # type: ignore[union-attr]
 
 

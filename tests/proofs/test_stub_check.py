@@ -8,7 +8,7 @@ import pytest
 
 from ptinspect.errors import UnsafeError
 from ptinspect.proofs.stub_check import StubReport, check_stub
-from ptinspect.proofs.worker.load_with_stub import same
+from ptinspect.proofs.worker.load_with_stub import check_same_text
 from tests.cli.running import CHECKPOINT, MODEL, STATE_DICT, run
 from tests.conftest import FIXTURES
 
@@ -20,7 +20,7 @@ pytest.importorskip("torch")
 def test_the_stub_fits_its_file(file: Path) -> None:
     report = check_stub(str(file))
     assert report.exit_code == 0, report.text()
-    assert {"import", "load", "weights_only", "build", "strict"} <= report.tried.keys()
+    assert {"import", "load", "weights_only", "build", "strict"} <= report.results.keys()
 
 
 @pytest.mark.slow
@@ -46,9 +46,9 @@ def test_what_differs_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_first_line_that_differs_is_named() -> None:
-    assert same("a", "a", None)
+    assert check_same_text("a", "a", None)
     with pytest.raises(ValueError, match="line 2: b in the file, nothing in the stub"):
-        same("a", "a\nb")
+        check_same_text("a", "a\nb")
     assert StubReport("p", {"load": None, "strict": "no"}, []).exit_code == 1
 
 
@@ -72,7 +72,7 @@ OTHERS = FIXTURES / "others"
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "way"),
+    ("name", "loader"),
     [
         ("pickles/model-2.pkl", "pickle.load"),
         ("pickles/model-5.pkl", "pickle.load"),
@@ -81,13 +81,13 @@ OTHERS = FIXTURES / "others"
         ("old/torch-0.1-by-hand/model.tar.pth", None),
     ],
 )
-def test_each_is_loaded_by_what_loads_it(name: str, way: str | None) -> None:
-    if way == "safetensors.torch.load_file":
+def test_each_is_loaded_by_what_loads_it(name: str, loader: str | None) -> None:
+    if loader == "safetensors.torch.load_file":
         pytest.importorskip("safetensors")
     report = check_stub(str(FIXTURES / name))
     assert report.exit_code == 0, report.text()
-    assert {"import", "load", "build", "strict"} <= report.tried.keys()
-    assert report.way == way and (way is None or f"  {way} " in report.text())
+    assert {"import", "load", "build", "strict"} <= report.results.keys()
+    assert report.loader == loader and (loader is None or f"  {loader} " in report.text())
 
 
 def test_what_needs_no_stub_says_why() -> None:
@@ -100,8 +100,8 @@ def test_what_needs_no_stub_says_why() -> None:
 def test_what_torch_itself_fails_in_is_no_fault_of_the_stub() -> None:
     report = check_stub(str(FIXTURES / "modules" / "quantized-conv.pt"))
     assert report.exit_code == 0, report.text()
-    assert set(report.unable or {}) == {"print", "strict"}
-    assert "not possible: torch fails on what it loads" in report.text()
+    assert set(report.torch_failures) == {"print", "strict"}
+    assert "not possible: torch fails with the loaded model" in report.text()
 
 
 def test_a_class_of_it_is_not_checked() -> None:

@@ -14,8 +14,8 @@ import pytest
 from ptinspect.cli.progress import training_line, training_progress
 from ptinspect.errors import PtInspectError, UnsupportedError
 from ptinspect.proofs.processes import Progress, Workers
-from ptinspect.proofs.resume.plot import ready
 from ptinspect.proofs.resume.proof import check_resume
+from ptinspect.proofs.resume.report import check_plot_path, plot_losses
 
 
 def test_the_line() -> None:
@@ -117,8 +117,6 @@ def test_both_curves_are_drawn_from_a_run(tmp_path: Path, workers: Workers) -> N
 @pytest.mark.slow
 def test_the_same_losses_make_the_same_picture(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    from ptinspect.proofs.resume.plot import plot_losses
-
     for name in ("one.png", "other.png", "one.pdf"):
         plot_losses(str(tmp_path / name), LOSSES, 3)
     assert (tmp_path / "one.png").read_bytes() == (tmp_path / "other.png").read_bytes()
@@ -131,10 +129,10 @@ def test_what_hinders_a_picture_is_said_before_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(PtInspectError, match="its folder does not exist"):
-        ready(str(tmp_path / "nowhere" / "x.png"), False)
-    with pytest.raises(PtInspectError, match="a plot is one of"):
-        ready(str(tmp_path / "x.jpeg"), False)
+        check_plot_path(str(tmp_path / "nowhere" / "x.png"), False)
+    with pytest.raises(PtInspectError, match="a plot needs one of the suffixes"):
+        check_plot_path(str(tmp_path / "x.jpeg"), False)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UnsupportedError, match="matplotlib is not installed") as caught:
-        ready(str(tmp_path / "x.png"), False)
+        check_plot_path(str(tmp_path / "x.png"), False)
     assert "ptinspect[plot]" in str(caught.value.hint)

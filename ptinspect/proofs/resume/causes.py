@@ -7,7 +7,7 @@ if with its fixes, and no others, the bits agree.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ptinspect.proofs.resume.runs import Answer, differing_names
@@ -143,20 +143,21 @@ def _random_causes(uninterrupted: Answer, resumed: Answer) -> Iterator[Cause]:
     }  # fmt: skip
     repeats = repeats_first_batches(uninterrupted, resumed)
 
-    def cause(kind: str, fix: str, message: str) -> Cause:
-        if repeats:
-            message = f"the seed is set again at the start, and {message}: {SEED_SET_AGAIN}"
-            return Cause("seed-set-again", (fix,), message)
-        return Cause(kind, (fix,), message)
+    def or_seed_set_again(cause: Cause) -> Cause:
+        if not repeats:
+            return cause
+        message = f"the seed is set again at the start, and {cause.message}: {SEED_SET_AGAIN}"
+        return replace(cause, kind="seed-set-again", message=message)
 
     for fix, name in GENERATORS.items():
         key = f"rng {fix[4:]}"
         if key in saved and actual.get(key) != saved[key] and key in used:
-            yield cause("rng", fix, f"{name} random number state is not saved")
+            message = f"{name} random number state is not saved"
+            yield or_seed_set_again(Cause("rng", (fix,), message))
     key = "rng of the data"
     if key in saved and actual.get(key) != saved[key]:
         message = "the state of the generator that shuffles the data is not saved"
-        yield cause("shuffling", "generators", message)
+        yield or_seed_set_again(Cause("shuffling", ("generators",), message))
     if repeats:
         message = f"the seed is set again at the start: {SEED_SET_AGAIN}"
         yield Cause("seed-set-again", ("replay",), message)

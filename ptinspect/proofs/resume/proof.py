@@ -216,9 +216,7 @@ def _nondeterminism(uninterrupted: Answer, repeated: Answer) -> Cause:
     return Cause("non-determinism", (), message)
 
 
-def _notes(
-    uninterrupted: Answer, resumed: Answer, difference: Difference | None
-) -> list[str]:
+def _notes(uninterrupted: Answer, resumed: Answer, difference: Difference | None) -> list[str]:
     notes = list(uninterrupted["notes"])
     if uninterrupted["batches_note"]:
         notes.append(uninterrupted["batches_note"])

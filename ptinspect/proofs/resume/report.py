@@ -132,7 +132,8 @@ def check_plot_path(path: str, force: bool) -> None:
     from importlib.util import find_spec
 
     if not path.lower().endswith(_PLOT_SUFFIXES):
-        raise PtInspectError(f"a plot needs one of the suffixes {', '.join(_PLOT_SUFFIXES)}", path=path)
+        suffixes = ", ".join(_PLOT_SUFFIXES)
+        raise PtInspectError(f"a plot needs one of the suffixes {suffixes}", path=path)
     check_destination(path, force=force)
     if find_spec("matplotlib") is None:
         raise UnsupportedError(

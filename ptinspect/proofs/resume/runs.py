@@ -39,8 +39,9 @@ class TrainingRuns:
         cls, path: str, plan: dict[str, Any], options: dict[str, Any], workers: Workers
     ) -> TrainingRuns:
         """Return the runs of a training, with new files."""
-        files = [workers.new_path(suffix) for suffix in (".pt", ".snapshot", ".ends")]
-        return cls(path, plan, options, workers, *files)
+        checkpoint, snapshot = workers.new_path(".pt"), workers.new_path(".snapshot")
+        end_state = workers.new_path(".ends")
+        return cls(path, plan, options, workers, checkpoint, snapshot, end_state)
 
     def on_device(self, device: str) -> TrainingRuns:
         """Return the same training on another device, with the same files."""

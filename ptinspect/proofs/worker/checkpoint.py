@@ -85,7 +85,7 @@ class Checkpoint:
         )
         self.optimizer = self._optimizer_state()
         self.class_path: str | None = (plan["optimizer"] or {}).get("class")
-        self.groups: list[dict[str, Any]] = self.optimizer["param_groups"] if self.optimizer else []
+        self.groups: list[dict[Any, Any]] = self.optimizer["param_groups"] if self.optimizer else []
         self.slots = [slot for group in self.groups for slot in group["params"]]
         self.names: list[str] = []
         self.assumption: str | None = None
@@ -141,9 +141,9 @@ class Checkpoint:
 
         names = user_order()
         trainable = [name for name, value in parameters.items() if value.requires_grad]
-        if names not in (list(parameters), trainable) and set(names) <= set(parameters):
-            if fits(names):
-                return names, None
+        is_own_order = names in (list(parameters), trainable)
+        if not is_own_order and parameters.keys() >= set(names) and fits(names):
+            return names, None
         order = self._file_order(parameters)
         trainable = [name for name in order if parameters[name].requires_grad]
         floats = [

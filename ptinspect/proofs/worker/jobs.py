@@ -78,7 +78,7 @@ def run_uninterrupted(job: Job) -> Answer:
             len(trace), 2 * (saved["step"] if saved is not None else steps), training.losses[-1]
         )
         if saved is None and len(trace) >= steps:
-            position = (step.epoch + 1, 0) if step.last else (step.epoch, step.index + 1)
+            position = (step.epoch + 1, 0) if step.last else (step.epoch, step.number + 1)
             if position[1] == first_index:
                 training.epoch = position[0]
                 saved = {
@@ -181,7 +181,7 @@ def run_resumed(job: Job) -> Answer:
 def _record(training: Training, step: Step) -> dict[str, Any]:
     return {
         "epoch": step.epoch,
-        "index": step.index,
+        "number": step.number,
         "batch": training.batch_digest,
         "loss": training.losses[-1].hex(),
         "state": training.state_digests(),

@@ -177,9 +177,7 @@ def build_optimizer(model: Any, checkpoint: Checkpoint, class_path: str | None) 
     return cls([{"params": trainable}], **options)
 
 
-def _build_scheduler(
-    module: Any, checkpoint: Checkpoint, optimizer: Any, notes: list[str]
-) -> Any:
+def _build_scheduler(module: Any, checkpoint: Checkpoint, optimizer: Any, notes: list[str]) -> Any:
     make = getattr(module, "make_scheduler", None)
     if make is not None:
         return make(optimizer)
@@ -236,9 +234,7 @@ def _build_precision(
 # --- Restore ----------------------------------------------------------------------------------
 
 
-def _load_weights(
-    model: Any, checkpoint: Checkpoint, fixes: Fixes, notes: list[str]
-) -> None:
+def _load_weights(model: Any, checkpoint: Checkpoint, fixes: Fixes, notes: list[str]) -> None:
     model.train()
     if checkpoint.holds_module and fixes.part("weights") is None:
         return

@@ -97,9 +97,7 @@ def _optimizer_state(training: Training) -> dict[str, Any]:
             recorded = checkpoint.slot_state(slot)
             partial = bool(recorded) and checkpoint.lacks_state(slot)
             saved[slot] = {
-                key: value
-                for key, value in states[name].items()
-                if not partial or key in recorded
+                key: value for key, value in states[name].items() if not partial or key in recorded
             }
     groups = []
     current_groups = training.optimizer.state_dict()["param_groups"]

@@ -20,10 +20,10 @@ _END = object()
 
 
 class Step(NamedTuple):
-    """A batch to train on. `last` is True for the last batch of its epoch."""
+    """A batch to train on. `number` and `last` are its place in the epoch."""
 
     epoch: int
-    index: int
+    number: int
     batch: Any
     last: bool
 
@@ -158,9 +158,9 @@ class Training:
         for average in self.averages.values():
             for key, value in average.items():
                 name = key.removeprefix("module.")
-                if name in weights and isinstance(value, torch.Tensor):
-                    if value.is_floating_point():
-                        value.lerp_(weights[name].detach().cpu().to(value.dtype), 0.001)
+                is_tensor = name in weights and isinstance(value, torch.Tensor)
+                if is_tensor and value.is_floating_point():
+                    value.lerp_(weights[name].detach().cpu().to(value.dtype), 0.001)
 
     # --- State to compare and save ---
 
