@@ -138,7 +138,7 @@ def test_a_scheduler_that_is_stepped_after_each_batch(tmp_path: Path, workers: W
 
     training = Training(tmp_path, scheduler=one_cycle, per_step=True)
     report = sound(workers, training.save(training.parts()))
-    assert (report.training["scheduler"], report.facts["per_step"]) == ("OneCycleLR", True)
+    assert (report.training["scheduler"], report.training["per_step"]) == ("OneCycleLR", True)
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,9 @@ class ResumeReport(Report):
                 fixed = "only that" if len(self.causes) == 1 else "only these"
                 rows.append(("proof", f"with {fixed} fixed, the bits agree"))
             else:
-                rows.append(("cause", "unknown: fixing the usual causes does not make it equal"))
+                rows.append(
+                    ("cause", "not found: fixing the usual causes does not make the bits agree")
+                )
         rows += [(crossing.label, crossing.text()) for crossing in self.crossings]
         rows += [("note", note) for note in self.notes]
         return rows
