@@ -8,7 +8,13 @@ no such class and are written as UntypedStorage, numpy's ndarraytypes.h for its 
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from collections.abc import Callable
+from struct import unpack
+from typing import Any, NamedTuple
+
+from ptinspect.errors import UnsupportedError
+
+Number = bool | int | float | complex
 
 
 class DType(NamedTuple):
@@ -117,6 +123,88 @@ def dtype_of_class(name: str) -> DType | None:
 def is_untyped(name: str) -> bool:
     """Return True if a storage class does not determine the type of its elements."""
     return name.rsplit(".", 1)[-1].lstrip("_") == "UntypedStorage"
+
+
+# Numbers
+
+
+def can_decode(dtype: DType | None) -> bool:
+    """Return True if `decoder` knows the type: not packed ones, nor those without arithmetic."""
+    if dtype is None:
+        return False
+    return dtype.letter is not None or dtype.name == "bfloat16" or dtype.name in _FLOAT8
+
+
+def unpack_units(dtype: DType, raw: bytes, byteorder: str = "little") -> tuple[Any, ...]:
+    """Return the numbers in `raw`, for a type with a struct letter or bfloat16.
+
+    A complex number is two units: its real and imaginary part.
+    """
+    order = ">" if byteorder == "big" else "<"
+    if dtype.name == "bfloat16":  # the upper half of a float32
+        count = len(raw) // 2
+        halves = unpack(f"{order}{count}H", raw)
+        return unpack(
+            f"<{count}f", b"".join([(half << 16).to_bytes(4, "little") for half in halves])
+        )
+    return unpack(f"{order}{len(raw) // dtype.swap}{dtype.letter}", raw)
+
+
+def decoder(dtype: DType, byteorder: str = "little") -> Callable[[bytes], list[Number]]:
+    """Return a function that decodes elements of a type.
+
+    Raises:
+        UnsupportedError: its elements are not numbers.
+    """
+    if not can_decode(dtype):
+        raise UnsupportedError(f"the elements of {dtype.name} are not shown as numbers")
+    if dtype.name in _FLOAT8:
+        table = float8_table(dtype.name)
+        return lambda raw: [table[byte] for byte in raw]
+    if dtype.kind == "complex":
+        return lambda raw: _pair_up(unpack_units(dtype, raw, byteorder))
+    return lambda raw: list(unpack_units(dtype, raw, byteorder))
+
+
+def _pair_up(units: tuple[float, ...]) -> list[Number]:
+    return [complex(a, b) for a, b in zip(units[::2], units[1::2], strict=True)]
+
+
+# Exponent bits, mantissa bits, bias, and which codes are not numbers.
+# Source: c10/util/Float8_e5m2.h, Float8_e4m3fn.h, Float8_e5m2fnuz.h, Float8_e4m3fnuz.h,
+# Float8_e8m0fnu.h.
+_FLOAT8 = {
+    "float8_e5m2": (5, 2, 15, "ieee"),
+    "float8_e4m3fn": (4, 3, 7, "fn"),
+    "float8_e5m2fnuz": (5, 2, 16, "fnuz"),
+    "float8_e4m3fnuz": (4, 3, 8, "fnuz"),
+    "float8_e8m0fnu": (8, 0, 127, "fnu"),
+}
+_FLOAT8_TABLES: dict[str, list[float]] = {}
+
+
+def float8_table(name: str) -> list[float]:
+    """Return the number of each of a float8 type's 256 codes."""
+    if name not in _FLOAT8_TABLES:
+        _FLOAT8_TABLES[name] = [_decode_float8(code, *_FLOAT8[name]) for code in range(256)]
+    return _FLOAT8_TABLES[name]
+
+
+def _decode_float8(
+    code: int, exponent_bits: int, mantissa_bits: int, bias: int, special: str
+) -> float:
+    if special == "fnu":  # an exponent alone: powers of two, and 255 is NaN
+        return float("nan") if code == 255 else 2.0 ** (code - bias)
+    sign = -1.0 if code & 0x80 else 1.0
+    exponent = (code & 0x7F) >> mantissa_bits
+    mantissa = code & ((1 << mantissa_bits) - 1)
+    if (special == "fnuz" and code == 0x80) or (special == "fn" and code & 0x7F == 0x7F):
+        return float("nan")
+    if special == "ieee" and exponent == (1 << exponent_bits) - 1:
+        return float("nan") if mantissa else sign * float("inf")
+    if exponent == 0:
+        return sign * mantissa * 2.0 ** (1 - bias - mantissa_bits)
+    return sign * (1 + mantissa / (1 << mantissa_bits)) * 2.0 ** (exponent - bias)
 
 
 # numpy

@@ -92,7 +92,7 @@ def _compare(
     by_bytes = {rename.a for rename in renames if rename.evidence == "bytes"}
     for key_a, key_b in pairs:
         x, y = left[key_a], right[key_b]
-        identity = (x.tensor.same(), y.tensor.same())
+        identity = (x.tensor.view_key(), y.tensor.view_key())
         if identity not in compared:  # tied weights are compared once
             known_equal = key_a in by_bytes
             scales = same_quantizers(x.tensor, a, y.tensor, b)
@@ -220,9 +220,9 @@ def _lone(info: TensorInfo, tied_to: str | None) -> Lone:
 def _tied_key(
     info: TensorInfo, left: dict[str, TensorInfo], right: dict[str, TensorInfo]
 ) -> str | None:
-    same = info.tensor.same()
+    same = info.tensor.view_key()
     for key, other in left.items():
-        if other is not info and key in right and other.tensor.same() == same:
+        if other is not info and key in right and other.tensor.view_key() == same:
             return key
     return None
 
@@ -252,7 +252,7 @@ def _shared(infos: list[TensorInfo]) -> set[frozenset[int]]:
     groups: dict[object, list[int]] = {}
     for number, info in enumerate(infos):
         if info.tensor.storage is not None and info.tensor.numel:
-            groups.setdefault(info.tensor.same(), []).append(number)
+            groups.setdefault(info.tensor.view_key(), []).append(number)
     return {frozenset(group) for group in groups.values() if len(group) > 1}
 
 

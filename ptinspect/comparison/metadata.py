@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from ptinspect.document import Document
     from ptinspect.document.optim.state import Optimizer
     from ptinspect.document.tensor import Tensor
-    from ptinspect.document.walk import Path
+    from ptinspect.pickling.pyobjects import Path
 
 
 def compare_entries(a: Document, b: Document) -> list[EntryChange]:

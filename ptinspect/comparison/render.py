@@ -12,7 +12,7 @@ from ptinspect.comparison.keys import apply_pattern
 from ptinspect.comparison.report import Change, DiffReport, Lone
 from ptinspect.display.text.columns import Table, draw_table, fold_keys
 from ptinspect.display.text.escape import cut, markdown
-from ptinspect.document.walk import dotted
+from ptinspect.pickling.pyobjects import dotted
 from ptinspect.text import count_text, join_names
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from ptinspect.comparison.numbers import ValueChange
 from ptinspect.report import Report
 
 if TYPE_CHECKING:
-    from ptinspect.document.walk import Path
+    from ptinspect.pickling.pyobjects import Path
 
 
 @dataclass(frozen=True, slots=True)

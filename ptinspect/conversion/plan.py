@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple
 
 from ptinspect.conversion.io.torch_zip import folder_name, write_torch_zip
-from ptinspect.document.document import keyed
+from ptinspect.document.document import by_key
 from ptinspect.document.walk import walk
 
 if TYPE_CHECKING:
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from ptinspect.conversion.tensors.object_graph import Graph
     from ptinspect.document import Document
     from ptinspect.document.tensor import Tensor
-    from ptinspect.document.tensors import Tensors
     from ptinspect.dtypes import DType
     from ptinspect.pickling.values import Value
 
@@ -41,11 +40,11 @@ def planned_moves(
     """All tensors in `root`, which is what `graph` will write. `known`: names in SRC by key, where
     they are no names of the document's tensors."""
     reader = _Reader(graph)
-    found = walk(root, cast("Tensors", reader), document.limits).tensors
+    found = walk(root, reader.read, document.limits).tensors
     names, known = _names(document), known or {}
     return [
         Move(key, known.get(key) or _source(key, info.tensor, names), info.tensor, dtype)
-        for key, info in keyed(found).items()
+        for key, info in by_key(found).items()
         for dtype in (reader.dtypes[id(info.tensor)],)
     ]
 
@@ -55,12 +54,12 @@ def _names(document: Document) -> dict[object, str]:
     made: dict[object, str] = {}
     for key, info in document.tensors.items():
         made.setdefault(id(info.tensor), key)
-        made.setdefault(info.tensor.same(), key)
+        made.setdefault(info.tensor.view_key(), key)
     return made
 
 
 def _source(key: str, tensor: Tensor, names: dict[object, str]) -> str:
-    return names.get(id(tensor)) or names.get(tensor.same()) or key
+    return names.get(id(tensor)) or names.get(tensor.view_key()) or key
 
 
 # ---

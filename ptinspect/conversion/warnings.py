@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ptinspect.conversion.targets.module_state import beyond
-from ptinspect.document.walk import dotted
-from ptinspect.pickling.pyobjects import as_mapping
+from ptinspect.pickling.pyobjects import as_mapping, dotted
 from ptinspect.text import join_names, shell_quoted, shell_word, size_text
 
 if TYPE_CHECKING:
@@ -14,7 +13,8 @@ if TYPE_CHECKING:
     from ptinspect.conversion.plan import Plan
     from ptinspect.conversion.targets.state_dict import Model
     from ptinspect.document import Document
-    from ptinspect.document.walk import Path, TensorInfo
+    from ptinspect.document.tensor import TensorInfo
+    from ptinspect.pickling.pyobjects import Path
 
 
 def of_model(plan: Plan, document: Document, model: Model) -> None:
@@ -74,7 +74,7 @@ def left_behind(document: Document, kept: Path) -> dict[str, int]:
         if info.path[: len(kept)] == kept or not info.path:
             continue
         name = dotted(info.path[: _differs(info, kept)])
-        mark = info.tensor.same()
+        mark = info.tensor.view_key()
         sizes[name] = sizes.get(name, 0) + (0 if mark in seen else info.nbytes)
         seen.add(mark)
     for optimizer in contents.optimizers:

@@ -9,17 +9,15 @@ from weakref import ref
 from ptinspect.display.numbers.decode import number_of
 from ptinspect.display.text.escape import safe
 from ptinspect.document.modules import MODULES, Module, module_of
-from ptinspect.document.walk import dotted
 from ptinspect.errors import PtInspectError
-from ptinspect.pickling.pyobjects import class_path
+from ptinspect.pickling.pyobjects import class_path, dotted
 from ptinspect.pickling.values import Call, Value
 from ptinspect.torchnn import candidates, extra_repr, lookup, module_lines
 
 if TYPE_CHECKING:
     from ptinspect.document import Document
     from ptinspect.document.tensor import Tensor
-    from ptinspect.torchnn.protocols import ModuleNode
-    from ptinspect.torchnn.reading import Attributes
+    from ptinspect.torchnn.protocols import Attributes, ModuleNode
 
 
 class Node:

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 from ptinspect.display.text.escape import cut, safe
 from ptinspect.display.text.values import entry_text
 from ptinspect.document.entries import describe
-from ptinspect.document.walk import dotted
-from ptinspect.pickling.pyobjects import brief_repr
+from ptinspect.pickling.pyobjects import brief_repr, dotted
 from ptinspect.text import count_text, join_names, shell_word, size_text
 
 if TYPE_CHECKING:
@@ -18,8 +17,8 @@ if TYPE_CHECKING:
     from ptinspect.display.options import ShowOptions
     from ptinspect.document import Document, TensorInfo
     from ptinspect.document.optim.state import Optimizer
-    from ptinspect.document.walk import Path
     from ptinspect.formats.archive import Archive
+    from ptinspect.pickling.pyobjects import Path
     from ptinspect.pickling.values import Value
 
     Fact = tuple[str, str]  # a label and a text
@@ -135,7 +134,7 @@ def _tensors_text(document: Document, infos: Sequence[TensorInfo]) -> str:
     for info in infos:
         tensor, role = info.tensor, info.role
         counts[role] = counts.get(role, 0) + 1
-        view = tensor.same()
+        view = tensor.view_key()
         if view in seen and tensor.numel:
             tied += 1
             continue
@@ -169,7 +168,7 @@ def _largest(sizes: dict[str, int]) -> list[str]:
 def _state_dict_text(infos: Sequence[TensorInfo], file_size: int) -> str:
     """Return the size of the state_dict() of a full model, in comparison with the file."""
     members = [info for info in infos if info.persistent and info.role in ("parameter", "buffer")]
-    sizes = {info.tensor.same(): info.nbytes for info in members}
+    sizes = {info.tensor.view_key(): info.nbytes for info in members}
     keys = count_text(len(members), "key")
     return f"{size_text(sum(sizes.values()))} in {keys}, the file is {size_text(file_size)}"
 
@@ -277,7 +276,7 @@ def resume_text(document: Document) -> str:
     `yes: weights, optimizer state, epoch 5999, RNG state` or `no, without … (there: …)`. It says
     what the file contains, not what a training script does with it.
     """
-    from ptinspect.document.optim.training_state import counter_of
+    from ptinspect.document.optim.state import find_schedulers, training_counter
 
     present: list[str] = []
     missing: list[str] = []
@@ -289,7 +288,7 @@ def resume_text(document: Document) -> str:
         present.append("optimizer state")
     else:
         present.append("an optimizer that has not started")
-    counter = counter_of(document)
+    counter = training_counter(document.entries, find_schedulers(document.entries))
     if counter is not None:
         present.append(f"{cut(dotted(counter.path))} {counter.value}")
     else:

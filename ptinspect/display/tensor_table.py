@@ -150,14 +150,14 @@ class Notes:
                 continue
             first = first_of_storage.setdefault((storage.key, id(storage.archive)), info)
             if first is not info:
-                self._first.setdefault(first.tensor.same(), first)
-                self._first.setdefault(info.tensor.same(), info)
+                self._first.setdefault(first.tensor.view_key(), first)
+                self._first.setdefault(info.tensor.view_key(), info)
 
     def note(self, info: TensorInfo) -> str:
         """Return the note, which is empty for an ordinary tensor."""
         tensor = info.tensor
         notes = []
-        first = self._first.get(tensor.same()) if self._first and tensor.numel else None
+        first = self._first.get(tensor.view_key()) if self._first and tensor.numel else None
         if first is not None and first is not info:
             notes.append(f"= {_key_text(first.key)}")
         if not info.persistent and info.role == "buffer":

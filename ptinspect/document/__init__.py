@@ -1,6 +1,8 @@
-"""What a file means: tensors, modules, optimizers, entries."""
+"""The meaning of a file's objects: tensors, modules, optimizers, entries."""
 
 from ptinspect.document.document import Document, open
-from ptinspect.document.walk import TensorInfo, Warned, dotted
+from ptinspect.document.tensor import TensorInfo
+from ptinspect.document.walk import DocumentWarning
+from ptinspect.pickling.pyobjects import dotted
 
-__all__ = ["Document", "TensorInfo", "Warned", "dotted", "open"]
+__all__ = ["Document", "DocumentWarning", "TensorInfo", "dotted", "open"]

@@ -1,19 +1,21 @@
-"""A file, read: its kind, tensors, modules, entries, optimizers. What is said is what the file
-records; what is inferred is labelled so."""
+"""A file as a document: its kind, tensors, modules, entries, optimizers, totals and warnings.
+
+Everything is what the file records, unless a field says that it is inferred.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from ptinspect.document.kinds import Survey, Totals, kind_of
-from ptinspect.document.tensors import Tensors
-from ptinspect.document.walk import Contents, TensorInfo, Warned, bracketed, walk
+from ptinspect.document.tensor import Tensor, TensorInfo
+from ptinspect.document.tensors import TensorReader
+from ptinspect.document.walk import Contents, DocumentWarning, walk
 from ptinspect.errors import PtInspectError, add_error_path
 from ptinspect.formats.detect import open_archive
 from ptinspect.limits import LIMITS, Limits
-from ptinspect.pickling.pyobjects import class_path
+from ptinspect.pickling.pyobjects import Path, as_mapping, as_sequence, bracketed, class_path
 from ptinspect.pickling.values import Call, Global, Value
 from ptinspect.source.local import open_source
 
@@ -24,18 +26,19 @@ if TYPE_CHECKING:
     from ptinspect.document.entries import Entry
     from ptinspect.document.modules import ModuleInfo
     from ptinspect.document.optim.state import Optimizer
-    from ptinspect.document.storages import Reference
-    from ptinspect.document.tensor import Tensor
+    from ptinspect.document.tensor_readers import Reference
     from ptinspect.formats.archive import Archive
     from ptinspect.pickling.machine import Pickled
     from ptinspect.source.base import Source
 
 
 class Document:
-    """A file's contents. A context manager; tensors' bytes are read when asked for.
+    """A file's contents. A context manager; tensors' bytes are read on demand.
 
-    path, size: of the file (of an index: with its shards). archive: its container. kind: see
-    `classify.kind_of`.
+    Attributes:
+        path: the file's path.
+        size: the file's size; an index's includes its shards.
+        archive: its container.
     """
 
     def __init__(self, source: Source, archive: Archive, limits: Limits) -> None:
@@ -44,8 +47,8 @@ class Document:
         self.archive = archive
         self.limits = limits
         self._source = source
-        self._reader = Tensors(archive, limits)
-        self._found: Contents | None = None
+        self._reader = TensorReader(archive, limits)
+        self._contents: Contents | None = None
         self._tensors: dict[str, TensorInfo] | None = None
         self._survey: Survey | None = None
 
@@ -56,27 +59,27 @@ class Document:
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
-        at: TracebackType | None,
+        traceback: TracebackType | None,
     ) -> None:
         self.close()
 
     def close(self) -> None:
-        """Closes the file; what was read stays."""
+        """Close the file. What was read stays available."""
         self._source.close()
         for part in self.archive.parts:
             part.source.close()
 
     @property
     def contents(self) -> Contents:
-        """What the walk through the file's objects found; walked at the first use."""
-        if self._found is None:
+        """Everything that the walk through the file's objects finds. Walked at the first use."""
+        if self._contents is None:
             with add_error_path(self.path):
-                found = walk(self.archive.root, self._reader, self.limits)
-                for at, root in enumerate(self.archive.more_roots, 1):
-                    more = walk((root,), self._reader, self.limits)
-                    _append(found, more, at)
-                self._found = found
-        return self._found
+                contents = walk(self.archive.root, self._reader.read, self.limits)
+                for index, root in enumerate(self.archive.more_roots, 1):
+                    more = walk((root,), self._reader.read, self.limits)
+                    _append_contents(contents, more, index)
+                self._contents = contents
+        return self._contents
 
     @property
     def kind(self) -> str:
@@ -94,7 +97,7 @@ class Document:
     def tensors(self) -> Mapping[str, TensorInfo]:
         """Every tensor, under each of its paths, by key in the file's order."""
         if self._tensors is None:
-            self._tensors = keyed(self.contents.tensors)
+            self._tensors = by_key(self.contents.tensors)
         return self._tensors
 
     @property
@@ -104,95 +107,73 @@ class Document:
 
     @property
     def entries(self) -> list[Entry]:
-        """What is neither tensor nor module: numbers, strings, objects."""
+        """Everything that is neither tensor nor module: numbers, strings, objects."""
         return self.contents.entries
 
     @property
     def optimizers(self) -> list[Optimizer]:
-        """Optimizer state, and where it lies."""
+        """The optimizers' states."""
         return self.contents.optimizers
 
     @property
     def globals(self) -> list[Global]:
         """The names that loading would import, with how often each is used."""
-        streams = [*self.archive.streams, *_inner(self._reader)]
+        streams = [*self.archive.streams, *_nested_streams(self._reader)]
         return [name for stream in streams for name in stream.globals]
 
     @property
     def survey(self) -> Survey:
-        """Which tensors are one, and sums over all; made at the first use."""
+        """Duplicates among the tensors, and sums over all. Computed at the first use."""
         if self._survey is None:
             self._survey = Survey(self.contents.tensors)
         return self._survey
 
     @property
     def totals(self) -> Totals:
-        """Sums over all tensors; what is the same counts once."""
+        """Sums over all tensors; duplicates count once."""
         return self.survey.totals
 
     @property
-    def warnings(self) -> list[Warned]:
-        """What a user should know, from the container to the objects."""
+    def warnings(self) -> list[DocumentWarning]:
+        """Warnings, from the container's to the objects'."""
         from ptinspect.document.warnings import warnings_of
 
-        return warnings_of(self)
+        duplicates, most = self.survey.duplicates, self.limits.warnings
+        return warnings_of(self.archive, self.contents, duplicates, most)
 
     def tensor_of(self, value: Value) -> Tensor | None:
-        """The tensor that a value inside the file stands for (a learning rate, an attribute of a
-        module); None where it is none."""
-        try:  # as `about` does, which costs more than most answers: this is asked per tensor
+        """Return the tensor that a value inside the file stands for (a learning rate, an attribute
+        of a module); None for other values."""
+        try:  # what `add_error_path` does, without its cost: this runs once per tensor
             return self._reader.read(value)
         except PtInspectError as error:
             error.path = error.path or self.path
             raise
 
     def storage_of(self, value: Value) -> Reference | None:
-        """The storage that a value inside the file refers to; None where it is none of torch's."""
+        """Return the storage that a value inside the file refers to; None for other values."""
         with add_error_path(self.path):
-            return self._reader.refer(value)
+            return self._reader.resolve_storage(value)
 
     def check(self) -> None:
-        """DamagedError where the file has fewer bytes for a storage than it should."""
+        """Raise DamagedError if the file has too few bytes for a storage."""
         with add_error_path(self.path):
             for storage in self._reader.storages:
                 storage.check()
 
 
-def _inner(reader: Tensors) -> Iterator[Pickled]:
-    """The pickles of the legacy streams inside this one's."""
-    for inner in reader.inner:
-        yield from inner.archive.streams
-        yield from _inner(inner)
-
-
-def _append(found: Contents, more: Contents, at: int) -> None:
-    """The contents of a further pickle in a row, their paths led by its number."""
-    found.tensors += [
-        TensorInfo((at, *info.path[1:]), info.role, info.persistent, info.tensor)
-        for info in more.tensors
-    ]
-    found.modules += [info._replace(root=(at, *info.root[1:])) for info in more.modules]
-    found.state_dicts += [(at, *path[1:]) for path in more.state_dicts]
-    found.optimizers += [item._replace(path=(at, *item.path[1:])) for item in more.optimizers]
-    found.entries += [item._replace(path=(at, *item.path[1:])) for item in more.entries]
-    found.warnings += more.warnings
-
-
-def keyed(tensors: list[TensorInfo]) -> dict[str, TensorInfo]:
-    """By key; where two paths join to one key, the second's key is its bracketed path."""
-    made: dict[str, TensorInfo] = {}
-    for info in tensors:
-        if made.setdefault(info.key, info) is not info:
-            info.key = bracketed(info.path)
-            made[info.key] = info
-    return made
-
-
 def open(file: str | PathLike[str] | BinaryIO, *, limits: Limits = LIMITS) -> Document:
-    """Opens a file that torch.save (or pickle) wrote. `-` is standard input.
+    """Open a file that torch.save (or pickle) wrote.
 
-    Raises FormatError for anything else, naming it; DamagedError for a file that is cut off or
-    inconsistent; LimitError where a bound is met; PtInspectError where it cannot be read.
+    Args:
+        file: a path, a binary file object, or `-` for standard input.
+        limits: bounds on work and memory.
+
+    Raises:
+        FormatError: another kind of file; the message names it.
+        DamagedError: the file is truncated or inconsistent.
+        LimitError: a bound is met.
+        PtInspectError: the file cannot be read.
     """
     source = open_source(file)
     try:
@@ -201,3 +182,168 @@ def open(file: str | PathLike[str] | BinaryIO, *, limits: Limits = LIMITS) -> Do
     except PtInspectError:
         source.close()
         raise
+
+
+def _nested_streams(reader: TensorReader) -> Iterator[Pickled]:
+    """Yield the pickles of the legacy streams inside this one's."""
+    for nested in reader.nested:
+        yield from nested.archive.streams
+        yield from _nested_streams(nested)
+
+
+def _append_contents(contents: Contents, more: Contents, index: int) -> None:
+    """Append the contents of a further pickle in a row, with its index before their paths."""
+    contents.tensors += [
+        TensorInfo((index, *info.path[1:]), info.role, info.persistent, info.tensor)
+        for info in more.tensors
+    ]
+    contents.modules += [info._replace(root=(index, *info.root[1:])) for info in more.modules]
+    contents.state_dicts += [(index, *path[1:]) for path in more.state_dicts]
+    contents.optimizers += [item._replace(path=(index, *item.path[1:])) for item in more.optimizers]
+    contents.entries += [item._replace(path=(index, *item.path[1:])) for item in more.entries]
+    contents.warnings += more.warnings
+
+
+def by_key(tensors: list[TensorInfo]) -> dict[str, TensorInfo]:
+    """Return the tensors by key; if two paths join to one key, the second's is bracketed."""
+    keyed: dict[str, TensorInfo] = {}
+    for info in tensors:
+        if keyed.setdefault(info.key, info) is not info:
+            info.key = bracketed(info.path)
+            keyed[info.key] = info
+    return keyed
+
+
+# Kind
+
+
+def kind_of(root: Value, contents: Contents) -> str:
+    """Return `module`, `state_dict`, `checkpoint`, `optimizer`, `tensor`, `tensors` or `other`.
+
+    A checkpoint is a mapping that contains, directly or in dicts and lists, modules, state_dicts
+    or optimizer state.
+    """
+    if contents.modules and contents.modules[0].root == () and contents.modules[0].name == "":
+        return "module"
+    if () in contents.state_dicts:
+        return "state_dict"
+    if any(optimizer.path == () for optimizer in contents.optimizers):
+        return "optimizer"
+    parts = (
+        *dict.fromkeys(info.root for info in contents.modules),
+        *contents.state_dicts,
+        *(optimizer.path for optimizer in contents.optimizers),
+    )
+    if as_mapping(root) is not None and any(_is_in_containers(root, path) for path in parts):
+        return "checkpoint"
+    if contents.tensors:
+        return "tensor" if contents.tensors[0].path == () else "tensors"
+    return "other"
+
+
+def _is_in_containers(value: Value, path: Path) -> bool:
+    """Return True if only dicts and lists lead from `value` to `path`."""
+    for step in path:
+        items, elements = as_mapping(value), as_sequence(value)
+        if items is not None and isinstance(step, str):
+            value = items.get(step)
+        elif items is None and elements is not None and isinstance(step, int):
+            value = elements[step] if step < len(elements) else None
+        else:
+            return False
+    return value is not None
+
+
+# Totals
+
+
+class Totals(NamedTuple):
+    """Sums over all tensors; duplicates count once.
+
+    Attributes:
+        tensors: the number of tensors listed, duplicates included.
+        parameters: elements of the model's parameters; of all its tensors if the file does not
+            distinguish parameters from buffers.
+        nbytes: of all tensors.
+        storage_nbytes: of their storages.
+    """
+
+    tensors: int
+    parameters: int
+    nbytes: int
+    storage_nbytes: int
+
+
+class Survey:
+    """The result of one pass over all tensors: totals and duplicates.
+
+    Attributes:
+        duplicates: for each tensor that is the same view of the same bytes as one before it (tied
+            weights, an alias), the first such one. Tensors without elements are not compared.
+    """
+
+    def __init__(self, tensors: list[TensorInfo]) -> None:
+        self.duplicates: dict[TensorInfo, TensorInfo] = {}
+        self._sizes: dict[object, int] = {}  # of root storages
+        self._first_in: dict[object, TensorInfo] = {}  # by storage
+        self._first_view: dict[object, TensorInfo] = {}  # of storages with several tensors
+        self.totals = self._sum(tensors)
+
+    def _sum(self, tensors: list[TensorInfo]) -> Totals:
+        storage_nbytes = storages_if_unshared(tensors)
+        numels = {"parameter": 0, "buffer": 0, "optimizer": 0, "tensor": 0}
+        sizes_by_form: dict[object, tuple[int, int]] = {}
+        nbytes = 0
+        for info in tensors:
+            tensor = info.tensor
+            if storage_nbytes is None and self._is_duplicate(info, tensor):
+                continue
+            form = (tensor.shape, id(tensor.dtype))
+            sizes = sizes_by_form.get(form)
+            if sizes is None or tensor.parts or tensor.uninitialized:
+                sizes = tensor.numel, tensor.nbytes
+                if not (tensor.parts or tensor.uninitialized):
+                    sizes_by_form[form] = sizes
+            numels[info.role] += sizes[0]
+            nbytes += sizes[1]
+            for part in tensor.parts.values():
+                self._add_storage(part)
+        has_roles = any(info.role in ("parameter", "buffer") for info in tensors)
+        if storage_nbytes is None:
+            storage_nbytes = sum(self._sizes.values())
+        parameters = numels["parameter" if has_roles else "tensor"]
+        return Totals(len(tensors), parameters, nbytes, storage_nbytes)
+
+    def _is_duplicate(self, info: TensorInfo, tensor: Tensor) -> bool:
+        """Compare a tensor with those before it in the same storage."""
+        storage = self._add_storage(tensor) or id(tensor)
+        first_in_storage = self._first_in.setdefault(storage, info)
+        if first_in_storage is info or not tensor.numel:
+            return False
+        self._first_view.setdefault(first_in_storage.tensor.view_key(), first_in_storage)
+        first = self._first_view.setdefault(tensor.view_key(), info)
+        if first is not info:
+            self.duplicates[info] = first
+        return first is not info
+
+    def _add_storage(self, tensor: Tensor) -> object:
+        """Count a tensor's storage; return a key of its root, or None without a storage."""
+        storage = tensor.storage
+        if storage is None:
+            return None
+        key = (storage.key, id(storage.archive))
+        self._sizes[key] = max(self._sizes.get(key, 0), storage.begin + storage.nbytes)
+        return key
+
+
+def storages_if_unshared(tensors: list[TensorInfo]) -> int | None:
+    """Return the bytes of all storages if each tensor has its own, as in most files; else None."""
+    storages = []
+    for info in tensors:
+        storage = info.tensor.storage
+        if storage is None or storage.begin:
+            return None
+        storages.append(storage)
+    if len(set(storages)) < len(storages):
+        return None
+    return sum([storage.nbytes for storage in storages])

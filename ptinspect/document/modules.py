@@ -1,4 +1,4 @@
-"""Modules: an object whose attributes are those of `torch.nn.Module`.
+"""Modules: objects whose attributes are those of `torch.nn.Module`.
 
 Source: `torch.nn.Module.__init__` (the attributes), `Module.__setstate__` (those that older
 versions lack), `Module.state_dict` and `named_modules` (order and names).
@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from ptinspect.pickling.pyobjects import (
+    Path,
     as_mapping,
     as_sequence,
     attributes_of,
@@ -17,51 +18,58 @@ from ptinspect.pickling.pyobjects import (
     global_path,
 )
 from ptinspect.pickling.values import Call, Value
+from ptinspect.torchnn.attributes import OPTIMIZED_MODULE, special_module
 from ptinspect.torchnn.classes import lookup
-from ptinspect.torchnn.reading import OPTIMIZED, unusual
 
 PARAMETERS, BUFFERS, MODULES = "_parameters", "_buffers", "_modules"
 
-_BOOKKEEPING = {
-    PARAMETERS, BUFFERS, MODULES, "_non_persistent_buffers_set", "training", "_backend",
-    "_is_full_backward_hook", "_version", "call_super_init", "dump_patches", "_compiled_call_impl",
-}  # fmt: skip
 HOOKS = (
     "_backward_pre_hooks", "_backward_hooks", "_forward_hooks", "_forward_pre_hooks",
     "_state_dict_hooks", "_state_dict_pre_hooks", "_load_state_dict_pre_hooks",
     "_load_state_dict_post_hooks",
 )  # fmt: skip
-_HOOK_FLAGS = {
-    "_forward_hooks_with_kwargs", "_forward_hooks_always_called",
-    "_forward_pre_hooks_with_kwargs",
+
+# Attributes that torch maintains itself, and those of RNNBase that repeat its parameters.
+_BOOKKEEPING = {
+    PARAMETERS, BUFFERS, MODULES, *HOOKS, "_non_persistent_buffers_set", "training", "_backend",
+    "_is_full_backward_hook", "_version", "call_super_init", "dump_patches", "_compiled_call_impl",
+    "_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_forward_pre_hooks_with_kwargs",
+    "_flat_weights", "_flat_weight_refs",
 }  # fmt: skip
-_DERIVED = {"_flat_weights", "_flat_weight_refs"}  # of RNNBase: its parameters once more
 
 
 class ModuleInfo(NamedTuple):
-    """A module at one of its places. root: the path of the module that is the root; name: as
-    `named_modules(remove_duplicate=False)` has it below that root; training: None where the
-    file does not record it."""
+    """A module at one of its paths.
 
-    root: tuple[str | int, ...]
+    Attributes:
+        root: the path of the model that it belongs to.
+        name: below that root, as `named_modules(remove_duplicate=False)` has it.
+    """
+
+    root: Path
     name: str
     module: Module
 
     @property
-    def path(self) -> tuple[str | int, ...]:
+    def path(self) -> Path:
         """The exact path in the file."""
         return (*self.root, *(self.name.split(".") if self.name else ()))
 
 
 class Module:
-    """A module as the file has it. `class_path` is the dotted path of its class, `call` the
-    object, `attributes` its `__dict__`."""
+    """A module as the file records it.
+
+    Attributes:
+        call: the object in the file; the same module is the same object.
+        attributes: its `__dict__`.
+        class_path: the dotted path of its class.
+    """
 
     __slots__ = ("attributes", "call", "class_path")
 
-    def __init__(self, call: Call, own: dict[Value, Value], path: str | None = None) -> None:
+    def __init__(self, call: Call, attributes: dict[Value, Value], path: str | None = None) -> None:
         self.call = call
-        self.attributes = own
+        self.attributes = attributes
         self.class_path = path or class_path(call) or "unknown"
 
     @property
@@ -71,83 +79,101 @@ class Module:
 
     @property
     def training(self) -> bool | None:
-        """The flag that train() and eval() set; a compiled module's is that of the one inside
-        (`torch._dynamo.eval_frame.OptimizedModule.training`)."""
+        """The flag that train() and eval() set; None if it is not recorded.
+
+        A compiled module's is that of the wrapped one
+        (`torch._dynamo.eval_frame.OptimizedModule.training`).
+        """
         flag = self.attributes.get("training")
-        if flag is None and self.class_path == OPTIMIZED:
-            for _, inner in self.members(MODULES):
-                flag = attributes_of(inner).get("training") if isinstance(inner, Call) else None
+        if flag is None and self.class_path == OPTIMIZED_MODULE:
+            for _, child in self.members(MODULES):
+                flag = attributes_of(child).get("training") if isinstance(child, Call) else None
         return flag if isinstance(flag, bool) else None
 
-    def members(self, name: str) -> Iterator[tuple[str, Value]]:
-        """The items of `_parameters`, `_buffers` or `_modules`, in order, None included."""
-        for key, value in (as_mapping(self.attributes.get(name)) or {}).items():
+    def members(self, store: str) -> Iterator[tuple[str, Value]]:
+        """Yield the items of `_parameters`, `_buffers` or `_modules`, None included."""
+        for key, value in (as_mapping(self.attributes.get(store)) or {}).items():
             if isinstance(key, str):
                 yield key, value
 
+    def children(self) -> Iterator[tuple[str, Module]]:
+        """Yield the direct children by name, in order."""
+        for name, value in self.members(MODULES):
+            child = module_of(value)
+            if child is not None:
+                yield name, child
+
+    def walk(self) -> Iterator[tuple[str, Module]]:
+        """Yield this module ("") and all below it by dotted name, as `named_modules()` does.
+
+        Depth first, parents before children; a module that several names lead to appears once.
+        """
+        stack: list[tuple[str, Module]] = [("", self)]
+        seen: set[int] = set()
+        while stack:
+            name, module = stack.pop()
+            if id(module.call) in seen:
+                continue
+            seen.add(id(module.call))
+            yield name, module
+            children = [
+                (f"{name}.{key}" if name else key, child) for key, child in module.children()
+            ]
+            stack += reversed(children)
+
     @property
     def non_persistent(self) -> frozenset[str]:
-        """Names of the buffers that state_dict() leaves out; empty where the file is too old to
-        say so (torch before 1.6), which reads them all as persistent, as torch does."""
+        """Names of the buffers that state_dict() omits.
+
+        Empty for files of torch before 1.6, which do not record it; torch treats those buffers as
+        persistent.
+        """
         names = as_sequence(self.attributes.get("_non_persistent_buffers_set")) or ()
         return frozenset(name for name in names if isinstance(name, str))
 
     @property
-    def packs(self) -> bool:
-        """Whether attributes other than parameters and buffers go into the state_dict, as the
-        packed weights of quantized modules do."""
+    def packs_weights(self) -> bool:
+        """True if the state_dict has attributes too: the packed weights of quantized modules."""
         return ".quantized." in self.class_path
 
     @property
     def hooks(self) -> dict[str, list[str]]:
-        """Hooks by the attribute that holds them: what each one is."""
-        found = {}
-        for kind in HOOKS:
-            hooks = as_mapping(self.attributes.get(kind)) or {}
-            if hooks:
-                found[kind] = [global_path(hook) or _described(hook) for hook in hooks.values()]
-        return found
+        """The functions that are registered as hooks, by the attribute that holds them."""
+        hooks: dict[str, list[str]] = {}
+        for store in HOOKS:
+            functions = as_mapping(self.attributes.get(store))
+            if functions:
+                hooks[store] = [_function_name(value) for value in functions.values()]
+        return hooks
 
-    @property
-    def others(self) -> Iterator[tuple[str, Value]]:
-        """The attributes that are neither members nor bookkeeping."""
+    def other_attributes(self) -> Iterator[tuple[str, Value]]:
+        """Yield the attributes that are neither members nor torch's bookkeeping."""
         for key, value in self.attributes.items():
-            if not isinstance(key, str) or key in _BOOKKEEPING or key in _HOOK_FLAGS:
-                continue
-            if key in HOOKS or key in _DERIVED:
-                continue
-            yield key, value
+            if isinstance(key, str) and key not in _BOOKKEEPING:
+                yield key, value
 
 
-def _described(value: Value) -> str:
-    return (class_path(value) if isinstance(value, Call) else None) or type(value).__name__
+def _function_name(value: Value) -> str:
+    path = global_path(value) or (class_path(value) if isinstance(value, Call) else None)
+    return path or type(value).__name__
 
 
 def module_of(value: Value) -> Module | None:
-    """The module that `value` is; None where it is none."""
+    """Return the module that `value` is; None for other values."""
     if not isinstance(value, Call):
         return None
-    own = attributes_of(value)
-    if PARAMETERS not in own or MODULES not in own or BUFFERS not in own:
-        return _unusual(value)
-    if any(as_mapping(own[name]) is None for name in (PARAMETERS, BUFFERS, MODULES)):
-        return None
-    return Module(value, own)
-
-
-def _unusual(value: Call) -> Module | None:
-    """A module of torch's that is pickled otherwise than by its `__dict__`."""
-    odd = unusual(value)
-    if odd is not None and lookup(odd[0]) is not None:
-        return Module(value, dict(odd[1]), odd[0])
-    path, state = class_path(value) or "", value.state
+    attributes = attributes_of(value)
+    if PARAMETERS in attributes and MODULES in attributes and BUFFERS in attributes:
+        stores = (attributes[name] for name in (PARAMETERS, BUFFERS, MODULES))
+        return None if None in map(as_mapping, stores) else Module(value, attributes)
+    special = special_module(value)
+    if special is not None and lookup(special[0]) is not None:
+        return Module(value, dict(special[1]), special[0])
+    state = value.state
+    path = class_path(value) or ""
     if path.endswith(".LinearPackedParams") and isinstance(state, tuple) and len(state) == 4:
         # torch 1.3 to 1.12, `__getstate__`: (weight, bias, training, dtype)
         weight, bias, training, dtype = state
-        state_of: dict[Value, Value] = {
-            "training": training,
-            "dtype": dtype,
-            "_packed_params": ((weight, bias),),
-        }
-        return Module(value, state_of)
+        packed: Value = ((weight, bias),)
+        return Module(value, {"training": training, "dtype": dtype, "_packed_params": packed})
     return None

@@ -10,14 +10,13 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from ptinspect.document.modules import BUFFERS, MODULES, PARAMETERS, module_of
-from ptinspect.document.walk import bracketed, dotted
 from ptinspect.errors import PtInspectError
-from ptinspect.pickling.pyobjects import as_mapping, iter_children
+from ptinspect.pickling.pyobjects import as_mapping, bracketed, dotted, iter_children
 from ptinspect.text import join_names
 
 if TYPE_CHECKING:
     from ptinspect.document.document import Document
-    from ptinspect.document.walk import Path
+    from ptinspect.pickling.pyobjects import Path
     from ptinspect.pickling.values import Value
 
 MODEL_NAMES = (

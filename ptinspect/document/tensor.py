@@ -1,37 +1,181 @@
-"""A tensor, as a file records it."""
+"""Tensors and the storages that they view, as a file records them."""
 
 from __future__ import annotations
 
+from contextlib import suppress
+from math import prod
 from typing import TYPE_CHECKING
 
-from ptinspect.pickling.values import Value
+from ptinspect.errors import DOWNLOAD_AGAIN, DamagedError, Place
+from ptinspect.pickling.pyobjects import Path, as_bytes
+from ptinspect.pickling.values import Blob, Value
 
 if TYPE_CHECKING:
-    from ptinspect.document.storages import Storage
-    from ptinspect.dtypes import DType
+    from collections.abc import Iterator
 
+    import numpy as np
+    import numpy.typing as npt
+    import torch
+
+    from ptinspect.dtypes import DType
+    from ptinspect.formats.archive import Archive, Span
+
+CHUNK = 1 << 20
+"""Bytes that are read at once when a tensor is streamed."""
 
 PACKED = {"quint4x2": 2, "quint2x4": 4}
-"""Element types of which several share a byte, and how many: `c10/core/ScalarType.h`."""
+"""Elements per byte of the types that torch packs. Source: `c10/core/ScalarType.h`."""
+
+
+class Storage:
+    """Bytes that one or more tensors view.
+
+    Source: the persistent id ("storage", type, key, location, numel) that
+    `torch.serialization._save` writes; `_legacy_save` adds (view key, offset, size).
+
+    Attributes:
+        key: of the root storage.
+        location: device tag as recorded, e.g. "cpu" or "cuda:0". Never looked up.
+        nbytes: size in bytes.
+        begin: byte offset of a legacy view within its root.
+    """
+
+    __slots__ = ("archive", "begin", "key", "location", "nbytes")
+
+    def __init__(
+        self, archive: Archive, key: str, location: str, nbytes: int, begin: int = 0
+    ) -> None:
+        self.archive = archive
+        self.key = key
+        self.location = location
+        self.nbytes = nbytes
+        self.begin = begin
+
+    @property
+    def span(self) -> Span:
+        """Position of the root's bytes.
+
+        Raises:
+            DamagedError: the file does not have them.
+        """
+        span = self.archive.storages.get(self.key)
+        if span is None:
+            raise DamagedError(
+                f"the storage {self.key} is missing ({self.nbytes:,} bytes)",
+                where=Place(self.archive.record),
+                hint=DOWNLOAD_AGAIN,
+            )
+        return span
+
+    @property
+    def record(self) -> str | None:
+        """Name of the archive's record that holds the bytes."""
+        return self.place[0]
+
+    @property
+    def file_offset(self) -> int | None:
+        """Byte offset of the data in the file; None if the record is compressed."""
+        return self.place[1]
+
+    @property
+    def place(self) -> tuple[str | None, int | None]:
+        """`record` and `file_offset`, with one lookup for both."""
+        span = self.span
+        return span.record, None if span.offset is None else span.offset + self.begin
+
+    def check(self) -> None:
+        """Raise DamagedError if the file holds fewer bytes than the storage has."""
+        span = self.span
+        if span.length < self.begin + self.nbytes:
+            raise DamagedError(
+                f"the storage {self.key} has {span.length:,} of {self.begin + self.nbytes:,} bytes",
+                where=Place(span.record),
+                hint=DOWNLOAD_AGAIN,
+            )
+
+    def read(self, start: int, stop: int) -> bytes:
+        """Return bytes `start` to `stop`, in the file's byte order."""
+        return self.archive.read(self.span, self.begin + start, self.begin + stop)
+
+    def chunks(self, start: int, stop: int, size: int = CHUNK) -> Iterator[bytes]:
+        """Yield bytes `start` to `stop` in chunks of `size`."""
+        return self.archive.chunks(self.span, self.begin + start, self.begin + stop, size)
+
+
+class InlineStorage(Storage):
+    """Bytes inside the pickle itself, such as a numpy array's."""
+
+    __slots__ = ("data",)
+
+    def __init__(self, archive: Archive, data: Value, location: str) -> None:
+        content = data if isinstance(data, Blob) else (as_bytes(data) or b"")
+        super().__init__(archive, f"inline:{id(data)}", location, len(content))
+        self.data: Blob | bytes = content
+
+    @property
+    def place(self) -> tuple[str | None, int | None]:
+        """`record` and `file_offset`; the offset is None for bytes that are escaped or copied."""
+        if isinstance(self.data, Blob) and self.archive.origin is not None:
+            return self.archive.record, self.archive.origin + self.data.start
+        return self.archive.record, None
+
+    def check(self) -> None:
+        """Do nothing: the bytes were read with the pickle."""
+
+    def read(self, start: int, stop: int) -> bytes:
+        """Return bytes `start` to `stop`."""
+        if not 0 <= start <= stop <= len(self.data):
+            raise DamagedError(
+                f"bytes {start:,} to {stop:,} of an array of {len(self.data):,} bytes are needed",
+                where=Place(self.record),
+            )
+        data = self.data
+        return data.read(start, stop) if isinstance(data, Blob) else data[start:stop]
+
+    def chunks(self, start: int, stop: int, size: int = CHUNK) -> Iterator[bytes]:
+        """Yield bytes `start` to `stop` in chunks of `size`."""
+        for begin in range(start, stop, size):
+            yield self.read(begin, min(stop, begin + size))
+
+
+def storage_places(storages: list[Storage | None]) -> list[tuple[str | None, int | None]]:
+    """Return `Storage.place` of each, (None, None) for None. One lookup if all are in one zip."""
+    first = storages[0] if storages else None
+    locate = getattr(first.archive.storages, "locate", None) if first is not None else None
+    if first is not None and locate is not None:
+        archive = first.archive
+        if all(type(s) is Storage and s.archive is archive and not s.begin for s in storages):
+            with suppress(KeyError):
+                places: list[tuple[str | None, int | None]] = locate([s.key for s in storages if s])
+                return places
+    return [(None, None) if storage is None else storage.place for storage in storages]
 
 
 class Tensor:
-    """A tensor as the file has it.
+    """A tensor as the file records it.
 
-    dtype: None where only running foreign code would tell. shape in elements per dimension;
-    stride and storage_offset in elements, None where the layout has none. device: as recorded.
-    storage: None for meta tensors and for those that consist of `parts` (sparse: indices and
-    values; nested; packed). parameter: an nn.Parameter. subclass: a class other than these two.
-    state: Python attributes set on it. quantizer: scheme, scale and so on. conj, neg: the bits
-    by which torch marks that the logical values differ from the stored ones. stored: the dtype
-    in which the bytes lie, where loading converts them. uninitialized: of a lazy module, whose
-    file records no shape. A dimension of a nested tensor without one length is -1.
+    Attributes:
+        dtype: None if only running foreign code would tell.
+        shape: elements per dimension; -1 for a dimension of a nested tensor with several lengths.
+        stride, storage_offset: in elements; None if the layout has none.
+        storage: None for meta tensors and for tensors that consist of `parts`.
+        device: as recorded.
+        pickle_offset: byte offset of the opcode that makes it.
+        layout: "strided", "sparse_coo", "jagged" and so on.
+        parameter: True for an nn.Parameter.
+        subclass: path of a class other than Tensor and Parameter.
+        stored: dtype of the bytes, if loading converts them; else `dtype`.
+        uninitialized: True in a lazy module, whose file records no shape.
+        parts: the tensors that it consists of, e.g. indices and values of a sparse one.
+        state: Python attributes set on it.
+        quantizer: scheme, scale and so on.
+        conj, neg: bits by which torch marks that the logical values differ from the stored ones.
     """
 
     __slots__ = (
-        "at", "conj", "device", "dtype", "layout", "neg", "parameter", "parts", "quantizer",
-        "requires_grad", "shape", "state", "storage", "storage_offset", "stored", "stride",
-        "subclass", "uninitialized",
+        "conj", "device", "dtype", "layout", "neg", "parameter", "parts", "pickle_offset",
+        "quantizer", "requires_grad", "shape", "state", "storage", "storage_offset", "stored",
+        "stride", "subclass", "uninitialized",
     )  # fmt: skip
 
     def __init__(
@@ -43,7 +187,7 @@ class Tensor:
         storage: Storage | None,
         device: str,
         requires_grad: bool,
-        at: int,
+        pickle_offset: int,
         layout: str = "strided",
     ) -> None:
         self.dtype = dtype
@@ -53,7 +197,7 @@ class Tensor:
         self.storage = storage
         self.device = device
         self.requires_grad = requires_grad
-        self.at = at
+        self.pickle_offset = pickle_offset
         self.layout = layout
         self.parameter = False
         self.subclass: str | None = None
@@ -71,10 +215,7 @@ class Tensor:
             return 0
         if -1 in self.shape and "values" in self.parts:
             return self.parts["values"].numel
-        count = 1
-        for size in self.shape:
-            count *= size
-        return count
+        return prod(self.shape)
 
     @property
     def per_byte(self) -> int:
@@ -83,14 +224,14 @@ class Tensor:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the values, laid out without gaps; of the parts, where it consists of those."""
+        """Bytes of the values without gaps; the sum of its parts' if it consists of parts."""
         if self.parts:
             return sum(part.nbytes for part in self.parts.values())
         return -(-self.numel // self.per_byte) * self.dtype.itemsize if self.dtype else 0
 
     @property
     def is_contiguous(self) -> bool:
-        """Whether the elements lie without gaps, the last dimension fastest."""
+        """True if the elements are in C order without gaps."""
         if self.stride is None:
             return True
         expected = 1
@@ -101,17 +242,89 @@ class Tensor:
         return True
 
     @property
+    def is_float(self) -> bool:
+        """True for floating point and complex types."""
+        return self.dtype is not None and self.dtype.kind in ("float", "complex")
+
+    @property
     def extent(self) -> tuple[int, int]:
-        """The elements of the storage, from and up to (excluded), between which it lies."""
+        """The range of the storage's elements, end excluded, that the tensor can touch."""
         if self.numel == 0 or self.stride is None or self.storage_offset is None:
             return (self.storage_offset or 0,) * 2
         steps = [(size - 1) * step for size, step in zip(self.shape, self.stride, strict=True)]
         low = self.storage_offset + sum(step for step in steps if step < 0)
         return low, self.storage_offset + sum(step for step in steps if step > 0) + 1
 
-    def same(self) -> tuple[object, ...]:
-        """Equal for two tensors exactly when they are the same bytes seen in the same way."""
+    def view_key(self) -> tuple[object, ...]:
+        """Return a key that two tensors share exactly if they are one view of one storage."""
         if self.storage is None:
             return (id(self),)
         place = (id(self.storage.archive), self.storage.key, self.storage.begin)
         return (*place, self.storage_offset, self.shape, self.stride, self.dtype)
+
+
+class TensorInfo:
+    """A tensor at one of its paths.
+
+    Attributes:
+        key: torch's own state_dict key, or the path joined by dots.
+        role: "parameter", "buffer", "optimizer" or "tensor".
+        persistent: False if state_dict() omits it.
+    """
+
+    __slots__ = ("key", "path", "persistent", "role", "tensor")
+
+    def __init__(self, path: Path, role: str, persistent: bool, tensor: Tensor) -> None:
+        self.path = path
+        self.key = ".".join(map(str, path)) if len(path) != 1 else str(path[0])
+        self.role = role
+        self.persistent = persistent
+        self.tensor = tensor
+
+    @property
+    def dtype(self) -> DType | None:
+        """The element type; None if only foreign code would tell."""
+        return self.tensor.dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Elements per dimension; -1 is a ragged one (nested tensors)."""
+        return self.tensor.shape
+
+    @property
+    def stride(self) -> tuple[int, ...] | None:
+        """Elements from one index to the next, per dimension; None if the layout has none."""
+        return self.tensor.stride
+
+    @property
+    def device(self) -> str:
+        """As recorded: `cpu`, `cuda:0`."""
+        return self.tensor.device
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the values without gaps."""
+        return self.tensor.nbytes
+
+    def read(self) -> bytes:
+        """Return the values in C order, little-endian.
+
+        Raises:
+            UnsupportedError: a tensor of parts (sparse, nested) or without bytes (meta).
+            DamagedError: bytes are missing.
+        """
+        from ptinspect.document.to_array import contiguous
+
+        return contiguous(self.tensor)
+
+    def numpy(self) -> npt.NDArray[np.generic]:
+        """Return the values as a read-only array; UnsupportedError if numpy lacks the dtype."""
+        from ptinspect.document.to_array import to_numpy
+
+        return to_numpy(self.tensor)
+
+    def torch(self) -> torch.Tensor:
+        """Return the values as a CPU tensor; UnsupportedError if torch is not installed."""
+        from ptinspect.document.to_array import to_torch
+
+        return to_torch(self.tensor)

@@ -1,12 +1,18 @@
-"""Reads the tensors of an archive: unwraps parameters and subclasses, finds the storages."""
+"""Read the tensors of an archive: unwrap parameters and subclasses, then read the inner call."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ptinspect.document.storages import Reference, Storages
 from ptinspect.document.tensor import Tensor
-from ptinspect.document.tensor_readers import READERS, checked, legacy_object, of_tar
+from ptinspect.document.tensor_readers import (
+    READERS,
+    Reference,
+    Storages,
+    check_not_negative,
+    legacy_object,
+    tar_tensor,
+)
 from ptinspect.dtypes import dtype_of_class
 from ptinspect.errors import LimitError, Place
 from ptinspect.pickling.pyobjects import (
@@ -24,39 +30,44 @@ if TYPE_CHECKING:
     from ptinspect.formats.archive import Archive
     from ptinspect.limits import Limits
 
+# Nested wrappers (a parameter of a subclass of ...) that are followed; honest files have two.
+_MAX_WRAPPERS = 8
 
-class Tensors:
-    """Reads the tensors of one archive; one `Tensor` per call, so that identity is kept."""
+_FROM_BYTES = {"torch.storage._load_from_bytes", "torch._utils._load_from_bytes"}
+
+
+class TensorReader:
+    """Reads the tensors of one archive; one `Tensor` per call, so that identity is preserved."""
 
     def __init__(self, archive: Archive, limits: Limits, depth: int = 0) -> None:
         self.storages = Storages(archive)
         self.archive = archive
         self.limits = limits
         self.depth = depth
-        self.inner: list[Tensors] = []  # of the legacy streams inside this pickle
-        self._known: dict[int, tuple[Value, Tensor | None]] = {}
+        self.nested: list[TensorReader] = []  # of the legacy streams inside this pickle
+        self._tensors: dict[int, tuple[Value, Tensor | None]] = {}
         self._dtypes: dict[Global, DType | None] = {}  # by the class of a storage
-        self._forms: dict[object, bool] = {}  # sizes and strides: whether one is negative
-        self._by_key: dict[object, Tensor] = {}
+        self._is_negative: dict[object, bool] = {}  # by sizes and strides
+        self._tar_tensors: dict[object, Tensor] = {}
         self._streams: dict[int, Reference | None] = {}
 
     def read(self, value: Value) -> Tensor | None:
-        """The tensor that `value` stands for; None where it is none."""
+        """Return the tensor that `value` stands for; None for other values."""
         if isinstance(value, PersistentId):
-            return self._of_tar(value)
+            return self._read_tar_tensor(value)
         if not isinstance(value, Call):
             return None
-        known = self._known.get(id(value))
-        if known is None:
+        cached = self._tensors.get(id(value))
+        if cached is None:
             if type(value) is TensorCall and value.changes is None:
-                known = (value, self._fast(value))
+                cached = (value, self._read_plain(value))
             else:
-                known = (value, self._slow(value))
-            self._known[id(value)] = known
-        return known[1]
+                cached = (value, self._read_wrapped(value))
+            self._tensors[id(value)] = cached
+        return cached[1]
 
-    def _fast(self, call: TensorCall) -> Tensor | None:
-        """A plain dense tensor, from the parts that the superinstruction kept."""
+    def _read_plain(self, call: TensorCall) -> Tensor | None:
+        """Read a dense tensor from the fields that the pickle machine's fast path recorded."""
         kind = call.storage_type
         if kind not in self._dtypes:
             self._dtypes[kind] = dtype_of_class(kind.name)
@@ -64,69 +75,67 @@ class Tensors:
         if dtype is None or len(call.size) != len(call.stride):
             return None
         storage = self.storages.get(call.storage_key, call.location, call.numel * dtype.itemsize)
-        made = Tensor(
+        tensor = Tensor(
             dtype, call.size, call.stride, call.storage_offset, storage, call.location,
             call.requires_grad, call.offset,
         )  # fmt: skip
         form = call.size, call.stride
-        if form not in self._forms:
-            self._forms[form] = min(call.size + call.stride, default=0) < 0
-        if call.storage_offset < 0 or self._forms[form]:
-            checked(made, self.archive.record)
-        return made
+        if form not in self._is_negative:
+            self._is_negative[form] = min(call.size + call.stride, default=0) < 0
+        if call.storage_offset < 0 or self._is_negative[form]:
+            check_not_negative(tensor, self.archive.record)
+        return tensor
 
-    def _slow(self, call: Call) -> Tensor | None:
-        """Unwraps parameters and subclasses in a loop (they nest), then reads the core."""
+    def _read_wrapped(self, call: Call) -> Tensor | None:
+        """Read the innermost call, then apply the parameters and subclasses around it."""
         wrappers: list[Call] = []
         core: Value = call
-        while isinstance(core, Call) and len(wrappers) <= 8:
-            inner = _unwrap(core)
-            if inner is None:
+        while isinstance(core, Call) and len(wrappers) <= _MAX_WRAPPERS:
+            content = _unwrap(core)
+            if content is None:
                 break
             wrappers.append(core)
-            core = inner
+            core = content
+        tensor: Tensor | None = None
         if isinstance(core, PersistentId):
-            made = self._of_tar(core, shared=False)
-        else:
-            made = self._core(core) if isinstance(core, Call) else None
-        if made is None:
+            tensor = self._read_tar_tensor(core, is_shared=False)
+        elif type(core) is TensorCall and core.changes is None:
+            tensor = self._read_plain(core)
+        elif isinstance(core, Call):
+            tensor = READERS.get(function_path(core) or "", legacy_object)(self, core)
+        if tensor is None:
             return None
-        checked(made, self.archive.record)
+        check_not_negative(tensor, self.archive.record)
         for wrapper in reversed(wrappers):
-            _apply(self, made, wrapper)
+            self._apply_wrapper(tensor, wrapper)
         if isinstance(core, Call):
-            _apply_state(self, made, core)
-        return made
+            self._apply_changes(tensor, core)
+        return tensor
 
-    def _of_tar(self, value: PersistentId, shared: bool = True) -> Tensor | None:
-        """A tensor of the tar of torch 0.1, which `formats.torch_tar` gives as ("tensor",
+    def _read_tar_tensor(self, value: PersistentId, is_shared: bool = True) -> Tensor | None:
+        """Read a tensor of the tar of torch 0.1, which `formats.torch_tar` gives as ("tensor",
         storage, offset, size, stride, type, key). One object per key, unless it is wrapped."""
-        named = value.value
-        if not isinstance(named, tuple) or len(named) != 7 or named[0] != "tensor":
+        parts = value.value
+        if not isinstance(parts, tuple) or len(parts) != 7 or parts[0] != "tensor":
             return None
-        if shared and named[6] in self._by_key:
-            return self._by_key[named[6]]
-        made = of_tar(self, named, value.offset)
-        if shared and made is not None:
-            self._by_key[named[6]] = made
-        return made
+        if is_shared and parts[6] in self._tar_tensors:
+            return self._tar_tensors[parts[6]]
+        tensor = tar_tensor(self, parts, value.offset)
+        if is_shared and tensor is not None:
+            self._tar_tensors[parts[6]] = tensor
+        return tensor
 
-    def _core(self, call: Call) -> Tensor | None:
-        if type(call) is TensorCall and call.changes is None:
-            return self._fast(call)
-        return READERS.get(function_path(call) or "", legacy_object)(self, call)
-
-    def refer(self, value: Value) -> Reference | None:
-        """The storage behind a persistent id, or behind `torch.storage._load_from_bytes(b"…")`,
-        a legacy stream inside the pickle."""
+    def resolve_storage(self, value: Value) -> Reference | None:
+        """Return the storage of a persistent id, or of `torch.storage._load_from_bytes(b"…")`, a
+        legacy stream inside the pickle."""
         if isinstance(value, Call) and function_path(value) in _FROM_BYTES:
             if id(value) not in self._streams:
-                self._streams[id(value)] = self._inner(value)
+                self._streams[id(value)] = self._read_nested_stream(value)
             return self._streams[id(value)]
         return self.storages.resolve(value)
 
-    def _inner(self, call: Call) -> Reference | None:
-        """Reads the inner stream where it lies. LimitError where streams nest too deep."""
+    def _read_nested_stream(self, call: Call) -> Reference | None:
+        """Read a legacy stream inside the pickle. LimitError for streams nested too deep."""
         from ptinspect.formats.torch_legacy import read_legacy
 
         if self.depth >= self.limits.nested_archives:
@@ -139,15 +148,52 @@ class Tensors:
         if source is None:
             return None
         record = f"{self.archive.record or 'pickle'} @ {call.offset}"
-        inside = Tensors(
-            read_legacy(source, self.limits, record=record), self.limits, self.depth + 1
-        )
-        self.inner.append(inside)
-        return inside.refer(inside.archive.root)
+        archive = read_legacy(source, self.limits, record=record)
+        reader = TensorReader(archive, self.limits, self.depth + 1)
+        self.nested.append(reader)
+        return reader.resolve_storage(archive.root)
+
+    def _apply_wrapper(self, tensor: Tensor, wrapper: Call) -> None:
+        """Apply what a parameter or subclass says of the tensor inside."""
+        path, args = function_path(wrapper) or "", wrapper.args
+        if path in _REBUILD_FROM_TYPE:
+            kind = global_path(args[1])
+            tensor.parameter = tensor.parameter or kind == "torch.nn.parameter.Parameter"
+            is_plain = kind in ("torch.Tensor", "torch._tensor.Tensor")
+            if not is_plain and kind != "torch.nn.parameter.Parameter":
+                tensor.subclass = kind
+            if not is_plain or path.endswith("_v2"):  # v1 drops a plain tensor's state
+                self._add_state(tensor, _state_attributes(args[3]))
+        else:
+            tensor.parameter = path != "torch.autograd.variable.Variable"
+            grad = _requires_grad(wrapper)
+            tensor.requires_grad = tensor.requires_grad if grad is None else grad
+            if path.endswith("_with_state") and len(args) > 3:
+                self._add_state(tensor, _state_attributes(args[3]))
+        self._apply_changes(tensor, wrapper)
+
+    def _apply_changes(self, tensor: Tensor, call: Call) -> None:
+        if call.changes is not None and call.changes.states:
+            self._add_state(tensor, attributes_of(call))
+
+    def _add_state(self, tensor: Tensor, state: dict[Value, Value]) -> None:
+        """Add attributes set on a tensor.
+
+        Tensors among those of a subclass without bytes of its own are its parts. A jagged tensor's
+        attributes repeat its parts; a DTensor's `_spec` is its placement.
+        """
+        for key, value in state.items():
+            if tensor.layout == "jagged" or key == "_spec":
+                continue
+            part = self.read(value) if tensor.storage is None and tensor.subclass else None
+            if part is not None:
+                tensor.parts = {**tensor.parts, str(key): part}
+            else:
+                tensor.state = {**tensor.state, key: value}
 
 
 def _bytes_source(archive: Archive, value: Value) -> MemorySource | None:
-    """Bytes inside the pickle as a source; None where `value` is no bytes object."""
+    """Return bytes inside the pickle as a source; None if `value` is not a bytes object."""
     path = archive.source.path
     if isinstance(value, Blob):
         base = None if archive.origin is None else archive.origin + value.start
@@ -156,78 +202,56 @@ def _bytes_source(archive: Archive, value: Value) -> MemorySource | None:
     return None if raw is None else MemorySource(raw, path, base=None)
 
 
-_FROM_BYTES = {"torch.storage._load_from_bytes", "torch._utils._load_from_bytes"}
+# Wrappers: a parameter around a tensor, a subclass around a call
 
-
-# --- wrappers: a parameter around a tensor, a subclass around a call ----------------------
+_REBUILD_PARAMETER = {
+    "torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state",
+}  # fmt: skip
+_REBUILD_FROM_TYPE = {
+    "torch._tensor._rebuild_from_type_v2", "torch._tensor._rebuild_from_type",
+    "torch.tensor._rebuild_from_type", "torch.tensor._rebuild_from_type_v2",
+}  # fmt: skip
+_PARAMETER_CLASSES = {
+    "torch.nn.parameter.Parameter", "torch.nn.parameter.Buffer", "torch.autograd.variable.Variable",
+}  # fmt: skip
+_NESTED_TENSOR = "torch.nested._internal.nested_tensor.NestedTensor"
 
 
 def _unwrap(call: Call) -> Value:
-    """The tensor inside a parameter or subclass; None where `call` is neither."""
+    """Return the tensor inside a parameter or subclass; None if `call` is neither."""
     path, args = function_path(call), call.args
-    if path in ("torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state"):
+    if path in _REBUILD_PARAMETER:
         return args[0] if args else None
-    if path in _TYPED and len(args) == 4:
-        inner = args[2] if isinstance(args[2], tuple) else ()
-        if global_path(args[0]) == _NESTED and len(inner) >= 2:
-            return _jagged(call, inner, as_mapping(args[3]) or {})
-        return Call(args[0], inner, "REDUCE", call.offset)
-    if path in _PARAMETERS:
-        data = _state_data(call)
-        return data if data is not None else (args[0] if args else None)
+    if path in _REBUILD_FROM_TYPE and len(args) == 4:
+        inner_args = args[2] if isinstance(args[2], tuple) else ()
+        if global_path(args[0]) == _NESTED_TENSOR and len(inner_args) >= 2:
+            return _jagged_call(call, inner_args, as_mapping(args[3]) or {})
+        return Call(args[0], inner_args, "REDUCE", call.offset)
+    if path in _PARAMETER_CLASSES:
+        # torch before 0.4: the state is (data, …). Source: `torch._tensor.Tensor.__setstate__`,
+        # its branch for states of five parts.
+        state = call.state
+        if isinstance(state, tuple) and state and isinstance(state[0], Call):
+            return state[0]
+        return args[0] if args else None
     return None
 
 
-_NESTED = "torch.nested._internal.nested_tensor.NestedTensor"
+def _jagged_call(call: Call, args: tuple[Value, ...], state: dict[Value, Value]) -> Call:
+    """Return the call `_rebuild_njt({…})` for a jagged tensor of torch before 2.5, which called
+    the class itself with values and offsets and left the rest to the state."""
+    items: dict[Value, Value] = {
+        "values": args[0],
+        "offsets": args[1],
+        "lengths": state.get("_lengths"),
+        "_ragged_idx": state.get("_ragged_idx", 1),
+    }
+    func = Global(_NESTED_TENSOR.rpartition(".")[0], "_rebuild_njt", call.offset)
+    return Call(func, (items,), "REDUCE", call.offset)
 
 
-def _jagged(call: Call, inner: tuple[Value, ...], state: dict[Value, Value]) -> Call:
-    """A jagged tensor of torch before 2.5, which called the class itself with values and offsets
-    and left the rest to the state, as `_rebuild_njt` has it since."""
-    module, name = _NESTED.rsplit(".", 1)[0], "_rebuild_njt"
-    given: dict[Value, Value] = {"values": inner[0], "offsets": inner[1]}
-    given.update({"lengths": state.get("_lengths"), "_ragged_idx": state.get("_ragged_idx", 1)})
-    return Call(Global(module, name, call.offset), (given,), "REDUCE", call.offset)
-
-
-_TYPED = {"torch._tensor._rebuild_from_type_v2", "torch._tensor._rebuild_from_type",
-          "torch.tensor._rebuild_from_type", "torch.tensor._rebuild_from_type_v2"}  # fmt: skip
-_PARAMETERS = {
-    "torch.nn.parameter.Parameter", "torch.nn.parameter.Buffer", "torch.autograd.variable.Variable",
-}  # fmt: skip
-
-
-def _state_data(call: Call) -> Value:
-    """The data in the state of a Variable or Parameter of torch before 0.4: (data, …).
-
-    Source: `torch._tensor.Tensor.__setstate__`, its branch for states of five parts.
-    """
-    state = call.state
-    return state[0] if isinstance(state, tuple) and state and isinstance(state[0], Call) else None
-
-
-def _apply(reader: Tensors, made: Tensor, wrapper: Call) -> None:
-    """What a wrapper says of the tensor inside."""
-    path, args = function_path(wrapper) or "", wrapper.args
-    if path in _TYPED:
-        kind = global_path(args[1])
-        made.parameter = made.parameter or kind == "torch.nn.parameter.Parameter"
-        plain = kind in ("torch.Tensor", "torch._tensor.Tensor")
-        if not plain and kind != "torch.nn.parameter.Parameter":
-            made.subclass = kind
-        if not plain or path.endswith("_v2"):  # the first version drops a plain tensor's state
-            _add_state(reader, made, _state_dict(args[3]))
-    else:
-        made.parameter = path != "torch.autograd.variable.Variable"
-        grad = _grad(wrapper)
-        made.requires_grad = made.requires_grad if grad is None else grad
-        if path.endswith("_with_state") and len(args) > 3:
-            _add_state(reader, made, _state_dict(args[3]))
-    _apply_state(reader, made, wrapper)
-
-
-def _grad(wrapper: Call) -> bool | None:
-    """requires_grad as a parameter's call or its state gives it."""
+def _requires_grad(wrapper: Call) -> bool | None:
+    """Return requires_grad as a parameter's call or its state gives it."""
     if len(wrapper.args) > 1 and isinstance(wrapper.args[1], bool):
         return wrapper.args[1]
     state = wrapper.state
@@ -238,27 +262,9 @@ def _grad(wrapper: Call) -> bool | None:
     return None
 
 
-def _state_dict(state: Value) -> dict[Value, Value]:
-    """Attributes as `torch._utils._set_obj_state` takes them: a dict, or (dict, slots)."""
-    made: dict[Value, Value] = {}
+def _state_attributes(state: Value) -> dict[Value, Value]:
+    """Return attributes as `torch._utils._set_obj_state` takes them: a dict, or (dict, slots)."""
+    attributes: dict[Value, Value] = {}
     for part in state if isinstance(state, tuple) else (state,):
-        made.update(as_mapping(part) or {})
-    return made
-
-
-def _apply_state(reader: Tensors, made: Tensor, call: Call) -> None:
-    if call.changes is not None and call.changes.states:
-        _add_state(reader, made, attributes_of(call))
-
-
-def _add_state(reader: Tensors, made: Tensor, state: dict[Value, Value]) -> None:
-    """Attributes set on a tensor. Those of a subclass without bytes of its own that are tensors
-    are its parts; a jagged tensor's repeat its parts, a DTensor's `_spec` its placement."""
-    for key, value in state.items():
-        if made.layout == "jagged" or key == "_spec":
-            continue
-        inner = reader.read(value) if made.storage is None and made.subclass else None
-        if inner is not None:
-            made.parts = {**made.parts, str(key): inner}
-        else:
-            made.state = {**made.state, key: value}
+        attributes.update(as_mapping(part) or {})
+    return attributes

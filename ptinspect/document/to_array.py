@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import torch
 
-    from ptinspect.document.storages import Storage
-    from ptinspect.document.tensor import Tensor
+    from ptinspect.document.tensor import Storage, Tensor
     from ptinspect.dtypes import DType
 
 
@@ -59,7 +58,7 @@ def bounds(tensor: Tensor, storage: Storage, dtype: DType) -> tuple[int, int]:
         raise DamagedError(
             f"a tensor reaches beyond its storage {storage.key}: element {high:,} of "
             f"{storage.nbytes // dtype.itemsize:,}",
-            where=Place(storage.archive.record, tensor.at),
+            where=Place(storage.archive.record, tensor.pickle_offset),
         )
     return low, high
 

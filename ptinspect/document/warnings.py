@@ -1,86 +1,109 @@
-"""What a user should know about a file, beyond what is in it."""
+"""Warnings about a file that are not errors: unused bytes, tied weights, NaN and the like."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from itertools import chain, islice
 from typing import TYPE_CHECKING
 
-from ptinspect.document.walk import Path, Warned
+from ptinspect.document.walk import Contents, DocumentWarning
+from ptinspect.pickling.pyobjects import Path
+from ptinspect.text import count_text
 
 if TYPE_CHECKING:
-    from ptinspect.document.document import Document
-    from ptinspect.document.storages import Storage
+    from ptinspect.document.entries import Entry
+    from ptinspect.document.tensor import Storage, TensorInfo
+    from ptinspect.formats.archive import Archive
 
-DRAGGED = 1024
-"""Bytes that views must leave unused, and half of the storage, before that is worth a line."""
+UNUSED = 1024
+"""Bytes of a storage, and half of it, that must be in no view before that is worth a warning."""
+
+SHARED = 20
+"""Shared tensors that are listed before the rest is counted."""
 
 
-def warnings_of(document: Document) -> list[Warned]:
-    """All of them: the container's, the pickles', the walk's, the tensors', the entries'."""
-    made = [Warned(found.kind, None, found.message) for found in document.archive.warnings]
-    for stream in document.archive.streams:
-        made += [Warned(found.kind, None, found.message) for found in stream.warnings]
+def warnings_of(
+    archive: Archive,
+    contents: Contents,
+    duplicates: dict[TensorInfo, TensorInfo],
+    max_warnings: int,
+) -> list[DocumentWarning]:
+    """Return all warnings: the container's, the pickles', the walk's, the tensors', the entries'.
+
+    Args:
+        duplicates: for each tensor that is the same view of the same bytes as one before, that one.
+        max_warnings: most tensors that are reported for exceeding their storage.
+    """
+    tensors = contents.tensors
+    return list(
+        chain(
+            _archive_warnings(archive),
+            contents.warnings,
+            islice(_out_of_bounds_views(tensors), max_warnings),
+            _oversized_storages(tensors),
+            _non_persistent_buffers(tensors),
+            _nan_entries(contents.entries),
+            _shared_tensors(duplicates),
+        )
+    )
+
+
+def _archive_warnings(archive: Archive) -> Iterator[DocumentWarning]:
+    for finding in archive.warnings:
+        yield DocumentWarning(finding.kind, None, finding.message)
+    for stream in archive.streams:
+        for warning in stream.warnings:
+            yield DocumentWarning(warning.kind, None, warning.message)
         if stream.dropped_warnings:
-            made.append(Warned("more", None, f"{stream.dropped_warnings:,} more of this stream"))
-    made += document.contents.warnings
-    made += _beyond(document)
-    made += _dragged(document)
-    made += _left_out(document)
-    made += _not_a_number(document)
-    made += _shared(document)
-    return made
+            yield DocumentWarning("more", None, f"{stream.dropped_warnings:,} more of this stream")
 
 
-def _beyond(document: Document) -> list[Warned]:
-    """Tensors that show more than their storage has: torch refuses to load such a file."""
-    made: list[Warned] = []
-    fits: set[object] = set()
-    for info in document.contents.tensors:
+def _out_of_bounds_views(tensors: Iterable[TensorInfo]) -> Iterator[DocumentWarning]:
+    """Yield tensors that need more bytes than their storage has."""
+    within_bounds: set[object] = set()
+    for info in tensors:
         tensor = info.tensor
         storage, dtype = tensor.storage, tensor.dtype
         if storage is None or dtype is None:
             continue
         form = (tensor.shape, tensor.stride, tensor.storage_offset, dtype, storage.nbytes)
-        if form in fits:
+        if form in within_bounds:
             continue
         end = -(-tensor.extent[1] // tensor.per_byte) * dtype.itemsize
         if end <= storage.nbytes or tensor.numel == 0:
-            fits.add(form)
-        elif len(made) < document.limits.warnings:
-            text = f"a tensor reaches beyond its storage: byte {end:,} of {storage.nbytes:,}"
-            made.append(Warned("beyond-storage", info.path, f"{text}: torch.load refuses it"))
-    return made
+            within_bounds.add(form)
+        else:
+            message = f"a tensor reaches beyond its storage: byte {end:,} of {storage.nbytes:,}"
+            yield DocumentWarning("beyond-storage", info.path, f"{message}: torch.load refuses it")
 
 
-def _dragged(document: Document) -> list[Warned]:
-    """Views that keep a storage alive of which they show less than half."""
-    whole: set[int] = set()  # storages that a tensor shows all of
-    parts: dict[int, tuple[Storage, Path, list[tuple[int, int]]]] = {}
-    known: dict[object, tuple[int, int]] = {}
-    for info in document.contents.tensors:
+def _oversized_storages(tensors: Iterable[TensorInfo]) -> Iterator[DocumentWarning]:
+    """Yield views that keep a storage alive of which they use less than half."""
+    fully_used: set[int] = set()
+    spans_in: dict[int, tuple[Storage, Path, list[tuple[int, int]]]] = {}
+    spans_of_form: dict[object, tuple[int, int]] = {}
+    for info in tensors:
         tensor = info.tensor
         storage, dtype = tensor.storage, tensor.dtype
-        if storage is None or dtype is None or storage.nbytes < DRAGGED:
+        if storage is None or dtype is None or storage.nbytes < UNUSED:
             continue
         form = (tensor.shape, tensor.stride, tensor.storage_offset, dtype.itemsize)
-        span = known.get(form)
+        span = spans_of_form.get(form)
         if span is None:
             low, high = tensor.extent
-            span = known[form] = (low * dtype.itemsize, high * dtype.itemsize)
+            span = spans_of_form[form] = (low * dtype.itemsize, high * dtype.itemsize)
         if span[0] == 0 and span[1] >= storage.nbytes:
-            whole.add(id(storage))
-        elif id(storage) not in whole:
-            parts.setdefault(id(storage), (storage, info.path, []))[2].append(span)
-    made = []
-    for number, (storage, path, spans) in parts.items():
-        unused = 0 if number in whole else storage.nbytes - _covered(spans)
-        if unused >= DRAGGED and unused * 2 >= storage.nbytes:
-            text = f"of its storage's {storage.nbytes:,} bytes {unused:,} are shown by no tensor"
-            made.append(Warned("large-storage", path, f"{text}: save a clone to leave them behind"))
-    return made
+            fully_used.add(id(storage))
+        elif id(storage) not in fully_used:
+            spans_in.setdefault(id(storage), (storage, info.path, []))[2].append(span)
+    for storage_id, (storage, path, spans) in spans_in.items():
+        unused = 0 if storage_id in fully_used else storage.nbytes - _union_size(spans)
+        if unused >= UNUSED and unused * 2 >= storage.nbytes:
+            message = f"no tensor uses {unused:,} of its storage's {storage.nbytes:,} bytes"
+            yield DocumentWarning("large-storage", path, f"{message}: save a clone to drop them")
 
 
-def _covered(spans: list[tuple[int, int]]) -> int:
-    """Bytes in the union of the spans."""
+def _union_size(spans: list[tuple[int, int]]) -> int:
     total, end = 0, 0
     for low, high in sorted(spans):
         total += max(0, high - max(low, end))
@@ -88,35 +111,24 @@ def _covered(spans: list[tuple[int, int]]) -> int:
     return total
 
 
-def _left_out(document: Document) -> list[Warned]:
-    """Buffers that a full model holds and its state_dict does not."""
-    names = [i for i in document.contents.tensors if i.role == "buffer" and not i.persistent]
-    if not names:
-        return []
-    text = f"{len(names)} non-persistent buffer{'s' * (len(names) > 1)}: state_dict() leaves "
-    return [Warned("non-persistent", names[0].path, text + "them out")]
+def _non_persistent_buffers(tensors: Iterable[TensorInfo]) -> Iterator[DocumentWarning]:
+    buffers = [info for info in tensors if info.role == "buffer" and not info.persistent]
+    if buffers:
+        count = count_text(len(buffers), "non-persistent buffer")
+        yield DocumentWarning("non-persistent", buffers[0].path, f"{count} that state_dict() omits")
 
 
-def _not_a_number(document: Document) -> list[Warned]:
-    made = []
-    for entry in document.entries:
+def _nan_entries(entries: Iterable[Entry]) -> Iterator[DocumentWarning]:
+    for entry in entries:
         if isinstance(entry.value, float) and entry.value != entry.value:
-            made.append(Warned("nan", entry.path, "is NaN"))
-    return made
+            yield DocumentWarning("nan", entry.path, "is NaN")
 
 
-SHARED = 20
-"""Lines about tensors that are one, before the rest is counted."""
-
-
-def _shared(document: Document) -> list[Warned]:
-    """Paths to the same bytes seen in the same way: tied weights, or an alias by accident."""
-    pairs = list(document.survey.duplicates.items())
-    made = [
-        Warned("shared-storage", info.path, f"the same bytes as {'.'.join(map(str, first.path))}")
-        for info, first in pairs[:SHARED]
-    ]
-    if len(pairs) > SHARED:
-        text = f"{len(pairs) - SHARED:,} more tensors share the bytes of another"
-        made.append(Warned("shared-storage", None, text))
-    return made
+def _shared_tensors(duplicates: dict[TensorInfo, TensorInfo]) -> Iterator[DocumentWarning]:
+    """Yield paths to the same view of the same bytes: tied weights, or an alias by accident."""
+    for info, first in islice(duplicates.items(), SHARED):
+        path = ".".join(map(str, first.path))
+        yield DocumentWarning("shared-storage", info.path, f"the same bytes as {path}")
+    if len(duplicates) > SHARED:
+        message = f"{len(duplicates) - SHARED:,} more tensors share the bytes of another"
+        yield DocumentWarning("shared-storage", None, message)

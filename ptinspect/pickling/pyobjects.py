@@ -24,6 +24,9 @@ ORDERED_DICT = "collections.OrderedDict"
 PARTIAL = "functools.partial"
 GETATTR = "builtins.getattr"
 
+Path = tuple[str | int, ...]
+"""The steps from a file's root object to a value: keys, indexes and names of attributes."""
+
 # Functions that make an instance of the class that is their first argument.
 # Sources: copyreg.py; pickle.py's save_reduce below protocol 2.
 RECONSTRUCTORS = frozenset(
@@ -317,7 +320,7 @@ def as_bytes(value: Value) -> bytes | None:
     return None
 
 
-# Children, with the step of a path that leads to each
+# Children, and the paths that lead to them
 
 
 def iter_children(value: Value) -> Iterator[tuple[str | int, Value]]:
@@ -376,6 +379,24 @@ def path_step(key: Value) -> str | int:
         return brief_repr(key) if is_huge_int(key) else key
     raw = as_bytes(key) if isinstance(key, Call) else None
     return brief_repr(key if raw is None else raw)
+
+
+def dotted(path: Path) -> str:
+    """Return a path as options take it: `optimizer.state[0]`, `models[1]["a.b"]`."""
+    text = ""
+    for step in path:
+        if isinstance(step, int):
+            text += f"[{step}]"
+        elif step and not any(char in step for char in '.["'):
+            text += f".{step}" if text else step
+        else:
+            text += f'["{step}"]'
+    return text or "the root"
+
+
+def bracketed(path: Path) -> str:
+    """Return a path in which keys with dots are unambiguous: `["0"]["a.b"][0]`."""
+    return "".join(f"[{step}]" if isinstance(step, int) else f'["{step}"]' for step in path)
 
 
 def is_huge_int(value: Value) -> bool:

@@ -9,8 +9,8 @@ from ptinspect.display.text.escape import cut, safe
 from ptinspect.document import open as open_document
 from ptinspect.document.optim.check import OptimizerFit, check_optimizers
 from ptinspect.document.select import no_entry_error, select_path
-from ptinspect.document.walk import dotted
 from ptinspect.errors import add_error_path
+from ptinspect.pickling.pyobjects import dotted
 from ptinspect.report import Report
 from ptinspect.text import count_text
 
@@ -108,5 +108,5 @@ def _as_dict(result: OptimizerFit) -> dict[str, object]:
         "names": result.names,
         "states": len(result.optimizer.state),
         "verdict": result.verdict,
-        **result.told(),
+        **result.as_dict(),
     }

@@ -12,19 +12,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ptinspect.document import open as open_document
-from ptinspect.document.optim.matching import pair, slots_of
-from ptinspect.document.optim.training_state import (
-    EPOCHS,
-    STEPS,
+from ptinspect.document.optim.matching import (
     Weights,
-    counter_of,
-    is_average,
-    schedulers_of,
-    weights_of,
+    best_match,
+    candidate_weights,
+    slots_of,
 )
+from ptinspect.document.optim.state import EPOCHS, STEPS, find_schedulers, training_counter
 from ptinspect.document.select import no_entry_error, select_path, several_entries_error
-from ptinspect.document.walk import dotted
 from ptinspect.errors import PtInspectError, UnsafeError, UnsupportedError
+from ptinspect.pickling.pyobjects import dotted
 from ptinspect.safety.load_advice import load_advice
 from ptinspect.safety.scan import scan
 
@@ -96,6 +93,7 @@ def make_plan(path: str, *, model: str | None, entry: str | None, trust: bool) -
             )
         weights = _select_weights(document, entry)
         optimizer = _select_optimizer(document, weights)
+        schedulers = find_schedulers(document.entries)
         return {
             "weights_only": load_advice(document).weights_only,
             "user_names": user_names,
@@ -104,10 +102,10 @@ def make_plan(path: str, *, model: str | None, entry: str | None, trust: bool) -
             "optimizer": _optimizer_plan(document, optimizer, weights),
             "schedulers": [
                 {"path": list(scheduler.path), "last_epoch": scheduler.last_epoch}
-                for scheduler in schedulers_of(document)
+                for scheduler in schedulers
             ],
-            "epoch": _counter_plan(counter_of(document, EPOCHS)),
-            "step": _counter_plan(counter_of(document, STEPS)),
+            "epoch": _counter_plan(training_counter(document.entries, schedulers, EPOCHS)),
+            "step": _counter_plan(training_counter(document.entries, schedulers, STEPS)),
             "averages": [list(average.path) for average in _averages(document, weights)],
         }
 
@@ -121,18 +119,20 @@ def _counter_plan(entry: Any) -> dict[str, Any] | None:
 
 def _select_weights(document: Document, entry: str | None) -> Weights:
     has_root = () in document.contents.state_dicts or any(m.root == () for m in document.modules)
-    candidates = [weights for weights in weights_of(document) if weights.path or has_root]
+    candidates = [
+        weights for weights in candidate_weights(document.contents) if weights.path or has_root
+    ]
     if entry is not None:
         path = select_path([weights.path for weights in candidates], entry, "model")
         candidates = [weights for weights in candidates if weights.path == path]
     if not candidates:
         raise no_entry_error("model", None, [])
-    models = [weights for weights in candidates if not is_average(weights)]
+    models = [weights for weights in candidates if not weights.is_average]
     if len(models) < 2:
         return candidates[0]
     if len(document.optimizers) != 1:
         raise several_entries_error("model", [weights.path for weights in models])
-    pairing = pair(slots_of(document.optimizers[0], document), models)
+    pairing = best_match(slots_of(document.optimizers[0], document.tensor_of), models)
     return pairing.weights if pairing is not None else models[0]
 
 
@@ -142,7 +142,7 @@ def _select_optimizer(document: Document, weights: Weights) -> Optimizer | None:
         return optimizers[0] if optimizers else None
     matches = []
     for optimizer in optimizers:
-        pairing = pair(slots_of(optimizer, document), [weights])
+        pairing = best_match(slots_of(optimizer, document.tensor_of), [weights])
         if pairing is not None and not pairing.faults:
             matches.append(optimizer)
     if len(matches) == 1:
@@ -160,7 +160,7 @@ def _optimizer_plan(
 ) -> dict[str, Any] | None:
     if optimizer is None:
         return None
-    pairing = pair(slots_of(optimizer, document), [weights])
+    pairing = best_match(slots_of(optimizer, document.tensor_of), [weights])
     return {
         "path": list(optimizer.path),
         "class": optimizer.class_path,
@@ -173,8 +173,8 @@ def _averages(document: Document, weights: Weights) -> list[Weights]:
     names = {weight.name for weight in weights.order}
     return [
         average
-        for average in weights_of(document)
-        if is_average(average)
+        for average in candidate_weights(document.contents)
+        if average.is_average
         and average.path != weights.path
         and average.path in document.contents.state_dicts
         and {weight.name.removeprefix("module.") for weight in average.parameters} <= names

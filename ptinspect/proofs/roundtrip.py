@@ -14,8 +14,8 @@ from typing import Any
 from ptinspect.conversion import convert
 from ptinspect.display.text.escape import cut, safe
 from ptinspect.document import open as open_document
-from ptinspect.document.walk import dotted
 from ptinspect.errors import PtInspectError, UnsupportedError, add_error_path
+from ptinspect.pickling.pyobjects import dotted
 from ptinspect.proofs.plan import DEFAULT_STEPS, TrainingOptions, make_plan
 from ptinspect.proofs.processes import TIMEOUT, Watch, Workers, worker_pool
 from ptinspect.report import Report

@@ -10,11 +10,12 @@
 from __future__ import annotations
 
 from ptinspect.torchnn.arguments import Argument, Name
+from ptinspect.torchnn.attributes import MISSING, special_module
 from ptinspect.torchnn.bases import candidates
 from ptinspect.torchnn.classes import Mark, ModuleClass, lookup
 from ptinspect.torchnn.extra import extra_repr
 from ptinspect.torchnn.printer import module_lines, print_module
-from ptinspect.torchnn.reading import MISSING, Attributes, unusual
+from ptinspect.torchnn.protocols import Attributes
 
 __all__ = [
     "MISSING",
@@ -28,5 +29,5 @@ __all__ = [
     "lookup",
     "module_lines",
     "print_module",
-    "unusual",
+    "special_module",
 ]

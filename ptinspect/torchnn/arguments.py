@@ -6,16 +6,16 @@ from collections.abc import Callable, Iterator
 
 from ptinspect.pickling.pyobjects import class_path
 from ptinspect.pickling.values import Call, Global, Value
-from ptinspect.torchnn.reading import (
+from ptinspect.torchnn.attributes import (
     MISSING,
-    Attributes,
-    dict_keys,
-    find,
-    get,
+    find_attribute,
+    get_attribute,
     items_of,
-    list_keys,
-    packed,
+    packed_parameters,
+    parameter_dict_keys,
+    parameter_list_keys,
 )
+from ptinspect.torchnn.protocols import Attributes
 
 FACTORY = "device=None<- dtype=None<-"
 
@@ -113,7 +113,7 @@ def _class_name(value: Value) -> str:
 
 def nonlinearity(attributes: Attributes, name: str) -> Value:
     """nn.RNN's, which old files hold only in `mode`."""
-    mode, known = get(attributes, "mode"), get(attributes, name)
+    mode, known = get_attribute(attributes, "mode"), get_attribute(attributes, name)
     if known is not MISSING or not isinstance(mode, str):
         return known
     return {"RNN_TANH": "tanh", "RNN_RELU": "relu"}.get(mode, MISSING)
@@ -121,19 +121,19 @@ def nonlinearity(attributes: Attributes, name: str) -> Value:
 
 def cutoffs(attributes: Attributes, name: str) -> Value:
     """AdaptiveLogSoftmaxWithLoss holds them with `n_classes` added at the end."""
-    held = get(attributes, name)
+    held = get_attribute(attributes, name)
     return held[:-1] if isinstance(held, list) and held else MISSING
 
 
 def distance_function(attributes: Attributes, name: str) -> Value:
     """Where none was given, a PairwiseDistance is held as a child."""
-    held = get(attributes, name)
+    held = get_attribute(attributes, name)
     return None if _class_name(held) == "PairwiseDistance" else held
 
 
 def custom_coder(attributes: Attributes, name: str) -> Value:
     """nn.Transformer's own coder, where it is not the one that torch makes."""
-    held = get(attributes, name.removeprefix("custom_"))
+    held = get_attribute(attributes, name.removeprefix("custom_"))
     own = "TransformerEncoder" if name == "custom_encoder" else "TransformerDecoder"
     return None if _class_name(held) == own else held
 
@@ -142,7 +142,7 @@ def of_a_layer(attributes: Attributes, name: str) -> Value:
     """nn.Transformer's, which its layers hold: the first one of the encoder or the decoder."""
     held = {"dim_feedforward": "linear1.out_features", "dropout": "dropout.p"}.get(name, name)
     for coder in ("encoder", "decoder"):
-        value = find(attributes, f"{coder}.layers.0.{held}")
+        value = find_attribute(attributes, f"{coder}.layers.0.{held}")
         if value is not MISSING:
             return value
     return MISSING
@@ -150,30 +150,38 @@ def of_a_layer(attributes: Attributes, name: str) -> Value:
 
 def quantized_range(attributes: Attributes, name: str) -> Value:
     """An observer's bounds: its own where they were given, else made from its dtype."""
-    return get(attributes, name) if get(attributes, "has_customized_qrange") is True else MISSING
+    return (
+        get_attribute(attributes, name)
+        if get_attribute(attributes, "has_customized_qrange") is True
+        else MISSING
+    )
 
 
 def observer(attributes: Attributes, name: str) -> Value:
     """The class of the observer that a fake quantizer made."""
-    held = get(attributes, "activation_post_process")
+    held = get_attribute(attributes, "activation_post_process")
     return held.func if isinstance(held, Call) and class_path(held) else MISSING
 
 
 def packed_bias(attributes: Attributes, name: str) -> Value:
     """The bias among a quantized module's packed parameters."""
-    held = packed(attributes)
+    held = packed_parameters(attributes)
     return held[1] if len(held) > 1 else MISSING
 
 
 def lazy_bias(attributes: Attributes, name: str) -> Value:
     """A lazy norm's: without `affine` there is none either, and nothing is said of it."""
-    return MISSING if get(attributes, "affine") is False else get(attributes, "bias") is not None
+    return (
+        MISSING
+        if get_attribute(attributes, "affine") is False
+        else get_attribute(attributes, "bias") is not None
+    )
 
 
 def items(attributes: Attributes, name: str) -> Value:
     """What a ParameterList (`values`) or a ParameterDict (`parameters`) was made of, by name."""
-    keys = list_keys(attributes) if name == "values" else dict_keys(attributes)
-    return {key: get(attributes, key) for key in keys}
+    keys = parameter_list_keys(attributes) if name == "values" else parameter_dict_keys(attributes)
+    return {key: get_attribute(attributes, key) for key in keys}
 
 
 READERS: dict[str, Callable[[Attributes, str], Value]] = {

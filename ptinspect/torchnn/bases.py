@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from ptinspect.torchnn.attributes import MISSING, find_attribute, items_of
 from ptinspect.torchnn.classes import ModuleClass, public_classes
-from ptinspect.torchnn.reading import MISSING, Attributes, find, items_of
+from ptinspect.torchnn.protocols import Attributes
 
 _KNOWN: list[tuple[frozenset[str], ModuleClass]] = []
 
@@ -31,7 +32,7 @@ def _weight(row: ModuleClass) -> tuple[int, int]:
 
 def _fits(row: ModuleClass, attributes: Attributes) -> bool:
     for mark in row.marks:
-        value = find(attributes, mark.name)
+        value = find_attribute(attributes, mark.name)
         if mark.length and not (isinstance(value, tuple) and len(value) == mark.length):
             return False
         if mark.value is not MISSING and value != mark.value:

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 from ptinspect.pickling.values import Value
 from ptinspect.torchnn.arguments import READERS, Argument, children, literal, parse_arguments, same
-from ptinspect.torchnn.reading import MISSING, Attributes, find, items_of, module_attributes
+from ptinspect.torchnn.attributes import MISSING, find_attribute, items_of, module_attributes
+from ptinspect.torchnn.protocols import Attributes
 from ptinspect.torchnn.tables import (
     activation,
     container,
@@ -117,7 +118,7 @@ class ModuleClass:
 
     def get(self, attributes: Attributes, path: str) -> Value:
         """The attribute, or what `__setstate__` fills in for it; MISSING without."""
-        value = find(attributes, path)
+        value = find_attribute(attributes, path)
         return self.fill.get(path, MISSING) if value is MISSING else value
 
     def read(self, argument: Argument, attributes: Attributes) -> Value:
@@ -134,7 +135,7 @@ class ModuleClass:
         if source == "*":
             return children(attributes)
         if source[0] == "#":
-            holder = module_attributes(find(attributes, source[1:]))
+            holder = module_attributes(find_attribute(attributes, source[1:]))
             return len(items_of(holder.get("_modules"))) if holder else MISSING
         asked, question, gate = source.partition("?")
         if gate and self.get(attributes, gate) is False:

@@ -19,17 +19,16 @@ from typing import TYPE_CHECKING
 from ptinspect.limits import LIMITS, Limits
 from ptinspect.pickling.values import Value
 from ptinspect.torchnn.arguments import READERS, Name, literal, same
+from ptinspect.torchnn.attributes import (
+    MISSING,
+    get_attribute,
+    packed_parameters,
+    parameter_dict_keys,
+    parameter_list_keys,
+)
 from ptinspect.torchnn.classes import ModuleClass, lookup
 from ptinspect.torchnn.known import type_name
-from ptinspect.torchnn.reading import (
-    MISSING,
-    Attributes,
-    dict_keys,
-    get,
-    list_keys,
-    no_tensors,
-    packed,
-)
+from ptinspect.torchnn.protocols import Attributes, no_tensors
 from ptinspect.torchnn.text import Writer
 
 if TYPE_CHECKING:
@@ -163,7 +162,7 @@ def _holds(test: Condition, row: ModuleClass, attributes: Attributes, writer: Wr
 
 def qscheme(attributes: Attributes, writer: Writer) -> Value:
     """`self.weight().qscheme()` of a quantized module."""
-    held = packed(attributes)
+    held = packed_parameters(attributes)
     facts = writer.describe(held[0]) if held else None
     if facts is None or facts.qscheme is None:
         return MISSING
@@ -172,12 +171,12 @@ def qscheme(attributes: Attributes, writer: Writer) -> Value:
 
 def parameter_list(attributes: Attributes, writer: Writer) -> str:
     """A line for each item: `  (0): Parameter containing: [torch.float32 of size 2x3]`."""
-    return _item_lines(list_keys(attributes), attributes, writer, _dtype_name)
+    return _item_lines(parameter_list_keys(attributes), attributes, writer, _dtype_name)
 
 
 def parameter_dict(attributes: Attributes, writer: Writer) -> str:
     """A line for each item: `  (a): Parameter containing: [torch.FloatTensor of size 2x3]`."""
-    return _item_lines(dict_keys(attributes), attributes, writer, _type_name)
+    return _item_lines(parameter_dict_keys(attributes), attributes, writer, _type_name)
 
 
 FUNCTIONS: dict[str, Callable[[Attributes, Writer], str]] = {
@@ -194,7 +193,7 @@ def _item_lines(
 ) -> str:
     lines = []
     for key in keys:
-        value = get(attributes, key)
+        value = get_attribute(attributes, key)
         facts = writer.describe(value)
         if value is MISSING:
             text = "not in the file"

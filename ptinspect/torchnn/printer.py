@@ -26,9 +26,10 @@ from typing import TYPE_CHECKING
 from ptinspect.errors import LimitError
 from ptinspect.limits import LIMITS, Limits
 from ptinspect.pickling.values import Value
+from ptinspect.torchnn.attributes import packed_parameters
 from ptinspect.torchnn.classes import lookup
 from ptinspect.torchnn.extra import row_text
-from ptinspect.torchnn.reading import Attributes, no_tensors, packed
+from ptinspect.torchnn.protocols import Attributes, no_tensors
 from ptinspect.torchnn.text import Writer
 
 if TYPE_CHECKING:
@@ -154,7 +155,7 @@ class _Planner:
         return plan
 
     def packed_text(self, attributes: Attributes, plan: _Plan) -> list[str]:
-        held = packed(attributes)
+        held = packed_parameters(attributes)
         if not held:
             return [f"{plan.opening})"]
         one = "_packed_weight" in attributes  # an embedding holds its weight alone

@@ -1,21 +1,26 @@
-"""What callers supply: facts on tensors, and a tree of modules. Types alone, so nothing here is
-imported at run time by the rest of the room."""
+"""The types that callers supply: facts on tensors, and a tree of modules."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 from ptinspect.pickling.values import Value
-from ptinspect.torchnn.reading import Attributes
+
+Attributes = Mapping[Value, Value]
+"""A module's `__dict__`: plain values, and under `_parameters`, `_buffers` and `_modules` (dicts
+or OrderedDicts) what `torch.nn.Module.__getattr__` finds there."""
 
 
 class TensorFacts(Protocol):
-    """What printing needs to know of a tensor; the caller interprets the values.
+    """A tensor, as printing needs it.
 
-    `dtype` is torch's name without the module ("float32"), `device` as torch prints it
-    ("cpu", "cuda:0"), `layout` "strided" or "sparse_coo" and so on, `parameter` whether it is
-    an nn.Parameter, `qscheme` "per_tensor_affine" and so on where it is quantized.
+    Attributes:
+        dtype: torch's name without the module ("float32").
+        device: as torch prints it ("cpu", "cuda:0").
+        layout: "strided", "sparse_coo" and so on.
+        parameter: True for an nn.Parameter.
+        qscheme: "per_tensor_affine" and so on if it is quantized.
     """
 
     @property
@@ -32,26 +37,32 @@ class TensorFacts(Protocol):
     def qscheme(self) -> str | None: ...
 
     def item(self) -> object | None:
-        """The number of a tensor of one element, as torch's `item()`; None: not at hand."""
+        """Return the number of a tensor of one element, as torch's `item()`; None if unknown."""
 
     def text(self) -> str | None:
-        """torch's `repr` of the tensor; None where its values are not at hand."""
+        """Return torch's `repr` of the tensor; None if its values are unknown."""
 
 
 class Describe(Protocol):
-    """Tells what a value is, where it is a tensor or a parameter; None for all else."""
+    """A function that returns the facts on a tensor or parameter; None for other values."""
 
     def __call__(self, value: Value, /) -> TensorFacts | None: ...
 
 
-class ModuleNode(Protocol):
-    """A module as the printer asks for it. The same module is the same object: identity is
-    what makes it shared.
+def no_tensors(value: Value, /) -> TensorFacts | None:
+    """A `Describe` for callers without tensors."""
+    return None
 
-    `name` is the class's own name (`__name__`), `class_path` the class whose printing
-    applies: a torch class's `module.qualname`, or that of the torch class which a foreign one
-    extends, or its own path (any path that is unknown prints as a plain Module);
-    `attributes` what its `__dict__` was; `children` as in `_modules`, in order.
+
+class ModuleNode(Protocol):
+    """A module as the printer needs it. The same module is the same object.
+
+    Attributes:
+        name: the class's own name (`__name__`).
+        class_path: the class whose printing applies: a torch class's `module.qualname`, or that of
+            the torch class which a user's class extends. An unknown path prints as a plain Module.
+        attributes: its `__dict__`.
+        children: as in `_modules`, in order.
     """
 
     @property

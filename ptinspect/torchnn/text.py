@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 from ptinspect.limits import LIMITS
 from ptinspect.pickling.values import Blob, Call, Global, Inert, SetOf, Value, key_value
+from ptinspect.torchnn.attributes import items_of
 from ptinspect.torchnn.known import device_parts, global_text, known_call, numpy_number
-from ptinspect.torchnn.reading import items_of, no_tensors
+from ptinspect.torchnn.protocols import no_tensors
 
 if TYPE_CHECKING:
     from ptinspect.torchnn.protocols import Describe, TensorFacts

@@ -12,7 +12,7 @@ import pytest
 from ptinspect.conversion.io import copy
 from ptinspect.conversion.io.copy import LARGE, Unchanged
 from ptinspect.conversion.tensors.byte_ranges import Cast, Held, Range, whole_units
-from ptinspect.document.storages import Storage
+from ptinspect.document.tensor import Storage
 from ptinspect.errors import DamagedError, PtInspectError
 from ptinspect.formats.detect import open_archive
 from ptinspect.source.local import open_source

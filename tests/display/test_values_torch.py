@@ -10,9 +10,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ptinspect.display.numbers.decode import float8_table
 from ptinspect.display.numbers.tensor_repr import tensor_text
 from ptinspect.document import open as open_document
+from ptinspect.dtypes import float8_table
 from tests.display.making import shown
 
 torch = pytest.importorskip("torch")
@@ -159,7 +159,7 @@ def test_the_device_is_named() -> None:
 
 
 def test_of_a_large_tensor_only_what_is_shown_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    from ptinspect.document.storages import Storage
+    from ptinspect.document.tensor import Storage
 
     read: list[int] = []
     real = Storage.chunks

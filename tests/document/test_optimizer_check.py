@@ -217,13 +217,13 @@ def test_where_nan_is_told_by_name() -> None:
     made = trained(MAKE["adam"])
     nan(made)
     (fault,) = checked(made).faults
-    assert (fault.parameter, fault.message) == ("3.weight", "exp_avg holds NaN")
+    assert (fault.parameter, fault.message) == ("3.weight", "exp_avg contains NaN")
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
 @pytest.mark.parametrize("size", [3, 300_000])  # the second is read by numpy
 def test_nan_and_inf_are_seen_in_every_type(dtype: str, size: int) -> None:
-    from ptinspect.document.optim.check import not_finite
+    from ptinspect.document.optim.check import non_finite
 
     def of(value: float) -> str | None:
         tensor = torch.ones(size, dtype=getattr(torch, dtype))
@@ -233,7 +233,7 @@ def test_nan_and_inf_are_seen_in_every_type(dtype: str, size: int) -> None:
         buffer.seek(0)
         with open_document(buffer) as document:
             (info,) = document.contents.tensors
-            return not_finite(info.tensor)
+            return non_finite(info.tensor)
 
     assert [of(2.0), of(float("inf")), of(float("nan"))] == [None, "inf", "NaN"]
 
@@ -289,9 +289,9 @@ def test_the_line_of_show() -> None:
     made = trained(MAKE["adam"])
     assert line(made) == "yes, model"
     assert line(made["model"]) is None
-    assert line(made["optimizer"]) == "undecided: no weights lie beside it"
+    assert line(made["optimizer"]) == "undecided: the file has no weights"
     empty(made)
-    assert line(made) == "no: the state is empty beside epoch 1; Adam always keeps some"
+    assert line(made) == "no: the state is empty at epoch 1; Adam always has some after a step"
 
 
 def test_the_line_of_show_with_several_optimizers_names_the_one() -> None:
@@ -324,12 +324,12 @@ def test_many_optimizers_beside_many_models_take_no_time_squared() -> None:
     from ptinspect.document.optim import matching
 
     tried = 0
-    kept = matching._with
+    original = matching._match
 
     def counted(slots: Any, weights: Any) -> Any:
         nonlocal tried
         tried += 1
-        return kept(slots, weights)
+        return original(slots, weights)
 
     many = 300
     made: dict[str, Any] = {}
@@ -343,10 +343,10 @@ def test_many_optimizers_beside_many_models_take_no_time_squared() -> None:
     torch.save(made, buffer)
     buffer.seek(0)
     with pytest.MonkeyPatch.context() as patch, open_document(buffer) as document:
-        patch.setattr(matching, "_with", counted)
+        patch.setattr(matching, "_match", counted)
         found = check_optimizers(document, values=False)
     assert [one.fits for one in found] == [False] * many
-    assert tried <= many * matching.TRIED
+    assert tried <= many * matching.MAX_MODELS
 
 
 def test_show_loads_the_check_only_for_a_file_with_an_optimizer() -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from ptinspect.document import dotted
-from ptinspect.document.walk import bracketed
 from ptinspect.errors import LimitError
 from ptinspect.limits import Limits
+from ptinspect.pickling.pyobjects import bracketed
 from tests.document.making import document, lines, of_bytes
 
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from ptinspect.pickling.pyobjects import class_path
 from ptinspect.pickling.values import Call, Value
-from ptinspect.torchnn import Attributes, unusual
-from ptinspect.torchnn.reading import items_of, module_attributes
+from ptinspect.torchnn import Attributes, special_module
+from ptinspect.torchnn.attributes import items_of, module_attributes
 
 
 class Node:
     """A `ModuleNode` of a pickled module."""
 
     def __init__(self, value: Value) -> None:
-        odd = unusual(value)
+        odd = special_module(value)
         path = odd[0] if odd else class_path(value) if isinstance(value, Call) else None
         assert path is not None, value
         self.class_path = path

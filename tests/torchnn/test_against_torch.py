@@ -24,8 +24,8 @@ from ptinspect.torchnn import (
     lookup,
     print_module,
 )
+from ptinspect.torchnn.attributes import items_of
 from ptinspect.torchnn.classes import known_paths
-from ptinspect.torchnn.reading import items_of
 from tests.torchnn import cases, quantized_cases
 from tests.torchnn.nodes import Node, tree
 from tests.torchnn.oracle import Oracle

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ptinspect.pickling.values import Call, Global, Inert, Key, PersistentId, SetOf, Value
-from ptinspect.torchnn import candidates, extra_repr, lookup, print_module, unusual
+from ptinspect.torchnn import candidates, extra_repr, lookup, print_module, special_module
 from ptinspect.torchnn.classes import known_paths
 from tests.torchnn.test_printer import Node
 
@@ -100,7 +100,7 @@ def test_any_attributes_are_printed(path: str, attributes: dict[Value, Value]) -
 
 @given(VALUES)
 def test_any_value_may_be_a_module_or_not(value: Value) -> None:
-    found = unusual(value)
+    found = special_module(value)
     if found is not None:
         assert found[0].startswith("torch.")
         assert isinstance(value, Inert)

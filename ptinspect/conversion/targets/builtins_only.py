@@ -19,9 +19,7 @@ from ptinspect.conversion.tensors import dtype_cast, pickle_values
 from ptinspect.document.entries import describe, is_simple
 from ptinspect.document.modules import Module, module_of
 from ptinspect.document.select import value_at
-from ptinspect.document.storages import InlineStorage
-from ptinspect.document.tensor import Tensor
-from ptinspect.document.walk import dotted
+from ptinspect.document.tensor import InlineStorage, Tensor
 from ptinspect.dtypes import DTYPES, numpy_name
 from ptinspect.errors import UnsupportedError
 from ptinspect.pickling.numpy_objects import Array, as_array, as_scalar, dtype_code
@@ -35,6 +33,7 @@ from ptinspect.pickling.pyobjects import (
     brief_repr,
     class_path,
     constructor_arguments,
+    dotted,
     function_path,
     global_path,
     is_pickled_by_value,

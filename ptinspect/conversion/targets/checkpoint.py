@@ -17,9 +17,8 @@ from ptinspect.conversion.targets.state_dict import chosen, model_of
 from ptinspect.conversion.tensors.object_graph import Graph
 from ptinspect.document import open as open_document
 from ptinspect.document.select import find_models, value_at
-from ptinspect.document.walk import dotted
 from ptinspect.errors import PtInspectError, add_error_path
-from ptinspect.pickling.pyobjects import as_mapping, as_sequence, attributes_of, path_step
+from ptinspect.pickling.pyobjects import as_mapping, as_sequence, attributes_of, dotted, path_step
 from ptinspect.pickling.values import Call, Value, key_value
 from ptinspect.text import join_names
 

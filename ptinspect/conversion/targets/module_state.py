@@ -12,13 +12,12 @@ from struct import pack
 from typing import TYPE_CHECKING
 
 from ptinspect.document.modules import BUFFERS, MODULES, PARAMETERS, Module, module_of
-from ptinspect.document.storages import InlineStorage
-from ptinspect.document.tensor import Tensor
+from ptinspect.document.tensor import InlineStorage, Tensor
 from ptinspect.dtypes import DTYPES
 from ptinspect.errors import LimitError, UnsupportedError
 from ptinspect.pickling.pyobjects import as_mapping
 from ptinspect.torchnn import candidates
-from ptinspect.torchnn.reading import packed
+from ptinspect.torchnn.attributes import packed_parameters
 
 if TYPE_CHECKING:
     from ptinspect.conversion.tensors.object_graph import Graph
@@ -177,7 +176,7 @@ def _packed_items(module: Module, document: Document, graph: Graph) -> list[tupl
     path, own = module.class_path, module.attributes
     if path.endswith(("observer.HistogramObserver", ".FakeQuantize")):
         return []  # their tensors are buffers
-    if not module.packs:
+    if not module.packs_weights:
         return []
     if ".sparse." in path:
         raise UnsupportedError(
@@ -191,7 +190,7 @@ def _packed_items(module: Module, document: Document, graph: Graph) -> list[tupl
             ("scale", _scalar(graph, document, "float32", pack("<f", own["scale"]))),
             ("zero_point", _scalar(graph, document, "int64", pack("<q", own["zero_point"]))),
         ]
-    parts = list(packed(own))
+    parts = list(packed_parameters(own))
     if name == "LinearPackedParams" and len(parts) >= 2:
         pair = (_own(parts[0], document, graph), _own(parts[1], document, graph, grad=True))
         return [("dtype", own.get("dtype")), ("_packed_params", pair)]

@@ -18,10 +18,9 @@ from ptinspect.conversion.tensors import dtype_cast
 from ptinspect.conversion.tensors.byte_ranges import Cast, Gather, Piece, Range
 from ptinspect.conversion.tensors.object_graph import Graph
 from ptinspect.conversion.tensors.storage_layout import Wish, check_extent, same
-from ptinspect.document.walk import dotted
 from ptinspect.errors import UnsupportedError
 from ptinspect.formats.safetensors import HEADER_BYTES, NAMES
-from ptinspect.pickling.pyobjects import as_mapping
+from ptinspect.pickling.pyobjects import as_mapping, dotted
 from ptinspect.text import bounded_repr, join_names
 
 if TYPE_CHECKING:
@@ -302,7 +301,7 @@ def _shards(
 
 def _in_source_order(entries: Sequence[Entry]) -> Iterable[Entry]:
     """Neighbours of the model stay in one shard."""
-    return sorted(entries, key=lambda entry: entry.move.tensor.at)
+    return sorted(entries, key=lambda entry: entry.move.tensor.pickle_offset)
 
 
 def _index(path: str, entries: Sequence[Entry], places: dict[str, str]) -> File:

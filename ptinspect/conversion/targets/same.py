@@ -14,7 +14,7 @@ from ptinspect.conversion.plan import Move, Plan, torch_file
 from ptinspect.conversion.tensors import pickle_values
 from ptinspect.conversion.tensors.byte_ranges import Cast, Piece, Range
 from ptinspect.conversion.tensors.dtype_cast import swapper
-from ptinspect.document.storages import Storage
+from ptinspect.document.tensor import Storage
 from ptinspect.dtypes import STORAGE_ITEMSIZE, dtype_of_class, is_untyped
 from ptinspect.errors import UnsupportedError
 from ptinspect.formats.torch_zip import TorchZip

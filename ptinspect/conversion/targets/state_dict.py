@@ -17,9 +17,14 @@ from ptinspect.document.select import (
     resolve_path,
     several_entries_error,
 )
-from ptinspect.document.walk import dotted
 from ptinspect.errors import PtInspectError
-from ptinspect.pickling.pyobjects import ORDERED_DICT, as_mapping, attributes_of, function_path
+from ptinspect.pickling.pyobjects import (
+    ORDERED_DICT,
+    as_mapping,
+    attributes_of,
+    dotted,
+    function_path,
+)
 from ptinspect.pickling.values import Call, Value, key_value
 
 if TYPE_CHECKING:

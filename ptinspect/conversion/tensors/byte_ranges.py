@@ -10,8 +10,7 @@ from ptinspect.formats.torch_zip import TorchZip, ZipSpan
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from ptinspect.document.storages import Storage
-    from ptinspect.document.tensor import Tensor
+    from ptinspect.document.tensor import Storage, Tensor
     from ptinspect.dtypes import DType
 
     Convert = Callable[[bytes], bytes]

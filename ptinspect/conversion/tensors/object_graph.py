@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from ptinspect.conversion.tensors.byte_ranges import Piece
     from ptinspect.conversion.tensors.storage_layout import Written
     from ptinspect.document import Document
-    from ptinspect.document.storages import Reference
     from ptinspect.document.tensor import Tensor
+    from ptinspect.document.tensor_readers import Reference
     from ptinspect.dtypes import DType
 
 _STRIDED = {

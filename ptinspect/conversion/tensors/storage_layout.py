@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from ptinspect.conversion.tensors import dtype_cast
 from ptinspect.conversion.tensors.byte_ranges import Cast, Gather, Piece, Range
 from ptinspect.conversion.tensors.pickle_values import storage_class
-from ptinspect.document.storages import Storage
+from ptinspect.document.tensor import Storage
 from ptinspect.errors import DamagedError, Place, UnsupportedError
 
 if TYPE_CHECKING:
@@ -183,7 +183,7 @@ class Layout:
 
 def same(tensor: Tensor) -> tuple[object, ...]:
     """Equal for two tensors exactly when they are the same values in the same bytes."""
-    return (*tensor.same(), tensor.conj, tensor.neg)
+    return (*tensor.view_key(), tensor.conj, tensor.neg)
 
 
 def check_extent(tensor: Tensor) -> None:
@@ -198,7 +198,7 @@ def check_extent(tensor: Tensor) -> None:
         raise DamagedError(
             f"a tensor reaches beyond its storage {storage.key}: element {high:,} of "
             f"{storage.nbytes // dtype.itemsize:,}",
-            where=Place(storage.archive.record, tensor.at),
+            where=Place(storage.archive.record, tensor.pickle_offset),
         )
     storage.check()
 

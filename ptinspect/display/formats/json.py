@@ -14,7 +14,7 @@ from ptinspect.display.tensor_table import STATS_HEADERS, select_tensors
 from ptinspect.display.text.escape import quoted, quoted_all
 from ptinspect.display.text.values import json_lines, json_scalar, json_value
 from ptinspect.document.entries import describe
-from ptinspect.document.storages import InlineStorage, storage_places
+from ptinspect.document.tensor import InlineStorage, storage_places
 from ptinspect.errors import UnsupportedError
 from ptinspect.pickling.pyobjects import brief_repr
 from ptinspect.pickling.values import key_value
@@ -26,8 +26,7 @@ if TYPE_CHECKING:
     from ptinspect.display.options import ShowOptions
     from ptinspect.document import Document, TensorInfo
     from ptinspect.document.optim.state import Optimizer
-    from ptinspect.document.storages import Storage
-    from ptinspect.document.tensor import Tensor
+    from ptinspect.document.tensor import Storage, Tensor
     from ptinspect.errors import PtInspectError
     from ptinspect.pickling.values import Value
 
@@ -137,7 +136,7 @@ def _optimizers(document: Document) -> Iterator[dict[str, object]]:
                 info.role == "optimizer" and info.path[:-2] == state_path
                 for info in document.contents.tensors
             ),
-            "fit": {"verdict": fit.verdict, "model": fit.model, **fit.told()},
+            "fit": {"verdict": fit.verdict, "model": fit.model, **fit.as_dict()},
         }
 
 

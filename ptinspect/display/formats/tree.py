@@ -12,12 +12,12 @@ from ptinspect.display.text.values import entry_text
 from ptinspect.document.entries import Entry, describe
 from ptinspect.document.modules import module_of
 from ptinspect.document.optim.state import optimizer_of
-from ptinspect.document.walk import dotted
 from ptinspect.pickling.pyobjects import (
     ORDERED_DICT,
     as_mapping,
     as_sequence,
     class_path,
+    dotted,
     iter_children,
 )
 from ptinspect.pickling.values import Call, PersistentId
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ptinspect.display.options import ShowOptions
     from ptinspect.document import Document
     from ptinspect.document.tensor import Tensor
-    from ptinspect.document.walk import Path
+    from ptinspect.pickling.pyobjects import Path
     from ptinspect.pickling.values import Value
 
 MAX_REPEATED_STEPS = 10_000

@@ -104,7 +104,7 @@ def measure_tensors(
     measurements = {}
     for info in infos:
         tensor = info.tensor
-        view = (tensor.same(), tensor.stored, tensor.conj, tensor.neg)
+        view = (tensor.view_key(), tensor.stored, tensor.conj, tensor.neg)
         measurements[info] = unique.setdefault(view, (TensorMeasurement(), tensor))[0]
     passes = options.stats + options.hash
     total = passes * sum(tensor.nbytes for _, tensor in unique.values())
@@ -291,7 +291,7 @@ def _stored_integers(tensor: Tensor) -> Tensor:
 def _same_bytes(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
     view = Tensor(
         tensor.dtype, shape, tensor.stride, tensor.storage_offset, tensor.storage, tensor.device,
-        tensor.requires_grad, tensor.at, tensor.layout,
+        tensor.requires_grad, tensor.pickle_offset, tensor.layout,
     )  # fmt: skip
     view.stored = tensor.stored
     view.conj, view.neg = tensor.conj, tensor.neg

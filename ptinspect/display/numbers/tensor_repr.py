@@ -11,10 +11,10 @@ from itertools import product
 from struct import pack, unpack
 from typing import TYPE_CHECKING
 
-from ptinspect.display.numbers.decode import Number, gather
+from ptinspect.display.numbers.decode import gather
 from ptinspect.display.text.escape import safe
 from ptinspect.document.tensor import Tensor
-from ptinspect.dtypes import DTYPES
+from ptinspect.dtypes import DTYPES, Number
 from ptinspect.errors import UnsupportedError
 
 if TYPE_CHECKING:

@@ -1,119 +1,62 @@
-"""Does this optimizer state fit this model? Without torch; what cannot be decided is listed so."""
+"""Check whether an optimizer's state fits its model, without torch."""
 
 from __future__ import annotations
 
-from array import array
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
 from math import isfinite
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from ptinspect.document.optim.matching import Fault, Pairing, Slot, pair, slots_of
-from ptinspect.document.optim.rules import COLUMN, FLAT, ROW, SAME_SHAPE, always_keeps, kept_by
-from ptinspect.document.optim.training_state import counter_of, schedulers_of, weights_of
-from ptinspect.document.walk import Path, dotted
+from ptinspect.document.optim.matching import (
+    Fault,
+    Match,
+    Slot,
+    Weight,
+    best_match,
+    candidate_weights,
+    slots_of,
+)
+from ptinspect.document.optim.state import (
+    COLUMN,
+    FLAT,
+    ROW,
+    SAME_SHAPE,
+    Optimizer,
+    Scheduler,
+    find_schedulers,
+    has_state_after_step,
+    required_state,
+    training_counter,
+)
+from ptinspect.dtypes import unpack_units
 from ptinspect.errors import UnsupportedError
-from ptinspect.pickling.pyobjects import as_sequence
+from ptinspect.pickling.pyobjects import Path, as_sequence, dotted
 from ptinspect.pickling.values import Value
+from ptinspect.text import join_names
 
 if TYPE_CHECKING:
-    from ptinspect.document.document import Document
-    from ptinspect.document.optim.state import Optimizer
-    from ptinspect.document.optim.training_state import Weight
-    from ptinspect.document.tensor import Tensor
+    from collections.abc import Iterable
 
+    from ptinspect.document.document import Document
+    from ptinspect.document.tensor import Tensor
+    from ptinspect.dtypes import DType
 
 SMALL = 1 << 18
-"""Bytes up to which Python reads a tensor itself."""
-
-_CODES = {"float32": "f", "float64": "d", "complex64": "f", "complex128": "d", "float16": "e"}
+"""Bytes up to which a tensor is read without numpy."""
 
 
-def number_of(tensor: Tensor) -> float | None:
-    """The value of a tensor of one element; None where it is no plain number."""
-    import struct
+@dataclass(slots=True)
+class OptimizerFit:
+    """The result of checking one optimizer.
 
-    from ptinspect.document.to_array import contiguous
-
-    codes = {**_CODES, "int64": "q", "int32": "i", "int16": "h", "uint8": "B", "bool": "B"}
-    code = codes.get(tensor.dtype.name) if tensor.dtype else None
-    if code is None or tensor.numel != 1 or tensor.dtype is None:
-        return None
-    if tensor.dtype.name.startswith("complex"):
-        return None
-    (value,) = struct.unpack(f"<{code}", contiguous(tensor))
-    return float(value)
-
-
-def not_finite(tensor: Tensor) -> str | None:
-    """`NaN` or `inf` where some element is that; None where all are finite, or are no floats.
-
-    DamagedError where bytes are missing.
+    Attributes:
+        model: path of the model it was compared with; None without one.
+        parameters: number of parameters in its groups.
+        names: per parameter, None if undecided.
+        faults: everything that does not fit.
+        undecided: everything that the file does not decide.
     """
-    if tensor.dtype is None or not tensor.numel:
-        return None
-    name = tensor.dtype.name
-    if not name.startswith(("float", "bfloat", "complex")):
-        return None
-    try:
-        if tensor.nbytes <= SMALL and tensor.is_contiguous and not tensor.quantizer:
-            return _small(tensor, name)
-        return _large(tensor)
-    except UnsupportedError:  # sparse, packed, without bytes
-        return None
-
-
-def _small(tensor: Tensor, name: str) -> str | None:
-    from ptinspect.document.to_array import contiguous
-
-    raw = contiguous(tensor)
-    if name == "bfloat16":
-        raw = b"".join(b"\0\0" + raw[at : at + 2] for at in range(0, len(raw), 2))
-        name = "float32"
-    code = _CODES.get(name)
-    if code is None:
-        return _large(tensor)
-    if code == "e":
-        import struct
-
-        return _named(struct.unpack(f"<{len(raw) // 2}e", raw))
-    numbers: array[float] = array(code)
-    numbers.frombytes(raw)
-    if _swapped():
-        numbers.byteswap()
-    return None if isfinite(sum(numbers)) else _named(numbers)
-
-
-def _swapped() -> bool:
-    import sys
-
-    return sys.byteorder == "big"
-
-
-def _named(numbers: array[float] | tuple[float, ...]) -> str | None:
-    odd = [number for number in numbers if not isfinite(number)]
-    return None if not odd else "NaN" if any(number != number for number in odd) else "inf"
-
-
-def _large(tensor: Tensor) -> str | None:
-    from ptinspect.document.to_array import number_blocks, quiet
-
-    found = None
-    with quiet():
-        for block in number_blocks(tensor):
-            if (block != block).any():
-                return "NaN"
-            if (abs(block) == float("inf")).any():
-                found = "inf"
-    return found
-
-
-# ---
-
-
-class OptimizerFit(NamedTuple):
-    """What was found of one optimizer. model: where the weights lie that it was held against;
-    None without any. names: per parameter, None where undecided. faults: what does not fit.
-    undecided: what nothing in the file decides."""
 
     optimizer: Optimizer
     model: Path | None
@@ -124,7 +67,7 @@ class OptimizerFit(NamedTuple):
 
     @property
     def fits(self) -> bool:
-        """Whether nothing speaks against it."""
+        """True if there are no faults."""
         return not self.faults
 
     @property
@@ -132,8 +75,8 @@ class OptimizerFit(NamedTuple):
         """`fits` or `differs`."""
         return "fits" if self.fits else "differs"
 
-    def told(self) -> dict[str, object]:
-        """What is wrong and what is undecided, for programs."""
+    def as_dict(self) -> dict[str, object]:
+        """Return the faults and what is undecided, for JSON."""
         return {
             "wrong": [fault._asdict() for fault in self.faults],
             "undecided": [fault._asdict() for fault in self.undecided],
@@ -141,303 +84,347 @@ class OptimizerFit(NamedTuple):
 
 
 def check_optimizers(document: Document, *, values: bool = True) -> list[OptimizerFit]:
-    """Each optimizer state of a file held against the weights beside it. `values`: whether the
-    numbers are looked at too (NaN, inf, steps that disagree), which reads the state's tensors."""
+    """Compare each optimizer state of a file with the weights in it.
+
+    Args:
+        values: check the numbers too (NaN, inf, steps that differ), which reads the state's
+            tensors.
+    """
     if not document.optimizers:
         return []
-    candidates, beside = weights_of(document), _Beside(document)
-    made = []
-    for found in document.optimizers:
-        slots = slots_of(found, document)
-        made.append(_Check(beside, found, slots, pair(slots, candidates)).run(values))
-    return made
+    candidates = candidate_weights(document.contents)
+    schedulers = find_schedulers(document.entries)
+    counter = training_counter(document.entries, schedulers)
+    progress = None
+    if counter is not None and isinstance(counter.value, int | float) and counter.value > 0:
+        progress = f"{dotted(counter.path)} {counter.value}"
+    elif last_epoch := next((s.last_epoch for s in schedulers if s.last_epoch > 0), None):
+        progress = f"a scheduler at step {last_epoch}"
+    context = _FileContext(document.tensor_of, len(document.optimizers), schedulers, progress)
+    fits = []
+    for optimizer in document.optimizers:
+        slots = slots_of(optimizer, document.tensor_of)
+        fits.append(_Check(context, optimizer, slots, best_match(slots, candidates)).run(values))
+    return fits
 
 
 def fit_line(document: Document) -> str | None:
-    """One line for `show`: None where a file has no optimizer state. Reads no tensors' values."""
-    found = check_optimizers(document, values=False)
-    if not found:
+    """Return one line for `show`; None for a file without optimizer state. Reads no tensors."""
+    fits = check_optimizers(document, values=False)
+    if not fits:
         return None
-    faults = [(one, fault) for one in found for fault in one.faults]
+    faults = [(fit, fault) for fit in fits for fault in fit.faults]
     if faults:
-        one, fault = faults[0]
+        fit, fault = faults[0]
         more = f", and {len(faults) - 1} more" if len(faults) > 1 else ""
-        place = f"{dotted(one.optimizer.path)}: " if len(found) > 1 else ""
-        where = f"{fault.parameter}: " if fault.parameter else ""
-        return f"no: {place}{where}{fault.message}{more}"
-    if any(one.model is None for one in found):
-        return "undecided: no weights lie beside it"
-    undecided = sum(len(one.undecided) for one in found)
-    more = f"; {undecided} undecided" if undecided else ""
-    places = list(dict.fromkeys(one.model for one in found if one.model))
-    many = f"{len(places)} models"
-    said = dotted(places[0]) if len(places) == 1 else many if places else "the model"
-    return f"yes, {said}{more}"
+        path = f"{dotted(fit.optimizer.path)}: " if len(fits) > 1 else ""
+        parameter = f"{fault.parameter}: " if fault.parameter else ""
+        return f"no: {path}{parameter}{fault.message}{more}"
+    if any(fit.model is None for fit in fits):
+        return "undecided: the file has no weights"
+    undecided = sum(len(fit.undecided) for fit in fits)
+    models = list(dict.fromkeys(fit.model for fit in fits if fit.model))
+    model = dotted(models[0]) if len(models) == 1 else f"{len(models)} models"
+    return f"yes, {model if models else 'the model'}" + (
+        f"; {undecided} undecided" if undecided else ""
+    )
 
 
-class _Beside:
-    """What else is in the file, looked for once."""
+# Numbers
 
-    def __init__(self, document: Document) -> None:
-        self.document = document
-        self.schedulers = schedulers_of(document)
-        self.counter = counter_of(document, schedulers=self.schedulers)
-        self.optimizers = len(document.optimizers)
+
+def number_of(tensor: Tensor) -> float | None:
+    """Return the value of a tensor of one element; None if it is not a plain number."""
+    from ptinspect.document.to_array import contiguous
+
+    dtype = tensor.dtype
+    if dtype is None or dtype.letter is None or tensor.numel != 1:
+        return None
+    if dtype.kind in ("complex", "quantized"):
+        return None
+    return float(unpack_units(dtype, contiguous(tensor))[0])
+
+
+def non_finite(tensor: Tensor) -> str | None:
+    """Return `NaN` or `inf` if some element is that; None if all are finite, or are not floats.
+
+    Raises:
+        DamagedError: bytes are missing.
+    """
+    from ptinspect.document.to_array import contiguous, number_blocks, quiet
+
+    if not tensor.is_float or not tensor.numel or tensor.dtype is None:
+        return None
+    is_small = tensor.nbytes <= SMALL and tensor.is_contiguous and not tensor.quantizer
+    try:
+        if is_small and (tensor.dtype.letter is not None or tensor.dtype.name == "bfloat16"):
+            numbers = unpack_units(tensor.dtype, contiguous(tensor))
+            return None if isfinite(sum(numbers)) else _name_non_finite(numbers)
+        result = None
+        with quiet():
+            for block in number_blocks(tensor):
+                if (block != block).any():
+                    return "NaN"
+                if (abs(block) == float("inf")).any():
+                    result = "inf"
+        return result
+    except UnsupportedError:  # sparse, packed, without bytes
+        return None
+
+
+def _name_non_finite(numbers: Iterable[float]) -> str | None:
+    bad = [number for number in numbers if not isfinite(number)]
+    return None if not bad else "NaN" if any(number != number for number in bad) else "inf"
+
+
+# Checks
+
+
+@dataclass(frozen=True, slots=True)
+class _FileContext:
+    """The facts about a file that each of its optimizers is checked against.
+
+    Attributes:
+        tensor_of: `Document.tensor_of`.
+        optimizers: how many there are.
+        progress: the record that training has started, in words; None without one.
+    """
+
+    tensor_of: Callable[[Value], Tensor | None]
+    optimizers: int
+    schedulers: list[Scheduler]
+    progress: str | None
 
 
 class _Check:
     def __init__(
-        self, beside: _Beside, optimizer: Optimizer, slots: list[Slot], pairing: Pairing | None
+        self, context: _FileContext, optimizer: Optimizer, slots: list[Slot], match: Match | None
     ) -> None:
-        self.beside = beside
-        self.document = beside.document
+        self.context = context
         self.optimizer = optimizer
-        self.pairing = pairing
         self.slots = slots
-        self.faults: list[Fault] = list(pairing.faults) if pairing else []
-        self.undecided: list[Fault] = list(pairing.undecided) if pairing else []
-        order = pairing.weights.order if pairing else []
+        self.match = match
+        self.faults: list[Fault] = list(match.faults) if match else []
+        self.undecided: list[Fault] = list(match.undecided) if match else []
+        self.names = match.names if match else [slot.name for slot in slots]
+        order = match.weights.order if match else []
         self.weights: dict[str, Weight] = {weight.name: weight for weight in order}
-        self.names = pairing.names if pairing else [slot.name for slot in self.slots]
 
     def run(self, values: bool) -> OptimizerFit:
-        """All checks, in the order in which one would ask."""
-        if self.pairing is None:
-            self.doubt("model", "no weights lie beside it, so it is held against itself only")
-        self.numbering()
-        self.presence()
+        """Run all checks, from the coarse to the fine."""
+        if self.match is None:
+            self.add_undecided("model", "the file has no weights to compare it with")
+        self.check_indexes()
+        self.check_presence()
         for slot in self.slots:
-            self.keys(slot)
-            self.shapes(slot)
-        self.flat()
-        self.rates()
+            if slot.state:
+                self.check_keys(slot, slot.state)
+                self.check_shapes(slot)
+        self.check_flat_vectors()
+        self.check_learning_rates()
         if values:
-            self.steps()
-            self.numbers()
-        model = self.pairing.weights.path if self.pairing else None
+            self.check_steps()
+            self.check_finite()
+        model = self.match.weights.path if self.match else None
         return OptimizerFit(
             self.optimizer, model, len(self.slots), self.names, self.faults, self.undecided
         )
 
-    def fault(self, kind: str, message: str, parameter: str | None = None) -> None:
-        """It does not fit."""
+    def add_fault(self, kind: str, message: str, parameter: str | None = None) -> None:
         self.faults.append(Fault(kind, message, parameter))
 
-    def doubt(self, kind: str, message: str, parameter: str | None = None) -> None:
-        """Nothing in the file decides it."""
+    def add_undecided(self, kind: str, message: str, parameter: str | None = None) -> None:
         self.undecided.append(Fault(kind, message, parameter))
 
-    def called(self, slot: Slot) -> str:
-        """A parameter's name, else its number."""
+    def label(self, slot: Slot) -> str:
+        """Return a parameter's name, else its number."""
         return self.names[slot.number] or slot.name or f"parameter {slot.number}"
 
-    # --- which states there are -----------------------------------------------------------
+    def weight(self, slot: Slot) -> Weight | None:
+        """Return the model's parameter of a slot."""
+        return self.weights.get(self.names[slot.number] or "")
 
-    def numbering(self) -> None:
-        """Each parameter once, and no state of others."""
-        numbers = [slot.key for slot in self.slots if isinstance(slot.key, int | str)]
-        counts = Counter(numbers)
-        twice = [str(key) for key, times in counts.items() if times > 1]
-        if twice:
-            self.fault("duplicate", f"parameter {', '.join(twice[:3])} stands in the groups twice")
-        extra = [key for key in self.optimizer.state if type(key) is int and key not in counts]
-        if extra and numbers:
-            more = f" and {len(extra) - 3} more" if len(extra) > 3 else ""
-            listed = ", ".join(map(str, extra[:3]))
-            self.fault("extra-state", f"state {listed}{more} belongs to no parameter of the groups")
+    def check_indexes(self) -> None:
+        """Each parameter is listed once, and there is no state of others."""
+        keys = [slot.key for slot in self.slots if isinstance(slot.key, int | str)]
+        counts = Counter(keys)
+        repeated = [str(key) for key, count in counts.items() if count > 1]
+        if repeated:
+            names = ", ".join(repeated[:3])
+            self.add_fault("duplicate", f"parameter {names} is in the groups twice")
+        extra = [str(key) for key in self.optimizer.state if type(key) is int and key not in counts]
+        if extra and keys:
+            names = join_names(extra, 3)
+            self.add_fault("extra-state", f"state {names} belongs to no parameter of the groups")
 
-    def presence(self) -> None:
-        """Whether the state that such an optimizer keeps is there."""
-        name = self.optimizer.class_path
-        keeps = always_keeps(name, self.optimizer.groups)
-        without = [slot for slot in self.slots if not slot.kept]
-        some = bool(self.optimizer.state) and (name or "").endswith(".LBFGS")
-        if not without or keeps is False or some:  # LBFGS keeps all at its first parameter
+    def check_presence(self) -> None:
+        """The state that such an optimizer has after a step is there."""
+        class_path = self.optimizer.class_path
+        has_state = has_state_after_step(class_path, self.optimizer.groups)
+        without = [slot for slot in self.slots if not slot.state]
+        # LBFGS keeps everything with its first parameter.
+        is_lbfgs = bool(self.optimizer.state) and (class_path or "").endswith(".LBFGS")
+        if not without or has_state is False or is_lbfgs:
             return
         if len(without) == len(self.slots):
-            self.empty(keeps)
+            self.check_empty(has_state)
             return
-        missing = [self.called(slot) for slot in without if not self.is_frozen(slot)]
-        if missing and keeps:
-            more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-            listed = ", ".join(missing[:3])
-            self.doubt("missing-state", f"no state for {listed}{more}: frozen, unused, or lost")
+        missing = [self.label(slot) for slot in without if not self.is_frozen(slot)]
+        if missing and has_state:
+            message = f"no state for {join_names(missing, 3)}: frozen, unused, or lost"
+            self.add_undecided("missing-state", message)
 
-    def empty(self, keeps: bool | None) -> None:
-        """No state at all."""
+    def check_empty(self, has_state: bool | None) -> None:
         name = (self.optimizer.class_path or "the optimizer").removeprefix("torch.optim.")
-        begun = self.begun()
-        if keeps and name == "Adagrad":
-            self.fault("missing-state", "the state is empty; Adagrad keeps some from its first day")
-        elif keeps and begun:
-            self.fault(
-                "missing-state", f"the state is empty beside {begun}; {name} always keeps some"
-            )
-        elif keeps:
-            self.doubt("missing-state", "the state is empty: training has not begun, or it is lost")
-        elif keeps is None:
-            self.doubt("missing-state", "the state is empty; nobody knows whether it keeps some")
-
-    def begun(self) -> str | None:
-        """What in the file says that steps were made."""
-        entry = self.beside.counter
-        if entry is not None and isinstance(entry.value, int | float) and entry.value > 0:
-            return f"{dotted(entry.path)} {entry.value}"
-        for found in self.beside.schedulers:
-            if found.last_epoch > 0:
-                return f"a scheduler at step {found.last_epoch}"
-        return None
+        progress = self.context.progress
+        if has_state and name == "Adagrad":
+            message = "the state is empty; Adagrad has some before its first step"
+            self.add_fault("missing-state", message)
+        elif has_state and progress:
+            message = f"the state is empty at {progress}; {name} always has some after a step"
+            self.add_fault("missing-state", message)
+        elif has_state:
+            message = "the state is empty: training has not started, or it is lost"
+            self.add_undecided("missing-state", message)
+        elif has_state is None:
+            message = "the state is empty; whether such an optimizer has any is unknown"
+            self.add_undecided("missing-state", message)
 
     def is_frozen(self, slot: Slot) -> bool:
-        """Whether the file says that the parameter is not trained."""
-        if slot.own is not None:
-            return not slot.own.requires_grad
-        found = self.weights.get(self.names[slot.number] or "")
-        return found is not None and found.trainable is False
-
-    # --- what each state holds ------------------------------------------------------------
-
-    def keys(self, slot: Slot) -> None:
-        """All that the class keeps is there."""
-        if not slot.kept:
-            return
-        group = self.optimizer.groups[slot.group]
-        needed = kept_by(self.optimizer.class_path, group) or ()
-        lacking = [key for key in needed if key not in slot.kept]
-        if self.optimizer.class_path == "torch.optim.Adafactor" and not lacking:
-            factored = {ROW, COLUMN} <= set(slot.kept)
-            lacking = [] if factored or "variance" in slot.kept else ["variance"]
-        if lacking:
-            self.fault("missing-state", f"its state lacks {', '.join(lacking)}", self.called(slot))
-
-    def shapes(self, slot: Slot) -> None:
-        """Tensors of the parameter's shape and dtype."""
-        if not slot.kept:
-            return
+        """Return True if the file records that the parameter is not trained."""
+        if slot.parameter is not None:
+            return not slot.parameter.requires_grad
         weight = self.weight(slot)
-        shape = weight.shape if weight is not None else slot.shape
+        return weight is not None and weight.trainable is False
+
+    def check_keys(self, slot: Slot, state: dict[Value, Value]) -> None:
+        """The state has all keys of its class."""
+        group, class_path = self.optimizer.groups[slot.group], self.optimizer.class_path
+        missing = [key for key in required_state(class_path, group) or () if key not in state]
+        if class_path == "torch.optim.Adafactor" and not missing:
+            is_factored = {ROW, COLUMN} <= set(state)
+            missing = [] if is_factored or "variance" in state else ["variance"]
+        if missing:
+            message = f"its state lacks {', '.join(missing)}"
+            self.add_fault("missing-state", message, self.label(slot))
+
+    def check_shapes(self, slot: Slot) -> None:
+        """The tensors have the parameter's shape and dtype."""
+        weight = self.weight(slot)
+        shape = weight.tensor.shape if weight is not None else slot.shape
         for key, tensor in slot.tensors.items():
             if key not in SAME_SHAPE:
                 continue
             if tensor.shape != shape and shape is not None:
                 if not any(fault.kind in ("shape", "order") for fault in self.faults):
                     message = f"{key} has the shape {tensor.shape}, the parameter {shape}"
-                    self.fault("shape", message, self.called(slot))
-            elif weight is not None and tensor.dtype is not weight.dtype:
-                message = f"{key} is {_name(tensor.dtype)}, the parameter {_name(weight.dtype)}"
-                if not any(fault.kind == "dtype" for fault in self.faults):
-                    self.fault("dtype", message, self.called(slot))
+                    self.add_fault("shape", message, self.label(slot))
+            elif weight is None or tensor.dtype is weight.tensor.dtype:
+                continue
+            elif not any(fault.kind == "dtype" for fault in self.faults):
+                dtypes = _dtype_name(tensor.dtype), _dtype_name(weight.tensor.dtype)
+                message = f"{key} is {dtypes[0]}, the parameter {dtypes[1]}"
+                self.add_fault("dtype", message, self.label(slot))
 
-    def weight(self, slot: Slot) -> Tensor | None:
-        """The model's tensor of a slot."""
-        found = self.weights.get(self.names[slot.number] or "")
-        return found.tensor if found is not None else None
-
-    def flat(self) -> None:
+    def check_flat_vectors(self) -> None:
         """LBFGS's vectors are as long as all parameters together."""
-        if self.optimizer.class_path != "torch.optim.LBFGS" or self.pairing is None:
+        if self.optimizer.class_path != "torch.optim.LBFGS" or self.match is None:
             return
-        if len(self.slots) != len(self.pairing.weights.parameters):
+        weights = self.match.weights
+        if len(self.slots) != len(weights.parameters):
             return
         for key in FLAT:
             tensor = self.slots[0].tensors.get(key) if self.slots else None
-            if tensor is not None and tensor.numel != self.pairing.weights.numel:
+            if tensor is not None and tensor.numel != weights.numel:
                 message = (
-                    f"{key} has {tensor.numel} elements, all parameters together "
-                    f"{self.pairing.weights.numel}"
+                    f"{key} has {tensor.numel} elements, all parameters together {weights.numel}"
                 )
-                self.fault("shape", message)
+                self.add_fault("shape", message)
 
-    def steps(self) -> None:
-        """Whole numbers; within a module the same, as its parameters are trained together."""
-        counted: dict[float, list[Slot]] = {}
-        modules: dict[str, set[float]] = {}
+    def check_learning_rates(self) -> None:
+        """The learning rates are finite, and those that the scheduler set."""
+        rates = [self.number(group.get("lr")) for group in self.optimizer.groups]
+        for index, rate in enumerate(rates):
+            if rate is not None and not 0 <= rate < float("inf"):
+                self.add_fault("lr", f"the learning rate of group {index} is {rate:g}")
+        schedulers = self.context.schedulers
+        if not schedulers and any("initial_lr" in group for group in self.optimizer.groups):
+            message = "the learning rate was scheduled, but the file has no scheduler's state"
+            self.add_undecided("lr", message)
+        with_rates = [scheduler for scheduler in schedulers if scheduler.last_lr is not None]
+        candidates = [s for s in with_rates if len(s.last_lr or ()) == len(rates)]
+        if not candidates or None in rates:
+            return
+        if any(_are_close(rates, scheduler.last_lr or []) for scheduler in candidates):
+            return
+        first = candidates[0]
+        message = (
+            f"the learning rate is {_rates_text(rates)}, that of the scheduler "
+            f"{dotted(first.path)} {_rates_text(first.last_lr or [])}"
+        )
+        is_only_pair = self.context.optimizers == 1 and len(with_rates) == 1
+        (self.add_fault if is_only_pair else self.add_undecided)("lr", message)
+
+    def check_steps(self) -> None:
+        """Steps are whole numbers, and equal within a module, whose parameters train together."""
+        counts: Counter[float] = Counter()
+        by_module: dict[str, set[float]] = {}
         for slot in self.slots:
-            if not slot.kept or "step" not in slot.kept:
-                continue
-            step = self.number(slot.kept["step"])
+            step = self.number(slot.state.get("step")) if slot.state else None
             if step is None:
                 continue
             if step != step or step < 0 or step != int(step):
-                self.fault("step", f"step is {step:g}", self.called(slot))
+                self.add_fault("step", f"step is {step:g}", self.label(slot))
                 continue
-            counted.setdefault(step, []).append(slot)
+            counts[step] += 1
             name = self.names[slot.number]
             if name is not None and "." in name:
-                modules.setdefault(name.rsplit(".", 1)[0], set()).add(step)
-        if len(counted) < 2:
+                by_module.setdefault(name.rsplit(".", 1)[0], set()).add(step)
+        if len(counts) < 2:
             return
-        apart = [name for name, found in modules.items() if len(found) > 1]
-        told = " and ".join(f"{step:g} ({len(counted[step])})" for step in sorted(counted)[:4])
-        if apart:
-            self.fault("step", f"the steps disagree within {apart[0]}: {told}")
+        steps = " and ".join(f"{step:g} ({counts[step]})" for step in sorted(counts)[:4])
+        module = next((name for name, found in by_module.items() if len(found) > 1), None)
+        if module is not None:
+            self.add_fault("step", f"the steps differ within {module}: {steps}")
         else:
-            self.doubt(
-                "step", f"the steps disagree: {told}; unfrozen later, without gradients, or mixed"
-            )
+            message = f"the steps differ: {steps}; unfrozen later, without gradients, or mixed"
+            self.add_undecided("step", message)
 
-    def number(self, value: Value) -> float | None:
-        """A number, or a tensor of one element."""
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            return float(value)
-        tensor = self.document.tensor_of(value) if value is not None else None
-        return number_of(tensor) if tensor is not None else None
-
-    def rates(self) -> None:
-        """The learning rates are numbers, and the scheduler's."""
-        rates = [self.number(group.get("lr")) for group in self.optimizer.groups]
-        for at, rate in enumerate(rates):
-            if rate is not None and not 0 <= rate < float("inf"):
-                self.fault("lr", f"the learning rate of group {at} is {rate:g}")
-        if not self.beside.schedulers and any("initial_lr" in g for g in self.optimizer.groups):
-            self.doubt(
-                "lr", "the learning rate was scheduled, but no scheduler's state is in the file"
-            )
-        known = [found for found in self.beside.schedulers if found.last_lr is not None]
-        same = [found for found in known if len(found.last_lr or ()) == len(rates)]
-        if not same or None in rates:
-            return
-        if any(_close(rates, found.last_lr or []) for found in same):
-            return
-        mine, other = _joined(rates), _joined(same[0].last_lr or [])
-        message = (
-            f"the learning rate is {mine}, that of the scheduler {dotted(same[0].path)} {other}"
-        )
-        alone = self.beside.optimizers == 1 and len(known) == 1
-        (self.fault if alone else self.doubt)("lr", message)
-
-    def numbers(self) -> None:
-        """Neither NaN nor inf in what the optimizer keeps."""
+    def check_finite(self) -> None:
+        """Neither NaN nor inf in the state."""
         for slot in self.slots:
-            for key, value in (slot.kept or {}).items():
-                parts = as_sequence(value) if not isinstance(value, int | float | str) else None
-                for part in parts if parts is not None else (value,):
-                    found = self.odd(part)
-                    if found:
-                        self.fault("nan", f"{key} holds {found}", self.called(slot))
+            for key, value in (slot.state or {}).items():
+                items = None if isinstance(value, int | float | str) else as_sequence(value)
+                for item in items if items is not None else (value,):
+                    name = self.name_if_non_finite(item)
+                    if name:
+                        self.add_fault("nan", f"{key} contains {name}", self.label(slot))
                         break
 
-    def odd(self, value: Value) -> str | None:
-        """`NaN` or `inf`, if a number or tensor holds that."""
+    def name_if_non_finite(self, value: Value) -> str | None:
         if isinstance(value, float):
-            return None if abs(value) < float("inf") else "NaN" if value != value else "inf"
+            return _name_non_finite([value])
         if value is None or isinstance(value, int | str):
             return None
-        tensor = self.document.tensor_of(value)
-        return not_finite(tensor) if tensor is not None else None
+        tensor = self.context.tensor_of(value)
+        return non_finite(tensor) if tensor is not None else None
+
+    def number(self, value: Value) -> float | None:
+        """Return a number, or that of a tensor of one element."""
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return float(value)
+        tensor = self.context.tensor_of(value) if value is not None else None
+        return number_of(tensor) if tensor is not None else None
 
 
-def _name(dtype: object) -> str:
-    return str(getattr(dtype, "name", "of no known type"))
+def _dtype_name(dtype: DType | None) -> str:
+    return dtype.name if dtype is not None else "of an unknown type"
 
 
-def _close(mine: list[float | None], other: list[float]) -> bool:
-    pairs = zip(mine, other, strict=True)
+def _are_close(rates: list[float | None], others: list[float]) -> bool:
+    pairs = zip(rates, others, strict=True)
     return all(a is not None and abs(a - b) <= 1e-6 * max(abs(a), abs(b)) for a, b in pairs)
 
 
-def _joined(rates: list[float | None] | list[float]) -> str:
+def _rates_text(rates: list[float | None] | list[float]) -> str:
     return ", ".join(f"{rate:g}" for rate in rates if rate is not None)
-
-
-__all__ = ["Fault", "OptimizerFit", "check_optimizers", "fit_line"]

@@ -1,286 +1,398 @@
 """Which parameter each of an optimizer's states belongs to.
 
-An optimizer's state_dict numbers its parameters, group after group; their names it records only
-where it was given them (`param_names`). What is left is the order of `parameters()`, which is that
-of the state_dict without its buffers, and the shapes of what the optimizer keeps.
+An optimizer's state_dict numbers its parameters, group after group; it records their names only if
+it was given them (`param_names`). Otherwise there is the order of `parameters()`, which is that of
+the state_dict without its buffers, and the shapes of the tensors in the state.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from operator import attrgetter
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from ptinspect.document.optim.rules import COLUMN, ROW, SAME_SHAPE
-from ptinspect.document.tensor import Tensor
-from ptinspect.pickling.pyobjects import as_mapping, as_sequence
+from ptinspect.document.optim.state import COLUMN, ROW, SAME_SHAPE, Optimizer
+from ptinspect.document.tensor import Tensor, TensorInfo
+from ptinspect.pickling.pyobjects import Path, as_mapping, as_sequence
 from ptinspect.pickling.values import Value
+from ptinspect.torchnn.attributes import NORM_BUFFERS, WRAPPER_PREFIXES
 
 if TYPE_CHECKING:
-    from ptinspect.document.document import Document
-    from ptinspect.document.optim.state import Optimizer
-    from ptinspect.document.optim.training_state import Weight, Weights
+    from ptinspect.document.walk import Contents
 
 Shape = tuple[int, ...]
 
-
-class Slot(NamedTuple):
-    """A parameter as an optimizer has it. number: its place over all groups. key: in `state`.
-    name: as recorded. kept: its state; None without. tensors: those in it. shape: the parameter's,
-    as its state tells it. own: the parameter itself, where the optimizer was pickled whole."""
-
-    number: int
-    group: int
-    key: Value
-    name: str | None
-    kept: dict[Value, Value] | None
-    tensors: dict[Value, Tensor]
-    shape: Shape | None
-    own: Tensor | None
+MAX_MODELS = 64
+"""Models that an optimizer is compared with if none fits. Several hundred optimizers and several
+hundred models in one file would take hours."""
 
 
-class Fault(NamedTuple):
-    """kind: such as `order` or `nan`. message: in words. parameter: which, where it is one."""
-
-    kind: str
-    message: str
-    parameter: str | None = None
+# Shapes. The proofs' worker compares live torch tensors with the same functions.
 
 
-class Pairing(NamedTuple):
-    """weights: the model. names: per slot, None where that is not decided. buffers: whether the
-    optimizer was given the model's buffers as well."""
+class HasShape(Protocol):
+    """A tensor, of a file or of torch."""
 
-    weights: Weights
-    names: list[str | None]
-    faults: list[Fault]
-    undecided: list[Fault]
-    buffers: bool = False
+    @property
+    def shape(self) -> Sequence[int]: ...
 
 
-def slots_of(optimizer: Optimizer, document: Document) -> list[Slot]:
-    """The parameters of all groups, in order."""
-    made: list[Slot] = []
-    for at, group in enumerate(optimizer.groups):
-        keys = as_sequence(group.get("params")) or ()
-        names = optimizer.names(at)
-        for place, key in enumerate(keys):
-            kept = as_mapping(_state(optimizer.state, key))
-            own = document.tensor_of(key) if not isinstance(key, int | str | float) else None
-            name = names[place] if len(names) == len(keys) else None
-            if isinstance(key, str):  # torch.distributed.checkpoint.state_dict writes names
-                name = str(key)
-            tensors = _tensors(kept, document)
-            shape = own.shape if own is not None else _shape(tensors)
-            made.append(Slot(len(made), at, key, name, kept, tensors, shape, own))
-    return made
-
-
-def _state(state: dict[Value, Value], key: Value) -> Value:
-    try:
-        return state.get(key)
-    except TypeError:
-        return None
-
-
-def _tensors(kept: dict[Value, Value] | None, document: Document) -> dict[Value, Tensor]:
-    """The tensors directly in a state."""
-    found = ((key, document.tensor_of(value)) for key, value in (kept or {}).items())
-    return {key: tensor for key, tensor in found if tensor is not None}
-
-
-def _shape(tensors: dict[Value, Tensor]) -> Shape | None:
-    """A parameter's shape, as what is kept for it tells it."""
+def parameter_shape(tensors: Mapping[Value, HasShape]) -> Shape | None:
+    """Return a parameter's shape as the tensors in its state imply it."""
     for key, tensor in tensors.items():
         if key in SAME_SHAPE:
-            return tensor.shape
+            return tuple(tensor.shape)
     row, column = tensors.get(ROW), tensors.get(COLUMN)
     if row is not None and column is not None and len(row.shape) == len(column.shape) >= 2:
         return (*row.shape[:-1], column.shape[-1])
     return None
 
 
-TRIED = 64
-"""Models that an optimizer is held against, where none fits: several hundred optimizers beside
-several hundred models would take hours."""
+def shapes_agree(slots: Sequence[Shape | None], shapes: Sequence[Sequence[int]]) -> bool:
+    """Return True if there is a parameter per slot, and no slot's known shape differs."""
+    return len(slots) == len(shapes) and all(
+        slot is None or slot == tuple(shape) for slot, shape in zip(slots, shapes, strict=True)
+    )
 
 
-def pair(slots: list[Slot], candidates: list[Weights]) -> Pairing | None:
-    """The first model that fits, else the one that comes nearest; None without any. Beyond `TRIED`
-    models only those with as many parameters are tried, and no more than that of them."""
-    if len(candidates) > TRIED:
-        candidates = _likely(slots, candidates)
-    tried: list[Pairing] = []
+def names_by_shape(
+    slots: Sequence[Shape | None], shapes: Mapping[str, Sequence[int]]
+) -> list[str] | None:
+    """Return the only assignment of names that the shapes allow; None if there are several."""
+    free = {name: tuple(shape) for name, shape in shapes.items()}
+    names = []
+    for slot in slots:
+        candidates = [name for name, shape in free.items() if shape == slot]
+        if len(candidates) != 1:
+            return None
+        names.append(candidates[0])
+        del free[candidates[0]]
+    return names
+
+
+# The models in a file
+
+
+class Weight(NamedTuple):
+    """A tensor of a model. trainable: None if the file does not record it (a state_dict)."""
+
+    name: str
+    tensor: Tensor
+    trainable: bool | None
+
+
+@dataclass(slots=True)
+class Weights:
+    """A model's tensors, tied ones once.
+
+    Attributes:
+        path: of the model in the file.
+        parameters: in the order of `parameters()`.
+        order: parameters and buffers in the file's order.
+    """
+
+    path: Path
+    parameters: list[Weight] = field(default_factory=list)
+    buffers: list[Weight] = field(default_factory=list)
+    order: list[Weight] = field(default_factory=list)
+
+    @property
+    def numel(self) -> int:
+        """Elements of all parameters."""
+        return sum(weight.tensor.numel for weight in self.parameters)
+
+    @property
+    def is_average(self) -> bool:
+        """True if its path reads like that of an average of another model's weights."""
+        words = "_".join(map(str, self.path)).lower()
+        return any(word in words for word in ("ema", "averaged", "shadow", "swa", "best"))
+
+
+def candidate_weights(contents: Contents) -> list[Weights]:
+    """Return the state_dicts and modules that an optimizer may belong to.
+
+    In the file's order, apparent averages of others last; then, if there are several, all together.
+    """
+    children: dict[Path, list[TensorInfo]] = {}
+    below: dict[Path, list[TensorInfo]] = {info.root: [] for info in contents.modules}
+    for info in contents.tensors:
+        children.setdefault(info.path[:-1], []).append(info)
+        for length in range(len(info.path) if below else 0):
+            if info.path[:length] in below:
+                below[info.path[:length]].append(info)
+    models = [
+        *(_weights(path, children.get(path, []), False) for path in contents.state_dicts),
+        *(_weights(root, infos, True) for root, infos in below.items()),
+    ]
+    models = sorted((model for model in models if model.parameters), key=attrgetter("is_average"))
+    own = [model for model in models if not model.is_average]
+    if len(own) < 2:
+        return models
+    together = Weights(())
+    for model in own:
+        prefix = ".".join(map(str, model.path))
+        for store in ("parameters", "buffers", "order"):
+            getattr(together, store).extend(
+                weight._replace(name=f"{prefix}.{weight.name}") for weight in getattr(model, store)
+            )
+    return [*models, together]
+
+
+def _weights(path: Path, infos: Iterable[TensorInfo], is_module: bool) -> Weights:
+    weights = Weights(path)
+    seen: set[tuple[object, ...]] = set()
+    for info in infos:
+        if len(info.path) <= len(path):
+            continue
+        if is_module and info.role not in ("parameter", "buffer"):
+            continue
+        key = info.tensor.view_key()
+        if key in seen:
+            continue
+        seen.add(key)
+        name = ".".join(map(str, info.path[len(path) :]))
+        weight = Weight(name, info.tensor, info.tensor.requires_grad if is_module else None)
+        if is_module:
+            is_parameter = info.role == "parameter"
+        else:
+            is_parameter = info.tensor.is_float and name.rsplit(".", 1)[-1] not in NORM_BUFFERS
+        (weights.parameters if is_parameter else weights.buffers).append(weight)
+        weights.order.append(weight)
+    return weights
+
+
+# Matching
+
+
+class Slot(NamedTuple):
+    """A parameter as an optimizer has it.
+
+    Attributes:
+        number: its index over all groups.
+        key: in the optimizer's `state`.
+        name: as recorded.
+        state: its state, None without.
+        tensors: the tensors in its state.
+        shape: the parameter's, as its state implies it.
+        parameter: the parameter itself, if the optimizer was pickled whole.
+    """
+
+    number: int
+    group: int
+    key: Value
+    name: str | None
+    state: dict[Value, Value] | None
+    tensors: dict[Value, Tensor]
+    shape: Shape | None
+    parameter: Tensor | None
+
+
+class Fault(NamedTuple):
+    """Something that does not fit, or is undecided: `kind` such as `order` or `nan`."""
+
+    kind: str
+    message: str
+    parameter: str | None = None
+
+
+class Match(NamedTuple):
+    """An optimizer compared with a model.
+
+    Attributes:
+        names: per slot, None if it is undecided.
+    """
+
+    weights: Weights
+    names: list[str | None]
+    faults: list[Fault]
+    undecided: list[Fault]
+
+
+def slots_of(optimizer: Optimizer, tensor_of: Callable[[Value], Tensor | None]) -> list[Slot]:
+    """Return the parameters of all groups, in order. `tensor_of` is `Document.tensor_of`."""
+    slots: list[Slot] = []
+    for number, group in enumerate(optimizer.groups):
+        keys = as_sequence(group.get("params")) or ()
+        names = optimizer.names(number)
+        for index, key in enumerate(keys):
+            state = None
+            with suppress(TypeError):  # an unhashable key, in a hostile file
+                state = as_mapping(optimizer.state.get(key))
+            tensors: dict[Value, Tensor] = {}
+            for state_key, value in (state or {}).items():
+                tensor = tensor_of(value)
+                if tensor is not None:
+                    tensors[state_key] = tensor
+            parameter = tensor_of(key) if not isinstance(key, int | str | float) else None
+            shape = parameter.shape if parameter is not None else parameter_shape(tensors)
+            name = names[index] if len(names) == len(keys) else None
+            if isinstance(key, str):  # torch.distributed.checkpoint.state_dict writes names
+                name = str(key)
+            slots.append(Slot(len(slots), number, key, name, state, tensors, shape, parameter))
+    return slots
+
+
+def best_match(slots: list[Slot], candidates: list[Weights]) -> Match | None:
+    """Return the match with the first model that fits, else with the nearest; None without models.
+
+    If there are more than `MAX_MODELS`, those with as many parameters are tried first.
+    """
+    if len(candidates) > MAX_MODELS:
+        same_count = [weights for weights in candidates if len(weights.parameters) == len(slots)]
+        candidates = [*same_count, *candidates][:MAX_MODELS]
+    matches: list[Match] = []
     for weights in candidates:
-        made = _with(slots, weights)
-        if not made.faults:
-            return made
-        tried.append(made)
-    return min(tried, key=lambda made: (len(made.faults), _far(slots, made)), default=None)
+        match = _match(slots, weights)
+        if not match.faults:
+            return match
+        matches.append(match)
+    return min(matches, key=lambda match: _distance(slots, match), default=None)
 
 
-def _likely(slots: list[Slot], candidates: list[Weights]) -> list[Weights]:
-    many = [weights for weights in candidates if len(weights.parameters) == len(slots)]
-    return [*many, *candidates][:TRIED]
+def _distance(slots: list[Slot], match: Match) -> tuple[int, int]:
+    return len(match.faults), abs(len(slots) - len(match.weights.parameters))
 
 
-def _far(slots: list[Slot], made: Pairing) -> int:
-    return abs(len(slots) - len(made.weights.parameters))
-
-
-def _with(slots: list[Slot], weights: Weights) -> Pairing:
-    """The slots' names among these parameters, and what does not fit."""
-    if slots and all(slot.own is not None for slot in slots):
-        return _by_storage(slots, weights)
+def _match(slots: list[Slot], weights: Weights) -> Match:
+    """Find the slots' names among a model's parameters."""
+    if slots and all(slot.parameter is not None for slot in slots):
+        return _match_by_storage(slots, weights)
     if slots and all(slot.name is not None for slot in slots):
-        return _by_name(slots, weights)
+        return _match_by_name(slots, weights)
     parameters = weights.parameters
     if len(slots) > len(parameters):
-        floats = [weight for weight in weights.order if _is_float(weight)]
-        if len(slots) == len(floats) and _agree(slots, floats):
-            said = Fault(
-                "buffers", f"the optimizer covers {len(slots) - len(parameters)} buffers as well"
-            )
-            return Pairing(weights, [weight.name for weight in floats], [], [said], True)
-        return _unpaired(slots, weights, [_too_many(slots, weights)])
-    if len(slots) == len(parameters) and _agree(slots, parameters):
-        if len({slot.group for slot in slots}) < 2 or _tells(slots):
-            return Pairing(weights, [weight.name for weight in parameters], [], [])
-        return _unpaired(slots, weights, [], [_which(slots, weights)])
-    return _some(slots, weights)
+        floats = [weight for weight in weights.order if weight.tensor.is_float]
+        if _agree(slots, floats):
+            extra = len(slots) - len(parameters)
+            fault = Fault("buffers", f"the optimizer covers {extra} buffers as well")
+            return Match(weights, [weight.name for weight in floats], [], [fault])
+        message = f"the groups cover {len(slots)} parameters, the model has {len(parameters)}"
+        return _no_match(slots, weights, faults=[Fault("group-size", message)])
+    if _agree(slots, parameters):
+        if len({slot.group for slot in slots}) < 2 or _shapes_are_unique(slots):
+            return Match(weights, [weight.name for weight in parameters], [], [])
+        return _no_match(slots, weights, undecided=[_ambiguous_fault(slots, weights)])
+    return _match_subset(slots, weights)
 
 
-def _tells(slots: list[Slot]) -> bool:
-    """Whether shapes alone leave no other order."""
+def _agree(slots: list[Slot], weights: list[Weight]) -> bool:
+    return shapes_agree([slot.shape for slot in slots], [w.tensor.shape for w in weights])
+
+
+def _shapes_are_unique(slots: list[Slot]) -> bool:
+    """Return True if the shapes alone leave no other order."""
     shapes = [slot.shape for slot in slots]
     return None not in shapes and len(set(shapes)) == len(shapes)
 
 
-def _unpaired(
+def _no_match(
     slots: list[Slot],
     weights: Weights,
-    faults: list[Fault],
+    faults: list[Fault] | None = None,
     undecided: list[Fault] | None = None,
-) -> Pairing:
-    return Pairing(weights, [None] * len(slots), faults, undecided or [])
+) -> Match:
+    return Match(weights, [None] * len(slots), faults or [], undecided or [])
 
 
-def _is_float(weight: Weight) -> bool:
-    kind = weight.tensor.dtype.name if weight.tensor.dtype is not None else ""
-    return kind.startswith(("float", "bfloat", "complex"))
-
-
-def _agree(slots: list[Slot], weights: list[Weight]) -> bool:
-    return all(
-        slot.shape is None or slot.shape == weight.tensor.shape
-        for slot, weight in zip(slots, weights, strict=True)
+def _ambiguous_fault(slots: list[Slot], weights: Weights) -> Fault:
+    return Fault(
+        "names",
+        f"the file does not record which {len(slots)} of the {len(weights.parameters)} parameters "
+        "the groups cover, nor their order; the shapes fit",
     )
 
 
-def _too_many(slots: list[Slot], weights: Weights) -> Fault:
-    many, there = len(slots), len(weights.parameters)
-    return Fault("group-size", f"the groups cover {many} parameters, the model has {there}")
-
-
-def _which(slots: list[Slot], weights: Weights) -> Fault:
-    message = (
-        f"the file does not tell which {len(slots)} of the {len(weights.parameters)} parameters "
-        "the groups cover, nor in which order; the shapes fit"
-    )
-    return Fault("names", message)
-
-
-def _some(slots: list[Slot], weights: Weights) -> Pairing:
-    """Fewer slots than parameters (some are frozen), or another order."""
+def _match_subset(slots: list[Slot], weights: Weights) -> Match:
+    """Match fewer slots than parameters (some are frozen), or slots in another order."""
     parameters = weights.parameters
-    early = _subsequence(slots, parameters)
-    if early is not None:
-        late = _subsequence(slots[::-1], parameters[::-1])
+    earliest = _subsequence(slots, parameters)
+    if earliest is not None:
+        latest = _subsequence(slots[::-1], parameters[::-1])
         last = len(parameters) - 1
-        if late is not None and early == [last - at for at in late[::-1]]:
-            return Pairing(weights, [parameters[at].name for at in early], [], [])
-        return _unpaired(slots, weights, [], [_which(slots, weights)])
-    rest = Counter(weight.tensor.shape for weight in parameters)
-    rest.subtract(Counter(slot.shape for slot in slots if slot.shape is not None))
-    if min(rest.values(), default=0) >= 0:
-        if len({slot.group for slot in slots}) > 1:
-            return _unpaired(slots, weights, [], [_which(slots, weights)])
-        return _unpaired(slots, weights, [_order(slots, parameters)])
-    return _unpaired(slots, weights, [_odd(slots, parameters)])
+        if latest is not None and earliest == [last - index for index in latest[::-1]]:
+            return Match(weights, [parameters[index].name for index in earliest], [], [])
+        return _no_match(slots, weights, undecided=[_ambiguous_fault(slots, weights)])
+    unused = Counter(weight.tensor.shape for weight in parameters)
+    unused.subtract(Counter(slot.shape for slot in slots if slot.shape is not None))
+    if min(unused.values(), default=0) < 0:
+        return _no_match(slots, weights, faults=[_shape_fault(slots, parameters)])
+    if len({slot.group for slot in slots}) > 1:
+        return _no_match(slots, weights, undecided=[_ambiguous_fault(slots, weights)])
+    return _no_match(slots, weights, faults=[_order_fault(slots, parameters)])
 
 
 def _subsequence(slots: list[Slot], parameters: list[Weight]) -> list[int] | None:
-    """Places of the parameters, in order, that the slots' shapes allow: the earliest ones."""
-    found, at = [], 0
+    """Return the earliest indexes of parameters, in order, that the slots' shapes allow."""
+    indexes, index = [], 0
     for slot in slots:
-        while at < len(parameters) and slot.shape not in (None, parameters[at].tensor.shape):
-            at += 1
-        if at == len(parameters):
+        while index < len(parameters) and slot.shape not in (None, parameters[index].tensor.shape):
+            index += 1
+        if index == len(parameters):
             return None
-        found.append(at)
-        at += 1
-    return found
+        indexes.append(index)
+        index += 1
+    return indexes
 
 
-def _order(slots: list[Slot], parameters: list[Weight]) -> Fault:
+def _order_fault(slots: list[Slot], parameters: list[Weight]) -> Fault:
     for slot, weight in zip(slots, parameters, strict=False):
         if slot.shape not in (None, weight.tensor.shape):
-            message = (
-                f"another order: state {slot.number} is for a parameter of shape {slot.shape}, "
-                f"the model's is {weight.name} of shape {weight.tensor.shape}"
-            )
-            return Fault("order", message, weight.name)
-    return Fault("order", "the states stand in another order than the model's parameters")
+            return Fault("order", f"another order: {_mismatch(slot, weight)}", weight.name)
+    return Fault("order", "the states are in another order than the model's parameters")
 
 
-def _odd(slots: list[Slot], parameters: list[Weight]) -> Fault:
+def _shape_fault(slots: list[Slot], parameters: list[Weight]) -> Fault:
     shapes = {weight.tensor.shape for weight in parameters}
+    has_same_count = len(slots) == len(parameters)
     for slot, weight in zip(slots, parameters, strict=False):
-        if slot.shape is not None and (
-            slot.shape not in shapes
-            or (len(slots) == len(parameters) and slot.shape != weight.tensor.shape)
-        ):
+        if slot.shape is None or slot.shape == weight.tensor.shape:
+            continue
+        if has_same_count:
+            return Fault("shape", _mismatch(slot, weight), weight.name)
+        if slot.shape not in shapes:
             message = (
                 f"state {slot.number} is for a parameter of shape {slot.shape}, "
-                f"the model's is {weight.name} of shape {weight.tensor.shape}"
-                if len(slots) == len(parameters)
-                else f"state {slot.number} is for a parameter of shape {slot.shape}, "
                 "which the model does not have"
             )
             return Fault("shape", message, weight.name)
     return Fault("shape", "the states are for parameters of other shapes than the model's")
 
 
-_PREFIXES = ("module.", "_orig_mod.", "model.")
+def _mismatch(slot: Slot, weight: Weight) -> str:
+    return (
+        f"state {slot.number} is for a parameter of shape {slot.shape}, "
+        f"the model's is {weight.name} of shape {weight.tensor.shape}"
+    )
 
 
-def _by_name(slots: list[Slot], weights: Weights) -> Pairing:
-    known = {weight.name: weight for weight in weights.order}
+def _match_by_name(slots: list[Slot], weights: Weights) -> Match:
+    """Match recorded names, with or without the prefix of a wrapper."""
+    by_name = {weight.name: weight for weight in weights.order}
     faults = []
     names: list[str | None] = []
     for slot in slots:
-        weight = known.get(slot.name or "") or next(
-            (
-                known[other]
-                for prefix in _PREFIXES
-                for other in (prefix + (slot.name or ""), (slot.name or "").removeprefix(prefix))
-                if other in known
-            ),
-            None,
-        )
+        name = slot.name or ""
+        spellings = [name]
+        for prefix in (*WRAPPER_PREFIXES, "model."):
+            spellings += [prefix + name, name.removeprefix(prefix)]
+        weight = next((by_name[text] for text in spellings if text in by_name), None)
         names.append(weight.name if weight else None)
         if weight is None:
-            message = f"the optimizer covers {slot.name}, which the model does not have"
-            faults.append(Fault("names", message, slot.name))
+            message = f"the optimizer covers {name}, which the model does not have"
+            faults.append(Fault("names", message, name))
         elif slot.shape not in (None, weight.tensor.shape):
             message = f"its state is for the shape {slot.shape}, it has {weight.tensor.shape}"
             faults.append(Fault("shape", message, weight.name))
-    return Pairing(weights, names, faults, [])
+    return Match(weights, names, faults, [])
 
 
-def _by_storage(slots: list[Slot], weights: Weights) -> Pairing:
-    """An optimizer pickled with its parameters: they are the model's own, or copies."""
-    known = {weight.tensor.same(): weight.name for weight in weights.order}
-    names = [known.get(slot.own.same()) if slot.own is not None else None for slot in slots]
+def _match_by_storage(slots: list[Slot], weights: Weights) -> Match:
+    """Match an optimizer pickled with its parameters: they are the model's own, or copies."""
+    by_view = {weight.tensor.view_key(): weight.name for weight in weights.order}
+    names = [by_view.get(slot.parameter.view_key()) if slot.parameter else None for slot in slots]
     if any(names):
-        return Pairing(weights, list(names), [], [])
-    return _with([slot._replace(own=None) for slot in slots], weights)
+        return Match(weights, list(names), [], [])
+    return _match([slot._replace(parameter=None) for slot in slots], weights)

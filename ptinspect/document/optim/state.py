@@ -1,26 +1,39 @@
-"""Optimizer state, wherever it lies, and which class of torch.optim wrote it.
+"""The state of a training in a file: optimizers, learning rate schedulers, and how far it was.
 
-Source: `torch.optim.Optimizer.state_dict`: {"state": {index: {…}}, "param_groups": [{…}]};
-each class's keys are the `defaults` of its `__init__` and what its `step` keeps.
+Source: `torch.optim.Optimizer.state_dict`: {"state": {index: {…}}, "param_groups": [{…}]}; each
+class's keys are the `defaults` of its `__init__` and what its `_init_group` (LBFGS: `step`) adds
+to the state.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from ptinspect.pickling.pyobjects import as_mapping, as_sequence, attributes_of, class_path
-from ptinspect.pickling.pyobjects import path_step as step_of
+from ptinspect.document.entries import Entry
+from ptinspect.pickling.pyobjects import (
+    Path,
+    as_mapping,
+    as_sequence,
+    attributes_of,
+    class_path,
+    path_step,
+)
 from ptinspect.pickling.values import Call, Value
 
 
 class Optimizer(NamedTuple):
-    """path: where it lies. class_path: `torch.optim.SGD`, or None. evidence: `recorded` (the
-    object itself was pickled), `inferred` (from its hyper-parameters and state) or `unknown`.
-    groups: the param_groups, in order. state: per parameter (its index, else its place) what
-    the optimizer keeps."""
+    """An optimizer's state.
 
-    path: tuple[str | int, ...]
+    Attributes:
+        class_path: `torch.optim.SGD`, or None.
+        evidence: `recorded` (the object itself was pickled), `inferred` (from its hyper-parameters
+            and state) or `unknown`.
+        groups: the param_groups, in order.
+        state: by parameter: its index, or the parameter itself.
+    """
+
+    path: Path
     class_path: str | None
     evidence: str
     groups: tuple[dict[Value, Value], ...]
@@ -29,62 +42,64 @@ class Optimizer(NamedTuple):
     @property
     def step(self) -> Value:
         """The first parameter's step, a number or a 0-dim tensor; None without."""
-        for kept in self.state.values():
-            step = (as_mapping(kept) or {}).get("step")
+        for values in self.state.values():
+            step = (as_mapping(values) or {}).get("step")
             if step is not None:
                 return step
         return None
 
     def parameters(self, group: int) -> int:
-        """How many parameters a group covers."""
+        """Return the number of parameters in a group."""
         return len(as_sequence(self.groups[group].get("params")) or ())
 
-    def members(self) -> Iterator[tuple[tuple[str | int, ...], Value]]:
-        """The insides with their paths: state (by the parameter's index where the pickled object
-        has the parameters themselves as keys), then groups."""
-        order: dict[int, int] = {}
+    def members(self) -> Iterator[tuple[Path, Value]]:
+        """Yield state and groups with their paths.
+
+        A pickled optimizer has the parameters themselves as keys: their index stands in the path.
+        """
+        indexes: dict[int, int] = {}
         for group in self.groups:
             for parameter in as_sequence(group.get("params")) or ():
-                order.setdefault(id(parameter), len(order))
-        for key, kept in self.state.items():
-            at = order.get(id(key)) if isinstance(key, Call) else None
-            yield (*self.path, "state", step_of(key) if at is None else at), kept
+                indexes.setdefault(id(parameter), len(indexes))
+        for key, values in self.state.items():
+            index = indexes.get(id(key)) if isinstance(key, Call) else None
+            yield (*self.path, "state", path_step(key) if index is None else index), values
         for number, group in enumerate(self.groups):
             yield (*self.path, "param_groups", number), group
 
     def names(self, group: int) -> list[str]:
-        """`param_names`, where recorded (torch ≥ 2.6, when given named parameters)."""
+        """Return `param_names`, if recorded (torch 2.6 and later, given named parameters)."""
         names = as_sequence(self.groups[group].get("param_names")) or ()
         return [name for name in names if isinstance(name, str)]
 
 
-def optimizer_of(value: Value, path: tuple[str | int, ...]) -> Optimizer | None:
-    """The optimizer state that `value` is, a state_dict or the pickled object; else None."""
+def optimizer_of(value: Value, path: Path) -> Optimizer | None:
+    """Return the optimizer state that `value` is: a state_dict or the pickled object; else None."""
     items, recorded = as_mapping(value), None
     if items is None and isinstance(value, Call):
         items, recorded = attributes_of(value), class_path(value)
     if not items or "state" not in items or "param_groups" not in items:
         return None
-    state, groups = as_mapping(items["state"]), as_sequence(items["param_groups"])
-    if state is None or groups is None:
+    state, group_values = as_mapping(items["state"]), as_sequence(items["param_groups"])
+    if state is None or group_values is None:
         return None
-    found = tuple(group for group in map(as_mapping, groups) if group is not None)
-    if len(found) != len(groups) or not all("params" in group for group in found):
+    groups = tuple(group for group in map(as_mapping, group_values) if group is not None)
+    if len(groups) != len(group_values) or not all("params" in group for group in groups):
         return None
-    name = _public(recorded) if recorded else infer(found, state)
-    evidence = "recorded" if recorded else "inferred" if name else "unknown"
-    return Optimizer(path, name, evidence, found, state)
+    name = infer_class(groups, state)
+    evidence = "inferred" if name else "unknown"
+    if recorded:
+        parts = recorded.split(".")  # torch.optim.adam.Adam is public as torch.optim.Adam
+        name = f"torch.optim.{parts[-1]}" if parts[:2] == ["torch", "optim"] else recorded
+        evidence = "recorded"
+    return Optimizer(path, name, evidence, groups, state)
 
 
-def _public(path: str) -> str:
-    """`torch.optim.adam.Adam` under its public name, `torch.optim.Adam`."""
-    parts = path.split(".")
-    return f"torch.optim.{parts[-1]}" if parts[:2] == ["torch", "optim"] else path
+# The optimizers of torch.optim
 
-
-# Per class: the group's keys and the state's keys that together are found in no other.
-# `!key` must be absent. The first match counts.
-_SIGNS: tuple[tuple[str, str, str], ...] = (
+# Per class: the keys of a group, and of the state, that together no other class has. `!key` must be
+# absent. The first match counts.
+_SIGNATURES: tuple[tuple[str, str, str], ...] = (
     ("LBFGS", "max_iter history_size tolerance_grad", ""),
     ("Muon", "ns_steps ns_coefficients", ""),
     ("Adafactor", "beta2_decay d", ""),
@@ -105,28 +120,163 @@ _SIGNS: tuple[tuple[str, str, str], ...] = (
     ("RAdam", "betas eps weight_decay !amsgrad", "exp_avg exp_avg_sq"),
 )
 
+# Per class: the keys that its state always has once a parameter was trained.
+_STATE_KEYS = {
+    "Adam": "step exp_avg exp_avg_sq",
+    "AdamW": "step exp_avg exp_avg_sq",
+    "SparseAdam": "step exp_avg exp_avg_sq",
+    "RAdam": "step exp_avg exp_avg_sq",
+    "NAdam": "step exp_avg exp_avg_sq mu_product",
+    "Adamax": "step exp_avg exp_inf",
+    "RMSprop": "step square_avg",
+    "Rprop": "step prev step_size",
+    "Adagrad": "step sum",
+    "Adadelta": "step square_avg acc_delta",
+    "ASGD": "step eta mu ax",
+    "Muon": "momentum_buffer",
+    "Adafactor": "step",
+    "LBFGS": "",
+}
 
-def infer(groups: tuple[dict[Value, Value], ...], state: dict[Value, Value]) -> str | None:
-    """The class of torch.optim whose hyper-parameters and state these are; None if none's.
+SAME_SHAPE = frozenset(
+    (
+        "exp_avg", "exp_avg_sq", "max_exp_avg_sq", "exp_inf", "momentum_buffer", "square_avg",
+        "grad_avg", "acc_delta", "sum", "prev", "step_size", "ax", "variance",
+    )
+)  # fmt: skip
+"""Keys of tensors that have the parameter's own shape."""
 
-    Adam and AdamW of torch before 2.7 write the same keys: a weight decay of 0.01, which
-    is AdamW's default, is taken for AdamW, any other for Adam.
+ROW, COLUMN = "row_var", "col_var"
+"""Adafactor's factors: the parameter's shape with 1 as the last dimension, or as the one before."""
+
+FLAT = ("d", "prev_flat_grad")
+"""LBFGS's vectors, stored with the first parameter: as long as all parameters together."""
+
+
+def infer_class(groups: tuple[dict[Value, Value], ...], state: dict[Value, Value]) -> str | None:
+    """Return the class of torch.optim with such hyper-parameters and state; None for others.
+
+    Adam and AdamW of torch before 2.7 write the same keys: a weight decay of 0.01, which is AdamW's
+    default, is taken for AdamW, any other for Adam.
     """
     if not groups:
         return None
-    kept: dict[Value, Value] = {}
+    state_keys: set[Value] = set()
     for values in state.values():
-        kept.update(as_mapping(values) or {})
-    for name, group_signs, state_signs in _SIGNS:
-        if all(_has(groups[0], sign) for sign in group_signs.split()) and (
-            all(sign in kept for sign in state_signs.split())
+        state_keys.update(as_mapping(values) or {})
+    for name, group_signs, state_signs in _SIGNATURES:
+        if all(_has_sign(groups[0], sign) for sign in group_signs.split()) and (
+            state_keys.issuperset(state_signs.split())
         ):
             return f"torch.optim.{name}"
     return None
 
 
-def _has(group: dict[Value, Value], sign: str) -> bool:
+def _has_sign(group: dict[Value, Value], sign: str) -> bool:
     if sign.startswith("!"):
         return sign[1:] not in group
     key, _, value = sign.partition("=")
     return key in group and (not value or str(group[key]) in (value, value + ".0"))
+
+
+def required_state(class_path: str | None, group: dict[Value, Value]) -> tuple[str, ...] | None:
+    """Return the keys that the class's state always has once a parameter was trained.
+
+    Empty for a class without state (SGD without momentum), None for one not of torch.optim.
+    """
+    name = (class_path or "").removeprefix("torch.optim.")
+    if name == "SGD":
+        return ("momentum_buffer",) if group.get("momentum") else ()
+    if name not in _STATE_KEYS:
+        return None
+    keys = _STATE_KEYS[name].split()
+    if name in ("Adam", "AdamW") and group.get("amsgrad") is True:
+        keys.append("max_exp_avg_sq")
+    if name == "RMSprop":
+        keys += ["momentum_buffer"] if group.get("momentum") else []
+        keys += ["grad_avg"] if group.get("centered") is True else []
+    return tuple(keys)
+
+
+def has_state_after_step(
+    class_path: str | None, groups: tuple[dict[Value, Value], ...]
+) -> bool | None:
+    """Return True if an optimizer that has made a step has state; None if that is unknown."""
+    if (class_path or "").endswith(".LBFGS"):
+        return True
+    if class_path is None and groups and all("betas" in group for group in groups):
+        return True  # some class of Adam's family: the betas are for its averages
+    keys = [required_state(class_path, group) for group in groups]
+    return None if None in keys else any(keys)
+
+
+# Counters and schedulers
+
+EPOCHS = ("epoch", "epochs", "epochs_run", "current_epoch", "last_epoch", "start_epoch")
+STEPS = (
+    "global_step", "step", "steps", "iteration", "iter", "iters", "it", "num_updates", "niter",
+    "n_iter", "round",
+)  # fmt: skip
+"""Names under which training scripts record their progress."""
+
+
+class Scheduler(NamedTuple):
+    """A learning rate scheduler's state. `last_lr` per group, None if it is not recorded."""
+
+    path: Path
+    last_epoch: int
+    last_lr: list[float] | None
+
+
+def find_schedulers(entries: Iterable[Entry]) -> list[Scheduler]:
+    """Return scheduler states, recognized by torch's names, except those inside another scheduler.
+
+    Source: `torch.optim.lr_scheduler.LRScheduler.state_dict`.
+    """
+    values_at: dict[Path, dict[str, Value]] = {}
+    for entry in entries:
+        if entry.path:
+            values_at.setdefault(entry.path[:-1], {})[str(entry.path[-1])] = entry.value
+    schedulers: list[Scheduler] = []
+    outer: set[Path] = set()
+    for path, values in values_at.items():
+        last = values.get("last_epoch")
+        if not isinstance(last, int) or not {"_step_count", "_last_lr", "base_lrs"} & set(values):
+            continue
+        if any(path[:length] in outer for length in range(1, len(path))):
+            continue  # part of a SequentialLR
+        rates = values.get("_last_lr")
+        while len(path) > 1 and path[-2] == "_schedulers":  # a ChainedScheduler has no last_epoch
+            path = path[:-2]
+            rates = values_at.get(path, {}).get("_last_lr")
+        outer.add(path)
+        numbers = None
+        if isinstance(rates, list) and all(isinstance(rate, int | float) for rate in rates):
+            numbers = [float(rate) for rate in rates]
+        schedulers.append(Scheduler(path, last, numbers))
+    return schedulers
+
+
+def training_counter(
+    entries: Iterable[Entry],
+    schedulers: Iterable[Scheduler],
+    names: tuple[str, ...] = (*EPOCHS, *STEPS),
+) -> Entry | None:
+    """Return the number that records how far training was, such as `epoch`.
+
+    Of several, the one with the shortest path, then the one whose name is first in `names`.
+    Schedulers' own counters do not count.
+    """
+    scheduler_paths = {scheduler.path for scheduler in schedulers}
+    best: tuple[int, int] | None = None
+    counter = None
+    for entry in entries:
+        name = str(entry.path[-1]).lower() if entry.path else ""
+        if name not in names or len(entry.path) > 2 or entry.path[:-1] in scheduler_paths:
+            continue
+        if isinstance(entry.value, bool) or not isinstance(entry.value, int | float):
+            continue
+        rank = (len(entry.path), names.index(name))
+        if best is None or rank < best:
+            best, counter = rank, entry
+    return counter

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.nn.parameter import is_lazy
 
-from ptinspect.document.optim.rules import SAME_SHAPE, always_keeps, kept_by
+from ptinspect.document.optim.state import SAME_SHAPE, has_state_after_step, required_state
 from ptinspect.proofs.worker.determinism import find_rng_states
 from ptinspect.proofs.worker.reporting import CannotRun
 
@@ -204,14 +204,14 @@ class Checkpoint:
         """True if the optimizer always has some state after a step."""
         if self.optimizer is None:
             return True
-        return always_keeps(self.class_path, tuple(self.groups)) is not False
+        return has_state_after_step(self.class_path, tuple(self.groups)) is not False
 
     def lacks_state(self, slot: Any) -> bool:
         """Return True if a slot lacks something that the optimizer's class always keeps."""
         state = self.slot_state(slot)
         for group in self.groups:
             if slot in group["params"]:
-                return any(key not in state for key in kept_by(self.class_path, group) or ())
+                return any(key not in state for key in required_state(self.class_path, group) or ())
         return False
 
     def trained(self) -> set[str] | None:

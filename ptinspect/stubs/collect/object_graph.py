@@ -112,7 +112,7 @@ def parameters(graph: Graph, row: ModuleClass, module: Module) -> Expr | None:
     if list(module.members(BUFFERS)) or list(module.members(MODULES)):
         return None
     held = list(module.members(PARAMETERS))
-    others = {key for key, _ in module.others} - {"_size", "_keys"}
+    others = {key for key, _ in module.other_attributes()} - {"_size", "_keys"}
     if others or any(graph.document.tensor_of(value) is None for _, value in held):
         return None
     items = [graph.expr(value) for _, value in held]
@@ -130,7 +130,7 @@ def assemble(graph: Graph, kind: str, module: Module) -> Expr:
     graph.assembled.add(id(module.call))
     own: list[tuple[Expr, Expr]] = [
         (Atom(string(key)), graph.expr(value))
-        for key, value in module.others
+        for key, value in module.other_attributes()
         if not key.startswith("_forward")
     ]
     args: list[Argument] = [(None, Atom(kind))]
@@ -221,7 +221,7 @@ class Graph:
         if module is not None:
             for _, child in module.members(MODULES):
                 yield child
-            for _, value in module.others:
+            for _, value in module.other_attributes():
                 if type(value) in SIMPLE:
                     continue
                 if self.refers(value):
@@ -370,7 +370,7 @@ class Graph:
         """An instance of a module class that the stub defines."""
         made = self.instance(module.call, plan)
         left_out = module.non_persistent
-        for key, value in module.others:
+        for key, value in module.other_attributes():
             if key not in skip:
                 self.attribute(made, module, key, value)
         for key, value in module.members(MODULES):

@@ -14,7 +14,7 @@ from ptinspect.stubs.expr.literals import FLOATS
 from ptinspect.stubs.expr.nodes import NONE, Atom, Expr, Make
 from ptinspect.stubs.torch.calls import INTERNAL
 from ptinspect.torchnn import ModuleClass, lookup
-from ptinspect.torchnn.reading import packed
+from ptinspect.torchnn.attributes import packed_parameters
 
 if TYPE_CHECKING:
     from ptinspect.document.tensor import Tensor
@@ -153,7 +153,7 @@ class Fixups:
         if not row.path.startswith("torch.nn.modules."):
             return
         known = _arguments(row)
-        for key, value in module.others:
+        for key, value in module.other_attributes():
             if key in known or not attribute(key) or key.isdigit():
                 continue
             if self.graph.refers(value):
@@ -181,7 +181,9 @@ class Fixups:
 
     def _per_channel(self, node: Node) -> None:
         """A quantized Linear whose weight has a scale per row, as its print says."""
-        held = packed(node.module.attributes) if node.module.class_name == "Linear" else ()
+        held = (
+            packed_parameters(node.module.attributes) if node.module.class_name == "Linear" else ()
+        )
         tensor = self.graph.document.tensor_of(held[0]) if held else None
         if tensor is None or tensor.quantizer.get("qscheme") != "per_channel_affine":
             return
@@ -222,7 +224,7 @@ class Fixups:
     def _everywhere(self, key: str, text: str) -> bool:
         """Whether every module has that attribute with that value, as transformers sets one."""
         for node in self.order:
-            own_values = dict(node.module.others)
+            own_values = dict(node.module.other_attributes())
             if key not in own_values or self.graph.expr(own_values[key]).text != text:
                 return False
         return True

@@ -21,7 +21,7 @@ from ptinspect.stubs.infer.quantized_guess import PACKED, guess_quantized
 if TYPE_CHECKING:
     from ptinspect.document import Document
     from ptinspect.document.tensor import Tensor
-    from ptinspect.document.walk import Path
+    from ptinspect.pickling.pyobjects import Path
     from ptinspect.stubs.collect.object_graph import Graph
 
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")

@@ -10,7 +10,8 @@ from collections.abc import Callable
 
 from ptinspect.pickling.values import Value
 from ptinspect.torchnn import ModuleClass
-from ptinspect.torchnn.reading import MISSING, Attributes
+from ptinspect.torchnn.attributes import MISSING
+from ptinspect.torchnn.protocols import Attributes
 
 Shapes = dict[str, tuple[int, ...]]
 Given = dict[str, Value]

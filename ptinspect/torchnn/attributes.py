@@ -1,0 +1,157 @@
+"""Read a pickled module's attributes as Python would read them from the module itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from ptinspect.pickling.pyobjects import (
+    GRAPH_MODULE_REDUCERS,
+    as_mapping,
+    attributes_of,
+    class_path,
+    function_path,
+)
+from ptinspect.pickling.values import Call, Inert, Value
+from ptinspect.torchnn.protocols import Attributes
+
+STORES = ("_parameters", "_buffers", "_modules")
+
+NORM_BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
+"""Buffers of BatchNorm and InstanceNorm: entries of a state_dict that are not parameters."""
+
+WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+"""Attributes in which DataParallel and DDP, torch.compile, FSDP and activation checkpointing hold
+the wrapped model: its keys in a state_dict begin with them."""
+
+WRAPPER_PREFIXES = tuple(f"{name}." for name in WRAPPERS)
+
+OPTIMIZED_MODULE = "torch._dynamo.eval_frame.OptimizedModule"
+
+# The tuples that `__getstate__` of these classes returns.
+_QUANTIZED_CONV_STATE = (
+    "in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "transposed",
+    "output_padding", "groups", "padding_mode", "weight", "bias", "scale", "zero_point", "training",
+)  # fmt: skip
+_SPARSE_PARAMS_STATE = ("_packed_params", "training", "dtype")
+
+
+class Missing:
+    """The type of `MISSING`: an attribute that the file does not record."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "MISSING"
+
+    def __bool__(self) -> bool:
+        return False
+
+
+MISSING: Final = Missing()
+
+
+def items_of(value: Value) -> Mapping[Value, Value]:
+    """Return the items of a dict or OrderedDict, such as `_modules`; empty for other values."""
+    return as_mapping(value) or {}
+
+
+def module_attributes(value: Value) -> Attributes:
+    """Return the `__dict__` of an object that the pickle makes; empty for other values."""
+    special = special_module(value)
+    if special is not None:
+        return special[1]
+    return attributes_of(value) if isinstance(value, Call) else {}
+
+
+def special_module(value: Value) -> tuple[str, Attributes] | None:
+    """Return class path and attributes of a module that torch does not pickle by its `__dict__`.
+
+    None for other values. These are:
+
+    - `OptimizedModule` (`__reduce__`: the wrapped module and the compiler's context),
+    - `GraphModule` (`reduce_graph_module(body, imports)`),
+    - the quantized convolutions and the sparse packed parameters (`__getstate__`: a tuple).
+    """
+    path = class_path(value) if isinstance(value, Call) else None
+    if path is None or not isinstance(value, Call) or not path.startswith("torch."):
+        return None
+    args, state = value.args, value.state
+    if path == OPTIMIZED_MODULE and args and not isinstance(state, dict):
+        wrapped = args[0].state if isinstance(args[0], Inert) else None
+        attributes: dict[Value, Value] = {
+            "_modules": {"_orig_mod": args[0]},
+            "dynamo_ctx": args[-1],
+        }
+        if isinstance(wrapped, dict) and "training" in wrapped:  # a property of the wrapped module
+            attributes["training"] = wrapped["training"]
+        return path, attributes
+    if function_path(value) in GRAPH_MODULE_REDUCERS:
+        bodies = [arg for arg in args if isinstance(arg, dict)]
+        return (path, bodies[0]) if bodies else None
+    if isinstance(state, tuple) and ".quantized." in path:
+        for names in (_QUANTIZED_CONV_STATE, _SPARSE_PARAMS_STATE):
+            if len(state) == len(names):
+                return path, dict(zip(names, state, strict=True))
+    return None
+
+
+def get_attribute(attributes: Attributes, name: str) -> Value:
+    """Return `module.name`, or MISSING. A parametrized tensor is its ParametrizationList."""
+    if name in attributes:
+        return attributes[name]
+    for store in STORES:
+        items = items_of(attributes.get(store))
+        if name in items:
+            return items[name]
+    parametrizations = items_of(attributes.get("_modules")).get("parametrizations")
+    lists = module_attributes(parametrizations).get("_modules")
+    return items_of(lists).get(name, MISSING)
+
+
+def find_attribute(attributes: Attributes, path: str) -> Value:
+    """Return `module.a.b`, through children, or MISSING."""
+    first, *rest = path.split(".")
+    value = get_attribute(attributes, first)
+    for name in rest:
+        value = get_attribute(module_attributes(value), name)
+    return value
+
+
+def parameter_list_keys(attributes: Attributes) -> list[str]:
+    """Return the names of a ParameterList's items.
+
+    Old files record no `_size`: the items are the parameters. A `_size` above the number of
+    attributes is cut to that.
+    """
+    counts = [len(items_of(attributes.get(store))) for store in STORES]
+    size = attributes.get("_size")
+    count = min(size, len(attributes) + sum(counts)) if isinstance(size, int) else counts[0]
+    return [str(index) for index in range(count)]
+
+
+def parameter_dict_keys(attributes: Attributes) -> list[str]:
+    """Return the names of a ParameterDict's items. Old files record no `_keys`."""
+    keys = items_of(attributes.get("_keys" if "_keys" in attributes else "_parameters"))
+    return [key for key in keys if isinstance(key, str)]
+
+
+def packed_parameters(attributes: Attributes) -> Sequence[Value]:
+    """Return weight, bias and so on from the packed parameters of a quantized module.
+
+    Source: the state that a `torch.ScriptObject` of torch's class library is pickled with,
+    `(fields, class name)`; an embedding's fields are `(version, [weight], …)`.
+    """
+    if "weight" in attributes and "bias" in attributes:  # a convolution's tuple
+        return (attributes["weight"], attributes["bias"])
+    packed: Value = attributes.get("_packed_params", attributes.get("_packed_weight"))
+    if packed is None:  # a module whose child has them
+        child = module_attributes(get_attribute(attributes, "_packed_params"))
+        packed = child.get("_packed_params", child.get("_packed_weight"))
+    state = packed.state if isinstance(packed, Inert) else None
+    if not isinstance(state, tuple) or not state or not isinstance(state[0], tuple):
+        return ()
+    fields: tuple[Value, ...] = state[0]
+    if len(fields) > 1 and isinstance(fields[1], list):
+        return fields[1]
+    return fields
