@@ -1,4 +1,5 @@
-"""The how-tos on converting, followed: each command prints what its page says, each script runs."""
+"""The how-tos on converting, followed: each command prints what its page says, each script runs.
+`python -m tests.docs.test_howto_convert` writes into them what their commands print today."""
 
 from __future__ import annotations
 
@@ -7,13 +8,14 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from ptinspect.conversion import convert
 from tests.conftest import FIXTURES, ROOT
-from tests.docs.consoles import examples, run
+from tests.docs.consoles import examples, renewed, run
 
 HOWTO = ROOT / "docs" / "howto"
 FILES = {
@@ -93,3 +95,12 @@ def test_clean_keys_are_clean(tmp_path: Path) -> None:
         assert all(key.startswith("module._orig_mod.") for key in wrapped.tensors)
     with ptinspect.open(tmp_path / "clean.pt") as clean:
         assert list(clean.tensors)[:2] == ["conv.weight", "conv.bias"]
+
+
+if __name__ == "__main__":
+    for page in FILES:
+        with tempfile.TemporaryDirectory() as place:
+            prepare(page, Path(place))
+            os.chdir(place)
+            path = HOWTO / f"{page}.md"
+            path.write_text(renewed(path.read_text("utf-8")), "utf-8")
