@@ -36,7 +36,8 @@ def made() -> str:
 
 def _section(name: str, schema: Schema) -> str:
     path = next((ROOT / "ptinspect").rglob(f"{name}.schema.json")).relative_to(ROOT).as_posix()
-    parts = [f"## {schema['title']}", f"Its schema is `{path}`. {marked(schema['description'])}"]
+    said = marked(schema.get("description", ""))
+    parts = [f"## {schema['title']}", f"Its schema is `{path}`. {said}".strip()]
     for title, said, fields in objects(name, schema):
         parts.append(f"### {title}")
         if said:
