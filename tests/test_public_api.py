@@ -105,7 +105,7 @@ def test_the_proofs_take_what_the_shell_takes(name: str) -> None:
     """Under the same names, with the same defaults; the shell alone says where the answer goes."""
     command = COMMANDS["check"]().commands[name]  # type: ignore[attr-defined]
     shell = {str(option.name): option.default for option in command.params}
-    own = {"format", "output"} | ({"no_progress"} if name != "optimizer" else set())
+    own = {"output_format", "output"} | ({"no_progress"} if name != "optimizer" else set())
     own |= {"force"} if name != "resume" else set()
     theirs = inspect.signature(getattr(ptinspect, f"check_{name}")).parameters
     python = {name: one.default for name, one in theirs.items()}

@@ -61,7 +61,7 @@ class Crossing:
 
     @property
     def out_of_tolerance(self) -> list[str]:
-        """Descriptions of what differs by more than the tolerance."""
+        """Descriptions of the losses and tensors that differ by more than the tolerance."""
         label = "the first loss" if self.first > self.tolerance(self.type) else "the losses"
         return [
             f"{name} by {distance:.4g} ULPs of {self.unit or dtype}"

@@ -1,7 +1,7 @@
 """Reads a loaded checkpoint against the model at hand.
 
-It says which parameters the optimizer covers and in which order, which of them were trained, and
-at which batch of which epoch the training was.
+It gives the parameters that the optimizer covers, in its order, those that were trained, and the
+batch and epoch that the training had reached.
 """
 
 from __future__ import annotations
@@ -195,7 +195,7 @@ class Checkpoint:
         return None
 
     def slot_state(self, slot: Any) -> dict[str, Any]:
-        """Return the optimizer's state for a parameter; empty if there is none."""
+        """Return the optimizer's state for a parameter, empty without any."""
         assert self.optimizer is not None
         return self.optimizer["state"].get(slot) or {}
 

@@ -54,17 +54,24 @@ SCHEDULERS: tuple[tuple[str, str, str], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Fixes:
-    """The fixes to apply, and the snapshot that they restore parts from."""
+    """The fixes to apply, and the snapshot to restore parts from.
+
+    The uninterrupted training has no snapshot: it makes one.
+    """
 
     names: frozenset[str]
-    snapshot: dict[str, Any]
+    snapshot: dict[str, Any] | None
 
     def __contains__(self, name: str) -> bool:
         return name in self.names
 
+    @property
+    def uninterrupted(self) -> bool:
+        return self.snapshot is None
+
     def part(self, name: str) -> Any:
         """Return a part of the snapshot if it has to be restored, else None."""
-        return self.snapshot.get(name) if name in self.names else None
+        return (self.snapshot or {}).get(name) if name in self.names else None
 
 
 def load_training(
@@ -85,14 +92,33 @@ def load_training(
         fix_names: how to read the checkpoint; see the module.
         snapshot: the state of the uninterrupted training; None if this is that training.
     """
-    fixes = Fixes(frozenset(fix_names), snapshot or {})
+    fixes = Fixes(frozenset(fix_names), snapshot)
     seed_all(seed)
+    training = _build_training(plan, options, path, fixes)
+    _restore_optimizer(training, options["optimizer_class"], fixes)
+    _restore_scheduler(training, fixes)
+    for state in (training.checkpoint.scaler, fixes.part("scaler")):
+        if state and training.scaler is not None:
+            training.scaler.load_state_dict(copy.deepcopy(state))
+    _restore_position(training, options, fixes)
+    _restore_generators(training, fixes)
+    return training
+
+
+# --- Build ------------------------------------------------------------------------------------
+
+
+def _build_training(
+    plan: dict[str, Any], options: dict[str, Any], path: str, fixes: Fixes
+) -> Training:
+    """Return a training with the weights of the checkpoint, and nothing else restored."""
+    device = options["device"]
     module, factory = import_model(options["model"], plan["user_names"])
     root = load_file(path, plan["weights_only"])
     model = value_at(root, plan["model_path"])
     if not isinstance(model, nn.Module):
         model = create_model(factory, options["model"])
-    model.to(options["device"])
+    model = model.to(device)
     batches = Batches(options["data"], model, options["seed"])
     make_optimizer = getattr(module, "make_optimizer", None)
 
@@ -109,17 +135,13 @@ def load_training(
     if per_step is None:
         per_step = checkpoint.counters.steps_scheduler_per_batch(batches.real_length)
     _load_weights(model, checkpoint, fixes, notes)
-    if "trainable" in fixes:
-        trained = checkpoint.trained()
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad_(trained is None or name in trained)
     if make_optimizer is not None:
         optimizer = make_optimizer(model)
     else:
-        optimizer = build_optimizer(model, checkpoint, options["optimizer_class"])
+        optimizer = _build_optimizer(model, checkpoint, options["optimizer_class"])
     scheduler = _build_scheduler(module, checkpoint, optimizer, notes)
-    scaler, autocast = _build_precision(module, checkpoint, options["device"], fixes)
-    training = Training(
+    scaler, autocast = _build_precision(module, checkpoint, device, fixes)
+    return Training(
         checkpoint=checkpoint,
         model=model,
         optimizer=optimizer,
@@ -129,25 +151,31 @@ def load_training(
         criterion=criterion,
         batches=batches,
         averages={path: _clone_tensors(value) for path, value in checkpoint.averages.items()},
-        device=options["device"],
+        device=device,
         per_step=per_step,
         notes=notes,
     )
-    _restore_optimizer(training, options["optimizer_class"], fixes, uninterrupted=snapshot is None)
-    _restore_scheduler(training, fixes, uninterrupted=snapshot is None)
-    if scaler is not None:
-        for state in (checkpoint.scaler, fixes.part("scaler")):
-            if state:
-                scaler.load_state_dict(copy.deepcopy(state))
-    _restore_position(training, options, fixes, uninterrupted=snapshot is None)
-    _restore_generators(training, fixes)
-    return training
 
 
-# --- Build ------------------------------------------------------------------------------------
+def _load_weights(model: Any, checkpoint: Checkpoint, fixes: Fixes, notes: list[str]) -> None:
+    """Load the weights, and freeze the parameters that were not trained."""
+    model.train()
+    if not checkpoint.holds_module or fixes.part("weights") is not None:
+        missing = model.load_state_dict(checkpoint.weights, strict=False).missing_keys
+        if missing:
+            notes.append(f"not in the file: {join_names(missing, 4)}")
+        tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+        with torch.no_grad():
+            for part in ("weights", "buffers"):
+                for name, value in (fixes.part(part) or {}).items():
+                    tensors[name].copy_(value)
+    if "trainable" in fixes:
+        trained = checkpoint.trained()
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(trained is None or name in trained)
 
 
-def build_optimizer(model: Any, checkpoint: Checkpoint, class_path: str | None) -> Any:
+def _build_optimizer(model: Any, checkpoint: Checkpoint, class_path: str | None) -> Any:
     """Return an optimizer over `model.parameters()`, of the user's class or the file's."""
     class_path = class_path or checkpoint.class_path
     if class_path is None:
@@ -234,28 +262,12 @@ def _build_precision(
 # --- Restore ----------------------------------------------------------------------------------
 
 
-def _load_weights(model: Any, checkpoint: Checkpoint, fixes: Fixes, notes: list[str]) -> None:
-    model.train()
-    if checkpoint.holds_module and fixes.part("weights") is None:
-        return
-    missing = model.load_state_dict(checkpoint.weights, strict=False).missing_keys
-    if missing:
-        notes.append(f"not in the file: {join_names(missing, 4)}")
-    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    with torch.no_grad():
-        for part in ("weights", "buffers"):
-            for name, value in (fixes.part(part) or {}).items():
-                tensors[name].copy_(value)
-
-
-def _restore_optimizer(
-    training: Training, user_class: str | None, fixes: Fixes, *, uninterrupted: bool
-) -> None:
+def _restore_optimizer(training: Training, user_class: str | None, fixes: Fixes) -> None:
     optimizer, checkpoint = training.optimizer, training.checkpoint
     state = checkpoint.optimizer
     if state is not None:
         if fixes.names & {"order", "trainable", "buffers-in-optimizer"}:
-            state = _rearranged_state(training, state, fixes, uninterrupted)
+            state = _rearranged_state(training, state, fixes)
         optimizer.load_state_dict(copy.deepcopy(state))
         group = optimizer.param_groups[0]
         missing = [key for key in optimizer.defaults if key not in group]
@@ -275,9 +287,7 @@ def _restore_optimizer(
             group.update(copy.deepcopy(values))
 
 
-def _rearranged_state(
-    training: Training, state: dict[str, Any], fixes: Fixes, uninterrupted: bool
-) -> dict[str, Any]:
+def _rearranged_state(training: Training, state: dict[str, Any], fixes: Fixes) -> dict[str, Any]:
     """Return the recorded states for this optimizer, each for the parameter that it belongs to."""
     checkpoint = training.checkpoint
     name_of = dict(zip(checkpoint.slots, checkpoint.names, strict=True))
@@ -299,18 +309,18 @@ def _rearranged_state(
     states = {
         slot: value
         for slot, value in state["state"].items()
-        if slot in covered and not (uninterrupted and checkpoint.lacks_state(slot))
+        if slot in covered and not (fixes.uninterrupted and checkpoint.lacks_state(slot))
     }
     return {"state": states, "param_groups": groups}
 
 
-def _restore_scheduler(training: Training, fixes: Fixes, *, uninterrupted: bool) -> None:
+def _restore_scheduler(training: Training, fixes: Fixes) -> None:
     scheduler, checkpoint = training.scheduler, training.checkpoint
     if scheduler is None:
         return
     if checkpoint.schedulers:
         scheduler.load_state_dict(copy.deepcopy(checkpoint.schedulers[0]))
-    elif uninterrupted:
+    elif fixes.uninterrupted:
         _catch_up(training)
     snapshot = fixes.part("scheduler")
     if snapshot is not None:
@@ -335,12 +345,10 @@ def _catch_up(training: Training) -> None:
         group["lr"] = rate
 
 
-def _restore_position(
-    training: Training, options: dict[str, Any], fixes: Fixes, *, uninterrupted: bool
-) -> None:
+def _restore_position(training: Training, options: dict[str, Any], fixes: Fixes) -> None:
     """Set the epoch and the batch to start with."""
     counters, batches = training.checkpoint.counters, training.batches
-    if uninterrupted:
+    if fixes.uninterrupted:
         training.epoch, training.index = counters.next_position(batches.real_length)
         explained = counters.whole_epochs(batches.real_length)
         if explained is not None:
@@ -352,7 +360,7 @@ def _restore_position(
             training.index = min(training.index, batches.limit - 1)
     elif counters.epoch is not None:
         training.epoch = counters.epoch + options["epoch_offset"]
-    if "position" in fixes.snapshot:
+    if fixes.snapshot:
         epoch, index = fixes.snapshot["position"]
         if "epoch" in fixes or "mid-epoch" in fixes:
             training.epoch = epoch
@@ -362,9 +370,8 @@ def _restore_position(
 
 def _restore_generators(training: Training, fixes: Fixes) -> None:
     """Set the random number generators, and what `Training` replays of the data."""
-    checkpoint, snapshot = training.checkpoint, fixes.snapshot
-    paths = checkpoint.rng_paths
-    states = {kind: value_at(checkpoint.root, path) for kind, path in paths.items()}
+    checkpoint, snapshot = training.checkpoint, fixes.snapshot or {}
+    states = {kind: value_at(checkpoint.root, path) for kind, path in checkpoint.rng_paths.items()}
     if "data" in states:
         training.batches.set_generator_states([states.pop("data")])
     for kind, state in snapshot.get("rng", {}).items():

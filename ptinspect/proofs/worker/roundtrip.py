@@ -25,7 +25,11 @@ from ptinspect.proofs.worker.user_code import (
 
 
 def run_roundtrip(job: dict[str, Any]) -> dict[str, Any]:
-    """Return digests of what a model computes: the file's own, or a converted form of it."""
+    """Run the original model or a converted form of it.
+
+    Returns:
+        Digests of its weights, outputs and gradients, and of the weights after training.
+    """
     options = job["options"]
     _, factory = import_model(options["model"], job["plan"]["user_names"])
     original_file = _load_original(job)
@@ -89,7 +93,7 @@ def _converted_state(model: Any, job: dict[str, Any]) -> Any:
 
 
 def _restore_ties(model: Any, state: dict[str, Any]) -> None:
-    """Add the names of tied tensors, of which safetensors keeps only one."""
+    """Add all names of tied tensors; safetensors keeps only one."""
     names_by_id: dict[int, list[str]] = {}
     for name, value in model.state_dict(keep_vars=True).items():
         names_by_id.setdefault(id(value), []).append(name)

@@ -288,7 +288,7 @@ def _length(source: Any) -> int | None:
 
 
 def split_batch(batch: Any, device: str) -> tuple[Any, Any]:
-    """Return inputs and target of a batch on the device; the target is None if there is none."""
+    """Return inputs and target of a batch on the device; the target may be None."""
     moved = _to_device(batch, device)
     if not isinstance(moved, tuple):
         return moved, None
