@@ -1,13 +1,13 @@
-"""The command line: `ptinspect [--debug] COMMAND …`. A command's module is imported when it is
-called.
+"""The command line: `ptinspect [--debug] COMMAND …`, one module per command.
 
-Exit codes: 0 done, the answer is yes; 1 the answer is no; 2 it could not be done; 130
-interrupted. A closed pipe ends quietly.
+A command's module is imported when the command is called. Exit codes: 0 done, the answer is yes;
+1 the answer is no; 2 it could not be done; 130 interrupted. A closed pipe ends quietly.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import IO, Any
@@ -15,20 +15,20 @@ from typing import IO, Any
 import click
 
 from ptinspect import __version__
-from ptinspect.cli.output import OutputClosed, write_stderr
+from ptinspect.cli.output import OutputClosed, error_text, unexpected_error, write_stderr
 from ptinspect.errors import PtInspectError
 
-DONE, NO, FAILED, INTERRUPTED = 0, 1, 2, 130
-
-
-def _convert() -> click.Command:
-    from ptinspect.cli.convert import command
-
-    return command
+DONE, FAILED, INTERRUPTED = 0, 2, 130
 
 
 def _check() -> click.Command:
     from ptinspect.cli.check import command
+
+    return command
+
+
+def _convert() -> click.Command:
+    from ptinspect.cli.convert import command
 
     return command
 
@@ -39,14 +39,14 @@ def _diff() -> click.Command:
     return command
 
 
-def _show() -> click.Command:
-    from ptinspect.cli.show import command
+def _scan() -> click.Command:
+    from ptinspect.cli.scan import command
 
     return command
 
 
-def _scan() -> click.Command:
-    from ptinspect.cli.scan import command
+def _show() -> click.Command:
+    from ptinspect.cli.show import command
 
     return command
 
@@ -65,59 +65,58 @@ COMMANDS: dict[str, Callable[[], click.Command]] = {
     "show": _show,
     "stub": _stub,
 }
-"""What exists, and how it is loaded. Hints name no other command: they ask here."""
+"""The functions that import the commands."""
 
-DEFAULT = "show"
+DEFAULT_COMMAND = "show"
 """`ptinspect FILE…` is `ptinspect show FILE…`."""
 
 
 class Failure(click.ClickException):
-    """It could not be done. `message` is already fit for a terminal."""
+    """The command could not be done. `message` is already escaped."""
 
     exit_code = FAILED
 
     def show(self, file: IO[Any] | None = None) -> None:
-        """On standard error, in utf-8."""
+        """Write the message to standard error, in UTF-8."""
         write_stderr(self.message)
 
 
 class Commands(click.Group):
-    """Loads commands when they are called, and is the one door out for errors."""
+    """Imports commands when they are called, and turns exceptions into messages and exit codes."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """By name."""
+        """Return the names of the commands, sorted."""
         return sorted(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Loaded; None where there is none of that name."""
+        """Import a command; None if there is no command of that name."""
         load = COMMANDS.get(cmd_name)
         return load() if load is not None else None
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Puts `show` before what is neither a command nor an option of the group."""
-        own = {name for param in self.get_params(ctx) for name in param.opts}
-        at = next((at for at, arg in enumerate(args) if arg not in own), len(args))
-        if at < len(args) and args[at] not in COMMANDS:
-            _must_be_a_path(args[at], ctx)
-            args = [*args[:at], DEFAULT, *args[at:]]
+        """Insert `show` before the first word that is neither a command nor a group option."""
+        group_options = {name for param in self.get_params(ctx) for name in param.opts}
+        for index, word in enumerate(args):
+            if word in group_options:
+                continue
+            if word not in COMMANDS:
+                _check_is_path(word, ctx)
+                args = [*args[:index], DEFAULT_COMMAND, *args[index:]]
+            break
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> object:
-        """Turns what is raised below into one message and an exit code."""
-        from ptinspect.cli.output import error_text, unexpected_error
-
+        """Run the command; without --debug, raise its errors as a `Failure` with one message."""
         try:
             return super().invoke(ctx)
-        except PtInspectError as error:
-            if ctx.params.get("debug"):
-                raise
-            raise Failure(error_text(error)) from error
         except (click.ClickException, click.exceptions.Exit, click.Abort, OutputClosed):
             raise
         except Exception as error:
             if ctx.params.get("debug"):
                 raise
-            raise Failure(error_text(unexpected_error(error))) from error
+            if not isinstance(error, PtInspectError):
+                raise Failure(error_text(unexpected_error(error))) from error
+            raise Failure(error_text(error)) from error
 
     def main(
         self,
@@ -128,7 +127,7 @@ class Commands(click.Group):
         windows_expand_args: bool = True,
         **extra: Any,
     ) -> Any:
-        """As click's, but that each way to end has the exit code that the design gives it."""
+        """Run the program like `click.Group.main`, but with this package's exit codes."""
         try:
             code = super().main(
                 args,
@@ -152,62 +151,54 @@ class Commands(click.Group):
         return code
 
 
-def _must_be_a_path(word: str, ctx: click.Context) -> None:
-    """A usage error for a mistyped command: a bare word that is no file."""
-    import os
-
-    if (
-        word.startswith("-")
-        or "." in word
-        or os.path.exists(word)
-        or os.path.basename(word) != word
-    ):
-        return
-    names = ", ".join(sorted(COMMANDS))
-    raise click.UsageError(f"{word!r} is neither a command nor a file. Commands: {names}.", ctx)
+def _check_is_path(word: str, ctx: click.Context) -> None:
+    """Raise a usage error for a word that looks like a mistyped command, not like a path."""
+    is_bare = "." not in word and os.path.basename(word) == word
+    if is_bare and not word.startswith("-") and not os.path.exists(word):
+        names = ", ".join(sorted(COMMANDS))
+        raise click.UsageError(f"{word!r} is neither a command nor a file. Commands: {names}.", ctx)
 
 
 @click.group("ptinspect", cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="ptinspect", message="%(prog)s %(version)s")
-@click.option("--debug", is_flag=True, help="Show Python's traceback of an error.")
+@click.option("--debug", is_flag=True, help="Show the Python traceback of an error.")
 def cli(debug: bool) -> None:
-    """See what is in a .pt or .pth file: without torch, without the class, executing nothing.
+    """See what is in a .pt or .pth file, without torch and without executing anything.
 
-    `ptinspect FILE` is `ptinspect show FILE`.
+    `ptinspect FILE` is short for `ptinspect show FILE`.
     """
-
-
-def _traceback() -> None:
-    """Python's, with what its messages quote of a file escaped as elsewhere."""
-    import traceback
-
-    from ptinspect.display.text.escape import safe
-
-    write_stderr("\n".join(map(safe, traceback.format_exc().rstrip("\n").split("\n"))))
 
 
 def main() -> None:
-    """The program `ptinspect`.
+    """Run the program `ptinspect`.
 
-    One file's values live until the program ends: looking for garbage among them, or freeing
-    them one by one at the end, would take a fifth of the time that a large file needs.
+    The garbage collector is off and the process ends without freeing objects: for a large file
+    that takes a fifth of the time. `show` collects now and then when it reads many files.
     """
     import gc
-    import os
 
-    gc.disable()  # a run over many files asks for it now and then
+    gc.disable()
     code: object = DONE
     try:
         cli()
     except SystemExit as end:
         code = end.code
-    except KeyboardInterrupt:  # while it ends
+    except KeyboardInterrupt:  # while the process ends
         code = INTERRUPTED
     except Exception:  # noqa: BLE001
-        _traceback()  # only --debug lets one through
+        _write_traceback()  # only --debug lets an exception get here
         code = FAILED
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             with contextlib.suppress(OSError, ValueError):
                 stream.flush()
     os._exit(code if isinstance(code, int) else FAILED)
+
+
+def _write_traceback() -> None:
+    """Write Python's traceback, escaped: its messages may quote the file."""
+    import traceback
+
+    from ptinspect.display.text.escape import safe
+
+    write_stderr("\n".join(map(safe, traceback.format_exc().rstrip("\n").split("\n"))))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ptinspect.cli.options import debug_requested, no_progress_option
 from ptinspect.cli.output import StdoutWriter, error_text, unexpected_error, write_stderr
 from ptinspect.cli.progress import ProgressBar
 from ptinspect.errors import PtInspectError
@@ -19,60 +20,70 @@ if TYPE_CHECKING:
 GOALS = ("state_dict", "checkpoint", "safetensors", "same")
 
 
-@click.command("convert", short_help="To a state_dict, checkpoint, safetensors, or today's zip.")
+@click.command(
+    "convert", short_help="Write a state_dict, a checkpoint, safetensors or today's zip."
+)
 @click.argument("paths", metavar="SRC... [DST]", nargs=-1, required=True)
-@click.option("--to", type=click.Choice(GOALS), help="What to write; else the suffix of DST says.")
-@click.option("--entry", metavar="PATH", help="The part of SRC that is meant (model_state_dict).")
-@click.option("--include", metavar="GLOB", multiple=True, help="Only such keys; may be repeated.")
-@click.option("--exclude", metavar="GLOB", multiple=True, help="No such keys; may be repeated.")
+@click.option(
+    "--to", type=click.Choice(GOALS), help="Target to write. By default the suffix of DST decides."
+)
+@click.option("--entry", metavar="PATH", help="Convert only this entry, e.g. model_state_dict.")
+@click.option(
+    "--include", metavar="GLOB", multiple=True, help="Write only matching keys. Repeatable."
+)
+@click.option("--exclude", metavar="GLOB", multiple=True, help="Drop matching keys. Repeatable.")
 @click.option(
     "--strip-prefix",
     metavar="P|auto",
     multiple=True,
-    help="Take P off keys; auto: what DataParallel, torch.compile and FSDP put in. Repeatable.",
+    help="Remove prefix P; auto: those of DataParallel, torch.compile and FSDP. Repeatable.",
 )
-@click.option("--add-prefix", metavar="P", default="", help="Put P in front of every key.")
-@click.option("--rename", metavar="REGEX=NEW", multiple=True, help="Change keys; may be repeated.")
-@click.option("--dtype", metavar="D", help="Floating tensors as D (float16, bfloat16, ...).")
-@click.option("--device", metavar="D", help="Tag tensors as on D (cpu, cuda:0).")
-@click.option("--contiguous", is_flag=True, help="Lay strided tensors out.")
+@click.option("--add-prefix", metavar="P", default="", help="Put prefix P in front of every key.")
+@click.option("--rename", metavar="REGEX=NEW", multiple=True, help="Rename keys. Repeatable.")
+@click.option("--dtype", metavar="D", help="Cast floating-point tensors to D, e.g. bfloat16.")
+@click.option("--device", metavar="D", help="Record D as the device of all tensors, e.g. cpu.")
+@click.option("--contiguous", is_flag=True, help="Write strided tensors as contiguous ones.")
 @click.option(
     "--shared",
     type=click.Choice(["keep-one", "duplicate", "error"]),
     default="keep-one",
     show_default=True,
-    help="Tensors that share memory, in safetensors.",
+    help="What safetensors gets for tensors that share memory.",
 )
 @click.option(
     "--set",
     "entries",
     metavar="NAME=VALUE",
     multiple=True,
-    help="An entry of the checkpoint; VALUE is JSON, else a string. Repeatable.",
+    help="Set an entry of the checkpoint; VALUE is JSON or else a string. Repeatable.",
 )
-@click.option("--optimizer", metavar="FILE", help="The file with the checkpoint's optimizer state.")
-@click.option("--plain", is_flag=True, help="A checkpoint of what a bare torch.load takes.")
-@click.option("--max-shard-size", metavar="N", help="Several files of at most N (5GB), an index.")
-@click.option("--verify", is_flag=True, help="Compare every byte afterwards.")
+@click.option(
+    "--optimizer", metavar="FILE", help="Take the checkpoint's optimizer state from FILE."
+)
+@click.option("--plain", is_flag=True, help="Write only what torch.load accepts by default.")
+@click.option(
+    "--max-shard-size", metavar="N", help="Write shards of at most N (e.g. 5GB) and an index."
+)
+@click.option("--verify", is_flag=True, help="Read the file again and compare every byte.")
 @click.option("--force", is_flag=True, help="Overwrite DST if it exists.")
-@click.option("--dry-run", is_flag=True, help="Show the plan, write nothing.")
+@click.option("--dry-run", is_flag=True, help="Show the plan without writing.")
 @click.option(
     "-f",
     "--format",
     type=click.Choice(["text", "json"]),
     default="text",
     show_default=True,
-    help="How plan and report are shown.",
+    help="Format of the report.",
 )
-@click.option("--no-progress", is_flag=True, help="No progress bar.")
+@no_progress_option
 @click.pass_context
 def command(ctx: click.Context, /, **given: Any) -> None:
-    """Write what SRC holds to DST: without torch, without the class, executing nothing.
+    """Write the content of SRC to DST, without torch and without executing anything.
 
-    DST ends in .safetensors, or in .pt, .pth, .bin or .ckpt for a state_dict; anything else, or
-    no DST, needs --to. With a folder as DST, and with several SRC, the names are derived. The
-    file appears whole or not at all. Exit code 0: done. 2: something could not be written, or is
-    not what --verify reads again.
+    DST ends in .safetensors, or in .pt, .pth, .bin or .ckpt for a state_dict; any other DST, or
+    none, needs --to. If DST is a folder, the name of the file is derived from SRC; several SRC
+    need a folder. The file appears complete or not at all. Exit code 0: done. 2: a file could not
+    be read or written, or --verify found a difference.
     """
     sources, target = _split(given["paths"], given["to"])
     names = (
@@ -83,7 +94,7 @@ def command(ctx: click.Context, /, **given: Any) -> None:
     options = {name: given[name] for name in names}
     options["set"] = dict(map(_entry, given["entries"]))
     _must_have_a_name_each(sources, target, given["to"])
-    debug = bool(ctx.find_root().params.get("debug"))
+    debug = debug_requested(ctx)
     answers: list[ConversionReport | PtInspectError] = []
     for source in sources:
         with ProgressBar(os.path.basename(source), hidden=given["no_progress"]) as progress:
@@ -126,9 +137,9 @@ def _split(paths: tuple[str, ...], to: str | None) -> tuple[tuple[str, ...], str
         return paths, None
     *sources, last = paths
     if last == "-":
-        raise click.UsageError("DST is a file: neither container can be written to a pipe")
+        raise click.UsageError("DST cannot be standard output: give the name of a file")
     if len(sources) > 1 and not os.path.isdir(last):
-        raise click.UsageError(f"several SRC need a folder as DST, and {last!r} is none")
+        raise click.UsageError(f"with several SRC, DST must be a folder; {last!r} is not one")
     return tuple(sources), last
 
 
@@ -141,7 +152,9 @@ def _must_have_a_name_each(sources: tuple[str, ...], target: str | None, to: str
         for source in sources:
             made = target_of(source, target, goal_of(target, to))
             if made in taken:
-                raise click.UsageError(f"{taken[made]} and {source} would both become {made}")
+                raise click.UsageError(
+                    f"{taken[made]} and {source} would both be written to {made}"
+                )
             taken[made] = source
 
 
@@ -151,13 +164,13 @@ def _entry(text: str) -> tuple[str, object]:
 
     name, equals, value = text.partition("=")
     if not equals or not name:
-        raise click.UsageError(f"--set takes NAME=VALUE, and {text!r} is none")
+        raise click.UsageError(f"--set needs NAME=VALUE, not {text!r}")
     try:
         return name, json.loads(value)
     except ValueError:
         return name, value
     except RecursionError:
-        raise click.UsageError(f"the value of --set {name} nests too deep") from None
+        raise click.UsageError(f"the value of --set {name} is nested too deeply") from None
 
 
 def _json(sources: tuple[str, ...], answers: list[ConversionReport | PtInspectError]) -> None:

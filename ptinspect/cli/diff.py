@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ptinspect.cli.options import format_option, no_progress_option, output_option
 from ptinspect.cli.output import open_output
 
 if TYPE_CHECKING:
@@ -15,16 +16,8 @@ if TYPE_CHECKING:
 @click.command("diff", short_help="Compare two models of any format.")
 @click.argument("a", metavar="A")
 @click.argument("b", metavar="B")
-@click.option(
-    "-f",
-    "--format",
-    "output_format",
-    type=click.Choice(["text", "json", "markdown", "html"]),
-    default="text",
-    show_default=True,
-    help="Output format.",
-)
-@click.option("-o", "--output", metavar="FILE", help="Write the report to FILE.")
+@format_option(["text", "json", "markdown", "html"])
+@output_option
 @click.option(
     "--tolerance",
     metavar="T",
@@ -37,25 +30,25 @@ if TYPE_CHECKING:
     "--include",
     metavar="GLOB",
     multiple=True,
-    help="Compare only tensors whose key matches; repeatable.",
+    help="Compare only tensors whose key matches. Repeatable.",
 )
 @click.option(
     "--exclude",
     metavar="GLOB",
     multiple=True,
-    help="Do not compare tensors whose key matches; repeatable.",
+    help="Do not compare tensors whose key matches. Repeatable.",
 )
-@click.option("--no-progress", is_flag=True, help="Show no progress bar.")
+@no_progress_option
 @click.pass_context
 def command(
-    ctx: click.Context, a: str, b: str, output_format: str, output: str | None, tolerance: float,
+    ctx: click.Context, a: str, b: str, format: str, output: str | None, tolerance: float,
     include: tuple[str, ...], exclude: tuple[str, ...], no_progress: bool,
 ) -> None:  # fmt: skip
     """Compare two models of any format: keys, shapes, dtypes, values, entries, optimizers.
 
     A model is the same as its state_dict, and a file as its conversion: the container, the order
     of keys and shared memory do not count. With --include or --exclude only tensors are compared.
-    Nothing of a file is executed. Exit code 0: the same. 1: they differ. 2: a file could not be
+    Nothing in the files is executed. Exit code 0: the same. 1: they differ. 2: a file could not be
     read.
     """
     from ptinspect.cli.progress import ProgressBar
@@ -66,13 +59,13 @@ def command(
             a, b, tolerance=tolerance, include=include, exclude=exclude, progress=progress
         )
     with open_output(output, force=True, sources=(a, b)) as target:
-        target.write(_rendered(report, output_format, to_file=output is not None))
+        target.write(_rendered(report, format, to_file=output is not None))
     ctx.exit(report.exit_code)
 
 
-def _rendered(report: DiffReport, output_format: str, *, to_file: bool) -> str:
+def _rendered(report: DiffReport, format: str, *, to_file: bool) -> str:
     """Return the report in a format; text fits the terminal, if it goes to one."""
-    if output_format == "json":
+    if format == "json":
         import json
 
         return json.dumps(report.as_dict(), ensure_ascii=False, indent=2) + "\n"
@@ -83,9 +76,9 @@ def _rendered(report: DiffReport, output_format: str, *, to_file: bool) -> str:
     from ptinspect.cli.progress import is_terminal
     from ptinspect.comparison.render import render_html, render_markdown, render_text
 
-    if output_format == "markdown":
+    if format == "markdown":
         return render_markdown(report)
-    if output_format == "html":
+    if format == "html":
         return render_html(report)
     terminal = not to_file and is_terminal(sys.stdout)
     width = shutil.get_terminal_size()[0] if terminal else None

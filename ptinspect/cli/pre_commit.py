@@ -1,8 +1,8 @@
-"""Hooks for pre-commit that `scan` is not for: `python -m ptinspect.cli.pre_commit RULE FILE…`.
+"""Hooks for pre-commit: `python -m ptinspect.cli.pre_commit RULE FILE…`.
 
-state-dict-only: no file may hold a whole model. prefer-safetensors: no file may hold tensors in a
-pickle. Exit code 0: none does. 1: one does. 2: one could not be read. What is no file of torch.save
-or pickle is passed over.
+The rule `state-dict-only` forbids whole models, `prefer-safetensors` tensors in a pickle. Files
+that torch.save and pickle did not write are skipped. Exit code 0: no file breaks the rule. 1: one
+does. 2: one could not be read. (The hook that scans runs `ptinspect scan`.)
 """
 
 from __future__ import annotations
@@ -20,60 +20,60 @@ if TYPE_CHECKING:
 
 
 def state_dict_only(document: Document) -> str | None:
-    """What to say of a file that holds a module; None where it holds none."""
+    """Return a message if the file contains a module."""
     if not document.modules:
         return None
-    named = document.class_path or document.modules[0].module.class_path
-    return f"a pickled model of class {named}: save its state_dict() instead"
+    class_path = document.class_path or document.modules[0].module.class_path
+    return f"a pickled model of class {class_path}: save its state_dict() instead"
 
 
 def prefer_safetensors(document: Document) -> str | None:
-    """What to say of a file that holds tensors in a pickle; None where it holds none."""
+    """Return a message if the file has tensors in a pickle."""
     if not document.tensors or document.archive.format.startswith("safetensors"):
         return None
-    return "tensors in a pickle: a safetensors file holds them without anything that could run"
+    return "tensors in a pickle: safetensors stores them without anything that could run"
 
 
 RULES: dict[str, tuple[Callable[[Document], str | None], str]] = {
     "state-dict-only": (state_dict_only, "state_dict"),
     "prefer-safetensors": (prefer_safetensors, "safetensors"),
 }
-"""By name: what is asked of a file, and what `convert` would make of it."""
+"""The check of each rule, and what `convert` turns a file into that breaks it."""
 
 
 def check(path: str, rule: str) -> tuple[int, str]:
-    """The exit code for one file, and what to say."""
+    """Return the exit code for one file, and the message to print."""
     from ptinspect.cli.output import error_text
     from ptinspect.display.text.escape import cut
     from ptinspect.document import open as open_document
 
-    ask, kind = RULES[rule]
+    find_violation, target = RULES[rule]
     try:
         with open_document(path) as document:
-            said = ask(document)
+            violation = find_violation(document)
     except FormatError:
         return 0, ""
     except PtInspectError as error:
         error.path = error.path or path
         return 2, error_text(error)
-    if said is None:
+    if violation is None:
         return 0, ""
-    made = f"{cut(path)}: {cut(said)}"
-    return 1, f"{made}\n  ptinspect convert {shell_word(path)} --to {kind}"
+    command = f"ptinspect convert {shell_word(path)} --to {target}"
+    return 1, f"{cut(path)}: {cut(violation)}\n  {command}"
 
 
 def main(args: Sequence[str]) -> int:
-    """The exit code for all files: 1 beats 2 beats 0."""
+    """Check all files, print the messages, and return the exit code: 1 beats 2 beats 0."""
     if not args or args[0] not in RULES:
         sys.stderr.write(f"usage: python -m ptinspect.cli.pre_commit {'|'.join(RULES)} FILE...\n")
         return 2
-    codes = set()
+    codes = {0}
     for path in args[1:]:
-        code, said = check(path, args[0])
+        code, message = check(path, args[0])
         codes.add(code)
-        if said:
-            sys.stdout.write(said + "\n")
-    return next((code for code in (1, 2) if code in codes), 0)
+        if message:
+            sys.stdout.write(message + "\n")
+    return next(code for code in (1, 2, 0) if code in codes)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`ptinspect scan`: may this be loaded?"""
+"""`ptinspect scan`: is a file safe to load?"""
 
 from __future__ import annotations
 
@@ -8,110 +8,101 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ptinspect.cli.options import force_option, format_option, no_progress_option, output_option
 from ptinspect.cli.output import open_output
 
 if TYPE_CHECKING:
-    from typing import Any
+    from ptinspect.safety.report.report import ScanReport
 
 
-@click.command("scan", short_help="May this be loaded? Files and folders.")
+@click.command("scan", short_help="Check if files and folders are safe to load.")
 @click.argument("paths", metavar="PATH...", nargs=-1, required=True)
-@click.option(
-    "-f",
-    "--format",
-    type=click.Choice(["text", "json", "sarif"]),
-    default="text",
-    show_default=True,
-    help="How it is said.",
-)
-@click.option("-o", "--output", metavar="FILE", help="Write it to FILE instead.")
-@click.option("--force", is_flag=True, help="Overwrite FILE if it exists.")
+@format_option(["text", "json", "sarif"])
+@output_option
+@force_option
 @click.option(
     "--allow",
     metavar="NAME",
     multiple=True,
-    help="A name that you vouch for (model.BDA), or a glob of such; what is dangerous only by its "
-    "whole name. May be repeated; also [tool.ptinspect] allow in pyproject.toml.",
+    help="Trust this name, e.g. model.BDA, or a glob of names. A dangerous name must be written in "
+    "full. Repeatable; also `allow` in [tool.ptinspect] of pyproject.toml.",
 )
 @click.option(
-    "--exclude", metavar="GLOB", multiple=True, help="No files with such a path; may be repeated."
+    "--exclude", metavar="GLOB", multiple=True, help="Skip files whose path matches. Repeatable."
 )
 @click.option(
     "--fail-on",
     type=click.Choice(["pointer", "unknown", "dangerous"]),
     default="unknown",
     show_default=True,
-    help="The least verdict that makes the exit code 1.",
+    help="Mildest verdict that makes the exit code 1.",
 )
 @click.option(
     "-j",
     "--jobs",
     metavar="N",
     type=click.IntRange(min=1),
-    help="Processes to scan with; without it as many as are fastest.",
+    help="Number of processes. By default as many as is fastest.",
 )
-@click.option("--no-progress", is_flag=True, help="No progress bar.")
+@no_progress_option
 @click.pass_context
-def command(ctx: click.Context, /, **given: Any) -> None:
-    """Say of each PATH whether it may be loaded, why not, and what to do: a file, a folder with all
-    files below it, or `-` (standard input).
+def command(
+    ctx: click.Context, paths: tuple[str, ...], format: str, output: str | None, force: bool,
+    allow: tuple[str, ...], exclude: tuple[str, ...], fail_on: str, jobs: int | None,
+    no_progress: bool,
+) -> None:  # fmt: skip
+    """Report if each PATH is safe to load, why not, and what to do. PATH is a file, a folder with
+    all files below it, or `-` for standard input.
 
-    Nothing of a file is executed. Exit code 0: clean. 1: something is as bad as --fail-on says.
+    Nothing in the files is executed. Exit code 0: no verdict is as bad as --fail-on. 1: one is.
     2: a file could not be read to its end.
     """
-    from ptinspect.cli.command_names import COMMAND_NAMES
     from ptinspect.cli.progress import ProgressBar
     from ptinspect.safety.report.report import exit_code
     from ptinspect.safety.scan import scan_many
 
-    paths: tuple[str, ...] = given["paths"]
-    with open_output(given["output"], force=given["force"], sources=paths) as target:
-        with ProgressBar("scanning", hidden=given["no_progress"], counted=True) as progress:
+    with open_output(output, force=force, sources=paths) as target:
+        with ProgressBar("scanning", hidden=no_progress, counted=True) as progress:
             reports = scan_many(
                 paths,
-                jobs=given["jobs"],
-                allow=(*given["allow"], *_configured()),
-                exclude=given["exclude"],
-                commands=frozenset(COMMAND_NAMES),
+                jobs=jobs,
+                allow=(*allow, *_configured_names()),
+                exclude=exclude,
+                commands=("convert", "scan", "stub"),
                 progress=progress,
             )
         several = len(paths) > 1 or len(reports) != 1 or os.path.isdir(paths[0])
-        target.write(_text(reports, given["format"], several))
-    ctx.exit(exit_code(reports, given["fail_on"]))
+        target.write(_report_text(reports, format, several))
+    ctx.exit(exit_code(reports, fail_on))
 
 
-def _text(reports: Any, form: str, several: bool) -> str:
+def _report_text(reports: list[ScanReport], format: str, several: bool) -> str:
     from ptinspect.safety.report.render import json_text, sarif_text, text_lines
 
-    if form == "json":
+    if format == "json":
         return json_text(reports, several)
-    if form == "sarif":
+    if format == "sarif":
         return sarif_text(reports)
     from ptinspect.display.text.escape import cut
 
     return "".join(f"{cut(line)}\n" for line in text_lines(reports))
 
 
-def _configured() -> list[str]:
-    """`[tool.ptinspect] allow` of the pyproject.toml in this folder or the nearest above it."""
+def _configured_names() -> list[str]:
+    """Return `allow` in [tool.ptinspect] of the pyproject.toml in this folder or above it."""
     folder = os.getcwd()
-    while True:
-        path = os.path.join(folder, "pyproject.toml")
-        if os.path.isfile(path):
-            return _allowed_in(path)
-        above = os.path.dirname(folder)
-        if above == folder:
+    while not os.path.isfile(os.path.join(folder, "pyproject.toml")):
+        parent = os.path.dirname(folder)
+        if parent == folder:
             return []
-        folder = above
-
-
-def _allowed_in(path: str) -> list[str]:
-    from ptinspect.errors import PtInspectError
-
+        folder = parent
+    path = os.path.join(folder, "pyproject.toml")
     with open(path, "rb") as file:
         text = file.read()
-    if b"ptinspect" not in text:
+    if b"ptinspect" not in text:  # spares the import of tomllib
         return []
+    from ptinspect.errors import PtInspectError
+
     try:
         if sys.version_info >= (3, 11):
             import tomllib
@@ -120,12 +111,13 @@ def _allowed_in(path: str) -> list[str]:
         table = tomllib.loads(text.decode()).get("tool", {}).get("ptinspect", {})
     except (ValueError, ImportError) as error:
         raise PtInspectError(f"cannot be read: {error}", path=path) from error
-    if others := [name for name in table if name != "allow"]:
+    unknown = [name for name in table if name != "allow"]
+    if unknown:
         raise PtInspectError(
-            f"[tool.ptinspect] has {', '.join(map(repr, others))}: `allow` is all that it may have",
+            f"[tool.ptinspect] has {', '.join(map(repr, unknown))}: only `allow` is supported",
             path=path,
         )
-    allowed = table.get("allow", [])
-    if not isinstance(allowed, list) or not all(isinstance(each, str) for each in allowed):
-        raise PtInspectError("[tool.ptinspect] allow is no list of names", path=path)
-    return allowed
+    names = table.get("allow", [])
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise PtInspectError("[tool.ptinspect] allow is not a list of names", path=path)
+    return names

@@ -12,6 +12,13 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ptinspect.cli.options import (
+    debug_requested,
+    force_option,
+    format_option,
+    no_progress_option,
+    output_option,
+)
 from ptinspect.cli.output import (
     OutputClosed,
     error_text,
@@ -40,16 +47,9 @@ Git LFS pointer. Other files that ptinspect does not read are counted."""
 
 @click.command("show", short_help="Show what is in files and folders.")
 @click.argument("paths", metavar="PATH...", nargs=-1, required=True)
-@click.option(
-    "-f",
-    "--format",
-    type=click.Choice(FORMATS),
-    default="summary",
-    show_default=True,
-    help="Output format.",
-)
-@click.option("-o", "--output", metavar="FILE", help="Write to FILE instead of standard output.")
-@click.option("--force", is_flag=True, help="Overwrite FILE if it exists.")
+@format_option(FORMATS)
+@output_option
+@force_option
 @click.option(
     "--include",
     metavar="GLOB",
@@ -93,7 +93,7 @@ Git LFS pointer. Other files that ptinspect does not read are counted."""
     help="Show the SHA-256 of each tensor and of the file, and compare the latter with a name like "
     "model-<8 hex digits>.pth.",
 )
-@click.option("--no-progress", is_flag=True, help="Do not show a progress bar.")
+@no_progress_option
 @click.pass_context
 def command(
     ctx: click.Context,
@@ -138,9 +138,8 @@ def command(
         from ptinspect.cli.progress import byte_progress
 
         options = replace(options, progress=byte_progress)
-    debug = bool(ctx.find_root().params.get("debug"))
     with open_output(output, force=force, sources=paths) as target:
-        code = ShowRun(format, options, target, debug).show_paths(paths)
+        code = ShowRun(format, options, target, debug_requested(ctx)).show_paths(paths)
     ctx.exit(code)
 
 

@@ -4,34 +4,40 @@ from __future__ import annotations
 
 import click
 
-from ptinspect.cli.output import open_output
+from ptinspect.cli.options import output_option
+from ptinspect.cli.output import open_output, write_stderr
 
 
-@click.command("stub", short_help="Python source for the classes that a file needs.")
+@click.command("stub", short_help="Write Python source for the classes that a file needs.")
 @click.argument("path", metavar="PATH")
-@click.option("-o", "--output", metavar="FILE", help="Write it to FILE instead.")
-@click.option("--package", metavar="DIR", help="A package: one file per original module.")
-@click.option("--force", is_flag=True, help="Overwrite what exists.")
-@click.option("--entry", metavar="PATH", help="The model that build() makes: model_ema, models[1].")
-@click.option("--class", "class_name", metavar="NAME", help="This class and what it needs.")
+@output_option
+@click.option(
+    "--package", metavar="DIR", help="Write a package into DIR: one file per original module."
+)
+@click.option("--force", is_flag=True, help="Overwrite existing files.")
+@click.option(
+    "--entry", metavar="PATH", help="Model that build() returns, e.g. model_ema or models[1]."
+)
+@click.option(
+    "--class", "class_name", metavar="NAME", help="Write only this class and what it needs."
+)
 @click.option(
     "--no-recovered-source",
     "recovered",
     flag_value=False,
     default=True,
-    help="Leave out source code that the file itself holds.",
+    help="Do not use the source code that the file itself contains.",
 )
 @click.option(
     "--guess-forward",
     is_flag=True,
-    help="Write a forward that calls the children in order (often wrong; it warns).",
+    help="Write a forward that calls the children in order. Often wrong: it warns when it runs.",
 )
 @click.option(
     "--check",
     is_flag=True,
-    help="Load the file with the stub in a child process (torch): both load ways, print, strict "
-    "load. What differs is said on standard error; exit code 1. Of the whole stub, so not with "
-    "--class.",
+    help="Load the file with the stub in a child process that imports torch, compare the printed "
+    "model, and load its state_dict strictly. Differences go to standard error, with exit code 1.",
 )
 @click.pass_context
 def command(
@@ -41,19 +47,19 @@ def command(
 ) -> None:  # fmt: skip
     """Write the classes that PATH needs, so that torch.load finds them.
 
-    Import what is written, then load: `ptinspect stub model.pth > model_def.py`, and in Python
-    `from model_def import *`. Nothing of the file is executed. Exit code 0: written. 1: --check
-    found that it does not fit. 2: the file could not be read, or the stub not written.
+    Run `ptinspect stub model.pth > model_def.py`; in Python, run `from model_def import *` before
+    torch.load. Nothing in the file is executed. Exit code 0: written. 1: --check found a
+    difference. 2: the file could not be read, or the stub not written.
     """
-    from ptinspect.stubs import stub
+    from ptinspect.stubs import stub, stub_package
 
     if check and class_name is not None:
-        raise click.UsageError("--check and --class: a part of the stub does not load the file")
+        raise click.UsageError(
+            "--check cannot be used with --class: part of a stub cannot load the file"
+        )
+    if package is not None and output is not None:
+        raise click.UsageError("--package cannot be used with --output")
     if package is not None:
-        if output is not None:
-            raise click.UsageError("--package and --output: one of them")
-        from ptinspect.stubs import stub_package
-
         stub_package(
             path,
             package,
@@ -63,32 +69,25 @@ def command(
             recovered_source=recovered,
             guess_forward=guess_forward,
         )
-        _check(ctx, check, path, entry, True, recovered, guess_forward)
-        return
-    text = stub(
-        path,
-        entry=entry,
-        class_name=class_name,
-        recovered_source=recovered,
-        guess_forward=guess_forward,
-    )
-    with open_output(output, force=force, sources=(path,)) as target:
-        target.write(text)
-    _check(ctx, check, path, entry, False, recovered, guess_forward)
+    else:
+        text = stub(
+            path,
+            entry=entry,
+            class_name=class_name,
+            recovered_source=recovered,
+            guess_forward=guess_forward,
+        )
+        with open_output(output, force=force, sources=(path,)) as target:
+            target.write(text)
+    if check:
+        from ptinspect.proofs.stub_check import check_stub
 
-
-def _check(
-    ctx: click.Context, check: bool, path: str, entry: str | None, package: bool,
-    recovered: bool, guess: bool,
-) -> None:  # fmt: skip
-    """Where it is asked for: the report on standard error, and the exit code."""
-    if not check:
-        return
-    from ptinspect.cli.output import write_stderr
-    from ptinspect.proofs.stub_check import check_stub
-
-    report = check_stub(
-        path, entry=entry, package=package, recovered_source=recovered, guess_forward=guess
-    )
-    write_stderr(report.text().rstrip("\n"))
-    ctx.exit(report.exit_code)
+        report = check_stub(
+            path,
+            entry=entry,
+            package=package is not None,
+            recovered_source=recovered,
+            guess_forward=guess_forward,
+        )
+        write_stderr(report.text().rstrip("\n"))
+        ctx.exit(report.exit_code)

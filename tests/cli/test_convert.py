@@ -105,7 +105,7 @@ def test_names_are_derived(model: Path, tmp_path: Path) -> None:
         "model.safetensors", "model_checkpoint.pt", "other.safetensors",
     ]  # fmt: skip
     result = run(model, other, tmp_path / "none", "--to", "safetensors")
-    assert (result.exit_code, "need a folder as DST" in result.stderr) == (2, True)
+    assert (result.exit_code, "DST must be a folder" in result.stderr) == (2, True)
 
 
 @pytest.mark.parametrize("target", [None, "out.weights"])

@@ -71,4 +71,4 @@ def test_dst_is_no_pipe(three: list[Path], tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.chdir(tmp_path)
     result = run(three[0], "-", "--to", "safetensors")
     assert (result.exit_code, os.path.exists("-")) == (2, False)
-    assert "DST is a file" in result.stderr
+    assert "DST cannot be standard output" in result.stderr

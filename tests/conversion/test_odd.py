@@ -153,7 +153,7 @@ def test_two_sources_with_one_name(tmp_path: Path) -> None:
     command += [str(tmp_path / "out"), "--to", "safetensors", "--force"]
     result = CliRunner().invoke(cli, command)
     assert result.exit_code == 2
-    assert "would both become" in result.stderr
+    assert "would both be written to" in result.stderr
     assert os.listdir(tmp_path / "out") == []
 
 
