@@ -1,77 +1,72 @@
-"""`ptinspect check`: prove what a checkpoint or model holds."""
+"""`ptinspect check`: does training go on from this file as if nothing had happened?"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
 import click
 
+from ptinspect.cli.options import (
+    combine,
+    force_option,
+    format_option,
+    no_progress_option,
+    output_option,
+)
 from ptinspect.cli.output import open_output
 from ptinspect.cli.progress import training_progress
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from typing_extensions import Unpack
 
     from ptinspect.report import Report
 
 
-def _combined(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Return one decorator for several options, which --help lists in this order."""
+class TrainingOptions(TypedDict):
+    """The options of the checks that train; `check_roundtrip` and `check_resume` explain them."""
 
-    def decorate(function: Any) -> Any:
-        for option in reversed(options):
-            function = option(function)
-        return function
+    model: str | None
+    data: str | None
+    loss: str
+    optimizer_class: str | None
+    entry: str | None
+    steps: int
+    device: str
+    seed: int
+    allow_tf32: bool
+    trust: bool
+    timeout: float
 
-    return decorate
 
-
-_ENTRY = click.option(
-    "--entry",
-    metavar="PATH",
-    help="Check the model or optimizer state at PATH, if the file has several.",
+_entry_option = click.option(
+    "--entry", metavar="PATH", help="Check only this entry, e.g. model_state_dict."
 )
-_OUTPUT = _combined(
-    click.option(
-        "-f",
-        "--format",
-        "output_format",
-        type=click.Choice(["text", "json"]),
-        default="text",
-        show_default=True,
-        help="Output format.",
-    ),
-    click.option(
-        "-o", "--output", metavar="FILE", help="Write to FILE instead of standard output."
-    ),
-    click.option("--force", is_flag=True, help="Overwrite FILE if it exists."),
-)
-_TRAINING = _combined(
+_training_options = combine(
     click.option(
         "--model",
         metavar="FILE.py:CLASS",
-        help="The model's class, or a function that returns the model. FILE.py is run: it is code "
-        "that you trust. If it has them, `resume` uses its functions make_optimizer(model), "
-        "make_scheduler(optimizer), make_scaler() and autocast().",
+        help="The model's class, or a function that returns the model. FILE.py is run: use only "
+        "code that you trust. `resume` also calls make_optimizer(model), "
+        "make_scheduler(optimizer), make_scaler() and autocast() if FILE.py defines them.",
     ),
     click.option(
         "--data",
         metavar="FILE.py:FUNCTION",
-        help="A function that returns a DataLoader, or batches (inputs and target, or inputs "
-        "alone). If it has a parameter `epoch`, it is called for each epoch. FILE.py is run: it "
-        "is code that you trust. Default: random inputs for the first layer.",
+        help="A function that returns a DataLoader or a list of batches (inputs and target, or "
+        "inputs alone). If it has a parameter `epoch`, it is called for each epoch. FILE.py is "
+        "run: use only code that you trust. By default inputs are generated for the first layer.",
     ),
     click.option(
         "--loss",
         metavar="NAME",
         default="MSELoss",
         show_default=True,
-        help="A loss of torch.nn. Without targets, the mean square of the outputs is used.",
+        help="Loss class of torch.nn. Without targets the loss is the mean square of the outputs.",
     ),
     click.option(
         "--optimizer-class",
         metavar="NAME",
-        help="The optimizer, such as torch.optim.AdamW, if the file does not record it.",
+        help="Optimizer class, if the file does not record it, e.g. torch.optim.AdamW.",
     ),
     click.option(
         "--steps",
@@ -79,8 +74,8 @@ _TRAINING = _combined(
         type=click.IntRange(min=1),
         default=4,
         show_default=True,
-        help="For `resume`, steps before the save and again after it, rounded up to whole epochs. "
-        "For `roundtrip`, steps of training.",
+        help="Training steps; for `resume`, N before the save and N after it, rounded up to whole "
+        "epochs.",
     ),
     click.option(
         "--device",
@@ -88,22 +83,17 @@ _TRAINING = _combined(
         default="auto",
         show_default=True,
         help="Device to train on; auto is CUDA if torch finds it, else the CPU. With cuda, "
-        "`resume` also resumes on the CPU and back, within a tolerance in ULPs.",
+        "`resume` also moves to the CPU and back, within a tolerance that it reports (in ULPs).",
     ),
     click.option(
-        "--seed",
-        metavar="N",
-        type=int,
-        default=0,
-        show_default=True,
-        help="Seed of the random number generators.",
+        "--seed", metavar="N", type=int, default=0, show_default=True, help="Random seed."
     ),
     click.option("--allow-tf32", is_flag=True, help="Let CUDA calculate in TF32."),
     click.option(
         "--trust",
         is_flag=True,
-        help="Load the file even if it has names that are not on the allowlist. It is code that "
-        "you trust.",
+        help="Load the file even if it uses names that are not on the allowlist. Use only if you "
+        "trust it.",
     ),
     click.option(
         "--timeout",
@@ -111,28 +101,27 @@ _TRAINING = _combined(
         type=click.FloatRange(min=1),
         default=600.0,
         show_default=True,
-        help="Stop a child process after SECONDS.",
+        help="Longest time for one child process.",
     ),
-    _ENTRY,
 )
-_NO_PROGRESS = click.option("--no-progress", is_flag=True, help="Show no progress bar.")
+_report_options = combine(format_option(["text", "json"]), output_option, force_option)
 
 
-@click.group("check", short_help="Proofs: optimizer state, round trip, resume.")
+@click.group("check", short_help="Check optimizer state, round trips and resuming.")
 def command() -> None:
-    """Prove what a checkpoint or model holds.
+    """Prove that training goes on from a file exactly as if nothing had happened.
 
-    Exit code 0: proved. 1: something differs. 2: the proof could not be run.
+    Exit code 0: proved. 1: something differs. 2: the check could not be run.
     """
 
 
-@command.command("optimizer", short_help="Is the optimizer state consistent with the model?")
+@command.command("optimizer", short_help="Check that the optimizer state fits the model.")
 @click.argument("path", metavar="CHECKPOINT")
-@_combined(_ENTRY, _OUTPUT)
+@_entry_option
+@_report_options
 @click.pass_context
 def optimizer(
     ctx: click.Context,
-    /,
     path: str,
     entry: str | None,
     output_format: str,
@@ -142,90 +131,78 @@ def optimizer(
     """Compare the optimizer state in CHECKPOINT with the weights in it: group sizes, order, shapes
     and dtypes, missing and extra states, steps, learning rates, NaN and inf.
 
-    The file is not loaded, and torch is not needed. Exit code 0: the recorded state is consistent
-    with the recorded model, apart from what is listed as undecided. 1: it is not. 2: the file
-    cannot be read, or has no optimizer state.
+    Nothing is loaded and torch is not needed. Exit code 0: no contradiction was found; what cannot
+    be decided is listed. 1: the state does not fit. 2: the file could not be read, or has no
+    optimizer state.
     """
     from ptinspect.proofs.optimizer import check_optimizer
 
     with open_output(output, force=force, sources=(path,)) as target:
         report = check_optimizer(path, entry=entry)
-        target.write(_render(report, output_format))
+        target.write(_report_text(report, output_format))
     ctx.exit(report.exit_code)
 
 
-@command.command("roundtrip", short_help="Is each converted form the same model?")
+@command.command("roundtrip", short_help="Check that convert writes the same model.")
 @click.argument("path", metavar="MODEL")
-@_combined(_TRAINING, _OUTPUT, _NO_PROGRESS)
+@_training_options
+@_entry_option
+@_report_options
+@no_progress_option
 @click.pass_context
 def roundtrip(
-    ctx: click.Context,
-    /,
-    path: str,
-    output_format: str,
-    output: str | None,
-    force: bool,
-    no_progress: bool,
-    **options: Any,
-) -> None:
+    ctx: click.Context, path: str, output_format: str, output: str | None, force: bool,
+    no_progress: bool, **training: Unpack[TrainingOptions],
+) -> None:  # fmt: skip
     """Convert MODEL to a state_dict, a checkpoint and safetensors, load each into a new instance,
     and compare with the original bit for bit: weights, outputs, gradients, and the weights after N
     steps of training.
 
-    MODEL is a full model, or a state_dict with --model. torch runs in child processes. Nothing is
-    loaded that `scan` calls dangerous. Exit code 0: proved. 1: something differs. 2: the proof
+    MODEL is a full model, or a state_dict with --model. torch runs in child processes; a file that
+    `scan` calls dangerous is not loaded. Exit code 0: proved. 1: something differs. 2: the check
     could not be run.
     """
     from ptinspect.proofs.roundtrip import check_roundtrip
 
     with open_output(output, force=force, sources=(path,)) as target:
-        with training_progress(hidden=no_progress) as watch:
-            report = check_roundtrip(path, progress=watch, **options)
-        target.write(_render(report, output_format))
+        with training_progress(hidden=no_progress) as progress:
+            report = check_roundtrip(path, progress=progress, **training)
+        target.write(_report_text(report, output_format))
     ctx.exit(report.exit_code)
 
 
-@command.command("resume", short_help="Does the file hold all that an exact resume needs?")
+@command.command("resume", short_help="Check that training resumes exactly; if not, say why.")
 @click.argument("path", metavar="CHECKPOINT")
-@_combined(
-    _TRAINING,
-    click.option(
-        "--plot", metavar="FILE", help="Draw both loss curves as .png, .svg or .pdf (matplotlib)."
-    ),
-    _OUTPUT,
-    _NO_PROGRESS,
+@_training_options
+@_entry_option
+@click.option(
+    "--plot", metavar="FILE", help="Draw both loss curves to a .png or .svg file (matplotlib)."
 )
+@_report_options
+@no_progress_option
 @click.pass_context
 def resume(
-    ctx: click.Context,
-    /,
-    path: str,
-    output_format: str,
-    output: str | None,
-    force: bool,
-    no_progress: bool,
-    **options: Any,
-) -> None:
-    """Prove that CHECKPOINT holds all that an exact resume of this training needs.
+    ctx: click.Context, path: str, plot: str | None, output_format: str, output: str | None,
+    force: bool, no_progress: bool, **training: Unpack[TrainingOptions],
+) -> None:  # fmt: skip
+    """Train 2N steps from CHECKPOINT without interruption. Train N steps, save in the layout of the
+    file, load it in a new process, and train N more. Compare bit for bit.
 
-    Train 2N steps without interruption. Train N steps, save in the layout of CHECKPOINT, load that
-    in a new process, train N more, and compare bit for bit. If they differ, the first difference
-    and its causes are reported. A cause is named only after fixing exactly it and seeing the bits
-    agree.
-
-    torch runs in child processes. Nothing is loaded that `scan` calls dangerous. Exit code 0:
-    proved. 1: something differs. 2: the proof could not be run.
+    The report names the first difference and its cause. A cause is named only if fixing it, and
+    nothing else, makes the bits agree. torch runs in child processes; a file that `scan` calls
+    dangerous is not loaded. Exit code 0: proved. 1: something differs. 2: the check could not be
+    run.
     """
     from ptinspect.proofs.resume.proof import check_resume
 
     with open_output(output, force=force, sources=(path,)) as target:
-        with training_progress(hidden=no_progress) as watch:
-            report = check_resume(path, force=force, progress=watch, **options)
-        target.write(_render(report, output_format))
+        with training_progress(hidden=no_progress) as progress:
+            report = check_resume(path, progress=progress, plot=plot, force=force, **training)
+        target.write(_report_text(report, output_format))
     ctx.exit(report.exit_code)
 
 
-def _render(report: Report, output_format: str) -> str:
+def _report_text(report: Report, output_format: str) -> str:
     if output_format == "text":
         return report.text()
     from ptinspect.display.text.values import json_value

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 @no_progress_option
 @click.pass_context
 def command(
-    ctx: click.Context, a: str, b: str, format: str, output: str | None, tolerance: float,
+    ctx: click.Context, a: str, b: str, output_format: str, output: str | None, tolerance: float,
     include: tuple[str, ...], exclude: tuple[str, ...], no_progress: bool,
 ) -> None:  # fmt: skip
     """Compare two models of any format: keys, shapes, dtypes, values, entries, optimizers.
@@ -59,13 +59,13 @@ def command(
             a, b, tolerance=tolerance, include=include, exclude=exclude, progress=progress
         )
     with open_output(output, force=True, sources=(a, b)) as target:
-        target.write(_rendered(report, format, to_file=output is not None))
+        target.write(_rendered(report, output_format, to_file=output is not None))
     ctx.exit(report.exit_code)
 
 
-def _rendered(report: DiffReport, format: str, *, to_file: bool) -> str:
+def _rendered(report: DiffReport, output_format: str, *, to_file: bool) -> str:
     """Return the report in a format; text fits the terminal, if it goes to one."""
-    if format == "json":
+    if output_format == "json":
         import json
 
         return json.dumps(report.as_dict(), ensure_ascii=False, indent=2) + "\n"
@@ -76,9 +76,9 @@ def _rendered(report: DiffReport, format: str, *, to_file: bool) -> str:
     from ptinspect.cli.progress import is_terminal
     from ptinspect.comparison.render import render_html, render_markdown, render_text
 
-    if format == "markdown":
+    if output_format == "markdown":
         return render_markdown(report)
-    if format == "html":
+    if output_format == "html":
         return render_html(report)
     terminal = not to_file and is_terminal(sys.stdout)
     width = shutil.get_terminal_size()[0] if terminal else None

@@ -17,6 +17,7 @@ def format_option(formats: Sequence[str]) -> Decorator:
     return click.option(
         "-f",
         "--format",
+        "output_format",
         type=click.Choice(formats),
         default=formats[0],
         show_default=True,

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 @no_progress_option
 @click.pass_context
 def command(
-    ctx: click.Context, paths: tuple[str, ...], format: str, output: str | None, force: bool,
+    ctx: click.Context, paths: tuple[str, ...], output_format: str, output: str | None, force: bool,
     allow: tuple[str, ...], exclude: tuple[str, ...], fail_on: str, jobs: int | None,
     no_progress: bool,
 ) -> None:  # fmt: skip
@@ -72,16 +72,16 @@ def command(
                 progress=progress,
             )
         several = len(paths) > 1 or len(reports) != 1 or os.path.isdir(paths[0])
-        target.write(_report_text(reports, format, several))
+        target.write(_report_text(reports, output_format, several))
     ctx.exit(exit_code(reports, fail_on))
 
 
-def _report_text(reports: list[ScanReport], format: str, several: bool) -> str:
+def _report_text(reports: list[ScanReport], output_format: str, several: bool) -> str:
     from ptinspect.safety.report.render import json_text, sarif_text, text_lines
 
-    if format == "json":
+    if output_format == "json":
         return json_text(reports, several)
-    if format == "sarif":
+    if output_format == "sarif":
         return sarif_text(reports)
     from ptinspect.display.text.escape import cut
 

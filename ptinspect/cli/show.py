@@ -99,7 +99,7 @@ def command(
     ctx: click.Context,
     /,
     paths: tuple[str, ...],
-    format: str,
+    output_format: str,
     output: str | None,
     force: bool,
     include: tuple[str, ...],
@@ -139,7 +139,7 @@ def command(
 
         options = replace(options, progress=byte_progress)
     with open_output(output, force=force, sources=paths) as target:
-        code = ShowRun(format, options, target, debug_requested(ctx)).show_paths(paths)
+        code = ShowRun(output_format, options, target, debug_requested(ctx)).show_paths(paths)
     ctx.exit(code)
 
 
@@ -169,10 +169,10 @@ class ShowRun:
     """Shows several files, each whatever happens with the others, and collects the exit code."""
 
     def __init__(
-        self, format: str, options: ShowOptions, target: StdoutWriter | TextFile, debug: bool
+        self, output_format: str, options: ShowOptions, target: StdoutWriter | TextFile, debug: bool
     ) -> None:
-        self._is_json = format == "json"
-        self._render = renderer(format)
+        self._is_json = output_format == "json"
+        self._render = renderer(output_format)
         self._options = options
         self._target = target
         self._debug = debug
