@@ -255,7 +255,7 @@ def _held(storage: Storage, start: int, stop: int) -> bytes | memoryview:
     if stop - start <= HELD or storage.file_offset is None:
         return storage.read(start, stop)
     storage.check()
-    at = storage.span.at
+    at = storage.span.start
     assert at is not None
     buffer, origin, _ = storage.archive.source.window()
     begin = origin + at + storage.begin

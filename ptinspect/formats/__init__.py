@@ -1,1 +1,1 @@
-"""One class per on-disk format, told by content: which pickles there are, where the bytes lie."""
+"""One class per on-disk format, chosen by content: its pickles, and the bytes of each storage."""

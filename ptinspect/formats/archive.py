@@ -1,4 +1,4 @@
-"""What every format gives: the value its pickle makes, and where each storage's bytes lie."""
+"""The interface of every format: the value of its pickle, and the bytes of each storage."""
 
 from __future__ import annotations
 
@@ -15,11 +15,14 @@ if TYPE_CHECKING:
     from ptinspect.source.base import Source
 
 CHUNK = 1 << 20
-"""Bytes that are read at a time where more are asked for than a view should hold."""
+"""Bytes per read of long records."""
+
+EMPTY_PICKLE = b"\x80\x02N."
+"""The pickle of None, for formats without a pickle."""
 
 
 class Finding(NamedTuple):
-    """Something in a container that does not add up, or that a reader should know."""
+    """An inconsistency in a container, or a fact about it that a reader should know."""
 
     kind: str
     message: str
@@ -27,7 +30,7 @@ class Finding(NamedTuple):
 
 
 class ClassSource(NamedTuple):
-    """The source code of a module's class, as legacy files hold it. `file`: its path there."""
+    """The source code of a module's class in a legacy file. `file` is its original path."""
 
     module: str
     name: str
@@ -36,48 +39,56 @@ class ClassSource(NamedTuple):
 
 
 class Span:
-    """The bytes of one storage. `record`: the archive's member; `length`: real bytes.
+    """The bytes of one storage.
 
-    at: where they begin in the archive's own source (None: compressed). offset: where in the
-    user's file (None: in something compressed).
+    Attributes:
+        record: name of the archive's record, or None for the file itself.
+        length: number of bytes after decompression.
     """
 
-    __slots__ = ("_at", "_base", "length", "record")
+    __slots__ = ("_base", "_start", "length", "record")
 
-    def __init__(self, record: str | None, length: int, at: int | None, base: int | None) -> None:
+    def __init__(
+        self, record: str | None, length: int, start: int | None, base: int | None
+    ) -> None:
         self.record = record
         self.length = length
-        self._at = at
+        self._start = start
         self._base = base
 
     @property
-    def at(self) -> int | None:
-        """See the class."""
-        return self._at
+    def start(self) -> int | None:
+        """Offset of the bytes in the archive's source, or None if they are compressed."""
+        return self._start
 
     @property
     def offset(self) -> int | None:
-        """See the class."""
-        at = self.at
-        return None if at is None or self._base is None else self._base + at
+        """Offset of the bytes in the user's file, or None inside compressed data."""
+        start = self.start
+        return None if start is None or self._base is None else self._base + start
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.record!r}, {self.length} bytes)"
 
 
 class Archive:
-    """One opened file. It does not own its source: who opened that closes it.
+    """One opened file. Its source is closed by whoever opened it.
 
-    format: its name in JSON. pickled, root: the main pickle, run, and its value. record: the
-    name of the record that it lies in (None: the file itself); origin: where byte 0 of the
-    machine's buffer lies in the user's file (None: in something compressed), so that an offset
-    of a value plus `origin` is an offset in the file.
-
-    byteorder: of the storages' elements. version: what the container calls its version.
-    facts: what else the container records. storages: by the key in the persistent ids.
-    sources: classes' source code. streams: every pickle of the file, the main one included.
-    more_roots: the values of the pickles that follow the first in a row. parts: further files that
-    it consists of, whose sources are closed with its own.
+    Attributes:
+        format: the name of the format in JSON.
+        pickled: the main pickle after its run.
+        record: name of the record that contains it, or None for the file itself.
+        origin: offset in the user's file of the first byte of the machine's buffer, so that
+            `origin` plus the offset of a value is an offset in the file. None inside compressed
+            data.
+        byteorder: byte order of the storages' elements.
+        version: version of the container.
+        facts: other facts that the container records.
+        storages: byte ranges by the keys of the persistent ids.
+        sources: source code of classes.
+        streams: every pickle of the file, the main one included.
+        more_roots: values of further pickles after the first.
+        parts: other files that belong to this one; their sources are closed with its own.
     """
 
     format: str
@@ -100,43 +111,44 @@ class Archive:
 
     @property
     def root(self) -> Value:
-        """The value that the main pickle makes."""
+        """The value that the main pickle builds."""
         return self.pickled.root
 
-    def owner(self, key: str) -> tuple[Archive, str]:
-        """The archive that has the storage which a persistent id names so, and its key there."""
+    def resolve_storage(self, key: str) -> tuple[Archive, str]:
+        """Return the archive that contains the storage of a persistent id, and its key there."""
         return self, key
 
     def read(self, span: Span, start: int = 0, stop: int | None = None) -> bytes:
-        """Bytes `start` to `stop` of a storage, in one piece: ask for what may be held.
+        """Return bytes `start` to `stop` of a storage in one piece.
 
-        DamagedError if the storage or the file ends before `stop`.
+        Raises:
+            DamagedError: the storage or the file ends before `stop`.
         """
-        start, stop = bounded(span, start, stop)
+        start, stop = check_range(span, start, stop)
         return b"".join(self.chunks(span, start, stop, max(stop - start, 1)))
 
     def chunks(
         self, span: Span, start: int = 0, stop: int | None = None, size: int = CHUNK
     ) -> Iterator[bytes]:
-        """The same in pieces of `size` bytes (the last may be shorter)."""
-        start, stop = bounded(span, start, stop)
-        if span.at is None:
+        """Yield bytes `start` to `stop` of a storage in pieces of `size` bytes."""
+        start, stop = check_range(span, start, stop)
+        if span.start is None:
             raise NotImplementedError(f"{self.format} has no compressed storages")
-        return pieces(self.source, span.at, start, stop, size)
+        return read_chunks(self.source, span.start + start, span.start + stop, size)
 
 
-def bounded(span: Span, start: int, stop: int | None) -> tuple[int, int]:
-    """The range, checked against what the storage has."""
+def check_range(span: Span, start: int, stop: int | None) -> tuple[int, int]:
+    """Return the range, or raise DamagedError if the storage is shorter."""
     stop = span.length if stop is None else stop
     if not 0 <= start <= stop <= span.length:
         raise DamagedError(
-            f"bytes {start:,} to {stop:,} are asked of a storage that has {span.length:,}",
+            f"bytes {start:,} to {stop:,} are outside a storage of {span.length:,} bytes",
             where=Place(span.record),
         )
     return start, stop
 
 
-def pieces(source: Source, at: int, start: int, stop: int, size: int = CHUNK) -> Iterator[bytes]:
-    """`source[at + start : at + stop]` in pieces of `size` bytes."""
+def read_chunks(source: Source, start: int, stop: int, size: int = CHUNK) -> Iterator[bytes]:
+    """Yield `source[start:stop]` in pieces of `size` bytes."""
     for begin in range(start, stop, size):
-        yield source.read(at + begin, min(size, stop - begin))
+        yield source.read(begin, min(size, stop - begin))

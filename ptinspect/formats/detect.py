@@ -1,8 +1,8 @@
-"""What a file is, told by its content and never by its name, and the one way to open it.
+"""Find out what a file is by its content, never by its name, and open it.
 
-The order is torch's: a file that begins as a zip does is one, a tar with torch's members is a
-tar, and all else that is not known to be something else is read as pickles. What a zip does
-not need is imported when it is met: most files are zips.
+The order is torch's: a file that begins like a zip is one, a tar with torch's members is a torch
+file, and everything that is not known to be something else is read as pickles. Modules that a zip
+does not need are imported when they are needed, because most files are zips.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING
 
 from ptinspect.errors import DOWNLOAD_AGAIN, DamagedError
 from ptinspect.formats.signatures import (
+    CONCATENATED_ZIPS,
     Identity,
     identify_index,
     identify_signature,
     identify_text,
+    identify_zip,
     is_tar,
 )
 from ptinspect.limits import LIMITS, Limits
@@ -25,81 +27,41 @@ if TYPE_CHECKING:
     from ptinspect.formats.zip.directory import ZipDirectory
     from ptinspect.source.base import Source
 
-
-INDEX = 1 << 20
-"""Bytes of a JSON in which the weight_map of an index is looked for."""
-
-MODELS = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".tar")
-"""How the names of members end that are worth a look."""
-
-
-def identify_head(source: Source, head: bytes, limits: Limits) -> Identity | None:
-    """The format of what begins as no pickle can, or as no pickle does; None for the rest.
-    `head`: the first few kilobytes."""
-    if not source.size:
-        return Identity("empty", "an empty file (0 bytes)", DOWNLOAD_AGAIN)
-    if not any(head):
-        return _zeros(source)
-    if head.startswith((b"PK\x05\x06", b"PK\x07\x08")):
-        return Identity("zip", "an empty zip, or the first part of one in several files")
-    tail = source.read(max(source.size - 8, 0), min(source.size, 8))
-    found = identify_signature(head, tail, source.size)
-    if found:
-        return found
-    if is_tar(head):
-        return _tar_kind(source, limits)
-    if head[0] in BY_CODE:
-        return None
-    named = identify_text(head, source.size)
-    if named is not None and named.format == "json" and source.size > len(head):
-        more = source.read(0, min(source.size, INDEX))  # metadata may stand in front of the map
-        return identify_index(more.decode("utf-8", "replace")) or named
-    return named
-
-
-def _zeros(source: Source) -> Identity:
-    """A file that was given its length, and not (all of) its content."""
-    count = min(source.size, 1 << 20)
-    if any(source.read(0, count)):
-        what = "a file that begins with zeros"
-    elif count == source.size:
-        what = f"a file of {count:,} zero bytes"
-    else:
-        what = f"a file whose first {count:,} bytes are zero"
-    return Identity("zeros", what, f"its content was never written: {DOWNLOAD_AGAIN}")
-
-
-def _tar_kind(source: Source, limits: Limits) -> Identity:
-    from ptinspect.formats.torch_tar import MEMBERS, members
-
-    found = members(source, limits)
-    if next(iter(found), None) == MEMBERS[0] or set(MEMBERS) <= set(found):
-        return Identity("torch-legacy-tar", "a file of torch.save before 0.1.11")
-    inner = next((name for name in found if name.endswith(MODELS)), None)
-    hint = (
-        "unpack it (tar -xf FILE) and show the model in it" if inner else "unpack it: tar -xf FILE"
-    )
-    return Identity("tar", f"a tar of {len(found):,} files", hint)
-
-
-# ---
-
-
 ZIP_MAGIC = b"PK\x03\x04"
 
 HEAD_BYTES = 4096
-"""Bytes that are looked at before it is decided what a file is."""
+"""Bytes that are read before it is decided what a file is."""
+
+_INDEX_BYTES = 1 << 20
+"""Bytes of a JSON file that are searched for the weight_map of an index."""
+
+_MODEL_ENDINGS = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".tar")
 
 
-def open_archive(source: Source, limits: Limits = LIMITS, *, inside: bool = False) -> Archive:
-    """Opens what `source` holds. inside: it is a shard, and no index of others.
+def open_archive(source: Source, limits: Limits = LIMITS) -> Archive:
+    """Open the file in `source`.
 
-    Raises FormatError, which names what it is, for what torch.save does not write;
-    DamagedError for what is cut off or inconsistent; LimitError.
+    Raises:
+        FormatError: torch.save does not write such files; the message names the format.
+        DamagedError: the file is truncated or inconsistent.
+        LimitError: a limit was exceeded.
     """
+    return _open(source, limits, allow_index=True)
+
+
+def _open_shard(source: Source, limits: Limits) -> Archive:
+    return _open(source, limits, allow_index=False)
+
+
+def _open(source: Source, limits: Limits, allow_index: bool) -> Archive:
     head = source.read(0, min(source.size, HEAD_BYTES))
     if head.startswith(ZIP_MAGIC):
-        return _open_zip(source, limits)
+        directory, identity, folder = read_zip_directory(source, limits)
+        if identity.format != "torch-zip":
+            raise identity.error()
+        from ptinspect.formats.torch_zip import open_zip
+
+        return open_zip(source, directory, folder, limits)
 
     named = identify_head(source, head, limits)
     if named is None:
@@ -111,21 +73,74 @@ def open_archive(source: Source, limits: Limits = LIMITS, *, inside: bool = Fals
 
         return read_safetensors(source, limits)
     if named.format == "torch-legacy-tar":
-        from ptinspect.formats.torch_tar import members, read_tar
+        from ptinspect.formats.torch_tar import read_tar
 
-        return read_tar(source, members(source, limits), limits)
-    if named.format in ("safetensors-index", "torch-index") and not inside:
-        from ptinspect.formats.sharded import read_index
+        return read_tar(source, limits)
+    if named.format in ("safetensors-index", "torch-index") and allow_index:
+        from ptinspect.formats.sharded import read_sharded
 
-        return read_index(source, limits)
+        return read_sharded(source, _open_shard, limits)
     raise named.error()
 
 
+def identify_head(source: Source, head: bytes, limits: Limits) -> Identity | None:
+    """Return the format of a file that does not begin like a pickle or a zip with entries.
+
+    Args:
+        head: the first `HEAD_BYTES` bytes.
+
+    Returns:
+        The format, or None for pickles and unknown content.
+    """
+    if not source.size:
+        return Identity("empty", "an empty file (0 bytes)", DOWNLOAD_AGAIN)
+    if not any(head):
+        return _identify_zeros(source)
+    if head.startswith((b"PK\x05\x06", b"PK\x07\x08")):
+        return Identity("zip", "an empty zip, or the first part of one in several files")
+    tail = source.read(max(source.size - 8, 0), min(source.size, 8))
+    identity = identify_signature(head, tail, source.size)
+    if identity:
+        return identity
+    if is_tar(head):
+        return _identify_tar(source, limits)
+    if head[0] in BY_CODE:
+        return None
+    identity = identify_text(head, source.size)
+    if identity is not None and identity.format == "json" and source.size > len(head):
+        text = source.read(0, min(source.size, _INDEX_BYTES))  # metadata may precede the map
+        return identify_index(text.decode("utf-8", "replace")) or identity
+    return identity
+
+
+def _identify_zeros(source: Source) -> Identity:
+    """Identify a file that has its length, but not (all of) its content."""
+    count = min(source.size, 1 << 20)
+    if any(source.read(0, count)):
+        description = "a file that begins with zeros"
+    elif count == source.size:
+        description = f"a file of {count:,} zero bytes"
+    else:
+        description = f"a file whose first {count:,} bytes are zero"
+    return Identity("zeros", description, f"its content was never written: {DOWNLOAD_AGAIN}")
+
+
+def _identify_tar(source: Source, limits: Limits) -> Identity:
+    from ptinspect.formats.torch_tar import MEMBERS, read_members
+
+    members = read_members(source, limits)
+    if next(iter(members), None) == MEMBERS[0] or set(MEMBERS) <= set(members):
+        return Identity("torch-legacy-tar", "a file of torch.save before 0.1.11")
+    hint = "unpack it: tar -xf FILE"
+    if any(name.endswith(_MODEL_ENDINGS) for name in members):
+        hint = "unpack it (tar -xf FILE) and show the model in it"
+    return Identity("tar", f"a tar of {len(members):,} files", hint)
+
+
 def read_zip_directory(source: Source, limits: Limits) -> tuple[ZipDirectory, Identity, str]:
-    """The zip's directory, what it is, and the folder that torch.save's pickle is in."""
-    from ptinspect.formats.signatures import SEVERAL, identify_zip
+    """Return the directory of a zip, its format, and the folder that contains torch's pickle."""
     from ptinspect.formats.zip.directory import ZipDirectory
-    from ptinspect.formats.zip.records import has_end_record, several
+    from ptinspect.formats.zip.records import has_end_record, is_concatenated
 
     if not has_end_record(source):
         from ptinspect.formats.zip.salvage import truncated_zip_error
@@ -134,16 +149,7 @@ def read_zip_directory(source: Source, limits: Limits) -> tuple[ZipDirectory, Id
     try:
         directory = ZipDirectory(source, limits)
     except DamagedError:
-        if several(source):
-            raise SEVERAL.error() from None
+        if is_concatenated(source):
+            raise CONCATENATED_ZIPS.error() from None
         raise
     return directory, *identify_zip(directory.names, directory.index)
-
-
-def _open_zip(source: Source, limits: Limits) -> Archive:
-    directory, kind, folder = read_zip_directory(source, limits)
-    if kind.format != "torch-zip":
-        raise kind.error()
-    from ptinspect.formats.torch_zip import open_zip
-
-    return open_zip(source, directory, folder, limits)

@@ -1,14 +1,15 @@
-"""What a pickle says about the storages outside it: the persistent ids that torch writes."""
+"""The storages that a pickle refers to by persistent ids, and the error when some are missing."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from ptinspect.dtypes import STORAGE_ITEMSIZE
 from ptinspect.errors import DOWNLOAD_AGAIN, DamagedError, Place
 from ptinspect.formats.archive import ClassSource
 from ptinspect.pickling.values import Global, TensorCall
-from ptinspect.text import bounded_repr, printable_name
+from ptinspect.text import bounded_repr, count_text, join_names, printable_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,118 +18,125 @@ if TYPE_CHECKING:
 
 
 class Declared(NamedTuple):
-    """What the first reference to a storage says of it: elements, and bytes of each (0 where
-    the storage's class is none of torch's)."""
+    """The first reference to a storage. `itemsize` is 0 if torch has no such storage class."""
 
     numel: int
     itemsize: int
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the storage needs."""
+        return self.numel * self.itemsize
+
 
 def declared_storages(pickled: Pickled) -> dict[object, Declared]:
-    """The storages that a pickle refers to, by key, in order of first reference.
+    """Return the storages that a pickle refers to, by key, in order of first reference.
 
     Source: ("storage", type, key, location, numel[, view]) of `torch.serialization._save` and
-    `_legacy_save`. Of several references the first counts, as in `torch.load`. Anything that
-    is no such tuple is left to whoever reads the values.
+    `_legacy_save`. Of several references the first counts, as in `torch.load`. Other persistent ids
+    are ignored.
 
-    Raises DamagedError for a negative count.
+    Raises:
+        DamagedError: a number of elements is negative or not an integer.
     """
-    found: dict[object, Declared] = {}
+    storages: dict[object, Declared] = {}
     sizes: dict[Global, int] = {}
-    for made in pickled.persistent:
-        if isinstance(made, TensorCall):
-            kind, key, numel = made.storage_type, made.storage_key, made.numel
-            at = made.persistent_id_offset
+    for item in pickled.persistent:
+        if isinstance(item, TensorCall):
+            kind, key, numel = item.storage_type, item.storage_key, item.numel
+            offset = item.persistent_id_offset
         else:
-            value, at = made.value, made.offset
+            value, offset = item.value, item.offset
             if not isinstance(value, tuple) or len(value) < 5 or value[0] != "storage":
                 continue
             _, kind, key, _, numel = value[:5]
             if not isinstance(kind, Global) or type(key) not in (str, int):
                 continue
-        if key in found:
+        if key in storages:
             continue
         size = sizes.get(kind)
         if size is None:
             size = sizes[kind] = STORAGE_ITEMSIZE.get(kind.name, 0)
         if type(numel) is not int or numel < 0:
             raise DamagedError(
-                f"the storage {bounded_repr(key)} is said to have {bounded_repr(numel)} elements",
-                where=Place(pickled.record, at),
+                f"the storage {bounded_repr(key)} cannot have {bounded_repr(numel)} elements",
+                where=Place(pickled.record, offset),
             )
-        found[key] = Declared(numel, size)
-    return found
+        storages[key] = Declared(numel, size)
+    return storages
 
 
 def class_sources(pickled: Pickled) -> list[ClassSource]:
-    """The source code in a legacy pickle: ("module", class, file, source), once per class."""
-    found: dict[Global, ClassSource] = {}
-    for made in pickled.persistent:
-        if isinstance(made, TensorCall):
-            continue
-        value = made.value
+    """Return the source code in a legacy pickle, ("module", class, file, source), one per class."""
+    sources: dict[Global, ClassSource] = {}
+    for item in pickled.persistent:
+        value = None if isinstance(item, TensorCall) else item.value
         if not isinstance(value, tuple) or len(value) != 4 or value[0] != "module":
             continue
         _, kind, file, text = value
-        if isinstance(kind, Global) and isinstance(text, str) and kind not in found:
-            name = file if isinstance(file, str) else ""
-            found[kind] = ClassSource(kind.module, kind.name, name, text)
-    return list(found.values())
+        if isinstance(kind, Global) and isinstance(text, str) and kind not in sources:
+            path = file if isinstance(file, str) else ""
+            sources[kind] = ClassSource(kind.module, kind.name, path, text)
+    return list(sources.values())
 
 
-class Part(NamedTuple):
-    """A storage: its name in the file, the bytes it should have, and those that are there
-    (None where there is no trace of it)."""
+@dataclass(frozen=True, slots=True)
+class StorageExtent:
+    """A storage in a file that may be truncated.
+
+    Attributes:
+        name: its name in the file.
+        expected: bytes that it should have.
+        present: bytes that are there, or None if there is no trace of it.
+    """
 
     name: str
-    need: int
-    have: int | None
+    expected: int
+    present: int | None
 
     @property
-    def missing(self) -> int:
-        """Bytes that are not there."""
-        return max(self.need - (self.have or 0), 0)
-
-    @property
-    def gone(self) -> bool:
-        """Whether anything of it is missing, an empty storage's record included."""
-        return self.have is None or self.have < self.need
+    def is_incomplete(self) -> bool:
+        """True if bytes or the record itself are missing."""
+        return self.present is None or self.present < self.expected
 
 
-def truncated_error(cause: str, whole: str, parts: Sequence[Part]) -> DamagedError:
-    """The error for a file whose pickle is whole and whose storages may not all be.
+def truncated_error(cause: str, pickle: str, storages: Sequence[StorageExtent]) -> DamagedError:
+    """Return the error for a file whose pickle is complete, but perhaps not all storages.
 
-    cause: "the file is cut off". whole: the record that is whole. parts: every storage, in the
-    order of the file.
+    Args:
+        cause: "the zip is truncated".
+        pickle: name of the record that is complete.
+        storages: all storages in the order of the file.
     """
-    gone = [part for part in parts if part.gone]
-    need = sum(part.need for part in parts)
-    if not parts:
+    incomplete = [storage for storage in storages if storage.is_incomplete]
+    expected = sum(storage.expected for storage in storages)
+    if not storages:
         rest = "and it refers to no storage"
-    elif not gone:
-        rest = f"and so {_are(len(parts))} ({need:,} bytes)"
+    elif not incomplete:
+        verb = "is its" if len(storages) == 1 else "are its"
+        count = "one storage" if len(storages) == 1 else count_text(len(storages), "storage")
+        rest = f"and so {verb} {count} ({expected:,} bytes)"
     else:
-        missing = sum(part.missing for part in gone)
-        how = "missing in whole or in part" if any(part.have for part in gone) else "missing"
-        verb = "is" if len(gone) == 1 else "are"
-        rest = f"{_which(gone, parts)} {verb} {how}: {missing:,} of {need:,} bytes"
-    return DamagedError(f"{cause}: {printable_name(whole)} is whole, {rest}", hint=DOWNLOAD_AGAIN)
+        missing = sum(max(storage.expected - (storage.present or 0), 0) for storage in incomplete)
+        verb = "is" if len(incomplete) == 1 else "are"
+        state = "missing"
+        if any(storage.present for storage in incomplete):
+            state = "missing in whole or in part"
+        which = _describe(incomplete, storages)
+        rest = f"but {which} {verb} {state}: {missing:,} of {expected:,} bytes"
+    message = f"{cause}: {printable_name(pickle)} is complete, {rest}"
+    return DamagedError(message, hint=DOWNLOAD_AGAIN)
 
 
-def _are(total: int) -> str:
-    return "is its one storage" if total == 1 else f"are its {total:,} storages"
-
-
-def _which(gone: Sequence[Part], parts: Sequence[Part]) -> str:
-    """ "the last 3 of 20 storages", or their names where it is not the end that is missing."""
-    total = f"{len(parts):,} storages"
-    if len(parts) == 1:
-        return f"its one storage, {printable_name(parts[0].name)},"
-    if len(gone) == len(parts):
+def _describe(incomplete: Sequence[StorageExtent], storages: Sequence[StorageExtent]) -> str:
+    """Return "the last 3 of 20 storages", or names if other storages than the last are missing."""
+    total = count_text(len(storages), "storage")
+    if len(storages) == 1:
+        return f"its one storage, {printable_name(storages[0].name)},"
+    if len(incomplete) == len(storages):
         return f"all {total}"
-    if list(gone) == list(parts[-len(gone) :]):
-        return f"the last of {total}" if len(gone) == 1 else f"the last {len(gone):,} of {total}"
-    names = ", ".join(printable_name(part.name) for part in gone[:3]) + (
-        ", …" if len(gone) > 3 else ""
-    )
-    return f"{len(gone):,} of {total} ({names})"
+    count = len(incomplete)
+    if list(incomplete) == list(storages[-count:]):
+        return f"the last of {total}" if count == 1 else f"the last {count:,} of {total}"
+    names = join_names((printable_name(storage.name) for storage in incomplete), 3)
+    return f"{count:,} of {total} ({names})"

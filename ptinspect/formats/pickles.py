@@ -1,7 +1,7 @@
-"""Which files are pickles: a legacy stream of torch.save, or plain ones.
+"""Files that are pickles: a legacy stream of torch.save, or plain pickles.
 
-From protocol 2 on a pickle says that it is one. Those of protocol 0 and 1 begin with an opcode
-that may be the first letter of any text; they are run, and what they come to decides.
+From protocol 2 on a pickle announces itself. Protocols 0 and 1 begin with an opcode that may be the
+first letter of any text; such files are run, and the result decides.
 """
 
 from __future__ import annotations
@@ -9,13 +9,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from ptinspect.errors import (
-    DOWNLOAD_AGAIN,
-    DamagedError,
-    FormatError,
-    LimitError,
-    Place,
-)
+from ptinspect.errors import DOWNLOAD_AGAIN, DamagedError, FormatError, LimitError, Place
 from ptinspect.formats.archive import Archive, Finding
 from ptinspect.formats.signatures import Identity, identify_text, unknown_format_error
 from ptinspect.formats.torch_legacy import is_legacy, read_legacy
@@ -28,18 +22,65 @@ from ptinspect.pickling.values import Inert
 if TYPE_CHECKING:
     from ptinspect.source.base import Source
 
+_GLOBAL = rb"c[\w.]+\n[\w.]+\n"
+_OLD_PICKLE = re.compile(
+    rb"\([dl]?p\d+\n|\([dl]?q|\((?:I-?\d+|F[-+.\de]+|S'.*'|S\".*\")\n|\(?"
+    + (_GLOBAL + rb"(?:p\d+\n|q.|r....|[().])")
+    + rb"|[\]}]q",
+    re.DOTALL,
+)
+"""The beginning of non-empty pickles of protocol 0 and 1."""
+
+_LONG_RUN = 1000
+"""Bytes of a pickle that other files do not contain by chance."""
+
 
 class PlainPickle(Archive):
-    """See the module. `root` is the first pickle's value, `more_roots` those of the others."""
+    """Pickles in a row. `root` is the first one's value, `more_roots` has the others'."""
 
     format = "pickle"
 
 
-def read_pickle(source: Source, limits: Limits = LIMITS) -> PlainPickle:
-    """The pickles that `source` holds.
+def open_pickle(source: Source, head: bytes, limits: Limits) -> Archive:
+    """Open a legacy stream or plain pickles.
 
-    What follows the last whole pickle is a warning, unless it begins as a pickle does and is
-    cut off: DamagedError then, as for a first pickle that is damaged.
+    Raises:
+        FormatError: it is something else; the message says what.
+        DamagedError, LimitError: as `read_pickle`.
+    """
+    if is_legacy(*source.window()):
+        return read_legacy(source, limits)
+    if head[0] not in BY_CODE:
+        raise _not_pickle_error(source, head)
+    is_announced = head[0] == 0x80 and len(head) > 1 and 2 <= head[1] <= 5
+    try:
+        archive = read_pickle(source, limits)
+    except (DamagedError, LimitError) as error:
+        if b"joblib.numpy_pickle" in head or b"joblib\nnumpy_pickle" in head:
+            joblib = Identity("joblib", "a joblib dump", "read it with joblib.load(path)")
+            raise joblib.error() from error
+        if is_announced or _OLD_PICKLE.match(head):
+            raise
+        is_long = error.where is not None and (error.where.offset or 0) >= _LONG_RUN
+        if is_long and not identify_text(head, source.size):
+            raise
+        raise _not_pickle_error(source, head) from error
+    # a few bytes of any file may be a pickle of something small, followed by other bytes
+    root = archive.root
+    is_substantial = isinstance(root, (dict, list, tuple, Inert)) and bool(root)
+    if not is_announced and archive.warnings and not is_substantial:
+        raise _not_pickle_error(source, head)
+    return archive
+
+
+def read_pickle(source: Source, limits: Limits = LIMITS) -> PlainPickle:
+    """Read the pickles in `source`.
+
+    Bytes after the last complete pickle are a warning, unless they begin like a pickle.
+
+    Raises:
+        DamagedError: the first pickle is damaged, or a later one is truncated.
+        LimitError: there are too many pickles.
     """
     data, start, stop = source.window()
     first = run(data, start, stop=stop, limits=limits)
@@ -54,77 +95,27 @@ def read_pickle(source: Source, limits: Limits = LIMITS) -> PlainPickle:
                 where=Place(None, pos),
             )
         try:
-            more = run(data, pos, stop=stop, limits=limits)
+            following = run(data, pos, stop=stop, limits=limits)
         except DamagedError:
             if data[pos] == 0x80 and stop - pos > 1 and data[pos + 1] in (2, 3, 4, 5):
                 raise
             message = f"{stop - pos:,} bytes follow the pickle, which pickle.load does not read"
             archive.warnings.append(Finding("trailing-bytes", message, Place(None, pos)))
             break
-        archive.streams.append(more)
-        archive.more_roots.append(more.root)
-        pos = more.end
+        archive.streams.append(following)
+        archive.more_roots.append(following.root)
+        pos = following.end
     return archive
 
 
-# ---
-
-
-_GLOBAL = rb"c[\w.]+\n[\w.]+\n"
-_OLD_PICKLE = re.compile(
-    rb"\([dl]?p\d+\n|\([dl]?q|\((?:I-?\d+|F[-+.\de]+|S'.*'|S\".*\")\n|\(?"
-    + (_GLOBAL + rb"(?:p\d+\n|q.|r....|[().])")
-    + rb"|[\]}]q",
-    re.DOTALL,
-)
-"""What pickles of protocol 0 and 1 that hold something begin with."""
-
-
-def open_pickle(source: Source, head: bytes, limits: Limits) -> Archive:
-    """A legacy stream or plain pickles; or the error that says what it is instead."""
-    if is_legacy(*source.window()):
-        return read_legacy(source, limits)
-    if head[0] not in BY_CODE:
-        raise _no_pickle(source, head)
-    try:
-        archive = read_pickle(source, limits)
-    except (DamagedError, LimitError) as error:
-        if b"joblib.numpy_pickle" in head or b"joblib\nnumpy_pickle" in head:
-            joblib = Identity("joblib", "a joblib dump", "read it with joblib.load(path)")
-            raise joblib.error() from error
-        if _announced(head) or _OLD_PICKLE.match(head):
-            raise
-        if _far(error) and not identify_text(head, source.size):
-            raise
-        raise _no_pickle(source, head) from error
-    if not _announced(head) and archive.warnings and not _holds_much(archive.root):
-        raise _no_pickle(source, head)
-    return archive
-
-
-def _announced(head: bytes) -> bool:
-    """Whether it begins as pickles of protocol 2 and above do."""
-    return head[0] == 0x80 and len(head) > 1 and 2 <= head[1] <= 5
-
-
-def _far(error: DamagedError | LimitError) -> bool:
-    """Whether so much of a pickle was run that it must have been meant as one."""
-    return error.where is not None and (error.where.offset or 0) >= 1000
-
-
-def _holds_much(value: object) -> bool:
-    """Whether a value is more than what a few bytes of anything else make by chance."""
-    return isinstance(value, (dict, list, tuple, Inert)) and bool(value)
-
-
-def _no_pickle(source: Source, head: bytes) -> FormatError:
-    found = identify_text(head, source.size)
-    if found:
-        return found.error()
+def _not_pickle_error(source: Source, head: bytes) -> FormatError:
+    identity = identify_text(head, source.size)
+    if identity:
+        return identity.error()
     if has_end_record(source):
         return FormatError(
-            "the zip in it does not begin where the file does: either its first bytes are"
-            " damaged, or it is a program that unpacks itself",
+            "it contains a zip that does not begin at the start of the file: either its first"
+            " bytes are damaged, or it is a self-extracting program",
             where=Place(None, 0),
             hint=DOWNLOAD_AGAIN,
         )

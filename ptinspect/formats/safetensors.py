@@ -5,11 +5,12 @@
                    "__metadata__": {"format": "pt"}}
     bytes         of each tensor, C order, little-endian, without gaps
 
-There is no pickle in it. What it holds is given the form that a state_dict has in a torch file,
-so that whoever reads values need not know of this format. Tensors that `save_model` of
-safetensors dropped as one with another are recorded in the metadata ({dropped: kept}), and stand
-here again. Source: safetensors' `SafeTensors::read_metadata` and `Metadata::validate`; checks in
-the same order.
+The format has no pickle. Its tensors are presented as the state_dict of a torch file, so that the
+rest of the package treats them alike. Tensors that safetensors' `save_model` dropped because they
+share memory with another are recorded in the metadata ({dropped: kept}) and are restored.
+
+Source: safetensors' `SafeTensors::read_metadata` and `Metadata::validate`; the checks have the same
+order.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
-from ptinspect.dtypes import DTYPES, STORAGE_CLASSES, DType
 from ptinspect.errors import DOWNLOAD_AGAIN, DamagedError, LimitError, Place, UnsupportedError
-from ptinspect.formats.archive import Archive, Finding, Span
+from ptinspect.formats.archive import EMPTY_PICKLE, Archive, Finding, Span
+from ptinspect.dtypes import SAFETENSORS_DTYPES, DType
 from ptinspect.limits import LIMITS, Limits
 from ptinspect.pickling.machine import run
 from ptinspect.pickling.values import Call, Global, PersistentId, Value
@@ -29,23 +30,13 @@ if TYPE_CHECKING:
     from ptinspect.source.base import Source
 
 HEADER_BYTES = 100_000_000
-"""The longest header that safetensors itself reads (`MAX_HEADER_SIZE`)."""
+"""Longest header that safetensors itself reads (`MAX_HEADER_SIZE`)."""
 
-# In the order of safetensors' enum, by which its writer sorts.
-NAMES = {
-    "BOOL": "bool", "U8": "uint8", "I8": "int8", "F8_E5M2": "float8_e5m2",
-    "F8_E4M3": "float8_e4m3fn", "F8_E8M0": "float8_e8m0fnu", "F8_E4M3FNUZ": "float8_e4m3fnuz",
-    "F8_E5M2FNUZ": "float8_e5m2fnuz", "I16": "int16", "U16": "uint16", "F16": "float16",
-    "BF16": "bfloat16", "I32": "int32", "U32": "uint32", "F32": "float32", "C64": "complex64",
-    "F64": "float64", "I64": "int64", "U64": "uint64",
-}  # fmt: skip
-"""safetensors' name of each element type, and torch's."""
-
-_EMPTY = b"\x80\x02N."
+_HEADER = Place(None, 8)
 
 
-class Listed(NamedTuple):
-    """A tensor of the header; `begin` and `end` in the bytes behind it."""
+class TensorEntry(NamedTuple):
+    """A tensor in the header; `begin` and `end` are offsets in the bytes after it."""
 
     name: str
     dtype: DType
@@ -55,15 +46,21 @@ class Listed(NamedTuple):
 
 
 class Safetensors(Archive):
-    """See the module. listed: the tensors of the header. metadata: its texts."""
+    """A safetensors file.
+
+    Attributes:
+        tensors: the header's entries by name.
+        metadata: the header's metadata.
+        aliases: names that only the metadata contains, with the name of the tensor they stand for.
+    """
 
     format = "safetensors"
 
     def __init__(self, source: Source, limits: Limits) -> None:
-        super().__init__(source, run(_EMPTY), limits=limits)
+        super().__init__(source, run(EMPTY_PICKLE), limits=limits)
         self.streams = []
         self.origin = None
-        self.listed: list[Listed] = []
+        self.tensors: dict[str, TensorEntry] = {}
         self.metadata: dict[str, str] = {}
         self.aliases: dict[str, str] = {}
         self.state_dict: Value = None
@@ -73,167 +70,198 @@ class Safetensors(Archive):
         """The tensors as a state_dict."""
         return self.state_dict
 
+    def tensor_calls(self, prefix: str = "") -> dict[str, Call]:
+        """Return the call that builds each tensor, aliases included.
+
+        Args:
+            prefix: text before the key of each storage.
+        """
+        names = {name: name for name in self.tensors} | self.aliases
+        return {
+            alias: dense_tensor(
+                f"{prefix}{name}", self.tensors[name].dtype, self.tensors[name].shape
+            )
+            for alias, name in names.items()
+        }
+
 
 def read_safetensors(source: Source, limits: Limits = LIMITS) -> Safetensors:
-    """The file that `source` holds. DamagedError where the header and the bytes do not agree."""
-    header, start = _header(source)
+    """Read the file in `source`.
+
+    Raises:
+        DamagedError: the header is damaged, or disagrees with the size of the file.
+    """
+    header, start = _read_header(source)
     archive = Safetensors(source, limits)
-    archive.metadata = _metadata(header)
-    archive.listed = _checked(header, source.size - start)
-    archive.facts = {"metadata": archive.metadata} if archive.metadata else {}
+    metadata = header.pop("__metadata__", None) or {}
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise DamagedError("the header's metadata contains values that are not text", where=_HEADER)
+    archive.metadata = metadata
+    archive.facts = {"metadata": metadata} if metadata else {}
+    archive.tensors = {name: _read_entry(name, fields) for name, fields in header.items()}
+    _check_layout(archive.tensors, source.size - start)
     archive.storages = {
-        each.name: Span(None, each.end - each.begin, start + each.begin, source.base)
-        for each in archive.listed
+        name: Span(None, entry.end - entry.begin, start + entry.begin, source.base)
+        for name, entry in archive.tensors.items()
     }
-    known = {each.name: each for each in archive.listed}
-    pairs = {name: dense(name, each.dtype, each.shape) for name, each in known.items()}
-    for dropped, kept in archive.metadata.items():
-        if dropped not in known and kept in known:
-            archive.aliases[dropped] = kept
-            pairs[dropped] = dense(kept, known[kept].dtype, known[kept].shape)
-    archive.state_dict = ordered(pairs)
+    archive.aliases = {
+        name: target
+        for name, target in metadata.items()
+        if name not in archive.tensors and target in archive.tensors
+    }
+    archive.state_dict = ordered_dict(archive.tensor_calls())
     if archive.aliases:
-        message = f"{len(archive.aliases):,} tensors are one with another, as the metadata says"
+        message = f"{len(archive.aliases):,} tensors share the bytes of another (metadata)"
         archive.warnings.append(Finding("safetensors-alias", message))
     return archive
 
 
-def _header(source: Source) -> tuple[dict[str, Value], int]:
-    """The header, and where the tensors' bytes begin."""
+def _read_header(source: Source) -> tuple[dict[str, Value], int]:
+    """Return the header, and the offset of the tensors' bytes."""
     if source.size < 8:
-        raise DamagedError(
-            f"{source.size} bytes, too few for a header's length", hint=DOWNLOAD_AGAIN
-        )
+        message = f"{source.size} bytes are too few for the length of a header"
+        raise DamagedError(message, hint=DOWNLOAD_AGAIN)
     length = int.from_bytes(source.read(0, 8), "little")
     if length > HEADER_BYTES:
         raise LimitError(
-            f"the header is said to have {length:,} bytes, safetensors reads {HEADER_BYTES:,}",
+            f"the header is {length:,} bytes long, above safetensors' limit of {HEADER_BYTES:,}",
             limit="pickle_bytes",
             where=Place(None, 0),
             hint=DOWNLOAD_AGAIN,
         )
     if 8 + length > source.size:
         raise DamagedError(
-            f"the header is said to have {length:,} bytes, {source.size - 8:,} follow",
+            f"the header should be {length:,} bytes long, but only {source.size - 8:,} follow",
             where=Place(None, 0),
             hint=DOWNLOAD_AGAIN,
         )
-    return _parsed(source.read(8, length)), 8 + length
+    header = parse_json(source.read(8, length), "header", start=8)
+    if not isinstance(header, dict):
+        raise DamagedError("the header is not a JSON object", where=_HEADER)
+    return header, 8 + length
 
 
-def _parsed(raw: bytes) -> dict[str, Value]:
-    import json
-
-    place = Place(None, 8)
-    try:
-        made = json.loads(raw.decode("utf-8"), object_pairs_hook=_once)
-    except (ValueError, RecursionError) as error:
-        why = "it nests too deep" if isinstance(error, RecursionError) else str(error)
-        raise DamagedError(
-            f"the header is no JSON: {why}", where=place, hint=DOWNLOAD_AGAIN
-        ) from None
-    if not isinstance(made, dict):
-        raise DamagedError("the header is no JSON object", where=place)
-    return made
-
-
-def _once(pairs: list[tuple[str, Value]]) -> dict[str, Value]:
-    made = dict(pairs)
-    if len(made) < len(pairs):
-        raise ValueError("a name stands in it twice")
-    return made
-
-
-def _metadata(header: dict[str, Value]) -> dict[str, str]:
-    found = header.pop("__metadata__", None) or {}
-    if not isinstance(found, dict) or not all(isinstance(text, str) for text in found.values()):
-        raise DamagedError("the header's metadata holds more than texts", where=Place(None, 8))
-    return found
-
-
-def _checked(header: dict[str, Value], size: int) -> list[Listed]:
-    """The tensors, if their bytes follow each other without gap and overlap to the file's end."""
-    made = [_listed(name, fields) for name, fields in header.items()]
-    at = 0
-    for each in sorted(made, key=lambda each: (each.begin, each.end)):
-        if each.begin != at:
-            what = "overlaps what is before it" if each.begin < at else "leaves a gap before it"
-            raise DamagedError(f"the tensor {bounded_repr(each.name)} {what}", where=Place(None, 8))
-        at = each.end
-    if at != size:
-        what = f"{size - at:,} bytes too many" if size > at else f"{at - size:,} bytes are missing"
-        raise DamagedError(
-            f"the tensors have {at:,} bytes, {size:,} follow the header: {what}",
-            hint=DOWNLOAD_AGAIN,
-        )
-    return made
-
-
-def _listed(name: str, fields: Value) -> Listed:
-    place = Place(None, 8)
+def _read_entry(name: str, fields: Value) -> TensorEntry:
     if not isinstance(fields, dict):
         raise DamagedError(
-            f"the header says nothing of the tensor {bounded_repr(name)}", where=place
+            f"the header's entry for the tensor {bounded_repr(name)} is not an object",
+            where=_HEADER,
         )
-    kind = fields.get("dtype")
-    shape, ends = _counts(fields.get("shape")), _counts(fields.get("data_offsets"))
-    dtype = DTYPES.get(NAMES.get(kind, "")) if isinstance(kind, str) else None
+    shape, offsets = _sizes(fields.get("shape")), _sizes(fields.get("data_offsets"))
+    type_name = fields.get("dtype")
+    dtype = SAFETENSORS_DTYPES.get(type_name) if isinstance(type_name, str) else None
     if dtype is None:
         raise UnsupportedError(
-            f"the tensor {bounded_repr(name)} is of the unknown type {bounded_repr(kind)}",
-            where=place,
+            f"the tensor {bounded_repr(name)} has the unknown type {bounded_repr(type_name)}",
+            where=_HEADER,
         )
-    if shape is None or ends is None or len(ends) != 2:
+    if shape is None or offsets is None or len(offsets) != 2:
         raise DamagedError(
-            f"shape or place of the tensor {bounded_repr(name)} is broken", where=place
+            f"the shape or the offsets of the tensor {bounded_repr(name)} are invalid",
+            where=_HEADER,
         )
-    begin, end = ends
-    need = dtype.itemsize
+    begin, end = offsets
+    nbytes = dtype.itemsize
     for dim in shape:
-        need *= dim
-    if end - begin != need:
+        nbytes *= dim
+    if end - begin != nbytes:
         raise DamagedError(
-            f"the tensor {bounded_repr(name)} needs {bounded_repr(need)} bytes,"
-            f" it has {end - begin:,}",
-            where=place,
+            f"the tensor {bounded_repr(name)} needs {bounded_repr(nbytes)} bytes,"
+            f" but has {end - begin:,}",
+            where=_HEADER,
         )
-    return Listed(name, dtype, shape, begin, end)
+    return TensorEntry(name, dtype, shape, begin, end)
 
 
-def _counts(value: Value) -> tuple[int, ...] | None:
-    """A list of sizes or offsets; None for anything else."""
+def _sizes(value: Value) -> tuple[int, ...] | None:
+    """Return a list of sizes or offsets as a tuple, or None for anything else."""
     if isinstance(value, list) and all(type(n) is int and 0 <= n < 1 << 63 for n in value):
         return tuple(value)
     return None
 
 
-# --- the same as values of a torch file ---------------------------------------------------
+def _check_layout(tensors: dict[str, TensorEntry], size: int) -> None:
+    """Raise DamagedError unless the tensors fill `size` bytes without gap or overlap."""
+    position = 0
+    for entry in sorted(tensors.values(), key=lambda entry: (entry.begin, entry.end)):
+        if entry.begin != position:
+            problem = "overlaps the one" if entry.begin < position else "leaves a gap after the one"
+            message = f"the tensor {bounded_repr(entry.name)} {problem} before it"
+            raise DamagedError(message, where=_HEADER)
+        position = entry.end
+    if position != size:
+        raise DamagedError(
+            f"the tensors have {position:,} bytes, but {size:,} follow the header",
+            hint=DOWNLOAD_AGAIN,
+        )
+
+
+def parse_json(raw: bytes, name: str, start: int = 0, encoding: str = "utf-8") -> Value:
+    """Parse JSON whose objects have unique names.
+
+    Args:
+        raw: the encoded text.
+        name: name of the text for errors: "header".
+        start: offset of the text in the file.
+        encoding: "utf-8", or "utf-8-sig" to accept a byte order mark.
+
+    Raises:
+        DamagedError: the text is anything else.
+    """
+    import json
+
+    place = Place(None, start)
+    try:
+        return json.loads(raw.decode(encoding), object_pairs_hook=_unique_names)
+    except (ValueError, RecursionError) as error:
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+        position = getattr(error, "pos", None)
+        if position:
+            place = Place(None, start + len(raw.decode(encoding)[:position].encode()))
+        message = f"the {name} is not valid JSON: {reason}"
+        raise DamagedError(message, where=place, hint=DOWNLOAD_AGAIN) from None
+
+
+def _unique_names(pairs: list[tuple[str, Value]]) -> dict[str, Value]:
+    items = dict(pairs)
+    if len(items) < len(pairs):
+        seen: set[str] = set()
+        for name, _ in pairs:
+            if name in seen:
+                raise ValueError(f"{bounded_repr(name)} occurs twice in one object")
+            seen.add(name)
+    return items
+
+
+# --- as values of a torch file ------------------------------------------------------------
 
 _REBUILD = {n: Global("torch._utils", f"_rebuild_tensor_v{n}", 0) for n in (2, 3)}
-_ORDERED = Global("collections", "OrderedDict", 0)
+_ORDERED_DICT = Global("collections", "OrderedDict", 0)
 
 
-def dense(key: str, dtype: DType, shape: tuple[int, ...], location: str = "cpu") -> Call:
-    """The call that makes a contiguous tensor of the storage with that key."""
+def dense_tensor(key: str, dtype: DType, shape: tuple[int, ...], location: str = "cpu") -> Call:
+    """Return the call that builds a contiguous tensor from the storage with that key."""
     stride, step = [], 1
     for size in reversed(shape):
         stride.append(step)
         step *= max(size, 1)
     numel = 0 if 0 in shape else step
-    kind = STORAGE_CLASSES.get(dtype.name)
-    named = Global("torch", kind, 0) if kind else Global("torch.storage", "UntypedStorage", 0)
-    size = numel if kind else numel * dtype.itemsize
-    pid = PersistentId(("storage", named, key, location, size), 0)
-    args: tuple[Value, ...] = (pid, 0, shape, tuple(reversed(stride)), False, ordered({}))
-    if kind:
+    if dtype.storage:
+        storage_type, size = Global("torch", dtype.storage, 0), numel
+    else:
+        storage_type = Global("torch.storage", "UntypedStorage", 0)
+        size = numel * dtype.itemsize
+    pid = PersistentId(("storage", storage_type, key, location, size), 0)
+    args = (pid, 0, shape, tuple(reversed(stride)), False, ordered_dict({}))
+    if dtype.storage:
         return Call(_REBUILD[2], args, "REDUCE", 0)
     return Call(_REBUILD[3], (*args, Global("torch", dtype.name, 0)), "REDUCE", 0)
 
 
-def ordered(pairs: Mapping[str, Value] | Iterable[tuple[str, Value]]) -> Call:
-    """An OrderedDict."""
-    made = Call(_ORDERED, (), "REDUCE", 0)
+def ordered_dict(pairs: Mapping[str, Value] | Iterable[tuple[str, Value]]) -> Call:
+    """Return the call that builds an OrderedDict."""
+    call = Call(_ORDERED_DICT, (), "REDUCE", 0)
     items = dict(pairs)
     if items:
-        made.change().pairs.update(items)
-    return made
+        call.change().pairs.update(items)
+    return call

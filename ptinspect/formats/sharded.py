@@ -1,22 +1,26 @@
-"""The index of a model in several files: JSON that says which shard holds which tensor.
+"""The index of a model in several files: JSON that says which shard contains which tensor.
 
     {"metadata": {"total_size": 24},
      "weight_map": {"a.weight": "model-00001-of-00002.safetensors", …}}
 
-The shards lie beside it, and are safetensors, or files of torch.save with a state_dict each. All
-together stand here as one state_dict, in the order of the shards. Sources: `get_checkpoint_shard_
-files` of transformers; `split_torch_state_dict_into_shards` of huggingface_hub.
+The shards are in the index's folder. Each is a safetensors file, or a file of torch.save with a
+state_dict. Together they are presented as one state_dict, in the order of the shards. Sources:
+`get_checkpoint_shard_files` of transformers; `split_torch_state_dict_into_shards` of
+huggingface_hub.
 
-What loaders do where index and shards disagree: they load each shard that is named, whole, and
-ask the index for names alone. So a tensor that the index does not list is there after loading; it
-is here, too, with a warning. One that is listed and is not in its shard is missing, or comes from
-elsewhere: an error. Names that lead out of the index's folder are refused, whatever loaders do.
+Where index and shards disagree, this module follows the loaders. They load each shard that is named
+completely, and take only names from the index. So a tensor that the index does not list is loaded;
+it is shown here as well, with a warning. A tensor that is listed but not in its shard would be
+missing, or come from elsewhere: an error. Names that lead outside the index's folder are refused,
+whatever loaders do.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ptinspect.errors import (
@@ -29,133 +33,32 @@ from ptinspect.errors import (
     UnsupportedError,
     add_error_path,
 )
-from ptinspect.formats.archive import Archive, Finding
+from ptinspect.formats.archive import EMPTY_PICKLE, Archive, Finding
 from ptinspect.formats.persistent_ids import declared_storages
-from ptinspect.formats.safetensors import Safetensors, dense, ordered
+from ptinspect.formats.safetensors import Safetensors, ordered_dict, parse_json
 from ptinspect.limits import LIMITS, Limits
 from ptinspect.pickling.machine import run
-from ptinspect.pickling.values import Call, Global, PersistentId, TensorCall, Value, key_value
+from ptinspect.pickling.values import Call, Global, TensorCall, Value, key_value
 from ptinspect.source.local import open_source
-from ptinspect.text import bounded_repr, printable_name
+from ptinspect.text import bounded_repr, join_names, printable_name
 
 if TYPE_CHECKING:
     from ptinspect.pickling.machine import Pickled
     from ptinspect.source.base import Source
 
+    OpenArchive = Callable[[Source, Limits], Archive]
 
-_FORMATS = ("safetensors", "torch-zip", "torch-legacy")
-_ORDERED = ("collections", "OrderedDict")
+_SHARD_FORMATS = ("safetensors", "torch-zip", "torch-legacy")
 
 
-def not_beside(name: object) -> str:
-    """Why a name is none of a file in the index's own folder, on any system; empty where it is.
+class ShardedModel(Archive):
+    """An index and its shards, which are `parts`.
 
-    `os.path.join` of an absolute path, or of one with `..`, leads anywhere, and not every loader
-    looks before it opens what it leads to.
+    The key of a storage is the shard's number, a colon, and the key in the shard.
     """
-    if not isinstance(name, str):
-        return "no text"
-    if not name or name in (".", ".."):
-        return "no name of a file"
-    if "/" in name or "\\" in name:
-        return "a path and no name of a file"
-    if ":" in name:
-        return "which Windows takes for a drive or a stream"
-    if not name.isprintable():
-        return "which has characters that cannot be printed"
-    return ""
-
-
-def open_shard(path: str, limits: Limits) -> Archive:
-    """The archive of one shard, with a source of its own, which is closed on an error.
-
-    FormatError for what is no such file, UnsupportedError for what never is a shard.
-    """
-    from ptinspect.formats.detect import open_archive
-
-    try:
-        source = open_source(path)
-    except PtInspectError as error:
-        if getattr(error.__cause__, "errno", None) == errno.EMFILE:
-            error.hint = "allow more open files than the model has shards: ulimit -n 4096"
-        raise
-    try:
-        archive = open_archive(source, limits, inside=True)
-        if archive.format not in _FORMATS:
-            raise UnsupportedError(f"it is a shard, and of the format {archive.format}")
-    except PtInspectError:
-        source.close()
-        raise
-    return archive
-
-
-def weights_in(part: Archive, number: int) -> dict[str, Value]:
-    """The items of a shard's state_dict. In its pickle each storage's key gets the shard's number
-    in front, so that the values of several shards can stand in one graph.
-
-    UnsupportedError where the shard holds anything but a mapping by names.
-    """
-    items = part.root if isinstance(part.root, dict) else None
-    if isinstance(part.root, Call) and _path(part.root.func) == _ORDERED:
-        items = part.root.pairs
-    if items is None or not all(isinstance(key_value(key), str) for key in items):
-        raise UnsupportedError(
-            f"the shard {printable_name(part.source.path)} holds no state_dict",
-            hint="an index stands for one state_dict whose tensors lie in several files",
-        )
-    _lead(part.pickled, number)
-    return {str(key_value(key)): value for key, value in items.items()}
-
-
-def metadata_in(part: Archive) -> dict[Value, Value]:
-    """A shard's part of `_metadata`, which `Module.state_dict` sets on an OrderedDict."""
-    state = part.root.state if isinstance(part.root, Call) else None
-    found = state.get("_metadata") if isinstance(state, dict) else None
-    if isinstance(found, Call):
-        return found.pairs
-    return found if isinstance(found, dict) else {}
-
-
-def _path(value: Value) -> tuple[str, str] | None:
-    return (value.module, value.name) if isinstance(value, Global) else None
-
-
-def _lead(pickled: Pickled, number: int) -> None:
-    """Puts the number in front of the key in every persistent id of a storage. The values are this
-    archive's alone, and nobody has read them yet."""
-    done: set[int] = set()
-    for made in pickled.persistent:
-        if isinstance(made, TensorCall):
-            made.storage_key = f"{number}:{made.storage_key}"
-            if made._storage is not None:
-                _lead_id(made._storage, number, done)
-        else:
-            _lead_id(made, number, done)
-
-
-def _lead_id(pid: PersistentId, number: int, done: set[int]) -> None:
-    named = pid.value
-    if id(pid) in done or not isinstance(named, tuple) or len(named) < 5 or named[0] != "storage":
-        return
-    done.add(id(pid))
-    pid.value = (*named[:2], f"{number}:{named[2]}", *named[3:])
-
-
-# ---
-
-
-SHOWN = 3
-"""Names that a message lists."""
-
-_EMPTY = b"\x80\x02N."
-
-
-class Index(Archive):
-    """See the module. parts: the shards. A storage's key is the shard's number, a colon, and the
-    key there."""
 
     def __init__(self, source: Source, weight_map: dict[str, str], limits: Limits) -> None:
-        super().__init__(source, run(_EMPTY), limits=limits)
+        super().__init__(source, run(EMPTY_PICKLE), limits=limits)
         self.origin = None
         self.streams = []
         self.weight_map = weight_map
@@ -166,56 +69,67 @@ class Index(Archive):
         """The tensors of all shards as one state_dict."""
         return self.state_dict
 
-    def owner(self, key: str) -> tuple[Archive, str]:
-        """See `Archive.owner`."""
-        number, colon, own = key.partition(":")
+    def resolve_storage(self, key: str) -> tuple[Archive, str]:
+        """See `Archive.resolve_storage`."""
+        number, colon, shard_key = key.partition(":")
         if colon and number.isdecimal() and int(number) < len(self.parts):
-            return self.parts[int(number)], own
+            return self.parts[int(number)], shard_key
         return self, key
 
 
-class Content:
-    """The JSON. weight_map: the shard of each tensor. total_size: as the metadata says it; None
-    without. raw: the text, for the places of what is in it."""
+@dataclass(frozen=True, slots=True)
+class IndexFile:
+    """The content of an index.
 
-    def __init__(self, raw: bytes, weight_map: dict[str, str], total_size: object) -> None:
-        self.raw = raw
-        self.weight_map = weight_map
-        self.total_size = total_size
+    Attributes:
+        raw: the text.
+        weight_map: the shard of each tensor.
+        total_size: the metadata's value of that name, or None.
+    """
+
+    raw: bytes
+    weight_map: dict[str, str]
+    total_size: object
 
     @property
     def shards(self) -> list[str]:
-        """Their names, each once, sorted: the order of their numbers."""
+        """The names of the shards, sorted. A shard's number is its position in this list."""
         return sorted(set(self.weight_map.values()))
 
     def place(self, name: str) -> Place:
-        """Where a name stands for the first time."""
+        """Return the first place of a name in the text."""
         import json
 
         for text in (json.dumps(name), json.dumps(name, ensure_ascii=False)):
-            at = self.raw.find(text.encode("utf-8", "surrogatepass"))
-            if at >= 0:
-                return Place(None, at)
+            offset = self.raw.find(text.encode("utf-8", "surrogatepass"))
+            if offset >= 0:
+                return Place(None, offset)
         return Place(None, 0)
 
 
-def read_index(source: Source, limits: Limits = LIMITS) -> Index:
-    """The model whose index `source` is. The shards are opened, and their headers and pickles are
-    read; `archive.parts` has them.
+def read_sharded(
+    source: Source, open_archive: OpenArchive, limits: Limits = LIMITS
+) -> ShardedModel:
+    """Read the model whose index is `source`, and the header or pickle of each of its shards.
 
-    DamagedError where index and shards do not belong together; FormatError for a shard that is
-    something else (a Git LFS pointer); LimitError.
+    Args:
+        open_archive: opens the source of a shard.
+
+    Raises:
+        DamagedError: index and shards do not belong together.
+        FormatError: a shard is another kind of file, such as a Git LFS pointer.
+        LimitError: the index is too long, or names too many shards.
     """
-    content = read_index_file(source, limits)
+    index = read_index_file(source, limits)
     folder = index_folder(source)
-    archive = Index(source, content.weight_map, limits)
+    _check_shards_exist(index, folder)
+    archive = ShardedModel(source, index.weight_map, limits)
     try:
-        _must_be_there(content, folder)
-        for name in content.shards:
+        for name in index.shards:
             path = os.path.join(folder, name)
             with add_error_path(path):
-                archive.parts.append(open_shard(path, limits))
-        _join(archive, content)
+                archive.parts.append(_open_shard(path, open_archive, limits))
+        _join_shards(archive, index)
     except PtInspectError:
         for part in archive.parts:
             part.source.close()
@@ -223,190 +137,251 @@ def read_index(source: Source, limits: Limits = LIMITS) -> Index:
     return archive
 
 
-def read_index_file(source: Source, limits: Limits = LIMITS) -> Content:
-    """The JSON, with names that all lie beside it. DamagedError for anything else."""
+# --- the index ----------------------------------------------------------------------------
+
+
+def read_index_file(source: Source, limits: Limits = LIMITS) -> IndexFile:
+    """Read an index.
+
+    Raises:
+        DamagedError: it names a shard outside its folder, or no shard.
+        FormatError: it is other JSON.
+        LimitError: it is too long, or names too many shards.
+    """
     if source.size > limits.index_bytes:
         raise LimitError(
-            f"an index of {source.size:,} bytes, above {limits.index_bytes:,}", limit="index_bytes"
+            f"the index is {source.size:,} bytes long, above the limit of {limits.index_bytes:,}",
+            limit="index_bytes",
         )
     raw = source.read(0, source.size)
-    made = _parsed(raw)
-    weight_map, metadata = made.get("weight_map"), made.get("metadata")
+    content = parse_json(raw, "index", encoding="utf-8-sig")
+    if not isinstance(content, dict) or "weight_map" not in content:
+        raise FormatError("it is JSON without a weight_map, not a file that torch.save writes")
+    weight_map, metadata = content["weight_map"], content.get("metadata")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise DamagedError(
-            "its weight_map names no shard", where=Place(None, 0), hint=DOWNLOAD_AGAIN
-        )
+        message = "the index's weight_map names no shard"
+        raise DamagedError(message, where=Place(None, 0), hint=DOWNLOAD_AGAIN)
     size = metadata.get("total_size") if isinstance(metadata, dict) else None
-    content = Content(raw, weight_map, size)
+    index = IndexFile(raw, weight_map, size)
     for key, name in weight_map.items():
-        why = not_beside(name)
-        if why:
+        reason = _outside_folder_reason(name)
+        if reason:
             raise DamagedError(
-                f"the shard of {bounded_repr(key)} is {bounded_repr(name)}, {why}",
-                where=content.place(key),
-                hint="shards lie in the folder of the index: do not trust this one",
+                f"the shard of {bounded_repr(key)} is {bounded_repr(name)}, {reason}",
+                where=index.place(key),
+                hint="shards are in the folder of the index: do not trust this one",
             )
-    if len(content.shards) > limits.shards:
-        raise LimitError(f"{len(content.shards):,} shards, above {limits.shards:,}", limit="shards")
-    return content
+    if len(index.shards) > limits.shards:
+        raise LimitError(
+            f"the index names {len(index.shards):,} shards, above the limit of {limits.shards:,}",
+            limit="shards",
+        )
+    return index
+
+
+def _outside_folder_reason(name: object) -> str:
+    """Return why a name is not a file in the index's folder on any system, or "" if it is one.
+
+    `os.path.join` with an absolute path, or with one that contains `..`, leads anywhere, and not
+    every loader checks before it opens the result.
+    """
+    if not isinstance(name, str):
+        return "which is not text"
+    if not name or name in (".", ".."):
+        return "which is not a file name"
+    if "/" in name or "\\" in name:
+        return "which is a path, not a file name"
+    if ":" in name:
+        return "which Windows takes for a drive or a stream"
+    if not name.isprintable():
+        return "which contains unprintable characters"
+    return ""
 
 
 def index_folder(source: Source) -> str:
-    """The folder that the shards are in. PtInspectError where the index has no place on disk."""
+    """Return the folder of the shards. Raises PtInspectError if the index has no path."""
     if source.path == "-" or not os.path.isfile(source.path):
         raise PtInspectError(
-            "it is the index of a model in several files, which lie beside it: give its path",
+            "it is the index of a model in several files in the same folder: pass its path"
         )
     return os.path.dirname(source.path)
 
 
-def _parsed(raw: bytes) -> dict[str, Value]:
-    import json
+# --- the shards ---------------------------------------------------------------------------
 
-    place = Place(None, 0)
-    try:
-        made = json.loads(raw.decode("utf-8-sig"), object_pairs_hook=_once)
-    except (ValueError, RecursionError) as error:
-        why = "it nests too deep" if isinstance(error, RecursionError) else str(error)
-        at = getattr(error, "pos", None)
-        place = Place(None, len(raw.decode("utf-8-sig")[:at].encode())) if at else place
+
+def _check_shards_exist(index: IndexFile, folder: str) -> None:
+    """Raise DamagedError with the names of all missing shards, before the first is opened."""
+    names = index.shards
+    missing = [name for name in names if not os.path.exists(os.path.join(folder, name))]
+    if missing:
+        verb = "is" if len(missing) == 1 else "are"
+        count = f"{len(missing):,} of its {len(names):,} shards {verb}"
         raise DamagedError(
-            f"the index is no JSON: {why}", where=place, hint=DOWNLOAD_AGAIN
-        ) from None
-    if not isinstance(made, dict) or "weight_map" not in made:
-        raise FormatError("it is JSON without a weight_map, not a file that torch.save writes")
-    return made
-
-
-def _once(pairs: list[tuple[str, Value]]) -> dict[str, Value]:
-    made = dict(pairs)
-    if len(made) < len(pairs):
-        seen: set[str] = set()
-        twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-        raise ValueError(f"{bounded_repr(twice)} stands twice in one object")
-    return made
-
-
-# --- the shards -----------------------------------------------------------------------------
-
-
-def _must_be_there(content: Content, folder: str) -> None:
-    """All shards, before the first is opened: what is missing is said at once."""
-    names = content.shards
-    gone = [name for name in names if not os.path.exists(os.path.join(folder, name))]
-    if gone:
-        which = f"{len(gone):,} of its {len(names):,} shards are" if len(names) > 1 else "it is"
-        which = f"1 of its {len(names):,} shards is" if len(gone) == 1 < len(names) else which
-        raise DamagedError(
-            f"{which} missing: {_listed(gone)}",
-            where=content.place(gone[0]),
-            hint=f"fetch the rest, and put it into the folder of the index ({folder or '.'})",
+            f"{count if len(names) > 1 else 'its only shard is'} missing: {_join(missing)}",
+            where=index.place(missing[0]),
+            hint=f"download the missing files into the folder of the index ({folder or '.'})",
         )
 
 
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
-    return ", ".join(map(printable_name, names[:SHOWN])) + more
+def _open_shard(path: str, open_archive: OpenArchive, limits: Limits) -> Archive:
+    """Open one shard with a source of its own.
+
+    Raises:
+        FormatError: it is not a file that ptinspect reads.
+        UnsupportedError: it is of a format that shards never have.
+    """
+    try:
+        source = open_source(path)
+    except PtInspectError as error:
+        if getattr(error.__cause__, "errno", None) == errno.EMFILE:
+            error.hint = "allow more open files than the model has shards: ulimit -n 4096"
+        raise
+    try:
+        archive = open_archive(source, limits)
+        if archive.format not in _SHARD_FORMATS:
+            raise UnsupportedError(f"the index names it as a shard, but it is {archive.format}")
+    except PtInspectError:
+        source.close()
+        raise
+    return archive
 
 
-# --- one state_dict -------------------------------------------------------------------------
+def _shard_weights(part: Archive, number: int) -> dict[str, Value]:
+    """Return the items of a shard's state_dict.
+
+    The shard's number becomes a prefix of each storage's key, so that the values of several shards
+    can be combined.
+
+    Raises:
+        UnsupportedError: the shard contains anything but a mapping by names.
+    """
+    if isinstance(part, Safetensors):
+        return dict(part.tensor_calls(f"{number}:"))
+    root = part.root
+    items = root if isinstance(root, dict) else None
+    if isinstance(root, Call) and isinstance(root.func, Global):
+        items = root.pairs if root.func.path == "collections.OrderedDict" else None
+    if items is None or not all(isinstance(key_value(key), str) for key in items):
+        raise UnsupportedError(
+            f"the shard {printable_name(part.source.path)} does not contain a state_dict",
+            hint="an index describes one state_dict whose tensors are in several files",
+        )
+    _prefix_storage_keys(part.pickled, number)
+    return {str(key_value(key)): value for key, value in items.items()}
 
 
-def _join(archive: Index, content: Content) -> None:
-    """The shards' tensors under their names, held against the weight_map."""
-    names, parts = content.shards, archive.parts
-    metadata = [metadata_in(part) for part in parts]
-    held = [_weights(part, number) for number, part in enumerate(parts)]
-    _must_agree(content, dict(zip(names, held, strict=True)))
+def _prefix_storage_keys(pickled: Pickled, number: int) -> None:
+    """Add the shard's number to every persistent id of a storage, in place.
+
+    The values belong to this archive only, and nothing has read them yet.
+    """
+    renamed: set[int] = set()
+    for item in pickled.persistent:
+        if isinstance(item, TensorCall):
+            item.rename_storage(f"{number}:{item.storage_key}")
+        elif id(item) not in renamed:
+            value = item.value
+            if isinstance(value, tuple) and len(value) >= 5 and value[0] == "storage":
+                renamed.add(id(item))
+                item.value = (*value[:2], f"{number}:{value[2]}", *value[3:])
+
+
+def _shard_metadata(part: Archive) -> dict[Value, Value]:
+    """Return a shard's `_metadata`, which `Module.state_dict` sets on an OrderedDict."""
+    state = part.root.state if isinstance(part.root, Call) else None
+    metadata = state.get("_metadata") if isinstance(state, dict) else None
+    if isinstance(metadata, Call):
+        return metadata.pairs
+    return metadata if isinstance(metadata, dict) else {}
+
+
+# --- one state_dict -----------------------------------------------------------------------
+
+
+def _join_shards(archive: ShardedModel, index: IndexFile) -> None:
+    """Combine the shards' tensors under their names, and compare them with the weight_map."""
+    names, parts = index.shards, archive.parts
+    metadata = [_shard_metadata(part) for part in parts]
+    weights = {
+        name: _shard_weights(part, number)
+        for number, (name, part) in enumerate(zip(names, parts, strict=True))
+    }
+    _check_weight_map(index, weights)
     pairs: dict[str, Value] = {}
-    unlisted, twice = [], []
-    for name, part, weights in zip(names, parts, held, strict=True):
-        for key, value in weights.items():
-            listed = content.weight_map.get(key)
-            if listed == name or (listed is None and key not in pairs):
+    unlisted, duplicates = [], []
+    for name, part in zip(names, parts, strict=True):
+        aliases = part.aliases if isinstance(part, Safetensors) else {}
+        for key, value in weights[name].items():
+            shard = index.weight_map.get(key)
+            if shard == name or (shard is None and key not in pairs):
                 pairs[key] = value
-                if listed is None and not _is_alias(part, key):
+                if shard is None and key not in aliases:  # an index does not list aliases
                     unlisted.append(key)
             else:
-                twice.append(f"{printable_name(key)} in {printable_name(name)}")
-    root = ordered(pairs)
+                duplicates.append(f"{printable_name(key)} in {printable_name(name)}")
+    root = ordered_dict(pairs)
     if any(metadata):
-        merged = {str(key): value for each in metadata for key, value in each.items()}
-        root.change().states.append({"_metadata": ordered(merged)})
+        merged = {str(key): value for items in metadata for key, value in items.items()}
+        root.change().states.append({"_metadata": ordered_dict(merged)})
     archive.state_dict = root
-    _describe(archive, content)
-    _warn(archive, content, unlisted, twice)
+    _combine_facts(archive, index)
+    archive.warnings += _index_warnings(parts, index, unlisted, duplicates)
 
 
-def _describe(archive: Index, content: Content) -> None:
+def _check_weight_map(index: IndexFile, weights: dict[str, dict[str, Value]]) -> None:
+    """Raise DamagedError if a tensor is not in the shard that the index names."""
+    missing = [key for key, name in index.weight_map.items() if key not in weights[name]]
+    if missing:
+        first = missing[0]
+        name = printable_name(index.weight_map[first])
+        shards = [shard for shard, tensors in weights.items() if first in tensors]
+        more = f" ({len(missing) - 1:,} more are missing)" if len(missing) > 1 else ""
+        found = f"; it is in {_join(shards)}" if shards else ""
+        raise DamagedError(
+            f"the tensor {bounded_repr(first)} is not in {name}, where the index places it"
+            f"{more}{found}",
+            where=index.place(first),
+            hint="index and shards are of different downloads or conversions: download all again",
+        )
+
+
+def _combine_facts(archive: ShardedModel, index: IndexFile) -> None:
     parts = archive.parts
-    kinds = {part.format for part in parts}
-    archive.format = "safetensors-index" if kinds == {"safetensors"} else "torch-index"
+    only_safetensors = all(part.format == "safetensors" for part in parts)
+    archive.format = "safetensors-index" if only_safetensors else "torch-index"
     archive.streams = [stream for part in parts for stream in part.streams]
     if archive.streams:
         archive.pickled = archive.streams[0]
     orders = {part.byteorder for part in parts}
     archive.byteorder = orders.pop() if len(orders) == 1 else "little"
     archive.warnings = [finding for part in parts for finding in part.warnings]
-    archive.facts = {"shards": content.shards}
+    archive.facts = {"shards": index.shards}
 
 
-def _is_alias(part: Archive, key: str) -> bool:
-    """A name that safetensors' metadata alone has: it belongs into no index."""
-    return isinstance(part, Safetensors) and key in part.aliases
-
-
-def _must_agree(content: Content, held: dict[str, dict[str, Value]]) -> None:
-    gone = [key for key, name in content.weight_map.items() if key not in held[name]]
-    if gone:
-        first, name = gone[0], content.weight_map[gone[0]]
-        where = [other for other, weights in held.items() if first in weights]
-        rest = f"; it stands in {_listed(where)}" if where else ""
-        more = f", nor {len(gone) - 1:,} more" if len(gone) > 1 else ""
-        raise DamagedError(
-            f"the tensor {bounded_repr(first)} is not in {printable_name(name)},"
-            " where the index places it"
-            f"{more}{rest}",
-            where=content.place(first),
-            hint="index and shards are of different downloads or conversions: fetch all again",
-        )
-
-
-def _weights(part: Archive, number: int) -> dict[str, Value]:
-    """What a shard holds, its storages' keys led by its number."""
-    if isinstance(part, Safetensors):
-        known = {each.name: each for each in part.listed}
-        kept = {name: name for name in known} | part.aliases
-        return {
-            name: dense(f"{number}:{own}", known[own].dtype, known[own].shape)
-            for name, own in kept.items()
-        }
-    return weights_in(part, number)
-
-
-def _warn(archive: Index, content: Content, unlisted: list[str], twice: list[str]) -> None:
-    warnings = archive.warnings
+def _index_warnings(
+    parts: list[Archive], index: IndexFile, unlisted: list[str], duplicates: list[str]
+) -> list[Finding]:
+    warnings = []
     if unlisted:
-        text = f"{len(unlisted):,} tensors are in a shard and not in the weight_map"
-        text += f", loaders load them all the same: {_listed(unlisted)}"
+        text = f"{len(unlisted):,} tensors are in a shard, but not in the weight_map"
+        text += f" (loaders load them): {_join(unlisted)}"
         warnings.append(Finding("index-unlisted", text))
-    if twice:
-        text = f"{len(twice):,} tensors are in a second shard, too, which is not the one that the"
-        warnings.append(Finding("index-twice", f"{text} index names: {', '.join(twice[:SHOWN])}"))
-    total, told = _bytes_of(archive), content.total_size
-    if isinstance(told, (int, float)) and not isinstance(told, bool) and told != total:
-        text = f"the index says {told:,} bytes of tensors, the shards have {total:,}"
-        warnings.append(Finding("index-size", text))
-
-
-def _bytes_of(archive: Index) -> int:
-    """Of all storages, as huggingface_hub counts `total_size`."""
-    total = 0
-    for part in archive.parts:
+    if duplicates:
+        text = f"{len(duplicates):,} tensors are also in a shard that the index does not name"
+        warnings.append(Finding("index-twice", f"{text}: {join_names(duplicates, 3)}"))
+    total = 0  # as huggingface_hub counts `total_size`
+    for part in parts:
         if isinstance(part, Safetensors):
-            total += sum(each.end - each.begin for each in part.listed)
+            total += sum(entry.end - entry.begin for entry in part.tensors.values())
         else:
-            total += sum(
-                each.numel * each.itemsize for each in declared_storages(part.pickled).values()
-            )
-    return total
+            total += sum(each.nbytes for each in declared_storages(part.pickled).values())
+    size = index.total_size
+    if isinstance(size, (int, float)) and not isinstance(size, bool) and size != total:
+        text = f"the index announces {size:,} bytes of tensors, but the shards have {total:,}"
+        warnings.append(Finding("index-size", text))
+    return warnings
+
+
+def _join(names: list[str]) -> str:
+    return join_names(map(printable_name, names), 3)

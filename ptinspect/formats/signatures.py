@@ -1,46 +1,54 @@
-"""Files that begin with bytes of their own: one row per format."""
+"""Tables and rules that identify a file by its content: first bytes, text, or the names in a zip.
+
+No rule looks at the file's name. `detect` applies them in torch's order.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ptinspect.errors import FormatError, Place
 from ptinspect.text import bounded_repr
 
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
 
 class Identity(NamedTuple):
-    """format: its name, as in JSON. what: in words, "a safetensors file". hint: what to do
-    with it, where ptinspect does not read it."""
+    """The format of a file.
+
+    Attributes:
+        format: its name in JSON.
+        description: in words, "a safetensors file".
+        hint: what to do with it if ptinspect does not read it.
+    """
 
     format: str
     description: str
     hint: str | None = None
 
     def error(self) -> FormatError:
-        """The error that names it."""
-        return FormatError(
-            f"it is {self.description}, not a file that torch.save writes", hint=self.hint
-        )
+        """Return the error that names the format."""
+        message = f"it is {self.description}, not a file that torch.save writes"
+        return FormatError(message, hint=self.hint)
 
 
 def unknown_format_error(head: bytes) -> FormatError:
-    """The error for content that nothing is known to begin with."""
-    start = head[:16]
-    shown = " ".join(f"{byte:02x}" for byte in start)
+    """Return the error for unknown content."""
+    first_bytes = " ".join(f"{byte:02x}" for byte in head[:16])
     return FormatError(
-        f"it is not a file that torch.save writes, nor one of another known format: it begins"
-        f" with the bytes {shown}",
+        "it is not a file that torch.save writes, nor of another known format: it begins with the"
+        f" bytes {first_bytes}",
         where=Place(None, 0),
     )
 
 
-# ---
+# --- first bytes --------------------------------------------------------------------------
 
 
 class Signature(NamedTuple):
-    """`magic` at `offset` says that a file is `what`; `format` is the name in JSON."""
+    """A file with the bytes `magic` at `offset` has this format."""
 
     offset: int
     magic: bytes
@@ -96,14 +104,13 @@ SIGNATURES = (
 )  # fmt: skip
 
 _SSTABLE = b"\x57\xfb\x80\x8b\x24\x75\x47\xdb"
-_SAFETENSORS_HEADER = 100_000_000
-"""Bytes of the longest header that safetensors itself accepts."""
+_SAFETENSORS_HEADER = 100_000_000  # bytes of the longest header that safetensors itself accepts
 
 
 def identify_signature(head: bytes, tail: bytes, size: int) -> Identity | None:
-    """The format that the first bytes tell of (a few kilobytes; and the last 8 of `size`)."""
+    """Return the format that the first kilobytes, or the last 8 of `size` bytes, identify."""
     for row in SIGNATURES:
-        if row.offset == 4 and head[:1] == b"\x80":  # a pickle, with that word in it
+        if row.offset == 4 and head[:1] == b"\x80":  # a pickle that contains these bytes
             continue
         if head.startswith(row.magic, row.offset):
             return Identity(row.format, row.description, row.hint)
@@ -118,74 +125,107 @@ def identify_signature(head: bytes, tail: bytes, size: int) -> Identity | None:
             "the index of a TensorFlow checkpoint",
             "read it with tf.train.load_checkpoint(prefix)",
         )
-    return _protobuf(head)
+    return _identify_protobuf(head)
 
 
-def _protobuf(head: bytes) -> Identity | None:
-    """ONNX and TensorFlow have no magic number: their first field is a version, their second a
-    producer's name there, a graph here (`onnx.proto`, `saved_model.proto`)."""
+def _identify_protobuf(head: bytes) -> Identity | None:
+    """Identify ONNX and TensorFlow files, which have no magic number.
+
+    Their first field is a version, their second a producer's name (ONNX) or a graph
+    (`onnx.proto`, `saved_model.proto`).
+    """
     if len(head) < 4 or head[0] != 0x08 or not 0 < head[1] < 0x20:
         return None
-    if head[2] == 0x12 and head[3] < 64 and head[4 : 4 + head[3]].isascii():
-        producer = head[4 : 4 + head[3]].decode()
-        if producer.isprintable():
-            return Identity("onnx", "an ONNX model", "load it with onnx.load(path)")
+    onnx = Identity("onnx", "an ONNX model", "load it with onnx.load(path)")
+    producer = head[4 : 4 + head[3]]
+    if head[2] == 0x12 and head[3] < 64 and producer.isascii() and producer.decode().isprintable():
+        return onnx
     if head[2] in (0x3A, 0x42):
-        return Identity("onnx", "an ONNX model", "load it with onnx.load(path)")
+        return onnx
     if head[1] == 1 and head[2] == 0x12:
         return Identity("tensorflow", "a TensorFlow SavedModel", "load its folder in TensorFlow")
     return Identity("protobuf", "a protobuf message (a Core ML model is one)")
 
 
-# ---
+TAR_BLOCK = 512
+
+
+def is_tar(head: bytes) -> bool:
+    """Return True if the first block is a tar header.
+
+    The checksum decides, because the oldest tars do not contain the word "ustar". `tarfile` is not
+    used here: importing it takes longer than reading a small model.
+    """
+    if len(head) < TAR_BLOCK or not head[0]:
+        return False
+    field = head[148:156]
+    if field[0] & 0x80:  # GNU's binary notation
+        checksum = int.from_bytes(field[1:], "big")
+    else:
+        digits = field.strip(b" \0")
+        if not re.fullmatch(rb"[0-7]*", digits):
+            return False
+        checksum = int(digits or b"0", 8)
+    return checksum == sum(head[:148]) + sum(head[156:TAR_BLOCK]) + 8 * 0x20
+
+
+# --- text ---------------------------------------------------------------------------------
 
 _TITLE = re.compile(r"<title[^>]*>(.*?)</title>", re.IGNORECASE | re.DOTALL)
 _JSON = re.compile(r'[{\[]\s*(?:["{}\[\]\d-]|true|false|null|$)')
+_JSON_MESSAGE = re.compile(r'"(?:error|message|detail|error_message)"\s*:\s*"([^"]{1,200})')
 _LFS = "version https://git-lfs.github.com/spec/v"
+_SERVER_ERROR = "if it is the error message of a server, download the file again"
 
 
 def identify_text(head: bytes, size: int) -> Identity | None:
-    """What the text in `head`, the first kilobytes of a file of `size` bytes, is; None for
-    what is no text.
+    """Return the kind of text that a file is, mostly what a failed download leaves.
 
-    A pickle of protocol 0 is text as well; so ask this of what no pickle begins with, or what
-    could not be run as one.
+    A pickle of protocol 0 is text as well, so apply this to content that cannot be run as a pickle.
+
+    Args:
+        head: the first kilobytes.
+        size: size of the file.
+
+    Returns:
+        The format, or None if it is not text.
     """
-    decoded = _decoded(head, len(head) < size)
+    decoded = _decode_text(head, len(head) < size)
     if decoded is None:
         return None
     start = decoded.lstrip("\ufeff \t\r\n")
     if start.startswith(_LFS):
-        return _pointer(start)
+        return _identify_lfs_pointer(start)
     lower = start[:200].lower()
     if lower.startswith(("<!doctype html", "<html", "<head", "<body")):
         title = _TITLE.search(start)
-        named = f" titled {bounded_repr(' '.join(title[1].split()))}" if title else ""
+        titled = f" titled {bounded_repr(' '.join(title[1].split()))}" if title else ""
         return Identity(
             "html",
-            f"a web page{named}",
-            "the download gave a page instead of the file: take the link to the file itself"
-            ' (on Hugging Face "resolve" in place of "blob"), and log in where it asks for it',
+            f"a web page{titled}",
+            "the server sent a page instead of the file: use the link to the file itself"
+            ' (on Hugging Face "resolve" in place of "blob"), and log in if necessary',
         )
+    excerpt = bounded_repr(start[:60])
     if lower.startswith("<"):
-        return Identity(
-            "xml", f"XML, which begins {bounded_repr(start[:60])}", _again("error message")
-        )
-    if _JSON.match(start):
-        return _json(start)
-    return Identity("text", f"a text, which begins {bounded_repr(start[:60])}")
+        return Identity("xml", f"XML, which begins {excerpt}", _SERVER_ERROR)
+    if not _JSON.match(start):
+        return Identity("text", f"a text, which begins {excerpt}")
+    index = identify_index(start)
+    if index:
+        return index
+    message = _JSON_MESSAGE.search(start)
+    if message:
+        return Identity("json", f"JSON, which says {bounded_repr(message[1])}", _SERVER_ERROR)
+    return Identity("json", f"JSON, which begins {excerpt}", _SERVER_ERROR)
 
 
-def _again(what: str) -> str:
-    return f"if it is the {what} of a server, download the file again"
-
-
-def _decoded(head: bytes, cut: bool) -> str | None:
-    """As text, if it is: utf-8 (the last character may be cut in two) without control codes."""
+def _decode_text(head: bytes, truncated: bool) -> str | None:
+    """Decode utf-8 without control codes. The last character may be truncated."""
     try:
         decoded = head.decode()
     except UnicodeDecodeError as error:
-        if not cut or error.start < len(head) - 3:
+        if not truncated or error.start < len(head) - 3:
             return None
         decoded = head[: error.start].decode()
     if any(ord(char) < 32 and char not in "\t\n\r\f\x1b" for char in decoded):
@@ -193,49 +233,37 @@ def _decoded(head: bytes, cut: bool) -> str | None:
     return decoded
 
 
-def _pointer(start: str) -> Identity:
-    """A Git LFS pointer: https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md"""
+def _identify_lfs_pointer(start: str) -> Identity:
+    """Describe a Git LFS pointer: https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md"""
     fields = dict(line.partition(" ")[::2] for line in start.splitlines()[:20])
     oid, size = fields.get("oid", "?"), fields.get("size", "?")
-    real = f"{int(size):,} bytes" if size.isdigit() and len(size) < 20 else "of unknown size"
+    real = f"{int(size):,} bytes" if size.isdigit() and len(size) < 20 else "unknown size"
     return Identity(
         "git-lfs",
         f"a Git LFS pointer to a file of {real} ({bounded_repr(oid)})",
-        "fetch the file itself, in its repository: git lfs pull",
+        "download the file itself, in its repository: git lfs pull",
     )
 
 
 def identify_index(start: str) -> Identity | None:
-    """The index of a model in several files, if JSON that begins so is one."""
+    """Return the kind of index of a model in several files if JSON that begins so is one."""
     if '"weight_map"' not in start:
         return None
-    kind = "safetensors-index" if ".safetensors" in start else "torch-index"
     return Identity(
-        kind,
+        "safetensors-index" if ".safetensors" in start else "torch-index",
         "the index of a model in several files (JSON)",
-        "show it where the files lie that its weight_map names: ptinspect show FOLDER",
+        "show it in the folder of the files that its weight_map names: ptinspect show FOLDER",
     )
 
 
-def _json(start: str) -> Identity:
-    found = identify_index(start)
-    if found:
-        return found
-    message = re.search(r'"(?:error|message|detail|error_message)"\s*:\s*"([^"]{1,200})', start)
-    if message:
-        return Identity(
-            "json", f"JSON, which says {bounded_repr(message[1])}", _again("error message")
-        )
-    return Identity(
-        "json", f"JSON, which begins {bounded_repr(start[:60])}", _again("error message")
-    )
-
-
-# ---
+# --- names in a zip -----------------------------------------------------------------------
 
 
 class ZipKind(NamedTuple):
-    """A zip that has all of `has` (FOLDER/ stands for the folder of its first entry) is `what`."""
+    """A zip that contains all of `has` has this format.
+
+    `FOLDER/` stands for the folder of the first entry.
+    """
 
     has: tuple[str, ...]
     format: str
@@ -245,13 +273,15 @@ class ZipKind(NamedTuple):
 
 _JIT = 'load it with torch.jit.load(path, map_location="cpu")'
 _EXPORT = "load it with torch.export.load(path)"
+_TORCH_SAVE = "a file of torch.save"
 
+# The first row that matches decides.
 ZIP_KINDS = (
     ZipKind(("FOLDER/constants.pkl", "FOLDER/bytecode.pkl"), "torchscript",
             "a TorchScript program for mobile devices", _JIT),
     ZipKind(("FOLDER/constants.pkl",), "torchscript", "a TorchScript program", _JIT),
     ZipKind(("FOLDER/model.json",), "torchscript", "a TorchScript program (torch < 1.4)", _JIT),
-    ZipKind(("FOLDER/data.pkl",), "torch-zip", "a file of torch.save"),
+    ZipKind(("FOLDER/data.pkl",), "torch-zip", _TORCH_SAVE),
     ZipKind(("FOLDER/.data/extern_modules",), "torch-package", "a torch.package archive",
             "torch.package.PackageImporter(path) opens it; that runs the code in it"),
     ZipKind(("FOLDER/archive_format",), "torch-export", "a .pt2 program (torch.export)", _EXPORT),
@@ -267,76 +297,43 @@ ZIP_KINDS = (
     ZipKind(("META-INF/MANIFEST.MF",), "zip", "a Java archive or an Android app"),
 )  # fmt: skip
 
-SEVERAL = Identity(
+CONCATENATED_ZIPS = Identity(
     "torch-dcp",
     "several zips in a row, such as torch.distributed.checkpoint writes (.distcp)",
-    "make one file of the folder: python -m torch.distributed.checkpoint.format_utils"
+    "convert the folder to one file: python -m torch.distributed.checkpoint.format_utils"
     " dcp_to_torch FOLDER model.pt",
 )
 
-UNFINISHED = Identity(
+_UNFINISHED = Identity(
     "zip",
-    "what a torch.save that failed leaves behind, without a data.pkl",
+    "the file of a failed torch.save, without a data.pkl",
     "save it again: the error that torch.save raised names what it could not pickle",
 )
 
 _MODEL = re.compile(r"\.(?:pt|pth|bin|ckpt|pkl)$")
 
 
-def torch_folder(names: Sequence[str]) -> str:
-    """The folder that torch's reader looks into: the first entry's, with its slash. "" where
-    there is none."""
-    first = names[0] if names else ""
-    return first[: first.find("/") + 1]
-
-
 def identify_zip(names: Sequence[str], index: Collection[str]) -> tuple[Identity, str]:
-    """What the zip with these names is, and, if it is torch.save's, the folder it is in.
+    """Return the format of a zip with these names, and the folder of torch's pickle if it has one.
 
-    A zip whose pickle lies elsewhere than torch looks (packed again by hand, or in another
-    order) is torch.save's, too, if there is but one pickle that could be meant.
+    torch looks into the folder of the first entry. A zip whose pickle is elsewhere (packed again by
+    hand, or in another order) is also torch's if it contains only one candidate.
     """
-    folder = torch_folder(names)
+    first = names[0] if names else ""
+    folder = first[: first.find("/") + 1]
     for kind in ZIP_KINDS:
         if all(name.replace("FOLDER/", folder) in index for name in kind.has):
             return Identity(kind.format, kind.description, kind.hint), folder
-    others = [name for name in names if name == "data.pkl" or name.endswith("/data.pkl")]
-    if len(others) == 1:
-        return Identity("torch-zip", "a file of torch.save"), others[0][: -len("data.pkl")]
+    pickles = [name for name in names if name == "data.pkl" or name.endswith("/data.pkl")]
+    if len(pickles) == 1:
+        return Identity("torch-zip", _TORCH_SAVE), pickles[0][: -len("data.pkl")]
     if names and all(name.endswith(".npy") for name in names):
-        what = "a zip of numpy arrays (.npz)"
-        return Identity("npz", what, "read it with numpy.load(path)"), folder
+        description = "a zip of numpy arrays (.npz)"
+        return Identity("npz", description, "read it with numpy.load(path)"), folder
     if not names:
         return Identity("zip", "an empty zip"), folder
-    if f"{folder}.data/serialization_id" in index:  # torch's writer ends a zip with it, always
-        return UNFINISHED, folder
-    inner = next((name for name in names if _MODEL.search(name)), None)
-    hint = "unzip it, and show the model in it" if inner else None
+    if f"{folder}.data/serialization_id" in index:  # torch's writer always writes it last
+        return _UNFINISHED, folder
+    has_model = any(_MODEL.search(name) for name in names)
+    hint = "unzip it, and show the model in it" if has_model else None
     return Identity("zip", f"a zip of {len(names):,} files", hint), folder
-
-
-# ---
-
-TAR_BLOCK = 512
-
-
-def is_tar(head: bytes) -> bool:
-    """Whether the first block is a tar header: its checksum says so, which the oldest tars,
-    without the word "ustar", have too."""
-    if len(head) < TAR_BLOCK or not head[0]:
-        return False
-    try:
-        told = tar_number(head[148:156])
-    except ValueError:
-        return False
-    return told == sum(head[:148]) + sum(head[156:TAR_BLOCK]) + 8 * 0x20
-
-
-def tar_number(field: bytes) -> int:
-    """A number of a header: octal digits, or binary where the first bit is set (GNU, pax)."""
-    if field[0] & 0x80:
-        return int.from_bytes(field[1:], "big")
-    digits = field.strip(b" \0")
-    if not digits.isdigit() and digits:
-        raise ValueError(digits)
-    return int(digits or b"0", 8)

@@ -7,11 +7,11 @@
     pickle  ["KEY", …]                  the storages' keys, in the order in which they follow
     for each key: int64 number of elements, the elements
 
-Where a storage lies thus knows only who has run the pickle: how many bytes an element has
-stands in the persistent ids. Sources: `torch.serialization._legacy_save`, `_legacy_load`; for
-the storages `THPStorage_writeFileRaw` in torch/csrc/serialization.cpp: the elements are always
-little-endian, whatever `little_endian` says of the machine that wrote them; the count is, too,
-but old versions on big-endian machines wrote it as it was.
+A storage can only be located after running the pickle, because the element size is recorded in the
+persistent ids. Sources: `torch.serialization._legacy_save`, `_legacy_load`; for the storages
+`THPStorage_writeFileRaw` in torch/csrc/serialization.cpp: the elements are always little-endian,
+whatever `little_endian` says of the machine that wrote them. So is the count, except in old
+versions on big-endian machines.
 """
 
 from __future__ import annotations
@@ -19,11 +19,17 @@ from __future__ import annotations
 from struct import Struct
 from typing import TYPE_CHECKING
 
-from ptinspect.errors import DOWNLOAD_AGAIN, DamagedError, Place, PtInspectError, UnsupportedError
+from ptinspect.errors import (
+    DOWNLOAD_AGAIN,
+    DamagedError,
+    Place,
+    PtInspectError,
+    UnsupportedError,
+)
 from ptinspect.formats.archive import Archive, Finding, Span
 from ptinspect.formats.persistent_ids import (
     Declared,
-    Part,
+    StorageExtent,
     class_sources,
     declared_storages,
     truncated_error,
@@ -34,24 +40,25 @@ from ptinspect.text import bounded_repr
 
 if TYPE_CHECKING:
     from ptinspect.pickling.machine import Pickled
-    from ptinspect.pickling.values import Buffer, Value
+    from ptinspect.pickling.values import Buffer
     from ptinspect.source.base import Source
 
 MAGIC = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001
+TRUNCATED = "the file is truncated"
 
 _COUNT = Struct("<q")
 _COUNT_BIG = Struct(">q")
 
 
 class TorchLegacy(Archive):
-    """See the module."""
+    """A legacy stream; see the module's docstring."""
 
     format = "torch-legacy"
 
 
 def is_legacy(data: Buffer, start: int, stop: int) -> bool:
-    """Whether the first pickle there is the magic number (in any pickle protocol)."""
+    """Return True if the first pickle is the magic number, in any pickle protocol."""
     try:
         return run(data, start, stop=min(stop, start + 64)).root == MAGIC
     except PtInspectError:
@@ -59,41 +66,46 @@ def is_legacy(data: Buffer, start: int, stop: int) -> bool:
 
 
 def read_legacy(source: Source, limits: Limits = LIMITS, record: str | None = None) -> TorchLegacy:
-    """The stream that `source` holds. `record`: the name of what it lies in, for messages.
+    """Read the stream in `source`. `record` names what contains it, for errors.
 
-    Raises DamagedError, with what is whole and what is missing, where the stream is cut off.
+    Raises:
+        DamagedError: the stream is truncated; the message says what is complete.
     """
     window = data, start, stop = source.window()
 
-    def follow(pos: int) -> Pickled:
+    def run_next(pos: int) -> Pickled:
         return run(data, pos, stop=stop, record=record, limits=limits)
 
-    magic = follow(start)
+    magic = run_next(start)
     if magic.root != MAGIC:
         raise DamagedError(
             "it does not begin with torch's magic number", where=Place(record, start)
         )
-    protocol = follow(magic.end)
+    protocol = run_next(magic.end)
     if protocol.root != PROTOCOL:
         raise UnsupportedError(
-            f"version {bounded_repr(protocol.root)} of the stream is unknown, {PROTOCOL} is read",
+            f"unknown version {bounded_repr(protocol.root)} of the legacy format,"
+            f" only {PROTOCOL} is supported",
             where=Place(record, magic.end),
         )
-    info = follow(protocol.end)
-    main = follow(info.end)
+    info = run_next(protocol.end)
+    main = run_next(info.end)
     archive = TorchLegacy(source, main, limits=limits)
     archive.origin = None if source.base is None else source.base - start
     archive.version = str(PROTOCOL)
     archive.facts = {"sys_info": info.root}
     archive.sources = class_sources(main)
-    wanted = declared_storages(main)
+    storages = declared_storages(main)
     try:
-        keys = follow(main.end)
+        keys = run_next(main.end)
     except DamagedError as error:
-        parts = [Part(bounded_repr(key), n * size, None) for key, (n, size) in wanted.items()]
-        raise truncated_error("the file is cut off", "the object", parts) from error
+        extents = [
+            StorageExtent(bounded_repr(key), storage.nbytes, None)
+            for key, storage in storages.items()
+        ]
+        raise truncated_error(TRUNCATED, "the object", extents) from error
     archive.streams = [magic, protocol, info, main, keys]
-    archive.storages, end = locate_storages(window, source.base, keys, wanted)
+    archive.storages, end = locate_storages(window, source.base, keys, storages)
     if end < stop:
         message = f"{stop - end:,} bytes follow the last storage, which torch.load does not read"
         archive.warnings.append(Finding("trailing-bytes", message, Place(record, end)))
@@ -101,77 +113,88 @@ def read_legacy(source: Source, limits: Limits = LIMITS, record: str | None = No
 
 
 def locate_storages(
-    window: tuple[Buffer, int, int], base: int | None, keys: Pickled, wanted: dict[object, Declared]
+    window: tuple[Buffer, int, int],
+    base: int | None,
+    keys: Pickled,
+    storages: dict[object, Declared],
 ) -> tuple[dict[object, Span], int]:
-    """The storages that follow the list of keys, and the offset behind the last of them.
+    """Locate the storages that follow the list of keys.
 
-    window: the bytes, where the file starts in them and where it stops; base: of its offsets in
-    the file on the disk, None where it has none. wanted: what the object says of each storage.
-    DamagedError where one is cut off, or is not as large as the object says.
+    Args:
+        window: the bytes, and where the file starts and stops in them.
+        base: offset of the file's first byte in the user's file, or None.
+        keys: the pickle of the list.
+        storages: the object's references to storages.
+
+    Returns:
+        The byte ranges, and the offset after the last.
+
+    Raises:
+        DamagedError: a storage is truncated, or its size differs from the object's reference.
     """
     data, start, stop = window
-    names = _checked_keys(keys, wanted)
-    found: dict[object, Span] = {}
+    names = _check_keys(keys, storages)
+    spans: dict[object, Span] = {}
     pos = keys.end
     for key in names:
-        numel, itemsize = wanted[key]
-        length = numel * itemsize
+        length = storages[key].nbytes
         if pos + 8 + length > stop:
-            raise _cut(keys, names, wanted, stop)
+            raise _truncated_in_storages(keys.end, names, storages, stop)
         raw = data[pos : pos + 8]
+        numel = storages[key].numel
         if _COUNT.unpack(raw)[0] != numel and _COUNT_BIG.unpack(raw)[0] != numel:
             raise DamagedError(
-                f"the storage {bounded_repr(key)} has {_COUNT.unpack(raw)[0]:,} elements here,"
-                f" {numel:,} where the object refers to it",
+                f"the storage {bounded_repr(key)} has {_COUNT.unpack(raw)[0]:,} elements,"
+                f" but the object refers to {numel:,}",
                 where=Place(keys.record, pos),
-                hint=f"bytes are missing or too many in front of it: {DOWNLOAD_AGAIN}",
+                hint=f"bytes before it are missing or were added: {DOWNLOAD_AGAIN}",
             )
-        found[key] = Span(keys.record, length, pos + 8 - start, base)
+        spans[key] = Span(keys.record, length, pos + 8 - start, base)
         pos += 8 + length
-    return found, pos
+    return spans, pos
 
 
-def _checked_keys(keys: Pickled, wanted: dict[object, Declared]) -> list[str | int]:
-    """The list of keys, if it is one: of storages that the object refers to, each once, all."""
-    names: Value = keys.root
+def _check_keys(keys: Pickled, storages: dict[object, Declared]) -> list[str | int]:
+    """Return the keys if they are a list of exactly the storages that the object refers to."""
+    names = keys.root
     place = Place(keys.record, keys.start)
     if not isinstance(names, list):
-        raise DamagedError("the list of storages is no list", where=place)
+        raise DamagedError("the list of storages is not a list", where=place)
     for key in names:
-        if type(key) not in (str, int) or key not in wanted:
+        if type(key) not in (str, int) or key not in storages:
             raise DamagedError(
-                f"storage {bounded_repr(key)} is listed, and the object does not refer to it",
+                f"the storage {bounded_repr(key)} is listed, but the object does not refer to it",
                 where=place,
             )
-        if not wanted[key].itemsize:
+        if not storages[key].itemsize:
             raise UnsupportedError(
                 f"the storage {bounded_repr(key)} is of a class that torch does not have,"
-                " so its bytes cannot be counted",
+                " so its size is unknown",
                 where=place,
             )
-    if len(set(names)) != len(names):
-        raise DamagedError("the list of storages has one of them twice", where=place)
-    if len(names) < len(wanted):
-        listed = set(names)
-        missing = next(key for key in wanted if key not in listed)
+    listed = set(names)
+    if len(listed) != len(names):
+        raise DamagedError("the list of storages contains one of them twice", where=place)
+    if len(names) < len(storages):
+        missing = next(key for key in storages if key not in listed)
         raise DamagedError(
-            f"{len(wanted) - len(names):,} of {len(wanted):,} storages are not listed,"
-            f" {bounded_repr(missing)} the first",
+            f"{len(storages) - len(names):,} of {len(storages):,} storages are not listed,"
+            f" first {bounded_repr(missing)}",
             where=place,
             hint=DOWNLOAD_AGAIN,
         )
     return names
 
 
-def _cut(
-    keys: Pickled, names: list[str | int], wanted: dict[object, Declared], stop: int
+def _truncated_in_storages(
+    pos: int, names: list[str | int], storages: dict[object, Declared], stop: int
 ) -> DamagedError:
-    """The error for a stream that ends before its last storage does."""
-    parts = []
-    pos = keys.end
+    """Return the error for a stream that ends before its last storage, which start at `pos`."""
+    extents = []
     for key in names:
-        need = wanted[key].numel * wanted[key].itemsize
+        expected = storages[key].nbytes
         left = stop - pos - 8
-        parts.append(Part(bounded_repr(key), need, None if left < 0 else min(left, need)))
-        pos += 8 + need
-    return truncated_error("the file is cut off", "the object", parts)
+        present = None if left < 0 else min(left, expected)
+        extents.append(StorageExtent(bounded_repr(key), expected, present))
+        pos += 8 + expected
+    return truncated_error(TRUNCATED, "the object", extents)

@@ -1,12 +1,12 @@
-"""The zip of torch >= 1.6, and that of 1.4 and 1.5 before it was the default.
+"""The zip of torch >= 1.6, and that of 1.4 and 1.5, where it was optional.
 
     FOLDER/data.pkl                 the object; its storages are persistent ids
     FOLDER/data/KEY                 the bytes of a storage (torch 1.4: FOLDER/tensors/KEY)
-    FOLDER/byteorder                "little" or "big" (torch >= 2.1; little where it is missing)
+    FOLDER/byteorder                "little" or "big" (torch >= 2.1; little if it is missing)
     FOLDER/version                  of the container
     FOLDER/.format_version, FOLDER/.storage_alignment, FOLDER/.data/serialization_id
 
-Sources: `torch.serialization._save`, `_load`; for the folder (whatever the first entry has)
+Sources: `torch.serialization._save`, `_load`; for the folder (that of the first entry)
 `PyTorchStreamReader::init` in caffe2/serialize/inline_container.cc.
 """
 
@@ -16,8 +16,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from ptinspect.errors import DamagedError, Place
-from ptinspect.formats.archive import CHUNK, Archive, Finding, Span, bounded
-from ptinspect.formats.persistent_ids import Declared, Part, declared_storages, truncated_error
+from ptinspect.formats.archive import CHUNK, Archive, Finding, Span, check_range
+from ptinspect.formats.persistent_ids import (
+    Declared,
+    StorageExtent,
+    declared_storages,
+    truncated_error,
+)
 from ptinspect.formats.zip.directory import DEFLATED, STORED, ZipDirectory
 from ptinspect.limits import LIMITS, Limits
 from ptinspect.pickling.machine import run
@@ -25,58 +30,67 @@ from ptinspect.pickling.machine import run
 if TYPE_CHECKING:
     from ptinspect.source.base import Source
 
-SMALL = 4096
-"""Bytes of the longest record that holds a fact rather than data."""
+_FACT_BYTES = 4096
+"""Bytes of the longest record that contains a fact, not data."""
 
 _FATAL = {"zip-duplicate", "zip-overlap", "zip-outside"}
 
+_FACTS = {
+    "format_version": ".format_version",
+    "storage_alignment": ".storage_alignment",
+    "serialization_id": ".data/serialization_id",
+}
+
 
 class ZipSpan(Span):
-    """A storage in a zip. Where its bytes begin is read from its local header, when asked."""
+    """A storage in a zip. Its local header, which locates the bytes, is read on demand."""
 
-    __slots__ = ("directory", "number")
+    __slots__ = ("directory", "index")
 
-    def __init__(self, directory: ZipDirectory, number: int) -> None:
-        self.record = directory.names[number]
-        self.length = directory.sizes[number]
-        self._at = None
+    def __init__(self, directory: ZipDirectory, index: int) -> None:
+        self.record = directory.names[index]
+        self.length = directory.sizes[index]
+        self._start = None
         self._base = directory.source.base
         self.directory = directory
-        self.number = number
+        self.index = index
 
     @property
-    def at(self) -> int | None:
-        """Offset in the archive's source; None where the record is compressed."""
-        if self._at is None and self.directory.methods[self.number] == STORED:
-            self._at = self.directory.start(self.number)
-        return self._at
+    def start(self) -> int | None:
+        """Offset in the archive's source, or None if the record is compressed."""
+        if self._start is None and self.directory.methods[self.index] == STORED:
+            self._start = self.directory.start(self.index)
+        return self._start
 
 
 class ZipStorages(Mapping[object, Span]):
-    """The storages by key, made when they are asked for."""
+    """The storages of a zip by key, created on demand."""
 
     def __init__(self, directory: ZipDirectory, prefix: str) -> None:
         self.directory = directory
         self.prefix = prefix
-        self._made: dict[object, Span] = {}
+        self._spans: dict[object, Span] = {}
 
     def __getitem__(self, key: object) -> Span:
-        made = self._made.get(key)
-        if made is None:
-            number = self.directory.index[f"{self.prefix}{key}"]
-            made = self._made[key] = ZipSpan(self.directory, number)
-        return made
+        span = self._spans.get(key)
+        if span is None:
+            index = self.directory.index[f"{self.prefix}{key}"]
+            span = self._spans[key] = ZipSpan(self.directory, index)
+        return span
 
     def locate(self, keys: Iterable[str]) -> list[tuple[str | None, int | None]]:
-        """Record and offset in the user's file of many storages, as their spans have them.
-        KeyError for one that is not there."""
+        """Return record and offset in the user's file of many storages.
+
+        Raises:
+            KeyError: a storage does not exist.
+        """
         directory, prefix = self.directory, self.prefix
         index, names, methods = directory.index, directory.names, directory.methods
         base, start = directory.source.base, directory.start
-        numbers = [index[f"{prefix}{key}"] for key in keys]
+        indices = [index[f"{prefix}{key}"] for key in keys]
         return [
-            (names[n], base + start(n) if methods[n] == STORED and base is not None else None)
-            for n in numbers
+            (names[i], base + start(i) if methods[i] == STORED and base is not None else None)
+            for i in indices
         ]
 
     def __iter__(self) -> Iterator[object]:
@@ -88,7 +102,7 @@ class ZipStorages(Mapping[object, Span]):
 
 
 class TorchZip(Archive):
-    """See the module. `directory`: all that the zip lists."""
+    """A zip of torch.save; see the module's docstring. `directory` lists all its records."""
 
     format = "torch-zip"
     directory: ZipDirectory
@@ -97,114 +111,113 @@ class TorchZip(Archive):
     def chunks(
         self, span: Span, start: int = 0, stop: int | None = None, size: int = CHUNK
     ) -> Iterator[bytes]:
-        """See `Archive.chunks`. A compressed storage is unpacked from its beginning each time."""
-        start, stop = bounded(span, start, stop)
+        """See `Archive.chunks`. A compressed storage is decompressed from its beginning."""
+        start, stop = check_range(span, start, stop)
         assert isinstance(span, ZipSpan)
-        return self.directory.chunks(span.number, start, stop, size)
+        return self.directory.chunks(span.index, start, stop, size)
 
 
 def open_zip(
     source: Source, directory: ZipDirectory, folder: str, limits: Limits = LIMITS
 ) -> TorchZip:
-    """The archive in the `folder` ("archive/") of a zip. Raises DamagedError where the pickle
-    is damaged or a storage that it refers to is not whole."""
+    """Open the archive in the `folder` ("archive/") of a zip.
+
+    Raises:
+        DamagedError: the pickle is damaged, or a storage that it refers to is incomplete.
+    """
     for finding in directory.findings:
         if finding.kind in _FATAL:
             raise DamagedError(finding.message, where=finding.where)
     name = f"{folder}data.pkl"
-    number = directory.index[name]
-    pickled = run(directory.read(number), record=name, limits=limits)
+    index = directory.index[name]
+    pickled = run(directory.read(index), record=name, limits=limits)
     archive = TorchZip(source, pickled, limits=limits)
     archive.directory = directory
-    stored = directory.methods[number] == STORED and source.base is not None
-    archive.origin = (source.base or 0) + directory.start(number) if stored else None
+    is_stored = directory.methods[index] == STORED and source.base is not None
+    archive.origin = (source.base or 0) + directory.start(index) if is_stored else None
     archive.warnings = list(directory.findings)
-    wanted = declared_storages(pickled)
-    archive.storages = ZipStorages(directory, _prefix(directory, folder, wanted))
-    _must_be_whole(archive, wanted)
+    declared = declared_storages(pickled)
+    archive.storages = ZipStorages(directory, _storage_prefix(directory.index, folder, declared))
+    _check_complete(archive, declared)
     _read_facts(archive, folder)
     return archive
 
 
-def _prefix(directory: ZipDirectory, folder: str, wanted: dict[object, Declared]) -> str:
-    """Where the storages lie: torch 1.4 wrote them to tensors/."""
-    old = f"{folder}tensors/"
-    for key in wanted:
-        if f"{old}{key}" in directory.index and f"{folder}data/{key}" not in directory.index:
-            return old
+def _storage_prefix(index: dict[str, int], folder: str, declared: dict[object, Declared]) -> str:
+    """Return the folder of the storages: tensors/ in torch 1.4, else data/."""
+    for key in declared:
+        if f"{folder}tensors/{key}" in index and f"{folder}data/{key}" not in index:
+            return f"{folder}tensors/"
     return f"{folder}data/"
 
 
-def _must_be_whole(archive: TorchZip, wanted: dict[object, Declared]) -> None:
-    """DamagedError unless the zip has each storage, with at least the bytes that it needs."""
-    directory, prefix = archive.directory, archive.storages.prefix
-    index, sizes = directory.index, directory.sizes
+def _check_complete(archive: TorchZip, declared: dict[object, Declared]) -> None:
+    """Raise DamagedError unless the zip has every storage, with as many bytes as it needs."""
+    prefix = archive.storages.prefix
+    index, sizes = archive.directory.index, archive.directory.sizes
     try:
         if all(
             sizes[index[f"{prefix}{key}"]] >= numel * itemsize
-            for key, (numel, itemsize) in wanted.items()
+            for key, (numel, itemsize) in declared.items()
         ):
             return
     except KeyError:
         pass
-    parts = []
-    for key, (numel, itemsize) in wanted.items():
-        number = index.get(f"{prefix}{key}")
-        have = None if number is None else sizes[number]
-        parts.append(Part(f"{prefix}{key}", numel * itemsize, have))
-    raise truncated_error("the zip is incomplete", archive.record or "", parts)
+    extents = []
+    for key, storage in declared.items():
+        name = f"{prefix}{key}"
+        present = sizes[index[name]] if name in index else None
+        extents.append(StorageExtent(name, storage.nbytes, present))
+    raise truncated_error("the zip is incomplete", archive.record or "", extents)
 
 
-PREFIX = "bytes in front of the zip, where torch.load looks for its beginning"
+BYTES_BEFORE_ZIP = "bytes before the zip, where torch.load looks for its beginning"
 
 
 def torch_refusal_reasons(directory: ZipDirectory) -> list[str]:
-    """Why torch.load does not take a zip that others do: it looks for the zip's first bytes at the
-    very beginning (`torch.serialization._is_zipfile`), and its miniz knows no compression but
-    deflate."""
-    made = []
-    if any(odd.kind == "zip-prefix" for odd in directory.findings):
-        made.append(PREFIX)
+    """Return why torch.load refuses a zip that other readers accept.
+
+    It looks for the zip's first bytes at the very beginning
+    (`torch.serialization._is_zipfile`), and its miniz supports no compression but deflate.
+    """
+    reasons = []
+    if any(finding.kind == "zip-prefix" for finding in directory.findings):
+        reasons.append(BYTES_BEFORE_ZIP)
     if not set(directory.methods) <= {STORED, DEFLATED}:
-        made.append("records compressed in a way that torch.load cannot undo")
-    return made
+        reasons.append("records compressed in a way that torch.load does not support")
+    return reasons
 
 
 def _read_facts(archive: TorchZip, folder: str) -> None:
-    """The small records beside the pickle."""
+    """Read the small records next to the pickle."""
     directory = archive.directory
 
-    def text(name: str) -> str | None:
-        number = directory.index.get(f"{folder}{name}")
-        if number is None:
+    def read_text(name: str) -> str | None:
+        index = directory.index.get(f"{folder}{name}")
+        if index is None:
             return None
-        if directory.sizes[number] > SMALL:
-            message = f"{directory.sizes[number]:,} bytes, where a word is expected"
+        if directory.sizes[index] > _FACT_BYTES:
+            message = f"it is {directory.sizes[index]:,} bytes long, but should be a word"
             archive.warnings.append(Finding("zip-record", message, Place(f"{folder}{name}")))
             return None
-        return directory.read(number).decode("utf-8", "replace").strip()
+        return directory.read(index).decode("utf-8", "replace").strip()
 
-    archive.version = text("version") or text(".data/version")
-    byteorder = text("byteorder") or "little"
+    archive.version = read_text("version") or read_text(".data/version")
+    byteorder = read_text("byteorder") or "little"
     if byteorder not in ("little", "big"):
         raise DamagedError(
             f"the byte order is {byteorder[:40]!r}, neither little nor big",
             where=Place(f"{folder}byteorder"),
         )
     archive.byteorder = byteorder
-    names = {
-        "format_version": ".format_version",
-        "storage_alignment": ".storage_alignment",
-        "serialization_id": ".data/serialization_id",
-    }
-    read = {fact: text(name) for fact, name in names.items()}
-    archive.facts = {fact: value for fact, value in read.items() if value is not None}
+    facts = {fact: read_text(name) for fact, name in _FACTS.items()}
+    archive.facts = {fact: value for fact, value in facts.items() if value is not None}
     if archive.version is not None:
         archive.facts["version"] = archive.version
     archive.facts["folder"] = folder.rstrip("/")
     archive.facts["crc32"] = directory.has_crcs
-    refused = torch_refusal_reasons(directory)
-    if refused:
-        archive.facts["refused"] = refused
+    reasons = torch_refusal_reasons(directory)
+    if reasons:
+        archive.facts["refused"] = reasons
     if archive.storages.prefix.endswith("/tensors/"):
         archive.facts["tensors_folder"] = "tensors"  # torch 1.4

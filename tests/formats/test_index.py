@@ -103,7 +103,7 @@ def test_names_that_are_not_beside_it(index: Path, name: str) -> None:
 @pytest.mark.parametrize("name", [1, None, ["a"], {"a": "b"}, True])
 def test_names_that_are_no_text(index: Path, name: object) -> None:
     index.write_text(index_text({"a": name}), "utf-8")
-    assert "no text" in refused(index).message
+    assert "not text" in refused(index).message
 
 
 def test_a_name_that_no_file_can_have(index: Path) -> None:
@@ -134,7 +134,7 @@ def test_missing_shards_are_named_at_once(index: Path) -> None:
     (index.parent / SECOND).unlink()
     error = refused(index)
     assert error.message == f"1 of its 2 shards is missing: {SECOND}"
-    assert "fetch the rest" in str(error.hint)
+    assert "download the missing files" in str(error.hint)
     (index.parent / FIRST).unlink()
     assert refused(index).message == f"2 of its 2 shards are missing: {FIRST}, {SECOND}"
 
@@ -184,10 +184,10 @@ def test_a_tensor_that_is_not_in_its_shard(index: Path) -> None:
     error = refused(index)
     assert isinstance(error, DamagedError)
     assert f"'a' is not in {SECOND}" in error.message
-    assert error.message.endswith(f"it stands in {FIRST}")
+    assert error.message.endswith(f"it is in {FIRST}")
     index.write_text(index_text({"b": FIRST, "z": SECOND, "y": FIRST}), "utf-8")
     assert "'y' is not in" in refused(index).message
-    assert "nor 1 more" in refused(index).message
+    assert "(1 more are missing)" in refused(index).message
 
 
 def test_a_tensor_that_is_not_listed_is_read_and_told(index: Path) -> None:
@@ -217,7 +217,9 @@ def test_the_total_is_held_against_the_shards(tmp_path: Path, total: object, sai
     found = warnings(model(tmp_path, {"b": b"bb", "a": b"a"}, {"c": b"ccc"}, total=total))
     assert ("index-size" in found) is said
     if said:
-        assert found["index-size"] == "the index says 7 bytes of tensors, the shards have 6"
+        assert (
+            found["index-size"] == "the index announces 7 bytes of tensors, but the shards have 6"
+        )
 
 
 # --- the JSON -------------------------------------------------------------------------------
@@ -226,13 +228,13 @@ def test_the_total_is_held_against_the_shards(tmp_path: Path, total: object, sai
 @pytest.mark.parametrize(
     ("text", "what"),
     [
-        ('{"weight_map": {"a": "x", "a": "y"}}', "'a' stands twice"),
-        ('{"weight_map": {"a": "x"}, "weight_map": {"a": "y"}}', "'weight_map' stands twice"),
-        ('{"weight_map": {"a": "x"', "no JSON"),
-        ('{"weight_map": {"a": "x"}} and more', "no JSON"),
+        ('{"weight_map": {"a": "x", "a": "y"}}', "'a' occurs twice"),
+        ('{"weight_map": {"a": "x"}, "weight_map": {"a": "y"}}', "'weight_map' occurs twice"),
+        ('{"weight_map": {"a": "x"', "not valid JSON"),
+        ('{"weight_map": {"a": "x"}} and more', "not valid JSON"),
         ('{"weight_map": {}}', "names no shard"),
         ('{"weight_map": ["a"]}', "names no shard"),
-        ('{"weight_map": {"a": "x"}, "metadata": ' + "[" * 100_000 + "}", "no JSON"),
+        ('{"weight_map": {"a": "x"}, "metadata": ' + "[" * 100_000 + "}", "not valid JSON"),
         ('{"weight_map": {"a": "x"}, "n": ' + "9" * 10_000 + "}", ""),
     ],
 )
@@ -253,7 +255,7 @@ def test_the_bounds(index: Path) -> None:
 def test_standard_input_has_no_folder(index: Path) -> None:
     import io
 
-    with pytest.raises(PtInspectError, match="give its path"):
+    with pytest.raises(PtInspectError, match="pass its path"):
         ptinspect.open(io.BytesIO(index.read_bytes()))
     with index.open("rb") as file, ptinspect.open(file) as document:
         assert len(document.tensors) == 3
@@ -269,6 +271,6 @@ def test_a_pickle_that_is_no_state_dict_is_no_shard(tmp_path: Path) -> None:
     index.write_text(index_text({"x": "a.bin"}))
     error = refused(index)
     assert isinstance(error, UnsupportedError)
-    assert "holds no state_dict" in error.message
+    assert "does not contain a state_dict" in error.message
     (tmp_path / "a.bin").write_bytes(torch_legacy([stored]))
-    assert "holds no state_dict" in refused(index).message
+    assert "does not contain a state_dict" in refused(index).message

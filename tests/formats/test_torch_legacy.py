@@ -49,8 +49,8 @@ def test_where_the_storages_lie() -> None:
     assert list(archive.storages) == ["1", "20", "21", "300"]
     for each in STORAGES:
         span = archive.storages[each.key]
-        assert span.at is not None and span.offset == span.at + 500
-        assert archive.read(span) == each.data == data[span.at : span.at + span.length]
+        assert span.start is not None and span.offset == span.start + 500
+        assert archive.read(span) == each.data == data[span.start : span.start + span.length]
     assert archive.origin == 500
     assert len(archive.streams) == 5
     assert [type(value) for value in archive.root] == [PersistentId] * 4  # type: ignore[attr-defined]
@@ -104,7 +104,7 @@ def says(data: bytes) -> str:
 def test_cut_off_at_every_byte() -> None:
     data = torch_legacy(STORAGES)
     whole = opened(data)
-    starts = {key: span.at or 0 for key, span in whole.storages.items()}
+    starts = {key: span.start or 0 for key, span in whole.storages.items()}
     total = sum(len(each.data) for each in STORAGES)
     seen = set()
     for size in range(len(MAGIC_PICKLE), len(data)):
@@ -118,12 +118,15 @@ def test_cut_off_at_every_byte() -> None:
             assert (int(missing[1]), int(missing[2])) == (total - here, total)
         seen.add(re.sub(r"\d+", "N", said))
     assert {
-        "the file is cut off: the object is whole, all N storages are missing: N of N bytes",
-        "the file is cut off: the object is whole, the last N of N storages are missing:"
+        "the file is truncated: the object is complete,"
+        " but all N storages are missing: N of N bytes",
+        "the file is truncated: the object is complete, but the last N of N storages are missing:"
         " N of N bytes",
-        "the file is cut off: the object is whole, the last N of N storages are missing in whole or"
+        "the file is truncated: the object is complete,"
+        " but the last N of N storages are missing in whole or"
         " in part: N of N bytes",
-        "the file is cut off: the object is whole, the last of N storages is missing in whole or in"
+        "the file is truncated: the object is complete,"
+        " but the last of N storages is missing in whole or in"
         " part: N of N bytes",
     } <= seen
 
@@ -132,15 +135,13 @@ def test_a_count_that_does_not_fit() -> None:
     data = torch_legacy(STORAGES)
     at = data.index(pack("<q", 10) + STORAGES[0].data)
     said = says(data[:at] + pack("<q", 11) + data[at + 8 :] + bytes(9))
-    assert said == (
-        f"the storage '300' has 11 elements here, 10 where the object refers to it, byte {at}"
-    )
+    assert said == (f"the storage '300' has 11 elements, but the object refers to 10, byte {at}")
 
 
 def test_bytes_missing_in_the_middle() -> None:
     data = torch_legacy(STORAGES)
     at = data.index(STORAGES[1].data)
-    assert "elements here" in says(data[:at] + data[at + 2 :] + b"xx")
+    assert "elements, but the object refers to 0" in says(data[:at] + data[at + 2 :] + b"xx")
 
 
 def listed(keys: bytes) -> bytes:
@@ -155,11 +156,11 @@ def listed(keys: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        (b"}", "is no list"),
-        (b"](" + text("1") + text("3") + b"e", "'3' is listed, and the object does not refer"),
+        (b"}", "is not a list"),
+        (b"](" + text("1") + text("3") + b"e", "'3' is listed, but the object does not refer"),
         (b"](" + text("1") + b"]e", "a value of type list is listed"),
         (b"](" + text("1") + text("1") + b"e", "one of them twice"),
-        (b"](" + text("1") + b"e", "1 of 2 storages are not listed, '2' the first"),
+        (b"](" + text("1") + b"e", "1 of 2 storages are not listed, first '2'"),
     ],
 )
 def test_a_list_of_storages_that_is_not_right(keys: bytes, message: str) -> None:
@@ -167,7 +168,7 @@ def test_a_list_of_storages_that_is_not_right(keys: bytes, message: str) -> None
 
 
 def test_an_unknown_class_of_storage_has_no_size() -> None:
-    with pytest.raises(UnsupportedError, match="bytes cannot be counted"):
+    with pytest.raises(UnsupportedError, match="so its size is unknown"):
         opened(torch_legacy([Stored("1", b"1234", "FooStorage", 4)]))
 
 

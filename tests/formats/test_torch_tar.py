@@ -102,8 +102,8 @@ def test_cut_off_anywhere() -> None:
         with pytest.raises(DamagedError) as caught:
             open_archive(MemorySource(data[:size], "x"))
         said.add(str(caught.value).split(", byte")[0])
-    assert "the tar is cut off: of sys_info, pickle, tensors, storages, pickle is missing" in said
-    assert any(re.search(r"storage 1 of 1 is cut off, \d+ of 24 bytes", each) for each in said)
+    assert "the tar is truncated: of sys_info, pickle, tensors, storages, pickle is missing" in said
+    assert any(re.search(r"storage 1 of 1 is not: \d+ of 24 bytes", each) for each in said)
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_cut_off_anywhere() -> None:
         ("tensors", integer(21), b"]", "a key is expected, not a value of type list"),
         ("tensors", pack("<q", 2) + pack("<2q", 2, 3), pack("<q", 5000), "5,000 dimensions"),
         ("storages", pack("<q", 6), pack("<q", -1), "-1 elements"),
-        ("storages", b"FloatStorage", b"FooStorage", "no class of torch"),
+        ("storages", b"FloatStorage", b"FooStorage", "torch does not have a storage's class"),
         ("storages", integer(1), integer(-1), "a number of items is expected"),
         ("sys_info", b"}", b"\xff", "not a pickle opcode"),
     ],
@@ -139,13 +139,13 @@ def test_limits() -> None:
 
 
 def test_a_member_of_more_than_8_gib_by_its_extended_header() -> None:
-    from ptinspect.formats.torch_tar import members
+    from ptinspect.formats.torch_tar import read_members
 
     data = make_tar([("pax", b"20 size=9000000000\n"), ("large", b"x")])
     tar = bytearray(data)
     tar[156] = ord("x")
     tar[148:156] = b" " * 8
     tar[148:156] = b"%06o\0 " % sum(tar[:512])
-    found = members(MemorySource(bytes(tar), "x"))
+    found = read_members(MemorySource(bytes(tar), "x"))
     assert found["large"].size == 9_000_000_000
-    assert found["large"].have == len(tar) - 1536
+    assert found["large"].present == len(tar) - 1536

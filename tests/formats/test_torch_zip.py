@@ -52,8 +52,8 @@ def test_where_the_storages_lie() -> None:
     for each in STORAGES:
         span = archive.storages[each.key]
         assert (span.record, span.length) == (f"archive/data/{each.key}", 40)
-        assert span.at is not None and span.offset == span.at + 1000
-        assert data[span.at : span.at + 40] == each.data == archive.read(span)
+        assert span.start is not None and span.offset == span.start + 1000
+        assert data[span.start : span.start + 40] == each.data == archive.read(span)
         assert archive.read(span, 3, 7) == each.data[3:7]
     assert archive.origin == 1000 + data.index(listing(STORAGES))
     with pytest.raises(KeyError):
@@ -85,7 +85,7 @@ def test_compressed_records() -> None:
     records = [record._replace(method=8) for record in torch_zip(STORAGES)]
     archive = opened(make_zip(records))
     span = archive.storages["7"]
-    assert (span.length, span.at, span.offset, archive.origin) == (40, None, None, None)
+    assert (span.length, span.start, span.offset, archive.origin) == (40, None, None, None)
     assert archive.read(span, 39) == STORAGES[7].data[39:]
     assert b"".join(archive.chunks(span, 1, 30, size=7)) == STORAGES[7].data[1:30]
 
@@ -152,7 +152,7 @@ def test_two_zips_in_one_file() -> None:
 def test_storages_that_are_missing() -> None:
     records = [r for r in torch_zip(STORAGES) if r.name not in ("archive/data/3", "archive/data/5")]
     assert says(make_zip(records)) == (
-        "the zip is incomplete: archive/data.pkl is whole, 2 of 12 storages"
+        "the zip is incomplete: archive/data.pkl is complete, but 2 of 12 storages"
         " (archive/data/3, archive/data/5) are missing: 80 of 480 bytes"
     )
 
@@ -188,16 +188,20 @@ def test_cut_off_at_every_byte() -> None:
         else:
             assert here in (0, 480), size
     assert {
-        "the zip is cut off; not one record is there",
-        "the zip is cut off within archive/data.pkl: N bytes of it are there, archive/data.pkl",
-        "the zip is cut off: archive/data.pkl is whole, all N storages are missing: N of N bytes",
-        "the zip is cut off: archive/data.pkl is whole, the last N of N storages are missing:"
+        "the zip is truncated: it contains no record",
+        "the zip is truncated within archive/data.pkl, after N bytes of it, archive/data.pkl",
+        "the zip is truncated: archive/data.pkl is complete,"
+        " but all N storages are missing: N of N bytes",
+        "the zip is truncated: archive/data.pkl is complete,"
+        " but the last N of N storages are missing:"
         " N of N bytes",
-        "the zip is cut off: archive/data.pkl is whole, the last N of N storages are missing in"
+        "the zip is truncated: archive/data.pkl is complete,"
+        " but the last N of N storages are missing in"
         " whole or in part: N of N bytes",
-        "the zip is cut off: archive/data.pkl is whole, the last of N storages is missing in whole"
+        "the zip is truncated: archive/data.pkl is complete,"
+        " but the last of N storages is missing in whole"
         " or in part: N of N bytes",
-        "the zip is cut off: archive/data.pkl is whole, and so are its N storages (N bytes)",
+        "the zip is truncated: archive/data.pkl is complete, and so are its N storages (N bytes)",
     } <= seen
 
 
@@ -230,7 +234,7 @@ def test_a_damaged_pickle_in_a_cut_zip() -> None:
 def test_some_other_zip_that_is_cut() -> None:
     data = make_zip([Record("a.txt", b"one"), Record("b.txt", b"two" * 99)])
     cut = data.index(b"twotwo") + 50
-    assert "1 records are whole, the last that is there is 'b.txt'" in says(data[:cut])
+    assert "1 records are complete, the last one is 'b.txt'" in says(data[:cut])
 
 
 @pytest.mark.parametrize(
@@ -250,7 +254,7 @@ def test_a_directory_that_readers_understand_differently(records: list[Record]) 
 
 def test_a_negative_number_of_elements() -> None:
     pickle = b"\x80\x02" + reference(STORAGES[0], numel=-1) + b"."
-    with pytest.raises(DamagedError, match="said to have -1 elements"):
+    with pytest.raises(DamagedError, match="cannot have -1 elements"):
         opened(make_zip([Record("a/data.pkl", pickle), Record("a/data/0", b"")]))
 
 

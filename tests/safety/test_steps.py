@@ -84,7 +84,7 @@ def test_each_line_names_the_torch_that_it_is_for(advised: dict[Path, str]) -> N
 @pytest.mark.parametrize(
     ("name", "why"),
     [
-        ("containers/prefixed.pt", "in front of the zip"),
+        ("containers/prefixed.pt", "before the zip"),
         ("containers/rezip-bzip2.pt", "compressed in a way"),
     ],
 )

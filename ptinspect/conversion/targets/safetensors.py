@@ -19,7 +19,8 @@ from ptinspect.conversion.tensors.byte_ranges import Cast, Gather, Piece, Range
 from ptinspect.conversion.tensors.object_graph import Graph
 from ptinspect.conversion.tensors.storage_layout import Wish, check_extent, same
 from ptinspect.errors import UnsupportedError
-from ptinspect.formats.safetensors import HEADER_BYTES, NAMES
+from ptinspect.dtypes import SAFETENSORS_DTYPES
+from ptinspect.formats.safetensors import HEADER_BYTES
 from ptinspect.pickling.pyobjects import as_mapping, dotted
 from ptinspect.text import bounded_repr, join_names
 
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
     from ptinspect.document.tensor import Tensor
     from ptinspect.pickling.values import Value
 
-_NAME_OF = {torch: name for name, torch in NAMES.items()}
-_RANK = {torch: rank for rank, torch in enumerate(NAMES.values())}
+_NAME_OF = {dtype.name: name for name, dtype in SAFETENSORS_DTYPES.items()}
+_RANK = {dtype.name: rank for rank, dtype in enumerate(SAFETENSORS_DTYPES.values())}
 
 SHOWN = 8
 """Keys that an error lists."""

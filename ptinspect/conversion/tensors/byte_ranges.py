@@ -81,7 +81,7 @@ class Range(Piece):
         if not isinstance(span, ZipSpan) or span.length != self.stop:
             return None
         directory = span.directory
-        return directory.crcs[span.number] if directory.has_crcs else None
+        return directory.crcs[span.index] if directory.has_crcs else None
 
 
 class Cast(Piece):

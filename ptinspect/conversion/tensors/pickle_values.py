@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from ptinspect.dtypes import STORAGE_CLASSES
+from ptinspect.dtypes import DTYPES
 from ptinspect.pickling.values import Call, Global, PersistentId, Value
 
 if TYPE_CHECKING:
@@ -25,7 +25,9 @@ REBUILD_3 = Global("torch._utils", "_rebuild_tensor_v3", 0)
 REBUILD_Q = Global("torch._utils", "_rebuild_qtensor", 0)
 PARAMETER = Global("torch._utils", "_rebuild_parameter", 0)
 
-_CLASSES = {dtype: Global("torch", name, 0) for dtype, name in STORAGE_CLASSES.items()}
+_CLASSES = {
+    dtype.name: Global("torch", dtype.storage, 0) for dtype in DTYPES.values() if dtype.storage
+}
 
 
 def storage_class(dtype: DType) -> Global:

@@ -1,1 +1,1 @@
-"""The zip container: directory, end records, entries, and salvage without a directory."""
+"""The zip container: its records, its directory, and salvage of what a truncated zip contains."""

@@ -1,4 +1,7 @@
-"""The end of a zip: the record that says where its directory lies (APPNOTE.TXT 4.3.14 to 16)."""
+"""The records of a zip file: the end of the directory, and the entries of the directory.
+
+Source: PKWARE's APPNOTE.TXT, 4.3.12 to 4.3.16 and 4.5.3.
+"""
 
 from __future__ import annotations
 
@@ -13,24 +16,36 @@ if TYPE_CHECKING:
 
     from ptinspect.source.base import Source
 
+LOCAL = b"PK\x03\x04"
 CENTRAL = b"PK\x01\x02"
 END = b"PK\x05\x06"
 END64 = b"PK\x06\x06"
 LOCATOR64 = b"PK\x06\x07"
+DESCRIPTOR = b"PK\x07\x08"
+
+LOCAL_HEADER = Struct("<4s2xHH4x3L2H")
+"""Signature, flags, method, CRC, packed size, size, lengths of name and extra field."""
+
 FULL32 = 0xFFFFFFFF
 
-_LENGTHS = Struct("<3H")
-_EXTRA = Struct("<2H")
 _END = Struct("<4s4H2LH")
 _END64 = Struct("<4sQ2H2L4Q")
 _LOCATOR64 = Struct("<4sLQL")
+_LENGTHS = Struct("<3H")
+_EXTRA = Struct("<2H")
 _LONGEST_ENTRY = 46 + 3 * 0xFFFF
 _TAIL = _END.size + 0xFFFF  # the record and the longest comment
 
 
 class Bounds(NamedTuple):
-    """Where the directory lies. `end`: offset of the record that says so (of the zip64 one,
-    where there is one), at which the directory should end."""
+    """The place of the directory.
+
+    Attributes:
+        entries: number of entries.
+        start, size: of the directory, in bytes.
+        end: offset of the record that describes it (the zip64 one, if there is one), at which the
+            directory should end.
+    """
 
     entries: int
     start: int
@@ -39,108 +54,120 @@ class Bounds(NamedTuple):
     findings: list[Finding]
 
 
+# --- the end records ----------------------------------------------------------------------
+
+
 def has_end_record(source: Source) -> bool:
-    """Whether there is an end record at all; a zip that is cut off has none."""
+    """Return True if there is an end record. A truncated zip has none."""
     tail = source.read(max(source.size - _TAIL, 0), min(source.size, _TAIL))
     return tail.rfind(END, 0, max(len(tail) - _END.size + 4, 0)) >= 0
 
 
-def find_end(source: Source) -> Bounds:
-    """Reads the end record: the last in the file, as `zipfile` and torch's reader take it.
+def find_bounds(source: Source) -> Bounds:
+    """Read the end record: the last in the file, as `zipfile` and torch's reader do.
 
-    Only the last 64 KiB are read, however large the file. Raises DamagedError if there is no
-    record, or if what it says cannot be.
+    Only the last 64 KiB are read, however large the file is.
+
+    Raises:
+        DamagedError: there is no record, or it describes an impossible directory.
     """
     first = max(source.size - _TAIL, 0)
     tail = source.read(first, source.size - first)
-    at = tail.rfind(END, 0, max(len(tail) - _END.size + 4, 0))
-    if at < 0:
+    position = tail.rfind(END, 0, max(len(tail) - _END.size + 4, 0))
+    if position < 0:
         raise DamagedError("the zip has no directory at its end", hint=DOWNLOAD_AGAIN)
-    _, _, _, _, count, size, start, comment = _END.unpack_from(tail, at)
-    end = first + at
+    _, _, _, _, count, size, start, comment = _END.unpack_from(tail, position)
+    end_record = end = first + position
     findings = []
-    behind = source.size - end - _END.size - comment
-    if behind:
-        message = (
-            f"{abs(behind):,} bytes {'more' if behind > 0 else 'fewer'} than the end record says"
-        )
+    surplus = source.size - end - _END.size - comment
+    if surplus:
+        comparison = "more" if surplus > 0 else "fewer"
+        message = f"{abs(surplus):,} bytes {comparison} than the end record announces"
         findings.append(Finding("zip-end", message, Place(None, end)))
-    wide = _zip64(source, end)
-    if wide:
+    zip64 = _read_zip64(source, end)
+    if zip64:
         narrow = (count & 0xFFFF, size, start)
-        count, size, start, end = wide
-        told = zip((count, size, start), narrow, (0xFFFF, FULL32, FULL32), strict=True)
-        if any(n != full and n != w & full for w, n, full in told):
+        count, size, start, end = zip64
+        fields = zip((count, size, start), narrow, (0xFFFF, FULL32, FULL32), strict=True)
+        if any(short != full and short != wide & full for wide, short, full in fields):
             message = "its two end records disagree about the directory"
             findings.append(Finding("zip-end", message, Place(None, end)))
-    bounds = Bounds(count, start, size, end, findings)
-    _plausible(bounds)
-    last = first + at - _LOCATOR64.size - _END64.size if wide else end
-    for gap, place in ((end - start - size, start + size), (last - end, end)):
+    _check_bounds(count, start, size, end)
+    zip64_end = end_record - _LOCATOR64.size - _END64.size if zip64 else end
+    for gap, offset in ((end - start - size, start + size), (zip64_end - end, end)):
         if gap > 0:
-            message = f"{gap:,} bytes stand between the directory and its end record"
-            findings.append(Finding("zip-end", message, Place(None, place)))
-    return bounds
+            message = f"{gap:,} bytes are between the directory and its end record"
+            findings.append(Finding("zip-end", message, Place(None, offset)))
+    return Bounds(count, start, size, end, findings)
 
 
-def _zip64(source: Source, end: int) -> tuple[int, int, int, int] | None:
-    """(count, size, start, end) of the zip64 end record, if a locator in front of `end` tells
-    of one. torch writes it always."""
+def _read_zip64(source: Source, end: int) -> tuple[int, int, int, int] | None:
+    """Return (count, size, start, end) of the zip64 end record, which torch always writes.
+
+    A locator before the end record at `end` leads to it.
+    """
     if end < _LOCATOR64.size:
         return None
-    sign, _, at, _ = _LOCATOR64.unpack(source.read(end - _LOCATOR64.size, _LOCATOR64.size))
+    sign, _, offset, _ = _LOCATOR64.unpack(source.read(end - _LOCATOR64.size, _LOCATOR64.size))
     if sign != LOCATOR64:
         return None
     sign = b""
-    if at + _END64.size <= end:
-        sign, _, _, _, _, _, _, count, size, start = _END64.unpack(source.read(at, _END64.size))
+    if offset + _END64.size <= end:
+        record = source.read(offset, _END64.size)
+        sign, _, _, _, _, _, _, count, size, start = _END64.unpack(record)
     if sign != END64:
-        raise _moved(at, end - _LOCATOR64.size - _END64.size, end)
-    return count, size, start, at
+        raise _moved_error(offset, end - _LOCATOR64.size - _END64.size, end)
+    return count, size, start, offset
 
 
-def _plausible(bounds: Bounds) -> None:
-    """DamagedError unless a directory of that size can lie there and hold so many entries."""
-    if bounds.start + bounds.size > bounds.end:
-        raise _moved(bounds.start, bounds.end - bounds.size, bounds.end)
-    if not bounds.entries * 46 <= bounds.size <= bounds.entries * _LONGEST_ENTRY:
+def _check_bounds(count: int, start: int, size: int, end: int) -> None:
+    """Raise DamagedError unless a directory of that size fits and can have so many entries."""
+    if start + size > end:
+        raise _moved_error(start, end - size, end)
+    if not count * 46 <= size <= count * _LONGEST_ENTRY:
         raise DamagedError(
-            f"the zip's directory cannot hold {bounds.entries:,} entries in {bounds.size:,} bytes",
-            where=Place(None, bounds.start),
+            f"the zip's directory cannot have {count:,} entries in {size:,} bytes",
+            where=Place(None, start),
         )
 
 
-def _moved(told: int, real: int, end: int) -> DamagedError:
-    """The error for a part that lies at `real`, and was at `told` when the zip was written."""
-    how = "missing" if told > real else "too many"
+def _moved_error(recorded: int, actual: int, end: int) -> DamagedError:
+    """Return the error for a record that has moved since the zip was written."""
+    difference = f"{abs(recorded - actual):,} bytes"
+    problem = "are missing" if recorded > actual else "were added"
     return DamagedError(
-        f"{abs(told - real):,} bytes are {how} in front of the zip's directory",
+        f"{difference} {problem} before the zip's directory",
         where=Place(None, end),
         hint=DOWNLOAD_AGAIN,
     )
 
 
-def several(source: Source) -> bool:
-    """Whether another zip begins where the first one ends: torch.save was called more than once
-    on one open file, as torch.distributed.checkpoint does."""
+def is_concatenated(source: Source) -> bool:
+    """Return True if another zip begins where the first one ends.
+
+    torch.distributed.checkpoint calls torch.save several times on one open file.
+    """
     buffer, start, stop = source.window()
     first = buffer.find(END, start, stop)
     if first < 0 or first + _END.size > stop:
         return False
     comment = int.from_bytes(buffer[first + 20 : first + 22], "little")
-    after = first + _END.size + comment
-    return bytes(buffer[after : min(after + 4, stop)]) == b"PK\x03\x04"
+    end = first + _END.size + comment
+    return bytes(buffer[end : min(end + 4, stop)]) == LOCAL
 
 
-# ---
+# --- the directory's entries --------------------------------------------------------------
+
+_LAYOUTS: dict[bytes, Struct] = {}
+"""Cached by the three lengths in an entry; the files of a folder have the same few."""
 
 
 def read_rows(data: bytes, bounds: Bounds) -> list[tuple[int, ...]]:
-    """The fixed fields, name and extra field of each entry.
+    """Return the fixed fields, name and extra field of each entry.
 
-    Entries whose names, extras and comments are equally long have one size, and are taken by
-    one struct until an entry differs: torch's names ("data/10000" to "data/99999") come in a
-    few such runs.
+    Entries whose names, extra fields and comments have equal lengths have one size, and are read by
+    one struct until an entry differs: torch's names ("data/10000" to "data/99999") come in a few
+    such runs.
     """
     rows: list[tuple[int, ...]] = []
     view = memoryview(data)
@@ -148,52 +175,50 @@ def read_rows(data: bytes, bounds: Bounds) -> list[tuple[int, ...]]:
     while len(rows) < count:
         lengths = data[pos + 28 : pos + 34]
         if len(lengths) < 6:
-            raise _broken(bounds, len(rows), pos)
-        shape = _SHAPES.get(lengths) or _shape(lengths)
-        size = shape.size
-        most = min(count - len(rows), (len(data) - pos) // size)
+            raise _truncated_error(bounds, len(rows), pos)
+        layout = _LAYOUTS.get(lengths) or _new_layout(lengths)
+        size = layout.size
+        limit = min(count - len(rows), (len(data) - pos) // size)
         before = len(rows)
-        for row in shape.iter_unpack(view[pos : pos + most * size]):
+        for row in layout.iter_unpack(view[pos : pos + limit * size]):
             if row[6] != lengths or row[0] != CENTRAL:
                 break
             rows.append(row)
         if len(rows) == before:
-            raise _broken(bounds, before, pos)
+            raise _truncated_error(bounds, before, pos)
         pos += (len(rows) - before) * size
     return rows
 
 
-_SHAPES: dict[bytes, Struct] = {}
-"""By the three lengths, as they stand in an entry; a folder's files have the same few."""
-
-
-def _shape(lengths: bytes) -> Struct:
-    """An entry's fixed fields, name and extra field."""
+def _new_layout(lengths: bytes) -> Struct:
     name, extra, comment = _LENGTHS.unpack(lengths)
-    if len(_SHAPES) >= 1 << 10:
-        _SHAPES.clear()
-    made = Struct(f"<4s4xHH4x3L6s8xL{name}s{extra}s{comment}x")
-    return _SHAPES.setdefault(lengths, made)
+    if len(_LAYOUTS) >= 1 << 10:
+        _LAYOUTS.clear()
+    layout = Struct(f"<4s4xHH4x3L6s8xL{name}s{extra}s{comment}x")
+    return _LAYOUTS.setdefault(lengths, layout)
 
 
-def _broken(bounds: Bounds, index: int, pos: int) -> DamagedError:
+def _truncated_error(bounds: Bounds, index: int, pos: int) -> DamagedError:
     return DamagedError(
-        f"the zip's directory breaks off at entry {index:,} of {bounds.entries:,}",
+        f"the zip's directory ends at entry {index:,} of {bounds.entries:,}",
         where=Place(None, bounds.start + pos),
         hint=DOWNLOAD_AGAIN,
     )
 
 
-def widen(
+def apply_zip64(
     packed: Sequence[int], sizes: Sequence[int], headers: Sequence[int], extras: Sequence[bytes]
 ) -> tuple[Sequence[int], Sequence[int], Sequence[int]]:
-    """The same with the 64-bit values of the zip64 extra field (4.5.3) in place of each field
-    that is all ones. They stand there in this order, only those that are needed."""
+    """Replace fields that are all ones by the 64-bit values of the zip64 extra field.
+
+    The extra field contains only the values that are needed, in the order size, packed size, offset
+    of the local header.
+    """
     if FULL32 not in sizes and FULL32 not in packed and FULL32 not in headers:
         return packed, sizes, headers
     columns = [list(sizes), list(packed), list(headers)]
     for i, extra in enumerate(extras):
-        values = _zip64_field(extra)
+        values = _zip64_values(extra)
         for column in columns:
             if column[i] == FULL32 and len(values) >= 8:
                 column[i] = int.from_bytes(values[:8], "little")
@@ -201,8 +226,8 @@ def widen(
     return columns[1], columns[0], columns[2]
 
 
-def _zip64_field(extra: bytes) -> bytes:
-    """What the zip64 field among the extra fields holds; nothing if there is none."""
+def _zip64_values(extra: bytes) -> bytes:
+    """Return the content of the zip64 field among the extra fields, or nothing."""
     pos = 0
     while pos + 4 <= len(extra):
         kind, size = _EXTRA.unpack_from(extra, pos)
@@ -213,7 +238,7 @@ def _zip64_field(extra: bytes) -> bytes:
 
 
 def decode_names(raw: Sequence[bytes]) -> list[str]:
-    """Names as text: utf-8, which torch writes whatever its flags say, else the zip's cp437."""
+    """Decode names: utf-8, which torch writes whatever its flags say, else the zip's cp437."""
     try:
         names = b"\n".join(raw).decode().split("\n") if raw else []
         if len(names) == len(raw):
@@ -224,6 +249,7 @@ def decode_names(raw: Sequence[bytes]) -> list[str]:
 
 
 def decode_name(raw: bytes) -> str:
+    """Decode one name; see `decode_names`."""
     try:
         return raw.decode()
     except UnicodeDecodeError:

@@ -1,19 +1,17 @@
-"""A zip without its directory: what its local headers, read from the front, still tell.
+"""A zip without its directory: the records that its local headers describe, from the front.
 
-torch's local headers hold no sizes. How long such a record is says the data descriptor
-behind it (APPNOTE.TXT 4.3.9), which is found by its signature and believed where its size is
-the distance to the record's first byte.
+torch's local headers contain no sizes. The data descriptor after a record (APPNOTE.TXT 4.3.9) does;
+it is found by its signature, and accepted if its size is the distance to the record's first byte.
 """
 
 from __future__ import annotations
 
-from struct import Struct
 from typing import TYPE_CHECKING, NamedTuple
 
 from ptinspect.errors import DOWNLOAD_AGAIN, DamagedError, Place, PtInspectError
-from ptinspect.formats.persistent_ids import Part, declared_storages, truncated_error
-from ptinspect.formats.zip.directory import DESCRIBED, LOCAL
-from ptinspect.formats.zip.records import CENTRAL
+from ptinspect.formats.persistent_ids import StorageExtent, declared_storages, truncated_error
+from ptinspect.formats.zip.directory import DESCRIBED
+from ptinspect.formats.zip.records import CENTRAL, DESCRIPTOR, END, END64, LOCAL, LOCAL_HEADER
 from ptinspect.limits import LIMITS, Limits
 from ptinspect.pickling.machine import run
 from ptinspect.text import bounded_repr, printable_name
@@ -24,107 +22,105 @@ if TYPE_CHECKING:
     from ptinspect.pickling.values import Buffer
     from ptinspect.source.base import Source
 
-DESCRIPTOR = b"PK\x07\x08"
-_LOCAL = Struct("<4s2xHH4x3L2H")
-_FOLLOWS = (LOCAL, CENTRAL, b"PK\x05\x06", b"PK\x06\x06", b"")
+_NEXT_SIGNATURES = (LOCAL, CENTRAL, END, END64, b"")
 
-CUT = "the zip is cut off"
+TRUNCATED = "the zip is truncated"
 
 
-class Left(NamedTuple):
-    """A record that is still there, or the beginning of one. `start`: of its bytes; `size`: in
-    the file, as far as it reaches; `whole`: nothing of it is missing."""
+class LocalRecord(NamedTuple):
+    """A record, or the beginning of one.
+
+    Attributes:
+        start, size: of the bytes in the file that are there.
+        is_complete: True if none is missing.
+    """
 
     name: str
     method: int
     start: int
     size: int
-    whole: bool
+    is_complete: bool
 
 
-def iter_local_records(source: Source) -> Iterator[Left]:
-    """The records from the front of the file on, up to the first that is not whole."""
+def iter_local_records(source: Source) -> Iterator[LocalRecord]:
+    """Yield the records from the front of the file, up to the first that is incomplete."""
     buffer, base, end = source.window()
     pos = base
     while pos + 30 <= end and buffer[pos : pos + 4] == LOCAL:
-        _, flags, method, _, packed, _, name, extra = _LOCAL.unpack_from(buffer, pos)
-        if pos + 30 + name > end:
-            return  # half a name may be another's
-        text = bytes(buffer[pos + 30 : pos + 30 + name]).decode("utf-8", "replace")
-        begin = pos + 30 + name + extra
+        _, flags, method, _, packed, _, name_size, extra = LOCAL_HEADER.unpack_from(buffer, pos)
+        if pos + 30 + name_size > end:
+            return  # a truncated name may be another record's
+        name = bytes(buffer[pos + 30 : pos + 30 + name_size]).decode("utf-8", "replace")
+        begin = pos + 30 + name_size + extra
         if flags & DESCRIBED and not packed:
-            stop, pos = _described(buffer, begin, end)
+            stop, pos = _find_descriptor(buffer, begin, end)
         else:
             stop = pos = begin + packed
-        whole = stop <= end
-        yield Left(text, method, begin - base, max(min(stop, end) - begin, 0), whole)
-        if not whole:
+        is_complete = stop <= end
+        yield LocalRecord(name, method, begin - base, max(min(stop, end) - begin, 0), is_complete)
+        if not is_complete:
             return
 
 
-def _described(buffer: Buffer, begin: int, end: int) -> tuple[int, int]:
-    """Where the record at `begin` ends and what follows its descriptor begins; beyond `end` if
-    the descriptor is not there. Its sizes have 4 bytes, or 8 in a zip64."""
-    at = begin
+def _find_descriptor(buffer: Buffer, begin: int, end: int) -> tuple[int, int]:
+    """Return the end of the record at `begin`, and the end of its descriptor.
+
+    Both are after `end` if the descriptor is missing. Its sizes have 4 bytes, or 8 in a zip64.
+    """
+    pos = begin
     while True:
-        at = buffer.find(DESCRIPTOR, at, end)
-        if at < 0:
+        pos = buffer.find(DESCRIPTOR, pos, end)
+        if pos < 0:
             return end + 1, end + 1
-        size = at - begin
-        if size == int.from_bytes(buffer[at + 8 : at + 12], "little"):
-            wide = int.from_bytes(buffer[at + 8 : at + 16], "little") == size
-            after = at + 24 if wide and _follows(buffer, at + 24, end) else at + 16
-            if _follows(buffer, after, end):
-                return at, after
-        at += 4
+        size = pos - begin
+        if size == int.from_bytes(buffer[pos + 8 : pos + 12], "little"):
+            wide = int.from_bytes(buffer[pos + 8 : pos + 16], "little") == size
+            after = pos + 24 if wide and _is_header(buffer, pos + 24, end) else pos + 16
+            if _is_header(buffer, after, end):
+                return pos, after
+        pos += 4
 
 
-def _follows(buffer: Buffer, at: int, end: int) -> bool:
-    """Whether a header stands at `at`, or the file ends before one could."""
-    found = bytes(buffer[at : min(at + 4, end)])
-    return found in _FOLLOWS or (at + 4 > end and any(each.startswith(found) for each in _FOLLOWS))
+def _is_header(buffer: Buffer, pos: int, end: int) -> bool:
+    """Return True if a header begins at `pos`, or the file ends within its signature."""
+    sign = bytes(buffer[pos : min(pos + 4, end)])
+    if sign in _NEXT_SIGNATURES:
+        return True
+    return pos + 4 > end and any(full.startswith(sign) for full in _NEXT_SIGNATURES)
 
 
 def truncated_zip_error(source: Source, limits: Limits = LIMITS) -> PtInspectError:
-    """The error for a zip without a directory: what it held, what is whole, what is missing."""
-    left = {record.name: record for record in iter_local_records(source)}
-    if not left:
-        return DamagedError(f"{CUT}; not one record is there", hint=DOWNLOAD_AGAIN)
-    main = next((name for name in left if name.rpartition("/")[2] == "data.pkl"), None)
+    """Return the error for a zip without a directory: what is complete, and what is missing."""
+    records = {record.name: record for record in iter_local_records(source)}
+    if not records:
+        return DamagedError(f"{TRUNCATED}: it contains no record", hint=DOWNLOAD_AGAIN)
+    main = next((name for name in records if name.rpartition("/")[2] == "data.pkl"), None)
     if main is None:
-        return _cut_without_pickle(left)
-    record = left[main]
+        complete = sum(record.is_complete for record in records.values())
+        last = bounded_repr(list(records)[-1])
+        message = f"{TRUNCATED}: {complete:,} records are complete, the last one is {last}"
+        return DamagedError(message, hint=DOWNLOAD_AGAIN)
+    record = records[main]
     if record.method:
-        return DamagedError(
-            f"{CUT}; {printable_name(main)} is compressed, and not looked into", hint=DOWNLOAD_AGAIN
-        )
-    if not record.whole:
-        size = f"{record.size:,} bytes of it are there"
-        return DamagedError(
-            f"{CUT} within {printable_name(main)}: {size}", where=Place(main), hint=DOWNLOAD_AGAIN
-        )
+        message = f"{TRUNCATED}, and {printable_name(main)} is compressed, so it is not examined"
+        return DamagedError(message, hint=DOWNLOAD_AGAIN)
+    if not record.is_complete:
+        message = f"{TRUNCATED} within {printable_name(main)}, after {record.size:,} bytes of it"
+        return DamagedError(message, where=Place(main), hint=DOWNLOAD_AGAIN)
     try:
         pickled = run(source.read(record.start, record.size), record=main, limits=limits)
-        wanted = declared_storages(pickled)
+        declared = declared_storages(pickled)
     except PtInspectError as error:
-        message = f"{CUT}, and {printable_name(main)} is damaged: {error.message}"
+        message = f"{TRUNCATED}, and {printable_name(main)} is damaged: {error.message}"
         return DamagedError(message, where=error.where, hint=DOWNLOAD_AGAIN)
     folder = main[: -len("data.pkl")]
-    old = any(name.startswith(f"{folder}tensors/") for name in left)
-    prefix = f"{folder}tensors/" if old else f"{folder}data/"
-    parts = []
-    for key, (numel, itemsize) in wanted.items():
+    is_old = any(name.startswith(f"{folder}tensors/") for name in records)
+    prefix = f"{folder}tensors/" if is_old else f"{folder}data/"
+    extents = []
+    for key, storage in declared.items():
         name = f"{prefix}{key}"
-        have = left[name].size if name in left else None
-        parts.append(Part(name, numel * itemsize, have))
-    order = {name: number for number, name in enumerate(left)}
-    parts.sort(key=lambda part: order.get(part.name, len(order)))
-    return truncated_error(CUT, main, parts)
-
-
-def _cut_without_pickle(left: dict[str, Left]) -> PtInspectError:
-    """Some other zip, or one of torch's that ends before its first record is named."""
-    whole = sum(record.whole for record in left.values())
-    last = list(left)[-1]
-    message = f"{CUT}: {whole:,} records are whole, the last that is there is {bounded_repr(last)}"
-    return DamagedError(message, hint=DOWNLOAD_AGAIN)
+        present = records[name].size if name in records else None
+        extents.append(StorageExtent(name, storage.nbytes, present))
+    order = {name: number for number, name in enumerate(records)}
+    extents.sort(key=lambda extent: order.get(extent.name, len(order)))
+    return truncated_error(TRUNCATED, main, extents)

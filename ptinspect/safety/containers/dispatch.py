@@ -112,9 +112,9 @@ def _scan(source: Source, part: Part) -> None:
     else:  # whatever stands in front of it
         read_zip(behind, part)
         part.find("zip-prefix", "bytes stand in front of the zip", part.record)
-        from ptinspect.formats.torch_zip import PREFIX
+        from ptinspect.formats.torch_zip import BYTES_BEFORE_ZIP
 
-        part.facts["refused"] = [PREFIX]
+        part.facts["refused"] = [BYTES_BEFORE_ZIP]
         return
     if plain and is_tar(head):
         _two(part, "a pickle and a tar")

@@ -9,7 +9,7 @@ from ptinspect.formats.signatures import TAR_BLOCK
 from ptinspect.formats.torch_tar import (
     MEMBERS,
     Member,
-    Reader,
+    MemberReader,
     iter_members,
     read_storages,
     read_tensors,
@@ -35,7 +35,7 @@ def read_tar(source: Source, part: Part) -> None:
                 part.find("tar-duplicate", f"{name[:200]!r} is in it twice", part.record)
             seen[name] = member
             _member(source, part, member)
-            if member.have < member.size:
+            if member.present < member.size:
                 part.errors.append(_cut(member))
             end = member.start + -(-member.size // TAR_BLOCK) * TAR_BLOCK
         _behind(source, part, end)
@@ -63,18 +63,18 @@ def _behind(source: Source, part: Part, end: int) -> None:
 def _cut(member: Member) -> PtInspectError:
     from ptinspect.errors import DOWNLOAD_AGAIN, DamagedError, Place
 
-    message = f"{member.have:,} of {member.size:,} bytes are there"
+    message = f"{member.present:,} of {member.size:,} bytes are there"
     return DamagedError(message, where=Place(member.name), hint=DOWNLOAD_AGAIN)
 
 
 def _member(source: Source, part: Part, member: Member) -> None:
     """One member; those of torch's that mix pickles and numbers are read by `_numbers`."""
-    if (part.format == "torch-legacy-tar" and member.name in MEMBERS[2:]) or not member.have:
+    if (part.format == "torch-legacy-tar" and member.name in MEMBERS[2:]) or not member.present:
         return
-    scan_inside(part, SliceSource(source, member.start, member.have), member.name)
+    scan_inside(part, SliceSource(source, member.start, member.present), member.name)
 
 
-class _Judging(Reader):
+class _Judging(MemberReader):
     """Reads as torch does, and judges each pickle on the way."""
 
     def __init__(self, source: Source, member: Member, part: Part) -> None:
@@ -82,8 +82,8 @@ class _Judging(Reader):
         at = self.pos
         self.judged = Streams(part, self.data, at, self.stop, member.name)
 
-    def pickle(self) -> Value:
-        """See `Reader.pickle`."""
+    def read_pickle(self) -> Value:
+        """See `MemberReader.read_pickle`."""
         made = self.judged.one(self.pos)
         self.judged.part.streams.append(made)
         self.pos = made.end
@@ -100,6 +100,6 @@ def _numbers(source: Source, part: Part, found: dict[str, Member]) -> None:
             if name == "tensors":
                 read_tensors(reader)
             else:
-                read_storages(reader, None, member)
+                read_storages(reader, None)
         except PtInspectError as error:
             part.errors.append(error)

@@ -8,12 +8,12 @@ import zlib
 from typing import TYPE_CHECKING
 
 from ptinspect.errors import DamagedError, FormatError, Place, PtInspectError
-from ptinspect.formats.archive import CHUNK, Finding, pieces
+from ptinspect.formats.archive import CHUNK, Finding, read_chunks
 from ptinspect.formats.persistent_ids import declared_storages
 from ptinspect.formats.signatures import identify_zip
 from ptinspect.formats.torch_zip import torch_refusal_reasons
-from ptinspect.formats.zip.directory import LOCAL, SECRET, STORED, ZipDirectory
-from ptinspect.formats.zip.records import CENTRAL, END
+from ptinspect.formats.zip.directory import SECRET, STORED, ZipDirectory
+from ptinspect.formats.zip.records import CENTRAL, END, LOCAL
 from ptinspect.formats.zip.salvage import iter_local_records
 from ptinspect.safety.containers.dispatch import MODELS, scan_inside
 from ptinspect.safety.containers.pickles import announced, read_pickles
@@ -295,7 +295,7 @@ class Zip:
         if not self.directory.has_crcs:
             return
         crc = 0
-        for chunk in pieces(source, 0, 0, source.size, CHUNK):
+        for chunk in read_chunks(source, 0, source.size, CHUNK):
             crc = zlib.crc32(chunk, crc)
         if crc != self.directory.crcs[i]:
             message = f"CRC {self.directory.crcs[i]:#010x}, its bytes have {crc:#010x}"
