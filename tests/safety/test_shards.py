@@ -72,7 +72,7 @@ def test_an_index_on_standard_input_has_no_shards(
         monkeypatch.setattr("sys.stdin", file)
         report = ptinspect.scan("-")
     assert report.verdict == "unreadable"
-    assert "give its path" in report.errors[0].message
+    assert "pass its path" in report.errors[0].message
 
 
 def test_a_folder_is_scanned_with_its_index(index: Path) -> None:
