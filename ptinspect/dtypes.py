@@ -1,8 +1,9 @@
-"""The one table of element types: names in torch and numpy, sizes, struct letters, storage classes.
+"""The one table of element types: their names, sizes, struct letters and storage classes.
 
 Sources: `c10/core/ScalarType.h` for torch's types, `torch.storage._dtype_to_storage_type_map` for
 the classes that pickles name as a storage's type, `torch.storage._new_dtypes` for those that have
-no such class and are written as UntypedStorage, numpy's ndarraytypes.h for its letters.
+no such class and are written as UntypedStorage, safetensors' `Dtype` for its
+names, numpy's ndarraytypes.h for its letters.
 """
 
 from __future__ import annotations
@@ -21,107 +22,120 @@ class DType(NamedTuple):
     """An element type.
 
     Attributes:
-        name: torch's name, without `torch.`.
+        name: its name in torch, without `torch.`.
         itemsize: bytes per element.
         kind: "float", "complex", "int", "uint", "bool", "quantized" or "bits".
         swap: bytes of the unit that is reversed between byte orders. A complex number has two.
-        numpy: numpy's name; None if numpy lacks the type.
-        letter: `struct` format of one unit of `swap` bytes; None if struct cannot read it.
+        letter: `struct` format of one unit of `swap` bytes, or None.
+        numpy: its name in numpy, or None.
+        safetensors: its name in safetensors, or None.
+        storage: the class that torch.save names as the type of a storage, or None.
     """
 
     name: str
     itemsize: int
     kind: str
     swap: int
-    numpy: str | None
     letter: str | None = None
+    numpy: str | None = None
+    safetensors: str | None = None
+    storage: str | None = None
 
     def __repr__(self) -> str:
         return f"torch.{self.name}"
 
 
-def _table() -> dict[str, DType]:
-    rows = [
-        DType("bool", 1, "bool", 1, "bool", "?"),
-        DType("float16", 2, "float", 2, "float16", "e"),
-        DType("bfloat16", 2, "float", 2, None),
-        DType("float32", 4, "float", 4, "float32", "f"),
-        DType("float64", 8, "float", 8, "float64", "d"),
-        DType("complex32", 4, "complex", 2, None, "e"),
-        DType("complex64", 8, "complex", 4, "complex64", "f"),
-        DType("complex128", 16, "complex", 8, "complex128", "d"),
-        DType("quint8", 1, "quantized", 1, None, "B"),
-        DType("qint8", 1, "quantized", 1, None, "b"),
-        DType("qint32", 4, "quantized", 4, None, "i"),
-        DType("quint4x2", 1, "quantized", 1, None),
-        DType("quint2x4", 1, "quantized", 1, None),
-    ]
-    for size, letter in zip((1, 2, 4, 8), "bhiq", strict=True):
-        for kind, code in (("int", letter), ("uint", letter.upper())):
-            name = f"{kind}{8 * size}"
-            rows.append(DType(name, size, kind, size, name, code))
-    for kind in ("int", "uint"):
-        rows += [DType(f"{kind}{bits}", 1, kind, 1, None) for bits in range(1, 8)]
-    for name in ("e5m2", "e4m3fn", "e5m2fnuz", "e4m3fnuz", "e8m0fnu"):
-        rows.append(DType(f"float8_{name}", 1, "float", 1, None))
-    rows.append(DType("float4_e2m1fn_x2", 1, "float", 1, None))  # two in a byte
-    for name, size in (("bits8", 1), ("bits16", 2), ("bits1x8", 1), ("bits2x4", 1), ("bits4x2", 1)):
-        rows.append(DType(name, size, "bits", size, None))
-    return {row.name: row for row in rows}
+# fmt: off
+_ROWS = (
+    DType("bool",       1, "bool",      1, "?", "bool", "BOOL", "BoolStorage"),
+    DType("float16",    2, "float",     2, "e", "float16", "F16", "HalfStorage"),
+    DType("bfloat16",   2, "float",     2, None, None, "BF16", "BFloat16Storage"),
+    DType("float32",    4, "float",     4, "f", "float32", "F32", "FloatStorage"),
+    DType("float64",    8, "float",     8, "d", "float64", "F64", "DoubleStorage"),
+    DType("complex32",  4, "complex",   2, "e"),
+    DType("complex64",  8, "complex",   4, "f", "complex64", "C64", "ComplexFloatStorage"),
+    DType("complex128", 16, "complex",  8, "d", "complex128", None, "ComplexDoubleStorage"),
+    DType("int8",       1, "int",       1, "b", "int8", "I8", "CharStorage"),
+    DType("int16",      2, "int",       2, "h", "int16", "I16", "ShortStorage"),
+    DType("int32",      4, "int",       4, "i", "int32", "I32", "IntStorage"),
+    DType("int64",      8, "int",       8, "q", "int64", "I64", "LongStorage"),
+    DType("uint8",      1, "uint",      1, "B", "uint8", "U8", "ByteStorage"),
+    DType("uint16",     2, "uint",      2, "H", "uint16", "U16"),
+    DType("uint32",     4, "uint",      4, "I", "uint32", "U32"),
+    DType("uint64",     8, "uint",      8, "Q", "uint64", "U64"),
+    DType("quint8",     1, "quantized", 1, "B", storage="QUInt8Storage"),
+    DType("qint8",      1, "quantized", 1, "b", storage="QInt8Storage"),
+    DType("qint32",     4, "quantized", 4, "i", storage="QInt32Storage"),
+    DType("quint4x2",   1, "quantized", 1, storage="QUInt4x2Storage"),
+    DType("quint2x4",   1, "quantized", 1, storage="QUInt2x4Storage"),
+    DType("float8_e5m2",       1, "float", 1, safetensors="F8_E5M2"),
+    DType("float8_e4m3fn",     1, "float", 1, safetensors="F8_E4M3"),
+    DType("float8_e5m2fnuz",   1, "float", 1, safetensors="F8_E5M2FNUZ"),
+    DType("float8_e4m3fnuz",   1, "float", 1, safetensors="F8_E4M3FNUZ"),
+    DType("float8_e8m0fnu",    1, "float", 1, safetensors="F8_E8M0"),
+    DType("float4_e2m1fn_x2",  1, "float", 1),  # two numbers in a byte
+    *(DType(f"{kind}{bits}", 1, kind, 1) for kind in ("int", "uint") for bits in range(1, 8)),
+    DType("bits8", 1, "bits", 1), DType("bits16", 2, "bits", 2), DType("bits1x8", 1, "bits", 1),
+    DType("bits2x4", 1, "bits", 1), DType("bits4x2", 1, "bits", 1),
+)
+# fmt: on
 
+DTYPES: dict[str, DType] = {row.name: row for row in _ROWS}
+"""Every element type by its name."""
 
-DTYPES: dict[str, DType] = _table()
-"""Every element type of torch, by its name."""
-
-# Other names that torch accepts, and so could be pickled.
-ALIASES = {
+# Other names that torch accepts, and that a pickle could therefore contain.
+_ALIASES = {
     "half": "float16", "float": "float32", "double": "float64", "short": "int16", "int": "int32",
     "long": "int64", "chalf": "complex32", "cfloat": "complex64", "cdouble": "complex128",
 }  # fmt: skip
 
-_STORAGES = {
-    "Double": "float64", "Float": "float32", "Half": "float16", "BFloat16": "bfloat16",
-    "Long": "int64", "Int": "int32", "Short": "int16", "Char": "int8", "Byte": "uint8",
-    "Bool": "bool", "ComplexDouble": "complex128", "ComplexFloat": "complex64",
-    "ComplexHalf": "complex32", "QInt8": "qint8", "QUInt8": "quint8", "QInt32": "qint32",
-    "QUInt4x2": "quint4x2", "QUInt2x4": "quint2x4", "Untyped": "uint8",
+_BY_SAFETENSORS_NAME = {row.safetensors: row for row in _ROWS}
+
+SAFETENSORS_DTYPES: dict[str, DType] = {
+    name: _BY_SAFETENSORS_NAME[name]
+    for name in (
+        "BOOL", "U8", "I8", "F8_E5M2", "F8_E4M3", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ", "I16",
+        "U16", "F16", "BF16", "I32", "U32", "F32", "C64", "F64", "I64", "U64",
+    )
 }  # fmt: skip
+"""Element types by their name in safetensors, in the order of its enum (its writer sorts by it)."""
 
-STORAGE_CLASSES = {
-    name: f"{base}Storage"
-    for base, name in _STORAGES.items()
-    if base not in ("Untyped", "ComplexHalf")
+# A ComplexHalfStorage can be read, but torch.save writes an UntypedStorage for complex32.
+_BY_STORAGE = {row.storage: row for row in _ROWS if row.storage} | {
+    "ComplexHalfStorage": DTYPES["complex32"],
+    "UntypedStorage": DTYPES["uint8"],
 }
-"""The class that torch.save names for a storage of each type; types that have none, the newer
-ones, are written with a `torch.storage.UntypedStorage` (`torch.storage._new_dtypes`)."""
 
-STORAGE_ITEMSIZE = {f"{base}Storage": DTYPES[name].itemsize for base, name in _STORAGES.items()}
+STORAGE_ITEMSIZE = {name: dtype.itemsize for name, dtype in _BY_STORAGE.items()}
 STORAGE_ITEMSIZE["_UntypedStorage"] = 1  # torch 1.11
-"""Bytes of one element of a storage, by its class's name. torch looks at the name alone, so that
-`torch.FloatStorage` and `torch.cuda.FloatStorage` are one (`torch.serialization.StorageType`)."""
+"""Bytes of an element by the name of the storage class.
+
+torch uses the name only: `torch.FloatStorage` and `torch.cuda.FloatStorage` are the same
+(`torch.serialization.StorageType`).
+"""
 
 _BY_CLASS = {
-    f"{base}{suffix}": DTYPES[name]
-    for base, name in _STORAGES.items()
+    name.removesuffix("Storage") + suffix: dtype
+    for name, dtype in _BY_STORAGE.items()
     for suffix in ("Storage", "Tensor", "StorageBase", "TensorBase")
 }
 
 
 def dtype_by_name(name: str) -> DType | None:
     """Return the type that torch calls `name` (`float32`, or an alias such as `half`)."""
-    return DTYPES.get(ALIASES.get(name, name))
+    return DTYPES.get(_ALIASES.get(name, name))
 
 
 def dtype_of_class(name: str) -> DType | None:
     """Return the type of a class `FloatStorage` or `FloatTensor`, with or without its module.
 
-    An UntypedStorage counts bytes, and so does the `torch._UntypedStorage` of torch 1.11.
+    An UntypedStorage, or the `torch._UntypedStorage` of torch 1.11, counts bytes.
     """
     return _BY_CLASS.get(name.rsplit(".", 1)[-1].lstrip("_"))
 
 
 def is_untyped(name: str) -> bool:
-    """Return True if a storage class does not determine the type of its elements."""
+    """Return True if a storage class does not tell the type of its elements."""
     return name.rsplit(".", 1)[-1].lstrip("_") == "UntypedStorage"
 
 

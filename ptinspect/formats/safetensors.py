@@ -18,9 +18,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
+from ptinspect.dtypes import SAFETENSORS_DTYPES, DType
 from ptinspect.errors import DOWNLOAD_AGAIN, DamagedError, LimitError, Place, UnsupportedError
 from ptinspect.formats.archive import EMPTY_PICKLE, Archive, Finding, Span
-from ptinspect.dtypes import SAFETENSORS_DTYPES, DType
 from ptinspect.limits import LIMITS, Limits
 from ptinspect.pickling.machine import run
 from ptinspect.pickling.values import Call, Global, PersistentId, Value

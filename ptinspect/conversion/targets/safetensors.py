@@ -18,8 +18,8 @@ from ptinspect.conversion.tensors import dtype_cast
 from ptinspect.conversion.tensors.byte_ranges import Cast, Gather, Piece, Range
 from ptinspect.conversion.tensors.object_graph import Graph
 from ptinspect.conversion.tensors.storage_layout import Wish, check_extent, same
-from ptinspect.errors import UnsupportedError
 from ptinspect.dtypes import SAFETENSORS_DTYPES
+from ptinspect.errors import UnsupportedError
 from ptinspect.formats.safetensors import HEADER_BYTES
 from ptinspect.pickling.pyobjects import as_mapping, dotted
 from ptinspect.text import bounded_repr, join_names
