@@ -34,7 +34,7 @@ from ptinspect.text import count_text
 
 if TYPE_CHECKING:
     from ptinspect.cli.output import StdoutWriter, TextFile
-    from ptinspect.display.numbers.measure import FileHash
+    from ptinspect.display.measure import FileHash
     from ptinspect.document import Document
 
 COLLECT_EVERY = 50
@@ -230,7 +230,7 @@ class ShowRun:
         with document:
             file_hash: FileHash | None = None
             if self._options.hash:
-                from ptinspect.display.numbers.measure import hash_file
+                from ptinspect.display.measure import hash_file
 
                 file_hash = hash_file(document, self._options)
                 self._codes.add(1 if file_hash.mismatch else 0)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ptinspect.display.options import ShowOptions
 
 if TYPE_CHECKING:
-    from ptinspect.display.numbers.measure import FileHash
+    from ptinspect.display.measure import FileHash
     from ptinspect.document import Document
 
     Renderer = Callable[[Document, ShowOptions, FileHash | None], str]

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 from weakref import ref
 
-from ptinspect.display.numbers.decode import number_of
 from ptinspect.display.text.escape import safe
 from ptinspect.document.modules import MODULES, Module, module_of
+from ptinspect.document.numbers import number_of
 from ptinspect.errors import PtInspectError
 from ptinspect.pickling.pyobjects import class_path, dotted
 from ptinspect.pickling.values import Call, Value
@@ -112,7 +112,7 @@ class TensorFacts:
 
     def text(self) -> str | None:
         """Return torch's `repr`; None if the values cannot be shown."""
-        from ptinspect.display.numbers.tensor_repr import tensor_text
+        from ptinspect.display.tensor_repr import tensor_text
 
         try:
             text = tensor_text(self._tensor)

@@ -13,7 +13,7 @@ from ptinspect.text import count_text, join_names, shell_word, size_text
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from ptinspect.display.numbers.measure import FileHash
+    from ptinspect.display.measure import FileHash
     from ptinspect.display.options import ShowOptions
     from ptinspect.document import Document, TensorInfo
     from ptinspect.document.optim.state import Optimizer
@@ -237,7 +237,7 @@ def format_hyperparameter(document: Document, value: Value) -> str:
     """Return a hyper-parameter in a few words; if it is a tensor, its number."""
     tensor = document.tensor_of(value)
     if tensor is not None:
-        from ptinspect.display.numbers.decode import number_of
+        from ptinspect.document.numbers import number_of
 
         return _number_text(number_of(tensor))
     description = describe(value)
@@ -355,7 +355,7 @@ def entry_lines(document: Document, depth: int | None) -> list[tuple[str, str]]:
 
 def _scalar_tensor_text(info: TensorInfo) -> str:
     """Return `0.0293  float32 tensor, requires grad`."""
-    from ptinspect.display.numbers.decode import number_of
+    from ptinspect.document.numbers import number_of
     from ptinspect.errors import PtInspectError
 
     try:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ptinspect.display import ShowOptions
-from ptinspect.display.numbers.measure import FileHash, hash_file, hash_in_name
+from ptinspect.display.measure import FileHash, hash_file, hash_in_name
 from ptinspect.document import open as open_document
 from tests.display.making import FIXTURES, READ
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ptinspect.display.numbers.measure import Stats, stats_of
+from ptinspect.display.measure import Stats, stats_of
 from ptinspect.document import open as open_document
 from ptinspect.document import to_array
 from tests.display.making import shown

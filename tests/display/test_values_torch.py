@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ptinspect.display.numbers.tensor_repr import tensor_text
+from ptinspect.display.tensor_repr import tensor_text
 from ptinspect.document import open as open_document
 from ptinspect.dtypes import float8_table
 from tests.display.making import shown

@@ -10,7 +10,7 @@ import os
 from typing import TYPE_CHECKING
 
 from ptinspect._version import __version__
-from ptinspect.display.tensor_table import STATS_HEADERS, select_tensors
+from ptinspect.display.formats.table import STATS_HEADERS, select_tensors
 from ptinspect.display.text.escape import quoted, quoted_all
 from ptinspect.display.text.values import json_lines, json_scalar, json_value
 from ptinspect.document.entries import describe
@@ -22,7 +22,7 @@ from ptinspect.pickling.values import key_value
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ptinspect.display.numbers.measure import FileHash, TensorMeasurement
+    from ptinspect.display.measure import FileHash, TensorMeasurement
     from ptinspect.display.options import ShowOptions
     from ptinspect.document import Document, TensorInfo
     from ptinspect.document.optim.state import Optimizer
@@ -153,7 +153,7 @@ def _setting(value: Value, document: Document) -> object:
     """Return a hyper-parameter as a JSON value; for a tensor its number."""
     tensor = document.tensor_of(value)
     if tensor is not None:
-        from ptinspect.display.numbers.decode import number_of
+        from ptinspect.document.numbers import number_of
 
         return {"tensor": number_of(tensor)}
     description = describe(value)
@@ -189,7 +189,7 @@ def _tensors(document: Document, options: ShowOptions) -> Iterator[str]:
     infos = select_tensors(document, options)
     measurements: dict[TensorInfo, TensorMeasurement] = {}
     if options.stats or options.hash:
-        from ptinspect.display.numbers.measure import measure_tensors
+        from ptinspect.display.measure import measure_tensors
 
         measurements = measure_tensors(infos, options)
     keys = quoted_all([info.key for info in infos])
@@ -326,7 +326,7 @@ def _nested_values(tensor: Tensor) -> tuple[object, str]:
 
     Values of a tensor that torch would summarise are left out.
     """
-    from ptinspect.display.numbers.tensor_repr import THRESHOLD, numbers_of
+    from ptinspect.display.tensor_repr import THRESHOLD, numbers_of
 
     if tensor.numel > THRESHOLD:
         return None, f"more than {THRESHOLD:,} elements"

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ptinspect.display.formats.table import no_tensors_text, tensor_table, values_blocks
 from ptinspect.display.summary_facts import entry_lines, facts, heading
-from ptinspect.display.tensor_table import no_tensors_text, tensor_table, values_blocks
 from ptinspect.display.text.columns import display_width, draw_table, pad
 from ptinspect.display.text.escape import cut, safe
 from ptinspect.text import count_text
 
 if TYPE_CHECKING:
-    from ptinspect.display.numbers.measure import FileHash
+    from ptinspect.display.measure import FileHash
     from ptinspect.display.options import ShowOptions
     from ptinspect.document import Document
 

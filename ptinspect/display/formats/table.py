@@ -1,16 +1,26 @@
-"""`show --format table`: the tensors."""
+"""`show --format table`: the tensors of a document, selected, sorted, folded and annotated."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ptinspect.display.tensor_table import no_tensors_text, tensor_table, values_blocks
-from ptinspect.display.text.columns import draw_table
+from ptinspect.display.text.columns import Table, draw_table, fold_keys
+from ptinspect.display.text.escape import cut
+from ptinspect.errors import UnsupportedError
+from ptinspect.text import count_text
 
 if TYPE_CHECKING:
-    from ptinspect.display.numbers.measure import FileHash
+    from collections.abc import Callable, Iterable
+
+    from ptinspect.display.measure import FileHash, Stats
     from ptinspect.display.options import ShowOptions
-    from ptinspect.document import Document
+    from ptinspect.document import Document, TensorInfo
+    from ptinspect.document.tensor import Tensor
+
+    Row = tuple[str, ...]
+
+HEADERS = ("key", "role", "dtype", "shape", "device")
+STATS_HEADERS = ("min", "max", "mean", "std", "zeros", "nan", "inf")
 
 
 def table_text(document: Document, options: ShowOptions, file_hash: FileHash | None = None) -> str:
@@ -24,3 +34,262 @@ def table_text(document: Document, options: ShowOptions, file_hash: FileHash | N
         for block in values_blocks(document, options):
             lines += ["", *block]
     return "".join(f"{line}\n" for line in lines)
+
+
+def select_tensors(document: Document, options: ShowOptions) -> list[TensorInfo]:
+    """Return the tensors that pass --include and --exclude, in the order of --sort."""
+    infos = list(document.tensors.values())
+    matches = key_matcher(options.include, options.exclude)
+    if matches is not None:
+        infos = [info for info in infos if matches(info.key)]
+    if options.sort == "key":
+        infos.sort(key=lambda info: natural_sort_key(info.key))
+    elif options.sort == "size":
+        infos.sort(key=lambda info: -info.nbytes)
+    return infos
+
+
+def no_tensors_text(document: Document, options: ShowOptions) -> str:
+    """Return the line to show instead of an empty table."""
+    count = len(document.tensors)
+    if not count or not (options.include or options.exclude):
+        return "no tensors"
+    return f"no key of {count_text(count, 'tensor')} passes --include and --exclude"
+
+
+def key_matcher(include: tuple[str, ...], exclude: tuple[str, ...]) -> Callable[[str], bool] | None:
+    """Return the predicate for keys that the globs select, or None if there are no globs.
+
+    `*` matches dots too, as in `*.weight`.
+    """
+    if not include and not exclude:
+        return None
+    import re
+    from fnmatch import translate
+
+    included = re.compile("|".join(map(translate, include)) if include else "").match
+    excluded = re.compile("|".join(map(translate, exclude)) if exclude else "(?!)").match
+    return lambda key: included(key) is not None and excluded(key) is None
+
+
+def natural_sort_key(key: str) -> list[tuple[int, int, str]]:
+    """Return a sort key that compares numbers by value: `layers.2` before `layers.10`."""
+    parts = []
+    for part in key.split("."):
+        is_number = part.isascii() and part.isdigit() and len(part) < 20
+        parts.append((0, int(part), part) if is_number else (1, 0, part))
+    return parts
+
+
+def tensor_table(document: Document, options: ShowOptions) -> Table:
+    """Return the table of the selected tensors.
+
+    With --stats or --hash there is a row per tensor; otherwise repeated tensors are folded and
+    those deeper than --depth are summed up, if the options say so. The column `note` is there
+    only if a tensor has a note.
+    """
+    infos = select_tensors(document, options)
+    notes = Notes(document)
+    if options.stats or options.hash:
+        return _measured_table(infos, notes, options)
+    optimizer_rows: list[Row] = []
+    if options.fold:
+        optimizer_rows = _optimizer_rows(document, infos)
+        infos = [info for info in infos if info.role != "optimizer"]
+    if options.depth is not None and any(info.key.count(".") >= options.depth for info in infos):
+        rows = _rows_by_prefix(infos, options.depth, notes)
+    else:
+        rows = _rows(infos, notes)
+    if options.fold:
+        rows = _fold_rows(rows)
+    return _without_empty_notes(HEADERS, rows + optimizer_rows)
+
+
+def _without_empty_notes(
+    headers: tuple[str, ...], rows: list[Row], right: frozenset[int] = frozenset()
+) -> Table:
+    if any(row[-1] for row in rows):
+        return Table([*headers, "note"], rows, right)
+    return Table([*headers], [row[:-1] for row in rows], right)
+
+
+# --- rows
+
+
+def _rows(infos: list[TensorInfo], notes: Notes) -> list[Row]:
+    rows = []
+    cells: dict[object, Row] = {}  # many tensors share their cells: each text is built once
+    for info in infos:
+        tensor = info.tensor
+        facts = (info.role, id(tensor.dtype), tensor.shape, tensor.device)
+        shared = cells.get(facts)
+        if shared is None:
+            shared = cells[facts] = _cells(info)
+        rows.append((_key_text(info.key), *shared, notes.note(info)))
+    return rows
+
+
+def _key_text(key: str) -> str:
+    if not key:
+        return "(root)"  # the file is a single tensor
+    return key if key.isascii() and key.isprintable() and len(key) < 1000 else cut(key)
+
+
+def _cells(info: TensorInfo) -> Row:
+    tensor = info.tensor
+    return info.role, dtype_text(tensor), shape_text(tensor.shape), cut(tensor.device)
+
+
+def dtype_text(tensor: Tensor) -> str:
+    """Return the name of the element type, or `unknown`."""
+    return tensor.dtype.name if tensor.dtype else "unknown"
+
+
+def shape_text(shape: tuple[int, ...]) -> str:
+    """Return `(1, 2)`; a ragged dimension is written `*`."""
+    return str(shape).replace("-1", "*") if -1 in shape else str(shape)
+
+
+class Notes:
+    """The notes on tensors that are special in some way."""
+
+    def __init__(self, document: Document) -> None:
+        self._is_module = document.kind == "module"
+        self._first: dict[object, TensorInfo] = {}  # per view of a storage that several share
+        first_of_storage: dict[object, TensorInfo] = {}
+        for info in document.tensors.values():
+            storage = info.tensor.storage
+            if storage is None or not info.tensor.numel:
+                continue
+            first = first_of_storage.setdefault((storage.key, id(storage.archive)), info)
+            if first is not info:
+                self._first.setdefault(first.tensor.view_key(), first)
+                self._first.setdefault(info.tensor.view_key(), info)
+
+    def note(self, info: TensorInfo) -> str:
+        """Return the note, which is empty for an ordinary tensor."""
+        tensor = info.tensor
+        notes = []
+        first = self._first.get(tensor.view_key()) if self._first and tensor.numel else None
+        if first is not None and first is not info:
+            notes.append(f"= {_key_text(first.key)}")
+        if not info.persistent and info.role == "buffer":
+            notes.append("not in state_dict")
+        if tensor.layout != "strided":
+            notes.append(cut(tensor.layout))
+        if tensor.subclass:
+            notes.append(cut(tensor.subclass.rsplit(".", 1)[-1]))
+        if tensor.quantizer:
+            notes.append(str(tensor.quantizer.get("qscheme", "quantized")))
+        if self._is_module and info.role == "parameter" and not tensor.requires_grad:
+            notes.append("frozen")
+        return ", ".join(notes)
+
+
+def _rows_by_prefix(infos: list[TensorInfo], depth: int, notes: Notes) -> list[Row]:
+    """Cut keys to `depth` parts and return one row for all tensors below each prefix."""
+    groups: dict[str, list[TensorInfo]] = {}
+    for info in infos:
+        parts = info.key.split(".")
+        key = info.key if len(parts) <= depth else ".".join([*parts[:depth], "*"])
+        groups.setdefault(key, []).append(info)
+    rows = []
+    for key, group in groups.items():
+        if len(group) == 1 and key == group[0].key:
+            rows += _rows(group, notes)
+        else:
+            elements = sum(info.tensor.numel for info in group)
+            rows.append(_sum_row(key, group, f", {count_text(elements, 'element')}"))
+    return rows
+
+
+def _optimizer_rows(document: Document, infos: list[TensorInfo]) -> list[Row]:
+    """Return one row for each name in the optimizers' state: `state.*.exp_avg`."""
+    groups: dict[str, list[TensorInfo]] = {}
+    state_paths = [(*optimizer.path, "state") for optimizer in document.optimizers]
+    for info in infos:
+        if info.role == "optimizer":
+            in_state = info.path[:-2] in state_paths
+            parts = (*info.path[:-2], "*", info.path[-1]) if in_state else info.path
+            groups.setdefault(".".join(map(str, parts)), []).append(info)
+    return [_sum_row(key, group) for key, group in groups.items()]
+
+
+def _sum_row(key: str, group: list[TensorInfo], elements: str = "") -> Row:
+    def distinct(texts: Iterable[str]) -> str:
+        return ", ".join(dict.fromkeys(texts))
+
+    return (
+        _key_text(key),
+        distinct(info.role for info in group),
+        distinct(dtype_text(info.tensor) for info in group),
+        count_text(len(group), "tensor") + elements,
+        cut(distinct(info.tensor.device for info in group)),
+        "",
+    )
+
+
+def _fold_rows(rows: list[Row]) -> list[Row]:
+    folded = []
+    for key, times, facts in fold_keys((row[0], row[1:]) for row in rows):
+        assert isinstance(facts, tuple)
+        folded.append((key if times == 1 else f"{key} × {times:,}", *facts))
+    return folded
+
+
+# --- statistics and hashes
+
+
+def _measured_table(infos: list[TensorInfo], notes: Notes, options: ShowOptions) -> Table:
+    from ptinspect.display.measure import measure_tensors
+
+    measurements = measure_tensors(infos, options)
+    headers: tuple[str, ...] = HEADERS
+    right: frozenset[int] = frozenset()
+    if options.stats:
+        right = frozenset(range(len(headers), len(headers) + len(STATS_HEADERS)))
+        headers += STATS_HEADERS
+    if options.hash:
+        headers += ("sha256",)
+    rows = []
+    for info in infos:
+        measurement = measurements[info]
+        cells = _stats_cells(measurement.stats) if options.stats else ()
+        if options.hash:
+            cells += (measurement.sha256 or "",)
+        note = ", ".join(text for text in (notes.note(info), measurement.problem) if text)
+        rows.append((_key_text(info.key), *_cells(info), *cells, note))
+    return _without_empty_notes(headers, rows, right)
+
+
+def _stats_cells(stats: Stats | None) -> Row:
+    if stats is None:
+        return ("",) * len(STATS_HEADERS)
+    numbers = map(_number_text, (stats.min, stats.max, stats.mean, stats.std))
+    return (*numbers, f"{stats.zeros:,}", f"{stats.nan:,}", f"{stats.inf:,}")
+
+
+def _number_text(number: float | int | None) -> str:
+    """Return four digits, as torch prints them; integers in full."""
+    if number is None:
+        return "-"
+    return f"{number:,}" if isinstance(number, int) else f"{number:.4g}"
+
+
+# --- values
+
+
+def values_blocks(document: Document, options: ShowOptions) -> list[list[str]]:
+    """Return a block of lines for each selected tensor: its key, and the text of print(tensor)."""
+    from ptinspect.display.tensor_repr import tensor_text
+
+    blocks = []
+    for info in select_tensors(document, options):
+        try:
+            lines = tensor_text(info.tensor).split("\n")
+        except UnsupportedError as error:
+            lines = [f"not shown: {cut(error.message)}"]
+        if info.tensor.parameter and not info.tensor.subclass:
+            lines.insert(0, "Parameter containing:")  # as in repr(parameter)
+        blocks.append([cut(info.key), *lines])
+    return blocks

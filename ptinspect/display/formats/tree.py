@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ptinspect.display.formats.table import dtype_text, key_matcher, shape_text
 from ptinspect.display.module_nodes import module_tree
 from ptinspect.display.summary_facts import optimizer_name, parameter_count
-from ptinspect.display.tensor_table import dtype_text, key_matcher, shape_text
 from ptinspect.display.text.escape import cut
 from ptinspect.display.text.values import entry_text
 from ptinspect.document.entries import Entry, describe
@@ -26,7 +26,7 @@ from ptinspect.text import count_text
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from ptinspect.display.numbers.measure import FileHash
+    from ptinspect.display.measure import FileHash
     from ptinspect.display.options import ShowOptions
     from ptinspect.document import Document
     from ptinspect.document.tensor import Tensor

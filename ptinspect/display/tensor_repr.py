@@ -11,8 +11,8 @@ from itertools import product
 from struct import pack, unpack
 from typing import TYPE_CHECKING
 
-from ptinspect.display.numbers.decode import gather
 from ptinspect.display.text.escape import safe
+from ptinspect.document.numbers import read_elements
 from ptinspect.document.tensor import Tensor
 from ptinspect.dtypes import DTYPES, Number
 from ptinspect.errors import UnsupportedError
@@ -118,7 +118,7 @@ class PrintedElements:
             for indices, stride in zip(self.indices, tensor.stride or (), strict=True)
         ]
         offsets = [(tensor.storage_offset or 0) + sum(offset) for offset in product(*steps)]
-        elements = gather(tensor, offsets)
+        elements = read_elements(tensor, offsets)
         self.numbers = [elements[offset] for offset in offsets]
         if tensor.quantizer:
             self.numbers = _dequantize(tensor, self.numbers, self.indices)
@@ -330,7 +330,7 @@ def _channel_parameters(tensor: Tensor, key: str) -> list[float]:
     if isinstance(value, Tensor) and value.stride is not None and len(value.shape) == 1:
         start, step = value.storage_offset or 0, value.stride[0]
         offsets = [start + index * step for index in range(value.shape[0])]
-        elements = gather(value, offsets)
+        elements = read_elements(value, offsets)
         return [_as_real(elements[offset]) for offset in offsets]
     if isinstance(value, list | tuple):
         return [_as_real(number) for number in value if isinstance(number, int | float)]

@@ -1,1 +1,0 @@
-"""The numbers of tensors: decoding, printing, statistics and hashes."""
