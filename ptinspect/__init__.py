@@ -73,57 +73,38 @@ __all__ = [
 ]
 
 
+_MODULES = {
+    "ConversionReport": "conversion",
+    "DiffReport": "comparison",
+    "Document": "document",
+    "OptimizerReport": "proofs.optimizer",
+    "ResumeReport": "proofs.resume.report",
+    "RoundtripReport": "proofs.roundtrip",
+    "ScanReport": "safety.report.report",
+    "StubReport": "proofs.stub_check",
+    "TensorInfo": "document",
+    "check_optimizer": "proofs.optimizer",
+    "check_resume": "proofs.resume.proof",
+    "check_roundtrip": "proofs.roundtrip",
+    "check_stub": "proofs.stub_check",
+    "convert": "conversion",
+    "diff": "comparison",
+    "open": "document",
+    "scan": "safety.scan",
+    "scan_many": "safety.scan",
+    "stub": "stubs",
+    "stub_package": "stubs",
+    "stubbed": "stubs.context",
+}
+
+
 def __getattr__(name: str) -> object:
-    """The names that need more of the package than its errors, at their first use."""
-    if name in ("Document", "TensorInfo", "open"):
-        from ptinspect import document
+    """Import a public name from its module at its first use."""
+    if name not in _MODULES:
+        raise AttributeError(f"module 'ptinspect' has no attribute {name!r}")
+    from importlib import import_module
 
-        return getattr(document, name)
-    if name in ("scan", "scan_many"):
-        from ptinspect.safety import scan
-
-        return getattr(scan, name)
-    if name == "ScanReport":
-        from ptinspect.safety.report.report import ScanReport
-
-        return ScanReport
-    if name in ("DiffReport", "diff"):
-        from ptinspect import comparison
-
-        return getattr(comparison, name)
-    if name in ("ConversionReport", "convert"):
-        from ptinspect import conversion
-
-        return getattr(conversion, name)
-    if name in ("stub", "stub_package"):
-        from ptinspect import stubs
-
-        return getattr(stubs, name)
-    if name in ("StubReport", "check_stub"):
-        from ptinspect.proofs import stub_check
-
-        return getattr(stub_check, name)
-    if name == "stubbed":
-        from ptinspect.stubs.context import stubbed
-
-        return stubbed
-    if name in ("OptimizerReport", "check_optimizer"):
-        from ptinspect.proofs import optimizer
-
-        return getattr(optimizer, name)
-    if name == "ResumeReport":
-        from ptinspect.proofs.resume.report import ResumeReport
-
-        return ResumeReport
-    if name == "check_resume":
-        from ptinspect.proofs.resume.proof import check_resume
-
-        return check_resume
-    if name in ("RoundtripReport", "check_roundtrip"):
-        from ptinspect.proofs import roundtrip
-
-        return getattr(roundtrip, name)
-    raise AttributeError(f"module 'ptinspect' has no attribute {name!r}")
+    return getattr(import_module(f"ptinspect.{_MODULES[name]}"), name)
 
 
 def __dir__() -> list[str]:

@@ -1,14 +1,14 @@
-"""The exceptions that ptinspect raises, and the place in a file that each points to.
+"""The exceptions that ptinspect raises, and the place in a file that each of them names.
 
     PtInspectError
-    ├── FormatError       not a file that ptinspect reads; the message names what it is
-    ├── DamagedError      the right kind of file, but cut off or inconsistent
-    ├── LimitError        a bound of `ptinspect.limits` was met
-    ├── UnsafeError       refused, because doing it would run what the file says
-    └── UnsupportedError  understood, but this cannot be done with it
+    ├── FormatError       ptinspect does not read such files; the message names the format
+    ├── DamagedError      the file is truncated or inconsistent
+    ├── LimitError        a limit of `ptinspect.limits` was exceeded
+    ├── UnsafeError       refused, because it would execute code from the file
+    └── UnsupportedError  understood, but not possible with this file
 
-Lower rooms raise without knowing the file; `about` adds it on the way up, and so a
-message always reads `FILE: what is wrong, where`, with what to do on a second line.
+Code that does not know the file's path raises without it. `add_error_path` adds the path, so that a
+message always reads `FILE: what is wrong, place`, with the next step on a second line.
 """
 
 from __future__ import annotations
@@ -21,8 +21,12 @@ DOWNLOAD_AGAIN = "download or copy the file again"
 
 
 class Place(NamedTuple):
-    """Where in a file: the record (a member of an archive; None is the file itself) and
-    the byte offset in that record (None where the record as a whole is meant)."""
+    """A place in a file.
+
+    Attributes:
+        record: the member of an archive, or None for the file itself.
+        offset: byte offset in the record, or None for the record as a whole.
+    """
 
     record: str | None = None
     offset: int | None = None
@@ -34,7 +38,14 @@ class Place(NamedTuple):
 
 
 class PtInspectError(Exception):
-    """What every error of ptinspect is. `lines()` is the text for people."""
+    """The base class of all errors of ptinspect.
+
+    Attributes:
+        message: what is wrong.
+        path: the file.
+        where: the place in the file.
+        hint: the next step.
+    """
 
     kind = "error"
 
@@ -57,24 +68,24 @@ class PtInspectError(Exception):
         return f"{self.path}: {self.message}{place}" if self.path else f"{self.message}{place}"
 
     def lines(self) -> str:
-        """`ptinspect: FILE: what is wrong, where`, and the hint on a second line."""
+        """Return `ptinspect: FILE: what is wrong, place`, and the hint on a second line."""
         return f"ptinspect: {self}" + (f"\n  {self.hint}" if self.hint else "")
 
 
 class FormatError(PtInspectError):
-    """Not a file that ptinspect reads: the message names what it is."""
+    """ptinspect does not read such files. The message names the format."""
 
     kind = "format"
 
 
 class DamagedError(PtInspectError):
-    """The right kind of file, but cut off or inconsistent."""
+    """The file is truncated or inconsistent."""
 
     kind = "damaged"
 
 
 class LimitError(PtInspectError):
-    """A bound was met. `limit` is its name in `ptinspect.limits.Limits`."""
+    """A limit was exceeded. `limit` is its name in `ptinspect.limits.Limits`."""
 
     kind = "limit"
 
@@ -96,20 +107,20 @@ class LimitError(PtInspectError):
 
 
 class UnsafeError(PtInspectError):
-    """Refused, because doing it would run what the file says."""
+    """Refused, because it would execute code from the file."""
 
     kind = "unsafe"
 
 
 class UnsupportedError(PtInspectError):
-    """Understood, but this cannot be done with it."""
+    """Understood, but not possible with this file."""
 
     kind = "unsupported"
 
 
 @contextmanager
 def add_error_path(path: str) -> Iterator[None]:
-    """Names the file in an error that comes from below without one."""
+    """Add the file's path to a PtInspectError from the block that has none."""
     try:
         yield
     except PtInspectError as error:

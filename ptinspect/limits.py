@@ -1,8 +1,8 @@
-"""Every bound, in one place.
+"""All limits, in one place.
 
-Work and memory grow with the input, and a bound is what keeps them in proportion to it.
-The defaults admit every honest file that we have met by a factor of ten or more; each of
-them has a test that meets it. Raise one with `ptinspect.open(path, limits=Limits(...))`.
+Work and memory grow with the input, and these limits keep them in proportion to it. The defaults
+admit every honest file that we have seen, by a factor of ten or more. A test meets each limit. Raise
+one with `ptinspect.open(path, limits=Limits(...))`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds on what a file may ask for. Sizes are in bytes unless the name says more."""
+    """Limits on what a file may ask for. Sizes are in bytes unless the text says otherwise."""
 
     # the machine
     stack_items: int = 1 << 25
@@ -32,7 +32,7 @@ class Limits:
     key_depth: int = 200
     """Nesting of one dictionary key."""
     warnings: int = 100
-    """Warnings kept of one stream; the rest is counted."""
+    """Warnings of one stream; further ones are only counted."""
 
     # containers
     pickle_bytes: int = 1 << 32
@@ -42,10 +42,10 @@ class Limits:
     compression_ratio: int = 1_100
     """Real size of a record over its compressed size (deflate itself ends at 1,032)."""
     pickle_ratio: int = 100
-    """Real size of a compressed pickle over its compressed size, beyond 16 MiB: each of its bytes
+    """Real size of a compressed pickle over its compressed size, above 16 MiB: each of its bytes
     is an opcode to run."""
     inflated_bytes: int = 1 << 32
-    """Real size of one compressed record that has to be held in memory."""
+    """Real size of one compressed record that is decompressed in memory."""
     nested_archives: int = 3
     """Archives inside archives, and legacy streams inside pickles."""
     streams: int = 100_000
@@ -55,18 +55,18 @@ class Limits:
     shards: int = 10_000
     """Files that one index names."""
 
-    # what a file means
+    # the objects in a file
     graph_items: int = 50_000_000
     """Values that a walk through a file's objects visits."""
     view_items: int = 10_000
-    """Objects visited under second and further paths, counted by the steps of these paths, beyond
-    as many as the file has objects."""
+    """Objects visited under second and further paths, counted by the steps of these paths, in
+    addition to as many as the file has objects."""
     path_depth: int = 500
     """Nesting of the objects that a walk follows."""
     dims: int = 512
     """Dimensions of one tensor."""
 
-    # what is shown
+    # output
     text_width: int = 2_000
     """Characters of one string of the file in text output."""
 

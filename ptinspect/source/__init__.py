@@ -1,1 +1,1 @@
-"""Where the bytes come from: `read(offset, length)`, a size, and nothing else."""
+"""Sources of bytes: `read(offset, length)` and a size, for files, pipes and memory."""

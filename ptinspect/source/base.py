@@ -1,10 +1,10 @@
-"""What every source of bytes can do, and the one that lies in memory."""
+"""The interface of every source of bytes, and the sources inside memory or another source."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ptinspect.errors import DamagedError, Place
+from ptinspect.errors import DOWNLOAD_AGAIN, DamagedError, Place
 from ptinspect.pickling.values import Blob
 
 if TYPE_CHECKING:
@@ -16,8 +16,10 @@ if TYPE_CHECKING:
 class Source:
     """Bytes that can be read at any offset. A context manager.
 
-    path: what the user called it. size: in bytes. base: where byte 0 of this source lies in
-    the user's file; None where that has no meaning (it was inside something compressed).
+    Attributes:
+        path: the path that the user passed.
+        size: number of bytes.
+        base: offset of the first byte in the user's file, or None inside compressed data.
     """
 
     path: str
@@ -26,38 +28,41 @@ class Source:
 
     @property
     def descriptor(self) -> int | None:
-        """Of the user's file, open for reading, for who moves bytes without reading them: byte 0
-        of this source lies there at `base`. None where there is none."""
+        """A descriptor of the user's file, for copying without reading, or None.
+
+        The source begins at offset `base` in it.
+        """
         return None
 
     def read(self, offset: int, length: int) -> bytes:
-        """Exactly `length` bytes. DamagedError, before anything is allocated, if the source
-        ends before that: a short read is never silent."""
+        """Return exactly `length` bytes.
+
+        Raises:
+            DamagedError: the source ends before that. Raised before anything is allocated.
+        """
         raise NotImplementedError
 
     def window(self) -> tuple[Buffer, int, int]:
-        """(buffer, start, stop): all of the source, as the machine takes it, uncopied where it
-        is large."""
+        """Return (buffer, start, stop) of the complete source, not copied if it is large."""
         raise NotImplementedError
 
     def headers(self) -> tuple[Buffer, int]:
-        """(buffer, start) for many small reads far from each other; the source's byte 0 lies
-        at `start`."""
+        """Return (buffer, start) for many small reads that are far from each other."""
         buffer, start, _ = self.window()
         return buffer, start
 
-    def within(self, offset: int, length: int) -> None:
-        """DamagedError unless the source has `length` bytes at `offset`."""
+    def check_range(self, offset: int, length: int) -> None:
+        """Raise DamagedError unless the source has `length` bytes at `offset`."""
         if offset < 0 or length < 0 or offset + length > self.size:
             left = max(self.size - max(offset, 0), 0)
             raise DamagedError(
-                f"{length:,} bytes are expected here, {left:,} are left: the file is cut off",
+                f"the file is truncated: {length:,} bytes are expected, but only {left:,} are left",
                 where=Place(None, offset),
-                hint="download or copy the file again",
+                hint=DOWNLOAD_AGAIN,
             )
 
     def close(self) -> None:
-        """Gives back what the system lent. Twice is no error."""
+        """Release the file. Closing twice is allowed."""
 
     def __enter__(self) -> Source:
         return self
@@ -72,7 +77,7 @@ class Source:
 
 
 class MemorySource(Source):
-    """A part of a buffer: an open `BytesIO`, or a stream inside another file, read in place."""
+    """A part of a buffer: an open `BytesIO`, or a stream inside another file."""
 
     def __init__(
         self,
@@ -89,11 +94,18 @@ class MemorySource(Source):
         self._stop = len(buffer) if stop is None else stop
         self.size = self._stop - start
 
+    @classmethod
+    def of_value(cls, value: bytes | Blob, path: str) -> MemorySource:
+        """Return a source of the bytes in a value of a pickle."""
+        if isinstance(value, Blob):
+            return cls(value.buffer, path, value.start, value.start + value.length, None)
+        return cls(value, path, base=None)
+
     def read(self, offset: int, length: int) -> bytes:
         """See `Source.read`."""
-        self.within(offset, length)
-        at = self._start + offset
-        return bytes(self._buffer[at : at + length])
+        self.check_range(offset, length)
+        start = self._start + offset
+        return bytes(self._buffer[start : start + length])
 
     def window(self) -> tuple[Buffer, int, int]:
         """See `Source.window`."""
@@ -101,34 +113,27 @@ class MemorySource(Source):
 
 
 class SliceSource(Source):
-    """`size` bytes of `outer` from `start` on."""
+    """`size` bytes of another source from `start` on, not copied."""
 
-    def __init__(self, outer: Source, start: int, size: int) -> None:
-        outer.within(start, size)
-        self.path = outer.path
-        self.base = None if outer.base is None else outer.base + start
+    def __init__(self, parent: Source, start: int, size: int) -> None:
+        parent.check_range(start, size)
+        self.path = parent.path
+        self.base = None if parent.base is None else parent.base + start
         self.size = size
-        self._outer = outer
+        self._parent = parent
         self._start = start
 
     def read(self, offset: int, length: int) -> bytes:
         """See `Source.read`."""
-        self.within(offset, length)
-        return self._outer.read(self._start + offset, length)
+        self.check_range(offset, length)
+        return self._parent.read(self._start + offset, length)
 
     def window(self) -> tuple[Buffer, int, int]:
         """See `Source.window`."""
-        buffer, start, _ = self._outer.window()
+        buffer, start, _ = self._parent.window()
         return buffer, start + self._start, start + self._start + self.size
 
     def headers(self) -> tuple[Buffer, int]:
         """See `Source.headers`."""
-        buffer, start = self._outer.headers()
+        buffer, start = self._parent.headers()
         return buffer, start + self._start
-
-    @staticmethod
-    def of_value(value: bytes | Blob, path: str) -> Source:
-        """The bytes that a value of a pickle holds."""
-        if isinstance(value, Blob):
-            return MemorySource(value.buffer, path, value.start, value.start + value.length, None)
-        return MemorySource(value, path, base=None)

@@ -1,4 +1,4 @@
-"""A file of this machine, standard input, or an open file object."""
+"""Local files, standard input, and open file objects."""
 
 from __future__ import annotations
 
@@ -20,19 +20,22 @@ if TYPE_CHECKING:
     PathOrFile: TypeAlias = str | os.PathLike[str] | IO[bytes]
 
 MAX_COPY_BYTES = 8 << 20
-"""Up to this size the machine gets a copy of the file (fast, and deaf to later changes of the
-file); beyond it a read-only map."""
+"""Files up to this size are copied to memory, which is fast and unaffected by later changes of the
+file. Larger ones are mapped, read-only."""
 
 CHUNK = 1 << 20
-"""What is spooled, and read by one system call, at a time."""
+"""Bytes per read of a pipe."""
 
 
 def open_source(path_or_file: PathOrFile) -> Source:
-    """The bytes of a path, of `-` (standard input), or of a file object that is open in binary
-    mode (from its current position on, as torch.load reads it).
+    """Open a path, `-` (standard input), or a file object in binary mode.
 
-    A pipe is spooled to a temporary file. Raises FormatError for a folder, PtInspectError for
-    what is missing, not permitted, or no regular file.
+    A file object is read from its current position, as torch.load does. A pipe is copied to a
+    temporary file.
+
+    Raises:
+        FormatError: the path is a folder.
+        PtInspectError: the file is missing, not permitted, or not a regular file.
     """
     if isinstance(path_or_file, (str, os.PathLike)):
         path = os.fspath(path_or_file)
@@ -46,7 +49,7 @@ def open_source(path_or_file: PathOrFile) -> Source:
 
 
 class LocalSource(Source):
-    """A regular file, by its descriptor, which it owns. `start`: where in it byte 0 lies."""
+    """A regular file from offset `start` on. Owns its descriptor."""
 
     def __init__(self, descriptor: int, path: str, start: int = 0) -> None:
         self.path = path
@@ -59,34 +62,32 @@ class LocalSource(Source):
 
     @property
     def descriptor(self) -> int | None:
-        """See `Source.descriptor`; None once it is closed."""
+        """See `Source.descriptor`. None after `close`."""
         return self._descriptor
 
     def read(self, offset: int, length: int) -> bytes:
         """See `Source.read`."""
-        self.within(offset, length)
-        if self._descriptor is None:
-            raise PtInspectError("it was closed already", path=self.path)
+        self.check_range(offset, length)
+        descriptor = self._open_descriptor()
         parts: list[bytes] = []
-        at, left = self._start + offset, length
+        position, left = self._start + offset, length
         while left:
             try:
-                part = _read_at(self._descriptor, left, at)
+                part = _read_at(descriptor, left, position)
             except OSError as error:
-                raise _failed(error, self.path) from error
+                raise _read_error(error, self.path) from error
             if not part:
-                raise DamagedError(
-                    "the file became shorter while it was read", where=Place(None, at)
-                )
+                message = "the file became shorter while it was read"
+                raise DamagedError(message, where=Place(None, position))
             if len(part) == length:
                 return part
             parts.append(part)
-            at += len(part)
+            position += len(part)
             left -= len(part)
         return b"".join(parts)
 
     def window(self) -> tuple[Buffer, int, int]:
-        """See `Source.window`: a copy up to `MAX_COPY_BYTES` bytes, a map beyond."""
+        """See `Source.window`."""
         if self.size <= MAX_COPY_BYTES:
             if self._copy is None:
                 self._copy = self.read(0, self.size)
@@ -100,24 +101,31 @@ class LocalSource(Source):
         return self._map(scattered=True), self._start
 
     def _map(self, scattered: bool) -> mmap:
-        """The file as a read-only map. `scattered`: without reading ahead, which would fetch
-        a large part of a large file for its headers alone."""
+        """Map the file, read-only.
+
+        Args:
+            scattered: disable read-ahead, which would load most of a large file for its headers.
+        """
         import mmap
 
-        if self._descriptor is None:
-            raise PtInspectError("it was closed already", path=self.path)
+        descriptor = self._open_descriptor()
         if scattered not in self._maps:
             try:
-                made = mmap.mmap(self._descriptor, 0, access=mmap.ACCESS_READ)
+                view = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
             except (OSError, ValueError) as error:
-                raise PtInspectError(f"cannot be mapped: {error}", path=self.path) from error
+                raise PtInspectError(f"it cannot be mapped: {error}", path=self.path) from error
             if scattered and self.size > MAX_COPY_BYTES and hasattr(mmap, "MADV_RANDOM"):
-                made.madvise(mmap.MADV_RANDOM)
-            self._maps[scattered] = made
+                view.madvise(mmap.MADV_RANDOM)
+            self._maps[scattered] = view
         return self._maps[scattered]
 
+    def _open_descriptor(self) -> int:
+        if self._descriptor is None:
+            raise PtInspectError("it is closed", path=self.path)
+        return self._descriptor
+
     def close(self) -> None:
-        """Closes the file. A map that a value still refers to lives until that value goes."""
+        """Close the file. A map lives as long as a value refers to it."""
         descriptor, self._descriptor = self._descriptor, None
         self._maps.clear()
         self._copy = None
@@ -143,76 +151,72 @@ else:  # Windows: one position per descriptor, and so one reader at a time
 
 def _open_path(path: str) -> Source:
     try:
-        _must_be_regular(os.stat(path).st_mode, path)  # before open: that of a pipe would wait
+        _check_regular(os.stat(path).st_mode, path)  # first, because opening a pipe would wait
         flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
         return LocalSource(os.open(path, flags), path)
     except ValueError as error:  # a NUL in the path
-        raise PtInspectError(
-            f"no such file: {error}", path=path, hint="the name holds what no file's name can"
-        ) from error
+        hint = "a file name cannot contain these characters"
+        raise PtInspectError(f"no such file: {error}", path=path, hint=hint) from error
     except OSError as error:
-        raise _failed(error, path) from error
+        raise _read_error(error, path) from error
 
 
-def _must_be_regular(mode: int, path: str) -> None:
+def _check_regular(mode: int, path: str) -> None:
     if stat.S_ISDIR(mode):
         raise FormatError("it is a folder, not a file", path=path)
     if stat.S_ISFIFO(mode):
-        raise PtInspectError(
-            "it is a pipe, not a file",
-            path=path,
-            hint="give its content on standard input: ptinspect show - < PIPE",
-        )
+        hint = "pass its content on standard input: ptinspect show - < PIPE"
+        raise PtInspectError("it is a pipe, not a file", path=path, hint=hint)
     if not stat.S_ISREG(mode):
         raise PtInspectError("it is a device or a socket, not a file", path=path)
 
 
-def _failed(error: OSError, path: str) -> PtInspectError:
+def _read_error(error: OSError, path: str) -> PtInspectError:
     if isinstance(error, FileNotFoundError):
-        hint = None
         if path.startswith(("http://", "https://")):
             hint = "download it first and show the file: this version does not read URLs"
         else:
-            hint = _alike(path)
+            hint = _missing_file_hint(path)
         return PtInspectError("no such file", path=path, hint=hint)
     if isinstance(error, PermissionError):
         return PtInspectError("no permission to read it", path=path)
-    return PtInspectError(f"cannot be read: {error.strerror or error}", path=path)
+    return PtInspectError(f"it cannot be read: {error.strerror or error}", path=path)
 
 
-def _alike(path: str) -> str:
-    """What may have been meant by the name of a file that is not there."""
+def _missing_file_hint(path: str) -> str:
     from difflib import get_close_matches
 
     folder, name = os.path.split(path)
     try:
-        there = os.listdir(folder or ".")
+        names = os.listdir(folder or ".")
     except OSError:
         return f"there is no folder {folder}"
-    close = get_close_matches(name, there, 1)
-    if close:
-        return f"did you mean {shell_word(os.path.join(folder, close[0]))}?"
-    return "the name is taken from the folder that the command is run in, unless it begins with /"
+    matches = get_close_matches(name, names, 1)
+    if matches:
+        return f"did you mean {shell_word(os.path.join(folder, matches[0]))}?"
+    return "a path without a leading / is relative to the folder in which the command runs"
 
 
 def _open_file(file: IO[bytes], path: str) -> Source:
-    """A file object: in memory, on disk (its descriptor is duplicated), or spooled."""
+    """Open a file object: in memory, on disk (with a duplicate descriptor), or copied."""
     try:
         if isinstance(file, io.BytesIO):
             return MemorySource(file.getvalue(), path, start=min(file.tell(), len(file.getvalue())))
         descriptor = _regular_descriptor(file)
         if descriptor is not None:
             return LocalSource(os.dup(descriptor), path, file.tell())
-        return _spool(file, path)
+        return _copy_to_temporary(file, path)
     except OSError as error:
-        raise _failed(error, path) from error
+        raise _read_error(error, path) from error
     except ValueError as error:  # "I/O operation on closed file"
-        raise PtInspectError(f"cannot be read: {error}", path=path) from error
+        raise PtInspectError(f"it cannot be read: {error}", path=path) from error
 
 
 def _regular_descriptor(file: IO[bytes]) -> int | None:
-    """The descriptor of a plain file object on a regular file. Others have a descriptor too,
-    but it does not give what their `read` gives (`gzip.GzipFile`)."""
+    """Return the descriptor of a plain file object on a regular file, or None.
+
+    The descriptors of other objects (`gzip.GzipFile`) read other bytes than their `read`.
+    """
     raw = getattr(file, "raw", file)
     if not isinstance(file, (io.BufferedReader, io.BufferedRandom, io.FileIO)):
         return None
@@ -225,17 +229,16 @@ def _regular_descriptor(file: IO[bytes]) -> int | None:
     return descriptor if stat.S_ISREG(mode) else None
 
 
-def _spool(file: IO[bytes], path: str) -> Source:
-    """Copies what can only be read once, and in order, to a temporary file without a name."""
+def _copy_to_temporary(file: IO[bytes], path: str) -> Source:
+    """Copy what can only be read once, and in order, to a temporary file without a name."""
     import tempfile
 
     with tempfile.TemporaryFile() as copy:
         while True:
             chunk: object = file.read(CHUNK)
             if not isinstance(chunk, (bytes, bytearray)):
-                raise PtInspectError(
-                    "it is open in text mode", path=path, hint='open it in binary mode: "rb"'
-                )
+                hint = 'open it in binary mode: "rb"'
+                raise PtInspectError("it is open in text mode", path=path, hint=hint)
             if not chunk:
                 break
             copy.write(chunk)

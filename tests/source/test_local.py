@@ -209,6 +209,6 @@ def test_no_permission(file: Path) -> None:
 
 
 def test_permission_is_told_from_other_errors() -> None:
-    error = local._failed(PermissionError(13, "Permission denied"), "x.pth")
+    error = local._read_error(PermissionError(13, "Permission denied"), "x.pth")
     assert str(error) == "x.pth: no permission to read it"
-    assert str(local._failed(OSError(5, "I/O error"), "x")) == "x: cannot be read: I/O error"
+    assert str(local._read_error(OSError(5, "I/O error"), "x")) == "x: it cannot be read: I/O error"

@@ -195,7 +195,7 @@ def _adopt(part: Part, trial: Part, streams: Streams) -> None:
     part.notes += trial.notes
     part.unfit |= trial.unfit
     for name, data in streams.inner:
-        scan_inside(part, SliceSource.of_value(data, part.path), name)
+        scan_inside(part, MemorySource.of_value(data, part.path), name)
 
 
 # --- everything else ----------------------------------------------------------------------
@@ -296,7 +296,7 @@ def _array(source: Source, pos: int, part: Part) -> int | None:
     streams = read_pickles(part, data, start, stop, part.record, skip=skip, until=MAGIC)
     part.format = "npy"
     for name, value in streams.inner:
-        scan_inside(part, SliceSource.of_value(value, part.path), name)
+        scan_inside(part, MemorySource.of_value(value, part.path), name)
     end = part.streams[-1].end - start if len(part.streams) > read else source.size
     return end if source.read(end, min(len(MAGIC), source.size - end)) == MAGIC else None
 
