@@ -104,7 +104,8 @@ def __getattr__(name: str) -> object:
         raise AttributeError(f"module 'ptinspect' has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(f"ptinspect.{_MODULES[name]}"), name)
+    module = import_module(f"ptinspect.{_MODULES[name]}")  # never a file's name
+    return getattr(module, name)
 
 
 def __dir__() -> list[str]:

@@ -1,8 +1,8 @@
 """All limits, in one place.
 
 Work and memory grow with the input, and these limits keep them in proportion to it. The defaults
-admit every honest file that we have seen, by a factor of ten or more. A test meets each limit. Raise
-one with `ptinspect.open(path, limits=Limits(...))`.
+admit every honest file that we have seen, by a factor of ten or more. A test meets each limit.
+Raise one with `ptinspect.open(path, limits=Limits(...))`.
 """
 
 from __future__ import annotations
