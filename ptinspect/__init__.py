@@ -102,9 +102,9 @@ def __getattr__(name: str) -> object:
     """Import a public name from its module at its first use."""
     if name not in _MODULES:
         raise AttributeError(f"module 'ptinspect' has no attribute {name!r}")
-    from importlib import import_module
+    from importlib import import_module  # noqa: TID251  # modules of the table, not of a file
 
-    module = import_module(f"ptinspect.{_MODULES[name]}")  # never a file's name
+    module = import_module(f"ptinspect.{_MODULES[name]}")
     return getattr(module, name)
 
 
