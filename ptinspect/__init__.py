@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from ptinspect.proofs.resume.report import ResumeReport
     from ptinspect.proofs.roundtrip import RoundtripReport, check_roundtrip
     from ptinspect.proofs.stub_check import StubReport, check_stub
+    from ptinspect.recovery import RecoveryReport, recover
     from ptinspect.safety.report.report import ScanReport
     from ptinspect.safety.scan import scan, scan_many
     from ptinspect.stubs import stub, stub_package
@@ -50,6 +51,7 @@ __all__ = [
     "OptimizerReport",
     "Place",
     "PtInspectError",
+    "RecoveryReport",
     "ResumeReport",
     "RoundtripReport",
     "ScanReport",
@@ -65,6 +67,7 @@ __all__ = [
     "convert",
     "diff",
     "open",
+    "recover",
     "scan",
     "scan_many",
     "stub",
@@ -78,6 +81,7 @@ _MODULES = {
     "DiffReport": "comparison",
     "Document": "document",
     "OptimizerReport": "proofs.optimizer",
+    "RecoveryReport": "recovery",
     "ResumeReport": "proofs.resume.report",
     "RoundtripReport": "proofs.roundtrip",
     "ScanReport": "safety.report.report",
@@ -90,6 +94,7 @@ _MODULES = {
     "convert": "conversion",
     "diff": "comparison",
     "open": "document",
+    "recover": "recovery",
     "scan": "safety.scan",
     "scan_many": "safety.scan",
     "stub": "stubs",

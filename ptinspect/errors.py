@@ -120,9 +120,18 @@ class UnsupportedError(PtInspectError):
 
 @contextmanager
 def add_error_path(path: str) -> Iterator[None]:
-    """Add the file's path to a PtInspectError from the block that has none."""
+    """Add the file's path to a PtInspectError from the block that has none.
+
+    The hint of a damaged file then also names the command that saves what is left of it.
+    """
     try:
         yield
     except PtInspectError as error:
-        error.path = error.path or path
+        if not error.path:
+            error.path = path
+            if error.hint == DOWNLOAD_AGAIN and isinstance(error, DamagedError):
+                from ptinspect.text import shell_word  # only for messages: start-up time counts
+
+                command = f"ptinspect recover {shell_word(path)} recovered.pt"
+                error.hint = f"{DOWNLOAD_AGAIN}, or save what is left of it:\n{command}"
         raise

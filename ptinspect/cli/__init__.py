@@ -39,6 +39,12 @@ def _diff() -> click.Command:
     return command
 
 
+def _recover() -> click.Command:
+    from ptinspect.cli.recover import command
+
+    return command
+
+
 def _scan() -> click.Command:
     from ptinspect.cli.scan import command
 
@@ -61,6 +67,7 @@ COMMANDS: dict[str, Callable[[], click.Command]] = {
     "check": _check,
     "convert": _convert,
     "diff": _diff,
+    "recover": _recover,
     "scan": _scan,
     "show": _show,
     "stub": _stub,

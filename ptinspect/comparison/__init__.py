@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ptinspect.comparison.diff import diff
+from ptinspect.comparison.documents import diff
 from ptinspect.comparison.report import DiffReport
 
 __all__ = ["DiffReport", "diff"]

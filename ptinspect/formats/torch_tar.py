@@ -63,8 +63,11 @@ class TensorEntry(NamedTuple):
     offset: int
 
 
-def read_tar(source: Source, limits: Limits = LIMITS) -> TorchTar:
+def read_tar(source: Source, limits: Limits = LIMITS, *, allow_truncated: bool = False) -> TorchTar:
     """Read the tar in `source`.
+
+    Args:
+        allow_truncated: leave out the storages that are not complete (for `recover`).
 
     Raises:
         DamagedError: the tar is truncated or inconsistent.
@@ -82,7 +85,9 @@ def read_tar(source: Source, limits: Limits = LIMITS) -> TorchTar:
     tensors = MemberReader(source, members["tensors"], limits)
     entries = read_tensors(tensors)
     storages = MemberReader(source, members["storages"], limits)
-    spans, storage_ids = read_storages(storages, source.base)
+    spans, storage_ids = read_storages(storages, source.base, allow_truncated=allow_truncated)
+    if allow_truncated:
+        _add_missing_ids(entries, storage_ids)
     for item in main.persistent:
         if isinstance(item, PersistentId):
             item.value = _legacy_id(item, entries, storage_ids)
@@ -235,12 +240,13 @@ def read_tensors(reader: MemberReader) -> dict[str, TensorEntry]:
 
 
 def read_storages(
-    reader: MemberReader, base: int | None
+    reader: MemberReader, base: int | None, *, allow_truncated: bool = False
 ) -> tuple[dict[object, Span], dict[str, tuple[Value, ...]]]:
     """Return the storages of the member `storages` by their keys.
 
     Args:
         base: offset of the source in the user's file, or None.
+        allow_truncated: stop at the first storage that is not complete.
 
     Returns:
         The byte ranges, and the persistent ids in the form of the legacy stream.
@@ -252,6 +258,8 @@ def read_storages(
     ids: dict[str, tuple[Value, ...]] = {}
     total = reader.read_count()
     for number in range(total):
+        if allow_truncated and reader.pos >= reader.stop:
+            return spans, ids
         value = reader.read_pickle()
         if not isinstance(value, tuple) or len(value) not in (2, 3):
             raise reader.damaged("a storage's key, location and type are expected")
@@ -263,6 +271,9 @@ def read_storages(
         expected, present = numel * STORAGE_ITEMSIZE[kind.name], reader.stop - reader.pos
         if numel < 0:
             raise reader.damaged(f"a storage has {numel:,} elements")
+        ids[key] = ("storage", kind, key, location, numel, None)
+        if expected > present and allow_truncated:
+            return spans, ids
         if expected > present:
             raise DamagedError(
                 f"the tar is truncated: pickle is complete, but storage {number + 1:,} of {total:,}"
@@ -271,7 +282,6 @@ def read_storages(
                 hint=DOWNLOAD_AGAIN,
             )
         spans[key] = Span(reader.name, expected, reader.pos - reader.base, base)
-        ids[key] = ("storage", kind, key, location, numel, None)
         reader.pos += expected
     if reader.pos < reader.stop:
         _add_views(reader, ids)
@@ -287,6 +297,17 @@ def _add_views(reader: MemberReader, ids: dict[str, tuple[Value, ...]]) -> None:
             raise reader.damaged("a view's key, root, offset and size are expected")
         key, root, offset, numel = reader.key_text(view[0]), reader.key_text(view[1]), *view[2:]
         ids[key] = (*ids[root][:5], (key, offset, numel))
+
+
+def _add_missing_ids(tensors: dict[str, TensorEntry], ids: dict[str, tuple[Value, ...]]) -> None:
+    """Add ids for the storages that tensors refer to and that a truncated tar does not have."""
+    for tensor in tensors.values():
+        key, kind = tensor.storage, tensor.type
+        if key is not None and key not in ids and isinstance(kind, Global):
+            storage_class = Global(kind.module, kind.name.replace("Tensor", "Storage"), kind.offset)
+            steps = zip(tensor.size, tensor.stride, strict=True)
+            numel = tensor.offset + 1 + sum((size - 1) * step for size, step in steps)
+            ids[key] = ("storage", storage_class, key, "cpu", numel, None)
 
 
 def _legacy_id(

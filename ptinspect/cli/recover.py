@@ -1,0 +1,46 @@
+"""`ptinspect recover`: save what is left of a damaged file."""
+
+from __future__ import annotations
+
+import click
+
+from ptinspect.cli.options import format_option, no_progress_option, output_option
+from ptinspect.cli.output import open_output
+
+
+@click.command("recover", short_help="Save what is left of a damaged file.")
+@click.argument("src", metavar="SRC")
+@click.argument("dst", metavar="DST")
+@format_option(["text", "json"])
+@output_option
+@click.option("--force", is_flag=True, help="Overwrite DST if it exists.")
+@click.option(
+    "--proved-only",
+    is_flag=True,
+    help="Save only tensors whose bytes a checksum proves.",
+)
+@no_progress_option
+@click.pass_context
+def command(
+    ctx: click.Context, src: str, dst: str, output_format: str, output: str | None, force: bool,
+    proved_only: bool, no_progress: bool,
+) -> None:  # fmt: skip
+    """Save the tensors and values of SRC, a file that was cut off or overwritten, in DST.
+
+    DST keeps the structure of SRC, and a bare torch.load takes it. A tensor is proved if a
+    checksum covers its bytes, plausible if nothing contradicts them, else lost. Nothing of the
+    file is executed. Exit code 0: nothing is lost. 1: something is. 2: nothing could be saved.
+    """
+    from ptinspect.cli.progress import ProgressBar
+    from ptinspect.recovery import recover
+
+    with ProgressBar("saving", hidden=no_progress) as progress:
+        report = recover(src, dst, proved_only=proved_only, force=force, progress=progress)
+    with open_output(output, force=True, sources=(src, dst)) as target:
+        if output_format == "json":
+            import json
+
+            target.write(json.dumps(report.as_dict(), ensure_ascii=False, indent=2) + "\n")
+        else:
+            target.write(report.text())
+    ctx.exit(report.exit_code)

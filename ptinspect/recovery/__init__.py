@@ -1,0 +1,8 @@
+"""Save what is left of a damaged file: `recover` and its report."""
+
+from __future__ import annotations
+
+from ptinspect.recovery.report import RecoveryReport
+from ptinspect.recovery.saving import recover
+
+__all__ = ["RecoveryReport", "recover"]

@@ -1,0 +1,290 @@
+"""`recover`: salvage a damaged file, judge each tensor, and write what is left."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from ptinspect.atomic_file import atomic_outputs, check_destination, check_disk_space
+from ptinspect.conversion.io.copy import Sink, Unchanged
+from ptinspect.conversion.options import checked
+from ptinspect.conversion.plan import File, torch_file
+from ptinspect.conversion.targets import builtins_only
+from ptinspect.conversion.targets.safetensors import plan_safetensors
+from ptinspect.conversion.tensors.object_graph import Graph
+from ptinspect.conversion.tensors.storage_layout import Wish
+from ptinspect.document.document import Document
+from ptinspect.document.tensor import InlineStorage
+from ptinspect.errors import PtInspectError, UnsupportedError, add_error_path
+from ptinspect.limits import LIMITS, Limits
+from ptinspect.pickling.pyobjects import dotted
+from ptinspect.pickling.values import Global, PersistentId
+from ptinspect.recovery.report import LOST, PLAUSIBLE, PROVED, RecoveryReport, TensorStatus
+from ptinspect.recovery.salvage import Evidence, Salvage, nothing_left
+from ptinspect.source.local import open_source
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+    from ptinspect.document import TensorInfo
+    from ptinspect.document.tensor import Tensor
+    from ptinspect.pickling.values import Call, Value
+    from ptinspect.source.base import Source
+
+
+def recover(
+    src: str | PathLike[str],
+    dst: str | PathLike[str],
+    *,
+    proved_only: bool = False,
+    force: bool = False,
+    limits: Limits = LIMITS,
+    progress: Callable[[int, int], None] | None = None,
+) -> RecoveryReport:
+    """Save what is provably or plausibly whole of a file that was cut off or overwritten.
+
+    `dst` keeps the structure of `src` and is loadable by a bare torch.load: objects of classes
+    become what they hold, a full model its state_dict. It appears whole or not at all; if nothing
+    can be saved it is not written.
+
+    Args:
+        proved_only: write only tensors whose bytes a checksum proves.
+        force: overwrite `dst`.
+        progress: called with the bytes written and those to write.
+
+    Raises:
+        PtInspectError: `src` cannot be read, or is of no container that can be salvaged; `dst`
+            exists or cannot be written.
+    """
+    source_path, target = os.fspath(src), os.fspath(dst)
+    with ExitStack() as stack, add_error_path(source_path):
+        source = stack.enter_context(open_source(source_path))
+        unchanged = Unchanged(source)
+        check_destination(target, force=force, sources=_identities(source))
+        try:
+            salvage = salvage_source(source, limits)
+        except PtInspectError as error:
+            return _nothing(source, source_path, error)
+        document = Document(source, salvage.archive, limits)
+        tensors = [_status(info, salvage) for info in document.tensors.values()]
+        saved = (PROVED,) if proved_only else (PROVED, PLAUSIBLE)
+        names = {
+            id(info.tensor): status
+            for info, status in zip(document.tensors.values(), tensors, strict=True)
+        }
+        report = _report(source, source_path, salvage, tensors)
+        if tensors and not any(status.status in saved for status in tensors):
+            return report
+        file, dropped = _planned(document, target, lambda t: _is_saved(t, names, salvage, saved))
+        check_disk_space(target, file.changed)
+        _write(file, target, force, unchanged, progress)
+        return _report(source, source_path, salvage, tensors, target, dropped)
+
+
+def _identities(source: Source) -> list[str | int]:
+    descriptor = source.descriptor
+    return [source.path] if descriptor is None else [source.path, descriptor]
+
+
+def salvage_source(source: Source, limits: Limits) -> Salvage:
+    """Return what can be read of a file, whatever container it is.
+
+    Raises:
+        DamagedError: nothing can be saved.
+        UnsupportedError: it is of no container that can be salvaged.
+    """
+    from ptinspect.formats.signatures import is_tar
+    from ptinspect.formats.zip.records import LOCAL
+    from ptinspect.recovery.streams import salvage_legacy, salvage_safetensors, salvage_tar
+    from ptinspect.recovery.zip_file import salvage_zip
+
+    head = source.read(0, min(source.size, 4096))
+    if not source.size:
+        raise nothing_left("the file is empty")
+    if head.startswith(LOCAL):
+        return salvage_zip(source, limits)
+    if is_tar(head):
+        return salvage_tar(source, limits)
+    if head[:1] == b"\x80" or head[:2] == b"L1":
+        return salvage_legacy(source, limits)
+    if len(head) > 8 and head[8:9] == b"{":
+        return salvage_safetensors(source, limits)
+    buffer, start, stop = source.window()
+    if buffer.find(b"/data.pkl", start, stop) >= 0:
+        return salvage_zip(source, limits)  # its beginning was overwritten
+    raise UnsupportedError(
+        "it is not a zip, stream or tar of torch.save, nor safetensors: nothing can be recovered",
+        hint="`ptinspect show` says what the file is",
+    )
+
+
+def _nothing(source: Source, path: str, error: PtInspectError) -> RecoveryReport:
+    """Return the report of a file of which nothing can be saved; other errors are raised."""
+    from ptinspect.errors import DamagedError
+    from ptinspect.recovery.report import Damage
+
+    if not isinstance(error, DamagedError):
+        raise error
+    offset = error.where.offset if error.where is not None else None
+    damage = Damage("description", offset, error.message)
+    return RecoveryReport(path, source.size, "unknown", None, None, (damage,), ())
+
+
+def _status(info: TensorInfo, salvage: Salvage) -> TensorStatus:
+    evidence = salvage.description.combined(_evidence(info.tensor, salvage))
+    return TensorStatus(
+        info.key,
+        info.path,
+        evidence.status,
+        evidence.reason,
+        info.dtype.name if info.dtype else None,
+        info.shape,
+        info.nbytes,
+    )
+
+
+def _evidence(tensor: Tensor, salvage: Salvage) -> Evidence:
+    """Return how sure the bytes of a tensor are, of all its parts together."""
+    result = Evidence(PROVED)
+    for part in tensor.parts.values():
+        result = result.combined(_evidence(part, salvage))
+    storage = tensor.storage
+    if storage is None or isinstance(storage, InlineStorage):
+        return result  # it has no bytes, or they are in the pickle itself
+    result = result.combined(
+        salvage.storages.get(storage.key, Evidence(LOST, "its storage is not in the file"))
+    )
+    if tensor.numel and tensor.stored is not None:
+        low, high = tensor.extent
+        packed = tensor.per_byte
+        if low < 0 or -(-high // packed) * tensor.stored.itemsize > storage.nbytes:
+            result = Evidence(LOST, "its description reaches beyond its storage")
+    return result
+
+
+def _is_saved(
+    tensor: Tensor, statuses: dict[int, TensorStatus], salvage: Salvage, saved: tuple[str, ...]
+) -> bool:
+    status = statuses.get(id(tensor))
+    if status is not None:
+        return status.status in saved
+    return salvage.description.combined(_evidence(tensor, salvage)).status in saved
+
+
+class _SavedGraph(Graph):
+    """The values to write; a lost parameter or buffer of a module is left out."""
+
+    def __init__(self, is_saved: Callable[[Tensor], bool]) -> None:
+        super().__init__(Wish())
+        self.is_saved = is_saved
+
+    def detached(self, value: Value, document: Document) -> Value:
+        """See `Graph.detached`."""
+        tensor = document.tensor_of(value)
+        if tensor is not None and not self.is_saved(tensor):
+            return builtins_only.LOST
+        return super().detached(value, document)
+
+
+class _SavedValues(builtins_only.Plain):
+    """The builtins-only form of a document's values without what is lost."""
+
+    def __init__(
+        self, document: Document, graph: Graph, is_saved: Callable[[Tensor], bool]
+    ) -> None:
+        super().__init__(document, graph)
+        self.is_saved = is_saved
+
+    def _atom(self, value: Value) -> Value:
+        if isinstance(value, PersistentId):  # a storage that is itself a value
+            reference = self.document.storage_of(value)
+            storages = self.document.archive.storages
+            if reference is not None and reference.storage.key not in storages:
+                return builtins_only.LOST
+        if isinstance(value, Global) and value.changes is not None:
+            return builtins_only.LOST  # a damaged pickle: names are not built upon
+        return super()._atom(value)
+
+    def _without_insides(self, call: Call) -> Value:
+        tensor = self.document.tensor_of(call)
+        if tensor is not None and not self.is_saved(tensor):
+            return builtins_only.LOST
+        return super()._without_insides(call)
+
+
+def _planned(
+    document: Document, target: str, is_saved: Callable[[Tensor], bool]
+) -> tuple[File, list[str]]:
+    """Return the file to write, and the paths of values that it cannot hold."""
+    if target.endswith(".safetensors"):
+        lost = [info.key for info in document.tensors.values() if not is_saved(info.tensor)]
+        options = checked(
+            "safetensors", entry=None, include=(), exclude=[_escaped(key) for key in lost],
+            strip_prefix=(), add_prefix="", rename=(), dtype=None, device=None, contiguous=False,
+            shared="keep-one", set={}, optimizer=None, plain=False, max_shard_size=None,
+        )  # fmt: skip
+        return plan_safetensors(document, target, options).files[0], []
+    graph = _SavedGraph(is_saved)
+    values = _SavedValues(document, graph, is_saved)
+    root = values.of(document.archive.root)
+    if root is builtins_only.LOST:
+        raise UnsupportedError("its root is an object that a bare torch.load refuses")
+    graph.take(root, document)
+    graph.plan()
+    lost_tensors = {
+        dotted(info.path) for info in document.tensors.values()
+        if not is_saved(info.tensor)
+    }  # fmt: skip
+    dropped = [path for path in values.lost if path not in lost_tensors]
+    return torch_file(target, *graph.dump(root)), dropped
+
+
+def _escaped(key: str) -> str:
+    """Return a glob that matches only this key."""
+    return "".join(f"[{char}]" if char in "*?[" else char for char in key)
+
+
+def _write(
+    file: File,
+    target: str,
+    force: bool,
+    unchanged: Unchanged,
+    progress: Callable[[int, int], None] | None,
+) -> None:
+    total, done = file.copied + file.changed, 0
+
+    def count(length: int) -> None:
+        nonlocal done
+        done += length
+        if progress is not None:
+            progress(done, total)
+
+    with atomic_outputs([target], force=force) as (output,):
+        file.write(Sink(output, count))
+        output.finish()
+        unchanged.check()
+
+
+def _report(
+    source: Source,
+    path: str,
+    salvage: Salvage,
+    tensors: list[TensorStatus],
+    target: str | None = None,
+    dropped: list[str] | None = None,
+) -> RecoveryReport:
+    container = None
+    if target is not None:
+        container = "safetensors" if target.endswith(".safetensors") else "torch-zip"
+    return RecoveryReport(
+        path,
+        source.size,
+        salvage.archive.format,
+        target,
+        container,
+        tuple(salvage.damage),
+        tuple(tensors),
+        tuple(dropped or ()),
+    )

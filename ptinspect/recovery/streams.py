@@ -1,0 +1,189 @@
+"""Salvage of the containers without checksums: the legacy stream, the tar, and safetensors.
+
+Nothing proves the bytes of a storage there: whole ones are plausible at best.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from ptinspect.errors import DamagedError, PtInspectError
+from ptinspect.formats.archive import Span
+from ptinspect.formats.persistent_ids import declared_storages
+from ptinspect.formats.torch_legacy import MAGIC
+from ptinspect.pickling.machine import run
+from ptinspect.recovery.report import LOST, Damage
+from ptinspect.recovery.salvage import (
+    UNCHECKED,
+    Evidence,
+    Salvage,
+    SalvagedArchive,
+    nothing_left,
+)
+from ptinspect.source.base import Source
+
+if TYPE_CHECKING:
+    from ptinspect.formats.archive import Archive
+    from ptinspect.limits import Limits
+    from ptinspect.pickling.values import Buffer
+
+
+def salvage_legacy(source: Source, limits: Limits) -> Salvage:
+    """Return what can be read of the stream of torch 0.1.11 to 1.5 (`_legacy_save`).
+
+    A storage is an int64 count and its elements. A count that is not the one that the pickle
+    refers to is a broken frame: the storage is lost, and so is the one in front of it, whose
+    bytes may be the ones that moved.
+
+    Raises:
+        DamagedError: the pickles in front of the storages are lost, so nothing can be saved.
+    """
+    data, start, stop = source.window()
+    position = start
+    try:
+        for _ in range(3):  # magic number, protocol version, sys_info
+            pickled = run(data, position, stop=stop, limits=limits)
+            if position == start and pickled.root != MAGIC:
+                raise DamagedError("the magic number is not there")
+            position = pickled.end
+        main = run(data, position, stop=stop, limits=limits)
+        wanted = declared_storages(main)
+        keys = run(data, main.end, stop=stop, limits=limits)
+    except PtInspectError as error:
+        raise nothing_left(f"the pickle that describes the tensors: {error.message}") from error
+    names = keys.root
+    if not isinstance(names, list) or not all(type(key) in (str, int) for key in names):
+        raise nothing_left("the list of storages is damaged")
+    archive = SalvagedArchive(source, main, "torch-legacy", limits)
+    damage: list[Damage] = []
+    spans: dict[object, Span] = {}
+    evidence = {str(key): Evidence(LOST, "the list of storages does not name it") for key in wanted}
+    position = keys.end
+    previous: str | None = None
+    for key in names:
+        if key not in wanted:
+            damage.append(Damage("description", keys.end - start, "an unknown storage is listed"))
+            break
+        name, length = str(key), wanted[key].numel * wanted[key].itemsize
+        left = stop - position - 8
+        if left < length:
+            if not any(item.kind == "cut" for item in damage):
+                damage.append(Damage("cut", source.size, "the file is cut off"))
+            have = f"{max(left, 0):,} of {length:,} bytes are there"
+            evidence[name] = Evidence(LOST, f"it is cut off: {have}")
+            position += 8 + length
+            previous = None
+            continue
+        count = bytes(data[position : position + 8])
+        numel = wanted[key].numel
+        if numel not in (int.from_bytes(count, "little"), int.from_bytes(count, "big")):
+            offset = position - start
+            damage.append(Damage("frame", offset, f"the count of storage {name} is wrong"))
+            evidence[name] = Evidence(LOST, "the frame around its bytes is broken")
+            if previous is not None:
+                evidence[previous] = Evidence(LOST, "the frame behind its bytes is broken")
+                spans.pop(previous, None)
+            previous = None
+        else:
+            spans[name] = Span(None, length, position + 8 - start, source.base)
+            evidence[name] = UNCHECKED
+            previous = name
+        position += 8 + length
+    if position < stop and not damage:
+        extra = f"{stop - position:,} bytes follow the last storage"
+        damage.append(Damage("shifted", position - start, extra))
+    archive.storages = spans
+    return Salvage(archive, UNCHECKED, evidence, damage)
+
+
+class _ExpectedSource(Source):
+    """A source that claims to be as long as its header says; what is missing cannot be read."""
+
+    def __init__(self, source: Source, size: int) -> None:
+        self.path, self.base, self.size = source.path, source.base, size
+        self._source = source
+
+    @property
+    def descriptor(self) -> int | None:
+        """See `Source.descriptor`."""
+        return self._source.descriptor
+
+    def read(self, offset: int, length: int) -> bytes:
+        """See `Source.read`."""
+        return self._source.read(offset, length)
+
+    def window(self) -> tuple[Buffer, int, int]:
+        """See `Source.window`."""
+        return self._source.window()
+
+
+def salvage_safetensors(source: Source, limits: Limits) -> Salvage:
+    """Return what can be read of a safetensors file whose header is whole.
+
+    Raises:
+        DamagedError: the header is lost, so nothing can be saved.
+    """
+    from ptinspect.formats.safetensors import read_safetensors
+
+    damage: list[Damage] = []
+    try:
+        expected = _expected_size(source)
+        archive = read_safetensors(_ExpectedSource(source, expected), limits)
+    except (PtInspectError, ValueError, TypeError, KeyError, RecursionError) as error:
+        reason = error.message if isinstance(error, PtInspectError) else "it is not JSON"
+        raise nothing_left(f"the header is damaged: {reason}") from error
+    if source.size < expected:
+        damage.append(Damage("cut", source.size, "the file is cut off"))
+    elif source.size > expected:
+        extra = f"{source.size - expected:,} bytes follow the last tensor"
+        damage.append(Damage("shifted", expected, extra))
+    return _with_lengths(archive, source, damage)
+
+
+def _expected_size(source: Source) -> int:
+    """Return the size that the header of a safetensors file gives it."""
+    length = int.from_bytes(source.read(0, 8), "little")
+    header = json.loads(source.read(8, length))
+    ends = [fields["data_offsets"][1] for name, fields in header.items() if name != "__metadata__"]
+    return 8 + length + max([0, *map(int, ends)])
+
+
+def _with_lengths(archive: Archive, source: Source, damage: list[Damage]) -> Salvage:
+    """Judge storages by whether all their bytes are in the file."""
+    evidence: dict[str, Evidence] = {}
+    spans: dict[object, Span] = {}
+    for key, span in archive.storages.items():
+        assert span.start is not None
+        left = source.size - span.start
+        if left < span.length:
+            have = f"{max(left, 0):,} of {span.length:,} bytes are there"
+            evidence[str(key)] = Evidence(LOST, f"it is cut off: {have}")
+        elif any(item.kind == "shifted" for item in damage):
+            reason = "the file is longer than its header says: its bytes may have moved"
+            evidence[str(key)] = Evidence(LOST, reason)
+        else:
+            evidence[str(key)] = UNCHECKED
+            spans[key] = span
+    archive.storages = spans
+    return Salvage(archive, UNCHECKED, evidence, damage)
+
+
+def salvage_tar(source: Source, limits: Limits) -> Salvage:
+    """Return what can be read of the tar of torch 0.1.
+
+    Raises:
+        DamagedError: the members that describe the tensors are lost, so nothing can be saved.
+    """
+    from ptinspect.formats.torch_tar import read_tar
+
+    try:
+        archive = read_tar(source, limits, allow_truncated=True)
+    except PtInspectError as error:
+        raise nothing_left(error.message) from error
+    referred = declared_storages(archive.pickled)
+    missing = [str(key) for key in referred if str(key) not in archive.storages]
+    damage = [Damage("cut", source.size, "the file is cut off")] if missing else []
+    salvage = _with_lengths(archive, source, damage)
+    salvage.storages.update(dict.fromkeys(missing, Evidence(LOST, "it is cut off")))
+    return salvage

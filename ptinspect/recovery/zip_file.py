@@ -1,0 +1,307 @@
+"""Salvage of the zip of torch.save: with or without its directory, records found by their headers.
+
+A record can be found in two ways: through the directory at the end of the file, and through its
+local header, whose signature and name stand in front of its bytes. Its CRC-32 stands in the
+directory and, since torch writes local headers without sizes, in the data descriptor behind the
+bytes (APPNOTE.TXT 4.3.9). A record counts as proved if any of them matches.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ptinspect.errors import DamagedError, PtInspectError
+from ptinspect.formats.archive import CHUNK, Span
+from ptinspect.formats.persistent_ids import Declared, declared_storages
+from ptinspect.formats.zip.directory import DEFLATED, DESCRIBED, STORED, ZipDirectory
+from ptinspect.formats.zip.records import LOCAL, LOCAL_HEADER
+from ptinspect.pickling.machine import run
+from ptinspect.recovery.report import LOST, PLAUSIBLE, Damage
+from ptinspect.recovery.salvage import (
+    NO_CHECKSUM,
+    PROOF,
+    UNCHECKED,
+    Evidence,
+    MemorySpan,
+    Salvage,
+    SalvagedArchive,
+    nothing_left,
+)
+
+if TYPE_CHECKING:
+    from ptinspect.limits import Limits
+    from ptinspect.pickling.values import Buffer
+    from ptinspect.source.base import Source
+
+DESCRIPTOR = b"PK\x07\x08"
+LONGEST_NAME = 1024
+"""Bytes of a record's name; torch's are far shorter, and longer ones are taken for damage."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A place where a record may be.
+
+    Attributes:
+        start: offset of its bytes in the source.
+        packed: bytes that it takes there; None if its end was not found.
+        size: bytes when unpacked; None if it is not recorded.
+        crc: the recorded CRC-32; None if none was found.
+    """
+
+    name: str
+    method: int
+    start: int
+    packed: int | None
+    size: int | None
+    crc: int | None
+
+
+def local_candidates(source: Source) -> Iterator[Candidate]:
+    """Yield the records whose local headers are in the file, in order.
+
+    After a record whose end is not known the next signature is searched, so that a damaged range
+    hides no more than the records that it touches.
+    """
+    buffer, base, end = source.window()
+    position = buffer.find(LOCAL, base, end)
+    while position >= 0:
+        after = position + 4
+        if position + 30 <= end:
+            _, flags, method, crc, packed, size, name, extra = LOCAL_HEADER.unpack_from(
+                buffer, position
+            )
+            start = position + 30 + name + extra
+            text = bytes(buffer[position + 30 : position + 30 + name]).decode("utf-8", "replace")
+            if 0 < name <= LONGEST_NAME and start <= end and text.isprintable():
+                if flags & DESCRIBED and not packed:
+                    crc, packed, after = _described(buffer, start, end)
+                    size = packed
+                else:
+                    after = start + packed if start + packed <= end else start
+                yield Candidate(text, method, start - base, packed, size, crc)
+        position = buffer.find(LOCAL, after, end)
+
+
+def _described(buffer: Buffer, start: int, end: int) -> tuple[int | None, int | None, int]:
+    """Return CRC, size and the offset behind the data descriptor of the record at `start`.
+
+    The descriptor is believed where its size is its distance from the record's first byte. None
+    for both if there is no such descriptor before the next one of another record.
+    """
+    at = buffer.find(DESCRIPTOR, start, end)
+    while at >= 0 and at + 16 <= end:
+        size = at - start
+        if size & 0xFFFFFFFF == int.from_bytes(buffer[at + 8 : at + 12], "little"):
+            return int.from_bytes(buffer[at + 4 : at + 8], "little"), size, at + 16
+        at = buffer.find(DESCRIPTOR, at + 4, end)
+    return None, None, start
+
+
+def salvage_zip(source: Source, limits: Limits) -> Salvage:
+    """Return what can be read of a zip that torch.save wrote.
+
+    Raises:
+        DamagedError: the pickle that describes the tensors is lost, so nothing can be saved.
+    """
+    damage: list[Damage] = []
+    directory = _directory(source, limits, damage)
+    candidates: dict[str, list[Candidate]] = {}
+    if directory is not None:
+        for number, name in enumerate(directory.names):
+            try:
+                start = directory.start(number)
+            except PtInspectError:
+                continue  # its local header is not where the directory says
+            candidates.setdefault(name, []).append(
+                Candidate(
+                    name, directory.methods[number], start, directory.packed[number],
+                    directory.sizes[number], directory.crcs[number],
+                )
+            )  # fmt: skip
+    for candidate in local_candidates(source):
+        candidates.setdefault(candidate.name, []).append(candidate)
+    reader = _RecordReader(source, limits, candidates, damage)
+    main = next((name for name in candidates if name.rpartition("/")[2] == "data.pkl"), None)
+    if main is None:
+        raise nothing_left("the record data.pkl, which describes the tensors, is not there")
+    data, description = reader.small_record(main)
+    if data is None:
+        raise nothing_left(f"data.pkl, which describes the tensors, {description.reason}", main)
+    try:
+        pickled = run(data, record=main, limits=limits)
+        wanted = declared_storages(pickled)
+    except PtInspectError as error:
+        raise nothing_left(f"data.pkl is damaged: {error.message}", main) from error
+    archive = SalvagedArchive(source, pickled, "torch-zip", limits)
+    folder = main[: -len("data.pkl")]
+    description = description.combined(_byteorder(reader, folder, archive, directory is not None))
+    evidence = _storages(reader, folder, wanted, archive, directory)
+    return Salvage(archive, description, evidence, damage)
+
+
+def _directory(source: Source, limits: Limits, damage: list[Damage]) -> ZipDirectory | None:
+    try:
+        return ZipDirectory(source, limits)
+    except DamagedError as error:
+        offset = error.where.offset if error.where is not None else None
+        damage.append(Damage("directory", offset, f"the zip's directory is lost: {error.message}"))
+        return None
+
+
+def _byteorder(
+    reader: _RecordReader, folder: str, archive: SalvagedArchive, has_directory: bool
+) -> Evidence:
+    """Set the byte order of the archive and return the evidence for it."""
+    name = f"{folder}byteorder"
+    if name not in reader.candidates:
+        # torch before 2.1 wrote none; without a directory nobody knows whether there was one
+        reason = "the record byteorder is not there, little-endian is assumed"
+        return PROOF if has_directory else Evidence(PLAUSIBLE, reason)
+    data, evidence = reader.small_record(name)
+    text = (data or b"").decode("utf-8", "replace").strip()
+    if text not in ("little", "big"):
+        return Evidence(PLAUSIBLE, "the record byteorder is damaged, little-endian is assumed")
+    archive.byteorder = text
+    return evidence
+
+
+def _storages(
+    reader: _RecordReader, folder: str, wanted: dict[object, Declared], archive: SalvagedArchive,
+    directory: ZipDirectory | None,
+) -> dict[str, Evidence]:  # fmt: skip
+    """Find the bytes of each storage that the pickle refers to, and judge them."""
+    old = any(name.startswith(f"{folder}tensors/") for name in reader.candidates)
+    prefix = f"{folder}tensors/" if old else f"{folder}data/"
+    spans: dict[object, Span] = {}
+    evidence: dict[str, Evidence] = {}
+    for key, declared in wanted.items():
+        need = declared.numel * declared.itemsize
+        span, evidence[str(key)] = reader.storage(f"{prefix}{key}", need)
+        if span is not None:
+            spans[str(key)] = span
+    archive.storages = spans
+    return evidence
+
+
+class _RecordReader:
+    """Reads records from the first place that a checksum speaks for."""
+
+    def __init__(
+        self, source: Source, limits: Limits, candidates: dict[str, list[Candidate]],
+        damage: list[Damage],
+    ) -> None:  # fmt: skip
+        self.source = source
+        self.limits = limits
+        self.candidates = candidates
+        self.damage = damage
+        every = [c for group in candidates.values() for c in group]
+        # torch.serialization.set_crc32_options(False) writes zeros for all of them
+        self.has_crcs = any(candidate.crc for candidate in every)
+
+    def small_record(self, name: str) -> tuple[bytes | None, Evidence]:
+        """Return a record that is held in memory, unless it is lost."""
+        span, evidence = self._best(name, None)
+        if span is None:
+            return None, evidence
+        if isinstance(span, MemorySpan):
+            return span.data, evidence
+        if span.length > self.limits.pickle_bytes:
+            return None, Evidence(LOST, "is larger than the limit pickle_bytes")
+        assert span.start is not None
+        return self.source.read(span.start, span.length), evidence
+
+    def storage(self, name: str, need: int) -> tuple[Span | None, Evidence]:
+        """Return where the bytes of a storage are, unless they are lost."""
+        return self._best(name, need)
+
+    def _best(self, name: str, need: int | None) -> tuple[Span | None, Evidence]:
+        best: tuple[Span | None, Evidence] = (None, Evidence(LOST, "its record is not in the file"))
+        damage: Damage | None = None
+        if name not in self.candidates and not any(d.kind == "cut" for d in self.damage):
+            damage = Damage("overwritten", None, f"the header of {name} is not in the file")
+        for candidate in self.candidates.get(name, ()):
+            span, evidence, found = self._examine(candidate, need)
+            if evidence.status == PROOF.status:
+                return span, evidence
+            if span is not None and best[0] is None:
+                best = span, evidence
+            elif best[0] is None:
+                best, damage = (None, evidence), found or damage
+            damage = found or damage
+        if damage is not None:
+            self.damage.append(damage)
+        return best
+
+    def _examine(
+        self, candidate: Candidate, need: int | None
+    ) -> tuple[Span | None, Evidence, Damage | None]:
+        """Return the bytes at one place, what speaks for them, and the damage that was seen."""
+        source, start = self.source, candidate.start
+        offset = None if source.base is None else source.base + start
+        left = source.size - start
+        length = candidate.packed
+        if candidate.method == DEFLATED and length is not None:
+            return self._inflated(candidate, need)
+        if candidate.method != STORED:
+            return None, Evidence(LOST, "it is compressed, and its end is lost"), None
+        if length is None and need is not None and left < need + 16 and left >= need:
+            span = Span(candidate.name, need, start, source.base)  # the file ends behind it
+            reason = f"{NO_CHECKSUM}: the file is cut off behind its bytes"
+            return (
+                span,
+                Evidence(PLAUSIBLE, reason),
+                Damage("cut", source.size, "the file is cut off"),
+            )
+        if (length is not None and length > left) or (need is not None and left < need):
+            have = f"{left:,} of {need if need is not None else length:,} bytes are there"
+            cut = Damage("cut", source.size, f"the file is cut off within {candidate.name}")
+            return None, Evidence(LOST, f"it is cut off: {have}"), cut
+        if length is None:
+            broken = Damage(
+                "frame", offset, f"the end of {candidate.name} is not where it should be"
+            )
+            return None, Evidence(LOST, "the frame around its bytes is broken"), broken
+        if need is not None and length < need:
+            short = Damage("frame", offset, f"{candidate.name} has {length:,} of {need:,} bytes")
+            return None, Evidence(LOST, f"its record has {length:,} of {need:,} bytes"), short
+        span = Span(candidate.name, length, start, source.base)
+        if candidate.crc is None or not self.has_crcs:
+            return span, UNCHECKED, None
+        if _crc(source, start, length) == candidate.crc:
+            return span, PROOF, None
+        wrong = Damage("checksum", offset, f"the CRC-32 of {candidate.name} does not match")
+        return None, Evidence(LOST, "its bytes do not match their checksum"), wrong
+
+    def _inflated(
+        self, candidate: Candidate, need: int | None
+    ) -> tuple[Span | None, Evidence, Damage | None]:
+        """Unpack a deflated record into memory."""
+        assert candidate.packed is not None
+        most = min(self.limits.inflated_bytes, self.limits.pickle_bytes if need is None else need)
+        inflate = zlib.decompressobj(-15)
+        offset = None if self.source.base is None else self.source.base + candidate.start
+        try:
+            raw = self.source.read(candidate.start, candidate.packed)
+            data = inflate.decompress(raw, most + 1)
+        except (zlib.error, PtInspectError):
+            damage = Damage("checksum", offset, f"{candidate.name} cannot be unpacked")
+            return None, Evidence(LOST, "its compressed bytes are damaged"), damage
+        if len(data) > most or not inflate.eof or (need is not None and len(data) < need):
+            damage = Damage("frame", offset, f"{candidate.name} unpacks to another size")
+            return None, Evidence(LOST, "it unpacks to another size than it should"), damage
+        if candidate.crc is not None and self.has_crcs and zlib.crc32(data) != candidate.crc:
+            damage = Damage("checksum", offset, f"the CRC-32 of {candidate.name} does not match")
+            return None, Evidence(LOST, "its bytes do not match their checksum"), damage
+        known = candidate.crc is not None and self.has_crcs
+        return MemorySpan(candidate.name, data), PROOF if known else UNCHECKED, None
+
+
+def _crc(source: Source, start: int, length: int) -> int:
+    crc = 0
+    for at in range(start, start + length, CHUNK):
+        crc = zlib.crc32(source.read(at, min(CHUNK, start + length - at)), crc)
+    return crc
