@@ -15,7 +15,7 @@ from struct import pack
 from ptinspect.errors import DamagedError, UnsupportedError
 from ptinspect.pickling.opcodes import BY_CODE, BY_NAME, Arg, Opcode
 from ptinspect.pickling.values import PersistentId
-from ptinspect.pickling.writer import integer
+from ptinspect.pickling.writer import encode_int
 
 _SIZES = {Arg.SIZE1: 1, Arg.SIZE4: 4, Arg.SIZE8: 8}
 _PUTS = {"PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"}
@@ -135,7 +135,7 @@ class Rewriter:
         values = self.stack[at + 1 :]
         if len(values) > 2 and values[0].fold:
             begin, end = values[1].start, values[2].start
-            self._cut(begin, end, integer(_number(self.out[begin:end]) + values[0].fold))
+            self._cut(begin, end, encode_int(_number(self.out[begin:end]) + values[0].fold))
         return self._to_mark()
 
     def _offset_follows(self) -> bool:

@@ -1,18 +1,19 @@
 """Writes inert values as a pickle of protocol 2, opcode for opcode as `_pickle.c` would.
 
-torch.save pickles by protocol 2 with CPython's C pickler, and so the order of memo entries, the
+torch.save pickles with protocol 2 and CPython's C pickler. So the order of memo entries, the
 batches of a thousand and the names of Python 2 are those of `Modules/_pickle.c` (`save_*`,
-`batch_*`, `save_reduce`): what torch saved, read by the machine and written by this, is the same
-bytes again. What later protocols have opcodes for is written as protocol 2 has it: bytes by
-`_codecs.encode`, sets by a call. There is no recursion: a stack holds what is still to do.
+`batch_*`, `save_reduce`): a pickle of torch.save that the machine has read is written with the same
+bytes. Values that need opcodes of later protocols are written as protocol 2 does: bytes as a call
+of `_codecs.encode`, sets as a call. The writer does not recurse; a stack has the pending steps.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import islice
 from struct import pack
-from typing import TYPE_CHECKING
+from typing import TypeAlias
 
 from ptinspect.errors import UnsupportedError
 from ptinspect.pickling.opcodes import OPCODES
@@ -30,11 +31,24 @@ from ptinspect.pickling.values import (
 )
 
 OP = {row.name: bytes([row.code]) for row in OPCODES}
-"""By name: the opcode's byte."""
+"""The opcodes' bytes by name."""
+
+BATCH = 1000
+"""Items of one APPENDS or SETITEMS."""
+
+_SHORT_TUPLES = (OP["EMPTY_TUPLE"], OP["TUPLE1"], OP["TUPLE2"], OP["TUPLE3"])
+
+_ENCODE = Global("_codecs", "encode", 0)
+_LATIN = "latin1"  # one object, so that it is in the memo once
+_BYTES = Global("builtins", "bytes", 0)
+_BYTEARRAY = Global("builtins", "bytearray", 0)
+_GETATTR = Global("builtins", "getattr", 0)
+_SETS = {False: Global("builtins", "set", 0), True: Global("builtins", "frozenset", 0)}
+_NEWOBJ_EX = Global("copyreg", "__newobj_ex__", 0)
 
 
-def integer(value: int) -> bytes:
-    """BININT1, BININT2, BININT, LONG1 or LONG4, the shortest."""
+def encode_int(value: int) -> bytes:
+    """Return the shortest of BININT1, BININT2, BININT, LONG1 and LONG4."""
     if 0 <= value < 1 << 8:
         return OP["BININT1"] + bytes([value])
     if 0 <= value < 1 << 16:
@@ -45,24 +59,22 @@ def integer(value: int) -> bytes:
     raw = value.to_bytes(size, "little", signed=True)
     if value < 0 and size > 1 and raw[-1] == 0xFF and raw[-2] & 0x80:
         raw = raw[:-1]
-    return (
-        OP["LONG1"] + bytes([len(raw)]) + raw
-        if len(raw) < 256
-        else OP["LONG4"] + pack("<i", len(raw)) + raw
-    )
+    if len(raw) < 256:
+        return OP["LONG1"] + bytes([len(raw)]) + raw
+    return OP["LONG4"] + pack("<i", len(raw)) + raw
 
 
-ATOMS: dict[type, Callable[..., bytes]] = {
+# By type: the encoding of values that are not put into the memo.
+_ATOMS: dict[type, Callable[..., bytes]] = {
     type(None): lambda value: OP["NONE"],
     bool: lambda value: OP["NEWTRUE"] if value else OP["NEWFALSE"],
-    int: integer,
+    int: encode_int,
     float: lambda value: OP["BINFLOAT"] + pack(">d", value),
 }
-"""By type: how the values are written that the memo does not know."""
 
 
-def text(value: str) -> bytes:
-    """BINUNICODE; or what a `str` of Python 2 was: SHORT_BINSTRING, BINSTRING."""
+def _encode_text(value: str) -> bytes:
+    """Return BINUNICODE, or for a `str` of Python 2 SHORT_BINSTRING or BINSTRING."""
     if not isinstance(value, Python2Str):
         raw = value.encode("utf-8", "surrogatepass")
         return OP["BINUNICODE"] + pack("<I", len(raw)) + raw
@@ -72,9 +84,11 @@ def text(value: str) -> bytes:
     return OP["BINSTRING"] + pack("<i", size) + value.raw
 
 
-def named(module: str, name: str) -> bytes:
-    """GLOBAL, under the name below protocol 3: `__builtin__.set` (`pickle.Pickler` with
-    `fix_imports`)."""
+def _encode_global(module: str, name: str) -> bytes:
+    """Return GLOBAL with the name of protocols below 3, such as `__builtin__.set`.
+
+    Source: `pickle.Pickler` with `fix_imports`.
+    """
     from _compat_pickle import REVERSE_IMPORT_MAPPING, REVERSE_NAME_MAPPING
 
     if (module, name) in REVERSE_NAME_MAPPING:
@@ -84,49 +98,18 @@ def named(module: str, name: str) -> bytes:
     return OP["GLOBAL"] + f"{module}\n{name}\n".encode()
 
 
-def extension(code: int) -> bytes:
-    """EXT1, EXT2 or EXT4, the shortest."""
-    if code < 256:
-        return OP["EXT1"] + bytes([code])
-    return OP["EXT2"] + pack("<H", code) if code < 1 << 16 else OP["EXT4"] + pack("<i", code)
-
-
-# ---
-
-
-if TYPE_CHECKING:
-    Todo = list["Callable[[], None] | bytes | _Item"]
-
-BATCH = 1000
-"""Items of one APPENDS or SETITEMS."""
-
-_SHORT = (OP["EMPTY_TUPLE"], OP["TUPLE1"], OP["TUPLE2"], OP["TUPLE3"])
-
-_ENCODE = Global("_codecs", "encode", 0)
-_LATIN = "latin1"
-_BYTES = Global("builtins", "bytes", 0)
-_BYTEARRAY = Global("builtins", "bytearray", 0)
-_GETATTR = Global("builtins", "getattr", 0)
-_SETS = {False: Global("builtins", "set", 0), True: Global("builtins", "frozenset", 0)}
-_NEWOBJ_EX = Global("copyreg", "__newobj_ex__", 0)
-
-
+@dataclass(frozen=True, slots=True)
 class _Item:
     """A value that is still to be written."""
 
-    __slots__ = ("value",)
+    value: Value
 
-    def __init__(self, value: Value) -> None:
-        self.value = value
+
+_Step: TypeAlias = "Callable[[], None] | bytes | _Item"
 
 
 class PickleWriter:
-    """Writes one pickle.
-
-    replace: asked for each object before it is written; what it gives is written in its place,
-    under the object's identity (None: the object itself). persistent: the value of a persistent
-    id, for those that are not written as they are. first: index of the first memo entry.
-    """
+    """Writes one pickle."""
 
     def __init__(
         self,
@@ -134,91 +117,94 @@ class PickleWriter:
         persistent: Callable[[PersistentId], Value] | None = None,
         first: int = 0,
     ) -> None:
+        """Create a writer.
+
+        Args:
+            replace: called with each call and persistent id before it is written. The result is
+                written in its place, under the identity of the original (None: the original).
+            persistent: returns the value of each persistent id (default: as it was).
+            first: index of the first memo entry.
+        """
         self.out = bytearray()
         self._first = first
         self._replace = replace
         self._persistent = persistent
         self._memo: dict[object, int] = {}
-        self._alive: list[Value] = []  # so that no identity is given twice
+        self._alive: list[Value] = []  # so that no identity is reused
         self._open: set[int] = set()  # calls whose arguments are being written
-        self._todo: Todo = []
+        self._steps: list[_Step] = []
 
     def dump(self, root: Value) -> bytes:
-        """The pickle of `root`.
+        """Return the pickle of `root`.
 
-        UnsupportedError for what has no place in a pickle of its own: out-of-band buffers, and
-        objects that only exist through themselves.
+        Raises:
+            UnsupportedError: it contains an out-of-band buffer, or an object that is among its own
+                arguments.
         """
-        self.out += OP["PROTO"] + b"\x02"
-        self._todo.append(_Item(root))
-        self._run()
-        self.out += OP["STOP"]
-        return bytes(self.out)
+        return OP["PROTO"] + b"\x02" + self.fragment(root) + OP["STOP"]
 
-    def part(self, value: Value) -> bytes:
-        """Opcodes that push `value`, to stand within a stream of somebody else's. The memo goes
-        on from one part to the next."""
+    def fragment(self, value: Value) -> bytes:
+        """Return opcodes that push `value`, for use in another stream.
+
+        The memo continues from one fragment to the next.
+        """
         self.out = bytearray()
-        self._todo.append(_Item(value))
-        self._run()
-        return bytes(self.out)
-
-    def _run(self) -> None:
-        todo = self._todo
-        while todo:
-            step = todo.pop()
+        steps = self._steps
+        steps.append(_Item(value))
+        while steps:
+            step = steps.pop()
             if type(step) is _Item:
                 self._save(step.value)
             elif type(step) is bytes:
                 self.out += step
             else:
                 step()  # type: ignore[operator]
+        return bytes(self.out)
 
-    def _later(self, *steps: Callable[[], None] | bytes | _Item) -> None:
-        """These, in this order, before what is already waiting."""
-        self._todo += reversed(steps)
+    def _push_steps(self, *steps: _Step) -> None:
+        """Schedule steps in this order, before those that are pending."""
+        self._steps += reversed(steps)
 
     # --- the memo -------------------------------------------------------------------------
 
     def _put(self, value: Value) -> None:
-        self._put_as(_identity(value), value)
-
-    def _put_as(self, identity: object, value: Value) -> None:
         index = self._first + len(self._memo)
-        self._memo[identity] = index
+        self._memo[_identity(value)] = index
         self._alive.append(value)
-        self.out += (
-            OP["BINPUT"] + bytes([index]) if index < 256 else OP["LONG_BINPUT"] + pack("<I", index)
-        )
+        if index < 256:
+            self.out += OP["BINPUT"] + bytes([index])
+        else:
+            self.out += OP["LONG_BINPUT"] + pack("<I", index)
 
     def _get(self, index: int) -> None:
-        self.out += (
-            OP["BINGET"] + bytes([index]) if index < 256 else OP["LONG_BINGET"] + pack("<I", index)
-        )
+        if index < 256:
+            self.out += OP["BINGET"] + bytes([index])
+        else:
+            self.out += OP["LONG_BINGET"] + pack("<I", index)
 
     # --- values ---------------------------------------------------------------------------
 
     def _save(self, value: Value) -> None:
-        plain = ATOMS.get(type(value))
-        if plain is not None:
-            self.out += plain(value)
+        encode_atom = _ATOMS.get(type(value))
+        if encode_atom is not None:
+            self.out += encode_atom(value)
             return
         if isinstance(value, PersistentId):
-            self._save_persistent(value)
+            self._save_persistent_id(value)
             return
         index = self._memo.get(_identity(value))
         if index is not None:
             self._get(index)
         elif isinstance(value, str):
-            self._text(value)
+            self.out += _encode_text(value)
+            self._put(value)
         else:
-            _SAVERS[type(value) if type(value) in _SAVERS else _base(value)](self, value)
+            kind = type(value)
+            if kind not in _SAVERS:  # a subclass, such as TensorCall
+                kind = next(base for base in _SAVERS if isinstance(value, base))
+            _SAVERS[kind](self, value)
 
-    def _text(self, value: str) -> None:
-        self.out += text(value)
-        self._put(value)
-
-    def _tuple(self, value: tuple[Value, ...]) -> None:
+    def _save_tuple(self, value: tuple[Value, ...]) -> None:
         size = len(value)
         if not size:
             self.out += OP["EMPTY_TUPLE"]
@@ -226,201 +212,187 @@ class PickleWriter:
         if size > 3:
             self.out += OP["MARK"]
 
-        def end() -> None:
+        def close() -> None:
             index = self._memo.get(_identity(value))
-            if index is not None:  # it holds itself: by now it was written further inside
+            if index is not None:  # it contains itself, and has been written in the meantime
                 self.out += OP["POP_MARK"] if size > 3 else OP["POP"] * size
                 self._get(index)
                 return
-            self.out += OP["TUPLE"] if size > 3 else _SHORT[size]
+            self.out += OP["TUPLE"] if size > 3 else _SHORT_TUPLES[size]
             self._put(value)
 
-        self._todo.append(end)
-        self._todo += map(_Item, reversed(value))
+        self._push_steps(*map(_Item, value), close)
 
-    def _list(self, value: list[Value]) -> None:
+    def _save_list(self, value: list[Value]) -> None:
         self.out += OP["EMPTY_LIST"]
         self._put(value)
         if len(value) == 1:
-            self._later(_Item(value[0]), OP["APPEND"])
+            self._push_steps(_Item(value[0]), OP["APPEND"])
         elif value:
-            self._batches(iter(value), OP["APPENDS"], 1, exact_list=len(value))
+            self._save_builtin_items(iter(value), OP["APPENDS"], 1, len(value))
 
-    def _dict(self, value: dict[Value, Value]) -> None:
+    def _save_dict(self, value: dict[Value, Value]) -> None:
         self.out += OP["EMPTY_DICT"]
         self._put(value)
         if len(value) == 1:
             ((key, item),) = value.items()
-            self._later(_Item(key_value(key)), _Item(item), OP["SETITEM"])
+            self._push_steps(_Item(key_value(key)), _Item(item), OP["SETITEM"])
         elif value:
-            self._batches(_flat(value), OP["SETITEMS"], 2)
+            self._save_builtin_items(_flatten(value), OP["SETITEMS"], 2)
 
-    def _batches(
-        self, flat: Iterator[Value], end: bytes, width: int, exact_list: int | None = None
+    def _save_builtin_items(
+        self, values: Iterator[Value], opcode: bytes, width: int, total: int | None = None
     ) -> None:
-        """Batches of a built-in dict or list (`batch_dict_exact`, `batch_list_exact`): after a
-        full batch of a dict follows another, even an empty one."""
-        done = 0
+        """Write the items of a built-in dict or list (`batch_dict_exact`, `batch_list_exact`).
 
-        def batch() -> None:
-            nonlocal done
-            items = [_Item(value) for value in islice(flat, BATCH * width)]
-            done += len(items)
-            full = len(items) == BATCH * width
-            again = full if exact_list is None else done < exact_list
-            self._later(OP["MARK"], *items, end, *((batch,) if again else ()))
+        After a full batch of a dict follows another, even if it is empty.
+        """
+        count = 0
 
-        batch()
+        def save_batch() -> None:
+            nonlocal count
+            items = [_Item(value) for value in islice(values, BATCH * width)]
+            count += len(items)
+            has_next = count < total if total is not None else len(items) == BATCH * width
+            self._push_steps(OP["MARK"], *items, opcode, *((save_batch,) if has_next else ()))
 
-    def _generic(self, flat: Iterator[Value], one: bytes, many: bytes, width: int) -> None:
-        """Batches of anything else (`batch_dict`, `batch_list`), which look one item ahead."""
+        save_batch()
 
-        def batch() -> None:
-            items = [_Item(value) for value in islice(flat, BATCH * width)]
+    def _save_object_items(
+        self, values: Iterator[Value], single: bytes, several: bytes, width: int
+    ) -> None:
+        """Write the items of other objects (`batch_dict`, `batch_list`), which look one ahead."""
+
+        def save_batch() -> None:
+            items = [_Item(value) for value in islice(values, BATCH * width)]
             if len(items) == width:
-                self._later(*items, one)
+                self._push_steps(*items, single)
             elif items:
-                again = (batch,) if len(items) == BATCH * width else ()
-                self._later(OP["MARK"], *items, many, *again)
+                has_next = len(items) == BATCH * width
+                self._push_steps(OP["MARK"], *items, several, *((save_batch,) if has_next else ()))
 
-        batch()
+        save_batch()
 
-    def _set(self, value: SetOf) -> None:
+    def _save_set(self, value: SetOf) -> None:
         call = Call(_SETS[value.frozen], (list(value),), "REDUCE", value.offset)
         call.changes = value.changes
-        self._call(call, value)
+        self._save_call_as(call, value)
 
-    def _bytes(self, value: bytes) -> None:
-        if value:
-            args: tuple[Value, ...] = (value.decode("latin1"), _LATIN)
-            self._call(Call(_ENCODE, args, "REDUCE", 0), value)
+    def _save_bytes(self, value: bytes | Blob) -> None:
+        raw = value if isinstance(value, bytes) else value.read()
+        if isinstance(value, Blob) and value.mutable:
+            call = Call(_BYTEARRAY, (raw,) if raw else (), "REDUCE", 0)
+        elif raw:
+            call = Call(_ENCODE, (raw.decode("latin1"), _LATIN), "REDUCE", 0)
         else:
-            self._call(Call(_BYTES, (), "REDUCE", 0), value)
+            call = Call(_BYTES, (), "REDUCE", 0)
+        self._save_call_as(call, value)
 
-    def _blob(self, value: Blob) -> None:
-        if value.mutable:
-            whole: tuple[Value, ...] = (value.read(),) if len(value) else ()
-            self._call(Call(_BYTEARRAY, whole, "REDUCE", 0), value)
-        else:
-            args = (value.read().decode("latin1"), _LATIN)
-            self._call(Call(_ENCODE, args, "REDUCE", 0), value)
-
-    def _global(self, value: Global) -> None:
+    def _save_global(self, value: Global) -> None:
         head, dot, last = value.name.rpartition(".")
-        if dot:  # protocol 2 looks up no dotted names
-            owner = Global(value.module, head, value.offset)
-            self._call(Call(_GETATTR, (owner, last), "REDUCE", value.offset), value)
+        if dot:  # protocol 2 does not resolve dotted names
+            parent = Global(value.module, head, value.offset)
+            self._save_call_as(Call(_GETATTR, (parent, last), "REDUCE", value.offset), value)
             return
-        self.out += named(value.module, value.name)
+        self.out += _encode_global(value.module, value.name)
         self._put(value)
-        self._changes(value)
+        self._save_changes(value)
 
-    def _extension(self, value: Extension) -> None:
-        self.out += extension(value.code)
-        self._changes(value)
+    def _save_extension(self, value: Extension) -> None:
+        if value.code < 256:
+            self.out += OP["EXT1"] + bytes([value.code])
+        elif value.code < 1 << 16:
+            self.out += OP["EXT2"] + pack("<H", value.code)
+        else:
+            self.out += OP["EXT4"] + pack("<i", value.code)
+        self._save_changes(value)
 
-    def _object(self, value: Call) -> None:
-        self._call(value, value)
+    def _save_call(self, call: Call) -> None:
+        replacement = self._replace(call) if self._replace else None
+        if replacement is None:
+            self._save_call_as(call, call)
+        elif isinstance(replacement, Call):
+            self._save_call_as(replacement, call)
+        else:
+            self._push_steps(_Item(replacement))
 
-    def _call(self, call: Call, owner: Value) -> None:
-        """Writes a call; the memo knows its result as `owner`."""
-        made = self._replace(call) if self._replace and call is owner else None
-        if made is not None:
-            if isinstance(made, Call):
-                self._call_itself(made, owner)
-            else:
-                self._later(_Item(made))
-            return
-        self._call_itself(call, owner)
-
-    def _call_itself(self, call: Call, owner: Value) -> None:
-        if id(owner) in self._open:
+    def _save_call_as(self, call: Call, identity: Value) -> None:
+        """Write a call; the memo knows its result as `identity`."""
+        if id(identity) in self._open:
             raise UnsupportedError(
-                "an object of the file is among its own arguments, and cannot be written alone"
+                "an object of the file is among its own arguments, which cannot be written"
             )
-        self._open.add(id(owner))
+        self._open.add(id(identity))
 
-        def made() -> None:
-            self._open.discard(id(owner))
-            self._put(owner)
-            self._changes(call)
+        def close() -> None:
+            self._open.discard(id(identity))
+            self._put(identity)
+            self._save_changes(call)
 
-        self._later(*_opcodes_of(call), made)
+        self._push_steps(*_call_steps(call), close)
 
-    def _changes(self, value: Inert) -> None:
-        """What was done to an object after it was made, in the order of `save_reduce`."""
+    def _save_changes(self, value: Inert) -> None:
+        """Write the changes of an object, in the order of `save_reduce`."""
         if value.changes is None:
             return
         changes = value.changes
-        steps: list[Callable[[], None] | bytes | _Item] = []
+        steps: list[_Step] = []
         if changes.items:
-            steps.append(lambda: self._generic(iter(changes.items), OP["APPEND"], OP["APPENDS"], 1))
+            items = iter(changes.items)
+            steps.append(lambda: self._save_object_items(items, OP["APPEND"], OP["APPENDS"], 1))
         if changes.pairs:
-            pairs = changes.pairs
-            steps.append(lambda: self._generic(_flat(pairs), OP["SETITEM"], OP["SETITEMS"], 2))
+            pairs = _flatten(changes.pairs)
+            steps.append(lambda: self._save_object_items(pairs, OP["SETITEM"], OP["SETITEMS"], 2))
         if changes.added:
             steps += [OP["MARK"], *map(_Item, changes.added), OP["ADDITEMS"]]
         for state in changes.states:
             steps += [_Item(state), OP["BUILD"]]
-        self._later(*steps)
+        self._push_steps(*steps)
 
-    def _save_persistent(self, pid: PersistentId) -> None:
-        made = self._replace(pid) if self._replace else None
-        if made is not None and made is not pid:
-            index = self._memo.get(_identity(made))
-            if index is not None:
-                self._get(index)
-            else:
-                self._later(_Item(made))
+    def _save_persistent_id(self, pid: PersistentId) -> None:
+        replacement = self._replace(pid) if self._replace else None
+        if replacement is None or replacement is pid:
+            value = self._persistent(pid) if self._persistent else pid.value
+            self._push_steps(_Item(value), OP["BINPERSID"], lambda: self._save_changes(pid))
             return
-        value = self._persistent(pid) if self._persistent else pid.value
-        self._later(_Item(value), OP["BINPERSID"], lambda: self._changes(pid))
+        self._push_steps(_Item(replacement))
 
-    def _out_of_band(self, value: Value) -> None:
-        raise UnsupportedError("a buffer that was kept outside the pickle is not in the file")
+    def _refuse_buffer(self, value: Value) -> None:
+        raise UnsupportedError("a buffer that is stored outside the pickle is not in the file")
 
 
-def _opcodes_of(call: Call) -> list[bytes | _Item]:
-    """What makes the object, by the opcode that the source used, as far as protocol 2 has it."""
-    func, args, how = call.func, call.args, call.opcode
-    if how in ("OBJ", "INST"):
+def _call_steps(call: Call) -> list[bytes | _Item]:
+    """Return the steps that build the object, if possible with the opcode of the source."""
+    func, args, opcode = call.func, call.args, call.opcode
+    if opcode in ("OBJ", "INST"):
         return [OP["MARK"], _Item(func), *map(_Item, args), OP["OBJ"]]
-    if how.startswith("NEWOBJ_EX"):
-        whole: tuple[Value, ...] = (func, args if how[-1] != "*" else args[0], call.kwargs or {})
-        return [_Item(_NEWOBJ_EX), _Item(whole), OP["REDUCE"]]
-    packed: Value = args[0] if how.endswith("*") else args
-    return [
-        _Item(func),
-        _Item(packed),
-        OP["NEWOBJ"] if how.startswith("NEWOBJ") else OP["REDUCE"],
-    ]
+    packed: Value = args[0] if opcode.endswith("*") else args
+    if opcode.startswith("NEWOBJ_EX"):
+        return [_Item(_NEWOBJ_EX), _Item((func, packed, call.kwargs or {})), OP["REDUCE"]]
+    last = OP["NEWOBJ"] if opcode.startswith("NEWOBJ") else OP["REDUCE"]
+    return [_Item(func), _Item(packed), last]
 
 
-def _flat(pairs: dict[Value, Value]) -> Iterator[Value]:
+def _flatten(pairs: dict[Value, Value]) -> Iterator[Value]:
     for key, item in pairs.items():
         yield key_value(key)
         yield item
 
 
 def _identity(value: Value) -> object:
-    """What the memo knows a value by: a global by its name, all else by being that object."""
+    """Return the memo's key of a value: a global's name, or the identity of another object."""
     return (value.module, value.name) if isinstance(value, Global) else id(value)
 
 
 _SAVERS: dict[type, Callable[..., None]] = {
-    tuple: PickleWriter._tuple,
-    list: PickleWriter._list,
-    dict: PickleWriter._dict,
-    bytes: PickleWriter._bytes,
-    SetOf: PickleWriter._set,
-    Blob: PickleWriter._blob,
-    Global: PickleWriter._global,
-    Extension: PickleWriter._extension,
-    Call: PickleWriter._object,
-    Inert: PickleWriter._out_of_band,
+    tuple: PickleWriter._save_tuple,
+    list: PickleWriter._save_list,
+    dict: PickleWriter._save_dict,
+    bytes: PickleWriter._save_bytes,
+    SetOf: PickleWriter._save_set,
+    Blob: PickleWriter._save_bytes,
+    Global: PickleWriter._save_global,
+    Extension: PickleWriter._save_extension,
+    Call: PickleWriter._save_call,
+    Inert: PickleWriter._refuse_buffer,
 }
-
-
-def _base(value: Value) -> type:
-    """The kind that a subclass (a tensor's call) is written as."""
-    return next(kind for kind in _SAVERS if isinstance(value, kind))

@@ -85,9 +85,9 @@ class _Same:
             return None, 0
         if named[0] == "module":
             self.moved = True
-            return self.writer.part(legacy_class(pid)), 0
+            return self.writer.fragment(legacy_class(pid)), 0
         if named[0] == "tensor" and len(named) == 7:
-            return self.writer.part(self._tensor(named)), 0
+            return self.writer.fragment(self._tensor(named)), 0
         if named[0] != "storage" or len(named) < 5:
             return None, 0
         view = named[5] if len(named) > 5 else None
@@ -101,7 +101,7 @@ class _Same:
         return self._id(self._five(named, offset, numel)), 0  # a view that is itself a value
 
     def _id(self, five: tuple[Value, ...]) -> bytes:
-        return self.writer.part(PersistentId((*five,), 0))
+        return self.writer.fragment(PersistentId((*five,), 0))
 
     def _five(self, named: tuple[Value, ...], offset: Value, numel: Value) -> tuple[Value, ...]:
         """("storage", class, key, location, elements) of the new file."""
