@@ -172,10 +172,10 @@ def safe_globals_line(part: Part, load: LoadAdvice) -> str | None:
 
 def _is_bygone(name: Global) -> bool:
     """Whether torch has it no more, or no longer reads what it wrote then."""
-    from ptinspect.torchnn.present import is_there
+    from ptinspect.torchnn.torch_names import exists_in_torch
 
     quantized = name.module.startswith("torch.nn.quantized.")
-    return quantized or name.path in BYGONE or not is_there(name.module, name.name)
+    return quantized or name.path in BYGONE or not exists_in_torch(name.module, name.name)
 
 
 def _is_needed(name: Global) -> bool:

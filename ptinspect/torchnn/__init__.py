@@ -1,19 +1,18 @@
-"""What torch.nn writes, as data: every module class of torch 2.13 (`tables`), and from it
+"""torch.nn as data: every module class of torch 2.13 (`tables/`), its arguments and its printing.
 
-- `lookup`: the row of a class, with its constructor's arguments and how an instance holds them,
-- `extra_repr`, `print_module`: torch's own text for a module and for a whole model,
-- `candidates`: the torch class that a foreign class extends, told by its attributes,
-- `protocols`: what callers supply, as types (`TensorFacts`, `Describe`, `ModuleNode`),
-- `unusual`: class and attributes of the torch modules that are pickled in ways of their own.
+- `classes.lookup`: the row of a class: constructor arguments, and where an instance holds them,
+- `classes.candidates`: the torch classes that a user's class may extend, by its attributes,
+- `extra_repr`, `printer`: torch's own text for a module and for a whole model,
+- `protocols`: the types that callers supply (`TensorFacts`, `Describe`, `ModuleNode`),
+- `attributes`: reading a module's attributes, however torch pickles the class.
 """
 
 from __future__ import annotations
 
 from ptinspect.torchnn.arguments import Argument, Name
 from ptinspect.torchnn.attributes import MISSING, special_module
-from ptinspect.torchnn.bases import candidates
-from ptinspect.torchnn.classes import Mark, ModuleClass, lookup
-from ptinspect.torchnn.extra import extra_repr
+from ptinspect.torchnn.classes import Mark, ModuleClass, candidates, lookup
+from ptinspect.torchnn.extra_repr import extra_repr
 from ptinspect.torchnn.printer import module_lines, print_module
 from ptinspect.torchnn.protocols import Attributes
 

@@ -1,23 +1,27 @@
-"""The rows of `tables` as `ModuleClass`es, each made when it is asked for."""
+"""Module classes of torch: the rows of `tables/*.txt`, parsed on demand."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from functools import cache
 
 from ptinspect.pickling.values import Value
-from ptinspect.torchnn.arguments import READERS, Argument, children, literal, parse_arguments, same
-from ptinspect.torchnn.attributes import MISSING, find_attribute, items_of, module_attributes
-from ptinspect.torchnn.protocols import Attributes
-from ptinspect.torchnn.tables import (
-    activation,
-    container,
-    conv,
-    linear,
-    loss,
-    norm,
-    pooling,
-    recurrent,
+from ptinspect.torchnn.arguments import (
+    READERS,
+    Argument,
+    equals_literal,
+    parse_arguments,
+    parse_literal,
 )
+from ptinspect.torchnn.attributes import (
+    MISSING,
+    STORES,
+    find_attribute,
+    items_of,
+    module_attributes,
+)
+from ptinspect.torchnn.protocols import Attributes
 
 ROOT = "torch.nn.modules.module.Module"
 PARAMETRIZED = "torch.nn.utils.parametrize.Parametrized"
@@ -29,7 +33,7 @@ RENAMED = (  # prefixes that older versions of torch wrote, the longer before th
     ("torch.nn.qat.", "torch.ao.nn.qat."),
     ("torch.quantization.", "torch.ao.quantization."),
 )
-GONE = {  # classes that torch 2.13 has no more, and the class whose row they get
+REMOVED = {  # classes that torch 2.13 no longer has, and the class whose row they get
     "torch.nn.modules.linear._LinearWithBias": (
         "torch.nn.modules.linear.NonDynamicallyQuantizableLinear"
     ),
@@ -47,37 +51,40 @@ GONE = {  # classes that torch 2.13 has no more, and the class whose row they ge
 
 
 class Mark:
-    """An attribute that an instance must have: `name`, `name=literal` (with this value) or
-    `name/length` (as a tuple of this length); MISSING and 0 where nothing is asked."""
+    """An attribute that identifies a class: `name`, `name=literal` (with this value) or
+    `name/length` (a tuple of this length). MISSING and 0 match any value."""
 
     __slots__ = ("length", "name", "value")
 
     def __init__(self, text: str) -> None:
         name, _, length = text.partition("/")
         self.name, _, value = name.partition("=")
-        self.value: Value = literal(value) if value else MISSING
+        self.value: Value = parse_literal(value) if value else MISSING
         self.length = int(length or 0)
+
+    def matches(self, attributes: Attributes) -> bool:
+        """Return True if the instance has the attribute with such a value."""
+        value = find_attribute(attributes, self.name)
+        if self.length and not (isinstance(value, tuple) and len(value) == self.length):
+            return False
+        return self.value is MISSING or value == self.value
 
 
 class ModuleClass:
-    """What is known of one module class of torch.
+    """One module class of torch, from a row of the tables.
 
-    `path` is its `__module__` and `__qualname__` in torch 2.13; `printed` what `_get_name`
-    answers where that is not the class's own name; `template` its `extra_repr` as data,
-    `style` its `__repr__`, `fill` what `__setstate__` puts where an old file has nothing.
+    Attributes:
+        path: its `__module__` and `__qualname__` in torch 2.13.
+        printed: the result of `_get_name`, if not the class's own name.
+        template: its `extra_repr` as data.
+        style: its `__repr__`.
+        fill: the attributes that `__setstate__` adds to old files.
     """
 
     __slots__ = (
-        "_argument_text",
-        "_arguments",
-        "_mark_text",
-        "_marks",
-        "fill",
-        "path",
-        "printed",
-        "style",
+        "_argument_text", "_arguments", "_mark_text", "_marks", "fill", "path", "printed", "style",
         "template",
-    )
+    )  # fmt: skip
 
     def __init__(self, path: str, fields: dict[str, str]) -> None:
         self.path = path
@@ -85,7 +92,7 @@ class ModuleClass:
         self.style = fields.get("style", "module")
         self.printed = fields.get("name")
         filled = (field.partition("=") for field in fields.get("fill", "").split())
-        self.fill: dict[str, Value] = {name: literal(text) for name, _, text in filled}
+        self.fill: dict[str, Value] = {name: parse_literal(text) for name, _, text in filled}
         self._argument_text = fields.get("args", "")
         self._mark_text = fields.get("marks", "")
         self._arguments: tuple[Argument, ...] | None = None
@@ -103,26 +110,28 @@ class ModuleClass:
     def arguments(self) -> tuple[Argument, ...]:
         """The constructor's arguments, in order."""
         if self._arguments is None:
-            home = self.path.rpartition(".")[0]
-            text = self._argument_text.replace("=.", f"={home}.")
+            module = self.path.rpartition(".")[0]
+            text = self._argument_text.replace("=.", f"={module}.")
             self._arguments = tuple(parse_arguments(text))
         return self._arguments
 
     @property
     def marks(self) -> tuple[Mark, ...]:
-        """The attributes by which a class that extends this one is known, if it has all of
-        them; empty where they are too few or too common to tell."""
+        """The attributes that identify an instance of this class or of one that extends it.
+
+        Empty if they are too few or too common to decide.
+        """
         if self._marks is None:
             self._marks = tuple(map(Mark, self._mark_text.split()))
         return self._marks
 
     def get(self, attributes: Attributes, path: str) -> Value:
-        """The attribute, or what `__setstate__` fills in for it; MISSING without."""
+        """Return the attribute, or the value that `__setstate__` adds; MISSING without either."""
         value = find_attribute(attributes, path)
         return self.fill.get(path, MISSING) if value is MISSING else value
 
     def read(self, argument: Argument, attributes: Attributes) -> Value:
-        """The argument's value as the instance holds it, MISSING where it does not."""
+        """Return the argument's value as the instance records it, or MISSING."""
         for source in argument.source.split("|"):
             value = self._read(argument.name, source, attributes)
             if value is not MISSING:
@@ -133,31 +142,33 @@ class ModuleClass:
         if source == "-":
             return MISSING
         if source == "*":
-            return children(attributes)
+            return dict(items_of(attributes.get("_modules")))
         if source[0] == "#":
-            holder = module_attributes(find_attribute(attributes, source[1:]))
-            return len(items_of(holder.get("_modules"))) if holder else MISSING
-        asked, question, gate = source.partition("?")
-        if gate and self.get(attributes, gate) is False:
+            parent = module_attributes(find_attribute(attributes, source[1:]))
+            return len(items_of(parent.get("_modules"))) if parent else MISSING
+        attribute, is_test, condition = source.partition("?")
+        if condition and self.get(attributes, condition) is False:
             return MISSING
-        if asked[0] == "@":
-            value = READERS[asked[1:]](attributes, name)
+        if attribute[0] == "@":
+            value = READERS[attribute[1:]](attributes, name)
         else:
-            value = self.get(attributes, asked)
-        return value is not None if question and value is not MISSING else value
+            value = self.get(attributes, attribute)
+        return value is not None if is_test and value is not MISSING else value
 
     def constructor(self, attributes: Attributes) -> list[tuple[Argument, Value]]:
-        """The arguments that make this instance again: the required ones, and those whose
-        value is not the default's. A required one that is not recorded is MISSING."""
-        made: list[tuple[Argument, Value]] = []
+        """Return the arguments that construct this instance: those that differ from the default.
+
+        A required one that is not recorded is MISSING.
+        """
+        arguments: list[tuple[Argument, Value]] = []
         for argument in self.arguments:
             value = self.read(argument, attributes)
             if value is MISSING:
                 if argument.required:
-                    made.append((argument, value))
+                    arguments.append((argument, value))
             elif argument.required or not self._is_default(argument, value, attributes):
-                made.append((argument, value))
-        return made
+                arguments.append((argument, value))
+        return arguments
 
     def _is_default(self, argument: Argument, value: Value, attributes: Attributes) -> bool:
         if isinstance(value, dict | list) and not value:
@@ -165,45 +176,33 @@ class ModuleClass:
         stored = argument.stored
         if isinstance(stored, str) and stored[:1] == "=":
             other = next(a for a in self.arguments if a.name == stored[1:])
-            return value is None or same(value, self.read(other, attributes))
-        return same(value, argument.default) or same(value, stored)
+            return value is None or equals_literal(value, self.read(other, attributes))
+        return equals_literal(value, argument.default) or equals_literal(value, stored)
 
 
-_FIELDS: dict[str, tuple[str, dict[str, str]]] = {}  # by path: parent, own fields
+# The tables
+
+_FIELDS: dict[str, tuple[str, dict[str, str]]] = {}  # by path: parent, fields
 _CLASSES: dict[str, ModuleClass] = {}  # by path, old spellings included
-_LOADED: set[str] = set()
 
 
-def _load(group: str) -> None:
-    """Splits the tables of a group ("nn", "ao") into rows, once."""
-    if group in _LOADED:
-        return
-    _LOADED.add(group)
-    if group == "nn":
-        tables = [activation, container, conv, linear, loss, norm, pooling, recurrent]
-    else:
-        from ptinspect.torchnn.tables import (  # here: few files need them
-            observers,
-            quantizable,
-            quantized,
-        )
-
-        tables = [observers, quantizable, quantized]
-    for table in tables:
-        _split(table.ROWS)
-
-
-def _split(rows: str) -> None:
+@cache
+def _load(table: str) -> None:
+    """Parse a table into `_FIELDS`, once."""
+    # Importing importlib.resources takes 10 ms and more, a fifth of `show` for a small file.
+    path = os.path.join(os.path.dirname(__file__), "tables", table)
+    with open(path, encoding="utf-8") as file:
+        lines = file.read().splitlines()
     module = ""
     fields: dict[str, str] = {}
-    for line in rows.splitlines():
+    for line in lines:
         if line.startswith("  "):
             key, _, text = line.strip().partition(" ")
             text = text.strip()
             fields[key] = f"{fields[key]} {text}" if key in fields else text
         elif line.startswith("["):
             module = line[1:-1]
-        elif line:
+        elif line and line[0] != "#":
             name, _, parent = line[:-1].partition("(")
             if parent == "Module":
                 parent = ROOT
@@ -213,22 +212,40 @@ def _split(rows: str) -> None:
             _FIELDS[f"{module}.{name}"] = (parent, fields)
 
 
-def _all_fields(path: str) -> dict[str, str]:
-    """The fields of a row, with those of its parents where it has none of its own."""
-    merged: dict[str, str] = {}
-    while path:
-        path, own = _FIELDS[path]
-        merged = {**own, **merged}
-    return merged
+def lookup(class_path: str) -> ModuleClass | None:
+    """Return the class by `module.qualname`, old spellings included; None if it is not torch's."""
+    row = _CLASSES.get(class_path)
+    if row is not None:
+        return row
+    if not class_path.startswith("torch."):
+        return None
+    _load("nn.txt")
+    if class_path.startswith(("torch.ao.", *(old for old, _ in RENAMED))):
+        _load("quantization.txt")
+    path = canonical(class_path)
+    if path not in _FIELDS:
+        return None
+    if path not in _CLASSES:
+        fields: dict[str, str] = {}
+        ancestor = path
+        while ancestor:
+            ancestor, own_fields = _FIELDS[ancestor]
+            fields = {**own_fields, **fields}
+        _CLASSES[path] = ModuleClass(path, fields)
+    _CLASSES[class_path] = _CLASSES[path]
+    return _CLASSES[path]
 
 
 def canonical(path: str) -> str:
-    """The path that torch 2.13 has for a class that is written as older versions wrote it,
-    as `torch.nn.Linear`, or as `torch.nn.utils.parametrize` makes it (`ParametrizedLinear`)."""
+    """Return torch 2.13's path of a class.
+
+    `path` may be one of an older version, `torch.nn.Linear`, or a class that
+    `torch.nn.utils.parametrize` makes (`ParametrizedLinear`).
+    """
     for old, new in RENAMED:
         if path.startswith(old):
             path = new + path[len(old) :]
-    path = GONE.get(path, path)
+    path = REMOVED.get(path, path)
     if path in _FIELDS:
         return path
     prefix, _, name = path.rpartition(".")
@@ -237,41 +254,56 @@ def canonical(path: str) -> str:
     elif prefix != "torch.nn":
         return path
     ending = f".{name}"
-    named = (p for p in _FIELDS if p.endswith(ending) and p.startswith("torch.nn."))
-    return next(named, path)
-
-
-def lookup(class_path: str) -> ModuleClass | None:
-    """The row of a class by `module.qualname`, old spellings included; None: not torch's."""
-    found = _CLASSES.get(class_path)
-    if found is not None:
-        return found
-    if not class_path.startswith("torch."):
-        return None
-    _load("nn")
-    if class_path.startswith(("torch.ao.", *(old for old, _ in RENAMED))):
-        _load("ao")
-    path = canonical(class_path)
-    if path not in _FIELDS:
-        return None
-    if path not in _CLASSES:
-        _CLASSES[path] = ModuleClass(path, _all_fields(path))
-    _CLASSES[class_path] = _CLASSES[path]
-    return _CLASSES[path]
+    paths = (p for p in _FIELDS if p.endswith(ending) and p.startswith("torch.nn."))
+    return next(paths, path)
 
 
 def known_paths() -> list[str]:
-    """The path of every row, in the order of the tables."""
-    _load("nn")
-    _load("ao")
+    """Return the path of every row, in the order of the tables."""
+    _load("nn.txt")
+    _load("quantization.txt")
     return list(_FIELDS)
 
 
-def public_classes() -> Iterator[ModuleClass]:
-    """The rows of torch.nn's own modules, in the order of the tables."""
-    _load("nn")
+# The torch class that a user's class extends
+
+
+def candidates(attributes: Attributes) -> list[ModuleClass]:
+    """Return the classes of torch.nn whose marks (three or more) an instance has.
+
+    The class with the most marks is first; among equals torch's most used one. None of it is
+    certain: a class may have all of them and extend nothing.
+    """
+    names = {name for name in attributes if isinstance(name, str)}
+    for store in STORES:
+        names.update(name for name in items_of(attributes.get(store)) if isinstance(name, str))
+    rows = [
+        row
+        for mark_names, row in _marked_classes()
+        if mark_names <= names and all(mark.matches(attributes) for mark in row.marks)
+    ]
+    return sorted(rows, key=_specificity, reverse=True)
+
+
+@cache
+def _marked_classes() -> list[tuple[frozenset[str], ModuleClass]]:
+    classes = []
+    for row in _public_classes():
+        names = frozenset(mark.name for mark in row.marks)
+        if len(names) >= 3:
+            classes.append((names, row))
+    return classes
+
+
+def _public_classes() -> Iterator[ModuleClass]:
+    """Yield torch.nn's own modules, in the order of the tables."""
+    _load("nn.txt")
     for path in list(_FIELDS):
-        if path.startswith("torch.nn.modules."):
-            row = lookup(path)
-            assert row is not None
+        row = lookup(path) if path.startswith("torch.nn.modules.") else None
+        if row is not None:
             yield row
+
+
+def _specificity(row: ModuleClass) -> tuple[int, int]:
+    exact = [mark for mark in row.marks if mark.value is not MISSING or mark.length]
+    return len(row.marks), len(exact)

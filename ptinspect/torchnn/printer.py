@@ -1,6 +1,6 @@
 """`print(model)`, from a tree of nodes and without recursion.
 
-Which rule a class prints by is the `style` of its row:
+The `style` of a class's row decides how it prints:
 
     module     torch.nn.Module.__repr__: the lines of extra_repr, then a line for each child
     list       ModuleList.__repr__: children that print alike are folded, `(0-2): 3 x Linear(…)`,
@@ -11,16 +11,16 @@ Which rule a class prints by is the `style` of its row:
     fields     OutputLogger: its public attributes as a dict
     graph      as module; `print` adds the code of a GraphModule that is the root
 
-A node that stands in several places is printed in each of them, as torch does, until
-`limits.view_items` nodes were printed again; from then on, and where a node stands inside
-itself (torch cannot print that), one line names the first place: `<Linear, as at a.b>`. Such
-a line also stands for what is nested deeper than `depth`: Python's own recursion limit keeps
-torch from printing that.
+A node with several paths is printed under each of them, as torch does, until `limits.view_items`
+nodes were printed again. After that, and for a node inside itself (torch cannot print that), one
+line names the first path: `<Linear, as at a.b>`. Nodes nested deeper than `depth` get such a line
+too: Python's recursion limit keeps torch from printing them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ptinspect.errors import LimitError
@@ -28,33 +28,45 @@ from ptinspect.limits import LIMITS, Limits
 from ptinspect.pickling.values import Value
 from ptinspect.torchnn.attributes import packed_parameters
 from ptinspect.torchnn.classes import lookup
-from ptinspect.torchnn.extra import row_text
+from ptinspect.torchnn.extra_repr import row_text
 from ptinspect.torchnn.protocols import Attributes, no_tensors
-from ptinspect.torchnn.text import Writer
+from ptinspect.torchnn.text import ValueFormatter
 
 if TYPE_CHECKING:
     from ptinspect.torchnn.protocols import Describe, ModuleNode
 
 DEPTH = 1_000
-HIDDEN = ("packed", "list")
-PACKED_PARAMETER = "torch.ao.nn.quantized.dynamic.modules.rnn.PackedParameter"
-REMINDER = "# To see more debug info, please use `graph_module.print_readable()`"
+
+READABLE_HINT = "# To see more debug info, please use `graph_module.print_readable()`"
+"""The last line of a GraphModule's own text."""
+
+_HIDDEN_STYLES = ("packed", "list")
+_PACKED_PARAMETER = "torch.ao.nn.quantized.dynamic.modules.rnn.PackedParameter"
 
 
+@dataclass(slots=True, eq=False)
 class _Plan:
-    """How one node is printed: `opening` (up to the bracket), the lines of its own, and its
-    children, each behind a prefix. `text` instead is the whole of it, in lines."""
+    """The text of one node.
 
-    __slots__ = ("children", "lines", "name", "node", "opening", "shape", "text")
+    Attributes:
+        node: referenced, because plans are found by the id of their node.
+        opening: up to the bracket.
+        lines: of its extra_repr.
+        children: each with the prefix of its line.
+        text: all lines of a node that is printed without children; None for others.
+        form: equal for nodes that print alike; -1 until it is computed.
+    """
 
-    def __init__(self, node: ModuleNode, name: str) -> None:
-        self.node = node  # kept: plans are found by the id of the node
-        self.name = name
-        self.opening = f"{name}("
-        self.lines: list[str] = []
-        self.children: list[tuple[str, _Plan | None]] = []
-        self.text: list[str] | None = None
-        self.shape = -1  # equal for nodes that print alike; -1 while it is not known
+    node: ModuleNode
+    name: str
+    opening: str
+    lines: list[str] = field(default_factory=list)
+    children: list[tuple[str, _Plan | None]] = field(default_factory=list)
+    text: list[str] | None = None
+    form: int = -1
+
+
+_Children = list[tuple[str, _Plan | None]]
 
 
 def print_module(
@@ -65,23 +77,27 @@ def print_module(
     limits: Limits = LIMITS,
     depth: int = DEPTH,
 ) -> str:
-    """The text of `print(model)` of torch 2.13.
+    """Return the text of `print(model)` of torch 2.13.
 
-    `escape` is applied to every string of the file that is printed bare: names of classes
-    and children, strings in an extra_repr. LimitError where the text is longer than
-    `limits.string_bytes`.
+    Args:
+        describe: returns the facts on tensors.
+        escape: applied to every string of the file that is printed bare: names of classes and
+            children, strings in an extra_repr.
+
+    Raises:
+        LimitError: the text is longer than `limits.string_bytes`.
     """
-    out: list[str] = []
-    left = limits.string_bytes
+    lines: list[str] = []
+    remaining = limits.string_bytes
     for line in module_lines(root, describe, escape=escape, limits=limits, depth=depth):
-        left -= len(line) + 1
-        if left < 0:
+        remaining -= len(line) + 1
+        if remaining < 0:
             raise LimitError(
                 f"the printed model is longer than {limits.string_bytes} characters",
                 limit="string_bytes",
             )
-        out.append(line)
-    return "\n".join(out)
+        lines.append(line)
+    return "\n".join(lines)
 
 
 def module_lines(
@@ -92,121 +108,117 @@ def module_lines(
     limits: Limits = LIMITS,
     depth: int = DEPTH,
 ) -> Iterator[str]:
-    """The lines of `print_module`, one after the other."""
-    writer = Writer(describe, escape, limits.text_width)
-    planner = _Planner(writer)
-    plan = planner.plan_all(root)
-    yield from _Emitter(limits.view_items, depth, writer).lines(plan)
+    """Yield the lines of `print_module`."""
+    formatter = ValueFormatter(describe, escape, limits.text_width)
+    plan = _Planner(formatter).plan_tree(root)
+    yield from _Emitter(limits.view_items, depth, formatter).lines(plan)
     row = lookup(root.class_path)
     code = root.attributes.get("_code")
     if row is not None and row.style == "graph" and isinstance(code, str):
         yield from (line if escape is None else escape(line) for line in code.split("\n"))
-        yield REMINDER
+        yield READABLE_HINT
 
 
 class _Planner:
-    """Plans every node once, children before parents, and numbers the ways they print."""
+    """Plans every node once, children before parents, and numbers the forms in which they print."""
 
-    def __init__(self, writer: Writer) -> None:
-        self.writer = writer
-        self.plans: dict[int, _Plan] = {}
-        self.shapes: dict[object, int] = {}
+    def __init__(self, formatter: ValueFormatter) -> None:
+        self.formatter = formatter
+        self.plans: dict[int, _Plan] = {}  # by the node's id
+        self.forms: dict[object, int] = {}
 
-    def plan_all(self, root: ModuleNode) -> _Plan:
-        first = self.plan(root)
-        todo: list[tuple[_Plan, Iterator[tuple[str, ModuleNode | None]]]] = []
-        todo.append((first, iter(root.children)))
-        while todo:
-            plan, rest = todo[-1]
-            for name, child in rest:
+    def plan_tree(self, root: ModuleNode) -> _Plan:
+        root_plan = self.plan(root)
+        stack: list[tuple[_Plan, Iterator[tuple[str, ModuleNode | None]]]] = []
+        stack.append((root_plan, iter(root.children)))
+        while stack:
+            plan, children = stack[-1]
+            for name, child in children:
                 if child is None:
                     plan.children.append((name, None))
                     continue
-                known = self.plans.get(id(child))
-                made = known or self.plan(child)
-                plan.children.append((name, made))
-                if known is None:
-                    todo.append((made, iter(child.children)))
+                is_new = id(child) not in self.plans
+                child_plan = self.plan(child) if is_new else self.plans[id(child)]
+                plan.children.append((name, child_plan))
+                if is_new:
+                    stack.append((child_plan, iter(child.children)))
                     break
             else:
-                todo.pop()
+                stack.pop()
                 self.finish(plan)
-        return first
+        return root_plan
 
     def plan(self, node: ModuleNode) -> _Plan:
-        """A plan without children, found by the node's identity from now on."""
+        """Return a node's plan, still without children."""
         row = lookup(node.class_path)
-        name = node.name
-        if row is not None:
-            if row.printed is not None:
-                name = row.printed
-            elif row.style == "graph":
-                recorded = node.attributes.get("_graphmodule_cls_name")
-                name = recorded if isinstance(recorded, str) else "GraphModule"
-        plan = self.plans[id(node)] = _Plan(node, self.writer.bare(name))
         style = "module" if row is None else row.style
+        name = node.name
+        if row is not None and row.printed is not None:
+            name = row.printed
+        elif style == "graph":
+            recorded = node.attributes.get("_graphmodule_cls_name")
+            name = recorded if isinstance(recorded, str) else "GraphModule"
+        name = self.formatter.bare(name)
+        plan = self.plans[id(node)] = _Plan(node, name, f"{name}(")
         if style == "packed":
             plan.text = self.packed_text(node.attributes, plan)
         elif style == "fields":
-            plan.text = [f"{plan.opening}{self.fields_text(node.attributes)})"]
+            fields: dict[Value, Value] = {
+                key: value
+                for key, value in node.attributes.items()
+                if isinstance(key, str) and key != "training" and not key.startswith("_")
+            }
+            plan.text = [f"{plan.opening}{self.formatter.repr(fields)})"]
         elif row is not None and style != "list":
-            text = row_text(row, node.attributes, self.writer)
+            text = row_text(row, node.attributes, self.formatter)
             plan.lines = text.split("\n") if text else []
         return plan
 
     def packed_text(self, attributes: Attributes, plan: _Plan) -> list[str]:
-        held = packed_parameters(attributes)
-        if not held:
+        packed = packed_parameters(attributes)
+        if not packed:
             return [f"{plan.opening})"]
-        one = "_packed_weight" in attributes  # an embedding holds its weight alone
-        return self.writer.repr(held[0] if one else tuple(held)).split("\n")
-
-    def fields_text(self, attributes: Attributes) -> str:
-        shown: dict[Value, Value] = {
-            key: value
-            for key, value in attributes.items()
-            if isinstance(key, str) and key != "training" and not key.startswith("_")
-        }
-        return self.writer.repr(shown)
+        is_embedding = "_packed_weight" in attributes  # which has a weight only
+        return self.formatter.repr(packed[0] if is_embedding else tuple(packed)).split("\n")
 
     def finish(self, plan: _Plan) -> None:
-        """Called when all children have their shapes: folds them, and gives the shape."""
+        """Fold the children, whose forms are known by now, and number the node's own form."""
         row = lookup(plan.node.class_path)
         style = "module" if row is None else row.style
         if plan.text is not None:
             plan.children = []
         elif style == "list":
-            plan.children = fold(plan.children)
+            plan.children = _fold(plan.children)
         else:
-            shown = []
-            for name, child in plan.children:
-                if style != "unpacked" or child is None or not hidden(child.node):
-                    shown.append((f"({self.writer.bare(name)}): ", child))
-            plan.children = shown
+            plan.children = [
+                (f"({self.formatter.bare(name)}): ", child)
+                for name, child in plan.children
+                if style != "unpacked" or child is None or not _is_hidden(child.node)
+            ]
         text = plan.text if plan.text is not None else plan.lines
-        parts = tuple((prefix, shape_of(child)) for prefix, child in plan.children)
-        key = (plan.opening, plan.text is None, tuple(text), parts)
-        plan.shape = self.shapes.setdefault(key, len(self.shapes))
+        children = tuple((prefix, _form(child)) for prefix, child in plan.children)
+        key = (plan.opening, plan.text is None, tuple(text), children)
+        plan.form = self.forms.setdefault(key, len(self.forms))
 
 
-def shape_of(plan: _Plan | None) -> object:
-    """What two children that print alike have in common."""
+def _form(plan: _Plan | None) -> object:
+    """Return a value that is equal for two children that print alike."""
     if plan is None:
         return None
-    return plan.shape if plan.shape >= 0 else ("inside itself", id(plan))
+    return plan.form if plan.form >= 0 else ("inside itself", id(plan))
 
 
-def hidden(node: ModuleNode) -> bool:
-    """Whether a quantized module hides this child."""
+def _is_hidden(node: ModuleNode) -> bool:
+    """Return True if a quantized module hides this child."""
     row = lookup(node.class_path)
-    return row is not None and (row.style in HIDDEN or row.path == PACKED_PARAMETER)
+    return row is not None and (row.style in _HIDDEN_STYLES or row.path == _PACKED_PARAMETER)
 
 
-def fold(children: list[tuple[str, _Plan | None]]) -> list[tuple[str, _Plan | None]]:
-    """A ModuleList's children behind their prefixes, runs of the same text as one."""
+def _fold(children: _Children) -> _Children:
+    """Return a ModuleList's children with their prefixes, runs of the same form as one."""
     runs: list[tuple[int, int, _Plan | None]] = []
     for index, (_, child) in enumerate(children):
-        if runs and shape_of(runs[-1][2]) == shape_of(child):
+        if runs and _form(runs[-1][2]) == _form(child):
             start, _, first = runs[-1]
             runs[-1] = (start, index, first)
         else:
@@ -218,74 +230,74 @@ def fold(children: list[tuple[str, _Plan | None]]) -> list[tuple[str, _Plan | No
 
 
 class _Emitter:
-    """Writes plans as lines, and keeps account of what was written before."""
+    """Writes plans as lines, and counts what it prints again."""
 
-    def __init__(self, again: int, depth: int, writer: Writer) -> None:
-        self.again = again  # how many nodes may still be printed again
+    def __init__(self, repeats_left: int, depth: int, formatter: ValueFormatter) -> None:
+        self.repeats_left = repeats_left
         self.depth = depth
-        self.writer = writer
-        self.first: dict[int, tuple[_Plan | None, str]] = {}  # where each was printed first
-        self.inside: set[int] = set()  # the plans that are open
+        self.width = formatter.width
+        self.first: dict[int, tuple[_Plan | None, str]] = {}  # parent and prefix of its first line
+        self.open_ids: set[int] = set()  # the plans on the path from the root
 
     def lines(self, root: _Plan) -> Iterator[str]:
-        todo: list[tuple[_Plan, int, Iterator[tuple[str, _Plan | None]]]] = []
+        stack: list[tuple[_Plan, int, Iterator[tuple[str, _Plan | None]]]] = []
         self.first[id(root)] = (None, "")
-        yield from self.open(root, "", 0)
+        yield from self.head_lines(root, "", 0)
         if root.text is None and root.children:
-            self.inside.add(id(root))
-            todo.append((root, 0, iter(root.children)))
-        while todo:
-            plan, indent, rest = todo[-1]
-            entry = next(rest, None)
+            self.open_ids.add(id(root))
+            stack.append((root, 0, iter(root.children)))
+        while stack:
+            plan, indent, children = stack[-1]
+            entry = next(children, None)
             if entry is None:
                 yield " " * indent + ")"
-                self.inside.discard(id(plan))
-                todo.pop()
+                self.open_ids.discard(id(plan))
+                stack.pop()
                 continue
             prefix, child = entry
             start = " " * (indent + 2) + prefix.replace("\n", "\n" + " " * indent)
             if child is None:
                 yield start + "None"
                 continue
-            instead = self.instead(child, len(todo))
-            if instead is not None:
-                yield start + instead
+            reference = self.reference(child, len(stack))
+            if reference is not None:
+                yield start + reference
                 continue
             self.first.setdefault(id(child), (plan, prefix))
-            yield from self.open(child, start, indent + 2)
+            yield from self.head_lines(child, start, indent + 2)
             if child.text is None and child.children:
-                self.inside.add(id(child))
-                todo.append((child, indent + 2, iter(child.children)))
+                self.open_ids.add(id(child))
+                stack.append((child, indent + 2, iter(child.children)))
 
-    def instead(self, plan: _Plan, depth: int) -> str | None:
-        """The one line that stands for a node which is not printed here; None: it is."""
-        if id(plan) in self.inside:
-            return f"<{plan.name}, as at {self.path(plan)}>"
+    def reference(self, plan: _Plan, depth: int) -> str | None:
+        """Return the line for a node that is not printed again; None for one that is printed."""
+        if id(plan) in self.open_ids:
+            return f"<{plan.name}, as at {self.first_path(plan)}>"
         if depth > self.depth and plan.children:
             return f"<{plan.name}, {depth} levels deep>"
         if id(plan) not in self.first:
             return None
-        if self.again <= 0:
-            return f"<{plan.name}, as at {self.path(plan)}>"
-        self.again -= 1
+        if self.repeats_left <= 0:
+            return f"<{plan.name}, as at {self.first_path(plan)}>"
+        self.repeats_left -= 1
         return None
 
-    def path(self, plan: _Plan) -> str:
-        """Where a node was printed first, as its dotted name."""
-        parts: list[str] = []
+    def first_path(self, plan: _Plan) -> str:
+        """Return the dotted name under which a node was printed first."""
+        names: list[str] = []
         length = 0
-        above, prefix = self.first[id(plan)]
-        while above is not None and length <= self.writer.width:
+        parent, prefix = self.first[id(plan)]
+        while parent is not None and length <= self.width:
             name = prefix.partition("): ")[0][1:].partition("-")[0]
-            parts.append(name)
+            names.append(name)
             length += len(name) + 1
-            above, prefix = self.first[id(above)]
-        if above is not None:
-            parts.append("…")
-        return ".".join(reversed(parts)) or "the root"
+            parent, prefix = self.first[id(parent)]
+        if parent is not None:
+            names.append("…")
+        return ".".join(reversed(names)) or "the root"
 
-    def open(self, plan: _Plan, start: str, indent: int) -> Iterator[str]:
-        """The lines of a node up to its children; all of it, where it has none."""
+    def head_lines(self, plan: _Plan, start: str, indent: int) -> Iterator[str]:
+        """Yield the lines of a node up to its children; all of them if it has none."""
         if plan.text is not None:
             yield start + plan.text[0]
             yield from (" " * indent + line for line in plan.text[1:])

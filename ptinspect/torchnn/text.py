@@ -1,44 +1,59 @@
 """Values as Python prints them: `repr(value)`, and `format(value)` as f-strings have it.
 
-What Python would print with an address of its memory (functions, objects) is printed
-without: `<function relu>`, `<models.Head object>`. An OrderedDict is printed as Python 3.12
-and later do. Text is cut at `width` characters, with `…` at its end; nothing recurses.
+Addresses in memory are omitted: `<function relu>`, `<models.Head object>`. An OrderedDict is
+printed as Python 3.12 and later do. Text is cut at `width` characters, with `…` at its end.
+Nothing recurses.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import struct
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+from ptinspect.dtypes import DTYPES
 from ptinspect.limits import LIMITS
+from ptinspect.pickling.numpy_objects import as_scalar
+from ptinspect.pickling.pyobjects import ORDERED_DICT
 from ptinspect.pickling.values import Blob, Call, Global, Inert, SetOf, Value, key_value
 from ptinspect.torchnn.attributes import items_of
-from ptinspect.torchnn.known import device_parts, global_text, known_call, numpy_number
 from ptinspect.torchnn.protocols import no_tensors
 
 if TYPE_CHECKING:
-    from ptinspect.torchnn.protocols import Describe, TensorFacts
+    from ptinspect.torchnn.protocols import Describe
 
-OPTIONS = "torch.nn.modules.linear_cross_entropy_options.LinearCrossEntropyOptions"
-FIELDS = {  # dataclasses of torch that an extra_repr prints: their fields, in order
-    OPTIONS: (
-        "allow_retain_graph",
-        "batch_chunk_size",
-        "chunking_method",
-        "acc_policy",
-        "acc_dtype",
+QSCHEMES = frozenset(
+    (
+        "per_tensor_affine", "per_channel_affine", "per_tensor_symmetric",
+        "per_channel_symmetric", "per_channel_affine_float_qparams",
     )
-}
+)  # fmt: skip
+
+_BUILTIN_TYPES = frozenset(
+    (
+        "bool", "bytearray", "bytes", "complex", "dict", "float", "frozenset", "int", "list",
+        "object", "range", "set", "slice", "str", "tuple", "type",
+    )
+)  # fmt: skip
+
+# Dataclasses of torch that an extra_repr prints: their fields, in order.
+_DATACLASS_FIELDS = {
+    "torch.nn.modules.linear_cross_entropy_options.LinearCrossEntropyOptions": (
+        "allow_retain_graph", "batch_chunk_size", "chunking_method", "acc_policy", "acc_dtype",
+    )
+}  # fmt: skip
+
+_MAX_TEXT = 2_000  # characters of a name or of bytes in a call
 
 
 class _Piece(str):
-    """Text that is ready, among values that are still to be written."""
+    """Finished text, among values that are still to be written."""
 
     __slots__ = ()
 
 
-class _Leave:
-    """Among values to be written: the container with this id ends here."""
+class _End:
+    """The end of the container with this id, among values that are still to be written."""
 
     __slots__ = ("id",)
 
@@ -46,8 +61,14 @@ class _Leave:
         self.id = id
 
 
-class Writer:
-    """Writes values. `escape` is applied to strings of the file that are written bare."""
+class ValueFormatter:
+    """Formats values.
+
+    Attributes:
+        describe: returns the facts on tensors.
+        escape: applied to strings of the file that are printed without quotes.
+        width: most characters of one text.
+    """
 
     __slots__ = ("describe", "escape", "width")
 
@@ -62,7 +83,7 @@ class Writer:
         self.width = width
 
     def format(self, value: Value) -> str:
-        """`f"{value}"`: as `repr`, but strings bare, a 0-dim tensor as its number."""
+        """Return `f"{value}"`: as `repr`, but strings bare, a 0-dim tensor as its number."""
         if isinstance(value, str):
             return self.bare(value)
         if isinstance(value, Call):
@@ -79,44 +100,44 @@ class Writer:
         return self.repr(value)
 
     def bare(self, text: str) -> str:
-        """A string of the file: escaped where that was asked for, and cut."""
+        """Return a string of the file without quotes: cut, and escaped if that was asked for."""
         text = self._cut(text)
         return self.escape(text) if self.escape is not None else str(text)
+
+    def repr(self, value: Value) -> str:
+        """Return `repr(value)`."""
+        if not isinstance(value, tuple | list | dict | Inert):
+            return self._cut(self._write(value, [], set()))
+        if isinstance(value, tuple) and len(value) < 9 and all(map(_is_small_int, value)):
+            return repr(value)  # most settings of most modules
+        pieces: list[str] = []
+        remaining = self.width
+        stack: list[object] = [value]
+        open_ids: set[int] = set()
+        while stack:
+            item = stack.pop()
+            if isinstance(item, _End):
+                open_ids.discard(item.id)
+                continue
+            piece = item if isinstance(item, _Piece) else self._write(item, stack, open_ids)
+            pieces.append(piece)
+            remaining -= len(piece)
+            if remaining < 0:
+                return "".join(pieces)[: self.width] + "…"
+        return "".join(pieces)
 
     def _cut(self, text: str) -> str:
         return text if len(text) <= self.width else text[: self.width] + "…"
 
-    def repr(self, value: Value) -> str:
-        """`repr(value)`."""
-        if not isinstance(value, tuple | list | dict | Inert):
-            return self._cut(self._write(value, [], set()))
-        if isinstance(value, tuple) and len(value) < 9 and all(map(is_small, value)):
-            return repr(value)  # most settings of most modules
-        out: list[str] = []
-        left = self.width
-        todo: list[object] = [value]
-        open_ids: set[int] = set()
-        while todo:
-            item = todo.pop()
-            if isinstance(item, _Leave):
-                open_ids.discard(item.id)
-                continue
-            piece = item if isinstance(item, _Piece) else self._write(item, todo, open_ids)
-            out.append(piece)
-            left -= len(piece)
-            if left < 0:
-                return "".join(out)[: self.width] + "…"
-        return "".join(out)
-
-    def _write(self, value: Value, todo: list[object], open_ids: set[int]) -> str:
-        """The text of a value; a container's opening, with its parts put on `todo`."""
+    def _write(self, value: Value, stack: list[object], open_ids: set[int]) -> str:
+        """Return the text of a value; of a container the opening, with its items pushed."""
         if value is None or isinstance(value, bool | float | complex):
             return repr(value)
         if isinstance(value, int):
-            return int_text(value)
-        if isinstance(value, str):
-            return repr(value[: self.width + 1])
-        if isinstance(value, bytes):
+            bits = value.bit_length()  # Python refuses to write more than 4,300 digits
+            few = bits < 3 * LIMITS.int_digits
+            return str(int(value)) if few else f"<an integer of {bits} bits>"
+        if isinstance(value, str | bytes):
             return repr(value[: self.width + 1])
         if isinstance(value, Blob):
             text = repr(value.read(0, self.width + 1))
@@ -125,91 +146,174 @@ class Writer:
             return self.bare(global_text(value))
         facts = self.describe(value)
         if facts is not None:
-            return tensor_text(facts)
-        shown = shape_of(value)
-        if shown is None:
-            return self._object(value)
-        opening, parts, closing, cycle = shown
+            text_of_tensor = facts.text()
+            if text_of_tensor is not None:
+                return text_of_tensor
+            return f"tensor(..., size={tuple(facts.shape)}, dtype=torch.{facts.dtype})"
+        container = _container_parts(value)
+        if container is None:
+            return self._object_text(value)
+        opening, items, closing, cycle = container
         if id(value) in open_ids:
             return cycle
         open_ids.add(id(value))
-        todo.append(_Leave(id(value)))
-        todo.append(_Piece(closing))
-        pieces: list[object] = []
-        for part in parts[: self.width]:
-            if pieces:
-                pieces.append(_Piece(", "))
-            pieces.extend(part)
-        if len(parts) > self.width:
-            pieces.append(_Piece("…"))
-        todo.extend(reversed(pieces))
+        stack.append(_End(id(value)))
+        stack.append(_Piece(closing))
+        pending: list[object] = []
+        for item in items[: self.width]:
+            if pending:
+                pending.append(_Piece(", "))
+            pending.extend(item)
+        if len(items) > self.width:
+            pending.append(_Piece("…"))
+        stack.extend(reversed(pending))
         return opening
 
-    def _object(self, value: Value) -> str:
+    def _object_text(self, value: Value) -> str:
         if isinstance(value, Call):
             number = numpy_number(value)
             if number is not None:
                 return number[1]
-            known = known_call(value)
-            if known is None and isinstance(value.func, Global):
-                known = f"<{value.func.path} object>"
-            if known is not None:
-                return self.bare(known)
+            text = _call_text(value)
+            if text is None and isinstance(value.func, Global):
+                text = f"<{value.func.path} object>"
+            if text is not None:
+                return self.bare(text)
         return f"<{type(value).__name__}>"
 
 
-Parts = list[list[object]]
+def _is_small_int(value: Value) -> bool:
+    return isinstance(value, int) and -(1 << 63) <= value < 1 << 63
 
 
-def shape_of(value: Value) -> tuple[str, Parts, str, str] | None:
-    """How a container is written: opening, parts, closing, and what stands for it inside
-    itself; None for all else."""
+_Items = list[list[object]]
+
+
+def _container_parts(value: Value) -> tuple[str, _Items, str, str] | None:
+    """Return a container's opening, items, closing, and its text inside itself; None for others."""
     if isinstance(value, tuple):
         return "(", [[v] for v in value], ",)" if len(value) == 1 else ")", "(...)"
     if isinstance(value, list):
         return "[", [[v] for v in value], "]", "[...]"
     if isinstance(value, dict):
-        return "{", _entries(value), "}", "{...}"
+        return "{", _key_value_items(value), "}", "{...}"
     if isinstance(value, SetOf):
-        name = "frozenset" if value.frozen else "set"
         if not len(value):
-            return f"{name}(", [], ")", "set(...)"
+            return "frozenset(" if value.frozen else "set(", [], ")", "set(...)"
         braces = ("frozenset({", "})") if value.frozen else ("{", "}")
         return braces[0], [[v] for v in value], braces[1], "set(...)"
     if isinstance(value, Call) and isinstance(value.func, Global):
         path = value.func.path
         if path == "torch.Size" and len(value.args) == 1 and isinstance(value.args[0], tuple):
             return "torch.Size([", [[v] for v in value.args[0]], "])", "torch.Size(...)"
-        if path == "collections.OrderedDict":
-            held = items_of(value)
-            braces = ("({", "})") if held else ("(", ")")
-            return f"OrderedDict{braces[0]}", _entries(held), braces[1], "..."
-        if path in FIELDS and isinstance(value.state, list):
-            names = FIELDS[path]
-            fields: Parts = [[_Piece(f"{n}="), v] for n, v in zip(names, value.state, strict=False)]
+        if path == ORDERED_DICT:
+            items = _key_value_items(items_of(value))
+            braces = ("({", "})") if items else ("(", ")")
+            return f"OrderedDict{braces[0]}", items, braces[1], "..."
+        if path in _DATACLASS_FIELDS and isinstance(value.state, list):
+            names = _DATACLASS_FIELDS[path]
+            pairs = zip(names, value.state, strict=False)
+            fields: _Items = [[_Piece(f"{name}="), item] for name, item in pairs]
             return f"{path.rpartition('.')[2]}(", fields, ")", "..."
     return None
 
 
-def _entries(held: object) -> Parts:
-    assert isinstance(held, dict)
-    return [[key_value(k), _Piece(": "), v] for k, v in held.items()]
+def _key_value_items(mapping: Mapping[Value, Value]) -> _Items:
+    return [[key_value(key), _Piece(": "), item] for key, item in mapping.items()]
 
 
-def is_small(value: Value) -> bool:
-    """Whether a value is a small number."""
-    return isinstance(value, int) and -(1 << 63) <= value < 1 << 63
+# Objects with a text of their own
 
 
-def int_text(value: int) -> str:
-    """Python refuses to write an integer of more than 4,300 digits, and so does this."""
-    bits = value.bit_length()
-    return str(int(value)) if bits < 3 * LIMITS.int_digits else f"<an integer of {bits} bits>"
+def global_text(value: Global) -> str:
+    """Return the text of a dtype, class or function, as far as the name tells which it is."""
+    module, name = value.module, value.name
+    if module == "torch" and (name in DTYPES or name in QSCHEMES):
+        return f"torch.{name}"
+    last = name.rpartition(".")[2]
+    if module == "builtins":
+        is_class = name in _BUILTIN_TYPES or last[:1].isupper()
+        return f"<class '{name}'>" if is_class else f"<built-in function {name}>"
+    if last.lstrip("_")[:1].isupper():
+        return f"<class '{value.path}'>"
+    is_built_in = module == "math" or module.startswith("torch._C")
+    return f"<built-in function {last}>" if is_built_in else f"<function {name}>"
 
 
-def tensor_text(facts: TensorFacts) -> str:
-    """torch's repr; where the numbers are not at hand, what torch prints without them."""
-    text = facts.text()
-    if text is not None:
-        return text
-    return f"tensor(..., size={tuple(facts.shape)}, dtype=torch.{facts.dtype})"
+def device_parts(value: Call) -> list[str]:
+    """Return type and, if recorded, index of `torch.device("cuda", 0)`; empty for other calls."""
+    if not isinstance(value.func, Global) or value.func.path != "torch.device":
+        return []
+    first, *rest = value.args or (None,)
+    if not isinstance(first, str) or not all(isinstance(i, int) and i < 1 << 31 for i in rest):
+        return []
+    return [*first.split(":"), *map(str, rest)][:2]
+
+
+def _call_text(value: Call) -> str | None:
+    """Return the text of an object that torch or Python does not print as a call."""
+    path = value.func.path if isinstance(value.func, Global) else ""
+    args = value.args
+    if device := device_parts(value):
+        index = "".join(f", index={part}" for part in device[1:])
+        return f"device(type={device[0]!r}{index})"
+    if path == "torch.serialization._get_layout" and args and isinstance(args[0], str):
+        return str(args[0])
+    if path == "builtins.complex" and len(args) == 2:
+        real, imaginary = args
+        if isinstance(real, float) and isinstance(imaginary, float):
+            return repr(complex(real, imaginary))
+    if path == "builtins.bytearray" and args and isinstance(args[0], bytes):
+        return repr(bytearray(args[0][:_MAX_TEXT]))
+    if path == "builtins.getattr" and len(args) == 2 and isinstance(args[1], str):
+        return f"<built-in method {args[1][:_MAX_TEXT]}>"
+    if path == "functools.partial" and args and isinstance(args[0], Global):
+        return f"functools.partial({global_text(args[0])})"
+    return None
+
+
+def numpy_number(value: Call) -> tuple[str, str] | None:
+    """Return `str` and numpy 2's `repr` of a numpy number: ("0.1", "np.float64(0.1)").
+
+    Real models have them as settings that were computed.
+    """
+    scalar = as_scalar(value)
+    if scalar is None or not isinstance(scalar[1], bool | int | float):
+        return None
+    name, number = scalar[0].rstrip("_"), scalar[1]
+    letter = DTYPES[name].letter
+    digits = str(number)
+    if isinstance(number, float) and letter is not None:
+        digits = _shortest_digits(number, letter)
+    return str(number), f"np.{name}({digits})"
+
+
+def _shortest_digits(number: float, letter: str) -> str:
+    """Return the shortest digits of a float16 or float32 that round-trip, as numpy prints them."""
+    for digits in range(1, 10):
+        text = f"{number:.{digits}g}"
+        if struct.pack(letter, float(text)) == struct.pack(letter, number):
+            return repr(float(text))
+    return repr(number)  # nan
+
+
+def type_name(value: Value) -> str:
+    """Return `type(value).__name__` of the object that the value stands for."""
+    if isinstance(value, SetOf):
+        return "frozenset" if value.frozen else "set"
+    if isinstance(value, Blob):
+        return "bytearray" if value.mutable else "bytes"
+    if isinstance(value, Global):
+        text = global_text(value)
+        if text.startswith("torch."):
+            return "qscheme" if value.name in QSCHEMES else "dtype"
+        if text.startswith("<class"):
+            return "type"
+        return "function" if text.startswith("<function") else "builtin_function_or_method"
+    if isinstance(value, Call) and isinstance(value.func, Global):
+        number = numpy_number(value)
+        name = number[1][3:].partition("(")[0] if number else value.func.name
+        return name.rpartition(".")[2]
+    if isinstance(value, Inert):
+        return "object"
+    return "str" if isinstance(value, str) else type(value).__name__

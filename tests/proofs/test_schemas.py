@@ -100,7 +100,7 @@ def test_what_a_round_trip_may_answer() -> None:
 def kinds(*modules: Any) -> set[str]:
     """Kinds as the source writes them."""
     text = "".join(Path(module.__file__).read_text("utf-8") for module in modules)
-    found = re.findall(r'(?:Cause|Fault|fault|doubt)\)?\(\s*"([a-z-]+)"', text)
+    found = re.findall(r'(?:Cause|Fault|fault|undecided)\)?\(\s*"([a-z-]+)"', text)
     found += re.findall(r'\bkind\s*=\s*"([a-z-]+)"', text)
     return set(found)
 

@@ -10,7 +10,7 @@ import pytest
 
 from ptinspect.proofs.stub_check import check_stub
 from ptinspect.stubs.collect.references import is_foreign
-from ptinspect.torchnn.present import is_there
+from ptinspect.torchnn.torch_names import exists_in_torch
 from tests.conftest import FIXTURES, ROOT
 
 MAKER = """
@@ -148,4 +148,6 @@ def test_the_table_is_what_torch_has() -> None:
 
     path = ROOT / "ptinspect" / "torchnn" / "tables" / "torch_classes.txt"
     assert path.read_text("utf-8") == table()
-    assert is_there("torch.optim.sgd", "SGD") and not is_there("torch.optim.sgd", "Gone")
+    assert exists_in_torch("torch.optim.sgd", "SGD") and not exists_in_torch(
+        "torch.optim.sgd", "Gone"
+    )

@@ -11,7 +11,7 @@ import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 
-from ptinspect.torchnn.present import TRUSTED
+from ptinspect.torchnn.torch_names import UNLISTED
 
 
 def table() -> str:
@@ -23,7 +23,7 @@ def table() -> str:
     for path in root.rglob("*.py"):
         name = ".".join(path.relative_to(root).with_suffix("").parts).removesuffix("__init__")
         name = name.rstrip(".")
-        if f"{name}.".startswith(TRUSTED) or not name:
+        if f"{name}.".startswith(UNLISTED) or not name:
             continue
         tree = ast.parse(path.read_text("utf-8"))
         lines.append(" ".join([name, *sorted(set(classes(tree.body)))]))

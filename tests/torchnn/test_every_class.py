@@ -17,7 +17,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from ptinspect.torchnn import MISSING, Argument, Name, lookup
-from ptinspect.torchnn.classes import GONE, RENAMED, known_paths
+from ptinspect.torchnn.classes import REMOVED, RENAMED, known_paths
 
 EXCLUDED = {  # beginnings of paths, each with why no file of torch.save holds such a module
     "torch.jit.": "ScriptModules: pickle refuses them, torch.jit.save writes them",
@@ -139,7 +139,7 @@ def test_old_spellings_lead_to_rows() -> None:
             row = lookup(old + path[len(new) :])
             assert row is not None
             assert row.path == path
-    for old, path in GONE.items():
+    for old, path in REMOVED.items():
         row = lookup(old)
         assert row is not None
         assert row.path == path

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from ptinspect.pickling.machine import run
 from ptinspect.pickling.values import Call, Global, Value
-from ptinspect.torchnn.known import type_name
-from ptinspect.torchnn.text import Writer
+from ptinspect.torchnn.text import ValueFormatter, type_name
 
 SCALARS = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=9), st.binary(max_size=9)
@@ -35,11 +34,11 @@ def through_a_pickle(value: object) -> Value:
 @given(PLAIN)
 def test_repr_is_pythons(value: object) -> None:
     read = through_a_pickle(value)
-    text = Writer(width=10_000).repr(read)
+    text = ValueFormatter(width=10_000).repr(read)
     if text != repr(value):  # a set's order is its own, and long integers are not written
         assert "<an integer of" in text
     if isinstance(value, tuple | list | dict | int | float):
-        assert Writer(width=10_000).format(read) in (f"{value}", text)
+        assert ValueFormatter(width=10_000).format(read) in (f"{value}", text)
 
 
 @pytest.mark.parametrize(
@@ -49,7 +48,7 @@ def test_repr_is_pythons(value: object) -> None:
     ids=repr,
 )  # fmt: skip
 def test_python_objects(value: object) -> None:
-    assert Writer().repr(through_a_pickle(value)) == repr(value)
+    assert ValueFormatter().repr(through_a_pickle(value)) == repr(value)
 
 
 def test_a_container_inside_itself() -> None:
@@ -57,19 +56,19 @@ def test_a_container_inside_itself() -> None:
     inner.append(inner)
     table: dict[str, object] = {"a": inner}
     table["b"] = table
-    assert Writer().repr(through_a_pickle(inner)) == repr(inner)
-    assert Writer().repr(through_a_pickle(table)) == repr(table)
+    assert ValueFormatter().repr(through_a_pickle(inner)) == repr(inner)
+    assert ValueFormatter().repr(through_a_pickle(table)) == repr(table)
 
 
 def test_a_shared_container_is_no_cycle() -> None:
     inner = [1, 2]
-    assert Writer().repr(through_a_pickle([inner, inner])) == "[[1, 2], [1, 2]]"
+    assert ValueFormatter().repr(through_a_pickle([inner, inner])) == "[[1, 2], [1, 2]]"
 
 
 def test_text_is_cut_at_its_width() -> None:
-    assert Writer(width=10).repr(list(range(100))) == "[0, 1, 2, …"
-    assert Writer(width=10).bare("x" * 100) == "x" * 10 + "…"
-    assert len(Writer(width=10).repr("x" * 10**6)) <= 11
+    assert ValueFormatter(width=10).repr(list(range(100))) == "[0, 1, 2, …"
+    assert ValueFormatter(width=10).bare("x" * 100) == "x" * 10 + "…"
+    assert len(ValueFormatter(width=10).repr("x" * 10**6)) <= 11
 
 
 def test_deep_and_doubled_values_are_written_without_recursion() -> None:
@@ -79,13 +78,13 @@ def test_deep_and_doubled_values_are_written_without_recursion() -> None:
         deep = (deep,)
     for _ in range(60):
         doubled = [doubled, doubled]
-    assert len(Writer().repr(deep)) == 2_001
-    assert len(Writer().repr(doubled)) == 2_001
+    assert len(ValueFormatter().repr(deep)) == 2_001
+    assert len(ValueFormatter().repr(doubled)) == 2_001
 
 
 def test_a_huge_integer_is_not_written_out() -> None:
-    assert Writer().repr(1 << 500_000) == "<an integer of 500001 bits>"
-    assert Writer().format((1 << 500_000, 1)) == "(<an integer of 500001 bits>, 1)"
+    assert ValueFormatter().repr(1 << 500_000) == "<an integer of 500001 bits>"
+    assert ValueFormatter().format((1 << 500_000, 1)) == "(<an integer of 500001 bits>, 1)"
 
 
 def call(path: str, *args: Value) -> Call:
@@ -111,8 +110,8 @@ def call(path: str, *args: Value) -> Call:
     ],
 )
 def test_what_torch_and_its_users_pickle(value: Value, as_repr: str, as_format: str | None) -> None:
-    assert Writer().repr(value) == as_repr
-    assert Writer().format(value) == (as_format or as_repr)
+    assert ValueFormatter().repr(value) == as_repr
+    assert ValueFormatter().format(value) == (as_format or as_repr)
 
 
 @pytest.mark.parametrize("value", [None, 1, True, 1.5, "a", b"a", [], (), {}, set(), int, len])

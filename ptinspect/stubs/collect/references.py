@@ -16,7 +16,7 @@ from ptinspect.pickling.values import (
     Value,
     key_value,
 )
-from ptinspect.torchnn.classes import GONE
+from ptinspect.torchnn.classes import REMOVED
 
 if TYPE_CHECKING:
     from ptinspect.document import Document
@@ -123,12 +123,12 @@ def _is_gone(module: str, name: str) -> bool:
     from ptinspect.safety.policy.table import policy
     from ptinspect.safety.policy.weights_only import ALLOWED
     from ptinspect.torchnn import lookup
-    from ptinspect.torchnn.present import is_there
+    from ptinspect.torchnn.torch_names import exists_in_torch
 
     path = f"{module}.{name}"
-    if path in GONE:
+    if path in REMOVED:
         return "<" not in name
-    if path in ALLOWED or "<" in name or is_there(module, name):
+    if path in ALLOWED or "<" in name or exists_in_torch(module, name):
         return False
     return lookup(path) is None and policy().row(module, name) is None
 

@@ -17,7 +17,7 @@ from ptinspect.stubs.expr.literals import array as written
 from ptinspect.stubs.expr.nodes import NONE, Argument, Atom, Expr, Items, Make, Pairs
 from ptinspect.stubs.torch.calls import class_text
 from ptinspect.torchnn import lookup
-from ptinspect.torchnn.known import QSCHEMES
+from ptinspect.torchnn.text import QSCHEMES
 
 if TYPE_CHECKING:
     ExprOf = Callable[[Value], Expr]

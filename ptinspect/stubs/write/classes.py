@@ -24,7 +24,7 @@ from ptinspect.stubs.expr.nodes import (
 from ptinspect.stubs.infer.constructors import Given, Line, Solved
 from ptinspect.stubs.infer.post_init import Set, far
 from ptinspect.stubs.torch.calls import TAKEN, class_text
-from ptinspect.torchnn.printer import REMINDER
+from ptinspect.torchnn.printer import READABLE_HINT
 
 _CONV = {"1d": "L", "2d": "H, W", "3d": "D, H, W"}
 
@@ -130,7 +130,7 @@ def _as_torch_fx_prints(plan: Plan, traced: Traced) -> Iterator[str]:
     if traced.code is None:
         return
     lines: list[Expr] = [Atom("super().__str__()")]
-    lines += [Atom(string(line)) for line in (*traced.code.split("\n"), REMINDER)]
+    lines += [Atom(string(line)) for line in (*traced.code.split("\n"), READABLE_HINT)]
     yield "    def __str__(self):"
     yield from laid_out("return ", Make('"\\n".join', [(None, Items("[]", lines))]), "", 8)
     yield ""

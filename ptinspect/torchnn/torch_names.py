@@ -1,14 +1,15 @@
 """Which names torch 2.13 has, as far as files name them.
 
 `tables/torch_classes.txt` has a line per module: its name without `torch.`, and its classes.
-Functions are not listed: a module that is there is taken to have those it is asked for.
+Functions are not listed: a listed module is assumed to have every function.
 """
 
 from __future__ import annotations
 
 import os
+from functools import cache
 
-TRUSTED = (
+UNLISTED = (
     "_C.", "_awaits.", "_classes.", "_custom_op", "_decomp.", "_dynamo.", "_export.", "_functorch.",
     "_higher_order_ops.", "_inductor.", "_lazy.", "_library.", "_logging.", "_meta", "_native.",
     "_numpy.", "_ops.", "_prims", "_refs.", "_strobelight.", "_subclasses.", "_vendor.",
@@ -20,23 +21,22 @@ TRUSTED = (
     "utils.bottleneck.", "utils.hipify.", "utils.model_dump.", "utils.tensorboard.",
     "utils.viz.", "xpu.",
 )  # fmt: skip
-"""Packages of torch that are not listed: what they are asked for is taken to be there."""
-_known: dict[str, frozenset[str]] = {}
+"""Packages of torch that are not listed: every name in them is assumed to exist."""
 
 
-def is_there(module: str, name: str) -> bool:
-    """Whether torch 2.13 has `module.name`; True for all that is not torch's or not listed."""
+def exists_in_torch(module: str, name: str) -> bool:
+    """Return True if torch 2.13 has `module.name`, or if the module is unlisted or not torch's."""
     top, _, inner = module.partition(".")
-    if top != "torch" or not inner or f"{inner}.".startswith(TRUSTED):
+    if top != "torch" or not inner or f"{inner}.".startswith(UNLISTED):
         return True
-    if not _known:
-        path = os.path.join(os.path.dirname(__file__), "tables", "torch_classes.txt")
-        with open(path, encoding="utf-8") as file:
-            for line in file:
-                home, *classes = line.split()
-                _known[home] = frozenset(classes)
-    found = _known.get(inner)
-    if found is None:
+    classes = _classes_by_module().get(inner)
+    if classes is None:
         return False
     first = name.partition(".")[0]
-    return not first.lstrip("_")[:1].isupper() or first in found
+    return not first.lstrip("_")[:1].isupper() or first in classes
+
+
+@cache
+def _classes_by_module() -> dict[str, frozenset[str]]:
+    with open(os.path.join(os.path.dirname(__file__), "tables", "torch_classes.txt")) as file:
+        return {module: frozenset(classes) for module, *classes in map(str.split, file)}

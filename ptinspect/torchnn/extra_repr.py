@@ -1,0 +1,236 @@
+"""`extra_repr`, from the template of a row and the attributes of an instance.
+
+A template is pieces joined by `, `. In a piece `{name}` is replaced by what an f-string makes of
+the attribute, `{name!r}` by its repr, `{name?}` by True unless it is None; a name may be a path
+(`{linear.in_features}`) or a function (`{@qscheme}`). A piece that begins with a condition,
+`[name]` (true), `[name==literal]`, `[name!=literal]`, `[name!literal]` (is not), appears only if
+that holds; `0*` and `1*` are tuples of that number, as long as the value.
+
+A piece with an attribute that the file does not record is omitted: torch 2.13 would refuse to print
+such an old file. A template `@function` is that function's result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING
+
+from ptinspect.limits import LIMITS, Limits
+from ptinspect.pickling.values import Value
+from ptinspect.torchnn.arguments import READERS, Name, equals_literal, parse_literal
+from ptinspect.torchnn.attributes import (
+    MISSING,
+    get_attribute,
+    packed_parameters,
+    parameter_dict_keys,
+    parameter_list_keys,
+)
+from ptinspect.torchnn.classes import ModuleClass, lookup
+from ptinspect.torchnn.protocols import Attributes, no_tensors
+from ptinspect.torchnn.text import ValueFormatter, type_name
+
+if TYPE_CHECKING:
+    from ptinspect.torchnn.protocols import Describe, TensorFacts
+
+# c10::toString of a scalar type, if it is not the dtype's own name.
+_TENSOR_TYPES = {
+    "float64": "Double", "float32": "Float", "float16": "Half", "bfloat16": "BFloat16",
+    "complex32": "ComplexHalf", "complex64": "ComplexFloat", "complex128": "ComplexDouble",
+    "uint8": "Byte", "int8": "Char", "int16": "Short", "int32": "Int", "int64": "Long",
+    "qint8": "QInt8", "quint8": "QUInt8", "qint32": "QInt32", "quint4x2": "QUInt4x2",
+    "quint2x4": "QUInt2x4",
+}  # fmt: skip
+
+
+def extra_repr(
+    class_path: str,
+    attributes: Attributes,
+    describe: Describe = no_tensors,
+    *,
+    escape: Callable[[str], str] | None = None,
+    limits: Limits = LIMITS,
+) -> str | None:
+    """Return the text of the class's own `extra_repr`; None if the class is not torch's.
+
+    Args:
+        describe: returns the facts on tensors.
+        escape: applied to strings of the file that torch would print bare.
+    """
+    row = lookup(class_path)
+    if row is None:
+        return None
+    return row_text(row, attributes, ValueFormatter(describe, escape, limits.text_width))
+
+
+def row_text(row: ModuleClass, attributes: Attributes, formatter: ValueFormatter) -> str:
+    """Return `extra_repr` of an instance of a known class."""
+    if row.template[:1] == "@":
+        return _FUNCTIONS[row.template[1:]](attributes, formatter)
+    texts = (_piece_text(p, row, attributes, formatter) for p in _parse_template(row.template))
+    return ", ".join(text for text in texts if text is not None)
+
+
+# Templates
+
+
+@dataclass(frozen=True, slots=True)
+class _Condition:
+    """The condition of a piece: `operator` is "" (true), "==", "!=" or "!" (is not)."""
+
+    name: str
+    operator: str
+    literal: Value
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """A leading text, then attributes: name, conversion ("?", "r" or ""), the text after it."""
+
+    condition: _Condition | None
+    text: str
+    fields: tuple[tuple[str, str, str], ...]
+
+
+@cache
+def _parse_template(template: str) -> tuple[_Piece, ...]:
+    return tuple(map(_parse_piece, template.split(", "))) if template else ()
+
+
+def _parse_piece(text: str) -> _Piece:
+    condition = None
+    if text[0] == "[":
+        test, _, text = text[1:].partition("]")
+        condition = _parse_condition(test)
+    text, *parts = text.split("{")
+    fields = []
+    for part in parts:
+        name, _, after = part.partition("}")
+        conversion = "?" if name[-1] == "?" else "r" if name.endswith("!r") else ""
+        fields.append((name.removesuffix("?").removesuffix("!r"), conversion, after))
+    return _Piece(condition, text, tuple(fields))
+
+
+def _parse_condition(test: str) -> _Condition:
+    for operator in ("==", "!=", "!"):
+        name, separator, literal = test.partition(operator)
+        if separator:
+            value = literal if literal in ("0*", "1*") else parse_literal(literal)
+            return _Condition(name, operator, value)
+    return _Condition(test, "", None)
+
+
+def _piece_text(
+    piece: _Piece, row: ModuleClass, attributes: Attributes, formatter: ValueFormatter
+) -> str | None:
+    condition = piece.condition
+    if condition is not None and not _holds(
+        condition, _value(condition.name, row, attributes, formatter)
+    ):
+        return None
+    texts = [piece.text]
+    for name, conversion, after in piece.fields:
+        value = _value(name, row, attributes, formatter)
+        if value is MISSING:
+            return None
+        if conversion == "?":
+            texts.append(str(value is not None))
+        else:
+            texts.append(formatter.repr(value) if conversion else formatter.format(value))
+        texts.append(after)
+    return "".join(texts)
+
+
+def _value(name: str, row: ModuleClass, attributes: Attributes, formatter: ValueFormatter) -> Value:
+    if name == "@qscheme":
+        return _qscheme(attributes, formatter)
+    if name[0] == "@":
+        return READERS[name[1:]](attributes, name)
+    return row.get(attributes, name)
+
+
+def _holds(condition: _Condition, value: Value) -> bool:
+    literal = condition.literal
+    if value is MISSING:
+        return False
+    if condition.operator == "":
+        return value is not None and value is not False and value != 0 and value != ""
+    if condition.operator == "!":
+        return value is not literal
+    if literal in ("0*", "1*"):
+        number = 0 if literal == "0*" else 1
+        is_equal = isinstance(value, tuple) and all(
+            isinstance(v, int | float) and v == number for v in value
+        )
+    elif isinstance(literal, Name):
+        is_equal = equals_literal(value, literal)
+    else:
+        is_equal = value is None if literal is None else value == literal
+    return is_equal == (condition.operator == "==")
+
+
+# Functions
+
+
+def _qscheme(attributes: Attributes, formatter: ValueFormatter) -> Value:
+    """`self.weight().qscheme()` of a quantized module."""
+    packed = packed_parameters(attributes)
+    facts = formatter.describe(packed[0]) if packed else None
+    if facts is None or facts.qscheme is None:
+        return MISSING
+    return f"torch.{facts.qscheme}"
+
+
+def _parameter_list(attributes: Attributes, formatter: ValueFormatter) -> str:
+    """A line for each item: `  (0): Parameter containing: [torch.float32 of size 2x3]`."""
+    return _item_lines(
+        parameter_list_keys(attributes), attributes, formatter, lambda facts: f"torch.{facts.dtype}"
+    )
+
+
+def _parameter_dict(attributes: Attributes, formatter: ValueFormatter) -> str:
+    """A line for each item: `  (a): Parameter containing: [torch.FloatTensor of size 2x3]`."""
+    return _item_lines(parameter_dict_keys(attributes), attributes, formatter, _tensor_type)
+
+
+_FUNCTIONS: dict[str, Callable[[Attributes, ValueFormatter], str]] = {
+    "parameter_list": _parameter_list,
+    "parameter_dict": _parameter_dict,
+}
+
+
+def _item_lines(
+    keys: list[str],
+    attributes: Attributes,
+    formatter: ValueFormatter,
+    kind: Callable[[TensorFacts], str],
+) -> str:
+    lines = []
+    for key in keys:
+        value = get_attribute(attributes, key)
+        facts = formatter.describe(value)
+        if value is MISSING:
+            text = "not in the file"
+        elif facts is None:
+            text = f"Object of type: {formatter.bare(type_name(value))}"
+        else:
+            name = "Parameter" if facts.parameter else "Tensor"
+            size = "x".join(map(str, facts.shape))
+            device = f" ({facts.device})" if facts.device.startswith("cuda") else ""
+            text = f"{name} containing: [{kind(facts)} of size {size}{device}]"
+        lines.append(f"  ({formatter.bare(key)}): {text}")
+    return "\n".join(lines)
+
+
+def _tensor_type(facts: TensorFacts) -> str:
+    """Return `tensor.type()`: torch.FloatTensor, torch.cuda.HalfTensor, torch.sparse.LongTensor."""
+    dtype = facts.dtype
+    name = _TENSOR_TYPES.get(dtype) or dtype[:1].upper() + dtype[1:].replace("int", "Int", 1)
+    backend = facts.device.partition(":")[0]
+    prefix = "" if backend == "cpu" else f"{backend}."
+    if facts.layout != "strided":
+        prefix += f"{facts.layout.partition('_')[0]}."
+    if name.startswith("Q"):
+        prefix = f"quantized.{prefix}"
+    return f"torch.{prefix}{name}Tensor"
