@@ -93,6 +93,11 @@ Git LFS pointer. Other files that ptinspect does not read are counted."""
     help="Show the SHA-256 of each tensor and of the file, and compare the latter with a name like "
     "model-<8 hex digits>.pth.",
 )
+@click.option(
+    "--check",
+    is_flag=True,
+    help="Compare every record with its CRC-32. Exit code 1 if one does not match.",
+)
 @no_progress_option
 @click.pass_context
 def command(
@@ -110,13 +115,14 @@ def command(
     values: bool,
     stats: bool,
     hashes: bool,
+    check: bool,
     no_progress: bool,
 ) -> None:
     """Show what is in each PATH: a file written by torch.save or pickle, a safetensors file, `-`
     for standard input, or a folder, which is searched for such files.
 
-    Nothing in the file is executed. Exit code 0: done. 1: a check failed (--hash). 2: a file could
-    not be read.
+    Nothing in the file is executed. Exit code 0: done. 1: a check failed (--hash, --check). 2: a
+    file could not be read.
     """
     on_terminal = output in (None, "-") and is_terminal(sys.stdout)
     options = ShowOptions(
@@ -128,6 +134,7 @@ def command(
         values=values,
         stats=stats,
         hash=hashes,
+        check=check,
         width=_terminal_width() if on_terminal else None,
         colour=on_terminal and _may_use_colour(),
         hints=True,
@@ -171,6 +178,7 @@ class ShowRun:
     def __init__(
         self, output_format: str, options: ShowOptions, target: StdoutWriter | TextFile, debug: bool
     ) -> None:
+        self._output_format = output_format
         self._is_json = output_format == "json"
         self._render = renderer(output_format)
         self._options = options
@@ -234,7 +242,25 @@ class ShowRun:
 
                 file_hash = hash_file(document, self._options)
                 self._codes.add(1 if file_hash.mismatch else 0)
+            if self._options.reads_tensors:
+                self._check_checksums(document)
             return self._render(document, self._options, file_hash)
+
+    def _check_checksums(self, document: Document) -> None:
+        """Warn of records whose bytes, which are read anyway, do not match their CRC-32."""
+        from ptinspect.display.formats.table import select_tensors
+        from ptinspect.display.text.escape import cut, safe
+        from ptinspect.document.checksums import all_checksum_warnings, checksum_warnings
+
+        if self._options.check:
+            document.checked_records, warnings = all_checksum_warnings(document)
+            self._codes.add(1 if warnings else 0)
+        else:
+            warnings = checksum_warnings(select_tensors(document, self._options))
+        document.checksum_warnings = warnings
+        if self._output_format in ("table", "tree"):  # which show no warnings
+            for warning in warnings:
+                write_stderr(f"ptinspect: {safe(document.path)}: {cut(warning.message)}")
 
     def _report_error(self, error: PtInspectError, path: str, cause: Exception) -> None:
         """Write the error to standard error; as JSON also in place of the file."""

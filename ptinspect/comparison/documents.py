@@ -19,6 +19,7 @@ from ptinspect.comparison.numbers import ValueChange, compare_numbers, same_byte
 from ptinspect.comparison.report import Change, DiffReport, Lone, Note, Side
 from ptinspect.document import Document
 from ptinspect.document import open as open_document
+from ptinspect.document.checksums import checksum_warnings
 from ptinspect.errors import PtInspectError
 from ptinspect.limits import LIMITS, Limits
 
@@ -122,7 +123,12 @@ def _compare(
         tuple(compare_entries(a, b) if whole else ()),
         tuple(compare_modules(a, b) if whole else ()),
         tuple(compare_optimizers(a, b, different) if whole else ()),
-        (*container_notes(a, b), *_tensor_notes(pairs, left, right)),
+        (
+            *container_notes(a, b),
+            *_tensor_notes(pairs, left, right),
+            *_checksum_notes("A", [left[c.a] for c in changed if "values" in c.what]),
+            *_checksum_notes("B", [right[c.b] for c in changed if "values" in c.what]),
+        ),
     )
 
 
@@ -245,6 +251,11 @@ def _tensor_notes(
     if shared_a != shared_b:
         notes.append(Note("sharing", "tensors share memory in one file that do not in the other"))
     return notes
+
+
+def _checksum_notes(side: str, infos: list[TensorInfo]) -> list[Note]:
+    """Return notes on changed tensors whose bytes do not match their recorded CRC-32."""
+    return [Note("checksum", f"{side}: {w.message}") for w in checksum_warnings(infos)]
 
 
 def _shared(infos: list[TensorInfo]) -> set[frozenset[int]]:

@@ -28,6 +28,7 @@ class ShowOptions:
         values: show the numbers of each tensor.
         stats: show statistics of each tensor.
         hash: show the SHA-256 of each tensor.
+        check: compare every record with its CRC-32.
         width: columns of the terminal; None if lines may have any length.
         colour: use escape codes.
         hints: suggest ptinspect commands to run next.
@@ -43,7 +44,13 @@ class ShowOptions:
     values: bool = False
     stats: bool = False
     hash: bool = False
+    check: bool = False
     width: int | None = None
     colour: bool = False
     hints: bool = False
     progress: Progress = _no_progress
+
+    @property
+    def reads_tensors(self) -> bool:
+        """True if an option reads the bytes of tensors."""
+        return self.values or self.stats or self.hash or self.check

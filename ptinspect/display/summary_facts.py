@@ -66,6 +66,8 @@ def facts(document: Document, options: ShowOptions, file_hash: FileHash | None) 
     infos = list(document.tensors.values())
     if file_hash is not None:
         yield "sha256", file_hash.text
+    if document.checked_records is not None:
+        yield "checksums", _checksums_text(document)
     if infos:
         yield "tensors", _tensors_text(document, infos)
     if document.kind == "module":
@@ -88,6 +90,15 @@ def facts(document: Document, options: ShowOptions, file_hash: FileHash | None) 
     if document.archive.sources:
         yield "source", f"the file contains that of {_sources_text(document.archive)}"
     yield from _load_facts(document, options.hints)
+
+
+def _checksums_text(document: Document) -> str:
+    checked, wrong = document.checked_records or 0, len(document.checksum_warnings)
+    if not checked:
+        return "the file records none"
+    if wrong:
+        return f"{wrong:,} of {count_text(checked, 'record')} do not match their CRC-32"
+    return f"{count_text(checked, 'record')}, all match their CRC-32"
 
 
 def _load_facts(document: Document, hints: bool) -> Iterator[Fact]:

@@ -39,6 +39,10 @@ class Document:
         path: the file's path.
         size: the file's size; an index's includes its shards.
         archive: its container.
+        checksum_warnings: what `ptinspect.document.checksums` found, shown with the other
+            warnings.
+        checked_records: the number of records whose CRC-32 was checked; None if it was not asked
+            for.
     """
 
     def __init__(self, source: Source, archive: Archive, limits: Limits) -> None:
@@ -51,6 +55,8 @@ class Document:
         self._contents: Contents | None = None
         self._tensors: dict[str, TensorInfo] | None = None
         self._survey: Survey | None = None
+        self.checksum_warnings: list[DocumentWarning] = []
+        self.checked_records: int | None = None
 
     def __enter__(self) -> Document:
         return self
@@ -139,7 +145,8 @@ class Document:
         from ptinspect.document.warnings import warnings_of
 
         duplicates, most = self.survey.duplicates, self.limits.warnings
-        return warnings_of(self.archive, self.contents, duplicates, most)
+        warnings = warnings_of(self.archive, self.contents, duplicates, most)
+        return self.checksum_warnings + warnings
 
     def tensor_of(self, value: Value) -> Tensor | None:
         """Return the tensor that a value inside the file stands for (a learning rate, an attribute

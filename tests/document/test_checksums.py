@@ -1,0 +1,68 @@
+"""One flipped bit in a storage: every command that reads its bytes says so."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import ptinspect
+from ptinspect.document.checksums import all_checksum_warnings, checksum_warnings
+from tests.cli.running import MODEL, run
+from tests.conftest import FIXTURES
+
+
+def flipped(folder: Path, key: str = "layer.weight", source: Path = MODEL) -> Path:
+    """Return a copy of a file with one bit of a tensor flipped."""
+    with ptinspect.open(source) as document:
+        storage = document.tensors[key].tensor.storage
+        assert storage is not None and storage.file_offset is not None
+        offset = storage.file_offset
+    data = bytearray(source.read_bytes())
+    data[offset + 1] ^= 4
+    path = folder / source.name
+    path.write_bytes(data)
+    return path
+
+
+def test_an_undamaged_file_has_no_warning() -> None:
+    with ptinspect.open(MODEL) as document:
+        checked, warnings = all_checksum_warnings(document)
+        assert checked == len(document.archive.directory) and warnings == []
+        assert checksum_warnings(document.tensors.values()) == []
+    result = run("show", "--check", MODEL)
+    assert result.exit_code == 0 and "all match their CRC-32" in result.stdout
+
+
+@pytest.mark.parametrize("option", ["--hash", "--stats", "--values", "--check"])
+@pytest.mark.parametrize("output_format", ["summary", "json", "table"])
+def test_show_names_record_and_tensor(option: str, output_format: str, tmp_path: Path) -> None:
+    path = flipped(tmp_path)
+    result = run("show", option, "-f", output_format, path)
+    assert result.exit_code == (1 if option == "--check" else 0)
+    message = "the bytes of model/data/0 do not match their CRC-32: layer.weight may be damaged"
+    assert message in (result.stderr if output_format == "table" else result.stdout)
+    if output_format == "json":
+        (warning,) = [w for w in json.loads(result.stdout)["warnings"] if w["kind"] == "checksum"]
+        assert warning["path"] == ["layer", "weight"]
+
+
+def test_other_tensors_are_not_accused(tmp_path: Path) -> None:
+    path = flipped(tmp_path)
+    result = run("show", "--hash", "--include", "layer.bias", path)
+    assert result.exit_code == 0 and "CRC-32" not in result.stdout
+
+
+@pytest.mark.parametrize("name", ["containers/crc-off.pt", "containers/model-legacy.pt"])
+def test_a_file_without_checksums_says_so(name: str) -> None:
+    result = run("show", "--check", FIXTURES / name)
+    assert result.exit_code == 0 and "the file records none" in result.stdout
+
+
+def test_diff_notes_which_side_is_damaged(tmp_path: Path) -> None:
+    path = flipped(tmp_path)
+    report = ptinspect.diff(MODEL, path)
+    assert [change.a for change in report.changed] == ["layer.weight"]
+    (note,) = [note for note in report.notes if note.kind == "checksum"]
+    assert note.message.startswith("B: the bytes of model/data/0 do not match their CRC-32")
