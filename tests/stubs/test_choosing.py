@@ -13,6 +13,7 @@ from ptinspect.errors import PtInspectError
 from ptinspect.stubs import Options, stub
 from tests.conftest import FIXTURES
 from tests.stubs.trying import attempt, failures, outcomes
+from tests.torch_child import run_python
 
 MAKER = Path(__file__).parent / "small_models.py"
 
@@ -21,8 +22,8 @@ MAKER = Path(__file__).parent / "small_models.py"
 def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     pytest.importorskip("torch")
     folder = tmp_path_factory.mktemp("models")
-    command = [sys.executable, "-W", "ignore", str(MAKER), str(folder)]
-    done = subprocess.run(command, capture_output=True, check=True, encoding="utf-8")
+    done = run_python(str(MAKER), str(folder))
+    assert done.returncode == 0, done.stderr
     return {name: folder / f"{name}.pt" for name in done.stdout.split()}
 
 

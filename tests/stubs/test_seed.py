@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import FIXTURES, ROOT
+from tests.torch_child import run_python
 
 MODEL = FIXTURES / "seed" / "model.pth"
 PRINTED = "CustomModel(\n  (layer): Linear(in_features=2, out_features=1, bias=True)\n)"
@@ -41,10 +42,7 @@ def script(folder: Path, text: str) -> subprocess.CompletedProcess[str]:
     """Runs a script that lies beside model_def.py, and has no other path to anything."""
     path = folder / "script.py"
     path.write_text(text, "utf-8")
-    env = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    return subprocess.run(
-        [sys.executable, str(path)], capture_output=True, text=True, check=False, env=env
-    )
+    return run_python(str(path))
 
 
 def test_the_class_stands_in_the_stub_as_its_author_would_write_it(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.stubs.trying import attempt, failures, outcomes
+from tests.torch_child import run_python
 
 MAKER = Path(__file__).parent / "small_models.py"
 REFUSED = {"lightning", "values", "lazy"}
@@ -25,12 +26,8 @@ WITH_TENSORS = {
 def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     pytest.importorskip("torch")
     folder = tmp_path_factory.mktemp("models")
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", str(MAKER), str(folder)],
-        capture_output=True,
-        check=True,
-        encoding="utf-8",
-    )
+    done = run_python(str(MAKER), str(folder))
+    assert done.returncode == 0, done.stderr
     return {name: folder / f"{name}.pt" for name in done.stdout.split()}
 
 

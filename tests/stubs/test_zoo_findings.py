@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.stubs.trying import attempt, failures, outcomes
+from tests.torch_child import run_python
 
 torch = pytest.importorskip("torch")
 
@@ -18,10 +19,8 @@ MAKER = Path(__file__).parent / "zoo_models.py"
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("models")
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", str(MAKER), str(folder)],
-        capture_output=True, check=True, encoding="utf-8",
-    )  # fmt: skip
+    done = run_python(str(MAKER), str(folder))
+    assert done.returncode == 0, done.stderr
     return {name: folder / f"{name}.pt" for name in done.stdout.split()}
 
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +11,7 @@ from ptinspect.display.module_nodes import module_tree
 from ptinspect.document import Document
 from ptinspect.stubs import Options, stub_of
 from ptinspect.stubs.infer.state_dict import path_of_state_dict
+from tests.torch_child import run_python
 
 CHILDREN = Path(__file__).parent / "children.py"
 
@@ -61,12 +59,7 @@ def outcomes(tries: list[Try], folder: Path) -> dict[str, dict[str, Any]]:
         (place / "model_def.py").write_text(one.source, "utf-8")
         jobs.append([str(place / "model_def.py"), str(one.file), one.root, one.pickled])
     (folder / "jobs.json").write_text(json.dumps(jobs), "utf-8")
-    command = [sys.executable, str(CHILDREN), str(folder / "jobs.json")]
-    env = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    done = subprocess.run(
-        command, capture_output=True, check=False, timeout=600, env=env, encoding="utf-8",
-        cwd=folder,
-    )  # fmt: skip
+    done = run_python(str(CHILDREN), str(folder / "jobs.json"), cwd=folder)
     lines = done.stdout.splitlines()
     assert len(lines) == len(tries), done.stderr[-2000:]
     return {one.name: json.loads(line) for one, line in zip(tries, lines, strict=True)}
@@ -90,10 +83,6 @@ def failures(one: Try, said: dict[str, Any]) -> dict[str, Any]:
 def run_script(folder: Path, script: str, *arguments: str) -> str:
     """Runs a script in a folder, without ptinspect; what it prints."""
     (folder / "script.py").write_text(script, "utf-8")
-    env = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "script.py", *arguments],
-        capture_output=True, text=True, check=False, cwd=folder, env=env,
-    )  # fmt: skip
+    done = run_python("script.py", *arguments, cwd=folder)
     assert done.returncode == 0, done.stderr
     return done.stdout
