@@ -13,11 +13,13 @@ from typing import Any
 import torch
 from torch.nn.parameter import is_lazy
 
-from ptinspect.document.optim.state import SAME_SHAPE, has_state_after_step, required_state
+from ptinspect.document.optim.matching import names_by_shape, parameter_shape, shapes_agree
+from ptinspect.document.optim.state import has_state_after_step, required_state
 from ptinspect.proofs.worker.determinism import find_rng_states
 from ptinspect.proofs.worker.reporting import CannotRun
+from ptinspect.torchnn.attributes import WRAPPER_PREFIXES
 
-PREFIXES = ("module.", "_orig_mod.", "model.", "_orig_mod.module.")
+PREFIXES = (*WRAPPER_PREFIXES, "model.", "_orig_mod.module.")
 SCALER_KEYS = {"scale", "growth_factor", "backoff_factor", "growth_interval", "_growth_tracker"}
 AUTOCAST_KEYS = ("amp", "use_amp", "autocast", "amp_dtype", "precision", "mixed_precision")
 NEXT_EPOCH_KEYS = ("start_epoch", "next_epoch", "epochs_run", "epochs")
@@ -131,13 +133,11 @@ class Checkpoint:
             return [name.removeprefix(self.prefix) for name in recorded], None
         parameters = dict(model.named_parameters())
         buffers = dict(model.named_buffers())
+        tensors = {**buffers, **parameters}
         shapes = [self._slot_shape(slot) for slot in self.slots]
 
         def fits(names: list[str]) -> bool:
-            return len(names) == len(shapes) and all(
-                shape is None or shape == tuple((parameters | buffers)[name].shape)
-                for shape, name in zip(shapes, names, strict=True)
-            )
+            return shapes_agree(shapes, [tensors[name].shape for name in names])
 
         names = user_order()
         trainable = [name for name, value in parameters.items() if value.requires_grad]
@@ -151,7 +151,7 @@ class Checkpoint:
             for name in self.weights
             if name in parameters or (name in buffers and buffers[name].is_floating_point())
         ]
-        unique = _unique_by_shape(shapes, {name: tuple(parameters[name].shape) for name in order})
+        unique = names_by_shape(shapes, {name: parameters[name].shape for name in order})
         if len(self.groups) > 1 and len(order) == len(self.slots) and unique is not None:
             return unique, None
         for names in (order, trainable, floats):
@@ -189,10 +189,8 @@ class Checkpoint:
         return order + [name for name, value in parameters.items() if id(value) not in ids]
 
     def _slot_shape(self, slot: Any) -> tuple[int, ...] | None:
-        for key, value in self.slot_state(slot).items():
-            if key in SAME_SHAPE and isinstance(value, torch.Tensor):
-                return tuple(value.shape)
-        return None
+        state = self.slot_state(slot)
+        return parameter_shape({k: v for k, v in state.items() if isinstance(v, torch.Tensor)})
 
     def slot_state(self, slot: Any) -> dict[str, Any]:
         """Return the optimizer's state for a parameter, empty without any."""
@@ -253,21 +251,6 @@ def match_weights(weights: dict[str, Any], model: Any) -> tuple[dict[str, Any], 
         if not is_lazy(value) and recorded.shape != value.shape:
             raise CannotRun(f"the weights do not fit the model: {key} has another shape")
     return matched, prefix
-
-
-def _unique_by_shape(
-    shapes: list[tuple[int, ...] | None], candidates: dict[str, tuple[int, ...]]
-) -> list[str] | None:
-    """Return the only names that the shapes allow, None if there are several."""
-    remaining = dict(candidates)
-    names = []
-    for shape in shapes:
-        fitting = [name for name, candidate in remaining.items() if candidate == shape]
-        if len(fitting) != 1:
-            return None
-        names.append(fitting[0])
-        del remaining[fitting[0]]
-    return names
 
 
 def _scaler_path(root: Any) -> Path | None:
