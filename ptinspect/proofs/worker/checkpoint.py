@@ -133,11 +133,15 @@ class Checkpoint:
             return [name.removeprefix(self.prefix) for name in recorded], None
         parameters = dict(model.named_parameters())
         buffers = dict(model.named_buffers())
-        tensors = {**buffers, **parameters}
-        shapes = [self._slot_shape(slot) for slot in self.slots]
+        # A lazy parameter has no shape before its module's first call.
+        shape_of = {
+            name: () if is_lazy(tensor) else tensor.shape
+            for name, tensor in {**buffers, **parameters}.items()
+        }
+        slot_shapes = [self._slot_shape(slot) for slot in self.slots]
 
         def fits(names: list[str]) -> bool:
-            return shapes_agree(shapes, [tensors[name].shape for name in names])
+            return shapes_agree(slot_shapes, [shape_of[name] for name in names])
 
         names = user_order()
         trainable = [name for name, value in parameters.items() if value.requires_grad]
@@ -151,7 +155,7 @@ class Checkpoint:
             for name in self.weights
             if name in parameters or (name in buffers and buffers[name].is_floating_point())
         ]
-        unique = names_by_shape(shapes, {name: parameters[name].shape for name in order})
+        unique = names_by_shape(slot_shapes, {name: shape_of[name] for name in order})
         if len(self.groups) > 1 and len(order) == len(self.slots) and unique is not None:
             return unique, None
         for names in (order, trainable, floats):
