@@ -142,26 +142,27 @@ def _job(
 ) -> tuple[dict[str, Any], dict[str, str], list[str]]:
     """Return the job for the child process, the stub's files, and what blocks weights_only."""
     from ptinspect.display.module_nodes import module_tree
-    from ptinspect.stubs.build import Options, Work
-    from ptinspect.stubs.infer.state_dict import path_of_state_dict
-    from ptinspect.stubs.write.module import stub_source
+    from ptinspect.stubs.build import StubOptions, find_root, stub_content
+    from ptinspect.stubs.infer.key_tree import path_of_state_dict
+    from ptinspect.stubs.write.module import write_module
     from ptinspect.stubs.write.package import package_files
 
-    work = Work(document, Options(entry, None, recovered_source, guess_forward))
+    content = stub_content(document, StubOptions(entry, None, recovered_source, guess_forward))
     if package:
-        files = {f"model_def/{name}": text for name, text in package_files(work).items()}
+        files = {f"model_def/{name}": text for name, text in package_files(content).items()}
     else:
-        files = {"model_def.py": stub_source(work)}
-    root = next((info for info in document.modules if info.module.call is work.root_call), None)
+        files = {"model_def.py": write_module(content)}
+    call = find_root(document, entry)
+    root = next((info for info in document.modules if info.module.call is call), None)
     model_path = root.root if root is not None else path_of_state_dict(document, entry)
     job = {
         "model_path": None if model_path is None else list(model_path),
         "tree": "\n".join(module_tree(document, root.module)) if root is not None else None,
-        "try_weights_only": not work.safe.why,
+        "try_weights_only": not content.safe_globals.blockers,
         "recovered_source": recovered_source,
         "format": document.archive.format,
     }
-    return job, files, work.safe.why
+    return job, files, content.safe_globals.blockers
 
 
 def _run(job: str, folder: str, timeout: float) -> dict[str, dict[str, Any]]:

@@ -1,201 +1,178 @@
-"""All that is known of a file when its stub is written."""
+"""Build a stub: collect the file's objects, infer its classes, write them as Python."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from typing import TYPE_CHECKING, BinaryIO
 
-from ptinspect.document.modules import Module, module_of
+from ptinspect.document.modules import module_of
 from ptinspect.document.select import select_path
-from ptinspect.errors import add_error_path
-from ptinspect.pickling.values import Call, Value
-from ptinspect.stubs.collect.classes import Instance, Plan
-from ptinspect.stubs.collect.object_graph import Graph
-from ptinspect.stubs.collect.references import Uses
-from ptinspect.stubs.expr.identifiers import prose
-from ptinspect.stubs.expr.nodes import NONE, Expr, Make
-from ptinspect.stubs.infer import state_dict
-from ptinspect.stubs.infer.constructors import Solved, solve
-from ptinspect.stubs.infer.post_init import Fixups, Set
-from ptinspect.stubs.torch.imports import Imports
-from ptinspect.stubs.write.safe_globals import safe_globals
+from ptinspect.errors import PtInspectError, add_error_path
+from ptinspect.stubs.collect.classes import Definition, Instance
+from ptinspect.stubs.collect.object_graph import CollectedObjects, Deferred, collect_objects
+from ptinspect.stubs.expr.literals import prose
+from ptinspect.stubs.expr.nodes import NONE, Access, Expr, names_in
+from ptinspect.stubs.expr.torch_objects import ImportTable
+from ptinspect.stubs.infer.constructors import InferredClass, infer_constructors
+from ptinspect.stubs.infer.key_tree import path_of_state_dict
+from ptinspect.stubs.infer.post_init import Assignment, infer_post_init
+from ptinspect.stubs.infer.state_dict import StateDictModel, infer_model
+from ptinspect.stubs.write.classes import write_assignments
+from ptinspect.stubs.write.module import StubContent, write_module
+from ptinspect.stubs.write.package import check_target_folder, package_files, write_package
+from ptinspect.stubs.write.safe_globals import collect_safe_globals
+from ptinspect.text import join_names
 
 if TYPE_CHECKING:
+    from os import PathLike
+
     from ptinspect.document import Document
+    from ptinspect.pickling.values import Call
+
+_READ_SIZE = 1 << 20
+_STATE_DICT_MODEL = "A model that takes the file's state_dict, with untrained numbers."
+_NO_MODULE = "The file holds no module."
+MAX_LISTED = 20
 
 
-_CALLABLE = ("function", "object", "class")
+@dataclass(frozen=True, slots=True)
+class StubOptions:
+    """Options of a stub.
+
+    Attributes:
+        entry: path of the model that `build()` creates.
+        class_name: write only this class and what it needs.
+        recorded_source: use source code that the file contains.
+        guess_forward: write a forward that calls the children in order.
+    """
+
+    entry: str | None = None
+    class_name: str | None = None
+    recorded_source: bool = True
+    guess_forward: bool = False
 
 
-class Options:
-    """entry: the PATH of the model that `build()` makes. name: a class; it and what it needs.
-    recovered: whether source that the file holds may be used. guess: whether a forward of the
-    children in order is written."""
+def stub(
+    file: str | PathLike[str] | BinaryIO,
+    *,
+    entry: str | None = None,
+    class_name: str | None = None,
+    recovered_source: bool = True,
+    guess_forward: bool = False,
+) -> str:
+    """Return Python source that defines the classes which a file needs.
 
-    def __init__(
-        self,
-        entry: str | None = None,
-        name: str | None = None,
-        recovered: bool = True,
-        guess: bool = False,
-    ) -> None:
-        self.entry = entry
-        self.name = name
-        self.recovered = recovered
-        self.guess = guess
+    Args:
+        file: path of the file, or a binary file object.
+        entry: path of the model that `build()` creates, e.g. `model_ema`. Default: the first.
+        class_name: write only this class and what it needs.
+        recovered_source: use source code that the file contains.
+        guess_forward: write a forward that calls the children in order. Often wrong; it warns.
 
+    Raises:
+        PtInspectError: as `ptinspect.open`; or there is no such entry or class.
+    """
+    from ptinspect.document import open
 
-class Work:
-    """plans: what is written, in the file's order; in_order: leaves first. fixups: by class, what
-    its constructor sets at the end. root: what `build()` returns, with root_fixups. parts:
-    functions for what nests deep. only: the class that was asked for; None for all of them, and
-    left_out the others, in words."""
-
-    def __init__(self, document: Document, options: Options) -> None:
-        self.document = document
-        self.options = options
-        self.guess = options.guess
-        self.left_out: list[str] = []
-        self.uses = Uses(document)
-        self.graph = Graph(document, self.uses)
-        self.graph.recovered = options.recovered
-        self.imports = Imports(self.graph.names)
-        self.root_call = root_of(document, options.entry)
-        self.root: Expr = NONE
-        self.inferred: list[str] = []  # of a state_dict: what else its modules could be
-        self._dtype: str | None = None
-        self._recover()
-        self._add()
-        if self.root_call is None:
-            self._infer()
-        self.solved: dict[str, Solved] = solve(self.graph)
-        self.plans = list(self.graph.plans.values())
-        self.in_order = _leaves_first(self.plans, self.solved)
-        self.fixups: dict[str, list[Set]] = {}
-        self.root_fixups: list[Set] = []
-        self._fix()
-        self.safe = safe_globals(document, self.graph, self.imports)
-        self.parts = list(self.graph.parts)
-        self.only: Plan | None = None
-        if options.name is not None:
-            from ptinspect.stubs.write.select_class import narrow
-
-            narrow(self, options.name)
-        self.sha256 = sha256_of(document)
-
-    def _add(self) -> None:
-        """Objects of foreign classes, and modules that are roots."""
-        graph = self.graph
-        roots = [info.module.call for info in self.document.modules if not info.name]
-        self._mark_hooks()
-        graph.roots = list(roots)
-        for plan in graph.plans.values():
-            if plan.use is None:
-                continue
-            plan.methods = _methods(plan, graph)
-            if plan.kind in ("module", "object"):
-                roots += plan.use.instances
-        if self.root_call is not None:
-            roots.insert(0, self.root_call)
-        first = {id(call) for call in self._roots()}
-        for call in roots:
-            made = graph.add(call)
-            if isinstance(made, Instance) and id(call) in first and not made.plan.root:
-                made.plan.root = True
-                made.plan.root_index = made.plan.instances.index(made)
-        if self.root_call is not None:
-            self.root = graph.expr(self.root_call)
-
-    def _mark_hooks(self) -> None:
-        """Functions and objects that state_dict() and load_state_dict() call."""
-        plans = {path: plan for path, plan in self.graph.plans.items() if plan.kind in _CALLABLE}
-        if not plans:
-            return
-        for info in self.document.modules:
-            for kind, hooks in info.module.hooks.items():
-                for path in hooks if "state_dict" in kind else ():
-                    if path in plans:
-                        plans[path].hook = True
-
-    def _recover(self) -> None:
-        """Methods whose source the file holds."""
-        for source in self.document.archive.sources:
-            plan = self.graph.plans.get(f"{source.module}.{source.name}")
-            if plan is not None and plan.kind == "module":
-                from ptinspect.stubs.collect.recorded_source import has_forward, methods
-
-                plan.recovered = methods(source.text) if self.options.recovered else []
-                plan.unprinted = not plan.recovered and has_forward(source.text)
-
-    def _infer(self) -> None:
-        """The model of a state_dict, where the file holds no module."""
-        path = state_dict.path_of_state_dict(self.document, self.options.entry)
-        if path is None:
-            return
-        tree = state_dict.tree_of(self.document, path)
-        inferring = state_dict.Inferring(self.graph, state_dict.model_name(self.document, path))
-        self.root = inferring.run(tree)
-        self.inferred = list(inferring.guessed)
-        self._dtype = state_dict.dtype_method(tree)
-
-    def _roots(self) -> list[Call]:
-        found = [info.module.call for info in self.document.modules if not info.name]
-        return [*found, self.root_call] if self.root_call is not None else found
-
-    def _fix(self) -> None:
-        """Where the root's state is set: in its constructor, where it is one of the file's classes
-        that has no other instance; else in `build()`."""
-        done: set[str] = set()
-        if self._dtype is not None and isinstance(self.root, Instance):
-            self.fixups[self.root.plan.path] = [Set(f"self.{self._dtype}", None)]
-        for call in dict.fromkeys(self._roots()):
-            module = module_of(call)
-            made = self.graph.expr(call)
-            if module is None:
-                continue
-            if isinstance(made, Instance) and len(made.plan.instances) == 1:
-                if made.plan.path not in done:
-                    done.add(made.plan.path)
-                    self.fixups[made.plan.path] = self.statements(module, "self")
-            elif call is self.root_call:
-                self.root_fixups = self.statements(module, "model")
-
-    def statements(self, module: Module, name: str) -> list[Set]:
-        """What is set once `name`, a module, is built."""
-        return list(Fixups(self.graph, module, name).statements())
-
-    @property
-    def built(self) -> str:
-        """The docstring of `build()`."""
-        if self.only is not None and self.only.instances:
-            return f"The first {self.only.ident} in the file, with untrained numbers."
-        if self.root_call is None:
-            if self.root is not NONE:
-                return "A model that takes the file's state_dict, with untrained numbers."
-            return "The file holds no module."
-        if self.root_call is self.document.archive.root:
-            return "The file's root, with untrained numbers."
-        if self.options.entry is not None:
-            return f"The module at {prose(self.options.entry)}, with untrained numbers."
-        return "The first module in the file, with untrained numbers."
+    with open(file) as document:
+        return stub_of(document, StubOptions(entry, class_name, recovered_source, guess_forward))
 
 
-def _methods(plan: Plan, graph: Graph) -> list[str]:
-    """Names that getattr takes from a class or its objects, and that are no class themselves."""
-    from ptinspect.stubs.expr.identifiers import attribute
-    from ptinspect.stubs.torch.calls import TAKEN
-
-    if plan.kind == "enum" or plan.use is None:
-        return []
-    taken = {"forward", *TAKEN} if plan.kind == "module" else set[str]()
-    return [
-        name
-        for name in plan.use.reached
-        if attribute(name) and f"{plan.path}.{name}" not in graph.plans and name not in taken
-    ]
+def stub_of(document: Document, options: StubOptions | None = None) -> str:
+    """Return the stub of an open file."""
+    with add_error_path(document.path):
+        return write_module(stub_content(document, options or StubOptions()))
 
 
-def root_of(document: Document, entry: str | None) -> Call | None:
-    """The module that `build()` makes. PtInspectError where the entry is none."""
+def stub_package(
+    file: str | PathLike[str] | BinaryIO,
+    folder: str | PathLike[str],
+    *,
+    force: bool = False,
+    entry: str | None = None,
+    class_name: str | None = None,
+    recovered_source: bool = True,
+    guess_forward: bool = False,
+) -> None:
+    """Write the classes which a file needs as a package, one file per original module.
+
+    Args:
+        folder: of the package. Its name must be an identifier.
+        force: replace the folder if it contains only what ptinspect wrote.
+
+    The other arguments are those of `stub`.
+
+    Raises:
+        PtInspectError: as `stub`; or the folder exists, or cannot be written.
+    """
+    from ptinspect.document import open
+
+    target = os.fspath(folder)
+    check_target_folder(target, force)
+    options = StubOptions(entry, class_name, recovered_source, guess_forward)
+    with open(file) as document:
+        with add_error_path(document.path):
+            files = package_files(stub_content(document, options))
+        write_package(files, target, force)
+
+
+def stub_content(document: Document, options: StubOptions) -> StubContent:
+    """Collect and infer everything that is written to a stub.
+
+    Raises:
+        PtInspectError: there is no such entry or class.
+    """
+    root_call = find_root(document, options.entry)
+    objects = collect_objects(document, root_call, options.recorded_source)
+    model = None
+    path = path_of_state_dict(document, options.entry) if root_call is None else None
+    if path is not None:
+        model = infer_model(document, path, objects)
+        objects = replace(objects, definitions=objects.definitions | model.definitions)
+    root: Expr = model.root if model is not None else NONE
+    if root_call is not None:
+        root = objects.expr_of(root_call)
+    classes, deferred = infer_constructors(objects)
+    deferred = [*objects.deferred, *deferred]
+    post_init, root_statements, assigned = _post_init(
+        document, objects, classes, deferred, root_call, model
+    )
+    for item in deferred:
+        objects.unwritten.setdefault(item.description)
+    imports = ImportTable(objects.names)
+    content = StubContent(
+        file_name=os.path.basename(document.path),
+        sha256=_sha256(document),
+        definitions=list(objects.definitions.values()),
+        all_definitions=objects.definitions,
+        classes=classes,
+        post_init=post_init,
+        parts=objects.parts.functions,
+        root=root,
+        root_statements=root_statements,
+        build_description=_build_description(document, options, root_call, root),
+        safe_globals=collect_safe_globals(document, objects.definitions, objects.calls, imports),
+        imports=imports,
+        alternatives=model.alternatives if model is not None else [],
+        has_assembled=bool(objects.assembled),
+        unwritten=[text for text in objects.unwritten if text not in assigned],
+        zeroed=list(objects.zeroed),
+        guess_forward=options.guess_forward,
+    )
+    if options.class_name is None:
+        return content
+    definition = _select_definition(content.definitions, options.class_name, document.path)
+    return _with_one_class(content, definition, objects, deferred)
+
+
+def find_root(document: Document, entry: str | None) -> Call | None:
+    """Return the module that `build()` creates; None if it is inferred from a state_dict.
+
+    Raises:
+        PtInspectError: there is no such entry.
+    """
     roots = [info for info in document.modules if not info.name]
     if entry is None:
         return roots[0].module.call if roots else None
@@ -205,20 +182,141 @@ def root_of(document: Document, entry: str | None) -> Call | None:
         return modules.get(select_path(paths, entry, "module or state_dict"))
 
 
-def _leaves_first(plans: list[Plan], solved: dict[str, Solved]) -> list[Plan]:
-    """Classes that others use before them; those without instances first."""
-    others = [plan for plan in plans if plan.path not in solved]
-    return others + [item.plan for item in solved.values()]
+def _post_init(
+    document: Document,
+    objects: CollectedObjects,
+    classes: dict[str, InferredClass],
+    deferred: list[Deferred],
+    root_call: Call | None,
+    model: StateDictModel | None,
+) -> tuple[dict[str, list[Assignment]], list[Assignment], set[str]]:
+    """Return what constructors set at their end, what `build()` sets, and what that assigns.
+
+    A root sets its state in its constructor if it is the only instance of its class.
+    """
+    by_class: dict[str, list[Assignment]] = {}
+    root_statements: list[Assignment] = []
+    assigned: set[str] = set()
+    if model is not None and model.dtype_method is not None:
+        statement = Assignment(Access("self"), f".{model.dtype_method}")
+        by_class[model.root.definition.path] = [statement]
+    roots = [info.module.call for info in document.modules if not info.name]
+    for call in dict.fromkeys([*roots, *([root_call] if root_call is not None else [])]):
+        module, instance = module_of(call), objects.expr_of(call)
+        if module is None:
+            continue
+        in_class = isinstance(instance, Instance) and len(instance.definition.instances) == 1
+        path = instance.definition.path if isinstance(instance, Instance) else ""
+        if (in_class and path in by_class) or (not in_class and call is not root_call):
+            continue
+        name = "self" if in_class else "model"
+        result = infer_post_init(objects, classes, deferred, module, name)
+        assigned |= {item.description for item in result.assigned}
+        if in_class:
+            by_class[path] = result.statements
+        else:
+            root_statements = result.statements
+    return by_class, root_statements, assigned
 
 
-def sha256_of(document: Document) -> str:
-    """Of the whole file, read in pieces."""
-    from hashlib import sha256
+def _build_description(
+    document: Document, options: StubOptions, root_call: Call | None, root: Expr
+) -> str:
+    """Return the docstring of `build()`."""
+    if root_call is None:
+        return _STATE_DICT_MODEL if root is not NONE else _NO_MODULE
+    if root_call is document.archive.root:
+        return "The file's root, with untrained numbers."
+    if options.entry is not None:
+        return f"The module at {prose(options.entry)}, with untrained numbers."
+    return "The first module in the file, with untrained numbers."
 
-    made, source = sha256(), document.archive.source
-    for at in range(0, source.size, 1 << 20):
-        made.update(source.read(at, min(1 << 20, source.size - at)))
-    return made.hexdigest()
+
+def _sha256(document: Document) -> str:
+    digest, source = sha256(), document.archive.source
+    for offset in range(0, source.size, _READ_SIZE):
+        digest.update(source.read(offset, min(_READ_SIZE, source.size - offset)))
+    return digest.hexdigest()
 
 
-__all__ = ["Make", "Options", "Value", "Work", "root_of", "sha256_of"]
+# A single class
+
+
+def _select_definition(definitions: list[Definition], name: str, path: str) -> Definition:
+    """Return the definition with a path, qualified name, last name or identifier."""
+    for matches in (
+        [item for item in definitions if item.path == name],
+        [item for item in definitions if item.qualname == name],
+        [item for item in definitions if item.qualname.rpartition(".")[2] == name],
+        [item for item in definitions if item.ident == name],
+    ):
+        if len(matches) == 1:
+            return matches[0]
+        if matches:
+            hint = f"use --class with one of: {_listed(matches)}"
+            message = f"{len(matches)} classes are named {prose(name)}"
+            raise PtInspectError(message, path=path, hint=hint)
+    hint = f"the file needs: {_listed(definitions)}"
+    raise PtInspectError(f"the file needs no class {prose(name)}", path=path, hint=hint)
+
+
+def _listed(definitions: list[Definition]) -> str:
+    return join_names((prose(item.path) for item in definitions), MAX_LISTED) or "none"
+
+
+def _with_one_class(
+    content: StubContent,
+    definition: Definition,
+    objects: CollectedObjects,
+    deferred: list[Deferred],
+) -> StubContent:
+    """Return the content for a class and what it needs; `build()` creates its first object."""
+    root, root_statements = content.root, content.root_statements
+    if not isinstance(root, Instance) or root.definition is not definition:
+        first = definition.instances[0] if definition.instances else None
+        root, root_statements = first or NONE, []
+        module = module_of(first.call) if first is not None and first.call is not None else None
+        if module is not None and definition.path not in content.post_init:
+            result = infer_post_init(objects, content.classes, deferred, module, "model")
+            root_statements = result.statements
+    names = {definition.ident, *names_in(root), *write_assignments(root_statements, 4).names}
+    paths, parts = _needed(content, names)
+    description = content.build_description
+    if definition.instances:
+        description = f"The first {definition.ident} in the file, with untrained numbers."
+    elif description == _STATE_DICT_MODEL:
+        description = _NO_MODULE
+    left_out = [item for item in content.definitions if item.path not in paths]
+    return replace(
+        content,
+        definitions=[item for item in content.definitions if item.path in paths],
+        parts={name: expr for name, expr in content.parts.items() if name in parts},
+        root=root,
+        root_statements=root_statements,
+        build_description=description,
+        safe_globals=content.safe_globals.without({item.ident for item in left_out}),
+        selected=definition,
+        left_out=[item.path for item in left_out],
+    )
+
+
+def _needed(content: StubContent, names: set[str]) -> tuple[set[str], set[str]]:
+    """Return the paths of the classes and the part functions that some names need."""
+    definitions = {item.ident: item for item in content.definitions}
+    paths: set[str] = set()
+    seen: set[str] = set()
+    stack = list(names)
+    while stack:
+        name = stack.pop().partition(".")[0]
+        if name in seen:
+            continue
+        seen.add(name)
+        if name in content.parts:
+            stack += names_in(content.parts[name])
+        elif name in definitions:
+            item = definitions[name]
+            paths.add(item.path)
+            stack += content.source_of(item).names
+            outer = content.all_definitions.get(item.outer_path)
+            stack += [outer.ident] if outer is not None else []
+    return paths, seen & set(content.parts)

@@ -34,11 +34,11 @@ def test_a_package_is_checked_as_one(tmp_path: Path) -> None:
 def test_what_differs_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     from ptinspect.stubs.write import module
 
-    source = module.stub_source
+    write_module = module.write_module
     monkeypatch.setattr(
         module,
-        "stub_source",
-        lambda work: source(work).replace("out_features=1", "out_features=7"),
+        "write_module",
+        lambda content: write_module(content).replace("out_features=1", "out_features=7"),
     )
     result = run("stub", MODEL, "--check")
     assert result.exit_code == 1

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ptinspect.errors import PtInspectError
-from ptinspect.stubs import Options, stub
+from ptinspect.stubs import StubOptions, stub
 from tests.conftest import FIXTURES
 from tests.stubs.trying import attempt, failures, outcomes
 from tests.torch_child import run_python
@@ -46,13 +46,13 @@ def test_it_and_what_it_needs_is_written_and_nothing_else(saved: dict[str, Path]
 def test_the_root_asked_for_is_the_whole_stub(saved: dict[str, Path]) -> None:
     whole, chosen = stub(saved["resnet"]), stub(saved["resnet"], class_name="ResNet")
     assert defined(chosen) == defined(whole)
-    one = attempt("resnet", saved["resnet"], Options(name="ResNet"))
+    one = attempt("resnet", saved["resnet"], StubOptions(class_name="ResNet"))
     assert one.source == chosen
 
 
 @pytest.mark.slow
 def test_a_whole_class_loads_the_file(saved: dict[str, Path], tmp_path: Path) -> None:
-    one = attempt("unet", saved["unet"], Options(name="UNet"))
+    one = attempt("unet", saved["unet"], StubOptions(class_name="UNet"))
     assert failures(one, outcomes([one], tmp_path)["unet"]) == {}
 
 

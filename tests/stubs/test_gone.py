@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ptinspect.proofs.stub_check import check_stub
-from ptinspect.stubs.collect.references import is_foreign
+from ptinspect.stubs.collect.classes import is_user_defined
 from ptinspect.torchnn.torch_names import exists_in_torch
 from tests.conftest import FIXTURES, ROOT
 
@@ -122,7 +122,7 @@ def test_old_files_as_a_package(name: str) -> None:
     ],
 )
 def test_names_that_are_gone(module: str, name: str) -> None:
-    assert is_foreign(module, name) == (name != "Linear.Inner.Gone")
+    assert is_user_defined(module, name) == (name != "Linear.Inner.Gone")
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_names_that_are_gone(module: str, name: str) -> None:
     ],
 )  # fmt: skip
 def test_names_that_are_there(path: str) -> None:
-    assert not is_foreign(*path.rsplit(".", 1))
+    assert not is_user_defined(*path.rsplit(".", 1))
 
 
 @pytest.mark.slow

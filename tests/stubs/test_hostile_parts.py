@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from ptinspect.document import open as open_document
 from ptinspect.errors import PtInspectError
-from ptinspect.stubs.build import Options, Work
+from ptinspect.stubs.build import StubOptions, stub_content
 from ptinspect.stubs.write.package import package_files, write_package
 from tests.stubs.test_hostile import NASTY, check, check_bodies, line, module, names, stub_of, text
 from tests.stubs.trying import run_script
@@ -28,7 +28,7 @@ PATHS = [
 
 def files_of(data: bytes) -> dict[str, str]:
     with open_document(io.BytesIO(b"\x80\x02" + data + b".")) as document:
-        return package_files(Work(document, Options()))
+        return package_files(stub_content(document, StubOptions()))
 
 
 def many(paths: list[str]) -> bytes:

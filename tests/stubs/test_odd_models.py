@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import ptinspect
-from ptinspect.stubs import Options, stub_package
+from ptinspect.stubs import StubOptions, stub_package
 from tests.conftest import FIXTURES
 from tests.stubs.trying import attempt, failures, outcomes, run_script
 
@@ -112,7 +112,7 @@ def test_a_class_with_its_source_is_a_value_too(saved: Path) -> None:
 
 
 def test_build_says_which_module_it_makes(saved: Path) -> None:
-    source = attempt("nets", saved / "nets.pt", Options("nets[1]")).source
+    source = attempt("nets", saved / "nets.pt", StubOptions("nets[1]")).source
     assert '"""The module at nets[1], with untrained numbers."""' in source
     assert '"""The first module in the file' in attempt("nets", saved / "nets.pt").source
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ptinspect.stubs.infer.toposort import agreed
+from ptinspect.stubs.infer.toposort import merge_orders
 from tests.stubs.trying import attempt, failures, outcomes, run_script
 
 
@@ -23,7 +23,7 @@ from tests.stubs.trying import attempt, failures, outcomes, run_script
 )
 def test_all_instances_agree_as_far_as_they_can(ways: list[str], order: str) -> None:
     seen = list(dict.fromkeys("".join(ways)))
-    made = "".join(agreed(seen, [tuple(way) for way in ways]))
+    made = "".join(merge_orders(seen, [tuple(way) for way in ways]))
     assert sorted(made) == sorted(order)
     if ways != ["abc", "cab", "d"]:
         assert made == order
@@ -32,7 +32,7 @@ def test_all_instances_agree_as_far_as_they_can(ways: list[str], order: str) -> 
 def test_many_names_that_contradict_each_other_come_to_an_end() -> None:
     names = list(range(20_000))
     ways = [tuple(names), tuple(names[::2]), tuple(reversed(names))]
-    assert sorted(agreed(names, ways)) == names
+    assert sorted(merge_orders(names, ways)) == names
 
 
 MAKER = """

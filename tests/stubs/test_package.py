@@ -12,8 +12,8 @@ import pytest
 
 import ptinspect
 from ptinspect.errors import PtInspectError
-from ptinspect.stubs import Options, stub_package
-from ptinspect.stubs.build import Work
+from ptinspect.stubs import StubOptions, stub_package
+from ptinspect.stubs.build import stub_content
 from ptinspect.stubs.write.package import package_files
 from tests.conftest import FIXTURES
 from tests.stubs.test_choosing import saved
@@ -39,7 +39,7 @@ def test_nothing_is_overwritten_but_what_was_written(tmp_path: Path) -> None:
         stub_package(SEED, folder)
     stub_package(SEED, folder, force=True)
     (folder / "thesis.txt").write_text("mine")
-    with pytest.raises(PtInspectError, match="did not write it"):
+    with pytest.raises(PtInspectError, match="not written by ptinspect"):
         stub_package(SEED, folder, force=True)
     assert (folder / "thesis.txt").read_text() == "mine"
     assert os.listdir(tmp_path) == ["model_def"]
@@ -92,7 +92,7 @@ def test_every_model_loads_with_its_package(saved: dict[str, Path], tmp_path: Pa
     for name in names:
         stub_package(saved[name], tmp_path / f"pk_{name}")
         with ptinspect.open(saved[name]) as document:
-            assert package_files(Work(document, Options())).keys() >= {"__init__.py"}
+            assert package_files(stub_content(document, StubOptions())).keys() >= {"__init__.py"}
     script = tmp_path / "script.py"
     script.write_text(
         """

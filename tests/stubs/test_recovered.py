@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from ptinspect.stubs import Options, stub
-from ptinspect.stubs.collect.recorded_source import methods
+from ptinspect.stubs import StubOptions, stub
+from ptinspect.stubs.collect.recorded_source import class_source
 from tests.conftest import FIXTURES
 from tests.stubs.trying import attempt
 
@@ -20,7 +20,7 @@ def test_forward_is_printed_under_a_notice() -> None:
 
 
 def test_it_is_left_out_on_demand() -> None:
-    source = attempt("old", OLD, Options(recovered=False)).source
+    source = attempt("old", OLD, StubOptions(recorded_source=False)).source
     assert "Source that the file itself holds" not in source
     assert "  recorded, and left out here: the source of forward\n" in source
     assert "raise NotImplementedError(" in source
@@ -41,7 +41,7 @@ class Net(nn.Module):
     def helper(self, x):
         return F.relu(x)
 """
-    assert methods(text) == [
+    assert class_source(text).lines == [
         "def forward(self, x, scale=-1.5):",
         "    return self.helper(x) * scale",
         "",
@@ -65,9 +65,9 @@ class Net(nn.Module):
     ],
 )
 def test_what_would_run_unasked_is_not(member: str) -> None:
-    assert "true" not in "".join(methods(f"class Net(nn.Module):\n    {member}\n"))
+    assert "true" not in "".join(class_source(f"class Net(nn.Module):\n    {member}\n").lines)
 
 
 @pytest.mark.parametrize("text", ["", "import os", "class A: pass\nclass B: pass", "(" * 9_000])
 def test_what_is_no_class_gives_nothing(text: str) -> None:
-    assert methods(text) == []
+    assert class_source(text).lines == []

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ptinspect.stubs import Options, stub
-from ptinspect.stubs.collect.fx_graph import statements
-from ptinspect.stubs.collect.recorded_source import function
+from ptinspect.stubs import StubOptions, stub
+from ptinspect.stubs.collect.recorded_source import fx_function, import_statements
 from tests.conftest import FIXTURES
 from tests.stubs.trying import attempt, run_script
 
@@ -77,7 +76,7 @@ def test_it_stands_under_a_notice_or_is_left_out() -> None:
     assert "# Source that the file itself holds: read it before you call it." in source
     assert "an fx.GraphModule, whose code loading would run" in source
     assert "`ptinspect convert` makes a file of it" in source
-    source = attempt("graph", GRAPH, Options(recovered=False)).source
+    source = attempt("graph", GRAPH, StubOptions(recorded_source=False)).source
     assert "Source that the file itself holds" not in source
     assert "forward is left out here" in source
 
@@ -95,7 +94,7 @@ def test_it_stands_under_a_notice_or_is_left_out() -> None:
     ],
 )
 def test_what_would_run_at_import_is_not_printed(text: str) -> None:
-    assert function(text) == []
+    assert fx_function(text) is None
 
 
 def test_imports_are_those_of_harmless_names() -> None:
@@ -103,7 +102,7 @@ def test_imports_are_those_of_harmless_names() -> None:
     text += (
         "from torch import load as x\nfrom math import inf\nimport torch.fx._pytree as fx_pytree"
     )
-    assert statements(text) == {
+    assert import_statements(text) == {
         "NoneType": "NoneType = type(None)",
         "device": "from torch import device",
         "inf": "from math import inf",

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import ptinspect
 from ptinspect.display.module_nodes import module_tree
 from ptinspect.document import Document
-from ptinspect.stubs import Options, stub_of
-from ptinspect.stubs.infer.state_dict import path_of_state_dict
+from ptinspect.stubs import StubOptions, stub_of
+from ptinspect.stubs.infer.key_tree import path_of_state_dict
 from tests.torch_child import run_python
 
 CHILDREN = Path(__file__).parent / "children.py"
@@ -30,7 +30,7 @@ class Try(NamedTuple):
     pickled: bool
 
 
-def attempt(name: str, file: Path, options: Options | None = None) -> Try:
+def attempt(name: str, file: Path, options: StubOptions | None = None) -> Try:
     """The stub of a file."""
     with ptinspect.open(file) as document:
         source = stub_of(document, options)

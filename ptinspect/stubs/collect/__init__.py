@@ -1,1 +1,1 @@
-"""Collect what a file records about its classes and objects."""
+"""Translate the objects of a file into expressions, and find out which classes it needs."""

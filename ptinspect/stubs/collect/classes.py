@@ -1,163 +1,428 @@
-"""The objects of a file as they will be written: which class, and what is in each."""
+"""The classes and functions that a stub defines, and how the file uses them."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from ptinspect.pickling.values import Call, Value
-from ptinspect.stubs.collect.references import Use, is_module
-from ptinspect.stubs.expr.nodes import OPEN, Expr
-from ptinspect.torchnn import ModuleClass
+from ptinspect.document.modules import module_of
+from ptinspect.pickling.pyobjects import (
+    GETATTR,
+    RECONSTRUCTORS,
+    class_name,
+    constructor_arguments,
+    function_path,
+    global_name,
+    is_pickled_by_value,
+)
+from ptinspect.pickling.values import (
+    Call,
+    Global,
+    Inert,
+    PersistentId,
+    SetOf,
+    TensorCall,
+    Value,
+    key_value,
+)
+from ptinspect.stubs.expr.nodes import UNSOLVED, Brackets, Expr
+from ptinspect.torchnn import lookup
+from ptinspect.torchnn.classes import REMOVED
 
 if TYPE_CHECKING:
-    from ptinspect.stubs.collect.fx_graph import Traced
+    from ptinspect.document import Document
+    from ptinspect.stubs.collect.recorded_source import RecordedSource
+
+_OR = ("operator.or_", "_operator.or_")
+_TYPED_TENSORS = (
+    "torch._tensor._rebuild_from_type_v2", "torch._tensor._rebuild_from_type",
+    "torch.tensor._rebuild_from_type_v2", "torch.tensor._rebuild_from_type",
+)  # fmt: skip
+_WRAPPER_TENSOR = "torch._utils._rebuild_wrapper_subclass"
+_STORE_CODE = ("cloudpickle", "dill")
+"""Packages that pickle code itself: the stub cannot replace what they call."""
+_INTERESTING = {
+    GETATTR, *_OR, *_TYPED_TENSORS, *RECONSTRUCTORS, "numpy.dtype", "collections.defaultdict",
+    "collections.deque", "torch.fx.graph_module.reduce_graph_module",
+}  # fmt: skip
+"""Functions whose arguments name classes, or that weights_only restricts."""
+SIMPLE = frozenset({type(None), bool, int, float, str, bytes})
+
+QualifiedName = tuple[str, str]
+"""Module and qualified name."""
+
+
+@dataclass(slots=True)
+class NameUsage:
+    """What a file does with a name that no library defines.
+
+    Attributes:
+        constructed: calls that create instances without `__init__` (NEWOBJ and similar).
+        called: other calls (REDUCE).
+        bases: built-in classes that it extends, as protocols 0 and 1 record them.
+        is_tensor, is_wrapper: it is a subclass of torch.Tensor, or of a wrapper around tensors.
+        is_flag: members are joined by `|`, as Python 3.11 pickles enum.Flag.
+        by_value: its code is in the pickle (cloudpickle, dill).
+        attributes: names that getattr takes from it or its instances, in order.
+    """
+
+    module: str
+    name: str
+    constructed: list[Call] = field(default_factory=list)
+    called: list[Call] = field(default_factory=list)
+    bases: set[str] = field(default_factory=set)
+    is_tensor: bool = False
+    is_wrapper: bool = False
+    is_flag: bool = False
+    by_value: bool = False
+    attributes: dict[str, None] = field(default_factory=dict)
+
+    @property
+    def path(self) -> str:
+        return f"{self.module}.{self.name}"
+
+    @property
+    def calls(self) -> list[Call]:
+        return [*self.constructed, *self.called]
+
+    @property
+    def has_new_arguments(self) -> bool:
+        """True if pickle passes arguments to `__new__`."""
+        return "__new__" in self.attributes or any(
+            call.args or call.kwargs
+            for call in self.constructed
+            if call.opcode in ("NEWOBJ", "NEWOBJ_EX")
+        )
+
+    @property
+    def has_call_arguments(self) -> bool:
+        return any(call.args for call in self.called)
+
 
 ATTRIBUTE, CHILD, PARAMETER, BUFFER = "attribute", "child", "parameter", "buffer"
 LATE = "late"
-"""An attribute that leads to children, and so is set after them."""
+"""Kind of an attribute that refers to children, and so is set after them."""
 
 
-class Member(NamedTuple):
-    """Something that an object holds under a name. persistent: of a buffer; of an attribute,
-    False where setting it would make it a child or a parameter."""
+@dataclass(frozen=True, slots=True)
+class Member:
+    """What an instance has under a name.
+
+    Attributes:
+        plain: for a buffer, whether it is persistent. For an attribute, False if assigning it
+            would register a child or parameter.
+    """
 
     kind: str
     name: str
     expr: Expr
-    persistent: bool = True
+    plain: bool = True
 
 
 class Instance(Expr):
-    """An object of a class that the stub defines. made: the call that makes it, once the class
-    is solved."""
+    """An object of a class that the stub defines.
 
-    __slots__ = ("call", "made", "members", "number", "plan")
-
-    def __init__(self, call: Call | None, plan: Plan, number: int) -> None:
-        super().__init__(0)
-        self.call = call
-        self.plan = plan
-        self.number = number
-        self.members: list[Member] = []
-        self.made: Expr | None = None
-
-    def flat(self) -> str:
-        return self.made.text if self.made is not None else f"{OPEN}{self.number}{OPEN}"
-
-    def parts(self) -> tuple[str, list[tuple[str, Expr, str]], str] | None:
-        return self.made.parts() if self.made is not None else None
-
-
-class Plan:
-    """A class or function that the stub defines.
-
-    module, qualname: as pickle asks for it. ident: its name in the stub. kind: `module`, `object`,
-    `enum`, `tuple`, `str`, `int`, `float`, `bytes`, `dict`, `list`, `set`, `exception`, `tensor`,
-    `function` or `class`. base: the torch class that a module extends, as far as its attributes
-    tell. evidence: what of it is recorded.
+    Attributes:
+        call: the object in the file; None if it is inferred from a state_dict.
+        number: position among all instances, in the order in which they were collected.
+        constructor_call: set by `infer` once the constructor of its class is known.
     """
 
-    def __init__(self, module: str, qualname: str, ident: str, kind: str) -> None:
-        self.module = module
-        self.qualname = qualname
-        self.ident = ident
-        self.kind = kind
-        self.use: Use | None = None
-        self.instances: list[Instance] = []
-        self.base: ModuleClass | None = None
-        self.sequence = False  # numbered children alone: a Sequential, most likely
-        self.methods: list[str] = []
-        self.recovered: list[str] = []  # lines of methods whose source the file holds
-        self.unprinted = False  # whether it holds that of a forward which is not printed
-        self.hook = False  # whether state_dict() or load_state_dict() calls it
-        self.traced: Traced | None = None  # of what torch.fx traced
-        self.root = False  # whether it is made without arguments, as this instance:
-        self.root_index = 0
+    __slots__ = ("call", "constructor_call", "definition", "members", "number")
+
+    def __init__(self, call: Call | None, definition: Definition, number: int) -> None:
+        super().__init__(0)
+        self.call = call
+        self.definition = definition
+        self.number = number
+        self.members: list[Member] = []
+        self.constructor_call: Expr | None = None
+
+    def one_line(self) -> str:
+        if self.constructor_call is not None:
+            return self.constructor_call.text
+        return f"{UNSOLVED}{self.number}{UNSOLVED}"
+
+    def brackets(self) -> Brackets | None:
+        return self.constructor_call.brackets() if self.constructor_call is not None else None
+
+    def children(self) -> list[Expr]:
+        return [self.constructor_call] if self.constructor_call is not None else []
+
+
+@dataclass(slots=True, eq=False)
+class Definition:
+    """A class or function that the stub defines.
+
+    Attributes:
+        module, qualname: as pickle looks it up.
+        ident: its name in the stub.
+        kind: `module`, `object`, `enum`, `tuple`, `str`, `int`, `float`, `bytes`, `dict`, `list`,
+            `set`, `exception`, `tensor`, `function` or `class`.
+        usage: None for classes that only the stub has: traced by torch.fx, or inferred.
+        methods: methods that the file refers to.
+        recorded: source that the file contains.
+        is_hook: state_dict() or load_state_dict() calls it.
+        root: the instance that `build()` creates without arguments.
+    """
+
+    module: str
+    qualname: str
+    ident: str
+    kind: str
+    usage: NameUsage | None = None
+    methods: list[str] = field(default_factory=list)
+    recorded: RecordedSource | None = None
+    is_hook: bool = False
+    instances: list[Instance] = field(default_factory=list)
+    root: Instance | None = None
 
     @property
     def path(self) -> str:
-        """`module.qualname`."""
         return f"{self.module}.{self.qualname}"
 
+    @property
+    def outer_path(self) -> str:
+        """Path of the class that it is nested in; empty if it is not nested."""
+        outer = self.qualname.rpartition(".")[0]
+        return f"{self.module}.{outer}" if outer else ""
 
+    def add_instance(self, call: Call | None, number: int) -> Instance:
+        """Create an instance."""
+        instance = Instance(call, self, number)
+        self.instances.append(instance)
+        return instance
+
+
+# Names in a file
+
+
+def owner_name(value: Value) -> QualifiedName | None:
+    """Return the name of a class, or of the class of an instance."""
+    name = global_name(value)
+    return class_name(value) if name is None and isinstance(value, Call) else name
+
+
+def is_user_defined(module: str, name: str) -> bool:
+    """Return True if neither torch, numpy nor the standard library define the name."""
+    from ptinspect.safety.policy.table import is_standard
+
+    if module in ("__main__", "__mp_main__"):
+        return True
+    top = module.partition(".")[0]
+    if top in _STORE_CODE:
+        return False
+    if top == "torch":
+        return _is_removed_from_torch(module, name)
+    return top != "numpy" and not is_standard(module)
+
+
+def _is_removed_from_torch(module: str, name: str) -> bool:
+    """Return True if torch no longer defines the name.
+
+    This includes names of newer torch versions: where the name exists, it takes precedence over
+    the stub's definition.
+    """
+    from ptinspect.safety.policy.table import policy
+    from ptinspect.safety.policy.weights_only import ALLOWED
+    from ptinspect.torchnn.torch_names import exists_in_torch
+
+    path = f"{module}.{name}"
+    if path in REMOVED:
+        return "<" not in name
+    if path in ALLOWED or "<" in name or exists_in_torch(module, name):
+        return False
+    return lookup(path) is None and policy().row(module, name) is None
+
+
+@dataclass(slots=True)
+class References:
+    """The names of a file that a stub has to define, and the calls that show how they are used.
+
+    Attributes:
+        user_defined: by path, in the file's order; outer classes before nested ones.
+        calls: calls of these names, of functions in `_INTERESTING`, and of anything that is not
+            simply a name.
+    """
+
+    user_defined: dict[str, NameUsage] = field(default_factory=dict)
+    calls: list[Call] = field(default_factory=list)
+    _is_user_defined: dict[QualifiedName, bool] = field(default_factory=dict)
+
+    def is_user_defined(self, name: QualifiedName) -> bool:
+        """Return `is_user_defined(*name)`, computed once per name."""
+        if name not in self._is_user_defined:
+            self._is_user_defined[name] = is_user_defined(*name)
+        return self._is_user_defined[name]
+
+    def usage_of(self, name: QualifiedName | None) -> NameUsage | None:
+        """Return the record of a user-defined name, creating it on first use; None for others."""
+        if name is None or ".__" in name[1] or not self.is_user_defined(name):
+            return None
+        path = f"{name[0]}.{name[1]}"
+        if path not in self.user_defined:
+            outer, dot, _ = name[1].rpartition(".")
+            if dot:
+                self.usage_of((name[0], outer))
+            self.user_defined[path] = NameUsage(*name)
+        return self.user_defined[path]
+
+    def add_call(self, call: Call) -> None:
+        """Record how a call uses the names in it."""
+        path = function_path(call)
+        if path == GETATTR:
+            if len(call.args) > 1 and isinstance(call.args[1], str):
+                usage = self.usage_of(owner_name(call.args[0]))
+                if usage is not None:
+                    usage.attributes[str(call.args[1])] = None
+            return
+        if path in _OR:
+            self._add_flags(call)
+            return
+        if path in _TYPED_TENSORS and len(call.args) > 1:
+            usage = self.usage_of(global_name(call.args[1]))
+            if usage is not None:
+                func = call.args[0]
+                usage.is_tensor = True
+                usage.is_wrapper |= isinstance(func, Global) and func.path == _WRAPPER_TENSOR
+        usage = self.usage_of(class_name(call))
+        if usage is None:
+            return
+        usage.by_value |= isinstance(call.func, Call) and is_pickled_by_value(call.func)
+        if path in RECONSTRUCTORS and len(call.args) > 1 and isinstance(call.args[1], Global):
+            usage.bases.add(call.args[1].path)
+        constructs = call.opcode != "REDUCE" or path in RECONSTRUCTORS
+        (usage.constructed if constructs else usage.called).append(call)
+
+    def _add_flags(self, call: Call) -> None:
+        for item in call.args:
+            usage = self.usage_of(class_name(item)) if isinstance(item, Call) else None
+            if usage is None and isinstance(item, Call) and item.args:
+                # getattr(Class, "MEMBER")
+                is_member = function_path(item) == GETATTR
+                usage = self.usage_of(global_name(item.args[0])) if is_member else None
+            if usage is not None:
+                usage.is_flag = True
+
+
+def find_references(document: Document) -> References:
+    """Find the names of a file that a stub has to define, and how the file uses them."""
+    references = References()
+    names = document.globals
+    own = [name for name in names if references.is_user_defined((name.module, name.name))]
+    functions = {id(name) for name in names if name.path in _INTERESTING} | set(map(id, own))
+    archive = document.archive
+    references.calls = _calls_in([archive.root, *archive.more_roots], functions)
+    for name in own:
+        references.usage_of((name.module, name.name))
+    for call in references.calls:
+        references.add_call(call)
+    return references
+
+
+def _calls_in(roots: list[Value], functions: set[int]) -> list[Call]:
+    """Return the calls below some values, each once, in the file's order.
+
+    Calls of names are included only for the names with the ids in `functions`. Ordinary tensors
+    are skipped.
+    """
+    stack: list[Value] = list(roots)
+    seen: set[int] = set()
+    calls: list[Call] = []
+    while stack:
+        value = stack.pop()
+        kind = type(value)
+        if kind is Global or id(value) in seen:
+            continue
+        seen.add(id(value))
+        if kind is dict:
+            assert isinstance(value, dict)
+            stack += [item for item in value.values() if type(item) not in SIMPLE]
+            stack += [key_value(key) for key in value if type(key) not in SIMPLE]
+        elif kind is tuple or kind is list:
+            assert isinstance(value, tuple | list)
+            stack += [item for item in value if type(item) not in SIMPLE]
+        elif isinstance(value, Inert):
+            if kind is TensorCall and value.changes is None:
+                continue
+            if isinstance(value, Call):
+                if type(value.func) is not Global:
+                    calls.append(value)
+                    stack.append(value.func)
+                elif id(value.func) in functions:
+                    calls.append(value)
+                stack += [part for part in (value.args, value.kwargs) if part]
+            elif isinstance(value, PersistentId):
+                stack.append(value.value)
+            elif isinstance(value, SetOf):
+                stack += value
+            changes = value.changes
+            if changes is not None:
+                stack += changes.states
+                stack += [part for part in (changes.items, changes.pairs, changes.added) if part]
+    calls.sort(key=lambda call: call.offset)
+    return calls
+
+
+# Kinds
+
+_BUILTIN_BASES = ("dict", "list", "set", "tuple", "str", "int", "float")
 _SCALARS = {tuple: "tuple", str: "str", int: "int", float: "float", bytes: "bytes"}
 
 
-def kind_of(use: Use) -> str:
-    """What a name stands for, as far as its uses tell."""
-    instances = use.instances
-    if use.tensor:
+def kind_of(usage: NameUsage) -> str:
+    """Return the kind of definition that fits how a name is used (see `Definition.kind`)."""
+    if usage.is_tensor:
         return "tensor"
-    if any(is_module(call) for call in instances):
+    if any(module_of(call) is not None for call in usage.calls):
         return "module"
-    for call in instances:
-        if call.changes is not None:
-            if call.changes.pairs and call.changes.items:
+    for call in usage.calls:
+        changes = call.changes
+        if changes is not None:
+            if changes.pairs and changes.items:
                 return "object"
-            if call.changes.pairs:
+            if changes.pairs:
                 return "dict"
-            if call.changes.items:
+            if changes.items:
                 return "list"
-            if call.changes.added:
+            if changes.added:
                 return "set"
-    for base in ("dict", "list", "set", "tuple", "str", "int", "float"):
-        if f"builtins.{base}" in use.bases:
+    for base in _BUILTIN_BASES:
+        if f"builtins.{base}" in usage.bases:
             return base
-    if any(call.kwargs for call in use.made) or "__new__" in use.reached:
+    if any(call.kwargs for call in usage.constructed) or "__new__" in usage.attributes:
         return "object"
-    if use.made:
-        return _of_arguments([_own_arguments(call) for call in use.made])
-    if use.flag:
+    if usage.constructed:
+        return _kind_by_new_arguments([constructor_arguments(call) for call in usage.constructed])
+    if usage.is_flag:
         return "enum"
-    last = use.name.rpartition(".")[2]
-    capital = last.lstrip("_")[:1].isupper()
-    if use.called:
-        return _of_calls(use, last) if capital else "function"
-    if capital and use.reached and all(name.isupper() for name in use.reached):
+    last = usage.name.rpartition(".")[2]
+    is_class_name = last.lstrip("_")[:1].isupper()
+    if usage.called:
+        return _kind_by_calls(usage.called, last) if is_class_name else "function"
+    if is_class_name and usage.attributes and all(name.isupper() for name in usage.attributes):
         return "enum"
-    return "class" if capital or use.reached else "function"
+    return "class" if is_class_name or usage.attributes else "function"
 
 
-def _own_arguments(call: Call) -> tuple[Value, ...]:
-    from ptinspect.pickling.pyobjects import constructor_arguments
+def _kind_by_new_arguments(calls: list[tuple[Value, ...]]) -> str:
+    """Return the kind of a class from the arguments of `__new__`.
 
-    return constructor_arguments(call)
-
-
-def _of_arguments(calls: list[tuple[Value, ...]]) -> str:
-    """`__new__` got these: one value of a plain type is what the class extends; several are a
-    named tuple's."""
+    One value of a built-in type is what the class extends; several are those of a named tuple.
+    """
     if not all(calls):
         return "object"
     if all(len(args) == 1 for args in calls):
-        kinds = {type(args[0]) for args in calls}
-        if len(kinds) == 1:
-            return _SCALARS.get(kinds.pop(), "object")
-        return "object"
+        types = {type(args[0]) for args in calls}
+        return _SCALARS.get(types.pop(), "object") if len(types) == 1 else "object"
     return "tuple" if len({len(args) for args in calls}) == 1 else "object"
 
 
-def _of_calls(use: Use, last: str) -> str:
-    if last.endswith(("Error", "Exception", "Warning")):
+def _kind_by_calls(calls: list[Call], name: str) -> str:
+    if name.endswith(("Error", "Exception", "Warning")):
         return "exception"
-    calls = use.called
     simple = all(
-        len(call.args) == 1
-        and isinstance(call.args[0], str | int | float)
-        and (call.changes is None)
+        len(call.args) == 1 and isinstance(call.args[0], str | int | float) and call.changes is None
         for call in calls
     )
     return "enum" if simple else "object"
-
-
-__all__ = [
-    "ATTRIBUTE",
-    "BUFFER",
-    "CHILD",
-    "LATE",
-    "PARAMETER",
-    "Instance",
-    "Member",
-    "Plan",
-    "kind_of",
-]

@@ -1,15 +1,24 @@
-"""A file's objects as expressions, from the leaves up; no recursion.
+"""Translate a file's objects into expressions and instances, from the leaves up.
 
-What nests deeper than `DEPTH` brackets becomes a function of its own, so that Python can parse it.
+Nothing here recurses over the file's structure. Objects nested deeper than `MAX_DEPTH` brackets
+become functions of their own, because Python could not parse them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ptinspect.document.modules import BUFFERS, MODULES, PARAMETERS, Module, module_of
-from ptinspect.pickling.pyobjects import attributes_of, constructor_arguments, function_path
+from ptinspect.pickling.pyobjects import (
+    GETATTR,
+    attributes_of,
+    class_name,
+    constructor_arguments,
+    function_path,
+    global_name,
+)
 from ptinspect.pickling.values import (
     Blob,
     Call,
@@ -26,187 +35,301 @@ from ptinspect.stubs.collect.classes import (
     CHILD,
     LATE,
     PARAMETER,
+    SIMPLE,
+    Definition,
     Instance,
     Member,
-    Plan,
+    NameUsage,
+    QualifiedName,
+    find_references,
     kind_of,
 )
-from ptinspect.stubs.collect.references import SIMPLE, Uses, class_named, named
-from ptinspect.stubs.collect.shared_modules import (
-    Referring,
-    Tree,
-    beside,
-    places,
-    references,
-    registers,
+from ptinspect.stubs.collect.recorded_source import (
+    FX_BOOKKEEPING,
+    FX_MODULE,
+    RecordedSource,
+    class_source,
+    fx_source,
 )
-from ptinspect.stubs.expr.identifiers import Names, string
-from ptinspect.stubs.expr.literals import known_values, plain
+from ptinspect.stubs.collect.shared_modules import (
+    ModelParts,
+    access_paths,
+    model_parts,
+    references_to,
+    registers_itself,
+    shared_attribute,
+    unshared_parts,
+)
+from ptinspect.stubs.expr.literals import Names, bytes_expr, is_attribute, literal, tensor_values
 from ptinspect.stubs.expr.nodes import (
     NONE,
-    Argument,
-    Atom,
+    CallExpr,
+    DictExpr,
     Expr,
-    Items,
-    Make,
-    Many,
-    Pairs,
-    has_blank,
+    Name,
+    Sequence,
+    has_placeholder,
 )
-from ptinspect.stubs.torch.calls import (
-    INTERNAL,
-    WRAPPERS,
-    as_constructed,
+from ptinspect.stubs.expr.torch_calls import (
+    ASSEMBLED,
+    MODULE_METHODS,
+    assemble,
     buffer,
-    class_text,
-    constructed,
-    container,
-    normed,
     parameter,
-    stores,
+    torch_module,
 )
-from ptinspect.stubs.torch.objects import called, global_text
-from ptinspect.torchnn import ModuleClass, candidates, lookup
+from ptinspect.stubs.expr.torch_objects import global_text, object_expr, set_expr
+from ptinspect.torchnn import lookup
 
 if TYPE_CHECKING:
     from ptinspect.document import Document
-    from ptinspect.document.tensor import Tensor
+    from ptinspect.stubs.expr.torch_calls import ExprOf, TensorOf
+
+MAX_DEPTH = 20
+"""Brackets inside each other before a part becomes a function."""
+MAX_BLOB = 1_000
+"""Bytes of a binary object that are written."""
 
 
-def torch_module(graph: Graph, module: Module, row: ModuleClass) -> Expr:
-    """A module of a class of torch's own."""
-    wrapped = WRAPPERS.get(row.path)
-    if wrapped is not None:
-        inner = dict(module.members(MODULES)).get(wrapped[0])
-        return Make(wrapped[1], [(None, graph.expr(inner))])
-    if row.name in ("Sequential", "ModuleList", "ModuleDict"):
-        made = container(row, module, graph.expr)
-    elif row.style == "graph":
-        from ptinspect.stubs.collect.fx_graph import traced
+@dataclass(slots=True)
+class PartFunctions:
+    """Functions that return expressions which are nested too deep to be written in place.
 
-        return traced(graph, module)
-    elif row.name in ("TransformerEncoder", "TransformerDecoder"):
-        made = coder(graph, row, module)
-    elif row.name in ("ParameterList", "ParameterDict"):
-        made = parameters(graph, row, module)
-    elif as_constructed(graph.document, module, row):
-        made = constructed(row, module, graph.expr)
-    else:
-        made = normed(row, module, graph.expr)
-    return made if made is not None else assemble(graph, class_text(row.path), module)
+    Attributes:
+        functions: by name, what they return.
+    """
+
+    names: Names
+    functions: dict[str, Expr]
+
+    def add(self, expr: Expr) -> Expr:
+        """Move an expression into a new function and return the call of it."""
+        name = self.names.new("_part")
+        self.functions[name] = expr
+        return CallExpr(name)
 
 
-def coder(graph: Graph, row: ModuleClass, module: Module) -> Expr | None:
-    """nn.TransformerEncoder of layers that are all the same."""
-    layers = module_of(dict(module.members(MODULES)).get("layers"))
-    if layers is None:
-        return None
-    texts = {graph.expr(value).text for _, value in layers.members(MODULES)}
-    if len(texts) != 1 or "\0" in texts.pop():
-        return None
-    return constructed(row, module, graph.expr)
+@dataclass(frozen=True, slots=True)
+class Deferred:
+    """An attribute that can only be set once the whole model is built.
+
+    Attributes:
+        description: names the attribute if it cannot be set either.
+    """
+
+    module: Module
+    name: str
+
+    @property
+    def value(self) -> Value:
+        return self.module.attributes[self.name]
+
+    @property
+    def description(self) -> str:
+        name = f"{self.module.class_name}.{self.name}"
+        return f"{name}, which leads to modules elsewhere in the model"
 
 
-def parameters(graph: Graph, row: ModuleClass, module: Module) -> Expr | None:
-    """nn.ParameterList and nn.ParameterDict of parameters alone."""
-    if list(module.members(BUFFERS)) or list(module.members(MODULES)):
-        return None
-    held = list(module.members(PARAMETERS))
-    others = {key for key, _ in module.other_attributes()} - {"_size", "_keys"}
-    if others or any(graph.document.tensor_of(value) is None for _, value in held):
-        return None
-    items = [graph.expr(value) for _, value in held]
-    if row.name == "ParameterList":
-        if [key for key, _ in held] != [str(at) for at in range(len(held))]:
-            return None
-        return Many("nn.ParameterList", items, True)
-    pairs = [(Atom(string(k)), item) for (k, _), item in zip(held, items, strict=True)]
-    keyed: list[tuple[Expr, Expr]] = list(pairs)
-    return Make("nn.ParameterDict", [(None, Pairs(keyed))] if keyed else [])
+@dataclass(frozen=True, slots=True)
+class CollectedObjects:
+    """The objects of a file, as expressions.
+
+    Attributes:
+        definitions: classes and functions that the stub defines, by path, in the file's order.
+        names: identifiers of the stub.
+        parts: functions for what is nested deep.
+        calls: calls of the file that weights_only may have to allow (see `References.calls`).
+        expr_of: returns the expression of any value of the file.
+        tensor_of: returns the tensor that a value is, or None.
+        references_of: returns the ids of the model's parts that an attribute refers to.
+        assembled: ids of the calls of modules that are put together without a constructor.
+        deferred: attributes that only `build()` can set.
+        unwritten: descriptions of values that are None in the stub, in order.
+        zeroed: attributes that are zeros in the stub instead of the file's numbers.
+    """
+
+    definitions: dict[str, Definition]
+    names: Names
+    parts: PartFunctions
+    calls: list[Call]
+    expr_of: ExprOf
+    tensor_of: TensorOf
+    references_of: Callable[[Value], list[int]]
+    assembled: set[int]
+    deferred: list[Deferred]
+    unwritten: dict[str, None]
+    zeroed: dict[str, None]
 
 
-def assemble(graph: Graph, kind: str, module: Module) -> Expr:
-    """A module put together from its parts, where no constructor makes it."""
-    graph.assembled.add(id(module.call))
-    own: list[tuple[Expr, Expr]] = [
-        (Atom(string(key)), graph.expr(value))
-        for key, value in module.other_attributes()
-        if not key.startswith("_forward")
+def collect_objects(
+    document: Document, root: Call | None, use_recorded_source: bool
+) -> CollectedObjects:
+    """Translate the objects of user-defined classes, and all modules that are roots.
+
+    Args:
+        root: the module that `build()` creates.
+        use_recorded_source: whether source code that the file contains is used.
+    """
+    references = find_references(document)
+    names = Names()
+    recorded = {
+        f"{source.module}.{source.name}": class_source(source.text, use_recorded_source)
+        for source in document.archive.sources
+    }
+    hooks = {
+        path
+        for info in document.modules
+        for kind, functions in info.module.hooks.items()
+        if "state_dict" in kind
+        for path in functions
+    }
+    definitions: dict[str, Definition] = {}
+    for path, usage in references.user_defined.items():
+        definitions[path] = _definition(usage, names, references.user_defined, recorded, hooks)
+    roots = [info.module.call for info in document.modules if not info.name]
+    translator = _Translator(
+        definitions, names, document.tensor_of, model_parts(roots), use_recorded_source
+    )
+    objects = list(roots)
+    for usage in references.user_defined.values():
+        if definitions[usage.path].kind in ("module", "object"):
+            objects += usage.calls
+    if root is not None:
+        objects.insert(0, root)
+        roots.append(root)
+    root_ids = set(map(id, roots))
+    for call in objects:
+        instance = translator.translate(call)
+        if isinstance(instance, Instance) and id(call) in root_ids:
+            definition = instance.definition
+            definition.root = definition.root or instance
+    return CollectedObjects(
+        definitions, names, translator.parts, references.calls, translator.expr_of,
+        document.tensor_of, translator.references_of, translator.assembled,
+        translator.deferred, translator.unwritten, translator.zeroed,
+    )  # fmt: skip
+
+
+def _definition(
+    usage: NameUsage,
+    names: Names,
+    user_defined: Iterable[str],
+    recorded: dict[str, RecordedSource],
+    hooks: set[str],
+) -> Definition:
+    last, kind = usage.name.rpartition(".")[2], kind_of(usage)
+    ident = names.new(last, "Class" if last[:1].isupper() else "name")
+    reserved = {"forward", *MODULE_METHODS} if kind == "module" else set[str]()
+    methods = [
+        name
+        for name in usage.attributes
+        if is_attribute(name) and f"{usage.path}.{name}" not in user_defined
     ]
-    args: list[Argument] = [(None, Atom(kind))]
-    if own:
-        args.append(("attributes", Pairs(own)))
-    for name, pairs in stores(graph.document, module, graph.expr):
-        args.append((name, Pairs(pairs)))
-    return Make("_assembled", args)
+    return Definition(
+        usage.module,
+        usage.name,
+        ident,
+        kind,
+        usage,
+        [] if kind == "enum" else [name for name in methods if name not in reserved],
+        recorded.get(usage.path) if kind == "module" else None,
+        kind in ("function", "object", "class") and usage.path in hooks,
+    )
 
 
-# ---
+class _Translator:
+    """Memoizes the expression of every value, and records what could not be written."""
 
-
-DEPTH = 20
-"""Brackets inside brackets before a part becomes a function."""
-OPAQUE = Make("object", [])
-"""What nothing can be said of."""
-
-
-class Graph:
-    """plans: by path, in the file's order. parts: functions for what nests deep. lost: what
-    could not be written, in words."""
-
-    def __init__(self, document: Document, uses: Uses) -> None:
-        self.document = document
-        self.uses = uses
-        self.names = Names()
-        self.plans: dict[str, Plan] = {}
-        self.parts: list[tuple[str, Expr]] = []
-        self.lost: dict[str, None] = {}
-        self.zeroed: dict[str, None] = {}  # attributes that have zeros in place of their numbers
-        self.recovered = True  # whether source that the file holds may be used
-        self.roots: list[Call] = []  # of the models
-        self.later: dict[int, dict[str, Value]] = {}  # attributes that only a root can set
-        self._tree: Tree | None = None
-        self.assembled: set[int] = set()  # ids of the calls of modules put together by hand
-        self._made: dict[int, tuple[Value, Expr]] = {}
+    def __init__(
+        self,
+        definitions: dict[str, Definition],
+        names: Names,
+        tensor_of: TensorOf,
+        model: ModelParts,
+        use_recorded_source: bool,
+    ) -> None:
+        self.definitions = definitions
+        self.names = names
+        self.tensor_of = tensor_of
+        self.model = model
+        self.use_recorded_source = use_recorded_source
+        self.parts = PartFunctions(names, {})
+        self.assembled: set[int] = set()
+        self.deferred: list[Deferred] = []
+        self.unwritten: dict[str, None] = {}
+        self.zeroed: dict[str, None] = {}
+        self._exprs: dict[int, tuple[Value, Expr]] = {}
         self._open: set[int] = set()
-        self._instances = 0
-        for path, use in uses.foreign.items():
-            last = use.name.rpartition(".")[2]
-            ident = self.names.new(last, "Class" if last[:1].isupper() else "name")
-            plan = self.plans[path] = Plan(use.module, use.name, ident, kind_of(use))
-            plan.use = use
+        self._instance_count = 0
 
-    # --- the walk
-
-    def add(self, root: Value) -> Expr:
-        """The expression of a value; those of all that lies in it are made before."""
+    def translate(self, root: Value) -> Expr:
+        """Return the expression of a value, after those of everything in it."""
         frames: list[tuple[Value, Iterator[Value]]] = []
-        opened = self._open
-        if self.needs(root, opened):
-            opened.add(id(root))
-            frames.append((root, self.inside(root)))
+        if self._has_untranslated_contents(root):
+            self._open.add(id(root))
+            frames.append((root, self._contents(root)))
         while frames:
-            value, rest = frames[-1]
-            item = next((item for item in rest if self.needs(item, opened)), None)
-            if item is None:
-                frames.pop()
-                self.keep(value, self.finish(value))  # still open: it may hold itself
-                opened.discard(id(value))
-            else:
-                opened.add(id(item))
-                frames.append((item, self.inside(item)))
-        return self.expr(root)
+            value, contents = frames[-1]
+            item = next((v for v in contents if self._has_untranslated_contents(v)), None)
+            if item is not None:
+                self._open.add(id(item))
+                frames.append((item, self._contents(item)))
+                continue
+            frames.pop()
+            expr = self._compound(value)  # `value` is still open: it may contain itself
+            self._exprs[id(value)] = (
+                value,
+                expr if expr.depth <= MAX_DEPTH else self.parts.add(expr),
+            )
+            self._open.discard(id(value))
+        return self.expr_of(root)
 
-    def needs(self, value: Value, opened: set[int]) -> bool:
-        """Whether a value has insides that are not made yet."""
+    def expr_of(self, value: Value) -> Expr:
+        """Return the expression of a value that is translated, or has no contents."""
+        translated = self._exprs.get(id(value))
+        if translated is not None:
+            return translated[1]
+        simple = literal(value)
+        if simple is not None:
+            return simple
+        if isinstance(value, Global | PersistentId):  # legacy files store a class with its source
+            return self._global(value)
+        if isinstance(value, Blob) and len(value) < MAX_BLOB:
+            return bytes_expr(value.read(), value.mutable)
+        tensor = self.tensor_of(value) if isinstance(value, Call) else None
+        if tensor is not None:
+            if tensor.parameter:
+                return parameter(tensor)
+            return tensor_values(tensor) if not tensor.uninitialized else NONE
+        if isinstance(value, tuple | list | dict) and id(value) not in self._open:
+            return self.translate(value)  # composed by a caller, not in the file as it is
+        if isinstance(value, Inert | tuple | list | dict):
+            is_cycle = isinstance(value, Call | list | dict)
+            return self._unwritten("a cycle" if is_cycle else "a value")
+        return NONE
+
+    def references_of(self, value: Value) -> list[int]:
+        """Return the ids of the model's parts that an attribute refers to."""
+        return references_to(value, self.model.ids.__contains__)
+
+    def _unwritten(self, description: str) -> Expr:
+        self.unwritten[description] = None
+        return NONE
+
+    def _definition_of(self, name: QualifiedName | None) -> Definition | None:
+        return self.definitions.get(f"{name[0]}.{name[1]}") if name else None
+
+    # Contents of values
+
+    def _has_untranslated_contents(self, value: Value) -> bool:
         if type(value) in SIMPLE or not isinstance(value, tuple | list | dict | Call | SetOf):
             return False
-        if id(value) in self._made or id(value) in opened:
+        if id(value) in self._exprs or id(value) in self._open:
             return False
-        return not (isinstance(value, Call) and self.document.tensor_of(value) is not None)
+        return not (isinstance(value, Call) and self.tensor_of(value) is not None)
 
-    def inside(self, value: Value) -> Iterator[Value]:
-        """What has to be made before a value."""
+    def _contents(self, value: Value) -> Iterator[Value]:
+        """Yield what has to be translated before a value."""
         if isinstance(value, tuple | list | SetOf):
             yield from value
         elif isinstance(value, dict):
@@ -214,23 +337,24 @@ class Graph:
                 yield key_value(key)
                 yield item
         elif isinstance(value, Call):
-            yield from self.inside_call(value)
+            module = module_of(value)
+            yield from self._call_contents(value) if module is None else self._members(module)
 
-    def inside_call(self, call: Call) -> Iterator[Value]:
-        module = module_of(call)
-        if module is not None:
-            for _, child in module.members(MODULES):
-                yield child
-            for _, value in module.other_attributes():
-                if type(value) in SIMPLE:
-                    continue
-                if self.refers(value):
-                    yield from beside(value, self.tree.ids)
-                else:
-                    yield value
-            for store in (PARAMETERS, BUFFERS):
-                yield from (value for _, value in module.members(store))
-            return
+    def _members(self, module: Module) -> Iterator[Value]:
+        for _, child in module.members(MODULES):
+            yield child
+        for _, value in module.other_attributes():
+            if type(value) in SIMPLE:
+                continue
+            if self.references_of(value):
+                yield from unshared_parts(value, self.model.ids.__contains__)
+            else:
+                yield value
+        for store in (PARAMETERS, BUFFERS):
+            yield from (value for _, value in module.members(store))
+
+    @staticmethod
+    def _call_contents(call: Call) -> Iterator[Value]:
         yield from constructor_arguments(call)
         if function_path(call) == "functools.partial" and isinstance(call.state, tuple):
             yield from call.state
@@ -241,245 +365,172 @@ class Graph:
         yield from call.items
         yield from call.added
 
-    def keep(self, value: Value, made: Expr) -> None:
-        """Remembers an expression; a deep one as a call of a function."""
-        if made.depth > DEPTH:
-            made = self.part(made)
-        self._made[id(value)] = (value, made)
+    # Values with contents
 
-    def part(self, made: Expr) -> Expr:
-        """A function that returns it."""
-        name = self.names.new("_part")
-        self.parts.append((name, made))
-        return Make(name, [])
-
-    def expr(self, value: Value) -> Expr:
-        """What was made of a value; leaves are made here."""
-        known = self._made.get(id(value))
-        if known is not None:
-            return known[1]
-        simple = plain(value)
-        if simple is not None:
-            return simple
-        if isinstance(value, Global | PersistentId):  # a legacy file's class has its source
-            return self.named(value)
-        if isinstance(value, Blob) and len(value) < 1_000:
-            made = plain(value.read())
-            assert made is not None
-            return Make("bytearray", [(None, made)]) if value.mutable else made
-        if isinstance(value, Call):
-            tensor = self.document.tensor_of(value)
-            if tensor is not None:
-                return self.tensor(tensor)
-        if isinstance(value, tuple | list | dict) and id(value) not in self._open:
-            return self.add(value)  # of values that the file does not hold as they are
-        if isinstance(value, Inert | tuple | list | dict):
-            return self.lose("a cycle" if isinstance(value, Call | list | dict) else "a value")
-        return NONE
-
-    def lose(self, what: str) -> Expr:
-        """None, for what cannot be written; the docstring says so."""
-        self.lost[what] = None
-        return NONE
-
-    def tensor(self, tensor: Tensor) -> Expr:
-        """A tensor among attributes."""
-        if tensor.parameter:
-            return parameter(tensor)
-        return known_values(tensor) if not tensor.uninitialized else NONE
-
-    def named(self, value: Global | PersistentId | Call) -> Expr:
-        """A class or function, by its name in the stub or in torch."""
-        name = named(value)
-        if name is None:
-            return self.lose("a name")
-        plan = self.plans.get(f"{name[0]}.{name[1]}")
-        if plan is not None:
-            return Atom(plan.ident)
-        text = global_text(*name)
-        return Atom(text) if text else self.lose(f"{name[0]}.{name[1]}")
-
-    # --- what a value is, once its insides are known
-
-    def finish(self, value: Value) -> Expr:
-        """The expression of a value with insides."""
-        if isinstance(value, tuple):
-            return Items("()", [self.expr(item) for item in value])
-        if isinstance(value, list):
-            return Items("[]", [self.expr(item) for item in value])
+    def _compound(self, value: Value) -> Expr:
+        """Return the expression of a value whose contents are translated."""
+        if isinstance(value, tuple | list):
+            brackets = "()" if isinstance(value, tuple) else "[]"
+            return Sequence(brackets, [self.expr_of(item) for item in value])
         if isinstance(value, dict):
-            return self.pairs(value)
+            return self._dict(value)
         if isinstance(value, SetOf):
-            return self.set(value)
+            return set_expr([self.expr_of(item) for item in value], value.frozen)
         assert isinstance(value, Call)
         module = module_of(value)
         if module is not None:
-            return self.module(module)
-        name = class_named(value)
-        plan = self.plans.get(f"{name[0]}.{name[1]}") if name else None
-        if plan is not None:
-            return self.object(value, plan)
-        if function_path(value) == "builtins.getattr":
-            return self.reached(value)
-        made = called(value, self.expr)
-        if made is None:
-            made = self.lose(f"{name[0]}.{name[1]}" if name else "an object")
-        return made
+            return self._module(module)
+        name = class_name(value)
+        definition = self._definition_of(name)
+        if definition is not None:
+            return self._object(value, definition)
+        if function_path(value) == GETATTR:
+            return self._getattr(value)
+        expr = object_expr(value, self.expr_of)
+        if expr is not None:
+            return expr
+        return self._unwritten(f"{name[0]}.{name[1]}" if name else "an object")
 
-    def pairs(self, value: dict[Value, Value]) -> Expr:
-        """A dict."""
-        return Pairs([(self.expr(key_value(k)), self.expr(v)) for k, v in value.items()])
+    def _dict(self, value: dict[Value, Value]) -> Expr:
+        return DictExpr([(self.expr_of(key_value(k)), self.expr_of(v)) for k, v in value.items()])
 
-    def set(self, value: SetOf) -> Expr:
-        """A set, its members in an order that does not depend on the file's."""
-        items = sorted((self.expr(item) for item in value), key=lambda item: item.text)
-        if value.frozen:
-            return Make("frozenset", [(None, Items("{}", items))] if items else [])
-        return Items("{}", items) if items else Make("set", [])
+    def _global(self, value: Global | PersistentId) -> Expr:
+        """Return the name of a class or function in the stub or in a library."""
+        name = global_name(value)
+        if name is None:
+            return self._unwritten("a name")
+        definition = self._definition_of(name)
+        text = definition.ident if definition is not None else global_text(*name)
+        return Name(text) if text else self._unwritten(f"{name[0]}.{name[1]}")
 
-    def reached(self, call: Call) -> Expr:
-        """`getattr(Outer, "Inner")`, `getattr(torch, "relu")`."""
-        name = named(call)
-        if name is not None:
-            plan = self.plans.get(f"{name[0]}.{name[1]}")
-            if plan is not None:
-                return Atom(plan.ident)
-            outer, _, last = name[1].rpartition(".")
-            owner = self.plans.get(f"{name[0]}.{outer}")
-            if owner is not None and last.isidentifier() and not last.startswith("_"):
-                return Atom(f"{owner.ident}.{last}")
-            text = global_text(*name)
-            if text:
-                return Atom(text)
-        return self.lose("a bound method")
+    def _getattr(self, call: Call) -> Expr:
+        """Return `Outer.Inner`, `torch.relu` or a member of an enum."""
+        name = global_name(call)
+        if name is None:
+            return self._unwritten("a bound method")
+        definition = self._definition_of(name)
+        if definition is not None:
+            return Name(definition.ident)
+        outer, _, last = name[1].rpartition(".")
+        owner = self._definition_of((name[0], outer))
+        if owner is not None and last.isidentifier() and not last.startswith("_"):
+            return Name(f"{owner.ident}.{last}")
+        text = global_text(*name)
+        return Name(text) if text else self._unwritten("a bound method")
 
-    # --- modules
+    # Modules
 
-    def module(self, module: Module) -> Expr:
-        """A constructor call, or an instance of a class that the stub defines."""
-        name = class_named(module.call)
-        plan = self.plans.get(f"{name[0]}.{name[1]}") if name else None
+    def _module(self, module: Module) -> Expr:
+        """Return a constructor call, or an instance of a class that the stub defines."""
+        definition = self._definition_of(class_name(module.call))
         row = lookup(module.class_path)
-        if plan is not None and (row is None or plan.module.split(".")[0] != "torch"):
-            return self.foreign(module, plan)
+        if definition is not None and (row is None or definition.module.split(".")[0] != "torch"):
+            return self._instance(module, definition)
         if row is None:
-            return assemble(self, "nn.Module", module)
-        return torch_module(self, module, row)
+            expr = assemble("nn.Module", module, self.expr_of, self.tensor_of)
+        elif row.style == "graph":
+            return self._traced_module(module)
+        else:
+            expr = torch_module(module, row, self.expr_of, self.tensor_of)
+        if isinstance(expr, CallExpr) and expr.func == ASSEMBLED:
+            self.assembled.add(id(module.call))
+        return expr
 
-    def foreign(self, module: Module, plan: Plan, skip: frozenset[str] = frozenset()) -> Instance:
-        """An instance of a module class that the stub defines."""
-        made = self.instance(module.call, plan)
-        left_out = module.non_persistent
+    def _traced_module(self, module: Module) -> Instance:
+        """Return an instance of a class of its own for each code that torch.fx traced."""
+        recorded = fx_source(module, self.use_recorded_source)
+        name = recorded.fx_name or ""
+        qualname = f"{name}:{recorded.fx_code or id(module.call)}"
+        path = f"{FX_MODULE}.{qualname}"
+        if path not in self.definitions:
+            ident = self.names.new(name)
+            self.definitions[path] = Definition(
+                FX_MODULE, qualname, ident, "module", recorded=recorded
+            )
+        return self._instance(module, self.definitions[path], FX_BOOKKEEPING)
+
+    def _new_instance(self, call: Call, definition: Definition) -> Instance:
+        self._instance_count += 1
+        return definition.add_instance(call, self._instance_count)
+
+    def _instance(
+        self, module: Module, definition: Definition, skip: frozenset[str] = frozenset()
+    ) -> Instance:
+        """Return an instance of a module class that the stub defines."""
+        instance = self._new_instance(module.call, definition)
+        members = instance.members
         for key, value in module.other_attributes():
             if key not in skip:
-                self.attribute(made, module, key, value)
+                members += self._attribute(definition, module, key, value)
         for key, value in module.members(MODULES):
-            made.members.append(Member(CHILD, key, NONE if value is None else self.expr(value)))
+            members.append(Member(CHILD, key, self.expr_of(value)))
         for key, value in module.members(PARAMETERS):
-            tensor = self.document.tensor_of(value)
-            expr = NONE if tensor is None else parameter(tensor)
-            made.members.append(Member(PARAMETER, key, expr))
+            tensor = self.tensor_of(value)
+            members.append(Member(PARAMETER, key, NONE if tensor is None else parameter(tensor)))
+        left_out = module.non_persistent
         for key, value in module.members(BUFFERS):
-            tensor = self.document.tensor_of(value)
-            lasts = key not in left_out
-            expr = NONE if tensor is None else buffer(tensor, lasts)
-            self.note(plan, key, expr)
-            made.members.append(Member(BUFFER, key, expr, lasts))
-        return made
+            tensor, persistent = self.tensor_of(value), key not in left_out
+            expr = NONE if tensor is None else buffer(tensor, persistent)
+            self._note_placeholder(definition, key, expr)
+            members.append(Member(BUFFER, key, expr, persistent))
+        return instance
 
-    def attribute(self, made: Instance, module: Module, key: str, value: Value) -> None:
-        """A plain attribute of a module; one that leads to modules comes after these, or, where
-        they stand outside of this module, when all is built."""
-        found = self.refers(value)
-        if found:
-            at = places(module, "self")
-            if all(one in at for one in found) and not self.tree.shared.intersection(found):
-                expr = Referring(self.document, at, self.expr).expr(value)
-                plainly = not registers(self.document, value)
-                made.members.append(Member(LATE, key, expr, plainly))
-                return
-            self.later.setdefault(id(module.call), {})[key] = value
-            self.lost[self.lost_at(module, key)] = None
-            if key != "forward":
-                made.members.append(Member(ATTRIBUTE, key, NONE))
-            return
-        expr = self.expr(value)
+    def _attribute(
+        self, definition: Definition, module: Module, key: str, value: Value
+    ) -> list[Member]:
+        """Return a plain attribute of a module.
+
+        If it refers to modules, it is set after these; if they are outside of this module, when
+        everything is built.
+        """
+        plain = not registers_itself(value, self.tensor_of)
+        parts = self.references_of(value)
+        if parts:
+            paths = access_paths(module, "self")
+            if all(part in paths for part in parts) and not self.model.shared.intersection(parts):
+                return [Member(LATE, key, shared_attribute(value, paths, self.expr_of), plain)]
+            deferred = Deferred(module, key)
+            self.deferred.append(deferred)
+            self._unwritten(deferred.description)
+            return [Member(ATTRIBUTE, key, NONE)] if key != "forward" else []
+        expr = self.expr_of(value)
         if expr is NONE and value is not None:
-            self.lost[f"{made.plan.qualname}.{key}"] = None
+            self._unwritten(f"{definition.qualname}.{key}")
             if key == "forward":
-                return  # the class has one, which says that it is not recorded
-        self.note(made.plan, key, expr)
-        plainly = not registers(self.document, value)
-        made.members.append(Member(ATTRIBUTE, key, expr, plainly))
+                return []  # the class has a forward that says that it is not recorded
+        self._note_placeholder(definition, key, expr)
+        return [Member(ATTRIBUTE, key, expr, plain)]
 
-    def note(self, plan: Plan, key: str, expr: Expr) -> None:
-        """Keeps in mind which attributes have zeros in place of their numbers."""
-        if expr.depth and has_blank(expr):
-            self.zeroed[f"{plan.qualname}.{key}"] = None
+    def _note_placeholder(self, definition: Definition, key: str, expr: Expr) -> None:
+        if expr.depth and has_placeholder(expr):
+            self.zeroed[f"{definition.qualname}.{key}"] = None
 
-    def refers(self, value: Value) -> list[int]:
-        """The parts of a model that an attribute leads to, by id."""
-        if type(value) in SIMPLE:
-            return []
-        return references(value, lambda: self.tree.ids)
+    # Other objects of user-defined classes
 
-    @property
-    def tree(self) -> Tree:
-        """The models' parts, looked up once."""
-        if self._tree is None:
-            self._tree = Tree(self.roots)
-        return self._tree
+    def _object(self, call: Call, definition: Definition) -> Expr:
+        args = [self.expr_of(item) for item in constructor_arguments(call)]
+        kind = definition.kind
+        if kind == "tuple":
+            usage = definition.usage
+            inherits_new = usage and all(len(item.args) == 1 for item in usage.constructed)
+            if not inherits_new and len(call.args) == 1 and isinstance(call.args[0], tuple):
+                args = [self.expr_of(item) for item in call.args[0]] or args
+        elif kind == "dict":
+            args = [self._dict(call.pairs)] if call.pairs else []
+        elif kind in ("list", "set"):
+            items = [self.expr_of(item) for item in (*call.items, *call.added)]
+            args = [Sequence("[]", items)] if items else []
+        elif kind not in ("enum", "exception", "str", "int", "float", "bytes", "function"):
+            return self._plain_instance(call, definition)
+        return CallExpr(definition.ident, [(None, arg) for arg in args])
 
-    def lost_at(self, module: Module, key: str) -> str:
-        """How an attribute is named where it could not be written."""
-        return f"{module.class_name}.{key}, which leads to modules elsewhere in the model"
-
-    def instance(self, call: Call | None, plan: Plan) -> Instance:
-        """A new object of a class that the stub defines."""
-        self._instances += 1
-        made = Instance(call, plan, self._instances)
-        plan.instances.append(made)
-        return made
-
-    # --- other objects of foreign classes
-
-    def object(self, call: Call, plan: Plan) -> Expr:
-        """An object that is no module."""
-        args: list[Argument] = [(None, self.expr(item)) for item in constructor_arguments(call)]
-        if plan.kind in ("enum", "exception", "str", "int", "float", "bytes", "function"):
-            return Make(plan.ident, args)
-        if plan.kind == "tuple":
-            if plan.use is not None and all(len(one.args) == 1 for one in plan.use.made):
-                return Make(plan.ident, args)  # its own __new__ is tuple's
-            items = call.args[0] if len(call.args) == 1 and isinstance(call.args[0], tuple) else ()
-            return Make(plan.ident, [(None, self.expr(item)) for item in items] or args)
-        if plan.kind == "dict":
-            pairs = self.pairs(call.pairs)
-            return Make(plan.ident, [(None, pairs)] if call.pairs else [])
-        if plan.kind in ("list", "set"):
-            parts = [*call.items, *call.added]
-            items_of = [self.expr(item) for item in parts]
-            return Make(plan.ident, [(None, Items("[]", items_of))] if items_of else [])
-        made = self.instance(call, plan)
+    def _plain_instance(self, call: Call, definition: Definition) -> Instance:
+        instance = self._new_instance(call, definition)
         for key, value in attributes_of(call).items():
             if isinstance(key, str):
-                expr = self.expr(value)
+                expr = self.expr_of(value)
                 if expr is NONE and value is not None:
-                    self.lost[f"{plan.qualname}.{key}"] = None
-                self.note(plan, key, expr)
-                made.members.append(Member(ATTRIBUTE, str(key), expr))
-        return made
-
-
-def base_of(plan: Plan, modules: list[Module]) -> ModuleClass | None:
-    """The torch class that all instances of a class extend, as far as their attributes tell."""
-    found: ModuleClass | None = None
-    for module in modules:
-        rows = candidates(module.attributes)
-        if not rows or (found is not None and rows[0].path != found.path):
-            return None
-        found = rows[0]
-    return found
-
-
-__all__ = ["INTERNAL", "Graph", "Many", "base_of"]
+                    self._unwritten(f"{definition.qualname}.{key}")
+                self._note_placeholder(definition, key, expr)
+                instance.members.append(Member(ATTRIBUTE, str(key), expr))
+        return instance

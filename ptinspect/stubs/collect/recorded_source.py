@@ -1,81 +1,179 @@
-"""Methods whose source the file itself holds, as legacy full models do.
+"""Python source that the file itself contains: classes of legacy files, and torch.fx forwards.
 
-Only what runs when it is called: plain methods without decorators, with constant defaults, and none
-that Python or torch calls while a file is loaded. They are written anew from their syntax tree,
-without annotations, so that nothing stands in the stub that cannot be seen.
+Only code that runs when it is called is used: plain methods without decorators, with constant
+defaults, and none that Python or torch calls while a file is loaded. It is written from its syntax
+tree, without annotations, so that the stub contains nothing invisible.
+
+Sources: `torch.serialization._legacy_save.persistent_id` (source of a module's class);
+`torch.fx.graph_module.GraphModule.__reduce__`, which pickles the `__dict__` with `_code`, and a
+block of the imports that the code needs.
 """
 
 from __future__ import annotations
 
 import ast
+import builtins
+import re
+import textwrap
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from ptinspect.stubs.expr.identifiers import plain
-from ptinspect.stubs.torch.calls import TAKEN
+from ptinspect.stubs.expr.literals import is_identifier
+from ptinspect.stubs.expr.torch_calls import MODULE_METHODS
 
-LONGEST = 200_000
-"""Characters of a class's source."""
+if TYPE_CHECKING:
+    from ptinspect.document.modules import Module
+
+MAX_CHARACTERS = 200_000
+"""Length of the longest source of a class."""
+FX_MODULE = "torch_fx_traced"
+"""Module of the classes of traced modules, in a stub that is a package."""
+FX_BOOKKEEPING = frozenset(
+    (  # noqa: SIM905
+        "_code code _lineno_map _prologue_start _tracer_cls _tracer_extras meta _replace_hooks"
+        " _create_node_hooks _erase_node_hooks _deepcopy_hooks shape_env _graphmodule_cls_name"
+        " _graph class_name"
+    ).split()
+)
+_IMPORTABLE = ("torch", "math", "operator", "torch.fx._pytree", "torch.utils._pytree")
+_IMPORTABLE_FROM = ("torch", "math", "operator", "builtins")
+_IMPORTABLE_NAMES = {("torch", "device"), ("math", "inf"), ("math", "nan")}
 
 
-def methods(text: str) -> list[str]:
-    """The lines of the methods, not indented; empty where there are none to be had."""
-    import textwrap
+@dataclass(slots=True)
+class RecordedSource:
+    """Source of methods that the file contains.
 
-    if len(text) > LONGEST:
-        return []
-    try:
-        tree = ast.parse(textwrap.dedent(text))
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return []
-    if len(tree.body) != 1 or not isinstance(tree.body[0], ast.ClassDef):
-        return []
+    Attributes:
+        lines: of the methods, not indented; empty if the stub leaves the source out.
+        names: dotted names that the methods read.
+        has_forward: the file has the source of a forward, in the stub or not.
+        fx_name: for a torch.fx module, the class name that torch prints.
+        fx_code: for a torch.fx module, the code in the file; None if it is left out.
+        unknown_names: names that the code reads and the stub does not import.
+    """
+
+    lines: list[str]
+    names: set[str]
+    has_forward: bool = True
+    fx_name: str | None = None
+    fx_code: str | None = None
+    unknown_names: list[str] = field(default_factory=list)
+
+
+def class_source(text: str, use: bool = True) -> RecordedSource:
+    """Return the methods of a class. Without `use`, only whether there is a forward."""
+    functions = _class_functions(text) if use else []
     lines: list[str] = []
-    for node in tree.body[0].body:
-        if isinstance(node, ast.FunctionDef) and _is_plain(node):
-            lines += [*([""] if lines else []), *_written(node)]
-    return lines if any(line.startswith("def forward(") for line in lines) else []
+    for function in functions:
+        source = _unparse(function)
+        if source:
+            lines += [*([""] if lines else []), *source]
+    if not any(line.startswith("def forward(") for line in lines):
+        lines = []
+    pattern = r"^[ \t]+(?:async )?def forward[ \t]*\("
+    has_forward = bool(lines) or re.search(pattern, text, re.MULTILINE) is not None
+    return RecordedSource(lines, _names(functions) if lines else set(), has_forward)
 
 
-def has_forward(text: str) -> bool:
-    """Whether the source of a class has a method of that name, be it printed or not."""
-    import re
-
-    return re.search(r"^[ \t]+(?:async )?def forward[ \t]*\(", text, re.MULTILINE) is not None
-
-
-def function(text: str) -> list[str]:
-    """The lines of a `forward` that stands alone, as torch.fx writes it; empty where it is none,
-    or more than that."""
-    if len(text) > LONGEST:
+def _class_functions(text: str) -> list[ast.FunctionDef]:
+    tree = _parse(textwrap.dedent(text)) if len(text) <= MAX_CHARACTERS else None
+    if tree is None or len(tree.body) != 1 or not isinstance(tree.body[0], ast.ClassDef):
         return []
-    try:
-        tree = ast.parse(text)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return []
-    node = tree.body[0] if len(tree.body) == 1 else None
+    body = tree.body[0].body
+    return [node for node in body if isinstance(node, ast.FunctionDef) and _is_plain(node)]
+
+
+def fx_source(module: Module, use: bool = True) -> RecordedSource:
+    """Return the forward of a module that torch.fx traced."""
+    name = module.attributes.get("_graphmodule_cls_name")
+    name = str(name) if isinstance(name, str) and is_identifier(str(name)) else "GraphModule"
+    recorded = RecordedSource([], set(), fx_name=name)
+    code = module.attributes.get("_code", module.attributes.get("code"))
+    function = fx_function(str(code)) if use and isinstance(code, str) else None
+    lines = _unparse(function) if function is not None else []
+    if function is None or not lines:
+        return recorded
+    recorded.fx_code, recorded.names = str(code), _names([function])
+    imports = next((str(arg) for arg in module.call.args if isinstance(arg, str)), "")
+    statements = import_statements(imports)
+    local: list[str] = []
+    for free_name in _free_names(function):
+        if free_name == "torch":
+            continue  # the stub imports it
+        if free_name in statements:
+            # Imported when the method is called.
+            local.append(f"    {statements[free_name]}")
+        elif not hasattr(builtins, free_name):
+            recorded.unknown_names.append(free_name)
+    recorded.lines = [lines[0], *local, *lines[1:]]
+    return recorded
+
+
+def fx_function(text: str) -> ast.FunctionDef | None:
+    """Return the `forward` that is the only statement of `text`, as torch.fx writes it."""
+    tree = _parse(text) if len(text) <= MAX_CHARACTERS else None
+    node = tree.body[0] if tree is not None and len(tree.body) == 1 else None
     if not isinstance(node, ast.FunctionDef) or node.name != "forward" or not _is_plain(node):
-        return []
-    return _written(node)
+        return None
+    return node
+
+
+def import_statements(imports: str) -> dict[str, str]:
+    """Return, by the name that it binds, each import of a module that only defines things."""
+    statements = {"NoneType": "NoneType = type(None)"}
+    tree = _parse(imports) if len(imports) < 100_000 else None
+    for node in tree.body if tree is not None else ():
+        if not isinstance(node, ast.Import | ast.ImportFrom):
+            continue
+        for alias in node.names:
+            name = alias.asname or alias.name
+            if is_identifier(name) and _is_harmless_import(node, alias.name):
+                single = type(node)(**{**vars(node), "names": [alias]})
+                statements[name] = ast.unparse(single)
+    return statements
+
+
+def _is_harmless_import(node: ast.Import | ast.ImportFrom, name: str) -> bool:
+    from ptinspect.safety.policy.table import policy
+
+    if isinstance(node, ast.Import):
+        return name in _IMPORTABLE
+    if node.level or node.module not in _IMPORTABLE_FROM or not is_identifier(name):
+        return False
+    row = policy().row(str(node.module), name)
+    allowed = row is not None and row.verdict in ("allowed", "reference", "module")
+    return allowed or (str(node.module), name) in _IMPORTABLE_NAMES
+
+
+def _parse(text: str) -> ast.Module | None:
+    try:
+        return ast.parse(text)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
 
 
 def _is_plain(node: ast.FunctionDef) -> bool:
-    """Whether defining it does nothing, and nobody calls it unasked."""
-    if node.decorator_list or not plain(node.name) or node.name.startswith("__"):
+    """Return True if defining the function does nothing, and nothing calls it implicitly."""
+    if node.decorator_list or not is_identifier(node.name) or node.name.startswith("__"):
         return False
-    if (node.name != "forward" and node.name in TAKEN) or node.name.startswith("_load_from"):
+    if node.name != "forward" and node.name in MODULE_METHODS:
         return False
     defaults = [*node.args.defaults, *node.args.kw_defaults]
-    return all(default is None or _is_constant(default) for default in defaults)
+    return not node.name.startswith("_load_from") and all(
+        default is None or _is_constant(default) for default in defaults
+    )
 
 
 def _is_constant(node: ast.expr) -> bool:
     if isinstance(node, ast.Tuple):
         return all(isinstance(item, ast.Constant) for item in node.elts)
-    inner = node.operand if isinstance(node, ast.UnaryOp) else node
-    return isinstance(inner, ast.Constant)
+    return isinstance(node.operand if isinstance(node, ast.UnaryOp) else node, ast.Constant)
 
 
-def _written(node: ast.FunctionDef) -> list[str]:
-    """The source of a method, without annotations in its head."""
+def _unparse(node: ast.FunctionDef) -> list[str]:
+    """Return the source of a function without annotations in its head; empty if unprintable."""
     node.returns = None
     every = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
     for argument in (*every, node.args.vararg, node.args.kwarg):
@@ -85,5 +183,34 @@ def _written(node: ast.FunctionDef) -> list[str]:
         text = ast.unparse(node)
     except (RecursionError, ValueError):
         return []
-    safe = all(char.isprintable() or char == "\n" for char in text)
-    return text.split("\n") if safe else []
+    is_printable = all(char.isprintable() or char == "\n" for char in text)
+    return text.split("\n") if is_printable else []
+
+
+def _names(functions: Iterable[ast.FunctionDef]) -> set[str]:
+    """Return the dotted names that functions read."""
+    names: set[str] = set()
+    for function in functions:
+        for node in ast.walk(function):
+            parts: list[str] = []
+            while isinstance(node, ast.Attribute):
+                parts.append(node.attr)
+                node = node.value
+            if isinstance(node, ast.Name):
+                names.add(".".join([node.id, *reversed(parts)]))
+    return names
+
+
+def _free_names(function: ast.FunctionDef) -> list[str]:
+    """Return the names that a function reads and does not bind, in order."""
+    read: dict[str, None] = {}
+    bound: set[str] = set()
+    for node in ast.walk(function):
+        if isinstance(node, ast.arg):
+            bound.add(node.arg)
+        elif isinstance(node, ast.Name):
+            if isinstance(node.ctx, ast.Load):
+                read[node.id] = None
+            else:
+                bound.add(node.id)
+    return [name for name in read if name not in bound]

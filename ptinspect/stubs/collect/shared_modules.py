@@ -1,144 +1,187 @@
-"""Attributes that lead to modules of the same model: `self.layers = [self.block]`, a parent, a
-bound method. What they hold is not made a second time: it is reached from where it stands."""
+"""Modules and tensors that are reachable by several paths.
+
+An attribute may refer to modules of the same model: `self.layers = [self.block]`, a parent, a bound
+method. They are not created a second time, but accessed where they are registered.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
 from ptinspect.document.modules import BUFFERS, MODULES, PARAMETERS, Module, module_of
-from ptinspect.pickling.pyobjects import function_path
+from ptinspect.pickling.pyobjects import GETATTR, function_path
 from ptinspect.pickling.values import Call, SetOf, Value, key_value
-from ptinspect.stubs.collect.references import GETATTR
-from ptinspect.stubs.expr.identifiers import attribute, string
-from ptinspect.stubs.expr.nodes import NONE, Atom, Expr, Items, Pairs
-from ptinspect.stubs.torch.objects import called
+from ptinspect.stubs.collect.classes import SIMPLE
+from ptinspect.stubs.expr.literals import is_attribute, string
+from ptinspect.stubs.expr.nodes import NONE, Access, DictExpr, Expr, Sequence
+from ptinspect.stubs.expr.torch_calls import MODULE_METHODS
+from ptinspect.stubs.expr.torch_objects import object_expr
 from ptinspect.torchnn import lookup
 
 if TYPE_CHECKING:
-    from ptinspect.document import Document
+    from ptinspect.stubs.expr.torch_calls import ExprOf, TensorOf
 
-DEEPEST = 8
-"""Containers in containers that are looked into."""
-MOST = 1_000
-"""Values that are looked at, of one attribute."""
-WITH_INSIDES = ("functools.partial", "collections.OrderedDict", "collections.defaultdict",
-                "collections.deque", "builtins.set", "builtins.frozenset")  # fmt: skip
+MAX_DEPTH = 8
+"""Levels of containers that are searched in an attribute."""
+MAX_VALUES = 1_000
+"""Values that are looked at in an attribute."""
+_CONTAINERS = (
+    "functools.partial", "collections.OrderedDict", "collections.defaultdict",
+    "collections.deque", "builtins.set", "builtins.frozenset",
+)  # fmt: skip
 
 
-def step(parent: Module, name: str) -> str:
-    """How a child is reached from its parent."""
-    from ptinspect.stubs.torch.calls import TAKEN
-
-    row = lookup(parent.class_path)
+def submodule_access(parent: Access, module: Module, name: str) -> Access:
+    """Return the access to a child of a module."""
+    row = lookup(module.class_path)
     kind = row.name if row is not None else ""
     if kind in ("Sequential", "ModuleList") and name.isdigit() and str(int(name)) == name:
-        return f"[{name}]"
+        return Access(f"[{name}]", parent, name)
     if kind == "ModuleDict":
-        return f"[{string(name)}]"
-    if attribute(name) and name not in TAKEN:
-        return f".{name}"
-    return f"._modules[{string(name)}]"
+        return Access(f"[{string(name)}]", parent, name)
+    if is_attribute(name) and name not in MODULE_METHODS:
+        return Access(f".{name}", parent, name)
+    return Access(f"._modules[{string(name)}]", parent, name)
 
 
-def own(at: str, store: str, name: str) -> str:
-    """How a parameter or a buffer is reached."""
-    from ptinspect.stubs.torch.calls import TAKEN
-
-    if attribute(name) and name not in TAKEN:
-        return f"{at}.{name}"
-    return f"{at}.{store}[{string(name)}]"
+def tensor_access(parent: Access, store: str, name: str) -> Access:
+    """Return the access to a parameter or buffer of a module."""
+    if is_attribute(name) and name not in MODULE_METHODS:
+        return Access(f".{name}", parent)
+    return Access(f".{store}[{string(name)}]", parent)
 
 
-class Tree:
-    """The modules and tensors of the models of a file. ids: of all of them; shared: of those that
-    stand in several places."""
+class ModelPart(NamedTuple):
+    """A module or tensor of a model at one of its paths.
 
-    def __init__(self, roots: list[Call]) -> None:
-        self.ids: set[int] = set()
-        self.shared: set[int] = set()
-        todo = [module for module in map(module_of, roots) if module is not None]
-        self.ids.update(id(module.call) for module in todo)
-        while todo:
-            module = todo.pop()
-            for store in (MODULES, PARAMETERS, BUFFERS):
-                for _, value in module.members(store):
-                    if not isinstance(value, Call):
-                        continue
-                    if id(value) in self.ids:
-                        self.shared.add(id(value))
-                        continue
-                    self.ids.add(id(value))
-                    inner = module_of(value) if store == MODULES else None
-                    if inner is not None:
-                        todo.append(inner)
+    Attributes:
+        module: None for a tensor.
+        store: for a tensor, `_parameters` or `_buffers`; for a module, `_modules`.
+    """
+
+    access: Access
+    call: Call
+    module: Module | None
+    store: str
 
 
-def places(module: Module, name: str) -> dict[int, str]:
-    """By id: how each module and tensor of a tree is first reached, as source."""
-    made: dict[int, str] = {}
-    todo = [(module, name)]
-    while todo:
-        inner, at = todo.pop()
-        if id(inner.call) in made:
+def walk_model(root: Module, name: str) -> Iterator[ModelPart]:
+    """Yield every module and tensor of a model, parents first.
+
+    A module that is reachable by several paths is yielded for each, but entered only once.
+
+    Args:
+        name: variable that holds the model.
+    """
+    seen: set[int] = set()
+    stack = [(Access(name), root)]
+    while stack:
+        access, module = stack.pop()
+        yield ModelPart(access, module.call, module, MODULES)
+        if id(module.call) in seen:
             continue
-        made[id(inner.call)] = at
+        seen.add(id(module.call))
         for store in (PARAMETERS, BUFFERS):
-            for key, value in inner.members(store):
+            for key, value in module.members(store):
                 if isinstance(value, Call):
-                    made.setdefault(id(value), own(at, store, key))
-        found = [(key, module_of(value)) for key, value in inner.members(MODULES)]
-        todo += [(child, at + step(inner, key)) for key, child in reversed(found) if child]
-    return made
+                    yield ModelPart(tensor_access(access, store, key), value, None, store)
+        children = [(key, module_of(value)) for key, value in module.members(MODULES)]
+        for key, child in reversed(children):
+            if child is not None:
+                stack.append((submodule_access(access, module, key), child))
 
 
-def references(value: Value, ids: Callable[[], set[int]]) -> list[int]:
-    """The ids of what lies in an attribute and is part of a model, or is the owner of a bound
-    method; empty where the attribute is too deep or too large to tell."""
-    if not isinstance(value, tuple | list | dict | SetOf | Call):
+def access_paths(root: Module, name: str) -> dict[int, Access]:
+    """Return the first access to each module and tensor of a model, by id of its call."""
+    paths: dict[int, Access] = {}
+    for part in walk_model(root, name):
+        paths.setdefault(id(part.call), part.access)
+    return paths
+
+
+@dataclass(frozen=True, slots=True)
+class ModelParts:
+    """The modules and tensors of all models of a file, by id of their calls.
+
+    Attributes:
+        shared: those that are reachable by several paths.
+    """
+
+    ids: frozenset[int]
+    shared: frozenset[int]
+
+
+def model_parts(roots: Iterable[Call]) -> ModelParts:
+    """Collect the modules and tensors below some modules."""
+    stack = [module for module in map(module_of, roots) if module is not None]
+    ids = {id(module.call) for module in stack}
+    shared: set[int] = set()
+    while stack:
+        module = stack.pop()
+        for store in (MODULES, PARAMETERS, BUFFERS):
+            for _, value in module.members(store):
+                if not isinstance(value, Call):
+                    continue
+                if id(value) in ids:
+                    shared.add(id(value))
+                    continue
+                ids.add(id(value))
+                child = module_of(value) if store == MODULES else None
+                if child is not None:
+                    stack.append(child)
+    return ModelParts(frozenset(ids), frozenset(shared))
+
+
+def references_to(value: Value, is_part: Callable[[int], bool]) -> list[int]:
+    """Return the ids of the model's parts that an attribute refers to.
+
+    Includes the owners of bound methods. Empty if the attribute is too deep or too large to tell.
+    """
+    if type(value) in SIMPLE or not isinstance(value, tuple | list | dict | SetOf | Call):
         return []
     found: list[int] = []
-    todo: list[tuple[Value, int]] = [(value, 0)]
-    looked = 0
-    while todo:
-        item, depth = todo.pop()
-        looked += 1
-        if looked > MOST or depth > DEEPEST:
+    stack: list[tuple[Value, int]] = [(value, 0)]
+    looked_at = 0
+    while stack:
+        item, depth = stack.pop()
+        looked_at += 1
+        if looked_at > MAX_VALUES or depth > MAX_DEPTH:
             return []
-        if isinstance(item, Call) and id(item) in ids():
+        if isinstance(item, Call) and is_part(id(item)):
             found.append(id(item))
             continue
-        todo += [(inner, depth + 1) for inner in inside(item)]
+        stack += [(inner, depth + 1) for inner in _contents(item)]
     return found
 
 
-def beside(value: Value, ids: set[int]) -> list[Value]:
-    """What lies in such an attribute and is no part of a model, and so has to be made."""
+def unshared_parts(value: Value, is_part: Callable[[int], bool]) -> list[Value]:
+    """Return what an attribute contains that is not part of a model, and has to be created."""
     found: list[Value] = []
-    todo, looked = [value], 0
-    while todo and looked < MOST:
-        item = todo.pop()
-        looked += 1
-        if isinstance(item, Call) and id(item) in ids:
+    stack, looked_at = [value], 0
+    while stack and looked_at < MAX_VALUES:
+        item = stack.pop()
+        looked_at += 1
+        if isinstance(item, Call) and is_part(id(item)):
             continue
-        inner = inside(item)
-        if isinstance(item, Call) and not inner:
+        contents = _contents(item)
+        if isinstance(item, Call) and not contents:
             found.append(item)
-        todo += inner
+        stack += contents
     return found
 
 
-def registers(document: Document, value: Value) -> bool:
-    """Whether setting it as an attribute would make it a child or a parameter, which the file
-    does not have it as."""
+def registers_itself(value: Value, tensor_of: TensorOf) -> bool:
+    """Return True if assigning the value to an attribute makes it a child or parameter."""
     if not isinstance(value, Call):
         return False
-    tensor = document.tensor_of(value)
+    tensor = tensor_of(value)
     return tensor.parameter if tensor is not None else module_of(value) is not None
 
 
-def inside(value: Value) -> list[Value]:
-    """What lies directly in a container, a partial or a bound method."""
+def _contents(value: Value) -> list[Value]:
+    """Return what is directly inside a container, a partial or a bound method."""
     if isinstance(value, tuple | list | SetOf):
         return [item for item in value if isinstance(item, tuple | list | dict | SetOf | Call)]
     if isinstance(value, dict):
@@ -148,49 +191,43 @@ def inside(value: Value) -> list[Value]:
     path = function_path(value)
     if path == GETATTR:
         return list(value.args[:1])
-    if path in WITH_INSIDES:
+    if path in _CONTAINERS:
         state = list(value.state) if isinstance(value.state, tuple) else []
         return [*value.args, *state, *value.pairs.values(), *value.items]
     return []
 
 
-class Referring:
-    """Writes an attribute whose parts stand elsewhere in the model. at: by id, as source;
-    plainly: what writes all else."""
+def shared_attribute(value: Value, paths: dict[int, Access], expr_of: ExprOf) -> Expr:
+    """Return an attribute that refers to parts of the model.
 
-    def __init__(
-        self, document: Document, at: dict[int, str], plainly: Callable[[Value], Expr]
-    ) -> None:
-        self.document = document
-        self.at = at
-        self.plainly = plainly
+    Args:
+        paths: access to the parts, by id.
+        expr_of: returns what does not refer to them.
 
-    def expr(self, value: Value) -> Expr:
-        """The expression; what it holds is not deeper than `DEEPEST` (see `references`)."""
+    Recursive, but what it contains is not deeper than `MAX_DEPTH` (see `references_to`).
+    """
+
+    def write(value: Value) -> Expr:
         if isinstance(value, Call):
-            return self.call(value)
-        if not references(value, lambda: set(self.at)):
-            return self.plainly(value)
-        if isinstance(value, tuple | list):
-            brackets = "()" if isinstance(value, tuple) else "[]"
-            return Items(brackets, [self.expr(item) for item in value])
-        if isinstance(value, dict):
-            pairs = [(self.plainly(key_value(k)), self.expr(v)) for k, v in value.items()]
-            return Pairs(pairs)
-        return self.plainly(value)
+            return write_call(value)
+        if references_to(value, paths.__contains__):
+            if isinstance(value, tuple | list):
+                brackets = "()" if isinstance(value, tuple) else "[]"
+                return Sequence(brackets, [write(item) for item in value])
+            if isinstance(value, dict):
+                return DictExpr([(expr_of(key_value(k)), write(v)) for k, v in value.items()])
+        return expr_of(value)
 
-    def call(self, value: Call) -> Expr:
-        """A module, a tensor, a bound method, a partial."""
-        place = self.at.get(id(value))
-        if place is not None:
-            return Atom(place)
-        path = function_path(value)
-        if path == GETATTR and len(value.args) == 2:
-            owner = self.at.get(id(value.args[0]))
-            name = value.args[1]
-            if owner is not None:
-                usable = isinstance(name, str) and attribute(str(name))
-                return Atom(f"{owner}.{name}") if usable else NONE
-        if path in WITH_INSIDES and references(value, lambda: set(self.at)):
-            return called(value, self.expr) or NONE
-        return self.plainly(value)
+    def write_call(call: Call) -> Expr:
+        if id(call) in paths:
+            return paths[id(call)]
+        path = function_path(call)
+        if path == GETATTR and len(call.args) == 2 and id(call.args[0]) in paths:
+            name = call.args[1]
+            usable = isinstance(name, str) and is_attribute(str(name))
+            return Access(f".{name}", paths[id(call.args[0])]) if usable else NONE
+        if path in _CONTAINERS and references_to(call, paths.__contains__):
+            return object_expr(call, write) or NONE
+        return expr_of(call)
+
+    return write(value)

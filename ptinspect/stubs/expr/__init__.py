@@ -1,1 +1,1 @@
-"""Expressions of the generated source: nodes, literals and identifiers."""
+"""Expressions of the generated source: nodes, literals, and objects of torch and the libraries."""

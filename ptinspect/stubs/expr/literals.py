@@ -1,101 +1,260 @@
-"""Plain values and tensors as expressions."""
+"""Names, plain values and tensors as Python source."""
 
 from __future__ import annotations
 
+import builtins
+import keyword
 import math
+import unicodedata
 from struct import Struct
 from typing import TYPE_CHECKING
 
 from ptinspect.errors import PtInspectError
-from ptinspect.stubs.expr.identifiers import string
-from ptinspect.stubs.expr.nodes import FALSE, NONE, TRUE, Atom, Blank, Expr, Items, Make
+from ptinspect.stubs.expr.nodes import (
+    FALSE,
+    NONE,
+    TRUE,
+    Argument,
+    CallExpr,
+    Expr,
+    Literal,
+    Name,
+    PlaceholderCall,
+    Sequence,
+)
 
 if TYPE_CHECKING:
     from ptinspect.document.tensor import Tensor
     from ptinspect.pickling.values import Value
 
 FLOATS = ("float32", "float16", "bfloat16", "float64")
-SMALL = 64
-"""Elements of a tensor that is written number by number."""
-FEW = 16
-"""Floats of a numpy array that are written."""
-LONGEST = 10_000  # elements that are read to see a pattern in them
+MAX_WRITTEN = 64
+"""Elements of a tensor that are written one by one."""
+MAX_WRITTEN_FLOATS = 16
+"""Floats of a numpy array that are written one by one."""
+MAX_READ = 10_000
+"""Elements that are read to find a pattern in them."""
+_STRUCT_CODES = {
+    "float32": "f", "float64": "d", "float16": "e", "int64": "q", "int32": "i", "int16": "h",
+    "int8": "b", "uint8": "B", "bool": "?",
+}  # fmt: skip
+_STUB_NAMES = frozenset(
+    (  # noqa: SIM905
+        "F OrderedDict SAFE_GLOBALS argparse build collections datetime enum functools importlib"
+        " math nn np operator os pathlib self sys torch types typing warnings cls args kwargs"
+        " attributes mode match case type l I O"
+        " _Finder _Loader _REACHED _Result _assembled _finder _reach _register"
+    ).split()
+)
+RESERVED = _STUB_NAMES | frozenset(dir(builtins)) | frozenset(keyword.kwlist)
+"""Names that no class, function or argument of a stub may have."""
 
 
-def plain(value: Value) -> Expr | None:
-    """None, a number, a string or bytes; None for all else."""
+# Names
+
+
+def is_identifier(name: str) -> bool:
+    """Return True if Python reads `name` as one identifier, spelled as it is written."""
+    if not name.isidentifier() or keyword.iskeyword(name) or len(name) > 200:
+        return False
+    return name.isascii() or unicodedata.normalize("NFKC", name) == name
+
+
+def is_attribute(name: str) -> bool:
+    """Return True if `self.name` works: not a dunder, and not mangled in a class body."""
+    return is_identifier(name) and not name.startswith("__")
+
+
+def identifier(name: str, fallback: str = "name") -> str:
+    """Return an identifier similar to `name` that neither stubs nor Python use themselves."""
+    if not is_identifier(name):
+        name = "".join(char if char.isascii() and char.isalnum() else "_" for char in name[:60])
+        name = name.strip("_") or fallback
+        name = f"{fallback}_{name}" if name[0].isdigit() else name
+    if name.startswith("__"):
+        name = name.strip("_") or fallback
+    return f"{name}_" if name in RESERVED or not is_identifier(name) else name
+
+
+class Names:
+    """Gives everything an identifier of its own."""
+
+    def __init__(self, used: set[str] | None = None) -> None:
+        self._used = set(used or ())
+
+    def new(self, name: str, fallback: str = "name") -> str:
+        """Return an unused identifier similar to `name`."""
+        base = unique = identifier(name, fallback)
+        number = 2
+        while unique in self._used:
+            unique = f"{base}_{number}" if not base.endswith("_") else f"{base}{number}"
+            number += 1
+        self._used.add(unique)
+        return unique
+
+    def release(self, name: str) -> None:
+        """Make an identifier available again."""
+        self._used.discard(name)
+
+
+# Text
+
+
+def string(text: str) -> str:
+    """Return a string literal in ruff's style: double quotes unless single ones save escapes.
+
+    Characters that are not letters, digits or ASCII punctuation are escaped.
+    """
+    quote = "'" if text.count('"') > text.count("'") else '"'
+    return quote + "".join([_escape(char, quote) for char in str(text)]) + quote
+
+
+_SHORT_ESCAPES = {"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
+
+
+def _escape(char: str, quote: str) -> str:
+    if char == quote:
+        return "\\" + char
+    if char in _SHORT_ESCAPES:
+        return _SHORT_ESCAPES[char]
+    if char.isascii():
+        return char if char.isprintable() else f"\\x{ord(char):02x}"
+    if char.isprintable() and unicodedata.category(char)[0] in "LN":
+        return char
+    code = ord(char)
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def prose(text: str) -> str:
+    """Return `text` for a comment or docstring: one line, nothing that could end it."""
+    return string(text)[1:-1].replace("\\", "/").replace('"', "'")[:200]
+
+
+def bytes_text(value: bytes) -> str:
+    """Return a bytes literal, in double quotes unless single ones save escapes."""
+    quote = "'" if value.count(b'"') > value.count(b"'") else '"'
+    chars = []
+    for char in map(chr, value):
+        if char in ("\\", quote):
+            chars.append("\\" + char)
+        else:
+            chars.append(char if " " <= char <= "~" else f"\\x{ord(char):02x}")
+    return f"b{quote}{''.join(chars)}{quote}"
+
+
+# Values
+
+
+def literal(value: Value) -> Expr | None:
+    """Return None, a number, a string or bytes as source; None for any other value."""
     if value is None:
         return NONE
     if isinstance(value, bool):
         return TRUE if value else FALSE
     if isinstance(value, int):
-        return Atom(str(int(value))) if value.bit_length() < 10_000 else None
+        return Literal(str(int(value))) if value.bit_length() < 10_000 else None
     if isinstance(value, float):
-        return Atom(number(value))
+        if not math.isfinite(value):
+            return Literal(f'float("{value}")')
+        return Literal(repr(float(value)).replace("e+", "e"))  # as ruff formats it
     if isinstance(value, str):
-        return Atom(string(value))
+        return Literal(string(value))
     if isinstance(value, bytes):
-        return Atom(bytes_text(value))
+        return Literal(bytes_text(value))
     return None
 
 
-def number(value: float) -> str:
-    """A float as source."""
-    if math.isfinite(value):
-        return repr(float(value)).replace("e+", "e")  # as ruff would have it
-    return f'float("{value}")'
+def bytes_expr(value: bytes, mutable: bool) -> Expr:
+    """Return `b"..."` or `bytearray(b"...")`."""
+    text = Literal(bytes_text(value))
+    return CallExpr("bytearray", [(None, text)]) if mutable else text
 
 
-def bytes_text(value: bytes) -> str:
-    """A bytes literal, in double quotes unless that costs escapes."""
-    quote = "'" if value.count(b'"') > value.count(b"'") else '"'
-    text = "".join([_byte(chr(code), quote) for code in value])
-    return f"b{quote}{text}{quote}"
+def ints(values: tuple[int, ...]) -> list[Expr]:
+    """Return integers as source."""
+    return [Literal(str(value)) for value in values]
 
 
-def _byte(char: str, quote: str) -> str:
-    if char in ("\\", quote):
-        return "\\" + char
-    return char if " " <= char <= "~" else f"\\x{ord(char):02x}"
-
-
-def ints(values: tuple[int, ...]) -> list[tuple[str | None, Expr]]:
-    """As positional arguments."""
-    return [(None, Atom(str(value))) for value in values]
-
-
-def dtype_argument(tensor: Tensor) -> list[tuple[str | None, Expr]]:
-    """`dtype=…` where it is not what torch.zeros makes. float16, bfloat16 and float64 are left to
-    `.half()` and the like at the end of the root's constructor."""
-    name = tensor.dtype.name if tensor.dtype else "float32"
-    return [] if name in FLOATS else [("dtype", Atom(f"torch.{name}"))]
+def shape_arguments(shape: tuple[int, ...]) -> list[Argument]:
+    """Return the sizes as positional arguments."""
+    return [(None, size) for size in ints(shape)]
 
 
 def zeros(tensor: Tensor) -> Expr:
-    """`torch.zeros(2, 3)`."""
+    """Return `torch.zeros(2, 3)`.
+
+    float16, bfloat16 and float64 are written as float32: `.half()` and the like follow at the end
+    of the root's constructor.
+    """
     shape = tuple(max(size, 0) for size in tensor.shape)
-    if not shape:
-        return Make("torch.tensor", [(None, Atom(_zero(tensor))), *dtype_argument(tensor)])
-    return Make("torch.zeros", [*ints(shape), *dtype_argument(tensor)])
+    name = _dtype_name(tensor)
+    dtype = [] if name in FLOATS else _dtype_argument(name)
+    if shape:
+        return CallExpr("torch.zeros", [*shape_arguments(shape), *dtype])
+    zero = "0.0" if name.startswith(("float", "bfloat")) else "False" if name == "bool" else "0"
+    return CallExpr("torch.tensor", [(None, Literal(zero)), *dtype])
 
 
-def _zero(tensor: Tensor) -> str:
-    name = tensor.dtype.name if tensor.dtype else "float32"
-    if name in FLOATS or name.startswith("float"):
-        return "0.0"
-    return "False" if name == "bool" else "0"
+def tensor_values(tensor: Tensor) -> Expr:
+    """Return the values themselves if they are few or follow a rule; otherwise zeros.
+
+    For tensors that a state_dict does not contain: non-persistent buffers, plain attributes.
+    """
+    shape, values, name = tensor.shape, read_numbers(tensor), _dtype_name(tensor)
+    if values is None or any(isinstance(value, float) and math.isnan(value) for value in values):
+        return zeros_placeholder(tensor)
+    dtype = [] if name in ("float32", "int64", "bool") else _dtype_argument(name)
+    last = shape[-1] if shape else 0
+    if name == "int64" and last > 2 and values == list(range(last)):
+        arange = CallExpr("torch.arange", [(None, Literal(str(last)))])
+        if len(shape) == 1:
+            return arange
+        return CallExpr(f"{arange.text}.reshape", shape_arguments(shape))
+    if shape and len(values) > 1 and len(set(values)) == 1:
+        if values[0] == 0 and name in ("float32", "int64", "bool"):
+            exact = [] if name == "float32" else _dtype_argument(name)
+            return CallExpr("torch.zeros", [*shape_arguments(shape), *exact])
+        size = Sequence("()", ints(shape))
+        return CallExpr("torch.full", [(None, size), (None, _number(values[0])), *dtype])
+    if len(values) > MAX_WRITTEN and shape:
+        return zeros_placeholder(tensor)
+    content = _nested(values, shape) if shape else _number(values[0])
+    return CallExpr("torch.tensor", [(None, content), *dtype])
 
 
-_UNPACK = {
-    "float32": "f", "float64": "d", "float16": "e", "int64": "q", "int32": "i", "int16": "h",
-    "int8": "b", "uint8": "B", "bool": "?",
-}  # fmt: skip
+def zeros_placeholder(tensor: Tensor) -> Expr:
+    """Return zeros for a tensor with too many numbers to be written."""
+    call = zeros(tensor)
+    assert isinstance(call, CallExpr)
+    return PlaceholderCall(call.func, call.args) if tensor.numel else call
 
 
-def numbers(tensor: Tensor) -> list[int | float | bool] | None:
-    """The values of a small tensor in C order; None where they cannot be had."""
-    name = tensor.dtype.name if tensor.dtype else ""
-    if name not in _UNPACK or not 0 < tensor.numel <= LONGEST or tensor.storage is None:
+def numpy_array(dtype: str, shape: tuple[int, ...], raw: bytes | None) -> Expr:
+    """Return a numpy array: its numbers if they are few, otherwise zeros.
+
+    Args:
+        raw: the elements in C order; None if they are not available in that order.
+    """
+    size = Sequence("()", ints(shape))
+    dtype_args: list[Argument] = [("dtype", Literal(f'"{dtype}"'))]
+    count, code = math.prod(shape), _STRUCT_CODES.get(dtype, "")
+    limit = MAX_WRITTEN_FLOATS if code in ("f", "d", "e") else MAX_WRITTEN
+    all_zero = raw is not None and not any(raw)
+    if raw is not None and code and count <= limit and len(raw) == count * Struct("<" + code).size:
+        values = [item[0] for item in Struct("<" + code).iter_unpack(raw)]
+        if shape and any(values) and not any(math.isnan(value) for value in values):
+            return CallExpr("np.array", [(None, _nested(values, shape)), *dtype_args])
+        all_zero = all_zero or not any(values)
+    zero_call = CallExpr if all_zero or not count else PlaceholderCall
+    return zero_call("np.zeros", [(None, size), *dtype_args])
+
+
+def read_numbers(tensor: Tensor) -> list[int | float | bool] | None:
+    """Return the values of a small tensor in C order, or None if they are not available."""
+    name = _dtype_name(tensor)
+    if tensor.dtype is None or tensor.storage is None or name not in _STRUCT_CODES:
+        return None
+    if not 0 < tensor.numel <= MAX_READ:
         return None
     from ptinspect.document.to_array import contiguous
 
@@ -103,89 +262,26 @@ def numbers(tensor: Tensor) -> list[int | float | bool] | None:
         raw = contiguous(tensor)
     except PtInspectError:
         return None
-    code = _UNPACK[name]
-    return [item[0] for item in Struct("<" + code).iter_unpack(raw)]
+    return [item[0] for item in Struct("<" + _STRUCT_CODES[name]).iter_unpack(raw)]
 
 
-def known_values(tensor: Tensor) -> Expr:
-    """An expression for the values themselves where they are few or follow a rule; else zeros.
-
-    For what a state_dict does not bring: buffers that are left out of it, plain tensors.
-    """
-    shape, found = tensor.shape, numbers(tensor)
-    if found is None or any(isinstance(item, float) and math.isnan(item) for item in found):
-        return blank(tensor)
-    dtype = _exact_dtype(tensor)
-    ruled = _ruled(tensor, found, dtype)
-    if ruled is not None:
-        return ruled
-    if len(found) > SMALL or not shape:
-        if not shape:
-            return Make("torch.tensor", [(None, _one(found[0])), *dtype])
-        return blank(tensor)
-    return Make("torch.tensor", [(None, _nested(found, shape)), *dtype])
+def _dtype_name(tensor: Tensor) -> str:
+    return tensor.dtype.name if tensor.dtype else "float32"
 
 
-def blank(tensor: Tensor) -> Expr:
-    """Zeros, where the file has numbers that are too many to be written."""
-    made = zeros(tensor)
-    assert isinstance(made, Make)
-    return Blank(made.func, made.args) if tensor.numel else made
+def _dtype_argument(name: str) -> list[Argument]:
+    return [("dtype", Name(f"torch.{name}"))]
 
 
-def _exact_dtype(tensor: Tensor) -> list[tuple[str | None, Expr]]:
-    name = tensor.dtype.name if tensor.dtype else "float32"
-    return [] if name in ("float32", "int64", "bool") else [("dtype", Atom(f"torch.{name}"))]
+def _number(value: int | float | bool) -> Expr:
+    expr = literal(value)
+    assert expr is not None
+    return expr
 
 
-def _ruled(
-    tensor: Tensor, found: list[int | float | bool], dtype: list[tuple[str | None, Expr]]
-) -> Expr | None:
-    """A range, or one value throughout."""
-    shape, name = tensor.shape, tensor.dtype.name if tensor.dtype else ""
-    last = shape[-1] if shape else 0
-    if name == "int64" and last > 2 and len(found) == last and found == list(range(last)):
-        made: Expr = Make("torch.arange", [(None, Atom(str(last)))])
-        if len(shape) > 1:
-            return Make(f"{made.text}.reshape", ints(shape))
-        return made
-    if shape and len(set(found)) == 1 and len(found) > 1:
-        size = Items("()", [Atom(str(dim)) for dim in shape])
-        if found[0] == 0 and name in ("float32", "int64", "bool"):
-            exact = [] if name == "float32" else [("dtype", Atom(f"torch.{name}"))]
-            return Make("torch.zeros", [*ints(shape), *exact])
-        return Make("torch.full", [(None, size), (None, _one(found[0])), *dtype])
-    return None
-
-
-def _one(value: int | float | bool) -> Expr:
-    made = plain(value)
-    assert made is not None
-    return made
-
-
-def array(name: str, shape: tuple[int, ...], raw: bytes | None) -> Expr:
-    """A numpy array: its numbers where they are few, else zeros. raw: in C order; None where
-    they lie otherwise."""
-    size = Items("()", [Atom(str(dim)) for dim in shape])
-    dtype: list[tuple[str | None, Expr]] = [("dtype", Atom(f'"{name}"'))]
-    code = _UNPACK.get(name, "")
-    count = math.prod(shape)
-    few = FEW if code in ("f", "d", "e") else SMALL
-    if raw is not None and code and count <= few and len(raw) == count * Struct("<" + code).size:
-        found = [item[0] for item in Struct("<" + code).iter_unpack(raw)]
-        if shape and any(found) and not any(math.isnan(item) for item in found):
-            return Make("np.array", [(None, _nested(found, shape)), *dtype])
-        if not any(found):
-            return Make("np.zeros", [(None, size), *dtype])
-    if raw is not None and not any(raw):
-        return Make("np.zeros", [(None, size), *dtype])
-    return (Blank if count else Make)("np.zeros", [(None, size), *dtype])
-
-
-def _nested(found: list[int | float | bool], shape: tuple[int, ...]) -> Expr:
-    """The numbers in lists, as deep as there are dimensions."""
-    level: list[Expr] = [_one(item) for item in found]
+def _nested(values: list[int | float | bool], shape: tuple[int, ...]) -> Expr:
+    """Return the numbers in lists nested as deep as there are dimensions."""
+    level: list[Expr] = [_number(value) for value in values]
     for size in reversed(shape[1:]):
-        level = [Items("[]", level[at : at + size]) for at in range(0, len(level), size)]
-    return Items("[]", level)
+        level = [Sequence("[]", level[i : i + size]) for i in range(0, len(level), size)]
+    return Sequence("[]", level)

@@ -1,137 +1,33 @@
-"""Python expressions as the stub writes them, and their layout: that of `ruff format`.
+"""Python expressions of the generated source, folded and laid out as `ruff format` does.
 
-An expression that fits a line stands on one; else its brackets open, one item per line, each with
-a comma. What is equal prints equal, and so `text` is also what expressions are compared by.
+An expression that fits on a line stays on it. Otherwise its brackets open, with one item per line
+and a trailing comma. Equal expressions have equal text, so `text` also serves to compare them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator
 from unicodedata import east_asian_width
 
-LEAST = 3
-"""Items that are alike before they become a loop."""
-
-
-class Run(NamedTuple):
-    """So many times the same item."""
-
-    item: Expr
-    times: int
-
-
-def runs(items: list[Expr]) -> list[Run]:
-    """Neighbours of the same text, as one."""
-    made: list[Run] = []
-    for item in items:
-        if made and made[-1].item.text == item.text:
-            made[-1] = Run(made[-1].item, made[-1].times + 1)
-        else:
-            made.append(Run(item, 1))
-    return made
-
-
-def folded(many: Many) -> Make:
-    """The call, with its loops."""
-    args: list[Expr] = []
-    for run in runs(many.items):
-        if run.times >= LEAST:
-            args.append(Star(looped(run.item, Atom(str(run.times)))))
-        else:
-            args += [run.item] * run.times
-    return call(many.func, _rows(args), many.listed)
-
-
-def call(func: str, args: list[Expr], listed: bool) -> Make:
-    """`func(*args)`, or `func([*args])`."""
-    if listed and len(args) == 1 and isinstance(args[0], Star):
-        return Make(func, [(None, args[0].inner)])
-    if listed:
-        return Make(func, [(None, Items("[]", args))] if args else [])
-    return Make(func, [(None, item) for item in args])
-
-
-def looped(item: Expr, count: Expr) -> Expr:
-    """`[item for _ in range(count)]`."""
-    return Each(item, "_", Make("range", [(None, count)]))
-
-
-def _rows(args: list[Expr]) -> list[Expr]:
-    """Neighbours that differ in one argument alone, as a loop over its values."""
-    made: list[Expr] = []
-    at = 0
-    while at < len(args):
-        end, name = _alike(args, at)
-        if end - at < LEAST or name is None:
-            made.append(args[at])
-            at += 1
-            continue
-        made.append(Star(_over(args[at:end], name)))
-        at = end
-    return made
-
-
-def as_make(expr: Expr) -> Expr:
-    """An object of the file as the call that makes it."""
-    made = getattr(expr, "made", None)
-    return made if isinstance(made, Expr) else expr
-
-
-def _alike(args: list[Expr], at: int) -> tuple[int, str | None]:
-    """Up to where the items that begin at `at` differ in one argument, and in which."""
-    first = as_make(args[at])
-    name: str | None = None
-    end = at + 1
-    if not isinstance(first, Make) or not first.args:
-        return end, None
-    while end < len(args):
-        other = as_make(args[end])
-        if not isinstance(other, Make) or not _same_call(first, other):
-            break
-        different = [
-            key for (key, a), (_, b) in zip(first.args, other.args, strict=True) if a.text != b.text
-        ]
-        if len(different) != 1 or different[0] is None or name not in (None, different[0]):
-            break
-        name = different[0]
-        end += 1
-    return end, name
-
-
-def _same_call(first: Make, other: Make) -> bool:
-    same = first.func == other.func and first.positional == other.positional
-    return same and [name for name, _ in first.args] == [name for name, _ in other.args]
-
-
-def _over(items: list[Expr], name: str) -> Expr:
-    """`[Block(8, drop=value) for value in (0.0, 0.1)]`."""
-    first = as_make(items[0])
-    assert isinstance(first, Make)
-    values: list[Expr] = []
-    for item in items:
-        make = as_make(item)
-        assert isinstance(make, Make)
-        values += [value for key, value in make.args if key == name]
-    args: list[Argument] = [
-        (key, Atom("value") if key == name else value) for key, value in first.args
-    ]
-    return Each(Make(first.func, args, first.positional), "value", Items("()", values))
-
-
-# ---
-
-
 WIDTH = 88
-"""Columns: the default of ruff and black."""
+"""Columns of a line: the default of ruff and black."""
+UNSOLVED = "\0"
+"""Marks the text of an object whose constructor is not inferred yet."""
+MIN_REPEATS = 3
+"""Number of alike items from which they are folded into a loop."""
 
-
-OPEN = "\0"
-"""Marks the text of an object whose class is not solved yet."""
+Argument = tuple["str | None", "Expr"]
+Brackets = tuple[str, list[tuple[str, "Expr", str]], str]
+"""An expression over several lines: opening text, (prefix, item, suffix) per line, closing text."""
 
 
 class Expr:
-    """depth: brackets inside brackets. text: all on one line, made once."""
+    """An expression.
+
+    Attributes:
+        depth: number of brackets inside each other.
+        text: the source on one line.
+    """
 
     __slots__ = ("_text", "depth")
 
@@ -141,25 +37,32 @@ class Expr:
 
     @property
     def text(self) -> str:
-        """On one line."""
         if self._text is not None:
             return self._text
-        made = self.flat()
-        if OPEN not in made:
-            self._text = made
-        return made
+        text = self.one_line()
+        if UNSOLVED not in text:
+            self._text = text
+        return text
 
-    def flat(self) -> str:
-        """The text, made anew."""
+    def one_line(self) -> str:
+        """Build `text`."""
         raise NotImplementedError
 
-    def parts(self) -> tuple[str, list[tuple[str, Expr, str]], str] | None:
-        """Opening, (prefix, item, suffix) per line, closing; None for what has no brackets."""
+    def brackets(self) -> Brackets | None:
+        """Return the expression over several lines, or None if it has no brackets to open."""
         return None
 
+    def children(self) -> list[Expr]:
+        """Return the expressions directly inside this one."""
+        return []
 
-class Atom(Expr):
-    """A name, a number, a string: no brackets that could open."""
+    def name(self) -> str:
+        """Return the dotted name that this node reads, without those of its children."""
+        return ""
+
+
+class Literal(Expr):
+    """A number, a string, None, True or False."""
 
     __slots__ = ()
 
@@ -168,102 +71,150 @@ class Atom(Expr):
         self._text = text
 
 
-class Var(Expr):
-    """An argument of the class at hand, by its number until it has a name."""
+class Name(Expr):
+    """A variable, or a dotted name such as `torch.float16`."""
 
-    __slots__ = ("name",)
+    __slots__ = ()
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, text: str) -> None:
         super().__init__(0)
-        self.name = name
+        self._text = text
 
-    def flat(self) -> str:
-        return self.name
-
-
-Argument = tuple["str | None", Expr]
+    def name(self) -> str:
+        return self.text
 
 
-class Make(Expr):
-    """`func(args)`. The first `positional` arguments are written without their names. unset:
-    what an argument that is not given would be."""
+class Access(Expr):
+    """A way through a model: `model.layers[0].weight`.
 
-    __slots__ = ("args", "func", "positional", "unset")
+    Attributes:
+        parent: what the last step is taken from; None for the variable at the start.
+        key: name of the submodule that the last step reaches; None if it reaches something else.
+        argument: a dotted name in the last step, as in `model.weight.data.to(torch.float16)`.
+    """
+
+    __slots__ = ("argument", "key", "parent")
+
+    def __init__(
+        self,
+        step: str,
+        parent: Access | None = None,
+        key: str | None = None,
+        argument: str | None = None,
+    ) -> None:
+        super().__init__(0)
+        self._text = f"{parent.text}{step}" if parent is not None else step
+        self.parent = parent
+        self.key = key
+        self.argument = argument
+
+    def children(self) -> list[Expr]:
+        return [Name(self.argument)] if self.argument else []
+
+    def name(self) -> str:
+        root = self
+        while root.parent is not None:
+            root = root.parent
+        return root.text
+
+    def split_submodule_path(self) -> tuple[str, str, str] | None:
+        """Split at the last brackets, for a shorter line with `get_submodule`.
+
+        `model.a[0].b.weight` is split into the root `model`, the path `a.0`, and `.b.weight`.
+        Returns None if there are no brackets, or the steps before them are not all submodules.
+        """
+        node: Access = self
+        while node.parent is not None and not node.text.endswith("]"):
+            node = node.parent
+        rest = self.text[len(node.text) :]
+        keys: list[str] = []
+        while node.parent is not None:
+            if node.key is None or any(char in node.key for char in '."\\') or not node.key:
+                return None
+            keys.append(node.key)
+            node = node.parent
+        return (node.text, ".".join(reversed(keys)), rest) if keys else None
+
+
+class CallExpr(Expr):
+    """A call: `func(args)`.
+
+    Attributes:
+        positional: number of leading arguments that are written without their names.
+        defaults: value of each argument that may be absent from `args`.
+    """
+
+    __slots__ = ("args", "defaults", "func", "positional")
 
     def __init__(
         self,
         func: str,
-        args: Sequence[Argument],
+        args: Iterable[Argument] = (),
         positional: int = 0,
-        unset: dict[str, Expr] | None = None,
+        defaults: dict[str, Expr] | None = None,
     ) -> None:
-        super().__init__(1 + max((value.depth for _, value in args), default=0))
-        self.func = func
         self.args = list(args)
+        super().__init__(1 + max((value.depth for _, value in self.args), default=0))
+        self.func = func
         self.positional = positional
-        self.unset = unset or {}
+        self.defaults = defaults or {}
 
-    def _named(self) -> list[Argument]:
+    def _written(self) -> list[tuple[str, Expr]]:
         return [
-            (None if at < self.positional else name, value)
-            for at, (name, value) in enumerate(self.args)
+            (f"{name}=" if name and index >= self.positional else "", value)
+            for index, (name, value) in enumerate(self.args)
         ]
 
-    def flat(self) -> str:
-        inside = ", ".join([f"{n}={v.text}" if n else v.text for n, v in self._named()])
-        return f"{self.func}({inside})"
+    def one_line(self) -> str:
+        return f"{self.func}({', '.join([name + value.text for name, value in self._written()])})"
 
-    def parts(self) -> tuple[str, list[tuple[str, Expr, str]], str] | None:
+    def brackets(self) -> Brackets | None:
         if not self.args:
             return None
-        lines = [(f"{n}=" if n else "", v, ",") for n, v in self._named()]
-        return f"{self.func}(", lines, ")"
+        return f"{self.func}(", [(name, value, ",") for name, value in self._written()], ")"
+
+    def children(self) -> list[Expr]:
+        return [value for _, value in self.args]
+
+    def name(self) -> str:
+        return self.func
 
 
-class Blank(Make):
-    """Zeros in place of numbers that the file has."""
+class PlaceholderCall(CallExpr):
+    """Zeros in place of numbers that are in the file, but too many to be written."""
 
     __slots__ = ()
 
 
-def has_blank(expr: Expr) -> bool:
-    """Whether zeros stand in it for numbers that the file has."""
-    todo = [expr]
-    while todo:
-        item = todo.pop()
-        if isinstance(item, Blank):
-            return True
-        if isinstance(item, Make):
-            todo += [value for _, value in item.args]
-        elif isinstance(item, Items):
-            todo += item.items
-        elif isinstance(item, Pairs):
-            todo += [value for _, value in item.items]
-    return False
+class Sequence(Expr):
+    """A list, tuple or set. `brackets_text` is `[]`, `()` or `{}`."""
 
+    __slots__ = ("brackets_text", "items")
 
-class Items(Expr):
-    """A list, tuple or set: its brackets and its items."""
-
-    __slots__ = ("brackets", "items")
-
-    def __init__(self, brackets: str, items: list[Expr]) -> None:
+    def __init__(self, brackets_text: str, items: list[Expr]) -> None:
         super().__init__(1 + max((item.depth for item in items), default=0))
-        self.brackets = brackets
+        self.brackets_text = brackets_text
         self.items = items
 
-    def flat(self) -> str:
-        comma = "," if self.brackets == "()" and len(self.items) == 1 else ""
-        inside = ", ".join([item.text for item in self.items])
-        return f"{self.brackets[0]}{inside}{comma}{self.brackets[1]}"
+    def one_line(self) -> str:
+        opening, closing = self.brackets_text[0], self.brackets_text[1]
+        comma = "," if opening == "(" and len(self.items) == 1 else ""
+        return f"{opening}{', '.join([item.text for item in self.items])}{comma}{closing}"
 
-    def parts(self) -> tuple[str, list[tuple[str, Expr, str]], str] | None:
+    def brackets(self) -> Brackets | None:
         if not self.items:
             return None
-        return self.brackets[0], [("", item, ",") for item in self.items], self.brackets[1]
+        return (
+            self.brackets_text[0],
+            [("", item, ",") for item in self.items],
+            self.brackets_text[1],
+        )
+
+    def children(self) -> list[Expr]:
+        return self.items
 
 
-class Pairs(Expr):
+class DictExpr(Expr):
     """A dict."""
 
     __slots__ = ("items",)
@@ -272,109 +223,272 @@ class Pairs(Expr):
         super().__init__(1 + max((max(k.depth, v.depth) for k, v in items), default=0))
         self.items = items
 
-    def flat(self) -> str:
+    def one_line(self) -> str:
         return "{" + ", ".join([f"{k.text}: {v.text}" for k, v in self.items]) + "}"
 
-    def parts(self) -> tuple[str, list[tuple[str, Expr, str]], str] | None:
-        if not self.items:
-            return None
-        return "{", [(f"{k.text}: ", v, ",") for k, v in self.items], "}"
+    def brackets(self) -> Brackets | None:
+        return ("{", [(f"{k.text}: ", v, ",") for k, v in self.items], "}") if self.items else None
+
+    def children(self) -> list[Expr]:
+        return [expr for item in self.items for expr in item]
 
 
-class Each(Expr):
-    """`[item for names in over]`."""
+class ListComp(Expr):
+    """A list comprehension: `[element for target in iterable]`."""
 
-    __slots__ = ("item", "names", "over")
+    __slots__ = ("element", "iterable", "target")
 
-    def __init__(self, item: Expr, names: str, over: Expr) -> None:
-        super().__init__(1 + max(item.depth, over.depth))
-        self.item = item
-        self.names = names
-        self.over = over
+    def __init__(self, element: Expr, target: str, iterable: Expr) -> None:
+        super().__init__(1 + max(element.depth, iterable.depth))
+        self.element = element
+        self.target = target
+        self.iterable = iterable
 
-    def flat(self) -> str:
-        return f"[{self.item.text} for {self.names} in {self.over.text}]"
+    def one_line(self) -> str:
+        return f"[{self.element.text} for {self.target} in {self.iterable.text}]"
 
-    def parts(self) -> tuple[str, list[tuple[str, Expr, str]], str] | None:
-        return "[", [("", self.item, ""), (f"for {self.names} in ", self.over, "")], "]"
+    def brackets(self) -> Brackets | None:
+        return "[", [("", self.element, ""), (f"for {self.target} in ", self.iterable, "")], "]"
 
-
-class Star(Expr):
-    """`*inner`, an argument that is many."""
-
-    __slots__ = ("inner",)
-
-    def __init__(self, inner: Expr) -> None:
-        super().__init__(inner.depth)
-        self.inner = inner
-
-    def flat(self) -> str:
-        return f"*{self.inner.text}"
-
-    def parts(self) -> tuple[str, list[tuple[str, Expr, str]], str] | None:
-        inner = self.inner.parts()
-        return None if inner is None else (f"*{inner[0]}", inner[1], inner[2])
+    def children(self) -> list[Expr]:
+        return [self.element, self.iterable]
 
 
-class Many(Expr):
-    """A container of modules, `func(a, b, c)`; how its items are folded is seen when all of them
-    are known. listed: whether they are one argument, a list."""
+class Starred(Expr):
+    """An unpacked argument: `*value`."""
 
-    __slots__ = ("func", "items", "listed")
+    __slots__ = ("value",)
 
-    def __init__(self, func: str, items: list[Expr], listed: bool) -> None:
+    def __init__(self, value: Expr) -> None:
+        super().__init__(value.depth)
+        self.value = value
+
+    def one_line(self) -> str:
+        return f"*{self.value.text}"
+
+    def brackets(self) -> Brackets | None:
+        inside = self.value.brackets()
+        return None if inside is None else (f"*{inside[0]}", inside[1], inside[2])
+
+    def children(self) -> list[Expr]:
+        return [self.value]
+
+
+class ModuleContainer(Expr):
+    """A container of modules, `nn.Sequential(a, b, c)`; `as_list` if they are one list argument.
+
+    Its items are folded into loops only when it is written, because the constructor calls of
+    their classes have to be inferred first.
+    """
+
+    __slots__ = ("as_list", "func", "items")
+
+    def __init__(self, func: str, items: list[Expr], as_list: bool) -> None:
         super().__init__(2 + max((item.depth for item in items), default=0))
         self.func = func
         self.items = items
-        self.listed = listed
+        self.as_list = as_list
 
-    def folded(self) -> Make:
-        """With runs of items that are alike as loops."""
+    def folded(self) -> CallExpr:
+        """Return the call, with runs of alike items as loops."""
+        items: list[Expr] = []
+        for item, count in repeats(self.items):
+            if count >= MIN_REPEATS:
+                items.append(Starred(repeated(item, Literal(str(count)))))
+            else:
+                items += [item] * count
+        return container_call(self.func, _fold_varying_argument(items), self.as_list)
 
-        return folded(self)
-
-    def flat(self) -> str:
+    def one_line(self) -> str:
         return self.folded().text
 
-    def parts(self) -> tuple[str, list[tuple[str, Expr, str]], str] | None:
-        return self.folded().parts()
+    def brackets(self) -> Brackets | None:
+        return self.folded().brackets()
+
+    def children(self) -> list[Expr]:
+        return self.items
+
+    def name(self) -> str:
+        return self.func
 
 
-NONE, TRUE, FALSE = Atom("None"), Atom("True"), Atom("False")
+NONE, TRUE, FALSE = Literal("None"), Literal("True"), Literal("False")
+
+
+def resolve(expr: Expr) -> Expr:
+    """Return the constructor call of an object whose class is inferred; else `expr` itself."""
+    call = getattr(expr, "constructor_call", None)
+    return call if isinstance(call, Expr) else expr
+
+
+def walk(expr: Expr) -> Iterator[Expr]:
+    """Yield an expression and all expressions in it, each once. Not recursive."""
+    stack, seen = [expr], set()
+    while stack:
+        item = stack.pop()
+        if id(item) not in seen:
+            seen.add(id(item))
+            yield item
+            stack += item.children()
+
+
+def names_in(expr: Expr) -> set[str]:
+    """Return the dotted names that an expression reads."""
+    return {name for item in walk(expr) if (name := item.name())}
+
+
+def has_placeholder(expr: Expr) -> bool:
+    """Return True if an expression contains zeros in place of the file's numbers."""
+    stack = [expr]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, PlaceholderCall):
+            return True
+        if isinstance(item, CallExpr | Sequence | DictExpr):
+            stack += item.children()
+    return False
+
+
+# Folding of alike items
+
+
+def repeats(items: list[Expr]) -> list[tuple[Expr, int]]:
+    """Return runs of neighbours with the same text, and their lengths."""
+    runs: list[tuple[Expr, int]] = []
+    for item in items:
+        if runs and runs[-1][0].text == item.text:
+            runs[-1] = (runs[-1][0], runs[-1][1] + 1)
+        else:
+            runs.append((item, 1))
+    return runs
+
+
+def repeated(element: Expr, count: Expr) -> ListComp:
+    """Return `[element for _ in range(count)]`."""
+    return ListComp(element, "_", CallExpr("range", [(None, count)]))
+
+
+def container_call(func: str, items: list[Expr], as_list: bool) -> CallExpr:
+    """Return `func(*items)`, or `func([*items])` if they are one list argument."""
+    if as_list and len(items) == 1 and isinstance(items[0], Starred):
+        return CallExpr(func, [(None, items[0].value)])
+    if as_list:
+        return CallExpr(func, [(None, Sequence("[]", items))] if items else [])
+    return CallExpr(func, [(None, item) for item in items])
+
+
+def _fold_varying_argument(items: list[Expr]) -> list[Expr]:
+    """Fold neighbours that differ in only one argument into a loop over its values."""
+    folded: list[Expr] = []
+    start = 0
+    while start < len(items):
+        end, argument = _alike_until(items, start)
+        if end - start < MIN_REPEATS or argument is None:
+            folded.append(items[start])
+            start += 1
+            continue
+        # [Block(8, drop=value) for value in (0.0, 0.1)]
+        calls = [call for item in items[start:end] if isinstance(call := resolve(item), CallExpr)]
+        values = [value for call in calls for name, value in call.args if name == argument]
+        args: list[Argument] = [
+            (name, Name("value") if name == argument else value) for name, value in calls[0].args
+        ]
+        element = CallExpr(calls[0].func, args, calls[0].positional)
+        folded.append(Starred(ListComp(element, "value", Sequence("()", values))))
+        start = end
+    return folded
+
+
+def _alike_until(items: list[Expr], start: int) -> tuple[int, str | None]:
+    """Return the end of the run of calls that differ in the same argument only, and its name."""
+    first = resolve(items[start])
+    argument: str | None = None
+    end = start + 1
+    if not isinstance(first, CallExpr) or not first.args:
+        return end, None
+    names = [name for name, _ in first.args]
+    while end < len(items):
+        call = resolve(items[end])
+        if not isinstance(call, CallExpr) or [name for name, _ in call.args] != names:
+            break
+        if call.func != first.func or call.positional != first.positional:
+            break
+        different = [
+            name
+            for (name, a), (_, b) in zip(first.args, call.args, strict=True)
+            if a.text != b.text
+        ]
+        if len(different) != 1 or different[0] is None or argument not in (None, different[0]):
+            break
+        argument = different[0]
+        end += 1
+    return end, argument
+
+
+# Layout
 
 
 def columns(text: str) -> int:
-    """The width of a line; letters of East Asian scripts take two."""
+    """Return the width of a line. Letters of East Asian scripts take two columns."""
     if text.isascii():
         return len(text)
     return sum(2 if east_asian_width(char) in "WF" else 1 for char in text)
 
 
-def laid_out(prefix: str, expr: Expr, suffix: str = "", indent: int = 0) -> list[str]:
-    """The lines of `prefix expr suffix`, indented by so many blanks."""
+def layout(prefix: str, expr: Expr, suffix: str = "", indent: int = 0) -> list[str]:
+    """Return the lines of `prefix expr suffix`, indented by `indent` spaces."""
     start = " " * indent + prefix
     line = f"{start}{expr.text}{suffix}"
-    if columns(line) <= WIDTH:
+    brackets = None if columns(line) <= WIDTH else expr.brackets()
+    if brackets is None:
         return [line]
-    parts = expr.parts()
-    if parts is None:
-        return [line]
-    opening, inside, closing = parts
-    made = [start + opening]
+    opening, inside, closing = brackets
+    lines = [start + opening]
     for before, item, after in inside:
-        made += laid_out(before, item, after, indent + 4)
-    made.append(" " * indent + closing + suffix)
-    return made
+        lines += layout(before, item, after, indent + 4)
+    return [*lines, " " * indent + closing + suffix]
 
 
-def assigned(target: str, expr: Expr, indent: int) -> list[str]:
-    """The lines of `target = expr`. What has no brackets of its own gets some, where that helps."""
-    lines = laid_out(f"{target} = ", expr, "", indent)
-    inside = " " * (indent + 4) + expr.text
-    if len(lines) == 1 and columns(lines[0]) > WIDTH >= columns(inside) and expr.parts() is None:
-        return [f"{' ' * indent}{target} = (", inside, " " * indent + ")"]
-    if len(lines) > 1 and columns(lines[0]) > WIDTH:
-        within = laid_out("", expr, "", indent + 4)
-        if columns(within[0]) <= WIDTH:
-            return [f"{' ' * indent}{target} = (", *within, " " * indent + ")"]
+def layout_assignment(target: str, expr: Expr, indent: int) -> list[str]:
+    """Return the lines of `target = expr`, in parentheses where that makes a long line fit."""
+    blank = " " * indent
+    lines = layout(f"{target} = ", expr, "", indent)
+    if columns(lines[0]) <= WIDTH:
+        return lines
+    inside = layout("", expr, "", indent + 4)
+    if columns(inside[0]) <= WIDTH:
+        return [f"{blank}{target} = (", *inside, f"{blank})"]
     return lines
+
+
+class Source:
+    """Lines of Python, and the dotted names that they read."""
+
+    __slots__ = ("lines", "names")
+
+    def __init__(self, lines: Iterable[str] = (), names: Iterable[str] = ()) -> None:
+        self.lines = list(lines)
+        self.names = set(names)
+
+    def add(self, *lines: str) -> None:
+        """Append lines that read no names that matter for imports."""
+        self.lines += lines
+
+    def read(self, *names: str) -> None:
+        """Record names that appended lines read."""
+        self.names.update(names)
+
+    def add_expr(self, prefix: str, expr: Expr, suffix: str = "", indent: int = 0) -> None:
+        """Append `prefix expr suffix`."""
+        self.lines += layout(prefix, expr, suffix, indent)
+        self.names |= names_in(expr)
+
+    def add_assignment(self, target: str, expr: Expr, indent: int) -> None:
+        """Append `target = expr`."""
+        self.lines += layout_assignment(target, expr, indent)
+        self.names |= names_in(expr)
+
+    def extend(self, source: Source) -> None:
+        """Append other source."""
+        self.lines += source.lines
+        self.names |= source.names

@@ -1,252 +1,241 @@
-"""Anti-unification: what the instances of a class have in common is written once, and what
-varies between them becomes an argument."""
+"""Anti-unification: find one expression for many instances.
+
+What the instances of a class have in common is written once. What varies between them becomes a
+parameter of the constructor.
+"""
 
 from __future__ import annotations
 
-from ptinspect.stubs.expr.identifiers import Names
+from dataclasses import dataclass
+
+from ptinspect.stubs.expr.literals import Names
 from ptinspect.stubs.expr.nodes import (
-    NONE,
-    OPEN,
+    UNSOLVED,
     Argument,
-    Atom,
-    Each,
+    CallExpr,
+    DictExpr,
     Expr,
-    Items,
-    Make,
-    Many,
-    Pairs,
-    Run,
-    Star,
-    Var,
-    as_make,
-    call,
-    looped,
-    runs,
+    ListComp,
+    Literal,
+    ModuleContainer,
+    Name,
+    Sequence,
+    Starred,
+    container_call,
+    repeated,
+    repeats,
+    resolve,
 )
+from ptinspect.stubs.expr.torch_calls import ASSEMBLED
 
 Column = list["Expr | None"]
-"""One expression per instance; None where the instance has nothing of the kind."""
+"""One expression per instance; None for instances that lack the attribute."""
 
 
+@dataclass(slots=True, eq=False)
 class Parameter:
-    """An argument of a constructor: what each instance gives for it."""
+    """A parameter of a constructor, and its value for each instance."""
 
-    __slots__ = ("anew", "column", "name")
+    name: str
+    column: Column
+    _creates_modules: bool | None = None
 
-    def __init__(self, name: str, column: Column) -> None:
-        self.name = name
-        self.column = column
-        self.anew: bool | None = None
+    def creates_modules(self, module_classes: set[str]) -> bool:
+        """Return True if the parameter's values are or contain modules."""
+        if self._creates_modules is None:
+            self._creates_modules = any(
+                creates_modules(item, module_classes) for item in self.column if item is not None
+            )
+        return self._creates_modules
 
 
 class Unifier:
-    """Finds the arguments of one class. modules: what the stub calls its own module classes."""
+    """Finds the parameters of a class's constructor.
 
-    def __init__(self, taken: set[str], modules: set[str]) -> None:
-        self.modules = modules
-        self.names = Names(taken | {"value", "_"})
+    Args:
+        reserved: names that no parameter may have.
+        module_classes: names of the stub's own module classes.
+    """
+
+    def __init__(self, reserved: set[str], module_classes: set[str]) -> None:
+        self.module_classes = module_classes
+        self.names = Names(reserved | {"value", "_"})
         self.parameters: list[Parameter] = []
-        self._by_text: dict[tuple[str | None, ...], Parameter] = {}
+        self._by_values: dict[tuple[str | None, ...], Parameter] = {}
 
     def unify(self, column: Column, hint: str, prefix: str = "") -> Expr:
-        """One expression that stands for all of the column."""
-        given = [as_make(item) for item in column if item is not None]
-        texts = {item.text for item in given}
-        if len(texts) == 1:
-            return given[0]
-        known = self.known(column)
-        if known is not None:
-            return Var(known.name)
-        made = self.inside(column, given, hint, prefix)
-        return Var(self.new(column, hint, prefix).name) if made is None else made
+        """Return one expression for the whole column, adding parameters for what varies.
 
-    def known(self, column: Column) -> Parameter | None:
-        """The argument that has these very values. A module is none that could be used twice:
-        it would be one object in both places."""
-        found = self._by_text.get(texts_of(column))
-        return None if found is None or self.made_anew(found) else found
+        Args:
+            hint: name for a new parameter.
+            prefix: put before `hint` if that name is taken.
+        """
+        exprs = [resolve(item) for item in column if item is not None]
+        if len({expr.text for expr in exprs}) == 1:
+            return exprs[0]
+        parameter = self.parameter_with(column)
+        if parameter is not None:
+            return Name(parameter.name)
+        unified: Expr | None = None
+        first = exprs[0]
+        if all(isinstance(expr, ModuleContainer) for expr in exprs):
+            unified = self._unify_containers(column, hint)
+        elif all(isinstance(expr, CallExpr) for expr in exprs):
+            unified = self._unify_calls(column, prefix or hint)
+        elif isinstance(first, Sequence):
+            unified = self._unify_sequences(column, first, hint)
+        return unified or Name(self.add_parameter(column, hint, prefix).name)
 
-    def gives(self, name: str, column: Column) -> bool:
-        """Whether an argument has these very values."""
-        texts = texts_of(column)
-        return any(p.name == name and texts_of(p.column) == texts for p in self.parameters)
+    def parameter_with(self, column: Column) -> Parameter | None:
+        """Return the parameter that has exactly these values.
 
-    def made_anew(self, parameter: Parameter) -> bool:
-        """Whether an argument's values are modules, or hold some."""
-        if parameter.anew is None:
-            parameter.anew = any(
-                holds_modules(item, self.modules) for item in parameter.column if item is not None
-            )
-        return parameter.anew
+        Parameters that are modules are never used twice: both places would share one object.
+        """
+        parameter = self._by_values.get(column_key(column))
+        if parameter is None or parameter.creates_modules(self.module_classes):
+            return None
+        return parameter
 
-    def new(self, column: Column, hint: str, prefix: str = "") -> Parameter:
-        """A new argument, named after what it feeds."""
-        taken = {parameter.name for parameter in self.parameters}
-        if prefix and prefix != hint and hint in taken:
+    def has_values(self, name: str, column: Column) -> bool:
+        """Return True if the parameter `name` has exactly these values."""
+        key = column_key(column)
+        return any(p.name == name and column_key(p.column) == key for p in self.parameters)
+
+    def add_parameter(self, column: Column, hint: str, prefix: str = "") -> Parameter:
+        """Add a parameter, named after what it is used for."""
+        if prefix and prefix != hint and any(hint == p.name for p in self.parameters):
             hint = f"{prefix}_{hint}"
-        made = Parameter(self.names.new(hint, "value"), column)
-        self.parameters.append(made)
-        self._by_text[texts_of(column)] = made
-        return made
+        parameter = Parameter(self.names.new(hint, "value"), column)
+        self.parameters.append(parameter)
+        self._by_values[column_key(column)] = parameter
+        return parameter
 
-    def forget(self, begun: int) -> None:
-        """Takes back all arguments but the first so many."""
-        for parameter in self.parameters[begun:]:
-            self.names.free(parameter.name)
-        del self.parameters[begun:]
-        self._by_text = {texts_of(known.column): known for known in self.parameters}
+    def _forget_since(self, count: int) -> None:
+        """Remove all parameters but the first `count`."""
+        for parameter in self.parameters[count:]:
+            self.names.release(parameter.name)
+        del self.parameters[count:]
+        self._by_values = {column_key(p.column): p for p in self.parameters}
 
-    def inside(self, column: Column, given: list[Expr], hint: str, prefix: str) -> Expr | None:
-        """The same brackets around what is unified; None where there are none in common."""
-        first = given[0]
-        if all(isinstance(item, Many) for item in given):
-            return self.containers(column, hint)
-        if all(isinstance(item, Make) for item in given):
-            return self.calls(column, prefix or hint)
-        if all(isinstance(item, Items) for item in given) and isinstance(first, Items):
-            return self.items(column, first, hint)
-        return None
-
-    def calls(self, column: Column, prefix: str) -> Expr | None:
-        """Calls of one function, with the union of their arguments."""
-        makes = [as_make(item) for item in column if item is not None]
-        first = makes[0]
-        assert isinstance(first, Make)
+    def _unify_calls(self, column: Column, prefix: str) -> Expr | None:
+        """Unify calls of the same function, with the union of their arguments."""
+        calls = [resolve(item) if item is not None else None for item in column]
+        first: CallExpr | None = None
         order: dict[str | None, None] = {}
-        for item in makes:
-            assert isinstance(item, Make)
-            if item.func != first.func or len({n for n, _ in item.args}) != len(item.args):
+        positional_names = set()
+        for call in calls:
+            if not isinstance(call, CallExpr):
+                continue
+            first = first or call
+            names = [name for name, _ in call.args]
+            if call.func != first.func or len(set(names)) != len(names):
                 return None
-            order.update(dict.fromkeys(name for name, _ in item.args))
-        if not _positions_agree(makes):
+            order.update(dict.fromkeys(names))
+            positional_names.add(tuple(names[: call.positional]))
+        if first is None or len(positional_names) != 1:
             return None
         columns: list[tuple[str | None, Column]] = []
         for name in order:
-            values = [None if item is None else _argument(as_make(item), name) for item in column]
-            if any(v is None for v, i in zip(values, column, strict=True) if i is not None):
+            values = [_argument(call, name) for call in calls]
+            if any(v is None for v, call in zip(values, calls, strict=True) if call is not None):
                 return None
             columns.append((name, values))
-        places = {name: place for place, name in enumerate(first.unset)}
+        places = {name: place for place, name in enumerate(first.defaults)}
         columns.sort(key=lambda item: places.get(item[0] or "", -1))
         args: list[Argument] = [
             (name, self.unify(values, name or "value", prefix)) for name, values in columns
         ]
-        return Make(first.func, args, first.positional, first.unset)
+        return CallExpr(first.func, args, first.positional, first.defaults)
 
-    def items(self, column: Column, first: Items, hint: str) -> Expr | None:
-        """Lists of the same length that hold calls; numbers vary as a whole."""
+    def _unify_sequences(self, column: Column, first: Sequence, hint: str) -> Expr | None:
+        """Unify sequences of the same length that contain calls. Numbers vary as a whole."""
+        rows: list[list[Expr] | None] = []
         for item in column:
             if item is None:
+                rows.append(None)
                 continue
-            if not isinstance(item, Items) or item.brackets != first.brackets:
+            if not isinstance(item, Sequence) or item.brackets_text != first.brackets_text:
                 return None
             if len(item.items) != len(first.items) or all(i.depth == 0 for i in item.items):
                 return None
-        made = []
-        for at in range(len(first.items)):
-            values = [item.items[at] if isinstance(item, Items) else None for item in column]
-            made.append(self.unify(values, hint))
-        return Items(first.brackets, made)
+            rows.append(item.items)
+        items = [
+            self.unify([None if row is None else row[index] for row in rows], hint)
+            for index in range(len(first.items))
+        ]
+        return Sequence(first.brackets_text, items)
 
-    def containers(self, column: Column, hint: str) -> Expr | None:
-        """Sequentials and ModuleLists whose items come in the same number of runs."""
-        found: list[list[Run] | None] = []
-        first: Many | None = None
-        for item in column:
-            if not isinstance(item, Many):
-                found.append(None)
-                continue
-            first = first or item
-            if item.func != first.func:
-                return None
-            found.append(runs(item.items))
-        assert first is not None
-        numbers = {len(item) for item in found if item is not None}
-        if len(numbers) != 1 or not self.comparable(found):
+    def _unify_containers(self, column: Column, hint: str) -> Expr | None:
+        """Unify containers of modules whose items come in the same number of runs."""
+        containers = [item if isinstance(item, ModuleContainer) else None for item in column]
+        first = next(item for item in containers if item is not None)
+        if any(item is not None and item.func != first.func for item in containers):
             return None
-        args: list[Expr] = []
-        begun = len(self.parameters)
-        for at in range(numbers.pop()):
-            items: Column = [None if run is None else run[at].item for run in found]
-            counts: Column = [None if r is None else Atom(str(r[at].times)) for r in found]
-            before = len(self.parameters)
-            made = self.unify(items, hint)
-            several = any(run is not None and run[at].times > 1 for run in found)
-            if several and any(self.made_anew(new) for new in self.parameters[before:]):
-                self.forget(begun)  # one module would stand in several places
+        runs = [repeats(item.items) if item is not None else None for item in containers]
+        lengths = {len(run) for run in runs if run is not None}
+        if len(lengths) != 1:
+            return None
+        length = lengths.pop()
+        for index in range(length):
+            if len({_head(run[index][0]) for run in runs if run is not None}) > 1:
                 return None
-            times = {count.text for count in counts if count is not None}
-            if times == {"1"}:
-                args.append(made)
-            elif times == {"2"}:
-                args += [made, made]
+        items: list[Expr] = []
+        parameter_count = len(self.parameters)
+        for index in range(length):
+            previous_count = len(self.parameters)
+            item = self.unify([None if run is None else run[index][0] for run in runs], hint)
+            counts = [None if run is None else run[index][1] for run in runs]
+            distinct = {count for count in counts if count is not None}
+            new_parameters = self.parameters[previous_count:]
+            if max(distinct) > 1 and any(
+                parameter.creates_modules(self.module_classes) for parameter in new_parameters
+            ):
+                # One module would be at several places.
+                self._forget_since(parameter_count)
+                return None
+            if distinct in ({1}, {2}):
+                items += [item] * distinct.pop()
             else:
-                args.append(Star(looped(made, self.unify(counts, f"num_{hint}"))))
-        return call(first.func, args, first.listed)
-
-    def comparable(self, found: list[list[Run] | None]) -> bool:
-        """Whether the items at each place are calls of the same function."""
-        given = [item for item in found if item is not None]
-        for at in range(len(given[0])):
-            heads = {_head(run[at].item) for run in given}
-            if len(heads) > 1:
-                return False
-        return True
+                texts: Column = [None if n is None else Literal(str(n)) for n in counts]
+                items.append(Starred(repeated(item, self.unify(texts, f"num_{hint}"))))
+        return container_call(first.func, items, first.as_list)
 
 
-_VALUES = ("torch.Size", "torch.device")
-
-
-def holds_modules(expr: Expr, modules: set[str]) -> bool:
-    """Whether evaluating it makes modules or tensors."""
-    todo = [expr]
-    while todo:
-        item = as_make(todo.pop())
-        if isinstance(item, Many):
+def creates_modules(expr: Expr, module_classes: set[str]) -> bool:
+    """Return True if evaluating an expression creates modules or tensors."""
+    stack = [expr]
+    while stack:
+        item = resolve(stack.pop())
+        if isinstance(item, ModuleContainer):
             return True
-        if isinstance(item, Make):
-            torchs = item.func.startswith(("nn.", "torch.")) and item.func not in _VALUES
-            if torchs or item.func in modules or item.func.startswith(("_assembled", "_part")):
+        if isinstance(item, CallExpr):
+            if item.func in module_classes or item.func.startswith((ASSEMBLED, "_part")):
                 return True
-            todo += [value for _, value in item.args]
-        elif isinstance(item, Items):
-            todo += item.items
-        elif isinstance(item, Pairs):
-            todo += [value for _, value in item.items]
-        elif isinstance(item, Each):
-            todo.append(item.item)
-        elif item.text.startswith(OPEN):
+            values = ("torch.Size", "torch.device")
+            if item.func.startswith(("nn.", "torch.")) and item.func not in values:
+                return True
+        if isinstance(item, CallExpr | Sequence | DictExpr | ListComp):
+            stack += item.children()
+        elif item.text.startswith(UNSOLVED):
             return True
     return False
 
 
-def _head(item: Expr) -> str:
-    made = as_make(item)
-    return made.func if isinstance(made, Make | Many) else made.text
-
-
-def _positions_agree(makes: list[Expr]) -> bool:
-    """Whether the arguments without a name are the same ones in all calls."""
-    heads = {
-        tuple(name for name, _ in item.args[: item.positional])
-        for item in makes
-        if isinstance(item, Make)
-    }
-    return len(heads) == 1
-
-
-def _argument(make: Expr, name: str | None) -> Expr | None:
-    """What a call gives for an argument, or would be given for it."""
-    assert isinstance(make, Make)
-    for key, value in make.args:
-        if key == name:
-            return value
-    return make.unset.get(name or "")
-
-
-def texts_of(column: Column) -> tuple[str | None, ...]:
-    """What a column is found again by."""
+def column_key(column: Column) -> tuple[str | None, ...]:
+    """Return what identifies the values of a column."""
     return tuple(None if item is None else item.text for item in column)
 
 
-__all__ = ["NONE", "Column", "Each", "Parameter", "Unifier", "texts_of"]
+def _head(item: Expr) -> str:
+    call = resolve(item)
+    return call.func if isinstance(call, CallExpr | ModuleContainer) else call.text
+
+
+def _argument(call: Expr | None, name: str | None) -> Expr | None:
+    """Return the value of an argument, or its default."""
+    if not isinstance(call, CallExpr):
+        return None
+    for key, value in call.args:
+        if key == name:
+            return value
+    return call.defaults.get(name or "")

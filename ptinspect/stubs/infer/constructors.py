@@ -1,373 +1,445 @@
-"""Classes from their instances: the constructor's arguments, and what it sets."""
+"""Infer classes from their instances: the parameters of the constructor, and what it sets."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from ptinspect.document.modules import Module, module_of
+from ptinspect.document.modules import MODULES, Module, module_of
 from ptinspect.stubs.collect.classes import (
     ATTRIBUTE,
-    BUFFER,
     CHILD,
     LATE,
-    PARAMETER,
+    Definition,
     Instance,
     Member,
-    Plan,
 )
-from ptinspect.stubs.collect.object_graph import Graph, base_of
-from ptinspect.stubs.expr.nodes import NONE, OPEN, Argument, Atom, Expr, Items, Make, Many, Var
-from ptinspect.stubs.infer.anti_unify import Column, Parameter, Unifier, texts_of
-from ptinspect.stubs.infer.toposort import agreed, depth_of, groups
-from ptinspect.stubs.torch.calls import INTERNAL, class_text, constructed, tensors_below
-from ptinspect.stubs.torch.shapes import CHILDREN, SHAPES, given
-from ptinspect.torchnn import ModuleClass, lookup
+from ptinspect.stubs.collect.object_graph import CollectedObjects, Deferred
+from ptinspect.stubs.expr.nodes import (
+    FALSE,
+    NONE,
+    TRUE,
+    UNSOLVED,
+    Argument,
+    CallExpr,
+    Expr,
+    Literal,
+    ModuleContainer,
+    Name,
+    Sequence,
+)
+from ptinspect.stubs.expr.torch_calls import (
+    CODERS,
+    class_text,
+    constructor_call,
+    has_children_of,
+    tensor_shapes,
+)
+from ptinspect.stubs.expr.torch_shapes import (
+    CHILDREN,
+    INTERNAL_ATTRIBUTES,
+    SHAPES,
+    argument_values,
+)
+from ptinspect.stubs.infer.anti_unify import Column, Parameter, Unifier, column_key
+from ptinspect.stubs.infer.toposort import dependency_groups, merge_orders
+from ptinspect.torchnn import ModuleClass, candidates, lookup
 
-DEEPEST = 6
-"""Brackets inside brackets in the arguments of one object."""
-_SELF = frozenset({"self", "nn", "torch", "np", "_part"})
+MAX_DEPTH = 6
+"""Brackets inside each other in the arguments of one object."""
+_NEVER_PARAMETERS = frozenset({"self", "nn", "torch", "np", "_part"})
 
 
-class Line(NamedTuple):
-    """What a constructor sets. when: the condition under which an instance has it, as source.
-    empty: whether it may be None, and yet has its place among the children or parameters."""
+class InitStatement(NamedTuple):
+    """A statement of a constructor, for an attribute, child, parameter or buffer.
+
+    Attributes:
+        plain: see `Member.plain`.
+        condition: source of the condition under which an instance has it, or None.
+        may_be_none: it may be None, and is registered as a child or parameter all the same.
+    """
 
     kind: str
     name: str
     expr: Expr
-    persistent: bool
-    when: str | None
-    empty: bool = False
+    plain: bool
+    condition: str | None
+    may_be_none: bool
 
 
-class Given(NamedTuple):
-    """An argument of a constructor. default: None where it must be given; late: it is made in the
-    body, as it is no plain value."""
+class InitParameter(NamedTuple):
+    """A parameter of a constructor.
+
+    Attributes:
+        default: None for a required parameter.
+        default_in_body: the default is created in the body, because it is not a plain value.
+    """
 
     name: str
     default: Expr | None
-    late: bool
+    default_in_body: bool
 
 
-class Solved:
-    """A class, ready to be written."""
+@dataclass(slots=True)
+class InferredClass:
+    """A class with its constructor.
 
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
-        self.arguments: list[Given] = []
-        self.lines: list[Line] = []
-        self.base: Make | None = None  # the call of the torch base's constructor
-        self.star: str | None = None  # the argument that a Sequential's children are
+    Attributes:
+        base: the torch class that it extends, if it is certain.
+        is_sequence: it has only numbered children, so it extends nn.Sequential.
+        base_call: the arguments for the constructor of the base.
+        star: name of the parameter with a Sequential's children.
+    """
 
+    definition: Definition
+    parameters: list[InitParameter] = field(default_factory=list)
+    statements: list[InitStatement] = field(default_factory=list)
+    base: ModuleClass | None = None
+    is_sequence: bool = False
+    base_call: CallExpr | None = None
+    star: str | None = None
 
-def solve(graph: Graph) -> dict[str, Solved]:
-    """All classes with instances, leaves first."""
-    plans = [plan for plan in graph.plans.values() if plan.instances]
-    made: dict[str, Solved] = {}
-    for group in groups(plans, dict(graph.parts)):
-        pending: list[tuple[Instance, Solved, list[Parameter], int]] = []
-        for plan in group:
-            solved, parameters = _solve(graph, plan)
-            made[plan.path] = solved
-            for at, instance in enumerate(plan.instances):
-                pending.append((instance, solved, parameters, at))
-        for instance, solved, parameters, at in sorted(pending, key=lambda item: item[0].number):
-            instance.made = _call(graph, solved, parameters, at)
-            instance.depth = depth_of(instance.made)
-            if instance.depth > DEEPEST:
-                instance.made = graph.part(instance.made)
-                instance.depth = 1
-    return made
+    @property
+    def base_text(self) -> str | None:
+        """Source of the torch class that it extends; None for nn.Module."""
+        if self.base is not None:
+            return class_text(self.base.path)
+        return "nn.Sequential" if self.is_sequence else None
 
 
-def _call(graph: Graph, solved: Solved, parameters: list[Parameter], at: int) -> Expr:
-    """What makes one instance."""
-    defaults = {argument.name: argument for argument in solved.arguments}
-    args: list[Argument] = []
-    for parameter in parameters:
-        value = parameter.column[at] or NONE
-        default = defaults[parameter.name].default
-        if default is None or default.text != value.text:
-            args.append((parameter.name, value))
-    order = [argument.name for argument in solved.arguments]
-    args.sort(key=lambda item: order.index(item[0] or ""))
-    unset = {argument.name: argument.default for argument in solved.arguments if argument.default}
-    return Make(solved.plan.ident, args, 0, unset)
+class _Column(NamedTuple):
+    """A name and kind of member; `members` has None for instances that lack it."""
 
-
-def _solve(graph: Graph, plan: Plan) -> tuple[Solved, list[Parameter]]:
-    solved = Solved(plan)
-    plans = graph.plans.values()
-    own = {known.ident for known in plans if known.kind == "module"}
-    unifier = Unifier({known.ident for known in plans} | _SELF, own)
-    columns = _columns(plan)
-    modules = _modules(plan)
-    if plan.kind == "module" and plan.traced is None:
-        if _is_sequence(plan):
-            _as_sequence(plan, solved, unifier)
-            columns = {}
-        elif modules:
-            columns = _as_torchs(graph, plan, modules, solved, unifier, columns)
-    columns = {
-        name: column for name, column in columns.items() if _in_class(graph, plan, name, column)
-    }
-    for kinds, column in _by_priority(columns):
-        _line(solved, unifier, kinds, column)
-    solved.lines = _in_order(solved.lines, list(columns))
-    _arguments(plan, solved, unifier)
-    return solved, unifier.parameters
-
-
-def _in_class(graph: Graph, plan: Plan, name: _Name, column: list[Member | None]) -> bool:
-    """Whether the class can set it: what leads to children is the same in all instances, or is
-    left to the root. Its source is that of one object, and can be no argument."""
-    if name.kind != LATE or len({None if one is None else one.expr.text for one in column}) == 1:
-        return True
-    for instance, member in zip(plan.instances, column, strict=True):
-        module = module_of(instance.call) if instance.call is not None else None
-        if module is not None and member is not None and member.kind == LATE:
-            value = module.attributes[name.name]
-            graph.later.setdefault(id(module.call), {})[name.name] = value
-            graph.lost[graph.lost_at(module, name.name)] = None
-    return False
-
-
-def _modules(plan: Plan) -> list[Module]:
-    found = [module_of(i.call) for i in plan.instances if i.call is not None]
-    return [module for module in found if module is not None]
-
-
-# --- members, over all instances
-
-
-class _Name(NamedTuple):
-    """A name that instances have something under."""
-
-    name: str
     kind: str
+    name: str
+    members: list[Member | None]
+
+    @property
+    def exprs(self) -> Column:
+        return [None if member is None else member.expr for member in self.members]
 
 
-def _columns(plan: Plan) -> dict[_Name, list[Member | None]]:
-    """By name and kind, what each instance has; in an order in which all instances agree.
+def infer_constructors(
+    objects: CollectedObjects,
+) -> tuple[dict[str, InferredClass], list[Deferred]]:
+    """Infer all classes that have instances, leaves first.
 
-    A None among the attributes is a child, a parameter or a buffer that this instance lacks,
-    where others have one of that name.
+    Sets the constructor call of every instance. Adds functions to `objects.parts` for calls that
+    are nested too deep.
+
+    Returns:
+        The classes by path, and the attributes that cannot be set by a constructor.
+    """
+    definitions = [item for item in objects.definitions.values() if item.instances]
+    classes: dict[str, InferredClass] = {}
+    deferred: list[Deferred] = []
+    for group in dependency_groups(definitions, dict(objects.parts.functions)):
+        pending: list[tuple[Instance, InferredClass, list[Parameter], int]] = []
+        for definition in group:
+            inferred, parameters, late = _infer_class(objects, definition, classes)
+            classes[definition.path] = inferred
+            deferred += late
+            for index, instance in enumerate(definition.instances):
+                pending.append((instance, inferred, parameters, index))
+        for instance, inferred, parameters, index in sorted(pending, key=lambda p: p[0].number):
+            call: Expr = _instance_call(inferred, parameters, index)
+            depth = _depth(call)
+            if depth > MAX_DEPTH:
+                call, depth = objects.parts.add(call), 1
+            instance.constructor_call, instance.depth = call, depth
+    return classes, deferred
+
+
+def _instance_call(inferred: InferredClass, parameters: list[Parameter], index: int) -> CallExpr:
+    """Return the call that creates one instance."""
+    defaults = {parameter.name: parameter.default for parameter in inferred.parameters}
+    values = {parameter.name: parameter.column[index] or NONE for parameter in parameters}
+    args: list[Argument] = []
+    for name, default in defaults.items():
+        if default is None or default.text != values[name].text:
+            args.append((name, values[name]))
+    unset = {name: default for name, default in defaults.items() if default is not None}
+    return CallExpr(inferred.definition.ident, args, 0, unset)
+
+
+def _depth(expr: Expr) -> int:
+    """Return the number of brackets inside each other, including those of instances."""
+    if isinstance(expr, Instance):
+        return expr.depth
+    return max(map(_depth, expr.children()), default=0) + (expr.depth > 0)
+
+
+def _infer_class(
+    objects: CollectedObjects, definition: Definition, inferred_classes: dict[str, InferredClass]
+) -> tuple[InferredClass, list[Parameter], list[Deferred]]:
+    inferred = InferredClass(definition)
+    definitions = objects.definitions.values()
+    module_classes = {item.ident for item in definitions if item.kind == "module"}
+    unifier = Unifier({item.ident for item in definitions} | _NEVER_PARAMETERS, module_classes)
+    columns = _columns(definition)
+    is_traced = definition.recorded is not None and definition.recorded.fx_name is not None
+    if definition.kind == "module" and not is_traced:
+        if _is_sequence(definition):
+            _inherit_from_sequential(definition, inferred, unifier)
+            columns = []
+        else:
+            inherited = _inherit_from_torch(objects, inferred, unifier, inferred_classes)
+            columns = [column for column in columns if column.name not in inherited]
+    deferred = [
+        Deferred(module, column.name)
+        for column in columns
+        if column.kind == LATE and len(set(column_key(column.exprs))) > 1
+        # Its source is that of one object, and cannot be a parameter.
+        for instance, member in zip(definition.instances, column.members, strict=True)
+        if member is not None
+        and member.kind == LATE
+        and instance.call is not None
+        and (module := module_of(instance.call)) is not None
+    ]
+    columns = [
+        column
+        for column in columns
+        if column.kind != LATE or len(set(column_key(column.exprs))) == 1
+    ]
+    # Plain attributes first: they name the parameters that others share.
+    statements = {
+        (column.kind, column.name): _statement(unifier, column)
+        for column in sorted(columns, key=lambda column: column.kind != ATTRIBUTE)
+    }
+    turns = {ATTRIBUTE: 0, LATE: 2}
+    in_order = sorted(columns, key=lambda column: turns.get(column.kind, 1))
+    inferred.statements = [statements[column.kind, column.name] for column in in_order]
+    inferred.parameters = _init_parameters(definition, unifier.parameters)
+    return inferred, unifier.parameters, deferred
+
+
+# Members of all instances
+
+
+def _columns(definition: Definition) -> list[_Column]:
+    """Return what each instance has, by name and kind, in an order that fits all instances.
+
+    An attribute that is None counts as a child, parameter or buffer that the instance lacks if
+    other instances have one of that name.
     """
     kinds: dict[str, dict[str, None]] = {}
-    for instance in plan.instances:
+    for instance in definition.instances:
         for member in instance.members:
             kinds.setdefault(member.name, {})[member.kind] = None
-    ways: dict[tuple[_Name, ...], None] = {}
-    columns: dict[_Name, list[Member | None]] = {}
-    for at, instance in enumerate(plan.instances):
-        way: list[_Name] = []
+
+    def key_of(member: Member) -> tuple[str, str]:
+        of_name = kinds[member.name]
+        if member.kind == ATTRIBUTE and member.expr.text == "None" and len(of_name) == 2:
+            return next(kind for kind in of_name if kind != ATTRIBUTE), member.name
+        return member.kind, member.name
+
+    count = len(definition.instances)
+    orders: dict[tuple[tuple[str, str], ...], None] = {}
+    columns: dict[tuple[str, str], list[Member | None]] = {}
+    absent: list[tuple[int, Member]] = []
+    for index, instance in enumerate(definition.instances):
+        order: list[tuple[str, str]] = []
         for member in instance.members:
-            name = _Name(member.name, _kind(member, kinds[member.name]))
-            if name.kind != member.kind:
+            key = key_of(member)
+            if key[0] != member.kind:
+                absent.append((index, member))
                 continue
-            if name not in columns:
-                columns[name] = [None] * len(plan.instances)
-            columns[name][at] = member
-            way.append(name)
-        ways[tuple(way)] = None
-    for at, instance in enumerate(plan.instances):
-        for member in instance.members:
-            name = _Name(member.name, _kind(member, kinds[member.name]))
-            if name.kind != member.kind and columns[name][at] is None:
-                columns[name][at] = member
-    return {name: columns[name] for name in agreed(list(columns), list(ways))}
+            columns.setdefault(key, [None] * count)[index] = member
+            order.append(key)
+        orders[tuple(order)] = None
+    for index, member in absent:
+        members = columns[key_of(member)]
+        members[index] = members[index] or member
+    return [_Column(*key, columns[key]) for key in merge_orders(list(columns), list(orders))]
 
 
-def _kind(member: Member, kinds: dict[str, None]) -> str:
-    if member.kind == ATTRIBUTE and member.expr.text == "None" and len(kinds) == 2:
-        return next(kind for kind in kinds if kind != ATTRIBUTE)
-    return member.kind
+def _statement(unifier: Unifier, column: _Column) -> InitStatement:
+    """Return the statement for one attribute, child, parameter or buffer."""
+    exprs = column.exprs
+    expr = unifier.unify(exprs, column.name)
+    condition = None
+    if any(value is None for value in exprs):
+        condition = _condition(unifier, column.name, exprs, expr)
+    members = [member for member in column.members if member is not None]
+    plain = all(member.plain for member in members)
+    may_be_none = any(m.kind != ATTRIBUTE and m.expr is NONE for m in members)
+    return InitStatement(column.kind, column.name, expr, plain, condition, may_be_none)
 
 
-def _by_priority(
-    columns: dict[_Name, list[Member | None]],
-) -> list[tuple[_Name, list[Member | None]]]:
-    """Plain attributes first: they name the arguments that others share."""
-    found = list(columns.items())
-    return [item for item in found if item[0].kind == ATTRIBUTE] + [
-        item for item in found if item[0].kind != ATTRIBUTE
-    ]
+def _condition(unifier: Unifier, name: str, exprs: Column, expr: Expr) -> str:
+    """Return `name is not None` if the value itself is a parameter, otherwise a flag."""
+    is_parameter = isinstance(expr, Name) and unifier.has_values(expr.text, exprs)
+    if is_parameter and "None" not in column_key(exprs):
+        return f"{expr.text} is not None"
+    flags: Column = [FALSE if value is None else TRUE for value in exprs]
+    parameter = unifier.parameter_with(flags)
+    return (parameter or unifier.add_parameter(flags, f"has_{name}")).name
 
 
-_TURN = {ATTRIBUTE: 0, LATE: 2}
+# Bases
 
 
-def _in_order(lines: list[Line], names: list[_Name]) -> list[Line]:
-    place = {name: at for at, name in enumerate(names)}
-    return sorted(
-        lines, key=lambda line: (_TURN.get(line.kind, 1), place[_Name(line.name, line.kind)])
-    )
-
-
-def _line(solved: Solved, unifier: Unifier, name: _Name, column: list[Member | None]) -> None:
-    """One attribute, child, parameter or buffer."""
-    values: Column = [None if member is None else member.expr for member in column]
-    lacking = any(value is None for value in values)
-    expr = unifier.unify(values, name.name)
-    when = None
-    if lacking:
-        when = _condition(unifier, name.name, values, expr)
-    persistent = all(member.persistent for member in column if member is not None)
-    empty = any(m.kind != ATTRIBUTE and m.expr is NONE for m in column if m is not None)
-    solved.lines.append(Line(name.kind, name.name, expr, persistent, when, empty))
-
-
-def _condition(unifier: Unifier, name: str, values: Column, expr: Expr) -> str:
-    """`name is not None` where the thing itself is an argument, else a flag."""
-    whole = isinstance(expr, Var) and unifier.gives(expr.name, values)
-    if isinstance(expr, Var) and whole and "None" not in texts_of(values):
-        return f"{expr.name} is not None"
-    flags: Column = [Atom("False") if value is None else Atom("True") for value in values]
-    known = unifier.known(flags)
-    return (known or unifier.new(flags, f"has_{name}")).name
-
-
-# --- what a class extends
-
-
-def _is_sequence(plan: Plan) -> bool:
-    """Whether all that the instances have is numbered children."""
-    for instance in plan.instances:
-        names = [member.name for member in instance.members]
+def _is_sequence(definition: Definition) -> bool:
+    """Return True if the instances have only numbered children."""
+    for instance in definition.instances:
         if any(m.kind != CHILD or m.expr is NONE for m in instance.members):
             return False
-        if names != [str(at) for at in range(len(names))]:
+        names = [member.name for member in instance.members]
+        if names != [str(index) for index in range(len(names))]:
             return False
-    return any(instance.members for instance in plan.instances)
+    return any(instance.members for instance in definition.instances)
 
 
-def _as_sequence(plan: Plan, solved: Solved, unifier: Unifier) -> None:
-    """The children as arguments of nn.Sequential's constructor."""
-    plan.sequence = True
+def _inherit_from_sequential(
+    definition: Definition, inferred: InferredClass, unifier: Unifier
+) -> None:
+    """Make the children arguments for the constructor of nn.Sequential."""
+    inferred.is_sequence = True
     column: Column = [
-        Many("nn.Sequential", [member.expr for member in instance.members], False)
-        for instance in plan.instances
+        ModuleContainer("nn.Sequential", [member.expr for member in instance.members], False)
+        for instance in definition.instances
     ]
-    made = unifier.unify(column, "layers")
-    if isinstance(made, Many):
-        made = made.folded()
-    if isinstance(made, Make):
-        solved.base = made
+    unified = unifier.unify(column, "layers")
+    if isinstance(unified, ModuleContainer):
+        unified = unified.folded()
+    if isinstance(unified, CallExpr):
+        inferred.base_call = unified
         return
-    solved.star = made.text
+    inferred.star = unified.text
     for parameter in unifier.parameters:
-        if parameter.name == solved.star:
+        if parameter.name == inferred.star:
             parameter.column = [
-                Items("[]", item.items) if isinstance(item, Many) else item
+                Sequence("[]", item.items) if isinstance(item, ModuleContainer) else item
                 for item in parameter.column
             ]
 
 
-def _as_torchs(
-    graph: Graph,
-    plan: Plan,
-    modules: list[Module],
-    solved: Solved,
+def _inherit_from_torch(
+    objects: CollectedObjects,
+    inferred: InferredClass,
     unifier: Unifier,
-    columns: dict[_Name, list[Member | None]],
-) -> dict[_Name, list[Member | None]]:
-    """The columns without what the constructor of the torch class brings that it extends."""
-    row = gone_row(plan) or base_of(plan, modules)
-    if row is None or len(modules) != len(plan.instances):
-        return columns
-    if not all(_has(graph, module, row) for module in modules):
-        return columns
-    calls: Column = [constructed(row, module, graph.expr) for module in modules]
-    made = unifier.unify(calls, "base") if all(calls) else NONE
-    if not isinstance(made, Make):
-        return columns
-    plan.base = row
-    solved.base = made
-    brought = set(CHILDREN.get(row.name, ())) | INTERNAL | {mark.name for mark in row.marks}
-    shapes = SHAPES.get(row.name)
+    inferred_classes: dict[str, InferredClass],
+) -> set[str]:
+    """Let the class extend the torch class that its instances look like, if it is certain.
+
+    Returns:
+        Names of members that the constructor of the torch class sets.
+    """
+    definition = inferred.definition
+    modules = [
+        module
+        for instance in definition.instances
+        if instance.call is not None and (module := module_of(instance.call)) is not None
+    ]
+    if not modules or len(modules) != len(definition.instances):
+        return set()
+    row = torch_row(definition) or _common_base(modules)
+    if row is None or not all(_has_members_of(row, m, objects, inferred_classes) for m in modules):
+        return set()
+    calls: Column = [constructor_call(row, module, objects.expr_of) for module in modules]
+    unified = unifier.unify(calls, "base") if all(calls) else NONE
+    if not isinstance(unified, CallExpr):
+        return set()
+    inferred.base, inferred.base_call = row, unified
+    inherited = set(CHILDREN.get(row.name, ())) | INTERNAL_ATTRIBUTES
+    inherited |= {mark.name for mark in row.marks}
     for argument in row.arguments:
-        brought.add(argument.name)
-        brought |= {source.split("?")[0].split(".")[0] for source in argument.source.split("|")}
+        inherited.add(argument.name)
+        sources = argument.source.split("|")
+        inherited |= {source.split("?")[0].split(".")[0] for source in sources}
+    shapes_of = SHAPES.get(row.name)
+    for module in modules if shapes_of is not None else ():
+        shapes = shapes_of(argument_values(row, module.attributes)) if shapes_of else {}
+        inherited |= {key for key in shapes if "." not in key}
+    return inherited
+
+
+def torch_row(definition: Definition) -> ModuleClass | None:
+    """Return the facts about a class that torch has removed."""
+    return lookup(definition.path) if definition.module.startswith("torch.") else None
+
+
+def _common_base(modules: list[Module]) -> ModuleClass | None:
+    """Return the torch class that all instances extend, judging by their attributes."""
+    base: ModuleClass | None = None
     for module in modules:
-        if shapes is not None:
-            brought |= {key for key in shapes(given(row, module.attributes)) if "." not in key}
-    none = {PARAMETER, BUFFER}
-    return {
-        name: column
-        for name, column in columns.items()
-        if name.name not in brought or (name.kind in none and name.name not in brought)
-    }
+        rows = candidates(module.attributes)
+        if not rows or (base is not None and rows[0].path != base.path):
+            return None
+        base = rows[0]
+    return base
 
 
-def gone_row(plan: Plan) -> ModuleClass | None:
-    """The row of a class that torch had and has no more."""
-    return lookup(plan.path) if plan.module.startswith("torch.") else None
+def _has_members_of(
+    row: ModuleClass,
+    module: Module,
+    objects: CollectedObjects,
+    inferred_classes: dict[str, InferredClass],
+) -> bool:
+    """Return True if a module has all that the constructor of a torch class creates."""
+    if row.name in CODERS:
+        return _is_coder(row, module, objects, inferred_classes)
+    if not has_children_of(row, module, exactly=False):
+        return False
+    shapes_of = SHAPES.get(row.name)
+    if shapes_of is None:
+        return row.name not in CHILDREN
+    shapes = tensor_shapes(module, objects.tensor_of)
+    expected = shapes_of(argument_values(row, module.attributes))
+    return all(shapes.get(key) == shape for key, shape in expected.items())
 
 
-def _has(graph: Graph, module: Module, row: ModuleClass) -> bool:
-    """Whether a module has all that the constructor of the torch class makes, as it makes it."""
-    from ptinspect.document.modules import MODULES
+def _is_coder(
+    row: ModuleClass,
+    module: Module,
+    objects: CollectedObjects,
+    inferred_classes: dict[str, InferredClass],
+) -> bool:
+    """Return True if the layers are those of nn.TransformerEncoder or Decoder, and all equal.
 
-    if row.name in ("TransformerEncoder", "TransformerDecoder"):
-        return _is_coder(graph, module, row)
-    shapes = SHAPES.get(row.name)
-    wanted = CHILDREN.get(row.name, {})
-    held = dict(module.members(MODULES))
-    for key, name in wanted.items():
-        child = module_of(held.get(key))
-        known = lookup(child.class_path) if child is not None else None
-        if known is None or known.name != name:
-            return False
-    if shapes is None:
-        return not wanted
-    found = tensors_below(graph.document, module)
-    expected = shapes(given(row, module.attributes))
-    return all(found.get(key) == shape for key, shape in expected.items())
-
-
-def _is_coder(graph: Graph, module: Module, row: ModuleClass) -> bool:
-    """Whether `layers`, `num_layers` and `norm`, which many a model has, are those of
-    nn.TransformerEncoder or Decoder: the layers are torch's, and are all the same."""
-    from ptinspect.document.modules import MODULES
-
+    Many models have `layers`, `num_layers` and `norm` without extending one of these.
+    """
     layers = module_of(dict(module.members(MODULES)).get("layers"))
     if layers is None or lookup(layers.class_path) is None:
         return False
-    kinds: set[str] = set()
+    names: set[str] = set()
     texts: set[str] = set()
     for _, value in layers.members(MODULES):
         layer = module_of(value)
         if layer is None:
             return False
-        plan = graph.plans.get(layer.class_path)
-        known = lookup(layer.class_path) if plan is None else plan.base
-        kinds.add(known.name if known is not None else "")
-        texts.add(graph.expr(value).text)
-    return kinds == {f"{row.name}Layer"} and len(texts) == 1 and OPEN not in texts.pop()
+        layer_row = lookup(layer.class_path)
+        if layer.class_path in objects.definitions:
+            inferred = inferred_classes.get(layer.class_path)
+            layer_row = inferred.base if inferred is not None else None
+        names.add(layer_row.name if layer_row is not None else "")
+        texts.add(objects.expr_of(value).text)
+    return names == {f"{row.name}Layer"} and len(texts) == 1 and UNSOLVED not in texts.pop()
 
 
-# --- arguments
+# Parameters
 
 
-def _arguments(plan: Plan, solved: Solved, unifier: Unifier) -> None:
-    """Those without a default first."""
-    made: list[Given] = []
-    for parameter in unifier.parameters:
-        default: Expr | None = None
-        if any(item is None for item in parameter.column):
-            default = NONE
-        late = False
-        if plan.root and default is None:
-            default = parameter.column[plan.root_index] or NONE
-            late = not _is_plain(default)
-        elif default is None:
-            default = _usual(parameter.column)
-        made.append(Given(parameter.name, default, late))
-    solved.arguments = sorted(made, key=lambda argument: argument.default is not None)
+def _init_parameters(definition: Definition, parameters: list[Parameter]) -> list[InitParameter]:
+    """Return the parameters, those without a default first."""
+    root_index = definition.instances.index(definition.root) if definition.root else None
+    init_parameters: list[InitParameter] = []
+    for parameter in parameters:
+        column = parameter.column
+        default_in_body = False
+        if any(item is None for item in column):
+            default: Expr | None = NONE
+        elif root_index is not None:
+            default = column[root_index] or NONE
+            default_in_body = not _is_plain(default)
+        else:
+            default = _default_from_majority(column)
+        init_parameters.append(InitParameter(parameter.name, default, default_in_body))
+    return sorted(init_parameters, key=lambda parameter: parameter.default is not None)
 
 
-def _usual(column: Column) -> Expr | None:
-    """A plain value that most instances give."""
+def _default_from_majority(column: Column) -> Expr | None:
+    """Return the plain value of most instances, if there is one."""
     counts: dict[str, int] = {}
     for item in column:
         if item is not None and _is_plain(item):
@@ -379,10 +451,7 @@ def _usual(column: Column) -> Expr | None:
 
 
 def _is_plain(expr: Expr) -> bool:
-    """Whether a default may stand in a signature: it is made once, and must not change."""
-    if isinstance(expr, Items):
-        return expr.brackets == "()" and all(_is_plain(item) for item in expr.items)
-    return isinstance(expr, Atom)
-
-
-__all__ = ["ATTRIBUTE", "Given", "Line", "Solved", "class_text", "solve"]
+    """Return True if a default can be in a signature: it is created once and must be immutable."""
+    if isinstance(expr, Sequence):
+        return expr.brackets_text == "()" and all(_is_plain(item) for item in expr.items)
+    return isinstance(expr, Literal | Name)

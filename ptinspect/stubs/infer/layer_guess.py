@@ -1,33 +1,41 @@
-"""Which module of torch.nn has tensors of these names and shapes."""
+"""Guess the torch.nn or quantized layer that has tensors of certain names and shapes."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ptinspect.pickling.values import Value
-from ptinspect.stubs.expr.literals import plain
-from ptinspect.stubs.expr.nodes import Argument, Atom, Expr, Make
-from ptinspect.stubs.torch.shapes import SHAPES, Shapes
+from ptinspect.stubs.expr.literals import ints, literal, read_numbers
+from ptinspect.stubs.expr.nodes import (
+    FALSE,
+    TRUE,
+    Argument,
+    CallExpr,
+    Expr,
+    Literal,
+    Name,
+    Sequence,
+)
+from ptinspect.stubs.expr.torch_calls import default_expr
+from ptinspect.stubs.expr.torch_shapes import SHAPES, Shapes
 from ptinspect.torchnn import MISSING, lookup
+
+if TYPE_CHECKING:
+    from ptinspect.document.tensor import Tensor
 
 
 class Guess(NamedTuple):
-    """make: the constructor call. alternatives: what it could be as well."""
+    """A constructor call, and in words what else the layer could be."""
 
-    make: Make
+    call: CallExpr
     alternatives: tuple[str, ...] = ()
 
 
 Args = dict[str, Value]
 _EMBEDDING = re.compile(r"emb|wte|wpe|token|vocab|^shared$|attention_bias", re.I)
 _PRELU = re.compile(r"relu\d*$|^act(?:ivation)?_?\d*$", re.I)
-_MODULES = {
-    "conv": ("Conv1d", "Conv2d", "Conv3d"),
-    "transposed": ("ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d"),
-}
-_HOME = {
+_TORCH_MODULES = {
     "Linear": "linear", "Embedding": "sparse", "LayerNorm": "normalization", "RMSNorm":
     "normalization", "BatchNorm1d": "batchnorm", "BatchNorm2d": "batchnorm", "BatchNorm3d":
     "batchnorm", "LSTM": "rnn", "GRU": "rnn", "RNN": "rnn",
@@ -35,94 +43,100 @@ _HOME = {
     "TransformerEncoderLayer": "transformer", "TransformerDecoderLayer": "transformer",
     "PReLU": "activation",
 }  # fmt: skip
+"""Modules of torch.nn.modules with these classes; all others are in `conv`."""
 
 
-def guess(
-    name: str, shapes: Shapes, children: list[str], dims: int = 2, first: bool = False
+def guess_layer(
+    name: str, shapes: Shapes, children: list[str], dims: int = 2, is_first: bool = False
 ) -> Guess | None:
-    """The call whose module has exactly these tensors; None where none is known. dims: of what
-    a BatchNorm normalizes. first: whether no layer stands before it."""
-    for reader in (_recurrent, _attention, _transformer) if children or len(shapes) > 2 else ():
-        found = reader(shapes)
+    """Return the call whose module has exactly these tensors, or None if there is none.
+
+    Args:
+        name: of the module in its parent.
+        shapes: of all tensors below the module, by dotted name.
+        children: names of the module's children.
+        dims: number of dimensions that a BatchNorm normalizes.
+        is_first: no layer is before it.
+    """
+    for guess in (_recurrent, _attention, _transformer) if children or len(shapes) > 2 else ():
+        found = guess(shapes)
         if found is not None:
             return found
-    normed = _normed(name, shapes)
-    if normed is not None or children or not shapes:
-        return normed
+    normalized = _normalized_weight(name, shapes)
+    if normalized is not None or children or not shapes:
+        return normalized
     if "running_mean" in shapes:
         return _batch_norm(shapes, dims)
     weight = shapes.get("weight")
     if weight is None or not set(shapes) <= {"weight", "bias"}:
         return None
-    return _weighted(name, weight, shapes, first)
+    if len(weight) == 1:
+        return _weight_vector(name, weight, shapes)
+    if len(weight) == 2:
+        return _weight_matrix(name, weight, shapes)
+    return _convolution(weight, shapes, is_first) if 3 <= len(weight) <= 5 else None
 
 
-def _made(kind: str, given: Args, shapes: Shapes, *alternatives: str) -> Guess | None:
-    """The guess, if its constructor makes these tensors and no others."""
-    home = _HOME.get(kind, "conv")
-    row = lookup(f"torch.nn.modules.{home}.{kind}")
+def _checked(kind: str, values: Args, shapes: Shapes, *alternatives: str) -> Guess | None:
+    """Return the guess if its constructor creates these tensors and no others."""
+    row = lookup(f"torch.nn.modules.{_TORCH_MODULES.get(kind, 'conv')}.{kind}")
     if row is None:
         return None
-    whole: Args = {a.name: None if a.default is MISSING else a.default for a in row.arguments}
-    whole |= given
-    if SHAPES[kind](whole) != shapes:
+    defaults: Args = {a.name: None if a.default is MISSING else a.default for a in row.arguments}
+    if SHAPES[kind](defaults | values) != shapes:
         return None
     args: list[Argument] = []
     unset: dict[str, Expr] = {}
     for argument in row.arguments:
-        default = plain(argument.default) if isinstance(argument.default, bool | int) else None
+        default = literal(argument.default) if isinstance(argument.default, bool | int) else None
         if default is not None:
             unset[argument.name] = default
-        value = plain(given.get(argument.name))
-        if isinstance(given.get(argument.name), tuple):
-            from ptinspect.stubs.torch.calls import default_of
-
-            value = default_of(given[argument.name])
-        usual = default is not None and value is not None and default.text == value.text
-        if argument.name in given and value is not None and not usual:
-            args.append((argument.name, value))
-    placed = 2 if kind.startswith("Conv") or kind == "Embedding" else int("Norm" in kind)
-    return Guess(Make(f"nn.{kind}", args, placed, unset), alternatives)
+        value = values.get(argument.name)
+        expr = default_expr(value) if isinstance(value, tuple) else literal(value)
+        if argument.name not in values or expr is None:
+            continue
+        if default is None or default.text != expr.text:
+            args.append((argument.name, expr))
+    positional = 2 if kind.startswith("Conv") or kind == "Embedding" else int("Norm" in kind)
+    return Guess(CallExpr(f"nn.{kind}", args, positional, unset), alternatives)
 
 
-def _weighted(name: str, weight: tuple[int, ...], shapes: Shapes, first: bool) -> Guess | None:
+def _weight_vector(name: str, weight: tuple[int, ...], shapes: Shapes) -> Guess | None:
+    shape: Args = {"normalized_shape": weight}
+    if "bias" in shapes:
+        return _checked("LayerNorm", shape, shapes, "a LayerNorm could be a GroupNorm")
+    if weight == (1,) or _PRELU.search(name):
+        args: Args = {"num_parameters": weight[0]}
+        return _checked("PReLU", args, shapes, "a PReLU could be an RMSNorm")
+    return _checked("RMSNorm", shape, shapes, "an RMSNorm could be a PReLU")
+
+
+def _weight_matrix(name: str, weight: tuple[int, ...], shapes: Shapes) -> Guess | None:
     bias = "bias" in shapes
-    if len(weight) == 1:
-        if bias:
-            args: Args = {"normalized_shape": weight}
-            return _made("LayerNorm", args, shapes, "a LayerNorm could be a GroupNorm")
-        if weight == (1,) or _PRELU.search(name):
-            args = {"num_parameters": weight[0]}
-            return _made("PReLU", args, shapes, "a PReLU could be an RMSNorm")
-        args = {"normalized_shape": weight}
-        return _made("RMSNorm", args, shapes, "an RMSNorm could be a PReLU")
-    if len(weight) == 2:
-        if not bias and _EMBEDDING.search(name):
-            args = {"num_embeddings": weight[0], "embedding_dim": weight[1]}
-            return _made("Embedding", args, shapes, "an Embedding could be a Linear without bias")
-        args = {"in_features": weight[1], "out_features": weight[0], "bias": bias}
-        more = () if bias else ("a Linear without bias could be an Embedding",)
-        return _made("Linear", args, shapes, *more)
-    return _conv(weight, shapes, first) if 3 <= len(weight) <= 5 else None
+    if not bias and _EMBEDDING.search(name):
+        args: Args = {"num_embeddings": weight[0], "embedding_dim": weight[1]}
+        words = "an Embedding could be a Linear without bias"
+        return _checked("Embedding", args, shapes, words)
+    args = {"in_features": weight[1], "out_features": weight[0], "bias": bias}
+    alternatives = () if bias else ("a Linear without bias could be an Embedding",)
+    return _checked("Linear", args, shapes, *alternatives)
 
 
-def _conv(weight: tuple[int, ...], shapes: Shapes, first: bool) -> Guess | None:
-    dims, bias = len(weight) - 3, "bias" in shapes
+def _convolution(weight: tuple[int, ...], shapes: Shapes, is_first: bool) -> Guess | None:
+    dims = len(weight) - 2
     words = "a convolution's stride, padding and dilation are not in a state_dict"
-    kernel = weight[2:]
-    # One channel for each filter: by groups, but where the model begins it is a grey image's.
-    groups = weight[0] if weight[1] == 1 and weight[0] > 1 and not first else 1
+    # One channel per filter means groups, but at the beginning of a model it is a grey image's.
+    groups = weight[0] if weight[1] == 1 and weight[0] > 1 and not is_first else 1
     args: Args = {
-        "in_channels": weight[1] * groups, "out_channels": weight[0], "kernel_size": kernel,
-        "groups": groups, "bias": bias,
+        "in_channels": weight[1] * groups, "out_channels": weight[0], "kernel_size": weight[2:],
+        "groups": groups, "bias": "bias" in shapes,
     }  # fmt: skip
-    found = _made(
-        _MODULES["conv"][dims], args, shapes, words, "a convolution's groups are inferred"
-    )
-    if found is not None:
-        return found
+    groups_words = "a convolution's groups are inferred"
+    guess = _checked(f"Conv{dims}d", args, shapes, words, groups_words)
+    if guess is not None:
+        return guess
     args |= {"in_channels": weight[0], "out_channels": weight[1], "groups": 1}
-    return _made(_MODULES["transposed"][dims], args, shapes, words)
+    return _checked(f"ConvTranspose{dims}d", args, shapes, words)
 
 
 def _batch_norm(shapes: Shapes, dims: int) -> Guess | None:
@@ -131,11 +145,11 @@ def _batch_norm(shapes: Shapes, dims: int) -> Guess | None:
         return None
     args: Args = {"num_features": size[0], "affine": "weight" in shapes, "bias": "bias" in shapes}
     words = "a BatchNorm could be one of other dimensions, or an InstanceNorm"
-    return _made(f"BatchNorm{dims}d", args, shapes, words)
+    return _checked(f"BatchNorm{dims}d", args, shapes, words)
 
 
 _OLD, _NEW = "nn.utils", "nn.utils.parametrizations"
-_NORMS = (
+_NORMALIZATIONS = (
     (f"{_OLD}.weight_norm", "weight_v", "weight_g", ()),
     (f"{_NEW}.weight_norm", "parametrizations.weight.original1",
      "parametrizations.weight.original0", ()),
@@ -143,67 +157,65 @@ _NORMS = (
     (f"{_NEW}.spectral_norm", "parametrizations.weight.original",
      "parametrizations.weight.0._u", ("parametrizations.weight.0._v",)),
 )  # fmt: skip
-"""What renames a layer's weight: the function, the weight's key, and what else is there then."""
+"""Functions that rename a layer's weight: the weight's key, and the other keys that exist then."""
 
 
-def _normed(name: str, shapes: Shapes) -> Guess | None:
-    """A layer whose weight is normed, which renames it."""
-    for func, weight, beside, more in _NORMS:
-        if {weight, beside, *more} != set(shapes) - {"bias"}:
+def _normalized_weight(name: str, shapes: Shapes) -> Guess | None:
+    """Guess a layer whose weight is normalized."""
+    for func, weight, norms, more in _NORMALIZATIONS:
+        if {weight, norms, *more} != set(shapes) - {"bias"}:
             continue
         plain_shapes = {"weight": shapes[weight]}
         if "bias" in shapes:
             plain_shapes["bias"] = shapes["bias"]
-        inner = guess(name, plain_shapes, [])
-        if inner is None:
+        layer = guess_layer(name, plain_shapes, [])
+        if layer is None:
             return None
-        args: list[Argument] = [(None, inner.make)]
+        args: list[Argument] = [(None, layer.call)]
         if func.endswith("weight_norm"):
-            dim = _dim(shapes[weight], shapes[beside])
-            if dim == -1:
+            dims = [*range(len(shapes[weight])), None]
+            matching = [dim for dim in dims if _norm_shape(shapes[weight], dim) == shapes[norms]]
+            if not matching:
                 return None
-            if dim != 0:
-                args.append(("dim", Atom(str(dim))))
-        return Guess(Make(func, args), inner.alternatives)
+            if matching[0] != 0:
+                args.append(("dim", Literal(str(matching[0]))))
+        return Guess(CallExpr(func, args), layer.alternatives)
     return None
 
 
-def _dim(weight: tuple[int, ...], norms: tuple[int, ...]) -> int | None:
-    """Along which dimension weight_norm has a norm each; None: one for all; -1: neither."""
-    if norms == ():
-        return None
-    for dim, size in enumerate(weight):
-        if norms == (*[1] * dim, size, *[1] * (len(weight) - dim - 1)):
-            return dim
-    return -1
+def _norm_shape(weight: tuple[int, ...], dim: int | None) -> tuple[int, ...]:
+    """Return the shape of weight_norm's norms along `dim`; None stands for one norm of all."""
+    if dim is None:
+        return ()
+    return tuple(size if index == dim else 1 for index, size in enumerate(weight))
 
 
-_CELL = {4: "LSTM", 3: "GRU", 1: "RNN"}
+_GATES = {4: "LSTM", 3: "GRU", 1: "RNN"}
 
 
 def _recurrent(shapes: Shapes) -> Guess | None:
-    cell = "weight_hh" in shapes
-    first, last = shapes.get("weight_ih" if cell else "weight_ih_l0"), None
-    last = shapes.get("weight_hh" if cell else "weight_hh_l0")
+    is_cell = "weight_hh" in shapes
+    suffix = "" if is_cell else "_l0"
+    first, last = shapes.get(f"weight_ih{suffix}"), shapes.get(f"weight_hh{suffix}")
     if first is None or last is None or len(first) != 2 or len(last) != 2:
         return None
-    projected = shapes.get("weight_hr_l0")
-    hidden = projected[1] if projected is not None and len(projected) == 2 else last[1]
-    kind = _CELL.get(first[0] // hidden if hidden else 0)
+    projection = shapes.get("weight_hr_l0")
+    hidden = projection[1] if projection is not None and len(projection) == 2 else last[1]
+    kind = _GATES.get(first[0] // hidden if hidden else 0)
     if kind is None:
         return None
     args: Args = {"input_size": first[1], "hidden_size": hidden}
     args["bias"] = any(key.startswith("bias") for key in shapes)
-    if cell:
-        return _made(f"{kind}Cell", args, shapes)
+    if is_cell:
+        return _checked(f"{kind}Cell", args, shapes)
     layers = [int(key[11:]) for key in shapes if re.fullmatch(r"weight_ih_l\d{1,4}", key)]
     args |= {"num_layers": max(layers) + 1, "bidirectional": "weight_ih_l0_reverse" in shapes}
-    if projected is not None:
-        args["proj_size"] = projected[0]
-    return _made(kind, args, shapes, "batch_first and dropout are not in a state_dict")
+    if projection is not None:
+        args["proj_size"] = projection[0]
+    return _checked(kind, args, shapes, "batch_first and dropout are not in a state_dict")
 
 
-def _heads(size: int) -> int:
+def _likely_heads(size: int) -> int:
     return next((heads for heads in (8, 4, 2) if size % heads == 0 and size > heads), 1)
 
 
@@ -212,34 +224,124 @@ _HEADS = "the number of heads of an attention is not in a state_dict"
 
 def _attention(shapes: Shapes) -> Guess | None:
     out = shapes.get("out_proj.weight")
-    if (
-        out is None
-        or len(out) != 2
-        or not any(key in shapes for key in ("in_proj_weight", "q_proj_weight"))
-    ):
+    if out is None or len(out) != 2:
+        return None
+    if "in_proj_weight" not in shapes and "q_proj_weight" not in shapes:
         return None
     args: Args = {
-        "embed_dim": out[0],
-        "num_heads": _heads(out[0]),
-        "bias": "out_proj.bias" in shapes,
-    }
-    args["add_bias_kv"] = "bias_k" in shapes
+        "embed_dim": out[0], "num_heads": _likely_heads(out[0]),
+        "bias": "out_proj.bias" in shapes, "add_bias_kv": "bias_k" in shapes,
+    }  # fmt: skip
     for name, key in (("kdim", "k_proj_weight"), ("vdim", "v_proj_weight")):
         shape = shapes.get(key)
         if shape is not None and len(shape) == 2:
             args[name] = shape[1]
-    return _made("MultiheadAttention", args, shapes, _HEADS)
+    return _checked("MultiheadAttention", args, shapes, _HEADS)
 
 
 def _transformer(shapes: Shapes) -> Guess | None:
     wide = shapes.get("linear1.weight")
     if wide is None or len(wide) != 2 or "self_attn.in_proj_weight" not in shapes:
         return None
-    args: Args = {"d_model": wide[1], "nhead": _heads(wide[1]), "dim_feedforward": wide[0]}
+    args: Args = {"d_model": wide[1], "nhead": _likely_heads(wide[1]), "dim_feedforward": wide[0]}
     args["bias"] = "linear1.bias" in shapes
-    crossed = "multihead_attn.in_proj_weight" in shapes
-    kind = "TransformerDecoderLayer" if crossed else "TransformerEncoderLayer"
-    return _made(kind, args, shapes, _HEADS)
+    has_memory = "multihead_attn.in_proj_weight" in shapes
+    kind = "TransformerDecoderLayer" if has_memory else "TransformerEncoderLayer"
+    return _checked(kind, args, shapes, _HEADS)
 
 
-__all__ = ["Callable", "Guess", "guess"]
+# Quantized layers. Source: `_save_to_state_dict` of the classes in torch/ao/nn/quantized/modules.
+# A Linear stores its weight and bias as a pair under `_packed_params._packed_params`.
+
+QUANTIZED = "torch.ao.nn.quantized"
+PACKED_KEY = "_packed_params._packed_params"
+_NO_SCALE = [[1.0], [0]]
+"""Scale and zero_point of a dynamic Linear, which has neither, in a state_dict."""
+_QUANTIZED_WORDS = (
+    "a quantized layer could have a ReLU within; its stride and padding are not recorded"
+)
+
+
+def guess_quantized(
+    name: str,
+    tensors: dict[str, Tensor],
+    packed: list[Tensor],
+    children: dict[str, dict[str, Tensor]],
+) -> Guess | None:
+    """Return the call of a quantized layer, or None if it is not one.
+
+    Args:
+        tensors: of the module itself.
+        packed: weight and bias of a Linear.
+        children: the tensors of each child.
+    """
+    others = set(tensors) - {"scale", "zero_point"}
+    has_scale = {"scale", "zero_point"} <= set(tensors)
+    if packed and not others:
+        scale = [read_numbers(tensors[key]) for key in ("scale", "zero_point") if has_scale]
+        return _quantized_linear(packed, has_scale and scale != _NO_SCALE)
+    if not tensors and list(children) == ["_packed_params"]:
+        return _quantized_embedding(children["_packed_params"])
+    if children or not has_scale:
+        return None
+    weight = tensors.get("weight")
+    if weight is not None and _is_quantized(weight) and others <= {"weight", "bias"}:
+        return _quantized_convolution(weight, "bias" in tensors)
+    if others:
+        return None
+    args: list[Argument] = [("scale", Literal("1.0")), ("zero_point", Literal("0"))]
+    if tensors["scale"].shape == (1,):
+        args.append(("dtype", Name("torch.quint8")))
+        return Guess(CallExpr(f"{QUANTIZED}.Quantize", args))
+    if tensors["scale"].shape != ():
+        return None
+    words = "a quantized Hardswish could be a LeakyReLU or a QFunctional, and the other way round"
+    if name.isdigit():
+        return Guess(CallExpr(f"{QUANTIZED}.Hardswish", args), (words,))
+    return Guess(CallExpr(f"{QUANTIZED}.QFunctional"), (words,))
+
+
+def _is_quantized(tensor: Tensor) -> bool:
+    return tensor.dtype is not None and tensor.dtype.name in ("qint8", "quint8", "qint32")
+
+
+def _quantized_embedding(tensors: dict[str, Tensor]) -> Guess | None:
+    weight = tensors.get("_packed_weight")
+    if weight is None or len(tensors) != 1 or len(weight.shape) != 2 or not _is_quantized(weight):
+        return None
+    rows, size = ints(weight.shape)
+    args: list[Argument] = [("num_embeddings", rows), ("embedding_dim", size)]
+    words = "a quantized Embedding could be an EmbeddingBag"
+    return Guess(CallExpr(f"{QUANTIZED}.Embedding", args, 2), (words,))
+
+
+def _quantized_linear(packed: list[Tensor], is_static: bool) -> Guess | None:
+    if len(packed[0].shape) != 2:
+        return None
+    rows, size = ints(packed[0].shape)
+    args: list[Argument] = [("in_features", size), ("out_features", rows)]
+    if len(packed) == 1:
+        args.append(("bias_", FALSE))
+    if not _is_quantized(packed[0]):
+        args.append(("dtype", Name("torch.float16")))
+    module = QUANTIZED if is_static else f"{QUANTIZED}.dynamic"
+    return Guess(CallExpr(f"{module}.Linear", args), (_QUANTIZED_WORDS,))
+
+
+def _quantized_convolution(weight: Tensor, bias: bool) -> Guess | None:
+    shape = weight.shape
+    if not 3 <= len(shape) <= 5:
+        return None
+    groups = shape[0] if shape[1] == 1 and shape[0] > 1 else 1
+    args: list[Argument] = [
+        ("in_channels", Literal(str(shape[1] * groups))),
+        ("out_channels", Literal(str(shape[0]))),
+        ("kernel_size", Sequence("()", ints(shape[2:]))),
+    ]
+    if groups != 1:
+        args.append(("groups", Literal(str(groups))))
+    if not bias:
+        args.append(("bias", FALSE))
+    unset: dict[str, Expr] = {"groups": Literal("1"), "bias": TRUE}
+    call = CallExpr(f"{QUANTIZED}.Conv{len(shape) - 2}d", args, 2, unset)
+    return Guess(call, (_QUANTIZED_WORDS,))

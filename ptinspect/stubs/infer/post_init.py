@@ -1,297 +1,309 @@
-"""What a root sets once all is built: ties, dtypes, frozen parameters, modes, attributes that
-were set on torch's own modules."""
+"""Infer what is set on a model once it is built.
+
+These are ties between modules, attributes set on torch's own modules, dtypes, frozen parameters and
+training modes.
+"""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-from ptinspect.document.modules import BUFFERS, MODULES, PARAMETERS, Module, module_of
-from ptinspect.stubs.collect.shared_modules import Referring, own, places, registers, step
-from ptinspect.stubs.expr.identifiers import attribute, string
-from ptinspect.stubs.expr.literals import FLOATS
-from ptinspect.stubs.expr.nodes import NONE, Atom, Expr, Make
-from ptinspect.stubs.torch.calls import INTERNAL
+from ptinspect.document.modules import PARAMETERS, Module
+from ptinspect.pickling.values import Value
+from ptinspect.stubs.collect.object_graph import CollectedObjects, Deferred
+from ptinspect.stubs.collect.shared_modules import (
+    access_paths,
+    registers_itself,
+    shared_attribute,
+    walk_model,
+)
+from ptinspect.stubs.expr.literals import FLOATS, is_attribute, string
+from ptinspect.stubs.expr.nodes import NONE, Access, CallExpr, Expr, Literal, Name
+from ptinspect.stubs.expr.torch_shapes import INTERNAL_ATTRIBUTES
+from ptinspect.stubs.infer.constructors import InferredClass
 from ptinspect.torchnn import ModuleClass, lookup
 from ptinspect.torchnn.attributes import packed_parameters
 
 if TYPE_CHECKING:
     from ptinspect.document.tensor import Tensor
-    from ptinspect.stubs.collect.object_graph import Graph
 
-LEAST = 3
-"""Modules with the same attribute before it becomes a loop."""
-METHODS = {
-    "float16": "half()",
-    "bfloat16": "bfloat16()",
-    "float64": "double()",
-    "float32": "float()",
-}
+MIN_MODULES = 3
+"""Modules with the same attribute from which it is set in a loop."""
+DTYPE_METHODS = {
+    "float16": "half()", "bfloat16": "bfloat16()", "float64": "double()", "float32": "float()",
+}  # fmt: skip
 
 
-class Set(NamedTuple):
-    """A statement: `target = expr`, `target` alone where expr is None, or expr alone."""
+class Assignment(NamedTuple):
+    """A statement after a model is built.
 
-    target: str
-    expr: Expr | None
+    `target = value`; with neither value nor target, only `value` or `target` followed by `suffix`.
+    """
 
-
-class Node:
-    """A module at its first place. at: how it is reached from the root, as source."""
-
-    __slots__ = ("at", "children", "dtypes", "frozen", "modes", "module", "tensors")
-
-    def __init__(self, module: Module, at: str) -> None:
-        self.module = module
-        self.at = at
-        self.children: list[Node] = []
-        self.tensors: list[tuple[str, str, Tensor]] = []  # store, name, tensor
-        self.modes: dict[bool, int] = {}
-        self.dtypes: set[str] = set()
-        self.frozen: set[bool] = set()
+    target: Access | None
+    suffix: str = ""
+    value: Expr | None = None
+    for_all_modules: bool = False
 
 
-_known: dict[str, frozenset[str]] = {}
+@dataclass(slots=True, eq=False)
+class _Node:
+    """A module at its first path, with facts about it and all modules below.
+
+    Attributes:
+        tensors: store, access and tensor of each parameter and buffer.
+        modes: number of modules in training mode and in evaluation mode.
+        frozen: whether parameters are frozen.
+    """
+
+    module: Module
+    access: Access
+    children: list[_Node] = field(default_factory=list)
+    tensors: list[tuple[bool, Access, Tensor]] = field(default_factory=list)
+    modes: dict[bool, int] = field(default_factory=dict)
+    dtypes: set[str] = field(default_factory=set)
+    frozen: set[bool] = field(default_factory=set)
 
 
-def _arguments(row: ModuleClass) -> frozenset[str]:
-    """The attributes in which a class of torch.nn keeps its arguments, and its own others."""
-    if row.path not in _known:
+class PostInit(NamedTuple):
+    """Statements in their order, and the deferred attributes that they set."""
+
+    statements: list[Assignment]
+    assigned: list[Deferred]
+
+
+def infer_post_init(
+    objects: CollectedObjects,
+    classes: dict[str, InferredClass],
+    deferred: Iterable[Deferred],
+    root: Module,
+    name: str,
+) -> PostInit:
+    """Infer what has to be set on a model.
+
+    Args:
+        deferred: attributes that no constructor could set.
+        name: variable that holds the model.
+    """
+    nodes, ties = _collect(objects, root, name)
+    in_loop: list[Assignment] = []
+    attributes: dict[tuple[str, str], tuple[Expr, list[Access]]] = {}
+    packed_weights: list[Assignment] = []
+    late = {(id(item.module.call), item.name): item for item in deferred}
+    for node in nodes:
+        row = lookup(node.module.class_path)
+        if row is None or id(node.module.call) in objects.assembled:
+            continue
+        if row.path.startswith("torch.ao."):
+            extra = _quantization_attributes(node.module)
+            packed_weights += _per_channel_weight(objects, node)
+        elif row.path.startswith("torch.nn.modules."):
+            extra = {}
+            for key, value in _extra_attributes(node.module, row):
+                if objects.references_of(value):
+                    late[id(node.module.call), key] = Deferred(node.module, key)
+                else:
+                    extra[key] = value
+        else:
+            continue
+        for key, value in extra.items():
+            expr = objects.expr_of(value)
+            if expr.depth <= 2:
+                attributes.setdefault((key, expr.text), (expr, []))[1].append(node.access)
+    for (key, text), (expr, accesses) in attributes.items():
+        if (
+            len(accesses) >= MIN_MODULES
+            and expr.depth == 0
+            and _all_have(objects, nodes, key, text)
+        ):
+            in_loop.append(Assignment(nodes[0].access, f".{key}", expr, for_all_modules=True))
+        else:
+            in_loop += [Assignment(access, f".{key}", expr) for access in accesses]
+    referring, assigned = _late_attributes(objects, nodes, late.values(), root, name)
+    _summarize(nodes)
+    statements = [*ties, *in_loop, *packed_weights, *referring]
+    statements += [*_frozen(nodes[0], classes, objects), *_dtypes(nodes[0]), *_modes(nodes[0])]
+    return PostInit(statements, assigned)
+
+
+def _collect(
+    objects: CollectedObjects, root: Module, name: str
+) -> tuple[list[_Node], list[Assignment]]:
+    """Return each module once, parents before children, and the ties between the rest."""
+    nodes: dict[int, _Node] = {}  # by id of the access
+    first: dict[int, Access] = {}
+    ties: list[Assignment] = []
+    for access, call, module, store in walk_model(root, name):
+        tensor = objects.tensor_of(call) if module is None else None
+        if module is None and tensor is None:
+            continue
+        if id(call) in first:
+            ties.append(Assignment(access, value=first[id(call)]))
+            continue
+        first[id(call)] = access
+        parent = nodes.get(id(access.parent))
+        if module is not None:
+            node = nodes[id(access)] = _Node(module, access)
+            if parent is not None:
+                parent.children.append(node)
+        elif parent is not None and tensor is not None and not tensor.uninitialized:
+            parent.tensors.append((store == PARAMETERS, access, tensor))
+    return list(nodes.values()), ties
+
+
+# Attributes
+
+
+_argument_attributes: dict[str, frozenset[str]] = {}
+
+
+def _extra_attributes(module: Module, row: ModuleClass) -> Iterator[tuple[str, Value]]:
+    """Yield attributes of a torch module that its class does not set."""
+    if row.path not in _argument_attributes:
         names = {argument.name for argument in row.arguments}
         for argument in row.arguments:
             sources = argument.source.split("|")
-            names |= {one.split("?")[0].split(".")[0].lstrip("@#") for one in sources}
-        _known[row.path] = INTERNAL | names
-    return _known[row.path]
+            names |= {source.split("?")[0].split(".")[0].lstrip("@#") for source in sources}
+        _argument_attributes[row.path] = INTERNAL_ATTRIBUTES | names
+    for key, value in module.other_attributes():
+        if key not in _argument_attributes[row.path] and is_attribute(key) and not key.isdigit():
+            yield key, value
 
 
-_STEP = re.compile(r"""\.(?:_modules\["([^"\\.]+)"\]|([^\W\d]\w*))|\[(\d+)\]|\["([^"\\.]+)"\]""")
+def _quantization_attributes(module: Module) -> dict[str, Value]:
+    found = {key: module.attributes.get(key) for key in ("scale", "zero_point")}
+    return {key: value for key, value in found.items() if isinstance(value, int | float)}
 
 
-def far(target: str) -> tuple[str, str, str] | None:
-    """A long way with numbers in it, `model.a[0].b.c`, as what get_submodule is called on, what it
-    is given, and what follows: `model`, `"a.0"`, `.b.c`."""
-    root = target.partition(".")[0]
-    end = target.rfind("]") + 1
-    at, names = len(root), []
-    while at < end:
-        step = _STEP.match(target, at)
-        if step is None:
-            return None
-        names.append(next(name for name in step.groups() if name is not None))
-        at = step.end()
-    if not names or {"_parameters", "_buffers"} & set(names):
-        return None
-    return root, string(".".join(names)), target[end:]
+def _all_have(objects: CollectedObjects, nodes: list[_Node], key: str, text: str) -> bool:
+    """Return True if every module has the attribute, as transformers sets one on all."""
+    for node in nodes:
+        attributes = dict(node.module.other_attributes())
+        if key not in attributes or objects.expr_of(attributes[key]).text != text:
+            return False
+    return True
 
 
-class Fixups:
-    """All that has to be set on one root."""
-
-    def __init__(self, graph: Graph, root: Module, name: str) -> None:
-        self.graph = graph
-        self.order: list[Node] = []
-        self.ties: list[tuple[str, str]] = []
-        self.extras: dict[tuple[str, str], tuple[Expr, list[str]]] = {}
-        self.packed: list[Set] = []
-        self.referring: list[Set] = []
-        self._collect(root, name)
-        self._refer(root, name)
-
-    def _collect(self, root: Module, name: str) -> None:
-        """Each module once, parents before children; the rest are ties."""
-        first: dict[int, str] = {}
-        tensors: dict[int, str] = {}
-        todo: list[tuple[Module, str, Node | None]] = [(root, name, None)]
-        while todo:
-            module, at, parent = todo.pop()
-            if id(module.call) in first:
-                self.ties.append((at, first[id(module.call)]))
+def _late_attributes(
+    objects: CollectedObjects, nodes: list[_Node], late: Iterable[Deferred], root: Module, name: str
+) -> tuple[list[Assignment], list[Deferred]]:
+    """Return assignments of attributes that refer to modules elsewhere in the model."""
+    by_module: dict[int, list[Deferred]] = {}
+    for item in late:
+        by_module.setdefault(id(item.module.call), []).append(item)
+    if not by_module:
+        return [], []
+    paths = access_paths(root, name)
+    statements: list[Assignment] = []
+    assigned: list[Deferred] = []
+    for node in nodes:
+        for item in by_module.get(id(node.module.call), ()):
+            value, key = item.value, item.name
+            expr = shared_attribute(value, paths, objects.expr_of)
+            if expr is NONE:
                 continue
-            first[id(module.call)] = at
-            node = Node(module, at)
-            self.order.append(node)
-            if parent is not None:
-                parent.children.append(node)
-            self._tensors(node, tensors)
-            self._extras(node)
-            inner = [(k, module_of(v)) for k, v in module.members(MODULES)]
-            for key, child in reversed(inner):
-                if child is not None:
-                    todo.append((child, at + step(module, key), node))
+            assigned.append(item)
+            if is_attribute(key) and not registers_itself(value, objects.tensor_of):
+                statements.append(Assignment(node.access, f".{key}", expr))
+            else:
+                target = Access(f"vars({node.access.text})[{string(key)}]")
+                statements.append(Assignment(target, value=expr))
+    return statements, assigned
 
-    def _tensors(self, node: Node, tensors: dict[int, str]) -> None:
-        for store in (PARAMETERS, BUFFERS):
-            for key, value in node.module.members(store):
-                tensor = self.graph.document.tensor_of(value)
-                if tensor is None:
-                    continue
-                place = own(node.at, store, key)
-                if id(value) in tensors:
-                    self.ties.append((place, tensors[id(value)]))
-                    continue
-                tensors[id(value)] = place
-                if not tensor.uninitialized:
-                    node.tensors.append((store, key, tensor))
 
-    def _extras(self, node: Node) -> None:
-        """Attributes that were set on a module of torch's."""
-        module = node.module
-        row = lookup(module.class_path)
-        if row is None or id(module.call) in self.graph.assembled:
-            return
-        if row.path.startswith("torch.ao."):
-            for key in ("scale", "zero_point"):
-                value = module.attributes.get(key)
-                if isinstance(value, int | float):
-                    expr = self.graph.expr(value)
-                    places = self.extras.setdefault((key, expr.text), (expr, []))[1]
-                    places.append(node.at)
-            self._per_channel(node)
-            return
-        if not row.path.startswith("torch.nn.modules."):
-            return
-        known = _arguments(row)
-        for key, value in module.other_attributes():
-            if key in known or not attribute(key) or key.isdigit():
-                continue
-            if self.graph.refers(value):
-                self.graph.later.setdefault(id(module.call), {})[key] = value
-                continue
-            expr = self.graph.expr(value)
-            if expr.depth > 2:
-                continue
-            places = self.extras.setdefault((key, expr.text), (expr, []))[1]
-            places.append(node.at)
+def _per_channel_weight(objects: CollectedObjects, node: _Node) -> list[Assignment]:
+    """Return the call that gives a quantized Linear a scale per row, as its repr shows it."""
+    values = packed_parameters(node.module.attributes) if node.module.class_name == "Linear" else ()
+    tensor = objects.tensor_of(values[0]) if values else None
+    if tensor is None or tensor.quantizer.get("qscheme") != "per_channel_affine":
+        return []
+    axis = tensor.quantizer.get("axis")
+    axis = axis if isinstance(axis, int) else 0
+    sizes: list[Expr] = [Literal(str(size)) for size in tensor.shape]
+    rows = sizes[axis if axis < len(sizes) else 0]
+    weight = CallExpr("torch.quantize_per_channel", [
+        (None, CallExpr("torch.zeros", [(None, size) for size in sizes])),
+        (None, CallExpr("torch.ones", [(None, rows)])),
+        (None, CallExpr("torch.zeros", [(None, rows), ("dtype", Name("torch.int64"))])),
+        ("axis", Literal(str(axis))),
+        ("dtype", Name(f"torch.{tensor.dtype.name if tensor.dtype else 'qint8'}")),
+    ])  # fmt: skip
+    bias = CallExpr(f"{node.access.text}.bias")
+    call = CallExpr(f"{node.access.text}.set_weight_bias", [(None, weight), (None, bias)])
+    return [Assignment(None, value=call)]
 
-    def _refer(self, root: Module, name: str) -> None:
-        """Attributes that lead to what stands elsewhere in the model."""
-        if not self.graph.later:
-            return
-        writing = Referring(self.graph.document, places(root, name), self.graph.expr)
-        for node in self.order:
-            for key, value in self.graph.later.get(id(node.module.call), {}).items():
-                expr = writing.expr(value)
-                if expr is not NONE:
-                    simple = attribute(key) and not registers(self.graph.document, value)
-                    target = f"{node.at}.{key}" if simple else f"vars({node.at})[{string(key)}]"
-                    self.referring.append(Set(target, expr))
-                    self.graph.lost.pop(self.graph.lost_at(node.module, key), None)
 
-    def _per_channel(self, node: Node) -> None:
-        """A quantized Linear whose weight has a scale per row, as its print says."""
-        held = (
-            packed_parameters(node.module.attributes) if node.module.class_name == "Linear" else ()
-        )
-        tensor = self.graph.document.tensor_of(held[0]) if held else None
-        if tensor is None or tensor.quantizer.get("qscheme") != "per_channel_affine":
-            return
-        axis = tensor.quantizer.get("axis")
-        sizes = [Atom(str(size)) for size in tensor.shape]
-        rows = sizes[axis if isinstance(axis, int) and axis < len(sizes) else 0]
-        weight = Make("torch.quantize_per_channel", [
-            (None, Make("torch.zeros", [(None, size) for size in sizes])),
-            (None, Make("torch.ones", [(None, rows)])),
-            (None, Make("torch.zeros", [(None, rows), ("dtype", Atom("torch.int64"))])),
-            ("axis", Atom(str(axis if isinstance(axis, int) else 0))),
-            ("dtype", Atom(f"torch.{tensor.dtype.name if tensor.dtype else 'qint8'}")),
-        ])  # fmt: skip
-        bias = Make(f"{node.at}.bias", [])
-        call = Make(f"{node.at}.set_weight_bias", [(None, weight), (None, bias)])
-        self.packed.append(Set("", call))
+# Training modes, dtypes, frozen parameters
 
-    def statements(self) -> Iterator[Set]:
-        """In the order in which they have to stand."""
-        for target, source in self.ties:
-            yield Set(target, Atom(source))
-        for (key, text), (expr, at) in self.extras.items():
-            if len(at) >= LEAST and expr.depth == 0 and self._everywhere(key, text):
-                yield Set(f"for module in {self.order[0].at}.modules():", None)
-                yield Set(f"    module.{key}", expr)
-                continue
-            for place in at:
-                yield Set(f"{place}.{key}", expr)
-        yield from self.packed
-        yield from self.referring
-        self._sum_up()
-        if not self.order:
-            return
-        yield from self._frozen()
-        yield from self._dtypes()
-        yield from self._modes()
 
-    def _everywhere(self, key: str, text: str) -> bool:
-        """Whether every module has that attribute with that value, as transformers sets one."""
-        for node in self.order:
-            own_values = dict(node.module.other_attributes())
-            if key not in own_values or self.graph.expr(own_values[key]).text != text:
-                return False
-        return True
+def _summarize(nodes: list[_Node]) -> None:
+    """Collect, for each module, the facts about everything below it."""
+    for node in reversed(nodes):
+        mode = node.module.training
+        if mode is not None:
+            node.modes[mode] = node.modes.get(mode, 0) + 1
+        for is_parameter, _, tensor in node.tensors:
+            if tensor.dtype is not None and tensor.dtype.name in FLOATS:
+                node.dtypes.add(tensor.dtype.name)
+            if is_parameter:
+                node.frozen.add(not tensor.requires_grad)
+        for child in node.children:
+            for key, count in child.modes.items():
+                node.modes[key] = node.modes.get(key, 0) + count
+            node.dtypes |= child.dtypes
+            node.frozen |= child.frozen
 
-    def _sum_up(self) -> None:
-        for node in reversed(self.order):
-            mode = node.module.training
-            if mode is not None:
-                node.modes[mode] = node.modes.get(mode, 0) + 1
-            for store, _, tensor in node.tensors:
-                name = tensor.dtype.name if tensor.dtype else ""
-                if name in FLOATS:
-                    node.dtypes.add(name)
-                if store == PARAMETERS:
-                    node.frozen.add(not tensor.requires_grad)
-            for child in node.children:
-                for key, count in child.modes.items():
-                    node.modes[key] = node.modes.get(key, 0) + count
-                node.dtypes |= child.dtypes
-                node.frozen |= child.frozen
 
-    def _frozen(self) -> Iterator[Set]:
-        todo = [self.order[0]]
-        while todo:
-            node = todo.pop()
-            if node.frozen == {True}:
-                yield Set(f"{node.at}.requires_grad_(False)", None)
-            elif True in node.frozen:
-                for store, key, tensor in node.tensors:
-                    if store == PARAMETERS and not tensor.requires_grad and self._given(node):
-                        yield Set(f"{own(node.at, store, key)}.requires_grad_(False)", None)
-                todo += reversed(node.children)
+def _frozen(
+    root: _Node, classes: dict[str, InferredClass], objects: CollectedObjects
+) -> Iterator[Assignment]:
+    stack = [root]
+    while stack:
+        node = stack.pop()
+        if node.frozen == {True}:
+            yield Assignment(node.access, ".requires_grad_(False)")
+        elif True in node.frozen:
+            path = node.module.class_path
+            inferred = classes.get(path)
+            # Only parameters that torch's constructor creates are not frozen by the stub's class.
+            if path not in objects.definitions or (inferred is not None and inferred.base):
+                for is_parameter, access, tensor in node.tensors:
+                    if is_parameter and not tensor.requires_grad:
+                        yield Assignment(access, ".requires_grad_(False)")
+            stack += reversed(node.children)
 
-    def _given(self, node: Node) -> bool:
-        """Whether torch's constructor makes the parameters, none of which is frozen then."""
-        plan = self.graph.plans.get(node.module.class_path)
-        return plan is None or plan.base is not None
 
-    def _dtypes(self) -> Iterator[Set]:
-        todo = [(self.order[0], "float32")]
-        while todo:
-            node, now = todo.pop()
-            if len(node.dtypes) == 1:
-                name = next(iter(node.dtypes))
-                if name != now:
-                    yield Set(f"{node.at}.{METHODS[name]}", None)
-            elif node.dtypes:
-                for store, key, tensor in node.tensors:
-                    name = tensor.dtype.name if tensor.dtype else now
-                    if name in FLOATS and name != now:
-                        place = own(node.at, store, key)
-                        data = f"{place}.data"
-                        yield Set(data, Atom(f"{data}.to(torch.{name})"))
-                todo += [(child, now) for child in reversed(node.children)]
+def _dtypes(root: _Node) -> Iterator[Assignment]:
+    stack = [root]
+    while stack:
+        node = stack.pop()
+        if len(node.dtypes) == 1:
+            name = next(iter(node.dtypes))
+            if name != "float32":
+                yield Assignment(node.access, f".{DTYPE_METHODS[name]}")
+        elif node.dtypes:
+            for _, access, tensor in node.tensors:
+                name = tensor.dtype.name if tensor.dtype else "float32"
+                if name in FLOATS and name != "float32":
+                    value = Access(f".data.to(torch.{name})", access, argument=f"torch.{name}")
+                    yield Assignment(access, ".data", value)
+            stack += reversed(node.children)
 
-    def _modes(self) -> Iterator[Set]:
-        todo = [(self.order[0], True)]
-        while todo:
-            node, now = todo.pop()
-            if not node.modes:
-                continue
-            most = node.modes.get(True, 0) >= node.modes.get(False, 0)
-            if most != now:
-                yield Set(f"{node.at}.{'train' if most else 'eval'}()", None)
-            if len(node.modes) == 1:
-                continue
-            own_mode = node.module.training
-            if own_mode is not None and own_mode != most:
-                yield Set(f"{node.at}.training", Atom(str(own_mode)))
-            todo += [(child, most) for child in reversed(node.children)]
+
+def _modes(root: _Node) -> Iterator[Assignment]:
+    stack = [(root, True)]
+    while stack:
+        node, current = stack.pop()
+        if not node.modes:
+            continue
+        most = node.modes.get(True, 0) >= node.modes.get(False, 0)
+        if most != current:
+            yield Assignment(node.access, f".{'train' if most else 'eval'}()")
+        if len(node.modes) == 1:
+            continue
+        mode = node.module.training
+        if mode is not None and mode != most:
+            yield Assignment(node.access, ".training", Literal(str(mode)))
+        stack += [(child, most) for child in reversed(node.children)]

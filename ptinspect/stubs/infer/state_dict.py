@@ -1,259 +1,215 @@
-"""A model's classes from the keys and shapes of its state_dict.
+"""Infer a model's classes from the keys and shapes of its state_dict.
 
-All of it is inferred. What a guess would make is held against the shapes that are there
-(`expected`), and where it is not the same the tensors stand as bare parameters and buffers.
+A guessed layer is used only if its constructor creates exactly the tensors that are recorded.
+Otherwise the tensors become plain parameters and buffers.
 """
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ptinspect.document.select import path_matches
-from ptinspect.stubs.collect.classes import BUFFER, CHILD, PARAMETER, Instance, Member, Plan
-from ptinspect.stubs.expr.identifiers import plain, string
-from ptinspect.stubs.expr.literals import FLOATS, zeros
-from ptinspect.stubs.expr.nodes import Atom, Expr, Make, Many, Pairs
-from ptinspect.stubs.infer.layer_guess import guess
-from ptinspect.stubs.infer.neighbours import batch_norm_dims, chained, first_layer
-from ptinspect.stubs.infer.quantized_guess import PACKED, guess_quantized
+from ptinspect.stubs.collect.classes import BUFFER, CHILD, PARAMETER, Definition, Instance, Member
+from ptinspect.stubs.collect.object_graph import MAX_DEPTH, CollectedObjects
+from ptinspect.stubs.expr.literals import FLOATS, is_identifier, string, zeros
+from ptinspect.stubs.expr.nodes import CallExpr, DictExpr, Expr, Literal, ModuleContainer
+from ptinspect.stubs.infer.key_tree import (
+    Branch,
+    batch_norm_dims,
+    first_layer,
+    is_chained,
+    key_tree,
+)
+from ptinspect.stubs.infer.layer_guess import guess_layer, guess_quantized
+from ptinspect.stubs.infer.post_init import DTYPE_METHODS
 
 if TYPE_CHECKING:
     from ptinspect.document import Document
     from ptinspect.document.tensor import Tensor
     from ptinspect.pickling.pyobjects import Path
-    from ptinspect.stubs.collect.object_graph import Graph
 
-_BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
-_SEQUENTIAL = re.compile(r".*\d|blocks|stages|features|net|main|body|model", re.ASCII)
-"""Names under which blocks mostly lie in a Sequential: `layer1`, `features`."""
-_LISTED = re.compile(r"(.*_)?(list|layers|convs|projs|fcs|norms|bns|linears|heads)\d*")
-"""Names under which layers mostly lie in a ModuleList."""
-_NEVER_ALONE = frozenset(
+MAX_GAPS = 3
+"""A Sequential may have so many numbers for each child that is recorded."""
+_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+_MODEL_NAME_KEYS = ("model", "arch", "model_name", "architecture", "name")
+_SEQUENTIAL_NAMES = re.compile(r".*\d|blocks|stages|features|net|main|body|model", re.ASCII)
+"""Names of most Sequentials of blocks: `layer1`, `features`."""
+_LIST_NAMES = re.compile(r"(.*_)?(list|layers|convs|projs|fcs|norms|bns|linears|heads)\d*")
+"""Names of most ModuleLists of layers."""
+_NEVER_CONSECUTIVE = frozenset(
     ("nn.Linear", "nn.LayerNorm", "nn.RMSNorm", "nn.BatchNorm1d", "nn.BatchNorm2d", "nn.Embedding")
 )
-"""Layers that no one puts in a row with nothing between."""
-GAPS = 3
-"""So many numbers may be missing for each that is there, in a Sequential."""
+"""Layers that are never put in a row with nothing between."""
 
 
-class Branch:
-    """A module, as keys tell of it: its tensors and its children, in the file's order. packed: the
-    weight and bias of a quantized Linear."""
+@dataclass(slots=True)
+class StateDictModel:
+    """A model inferred from a state_dict.
 
-    __slots__ = ("children", "name", "packed", "path", "tensors")
+    Attributes:
+        definitions: its classes, by path.
+        alternatives: in words, what its modules could be instead.
+        dtype_method: `half()` or similar if all floats are of one such dtype.
+    """
 
-    def __init__(self, name: str, path: tuple[str, ...]) -> None:
-        self.name = name
-        self.path = path
-        self.tensors: dict[str, Tensor] = {}
-        self.children: dict[str, Branch] = {}
-        self.packed: list[Tensor] = []
-
-
-def path_of_state_dict(document: Document, entry: str | None) -> Path | None:
-    """Where the state_dict lies: the entry, or the first one that holds tensors."""
-    for path in document.contents.state_dicts:
-        if entry is None or path_matches(path, entry):
-            return path
-    return None
+    root: Instance
+    definitions: dict[str, Definition]
+    alternatives: list[str]
+    dtype_method: str | None
 
 
-def tree_of(document: Document, path: Path) -> Branch:
-    """The tensors below `path` as a tree; the dots in their keys are its branches."""
-    root = Branch("", ())
-    depth = len(path)
-    for info in document.contents.tensors:
-        if len(info.path) <= depth or info.path[:depth] != path:
-            continue
-        key = str(info.path[depth])
-        if len(info.path) == depth + 1:
-            *parents, name = key.split(".")
-            branch_at(root, parents).tensors[name] = info.tensor
-        elif len(info.path) == depth + 2 and key.endswith(f".{PACKED}"):
-            parents = key.removesuffix(f".{PACKED}").split(".")
-            branch_at(root, parents).packed.append(info.tensor)
-    return root
+def infer_model(document: Document, path: Path, objects: CollectedObjects) -> StateDictModel:
+    """Infer the model of a state_dict. Adds functions to `objects.parts` for deep expressions."""
+    tree = key_tree(document, path)
+    inference = _Inference(
+        objects,
+        _model_name(document, path),
+        batch_norm_dims(tree),
+        first_layer(tree),
+        sum(len(definition.instances) for definition in objects.definitions.values()),
+    )
+    root = inference.run(tree)
+    dtypes = {
+        tensor.dtype.name
+        for branch in tree.walk()
+        for tensor in branch.tensors.values()
+        if tensor.dtype is not None and tensor.dtype.name in FLOATS
+    }
+    dtype = dtypes.pop() if len(dtypes) == 1 else "float32"
+    method = DTYPE_METHODS[dtype] if dtype != "float32" else None
+    return StateDictModel(root, inference.definitions, list(inference.alternatives), method)
 
 
-def branch_at(root: Branch, parts: list[str]) -> Branch:
-    """The branch of that name, which is made where it is not there yet."""
-    at = root
-    for part in parts:
-        if part not in at.children:
-            at.children[part] = Branch(part, (*at.path, part))
-        at = at.children[part]
-    return at
-
-
-def model_name(document: Document, path: Path) -> str:
-    """What the checkpoint calls the model; `Model` where it does not."""
+def _model_name(document: Document, path: Path) -> str:
+    """Return what the checkpoint calls the model, or `Model`."""
     for entry in document.entries:
-        named = entry.path[:-1] == path[:-1] and entry.path[-1:] != ()
-        if named and entry.path[-1] in ("model", "arch", "model_name", "architecture", "name"):
-            text = entry.value if isinstance(entry.value, str) else ""
-            if plain(text):
-                return text if text[0].isupper() else camel(text)
+        is_sibling = entry.path[:-1] == path[:-1] and entry.path[-1:] != ()
+        if is_sibling and entry.path[-1] in _MODEL_NAME_KEYS:
+            name = entry.value if isinstance(entry.value, str) else ""
+            if is_identifier(name):
+                return name if name[0].isupper() else _camel_case(name)
     return "Model"
 
 
-def camel(name: str) -> str:
-    """`layer_norm` as `LayerNorm`, without numbers at the end."""
+def _camel_case(name: str) -> str:
+    """Return `LayerNorm` for `layer_norm2`."""
     words = [word for word in re.split(r"[^A-Za-z0-9]+", name.rstrip("0123456789_")) if word]
-    made = "".join(word[:1].upper() + word[1:] for word in words)
-    return made if plain(made) else "Part"
+    camel = "".join(word[:1].upper() + word[1:] for word in words)
+    return camel if is_identifier(camel) else "Part"
 
 
-class Inferring:
-    """Makes the expressions of one tree, leaves first."""
+@dataclass(slots=True)
+class _Inference:
+    """Creates the expressions of one tree, leaves first."""
 
-    def __init__(self, graph: Graph, name: str) -> None:
-        self.graph = graph
-        self.name = name
-        self.guessed: dict[str, None] = {}  # what else a class could be, in words
-        self.dims: dict[int, int] = {}  # of BatchNorms
-        self.first: Branch | None = None
-        self.made: dict[int, Expr] = {}  # by id of the branch: modules of torch.nn
+    objects: CollectedObjects
+    model_name: str
+    batch_norm_dims: dict[int, int]
+    first_layer: Branch | None
+    instance_count: int
+    definitions: dict[str, Definition] = field(default_factory=dict)
+    alternatives: dict[str, None] = field(default_factory=dict)
+    layers: dict[int, Expr] = field(default_factory=dict)
 
     def run(self, root: Branch) -> Instance:
-        """The root's instance; its classes are added to the graph's plans."""
-        self.dims = batch_norm_dims(root)
-        self.first = first_layer(root)
-        order, todo = [root], [root]
-        while todo:
-            inner = list(todo.pop().children.values())
-            order += inner
-            todo += [branch for branch in inner if not self.recognized(branch)]
-        made: dict[int, Expr] = {}
+        """Return the instance of the root."""
+        order, stack = [root], [root]
+        while stack:
+            children = list(stack.pop().children.values())
+            order += children
+            stack += [branch for branch in children if not self._is_layer(branch)]
+        exprs: dict[int, Expr] = {}
         for branch in reversed(order):
-            expr = self.branch(branch, made)
-            made[id(branch)] = self.graph.part(expr) if expr.depth > 20 else expr
-        found = made[id(root)]
-        assert isinstance(found, Instance)
-        return found
+            expr = self._module(branch, exprs)
+            exprs[id(branch)] = self.objects.parts.add(expr) if expr.depth > MAX_DEPTH else expr
+        instance = exprs[id(root)]
+        assert isinstance(instance, Instance)
+        instance.definition.root = instance
+        return instance
 
-    def recognized(self, branch: Branch) -> bool:
-        """Whether it is a module of torch.nn, with all that lies in it."""
-        dims = self.dims.get(id(branch), 2)
-        inside = branch.children
-        found = guess_quantized(branch.name, branch.tensors, branch.packed, inside) or guess(
-            branch.name, flat(branch), list(inside), dims, branch is self.first
-        )
-        if found is not None:
-            self.guessed.update(dict.fromkeys(found.alternatives))
-            self.made[id(branch)] = found.make
-        return found is not None
+    def _is_layer(self, branch: Branch) -> bool:
+        """Return True if a branch is a layer with everything below it, and record its call."""
+        children = {name: child.tensors for name, child in branch.children.items()}
+        guess = guess_quantized(branch.name, branch.tensors, branch.packed, children)
+        if guess is None:
+            dims, is_first = self.batch_norm_dims.get(id(branch), 2), branch is self.first_layer
+            guess = guess_layer(branch.name, branch.shapes(), list(children), dims, is_first)
+        if guess is None:
+            return False
+        self.alternatives.update(dict.fromkeys(guess.alternatives))
+        self.layers[id(branch)] = guess.call
+        return True
 
-    def branch(self, branch: Branch, made: dict[int, Expr]) -> Expr:
-        """One module: of torch.nn, a container, or a class of its own."""
-        if id(branch) in self.made:
-            return self.made[id(branch)]
-        children = {name: made[id(child)] for name, child in branch.children.items()}
-        numbered = children and not branch.tensors and all(name.isdigit() for name in children)
-        if branch.path and numbered:
-            return self.numbered(branch, children)
-        return self.own(branch, children)
-
-    def numbered(self, branch: Branch, children: dict[str, Expr]) -> Expr:
-        """A Sequential, or a ModuleList: see `listed`."""
-        numbers = [int(name) for name in children]
-        as_written = [str(number) for number in numbers] == list(children)
-        if as_written and numbers == list(range(len(numbers))):
-            listed = self.listed(branch, list(children.values()))
-            self.guessed["a Sequential could be a ModuleList, and the other way round"] = None
-            return Many(
-                "nn.ModuleList" if listed else "nn.Sequential", [*children.values()], listed
-            )
-        close = as_written and numbers == sorted(numbers) and numbers[-1] < GAPS * len(numbers)
-        if close:
-            self.guessed["an Identity in a Sequential is any layer without weights"] = None
-            items = [
-                children.get(str(at), Make("nn.Identity", [])) for at in range(numbers[-1] + 1)
-            ]
-            return Many("nn.Sequential", items, False)
-        pairs: list[tuple[Expr, Expr]] = [
-            (Atom(string(name)), item) for name, item in children.items()
-        ]
-        return Make("nn.Sequential", [(None, Make("OrderedDict", [(None, Pairs(pairs))]))])
-
-    def listed(self, branch: Branch, items: list[Expr]) -> bool:
-        """Whether numbered children without a gap are rather a ModuleList.
-
-        Classes of the model's own are, unless the name is one that is common for a Sequential;
-        layers of torch.nn are where one does not take what another gives, or where nothing lies
-        between layers that are all Linear or all normalize.
-        """
-        if all(isinstance(item, Instance) for item in items):
-            name = next((part for part in reversed(branch.path) if not part.isdigit()), "")
-            return not _SEQUENTIAL.fullmatch(name)
-        kinds = {item.func for item in items if isinstance(item, Make)}
-        alike = len(kinds) == 1 and len(items) > 1 and all(isinstance(i, Make) for i in items)
-        if _LISTED.fullmatch(branch.name) or (alike and kinds <= _NEVER_ALONE):
-            return True
-        return not chained(branch)
-
-    def own(self, branch: Branch, children: dict[str, Expr]) -> Instance:
-        """An object of a class of the model's own."""
-        instance = self.graph.instance(None, self.plan(branch))
+    def _module(self, branch: Branch, exprs: dict[int, Expr]) -> Expr:
+        """Return a layer, a container, or an object of a class of the model's own."""
+        if id(branch) in self.layers:
+            return self.layers[id(branch)]
+        children = {name: exprs[id(child)] for name, child in branch.children.items()}
+        is_numbered = children and not branch.tensors and all(name.isdigit() for name in children)
+        if branch.path and is_numbered:
+            return self._container(branch, children)
+        instance = self._new_instance(branch)
         for name, child in children.items():
             instance.members.append(Member(CHILD, name, child))
         for name, tensor in branch.tensors.items():
-            if is_buffer(name, tensor):
+            if _is_buffer(name, tensor):
                 instance.members.append(Member(BUFFER, name, zeros(tensor)))
             else:
-                made = Make("nn.Parameter", [("data", zeros(tensor))], 1)
-                instance.members.append(Member(PARAMETER, name, made))
+                parameter = CallExpr("nn.Parameter", [("data", zeros(tensor))], 1)
+                instance.members.append(Member(PARAMETER, name, parameter))
         return instance
 
-    def plan(self, branch: Branch) -> Plan:
-        """One class for all branches whose paths differ in numbers alone."""
+    def _container(self, branch: Branch, children: dict[str, Expr]) -> Expr:
+        """Return numbered children as a Sequential or ModuleList."""
+        items = list(children.values())
+        numbers = [int(name) for name in children]
+        in_order = [str(number) for number in numbers] == list(children)
+        if in_order and numbers == list(range(len(numbers))):
+            as_list = _is_module_list(branch, items)
+            self.alternatives["a Sequential could be a ModuleList, and the other way round"] = None
+            return ModuleContainer("nn.ModuleList" if as_list else "nn.Sequential", items, as_list)
+        if in_order and numbers == sorted(numbers) and numbers[-1] < MAX_GAPS * len(numbers):
+            self.alternatives["an Identity in a Sequential is any layer without weights"] = None
+            identity = CallExpr("nn.Identity")
+            items = [children.get(str(index), identity) for index in range(numbers[-1] + 1)]
+            return ModuleContainer("nn.Sequential", items, False)
+        content = DictExpr([(Literal(string(name)), item) for name, item in children.items()])
+        return CallExpr("nn.Sequential", [(None, CallExpr("OrderedDict", [(None, content)]))])
+
+    def _new_instance(self, branch: Branch) -> Instance:
+        """Return an instance of the class of all branches whose paths differ only in numbers."""
         key = tuple(re.sub(r"\d+", "", part) for part in branch.path)
-        path = f"?{key}"
-        known = self.graph.plans.get(path)
-        if known is not None:
-            return known
-        last = next((part for part in reversed(key) if part), "")
-        name = camel(last) if branch.path else self.name
-        if branch.path and branch.path[-1].isdigit():
-            name = name[:-1] if name.endswith("s") and len(name) > 3 else name
-        ident = self.graph.names.new(name, "Part")
-        made = self.graph.plans[path] = Plan("?", str(key), ident, "module")
-        made.root = not branch.path
-        return made
+        definition = self.definitions.get(f"?.{key}")
+        if definition is None:
+            name = self.model_name
+            if branch.path:
+                name = _camel_case(next((part for part in reversed(key) if part), ""))
+                if branch.path[-1].isdigit() and name.endswith("s") and len(name) > 3:
+                    name = name[:-1]
+            ident = self.objects.names.new(name, "Part")
+            definition = Definition("?", str(key), ident, "module")
+            self.definitions[definition.path] = definition
+        self.instance_count += 1
+        return definition.add_instance(None, self.instance_count)
 
 
-def is_buffer(name: str, tensor: Tensor) -> bool:
-    """Whether it is rather a buffer than a parameter: no floats, or a running statistic."""
-    dtype = tensor.dtype.name if tensor.dtype else ""
-    return dtype not in FLOATS or name in _BUFFERS
+def _is_module_list(branch: Branch, items: list[Expr]) -> bool:
+    """Return True if numbered children without a gap are more likely a ModuleList.
+
+    Blocks are, unless the name is typical of a Sequential. Layers are if one does not accept what
+    another returns, or if all are Linear or all normalize, with nothing between.
+    """
+    if all(isinstance(item, Instance) for item in items):
+        name = next((part for part in reversed(branch.path) if not part.isdigit()), "")
+        return not _SEQUENTIAL_NAMES.fullmatch(name)
+    kinds = {item.func for item in items if isinstance(item, CallExpr)}
+    all_alike = len(kinds) == 1 and len(items) > 1 and all(isinstance(i, CallExpr) for i in items)
+    if _LIST_NAMES.fullmatch(branch.name) or (all_alike and kinds <= _NEVER_CONSECUTIVE):
+        return True
+    return not is_chained(branch)
 
 
-DEEP = 3
-"""Levels below a module of torch.nn, at most: `parametrizations.weight.0._u`."""
-
-
-def flat(branch: Branch) -> dict[str, tuple[int, ...]]:
-    """All tensors of a branch by dotted name; of one that is deep, a mark in place of the rest."""
-    made: dict[str, tuple[int, ...]] = {}
-    todo = [("", branch, 0)]
-    while todo:
-        prefix, at, level = todo.pop()
-        made |= {prefix + name: tensor.shape for name, tensor in at.tensors.items()}
-        if level < DEEP:
-            todo += [(f"{prefix}{name}.", inner, level + 1) for name, inner in at.children.items()]
-        elif at.children:
-            made[f"{prefix}deeper"] = ()
-    return made
-
-
-def dtype_method(branch: Branch) -> str | None:
-    """`half()` and the like, where all floats are of one such dtype."""
-    from ptinspect.stubs.infer.post_init import METHODS
-
-    found: set[str] = set()
-    todo = [branch]
-    while todo:
-        at = todo.pop()
-        found |= {t.dtype.name for t in at.tensors.values() if t.dtype and t.dtype.name in FLOATS}
-        todo += at.children.values()
-    return METHODS[found.pop()] if len(found) == 1 and "float32" not in found else None
+def _is_buffer(name: str, tensor: Tensor) -> bool:
+    """Return True if a tensor is more likely a buffer: not floats, or a running statistic."""
+    return (tensor.dtype.name if tensor.dtype else "") not in FLOATS or name in _STATISTICS

@@ -1,70 +1,73 @@
-"""Classes and functions as source."""
+"""Write classes and functions as source."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 
-from ptinspect.stubs.collect.classes import ATTRIBUTE, BUFFER, CHILD, LATE, PARAMETER, Plan
-from ptinspect.stubs.collect.fx_graph import Traced
-from ptinspect.stubs.collect.object_graph import Graph
-from ptinspect.stubs.expr.identifiers import Names, attribute, prose, string
-from ptinspect.stubs.expr.nodes import (
-    WIDTH,
-    Atom,
-    Expr,
-    Items,
-    Make,
-    Many,
-    as_make,
-    assigned,
-    columns,
-    has_blank,
-    laid_out,
+from ptinspect.stubs.collect.classes import (
+    ATTRIBUTE,
+    BUFFER,
+    CHILD,
+    LATE,
+    PARAMETER,
+    Definition,
+    NameUsage,
 )
-from ptinspect.stubs.infer.constructors import Given, Line, Solved
-from ptinspect.stubs.infer.post_init import Set, far
-from ptinspect.stubs.torch.calls import TAKEN, class_text
+from ptinspect.stubs.collect.recorded_source import RecordedSource
+from ptinspect.stubs.expr.literals import Names, is_attribute, literal, prose, string
+from ptinspect.stubs.expr.nodes import (
+    FALSE,
+    WIDTH,
+    Access,
+    Argument,
+    CallExpr,
+    Expr,
+    Literal,
+    ModuleContainer,
+    Sequence,
+    Source,
+    columns,
+    has_placeholder,
+    names_in,
+    resolve,
+)
+from ptinspect.stubs.expr.torch_calls import MODULE_METHODS
+from ptinspect.stubs.infer.constructors import InferredClass, InitParameter, InitStatement
+from ptinspect.stubs.infer.post_init import Assignment
 from ptinspect.torchnn.printer import READABLE_HINT
-
-_CONV = {"1d": "L", "2d": "H, W", "3d": "D, H, W"}
-
-
-def signature(expr: Expr) -> str:
-    """`Linear, (*, 2) -> (*, 1)`"""
-    made = as_make(expr)
-    if not isinstance(made, Make | Many):
-        return f"the argument {prose(made.text)}"
-    name = made.func.rpartition(".")[2]
-    args = {key: prose(value.text) for key, value in made.args} if isinstance(made, Make) else {}
-    shapes = _shapes(name, args)
-    return f"{name}, {shapes}" if shapes else name
-
-
-def _shapes(name: str, args: dict[str | None, str]) -> str:
-    if name == "Linear" and {"in_features", "out_features"} <= set(args):
-        return f"(*, {args['in_features']}) -> (*, {args['out_features']})"
-    if name.startswith("Conv") and {"in_channels", "out_channels"} <= set(args):
-        dims = _CONV.get(name[-2:], "...")
-        out = ", ".join(f"{dim}'" for dim in dims.split(", "))
-        return f"(N, {args['in_channels']}, {dims}) -> (N, {args['out_channels']}, {out})"
-    if name == "Embedding" and "embedding_dim" in args:
-        return f"(*) of indices -> (*, {args['embedding_dim']})"
-    if name in ("LSTM", "GRU", "RNN") and {"input_size", "hidden_size"} <= set(args):
-        return f"sequences of {args['input_size']} -> of {args['hidden_size']}, and a state"
-    return ""
-
-
-# ---
-
 
 _BASES = {
     "tuple": "tuple", "str": "str", "int": "int", "float": "float", "bytes": "bytes",
     "dict": "dict", "list": "list", "set": "set", "exception": "Exception",
     "tensor": "torch.Tensor", "enum": "enum.Enum",
 }  # fmt: skip
+_CONVOLVED_DIMS = {"1d": "L", "2d": "H, W", "3d": "D, H, W"}
+MAX_LISTED_CHILDREN = 100
+"""Children that are listed in a comment in forward."""
 
+_NEW = """\
+    def __new__(cls, *args, **kwargs):
+        return super().__new__(cls)"""
+_TUPLE_NEW = """\
+    def __new__(cls, *args):
+        return super().__new__(cls, args)
 
-FILLED = """
+    def __getnewargs__(self):
+        return tuple(self)"""
+_INIT_WITHOUT_ARGUMENTS = """\
+    def __init__(self, *args, **kwargs):
+        super().__init__()"""
+_INIT_KEEPING_ARGUMENTS = """\
+    def __init__(self, *args, **kwargs):
+        self.args = args"""
+_SETSTATE = """\
+    def __setstate__(self, state):
+        # what the class itself makes of its state is not recorded
+        if isinstance(state, dict):
+            vars(self).update(state)
+        else:
+            self.state = state"""
+_SET_ITEMS = """\
     def append(self, item):
         # what the class itself makes of its items is not recorded
         vars(self).setdefault("items", []).append(item)
@@ -74,379 +77,384 @@ FILLED = """
             self.append(item)
 
     def __setitem__(self, key, value):
-        vars(self).setdefault("pairs", {})[key] = value
-"""
+        vars(self).setdefault("pairs", {})[key] = value"""
 
 
-def class_lines(
-    graph: Graph, plan: Plan, solved: Solved | None, fixups: list[Set], guess: bool
-) -> Iterator[str]:
-    """The lines of one class or function."""
-    if plan.kind == "module":
-        yield from _module(graph, plan, solved or Solved(plan), fixups, guess)
-    elif plan.kind == "function":
-        yield from _function(plan)
-    elif plan.kind == "enum":
-        yield from _enum(plan)
-    elif plan.kind in _BASES:
-        yield from _subclass(plan)
-    else:
-        yield from _object(plan, solved or Solved(plan))
+def write_definition(
+    definition: Definition,
+    inferred: InferredClass | None,
+    post_init: list[Assignment],
+    guess_forward: bool,
+) -> Source:
+    """Return the source of a class or function.
+
+    Args:
+        post_init: statements for the end of the constructor.
+        guess_forward: whether forward calls the children in order.
+    """
+    inferred = inferred or InferredClass(definition)
+    if definition.kind == "module":
+        return _module(definition, inferred, post_init, guess_forward)
+    if definition.kind == "function":
+        return _function(definition)
+    if definition.kind == "enum":
+        return _enum(definition)
+    if definition.kind in _BASES:
+        return _subclass(definition)
+    return _object(definition, inferred)
 
 
-# --- modules
+def _join(head: str, methods: Iterable[Source]) -> Source:
+    """Return a class with an empty line between its methods."""
+    source = Source([head])
+    written = [method for method in methods if method.lines]
+    for index, method in enumerate(written):
+        source.add(*([""] if index else []))
+        source.extend(method)
+    if not written:
+        source.add("    pass")
+    return source
+
+
+def _template(text: str) -> Source:
+    return Source(text.split("\n"))
+
+
+# Modules
 
 
 def _module(
-    graph: Graph, plan: Plan, solved: Solved, fixups: list[Set], guess: bool
-) -> Iterator[str]:
-    base = "nn.Module"
-    if plan.base is not None:
-        base = class_text(plan.base.path)
-    elif plan.sequence:
-        base = "nn.Sequential"
-    yield f"class {plan.ident}({base}):"
-    body = list(_init(plan, solved, fixups))
-    if body:
-        yield from body
-        yield ""
-    if _called_with_arguments(plan):
-        yield "    def __new__(cls, *args, **kwargs):"
-        yield "        return super().__new__(cls)"
-        yield ""
-    for name in plan.methods:
-        yield from _method(plan, name)
-        yield ""
-    if plan.traced is not None:
-        yield from _as_torch_fx_prints(plan, plan.traced)
-    yield from _forward(plan, solved, guess)
+    definition: Definition,
+    inferred: InferredClass,
+    post_init: list[Assignment],
+    guess_forward: bool,
+) -> Source:
+    base = inferred.base_text or "nn.Module"
+    methods = [_init(definition, inferred, post_init)]
+    if definition.usage is not None and definition.usage.has_new_arguments:
+        methods.append(_template(_NEW))
+    methods += [_unrecorded_method(definition, name) for name in definition.methods]
+    recorded = definition.recorded
+    if recorded is not None and recorded.fx_name is not None:
+        methods += _traced_repr(definition, recorded)
+    methods.append(_forward(definition, inferred, guess_forward))
+    source = _join(f"class {definition.ident}({base}):", methods)
+    source.read(base)
+    return source
 
 
-def _as_torch_fx_prints(plan: Plan, traced: Traced) -> Iterator[str]:
-    if plan.ident != traced.name:
-        yield "    def _get_name(self):"
-        yield f"        return {string(traced.name)}"
-        yield ""
-    if traced.code is None:
-        return
-    lines: list[Expr] = [Atom("super().__str__()")]
-    lines += [Atom(string(line)) for line in (*traced.code.split("\n"), READABLE_HINT)]
-    yield "    def __str__(self):"
-    yield from laid_out("return ", Make('"\\n".join', [(None, Items("[]", lines))]), "", 8)
-    yield ""
-
-
-def _called_with_arguments(plan: Plan) -> bool:
-    if plan.use is None:
-        return False
-    return "__new__" in plan.use.reached or any(
-        call.args or call.kwargs for call in plan.use.made if call.opcode in ("NEWOBJ", "NEWOBJ_EX")
-    )
-
-
-def _init(plan: Plan, solved: Solved, fixups: list[Set]) -> Iterator[str]:
-    if not (solved.arguments or solved.lines or solved.base or solved.star or fixups):
-        return
-    open_ended = plan.use is not None and any(call.args for call in plan.use.called)
-    yield from _signature(solved.arguments, open_ended)
-    yield from _late(solved.arguments)
-    if solved.star is not None:
-        yield f"        super().__init__(*{solved.star})"
-    elif solved.base is not None:
-        call = Make("super().__init__", solved.base.args, solved.base.positional)
-        yield from laid_out("", call, "", 8)
+def _init(definition: Definition, inferred: InferredClass, post_init: list[Assignment]) -> Source:
+    has_base_call = inferred.base_call is not None or inferred.star is not None
+    if not (inferred.parameters or inferred.statements or has_base_call or post_init):
+        return Source()
+    usage = definition.usage
+    source = _signature(inferred.parameters, usage is not None and usage.has_call_arguments)
+    if inferred.star is not None:
+        source.add(f"        super().__init__(*{inferred.star})")
+    elif inferred.base_call is not None:
+        call = inferred.base_call
+        source.add_expr("", CallExpr("super().__init__", call.args, call.positional), "", 8)
     else:
-        yield "        super().__init__()"
-    for line in solved.lines:
-        yield from _set_line(line)
-    yield from statements(fixups)
+        source.add("        super().__init__()")
+    for statement in inferred.statements:
+        _add_init_statement(source, statement)
+    source.extend(write_assignments(post_init, 8))
+    return source
 
 
-def _signature(arguments: list[Given], open_ended: bool) -> Iterator[str]:
-    """`def __init__(self, a, b=2):`"""
-    parts = ["self"]
-    for argument in arguments:
-        if argument.default is None:
-            parts.append(argument.name)
-        elif argument.late:
-            parts.append(f"{argument.name}=...")
+def _signature(parameters: list[InitParameter], accepts_more: bool) -> Source:
+    """Return `def __init__(self, a, b=2):` and the defaults that are created in the body."""
+    source = Source()
+    texts = ["self"]
+    for parameter in parameters:
+        default = parameter.default
+        if default is None:
+            texts.append(parameter.name)
+        elif parameter.default_in_body:
+            texts.append(f"{parameter.name}=...")
         else:
-            parts.append(f"{argument.name}={argument.default.text}")
-    if open_ended:
-        parts += ["*args", "**kwargs"]
-    yield from def_lines("__init__", parts)
-
-
-def def_lines(name: str, parts: list[str]) -> Iterator[str]:
-    """The head of a method, on one line, on two, or one argument per line."""
-    line = f"    def {name}({', '.join(parts)}):"
+            texts.append(f"{parameter.name}={default.text}")
+            source.read(*names_in(default))
+    if accepts_more:
+        texts += ["*args", "**kwargs"]
+    line = f"    def __init__({', '.join(texts)}):"
     if columns(line) <= WIDTH:
-        yield line
-        return
-    yield f"    def {name}("
-    inside = f"        {', '.join(parts)}"
-    if columns(inside) <= WIDTH and parts[-1] == "**kwargs":
-        yield inside
+        source.add(line)
     else:
-        yield from (f"        {part}," for part in parts)
-    yield "    ):"
+        inside = f"        {', '.join(texts)}"
+        on_one_line = columns(inside) <= WIDTH and accepts_more
+        lines = [inside] if on_one_line else [f"        {text}," for text in texts]
+        source.add("    def __init__(", *lines, "    ):")
+    for parameter in parameters:
+        if parameter.default_in_body and parameter.default is not None:
+            source.add(f"        if {parameter.name} is ...:")
+            source.add_assignment(parameter.name, parameter.default, 12)
+    return source
 
 
-def _late(arguments: list[Given]) -> Iterator[str]:
-    """Defaults that are made anew for each object."""
-    for argument in arguments:
-        if argument.late and argument.default is not None:
-            yield f"        if {argument.name} is ...:"
-            yield from assigned(argument.name, argument.default, 12)
-
-
-def _set_line(line: Line) -> Iterator[str]:
-    indent = 8
-    if line.when is not None:
-        yield f"        if {line.when}:"
+def _add_init_statement(source: Source, statement: InitStatement) -> None:
+    """Append the statement that sets an attribute, child, parameter or buffer of `self`."""
+    indent, name, expr = 8, statement.name, statement.expr
+    if statement.condition is not None:
+        source.add(f"        if {statement.condition}:")
         indent = 12
-    if line.expr.depth and has_blank(line.expr):
-        yield f"{' ' * indent}# zeros here: the file has its numbers"
-    yield from set_lines(line, indent)
-
-
-def set_lines(line: Line, indent: int) -> Iterator[str]:
-    """One attribute, child, parameter or buffer of `self`."""
-    name, expr = line.name, line.expr
-    simple = attribute(name)
-    none = expr.text == "None"
-    if line.kind in (ATTRIBUTE, LATE):
-        target = f"self.{name}" if simple and line.persistent else f"vars(self)[{string(name)}]"
-        yield from assigned(target, expr, indent)
-    elif line.kind == BUFFER:
-        args: list[tuple[str | None, Expr]] = [(None, Atom(string(name))), (None, expr)]
-        if not line.persistent:
-            args.append(("persistent", Atom("False")))
-        if simple and name not in TAKEN:
-            yield from laid_out("", Make("self.register_buffer", args), "", indent)
-            return
-        yield from assigned(f"self._buffers[{string(name)}]", expr, indent)
-        if not line.persistent:
-            yield f"{' ' * indent}self._non_persistent_buffers_set.add({string(name)})"
-    elif line.empty and simple and name not in TAKEN:
-        how = "register_parameter" if line.kind == PARAMETER else "add_module"
-        given: list[tuple[str | None, Expr]] = [(None, Atom(string(name))), (None, expr)]
-        yield from laid_out("", Make(f"self.{how}", given), "", indent)
-    elif simple and not none and name not in TAKEN:
-        yield from assigned(f"self.{name}", expr, indent)
+    if expr.depth and has_placeholder(expr):
+        source.add(f"{' ' * indent}# zeros here: the file has its numbers")
+    key = string(name)
+    may_register = is_attribute(name) and name not in MODULE_METHODS
+    args: list[Argument] = [(None, Literal(key)), (None, expr)]
+    if statement.kind in (ATTRIBUTE, LATE):
+        plain = is_attribute(name) and statement.plain
+        source.add_assignment(f"self.{name}" if plain else f"vars(self)[{key}]", expr, indent)
+    elif statement.kind == BUFFER and may_register:
+        if not statement.plain:
+            args.append(("persistent", FALSE))
+        source.add_expr("", CallExpr("self.register_buffer", args), "", indent)
+    elif statement.kind == BUFFER:
+        source.add_assignment(f"self._buffers[{key}]", expr, indent)
+        if not statement.plain:
+            source.add(f"{' ' * indent}self._non_persistent_buffers_set.add({key})")
+    elif statement.may_be_none and may_register:
+        method = "register_parameter" if statement.kind == PARAMETER else "add_module"
+        source.add_expr("", CallExpr(f"self.{method}", args), "", indent)
+    elif expr.text != "None" and may_register:
+        source.add_assignment(f"self.{name}", expr, indent)
     else:
-        store = "_parameters" if line.kind == PARAMETER else "_modules"
-        yield from assigned(f"self.{store}[{string(name)}]", expr, indent)
+        store = "_parameters" if statement.kind == PARAMETER else "_modules"
+        source.add_assignment(f"self.{store}[{key}]", expr, indent)
 
 
-def statements(fixups: list[Set], indent: int = 8) -> Iterator[str]:
-    """What is set at the end."""
-    for item in fixups:
-        yield from _statement(item, indent)
+def write_assignments(assignments: list[Assignment], indent: int) -> Source:
+    """Return the statements that follow the construction of a model."""
+    source = Source()
+    blank = " " * indent
+    for target, suffix, value, for_all_modules in assignments:
+        if target is None:
+            if value is not None:
+                source.add_expr("", value, "", indent)
+        elif for_all_modules and value is not None:
+            source.add(f"{blank}for module in {target.text}.modules():")
+            source.add_assignment(f"    module{suffix}", value, indent)
+            source.read(target.name())
+        else:
+            _add_assignment(source, target, suffix, value, blank)
+    return source
 
 
-def _statement(item: Set, indent: int) -> Iterator[str]:
-    """One of them. Where it is too long for a line, what has numbers in it is `get_submodule`."""
-    blank, target, expr = " " * indent, item.target, item.expr
-    flat = expr is not None and expr.parts() is None
-    source = None
-    if expr is not None and flat and columns(f"{blank}{target} = {expr.text}") > WIDTH:
-        source = far(expr.text)
-    given = expr.text if expr is not None and flat and source is None else "model.get_submodule("
-    way = far(target) if columns(f"{blank}{target} = {given}") > WIDTH else None
-    if way is not None:
-        root, path, rest = way
-        yield from (f"{blank}{root}.get_submodule(", f"{blank}    {path},")
-        target = f"){rest}"
-    if source is not None:
-        root, path, rest = source
-        yield from (f"{blank}{target} = {root}.get_submodule(", f"{blank}    {path},")
-        yield f"{blank}){rest}"
-    elif expr is None:
-        yield f"{blank}{target}"
-    elif not target:
-        yield from laid_out("", expr, "", indent)
+def _add_assignment(
+    source: Source, target: Access, suffix: str, value: Expr | None, blank: str
+) -> None:
+    """Append `target suffix = value`, with `get_submodule` where the line would be too long."""
+    source.read(target.name(), *(names_in(value) if value is not None else ()))
+    text = f"{target.text}{suffix}"
+    is_flat = value is not None and value.brackets() is None
+    split_value = None
+    if isinstance(value, Access) and columns(f"{blank}{text} = {value.text}") > WIDTH:
+        split_value = value.split_submodule_path()
+    written = value.text if value is not None and is_flat and split_value is None else None
+    written = "model.get_submodule(" if written is None else written
+    split = target.split_submodule_path() if columns(f"{blank}{text} = {written}") > WIDTH else None
+    if split is not None:
+        root, path, rest = split
+        source.add(f"{blank}{root}.get_submodule(", f"{blank}    {string(path)},")
+        text = f"){rest}{suffix}"
+    if split_value is not None:
+        root, path, rest = split_value
+        source.add(f"{blank}{text} = {root}.get_submodule(", f"{blank}    {string(path)},")
+        source.add(f"{blank}){rest}")
+    elif value is None:
+        source.add(f"{blank}{text}")
     else:
-        yield from assigned(target, expr, indent)
+        source.add_assignment(text, value, len(blank))
 
 
-def _method(plan: Plan, name: str) -> Iterator[str]:
-    yield f"    def {name}(self, *args, **kwargs):"
-    yield from _refusal(f"{plan.ident}.{name}", 8)
+def _traced_repr(definition: Definition, recorded: RecordedSource) -> list[Source]:
+    """Return the methods that print a module as torch.fx prints it."""
+    methods = []
+    if definition.ident != recorded.fx_name:
+        name = string(recorded.fx_name or "")
+        methods.append(Source(["    def _get_name(self):", f"        return {name}"]))
+    if recorded.fx_code is not None:
+        source = Source(["    def __str__(self):"])
+        lines = [Literal(string(line)) for line in (*recorded.fx_code.split("\n"), READABLE_HINT)]
+        content = Sequence("[]", [CallExpr("super().__str__"), *lines])
+        source.add_expr("return ", CallExpr('"\\n".join', [(None, content)]), "", 8)
+        methods.append(source)
+    return methods
 
 
-def _refusal(what: str, indent: int) -> Iterator[str]:
-    text = string(f"the file does not record {what}")
-    yield from laid_out("raise ", Make("NotImplementedError", [(None, Atom(text))]), "", indent)
+def _unrecorded_method(definition: Definition, name: str) -> Source:
+    source = Source([f"    def {name}(self, *args, **kwargs):"])
+    _add_refusal(source, f"the file does not record {definition.ident}.{name}", 8)
+    return source
 
 
-def _forward(plan: Plan, solved: Solved, guess: bool) -> Iterator[str]:
-    recovered = plan.traced.lines if plan.traced is not None else plan.recovered
-    if recovered:
-        yield "    # fmt: off"
-        yield "    # Source that the file itself holds: read it before you call it."
-        for name in plan.traced.missing if plan.traced is not None else ():
-            yield f"    # {name} is of a module that the stub does not import"
-        yield from (f"    {line}" if line else "" for line in recovered)
-        yield "    # fmt: on"
-        return
-    children = [line for line in solved.lines if line.kind == CHILD]
-    if plan.base is not None or plan.sequence:
-        of = class_text(plan.base.path) if plan.base is not None else "nn.Sequential"
-        yield "    def forward(self, *args, **kwargs):"
-        yield f"        # inferred: {plan.ident} holds what {of} holds, and may do otherwise"
-        text = string(f"{plan.ident}.forward is inferred to be that of {of}")
-        args: list[tuple[str | None, Expr]] = [(None, Atom(text)), ("stacklevel", Atom("2"))]
-        yield from laid_out("", Make("warnings.warn", args), "", 8)
-        yield "        return super().forward(*args, **kwargs)"
-        return
-    if guess and children:
-        yield "    def forward(self, x):"
-        yield "        # guessed: one child after the other"
-        text = string(f"{plan.ident}.forward is guessed: its children in order")
-        args = [(None, Atom(text)), ("stacklevel", Atom("2"))]
-        yield from laid_out("", Make("warnings.warn", args), "", 8)
-        yield "        for child in self.children():"
-        yield "            x = child(x)"
-        yield "        return x"
-        return
-    yield "    def forward(self, *args, **kwargs):"
-    for line in children[:100]:
-        yield f"        # {prose(line.name)}: {signature(line.expr)}"
-    if plan.traced is not None or plan.unprinted:
-        text = string(f"the source of {plan.ident}.forward is left out here")
-        yield from laid_out("raise ", Make("NotImplementedError", [(None, Atom(text))]), "", 8)
-        return
-    yield from _refusal(f"{plan.ident}.forward", 8)
+def _add_refusal(source: Source, message: str, indent: int) -> None:
+    error = CallExpr("NotImplementedError", [(None, Literal(string(message)))])
+    source.add_expr("raise ", error, "", indent)
 
 
-# --- all else
+def _add_warning(source: Source, message: str, indent: int) -> None:
+    args: list[Argument] = [(None, Literal(string(message))), ("stacklevel", Literal("2"))]
+    source.add_expr("", CallExpr("warnings.warn", args), "", indent)
 
 
-def _function(plan: Plan) -> Iterator[str]:
-    yield f"def {plan.ident}(*args, **kwargs):"
-    if plan.hook:
-        yield from _does_nothing(plan, 4)
-        return
-    if plan.use is not None and plan.use.called:
-        yield f"    return _Result({plan.ident}, *args, **kwargs)"
-        return
-    text = string(f"the file does not record {plan.ident}")
-    yield from laid_out("raise ", Make("NotImplementedError", [(None, Atom(text))]), "", 4)
+def _forward(definition: Definition, inferred: InferredClass, guess: bool) -> Source:
+    recorded, ident = definition.recorded, definition.ident
+    if recorded is not None and recorded.lines:
+        source = Source(names=recorded.names)
+        source.add(
+            "    # fmt: off",
+            "    # Source that the file itself holds: read it before you call it.",
+        )
+        for name in recorded.unknown_names:
+            source.add(f"    # {name} is of a module that the stub does not import")
+        source.add(*(f"    {line}" if line else "" for line in recorded.lines), "    # fmt: on")
+        return source
+    source = Source(["    def forward(self, *args, **kwargs):"])
+    base = inferred.base_text
+    children = [statement for statement in inferred.statements if statement.kind == CHILD]
+    if base is not None:
+        source.add(f"        # inferred: {ident} holds what {base} holds, and may do otherwise")
+        _add_warning(source, f"{ident}.forward is inferred to be that of {base}", 8)
+        source.add("        return super().forward(*args, **kwargs)")
+    elif guess and children:
+        source = Source(["    def forward(self, x):"])
+        source.add("        # guessed: one child after the other")
+        _add_warning(source, f"{ident}.forward is guessed: its children in order", 8)
+        source.add("        for child in self.children():", "            x = child(x)")
+        source.add("        return x")
+    else:
+        for child in children[:MAX_LISTED_CHILDREN]:
+            source.add(f"        # {prose(child.name)}: {_layer_signature(child.expr)}")
+        if recorded is not None and recorded.has_forward:
+            _add_refusal(source, f"the source of {ident}.forward is left out here", 8)
+        else:
+            _add_refusal(source, f"the file does not record {ident}.forward", 8)
+    return source
 
 
-def _does_nothing(plan: Plan, indent: int) -> Iterator[str]:
-    """A hook that state_dict() calls: without it the state_dict is had all the same."""
-    text = string(f"the file does not record {plan.ident}: this hook does nothing")
-    args: list[tuple[str | None, Expr]] = [(None, Atom(text)), ("stacklevel", Atom("2"))]
-    yield from laid_out("", Make("warnings.warn", args), "", indent)
+def _layer_signature(expr: Expr) -> str:
+    """Return `Linear, (*, 2) -> (*, 1)`."""
+    call = resolve(expr)
+    if not isinstance(call, CallExpr | ModuleContainer):
+        return f"the argument {prose(call.text)}"
+    name = call.func.rpartition(".")[2]
+    args = {k: prose(v.text) for k, v in call.args} if isinstance(call, CallExpr) else {}
+    shapes = ""
+    if name == "Linear" and {"in_features", "out_features"} <= set(args):
+        shapes = f"(*, {args['in_features']}) -> (*, {args['out_features']})"
+    elif name.startswith("Conv") and {"in_channels", "out_channels"} <= set(args):
+        dims = _CONVOLVED_DIMS.get(name[-2:], "...")
+        out = ", ".join(f"{dim}'" for dim in dims.split(", "))
+        shapes = f"(N, {args['in_channels']}, {dims}) -> (N, {args['out_channels']}, {out})"
+    elif name == "Embedding" and "embedding_dim" in args:
+        shapes = f"(*) of indices -> (*, {args['embedding_dim']})"
+    elif name in ("LSTM", "GRU", "RNN") and {"input_size", "hidden_size"} <= set(args):
+        shapes = f"sequences of {args['input_size']} -> of {args['hidden_size']}, and a state"
+    return f"{name}, {shapes}" if shapes else name
 
 
-def _enum(plan: Plan) -> Iterator[str]:
-    """Members: those that the file names, and a name made from the value for the others."""
-    yield f"class {plan.ident}({'enum.Flag' if plan.use and plan.use.flag else 'enum.Enum'}):"
-    if plan.use is not None and plan.use.called:
-        yield "    # inferred: the names, made from the values, which alone are recorded"
-    from ptinspect.stubs.expr.literals import plain
+# Other definitions
 
-    reached = [name for name in (plan.use.reached if plan.use else ()) if _is_member(plan, name)]
-    names = Names({"name", "value", "mro", *reached})
-    seen: set[str] = set()
-    for call in plan.use.called if plan.use is not None else ():
-        made = plain(call.args[0]) if call.args else None
-        if made is None or made.text in seen:
+
+def _function(definition: Definition) -> Source:
+    ident, usage = definition.ident, definition.usage
+    source = Source([f"def {ident}(*args, **kwargs):"])
+    if definition.is_hook:
+        _add_hook_body(source, definition, 4)
+    elif usage is not None and usage.called:
+        source.add(f"    return _Result({ident}, *args, **kwargs)")
+        source.read("_Result")
+    else:
+        _add_refusal(source, f"the file does not record {ident}", 4)
+    return source
+
+
+def _add_hook_body(source: Source, definition: Definition, indent: int) -> None:
+    # state_dict() calls the hook, and returns the state_dict without it all the same.
+    message = f"the file does not record {definition.ident}: this hook does nothing"
+    _add_warning(source, message, indent)
+
+
+def _enum(definition: Definition) -> Source:
+    """Return an enum with the members that the file names, or whose values it has."""
+    usage = definition.usage or NameUsage("", "")
+    base = "enum.Flag" if usage.is_flag else "enum.Enum"
+    source = Source([f"class {definition.ident}({base}):"], ["enum"])
+    if usage.called:
+        source.add("    # inferred: the names, made from the values, which alone are recorded")
+    named = [
+        name
+        for name in usage.attributes
+        if (name.isupper() or usage.is_flag)
+        and is_attribute(name)
+        and not name.startswith("_")
+        and name != "mro"
+    ]
+    names = Names({"name", "value", "mro", *named})
+    values: set[str] = set()
+    for call in usage.called:
+        expr = literal(call.args[0]) if call.args else None
+        if expr is None or expr.text in values:
             continue
-        seen.add(made.text)
+        values.add(expr.text)
         value = call.args[0]
         word = str(value) if isinstance(value, str) else f"VALUE_{value}".replace("-", "MINUS_")
-        name = names.new(word.upper().strip("_") or "VALUE", "VALUE")
-        yield from assigned(name, made, 4)
-    yield from (f"    {name} = enum.auto()" for name in reached)
-    if not seen and not reached:
-        yield "    pass"
+        source.add_assignment(names.new(word.upper().strip("_") or "VALUE", "VALUE"), expr, 4)
+    source.add(*(f"    {name} = enum.auto()" for name in named))
+    if not values and not named:
+        source.add("    pass")
+    return source
 
 
-def _is_member(plan: Plan, name: str) -> bool:
-    """Whether a name that getattr takes from an enum is a member's."""
-    sure = name.isupper() or (plan.use is not None and plan.use.flag)
-    return sure and attribute(name) and not name.startswith("_") and name != "mro"
+def _subclass(definition: Definition) -> Source:
+    """Return a class that extends a built-in class or torch.Tensor."""
+    usage = definition.usage or NameUsage("", "")
+    base = _BASES[definition.kind]
+    methods: list[Source] = []
+    if definition.kind == "tuple" and any(len(call.args) != 1 for call in usage.constructed):
+        methods.append(_template(_TUPLE_NEW))
+    if definition.kind in ("dict", "list", "set") and usage.has_call_arguments:
+        methods.append(_template(_INIT_WITHOUT_ARGUMENTS))
+    if usage.is_wrapper:
+        dispatch = Source(["    @classmethod"])
+        dispatch.add("    def __torch_dispatch__(cls, func, kinds, args=(), kwargs=None):")
+        name = f"{definition.ident}.__torch_dispatch__"
+        _add_refusal(dispatch, f"the file does not record {name}", 8)
+        methods.append(dispatch)
+    methods += [_unrecorded_method(definition, name) for name in definition.methods]
+    source = _join(f"class {definition.ident}({base}):", methods)
+    source.read(base)
+    return source
 
 
-def _subclass(plan: Plan) -> Iterator[str]:
-    """A class that extends one of Python's, or torch.Tensor."""
-    yield f"class {plan.ident}({_BASES[plan.kind]}):"
-    several = plan.use is not None and any(len(call.args) != 1 for call in plan.use.made)
-    wrote = False
-    if plan.kind == "tuple" and several:
-        yield "    def __new__(cls, *args):"
-        yield "        return super().__new__(cls, args)"
-        yield ""
-        yield "    def __getnewargs__(self):"
-        yield "        return tuple(self)"
-        wrote = True
-    called = plan.use.called if plan.use is not None else []
-    if plan.kind in ("dict", "list", "set") and any(call.args for call in called):
-        yield "    def __init__(self, *args, **kwargs):"
-        yield "        super().__init__()"
-        wrote = True
-    if plan.use is not None and plan.use.wrapper:
-        yield "    @classmethod"
-        yield "    def __torch_dispatch__(cls, func, kinds, args=(), kwargs=None):"
-        yield from _refusal(f"{plan.ident}.__torch_dispatch__", 8)
-        wrote = True
-    for name in plan.methods:
-        if wrote:
-            yield ""
-        yield from _method(plan, name)
-        wrote = True
-    if not wrote:
-        yield "    pass"
+def _object(definition: Definition, inferred: InferredClass) -> Source:
+    usage = definition.usage or NameUsage("", "")
+    methods: list[Source] = []
+    if inferred.statements:
+        init = _signature(inferred.parameters, usage.has_call_arguments)
+        for statement in inferred.statements:
+            _add_init_statement(init, statement)
+        methods.append(init)
+    elif usage.has_call_arguments:
+        methods.append(_template(_INIT_KEEPING_ARGUMENTS))
+    if usage.has_new_arguments:
+        methods.append(_template(_NEW))
+    if any(not _is_plain_state(call.state) for call in usage.calls):
+        methods.append(_template(_SETSTATE))
+    if definition.is_hook:
+        hook = Source(["    def __call__(self, *args, **kwargs):"])
+        _add_hook_body(hook, definition, 8)
+        methods.append(hook)
+    if any(call.changes is not None and call.changes.items for call in usage.calls):
+        methods.append(_template(_SET_ITEMS))
+    methods += [_unrecorded_method(definition, name) for name in definition.methods]
+    return _join(f"class {definition.ident}:", methods)
 
 
-def _object(plan: Plan, solved: Solved) -> Iterator[str]:
-    yield f"class {plan.ident}:"
-    body: list[list[str]] = []
-    use = plan.use
-    if solved.lines:
-        open_ended = use is not None and any(call.args for call in use.called)
-        lines = list(_signature(solved.arguments, open_ended))
-        lines += _late(solved.arguments)
-        for line in solved.lines:
-            lines += _set_line(line)
-        body.append(lines)
-    elif use is not None and any(call.args for call in use.called):
-        body.append(["    def __init__(self, *args, **kwargs):", "        self.args = args"])
-    if _called_with_arguments(plan):
-        body.append(
-            ["    def __new__(cls, *args, **kwargs):", "        return super().__new__(cls)"]
-        )
-    if use is not None and any(_odd_state(call.state) for call in use.instances):
-        body.append([
-            "    def __setstate__(self, state):",
-            "        # what the class itself makes of its state is not recorded",
-            "        if isinstance(state, dict):",
-            "            vars(self).update(state)",
-            "        else:",
-            "            self.state = state",
-        ])  # fmt: skip
-    if plan.hook:
-        head = ["    def __call__(self, *args, **kwargs):"]
-        body.append([*head, *_does_nothing(plan, 8)])
-    if use is not None and any(c.changes and c.changes.items for c in use.instances):
-        body.append(FILLED.strip("\n").split("\n"))
-    body += [list(_method(plan, name)) for name in plan.methods]
-    if not body:
-        yield "    pass"
-    for number, lines in enumerate(body):
-        if number:
-            yield ""
-        yield from lines
-
-
-def _odd_state(state: object) -> bool:
-    """Whether pickle's own way of setting a state would fail."""
-    if state is None or isinstance(state, dict):
-        return False
+def _is_plain_state(state: object) -> bool:
+    """Return True if pickle can set a state without a `__setstate__`."""
     if isinstance(state, tuple) and len(state) == 2:
-        return not all(part is None or isinstance(part, dict) for part in state)
-    return True
+        return all(part is None or isinstance(part, dict) for part in state)
+    return state is None or isinstance(state, dict)

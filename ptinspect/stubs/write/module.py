@@ -1,375 +1,414 @@
-"""The whole stub: docstring, imports, classes, `build()`, `SAFE_GLOBALS`, registration."""
+"""Write the whole stub: docstring, imports, classes, `build()`, `SAFE_GLOBALS`, registration."""
 
 from __future__ import annotations
 
-import os
 import re
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ptinspect.stubs.expr.identifiers import prose, string
-from ptinspect.stubs.expr.nodes import NONE, Atom, Expr, Make, assigned, laid_out
-from ptinspect.stubs.write.runtime_templates import ANYWHERE, MAIN
-from ptinspect.stubs.write.safe_globals import safe_lines
+from ptinspect.stubs.expr.literals import is_attribute, prose, string
+from ptinspect.stubs.expr.nodes import (
+    NONE,
+    WIDTH,
+    CallExpr,
+    Expr,
+    Literal,
+    Name,
+    Sequence,
+    Source,
+    columns,
+    layout_assignment,
+)
+from ptinspect.stubs.expr.torch_calls import ASSEMBLED
+from ptinspect.stubs.write.classes import write_assignments, write_definition
+from ptinspect.stubs.write.runtime_templates import (
+    ASSEMBLED_FUNCTION,
+    REACH_FUNCTION,
+    REGISTER_ANYWHERE,
+    REGISTER_MAIN,
+    RESULT_CLASS,
+)
 
 if TYPE_CHECKING:
-    from ptinspect.stubs.build import Work
-    from ptinspect.stubs.collect.classes import Plan
-    from ptinspect.stubs.infer.post_init import Set
+    from ptinspect.stubs.collect.classes import Definition
+    from ptinspect.stubs.expr.torch_objects import ImportTable
+    from ptinspect.stubs.infer.constructors import InferredClass
+    from ptinspect.stubs.infer.post_init import Assignment
+    from ptinspect.stubs.write.safe_globals import SafeGlobals
 
-ASSEMBLED = '''
-def _assembled(kind, attributes=(), parameters=(), buffers=(), children=()):
-    """A module put together from its parts, where no constructor makes it so."""
-    made = kind.__new__(kind)
-    nn.Module.__init__(made)
-    vars(made).update(attributes)
-    made._parameters.update(parameters)
-    made._buffers.update(buffers)
-    made._modules.update(children)
-    return made
-'''
-RESULT = '''
-class _Result:
-    """What a function returns that the file does not record; it keeps what it is given."""
-
-    def __init__(self, function, *args, **kwargs):
-        self.function, self.args, self.kwargs = function, args, kwargs
-        self.items, self.pairs = [], {}
-
-    def __setstate__(self, state):
-        self.state = state
-
-    def __setitem__(self, key, value):
-        self.pairs[key] = value
-
-    def append(self, item):
-        self.items.append(item)
-
-    extend = add = append
-'''
+MAX_LISTED = 50
+"""Attributes that the docstring lists."""
 
 
-def stub_source(work: Work) -> str:
-    """The file's text, ending in a newline."""
-    return framed(work, _body(work))
+@dataclass(slots=True)
+class StubContent:
+    """Everything that is written to a stub.
+
+    Attributes:
+        file_name: of the model file, without its folder.
+        definitions: in the file's order.
+        all_definitions: also those that are not written, by path.
+        classes: constructors, by path; leaves first.
+        post_init: statements for the end of constructors, by path.
+        parts: functions for expressions that are nested deep, by name.
+        root: what `build()` returns, or None if there is nothing to build.
+        root_statements: what `build()` sets on the root.
+        build_description: docstring of `build()`.
+        alternatives: for a state_dict, in words, what its modules could be instead.
+        has_assembled: some modules of the file are put together without a constructor.
+        unwritten, zeroed: see `CollectedObjects`.
+        selected: the class that was asked for, or None.
+        left_out: paths of the classes that are not written because of `selected`.
+    """
+
+    file_name: str
+    sha256: str
+    definitions: list[Definition]
+    all_definitions: dict[str, Definition]
+    classes: dict[str, InferredClass]
+    post_init: dict[str, list[Assignment]]
+    parts: dict[str, Expr]
+    root: Expr
+    root_statements: list[Assignment]
+    build_description: str
+    safe_globals: SafeGlobals
+    imports: ImportTable
+    alternatives: list[str]
+    has_assembled: bool
+    unwritten: list[str]
+    zeroed: list[str]
+    guess_forward: bool
+    selected: Definition | None = None
+    left_out: list[str] = field(default_factory=list)
+
+    @property
+    def leaves_first(self) -> list[Definition]:
+        """Definitions in an order in which each is before those that use it."""
+        order = {path: place for place, path in enumerate(self.classes)}
+        return sorted(self.definitions, key=lambda item: order.get(item.path, -1))
+
+    @property
+    def has_recorded_source(self) -> bool:
+        return any(item.recorded is not None and item.recorded.lines for item in self.definitions)
+
+    def source_of(self, definition: Definition) -> Source:
+        """Return the source of a class or function."""
+        path = definition.path
+        inferred, post_init = self.classes.get(path), self.post_init.get(path, [])
+        return write_definition(definition, inferred, post_init, self.guess_forward)
 
 
-def framed(work: Work, body: list[str], local: list[str] | None = None) -> str:
-    """The body with its head: docstring, imports (local ones last), `__all__`."""
-    imports = imports_of(work, "\n".join(body))
-    if local:
-        imports = [*imports, "", *local] if imports[0][:1] != "#" else local
-    head = _docstring(work)
-    exported = sorted({*_exported(work), "SAFE_GLOBALS", "build"}, key=export_key)
-    if any(plan.recovered or (plan.traced and plan.traced.lines) for plan in work.plans):
-        head += ["# ruff: noqa"]
-    lines = [*head, "", *imports, "", *_all(exported), *body]
+def write_module(content: StubContent) -> str:
+    """Return the text of a stub that is a single file."""
+    body = Source()
+    for name, expr in content.parts.items():
+        body.extend(write_part(name, expr))
+    for definition in content.leaves_first:
+        body.add("", "")
+        body.extend(content.source_of(definition))
+    body.extend(write_nested_names(content, content.definitions))
+    body.extend(write_ending(content))
+    support = Source()
+    if ASSEMBLED in body.names or (content.has_assembled and content.selected is None):
+        support.extend(ASSEMBLED_FUNCTION)
+    if "_Result" in body.names:
+        support.extend(RESULT_CLASS)
+    support.extend(body)
+    return write_file(content, support)
+
+
+def write_part(name: str, expr: Expr) -> Source:
+    """Return a function for an expression that is nested deep."""
+    source = Source(["", "", f"def {name}():"])
+    source.add_expr("return ", expr, "", 4)
+    return source
+
+
+def write_file(
+    content: StubContent, body: Source, relative_imports: list[str] | None = None
+) -> str:
+    """Return the text of a file: docstring, imports (relative ones last), `__all__`, body."""
+    imports = write_imports(body.names, content.imports)
+    if relative_imports:
+        imports = [*imports, "", *relative_imports] if imports else relative_imports
+    exported = {"SAFE_GLOBALS", "build", *(item.ident for item in content.definitions)}
+    names: list[Expr] = [Literal(string(name)) for name in sorted(exported, key=export_key)]
+    lines = [
+        *_docstring(content),
+        *(["# ruff: noqa"] if content.has_recorded_source else []),
+        "",
+        *(imports or ["# nothing to import"]),
+        "",
+        *layout_assignment("__all__", Sequence("[]", names), 0),
+        *body.lines,
+    ]
     return "\n".join(lines).rstrip("\n") + "\n"
 
 
 def export_key(name: str) -> tuple[int, list[tuple[int, int, str]]]:
-    """isort's order: constants, classes, the rest; numbers by their size."""
+    """Return the sort key of isort: constants, classes, the rest; numbers by their value."""
     group = 0 if name.isupper() and len(name) > 1 else 1 if name[:1].isupper() else 2
     parts = [part for part in re.split(r"(\d+)", name) if part]
     return group, [(0, int(p), "") if p.isdigit() else (1, 0, p) for p in parts]
 
 
-def _exported(work: Work) -> list[str]:
-    return [plan.ident for plan in work.plans]
+# Body
 
 
-def _all(names: list[str]) -> list[str]:
-    from ptinspect.stubs.expr.nodes import Items
-
-    return assigned("__all__", Items("[]", [Atom(string(name)) for name in names]), 0)
-
-
-# --- the body
-
-
-def _body(work: Work) -> list[str]:
-    lines: list[str] = []
-    if work.graph.assembled and _assembles(work):
-        lines += ["", *ASSEMBLED.rstrip().split("\n")]
-    if any(plan.kind == "function" and plan.use and plan.use.called for plan in work.plans):
-        lines += ["", *RESULT.rstrip().split("\n")]
-    for name, expr in work.parts:
-        lines += ["", "", f"def {name}():", *laid_out("return ", expr, "", 4)]
-    from ptinspect.stubs.write.classes import class_lines
-
-    for plan in work.in_order:
-        lines += ["", ""]
-        lines += _source_notice(plan)
-        fixups = work.fixups.get(plan.path, [])
-        lines += class_lines(work.graph, plan, work.solved.get(plan.path), fixups, work.guess)
-    return lines + ending(work)
-
-
-def ending(work: Work, nested: bool = True) -> list[str]:
-    """What follows the classes."""
-    lines = [*(nested_lines(work, work.plans) if nested else ()), "", "", *_build(work), "", ""]
-    lines += _spaced(safe_lines(work.safe))
-    return lines + _registration(work)
-
-
-def _assembles(work: Work) -> bool:
-    """Whether what is written puts a module together by hand."""
-    if work.only is None:
-        return True
-    from ptinspect.stubs.write.select_class import lines_of
-
-    lines = [line for plan in work.plans for line in lines_of(work, plan)]
-    lines += [work.root.text, *(expr.text for _, expr in work.parts)]
-    return any("_assembled(" in line for line in lines)
-
-
-def _source_notice(plan: Plan) -> list[str]:
-    return []
-
-
-def _spaced(lines: list[str]) -> list[str]:
-    return lines[1:] if lines and not lines[0] else lines
-
-
-def nested_lines(work: Work, plans: list[Plan]) -> list[str]:
-    """Classes and functions that live in others: `Outer.Inner`."""
-    lines: list[str] = []
-    for plan in plans:
-        outer, dot, name = plan.qualname.rpartition(".")
-        owner = work.graph.plans.get(f"{plan.module}.{outer}") if dot else None
-        if owner is None or owner.kind == "enum":
+def write_nested_names(content: StubContent, definitions: list[Definition]) -> Source:
+    """Return assignments of classes and functions that are nested in others: `Outer.Inner`."""
+    source = Source()
+    for definition in definitions:
+        owner = content.all_definitions.get(definition.outer_path)
+        name = definition.qualname.rpartition(".")[2]
+        if owner is None or owner.kind == "enum" or not is_attribute(name):
             continue
-        lines.append(f"setattr({owner.ident}, {string(name)}, {plan.ident})")
-    simple = [line if not _plain_target(line) else _plain_target(line) for line in lines]
-    return ["", "", *[line for line in simple if line]] if lines else []
+        source.add(*([] if source.lines else ["", ""]))
+        source.add(f"{owner.ident}.{name} = {definition.ident}")
+        source.read(owner.ident, definition.ident)
+    return source
 
 
-def _plain_target(line: str) -> str:
-    """`Outer.Inner = Inner`, where the name can stand so."""
-    from ptinspect.stubs.expr.identifiers import attribute
-
-    owner, name, ident = line[8:-1].split(", ")
-    inner = name[1:-1]
-    return f"{owner}.{inner} = {ident}" if attribute(inner) else ""
-
-
-def _build(work: Work) -> list[str]:
-    lines = ["def build():", f'    """{work.built}"""']
-    if work.root is NONE:
-        what = "no module" if work.only is None else f"no {work.only.ident} that can be built"
-        refusal = Make("NotImplementedError", [(None, Atom(string(f"the file holds {what}")))])
-        return [*lines, *laid_out("raise ", refusal, "", 4)]
-    if not work.root_fixups:
-        return [*lines, *laid_out("return ", work.root, "", 4)]
-    from ptinspect.stubs.write.classes import statements
-
-    lines += assigned("model", work.root, 4)
-    lines += statements(work.root_fixups, 4)
-    return [*lines, "    return model"]
+def write_ending(content: StubContent) -> Source:
+    """Return what follows the classes: `build()`, `SAFE_GLOBALS` and registration."""
+    source = Source(["", ""])
+    source.extend(_build_function(content))
+    source.add("", "")
+    source.extend(_safe_globals(content.safe_globals))
+    source.extend(_registration(content.definitions))
+    return source
 
 
-def _registration(work: Work) -> list[str]:
-    plans = [plan for plan in work.plans if _can_register(plan)]
-    if not plans:
-        return []
-    mains = all(plan.module in ("__main__", "__mp_main__") for plan in plans)
-    text = MAIN if mains else ANYWHERE
-    lines = ["", *text.rstrip().split("\n"), "", ""]
-    for plan in plans:
-        call = f"_register({plan.ident}, {string(plan.module)}, {string(plan.qualname)})"
-        if len(call) > 88 or not call.isascii():
-            expr: Expr = Make("_register", [
-                (None, Atom(plan.ident)),
-                (None, Atom(string(plan.module))),
-                (None, Atom(string(plan.qualname))),
-            ])  # fmt: skip
-            lines += laid_out("", expr)
-        else:
-            lines.append(call)
-    return lines if mains else [*lines, "_finder.start()"]
+def _build_function(content: StubContent) -> Source:
+    source = Source(["def build():", f'    """{content.build_description}"""'])
+    selected = content.selected
+    if content.root is NONE:
+        missing = f"no {selected.ident} that can be built" if selected is not None else "no module"
+        error = [(None, Literal(string(f"the file holds {missing}")))]
+        source.add_expr("raise ", CallExpr("NotImplementedError", error), "", 4)
+    elif not content.root_statements:
+        source.add_expr("return ", content.root, "", 4)
+    else:
+        source.add_assignment("model", content.root, 4)
+        source.extend(write_assignments(content.root_statements, 4))
+        source.add("    return model")
+    return source
 
 
-def _can_register(plan: Plan) -> bool:
-    """Whether Python lets a class have that name."""
-    name = plan.qualname.rpartition(".")[2]
+def _safe_globals(safe: SafeGlobals) -> Source:
+    """Return the list, with the replacement for getattr."""
+    source = Source()
+    if any(text == "_reach" for text, _ in safe.pairs):
+        source.add("# What the stand-in for getattr reaches: owners, and their names.")
+        rows: list[Expr] = [
+            Sequence("()", [Name(owner), Sequence("()", [Literal(string(name)) for name in names])])
+            for owner, names in safe.reached.items()
+        ]
+        source.add_assignment("_REACHED", Sequence("[]", rows), 0)
+        source.extend(REACH_FUNCTION)
+        source.add("", "")
+    source.add("# For torch.serialization.safe_globals, under the names that the file has.")
+    if not safe.pairs:
+        source.add("SAFE_GLOBALS = []")
+        return source
+    source.add("SAFE_GLOBALS = [")
+    for text, path in safe.pairs:
+        line = f"    ({text}, {string(path)}),"
+        if columns(line) <= WIDTH:
+            source.add(line)
+        else:  # each part on a line of its own
+            source.add("    (", f"        {text},", f"        {string(path)},", "    ),")
+        source.read(text.removeprefix("type("))  # the class of a numpy dtype
+    source.add("]")
+    return source
+
+
+def _registration(definitions: list[Definition]) -> Source:
+    """Return the code that makes names findable for pickle."""
+    source = Source()
+    registered = [definition for definition in definitions if _can_be_registered(definition)]
+    if not registered:
+        return source
+    is_main = all(item.module in ("__main__", "__mp_main__") for item in registered)
+    source.extend(REGISTER_MAIN if is_main else REGISTER_ANYWHERE)
+    source.add("", "")
+    for item in registered:
+        args: list[Expr] = [
+            Name(item.ident), Literal(string(item.module)), Literal(string(item.qualname))
+        ]  # fmt: skip
+        source.add_expr("", CallExpr("_register", [(None, arg) for arg in args]))
+    if not is_main:
+        source.add("_finder.start()")
+    return source
+
+
+def _can_be_registered(definition: Definition) -> bool:
+    """Return True if pickle looks the definition up, and Python allows its name."""
+    name, module = definition.qualname.rpartition(".")[2], definition.module
+    if definition.usage is None or definition.usage.by_value:
+        return False
     try:
-        name.encode()
-        plan.module.encode()
+        (name + module).encode()
     except UnicodeEncodeError:
         return False
-    if plan.use is None or plan.use.by_value:
-        return False
-    return "\0" not in name and "\0" not in plan.module and bool(name)
+    return "\0" not in name and "\0" not in module and bool(name)
 
 
-# --- head
+# Docstring
 
 
-def _docstring(work: Work) -> list[str]:
-    document = work.document
-    name = prose(os.path.basename(document.path))
+def _docstring(content: StubContent) -> list[str]:
+    name = prose(content.file_name)
     lines = [f'"""The classes of {name}, written by ptinspect from the file alone.', ""]
-    lines += [f"sha256 {work.sha256}", ""]
-    if not work.plans:
+    lines += [f"sha256 {content.sha256}", ""]
+    if not content.definitions:
         lines += ["The file needs no class but torch's own and Python's.", ""]
-    for plan in work.in_order:
-        lines += _about(work, plan)
-    if work.plans:
+    for definition in content.leaves_first:
+        lines += _evidence(definition, content)
+    if content.definitions:
         lines.append("")
-    if work.inferred:
+    if content.alternatives:
         lines.append("All of it is inferred from the keys and shapes of a state_dict:")
-        lines += [f"  - {prose(what)}" for what in sorted(work.inferred)]
+        lines += [f"  - {prose(words)}" for words in sorted(content.alternatives)]
         lines.append("")
-    if work.safe.why:
+    if content.safe_globals.blockers:
         lines.append("weights_only cannot load it, whatever it is told; it holds")
-        lines += [f"  - {prose(reason)}" for reason in work.safe.why]
+        lines += [f"  - {prose(reason)}" for reason in content.safe_globals.blockers]
         lines.append("`ptinspect convert` makes a file of it that weights_only loads.")
-    elif work.safe.pairs:
+    elif content.safe_globals.pairs:
         lines.append("With weights_only:")
         lines.append("    with torch.serialization.safe_globals(SAFE_GLOBALS):")
         lines.append(f'        torch.load("{name}")')
     else:
         lines.append("torch.load loads it as it is.")
-    if work.graph.lost:
+    if content.unwritten:
         lines += ["", "Not written here, and None instead:"]
-        lines += [f"  - {prose(what)}" for what in list(work.graph.lost)[:50]]
-    if work.graph.zeroed:
+        lines += [f"  - {prose(text)}" for text in content.unwritten[:MAX_LISTED]]
+    if content.zeroed:
         lines += [
             "",
             "Zeros in what is built here, and no state_dict brings them; torch.load does:",
         ]
-        lines += [f"  - {prose(what)}" for what in list(work.graph.zeroed)[:50]]
-    if work.left_out:
+        lines += [f"  - {prose(text)}" for text in content.zeroed[:MAX_LISTED]]
+    if content.left_out:
         lines += ["", "Needed by the file too, and left out here:"]
-        lines += [f"  - {what}" for what in work.left_out]
+        lines += [f"  - {prose(path)}" for path in content.left_out]
     return [*lines, '"""']
 
 
-def _about(work: Work, plan: Plan) -> list[str]:
-    """What of a class is recorded, what inferred, what unknown."""
-    if plan.traced is not None:
-        lines = [f"{plan.ident}, what torch.fx traced", "  recorded: its children and the rest"]
-        known = "recorded too: the source of forward, printed below as it stands there"
-        return [*lines, f"  {known}" if plan.traced.lines else "  left out, or odd: its forward"]
-    if plan.use is None:
-        return [f"{plan.ident}, a module (inferred)", "  unknown: its class, forward"]
-    name = prose(f"{plan.module}.{plan.qualname}")
-    if plan.kind == "module":
-        solved = work.solved.get(plan.path)
-        recorded = "children, parameters, buffers and attributes"
-        inferred = []
-        if plan.base is not None:
-            inferred.append(f"that it extends {plan.base.name}, and so its forward")
-        elif plan.sequence:
-            inferred.append("that it extends Sequential, and so its forward")
-        if solved is not None and solved.arguments:
-            inferred.append("the names of its arguments")
-        lines = [f"{name}, a module", f"  recorded: its {recorded}"]
-        if inferred:
-            lines.append(f"  inferred: {'; '.join(inferred)}")
-        if plan.recovered:
-            lines.append("  recorded too: the source of forward, printed below as it stands there")
-        elif plan.unprinted:
-            lines.append("  recorded, and left out here: the source of forward")
-        elif plan.base is None and not plan.sequence:
-            lines.append("  unknown: forward" if not work.guess else "  guessed: forward")
-        else:
-            lines.append("  unknown: whether it has a forward of its own")
-        return lines
-    words = {"object": "a class", "class": "a class that stands as a value"}
-    kind = words.get(plan.kind, f"a subclass of {plan.kind}")
-    if plan.kind in ("function", "exception"):
-        kind = {"function": "a function", "exception": "an exception"}[plan.kind]
-    if plan.kind == "enum":
-        return [f"{name}, an enum (inferred)", *_of_members(plan)]
-    unknown = "what it does"
-    return [f"{name}, {kind} (inferred)", f"  unknown: {unknown}"]
+def _evidence(definition: Definition, content: StubContent) -> list[str]:
+    """Return what is recorded, inferred and unknown about a class."""
+    recorded, usage = definition.recorded, definition.usage
+    if recorded is not None and recorded.fx_name is not None:
+        source = "recorded too: the source of forward, printed below as it stands there"
+        return [
+            f"{definition.ident}, what torch.fx traced",
+            "  recorded: its children and the rest",
+            f"  {source}" if recorded.lines else "  left out, or odd: its forward",
+        ]
+    if usage is None:
+        return [f"{definition.ident}, a module (inferred)", "  unknown: its class, forward"]
+    name = prose(definition.path)
+    if definition.kind == "module":
+        return [f"{name}, a module", *_module_evidence(definition, content)]
+    if definition.kind == "enum":
+        lines = [f"{name}, an enum (inferred)"]
+        if usage.called:
+            lines.append("  recorded: values of members")
+            lines.append("  inferred: their names, made from the values")
+        if usage.attributes:
+            lines += ["  recorded: names of members", "  unknown: their values"]
+        return [*lines, "  unknown: other members; whether it is an int or a str as well"]
+    kinds = {
+        "object": "a class", "class": "a class that stands as a value",
+        "function": "a function", "exception": "an exception",
+    }  # fmt: skip
+    kind = kinds.get(definition.kind, f"a subclass of {definition.kind}")
+    return [f"{name}, {kind} (inferred)", "  unknown: what it does"]
 
 
-def _of_members(plan: Plan) -> list[str]:
-    """What of an enum's members is recorded: a value, or a name."""
-    lines = []
-    if plan.use is not None and plan.use.called:
-        lines += ["  recorded: values of members", "  inferred: their names, made from the values"]
-    if plan.use is not None and plan.use.reached:
-        lines += ["  recorded: names of members", "  unknown: their values"]
-    return [*lines, "  unknown: other members; whether it is an int or a str as well"]
+def _module_evidence(definition: Definition, content: StubContent) -> list[str]:
+    classes = content.classes.get(definition.path)
+    lines = ["  recorded: its children, parameters, buffers and attributes"]
+    inferred = []
+    base = None
+    if classes is not None and classes.base_text is not None:
+        base = classes.base.name if classes.base is not None else "Sequential"
+        inferred.append(f"that it extends {base}, and so its forward")
+    if classes is not None and classes.parameters:
+        inferred.append("the names of its arguments")
+    if inferred:
+        lines.append(f"  inferred: {'; '.join(inferred)}")
+    if definition.recorded is not None and definition.recorded.lines:
+        lines.append("  recorded too: the source of forward, printed below as it stands there")
+    elif definition.recorded is not None and definition.recorded.has_forward:
+        lines.append("  recorded, and left out here: the source of forward")
+    elif base is not None:
+        lines.append("  unknown: whether it has a forward of its own")
+    else:
+        lines.append("  guessed: forward" if content.guess_forward else "  unknown: forward")
+    return lines
 
 
-_QUOTED = re.compile(r'''"""(?s:.*?)"""|"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|#.*''')
-_DOTTED = re.compile(r"(?<![\w.])[A-Za-z_]\w*(?:\.\w+)*")
-_WORDS = {
-    "OrderedDict": "from collections import OrderedDict",
-    "nn": "from torch import nn",
-    "np": "import numpy as np",
-}
-_MODULES = (
-    "argparse", "collections", "datetime", "enum", "functools", "math", "pathlib", "sys", "types",
-    "warnings",
+# Imports
+
+_STANDARD_MODULES = frozenset(
+    ("argparse", "collections", "datetime", "enum", "functools", "math", "pathlib", "sys", "types",
+     "warnings")
 )  # fmt: skip
+_NOT_LOADED = "torch.ao."
+"""Modules that `import torch` does not load."""
 
 
-def imports_of(work: Work, text: str, safe: bool = True) -> list[str]:
-    """What the text names, in isort's order. safe: and what SAFE_GLOBALS names."""
-    froms_safe = work.imports.froms if safe else {}
-    modules_safe = work.imports.modules if safe else set[str]()
-    written = set(_DOTTED.findall(_QUOTED.sub('""', text)))
-    used = {name.partition(".")[0] for name in written}
-    standard = [f"import {name}" for name in _MODULES if name in used]
-    standard += [f"import {module}" for module in modules_safe if module not in _MODULES]
+def write_imports(names: set[str], imports: ImportTable | None = None) -> list[str]:
+    """Return import statements for dotted names, in isort's order.
+
+    Args:
+        names: names that the source reads.
+        imports: what `SAFE_GLOBALS` names, if it is part of the file.
+    """
+    used = {name.partition(".")[0].partition("(")[0] for name in names}
+    standard = {f"import {name}" for name in _STANDARD_MODULES & used}
+    if imports is not None:
+        standard |= {f"import {name}" for name in imports.modules - _STANDARD_MODULES}
     if "importlib" in used:
-        standard += ["import importlib.machinery", "import importlib.util"]
-    standard = sorted(set(standard))
+        standard |= {"import importlib.machinery", "import importlib.util"}
+    standard_lines = sorted(standard)
     if "OrderedDict" in used:
-        standard.append(_WORDS["OrderedDict"])
-    third = [_WORDS["np"]] if "np" in used else []
-    deep = {name.rpartition(".")[0] for name in written if name.startswith(_NOT_LOADED)}
-    third += [f"import {module}" for module in sorted(deep)]
-    if "torch" in used:
-        third.append("import torch")
-    froms = [_WORDS["nn"]] if "nn" in used else []
-    if "F" in used:
-        froms.append("from torch.nn import functional as F")
+        standard_lines.append("from collections import OrderedDict")
+    modules = {name.rpartition(".")[0] for name in names if name.startswith(_NOT_LOADED)}
+    third_party = ["import numpy as np"] if "np" in used else []
+    third_party += [f"import {module}" for module in sorted(modules)]
+    third_party += ["import torch"] if "torch" in used else []
+    froms = ["from torch import nn"] if "nn" in used else []
+    froms += ["from torch.nn import functional as F"] if "F" in used else []
     guarded: list[str] = []
-    lines_before = bool(standard or third or froms)
-    for module, names in sorted(froms_safe.items()):
-        sure = [item for item in names if not _may_be_gone(module, item[0])]
-        listed = [n if n == ident else f"{n} as {ident}" for n, ident in sorted(sure)]
-        froms += _from(module, listed) if sure else []
-        for name, ident in sorted(set(names) - set(sure)):
-            line = f"from {module} import {name}" + (f" as {ident}" if name != ident else "")
+    has_lines = bool(standard_lines or third_party or froms)
+    for module, pairs in sorted(imports.imported_names.items()) if imports is not None else ():
+        # Private names come and go between versions of torch.
+        private = [pair for pair in pairs if pair[0].startswith("_") or "._" in module]
+        public = sorted(set(pairs) - set(private))
+        if public:
+            texts = [n if n == ident else f"{n} as {ident}" for n, ident in public]
+            froms.append("\n".join(from_import(f"from {module} import", texts)))
+        for name, ident in sorted(private):
+            text = name if name == ident else f"{name} as {ident}"
             guarded += [
-                *([""] if lines_before or guarded else []),
+                *([""] if has_lines or guarded else []),
                 "try:",
-                f"    {line}",
+                f"    from {module} import {text}",
                 "except ImportError:",
                 f"    {ident} = None",
             ]
-    third = sorted(third, key=lambda line: line.split()[1]) + sorted(froms, key=_from_key)
-    groups = [group for group in (standard, third) if group]
-    lines: list[str] = []
-    for group in groups:
-        lines += ([""] if lines else []) + group
-    return [*lines, *guarded] or ["# nothing to import"]
+    third_party.sort(key=lambda line: line.split()[1])
+    third_party += sorted(froms, key=lambda line: line.split()[1])
+    separator = [""] if standard_lines and third_party else []
+    return [*standard_lines, *separator, *third_party, *guarded]
 
 
-def _may_be_gone(module: str, name: str) -> bool:
-    """Whether another version of torch may lack it: what is private comes and goes."""
-    return name.startswith("_") or "._" in module
-
-
-def _from(module: str, names: list[str]) -> list[str]:
-    line = f"from {module} import {', '.join(names)}"
-    if len(line) <= 88:
+def from_import(head: str, names: list[str], max_names: int = 1_000) -> list[str]:
+    """Return `head names`, in parentheses if that is too long for a line."""
+    line = f"{head} {', '.join(names)}"
+    if len(line) <= WIDTH and len(names) < max_names:
         return [line]
-    return ["\n".join([f"from {module} import (", *[f"    {name}," for name in names], ")"])]
-
-
-def _from_key(line: str) -> str:
-    return line.split()[1]
-
-
-_NOT_LOADED = ("torch.ao.",)
-"""What `import torch` does not load."""
-
-
-__all__ = ["NONE", "Set", "stub_source"]
+    return [f"{head} (", *[f"    {name}," for name in names], ")"]

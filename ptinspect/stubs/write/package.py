@@ -1,238 +1,268 @@
-"""A stub as a package: one file per original module, `models/yolo.py`.
+"""Write a stub as a package, with one file for each original module: `models/yolo.py`.
 
-The package itself, imported by its name, defines and registers all, as a stub in one file does.
+Importing the package defines and registers everything, like a stub that is a single file.
 """
 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
 
 from ptinspect.atomic_file import already_exists_error, atomic_folder
 from ptinspect.errors import PtInspectError
-from ptinspect.stubs.expr.identifiers import RESERVED, plain, prose
-from ptinspect.stubs.expr.nodes import laid_out
+from ptinspect.stubs.collect.classes import Definition
+from ptinspect.stubs.expr.literals import RESERVED, is_identifier, prose
+from ptinspect.stubs.expr.nodes import Expr, Source, names_in
+from ptinspect.stubs.expr.torch_calls import ASSEMBLED
+from ptinspect.stubs.infer.constructors import InferredClass
 from ptinspect.stubs.write.module import (
-    ASSEMBLED,
-    RESULT,
-    ending,
+    StubContent,
     export_key,
-    framed,
-    imports_of,
-    nested_lines,
+    from_import,
+    write_ending,
+    write_file,
+    write_imports,
+    write_nested_names,
+    write_part,
 )
-from ptinspect.stubs.write.select_class import lines_of, names_in
+from ptinspect.stubs.write.runtime_templates import ASSEMBLED_FUNCTION, RESULT_CLASS
 
-if TYPE_CHECKING:
-    from ptinspect.stubs.build import Work
-    from ptinspect.stubs.collect.classes import Plan
+ModulePath = tuple[str, ...]
+"""Folders and name of a module, below the package."""
 
-_WINDOWS = frozenset({"con", "prn", "aux", "nul"})
+_WINDOWS_DEVICES = frozenset({"con", "prn", "aux", "nul"})
+_WRITTEN_BY_US = (b"written by ptinspect", b'"""Parts that nest', b'"""What the classes here share')
+MAX_MODULE_DEPTH = 20
+MAX_NAMES_PER_LINE = 20
 
 
+@dataclass(slots=True)
 class _Module:
-    """A file: where it lies (folders and name), its lines, and what it defines."""
+    """A file of the package.
 
-    def __init__(self, path: tuple[str, ...], title: str) -> None:
-        self.path = path
-        self.title = title
-        self.lines: list[str] = []
-        self.idents: list[str] = []
-        self.plans: list[Plan] = []
-        self.needs: dict[tuple[str, ...], list[str]] = {}
-        self.package = False
-        self.noqa = False
+    Attributes:
+        idents: names that it defines.
+        needs: names that it imports, by the module that defines them.
+        is_package: there are modules below it.
+    """
+
+    path: ModulePath
+    title: str
+    source: Source = field(default_factory=Source)
+    idents: list[str] = field(default_factory=list)
+    definitions: list[Definition] = field(default_factory=list)
+    needs: dict[ModulePath, list[str]] = field(default_factory=dict)
+    is_package: bool = False
+
+    @property
+    def has_recorded_source(self) -> bool:
+        return any(item.recorded is not None and item.recorded.lines for item in self.definitions)
 
 
-def package_files(work: Work) -> dict[str, str]:
-    """Text by path within the package, `/` between folders."""
-    modules = _modules(work)
+def package_files(content: StubContent) -> dict[str, str]:
+    """Return the text of each file by its path in the package, with `/` between folders."""
+    modules = _modules(content)
     homes = {ident: path for path, module in modules.items() for ident in module.idents}
     for module in modules.values():
-        for name in names_in(module.lines):
-            if name in homes and homes[name] != module.path:
+        for name in sorted(_first_names(module.source)):
+            if homes.get(name, module.path) != module.path:
                 module.needs.setdefault(homes[name], []).append(name)
-    reach = _reached(modules)
-    files = {"__init__.py": framed(work, ending(work, False), _root_imports(work, modules, homes))}
+    reachable = {path: _reachable(path, modules) for path in modules}
+    ending = write_ending(content)
+    used = _first_names(ending) | {definition.ident for definition in content.definitions}
+    root_imports: list[str] = []
+    for path in sorted(modules):
+        names = [ident for ident in modules[path].idents if ident in used]
+        root_imports += _relative_import(None, path, names) if names else []
+    files = {"__init__.py": write_file(content, ending, root_imports)}
     for path, module in modules.items():
         for end in range(1, len(path)):
             files.setdefault("/".join((*path[:end], "__init__.py")), "")
-        name = "/".join((*path, "__init__")) if module.package else "/".join(path)
-        files[f"{name}.py"] = _text(work, module, modules, reach)
+        name = "/".join((*path, "__init__")) if module.is_package else "/".join(path)
+        files[f"{name}.py"] = _file_text(content, module, reachable)
     return files
 
 
-def _modules(work: Work) -> dict[tuple[str, ...], _Module]:
-    paths = _Paths({plan.ident for plan in work.plans})
-    made: dict[tuple[str, ...], _Module] = {}
-    for plan in work.in_order:
-        path = paths.of(plan.module)
-        title = f"Classes of {prose(plan.module)}, written by ptinspect from the file alone."
-        module = made.setdefault(path, _Module(path, title))
-        module.lines += ["", "", *lines_of(work, plan)]
-        module.plans.append(plan)
-        module.idents.append(plan.ident)
-        module.noqa = module.noqa or bool(plan.recovered or (plan.traced and plan.traced.lines))
-    parts = [line for name, expr in work.parts
-             for line in ("", "", f"def {name}():", *laid_out("return ", expr, "", 4))]  # fmt: skip
-    if parts:
-        home = made[paths.own("_parts")] = _Module(paths.own("_parts"), "Parts that nest deep.")
-        home.lines, home.idents = parts, [name for name, _ in work.parts]
-    written = "\n".join(line for module in made.values() for line in module.lines)
-    written += work.root.text
-    for name, text in (("_assembled", ASSEMBLED), ("_Result", RESULT)):
-        if f"{name}(" in written:
-            path = paths.own("_support")
-            home = made.setdefault(path, _Module(path, "What the classes here share."))
-            home.lines += ["", *text.rstrip().split("\n")]
-            home.idents.append(name)
-    for path in made:
-        made[path].package = any(other[: len(path)] == path and other != path for other in made)
-    return made
+def _first_names(source: Source) -> set[str]:
+    return {name.partition(".")[0] for name in source.names}
 
 
-class _Paths:
-    """Files for modules: a file system's names, none twice, whatever a module is called. A module
-    is an attribute of its package, and must not be one that the package has: `torch`, a class."""
+def _modules(content: StubContent) -> dict[ModulePath, _Module]:
+    paths = _ModulePaths({definition.ident for definition in content.definitions})
+    modules: dict[ModulePath, _Module] = {}
+    for definition in content.leaves_first:
+        path = paths.path_of(definition.module)
+        title = f"Classes of {prose(definition.module)}, written by ptinspect from the file alone."
+        module = modules.setdefault(path, _Module(path, title))
+        module.definitions.append(definition)
+        module.idents.append(definition.ident)
+    for module in modules.values():
+        module.source = _definitions_source(content, module)
+    if content.parts:
+        path = paths.own_path("_parts")
+        module = modules[path] = _Module(path, "Parts that nest deep.")
+        module.idents = list(content.parts)
+        for name, expr in content.parts.items():
+            module.source.extend(write_part(name, expr))
+    names = names_in(content.root).union(*(module.source.names for module in modules.values()))
+    for name, template in ((ASSEMBLED, ASSEMBLED_FUNCTION), ("_Result", RESULT_CLASS)):
+        if name in names:
+            path = paths.own_path("_support")
+            module = modules.setdefault(path, _Module(path, "What the classes here share."))
+            module.source.extend(template)
+            module.idents.append(name)
+    for path in modules:
+        modules[path].is_package = any(
+            other[: len(path)] == path and other != path for other in modules
+        )
+    return modules
+
+
+def _definitions_source(content: StubContent, module: _Module) -> Source:
+    source = Source()
+    for definition in module.definitions:
+        source.add("", "")
+        source.extend(content.source_of(definition))
+    return source
+
+
+class _ModulePaths:
+    """Gives each module a path of its own, with names that every file system accepts.
+
+    A module is an attribute of its package, and must not replace one that the package has, such as
+    `torch` or a class.
+    """
 
     def __init__(self, idents: set[str]) -> None:
-        self._idents = idents | RESERVED
-        self._known: dict[str, tuple[str, ...]] = {}
-        self._taken: dict[tuple[tuple[str, ...], str], str] = {}
+        self._reserved = idents | RESERVED
+        self._paths: dict[str, ModulePath] = {}
+        self._parts: dict[tuple[ModulePath, str], str] = {}
 
-    def of(self, module: str) -> tuple[str, ...]:
-        """Folders and name."""
-        if module not in self._known:
-            path: tuple[str, ...] = ()
-            for part in module.split(".")[:20]:
+    def path_of(self, module: str) -> ModulePath:
+        """Return the path for a module of the file."""
+        if module not in self._paths:
+            path: ModulePath = ()
+            for part in module.split(".")[:MAX_MODULE_DEPTH]:
                 path = (*path, self._part(path, part))
-            while path in self._known.values():
+            while path in self._paths.values():
                 path = (*path[:-1], f"{path[-1]}_")
-            self._known[module] = path
-        return self._known[module]
+            self._paths[module] = path
+        return self._paths[module]
 
-    def own(self, name: str) -> tuple[str, ...]:
-        """A module of the package's own, under a name that none of the file's has."""
+    def own_path(self, name: str) -> ModulePath:
+        """Return the path for a module that only the package has."""
         key = f"\0{name}"
-        if key not in self._known:
-            while any(path[0].lower() == name for path in self._known.values()):
+        if key not in self._paths:
+            while any(path[0].lower() == name for path in self._paths.values()):
                 name += "_"
-            self._known[key] = (name,)
-        return self._known[key]
+            self._paths[key] = (name,)
+        return self._paths[key]
 
-    def _part(self, folder: tuple[str, ...], part: str) -> str:
+    def _part(self, folder: ModulePath, part: str) -> str:
         name = part.strip("_") if part.startswith("__") else part
-        if not (plain(name) and name.isascii() and len(name) <= 60):
+        if not (is_identifier(name) and name.isascii() and len(name) <= 60):
             name = "".join(char if char.isascii() and char.isalnum() else "_" for char in name)
             name = f"m_{name[:50]}"
-        if name.lower() in _WINDOWS or name in self._idents:
+        if name.lower() in _WINDOWS_DEVICES or name in self._reserved:
             name += "_"
-        while self._taken.setdefault((folder, name.lower()), part) != part:
+        while self._parts.setdefault((folder, name.lower()), part) != part:
             name += "_"
         return name
 
 
-def _reached(
-    modules: dict[tuple[str, ...], _Module],
-) -> dict[tuple[str, ...], set[tuple[str, ...]]]:
-    """Which modules are imported, in the end, when one is; its packages before it."""
-    made = {}
-    for start in modules:
-        seen: set[tuple[str, ...]] = set()
-        todo = list(_imported(start, modules))
-        while todo:
-            path = todo.pop()
-            if path not in seen:
-                seen.add(path)
-                todo += _imported(path, modules)
-        made[start] = seen
-    return made
+def _reachable(start: ModulePath, modules: dict[ModulePath, _Module]) -> set[ModulePath]:
+    """Return the modules that are imported, directly or not, when a module is."""
+    reachable: set[ModulePath] = set()
+    stack = [start]
+    while stack:
+        path = stack.pop()
+        outer = [path[:end] for end in range(1, len(path)) if path[:end] in modules]
+        for imported in (*modules[path].needs, *outer):
+            if imported not in reachable:
+                reachable.add(imported)
+                stack.append(imported)
+    return reachable
 
 
-def _imported(
-    path: tuple[str, ...], modules: dict[tuple[str, ...], _Module]
-) -> list[tuple[str, ...]]:
-    outer = [path[:end] for end in range(1, len(path)) if path[:end] in modules]
-    return [*modules[path].needs, *outer]
+def _relative_import(module: _Module | None, path: ModulePath, names: list[str]) -> list[str]:
+    """Return `from ..models.common import Conv`; without a module, for the package itself."""
+
+    def key(name: str) -> tuple[int, list[tuple[int, int, str]], str]:
+        # isort's order of names from one module: constants, classes, the rest, in any case.
+        return export_key(name)[0], export_key(name.lower())[1], name
+
+    depth = 0 if module is None else len(module.path) - (not module.is_package)
+    head = f"from {'.' * (depth + 1)}{'.'.join(path)} import"
+    return from_import(head, sorted(names, key=key), MAX_NAMES_PER_LINE)
 
 
-def _from(module: _Module | None, path: tuple[str, ...], names: list[str]) -> list[str]:
-    """`from ..models.common import Conv`."""
-    depth = 0 if module is None else len(module.path) - (not module.package)
-    head = f"from {'.' * (depth + 1)}{'.'.join(path)} import "
-    names = sorted(names, key=_import_key)
-    line = head + ", ".join(names)
-    if len(line) <= 88 and len(names) < 20:
-        return [line]
-    return [f"{head}(", *[f"    {name}," for name in names], ")"]
-
-
-def _import_key(name: str) -> tuple[int, list[tuple[int, int, str]], str]:
-    """isort's order of what one module gives: constants, classes, the rest; whatever the case."""
-    group, _ = export_key(name)
-    return group, export_key(name.lower())[1], name
-
-
-def _root_imports(
-    work: Work, modules: dict[tuple[str, ...], _Module], homes: dict[str, tuple[str, ...]]
-) -> list[str]:
-    used = {*names_in(ending(work, False)), *(plan.ident for plan in work.plans)}
-    lines: list[str] = []
-    for path in sorted(modules):
-        names = [ident for ident in modules[path].idents if ident in used and homes[ident] == path]
-        lines += _from(None, path, names) if names else []
-    return lines
-
-
-def _text(
-    work: Work,
-    module: _Module,
-    modules: dict[tuple[str, ...], _Module],
-    reach: dict[tuple[str, ...], set[tuple[str, ...]]],
+def _file_text(
+    content: StubContent, module: _Module, reachable: dict[ModulePath, set[ModulePath]]
 ) -> str:
-    """One file. What needs this module in turn is imported at its end."""
+    """Return the text of one file. Imports that lead back to the file are at its end."""
     first: list[str] = []
     last: list[str] = []
+    late_names: set[str] = set()
     for path, names in sorted(module.needs.items()):
-        if module.path in reach[path] or path[: len(module.path)] == module.path:
-            _late(work, module, names)
-            last += _from(module, path, names)
+        if module.path in reachable[path] or path[: len(module.path)] == module.path:
+            late_names.update(names)
+            last += _relative_import(module, path, names)
         else:
-            first += _from(module, path, names)
-    imports = imports_of(work, "\n".join(module.lines), False)
-    imports = [] if imports[0].startswith("#") else imports
-    head = [f'"""{module.title}"""', *(["# ruff: noqa"] if module.noqa else [])]
+            first += _relative_import(module, path, names)
+    source = _move_defaults_into_bodies(content, module, late_names)
+    imports = write_imports(source.names)
+    lines = [f'"""{module.title}"""', *(["# ruff: noqa"] if module.has_recorded_source else [])]
     for group in (imports, first):
-        head += ["", *group] if group else []
-    body = module.lines if module.lines[:2] == ["", ""] else ["", *module.lines]
-    body = [*body, *nested_lines(work, module.plans)]
-    lines = [*head, *body, *(["", "", *last] if last else [])]
+        lines += ["", *group] if group else []
+    lines += source.lines
+    lines += write_nested_names(content, module.definitions).lines
+    lines += ["", "", *last] if last else []
     return "\n".join(lines).rstrip("\n") + "\n"
 
 
-def _late(work: Work, module: _Module, names: list[str]) -> None:
-    """Defaults of arguments are there before a module's last lines are read: those that need
-    what is imported there are made when the constructor is called."""
-    solved = [work.solved[plan.path] for plan in module.plans if plan.path in work.solved]
-    changed = False
-    for one in solved:
-        for at, argument in enumerate(one.arguments):
-            default = argument.default
-            if default is None or argument.late or not {*names_in([default.text])} & {*names}:
-                continue
-            one.arguments[at] = argument._replace(late=True)
-            changed = True
-    if changed:
-        module.lines = [line for plan in module.plans for line in ("", "", *lines_of(work, plan))]
+def _move_defaults_into_bodies(
+    content: StubContent, module: _Module, late_names: set[str]
+) -> Source:
+    """Return the module's source, with defaults that need late imports created in constructors.
+
+    Defaults in a signature are evaluated before the last lines of the file.
+    """
+    changed: dict[str, InferredClass] = {}
+    for definition in module.definitions if late_names else ():
+        inferred = content.classes.get(definition.path)
+        if inferred is None:
+            continue
+        parameters = [
+            parameter._replace(
+                default_in_body=parameter.default_in_body
+                or (parameter.default is not None and _reads(parameter.default, late_names))
+            )
+            for parameter in inferred.parameters
+        ]
+        if parameters != inferred.parameters:
+            changed[definition.path] = replace(inferred, parameters=parameters)
+    if not changed:
+        return module.source
+    return _definitions_source(replace(content, classes=content.classes | changed), module)
 
 
-# --- the folder
+def _reads(expr: Expr, names: set[str]) -> bool:
+    return any(name.partition(".")[0] in names for name in names_in(expr))
+
+
+# The folder
 
 
 def write_package(files: dict[str, str], folder: str, force: bool = False) -> None:
-    """The folder appears whole or not at all. PtInspectError where it exists; with `force` it
-    is replaced, if nothing is in it but what ptinspect wrote."""
-    ready(folder, force)
+    """Write the folder whole or not at all.
+
+    Args:
+        force: whether an existing folder is replaced if it contains only what ptinspect wrote.
+
+    Raises:
+        PtInspectError: the folder cannot be written; see also `check_target_folder`.
+    """
+    check_target_folder(folder, force)
     with atomic_folder(folder) as temporary:
         for name, text in files.items():
             path = os.path.join(temporary, *name.split("/"))
@@ -243,34 +273,32 @@ def write_package(files: dict[str, str], folder: str, force: bool = False) -> No
                 os.fsync(file.fileno())
 
 
-def ready(folder: str, force: bool) -> None:
-    """Whether a package may be written there."""
+def check_target_folder(folder: str, force: bool) -> None:
+    """Raise PtInspectError if a package may not be written to a folder."""
     target = os.path.realpath(folder)
-    name = os.path.basename(target)
-    if not plain(name):
-        hint = "letters, digits and _: such as model_def"
+    if not is_identifier(os.path.basename(target)):
+        hint = "use letters, digits and _, for example model_def"
         raise PtInspectError("Python cannot import a package of that name", path=folder, hint=hint)
     if not os.path.isdir(os.path.dirname(target)):
-        raise PtInspectError("the folder that it would lie in does not exist", path=folder)
+        raise PtInspectError("the parent folder does not exist", path=folder)
     if not os.path.lexists(target):
         return
     if not force:
         raise already_exists_error(folder)
     if not os.path.isdir(target):
-        raise PtInspectError("it is no folder", path=folder)
-    for place, folders, names in os.walk(target):
-        folders[:] = [one for one in folders if one != "__pycache__"]
-        for one in names:
-            path = os.path.join(place, one)
-            if not _ours(path):
-                hint = "take it away, or name another folder"
-                raise PtInspectError("ptinspect did not write it", path=path, hint=hint)
+        raise PtInspectError("not a folder", path=folder)
+    for parent, folders, names in os.walk(target):
+        folders[:] = [name for name in folders if name != "__pycache__"]
+        for name in names:
+            path = os.path.join(parent, name)
+            if not _is_written_by_us(path):
+                hint = "remove it, or choose another folder"
+                raise PtInspectError("not written by ptinspect", path=path, hint=hint)
 
 
-def _ours(path: str) -> bool:
+def _is_written_by_us(path: str) -> bool:
     if not path.endswith(".py") or os.path.islink(path):
         return False
     with open(path, "rb") as file:
         head = file.read(1_000)
-    known = (b"written by ptinspect", b'"""Parts that nest', b'"""What the classes here share')
-    return not head or any(text in head for text in known)
+    return not head or any(text in head for text in _WRITTEN_BY_US)

@@ -1,12 +1,65 @@
-"""What a stub does when it is imported: its names become findable where pickle looks for them.
+"""Code that is part of the stub, which runs without ptinspect.
 
-The texts below are part of each stub, which runs by itself: the shorter one where all names are
-`__main__`'s, the longer where modules may be missing.
+On import a stub makes its names findable where pickle looks for them. `REGISTER_MAIN` suffices if
+all names are in `__main__`; `REGISTER_ANYWHERE` also supplies modules that are not installed.
 """
 
 from __future__ import annotations
 
-MAIN = '''
+from ptinspect.stubs.expr.nodes import Source
+
+
+def _template(text: str, *names: str) -> Source:
+    """Return source that reads some names, after two empty lines."""
+    return Source(["", *text.rstrip().split("\n")], names)
+
+
+ASSEMBLED_FUNCTION = _template(
+    '''
+def _assembled(kind, attributes=(), parameters=(), buffers=(), children=()):
+    """A module put together from its parts, where no constructor makes it so."""
+    made = kind.__new__(kind)
+    nn.Module.__init__(made)
+    vars(made).update(attributes)
+    made._parameters.update(parameters)
+    made._buffers.update(buffers)
+    made._modules.update(children)
+    return made
+''',
+    "nn",
+)
+
+RESULT_CLASS = _template('''
+class _Result:
+    """What a function returns that the file does not record; it keeps what it is given."""
+
+    def __init__(self, function, *args, **kwargs):
+        self.function, self.args, self.kwargs = function, args, kwargs
+        self.items, self.pairs = [], {}
+
+    def __setstate__(self, state):
+        self.state = state
+
+    def __setitem__(self, key, value):
+        self.pairs[key] = value
+
+    def append(self, item):
+        self.items.append(item)
+
+    extend = add = append
+''')
+
+REACH_FUNCTION = _template('''
+def _reach(thing, name):
+    """Stands in for getattr under weights_only: it reaches what this file reaches."""
+    for owner, names in _REACHED:
+        if (thing is owner or type(thing) is owner) and name in names:
+            return getattr(thing, name)
+    raise AttributeError(f"this file does not reach {name!r}")
+''')
+
+REGISTER_MAIN = _template(
+    '''
 def _register(thing, module, name):
     """Lets pickle find `thing` as `module.name`, unless there is one already."""
     top, _, inner = name.rpartition(".")
@@ -17,9 +70,12 @@ def _register(thing, module, name):
     if name not in vars(home) or name in vars(home).get("__stubbed__", ()):
         setattr(home, name, thing)
         vars(home).setdefault("__stubbed__", set()).add(name)
-'''
+''',
+    "sys",
+)
 
-ANYWHERE = '''
+REGISTER_ANYWHERE = _template(
+    '''
 class _Finder:
     """Supplies the modules that are not installed, and the names that modules lack."""
 
@@ -124,4 +180,8 @@ def _register(thing, module, name):
     thing.__module__, thing.__qualname__, thing.__name__ = module, name, inner
     if not top:
         _finder.add(thing, module, name)
-'''
+''',
+    "sys",
+    "types",
+    "importlib",
+)

@@ -1,0 +1,334 @@
+"""Modules of torch.nn as constructor calls: `nn.Linear(in_features=2, out_features=1)`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from ptinspect.document.modules import BUFFERS, MODULES, PARAMETERS, Module, module_of
+from ptinspect.pickling.pyobjects import as_mapping, attributes_of
+from ptinspect.pickling.values import Call, Value
+from ptinspect.stubs.expr.literals import literal, string, tensor_values, zeros
+from ptinspect.stubs.expr.nodes import (
+    FALSE,
+    NONE,
+    TRUE,
+    UNSOLVED,
+    Argument,
+    CallExpr,
+    DictExpr,
+    Expr,
+    Literal,
+    ModuleContainer,
+    Name,
+    Sequence,
+)
+from ptinspect.stubs.expr.torch_shapes import CHILDREN, SHAPES, Shapes, argument_values
+from ptinspect.torchnn import MISSING, ModuleClass, lookup
+from ptinspect.torchnn import Name as SourceName
+
+if TYPE_CHECKING:
+    from ptinspect.document.tensor import Tensor
+
+    ExprOf = Callable[[Value], Expr]
+    TensorOf = Callable[[Value], Tensor | None]
+
+NN = "torch.nn.modules."
+ASSEMBLED = "_assembled"
+"""The stub's function that puts a module together from its parts, without a constructor."""
+CODERS = ("TransformerEncoder", "TransformerDecoder")
+_WRAPPERS = {
+    "torch.nn.parallel.data_parallel.DataParallel": ("module", "nn.DataParallel"),
+    "torch.optim.swa_utils.AveragedModel": ("module", "torch.optim.swa_utils.AveragedModel"),
+    "torch._dynamo.eval_frame.OptimizedModule": ("_orig_mod", "torch.compile"),
+}
+_QUANTIZED = ("torch.ao.quantization.", "torch.quantization.")
+MODULE_METHODS = frozenset(
+    (  # noqa: SIM905
+        "add_module apply bfloat16 buffers call_super_init children clear compile copy cpu cuda"
+        " double dump_patches eval extra_repr float forward get_buffer get_extra_state"
+        " get_parameter get_submodule half insert ipu items keys load_state_dict modules mtia"
+        " named_buffers named_children named_modules named_parameters parameters pop popitem"
+        " register_backward_hook register_buffer register_forward_hook register_forward_pre_hook"
+        " register_full_backward_hook register_full_backward_pre_hook"
+        " register_load_state_dict_post_hook register_load_state_dict_pre_hook register_module"
+        " register_parameter register_state_dict_post_hook register_state_dict_pre_hook"
+        " requires_grad_ set_extra_state set_submodule setdefault share_memory state_dict to"
+        " to_empty train training type update values xpu zero_grad append extend T_destination"
+    ).split()
+)
+"""Names that nn.Module has itself: add_module and register_buffer refuse them."""
+
+
+def class_text(path: str) -> str:
+    """Return a torch class as source: `nn.Linear`, or its path if torch.nn does not export it."""
+    name = path.rpartition(".")[2]
+    if path.startswith(NN) and not name.startswith("_") and "Quantizable" not in name:
+        return f"nn.{name}"
+    return path
+
+
+def torch_module(module: Module, row: ModuleClass, expr_of: ExprOf, tensor_of: TensorOf) -> Expr:
+    """Return a module of a torch class: a constructor call, or a call that assembles it."""
+    wrapper = _WRAPPERS.get(row.path)
+    if wrapper is not None:
+        inner = dict(module.members(MODULES)).get(wrapper[0])
+        return CallExpr(wrapper[1], [(None, expr_of(inner))])
+    call: Expr | None
+    if row.name in ("Sequential", "ModuleList", "ModuleDict"):
+        call = _module_container(row, module, expr_of)
+    elif row.name in CODERS:
+        call = _transformer_coder(row, module, expr_of)
+    elif row.name in ("ParameterList", "ParameterDict"):
+        call = _parameter_container(row, module, expr_of, tensor_of)
+    elif _constructor_suffices(row, module, tensor_of):
+        call = constructor_call(row, module, expr_of)
+    else:
+        call = _normalized_weight(row, module, expr_of)
+    return call if call is not None else assemble(class_text(row.path), module, expr_of, tensor_of)
+
+
+def constructor_call(row: ModuleClass, module: Module, expr_of: ExprOf) -> CallExpr | None:
+    """Return `nn.Linear(in_features=2, out_features=1)`, without arguments equal to defaults.
+
+    Returns None if an argument is not recorded, or the constructor takes `*args`.
+    """
+    args: list[Argument] = []
+    positional = 0
+    for argument, value in row.constructor(module.attributes):
+        if value is MISSING or argument.kind in ("*", "**"):
+            return None
+        first = len(args) == positional
+        if first and argument.required and _is_printed_without_name(row, argument.name):
+            positional += 1
+        args.append((argument.name, expr_of(value)))
+    return CallExpr(class_text(row.path), args, positional, _defaults(row))
+
+
+def default_expr(value: Value) -> Expr | None:
+    """Return an argument's default as source; None if it has none or it has no literal."""
+    if value is MISSING or (isinstance(value, str) and value.startswith("=")):
+        return None
+    if isinstance(value, SourceName):
+        return Name(str(value))
+    if isinstance(value, tuple):
+        items = [literal(item) for item in value]
+        return Sequence("()", [item for item in items if item is not None])
+    return literal(value)
+
+
+_defaults_by_class: dict[str, dict[str, Expr]] = {}
+_printed_without_name: dict[tuple[str, str], bool] = {}
+
+
+def _defaults(row: ModuleClass) -> dict[str, Expr]:
+    """Return what instances store for arguments that were not passed."""
+    if row.path not in _defaults_by_class:
+        defaults = _defaults_by_class[row.path] = {}
+        for argument in row.arguments:
+            stored = argument.stored if isinstance(argument.stored, tuple) else argument.default
+            default = default_expr(stored)
+            if default is not None:
+                defaults[argument.name] = default
+    return _defaults_by_class[row.path]
+
+
+def _is_printed_without_name(row: ModuleClass, name: str) -> bool:
+    key = row.path, name
+    if key not in _printed_without_name:
+        starts = f"{{{name}}}", f"{{{name}!r}}"
+        _printed_without_name[key] = any(w.startswith(starts) for w in row.template.split())
+    return _printed_without_name[key]
+
+
+# Comparison with what a constructor creates
+
+
+def tensor_shapes(module: Module, tensor_of: TensorOf) -> Shapes:
+    """Return the shapes of the parameters and buffers below a module, by dotted name."""
+    shapes: Shapes = {}
+    for name, inner in _named_modules(module):
+        for store in (PARAMETERS, BUFFERS):
+            for key, value in inner.members(store):
+                tensor = tensor_of(value)
+                if tensor is not None:
+                    shapes[f"{name}.{key}" if name else key] = tensor.shape
+    return shapes
+
+
+def _named_modules(module: Module, limit: int = 10_000) -> Iterator[tuple[str, Module]]:
+    stack = [("", module)]
+    seen: set[int] = set()
+    while stack and len(seen) < limit:
+        name, inner = stack.pop()
+        if id(inner.call) in seen:
+            continue
+        seen.add(id(inner.call))
+        yield name, inner
+        for key, value in inner.members(MODULES):
+            child = module_of(value)
+            if child is not None:
+                stack.append((f"{name}.{key}" if name else key, child))
+
+
+def has_children_of(row: ModuleClass, module: Module, exactly: bool) -> bool:
+    """Return True if a module has the children that the constructor of a torch class creates.
+
+    Args:
+        exactly: whether it must have no other children.
+    """
+    expected = CHILDREN.get(row.name, {})
+    children = dict(module.members(MODULES))
+    if exactly and set(children) != set(expected):
+        return False
+    for key, name in expected.items():
+        child = module_of(children.get(key))
+        child_row = lookup(child.class_path) if child is not None else None
+        if child_row is None or child_row.name != name:
+            return False
+    return True
+
+
+def _constructor_suffices(row: ModuleClass, module: Module, tensor_of: TensorOf) -> bool:
+    """Return True if the constructor alone creates these tensors and these children."""
+    if not row.path.startswith(NN):
+        children = [key for key, _ in module.members(MODULES)]
+        return row.path.startswith("torch.ao.") and children in ([], ["_packed_params"])
+    if row.name.startswith("Lazy"):
+        return True
+    if not has_children_of(row, module, exactly=True):
+        return False
+    shapes, shapes_of = tensor_shapes(module, tensor_of), SHAPES.get(row.name)
+    if shapes_of is not None:
+        return shapes == shapes_of(argument_values(row, module.attributes))
+    arguments = {argument.name for argument in row.arguments}
+    return row.name not in CHILDREN and all(key in arguments for key in shapes)
+
+
+# Tensors, containers and the rest
+
+
+def parameter(tensor: Tensor) -> Expr:
+    """Return `nn.Parameter(torch.zeros(2, 3))`."""
+    if tensor.uninitialized:
+        return CallExpr("nn.parameter.UninitializedParameter")
+    args: list[Argument] = [("data", zeros(tensor))]
+    if not tensor.requires_grad:
+        args.append(("requires_grad", FALSE))
+    return CallExpr("nn.Parameter", args, 1, {"requires_grad": TRUE})
+
+
+def buffer(tensor: Tensor, persistent: bool) -> Expr:
+    """Return a tensor for a buffer, with its values if no state_dict contains them."""
+    if tensor.uninitialized:
+        return CallExpr("nn.parameter.UninitializedBuffer")
+    return zeros(tensor) if persistent else tensor_values(tensor)
+
+
+def _is_numbered(keys: list[str]) -> bool:
+    return keys == [str(index) for index in range(len(keys))]
+
+
+def _named(keys: list[str], items: list[Expr]) -> DictExpr:
+    return DictExpr([(Literal(string(key)), item) for key, item in zip(keys, items, strict=True)])
+
+
+def _module_container(row: ModuleClass, module: Module, expr_of: ExprOf) -> Expr | None:
+    """Return Sequential, ModuleList or ModuleDict with its items."""
+    children = dict(module.members(MODULES))
+    if any(module_of(value) is None for value in children.values()):
+        return None
+    if any(True for store in (PARAMETERS, BUFFERS) for _ in module.members(store)):
+        return None
+    keys, items = list(children), [expr_of(value) for value in children.values()]
+    if row.name in ("Sequential", "ModuleList") and _is_numbered(keys):
+        return ModuleContainer(f"nn.{row.name}", items, row.name == "ModuleList")
+    if row.name == "ModuleList" or not all(map(_may_add_module, keys)):
+        return None
+    content = _named(keys, items)
+    if row.name == "Sequential":
+        return CallExpr("nn.Sequential", [(None, CallExpr("OrderedDict", [(None, content)]))])
+    return CallExpr("nn.ModuleDict", [(None, content)] if keys else [])
+
+
+def _may_add_module(key: str) -> bool:
+    return bool(key) and "." not in key and key not in MODULE_METHODS and not key.startswith("_")
+
+
+def _parameter_container(
+    row: ModuleClass, module: Module, expr_of: ExprOf, tensor_of: TensorOf
+) -> Expr | None:
+    """Return ParameterList or ParameterDict if it contains only parameters."""
+    if list(module.members(BUFFERS)) or list(module.members(MODULES)):
+        return None
+    parameters = dict(module.members(PARAMETERS))
+    others = {key for key, _ in module.other_attributes()} - {"_size", "_keys"}
+    if others or any(tensor_of(value) is None for value in parameters.values()):
+        return None
+    keys, items = list(parameters), [expr_of(value) for value in parameters.values()]
+    if row.name == "ParameterDict":
+        return CallExpr("nn.ParameterDict", [(None, _named(keys, items))] if keys else [])
+    return ModuleContainer("nn.ParameterList", items, True) if _is_numbered(keys) else None
+
+
+def _transformer_coder(row: ModuleClass, module: Module, expr_of: ExprOf) -> Expr | None:
+    """Return nn.TransformerEncoder or Decoder if all its layers are equal."""
+    layers = module_of(dict(module.members(MODULES)).get("layers"))
+    if layers is None:
+        return None
+    texts = {expr_of(value).text for _, value in layers.members(MODULES)}
+    if len(texts) != 1 or UNSOLVED in texts.pop():
+        return None
+    return constructor_call(row, module, expr_of)
+
+
+def _normalized_weight(row: ModuleClass, module: Module, expr_of: ExprOf) -> Expr | None:
+    """Return `nn.utils.weight_norm(...)` or `spectral_norm(...)`, which rename the weight."""
+    parameters = {key for key, value in module.members(PARAMETERS) if value is not None}
+    buffers = {key for key, value in module.members(BUFFERS) if value is not None}
+    if {"weight_g", "weight_v"} <= parameters <= {"weight_g", "weight_v", "bias"}:
+        norm = "nn.utils.weight_norm"
+    elif "weight_orig" in parameters and {"weight_u"} <= buffers <= {"weight_u", "weight_v"}:
+        norm = "nn.utils.spectral_norm"
+    else:
+        return None
+    call = constructor_call(row, module, expr_of)
+    if call is None:
+        return None
+    dims: list[Argument] = []
+    for hook in (as_mapping(module.attributes.get("_forward_pre_hooks")) or {}).values():
+        dim = attributes_of(hook).get("dim") if isinstance(hook, Call) else None
+        if isinstance(dim, int) and dim != 0:
+            dims = [("dim", expr_of(dim))]
+    return CallExpr(norm, [(None, call), *dims])
+
+
+def assemble(kind: str, module: Module, expr_of: ExprOf, tensor_of: TensorOf) -> Expr:
+    """Return a call that puts a module together from its parts, without its constructor."""
+    args: list[Argument] = [(None, Name(kind))]
+    others: list[tuple[Expr, Expr]] = [
+        (Literal(string(key)), expr_of(value))
+        for key, value in module.other_attributes()
+        if not key.startswith("_forward")
+    ]
+    if others:
+        args.append(("attributes", DictExpr(others)))
+    left_out = module.non_persistent
+    # The repr of observers shows the values of their buffers.
+    values_are_printed = module.class_path.startswith(_QUANTIZED)
+    for name, store in (("parameters", PARAMETERS), ("buffers", BUFFERS), ("children", MODULES)):
+        pairs: list[tuple[Expr, Expr]] = []
+        for key, value in module.members(store):
+            tensor = tensor_of(value)
+            if value is None:
+                expr: Expr = NONE
+            elif store == MODULES or tensor is None:
+                expr = expr_of(value)
+            elif store == PARAMETERS:
+                expr = parameter(tensor)
+            else:
+                expr = buffer(tensor, key not in left_out and not values_are_printed)
+            pairs.append((Literal(string(key)), expr))
+        if pairs:
+            args.append((name, DictExpr(pairs)))
+    return CallExpr(ASSEMBLED, args)
