@@ -23,6 +23,9 @@ from ptinspect.document.checksums import checksum_warnings
 from ptinspect.errors import PtInspectError
 from ptinspect.limits import LIMITS, Limits
 
+_Values = tuple[bool, ValueChange | None, str | None]
+"""Whether values differ, how, and why that could not be told."""
+
 if TYPE_CHECKING:
     from os import PathLike
     from typing import BinaryIO
@@ -78,43 +81,19 @@ def _compare(
     pairs += [(rename.a, rename.b) for rename in renames]
     for rename in renames:
         del removed[rename.a], added[rename.b]
-
-    changed: list[Change] = []
-    total = sum(left[x].nbytes for x, _ in pairs)
-    done = 0
-
-    def advance(nbytes: int) -> None:
-        nonlocal done
-        done += nbytes
-        if progress is not None:
-            progress(min(done, total), total)
-
-    compared: dict[tuple[object, object], tuple[bool, ValueChange | None, str | None]] = {}
-    by_bytes = {rename.a for rename in renames if rename.evidence == "bytes"}
-    for key_a, key_b in pairs:
-        x, y = left[key_a], right[key_b]
-        identity = (x.tensor.view_key(), y.tensor.view_key())
-        if identity not in compared:  # tied weights are compared once
-            known_equal = key_a in by_bytes
-            scales = same_quantizers(x.tensor, a, y.tensor, b)
-            compared[identity] = _compare_values(x, y, tolerance, known_equal, scales, advance)
-        values_differ, values, reason = compared[identity]
-        what = _differences(x, y, a, b)
-        if values_differ:
-            what.append("values")
-        if what:
-            changed.append(_change(x, y, what, values, reason))
-    different_keys = {change.a for change in changed}
-    unchanged = sum(x == y and x not in different_keys for x, y in pairs)
-    whole = not include and not exclude
+    equal = {rename.a for rename in renames if rename.evidence == "bytes"}
+    infos = [(left[x], right[y], x in equal) for x, y in pairs]
+    changed = _changes(infos, a, b, tolerance, progress)
     different = [left[c.a].path for c in changed] + [right[c.b].path for c in changed]
     different += [info.path for info in (*removed.values(), *added.values())]
     different += [left[rename.a].path for rename in renames]
+    changed_keys = {change.a for change in changed}
+    whole = not include and not exclude
     return DiffReport(
         _side(a),
         _side(b),
         float(tolerance),
-        unchanged,
+        sum(x == y and x not in changed_keys for x, y in pairs),
         tuple(_lone(info, None) for info in added.values()),
         tuple(_lone(info, _tied_key(info, left, right)) for info in removed.values()),
         tuple(renames),
@@ -130,6 +109,36 @@ def _compare(
             *_checksum_notes("B", [right[c.b] for c in changed if "values" in c.what]),
         ),
     )
+
+
+def _changes(
+    pairs: list[tuple[TensorInfo, TensorInfo, bool]],
+    a: Document,
+    b: Document,
+    tolerance: float,
+    progress: Callable[[int, int], None] | None,
+) -> list[Change]:
+    """Compare pairs of tensors, each with whether its bytes are known to be equal."""
+    total, done = sum(x.nbytes for x, _, _ in pairs), 0
+
+    def advance(nbytes: int) -> None:
+        nonlocal done
+        done += nbytes
+        if progress is not None:
+            progress(min(done, total), total)
+
+    changes: list[Change] = []
+    compared: dict[tuple[object, object], _Values] = {}
+    for x, y, is_equal in pairs:
+        views = (x.tensor.view_key(), y.tensor.view_key())
+        if views not in compared:  # tied weights are compared once
+            same_scales = same_quantizers(x.tensor, a, y.tensor, b)
+            compared[views] = _compare_values(x, y, tolerance, is_equal, same_scales, advance)
+        differ, values, reason = compared[views]
+        what = [*_differences(x, y, a, b), *(["values"] if differ else [])]
+        if what:
+            changes.append(_change(x, y, what, values, reason))
+    return changes
 
 
 def _selected(
@@ -157,8 +166,8 @@ def _compare_values(
     known_equal: bool,
     same_scales: bool,
     advance: Callable[[int], None],
-) -> tuple[bool, ValueChange | None, str | None]:
-    """Return whether the values differ, how, and why that could not be told."""
+) -> _Values:
+    """Compare the values of two tensors, decoding them only if their bytes differ."""
     if a.shape != b.shape:
         return False, None, None
     x, y = a.tensor, b.tensor

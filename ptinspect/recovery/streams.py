@@ -26,6 +26,7 @@ from ptinspect.source.base import Source
 if TYPE_CHECKING:
     from ptinspect.formats.archive import Archive
     from ptinspect.limits import Limits
+    from ptinspect.pickling.machine import Pickled
     from ptinspect.pickling.values import Buffer
 
 
@@ -40,22 +41,11 @@ def salvage_legacy(source: Source, limits: Limits) -> Salvage:
         DamagedError: the pickles in front of the storages are lost, so nothing can be saved.
     """
     data, start, stop = source.window()
-    position = start
-    try:
-        for _ in range(3):  # magic number, protocol version, sys_info
-            pickled = run(data, position, stop=stop, limits=limits)
-            if position == start and pickled.root != MAGIC:
-                raise DamagedError("the magic number is not there")
-            position = pickled.end
-        main = run(data, position, stop=stop, limits=limits)
-        wanted = declared_storages(main)
-        keys = run(data, main.end, stop=stop, limits=limits)
-    except PtInspectError as error:
-        raise nothing_left(f"the pickle that describes the tensors: {error.message}") from error
+    main, keys = _legacy_pickles(source, limits)
+    wanted = declared_storages(main)
     names = keys.root
     if not isinstance(names, list) or not all(type(key) in (str, int) for key in names):
         raise nothing_left("the list of storages is damaged")
-    archive = SalvagedArchive(source, main, "torch-legacy", limits)
     damage: list[Damage] = []
     spans: dict[object, Span] = {}
     evidence = {str(key): Evidence(LOST, "the list of storages does not name it") for key in wanted}
@@ -65,19 +55,21 @@ def salvage_legacy(source: Source, limits: Limits) -> Salvage:
         if key not in wanted:
             damage.append(Damage("description", keys.end - start, "an unknown storage is listed"))
             break
-        name, length = str(key), wanted[key].numel * wanted[key].itemsize
+        name, numel = str(key), wanted[key].numel
+        length = numel * wanted[key].itemsize
         left = stop - position - 8
+        count = bytes(data[position : position + 8])
         if left < length:
             if not any(item.kind == "cut" for item in damage):
                 damage.append(Damage("cut", source.size, "the file is cut off"))
             have = f"{max(left, 0):,} of {length:,} bytes are there"
             evidence[name] = Evidence(LOST, f"it is cut off: {have}")
-            position += 8 + length
             previous = None
-            continue
-        count = bytes(data[position : position + 8])
-        numel = wanted[key].numel
-        if numel not in (int.from_bytes(count, "little"), int.from_bytes(count, "big")):
+        elif numel in (int.from_bytes(count, "little"), int.from_bytes(count, "big")):
+            spans[name] = Span(None, length, position + 8 - start, source.base)
+            evidence[name] = UNCHECKED
+            previous = name
+        else:
             offset = position - start
             damage.append(Damage("frame", offset, f"the count of storage {name} is wrong"))
             evidence[name] = Evidence(LOST, "the frame around its bytes is broken")
@@ -85,16 +77,30 @@ def salvage_legacy(source: Source, limits: Limits) -> Salvage:
                 evidence[previous] = Evidence(LOST, "the frame behind its bytes is broken")
                 spans.pop(previous, None)
             previous = None
-        else:
-            spans[name] = Span(None, length, position + 8 - start, source.base)
-            evidence[name] = UNCHECKED
-            previous = name
         position += 8 + length
     if position < stop and not damage:
         extra = f"{stop - position:,} bytes follow the last storage"
         damage.append(Damage("shifted", position - start, extra))
+    archive = SalvagedArchive(source, main, "torch-legacy", limits)
     archive.storages = spans
     return Salvage(archive, UNCHECKED, evidence, damage)
+
+
+def _legacy_pickles(source: Source, limits: Limits) -> tuple[Pickled, Pickled]:
+    """Return the pickle of the object and that of the list of storages."""
+    data, start, stop = source.window()
+    position = start
+    try:
+        for _ in range(3):  # magic number, protocol version, sys_info
+            pickled = run(data, position, stop=stop, limits=limits)
+            if position == start and pickled.root != MAGIC:
+                raise DamagedError("the magic number is not there")
+            position = pickled.end
+        main = run(data, position, stop=stop, limits=limits)
+        declared_storages(main)  # raises for what torch does not write
+        return main, run(data, main.end, stop=stop, limits=limits)
+    except PtInspectError as error:
+        raise nothing_left(f"the pickle that describes the tensors: {error.message}") from error
 
 
 class _ExpectedSource(Source):

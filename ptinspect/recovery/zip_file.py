@@ -112,16 +112,13 @@ def salvage_zip(source: Source, limits: Limits) -> Salvage:
     candidates: dict[str, list[Candidate]] = {}
     if directory is not None:
         for number, name in enumerate(directory.names):
-            try:
-                start = directory.start(number)
-            except PtInspectError:
-                continue  # its local header is not where the directory says
-            candidates.setdefault(name, []).append(
+            candidates[name] = [
                 Candidate(
                     name, directory.methods[number], start, directory.packed[number],
                     directory.sizes[number], directory.crcs[number],
                 )
-            )  # fmt: skip
+                for start in _starts(directory, number)
+            ]  # fmt: skip
     for candidate in local_candidates(source):
         candidates.setdefault(candidate.name, []).append(candidate)
     reader = _RecordReader(source, limits, candidates, damage)
@@ -150,6 +147,20 @@ def _directory(source: Source, limits: Limits, damage: list[Damage]) -> ZipDirec
         offset = error.where.offset if error.where is not None else None
         damage.append(Damage("directory", offset, f"the zip's directory is lost: {error.message}"))
         return None
+
+
+def _starts(directory: ZipDirectory, number: int) -> list[int]:
+    """Return where the bytes of an entry may begin.
+
+    If its local header was overwritten, they end in front of the next header, with or without a
+    data descriptor of 16 or 24 bytes; the CRC-32 tells which.
+    """
+    try:
+        return [directory.start(number)]
+    except PtInspectError:
+        end = directory.stops[number] - directory.packed[number]
+        starts = [end - descriptor for descriptor in (16, 24, 0)]
+        return [start for start in starts if start >= 0] if directory.crcs[number] else []
 
 
 def _byteorder(

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 
 from ptinspect.errors import PtInspectError  # noqa: E402
 from ptinspect.recovery import RecoveryReport, recover  # noqa: E402
+from tests.tiers import rounds  # noqa: E402
 
 SCHEMA = json.loads(files("ptinspect.recovery").joinpath("recover.schema.json").read_text("utf-8"))
 
@@ -160,13 +161,14 @@ def damages(data: bytes, kind: str, count: int) -> Iterator[bytes]:
 KINDS = ("cut", "zeroed", "overwritten", "flipped", "inserted", "missing")
 
 
+@pytest.mark.fuzz
 @pytest.mark.parametrize("kind", KINDS)
 def test_nothing_wrong_is_proved(
     kind: str, originals: dict[str, tuple[bytes, State]], tmp_path: Path
 ) -> None:
     """In a zip with CRCs: all that is saved is right, and what is wrong has a reason."""
     data, truth = originals["zip"]
-    for damaged in damages(data, kind, 40):
+    for damaged in damages(data, kind, rounds(40)):
         report, saved = recovered(damaged, tmp_path)
         for tensor in report.tensors:
             path = tuple(tensor.path)
@@ -178,6 +180,7 @@ def test_nothing_wrong_is_proved(
             assert report.damage or whole
 
 
+@pytest.mark.fuzz
 @pytest.mark.parametrize("container", WRITERS)
 def test_every_whole_tensor_of_a_cut_file_is_saved(
     container: str, originals: dict[str, tuple[bytes, State]], tmp_path: Path
@@ -189,7 +192,7 @@ def test_every_whole_tensor_of_a_cut_file_is_saved(
         for path, tensor in truth.items()
         if tensor.numel() > 8  # the bytes of small ones may occur anywhere
     }
-    step = len(data) // 100
+    step = len(data) // rounds(100)
     for cut in range(0, len(data), step):
         report, saved = recovered(data[:cut], tmp_path)
         for path, end in ends.items():
@@ -201,6 +204,7 @@ def test_every_whole_tensor_of_a_cut_file_is_saved(
             assert report.damage[0].message.startswith("nothing can be saved: ")
 
 
+@pytest.mark.fuzz
 @pytest.mark.parametrize("container", ["zip without CRCs", "legacy", "safetensors"])
 @pytest.mark.parametrize("kind", ["inserted", "missing"])
 def test_shifted_bytes_are_not_plausible_behind_a_broken_frame(
@@ -211,7 +215,7 @@ def test_shifted_bytes_are_not_plausible_behind_a_broken_frame(
     (Fewer bytes are inserted or missing than the smallest storage has.)
     """
     data, truth = originals[container]
-    for damaged in damages(data, kind, 40):
+    for damaged in damages(data, kind, rounds(40)):
         report, saved = recovered(damaged, tmp_path)
         wrong = [
             path for path, tensor in saved.items()
