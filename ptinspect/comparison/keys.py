@@ -11,7 +11,7 @@ from itertools import product
 from typing import TYPE_CHECKING
 
 from ptinspect.comparison.numbers import distance, same_bytes, sample
-from ptinspect.document.to_array import raw_blocks
+from ptinspect.document.to_array import iter_contiguous
 from ptinspect.errors import PtInspectError
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ def _kind(tensor: Tensor) -> tuple[object, ...]:
 def _first_bytes(tensor: Tensor) -> bytes | None:
     """Return a digest of the first block; None for tensors without bytes."""
     try:
-        return blake2b(next(raw_blocks(tensor), b"")).digest()
+        return blake2b(next(iter_contiguous(tensor), b"")).digest()
     except PtInspectError:
         return None
 

@@ -321,7 +321,7 @@ def _setting(document: Document, value: Value) -> Value:
     tensor = document.tensor_of(value)
     if tensor is None:
         return value
-    from ptinspect.document.numbers import number_of
+    from ptinspect.document.to_array import number_of
 
     return number_of(tensor) if tensor.numel == 1 else list(tensor.shape)
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ptinspect.document.to_array import number_blocks, quiet, raw_blocks
+from ptinspect.document.to_array import ignore_numpy_warnings, iter_contiguous, iter_numbers
 from ptinspect.errors import PtInspectError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def same_bytes(a: Tensor, b: Tensor, advance: Callable[[int], None]) -> bool:
         )
     if a.storage is None or b.storage is None:
         return a.storage is b.storage  # meta tensors have no bytes
-    for block, other in _aligned(raw_blocks(a), raw_blocks(b)):
+    for block, other in _aligned(iter_contiguous(a), iter_contiguous(b)):
         if block != other:
             return False
         advance(len(block))
@@ -112,8 +112,8 @@ def compare_numbers(
     sums = _Sums()
     itemsize = a.dtype.itemsize if a.dtype is not None else 1
     try:
-        with quiet():
-            for x, y in _aligned(number_blocks(a), number_blocks(b)):  # type: ignore[arg-type]
+        with ignore_numpy_warnings():
+            for x, y in _aligned(iter_numbers(a), iter_numbers(b)):  # type: ignore[arg-type]
                 for start in range(0, len(x), BLOCK):
                     sums.add(x[start : start + BLOCK], y[start : start + BLOCK], tolerance)
                 advance(len(x) * itemsize)
@@ -206,8 +206,8 @@ def _dot(x: Numbers, y: Numbers) -> float:
 def sample(tensor: Tensor, limit: int) -> Numbers | None:
     """Return the first `limit` numbers of a tensor as float64; None if they are not numbers."""
     try:
-        with quiet():
-            for block in number_blocks(tensor):
+        with ignore_numpy_warnings():
+            for block in iter_numbers(tensor):
                 return _as_float64(block[:limit])
     except PtInspectError:
         return None
@@ -221,7 +221,7 @@ def distance(x: Numbers, y: Numbers) -> float:
     """
     import numpy as np
 
-    with quiet():
+    with ignore_numpy_warnings():
         largest = max(_dot(np.abs(x), np.abs(x)), _dot(np.abs(y), np.abs(y)))
         gap = np.abs(x - y)
         result = math.sqrt(_dot(gap, gap) / largest) if largest > 0 else 0.0

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ptinspect.conversion.plan import Plan
     from ptinspect.conversion.targets.state_dict import Model
     from ptinspect.document import Document
-    from ptinspect.document.tensor import TensorInfo
+    from ptinspect.document.tensors import TensorInfo
     from ptinspect.pickling.pyobjects import Path
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ptinspect.display.text.escape import cut
 from ptinspect.document.tensor import Tensor
-from ptinspect.document.to_array import number_blocks, quiet, raw_blocks
+from ptinspect.document.to_array import ignore_numpy_warnings, iter_contiguous, iter_numbers
 from ptinspect.dtypes import DTYPES
 from ptinspect.errors import UnsupportedError
 
@@ -133,7 +133,7 @@ def hash_tensor(tensor: Tensor, advance: Advance) -> str:
     from hashlib import sha256
 
     digest = sha256()
-    for block in raw_blocks(tensor):
+    for block in iter_contiguous(tensor):
         digest.update(block)
         advance(len(block))
     return digest.hexdigest()
@@ -246,19 +246,19 @@ def stats_of(tensor: Tensor, advance: Advance) -> Stats:
     """
     stats = Stats()
     view, factor = _without_expansion(tensor)
-    with quiet():
+    with ignore_numpy_warnings():
         if tensor.quantizer:
             scale, zero_point = tensor.quantizer.get("scale"), tensor.quantizer.get("zero_point")
             if not isinstance(scale, float) or not isinstance(zero_point, int):
                 raise UnsupportedError(f"no statistics of {tensor.quantizer.get('qscheme')}")
-            for block in number_blocks(_stored_integers(view)):
+            for block in iter_numbers(_stored_integers(view)):
                 stats.add(block.astype("i8") - zero_point)
                 advance(block.nbytes)
             stats.scale(scale)
         elif tensor.parts:
             raise UnsupportedError(f"no statistics of the layout {tensor.layout}")
         else:
-            for block in number_blocks(view):
+            for block in iter_numbers(view):
                 stats.add(block)
                 advance(block.nbytes)
     stats.repeat(factor)

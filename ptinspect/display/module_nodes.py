@@ -8,7 +8,7 @@ from weakref import ref
 
 from ptinspect.display.text.escape import safe
 from ptinspect.document.modules import MODULES, Module, module_of
-from ptinspect.document.numbers import number_of
+from ptinspect.document.to_array import number_of
 from ptinspect.errors import PtInspectError
 from ptinspect.pickling.pyobjects import class_path, dotted
 from ptinspect.pickling.values import Call, Value

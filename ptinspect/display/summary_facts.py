@@ -248,7 +248,7 @@ def format_hyperparameter(document: Document, value: Value) -> str:
     """Return a hyper-parameter in a few words; if it is a tensor, its number."""
     tensor = document.tensor_of(value)
     if tensor is not None:
-        from ptinspect.document.numbers import number_of
+        from ptinspect.document.to_array import number_of
 
         return _number_text(number_of(tensor))
     description = describe(value)
@@ -366,7 +366,7 @@ def entry_lines(document: Document, depth: int | None) -> list[tuple[str, str]]:
 
 def _scalar_tensor_text(info: TensorInfo) -> str:
     """Return `0.0293  float32 tensor, requires grad`."""
-    from ptinspect.document.numbers import number_of
+    from ptinspect.document.to_array import number_of
     from ptinspect.errors import PtInspectError
 
     try:

@@ -12,8 +12,8 @@ from struct import pack, unpack
 from typing import TYPE_CHECKING
 
 from ptinspect.display.text.escape import safe
-from ptinspect.document.numbers import read_elements
 from ptinspect.document.tensor import Tensor
+from ptinspect.document.to_array import read_elements
 from ptinspect.dtypes import DTYPES, Number
 from ptinspect.errors import UnsupportedError
 

@@ -15,7 +15,7 @@ from ptinspect.text import join_names
 
 if TYPE_CHECKING:
     from ptinspect.document.document import Document
-    from ptinspect.document.tensor import TensorInfo
+    from ptinspect.document.tensors import TensorInfo
     from ptinspect.formats.zip.directory import ZipDirectory
 
 

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple
 
-from ptinspect.document.tensor import Tensor, TensorInfo
-from ptinspect.document.tensors import TensorReader
+from ptinspect.document.tensor import Tensor
+from ptinspect.document.tensors import TensorInfo, TensorReader
 from ptinspect.document.walk import Contents, DocumentWarning, walk
 from ptinspect.errors import PtInspectError, add_error_path
 from ptinspect.formats.detect import open_archive

@@ -7,15 +7,11 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from ptinspect.errors import DOWNLOAD_AGAIN, DamagedError, Place
-from ptinspect.pickling.pyobjects import Path, as_bytes
+from ptinspect.pickling.pyobjects import as_bytes
 from ptinspect.pickling.values import Blob, Value
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    import numpy as np
-    import numpy.typing as npt
-    import torch
 
     from ptinspect.dtypes import DType
     from ptinspect.formats.archive import Archive, Span
@@ -261,70 +257,3 @@ class Tensor:
             return (id(self),)
         place = (id(self.storage.archive), self.storage.key, self.storage.begin)
         return (*place, self.storage_offset, self.shape, self.stride, self.dtype)
-
-
-class TensorInfo:
-    """A tensor at one of its paths.
-
-    Attributes:
-        key: torch's own state_dict key, or the path joined by dots.
-        role: "parameter", "buffer", "optimizer" or "tensor".
-        persistent: False if state_dict() omits it.
-    """
-
-    __slots__ = ("key", "path", "persistent", "role", "tensor")
-
-    def __init__(self, path: Path, role: str, persistent: bool, tensor: Tensor) -> None:
-        self.path = path
-        self.key = ".".join(map(str, path)) if len(path) != 1 else str(path[0])
-        self.role = role
-        self.persistent = persistent
-        self.tensor = tensor
-
-    @property
-    def dtype(self) -> DType | None:
-        """The element type; None if only foreign code would tell."""
-        return self.tensor.dtype
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Elements per dimension; -1 is a ragged one (nested tensors)."""
-        return self.tensor.shape
-
-    @property
-    def stride(self) -> tuple[int, ...] | None:
-        """Elements from one index to the next, per dimension; None if the layout has none."""
-        return self.tensor.stride
-
-    @property
-    def device(self) -> str:
-        """As recorded: `cpu`, `cuda:0`."""
-        return self.tensor.device
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the values without gaps."""
-        return self.tensor.nbytes
-
-    def read(self) -> bytes:
-        """Return the values in C order, little-endian.
-
-        Raises:
-            UnsupportedError: a tensor of parts (sparse, nested) or without bytes (meta).
-            DamagedError: bytes are missing.
-        """
-        from ptinspect.document.to_array import contiguous
-
-        return contiguous(self.tensor)
-
-    def numpy(self) -> npt.NDArray[np.generic]:
-        """Return the values as a read-only array; UnsupportedError if numpy lacks the dtype."""
-        from ptinspect.document.to_array import to_numpy
-
-        return to_numpy(self.tensor)
-
-    def torch(self) -> torch.Tensor:
-        """Return the values as a CPU tensor; UnsupportedError if torch is not installed."""
-        from ptinspect.document.to_array import to_torch
-
-        return to_torch(self.tensor)

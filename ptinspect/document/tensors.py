@@ -1,4 +1,4 @@
-"""Read the tensors of an archive: unwrap parameters and subclasses, then read the inner call."""
+"""The tensors of an archive: unwraps parameters and subclasses, then reads the inner call."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from ptinspect.document.tensor_readers import (
     legacy_object,
     tar_tensor,
 )
+from ptinspect.document.to_array import contiguous, to_numpy, to_torch
 from ptinspect.dtypes import dtype_of_class
 from ptinspect.errors import LimitError, Place
 from ptinspect.pickling.pyobjects import (
+    Path,
     as_bytes,
     as_mapping,
     attributes_of,
@@ -26,6 +28,10 @@ from ptinspect.pickling.values import Blob, Call, Global, PersistentId, TensorCa
 from ptinspect.source.base import MemorySource
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    import torch
+
     from ptinspect.dtypes import DType
     from ptinspect.formats.archive import Archive
     from ptinspect.limits import Limits
@@ -34,6 +40,67 @@ if TYPE_CHECKING:
 _MAX_WRAPPERS = 8
 
 _FROM_BYTES = {"torch.storage._load_from_bytes", "torch._utils._load_from_bytes"}
+
+
+class TensorInfo:
+    """A tensor at one of its paths.
+
+    Attributes:
+        key: torch's own state_dict key, or the path joined by dots.
+        role: "parameter", "buffer", "optimizer" or "tensor".
+        persistent: False if state_dict() omits it.
+    """
+
+    __slots__ = ("key", "path", "persistent", "role", "tensor")
+
+    def __init__(self, path: Path, role: str, persistent: bool, tensor: Tensor) -> None:
+        self.path = path
+        self.key = ".".join(map(str, path)) if len(path) != 1 else str(path[0])
+        self.role = role
+        self.persistent = persistent
+        self.tensor = tensor
+
+    @property
+    def dtype(self) -> DType | None:
+        """The element type; None if only foreign code would tell."""
+        return self.tensor.dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Elements per dimension; -1 is a ragged one (nested tensors)."""
+        return self.tensor.shape
+
+    @property
+    def stride(self) -> tuple[int, ...] | None:
+        """Elements from one index to the next, per dimension; None if the layout has none."""
+        return self.tensor.stride
+
+    @property
+    def device(self) -> str:
+        """As recorded: `cpu`, `cuda:0`."""
+        return self.tensor.device
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the values without gaps."""
+        return self.tensor.nbytes
+
+    def read(self) -> bytes:
+        """Return the values in C order, little-endian.
+
+        Raises:
+            UnsupportedError: a tensor of parts (sparse, nested) or without bytes (meta).
+            DamagedError: bytes are missing.
+        """
+        return contiguous(self.tensor)
+
+    def numpy(self) -> npt.NDArray[np.generic]:
+        """Return the values as a read-only array; UnsupportedError if numpy lacks the dtype."""
+        return to_numpy(self.tensor)
+
+    def torch(self) -> torch.Tensor:
+        """Return the values as a CPU tensor; UnsupportedError if torch is not installed."""
+        return to_torch(self.tensor)
 
 
 class TensorReader:

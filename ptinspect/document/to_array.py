@@ -1,15 +1,17 @@
-"""To numpy and torch: the one place of the light part that imports them.
+"""Read a tensor's elements: as bytes in C order, numbers, numpy arrays or a torch tensor.
 
-A tensor's bytes are gathered from its storage by shape and stride, brought to this machine's
-byte order, and handed on as an array or tensor.
+This is the one module below `proofs` that imports torch, and it imports numpy only when a function
+needs it.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ptinspect.document.tensor import Storage, Tensor
+from ptinspect.dtypes import DType, Number, can_decode, decoder
 from ptinspect.errors import DamagedError, Place, UnsupportedError
 
 if TYPE_CHECKING:
@@ -19,96 +21,187 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import torch
 
-    from ptinspect.document.tensor import Storage, Tensor
-    from ptinspect.dtypes import DType
+BLOCK = 1 << 20
+"""Bytes of a tensor that are in memory at once while it is streamed."""
+
+MAX_COPIED = 64 << 20
+"""Bytes of a storage that are copied into memory for a view with gaps; a larger one is mapped."""
+
+MAX_REPEATED = 1 << 30
+"""Bytes that a view which repeats its storage's bytes (`expand`) may have if it is streamed."""
+
+MAX_REPEATED_IN_MEMORY = 1 << 28
+
+MAX_GAP = 4096
+"""Bytes between two elements that are read along rather than skipped with a second read."""
+
+_ML_DTYPES = frozenset(
+    (
+        "bfloat16", "float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz",
+        "float8_e8m0fnu",
+    )
+)  # fmt: skip
+
+
+# All elements
 
 
 def contiguous(tensor: Tensor) -> bytes:
-    """The elements in C order, little-endian, as the logical values (conj and neg applied); of a
-    packed type the bytes that hold them.
+    """Return the elements in C order, little-endian, with the conj and neg bits applied.
 
-    UnsupportedError for a tensor of parts, for one without bytes (meta), and for a view that
-    repeats a few bytes endlessly; DamagedError where the storage is too short.
+    Of a packed type these are the bytes that contain the elements.
+
+    Raises:
+        UnsupportedError: a tensor of parts, one without bytes (meta), or a view that repeats a few
+            bytes endlessly.
+        DamagedError: the storage is too short.
     """
     dtype, storage = tensor.stored, tensor.storage
     if dtype is None or storage is None or tensor.stride is None:
-        what = "consists of parts" if tensor.parts else "has no bytes in the file"
-        raise UnsupportedError(f"the tensor {what} (layout {tensor.layout}, {tensor.device})")
+        reason = "consists of parts" if tensor.parts else "has no bytes in the file"
+        raise UnsupportedError(f"the tensor {reason} (layout {tensor.layout}, {tensor.device})")
     low, high = bounds(tensor, storage, dtype)
-    size = dtype.itemsize
-    _bounded(tensor, storage, REPEATED_HELD)
-    raw = storage.read(low * size, high * size)
+    _check_repetition(tensor, storage, MAX_REPEATED_IN_MEMORY)
+    raw = storage.read(low * dtype.itemsize, high * dtype.itemsize)
     if storage.archive.byteorder == "big":
-        raw = swapped(raw, dtype.swap)
+        raw = swap_bytes(raw, dtype.swap)
     if not tensor.is_contiguous:
-        raw = _gathered(raw, tensor, dtype, low)
+        raw = _strided_view(tensor, raw, dtype.itemsize, low).tobytes()
     if tensor.dtype is not None and tensor.dtype is not dtype:
         import numpy as np
 
         return np.frombuffer(raw, numpy_type(dtype)).astype(numpy_type(tensor.dtype)).tobytes()
-    return _logical(raw, tensor, dtype) if tensor.conj or tensor.neg else raw
+    return _apply_bits(raw, tensor, dtype) if tensor.conj or tensor.neg else raw
+
+
+def iter_contiguous(tensor: Tensor) -> Iterator[bytes]:
+    """Yield the bytes of `contiguous` in blocks of about `BLOCK` bytes, each of whole elements.
+
+    Raises the same errors.
+    """
+    dtype, storage = tensor.stored, tensor.storage
+    is_converted = tensor.conj or tensor.neg or tensor.dtype is not dtype
+    if is_converted or dtype is None or storage is None or tensor.stride is None:
+        yield contiguous(tensor)
+        return
+    low, high = bounds(tensor, storage, dtype)
+    size = dtype.itemsize
+    if tensor.is_contiguous:
+        blocks = _whole_elements(storage.chunks(low * size, high * size, BLOCK), size)
+    else:
+        _check_repetition(tensor, storage, MAX_REPEATED)
+        buffer = _read_or_map(storage, low * size, high * size)
+        blocks = _strided_blocks(tensor, buffer, size, low)
+    is_big_endian = storage.archive.byteorder == "big"
+    for block in blocks:
+        yield swap_bytes(block, dtype.swap) if is_big_endian else block
 
 
 def bounds(tensor: Tensor, storage: Storage, dtype: DType) -> tuple[int, int]:
-    """`tensor.extent`; DamagedError where the storage is shorter than that."""
+    """Return `tensor.extent`, of a packed type in bytes.
+
+    Raises:
+        UnsupportedError: a view of a packed type that does not consist of whole bytes.
+        DamagedError: the storage is shorter.
+    """
     low, high = tensor.extent
     if tensor.per_byte > 1:
-        low, high = _packed_bounds(tensor, low, high)
+        if low % tensor.per_byte or not tensor.is_contiguous:
+            name = tensor.dtype.name if tensor.dtype else ""
+            raise UnsupportedError(f"a view of {name} that does not consist of whole bytes")
+        low, high = low // tensor.per_byte, -(-high // tensor.per_byte)
     if low < 0 or high * dtype.itemsize > storage.nbytes:
-        raise DamagedError(
-            f"a tensor reaches beyond its storage {storage.key}: element {high:,} of "
-            f"{storage.nbytes // dtype.itemsize:,}",
-            where=Place(storage.archive.record, tensor.pickle_offset),
-        )
+        raise out_of_bounds_error(tensor, storage, high, dtype.itemsize)
     return low, high
 
 
-def _packed_bounds(tensor: Tensor, low: int, high: int) -> tuple[int, int]:
-    """In bytes; UnsupportedError for a view that begins within one, or leaves some out."""
-    if low % tensor.per_byte or not tensor.is_contiguous:
-        name = tensor.dtype.name if tensor.dtype else ""
-        raise UnsupportedError(f"a view of {name} that does not consist of whole bytes")
-    return low // tensor.per_byte, -(-high // tensor.per_byte)
+def out_of_bounds_error(
+    tensor: Tensor, storage: Storage, element: int, itemsize: int
+) -> DamagedError:
+    """Return the error for a tensor that needs more elements than its storage has."""
+    return DamagedError(
+        f"a tensor reaches beyond its storage {storage.key}: element {element:,} of "
+        f"{storage.nbytes // itemsize:,}",
+        where=Place(storage.archive.record, tensor.pickle_offset),
+    )
 
 
-def _bounded(tensor: Tensor, storage: Storage, most: int) -> None:
-    """UnsupportedError for a view that shows its storage's bytes again and again (`expand`) until
-    they are more than `most`."""
-    if tensor.nbytes > max(most, 16 * storage.nbytes):
+def _check_repetition(tensor: Tensor, storage: Storage, limit: int) -> None:
+    if tensor.nbytes > max(limit, 16 * storage.nbytes):
         raise UnsupportedError(
             f"the view repeats {storage.nbytes:,} bytes until they are {tensor.nbytes:,}"
         )
 
 
-def swapped(raw: bytes, unit: int) -> bytes:
-    """Each `unit` bytes the other way round."""
+def swap_bytes(raw: bytes, unit: int) -> bytes:
+    """Return the bytes with each `unit` of them reversed."""
     if unit == 1:
         return raw
-    made = bytearray(len(raw))
-    for at in range(unit):
-        made[at::unit] = raw[unit - 1 - at :: unit]
-    return bytes(made)
+    swapped = bytearray(len(raw))
+    for index in range(unit):
+        swapped[index::unit] = raw[unit - 1 - index :: unit]
+    return bytes(swapped)
 
 
-def _gathered(raw: bytes, tensor: Tensor, dtype: DType, low: int) -> bytes:
-    """The elements of a view with gaps, laid out."""
+def _strided_view(
+    tensor: Tensor, buffer: bytes | memoryview, size: int, low: int
+) -> npt.NDArray[np.void]:
+    """Return the tensor as a view of a buffer that starts at element `low` of its storage."""
     import numpy as np
 
     assert tensor.storage_offset is not None
-    base = np.frombuffer(raw, np.dtype((np.void, dtype.itemsize)))
-    strides = _strides(tensor, dtype.itemsize)
-    start = base[tensor.storage_offset - low :]
-    return np.lib.stride_tricks.as_strided(start, tensor.shape, strides, writeable=False).tobytes()
-
-
-def _strides(tensor: Tensor, size: int) -> list[int]:
-    """In bytes. Where a dimension is 1 the stride leads nowhere, and may be any number."""
+    base = np.frombuffer(buffer, np.dtype((np.void, size)))[tensor.storage_offset - low :]
+    # The stride of a dimension of size 1 is never used, and may be any number.
     pairs = zip(tensor.stride or (), tensor.shape, strict=True)
-    return [step * size if length > 1 else 0 for step, length in pairs]
+    strides = [step * size if length > 1 else 0 for step, length in pairs]
+    return np.lib.stride_tricks.as_strided(base, tensor.shape, strides, writeable=False)
 
 
-def _logical(raw: bytes, tensor: Tensor, dtype: DType) -> bytes:
-    """The values that torch shows for a tensor whose conj or neg bit is set."""
+def _strided_blocks(
+    tensor: Tensor, buffer: bytes | memoryview, size: int, low: int
+) -> Iterator[bytes]:
+    """Yield a view with gaps in C order: as many innermost elements at once as fit into a block."""
+    import numpy as np
+
+    view = _strided_view(tensor, buffer, size, low)
+    inner_bytes, split = size, len(tensor.shape)
+    while split and inner_bytes * tensor.shape[split - 1] <= BLOCK:
+        split -= 1
+        inner_bytes *= tensor.shape[split]
+    if not split:
+        yield view.tobytes()
+        return
+    rows = max(BLOCK // inner_bytes, 1)
+    for outer in np.ndindex(tensor.shape[: split - 1]):
+        for start in range(0, tensor.shape[split - 1], rows):
+            yield view[outer][start : start + rows].tobytes()
+
+
+def _read_or_map(storage: Storage, start: int, stop: int) -> bytes | memoryview:
+    """Return a part of a storage: a small one as a copy, a large one from the file's map."""
+    if stop - start <= MAX_COPIED or storage.file_offset is None:
+        return storage.read(start, stop)
+    storage.check()
+    span_start = storage.span.start
+    assert span_start is not None
+    buffer, origin, _ = storage.archive.source.window()
+    begin = origin + span_start + storage.begin
+    return memoryview(buffer)[begin + start : begin + stop]
+
+
+def _whole_elements(chunks: Iterable[bytes], size: int) -> Iterator[bytes]:
+    """Yield chunks of any length as blocks of whole elements."""
+    rest = b""
+    for chunk in chunks:
+        block = rest + chunk if rest else chunk
+        stop = len(block) - len(block) % size
+        rest = block[stop:]
+        if stop:
+            yield block if stop == len(block) else block[:stop]
+
+
+def _apply_bits(raw: bytes, tensor: Tensor, dtype: DType) -> bytes:
+    """Return the values that torch shows for a tensor whose conj or neg bit is set."""
     import numpy as np
 
     if dtype.name == "complex32":
@@ -124,99 +217,49 @@ def _logical(raw: bytes, tensor: Tensor, dtype: DType) -> bytes:
     return values.tobytes()
 
 
+# Arrays and tensors
+
+
 def to_numpy(tensor: Tensor) -> npt.NDArray[np.generic]:
-    """A read-only array in C order. bfloat16 and float8 come as ml_dtypes' types;
-    UnsupportedError for a dtype that neither has."""
+    """Return a read-only array in C order. bfloat16 and float8 are types of ml_dtypes.
+
+    Raises:
+        UnsupportedError: neither numpy nor ml_dtypes has the dtype, or the shape is too large.
+    """
     import numpy as np
 
     if tensor.dtype is None:
         raise UnsupportedError("a tensor without a dtype", hint="read() gives the bytes")
-    kind, known = numpy_type(tensor.dtype), 1
-    for size in tensor.shape:  # numpy multiplies them even where one is 0
-        known *= max(size, 1)
-    if known * kind.itemsize > sys.maxsize:
+    kind, count = numpy_type(tensor.dtype), 1
+    for size in tensor.shape:  # numpy multiplies them even if one is 0
+        count *= max(size, 1)
+    if count * kind.itemsize > sys.maxsize:
         raise UnsupportedError(f"numpy has no arrays of the shape {tensor.shape}")
     return np.frombuffer(contiguous(tensor), kind).reshape(tensor.shape)
 
 
 def numpy_type(dtype: DType) -> np.dtype[np.generic]:
-    """numpy's type, or ml_dtypes'; UnsupportedError where neither has it."""
+    """Return numpy's type, or ml_dtypes'; UnsupportedError if neither has it."""
     import numpy as np
 
     if dtype.numpy is not None:
         return np.dtype(dtype.numpy).newbyteorder("<")
+    if dtype.name not in _ML_DTYPES:
+        raise UnsupportedError(f"numpy has no {dtype.name}", hint="read() gives the bytes")
     import ml_dtypes
 
-    name = dtype.name
-    known = {"float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "bfloat16"}
-    if name not in known and name != "float8_e8m0fnu":
-        raise UnsupportedError(f"numpy has no {name}", hint="read() gives the bytes")
-    made: np.dtype[np.generic] = np.dtype(getattr(ml_dtypes, name))
-    return made
+    kind: np.dtype[np.generic] = np.dtype(getattr(ml_dtypes, dtype.name))
+    return kind
 
 
-def to_torch(tensor: Tensor) -> torch.Tensor:
-    """A tensor on the CPU, contiguous. UnsupportedError where torch is not installed."""
-    try:
-        import torch
-    except ImportError:
-        raise UnsupportedError(
-            "torch is not installed", hint="pip install 'ptinspect[torch]'"
-        ) from None
-    if sys.byteorder != "little":
-        raise UnsupportedError("torch tensors are made on little-endian machines only")
-    dtype = getattr(torch, tensor.dtype.name, None) if tensor.dtype else None
-    if dtype is None or tensor.quantizer:
-        raise UnsupportedError("this tensor is not a plain one", hint="read() gives the bytes")
-    raw = bytearray(contiguous(tensor))
-    flat = torch.frombuffer(raw, dtype=torch.uint8) if raw else torch.empty(0, dtype=torch.uint8)
-    return flat.view(dtype).reshape(tensor.shape)
+def iter_numbers(tensor: Tensor) -> Iterator[npt.NDArray[Any]]:
+    """Yield the elements in C order as arrays of about `BLOCK` bytes.
 
+    bfloat16 and float8 become float32, complex32 becomes complex64.
 
-# --- streams ------------------------------------------------------------------------------
-
-BLOCK = 1 << 20
-"""Bytes of a tensor that are held at once where it is streamed."""
-
-HELD = 64 << 20
-"""Bytes of a storage that are copied into memory for a view with gaps; a larger one is mapped."""
-
-REPEATED = 1 << 30
-"""Bytes that a view which shows its storage's bytes again and again may come to, as a stream."""
-
-REPEATED_HELD = 1 << 28
-"""The same, where all of them are held in memory."""
-
-
-def raw_blocks(tensor: Tensor) -> Iterator[bytes]:
-    """What `contiguous` gives, in pieces of about `BLOCK` bytes, each of whole elements. The same
-    errors; UnsupportedError also for a view that repeats a few bytes endlessly (`expand`)."""
-    dtype, storage = tensor.stored, tensor.storage
-    special = tensor.conj or tensor.neg or tensor.dtype is not dtype
-    if special or dtype is None or storage is None or tensor.stride is None:
-        yield contiguous(tensor)
-        return
-    low, high = bounds(tensor, storage, dtype)
-    size, swap = dtype.itemsize, dtype.swap if storage.archive.byteorder == "big" else 1
-    if tensor.is_contiguous:
-        pieces = _whole(storage.chunks(low * size, high * size, BLOCK), size)
-    else:
-        _bounded(tensor, storage, REPEATED)
-        pieces = _strided_blocks(tensor, _held(storage, low * size, high * size), size, low)
-    for piece in pieces:
-        yield piece if swap == 1 else swapped(piece, swap)
-
-
-def quiet() -> AbstractContextManager[object]:
-    """While numpy says nothing of NaN and overflow, which are results like others."""
-    import numpy as np
-
-    return np.errstate(all="ignore")
-
-
-def number_blocks(tensor: Tensor) -> Iterator[npt.NDArray[Any]]:
-    """The same as arrays of numbers: bfloat16 and float8 as float32, complex32 as complex64.
-    UnsupportedError for the types that stand for no numbers."""
+    Raises:
+        UnsupportedError: the elements are not numbers.
+    """
     import numpy as np
 
     dtype = tensor.dtype
@@ -227,8 +270,8 @@ def number_blocks(tensor: Tensor) -> Iterator[npt.NDArray[Any]]:
     if name.startswith("float8"):
         table = np.arange(256, dtype=np.uint8).view(numpy_type(dtype)).astype(np.float32)
     elif name not in ("bfloat16", "complex32") and dtype.numpy is None:
-        raise UnsupportedError(f"the elements of {name} are no numbers")
-    for raw in raw_blocks(tensor):
+        raise UnsupportedError(f"the elements of {name} are not numbers")
+    for raw in iter_contiguous(tensor):
         if table is not None:
             yield table[np.frombuffer(raw, np.uint8)]
         elif name == "bfloat16":
@@ -239,47 +282,107 @@ def number_blocks(tensor: Tensor) -> Iterator[npt.NDArray[Any]]:
             yield np.frombuffer(raw, numpy_type(dtype))
 
 
-def _whole(chunks: Iterator[bytes], size: int) -> Iterator[bytes]:
-    """Chunks of any length as pieces of whole elements."""
-    rest = b""
-    for chunk in chunks:
-        held = rest + chunk if rest else chunk
-        stop = len(held) - len(held) % size
-        rest = held[stop:]
-        if stop:
-            yield held if stop == len(held) else held[:stop]
-
-
-def _held(storage: Storage, start: int, stop: int) -> bytes | memoryview:
-    """A part of a storage in one piece: a copy of a small one, of a large one the file's map."""
-    if stop - start <= HELD or storage.file_offset is None:
-        return storage.read(start, stop)
-    storage.check()
-    at = storage.span.start
-    assert at is not None
-    buffer, origin, _ = storage.archive.source.window()
-    begin = origin + at + storage.begin
-    return memoryview(buffer)[begin + start : begin + stop]
-
-
-def _strided_blocks(
-    tensor: Tensor, held: bytes | memoryview, size: int, low: int
-) -> Iterator[bytes]:
-    """A view with gaps, in C order: as many of its innermost elements at once as a block takes."""
+def ignore_numpy_warnings() -> AbstractContextManager[object]:
+    """Return a context in which numpy does not warn of NaN and overflow: they are results here."""
     import numpy as np
 
-    assert tensor.storage_offset is not None
-    base = np.frombuffer(held, np.dtype((np.void, size)))[tensor.storage_offset - low :]
-    strides = _strides(tensor, size)
-    view = np.lib.stride_tricks.as_strided(base, tensor.shape, strides, writeable=False)
-    inner, split = size, len(tensor.shape)
-    while split and inner * tensor.shape[split - 1] <= BLOCK:
-        split -= 1
-        inner *= tensor.shape[split]
-    if not split:
-        yield view.tobytes()
-        return
-    rows = max(BLOCK // inner, 1)
-    for outer in np.ndindex(tensor.shape[: split - 1]):
-        for at in range(0, tensor.shape[split - 1], rows):
-            yield view[outer][at : at + rows].tobytes()
+    return np.errstate(all="ignore")
+
+
+def to_torch(tensor: Tensor) -> torch.Tensor:
+    """Return a contiguous tensor on the CPU. UnsupportedError if torch is not installed."""
+    try:
+        import torch
+    except ImportError:
+        raise UnsupportedError(
+            "torch is not installed", hint="pip install 'ptinspect[torch]'"
+        ) from None
+    if sys.byteorder != "little":
+        raise UnsupportedError("torch tensors can be made on little-endian machines only")
+    dtype = getattr(torch, tensor.dtype.name, None) if tensor.dtype else None
+    if dtype is None or tensor.quantizer:
+        raise UnsupportedError("this tensor is not a plain one", hint="read() gives the bytes")
+    raw = bytearray(contiguous(tensor))
+    flat = torch.frombuffer(raw, dtype=torch.uint8) if raw else torch.empty(0, dtype=torch.uint8)
+    return flat.view(dtype).reshape(tensor.shape)
+
+
+# Single elements, without numpy
+
+
+def read_elements(tensor: Tensor, indices: Iterable[int]) -> dict[int, Number]:
+    """Return the elements at these indices of the tensor's storage, counted in elements.
+
+    Reads as little of the file as possible.
+
+    Raises:
+        UnsupportedError: the tensor has no bytes, or its elements are not numbers.
+        DamagedError: the storage is too short.
+    """
+    dtype, storage = tensor.stored or tensor.dtype, tensor.storage
+    if dtype is None or storage is None:
+        raise UnsupportedError("the tensor has no bytes in the file")
+    decode = decoder(dtype, storage.archive.byteorder)
+    size = dtype.itemsize
+    ordered = sorted(set(indices))
+    if ordered and (ordered[0] < 0 or (ordered[-1] + 1) * size > storage.nbytes):
+        raise out_of_bounds_error(tensor, storage, ordered[-1], size)
+    # A compressed record is decompressed from its start by every read: read once.
+    max_gap = MAX_GAP if storage.file_offset is not None else storage.nbytes
+    elements: dict[int, Number] = {}
+    for run in _runs(ordered, max(max_gap // size, 1)):
+        chunks = storage.chunks(run[0] * size, (run[-1] + 1) * size)
+        raw = _pick(chunks, [(index - run[0]) * size for index in run], size)
+        elements.update(zip(run, decode(raw), strict=True))
+    return {index: _apply_bits_to_number(number, tensor) for index, number in elements.items()}
+
+
+def number_of(tensor: Tensor) -> Number | None:
+    """Return the number of a tensor of one element; None if it cannot be decoded.
+
+    Raises:
+        DamagedError: the storage is too short.
+    """
+    if tensor.numel != 1 or tensor.storage is None or tensor.storage_offset is None:
+        return None
+    if not can_decode(tensor.stored or tensor.dtype) or tensor.quantizer or tensor.parts:
+        return None
+    return read_elements(tensor, [tensor.storage_offset])[tensor.storage_offset]
+
+
+def _runs(indices: list[int], max_gap: int) -> Iterator[list[int]]:
+    """Split sorted indices where more than `max_gap` elements are between two."""
+    run: list[int] = []
+    for index in indices:
+        if run and index - run[-1] > max_gap:
+            yield run
+            run = []
+        run.append(index)
+    if run:
+        yield run
+
+
+def _pick(chunks: Iterable[bytes], offsets: Sequence[int], size: int) -> bytes:
+    """Return the elements that start at these offsets of the chunks, one after the other."""
+    picked = []
+    buffer, buffer_offset = b"", 0
+    position = 0
+    for chunk in chunks:
+        buffer += chunk
+        while position < len(offsets):
+            start = offsets[position] - buffer_offset
+            if start + size > len(buffer):
+                break
+            picked.append(buffer[start : start + size])
+            position += 1
+        needed = offsets[position] - buffer_offset if position < len(offsets) else len(buffer)
+        buffer_offset += min(needed, len(buffer))
+        buffer = buffer[needed:]
+    return b"".join(picked)
+
+
+def _apply_bits_to_number(number: Number, tensor: Tensor) -> Number:
+    """Return the value that torch shows if the conj or neg bit is set."""
+    if tensor.conj and isinstance(number, complex):
+        number = number.conjugate()
+    return -number if tensor.neg else number

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from ptinspect.document.entries import Entry, describe, is_simple, object_entry
 from ptinspect.document.modules import BUFFERS, MODULES, PARAMETERS, Module, ModuleInfo, module_of
 from ptinspect.document.optim.state import Optimizer, optimizer_of
-from ptinspect.document.tensor import Tensor, TensorInfo
+from ptinspect.document.tensor import Tensor
 from ptinspect.document.tensor_readers import READERS
+from ptinspect.document.tensors import TensorInfo
 from ptinspect.errors import LimitError, Place
 from ptinspect.pickling.pyobjects import (
     Path,

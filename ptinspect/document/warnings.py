@@ -12,7 +12,8 @@ from ptinspect.text import count_text
 
 if TYPE_CHECKING:
     from ptinspect.document.entries import Entry
-    from ptinspect.document.tensor import Storage, TensorInfo
+    from ptinspect.document.tensor import Storage
+    from ptinspect.document.tensors import TensorInfo
     from ptinspect.formats.archive import Archive
 
 UNUSED = 1024

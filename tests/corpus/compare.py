@@ -18,7 +18,8 @@ from ptinspect.display.module_nodes import ModuleNodes, module_tree
 from ptinspect.document.document import Document
 from ptinspect.document.entries import Entry
 from ptinspect.document.optim.state import Optimizer
-from ptinspect.document.tensor import Tensor, TensorInfo
+from ptinspect.document.tensor import Tensor
+from ptinspect.document.tensors import TensorInfo
 from ptinspect.errors import PtInspectError
 from ptinspect.pickling.pyobjects import as_mapping, as_sequence
 from ptinspect.pickling.values import Value

@@ -95,7 +95,7 @@ def all_numbers(name: str, key: str) -> Any:
     from tests.display.making import FIXTURES
 
     with open_document(FIXTURES / name) as document:
-        blocks = list(to_array.number_blocks(document.tensors[key].tensor))
+        blocks = list(to_array.iter_numbers(document.tensors[key].tensor))
     return np.concatenate([np.asarray(block) for block in blocks]) if blocks else np.zeros(0)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ptinspect.document.to_array import numpy_type, swapped
+from ptinspect.document.to_array import numpy_type, swap_bytes
 from ptinspect.dtypes import DTYPES, DType
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def caster(source: DType, target: DType) -> Convert:
 def swapper(dtype: DType) -> Convert | None:
     """Brings big-endian elements into little-endian order; None where there is nothing to do."""
     unit = dtype.swap
-    return (lambda raw: swapped(raw, unit)) if unit > 1 else None
+    return (lambda raw: swap_bytes(raw, unit)) if unit > 1 else None
 
 
 def chained(*steps: Convert | None) -> Convert | None:

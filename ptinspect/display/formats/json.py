@@ -153,7 +153,7 @@ def _setting(value: Value, document: Document) -> object:
     """Return a hyper-parameter as a JSON value; for a tensor its number."""
     tensor = document.tensor_of(value)
     if tensor is not None:
-        from ptinspect.document.numbers import number_of
+        from ptinspect.document.to_array import number_of
 
         return {"tensor": number_of(tensor)}
     description = describe(value)

@@ -151,7 +151,7 @@ def non_finite(tensor: Tensor) -> str | None:
     Raises:
         DamagedError: bytes are missing.
     """
-    from ptinspect.document.to_array import contiguous, number_blocks, quiet
+    from ptinspect.document.to_array import contiguous, ignore_numpy_warnings, iter_numbers
 
     if not tensor.is_float or not tensor.numel or tensor.dtype is None:
         return None
@@ -161,8 +161,8 @@ def non_finite(tensor: Tensor) -> str | None:
             numbers = unpack_units(tensor.dtype, contiguous(tensor))
             return None if isfinite(sum(numbers)) else _name_non_finite(numbers)
         result = None
-        with quiet():
-            for block in number_blocks(tensor):
+        with ignore_numpy_warnings():
+            for block in iter_numbers(tensor):
                 if (block != block).any():
                     return "NaN"
                 if (abs(block) == float("inf")).any():

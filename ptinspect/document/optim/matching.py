@@ -15,7 +15,8 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from ptinspect.document.optim.state import COLUMN, ROW, SAME_SHAPE, Optimizer
-from ptinspect.document.tensor import Tensor, TensorInfo
+from ptinspect.document.tensor import Tensor
+from ptinspect.document.tensors import TensorInfo
 from ptinspect.pickling.pyobjects import Path, as_mapping, as_sequence
 from ptinspect.pickling.values import Value
 from ptinspect.torchnn.attributes import NORM_BUFFERS, WRAPPER_PREFIXES
