@@ -1,9 +1,10 @@
-"""`check optimizer` against starting torch, whole processes; and the check by itself, in process.
+"""Compare `check optimizer` with the start of torch, as whole processes, and measure the check
+alone.
 
-python -m benchmarks.check
+    python -m benchmarks.check
 
-Python and click alone, which every command begins with, take about two thirds of the whole process:
-their time stands beside it, as what no check could go below.
+Python and click take about two thirds of the whole process in every command. Their time is printed
+too, because no check can be faster.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from benchmarks.side_by_side import side_by_side
 
 CHECKPOINT = Path(__file__).parent.parent / "fixtures/checkpoints/resumable.pt"
 MUST = 50.0
-"""How many times as long torch's import takes as the check itself."""
+"""The least ratio of the import of torch to the check alone."""
 
 
 def by_itself(runs: int = 50) -> float:
-    """Seconds that opening, checking and the report take once the program runs: the median."""
+    """Return the median seconds for opening, checking and reporting in a running program."""
     from ptinspect.proofs.optimizer import check_optimizer
 
     taken = []

@@ -1,7 +1,7 @@
-"""How fast `convert` is: design's budgets as a command. `python -m benchmarks.convert [NAME…]`
+"""Measure `convert` against its budgets. `python -m benchmarks.convert [NAME…]`
 
-Against `cp` to a new file beside the old one, `sync` of it, and a rename over the old one, which
-is what convert does; and against torch.load with torch.save, and with safetensors' save_file.
+It is compared with `cp` to a new file, `sync` and a rename over the old file, which is what convert
+does, and with torch.load followed by torch.save or by save_file of safetensors.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def large(legacy: bool = False) -> bool:
 
 
 def large_legacy() -> bool:
-    """The same from the legacy stream, whose CRCs nobody has recorded."""
+    """Convert from the legacy stream, which records no CRCs."""
     return large(legacy=True)
 
 

@@ -1,5 +1,5 @@
-"""Files to measure with, made in a temporary folder by torch, or where it has no part in it, by
-hand."""
+"""Files for the measurements, written in a temporary folder by torch, or by hand if torch is not
+involved."""
 
 from __future__ import annotations
 

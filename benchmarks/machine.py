@@ -1,8 +1,8 @@
-"""The pickle machine alone, against `pickletools.genops`, on the pickle of a 20,000-tensor
-state_dict, and on ten times as much. `python -m benchmarks.machine`
+"""Measure the pickle machine alone, on the pickle of a state_dict of 20,000 tensors and on one ten
+times as large. `python -m benchmarks.machine`
 
-Against genops in one process, since it is the machine that is measured: the best of several rounds
-in turn.
+It is compared with `pickletools.genops` in the same process: the best of several alternating
+rounds.
 """
 
 from __future__ import annotations

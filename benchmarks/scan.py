@@ -1,7 +1,8 @@
-"""How fast `scan` is: design's budgets as a command. `python -m benchmarks.scan [NAME…]`
+"""Measure `scan` against its budgets. `python -m benchmarks.scan [NAME…]`
 
-Against picklescan, which need not be installed here: $PTINSPECT_BENCH_PICKLESCAN says where its
-command is (`python -m venv DIR && DIR/bin/pip install picklescan`).
+It is compared with picklescan, which need not be installed in this environment: the variable
+PTINSPECT_BENCH_PICKLESCAN is the path of its command
+(`python -m venv DIR && DIR/bin/pip install picklescan`).
 """
 
 from __future__ import annotations

@@ -1,15 +1,15 @@
-"""Scan beside picklescan, modelscan, fickling, hayward and modelaudit-picklescan.
+"""Compare `scan` with picklescan, modelscan, fickling, hayward and modelaudit-picklescan.
 
     python -m benchmarks.scan_peers [--environment DIR] [--into docs/security.md]
 
-Both corpora of tests/safety/corpus, the fixtures, and those files of the PyPI corpus that have been
-fetched. The peers are installed by pip into an environment of their own, outside the repository.
-Each tool looks at each file in one process of its own, by its Python API; a file that ends the
-process, or takes a minute, counts as not read, and the tool goes on with the next. The times are
-sums over the files, without the tools' start. What a tool says becomes one of four words:
+The files are both corpora of tests/safety/corpus, the fixtures, and the downloaded files of the
+PyPI corpus. pip installs the other tools into a separate environment outside the repository.
+Each tool reads all files in one process, through its Python API. A file that ends the process
+or takes a minute counts as not read, and the tool continues with the next. The times are sums
+over the files, without the start of the tools. The verdict of a tool becomes one of four words:
 
-    dangerous  what makes a gate fail: picklescan an unsafe global, modelscan CRITICAL or HIGH,
-               fickling LIKELY_UNSAFE or worse, hayward critical or high, modelaudit malicious
+    dangerous  a verdict that makes a gate fail: picklescan an unsafe global, modelscan CRITICAL or
+               HIGH, fickling LIKELY_UNSAFE or worse, hayward critical or high, modelaudit malicious
     doubtful   a milder finding, or "unknown"
     not read   an error, a refusal, a file that was skipped
     clean      none of these
@@ -40,7 +40,7 @@ PEERS = {
     "hayward": ("hayward",),
     "modelaudit-picklescan": ("modelaudit-picklescan",),
 }
-"""What pip is asked for."""
+"""The requirements for pip."""
 
 WORDS = ("dangerous", "doubtful", "not read", "clean")
 PATIENCE = 60.0
@@ -110,7 +110,7 @@ def ask(path):
     return word.get(report.verdict.value, "not read")
 """,
 }
-"""How each tool is asked about a file."""
+"""Code that calls each tool for a file."""
 
 LOOP = """
 import contextlib, io, json, logging, sys, time, warnings
@@ -191,7 +191,7 @@ class Asked:
 
 
 def answers(tool: Tool, paths: Sequence[Path], folder: Path) -> Answers:
-    """What a tool says of files."""
+    """Return the verdicts of a tool."""
     asked = Asked(tool, folder)
     asked.ask(paths[0])  # its imports are no part of the time
     words, seconds = {}, 0.0
@@ -274,7 +274,7 @@ def write_into(page: Path, text: str) -> None:
 
 
 def default_environment() -> Path:
-    """Where the peers are installed."""
+    """Return the environment of the other tools."""
     base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(base) / "ptinspect" / "peers"
 

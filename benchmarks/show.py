@@ -1,6 +1,6 @@
-"""How fast `show` is: design's budgets as a command. `python -m benchmarks.show [NAME…]`
+"""Measure `show` against its budgets. `python -m benchmarks.show [NAME…]`
 
-Each line is one budget: ours against what it is measured by, in turn, in one run.
+Each line is one budget: `show` and the command that it is compared with, alternating, in one run.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ LOAD = "import torch; torch.load({!r}, weights_only=True, map_location='cpu', mm
 
 
 def show(*words: str) -> list[str]:
-    """Our command, as the installed script runs it."""
+    """Return the command line of `ptinspect show`."""
     return [sys.executable, "-m", "ptinspect", "show", *words]
 
 

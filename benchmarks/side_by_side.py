@@ -1,7 +1,7 @@
-"""Two commands in turn, in one run: their times as whole processes, and the ratio.
+"""Run two commands alternately and compare their times as whole processes.
 
-A B A B …, so that a machine that grows slower does so for both. Quoted are the medians of the
-counted runs and the median of the ratios pair by pair; one pair goes uncounted, to warm up.
+A B A B …, so that a machine that becomes slower does so for both. The result has the medians of the
+runs, and the median of the ratios of the pairs; a first pair warms up and does not count.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ PAIRS = int(os.environ.get("PTINSPECT_BENCH_PAIRS", "7"))
 
 
 class Run(NamedTuple):
-    """seconds: from start to end. megabytes: the most memory that was resident (0: unknown)."""
+    """seconds: from start to end. megabytes: peak resident memory (0 if unknown)."""
 
     seconds: float
     megabytes: float

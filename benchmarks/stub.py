@@ -1,6 +1,7 @@
-"""How fast `stub` is. `python -m benchmarks.stub`
+"""Measure `stub` against its budget. `python -m benchmarks.stub`
 
-A full model of 1,000 modules: at most 1.5 times what `show` takes for it. Needs torch, to make it.
+For a full model of 1,000 modules it may take at most 1.5 times as long as `show`. The model is
+written with torch.
 """
 
 from __future__ import annotations

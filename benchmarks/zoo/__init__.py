@@ -1,2 +1,2 @@
-"""The zoo: models of torchvision, timm and transformers, each with its stub where these are not
-installed. `python -m benchmarks.zoo --zoo-python PYTHON`; see `__main__`."""
+"""Write stubs for models of torchvision, timm and transformers, and try them without these
+libraries. `python -m benchmarks.zoo --zoo-python PYTHON`; see `__main__`."""

@@ -1,11 +1,11 @@
 """The zoo: `python -m benchmarks.zoo [all|make|try|table] FOLDER --zoo-python PYTHON [--only GLOB]
 [--again]`
 
-`all` (the default) makes each model with PYTHON, which has torchvision, timm and transformers,
-tries its stubs with the Python that runs this, which must not have them, and deletes the files: the
-disk holds one model at a time. `make` and `try` are its halves, and keep the files. Results
-are added to FOLDER/results.jsonl, so that a run that was cut off goes on where it stopped (with
---again it begins anew). `table` writes docs/zoo.md from them.
+`all` (the default) builds each model with PYTHON, which has torchvision, timm and transformers,
+tries its stubs with the Python that runs this command, which must not have them, and deletes
+the files, so that the disk holds one model at a time. `make` and `try` are its halves and keep
+the files. Results are appended to FOLDER/results.jsonl, so an interrupted run continues where
+it stopped (with --again, it starts again). `table` writes docs/zoo.md from the results.
 """
 
 from __future__ import annotations

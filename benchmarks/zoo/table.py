@@ -13,31 +13,32 @@ WHOLE = {
     "load": "`torch.load(…, weights_only=False)`, with the tensors that were saved",
     "print": "prints what the original prints",
     "weights_only": "`torch.load` with `safe_globals(SAFE_GLOBALS)`, and prints the same",
-    "build": "`build()` makes a model without the file",
+    "build": "`build()` returns a model without the file",
     "built_print": "… that prints what the original prints",
     "facts": "… with its parameters, buffers, ties, dtypes, modes and frozen parameters",
     "strict": "… and takes its state_dict strictly",
-    "attributes": "… and has its attributes, where they are plain values",
-    "ruff": "the stub is as `ruff format` and `ruff check` would have it",
+    "attributes": "… and has its attributes, if they are plain values",
+    "ruff": "the stub passes `ruff format --check` and `ruff check`",
 }
 STATE_DICT = {
-    "build": "a stub from the state_dict alone, whose `build()` makes a model",
+    "build": "a stub from the state_dict alone, whose `build()` returns a model",
     "strict": "… that takes the state_dict strictly",
-    "ruff": "the stub is as `ruff format` and `ruff check` would have it",
+    "ruff": "the stub passes `ruff format --check` and `ruff check`",
 }
 HEAD = """# The zoo
 
-Models of torchvision, timm and transformers, built with random weights and saved, then stubbed,
-loaded, printed and built anew where none of the three is installed. Made by
-`python -m benchmarks.zoo FOLDER --zoo-python PYTHON`, with PYTHON an interpreter that has them; it
-takes an hour, and so it is no part of CI, where `tests/stubs` has models of its own.
+This page lists models of torchvision, timm and transformers. Each was built with random weights
+and saved where these libraries are installed. It was then stubbed, loaded, printed and built
+again where none of them is installed. `python -m benchmarks.zoo FOLDER --zoo-python PYTHON`
+writes this page, with PYTHON an interpreter that has the libraries. It takes an hour, so CI
+does not run it; `tests/stubs` has models of its own.
 
-No model is run: its initial numbers are cheap random ones, and torchvision's compiled operators
-need not be there. Of several runs each model's last result counts, so that rows may come from
-different commits; `--again` tries all of them anew.
+No model is run: its numbers are cheap random ones, and the compiled operators of torchvision
+are not needed. After several runs, the last result of each model counts, so rows can come from
+different commits; `--again` tries all models again.
 
-"Prints what the original prints" leaves out what a class of the library itself has to say in its
-`__repr__` or `extra_repr`, which no file records: its torch base speaks in its place.
+"Prints what the original prints" ignores the text of a library's own `__repr__` or
+`extra_repr`, which no file records. The text of its torch base class is compared instead.
 """
 
 
@@ -51,11 +52,11 @@ def written(folder: Path, results: dict[str, Result]) -> str:
     lines = [HEAD, f"With {told}.", "", "## Whole models", ""]
     lines += [
         f"{len(built)} models. torch saves {len(saved)} of them whole, and {len(used)} of these",
-        "are of use once they are loaded again where the library is installed.",
+        "can be used after they are loaded again where the library is installed.",
         "",
     ]
     lines += _checks(WHOLE, [result["whole"] for result in used.values()])
-    lines += ["", "What is not so, and why:", "", *_exceptions(results)]
+    lines += ["", "Exceptions and their causes:", "", *_exceptions(results)]
     lines += ["", "## state_dicts", ""]
     lines += _checks(STATE_DICT, [result["state_dict"] for result in built.values()])
     lines += ["", *_classes(list(built.values()))]
@@ -73,7 +74,7 @@ def _checks(checks: dict[str, str], said: list[Result]) -> list[str]:
 
 
 def _right(said: Result, key: str) -> bool:
-    """Whether a check was made, and went well."""
+    """Return True if a check was made and succeeded."""
     keys = ("load", "tensors") if key == "load" else (key,)
     return all(one in said and said[one] is None for one in keys)
 
@@ -84,17 +85,19 @@ def _right(said: Result, key: str) -> bool:
 WORDS = {
     "failed": "the library does not build it here",
     "unsaved": "torch does not save it whole",
-    "unusable": "torch saves it whole, and cannot use what it loads of it, with the library too",
+    "unusable": "torch saves it whole, but the loaded model does not work, even with the library",
 }
 KNOWN = {
-    "parametrized modules": "their classes are made at run time: only the state_dict is saved",
-    "local object": "a hook is a function inside of a function, which pickle does not take",
-    "has no attribute '_modules'": "`__setstate__` of torch.ao's convolutions makes no module",
+    "parametrized modules": "their classes are created at run time, so only the state_dict is"
+    " saved",
+    "local object": "a hook is a function inside a function, which pickle refuses",
+    "has no attribute '_modules'": "`__setstate__` of the convolutions of torch.ao does not"
+    " restore a module",
     "torch.ScriptObject": "packed weights are objects of TorchScript, which weights_only refuses",
-    "(in place of itself)": "the class holds what one of torch.nn holds, and yet it does not extend"
-    " it; no file says which. The stub says that it is inferred",
+    "(in place of itself)": "the class has the attributes of a torch.nn class but does not extend"
+    " it, and no file records which. The stub says that it is inferred",
 }
-"""Why it cannot be otherwise, by a part of what is said."""
+"""Explanations of known failures, by a part of their message."""
 _TAKEN_FOR = re.compile(r"'(\(\w+\): \w+)\(.+\)' in place of '\1\(\)'")
 
 
@@ -107,7 +110,7 @@ _STEPS = {
 
 
 def _exceptions(results: dict[str, Result]) -> Iterator[str]:
-    """One line for each thing that went otherwise, with the models."""
+    """Return one line per failure, with the models."""
     found: dict[str, dict[str, None]] = {}
     for name, result in sorted(results.items()):
         for what in _said(result):
@@ -159,19 +162,19 @@ def _classes(results: list[Result]) -> list[str]:
             examples.setdefault(pair, f"{names[0]} of {result['name']}")
     most = sorted(wrong.items(), key=lambda item: (-item[1], item[0]))[:20]
     return [
-        "Classes, as keys and shapes let them be inferred. Right is the class of torch.nn that a",
-        "module's class is or extends, and `Module` for a class of the model's own.",
+        "Classes that were inferred from keys and shapes. The right class is the class of torch.nn that",
+        "the class of a module is or extends, and `Module` for a class that the model defines.",
         "",
         "| modules | right | share |",
         "|---|---|---|",
-        f"| of torch.nn, with tensors of their own | {total['layers_right']:,} of"
+        f"| of torch.nn, with their own tensors | {total['layers_right']:,} of"
         f" {total['layers']:,} | {layers:.1f} % |",
         f"| all that a key names | {total['named_right']:,} of {total['named']:,}"
         f" | {named:.1f} % |",
         "",
-        "What is taken for something else (`None`: is inside of what is inferred as one module):",
+        "Wrongly inferred classes (`None`: it is part of what was inferred as one module):",
         "",
-        "| is | taken for | modules | for instance |",
+        "| class | inferred as | modules | example |",
         "|---|---|---|---|",
         *(f"| {pair.replace(' as ', ' | ')} | {n:,} | {examples[pair]} |" for pair, n in most),
     ]
