@@ -162,8 +162,9 @@ def _classes(results: list[Result]) -> list[str]:
             examples.setdefault(pair, f"{names[0]} of {result['name']}")
     most = sorted(wrong.items(), key=lambda item: (-item[1], item[0]))[:20]
     return [
-        "Classes that were inferred from keys and shapes. The right class is the class of torch.nn that",
-        "the class of a module is or extends, and `Module` for a class that the model defines.",
+        "Classes that were inferred from keys and shapes. The right class is the class of torch.nn",
+        "that the class of a module is or extends, and `Module` for classes that the model",
+        "defines.",
         "",
         "| modules | right | share |",
         "|---|---|---|",
