@@ -23,9 +23,9 @@ from ptinspect.stubs.expr.nodes import (
     Name,
     Sequence,
 )
-from ptinspect.stubs.expr.torch_shapes import CHILDREN, SHAPES, Shapes, argument_values
 from ptinspect.torchnn import MISSING, ModuleClass, lookup
 from ptinspect.torchnn import Name as SourceName
+from ptinspect.torchnn.shapes import CHILDREN, SHAPES, Shapes, argument_values
 
 if TYPE_CHECKING:
     from ptinspect.document.tensor import Tensor

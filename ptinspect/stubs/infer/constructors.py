@@ -35,15 +35,15 @@ from ptinspect.stubs.expr.torch_calls import (
     has_children_of,
     tensor_shapes,
 )
-from ptinspect.stubs.expr.torch_shapes import (
+from ptinspect.stubs.infer.anti_unify import Column, Parameter, Unifier, column_key
+from ptinspect.stubs.infer.toposort import dependency_groups, merge_orders
+from ptinspect.torchnn import ModuleClass, candidates, lookup
+from ptinspect.torchnn.shapes import (
     CHILDREN,
     INTERNAL_ATTRIBUTES,
     SHAPES,
     argument_values,
 )
-from ptinspect.stubs.infer.anti_unify import Column, Parameter, Unifier, column_key
-from ptinspect.stubs.infer.toposort import dependency_groups, merge_orders
-from ptinspect.torchnn import ModuleClass, candidates, lookup
 
 MAX_DEPTH = 6
 """Brackets inside each other in the arguments of one object."""

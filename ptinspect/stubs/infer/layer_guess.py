@@ -18,8 +18,8 @@ from ptinspect.stubs.expr.nodes import (
     Sequence,
 )
 from ptinspect.stubs.expr.torch_calls import default_expr
-from ptinspect.stubs.expr.torch_shapes import SHAPES, Shapes
 from ptinspect.torchnn import MISSING, lookup
+from ptinspect.torchnn.shapes import SHAPES, Shapes
 
 if TYPE_CHECKING:
     from ptinspect.document.tensor import Tensor

@@ -21,10 +21,10 @@ from ptinspect.stubs.collect.shared_modules import (
 )
 from ptinspect.stubs.expr.literals import FLOATS, is_attribute, string
 from ptinspect.stubs.expr.nodes import NONE, Access, CallExpr, Expr, Literal, Name
-from ptinspect.stubs.expr.torch_shapes import INTERNAL_ATTRIBUTES
 from ptinspect.stubs.infer.constructors import InferredClass
 from ptinspect.torchnn import ModuleClass, lookup
 from ptinspect.torchnn.attributes import packed_parameters
+from ptinspect.torchnn.shapes import INTERNAL_ATTRIBUTES
 
 if TYPE_CHECKING:
     from ptinspect.document.tensor import Tensor
