@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -105,6 +104,8 @@ def training_progress(*, hidden: bool = False) -> Iterator[Watch | None]:
         running = progress.text == last_text and progress.step < progress.total
         if running and now - last_time < INTERVAL:
             return
+        import shutil  # `show` imports this module but not shutil, which takes 5 ms
+
         last_text, last_time = progress.text, now
         _write_line(training_line(progress, shutil.get_terminal_size()[0]))
 

@@ -15,7 +15,7 @@ def _no_progress(total: int, label: str) -> Iterator[Advance]:
     yield lambda count: None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False, eq=False)  # start-up pays for each method
 class ShowOptions:
     """The options of `show`, with the facts about the terminal that the output depends on.
 
