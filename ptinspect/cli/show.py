@@ -7,7 +7,6 @@ import os
 import stat
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import click
@@ -164,12 +163,13 @@ def _may_use_colour() -> bool:
     return os.name != "nt" or "WT_SESSION" in os.environ
 
 
-@dataclass(slots=True)
 class FolderCounts:
     """How many files of a folder were shown, and how many ptinspect does not read."""
 
-    shown: int = 0
-    skipped: int = 0
+    __slots__ = ("shown", "skipped")
+
+    def __init__(self) -> None:
+        self.shown = self.skipped = 0
 
 
 class ShowRun:

@@ -1,7 +1,8 @@
 """Tables of text: repeated keys folded, and drawn like tabulate's format "simple".
 
-Not drawn by tabulate: importing it takes {IMPORT} ms of a `show` that takes {SHOW} ms, and drawing
-20,000 rows takes it {SLOW} s instead of {FAST} s. It does not fit a table to a terminal either.
+tabulate itself is not used: importing it adds 15 ms to the 65 ms of CPU time that `show` takes for a
+small file, it draws 20,000 rows in 0.86 s instead of 0.04 s, and it does not fit a table to the
+terminal.
 """
 
 from __future__ import annotations
