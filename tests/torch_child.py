@@ -16,25 +16,34 @@ import tempfile
 import traceback
 import types
 import warnings
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 
-def run_python(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+def run_python(
+    *arguments: str, cwd: Path | None = None, path: Sequence[Path] = ()
+) -> subprocess.CompletedProcess[str]:
     """Run a script, given by its path or as `-c CODE`, with its arguments, and capture its output.
 
-    The script does not see PYTHONPATH, and warnings are ignored.
+    `path` takes the place of PYTHONPATH. Warnings are ignored.
     """
+    folders = [str(folder) for folder in path]
     if not hasattr(os, "fork"):
-        env = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+        env = {**os.environ, "PYTHONPATH": os.pathsep.join(folders)}
         command = [sys.executable, "-W", "ignore", *arguments]
         return subprocess.run(
             command, capture_output=True, encoding="utf-8", check=False, cwd=cwd, env=env
         )
     with tempfile.TemporaryDirectory() as folder:
         outputs = [os.path.join(folder, name) for name in ("stdout", "stderr")]
-        job = {"arguments": arguments, "cwd": str(cwd or os.getcwd()), "outputs": outputs}
+        job = {
+            "arguments": arguments,
+            "cwd": str(cwd or os.getcwd()),
+            "path": folders,
+            "outputs": outputs,
+        }
         server = _server()
         assert server.stdin is not None and server.stdout is not None
         server.stdin.write(json.dumps(job) + "\n")
@@ -70,11 +79,13 @@ def _serve() -> None:
 
 def _run(job: dict[str, Any]) -> int:
     """Run one script as `__main__` and return its exit code."""
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     for number, output in enumerate(job["outputs"], start=1):
         opened = os.open(output, os.O_WRONLY | os.O_CREAT, 0o600)
         os.dup2(opened, number)
     os.chdir(job["cwd"])
     warnings.simplefilter("ignore")
+    sys.path[:0] = job["path"]
     script, *rest = job["arguments"]
     if script == "-c":
         code, sys.argv = rest[0], ["-c", *rest[1:]]

@@ -6,8 +6,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -16,6 +14,7 @@ import pytest
 from ptinspect.conversion import convert
 from tests.conftest import FIXTURES, ROOT
 from tests.docs.consoles import examples, renewed, run
+from tests.torch_child import run_python
 
 HOWTO = ROOT / "docs" / "howto"
 FILES = {
@@ -76,13 +75,10 @@ def test_the_scripts_of_the_page_run(
         run(example.command)
     scripts = re.findall(r"```python\n(.*?)```", text, re.S)
     assert scripts
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
     for script in scripts:
         Path("script.py").write_text(script, "utf-8")
-        done = subprocess.run(
-            [sys.executable, "script.py"], capture_output=True, check=False, env=env
-        )
-        assert done.returncode == 0, done.stderr.decode()[-2000:]
+        done = run_python("script.py", path=[ROOT])
+        assert done.returncode == 0, done.stderr[-2000:]
         assert done.stdout or "assert" in script
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import FIXTURES, ROOT
+from tests.torch_child import run_python
 
 pytestmark = pytest.mark.slow
 
@@ -50,7 +51,5 @@ def test_the_page_does_what_it_says(page: str, tmp_path: Path) -> None:
     assert scripts
     for script in scripts:
         (tmp_path / "script.py").write_text(script, "utf-8")
-        done = subprocess.run(
-            [sys.executable, "script.py"], capture_output=True, check=False, cwd=tmp_path, env=env
-        )
-        assert done.returncode == 0, done.stderr.decode()[-2000:]
+        run = run_python("script.py", cwd=tmp_path, path=[ROOT])
+        assert run.returncode == 0, run.stderr[-2000:]
