@@ -97,6 +97,11 @@ Git LFS pointer. Other files that ptinspect does not read are counted."""
     is_flag=True,
     help="Compare every record with its CRC-32. Exit code 1 if one does not match.",
 )
+@click.option(
+    "--textconv",
+    is_flag=True,
+    help="Print stable text for `git diff`: no path, no advice, a hash per tensor.",
+)
 @no_progress_option
 @click.pass_context
 def command(
@@ -115,6 +120,7 @@ def command(
     stats: bool,
     hashes: bool,
     check: bool,
+    textconv: bool,
     no_progress: bool,
 ) -> None:
     """Show what is in each PATH: a file written by torch.save or pickle, a safetensors file, `-`
@@ -145,6 +151,8 @@ def command(
 
         options = replace(options, progress=byte_progress)
     with open_output(output, force=force, sources=paths) as target:
+        if textconv:
+            output_format = "textconv"
         code = ShowRun(output_format, options, target, debug_requested(ctx)).show_paths(paths)
     ctx.exit(code)
 

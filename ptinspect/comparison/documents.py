@@ -94,8 +94,8 @@ def _compare(
         _side(b),
         float(tolerance),
         sum(x == y and x not in changed_keys for x, y in pairs),
-        tuple(_lone(info, None) for info in added.values()),
-        tuple(_lone(info, _tied_key(info, left, right)) for info in removed.values()),
+        tuple(_lone(info, b, None) for info in added.values()),
+        tuple(_lone(info, a, _tied_key(info, left, right)) for info in removed.values()),
         tuple(renames),
         tuple(find_patterns(renames)),
         tuple(changed),
@@ -228,8 +228,10 @@ def _dtype(info: TensorInfo) -> str | None:
     return info.dtype.name if info.dtype else None
 
 
-def _lone(info: TensorInfo, tied_to: str | None) -> Lone:
-    return Lone(info.key, info.path, _dtype(info), info.shape, tied_to)
+def _lone(info: TensorInfo, document: Document, tied_to: str | None) -> Lone:
+    models = [*document.contents.state_dicts, *{info.root for info in document.modules}]
+    in_model = info.role != "optimizer" and any(info.path[: len(m)] == m for m in models)
+    return Lone(info.key, info.path, _dtype(info), info.shape, in_model, tied_to)
 
 
 def _tied_key(

@@ -12,7 +12,6 @@ from ptinspect.comparison.report import (
     ModuleChange,
     Note,
     OptimizerChange,
-    json_number,
 )
 from ptinspect.document.select import value_at
 from ptinspect.pickling.numpy_objects import as_array, as_scalar
@@ -69,7 +68,7 @@ def compare_entries(a: Document, b: Document) -> list[EntryChange]:
 
 
 def _plain(value: Value, kind: str) -> object:
-    """Return an entry's value as JSON has it; for an object without one its class."""
+    """Return an entry's value as builtins; for an object without one its class."""
     if value is None:
         return None if kind in ("NoneType", "None") else kind
     if isinstance(value, list | tuple):
@@ -78,9 +77,7 @@ def _plain(value: Value, kind: str) -> object:
         return {str(name): _plain(item, "NoneType") for name, item in value.items()}
     if isinstance(value, str):
         return str(value)
-    if isinstance(value, float):
-        return json_number(value)
-    if isinstance(value, bool) or (isinstance(value, int) and value.bit_length() <= 1000):
+    if isinstance(value, bool | float) or (isinstance(value, int) and value.bit_length() <= 1000):
         return value
     return brief_repr(value)
 

@@ -321,8 +321,8 @@ def _loading_section(report: DiffReport) -> _Section:
     if "checkpoint" in (report.a.kind, report.b.kind) and report.a.kind != report.b.kind:
         return _Section("")  # one of them has to be unwrapped first
     renamed_a, renamed_b = [r.a for r in report.renamed], [r.b for r in report.renamed]
-    missing = [item.key for item in report.removed if not _in_optimizer(item.path, report)]
-    unexpected = [item.key for item in report.added if not _in_optimizer(item.path, report)]
+    missing = [item.key for item in report.removed if item.in_model]
+    unexpected = [item.key for item in report.added if item.in_model]
     for words, keys in (("Missing", missing + renamed_a), ("Unexpected", unexpected + renamed_b)):
         if keys:
             names = join_names([f'"{cut(key)}"' for key in keys], 6)

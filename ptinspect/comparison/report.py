@@ -28,6 +28,7 @@ class Lone:
     """A tensor that only one of the documents has.
 
     Attributes:
+        in_model: True if it belongs to a module or a state_dict.
         tied_to: a key of the same document that views the same bytes and that both have; None
             if there is none, or the tensor was added.
     """
@@ -36,6 +37,7 @@ class Lone:
     path: Path
     dtype: str | None
     shape: tuple[int, ...]
+    in_model: bool
     tied_to: str | None = None
 
 
@@ -201,6 +203,15 @@ def _change(item: Change) -> dict[str, object]:
         "shape": [list(shape) for shape in item.shape],
         "dtype": list(item.dtype), "device": list(item.device), "values": values,
     }  # fmt: skip
+
+
+def json_plain(value: object) -> object:
+    """Return a plain value as JSON has it."""
+    if isinstance(value, list):
+        return [json_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {name: json_plain(item) for name, item in value.items()}
+    return json_number(value)
 
 
 def json_number(number: object) -> object:

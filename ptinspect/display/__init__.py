@@ -33,6 +33,10 @@ def renderer(format: str) -> Renderer:
         from ptinspect.display.formats.table import table_text
 
         return table_text
+    if format == "textconv":
+        from ptinspect.display.formats.textconv import textconv_text
+
+        return textconv_text
     if format == "markdown":
         from ptinspect.display.formats.markdown import markdown_text
 

@@ -33,10 +33,11 @@ def heading(document: Document) -> str:
     """Return `2.7 kB, torch-zip, full model of class __main__.CustomModel`."""
     archive = document.archive
     order = ", big-endian" if archive.byteorder == "big" else ""
-    return f"{size_text(document.size)}, {archive.format}{order}, {_kind_text(document)}"
+    return f"{size_text(document.size)}, {archive.format}{order}, {content_text(document)}"
 
 
-def _kind_text(document: Document) -> str:
+def content_text(document: Document) -> str:
+    """Return what the file holds: `full model of class __main__.CustomModel`."""
     kind, class_path = document.kind, document.class_path
     of_class = f" of class {cut(class_path)}" if class_path else ""
     if kind == "module":
@@ -73,7 +74,7 @@ def facts(document: Document, options: ShowOptions, file_hash: FileHash | None) 
     if document.kind == "module":
         yield "state_dict", _state_dict_text(infos, document.size)
     for optimizer in document.optimizers:
-        yield "optimizer", _optimizer_text(document, optimizer)
+        yield "optimizer", optimizer_text(document, optimizer)
     if document.optimizers:
         yield "fits", _fit_text(document, options.hints)
     if document.kind in ("checkpoint", "optimizer"):
@@ -216,7 +217,7 @@ def parameter_count(optimizer: Optimizer) -> int:
     return sum(optimizer.parameters(group) for group in range(len(optimizer.groups)))
 
 
-def _optimizer_text(document: Document, optimizer: Optimizer) -> str:
+def optimizer_text(document: Document, optimizer: Optimizer) -> str:
     """Return `SGD (inferred), lr 0.0001, 2 parameters, no state, in optimizer_state_dict`."""
     parts = [optimizer_name(optimizer)]
     groups = optimizer.groups

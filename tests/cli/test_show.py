@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import ptinspect
 from tests.cli.running import CHECKPOINT, MODEL, STATE_DICT, cut_file, process, run
 from tests.conftest import FIXTURES
 
@@ -270,3 +271,25 @@ def test_safetensors_are_shown_with_the_call_that_reads_them(tmp_path: Path) -> 
     assert "a.weight\ntensor([0., 0.])\n" in text
     made = json.loads(run("show", "-f", "json", path).stdout)
     assert (made["file"]["format"], made["file"]["pickle_protocol"]) == ("safetensors", None)
+
+
+def test_textconv_is_the_same_for_the_same_contents(tmp_path: Path) -> None:
+    """git calls it with a temporary path; a change of weights alone must show."""
+    copy = tmp_path / "git-blob-1234.pt"
+    copy.write_bytes(MODEL.read_bytes())
+    first, second = run("show", "--textconv", MODEL), run("show", "--textconv", copy)
+    assert first.exit_code == second.exit_code == 0
+    assert first.stdout == second.stdout
+    assert str(MODEL) not in first.stdout and "torch.load" not in first.stdout
+    with ptinspect.open(MODEL) as document:
+        tensor = document.tensors["layer.weight"].tensor
+        assert tensor.storage is not None and tensor.storage.file_offset is not None
+        offset = tensor.storage.file_offset
+    data = bytearray(MODEL.read_bytes())
+    data[offset] ^= 1
+    copy.write_bytes(data)
+    changed = run("show", "--textconv", copy).stdout
+    assert changed != first.stdout
+    assert [a == b for a, b in zip(changed.split(), first.stdout.split(), strict=True)].count(
+        False
+    ) == 1

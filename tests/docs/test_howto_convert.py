@@ -26,6 +26,11 @@ FILES = {
     "strip-the-optimizer": {"checkpoint.pt": "checkpoints/resumable.pt"},
     "remove-prefixes": {"wrapped.pt": "checkpoints/wrapped-state_dict.pt"},
     "lightning-without-lightning": {"last.ckpt": "checkpoints/lightning.ckpt"},
+    "what-changed": {
+        "before.pt": "checkpoints/resumable.pt",
+        "after.pt": "checkpoints/resumable.pt",
+    },
+    "recover": {"cut.pt": "checkpoints/resumable.pt"},
     "cuda-file-on-cpu": {"cuda.pt": "containers/cuda-zip.pt"},
     "several-files": {
         name: f"others/{name}"
@@ -43,6 +48,11 @@ def prepare(page: str, folder: Path) -> None:
     for name, source in FILES[page].items():
         if name == "wrapped.pt":  # no fixture was saved from a wrapped model
             convert(FIXTURES / source, folder / name, add_prefix="module._orig_mod.")
+        elif name == "after.pt":  # what somebody published of it
+            convert(FIXTURES / source, folder / name, dtype="float16")
+        elif name == "cut.pt":
+            data = (FIXTURES / source).read_bytes()
+            (folder / name).write_bytes(data[: len(data) * 2 // 3])
         else:
             shutil.copy(FIXTURES / source, folder / name)
 
