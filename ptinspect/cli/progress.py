@@ -122,7 +122,7 @@ def training_line(progress: Progress, columns: int) -> str:
         return f"{progress.text} …"[: columns - 1]
     filled = BAR_WIDTH * min(progress.step, progress.total) // progress.total
     bar = "#" * filled + "-" * (BAR_WIDTH - filled)
-    loss = "" if progress.loss is None else f"  loss {progress.loss:.4g}"
+    loss = f"  loss {progress.loss:.4g}" if progress.loss is not None else ""
     text = f"{progress.text}  [{bar}]  {progress.step}/{progress.total}{loss}"
     return text[: columns - 1]
 

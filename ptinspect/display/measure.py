@@ -75,6 +75,7 @@ def hash_file(document: Document, options: ShowOptions) -> FileHash:
     return FileHash(digest.hexdigest(), hash_in_name(document.path))
 
 
+@dataclass(slots=True)
 class TensorMeasurement:
     """The statistics and the SHA-256 of one tensor.
 
@@ -82,12 +83,9 @@ class TensorMeasurement:
         problem: why one of them is missing, escaped; empty if nothing is missing.
     """
 
-    __slots__ = ("problem", "sha256", "stats")
-
-    def __init__(self) -> None:
-        self.stats: Stats | None = None
-        self.sha256: str | None = None
-        self.problem = ""
+    stats: Stats | None = None
+    sha256: str | None = None
+    problem: str = ""
 
 
 def measure_tensors(
@@ -185,9 +183,9 @@ class Stats:
             self.count += block.size
             return
         low, high = block.min().item(), block.max().item()
-        self.min = low if self.min is None else min(self.min, low)
-        self.max = high if self.max is None else max(self.max, high)
-        self._merge_moments(block.astype("f8") if double is None else double)
+        self.min = min(self.min, low) if self.min is not None else low
+        self.max = max(self.max, high) if self.max is not None else high
+        self._merge_moments(double if double is not None else block.astype("f8"))
 
     def _count_non_finite(self, block: Any) -> Any:
         """Count NaN and infinity, and return the block without them."""

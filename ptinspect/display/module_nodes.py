@@ -51,7 +51,7 @@ class Node:
         nodes = self._nodes()
         assert nodes is not None
         for name, value in self._module.members(MODULES):
-            yield name, None if value is None else nodes.node_of_value(value)
+            yield name, nodes.node_of_value(value) if value is not None else None
 
     def extra_repr(self, describe: ModuleNodes) -> str:
         """Return torch's text for the class, or for the class that it extends."""
@@ -85,7 +85,7 @@ class ModuleNodes:
 
     def __call__(self, value: Value, /) -> TensorFacts | None:
         tensor = self._document.tensor_of(value) if isinstance(value, Call) else None
-        return None if tensor is None else TensorFacts(tensor)
+        return TensorFacts(tensor) if tensor is not None else None
 
 
 class TensorFacts:
@@ -125,7 +125,7 @@ def module_tree(document: Document, module: Module, depth: int | None = None) ->
     """Return the lines of print(model), down to `depth` levels of children."""
     nodes = ModuleNodes(document)
     lines = module_lines(nodes.node(module), nodes, escape=safe, limits=document.limits)
-    return lines if depth is None else cut_levels(lines, depth)
+    return cut_levels(lines, depth) if depth is not None else lines
 
 
 def cut_levels(lines: Iterable[str], depth: int) -> Iterator[str]:

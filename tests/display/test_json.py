@@ -114,7 +114,7 @@ def test_long_lists_tell_their_length() -> None:
     )
 )
 def test_any_text_of_a_file_is_safe_and_read_back(value: dict[str, object]) -> None:
-    text = json_text(document(value, protocol=4), ShowOptions())
+    text = json_text(document(value, protocol=4), ShowOptions(), None)
     assert hidden(text.replace("\n", "")) == []
     made = valid(text)
     told = [entry["path"][0].encode("utf-16", "surrogatepass") for entry in made["entries"]]

@@ -26,14 +26,14 @@ if TYPE_CHECKING:
     from ptinspect.display.options import ShowOptions
     from ptinspect.document import Document, TensorInfo
     from ptinspect.document.optim.state import Optimizer
-    from ptinspect.document.tensor import Storage, Tensor
+    from ptinspect.document.tensor import Tensor
     from ptinspect.errors import PtInspectError
     from ptinspect.pickling.values import Value
 
 SCHEMA = 1
 
 
-def json_text(document: Document, options: ShowOptions, file_hash: FileHash | None = None) -> str:
+def json_text(document: Document, options: ShowOptions, file_hash: FileHash | None) -> str:
     """Return the object of a document, ending in a newline.
 
     Raises:
@@ -91,7 +91,8 @@ def _file(document: Document, file_hash: FileHash | None) -> dict[str, object]:
     if file_hash is not None:
         facts["sha256"] = file_hash.sha256
         facts["name_hash"] = file_hash.expected
-        facts["name_hash_matches"] = None if file_hash.expected is None else not file_hash.mismatch
+        named = file_hash.expected is not None
+        facts["name_hash_matches"] = not file_hash.mismatch if named else None
     return facts
 
 
@@ -241,7 +242,7 @@ def _storages(document: Document, infos: list[TensorInfo]) -> list[str]:
     """
     storages = [info.tensor.storage for info in infos]
     locations = storage_places(storages)
-    keys = quoted_all(["" if storage is None else storage.key for storage in storages])
+    keys = quoted_all([storage.key if storage is not None else "" for storage in storages])
     records = quoted_all([record or "" for record, _ in locations])
     files = {
         id(part): f', "file": {name}'
@@ -250,12 +251,12 @@ def _storages(document: Document, infos: list[TensorInfo]) -> list[str]:
         )
     }
     return [
-        "null"
-        if storage is None
-        else f'{{"key": {"null" if type(storage) is InlineStorage else key}, '
-        f'"nbytes": {storage.nbytes}, "record": {"null" if location[0] is None else record}, '
-        f'"file_offset": {"null" if location[1] is None else location[1]}'
+        f'{{"key": {"null" if type(storage) is InlineStorage else key}, '
+        f'"nbytes": {storage.nbytes}, "record": {record if location[0] is not None else "null"}, '
+        f'"file_offset": {location[1] if location[1] is not None else "null"}'
         f"{files.get(id(storage.archive), '') if files else ''}}}"
+        if storage is not None
+        else "null"
         for storage, key, record, location in zip(storages, keys, records, locations, strict=True)
     ]
 
@@ -281,24 +282,22 @@ def _special_facts(tensor: Tensor) -> dict[str, object]:
 
 
 def _part(part: Tensor) -> dict[str, object]:
-    return {
+    facts: dict[str, object] = {
         "dtype": part.dtype.name if part.dtype else None,
         "shape": _shape(part),
         "stride": part.stride,
         "storage_offset": part.storage_offset,
         "nbytes": part.nbytes,
-        "storage": None if part.storage is None else _storage(part.storage),
+        "storage": None,
     }
-
-
-def _storage(storage: Storage) -> dict[str, object]:
-    record, offset = storage.place
-    return {
-        "key": None if type(storage) is InlineStorage else storage.key,
-        "nbytes": storage.nbytes,
-        "record": record,
-        "file_offset": offset,
-    }
+    storage = part.storage
+    if storage is not None:
+        key = None if type(storage) is InlineStorage else storage.key
+        record, offset = storage.place
+        facts["storage"] = {
+            "key": key, "nbytes": storage.nbytes, "record": record, "file_offset": offset,
+        }  # fmt: skip
+    return facts
 
 
 def _measured_facts(
@@ -312,9 +311,8 @@ def _measured_facts(
     if measurement is not None:
         if options.stats:
             stats = measurement.stats
-            facts["stats"] = (
-                None if stats is None else {name: getattr(stats, name) for name in STATS_HEADERS}
-            )
+            numbers = {name: getattr(stats, name) for name in STATS_HEADERS} if stats else None
+            facts["stats"] = numbers
         if options.hash:
             facts["sha256"] = measurement.sha256
         problem = problem or measurement.problem

@@ -18,9 +18,7 @@ if TYPE_CHECKING:
     from ptinspect.document import Document
 
 
-def markdown_text(
-    document: Document, options: ShowOptions, file_hash: FileHash | None = None
-) -> str:
+def markdown_text(document: Document, options: ShowOptions, file_hash: FileHash | None) -> str:
     """Return the facts as a list, entries and tensors as tables, models as blocks of code."""
     blocks = [
         [f"### {markdown(document.path)}"],

@@ -21,9 +21,7 @@ MAX_ENTRIES = 40
 BOLD, DIM, YELLOW = 1, 2, 33  # parameters of the escape sequence that sets colours
 
 
-def summary_text(
-    document: Document, options: ShowOptions, file_hash: FileHash | None = None
-) -> str:
+def summary_text(document: Document, options: ShowOptions, file_hash: FileHash | None) -> str:
     """Return the summary: blocks separated by empty lines."""
     path = _paint(safe(document.path), BOLD, options.colour)
     blocks = [

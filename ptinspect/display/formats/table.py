@@ -23,7 +23,7 @@ HEADERS = ("key", "role", "dtype", "shape", "device")
 STATS_HEADERS = ("min", "max", "mean", "std", "zeros", "nan", "inf")
 
 
-def table_text(document: Document, options: ShowOptions, file_hash: FileHash | None = None) -> str:
+def table_text(document: Document, options: ShowOptions, file_hash: FileHash | None) -> str:
     """Return the table of the selected tensors, and their numbers if asked for."""
     table = tensor_table(document, options)
     if table.rows:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ptinspect.display.formats.table import dtype_text, key_matcher, shape_text
@@ -38,7 +39,7 @@ MAX_REPEATED_STEPS = 10_000
 steps in total; from then on a line names its first path instead."""
 
 
-def tree_text(document: Document, options: ShowOptions, file_hash: FileHash | None = None) -> str:
+def tree_text(document: Document, options: ShowOptions, file_hash: FileHash | None) -> str:
     """Return the tree of the whole file."""
     if document.kind == "module":
         lines = module_tree(document, document.modules[0].module, options.depth)
@@ -55,18 +56,14 @@ def _structure_lines(document: Document, options: ShowOptions) -> Iterator[str]:
         yield from tree.lines(root, (index,))
 
 
+@dataclass(slots=True)
 class _OpenContainer:
     """A container whose members are being drawn."""
 
-    __slots__ = ("indent", "path", "remaining", "value")
-
-    def __init__(
-        self, value: Value, path: Path, remaining: list[tuple[str | int, Value]], indent: str
-    ) -> None:
-        self.value = value
-        self.path = path
-        self.remaining = remaining  # in reverse
-        self.indent = indent
+    value: Value
+    path: Path
+    remaining: list[tuple[str | int, Value]]  # in reverse
+    indent: str
 
 
 class ObjectTree:

@@ -37,7 +37,7 @@ def entry_text(entry: Entry) -> str:
         return f"({items})" if type_name == "tuple" else f"[{items}]"
     if entry.type in ("str", "int", "float", "bool", "NoneType", "None"):
         return scalar_text(value)
-    return type_name if value is None else f"{scalar_text(value)}  {type_name}"
+    return f"{scalar_text(value)}  {type_name}" if value is not None else type_name
 
 
 def _summary_text(type_name: str, value: dict[object, object]) -> str:
