@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, BinaryIO
 from ptinspect.document.modules import module_of
 from ptinspect.document.select import select_path
 from ptinspect.errors import PtInspectError, add_error_path
-from ptinspect.stubs.collect.classes import Definition, Instance
-from ptinspect.stubs.collect.object_graph import CollectedObjects, Deferred, collect_objects
+from ptinspect.stubs.collect.classes import CollectedObjects, Deferred, Definition, Instance
+from ptinspect.stubs.collect.object_graph import collect_objects
 from ptinspect.stubs.expr.literals import prose
 from ptinspect.stubs.expr.nodes import NONE, Access, Expr, names_in
 from ptinspect.stubs.expr.torch_objects import ImportTable

@@ -6,8 +6,8 @@ become functions of their own, because Python could not parse them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ptinspect.document.modules import BUFFERS, MODULES, PARAMETERS, Module, module_of
@@ -36,21 +36,19 @@ from ptinspect.stubs.collect.classes import (
     LATE,
     PARAMETER,
     SIMPLE,
+    CollectedObjects,
+    Deferred,
     Definition,
     Instance,
     Member,
-    NameUsage,
-    QualifiedName,
-    find_references,
-    kind_of,
 )
 from ptinspect.stubs.collect.recorded_source import (
     FX_BOOKKEEPING,
     FX_MODULE,
-    RecordedSource,
     class_source,
     fx_source,
 )
+from ptinspect.stubs.collect.references import QualifiedName, define, find_references
 from ptinspect.stubs.collect.shared_modules import (
     ModelParts,
     access_paths,
@@ -60,7 +58,13 @@ from ptinspect.stubs.collect.shared_modules import (
     shared_attribute,
     unshared_parts,
 )
-from ptinspect.stubs.expr.literals import Names, bytes_expr, is_attribute, literal, tensor_values
+from ptinspect.stubs.expr.literals import (
+    Names,
+    PartFunctions,
+    bytes_expr,
+    literal,
+    tensor_values,
+)
 from ptinspect.stubs.expr.nodes import (
     NONE,
     CallExpr,
@@ -72,7 +76,6 @@ from ptinspect.stubs.expr.nodes import (
 )
 from ptinspect.stubs.expr.torch_calls import (
     ASSEMBLED,
-    MODULE_METHODS,
     assemble,
     buffer,
     parameter,
@@ -83,82 +86,12 @@ from ptinspect.torchnn import lookup
 
 if TYPE_CHECKING:
     from ptinspect.document import Document
-    from ptinspect.stubs.expr.torch_calls import ExprOf, TensorOf
+    from ptinspect.stubs.expr.torch_calls import TensorOf
 
 MAX_DEPTH = 20
 """Brackets inside each other before a part becomes a function."""
 MAX_BLOB = 1_000
 """Bytes of a binary object that are written."""
-
-
-@dataclass(slots=True)
-class PartFunctions:
-    """Functions that return expressions which are nested too deep to be written in place.
-
-    Attributes:
-        functions: by name, what they return.
-    """
-
-    names: Names
-    functions: dict[str, Expr]
-
-    def add(self, expr: Expr) -> Expr:
-        """Move an expression into a new function and return the call of it."""
-        name = self.names.new("_part")
-        self.functions[name] = expr
-        return CallExpr(name)
-
-
-@dataclass(frozen=True, slots=True)
-class Deferred:
-    """An attribute that can only be set once the whole model is built.
-
-    Attributes:
-        description: names the attribute if it cannot be set either.
-    """
-
-    module: Module
-    name: str
-
-    @property
-    def value(self) -> Value:
-        return self.module.attributes[self.name]
-
-    @property
-    def description(self) -> str:
-        name = f"{self.module.class_name}.{self.name}"
-        return f"{name}, which leads to modules elsewhere in the model"
-
-
-@dataclass(frozen=True, slots=True)
-class CollectedObjects:
-    """The objects of a file, as expressions.
-
-    Attributes:
-        definitions: classes and functions that the stub defines, by path, in the file's order.
-        names: identifiers of the stub.
-        parts: functions for what is nested deep.
-        calls: calls of the file that weights_only may have to allow (see `References.calls`).
-        expr_of: returns the expression of any value of the file.
-        tensor_of: returns the tensor that a value is, or None.
-        references_of: returns the ids of the model's parts that an attribute refers to.
-        assembled: ids of the calls of modules that are put together without a constructor.
-        deferred: attributes that only `build()` can set.
-        unwritten: descriptions of values that are None in the stub, in order.
-        zeroed: attributes that are zeros in the stub instead of the file's numbers.
-    """
-
-    definitions: dict[str, Definition]
-    names: Names
-    parts: PartFunctions
-    calls: list[Call]
-    expr_of: ExprOf
-    tensor_of: TensorOf
-    references_of: Callable[[Value], list[int]]
-    assembled: set[int]
-    deferred: list[Deferred]
-    unwritten: dict[str, None]
-    zeroed: dict[str, None]
 
 
 def collect_objects(
@@ -185,10 +118,12 @@ def collect_objects(
     }
     definitions: dict[str, Definition] = {}
     for path, usage in references.user_defined.items():
-        definitions[path] = _definition(usage, names, references.user_defined, recorded, hooks)
+        definitions[path] = define(usage, names, references.user_defined, recorded, hooks)
     roots = [info.module.call for info in document.modules if not info.name]
+    parts = PartFunctions(names, {})
+    model = model_parts(roots)
     translator = _Translator(
-        definitions, names, document.tensor_of, model_parts(roots), use_recorded_source
+        definitions, names, parts, document.tensor_of, model, use_recorded_source
     )
     objects = list(roots)
     for usage in references.user_defined.values():
@@ -210,83 +145,49 @@ def collect_objects(
     )  # fmt: skip
 
 
-def _definition(
-    usage: NameUsage,
-    names: Names,
-    user_defined: Iterable[str],
-    recorded: dict[str, RecordedSource],
-    hooks: set[str],
-) -> Definition:
-    last, kind = usage.name.rpartition(".")[2], kind_of(usage)
-    ident = names.new(last, "Class" if last[:1].isupper() else "name")
-    reserved = {"forward", *MODULE_METHODS} if kind == "module" else set[str]()
-    methods = [
-        name
-        for name in usage.attributes
-        if is_attribute(name) and f"{usage.path}.{name}" not in user_defined
-    ]
-    return Definition(
-        usage.module,
-        usage.name,
-        ident,
-        kind,
-        usage,
-        [] if kind == "enum" else [name for name in methods if name not in reserved],
-        recorded.get(usage.path) if kind == "module" else None,
-        kind in ("function", "object", "class") and usage.path in hooks,
-    )
-
-
+@dataclass(slots=True)
 class _Translator:
     """Memoizes the expression of every value, and records what could not be written."""
 
-    def __init__(
-        self,
-        definitions: dict[str, Definition],
-        names: Names,
-        tensor_of: TensorOf,
-        model: ModelParts,
-        use_recorded_source: bool,
-    ) -> None:
-        self.definitions = definitions
-        self.names = names
-        self.tensor_of = tensor_of
-        self.model = model
-        self.use_recorded_source = use_recorded_source
-        self.parts = PartFunctions(names, {})
-        self.assembled: set[int] = set()
-        self.deferred: list[Deferred] = []
-        self.unwritten: dict[str, None] = {}
-        self.zeroed: dict[str, None] = {}
-        self._exprs: dict[int, tuple[Value, Expr]] = {}
-        self._open: set[int] = set()
-        self._instance_count = 0
+    definitions: dict[str, Definition]
+    names: Names
+    parts: PartFunctions
+    tensor_of: TensorOf
+    model: ModelParts
+    use_recorded_source: bool
+    assembled: set[int] = field(default_factory=set)
+    deferred: list[Deferred] = field(default_factory=list)
+    unwritten: dict[str, None] = field(default_factory=dict)
+    zeroed: dict[str, None] = field(default_factory=dict)
+    exprs: dict[int, tuple[Value, Expr]] = field(default_factory=dict)
+    opened: set[int] = field(default_factory=set)
+    instance_count: int = 0
 
     def translate(self, root: Value) -> Expr:
         """Return the expression of a value, after those of everything in it."""
         frames: list[tuple[Value, Iterator[Value]]] = []
         if self._has_untranslated_contents(root):
-            self._open.add(id(root))
+            self.opened.add(id(root))
             frames.append((root, self._contents(root)))
         while frames:
             value, contents = frames[-1]
             item = next((v for v in contents if self._has_untranslated_contents(v)), None)
             if item is not None:
-                self._open.add(id(item))
+                self.opened.add(id(item))
                 frames.append((item, self._contents(item)))
                 continue
             frames.pop()
             expr = self._compound(value)  # `value` is still open: it may contain itself
-            self._exprs[id(value)] = (
+            self.exprs[id(value)] = (
                 value,
                 expr if expr.depth <= MAX_DEPTH else self.parts.add(expr),
             )
-            self._open.discard(id(value))
+            self.opened.discard(id(value))
         return self.expr_of(root)
 
     def expr_of(self, value: Value) -> Expr:
         """Return the expression of a value that is translated, or has no contents."""
-        translated = self._exprs.get(id(value))
+        translated = self.exprs.get(id(value))
         if translated is not None:
             return translated[1]
         simple = literal(value)
@@ -301,18 +202,18 @@ class _Translator:
             if tensor.parameter:
                 return parameter(tensor)
             return tensor_values(tensor) if not tensor.uninitialized else NONE
-        if isinstance(value, tuple | list | dict) and id(value) not in self._open:
+        if isinstance(value, tuple | list | dict) and id(value) not in self.opened:
             return self.translate(value)  # composed by a caller, not in the file as it is
         if isinstance(value, Inert | tuple | list | dict):
             is_cycle = isinstance(value, Call | list | dict)
-            return self._unwritten("a cycle" if is_cycle else "a value")
+            return self._lose("a cycle" if is_cycle else "a value")
         return NONE
 
     def references_of(self, value: Value) -> list[int]:
         """Return the ids of the model's parts that an attribute refers to."""
         return references_to(value, self.model.ids.__contains__)
 
-    def _unwritten(self, description: str) -> Expr:
+    def _lose(self, description: str) -> Expr:
         self.unwritten[description] = None
         return NONE
 
@@ -324,7 +225,7 @@ class _Translator:
     def _has_untranslated_contents(self, value: Value) -> bool:
         if type(value) in SIMPLE or not isinstance(value, tuple | list | dict | Call | SetOf):
             return False
-        if id(value) in self._exprs or id(value) in self._open:
+        if id(value) in self.exprs or id(value) in self.opened:
             return False
         return not (isinstance(value, Call) and self.tensor_of(value) is not None)
 
@@ -389,7 +290,7 @@ class _Translator:
         expr = object_expr(value, self.expr_of)
         if expr is not None:
             return expr
-        return self._unwritten(f"{name[0]}.{name[1]}" if name else "an object")
+        return self._lose(f"{name[0]}.{name[1]}" if name else "an object")
 
     def _dict(self, value: dict[Value, Value]) -> Expr:
         return DictExpr([(self.expr_of(key_value(k)), self.expr_of(v)) for k, v in value.items()])
@@ -398,16 +299,16 @@ class _Translator:
         """Return the name of a class or function in the stub or in a library."""
         name = global_name(value)
         if name is None:
-            return self._unwritten("a name")
+            return self._lose("a name")
         definition = self._definition_of(name)
         text = definition.ident if definition is not None else global_text(*name)
-        return Name(text) if text else self._unwritten(f"{name[0]}.{name[1]}")
+        return Name(text) if text else self._lose(f"{name[0]}.{name[1]}")
 
     def _getattr(self, call: Call) -> Expr:
         """Return `Outer.Inner`, `torch.relu` or a member of an enum."""
         name = global_name(call)
         if name is None:
-            return self._unwritten("a bound method")
+            return self._lose("a bound method")
         definition = self._definition_of(name)
         if definition is not None:
             return Name(definition.ident)
@@ -416,7 +317,7 @@ class _Translator:
         if owner is not None and last.isidentifier() and not last.startswith("_"):
             return Name(f"{owner.ident}.{last}")
         text = global_text(*name)
-        return Name(text) if text else self._unwritten("a bound method")
+        return Name(text) if text else self._lose("a bound method")
 
     # Modules
 
@@ -450,8 +351,8 @@ class _Translator:
         return self._instance(module, self.definitions[path], FX_BOOKKEEPING)
 
     def _new_instance(self, call: Call, definition: Definition) -> Instance:
-        self._instance_count += 1
-        return definition.add_instance(call, self._instance_count)
+        self.instance_count += 1
+        return definition.add_instance(call, self.instance_count)
 
     def _instance(
         self, module: Module, definition: Definition, skip: frozenset[str] = frozenset()
@@ -491,11 +392,11 @@ class _Translator:
                 return [Member(LATE, key, shared_attribute(value, paths, self.expr_of), plain)]
             deferred = Deferred(module, key)
             self.deferred.append(deferred)
-            self._unwritten(deferred.description)
+            self._lose(deferred.description)
             return [Member(ATTRIBUTE, key, NONE)] if key != "forward" else []
         expr = self.expr_of(value)
         if expr is NONE and value is not None:
-            self._unwritten(f"{definition.qualname}.{key}")
+            self._lose(f"{definition.qualname}.{key}")
             if key == "forward":
                 return []  # the class has a forward that says that it is not recorded
         self._note_placeholder(definition, key, expr)
@@ -530,7 +431,7 @@ class _Translator:
             if isinstance(key, str):
                 expr = self.expr_of(value)
                 if expr is NONE and value is not None:
-                    self._unwritten(f"{definition.qualname}.{key}")
+                    self._lose(f"{definition.qualname}.{key}")
                 self._note_placeholder(definition, key, expr)
                 instance.members.append(Member(ATTRIBUTE, str(key), expr))
         return instance

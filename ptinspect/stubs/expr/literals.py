@@ -6,6 +6,7 @@ import builtins
 import keyword
 import math
 import unicodedata
+from dataclasses import dataclass
 from struct import Struct
 from typing import TYPE_CHECKING
 
@@ -95,6 +96,24 @@ class Names:
     def release(self, name: str) -> None:
         """Make an identifier available again."""
         self._used.discard(name)
+
+
+@dataclass(slots=True)
+class PartFunctions:
+    """Functions that return expressions which are nested too deep to be written in place.
+
+    Attributes:
+        functions: by name, what they return.
+    """
+
+    names: Names
+    functions: dict[str, Expr]
+
+    def add(self, expr: Expr) -> Expr:
+        """Move an expression into a new function and return the call of it."""
+        name = self.names.new("_part")
+        self.functions[name] = expr
+        return CallExpr(name)
 
 
 # Text

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from ptinspect.document.modules import BUFFERS, MODULES, PARAMETERS, Module, module_of
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 NN = "torch.nn.modules."
 ASSEMBLED = "_assembled"
 """The stub's function that puts a module together from its parts, without a constructor."""
+MAX_MODULES = 10_000
+"""Modules whose tensors are compared with what a constructor creates."""
 CODERS = ("TransformerEncoder", "TransformerDecoder")
 _WRAPPERS = {
     "torch.nn.parallel.data_parallel.DataParallel": ("module", "nn.DataParallel"),
@@ -147,28 +150,13 @@ def _is_printed_without_name(row: ModuleClass, name: str) -> bool:
 def tensor_shapes(module: Module, tensor_of: TensorOf) -> Shapes:
     """Return the shapes of the parameters and buffers below a module, by dotted name."""
     shapes: Shapes = {}
-    for name, inner in _named_modules(module):
+    for name, submodule in islice(module.walk(), MAX_MODULES):
         for store in (PARAMETERS, BUFFERS):
-            for key, value in inner.members(store):
+            for key, value in submodule.members(store):
                 tensor = tensor_of(value)
                 if tensor is not None:
                     shapes[f"{name}.{key}" if name else key] = tensor.shape
     return shapes
-
-
-def _named_modules(module: Module, limit: int = 10_000) -> Iterator[tuple[str, Module]]:
-    stack = [("", module)]
-    seen: set[int] = set()
-    while stack and len(seen) < limit:
-        name, inner = stack.pop()
-        if id(inner.call) in seen:
-            continue
-        seen.add(id(inner.call))
-        yield name, inner
-        for key, value in inner.members(MODULES):
-            child = module_of(value)
-            if child is not None:
-                stack.append((f"{name}.{key}" if name else key, child))
 
 
 def has_children_of(row: ModuleClass, module: Module, exactly: bool) -> bool:

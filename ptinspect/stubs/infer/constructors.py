@@ -10,11 +10,12 @@ from ptinspect.stubs.collect.classes import (
     ATTRIBUTE,
     CHILD,
     LATE,
+    CollectedObjects,
+    Deferred,
     Definition,
     Instance,
     Member,
 )
-from ptinspect.stubs.collect.object_graph import CollectedObjects, Deferred
 from ptinspect.stubs.expr.nodes import (
     FALSE,
     NONE,
@@ -118,6 +119,10 @@ class _Column(NamedTuple):
     def exprs(self) -> Column:
         return [None if member is None else member.expr for member in self.members]
 
+    @property
+    def is_constant(self) -> bool:
+        return len(set(column_key(self.exprs))) == 1
+
 
 def infer_constructors(
     objects: CollectedObjects,
@@ -185,22 +190,18 @@ def _infer_class(
         else:
             inherited = _inherit_from_torch(objects, inferred, unifier, inferred_classes)
             columns = [column for column in columns if column.name not in inherited]
+    # The source of a late attribute is that of one object, and cannot be a parameter.
     deferred = [
         Deferred(module, column.name)
         for column in columns
-        if column.kind == LATE and len(set(column_key(column.exprs))) > 1
-        # Its source is that of one object, and cannot be a parameter.
+        if column.kind == LATE and not column.is_constant
         for instance, member in zip(definition.instances, column.members, strict=True)
         if member is not None
         and member.kind == LATE
         and instance.call is not None
         and (module := module_of(instance.call)) is not None
     ]
-    columns = [
-        column
-        for column in columns
-        if column.kind != LATE or len(set(column_key(column.exprs))) == 1
-    ]
+    columns = [column for column in columns if column.kind != LATE or column.is_constant]
     # Plain attributes first: they name the parameters that others share.
     statements = {
         (column.kind, column.name): _statement(unifier, column)
@@ -347,10 +348,9 @@ def _inherit_from_torch(
         inherited.add(argument.name)
         sources = argument.source.split("|")
         inherited |= {source.split("?")[0].split(".")[0] for source in sources}
-    shapes_of = SHAPES.get(row.name)
-    for module in modules if shapes_of is not None else ():
-        shapes = shapes_of(argument_values(row, module.attributes)) if shapes_of else {}
-        inherited |= {key for key in shapes if "." not in key}
+    if row.name in SHAPES:
+        for module in modules:
+            inherited |= set(SHAPES[row.name](argument_values(row, module.attributes)))
     return inherited
 
 

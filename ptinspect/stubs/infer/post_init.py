@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ptinspect.document.modules import PARAMETERS, Module
 from ptinspect.pickling.values import Value
-from ptinspect.stubs.collect.object_graph import CollectedObjects, Deferred
+from ptinspect.stubs.collect.classes import CollectedObjects, Deferred
 from ptinspect.stubs.collect.shared_modules import (
     access_paths,
     registers_itself,

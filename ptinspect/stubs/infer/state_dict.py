@@ -10,8 +10,16 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ptinspect.stubs.collect.classes import BUFFER, CHILD, PARAMETER, Definition, Instance, Member
-from ptinspect.stubs.collect.object_graph import MAX_DEPTH, CollectedObjects
+from ptinspect.stubs.collect.classes import (
+    BUFFER,
+    CHILD,
+    PARAMETER,
+    CollectedObjects,
+    Definition,
+    Instance,
+    Member,
+)
+from ptinspect.stubs.collect.object_graph import MAX_DEPTH
 from ptinspect.stubs.expr.literals import FLOATS, is_identifier, string, zeros
 from ptinspect.stubs.expr.nodes import CallExpr, DictExpr, Expr, Literal, ModuleContainer
 from ptinspect.stubs.infer.key_tree import (

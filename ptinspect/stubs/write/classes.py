@@ -17,7 +17,6 @@ from ptinspect.stubs.collect.recorded_source import RecordedSource
 from ptinspect.stubs.expr.literals import Names, is_attribute, literal, prose, string
 from ptinspect.stubs.expr.nodes import (
     FALSE,
-    WIDTH,
     Access,
     Argument,
     CallExpr,
@@ -25,8 +24,6 @@ from ptinspect.stubs.expr.nodes import (
     Literal,
     ModuleContainer,
     Sequence,
-    Source,
-    columns,
     has_placeholder,
     names_in,
     resolve,
@@ -34,6 +31,15 @@ from ptinspect.stubs.expr.nodes import (
 from ptinspect.stubs.expr.torch_calls import MODULE_METHODS
 from ptinspect.stubs.infer.constructors import InferredClass, InitParameter, InitStatement
 from ptinspect.stubs.infer.post_init import Assignment
+from ptinspect.stubs.write.runtime_templates import (
+    INIT_METHOD,
+    INIT_METHOD_KEEPING_ARGUMENTS,
+    ITEM_METHODS,
+    NEW_METHOD,
+    SETSTATE_METHOD,
+    TUPLE_NEW_METHODS,
+)
+from ptinspect.stubs.write.source import WIDTH, Source, columns
 from ptinspect.torchnn.printer import READABLE_HINT
 
 _BASES = {
@@ -44,40 +50,6 @@ _BASES = {
 _CONVOLVED_DIMS = {"1d": "L", "2d": "H, W", "3d": "D, H, W"}
 MAX_LISTED_CHILDREN = 100
 """Children that are listed in a comment in forward."""
-
-_NEW = """\
-    def __new__(cls, *args, **kwargs):
-        return super().__new__(cls)"""
-_TUPLE_NEW = """\
-    def __new__(cls, *args):
-        return super().__new__(cls, args)
-
-    def __getnewargs__(self):
-        return tuple(self)"""
-_INIT_WITHOUT_ARGUMENTS = """\
-    def __init__(self, *args, **kwargs):
-        super().__init__()"""
-_INIT_KEEPING_ARGUMENTS = """\
-    def __init__(self, *args, **kwargs):
-        self.args = args"""
-_SETSTATE = """\
-    def __setstate__(self, state):
-        # what the class itself makes of its state is not recorded
-        if isinstance(state, dict):
-            vars(self).update(state)
-        else:
-            self.state = state"""
-_SET_ITEMS = """\
-    def append(self, item):
-        # what the class itself makes of its items is not recorded
-        vars(self).setdefault("items", []).append(item)
-
-    def extend(self, items):
-        for item in items:
-            self.append(item)
-
-    def __setitem__(self, key, value):
-        vars(self).setdefault("pairs", {})[key] = value"""
 
 
 def write_definition(
@@ -116,10 +88,6 @@ def _join(head: str, methods: Iterable[Source]) -> Source:
     return source
 
 
-def _template(text: str) -> Source:
-    return Source(text.split("\n"))
-
-
 # Modules
 
 
@@ -132,7 +100,7 @@ def _module(
     base = inferred.base_text or "nn.Module"
     methods = [_init(definition, inferred, post_init)]
     if definition.usage is not None and definition.usage.has_new_arguments:
-        methods.append(_template(_NEW))
+        methods.append(NEW_METHOD)
     methods += [_unrecorded_method(definition, name) for name in definition.methods]
     recorded = definition.recorded
     if recorded is not None and recorded.fx_name is not None:
@@ -414,9 +382,9 @@ def _subclass(definition: Definition) -> Source:
     base = _BASES[definition.kind]
     methods: list[Source] = []
     if definition.kind == "tuple" and any(len(call.args) != 1 for call in usage.constructed):
-        methods.append(_template(_TUPLE_NEW))
+        methods.append(TUPLE_NEW_METHODS)
     if definition.kind in ("dict", "list", "set") and usage.has_call_arguments:
-        methods.append(_template(_INIT_WITHOUT_ARGUMENTS))
+        methods.append(INIT_METHOD)
     if usage.is_wrapper:
         dispatch = Source(["    @classmethod"])
         dispatch.add("    def __torch_dispatch__(cls, func, kinds, args=(), kwargs=None):")
@@ -438,17 +406,17 @@ def _object(definition: Definition, inferred: InferredClass) -> Source:
             _add_init_statement(init, statement)
         methods.append(init)
     elif usage.has_call_arguments:
-        methods.append(_template(_INIT_KEEPING_ARGUMENTS))
+        methods.append(INIT_METHOD_KEEPING_ARGUMENTS)
     if usage.has_new_arguments:
-        methods.append(_template(_NEW))
+        methods.append(NEW_METHOD)
     if any(not _is_plain_state(call.state) for call in usage.calls):
-        methods.append(_template(_SETSTATE))
+        methods.append(SETSTATE_METHOD)
     if definition.is_hook:
         hook = Source(["    def __call__(self, *args, **kwargs):"])
         _add_hook_body(hook, definition, 8)
         methods.append(hook)
     if any(call.changes is not None and call.changes.items for call in usage.calls):
-        methods.append(_template(_SET_ITEMS))
+        methods.append(ITEM_METHODS)
     methods += [_unrecorded_method(definition, name) for name in definition.methods]
     return _join(f"class {definition.ident}:", methods)
 

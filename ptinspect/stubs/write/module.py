@@ -9,15 +9,11 @@ from typing import TYPE_CHECKING
 from ptinspect.stubs.expr.literals import is_attribute, prose, string
 from ptinspect.stubs.expr.nodes import (
     NONE,
-    WIDTH,
     CallExpr,
     Expr,
     Literal,
     Name,
     Sequence,
-    Source,
-    columns,
-    layout_assignment,
 )
 from ptinspect.stubs.expr.torch_calls import ASSEMBLED
 from ptinspect.stubs.write.classes import write_assignments, write_definition
@@ -28,6 +24,7 @@ from ptinspect.stubs.write.runtime_templates import (
     REGISTER_MAIN,
     RESULT_CLASS,
 )
+from ptinspect.stubs.write.source import WIDTH, Source, columns, layout_assignment
 
 if TYPE_CHECKING:
     from ptinspect.stubs.collect.classes import Definition

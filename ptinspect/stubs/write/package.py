@@ -12,7 +12,7 @@ from ptinspect.atomic_file import already_exists_error, atomic_folder
 from ptinspect.errors import PtInspectError
 from ptinspect.stubs.collect.classes import Definition
 from ptinspect.stubs.expr.literals import RESERVED, is_identifier, prose
-from ptinspect.stubs.expr.nodes import Expr, Source, names_in
+from ptinspect.stubs.expr.nodes import Expr, names_in
 from ptinspect.stubs.expr.torch_calls import ASSEMBLED
 from ptinspect.stubs.infer.constructors import InferredClass
 from ptinspect.stubs.write.module import (
@@ -26,6 +26,7 @@ from ptinspect.stubs.write.module import (
     write_part,
 )
 from ptinspect.stubs.write.runtime_templates import ASSEMBLED_FUNCTION, RESULT_CLASS
+from ptinspect.stubs.write.source import Source
 
 ModulePath = tuple[str, ...]
 """Folders and name of a module, below the package."""

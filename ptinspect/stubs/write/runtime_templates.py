@@ -6,13 +6,56 @@ all names are in `__main__`; `REGISTER_ANYWHERE` also supplies modules that are 
 
 from __future__ import annotations
 
-from ptinspect.stubs.expr.nodes import Source
+from ptinspect.stubs.write.source import Source
 
 
 def _template(text: str, *names: str) -> Source:
     """Return source that reads some names, after two empty lines."""
     return Source(["", *text.rstrip().split("\n")], names)
 
+
+def _methods(text: str) -> Source:
+    """Return methods of a class."""
+    return Source(text.split("\n"))
+
+
+# Methods of classes
+
+NEW_METHOD = _methods("""\
+    def __new__(cls, *args, **kwargs):
+        return super().__new__(cls)""")
+TUPLE_NEW_METHODS = _methods("""\
+    def __new__(cls, *args):
+        return super().__new__(cls, args)
+
+    def __getnewargs__(self):
+        return tuple(self)""")
+INIT_METHOD = _methods("""\
+    def __init__(self, *args, **kwargs):
+        super().__init__()""")
+INIT_METHOD_KEEPING_ARGUMENTS = _methods("""\
+    def __init__(self, *args, **kwargs):
+        self.args = args""")
+SETSTATE_METHOD = _methods("""\
+    def __setstate__(self, state):
+        # what the class itself makes of its state is not recorded
+        if isinstance(state, dict):
+            vars(self).update(state)
+        else:
+            self.state = state""")
+ITEM_METHODS = _methods("""\
+    def append(self, item):
+        # what the class itself makes of its items is not recorded
+        vars(self).setdefault("items", []).append(item)
+
+    def extend(self, items):
+        for item in items:
+            self.append(item)
+
+    def __setitem__(self, key, value):
+        vars(self).setdefault("pairs", {})[key] = value""")
+
+# Functions and classes of the module
 
 ASSEMBLED_FUNCTION = _template(
     '''

@@ -9,7 +9,7 @@ from ptinspect.pickling.pyobjects import GETATTR, function_path
 from ptinspect.pickling.values import Call, Global
 from ptinspect.safety.load_advice import load_advice
 from ptinspect.safety.policy.weights_only import ALLOWED
-from ptinspect.stubs.collect.classes import owner_name
+from ptinspect.stubs.collect.references import owner_name
 from ptinspect.stubs.expr.literals import is_identifier
 from ptinspect.stubs.expr.torch_calls import NN, class_text
 from ptinspect.torchnn import lookup
@@ -83,18 +83,38 @@ def collect_safe_globals(
             pairs[path] = text
             if module == "builtins" and text.endswith(("Error", "Exception", "Warning")):
                 pairs[f"exceptions.{text}"] = text  # as protocol 2 spells it
-    own = [definition for definition in definitions.values() if definition.usage is not None]
-    for definition in own:
-        pairs.setdefault(definition.path, definition.ident)
+    for definition in definitions.values():
+        if definition.usage is not None:
+            pairs.setdefault(definition.path, definition.ident)
+    for definition in definitions.values():
+        if definition.kind in ("dict", "list", "set"):
+            blockers.append(f"a filled {definition.path}, a {definition.kind}")
+    for definition in definitions.values():
+        calls_of = definition.usage.calls if definition.usage is not None else []
+        if definition.kind == "object" and any(call.items or call.pairs for call in calls_of):
+            blockers.append(f"a filled {definition.path}")
+    reached, dtypes, call_blockers = _look_at_calls(calls, definitions)
+    for code in dtypes:
+        pairs[f"numpy.dtypes.{code}"] = f'type(np.dtype("{code}"))'
+    blockers += call_blockers
+    return SafeGlobals(
+        [(text, path) for path, text in pairs.items()], reached, list(dict.fromkeys(blockers))
+    )
+
+
+def _look_at_calls(
+    calls: list[Call], definitions: dict[str, Definition]
+) -> tuple[dict[str, list[str]], dict[str, None], list[str]]:
+    """Return what getattr reaches by owner, codes of numpy dtypes, and blockers."""
     reached: dict[str, list[str]] = {}
     dtypes: dict[str, None] = {}
-    call_blockers: list[str] = []
+    blockers: list[str] = []
     for call in calls:
         path = function_path(call) or ""
         if path == GETATTR:
             owner, name = _getattr_replacement(call, definitions)
             if owner is None:
-                call_blockers.append(name)
+                blockers.append(name)
             elif name not in reached.setdefault(owner, []):
                 reached[owner].append(name)
         elif path == "numpy.dtype" and call.args and isinstance(call.args[0], str):
@@ -102,26 +122,10 @@ def collect_safe_globals(
                 dtypes[call.args[0]] = None
         elif path in ("collections.defaultdict", "collections.deque"):
             if call.pairs or call.items:
-                call_blockers.append(f"a filled {path}")
+                blockers.append(f"a filled {path}")
         elif path == "torch.fx.graph_module.reduce_graph_module":
-            call_blockers.append("an fx.GraphModule, whose code loading would run")
-    for code in dtypes:
-        pairs[f"numpy.dtypes.{code}"] = f'type(np.dtype("{code}"))'
-    blockers += [
-        f"a filled {definition.path}, a {definition.kind}"
-        for definition in definitions.values()
-        if definition.kind in ("dict", "list", "set")
-    ]
-    blockers += [
-        f"a filled {definition.path}"
-        for definition in own
-        if definition.kind == "object" and definition.usage is not None
-        and any(call.items or call.pairs for call in definition.usage.calls)
-    ]  # fmt: skip
-    blockers += call_blockers
-    return SafeGlobals(
-        [(text, path) for path, text in pairs.items()], reached, list(dict.fromkeys(blockers))
-    )
+            blockers.append("an fx.GraphModule, whose code loading would run")
+    return reached, dtypes, blockers
 
 
 def _getattr_replacement(call: Call, definitions: dict[str, Definition]) -> tuple[str | None, str]:
