@@ -1,7 +1,7 @@
-"""The pickle format, as a table: the one list of opcodes that reader, writer and scan share.
+"""The pickle format as a table: the one list of opcodes that reader, writer and scan share.
 
-Source: CPython's `Lib/pickle.py` (the bytes) and `Lib/pickletools.py` (the prose); a test
-holds this table against both.
+Source: CPython's `Lib/pickle.py` (the bytes) and `Lib/pickletools.py` (the text). A test compares
+this table with both.
 """
 
 from __future__ import annotations
@@ -11,23 +11,27 @@ from typing import NamedTuple
 
 
 class Arg(IntEnum):
-    """What follows the opcode's byte in the stream; a value of 0 to 8 is a fixed size."""
+    """The argument after an opcode's byte. A value of 0 to 8 is a fixed number of bytes."""
 
     NONE = 0
     BYTE = 1  # an unsigned byte
-    UINT2 = 2  # little-endian, as all of the following
+    UINT2 = 2  # little-endian, like the following
     INT4 = 4
-    FLOAT8 = 8  # big-endian, alone in that
+    FLOAT8 = 8  # the only one that is big-endian
     LINE = 16  # text up to a newline
     TWO_LINES = 17
-    SIZE1 = 21  # an unsigned byte that counts the bytes behind it
+    SIZE1 = 21  # an unsigned byte that counts the bytes after it
     SIZE4 = 24
     SIZE8 = 28
 
 
 class Opcode(NamedTuple):
-    """A row: `before` and `after` are the stack's top, rightmost last; `proto` is the first
-    protocol that has the opcode."""
+    """One opcode.
+
+    Attributes:
+        proto: the first protocol that has it.
+        before, after: the top of the stack, the last item to the right.
+    """
 
     name: str
     code: int
@@ -55,7 +59,7 @@ OPCODES: tuple[Opcode, ...] = tuple(Opcode(n, ord(c), a, p, b, r) for n, c, a, p
     ("NONE",             "N",    _NONE,   0, "", "None"),
     ("NEWTRUE",          "\x88", _NONE,   2, "", "True"),
     ("NEWFALSE",         "\x89", _NONE,   2, "", "False"),
-    # strings: of Python 2 (bytes, whose encoding the file does not record), bytes, text
+    # strings of Python 2 (bytes whose encoding is not recorded), bytes, text
     ("STRING",           "S",    _LINE,   0, "", "str of Python 2"),  # quoted, with escapes
     ("BINSTRING",        "T",    _SIZE4,  1, "", "str of Python 2"),
     ("SHORT_BINSTRING",  "U",    _SIZE1,  1, "", "str of Python 2"),
@@ -66,7 +70,7 @@ OPCODES: tuple[Opcode, ...] = tuple(Opcode(n, ord(c), a, p, b, r) for n, c, a, p
     ("NEXT_BUFFER",      "\x97", _NONE,   5, "", "buffer"),           # out of band
     ("READONLY_BUFFER",  "\x98", _NONE,   5, "buffer", "buffer"),
     ("UNICODE",          "V",    _LINE,   0, "", "str"),              # raw-unicode-escape
-    ("SHORT_BINUNICODE", "\x8c", _SIZE1,  4, "", "str"),              # utf-8, as the following
+    ("SHORT_BINUNICODE", "\x8c", _SIZE1,  4, "", "str"),              # utf-8, like the following
     ("BINUNICODE",       "X",    _SIZE4,  1, "", "str"),
     ("BINUNICODE8",      "\x8d", _SIZE8,  4, "", "str"),
     # containers
@@ -129,5 +133,8 @@ BINUNICODE SHORT_BINSTRING BINPERSID BINGET LONG_BINGET BINPUT LONG_BINPUT LONG1
 """
 
 WEIGHTS_ONLY: frozenset[str] = frozenset(_WEIGHTS_ONLY.split())
-"""Opcodes that torch's weights-only unpickler knows: what torch writes. Any other is to it an
-`Unsupported operand N`. Source: `torch._weights_only_unpickler.Unpickler.load`."""
+"""Opcodes that torch's weights-only unpickler supports, which are those that torch writes.
+
+It reports any other as `Unsupported operand N`. Source:
+`torch._weights_only_unpickler.Unpickler.load`.
+"""

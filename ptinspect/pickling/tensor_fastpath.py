@@ -59,7 +59,7 @@ def _compile_patterns(
     return re.compile(tensor, re.DOTALL), re.compile(parameter, re.DOTALL)
 
 
-_SIZED, _SCALAR = 10, 14  # the groups of which one follows BINPERSID
+_SIZED, _SCALAR = 10, 14  # one of these two groups follows BINPERSID
 
 # The arguments of n PUTs with consecutive indices, as one number: first * _ONES[n] + _COUNT[n].
 _ONES = [sum(1 << 32 * i for i in range(n)) for n in range(9)]

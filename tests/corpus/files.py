@@ -14,8 +14,8 @@ SUFFIX = ".truth.json"
 
 # Fixtures that torch refuses as well: class of the error, a part of its message.
 REFUSED = {
-    "containers/prefixed.pt": ("FormatError", "does not begin where the file does"),
-    "containers/rezip-bzip2.pt": ("UnsupportedError", "only deflate (8) is read"),
+    "containers/prefixed.pt": ("FormatError", "contains a zip that does not begin at the start"),
+    "containers/rezip-bzip2.pt": ("UnsupportedError", "only deflate (8) is supported"),
 }
 
 # Together these fixtures reach every branch of the package that all of them reach in `show`, `scan`

@@ -84,7 +84,7 @@ def load_everything() -> None:
     for module in pkgutil.walk_packages(ptinspect.__path__, "ptinspect."):
         if not module.name.endswith("__main__") and not module.name.startswith("ptinspect.proofs."):
             importlib.import_module(module.name)
-    for name in ("numpy", "ml_dtypes", "tabulate"):
+    for name in ("numpy", "ml_dtypes", "tabulate", "tarfile"):
         importlib.import_module(name)
     for codec in ("cp437", "raw_unicode_escape", "utf_16", "utf_32_be", "utf_32_le"):
         importlib.import_module(f"encodings.{codec}")

@@ -59,13 +59,10 @@ def test_zipfile_lists_the_same() -> None:
     assert found.findings == []
     assert len(found) == 500
     for number, info in enumerate(reader.infolist()):
-        entry = found.entry(number)
-        assert (entry.name, entry.method, entry.crc) == (
-            info.filename,
-            info.compress_type,
-            info.CRC,
-        )
-        assert (entry.packed, entry.size) == (info.compress_size, info.file_size)
+        names = (found.names[number], found.methods[number], found.crcs[number])
+        assert names == (info.filename, info.compress_type, info.CRC)
+        sizes = (found.packed[number], found.sizes[number])
+        assert sizes == (info.compress_size, info.file_size)
         assert found.read(number) == reader.read(info)
         assert found.check_crc(number) is True
         assert found.check_local(number) == []
@@ -99,7 +96,7 @@ def test_zip64_by_offset(tmp_path: Path) -> None:
         file.write(make_end(2, start, file.tell() - start))
     with open_source(path) as source:
         found = ZipDirectory(source)
-        assert (found.entry(0).size, found.entry(1).header) == (large, second)
+        assert (found.sizes[0], found.headers[1]) == (large, second)
         assert found.read(1) == b"two"
         assert next(found.chunks(0, 0, 10)) == b"first" + bytes(5)
         assert found.findings == found.check_local(0) == found.check_local(1) == []

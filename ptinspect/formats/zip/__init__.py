@@ -1,1 +1,1 @@
-"""The zip container: its records, its directory, and salvage of what a truncated zip contains."""
+"""The zip container: its records, its directory, and the records of a truncated zip."""

@@ -15,7 +15,7 @@ import re
 from itertools import repeat
 from operator import add, le
 from struct import error as StructError
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from ptinspect.errors import DamagedError, LimitError, Place, UnsupportedError
 from ptinspect.formats.archive import CHUNK, Finding, read_chunks
@@ -50,28 +50,13 @@ _SMALL_PICKLE = 16 << 20
 _BAD_NAME = re.compile(r"^[/\\]|^[A-Za-z]:|(?:^|[/\\])\.\.(?:[/\\]|$)|[\x00-\x1f\x7f\\]")
 
 
-class Entry(NamedTuple):
-    """One entry of the directory.
-
-    Attributes:
-        packed, size: bytes in the file, and after decompression.
-        header: offset of the local header.
-    """
-
-    number: int
-    name: str
-    flags: int
-    method: int
-    crc: int
-    packed: int
-    size: int
-    header: int
-
-
 class ZipDirectory:
-    """All entries of a zip, as columns in the order of the directory: `names`, `sizes`, ….
+    """All entries of a zip, as columns in the order of the directory.
 
     Attributes:
+        names, flags, methods, crcs: the columns of the directory.
+        packed, sizes: bytes in the file, and after decompression.
+        headers: offsets of the local headers.
         index: positions by name; the last one of several with the same name, as in `zipfile`.
         stops: where the next record, or the directory, begins.
         findings: inconsistencies in the directory (`check_local` reads the local header too), the
@@ -109,13 +94,6 @@ class ZipDirectory:
 
     def __len__(self) -> int:
         return len(self.names)
-
-    def entry(self, index: int) -> Entry:
-        """Return the entry at that position."""
-        return Entry(
-            index, self.names[index], self.flags[index], self.methods[index], self.crcs[index],
-            self.packed[index], self.sizes[index], self.headers[index],
-        )  # fmt: skip
 
     @property
     def has_crcs(self) -> bool:
@@ -223,12 +201,12 @@ class ZipDirectory:
 
     def check_local(self, index: int) -> list[Finding]:
         """Return the differences between the local header of an entry and the directory."""
-        entry = self.entry(index)
-        place = Place(entry.name, None)
+        place = Place(self.names[index], None)
+        position, stop = self.headers[index], self.stops[index]
         try:
-            head = self.source.read(entry.header, 30)
+            head = self.source.read(position, 30)
             sign, flags, method, crc, packed, size, name, extra = LOCAL_HEADER.unpack(head)
-            raw_name = self.source.read(entry.header + 30, name)
+            raw_name = self.source.read(position + 30, name)
         except DamagedError:
             return [Finding("zip-local", "its local header is not in the file", place)]
         if sign != LOCAL:
@@ -238,17 +216,21 @@ class ZipDirectory:
         if raw_name != self.raw_names[index]:
             local_name = bounded_repr(decode_name(raw_name))
             problems.append(("zip-local", f"its local header is that of {local_name}"))
-        if method != entry.method:
-            problems.append(("zip-local", f"compression {entry.method}, locally {method}"))
-        if (flags ^ entry.flags) & SECRET:
-            problems.append(("zip-local", f"flags {entry.flags:#06x}, locally {flags:#06x}"))
-        for label, local, listed in (("packed", packed, entry.packed), ("real", size, entry.size)):
+        if method != self.methods[index]:
+            message = f"compression {self.methods[index]}, locally {method}"
+            problems.append(("zip-local", message))
+        if (flags ^ self.flags[index]) & SECRET:
+            message = f"flags {self.flags[index]:#06x}, locally {flags:#06x}"
+            problems.append(("zip-local", message))
+        sizes = (("packed", packed, self.packed[index]), ("real", size, self.sizes[index]))
+        for label, local, listed in sizes:
             if local not in (listed, FULL32) and (local or not flags & DESCRIBED):
                 problems.append(("zip-local", f"{label} size {listed:,}, locally {local:,}"))
-        if entry.header + 30 + name + extra + entry.packed > self.stops[index]:
+        if position + 30 + name + extra + self.packed[index] > stop:
             problems.append(("zip-overlap", "it overlaps what follows it"))
-        if crc not in (entry.crc, 0):
-            problems.append(("zip-local-crc", f"CRC {entry.crc:#010x}, locally {crc:#010x}"))
+        if crc not in (self.crcs[index], 0):
+            message = f"CRC {self.crcs[index]:#010x}, locally {crc:#010x}"
+            problems.append(("zip-local-crc", message))
         return [Finding(kind, message, place) for kind, message in problems]
 
     # --- bytes ----------------------------------------------------------------------------
@@ -306,18 +288,18 @@ class ZipDirectory:
                 where=place,
                 hint="unpack it, and pack it again without compression: zip -0",
             )
-        return self._inflate_range(self.entry(index), start, stop, size)
+        return self._inflate_range(index, start, stop, size)
 
-    def _inflate_range(self, entry: Entry, start: int, stop: int, size: int) -> Iterator[bytes]:
+    def _inflate_range(self, index: int, start: int, stop: int, size: int) -> Iterator[bytes]:
         """Yield a range of a deflated record, and read it to its end, where it is checked."""
         pos = 0
-        for chunk in self._inflate(entry, size):
+        for chunk in self._inflate(index, size):
             piece = chunk[max(start - pos, 0) : max(stop - pos, 0)]
             pos += len(chunk)
             if piece:
                 yield piece
 
-    def _inflate(self, entry: Entry, size: int) -> Iterator[bytes]:
+    def _inflate(self, index: int, size: int) -> Iterator[bytes]:
         """Yield the bytes of a deflated record in pieces of at most `size`.
 
         Raises:
@@ -327,28 +309,31 @@ class ZipDirectory:
         """
         import zlib
 
-        place = Place(entry.name, None)
-        ratio = self.limits.compression_ratio
-        if entry.size > (entry.packed + 1) * ratio:
+        place = Place(self.names[index], None)
+        packed, declared, ratio = (
+            self.packed[index],
+            self.sizes[index],
+            self.limits.compression_ratio,
+        )
+        if declared > (packed + 1) * ratio:
             raise LimitError(
-                f"{entry.packed:,} bytes cannot contain {entry.size:,}, more than {ratio:,} times"
-                " as many",
+                f"{packed:,} bytes cannot contain {declared:,}, more than {ratio:,} times as many",
                 limit="compression_ratio",
                 where=place,
             )
         inflate = zlib.decompressobj(-15)
         total = 0
-        begin = self.start(entry.number)
+        begin = self.start(index)
         try:
-            for data in read_chunks(self.source, begin, begin + entry.packed):
+            for data in read_chunks(self.source, begin, begin + packed):
                 while not inflate.eof:
                     # one byte more than declared, to detect a surplus without decompressing it
-                    limit = min(size, entry.size - total + 1)
+                    limit = min(size, declared - total + 1)
                     out = inflate.decompress(data, limit)
                     data = inflate.unconsumed_tail
                     total += len(out)
-                    if total > entry.size:
-                        message = f"it contains more than the {entry.size:,} bytes it declares"
+                    if total > declared:
+                        message = f"it contains more than the {declared:,} bytes it declares"
                         raise DamagedError(message, where=place)
                     if out:
                         yield out
@@ -357,8 +342,8 @@ class ZipDirectory:
         except zlib.error as error:
             message = f"its compressed bytes are damaged ({error})"
             raise DamagedError(message, where=place) from error
-        if total < entry.size:
-            message = f"it contains {total:,} of the {entry.size:,} bytes it declares"
+        if total < declared:
+            message = f"it contains {total:,} of the {declared:,} bytes it declares"
             raise DamagedError(message, where=place)
 
     def check_crc(self, index: int) -> bool | None:

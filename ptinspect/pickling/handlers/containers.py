@@ -159,7 +159,7 @@ def store(m: Machine, target: dict[Value, Value], flat: list[Value]) -> None:
 
 
 def _first_duplicate(target: dict[Value, Value], keys: list[Value], new_count: int) -> list[Value]:
-    """Return the first of the keys just set, of which `new_count` are new, that existed before."""
+    """Return the first of the keys just set that existed before. `new_count` of them are new."""
     new = set(islice(reversed(target), new_count))
     for key in keys:
         if key not in new:
