@@ -21,7 +21,7 @@ GOALS = ("state_dict", "checkpoint", "safetensors", "same")
 
 
 @click.command(
-    "convert", short_help="Write a state_dict, a checkpoint, safetensors or today's zip."
+    "convert", short_help="Convert to a state_dict, a checkpoint, safetensors or today's zip."
 )
 @click.argument("paths", metavar="SRC... [DST]", nargs=-1, required=True)
 @click.option(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 import click
 
 from ptinspect.cli.options import format_option, no_progress_option, output_option
-from ptinspect.cli.output import open_output
+from ptinspect.cli.output import is_terminal, may_use_colour, open_output, terminal_width
 
 if TYPE_CHECKING:
     from ptinspect.comparison import DiffReport
@@ -46,8 +47,8 @@ def command(
 ) -> None:  # fmt: skip
     """Compare two models of any format: keys, shapes, dtypes, values, entries, optimizers.
 
-    A model is the same as its state_dict, and a file as its conversion: the container, the order
-    of keys and shared memory do not count. With --include or --exclude only tensors are compared.
+    A model is equal to its state_dict, and a file to its conversion: the container, the order of
+    keys and shared memory do not count. With --include or --exclude only tensors are compared.
     Nothing in the files is executed. Exit code 0: the same. 1: they differ. 2: a file could not be
     read.
     """
@@ -69,17 +70,12 @@ def _rendered(report: DiffReport, output_format: str, *, to_file: bool) -> str:
         import json
 
         return json.dumps(report.as_dict(), ensure_ascii=False, indent=2) + "\n"
-    import os
-    import shutil
-    import sys
-
-    from ptinspect.cli.progress import is_terminal
     from ptinspect.comparison.render import render_html, render_markdown, render_text
 
     if output_format == "markdown":
         return render_markdown(report)
     if output_format == "html":
         return render_html(report)
-    terminal = not to_file and is_terminal(sys.stdout)
-    width = shutil.get_terminal_size()[0] if terminal else None
-    return render_text(report, width, colour=terminal and "NO_COLOR" not in os.environ)
+    on_terminal = not to_file and is_terminal(sys.stdout)
+    width = terminal_width() if on_terminal else None
+    return render_text(report, width, colour=on_terminal and may_use_colour())

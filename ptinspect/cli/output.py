@@ -52,6 +52,27 @@ def _write_utf8(stream: IO[str] | None, text: str) -> None:
     stream.flush()
 
 
+def is_terminal(stream: object) -> bool:
+    """Return True if the stream is a terminal. It may be None, as under pythonw."""
+    isatty = getattr(stream, "isatty", None)
+    return bool(isatty is not None and isatty())
+
+
+def terminal_width() -> int:
+    """Return the columns of the terminal: COLUMNS, then what the terminal says, then 80."""
+    import shutil
+
+    return max(shutil.get_terminal_size().columns, 40)
+
+
+def may_use_colour() -> bool:
+    """Return True if the environment of a terminal does not forbid colours."""
+    # https://no-color.org: NO_COLOR counts with any value but the empty one.
+    if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+        return False
+    return os.name != "nt" or "WT_SESSION" in os.environ
+
+
 class OutputClosed(Exception):
     """The reader of standard output has closed the pipe."""
 

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from ptinspect.cli.output import is_terminal
+
 if TYPE_CHECKING:
     from ptinspect.proofs.processes import Progress, Watch
 
@@ -20,12 +22,6 @@ BAR_WIDTH = 24
 
 INTERVAL = 0.05
 """Minimum seconds between two drawings of a training's bar."""
-
-
-def is_terminal(stream: object) -> bool:
-    """Return True if the stream is a terminal. It may be None, as under pythonw."""
-    isatty = getattr(stream, "isatty", None)
-    return bool(isatty is not None and isatty())
 
 
 class ProgressBar:

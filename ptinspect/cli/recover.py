@@ -25,11 +25,11 @@ def command(
     ctx: click.Context, src: str, dst: str, output_format: str, output: str | None, force: bool,
     proved_only: bool, no_progress: bool,
 ) -> None:  # fmt: skip
-    """Save the tensors and values of SRC, a file that was cut off or overwritten, in DST.
+    """Save the tensors and values of SRC, a truncated or partly overwritten file, in DST.
 
-    DST keeps the structure of SRC, and a bare torch.load takes it. A tensor is proved if a
-    checksum covers its bytes, plausible if nothing contradicts them, else lost. Nothing of the
-    file is executed. Exit code 0: nothing is lost. 1: something is. 2: nothing could be saved.
+    DST has the structure of SRC, and torch.load(DST) accepts it. A tensor is proved if a checksum
+    covers its bytes, plausible if nothing contradicts them, and lost otherwise. Nothing in the file
+    is executed. Exit code 0: nothing is lost. 1: something is lost. 2: nothing could be saved.
     """
     from ptinspect.cli.progress import ProgressBar
     from ptinspect.recovery import recover

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ptinspect.safety.report.report import ScanReport
 
 
-@click.command("scan", short_help="Check if files and folders are safe to load.")
+@click.command("scan", short_help="Check whether files and folders are safe to load.")
 @click.argument("paths", metavar="PATH...", nargs=-1, required=True)
 @format_option(["text", "json", "sarif"])
 @output_option
@@ -51,7 +51,7 @@ def command(
     allow: tuple[str, ...], exclude: tuple[str, ...], fail_on: str, jobs: int | None,
     no_progress: bool,
 ) -> None:  # fmt: skip
-    """Report if each PATH is safe to load, why not, and what to do. PATH is a file, a folder with
+    """Report whether each PATH is safe to load, why not, and what to do. PATH is a file, a folder with
     all files below it, or `-` for standard input.
 
     Nothing in the files is executed. Exit code 0: no verdict is as bad as --fail-on. 1: one is.

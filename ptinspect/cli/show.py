@@ -21,11 +21,13 @@ from ptinspect.cli.options import (
 from ptinspect.cli.output import (
     OutputClosed,
     error_text,
+    is_terminal,
+    may_use_colour,
     open_output,
+    terminal_width,
     unexpected_error,
     write_stderr,
 )
-from ptinspect.cli.progress import is_terminal
 from ptinspect.display import FORMATS, ShowOptions, renderer
 from ptinspect.document import open as open_document
 from ptinspect.errors import FormatError, PtInspectError
@@ -140,8 +142,8 @@ def command(
         stats=stats,
         hash=hashes,
         check=check,
-        width=_terminal_width() if on_terminal else None,
-        colour=on_terminal and _may_use_colour(),
+        width=terminal_width() if on_terminal else None,
+        colour=on_terminal and may_use_colour(),
         hints=True,
     )
     if is_terminal(sys.stderr) and not no_progress:
@@ -155,20 +157,6 @@ def command(
             output_format = "textconv"
         code = ShowRun(output_format, options, target, debug_requested(ctx)).show_paths(paths)
     ctx.exit(code)
-
-
-def _terminal_width() -> int:
-    """Return the columns of the terminal: COLUMNS, then what the terminal says, then 80."""
-    import shutil
-
-    return max(shutil.get_terminal_size().columns, 40)
-
-
-def _may_use_colour() -> bool:
-    # https://no-color.org: NO_COLOR counts with any value but the empty one.
-    if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
-        return False
-    return os.name != "nt" or "WT_SESSION" in os.environ
 
 
 class FolderCounts:
