@@ -51,8 +51,8 @@ def command(
     allow: tuple[str, ...], exclude: tuple[str, ...], fail_on: str, jobs: int | None,
     no_progress: bool,
 ) -> None:  # fmt: skip
-    """Report whether each PATH is safe to load, why not, and what to do. PATH is a file, a folder with
-    all files below it, or `-` for standard input.
+    """Report whether each PATH is safe to load, why not, and what to do. PATH is a file, a folder
+    with all files below it, or `-` for standard input.
 
     Nothing in the files is executed. Exit code 0: no verdict is as bad as --fail-on. 1: one is.
     2: a file could not be read to its end.

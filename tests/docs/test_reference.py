@@ -21,12 +21,14 @@ REPORT = "-f --format -o --output --force"
 COMMANDS = {
     "": "--version --debug",
     "show": f"""{REPORT} --include --exclude --sort --depth --all --values --stats --hash
- --no-progress""",
+ --check --no-progress""",
     "stub": """-o --output --package --force --entry --class --no-recovered-source --guess-forward
  --check""",
     "convert": """--to --entry --include --exclude --strip-prefix --add-prefix --rename --dtype
  --device --contiguous --shared --set --optimizer --plain --max-shard-size --verify --force
  --dry-run -f --format --no-progress""",
+    "diff": "-f --format -o --output --tolerance --include --exclude --no-progress",
+    "recover": f"{REPORT} --proved-only --no-progress",
     "scan": f"{REPORT} --allow --exclude --fail-on -j --jobs --no-progress",
     "check": "",
     "check roundtrip": f"{TRAINING} {REPORT} --entry --no-progress",
