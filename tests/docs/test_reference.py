@@ -21,7 +21,7 @@ REPORT = "-f --format -o --output --force"
 COMMANDS = {
     "": "--version --debug",
     "show": f"""{REPORT} --include --exclude --sort --depth --all --values --stats --hash
- --check --no-progress""",
+ --check --textconv --no-progress""",
     "stub": """-o --output --package --force --entry --class --no-recovered-source --guess-forward
  --check""",
     "convert": """--to --entry --include --exclude --strip-prefix --add-prefix --rename --dtype
