@@ -236,7 +236,7 @@ NUMPY_LETTER_SIZES = {
     "S": 0, "a": 0, "U": 0, "V": 0,
 }  # fmt: skip
 
-_NUMPY_CODE = re.compile(r"[<>=|]?([a-zA-Z?])([0-9]{0,10})(?:\[[0-9a-zA-Z]*\])?")
+_NUMPY_CODE = r"[<>=|]?([a-zA-Z?])([0-9]{0,10})(?:\[[0-9a-zA-Z]*\])?"
 
 
 def by_numpy_code(code: str) -> DType | None:
@@ -261,7 +261,7 @@ def numpy_itemsize(code: str) -> int | None:
 
     Text and raw types without a length have size 0. None for a string that numpy does not know.
     """
-    match = _NUMPY_CODE.fullmatch(code)
+    match = re.fullmatch(_NUMPY_CODE, code)
     if match is None or match[1] not in {*NUMPY_LETTER_SIZES, "c", "u"}:
         return None
     letter, digits = match[1], match[2]

@@ -171,9 +171,10 @@ def is_tar(head: bytes) -> bool:
 
 # --- text ---------------------------------------------------------------------------------
 
-_TITLE = re.compile(r"<title[^>]*>(.*?)</title>", re.IGNORECASE | re.DOTALL)
-_JSON = re.compile(r'[{\[]\s*(?:["{}\[\]\d-]|true|false|null|$)')
-_JSON_MESSAGE = re.compile(r'"(?:error|message|detail|error_message)"\s*:\s*"([^"]{1,200})')
+# Patterns are compiled when they are used: most files are not text.
+_TITLE = r"(?is)<title[^>]*>(.*?)</title>"
+_JSON = r'[{\[]\s*(?:["{}\[\]\d-]|true|false|null|$)'
+_JSON_MESSAGE = r'"(?:error|message|detail|error_message)"\s*:\s*"([^"]{1,200})'
 _LFS = "version https://git-lfs.github.com/spec/v"
 _SERVER_ERROR = "if it is the error message of a server, download the file again"
 
@@ -198,7 +199,7 @@ def identify_text(head: bytes, size: int) -> Identity | None:
         return _identify_lfs_pointer(start)
     lower = start[:200].lower()
     if lower.startswith(("<!doctype html", "<html", "<head", "<body")):
-        title = _TITLE.search(start)
+        title = re.search(_TITLE, start)
         titled = f" titled {bounded_repr(' '.join(title[1].split()))}" if title else ""
         return Identity(
             "html",
@@ -209,12 +210,12 @@ def identify_text(head: bytes, size: int) -> Identity | None:
     excerpt = bounded_repr(start[:60])
     if lower.startswith("<"):
         return Identity("xml", f"XML, which begins {excerpt}", _SERVER_ERROR)
-    if not _JSON.match(start):
+    if not re.match(_JSON, start):
         return Identity("text", f"a text, which begins {excerpt}")
     index = identify_index(start)
     if index:
         return index
-    message = _JSON_MESSAGE.search(start)
+    message = re.search(_JSON_MESSAGE, start)
     if message:
         return Identity("json", f"JSON, which says {bounded_repr(message[1])}", _SERVER_ERROR)
     return Identity("json", f"JSON, which begins {excerpt}", _SERVER_ERROR)
@@ -310,7 +311,7 @@ _UNFINISHED = Identity(
     "save it again: the error that torch.save raised names what it could not pickle",
 )
 
-_MODEL = re.compile(r"\.(?:pt|pth|bin|ckpt|pkl)$")
+_MODEL_ENDINGS = (".pt", ".pth", ".bin", ".ckpt", ".pkl")
 
 
 def identify_zip(names: Sequence[str], index: Collection[str]) -> tuple[Identity, str]:
@@ -334,6 +335,6 @@ def identify_zip(names: Sequence[str], index: Collection[str]) -> tuple[Identity
         return Identity("zip", "an empty zip"), folder
     if f"{folder}.data/serialization_id" in index:  # torch's writer always writes it last
         return _UNFINISHED, folder
-    has_model = any(_MODEL.search(name) for name in names)
+    has_model = any(name.endswith(_MODEL_ENDINGS) for name in names)
     hint = "unzip it, and show the model in it" if has_model else None
     return Identity("zip", f"a zip of {len(names):,} files", hint), folder
