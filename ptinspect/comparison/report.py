@@ -167,7 +167,13 @@ class DiffReport(Report):
             "patterns": [{"a": p.a, "b": p.b, "count": p.count} for p in self.patterns],
             "changed": [_change(item) for item in self.changed],
             "entries": [
-                {"path": list(e.path), "change": e.change, "a": e.a, "b": e.b} for e in self.entries
+                {
+                    "path": list(e.path),
+                    "change": e.change,
+                    "a": json_plain(e.a),
+                    "b": json_plain(e.b),
+                }
+                for e in self.entries
             ],
             "modules": [
                 {"root": list(m.root), "name": m.name, "change": m.change, "a": m.a, "b": m.b}
