@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterable
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
+from ptinspect.comparison.changes import Change, Lone, Note, Side
 from ptinspect.comparison.keys import Rename, find_patterns, find_renames
 from ptinspect.comparison.metadata import (
     compare_entries,
@@ -16,7 +17,7 @@ from ptinspect.comparison.metadata import (
     same_quantizers,
 )
 from ptinspect.comparison.numbers import ValueChange, compare_numbers, same_bytes
-from ptinspect.comparison.report import Change, DiffReport, Lone, Note, Side
+from ptinspect.comparison.report import DiffReport
 from ptinspect.document import Document
 from ptinspect.document import open as open_document
 from ptinspect.document.checksums import checksum_warnings
@@ -24,7 +25,7 @@ from ptinspect.errors import PtInspectError
 from ptinspect.limits import LIMITS, Limits
 
 _Values = tuple[bool, ValueChange | None, str | None]
-"""Whether values differ, how, and why that could not be told."""
+"""Whether values differ, how, and why they could not be compared."""
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -48,7 +49,7 @@ def diff(
     """Compare two documents of any format, tensor by tensor, in bounded memory.
 
     Args:
-        tolerance: `|a - b| <= tolerance + tolerance * |a|` is no change.
+        tolerance: `|a - b| <= tolerance + tolerance * |a|` does not count as a change.
         include: globs of tensor keys; others are not compared. With `include` or `exclude`, only
             tensors are compared.
         exclude: globs of tensor keys that are not compared.
@@ -60,8 +61,8 @@ def diff(
     """
     if not 0 <= tolerance < math.inf:
         raise ValueError("the tolerance must be a number that is not negative")
-    with open_document(a, limits=limits) as left, open_document(b, limits=limits) as right:
-        return _compare(left, right, tolerance, include, exclude, progress)
+    with open_document(a, limits=limits) as first, open_document(b, limits=limits) as second:
+        return _compare(first, second, tolerance, include, exclude, progress)
 
 
 def _compare(
@@ -72,41 +73,41 @@ def _compare(
     exclude: Collection[str],
     progress: Callable[[int, int], None] | None,
 ) -> DiffReport:
-    left = _selected(a, b, include, exclude)
-    right = _selected(b, a, include, exclude)
-    removed = {key: info for key, info in left.items() if key not in right}
-    added = {key: info for key, info in right.items() if key not in left}
+    tensors_a = _selected(a, b, include, exclude)
+    tensors_b = _selected(b, a, include, exclude)
+    removed = {key: info for key, info in tensors_a.items() if key not in tensors_b}
+    added = {key: info for key, info in tensors_b.items() if key not in tensors_a}
     renames = find_renames(removed, added)
-    pairs = [(key, key) for key in left if key in right]
+    pairs = [(key, key) for key in tensors_a if key in tensors_b]
     pairs += [(rename.a, rename.b) for rename in renames]
     for rename in renames:
         del removed[rename.a], added[rename.b]
     equal = {rename.a for rename in renames if rename.evidence == "bytes"}
-    infos = [(left[x], right[y], x in equal) for x, y in pairs]
+    infos = [(tensors_a[x], tensors_b[y], x in equal) for x, y in pairs]
     changed = _changes(infos, a, b, tolerance, progress)
-    different = [left[c.a].path for c in changed] + [right[c.b].path for c in changed]
+    different = [tensors_a[c.a].path for c in changed] + [tensors_b[c.b].path for c in changed]
     different += [info.path for info in (*removed.values(), *added.values())]
-    different += [left[rename.a].path for rename in renames]
+    different += [tensors_a[rename.a].path for rename in renames]
     changed_keys = {change.a for change in changed}
-    whole = not include and not exclude
+    everything = not include and not exclude
     return DiffReport(
         _side(a),
         _side(b),
         float(tolerance),
         sum(x == y and x not in changed_keys for x, y in pairs),
         tuple(_lone(info, b, None) for info in added.values()),
-        tuple(_lone(info, a, _tied_key(info, left, right)) for info in removed.values()),
+        tuple(_lone(info, a, _tied_key(info, tensors_a, tensors_b)) for info in removed.values()),
         tuple(renames),
         tuple(find_patterns(renames)),
         tuple(changed),
-        tuple(compare_entries(a, b) if whole else ()),
-        tuple(compare_modules(a, b) if whole else ()),
-        tuple(compare_optimizers(a, b, different) if whole else ()),
+        tuple(compare_entries(a, b) if everything else ()),
+        tuple(compare_modules(a, b) if everything else ()),
+        tuple(compare_optimizers(a, b, different) if everything else ()),
         (
             *container_notes(a, b),
-            *_tensor_notes(pairs, left, right),
-            *_checksum_notes("A", [left[c.a] for c in changed if "values" in c.what]),
-            *_checksum_notes("B", [right[c.b] for c in changed if "values" in c.what]),
+            *_tensor_notes(pairs, tensors_a, tensors_b),
+            *_checksum_notes("A", [tensors_a[c.a] for c in changed if "values" in c.what]),
+            *_checksum_notes("B", [tensors_b[c.b] for c in changed if "values" in c.what]),
         ),
     )
 
@@ -135,9 +136,9 @@ def _changes(
             same_scales = same_quantizers(x.tensor, a, y.tensor, b)
             compared[views] = _compare_values(x, y, tolerance, is_equal, same_scales, advance)
         differ, values, reason = compared[views]
-        what = [*_differences(x, y, a, b), *(["values"] if differ else [])]
-        if what:
-            changes.append(_change(x, y, what, values, reason))
+        aspects = [*_differences(x, y, a, b), *(["values"] if differ else [])]
+        if aspects:
+            changes.append(_change(x, y, aspects, values, reason))
     return changes
 
 
@@ -194,32 +195,32 @@ def _compare_values(
 
 def _differences(x: TensorInfo, y: TensorInfo, a: Document, b: Document) -> list[str]:
     """Return what differs besides the values; only what both formats record is compared."""
-    what = []
+    aspects = []
     if x.shape != y.shape:
-        what.append("shape")
+        aspects.append("shape")
     if x.dtype != y.dtype:
-        what.append("dtype")
+        aspects.append("dtype")
     if not {a.archive.format, b.archive.format} & {"safetensors", "safetensors-index"}:
         if x.device != y.device:
-            what.append("device")
+            aspects.append("device")
         if x.role == y.role and x.tensor.requires_grad != y.tensor.requires_grad:
-            what.append("requires_grad")
+            aspects.append("requires_grad")
         if {x.role, y.role} == {"parameter", "buffer"}:
-            what.append("role")
-    return what
+            aspects.append("role")
+    return aspects
 
 
 def _change(
-    x: TensorInfo, y: TensorInfo, what: list[str], values: ValueChange | None, reason: str | None
+    x: TensorInfo, y: TensorInfo, aspects: list[str], values: ValueChange | None, reason: str | None
 ) -> Change:
     return Change(
         x.key,
         y.key,
-        tuple(what),
+        tuple(aspects),
         (x.shape, y.shape),
         (_dtype(x), _dtype(y)),
         (x.device, y.device),
-        values if "values" in what or "dtype" in what else None,
+        values if "values" in aspects or "dtype" in aspects else None,
         reason,
     )
 
@@ -235,11 +236,11 @@ def _lone(info: TensorInfo, document: Document, tied_to: str | None) -> Lone:
 
 
 def _tied_key(
-    info: TensorInfo, left: dict[str, TensorInfo], right: dict[str, TensorInfo]
+    info: TensorInfo, tensors_a: dict[str, TensorInfo], tensors_b: dict[str, TensorInfo]
 ) -> str | None:
     same = info.tensor.view_key()
-    for key, other in left.items():
-        if other is not info and key in right and other.tensor.view_key() == same:
+    for key, other in tensors_a.items():
+        if other is not info and key in tensors_b and other.tensor.view_key() == same:
             return key
     return None
 
@@ -249,16 +250,18 @@ def _side(document: Document) -> Side:
 
 
 def _tensor_notes(
-    pairs: Iterable[tuple[str, str]], left: dict[str, TensorInfo], right: dict[str, TensorInfo]
+    pairs: Iterable[tuple[str, str]],
+    tensors_a: dict[str, TensorInfo],
+    tensors_b: dict[str, TensorInfo],
 ) -> list[Note]:
     """Return notes on the order of the tensors and on which of them share memory."""
     notes = []
     keys = [pair for pair in pairs if pair[0] == pair[1]]
-    order = [key for key in right if key in left]
+    order = [key for key in tensors_b if key in tensors_a]
     if [key for key, _ in keys] != order:
         notes.append(Note("order", "the tensors are in another order"))
-    shared_a = _shared([left[key] for key, _ in keys])
-    shared_b = _shared([right[key] for _, key in keys])
+    shared_a = _shared([tensors_a[key] for key, _ in keys])
+    shared_b = _shared([tensors_b[key] for _, key in keys])
     if shared_a != shared_b:
         notes.append(Note("sharing", "tensors share memory in one file that do not in the other"))
     return notes

@@ -1,4 +1,4 @@
-"""Which key of one document is which key of the other: equal, renamed, added or removed."""
+"""Which key of one document is which key of the key_b: equal, renamed, added or removed."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ SAMPLE = 1 << 14
 """Elements that are looked at to find a renamed tensor whose numbers changed."""
 
 CANDIDATES = 64
-"""Keys of one shape on a side, up to which each is tried with each of the other side. Of more,
+"""Keys of one shape on a side, up to which each is tried with each of the key_b side. Of more,
 only those are tried whose names end alike."""
 
 CLOSE, CLOSE_SMALL, SMALL = 0.5, 0.02, 16
 """Largest relative distance of a renamed tensor's numbers; for tensors of fewer than `SMALL`
-elements, which resemble each other by chance, the second."""
+elements, which resemble each key_b by chance, the second."""
 
 ROUNDED = 0.02
 """The same for tensors that were also cast: only rounding may tell them apart."""
@@ -36,7 +36,7 @@ ROUNDED = 0.02
 
 @dataclass(frozen=True, slots=True)
 class Rename:
-    """A tensor that has another key in the other document.
+    """A tensor that has another key in the key_b document.
 
     Attributes:
         evidence: "bytes" if the bytes are equal, "numbers" if only the numbers are close,
@@ -66,7 +66,7 @@ def find_renames(
     close. Where several fit, the pair whose names have most in common is chosen.
     """
     renames: list[Rename] = []
-    left, right = dict(removed), dict(added)
+    open_a, open_b = dict(removed), dict(added)
 
     def match(
         group: Callable[[TensorInfo], object],
@@ -74,13 +74,13 @@ def find_renames(
         evidence: str,
     ) -> None:
         buckets: dict[object, tuple[list[str], list[str]]] = defaultdict(lambda: ([], []))
-        for side, infos in enumerate((left, right)):
+        for side, infos in enumerate((open_a, open_b)):
             for key, info in infos.items():
                 buckets[group(info)][side].append(key)
         for keys_a, keys_b in buckets.values():
-            for a, b in _best_pairs(keys_a, keys_b, left, right, fits):
+            for a, b in _best_pairs(keys_a, keys_b, open_a, open_b, fits):
                 renames.append(Rename(a, b, evidence))
-                del left[a], right[b]
+                del open_a[a], open_b[b]
 
     samples: dict[int, Numbers | None] = {}
 
@@ -100,10 +100,10 @@ def find_renames(
     match(lambda info: (_kind(info.tensor), _first_bytes(info.tensor)), _equal, "bytes")
     match(lambda info: _kind(info.tensor), close, "numbers")
     match(lambda info: info.shape, rounded, "numbers")
-    for a, b in _by_patterns(renames, left, right):
-        if left[a].shape == right[b].shape:
+    for a, b in _by_patterns(renames, open_a, open_b):
+        if open_a[a].shape == open_b[b].shape:
             renames.append(Rename(a, b, "names"))
-            del left[a], right[b]
+            del open_a[a], open_b[b]
     order = {key: number for number, key in enumerate(removed)}
     return sorted(renames, key=lambda rename: order[rename.a])
 
@@ -113,16 +113,16 @@ def _by_patterns(
 ) -> list[tuple[str, str]]:
     """Return the pairs of keys that were renamed as others were, each key at most once.
 
-    Small tensors resemble each other by chance, so their numbers alone do not pair them.
+    Small tensors resemble each key_b by chance, so their numbers alone do not pair them.
     """
     pairs: dict[str, str] = {}
     for rename in renames:
         patterns = _patterns_of(rename)
         for pattern_a, pattern_b in sorted(patterns, key=lambda pair: sum(map(len, pair)))[:1]:
             for key in removed:
-                other = apply_pattern(pattern_a, pattern_b, key)
-                if other is not None and other in added:
-                    pairs.setdefault(key, other)
+                key_b = apply_pattern(pattern_a, pattern_b, key)
+                if key_b is not None and key_b in added:
+                    pairs.setdefault(key, key_b)
     targets = list(pairs.values())
     return [(a, b) for a, b in pairs.items() if targets.count(b) == 1]
 
@@ -216,7 +216,7 @@ def _common_parts(a: str, b: str) -> tuple[int, int]:
 def find_patterns(renames: list[Rename]) -> list[Pattern]:
     """Return the shortest patterns that explain at least two renames each.
 
-    `{}` stands for what a key has in common on both sides: its end (`module.{}` became `{}`) or
+    `{}` is what a key has in common on both sides: its end (`module.{}` became `{}`) or
     its start (`{}.q_proj.weight` became `{}.wq.weight`).
     """
     explained: dict[tuple[str, str], set[int]] = defaultdict(set)

@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterable, Iterator
 from hashlib import blake2b, sha256
 from typing import TYPE_CHECKING
 
-from ptinspect.comparison.numbers import same_bytes
-from ptinspect.comparison.report import (
+from ptinspect.comparison.changes import (
     EntryChange,
     ModuleChange,
     Note,
     OptimizerChange,
 )
+from ptinspect.comparison.numbers import same_bytes
 from ptinspect.document.select import value_at
 from ptinspect.pickling.numpy_objects import as_array, as_scalar
 from ptinspect.pickling.pyobjects import as_bytes, as_mapping, brief_repr
@@ -41,28 +41,31 @@ def compare_entries(a: Document, b: Document) -> list[EntryChange]:
     What an entry shows may be less than it holds (the head of a list, the shape of an array):
     such values are compared whole.
     """
-    left = {entry.path: entry for entry in a.entries}
-    right = {entry.path: entry for entry in b.entries}
+    items_a = {entry.path: entry for entry in a.entries}
+    items_b = {entry.path: entry for entry in b.entries}
     changes: list[EntryChange] = []
-    for path, entry in left.items():
-        other = right.get(path)
+    for path, entry in items_a.items():
+        entry_b = items_b.get(path)
         if not path and isinstance(entry.value, dict):
             continue  # the container of a state_dict without tensors
-        if other is None:
+        if entry_b is None:
             changes.append(EntryChange(path, "removed", _plain(entry.value, entry.type), None))
             continue
-        equal = entry.type == other.type and _digest(entry.value, a) == _digest(other.value, b)
+        equal = entry.type == entry_b.type and _digest(entry.value, a) == _digest(entry_b.value, b)
         if entry.value is None or isinstance(entry.value, dict):
             equal = _digest(value_at(a.archive.root, path), a) == _digest(
                 value_at(b.archive.root, path), b
             )
         if not equal:
-            shown, other_shown = _plain(entry.value, entry.type), _plain(other.value, other.type)
-            if shown == other_shown and entry.type != other.type:
-                shown, other_shown = f"{entry.type} {shown}", f"{other.type} {other_shown}"
+            shown, other_shown = (
+                _plain(entry.value, entry.type),
+                _plain(entry_b.value, entry_b.type),
+            )
+            if shown == other_shown and entry.type != entry_b.type:
+                shown, other_shown = f"{entry.type} {shown}", f"{entry_b.type} {other_shown}"
             changes.append(EntryChange(path, "changed", shown, other_shown))
-    for path, entry in right.items():
-        if path not in left and (path or not isinstance(entry.value, dict)):
+    for path, entry in items_b.items():
+        if path not in items_a and (path or not isinstance(entry.value, dict)):
             changes.append(EntryChange(path, "added", None, _plain(entry.value, entry.type)))
     return changes
 
@@ -140,9 +143,9 @@ def _bytes_digest(sha256_digest: bytes) -> bytes:
 
 
 def _array(value: Call) -> bytes | None:
-    """Return the digest of bytes, an array or a numpy scalar; None for other calls.
+    """Return the digest of bytes, an array or a numpy scalar; None for entry_b calls.
 
-    The calls that stand for them differ between pickle protocols.
+    Their calls differ between pickle protocols.
     """
     raw = as_bytes(value)
     if raw is not None:
@@ -164,9 +167,9 @@ def same_quantizers(x: Tensor, a: Document, y: Tensor, b: Document) -> bool:
     if x.quantizer.keys() != y.quantizer.keys():
         return False
     for name, value in x.quantizer.items():
-        left, right = a.tensor_of(value), b.tensor_of(y.quantizer[name])
-        if left is not None and right is not None:
-            if left.dtype != right.dtype or not same_bytes(left, right, lambda _: None):
+        items_a, items_b = a.tensor_of(value), b.tensor_of(y.quantizer[name])
+        if items_a is not None and items_b is not None:
+            if items_a.dtype != items_b.dtype or not same_bytes(items_a, items_b, lambda _: None):
                 return False
         elif _digest(value, a) != _digest(y.quantizer[name], b):
             return False
@@ -174,7 +177,7 @@ def same_quantizers(x: Tensor, a: Document, y: Tensor, b: Document) -> bool:
 
 
 def _referred(value: PersistentId, document: Document) -> bytes | None:
-    """Return the digest of what a persistent id refers to; None for foreign ones."""
+    """Return the digest of the target of a persistent id refers to; None for foreign ones."""
     reference = document.storage_of(value)
     if reference is not None:
         result = blake2b(reference.dtype.name.encode())
@@ -231,25 +234,25 @@ def _joined(value: Value, digest: Callable[[Value], bytes | None]) -> bytes:
 def compare_modules(a: Document, b: Document) -> list[ModuleChange]:
     """Return the modules whose class or configuration differs; none if a side records none.
 
-    The roots are paired by path, or if each document has one root, with each other.
+    The roots are paired by path, or if each document has one root, with each entry_b.
     """
-    left, right = _module_texts(a), _module_texts(b)
-    roots_a, roots_b = ({root: None for root, _ in texts} for texts in (left, right))
+    items_a, items_b = _module_texts(a), _module_texts(b)
+    roots_a, roots_b = ({root: None for root, _ in texts} for texts in (items_a, items_b))
     if not roots_a or not roots_b:
         return []
     renamed = {}
     if len(roots_a) == len(roots_b) == 1:
         renamed = {next(iter(roots_b)): next(iter(roots_a))}
-    right = {(renamed.get(root, root), name): text for (root, name), text in right.items()}
-    common = {root for root, _ in left} & {root for root, _ in right}
+    items_b = {(renamed.get(root, root), name): text for (root, name), text in items_b.items()}
+    common = {root for root, _ in items_a} & {root for root, _ in items_b}
     changes = []
-    for (root, name), text in left.items():
-        other = right.get((root, name))
-        if root in common and other != text:
-            change = "removed" if other is None else "changed"
-            changes.append(ModuleChange(root, name, change, text, other))
-    for (root, name), text in right.items():
-        if root in common and (root, name) not in left:
+    for (root, name), text in items_a.items():
+        entry_b = items_b.get((root, name))
+        if root in common and entry_b != text:
+            change = "removed" if entry_b is None else "changed"
+            changes.append(ModuleChange(root, name, change, text, entry_b))
+    for (root, name), text in items_b.items():
+        if root in common and (root, name) not in items_a:
             changes.append(ModuleChange(root, name, "added", None, text))
     return changes
 
@@ -273,42 +276,42 @@ def compare_optimizers(
     Args:
         changed_tensors: paths of the tensors that differ, in either document.
     """
-    left = {optimizer.path: optimizer for optimizer in a.optimizers}
-    right = {optimizer.path: optimizer for optimizer in b.optimizers}
+    items_a = {optimizer.path: optimizer for optimizer in a.optimizers}
+    items_b = {optimizer.path: optimizer for optimizer in b.optimizers}
     paths = list(changed_tensors)
     changes = []
-    for path, optimizer in left.items():
-        other = right.get(path)
-        if other is None:
+    for path, optimizer in items_a.items():
+        entry_b = items_b.get(path)
+        if entry_b is None:
             changes.append(OptimizerChange(path, "removed", ()))
             continue
-        what, details = [], _group_changes(a, b, optimizer, other)
-        if optimizer.class_path != other.class_path:
-            what.append("class")
-            details.insert(0, f"{optimizer.class_path} -> {other.class_path}")
-        if details[what.count("class") :]:
-            what.append("param_groups")
-        if _state_differs(a, b, optimizer, other, paths):
-            what.append("state")
-        if what:
-            changes.append(OptimizerChange(path, "changed", tuple(what), tuple(details)))
-    changes += [OptimizerChange(path, "added", ()) for path in right if path not in left]
+        aspects, details = [], _group_changes(a, b, optimizer, entry_b)
+        if optimizer.class_path != entry_b.class_path:
+            aspects.append("class")
+            details.insert(0, f"{optimizer.class_path} -> {entry_b.class_path}")
+        if details[aspects.count("class") :]:
+            aspects.append("param_groups")
+        if _state_differs(a, b, optimizer, entry_b, paths):
+            aspects.append("state")
+        if aspects:
+            changes.append(OptimizerChange(path, "changed", tuple(aspects), tuple(details)))
+    changes += [OptimizerChange(path, "added", ()) for path in items_b if path not in items_a]
     return changes
 
 
-def _group_changes(a: Document, b: Document, left: Optimizer, right: Optimizer) -> list[str]:
-    if len(left.groups) != len(right.groups):
-        return [f"{len(left.groups)} -> {len(right.groups)} param_groups"]
+def _group_changes(a: Document, b: Document, items_a: Optimizer, items_b: Optimizer) -> list[str]:
+    if len(items_a.groups) != len(items_b.groups):
+        return [f"{len(items_a.groups)} -> {len(items_b.groups)} param_groups"]
     details = []
-    for number, (group, other) in enumerate(zip(left.groups, right.groups, strict=True)):
-        label = f"param_groups[{number}]." if len(left.groups) > 1 else ""
-        for key in dict.fromkeys([*group, *other]):
-            if key == "params" and left.evidence == "recorded" == right.evidence:
-                x: Value = left.parameters(number)  # the items are the tensors themselves
-                y: Value = right.parameters(number)
+    for number, (group, entry_b) in enumerate(zip(items_a.groups, items_b.groups, strict=True)):
+        label = f"param_groups[{number}]." if len(items_a.groups) > 1 else ""
+        for key in dict.fromkeys([*group, *entry_b]):
+            if key == "params" and items_a.evidence == "recorded" == items_b.evidence:
+                x: Value = items_a.parameters(number)  # the items are the tensors themselves
+                y: Value = items_b.parameters(number)
             else:
-                x, y = _setting(a, group.get(key)), _setting(b, other.get(key))
-            if (key in group) != (key in other) or _digest(x, a) != _digest(y, b):
+                x, y = _setting(a, group.get(key)), _setting(b, entry_b.get(key))
+            if (key in group) != (key in entry_b) or _digest(x, a) != _digest(y, b):
                 details.append(f"{label}{key_value(key)} {_shown(x)} -> {_shown(y)}")
     return details
 
@@ -328,12 +331,12 @@ def _shown(value: Value) -> str:
 
 
 def _state_differs(
-    a: Document, b: Document, left: Optimizer, right: Optimizer, changed: list[Path]
+    a: Document, b: Document, items_a: Optimizer, items_b: Optimizer, changed: list[Path]
 ) -> bool:
-    start = (*left.path, "state")
+    start = (*items_a.path, "state")
     if any(path[: len(start)] == start for path in changed):
         return True
-    return _plain_state(a, left) != _plain_state(b, right)
+    return _plain_state(a, items_a) != _plain_state(b, items_b)
 
 
 def _plain_state(document: Document, optimizer: Optimizer) -> list[tuple[object, bytes]]:

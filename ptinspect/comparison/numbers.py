@@ -72,8 +72,8 @@ def same_bytes(a: Tensor, b: Tensor, advance: Callable[[int], None]) -> bool:
         )
     if a.storage is None or b.storage is None:
         return a.storage is b.storage  # meta tensors have no bytes
-    for block, other in _aligned(iter_contiguous(a), iter_contiguous(b)):
-        if block != other:
+    for block, block_b in _aligned(iter_contiguous(a), iter_contiguous(b)):
+        if block != block_b:
             return False
         advance(len(block))
     return True
@@ -81,20 +81,20 @@ def same_bytes(a: Tensor, b: Tensor, advance: Callable[[int], None]) -> bool:
 
 def _aligned(a: Iterator[bytes], b: Iterator[bytes]) -> Iterator[tuple[Any, Any]]:
     """Yield two streams of equal length in pairs of pieces of equal length."""
-    left: Any = b""
-    right: Any = b""
+    piece_a: Any = b""
+    piece_b: Any = b""
     while True:
-        if not len(left):
-            left = next(a, None)
-        if not len(right):
-            right = next(b, None)
-        if left is None or right is None:
-            if (left is None or not len(left)) and (right is None or not len(right)):
+        if not len(piece_a):
+            piece_a = next(a, None)
+        if not len(piece_b):
+            piece_b = next(b, None)
+        if piece_a is None or piece_b is None:
+            if (piece_a is None or not len(piece_a)) and (piece_b is None or not len(piece_b)):
                 return
             raise AssertionError("tensors of one shape have streams of different length")
-        length = min(len(left), len(right))
-        yield left[:length], right[:length]
-        left, right = left[length:], right[length:]
+        length = min(len(piece_a), len(piece_b))
+        yield piece_a[:length], piece_b[:length]
+        piece_a, piece_b = piece_a[length:], piece_b[length:]
 
 
 def compare_numbers(
@@ -103,7 +103,7 @@ def compare_numbers(
     """Return how the numbers of two tensors of one shape differ.
 
     Args:
-        tolerance: `|a - b| <= tolerance + tolerance * |a|` is no change.
+        tolerance: `|a - b| <= tolerance + tolerance * |a|` does not count as a change.
         advance: called with the number of bytes of `a` that were compared.
 
     Returns:

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from html import escape as html_escape
 from typing import TYPE_CHECKING
 
+from ptinspect.comparison.changes import Change, Comparison, Lone
 from ptinspect.comparison.keys import apply_pattern
-from ptinspect.comparison.report import Change, DiffReport, Lone
 from ptinspect.display.text.columns import Table, draw_table, fold_keys
 from ptinspect.display.text.escape import cut, markdown
 from ptinspect.pickling.pyobjects import dotted
@@ -41,7 +41,7 @@ class _Section:
     sign: str = ""
 
 
-def summary(report: DiffReport) -> str:
+def summary(report: Comparison) -> str:
     """Return one sentence on the kind of difference: same, only names, fine-tuned, …"""
     if report.same:
         count = count_text(report.unchanged, "tensor")
@@ -64,25 +64,25 @@ def summary(report: DiffReport) -> str:
     return "different: " + "; ".join(part for part in parts if part)
 
 
-def _in_optimizer(path: tuple[str | int, ...], report: DiffReport) -> bool:
+def _in_optimizer(path: tuple[str | int, ...], report: Comparison) -> bool:
     return any(path[: len(item.path)] == item.path for item in report.optimizers)
 
 
-def _in_state(path: tuple[str | int, ...], report: DiffReport) -> bool:
+def _in_state(path: tuple[str | int, ...], report: Comparison) -> bool:
     return any(path[:-2] == (*item.path, "state") for item in report.optimizers)
 
 
-def _names_changed(report: DiffReport) -> str:
+def _names_changed(report: Comparison) -> str:
     if not report.renamed:
         return ""
-    only = "" if report.changed or report.added or report.removed else "only "
+    prefix = "" if report.changed or report.added or report.removed else "only "
     patterns = join_names([f"{cut(p.a)} became {cut(p.b)}" for p in report.patterns], 2)
-    return f"{only}{count_text(len(report.renamed), 'key')} renamed" + (
+    return f"{prefix}{count_text(len(report.renamed), 'key')} renamed" + (
         f" ({patterns})" if patterns else ""
     )
 
 
-def _weights_changed(report: DiffReport) -> str:
+def _weights_changed(report: Comparison) -> str:
     """Return what happened to the values: a cast, one layer, fine-tuning or other weights."""
     casts = [change for change in report.changed if "dtype" in change.what]
     values = [c for c in report.changed if "values" in c.what and not _is_rounding(c)]
@@ -106,17 +106,17 @@ def _weights_changed(report: DiffReport) -> str:
             parts.append(f"{words}: {count}, median cosine {median:.4f}")
         else:
             parts.append(f"values changed: {count}")
-    other = Counter(
+    rest = Counter(
         what
         for c in report.changed
         for what in c.what
         if what in ("device", "requires_grad", "role")
     )
-    parts += [f"{what} of {count_text(n, 'tensor')} changed" for what, n in other.items()]
+    parts += [f"{what} of {count_text(n, 'tensor')} changed" for what, n in rest.items()]
     return "; ".join(parts)
 
 
-def _optimizer_prefixes(report: DiffReport) -> tuple[str, ...]:
+def _optimizer_prefixes(report: Comparison) -> tuple[str, ...]:
     return tuple(".".join(map(str, item.path)) + "." for item in report.optimizers if item.path)
 
 
@@ -133,12 +133,12 @@ def _parent(key: str) -> str:
     return key.rpartition(".")[0]
 
 
-def _shapes_changed(report: DiffReport) -> list[str]:
+def _shapes_changed(report: Comparison) -> list[str]:
     count = sum("shape" in change.what for change in report.changed)
     return [f"{count_text(count, 'shape')} changed"] if count else []
 
 
-def _optimizers_changed(report: DiffReport) -> str:
+def _optimizers_changed(report: Comparison) -> str:
     texts = []
     for item in report.optimizers:
         if item.change == "changed":
@@ -149,7 +149,7 @@ def _optimizers_changed(report: DiffReport) -> str:
     return "; ".join(texts)
 
 
-def _sections(report: DiffReport) -> list[_Section]:
+def _sections(report: Comparison) -> list[_Section]:
     sections = [
         _values_section(report),
         _facts_section(report),
@@ -172,7 +172,7 @@ def _sections(report: DiffReport) -> list[_Section]:
     return [section for section in sections if section.lines or section.rows]
 
 
-def _lone_section(title: str, sign: str, items: tuple[Lone, ...], report: DiffReport) -> _Section:
+def _lone_section(title: str, sign: str, items: tuple[Lone, ...], report: Comparison) -> _Section:
     section = _Section(title, headers=["key", "dtype", "shape", "note"], sign=sign)
     facts: dict[str, tuple[str, str, str]] = {}
     state: Counter[tuple[str, str]] = Counter()
@@ -192,7 +192,7 @@ def _lone_section(title: str, sign: str, items: tuple[Lone, ...], report: DiffRe
     return section
 
 
-def _renamed_section(report: DiffReport) -> _Section:
+def _renamed_section(report: Comparison) -> _Section:
     section = _Section("renamed", headers=["A", "B", "evidence"])
     section.rows = [(cut(p.a), cut(p.b), count_text(p.count, "key")) for p in report.patterns]
     for rename in report.renamed:
@@ -203,7 +203,7 @@ def _renamed_section(report: DiffReport) -> _Section:
     return section
 
 
-def _optimizer_section(report: DiffReport) -> _Section:
+def _optimizer_section(report: Comparison) -> _Section:
     section = _Section("optimizers")
     for item in report.optimizers:
         what = f" ({', '.join(item.what)})" if item.what else ""
@@ -227,7 +227,7 @@ def _times(key: str, times: int) -> str:
     return cut(key) if times == 1 else f"{cut(key)} × {times:,}"
 
 
-def _values_section(report: DiffReport) -> _Section:
+def _values_section(report: Comparison) -> _Section:
     """Return the changed values, those that changed most first, repeated blocks folded."""
     section = _Section("values, most changed first", sign="~")
     section.headers = ["key", "changed", "max diff", "mean diff", "mean rel", "cosine", "note"]
@@ -252,7 +252,7 @@ def _values_section(report: DiffReport) -> _Section:
 
 
 def _in_run(key: str, folded: str) -> bool:
-    """Return True if a folded key such as `layers.{0..3}.weight` stands for `key`."""
+    """Return True if a folded key such as `layers.{0..3}.weight` matches `key`."""
     parts, patterns = key.split("."), re.split(r"\.(?![^{]*\})", folded)
     if len(parts) != len(patterns):
         return False
@@ -297,17 +297,17 @@ def _share(share: float) -> str:
     )
 
 
-def _facts_section(report: DiffReport) -> _Section:
+def _facts_section(report: Comparison) -> _Section:
     section = _Section("dtype, shape, device", headers=["key", "what", "A", "B"], sign="~")
     facts = []
     for change in report.changed:
-        for what, pair in (
+        for aspect, pair in (
             ("shape", change.shape),
             ("dtype", change.dtype),
             ("device", change.device),
         ):
-            if what in change.what:
-                facts.append((change.a, (what, str(pair[0]), cut(str(pair[1])))))
+            if aspect in change.what:
+                facts.append((change.a, (aspect, str(pair[0]), cut(str(pair[1])))))
         facts += [(change.a, (w, "", "")) for w in ("requires_grad", "role") if w in change.what]
     for folded in fold_keys(facts):
         assert isinstance(folded.facts, tuple)
@@ -315,7 +315,7 @@ def _facts_section(report: DiffReport) -> _Section:
     return section
 
 
-def _loading_section(report: DiffReport) -> _Section:
+def _loading_section(report: Comparison) -> _Section:
     """Return what load_state_dict of B into the model of A would say, in torch's words."""
     lines: list[str] = []
     if "checkpoint" in (report.a.kind, report.b.kind) and report.a.kind != report.b.kind:
@@ -338,7 +338,7 @@ def _loading_section(report: DiffReport) -> _Section:
 
 
 def render_text(
-    report: DiffReport, width: int | None = None, *, colour: bool = False, all_rows: bool = False
+    report: Comparison, width: int | None = None, *, colour: bool = False, all_rows: bool = False
 ) -> str:
     """Return the report as text: totals first, then what changed most.
 
@@ -374,7 +374,7 @@ def render_text(
     return "\n".join(lines) + "\n"
 
 
-def _totals(report: DiffReport) -> str:
+def _totals(report: Comparison) -> str:
     counts = (
         (len(report.changed), "changed"), (len(report.added), "added"),
         (len(report.removed), "removed"), (len(report.renamed), "renamed"),
@@ -386,11 +386,11 @@ def _totals(report: DiffReport) -> str:
 def _without_empty(
     headers: list[str], rows: list[tuple[str, ...]]
 ) -> tuple[list[str], list[tuple[str, ...]]]:
-    kept = [n for n in range(len(headers)) if n == 0 or any(row[n] for row in rows)]
-    return [headers[n] for n in kept], [tuple(row[n] for n in kept) for row in rows]
+    shown = [n for n in range(len(headers)) if n == 0 or any(row[n] for row in rows)]
+    return [headers[n] for n in shown], [tuple(row[n] for n in shown) for row in rows]
 
 
-def render_markdown(report: DiffReport) -> str:
+def render_markdown(report: Comparison) -> str:
     """Return the report as Markdown for a pull request."""
     lines = [
         f"**{markdown(report.a.path)}** → **{markdown(report.b.path)}**: "
@@ -416,7 +416,7 @@ def _pipe(cells: Iterable[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def render_html(report: DiffReport) -> str:
+def render_html(report: Comparison) -> str:
     """Return the report as one HTML page without scripts or links."""
     parts = [
         "<!DOCTYPE html>", '<html lang="en"><head><meta charset="utf-8">',

@@ -25,10 +25,10 @@ class Evidence:
     status: str
     reason: str = ""
 
-    def combined(self, other: Evidence) -> Evidence:
+    def combined(self, evidence: Evidence) -> Evidence:
         """Return the weaker of the two."""
         order = (PROVED, PLAUSIBLE, LOST)
-        return max(self, other, key=lambda evidence: order.index(evidence.status))
+        return max(self, evidence, key=lambda item: order.index(item.status))
 
 
 PROOF = Evidence(PROVED)
@@ -80,7 +80,7 @@ class Salvage:
 
 
 def nothing_left(message: str, record: str | None = None) -> DamagedError:
-    """Return the error for a file of which nothing can be saved."""
+    """Return the error that nothing can be saved of a file."""
     return DamagedError(
         f"nothing can be saved: {message}",
         where=Place(record),

@@ -121,7 +121,7 @@ def salvage_source(source: Source, limits: Limits) -> Salvage:
 
 
 def _nothing(source: Source, path: str, error: PtInspectError) -> RecoveryReport:
-    """Return the report of a file of which nothing can be saved; other errors are raised."""
+    """Return the report that nothing can be saved; other errors are raised."""
     from ptinspect.errors import DamagedError
     from ptinspect.recovery.report import Damage
 
@@ -160,7 +160,7 @@ def _evidence(tensor: Tensor, salvage: Salvage) -> Evidence:
         low, high = tensor.extent
         packed = tensor.per_byte
         if low < 0 or -(-high // packed) * tensor.stored.itemsize > storage.nbytes:
-            result = Evidence(LOST, "its description reaches beyond its storage")
+            result = Evidence(LOST, "its description exceeds its storage")
     return result
 
 

@@ -42,27 +42,29 @@ def salvage_legacy(source: Source, limits: Limits) -> Salvage:
     """
     data, start, stop = source.window()
     main, keys = _legacy_pickles(source, limits)
-    wanted = declared_storages(main)
+    declared = declared_storages(main)
     names = keys.root
     if not isinstance(names, list) or not all(type(key) in (str, int) for key in names):
         raise nothing_left("the list of storages is damaged")
     damage: list[Damage] = []
     spans: dict[object, Span] = {}
-    evidence = {str(key): Evidence(LOST, "the list of storages does not name it") for key in wanted}
+    evidence = {
+        str(key): Evidence(LOST, "the list of storages does not name it") for key in declared
+    }
     position = keys.end
     previous: str | None = None
     for key in names:
-        if key not in wanted:
+        if key not in declared:
             damage.append(Damage("description", keys.end - start, "an unknown storage is listed"))
             break
-        name, numel = str(key), wanted[key].numel
-        length = numel * wanted[key].itemsize
-        left = stop - position - 8
+        name, numel = str(key), declared[key].numel
+        length = numel * declared[key].itemsize
+        available = stop - position - 8
         count = bytes(data[position : position + 8])
-        if left < length:
+        if available < length:
             if not any(item.kind == "cut" for item in damage):
                 damage.append(Damage("cut", source.size, "the file is cut off"))
-            have = f"{max(left, 0):,} of {length:,} bytes are there"
+            have = f"{max(available, 0):,} of {length:,} bytes are there"
             evidence[name] = Evidence(LOST, f"it is cut off: {have}")
             previous = None
         elif numel in (int.from_bytes(count, "little"), int.from_bytes(count, "big")):
@@ -161,9 +163,9 @@ def _with_lengths(archive: Archive, source: Source, damage: list[Damage]) -> Sal
     spans: dict[object, Span] = {}
     for key, span in archive.storages.items():
         assert span.start is not None
-        left = source.size - span.start
-        if left < span.length:
-            have = f"{max(left, 0):,} of {span.length:,} bytes are there"
+        available = source.size - span.start
+        if available < span.length:
+            have = f"{max(available, 0):,} of {span.length:,} bytes are there"
             evidence[str(key)] = Evidence(LOST, f"it is cut off: {have}")
         elif any(item.kind == "shifted" for item in damage):
             reason = "the file is longer than its header says: its bytes may have moved"

@@ -1,7 +1,7 @@
 """Salvage of the zip of torch.save: with or without its directory, records found by their headers.
 
 A record can be found in two ways: through the directory at the end of the file, and through its
-local header, whose signature and name stand in front of its bytes. Its CRC-32 stands in the
+local header, whose signature and name precede its bytes. Its CRC-32 is in the
 directory and, since torch writes local headers without sizes, in the data descriptor behind the
 bytes (APPNOTE.TXT 4.3.9). A record counts as proved if any of them matches.
 """
@@ -90,7 +90,7 @@ def _described(buffer: Buffer, start: int, end: int) -> tuple[int | None, int | 
     """Return CRC, size and the offset behind the data descriptor of the record at `start`.
 
     The descriptor is believed where its size is its distance from the record's first byte. None
-    for both if there is no such descriptor before the next one of another record.
+    for both if there is none before that of another record.
     """
     at = buffer.find(DESCRIPTOR, start, end)
     while at >= 0 and at + 16 <= end:
@@ -130,13 +130,13 @@ def salvage_zip(source: Source, limits: Limits) -> Salvage:
         raise nothing_left(f"data.pkl, which describes the tensors, {description.reason}", main)
     try:
         pickled = run(data, record=main, limits=limits)
-        wanted = declared_storages(pickled)
+        declared_by_key = declared_storages(pickled)
     except PtInspectError as error:
         raise nothing_left(f"data.pkl is damaged: {error.message}", main) from error
     archive = SalvagedArchive(source, pickled, "torch-zip", limits)
     folder = main[: -len("data.pkl")]
     description = description.combined(_byteorder(reader, folder, archive, directory is not None))
-    evidence = _storages(reader, folder, wanted, archive, directory)
+    evidence = _storages(reader, folder, declared_by_key, archive)
     return Salvage(archive, description, evidence, damage)
 
 
@@ -169,7 +169,7 @@ def _byteorder(
     """Set the byte order of the archive and return the evidence for it."""
     name = f"{folder}byteorder"
     if name not in reader.candidates:
-        # torch before 2.1 wrote none; without a directory nobody knows whether there was one
+        # torch before 2.1 wrote none; without a directory it is unknown whether there was one
         reason = "the record byteorder is not there, little-endian is assumed"
         return PROOF if has_directory else Evidence(PLAUSIBLE, reason)
     data, evidence = reader.small_record(name)
@@ -181,15 +181,15 @@ def _byteorder(
 
 
 def _storages(
-    reader: _RecordReader, folder: str, wanted: dict[object, Declared], archive: SalvagedArchive,
-    directory: ZipDirectory | None,
+    reader: _RecordReader, folder: str, declared_by_key: dict[object, Declared],
+    archive: SalvagedArchive,
 ) -> dict[str, Evidence]:  # fmt: skip
     """Find the bytes of each storage that the pickle refers to, and judge them."""
     old = any(name.startswith(f"{folder}tensors/") for name in reader.candidates)
     prefix = f"{folder}tensors/" if old else f"{folder}data/"
     spans: dict[object, Span] = {}
     evidence: dict[str, Evidence] = {}
-    for key, declared in wanted.items():
+    for key, declared in declared_by_key.items():
         need = declared.numel * declared.itemsize
         span, evidence[str(key)] = reader.storage(f"{prefix}{key}", need)
         if span is not None:
@@ -214,7 +214,7 @@ class _RecordReader:
         self.has_crcs = any(candidate.crc for candidate in every)
 
     def small_record(self, name: str) -> tuple[bytes | None, Evidence]:
-        """Return a record that is held in memory, unless it is lost."""
+        """Return the bytes of a record, unless it is lost."""
         span, evidence = self._best(name, None)
         if span is None:
             return None, evidence
@@ -235,14 +235,14 @@ class _RecordReader:
         if name not in self.candidates and not any(d.kind == "cut" for d in self.damage):
             damage = Damage("overwritten", None, f"the header of {name} is not in the file")
         for candidate in self.candidates.get(name, ()):
-            span, evidence, found = self._examine(candidate, need)
+            span, evidence, new_damage = self._examine(candidate, need)
             if evidence.status == PROOF.status:
                 return span, evidence
             if span is not None and best[0] is None:
                 best = span, evidence
             elif best[0] is None:
-                best, damage = (None, evidence), found or damage
-            damage = found or damage
+                best, damage = (None, evidence), new_damage or damage
+            damage = new_damage or damage
         if damage is not None:
             self.damage.append(damage)
         return best
@@ -253,13 +253,13 @@ class _RecordReader:
         """Return the bytes at one place, what speaks for them, and the damage that was seen."""
         source, start = self.source, candidate.start
         offset = None if source.base is None else source.base + start
-        left = source.size - start
+        available = source.size - start
         length = candidate.packed
         if candidate.method == DEFLATED and length is not None:
             return self._inflated(candidate, need)
         if candidate.method != STORED:
             return None, Evidence(LOST, "it is compressed, and its end is lost"), None
-        if length is None and need is not None and left < need + 16 and left >= need:
+        if length is None and need is not None and available < need + 16 and available >= need:
             span = Span(candidate.name, need, start, source.base)  # the file ends behind it
             reason = f"{NO_CHECKSUM}: the file is cut off behind its bytes"
             return (
@@ -267,8 +267,8 @@ class _RecordReader:
                 Evidence(PLAUSIBLE, reason),
                 Damage("cut", source.size, "the file is cut off"),
             )
-        if (length is not None and length > left) or (need is not None and left < need):
-            have = f"{left:,} of {need if need is not None else length:,} bytes are there"
+        if (length is not None and length > available) or (need is not None and available < need):
+            have = f"{available:,} of {need if need is not None else length:,} bytes are there"
             cut = Damage("cut", source.size, f"the file is cut off within {candidate.name}")
             return None, Evidence(LOST, f"it is cut off: {have}"), cut
         if length is None:
@@ -307,8 +307,8 @@ class _RecordReader:
         if candidate.crc is not None and self.has_crcs and zlib.crc32(data) != candidate.crc:
             damage = Damage("checksum", offset, f"the CRC-32 of {candidate.name} does not match")
             return None, Evidence(LOST, "its bytes do not match their checksum"), damage
-        known = candidate.crc is not None and self.has_crcs
-        return MemorySpan(candidate.name, data), PROOF if known else UNCHECKED, None
+        has_crc = candidate.crc is not None and self.has_crcs
+        return MemorySpan(candidate.name, data), PROOF if has_crc else UNCHECKED, None
 
 
 def _crc(source: Source, start: int, length: int) -> int:

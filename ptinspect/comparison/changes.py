@@ -1,0 +1,139 @@
+"""What differs between two documents, as values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ptinspect.comparison.keys import Pattern, Rename
+from ptinspect.comparison.numbers import ValueChange
+
+if TYPE_CHECKING:
+    from ptinspect.pickling.pyobjects import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One of the two documents."""
+
+    path: str
+    format: str
+    kind: str
+    nbytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Lone:
+    """A tensor that only one of the documents has.
+
+    Attributes:
+        in_model: True if it belongs to a module or a state_dict.
+        tied_to: a key of the same document that views the same bytes and that both have; None
+            if there is none, or the tensor was added.
+    """
+
+    key: str
+    path: Path
+    dtype: str | None
+    shape: tuple[int, ...]
+    in_model: bool
+    tied_to: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A tensor that both documents have and that differs.
+
+    Attributes:
+        what: of "shape", "dtype", "device", "requires_grad", "role", "values".
+        values: None if the shapes differ or the elements are not numbers.
+        reason: why the values could not be compared, else None.
+    """
+
+    a: str
+    b: str
+    what: tuple[str, ...]
+    shape: tuple[tuple[int, ...], tuple[int, ...]]
+    dtype: tuple[str | None, str | None]
+    device: tuple[str, str]
+    values: ValueChange | None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EntryChange:
+    """An entry (number, string, object) that was added, removed or changed."""
+
+    path: Path
+    change: str
+    a: object
+    b: object
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleChange:
+    """A module whose class or configuration changed, or that only one document has.
+
+    Attributes:
+        a, b: as `print(model)` shows it, without its children; None where it is absent.
+    """
+
+    root: Path
+    name: str
+    change: str
+    a: str | None
+    b: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class OptimizerChange:
+    """An optimizer state that was added, removed or changed.
+
+    Attributes:
+        what: of "class", "param_groups", "state"; empty if it was added or removed.
+        details: the hyper-parameters that changed, e.g. "lr 0.1 -> 0.01".
+    """
+
+    path: Path
+    change: str
+    what: tuple[str, ...]
+    details: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """A difference that does not make the documents differ: container, order, sharing."""
+
+    kind: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What differs between two documents, with the tensors in file order.
+
+    Attributes:
+        unchanged: number of tensors that both documents have and that are equal.
+    """
+
+    a: Side
+    b: Side
+    tolerance: float
+    unchanged: int
+    added: tuple[Lone, ...]
+    removed: tuple[Lone, ...]
+    renamed: tuple[Rename, ...]
+    patterns: tuple[Pattern, ...]
+    changed: tuple[Change, ...]
+    entries: tuple[EntryChange, ...]
+    modules: tuple[ModuleChange, ...]
+    optimizers: tuple[OptimizerChange, ...]
+    notes: tuple[Note, ...] = field(default=())
+
+    @property
+    def same(self) -> bool:
+        """True if the documents hold the same tensors, entries, modules and optimizers."""
+        return not (
+            self.added or self.removed or self.renamed or self.changed
+            or self.entries or self.modules or self.optimizers
+        )  # fmt: skip
