@@ -17,7 +17,7 @@ ROOT = HERE.parents[1]
 LIMIT = 600
 """Seconds for each model, in each step."""
 LIBRARIES = ("torchvision", "timm", "transformers")
-_WHY = re.compile(r"weights_only cannot load it, whatever it is told; it holds\n((?:  - .*\n)+)")
+_WHY = re.compile(r"weights_only cannot load it, because it contains\n((?:  - .*\n)+)")
 
 
 def refuse_where_installed() -> None:

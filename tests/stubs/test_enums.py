@@ -61,7 +61,7 @@ def test_values_are_looked_up_as_members(tmp_path: Path, kinds: types.ModuleType
     said = run_script(tmp_path, TRY)
     assert said.strip() == "[1, 2, 'x-y', 'class', 'name', '', -3, 1, 5, 3, 9, 'high']"
     assert source.count("# inferred: the names, made from the values") == 6
-    assert "inferred: their names, made from the values" in source
+    assert "inferred: their names, from the values" in source
     assert "unknown: other members; whether it is an int or a str as well" in source
 
 

@@ -162,4 +162,4 @@ def test_what_acts_is_in_no_stub(name: str) -> None:
     check(source)
     body = source.partition('"""\n\n')[2]
     assert last not in body
-    assert "which can act or is not known" in source
+    assert "which is unknown or could have side effects" in source

@@ -102,7 +102,7 @@ def test_each_is_loaded_printed_and_built_anew(saved: Path, tmp_path: Path) -> N
 def test_what_holds_itself_is_said_to_be_left_out(saved: Path) -> None:
     source = ptinspect.stub(saved / "knots.pt")
     assert "self.knot = [1, None]" in source
-    assert "Not written here, and None instead:\n  - a cycle\n" in source
+    assert "Could not be written, and is None instead:\n  - a cycle\n" in source
 
 
 def test_a_class_with_its_source_is_a_value_too(saved: Path) -> None:

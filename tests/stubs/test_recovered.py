@@ -14,14 +14,14 @@ OLD = FIXTURES / "old" / "torch-1.1.0-py36" / "model.legacy.pth"
 
 def test_forward_is_printed_under_a_notice() -> None:
     source = stub(OLD)
-    assert "# Source that the file itself holds: read it before you call it." in source
+    assert "# Source from the file itself: read it before you call it." in source
     assert "    def forward(self, " in source
     assert "recorded too: the source of forward" in source
 
 
 def test_it_is_left_out_on_demand() -> None:
     source = attempt("old", OLD, StubOptions(recorded_source=False)).source
-    assert "Source that the file itself holds" not in source
+    assert "Source from the file itself" not in source
     assert "  recorded, and left out here: the source of forward\n" in source
     assert "raise NotImplementedError(" in source
     assert "does not record" not in source.partition("def build")[0]

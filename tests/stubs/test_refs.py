@@ -112,7 +112,7 @@ def test_what_is_held_twice_is_one_object(saved: Path, name: str) -> None:
 
 def test_what_cannot_be_written_is_said(saved: Path) -> None:
     source = stub(saved / "parent.pt")
-    lost = source.partition("Not written here, and None instead:")[2].partition('"""')[0]
+    lost = source.partition("Could not be written, and is None instead:")[2].partition('"""')[0]
     assert [line.strip(" -") for line in lost.split("\n") if line] == ["a cycle", "Node.up"]
 
 

@@ -73,11 +73,11 @@ def test_equal_code_is_one_class(saved: Path) -> None:
 
 def test_it_stands_under_a_notice_or_is_left_out() -> None:
     source = stub(GRAPH)
-    assert "# Source that the file itself holds: read it before you call it." in source
-    assert "an fx.GraphModule, whose code loading would run" in source
+    assert "# Source from the file itself: read it before you call it." in source
+    assert "an fx.GraphModule: loading it would run its code" in source
     assert "`ptinspect convert` makes a file of it" in source
     source = attempt("graph", GRAPH, StubOptions(recorded_source=False)).source
-    assert "Source that the file itself holds" not in source
+    assert "Source from the file itself" not in source
     assert "forward is left out here" in source
 
 

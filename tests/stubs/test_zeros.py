@@ -50,10 +50,10 @@ def test_zeros_are_said(tmp_path: Path) -> None:
     source = stub(tmp_path / "net.pt")
     (tmp_path / "model_def.py").write_text(source, "utf-8")
     run_script(tmp_path, TRY)
-    said = source.partition("Zeros in what is built here")[2].partition('"""')[0].split("\n")
+    said = source.partition("Zeros in what build() returns")[2].partition('"""')[0].split("\n")
     listed = {line.strip(" -") for line in said[1:] if line}
     assert listed == {
         "Net.mask", "Net.table", "Net.anchors", "Net.pairs", "Net.cut", "Config.scales",
     }  # fmt: skip
-    assert source.count("# zeros here: the file has its numbers") == 6
+    assert source.count("# zeros instead of the file's numbers") == 6
     assert 'self.ids = np.array([0, 1, 2, 3], dtype="int64")' in source

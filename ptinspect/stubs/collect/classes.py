@@ -181,7 +181,7 @@ class Deferred:
     @property
     def description(self) -> str:
         name = f"{self.module.class_name}.{self.name}"
-        return f"{name}, which leads to modules elsewhere in the model"
+        return f"{name}, which refers to modules elsewhere in the model"
 
 
 @dataclass(frozen=True, slots=True)

@@ -167,7 +167,7 @@ def _add_init_statement(source: Source, statement: InitStatement) -> None:
         source.add(f"        if {statement.condition}:")
         indent = 12
     if expr.depth and has_placeholder(expr):
-        source.add(f"{' ' * indent}# zeros here: the file has its numbers")
+        source.add(f"{' ' * indent}# zeros instead of the file's numbers")
     key = string(name)
     may_register = is_attribute(name) and name not in MODULE_METHODS
     args: list[Argument] = [(None, Literal(key)), (None, expr)]
@@ -273,17 +273,19 @@ def _forward(definition: Definition, inferred: InferredClass, guess: bool) -> So
         source = Source(names=recorded.names)
         source.add(
             "    # fmt: off",
-            "    # Source that the file itself holds: read it before you call it.",
+            "    # Source from the file itself: read it before you call it.",
         )
         for name in recorded.unknown_names:
-            source.add(f"    # {name} is of a module that the stub does not import")
+            source.add(f"    # {name} comes from a module that the stub does not import")
         source.add(*(f"    {line}" if line else "" for line in recorded.lines), "    # fmt: on")
         return source
     source = Source(["    def forward(self, *args, **kwargs):"])
     base = inferred.base_text
     children = [statement for statement in inferred.statements if statement.kind == CHILD]
     if base is not None:
-        source.add(f"        # inferred: {ident} holds what {base} holds, and may do otherwise")
+        source.add(
+            f"        # inferred: {ident} has the members of {base}, but may work differently"
+        )
         _add_warning(source, f"{ident}.forward is inferred to be that of {base}", 8)
         source.add("        return super().forward(*args, **kwargs)")
     elif guess and children:
@@ -351,7 +353,7 @@ def _enum(definition: Definition) -> Source:
     base = "enum.Flag" if usage.is_flag else "enum.Enum"
     source = Source([f"class {definition.ident}({base}):"], ["enum"])
     if usage.called:
-        source.add("    # inferred: the names, made from the values, which alone are recorded")
+        source.add("    # inferred: the names; only the values are recorded")
     named = [
         name
         for name in usage.attributes

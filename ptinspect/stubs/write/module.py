@@ -196,7 +196,7 @@ def _safe_globals(safe: SafeGlobals) -> Source:
     """Return the list, with the replacement for getattr."""
     source = Source()
     if any(text == "_reach" for text, _ in safe.pairs):
-        source.add("# What the stand-in for getattr reaches: owners, and their names.")
+        source.add("# Names that the replacement for getattr may reach, by owner.")
         rows: list[Expr] = [
             Sequence("()", [Name(owner), Sequence("()", [Literal(string(name)) for name in names])])
             for owner, names in safe.reached.items()
@@ -204,7 +204,7 @@ def _safe_globals(safe: SafeGlobals) -> Source:
         source.add_assignment("_REACHED", Sequence("[]", rows), 0)
         source.extend(REACH_FUNCTION)
         source.add("", "")
-    source.add("# For torch.serialization.safe_globals, under the names that the file has.")
+    source.add("# For torch.serialization.safe_globals, under the names in the file.")
     if not safe.pairs:
         source.add("SAFE_GLOBALS = []")
         return source
@@ -259,36 +259,36 @@ def _docstring(content: StubContent) -> list[str]:
     lines = [f'"""The classes of {name}, written by ptinspect from the file alone.', ""]
     lines += [f"sha256 {content.sha256}", ""]
     if not content.definitions:
-        lines += ["The file needs no class but torch's own and Python's.", ""]
+        lines += ["The file needs no classes other than torch's and Python's.", ""]
     for definition in content.leaves_first:
         lines += _evidence(definition, content)
     if content.definitions:
         lines.append("")
     if content.alternatives:
-        lines.append("All of it is inferred from the keys and shapes of a state_dict:")
+        lines.append("Everything is inferred from the keys and shapes of a state_dict:")
         lines += [f"  - {prose(words)}" for words in sorted(content.alternatives)]
         lines.append("")
     if content.safe_globals.blockers:
-        lines.append("weights_only cannot load it, whatever it is told; it holds")
+        lines.append("weights_only cannot load it, because it contains")
         lines += [f"  - {prose(reason)}" for reason in content.safe_globals.blockers]
-        lines.append("`ptinspect convert` makes a file of it that weights_only loads.")
+        lines.append("`ptinspect convert` writes a file that weights_only can load.")
     elif content.safe_globals.pairs:
         lines.append("With weights_only:")
         lines.append("    with torch.serialization.safe_globals(SAFE_GLOBALS):")
         lines.append(f'        torch.load("{name}")')
     else:
-        lines.append("torch.load loads it as it is.")
+        lines.append("torch.load loads it without SAFE_GLOBALS.")
     if content.unwritten:
-        lines += ["", "Not written here, and None instead:"]
+        lines += ["", "Could not be written, and is None instead:"]
         lines += [f"  - {prose(text)}" for text in content.unwritten[:MAX_LISTED]]
     if content.zeroed:
         lines += [
             "",
-            "Zeros in what is built here, and no state_dict brings them; torch.load does:",
+            "Zeros in what build() returns. No state_dict contains them; torch.load restores them:",
         ]
         lines += [f"  - {prose(text)}" for text in content.zeroed[:MAX_LISTED]]
     if content.left_out:
-        lines += ["", "Needed by the file too, and left out here:"]
+        lines += ["", "Also needed by the file, but not included here:"]
         lines += [f"  - {prose(path)}" for path in content.left_out]
     return [*lines, '"""']
 
@@ -297,11 +297,11 @@ def _evidence(definition: Definition, content: StubContent) -> list[str]:
     """Return what is recorded, inferred and unknown about a class."""
     recorded, usage = definition.recorded, definition.usage
     if recorded is not None and recorded.fx_name is not None:
-        source = "recorded too: the source of forward, printed below as it stands there"
+        source = "recorded too: the source of forward, included below"
         return [
-            f"{definition.ident}, what torch.fx traced",
+            f"{definition.ident}, traced by torch.fx",
             "  recorded: its children and the rest",
-            f"  {source}" if recorded.lines else "  left out, or odd: its forward",
+            f"  {source}" if recorded.lines else "  left out or not usable: its forward",
         ]
     if usage is None:
         return [f"{definition.ident}, a module (inferred)", "  unknown: its class, forward"]
@@ -312,12 +312,12 @@ def _evidence(definition: Definition, content: StubContent) -> list[str]:
         lines = [f"{name}, an enum (inferred)"]
         if usage.called:
             lines.append("  recorded: values of members")
-            lines.append("  inferred: their names, made from the values")
+            lines.append("  inferred: their names, from the values")
         if usage.attributes:
             lines += ["  recorded: names of members", "  unknown: their values"]
         return [*lines, "  unknown: other members; whether it is an int or a str as well"]
     kinds = {
-        "object": "a class", "class": "a class that stands as a value",
+        "object": "a class", "class": "a class that is used as a value",
         "function": "a function", "exception": "an exception",
     }  # fmt: skip
     kind = kinds.get(definition.kind, f"a subclass of {definition.kind}")
@@ -337,7 +337,7 @@ def _module_evidence(definition: Definition, content: StubContent) -> list[str]:
     if inferred:
         lines.append(f"  inferred: {'; '.join(inferred)}")
     if definition.recorded is not None and definition.recorded.lines:
-        lines.append("  recorded too: the source of forward, printed below as it stands there")
+        lines.append("  recorded too: the source of forward, included below")
     elif definition.recorded is not None and definition.recorded.has_forward:
         lines.append("  recorded, and left out here: the source of forward")
     elif base is not None:

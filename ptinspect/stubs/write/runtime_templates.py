@@ -38,14 +38,14 @@ INIT_METHOD_KEEPING_ARGUMENTS = _methods("""\
         self.args = args""")
 SETSTATE_METHOD = _methods("""\
     def __setstate__(self, state):
-        # what the class itself makes of its state is not recorded
+        # how the class restores its state is not recorded
         if isinstance(state, dict):
             vars(self).update(state)
         else:
             self.state = state""")
 ITEM_METHODS = _methods("""\
     def append(self, item):
-        # what the class itself makes of its items is not recorded
+        # how the class adds items is not recorded
         vars(self).setdefault("items", []).append(item)
 
     def extend(self, items):
@@ -60,7 +60,7 @@ ITEM_METHODS = _methods("""\
 ASSEMBLED_FUNCTION = _template(
     '''
 def _assembled(kind, attributes=(), parameters=(), buffers=(), children=()):
-    """A module put together from its parts, where no constructor makes it so."""
+    """Build a module from its parts, without its constructor."""
     made = kind.__new__(kind)
     nn.Module.__init__(made)
     vars(made).update(attributes)
@@ -74,7 +74,7 @@ def _assembled(kind, attributes=(), parameters=(), buffers=(), children=()):
 
 RESULT_CLASS = _template('''
 class _Result:
-    """What a function returns that the file does not record; it keeps what it is given."""
+    """Result of a function that the file does not record. Keeps its arguments."""
 
     def __init__(self, function, *args, **kwargs):
         self.function, self.args, self.kwargs = function, args, kwargs
@@ -94,7 +94,7 @@ class _Result:
 
 REACH_FUNCTION = _template('''
 def _reach(thing, name):
-    """Stands in for getattr under weights_only: it reaches what this file reaches."""
+    """Replacement for getattr under weights_only: reaches only what this file does."""
     for owner, names in _REACHED:
         if (thing is owner or type(thing) is owner) and name in names:
             return getattr(thing, name)
@@ -104,7 +104,7 @@ def _reach(thing, name):
 REGISTER_MAIN = _template(
     '''
 def _register(thing, module, name):
-    """Lets pickle find `thing` as `module.name`, unless there is one already."""
+    """Let pickle find `thing` as `module.name`, unless that exists."""
     top, _, inner = name.rpartition(".")
     thing.__module__, thing.__qualname__, thing.__name__ = module, name, inner
     if top:
@@ -120,18 +120,18 @@ def _register(thing, module, name):
 REGISTER_ANYWHERE = _template(
     '''
 class _Finder:
-    """Supplies the modules that are not installed, and the names that modules lack."""
+    """Supplies modules that are not installed, and names that modules lack."""
 
     def __init__(self):
         self.things = {}
         self.asking = False
 
     def add(self, thing, module, name):
-        """Lets pickle find `thing` as `module.name`, unless there is one already."""
+        """Let pickle find `thing` as `module.name`, unless that exists."""
         self.things.setdefault(module, {})[name] = thing
 
     def start(self):
-        """Registers what is missing now, and stays for what is imported later."""
+        """Register what is missing, now and when modules are imported later."""
         for module in list(self.things):
             parts = module.split(".")
             for end in range(1, len(parts)):
@@ -146,10 +146,10 @@ class _Finder:
         sys.meta_path.insert(0, self)
 
     def missing(self, module):
-        """Whether there is no such package, or only a folder of that name."""
+        """Return True if the package does not exist, or is only a folder."""
         try:
             spec = importlib.util.find_spec(module.partition(".")[0])
-        except ValueError:  # it is there, made by hand
+        except ValueError:  # it exists without a spec
             return "." in module
         if spec is None:
             return True
@@ -157,7 +157,7 @@ class _Finder:
         return "." in module if inside is None else spec.origin is None
 
     def make(self, module):
-        """Registers a module that holds the names, and nothing else."""
+        """Register a module that contains only the names."""
         made = sys.modules[module] = types.ModuleType(module)
         made.__path__ = []
         made.__spec__ = importlib.machinery.ModuleSpec(module, self, is_package=True)
@@ -167,15 +167,15 @@ class _Finder:
         self.fill(made)
 
     def fill(self, module):
-        """Sets the names that the module lacks, or has from another stub."""
+        """Set names that the module lacks, or has from another stub."""
         for name, thing in self.things.get(module.__name__, {}).items():
             if name not in vars(module) or name in vars(module).get("__stubbed__", ()):
                 setattr(module, name, thing)
                 vars(module).setdefault("__stubbed__", set()).add(name)
 
     def find_spec(self, module, path=None, target=None):
-        """Asks the other finders first. What they find lacks names, perhaps; what none of
-        them finds is made here."""
+        """Ask the other finders first: their modules may lack names. Modules that none of
+        them finds are created here."""
         if module not in self.things or self.asking:
             return None
         self.asking = True
@@ -198,7 +198,7 @@ class _Finder:
 
 
 class _Loader:
-    """Loads a module as its own loader does, then sets the names that it lacks."""
+    """Loads a module with its own loader, then sets the names that it lacks."""
 
     def __init__(self, loader, finder):
         self.loader, self.finder = loader, finder
@@ -218,7 +218,7 @@ _finder = _Finder()
 
 
 def _register(thing, module, name):
-    """Lets pickle find `thing` as `module.name`, and write it so again."""
+    """Let pickle find `thing` as `module.name`, and save it under that name."""
     top, _, inner = name.rpartition(".")
     thing.__module__, thing.__qualname__, thing.__name__ = module, name, inner
     if not top:

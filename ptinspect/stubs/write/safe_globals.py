@@ -78,7 +78,7 @@ def collect_safe_globals(
             if path.startswith("torch.fx."):
                 continue  # one blocker for all of it, below
             if text is None:
-                blockers.append(f"{path}, which can act or is not known")
+                blockers.append(f"{path}, which is unknown or could have side effects")
                 continue
             pairs[path] = text
             if module == "builtins" and text.endswith(("Error", "Exception", "Warning")):
@@ -124,7 +124,7 @@ def _look_at_calls(
             if call.pairs or call.items:
                 blockers.append(f"a filled {path}")
         elif path == "torch.fx.graph_module.reduce_graph_module":
-            blockers.append("an fx.GraphModule, whose code loading would run")
+            blockers.append("an fx.GraphModule: loading it would run its code")
     return reached, dtypes, blockers
 
 
@@ -136,7 +136,7 @@ def _getattr_replacement(call: Call, definitions: dict[str, Definition]) -> tupl
     owner: Value = call.args[0] if call.args else None
     name = call.args[1] if len(call.args) > 1 else None
     if not isinstance(name, str) or not is_identifier(name) or name.startswith("_"):
-        return None, "a getattr that this stub does not stand in for"
+        return None, "a getattr that this stub cannot replace"
     qualified = owner_name(owner)
     if qualified is not None:
         path = f"{qualified[0]}.{qualified[1]}"
@@ -149,7 +149,7 @@ def _getattr_replacement(call: Call, definitions: dict[str, Definition]) -> tupl
         # Bound methods of torch.nn's objects are stored, and not called.
         if isinstance(owner, Call) and name == "forward" and _is_torch_nn(path):
             return class_text(path), str(name)
-    return None, "a getattr on what is not this file's own"
+    return None, "a getattr on an object that this file does not define"
 
 
 def _is_torch_nn(path: str) -> bool:
