@@ -118,16 +118,13 @@ class Workers:
         )
         self.jobs += 1
         if outcome.get("ended") == "timeout":
-            raise PtInspectError(
-                f"the child process took more than {self.timeout:g} seconds and was stopped",
-                hint="give --timeout SECONDS, or fewer --steps",
-            )
+            raise timeout_error(self.timeout, hint="give --timeout SECONDS, or fewer --steps")
         if outcome.get("ended") == "log":
             raise PtInspectError(
                 "the child process printed more than 64 MB and was stopped", hint=_log_hint(log)
             )
         if outcome["status"] != 0:
-            raise PtInspectError(_failure_text(outcome["status"], log), hint=_log_hint(log))
+            raise failure_error(outcome["status"], _log_tail(log), hint=_log_hint(log))
         try:
             with open(answer_path, encoding="utf-8") as file:
                 answer: dict[str, Any] = json.load(file)
@@ -163,10 +160,7 @@ class Workers:
         """Return the reason why the server has ended."""
         server.wait()
         self._server = None
-        text = _log_tail(self._server_log)
-        if "No module named 'torch'" in text:
-            return UnsupportedError("torch is not installed", hint="pip install torch")
-        return PtInspectError(f"the child process ended: {_last_line(text) or server.returncode}")
+        return failure_error(server.returncode, _log_tail(self._server_log))
 
     def _start(self) -> subprocess.Popen[str]:
         self._server_log = self.new_path(".log")
@@ -219,8 +213,23 @@ def _log_tail(log: str) -> str:
         return ""
 
 
-def _failure_text(status: int, log: str) -> str:
-    """Describe the end of a process with this status (negative: the signal that ended it)."""
+def timeout_error(timeout: float, hint: str | None = None) -> PtInspectError:
+    """Return the error for a child process that took too long."""
+    message = f"the child process took more than {timeout:g} seconds and was stopped"
+    return PtInspectError(message, hint=hint)
+
+
+def failure_error(status: int, output: str, hint: str | None = None) -> PtInspectError:
+    """Return the error for a child process that ended with an error.
+
+    Args:
+        status: the exit code, negative for the signal that ended the process.
+        output: the end of its output.
+        hint: what to do, if torch is not simply missing.
+    """
+    for package in ("torch", "safetensors"):
+        if f"No module named '{package}'" in output:
+            return UnsupportedError(f"{package} is not installed", hint=f"pip install {package}")
     if status < 0:
         import signal
 
@@ -228,13 +237,14 @@ def _failure_text(status: int, log: str) -> str:
             name = signal.Signals(-status).name
         except ValueError:
             name = f"signal {-status}"
+        reason = f"crashed ({name})"
         if name == "SIGKILL":
-            return "the child process was killed (SIGKILL), as systems do when memory runs out"
-        return f"the child process crashed ({name})"
-    text = _log_tail(log)
-    if "MemoryError" in text or "DefaultCPUAllocator: can't allocate" in text:
-        return "the child process needed more memory than there is"
-    return f"the child process failed: {_last_line(text) or f'exit code {status}'}"
+            reason = "was killed (SIGKILL), as systems do when memory runs out"
+    elif "MemoryError" in output or "DefaultCPUAllocator: can't allocate" in output:
+        reason = "needed more memory than there is"
+    else:
+        reason = f"failed: {_last_line(output) or f'exit code {status}'}"
+    return PtInspectError(f"the child process {reason}", hint=hint)
 
 
 def _log_hint(log: str) -> str | None:

@@ -10,10 +10,10 @@ import tempfile
 from dataclasses import dataclass, field
 from typing import Any
 
-from ptinspect.errors import PtInspectError, UnsafeError, UnsupportedError, add_error_path
+from ptinspect.errors import UnsafeError, UnsupportedError, add_error_path
+from ptinspect.proofs.processes import TIMEOUT, failure_error, timeout_error
 from ptinspect.report import Report
 
-TIMEOUT = 600.0
 _START = (
     "import sys; sys.path.insert(0, sys.argv.pop(1)); import load_with_stub; load_with_stub.main()"
 )
@@ -175,12 +175,8 @@ def _run(job: str, folder: str, timeout: float) -> dict[str, dict[str, Any]]:
             encoding="utf-8", errors="replace", stdin=subprocess.DEVNULL,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
-        raise PtInspectError(f"the child process took more than {timeout:g} seconds") from None
+        raise timeout_error(timeout) from None
     if process.returncode != 0:
-        for package in ("torch", "safetensors"):
-            if f"No module named '{package}'" in process.stderr:
-                raise UnsupportedError(f"{package} is not installed", hint=f"pip install {package}")
-        last = (process.stderr.strip().splitlines() or [f"exit code {process.returncode}"])[-1]
-        raise PtInspectError(f"the child process failed: {last}")
+        raise failure_error(process.returncode, process.stderr)
     answer: dict[str, dict[str, Any]] = json.loads(process.stdout)
     return answer

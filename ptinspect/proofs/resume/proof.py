@@ -7,7 +7,7 @@ causes: fix exactly one and run again in a new process.
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 
 from ptinspect.errors import add_error_path
 from ptinspect.proofs.plan import DEFAULT_STEPS, TrainingOptions, make_plan
@@ -85,7 +85,7 @@ def check_resume(
 
 
 def _prove(runs: TrainingRuns) -> ResumeReport:
-    workers, first_job = runs.workers, runs.workers.jobs
+    workers, jobs_before = runs.workers, runs.workers.jobs
     crosses = cross_device.should_cross(runs.options["device"])
     runs = replace(runs, keep_end_state=crosses)
     workers.announce("training without interruption")
@@ -103,106 +103,95 @@ def _prove(runs: TrainingRuns) -> ResumeReport:
             verdict, difference = "not-deterministic", nondeterminism
             causes = [_nondeterminism(uninterrupted, repeated)]
         else:
-            verdict, causes = "differs", _find_causes(runs, uninterrupted, resumed)
+            verdict, causes = "differs", _CauseSearch(runs, uninterrupted, resumed).run()
     crossings = []
     if crosses and (verdict == "same" or (verdict == "differs" and causes)):
         crossings = cross_device.cross_both_ways(runs, uninterrupted, causes)
-    step = uninterrupted["saved"]["step"]
-    losses = uninterrupted["losses"]
+    losses, saved_step = uninterrupted["losses"], uninterrupted["saved"]["step"]
     return ResumeReport(
-        runs.path,
-        verdict,
-        difference,
-        causes,
-        _notes(uninterrupted, resumed, difference),
-        uninterrupted,
-        (losses, losses[:step] + resumed["losses"]),
-        step,
-        workers.jobs - first_job,
-        crossings,
+        path=runs.path,
+        verdict=verdict,
+        first=difference,
+        causes=causes,
+        notes=_notes(uninterrupted, resumed, difference),
+        training=uninterrupted,
+        losses=(losses, losses[:saved_step] + resumed["losses"]),
+        steps=saved_step,
+        processes=workers.jobs - jobs_before,
+        crossings=crossings,
     )
 
 
-def _find_causes(runs: TrainingRuns, uninterrupted: Answer, resumed: Answer) -> list[Cause]:
-    """Return the one cause whose fixes make the bits agree, else the fewest that do together."""
-    causes = possible_causes(uninterrupted, resumed, runs.plan)
-    for cause in causes:
-        runs.workers.announce(f"trying: {cause.kind}")
-        if _agrees(runs, uninterrupted, cause.fixes):
-            return [_with_consumer(runs, cause, uninterrupted, resumed, ())]
-    causes = _with_hidden_causes(runs, causes, uninterrupted)
-    if not causes or not _agrees(runs, uninterrupted, _all_fixes(causes)):
-        return []
-    for cause in causes[::-1]:  # the general ones come first, and go last
-        rest = [other for other in causes if other is not cause]
-        runs.workers.announce(f"without: {cause.kind}")
-        if rest and _agrees(runs, uninterrupted, _all_fixes(rest)):
-            causes = rest
-    return [
-        _with_consumer(
-            runs,
-            cause,
-            uninterrupted,
-            resumed,
-            _all_fixes([other for other in causes if other is not cause]),
-        )
-        for cause in causes
-    ]
+@dataclass(frozen=True, slots=True)
+class _CauseSearch:
+    """Tries the possible causes of the difference between two runs."""
 
+    runs: TrainingRuns
+    uninterrupted: Answer
+    resumed: Answer
 
-def _with_hidden_causes(
-    runs: TrainingRuns, causes: list[Cause], uninterrupted: Answer
-) -> list[Cause]:
-    """Add causes that show only once the other ones are fixed, such as after a failed load."""
-    for _ in range(3):
-        if not causes:
-            break
-        resumed = runs.resumed(uninterrupted, _all_fixes(causes))
-        if first_difference(uninterrupted, resumed) is None:
-            break
-        tried = {cause.fixes for cause in causes}
-        candidates = possible_causes(uninterrupted, resumed, runs.plan)
-        more = [cause for cause in candidates if cause.fixes not in tried]
-        if not more:
-            break
-        causes = [*causes, *more]
-    return causes
+    def run(self) -> list[Cause]:
+        """Return the one cause whose fixes make the bits agree, else the fewest that do."""
+        causes = possible_causes(self.uninterrupted, self.resumed, self.runs.plan)
+        for cause in causes:
+            self.runs.workers.announce(f"trying: {cause.kind}")
+            if self._agrees(cause.fixes):
+                return [self._with_consumer(cause, ())]
+        causes = self._with_hidden_causes(causes)
+        if not causes or not self._agrees(_all_fixes(causes)):
+            return []
+        for cause in causes[::-1]:  # the general causes come first, and go last
+            rest = [other for other in causes if other is not cause]
+            self.runs.workers.announce(f"without: {cause.kind}")
+            if rest and self._agrees(_all_fixes(rest)):
+                causes = rest
+        return [
+            self._with_consumer(cause, _all_fixes([c for c in causes if c is not cause]))
+            for cause in causes
+        ]
 
+    def _agrees(self, fixes: tuple[str, ...]) -> bool:
+        resumed = self.runs.resumed(self.uninterrupted, fixes)
+        return first_difference(self.uninterrupted, resumed) is None
 
-def _agrees(runs: TrainingRuns, uninterrupted: Answer, fixes: tuple[str, ...]) -> bool:
-    return first_difference(uninterrupted, runs.resumed(uninterrupted, fixes)) is None
+    def _with_hidden_causes(self, causes: list[Cause]) -> list[Cause]:
+        """Add causes that show only once the others are fixed, such as after a failed load."""
+        for _ in range(3):
+            if not causes:
+                break
+            resumed = self.runs.resumed(self.uninterrupted, _all_fixes(causes))
+            if first_difference(self.uninterrupted, resumed) is None:
+                break
+            tried = {cause.fixes for cause in causes}
+            candidates = possible_causes(self.uninterrupted, resumed, self.runs.plan)
+            more = [cause for cause in candidates if cause.fixes not in tried]
+            if not more:
+                break
+            causes = [*causes, *more]
+        return causes
+
+    def _with_consumer(self, cause: Cause, other_fixes: tuple[str, ...]) -> Cause:
+        """Add to a cause of kind `rng` whether the model or the data draws the random numbers.
+
+        If the bits agree once the resumed training gets the batches of the uninterrupted one,
+        then only the data draw.
+        """
+        if cause.kind != "rng":
+            return cause
+        dropout = self.uninterrupted["dropout"]
+        drawer = "dropout" if dropout else "the model"
+        if not batch_order_differs(self.uninterrupted, self.resumed):
+            message = f"{cause.message}: {drawer} draws other numbers after a resume"
+            return replace(cause, kind="dropout" if dropout else cause.kind, message=message)
+        if self._agrees((*other_fixes, "replay")):
+            message = f"{cause.message}: the data are shuffled in another order after a resume"
+            return replace(cause, kind="rng-shuffling", message=message)
+        message = f"{cause.message}: the order of the data and {drawer} differ after a resume"
+        return replace(cause, message=message)
 
 
 def _all_fixes(causes: list[Cause]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(fix for cause in causes for fix in cause.fixes))
-
-
-def _with_consumer(
-    runs: TrainingRuns,
-    cause: Cause,
-    uninterrupted: Answer,
-    resumed: Answer,
-    other_fixes: tuple[str, ...],
-) -> Cause:
-    """Add to a cause of kind `rng` whether the model or the data draws the random numbers.
-
-    If the bits agree once the resumed training gets the batches of the uninterrupted one, then
-    only the data draw.
-    """
-    if cause.kind != "rng":
-        return cause
-    drawer = "dropout" if uninterrupted["dropout"] else "the model"
-    if not batch_order_differs(uninterrupted, resumed):
-        return replace(
-            cause,
-            kind="dropout" if uninterrupted["dropout"] else cause.kind,
-            message=f"{cause.message}: {drawer} draws other numbers after a resume",
-        )
-    if _agrees(runs, uninterrupted, (*other_fixes, "replay")):
-        message = f"{cause.message}: the data are shuffled in another order after a resume"
-        return replace(cause, kind="rng-shuffling", message=message)
-    message = f"{cause.message}: the order of the data and {drawer} differ after a resume"
-    return replace(cause, message=message)
 
 
 def _nondeterminism(uninterrupted: Answer, repeated: Answer) -> Cause:
