@@ -37,7 +37,8 @@ from ptinspect.cli.output import open_output, write_stderr
     "--check",
     is_flag=True,
     help="Load the file with the stub in a child process that imports torch, compare the printed "
-    "model, and load its state_dict strictly. Differences go to standard error, with exit code 1.",
+    "model, and load its state_dict strictly. Differences go to standard error, with exit code 1. "
+    "Not with --class.",
 )
 @click.pass_context
 def command(

@@ -107,4 +107,4 @@ def test_what_torch_itself_fails_in_is_no_fault_of_the_stub() -> None:
 def test_a_class_of_it_is_not_checked() -> None:
     result = run("stub", MODEL, "--check", "--class", "CustomModel")
     assert result.exit_code == 2 and "--check cannot be used with --class" in result.stderr
-    assert "so not with --class" in " ".join(run("stub", "--help").stdout.split())
+    assert "Not with --class" in " ".join(run("stub", "--help").stdout.split())
