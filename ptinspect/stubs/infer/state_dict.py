@@ -31,6 +31,7 @@ from ptinspect.stubs.infer.key_tree import (
 )
 from ptinspect.stubs.infer.layer_guess import guess_layer, guess_quantized
 from ptinspect.stubs.infer.post_init import DTYPE_METHODS
+from ptinspect.torchnn.attributes import NORM_BUFFERS
 
 if TYPE_CHECKING:
     from ptinspect.document import Document
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 
 MAX_GAPS = 3
 """A Sequential may have so many numbers for each child that is recorded."""
-_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+
 _MODEL_NAME_KEYS = ("model", "arch", "model_name", "architecture", "name")
 _SEQUENTIAL_NAMES = re.compile(r".*\d|blocks|stages|features|net|main|body|model", re.ASCII)
 """Names of most Sequentials of blocks: `layer1`, `features`."""
@@ -220,4 +221,4 @@ def _is_module_list(branch: Branch, items: list[Expr]) -> bool:
 
 def _is_buffer(name: str, tensor: Tensor) -> bool:
     """Return True if a tensor is more likely a buffer: not floats, or a running statistic."""
-    return (tensor.dtype.name if tensor.dtype else "") not in FLOATS or name in _STATISTICS
+    return (tensor.dtype.name if tensor.dtype else "") not in FLOATS or name in NORM_BUFFERS
