@@ -60,7 +60,9 @@ def shell_quoted(text: str) -> str:
 def _in_dollar_quotes(char: str) -> str:
     if char.isprintable() and char not in "'\\":
         return char
-    return "".join(f"\\x{byte:02x}" for byte in char.encode("utf-8", "surrogateescape"))
+    # Bytes of a file name that is not UTF-8 are restored; other surrogates cannot be in one.
+    errors = "surrogateescape" if "\udc80" <= char <= "\udcff" else "surrogatepass"
+    return "".join(f"\\x{byte:02x}" for byte in char.encode("utf-8", errors))
 
 
 def python_literal(path: str) -> str:

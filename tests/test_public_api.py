@@ -82,7 +82,7 @@ import ptinspect
 for number in range(2):
     assert ptinspect.convert({str(file)!r}, f"{tmp_path}/{{number}}.pt").tensors == 2
     import ptinspect.conversion
-    import ptinspect.conversion.run
+    import ptinspect.conversion.convert_file
     import ptinspect.cli.convert
 """
     subprocess.run([sys.executable, "-c", code], check=True)

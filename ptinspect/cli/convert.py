@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ptinspect.cli.options import debug_requested, no_progress_option
+from ptinspect.cli.options import debug_requested, format_option, no_progress_option
 from ptinspect.cli.output import StdoutWriter, error_text, unexpected_error, write_stderr
 from ptinspect.cli.progress import ProgressBar
 from ptinspect.errors import PtInspectError
 
 if TYPE_CHECKING:
-    from typing import Any
+    from collections.abc import Callable
 
     from ptinspect.conversion import ConversionReport
 
-GOALS = ("state_dict", "checkpoint", "safetensors", "same")
+TARGETS = ("state_dict", "checkpoint", "safetensors", "same")
 
 
 @click.command(
@@ -25,7 +25,9 @@ GOALS = ("state_dict", "checkpoint", "safetensors", "same")
 )
 @click.argument("paths", metavar="SRC... [DST]", nargs=-1, required=True)
 @click.option(
-    "--to", type=click.Choice(GOALS), help="Target to write. By default the suffix of DST decides."
+    "--to",
+    type=click.Choice(TARGETS),
+    help="Target to write. By default the suffix of DST decides.",
 )
 @click.option("--entry", metavar="PATH", help="Convert only this entry, e.g. model_state_dict.")
 @click.option(
@@ -67,17 +69,34 @@ GOALS = ("state_dict", "checkpoint", "safetensors", "same")
 @click.option("--verify", is_flag=True, help="Read the file again and compare every byte.")
 @click.option("--force", is_flag=True, help="Overwrite DST if it exists.")
 @click.option("--dry-run", is_flag=True, help="Show the plan without writing.")
-@click.option(
-    "-f",
-    "--format",
-    type=click.Choice(["text", "json"]),
-    default="text",
-    show_default=True,
-    help="Format of the report.",
-)
+@format_option(["text", "json"])
 @no_progress_option
 @click.pass_context
-def command(ctx: click.Context, /, **given: Any) -> None:
+def command(
+    ctx: click.Context,
+    /,
+    paths: tuple[str, ...],
+    to: str | None,
+    entry: str | None,
+    include: tuple[str, ...],
+    exclude: tuple[str, ...],
+    strip_prefix: tuple[str, ...],
+    add_prefix: str,
+    rename: tuple[str, ...],
+    dtype: str | None,
+    device: str | None,
+    contiguous: bool,
+    shared: str,
+    entries: tuple[str, ...],
+    optimizer: str | None,
+    plain: bool,
+    max_shard_size: str | None,
+    verify: bool,
+    force: bool,
+    dry_run: bool,
+    output_format: str,
+    no_progress: bool,
+) -> None:
     """Write the content of SRC to DST, without torch and without executing anything.
 
     DST ends in .safetensors, or in .pt, .pth, .bin or .ckpt for a state_dict; any other DST, or
@@ -85,41 +104,48 @@ def command(ctx: click.Context, /, **given: Any) -> None:
     need a folder. The file appears complete or not at all. Exit code 0: done. 2: a file could not
     be read or written, or --verify found a difference.
     """
-    sources, target = _split(given["paths"], given["to"])
-    names = (
-        "to", "entry", "include", "exclude", "strip_prefix", "add_prefix", "rename", "dtype",
-        "device", "contiguous", "shared", "optimizer", "plain", "max_shard_size", "verify",
-        "force", "dry_run",
-    )  # fmt: skip
-    options = {name: given[name] for name in names}
-    options["set"] = dict(map(_entry, given["entries"]))
-    _must_have_a_name_each(sources, target, given["to"])
-    debug = debug_requested(ctx)
-    answers: list[ConversionReport | PtInspectError] = []
-    for source in sources:
-        with ProgressBar(os.path.basename(source), hidden=given["no_progress"]) as progress:
-            answer = _converted(source, target, options, progress, debug=debug)
-        answers.append(answer)
-        if isinstance(answer, PtInspectError):
-            write_stderr(error_text(answer))
-            continue
-        for line in answer.told:
-            write_stderr(f"ptinspect: {_safe(source)}: {_safe(line)}")
-        if given["format"] == "text" and answer.files:
-            StdoutWriter().write("".join(f"{_safe(line)}\n" for line in answer.lines()))
-    if given["format"] == "json":
-        _json(sources, answers)
-    ctx.exit(2 if any(isinstance(answer, PtInspectError) for answer in answers) else 0)
-
-
-def _converted(
-    source: str, target: str | None, options: dict[str, Any], progress: Any, *, debug: bool
-) -> ConversionReport | PtInspectError:
-    """What became of one SRC: an error stops none of the others."""
     from ptinspect.conversion import convert
 
+    sources, target = _split_paths(paths)
+    new_entries = dict(map(_parse_entry, entries))
+    _check_distinct_outputs(sources, target, to)
+    debug = debug_requested(ctx)
+    results: list[ConversionReport | PtInspectError] = []
+    for source in sources:
+        with ProgressBar(os.path.basename(source), hidden=no_progress) as progress:
+
+            def run(
+                source: str = source, progress: Callable[[int, int], None] | None = progress
+            ) -> ConversionReport:
+                return convert(
+                    source, target, to=to, entry=entry, include=include, exclude=exclude,
+                    strip_prefix=strip_prefix, add_prefix=add_prefix, rename=rename, dtype=dtype,
+                    device=device, contiguous=contiguous, shared=shared, set=new_entries,
+                    optimizer=optimizer, plain=plain, max_shard_size=max_shard_size,
+                    verify=verify, force=force, dry_run=dry_run, progress=progress,
+                )  # fmt: skip
+
+            result = _catch_errors(run, source, debug)
+        results.append(result)
+        if isinstance(result, PtInspectError):
+            write_stderr(error_text(result))
+            continue
+        for warning in result.warnings:
+            write_stderr(f"ptinspect: {_safe(source)}: {_safe(warning)}")
+        if output_format == "text":
+            lines = result.text().splitlines()
+            StdoutWriter().write("".join(f"{_safe(line)}\n" for line in lines))
+    if output_format == "json":
+        _write_json(sources, results)
+    ctx.exit(2 if any(isinstance(result, PtInspectError) for result in results) else 0)
+
+
+def _catch_errors(
+    run: Callable[[], ConversionReport], source: str, debug: bool
+) -> ConversionReport | PtInspectError:
+    """Return the error of one SRC instead of raising it, so that the others are converted."""
     try:
-        return convert(source, target, progress=progress, **options)
+        return run()
     except PtInspectError as error:
         if debug:
             raise
@@ -130,36 +156,35 @@ def _converted(
         return unexpected_error(error, source)
 
 
-def _split(paths: tuple[str, ...], to: str | None) -> tuple[tuple[str, ...], str | None]:
-    """SRC and DST. The last path is DST, but for a single one, and where --to says what to write
-    and DST would be one of several files that exist."""
+def _split_paths(paths: tuple[str, ...]) -> tuple[tuple[str, ...], str | None]:
+    """Return SRC and DST. The last path is DST unless it is the only one."""
     if len(paths) == 1:
         return paths, None
-    *sources, last = paths
-    if last == "-":
+    *sources, target = paths
+    if target == "-":
         raise click.UsageError("DST cannot be standard output: give the name of a file")
-    if len(sources) > 1 and not os.path.isdir(last):
-        raise click.UsageError(f"with several SRC, DST must be a folder; {last!r} is not one")
-    return tuple(sources), last
+    if len(sources) > 1 and not os.path.isdir(target):
+        raise click.UsageError(f"with several SRC, DST must be a folder; {target!r} is not one")
+    return tuple(sources), target
 
 
-def _must_have_a_name_each(sources: tuple[str, ...], target: str | None, to: str | None) -> None:
-    """No SRC may overwrite what another has become."""
-    from ptinspect.conversion.options import goal_of, target_of
+def _check_distinct_outputs(sources: tuple[str, ...], target: str | None, to: str | None) -> None:
+    """Raise UsageError if two SRC would be written to the same file."""
+    from ptinspect.conversion.options import output_path, target_of_suffix
 
     if len(sources) > 1:
-        taken: dict[str, str] = {}
+        source_of: dict[str, str] = {}
         for source in sources:
-            made = target_of(source, target, goal_of(target, to))
-            if made in taken:
+            path = output_path(source, target, target_of_suffix(target, to))
+            if path in source_of:
                 raise click.UsageError(
-                    f"{taken[made]} and {source} would both be written to {made}"
+                    f"{source_of[path]} and {source} would both be written to {path}"
                 )
-            taken[made] = source
+            source_of[path] = source
 
 
-def _entry(text: str) -> tuple[str, object]:
-    """NAME=VALUE; VALUE is JSON, else a string."""
+def _parse_entry(text: str) -> tuple[str, object]:
+    """Parse NAME=VALUE, where VALUE is JSON or else a string."""
     import json
 
     name, equals, value = text.partition("=")
@@ -173,23 +198,21 @@ def _entry(text: str) -> tuple[str, object]:
         raise click.UsageError(f"the value of --set {name} is nested too deeply") from None
 
 
-def _json(sources: tuple[str, ...], answers: list[ConversionReport | PtInspectError]) -> None:
-    """An object, or a list of them exactly where there are several SRC."""
+def _write_json(sources: tuple[str, ...], results: list[ConversionReport | PtInspectError]) -> None:
+    """Write one object for one SRC, and a list of objects for several."""
     import json
 
-    objects = [
-        _error_json(source, answer) if isinstance(answer, PtInspectError) else answer.as_json()
-        for source, answer in zip(sources, answers, strict=True)
-    ]
-    made: object = objects if len(objects) > 1 else objects[0]
-    StdoutWriter().write(json.dumps(made, indent=2) + "\n")
-
-
-def _error_json(source: str, error: PtInspectError) -> dict[str, object]:
-    """What stands in the place of a SRC that could not be converted."""
     from ptinspect.safety.report.report import Unread
 
-    return {"schema": 1, "source": source, "error": Unread.of(error).as_dict()}
+    objects: list[dict[str, object]] = []
+    for source, result in zip(sources, results, strict=True):
+        if isinstance(result, PtInspectError):
+            error = Unread.of(result).as_dict()
+            objects.append({"schema": 1, "source": source, "error": error})
+        else:
+            objects.append(result.as_dict())
+    document: object = objects if len(objects) > 1 else objects[0]
+    StdoutWriter().write(json.dumps(document, indent=2) + "\n")
 
 
 def _safe(text: str) -> str:

@@ -11,7 +11,7 @@ from itertools import product
 from typing import TYPE_CHECKING
 
 from ptinspect.comparison.numbers import distance, same_bytes, sample
-from ptinspect.document.to_array import iter_contiguous
+from ptinspect.document.elements import iter_contiguous
 from ptinspect.errors import PtInspectError
 
 if TYPE_CHECKING:

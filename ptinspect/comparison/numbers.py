@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ptinspect.document.to_array import ignore_numpy_warnings, iter_contiguous, iter_numbers
+from ptinspect.document.elements import iter_contiguous
+from ptinspect.document.to_array import ignore_numpy_warnings, iter_numbers
 from ptinspect.errors import PtInspectError, UnsupportedError
 
 if TYPE_CHECKING:

@@ -1,8 +1,8 @@
-"""From one file to another: state_dicts, checkpoints, safetensors, today's zip."""
+"""Converting a file to another form: state_dict, checkpoint, safetensors, today's zip."""
 
 from __future__ import annotations
 
+from ptinspect.conversion.convert_file import convert
 from ptinspect.conversion.report import ConversionReport
-from ptinspect.conversion.run import convert
 
 __all__ = ["ConversionReport", "convert"]

@@ -1,54 +1,121 @@
-"""What a user asks of a conversion, checked as far as that goes without a file."""
+"""The options of a conversion, checked as far as that is possible without a file."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import NamedTuple
 
-from ptinspect.conversion.keys import Edits, renaming
-from ptinspect.conversion.tensors.dtype_cast import TARGETS
-from ptinspect.conversion.tensors.storage_layout import Wish
+from ptinspect.conversion.output.pieces import CAST_DTYPES
+from ptinspect.conversion.output.storage_layout import TensorOptions
 from ptinspect.dtypes import DType, dtype_by_name
 from ptinspect.errors import PtInspectError
 
-GOALS = ("state_dict", "checkpoint", "safetensors", "same")
+TARGETS = ("state_dict", "checkpoint", "safetensors", "same")
 SHARED = ("keep-one", "duplicate", "error")
 SUFFIXES = {
     **dict.fromkeys((".pt", ".pth", ".bin", ".ckpt"), "state_dict"),
     ".safetensors": "safetensors",
 }
-"""What the suffix of DST says of the goal."""
+"""The target that a suffix of DST stands for if `--to` is not used."""
 
-_ENDINGS = {
+WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+"""Names that DataParallel, torch.compile, FSDP and activation checkpointing insert into keys."""
+
+_WRAPPER_PREFIX = re.compile(rf"(?:^|(?<=\.))(?:{'|'.join(WRAPPERS)})\.")
+_NAME_ENDINGS = {
     "state_dict": "_state_dict.pt", "checkpoint": "_checkpoint.pt", "safetensors": ".safetensors",
     "same": "_same.pt",
 }  # fmt: skip
+# The devices of torch.device whose tensors have bytes.
 _DEVICE = re.compile(r"(cpu|(cuda|mps|xpu|xla|hpu|npu|mtia|ipu|hip|privateuseone)(:\d{1,3})?)")
-"""Of `torch.device`: those whose tensors have bytes."""
 _SIZE = re.compile(r"(\d+)\s*([KMGT]?i?)B?", re.IGNORECASE)
-_INDEX = re.compile(r"\.\w+\.index\.json$")
-"""How the name of an index ends: model.safetensors.index.json."""
-
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+_INDEX_SUFFIX = re.compile(r"\.\w+\.index\.json$")  # as in model.safetensors.index.json
 
 
-class Options(NamedTuple):
-    """See `conversion.convert`. `set`: entries to add; `wish`: what changes of every tensor."""
+class KeyEdits(NamedTuple):
+    """Changes of keys, in the order in which they are applied.
+
+    Attributes:
+        include, exclude: globs that select keys of the source.
+        strip: prefixes to remove; `auto` removes the wrappers' names wherever they are.
+        rename: regular expressions and their replacements.
+        add: prefix to add.
+    """
+
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    strip: tuple[str, ...] = ()
+    rename: tuple[tuple[re.Pattern[str], str], ...] = ()
+    add: str = ""
+
+    def selects(self, key: str) -> bool:
+        """Return True if a key of the source is written."""
+        if self.include and not any(fnmatchcase(key, glob) for glob in self.include):
+            return False
+        return not any(fnmatchcase(key, glob) for glob in self.exclude)
+
+    def new_key(self, key: str) -> str:
+        """Return the new name of a key."""
+        for prefix in self.strip:
+            key = _WRAPPER_PREFIX.sub("", key) if prefix == "auto" else key.removeprefix(prefix)
+        for pattern, replacement in self.rename:
+            key = pattern.sub(replacement, key)
+        return self.add + key
+
+    def new_module_name(self, name: str) -> str:
+        """Return the new name of a module in `_metadata`: it changes as its keys do."""
+        return self.new_key(f"{name}." if name else "").removesuffix(".")
+
+    def apply(self, keys: Iterable[str]) -> dict[str, str]:
+        """Return the new name of each key that is written, in order.
+
+        PtInspectError if two keys get one name, if no key is left, or if no key has a prefix
+        that is to be removed.
+        """
+        keys = list(keys)
+        new_keys = {key: self.new_key(key) for key in keys if self.selects(key)}
+        old_keys: dict[str, str] = {}
+        for key, new in new_keys.items():
+            if new in old_keys:
+                raise PtInspectError(
+                    f"two keys would get the same name: {old_keys[new]!r} and {key!r} become"
+                    f" {new!r}",
+                    hint="change the expression of --rename, or drop one of them with --exclude",
+                )
+            old_keys[new] = key
+        if keys and not new_keys:
+            raise PtInspectError(
+                f"--include and --exclude drop all {len(keys):,} keys",
+                hint=f"they match whole keys of the source, such as {keys[0]!r}",
+            )
+        for prefix in self.strip:
+            if prefix != "auto" and not any(prefix in key for key in keys):
+                hint = f"the first key is {keys[0]!r}" if keys else None
+                raise PtInspectError(f"no key begins with {prefix!r}", hint=hint)
+        return new_keys
+
+
+@dataclass(frozen=True, slots=True)
+class ConvertOptions:
+    """The options of `conversion.convert`, parsed. `set` are entries to add to a checkpoint."""
 
     to: str
     entry: str | None = None
-    edits: Edits = Edits()
-    wish: Wish = Wish()
+    edits: KeyEdits = field(default_factory=KeyEdits)
+    tensors: TensorOptions = field(default_factory=TensorOptions)
     shared: str = "keep-one"
-    set: tuple[tuple[str, object], ...] = ()
+    set: Mapping[str, object] = field(default_factory=dict)
     optimizer: str | None = None
     plain: bool = False
     max_shard_size: int | None = None
 
 
-def checked(
+def parse_options(
     to: str,
     *,
     entry: str | None,
@@ -65,125 +132,155 @@ def checked(
     optimizer: str | None,
     plain: bool,
     max_shard_size: int | str | None,
-) -> Options:
-    """The options as one object. PtInspectError for values that are none, and for options that
-    mean nothing for that goal."""
-    if to not in GOALS:
-        raise PtInspectError(f"{to!r} is none of {', '.join(GOALS)}")
+) -> ConvertOptions:
+    """Return the options as one object.
+
+    PtInspectError for invalid values, and for options that the target does not have.
+    """
+    if to not in TARGETS:
+        raise PtInspectError(f"{to!r} is not one of {', '.join(TARGETS)}")
     if shared not in SHARED:
         raise PtInspectError(f"--shared takes {', '.join(SHARED)}, not {shared!r}")
-    edits = Edits(
-        _several(include),
-        _several(exclude),
-        _several(strip_prefix),
-        tuple(map(renaming, _several(rename))),
-        add_prefix,
-    )
-    wish = Wish(_dtype(dtype), _device(device), contiguous)
-    size = None if max_shard_size is None else byte_size(max_shard_size)
     for name, value in set.items():
-        _must_be_plain(name, value)
-    made = Options(to, entry, edits, wish, shared, tuple(set.items()), optimizer, plain, size)
-    _must_fit(made)
-    return made
+        _check_settable(name, value)
+    options = ConvertOptions(
+        to,
+        entry,
+        KeyEdits(
+            _as_tuple(include),
+            _as_tuple(exclude),
+            _as_tuple(strip_prefix),
+            tuple(map(_parse_rename, _as_tuple(rename))),
+            add_prefix,
+        ),
+        TensorOptions(_parse_dtype(dtype), _parse_device(device), contiguous),
+        shared,
+        set,
+        optimizer,
+        plain,
+        None if max_shard_size is None else parse_size(max_shard_size),
+    )
+    _check_target_has(options)
+    return options
 
 
-def _several(given: Sequence[str]) -> tuple[str, ...]:
-    """As given; one string is one, not its letters."""
-    return (given,) if isinstance(given, str) else tuple(given)
+def target_of_suffix(path: str | None, to: str | None) -> str:
+    """Return the target: `to`, or else what the suffix of DST stands for."""
+    if to is not None:
+        return to
+    suffix = os.path.splitext(path or "")[1].lower()
+    if path and suffix in SUFFIXES:
+        return SUFFIXES[suffix]
+    raise PtInspectError(
+        f"the suffix of {path} does not say what to write"
+        if path
+        else "neither DST nor --to says what to write",
+        hint="one of these:\n"
+        "ptinspect convert SRC DST.safetensors\n"
+        "ptinspect convert SRC DST.pt                      (a state_dict)\n"
+        "ptinspect convert SRC DST --to checkpoint         (or --to same: everything in SRC)",
+    )
 
 
-def _must_be_plain(name: str, value: object) -> None:
-    """PtInspectError for an entry that is not of what JSON has, a tuple or bytes beside it."""
-    todo = [value]
-    seen: dict[int, object] = {}
-    while todo:
-        each = todo.pop()
-        if id(each) in seen:
-            continue
-        seen[id(each)] = each
-        if isinstance(each, dict) and type(each) is dict:
-            todo += [*each, *each.values()]
-        elif isinstance(each, (list, tuple)) and type(each) in (list, tuple):
-            todo += each
-        elif each is not None and type(each) not in (bool, int, float, str, bytes):
-            kind = f"{type(each).__module__}.{type(each).__qualname__}"
+def output_path(source: str, path: str | None, to: str) -> str:
+    """Return DST as given, or with a derived name: in the folder DST, or else beside SRC."""
+    if path is not None and not os.path.isdir(path):
+        if not os.path.basename(path):
             raise PtInspectError(
-                f"the entry {name!r} cannot be set: it holds an object of the type {kind}",
-                hint="None, bool, int, float, str, bytes, list, tuple and dict can be",
+                "the folder does not exist", path=path, hint="create the folder first"
             )
+        return path
+    folder, name = os.path.split(source)
+    stem = "model"
+    if source != "-":
+        stem = _INDEX_SUFFIX.sub("", name)
+        stem = os.path.splitext(name)[0] if stem == name else stem
+    return os.path.join(folder if path is None else path, stem + _NAME_ENDINGS[to])
 
 
-def _must_fit(options: Options) -> None:
-    to, wish = options.to, options.wish
-    wrong = {
-        "--set": options.set and to != "checkpoint",
-        "--plain": options.plain and to != "checkpoint",
-        "--optimizer": options.optimizer and to != "checkpoint",
-        "--max-shard-size": options.max_shard_size and to != "safetensors",
-        "--shared": options.shared != "keep-one" and to != "safetensors",
-        "--dtype": wish.dtype and to == "same",
-        "--contiguous": wish.contiguous and to == "same",
-        "--entry": options.entry and to == "same",
-        "an option that changes keys": options.edits.any and to == "same",
-    }
-    for name, is_wrong in wrong.items():
-        if is_wrong:
-            raise PtInspectError(f"{name} means nothing with --to {to}")
-
-
-def _dtype(name: str | None) -> DType | None:
-    if name is None:
-        return None
-    known = dtype_by_name(name.removeprefix("torch."))
-    if known is None or known.name not in TARGETS:
-        raise PtInspectError(
-            f"--dtype takes a floating type, and {name!r} is none",
-            hint=f"one of {', '.join(TARGETS)}",
-        )
-    return known
-
-
-def _device(name: str | None) -> str | None:
-    if name is not None and not _DEVICE.fullmatch(name):
-        raise PtInspectError(f"{name!r} is no device", hint="such as cpu, cuda:0 or mps")
-    return "cuda:0" if name == "cuda" else name
-
-
-def byte_size(text: int | str) -> int:
-    """`5GB` (10**9), `5GiB` (2**30) or a number of bytes."""
+def parse_size(text: int | str) -> int:
+    """Return a number of bytes: `5GB` is 5 * 10**9, `5GiB` is 5 * 2**30."""
     match = _SIZE.fullmatch(str(text).strip())
     if not match or not int(match[1]):
-        raise PtInspectError(f"{text!r} is no size", hint="such as 5GB, 500MB or 5GiB")
+        raise PtInspectError(f"{text!r} is not a size", hint="such as 5GB, 500MB or 5GiB")
     unit = match[2].upper()
     factor = 1 << 10 * "KMGT".index(unit[0]) + 10 if unit.endswith("I") else _UNITS[unit]
     return int(match[1]) * factor
 
 
-def goal_of(target: str | None, to: str | None) -> str:
-    """The goal: as said, else what the suffix of DST means."""
-    if to is not None:
-        return to
-    suffix = os.path.splitext(target or "")[1].lower()
-    if target and suffix in SUFFIXES:
-        return SUFFIXES[suffix]
-    name = target or "DST"
-    raise PtInspectError(
-        "it is not said what to write" if not target else f"the suffix of {name} does not say what",
-        hint="one of these:\n"
-        "ptinspect convert SRC DST.safetensors\n"
-        "ptinspect convert SRC DST.pt                      (a state_dict)\n"
-        "ptinspect convert SRC DST --to checkpoint         (or --to same: all that is in SRC)",
-    )
+def _as_tuple(values: Sequence[str]) -> tuple[str, ...]:
+    """Return the values as a tuple. A single string is one value, not its letters."""
+    return (values,) if isinstance(values, str) else tuple(values)
 
 
-def target_of(source: str, target: str | None, to: str) -> str:
-    """DST: as given, in a folder that was given, or beside SRC; there with a derived name."""
-    if target is not None and not os.path.isdir(target):
-        if not os.path.basename(target):
-            raise PtInspectError("there is no such folder", path=target, hint="make it first")
-        return target
-    folder, name = os.path.split(source)
-    stem = _INDEX.sub("", name) if _INDEX.search(name) else os.path.splitext(name)[0]
-    stem = stem if source != "-" else "model"
-    return os.path.join(folder if target is None else target, stem + _ENDINGS[to])
+def _parse_rename(text: str) -> tuple[re.Pattern[str], str]:
+    """Parse `REGEX=NEW`, where NEW may refer to groups."""
+    expression, equals, replacement = text.partition("=")
+    try:
+        if not equals:
+            raise re.error("there is no =")
+        pattern = re.compile(expression)
+        pattern.sub(replacement, "")
+        re.compile(expression + "|").sub(replacement, "")  # always matches: checks the groups
+    except (re.error, IndexError) as error:
+        raise PtInspectError(
+            f"--rename takes REGEX=NEW, not {text!r}: {error}",
+            hint=r"such as --rename '^blocks\.(\d+)=layers.\1'",
+        ) from error
+    return pattern, replacement
+
+
+def _parse_dtype(name: str | None) -> DType | None:
+    if name is None:
+        return None
+    dtype = dtype_by_name(name.removeprefix("torch."))
+    if dtype is None or dtype.name not in CAST_DTYPES:
+        raise PtInspectError(
+            f"--dtype takes a floating dtype, not {name!r}", hint=f"one of {', '.join(CAST_DTYPES)}"
+        )
+    return dtype
+
+
+def _parse_device(name: str | None) -> str | None:
+    if name is not None and not _DEVICE.fullmatch(name):
+        raise PtInspectError(f"{name!r} is not a device", hint="such as cpu, cuda:0 or mps")
+    return "cuda:0" if name == "cuda" else name
+
+
+def _check_settable(name: str, value: object) -> None:
+    """Raise PtInspectError unless an entry consists of JSON's types, tuples and bytes."""
+    unchecked = [value]
+    seen: dict[int, object] = {}
+    while unchecked:
+        item = unchecked.pop()
+        if id(item) in seen:
+            continue
+        seen[id(item)] = item
+        if isinstance(item, dict) and type(item) is dict:
+            unchecked += [*item, *item.values()]
+        elif isinstance(item, (list, tuple)) and type(item) in (list, tuple):
+            unchecked += item
+        elif item is not None and type(item) not in (bool, int, float, str, bytes):
+            kind = f"{type(item).__module__}.{type(item).__qualname__}"
+            raise PtInspectError(
+                f"the entry {name!r} cannot be set: it contains an object of the type {kind}",
+                hint="None, bool, int, float, str, bytes, list, tuple and dict can be set",
+            )
+
+
+def _check_target_has(options: ConvertOptions) -> None:
+    to, tensors = options.to, options.tensors
+    misplaced = {
+        "--set": options.set and to != "checkpoint",
+        "--plain": options.plain and to != "checkpoint",
+        "--optimizer": options.optimizer and to != "checkpoint",
+        "--max-shard-size": options.max_shard_size and to != "safetensors",
+        "--shared": options.shared != "keep-one" and to != "safetensors",
+        "--dtype": tensors.dtype and to == "same",
+        "--contiguous": tensors.contiguous and to == "same",
+        "--entry": options.entry and to == "same",
+        "an option that changes keys": any(options.edits) and to == "same",
+    }
+    for name, is_misplaced in misplaced.items():
+        if is_misplaced:
+            raise PtInspectError(f"{name} cannot be used with --to {to}")

@@ -1,73 +1,35 @@
-"""What will be written: decided before the first byte is."""
+"""The plan of a conversion: files, tensors and warnings, decided before a byte is written."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-from ptinspect.conversion.io.torch_zip import folder_name, write_torch_zip
+from ptinspect.conversion.output.torch_zip import folder_name, write_torch_zip
 from ptinspect.document.document import by_key
 from ptinspect.document.walk import walk
 
 if TYPE_CHECKING:
-    from ptinspect.conversion.io.copy import Sink, Unchanged
-    from ptinspect.conversion.tensors.byte_ranges import Piece
-    from ptinspect.conversion.tensors.object_graph import Graph
+    from ptinspect.conversion.output.object_graph import ObjectGraph
+    from ptinspect.conversion.output.pieces import Piece
+    from ptinspect.conversion.output.sink import ModificationGuard, Sink
     from ptinspect.document import Document
+    from ptinspect.document.modules import Module
     from ptinspect.document.tensor import Tensor
     from ptinspect.dtypes import DType
+    from ptinspect.pickling.pyobjects import Path
     from ptinspect.pickling.values import Value
 
 
-class _Reader:
-    """Reads the values of a graph, and notes with which dtype each is written."""
+class PlannedTensor(NamedTuple):
+    """A tensor of the output.
 
-    def __init__(self, graph: Graph) -> None:
-        self.graph = graph
-        self.dtypes: dict[int, DType | None] = {}
-
-    def read(self, value: Value) -> Tensor | None:
-        """See `Graph.read`."""
-        tensor = self.graph.read(value)
-        if tensor is not None:
-            self.dtypes[id(tensor)] = self.graph.dtype_of(value)
-        return tensor
-
-
-def planned_moves(
-    root: Value, graph: Graph, document: Document, known: dict[str, str] | None = None
-) -> list[Move]:
-    """All tensors in `root`, which is what `graph` will write. `known`: names in SRC by key, where
-    they are no names of the document's tensors."""
-    reader = _Reader(graph)
-    found = walk(root, reader.read, document.limits).tensors
-    names, known = _names(document), known or {}
-    return [
-        Move(key, known.get(key) or _source(key, info.tensor, names), info.tensor, dtype)
-        for key, info in by_key(found).items()
-        for dtype in (reader.dtypes[id(info.tensor)],)
-    ]
-
-
-def _names(document: Document) -> dict[object, str]:
-    """The first key of each tensor of SRC, and of each place in a storage."""
-    made: dict[object, str] = {}
-    for key, info in document.tensors.items():
-        made.setdefault(id(info.tensor), key)
-        made.setdefault(info.tensor.view_key(), key)
-    return made
-
-
-def _source(key: str, tensor: Tensor, names: dict[object, str]) -> str:
-    return names.get(id(tensor)) or names.get(tensor.view_key()) or key
-
-
-# ---
-
-
-class Move(NamedTuple):
-    """A tensor that is written. key: its name in the output; source: its name in SRC; dtype: in
-    the output. None for `dtype` where it is not dense, and written as it was."""
+    Attributes:
+        key, source: its names in the output and in SRC.
+        tensor: the tensor in SRC.
+        dtype: its dtype in the output; None if it is not dense and written as it was.
+    """
 
     key: str
     source: str
@@ -76,15 +38,25 @@ class Move(NamedTuple):
 
     @property
     def is_cast(self) -> bool:
-        """Whether its elements change."""
+        """True if its elements change."""
         return self.dtype is not None and self.dtype is not self.tensor.dtype
 
+    @property
+    def nbytes(self) -> int:
+        """Size in the output."""
+        if self.dtype is None or not self.is_cast:
+            return self.tensor.nbytes
+        return self.tensor.numel * self.dtype.itemsize
 
-class File(NamedTuple):
-    """A file of the output: `write` gives its bytes to a sink.
 
-    head: what describes its tensors, the pickle or the header. records: the tensors' bytes, by
-    the storage's key in it.
+class OutputFile(NamedTuple):
+    """A file of the output.
+
+    Attributes:
+        path: its final name.
+        write: writes its bytes to a sink.
+        head: the pickle or the header, which describes its tensors.
+        records: keys of the storages and their bytes.
     """
 
     path: str
@@ -93,42 +65,111 @@ class File(NamedTuple):
     records: Sequence[tuple[str, Sequence[Piece]]] = ()
 
     @property
-    def pieces(self) -> list[Piece]:
-        """Of all records."""
-        return [piece for _, pieces in self.records for piece in pieces]
-
-    @property
     def copied(self) -> int:
-        """Bytes that are taken as they are."""
-        return sum(piece.length for piece in self.pieces if not piece.changed)
+        """Number of bytes that are copied unchanged."""
+        return sum(p.length for _, pieces in self.records for p in pieces if not p.changed)
 
     @property
     def changed(self) -> int:
-        """Bytes that are made from others."""
-        return sum(piece.length for piece in self.pieces if piece.changed)
+        """Number of bytes that are converted from others."""
+        return sum(p.length for _, pieces in self.records for p in pieces if p.changed)
 
 
+@dataclass(slots=True)
 class Plan:
-    """files: in the order in which they get their names. moves: the tensors. told: what a user
-    should know (one line each). dropped: keys and entries of SRC that are not in the output, as
-    each step left them out.
-    others: the files that the bytes come from. found: tensors that are written, those inside of
-    entries included, which are no moves."""
+    """What a conversion will do.
 
-    def __init__(self, to: str) -> None:
-        self.to = to
-        self.files: list[File] = []
-        self.moves: list[Move] = []
-        self.told: list[str] = []
-        self.dropped: list[str] = []
-        self.others: list[Unchanged] = []
-        self.found = 0
+    Attributes:
+        to: the target.
+        files: in the order in which they get their final names.
+        tensors: the tensors under each of their keys.
+        warnings: one line each.
+        dropped: keys and entries of SRC that are not in the output.
+        guards: of the files from which the bytes come.
+        tensor_count: number of tensors, including those inside of objects, which have no key.
+    """
+
+    to: str
+    files: list[OutputFile] = field(default_factory=list)
+    tensors: list[PlannedTensor] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    dropped: list[str] = field(default_factory=list)
+    guards: list[ModificationGuard] = field(default_factory=list)
+    tensor_count: int = 0
 
 
-def torch_file(path: str, pickle: bytes, storages: Sequence[tuple[str, Sequence[Piece]]]) -> File:
-    """A file of torch.save."""
+@dataclass(slots=True)
+class ModelPart:
+    """The part of a file that becomes a state_dict.
+
+    Attributes:
+        path: where it is in SRC.
+        value: what is written.
+        items: its entries under their new keys; empty if it is not a mapping by strings.
+        sources: the old key of each new key.
+        module: the full model, if the part is one.
+        excluded: keys that --include and --exclude drop.
+        non_persistent: buffers of the full model that its state_dict() leaves out.
+    """
+
+    path: Path
+    value: Value
+    items: dict[str, Value] = field(default_factory=dict)
+    sources: dict[str, str] = field(default_factory=dict)
+    module: Module | None = None
+    excluded: list[str] = field(default_factory=list)
+    non_persistent: list[str] = field(default_factory=list)
+
+
+def torch_file(
+    path: str, pickle: bytes, storages: Sequence[tuple[str, Sequence[Piece]]]
+) -> OutputFile:
+    """Return a file in the format of torch.save."""
 
     def write(sink: Sink) -> None:
         write_torch_zip(sink, folder_name(path), pickle, storages)
 
-    return File(path, write, pickle, storages)
+    return OutputFile(path, write, pickle, storages)
+
+
+def plan_tensors(
+    root: Value,
+    graph: ObjectGraph,
+    document: Document,
+    source_keys: Mapping[str, str] | None = None,
+) -> list[PlannedTensor]:
+    """Return all tensors in a value that `graph` will write.
+
+    Args:
+        root: the value.
+        graph: the graph that collected it, planned.
+        document: SRC.
+        source_keys: keys in SRC by key in the output, where they differ.
+    """
+    reader = _DTypeReader(graph)
+    tensors = by_key(walk(root, reader.read, document.limits).tensors)
+    first_keys: dict[object, str] = {}
+    for key, info in document.tensors.items():
+        first_keys.setdefault(id(info.tensor), key)
+        first_keys.setdefault(info.tensor.view_key(), key)
+    planned = []
+    for key, info in tensors.items():
+        tensor = info.tensor
+        source = (source_keys or {}).get(key) or first_keys.get(id(tensor))
+        source = source or first_keys.get(tensor.view_key()) or key
+        planned.append(PlannedTensor(key, source, tensor, reader.dtypes[id(tensor)]))
+    return planned
+
+
+class _DTypeReader:
+    """Reads the tensors of a graph for a walk, and remembers the dtype each is written with."""
+
+    def __init__(self, graph: ObjectGraph) -> None:
+        self.graph = graph
+        self.dtypes: dict[int, DType | None] = {}
+
+    def read(self, value: Value) -> Tensor | None:
+        tensor = self.graph.read(value)
+        if tensor is not None:
+            self.dtypes[id(tensor)] = self.graph.output_dtype(value)
+        return tensor

@@ -1,130 +1,198 @@
-"""The output, read again: each tensor's place, dtype and shape against the plan, and what describes
-them. With `verify` all bytes, in two ways: each tensor's values against those of its source, and
-the file from its first byte to its last against what would be written another time."""
+"""Checks of an output: before it is written, that it is safe to load; afterwards, by reading it.
+
+The written files are always compared with the plan: each tensor's dtype, shape and place, and the
+pickle or header. With `--verify` all bytes are compared, too: each tensor's elements with those
+of its source, and the file from first to last byte with what would be written a second time.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from ptinspect.atomic_file import AtomicFile
-from ptinspect.conversion.io.copy import Sink
-from ptinspect.conversion.tensors import dtype_cast
-from ptinspect.conversion.tensors.byte_ranges import whole_units
-from ptinspect.conversion.tensors.contiguous import laid_out
-from ptinspect.conversion.tensors.storage_layout import check_extent
+from ptinspect.conversion.output.pieces import TensorPiece
+from ptinspect.conversion.output.sink import Sink
+from ptinspect.conversion.output.storage_layout import check_bounds
 from ptinspect.document import open as open_document
-from ptinspect.errors import PtInspectError
+from ptinspect.document.elements import iter_contiguous
+from ptinspect.errors import PtInspectError, UnsafeError
 from ptinspect.formats.torch_zip import TorchZip
+from ptinspect.safety.containers.dispatch import scan_source
+from ptinspect.safety.next_steps import advice_of
+from ptinspect.safety.report.report import report_of
+from ptinspect.safety.report.scan_state import Budget, Part
+from ptinspect.source.base import MemorySource
 from ptinspect.source.local import open_source
-from ptinspect.text import join_names
+from ptinspect.text import count_text, join_names
 
 if TYPE_CHECKING:
-    from ptinspect.conversion.plan import File, Move, Plan
-    from ptinspect.document import Document
+    from collections.abc import Iterator, Sequence
+
+    from ptinspect.conversion.plan import OutputFile, Plan, PlannedTensor
     from ptinspect.document.tensor import Tensor
     from ptinspect.formats.archive import Archive
+    from ptinspect.limits import Limits
     from ptinspect.source.base import Source
 
 
-def check(plan: Plan, paths: Sequence[str], document: Document, verify: bool) -> None:
-    """PtInspectError where an output is not what was planned. paths: where each file lies now."""
-    left = {move.key: move for move in plan.moves}
+def refuse_unsafe_output(plan: Plan, limits: Limits) -> list[str]:
+    """Scan the planned pickle, so that no payload of SRC gets into a file that ptinspect writes.
+
+    Returns:
+        Warnings about names that are not on the allowlist.
+
+    Raises:
+        UnsafeError: loading the output would run something.
+    """
+    if plan.to == "safetensors":
+        return []
+    file = plan.files[0]
+    part = Part(file.path, "data.pkl", 0, Budget(limits))
+    scan_source(MemorySource(file.head, file.path), part)
+    part.format = "torch-zip"
+    report = report_of(part)
+    hint = "nothing was written; --to safetensors writes the tensors alone"
+    if report.verdict == "dangerous":
+        name = next(f.name for f in report.all_findings() if f.verdict == "dangerous")
+        raise UnsafeError(f"loading the output would run {name}", hint=hint)
+    if report.errors:
+        raise UnsafeError(f"scan cannot read the output: {report.errors[0]}", hint=hint)
+    warnings = []
+    names = list(dict.fromkeys(finding.name for finding in report.all_findings()))
+    if names:
+        warnings.append(f"kept unchanged, but not on the allowlist: {join_names(names)}")
+    advice = advice_of(part)
+    if plan.to != "same" and advice is not None and not advice.weights_only:
+        # Users of a state_dict expect that a bare torch.load accepts it.
+        names = list(advice.safe_globals or advice.why)
+        warnings.append(
+            f"a bare torch.load refuses the output because of {join_names(names)}:"
+            f" {advice.call}; --to checkpoint --plain writes plain values"
+        )
+    return warnings
+
+
+def verify_outputs(
+    plan: Plan, paths: Sequence[str], limits: Limits, *, compare_bytes: bool
+) -> list[str]:
+    """Compare the written files with the plan.
+
+    Args:
+        plan: the plan.
+        paths: the temporary path of each file.
+        limits: limits for reading them.
+        compare_bytes: compare all bytes, not only places, dtypes and shapes.
+
+    Returns:
+        Warnings about CRCs that were copied although they do not match the data.
+
+    Raises:
+        PtInspectError: an output differs from the plan.
+    """
+    missing = {planned.key: planned for planned in plan.tensors}
+    warnings: list[str] = []
     for file, path in zip(plan.files, paths, strict=True):
         if not file.records and file.path.endswith(".json"):
-            _check_text(file, path)
+            with open_source(path) as source:
+                if source.read(0, source.size) != file.head:
+                    raise _difference(file.path, "the index differs")
             continue
         try:
-            output = open_document(path, limits=document.limits)
+            output = open_document(path, limits=limits)
         except PtInspectError as error:
-            raise _wrong(file.path, error.message) from error
+            raise _difference(file.path, error.message) from error
         with output:
             output.check()
-            if _head(output.archive, len(file.head)) != file.head:
-                raise _wrong(file.path, "its pickle or header is another")
-            for key in [key for key in output.tensors if key in left]:
-                _check_one(file.path, left.pop(key), output.tensors[key].tensor, verify)
-            if verify:
-                plan.told += _other_crcs(output.archive)
-                _check_bytes(file, output.archive.source)
-    if left:
-        raise _wrong(plan.files[0].path, f"{len(left):,} tensors are missing: {next(iter(left))}")
+            if _read_head(output.archive, len(file.head)) != file.head:
+                raise _difference(file.path, "the pickle or header differs")
+            for key in [key for key in output.tensors if key in missing]:
+                tensor = output.tensors[key].tensor
+                _check_tensor(file.path, missing.pop(key), tensor, compare_bytes)
+            if compare_bytes:
+                warnings += _crc_warnings(output.archive)
+                _compare_file(file, output.archive.source)
+    if missing:
+        count = count_text(len(missing), "tensor")
+        raise _difference(plan.files[0].path, f"{count} missing, such as {next(iter(missing))}")
+    return warnings
 
 
-def _check_text(file: File, path: str) -> None:
-    with open_source(path) as source:
-        if source.read(0, source.size) != file.head:
-            raise _wrong(file.path, "the index is another")
-
-
-def _head(archive: Archive, length: int) -> bytes:
+def _read_head(archive: Archive, length: int) -> bytes:
     if isinstance(archive, TorchZip):
         return archive.directory.read(archive.directory.index[archive.record or ""])
     return archive.source.read(0, min(length, archive.source.size))
 
 
-def _check_one(path: str, move: Move, made: Tensor, verify: bool) -> None:
-    wanted = move.dtype or move.tensor.dtype
-    if made.shape != move.tensor.shape or made.dtype is not wanted:
-        raise _wrong(path, f"{move.key} is {made.dtype} {made.shape}")
-    if made.storage is None or made.stride is None or made.uninitialized:
+def _check_tensor(path: str, planned: PlannedTensor, written: Tensor, compare_bytes: bool) -> None:
+    key, tensor = planned.key, planned.tensor
+    dtype = planned.dtype or tensor.dtype
+    if written.shape != tensor.shape or written.dtype is not dtype:
+        raise _difference(path, f"{key} is {written.dtype} {written.shape}")
+    if written.storage is None or written.stride is None or written.uninitialized:
         return
-    if made.stride != move.tensor.stride and not made.is_contiguous:
-        raise _wrong(path, f"{move.key} has the strides {made.stride}")
-    check_extent(made)
-    if verify and not made.quantizer and not _same(_expected(move), laid_out(made)):
-        raise _wrong(path, f"the bytes of {move.key} differ")
+    if written.stride != tensor.stride and not written.is_contiguous:
+        raise _difference(path, f"{key} has the strides {written.stride}")
+    if written.stored is not None:
+        check_bounds(written)
+    if compare_bytes and not written.quantizer:
+        expected = (
+            TensorPiece(tensor, dtype).chunks()
+            if dtype
+            else iter_contiguous(tensor, max_repeated=None)
+        )
+        if not _are_equal(expected, iter_contiguous(written, max_repeated=None)):
+            raise _difference(path, f"the bytes of {key} differ")
 
 
-def _expected(move: Move) -> Iterator[bytes]:
-    own, wanted = move.tensor.dtype, move.dtype
-    chunks = laid_out(move.tensor)
-    if own is None or wanted is None or own is wanted:
-        return chunks
-    convert = dtype_cast.caster(own, wanted)
-    return map(convert, whole_units(chunks, own.itemsize))
+class _Comparison:
+    """Output of a sink that compares the bytes with a file instead of writing them."""
 
+    descriptor = -1  # the kernel cannot copy into it
 
-class _Compared(AtomicFile):
-    """Takes the bytes of an output another time, and holds them against those that are there."""
-
-    def __init__(self, path: str, there: Source) -> None:
-        super().__init__(path, force=True)
-        self.there = there
-        self.at = 0
+    def __init__(self, path: str, file: Source) -> None:
+        self.path = path
+        self.file = file
+        self.offset = 0
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        """PtInspectError where other bytes stand there."""
-        left = min(len(data), self.there.size - self.at)
-        found = self.there.read(self.at, left)
-        if found != data:
-            differs = (i for i, (a, b) in enumerate(zip(found, data, strict=False)) if a != b)
-            raise _wrong(self.path, f"byte {self.at + next(differs, left):,} is another")
-        self.at += left
+        """Raise PtInspectError if the file has other bytes next."""
+        length = min(len(data), self.file.size - self.offset)
+        written = self.file.read(self.offset, length)
+        if written != data:
+            pairs = enumerate(zip(written, data, strict=False))
+            index = next((index for index, (a, b) in pairs if a != b), length)
+            raise _difference(self.path, f"byte {self.offset + index:,} differs")
+        self.offset += length
+
+    def count_written(self, count: int) -> None:
+        raise NotImplementedError
 
 
-def _check_bytes(file: File, there: Source) -> None:
-    compared = _Compared(file.path, there)
-    file.write(Sink(compared))
-    if compared.at != there.size:
-        raise _wrong(file.path, f"{there.size - compared.at:,} bytes follow its end")
+def _compare_file(file: OutputFile, written: Source) -> None:
+    comparison = _Comparison(file.path, written)
+    file.write(Sink(comparison))
+    if comparison.offset != written.size:
+        rest = written.size - comparison.offset
+        raise _difference(file.path, f"{count_text(rest, 'byte')} too many at its end")
 
 
-def _other_crcs(archive: Archive) -> Iterator[str]:
-    """What is said of CRCs that were taken over, and are not those of the bytes: torch looks at
-    none, and writes such itself (`torch.serialization.skip_data`), but it may be damage."""
+def _crc_warnings(archive: Archive) -> Iterator[str]:
+    """Yield a warning about recorded CRCs that were copied and do not match the data.
+
+    torch ignores CRCs and writes such itself (`torch.serialization.skip_data`), but it may be
+    a sign of damage.
+    """
     if isinstance(archive, TorchZip):
         directory = archive.directory
-        wrong = [name for name, at in directory.index.items() if directory.check_crc(at) is False]
-        if wrong:
-            yield f"the CRC-32 that it records is not that of the bytes: {join_names(wrong)}"
+        names = [name for name, at in directory.index.items() if directory.check_crc(at) is False]
+        if names:
+            yield f"the recorded CRC-32 does not match the data: {join_names(names)}"
 
 
-def _same(one: Iterator[bytes], other: Iterator[bytes]) -> bool:
-    """Whether two streams have the same bytes, however they are cut."""
+def _are_equal(first: Iterator[bytes], second: Iterator[bytes]) -> bool:
+    """Return True if two streams have the same bytes, wherever their chunks end."""
     a, b = b"", b""
     while True:
-        a, b = a or next(one, b""), b or next(other, b"")
+        a, b = a or next(first, b""), b or next(second, b"")
         if not a or not b:
             return a == b
         size = min(len(a), len(b))
@@ -133,9 +201,9 @@ def _same(one: Iterator[bytes], other: Iterator[bytes]) -> bool:
         a, b = a[size:], b[size:]
 
 
-def _wrong(path: str, what: str) -> PtInspectError:
+def _difference(path: str, difference: str) -> PtInspectError:
     return PtInspectError(
-        f"what was written is not what was planned: {what}",
+        f"the written file is not what was planned: {difference}",
         path=path,
-        hint="nothing was written: it is a fault of the disk or of ptinspect, please report it",
+        hint="no file was written: this is a fault of the disk or of ptinspect, please report it",
     )

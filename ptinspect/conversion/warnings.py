@@ -1,102 +1,116 @@
-"""What a user should know of a conversion: what SRC holds and DST does not, in a line each."""
+"""Warnings about what SRC has and the output lacks, one line each."""
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
-from ptinspect.conversion.targets.module_state import beyond
+from ptinspect.document.modules import MODULES, module_of
 from ptinspect.pickling.pyobjects import as_mapping, dotted
-from ptinspect.text import join_names, shell_quoted, shell_word, size_text
+from ptinspect.text import join_names, size_text
 
 if TYPE_CHECKING:
-    from ptinspect.conversion.options import Options
-    from ptinspect.conversion.plan import Plan
-    from ptinspect.conversion.targets.state_dict import Model
+    from ptinspect.conversion.plan import ModelPart
     from ptinspect.document import Document
-    from ptinspect.document.tensors import TensorInfo
+    from ptinspect.document.modules import Module
     from ptinspect.pickling.pyobjects import Path
 
 
-def of_model(plan: Plan, document: Document, model: Model) -> None:
-    """Adds to the plan what a file of which only the model is written leaves behind: lines, and
-    what is dropped."""
-    made = plan.told
-    if model.part.path:
-        left = left_behind(document, model.part.path)
-        if left:
-            sizes = [f"{name} ({size_text(n)})" if n else name for name, n in left.items()]
-            kept = "checkpoint" if plan.to != "checkpoint" and is_checkpoint(document) else "same"
-            made.append(f"left behind: {join_names(sizes)}; --to {kept} keeps them")
-        plan.dropped += left
-    plan.dropped += [*model.left_out, *model.dropped]
-    if model.module is not None and plan.to != "checkpoint":
-        made.append(
-            f"left behind: the class {model.module.class_path}, of which a state_dict has nothing;"
-            " --to same keeps the full model"
-        )
+_STATE_DICT_METHODS = re.compile(
+    r"^\s+def\s+(?:get_extra_state|state_dict|_save_to_state_dict)\s*\(", re.MULTILINE
+)
+
+
+def loss_warnings(document: Document, model: ModelPart, to: str) -> tuple[list[str], list[str]]:
+    """Return warnings, and the names of dropped entries, for a file of which only the model is
+    converted."""
+    warnings: list[str] = []
+    dropped: list[str] = []
+    if model.path:
+        entries = dropped_entries(document, model.path)
+        if entries:
+            names = [f"{name} ({size_text(n)})" if n else name for name, n in entries.items()]
+            keeps = "checkpoint" if to != "checkpoint" and is_checkpoint(document) else "same"
+            warnings.append(f"dropped: {join_names(names)}; --to {keeps} keeps them")
+        dropped += entries
+    dropped += [*model.non_persistent, *model.excluded]
     if model.module is not None:
-        coded = beyond(model.module, document)
-        if coded:
-            made.append(
-                f"not in the file: what the code of {join_names(coded)} adds to its state_dict()"
-                " (such as get_extra_state()); to have that, save the state_dict where the class is"
+        if to != "checkpoint":
+            warnings.append(
+                f"dropped: the class `{model.module.class_path}` (a state_dict does not record"
+                " it); --to same keeps the full model"
             )
-    if model.left_out:
-        made.append(
-            f"left behind: {join_names(model.left_out)}, buffers that are not persistent and that"
-            " state_dict() leaves out"
+        classes = classes_with_extra_state(model.module, document)
+        if classes:
+            warnings.append(
+                f"missing: entries that the code of {join_names(classes)} adds to its state_dict()"
+                " (such as get_extra_state()); only the class itself can save them"
+            )
+    if model.non_persistent:
+        warnings.append(
+            f"dropped: {join_names(model.non_persistent)} (buffers that are not persistent, which"
+            " state_dict() leaves out)"
         )
-    of_edits(plan, model)
+    return [*warnings, *excluded_keys_warning(model.excluded)], dropped
 
 
-def of_edits(plan: Plan, model: Model) -> None:
-    """What the user chose to leave out of the model."""
-    if model.dropped:
-        plan.told.append(
-            f"left behind, as --include and --exclude say: {join_names(model.dropped)}"
-        )
+def excluded_keys_warning(keys: list[str]) -> list[str]:
+    """Return the warning about keys that --include and --exclude drop, if there are any."""
+    return [f"dropped by --include and --exclude: {join_names(keys)}"] if keys else []
 
 
 def is_checkpoint(document: Document) -> bool:
-    """Whether `--to checkpoint` takes all entries over."""
+    """Return True if `--to checkpoint` takes over all entries of the file."""
     return document.kind == "checkpoint" and as_mapping(document.archive.root) is not None
 
 
-def left_behind(document: Document, kept: Path) -> dict[str, int]:
-    """The top entries of a file outside of what is kept, each with the bytes of its tensors."""
+def dropped_entries(document: Document, path: Path) -> dict[str, int]:
+    """Return the outermost entries outside of `path`, each with the size of its tensors."""
     sizes: dict[str, int] = {}
     contents = document.contents
-    seen: set[tuple[object, ...]] = set()
     for entry in contents.entries:
-        if entry.path and entry.path[:1] != kept[:1]:
+        if entry.path and entry.path[:1] != path[:1]:
             sizes.setdefault(dotted(entry.path[:1]), 0)
+    seen: set[tuple[object, ...]] = set()
     for info in contents.tensors:
-        if info.path[: len(kept)] == kept or not info.path:
+        if info.path[: len(path)] == path or not info.path:
             continue
-        name = dotted(info.path[: _differs(info, kept)])
-        mark = info.tensor.view_key()
-        sizes[name] = sizes.get(name, 0) + (0 if mark in seen else info.nbytes)
-        seen.add(mark)
+        common = 0
+        while info.path[common : common + 1] == path[common : common + 1] != ():
+            common += 1
+        name = dotted(info.path[: common + 1])
+        view = info.tensor.view_key()
+        sizes[name] = sizes.get(name, 0) + (0 if view in seen else info.nbytes)
+        seen.add(view)
     for optimizer in contents.optimizers:
-        if optimizer.path[: len(kept)] != kept and optimizer.path:
+        if optimizer.path[: len(path)] != path and optimizer.path:
             sizes.setdefault(dotted(optimizer.path[:1]), 0)
     return sizes
 
 
-def _differs(info: TensorInfo, kept: Path) -> int:
-    """How many steps of a path tell it from the kept one."""
-    same = 0
-    for one, other in zip(info.path, kept, strict=False):
-        if one != other:
-            break
-        same += 1
-    return same + 1
+def classes_with_extra_state(module: Module, document: Document) -> list[str]:
+    """Return classes in a model whose own code adds to its state_dict, as far as that is known.
 
+    Legacy files contain the source code of classes. What the code adds is in no file.
 
-def command(document: Document, options: Options, entry: str) -> str:
-    """The command with that entry: ready to be pasted, whatever the file calls its entries."""
-    name = shell_word(document.path)
-    given = (
-        f"--entry={shell_quoted(entry)}" if entry[:1] == "-" else f"--entry {shell_quoted(entry)}"
-    )
-    return f"ptinspect convert {name} --to {options.to} {given}"
+    Sources: `torch.nn.Module.get_extra_state`, which no class of torch overrides;
+    `get_extra_state` of transformer_engine's `TransformerEngineBaseModule`.
+    """
+    overriding = {
+        f"{source.module}.{source.name}"
+        for source in document.archive.sources
+        if _STATE_DICT_METHODS.search(source.text)
+    }
+    paths: list[str] = []
+    pending, seen = [module], {id(module.call)}
+    while pending:
+        current = pending.pop()
+        path = current.class_path
+        if path in overriding or path.startswith("transformer_engine."):
+            paths.append(path)
+        for _, value in current.members(MODULES):
+            child = module_of(value)
+            if child is not None and id(child.call) not in seen:
+                seen.add(id(child.call))
+                pending.append(child)
+    return list(dict.fromkeys(paths))

@@ -8,8 +8,9 @@ from math import inf, isfinite, sqrt
 from typing import TYPE_CHECKING
 
 from ptinspect.display.text.escape import cut
+from ptinspect.document.elements import iter_contiguous
 from ptinspect.document.tensor import Tensor
-from ptinspect.document.to_array import ignore_numpy_warnings, iter_contiguous, iter_numbers
+from ptinspect.document.to_array import ignore_numpy_warnings, iter_numbers
 from ptinspect.dtypes import DTYPES
 from ptinspect.errors import UnsupportedError
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ptinspect.document.elements import contiguous
 from ptinspect.document.tensor import Tensor
 from ptinspect.document.tensor_readers import (
     READERS,
@@ -13,7 +14,7 @@ from ptinspect.document.tensor_readers import (
     legacy_object,
     tar_tensor,
 )
-from ptinspect.document.to_array import contiguous, to_numpy, to_torch
+from ptinspect.document.to_array import to_numpy, to_torch
 from ptinspect.dtypes import dtype_of_class
 from ptinspect.errors import LimitError, Place
 from ptinspect.pickling.pyobjects import (

@@ -187,6 +187,9 @@ def constructor_arguments(call: Call) -> tuple[Value, ...]:
     path = function_path(call)
     if path == "copyreg._reconstructor":  # (class, base, state of the base)
         return call.args[2:3] if len(call.args) > 2 and call.args[2] is not None else ()
+    if path == "copyreg.__newobj_ex__":  # (class, arguments, keyword arguments)
+        arguments = call.args[1] if len(call.args) == 3 else None
+        return arguments if isinstance(arguments, tuple) else call.args[1:]
     if path is None:
         new_args = _partial_new(call)
         return new_args[1:] if new_args else call.args
@@ -356,7 +359,10 @@ def _call_children(call: Call, is_container: bool) -> Iterator[tuple[str | int, 
         is_named_tuple = call.opcode == "NEWOBJ" and not states  # its arguments are its items
         for index, item in enumerate(constructor_arguments(call)):
             yield index if is_named_tuple else f"args[{index}]", item
-    for key, item in (call.kwargs or _EMPTY).items():
+    kwargs: Value = call.kwargs
+    if function_path(call) == "copyreg.__newobj_ex__" and len(call.args) == 3:
+        kwargs = call.args[2]
+    for key, item in (kwargs if isinstance(kwargs, dict) else _EMPTY).items():
         yield f"kwargs[{path_step(key)}]", item
     for key, item in attributes_of(call).items():
         # A state_dict's `_metadata` holds the versions of its modules.

@@ -8,13 +8,13 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from ptinspect.atomic_file import atomic_outputs, check_destination, check_disk_space
-from ptinspect.conversion.io.copy import Sink, Unchanged
-from ptinspect.conversion.options import checked
-from ptinspect.conversion.plan import File, torch_file
-from ptinspect.conversion.targets import builtins_only
+from ptinspect.conversion.options import ConvertOptions, KeyEdits
+from ptinspect.conversion.output.object_graph import ObjectGraph
+from ptinspect.conversion.output.sink import ModificationGuard, Sink
+from ptinspect.conversion.output.storage_layout import TensorOptions
+from ptinspect.conversion.plan import OutputFile, torch_file
+from ptinspect.conversion.targets.builtins_only import UNREPRESENTABLE, PlainValues
 from ptinspect.conversion.targets.safetensors import plan_safetensors
-from ptinspect.conversion.tensors.object_graph import Graph
-from ptinspect.conversion.tensors.storage_layout import Wish
 from ptinspect.document.document import Document
 from ptinspect.document.tensor import InlineStorage
 from ptinspect.errors import PtInspectError, UnsupportedError, add_error_path
@@ -61,7 +61,7 @@ def recover(
     source_path, target = os.fspath(src), os.fspath(dst)
     with ExitStack() as stack, add_error_path(source_path):
         source = stack.enter_context(open_source(source_path))
-        unchanged = Unchanged(source)
+        guard = ModificationGuard(source)
         check_destination(target, force=force, sources=_identities(source))
         try:
             salvage = salvage_source(source, limits)
@@ -79,7 +79,7 @@ def recover(
             return report
         file, dropped = _planned(document, target, lambda t: _is_saved(t, names, salvage, saved))
         check_disk_space(target, file.changed)
-        _write(file, target, force, unchanged, progress)
+        _write(file, target, force, guard, progress)
         return _report(source, source_path, salvage, tensors, target, dropped)
 
 
@@ -173,26 +173,26 @@ def _is_saved(
     return salvage.description.combined(_evidence(tensor, salvage)).status in saved
 
 
-class _SavedGraph(Graph):
+class _SavedGraph(ObjectGraph):
     """The values to write; a lost parameter or buffer of a module is left out."""
 
     def __init__(self, is_saved: Callable[[Tensor], bool]) -> None:
-        super().__init__(Wish())
+        super().__init__(TensorOptions())
         self.is_saved = is_saved
 
-    def detached(self, value: Value, document: Document) -> Value:
-        """See `Graph.detached`."""
+    def add_detached(self, value: Value, document: Document) -> Value:
+        """See `ObjectGraph.add_detached`."""
         tensor = document.tensor_of(value)
         if tensor is not None and not self.is_saved(tensor):
-            return builtins_only.LOST
-        return super().detached(value, document)
+            return UNREPRESENTABLE
+        return super().add_detached(value, document)
 
 
-class _SavedValues(builtins_only.Plain):
+class _SavedValues(PlainValues):
     """The builtins-only form of a document's values without what is lost."""
 
     def __init__(
-        self, document: Document, graph: Graph, is_saved: Callable[[Tensor], bool]
+        self, document: Document, graph: ObjectGraph, is_saved: Callable[[Tensor], bool]
     ) -> None:
         super().__init__(document, graph)
         self.is_saved = is_saved
@@ -202,42 +202,39 @@ class _SavedValues(builtins_only.Plain):
             reference = self.document.storage_of(value)
             storages = self.document.archive.storages
             if reference is not None and reference.storage.key not in storages:
-                return builtins_only.LOST
+                return UNREPRESENTABLE
         if isinstance(value, Global) and value.changes is not None:
-            return builtins_only.LOST  # a damaged pickle: names are not built upon
+            return UNREPRESENTABLE  # a damaged pickle: names are not built upon
         return super()._atom(value)
 
-    def _without_insides(self, call: Call) -> Value:
+    def _leaf(self, call: Call) -> Value:
         tensor = self.document.tensor_of(call)
         if tensor is not None and not self.is_saved(tensor):
-            return builtins_only.LOST
-        return super()._without_insides(call)
+            return UNREPRESENTABLE
+        return super()._leaf(call)
 
 
 def _planned(
     document: Document, target: str, is_saved: Callable[[Tensor], bool]
-) -> tuple[File, list[str]]:
+) -> tuple[OutputFile, list[str]]:
     """Return the file to write, and the paths of values that it cannot hold."""
     if target.endswith(".safetensors"):
         lost = [info.key for info in document.tensors.values() if not is_saved(info.tensor)]
-        options = checked(
-            "safetensors", entry=None, include=(), exclude=[_escaped(key) for key in lost],
-            strip_prefix=(), add_prefix="", rename=(), dtype=None, device=None, contiguous=False,
-            shared="keep-one", set={}, optimizer=None, plain=False, max_shard_size=None,
-        )  # fmt: skip
+        edits = KeyEdits(exclude=tuple(map(_escaped, lost)))
+        options = ConvertOptions("safetensors", edits=edits)
         return plan_safetensors(document, target, options).files[0], []
     graph = _SavedGraph(is_saved)
     values = _SavedValues(document, graph, is_saved)
-    root = values.of(document.archive.root)
-    if root is builtins_only.LOST:
+    root = values.convert(document.archive.root)
+    if root is UNREPRESENTABLE:
         raise UnsupportedError("its root is an object that a bare torch.load refuses")
-    graph.take(root, document)
+    graph.collect(root, document)
     graph.plan()
     lost_tensors = {
         dotted(info.path) for info in document.tensors.values()
         if not is_saved(info.tensor)
     }  # fmt: skip
-    dropped = [path for path in values.lost if path not in lost_tensors]
+    dropped = [path for path in values.dropped if path not in lost_tensors]
     return torch_file(target, *graph.dump(root)), dropped
 
 
@@ -247,10 +244,10 @@ def _escaped(key: str) -> str:
 
 
 def _write(
-    file: File,
+    file: OutputFile,
     target: str,
     force: bool,
-    unchanged: Unchanged,
+    guard: ModificationGuard,
     progress: Callable[[int, int], None] | None,
 ) -> None:
     total, done = file.copied + file.changed, 0
@@ -264,7 +261,7 @@ def _write(
     with atomic_outputs([target], force=force) as (output,):
         file.write(Sink(output, count))
         output.finish()
-        unchanged.check()
+        guard.check()
 
 
 def _report(

@@ -47,7 +47,7 @@ def test_s4_a_full_model_to_a_state_dict(model: Path, tmp_path: Path) -> None:
     result = run(model, target)
     assert result.exit_code == 0, result.output
     assert result.stdout == f"wrote {target}: 2 tensors, 12 bytes copied, 0 bytes changed\n"
-    assert "left behind: the class __main__.CustomModel" in result.stderr
+    assert "dropped: the class `__main__.CustomModel`" in result.stderr
     assert "--to same keeps the full model" in result.stderr
     with ptinspect.open(target) as document:
         assert document.kind == "state_dict"
@@ -80,7 +80,7 @@ def test_s6_the_parts_of_a_checkpoint(tmp_path: Path) -> None:
     source = SEED / "checkpoint-6.pt"
     result = run(source, tmp_path / "model.pt")
     assert keys(tmp_path / "model.pt") == ["layer.weight", "layer.bias"]
-    assert "left behind: " in result.stderr and "optimizer_state_dict" in result.stderr
+    assert "dropped: " in result.stderr and "optimizer_state_dict" in result.stderr
     assert "--to checkpoint keeps them" in result.stderr
     run(source, tmp_path / "optimizer.pt", "--entry", "optimizer_state_dict")
     with ptinspect.open(tmp_path / "optimizer.pt") as document:
@@ -139,11 +139,11 @@ def test_keys_are_edited(model: Path, tmp_path: Path) -> None:
         (metadata,) = document.archive.root.changes.states  # type: ignore[attr-defined]
         assert list(metadata["_metadata"].pairs) == ["", "block"]
     result = run(model, tmp_path / "c.pt", "--rename", "(weight|bias)=x")
-    assert "two keys would have one name" in result.stderr
+    assert "two keys would get the same name" in result.stderr
     result = run(model, tmp_path / "c.pt", "--strip-prefix", "nobody.")
     assert "no key begins with 'nobody.'" in result.stderr
     result = run(model, tmp_path / "c.pt", "--include", "nothing*")
-    assert "no key is left of 2" in result.stderr
+    assert "--include and --exclude drop all 2 keys" in result.stderr
     result = run(model, tmp_path / "c.pt", "--rename", "(x=y")
     assert "--rename takes REGEX=NEW" in result.stderr
     assert not (tmp_path / "c.pt").exists()
@@ -186,7 +186,7 @@ def test_json(model: Path, tmp_path: Path) -> None:
         "nbytes": 8,
         "changed": False,
     }  # fmt: skip
-    assert any("cuda:0" in line for line in told["told"])
+    assert any("cuda:0" in line for line in told["warnings"])
 
 
 def test_nothing_is_overwritten(model: Path, tmp_path: Path) -> None:
@@ -215,7 +215,7 @@ def test_a_payload_is_not_laundered(tmp_path: Path) -> None:
         result = run(source, tmp_path / "out.pt", "--to", goal)
         assert result.exit_code == 2
         assert os.listdir(tmp_path) == ["evil.pt"]
-    assert "acts when it is loaded: posix.system" in run(source, "--to", "same").stderr
+    assert "loading the output would run posix.system" in run(source, "--to", "same").stderr
 
 
 # --- nothing lost ----------------------------------------------------------------------------
@@ -237,8 +237,8 @@ def child(*args: object, before: str = "") -> subprocess.Popen[bytes]:
 
 
 SLOW = """
-from ptinspect.conversion.io import copy as copying
-copying.fast_way = lambda: None
+from ptinspect.conversion.output import sink as copying
+copying.kernel_copy = lambda: None
 copying.BUFFER = copying.LARGE = 1 << 12
 """
 
@@ -311,20 +311,20 @@ def test_a_full_disk(large: Path, tmp_path: Path, fast: bool) -> None:
 
 
 def test_a_source_that_changes_meanwhile(model: Path, tmp_path: Path) -> None:
-    from ptinspect.conversion import run as running
+    from ptinspect.conversion import convert_file
 
-    before = running.planned
+    before = convert_file.plan_conversion
 
     def planned(*args: Any) -> Any:
         made = before(*args)
         os.utime(model, ns=(1, 1))
         return made
 
-    running.planned = planned
+    convert_file.plan_conversion = planned
     try:
         result = run(model, tmp_path / "a.pt")
     finally:
-        running.planned = before
+        convert_file.plan_conversion = before
     assert result.exit_code == 2
     assert "the file changed while it was converted" in result.stderr
     assert os.listdir(tmp_path) == ["model.pth"]
@@ -334,14 +334,14 @@ def test_a_source_that_changes_meanwhile(model: Path, tmp_path: Path) -> None:
 def test_with_the_fast_path_off_it_is_the_same(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ptinspect.conversion.io import copy
+    from ptinspect.conversion.output import sink as copy
 
     run(FIXTURES / name, tmp_path / "fast" / "a.pt", "--to", "same")
     (tmp_path / "fast").mkdir()
     (tmp_path / "slow").mkdir()
     monkeypatch.setattr(copy, "LARGE", 1)
     assert run(FIXTURES / name, tmp_path / "fast" / "a.pt", "--to", "same").exit_code == 0
-    monkeypatch.setattr(copy, "fast_way", lambda: None)
+    monkeypatch.setattr(copy, "kernel_copy", lambda: None)
     assert run(FIXTURES / name, tmp_path / "slow" / "a.pt", "--to", "same").exit_code == 0
     fast, slow = (tmp_path / side / "a.pt" for side in ("fast", "slow"))
     assert fast.read_bytes() == slow.read_bytes()

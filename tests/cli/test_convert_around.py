@@ -85,12 +85,12 @@ def test_a_source_that_may_not_be_read(open_folder: Path) -> None:
 
 SLOW = """
 import time
-from ptinspect.conversion.io.copy import Sink
-put = Sink.put
+from ptinspect.conversion.output.sink import Sink
+write_pieces = Sink.write_pieces
 def slow(self, *args, **more):
     time.sleep(0.6)
-    return put(self, *args, **more)
-Sink.put = slow
+    return write_pieces(self, *args, **more)
+Sink.write_pieces = slow
 from ptinspect.cli import main; main()
 """
 

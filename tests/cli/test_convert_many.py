@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from ptinspect.cli import cli
-from ptinspect.conversion.io import copy
+from ptinspect.conversion.output import sink as copy
 from tests.conftest import FIXTURES
 
 
@@ -59,7 +59,7 @@ def test_what_nobody_foresaw_stops_none_either(
     def falls(*_: object, **__: object) -> None:
         raise ZeroDivisionError("here")
 
-    monkeypatch.setattr(copy.Sink, "put", falls)
+    monkeypatch.setattr(copy.Sink, "write_pieces", falls)
     (tmp_path / "out").mkdir()
     result = run(three[0], three[2], tmp_path / "out", "--to", "state_dict")
     assert result.exit_code == 2

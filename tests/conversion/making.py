@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ptinspect.atomic_file import atomic_outputs
-from ptinspect.conversion.io.copy import Sink
+from ptinspect.conversion.output.sink import Sink
 
 
 @contextmanager

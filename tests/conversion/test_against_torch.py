@@ -11,7 +11,7 @@ import pytest
 
 import ptinspect
 from ptinspect.conversion import convert
-from ptinspect.conversion.tensors.dtype_cast import TARGETS, caster
+from ptinspect.conversion.output.pieces import CAST_DTYPES, dtype_converter
 from ptinspect.dtypes import DTYPES
 from ptinspect.formats.zip.directory import ZipDirectory
 from ptinspect.source.local import open_source
@@ -151,7 +151,7 @@ def test_tied_tensors_are_recorded_as_save_model_does(tmp_path: Path) -> None:
     model, ours, back = Tied(), tmp_path / "o.safetensors", tmp_path / "back.pt"
     torch.save(model, tmp_path / "tied.pt")
     report = convert(tmp_path / "tied.pt", ours)
-    assert any("head.weight is embed.weight" in line for line in report.told)
+    assert any("head.weight is embed.weight" in line for line in report.warnings)
     other = Tied()
     assert library.load_model(other, str(ours)) == (set(), [])
     for key, value in model.state_dict().items():
@@ -200,8 +200,8 @@ def test_a_cast_file_holds_what_torch_casts(
         assert got["embed.weight"].data_ptr() == got["head.weight"].data_ptr()
 
 
-@pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("source", TARGETS)
+@pytest.mark.parametrize("target", CAST_DTYPES)
+@pytest.mark.parametrize("source", CAST_DTYPES)
 def test_rounding_is_torchs(source: str, target: str) -> None:
     """All bit patterns of the small types; of the large ones random ones and all halfway cases of
     float16, with their neighbours. Of NaN only that it is one: torch's bits depend on where in a
@@ -211,7 +211,7 @@ def test_rounding_is_torchs(source: str, target: str) -> None:
     given = patterns(DTYPES[source].itemsize)
     values = torch.frombuffer(bytearray(given), dtype=torch.uint8).view(getattr(torch, source))
     want = values.to(getattr(torch, target))
-    mine = caster(DTYPES[source], DTYPES[target])(given)
+    mine = dtype_converter(DTYPES[source], DTYPES[target])(given)
     got = torch.frombuffer(bytearray(mine), dtype=torch.uint8).view(getattr(torch, target))
     nan = want.double().isnan()
     assert torch.equal(nan, got.double().isnan())

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import ptinspect
-from ptinspect.conversion import convert, run, verify
+from ptinspect.conversion import convert, convert_file, verify
 from ptinspect.conversion.plan import Plan
 from ptinspect.errors import PtInspectError
 from tests.conftest import FIXTURES
@@ -21,19 +21,19 @@ SAMPLES = 14
 
 def flipped(monkeypatch: pytest.MonkeyPatch, number: int, at: int) -> list[int]:
     """Changes a byte of a written file (by its number) before it is checked; the sizes of all."""
-    real = verify.check
+    real = verify.verify_outputs
     sizes: list[int] = []
 
-    def check(plan: Plan, paths: list[str], document: Any, verify: bool) -> None:
+    def check(plan: Plan, paths: list[str], limits: Any, *, compare_bytes: bool) -> list[str]:
         sizes[:] = [os.path.getsize(path) for path in paths]
         with open(paths[number], "r+b") as file:
             file.seek(at)
             byte = file.read(1)
             file.seek(at)
             file.write(bytes([byte[0] ^ 1]))
-        real(plan, paths, document, verify)
+        return real(plan, paths, limits, compare_bytes=compare_bytes)
 
-    monkeypatch.setattr(run, "check", check)
+    monkeypatch.setattr(convert_file, "verify_outputs", check)
     return sizes
 
 
@@ -89,14 +89,14 @@ def test_in_every_shard_and_in_the_index(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_bytes_behind_the_end_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = verify.check
+    real = verify.verify_outputs
 
-    def check(plan: Plan, paths: list[str], document: Any, verify: bool) -> None:
+    def check(plan: Plan, paths: list[str], limits: Any, *, compare_bytes: bool) -> list[str]:
         with open(paths[0], "ab") as file:
             file.write(b"\0")
-        real(plan, paths, document, verify)
+        return real(plan, paths, limits, compare_bytes=compare_bytes)
 
-    monkeypatch.setattr(run, "check", check)
+    monkeypatch.setattr(convert_file, "verify_outputs", check)
     for to in ("state_dict", "safetensors"):
         with pytest.raises(PtInspectError):
             convert(FIXTURES / "seed" / "model.pth", tmp_path / "o", to=to, verify=True)
@@ -123,32 +123,32 @@ def test_a_checkpoints_tensors_are_held_against_the_plan(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, field: str
 ) -> None:
     """A checkpoint from a checkpoint: also those of the optimizer."""
-    real = verify.check
+    real = verify.verify_outputs
 
-    def check(plan: Plan, paths: list[str], document: Any, verify: bool) -> None:
-        names = [move.key for move in plan.moves]
+    def check(plan: Plan, paths: list[str], limits: Any, *, compare_bytes: bool) -> list[str]:
+        names = [move.key for move in plan.tensors]
         assert any("optimizer" in name for name in names)
         assert any("model" in name for name in names)
-        at = next(i for i, move in enumerate(plan.moves) if "optimizer" in move.key)
-        move = plan.moves[at]
+        at = next(i for i, move in enumerate(plan.tensors) if "optimizer" in move.key)
+        move = plan.tensors[at]
         if field == "dtype":
             from ptinspect.dtypes import DTYPES
 
-            plan.moves[at] = move._replace(dtype=DTYPES["int8"])
+            plan.tensors[at] = move._replace(dtype=DTYPES["int8"])
         elif field == "missing":
-            plan.moves.append(move._replace(key="nowhere"))
+            plan.tensors.append(move._replace(key="nowhere"))
         else:
             from copy import copy
 
             other = copy(move.tensor)
             setattr(other, field, (*(getattr(other, field) or ()), 7))
             if field == "stride":
-                plan.moves[at] = move._replace(tensor=other)
+                plan.tensors[at] = move._replace(tensor=other)
                 monkeypatch.setattr(type(other), "is_contiguous", False)
-            plan.moves[at] = move._replace(tensor=other)
-        real(plan, paths, document, verify)
+            plan.tensors[at] = move._replace(tensor=other)
+        return real(plan, paths, limits, compare_bytes=compare_bytes)
 
-    monkeypatch.setattr(run, "check", check)
+    monkeypatch.setattr(convert_file, "verify_outputs", check)
     with pytest.raises(PtInspectError, match="not what was planned"):
         convert(FIXTURES / "checkpoints" / "resumable.pt", tmp_path / "o.pt", to="checkpoint")
     assert os.listdir(tmp_path) == []
@@ -158,5 +158,5 @@ def test_verify_says_so(tmp_path: Path) -> None:
     report = convert(
         FIXTURES / "seed" / "checkpoint-6.pt", tmp_path / "o.pt", to="checkpoint", verify=True
     )
-    assert report.verified and "every byte compared" in report.lines()[0]
+    assert report.verified and "every byte compared" in report.text()
     assert ptinspect.scan(tmp_path / "o.pt").verdict == "clean"

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from ptinspect.conversion.io import copy
-from ptinspect.conversion.io.copy import LARGE, Unchanged
-from ptinspect.conversion.tensors.byte_ranges import Cast, Held, Range, whole_units
+from ptinspect.conversion.output import sink as copy
+from ptinspect.conversion.output.pieces import BytesPiece, ConvertedRange, SourceRange
+from ptinspect.conversion.output.sink import LARGE, ModificationGuard
+from ptinspect.document.elements import whole_elements
+from ptinspect.document.elements import whole_elements
 from ptinspect.document.tensor import Storage
 from ptinspect.errors import DamagedError, PtInspectError
 from ptinspect.formats.detect import open_archive
@@ -21,12 +23,12 @@ from tests.formats.making import Stored, make_zip, torch_zip
 
 BODY = os.urandom(3 * LARGE + 8)
 
-WAYS = {"kernel": copy.fast_way(), "buffer": None, "thread": None}
+WAYS = {"kernel": copy.kernel_copy(), "buffer": None, "thread": None}
 
 
 @pytest.fixture(params=sorted(WAYS))
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setattr(copy, "fast_way", lambda: WAYS[request.param])
+    monkeypatch.setattr(copy, "kernel_copy", lambda: WAYS[request.param])
     if request.param == "thread":
         monkeypatch.setattr(copy, "THREADED", 0)
         monkeypatch.setattr(copy, "BUFFER", LARGE)
@@ -43,9 +45,11 @@ def storage(tmp_path: Path) -> Storage:
 def test_whole_and_in_part(way: str, storage: Storage, tmp_path: Path) -> None:
     with sink_to(tmp_path / "out") as sink:
         sink.write(b"head")
-        assert sink.put([Range(storage, 0, len(BODY))], True) == zlib.crc32(BODY)
-        assert sink.put([Range(storage, 7, len(BODY) - 3)], False) == 0
-        part = sink.put([Range(storage, 1, 9), Held(b"--"), Range(storage, 3, 4)], True)
+        body = SourceRange(storage, 0, len(BODY))
+        assert sink.write_pieces([body], with_crc=True) == zlib.crc32(BODY)
+        assert sink.write_pieces([SourceRange(storage, 7, len(BODY) - 3)], with_crc=False) == 0
+        pieces = [SourceRange(storage, 1, 9), BytesPiece(b"--"), SourceRange(storage, 3, 4)]
+        part = sink.write_pieces(pieces, with_crc=True)
         assert sink.position == 4 + 2 * len(BODY) - 10 + 11
         assert (sink.copied, sink.changed) == (2 * len(BODY) - 10 + 9, 2)
     short = BODY[1:9] + b"--" + BODY[3:4]
@@ -62,11 +66,11 @@ def test_a_kernel_that_refuses_is_not_asked_again(
         asked.append(1)
         raise OSError(errno.EXDEV, "another file system")
 
-    monkeypatch.setattr(copy, "fast_way", lambda: refuses)
+    monkeypatch.setattr(copy, "kernel_copy", lambda: refuses)
     monkeypatch.setattr(copy, "PAGE", 1)
     with sink_to(tmp_path / "out") as sink:
         for _ in range(2):
-            sink.put([Range(storage, 0, len(BODY))], False)
+            sink.write_pieces([SourceRange(storage, 0, len(BODY))], with_crc=False)
     assert (tmp_path / "out").read_bytes() == BODY * 2
     assert asked == [1]
 
@@ -80,15 +84,15 @@ def test_the_kernel_moves_only_what_stands_alike_in_its_pages(
         moved.append((offset, count))
         return os.write(target, os.pread(source, count, offset))
 
-    monkeypatch.setattr(copy, "fast_way", lambda: kernel)
-    place = Range(storage, 0, len(BODY)).place()
+    monkeypatch.setattr(copy, "kernel_copy", lambda: kernel)
+    place = SourceRange(storage, 0, len(BODY)).file_range()
     assert place
     with sink_to(tmp_path / "out") as sink:
         sink.write(b"x" * (place[1] % copy.PAGE))
-        sink.put([Range(storage, 0, len(BODY))], False)
+        sink.write_pieces([SourceRange(storage, 0, len(BODY))], with_crc=False)
         assert moved == [(place[1], len(BODY))]
         sink.write(b"-")
-        sink.put([Range(storage, 0, len(BODY))], False)
+        sink.write_pieces([SourceRange(storage, 0, len(BODY))], with_crc=False)
         assert len(moved) == 1
     assert (tmp_path / "out").read_bytes().endswith(BODY + b"-" + BODY)
 
@@ -99,35 +103,35 @@ def test_a_disk_that_is_full_is_no_refusal(
     def full(*_: int) -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(copy, "fast_way", lambda: full)
+    monkeypatch.setattr(copy, "kernel_copy", lambda: full)
     monkeypatch.setattr(copy, "PAGE", 1)
     failing = pytest.raises(PtInspectError, match="No space left")
     with failing as caught, sink_to(tmp_path / "out") as sink:
-        sink.put([Range(storage, 0, len(BODY))], False)
+        sink.write_pieces([SourceRange(storage, 0, len(BODY))], with_crc=False)
     assert caught.value.hint and "free some space" in caught.value.hint
     assert not (tmp_path / "out").exists()
 
 
 def test_a_source_that_shrinks_meanwhile(way: str, storage: Storage, tmp_path: Path) -> None:
-    watch = Unchanged(storage.archive.source)
+    watch = ModificationGuard(storage.archive.source)
     watch.check()
     os.truncate(tmp_path / "source.pt", LARGE)
     with pytest.raises(DamagedError, match="became shorter"), sink_to(tmp_path / "out") as sink:
-        sink.put([Range(storage, 0, len(BODY))], False)
+        sink.write_pieces([SourceRange(storage, 0, len(BODY))], with_crc=False)
     assert not (tmp_path / "out").exists()
     with pytest.raises(PtInspectError, match="changed while it was converted"):
         watch.check()
 
 
 def test_bytes_change_in_whole_elements() -> None:
-    assert list(whole_units(iter([b"a", b"bcde", b"", b"fgh"]), 3)) == [b"abc", b"def"]
-    assert b"".join(whole_units(iter([BODY[:5], BODY[5:6000]]), 16)) == BODY[: 6000 - 6000 % 16]
+    assert list(whole_elements(iter([b"a", b"bcde", b"", b"fgh"]), 3)) == [b"abc", b"def"]
+    assert b"".join(whole_elements(iter([BODY[:5], BODY[5:6000]]), 16)) == BODY[: 6000 - 6000 % 16]
 
 
 def test_a_cast_counts_what_it_makes(storage: Storage, tmp_path: Path) -> None:
-    piece = Cast(Range(storage, 0, 8), lambda raw: raw[::2], 2, 1)
+    piece = ConvertedRange(SourceRange(storage, 0, 8), lambda raw: raw[::2], 2, 1)
     assert (piece.length, piece.changed) == (4, True)
     with sink_to(tmp_path / "out") as sink:
-        sink.put([piece], False)
+        sink.write_pieces([piece], with_crc=False)
         assert (sink.copied, sink.changed) == (0, 4)
     assert (tmp_path / "out").read_bytes() == BODY[:8:2]

@@ -36,14 +36,14 @@ def test_verify_tells_of_a_source_whose_bytes_have_another_crc(tmp_path: Path) -
     data[at] ^= 1
     source.write_bytes(data)
     report = ptinspect.convert(source, tmp_path / "b.pt", verify=True)
-    assert report.told == ["the CRC-32 that it records is not that of the bytes: b/data/0"]
+    assert report.warnings == ["the recorded CRC-32 does not match the data: b/data/0"]
     source.write_bytes(sound)
-    assert ptinspect.convert(source, tmp_path / "c.pt", verify=True).told == []
+    assert ptinspect.convert(source, tmp_path / "c.pt", verify=True).warnings == []
 
 
 @pytest.mark.parametrize("device", ["foo", "meta", "cuda:x", "cpu:1"])
 def test_devices_without_bytes(tmp_path: Path, device: str) -> None:
-    with pytest.raises(PtInspectError, match="is no device"):
+    with pytest.raises(PtInspectError, match="is not a device"):
         ptinspect.convert(
             FIXTURES / "seed" / "model_state_dict.pt", tmp_path / "a.pt", device=device
         )
@@ -59,4 +59,4 @@ def test_a_dtype_for_a_checkpoint_s_optimizer_is_told(tmp_path: Path) -> None:
     report = ptinspect.convert(
         tmp_path / "a.pt", tmp_path / "b.pt", to="checkpoint", dtype="float16"
     )
-    assert any("its steps among them" in line for line in report.told)
+    assert any("including its step counts" in line for line in report.warnings)

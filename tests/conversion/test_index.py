@@ -12,7 +12,7 @@ import pytest
 
 import ptinspect
 from ptinspect.conversion import convert
-from ptinspect.conversion.io.copy import Sink
+from ptinspect.conversion.output.sink import Sink
 from ptinspect.errors import PtInspectError
 from tests.formats.shards import index_text
 
@@ -221,13 +221,13 @@ def test_a_shard_that_changes_meanwhile_is_noticed(
     index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shard = sorted(path for path in index.parent.iterdir() if path != index)[-1]
-    put = Sink.put
+    write_pieces = Sink.write_pieces
 
     def slow(sink: Sink, *args: Any, **more: Any) -> int:
         os.utime(shard, ns=(1, 1))
-        return put(sink, *args, **more)
+        return write_pieces(sink, *args, **more)
 
-    monkeypatch.setattr(Sink, "put", slow)
+    monkeypatch.setattr(Sink, "write_pieces", slow)
     with pytest.raises(PtInspectError, match="changed while it was converted") as caught:
         convert(index, tmp_path / "o.safetensors")
     assert caught.value.path == str(shard)
@@ -258,6 +258,6 @@ def test_scan_finds_what_a_shard_does(tmp_path: Path) -> None:
     assert report.verdict == "dangerous"
     assert [member.verdict for member in report.members] == ["clean", "dangerous", "clean"]
     assert report.as_dict()["members"][1]["findings"][0]["verdict"] == "dangerous"  # type: ignore[index]
-    with pytest.raises(PtInspectError, match="acts when it is loaded"):
+    with pytest.raises(PtInspectError, match="loading the output would run"):
         convert(index, tmp_path / "o.pt")
     convert(index, tmp_path / "o.safetensors", exclude=["evil"])

@@ -55,7 +55,7 @@ def loads(path: Path) -> bool:
 def test_the_line_says_why_and_how(tmp_path: Path) -> None:
     source = FIXTURES / "old" / "torch-1.0.0-py27" / "numpy.legacy.pth"
     report = convert(source, tmp_path / "f.pt")
-    (line,) = report.told
+    (line,) = report.warnings
     assert "numpy.core.multiarray._reconstruct" in line
     call = f'torch.load("{tmp_path / "f.pt"}", weights_only=False, encoding="latin1")'
     assert call in line
@@ -65,5 +65,5 @@ def test_the_line_says_why_and_how(tmp_path: Path) -> None:
         want = torch.load(source, weights_only=False, encoding="latin1")
     assert repr(got) == repr(want)
     report = convert(source, tmp_path / "p.pt", to="checkpoint", plain=True)
-    assert report.told == []
+    assert report.warnings == []
     assert torch.load(tmp_path / "p.pt")["score"] == 0.75

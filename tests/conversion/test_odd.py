@@ -58,8 +58,8 @@ def test_a_name_that_safetensors_keeps_for_itself(tmp_path: Path) -> None:
     source = saved(tmp_path, {"__metadata__": torch.ones(1), "a": torch.ones(2)})
     error = refused(source, tmp_path / "o.safetensors")
     assert isinstance(error, UnsupportedError)
-    assert "__metadata__ has the name that safetensors keeps for itself" in error.message
-    assert error.hint == "leave them out: --exclude __metadata__"
+    assert "__metadata__ has a name that safetensors reserves" in error.message
+    assert error.hint == "drop them: --exclude '__metadata__'"
     convert(source, tmp_path / "o.safetensors", rename=["^__metadata__$=metadata"])
 
 
@@ -67,7 +67,7 @@ def test_a_name_that_is_no_text(tmp_path: Path) -> None:
     source = saved(tmp_path, {"a\ud800": torch.ones(1), "b": torch.ones(1)})
     error = refused(source, tmp_path / "o.safetensors")
     assert isinstance(error, UnsupportedError)
-    assert r"'a\ud800' has a name that is no text in utf-8" in error.message
+    assert r"'a\ud800' has a name that cannot be encoded in UTF-8" in error.message
     convert(source, tmp_path / "o.pt", verify=True)
 
 
@@ -159,7 +159,7 @@ def test_two_sources_with_one_name(tmp_path: Path) -> None:
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     for dry_run in (True, False):
-        with pytest.raises(PtInspectError, match="no such folder"):
+        with pytest.raises(PtInspectError, match="the folder does not exist"):
             convert(MODEL, f"{tmp_path}/none/", to="state_dict", dry_run=dry_run)
         with pytest.raises(PtInspectError, match="cannot be written") as caught:
             convert(MODEL, tmp_path / "none" / "o.pt", dry_run=dry_run)
@@ -224,7 +224,7 @@ def test_entries_that_are_listed_stay_on_their_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize("value", [{1}, [{"a": torch.ones(1)}], {"a": (1, object())}])
 def test_what_cannot_be_set_is_said(tmp_path: Path, value: object) -> None:
     error = refused(MODEL, tmp_path / "o.pt", to="checkpoint", set={"x": value})
-    assert "the entry 'x' cannot be set: it holds an object of the type" in str(error)
+    assert "the entry 'x' cannot be set: it contains an object of the type" in str(error)
 
 
 def test_plain_python_can_be_set(tmp_path: Path) -> None:
@@ -235,7 +235,7 @@ def test_plain_python_can_be_set(tmp_path: Path) -> None:
 
 def test_one_string_is_one_option(tmp_path: Path) -> None:
     report = convert(MODEL, tmp_path / "o.pt", include="*weight", rename="layer=l")
-    assert [each["key"] for each in report.as_json()["tensors"]] == ["l.weight"]  # type: ignore[attr-defined]
+    assert [each["key"] for each in report.as_dict()["tensors"]] == ["l.weight"]  # type: ignore[attr-defined]
     convert(MODEL, tmp_path / "p.pt", strip_prefix="layer.", exclude="*bias")
     with ptinspect.open(tmp_path / "p.pt") as document:
         assert list(document.tensors) == ["weight"]
@@ -260,26 +260,26 @@ def checkpoint(folder: Path) -> Path:
 def test_what_keeps_the_rest_is_true(tmp_path: Path) -> None:
     """`--to checkpoint` keeps the entries of a checkpoint, not the items of a list."""
     made = convert(checkpoint(tmp_path), tmp_path / "o.pt")
-    assert made.told == [
-        "left behind: epoch, optimizer_state_dict (56 bytes); --to checkpoint keeps them"
+    assert made.warnings == [
+        "dropped: epoch, optimizer_state_dict (56 bytes); --to checkpoint keeps them"
     ]
     listed = saved(tmp_path, [torch.ones(3), {"a": torch.ones(2)}])
     for goal in ("state_dict", "checkpoint"):
         made = convert(listed, tmp_path / f"{goal}.pt", to=goal)
-        assert made.told == ["left behind: [0] (12 bytes); --to same keeps them"]
+        assert made.warnings == ["dropped: [0] (12 bytes); --to same keeps them"]
 
 
 def test_the_model_is_not_set_away(tmp_path: Path) -> None:
     for source in (MODEL, checkpoint(tmp_path)):
         error = refused(source, tmp_path / "o.pt", to="checkpoint", set={"model_state_dict": 1})
-        assert "in the place of the model" in str(error)
+        assert "would replace the model" in str(error)
 
 
 def test_entries_that_are_replaced_are_told_and_not_counted(tmp_path: Path) -> None:
     source, target = checkpoint(tmp_path), tmp_path / "o.pt"
     options: Any = {"set": {"epoch": 9}, "optimizer": tmp_path / "optimizer.pt"}
     made = convert(source, target, to="checkpoint", **options)
-    assert made.told == ["replaced, as --set and --optimizer say: epoch, optimizer_state_dict"]
+    assert made.warnings == ["replaced by --set and --optimizer: epoch, optimizer_state_dict"]
     assert made.tensors == 8
     loaded = torch.load(target)
     assert list(loaded) == ["epoch", "model_state_dict", "optimizer_state_dict"]
@@ -289,4 +289,4 @@ def test_entries_that_are_replaced_are_told_and_not_counted(tmp_path: Path) -> N
 
 def test_keys_left_out_of_a_checkpoint_are_told(tmp_path: Path) -> None:
     made = convert(checkpoint(tmp_path), tmp_path / "o.pt", to="checkpoint", include=["weight"])
-    assert made.told == ["left behind, as --include and --exclude say: bias"]
+    assert made.warnings == ["dropped by --include and --exclude: bias"]

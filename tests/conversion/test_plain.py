@@ -133,7 +133,7 @@ def test_what_has_no_plain_form_is_listed(tmp_path: Path) -> None:
     made, report = plain(value, tmp_path)
     assert made == {"epoch": 1, "deep": {"kept": 2}, "list": [1, None]}
     assert report.dropped == ["deep.odd", "list[1]"]
-    assert report.told == ["left out, as it has no plain form: deep.odd, list[1]"]
+    assert report.warnings == ["dropped: deep.odd, list[1] (no plain form)"]
 
 
 def test_cycles_stay_or_are_cut(tmp_path: Path) -> None:
@@ -175,5 +175,5 @@ def test_a_checkpoint_of_another_dtype(tmp_path: Path) -> None:
 @pytest.mark.parametrize("goal", ["state_dict", "safetensors", "same"])
 def test_plain_is_of_checkpoints(goal: str, tmp_path: Path) -> None:
     torch.save({"a": torch.ones(1)}, tmp_path / "in.pt")
-    with pytest.raises(PtInspectError, match="--plain means nothing with --to"):
+    with pytest.raises(PtInspectError, match="--plain cannot be used with --to"):
         convert(tmp_path / "in.pt", tmp_path / "out.pt", to=goal, plain=True)

@@ -82,7 +82,7 @@ def test_sparse_quantized_weights_are_refused_in_a_line(tmp_path: Path) -> None:
         pytest.skip("torch has no sparse engine here")
     finally:
         torch.backends.quantized.engine = before
-    with pytest.raises(UnsupportedError, match="only torch can take apart") as caught:
+    with pytest.raises(UnsupportedError, match="only torch can unpack") as caught:
         convert(tmp_path / "a.pt", tmp_path / "o.pt")
     assert "--to same" in str(caught.value.hint)
     convert(tmp_path / "a.pt", tmp_path / "same.pt", to="same", verify=True)
@@ -109,12 +109,12 @@ def test_extra_state_that_the_file_tells_of_is_told(tmp_path: Path) -> None:
         torch.save(model, tmp_path / "a.pt", _use_new_zipfile_serialization=False)
     for target in ("o.pt", "o.safetensors"):
         report = convert(tmp_path / "a.pt", tmp_path / target)
-        (line,) = (line for line in report.told if "not in the file" in line)
+        (line,) = (line for line in report.warnings if "missing: entries" in line)
         assert "Counting" in line and "get_extra_state()" in line
     torch.save(nn.Sequential(nn.Linear(1, 1)), tmp_path / "b.pt",
                _use_new_zipfile_serialization=False)  # fmt: skip
     report = convert(tmp_path / "b.pt", tmp_path / "b2.pt")
-    assert not any("not in the file" in line for line in report.told)
+    assert not any("missing: entries" in line for line in report.warnings)
 
 
 def test_extra_state_in_a_state_dict_is_kept(tmp_path: Path) -> None:
@@ -122,5 +122,5 @@ def test_extra_state_in_a_state_dict_is_kept(tmp_path: Path) -> None:
     convert(tmp_path / "a.pt", tmp_path / "o.pt", add_prefix="x.")
     got = torch.load(tmp_path / "o.pt", weights_only=True)
     assert got["x._extra_state"] == {"seen": 3}
-    with pytest.raises(UnsupportedError, match="_extra_state is no tensor"):
+    with pytest.raises(UnsupportedError, match="_extra_state is not a tensor"):
         convert(tmp_path / "a.pt", tmp_path / "o.safetensors")

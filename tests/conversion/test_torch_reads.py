@@ -129,7 +129,7 @@ def test_torch_reads_a_fixture_converted_to_every_target(name: str, tmp_path: Pa
 
 
 def warns_of_a_refusal(report: ConversionReport) -> bool:
-    return any("a bare torch.load refuses it" in line for line in report.told)
+    return any("a bare torch.load refuses the output" in line for line in report.warnings)
 
 
 def check_same(name: str, path: Path) -> None:
@@ -166,7 +166,7 @@ def check_plain(name: str, path: Path) -> None:
         return
     report = convert(FIXTURES / name, path, to="checkpoint", plain=True)
     assert isinstance(loaded(path), dict)
-    lines = [line for line in report.told if "no plain form" in line or "persistent" in line]
+    lines = [line for line in report.warnings if "no plain form" in line or "persistent" in line]
     assert bool(report.dropped) == bool(lines)
 
 
@@ -194,4 +194,4 @@ def test_a_real_file_to_every_target(model: dict[str, Any], tmp_path: Path) -> N
     report = attempt(source, tmp_path / "o.safetensors", "safetensors")
     if report is not None:
         got = library.load_file(tmp_path / "o.safetensors")
-        assert len(got) == len(report.as_json()["tensors"])  # type: ignore[arg-type]
+        assert len(got) == len(report.as_dict()["tensors"])  # type: ignore[arg-type]

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from ptinspect.conversion.io import torch_zip
-from ptinspect.conversion.io.torch_zip import ZipWriter, folder_name, write_torch_zip
-from ptinspect.conversion.tensors.byte_ranges import Held
+from ptinspect.conversion.output import torch_zip
+from ptinspect.conversion.output.pieces import BytesPiece
+from ptinspect.conversion.output.torch_zip import ZipWriter, folder_name, write_torch_zip
 from ptinspect.formats.zip.directory import ZipDirectory
 from ptinspect.source.local import open_source
 from tests.conversion.making import sink_to
@@ -26,7 +26,7 @@ def test_it_is_what_torch_save_writes(tmp_path: Path) -> None:
     with open_source(theirs) as source:
         directory = ZipDirectory(source)
         records = {n: directory.read(i) for i, n in enumerate(directory.names)}
-    storages = [(str(n), [Held(records[f"model.v1/data/{n}"])]) for n in range(3)]
+    storages = [(str(n), [BytesPiece(records[f"model.v1/data/{n}"])]) for n in range(3)]
     with sink_to(ours) as sink:
         write_torch_zip(sink, folder_name(str(theirs)), records["model.v1/data.pkl"], storages)
     name = b"model.v1/.data/serialization_id"
@@ -47,7 +47,8 @@ def test_it_is_what_torch_save_writes_for_hundreds(tmp_path: Path) -> None:
     path = tmp_path / "ours.pt"
     records = {str(n): os.urandom(n) for n in range(300)}
     with sink_to(path) as sink:
-        write_torch_zip(sink, "ours", b"\x80\x02}.", [(k, [Held(v)]) for k, v in records.items()])
+        storages = [(key, [BytesPiece(data)]) for key, data in records.items()]
+        write_torch_zip(sink, "ours", b"\x80\x02}.", storages)
     reader = torch._C.PyTorchFileReader(str(path))
     for key, data in records.items():
         assert bytes(reader.get_record(f"data/{key}")) == data
@@ -90,11 +91,11 @@ def test_a_file_beyond_4_gib_reads_back(tmp_path: Path) -> None:
     path = tmp_path / "big.pt"
     with sink_to(path) as sink:
         writer = ZipWriter(sink, "big")
-        writer.hold("data.pkl", b"\x80\x02N.")
+        writer.write_bytes("data.pkl", b"\x80\x02N.")
         sink.flush()
         sink.position += 1 << 32
         os.lseek(sink.output.descriptor, 1 << 32, os.SEEK_CUR)
-        writer.hold("data/0", b"hello")
+        writer.write_bytes("data/0", b"hello")
         writer.finish()
     with open_source(path) as source:
         directory = ZipDirectory(source)

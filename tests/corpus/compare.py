@@ -136,7 +136,7 @@ def tensor_facts(info: TensorInfo) -> Facts:
 
 def _digest(tensor: Tensor) -> str:
     """SHA-256 of the values; the error where there are none to be had."""
-    from ptinspect.document.to_array import contiguous
+    from ptinspect.document.elements import contiguous
 
     try:
         return hashlib.sha256(contiguous(tensor)).hexdigest()

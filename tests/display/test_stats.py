@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from ptinspect.display.measure import Stats, stats_of
+from ptinspect.document import elements, to_array
 from ptinspect.document import open as open_document
-from ptinspect.document import to_array
 from tests.display.making import shown
 
 np = pytest.importorskip("numpy")
@@ -112,7 +112,7 @@ def saved(tensor: Any) -> Any:
 
 def test_a_large_tensor_is_streamed(monkeypatch: pytest.MonkeyPatch) -> None:
     torch = pytest.importorskip("torch")
-    monkeypatch.setattr(to_array, "BLOCK", 1 << 12)
+    monkeypatch.setattr(elements, "CHUNK", 1 << 12)
     passed: list[int] = []
     tensor = torch.randn(64, 257)
     for form in (tensor, tensor.t(), tensor[::3, 1:], tensor.bfloat16()):

@@ -1,10 +1,11 @@
-"""Values that a bare torch.load takes, in place of objects whose classes it refuses.
+"""`--plain`: values that torch.load accepts by default, in place of objects that it refuses.
 
-What torch's weights-only unpickler knows (numbers, texts, bytes, containers, tensors) stays.
-Objects become what they hold: numpy's scalars numbers, its arrays tensors, paths, dates and enums'
-members their text or value, dictionaries and lists of any class plain ones, dataclasses, Namespaces
-and other objects with attributes dicts, omegaconf's configurations what they configure, modules and
-optimizers their state_dicts. What has no such form is lost, and named.
+Values that torch's weights-only unpickler knows (numbers, strings, bytes, containers, tensors)
+are kept. Objects are replaced by what they contain: numpy scalars by numbers, arrays by tensors,
+paths, dates and enum members by their text or value, subclasses of dict and list by plain ones,
+dataclasses, Namespaces and other objects with attributes by dicts, omegaconf configurations by
+what they configure, modules and optimizers by their state_dicts. Objects without such a form
+are dropped, and their paths are listed.
 """
 
 from __future__ import annotations
@@ -13,9 +14,13 @@ from collections.abc import Generator, Iterable
 from copy import copy
 from typing import TYPE_CHECKING, NamedTuple
 
-from ptinspect.conversion.targets.module_state import state_dict_of
-from ptinspect.conversion.targets.state_dict import metadata_of
-from ptinspect.conversion.tensors import dtype_cast, pickle_values
+from ptinspect.conversion.output.object_graph import ordered_dict
+from ptinspect.conversion.targets.object_state import (
+    metadata_of,
+    optimizer_state_dict,
+    state_dict_of,
+)
+from ptinspect.document.elements import swap_bytes
 from ptinspect.document.entries import describe, is_simple
 from ptinspect.document.modules import Module, module_of
 from ptinspect.document.select import value_at
@@ -54,82 +59,97 @@ from ptinspect.pickling.values import (
 from ptinspect.safety.policy.weights_only import ALLOWED
 
 if TYPE_CHECKING:
-    from ptinspect.conversion.tensors.object_graph import Graph
+    from ptinspect.conversion.output.object_graph import ObjectGraph
     from ptinspect.document import Document
 
     Steps = Generator[tuple[str | int, Value], Value, Value]
 
-LOST = object()
-"""In place of what has no plain form."""
+UNREPRESENTABLE = object()
+"""Stands for a value that has no plain form."""
 
-LONGEST = 2032
-"""Bits of a number that the opcode LONG1 can hold, with room for the sign."""
+_MAX_INT_BITS = 2032
+"""Number of bits that the opcode LONG1 can hold, with room for the sign."""
 
-_AS_THEY_ARE = {"torch.device", "torch.serialization._get_layout", "builtins.complex"}
-_UNFIT = {"builtins", "os", "posix", "nt", "sys", "subprocess"}
-"""Modules whose calls are no objects that an argument could stand for."""
+_ALLOWED_CALLS = {"torch.device", "torch.serialization._get_layout", "builtins.complex"}
+_FUNCTION_MODULES = {"builtins", "os", "posix", "nt", "sys", "subprocess"}
+"""Modules whose calls are not objects that an argument could represent."""
 
-_SETS = {"builtins.set", "builtins.frozenset"}
+_SET_CLASSES = {"builtins.set", "builtins.frozenset"}
 _SET = Global("builtins", "set", 0)
 _COMPLEX = Global("builtins", "complex", 0)
 
 
 class _Frame(NamedTuple):
+    """A value that is being converted, and the path step that leads to it."""
+
     step: str | int
     value: Value
     steps: Steps
 
 
-class Plain:
-    """The plain values for one document's. lost: the paths of what has none."""
+class PlainValues:
+    """Converts values of one document.
 
-    def __init__(self, document: Document, graph: Graph) -> None:
+    There is no recursion: each kind of value is a generator that yields (step, part) and receives
+    the converted part.
+
+    Attributes:
+        document: the document.
+        dropped: paths of the values that have no plain form.
+    """
+
+    def __init__(self, document: Document, graph: ObjectGraph) -> None:
+        self.dropped: list[str] = []
         self.document = document
-        self.graph = graph
-        self.lost: list[str] = []
+        self._graph = graph
         self._memo: dict[int, Value] = {}
-        self._alive: list[Value] = []
+        self._alive: list[Value] = []  # keeps values alive, so that ids stay unique
         self._optimizers: dict[int, Value] = {}
 
-    def of(self, root: Value, name: str = "") -> Value:
-        """The plain value; `LOST` where there is none. `name`: what stands before the paths.
+    def convert(self, root: Value, name: str = "") -> Value:
+        """Return the plain form of a value, or `UNREPRESENTABLE`.
 
-        What was one object is one; a cycle through a tuple or a call is cut.
+        What was one object remains one. A cycle through a tuple or a call is cut.
+
+        Args:
+            root: the value.
+            name: the first step of the paths in `dropped`.
         """
         stack = [self._frame(name, root)]
-        sent: Value = None
+        result: Value = None
         while True:
             try:
-                at, inner = stack[-1].steps.send(sent)
+                step, part = stack[-1].steps.send(result)
             except StopIteration as end:
-                sent = end.value
-                if sent is LOST:
-                    self._lose(stack)
-                self._memo[id(stack.pop().value)] = sent
+                result = end.value
+                if result is UNREPRESENTABLE:
+                    self._drop(stack)
+                self._memo[id(stack.pop().value)] = result
                 if not stack:
-                    return sent
+                    return result
                 continue
-            if type(inner) in (str, float, bool, type(None)):
-                sent = inner
-            elif id(inner) in self._memo:
-                sent = self._memo[id(inner)]
-                if sent is LOST:
-                    self._lose(stack, at)
+            if type(part) in (str, float, bool, type(None)):
+                result = part
+            elif id(part) in self._memo:
+                result = self._memo[id(part)]
+                if result is UNREPRESENTABLE:
+                    self._drop(stack, step)
             else:
-                stack.append(self._frame(at, inner))
-                sent = None
+                stack.append(self._frame(step, part))
+                result = None
 
-    def _frame(self, at: str | int, value: Value) -> _Frame:
+    def _frame(self, step: str | int, value: Value) -> _Frame:
         self._alive.append(value)
         if isinstance(value, Inert | list | dict | tuple):
-            self._memo[id(value)] = LOST  # until it is made: what holds itself is cut there
-        return _Frame(at, value, self._steps(value))
+            # Until it is converted: a value that contains itself is cut there.
+            self._memo[id(value)] = UNREPRESENTABLE
+        return _Frame(step, value, self._steps(value))
 
-    def _lose(self, stack: list[_Frame], *more: str | int) -> None:
-        path = (*(frame.step for frame in stack if frame.step != ""), *more)
-        self.lost.append(dotted(path) if path else "all of it")
+    def _drop(self, stack: list[_Frame], *steps: str | int) -> None:
+        path = (*(frame.step for frame in stack if frame.step != ""), *steps)
+        self.dropped.append(dotted(path) if path else "the whole value")
 
-    # --- by kind --------------------------------------------------------------------------
+    # --- values of Python ------------------------------------------------------------------
 
     def _steps(self, value: Value) -> Steps:
         if isinstance(value, Call):
@@ -141,7 +161,11 @@ class Plain:
         if isinstance(value, tuple):
             return (yield from self._tuple(value))
         if isinstance(value, SetOf):
-            return (yield from self._set(value))
+            if not all(map(is_simple, value)):
+                return (yield from self._list(value, list(value)))
+            plain = SetOf(False, 0)
+            plain.members = dict(value.members)
+            return plain
         return self._atom(value)
 
     def _atom(self, value: Value) -> Value:
@@ -150,68 +174,63 @@ class Plain:
         if value is None or isinstance(value, bool | float):
             return value
         if isinstance(value, int):
-            return value if value.bit_length() < LONGEST else hex(value)
+            return value if value.bit_length() < _MAX_INT_BITS else hex(value)
         if isinstance(value, bytes | Blob):
-            return value if len(value) else _no_bytes()
+            return value if len(value) else _empty_bytes()
         if isinstance(value, Global):
             return value if value.path in ALLOWED else value.path
         if isinstance(value, PersistentId):
-            known = self.document.tensor_of(value) or self.document.storage_of(value)
-            return value if known is not None else global_path(value) or LOST
-        return LOST
+            if self.document.tensor_of(value) or self.document.storage_of(value):
+                return value
+            return global_path(value) or UNREPRESENTABLE
+        return UNREPRESENTABLE
 
     def _list(self, owner: Value, items: Iterable[Value]) -> Steps:
-        made: list[Value] = []
-        self._memo[id(owner)] = made
+        plain: list[Value] = []
+        self._memo[id(owner)] = plain
         for index, item in enumerate(items):
-            got = yield index, item
-            made.append(None if got is LOST else got)
-        return made
+            result = yield index, item
+            plain.append(None if result is UNREPRESENTABLE else result)
+        return plain
 
     def _tuple(self, items: Iterable[Value]) -> Steps:
-        made: list[Value] = []
+        plain: list[Value] = []
         for index, item in enumerate(items):
-            got = yield index, item
-            made.append(None if got is LOST else got)
-        return tuple(made)
+            result = yield index, item
+            plain.append(None if result is UNREPRESENTABLE else result)
+        return tuple(plain)
 
-    def _set(self, value: SetOf) -> Steps:
-        if not all(map(is_simple, value)):
-            return (yield from self._list(value, list(value)))
-        made = SetOf(False, 0)
-        made.members = dict(value.members)
-        return made
-
-    def _dict(self, owner: Value, items: dict[Value, Value], made: dict[Value, Value]) -> Steps:
-        """Fills in `made`, which stands for `owner` where nothing does yet."""
-        if self._memo.get(id(owner), LOST) is LOST:
-            self._memo[id(owner)] = made
+    def _dict(self, owner: Value, items: dict[Value, Value], plain: dict[Value, Value]) -> Steps:
+        """Fill `plain`, the result for `owner` unless it has another one."""
+        if self._memo.get(id(owner), UNREPRESENTABLE) is UNREPRESENTABLE:
+            self._memo[id(owner)] = plain
         for key, item in items.items():
-            name = plain_key(key)
-            got = LOST if name is LOST or name in made else (yield path_step(key), item)
-            if got is not LOST:
-                made[name] = got
-            elif name is LOST or name in made:
-                self.lost.append(str(path_step(key)))
-        return made
+            new_key = plain_key(key)
+            if new_key is UNREPRESENTABLE or new_key in plain:
+                self.dropped.append(str(path_step(key)))
+                continue
+            result = yield path_step(key), item
+            if result is not UNREPRESENTABLE:
+                plain[new_key] = result
+        return plain
 
-    def _ordered(self, value: Value, items: dict[Value, Value], metadata: Value) -> Steps:
-        made = pickle_values.ordered()
-        self._memo[id(value)] = made
-        yield from self._dict(value, items, made.change().pairs)
+    def _ordered_dict(self, owner: Value, items: dict[Value, Value], metadata: Value) -> Steps:
+        plain = ordered_dict()
+        self._memo[id(owner)] = plain
+        yield from self._dict(owner, items, plain.change().pairs)
         if metadata is not None:
-            kept = yield "_metadata", metadata
-            if kept is not LOST:
-                made.change().states.append({"_metadata": kept})
-        return made
+            result = yield "_metadata", metadata
+            if result is not UNREPRESENTABLE:
+                plain.change().states.append({"_metadata": result})
+        return plain
 
-    # --- calls ----------------------------------------------------------------------------
+    # --- objects ---------------------------------------------------------------------------
 
     def _call(self, call: Call) -> Steps:
-        found = self._without_insides(call)
-        if found is not None:
-            return found
-        optimizer = self._optimizer(call)
+        leaf = self._leaf(call)
+        if leaf is not None:
+            return leaf
+        optimizer = self._optimizer_state(call)
         if optimizer is not None:
             return (yield "state_dict", optimizer)
         module = module_of(call)
@@ -219,173 +238,173 @@ class Plain:
             return (yield from self._module(module))
         path = class_path(call) or ""
         if is_pickled_by_value(call) or function_path(call) == PARTIAL:
-            return LOST
-        own = attributes_of(call)
+            return UNREPRESENTABLE
+        attributes = attributes_of(call)
         if path.startswith("omegaconf."):
-            return (yield from self._omegaconf(own))
-        items, parts = as_mapping(call), as_sequence(call)
+            # Source: `omegaconf.base.Container` and `omegaconf.nodes.ValueNode`.
+            for name in ("_content", "_val"):
+                if name in attributes:
+                    return (yield name, attributes[name])
+            return UNREPRESENTABLE
+        items, sequence = as_mapping(call), as_sequence(call)
         if items is not None and path == ORDERED_DICT:
-            return (yield from self._ordered(call, items, metadata_of(call)))
+            return (yield from self._ordered_dict(call, items, metadata_of(call)))
         if items is not None:
             return (yield from self._dict(call, items, {}))
-        if parts is not None and path in _SETS and all(map(is_simple, parts)):
-            return Call(_SET, ([*parts],), "REDUCE", 0)
-        if parts is not None:
-            steps = self._tuple(parts) if path == "torch.Size" else self._list(call, parts)
-            return (yield from steps)
-        if own:
-            return (yield from self._dict(call, own, {}))
-        return (yield from self._by_arguments(call, path))
+        if sequence is not None:
+            if path in _SET_CLASSES and all(map(is_simple, sequence)):
+                return Call(_SET, ([*sequence],), "REDUCE", 0)
+            is_size = path == "torch.Size"
+            return (yield from self._tuple(sequence) if is_size else self._list(call, sequence))
+        if attributes:
+            return (yield from self._dict(call, attributes, {}))
+        return (yield from self._constructed(call, path))
 
-    def _without_insides(self, call: Call) -> Value:
-        """Tensors, numbers, texts; None for what else may be."""
-        if self.graph.tensor_of(call) is not None:
+    def _leaf(self, call: Call) -> Value:
+        """Return the plain form of a tensor, number, text or the like; None for other objects."""
+        if self._graph.dense_tensor(call) is not None:
             return call
         tensor = self.document.tensor_of(call)
         if tensor is not None:
             return self._tensor(call, tensor)
-        refer = self.document.storage_of(call)
-        if refer is not None:
-            size, held = (refer.numel,), refer.storage
-            return self.graph.new(Tensor(refer.dtype, size, (1,), 0, held, held.location, False, 0))
+        reference = self.document.storage_of(call)
+        if reference is not None:
+            storage, shape = reference.storage, (reference.numel,)
+            flat = Tensor(reference.dtype, shape, (1,), 0, storage, storage.location, False, 0)
+            return self._graph.add_new(flat)
         scalar = as_scalar(call)
         if scalar is not None:
             number = scalar[1]
             if isinstance(number, complex):
                 return Call(_COMPLEX, (number.real, number.imag), "REDUCE", 0)
-            return LOST if number is None else number
+            return UNREPRESENTABLE if number is None else number
         code = dtype_code(call)
         if code is not None:
             return numpy_name(code)
         array = as_array(call)
         if array is not None:
             return self._array(array)
-        raw = as_bytes(call)
-        if raw is not None:
-            return raw or _no_bytes()
-        own = function_path(call) in _AS_THEY_ARE and call.changes is None and not call.kwargs
-        return call if own and all(map(is_simple, call.args)) else None
+        data = as_bytes(call)
+        if data is not None:
+            return data or _empty_bytes()
+        is_allowed = function_path(call) in _ALLOWED_CALLS and not call.kwargs
+        if is_allowed and call.changes is None and all(map(is_simple, call.args)):
+            return call
+        return None
 
     def _tensor(self, call: Call, tensor: Tensor) -> Value:
-        if _loads(call):
+        if _is_loadable(call):
             return call
         if tensor.uninitialized:
-            return LOST
+            return UNREPRESENTABLE
         if tensor.storage is None or tensor.stride is None or tensor.quantizer:
-            made = self.graph.detached(call, self.document)
-            return made if _loads(made) or self.graph.tensor_of(made) is not None else LOST
+            value = self._graph.add_detached(call, self.document)
+            is_written = self._graph.dense_tensor(value) is not None
+            return value if is_written or _is_loadable(value) else UNREPRESENTABLE
         plain = copy(tensor)
         plain.requires_grad = plain.parameter = False
         plain.state, plain.subclass = {}, None
-        return self.graph.new(plain)
+        return self._graph.add_new(plain)
 
     def _array(self, array: Array) -> Value:
-        dtype, archive = DTYPES.get(array.name), self.document.archive
+        data, dtype, archive = array.data, DTYPES.get(array.name), self.document.archive
         if dtype is None:
-            items = array.data
-            if array.name != "object" or len(array.shape) > 1 or not isinstance(items, list):
-                return LOST
-            return items if all(map(is_simple, items)) else LOST
-        data = array.data
+            is_list = array.name == "object" and len(array.shape) <= 1 and isinstance(data, list)
+            if is_list and isinstance(data, list) and all(map(is_simple, data)):
+                return data
+            return UNREPRESENTABLE
         if not isinstance(data, Blob) and as_bytes(data) is None:
-            return LOST
-        convert = dtype_cast.swapper(dtype)
-        if convert is not None and (array.dtype[0] == ">") != (archive.byteorder == "big"):
-            raw = data.read() if isinstance(data, Blob) else as_bytes(data) or b""
-            data = convert(raw)
+            return UNREPRESENTABLE
+        if dtype.swap > 1 and (array.dtype[0] == ">") != (archive.byteorder == "big"):
+            content = data.read() if isinstance(data, Blob) else as_bytes(data) or b""
+            data = swap_bytes(content, dtype.swap)
         storage = InlineStorage(archive, data, "cpu")
-        return self.graph.new(Tensor(dtype, array.shape, array.stride, 0, storage, "cpu", False, 0))
+        tensor = Tensor(dtype, array.shape, array.stride, 0, storage, "cpu", False, 0)
+        return self._graph.add_new(tensor)
 
     def _module(self, module: Module) -> Steps:
         try:
-            made = state_dict_of(module, self.document, self.graph)
+            state = state_dict_of(module, self.document, self._graph)
         except UnsupportedError:
-            return LOST
-        metadata = None if made.metadata is None else pickle_values.ordered(made.metadata.items())
-        items: dict[Value, Value] = dict(made.items.items())
-        return (yield from self._ordered(module.call, items, metadata))
+            return UNREPRESENTABLE
+        metadata = None if state.metadata is None else ordered_dict(state.metadata.items())
+        items: dict[Value, Value] = dict(state.items.items())
+        return (yield from self._ordered_dict(module.call, items, metadata))
 
-    def _optimizer(self, call: Call) -> Value:
-        """The state_dict of an optimizer that was pickled itself."""
+    def _optimizer_state(self, call: Call) -> Value:
+        """Return the state_dict of an optimizer object; None for any other object."""
         if "param_groups" not in attributes_of(call):
             return None
         if not self._optimizers:
-            from ptinspect.conversion.targets.checkpoint import packed
-
-            for each in self.document.optimizers:
-                found = value_at(self.document.archive.root, each.path)
-                if isinstance(found, Call):
-                    self._optimizers[id(found)] = packed(each)
+            for optimizer in self.document.optimizers:
+                value = value_at(self.document.archive.root, optimizer.path)
+                if isinstance(value, Call):
+                    self._optimizers[id(value)] = optimizer_state_dict(optimizer)
         return self._optimizers.get(id(call))
 
-    def _omegaconf(self, own: dict[Value, Value]) -> Steps:
-        """Source: `omegaconf.base.Container` and `omegaconf.nodes.ValueNode`."""
-        for name in ("_content", "_val"):
-            if name in own:
-                return (yield name, own[name])
-        return LOST
-
-    def _by_arguments(self, call: Call, path: str) -> Steps:
-        """Enums' members, paths, dates; named tuples."""
-        given = constructor_arguments(call)
-        if call.opcode == "NEWOBJ" and len(given) > 1 and call.changes is None:
-            return (yield from self._tuple(given))
-        found = describe(call)
-        if found is None or path.split(".", 1)[0] in _UNFIT:
-            return LOST
-        said = found[1]
-        return said if isinstance(said, str | int | float) else LOST
+    def _constructed(self, call: Call, path: str) -> Steps:
+        """Convert named tuples, and enum members, paths and dates by their arguments."""
+        arguments = constructor_arguments(call)
+        if call.opcode == "NEWOBJ" and len(arguments) > 1 and call.changes is None:
+            return (yield from self._tuple(arguments))
+        description = describe(call)
+        if description is None or path.split(".", 1)[0] in _FUNCTION_MODULES:
+            return UNREPRESENTABLE
+        value = description[1]
+        return value if isinstance(value, str | int | float) else UNREPRESENTABLE
 
 
 def plain_key(key: Value) -> Value:
-    """A dictionary's key as a plain one; `LOST` where it would be none."""
+    """Return the plain form of a dictionary key, or `UNREPRESENTABLE`."""
     value = key_value(key)
     if isinstance(value, str):
         return str(value)
     if isinstance(value, int):
-        return key if value.bit_length() < LONGEST else hex(value)
+        return key if value.bit_length() < _MAX_INT_BITS else hex(value)
     if value is None or isinstance(value, float) or (isinstance(value, bytes) and value):
         return key
     if isinstance(value, tuple) and all(map(is_simple, value)):
         return key
     if not isinstance(value, Call | Global):
-        return LOST
+        return UNREPRESENTABLE
     scalar = as_scalar(value)
     if scalar is not None and isinstance(scalar[1], int | float):
         return Key(scalar[1], ("number", repr(scalar[1])))
-    found = describe(value)
-    return found[1] if found is not None and isinstance(found[1], str) else brief_repr(value)
+    description = describe(value)
+    if description is not None and isinstance(description[1], str):
+        return description[1]
+    return brief_repr(value)
 
 
-def _no_bytes() -> Call:
-    """b"", which torch.load takes in this form alone."""
+def _empty_bytes() -> Call:
+    """Return b"" in the only form that torch.load accepts."""
     return Call(Global("_codecs", "encode", 0), ("", "latin1"), "REDUCE", 0)
 
 
-def _loads(value: Value) -> bool:
-    """Whether torch.load takes a tensor's value as it is: by the names in it."""
+def _is_loadable(value: Value) -> bool:
+    """Return True if torch.load accepts the names in a tensor's value as they are."""
     if type(value) is TensorCall and value.changes is None:
         return True
-    todo, seen = [value], set()
-    while todo:
-        each = todo.pop()
-        if id(each) in seen:
+    unchecked, seen = [value], set()
+    while unchecked:
+        part = unchecked.pop()
+        if id(part) in seen:
             continue
-        seen.add(id(each))
-        if isinstance(each, Global):
-            if each.path not in ALLOWED:
+        seen.add(id(part))
+        if isinstance(part, Global):
+            if part.path not in ALLOWED:
                 return False
-        elif isinstance(each, list | tuple):
-            todo += each
-        elif isinstance(each, dict):
-            todo += [*map(key_value, each), *each.values()]
-        elif isinstance(each, Call):
-            todo += [each.func, *each.args]
-            if each.kwargs:
+        elif isinstance(part, list | tuple):
+            unchecked += part
+        elif isinstance(part, dict):
+            unchecked += [*map(key_value, part), *part.values()]
+        elif isinstance(part, Call):
+            if part.kwargs:
                 return False
-            if each.changes is not None:
-                changes = each.changes
-                todo += [*changes.items, changes.pairs, *changes.added, *changes.states]
-        elif isinstance(each, Inert) and not isinstance(each, PersistentId | Blob):
+            unchecked += [part.func, *part.args]
+            if part.changes is not None:
+                changes = part.changes
+                unchecked += [*changes.items, changes.pairs, *changes.added, *changes.states]
+        elif isinstance(part, Inert) and not isinstance(part, PersistentId | Blob):
             return False
     return True

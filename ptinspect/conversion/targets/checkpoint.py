@@ -1,126 +1,134 @@
-"""The checkpoint target: {"model", "model_state_dict", "optimizer_state_dict", …}.
+"""The target `checkpoint`: {"model", "model_state_dict", "optimizer_state_dict", …}.
 
-From a checkpoint every entry is kept as it is, but for the keys of its model where they are
-edited; from a full model or a state_dict one is made. An optimizer's state comes from a file
-that holds one, other entries from `--set`.
+All entries of a checkpoint are taken over, with the keys of its model edited if that is wanted. A
+full model or a state_dict becomes a checkpoint. `--optimizer` adds the optimizer's state of
+another file, `--set` any other entry.
 """
 
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ptinspect.conversion import warnings
-from ptinspect.conversion.io.copy import Unchanged
-from ptinspect.conversion.plan import Plan, planned_moves, torch_file
-from ptinspect.conversion.targets.state_dict import chosen, model_of
-from ptinspect.conversion.tensors.object_graph import Graph
+from ptinspect.conversion.output.object_graph import ObjectGraph
+from ptinspect.conversion.output.sink import ModificationGuard
+from ptinspect.conversion.plan import Plan, plan_tensors, torch_file
+from ptinspect.conversion.targets.object_state import optimizer_state
+from ptinspect.conversion.targets.state_dict import model_part, select_part
+from ptinspect.conversion.warnings import excluded_keys_warning, is_checkpoint, loss_warnings
 from ptinspect.document import open as open_document
-from ptinspect.document.select import find_models, value_at
+from ptinspect.document.select import find_models
 from ptinspect.errors import PtInspectError, add_error_path
-from ptinspect.pickling.pyobjects import as_mapping, as_sequence, attributes_of, dotted, path_step
+from ptinspect.pickling.pyobjects import as_mapping, attributes_of, path_step
 from ptinspect.pickling.values import Call, Value, key_value
 from ptinspect.text import join_names
 
 if TYPE_CHECKING:
-    from ptinspect.conversion.options import Options
+    from ptinspect.conversion.options import ConvertOptions
     from ptinspect.document import Document
-    from ptinspect.document.optim.state import Optimizer
 
-MODEL, STATE, OPTIMIZER = "model", "model_state_dict", "optimizer_state_dict"
+MODEL, STATE_DICT, OPTIMIZER = "model", "model_state_dict", "optimizer_state_dict"
+
+
+@dataclass(slots=True)
+class _Entries:
+    """The entries of the new checkpoint.
+
+    Attributes:
+        items: the entries.
+        sources: keys of the model's tensors in SRC, by their keys in the output.
+        warnings, dropped: as in `Plan`.
+    """
+
+    items: dict[Value, Value]
+    sources: dict[str, str] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    dropped: list[str] = field(default_factory=list)
 
 
 def plan_checkpoint(
-    document: Document, target: str, options: Options, open_files: ExitStack
+    document: Document, path: str, options: ConvertOptions, open_files: ExitStack
 ) -> Plan:
-    """The plan. `open_files` keeps the optimizer's file open until all is written."""
-    plan, graph = Plan(options.to), Graph(options.wish)
-    sources: dict[str, str] = {}
-    entries = _kept(document, options, graph, plan, sources)
-    _make_way(entries, document, options, plan)
+    """Return the plan. The file of `--optimizer` stays open until `open_files` is closed."""
+    graph, guards = ObjectGraph(options.tensors), []
+    entries = _source_entries(document, options, graph)
+    _clear_replaced_entries(entries, document, options)
     if options.plain:
-        entries = _plain(entries, document, graph, plan)
-    graph.take({**entries}, document)
+        _make_plain(entries, document, graph)
+    graph.collect({**entries.items}, document)
     if options.optimizer is not None:
         other = open_files.enter_context(open_document(options.optimizer, limits=document.limits))
         with add_error_path(options.optimizer):
-            state = optimizer_state(other)
+            state = _Entries({OPTIMIZER: optimizer_state(other)})
             if options.plain:
-                state = _plain({OPTIMIZER: state}, other, graph, plan).get(OPTIMIZER)
-            graph.take(state, other)
-        entries[OPTIMIZER] = state
-        plan.others.append(Unchanged(other.archive.source))
-    for name, value in options.set:
-        entries[name] = value
-    if options.wish.dtype and OPTIMIZER in entries:
-        plan.told.append(
-            f"--dtype changes all floating tensors: those of {OPTIMIZER} too, its steps among them"
+                _make_plain(state, other, graph)
+            graph.collect(state.items[OPTIMIZER], other)
+        entries.items |= state.items
+        entries.warnings += state.warnings
+        entries.dropped += state.dropped
+        guards.append(ModificationGuard(other.archive.source))
+    for name, value in options.set.items():
+        entries.items[name] = value
+    if options.tensors.dtype and OPTIMIZER in entries.items:
+        entries.warnings.append(
+            f"--dtype also casts the floating tensors of {OPTIMIZER}, including its step counts"
         )
     graph.plan()
-    plan.found = len(graph.tensors)
-    plan.moves = planned_moves(entries, graph, document, sources)
-    plan.files.append(torch_file(target, *graph.dump(entries)))
-    return plan
+    return Plan(
+        options.to,
+        files=[torch_file(path, *graph.dump(entries.items))],
+        tensors=plan_tensors(entries.items, graph, document, entries.sources),
+        warnings=entries.warnings,
+        dropped=entries.dropped,
+        guards=guards,
+        tensor_count=len(graph.tensors),
+    )
 
 
-def _make_way(
-    entries: dict[Value, Value], document: Document, options: Options, plan: Plan
-) -> None:
-    """Empties the entries that `--set` and `--optimizer` fill anew, and tells of them."""
-    models = {STATE, *(part.path[0] for part in find_models(document) if part.path)}
-    new = [name for name, _ in options.set]
-    for name in new:
-        if name in entries and name in models:
-            raise PtInspectError(
-                f"--set {name} would put something else in the place of the model",
-                hint="give the entry another name",
-            )
-    held = as_mapping(document.archive.root) or {}  # a full model's MODEL is no entry of SRC
-    replaced = [
-        name
-        for name in (*new, *([OPTIMIZER] if options.optimizer else []))
-        if name in entries and name in held
-    ]
-    entries.update(dict.fromkeys(replaced))
-    plan.dropped += replaced
-    if replaced:
-        plan.told.append(f"replaced, as --set and --optimizer say: {join_names(replaced)}")
-
-
-def _kept(
-    document: Document, options: Options, graph: Graph, plan: Plan, sources: dict[str, str]
-) -> dict[Value, Value]:
-    """The entries that come from SRC, under the keys that they have there. `sources` gets the old
-    names of the model's tensors."""
-    items = as_mapping(document.archive.root)
-    if document.kind == "checkpoint" and options.entry is None and items is not None:
-        entries = dict(items)
-        if options.edits.any:
-            model = model_of(document, options, graph)
-            if len(model.part.path) != 1:
-                raise PtInspectError("the model whose keys are to be changed lies too deep in it")
-            name = str(model.part.path[0])
-            entries[next(key for key in items if path_step(key) == model.part.path[0])] = (
-                model.value
-            )
-            sources.update((f"{name}.{new}", f"{name}.{old}") for new, old in model.sources.items())
-            plan.dropped += [f"{name}.{key}" for key in (*model.left_out, *model.dropped)]
-            warnings.of_edits(plan, model)
-        return entries
+def _source_entries(document: Document, options: ConvertOptions, graph: ObjectGraph) -> _Entries:
+    """Return the entries that come from SRC."""
+    if is_checkpoint(document) and options.entry is None:
+        return _checkpoint_entries(document, options, graph)
     if options.plain and document.kind not in ("module", "state_dict", "checkpoint"):
-        return _entries(document, options)
-    model = model_of(document, options, graph)
-    warnings.of_model(plan, document, model)
-    sources.update((f"{STATE}.{new}", old) for new, old in model.sources.items())
+        return _Entries(_object_items(document, options))
+    model = model_part(document, options, graph)
+    sources = {f"{STATE_DICT}.{new}": old for new, old in model.sources.items()}
+    warnings, dropped = loss_warnings(document, model, options.to)
+    items: dict[Value, Value] = {STATE_DICT: model.value}
     if model.module is not None:
-        return {MODEL: model.module.class_name, STATE: model.value}
-    return {STATE: model.value}
+        items = {MODEL: model.module.class_name, **items}
+    return _Entries(items, sources, warnings, dropped)
 
 
-def _entries(document: Document, options: Options) -> dict[Value, Value]:
-    """All of a file that holds neither a model nor a checkpoint, whose root, or what `--entry`
-    names, becomes the checkpoint: a mapping by its items, an object by its attributes."""
-    value = chosen(document, options).value if options.entry else document.archive.root
+def _checkpoint_entries(
+    document: Document, options: ConvertOptions, graph: ObjectGraph
+) -> _Entries:
+    """Return all entries of a checkpoint, with the keys of its model edited."""
+    entries = _Entries(dict(as_mapping(document.archive.root) or {}))
+    if not any(options.edits):
+        return entries
+    model = model_part(document, options, graph)
+    if len(model.path) != 1:
+        raise PtInspectError(
+            "keys can only be changed in a model that is a top-level entry",
+            hint="extract it with --to state_dict --entry PATH",
+        )
+    (name,) = model.path
+    key = next(key for key in entries.items if path_step(key) == name)
+    entries.items[key] = model.value
+    entries.sources = {f"{name}.{new}": f"{name}.{old}" for new, old in model.sources.items()}
+    entries.dropped = [f"{name}.{key}" for key in (*model.non_persistent, *model.excluded)]
+    entries.warnings = excluded_keys_warning(model.excluded)
+    return entries
+
+
+def _object_items(document: Document, options: ConvertOptions) -> dict[Value, Value]:
+    """Return the items of a mapping, or the attributes of an object, that is no model.
+
+    The value is the root or what `--entry` selects. Any other value becomes the entry `value`.
+    """
+    value = select_part(document, options).value if options.entry else document.archive.root
     items = as_mapping(value)
     if items is None and isinstance(value, Call) and document.tensor_of(value) is None:
         items = attributes_of(value)
@@ -129,69 +137,41 @@ def _entries(document: Document, options: Options) -> dict[Value, Value]:
     return {"value": value}
 
 
-def _plain(
-    entries: dict[Value, Value], document: Document, graph: Graph, plan: Plan
-) -> dict[Value, Value]:
-    """The entries that have a plain form, in that; the others are told."""
-    from ptinspect.conversion.targets.builtins_only import LOST, Plain, plain_key
+def _clear_replaced_entries(entries: _Entries, document: Document, options: ConvertOptions) -> None:
+    """Empty the entries that `--set` and `--optimizer` replace, and warn about them."""
+    models = {STATE_DICT, *(model.path[0] for model in find_models(document) if model.path)}
+    for name in options.set:
+        if name in entries.items and name in models:
+            raise PtInspectError(
+                f"--set {name} would replace the model", hint="give the entry another name"
+            )
+    new_names = [*options.set, *([OPTIMIZER] if options.optimizer else [])]
+    # The entry MODEL that is added for a full model is not an entry of SRC.
+    source_items = as_mapping(document.archive.root) or {}
+    replaced = [name for name in new_names if name in entries.items and name in source_items]
+    entries.items.update(dict.fromkeys(replaced))
+    entries.dropped += replaced
+    if replaced:
+        entries.warnings.append(f"replaced by --set and --optimizer: {join_names(replaced)}")
 
-    plain = Plain(document, graph)
-    made: dict[Value, Value] = {}
-    for key, value in entries.items():
-        name = plain_key(key)
-        if name is LOST or name in made:
-            plain.lost.append(str(path_step(key)))
+
+def _make_plain(entries: _Entries, document: Document, graph: ObjectGraph) -> None:
+    """Replace the entries by plain values, and drop those that have no plain form."""
+    from ptinspect.conversion.targets.builtins_only import UNREPRESENTABLE, PlainValues, plain_key
+
+    plain = PlainValues(document, graph)
+    items: dict[Value, Value] = {}
+    for key, value in entries.items.items():
+        new_key = plain_key(key)
+        if new_key is UNREPRESENTABLE or new_key in items:
+            plain.dropped.append(str(path_step(key)))
         else:
-            made[name] = plain.of(value, str(path_step(key)))
-    if plain.lost:
-        plan.dropped += plain.lost
-        plan.told.append(f"left out, as it has no plain form: {join_names(plain.lost)}")
-    kept = {key: value for key, value in made.items() if value is not LOST}
-    if not kept:
+            items[new_key] = plain.convert(value, str(path_step(key)))
+    entries.items = {k: item for k, item in items.items() if item is not UNREPRESENTABLE}
+    if plain.dropped:
+        entries.dropped += plain.dropped
+        entries.warnings.append(f"dropped: {join_names(plain.dropped)} (no plain form)")
+    if not entries.items:
         raise PtInspectError(
-            "nothing in it has a plain form", hint="--to same keeps the objects as they are"
+            "no value of the file has a plain form", hint="--to same keeps the objects"
         )
-    return kept
-
-
-def optimizer_state(document: Document) -> Value:
-    """The one optimizer's state in a file, as `optimizer.state_dict()` has it.
-
-    PtInspectError where there is none, or several.
-    """
-    found = document.optimizers
-    if len(found) != 1:
-        names = ", ".join(dotted(each.path) for each in found)
-        raise PtInspectError(
-            f"it holds {len(found)} optimizers: {names}"
-            if found
-            else "there is no optimizer in it",
-            hint="take it out of its file first: ptinspect convert SRC DST --to state_dict "
-            "--entry optimizer_state_dict"
-            if found
-            else "--optimizer takes a file with what optimizer.state_dict() gave",
-        )
-    value = value_at(document.archive.root, found[0].path)
-    if isinstance(value, Call) and "param_groups" in attributes_of(value):
-        return packed(found[0])
-    return value
-
-
-def packed(optimizer: Optimizer) -> Value:
-    """The state_dict of a pickled optimizer: its parameters by number.
-
-    Source: `torch.optim.Optimizer.state_dict`.
-    """
-    order: dict[int, int] = {}
-    groups: list[Value] = []
-    for group in optimizer.groups:
-        numbers: list[Value] = [
-            order.setdefault(id(each), len(order))
-            for each in as_sequence(group.get("params")) or ()
-        ]
-        groups.append({**{k: v for k, v in group.items() if k != "params"}, "params": numbers})
-    state = {
-        order[id(key)] if id(key) in order else key_value(key): kept
-        for key, kept in optimizer.state.items()
-    }
-    return {"state": state, "param_groups": groups}

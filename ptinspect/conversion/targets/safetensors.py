@@ -1,9 +1,9 @@
-"""The safetensors target: header, bytes, shards.
+"""The target `safetensors`: header, tensors, shards.
 
-Sources: `safetensors::tensor::prepare` for the order (by element type, largest and latest first,
-then by name), the padding of the header to eight bytes; `safetensors.torch.save_model` for the
-metadata that records tensors which are one ({dropped: kept}); `split_torch_state_dict_into_shards`
-of huggingface_hub for the names of shards and their index.
+Sources: `safetensors::tensor::prepare` for the order (by dtype, largest and latest first, then by
+name) and for the padding of the header to eight bytes; `safetensors.torch.save_model` for the
+metadata that records tensors which are the same ({dropped: kept});
+`split_torch_state_dict_into_shards` of huggingface_hub for the names of shards and their index.
 """
 
 from __future__ import annotations
@@ -11,309 +11,305 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
-from ptinspect.conversion import warnings
-from ptinspect.conversion.plan import File, Move, Plan
-from ptinspect.conversion.targets.state_dict import model_of
-from ptinspect.conversion.tensors import dtype_cast
-from ptinspect.conversion.tensors.byte_ranges import Cast, Gather, Piece, Range
-from ptinspect.conversion.tensors.object_graph import Graph
-from ptinspect.conversion.tensors.storage_layout import Wish, check_extent, same
+from ptinspect.conversion.output.object_graph import ObjectGraph
+from ptinspect.conversion.output.pieces import Piece, TensorPiece, storage_piece
+from ptinspect.conversion.output.storage_layout import TensorOptions, check_bounds, view_key
+from ptinspect.conversion.plan import OutputFile, Plan, PlannedTensor
+from ptinspect.conversion.targets.state_dict import model_part
+from ptinspect.conversion.warnings import loss_warnings
 from ptinspect.dtypes import SAFETENSORS_DTYPES
 from ptinspect.errors import UnsupportedError
 from ptinspect.formats.safetensors import HEADER_BYTES
 from ptinspect.pickling.pyobjects import as_mapping, dotted
-from ptinspect.text import bounded_repr, join_names
+from ptinspect.text import bounded_repr, join_names, shell_quoted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
-    from ptinspect.conversion.io.copy import Sink
-    from ptinspect.conversion.options import Options
+    from ptinspect.conversion.options import ConvertOptions
+    from ptinspect.conversion.output.sink import Sink
     from ptinspect.document import Document
     from ptinspect.document.tensor import Tensor
     from ptinspect.pickling.values import Value
 
-_NAME_OF = {dtype.name: name for name, dtype in SAFETENSORS_DTYPES.items()}
-_RANK = {dtype.name: rank for rank, dtype in enumerate(SAFETENSORS_DTYPES.values())}
+_SAFETENSORS_NAMES = {dtype.name: name for name, dtype in SAFETENSORS_DTYPES.items()}
+_RANKS = {dtype.name: rank for rank, dtype in enumerate(SAFETENSORS_DTYPES.values())}
 
-SHOWN = 8
-"""Keys that an error lists."""
+MAX_LISTED = 8
+"""Number of keys that an error lists."""
 
 
-class Entry(NamedTuple):
-    """A tensor that is written: its name, its place in SRC, its bytes."""
+class _Entry(NamedTuple):
+    """A tensor of the header, and its bytes."""
 
-    move: Move
+    planned: PlannedTensor
     piece: Piece
 
     @property
     def name(self) -> str:
-        """Its key."""
-        return self.move.key
+        return self.planned.key
+
+    @property
+    def dtype(self) -> str:
+        assert self.planned.dtype is not None
+        return self.planned.dtype.name
 
 
-def plan_safetensors(document: Document, target: str, options: Options) -> Plan:
-    """The plan of one file, or of shards and their index."""
-    plan = Plan(options.to)
-    model = model_of(document, options, graph := Graph(options.wish))
+def plan_safetensors(document: Document, path: str, options: ConvertOptions) -> Plan:
+    """Return the plan of one file, or of shards and their index."""
+    graph = ObjectGraph(options.tensors)
+    model = model_part(document, options, graph)
     if not model.items and model.module is None and as_mapping(model.value) != {}:
-        model.items, model.sources = (
-            {"": model.value},
-            {"": dotted(model.part.path) if model.part.path else ""},
-        )
-    tensors = _dense(model.items, document, graph)
-    aliases, lines = _shared(tensors, options.shared)
-    warnings.of_model(plan, document, model)
-    plan.told += [*lines, *_lost(tensors)]
-    entries = [
-        Entry(_move(key, model.sources[key], tensor, options.wish), _piece(tensor, options.wish))
-        for key, tensor in tensors.items()
-        if key not in aliases
-    ]
-    plan.moves = [entry.move for entry in entries]
-    metadata = {"format": "pt", **{dropped: aliases[dropped] for dropped in sorted(aliases)}}
-    entries.sort(key=lambda entry: (-_RANK[_dtype(entry)], entry.name.encode()))
+        # A single tensor has an empty name.
+        model.items = {"": model.value}
+        model.sources = {"": dotted(model.path) if model.path else ""}
+    tensors = _dense_tensors(model.items, document, graph)
+    aliases, sharing_warnings = _shared_tensors(tensors, options.shared)
+    warnings, dropped = loss_warnings(document, model, options.to)
+    entries = []
+    for key, tensor in tensors.items():
+        if key not in aliases:
+            dtype = options.tensors.output_dtype(tensor)
+            planned = PlannedTensor(key, model.sources[key], tensor, dtype)
+            entries.append(_Entry(planned, _piece(planned)))
+    metadata = {"format": "pt", **{alias: aliases[alias] for alias in sorted(aliases)}}
+    in_file_order = sorted(entries, key=lambda entry: (-_RANKS[entry.dtype], entry.name.encode()))
     if options.max_shard_size is None:
-        plan.files = [_file(target, entries, metadata)]
+        files = [_file(path, in_file_order, metadata)]
     else:
-        plan.files = _shards(target, entries, metadata, options.max_shard_size)
-    return plan
+        files = _shards(path, in_file_order, metadata, options.max_shard_size)
+    return Plan(
+        options.to,
+        files=files,
+        tensors=[entry.planned for entry in entries],
+        warnings=[*warnings, *sharing_warnings, *_unrecorded_facts(tensors)],
+        dropped=dropped,
+    )
 
 
-# --- what can be held -----------------------------------------------------------------------
+# --- which tensors the format can hold ------------------------------------------------------
 
 
-def _dense(items: dict[str, Value], document: Document, graph: Graph) -> dict[str, Tensor]:
-    """The tensors by key. UnsupportedError that lists what safetensors cannot hold."""
-    made: dict[str, Tensor] = {}
-    wrong: dict[str, str] = {}
+def _dense_tensors(
+    items: dict[str, Value], document: Document, graph: ObjectGraph
+) -> dict[str, Tensor]:
+    """Return the tensors by key. UnsupportedError that lists all entries that do not fit."""
+    tensors: dict[str, Tensor] = {}
+    problems: dict[str, str] = {}
     for key, value in items.items():
-        tensor = graph.tensor_of(value) or document.tensor_of(value)
-        why = "is no tensor" if tensor is None else _why_not(tensor, graph.wish)
-        why = why or _why_not_named(key)
-        if tensor is None or why:
-            wrong[key] = why
+        tensor = graph.dense_tensor(value) or document.tensor_of(value)
+        problem = _tensor_problem(tensor, graph.options) or _key_problem(key)
+        if problem or tensor is None:
+            problems[key] = problem
         else:
-            check_extent(tensor)
-            made[key] = tensor
-    if wrong:
-        shown = list(wrong.items())[:SHOWN]
-        listed = "; ".join(f"{_named(key)} {why}" for key, why in shown)
-        more = f"; and {len(wrong) - SHOWN:,} more" if len(wrong) > SHOWN else ""
+            check_bounds(tensor)
+            tensors[key] = tensor
+    if problems:
+        lines = [f"{_printable(key)} {problem}" for key, problem in problems.items()]
+        more = f"; and {len(lines) - MAX_LISTED:,} more" if len(lines) > MAX_LISTED else ""
+        hint = "--to same or --to state_dict keeps them"
+        if tensors and len(problems) > MAX_LISTED:
+            hint = "drop them with --exclude GLOB, or keep them with a .pt file as DST"
+        elif tensors:
+            hint = "drop them: " + " ".join(f"--exclude {shell_quoted(key)}" for key in problems)
         raise UnsupportedError(
-            f"safetensors cannot hold {len(wrong):,} of {len(items):,} entries: {listed}{more}",
-            hint=_exclusions(list(wrong)) if made else "--to same or --to state_dict keeps them",
+            f"safetensors cannot hold {len(problems):,} of {len(items):,} entries: "
+            f"{'; '.join(lines[:MAX_LISTED])}{more}",
+            hint=hint,
         )
-    return made
+    return tensors
 
 
-def _exclusions(keys: Sequence[str]) -> str:
-    from shlex import quote
-
-    if len(keys) > SHOWN:
-        return "leave them out with --exclude GLOB, or keep them with a .pt file as DST"
-    return "leave them out: " + " ".join(f"--exclude {quote(key)}" for key in keys)
-
-
-def _why_not(tensor: Tensor, wish: Wish) -> str:
+def _tensor_problem(tensor: Tensor | None, options: TensorOptions) -> str:
+    if tensor is None:
+        return "is not a tensor"
     if tensor.uninitialized:
         return "has no shape yet"
+    dtype = tensor.dtype.name if tensor.dtype else "unknown"
     if tensor.quantizer:
-        return f"is quantized ({tensor.dtype.name if tensor.dtype else 'unknown'})"
+        return f"is quantized ({dtype})"
     if tensor.storage is None or tensor.stride is None:
         return f"is not dense ({tensor.subclass or tensor.layout}, {tensor.device})"
-    if tensor.dtype is None or wish.dtype_of(tensor).name not in _RANK:
-        return f"is of the type {tensor.dtype.name if tensor.dtype else 'unknown'}"
+    if tensor.dtype is None or options.output_dtype(tensor).name not in _RANKS:
+        return f"has the dtype {dtype}"
     return ""
 
 
-def _named(key: str) -> str:
-    return (key if key.isprintable() else bounded_repr(key)) or "the value"
-
-
-def _why_not_named(key: str) -> str:
-    """Names that a header cannot have."""
+def _key_problem(key: str) -> str:
+    """Return why a header cannot have this key."""
     if key == "__metadata__":
-        return "has the name that safetensors keeps for itself (--rename)"
+        return "has a name that safetensors reserves (--rename changes it)"
     try:
         key.encode()
     except UnicodeEncodeError:
-        return "has a name that is no text in utf-8 (--rename)"
+        return "has a name that cannot be encoded in UTF-8 (--rename changes it)"
     return ""
 
 
-def _lost(tensors: dict[str, Tensor]) -> list[str]:
-    """One line for what the format has no place for."""
-    lost = []
+def _printable(key: str) -> str:
+    return (key if key.isprintable() else bounded_repr(key)) or "the value"
+
+
+def _unrecorded_facts(tensors: dict[str, Tensor]) -> list[str]:
+    """Return a warning about devices and requires_grad, which the format does not record."""
+    facts = []
     devices = sorted({tensor.device for tensor in tensors.values()} - {"cpu"})
     if devices:
-        lost.append(f"devices ({', '.join(devices)})")
+        facts.append(f"devices ({', '.join(devices)})")
     if any(tensor.requires_grad for tensor in tensors.values()):
-        lost.append("requires_grad")
-    return [f"safetensors has no place for: {', '.join(lost)}"] if lost else []
+        facts.append("requires_grad")
+    return [f"dropped: {' and '.join(facts)} (safetensors does not record them)"] if facts else []
 
 
 # --- tensors that share memory --------------------------------------------------------------
 
 
-def _shared(tensors: dict[str, Tensor], how: str) -> tuple[dict[str, str], list[str]]:
-    """({dropped: kept}, lines to tell)."""
-    alike: dict[tuple[object, ...], list[str]] = {}
+def _shared_tensors(tensors: dict[str, Tensor], policy: str) -> tuple[dict[str, str], list[str]]:
+    """Return the keys that are not written, each with the one that is written in its place, and
+    warnings."""
+    by_view: dict[tuple[object, ...], list[str]] = {}
     for key, tensor in tensors.items():
         if tensor.numel:
-            alike.setdefault(same(tensor), []).append(key)
-    groups = [sorted(keys) for keys in alike.values() if len(keys) > 1]
-    partly = _overlapping(tensors)
-    if how == "error" and (groups or partly):
-        pairs = [f"{a} and {b}" for a, b, *_ in groups] + [f"{a} and {b}" for a, b in partly]
+            by_view.setdefault(view_key(tensor), []).append(key)
+    groups = [sorted(keys) for keys in by_view.values() if len(keys) > 1]
+    overlapping = [f"{a} and {b}" for a, b in _overlapping_pairs(tensors)]
+    if policy == "error" and (groups or overlapping):
+        pairs = [*(f"{a} and {b}" for a, b, *_ in groups), *overlapping]
         raise UnsupportedError(
             f"tensors share memory: {join_names(pairs)}",
             hint="--shared keep-one writes one of each, --shared duplicate writes all",
         )
-    lines = []
-    if partly:
-        text = join_names(f"{a} and {b}" for a, b in partly)
-        lines.append(f"written twice, since they share only a part of their bytes: {text}")
-    if how == "duplicate" or not groups:
-        if groups:
-            lines.append(f"written more than once: {join_names(', '.join(g) for g in groups)}")
-        return {}, lines
+    warnings = []
+    if overlapping:
+        pairs_text = join_names(overlapping)
+        warnings.append(f"written twice, because only some of their bytes are shared: {pairs_text}")
+    if policy == "duplicate" and groups:
+        warnings.append(f"written more than once: {join_names(', '.join(g) for g in groups)}")
+    if policy == "duplicate" or not groups:
+        return {}, warnings
     aliases = {key: keys[0] for keys in groups for key in keys[1:]}
-    text = join_names(f"{dropped} is {kept}" for dropped, kept in aliases.items())
-    lines.append(f"written once, with a note in the metadata: {text}")
-    return aliases, lines
+    names = join_names(f"{alias} is {key}" for alias, key in aliases.items())
+    warnings.append(f"written once, with a note in the metadata: {names}")
+    return aliases, warnings
 
 
-def _overlapping(tensors: dict[str, Tensor]) -> list[tuple[str, str]]:
-    """Pairs of keys whose tensors share a part of their bytes, and are not the same."""
-    places: dict[tuple[object, ...], list[tuple[int, int, str]]] = {}
+def _overlapping_pairs(tensors: dict[str, Tensor]) -> list[tuple[str, str]]:
+    """Return pairs of keys of different tensors that share some of their bytes."""
+    spans_by_storage: dict[tuple[object, ...], list[tuple[int, int, str]]] = {}
     for key, tensor in tensors.items():
         if tensor.storage is not None and tensor.stored is not None and tensor.numel:
             low, high = tensor.extent
             size, begin = tensor.stored.itemsize, tensor.storage.begin
-            where = (id(tensor.storage.archive), tensor.storage.key)
-            span = (begin + low * size, begin + high * size, key)
-            places.setdefault(where, []).append(span)
-    made = []
-    for spans in places.values():
+            spans = spans_by_storage.setdefault(
+                (id(tensor.storage.archive), tensor.storage.key), []
+            )
+            spans.append((begin + low * size, begin + high * size, key))
+    pairs = []
+    for spans in spans_by_storage.values():
         spans.sort()
-        reach, owner = -1, ""
+        end, owner = -1, ""
         for low, high, key in spans:
-            if low < reach and same(tensors[owner]) != same(tensors[key]):
-                made.append((owner, key))
-            if high > reach:
-                reach, owner = high, key
-    return made
+            if low < end and view_key(tensors[owner]) != view_key(tensors[key]):
+                pairs.append((owner, key))
+            if high > end:
+                end, owner = high, key
+    return pairs
 
 
-# --- bytes ------------------------------------------------------------------------------------
+# --- files ----------------------------------------------------------------------------------
 
 
-def _move(key: str, source: str, tensor: Tensor, wish: Wish) -> Move:
-    return Move(key, source, tensor, wish.dtype_of(tensor))
-
-
-def _dtype(entry: Entry) -> str:
-    assert entry.move.dtype is not None
-    return entry.move.dtype.name
-
-
-def _piece(tensor: Tensor, wish: Wish) -> Piece:
-    """A tensor's bytes in C order."""
-    own, target, storage = tensor.dtype, wish.dtype_of(tensor), tensor.storage
-    assert own is not None and storage is not None
-    convert = None if own is target else dtype_cast.caster(own, target)
-    plain = tensor.is_contiguous and own is tensor.stored and not tensor.conj and not tensor.neg
-    if not plain:
-        return Gather(tensor, target, convert)
+def _piece(planned: PlannedTensor) -> Piece:
+    """Return the bytes of a tensor in C order."""
+    tensor, target = planned.tensor, planned.dtype
+    source, storage = tensor.dtype, tensor.storage
+    assert source is not None and target is not None and storage is not None
+    is_logical = source is tensor.stored and not tensor.conj and not tensor.neg
+    if not tensor.is_contiguous or not is_logical:
+        return TensorPiece(tensor, target)
     low, high = tensor.extent
-    inner = Range(storage, low * own.itemsize, high * own.itemsize)
-    if storage.archive.byteorder == "big":
-        convert = dtype_cast.chained(dtype_cast.swapper(own), convert)
-    return inner if convert is None else Cast(inner, convert, own.itemsize, target.itemsize)
+    return storage_piece(storage, low * source.itemsize, high * source.itemsize, source, target)
 
 
-def header(entries: Sequence[Entry], metadata: dict[str, str]) -> bytes:
-    """The length, and the header."""
+def header(entries: Sequence[_Entry], metadata: dict[str, str]) -> bytes:
+    """Return the length of the header, and the header."""
     import json
 
     fields: dict[str, object] = {"__metadata__": metadata} if metadata else {}
-    at = 0
+    offset = 0
     for entry in entries:
-        end = at + entry.piece.length
+        end = offset + entry.piece.length
         fields[entry.name] = {
-            "dtype": _NAME_OF[_dtype(entry)],
-            "shape": list(entry.move.tensor.shape),
-            "data_offsets": [at, end],
+            "dtype": _SAFETENSORS_NAMES[entry.dtype],
+            "shape": list(entry.planned.tensor.shape),
+            "data_offsets": [offset, end],
         }
-        at = end
+        offset = end
     text = json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     if len(text) > HEADER_BYTES:
         raise UnsupportedError(
-            f"the header would have {len(text):,} bytes, safetensors reads {HEADER_BYTES:,}",
+            f"the header would have {len(text):,} bytes, but safetensors reads {HEADER_BYTES:,}",
             hint="--max-shard-size writes several files",
         )
     return len(text).to_bytes(8, "little") + text
 
 
-def _file(path: str, entries: Sequence[Entry], metadata: dict[str, str]) -> File:
+def _file(path: str, entries: Sequence[_Entry], metadata: dict[str, str]) -> OutputFile:
     head = header(entries, metadata)
 
     def write(sink: Sink) -> None:
         sink.write(head)
         for entry in entries:
-            sink.put([entry.piece], want_crc=False)
+            sink.write_pieces([entry.piece], with_crc=False)
         sink.flush()
 
-    return File(path, write, head, [(entry.name, [entry.piece]) for entry in entries])
-
-
-# --- shards -----------------------------------------------------------------------------------
+    return OutputFile(path, write, head, [(entry.name, [entry.piece]) for entry in entries])
 
 
 def _shards(
-    target: str, entries: Sequence[Entry], metadata: dict[str, str], most: int
-) -> list[File]:
-    """Shards of at most `most` bytes (one tensor may be larger), and the index last. One file
-    without an index where all fits into one."""
-    order = {entry.name: number for number, entry in enumerate(entries)}
-    groups: list[list[Entry]] = []
-    size = most + 1
-    for entry in _in_source_order(entries):
-        if size + entry.piece.length > most or not groups:
+    path: str, entries: Sequence[_Entry], metadata: dict[str, str], max_size: int
+) -> list[OutputFile]:
+    """Return shards of at most `max_size` bytes (a single tensor may be larger) and their index.
+
+    A single file without an index if everything fits into one.
+    """
+    order = {entry.name: index for index, entry in enumerate(entries)}
+    groups: list[list[_Entry]] = []
+    size = 0
+    # In the order of the source, so that neighbours in the model are in the same shard.
+    for entry in sorted(entries, key=lambda entry: entry.planned.tensor.pickle_offset):
+        if not groups or size + entry.piece.length > max_size:
             groups.append([])
             size = 0
         groups[-1].append(entry)
         size += entry.piece.length
     if len(groups) < 2:
-        return [_file(target, entries, metadata)]
-    stem, suffix = os.path.splitext(target)
-    count, files, places = len(groups), [], {}
+        return [_file(path, entries, metadata)]
+    stem, suffix = os.path.splitext(path)
+    files, shard_names = [], {}
     for number, group in enumerate(groups, 1):
-        path = f"{stem}-{number:05}-of-{count:05}{suffix}"
+        shard_path = f"{stem}-{number:05}-of-{len(groups):05}{suffix}"
         group.sort(key=lambda entry: order[entry.name])
         names = {entry.name for entry in group}
-        own = {k: v for k, v in metadata.items() if k == "format" or v in names}
-        files.append(_file(path, group, own))
-        places.update(dict.fromkeys(names, os.path.basename(path)))
-    return [*files, _index(f"{target}.index.json", entries, places)]
+        shard_metadata = {k: v for k, v in metadata.items() if k == "format" or v in names}
+        files.append(_file(shard_path, group, shard_metadata))
+        shard_names.update(dict.fromkeys(names, os.path.basename(shard_path)))
+    total_size = sum(entry.piece.length for entry in entries)
+    return [*files, _index(f"{path}.index.json", total_size, shard_names)]
 
 
-def _in_source_order(entries: Sequence[Entry]) -> Iterable[Entry]:
-    """Neighbours of the model stay in one shard."""
-    return sorted(entries, key=lambda entry: entry.move.tensor.pickle_offset)
-
-
-def _index(path: str, entries: Sequence[Entry], places: dict[str, str]) -> File:
+def _index(path: str, total_size: int, shard_names: dict[str, str]) -> OutputFile:
     import json
 
-    total = sum(entry.piece.length for entry in entries)
-    content = {"metadata": {"total_size": total}, "weight_map": dict(sorted(places.items()))}
-    data = (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
+    index = {
+        "metadata": {"total_size": total_size},
+        "weight_map": dict(sorted(shard_names.items())),
+    }
+    data = (json.dumps(index, indent=2, ensure_ascii=False) + "\n").encode()
 
     def write(sink: Sink) -> None:
         sink.write(data)
         sink.flush()
 
-    return File(path, write, data)
+    return OutputFile(path, write, data)

@@ -1,15 +1,25 @@
-"""The state_dict target, and the model part of the others."""
+"""The targets `state_dict` and `same`, and the model part of the others.
+
+`same` writes all values of the file through the same writer as every other target: torch loads
+equal values, with the same sharing of storages, but the pickle is today's and not a copy of the
+source's opcodes, and bytes of storages that no tensor uses are dropped.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ptinspect.conversion import warnings
-from ptinspect.conversion.plan import Move, Plan, planned_moves, torch_file
-from ptinspect.conversion.targets.module_state import StateDict, state_dict_of
-from ptinspect.conversion.tensors import pickle_values
-from ptinspect.conversion.tensors.object_graph import Graph
-from ptinspect.document.modules import Module, module_of
+from ptinspect.conversion.output.object_graph import ObjectGraph, ordered_dict
+from ptinspect.conversion.plan import (
+    ModelPart,
+    Plan,
+    PlannedTensor,
+    plan_tensors,
+    torch_file,
+)
+from ptinspect.conversion.targets.object_state import StateDict, metadata_of, state_dict_of
+from ptinspect.conversion.warnings import loss_warnings
+from ptinspect.document.modules import module_of
 from ptinspect.document.select import (
     MAX_LISTED,
     Subtree,
@@ -17,73 +27,14 @@ from ptinspect.document.select import (
     resolve_path,
     several_entries_error,
 )
-from ptinspect.errors import PtInspectError
-from ptinspect.pickling.pyobjects import (
-    ORDERED_DICT,
-    as_mapping,
-    attributes_of,
-    dotted,
-    function_path,
-)
-from ptinspect.pickling.values import Call, Value, key_value
+from ptinspect.errors import PtInspectError, UnsupportedError
+from ptinspect.pickling.pyobjects import as_mapping, dotted
+from ptinspect.pickling.values import Value, key_value
+from ptinspect.text import shell_quoted, shell_word
 
 if TYPE_CHECKING:
-    from ptinspect.conversion.keys import Edits
-    from ptinspect.conversion.options import Options
+    from ptinspect.conversion.options import ConvertOptions, KeyEdits
     from ptinspect.document import Document
-
-
-class Model:
-    """The part of a file that is written as a state_dict.
-
-    value: as it is written. items: its entries under their new names; sources: their names in
-    SRC. module: where the part is a full model. dropped: keys that are not written.
-    """
-
-    def __init__(self, part: Subtree, value: Value) -> None:
-        self.part = part
-        self.value = value
-        self.items: dict[str, Value] = {}
-        self.sources: dict[str, str] = {}
-        self.module: Module | None = None
-        self.dropped: list[str] = []
-        self.left_out: list[str] = []
-
-
-def plan_state_dict(document: Document, target: str, options: Options) -> Plan:
-    """The plan of a file that holds the state_dict."""
-    plan, graph = Plan(options.to), Graph(options.wish)
-    model = model_of(document, options, graph)
-    graph.take(model.value, document)
-    graph.plan()
-    plan.found = len(graph.tensors)
-    plan.files.append(torch_file(target, *graph.dump(model.value)))
-    plan.moves = moves_of(model, document, graph)
-    warnings.of_model(plan, document, model)
-    return plan
-
-
-def model_of(document: Document, options: Options, graph: Graph) -> Model:
-    """The chosen part as a state_dict, with its keys edited; any other value as it is."""
-    part = chosen(document, options)
-    module = module_of(part.value)
-    if module is not None:
-        made = state_dict_of(module, document, graph)
-        model = Model(part, None)
-        model.module, model.left_out = module, made.left_out
-        _edit(model, made, options.edits, ordered=True)
-        return model
-    items = as_mapping(part.value)
-    if items is None or not all(isinstance(key_value(key), str) for key in items):
-        return Model(part, part.value)  # a list, a tensor, an optimizer: as it is
-    made = StateDict({str(key): value for key, value in items.items()}, metadata_of(part.value))
-    model = Model(part, part.value)
-    if options.edits.any:
-        _edit(model, made, options.edits, ordered=not isinstance(part.value, dict))
-    else:
-        model.items, model.sources = made.items, {key: key for key in made.items}
-    return model
-
 
 _KINDS = {
     "optimizer": "the state of an optimizer",
@@ -94,8 +45,74 @@ _KINDS = {
 }
 
 
-def chosen(document: Document, options: Options) -> Subtree:
-    """Return the part that `--entry` names, or the one model in the file."""
+def plan_state_dict(document: Document, path: str, options: ConvertOptions) -> Plan:
+    """Return the plan of a file with the state_dict of the model."""
+    graph = ObjectGraph(options.tensors)
+    model = model_part(document, options, graph)
+    graph.collect(model.value, document)
+    graph.plan()
+    warnings, dropped = loss_warnings(document, model, options.to)
+    return Plan(
+        options.to,
+        files=[torch_file(path, *graph.dump(model.value))],
+        tensors=_planned_tensors(model, document, graph),
+        warnings=warnings,
+        dropped=dropped,
+        tensor_count=len(graph.tensors),
+    )
+
+
+def plan_same(document: Document, path: str, options: ConvertOptions) -> Plan:
+    """Return the plan of a file with all values of the source.
+
+    UnsupportedError if the source consists of several pickles: torch's zip holds one.
+    """
+    archive = document.archive
+    if archive.more_roots:
+        raise UnsupportedError("the file holds several pickles, but torch's zip holds only one")
+    graph = ObjectGraph(options.tensors)
+    graph.collect(archive.root, document)
+    graph.plan()
+    warnings = []
+    if archive.sources:
+        warnings.append("dropped: the source code of the classes, which only legacy files hold")
+    if archive.facts.get("sys_info") or archive.format == "pickle":
+        warnings.append(f"converted from {archive.format} to torch's zip")
+    return Plan(
+        options.to,
+        files=[torch_file(path, *graph.dump(archive.root))],
+        tensors=plan_tensors(archive.root, graph, document, {key: key for key in document.tensors}),
+        warnings=warnings,
+        tensor_count=len(graph.tensors),
+    )
+
+
+def model_part(document: Document, options: ConvertOptions, graph: ObjectGraph) -> ModelPart:
+    """Return the part that is converted, as a state_dict with its keys edited.
+
+    A part that is neither a module nor a mapping by strings is taken as it is.
+    """
+    path, value = select_part(document, options)
+    module = module_of(value)
+    if module is not None:
+        state = state_dict_of(module, document, graph)
+        model = ModelPart(path, None, module=module, non_persistent=state.non_persistent)
+        _apply_edits(model, state, options.edits, ordered=True)
+        return model
+    items = as_mapping(value)
+    model = ModelPart(path, value)
+    if items is None or not all(isinstance(key_value(key), str) for key in items):
+        return model
+    state = StateDict({str(key): item for key, item in items.items()}, metadata_of(value))
+    if any(options.edits):
+        _apply_edits(model, state, options.edits, ordered=not isinstance(value, dict))
+    else:
+        model.items, model.sources = state.items, {key: key for key in state.items}
+    return model
+
+
+def select_part(document: Document, options: ConvertOptions) -> Subtree:
+    """Return the part that `--entry` names, or the one model of the file."""
     if options.entry is not None:
         return resolve_path(document.archive.root, options.entry)
     models = model_candidates(document)
@@ -107,58 +124,61 @@ def chosen(document: Document, options: Options) -> Subtree:
             hint="--to same writes the whole file, --entry PATH selects a part of it",
         )
     commands = [
-        warnings.command(document, options, dotted(model.path)) for model in models[:MAX_LISTED]
+        _command_with_entry(document.path, options.to, dotted(model.path))
+        for model in models[:MAX_LISTED]
     ]
     raise several_entries_error("model", [model.path for model in models], "\n".join(commands))
 
 
-def metadata_of(value: Value) -> dict[str, Value] | None:
-    """A state_dict's `_metadata`, which `Module.state_dict` sets on it."""
-    if not isinstance(value, Call) or function_path(value) != ORDERED_DICT:
-        return None
-    found = as_mapping(attributes_of(value).get("_metadata"))
-    return None if found is None else {str(key): item for key, item in found.items()}
+def _command_with_entry(path: str, to: str, entry: str) -> str:
+    """Return a command that can be pasted, whatever the names of the file's entries are."""
+    equals = "=" if entry.startswith("-") else " "
+    return f"ptinspect convert {shell_word(path)} --to {to} --entry{equals}{shell_quoted(entry)}"
 
 
-def _edit(model: Model, made: StateDict, edits: Edits, ordered: bool) -> None:
-    """Fills in `value`, `items`, `sources` and `dropped`."""
-    names = edits.apply(made.items)
-    model.items = {new: made.items[old] for old, new in names.items()}
-    model.sources = {new: old for old, new in names.items()}
-    model.dropped = [key for key in made.items if key not in names]
+def _apply_edits(model: ModelPart, state: StateDict, edits: KeyEdits, *, ordered: bool) -> None:
+    """Set value, items, sources and excluded keys of the model."""
+    new_keys = edits.apply(state.items)
+    model.items = {new: state.items[old] for old, new in new_keys.items()}
+    model.sources = {new: old for old, new in new_keys.items()}
+    model.excluded = [key for key in state.items if key not in new_keys]
     if not ordered:
         model.value = dict(model.items)
         return
-    state: dict[Value, Value] = {}
-    if made.metadata is not None:
+    attributes: dict[Value, Value] = {}
+    if state.metadata is not None:
         modules: dict[str, Value] = {}
-        renamed = _modules(names)
-        for name, facts in made.metadata.items():
-            modules.setdefault(renamed.get(name, edits.module_name(name)), facts)
-        state["_metadata"] = pickle_values.ordered(modules.items())
-    model.value = pickle_values.ordered(model.items.items(), state)
+        new_names = _module_names(new_keys)
+        for name, metadata in state.metadata.items():
+            modules.setdefault(new_names.get(name, edits.new_module_name(name)), metadata)
+        attributes["_metadata"] = ordered_dict(modules.items())
+    model.value = ordered_dict(model.items.items(), attributes)
 
 
-def _modules(names: dict[str, str]) -> dict[str, str]:
-    """The new name of each module, as the new names of what lies in it tell: where the end of a
-    key is as it was, what stands before it is the module."""
-    made: dict[str, str] = {}
-    for old, new in names.items():
-        at = old.rfind(".")
-        while at > 0:
-            rest = old[at + 1 :]
+def _module_names(new_keys: dict[str, str]) -> dict[str, str]:
+    """Derive the new names of modules from the new keys of their tensors.
+
+    Where a key still ends as before, what precedes the unchanged end is the module's new name.
+    """
+    names: dict[str, str] = {}
+    for old, new in new_keys.items():
+        dot = old.rfind(".")
+        while dot > 0:
+            rest = old[dot + 1 :]
             if new == rest or new.endswith(f".{rest}"):
-                made.setdefault(old[:at], new[: -len(rest) - 1])
-            at = old.rfind(".", 0, at)
-    return made
+                names.setdefault(old[:dot], new[: -len(rest) - 1])
+            dot = old.rfind(".", 0, dot)
+    return names
 
 
-def moves_of(model: Model, document: Document, graph: Graph) -> list[Move]:
-    """The tensors of a state_dict; of any other value those that a walk finds in it."""
-    made = []
+def _planned_tensors(
+    model: ModelPart, document: Document, graph: ObjectGraph
+) -> list[PlannedTensor]:
+    """Return the tensors of a state_dict, or those that a walk finds in any other value."""
+    planned = []
     for key, value in model.items.items():
         tensor = graph.read(value)
-        if tensor is None or tensor.state:  # others may lie in it
-            return planned_moves(model.value, graph, document, model.sources)
-        made.append(Move(key, model.sources[key], tensor, graph.dtype_of(value)))
-    return made or planned_moves(model.value, graph, document)
+        if tensor is None or tensor.state:  # there may be tensors inside of it
+            return plan_tensors(model.value, graph, document, model.sources)
+        planned.append(PlannedTensor(key, model.sources[key], tensor, graph.output_dtype(value)))
+    return planned or plan_tensors(model.value, graph, document)

@@ -135,7 +135,7 @@ def fit_line(document: Document) -> str | None:
 
 def number_of(tensor: Tensor) -> float | None:
     """Return the value of a tensor of one element; None if it is not a plain number."""
-    from ptinspect.document.to_array import contiguous
+    from ptinspect.document.elements import contiguous
 
     dtype = tensor.dtype
     if dtype is None or dtype.letter is None or tensor.numel != 1:
@@ -151,7 +151,8 @@ def non_finite(tensor: Tensor) -> str | None:
     Raises:
         DamagedError: bytes are missing.
     """
-    from ptinspect.document.to_array import contiguous, ignore_numpy_warnings, iter_numbers
+    from ptinspect.document.elements import contiguous
+    from ptinspect.document.to_array import ignore_numpy_warnings, iter_numbers
 
     if not tensor.is_float or not tensor.numel or tensor.dtype is None:
         return None

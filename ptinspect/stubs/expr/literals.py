@@ -275,7 +275,7 @@ def read_numbers(tensor: Tensor) -> list[int | float | bool] | None:
         return None
     if not 0 < tensor.numel <= MAX_READ:
         return None
-    from ptinspect.document.to_array import contiguous
+    from ptinspect.document.elements import contiguous
 
     try:
         raw = contiguous(tensor)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import ptinspect
-from ptinspect.conversion.tensors import contiguous
+from ptinspect.document import elements
 from ptinspect.errors import DamagedError
 
 torch = pytest.importorskip("torch")
@@ -40,9 +40,9 @@ def in_c_order(tensor: Any) -> bytes:
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sizes at which small tensors go the ways of large ones."""
-    sizes = {"CHUNK": 64, "BAND": 300, "WINDOW": 128, "PRICE": 16, "SCATTERED": 2}
+    sizes = {"CHUNK": 64, "BAND": 300, "WINDOW": 128, "READ_COST": 16, "SCATTERED": 2}
     for name, value in sizes.items():
-        monkeypatch.setattr(contiguous, name, value)
+        monkeypatch.setattr(elements, name, value)
 
 
 @pytest.mark.usefixtures("tiny")
@@ -61,7 +61,7 @@ def test_any_strides(tmp_path: Path, seed: int, packing: int) -> None:
             new.writestr(name, old.read(name))
     with ptinspect.open(tmp_path / "v.pt") as document:
         for key, tensor in views.items():
-            made = b"".join(contiguous.laid_out(document.tensors[key].tensor))
+            made = b"".join(elements.iter_contiguous(document.tensors[key].tensor))
             assert made == in_c_order(tensor), (tensor.shape, tensor.stride(), tensor.dtype)
 
 
@@ -72,4 +72,4 @@ def test_a_storage_that_is_too_short(tmp_path: Path) -> None:
         tensor = document.tensors["t"].tensor
         tensor.storage_offset = 1
         with pytest.raises(DamagedError, match="reaches beyond its storage"):
-            list(contiguous.laid_out(tensor))
+            list(elements.iter_contiguous(tensor))

@@ -1,1 +1,0 @@
-"""Writing files: atomic output, streaming copies and the zip that torch.load reads."""

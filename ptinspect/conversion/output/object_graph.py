@@ -1,0 +1,361 @@
+"""From the inert values of one or more files to the pickle and the storages of a new file.
+
+Every dense tensor is written as today's torch.save writes it, whichever version wrote the source;
+everything else is written as it was. The values are traversed twice: first to collect the
+tensors, whose storages are then laid out together, and then to write them.
+
+Sources: `torch._tensor.Tensor._reduce_ex_internal` for the calls and their arguments,
+`torch.serialization._save.persistent_id` for the five parts of a storage's id,
+`torch.storage._dtype_to_storage_type_map` and `_new_dtypes` for its class.
+"""
+
+from __future__ import annotations
+
+from copy import copy
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ptinspect.conversion.output.storage_layout import (
+    OutputStorage,
+    Placement,
+    StorageLayout,
+    TensorOptions,
+)
+from ptinspect.dtypes import DTYPES, STORAGE_ITEMSIZE, is_untyped
+from ptinspect.pickling.pyobjects import function_path
+from ptinspect.pickling.values import Call, Global, Inert, PersistentId, Value
+from ptinspect.pickling.writer import PickleWriter
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from ptinspect.conversion.output.pieces import Piece
+    from ptinspect.document import Document
+    from ptinspect.document.tensor import Tensor
+    from ptinspect.document.tensor_readers import Reference
+    from ptinspect.dtypes import DType
+
+_UNTYPED_STORAGE = Global("torch.storage", "UntypedStorage", 0)
+_ORDERED_DICT = Global("collections", "OrderedDict", 0)
+_REBUILD_TENSOR_V2 = Global("torch._utils", "_rebuild_tensor_v2", 0)
+_REBUILD_TENSOR_V3 = Global("torch._utils", "_rebuild_tensor_v3", 0)
+_REBUILD_QTENSOR = Global("torch._utils", "_rebuild_qtensor", 0)
+_REBUILD_PARAMETER = Global("torch._utils", "_rebuild_parameter", 0)
+_STORAGE_GLOBALS = {
+    name: Global("torch", dtype.storage, 0) for name, dtype in DTYPES.items() if dtype.storage
+}
+
+_DENSE_FUNCTIONS = {
+    f"torch._utils.{name}"
+    for name in ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3", "_rebuild_qtensor")
+}
+_SUBCLASS_FUNCTIONS = {
+    "torch._tensor._rebuild_from_type_v2", "torch._tensor._rebuild_from_type",
+    "torch.tensor._rebuild_from_type", "torch.tensor._rebuild_from_type_v2",
+}  # fmt: skip
+_PARAMETER_FUNCTIONS = {
+    "torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state",
+}  # fmt: skip
+_DEVICE_FUNCTIONS = {
+    f"torch._utils.{name}"
+    for name in (
+        "_rebuild_device_tensor_from_cpu_tensor", "_rebuild_device_tensor_from_numpy",
+        "_rebuild_xla_tensor", "_rebuild_mlc_tensor",
+    )
+}  # fmt: skip
+"""Tensors of devices without shared storages: `--device` turns them into ordinary ones."""
+
+
+@dataclass(slots=True, eq=False)
+class _DenseTensor:
+    """A dense tensor and what its call records in addition.
+
+    Attributes:
+        tensor: the tensor.
+        quantizer: the argument with scheme, scale and so on of a quantized tensor.
+        subclass_call: the call of `_rebuild_from_type` around it.
+    """
+
+    tensor: Tensor
+    quantizer: Value = None
+    subclass_call: Call | None = None
+
+    def extras(self, value: Inert) -> tuple[Value, ...]:
+        """Return values that are written with the tensor and may contain further tensors."""
+        extras: list[Value] = [] if self.quantizer is None else [self.quantizer]
+        for call in (value, self.subclass_call):
+            if call is not None and call.changes is not None and not _is_pre_04_tensor(call):
+                extras += call.changes.states
+        if self.subclass_call is not None:
+            extras.append(self.subclass_call.args[3])
+        return tuple(extras)
+
+
+class _StorageId(PersistentId):
+    """The persistent id of a storage of the output, whose key is assigned when it is written."""
+
+    __slots__ = ("kind", "storage")
+
+    def __init__(self, storage: OutputStorage, kind: Global) -> None:
+        super().__init__(None, 0)
+        self.storage = storage
+        self.kind = kind
+
+
+class ObjectGraph:
+    """The values of one output.
+
+    `collect` each part, call `plan`, then `dump`.
+
+    Attributes:
+        tensors: the dense tensors that were collected.
+    """
+
+    def __init__(self, options: TensorOptions) -> None:
+        self.options = options
+        self.tensors: list[Tensor] = []
+        self._layout = StorageLayout(options)
+        self._dense: dict[int, _DenseTensor | None] = {}
+        self._bare_storages: dict[int, Reference] = {}
+        self._written: list[OutputStorage] = []
+        self._alive: list[Value] = []  # keeps values alive, so that ids stay unique
+        self._owners: dict[int, Document] = {}  # of values from other files than the first
+        self._first: Document | None = None
+
+    def collect(self, value: Value, document: Document) -> None:
+        """Collect the tensors in a value.
+
+        Args:
+            value: a value of `document`, or one that was built from its values.
+            document: the file that resolves its tensors.
+
+        Raises:
+            UnsupportedError: a part of the value cannot be written.
+        """
+        self._first = self._first or document
+
+        def replace(part: Inert) -> Value:
+            if id(part) not in self._dense:
+                dense = self._dense[id(part)] = self._find_dense(part, document)
+                self._alive.append(part)
+                if document is not self._first:
+                    self._owners[id(part)] = document
+                if dense is not None:
+                    self._add(dense.tensor)
+            dense = self._dense[id(part)]
+            return None if dense is None else dense.extras(part)
+
+        def add_storage(pid: PersistentId) -> Value:
+            reference = document.storage_of(pid)
+            if reference is not None and id(pid) not in self._bare_storages:
+                self._alive.append(pid)
+                self._layout.add_storage(reference.storage, reference.dtype)
+                self._bare_storages[id(pid)] = reference
+            return ()
+
+        # The writer knows how to traverse every kind of value; its output is not used here.
+        PickleWriter(replace, add_storage).dump(value)
+
+    def add_new(self, tensor: Tensor, quantizer: Value = None) -> Call:
+        """Return a value for a tensor that is not itself a value of any file."""
+        call = Call(_REBUILD_TENSOR_V2, (), "REDUCE", 0)
+        self._dense[id(call)] = _DenseTensor(tensor, quantizer)
+        self._alive.append(call)
+        self._add(tensor)
+        return call
+
+    def add_detached(self, value: Value, document: Document) -> Value:
+        """Return a value for what `tensor.detach()` gives: the same bytes, without a gradient,
+        and not a parameter. Values that are not tensors are returned unchanged."""
+        inner, tensor = _unwrap_parameter(value), document.tensor_of(value)
+        if tensor is None or tensor.uninitialized or not isinstance(inner, Call | PersistentId):
+            return value
+        if tensor.storage is None or tensor.stride is None or tensor.subclass:
+            if not isinstance(inner, Call):
+                return inner
+            call = Call(inner.func, inner.args, inner.opcode, 0)
+            call.changes = inner.changes
+            return call
+        detached = copy(tensor)
+        detached.requires_grad = detached.parameter = False
+        detached.state = {}
+        return self.add_new(detached, _quantizer(inner, tensor))
+
+    def dense_tensor(self, value: Value) -> Tensor | None:
+        """Return the dense tensor that a collected value is, or None."""
+        dense = self._dense.get(id(value))
+        return dense.tensor if dense else None
+
+    def read(self, value: Value) -> Tensor | None:
+        """Return the tensor that a collected value is, dense or not, like `Tensors.read`."""
+        document = self._owners.get(id(value), self._first)
+        return (document.tensor_of(value) if document else None) or self.dense_tensor(value)
+
+    def output_dtype(self, value: Value) -> DType | None:
+        """Return the dtype with which a dense tensor or parameter is written, after `plan`.
+
+        None for all other values.
+        """
+        tensor = self.dense_tensor(_unwrap_parameter(value))
+        placement = self._layout.placement(tensor) if tensor else None
+        return placement.dtype if placement else None
+
+    def plan(self) -> None:
+        """Lay out the storages, after everything was collected."""
+        self._layout.plan()
+
+    def dump(self, root: Value) -> tuple[bytes, list[tuple[str, Sequence[Piece]]]]:
+        """Return the pickle of `root`, and key and pieces of its storages in order."""
+        self._written = []
+        pickle = PickleWriter(self._replacement, self._persistent_id).dump(root)
+        return pickle, [(storage.key or "", storage.pieces) for storage in self._written]
+
+    # --- collecting -----------------------------------------------------------------------
+
+    def _add(self, tensor: Tensor) -> None:
+        self._layout.add_tensor(tensor)
+        self.tensors.append(tensor)
+
+    def _find_dense(self, value: Inert, document: Document) -> _DenseTensor | None:
+        """Return the dense tensor that a value rebuilds, or None."""
+        if isinstance(value, PersistentId):
+            tensor = document.tensor_of(value)
+            return _DenseTensor(tensor) if tensor else None
+        if not isinstance(value, Call):
+            return None
+        path = function_path(value) or ""
+        subclass_call = None
+        if path in _SUBCLASS_FUNCTIONS and len(value.args) == 4:
+            func, _, args, _ = value.args
+            if not isinstance(args, tuple):
+                return None
+            subclass_call, value = value, Call(func, args, "REDUCE", value.offset)
+            path = function_path(value) or ""
+            if path not in _DENSE_FUNCTIONS:
+                return None
+        is_dense = path in _DENSE_FUNCTIONS or (path in _DEVICE_FUNCTIONS and self.options.device)
+        if not is_dense and not (value.changes is not None and _is_pre_04_tensor(value)):
+            return None
+        tensor = document.tensor_of(value)
+        if tensor is None or tensor.storage is None or tensor.stride is None:
+            return None
+        return _DenseTensor(tensor, _quantizer(value, tensor), subclass_call)
+
+    # --- writing --------------------------------------------------------------------------
+
+    def _replacement(self, value: Inert) -> Value:
+        """Return the value that is written in place of `value`; None for itself."""
+        dense = self._dense.get(id(value))
+        if dense is None:
+            if isinstance(value, PersistentId) and isinstance(value.value, tuple):
+                named = value.value
+                if len(named) > 1 and named[0] == "module":  # a class with its source code
+                    return named[1]
+            return None
+        placement = self._layout.placement(dense.tensor)
+        assert placement is not None
+        call = _tensor_call(dense.tensor, placement, dense.quantizer)
+        if dense.subclass_call is not None:
+            original = dense.subclass_call
+            _, subclass, _, state = original.args
+            outer = Call(original.func, (call.func, subclass, call.args, state), "REDUCE", 0)
+            outer.changes = original.changes
+            return outer
+        if _is_pre_04_tensor(value):
+            if not dense.tensor.parameter:
+                return call
+            args: tuple[Value, ...] = (call, dense.tensor.requires_grad, ordered_dict())
+            return Call(_REBUILD_PARAMETER, args, "REDUCE", 0)
+        if isinstance(value, Call):
+            call.changes = value.changes
+        return call
+
+    def _persistent_id(self, pid: PersistentId) -> Value:
+        """Return ("storage", class, key, location, number of elements) for a storage."""
+        if isinstance(pid, _StorageId):
+            storage, kind = pid.storage, pid.kind
+        else:
+            reference = self._bare_storages.get(id(pid))
+            if reference is None:
+                return pid.value
+            storage = self._layout.output_storage(reference.storage)
+            untyped = is_untyped(reference.type)
+            kind = _UNTYPED_STORAGE if untyped else _storage_class(reference.dtype)
+        if storage.key is None:
+            storage.key = str(len(self._written))
+            self._written.append(storage)
+        location = storage.location
+        if location != "cpu":
+            # A new string object: torch's pickler does not find it in its memo either.
+            location = "".join([location[:1], location[1:]])
+        numel = storage.nbytes // STORAGE_ITEMSIZE[kind.name]
+        return ("storage", kind, storage.key, location, numel)
+
+
+def ordered_dict(
+    items: Iterable[tuple[Value, Value]] = (), attributes: dict[Value, Value] | None = None
+) -> Call:
+    """Return an OrderedDict, with attributes such as `_metadata` of a state_dict."""
+    call = Call(_ORDERED_DICT, (), "REDUCE", 0)
+    pairs = dict(items)
+    if pairs:
+        call.change().pairs.update(pairs)
+    if attributes:
+        call.change().states.append(attributes)
+    return call
+
+
+def _tensor_call(tensor: Tensor, placement: Placement, quantizer: Value) -> Call:
+    """Return the call with which torch.save of today writes a dense tensor."""
+    size = (*tensor.shape,)  # a new tuple: torch's pickler does not find it in its memo either
+    is_reordered = placement.contiguous
+    stride = _contiguous_strides(tensor.shape) if is_reordered else (*(tensor.stride or ()),)
+    kind = _storage_class(placement.dtype)
+    place = (_StorageId(placement.storage, kind), placement.offset, size, stride)
+    if tensor.quantizer:
+        args: tuple[Value, ...] = (*place, quantizer, tensor.requires_grad, ordered_dict())
+        return Call(_REBUILD_QTENSOR, args, "REDUCE", 0)
+    args = (*place, tensor.requires_grad, ordered_dict())
+    func = _REBUILD_TENSOR_V2
+    if kind is _UNTYPED_STORAGE:
+        func = _REBUILD_TENSOR_V3
+        args = (*args, Global("torch", placement.dtype.name, 0))
+    bits = {name: True for name in ("conj", "neg") if getattr(tensor, name)}
+    if bits and not is_reordered:
+        args = (*args, bits)
+    return Call(func, args, "REDUCE", 0)
+
+
+def _contiguous_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+    strides, step = [], 1
+    for size in reversed(shape):
+        strides.append(step)
+        step *= max(size, 1)
+    return tuple(reversed(strides))
+
+
+def _storage_class(dtype: DType) -> Global:
+    return _STORAGE_GLOBALS.get(dtype.name, _UNTYPED_STORAGE)
+
+
+def _quantizer(value: Value, tensor: Tensor) -> Value:
+    is_recorded = tensor.quantizer and isinstance(value, Call) and len(value.args) > 4
+    return value.args[4] if is_recorded and isinstance(value, Call) else None
+
+
+def _unwrap_parameter(value: Value) -> Value:
+    """Return the tensor's own call within the call of a parameter."""
+    while isinstance(value, Call) and function_path(value) in _PARAMETER_FUNCTIONS and value.args:
+        value = value.args[0]
+    return value
+
+
+def _is_pre_04_tensor(call: Inert) -> bool:
+    """Return True for a tensor, Variable or Parameter as torch before 0.4 pickled it: its class,
+    then a state."""
+    if not isinstance(call, Call):
+        return False
+    path = function_path(call) or ""
+    if path in ("torch.nn.parameter.Parameter", "torch.autograd.variable.Variable"):
+        return True
+    return path.startswith("torch.") and path.endswith("Tensor") and isinstance(call.state, tuple)

@@ -1,0 +1,262 @@
+"""Which storages are written, and at which offset in them each tensor lies.
+
+Tensors that share a storage keep sharing it, at the same distances where they overlap. Bytes
+that no tensor uses are dropped, so that a slice of a large storage is written as the slice alone.
+A storage of which every byte is used is copied unchanged.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from ptinspect.conversion.output.pieces import Piece, TensorPiece, can_cast, storage_piece
+from ptinspect.document.elements import dense_storage, out_of_bounds_error
+from ptinspect.document.tensor import Storage
+from ptinspect.dtypes import DTYPES, DType
+from ptinspect.errors import UnsupportedError
+
+if TYPE_CHECKING:
+    from ptinspect.document.tensor import Tensor
+
+    Group = tuple[object, ...]
+
+_PACKED = ("quint4x2", "quint2x4")
+"""Quantized dtypes with several elements in a byte: their storage is always written in full."""
+
+
+class TensorOptions(NamedTuple):
+    """Changes that apply to every tensor.
+
+    Attributes:
+        dtype: dtype of floating tensors in the output.
+        device: device tag of every storage in the output.
+        contiguous: write strided tensors in C order.
+    """
+
+    dtype: DType | None = None
+    device: str | None = None
+    contiguous: bool = False
+
+    def output_dtype(self, tensor: Tensor) -> DType:
+        """Return the dtype with which a tensor is written."""
+        if tensor.dtype is None:
+            raise UnsupportedError("a tensor whose dtype only the code of its class knows")
+        if self.dtype is None or tensor.quantizer or not can_cast(tensor.dtype):
+            return tensor.dtype
+        return self.dtype
+
+
+@dataclass(slots=True, eq=False)
+class OutputStorage:
+    """A storage of the output.
+
+    Attributes:
+        pieces: its bytes.
+        location: its device tag.
+        key: its name in the zip, assigned when the pickle first refers to it.
+    """
+
+    pieces: list[Piece]
+    location: str
+    key: str | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Size in bytes."""
+        return sum(piece.length for piece in self.pieces)
+
+
+class Placement(NamedTuple):
+    """Where a tensor lies in the output.
+
+    Attributes:
+        storage: its storage.
+        offset: its storage_offset, in elements of `dtype`.
+        dtype: its dtype in the output.
+        contiguous: True if it is written in C order whatever its strides were.
+    """
+
+    storage: OutputStorage
+    offset: int
+    dtype: DType
+    contiguous: bool
+
+
+class StorageLayout:
+    """Lays out the storages of one output. Add all tensors, call `plan`, then ask for each."""
+
+    def __init__(self, options: TensorOptions) -> None:
+        self.options = options
+        self._tensors: dict[Group, dict[int, Tensor]] = {}
+        self._bare_storages: dict[Group, list[Storage]] = {}
+        self._placements: dict[int, Placement] = {}
+        self._by_source: dict[int, OutputStorage] = {}
+        self._by_view: dict[Group, OutputStorage] = {}
+
+    def add_tensor(self, tensor: Tensor) -> None:
+        """Add a tensor that will be written.
+
+        UnsupportedError if it is not dense, DamagedError if it reaches beyond its storage.
+        """
+        storage, dtype = dense_storage(tensor)
+        check_bounds(tensor)
+        self._tensors.setdefault(_group(storage, dtype), {})[id(tensor)] = tensor
+
+    def add_storage(self, storage: Storage, dtype: DType) -> None:
+        """Add a storage that is a value of the pickle: it is written in full."""
+        storage.check()
+        self._bare_storages.setdefault(_group(storage, dtype), []).append(storage)
+        self._tensors.setdefault(_group(storage, dtype), {})
+
+    def plan(self) -> None:
+        """Lay out everything that was added."""
+        for group, by_id in self._tensors.items():
+            tensors, bare = list(by_id.values()), self._bare_storages.get(group, [])
+            sharing = [tensor for tensor in tensors if not self._needs_own_storage(tensor)]
+            if not _can_share(sharing, self.options):
+                sharing = []
+            shared_ids = set(map(id, sharing))
+            for tensor in tensors:
+                if id(tensor) not in shared_ids:
+                    self._place_alone(tensor)
+            if sharing or bare:
+                self._place_together(sharing, bare)
+
+    def placement(self, tensor: Tensor) -> Placement | None:
+        """Return where a tensor lies; None for one that was not added."""
+        return self._placements.get(id(tensor))
+
+    def output_storage(self, storage: Storage) -> OutputStorage:
+        """Return the output's storage for one that was added by `add_storage`."""
+        return self._by_source[id(storage)]
+
+    def _needs_own_storage(self, tensor: Tensor) -> bool:
+        is_reordered = self.options.contiguous and not tensor.is_contiguous
+        return tensor.dtype is not tensor.stored or is_reordered
+
+    def _place_alone(self, tensor: Tensor) -> None:
+        """Give a tensor a storage of its own. Identical views share it."""
+        dtype = self.options.output_dtype(tensor)
+        view = (*view_key(tensor), dtype)
+        if view not in self._by_view:
+            assert tensor.storage is not None
+            pieces: list[Piece] = [TensorPiece(tensor, dtype)]
+            self._by_view[view] = OutputStorage(pieces, self._location(tensor.storage))
+        self._placements[id(tensor)] = Placement(self._by_view[view], 0, dtype, True)
+
+    def _place_together(self, tensors: list[Tensor], bare: list[Storage]) -> None:
+        """Give tensors, and references to their source storage itself, one storage."""
+        storage = tensors[0].storage if tensors else bare[0]
+        assert storage is not None
+        if tensors and not bare:
+            assert tensors[0].stored is not None
+            source, target = tensors[0].stored, self.options.output_dtype(tensors[0])
+        else:  # bytes that are referred to as such are never converted
+            source = target = (tensors[0].stored if tensors else None) or DTYPES["uint8"]
+        spans = [_byte_span(tensor) for tensor in tensors if tensor.numel]
+        spans += [(reference.begin, reference.begin + reference.nbytes) for reference in bare]
+        itemsizes = [tensor.stored.itemsize for tensor in tensors if tensor.stored]
+        regions = _merge_spans(spans, max(itemsizes, default=1))
+        output = OutputStorage([], self._location(bare[0] if bare else storage))
+        shifts: list[int] = []  # per region: from an offset in the source to one in the output
+        total = 0
+        for low, high in regions:
+            shifts.append(total - low)
+            root = _root_storage(storage, high)
+            output.pieces.append(storage_piece(root, low, high, source, target))
+            total += high - low
+        starts = [low for low, _ in regions]
+        for tensor in tensors:
+            itemsize = (tensor.stored or source).itemsize
+            if tensor.numel:
+                low, _ = _byte_span(tensor)
+                shift = shifts[bisect_right(starts, low) - 1]
+                offset = (_byte_offset(tensor) + shift) // itemsize
+            else:  # may point anywhere
+                offset = min(tensor.storage_offset or 0, total // itemsize)
+            dtype = self.options.output_dtype(tensor)
+            self._placements[id(tensor)] = Placement(output, offset, dtype, False)
+        for reference in bare:
+            self._by_source[id(reference)] = output
+
+    def _location(self, storage: Storage) -> str:
+        return self.options.device or storage.location
+
+
+def view_key(tensor: Tensor) -> Group:
+    """Return a key that is equal for two tensors exactly if they have the same values in the
+    same bytes."""
+    return (*tensor.view_key(), tensor.conj, tensor.neg)
+
+
+def check_bounds(tensor: Tensor) -> None:
+    """Raise DamagedError if a tensor exceeds its storage, or the storage the file."""
+    storage, dtype = dense_storage(tensor)
+    low, high = tensor.extent
+    if dtype.name in _PACKED:
+        high = low
+    if tensor.numel and (low < 0 or high * dtype.itemsize > storage.nbytes):
+        raise out_of_bounds_error(tensor, storage, high, dtype.itemsize)
+    storage.check()
+
+
+def _group(storage: Storage, dtype: DType) -> Group:
+    """Return a key for the tensors whose storages may become one."""
+    return (id(storage.archive), storage.key, dtype.storage)
+
+
+def _can_share(tensors: list[Tensor], options: TensorOptions) -> bool:
+    """Return True if tensors can keep sharing a storage: a conversion of its elements must be
+    the same for all of them."""
+    if not tensors:
+        return False
+    is_cast = any(options.output_dtype(tensor) is not tensor.dtype for tensor in tensors)
+    if not is_cast and not any(t.storage and t.storage.archive.byteorder == "big" for t in tensors):
+        return True
+    dtype = tensors[0].stored
+    assert dtype is not None
+    return all(t.stored is dtype and _byte_span(t)[0] % dtype.itemsize == 0 for t in tensors)
+
+
+def _byte_offset(tensor: Tensor) -> int:
+    """Return the byte of the root storage to which a tensor's storage_offset points."""
+    assert tensor.storage is not None and tensor.stored is not None
+    return tensor.storage.begin + (tensor.storage_offset or 0) * tensor.stored.itemsize
+
+
+def _byte_span(tensor: Tensor) -> tuple[int, int]:
+    """Return the bytes of the root storage between which a tensor lies."""
+    assert tensor.storage is not None and tensor.stored is not None
+    begin, itemsize = tensor.storage.begin, tensor.stored.itemsize
+    if tensor.stored.name in _PACKED:
+        return begin, begin + tensor.storage.nbytes
+    low, high = tensor.extent
+    return begin + low * itemsize, begin + high * itemsize
+
+
+def _merge_spans(spans: list[tuple[int, int]], unit: int) -> list[tuple[int, int]]:
+    """Return the union of the spans as ranges in order.
+
+    Ends are moved outwards to multiples of `unit` where needed (a storage viewed as several
+    dtypes), so that every offset remains a whole number of elements.
+    """
+    regions: list[tuple[int, int]] = []
+    for low, high in sorted(set(spans)):
+        low -= low % unit
+        if regions and low <= regions[-1][1]:
+            regions[-1] = (regions[-1][0], max(regions[-1][1], high))
+            continue
+        if regions:
+            start, end = regions[-1]
+            regions[-1] = (start, min(end + -end % unit, low))
+        regions.append((low, high))
+    return regions
+
+
+def _root_storage(storage: Storage, high: int) -> Storage:
+    """Return the root of a legacy view: the same bytes, counted from their beginning."""
+    if not storage.begin and high <= storage.nbytes:
+        return storage
+    return Storage(storage.archive, storage.key, storage.location, high)

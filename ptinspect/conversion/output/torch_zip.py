@@ -1,0 +1,155 @@
+"""torch's zip, byte for byte as torch.save of 2.13 writes it.
+
+A record is a local header without CRC and sizes (flag 3), the name, the zip64 field if needed,
+an extra field "FB" padded with "Z" so that the data is aligned to 64 bytes, the data, and a data
+descriptor with CRC and sizes, which an empty record lacks. After the last record come the
+directory and always all three end records: zip64 end record, its locator, plain end record.
+
+Sources: `mz_zip_writer_add_mem_ex_v2` in torch's third_party/miniz; `PyTorchStreamWriter` in
+caffe2/serialize/inline_container.cc; `torch.serialization._save` for names and order.
+"""
+
+from __future__ import annotations
+
+import os
+from struct import pack
+from typing import TYPE_CHECKING, NamedTuple
+from zlib import crc32
+
+from ptinspect.conversion.output.pieces import BytesPiece
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from ptinspect.conversion.output.pieces import Piece
+    from ptinspect.conversion.output.sink import Sink
+
+ALIGNMENT = 64
+MAX_UINT32 = 0xFFFFFFFF
+MAX_UINT16 = 0xFFFF
+_UTF8_FLAG, _DESCRIPTOR_FLAG = 0x0800, 0x0008
+_MADE_BY, _VERSION_NEEDED = 0x031E, 45  # of the zip64 end record, as in miniz
+
+
+class Record(NamedTuple):
+    """A line of the directory. `offset` is that of the local header."""
+
+    name: bytes
+    size: int
+    crc: int
+    offset: int
+
+
+class ZipWriter:
+    """Writes records to a sink, in order. `folder` is the prefix of all names."""
+
+    def __init__(self, sink: Sink, folder: str) -> None:
+        self.sink = sink
+        self.folder = folder
+        self.records: list[Record] = []
+
+    def write_record(self, name: str, pieces: Sequence[Piece]) -> None:
+        """Write a record that consists of these pieces."""
+        sink = self.sink
+        full_name = f"{self.folder}/{name}".encode()
+        size = sum(piece.length for piece in pieces)
+        offset = sink.position
+        sink.write(_local_header(full_name, size, offset))
+        crc = sink.write_pieces(pieces, with_crc=True)
+        if size:
+            is_large = size >= MAX_UINT32 or offset >= MAX_UINT32
+            form = "<4sIQQ" if is_large else "<4sIII"
+            sink.write(pack(form, b"PK\x07\x08", crc, size, size))
+        self.records.append(Record(full_name, size, crc, offset))
+
+    def write_bytes(self, name: str, data: bytes) -> None:
+        """Write a record that consists of these bytes."""
+        self.write_record(name, [BytesPiece(data)])
+
+    def finish(self) -> None:
+        """Write the last records and the directory."""
+        self.write_bytes("version", b"3\n")
+        self.write_bytes(".data/serialization_id", serialization_id(self.records))
+        sink = self.sink
+        start = sink.position
+        for record in self.records:
+            sink.write(_directory_line(record))
+        size, count, end = sink.position - start, len(self.records), sink.position
+        sink.write(pack("<4sQHHII", b"PK\x06\x06", 44, _MADE_BY, _VERSION_NEEDED, 0, 0))
+        sink.write(pack("<QQQQ", count, count, size, start))
+        sink.write(pack("<4sIQI", b"PK\x06\x07", 0, end, 1))
+        short_count = min(count, MAX_UINT16)
+        numbers = (short_count, short_count, min(size, MAX_UINT32), min(start, MAX_UINT32), 0)
+        sink.write(pack("<4sHHHHIIH", b"PK\x05\x06", 0, 0, *numbers))
+        sink.flush()
+
+
+def write_torch_zip(
+    sink: Sink, folder: str, pickle: bytes, storages: Iterable[tuple[str, Sequence[Piece]]]
+) -> None:
+    """Write a complete file. `storages` are key and pieces of each storage, in order."""
+    writer = ZipWriter(sink, folder)
+    writer.write_bytes("data.pkl", pickle)
+    writer.write_bytes(".format_version", b"1")
+    writer.write_bytes(".storage_alignment", str(ALIGNMENT).encode())
+    writer.write_bytes("byteorder", b"little")
+    for key, pieces in storages:
+        writer.write_record(f"data/{key}", pieces)
+    writer.finish()
+
+
+def folder_name(path: str) -> str:
+    """Return the folder that torch.save derives from a file's name: without directories and the
+    last suffix; `archive` if the path is not ASCII.
+
+    Source: `torch.serialization._open_zipfile_writer_file`.
+    """
+    name = os.path.basename(path)
+    if not path.isascii():
+        return "archive"
+    stem, dot, _ = name.rpartition(".")
+    return (stem if dot else name) or "archive"
+
+
+def serialization_id(records: Sequence[Record]) -> bytes:
+    """Return 40 digits that depend on names and CRCs, like torch's.
+
+    torch hashes with std::hash over a std::unordered_set, which differ from one C++ library to
+    the next; nothing reads the digits.
+    """
+    names_hash, crc = 0xCBF29CE484222325, 0
+    for record in records:
+        for byte in record.name:  # FNV-1a
+            names_hash = (names_hash ^ byte) * 0x100000001B3 & 0xFFFFFFFFFFFFFFFF
+        crc = crc32(record.crc.to_bytes(4, "little"), crc)
+    return b"%020d%020d" % (names_hash, crc)
+
+
+def _local_header(name: bytes, size: int, offset: int) -> bytes:
+    zip64 = b""
+    if size >= MAX_UINT32:
+        zip64 += pack("<QQ", size, 0)
+    if offset >= MAX_UINT32:
+        zip64 += pack("<Q", offset)
+    if zip64:
+        zip64 = pack("<HH", 1, len(zip64)) + zip64
+    data_offset = offset + 30 + len(name) + len(zip64) + 4
+    padding = -data_offset % ALIGNMENT
+    extra = zip64 + pack("<2sH", b"FB", padding) + b"Z" * padding
+    flags = _UTF8_FLAG | (_DESCRIPTOR_FLAG if size else 0)
+    return pack("<4sHH18xHH", b"PK\x03\x04", 0, flags, len(name), len(extra)) + name + extra
+
+
+def _directory_line(record: Record) -> bytes:
+    zip64 = b""
+    if record.size >= MAX_UINT32:
+        zip64 += pack("<QQ", record.size, record.size)
+    if record.offset >= MAX_UINT32:
+        zip64 += pack("<Q", record.offset)
+    if zip64:
+        zip64 = pack("<HH", 1, len(zip64)) + zip64
+    flags = _UTF8_FLAG | (_DESCRIPTOR_FLAG if record.size else 0)
+    size = min(record.size, MAX_UINT32)
+    fixed = pack("<4sHHHHII", b"PK\x01\x02", 0, 0, flags, 0, 0, record.crc)
+    sizes = pack("<IIHH", size, size, len(record.name), len(zip64))
+    return fixed + sizes + pack("<10xI", min(record.offset, MAX_UINT32)) + record.name + zip64

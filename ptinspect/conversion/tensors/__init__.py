@@ -1,1 +1,0 @@
-"""Tensors and storages on their way from the source to the target."""

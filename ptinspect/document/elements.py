@@ -1,0 +1,326 @@
+"""The elements of a tensor as bytes in C order: all at once, or as a stream.
+
+Views with any strides are streamed in bands, so that neither the tensor nor the gaps between its
+elements are held in memory as a whole. numpy is imported only where elements must be moved or
+converted.
+"""
+
+from __future__ import annotations
+
+from copy import copy
+from itertools import product
+from operator import add, mul
+from typing import TYPE_CHECKING
+
+from ptinspect.document.tensor import InlineStorage
+from ptinspect.errors import DamagedError, Place, UnsupportedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import numpy as np
+
+    from ptinspect.document.tensor import Storage, Tensor
+    from ptinspect.dtypes import DType
+
+CHUNK = 1 << 20
+"""Size in bytes of the chunks of a stream."""
+
+BAND = 16 << 20
+"""Size in bytes of the band that is gathered at once from all over a storage. The larger the band,
+the longer the contiguous runs that are read."""
+
+WINDOW = 1 << 20
+"""Largest number of storage bytes that one read of a gathered band takes."""
+
+READ_COST = 8 << 10
+"""Number of bytes that can be read in the time that another read takes to start: gaps up to this
+size are read and dropped."""
+
+SCATTERED = 8
+"""A view is scattered if its extent in the storage is this many times its own size."""
+
+MAX_REPEATED = 1 << 30
+"""Size in bytes up to which a view that repeats its storage (`expand`) is streamed."""
+
+MAX_REPEATED_IN_MEMORY = 1 << 28
+"""Size in bytes up to which such a view is held in memory."""
+
+_ML_DTYPES = frozenset(
+    (
+        "bfloat16", "float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz",
+        "float8_e8m0fnu",
+    )
+)  # fmt: skip
+
+
+def contiguous(tensor: Tensor) -> bytes:
+    """Return the elements in C order, little-endian, as logical values (conj and neg applied).
+
+    For a packed dtype these are the bytes that hold the elements.
+
+    Raises:
+        UnsupportedError: the tensor is not dense or has no bytes (meta), or the view repeats a
+            few bytes until they exceed `MAX_REPEATED_IN_MEMORY`.
+        DamagedError: the storage is too short.
+    """
+    storage, dtype = dense_storage(tensor)
+    low, high = bounds(tensor)
+    _check_repetition(tensor, MAX_REPEATED_IN_MEMORY)
+    size = dtype.itemsize
+    data = storage.read(low * size, high * size)
+    if storage.archive.byteorder == "big":
+        data = swap_bytes(data, dtype.swap)
+    if not tensor.is_contiguous:
+        data = _gather_strided(data, tensor, size, low)
+    if tensor.dtype is not None and tensor.dtype is not dtype:
+        import numpy as np
+
+        return np.frombuffer(data, numpy_type(dtype)).astype(numpy_type(tensor.dtype)).tobytes()
+    return _logical_values(data, tensor, dtype) if tensor.conj or tensor.neg else data
+
+
+def iter_contiguous(tensor: Tensor, max_repeated: int | None = MAX_REPEATED) -> Iterator[bytes]:
+    """Yield the bytes of `contiguous` in chunks of whole elements of about `CHUNK` bytes.
+
+    Raises the same errors. A view that repeats its storage may have `max_repeated` bytes; None
+    means any number.
+    """
+    storage, dtype = dense_storage(tensor)
+    low, high = bounds(tensor)
+    size = dtype.itemsize
+    is_converted = tensor.dtype is not dtype or tensor.conj or tensor.neg
+    if tensor.is_contiguous and not is_converted:
+        swap = dtype.swap if storage.archive.byteorder == "big" else 1
+        for chunk in whole_elements(storage.chunks(low * size, high * size, CHUNK), size):
+            yield chunk if swap == 1 else swap_bytes(chunk, swap)
+        return
+    if max_repeated is not None:
+        _check_repetition(tensor, max_repeated)
+    is_small = tensor.nbytes <= CHUNK and (high - low) * size <= SCATTERED * CHUNK
+    if is_small or tensor.per_byte > 1 or min(tensor.stride or (0,)) < 0:
+        yield contiguous(tensor)
+        return
+    if storage.file_offset is None:
+        # A compressed record is unpacked from its start at each read: do that only once.
+        data = storage.read(low * size, high * size)
+        tensor = copy(tensor)
+        tensor.storage = InlineStorage(storage.archive, data, storage.location)
+        tensor.storage_offset = (tensor.storage_offset or 0) - low
+    if not _is_scattered(next(_bands(tensor, CHUNK))):
+        yield from map(contiguous, _bands(tensor, CHUNK))
+        return
+    read = _byte_reader(tensor)
+    for band in _bands(tensor, BAND):
+        gathered = _gather_boxes(band, read)
+        for begin in range(0, len(gathered), CHUNK):
+            yield bytes(gathered[begin : begin + CHUNK])
+
+
+def dense_storage(tensor: Tensor) -> tuple[Storage, DType]:
+    """Return the storage of a dense tensor and the dtype of its elements there.
+
+    UnsupportedError if the tensor consists of parts (sparse, nested) or has no bytes (meta).
+    """
+    if tensor.storage is None or tensor.stored is None or tensor.stride is None:
+        reason = "consists of parts" if tensor.parts else "has no bytes in the file"
+        raise UnsupportedError(f"the tensor {reason} (layout {tensor.layout}, {tensor.device})")
+    return tensor.storage, tensor.stored
+
+
+def bounds(tensor: Tensor) -> tuple[int, int]:
+    """Return `tensor.extent`, in bytes for a packed dtype. DamagedError if it exceeds the storage.
+
+    UnsupportedError for a packed tensor that does not consist of whole bytes.
+    """
+    storage, dtype = dense_storage(tensor)
+    low, high = tensor.extent
+    if tensor.per_byte > 1:
+        if low % tensor.per_byte or not tensor.is_contiguous:
+            name = tensor.dtype.name if tensor.dtype else ""
+            raise UnsupportedError(f"a view of {name} that does not consist of whole bytes")
+        low, high = low // tensor.per_byte, -(-high // tensor.per_byte)
+    if low < 0 or high * dtype.itemsize > storage.nbytes:
+        raise out_of_bounds_error(tensor, storage, high, dtype.itemsize)
+    return low, high
+
+
+def out_of_bounds_error(
+    tensor: Tensor, storage: Storage, element: int, itemsize: int
+) -> DamagedError:
+    """Return the error for a tensor that needs more elements than its storage has."""
+    return DamagedError(
+        f"a tensor reaches beyond its storage {storage.key}: element {element:,} of "
+        f"{storage.nbytes // itemsize:,}",
+        where=Place(storage.archive.record, tensor.pickle_offset),
+    )
+
+
+def _check_repetition(tensor: Tensor, limit: int) -> None:
+    """Raise UnsupportedError if a view repeats its storage until it exceeds `limit` bytes."""
+    storage, _ = dense_storage(tensor)
+    if tensor.nbytes > max(limit, 16 * storage.nbytes):
+        raise UnsupportedError(
+            f"the view repeats {storage.nbytes:,} bytes until they are {tensor.nbytes:,}"
+        )
+
+
+def swap_bytes(data: bytes, unit: int) -> bytes:
+    """Reverse the bytes within each `unit` bytes."""
+    if unit == 1:
+        return data
+    swapped = bytearray(len(data))
+    for index in range(unit):
+        swapped[index::unit] = data[unit - 1 - index :: unit]
+    return bytes(swapped)
+
+
+def whole_elements(chunks: Iterator[bytes], size: int) -> Iterator[bytes]:
+    """Yield the same bytes in chunks that end between elements of `size` bytes."""
+    rest = b""
+    for chunk in chunks:
+        data = rest + chunk if rest else chunk
+        stop = len(data) - len(data) % size
+        rest = data[stop:]
+        if stop:
+            yield data if stop == len(data) else data[:stop]
+
+
+def numpy_type(dtype: DType) -> np.dtype[np.generic]:
+    """Return the little-endian type of numpy or ml_dtypes. UnsupportedError if neither has it."""
+    import numpy as np
+
+    if dtype.numpy is not None:
+        return np.dtype(dtype.numpy).newbyteorder("<")
+    if dtype.name not in _ML_DTYPES:
+        raise UnsupportedError(f"numpy has no {dtype.name}", hint="read() gives the bytes")
+    import ml_dtypes
+
+    kind: np.dtype[np.generic] = np.dtype(getattr(ml_dtypes, dtype.name))
+    return kind
+
+
+def _gather_strided(data: bytes, tensor: Tensor, size: int, low: int) -> bytes:
+    """Lay out the elements of a view; `data` starts at element `low` of the storage."""
+    import numpy as np
+
+    assert tensor.storage_offset is not None and tensor.stride is not None
+    elements = np.frombuffer(data, np.dtype((np.void, size)))[tensor.storage_offset - low :]
+    # The stride of a dimension of length 1 may be any number.
+    pairs = zip(tensor.stride, tensor.shape, strict=True)
+    strides = [step * size if length > 1 else 0 for step, length in pairs]
+    view = np.lib.stride_tricks.as_strided(elements, tensor.shape, strides, writeable=False)
+    return view.tobytes()
+
+
+def _logical_values(data: bytes, tensor: Tensor, dtype: DType) -> bytes:
+    """Apply the conj and neg bits."""
+    import numpy as np
+
+    if dtype.name == "complex32":
+        values = np.frombuffer(data, "<f2").copy()
+        if tensor.conj:
+            values[1::2] *= -1
+    else:
+        values = np.frombuffer(data, np.dtype(dtype.numpy).newbyteorder("<")).copy()
+        if tensor.conj:
+            values = np.conj(values)
+    return (-values if tensor.neg else values).tobytes()
+
+
+# --- views that are larger than a chunk ------------------------------------------------------
+
+
+def _box(tensor: Tensor, first: tuple[int, ...], shape: tuple[int, ...]) -> Tensor:
+    """Return the part of a tensor that has this shape and begins at the indices `first`."""
+    assert tensor.stride is not None and tensor.storage_offset is not None
+    box = copy(tensor)
+    box.shape = shape
+    box.storage_offset = tensor.storage_offset + sum(map(mul, first, tensor.stride))
+    return box
+
+
+def _bands(tensor: Tensor, max_bytes: int) -> Iterator[Tensor]:
+    """Yield parts that follow each other in C order, of about `max_bytes` each."""
+    shape, row, axis = tensor.shape, tensor.nbytes // tensor.numel, len(tensor.shape) - 1
+    while axis and row * shape[axis] <= max_bytes:
+        row *= shape[axis]
+        axis -= 1
+    step, rest = max(max_bytes // row, 1), shape[axis + 1 :]
+    for outer in product(*map(range, shape[:axis])):
+        for begin in range(0, shape[axis], step):
+            size = (*(1 for _ in outer), min(step, shape[axis] - begin), *rest)
+            yield _box(tensor, (*outer, begin, *(0 for _ in rest)), size)
+
+
+def _is_scattered(band: Tensor) -> bool:
+    """Return True if a band extends over most of the storage, as rows of a transposed matrix do.
+
+    Reading such bands one after the other would read the storage again and again.
+    """
+    low, high = band.extent
+    return high - low > SCATTERED * band.numel
+
+
+def _byte_reader(tensor: Tensor) -> Callable[[int, int], bytes]:
+    """Return a function that reads bytes `start` to `stop` of the storage.
+
+    It is called for thousands of small boxes, so it goes to the source directly if it can.
+    """
+    storage, _ = dense_storage(tensor)
+    offset, source = storage.file_offset, storage.archive.source
+    if offset is None or isinstance(storage, InlineStorage):
+        return storage.read
+    return lambda start, stop: source.read(offset + start, stop - start)
+
+
+def _gather_boxes(band: Tensor, read: Callable[[int, int], bytes]) -> memoryview:
+    """Lay out the elements of a band from boxes that are close together in the storage."""
+    import numpy as np
+
+    storage, dtype = dense_storage(band)
+    assert band.storage_offset is not None and band.stride is not None
+    is_converted = band.dtype is not dtype or band.conj or band.neg
+    is_plain = not is_converted and storage.archive.byteorder != "big"
+    size = dtype.itemsize if is_plain else band.nbytes // band.numel
+    element_type, begin = np.dtype((np.void, size)), band.storage_offset * size
+    gathered = np.empty(band.shape, element_type)
+    strides = [step * size for step in band.stride]
+    for first, shape in _boxes(band):
+        if is_plain:
+            low = begin + sum(map(mul, first, strides))
+            high = low + sum((n - 1) * step for n, step in zip(shape, strides, strict=True)) + size
+            box = np.ndarray(shape, element_type, read(low, high), 0, strides)
+        else:
+            box = np.frombuffer(contiguous(_box(band, first, shape)), element_type)
+            box = box.reshape(shape)
+        gathered[tuple(map(slice, first, map(add, first, shape)))] = box
+    return gathered.reshape(-1).view(np.uint8).data
+
+
+def _boxes(band: Tensor) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Yield the first indices and the shapes of boxes that together make up the band.
+
+    Along dimensions with small strides a box is as long as `WINDOW` allows and as long as gaps
+    are small; along all others its length is 1.
+    """
+    assert band.stride is not None
+    size, strides = band.nbytes // band.numel, band.stride
+    lengths = [1] * len(band.shape)
+    extent = count = 1
+    for axis in sorted(range(len(lengths)), key=lambda axis: strides[axis]):
+        length, step = band.shape[axis], strides[axis]
+        if length == 1:
+            continue
+        fitting = length if not step else (WINDOW // size - extent) // step + 1
+        if (step - count) * size > READ_COST or fitting < 2:
+            break
+        lengths[axis] = min(length, fitting)
+        extent += (lengths[axis] - 1) * step
+        count *= lengths[axis]
+        if lengths[axis] < length:
+            break
+    starts = (range(0, n, length) for n, length in zip(band.shape, lengths, strict=True))
+    for first in product(*starts):
+        ends = zip(first, lengths, band.shape, strict=True)
+        yield first, tuple(min(length, n - index) for index, length, n in ends)
