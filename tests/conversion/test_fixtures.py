@@ -23,7 +23,7 @@ GOALS = ("state_dict", "checkpoint", "safetensors", "same")
 # The reasons for which a fixture cannot become a state_dict or safetensors.
 SAID = (
     "the file has no model", "has 2 models", "has 3 models", "safetensors cannot hold",
-    "several pickles", "a buffer that was kept outside the pickle is not in the file",
+    "several pickles", "a buffer that is stored outside the pickle is not in the file",
 )  # fmt: skip
 # get_extra_state is a method of the class, which nobody has: what it gives is not in the file.
 EXTRA = {"modules/extra-state.pt"}
@@ -119,7 +119,7 @@ def check_same(name: str, result: dict[str, Any] | PtInspectError, folder: Path)
     if isinstance(result, PtInspectError):
         dangerous = ptinspect.scan(FIXTURES / name).verdict == "dangerous"
         assert isinstance(result, UnsafeError) == dangerous
-        unwritable = ("holds several pickles", "a buffer that was kept outside the pickle")
+        unwritable = ("holds several pickles", "a buffer that is stored outside the pickle")
         assert dangerous or any(reason in str(result) for reason in unwritable)
         return
     with ptinspect.open(FIXTURES / name) as source, ptinspect.open(folder / "same.out") as document:
