@@ -15,7 +15,13 @@ from ptinspect.comparison.changes import (
 from ptinspect.comparison.numbers import same_bytes
 from ptinspect.document.select import value_at
 from ptinspect.pickling.numpy_objects import as_array, as_scalar
-from ptinspect.pickling.pyobjects import as_bytes, as_mapping, brief_repr
+from ptinspect.pickling.pyobjects import (
+    as_bytes,
+    as_mapping,
+    as_sequence,
+    brief_repr,
+    function_path,
+)
 from ptinspect.pickling.values import (
     Blob,
     Call,
@@ -33,6 +39,9 @@ if TYPE_CHECKING:
     from ptinspect.document.optim.state import Optimizer
     from ptinspect.document.tensor import Tensor
     from ptinspect.pickling.pyobjects import Path
+
+
+_SETS = ("builtins.set", "builtins.frozenset")
 
 
 def compare_entries(a: Document, b: Document) -> list[EntryChange]:
@@ -198,10 +207,14 @@ def _children(value: Value) -> Iterator[Value]:
         for key, item in value.items():
             yield key_value(key)
             yield item
-    elif isinstance(value, SetOf):
-        yield from value
+    elif (members := _members(value)) is not None:
+        yield from members
+        return
     elif isinstance(value, PersistentId):
         yield value.value
+    elif isinstance(value, Call) and function_path(value) == "copyreg.__newobj_ex__":
+        # Protocol 2 calls the function that stands for the opcode NEWOBJ_EX of protocol 4.
+        yield from value.args
     elif isinstance(value, Call):
         yield value.func
         yield value.args
@@ -209,6 +222,14 @@ def _children(value: Value) -> Iterator[Value]:
     changes = getattr(value, "changes", None)
     if changes is not None:
         yield from (changes.states, changes.items, changes.pairs, changes.added)
+
+
+def _members(value: Value) -> Iterable[Value] | None:
+    """Return the members of a set, which protocol 2 writes as a call and protocol 4 as opcodes."""
+    if isinstance(value, SetOf):
+        return value
+    is_set = isinstance(value, Call) and function_path(value) in _SETS and value.changes is None
+    return as_sequence(value) if is_set else None
 
 
 def _joined(value: Value, digest: Callable[[Value], bytes | None]) -> bytes:
@@ -224,8 +245,9 @@ def _joined(value: Value, digest: Callable[[Value], bytes | None]) -> bytes:
 
     if isinstance(value, dict):
         add(sorted(get(key_value(key)) + get(item) for key, item in value.items()))
-    elif isinstance(value, SetOf):
-        add(sorted(map(get, value)))
+    elif (members := _members(value)) is not None:
+        result = blake2b(b"set")
+        add(sorted(map(get, members)))
     else:
         add(map(get, _children(value)))
     return result.digest()

@@ -13,7 +13,6 @@ from ptinspect.conversion.output import sink as copy
 from ptinspect.conversion.output.pieces import BytesPiece, ConvertedRange, SourceRange
 from ptinspect.conversion.output.sink import LARGE, ModificationGuard
 from ptinspect.document.elements import whole_elements
-from ptinspect.document.elements import whole_elements
 from ptinspect.document.tensor import Storage
 from ptinspect.errors import DamagedError, PtInspectError
 from ptinspect.formats.detect import open_archive

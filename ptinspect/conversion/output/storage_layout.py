@@ -107,6 +107,14 @@ class StorageLayout:
     def add_storage(self, storage: Storage, dtype: DType) -> None:
         """Add a storage that is a value of the pickle: it is written in full."""
         storage.check()
+        if storage.begin:
+            # A view of a storage in a legacy file. A zip has no views, so it becomes a copy.
+            if id(storage) not in self._by_source:
+                end = storage.begin + storage.nbytes
+                root = _root_storage(storage, end)
+                piece = storage_piece(root, storage.begin, end, dtype, dtype)
+                self._by_source[id(storage)] = OutputStorage([piece], self._location(storage))
+            return
         self._bare_storages.setdefault(_group(storage, dtype), []).append(storage)
         self._tensors.setdefault(_group(storage, dtype), {})
 
@@ -156,7 +164,7 @@ class StorageLayout:
         else:  # bytes that are referred to as such are never converted
             source = target = (tensors[0].stored if tensors else None) or DTYPES["uint8"]
         spans = [_byte_span(tensor) for tensor in tensors if tensor.numel]
-        spans += [(reference.begin, reference.begin + reference.nbytes) for reference in bare]
+        spans += [(0, reference.nbytes) for reference in bare]
         itemsizes = [tensor.stored.itemsize for tensor in tensors if tensor.stored]
         regions = _merge_spans(spans, max(itemsizes, default=1))
         output = OutputStorage([], self._location(bare[0] if bare else storage))
