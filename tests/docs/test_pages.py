@@ -10,18 +10,33 @@ import pytest
 
 from tests.conftest import ROOT
 
-PAGES = sorted((ROOT / "docs").rglob("*.md"))
+PAGES = [ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=[p.stem for p in PAGES])
 def test_the_paths_and_commands_of_a_page_exist(page: Path) -> None:
     text = page.read_text("utf-8")
-    for path in re.findall(r"`((?:tests|benchmarks|fixtures|ptinspect)/[\w./-]+)`", text):
+    paths = re.findall(r"`((?:tests|benchmarks|fixtures|ptinspect)/[\w./-]+)`", text)
+    for path in [path for path in paths if "NAME" not in path]:
         assert (ROOT / path).exists(), path
     for module in re.findall(r"python -m (benchmarks\.\w+)", text):
         assert importlib.util.find_spec(module), module
     for link in re.findall(r"\]\(([\w./-]+)(?:#[\w-]+)?\)", text):
         assert (page.parent / link).exists(), link
+
+
+def test_the_rooms_and_their_first_files_exist() -> None:
+    """The table of CONTRIBUTING.md: each room, and the file to start reading in."""
+    text = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+    rows = re.findall(r"^\| (`\w+`.*?) \| (.+) \| `([\w/.]+)` \|$", text, re.MULTILINE)
+    rooms = [room for rooms, _, _ in rows for room in re.findall(r"`(\w+)`", rooms)]
+    folders = {path.parent.name for path in (ROOT / "ptinspect").glob("*/__init__.py")}
+    assert set(rooms) == folders
+    for rooms_of_row, meaning, first in rows:
+        room = ROOT / "ptinspect" / re.findall(r"`(\w+)`", rooms_of_row)[0]
+        assert (room / first).is_file(), first
+        for path in re.findall(r"`(\w+(?:/\w+\.py|/|\.py))`", meaning):
+            assert (room / path).exists(), path
 
 
 def test_the_attacks_are_met_by_tests() -> None:
