@@ -127,7 +127,7 @@ def stub_content(document: Document, options: StubOptions) -> StubContent:
     root_call = find_root(document, options.entry)
     objects = collect_objects(document, root_call, options.recorded_source)
     model = None
-    path = path_of_state_dict(document, options.entry) if root_call is None else None
+    path = path_of_state_dict(document, options.entry) if not root_call else None
     if path is not None:
         model = infer_model(document, path, objects)
         objects = replace(objects, definitions=objects.definitions | model.definitions)
@@ -203,7 +203,7 @@ def _post_init(
     roots = [info.module.call for info in document.modules if not info.name]
     for call in dict.fromkeys([*roots, *([root_call] if root_call is not None else [])]):
         module, instance = module_of(call), objects.expr_of(call)
-        if module is None:
+        if not module:
             continue
         in_class = isinstance(instance, Instance) and len(instance.definition.instances) == 1
         path = instance.definition.path if isinstance(instance, Instance) else ""
@@ -223,7 +223,7 @@ def _build_description(
     document: Document, options: StubOptions, root_call: Call | None, root: Expr
 ) -> str:
     """Return the docstring of `build()`."""
-    if root_call is None:
+    if not root_call:
         return _STATE_DICT_MODEL if root is not NONE else _NO_MODULE
     if root_call is document.archive.root:
         return "The file's root, with untrained numbers."

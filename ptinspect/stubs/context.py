@@ -40,7 +40,7 @@ def stubbed(
     try:
         exec(compile(source, "<stub>", "exec"), vars(module))  # noqa: S102 - our own source
         serialization = getattr(sys.modules.get("torch"), "serialization", None)
-        if serialization is None:
+        if not serialization:
             yield module
         else:
             # `safe_globals` removes all its entries in the end, so entries that were there before

@@ -273,7 +273,7 @@ def _kind_by_calls(calls: list[Call], name: str) -> str:
     if name.endswith(("Error", "Exception", "Warning")):
         return "exception"
     simple = all(
-        len(call.args) == 1 and isinstance(call.args[0], str | int | float) and call.changes is None
+        len(call.args) == 1 and isinstance(call.args[0], str | int | float) and not call.changes
         for call in calls
     )
     return "enum" if simple else "object"

@@ -239,7 +239,7 @@ class _Translator:
                 yield item
         elif isinstance(value, Call):
             module = module_of(value)
-            yield from self._call_contents(value) if module is None else self._members(module)
+            yield from self._call_contents(value) if not module else self._members(module)
 
     def _members(self, module: Module) -> Iterator[Value]:
         for _, child in module.members(MODULES):
@@ -325,9 +325,9 @@ class _Translator:
         """Return a constructor call, or an instance of a class that the stub defines."""
         definition = self._definition_of(class_name(module.call))
         row = lookup(module.class_path)
-        if definition is not None and (row is None or definition.module.split(".")[0] != "torch"):
+        if definition is not None and (not row or definition.module.split(".")[0] != "torch"):
             return self._instance(module, definition)
-        if row is None:
+        if not row:
             expr = assemble("nn.Module", module, self.expr_of, self.tensor_of)
         elif row.style == "graph":
             return self._traced_module(module)
@@ -367,11 +367,11 @@ class _Translator:
             members.append(Member(CHILD, key, self.expr_of(value)))
         for key, value in module.members(PARAMETERS):
             tensor = self.tensor_of(value)
-            members.append(Member(PARAMETER, key, NONE if tensor is None else parameter(tensor)))
+            members.append(Member(PARAMETER, key, NONE if not tensor else parameter(tensor)))
         left_out = module.non_persistent
         for key, value in module.members(BUFFERS):
             tensor, persistent = self.tensor_of(value), key not in left_out
-            expr = NONE if tensor is None else buffer(tensor, persistent)
+            expr = NONE if not tensor else buffer(tensor, persistent)
             self._note_placeholder(definition, key, expr)
             members.append(Member(BUFFER, key, expr, persistent))
         return instance

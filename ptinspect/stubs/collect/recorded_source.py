@@ -79,7 +79,7 @@ def class_source(text: str, use: bool = True) -> RecordedSource:
 
 def _class_functions(text: str) -> list[ast.FunctionDef]:
     tree = _parse(textwrap.dedent(text)) if len(text) <= MAX_CHARACTERS else None
-    if tree is None or len(tree.body) != 1 or not isinstance(tree.body[0], ast.ClassDef):
+    if not tree or len(tree.body) != 1 or not isinstance(tree.body[0], ast.ClassDef):
         return []
     body = tree.body[0].body
     return [node for node in body if isinstance(node, ast.FunctionDef) and _is_plain(node)]
@@ -93,7 +93,7 @@ def fx_source(module: Module, use: bool = True) -> RecordedSource:
     code = module.attributes.get("_code", module.attributes.get("code"))
     function = fx_function(str(code)) if use and isinstance(code, str) else None
     lines = _unparse(function) if function is not None else []
-    if function is None or not lines:
+    if not function or not lines:
         return recorded
     recorded.fx_code, recorded.names = str(code), _names([function])
     imports = next((str(arg) for arg in module.call.args if isinstance(arg, str)), "")

@@ -141,7 +141,7 @@ class References:
                 usage.is_tensor = True
                 usage.is_wrapper |= isinstance(func, Global) and func.path == _WRAPPER_TENSOR
         usage = self.usage_of(class_name(call))
-        if usage is None:
+        if not usage:
             return
         usage.by_value |= isinstance(call.func, Call) and is_pickled_by_value(call.func)
         if path in RECONSTRUCTORS and len(call.args) > 1 and isinstance(call.args[1], Global):
@@ -152,7 +152,7 @@ class References:
     def _add_flags(self, call: Call) -> None:
         for item in call.args:
             usage = self.usage_of(class_name(item)) if isinstance(item, Call) else None
-            if usage is None and isinstance(item, Call) and item.args:
+            if not usage and isinstance(item, Call) and item.args:
                 # getattr(Class, "MEMBER")
                 is_member = function_path(item) == GETATTR
                 usage = self.usage_of(global_name(item.args[0])) if is_member else None
@@ -198,7 +198,7 @@ def _calls_in(roots: list[Value], functions: set[int]) -> list[Call]:
             assert isinstance(value, tuple | list)
             stack += [item for item in value if type(item) not in SIMPLE]
         elif isinstance(value, Inert):
-            if kind is TensorCall and value.changes is None:
+            if kind is TensorCall and not value.changes:
                 continue
             if isinstance(value, Call):
                 if type(value.func) is not Global:

@@ -264,7 +264,7 @@ class Starred(Expr):
 
     def brackets(self) -> Brackets | None:
         inside = self.value.brackets()
-        return None if inside is None else (f"*{inside[0]}", inside[1], inside[2])
+        return None if not inside else (f"*{inside[0]}", inside[1], inside[2])
 
     def children(self) -> list[Expr]:
         return [self.value]

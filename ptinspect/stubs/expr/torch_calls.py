@@ -172,7 +172,7 @@ def has_children_of(row: ModuleClass, module: Module, exactly: bool) -> bool:
     for key, name in expected.items():
         child = module_of(children.get(key))
         child_row = lookup(child.class_path) if child is not None else None
-        if child_row is None or child_row.name != name:
+        if not child_row or child_row.name != name:
             return False
     return True
 
@@ -262,7 +262,7 @@ def _parameter_container(
 def _transformer_coder(row: ModuleClass, module: Module, expr_of: ExprOf) -> Expr | None:
     """Return nn.TransformerEncoder or Decoder if all its layers are equal."""
     layers = module_of(dict(module.members(MODULES)).get("layers"))
-    if layers is None:
+    if not layers:
         return None
     texts = {expr_of(value).text for _, value in layers.members(MODULES)}
     if len(texts) != 1 or UNSOLVED in texts.pop():
@@ -281,7 +281,7 @@ def _normalized_weight(row: ModuleClass, module: Module, expr_of: ExprOf) -> Exp
     else:
         return None
     call = constructor_call(row, module, expr_of)
-    if call is None:
+    if not call:
         return None
     dims: list[Argument] = []
     for hook in (as_mapping(module.attributes.get("_forward_pre_hooks")) or {}).values():
@@ -310,7 +310,7 @@ def assemble(kind: str, module: Module, expr_of: ExprOf, tensor_of: TensorOf) ->
             tensor = tensor_of(value)
             if value is None:
                 expr: Expr = NONE
-            elif store == MODULES or tensor is None:
+            elif store == MODULES or not tensor:
                 expr = expr_of(value)
             elif store == PARAMETERS:
                 expr = parameter(tensor)

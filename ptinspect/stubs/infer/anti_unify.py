@@ -92,7 +92,7 @@ class Unifier:
         Parameters that are modules are never used twice: both places would share one object.
         """
         parameter = self._by_values.get(column_key(column))
-        if parameter is None or parameter.creates_modules(self.module_classes):
+        if not parameter or parameter.creates_modules(self.module_classes):
             return None
         return parameter
 
@@ -132,7 +132,7 @@ class Unifier:
                 return None
             order.update(dict.fromkeys(names))
             positional_names.add(tuple(names[: call.positional]))
-        if first is None or len(positional_names) != 1:
+        if not first or len(positional_names) != 1:
             return None
         columns: list[tuple[str | None, Column]] = []
         for name in order:
@@ -160,7 +160,7 @@ class Unifier:
                 return None
             rows.append(item.items)
         items = [
-            self.unify([None if row is None else row[index] for row in rows], hint)
+            self.unify([None if not row else row[index] for row in rows], hint)
             for index in range(len(first.items))
         ]
         return Sequence(first.brackets_text, items)

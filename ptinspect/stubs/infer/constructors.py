@@ -335,7 +335,7 @@ def _inherit_from_torch(
     if not modules or len(modules) != len(definition.instances):
         return set()
     row = torch_row(definition) or _common_base(modules)
-    if row is None or not all(_has_members_of(row, m, objects, inferred_classes) for m in modules):
+    if not row or not all(_has_members_of(row, m, objects, inferred_classes) for m in modules):
         return set()
     calls: Column = [constructor_call(row, module, objects.expr_of) for module in modules]
     unified = unifier.unify(calls, "base") if all(calls) else NONE
@@ -400,13 +400,13 @@ def _is_coder(
     Many models have `layers`, `num_layers` and `norm` without extending one of these.
     """
     layers = module_of(dict(module.members(MODULES)).get("layers"))
-    if layers is None or lookup(layers.class_path) is None:
+    if not layers or lookup(layers.class_path) is None:
         return False
     names: set[str] = set()
     texts: set[str] = set()
     for _, value in layers.members(MODULES):
         layer = module_of(value)
-        if layer is None:
+        if not layer:
             return False
         layer_row = lookup(layer.class_path)
         if layer.class_path in objects.definitions:

@@ -80,7 +80,7 @@ def guess_layer(
 def _checked(kind: str, values: Args, shapes: Shapes, *alternatives: str) -> Guess | None:
     """Return the guess if its constructor creates these tensors and no others."""
     row = lookup(f"torch.nn.modules.{_TORCH_MODULES.get(kind, 'conv')}.{kind}")
-    if row is None:
+    if not row:
         return None
     defaults: Args = {a.name: None if a.default is MISSING else a.default for a in row.arguments}
     if SHAPES[kind](defaults | values) != shapes:
@@ -169,7 +169,7 @@ def _normalized_weight(name: str, shapes: Shapes) -> Guess | None:
         if "bias" in shapes:
             plain_shapes["bias"] = shapes["bias"]
         layer = guess_layer(name, plain_shapes, [])
-        if layer is None:
+        if not layer:
             return None
         args: list[Argument] = [(None, layer.call)]
         if func.endswith("weight_norm"):
@@ -197,7 +197,7 @@ def _recurrent(shapes: Shapes) -> Guess | None:
     is_cell = "weight_hh" in shapes
     suffix = "" if is_cell else "_l0"
     first, last = shapes.get(f"weight_ih{suffix}"), shapes.get(f"weight_hh{suffix}")
-    if first is None or last is None or len(first) != 2 or len(last) != 2:
+    if not first or last is None or len(first) != 2 or len(last) != 2:
         return None
     projection = shapes.get("weight_hr_l0")
     hidden = projection[1] if projection is not None and len(projection) == 2 else last[1]

@@ -94,7 +94,7 @@ def infer_post_init(
     late = {(id(item.module.call), item.name): item for item in deferred}
     for node in nodes:
         row = lookup(node.module.class_path)
-        if row is None or id(node.module.call) in objects.assembled:
+        if not row or id(node.module.call) in objects.assembled:
             continue
         if row.path.startswith("torch.ao."):
             extra = _quantization_attributes(node.module)
@@ -136,8 +136,8 @@ def _collect(
     first: dict[int, Access] = {}
     ties: list[Assignment] = []
     for access, call, module, store in walk_model(root, name):
-        tensor = objects.tensor_of(call) if module is None else None
-        if module is None and tensor is None:
+        tensor = objects.tensor_of(call) if not module else None
+        if not module and not tensor:
             continue
         if id(call) in first:
             ties.append(Assignment(access, value=first[id(call)]))
@@ -217,7 +217,7 @@ def _per_channel_weight(objects: CollectedObjects, node: _Node) -> list[Assignme
     """Return the call that gives a quantized Linear a scale per row, as its repr shows it."""
     values = packed_parameters(node.module.attributes) if node.module.class_name == "Linear" else ()
     tensor = objects.tensor_of(values[0]) if values else None
-    if tensor is None or tensor.quantizer.get("qscheme") != "per_channel_affine":
+    if not tensor or tensor.quantizer.get("qscheme") != "per_channel_affine":
         return []
     axis = tensor.quantizer.get("axis")
     axis = axis if isinstance(axis, int) else 0

@@ -141,10 +141,10 @@ class _Inference:
         """Return True if a branch is a layer with everything below it, and record its call."""
         children = {name: child.tensors for name, child in branch.children.items()}
         guess = guess_quantized(branch.name, branch.tensors, branch.packed, children)
-        if guess is None:
+        if not guess:
             dims, is_first = self.batch_norm_dims.get(id(branch), 2), branch is self.first_layer
             guess = guess_layer(branch.name, branch.shapes(), list(children), dims, is_first)
-        if guess is None:
+        if not guess:
             return False
         self.alternatives.update(dict.fromkeys(guess.alternatives))
         self.layers[id(branch)] = guess.call
@@ -190,7 +190,7 @@ class _Inference:
         """Return an instance of the class of all branches whose paths differ only in numbers."""
         key = tuple(re.sub(r"\d+", "", part) for part in branch.path)
         definition = self.definitions.get(f"?.{key}")
-        if definition is None:
+        if not definition:
             name = self.model_name
             if branch.path:
                 name = _camel_case(next((part for part in reversed(key) if part), ""))

@@ -197,7 +197,7 @@ def write_assignments(assignments: list[Assignment], indent: int) -> Source:
     source = Source()
     blank = " " * indent
     for target, suffix, value, for_all_modules in assignments:
-        if target is None:
+        if not target:
             if value is not None:
                 source.add_expr("", value, "", indent)
         elif for_all_modules and value is not None:

@@ -158,7 +158,7 @@ def write_nested_names(content: StubContent, definitions: list[Definition]) -> S
     for definition in definitions:
         owner = content.all_definitions.get(definition.outer_path)
         name = definition.qualname.rpartition(".")[2]
-        if owner is None or owner.kind == "enum" or not is_attribute(name):
+        if not owner or owner.kind == "enum" or not is_attribute(name):
             continue
         source.add(*([] if source.lines else ["", ""]))
         source.add(f"{owner.ident}.{name} = {definition.ident}")
@@ -242,7 +242,7 @@ def _registration(definitions: list[Definition]) -> Source:
 def _can_be_registered(definition: Definition) -> bool:
     """Return True if pickle looks the definition up, and Python allows its name."""
     name, module = definition.qualname.rpartition(".")[2], definition.module
-    if definition.usage is None or definition.usage.by_value:
+    if not definition.usage or definition.usage.by_value:
         return False
     try:
         (name + module).encode()
@@ -303,7 +303,7 @@ def _evidence(definition: Definition, content: StubContent) -> list[str]:
             "  recorded: its children and the rest",
             f"  {source}" if recorded.lines else "  left out or not usable: its forward",
         ]
-    if usage is None:
+    if not usage:
         return [f"{definition.ident}, a module (inferred)", "  unknown: its class, forward"]
     name = prose(definition.path)
     if definition.kind == "module":

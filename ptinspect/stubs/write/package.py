@@ -192,7 +192,7 @@ def _relative_import(module: _Module | None, path: ModulePath, names: list[str])
         # isort's order of names from one module: constants, classes, the rest, in any case.
         return export_key(name)[0], export_key(name.lower())[1], name
 
-    depth = 0 if module is None else len(module.path) - (not module.is_package)
+    depth = 0 if not module else len(module.path) - (not module.is_package)
     head = f"from {'.' * (depth + 1)}{'.'.join(path)} import"
     return from_import(head, sorted(names, key=key), MAX_NAMES_PER_LINE)
 

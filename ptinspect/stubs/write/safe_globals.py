@@ -113,7 +113,7 @@ def _look_at_calls(
         path = function_path(call) or ""
         if path == GETATTR:
             owner, name = _getattr_replacement(call, definitions)
-            if owner is None:
+            if not owner:
                 blockers.append(name)
             elif name not in reached.setdefault(owner, []):
                 reached[owner].append(name)

@@ -27,7 +27,7 @@ def layout(prefix: str, expr: Expr, suffix: str = "", indent: int = 0) -> list[s
     start = " " * indent + prefix
     line = f"{start}{expr.text}{suffix}"
     brackets = None if columns(line) <= WIDTH else expr.brackets()
-    if brackets is None:
+    if not brackets:
         return [line]
     opening, inside, closing = brackets
     lines = [start + opening]
