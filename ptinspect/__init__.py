@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from ptinspect.proofs.roundtrip import RoundtripReport, check_roundtrip
     from ptinspect.proofs.stub_check import StubReport, check_stub
     from ptinspect.recovery import RecoveryReport, recover
-    from ptinspect.safety.report.report import ScanReport
+    from ptinspect.safety.report import ScanReport
     from ptinspect.safety.scan import scan, scan_many
     from ptinspect.stubs import stub, stub_package
     from ptinspect.stubs.context import stubbed
@@ -84,7 +84,7 @@ _MODULES = {
     "RecoveryReport": "recovery",
     "ResumeReport": "proofs.resume.report",
     "RoundtripReport": "proofs.roundtrip",
-    "ScanReport": "safety.report.report",
+    "ScanReport": "safety.report",
     "StubReport": "proofs.stub_check",
     "TensorInfo": "document",
     "check_optimizer": "proofs.optimizer",

@@ -202,12 +202,12 @@ def _write_json(sources: tuple[str, ...], results: list[ConversionReport | PtIns
     """Write one object for one SRC, and a list of objects for several."""
     import json
 
-    from ptinspect.safety.report.report import Unread
+    from ptinspect.safety.report import ReadError
 
     objects: list[dict[str, object]] = []
     for source, result in zip(sources, results, strict=True):
         if isinstance(result, PtInspectError):
-            error = Unread.of(result).as_dict()
+            error = ReadError.of(result).as_dict()
             objects.append({"schema": 1, "source": source, "error": error})
         else:
             objects.append(result.as_dict())

@@ -12,7 +12,7 @@ from ptinspect.cli.options import force_option, format_option, no_progress_optio
 from ptinspect.cli.output import open_output
 
 if TYPE_CHECKING:
-    from ptinspect.safety.report.report import ScanReport
+    from ptinspect.safety.report import ScanReport
 
 
 @click.command("scan", short_help="Check whether files and folders are safe to load.")
@@ -58,7 +58,7 @@ def command(
     2: a file could not be read to its end.
     """
     from ptinspect.cli.progress import ProgressBar
-    from ptinspect.safety.report.report import exit_code
+    from ptinspect.safety.report import exit_code
     from ptinspect.safety.scan import scan_many
 
     with open_output(output, force=force, sources=paths) as target:
@@ -77,7 +77,7 @@ def command(
 
 
 def _report_text(reports: list[ScanReport], output_format: str, several: bool) -> str:
-    from ptinspect.safety.report.render import json_text, sarif_text, text_lines
+    from ptinspect.safety.report import json_text, sarif_text, text_lines
 
     if output_format == "json":
         return json_text(reports, several)

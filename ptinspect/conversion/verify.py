@@ -17,9 +17,8 @@ from ptinspect.document.elements import iter_contiguous
 from ptinspect.errors import PtInspectError, UnsafeError
 from ptinspect.formats.torch_zip import TorchZip
 from ptinspect.safety.containers.dispatch import scan_source
-from ptinspect.safety.next_steps import advice_of
-from ptinspect.safety.report.report import report_of
-from ptinspect.safety.report.scan_state import Budget, Part
+from ptinspect.safety.next_steps import state_load_advice
+from ptinspect.safety.scan_state import Budget, ScanState
 from ptinspect.source.base import MemorySource
 from ptinspect.source.local import open_source
 from ptinspect.text import count_text, join_names
@@ -46,24 +45,24 @@ def refuse_unsafe_output(plan: Plan, limits: Limits) -> list[str]:
     if plan.to == "safetensors":
         return []
     file = plan.files[0]
-    part = Part(file.path, "data.pkl", 0, Budget(limits))
-    scan_source(MemorySource(file.head, file.path), part)
-    part.format = "torch-zip"
-    report = report_of(part)
+    state = ScanState(file.path, "data.pkl", 0, Budget(limits))
+    scan_source(MemorySource(file.head, file.path), state)
+    state.format = "torch-zip"
+    report = state.report()
     hint = "nothing was written; --to safetensors writes the tensors alone"
-    if report.verdict == "dangerous":
-        name = next(f.name for f in report.all_findings() if f.verdict == "dangerous")
-        raise UnsafeError(f"loading the output would run {name}", hint=hint)
+    dangerous = report.first_dangerous()
+    if dangerous is not None:
+        raise UnsafeError(f"loading the output would run {dangerous.name}", hint=hint)
     if report.errors:
         raise UnsafeError(f"scan cannot read the output: {report.errors[0]}", hint=hint)
     warnings = []
     names = list(dict.fromkeys(finding.name for finding in report.all_findings()))
     if names:
         warnings.append(f"kept unchanged, but not on the allowlist: {join_names(names)}")
-    advice = advice_of(part)
+    advice = state_load_advice(state)
     if plan.to != "same" and advice is not None and not advice.weights_only:
         # Users of a state_dict expect that a bare torch.load accepts it.
-        names = list(advice.safe_globals or advice.why)
+        names = list(advice.safe_globals or advice.blockers)
         warnings.append(
             f"a bare torch.load refuses the output because of {join_names(names)}:"
             f" {advice.call}; --to checkpoint --plain writes plain values"

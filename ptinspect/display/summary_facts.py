@@ -105,7 +105,7 @@ def _checksums_text(document: Document) -> str:
 def _load_facts(document: Document, hints: bool) -> Iterator[Fact]:
     """Yield the classes that loading needs, the call that loads the file, and its obstacles."""
     from ptinspect.safety.load_advice import load_advice
-    from ptinspect.safety.scan import dangers
+    from ptinspect.safety.scan import dangerous_findings
 
     hints = hints and document.path != "-"  # standard input cannot be read again
     advice = load_advice(document)
@@ -113,15 +113,15 @@ def _load_facts(document: Document, hints: bool) -> Iterator[Fact]:
         needs = join_names(map(cut, advice.needs), MAX_NAMES)
         stub = f"    ptinspect stub {shell_word(document.path)} > model_def.py"
         yield "needs", needs + stub if hints else needs
-    danger = dangers(document)
+    danger = dangerous_findings(document)
     if danger:
         yield "load", f"do not load it: {cut(danger[0].chain)}"
-        yield "", cut(danger[0].why)
+        yield "", cut(danger[0].reason)
         return
     yield "load", safe(advice.call)
-    for reason in advice.why:
+    for reason in advice.blockers:
         yield "", f"weights_only cannot load it: {cut(reason)}"
-    if not advice.weights_only and not advice.why and not advice.needs:
+    if not advice.weights_only and not advice.blockers and not advice.needs:
         names = join_names(map(cut, advice.safe_globals), MAX_NAMES)
         yield "", f"weights_only asks for {names}"
         if hints:

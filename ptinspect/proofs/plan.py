@@ -195,13 +195,10 @@ def check_loadable(
         PtInspectError: scan cannot read the file.
     """
     report = scan(path)
-    if report.verdict == "dangerous":
-        findings = (item for item in report.all_findings() if item.verdict == "dangerous")
-        first = next(findings, None)
-        reason = first.chain if first else "see `ptinspect scan`"
-        raise UnsafeError(
-            f"the file is dangerous to load: {reason}", path=path, hint="it was not loaded"
-        )
+    finding = report.first_dangerous()
+    if finding is not None:
+        message = f"the file is dangerous to load: {finding.chain}"
+        raise UnsafeError(message, path=path, hint="it was not loaded")
     if report.verdict == "unreadable":
         message = str(report.errors[0]) if report.errors else "the file cannot be read"
         raise PtInspectError(message, path=path)

@@ -1,1 +1,1 @@
-"""What may be loaded, and how."""
+"""`ptinspect scan`: find out whether a file can be loaded safely, without executing it."""

@@ -1,136 +1,117 @@
-"""What to do next with a file: `load_advice` of what scan has run, and lines to paste."""
+"""What to do next with a scanned file: how to load it, and lines to paste."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING
 
 from ptinspect.pickling.values import Call, Global, TensorCall
-from ptinspect.safety.analysis.calls import OK, imported
-from ptinspect.safety.load_advice import LoadAdvice, load_advice
-from ptinspect.safety.policy.table import row_of
-from ptinspect.safety.report.findings import DANGEROUS, POINTER
+from ptinspect.safety.analysis.calls import judge_import
+from ptinspect.safety.load_advice import LoadAdvice, advise_loading
+from ptinspect.safety.report import CLEAN, DANGEROUS, POINTER
 from ptinspect.text import shell_word
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
-    from ptinspect.document import Document
     from ptinspect.pickling.machine import Pickled
     from ptinspect.pickling.values import Value
-    from ptinspect.safety.report.scan_state import Part
+    from ptinspect.safety.scan_state import ScanState
 
-TRUSTED = "2.10"
-"""The torch from which on weights_only has no known hole (CVE-2025-32434 was closed by 2.6,
-CVE-2026-24747 by 2.10)."""
+TRUSTED_TORCH = "2.10"
+"""The first torch whose weights_only has no known hole.
 
-LOADED = frozenset(("torch-zip", "torch-legacy", "torch-legacy-tar", "pickle"))
-"""Formats that torch.load, or pickle.load, takes."""
+CVE-2025-32434 was closed by 2.6, CVE-2026-24747 by 2.10.
+"""
 
-BYGONE = frozenset(("torch._utils._rebuild_sparse_csr_tensor", "torch._utils._rebuild_mlc_tensor"))
-"""Functions that torch had when it wrote them."""
+_LOADABLE_FORMATS = frozenset(("torch-zip", "torch-legacy", "torch-legacy-tar", "pickle"))
 
-HIDDEN = {"torch.nn.parallel.data_parallel.DataParallel": "torch.nn.DataParallel"}
-"""Classes whose module is hidden by a function of its name, and where they are found."""
+# torch wrote these functions once and no longer has them.
+_REMOVED_FUNCTIONS = frozenset(
+    ("torch._utils._rebuild_sparse_csr_tensor", "torch._utils._rebuild_mlc_tensor")
+)
 
-_MANY = 12
-"""Names that a line to paste may have."""
+# A function of the same name hides the class's module: this is where the class can be found.
+_HIDDEN_CLASSES = {"torch.nn.parallel.data_parallel.DataParallel": "torch.nn.DataParallel"}
 
-
-class _Seen(NamedTuple):
-    """What `load_advice` asks of a document: its path, container, names, and where tensors lie."""
-
-    path: str
-    archive: _Archive
-    globals: list[Global]
-    contents: _Contents
+_MAX_SAFE_GLOBALS = 12
+"""Names that one line to paste may list."""
 
 
-class _Archive(NamedTuple):
-    format: str
-    facts: dict[str, object]
-    streams: list[Pickled]
-
-
-class _Contents(NamedTuple):
-    tensors: list[_Tensor]
-
-
-class _Tensor(NamedTuple):
-    device: str
-
-
-def advice_of(part: Part) -> LoadAdvice | None:
-    """How to load it; None where neither torch.load nor pickle.load takes it."""
-    if part.format not in LOADED or not part.streams:
+def state_load_advice(state: ScanState) -> LoadAdvice | None:
+    """Return how to load a scanned file; None if neither torch.load nor pickle.load reads it."""
+    if state.format not in _LOADABLE_FORMATS or not state.streams:
         return None
-    streams = part.streams
-    names = [name for stream in streams for name in stream.globals]
-    tensors = [_Tensor(device) for device in sorted(_devices(streams))]
-    archive = _Archive(part.format, part.facts, streams)
-    seen = _Seen(part.path, archive, names, _Contents(tensors))
-    return load_advice(cast("Document", seen))
+    return advise_loading(
+        state.path,
+        state.format,
+        state.facts,
+        state.streams,
+        [name.path for name in _globals(state)],
+        _devices(state.streams),
+    )
 
 
-def _devices(streams: Sequence[Pickled]) -> set[str]:
-    found: set[str] = set()
-    for stream in streams:
-        for made in stream.persistent:
-            if isinstance(made, TensorCall):
-                found.add(made.location)
-            elif isinstance(made.value, tuple) and len(made.value) > 3:
-                place = made.value[3]
-                if made.value[0] == "storage" and isinstance(place, str):
-                    found.add(str(place))
-    return found
-
-
-def steps_of(
-    part: Part, verdict: str, load: LoadAdvice | None, commands: Collection[str]
+def next_steps(
+    state: ScanState, verdict: str, load: LoadAdvice | None, commands: Collection[str]
 ) -> list[str]:
-    """Lines for people. `commands`: those of ptinspect that exist."""
+    """Return lines for people: what to do next with a file, lines to paste first.
+
+    Args:
+        state: the finished scan.
+        verdict: the file's verdict.
+        load: how to load it, from `state_load_advice`.
+        commands: the subcommands of ptinspect that the lines may name.
+    """
     if verdict == DANGEROUS:
         return ["do not load it"]
     if verdict == POINTER:
-        return [part.hint or "git lfs pull"]
-    if part.errors:
-        hint = next((error.hint for error in part.errors if error.hint), None)
+        return [state.hint or "git lfs pull"]
+    if state.errors:
+        hint = next((error.hint for error in state.errors if error.hint), None)
         return [hint] if hint else []
     if load is None:
-        return [part.hint] if part.hint and not part.passed else []
+        return [state.hint] if state.hint and not state.skipped else []
     if load.weights_only:
-        return [f"{_nested(part)}{load.call}  # as it is, with torch {TRUSTED} or later"]
-    return _not_as_it_is(part, load, commands)
+        # torch loads jagged tensors only after these modules were imported.
+        is_nested = any(name.module.startswith("torch.nested.") for name in _globals(state))
+        imports = "import torch._dynamo, torch.nested; " if is_nested else ""
+        return [f"{imports}{load.call}  # as it is, with torch {TRUSTED_TORCH} or later"]
+    return _steps_without_weights_only(state, load, commands)
 
 
-def _nested(part: Part) -> str:
-    """What torch wants to have been imported before it loads jagged tensors."""
-    names = (name.module for stream in part.streams for name in stream.globals)
-    return "import torch._dynamo, torch.nested; " if any(map(_is_nested, names)) else ""
+def _globals(state: ScanState) -> Iterable[Global]:
+    return (name for stream in state.streams for name in stream.globals)
 
 
-def _is_nested(module: str) -> bool:
-    return module.startswith("torch.nested.")
+def _devices(streams: Sequence[Pickled]) -> set[str]:
+    devices: set[str] = set()
+    for stream in streams:
+        for item in stream.persistent:
+            if isinstance(item, TensorCall):
+                devices.add(item.location)
+            elif isinstance(item.value, tuple) and len(item.value) > 3:
+                kind, location = item.value[0], item.value[3]
+                if kind == "storage" and isinstance(location, str):
+                    devices.add(str(location))
+    return devices
 
 
-def _not_as_it_is(part: Part, load: LoadAdvice, commands: Collection[str]) -> list[str]:
-    made = [f"weights_only cannot load it: {reason}" for reason in load.why]
-    line = None if load.why else safe_globals_line(part, load)
+def _steps_without_weights_only(
+    state: ScanState, load: LoadAdvice, commands: Collection[str]
+) -> list[str]:
+    steps = [f"weights_only cannot load it: {blocker}" for blocker in load.blockers]
+    line = None if load.blockers else safe_globals_line(state, load)
     if line is not None:
-        made.append(f"{line}  # torch {TRUSTED} or later")
+        steps.append(f"{line}  # torch {TRUSTED_TORCH} or later")
     if load.needs and "stub" in commands:
-        made.append(f"ptinspect stub {shell_word(part.path)} > model_def.py")
-    if "convert" in commands and _may_hold_a_model(part):
-        made.append(f"ptinspect convert {shell_word(part.path)} --to safetensors")
+        steps.append(f"ptinspect stub {shell_word(state.path)} > model_def.py")
+    has_tensors = any(stream.persistent for stream in state.streams)
+    is_optimizer = any(_is_optimizer(stream.root) for stream in state.streams)
+    if "convert" in commands and has_tensors and not is_optimizer:
+        steps.append(f"ptinspect convert {shell_word(state.path)} --to safetensors")
     if line is None:
-        made.append(f"{load.call}  # runs what the file says")
-    return made
-
-
-def _may_hold_a_model(part: Part) -> bool:
-    """Whether there are tensors in it, and it is more than an optimizer's state."""
-    return any(stream.persistent for stream in part.streams) and not any(
-        _is_optimizer(stream.root) for stream in part.streams
-    )
+        steps.append(f"{load.call}  # runs what the file says")
+    return steps
 
 
 def _is_optimizer(root: Value) -> bool:
@@ -139,45 +120,52 @@ def _is_optimizer(root: Value) -> bool:
     return isinstance(root, dict) and set(root) == {"state", "param_groups"}
 
 
-def safe_globals_line(part: Part, load: LoadAdvice) -> str | None:
-    """`import …; torch.serialization.add_safe_globals([…]); torch.load(…)`: with what the policy
-    vouches for alone. None where the file needs more than that, or too much for a line.
+def safe_globals_line(state: ScanState, load: LoadAdvice) -> str | None:
+    """Return `import …; torch.serialization.add_safe_globals([…]); torch.load(…)`.
 
-    Each name is allowed as it is pickled, whatever its object calls itself; and numpy's elements
-    each have a class that weights_only asks for as well.
+    Each global is added under its pickled name, whatever `__qualname__` its object has.
+
+    Returns:
+        None if the file needs a name that the policy does not allow, or too many for one line.
     """
-    names = {name.path: name for stream in part.streams for name in stream.globals}
-    asked = [names[path] for path in load.safe_globals if path in names]
-    if part.unfit or len(asked) > _MANY or any(imported(name).level != OK for name in asked):
+    names = {name.path: name for name in _globals(state)}
+    needed = [names[path] for path in load.safe_globals if path in names]
+    if (
+        state.weights_only_blockers
+        or len(needed) > _MAX_SAFE_GLOBALS
+        or not all(map(_can_be_safe_global, needed))
+    ):
         return None
-    if any(name.module == "torch.tensor" or name.name.endswith("Error") for name in asked):
-        return None  # renamed since: weights_only asks for the name that is written
-    if any(map(_is_bygone, asked)):
-        return None
-    if any("." in name.name or not name.path.replace(".", "").isidentifier() for name in asked):
-        return None
-    modules = sorted({"torch", *(name.module for name in asked if name.module != "builtins")})
-    listed = [
-        f'({HIDDEN.get(name.path, name.path)}, "{name.path}")' for name in asked if _is_needed(name)
+    safe_globals = [
+        f'({_HIDDEN_CLASSES.get(name.path, name.path)}, "{name.path}")' for name in needed
     ]
-    if any(name.path == "numpy.dtype" for name in asked):
-        listed.append("*map(type, map(numpy.dtype, numpy.sctypeDict))")
-        modules = sorted({"numpy", *modules})
-    if any(name.module == "builtins" for name in asked):
-        modules = sorted({"builtins", *modules})
+    modules = {"torch", *(name.module for name in needed)}
+    if any(name.path == "numpy.dtype" for name in needed):
+        # weights_only also asks for the class of each numpy dtype.
+        safe_globals.append("*map(type, map(numpy.dtype, numpy.sctypeDict))")
+        modules.add("numpy")
     call = load.call.replace(", weights_only=False", "")
-    imports = ", ".join(modules)
-    return f"import {imports}; torch.serialization.add_safe_globals([{', '.join(listed)}]); {call}"
+    return (
+        f"import {', '.join(sorted(modules))};"
+        f" torch.serialization.add_safe_globals([{', '.join(safe_globals)}]); {call}"
+    )
 
 
-def _is_bygone(name: Global) -> bool:
-    """Whether torch has it no more, or no longer reads what it wrote then."""
+def _can_be_safe_global(name: Global) -> bool:
+    """Return True if the policy allows the name and the current torch resolves it."""
     from ptinspect.torchnn.torch_names import exists_in_torch
 
-    quantized = name.module.startswith("torch.nn.quantized.")
-    return quantized or name.path in BYGONE or not exists_in_torch(name.module, name.name)
-
-
-def _is_needed(name: Global) -> bool:
-    row = row_of(name)
-    return row is not None and row.verdict in ("allowed", "module", "reference")
+    # Renamed since it was written: weights_only asks for the old name.
+    is_renamed = name.module == "torch.tensor" or name.name.endswith("Error")
+    is_removed = (
+        name.module.startswith("torch.nn.quantized.")
+        or name.path in _REMOVED_FUNCTIONS
+        or not exists_in_torch(name.module, name.name)
+    )
+    return (
+        judge_import(name).verdict == CLEAN
+        and not is_renamed
+        and not is_removed
+        and "." not in name.name
+        and name.path.replace(".", "").isidentifier()
+    )

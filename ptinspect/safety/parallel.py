@@ -1,494 +1,367 @@
-"""Many files in other processes. What kills or hangs a process is one file, and that one is found:
-those that were at work when a process died are asked again, each in a process of its own."""
+"""Scan many files in several processes.
+
+A file that kills or hangs its process takes no other file's report with it: the files that its
+process was working on are scanned again, each by itself.
+"""
 
 from __future__ import annotations
 
-import json
 import os
-import select
+import signal
 import sys
 import time
 from collections import deque
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
-from concurrent.futures import TimeoutError as FutureTimeout
-from contextlib import suppress
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
 from struct import Struct
-from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from ptinspect.errors import PtInspectError
-from ptinspect.safety import parallel
-from ptinspect.safety.load_advice import LoadAdvice
-from ptinspect.safety.report.findings import Finding
-from ptinspect.safety.report.report import ScanReport, Unread, unread
+from ptinspect.safety.report import ScanReport, dump_reports, load_reports, unreadable_report
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Generator, Sequence
+    from concurrent.futures import Executor
+
+    Scan: TypeAlias = Callable[[str], ScanReport]
+    Outcomes: TypeAlias = Generator[tuple[range, list[ScanReport]], None, None]
+    """Batches, as ranges of indexes of the files, and their reports."""
+
+BATCH = 16
+"""Files that a process is given at a time."""
+
+FILES_PER_PROCESS = 64
+"""Starting a process takes as long as scanning this many small files."""
+
+BASE_SECONDS = 120
+BYTES_PER_SECOND = 1 << 21
+"""A file may take BASE_SECONDS, and a second more for every BYTES_PER_SECOND: far above what any
+file takes."""
+
+_DIED = "the process that read it died"
 
 
-FORKED_BATCH = 16
-"""Files that a worker is asked for at a time."""
-
-AHEAD = 2
-"""Ranges that a worker has been told of, with the one that it is at."""
-
-CHUNK = 1 << 18
-_ORDER = Struct("<QQ")
-_LENGTH = Struct("<Q")
+def choose_job_count(files: int) -> int:
+    """Return how many processes scan so many small files in the shortest time."""
+    if files < 2 * FILES_PER_PROCESS or not can_fork():
+        return 1
+    try:
+        processors = len(os.sched_getaffinity(0))
+    except AttributeError:  # not on every POSIX system
+        processors = os.cpu_count() or 1
+    return min(processors, files // FILES_PER_PROCESS)
 
 
 def can_fork() -> bool:
-    """Whether a copy of this process can be trusted to work: not on macOS, whose libraries do not
-    stand it, nor beside threads, which may hold a lock at that moment."""
-    if not hasattr(os, "fork") or not hasattr(select, "poll") or sys.platform == "darwin":
+    """Return True if a forked copy of this process will work.
+
+    It may not on macOS, whose libraries do not support it, nor in a process with threads: one of
+    them may hold a lock at that moment.
+    """
+    if not hasattr(os, "fork") or sys.platform == "darwin":
         return False
     try:
-        return len(os.listdir("/proc/self/task")) == 1  # those of C libraries too
+        return len(os.listdir("/proc/self/task")) == 1  # includes threads of C libraries
     except OSError:
         threading = sys.modules.get("threading")
         return threading is None or threading.active_count() == 1
 
 
-def fastest(files: int) -> int:
-    """How many processes scan so many files in the shortest time, on what this process may use."""
-    if files < MANY or not can_fork():
-        return 1
-    try:
-        processors = len(os.sched_getaffinity(0))
-    except AttributeError:  # not on every POSIX
-        processors = os.cpu_count() or 1
-    return min(processors, 2 * files // MANY)
-
-
-def scan_forked(
-    files: list[str],
-    settings: Settings,
+def map_files(
+    scan: Scan,
+    files: Sequence[str],
+    *,
     jobs: int,
+    executor: Executor | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[ScanReport]:
-    """The reports, in the order of the files. OSError where not even one process can be started;
-    then nothing was done. Standard input is read here. progress: told (files done, files in
-    all)."""
-    return _Workers(files, settings, jobs, progress).all()
+    """Return `scan(file)` for each file, in order.
+
+    Args:
+        scan: a function that can be pickled.
+        files: paths. `-`, standard input, is scanned in this process.
+        jobs: number of processes; 1 scans all files in this process.
+        executor: scans the files instead. Files that it fails to scan are tried again in `jobs`
+            processes of this machine.
+        progress: called with (files done, files in total).
+    """
+    reports = {index: scan(path) for index, path in enumerate(files) if path == "-"}
+    indexes = [index for index in range(len(files)) if index not in reports]
+    paths = [files[index] for index in indexes]
+    with closing(_scan_batches(scan, paths, jobs, executor)) as outcomes:
+        for batch, batch_reports in outcomes:
+            reports.update(zip(indexes[batch.start : batch.stop], batch_reports, strict=True))
+            if progress is not None:
+                progress(len(reports), len(files))
+    return [reports[index] for index in range(len(files))]
 
 
-class _Worker:
-    """A process, and what it has been asked: ranges of the files, the one that it is at first."""
-
-    def __init__(self, process: int, orders: int, answers: int) -> None:
-        self.process = process
-        self.orders = orders
-        self.answers = answers
-        self.asked: deque[tuple[int, int]] = deque()
-        self.since = self.until = 0.0
-        self.received = bytearray()
-
-    def begin(self) -> None:
-        """It is at the first range that it was asked."""
-        self.since = time.monotonic()
-        self.until = self.since + parallel.SECONDS
-
-    def close(self, kill: bool) -> None:
-        """Ends it. Told nothing more, it ends by itself."""
-        os.close(self.orders)
-        with suppress(OSError):  # where SIGCHLD is ignored, nothing is left of it
-            if kill:
-                os.kill(self.process, 9)
-            os.waitpid(self.process, 0)
-        os.close(self.answers)
+def _scan_batches(scan: Scan, paths: list[str], jobs: int, executor: Executor | None) -> Outcomes:
+    size = max(1, min(BATCH, -(-len(paths) // (4 * jobs))))
+    batches = [range(i, min(i + size, len(paths))) for i in range(0, len(paths), size)]
+    if executor is not None:
+        batches = list((yield from _submit(executor, scan, paths, batches)))
+    elif jobs == 1:
+        yield from _scan_here(scan, paths, batches)
+        return
+    if batches and can_fork():
+        yield from _ForkPool(scan, paths, batches, min(jobs, len(batches))).run()
+    elif batches:
+        yield from _scan_in_pools(scan, paths, batches, jobs)
 
 
-class _Workers:
-    """made: the reports, by their files' numbers."""
+def _scan_here(scan: Scan, paths: list[str], batches: Sequence[range]) -> Outcomes:
+    for batch in batches:
+        for index in batch:
+            yield range(index, index + 1), [scan(paths[index])]
 
-    def __init__(
-        self,
-        files: list[str],
-        settings: Settings,
-        jobs: int,
-        progress: Callable[[int, int], None] | None,
-    ) -> None:
-        self.files = files
-        self.settings = settings
-        self.made: dict[int, ScanReport] = {}
-        self.progress = progress
-        self.waiting = deque(_ranges(files, jobs))
-        self.jobs = min(jobs, len(self.waiting))
-        self.workers: dict[int, _Worker] = {}
-        self.poll = select.poll()
 
-    def all(self) -> list[ScanReport]:
-        """Everything."""
-        warm()
+def _time_limit(paths: list[str]) -> float:
+    """Return the seconds that a batch may take."""
+    size = 0
+    for path in paths:
+        with suppress(OSError):
+            size += os.path.getsize(path)
+    return BASE_SECONDS + size / BYTES_PER_SECOND
+
+
+# --- executors ----------------------------------------------------------------------------
+
+
+def _scan_batch(scan: Scan, paths: list[str]) -> list[ScanReport]:
+    return [scan(path) for path in paths]
+
+
+def _submit(
+    executor: Executor, scan: Scan, paths: list[str], batches: list[range], is_ours: bool = False
+) -> Generator[tuple[range, list[ScanReport]], None, dict[range, str]]:
+    """Yield the reports of an executor; return the batches without reports, with the reason.
+
+    Only an executor that is ours gets a time limit: others may wait for their workers.
+    """
+    from concurrent.futures import TimeoutError as FutureTimeout
+
+    lost: dict[range, str] = {}
+    futures = {}
+    for batch in batches:
         try:
-            self._start()
-            for at, path in enumerate(self.files):
-                if path == "-":
-                    self._keep(at, scan_batch([path], self.settings))
+            task = (scan, paths[batch.start : batch.stop])
+            futures[batch] = executor.submit(_scan_batch, *task)
+        except RuntimeError:  # BrokenExecutor: an earlier batch has killed a worker
+            lost[batch] = _DIED
+    try:
+        for batch, future in futures.items():
+            limit = _time_limit(paths[batch.start : batch.stop]) if is_ours else None
+            try:
+                reports = future.result(limit)
+            except FutureTimeout:
+                lost[batch] = f"it took more than {limit:.0f} seconds"
+                for process in list((getattr(executor, "_processes", None) or {}).values()):
+                    process.kill()
+            except Exception:  # noqa: BLE001 - executors raise anything when a worker dies
+                lost[batch] = _DIED
+            else:
+                yield batch, reports
+    finally:
+        for future in futures.values():  # when this is interrupted, the executor would go on
+            future.cancel()
+    return {batch: lost[batch] for batch in batches if batch in lost}
+
+
+def _scan_in_pools(scan: Scan, paths: list[str], batches: list[range], jobs: int) -> Outcomes:
+    """Scan batches where this process cannot be forked."""
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context
+
+    context = get_context("spawn")
+    while batches:
+        with ProcessPoolExecutor(min(jobs, len(batches)), context) as pool:
+            lost = yield from _submit(pool, scan, paths, batches, is_ours=True)
+        # Batches start in order: one of the first has broken the pool.
+        suspects, batches = list(lost)[: jobs + 1], list(lost)[jobs + 1 :]
+        for index in (index for batch in suspects for index in batch):
+            single = range(index, index + 1)
+            with ProcessPoolExecutor(1, context) as pool:
+                lost = yield from _submit(pool, scan, paths, [single], is_ours=True)
+            if lost:
+                yield single, [_lost_report(paths[index], lost[single])]
+
+
+def _lost_report(path: str, reason: str) -> ScanReport:
+    return unreadable_report(path, PtInspectError(reason))
+
+
+# --- forked processes ---------------------------------------------------------------------
+
+_ORDER = Struct("<QQ")
+_LENGTH = Struct("<Q")
+
+
+@dataclass(slots=True)
+class _Worker:
+    """A forked process, and the batches that it was given: the current one, then the next."""
+
+    pid: int
+    orders: int
+    answers: int
+    batches: deque[range] = field(default_factory=deque)
+    started: float = 0.0
+    deadline: float = 0.0
+
+    def start_clock(self) -> None:
+        self.started = time.monotonic()
+        self.deadline = self.started + BASE_SECONDS
+
+    def read_answer(self) -> bytes | None:
+        """Return the next answer; None if the process died before it was complete."""
+        head = _read(self.answers, _LENGTH.size)
+        length = _LENGTH.unpack(head)[0] if len(head) == _LENGTH.size else 0
+        answer = _read(self.answers, length)
+        return answer if length and len(answer) == length else None
+
+    def kill(self) -> None:
+        os.close(self.orders)
+        os.close(self.answers)
+        with suppress(OSError):  # where SIGCHLD is ignored, no process is left to wait for
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+
+
+def _read(descriptor: int, length: int) -> bytes:
+    """Read `length` bytes from a pipe; fewer only if it was closed."""
+    data = bytearray()
+    while len(data) < length and (chunk := os.read(descriptor, length - len(data))):
+        data += chunk
+    return bytes(data)
+
+
+class _ForkPool:
+    """Scans batches in forked copies of this process.
+
+    A ProcessPoolExecutor takes 40 ms more to import and to start, as long as 150 small files take,
+    and when one worker dies, it loses the batches of all of them.
+    """
+
+    def __init__(self, scan: Scan, paths: list[str], batches: list[range], jobs: int) -> None:
+        self.scan = scan
+        self.paths = paths
+        self.queue = deque(batches)
+        self.jobs = jobs
+        self.workers: dict[int, _Worker] = {}
+
+    def run(self) -> Outcomes:
+        """Yield the batches with their reports."""
+        _preload()
+        try:
+            try:
+                self._start_workers()
+            except OSError:
+                if not self.workers:
+                    yield from _scan_here(self.scan, self.paths, self.queue)
             while self.workers:
-                self._wait()
+                for worker, is_ready in self._wait():
+                    answer = worker.read_answer() if is_ready else None
+                    if answer is not None:
+                        batch = worker.batches.popleft()
+                        worker.start_clock()
+                        self._assign(worker)
+                        yield batch, load_reports(answer)
+                    elif is_ready:
+                        yield from self._on_worker_lost(worker, _DIED)
+                    elif (limit := self._exceeded_limit(worker)) is not None:
+                        reason = f"it took more than {limit:.0f} seconds"
+                        yield from self._on_worker_lost(worker, reason)
         finally:
             for worker in self.workers.values():
-                worker.close(kill=True)
-        return [self.made[at] for at in range(len(self.files))]
+                worker.kill()
 
-    def _keep(self, start: int, reports: list[ScanReport]) -> None:
-        self.made.update(enumerate(reports, start))
-        if self.progress is not None:
-            self.progress(len(self.made), len(self.files))
-
-    # --- workers --------------------------------------------------------------------------
-
-    def _start(self) -> None:
-        """As many as are wanted and there is work for."""
-        while self.waiting and len(self.workers) < self.jobs:
-            try:
-                worker = self._fork()
-            except OSError as error:
-                if self.workers:
-                    return  # the others will do it
-                if not self.made:
-                    raise
-                self._give_up(error)
-                return
+    def _start_workers(self) -> None:
+        """Start processes, as many as there is work for. Raises OSError if one does not start."""
+        while self.queue and len(self.workers) < self.jobs:
+            worker = self._fork()
             self.workers[worker.answers] = worker
-            self.poll.register(worker.answers, select.POLLIN)
-            self._tell(worker)
+            self._assign(worker)
 
-    def _give_up(self, error: OSError) -> None:
-        why = f"no process could be started to read it: {error.strerror or error}"
-        while self.waiting:
-            for at in range(*self.waiting.popleft()):
-                self._keep(at, [unread(self.files[at], PtInspectError(why))])
+    def _assign(self, worker: _Worker) -> None:
+        """Give a worker its next batches; end it if there are none."""
+        while self.queue and len(worker.batches) < 2:  # one ahead, so that it never waits for us
+            batch = self.queue.popleft()
+            if not worker.batches:
+                worker.start_clock()
+            worker.batches.append(batch)
+            with suppress(OSError):  # it died, as reading its answer will show
+                os.write(worker.orders, _ORDER.pack(batch.start, batch.stop))
+        if not worker.batches:
+            del self.workers[worker.answers]
+            worker.kill()
+
+    def _wait(self) -> list[tuple[_Worker, bool]]:
+        """Wait for an answer or a deadline; return the workers, True for those with an answer."""
+        import select
+
+        poll = select.poll()
+        for descriptor in self.workers:
+            poll.register(descriptor, select.POLLIN)
+        seconds = min(worker.deadline for worker in self.workers.values()) - time.monotonic()
+        ready = {descriptor for descriptor, _ in poll.poll(max(seconds, 0) * 1000 + 1)}
+        return [(worker, descriptor in ready) for descriptor, worker in self.workers.items()]
+
+    def _exceeded_limit(self, worker: _Worker) -> float | None:
+        """Return the time limit of a worker's current batch if it was exceeded."""
+        if time.monotonic() < worker.deadline:
+            return None
+        batch = worker.batches[0]
+        limit = _time_limit(self.paths[batch.start : batch.stop])
+        worker.deadline = worker.started + limit
+        return limit if time.monotonic() >= worker.deadline else None
+
+    def _on_worker_lost(self, worker: _Worker, reason: str) -> Outcomes:
+        """Scan the files of a lost worker's current batch again, each by itself."""
+        del self.workers[worker.answers]
+        worker.kill()
+        batch = worker.batches.popleft()
+        self.queue.extendleft(reversed(worker.batches))
+        if len(batch) == 1:
+            yield batch, [_lost_report(self.paths[batch.start], reason)]
+        else:
+            self.queue.extend(range(index, index + 1) for index in batch)
+        try:
+            self._start_workers()
+        except OSError as error:
+            reason = f"no process could be started to read it: {error.strerror or error}"
+            while self.queue and not self.workers:
+                batch = self.queue.popleft()
+                yield batch, [_lost_report(self.paths[index], reason) for index in batch]
 
     def _fork(self) -> _Worker:
-        orders, told = os.pipe()
-        answers, given = os.pipe()
+        order_reader, order_writer = os.pipe()
+        answer_reader, answer_writer = os.pipe()
         try:
-            process = os.fork()
+            pid = os.fork()
         except OSError:
-            for each in (orders, told, answers, given):
-                os.close(each)
+            for descriptor in (order_reader, order_writer, answer_reader, answer_writer):
+                os.close(descriptor)
             raise
-        if process:
-            os.close(orders)
-            os.close(given)
-            return _Worker(process, told, answers)
+        if pid:
+            os.close(order_reader)
+            os.close(answer_writer)
+            return _Worker(pid, order_writer, answer_reader)
         try:
-            for each in (told, answers, *(w.orders for w in self.workers.values())):
-                os.close(each)  # or it would not be seen that this end of a pipe is closed
-            _work(orders, given, self.files, self.settings)
+            os.close(order_writer)  # so that it reads an end of file when its parent dies
+            os.close(answer_reader)
+            while order := _read(order_reader, _ORDER.size):
+                start, stop = _ORDER.unpack(order)
+                data = dump_reports(_scan_batch(self.scan, self.paths[start:stop]))
+                answer = memoryview(_LENGTH.pack(len(data)) + data)
+                while answer:
+                    answer = answer[os.write(answer_writer, answer) :]
         finally:
             os._exit(1)
 
-    def _tell(self, worker: _Worker) -> None:
-        """Of ranges, as many as it should know of; of no more, if there are none."""
-        while self.waiting and len(worker.asked) < AHEAD:
-            asked = self.waiting.popleft()
-            if not worker.asked:
-                worker.begin()
-            worker.asked.append(asked)
-            try:
-                os.write(worker.orders, _ORDER.pack(*asked))
-            except OSError:  # it is dead, as its other pipe will tell
-                return
 
-    def _wait(self) -> None:
-        """Until one of them says something, or one has said nothing for too long."""
-        first = min(worker.until for worker in self.workers.values())
-        heard = dict(self.poll.poll(max(first - time.monotonic(), 0) * 1000 + 1))
-        silent = [worker for answers, worker in self.workers.items() if answers not in heard]
-        for answers in heard:
-            worker = self.workers[answers]
-            data = os.read(answers, CHUNK)
-            worker.received += data
-            if not data:
-                self._lose(worker, "the process that read it died")
-            else:
-                self._take(worker)
-        for worker in silent:
-            self._hurry(worker)
-
-    def _hurry(self, worker: _Worker) -> None:
-        """Ends one that has taken too long. Only now its files' sizes are asked for."""
-        if time.monotonic() < worker.until:
-            return
-        limit = seconds(self.files[slice(*worker.asked[0])])
-        worker.until = worker.since + limit
-        if time.monotonic() >= worker.until:
-            self._lose(worker, f"it took more than {limit:.0f} seconds")
-
-    def _take(self, worker: _Worker) -> None:
-        """The answers that are whole. Who has no more to do is sent home."""
-        received = worker.received
-        while len(received) >= _LENGTH.size:
-            end = _LENGTH.size + _LENGTH.unpack_from(received)[0]
-            if len(received) < end:
-                return
-            reports = [_report(row) for row in json.loads(received[_LENGTH.size : end])]
-            self._keep(worker.asked.popleft()[0], reports)
-            del received[:end]
-            if worker.asked:
-                worker.begin()
-            self._tell(worker)
-        if not worker.asked:
-            self._dismiss(worker, kill=False)
-
-    def _dismiss(self, worker: _Worker, kill: bool) -> None:
-        self.poll.unregister(worker.answers)
-        del self.workers[worker.answers]
-        worker.close(kill)
-
-    def _lose(self, worker: _Worker, why: str) -> None:
-        """What it was at is asked again, file by file; another takes its place."""
-        self._dismiss(worker, kill=True)
-        if worker.asked:
-            start, stop = worker.asked.popleft()
-            self.waiting.extendleft(reversed(worker.asked))
-            if stop - start > 1:
-                self.waiting.extend((at, at + 1) for at in range(start, stop))
-            else:
-                self._keep(start, [unread(self.files[start], PtInspectError(why))])
-        self._start()
-
-
-def _ranges(files: list[str], jobs: int) -> list[tuple[int, int]]:
-    """Ranges of the files, without standard input."""
-    size = max(1, min(FORKED_BATCH, -(-len(files) // (4 * jobs))))
-    made: list[tuple[int, int]] = []
-    start = 0
-    for end in (*(at for at, path in enumerate(files) if path == "-"), len(files)):
-        made += [(at, min(at + size, end)) for at in range(start, end, size)]
-        start = end + 1
-    return made
-
-
-def warm() -> None:
-    """Loads here what all the workers would load, each for itself."""
+def _preload() -> None:
+    """Load what every worker would load for itself."""
     import ptinspect.safety.containers.zip  # noqa: F401
-    from ptinspect.safety.policy.table import policy
+    from ptinspect.safety.policy import load_policy
 
-    policy()
-
-
-_JSON = json.JSONEncoder(check_circular=False, separators=(",", ":")).encode
-
-
-def _report(row: Sequence[Any]) -> ScanReport:
-    """A report from the lists that JSON makes of its tuples."""
-    made = ScanReport._make(row)
-    return made._replace(
-        findings=tuple(map(Finding._make, made.findings)),
-        members=tuple(map(_report, made.members)),
-        load=LoadAdvice._make(made.load) if made.load is not None else None,
-        steps=tuple(made.steps),
-        errors=tuple(map(Unread._make, made.errors)),
-        notes=tuple(made.notes),
-    )
-
-
-def _work(orders: int, answers: int, files: list[str], settings: Settings) -> NoReturn:
-    """What a worker does, until nobody asks it any more."""
-    while order := os.read(orders, _ORDER.size):
-        start, stop = _ORDER.unpack(order)
-        data = _JSON(scan_batch(files[start:stop], settings)).encode()
-        told = memoryview(_LENGTH.pack(len(data)) + data)
-        while told:
-            told = told[os.write(answers, told) :]
-    os._exit(0)
-
-
-# ---
-
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from ptinspect.limits import Limits
-    from ptinspect.safety.report.report import ScanReport
-
-    Settings: TypeAlias = "tuple[tuple[str, ...], Limits, tuple[str, ...]]"
-    """allow, limits, commands: see `scan`."""
-
-MANY = 128
-"""Files for which a second process pays."""
-
-SECONDS, PER_SECOND = 120, 1 << 21
-"""A file may take this long, and a second more for each so many bytes: far above what any
-takes."""
-
-
-def scan_batch(paths: list[str], settings: Settings) -> list[ScanReport]:
-    """What a worker does."""
-    from ptinspect.safety.scan import scan
-
-    allow, limits, commands = settings
-    return [scan(path, allow=allow, limits=limits, commands=commands) for path in paths]
-
-
-def scan_here(
-    paths: list[str], settings: Settings, progress: Callable[[int, int], None] | None
-) -> list[ScanReport]:
-    """The same in this process. progress: told (files done, files in all)."""
-    if progress is None:
-        return scan_batch(paths, settings)
-    made: list[ScanReport] = []
-    for path in paths:
-        made += scan_batch([path], settings)
-        progress(len(made), len(paths))
-    return made
-
-
-def seconds(batch: list[str]) -> float:
-    """How long the files of a batch may take together."""
-    total = 0
-    for path in batch:
-        try:
-            total += os.path.getsize(path)
-        except OSError:
-            continue
-    return SECONDS + total / PER_SECOND
-
-
-# ---
-
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from multiprocessing.context import BaseContext
-
-    Asked: TypeAlias = "Future[list[ScanReport]]"
-
-BATCH = 32
-"""Files that a process is asked for at a time."""
-
-
-def scan_elsewhere(
-    files: list[str],
-    settings: Settings,
-    executor: Executor | None,
-    jobs: int,
-    progress: Callable[[int, int], None] | None = None,
-) -> list[ScanReport]:
-    """The reports, in the order of the files. Standard input is read here. progress: told (files
-    done, files in all)."""
-    size = max(1, min(BATCH, -(-len(files) // (4 * max(jobs, 1)))))
-    batches = [files[at : at + size] for at in range(0, len(files), size)]
-    work = _Work(batches, settings, progress, len(files))
-    left = [at for at, batch in enumerate(batches) if "-" not in batch]
-    if executor is not None:
-        left = work.round(executor, left)
-    while left:
-        jobs = max(1, min(jobs, len(left)))
-        pool = ProcessPoolExecutor(jobs, _context())
-        try:
-            left = work.round(pool, left, own=True)
-        finally:
-            _stop(pool)
-        for at in left[: jobs + 1]:  # in turn they were begun: among these is what broke it
-            work.one_by_one(at)
-        left = left[jobs + 1 :]
-    for at, batch in enumerate(batches):
-        if "-" in batch:
-            work.one_by_one(at)
-    return [report for at in range(len(batches)) for report in work.made[at]]
-
-
-class _Work:
-    """made: the reports of each batch, by its number."""
-
-    def __init__(
-        self,
-        batches: list[list[str]],
-        settings: Settings,
-        progress: Callable[[int, int], None] | None,
-        total: int,
-    ) -> None:
-        self.batches = batches
-        self.settings = settings
-        self.made: dict[int, list[ScanReport]] = {}
-        self._progress = progress
-        self._done, self._total = 0, total
-
-    def round(self, pool: Executor, numbers: list[int], own: bool = False) -> list[int]:
-        """Asks a pool for these batches; the numbers of those that it does not answer."""
-        asked = [(at, self._submit(pool, at)) for at in numbers]
-        failed = []
-        try:
-            for at, future in asked:
-                if future is None or not self._answered(pool, at, future, own):
-                    failed.append(at)
-        finally:
-            for _, future in asked:  # of an engine that goes on when this is interrupted
-                if future is not None:
-                    future.cancel()
-        return failed
-
-    def _submit(self, pool: Executor, at: int) -> Asked | None:
-        try:
-            return pool.submit(scan_batch, self.batches[at], self.settings)
-        except RuntimeError:  # BrokenExecutor is one: an earlier batch has killed a worker
-            return None
-
-    def _answered(self, pool: Executor, at: int, future: Asked, own: bool) -> bool:
-        batch = self.batches[at]
-        try:
-            reports = future.result(seconds(batch) if own else None)
-        except FutureTimeout:
-            _kill(pool)
-            return False
-        except Exception:  # noqa: BLE001 - whatever an engine raises when a worker dies
-            return False
-        if [report.path for report in reports] != batch:
-            return False
-        self._keep(at, reports)
-        return True
-
-    def one_by_one(self, at: int) -> None:
-        """Each file of a batch by itself."""
-        self._keep(at, [_alone(path, self.settings) for path in self.batches[at]])
-
-    def _keep(self, at: int, reports: list[ScanReport]) -> None:
-        self.made[at] = reports
-        self._done += len(reports)
-        if self._progress is not None:
-            self._progress(self._done, self._total)
-
-
-def _context() -> BaseContext:
-    """How processes are started: as the system does it; but what has threads, such as the client
-    of an engine, is not forked."""
-    import multiprocessing
-    import threading
-
-    if threading.active_count() > 1:
-        return multiprocessing.get_context("spawn")
-    return multiprocessing.get_context()
-
-
-def _alone(path: str, settings: Settings) -> ScanReport:
-    """One file in a process of its own."""
-    if path == "-":
-        return scan_batch([path], settings)[0]
-    pool = ProcessPoolExecutor(1, _context())
-    try:
-        return pool.submit(scan_batch, [path], settings).result(seconds([path]))[0]
-    except FutureTimeout:
-        _kill(pool)
-        return unread(path, PtInspectError(f"it took more than {seconds([path]):.0f} seconds"))
-    except Exception as error:  # noqa: BLE001 - as above
-        name = type(error).__name__
-        return unread(path, PtInspectError(f"the process that read it died ({name})"))
-    finally:
-        _stop(pool)
-
-
-def _kill(pool: Executor) -> None:
-    """Ends processes that do not answer."""
-    processes = getattr(pool, "_processes", None) or {}
-    for process in list(processes.values()):
-        process.kill()
-
-
-def _stop(pool: Executor) -> None:
-    """Waits for its processes to end, so that none outlives this one."""
-    pool.shutdown(wait=True, cancel_futures=True)
+    load_policy()

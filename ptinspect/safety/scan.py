@@ -1,69 +1,35 @@
-"""`scan` and `scan_many`: the whole of it for one file, and for many."""
+"""`scan` and `scan_many`: find out whether files can be loaded safely."""
 
 from __future__ import annotations
 
 import os
 import sys
-from contextlib import suppress
+from dataclasses import replace
+from fnmatch import fnmatch
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ptinspect.errors import PtInspectError
 from ptinspect.limits import LIMITS, Limits
-from ptinspect.safety.containers.dispatch import scan_source
-from ptinspect.safety.next_steps import advice_of, steps_of
-from ptinspect.safety.policy.weights_only import ALLOWED
-from ptinspect.safety.report.report import ScanReport, report_of, unread
-from ptinspect.safety.report.scan_state import Budget, Part
-from ptinspect.source.base import MemorySource
-from ptinspect.source.local import MAX_COPY_BYTES, open_source
+from ptinspect.safety.containers.dispatch import buffer_if_small, scan_source
+from ptinspect.safety.next_steps import next_steps, state_load_advice
+from ptinspect.safety.policy import WEIGHTS_ONLY_NAMES
+from ptinspect.safety.report import DANGEROUS, ScanReport, unreadable_report
+from ptinspect.safety.scan_state import Budget, ScanState
+from ptinspect.source.local import open_source
 from ptinspect.torchnn.classes import lookup
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable
+    from collections.abc import Callable, Collection, Iterable, Iterator
     from concurrent.futures import Executor
     from os import PathLike
     from typing import BinaryIO
 
     from ptinspect.document import Document
     from ptinspect.pickling.values import Global
-    from ptinspect.safety.report.findings import Finding
-    from ptinspect.source.base import Source
+    from ptinspect.safety.report import Finding
 
-
-def dangers(document: Document) -> list[Finding]:
-    """What the file would do that no file of weights does, the worst first; empty for a file
-    that is not called dangerous. Nothing is scanned where all names are harmless by themselves:
-    torch's own, classes of torch.nn, and those of no library that is known to act."""
-    if all(map(_is_plain, document.globals)):
-        return []
-    from ptinspect.safety.containers.dispatch import scan_source
-    from ptinspect.safety.report.findings import DANGEROUS
-    from ptinspect.safety.report.report import report_of
-    from ptinspect.safety.report.scan_state import Budget, Part
-
-    part = Part(document.path, None, 0, Budget(document.limits))
-    scan_source(document.archive.source, part)
-    report, found = report_of(part), []
-    reports = [report]
-    while reports:
-        report = reports.pop(0)
-        found += [finding for finding in report.findings if finding.verdict == DANGEROUS]
-        reports += report.members
-    return found
-
-
-def _is_plain(name: Global) -> bool:
-    """Whether a name can be called without harm, as far as the name alone tells."""
-    if name.path in ALLOWED or lookup(name.path) is not None:
-        return True
-    top = name.module.split(".", 1)[0]
-    return top == "__main__" and "." not in name.name and top not in sys.stdlib_module_names
-
-
-# ---
-
-
-BUGS = "please report it, with the file if you can"
+_VERSION_CONTROL_FOLDERS = frozenset((".git", ".hg", ".svn"))
 
 
 def scan(
@@ -73,36 +39,36 @@ def scan(
     limits: Limits = LIMITS,
     commands: Collection[str] = (),
 ) -> ScanReport:
-    """May this file be loaded? `-` is standard input; for folders see `scan_many`.
+    """Find out whether a file can be loaded safely. Nothing in it is executed.
 
-    Nothing of the file is executed. allow: names that are vouched for (see `report_of`). commands:
-    of ptinspect, which the advice may name. Raises nothing for whatever the file is: one that
-    cannot be read is `unreadable`.
+    Args:
+        path: a file, a binary file object, or `-` for standard input. For folders see `scan_many`.
+        allow: names to accept. A glob lifts unknown findings, an exact name dangerous ones.
+        limits: bounds on memory and work.
+        commands: subcommands of ptinspect that the report may recommend.
+
+    Returns:
+        The report. Errors do not propagate: a file that cannot be read is "unreadable".
     """
-    named = os.fspath(path) if isinstance(path, (str, os.PathLike)) else getattr(path, "name", "-")
+    name = os.fspath(path) if isinstance(path, (str, os.PathLike)) else getattr(path, "name", "-")
     try:
         with open_source(path) as source:
-            part = Part(source.path, None, 0, Budget(limits))
-            scan_source(_at_hand(source), part)
-            report = report_of(part, allow)
-            load = None if part.errors or report.verdict == "dangerous" else advice_of(part)
-            steps = steps_of(part, report.verdict, load, commands)
-            return report._replace(load=load, steps=tuple(steps))
+            state = ScanState(source.path, None, 0, Budget(limits))
+            scan_source(buffer_if_small(source), state)
+            report = state.report(allow)
+            load = None
+            if not state.errors and report.verdict != DANGEROUS:
+                load = state_load_advice(state)
+            steps = next_steps(state, report.verdict, load, commands)
+            return replace(report, load=load, steps=tuple(steps))
     except PtInspectError as error:
-        return unread(str(named), error)
+        return unreadable_report(str(name), error)
     except MemoryError:
-        return unread(str(named), PtInspectError("there is not enough memory to read it"))
-    except Exception as error:  # noqa: BLE001 - one file's bug must not hide the other files
+        return unreadable_report(str(name), PtInspectError("there is not enough memory to read it"))
+    except Exception as error:  # noqa: BLE001 - a bug on one file must not hide the other files
         message = f"a bug in ptinspect: {type(error).__name__}: {error}"
-        return unread(str(named), PtInspectError(message, hint=BUGS))
-
-
-def _at_hand(source: Source) -> Source:
-    """A small file in memory, where many small reads cost nothing."""
-    if source.size > MAX_COPY_BYTES:
-        return source
-    data, start, stop = source.window()
-    return MemorySource(data, source.path, start, stop, source.base)
+        hint = "please report it, with the file if you can"
+        return unreadable_report(str(name), PtInspectError(message, hint=hint))
 
 
 def scan_many(
@@ -116,26 +82,115 @@ def scan_many(
     commands: Collection[str] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> list[ScanReport]:
-    """The same for many files, in order; a folder stands for all files below it.
+    """Scan many files; a folder stands for all files below it.
 
-    executor: any `concurrent.futures.Executor`, whose workers see the same files. Without one,
-    `jobs` processes of this machine (None: as many as are fastest for so many files). A worker
-    that dies takes no other file's answer with it. exclude: globs of paths that are left out.
-    progress: told (files done, files in all) now and then.
+    Args:
+        paths: files, folders, and globs.
+        executor: any `concurrent.futures.Executor` whose workers see the same files.
+        jobs: without an executor, the number of processes; None chooses the fastest number. A
+            process that dies takes no other file's report with it.
+        allow: see `scan`.
+        exclude: globs of paths, names and folders to leave out.
+        limits: see `scan`.
+        commands: see `scan`.
+        progress: called with (files done, files in total).
+
+    Returns:
+        One report per file, in order.
     """
-    from ptinspect.safety import parallel
-    from ptinspect.safety.paths import expanded
+    from ptinspect.safety.parallel import choose_job_count, map_files
 
-    files = list(expanded([os.fspath(path) for path in paths], exclude))
-    settings = (tuple(allow), limits, tuple(commands))
-    if executor is None:
-        if len(files) < (parallel.MANY if jobs is None else 2) or jobs == 1:
-            return parallel.scan_here(files, settings, progress)
-        jobs = parallel.fastest(len(files)) if jobs is None else jobs
-        if jobs <= 1:
-            return parallel.scan_here(files, settings, progress)
-        if parallel.can_fork():
-            with suppress(OSError):  # not even one process: then here
-                return parallel.scan_forked(files, settings, jobs, progress)
-            return parallel.scan_here(files, settings, progress)
-    return parallel.scan_elsewhere(files, settings, executor, jobs or 1, progress)
+    files = list(expand_paths([os.fspath(path) for path in paths], exclude))
+    if jobs is None:
+        jobs = 1 if executor else choose_job_count(len(files))
+    return map_files(
+        partial(scan, allow=tuple(allow), limits=limits, commands=tuple(commands)),
+        files,
+        jobs=jobs,
+        executor=executor,
+        progress=progress,
+    )
+
+
+def dangerous_findings(document: Document) -> list[Finding]:
+    """Return the dangerous findings of an open file, in the order of the report.
+
+    Nothing is scanned if all names are harmless by themselves: torch's own, classes of torch.nn,
+    and user-defined classes.
+    """
+    if all(map(_is_harmless_name, document.globals)):
+        return []
+    state = ScanState(document.path, None, 0, Budget(document.limits))
+    scan_source(document.archive.source, state)
+    findings: list[Finding] = []
+    reports = [state.report()]
+    for report in reports:
+        findings += [finding for finding in report.findings if finding.verdict == DANGEROUS]
+        reports += report.members
+    return findings
+
+
+def _is_harmless_name(name: Global) -> bool:
+    if name.path in WEIGHTS_ONLY_NAMES or lookup(name.path) is not None:
+        return True
+    top = name.module.split(".", 1)[0]
+    return top == "__main__" and "." not in name.name and top not in sys.stdlib_module_names
+
+
+# --- files and folders --------------------------------------------------------------------
+
+
+def expand_paths(paths: Iterable[str], exclude: Collection[str] = ()) -> Iterator[str]:
+    """Yield the files that paths, folders and globs stand for; those of a folder by name.
+
+    A path that does not exist is yielded as well, so that its scan reports it.
+    """
+    for path in paths:
+        if path == "-":
+            if not _is_excluded(path, exclude):
+                yield path
+        elif os.path.isdir(path):
+            yield from _files_below(path, exclude)
+        elif any(char in path for char in "*?[") and not os.path.lexists(path):
+            yield from _matching_files(path, exclude)
+        elif not _is_excluded(path, exclude):
+            yield path
+
+
+def _matching_files(pattern: str, exclude: Collection[str]) -> Iterator[str]:
+    import glob
+
+    matches = sorted(glob.glob(pattern, recursive=True))
+    if not matches:
+        yield pattern
+    for path in matches:
+        if not os.path.isdir(path):
+            if not _is_excluded(path, exclude):
+                yield path
+        elif "**" not in pattern:
+            yield from _files_below(path, exclude)
+
+
+def _files_below(folder: str, exclude: Collection[str]) -> Iterator[str]:
+    for base, folders, names in os.walk(folder):
+        folders[:] = sorted(
+            name
+            for name in folders
+            if name not in _VERSION_CONTROL_FOLDERS
+            and not _is_excluded(os.path.join(base, name), exclude)
+        )
+        for name in sorted(names):
+            path = os.path.join(base, name)
+            if not _is_excluded(path, exclude):
+                yield path
+
+
+def _is_excluded(path: str, exclude: Collection[str]) -> bool:
+    """Return True if a glob matches the path, its name, or a folder above it."""
+    if not exclude:
+        return False
+    plain_path = path.replace(os.sep, "/")
+    parts = plain_path.split("/")
+    parents = ["/".join(parts[: index + 1]) for index in range(len(parts))]
+    candidates = (*parents, *parts, plain_path)
+    return any(fnmatch(text, glob) for glob in exclude for text in candidates)

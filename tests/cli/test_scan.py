@@ -55,7 +55,7 @@ def test_a_clean_folder(folder: Path) -> None:
     out = run(folder, code=0)
     assert f"{folder / 'good.pt'}: clean (torch-zip)" in out
     assert "readme" not in out
-    assert out.splitlines()[-1] == "1 file: 1 clean; 1 passed over"
+    assert out.splitlines()[-1] == "1 file: 1 clean; 1 skipped"
 
 
 def test_a_dangerous_file_says_what_and_where(folder: Path) -> None:
@@ -63,7 +63,7 @@ def test_a_dangerous_file_says_what_and_where(folder: Path) -> None:
     out = run(folder, code=1)
     assert "dangerous: archive/data.pkl @ 29: REDUCE posix.system('touch x')" in out
     assert "do not load it" in out
-    assert "2 files: 1 dangerous, 1 clean; 1 passed over" in out
+    assert "2 files: 1 dangerous, 1 clean; 1 skipped" in out
 
 
 def test_an_unknown_class_names_itself(folder: Path) -> None:

@@ -8,7 +8,7 @@ import zipfile
 from pathlib import Path
 from struct import pack
 
-from ptinspect.safety.report.report import ScanReport
+from ptinspect.safety.report import ScanReport
 from ptinspect.safety.scan import scan
 from tests.safety.making import args, call, name, path, plain, text, whole
 

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import ptinspect
-from ptinspect.safety import scan
-from ptinspect.safety.report.report import ScanReport
+from ptinspect.safety import scan as scan_module
+from ptinspect.safety.report import ScanReport
 from tests.safety.files import BAD, GOOD, OWN, torch_zip
 
-REAL = scan.scan
+REAL = scan_module.scan
 LONGEST = 60
 """Seconds after which a test has failed."""
 
@@ -22,14 +22,14 @@ LONGEST = 60
 def waits_to_be_killed(path: str, mark: str) -> None:
     """In a worker: at this file it says which process it is, and waits; once, whoever it is."""
 
-    def scan(asked: str, **more: Any) -> ScanReport:
+    def scan_or_wait(asked: str, **more: Any) -> ScanReport:
         if asked == path and not os.path.exists(mark):
             Path(f"{mark}.new").write_text(str(os.getpid()))
             os.replace(f"{mark}.new", mark)
             time.sleep(LONGEST)
         return REAL(asked, **more)
 
-    scan.scan = scan  # type: ignore[assignment]
+    scan_module.scan = scan_or_wait  # type: ignore[assignment]
 
 
 class Killer(threading.Thread):

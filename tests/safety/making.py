@@ -9,8 +9,8 @@ from struct import pack
 from ptinspect.errors import PtInspectError
 from ptinspect.pickling.machine import run
 from ptinspect.pickling.state import Recorder
-from ptinspect.safety.analysis.stream import Judge
-from ptinspect.safety.report.findings import Finding
+from ptinspect.safety.analysis.stream import StreamJudge
+from ptinspect.safety.report import Finding
 
 START = b"\x80\x04"
 
@@ -64,11 +64,11 @@ def framed(data: bytes) -> bytes:
 
 def judged(data: bytes, **more: object) -> list[Finding]:
     """What is found in a stream, whether it can be run to its end or not."""
-    recorder, judge = Recorder(), Judge("data.pkl")
+    recorder, judge = Recorder(), StreamJudge("data.pkl")
     with suppress(PtInspectError):
         run(data, recorder=recorder)
     judge.judge(recorder)
-    return judge.found.list()
+    return judge.findings.sorted()
 
 
 def verdicts(data: bytes) -> dict[str, str]:

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 import ptinspect
 from ptinspect.cli import cli
 from ptinspect.safety.load_advice import load_advice
-from ptinspect.safety.scan import dangers
+from ptinspect.safety.scan import dangerous_findings
 from tests.conftest import FIXTURES
 
 # What `pickle.dumps` writes for an object whose __reduce__ is (os.system, ("echo",)).
@@ -30,7 +30,7 @@ def test_a_file_that_would_act_gets_no_line_to_paste(tmp_path: Path) -> None:
     assert "pickle.load" not in shown.stdout
     told = json.loads(CliRunner().invoke(cli, ["show", "-f", "json", str(file)]).stdout)
     assert told["load"]["call"] is None
-    assert told["load"]["why"][0].startswith("dangerous: byte ")
+    assert told["load"]["blockers"][0].startswith("dangerous: byte ")
 
 
 @pytest.mark.parametrize(
@@ -38,17 +38,17 @@ def test_a_file_that_would_act_gets_no_line_to_paste(tmp_path: Path) -> None:
 )
 def test_an_honest_file_keeps_its_line(name: str) -> None:
     with ptinspect.open(FIXTURES / name) as document:
-        assert dangers(document) == []
+        assert dangerous_findings(document) == []
 
 
 def test_code_that_comes_by_value_is_no_harmless_file() -> None:
     with ptinspect.open(FIXTURES / "pickles/cloudpickle.pt") as document:
-        assert dangers(document)[0].name.startswith("cloudpickle.")
+        assert dangerous_findings(document)[0].name.startswith("cloudpickle.")
 
 
 def test_what_is_popped_from_the_stack_counts() -> None:
     with ptinspect.open(io.BytesIO(CALLS[:-1] + b"0" + pickle.dumps(1, 0))) as document:
-        assert [finding.name for finding in dangers(document)] == ["posix.system"]
+        assert [finding.name for finding in dangerous_findings(document)] == ["posix.system"]
 
 
 def test_a_zip_newer_than_torch_reads_is_said(tmp_path: Path) -> None:
@@ -59,7 +59,7 @@ def test_a_zip_newer_than_torch_reads_is_said(tmp_path: Path) -> None:
     with ptinspect.open(file) as document:
         advice = load_advice(document)
     assert not advice.weights_only
-    assert advice.why == ["version 11 of the zip: torch 2.13 reads up to 10"]
+    assert advice.blockers == ["version 11 of the zip: torch 2.13 reads up to 10"]
 
 
 def test_a_state_dict_is_of_no_class() -> None:

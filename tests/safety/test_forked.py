@@ -21,12 +21,13 @@ pytestmark = pytest.mark.skipif(
 
 BEGIN = """
 import os, sys, time
-from ptinspect.safety import batches, forked, scanning
-from ptinspect.limits import LIMITS
-batches.SECONDS = 1
-settings = ((), LIMITS, ())
-real = scanning.scan
+from ptinspect.safety import parallel
+from ptinspect.safety.parallel import map_files
+from ptinspect.safety.scan import scan, scan_many
+parallel.BASE_SECONDS = 1
 paths = sys.argv[1:]
+def scan_all(scan):
+    return [scan(path) for path in paths]
 """
 
 
@@ -55,10 +56,10 @@ def many(tmp_path: Path) -> list[str]:
 
 def test_the_reports_are_those_of_one_process() -> None:
     code = """
-assert forked.can_fork()
+assert parallel.can_fork()
 paths = [os.path.join(base, name) for path in paths for base, _, names in os.walk(path)
          for name in sorted(names)]
-assert forked.scan_forked(paths, settings, 2) == batches.scan_batch(paths, settings)
+assert map_files(scan, paths, jobs=2) == scan_all(scan)
 print(len(paths))
 """
     assert int(python(code, str(FIXTURES / "containers"), str(FIXTURES / "pickles"))) > 100
@@ -68,20 +69,22 @@ print(len(paths))
 @pytest.mark.parametrize("jobs", [1, 2, 7])
 def test_a_file_that_kills_or_hangs_its_worker(many: list[str], jobs: int) -> None:
     code = f"""
-def deadly(path, **more):
+def deadly(path):
     if path.endswith(("05.pt", "38.pt")):
         os._exit(9)
     if path.endswith("07.pt"):
         time.sleep(60)
-    return real(path, **more)
-scanning.scan = deadly
-reports = forked.scan_forked(paths, settings, {jobs})
+    return scan(path)
+class Broken:  # an executor that scans nothing: all is left to forked processes
+    def submit(self, *task):
+        raise RuntimeError
+reports = map_files(deadly, paths, jobs={jobs}, executor=Broken())
 assert [report.path for report in reports] == paths
 for report in reports:
     if report.errors:
         print(report.path[-5:], report.verdict, report.errors[0].message)
     else:
-        assert report == real(report.path)
+        assert report == scan(report.path)
 """
     assert python(code, *many).splitlines() == [
         "05.pt unreadable the process that read it died",
@@ -95,19 +98,18 @@ def test_a_slow_but_large_file_is_waited_for(tmp_path: Path) -> None:
     file = tmp_path / "large.pt"
     file.write_bytes(torch_zip(GOOD) + bytes(8 << 20))  # four seconds more
     code = """
-def slow(path, **more):
+def slow(path):
     time.sleep(1.5)
-    return real(path, **more)
-scanning.scan = slow
-print(*(report.errors for report in forked.scan_forked(paths, settings, 2)))
+    return scan(path)
+print(*(report.errors for report in map_files(slow, paths, jobs=2)))
 """
-    expected = python("print(*(real(path).errors for path in paths))", str(file), str(file))
+    expected = python("print(*(scan(path).errors for path in paths))", str(file), str(file))
     assert python(code, str(file), str(file)) == expected
 
 
 def test_standard_input_is_read_here(many: list[str]) -> None:
     code = """
-reports = forked.scan_forked([*paths[:20], "-", *paths[20:]], settings, 2)
+reports = map_files(scan, [*paths[:20], "-", *paths[20:]], jobs=2)
 assert [report.path for report in reports] == [*paths[:20], "-", *paths[20:]]
 print(reports[20].verdict)
 """
@@ -119,7 +121,7 @@ def test_without_any_process_the_files_are_scanned_here(many: list[str]) -> None
 def refused():
     raise OSError(11, "no more processes")
 os.fork = refused
-assert scanning.scan_many(paths, jobs=2) == batches.scan_batch(paths, settings)
+assert scan_many(paths, jobs=2) == scan_all(scan)
 """
     python(code, *many)
 
@@ -134,13 +136,12 @@ def once():
     started.append(1)
     return fork()
 os.fork = once
-def deadly(path, **more):
+def deadly(path):
     if path.endswith("38.pt"):
         os._exit(9)
-    return real(path, **more)
-scanning.scan = deadly
-reports = forked.scan_forked(paths, settings, 4)
-assert reports[:36] == [real(path) for path in paths[:36]]
+    return scan(path)
+reports = map_files(deadly, paths, jobs=4)
+assert reports[:36] == [scan(path) for path in paths[:36]]
 print(*(report.verdict for report in reports[36:]))
 print(reports[39].errors[0].message)
 """
@@ -155,7 +156,7 @@ def test_no_process_is_left_behind(many: list[str]) -> None:
 def interrupted(done, total):
     raise KeyboardInterrupt
 try:
-    forked.scan_forked(paths, settings, 2, interrupted)
+    map_files(scan, paths, jobs=2, progress=interrupted)
 except KeyboardInterrupt:
     pass
 try:
@@ -169,7 +170,7 @@ except ChildProcessError:
 def test_progress_counts_to_the_end(many: list[str]) -> None:
     code = """
 told = []
-forked.scan_forked(paths, settings, 2, lambda done, total: told.append((done, total)))
+map_files(scan, paths, jobs=2, progress=lambda done, total: told.append((done, total)))
 assert told == sorted(set(told))
 print(told[-1])
 """
@@ -179,9 +180,9 @@ print(told[-1])
 def test_how_many_processes() -> None:
     code = """
 os.sched_getaffinity = lambda pid: set(range(8))
-print(*(forked.fastest(files) for files in (1, 100, 128, 300, 100_000)))
+print(*(parallel.choose_job_count(files) for files in (1, 100, 128, 300, 100_000)))
 import threading
 threading.Thread(target=time.sleep, args=(1,), daemon=True).start()
-print(forked.can_fork(), forked.fastest(1000))
+print(parallel.can_fork(), parallel.choose_job_count(1000))
 """
     assert python(code).splitlines() == ["1 1 2 4 8", "False 1"]

@@ -297,18 +297,18 @@ def test_torch_s_objects_are_clean() -> None:
 def test_a_finding_says_where_and_what() -> None:
     (found,) = judged(framed(whole(BAD)))
     assert found.chain == "data.pkl @ 38: REDUCE posix.system('touch x')"
-    assert found.why
+    assert found.reason
     assert (found.record, found.offset, found.opcode) == ("data.pkl", 38, "REDUCE")
 
 
 def test_an_own_class_is_named() -> None:
     (found,) = judged(whole(new(name("model", "BDA")) + b"}b"))
-    assert "needs your own class `model.BDA`" in found.why
+    assert "needs your own class `model.BDA`" in found.reason
 
 
 def test_calls_of_one_name_are_counted() -> None:
     (found,) = judged(whole(new(MINE), new(MINE), new(MINE)))
-    assert found.times == 3
+    assert found.count == 3
 
 
 def test_arguments_of_any_size_and_depth_make_a_short_line() -> None:
@@ -396,11 +396,11 @@ def test_what_loads_bytes_and_is_kept(tmp_path: Path) -> None:
 def test_a_text_that_pickle_py_runs_is_no_text(front: bytes, tmp_path: Path) -> None:
     report = scanned(tmp_path, front + b"cposix\nsystem\n(Vtouch x\ntR.", "notes.txt")
     assert report.verdict == "dangerous", report
-    assert not report.passed_over
+    assert not report.skipped
 
 
-def test_a_text_that_meets_a_limit_is_not_passed_over(tmp_path: Path) -> None:
+def test_a_text_that_meets_a_limit_is_not_skipped(tmp_path: Path) -> None:
     data = b"L" + b"9" * 100_000 + b"\n0cposix\nsystem\n(Vtouch x\ntR."
     report = scanned(tmp_path, data, "notes.txt")
     assert report.verdict in ("dangerous", "unreadable"), report
-    assert not report.passed_over
+    assert not report.skipped

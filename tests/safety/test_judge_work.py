@@ -11,9 +11,10 @@ import pytest
 from ptinspect.limits import LIMITS
 from ptinspect.pickling.machine import run
 from ptinspect.pickling.state import Recorder
-from ptinspect.safety.analysis.stream import Judge
-from ptinspect.safety.containers.pickles import read_pickles
-from ptinspect.safety.report.scan_state import Budget, Part
+from ptinspect.safety.analysis import stream as stream_module
+from ptinspect.safety.analysis.stream import StreamJudge
+from ptinspect.safety.containers.pickles import scan_pickles
+from ptinspect.safety.scan_state import Budget, ScanState
 
 START = b"\x80\x02"
 THING = b"cmodel\nThing\n)\x81"
@@ -43,7 +44,7 @@ def work(stream: bytes, monkeypatch: pytest.MonkeyPatch) -> int:
     """Lines of the package that the judge runs, and keys that are looked at without a line."""
     recorder, count = Recorder(), 0
     run(START + stream + b".", recorder=recorder)
-    computed = stream._computed
+    computed = stream_module._has_computed_key
 
     def counted(part: dict[object, object]) -> bool:
         nonlocal count
@@ -55,11 +56,11 @@ def work(stream: bytes, monkeypatch: pytest.MonkeyPatch) -> int:
         count += 1
         return line
 
-    monkeypatch.setattr(stream, "_computed", counted)
+    monkeypatch.setattr(stream_module, "_has_computed_key", counted)
     before = sys.gettrace()
     sys.settrace(line)  # type: ignore[arg-type]
     try:
-        Judge(None).judge(recorder)
+        StreamJudge(None).judge(recorder)
     finally:
         sys.settrace(before)
         monkeypatch.undo()
@@ -80,10 +81,10 @@ def test_a_method_in_a_wide_state_is_seen_on_each_object(count: int) -> None:
     stream = START + wide(count) + method + (THING + b"h\x01bNb0") * 3 + b"N."
     recorder = Recorder()
     run(stream, recorder=recorder)
-    judged = Judge(None)
+    judged = StreamJudge(None)
     judged.judge(recorder)
-    (found,) = (each for each in judged.found.list() if each.name == "posix.system")
-    assert (found.verdict, found.times) == ("dangerous", 3)
+    (found,) = (each for each in judged.findings.sorted() if each.name == "posix.system")
+    assert (found.verdict, found.count) == ("dangerous", 3)
 
 
 @pytest.mark.parametrize("times", [1, 50])
@@ -92,6 +93,6 @@ def test_bytes_that_are_loaded_again_and_again_are_looked_into_once(times: int) 
     text = b"c_codecs\nencode\n(X\x04\x00\x00\x00\x80\x02N.X\x06\x00\x00\x00latin1tRq\x010"
     text = text.replace(b"\x04\x00\x00\x00\x80", b"\x05\x00\x00\x00\xc2\x80")
     stream = START + text + b"ctorch.storage\n_load_from_bytes\nh\x01\x85R0" * times + b"N."
-    part = Part("file", None, 0, Budget(LIMITS))
-    streams = read_pickles(part, stream, 0, len(stream), None)
-    assert [data for _, data in streams.inner] == [b"\x80\x02N."]
+    part = ScanState("file", None, 0, Budget(LIMITS))
+    streams = scan_pickles(part, stream, 0, len(stream), None)
+    assert [data for _, data in streams.payloads] == [b"\x80\x02N."]

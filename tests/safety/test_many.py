@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 import ptinspect
-from ptinspect.safety import parallel, scan
+from ptinspect.safety import parallel
+from ptinspect.safety import scan as scan_module
 from tests.safety.files import BAD, GOOD, OWN, torch_zip
 
 
@@ -77,7 +78,7 @@ def deadly(path: str, **more: object) -> object:
     return REAL(path, **more)  # type: ignore[arg-type]
 
 
-REAL = scan.scan
+REAL = scan_module.scan
 
 
 @pytest.mark.slow
@@ -85,8 +86,8 @@ REAL = scan.scan
 def test_a_file_that_kills_or_hangs_its_process(
     many: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scan, "scan", deadly)
-    monkeypatch.setattr(parallel, "SECONDS", 2)
+    monkeypatch.setattr(scan_module, "scan", deadly)
+    monkeypatch.setattr(parallel, "BASE_SECONDS", 2)
     reports = ptinspect.scan_many(many, jobs=2)
     verdicts = {Path(report.path).name: report.verdict for report in reports}
     assert verdicts.pop("05.pt") == "unreadable"

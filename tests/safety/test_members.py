@@ -15,7 +15,7 @@ from struct import pack
 import pytest
 
 from ptinspect.limits import Limits
-from ptinspect.safety.report.report import ScanReport
+from ptinspect.safety.report import ScanReport
 from ptinspect.safety.scan import scan
 from tests.conftest import FIXTURES
 from tests.safety.files import (
@@ -122,7 +122,7 @@ def test_no_cut_of_it_comes_out_clean(place: str, tmp_path: Path) -> None:
     data = PLACES[place]
     for left in range(len(data) - 1, max(len(data) - 400, 0), -7):
         report = scanned(tmp_path, data[:left])
-        if report.verdict == "clean" and not report.passed_over:
+        if report.verdict == "clean" and not report.skipped:
             assert data[:left] == GOOD * (left // len(GOOD))
 
 
@@ -153,7 +153,7 @@ CLEAN = {
 def test_what_is_harmless_is_clean(kind: str, tmp_path: Path) -> None:
     report = scanned(tmp_path, CLEAN[kind])
     assert (report.verdict, report.errors, report.findings) == ("clean", (), ())
-    assert not report.passed_over
+    assert not report.skipped
 
 
 UNREADABLE = {
@@ -324,7 +324,7 @@ def test_joblib_s_arrays_are_leapt_over(tmp_path: Path) -> None:
     assert "posix.system" in names(report)
     clean = scanned(tmp_path, joblib_dump(b"\xff" * 24 + b"a.", float64()))
     assert (clean.verdict, clean.format) == ("unknown", "joblib")
-    assert clean.steps == ("joblib.load is what reads it",)
+    assert clean.steps == ("load it with joblib.load(path)",)
     assert not clean.errors
 
 
@@ -392,9 +392,9 @@ def test_a_deep_pickle_is_judged(tmp_path: Path) -> None:
         ("a.so", b"\x7fELF" + b"\0" * 60),
     ],
 )
-def test_text_and_images_are_passed_over(called: str, data: bytes, tmp_path: Path) -> None:
+def test_text_and_images_are_skipped(called: str, data: bytes, tmp_path: Path) -> None:
     report = scanned(tmp_path, data, called)
-    assert report.passed_over, report
+    assert report.skipped, report
     assert report.verdict == "clean"
 
 

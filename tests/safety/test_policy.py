@@ -14,20 +14,20 @@ from pathlib import Path
 import pytest
 
 from ptinspect.pickling.values import Global
-from ptinspect.safety.analysis.calls import DANGEROUS, OK, called, imported
-from ptinspect.safety.policy.table import VERDICTS, is_standard, policy
-from ptinspect.safety.policy.weights_only import ALLOWED
+from ptinspect.safety.analysis.calls import judge_call, judge_import
+from ptinspect.safety.policy import VERDICTS, WEIGHTS_ONLY_NAMES, is_stdlib, load_policy
+from ptinspect.safety.report import CLEAN, DANGEROUS
 from tests.conftest import ROOT
 
 LINES = [
     line.split(" | ")
-    for line in (ROOT / "ptinspect/safety/policy/policy.txt").read_text("utf-8").splitlines()
+    for line in (ROOT / "ptinspect/safety/policy.txt").read_text("utf-8").splitlines()
     if line and not line.startswith("#")
 ]
 
 
-def opinion(module: str, attribute: str, how: str = "REDUCE") -> int:
-    return called(Global(module, attribute, 0), (), how).level
+def call_verdict(module: str, attribute: str, how: str = "REDUCE") -> str:
+    return judge_call(Global(module, attribute, 0), (), how).verdict
 
 
 def test_every_line_has_a_verdict_names_a_reason_and_a_source() -> None:
@@ -54,9 +54,9 @@ def test_no_name_has_two_verdicts() -> None:
 
 
 def test_what_weights_only_takes_is_allowed_when_named() -> None:
-    for each in ALLOWED:
+    for each in WEIGHTS_ONLY_NAMES:
         module, _, attribute = each.rpartition(".")
-        assert imported(Global(module, attribute, 0)).level == OK, each
+        assert judge_import(Global(module, attribute, 0)).verdict == CLEAN, each
 
 
 @pytest.mark.parametrize(
@@ -85,13 +85,13 @@ def test_what_weights_only_takes_is_allowed_when_named() -> None:
     ],
 )
 def test_these_are_dangerous_when_called(module: str, attribute: str) -> None:
-    assert opinion(module, attribute) == DANGEROUS
+    assert call_verdict(module, attribute) == DANGEROUS
 
 
 def test_a_user_s_folder_may_be_called_as_a_module_of_python_is() -> None:
-    assert opinion("code.model", "Net") < DANGEROUS
-    assert opinion("code", "interact") == DANGEROUS
-    assert opinion("test", "Net") < DANGEROUS
+    assert call_verdict("code.model", "Net") != DANGEROUS
+    assert call_verdict("code", "interact") == DANGEROUS
+    assert call_verdict("test", "Net") != DANGEROUS
 
 
 # --- every callable there is ---------------------------------------------------------------
@@ -131,23 +131,23 @@ def callables_of(module: str) -> list[str]:
 
 
 def may_be_clean(module: str, attribute: str) -> bool:
-    row = policy().row(module, attribute)
+    row = load_policy().row(module, attribute)
     return row is not None and row.verdict in ("allowed", "module")
 
 
 def test_no_other_callable_of_python_comes_out_clean_when_called() -> None:
     seen, clean, mild = 0, [], []
     for module in standard_modules():
-        if not is_standard(module):
+        if not is_stdlib(module):
             continue
         for attribute in callables_of(module):
             seen += 1
-            level = opinion(module, attribute)
-            row = policy().row(module, attribute)
-            if level == OK and not may_be_clean(module, attribute):
+            verdict = call_verdict(module, attribute)
+            row = load_policy().row(module, attribute)
+            if verdict == CLEAN and not may_be_clean(module, attribute):
                 clean.append(f"{module}.{attribute}")
             listed = row is not None and row.verdict in ("allowed", "unknown")
-            if level != DANGEROUS and not listed:
+            if verdict != DANGEROUS and not listed:
                 mild.append(f"{module}.{attribute}")
     assert seen > 3_000
     assert clean == []
@@ -155,9 +155,9 @@ def test_no_other_callable_of_python_comes_out_clean_when_called() -> None:
 
 
 def test_no_built_in_but_the_listed_is_clean_when_called() -> None:
-    clean = {each for each in dir(builtins) if opinion("builtins", each) == OK}
+    clean = {each for each in dir(builtins) if call_verdict("builtins", each) == CLEAN}
     assert all(
-        each in ALLOWED or policy().names[each].verdict == "allowed"
+        each in WEIGHTS_ONLY_NAMES or load_policy().names[each].verdict == "allowed"
         for each in (f"builtins.{name}" for name in clean)
     )
     assert not clean & {"eval", "exec", "getattr", "map", "open", "type", "iter", "print"}
@@ -175,7 +175,7 @@ def test_no_other_callable_of_torch_comes_out_clean_when_called() -> None:
                 continue
             if callable(value):
                 seen += 1
-                if opinion(module, attribute) == OK and not may_be_clean(module, attribute):
+                if call_verdict(module, attribute) == CLEAN and not may_be_clean(module, attribute):
                     clean.append(f"{module}.{attribute}")
     assert seen > 10_000
     assert clean == []

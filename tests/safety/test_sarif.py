@@ -14,8 +14,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from ptinspect.safety.report.render import sarif_text
-from ptinspect.safety.report.report import ScanReport
+from ptinspect.safety.report import ScanReport, sarif_text
 from ptinspect.safety.scan import scan, scan_many
 from tests.conftest import FIXTURES
 from tests.safety.corpus import benign, malicious

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import ptinspect
-from ptinspect.safety.report.report import exit_code
+from ptinspect.safety.report import exit_code
 from tests.formats.shards import index_text, model, safetensors
 
 SECOND = "model-00002-of-00002.safetensors"

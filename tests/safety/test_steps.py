@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ptinspect.safety.next_steps import TRUSTED
+from ptinspect.safety.next_steps import TRUSTED_TORCH
 from ptinspect.safety.scan import scan
 from tests.conftest import FIXTURES
 from tests.safety.corpus import benign
@@ -76,9 +76,9 @@ def test_each_line_does_what_it_says(advised: dict[Path, str], part: str, least:
 
 def test_each_line_names_the_torch_that_it_is_for(advised: dict[Path, str]) -> None:
     assert {line.partition("  # ")[2] for line in advised.values()} == {
-        f"as it is, with torch {TRUSTED} or later", f"torch {TRUSTED} or later",
+        f"as it is, with torch {TRUSTED_TORCH} or later", f"torch {TRUSTED_TORCH} or later",
     }  # fmt: skip
-    assert TRUSTED == "2.10"  # docs/security.md: CVE-2026-24747
+    assert TRUSTED_TORCH == "2.10"  # docs/security.md: CVE-2026-24747
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import pytest
 import ptinspect
 from ptinspect.pickling.opcodes import WEIGHTS_ONLY
 from ptinspect.safety.load_advice import load_advice
-from ptinspect.safety.policy.weights_only import ALLOWED, BLOCKED
+from ptinspect.safety.policy import WEIGHTS_ONLY_BLOCKED_MODULES, WEIGHTS_ONLY_NAMES
 from tests.conftest import FIXTURES
 
 torch = pytest.importorskip("torch")
@@ -54,8 +54,8 @@ def torch_says() -> dict[str, dict[str, bool]]:
 
 @pytest.mark.slow
 def test_the_names_are_torchs() -> None:
-    assert {*reader._get_allowed_globals(), *torch_says()["entered"]} == ALLOWED
-    assert set(reader._blocklisted_modules) == BLOCKED
+    assert {*reader._get_allowed_globals(), *torch_says()["entered"]} == WEIGHTS_ONLY_NAMES
+    assert set(reader._blocklisted_modules) == WEIGHTS_ONLY_BLOCKED_MODULES
 
 
 def test_the_opcodes_are_torchs() -> None:

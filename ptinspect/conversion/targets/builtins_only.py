@@ -56,7 +56,7 @@ from ptinspect.pickling.values import (
     Value,
     key_value,
 )
-from ptinspect.safety.policy.weights_only import ALLOWED
+from ptinspect.safety.policy import WEIGHTS_ONLY_NAMES
 
 if TYPE_CHECKING:
     from ptinspect.conversion.output.object_graph import ObjectGraph
@@ -178,7 +178,7 @@ class PlainValues:
         if isinstance(value, bytes | Blob):
             return value if len(value) else _empty_bytes()
         if isinstance(value, Global):
-            return value if value.path in ALLOWED else value.path
+            return value if value.path in WEIGHTS_ONLY_NAMES else value.path
         if isinstance(value, PersistentId):
             if self.document.tensor_of(value) or self.document.storage_of(value):
                 return value
@@ -392,7 +392,7 @@ def _is_loadable(value: Value) -> bool:
             continue
         seen.add(id(part))
         if isinstance(part, Global):
-            if part.path not in ALLOWED:
+            if part.path not in WEIGHTS_ONLY_NAMES:
                 return False
         elif isinstance(part, list | tuple):
             unchecked += part

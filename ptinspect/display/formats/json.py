@@ -170,16 +170,16 @@ def _globals(document: Document) -> list[dict[str, object]]:
 
 def _load(document: Document) -> dict[str, object]:
     from ptinspect.safety.load_advice import load_advice
-    from ptinspect.safety.scan import dangers
+    from ptinspect.safety.scan import dangerous_findings
 
-    advice, danger = load_advice(document), dangers(document)
+    advice, danger = load_advice(document), dangerous_findings(document)
     return {
         "weights_only": advice.weights_only,
         "needs": advice.needs,
         "safe_globals": advice.safe_globals,
         "map_location": advice.map_location,
         "call": None if danger else advice.call,
-        "why": [f"dangerous: {finding.chain}" for finding in danger] + advice.why,
+        "blockers": [f"dangerous: {finding.chain}" for finding in danger] + advice.blockers,
     }
 
 

@@ -1,6 +1,9 @@
-"""A value of a pickle as it would stand in Python, shortened: for one line that people read."""
+"""Short text of inert values, as Python would write them: one line, for findings."""
 
 from __future__ import annotations
+
+from collections.abc import Collection
+from itertools import islice
 
 from ptinspect.pickling.values import (
     Blob,
@@ -13,23 +16,27 @@ from ptinspect.pickling.values import (
     key_value,
 )
 
-DEPTH, ITEMS, STRING, WHOLE = 4, 6, 120, 400
+_DEPTH = 4
+_ITEMS = 6
+_STRING_LENGTH = 120
+_CALL_LENGTH = 400
 
 
-def call_text(func: Value, args: Value, depth: int = DEPTH) -> str:
-    """`posix.system('touch x')`."""
-    given = args if isinstance(args, tuple) else (args,)
-    text = f"{text_of(func, depth - 1)}({_items(given, depth)})"
-    return text if len(text) <= WHOLE else f"{text[:WHOLE]}…"
+def call_repr(func: Value, args: Value, depth: int = _DEPTH) -> str:
+    """Return a call as Python source: `posix.system('touch x')`."""
+    items = args if isinstance(args, tuple) else (args,)
+    text = f"{value_repr(func, depth - 1)}({_items_repr(items, depth)})"
+    return text if len(text) <= _CALL_LENGTH else f"{text[:_CALL_LENGTH]}…"
 
 
-def text_of(value: Value, depth: int = DEPTH) -> str:
-    """The same for any value; what lies deeper than `depth` is `…`."""
+def value_repr(value: Value, depth: int = _DEPTH) -> str:
+    """Return any value as Python source; `…` stands for what is nested deeper than `depth`."""
     if isinstance(value, Global):
-        return value.path if len(value.path) <= STRING else f"{value.path[:STRING]}…"
+        path = value.path
+        return path if len(path) <= _STRING_LENGTH else f"{path[:_STRING_LENGTH]}…"
     if isinstance(value, str | bytes):
-        whole = value if isinstance(value, bytes) else str(value)
-        return repr(whole) if len(whole) <= STRING else f"{whole[:STRING]!r}…"
+        text = value if isinstance(value, bytes) else str(value)
+        return repr(text) if len(text) <= _STRING_LENGTH else f"{text[:_STRING_LENGTH]!r}…"
     if isinstance(value, int) and value.bit_length() > 128:
         return f"<a number of {value.bit_length():,} bits>"
     if value is None or isinstance(value, bool | int | float):
@@ -41,28 +48,24 @@ def text_of(value: Value, depth: int = DEPTH) -> str:
     if depth <= 0:
         return "…"
     if isinstance(value, Call):
-        return call_text(value.func, value.args, depth)
+        return call_repr(value.func, value.args, depth)
     if isinstance(value, PersistentId):
-        return f"<{text_of(value.value, depth - 1)}>"
-    return _container(value, depth)
-
-
-def _items(values: tuple[Value, ...] | list[Value], depth: int) -> str:
-    shown = [text_of(value, depth - 1) for value in values[:ITEMS]]
-    return ", ".join([*shown, "…"] if len(values) > ITEMS else shown)
-
-
-def _container(value: Value, depth: int) -> str:
+        return f"<{value_repr(value.value, depth - 1)}>"
     if isinstance(value, tuple):
-        return f"({_items(value, depth)}{',' if len(value) == 1 else ''})"
+        return f"({_items_repr(value, depth)}{',' if len(value) == 1 else ''})"
     if isinstance(value, list):
-        return f"[{_items(value, depth)}]"
+        return f"[{_items_repr(value, depth)}]"
     if isinstance(value, dict):
         pairs = [
-            f"{text_of(key_value(key), depth - 1)}: {text_of(value[key], depth - 1)}"
-            for key, _ in zip(value, range(ITEMS), strict=False)
+            f"{value_repr(key_value(key), depth - 1)}: {value_repr(item, depth - 1)}"
+            for key, item in islice(value.items(), _ITEMS)
         ]
-        return "{" + ", ".join([*pairs, "…"] if len(value) > ITEMS else pairs) + "}"
+        return "{" + ", ".join([*pairs, "…"] if len(value) > _ITEMS else pairs) + "}"
     if isinstance(value, SetOf):
         return f"<a set of {len(value):,}>"
     return "…"
+
+
+def _items_repr(values: Collection[Value], depth: int) -> str:
+    items = [value_repr(value, depth - 1) for value in islice(values, _ITEMS)]
+    return ", ".join([*items, "…"] if len(values) > _ITEMS else items)

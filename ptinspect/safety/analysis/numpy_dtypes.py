@@ -1,21 +1,26 @@
-"""What a pickle says of the elements of numpy's arrays, held against itself. numpy believes it: a
-type of objects that says it holds none makes pointers of the file's bytes, and a field that lies
-beyond its element reads what lies beyond the array.
+"""Check pickled numpy dtypes for consistency, and compute the size of their elements.
+
+numpy trusts what a dtype records: a dtype of objects that denies to hold any turns the file's bytes
+into pointers, and a field beyond its element reads memory beyond the array.
 
 Source: numpy/_core/src/multiarray/descriptor.c, `arraydescr_reduce` and `arraydescr_setstate`. The
-state is (version, order, (base, shape), names, fields, itemsize, alignment, flags), -1 for both
-sizes where the type's name says them; a field is (type, offset), or (type, offset, title).
+state is (version, order, (base, shape), names, fields, itemsize, alignment, flags), with -1 for
+both sizes if the dtype's name implies them; a field is (dtype, offset), or (dtype, offset, title).
 """
 
 from __future__ import annotations
 
 import re
 
+from ptinspect.dtypes import numpy_itemsize
 from ptinspect.pickling.values import Call, Global, Value
-from ptinspect.safety.analysis.calls import DEPTH, OK, imported, resolved
+from ptinspect.safety.analysis.call_rules import MAX_DEPTH, resolve_callable
+from ptinspect.safety.analysis.calls import judge_import
+from ptinspect.safety.report import CLEAN
 
-DTYPE = "numpy.dtype"
-_THROUGH = frozenset(
+NUMPY_DTYPE = "numpy.dtype"
+
+_CALL_FIRST_ARGUMENT = frozenset(
     (  # noqa: SIM905
         "copyreg._reconstructor copyreg.__newobj__ copyreg.__newobj_ex__"
         " torch._tensor._rebuild_from_type torch._tensor._rebuild_from_type_v2"
@@ -23,157 +28,153 @@ _THROUGH = frozenset(
     ).split()
 )
 
-FROM_FIELDS = 0x1B
-"""Flags of whatever holds objects: NPY_ITEM_REFCOUNT, LIST_PICKLE, NEEDS_INIT and NEEDS_PYAPI."""
+_HAS_OBJECT = 0x01
+_OBJECT_FLAGS = 0x1B
+"""NPY_ITEM_REFCOUNT, LIST_PICKLE, NEEDS_INIT and NEEDS_PYAPI: every dtype of objects has them."""
 
-MOST = 1 << 31
-"""Bytes that an element has less of: numpy counts them in a C int."""
+_MAX_ITEM_SIZE = 1 << 31
+"""numpy counts the bytes of an element in a C int."""
 
-DIMS = 64
-"""NPY_MAXDIMS, of numpy 2; 32 before."""
+_MAX_DIMS = 64
+"""NPY_MAXDIMS of numpy 2; 32 before."""
 
 _NAME = re.compile(r"[<>=|]?([a-zA-Z?])([0-9]{0,10})")
-_LETTERS = {
-    "?": 1, "b": 1, "B": 1, "h": 2, "H": 2, "e": 2, "i": 4, "I": 4, "f": 4, "l": 8, "L": 8, "q": 8,
-    "Q": 8, "d": 8, "g": 16, "F": 8, "D": 16, "G": 32, "O": 8, "m": 8, "M": 8, "p": 8, "P": 8,
-}  # fmt: skip
-_RECORDS = frozenset(
+
+_RECORD_CLASSES = frozenset(
     ("numpy.record", "numpy.rec.record", "numpy.core.records.record", "numpy._core.records.record")
 )
 
-
-def ill_made(dtype: Call) -> str | None:
-    """What is wrong with a call of numpy.dtype that BUILD was used on; None where nothing is."""
-    if not isinstance(dtype.func, Global) or dtype.func.path != DTYPE:
-        return "a type of elements that numpy does not write like this"
-    if dtype.changes is None or len(dtype.changes.states) != 1:
-        return "a type of elements that is made twice"
-    state = dtype.state
-    if not isinstance(state, tuple) or len(state) < 6:
-        return "a type of elements whose state is none"
-    kind = _kind(dtype)
-    if kind is None:
-        # A class of a package with elements of its own is unknown by its name.
-        foreign = dtype.args and imported(dtype.args[0]).level != OK
-        return None if foreign else "a type of elements that numpy does not write like this"
-    if len(dtype.args) < 3 or not dtype.args[2]:  # it is not told to make a copy
-        return "changes a type of numpy's own"
-    size = state[5]
-    if kind not in "VSUa":
-        if state[2] is not None or state[3] is not None or state[4] is not None or size != -1:
-            return "a plain type of elements that has parts, or another size"
-        return _held(kind == "O", state)
-    if type(size) is not int or not 0 <= size < MOST or (kind == "U" and size % 4):
-        return "a type of elements that has no such size"
-    if kind != "V":
-        return None if state[2] is state[3] is state[4] is None else "text that has parts"
-    return _parts(state, size)
-
-
-LENDING = (
-    "__array_interface__",
-    "__array_struct__",
-    "__array__",
-    "__cuda_array_interface__",
+_MEMORY_INTERFACES = (
+    "__array_interface__", "__array_struct__", "__array__", "__cuda_array_interface__",
     "__dlpack__",
-)
-"""Attributes by which an object says where its numbers lie in memory: numpy believes it."""
+)  # fmt: skip
 
 
-def lends(attributes: Value) -> str | None:
-    """The first of LENDING that attributes have, which BUILD or a call sets."""
+def memory_interface_attribute(attributes: Value) -> str | None:
+    """Return the first attribute by which an object tells numpy where its memory is, or None.
+
+    numpy trusts such an attribute, whoever set it: BUILD, or a call.
+    """
     if not isinstance(attributes, dict):
         return None
-    return next((name for name in LENDING if name in attributes), None)
+    return next((name for name in _MEMORY_INTERFACES if name in attributes), None)
 
 
-def makes(call: Call) -> bool:
-    """Whether a call makes such a type, itself or through what calls it."""
+def builds_dtype(call: Call) -> bool:
+    """Return True if a call creates a numpy dtype, by itself or through a helper."""
     func: Value = call
-    for _ in range(DEPTH):
+    for _ in range(MAX_DEPTH):
         if not isinstance(func, Call):
             break
-        given = resolved(func.func)
-        through = isinstance(given, Global) and given.path in _THROUGH
-        func = resolved(func.args[0]) if through and func.args else given
-    return isinstance(func, Global) and func.path == DTYPE
+        target = resolve_callable(func.func)
+        is_helper = isinstance(target, Global) and target.path in _CALL_FIRST_ARGUMENT
+        func = resolve_callable(func.args[0]) if is_helper and func.args else target
+    return isinstance(func, Global) and func.path == NUMPY_DTYPE
+
+
+def invalid_dtype_reason(dtype: Call) -> str | None:
+    """Return what is wrong with a dtype that BUILD was applied to, or None if it is valid."""
+    if not isinstance(dtype.func, Global) or dtype.func.path != NUMPY_DTYPE:
+        return "a dtype in a form that numpy does not write"
+    if dtype.changes is None or len(dtype.changes.states) != 1:
+        return "a dtype whose state is set twice"
+    state = dtype.state
+    if not isinstance(state, tuple) or len(state) < 6:
+        return "a dtype with an invalid state"
+    kind = _kind(dtype)
+    if kind is None:
+        # A package's own dtype: its class was judged when it was imported.
+        is_listed = not dtype.args or judge_import(dtype.args[0]).verdict == CLEAN
+        return "a dtype in a form that numpy does not write" if is_listed else None
+    if len(dtype.args) < 3 or not dtype.args[2]:  # the argument `copy`
+        return "changes a dtype of numpy's own"
+    subarray, names, fields, size = state[2:6]
+    has_parts = subarray is not None or names is not None or fields is not None
+    if kind not in "VSUa":
+        if has_parts or size != -1:
+            return "a plain dtype that has parts, or another size than its name says"
+        return _object_flags_reason(kind == "O", state)
+    if type(size) is not int or not 0 <= size < _MAX_ITEM_SIZE or (kind == "U" and size % 4):
+        return "a dtype with an invalid item size"
+    if kind != "V":
+        return "a dtype of text that has parts" if has_parts else None
+    return _invalid_structure_reason(state, size)
 
 
 def _kind(dtype: Call) -> str | None:
-    """The letter of its type; None for one that is not said by a letter."""
-    first = dtype.args[0] if dtype.args else None
-    if isinstance(first, Global) and first.path in _RECORDS:
+    """Return the letter of a dtype's kind, or None if it is not named by a letter."""
+    name = dtype.args[0] if dtype.args else None
+    if isinstance(name, Global) and name.path in _RECORD_CLASSES:
         return "V"
-    found = _NAME.fullmatch(first) if isinstance(first, str) else None
-    return found[1] if found else None
+    match = _NAME.fullmatch(name) if isinstance(name, str) else None
+    return match[1] if match else None
 
 
-def _parts(state: tuple[Value, ...], size: int) -> str | None:
-    """Of a structure, or of an array as an element."""
-    holds = False
-    if state[2] is not None:
-        base, shape = state[2] if isinstance(state[2], tuple) and len(state[2]) == 2 else (None, 0)
-        inner = item_size(base)
-        sizes = shape if isinstance(shape, tuple) else (shape,)
-        for length in sizes if len(sizes) <= DIMS else (None,):
-            if type(length) is not int or length < 0 or inner is None:
-                return "an array as an element that is none"
-            inner = min(inner * length, MOST)
-        if inner != size:
-            return "an array as an element that has another size than its element"
-        holds = _has_objects(base)
-    names, fields = state[3], state[4]
+def _invalid_structure_reason(state: tuple[Value, ...], size: int) -> str | None:
+    """Check a structured dtype, or one whose element is an array."""
+    has_objects = False
+    subarray, names, fields = state[2:5]
+    if subarray is not None:
+        is_pair = isinstance(subarray, tuple) and len(subarray) == 2
+        base, shape = subarray if isinstance(subarray, tuple) and is_pair else (None, 0)
+        total = item_size(base)
+        lengths = shape if isinstance(shape, tuple) else (shape,)
+        if total is None or len(lengths) > _MAX_DIMS:
+            return "an invalid array as an element"
+        for length in lengths:
+            if type(length) is not int or length < 0:
+                return "an invalid array as an element"
+            total = min(total * length, _MAX_ITEM_SIZE)
+        if total != size:
+            return "an array as an element whose size differs from the element's"
+        has_objects = holds_objects(base)
     if names is not None or fields is not None:
         if not isinstance(names, tuple) or not isinstance(fields, dict):
-            return "a structure whose fields are none"
+            return "a structure with invalid fields"
         if any(not isinstance(name, str) or name not in fields for name in names):
             return "a structure that lacks one of its fields"
         for field in fields.values():
-            inner = item_size(field[0]) if isinstance(field, tuple) and len(field) > 1 else None
-            if inner is None or not isinstance(field, tuple) or type(field[1]) is not int:
-                return "a field that is none"
-            if field[1] < 0 or field[1] + inner > size:
-                return "a field that lies beyond its element"
-            holds = holds or _has_objects(field[0])
-    return _held(holds, state)
+            is_field = isinstance(field, tuple) and len(field) > 1
+            field_size = item_size(field[0]) if isinstance(field, tuple) and is_field else None
+            if field_size is None or not isinstance(field, tuple) or type(field[1]) is not int:
+                return "an invalid field"
+            if field[1] < 0 or field[1] + field_size > size:
+                return "a field beyond its element"
+            has_objects = has_objects or holds_objects(field[0])
+    return _object_flags_reason(has_objects, state)
 
 
-def _held(holds: bool, state: tuple[Value, ...]) -> str | None:
-    """Whether the flags say that there are objects, where there are; before version 3 numpy looks
-    for itself."""
+def _object_flags_reason(has_objects: bool, state: tuple[Value, ...]) -> str | None:
+    """Check that a dtype of objects has the flags of one. Before version 3 numpy sets them."""
     version, flags = state[0], state[7] if len(state) > 7 else 0
-    if not holds or (type(version) is int and version < 3):
+    if not has_objects or (type(version) is int and version < 3):
         return None
-    if type(flags) is not int or flags & FROM_FIELDS != FROM_FIELDS:
-        return "a type of objects that says that it holds none"
+    if type(flags) is not int or flags & _OBJECT_FLAGS != _OBJECT_FLAGS:
+        return "a dtype of objects that denies to hold any"
     return None
 
 
 def item_size(dtype: Value) -> int | None:
-    """Bytes of one element; None where nobody can tell."""
+    """Return the bytes of one element, or None if the dtype is not numpy's or records no size."""
     if not isinstance(dtype, Call) or not isinstance(dtype.func, Global) or not dtype.args:
         return None
-    if dtype.func.path != DTYPE:
+    if dtype.func.path != NUMPY_DTYPE:
         return None
-    state = dtype.state
-    told = state[5] if isinstance(state, tuple) and len(state) > 5 else None
-    if type(told) is int and told >= 0:
-        return told
-    first = dtype.args[0]
-    found = _NAME.fullmatch(first) if isinstance(first, str) else None
-    if found is None:
-        return None
-    letter, digits = found[1], found[2]
-    if letter in "mMO" or not digits:
-        return _LETTERS.get(letter, 0)
-    return int(digits) * (4 if letter == "U" else 1)
+    state, name = dtype.state, dtype.args[0]
+    size = state[5] if isinstance(state, tuple) and len(state) > 5 else None
+    if type(size) is int and size >= 0:
+        return size
+    return numpy_itemsize(name) if isinstance(name, str) else None
 
 
-def _has_objects(dtype: Value) -> bool:
+def holds_objects(dtype: Value) -> bool:
+    """Return True if elements of the dtype are, or contain, Python objects."""
     if not isinstance(dtype, Call) or not dtype.args:
         return True
-    first, state = dtype.args[0], dtype.state
+    name, state = dtype.args[0], dtype.state
+    if isinstance(name, str) and "O" in name:
+        return True
     if state is None:
-        return not isinstance(first, str) or "O" in first
+        return not isinstance(name, str)
     flags = state[7] if isinstance(state, tuple) and len(state) > 7 else 0
-    return first == "O8" or type(flags) is not int or bool(flags & 1)
+    return type(flags) is not int or bool(flags & _HAS_OBJECT)

@@ -1,9 +1,12 @@
-"""The verdict on one pickle stream, from the machine's own record of what it does: every import,
-call and change in the order of the stream, those before an error included."""
+"""The verdict on one pickle stream, from the machine's record of what the stream does.
+
+Every import, call and change is judged in the order of the stream, including those before an
+error. A walk over the resulting value would miss what was popped or overwritten.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ptinspect.pickling.values import (
     Blob,
@@ -16,70 +19,105 @@ from ptinspect.pickling.values import (
     Value,
     key_value,
 )
-from ptinspect.safety.analysis.call_repr import call_text, text_of
-from ptinspect.safety.analysis.calls import (
-    ALIASES,
-    DEPTH,
-    FINE,
-    OK,
-    Opinion,
-    called,
-    imported,
-    put_in_state,
-    resolved,
+from ptinspect.safety.analysis.call_repr import call_repr, value_repr
+from ptinspect.safety.analysis.call_rules import (
+    ALIASING,
+    MAX_DEPTH,
+    Judgement,
+    is_special,
+    resolve_callable,
 )
-from ptinspect.safety.analysis.calls import UNKNOWN as LEVEL_UNKNOWN
-from ptinspect.safety.analysis.numpy_dtypes import DTYPE, ill_made, lends, makes
-from ptinspect.safety.policy.table import is_standard, row_of
-from ptinspect.safety.report.findings import DANGEROUS, UNKNOWN, Finding, Findings
+from ptinspect.safety.analysis.calls import (
+    judge_call,
+    judge_import,
+    overridden_mapping_method,
+)
+from ptinspect.safety.analysis.numpy_dtypes import (
+    NUMPY_DTYPE,
+    builds_dtype,
+    invalid_dtype_reason,
+    memory_interface_attribute,
+)
+from ptinspect.safety.policy import is_stdlib, load_policy
+from ptinspect.safety.report import CLEAN, DANGEROUS, UNKNOWN, Finding
+from ptinspect.safety.scan_state import FindingCollector
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
     from ptinspect.pickling.state import Event, Recorder
 
+_CALL_OPCODES = frozenset(("REDUCE", "NEWOBJ", "NEWOBJ_EX", "OBJ", "INST"))
+_IMPORT_OPCODES = frozenset(("GLOBAL", "STACK_GLOBAL", "EXT1", "EXT2", "EXT4"))
 
-VIEWS = frozenset(
-    (
-        "torch._utils._rebuild_tensor",
-        "torch._utils._rebuild_tensor_v2",
-        "torch._utils._rebuild_tensor_v3",
-    )
+# The methods that an opcode calls on its target, and that an attribute of the same name replaces.
+# Source: CPython's _pickle.c: do_append, load_additems, load_build.
+_METHODS_CALLED_BY = {
+    "APPEND": ("append",),
+    "APPENDS": ("extend", "append"),
+    "ADDITEMS": ("add",),
+    "BUILD": ("__setstate__",),
+}
+_WATCHED_ATTRIBUTES = frozenset(name for names in _METHODS_CALLED_BY.values() for name in names)
+
+# The allowed classes that an opcode is meant for. On a tensor it would write to memory
+# (CVE-2026-24747).
+_MAPPINGS = (
+    "collections.OrderedDict", "collections.Counter", "collections.defaultdict", "builtins.dict"
+)  # fmt: skip
+_LISTS = ("collections.deque", "builtins.list", "array.array")
+_FILLABLE_BY = {
+    "SETITEM": _MAPPINGS, "SETITEMS": _MAPPINGS,
+    "APPEND": _LISTS, "APPENDS": _LISTS,
+    "ADDITEMS": ("builtins.set",),
+}  # fmt: skip
+
+# Callables that return something that may not belong to the file.
+_RETURNS_FOREIGN = frozenset(("builtins.getattr", *ALIASING))
+
+_VIEW_FUNCTIONS = frozenset(
+    f"torch._utils._rebuild_tensor{version}" for version in ("", "_v2", "_v3")
 )
-"""What makes a view of a storage."""
+_CREATE_FIRST_ARGUMENT = ("copyreg._reconstructor", "copyreg.__newobj__", "copyreg.__newobj_ex__")
+_LOAD_FROM_BYTES = "torch.storage._load_from_bytes"
 
-DIMS = 64
-"""Dimensions that a tensor may have for torch; it says the rest itself."""
+_MAX_DIMS = 64
+"""Dimensions of a tensor. torch itself refuses more."""
 
-_INTS = frozenset((int,))
+_WIDE = 64
+"""Items, or characters, up to which a value is examined each time that it occurs."""
+
+_MAX_SHARED_FIELDS = 8
+"""numpy dtypes that may share one wide table of fields."""
+
+_SIZED = (str, bytes, tuple, list, dict)
 
 
-def reaches_beyond(args: tuple[Value, ...]) -> bool:
-    """Whether a view, (storage, offset, size, stride, …), needs elements that its storage does not
-    have. Where that cannot be told, torch tells."""
-    stored = args[0].value if args and isinstance(args[0], PersistentId) else None
-    if not isinstance(stored, tuple) or len(stored) < 5 or len(args) < 4:
+def view_exceeds_storage(args: tuple[Value, ...]) -> bool:
+    """Return True if a view needs elements that its storage does not have.
+
+    Args:
+        args: (storage, offset, size, stride, …) of torch._utils._rebuild_tensor and its versions.
+            If they have other types, torch refuses them itself.
+    """
+    fields = args[0].value if args and isinstance(args[0], PersistentId) else None
+    if not isinstance(fields, tuple) or len(fields) < 5 or len(args) < 4:
         return False
-    numel, (offset, size, stride) = stored[4], args[1:4]
+    numel, (offset, size, stride) = fields[4], args[1:4]
     if isinstance(size, Call) and size.args:
         size = size.args[0]  # torch.Size((2, 2))
     if type(numel) is not int or type(offset) is not int:
         return False
-    if not isinstance(size, tuple) or not isinstance(stride, tuple) or len(size) > DIMS:
+    if not isinstance(size, tuple) or not isinstance(stride, tuple) or len(size) > _MAX_DIMS:
         return False
     stride = stride[: len(size)]
-    if not set(map(type, (*size, *stride))) <= _INTS:
+    if not set(map(type, (*size, *stride))) <= {int}:
         return False
-    return extent(offset, size, stride) > numel
+    return required_numel(offset, size, stride) > numel
 
 
-def reach(made: TensorCall) -> int:
-    """Elements that the storage of a tensor must have, which the machine read in one go."""
-    return extent(made.storage_offset, made.size, made.stride)
-
-
-def extent(offset: int, size: tuple[int, ...], stride: tuple[int, ...]) -> int:
-    """Elements that the storage of a view must have; 0 for a view of nothing."""
+def required_numel(offset: int, size: tuple[int, ...], stride: tuple[int, ...]) -> int:
+    """Return how many elements the storage of a view needs; 0 if the view is empty."""
     last = offset
     for length, step in zip(size, stride, strict=False):
         if length == 0:
@@ -88,365 +126,339 @@ def extent(offset: int, size: tuple[int, ...], stride: tuple[int, ...]) -> int:
     return last + 1
 
 
-# ---
+def _has_computed_key(attributes: dict[Value, Value]) -> bool:
+    """Return True if a key is the result of a call, which can be any string."""
+    only_strings = set(map(type, attributes)) <= {str}
+    return not only_strings and any(isinstance(key_value(key), Inert) for key in attributes)
 
 
-CALLS = frozenset(("REDUCE", "NEWOBJ", "NEWOBJ_EX", "OBJ", "INST"))
-IMPORTS = frozenset(("GLOBAL", "STACK_GLOBAL", "EXT1", "EXT2", "EXT4"))
+def _states_set_by_call(func: Value, args: tuple[Value, ...]) -> list[Value]:
+    """Return the states that a call passes to torch._utils._set_obj_state.
 
-_METHODS = {
-    "APPEND": ("append",),
-    "APPENDS": ("extend", "append"),
-    "ADDITEMS": ("add",),
-    "BUILD": ("__setstate__",),
-}
-"""What the opcode calls on its target, which an attribute of that name takes the place of
-(CPython's _pickle.c: do_append, load_additems, load_build)."""
-
-_WATCHED = frozenset(name for names in _METHODS.values() for name in names)
-
-_FITTING = {
-    "SETITEM": (
-        "collections.OrderedDict", "collections.Counter", "collections.defaultdict", "builtins.dict"
-    ),
-    "APPEND": ("collections.deque", "builtins.list", "array.array"),
-    "ADDITEMS": ("builtins.set",),
-}  # fmt: skip
-_FITTING |= {"SETITEMS": _FITTING["SETITEM"], "APPENDS": _FITTING["APPEND"]}
-"""Of what is allowed: what the opcode is meant for. On a tensor it would write to memory
-(CVE-2026-24747)."""
-
-WIDE = 64
-"""Parts, or letters, of a value that is looked at whenever it comes by."""
-
-LOADS = "torch.storage._load_from_bytes"
-COPIES = 8
-"""Types of elements that may share so many fields."""
-
-_COUNTED = frozenset((str, bytes, tuple, list, dict))
-
-_MAKERS = ("copyreg._reconstructor", "copyreg.__newobj__", "copyreg.__newobj_ex__")
-
-
-_REACHED = frozenset(("builtins.getattr", *ALIASES))
-"""What gives something that need not belong to the file."""
-
-
-def _is_partial(value: Value) -> bool:
-    func = value.func if isinstance(value, Call) else None
-    return isinstance(func, Global) and func.path == "functools.partial"
-
-
-def _is_special(name: str) -> bool:
-    return name.startswith("__") and name.endswith("__")
-
-
-def _computed(part: dict[Value, Value]) -> bool:
-    """Whether a key is what a call makes, which may be any string."""
-    plain = set(map(type, part)) <= {str}
-    return not plain and any(isinstance(key_value(key), Inert) for key in part)
-
-
-def _states(func: Value, args: tuple[Value, ...]) -> list[Value]:
-    """What torch._utils._set_obj_state is given by a call: names and values, or a pair of such.
-    `_rebuild_from_type_v2` may call what sets attributes in its turn."""
-    found: list[Value] = []
-    for _ in range(DEPTH):
+    `_rebuild_from_type_v2` may call a function that sets attributes in its turn.
+    """
+    states: list[Value] = []
+    for _ in range(MAX_DEPTH):
         if not isinstance(func, Global) or len(args) < 3:
             break
-        from_type = func.name.startswith("_rebuild_from_type")
-        if not from_type and func.name != "_rebuild_parameter_with_state":
+        rebuilds_from_type = func.name.startswith("_rebuild_from_type")
+        if not rebuilds_from_type and func.name != "_rebuild_parameter_with_state":
             break
-        found.extend(args[3:4])
-        if not from_type or not isinstance(args[2], tuple):
+        states.extend(args[3:4])
+        if not rebuilds_from_type or not isinstance(args[2], tuple):
             break
-        func, args = resolved(args[0]), args[2]
-    return found
+        func, args = resolve_callable(args[0]), args[2]
+    return states
 
 
-class Judge:
-    """Judges one stream. record: its name in the findings; shift: what is taken from offsets, so
-    that they count in that record. inner: what loading would load as a file, and where (see
-    `Opinion`).
-    unfit: what is filled in a way that weights_only refuses, whatever is allowed."""
+class StreamJudge:
+    """Judges one stream.
+
+    A wide value is examined once, by its identity: a stream can hand the same one to each of a
+    million opcodes. Values live as long as the recorder, so that their ids stay unique.
+
+    Args:
+        record: name of the record, for findings.
+        shift: subtracted from offsets, so that they count in that record.
+
+    Attributes:
+        findings: what is unknown or dangerous.
+        payloads: (offset, bytes) that loading would load as a file; see `Judgement`.
+        weights_only_blockers: classes whose instances weights_only refuses to fill.
+    """
 
     def __init__(self, record: str | None, shift: int = 0) -> None:
         self.record = record
         self.shift = shift
-        self.found = Findings()
-        self.inner: list[tuple[int, bytes | Blob | str]] = []
-        self.unfit: set[str] = set()
-        self._plain: set[Global] = set()
-        # What is wide is looked at once, by its identity: a stream can hand the same to each of a
-        # million opcodes. All of it lives as long as the record of the run.
-        self._opinions: dict[tuple[object, ...], Opinion] = {}
-        self._watched: dict[int, dict[str, Value]] = {}
-        self._named: set[tuple[str, int]] = set()
-        self._checked: dict[int, bool] = {}
-        self._shared: dict[int, int] = {}
-        self._loads: dict[Global, list[Any]] = {}
+        self.findings = FindingCollector()
+        self.payloads: list[tuple[int, bytes | Blob | str]] = []
+        self.weights_only_blockers: set[str] = set()
+        self._harmless_without_args: set[Global] = set()
+        self._wide_calls: dict[tuple[object, ...], Judgement] = {}
+        self._wide_states: dict[int, dict[str, Value]] = {}
+        self._wide_computed: dict[int, bool] = {}
+        self._seen_wide: set[tuple[str, int]] = set()
+        self._field_tables: dict[int, int] = {}
         self._attributes: dict[Value, dict[str, Value]] = {}
-        self._frame = 0
+        self._loaders: dict[Global, Event] = {}
+        self._loader_calls: dict[Global, int] = {}
+        self._frame_end = 0
 
     def judge(self, recorder: Recorder) -> None:
-        """Adds what the run did to `found` and `inner`."""
+        """Add what the run did to `findings` and `payloads`."""
         for event in recorder.events:
-            if event.opcode in CALLS:
-                self._called(event)
-            elif event.opcode in IMPORTS:
-                self._imported(event)
+            if event.opcode in _CALL_OPCODES:
+                self._judge_call(event)
+            elif event.opcode in _IMPORT_OPCODES:
+                self._judge_import(event)
             elif event.opcode == "FRAME":
-                self._framed(event)
+                self._judge_frame(event)
             else:
-                self._changed(event)
-        self._stored(recorder.persistent)
-        self._kept()
+                self._judge_change(event)
+        self._judge_storages(recorder.persistent)
+        self._judge_loaders()
 
-    def _imported(self, event: Event) -> None:
+    def _add(
+        self, event: Event, verdict: str, name: str, reason: str, call: str | None = None
+    ) -> None:
+        offset = event.offset - self.shift
+        self.findings.add(Finding(name, verdict, reason, self.record, offset, event.opcode, call))
+
+    def _first_sight(self, purpose: str, value: Collection[Value]) -> Collection[Value]:
+        """Return the items of a value; none of them if it is wide and was examined before."""
+        if len(value) <= _WIDE:
+            return value
+        if (purpose, id(value)) in self._seen_wide:
+            return ()
+        self._seen_wide.add((purpose, id(value)))
+        return value
+
+    def _parts(self, purpose: str, state: Value) -> Iterable[Value]:
+        """Return the parts of a state: a pair of dictionaries, or the state itself."""
+        return self._first_sight(purpose, state) if isinstance(state, tuple) else (state,)
+
+    # --- imports and frames ---------------------------------------------------------------
+
+    def _judge_import(self, event: Event) -> None:
         name = event.target
-        self._add(imported(name), event)
-        if isinstance(name, Global) and name.path == LOADS:
-            self._loads.setdefault(name, [event, 0])
+        judgement = judge_import(name)
+        if judgement.verdict != CLEAN:
+            self._add(event, judgement.verdict, judgement.name, judgement.reason)
+        if isinstance(name, Global) and name.path == _LOAD_FROM_BYTES:
+            self._loaders.setdefault(name, event)
 
-    def _kept(self) -> None:
-        """What loads bytes is called each time that it is named: kept in an attribute or a
-        container it waits to be called with bytes that are not looked at here."""
-        for name, (event, calls) in self._loads.items():
-            if name.uses > calls:
-                why = "is kept, and may be called with bytes that nobody looks at"
-                self._add(Opinion(LEVEL_UNKNOWN, f"{LOADS} as a value", why), event)
+    def _judge_loaders(self) -> None:
+        """Report `_load_from_bytes` as a value: whoever calls it later may pass any bytes."""
+        for name, event in self._loaders.items():
+            if name.uses > self._loader_calls.get(name, 0):
+                reason = "is stored as a value, and may later be called with bytes from elsewhere"
+                self._add(event, UNKNOWN, f"{_LOAD_FROM_BYTES} as a value", reason)
+
+    def _judge_frame(self, event: Event) -> None:
+        """CPython's C unpickler reads past the end of a frame; pickle.py does not."""
+        if event.offset < self._frame_end:
+            reason = "a frame begins inside another one: readers disagree about its content"
+            self._add(event, DANGEROUS, "frame", reason)
+        assert isinstance(event.target, int)
+        self._frame_end = event.target
 
     # --- calls ----------------------------------------------------------------------------
 
-    def _called(self, event: Event) -> None:
+    def _judge_call(self, event: Event) -> None:
         call = event.target
         assert isinstance(call, Call)
-        func = call.func
-        if not call.args and func in self._plain:
+        func, args = call.func, call.args
+        if not args and func in self._harmless_without_args:
             return
-        opinion = self._opinion(func, call)
-        if self._loads and isinstance(func, Global) and func in self._loads:
-            self._loads[func][1] += 1
-        if opinion.inner is not None:
-            self.inner.append((event.offset - self.shift, opinion.inner))
-        if opinion.level == OK and not call.args and isinstance(func, Global):
-            self._plain.add(func)
-        if opinion.level != OK:
-            self._add(opinion, event, call_text(func, call.args))
-        if isinstance(func, Global) and func.path in VIEWS and reaches_beyond(call.args):
-            self._beyond(event.offset)
-        if isinstance(func := resolved(func), Global):
-            self._set_by_call(event, func, call)
+        judgement = self._cached_judgement(func, call)
+        if isinstance(func, Global) and func in self._loaders:
+            self._loader_calls[func] = self._loader_calls.get(func, 0) + 1
+        if judgement.payload is not None:
+            self.payloads.append((event.offset - self.shift, judgement.payload))
+        if judgement.verdict != CLEAN:
+            text = call_repr(func, args)
+            self._add(event, judgement.verdict, judgement.name, judgement.reason, text)
+        elif not args and isinstance(func, Global):
+            self._harmless_without_args.add(func)
+        is_view = isinstance(func, Global) and func.path in _VIEW_FUNCTIONS
+        if is_view and view_exceeds_storage(args):
+            self._add_view_finding(event.offset)
+        target = resolve_callable(func)
+        if isinstance(target, Global):
+            self._judge_attributes_set_by_call(event, target, call)
 
-    def _set_by_call(self, event: Event, func: Global, call: Call) -> None:
-        """What an allowed call sets as attributes of what it gives, without BUILD."""
-        if func.path == "types.SimpleNamespace":
-            self._remember(call, call.args)  # Python 3.13: of a mapping, or of pairs
-            self._lent(event, call.args)
-            if any(not isinstance(part, dict) for part in call.args):
-                why = "takes attributes from what is no dictionary"
-                self._add(Opinion(LEVEL_UNKNOWN, func.path, why), event)
-        for state in _states(func, call.args):
-            self._remember(call, state)
-            for part in self._unseen("call", state) if isinstance(state, tuple) else (state,):
-                if isinstance(part, Call) or (isinstance(part, dict) and self._computed(part)):
-                    why = "sets attributes whose names a call makes"
-                    self._add(Opinion(LEVEL_UNKNOWN, func.path, why), event)
-                for name in self._unseen("call", part) if isinstance(part, dict) else ():
-                    if isinstance(name, str) and (name in _WATCHED or _is_special(name)):
-                        self._add(Opinion(2, func.path, f"sets {name} of an object"), event)
-
-    def _opinion(self, func: Value, call: Call) -> Opinion:
+    def _cached_judgement(self, func: Value, call: Call) -> Judgement:
         args = call.args
-        for arg in args if len(args) <= WIDE else (args,):
-            if type(arg) in _COUNTED and len(arg) > WIDE:  # type: ignore[arg-type]
-                given = map(id, args) if len(args) <= WIDE else (id(args),)
-                key = (id(func), call.opcode, *given)
-                if key not in self._opinions:
-                    self._opinions[key] = called(func, args, call.opcode)
-                return self._opinions[key]
-        return called(func, args, call.opcode)
+        examined: tuple[Value, ...] = args if len(args) <= _WIDE else (args,)
+        if not any(isinstance(item, _SIZED) and len(item) > _WIDE for item in examined):
+            return judge_call(func, args, call.opcode)
+        key = (id(func), call.opcode, *map(id, examined))
+        if key not in self._wide_calls:
+            self._wide_calls[key] = judge_call(func, args, call.opcode)
+        return self._wide_calls[key]
 
-    def _unseen(self, what: str, wide: Collection[Value]) -> Collection[Value]:
-        """All of it; nothing of what is wide and was asked for the same before."""
-        if len(wide) <= WIDE:
-            return wide
-        if (what, id(wide)) in self._named:
-            return ()
-        self._named.add((what, id(wide)))
-        return wide
-
-    def _add(self, opinion: Opinion, event: Event, call: str | None = None) -> None:
-        if opinion.level != OK:
-            verdict = UNKNOWN if opinion.level == LEVEL_UNKNOWN else DANGEROUS
-            at = event.offset - self.shift
-            made = Finding(opinion.name, verdict, opinion.why, self.record, at, event.opcode, call)
-            self.found.add(made)
+    def _judge_attributes_set_by_call(self, event: Event, func: Global, call: Call) -> None:
+        """Judge the attributes that an allowed call sets on its result, without BUILD."""
+        if func.path == "types.SimpleNamespace":
+            self._watch_attributes(call, call.args)  # Python 3.13: a mapping, or pairs
+            self._judge_memory_attributes(event, call.args)
+            if any(not isinstance(part, dict) for part in call.args):
+                reason = "sets attributes from something other than a dictionary"
+                self._add(event, UNKNOWN, func.path, reason)
+        for state in _states_set_by_call(func, call.args):
+            self._watch_attributes(call, state)
+            for part in self._parts("call", state):
+                if isinstance(part, Call) or (isinstance(part, dict) and self._is_computed(part)):
+                    reason = "sets attributes whose names a call computes"
+                    self._add(event, UNKNOWN, func.path, reason)
+                for name in self._first_sight("call", part) if isinstance(part, dict) else ():
+                    if isinstance(name, str) and (name in _WATCHED_ATTRIBUTES or is_special(name)):
+                        self._add(event, DANGEROUS, func.path, f"sets {name} of an object")
 
     # --- changes --------------------------------------------------------------------------
 
-    def _changed(self, event: Event) -> None:
-        target = event.target
-        known = self._attributes.get(target) if self._attributes else None
-        for method in _METHODS.get(event.opcode, ()) if known else ():
-            if known and method in known:  # whatever it is in the end: it may have been set since
-                self._overridden(event, method, known[method])
+    def _judge_change(self, event: Event) -> None:
+        target, state = event.target, event.argument
+        attributes = self._attributes.get(target) if self._attributes else None
+        for method in _METHODS_CALLED_BY.get(event.opcode, ()) if attributes else ():
+            if attributes and method in attributes:
+                self._judge_replaced_method(event, method, attributes[method])
                 return
         if isinstance(target, Global | Extension | PersistentId):
-            name = target.path if isinstance(target, Global) else text_of(target)
-            self._add(Opinion(2, name, "is changed, and does not belong to the file"), event)
+            name = target.path if isinstance(target, Global) else value_repr(target)
+            reason = "is changed, and does not belong to the file"
+            self._add(event, DANGEROUS, name, reason)
         elif isinstance(target, Call):
-            self._changed_object(event, target)
+            self._judge_changed_object(event, target)
         if event.opcode == "BUILD":
-            self._remember(target, event.argument)
-            self._slots(event)
-            if (taken := put_in_state(event.argument)) is not None:
-                why = "is called when the state is set, and the file has put something in its place"
-                self._add(Opinion(2, f"{taken}()", why), event)
-            self._lent(event, event.argument)
+            self._watch_attributes(target, state)
+            self._judge_slots(event)
+            method_name = overridden_mapping_method(state)
+            if method_name is not None:
+                reason = "is called to set the state, and the file has replaced it"
+                self._add(event, DANGEROUS, f"{method_name}()", reason)
+            self._judge_memory_attributes(event, state)
 
-    def _changed_object(self, event: Event, call: Call) -> None:
-        func = resolved(call.func)
+    def _judge_changed_object(self, event: Event, call: Call) -> None:
+        func = resolve_callable(call.func)
         if isinstance(func, Extension):
             return
-        if _is_partial(func):
-            self._of_a_partial(event, func)
+        if isinstance(func, Call) and getattr(func.func, "path", None) == "functools.partial":
+            self._judge_changed_partial_result(event, func)
             return
-        if not isinstance(func, Global) or func.path in _REACHED:
+        if not isinstance(func, Global) or func.path in _RETURNS_FOREIGN:
             name = func.path if isinstance(func, Global) else "call"
-            self._add(Opinion(2, name, "what a call reached is changed"), event)
+            self._add(event, DANGEROUS, name, "changes an object that a call returned")
             return
         if event.opcode == "BUILD":
-            if makes(call):
-                self._elements(event, call)
+            if builds_dtype(call):
+                self._judge_dtype(event, call)
             return
-        if func.path in _MAKERS and call.args and isinstance(call.args[0], Global):
+        if func.path in _CREATE_FIRST_ARGUMENT and call.args and isinstance(call.args[0], Global):
             func = call.args[0]
         if event.opcode[:7] != "SETITEM" or func.name not in ("OrderedDict", "Counter"):
-            self.unfit.add(func.path)
-        if func.path in _FITTING[event.opcode]:
+            self.weights_only_blockers.add(func.path)
+        if func.path in _FILLABLE_BY[event.opcode]:
             return
-        row = row_of(func)
-        if is_standard(func.module) or (row and row.verdict in ("allowed", "module")):
-            why = f"{event.opcode} is no opcode for what {func.path} makes"
-            self._add(Opinion(2, func.path, why), event)
+        row = load_policy().row(func.module, func.name)
+        if is_stdlib(func.module) or (row and row.verdict in ("allowed", "module")):
+            reason = f"{event.opcode} does not apply to an object of {func.path}"
+            self._add(event, DANGEROUS, func.path, reason)
 
-    def _of_a_partial(self, event: Event, partial: Value) -> None:
-        """What a partial makes has the attributes that it was given by name."""
-        state = partial.state if isinstance(partial, Call) else None
-        given = state[2] if isinstance(state, tuple) and len(state) > 2 else None
-        named = given if isinstance(given, dict) else {}
-        if event.opcode != "BUILD" or self._watched_of(named):
-            self._add(Opinion(2, "functools.partial", "what a call reached is changed"), event)
+    def _judge_changed_partial_result(self, event: Event, partial: Call) -> None:
+        """The result of a partial has the attributes that the partial passes by name."""
+        state = partial.state
+        keywords = state[2] if isinstance(state, tuple) and len(state) > 2 else None
+        attributes = keywords if isinstance(keywords, dict) else {}
+        if event.opcode != "BUILD" or self._watched_attributes(attributes):
+            reason = "changes an object that a call returned"
+            self._add(event, DANGEROUS, "functools.partial", reason)
 
-    def _elements(self, event: Event, dtype: Call) -> None:
-        """A type of numpy's elements. Of what is wide, the copies of a type share its fields."""
+    def _judge_dtype(self, event: Event, dtype: Call) -> None:
+        # Copies of a dtype share their table of fields, and each of them is checked against it.
         for part in dtype.state if isinstance(dtype.state, tuple) else ():
-            if isinstance(part, tuple | list | dict) and len(part) > WIDE:
-                self._shared[id(part)] = self._shared.get(id(part), 0) + 1
-                if self._shared[id(part)] > COPIES:
-                    many = "so many types of elements share their fields"
-                    self._add(Opinion(LEVEL_UNKNOWN, DTYPE, many), event)
+            if isinstance(part, tuple | list | dict) and len(part) > _WIDE:
+                self._field_tables[id(part)] = self._field_tables.get(id(part), 0) + 1
+                if self._field_tables[id(part)] > _MAX_SHARED_FIELDS:
+                    reason = "too many dtypes share one table of fields"
+                    self._add(event, UNKNOWN, NUMPY_DTYPE, reason)
                     return
-        if why := ill_made(dtype):
-            self._add(Opinion(2, DTYPE, why), event)
+        invalid = invalid_dtype_reason(dtype)
+        if invalid is not None:
+            self._add(event, DANGEROUS, NUMPY_DTYPE, invalid)
 
-    def _overridden(self, event: Event, method: str, put: Value) -> None:
-        """The opcode calls what the file has put in a method's place."""
-        given = event.argument if event.opcode != "BUILD" else [event.argument]
-        args = tuple(given) if isinstance(given, list) else (given,)
-        opinion = called(put, args, "REDUCE")
-        if opinion is FINE or opinion.level < 2:
-            path = text_of(put)
-            opinion = Opinion(
-                2, path, f"stands in the place of {method}, which {event.opcode} calls"
-            )
-        self._add(opinion, event, call_text(put, args))
+    def _judge_replaced_method(self, event: Event, method: str, replacement: Value) -> None:
+        """Judge the call of an attribute that the file has put in a method's place."""
+        args = tuple(event.argument) if isinstance(event.argument, list) else (event.argument,)
+        if event.opcode == "BUILD":
+            args = (event.argument,)
+        judgement = judge_call(replacement, args, "REDUCE")
+        name, reason = judgement.name, judgement.reason
+        if judgement.verdict != DANGEROUS:
+            name = value_repr(replacement)
+            reason = f"replaces the method {method}, which {event.opcode} calls"
+        self._add(event, DANGEROUS, name, reason, call_repr(replacement, args))
 
-    def _remember(self, target: Value, state: Value) -> None:
-        """Attributes of an object that an opcode would call as its methods."""
-        found = self._watched_of(state)
-        if found:
-            self._attributes.setdefault(target, {}).update(found)
+    # --- attributes -----------------------------------------------------------------------
 
-    def _watched_of(self, state: Value) -> dict[str, Value]:
-        """Those among a state: a dictionary, or a pair of such."""
-        wide = isinstance(state, tuple | dict) and len(state) > WIDE
-        if wide and id(state) in self._watched:
-            return self._watched[id(state)]
-        found: dict[str, Value] = {}
+    def _watch_attributes(self, target: Value, state: Value) -> None:
+        """Remember the attributes of an object that an opcode would call as its methods."""
+        watched = self._watched_attributes(state)
+        if watched:
+            self._attributes.setdefault(target, {}).update(watched)
+
+    def _watched_attributes(self, state: Value) -> dict[str, Value]:
+        """Return the watched attributes in a state: a dictionary, or a pair of dictionaries."""
+        is_wide = isinstance(state, tuple | dict) and len(state) > _WIDE
+        if is_wide and id(state) in self._wide_states:
+            return self._wide_states[id(state)]
+        watched: dict[str, Value] = {}
         if isinstance(state, tuple):
             for part in state:
                 if isinstance(part, dict | list | Call):
-                    found.update(self._watched_of(part))
-        elif isinstance(state, dict) and not self._computed(state):
-            found = {name: state[name] for name in _WATCHED if name in state}
+                    watched.update(self._watched_attributes(part))
+        elif isinstance(state, dict) and not self._is_computed(state):
+            watched = {name: state[name] for name in _WATCHED_ATTRIBUTES if name in state}
         elif isinstance(state, dict | list | Call):
-            found = dict.fromkeys(_WATCHED, state)  # it may hold each of them
-        if wide:
-            self._watched[id(state)] = found
-        return found
+            watched = dict.fromkeys(_WATCHED_ATTRIBUTES, state)  # it may set any of them
+        if is_wide:
+            self._wide_states[id(state)] = watched
+        return watched
 
-    def _computed(self, part: dict[Value, Value]) -> bool:
-        if len(part) <= WIDE:
-            return _computed(part)
-        if id(part) not in self._checked:
-            self._checked[id(part)] = _computed(part)
-        return self._checked[id(part)]
+    def _is_computed(self, attributes: dict[Value, Value]) -> bool:
+        if len(attributes) <= _WIDE:
+            return _has_computed_key(attributes)
+        if id(attributes) not in self._wide_computed:
+            self._wide_computed[id(attributes)] = _has_computed_key(attributes)
+        return self._wide_computed[id(attributes)]
 
-    def _slots(self, event: Event) -> None:
-        """The second half of a pair is set by setattr, which can change the class."""
+    def _judge_slots(self, event: Event) -> None:
+        """Judge the second half of a state: setattr sets it, and can change the class."""
         state = event.argument
         slots = state[1] if isinstance(state, tuple) and len(state) == 2 else None
-        if isinstance(slots, dict):
-            for name in self._unseen("slots", slots):
-                if isinstance(name, str) and _is_special(name):
-                    why = f"sets {name} of an object"
-                    self._add(Opinion(2, name, why), event)
+        for name in self._first_sight("slots", slots) if isinstance(slots, dict) else ():
+            if isinstance(name, str) and is_special(name):
+                self._add(event, DANGEROUS, name, f"sets {name} of an object")
 
-    def _lent(self, event: Event, state: Value) -> None:
-        """Attributes by which numpy would read, and write, memory of the file's choice."""
-        for part in self._unseen("lent", state) if isinstance(state, tuple) else (state,):
-            if name := lends(part):
-                self._add(Opinion(2, name, f"sets {name}, which says where memory lies"), event)
-            if isinstance(part, dict) and self._computed(part):
-                why = "sets attributes whose names a call makes"
-                self._add(Opinion(LEVEL_UNKNOWN, "BUILD", why), event)
+    def _judge_memory_attributes(self, event: Event, state: Value) -> None:
+        """Judge attributes by which numpy would read and write memory at any address."""
+        for part in self._parts("memory", state):
+            name = memory_interface_attribute(part)
+            if name is not None:
+                reason = f"sets {name}, which gives numpy an address in memory"
+                self._add(event, DANGEROUS, name, reason)
+            if isinstance(part, dict) and self._is_computed(part):
+                reason = "sets attributes whose names a call computes"
+                self._add(event, UNKNOWN, "BUILD", reason)
 
-    # --- what stands beside ---------------------------------------------------------------
+    # --- storages -------------------------------------------------------------------------
 
-    def _framed(self, event: Event) -> None:
-        """CPython's C unpickler reads on where a frame ends; pickle.py and pickletools do not."""
-        end = event.target
-        assert isinstance(end, int)
-        if event.offset < self._frame:
-            why = "a frame begins inside another: readers disagree on what it holds"
-            self._add(Opinion(2, "frame", why), event)
-        self._frame = end
+    def _add_view_finding(self, offset: int) -> None:
+        """CVE-2026-24747 and similar; torch itself refuses such a view."""
+        reason = "a tensor extends beyond its storage"
+        offset -= self.shift
+        self.findings.add(Finding("tensor", DANGEROUS, reason, self.record, offset, "REDUCE"))
 
-    def _beyond(self, at: int) -> None:
-        """CVE-2026-24747 and its like; torch itself refuses such a view."""
-        why = "a tensor reaches beyond its storage"
-        self.found.add(Finding("tensor", DANGEROUS, why, self.record, at - self.shift, "REDUCE"))
-
-    def _stored(self, persistent: Sequence[PersistentId | TensorCall]) -> None:
-        """A storage has one size (CVE-2026-24747: memory beyond it was reached)."""
+    def _judge_storages(self, persistent: Sequence[PersistentId | TensorCall]) -> None:
+        """Report storages with two sizes (CVE-2026-24747: memory behind the smaller is read)."""
         sizes: dict[Value, Value] = {}
-        for made in persistent:
-            if isinstance(made, TensorCall):
-                key: Value = made.storage_key
-                numel: Value = made.numel
-                at = made.persistent_id_offset
+        for item in persistent:
+            key: Value
+            numel: Value
+            if isinstance(item, TensorCall):
+                key, numel, offset = item.storage_key, item.numel, item.persistent_id_offset
+                if required_numel(item.storage_offset, item.size, item.stride) > item.numel:
+                    self._add_view_finding(item.offset)
             else:
-                value, at = made.value, made.offset
-                if not isinstance(value, tuple) or len(value) < 5 or value[0] != "storage":
+                fields, offset = item.value, item.offset
+                if not isinstance(fields, tuple) or len(fields) < 5 or fields[0] != "storage":
                     continue
-                key, numel = value[2], value[4]
+                key, numel = fields[2], fields[4]
                 if not isinstance(key, str | int):
                     continue
-            if isinstance(made, TensorCall) and reach(made) > made.numel:
-                self._beyond(made.offset)
             if sizes.setdefault(key, numel) != numel:
-                why = "a storage is said to have two sizes"
-                at -= self.shift
-                self.found.add(Finding("storage", DANGEROUS, why, self.record, at, "BINPERSID"))
+                reason = "a storage is recorded with two sizes"
+                offset -= self.shift
+                self.findings.add(
+                    Finding("storage", DANGEROUS, reason, self.record, offset, "BINPERSID")
+                )

@@ -1,21 +1,23 @@
-"""Files that are compressed as a whole, unpacked to a temporary file without a name."""
+"""Decompress files that are compressed as a whole, to a temporary file without a name."""
 
 from __future__ import annotations
 
+import io
 import os
-from typing import TYPE_CHECKING, Any
+import zlib
+from typing import TYPE_CHECKING, Protocol
 
 from ptinspect.errors import DamagedError, LimitError, Place, PtInspectError
 from ptinspect.formats.archive import CHUNK
 from ptinspect.source.local import LocalSource
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Iterator
 
-    from ptinspect.safety.report.scan_state import Part
+    from ptinspect.safety.scan_state import ScanState
     from ptinspect.source.base import Source
 
-_SIGNS = (
+_MAGIC = (
     (b"\x1f\x8b", "gzip"),
     (b"BZh", "bzip2"),
     (b"\xfd7zXZ\0", "xz"),
@@ -26,174 +28,208 @@ _SIGNS = (
     (b"\x78\x9c", "zlib"),
     (b"\x78\xda", "zlib"),
 )
-_SLACK = 1 << 20
-"""Bytes that may come of anything, whatever the ratio."""
+_RATIO_FREE_BYTES = 1 << 20
+"""Decompressed bytes that are accepted whatever the ratio."""
+
+_MAX_LZMA_DICTIONARY = 1 << 30
 
 
-def packed_by(head: bytes) -> str | None:
-    """The name of a compression that Python itself can undo."""
-    return next((name for sign, name in _SIGNS if head.startswith(sign)), None)
+def detect_compression(head: bytes) -> str | None:
+    """Return the name of a compression that Python's standard library can undo, or None."""
+    return next((name for magic, name in _MAGIC if head.startswith(magic)), None)
 
 
-def _machine(kind: str) -> Any:
-    """An object with `decompress(data, max_length)`, `eof` and `unused_data`."""
-    if kind == "bzip2":
+def decompress(
+    source: Source, compression: str, state: ScanState
+) -> tuple[Source, PtInspectError | None]:
+    """Decompress a source to a temporary file.
+
+    Returns:
+        The decompressed bytes, and the error that ended them early, if any: a reader may already
+        have acted on what came before the error.
+    """
+    import tempfile
+
+    read_error: PtInspectError | None = None
+    total = 0
+    with tempfile.TemporaryFile() as file:
+        try:
+            for chunk in _chunks(source, compression, state):
+                total += len(chunk)
+                state.budget.count_unpacked(len(chunk), state.record)
+                if total > _RATIO_FREE_BYTES + source.size * state.limits.compression_ratio:
+                    raise LimitError(
+                        "it decompresses to more bytes than the limit for its size",
+                        limit="compression_ratio",
+                        where=Place(state.record),
+                    )
+                file.write(chunk)
+        except PtInspectError as error:
+            read_error = error
+        file.flush()
+        result = LocalSource(os.dup(file.fileno()), state.path)
+    result.base = None
+    return result, read_error
+
+
+def _chunks(source: Source, compression: str, state: ScanState) -> Iterator[bytes]:
+    import lzma
+
+    read = _gunzip if compression == "gzip" else _read_streams
+    try:
+        yield from read(source, compression, state)
+    except EOFError as error:
+        raise DamagedError(
+            "its compressed data is cut off", where=Place(state.record, source.size)
+        ) from error
+    except (OSError, ValueError, zlib.error, lzma.LZMAError) as error:
+        message = f"its compressed data is damaged ({error})"
+        raise DamagedError(message, where=Place(state.record)) from error
+
+
+def _gunzip(source: Source, compression: str, state: ScanState) -> Iterator[bytes]:
+    import gzip
+
+    with gzip.GzipFile(fileobj=io.BufferedReader(_SourceFile(source))) as file:
+        try:
+            # read1 returns what one step decompresses, before the checksum is compared.
+            while chunk := file.read1(CHUNK):
+                yield chunk
+        except gzip.BadGzipFile as error:
+            if not str(error).startswith("Not a gzipped file"):
+                raise
+            _add_trailing_bytes(state)
+
+
+def _read_streams(source: Source, compression: str, state: ScanState) -> Iterator[bytes]:
+    """Yield the chunks of bzip2, xz, lzma and zlib: stream after stream, as their readers do.
+
+    The file objects of bz2 and lzma would ignore what follows the last stream.
+    """
+    offset = _zlib_start(source) if "zlib" in compression else 0
+    decompressor = _new_decompressor(compression)
+    while True:
+        data = b""
+        if decompressor.needs_input:
+            data = source.read(offset, min(CHUNK, source.size - offset))
+            offset += len(data)
+            if not data:
+                raise EOFError
+        if chunk := decompressor.decompress(data, CHUNK):
+            yield chunk
+        if not decompressor.eof:
+            continue
+        offset -= len(decompressor.unused_data)
+        if "zlib" in compression:
+            offset = min(offset + 4, source.size)  # its checksum
+            break
+        if detect_compression(source.read(offset, min(8, source.size - offset))) != compression:
+            break
+        decompressor = _new_decompressor(compression)
+    for position in range(offset, source.size, CHUNK):
+        if any(source.read(position, min(CHUNK, source.size - position))):
+            _add_trailing_bytes(state)
+            return
+
+
+def _add_trailing_bytes(state: ScanState) -> None:
+    state.find("trailing-bytes", "bytes follow the compressed data", state.record)
+
+
+class _Decompressor(Protocol):
+    @property
+    def eof(self) -> bool: ...
+    @property
+    def needs_input(self) -> bool: ...
+    @property
+    def unused_data(self) -> bytes: ...
+    def decompress(self, data: bytes, max_length: int, /) -> bytes: ...
+
+
+class _Inflate:
+    """zlib's raw inflate with the interface of bz2.BZ2Decompressor.
+
+    It ignores the checksum: with it, zlib would withhold bytes that a reader has used by then.
+    """
+
+    def __init__(self) -> None:
+        self._inflate = zlib.decompressobj(-zlib.MAX_WBITS)
+
+    @property
+    def eof(self) -> bool:
+        return self._inflate.eof
+
+    @property
+    def needs_input(self) -> bool:
+        return not self._inflate.unconsumed_tail
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._inflate.unused_data
+
+    def decompress(self, data: bytes, max_length: int) -> bytes:
+        return self._inflate.decompress(self._inflate.unconsumed_tail + data, max_length)
+
+
+def _new_decompressor(compression: str) -> _Decompressor:
+    if "zlib" in compression:
+        return _Inflate()
+    if compression == "bzip2":
         import bz2
 
         return bz2.BZ2Decompressor()
     import lzma
 
-    return lzma.LZMADecompressor(memlimit=1 << 30)
+    return lzma.LZMADecompressor(memlimit=_MAX_LZMA_DICTIONARY)
 
 
-def unpacked(source: Source, kind: str, part: Part) -> tuple[Source, PtInspectError | None]:
-    """What is packed in `source`, and why it ends early, if it does: what a reader gets out of it
-    before it fails may have done its harm by then."""
-    import tempfile
+def _zlib_start(source: Source) -> int:
+    """Return the offset of the deflated bytes.
 
-    error: PtInspectError | None = None
-    total = 0
-    with tempfile.TemporaryFile() as file:
-        try:
-            for chunk in _chunks(source, kind, part):
-                total += len(chunk)
-                part.budget.unpack(len(chunk), part.record)
-                if total > _SLACK + source.size * part.limits.compression_ratio:
-                    raise LimitError(
-                        "more comes out of it than any honest file holds",
-                        limit="compression_ratio",
-                        where=Place(part.record),
-                    )
-                file.write(chunk)
-        except PtInspectError as met:
-            error = met
-        file.flush()
-        made = LocalSource(os.dup(file.fileno()), part.path)
-    made.base = None
-    return made, error
+    joblib before 0.10 wrote "ZF", the length in hexadecimal digits, then a zlib stream.
+    """
+    head = source.read(0, min(source.size, 64))
+    start = max(head.find(b"\x78", 4), 0) if head.startswith(b"ZF") else 0
+    return min(start + 2, source.size)
 
 
-def unpacked_lzma(packed: bytes, size: int, record: str) -> bytes:
-    """The real bytes of a zip's record by method 14 (APPNOTE.TXT 5.8.8: two bytes of version, the
-    size of the properties, the properties: lc, lp and pb in one byte, the dictionary's size)."""
+class _SourceFile(io.RawIOBase):
+    """A source as a file object, from its first byte on."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._offset = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
+        data = self._source.read(self._offset, min(len(buffer), self._source.size - self._offset))
+        buffer[: len(data)] = data
+        self._offset += len(data)
+        return len(data)
+
+
+def decompress_zip_lzma(packed: bytes, size: int, record: str) -> bytes:
+    """Return the `size` bytes of a zip record that is compressed by method 14.
+
+    APPNOTE.TXT 5.8.8: two bytes of version, the size of the properties, the properties (lc, lp and
+    pb in one byte, the dictionary's size), and a raw LZMA stream.
+    """
     import lzma
 
-    skip = int.from_bytes(packed[2:4], "little")
+    properties_size = int.from_bytes(packed[2:4], "little")
     try:
         rest, lc = divmod(packed[4], 9)
         pb, lp = divmod(rest, 5)
-        room = int.from_bytes(packed[5:9], "little")
-        if room > 1 << 30:
-            raise LimitError("its dictionary is too large", limit="inflated_bytes")
-        filters = [{"id": lzma.FILTER_LZMA1, "lc": lc, "lp": lp, "pb": pb, "dict_size": room}]
-        return lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=filters).decompress(
-            packed[4 + skip :], size
+        dictionary = int.from_bytes(packed[5:9], "little")
+        if dictionary > _MAX_LZMA_DICTIONARY:
+            raise LimitError("its LZMA dictionary is too large", limit="inflated_bytes")
+        options = {"lc": lc, "lp": lp, "pb": pb, "dict_size": dictionary}
+        decompressor = lzma.LZMADecompressor(
+            lzma.FORMAT_RAW, filters=[{"id": lzma.FILTER_LZMA1, **options}]
         )
+        return decompressor.decompress(packed[4 + properties_size :], size)
     except (IndexError, ValueError, EOFError, lzma.LZMAError) as error:
-        raise DamagedError(
-            f"its compressed bytes are damaged ({error})", where=Place(record)
-        ) from error
-
-
-def _chunks(source: Source, kind: str, part: Part) -> Iterator[bytes]:
-    """Stream after stream, as the readers of gzip, bzip2 and xz take them."""
-    if kind in ("gzip", "zlib", "joblib's zlib"):
-        pos = yield from _deflated(source, kind, part)
-    else:
-        pos = yield from _others(source, kind, part)
-    for at in range(pos, source.size, CHUNK):
-        if any(source.read(at, min(CHUNK, source.size - at))):
-            part.find("trailing-bytes", "bytes follow what is compressed", part.record)
-            return
-
-
-def _others(source: Source, kind: str, part: Part) -> Generator[bytes, None, int]:
-    """bzip2, xz and lzma; returns where it ends."""
-    machine, pos, data = _machine(kind), 0, b""
-    while True:
-        if machine.eof:
-            pos -= len(machine.unused_data)
-            if packed_by(source.read(pos, min(8, source.size - pos))) != kind:
-                return pos
-            machine = _machine(kind)
-        data = b""
-        if machine.needs_input:
-            data = source.read(pos, min(CHUNK, source.size - pos))
-            pos += len(data)
-            if not data:
-                raise _cut(part, pos)
-        try:
-            out: bytes = machine.decompress(data, CHUNK)
-        except (OSError, ValueError, EOFError) as error:
-            raise _damaged(part, error) from error
-        except Exception as error:
-            if type(error).__name__ != "LZMAError":
-                raise
-            raise _damaged(part, error) from error
-        if out:
-            yield out
-
-
-def _deflated(source: Source, kind: str, part: Part) -> Generator[bytes, None, int]:
-    """gzip and zlib; returns where it ends. Their checksums are looked at here, and not by zlib,
-    which would keep back what a reader has used by then."""
-    import zlib
-
-    pos = 0
-    while True:
-        at = _begin(source, kind, pos)
-        machine, crc, size, data = zlib.decompressobj(-15), 0, 0, b""
-        while not machine.eof:
-            if not data:
-                data = source.read(at, min(CHUNK, max(source.size - at, 0)))
-                at += len(data)
-                if not data:
-                    raise _cut(part, at)
-            try:
-                out = machine.decompress(data, CHUNK)
-            except zlib.error as error:
-                raise _damaged(part, error) from error
-            data = machine.unconsumed_tail
-            crc, size = zlib.crc32(out, crc), size + len(out)
-            if out:
-                yield out
-        at -= len(machine.unused_data)
-        if kind != "gzip":
-            return min(at + 4, source.size)
-        tail = source.read(at, min(8, source.size - at))
-        if tail != crc.to_bytes(4, "little") + (size & 0xFFFFFFFF).to_bytes(4, "little"):
-            raise _damaged(part, "its checksum is another")
-        pos = at + 8
-        if source.size - pos < 2 or source.read(pos, 2) != b"\x1f\x8b":
-            return pos
-
-
-def _begin(source: Source, kind: str, pos: int) -> int:
-    """Where the deflated bytes begin: behind the header of gzip (RFC 1952, 2.3), of zlib."""
-    if kind == "zlib":
-        return 2
-    if kind != "gzip":
-        return _first(source) + 2
-    head = source.read(pos, min(1 << 16, source.size - pos))
-    flags, at = head[3] if len(head) > 3 else 0, 10
-    if flags & 4:
-        at += 2 + int.from_bytes(head[at : at + 2], "little")
-    for flag in (8, 16):  # a name, a comment
-        if flags & flag:
-            at = head.find(b"\0", at) + 1 or len(head)
-    return pos + at + (2 if flags & 2 else 0)
-
-
-def _cut(part: Part, at: int) -> DamagedError:
-    return DamagedError("what is compressed in it is cut off", where=Place(part.record, at))
-
-
-def _damaged(part: Part, error: object) -> DamagedError:
-    message = f"what is compressed in it is damaged ({error})"
-    return DamagedError(message, where=Place(part.record))
-
-
-def _first(source: Source) -> int:
-    """joblib before 0.10: "ZF", the length in hexadecimal digits, then zlib's bytes."""
-    head = source.read(0, min(source.size, 64))
-    return max(head.find(b"\x78", 4), 0)
+        message = f"its compressed data is damaged ({error})"
+        raise DamagedError(message, where=Place(record)) from error

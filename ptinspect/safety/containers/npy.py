@@ -1,81 +1,135 @@
-"""numpy's .npy: a header in Python's own notation, then numbers, or a pickle where the elements
-are objects. Source: numpy/lib/format.py."""
+"""Scan numpy's .npy: a header as a Python literal, then numbers, or a pickle of the elements.
+
+Source: numpy/lib/format.py.
+"""
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
-from ptinspect.errors import DamagedError, Place
+from ptinspect.dtypes import numpy_itemsize
+from ptinspect.errors import DamagedError, LimitError, Place
+from ptinspect.safety.containers.pickles import scan_pickles
+from ptinspect.safety.scan_state import scan_member
+from ptinspect.source.base import MemorySource, SliceSource
 
 if TYPE_CHECKING:
+    from ptinspect.safety.scan_state import ScanSource, ScanState
     from ptinspect.source.base import Source
 
-_LONGEST = 1 << 16
+_MAGIC = b"\x93NUMPY"
+_MAX_HEADER = 1 << 16
 _TOKENS = re.compile(
     r"""(?:[\s\[\](){},:]+|[bru]?'(?:[^'\\\n]|\\.)*'|[bru]?"(?:[^"\\\n]|\\.)*"|[0-9]+L?
     |True|False|None)*""",
     re.VERBOSE | re.IGNORECASE,
 )
+# An item access or a call: numpy writes neither, and both nest without end.
 _CHAIN = re.compile(r"[\])}]\s*[\[(]")
-"""An item of something, or a call: nothing that numpy writes, and nested without end."""
-
 _NUMBERS = re.compile(
-    r"[<>=|]?(?:[?bBhHiIlLqQpPefdgFDG]|[biufc][0-9]{1,2}|[SUaV][0-9]*|[Mm]8?(?:\[[0-9]*[a-zA-Z]{1,7}\])?)"
+    r"[<>=|]?(?:[?bBhHiIlLqQpPefdgFDG]|[biufc][0-9]{1,2}|[SUaV][0-9]{0,10}"
+    r"|[Mm]8?(?:\[[0-9]*[a-zA-Z]{1,7}\])?)"
 )
 
 
-MAGIC = b"\x93NUMPY"
+def scan_arrays(source: Source, state: ScanState, scan_source: ScanSource) -> None:
+    """Scan one array after another: numpy.save appends them, numpy.load reads the next one."""
+    offset = 0
+    for _ in range(state.limits.streams):
+        end = _scan_array(source, offset, state, scan_source)
+        if end is None or end == source.size:
+            return
+        offset = end
+        if offset > source.size:
+            message = "the array is cut off: it has more elements than the file has bytes for"
+            raise DamagedError(message, where=Place(state.record, source.size))
+        if not _is_array_at(source, offset):
+            left = source.size - offset
+            state.find("trailing-bytes", f"{left:,} bytes follow the array", state.record)
+            scan_member(state, SliceSource(source, offset, left), f"byte {offset}", scan_source)
+            return
+    where = Place(state.record, offset)
+    raise LimitError("too many arrays in a row", limit="streams", where=where)
 
-_SIZES = {"?": 1, "b": 1, "B": 1, "h": 2, "H": 2, "e": 2, "i": 4, "I": 4, "f": 4, "g": 16, "F": 8,
-          "D": 16, "G": 32}  # fmt: skip
-"""Bytes of a type by its letter alone, as 64-bit machines have it; numpy itself writes the size."""
+
+def _is_array_at(source: Source, offset: int) -> bool:
+    return source.read(offset, min(len(_MAGIC), source.size - offset)) == _MAGIC
 
 
-class Array(NamedTuple):
-    """objects: where the pickle of its elements begins, None where they are no objects. end: where
-    the numbers end, None where that is not known. error: what is wrong with the header, of which a
-    pickle may follow all the same."""
+def _scan_array(
+    source: Source, offset: int, state: ScanState, scan_source: ScanSource
+) -> int | None:
+    """Return the offset behind the array at `offset`, or None if no array follows it."""
+    header = _read_header(SliceSource(source, offset, source.size - offset))
+    if header.error is not None:
+        state.errors.append(header.error)
+    if header.pickle_offset is None:
+        return None if header.end is None else offset + header.end
+    data, start, stop = source.window()
+    pickles = len(state.streams)
+    skip = offset + header.pickle_offset
+    scanner = scan_pickles(state, data, start, stop, state.record, skip=skip, until=_MAGIC)
+    state.format = "npy"
+    for name, payload in scanner.payloads:
+        scan_member(state, MemorySource.of_value(payload, state.path), name, scan_source)
+    end = state.streams[-1].end - start if len(state.streams) > pickles else source.size
+    return end if _is_array_at(source, end) else None
 
-    objects: int | None
-    end: int | None
-    error: DamagedError | None
 
+@dataclass(frozen=True, slots=True)
+class _Header:
+    """A header's content.
 
-def array(source: Source) -> Array:
-    """What the header says.
-
-    DamagedError for a header that is cut off. What is no plain notation for numbers counts as
-    objects: numpy has several notations, and versions of it do not agree on them.
+    Attributes:
+        pickle_offset: where the pickle of the elements begins; None for an array of numbers.
+        end: where the numbers end, if that is known.
+        error: what is wrong with the header; a pickle may follow all the same.
     """
-    start = source.read(0, 12) if source.size >= 12 else b""
-    wide = start[6:7] != b"\x01"
-    length = int.from_bytes(start[8 : 12 if wide else 10], "little")
-    begin = 12 if wide else 10
-    if not start or begin + length > source.size:
+
+    pickle_offset: int | None
+    end: int | None
+    error: DamagedError | None = None
+
+
+def _read_header(source: Source) -> _Header:
+    """Read the header.
+
+    numpy has several notations for a dtype, and its versions do not agree on them: anything but a
+    plain notation for numbers counts as objects.
+
+    Raises:
+        DamagedError: the header is cut off.
+    """
+    head = source.read(0, 12) if source.size >= 12 else b""
+    version = head[6:7]
+    start = 10 if version == b"\x01" else 12
+    length = int.from_bytes(head[8:start], "little")
+    end = start + length
+    if not head or end > source.size:
         raise DamagedError("the array's header is cut off", where=Place(None, 8))
-    end = begin + length
-    if length > _LONGEST:
-        return Array(
-            end, None, DamagedError("the array's header is too long", where=Place(None, 8))
-        )
-    header = source.read(begin, length).decode("utf-8" if start[6] == 3 else "latin1", "replace")
-    told = _literal(header)
-    if not isinstance(told, dict):
-        error = DamagedError("the array's header is no dictionary", where=Place(None, begin))
-        return Array(end, None, error)
-    if not _only_numbers(told.get("descr")):
-        return Array(end, None, None)
-    shape = told.get("shape")
+    if length > _MAX_HEADER:
+        error = DamagedError("the array's header is too long", where=Place(None, 8))
+        return _Header(end, None, error)
+    encoding = "utf-8" if version == b"\x03" else "latin1"
+    header = _parse_literal(source.read(start, length).decode(encoding, "replace"))
+    if not isinstance(header, dict):
+        error = DamagedError("the array's header is not a dictionary", where=Place(None, start))
+        return _Header(end, None, error)
+    size = _item_size(header.get("descr"))
+    if size is None:
+        return _Header(end, None)
+    shape = header.get("shape")
     if not isinstance(shape, tuple) or not all(type(each) is int and each >= 0 for each in shape):
-        error = DamagedError("the array's header has no shape", where=Place(None, begin))
-        return Array(None, None, error)
-    return Array(None, end + prod(shape) * _size(told.get("descr")), None)
+        error = DamagedError("the array's header has no shape", where=Place(None, start))
+        return _Header(None, None, error)
+    return _Header(None, end + prod(shape) * size)
 
 
-def _literal(header: str) -> object:
-    """The header's value; None for one that numpy would not have written."""
+def _parse_literal(header: str) -> object:
+    """Return the header's value, or None if numpy would not have written it."""
     if not _TOKENS.fullmatch(header) or _CHAIN.search(header):
         return None
     import ast
@@ -89,60 +143,42 @@ def _literal(header: str) -> object:
     return None
 
 
-def _only_numbers(descr: object) -> bool:
-    """Whether an element type is surely one of numbers or text: a name as numpy writes it, a pair
-    of a type and a shape, or a list of fields."""
-    waiting = [descr]
-    while waiting:
-        each = waiting.pop()
-        if isinstance(each, str) and _NUMBERS.fullmatch(each):
-            continue
-        if isinstance(each, tuple) and len(each) == 2 and _is_shape(each[1]):
-            waiting.append(each[0])
-        elif isinstance(each, list) and all(map(_is_field, each)):
-            waiting.extend(field[1] for field in each)
-        else:
-            return False
-    return True
+def _item_size(descr: object) -> int | None:
+    """Return the bytes of one element; None unless the dtype surely has only numbers and text.
 
-
-def _size(descr: Any) -> int:
-    """Bytes of one element of a type that `_only_numbers` takes."""
+    A dtype is a name, a pair of a dtype and a shape, or a list of fields.
+    """
     waiting, total = [(descr, 1)], 0
     while waiting:
-        each, times = waiting.pop()
-        if isinstance(each, tuple):
-            waiting.append((each[0], times * _count(each[1])))
-        elif isinstance(each, list):
-            counts = [_count(field[2]) if len(field) == 3 else 1 for field in each]
-            waiting += [(field[1], times * n) for field, n in zip(each, counts, strict=True)]
+        dtype, count = waiting.pop()
+        if isinstance(dtype, str) and _NUMBERS.fullmatch(dtype):
+            total += count * (numpy_itemsize(dtype) or 0)
+        elif isinstance(dtype, tuple) and len(dtype) == 2 and _is_shape(dtype[1]):
+            waiting.append((dtype[0], count * _element_count(dtype[1])))
+        elif isinstance(dtype, list) and all(map(_is_field, dtype)):
+            for field in dtype:
+                repeat = _element_count(field[2]) if len(field) == 3 else 1
+                waiting.append((field[1], count * repeat))
         else:
-            total += times * _size_of_letters(each.lstrip("<>=|"))
+            return None
     return total
 
 
-def _size_of_letters(text: str) -> int:
-    letter, digits = text[0], text[1:]
-    if letter in "Mm":
-        return 8
-    if letter in "SUaV":
-        return int(digits or 0) * (4 if letter == "U" else 1)
-    return int(digits) if digits else _SIZES.get(letter, 8)
-
-
-def _count(shape: Any) -> int:
-    return prod(shape if isinstance(shape, tuple) else (shape,))
-
-
 def _is_field(field: object) -> bool:
-    """(name, type) or (name, type, shape); a name may be (title, name)."""
+    """Return True for (name, dtype) and (name, dtype, shape); a name may be (title, name)."""
     if not isinstance(field, tuple) or len(field) not in (2, 3):
         return False
     names = field[0] if isinstance(field[0], tuple) else (field[0],)
-    named = len(names) <= 2 and all(isinstance(name, str) for name in names)
-    return named and (len(field) == 2 or _is_shape(field[2]))
+    return (
+        len(names) <= 2
+        and all(isinstance(name, str) for name in names)
+        and (len(field) == 2 or _is_shape(field[2]))
+    )
 
 
 def _is_shape(value: object) -> bool:
-    sizes = value if isinstance(value, tuple) else (value,)
-    return all(type(size) is int for size in sizes)
+    return all(type(size) is int for size in (value if isinstance(value, tuple) else (value,)))
+
+
+def _element_count(shape: int | tuple[int, ...]) -> int:
+    return prod(shape if isinstance(shape, tuple) else (shape,))

@@ -1,209 +1,55 @@
-"""The pickles of a file, one after the other, each run and judged; joblib's arrays between them,
-torch's legacy storages behind them."""
+"""Scan the pickles of a file: each is run and judged, one after the other.
+
+joblib puts the bytes of arrays between the opcodes, torch's legacy format puts storages behind the
+last pickle.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ptinspect.errors import DamagedError, LimitError, Place, PtInspectError
 from ptinspect.formats.persistent_ids import class_sources, declared_storages
-from ptinspect.formats.torch_legacy import MAGIC, PROTOCOL
+from ptinspect.formats.torch_legacy import MAGIC, PROTOCOL, locate_storages
 from ptinspect.pickling.machine import run
 from ptinspect.pickling.opcodes import BY_CODE, Arg
 from ptinspect.pickling.state import Recorder
-from ptinspect.safety.analysis.stream import Judge
-from ptinspect.safety.containers.joblib import WRAPPER, JoblibRecorder
-from ptinspect.safety.report.findings import DANGEROUS, UNKNOWN, Finding
+from ptinspect.pickling.values import Call, Global
+from ptinspect.safety.analysis.numpy_dtypes import holds_objects, item_size
+from ptinspect.safety.analysis.stream import StreamJudge
+from ptinspect.safety.report import DANGEROUS, UNKNOWN, Finding
+from ptinspect.text import count_text
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ptinspect.pickling.machine import Pickled
-    from ptinspect.pickling.values import Blob, Buffer, Value
-    from ptinspect.safety.report.scan_state import Part
+    from ptinspect.pickling.state import Machine
+    from ptinspect.pickling.values import Blob, Buffer
+    from ptinspect.safety.scan_state import ScanState
 
-LEGACY_STREAMS = 5
-"""Pickles that torch's legacy format has in front of the storages."""
+_LEGACY_PICKLES = 5
+"""Pickles of torch's legacy format in front of the storages."""
 
+_JOBLIB_WRAPPER = "joblib.numpy_pickle.NumpyArrayWrapper"
 
-class Streams:
-    """Reads the pickles of a buffer into a part. `inner`: bytes that a pickle would load as a
-    file, with a name for them. `until`: what may follow the last, which the caller reads."""
-
-    def __init__(self, part: Part, data: Buffer, start: int, stop: int, record: str | None) -> None:
-        self.part = part
-        self.data = data
-        self.start = start
-        self.stop = stop
-        self.record = record
-        self.inner: list[tuple[str, bytes | Blob]] = []
-        self.harm = False
-        self.nested = 0
-        self.until = b""
-        self._seen: dict[int, bytes | Blob | str] = {}
-
-    def one(self, pos: int) -> Pickled:
-        """Runs the pickle at `pos`, and judges it, also where it raises."""
-        self.part.budget.part(self.record)
-        recorder = self._recorder()
-        try:
-            return self._run(pos, recorder)
-        except PtInspectError as error:
-            if error.where and error.where.offset is not None and not self.nested:
-                error.where = Place(self.record, error.where.offset - self.start)
-            raise
-        finally:
-            self._judge(recorder)
-
-    def _run(self, pos: int, recorder: Recorder) -> Pickled:
-        try:
-            made = run(
-                self.data,
-                pos,
-                stop=self.stop,
-                record=self.record,
-                limits=self.part.limits,
-                recorder=recorder,
-            )
-        except DamagedError as error:
-            raise recorder.frame_error or error from None
-        if recorder.frame_error is not None:
-            raise recorder.frame_error
-        return made
-
-    def _recorder(self) -> Recorder:
-        return JoblibRecorder(self._object_array)
-
-    def _object_array(self, pos: int) -> int:
-        """A pickle inside the stream: the array of objects that joblib puts behind a wrapper."""
-        if self.nested >= self.part.limits.nested_archives:
-            where = Place(self.record, pos - self.start)
-            raise LimitError(
-                "arrays of objects lie in one another", limit="nested_archives", where=where
-            )
-        self.nested += 1
-        end = self.one(pos).end
-        self.nested -= 1  # an error ends it all
-        return end
-
-    def _judge(self, recorder: Recorder) -> None:
-        judge = Judge(self.record, self.start)
-        for event in recorder.events:
-            if event.opcode == "FRAME" and crosses(
-                self.data, event.offset + 9, event.target, self.stop
-            ):
-                why = "an opcode reaches beyond the frame that it is in: readers disagree on it"
-                at = event.offset - self.start
-                self.part.findings.add(Finding("frame", DANGEROUS, why, self.record, at, "FRAME"))
-        judge.judge(recorder)
-        self.part.unfit |= judge.unfit
-        for finding in judge.found.list():
-            self.part.findings.add(finding)
-            if finding.call is not None or finding.verdict == DANGEROUS:
-                self.harm = True
-        for at, data in judge.inner:
-            if id(data) not in self._seen:  # kept, so that no other object has its id
-                self._seen[id(data)] = data
-                name = f"{self.record} @ {at}" if self.record else f"byte {at}"
-                if isinstance(data, str):
-                    data = data.encode("latin1", "replace")
-                self.inner.append((name, data))
-
-    # --- a file of pickles ----------------------------------------------------------------
-
-    def all(self, skip: int = 0) -> None:
-        """Runs all that follow one another. What could not be read stands in `part.errors`."""
-        first = self.one(self.start + skip)
-        self.part.streams.append(first)
-        if type(first.root) is int and first.root == MAGIC:
-            self._legacy(first)
-        else:
-            self.part.format = "pickle"
-            if any(name.path == WRAPPER for name in first.globals):
-                self.part.format, self.part.hint = "joblib", "joblib.load is what reads it"
-            self._others(first.end)
-
-    def _others(self, pos: int) -> None:
-        """Further pickles; then what no reader takes, if anything."""
-        while pos < self.stop:
-            if self.until and self.data[pos : pos + len(self.until)] == self.until:
-                return
-            if len(self.part.streams) >= self.part.limits.streams:
-                where = Place(self.record, pos - self.start)
-                raise LimitError("too many pickles in a row", limit="streams", where=where)
-            try:
-                more = self.one(pos)
-            except DamagedError as error:
-                if announced(self.data[pos : min(pos + 2, self.stop)]) or self.harm:
-                    self.part.errors.append(error)
-                else:
-                    self._trailing(pos)
-                return
-            self.part.streams.append(more)
-            pos = more.end
-
-    def _trailing(self, pos: int) -> None:
-        if not any(self.data[pos : min(self.stop, pos + (1 << 20))]):
-            self.part.notes.append(f"{self.stop - pos:,} zero bytes follow the last pickle")
-            return
-        why = f"{self.stop - pos:,} bytes follow the last pickle, which its reader does not read"
-        at = pos - self.start
-        self.part.findings.add(Finding("trailing-bytes", UNKNOWN, why, self.record, at))
-
-    def _legacy(self, first: Pickled) -> None:
-        """The five pickles of `torch.serialization._legacy_save`, and the storages."""
-        self.part.format = "torch-legacy"
-        found = [first]
-        while len(found) < LEGACY_STREAMS:
-            found.append(self.one(found[-1].end))
-            self.part.streams.append(found[-1])
-            if len(found) == 2 and found[1].root != PROTOCOL:
-                self.part.format = "pickle"
-                self._others(found[1].end)
-                return
-        from ptinspect.formats.torch_legacy import locate_storages
-
-        main, keys = found[3], found[4]
-        many = len(class_sources(main))
-        if many:
-            self.part.notes.append(f"holds the source of {many} classes: text, which nobody runs")
-        window = (self.data, self.start, self.stop)
-        _, end = locate_storages(window, None, keys, declared_storages(main))
-        self._others(end)
+_ZERO_TAIL = 1 << 20
+"""Bytes behind the last pickle that are examined for being zero."""
 
 
-_SIZES = {Arg.SIZE1: 1, Arg.SIZE4: 4, Arg.SIZE8: 8}
-_COUNTED = [_SIZES.get(BY_CODE[code].arg, 0) if code in BY_CODE else 0 for code in range(256)]
-_PLAIN = [int(BY_CODE[code].arg) if code in BY_CODE else 0 for code in range(256)]
-_LINES = [{Arg.LINE: 1, Arg.TWO_LINES: 2}.get(BY_CODE[code].arg, 0) if code in BY_CODE else 0
-          for code in range(256)]  # fmt: skip
+def may_begin_pickle(head: bytes) -> bool:
+    """Return True if the first byte is an opcode."""
+    return bool(head) and head[0] in BY_CODE
 
 
-def crosses(data: Buffer, pos: int, end: Value, stop: int) -> bool:
-    """Whether an opcode that begins before `end`, where a frame ends, ends behind it. C's unpickler
-    reads on; pickle.py does not."""
-    assert isinstance(end, int)
-    while pos < end and pos < stop:
-        code = data[pos]
-        pos += 1
-        size = _COUNTED[code]
-        if size:
-            pos += size + int.from_bytes(data[pos : pos + size], "little")
-        elif _LINES[code]:
-            for _ in range(_LINES[code]):
-                pos = data.find(b"\n", pos, stop) + 1
-                if not pos:
-                    return False  # it is cut off
-        else:
-            pos += _PLAIN[code]
-    return pos > end and pos <= stop
-
-
-def announced(head: bytes) -> bool:
-    """Whether it begins as a pickle of protocol 2 or above does."""
+def begins_with_protocol(head: bytes) -> bool:
+    """Return True if the bytes begin like a pickle of protocol 2 or above."""
     return len(head) > 1 and head[0] == 0x80 and 2 <= head[1] <= 5
 
 
-def read_pickles(
-    part: Part,
+def scan_pickles(
+    state: ScanState,
     data: Buffer,
     start: int,
     stop: int,
@@ -211,18 +57,239 @@ def read_pickles(
     *,
     skip: int = 0,
     until: bytes = b"",
-) -> Streams:
-    """Runs and judges all pickles in `data[start:stop]`, which begin `skip` bytes behind `start`
-    and may end where `until` stands; errors go to `part.errors`."""
-    streams = Streams(part, data, start, stop, record)
-    streams.until = until
+) -> PickleScanner:
+    """Run and judge all pickles of `data[start:stop]`; errors are added to `state.errors`.
+
+    Args:
+        state: takes the findings, pickles and errors.
+        data: the buffer.
+        start: offset of the record in the buffer.
+        stop: offset of the record's end.
+        record: name of the record, for findings.
+        skip: bytes of the record in front of the first pickle.
+        until: bytes that may follow the last pickle, which the caller reads.
+    """
+    scanner = PickleScanner(state, data, start, stop, record, until)
     try:
-        streams.all(skip)
+        scanner.scan_all(skip)
     except PtInspectError as error:
-        part.errors.append(error)
-    return streams
+        state.errors.append(error)
+    return scanner
 
 
-def may_begin(head: bytes) -> bool:
-    """Whether a pickle can begin with this byte."""
-    return bool(head) and head[0] in BY_CODE
+class JoblibRecorder(Recorder):
+    """Skips the bytes of joblib's arrays, which follow the BUILD of their wrapper.
+
+    The wrapper's state has the array's `shape`, `dtype` and, from joblib 1.1 on,
+    `numpy_array_alignment_bytes`; then one byte tells how many bytes of padding follow it. An
+    array of objects is a pickle of its own.
+
+    Source: joblib/numpy_pickle.py: NumpyArrayWrapper.read_array, NumpyUnpickler.load_build.
+
+    Args:
+        scan_object_array: scans the pickle at an offset and returns the offset of its end.
+    """
+
+    def __init__(self, scan_object_array: Callable[[int], int]) -> None:
+        super().__init__()
+        self._scan_object_array = scan_object_array
+
+    def after_build(self, m: Machine, pos: int) -> int:
+        """Return where the stream continues; see `Recorder.after_build`."""
+        wrapper = m.stack[-1]
+        if not isinstance(wrapper, Call) or not isinstance(wrapper.state, dict):
+            return pos
+        func = wrapper.args[0] if wrapper.args and wrapper.opcode == "REDUCE" else wrapper.func
+        if not isinstance(func, Global) or func.path != _JOBLIB_WRAPPER:
+            return pos
+        dtype = wrapper.state.get("dtype")
+        size = None if holds_objects(dtype) else item_size(dtype)
+        if size is None:
+            return self._scan_object_array(pos)
+        shape = wrapper.state.get("shape")
+        for length in shape if isinstance(shape, tuple) else ():
+            if type(length) is not int or length < 0:
+                raise m.damaged("an array's shape is invalid")
+            size *= length
+        if wrapper.state.get("numpy_array_alignment_bytes") is not None and pos < m.stop:
+            pos += 1 + m.data[pos]
+        m.check_left(pos, size)
+        return pos + size
+
+
+@dataclass(slots=True)
+class PickleScanner:
+    """Scans the pickles of one record.
+
+    Attributes:
+        payloads: names and bytes that a pickle would load as a file.
+        is_harmful: True if a pickle calls something unknown, or does something dangerous.
+    """
+
+    state: ScanState
+    data: Buffer
+    start: int
+    stop: int
+    record: str | None
+    until: bytes = b""
+    payloads: list[tuple[str, bytes | Blob]] = field(default_factory=list)
+    is_harmful: bool = False
+    _nested_arrays: int = 0
+    _seen_payloads: dict[int, bytes | Blob | str] = field(default_factory=dict)
+
+    def scan_at(self, offset: int) -> Pickled:
+        """Run the pickle at an offset of the buffer, and judge it, also if it raises."""
+        self.state.budget.count_member(self.record)
+        recorder = JoblibRecorder(self._scan_object_array)
+        try:
+            pickled = run(
+                self.data,
+                offset,
+                stop=self.stop,
+                record=self.record,
+                limits=self.state.limits,
+                recorder=recorder,
+            )
+        except PtInspectError as error:
+            if isinstance(error, DamagedError) and recorder.frame_error is not None:
+                error = recorder.frame_error
+            raise self._located(error) from None
+        finally:
+            self._judge(recorder)
+        if recorder.frame_error is not None:
+            raise self._located(recorder.frame_error)
+        return pickled
+
+    def _located(self, error: PtInspectError) -> PtInspectError:
+        """Make the offset of an error count in the record."""
+        if error.where and error.where.offset is not None and not self._nested_arrays:
+            error.where = Place(self.record, error.where.offset - self.start)
+        return error
+
+    def _scan_object_array(self, offset: int) -> int:
+        if self._nested_arrays >= self.state.limits.nested_archives:
+            where = Place(self.record, offset - self.start)
+            message = "arrays of objects are nested too deep"
+            raise LimitError(message, limit="nested_archives", where=where)
+        self._nested_arrays += 1
+        end = self.scan_at(offset).end
+        self._nested_arrays -= 1  # an error ends the scan of all of them
+        return end
+
+    def _judge(self, recorder: Recorder) -> None:
+        judge = StreamJudge(self.record, self.start)
+        for event in recorder.events:
+            if event.opcode == "FRAME" and _crosses_frame(
+                self.data, event.offset + 9, event.target, self.stop
+            ):
+                reason = "an opcode extends beyond its frame: readers disagree about it"
+                self._find("frame", reason, event.offset, DANGEROUS, "FRAME")
+        judge.judge(recorder)
+        self.state.weights_only_blockers |= judge.weights_only_blockers
+        for finding in judge.findings.sorted():
+            self.state.findings.add(finding)
+            if finding.call is not None or finding.verdict == DANGEROUS:
+                self.is_harmful = True
+        for offset, payload in judge.payloads:
+            if id(payload) not in self._seen_payloads:
+                self._seen_payloads[id(payload)] = payload  # a reference keeps its id unique
+                name = str(Place(self.record, offset))
+                if isinstance(payload, str):
+                    payload = payload.encode("latin1", "replace")
+                self.payloads.append((name, payload))
+
+    def _find(
+        self, name: str, reason: str, offset: int, verdict: str, opcode: str | None = None
+    ) -> None:
+        offset -= self.start
+        self.state.findings.add(Finding(name, verdict, reason, self.record, offset, opcode))
+
+    # --- pickles in a row -----------------------------------------------------------------
+
+    def scan_all(self, skip: int = 0) -> None:
+        """Scan all pickles that follow one another."""
+        first = self.scan_at(self.start + skip)
+        self.state.streams.append(first)
+        if type(first.root) is int and first.root == MAGIC:
+            self._scan_legacy(first)
+            return
+        self.state.format = "pickle"
+        if any(name.path == _JOBLIB_WRAPPER for name in first.globals):
+            self.state.format, self.state.hint = "joblib", "load it with joblib.load(path)"
+        self._scan_from(first.end)
+
+    def _scan_from(self, offset: int) -> None:
+        """Scan further pickles, up to what no reader of pickles reads."""
+        streams, limits = self.state.streams, self.state.limits
+        while offset < self.stop:
+            if self.until and self.data[offset : offset + len(self.until)] == self.until:
+                return
+            if len(streams) >= limits.streams:
+                where = Place(self.record, offset - self.start)
+                raise LimitError("too many pickles in a row", limit="streams", where=where)
+            try:
+                streams.append(self.scan_at(offset))
+            except DamagedError as error:
+                head = self.data[offset : min(offset + 2, self.stop)]
+                if begins_with_protocol(head) or self.is_harmful:
+                    self.state.errors.append(error)
+                else:
+                    self._add_trailing_bytes(offset)
+                return
+            offset = streams[-1].end
+
+    def _add_trailing_bytes(self, offset: int) -> None:
+        size = self.stop - offset
+        if any(self.data[offset : min(self.stop, offset + _ZERO_TAIL)]):
+            reason = f"{size:,} bytes follow the last pickle, and its reader ignores them"
+            self._find("trailing-bytes", reason, offset, UNKNOWN)
+        else:
+            self.state.notes.append(f"{size:,} zero bytes follow the last pickle")
+
+    def _scan_legacy(self, first: Pickled) -> None:
+        """Scan the five pickles of torch.serialization._legacy_save, and skip the storages."""
+        self.state.format = "torch-legacy"
+        pickles = [first]
+        while len(pickles) < _LEGACY_PICKLES:
+            pickles.append(self.scan_at(pickles[-1].end))
+            self.state.streams.append(pickles[-1])
+            if len(pickles) == 2 and pickles[1].root != PROTOCOL:
+                self.state.format = "pickle"
+                self._scan_from(pickles[1].end)
+                return
+        main, keys = pickles[3], pickles[4]
+        sources = len(class_sources(main))
+        if sources:
+            classes = count_text(sources, "class", "classes")
+            self.state.notes.append(f"holds the source of {classes} as text, which is never run")
+        window = (self.data, self.start, self.stop)
+        _, end = locate_storages(window, None, keys, declared_storages(main))
+        self._scan_from(end)
+
+
+_PREFIX_SIZES = {Arg.SIZE1: 1, Arg.SIZE4: 4, Arg.SIZE8: 8}
+_ARGS = [BY_CODE[code].arg if code in BY_CODE else None for code in range(256)]
+_LENGTH_BYTES = [_PREFIX_SIZES.get(arg, 0) if arg else 0 for arg in _ARGS]
+_FIXED_BYTES = [int(arg) if arg else 0 for arg in _ARGS]
+_LINES = [{Arg.LINE: 1, Arg.TWO_LINES: 2}.get(arg, 0) if arg else 0 for arg in _ARGS]
+
+
+def _crosses_frame(data: Buffer, offset: int, frame_end: object, stop: int) -> bool:
+    """Return True if an opcode begins inside a frame and ends behind it.
+
+    C's unpickler continues there; pickle.py does not.
+    """
+    assert isinstance(frame_end, int)
+    while offset < frame_end and offset < stop:
+        code = data[offset]
+        offset += 1
+        if size := _LENGTH_BYTES[code]:
+            offset += size + int.from_bytes(data[offset : offset + size], "little")
+        elif _LINES[code]:
+            for _ in range(_LINES[code]):
+                offset = data.find(b"\n", offset, stop) + 1
+                if not offset:
+                    return False  # the stream is cut off
+        else:
+            offset += _FIXED_BYTES[code]
+    return frame_end < offset <= stop

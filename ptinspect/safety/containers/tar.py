@@ -1,105 +1,101 @@
-"""A tar's members; and the tar of torch 0.1, whose members are pickles with numbers between."""
+"""Scan the members of a tar, and the tar of torch 0.1, which mixes pickles and numbers."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ptinspect.errors import PtInspectError
+from ptinspect.errors import DOWNLOAD_AGAIN, DamagedError, Place, PtInspectError
 from ptinspect.formats.signatures import TAR_BLOCK
 from ptinspect.formats.torch_tar import (
     MEMBERS,
-    Member,
     MemberReader,
     iter_members,
     read_storages,
     read_tensors,
 )
-from ptinspect.safety.containers.dispatch import scan_inside
-from ptinspect.safety.containers.pickles import Streams
+from ptinspect.safety.containers.pickles import PickleScanner
+from ptinspect.safety.scan_state import scan_member
 from ptinspect.source.base import SliceSource
 
 if TYPE_CHECKING:
+    from ptinspect.formats.torch_tar import Member
     from ptinspect.pickling.values import Value
-    from ptinspect.safety.report.scan_state import Part
+    from ptinspect.safety.scan_state import ScanSource, ScanState
     from ptinspect.source.base import Source
 
+_MIXED_MEMBERS = MEMBERS[2:]
+"""Members of torch's tar in which pickles and numbers alternate."""
 
-def read_tar(source: Source, part: Part) -> None:
-    """Looks into each member."""
-    seen: dict[str, Member] = {}
+
+def scan_tar(source: Source, state: ScanState, scan_source: ScanSource) -> None:
+    """Scan each member of a tar."""
+    members: dict[str, Member] = {}
+    is_torch = state.format == "torch-legacy-tar"
     end = 0
     try:
-        for member in iter_members(source, part.limits):
+        for member in iter_members(source, state.limits):
             name = member.name.removeprefix("./")
-            if name in seen:
-                part.find("tar-duplicate", f"{name[:200]!r} is in it twice", part.record)
-            seen[name] = member
-            _member(source, part, member)
+            if name in members:
+                reason = f"it has two members named {name[:200]!r}"
+                state.find("tar-duplicate", reason, state.record)
+            members[name] = member
+            if member.present and not (is_torch and member.name in _MIXED_MEMBERS):
+                content = SliceSource(source, member.start, member.present)
+                scan_member(state, content, member.name, scan_source)
             if member.present < member.size:
-                part.errors.append(_cut(member))
+                message = f"{member.present:,} of {member.size:,} bytes are present"
+                where = Place(member.name)
+                state.errors.append(DamagedError(message, where=where, hint=DOWNLOAD_AGAIN))
             end = member.start + -(-member.size // TAR_BLOCK) * TAR_BLOCK
-        _behind(source, part, end)
+        _scan_trailing_bytes(source, end, state, scan_source)
     except PtInspectError as error:
-        part.errors.append(error)
-    if part.format == "torch-legacy-tar":
-        _numbers(source, part, seen)
+        state.errors.append(error)
+    if is_torch:
+        _scan_torch_members(source, state, members)
 
 
-def _behind(source: Source, part: Part, end: int) -> None:
-    """Two empty blocks end a tar. `tarfile` goes on behind them where it is told to, and `zipfile`
-    takes a zip that stands there."""
+def _scan_trailing_bytes(
+    source: Source, end: int, state: ScanState, scan_source: ScanSource
+) -> None:
+    """Scan what follows the two empty blocks that end a tar.
+
+    `tarfile` continues there if it is told to, and `zipfile` reads a zip that follows.
+    """
     while end < source.size:
-        block = source.read(end, min(TAR_BLOCK, source.size - end))
-        if any(block):
-            why = f"{source.size - end:,} bytes stand behind the end of the tar"
-            part.find("trailing-bytes", why, part.record)
-            scan_inside(
-                part, SliceSource(source, end, source.size - end), f"behind the tar @ {end}"
+        if any(source.read(end, min(TAR_BLOCK, source.size - end))):
+            left = source.size - end
+            state.find("trailing-bytes", f"{left:,} bytes follow the end of the tar", state.record)
+            scan_member(
+                state, SliceSource(source, end, left), f"after the tar @ {end}", scan_source
             )
             return
         end += TAR_BLOCK
 
 
-def _cut(member: Member) -> PtInspectError:
-    from ptinspect.errors import DOWNLOAD_AGAIN, DamagedError, Place
+class _JudgingReader(MemberReader):
+    """Reads a mixed member as torch does, and judges each of its pickles."""
 
-    message = f"{member.present:,} of {member.size:,} bytes are there"
-    return DamagedError(message, where=Place(member.name), hint=DOWNLOAD_AGAIN)
-
-
-def _member(source: Source, part: Part, member: Member) -> None:
-    """One member; those of torch's that mix pickles and numbers are read by `_numbers`."""
-    if (part.format == "torch-legacy-tar" and member.name in MEMBERS[2:]) or not member.present:
-        return
-    scan_inside(part, SliceSource(source, member.start, member.present), member.name)
-
-
-class _Judging(MemberReader):
-    """Reads as torch does, and judges each pickle on the way."""
-
-    def __init__(self, source: Source, member: Member, part: Part) -> None:
-        super().__init__(source, member, part.limits)
-        at = self.pos
-        self.judged = Streams(part, self.data, at, self.stop, member.name)
+    def __init__(self, source: Source, member: Member, state: ScanState) -> None:
+        super().__init__(source, member, state.limits)
+        self._scanner = PickleScanner(state, self.data, self.pos, self.stop, member.name)
 
     def read_pickle(self) -> Value:
-        """See `MemberReader.read_pickle`."""
-        made = self.judged.one(self.pos)
-        self.judged.part.streams.append(made)
-        self.pos = made.end
-        return made.root
+        """Return the value of the next pickle."""
+        pickled = self._scanner.scan_at(self.pos)
+        self._scanner.state.streams.append(pickled)
+        self.pos = pickled.end
+        return pickled.root
 
 
-def _numbers(source: Source, part: Part, found: dict[str, Member]) -> None:
+def _scan_torch_members(source: Source, state: ScanState, members: dict[str, Member]) -> None:
     for name in ("tensors", "storages"):
-        member = found.get(name)
-        if member is None:
+        if name not in members:
             continue
-        reader = _Judging(source, member, part)
+        reader = _JudgingReader(source, members[name], state)
         try:
             if name == "tensors":
                 read_tensors(reader)
             else:
                 read_storages(reader, None)
         except PtInspectError as error:
-            part.errors.append(error)
+            state.errors.append(error)

@@ -1,5 +1,4 @@
-"""A zip, with every record in it: also those that torch would not look at, and all that readers
-may disagree about."""
+"""Scan every record of a zip, including those that torch ignores and those that readers dispute."""
 
 from __future__ import annotations
 
@@ -15,225 +14,224 @@ from ptinspect.formats.torch_zip import torch_refusal_reasons
 from ptinspect.formats.zip.directory import SECRET, STORED, ZipDirectory
 from ptinspect.formats.zip.records import CENTRAL, END, LOCAL
 from ptinspect.formats.zip.salvage import iter_local_records
-from ptinspect.safety.containers.dispatch import MODELS, scan_inside
-from ptinspect.safety.containers.pickles import announced, read_pickles
-from ptinspect.safety.report.findings import DANGEROUS, UNKNOWN
+from ptinspect.safety.containers.pickles import begins_with_protocol, scan_pickles
+from ptinspect.safety.report import DANGEROUS, UNKNOWN
+from ptinspect.safety.scan_state import scan_member
 from ptinspect.source.base import MemorySource, SliceSource
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ptinspect.safety.report.scan_state import Part
+    from ptinspect.safety.scan_state import ScanSource, ScanState
     from ptinspect.source.base import Source
 
-HOSTILE = frozenset(("zip-duplicate", "zip-overlap", "zip-outside", "zip-local"))
-"""What no writer does and two readers see differently."""
+_DANGEROUS_KINDS = frozenset(("zip-duplicate", "zip-overlap", "zip-outside", "zip-local"))
+"""Findings that no writer causes, and by which two readers see different content."""
 
-UNREAD = frozenset(("zip-encrypted", "zip-compression"))
-"""What shows as an error where the record is read."""
+_ERROR_KINDS = frozenset(("zip-encrypted", "zip-compression"))
+"""Findings that become an error when the record is read."""
 
-TORCH = frozenset(("torch-zip", "torchscript", "torch-export", "torch-package"))
-"""Zips whose readers take records as bare numbers."""
+_TORCH_FORMATS = frozenset(("torch-zip", "torchscript", "torch-export", "torch-package"))
+"""Formats whose records may be bare numbers."""
 
-BZIP2, LZMA = 12, 14
-FACT = 64
-_FACT = re.compile(rb"[0-9]{1,64}\n?|little|big")
-"""What torch writes beside its pickle: a version, a byte order. No opcode that imports, calls or
-changes anything can be written with these characters."""
-DESCRIPTOR = 24
+_BZIP2, _LZMA = 12, 14
+_END_SIZE = 22
+_ZIP64_END_SIZE = 76
+_MAX_DESCRIPTOR = 24
 """Bytes of the longest data descriptor, which follows a record."""
 
+# A version or a byte order, which torch stores in records of their own. No opcode that imports,
+# calls or changes anything can be written with these characters.
+_FACT = re.compile(rb"[0-9]{1,64}\n?|little|big")
+_MAX_FACT = 64
 
-def read_zip(source: Source, part: Part) -> None:
-    """Looks into every record of the zip that `source` is."""
+
+def scan_zip(source: Source, state: ScanState, scan_source: ScanSource) -> None:
+    """Scan every record of the zip that begins with the source's first byte."""
     try:
-        directory = ZipDirectory(source, part.limits)
+        directory = ZipDirectory(source, state.limits)
     except DamagedError as error:
-        rows = list(in_a_row(source))
-        if len(rows) > 1:
-            _several(source, part, rows)
+        spans = list(find_concatenated_zips(source))
+        if len(spans) > 1:
+            _scan_concatenated(source, state, spans, scan_source)
         else:
-            part.format = "zip"
-            _remains(source, part)
-            part.errors.append(error)
+            state.format = "zip"
+            _scan_without_directory(source, state, scan_source)
+            state.errors.append(error)
         return
-    Zip(source, directory, part).read()
+    ZipScanner(source, directory, state, scan_source).scan()
 
 
-def in_a_row(source: Source) -> Iterator[tuple[int, int]]:
-    """(start, stop) of zips that stand one behind the other, as torch.distributed.checkpoint
-    writes one per tensor."""
+def find_concatenated_zips(source: Source) -> Iterator[tuple[int, int]]:
+    """Yield (start, stop) of zips that follow one another.
+
+    torch.distributed.checkpoint writes one zip per tensor.
+    """
     buffer, base, end = source.window()
-    pos = at = base
+    start = search_from = base
     while True:
-        at = buffer.find(END, at, end)
-        if at < 0 or at + 22 > end:
+        end_record = buffer.find(END, search_from, end)
+        if end_record < 0 or end_record + _END_SIZE > end:
             return
-        size = int.from_bytes(buffer[at + 12 : at + 16], "little")
-        start = int.from_bytes(buffer[at + 16 : at + 20], "little")
-        comment = int.from_bytes(buffer[at + 20 : at + 22], "little")
-        first = pos + start
+        size = int.from_bytes(buffer[end_record + 12 : end_record + 16], "little")
+        offset = int.from_bytes(buffer[end_record + 16 : end_record + 20], "little")
+        comment = int.from_bytes(buffer[end_record + 20 : end_record + 22], "little")
+        directory = start + offset
         if (
-            buffer[first : first + 4] == CENTRAL
-            and first + size <= at
-            and buffer[pos : pos + 4] == LOCAL
+            buffer[directory : directory + 4] == CENTRAL
+            and directory + size <= end_record
+            and buffer[start : start + 4] == LOCAL
         ):
-            stop = min(at + 22 + comment, end)
-            yield pos - base, stop - base
-            pos = at = stop
+            stop = min(end_record + _END_SIZE + comment, end)
+            yield start - base, stop - base
+            start = search_from = stop
         else:
-            at += 4
+            search_from = end_record + 4
 
 
-def _several(source: Source, part: Part, rows: list[tuple[int, int]]) -> None:
-    part.format, part.what = "torch-dcp", f"{len(rows):,} zips in a row"
-    for start, stop in rows:
-        scan_inside(part, SliceSource(source, start, stop - start), f"zip @ {start}")
-    if rows[-1][1] < source.size:
-        why = f"{source.size - rows[-1][1]:,} bytes follow the last zip"
-        part.find("trailing-bytes", why, part.record)
+def _scan_concatenated(
+    source: Source, state: ScanState, spans: list[tuple[int, int]], scan_source: ScanSource
+) -> None:
+    state.format, state.description = "torch-dcp", f"{len(spans):,} zips in a row"
+    for start, stop in spans:
+        content = SliceSource(source, start, stop - start)
+        scan_member(state, content, f"zip @ {start}", scan_source)
+    left = source.size - spans[-1][1]
+    if left:
+        state.find("trailing-bytes", f"{left:,} bytes follow the last zip", state.record)
 
 
-def _remains(source: Source, part: Part) -> None:
-    """Of a zip without a directory: the records that its local headers tell of."""
-    for left in iter_local_records(source):
-        inner = left.name.rpartition("/")[0].endswith("data")
-        if left.method == STORED and left.size and not inner:
-            scan_inside(part, SliceSource(source, left.start, left.size), left.name)
+def _scan_without_directory(source: Source, state: ScanState, scan_source: ScanSource) -> None:
+    """Scan the records of a zip that lost its directory, by their local headers."""
+    for record in iter_local_records(source):
+        is_storage = record.name.rpartition("/")[0].endswith("data")
+        if record.method == STORED and record.size and not is_storage:
+            content = SliceSource(source, record.start, record.size)
+            scan_member(state, content, record.name, scan_source)
 
 
-def zip_at_the_end(source: Source) -> Source | None:
-    """The zip that `zipfile` sees in a file that does not begin as one; None if there is none."""
-    tail_at = max(source.size - 22 - 0xFFFF, 0)
-    tail = source.read(tail_at, source.size - tail_at)
-    at = tail.rfind(END, 0, max(len(tail) - 18, 0))
-    if at < 0:
+def find_zip_at_end(source: Source) -> Source | None:
+    """Return the zip that `zipfile` sees in a file that does not begin as one, or None."""
+    tail_start = max(source.size - _END_SIZE - 0xFFFF, 0)
+    tail = source.read(tail_start, source.size - tail_start)
+    end_record = tail.rfind(END, 0, max(len(tail) - _END_SIZE + 4, 0))
+    if end_record < 0:
         return None
-    size = int.from_bytes(tail[at + 12 : at + 16], "little")
-    start = int.from_bytes(tail[at + 16 : at + 20], "little")
-    shift = tail_at + at - size - start
-    for begin in (shift, shift - 76):  # 76: the two records of a zip64
-        fits = begin >= 0 and source.size - begin >= 22 and begin + start + 4 <= source.size
-        if fits and source.read(begin + start, 4) == CENTRAL:
-            return SliceSource(source, begin, source.size - begin)
+    size = int.from_bytes(tail[end_record + 12 : end_record + 16], "little")
+    offset = int.from_bytes(tail[end_record + 16 : end_record + 20], "little")
+    start = tail_start + end_record - size - offset
+    for candidate in (start, start - _ZIP64_END_SIZE):
+        left = source.size - candidate
+        is_inside = candidate >= 0 and left >= _END_SIZE and offset + 4 <= left
+        if is_inside and source.read(candidate + offset, 4) == CENTRAL:
+            return SliceSource(source, candidate, left)
     return None
 
 
-class Zip:
-    """One zip, read into a part."""
+class ZipScanner:
+    """Scans one zip into a state."""
 
-    def __init__(self, source: Source, directory: ZipDirectory, part: Part) -> None:
+    def __init__(
+        self, source: Source, directory: ZipDirectory, state: ScanState, scan_source: ScanSource
+    ) -> None:
         self.source = source
         self.directory = directory
-        self.part = part
+        self.state = state
+        self.scan_source = scan_source
         self.storages: set[str] = set()
-        self.numbers = 0
-        self.announced: set[int] = set()
-        self.starts: dict[int, int] = {}  # of the records whose local headers are in order
+        self.bare_numbers = 0
+        self.pickle_like: set[int] = set()
+        self.starts: dict[int, int] = {}  # only of records with a valid local header
         identity, self.folder = identify_zip(directory.names, directory.index)
-        part.format, part.what, part.hint = identity.format, identity.description, identity.hint
-        part.facts["folder"] = self.folder.rstrip("/")
-        part.facts["refused"] = torch_refusal_reasons(directory)
+        state.format, state.hint = identity.format, identity.hint
+        state.description = identity.description
+        state.facts["folder"] = self.folder.rstrip("/")
+        state.facts["refused"] = torch_refusal_reasons(directory)
 
-    def read(self) -> None:
-        """Everything, the main pickle first: it says which records are bare numbers."""
-        for odd in self.directory.findings:
-            if odd.kind not in UNREAD:
-                self.part.odd(odd, DANGEROUS if odd.kind in HOSTILE else UNKNOWN)
-        self._local_headers()
-        if self.directory.headers and min(self.directory.headers):
-            self._hidden(0, min(self.directory.headers), self.directory.names[0])
-        names = self.directory.names
-        mains = [f"{self.folder}{name}.pkl" for name in ("data", "constants")]
-        first = [i for i, name in enumerate(names) if name in mains]
-        for i in [*first, *(i for i in range(len(names)) if i not in set(first))]:
+    def scan(self) -> None:
+        """Scan everything, the main pickle first: it names the records that are storages."""
+        names, headers = self.directory.names, self.directory.headers
+        for finding in self.directory.findings:
+            if finding.kind not in _ERROR_KINDS:
+                self._add_finding(finding)
+        self._check_local_headers()
+        if headers and min(headers):
+            self._find_hidden_record(0, min(headers), names[0])
+        mains = {f"{self.folder}{name}.pkl" for name in ("data", "constants")}
+        for i in sorted(range(len(names)), key=lambda i: names[i] not in mains):
             if names[i] not in self.storages:
-                self._record(i, names[i])
-            elif i in self.announced:
-                self._storage(i, names[i])
-        self._kind()
+                self._scan_record(i)
+            elif i in self.pickle_like:
+                self._scan_pickle_like_storage(i)
+        state = self.state
+        if self.bare_numbers:
+            state.notes.append(f"{self.bare_numbers:,} records are bare numbers")
+        if state.format == "torchscript":
+            reason = "TorchScript code, which torch.jit.load interprets, was not judged"
+            state.find("torchscript-code", reason, None)
+        elif state.format == "torch-package":
+            reason = "Python source, which torch.package runs, was not judged"
+            state.find("python-source", reason, None)
 
-    def _kind(self) -> None:
-        part = self.part
-        if self.numbers:
-            part.notes.append(f"{self.numbers:,} records are bare numbers")
-        if part.format == "torchscript":
-            why = "TorchScript code, which runs in torch.jit.load's own interpreter: not judged"
-            part.find("torchscript-code", why, None)
-        elif part.format == "torch-package":
-            why = "Python source, which torch.package runs when the file is opened: not judged"
-            part.find("python-source", why, None)
+    def _add_finding(self, finding: Finding) -> None:
+        verdict = DANGEROUS if finding.kind in _DANGEROUS_KINDS else UNKNOWN
+        self.state.add_container_finding(finding, verdict)
 
-    def _storage(self, i: int, name: str) -> None:
-        """A storage that begins as a pickle does: numbers, unless it is one that acts."""
-        try:
-            child = self.part.inside(name)
-        except PtInspectError as error:
-            self.part.errors.append(error)
-            return
-        with self._open(i) as source:
-            data, start, stop = source.window()
-            if read_pickles(child, data, start, stop, name).harm:
-                why = "the bytes of a storage are a pickle that acts"
-                self.part.find("storage-pickle", why, name)
+    # --- headers --------------------------------------------------------------------------
 
-    # --- local headers --------------------------------------------------------------------
-
-    def _local_headers(self) -> None:
-        """Holds each local header against the directory, and looks between the records."""
+    def _check_local_headers(self) -> None:
+        """Compare each local header with the directory, and look between the records."""
         directory = self.directory
         buffer, base = self.source.headers()
-        start, packed, stops = directory.start, directory.packed, directory.stops
+        start_of, packed, stops = directory.start, directory.packed, directory.stops
         for i in range(len(directory)):
             try:
-                begin = self.starts[i] = start(i)
+                start = self.starts[i] = start_of(i)
             except DamagedError:
-                for odd in directory.check_local(i):
-                    self.part.odd(odd, DANGEROUS if odd.kind in HOSTILE else UNKNOWN)
+                for finding in directory.check_local(i):
+                    self._add_finding(finding)
                 continue
-            gap = stops[i] - begin - packed[i]
-            if gap > DESCRIPTOR:
-                self._hidden(begin + packed[i], gap, directory.names[i])
-            at = base + begin
-            if packed[i] > 1 and buffer[at : at + 1] == b"\x80" and announced(buffer[at : at + 2]):
-                self.announced.add(i)
+            gap = stops[i] - start - packed[i]
+            if gap > _MAX_DESCRIPTOR:
+                self._find_hidden_record(start + packed[i], gap, directory.names[i])
+            head = base + start
+            if packed[i] > 1 and begins_with_protocol(buffer[head : head + 2]):
+                self.pickle_like.add(i)
 
-    def _hidden(self, start: int, size: int, beside: str) -> None:
-        """Looks for a record in bytes that belong to none."""
+    def _find_hidden_record(self, start: int, size: int, neighbour: str) -> None:
+        """Look for a record in bytes that belong to none."""
         buffer, base = self.source.headers()
-        at = buffer.find(LOCAL, base + start, base + start + size)
-        if at >= 0:
-            where = Place(beside, None)
-            message = "beside it lies a record that the directory does not list"
-            self.part.odd(Finding("zip-hidden", message, where), DANGEROUS)
-            inner = SliceSource(self.source, at - base, start + size - (at - base))
-            _remains(inner, self.part)
+        header = buffer.find(LOCAL, base + start, base + start + size)
+        if header >= 0:
+            message = "the directory does not list a record that is stored next to it"
+            finding = Finding("zip-hidden", message, Place(neighbour, None))
+            self.state.add_container_finding(finding, DANGEROUS)
+            header -= base
+            hidden = SliceSource(self.source, header, start + size - header)
+            _scan_without_directory(hidden, self.state, self.scan_source)
 
     # --- records --------------------------------------------------------------------------
 
-    def _record(self, i: int, name: str) -> None:
-        directory, part = self.directory, self.part
-        size = directory.sizes[i]
+    def _scan_record(self, i: int) -> None:
+        state, name, size = self.state, self.directory.names[i], self.directory.sizes[i]
         if not size and (name.endswith("/") or not name.endswith(".pkl")):
             return
-        if size <= FACT and self._is_fact(i, size):
+        if size <= _MAX_FACT and self._is_fact(i, size):
             return
         try:
             source = self._open(i)
-            child = part.inside(name)
+            member = state.new_member(name)
         except PtInspectError as error:
             error.where = error.where or Place(name)
-            part.errors.append(error)
+            state.errors.append(error)
             return
-        from ptinspect.safety.containers.dispatch import scan_source
-
         with source:
-            scan_source(source, child)
-            self._crc(i, source)
-            self._take(child, name)
+            self.scan_source(source, member)
+            self._check_crc(i, source)
+            self._add_record(member, name)
 
     def _is_fact(self, i: int, size: int) -> bool:
-        """Whether the record is one of those short ones, whole; most of a small file's are."""
+        """Return True for an intact version or byte order, as most records of small files are."""
         directory, start = self.directory, self.starts.get(i)
         if (
             start is None
@@ -245,53 +243,40 @@ class Zip:
         try:
             data = self.source.read(start, size)
         except PtInspectError:
-            return False  # it will be met again
+            return False  # the error is reported when the record is opened
         if not _FACT.fullmatch(data):
             return False
         return not directory.has_crcs or zlib.crc32(data) == directory.crcs[i]
 
-    def _take(self, child: Part, name: str) -> None:
-        part = self.part
-        refused = bool(child.errors) and all(isinstance(e, FormatError) for e in child.errors)
-        bare = refused and part.format in TORCH and not name.lower().endswith(MODELS)
-        if bare and not child.findings.list():
-            self.numbers += 1
-            return
-        if child.format == "program" and part.format in TORCH:
-            part.find("program", f"it holds {child.what}", name)
-        if child.format == "git-lfs":  # no `git lfs pull` brings what it stands for in here
-            message = "it is a Git LFS pointer, and its content is elsewhere"
-            part.errors.append(FormatError(message, where=Place(name)))
-        part.take(child)
-        if child.streams and part.format in TORCH:
-            self._declared(child, name)
-
     def _open(self, i: int) -> Source:
-        """The record's real bytes: in place where they are stored, else unpacked."""
+        """Return the record's content: in place if it is stored, else decompressed."""
         directory, name = self.directory, self.directory.names[i]
-        if directory.methods[i] == STORED and not directory.flags[i] & SECRET:
-            if directory.packed[i] != directory.sizes[i]:
-                raise DamagedError("the record is stored, and yet has two sizes", where=Place(name))
-            return SliceSource(self.source, directory.start(i), directory.sizes[i])
-        if directory.methods[i] == BZIP2 and not directory.flags[i] & SECRET:
-            from ptinspect.safety.containers.decompress import unpacked
+        method, size, packed_size = directory.methods[i], directory.sizes[i], directory.packed[i]
+        is_encrypted = bool(directory.flags[i] & SECRET)
+        if method == STORED and not is_encrypted:
+            if packed_size != size:
+                message = "the record is stored, but has two different sizes"
+                raise DamagedError(message, where=Place(name))
+            return SliceSource(self.source, directory.start(i), size)
+        if method == _BZIP2 and not is_encrypted:
+            from ptinspect.safety.containers.decompress import decompress
 
-            packed = SliceSource(self.source, directory.start(i), directory.packed[i])
-            made, error = unpacked(packed, "bzip2", self.part)
+            packed = SliceSource(self.source, directory.start(i), packed_size)
+            content, error = decompress(packed, "bzip2", self.state)
             if error is not None:
-                self.part.errors.append(error)
-            return made
-        self.part.budget.unpack(directory.sizes[i], name)
-        if directory.methods[i] == LZMA and not directory.flags[i] & SECRET:
-            from ptinspect.safety.containers.decompress import unpacked_lzma
+                self.state.errors.append(error)
+            return content
+        self.state.budget.count_unpacked(size, name)
+        if method == _LZMA and not is_encrypted:
+            from ptinspect.safety.containers.decompress import decompress_zip_lzma
 
-            data = self.source.read(directory.start(i), directory.packed[i])
-            return MemorySource(
-                unpacked_lzma(data, directory.sizes[i], name), self.part.path, base=None
-            )
-        return MemorySource(directory.read(i), self.part.path, base=None)
+            data = self.source.read(directory.start(i), packed_size)
+            data = decompress_zip_lzma(data, size, name)
+        else:
+            data = directory.read(i)
+        return MemorySource(data, self.state.path, base=None)
 
-    def _crc(self, i: int, source: Source) -> None:
+    def _check_crc(self, i: int, source: Source) -> None:
         if not self.directory.has_crcs:
             return
         crc = 0
@@ -299,38 +284,71 @@ class Zip:
             crc = zlib.crc32(chunk, crc)
         if crc != self.directory.crcs[i]:
             message = f"CRC {self.directory.crcs[i]:#010x}, its bytes have {crc:#010x}"
-            self.part.odd(Finding("zip-crc", message, Place(self.directory.names[i])), UNKNOWN)
+            finding = Finding("zip-crc", message, Place(self.directory.names[i]))
+            self.state.add_container_finding(finding, UNKNOWN)
 
-    def _declared(self, child: Part, name: str) -> None:
-        """The records that a pickle names as storages, and whether they are large enough: torch
-        before 2.10 did not ask (CVE-2026-24747)."""
+    def _add_record(self, member: ScanState, name: str) -> None:
+        state = self.state
+        is_torch = state.format in _TORCH_FORMATS
+        is_unidentified = bool(member.errors) and all(
+            isinstance(error, FormatError) for error in member.errors
+        )
+        if is_unidentified and is_torch and not member.has_model_name and not member.findings:
+            self.bare_numbers += 1
+            return
+        if member.format == "program" and is_torch:
+            state.find("program", f"it contains {member.description}", name)
+        if member.format == "git-lfs":  # `git lfs pull` cannot fetch it into an archive
+            message = "it is a Git LFS pointer, and its content is elsewhere"
+            state.errors.append(FormatError(message, where=Place(name)))
+        state.add_member(member)
+        if member.streams and is_torch:
+            self._check_storages(member, name)
+
+    def _check_storages(self, member: ScanState, name: str) -> None:
+        """Check that the storages that a pickle names are present and large enough.
+
+        torch before 2.10 did not check their size (CVE-2026-24747).
+        """
         index, sizes = self.directory.index, self.directory.sizes
-        folder, _, main = name.rpartition("/")
-        place = "constants" if main == "constants.pkl" else "data"
-        prefix = f"{folder}/{place}/" if folder else f"{place}/"
-        old = f"{self.folder}tensors/"
-        for stream in child.streams:
+        folder, _, basename = name.rpartition("/")
+        subfolder = "constants" if basename == "constants.pkl" else "data"
+        prefix = f"{folder}/{subfolder}/" if folder else f"{subfolder}/"
+        old_prefix = f"{self.folder}tensors/"
+        for stream in member.streams:
             try:
-                wanted = declared_storages(stream)
+                storages = declared_storages(stream)
             except PtInspectError as error:
-                self.part.errors.append(error)
+                self.state.errors.append(error)
                 continue
             missing = []
-            for key, (numel, itemsize) in wanted.items():
+            for key, (numel, itemsize) in storages.items():
                 record = f"{prefix}{key}"
-                if record not in index and f"{old}{key}" in index:
-                    record = f"{old}{key}"
-                    self.part.facts["tensors_folder"] = True
-                number = index.get(record)
-                if number is None:
+                if record not in index and f"{old_prefix}{key}" in index:
+                    record = f"{old_prefix}{key}"
+                    self.state.facts["tensors_folder"] = True
+                if record not in index:
                     missing.append(record)
                     continue
                 self.storages.add(record)
-                if sizes[number] < numel * itemsize:
-                    why = (
-                        f"{numel * itemsize:,} bytes are declared, the record has {sizes[number]:,}"
-                    )
-                    self.part.find("storage-size", why, record, DANGEROUS)
-            if missing and self.part.format == "torch-zip":
-                message = f"{len(missing):,} storages are missing, {missing[0]} the first"
-                self.part.errors.append(DamagedError(message, where=Place(name)))
+                needed, size = numel * itemsize, sizes[index[record]]
+                if size < needed:
+                    reason = f"the pickle declares {needed:,} bytes, the record has {size:,}"
+                    self.state.find("storage-size", reason, record, DANGEROUS)
+            if missing and self.state.format == "torch-zip":
+                message = f"{len(missing):,} storages are missing, the first is {missing[0]}"
+                self.state.errors.append(DamagedError(message, where=Place(name)))
+
+    def _scan_pickle_like_storage(self, i: int) -> None:
+        """Scan a storage that begins like a pickle: numbers, unless it does something."""
+        name = self.directory.names[i]
+        try:
+            member = self.state.new_member(name)
+        except PtInspectError as error:
+            self.state.errors.append(error)
+            return
+        with self._open(i) as source:
+            data, start, stop = source.window()
+            if scan_pickles(member, data, start, stop, name).is_harmful:
+                reason = "the bytes of a storage are a pickle that is not harmless"
+                self.state.find("storage-pickle", reason, name)

@@ -136,13 +136,13 @@ def import_statements(imports: str) -> dict[str, str]:
 
 
 def _is_harmless_import(node: ast.Import | ast.ImportFrom, name: str) -> bool:
-    from ptinspect.safety.policy.table import policy
+    from ptinspect.safety.policy import load_policy
 
     if isinstance(node, ast.Import):
         return name in _IMPORTABLE
     if node.level or node.module not in _IMPORTABLE_FROM or not is_identifier(name):
         return False
-    row = policy().row(str(node.module), name)
+    row = load_policy().row(str(node.module), name)
     allowed = row is not None and row.verdict in ("allowed", "reference", "module")
     return allowed or (str(node.module), name) in _IMPORTABLE_NAMES
 

@@ -60,7 +60,7 @@ def owner_name(value: Value) -> QualifiedName | None:
 
 def is_user_defined(module: str, name: str) -> bool:
     """Return True if neither torch, numpy nor the standard library define the name."""
-    from ptinspect.safety.policy.table import is_standard
+    from ptinspect.safety.policy import is_stdlib
 
     if module in ("__main__", "__mp_main__"):
         return True
@@ -69,7 +69,7 @@ def is_user_defined(module: str, name: str) -> bool:
         return False
     if top == "torch":
         return _is_removed_from_torch(module, name)
-    return top != "numpy" and not is_standard(module)
+    return top != "numpy" and not is_stdlib(module)
 
 
 def _is_removed_from_torch(module: str, name: str) -> bool:
@@ -78,16 +78,15 @@ def _is_removed_from_torch(module: str, name: str) -> bool:
     This includes names of newer torch versions: where the name exists, it takes precedence over
     the stub's definition.
     """
-    from ptinspect.safety.policy.table import policy
-    from ptinspect.safety.policy.weights_only import ALLOWED
+    from ptinspect.safety.policy import WEIGHTS_ONLY_NAMES, load_policy
     from ptinspect.torchnn.torch_names import exists_in_torch
 
     path = f"{module}.{name}"
     if path in REMOVED:
         return "<" not in name
-    if path in ALLOWED or "<" in name or exists_in_torch(module, name):
+    if path in WEIGHTS_ONLY_NAMES or "<" in name or exists_in_torch(module, name):
         return False
-    return lookup(path) is None and policy().row(module, name) is None
+    return lookup(path) is None and load_policy().row(module, name) is None
 
 
 @dataclass(slots=True)

@@ -46,9 +46,9 @@ MAX_BYTES = 1_000
 
 def verdict_of(module: str, name: str) -> str | None:
     """Return the policy's verdict on a name, or None if the policy does not list it."""
-    from ptinspect.safety.policy.table import policy
+    from ptinspect.safety.policy import load_policy
 
-    row = policy().row(module, name)
+    row = load_policy().row(module, name)
     return row.verdict if row is not None else None
 
 

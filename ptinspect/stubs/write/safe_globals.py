@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ptinspect.pickling.pyobjects import GETATTR, function_path
 from ptinspect.pickling.values import Call, Global
 from ptinspect.safety.load_advice import load_advice
-from ptinspect.safety.policy.weights_only import ALLOWED
+from ptinspect.safety.policy import WEIGHTS_ONLY_NAMES
 from ptinspect.stubs.collect.references import owner_name
 from ptinspect.stubs.expr.literals import is_identifier
 from ptinspect.stubs.expr.torch_calls import NN, class_text
@@ -65,7 +65,7 @@ def collect_safe_globals(
         calls: see `CollectedObjects.calls`.
         imports: receives the imports that the names need.
     """
-    blockers = list(load_advice(document).why)
+    blockers = list(load_advice(document).blockers)
     pairs: dict[str, str] = {}
     for module, name in dict.fromkeys((name.module, name.name) for name in document.globals):
         path = f"{module}.{name}"
@@ -73,7 +73,7 @@ def collect_safe_globals(
             pairs[path] = "_reach"
         elif path in definitions:
             pairs[path] = definitions[path].ident
-        elif path not in ALLOWED and not path.startswith(_ALLOWED_ON_IMPORT):
+        elif path not in WEIGHTS_ONLY_NAMES and not path.startswith(_ALLOWED_ON_IMPORT):
             text = _torch_owner(module, name) or imports.safe_name(module, name)
             if path.startswith("torch.fx."):
                 continue  # one blocker for all of it, below

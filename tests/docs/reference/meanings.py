@@ -17,7 +17,7 @@ MEANINGS = {
     "load.safe_globals": "Names that weights_only must be allowed to use.",
     "load.map_location": "`needed` if tensors are on another device than the CPU.",
     "load.call": "The call that loads the file; null if it should not be loaded.",
-    "load.why": "Reasons why weights_only cannot load it, whatever is allowed.",
+    "load.blockers": "Reasons why weights_only cannot load it, whatever is allowed.",
     "failure.file": "The file; only its path is known.",
     "document.file": "The file and its container.",
     "document.content": "The kind of content.",
@@ -106,7 +106,7 @@ MEANINGS = {
     "fault.message": "The message.",
     "fault.parameter": "The key of the parameter; null if several are concerned.",
     "finding.verdict": "See [Verdicts of scan](verdicts.md).",
-    "finding.why": "The reason.",
+    "finding.reason": "The explanation, in words.",
     "finding.opcode": "The opcode that causes it; null for a finding about the container.",
     "finding.count": "Number of equal findings.",
     "report.format": "As in `show`; also `npy`, `npz`, `joblib`, `compressed`, `tar`, `git-lfs`, "

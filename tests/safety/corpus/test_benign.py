@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ptinspect.safety.report.report import ScanReport
+from ptinspect.safety.report import ScanReport
 from ptinspect.safety.scan import scan
 from tests.corpus.files import FIXTURES, fixtures, sampled
 from tests.corpus.packages import MODELS, file_of
@@ -39,7 +39,7 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ScanReport]:
 def test_what_harms_nobody_is_not_dangerous(reports: dict[str, ScanReport]) -> None:
     for sample in samples():
         report = reports[sample.name]
-        why = [(found.chain, found.why) for found in report.all_findings()]
+        why = [(found.chain, found.reason) for found in report.all_findings()]
         assert not report.errors, sample.name
         assert RANK[report.verdict] <= RANK[sample.most], (sample.name, why)
 
@@ -47,7 +47,7 @@ def test_what_harms_nobody_is_not_dangerous(reports: dict[str, ScanReport]) -> N
 @pytest.mark.parametrize("name", sampled(fixtures()))
 def test_no_fixture_is_dangerous(name: str) -> None:
     report = scan(FIXTURES / name)
-    why = [(found.chain, found.why) for found in report.all_findings()]
+    why = [(found.chain, found.reason) for found in report.all_findings()]
     assert report.verdict != "unreadable", report.errors
     assert RANK[report.verdict] <= RANK[ALLOWED.get(name, "unknown")], why
 
@@ -56,7 +56,7 @@ def test_no_fixture_is_dangerous(name: str) -> None:
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: Path(model["member"]).name)
 def test_no_file_of_a_package_is_dangerous(model: dict[str, Any]) -> None:
     report = scan(file_of(model))
-    why = [(found.chain, found.why) for found in report.all_findings()]
+    why = [(found.chain, found.reason) for found in report.all_findings()]
     assert report.verdict in ("clean", "unknown") or "error" in model, (why, report.errors)
     assert report.verdict != "dangerous", why
 
@@ -116,7 +116,7 @@ def test_what_a_library_writes_is_not_dangerous(library: str, tmp_path: Path) ->
             path = tmp_path / f"{number}-{protocol}.pkl"
             path.write_bytes(pickle.dumps(value, protocol))
             report = scan(path)
-            why = [(found.chain, found.why) for found in report.all_findings()]
+            why = [(found.chain, found.reason) for found in report.all_findings()]
             assert report.verdict in ("clean", "unknown"), (type(value), why, report.errors)
 
 
@@ -129,5 +129,5 @@ def test_torch_s_own_files_are_not_dangerous(tmp_path: Path) -> None:
             path = tmp_path / f"{number}-{new}.pt"
             path.write_bytes(file.getvalue())
             report = scan(path)
-            why = [(found.chain, found.why) for found in report.all_findings()]
+            why = [(found.chain, found.reason) for found in report.all_findings()]
             assert report.verdict in ("clean", "unknown"), (type(value), why, report.errors)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ptinspect.safety.report.report import ScanReport
+from ptinspect.safety.report import ScanReport
 from ptinspect.safety.scan import scan
 from tests.safety.corpus.malicious import RANK, samples, write
 from tests.safety.corpus.sample import MARK, OWN
@@ -43,7 +43,7 @@ def test_the_corpus_is_large_and_nearly_all_of_it_is_dangerous(
 def test_what_is_dangerous_says_where_and_why(reports: dict[str, ScanReport]) -> None:
     for report in reports.values():
         for found in report.all_findings():
-            assert found.why
+            assert found.reason
             assert found.opcode is None or found.offset is not None
 
 

@@ -1,0 +1,212 @@
+"""The policy: the verdict on a name, before anything is known about how the pickle uses it.
+
+`policy.txt` is data: one line per verdict, with its names, reason and source. It is read at the
+first lookup. A name is looked up as pickle would resolve it: by its module and, in that module, by
+its dotted name. Next to it stand the names that `torch.load(weights_only=True)` accepts.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from functools import lru_cache
+
+VERDICTS = ("allowed", "reference", "unknown", "acts", "dangerous", "known")
+
+# The standard library's packages: only these have modules inside. `code.model.Net` is not part of
+# the standard library's module `code`.
+_STDLIB_PACKAGES = frozenset(
+    (  # noqa: SIM905
+        "asyncio collections compression concurrent ctypes curses dbm distutils email encodings"
+        " ensurepip html http idlelib importlib json lib2to3 logging multiprocessing os pathlib"
+        " pydoc_data re sqlite3 string sysconfig test tkinter tomllib turtledemo unittest urllib"
+        " venv wsgiref xml xmlrpc zipfile zoneinfo"
+    ).split()
+)
+
+_CACHED_LOOKUPS = 10_000
+
+# Names by module. Sources: torch._weights_only_unpickler._get_allowed_globals, and
+# torch.serialization.get_safe_globals, where importing torch registers a few more. A test compares
+# this list with both. The opcodes that weights_only accepts are `pickling.opcodes.WEIGHTS_ONLY`.
+_WEIGHTS_ONLY = """
+_codecs encode
+builtins bytearray complex set
+collections Counter OrderedDict
+torch BFloat16Storage BFloat16Tensor BoolStorage BoolTensor ByteStorage ByteTensor CharStorage
+torch CharTensor ComplexDoubleStorage ComplexFloatStorage DoubleStorage DoubleTensor FloatStorage
+torch FloatTensor HalfStorage HalfTensor IntStorage IntTensor LongStorage LongTensor QInt32Storage
+torch QInt8Storage QUInt2x4Storage QUInt4x2Storage QUInt8Storage ShortStorage ShortTensor Size
+torch Tensor bfloat16 bits16 bits1x8 bits2x4 bits4x2 bits8 bool complex128 complex32 complex64
+torch device float16 float32 float4_e2m1fn_x2 float64 float8_e4m3fn float8_e4m3fnuz float8_e5m2
+torch float8_e5m2fnuz float8_e8m0fnu int1 int16 int2 int3 int32 int4 int5 int6 int64 int7 int8
+torch per_channel_affine per_channel_affine_float_qparams per_channel_symmetric per_tensor_affine
+torch per_tensor_symmetric qint32 qint8 quint2x4 quint4x2 quint8 uint1 uint16 uint2 uint3 uint32
+torch uint4 uint5 uint6 uint64 uint7 uint8
+torch._tensor _rebuild_from_type_v2
+torch._utils _rebuild_device_tensor_from_cpu_tensor _rebuild_device_tensor_from_numpy
+torch._utils _rebuild_meta_tensor_no_storage _rebuild_nested_tensor _rebuild_parameter
+torch._utils _rebuild_parameter_with_state _rebuild_qtensor _rebuild_sparse_tensor _rebuild_tensor
+torch._utils _rebuild_tensor_v2 _rebuild_tensor_v3 _rebuild_wrapper_subclass
+torch.cuda BFloat16Storage BFloat16Tensor BoolStorage BoolTensor ByteStorage ByteTensor
+torch.cuda CharStorage CharTensor ComplexDoubleStorage ComplexFloatStorage DoubleStorage
+torch.cuda DoubleTensor FloatStorage FloatTensor HalfStorage HalfTensor IntStorage IntTensor
+torch.cuda LongStorage LongTensor ShortStorage ShortTensor
+torch.cuda.sparse BFloat16Tensor ByteTensor CharTensor DoubleTensor FloatTensor HalfTensor
+torch.cuda.sparse IntTensor LongTensor ShortTensor
+torch.nn.parameter Parameter
+torch.serialization _get_layout
+torch.sparse BFloat16Tensor ByteTensor CharTensor DoubleTensor FloatTensor HalfTensor IntTensor
+torch.sparse LongTensor ShortTensor
+torch.storage TypedStorage UntypedStorage
+torch.nested._internal.nested_tensor NestedTensor _rebuild_njt
+torch.distributed._mesh_layout _FlatLayout _MeshLayout
+"""
+
+WEIGHTS_ONLY_NAMES: frozenset[str] = frozenset(
+    f"{line.split()[0]}.{name}"
+    for line in _WEIGHTS_ONLY.strip().splitlines()
+    for name in line.split()[1:]
+)
+"""Names that `torch.load(weights_only=True)` accepts by default."""
+
+WEIGHTS_ONLY_BLOCKED_MODULES = frozenset({"sys", "os", "posix", "nt"})
+"""Modules whose names weights_only refuses, even when they are added as safe globals.
+
+Source: torch._weights_only_unpickler._blocklisted_modules.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyRow:
+    """A line of the policy, for one of its names. `policy.txt` explains the verdicts."""
+
+    verdict: str
+    name: str
+    reason: str
+    source: str
+
+
+_WEIGHTS_ONLY_REASON = "torch's weights_only accepts it by default"
+_TORCH_NN_REASON = "a module of torch.nn; weights_only accepts it once it is a safe global"
+_SUBMODULE_MAIN = PolicyRow(
+    "dangerous", "__main__", "starts a program when it is imported", "Lib/runpy.py"
+)
+
+
+class Policy:
+    """The parsed policy.
+
+    Attributes:
+        names: rows by whole name.
+        prefixes: rows of names that end in `.*`, by the part before the star.
+        packages: rows of known packages, by package name.
+    """
+
+    def __init__(self, text: str) -> None:
+        self.names: dict[str, PolicyRow] = {}
+        self.prefixes: dict[str, PolicyRow] = {}
+        self.packages: dict[str, PolicyRow] = {}
+        self.row = lru_cache(_CACHED_LOOKUPS)(self._find_row)
+        for line in text.splitlines():
+            if line and not line.startswith("#"):
+                self._add(*(field.strip() for field in line.split(" | ")))
+
+    def _add(self, verdict: str, names: str, reason: str, source: str) -> None:
+        first, *others = names.split()
+        if verdict == "known":
+            for package in (first, *others):
+                self.packages[package] = PolicyRow(verdict, package, reason, source)
+            return
+        if others and not any("." in name for name in others):
+            full_names = [f"{first}.{name}" for name in others]
+        else:
+            full_names = [first, *others]
+        for name in full_names:
+            row = PolicyRow(verdict, name, reason, source)
+            if name.endswith(".*"):
+                self.prefixes[name[:-2]] = row
+            else:
+                self.names[name] = row
+
+    def _find_row(self, module: str, name: str) -> PolicyRow | None:
+        """Return the row for a name, or None if the policy has none."""
+        path = f"{module}.{name}"
+        row = self.names.get(path)
+        if row is not None:
+            return row
+        if path in WEIGHTS_ONLY_NAMES:
+            source = "torch/_weights_only_unpickler.py"
+            return PolicyRow("allowed", path, _WEIGHTS_ONLY_REASON, source)
+        if module.endswith(".__main__"):
+            return _SUBMODULE_MAIN
+        return self._find_prefix(module, path) or _torch_nn_row(path)
+
+    def _find_prefix(self, module: str, path: str) -> PolicyRow | None:
+        end = path.find(".")
+        top = path[:end]
+        is_shadowed = top not in _STDLIB_PACKAGES and is_stdlib(top)
+        while end >= 0:
+            row = self.prefixes.get(path[:end])
+            if row is not None and not (is_shadowed and end < len(module)):
+                return row
+            end = path.find(".", end + 1)
+        return None
+
+
+def _torch_nn_row(path: str) -> PolicyRow | None:
+    """Return a row for a class of torch.nn, under its current or a former name.
+
+    Classes that torch creates at run time (`ParametrizedLinear`) are excluded.
+    """
+    if not path.startswith("torch."):
+        return None
+    from ptinspect.torchnn.classes import PARAMETRIZED, lookup
+
+    if path.startswith(PARAMETRIZED) or lookup(path) is None:
+        return None
+    return PolicyRow("module", path, _TORCH_NN_REASON, "ptinspect/torchnn/tables")
+
+
+def policy_row(module: str, name: str) -> PolicyRow | None:
+    """Return the policy's row for a name, or None if there is none.
+
+    A dotted name that leads through a module of the standard library (`torch.serialization`,
+    `os.system`) has the row of the name that it leads to.
+    """
+    row = load_policy().row(module, name)
+    if "." in name and (row is None or row.verdict not in ("allowed", "dangerous")):
+        parts = name.split(".")
+        for index, part in enumerate(parts[:-1]):
+            if is_stdlib(part):
+                target = load_policy().row(part, ".".join(parts[index + 1 :]))
+                reason = f"reaches the standard library's module {part} through another module"
+                return target or PolicyRow("acts", f"{module}.{name}", reason, "")
+    return row
+
+
+def is_stdlib(module: str) -> bool:
+    """Return True if Python itself has the module.
+
+    `test` and `__main__` count as the user's: many projects have a module of that name.
+    """
+    top, _, submodule = module.partition(".")
+    if submodule and top not in _STDLIB_PACKAGES:
+        return False
+    return top in sys.stdlib_module_names and top not in ("test", "__main__")
+
+
+def is_known_package(module: str) -> bool:
+    """Return True if the module belongs to a package that the policy lists as known."""
+    return module.partition(".")[0] in load_policy().packages
+
+
+@lru_cache(1)
+def load_policy() -> Policy:
+    """Return the policy that ptinspect ships."""
+    # The module's own loader also works from a zip. importlib.resources would do the same, but
+    # importing it takes 12 ms, a tenth of scanning a small file.
+    path = os.path.join(os.path.dirname(__file__), "policy.txt")
+    data: bytes = __spec__.loader.get_data(path)  # type: ignore[union-attr]
+    return Policy(data.decode())

@@ -1,0 +1,373 @@
+"""Findings and scan reports: plain facts, and their renderings as text, JSON and SARIF."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
+
+from ptinspect.errors import Place
+from ptinspect.report import Report
+from ptinspect.text import count_text
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Sequence
+    from typing import Any
+
+    from ptinspect.errors import PtInspectError
+    from ptinspect.safety.load_advice import LoadAdvice
+
+SCHEMA = 1
+
+CLEAN, UNKNOWN, DANGEROUS = "clean", "unknown", "dangerous"
+UNREADABLE, POINTER = "unreadable", "pointer"
+
+# A finding in one part of a file outweighs another part that could not be read, and a file with a
+# part that could not be read is never clean.
+SEVERITY = {CLEAN: 0, POINTER: 1, UNREADABLE: 2, UNKNOWN: 3, DANGEROUS: 4}
+
+FAIL_ON = (POINTER, UNKNOWN, DANGEROUS)
+"""The values of `--fail-on`."""
+
+SHOWN_ITEMS = 12
+"""Findings, errors and notes that the text lists for one file."""
+
+
+def worst(verdicts: Collection[str]) -> str:
+    """Return the worst of the verdicts; "clean" if there are none."""
+    return max(verdicts, key=SEVERITY.__getitem__, default=CLEAN)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One reason why a file is not clean.
+
+    Attributes:
+        name: the name that would be imported or called ("posix.system"), or a kind of container
+            finding ("zip-duplicate").
+        verdict: "unknown" or "dangerous".
+        reason: the explanation, in words.
+        record: the archive's member; None for the file itself.
+        offset: byte offset of the opcode in that record.
+        opcode: name of the opcode.
+        call: the call as Python source, shortened.
+        count: how often the same finding occurred.
+    """
+
+    name: str
+    verdict: str
+    reason: str
+    record: str | None = None
+    offset: int | None = None
+    opcode: str | None = None
+    call: str | None = None
+    count: int = 1
+
+    @property
+    def chain(self) -> str:
+        """Place and action: `data.pkl @ 1043: REDUCE posix.system('…')`."""
+        place = str(Place(self.record, self.offset))
+        action = f"{self.opcode} {self.call or self.name}" if self.opcode else self.name
+        return f"{place}: {action}" if place else action
+
+    def is_allowed(self, allow: Collection[str]) -> bool:
+        """Return True if `allow` lifts the finding: unknown by a glob, dangerous by exact name."""
+        if self.verdict == DANGEROUS:
+            return self.name in allow
+        return any(fnmatchcase(self.name, glob) for glob in allow)
+
+
+@dataclass(frozen=True, slots=True)
+class ReadError:
+    """The reason why a file, or a part of it, could not be read. `kind`: see errors.py."""
+
+    kind: str
+    message: str
+    record: str | None = None
+    offset: int | None = None
+    hint: str | None = None
+
+    @classmethod
+    def of(cls, error: PtInspectError) -> ReadError:
+        """Return the facts of an exception."""
+        where = error.where or Place()
+        return cls(error.kind, error.message, where.record, where.offset, error.hint)
+
+    def as_dict(self) -> dict[str, object]:
+        """Return the error as in JSON."""
+        where = None
+        if self.record is not None or self.offset is not None:
+            where = {"record": self.record, "offset": self.offset}
+        return {"kind": self.kind, "message": self.message, "where": where, "hint": self.hint}
+
+    def __str__(self) -> str:
+        place = str(Place(self.record, self.offset))
+        return f"{self.message}, {place}" if place else self.message
+
+
+@dataclass(frozen=True, slots=True)
+class ScanReport(Report):
+    """The answer of `scan` for one file.
+
+    Attributes:
+        path: the path as it was passed.
+        format: name of the format, as in JSON.
+        verdict: "clean", "unknown", "dangerous", "unreadable" or "pointer".
+        description: the format in words.
+        findings: why the file is not clean, the worst first.
+        members: reports on the files inside it.
+        load: how to load it; None if torch.load does not read it, or if it is dangerous.
+        steps: what to do next, lines to paste first.
+        errors: why the file could not be read to its end.
+        notes: further remarks that do not change the verdict.
+        skipped: True if no reader of pickles opens such a file.
+    """
+
+    path: str
+    format: str
+    verdict: str
+    description: str = ""
+    findings: tuple[Finding, ...] = ()
+    members: tuple[ScanReport, ...] = ()
+    load: LoadAdvice | None = None
+    steps: tuple[str, ...] = ()
+    errors: tuple[ReadError, ...] = ()
+    notes: tuple[str, ...] = ()
+    skipped: bool = False
+
+    @property
+    def ok(self) -> bool:
+        """True if the file was read to its end and nothing in it is unknown or dangerous."""
+        return self.exit_code == 0
+
+    @property
+    def exit_code(self) -> int:
+        """The exit code of `ptinspect scan` for this file."""
+        return exit_code([self])
+
+    def text(self) -> str:
+        """Return the report as text. Names from the file are not escaped."""
+        return "".join(f"{line}\n" for line in text_lines([self]))
+
+    def all_findings(self) -> Iterator[Finding]:
+        """Yield the findings of the file and of its members."""
+        yield from self.findings
+        for member in self.members:
+            yield from member.all_findings()
+
+    def first_dangerous(self) -> Finding | None:
+        """Return the first dangerous finding of the file and its members, if there is one."""
+        dangerous = (each for each in self.all_findings() if each.verdict == DANGEROUS)
+        return next(dangerous, None)
+
+    def as_dict(self) -> dict[str, object]:
+        """Return the report as in JSON; see scan.schema.json."""
+        fields: dict[str, object] = {
+            "schema": SCHEMA,
+            "path": self.path,
+            "format": self.format,
+            "verdict": self.verdict,
+            "findings": [asdict(finding) for finding in self.findings],
+            "members": [member.as_dict() for member in self.members],
+            "load": asdict(self.load) if self.load else None,
+            "next": list(self.steps),
+            "notes": list(self.notes),
+            "skipped": self.skipped,
+        }
+        if self.errors:
+            fields["error"] = self.errors[0].as_dict()
+            fields["errors"] = [error.as_dict() for error in self.errors]
+        return fields
+
+    def _has_errors(self) -> bool:
+        return bool(self.errors) or any(member._has_errors() for member in self.members)
+
+
+def unreadable_report(path: str, error: PtInspectError) -> ScanReport:
+    """Return the report on a file that could not be opened."""
+    return ScanReport(path, "unknown", UNREADABLE, errors=(ReadError.of(error),))
+
+
+def exit_code(reports: Collection[ScanReport], fail_on: str = UNKNOWN) -> int:
+    """Return the exit code of `ptinspect scan`.
+
+    Returns:
+        1 if a verdict is as bad as `fail_on` or worse; else 2 if a file could not be read to its
+        end; else 0.
+    """
+    failing = FAIL_ON[FAIL_ON.index(fail_on) :]
+    if any(report.verdict in failing for report in reports):
+        return 1
+    return 2 if any(report._has_errors() for report in reports) else 0
+
+
+# --- text ---------------------------------------------------------------------------------
+
+
+def text_lines(reports: Sequence[ScanReport]) -> Iterator[str]:
+    """Yield a line per file, with its findings and next steps below, and a total.
+
+    Names from the files are not escaped yet. Skipped files are only counted, unless there is a
+    single report.
+    """
+    for report in reports:
+        if report.skipped and len(reports) > 1:
+            continue
+        verdict = "skipped" if report.skipped else report.verdict
+        in_words = report.format == "unknown" or report.skipped
+        description = report.description if in_words else report.format
+        yield f"{report.path}: {verdict}" + (f" ({description})" if description else "")
+        yield from _detail_lines(report, "  ")
+        for step in report.steps:
+            yield f"  next: {step}"
+    yield _total(reports)
+
+
+def _detail_lines(report: ScanReport, indent: str) -> Iterator[str]:
+    for finding in report.findings[:SHOWN_ITEMS]:
+        times = f" ({finding.count:,} times)" if finding.count > 1 else ""
+        yield f"{indent}{finding.verdict}: {finding.chain}{times}"
+        yield f"{indent}  {finding.reason}"
+    if len(report.findings) > SHOWN_ITEMS:
+        yield f"{indent}and {len(report.findings) - SHOWN_ITEMS:,} more"
+    for error in report.errors[:SHOWN_ITEMS]:
+        yield f"{indent}not read to its end: {error}"
+    for note in report.notes[:SHOWN_ITEMS]:
+        yield f"{indent}note: {note}"
+    for member in report.members:
+        if member.verdict != CLEAN:
+            yield f"{indent}{member.path}: {member.verdict} ({member.format})"
+            yield from _detail_lines(member, indent + "  ")
+
+
+def _total(reports: Sequence[ScanReport]) -> str:
+    """Return the last line: `3 files: 1 dangerous, 2 clean; 4 skipped`."""
+    verdicts = [report.verdict for report in reports if not report.skipped]
+    order = (DANGEROUS, UNKNOWN, UNREADABLE, POINTER, CLEAN)
+    counts = ", ".join(f"{verdicts.count(each):,} {each}" for each in order if each in verdicts)
+    skipped = len(reports) - len(verdicts)
+    return (
+        count_text(len(verdicts), "file")
+        + (f": {counts}" if counts else "")
+        + (f"; {skipped:,} skipped" if skipped else "")
+    )
+
+
+# --- transport between processes ----------------------------------------------------------
+
+
+def dump_reports(reports: list[ScanReport]) -> bytes:
+    """Return reports as bytes, for `load_reports` in another process."""
+    import json
+
+    encoder = json.JSONEncoder(check_circular=False, separators=(",", ":"), default=_field_values)
+    return encoder.encode(reports).encode()
+
+
+def _field_values(item: Finding | LoadAdvice | ReadError | ScanReport) -> list[object]:
+    return [getattr(item, name) for name in item.__slots__]
+
+
+def load_reports(data: bytes) -> list[ScanReport]:
+    """Return the reports that `dump_reports` wrote."""
+    import json
+
+    from ptinspect.safety.load_advice import LoadAdvice
+
+    def report(row: list[Any]) -> ScanReport:
+        values = dict(zip(ScanReport.__slots__, row, strict=True))
+        values["findings"] = tuple(Finding(*finding) for finding in values["findings"])
+        values["members"] = tuple(report(member) for member in values["members"])
+        values["load"] = LoadAdvice(*values["load"]) if values["load"] is not None else None
+        values["steps"] = tuple(values["steps"])
+        values["errors"] = tuple(ReadError(*error) for error in values["errors"])
+        values["notes"] = tuple(values["notes"])
+        return ScanReport(**values)
+
+    return list(map(report, json.loads(data)))
+
+
+# --- JSON and SARIF -----------------------------------------------------------------------
+
+
+def json_text(reports: Sequence[ScanReport], as_list: bool) -> str:
+    """Return one object, or a list exactly when several files or a folder were asked for."""
+    listed = [report.as_dict() for report in reports if not (as_list and report.skipped)]
+    return _dumps(listed if as_list else listed[0])
+
+
+def _dumps(value: object) -> str:
+    import json
+
+    return json.dumps(value, indent=2).replace("\x7f", "\\u007f") + "\n"
+
+
+_SARIF_LEVELS = {DANGEROUS: "error", UNKNOWN: "warning", UNREADABLE: "error", POINTER: "note"}
+_SARIF_RULES = {
+    DANGEROUS: "Loading the file runs code, or accesses what it should not.",
+    UNKNOWN: "The file needs a name that is not on the allowlist.",
+    UNREADABLE: "The file could not be read to its end.",
+    POINTER: "The file is a Git LFS pointer; its content is elsewhere.",
+}
+
+
+def sarif_text(reports: Sequence[ScanReport]) -> str:
+    """Return a SARIF 2.1.0 run: a result per finding, per unreadable file and per pointer.
+
+    https://docs.oasis-open.org/sarif/sarif/v2.1.0/sarif-v2.1.0.html
+    """
+    from ptinspect._version import __version__
+
+    rules = [
+        {
+            "id": f"ptinspect/{verdict}",
+            "shortDescription": {"text": text},
+            "defaultConfiguration": {"level": _SARIF_LEVELS[verdict]},
+        }
+        for verdict, text in _SARIF_RULES.items()
+    ]
+    driver = {"name": "ptinspect", "version": __version__, "rules": rules}
+    results = [result for report in reports for result in _sarif_results(report, report.path)]
+    run = {"tool": {"driver": driver}, "columnKind": "utf16CodeUnits", "results": results}
+    schema = "https://json.schemastore.org/sarif-2.1.0.json"
+    return _dumps({"$schema": schema, "version": "2.1.0", "runs": [run]})
+
+
+def _sarif_results(report: ScanReport, path: str) -> Iterator[dict[str, object]]:
+    for finding in report.findings:
+        text = f"{finding.chain}: {finding.reason}"
+        yield _sarif_result(finding.verdict, text, path, finding)
+    for error in report.errors:
+        yield _sarif_result(UNREADABLE, str(error), path)
+    if report.verdict == POINTER:
+        yield _sarif_result(POINTER, "; ".join(report.notes), path)
+    for member in report.members:
+        yield from _sarif_results(member, path)
+
+
+def _sarif_result(
+    verdict: str, text: str, path: str, finding: Finding | None = None
+) -> dict[str, object]:
+    physical: dict[str, object] = {"artifactLocation": {"uri": _uri(path)}}
+    location: dict[str, object] = {"physicalLocation": physical}
+    if finding is not None and finding.record is None and finding.offset is not None:
+        physical["region"] = {"byteOffset": max(finding.offset, 0), "byteLength": 1}
+    if finding is not None and finding.record:  # a record's name can be empty
+        location["logicalLocations"] = [{"name": finding.record, "kind": "member"}]
+    return {
+        "ruleId": f"ptinspect/{verdict}",
+        "level": _SARIF_LEVELS[verdict],
+        "message": {"text": text},
+        "locations": [location],
+    }
+
+
+def _uri(path: str) -> str:
+    """Return a relative path as a relative reference, an absolute one as a file: URI."""
+    import os
+    from pathlib import Path
+    from urllib.parse import quote
+
+    if os.path.isabs(path):
+        return Path(path).as_uri()
+    return quote(os.path.normpath(path).replace(os.sep, "/"), errors="surrogateescape")

@@ -1,1 +1,0 @@
-"""Findings, verdicts and the reports that scan returns and prints."""

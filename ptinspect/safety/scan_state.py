@@ -1,0 +1,232 @@
+"""The state of a running scan: findings so far, members, errors, and the remaining budget."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from ptinspect.errors import LimitError, Place
+from ptinspect.safety.report import (
+    DANGEROUS,
+    POINTER,
+    SEVERITY,
+    UNKNOWN,
+    UNREADABLE,
+    Finding,
+    ReadError,
+    ScanReport,
+    worst,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+    from typing import TypeAlias
+
+    from ptinspect.errors import PtInspectError
+    from ptinspect.formats.archive import Finding as ContainerFinding
+    from ptinspect.limits import Limits
+    from ptinspect.pickling.machine import Pickled
+    from ptinspect.source.base import Source
+
+    ScanSource: TypeAlias = "Callable[[Source, ScanState], None]"
+
+
+MODEL_SUFFIXES = (
+    ".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle", ".joblib", ".npy", ".npz", ".pt2", ".model",
+    ".safetensors", ".tar", ".zip", ".h5", ".keras", ".onnx", ".params", ".dump", ".p", ".sav",
+)  # fmt: skip
+"""Suffixes of models. A text under such a name is probably a failed download."""
+
+
+class FindingCollector:
+    """Collects findings: per name and record the worst one, with a count of its repeats."""
+
+    def __init__(self) -> None:
+        self._worst: dict[tuple[str, str | None], Finding] = {}
+
+    def add(self, finding: Finding) -> None:
+        """Add a finding, unless a worse one about the same name and record was added before."""
+        key = (finding.name, finding.record)
+        old = self._worst.get(key)
+        if old is None or _rank(finding) > _rank(old):
+            self._worst[key] = finding  # a call replaces the import that came before it
+        elif (finding.opcode, finding.verdict) == (old.opcode, old.verdict):
+            self._worst[key] = replace(old, count=old.count + finding.count)
+
+    def sorted(self) -> list[Finding]:
+        """Return the dangerous findings first, each kind in the order of the file."""
+        return sorted(self._worst.values(), key=lambda finding: finding.verdict != DANGEROUS)
+
+    def __bool__(self) -> bool:
+        return bool(self._worst)
+
+
+def _rank(finding: Finding) -> tuple[int, bool]:
+    return SEVERITY[finding.verdict], finding.call is not None
+
+
+class Budget:
+    """Bounds that all members of one file share: bytes to unpack, and number of members."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self._unpacked_bytes = 0
+        self._members = 0
+
+    def count_unpacked(self, size: int, record: str | None) -> None:
+        """Count `size` unpacked bytes. Raises LimitError if they are too many in total."""
+        self._unpacked_bytes += size
+        if self._unpacked_bytes > self.limits.inflated_bytes:
+            raise LimitError(
+                "more bytes are unpacked from it than the limit allows",
+                limit="inflated_bytes",
+                where=Place(record),
+            )
+
+    def count_member(self, record: str | None) -> None:
+        """Count one member or pickle. Raises LimitError if they are too many in total."""
+        self._members += 1
+        if self._members > self.limits.streams:
+            raise LimitError(
+                "it has more members than the limit", limit="streams", where=Place(record)
+            )
+
+
+@dataclass(slots=True, eq=False)
+class ScanState:
+    """The state of the scan of one file, or of one member inside another file.
+
+    Attributes:
+        path: its name, below the outer file's.
+        record: its name inside the outer file; None for the file itself.
+        depth: how many files it is nested in.
+        format: name of the format, as in JSON; `description`: the same in words.
+        hint: what to do with a file of that format.
+        skipped: True if no reader of pickles opens it.
+        errors: why it could not be read to its end.
+        notes: remarks that do not change the verdict.
+        streams: its pickles, after they were run.
+        facts: what `load_advice` needs to know about the container.
+        weights_only_blockers: classes whose instances weights_only refuses to fill.
+    """
+
+    path: str
+    record: str | None
+    depth: int
+    budget: Budget
+    format: str = "unknown"
+    description: str = ""
+    hint: str | None = None
+    skipped: bool = False
+    findings: FindingCollector = field(default_factory=FindingCollector)
+    members: list[ScanState] = field(default_factory=list)
+    errors: list[PtInspectError] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    streams: list[Pickled] = field(default_factory=list)
+    facts: dict[str, object] = field(default_factory=dict)
+    weights_only_blockers: set[str] = field(default_factory=set)
+
+    @property
+    def limits(self) -> Limits:
+        """The limits of the scan."""
+        return self.budget.limits
+
+    @property
+    def has_model_name(self) -> bool:
+        """True if the file is named like a model."""
+        return self.path.lower().endswith(MODEL_SUFFIXES)
+
+    def find(self, name: str, reason: str, record: str | None, verdict: str = UNKNOWN) -> None:
+        """Add a finding about the container."""
+        self.findings.add(Finding(name, verdict, reason, record))
+
+    def add_container_finding(self, finding: ContainerFinding, verdict: str) -> None:
+        """Add an inconsistency that the container's reader reported."""
+        where = finding.where
+        self.findings.add(
+            Finding(finding.kind, verdict, finding.message, where.record, where.offset)
+        )
+
+    def new_member(self, record: str) -> ScanState:
+        """Return the state for a member. Raises LimitError if it is nested too deep."""
+        self.budget.count_member(record)
+        if self.depth >= 2 * self.limits.nested_archives:  # a record of an archive is a level too
+            raise LimitError(
+                f"archives are nested {self.depth + 1} deep",
+                limit="nested_archives",
+                where=Place(record),
+            )
+        return ScanState(f"{self.path}/{record}", record, self.depth + 1, self.budget)
+
+    def add_member(self, member: ScanState) -> None:
+        """Add a scanned member: as a member if it is a container or unreadable, else merge it."""
+        if member.format in ("pickle", "torch-legacy") and not member.members:
+            self.merge(member)
+        elif not member.skipped or member.findings or member.errors or member.members:
+            self.members.append(member)
+
+    def merge(self, other: ScanState) -> None:
+        """Take over the findings, errors, notes and pickles of another state."""
+        for finding in other.findings.sorted():
+            self.findings.add(finding)
+        self.errors += other.errors
+        self.notes += other.notes
+        self.streams += other.streams
+        self.weights_only_blockers |= other.weights_only_blockers
+
+    def report(self, allow: Collection[str] = ()) -> ScanReport:
+        """Return the report of this file and its members.
+
+        Args:
+            allow: names to accept. A glob lifts unknown findings, an exact name dangerous ones.
+        """
+        remaining: list[Finding] = []
+        lifted: list[Finding] = []
+        for finding in self.findings.sorted():
+            (lifted if finding.is_allowed(allow) else remaining).append(finding)
+        members = tuple(member.report(allow) for member in self.members)
+        verdicts = [finding.verdict for finding in remaining]
+        verdicts += [member.verdict for member in members]
+        notes = list(self.notes)
+        if self.errors:
+            verdicts.append(UNREADABLE)
+        if self.format == "git-lfs":
+            verdicts.append(POINTER)
+            notes.append(f"it is {self.description}")
+        if lifted:
+            notes.append("allowed: " + ", ".join(finding.name for finding in lifted))
+        return ScanReport(
+            self.path,
+            self.format,
+            worst(verdicts),
+            self.description,
+            tuple(remaining),
+            members,
+            errors=tuple(map(ReadError.of, self.errors)),
+            notes=tuple(notes),
+            skipped=self.skipped and not verdicts,
+        )
+
+
+def scan_member(
+    outer: ScanState, source: Source, record: str, scan_source: ScanSource
+) -> ScanState | None:
+    """Scan a file inside another one, and add it to the outer file's state.
+
+    Args:
+        outer: the state of the outer file.
+        source: the member's bytes.
+        record: the member's name.
+        scan_source: scans any source into a state.
+
+    Returns:
+        The member's state, or None if it is nested too deep, which is an error of `outer`.
+    """
+    try:
+        member = outer.new_member(record)
+    except LimitError as error:
+        outer.errors.append(error)
+        return None
+    scan_source(source, member)
+    outer.add_member(member)
+    return member
