@@ -12,7 +12,9 @@ from ptinspect.document.to_array import number_of
 from ptinspect.errors import PtInspectError
 from ptinspect.pickling.pyobjects import class_path, dotted
 from ptinspect.pickling.values import Call, Value
-from ptinspect.torchnn import candidates, extra_repr, lookup, module_lines
+from ptinspect.torchnn.classes import candidates, lookup
+from ptinspect.torchnn.extra_repr import extra_repr
+from ptinspect.torchnn.printer import module_lines
 
 if TYPE_CHECKING:
     from ptinspect.document import Document

@@ -5,28 +5,6 @@
 - `extra_repr`, `printer`: torch's own text for a module and for a whole model,
 - `protocols`: the types that callers supply (`TensorFacts`, `Describe`, `ModuleNode`),
 - `attributes`: reading a module's attributes, however torch pickles the class.
+
+Nothing is imported here: `show` of a state_dict needs `attributes` and `classes` only.
 """
-
-from __future__ import annotations
-
-from ptinspect.torchnn.arguments import Argument, Name
-from ptinspect.torchnn.attributes import MISSING, special_module
-from ptinspect.torchnn.classes import Mark, ModuleClass, candidates, lookup
-from ptinspect.torchnn.extra_repr import extra_repr
-from ptinspect.torchnn.printer import module_lines, print_module
-from ptinspect.torchnn.protocols import Attributes
-
-__all__ = [
-    "MISSING",
-    "Argument",
-    "Attributes",
-    "Mark",
-    "ModuleClass",
-    "Name",
-    "candidates",
-    "extra_repr",
-    "lookup",
-    "module_lines",
-    "print_module",
-    "special_module",
-]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from ptinspect.pickling.pyobjects import class_path
 from ptinspect.pickling.values import Call, Value
-from ptinspect.torchnn import Attributes, special_module
-from ptinspect.torchnn.attributes import items_of, module_attributes
+from ptinspect.torchnn.attributes import items_of, module_attributes, special_module
+from ptinspect.torchnn.protocols import Attributes
 
 
 class Node:

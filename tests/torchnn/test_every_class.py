@@ -16,8 +16,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from ptinspect.torchnn import MISSING, Argument, Name, lookup
-from ptinspect.torchnn.classes import REMOVED, RENAMED, known_paths
+from ptinspect.torchnn.arguments import Argument, Name
+from ptinspect.torchnn.attributes import MISSING
+from ptinspect.torchnn.classes import REMOVED, RENAMED, known_paths, lookup
 
 EXCLUDED = {  # beginnings of paths, each with why no file of torch.save holds such a module
     "torch.jit.": "ScriptModules: pickle refuses them, torch.jit.save writes them",

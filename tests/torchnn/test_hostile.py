@@ -9,8 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ptinspect.pickling.values import Call, Global, Inert, Key, PersistentId, SetOf, Value
-from ptinspect.torchnn import candidates, extra_repr, lookup, print_module, special_module
-from ptinspect.torchnn.classes import known_paths
+from ptinspect.torchnn.attributes import special_module
+from ptinspect.torchnn.classes import candidates, known_paths, lookup
+from ptinspect.torchnn.extra_repr import extra_repr
+from ptinspect.torchnn.printer import print_module
 from tests.torchnn.test_printer import Node
 
 STORES = ("_parameters", "_buffers", "_modules")

@@ -12,7 +12,8 @@ import pytest
 
 from ptinspect.pickling.machine import run
 from ptinspect.pickling.values import PersistentId, Value
-from ptinspect.torchnn import candidates, lookup, print_module
+from ptinspect.torchnn.classes import candidates, lookup
+from ptinspect.torchnn.printer import print_module
 from tests.torchnn.nodes import Node, tree
 
 TRUTH: dict[str, Any] = json.loads(

@@ -26,8 +26,8 @@ from ptinspect.pickling.pyobjects import (
 )
 from ptinspect.pickling.values import Call, Value, key_value
 from ptinspect.text import count_text, join_names
-from ptinspect.torchnn import candidates
 from ptinspect.torchnn.attributes import packed_parameters
+from ptinspect.torchnn.classes import candidates
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

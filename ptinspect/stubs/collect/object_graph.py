@@ -82,7 +82,7 @@ from ptinspect.stubs.expr.torch_calls import (
     torch_module,
 )
 from ptinspect.stubs.expr.torch_objects import global_text, object_expr, set_expr
-from ptinspect.torchnn import lookup
+from ptinspect.torchnn.classes import lookup
 
 if TYPE_CHECKING:
     from ptinspect.document import Document

@@ -28,8 +28,7 @@ from ptinspect.stubs.collect.classes import SIMPLE, Definition, NameUsage, kind_
 from ptinspect.stubs.collect.recorded_source import RecordedSource
 from ptinspect.stubs.expr.literals import Names, is_attribute
 from ptinspect.stubs.expr.torch_calls import MODULE_METHODS
-from ptinspect.torchnn import lookup
-from ptinspect.torchnn.classes import REMOVED
+from ptinspect.torchnn.classes import REMOVED, lookup
 
 if TYPE_CHECKING:
     from ptinspect.document import Document

@@ -18,7 +18,7 @@ from ptinspect.stubs.expr.literals import is_attribute, string
 from ptinspect.stubs.expr.nodes import NONE, Access, DictExpr, Expr, Sequence
 from ptinspect.stubs.expr.torch_calls import MODULE_METHODS
 from ptinspect.stubs.expr.torch_objects import object_expr
-from ptinspect.torchnn import lookup
+from ptinspect.torchnn.classes import lookup
 
 if TYPE_CHECKING:
     from ptinspect.stubs.expr.torch_calls import ExprOf, TensorOf

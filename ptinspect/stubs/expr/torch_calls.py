@@ -24,8 +24,9 @@ from ptinspect.stubs.expr.nodes import (
     Name,
     Sequence,
 )
-from ptinspect.torchnn import MISSING, ModuleClass, lookup
-from ptinspect.torchnn import Name as SourceName
+from ptinspect.torchnn.arguments import Name as SourceName
+from ptinspect.torchnn.attributes import MISSING
+from ptinspect.torchnn.classes import ModuleClass, lookup
 from ptinspect.torchnn.shapes import CHILDREN, SHAPES, Shapes, argument_values
 
 if TYPE_CHECKING:

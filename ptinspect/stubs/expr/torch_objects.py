@@ -32,7 +32,7 @@ from ptinspect.stubs.expr.nodes import (
     Sequence,
 )
 from ptinspect.stubs.expr.torch_calls import NN, class_text
-from ptinspect.torchnn import lookup
+from ptinspect.torchnn.classes import lookup
 from ptinspect.torchnn.text import QSCHEMES
 
 if TYPE_CHECKING:

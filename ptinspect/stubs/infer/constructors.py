@@ -38,7 +38,7 @@ from ptinspect.stubs.expr.torch_calls import (
 )
 from ptinspect.stubs.infer.anti_unify import Column, Parameter, Unifier, column_key
 from ptinspect.stubs.infer.toposort import dependency_groups, merge_orders
-from ptinspect.torchnn import ModuleClass, candidates, lookup
+from ptinspect.torchnn.classes import ModuleClass, candidates, lookup
 from ptinspect.torchnn.shapes import (
     CHILDREN,
     INTERNAL_ATTRIBUTES,

@@ -18,7 +18,8 @@ from ptinspect.stubs.expr.nodes import (
     Sequence,
 )
 from ptinspect.stubs.expr.torch_calls import default_expr
-from ptinspect.torchnn import MISSING, lookup
+from ptinspect.torchnn.attributes import MISSING
+from ptinspect.torchnn.classes import lookup
 from ptinspect.torchnn.shapes import SHAPES, Shapes
 
 if TYPE_CHECKING:

@@ -22,8 +22,8 @@ from ptinspect.stubs.collect.shared_modules import (
 from ptinspect.stubs.expr.literals import FLOATS, is_attribute, string
 from ptinspect.stubs.expr.nodes import NONE, Access, CallExpr, Expr, Literal, Name
 from ptinspect.stubs.infer.constructors import InferredClass
-from ptinspect.torchnn import ModuleClass, lookup
 from ptinspect.torchnn.attributes import packed_parameters
+from ptinspect.torchnn.classes import ModuleClass, lookup
 from ptinspect.torchnn.shapes import INTERNAL_ATTRIBUTES
 
 if TYPE_CHECKING:

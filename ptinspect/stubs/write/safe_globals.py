@@ -12,7 +12,7 @@ from ptinspect.safety.policy import WEIGHTS_ONLY_NAMES
 from ptinspect.stubs.collect.references import owner_name
 from ptinspect.stubs.expr.literals import is_identifier
 from ptinspect.stubs.expr.torch_calls import NN, class_text
-from ptinspect.torchnn import lookup
+from ptinspect.torchnn.classes import lookup
 
 if TYPE_CHECKING:
     from ptinspect.document import Document
