@@ -104,8 +104,8 @@ def _checksums_text(document: Document) -> str:
 
 def _load_facts(document: Document, hints: bool) -> Iterator[Fact]:
     """Yield the classes that loading needs, the call that loads the file, and its obstacles."""
+    from ptinspect.safety.danger import dangerous_findings
     from ptinspect.safety.load_advice import load_advice
-    from ptinspect.safety.scan import dangerous_findings
 
     hints = hints and document.path != "-"  # standard input cannot be read again
     advice = load_advice(document)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from dataclasses import replace
 from fnmatch import fnmatch
 from functools import partial
@@ -13,11 +12,9 @@ from ptinspect.errors import PtInspectError
 from ptinspect.limits import LIMITS, Limits
 from ptinspect.safety.containers.dispatch import buffer_if_small, scan_source
 from ptinspect.safety.next_steps import next_steps, state_load_advice
-from ptinspect.safety.policy import WEIGHTS_ONLY_NAMES
 from ptinspect.safety.report import DANGEROUS, ScanReport, unreadable_report
 from ptinspect.safety.scan_state import Budget, ScanState
 from ptinspect.source.local import open_source
-from ptinspect.torchnn.classes import lookup
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
@@ -25,9 +22,6 @@ if TYPE_CHECKING:
     from os import PathLike
     from typing import BinaryIO
 
-    from ptinspect.document import Document
-    from ptinspect.pickling.values import Global
-    from ptinspect.safety.report import Finding
 
 _VERSION_CONTROL_FOLDERS = frozenset((".git", ".hg", ".svn"))
 
@@ -110,31 +104,6 @@ def scan_many(
         executor=executor,
         progress=progress,
     )
-
-
-def dangerous_findings(document: Document) -> list[Finding]:
-    """Return the dangerous findings of an open file, in the order of the report.
-
-    Nothing is scanned if all names are harmless by themselves: torch's own, classes of torch.nn,
-    and user-defined classes.
-    """
-    if all(map(_is_harmless_name, document.globals)):
-        return []
-    state = ScanState(document.path, None, 0, Budget(document.limits))
-    scan_source(document.archive.source, state)
-    findings: list[Finding] = []
-    reports = [state.report()]
-    for report in reports:
-        findings += [finding for finding in report.findings if finding.verdict == DANGEROUS]
-        reports += report.members
-    return findings
-
-
-def _is_harmless_name(name: Global) -> bool:
-    if name.path in WEIGHTS_ONLY_NAMES or lookup(name.path) is not None:
-        return True
-    top = name.module.split(".", 1)[0]
-    return top == "__main__" and "." not in name.name and top not in sys.stdlib_module_names
 
 
 # --- files and folders --------------------------------------------------------------------

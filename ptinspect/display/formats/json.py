@@ -169,8 +169,8 @@ def _globals(document: Document) -> list[dict[str, object]]:
 
 
 def _load(document: Document) -> dict[str, object]:
+    from ptinspect.safety.danger import dangerous_findings
     from ptinspect.safety.load_advice import load_advice
-    from ptinspect.safety.scan import dangerous_findings
 
     advice, danger = load_advice(document), dangerous_findings(document)
     return {
