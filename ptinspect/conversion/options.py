@@ -13,6 +13,7 @@ from ptinspect.conversion.output.pieces import CAST_DTYPES
 from ptinspect.conversion.output.storage_layout import TensorOptions
 from ptinspect.dtypes import DType, dtype_by_name
 from ptinspect.errors import PtInspectError
+from ptinspect.torchnn.attributes import WRAPPERS
 
 TARGETS = ("state_dict", "checkpoint", "safetensors", "same")
 SHARED = ("keep-one", "duplicate", "error")
@@ -21,9 +22,6 @@ SUFFIXES = {
     ".safetensors": "safetensors",
 }
 """The target that a suffix of DST stands for if `--to` is not used."""
-
-WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
-"""Names that DataParallel, torch.compile, FSDP and activation checkpointing insert into keys."""
 
 _WRAPPER_PREFIX = re.compile(rf"(?:^|(?<=\.))(?:{'|'.join(WRAPPERS)})\.")
 _NAME_ENDINGS = {

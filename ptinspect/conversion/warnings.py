@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from ptinspect.document.modules import MODULES, module_of
 from ptinspect.pickling.pyobjects import as_mapping, dotted
 from ptinspect.text import join_names, size_text
 
@@ -101,16 +100,5 @@ def classes_with_extra_state(module: Module, document: Document) -> list[str]:
         for source in document.archive.sources
         if _STATE_DICT_METHODS.search(source.text)
     }
-    paths: list[str] = []
-    pending, seen = [module], {id(module.call)}
-    while pending:
-        current = pending.pop()
-        path = current.class_path
-        if path in overriding or path.startswith("transformer_engine."):
-            paths.append(path)
-        for _, value in current.members(MODULES):
-            child = module_of(value)
-            if child is not None and id(child.call) not in seen:
-                seen.add(id(child.call))
-                pending.append(child)
-    return list(dict.fromkeys(paths))
+    paths = dict.fromkeys(current.class_path for _, current in module.walk())
+    return [path for path in paths if path in overriding or path.startswith("transformer_engine.")]

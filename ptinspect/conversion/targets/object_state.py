@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from struct import pack
 from typing import TYPE_CHECKING
 
-from ptinspect.document.modules import BUFFERS, MODULES, PARAMETERS, Module, module_of
+from ptinspect.document.modules import BUFFERS, PARAMETERS, Module
 from ptinspect.document.select import value_at
 from ptinspect.document.tensor import InlineStorage, Tensor
 from ptinspect.dtypes import DTYPES
@@ -26,12 +26,10 @@ from ptinspect.pickling.pyobjects import (
 )
 from ptinspect.pickling.values import Call, Value, key_value
 from ptinspect.text import count_text, join_names
-from ptinspect.torchnn.attributes import packed_parameters
+from ptinspect.torchnn.attributes import NORM_BUFFERS, packed_parameters
 from ptinspect.torchnn.classes import candidates
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from ptinspect.conversion.output.object_graph import ObjectGraph
     from ptinspect.document import Document
     from ptinspect.document.optim.state import Optimizer
@@ -53,7 +51,6 @@ _VERSIONS = {
 
 _QUANTIZED_VERSIONS = {"Linear": 3, "LinearReLU": 3, "LinearLeakyReLU": 3, "LinearTanh": 3}
 _DYNAMIC_VERSIONS = {"Linear": 4, "LinearReLU": 4, "GRU": 2, "LSTM": 2}
-_NORM_BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 
 _PACKED_OBJECTS = ("param", "_packed_weight_ih", "_packed_weight_hh")
 """Attributes of the dynamic recurrent modules whose objects are entries of the state_dict:
@@ -100,7 +97,7 @@ def state_dict_of(module: Module, document: Document, graph: ObjectGraph) -> Sta
                     state.items[prefix + name] = graph.add_detached(value, document)
         for name, value in _quantized_items(current, document, graph):
             state.items[prefix + name] = value
-        children = [(f"{prefix}{name}.", child) for name, child in _children(current)]
+        children = [(f"{prefix}{name}.", child) for name, child in current.children()]
         pending += reversed(children)
     return state
 
@@ -121,7 +118,7 @@ def version_of(module: Module) -> int:
             return _QUANTIZED_VERSIONS[name]
         return _VERSIONS.get(name, 1)
     buffers = dict(module.members(BUFFERS))
-    if not all(key in buffers for key in _NORM_BUFFERS):
+    if not all(key in buffers for key in NORM_BUFFERS):
         return 1
     similar = candidates(module.attributes)
     return _VERSIONS.get(similar[0].name, 1) if similar else 1
@@ -175,13 +172,6 @@ def optimizer_state_dict(optimizer: Optimizer) -> Value:
         for key, value in optimizer.state.items()
     }
     return {"state": state, "param_groups": groups}
-
-
-def _children(module: Module) -> Iterator[tuple[str, Module]]:
-    for name, value in module.members(MODULES):
-        child = module_of(value)
-        if child is not None:
-            yield name, child
 
 
 def _hook_metadata(module: Module) -> dict[str, Value]:
