@@ -275,7 +275,7 @@ def _with_one_class(
     if not isinstance(root, Instance) or root.definition is not definition:
         first = definition.instances[0] if definition.instances else None
         root, root_statements = first or NONE, []
-        module = module_of(first.call) if first is not None and first.call is not None else None
+        module = first.module if first is not None else None
         if module is not None and definition.path not in content.post_init:
             result = infer_post_init(objects, content.classes, deferred, module, "model")
             root_statements = result.statements

@@ -60,5 +60,5 @@ def test_a_guessed_forward_warns() -> None:
 def test_a_file_that_needs_none_says_so() -> None:
     result = run("stub", FIXTURES / "optimizers" / "adadelta.pt")
     assert result.exit_code == 0
-    assert "needs no class but torch's own and Python's" in result.stdout
+    assert "needs no classes other than torch's and Python's" in result.stdout
     compile(result.stdout, "stub", "exec")

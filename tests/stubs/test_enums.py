@@ -60,7 +60,7 @@ def test_values_are_looked_up_as_members(tmp_path: Path, kinds: types.ModuleType
     (tmp_path / "model_def.py").write_text(source, "utf-8")
     said = run_script(tmp_path, TRY)
     assert said.strip() == "[1, 2, 'x-y', 'class', 'name', '', -3, 1, 5, 3, 9, 'high']"
-    assert source.count("# inferred: the names, made from the values") == 6
+    assert source.count("# inferred: the names; only the values") == 6
     assert "inferred: their names, from the values" in source
     assert "unknown: other members; whether it is an int or a str as well" in source
 

@@ -75,7 +75,7 @@ def test_it_stands_under_a_notice_or_is_left_out() -> None:
     source = stub(GRAPH)
     assert "# Source from the file itself: read it before you call it." in source
     assert "an fx.GraphModule: loading it would run its code" in source
-    assert "`ptinspect convert` makes a file of it" in source
+    assert "`ptinspect convert` writes a file that" in source
     source = attempt("graph", GRAPH, StubOptions(recorded_source=False)).source
     assert "Source from the file itself" not in source
     assert "forward is left out here" in source

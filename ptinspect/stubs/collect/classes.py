@@ -107,6 +107,11 @@ class Instance(Expr):
         self.members: list[Member] = []
         self.constructor_call: Expr | None = None
 
+    @property
+    def module(self) -> Module | None:
+        """The object as a module, or None if it is not one."""
+        return module_of(self.call) if self.call is not None else None
+
     def one_line(self) -> str:
         if self.constructor_call is not None:
             return self.constructor_call.text

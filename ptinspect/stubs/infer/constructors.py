@@ -196,10 +196,7 @@ def _infer_class(
         for column in columns
         if column.kind == LATE and not column.is_constant
         for instance, member in zip(definition.instances, column.members, strict=True)
-        if member is not None
-        and member.kind == LATE
-        and instance.call is not None
-        and (module := module_of(instance.call)) is not None
+        if member is not None and member.kind == LATE and (module := instance.module)
     ]
     columns = [column for column in columns if column.kind != LATE or column.is_constant]
     # Plain attributes first: they name the parameters that others share.
@@ -327,14 +324,12 @@ def _inherit_from_torch(
         Names of members that the constructor of the torch class sets.
     """
     definition = inferred.definition
-    modules = [
-        module
-        for instance in definition.instances
-        if instance.call is not None and (module := module_of(instance.call)) is not None
-    ]
+    modules = [module for instance in definition.instances if (module := instance.module)]
     if not modules or len(modules) != len(definition.instances):
         return set()
-    row = torch_row(definition) or _common_base(modules)
+    # Definitions in torch's modules are of classes that torch has removed.
+    removed = lookup(definition.path) if definition.module.startswith("torch.") else None
+    row = removed or _common_base(modules)
     if not row or not all(_has_members_of(row, m, objects, inferred_classes) for m in modules):
         return set()
     calls: Column = [constructor_call(row, module, objects.expr_of) for module in modules]
@@ -352,11 +347,6 @@ def _inherit_from_torch(
         for module in modules:
             inherited |= set(SHAPES[row.name](argument_values(row, module.attributes)))
     return inherited
-
-
-def torch_row(definition: Definition) -> ModuleClass | None:
-    """Return the facts about a class that torch has removed."""
-    return lookup(definition.path) if definition.module.startswith("torch.") else None
 
 
 def _common_base(modules: list[Module]) -> ModuleClass | None:
