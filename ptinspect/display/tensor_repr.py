@@ -47,7 +47,7 @@ def tensor_text(tensor: Tensor) -> str:
     prefix = f"{safe(name)}("
     indent = len(prefix)
     suffixes = [] if tensor.device == "cpu" else [f"device='{safe(tensor.device)}'"]
-    dtype = tensor.dtype.name if tensor.dtype else "unknown"
+    dtype = tensor.dtype.name if tensor.dtype else tensor.encoding or "unknown"
     dtype_suffix = [] if dtype in _UNNAMED_DTYPES else [f"dtype=torch.{dtype}"]
     # Without elements, nothing but the suffix shows the dtype.
     empty_suffix = [] if dtype == "float32" else [f"dtype=torch.{dtype}"]

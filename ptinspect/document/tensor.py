@@ -160,6 +160,7 @@ class Tensor:
         layout: "strided", "sparse_coo", "jagged" and so on.
         parameter: True for an nn.Parameter.
         subclass: path of a class other than Tensor and Parameter.
+        encoding: name of an element type that torch lacks, e.g. "Q4_0"; its dtype is None.
         stored: dtype of the bytes, if loading converts them; else `dtype`.
         uninitialized: True in a lazy module, whose file records no shape.
         parts: the tensors that it consists of, e.g. indices and values of a sparse one.
@@ -169,7 +170,7 @@ class Tensor:
     """
 
     __slots__ = (
-        "conj", "device", "dtype", "layout", "neg", "parameter", "parts", "pickle_offset",
+        "conj", "device", "dtype", "encoding", "layout", "neg", "parameter", "parts", "pickle_offset",
         "quantizer", "requires_grad", "shape", "state", "storage", "storage_offset", "stored",
         "stride", "subclass", "uninitialized",
     )  # fmt: skip
@@ -197,6 +198,7 @@ class Tensor:
         self.layout = layout
         self.parameter = False
         self.subclass: str | None = None
+        self.encoding: str | None = None
         self.stored = dtype
         self.uninitialized = False
         self.parts: dict[str, Tensor] = {}
@@ -223,6 +225,8 @@ class Tensor:
         """Bytes of the values without gaps; the sum of its parts' if it consists of parts."""
         if self.parts:
             return sum(part.nbytes for part in self.parts.values())
+        if self.encoding is not None and self.storage is not None:
+            return self.storage.nbytes
         return -(-self.numel // self.per_byte) * self.dtype.itemsize if self.dtype else 0
 
     @property

@@ -399,6 +399,19 @@ def _uninitialized(reader: Resolver, call: Call) -> Tensor | None:
     return tensor
 
 
+def _encoded(reader: Resolver, call: Call) -> Tensor | None:
+    """`encoded_tensor(storage, size, encoding)` of `ptinspect.formats.safetensors`."""
+    if len(call.args) != 3 or not isinstance(call.args[2], str):
+        return None
+    reference, size = reader.resolve_storage(call.args[0]), _ints(call.args[1])
+    if reference is None or size is None:
+        return None
+    storage = reference.storage
+    tensor = Tensor(None, size, None, None, storage, "cpu", False, call.offset)
+    tensor.encoding = str(call.args[2])
+    return tensor
+
+
 READERS: dict[str, Callable[[Resolver, Call], Tensor | None]] = {
     "torch._utils._rebuild_tensor": _strided,
     "torch._utils._rebuild_tensor_v2": _strided,
@@ -414,6 +427,7 @@ READERS: dict[str, Callable[[Resolver, Call], Tensor | None]] = {
     "torch._utils._rebuild_device_tensor_from_numpy": _from_numpy,
     "torch._utils._rebuild_xla_tensor": _from_numpy,
     "torch._utils._rebuild_mlc_tensor": _from_numpy,
+    "ptinspect.encoded_tensor": _encoded,
     "torch.nn.parameter.UninitializedParameter": _uninitialized,
     "torch.nn.parameter.UninitializedBuffer": _uninitialized,
 }

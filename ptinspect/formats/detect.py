@@ -57,6 +57,10 @@ def _open(source: Source, limits: Limits, allow_index: bool) -> Archive:
     head = source.read(0, min(source.size, HEAD_BYTES))
     if head.startswith(ZIP_MAGIC):
         directory, identity, folder = read_zip_directory(source, limits)
+        if identity.format == "npz":
+            from ptinspect.formats.numpy_files import read_npz
+
+            return read_npz(source, directory, limits)
         if identity.format != "torch-zip":
             raise identity.error()
         from ptinspect.formats.torch_zip import open_zip
@@ -72,6 +76,14 @@ def _open(source: Source, limits: Limits, allow_index: bool) -> Archive:
         from ptinspect.formats.safetensors import read_safetensors
 
         return read_safetensors(source, limits)
+    if named.format == "npy":
+        from ptinspect.formats.numpy_files import read_npy
+
+        return read_npy(source, limits)
+    if head.startswith(b"GGUF"):
+        from ptinspect.formats.gguf import read_gguf
+
+        return read_gguf(source, limits)
     if named.format == "torch-legacy-tar":
         from ptinspect.formats.torch_tar import read_tar
 

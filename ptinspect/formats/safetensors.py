@@ -236,13 +236,25 @@ def _unique_names(pairs: list[tuple[str, Value]]) -> dict[str, Value]:
 # --- as values of a torch file ------------------------------------------------------------
 
 _REBUILD = {n: Global("torch._utils", f"_rebuild_tensor_v{n}", 0) for n in (2, 3)}
+ENCODED = "encoded_tensor"
 _ORDERED_DICT = Global("collections", "OrderedDict", 0)
 
 
-def dense_tensor(key: str, dtype: DType, shape: tuple[int, ...], location: str = "cpu") -> Call:
-    """Return the call that builds a contiguous tensor from the storage with that key."""
+def dense_tensor(
+    key: str,
+    dtype: DType,
+    shape: tuple[int, ...],
+    location: str = "cpu",
+    *,
+    is_fortran: bool = False,
+) -> Call:
+    """Return the call that builds a tensor from the storage with that key.
+
+    Args:
+        is_fortran: the first dimension changes fastest, not the last.
+    """
     stride, step = [], 1
-    for size in reversed(shape):
+    for size in shape if is_fortran else reversed(shape):
         stride.append(step)
         step *= max(size, 1)
     numel = 0 if 0 in shape else step
@@ -252,10 +264,22 @@ def dense_tensor(key: str, dtype: DType, shape: tuple[int, ...], location: str =
         storage_type = Global("torch.storage", "UntypedStorage", 0)
         size = numel * dtype.itemsize
     pid = PersistentId(("storage", storage_type, key, location, size), 0)
-    args = (pid, 0, shape, tuple(reversed(stride)), False, ordered_dict({}))
+    if not is_fortran:
+        stride.reverse()
+    args = (pid, 0, shape, tuple(stride), False, ordered_dict({}))
     if dtype.storage:
         return Call(_REBUILD[2], args, "REDUCE", 0)
     return Call(_REBUILD[3], (*args, Global("torch", dtype.name, 0)), "REDUCE", 0)
+
+
+def encoded_tensor(key: str, encoding: str, shape: tuple[int, ...], nbytes: int) -> Call:
+    """Return the call that builds a tensor whose element type torch lacks.
+
+    No library has this function: `document` reads the call, and nothing else does.
+    """
+    storage_type = Global("torch.storage", "UntypedStorage", 0)
+    pid = PersistentId(("storage", storage_type, key, "cpu", nbytes), 0)
+    return Call(Global("ptinspect", ENCODED, 0), (pid, shape, encoding), "REDUCE", 0)
 
 
 def ordered_dict(pairs: Mapping[str, Value] | Iterable[tuple[str, Value]]) -> Call:

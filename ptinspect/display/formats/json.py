@@ -264,6 +264,8 @@ def _storages(document: Document, infos: list[TensorInfo]) -> list[str]:
 def _special_facts(tensor: Tensor) -> dict[str, object]:
     """Return the facts that only some tensors have."""
     facts: dict[str, object] = {}
+    if tensor.encoding:
+        facts["encoding"] = tensor.encoding
     if tensor.subclass:
         facts["subclass"] = tensor.subclass
     if tensor.conj or tensor.neg:

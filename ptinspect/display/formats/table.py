@@ -142,7 +142,7 @@ def _cells(info: TensorInfo) -> Row:
 
 def dtype_text(tensor: Tensor) -> str:
     """Return the name of the element type, or `unknown`."""
-    return tensor.dtype.name if tensor.dtype else "unknown"
+    return tensor.dtype.name if tensor.dtype else tensor.encoding or "unknown"
 
 
 def shape_text(shape: tuple[int, ...]) -> str:

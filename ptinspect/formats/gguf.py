@@ -1,0 +1,208 @@
+"""GGUF, the format of llama.cpp: a header with metadata, a list of tensors, their bytes.
+
+    "GGUF"  uint32 version  uint64 tensors  uint64 metadata items
+    metadata: name, uint32 type, value
+    tensors: name, uint32 dimensions, uint64 sizes (the fastest first), uint32 type, uint64 offset
+    padding to general.alignment, the tensors' bytes
+
+Source: docs/gguf.md and gguf-py/gguf/constants.py of ggml. Version 1 has 32-bit counts and is not
+read. A big-endian file has its version in that order.
+"""
+
+from __future__ import annotations
+
+from math import prod
+from struct import Struct
+from typing import TYPE_CHECKING
+
+from ptinspect.dtypes import DTYPES
+from ptinspect.errors import DOWNLOAD_AGAIN, DamagedError, LimitError, Place, UnsupportedError
+from ptinspect.formats.archive import EMPTY_PICKLE, Archive, Span
+from ptinspect.formats.safetensors import dense_tensor, encoded_tensor, ordered_dict
+from ptinspect.limits import LIMITS, Limits
+from ptinspect.pickling.machine import run
+from ptinspect.text import bounded_repr
+
+if TYPE_CHECKING:
+    from ptinspect.pickling.values import Value
+    from ptinspect.source.base import Source
+
+MAGIC = b"GGUF"
+MAX_DIMS = 8
+MAX_ITEMS = 16
+"""Items of a metadata array that are read; of a longer one only the length is."""
+
+# By number (ggml_type): name, elements in a block, bytes of a block.
+_TYPES = {
+    0: ("F32", 1, 4), 1: ("F16", 1, 2), 2: ("Q4_0", 32, 18), 3: ("Q4_1", 32, 20),
+    6: ("Q5_0", 32, 22), 7: ("Q5_1", 32, 24), 8: ("Q8_0", 32, 34), 9: ("Q8_1", 32, 36),
+    10: ("Q2_K", 256, 84), 11: ("Q3_K", 256, 110), 12: ("Q4_K", 256, 144), 13: ("Q5_K", 256, 176),
+    14: ("Q6_K", 256, 210), 15: ("Q8_K", 256, 292), 16: ("IQ2_XXS", 256, 66),
+    17: ("IQ2_XS", 256, 74), 18: ("IQ3_XXS", 256, 98), 19: ("IQ1_S", 256, 50),
+    20: ("IQ4_NL", 32, 18), 21: ("IQ3_S", 256, 110), 22: ("IQ2_S", 256, 82),
+    23: ("IQ4_XS", 256, 136), 24: ("I8", 1, 1), 25: ("I16", 1, 2), 26: ("I32", 1, 4),
+    27: ("I64", 1, 8), 28: ("F64", 1, 8), 29: ("IQ1_M", 256, 56), 30: ("BF16", 1, 2),
+    34: ("TQ1_0", 256, 54), 35: ("TQ2_0", 256, 66), 39: ("MXFP4", 32, 17),
+}  # fmt: skip
+_DTYPES = {
+    "F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64",
+    "I8": "int8", "I16": "int16", "I32": "int32", "I64": "int64",
+}  # fmt: skip
+_SCALARS = {
+    0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d",
+}  # fmt: skip
+_STRING, _ARRAY = 8, 9
+
+
+class Gguf(Archive):
+    """See the module's docstring."""
+
+    format = "gguf"
+
+    def __init__(self, source: Source, limits: Limits) -> None:
+        super().__init__(source, run(EMPTY_PICKLE), limits=limits)
+        self.streams = []
+        self.origin = None
+        self.value: Value = None
+
+    @property
+    def root(self) -> Value:
+        """The tensors by name."""
+        return self.value
+
+
+class _Reader:
+    """Reads the header from its beginning on."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.position = 4
+        version = source.read(4, 4)
+        self.order = ">" if version[0] == 0 and version[3] else "<"
+
+    def numbers(self, layout: str) -> tuple[int, ...]:
+        """Return the next numbers, by their struct letters."""
+        shape = Struct(self.order + layout)
+        values = shape.unpack(self.take(shape.size))
+        return values
+
+    def take(self, length: int) -> bytes:
+        """Return the next `length` bytes."""
+        if length > self.source.size - self.position:
+            raise DamagedError(
+                f"the header needs {length:,} bytes here, and the file ends",
+                where=Place(None, self.position),
+                hint=DOWNLOAD_AGAIN,
+            )
+        raw = self.source.read(self.position, length)
+        self.position += length
+        return raw
+
+    def text(self) -> str:
+        """Return the next string."""
+        (length,) = self.numbers("Q")
+        return self.take(length).decode("utf-8", "replace")
+
+    def value(self, kind: int) -> object:
+        """Return the next metadata value; of a long array its length."""
+        if kind == _STRING:
+            return self.text()
+        if kind in _SCALARS:
+            return self.numbers(_SCALARS[kind])[0]
+        if kind != _ARRAY:
+            raise DamagedError(f"metadata of the unknown type {kind}", where=self.place())
+        inner, count = self.numbers("IQ")
+        if inner in _SCALARS:
+            size = Struct(self.order + _SCALARS[inner]).size
+            shown = [self.value(inner) for _ in range(min(count, MAX_ITEMS))]
+            self.take_over((count - len(shown)) * size)
+        elif inner == _STRING:
+            shown = []
+            for _ in range(count):
+                text = self.text()
+                if len(shown) < MAX_ITEMS:
+                    shown.append(text)
+        else:
+            raise UnsupportedError("metadata with arrays in arrays", where=self.place())
+        return shown if len(shown) == count else {"length": count, "head": shown}
+
+    def take_over(self, length: int) -> None:
+        """Skip bytes that must be there."""
+        if length > self.source.size - self.position:
+            self.take(length)
+        self.position += length
+
+    def place(self) -> Place:
+        """Return where the reader is."""
+        return Place(None, self.position)
+
+
+def read_gguf(source: Source, limits: Limits = LIMITS) -> Gguf:
+    """Read the header of a GGUF file.
+
+    Raises:
+        DamagedError: it is truncated or inconsistent.
+        UnsupportedError: its version or the type of a tensor is unknown.
+    """
+    reader = _Reader(source)
+    version, tensor_count, item_count = reader.numbers("IQQ")
+    if version not in (2, 3):
+        raise UnsupportedError(f"version {version} of GGUF, 2 and 3 are read")
+    for count in (tensor_count, item_count):
+        if count > limits.zip_entries:
+            raise LimitError(f"the header lists {count:,} items", limit="zip_entries")
+    archive = Gguf(source, limits)
+    archive.version = str(version)
+    archive.byteorder = "big" if reader.order == ">" else "little"
+    metadata: dict[str, object] = {}
+    for _ in range(item_count):
+        name = reader.text()
+        (kind,) = reader.numbers("I")
+        metadata[name] = reader.value(kind)
+    archive.facts = {"metadata": metadata}
+    listed = [_read_tensor(reader) for _ in range(tensor_count)]
+    alignment = metadata.get("general.alignment", 32)
+    if not isinstance(alignment, int) or not 0 < alignment <= 1 << 20:
+        raise DamagedError(f"the alignment {bounded_repr(alignment)} is impossible")
+    start = -(-reader.position // alignment) * alignment
+    values: dict[str, Value] = {}
+    spans: dict[object, Span] = {}
+    for name, shape, kind, offset in listed:
+        if name in values:
+            raise DamagedError(f"the tensor {bounded_repr(name)} is listed twice")
+        values[name], nbytes = _tensor(name, shape, kind)
+        if start + offset + nbytes > source.size:
+            raise DamagedError(
+                f"the tensor {bounded_repr(name)} ends {start + offset + nbytes - source.size:,}"
+                " bytes behind the end of the file",
+                where=Place(None, start + offset),
+                hint=DOWNLOAD_AGAIN,
+            )
+        spans[name] = Span(None, nbytes, start + offset, source.base)
+    archive.storages = spans
+    archive.value = ordered_dict(values)
+    return archive
+
+
+def _read_tensor(reader: _Reader) -> tuple[str, tuple[int, ...], int, int]:
+    name = reader.text()
+    (dims,) = reader.numbers("I")
+    if dims > MAX_DIMS:
+        raise DamagedError(f"a tensor has {dims:,} dimensions", where=reader.place())
+    sizes = reader.numbers(f"{dims}Q")
+    kind, offset = reader.numbers("IQ")
+    return name, sizes[::-1], kind, offset
+
+
+def _tensor(name: str, shape: tuple[int, ...], kind: int) -> tuple[Value, int]:
+    """Return the call that builds a tensor, and its size in bytes."""
+    if kind not in _TYPES:
+        raise UnsupportedError(f"the tensor {bounded_repr(name)} is of the unknown type {kind}")
+    encoding, block, block_bytes = _TYPES[kind]
+    numel = prod(shape)
+    if numel % block:
+        raise DamagedError(f"the tensor {bounded_repr(name)} has a broken block of {encoding}")
+    nbytes = numel // block * block_bytes
+    if encoding in _DTYPES:
+        return dense_tensor(name, DTYPES[_DTYPES[encoding]], shape), nbytes
+    return encoded_tensor(name, encoding, shape, nbytes), nbytes
