@@ -175,7 +175,8 @@ def _compare_values(
     if known_equal:
         advance(a.nbytes)
         return False, None, None
-    comparable = x.dtype == y.dtype and x.layout == y.layout and same_scales
+    comparable = (x.dtype, x.encoding, x.layout) == (y.dtype, y.encoding, y.layout)
+    comparable = comparable and same_scales
     seen = 0
 
     def count(nbytes: int) -> None:
@@ -198,7 +199,7 @@ def _differences(x: TensorInfo, y: TensorInfo, a: Document, b: Document) -> list
     aspects = []
     if x.shape != y.shape:
         aspects.append("shape")
-    if x.dtype != y.dtype:
+    if _dtype(x) != _dtype(y):
         aspects.append("dtype")
     if not {a.archive.format, b.archive.format} & {"safetensors", "safetensors-index"}:
         if x.device != y.device:
@@ -226,7 +227,8 @@ def _change(
 
 
 def _dtype(info: TensorInfo) -> str | None:
-    return info.dtype.name if info.dtype else None
+    """Return the name of the element type, or of the encoding of a type that torch lacks."""
+    return info.dtype.name if info.dtype else info.tensor.encoding
 
 
 def _lone(info: TensorInfo, document: Document, tied_to: str | None) -> Lone:

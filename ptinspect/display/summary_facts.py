@@ -152,7 +152,7 @@ def _tensors_text(document: Document, infos: Sequence[TensorInfo]) -> str:
             continue
         seen.add(view)
         elements[role] = elements.get(role, 0) + max(tensor.numel, 0)
-        dtype = tensor.dtype.name if tensor.dtype else "unknown dtype"
+        dtype = tensor.dtype.name if tensor.dtype else tensor.encoding or "unknown dtype"
         dtype_bytes[dtype] = dtype_bytes.get(dtype, 0) + tensor.nbytes
         device_bytes[tensor.device] = device_bytes.get(tensor.device, 0) + tensor.nbytes
     parts = []

@@ -64,6 +64,8 @@ def contiguous(tensor: Tensor) -> bytes:
             few bytes until they exceed `MAX_REPEATED_IN_MEMORY`.
         DamagedError: the storage is too short.
     """
+    if tensor.encoding is not None and tensor.storage is not None:
+        return tensor.storage.read(0, tensor.storage.nbytes)  # as stored: torch lacks the type
     storage, dtype = dense_storage(tensor)
     low, high = bounds(tensor)
     _check_repetition(tensor, MAX_REPEATED_IN_MEMORY)
@@ -86,6 +88,9 @@ def iter_contiguous(tensor: Tensor, max_repeated: int | None = MAX_REPEATED) -> 
     Raises the same errors. A view that repeats its storage may have `max_repeated` bytes; None
     means any number.
     """
+    if tensor.encoding is not None and tensor.storage is not None:
+        yield from tensor.storage.chunks(0, tensor.storage.nbytes)
+        return
     storage, dtype = dense_storage(tensor)
     low, high = bounds(tensor)
     size = dtype.itemsize

@@ -170,9 +170,9 @@ class Tensor:
     """
 
     __slots__ = (
-        "conj", "device", "dtype", "encoding", "layout", "neg", "parameter", "parts", "pickle_offset",
-        "quantizer", "requires_grad", "shape", "state", "storage", "storage_offset", "stored",
-        "stride", "subclass", "uninitialized",
+        "conj", "device", "dtype", "encoding", "layout", "neg", "parameter", "parts",
+        "pickle_offset", "quantizer", "requires_grad", "shape", "state", "storage",
+        "storage_offset", "stored", "stride", "subclass", "uninitialized",
     )  # fmt: skip
 
     def __init__(

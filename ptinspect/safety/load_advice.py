@@ -120,6 +120,8 @@ def _weights_only_blockers(
     blockers = []
     if format == "pickle":
         blockers.append("a plain pickle, which torch.load does not read")
+    elif format in _OTHER_READERS:
+        blockers.append(f"a file of the format {format}, which torch.load does not read")
     elif format == "torch-legacy-tar":
         blockers.append("the tar of torch 0.1")
     if facts.get("tensors_folder"):
@@ -162,6 +164,14 @@ def _is_class(persistent_id: PersistentId) -> bool:
     return isinstance(fields, tuple) and bool(fields) and fields[0] == "module"
 
 
+_OTHER_READERS = {
+    "npy": "numpy.load({})",
+    "npz": "numpy.load({})",
+    "gguf": "gguf.GGUFReader({})",
+}
+"""The call that reads a file of a format that torch.load does not read."""
+
+
 def _load_call(path: str, format: str, options: str, encoding: str) -> str:
     """Return the line of Python that loads the file, with its path as a literal."""
     literal = python_literal(path)
@@ -169,6 +179,8 @@ def _load_call(path: str, format: str, options: str, encoding: str) -> str:
         return f'pickle.load(open({literal}, "rb"){encoding})'
     if format == "safetensors":
         return f"safetensors.torch.load_file({literal})"
+    if format in _OTHER_READERS:
+        return _OTHER_READERS[format].format(literal)
     if format == "safetensors-index":
         return _load_shards_call(path, "safetensors.torch.load_file({})")
     if format == "torch-index":

@@ -121,7 +121,7 @@ def _rows(infos: list[TensorInfo], notes: Notes) -> list[Row]:
     cells: dict[object, Row] = {}  # many tensors share their cells: each text is built once
     for info in infos:
         tensor = info.tensor
-        facts = (info.role, id(tensor.dtype), tensor.shape, tensor.device)
+        facts = (info.role, tensor.encoding or id(tensor.dtype), tensor.shape, tensor.device)
         shared = cells.get(facts)
         if shared is None:
             shared = cells[facts] = _cells(info)

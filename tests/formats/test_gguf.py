@@ -1,0 +1,70 @@
+"""GGUF as a document: equal to what the package gguf reads, damage refused."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+import ptinspect
+from tests.cli.running import run
+from tests.conftest import FIXTURES
+from tests.tiers import rounds
+
+FILE = FIXTURES / "others/tiny.gguf"
+TRUTH = json.loads((FIXTURES / "others/tiny.gguf.json").read_text())["tensors"]
+DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "I32": "int32"}
+
+
+def test_every_tensor_is_that_of_the_package_gguf() -> None:
+    with ptinspect.open(FILE) as document:
+        assert list(document.tensors) == list(TRUTH)
+        for name, truth in TRUTH.items():
+            info = document.tensors[name]
+            dtype = DTYPES.get(truth["type"])
+            assert (info.dtype.name if info.dtype else None) == dtype
+            assert info.tensor.encoding == (None if dtype else truth["type"])
+            assert list(info.shape) == truth["shape"]
+            assert info.nbytes == truth["nbytes"]
+            assert info.tensor.storage is not None
+            assert info.tensor.storage.file_offset == truth["offset"]
+            assert hashlib.sha256(info.read()).hexdigest() == truth["sha256"]
+
+
+def test_show_and_convert() -> None:
+    result = run("show", FILE)
+    assert result.exit_code == 0
+    assert "gguf.GGUFReader(" in result.stdout and "torch.load(" not in result.stdout
+    assert all(f"{name}  " in result.stdout for name in ("Q4_0", "Q8_0", "Q5_1"))
+    shown = json.loads(run("show", "-f", "json", FILE).stdout)
+    encodings = {t["key"]: t.get("encoding") for t in shown["tensors"] if t["dtype"] is None}
+    assert encodings == {f"blk.0.{name}": name for name in ("Q4_0", "Q8_0", "Q5_1")}
+
+
+def test_what_safetensors_can_hold_is_converted(tmp_path: Path) -> None:
+    target = tmp_path / "a.safetensors"
+    refused = run("convert", FILE, target)
+    assert refused.exit_code == 2 and "Q4_0" in refused.stderr and not target.exists()
+    exclude = [part for name in ("Q4_0", "Q8_0", "Q5_1") for part in ("--exclude", f"*.{name}")]
+    assert run("convert", FILE, target, *exclude).exit_code == 0
+    assert ptinspect.diff(FILE, target, exclude=["*Q*_*"]).same
+
+
+def test_damage_is_an_error(tmp_path: Path) -> None:
+    data = FILE.read_bytes()
+    step = max(len(data) // rounds(200), 1)
+    for cut in range(4, len(data), step):
+        (tmp_path / "a.gguf").write_bytes(data[:cut])
+        with pytest.raises(ptinspect.PtInspectError):
+            ptinspect.open(tmp_path / "a.gguf")
+    for offset in range(4, 900, max(900 // rounds(300), 1)):  # the header
+        damaged = bytearray(data)
+        damaged[offset] ^= 0xFF
+        (tmp_path / "a.gguf").write_bytes(damaged)
+        try:
+            with ptinspect.open(tmp_path / "a.gguf") as document:
+                list(document.tensors)
+        except ptinspect.PtInspectError as error:
+            assert str(error)
