@@ -59,44 +59,47 @@ def convert(
 
     Args:
         src: a file.
-        dst: a file, or a folder in which the name is derived. Without it the file is written
-            beside `src`.
+        dst: a file, or a folder in which the name is derived; by default the folder of `src`.
         to: `state_dict`, `checkpoint`, `safetensors` or `same` (all values of the file in today's
-            container). Without it the suffix of `dst` decides.
+            container). By default the suffix of `dst` decides.
         entry: path of the part to convert, such as `model_state_dict`.
         include, exclude: globs that select keys.
-        strip_prefix: prefixes to remove from keys; `auto` removes what DataParallel,
-            torch.compile and FSDP insert.
-        rename: `REGEX=NEW` substitutions of keys, after `strip_prefix`.
-        add_prefix: prefix to add to all keys, after `rename`.
-        dtype: cast floating tensors, such as `float16`.
-        device: device tag of all storages.
-        contiguous: write strided tensors in C order.
-        shared: what to do with tensors that share memory in safetensors: `keep-one`,
-            `duplicate` or `error`.
-        set: entries to add to a checkpoint.
-        optimizer: a file whose optimizer state is added to a checkpoint.
-        plain: write a checkpoint of values that torch.load accepts by default.
-        max_shard_size: write safetensors files of at most this size, in bytes or as `5GB`.
+        strip_prefix, rename, add_prefix: changes of keys, applied in this order. The prefix `auto`
+            removes those of DataParallel, torch.compile and FSDP; `rename` takes `REGEX=NEW`.
+        dtype, device, contiguous: changes of all tensors.
+        shared: `keep-one`, `duplicate` or `error`, for safetensors of tensors that share memory.
+        set, optimizer, plain: entries to add to a checkpoint, a file with its optimizer state,
+            and whether to write only values that torch.load accepts by default.
+        max_shard_size: size of safetensors shards in bytes, or as `5GB`.
         verify: compare all bytes afterwards.
-        force: overwrite existing files.
-        dry_run: plan, but write nothing.
+        force, dry_run: overwrite existing files; write nothing.
         progress: called with (bytes done, bytes in total).
-        limits: bounds for reading `src`.
 
     Raises:
-        PtInspectError: and its subclasses, as `ptinspect.open` does; if a file exists; or if
-            the options do not fit the file.
+        PtInspectError: as `ptinspect.open`; also if a file exists, or an option does not fit.
     """
     source, target = os.fspath(src), None if dst is None else os.fspath(dst)
-    to = target_of_suffix(target, to)
     options = parse_options(
-        to, entry=entry, include=include, exclude=exclude, strip_prefix=strip_prefix,
-        add_prefix=add_prefix, rename=rename, dtype=dtype, device=device, contiguous=contiguous,
-        shared=shared, set=set or {}, optimizer=None if optimizer is None else os.fspath(optimizer),
-        plain=plain, max_shard_size=max_shard_size,
+        target_of_suffix(target, to), entry=entry, include=include, exclude=exclude,
+        strip_prefix=strip_prefix, add_prefix=add_prefix, rename=rename, dtype=dtype,
+        device=device, contiguous=contiguous, shared=shared, set=set or {},
+        optimizer=None if optimizer is None else os.fspath(optimizer), plain=plain,
+        max_shard_size=max_shard_size,
     )  # fmt: skip
-    path = output_path(source, target, to)
+    return _convert(source, target, options, verify, force, dry_run, progress, limits)
+
+
+def _convert(
+    source: str,
+    target: str | None,
+    options: ConvertOptions,
+    verify: bool,
+    force: bool,
+    dry_run: bool,
+    progress: Progress | None,
+    limits: Limits,
+) -> ConversionReport:
+    path = output_path(source, target, options.to)
     with (
         ExitStack() as open_files,
         open_document(source, limits=limits) as document,

@@ -21,7 +21,7 @@ SUFFIXES = {
     **dict.fromkeys((".pt", ".pth", ".bin", ".ckpt"), "state_dict"),
     ".safetensors": "safetensors",
 }
-"""The target that a suffix of DST stands for if `--to` is not used."""
+"""The target for each suffix of DST, if `--to` is not used."""
 
 _WRAPPER_PREFIX = re.compile(rf"(?:^|(?<=\.))(?:{'|'.join(WRAPPERS)})\.")
 _NAME_ENDINGS = {
@@ -163,7 +163,7 @@ def parse_options(
 
 
 def target_of_suffix(path: str | None, to: str | None) -> str:
-    """Return the target: `to`, or else what the suffix of DST stands for."""
+    """Return the target: `to`, or else the one for the suffix of DST."""
     if to is not None:
         return to
     suffix = os.path.splitext(path or "")[1].lower()
@@ -181,7 +181,7 @@ def target_of_suffix(path: str | None, to: str | None) -> str:
 
 
 def output_path(source: str, path: str | None, to: str) -> str:
-    """Return DST as given, or with a derived name: in the folder DST, or else beside SRC."""
+    """Return DST as given, or with a derived name: in the folder DST, or else in that of SRC."""
     if path is not None and not os.path.isdir(path):
         if not os.path.basename(path):
             raise PtInspectError(

@@ -61,7 +61,6 @@ class BytesPiece(Piece):
         self.length = len(data)
 
     def chunks(self) -> Iterator[bytes]:
-        """See `Piece`."""
         yield self.data
 
 
@@ -78,7 +77,6 @@ class SourceRange(Piece):
         self.length = stop - start
 
     def chunks(self) -> Iterator[bytes]:
-        """See `Piece`."""
         return self.storage.chunks(self.start, self.stop)
 
     def file_range(self) -> tuple[int, int] | None:
@@ -123,7 +121,6 @@ class ConvertedRange(Piece):
         self.length = source.length // from_size * to_size
 
     def chunks(self) -> Iterator[bytes]:
-        """See `Piece`."""
         return map(self.convert, whole_elements(self.source.chunks(), self.from_size))
 
 
@@ -138,7 +135,6 @@ class TensorPiece(Piece):
         self.length = tensor.numel * dtype.itemsize
 
     def chunks(self) -> Iterator[bytes]:
-        """See `Piece`."""
         chunks = iter_contiguous(self.tensor, max_repeated=None)
         if self.tensor.dtype is None or self.tensor.dtype is self.dtype:
             return chunks

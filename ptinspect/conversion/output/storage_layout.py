@@ -69,7 +69,7 @@ class OutputStorage:
 
 
 class Placement(NamedTuple):
-    """Where a tensor lies in the output.
+    """Place of a tensor in the output.
 
     Attributes:
         storage: its storage.
@@ -98,7 +98,7 @@ class StorageLayout:
     def add_tensor(self, tensor: Tensor) -> None:
         """Add a tensor that will be written.
 
-        UnsupportedError if it is not dense, DamagedError if it reaches beyond its storage.
+        UnsupportedError if it is not dense, DamagedError if it exceeds its storage.
         """
         storage, dtype = dense_storage(tensor)
         check_bounds(tensor)

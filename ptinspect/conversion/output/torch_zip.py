@@ -125,14 +125,15 @@ def serialization_id(records: Sequence[Record]) -> bytes:
     return b"%020d%020d" % (names_hash, crc)
 
 
+def _zip64_field(size: int, compressed_size: int, offset: int) -> bytes:
+    """Return the extra field for numbers that do not fit into 32 bits; empty if all do."""
+    numbers = pack("<QQ", size, compressed_size) if size >= MAX_UINT32 else b""
+    numbers += pack("<Q", offset) if offset >= MAX_UINT32 else b""
+    return pack("<HH", 1, len(numbers)) + numbers if numbers else b""
+
+
 def _local_header(name: bytes, size: int, offset: int) -> bytes:
-    zip64 = b""
-    if size >= MAX_UINT32:
-        zip64 += pack("<QQ", size, 0)
-    if offset >= MAX_UINT32:
-        zip64 += pack("<Q", offset)
-    if zip64:
-        zip64 = pack("<HH", 1, len(zip64)) + zip64
+    zip64 = _zip64_field(size, 0, offset)
     data_offset = offset + 30 + len(name) + len(zip64) + 4
     padding = -data_offset % ALIGNMENT
     extra = zip64 + pack("<2sH", b"FB", padding) + b"Z" * padding
@@ -141,13 +142,7 @@ def _local_header(name: bytes, size: int, offset: int) -> bytes:
 
 
 def _directory_line(record: Record) -> bytes:
-    zip64 = b""
-    if record.size >= MAX_UINT32:
-        zip64 += pack("<QQ", record.size, record.size)
-    if record.offset >= MAX_UINT32:
-        zip64 += pack("<Q", record.offset)
-    if zip64:
-        zip64 = pack("<HH", 1, len(zip64)) + zip64
+    zip64 = _zip64_field(record.size, record.size, record.offset)
     flags = _UTF8_FLAG | (_DESCRIPTOR_FLAG if record.size else 0)
     size = min(record.size, MAX_UINT32)
     fixed = pack("<4sHHHHII", b"PK\x01\x02", 0, 0, flags, 0, 0, record.crc)

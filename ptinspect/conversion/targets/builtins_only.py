@@ -65,7 +65,7 @@ if TYPE_CHECKING:
     Steps = Generator[tuple[str | int, Value], Value, Value]
 
 UNREPRESENTABLE = object()
-"""Stands for a value that has no plain form."""
+"""Placeholder for a value that has no plain form."""
 
 _MAX_INT_BITS = 2032
 """Number of bits that the opcode LONG1 can hold, with room for the sign."""
