@@ -196,14 +196,14 @@ def blocks(page: str, language: str) -> list[str]:
 
 
 def test_git_diff_shows_what_changed_in_a_file(repository: Path) -> None:
-    """docs/howto/pre-commit.md: `ptinspect show` as textconv."""
-    page = (ROOT / "docs" / "howto" / "pre-commit.md").read_text("utf-8")
+    """docs/howto/what-changed.md: `ptinspect show --textconv`."""
+    page = (ROOT / "docs" / "howto" / "what-changed.md").read_text("utf-8")
     assert "*.pt diff=ptinspect" in page
-    assert 'git config diff.ptinspect.textconv "ptinspect show --all"' in page
+    assert 'git config diff.ptinspect.textconv "ptinspect show --textconv"' in page
     shutil.copy(STATE, repository / "good.pt")
     git(repository, "add", "good.pt")
     (repository / ".gitattributes").write_text("*.pt diff=ptinspect\n")
-    show = f"{sys.executable} -m ptinspect show --all"
+    show = f"{sys.executable} -m ptinspect show --textconv"
     git(repository, "config", "diff.ptinspect.textconv", show)
     shutil.copy(FIXTURES / "containers" / "state_dict-zip.pt", repository / "good.pt")
     changes = git(repository, "diff", "good.pt")
@@ -233,7 +233,7 @@ def test_the_github_action_uploads_what_scan_writes() -> None:
     ((_, name, *words),) = (words for words in commands if words[0] == "ptinspect")
     command = COMMANDS[name]()
     given = command.make_context(name, words, resilient_parsing=False).params
-    assert given["format"] == "sarif"
+    assert given["output_format"] == "sarif"
     upload = job["steps"][-1]
     assert (upload["if"], upload["with"]["sarif_file"]) == ("always()", given["output"])
 
