@@ -115,7 +115,6 @@ class PickleWriter:
         self,
         replace: Callable[[Inert], Value] | None = None,
         persistent: Callable[[PersistentId], Value] | None = None,
-        first: int = 0,
     ) -> None:
         """Create a writer.
 
@@ -123,10 +122,8 @@ class PickleWriter:
             replace: called with each call and persistent id before it is written. The result is
                 written in its place, under the identity of the original (None: the original).
             persistent: returns the value of each persistent id (default: as it was).
-            first: index of the first memo entry.
         """
         self.out = bytearray()
-        self._first = first
         self._replace = replace
         self._persistent = persistent
         self._memo: dict[object, int] = {}
@@ -141,16 +138,9 @@ class PickleWriter:
             UnsupportedError: it contains an out-of-band buffer, or an object that is among its own
                 arguments.
         """
-        return OP["PROTO"] + b"\x02" + self.fragment(root) + OP["STOP"]
-
-    def fragment(self, value: Value) -> bytes:
-        """Return opcodes that push `value`, for use in another stream.
-
-        The memo continues from one fragment to the next.
-        """
-        self.out = bytearray()
+        self.out += OP["PROTO"] + b"\x02"
         steps = self._steps
-        steps.append(_Item(value))
+        steps.append(_Item(root))
         while steps:
             step = steps.pop()
             if type(step) is _Item:
@@ -159,6 +149,7 @@ class PickleWriter:
                 self.out += step
             else:
                 step()  # type: ignore[operator]
+        self.out += OP["STOP"]
         return bytes(self.out)
 
     def _push_steps(self, *steps: _Step) -> None:
@@ -168,7 +159,7 @@ class PickleWriter:
     # --- the memo -------------------------------------------------------------------------
 
     def _put(self, value: Value) -> None:
-        index = self._first + len(self._memo)
+        index = len(self._memo)
         self._memo[_identity(value)] = index
         self._alive.append(value)
         if index < 256:
