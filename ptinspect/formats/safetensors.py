@@ -16,7 +16,7 @@ order.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ptinspect.dtypes import SAFETENSORS_DTYPES, DType
 from ptinspect.errors import DOWNLOAD_AGAIN, DamagedError, LimitError, Place, UnsupportedError
@@ -109,11 +109,41 @@ def read_safetensors(source: Source, limits: Limits = LIMITS) -> Safetensors:
         for name, target in metadata.items()
         if name not in archive.tensors and target in archive.tensors
     }
-    archive.state_dict = ordered_dict(archive.tensor_calls())
+    calls = archive.tensor_calls()
+    archive.state_dict = ordered_dict((name, calls[name]) for name in order_keys(calls))
     if archive.aliases:
         message = f"{len(archive.aliases):,} tensors share the bytes of another (metadata)"
         archive.warnings.append(Finding("safetensors-alias", message))
     return archive
+
+
+def order_keys(keys: Iterable[str]) -> list[str]:
+    """Return the keys of a state_dict in the order of their modules.
+
+    safetensors sorts by type and name, so that `10` comes before `2`. Modules stay in the order of
+    their first key; those with numeric names, as in a Sequential, are ordered as numbers.
+    """
+    tree: dict[str, Any] = {}
+    for key in keys:
+        node = tree
+        for part in key.split("."):
+            node = node.setdefault(part, {})
+        node[""] = key  # a key may also be the prefix of others
+    ordered: list[str] = []
+    stack: list[Any] = [tree]
+    while stack:
+        node = stack.pop()
+        if isinstance(node, str):
+            ordered.append(node)
+            continue
+        numbers = iter(sorted((name for name in node if _is_index(name)), key=int))
+        names = [next(numbers) if _is_index(name) else name for name in node]
+        stack += [node[name] for name in reversed(names)]
+    return ordered
+
+
+def _is_index(name: str) -> bool:
+    return name.isascii() and name.isdigit() and len(name) < 10
 
 
 def _read_header(source: Source) -> tuple[dict[str, Value], int]:

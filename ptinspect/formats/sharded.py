@@ -35,7 +35,7 @@ from ptinspect.errors import (
 )
 from ptinspect.formats.archive import EMPTY_PICKLE, Archive, Finding
 from ptinspect.formats.persistent_ids import declared_storages
-from ptinspect.formats.safetensors import Safetensors, ordered_dict, parse_json
+from ptinspect.formats.safetensors import Safetensors, order_keys, ordered_dict, parse_json
 from ptinspect.limits import LIMITS, Limits
 from ptinspect.pickling.machine import run
 from ptinspect.pickling.values import Call, Global, TensorCall, Value, key_value
@@ -320,7 +320,7 @@ def _join_shards(archive: ShardedModel, index: IndexFile) -> None:
                     unlisted.append(key)
             else:
                 duplicates.append(f"{printable_name(key)} in {printable_name(name)}")
-    root = ordered_dict(pairs)
+    root = ordered_dict((key, pairs[key]) for key in order_keys(pairs))
     if any(metadata):
         merged = {str(key): value for items in metadata for key, value in items.items()}
         root.change().states.append({"_metadata": ordered_dict(merged)})

@@ -169,6 +169,7 @@ def _join_runs(group: list[_Pattern], index: int) -> list[_Pattern]:
     """Join each run of at least `MIN_FOLD` consecutive numbers in token `index`."""
     if len(group) < MIN_FOLD:
         return group
+    group = sorted(group, key=lambda pattern: int(pattern.tokens[index]))  # "10" before "2"
     runs = [[group[0]]]
     for pattern in group[1:]:
         if int(pattern.tokens[index]) == int(runs[-1][-1].tokens[index]) + 1:

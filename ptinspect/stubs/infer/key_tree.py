@@ -99,6 +99,9 @@ def key_tree(document: Document, path: Path) -> Branch:
         elif len(info.path) == depth + 2 and key.endswith(f".{PACKED_KEY}"):
             parents = key.removesuffix(f".{PACKED_KEY}").split(".")
             root.descendant(parents).packed.append(info.tensor)
+    for branch in list(root.walk()):
+        if all(name.isdecimal() for name in branch.children):  # the layers of a Sequential
+            branch.children = dict(sorted(branch.children.items(), key=lambda item: int(item[0])))
     return root
 
 
