@@ -1,4 +1,4 @@
-"""How a file can be loaded: the call to paste, and what it needs."""
+"""Advice on loading a file: the call to paste, and what it needs."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _UNREADABLE_IN_LEGACY = {
 
 @dataclass(frozen=True, slots=True)
 class LoadAdvice:
-    """How to load one file.
+    """Advice on loading one file.
 
     Attributes:
         weights_only: True if torch.load reads the file with its default, weights_only=True.

@@ -1,4 +1,4 @@
-"""What to do next with a scanned file: how to load it, and lines to paste."""
+"""Next steps for a scanned file: how to load it, and lines to paste."""
 
 from __future__ import annotations
 

@@ -283,7 +283,7 @@ class _ForkPool:
             self._assign(worker)
 
     def _assign(self, worker: _Worker) -> None:
-        """Give a worker its next batches; end it if there are none."""
+        """Give a worker its next batches; end it without any."""
         while self.queue and len(worker.batches) < 2:  # one ahead, so that it never waits for us
             batch = self.queue.popleft()
             if not worker.batches:

@@ -170,7 +170,7 @@ def _torch_nn_row(path: str) -> PolicyRow | None:
 
 
 def policy_row(module: str, name: str) -> PolicyRow | None:
-    """Return the policy's row for a name, or None if there is none.
+    """Return the policy's row for a name, or None without one.
 
     A dotted name that leads through a module of the standard library (`torch.serialization`,
     `os.system`) has the row of the name that it leads to.

@@ -34,7 +34,7 @@ SHOWN_ITEMS = 12
 
 
 def worst(verdicts: Collection[str]) -> str:
-    """Return the worst of the verdicts; "clean" if there are none."""
+    """Return the worst of the verdicts; "clean" without any."""
     return max(verdicts, key=SEVERITY.__getitem__, default=CLEAN)
 
 

@@ -76,7 +76,7 @@ def scan_many(
     commands: Collection[str] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> list[ScanReport]:
-    """Scan many files; a folder stands for all files below it.
+    """Scan many files; a folder means all files below it.
 
     Args:
         paths: files, folders, and globs.
@@ -110,7 +110,7 @@ def scan_many(
 
 
 def expand_paths(paths: Iterable[str], exclude: Collection[str] = ()) -> Iterator[str]:
-    """Yield the files that paths, folders and globs stand for; those of a folder by name.
+    """Yield the files of paths, folders and globs; those of a folder by name.
 
     A path that does not exist is yielded as well, so that its scan reports it.
     """

@@ -53,7 +53,7 @@ HARMLESS = Judgement(CLEAN)
 
 
 def worst_judgement(*judgements: Judgement) -> Judgement:
-    """Return the first of the worst judgements; HARMLESS if there are none."""
+    """Return the first of the worst judgements; HARMLESS without any."""
     return max(judgements, key=lambda each: SEVERITY[each.verdict], default=HARMLESS)
 
 
@@ -70,7 +70,7 @@ Rule = Callable[[tuple[Value, ...], JudgeCall], Judgement]
 # --- memory and digits --------------------------------------------------------------------
 
 _HUGE = 1 << 33
-"""Bytes or elements beyond any honest call."""
+"""More bytes or elements than any honest call asks for."""
 
 _MAX_EMPTY_ELEMENTS = 1 << 16
 """Elements of an array that an honest file creates empty and fills by BUILD."""
@@ -258,7 +258,7 @@ def _encode(args: tuple[Value, ...], judge_call: JudgeCall) -> Judgement:
 def _getattr(args: tuple[Value, ...], judge_call: JudgeCall) -> Judgement:
     """Bound methods and enum members: unknown, unless a special attribute or a module is reached.
 
-    A call of the result is judged as a call of what `getattr` returned.
+    A call of the result is judged as the call of a result.
     """
     name = "builtins.getattr"
     if len(args) != 2 or not isinstance(args[1], str) or not args[1].isidentifier():
@@ -289,8 +289,51 @@ MAX_DEPTH = 8
 
 
 def resolve_callable(func: Value) -> Value:
-    """Return the global that a callable stands for, or the callable itself."""
+    """Return the global that a callable resolves to, or the callable itself."""
     return resolve_global(func, MAX_DEPTH) or func
+
+
+# --- views of storages -------------------------------------------------------------------
+
+VIEW_FUNCTIONS = frozenset(
+    f"torch._utils._rebuild_tensor{version}" for version in ("", "_v2", "_v3")
+)
+
+_MAX_DIMS = 64
+"""Dimensions of a tensor. torch itself refuses more."""
+
+
+def view_exceeds_storage(args: tuple[Value, ...]) -> bool:
+    """Return True if a view needs elements that its storage does not have.
+
+    Args:
+        args: (storage, offset, size, stride, …) of torch._utils._rebuild_tensor and its versions.
+            If they have other types, torch refuses them itself.
+    """
+    fields = args[0].value if args and isinstance(args[0], PersistentId) else None
+    if not isinstance(fields, tuple) or len(fields) < 5 or len(args) < 4:
+        return False
+    numel, (offset, size, stride) = fields[4], args[1:4]
+    if isinstance(size, Call) and size.args:
+        size = size.args[0]  # torch.Size((2, 2))
+    if type(numel) is not int or type(offset) is not int:
+        return False
+    if not isinstance(size, tuple) or not isinstance(stride, tuple) or len(size) > _MAX_DIMS:
+        return False
+    stride = stride[: len(size)]
+    if not set(map(type, (*size, *stride))) <= {int}:
+        return False
+    return required_numel(offset, size, stride) > numel
+
+
+def required_numel(offset: int, size: tuple[int, ...], stride: tuple[int, ...]) -> int:
+    """Return how many elements the storage of a view needs; 0 if the view is empty."""
+    last = offset
+    for length, step in zip(size, stride, strict=False):
+        if length == 0:
+            return 0
+        last += (length - 1) * step
+    return last + 1
 
 
 # --- annotations and iterators ------------------------------------------------------------

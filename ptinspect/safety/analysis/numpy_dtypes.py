@@ -1,7 +1,7 @@
 """Check pickled numpy dtypes for consistency, and compute the size of their elements.
 
 numpy trusts what a dtype records: a dtype of objects that denies to hold any turns the file's bytes
-into pointers, and a field beyond its element reads memory beyond the array.
+into pointers, and a field outside its element reads memory outside the array.
 
 Source: numpy/_core/src/multiarray/descriptor.c, `arraydescr_reduce` and `arraydescr_setstate`. The
 state is (version, order, (base, shape), names, fields, itemsize, alignment, flags), with -1 for
@@ -139,7 +139,7 @@ def _invalid_structure_reason(state: tuple[Value, ...], size: int) -> str | None
             if field_size is None or not isinstance(field, tuple) or type(field[1]) is not int:
                 return "an invalid field"
             if field[1] < 0 or field[1] + field_size > size:
-                return "a field beyond its element"
+                return "a field outside its element"
             has_objects = has_objects or holds_objects(field[0])
     return _object_flags_reason(has_objects, state)
 

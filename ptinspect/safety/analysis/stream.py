@@ -1,4 +1,4 @@
-"""The verdict on one pickle stream, from the machine's record of what the stream does.
+"""The verdict on one pickle stream, from the machine's record of its run.
 
 Every import, call and change is judged in the order of the stream, including those before an
 error. A walk over the resulting value would miss what was popped or overwritten.
@@ -19,18 +19,22 @@ from ptinspect.pickling.values import (
     Value,
     key_value,
 )
-from ptinspect.safety.analysis.call_repr import call_repr, value_repr
 from ptinspect.safety.analysis.call_rules import (
     ALIASING,
     MAX_DEPTH,
+    VIEW_FUNCTIONS,
     Judgement,
     is_special,
+    required_numel,
     resolve_callable,
+    view_exceeds_storage,
 )
 from ptinspect.safety.analysis.calls import (
+    call_repr,
     judge_call,
     judge_import,
     overridden_mapping_method,
+    value_repr,
 )
 from ptinspect.safety.analysis.numpy_dtypes import (
     NUMPY_DTYPE,
@@ -75,14 +79,8 @@ _FILLABLE_BY = {
 # Callables that return something that may not belong to the file.
 _RETURNS_FOREIGN = frozenset(("builtins.getattr", *ALIASING))
 
-_VIEW_FUNCTIONS = frozenset(
-    f"torch._utils._rebuild_tensor{version}" for version in ("", "_v2", "_v3")
-)
 _CREATE_FIRST_ARGUMENT = ("copyreg._reconstructor", "copyreg.__newobj__", "copyreg.__newobj_ex__")
 _LOAD_FROM_BYTES = "torch.storage._load_from_bytes"
-
-_MAX_DIMS = 64
-"""Dimensions of a tensor. torch itself refuses more."""
 
 _WIDE = 64
 """Items, or characters, up to which a value is examined each time that it occurs."""
@@ -91,39 +89,6 @@ _MAX_SHARED_FIELDS = 8
 """numpy dtypes that may share one wide table of fields."""
 
 _SIZED = (str, bytes, tuple, list, dict)
-
-
-def view_exceeds_storage(args: tuple[Value, ...]) -> bool:
-    """Return True if a view needs elements that its storage does not have.
-
-    Args:
-        args: (storage, offset, size, stride, …) of torch._utils._rebuild_tensor and its versions.
-            If they have other types, torch refuses them itself.
-    """
-    fields = args[0].value if args and isinstance(args[0], PersistentId) else None
-    if not isinstance(fields, tuple) or len(fields) < 5 or len(args) < 4:
-        return False
-    numel, (offset, size, stride) = fields[4], args[1:4]
-    if isinstance(size, Call) and size.args:
-        size = size.args[0]  # torch.Size((2, 2))
-    if type(numel) is not int or type(offset) is not int:
-        return False
-    if not isinstance(size, tuple) or not isinstance(stride, tuple) or len(size) > _MAX_DIMS:
-        return False
-    stride = stride[: len(size)]
-    if not set(map(type, (*size, *stride))) <= {int}:
-        return False
-    return required_numel(offset, size, stride) > numel
-
-
-def required_numel(offset: int, size: tuple[int, ...], stride: tuple[int, ...]) -> int:
-    """Return how many elements the storage of a view needs; 0 if the view is empty."""
-    last = offset
-    for length, step in zip(size, stride, strict=False):
-        if length == 0:
-            return 0
-        last += (length - 1) * step
-    return last + 1
 
 
 def _has_computed_key(attributes: dict[Value, Value]) -> bool:
@@ -260,7 +225,7 @@ class StreamJudge:
             self._add(event, judgement.verdict, judgement.name, judgement.reason, text)
         elif not args and isinstance(func, Global):
             self._harmless_without_args.add(func)
-        is_view = isinstance(func, Global) and func.path in _VIEW_FUNCTIONS
+        is_view = isinstance(func, Global) and func.path in VIEW_FUNCTIONS
         if is_view and view_exceeds_storage(args):
             self._add_view_finding(event.offset)
         target = resolve_callable(func)
@@ -435,7 +400,7 @@ class StreamJudge:
 
     def _add_view_finding(self, offset: int) -> None:
         """CVE-2026-24747 and similar; torch itself refuses such a view."""
-        reason = "a tensor extends beyond its storage"
+        reason = "a tensor extends past the end of its storage"
         offset -= self.shift
         self.findings.add(Finding("tensor", DANGEROUS, reason, self.record, offset, "REDUCE"))
 

@@ -182,7 +182,7 @@ class PickleScanner:
             if event.opcode == "FRAME" and _crosses_frame(
                 self.data, event.offset + 9, event.target, self.stop
             ):
-                reason = "an opcode extends beyond its frame: readers disagree about it"
+                reason = "an opcode extends past the end of its frame: readers disagree about it"
                 self._find("frame", reason, event.offset, DANGEROUS, "FRAME")
         judge.judge(recorder)
         self.state.weights_only_blockers |= judge.weights_only_blockers

@@ -59,14 +59,14 @@ def _scan_trailing_bytes(
 ) -> None:
     """Scan what follows the two empty blocks that end a tar.
 
-    `tarfile` continues there if it is told to, and `zipfile` reads a zip that follows.
+    `tarfile` can be made to continue there, and `zipfile` reads a zip that follows.
     """
     while end < source.size:
         if any(source.read(end, min(TAR_BLOCK, source.size - end))):
-            left = source.size - end
-            state.find("trailing-bytes", f"{left:,} bytes follow the end of the tar", state.record)
+            rest = source.size - end
+            state.find("trailing-bytes", f"{rest:,} bytes follow the end of the tar", state.record)
             scan_member(
-                state, SliceSource(source, end, left), f"after the tar @ {end}", scan_source
+                state, SliceSource(source, end, rest), f"after the tar @ {end}", scan_source
             )
             return
         end += TAR_BLOCK
