@@ -35,7 +35,7 @@ def test_the_rooms_and_their_first_files_exist() -> None:
     for rooms_of_row, meaning, first in rows:
         room = ROOT / "ptinspect" / re.findall(r"`(\w+)`", rooms_of_row)[0]
         assert (room / first).is_file(), first
-        for path in re.findall(r"`(\w+(?:/\w+\.py|/|\.py))`", meaning):
+        for path in re.findall(r"`(\w+(?:/\w+\.py|/|\.py|\.txt))`", meaning):
             assert (room / path).exists(), path
 
 
