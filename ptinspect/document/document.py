@@ -305,7 +305,7 @@ class Survey:
             tensor = info.tensor
             if storage_nbytes is None and self._is_duplicate(info, tensor):
                 continue
-            form = (tensor.shape, id(tensor.dtype))
+            form = (tensor.shape, tensor.encoding or id(tensor.dtype))
             sizes = sizes_by_form.get(form)
             if sizes is None or tensor.parts or tensor.uninitialized:
                 sizes = tensor.numel, tensor.nbytes

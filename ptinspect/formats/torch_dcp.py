@@ -1,0 +1,503 @@
+"""A folder of torch.distributed.checkpoint: `.metadata`, and pieces of tensors in `.distcp` files.
+
+`.metadata` is a pickle of `torch.distributed.checkpoint.metadata.Metadata`:
+
+    state_dict_metadata   {name: TensorStorageMetadata(properties, size, chunks)
+                           or BytesStorageMetadata}
+    planner_data          {name: path in the state_dict that was saved}
+    storage_data          {MetadataIndex(name, offset, index): _StorageInfo(relative_path, offset,
+                           length, transform_descriptors)}
+
+A `.distcp` file is one file of torch.save (or of safetensors) after another, with a tensor or value
+each; only `.metadata` says where they begin. Sources: torch/distributed/checkpoint/metadata.py,
+filesystem.py and default_planner.py of torch 2.13.
+
+Every element of a tensor must be in exactly one piece: this is checked before anything is read.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+from ptinspect.dtypes import DType, dtype_by_name
+from ptinspect.errors import (
+    DamagedError,
+    FormatError,
+    LimitError,
+    Place,
+    PtInspectError,
+    UnsupportedError,
+)
+from ptinspect.formats.archive import CHUNK, Archive, Finding, Span, check_range
+from ptinspect.formats.safetensors import Safetensors, dense_tensor
+from ptinspect.limits import LIMITS, Limits
+from ptinspect.pickling.machine import run
+from ptinspect.pickling.pyobjects import as_mapping, as_sequence, attributes_of, class_path
+from ptinspect.pickling.values import Call, Global, PersistentId, TensorCall, Value, key_value
+from ptinspect.source.base import MemorySource, SliceSource, Source
+from ptinspect.source.local import open_source
+from ptinspect.text import bounded_repr, join_names, printable_name
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    OpenArchive = Callable[[Source, Limits], Archive]
+
+METADATA = ".metadata"
+_MODULE = "torch.distributed.checkpoint."
+MAX_PIECES = 4096
+"""Pieces of one tensor, which are compared with each other."""
+
+BLOCK = 8 << 20
+"""Bytes of a tensor that are put together at once, unless one row is larger."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A part of a tensor.
+
+    Attributes:
+        offsets, shape: its place in the whole tensor, in elements.
+        path: the file, relative to the folder.
+        start, length: its bytes in the file, a file of torch.save of its own.
+        transforms: e.g. "stream.zstd/1" for a compressed piece.
+    """
+
+    offsets: tuple[int, ...]
+    shape: tuple[int, ...]
+    path: str
+    start: int
+    length: int
+    transforms: tuple[str, ...] = ()
+
+
+class PiecedSpan(Span):
+    """The bytes of a whole tensor, in C order, put together from its pieces."""
+
+    __slots__ = ("dtype", "pieces", "shape")
+
+    def __init__(self, dtype: DType, shape: tuple[int, ...], pieces: list[Piece]) -> None:
+        super().__init__(None, prod(shape) * dtype.itemsize, None, None)
+        self.dtype = dtype
+        self.shape = shape
+        self.pieces = pieces
+
+
+class TorchDcp(Archive):
+    """See the module's docstring.
+
+    Attributes:
+        missing: files that `.metadata` names and that are not in the folder.
+    """
+
+    format = "torch-dcp"
+
+    def __init__(
+        self, source: Source, folder: str, open_archive: OpenArchive, limits: Limits
+    ) -> None:
+        data, start, stop = source.window()
+        super().__init__(
+            source, run(data, start, stop=stop, record=METADATA, limits=limits), limits=limits
+        )
+        self.folder = folder
+        self.missing: list[str] = []
+        self.value: Value = None
+        self._open_archive = open_archive
+        self._files: dict[str, Source] = {}
+
+    @property
+    def root(self) -> Value:
+        """The state_dict that was saved, as `planner_data` describes it."""
+        return self.value
+
+    def chunks(
+        self, span: Span, start: int = 0, stop: int | None = None, size: int = CHUNK
+    ) -> Iterator[bytes]:
+        """See `Archive.chunks`. A tensor in several pieces is put together block by block."""
+        if not isinstance(span, PiecedSpan):
+            return super().chunks(span, start, stop, size)
+        start, stop = check_range(span, start, stop)
+        return self._assembled(span, start, stop)
+
+    def _assembled(self, span: PiecedSpan, start: int, stop: int) -> Iterator[bytes]:
+        itemsize = span.dtype.itemsize
+        rows = span.shape[0] if span.shape else 1
+        row_bytes = span.length // rows if rows else 0
+        if not span.length:
+            return
+        readers = {piece: _PieceReader(self, piece, span.dtype) for piece in span.pieces}
+        step = max(BLOCK // max(row_bytes, 1), 1)
+        for first in range(start // row_bytes, -(-stop // row_bytes), step):
+            last = min(first + step, -(-stop // row_bytes))
+            block = bytearray((last - first) * row_bytes)
+            for piece, reader in readers.items():
+                _copy_rows(block, first, last, span.shape, piece, reader, itemsize)
+            begin = max(start - first * row_bytes, 0)
+            yield bytes(block[begin : stop - first * row_bytes])
+
+    def file(self, path: str) -> Source:
+        """Return a file of the folder, opened.
+
+        Raises:
+            DamagedError: it is missing.
+        """
+        if path not in self._files:
+            full = os.path.join(self.folder, path)
+            if not os.path.isfile(full):
+                raise DamagedError(
+                    f"the file {printable_name(path)} is missing, which has pieces of tensors",
+                    hint="copy all files of the checkpoint into one folder",
+                )
+            self._files[path] = open_source(full)
+        return self._files[path]
+
+    def open_piece(self, piece: Piece) -> Archive:
+        """Open the file of torch.save that a piece is.
+
+        Raises:
+            DamagedError: it is missing or truncated.
+            UnsupportedError: it is compressed in a way that is not known.
+        """
+        source = self.file(piece.path)
+        part: Source = SliceSource(source, piece.start, piece.length)
+        for transform in reversed(piece.transforms):
+            part = _undo(part, transform, self.limits)
+        return self._open_archive(part, self.limits)
+
+    def close_files(self) -> None:
+        """Close the files of the folder."""
+        for source in self._files.values():
+            source.close()
+
+
+def _undo(source: Source, transform: str, limits: Limits) -> Source:
+    """Return the bytes before a stream transform.
+
+    Source: torch/distributed/checkpoint/_extension.py.
+    """
+    if transform.partition("/")[0] != "stream.zstd":
+        raise UnsupportedError(f"a piece is stored with the unknown transform {transform!r}")
+    try:
+        import zstandard
+    except ImportError:
+        raise UnsupportedError(
+            "the pieces are compressed with zstd", hint="pip install zstandard"
+        ) from None
+    most = limits.inflated_bytes
+    reader: Any = zstandard.ZstdDecompressor().stream_reader(source.read(0, source.size))
+    data = reader.read(most + 1)
+    if len(data) > most:
+        raise LimitError(f"a piece unpacks to more than {most:,} bytes", limit="inflated_bytes")
+    return MemorySource(data, source.path, base=None)
+
+
+class _PieceReader:
+    """The elements of a piece in C order, little-endian. Opened at the first read."""
+
+    def __init__(self, archive: TorchDcp, piece: Piece, dtype: DType) -> None:
+        self.archive = archive
+        self.piece = piece
+        self.dtype = dtype
+        self._part: tuple[Archive, Span, int] | None = None
+        self._data: bytes | None = None
+
+    def read(self, start: int, stop: int) -> bytes:
+        """Return bytes `start` to `stop` of the elements."""
+        if self._part is None:
+            self._part = self._open()
+        archive, span, begin = self._part
+        if self._data is not None:
+            return self._data[start:stop]
+        return archive.read(span, begin + start, begin + stop)
+
+    def _open(self) -> tuple[Archive, Span, int]:
+        piece = self.piece
+        where = f"the piece at {piece.start:,} of {printable_name(piece.path)}"
+        archive = self.archive.open_piece(piece)
+        call = _single_tensor(archive)
+        if call is None or len(call.args) < 4:
+            raise DamagedError(f"{where} is not a tensor")
+        pid, offset, size, stride = call.args[:4]
+        shape = tuple(as_sequence(size) or ())
+        steps = tuple(as_sequence(stride) or ())
+        parts = pid.value if isinstance(pid, PersistentId) else ()
+        if shape != piece.shape or not isinstance(parts, tuple) or not isinstance(offset, int):
+            raise DamagedError(f"{where} has the shape {shape}, {METADATA} says {piece.shape}")
+        owner, key = archive.resolve_storage(str(parts[2]))
+        span = owner.storages.get(key)
+        if span is None or owner.byteorder == "big":
+            raise DamagedError(f"{where} has no storage that can be read")
+        numel, itemsize = prod(piece.shape), self.dtype.itemsize
+        begin = offset * itemsize
+        if _is_contiguous(piece.shape, steps):
+            if begin + numel * itemsize > span.length:
+                raise DamagedError(f"{where} exceeds its storage")
+            return owner, span, begin
+        self._data = _gathered(owner.read(span), piece.shape, steps, offset, itemsize)
+        return owner, span, begin
+
+
+def _single_tensor(archive: Archive) -> Call | None:
+    """Return the call that builds the one tensor of a file."""
+    root = archive.root
+    if isinstance(archive, Safetensors):
+        items = list((as_mapping(root) or {}).values())
+        root = items[0] if len(items) == 1 else None
+    if isinstance(root, TensorCall):
+        return root
+    if not isinstance(root, Call) or not isinstance(root.func, Global):
+        return None
+    if root.func.path == "torch._utils._rebuild_parameter" and root.args:
+        root = root.args[0]
+    is_strided = isinstance(root, Call) and getattr(root.func, "path", "") in (
+        "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_tensor_v3",
+    )  # fmt: skip
+    return root if isinstance(root, Call) and is_strided else None
+
+
+def _is_contiguous(shape: tuple[int, ...], stride: tuple[Any, ...]) -> bool:
+    expected = 1
+    for size, step in zip(reversed(shape), reversed(stride), strict=True):
+        if size != 1 and step != expected:
+            return 0 in shape
+        expected *= size
+    return True
+
+
+def _gathered(
+    raw: bytes, shape: tuple[int, ...], stride: tuple[Any, ...], offset: int, itemsize: int
+) -> bytes:
+    """Return the elements of a strided view in C order."""
+    starts = [offset]
+    for size, step in zip(shape, stride, strict=True):
+        starts = [start + index * step for start in starts for index in range(size)]
+    if starts and (min(starts) < 0 or (max(starts) + 1) * itemsize > len(raw)):
+        raise DamagedError("a piece exceeds its storage")
+    return b"".join([raw[at * itemsize : (at + 1) * itemsize] for at in starts])
+
+
+def _copy_rows(
+    block: bytearray, first: int, last: int, whole: tuple[int, ...], piece: Piece,
+    reader: _PieceReader, itemsize: int,
+) -> None:  # fmt: skip
+    """Copy what a piece has of rows `first` to `last` of the whole tensor into `block`."""
+    if not whole:
+        block[:] = reader.read(0, itemsize)
+        return
+    low = max(first, piece.offsets[0])
+    high = min(last, piece.offsets[0] + piece.shape[0])
+    inner, piece_inner = whole[1:], piece.shape[1:]
+    row, piece_row = prod(inner) * itemsize, prod(piece_inner) * itemsize
+    if low >= high or not piece_row:
+        return
+    skipped = low - piece.offsets[0]
+    data = reader.read(skipped * piece_row, (skipped + high - low) * piece_row)
+    if piece_inner == inner:
+        block[(low - first) * row : (high - first) * row] = data
+        return
+    # The longest run of elements that lie together in both, and where each run begins.
+    depth = len(inner)
+    while depth and inner[depth - 1] == piece_inner[depth - 1]:
+        depth -= 1
+    run_bytes = prod(piece_inner[max(depth - 1, 0) :]) * itemsize
+    starts = [0]
+    for index, size in enumerate(piece_inner[: max(depth - 1, 0)]):
+        step = prod(inner[index + 1 :]) * itemsize
+        base = piece.offsets[1 + index]
+        starts = [start + (base + n) * step for start in starts for n in range(size)]
+    last_dim = max(depth - 1, 0)
+    shift = piece.offsets[1 + last_dim] * prod(inner[last_dim + 1 :]) * itemsize
+    position = 0
+    for number in range(low - first, high - first):
+        for start in starts:
+            target = number * row + start + shift
+            block[target : target + run_bytes] = data[position : position + run_bytes]
+            position += run_bytes
+
+
+def read_dcp(
+    source: Source, folder: str, open_archive: OpenArchive, limits: Limits = LIMITS
+) -> TorchDcp:
+    """Read `.metadata`, which `source` is, and the values of the folder that are not tensors.
+
+    Raises:
+        FormatError: it is another pickle.
+        DamagedError: it is inconsistent: an element is in no piece or in two, or a file is outside
+            the folder.
+    """
+    archive = TorchDcp(source, folder, open_archive, limits)
+    root = archive.pickled.root
+    if not isinstance(root, Call) or class_path(root) != f"{_MODULE}metadata.Metadata":
+        raise FormatError(f"{METADATA} is not that of torch.distributed.checkpoint")
+    fields = attributes_of(root)
+    described = as_mapping(fields.get("state_dict_metadata")) or {}
+    paths = as_mapping(fields.get("planner_data")) or {}
+    infos = _storage_infos(as_mapping(fields.get("storage_data")) or {})
+    archive.missing = _missing(infos, folder)
+    values: dict[Value, Value] = {}
+    spans: dict[object, Span] = {}
+    for name, description in described.items():
+        if not isinstance(name, str) or not isinstance(description, Call):
+            raise DamagedError("an entry is not described", where=Place(METADATA))
+        steps = as_sequence(paths.get(name)) or (name,)
+        if class_path(description) == f"{_MODULE}metadata.BytesStorageMetadata":
+            value = _plain_value(archive, infos.get(name, []), name)
+        else:
+            span = _tensor_span(str(name), attributes_of(description), infos.get(name, []))
+            spans[str(name)] = span
+            value = dense_tensor(str(name), span.dtype, span.shape)
+        _insert(values, steps, value)
+    archive.value = _lists(values)
+    archive.storages = spans
+    if archive.missing:
+        names = join_names(map(printable_name, archive.missing))
+        archive.warnings.append(Finding("missing-file", f"files are missing: {names}"))
+    return archive
+
+
+def _storage_infos(storage_data: dict[Value, Value]) -> dict[str, list[tuple[Any, Piece]]]:
+    """Return where the pieces of each name are, with the offsets that identify them."""
+    infos: dict[str, list[tuple[Any, Piece]]] = {}
+    for key, info in storage_data.items():
+        index = key_value(key)
+        if not isinstance(index, Call) or not isinstance(info, Call):
+            raise DamagedError("storage_data is damaged", where=Place(METADATA))
+        identity, place = attributes_of(index), attributes_of(info)
+        path, start, length = (place.get(n) for n in ("relative_path", "offset", "length"))
+        if not isinstance(path, str) or type(start) is not int or type(length) is not int:
+            raise DamagedError("storage_data is damaged", where=Place(METADATA))
+        parts = path.replace("\\", "/").split("/")
+        if not path or path.startswith(("/", "\\")) or ".." in parts or ":" in parts[0]:
+            raise DamagedError(
+                f"the file {bounded_repr(path)} is outside the folder", where=Place(METADATA)
+            )
+        transforms = as_sequence(place.get("transform_descriptors")) or ()
+        offsets = as_sequence(identity.get("offset"))
+        piece = Piece((), (), str(path), start, length, tuple(map(str, transforms)))
+        name = str(identity.get("fqn"))
+        infos.setdefault(name, []).append((None if offsets is None else tuple(offsets), piece))
+    return infos
+
+
+def _missing(infos: dict[str, list[tuple[Any, Piece]]], folder: str) -> list[str]:
+    paths = {piece.path for pieces in infos.values() for _, piece in pieces}
+    return sorted(path for path in paths if not os.path.isfile(os.path.join(folder, path)))
+
+
+def _tensor_span(
+    name: str, fields: dict[Value, Value], infos: list[tuple[Any, Piece]]
+) -> PiecedSpan:
+    """Return the bytes of a tensor, after checking that its pieces cover it exactly."""
+    properties = fields.get("properties")
+    state = properties.state if isinstance(properties, Call) else None
+    first = state[0] if isinstance(state, tuple) and state else None
+    if first is None and isinstance(properties, Call):
+        first = attributes_of(properties).get("dtype")
+    dtype = dtype_by_name(first.name) if isinstance(first, Global) else None
+    size, chunks = as_sequence(_size(fields.get("size"))), as_sequence(fields.get("chunks"))
+    if dtype is None or size is None or chunks is None:
+        raise DamagedError(f"{bounded_repr(name)} is not described", where=Place(METADATA))
+    shape = _sizes(name, size)
+    places = dict(infos)
+    pieces = []
+    for chunk in chunks:
+        chunk_fields = attributes_of(chunk) if isinstance(chunk, Call) else {}
+        offsets = _sizes(name, as_sequence(_size(chunk_fields.get("offsets"))) or ())
+        sizes = _sizes(name, as_sequence(_size(chunk_fields.get("sizes"))) or ())
+        place = places.get(offsets) or (places.get(None) if len(chunks) == 1 else None)
+        if place is None:
+            raise DamagedError(
+                f"the piece of {bounded_repr(name)} at {offsets} is in no file",
+                where=Place(METADATA),
+            )
+        pieces.append(
+            Piece(offsets, sizes, place.path, place.start, place.length, place.transforms)
+        )
+    _check_cover(name, shape, pieces)
+    return PiecedSpan(dtype, shape, [piece for piece in pieces if prod(piece.shape)])
+
+
+def _size(value: Value) -> Value:
+    """Return the tuple that a `torch.Size` is built from."""
+    return value.args[0] if isinstance(value, Call) and len(value.args) == 1 else value
+
+
+def _sizes(name: str, values: Any) -> tuple[int, ...]:
+    sizes = tuple(values)
+    if not all(type(size) is int and 0 <= size < 1 << 62 for size in sizes):
+        raise DamagedError(f"{bounded_repr(name)} has no shape", where=Place(METADATA))
+    return sizes
+
+
+def _check_cover(name: str, shape: tuple[int, ...], pieces: list[Piece]) -> None:
+    """Raise DamagedError unless each element of the tensor is in exactly one piece."""
+    real = [piece for piece in pieces if prod(piece.shape)]
+    if len(real) > MAX_PIECES:
+        raise LimitError(f"a tensor in {len(real):,} pieces", limit="streams")
+    for piece in real:
+        ends = [offset + size for offset, size in zip(piece.offsets, piece.shape, strict=False)]
+        if len(piece.offsets) != len(shape) or len(piece.shape) != len(shape):
+            raise DamagedError(f"a piece of {bounded_repr(name)} has other dimensions")
+        if any(end > size for end, size in zip(ends, shape, strict=True)):
+            raise DamagedError(f"a piece of {bounded_repr(name)} exceeds its shape {shape}")
+    for number, a in enumerate(real):
+        for b in real[:number]:
+            if all(
+                x < y + m and y < x + n
+                for x, n, y, m in zip(a.offsets, a.shape, b.offsets, b.shape, strict=True)
+            ):
+                raise DamagedError(
+                    f"two pieces of {bounded_repr(name)} overlap, at {b.offsets} and {a.offsets}"
+                )
+    covered = sum(prod(piece.shape) for piece in real)
+    if covered != prod(shape):
+        raise DamagedError(
+            f"the pieces of {bounded_repr(name)} have {covered:,} of {prod(shape):,} elements",
+            where=Place(METADATA),
+        )
+
+
+def _plain_value(archive: TorchDcp, infos: list[tuple[Any, Piece]], name: str) -> Value:
+    """Return a value that is not a tensor, from the file of torch.save that it is."""
+    if not infos:
+        raise DamagedError(f"{bounded_repr(name)} is in no file", where=Place(METADATA))
+    try:
+        part = archive.open_piece(infos[0][1])
+    except PtInspectError:
+        if infos[0][1].path in archive.missing:
+            return None
+        raise
+    if part.pickled.persistent:
+        return f"a value with tensors of its own, in {infos[0][1].path}"
+    archive.streams.append(part.pickled)
+    return part.root
+
+
+def _insert(values: dict[Value, Value], steps: Any, value: Value) -> None:
+    node: Any = values
+    for step in steps[:-1]:
+        node = node.setdefault(step, {})
+        if not isinstance(node, dict):
+            raise DamagedError("two entries have one path", where=Place(METADATA))
+    if steps[-1] in node:
+        raise DamagedError(f"two entries have the path {steps!r}", where=Place(METADATA))
+    node[steps[-1]] = value
+
+
+def _lists(root: dict[Value, Value]) -> Value:
+    """Turn dicts whose keys are 0, 1, 2, … into lists, as they were before they were flattened."""
+    stack: list[tuple[dict[Value, Value], dict[Value, Value] | None, Value]] = [(root, None, None)]
+    order = []
+    while stack:
+        node, parent, key = stack.pop()
+        order.append((node, parent, key))
+        stack += [(v, node, k) for k, v in node.items() if isinstance(v, dict)]
+    for node, parent, key in reversed(order):
+        count = range(len(node))
+        if parent is not None and node and all(index in node for index in count):
+            parent[key] = [node[index] for index in count]
+    return root
