@@ -31,6 +31,7 @@ from ptinspect.cli.output import (
 from ptinspect.display import FORMATS, ShowOptions, renderer
 from ptinspect.document import open as open_document
 from ptinspect.errors import FormatError, PtInspectError
+from ptinspect.formats.folders import MEMBER_SUFFIXES, main_file
 from ptinspect.text import count_text
 
 if TYPE_CHECKING:
@@ -189,7 +190,11 @@ class ShowRun:
 
     def show_paths(self, paths: tuple[str, ...]) -> int:
         """Show files and folders. Return the exit code: 1 beats 2 beats 0."""
-        folders = {path: FolderCounts() for path in paths if path != "-" and os.path.isdir(path)}
+        folders = {
+            path: FolderCounts()
+            for path in paths
+            if path != "-" and os.path.isdir(path) and main_file(path) is None
+        }
         self._is_list = len(paths) > 1 or bool(folders)
         for path in paths:
             if path not in folders:
@@ -308,6 +313,9 @@ def _files_in_folder(folder: str) -> Iterator[tuple[str, PtInspectError | None]]
     for parent, folders, names in os.walk(folder, onerror=failures.append):
         folders.sort()
         yield from errors()
+        if main_file(parent) is not None:
+            yield parent, None
+            names = [name for name in names if not name.endswith(MEMBER_SUFFIXES)]
         for name in sorted(names):
             path = os.path.join(parent, name)
             try:

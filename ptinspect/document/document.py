@@ -5,6 +5,7 @@ Everything is what the file records, unless a field says that it is inferred.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple
@@ -14,6 +15,7 @@ from ptinspect.document.tensors import TensorInfo, TensorReader
 from ptinspect.document.walk import Contents, DocumentWarning, walk
 from ptinspect.errors import PtInspectError, add_error_path
 from ptinspect.formats.detect import open_archive
+from ptinspect.formats.folders import main_file_of_folder
 from ptinspect.limits import LIMITS, Limits
 from ptinspect.pickling.pyobjects import Path, as_mapping, as_sequence, bracketed, class_path
 from ptinspect.pickling.values import Call, Global, Value
@@ -47,7 +49,7 @@ class Document:
 
     def __init__(self, source: Source, archive: Archive, limits: Limits) -> None:
         self.path = source.path
-        self.size = source.size + sum(part.source.size for part in archive.parts)
+        self.size = archive.size
         self.archive = archive
         self.limits = limits
         self._source = source
@@ -72,8 +74,7 @@ class Document:
     def close(self) -> None:
         """Close the file. What was read stays available."""
         self._source.close()
-        for part in self.archive.parts:
-            part.source.close()
+        self.archive.close()
 
     @property
     def contents(self) -> Contents:
@@ -173,7 +174,8 @@ def open(file: str | PathLike[str] | BinaryIO, *, limits: Limits = LIMITS) -> Do
     """Open a file that torch.save (or pickle) wrote.
 
     Args:
-        file: a path, a binary file object, or `-` for standard input.
+        file: a path, a binary file object, or `-` for standard input. A folder that is one
+            checkpoint (sharded, Hugging Face, torch.distributed.checkpoint) is one document.
         limits: bounds on work and memory.
 
     Raises:
@@ -182,10 +184,17 @@ def open(file: str | PathLike[str] | BinaryIO, *, limits: Limits = LIMITS) -> Do
         LimitError: a bound is met.
         PtInspectError: the file cannot be read.
     """
+    folder = os.fspath(file) if isinstance(file, str | os.PathLike) else None
+    if folder is not None and folder != "-" and os.path.isdir(folder):
+        file = main_file_of_folder(folder)
+    else:
+        folder = None
     source = open_source(file)
     try:
         with add_error_path(source.path):
-            return Document(source, open_archive(source, limits), limits)
+            document = Document(source, open_archive(source, limits), limits)
+        document.path = folder or document.path
+        return document
     except PtInspectError:
         source.close()
         raise

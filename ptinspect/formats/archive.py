@@ -114,6 +114,16 @@ class Archive:
         """The value that the main pickle builds."""
         return self.pickled.root
 
+    @property
+    def size(self) -> int:
+        """Bytes of all files that belong to it."""
+        return self.source.size + sum(part.source.size for part in self.parts)
+
+    def close(self) -> None:
+        """Close the other files that belong to it."""
+        for part in self.parts:
+            part.source.close()
+
     def resolve_storage(self, key: str) -> tuple[Archive, str]:
         """Return the archive that contains the storage of a persistent id, and its key there."""
         return self, key

@@ -71,7 +71,14 @@ def _open(source: Source, limits: Limits, allow_index: bool) -> Archive:
     if named is None:
         from ptinspect.formats.pickles import open_pickle
 
-        return open_pickle(source, head, limits)
+        archive = open_pickle(source, head, limits)
+        if b"torch.distributed.checkpoint" in head and allow_index:
+            from ptinspect.formats.sharded import index_folder
+            from ptinspect.formats.torch_dcp import is_metadata, read_dcp
+
+            if is_metadata(archive.root):
+                return read_dcp(source, index_folder(source), _open_shard, limits)
+        return archive
     if named.format == "safetensors":
         from ptinspect.formats.safetensors import read_safetensors
 

@@ -91,7 +91,8 @@ class TorchDcp(Archive):
     """See the module's docstring.
 
     Attributes:
-        missing: files that `.metadata` names and that are not in the folder.
+        paths: the files that `.metadata` names.
+        missing: those of them that are not in the folder.
     """
 
     format = "torch-dcp"
@@ -104,6 +105,7 @@ class TorchDcp(Archive):
             source, run(data, start, stop=stop, record=METADATA, limits=limits), limits=limits
         )
         self.folder = folder
+        self.paths: list[str] = []
         self.missing: list[str] = []
         self.value: Value = None
         self._open_archive = open_archive
@@ -168,8 +170,14 @@ class TorchDcp(Archive):
             part = _undo(part, transform, self.limits)
         return self._open_archive(part, self.limits)
 
-    def close_files(self) -> None:
-        """Close the files of the folder."""
+    @property
+    def size(self) -> int:
+        """See `Archive.size`."""
+        paths = [os.path.join(self.folder, path) for path in self.paths]
+        return self.source.size + sum(os.path.getsize(p) for p in paths if os.path.isfile(p))
+
+    def close(self) -> None:
+        """See `Archive.close`."""
         for source in self._files.values():
             source.close()
 
@@ -319,6 +327,11 @@ def _copy_rows(
             position += run_bytes
 
 
+def is_metadata(root: Value) -> bool:
+    """Return True if a pickle's value is what `.metadata` holds."""
+    return isinstance(root, Call) and class_path(root) == f"{_MODULE}metadata.Metadata"
+
+
 def read_dcp(
     source: Source, folder: str, open_archive: OpenArchive, limits: Limits = LIMITS
 ) -> TorchDcp:
@@ -331,13 +344,17 @@ def read_dcp(
     """
     archive = TorchDcp(source, folder, open_archive, limits)
     root = archive.pickled.root
-    if not isinstance(root, Call) or class_path(root) != f"{_MODULE}metadata.Metadata":
+    if not isinstance(root, Call) or not is_metadata(root):
         raise FormatError(f"{METADATA} is not that of torch.distributed.checkpoint")
     fields = attributes_of(root)
     described = as_mapping(fields.get("state_dict_metadata")) or {}
     paths = as_mapping(fields.get("planner_data")) or {}
     infos = _storage_infos(as_mapping(fields.get("storage_data")) or {})
-    archive.missing = _missing(infos, folder)
+    archive.paths = sorted({piece.path for pieces in infos.values() for _, piece in pieces})
+    archive.missing = [
+        path for path in archive.paths if not os.path.isfile(os.path.join(folder, path))
+    ]
+    archive.facts["set"] = {"files": [METADATA, *archive.paths], "missing": archive.missing}
     values: dict[Value, Value] = {}
     spans: dict[object, Span] = {}
     for name, description in described.items():
@@ -381,11 +398,6 @@ def _storage_infos(storage_data: dict[Value, Value]) -> dict[str, list[tuple[Any
         name = str(identity.get("fqn"))
         infos.setdefault(name, []).append((None if offsets is None else tuple(offsets), piece))
     return infos
-
-
-def _missing(infos: dict[str, list[tuple[Any, Piece]]], folder: str) -> list[str]:
-    paths = {piece.path for pieces in infos.values() for _, piece in pieces}
-    return sorted(path for path in paths if not os.path.isfile(os.path.join(folder, path)))
 
 
 def _tensor_span(

@@ -168,6 +168,7 @@ _OTHER_READERS = {
     "npy": "numpy.load({})",
     "npz": "numpy.load({})",
     "gguf": "gguf.GGUFReader({})",
+    "torch-dcp": "torch.distributed.checkpoint.load(state_dict, checkpoint_id={})",
 }
 """The call that reads a file of a format that torch.load does not read."""
 

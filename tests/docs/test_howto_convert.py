@@ -31,6 +31,7 @@ FILES = {
         "after.pt": "checkpoints/resumable.pt",
     },
     "recover": {"cut.pt": "checkpoints/resumable.pt"},
+    "merge-fsdp-checkpoint": {"dcp": "others/dcp"},
     "cuda-file-on-cpu": {"cuda.pt": "containers/cuda-zip.pt"},
     "several-files": {
         name: f"others/{name}"
@@ -48,6 +49,8 @@ def prepare(page: str, folder: Path) -> None:
     for name, source in FILES[page].items():
         if name == "wrapped.pt":  # no fixture was saved from a wrapped model
             convert(FIXTURES / source, folder / name, add_prefix="module._orig_mod.")
+        elif name == "dcp":
+            shutil.copytree(FIXTURES / source, folder / name)
         elif name == "after.pt":  # what somebody published of it
             convert(FIXTURES / source, folder / name, dtype="float16")
         elif name == "cut.pt":

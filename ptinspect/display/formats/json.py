@@ -59,6 +59,8 @@ def json_text(document: Document, options: ShowOptions, file_hash: FileHash | No
         "load": json_value(_load(document)),
         "warnings": json_lines(map(json_value, warnings)),
     }
+    if "set" in document.archive.facts:
+        sections["set"] = json_value(document.archive.facts["set"])
     head = f'{{"schema": {SCHEMA}, "ptinspect": {quoted(__version__)}'
     return ",\n ".join([head, *(f'"{name}": {text}' for name, text in sections.items())]) + "}\n"
 
@@ -208,6 +210,9 @@ def _tensors(document: Document, options: ShowOptions) -> Iterator[str]:
         is_key = len(steps) == 1 and steps[0] == info.key
         path = key if is_key else ", ".join(map(json_scalar, steps))
         special = _special_facts(tensor)
+        pieces = pieces_of(tensor)
+        if pieces is not None:
+            storage, special["pieces"] = "null", pieces
         if options.values or measurements:
             special |= _measured_facts(info, measurements.get(info), options)
         more = f", {json_value(special)[1:-1]}" if special else ""
@@ -258,6 +263,22 @@ def _storages(document: Document, infos: list[TensorInfo]) -> list[str]:
         if storage is not None
         else "null"
         for storage, key, record, location in zip(storages, keys, records, locations, strict=True)
+    ]
+
+
+def pieces_of(tensor: Tensor) -> list[dict[str, object]] | None:
+    """Return the pieces in files of a distributed checkpoint; None for tensors in one place."""
+    archive = tensor.storage.archive if tensor.storage is not None else None
+    if archive is None or archive.format != "torch-dcp" or tensor.storage is None:
+        return None
+    from ptinspect.formats.torch_dcp import PiecedSpan
+
+    span = archive.storages.get(tensor.storage.key)
+    if not isinstance(span, PiecedSpan):
+        return None
+    return [
+        {"file": piece.path, "offsets": list(piece.offsets), "shape": list(piece.shape)}
+        for piece in span.pieces
     ]
 
 

@@ -1,0 +1,114 @@
+"""Distributed checkpoints: equal to what was saved, their pieces proved to cover each tensor."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import ptinspect
+from tests.cli.running import run
+from tests.conftest import FIXTURES
+
+LESSON = FIXTURES / "others/dcp"
+
+
+def test_a_folder_and_its_metadata_are_one_document() -> None:
+    for path in (LESSON, LESSON / ".metadata"):
+        with ptinspect.open(path) as document:
+            assert (document.archive.format, document.kind) == ("torch-dcp", "checkpoint")
+            assert list(document.tensors) == ["model.layer.weight", "model.layer.bias"]
+            assert document.tensors["model.layer.bias"].numpy().tolist() == [pytest.approx(0.0293)]
+
+
+def test_show_reads_one_document_and_lists_the_pieces() -> None:
+    result = run("show", "-f", "json", LESSON)
+    shown = json.loads(result.stdout)
+    assert result.exit_code == 0 and shown["file"]["format"] == "torch-dcp"
+    weight = shown["tensors"][0]
+    assert weight["storage"] is None
+    assert weight["pieces"] == [{"file": "__0_0.distcp", "offsets": [0, 0], "shape": [1, 2]}]
+    assert shown["set"] == {"files": [".metadata", "__0_0.distcp"], "missing": []}
+    assert shown["load"]["call"].startswith("torch.distributed.checkpoint.load(")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    shutil.copytree(LESSON, tmp_path / "ck")
+    return tmp_path / "ck"
+
+
+def test_a_missing_file_is_named(folder: Path) -> None:
+    (folder / "__0_0.distcp").unlink()
+    result = run("show", folder)
+    assert result.exit_code == 0 and "files are missing: __0_0.distcp" in result.stdout
+    target = folder / "out.safetensors"
+    result = run("convert", folder, target)
+    assert result.exit_code == 2 and "__0_0.distcp is missing" in result.stderr
+    assert not target.exists()
+
+
+def test_a_cut_file_is_an_error(folder: Path) -> None:
+    data = (folder / "__0_0.distcp").read_bytes()
+    (folder / "__0_0.distcp").write_bytes(data[: len(data) // 2])
+    with ptinspect.open(folder) as document, pytest.raises(ptinspect.PtInspectError):
+        for info in document.tensors.values():
+            info.read()
+
+
+@pytest.mark.parametrize(
+    "path", [b"../away.disc", b"/tmp/abc.dis", b"a/../../b.di", b"..\\away.dist"]
+)
+def test_a_file_outside_the_folder_is_refused(path: bytes, folder: Path) -> None:
+    data = (folder / ".metadata").read_bytes()
+    (folder / ".metadata").write_bytes(data.replace(b"__0_0.distcp", path))
+    with pytest.raises(ptinspect.DamagedError, match="outside the folder"):
+        ptinspect.open(folder)
+
+
+def test_an_evil_metadata_is_not_executed(folder: Path) -> None:
+    import pickle
+
+    class Evil:
+        def __reduce__(self) -> object:
+            return (exec, (f"open({str(folder / 'ran')!r}, 'w')",))
+
+    data = pickle.dumps({"torch.distributed.checkpoint": Evil()}, protocol=4)
+    (folder / ".metadata").write_bytes(data)
+    run("show", folder)
+    assert run("scan", folder).exit_code == 1
+    assert not (folder / "ran").exists()
+
+
+@pytest.mark.slow
+def test_two_processes_save_uneven_pieces(tmp_path: Path) -> None:
+    """DTensors sharded along three dimensions, replicated ones, plain tensors and values."""
+    torch = pytest.importorskip("torch")
+    folder = tmp_path / "ck"
+    script = Path(__file__).with_name("dcp_child.py")
+    processes = [
+        subprocess.Popen([sys.executable, script, str(rank), "2", str(folder)]) for rank in (0, 1)
+    ]
+    assert [process.wait(timeout=120) for process in processes] == [0, 0]
+    truth = torch.load(f"{folder}.truth.pt")
+    with ptinspect.open(folder) as document:
+        entries = {entry.path: entry.value for entry in document.entries}
+        assert entries == {("epoch",): 3, ("name",): "가", ("numbers",): [1, 2, 3]}
+        tensors = {info.path: info for info in document.tensors.values()}
+        expected = {("model", name): tensor for name, tensor in truth["model"].items()}
+        expected |= {("layers", n, "w"): layer["w"] for n, layer in enumerate(truth["layers"])}
+        assert tensors.keys() == expected.keys()
+        for path, tensor in expected.items():
+            assert tensors[path].shape == tuple(tensor.shape)
+            assert torch.equal(tensors[path].torch(), tensor), path
+    result = run("convert", folder, tmp_path / "out.pt", "--to", "same")
+    assert result.exit_code == 0, result.stderr
+    saved = torch.load(tmp_path / "out.pt")
+    assert saved["epoch"] == 3
+    for name, tensor in truth["model"].items():
+        assert torch.equal(saved["model"][name], tensor)
+    assert ptinspect.diff(folder, tmp_path / "out.pt").same
