@@ -10,6 +10,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import IO, Any
 
 import click
@@ -21,56 +22,16 @@ from ptinspect.errors import PtInspectError
 DONE, FAILED, INTERRUPTED = 0, 2, 130
 
 
-def _check() -> click.Command:
-    from ptinspect.cli.check import command
+def _load_command(name: str) -> click.Command:
+    from importlib import import_module  # noqa: TID251  # modules of this folder, not of a file
 
-    return command
-
-
-def _convert() -> click.Command:
-    from ptinspect.cli.convert import command
-
-    return command
-
-
-def _diff() -> click.Command:
-    from ptinspect.cli.diff import command
-
-    return command
-
-
-def _recover() -> click.Command:
-    from ptinspect.cli.recover import command
-
-    return command
-
-
-def _scan() -> click.Command:
-    from ptinspect.cli.scan import command
-
-    return command
-
-
-def _show() -> click.Command:
-    from ptinspect.cli.show import command
-
-    return command
-
-
-def _stub() -> click.Command:
-    from ptinspect.cli.stub import command
-
+    command: click.Command = import_module(f"ptinspect.cli.{name}").command
     return command
 
 
 COMMANDS: dict[str, Callable[[], click.Command]] = {
-    "check": _check,
-    "convert": _convert,
-    "diff": _diff,
-    "recover": _recover,
-    "scan": _scan,
-    "show": _show,
-    "stub": _stub,
+    name: partial(_load_command, name)
+    for name in ("check", "convert", "diff", "recover", "scan", "show", "stub")
 }
 """The functions that import the commands."""
 
@@ -84,7 +45,6 @@ class Failure(click.ClickException):
     exit_code = FAILED
 
     def show(self, file: IO[Any] | None = None) -> None:
-        """Write the message to standard error, in UTF-8."""
         write_stderr(self.message)
 
 
@@ -92,11 +52,9 @@ class Commands(click.Group):
     """Imports commands when they are called, and turns exceptions into messages and exit codes."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the names of the commands, sorted."""
         return sorted(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import a command; None if there is no command of that name."""
         load = COMMANDS.get(cmd_name)
         return load() if load is not None else None
 

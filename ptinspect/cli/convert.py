@@ -169,7 +169,6 @@ def _split_paths(paths: tuple[str, ...]) -> tuple[tuple[str, ...], str | None]:
 
 
 def _check_distinct_outputs(sources: tuple[str, ...], target: str | None, to: str | None) -> None:
-    """Raise UsageError if two SRC would be written to the same file."""
     from ptinspect.conversion.options import output_path, target_of_suffix
 
     if len(sources) > 1:

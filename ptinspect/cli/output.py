@@ -81,12 +81,8 @@ class StdoutWriter:
     """Writes to standard output, in UTF-8."""
 
     def write(self, text: str) -> None:
-        """Write the text at once and flush.
-
-        Raises:
-            OutputClosed: nobody reads the pipe any more.
-            PtInspectError: writing failed, for example because the disk is full.
-        """
+        """Write the text at once and flush. OutputClosed if nobody reads the pipe any more,
+        PtInspectError if writing fails, for example because the disk is full."""
         try:
             _write_utf8(sys.stdout, text)
         except OSError as error:
@@ -115,7 +111,6 @@ class TextFile:
         self._file = file
 
     def write(self, text: str) -> None:
-        """Append the text to the temporary file."""
         self._file.write(text.encode("utf-8", "backslashreplace"))
 
 
@@ -125,15 +120,8 @@ def open_output(
 ) -> Iterator[StdoutWriter | TextFile]:
     """Open the file that `-o` names, or standard output for None and `-`.
 
-    The file gets its name when the block ends without an error, and only if something was
-    written.
-
-    Args:
-        force: overwrite an existing file.
-        sources: files that must not be overwritten even with `force`.
-
-    Raises:
-        PtInspectError: the file may not be overwritten or cannot be written.
+    The file gets its name when the block ends without an error, and only if something was written.
+    PtInspectError if it is one of the `sources`, exists (without `force`) or cannot be written.
     """
     if path is None or path == "-":
         yield StdoutWriter()

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 
 def state_dict_only(document: Document) -> str | None:
-    """Return a message if the file contains a module."""
     if not document.modules:
         return None
     class_path = document.class_path or document.modules[0].module.class_path
@@ -28,7 +27,6 @@ def state_dict_only(document: Document) -> str | None:
 
 
 def prefer_safetensors(document: Document) -> str | None:
-    """Return a message if the file has tensors in a pickle."""
     if not document.tensors or document.archive.format.startswith("safetensors"):
         return None
     return "tensors in a pickle: safetensors stores them without anything that could run"

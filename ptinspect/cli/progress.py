@@ -25,13 +25,8 @@ INTERVAL = 0.05
 
 
 class ProgressBar:
-    """A context manager that gives `update(done, total)`, or None if no bar will be shown.
-
-    Args:
-        label: text in front of the bar; escaped before it is printed.
-        hidden: show no bar (`--no-progress`).
-        counted: show `done/total` in addition to the percentage.
-    """
+    """A context manager that gives `update(done, total)`, or None if no bar will be shown. A
+    `counted` bar shows `done/total` as well as the percentage."""
 
     def __init__(self, label: str, *, hidden: bool = False, counted: bool = False) -> None:
         self.shown = not hidden and is_terminal(sys.stderr)
@@ -85,10 +80,8 @@ def byte_progress(total: int, label: str) -> Iterator[Callable[[int], None]]:
 
 @contextmanager
 def training_progress(*, hidden: bool = False) -> Iterator[Watch | None]:
-    """Give the function that draws the progress of a proof on one line, or None.
-
-    The line is empty again when the block ends.
-    """
+    """Give the function that draws the progress of a proof on one line, empty again at the end; or
+    None."""
     if hidden or not is_terminal(sys.stderr):
         yield None
         return

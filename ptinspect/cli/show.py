@@ -297,10 +297,8 @@ class ShowRun:
 
 
 def _files_in_folder(folder: str) -> Iterator[tuple[str, PtInspectError | None]]:
-    """Yield the files below a folder, sorted by name; links to folders are not followed.
-
-    A folder that cannot be listed is yielded with an error.
-    """
+    """Yield the files below a folder, sorted by name; links to folders are not followed. A folder
+    that cannot be listed is yielded with an error."""
     failures: list[OSError] = []
 
     def errors() -> Iterator[tuple[str, PtInspectError]]:

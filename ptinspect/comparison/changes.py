@@ -24,13 +24,8 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class Lone:
-    """A tensor that only one of the documents has.
-
-    Attributes:
-        in_model: True if it belongs to a module or a state_dict.
-        tied_to: a key of the same document that views the same bytes and that both have; None
-            if there is none, or the tensor was added.
-    """
+    """A tensor that only one document has. `in_model`: it belongs to a module or a state_dict.
+    `tied_to`: of a removed one, a key that views the same bytes and that both documents have."""
 
     key: str
     path: Path
@@ -72,11 +67,8 @@ class EntryChange:
 
 @dataclass(frozen=True, slots=True)
 class ModuleChange:
-    """A module whose class or configuration changed, or that only one document has.
-
-    Attributes:
-        a, b: as `print(model)` shows it, without its children; None where it is absent.
-    """
+    """A module whose class or configuration changed, or that only one document has. `a` and `b` are
+    as `print(model)` shows it, without its children; None where it is absent."""
 
     root: Path
     name: str

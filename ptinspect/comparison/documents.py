@@ -145,11 +145,8 @@ def _changes(
 def _selected(
     document: Document, other: Document, include: Collection[str], exclude: Collection[str]
 ) -> dict[str, TensorInfo]:
-    """Return the tensors to compare by key.
-
-    Against a file that is not a full model, buffers and attributes of modules that a state_dict
-    leaves out do not count.
-    """
+    """Return the tensors to compare by key. Against a file that is not a full model, buffers and
+    attributes of modules that a state_dict leaves out do not count."""
     recorded = document.kind == other.kind
     return {
         key: info

@@ -60,11 +60,9 @@ class Pattern:
 def find_renames(
     removed: Mapping[str, TensorInfo], added: Mapping[str, TensorInfo]
 ) -> list[Rename]:
-    """Return the pairs of removed and added keys that are one tensor, one to one.
-
-    Tensors with the same shape, dtype and bytes come first; of the rest those whose numbers are
-    close. Where several fit, the pair whose names have most in common is chosen.
-    """
+    """Return the pairs of removed and added keys that are one tensor, one to one: first those with
+    the same shape, dtype and bytes, of the rest those whose numbers are close. Where several fit,
+    the pair whose names have most in common is chosen."""
     renames: list[Rename] = []
     open_a, open_b = dict(removed), dict(added)
 
@@ -111,10 +109,8 @@ def find_renames(
 def _by_patterns(
     renames: list[Rename], removed: Mapping[str, TensorInfo], added: Mapping[str, TensorInfo]
 ) -> list[tuple[str, str]]:
-    """Return the pairs of keys that were renamed as others were, each key at most once.
-
-    Small tensors resemble each key_b by chance, so their numbers alone do not pair them.
-    """
+    """Return the pairs of keys that were renamed as others were, each key at most once. (Small
+    tensors resemble each other by chance, so their numbers alone do not pair them.)"""
     pairs: dict[str, str] = {}
     for rename in renames:
         patterns = _patterns_of(rename)
@@ -161,10 +157,8 @@ def _best_pairs(
     infos_b: Mapping[str, TensorInfo],
     fits: Callable[[TensorInfo, TensorInfo], bool],
 ) -> list[tuple[str, str]]:
-    """Return the pairs that fit, the closest names first, each key at most once.
-
-    The choice does not depend on which document is the first.
-    """
+    """Return the pairs that fit, the closest names first, each key at most once, whichever document
+    is the first."""
     if not keys_a or not keys_b:
         return []
     if len(keys_a) > CANDIDATES or len(keys_b) > CANDIDATES:
@@ -214,11 +208,9 @@ def _common_parts(a: str, b: str) -> tuple[int, int]:
 
 
 def find_patterns(renames: list[Rename]) -> list[Pattern]:
-    """Return the shortest patterns that explain at least two renames each.
-
-    `{}` is what a key has in common on both sides: its end (`module.{}` became `{}`) or
-    its start (`{}.q_proj.weight` became `{}.wq.weight`).
-    """
+    """Return the shortest patterns that explain at least two renames each. `{}` is what a key has
+    in common on both sides: its end (`module.{}` became `{}`) or start (`{}.q_proj.weight` became
+    `{}.wq.weight`)."""
     explained: dict[tuple[str, str], set[int]] = defaultdict(set)
     for number, rename in enumerate(renames):
         for pattern in _patterns_of(rename):

@@ -152,10 +152,8 @@ def _bytes_digest(sha256_digest: bytes) -> bytes:
 
 
 def _array(value: Call) -> bytes | None:
-    """Return the digest of bytes, an array or a numpy scalar; None for entry_b calls.
-
-    Their calls differ between pickle protocols.
-    """
+    """Return the digest of bytes, an array or a numpy scalar, whose calls differ between pickle
+    protocols; None for other calls."""
     raw = as_bytes(value)
     if raw is not None:
         return _bytes_digest(sha256(raw).digest())
@@ -186,7 +184,7 @@ def same_quantizers(x: Tensor, a: Document, y: Tensor, b: Document) -> bool:
 
 
 def _referred(value: PersistentId, document: Document) -> bytes | None:
-    """Return the digest of the target of a persistent id refers to; None for foreign ones."""
+    """Return the digest of what a persistent id refers to; None for foreign ones."""
     reference = document.storage_of(value)
     if reference is not None:
         result = blake2b(reference.dtype.name.encode())
@@ -254,10 +252,8 @@ def _joined(value: Value, digest: Callable[[Value], bytes | None]) -> bytes:
 
 
 def compare_modules(a: Document, b: Document) -> list[ModuleChange]:
-    """Return the modules whose class or configuration differs; none if a side records none.
-
-    The roots are paired by path, or if each document has one root, with each entry_b.
-    """
+    """Return the modules whose class or configuration differs; none if a side records none. Roots
+    are paired by path or, if each document has only one, with each other."""
     items_a, items_b = _module_texts(a), _module_texts(b)
     roots_a, roots_b = ({root: None for root, _ in texts} for texts in (items_a, items_b))
     if not roots_a or not roots_b:
@@ -293,11 +289,8 @@ def _module_texts(document: Document) -> dict[tuple[Path, str], str]:
 def compare_optimizers(
     a: Document, b: Document, changed_tensors: Iterable[Path]
 ) -> list[OptimizerChange]:
-    """Return the optimizer states that differ.
-
-    Args:
-        changed_tensors: paths of the tensors that differ, in either document.
-    """
+    """Return the optimizer states that differ. `changed_tensors` are the paths of tensors that
+    differ, in either document."""
     items_a = {optimizer.path: optimizer for optimizer in a.optimizers}
     items_b = {optimizer.path: optimizer for optimizer in b.optimizers}
     paths = list(changed_tensors)

@@ -56,13 +56,8 @@ class ValueChange:
 
 
 def same_bytes(a: Tensor, b: Tensor, advance: Callable[[int], None]) -> bool:
-    """Return True if two tensors of one dtype and shape have the same logical bytes.
-
-    Tensors of parts (sparse, nested, packed) are compared part by part.
-
-    Args:
-        advance: called with the number of bytes of each tensor that were compared.
-    """
+    """Return True if two tensors of one dtype and shape have the same logical bytes, part by part
+    if they consist of parts (sparse, nested). `advance` gets the number of bytes compared."""
     if a.parts or b.parts:
         if a.parts.keys() != b.parts.keys():
             return False
@@ -101,15 +96,9 @@ def _aligned(a: Iterator[bytes], b: Iterator[bytes]) -> Iterator[tuple[Any, Any]
 def compare_numbers(
     a: Tensor, b: Tensor, tolerance: float, advance: Callable[[int], None]
 ) -> ValueChange | None:
-    """Return how the numbers of two tensors of one shape differ.
-
-    Args:
-        tolerance: `|a - b| <= tolerance + tolerance * |a|` does not count as a change.
-        advance: called with the number of bytes of `a` that were compared.
-
-    Returns:
-        None if the elements of one of them are not numbers, or it is a tensor of parts.
-    """
+    """Return how the numbers of two tensors of one shape differ by more than `tolerance + tolerance
+    * |a|`; None if they are not numbers or consist of parts. `advance` gets the bytes of `a`
+    compared."""
     sums = _Sums()
     itemsize = a.dtype.itemsize if a.dtype is not None else 1
     try:
@@ -216,10 +205,8 @@ def sample(tensor: Tensor, limit: int) -> Numbers | None:
 
 
 def distance(x: Numbers, y: Numbers) -> float:
-    """Return the RMS difference of two arrays of one length, relative to the larger RMS.
-
-    0 for equal numbers, about 1.4 for unrelated ones; infinite if some are not finite.
-    """
+    """Return the RMS difference of two arrays of one length, relative to the larger RMS: 0 for
+    equal numbers, about 1.4 for unrelated ones, infinite if some are not finite."""
     import numpy as np
 
     with ignore_numpy_warnings():

@@ -340,12 +340,8 @@ def _loading_section(report: Comparison) -> _Section:
 def render_text(
     report: Comparison, width: int | None = None, *, colour: bool = False, all_rows: bool = False
 ) -> str:
-    """Return the report as text: totals first, then what changed most.
-
-    Args:
-        width: columns of the terminal; None for any.
-        all_rows: print every row, not the first `ROWS` of each table.
-    """
+    """Return the report as text for a terminal of `width` columns: totals first, then what changed
+    most, with the first `ROWS` of each table or all rows."""
 
     def paint(text: str, code: str) -> str:
         return f"{code}{text}{_END}" if colour and code else text

@@ -15,7 +15,6 @@ class DiffReport(Comparison, Report):
 
     @property
     def ok(self) -> bool:
-        """The same as `same`."""
         return self.same
 
     def text(self) -> str:

@@ -21,29 +21,11 @@ def renderer(format: str) -> Renderer:
 
     Its module is imported now, so that start-up pays for one format only.
     """
-    if format == "json":
-        from ptinspect.display.formats.json import json_text
+    from importlib import import_module  # noqa: TID251  # modules of this folder, not of a file
 
-        return json_text
-    if format == "tree":
-        from ptinspect.display.formats.tree import tree_text
-
-        return tree_text
-    if format == "table":
-        from ptinspect.display.formats.table import table_text
-
-        return table_text
-    if format == "textconv":
-        from ptinspect.display.formats.textconv import textconv_text
-
-        return textconv_text
-    if format == "markdown":
-        from ptinspect.display.formats.markdown import markdown_text
-
-        return markdown_text
-    from ptinspect.display.formats.summary import summary_text
-
-    return summary_text
+    module = import_module(f"ptinspect.display.formats.{format}")
+    render: Renderer = getattr(module, f"{format}_text")
+    return render
 
 
 __all__ = ["FORMATS", "ShowOptions", "renderer"]

@@ -25,24 +25,18 @@ CHUNK_SIZE = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class FileHash:
-    """The SHA-256 of a file, and the digits that its name promises.
-
-    Attributes:
-        expected: the digits in a name such as `resnet50-0676ba61.pth`, as torch.hub names files;
-            None if the name has none.
-    """
+    """The SHA-256 of a file, and the digits that a name such as `resnet50-0676ba61.pth`
+    promises."""
 
     sha256: str
     expected: str | None
 
     @property
     def mismatch(self) -> bool:
-        """True if the name promises another hash."""
         return self.expected is not None and not self.sha256.startswith(self.expected)
 
     @property
     def text(self) -> str:
-        """The hash, and whether it agrees with the name."""
         if self.expected is None:
             return self.sha256
         if self.mismatch:
@@ -63,7 +57,6 @@ def hash_in_name(path: str) -> str | None:
 
 
 def hash_file(document: Document, options: ShowOptions) -> FileHash:
-    """Return the SHA-256 of the whole file, which is read in chunks."""
     from hashlib import sha256
 
     digest = sha256()
@@ -78,11 +71,8 @@ def hash_file(document: Document, options: ShowOptions) -> FileHash:
 
 @dataclass(slots=True)
 class TensorMeasurement:
-    """The statistics and the SHA-256 of one tensor.
-
-    Attributes:
-        problem: why one of them is missing, escaped; empty if nothing is missing.
-    """
+    """The statistics and the SHA-256 of one tensor, or the `problem` why one is missing,
+    escaped."""
 
     stats: Stats | None = None
     sha256: str | None = None
@@ -92,13 +82,8 @@ class TensorMeasurement:
 def measure_tensors(
     infos: list[TensorInfo], options: ShowOptions
 ) -> dict[TensorInfo, TensorMeasurement]:
-    """Read the tensors and return what --stats and --hash ask for.
-
-    Tensors that are the same view of the same bytes are read once.
-
-    Raises:
-        DamagedError: the file has fewer bytes than a tensor needs.
-    """
+    """Read the tensors and return what --stats and --hash ask for. Tensors that are the same view
+    of the same bytes are read once."""
     unique: dict[object, tuple[TensorMeasurement, Tensor]] = {}
     measurements = {}
     for info in infos:
@@ -123,12 +108,8 @@ def measure_tensors(
 
 
 def hash_tensor(tensor: Tensor, advance: Advance) -> str:
-    """Return the SHA-256 of the bytes in C order, little-endian.
-
-    Raises:
-        UnsupportedError: the tensor consists of parts or has no bytes.
-        DamagedError: the file has fewer bytes than the tensor needs.
-    """
+    """Return the SHA-256 of the bytes in C order, little-endian. UnsupportedError if the tensor
+    consists of parts or has no bytes."""
     from hashlib import sha256
 
     digest = sha256()
@@ -166,7 +147,6 @@ class Stats:
         return sqrt(self._squares / (self.count - 1))
 
     def add(self, block: Any) -> None:
-        """Add a numpy array of numbers."""
         if block.dtype.kind == "b":
             block = block.view("u1")
         double = None
@@ -189,7 +169,6 @@ class Stats:
         self._merge_moments(double if double is not None else block.astype("f8"))
 
     def _count_non_finite(self, block: Any) -> Any:
-        """Count NaN and infinity, and return the block without them."""
         is_nan = block != block
         is_inf = abs(block) == inf
         self.nan += _count_true(is_nan)
@@ -214,7 +193,6 @@ class Stats:
         self.count, self.mean, self._squares = total, mean, squares
 
     def repeat(self, factor: int) -> None:
-        """Count each number `factor` times."""
         self.count *= factor
         self._squares *= factor
         self.zeros *= factor
@@ -222,7 +200,6 @@ class Stats:
         self.inf *= factor
 
     def scale(self, scale: float) -> None:
-        """Multiply each number by `scale`."""
         if self.min is None or self.max is None or self.mean is None:
             return
         self.min, self.max = sorted((self.min * scale, self.max * scale))
@@ -237,12 +214,8 @@ def _count_true(mask: Any) -> int:
 
 
 def stats_of(tensor: Tensor, advance: Advance) -> Stats:
-    """Return the statistics of a tensor's numbers.
-
-    Raises:
-        UnsupportedError: the tensor has no bytes, or is sparse or quantized per channel.
-        DamagedError: the file has fewer bytes than the tensor needs.
-    """
+    """Return the statistics of a tensor's numbers. UnsupportedError if it has no bytes, or is
+    sparse or quantized per channel."""
     stats = Stats()
     view, factor = _without_expansion(tensor)
     with ignore_numpy_warnings():

@@ -44,7 +44,6 @@ class Node:
 
     @property
     def attributes(self) -> Attributes:
-        """The instance's `__dict__`."""
         return self._module.attributes
 
     @property
@@ -61,17 +60,14 @@ class Node:
 
 
 class ModuleNodes:
-    """The nodes of one document: one per module, however many paths lead to it.
-
-    Calling it with a value describes a tensor (`torchnn.protocols.Describe`).
-    """
+    """The nodes of one document, one per module however many paths lead to it. Calling it with a
+    value describes a tensor (`torchnn.protocols.Describe`)."""
 
     def __init__(self, document: Document) -> None:
         self._document = document
         self._nodes: dict[int, Node] = {}
 
     def node(self, module: Module) -> Node:
-        """Return the node of a module."""
         key = id(module.call)
         if key not in self._nodes:
             self._nodes[key] = Node(self, module)
@@ -106,14 +102,12 @@ class TensorFacts:
         self.qscheme = scheme if isinstance(scheme, str) else None
 
     def item(self) -> object | None:
-        """Return the number of a tensor of one element; None if it cannot be read."""
         try:
             return number_of(self._tensor)
         except PtInspectError:
             return None
 
     def text(self) -> str | None:
-        """Return torch's `repr`; None if the values cannot be shown."""
         from ptinspect.display.tensor_repr import tensor_text
 
         try:
@@ -131,10 +125,8 @@ def module_tree(document: Document, module: Module, depth: int | None = None) ->
 
 
 def cut_levels(lines: Iterable[str], depth: int) -> Iterator[str]:
-    """Yield the lines of print(model) that are indented by at most `depth` levels.
-
-    A bracket whose contents are left out is written `(…)`.
-    """
+    """Yield the lines of print(model) that are indented by at most `depth` levels. A bracket whose
+    contents are left out is written `(…)`."""
     max_indent = 2 * depth
     opening: str | None = None  # a line that ends in "(", until its contents are known
     for line in lines:
@@ -153,10 +145,8 @@ def cut_levels(lines: Iterable[str], depth: int) -> Iterator[str]:
 
 
 def root_module_trees(document: Document, depth: int | None) -> list[list[str]]:
-    """Return the lines of each root module.
-
-    A module that prints like an earlier one is a single line that names the earlier one.
-    """
+    """Return the lines of each root module; of one that prints like an earlier one, a line that
+    names that."""
     blocks: list[list[str]] = []
     first_names: dict[tuple[str, ...], str] = {}
     for info in document.modules:

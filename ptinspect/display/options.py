@@ -53,5 +53,4 @@ class ShowOptions:
 
     @property
     def reads_tensors(self) -> bool:
-        """True if an option reads the bytes of tensors."""
         return self.values or self.stats or self.hash or self.check

@@ -60,10 +60,8 @@ def _type_text(value: Value) -> str:
 
 
 def facts(document: Document, options: ShowOptions, file_hash: FileHash | None) -> Iterator[Fact]:
-    """Yield the facts that apply to the document, in order.
-
-    An empty label continues the fact before it.
-    """
+    """Yield the facts that apply to the document, in order. An empty label continues the fact
+    before."""
     infos = list(document.tensors.values())
     if file_hash is not None:
         yield "sha256", file_hash.text
@@ -132,11 +130,8 @@ def _load_facts(document: Document, hints: bool) -> Iterator[Fact]:
 
 
 def _tensors_text(document: Document, infos: Sequence[TensorInfo]) -> str:
-    """Return `2 parameters, 3 elements, 12 bytes, float32, cuda:0`.
-
-    With several roles: `2 parameters with 3 elements, 1 buffer with 1 element, …`. Tensors that
-    are the same view of the same bytes count once.
-    """
+    """Return `2 parameters, 3 elements, 12 bytes, float32, cuda:0`; with several roles `2
+    parameters with 3 elements, 1 buffer with 1 element, …`. Views of the same bytes count once."""
     counts: dict[str, int] = {}
     elements: dict[str, int] = {}
     dtype_bytes: dict[str, int] = {}
@@ -171,7 +166,6 @@ def _tensors_text(document: Document, infos: Sequence[TensorInfo]) -> str:
 
 
 def _largest(sizes: dict[str, int]) -> list[str]:
-    """Return the first names by size, and how many more there are."""
     names = sorted(sizes, key=lambda name: -sizes[name])
     more = [f"{len(names) - MAX_NAMES} more"] if len(names) > MAX_NAMES else []
     return [*map(cut, names[:MAX_NAMES]), *more]
@@ -213,7 +207,6 @@ def optimizer_name(optimizer: Optimizer) -> str:
 
 
 def parameter_count(optimizer: Optimizer) -> int:
-    """Return the number of parameters in all groups."""
     return sum(optimizer.parameters(group) for group in range(len(optimizer.groups)))
 
 

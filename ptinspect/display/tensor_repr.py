@@ -37,12 +37,8 @@ _INTEGER_KINDS = ("int", "uint", "bool")
 
 
 def tensor_text(tensor: Tensor) -> str:
-    """Return `repr(tensor)`.
-
-    Raises:
-        UnsupportedError: the tensor has no bytes in the file, or its elements are not numbers.
-        DamagedError: the file has fewer bytes than the tensor needs.
-    """
+    """Return `repr(tensor)`. UnsupportedError if the tensor has no bytes in the file, or its
+    elements are not numbers."""
     name = tensor.subclass.rsplit(".", 1)[-1] if tensor.subclass else "tensor"
     prefix = f"{safe(name)}("
     indent = len(prefix)
@@ -72,14 +68,8 @@ def tensor_text(tensor: Tensor) -> str:
 
 
 def numbers_of(tensor: Tensor) -> list[Number]:
-    """Return all numbers of a tensor in C order; those of a quantized tensor are dequantized.
-
-    The tensor must not have more than `THRESHOLD` elements.
-
-    Raises:
-        UnsupportedError: see `tensor_text`.
-        DamagedError: see `tensor_text`.
-    """
+    """Return all numbers of a tensor, which must not have more than `THRESHOLD`, in C order; those
+    of a quantized tensor are dequantized. UnsupportedError as `tensor_text`."""
     _check_has_elements(tensor)
     return PrintedElements(tensor).numbers if tensor.numel else []
 
@@ -213,7 +203,6 @@ class NumberColumn:
         return f"{number:.{PRECISION}f}"
 
     def format(self, number: Number) -> str:
-        """Return the number, padded to the width of the column."""
         if not self._floating:
             return str(number).rjust(self.width)
         assert isinstance(number, int | float)

@@ -22,15 +22,8 @@ if TYPE_CHECKING:
 def checksum_warnings(
     infos: Iterable[TensorInfo], advance: Callable[[int], None] = lambda length: None
 ) -> list[DocumentWarning]:
-    """Check the CRC-32 of every record that holds bytes of these tensors.
-
-    Args:
-        advance: called with the number of bytes that were checked.
-
-    Returns:
-        A warning of kind "checksum" for each record whose bytes do not match, with the tensors
-        that they belong to.
-    """
+    """Return a warning of kind "checksum" for each record with bytes of these tensors that do not
+    match its CRC-32. `advance` gets the number of bytes that were checked."""
     records: dict[tuple[int, int], tuple[ZipDirectory, int, list[TensorInfo]]] = {}
     for info in infos:
         for tensor in (info.tensor, *info.tensor.parts.values()):
@@ -60,11 +53,8 @@ def _warning(record: str, tensors: list[TensorInfo]) -> DocumentWarning:
 def all_checksum_warnings(
     document: Document, advance: Callable[[int], None] = lambda length: None
 ) -> tuple[int, list[DocumentWarning]]:
-    """Check every record of the file, those without tensors included.
-
-    Returns:
-        The number of records that have a CRC-32, and a warning for each that does not match.
-    """
+    """Check every record of the file, those without tensors included. Return the number of records
+    that have a CRC-32, and a warning for each that does not match."""
     owners: dict[str, list[TensorInfo]] = {}
     for info in document.tensors.values():
         storage = info.tensor.storage

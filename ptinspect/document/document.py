@@ -201,7 +201,6 @@ def open(file: str | PathLike[str] | BinaryIO, *, limits: Limits = LIMITS) -> Do
 
 
 def _nested_streams(reader: TensorReader) -> Iterator[Pickled]:
-    """Yield the pickles of the legacy streams inside this one's."""
     for nested in reader.nested:
         yield from nested.archive.streams
         yield from _nested_streams(nested)

@@ -55,14 +55,11 @@ _ML_DTYPES = frozenset(
 
 
 def contiguous(tensor: Tensor) -> bytes:
-    """Return the elements in C order, little-endian, as logical values (conj and neg applied).
+    """Return the elements in C order, little-endian, as logical values (conj and neg applied); for
+    a packed dtype the bytes that hold them.
 
-    For a packed dtype these are the bytes that hold the elements.
-
-    Raises:
-        UnsupportedError: the tensor is not dense or has no bytes (meta), or the view repeats a
-            few bytes until they exceed `MAX_REPEATED_IN_MEMORY`.
-        DamagedError: the storage is too short.
+    UnsupportedError if the tensor is not dense, has no bytes (meta), or repeats a few bytes until
+    they exceed `MAX_REPEATED_IN_MEMORY`; DamagedError if the storage is too short.
     """
     if tensor.encoding is not None and tensor.storage is not None:
         return tensor.storage.read(0, tensor.storage.nbytes)  # as stored: torch lacks the type
@@ -85,8 +82,7 @@ def contiguous(tensor: Tensor) -> bytes:
 def iter_contiguous(tensor: Tensor, max_repeated: int | None = MAX_REPEATED) -> Iterator[bytes]:
     """Yield the bytes of `contiguous` in chunks of whole elements of about `CHUNK` bytes.
 
-    Raises the same errors. A view that repeats its storage may have `max_repeated` bytes; None
-    means any number.
+    A view that repeats its storage may have `max_repeated` bytes; None means any number.
     """
     if tensor.encoding is not None and tensor.storage is not None:
         yield from tensor.storage.chunks(0, tensor.storage.nbytes)
@@ -134,10 +130,8 @@ def dense_storage(tensor: Tensor) -> tuple[Storage, DType]:
 
 
 def bounds(tensor: Tensor) -> tuple[int, int]:
-    """Return `tensor.extent`, in bytes for a packed dtype. DamagedError if it exceeds the storage.
-
-    UnsupportedError for a packed tensor that does not consist of whole bytes.
-    """
+    """Return `tensor.extent`, in bytes for a packed dtype. DamagedError if it exceeds the storage;
+    UnsupportedError for a packed tensor that does not consist of whole bytes."""
     storage, dtype = dense_storage(tensor)
     low, high = tensor.extent
     if tensor.per_byte > 1:
@@ -153,7 +147,6 @@ def bounds(tensor: Tensor) -> tuple[int, int]:
 def out_of_bounds_error(
     tensor: Tensor, storage: Storage, element: int, itemsize: int
 ) -> DamagedError:
-    """Return the error for a tensor that needs more elements than its storage has."""
     return DamagedError(
         f"a tensor reaches beyond its storage {storage.key}: element {element:,} of "
         f"{storage.nbytes // itemsize:,}",
@@ -162,7 +155,6 @@ def out_of_bounds_error(
 
 
 def _check_repetition(tensor: Tensor, limit: int) -> None:
-    """Raise UnsupportedError if a view repeats its storage until it exceeds `limit` bytes."""
     storage, _ = dense_storage(tensor)
     if tensor.nbytes > max(limit, 16 * storage.nbytes):
         raise UnsupportedError(
@@ -219,7 +211,6 @@ def _gather_strided(data: bytes, tensor: Tensor, size: int, low: int) -> bytes:
 
 
 def _logical_values(data: bytes, tensor: Tensor, dtype: DType) -> bytes:
-    """Apply the conj and neg bits."""
     import numpy as np
 
     if dtype.name == "complex32":
@@ -259,10 +250,8 @@ def _bands(tensor: Tensor, max_bytes: int) -> Iterator[Tensor]:
 
 
 def _is_scattered(band: Tensor) -> bool:
-    """Return True if a band extends over most of the storage, as rows of a transposed matrix do.
-
-    Reading such bands one after the other would read the storage again and again.
-    """
+    """Return True if reading such bands one after the other would read the storage again and again,
+    as for rows of a transposed matrix."""
     low, high = band.extent
     return high - low > SCATTERED * band.numel
 

@@ -74,16 +74,12 @@ class Module:
 
     @property
     def class_name(self) -> str:
-        """The class's own name, as print(model) has it."""
         return self.class_path.rsplit(".", 1)[-1]
 
     @property
     def training(self) -> bool | None:
-        """The flag that train() and eval() set; None if it is not recorded.
-
-        A compiled module's is that of the wrapped one
-        (`torch._dynamo.eval_frame.OptimizedModule.training`).
-        """
+        """The flag that train() and eval() set; None if it is not recorded. A compiled module's is
+        that of the wrapped one (`torch._dynamo.eval_frame.OptimizedModule.training`)."""
         flag = self.attributes.get("training")
         if flag is None and self.class_path == OPTIMIZED_MODULE:
             for _, child in self.members(MODULES):
@@ -97,17 +93,14 @@ class Module:
                 yield key, value
 
     def children(self) -> Iterator[tuple[str, Module]]:
-        """Yield the direct children by name, in order."""
         for name, value in self.members(MODULES):
             child = module_of(value)
             if child is not None:
                 yield name, child
 
     def walk(self) -> Iterator[tuple[str, Module]]:
-        """Yield this module ("") and all below it by dotted name, as `named_modules()` does.
-
-        Depth first, parents before children; a module that several names lead to appears once.
-        """
+        """Yield this module ("") and all below it by dotted name, as `named_modules()` does: depth
+        first, parents before children, each once."""
         stack: list[tuple[str, Module]] = [("", self)]
         seen: set[int] = set()
         while stack:
@@ -123,11 +116,8 @@ class Module:
 
     @property
     def non_persistent(self) -> frozenset[str]:
-        """Names of the buffers that state_dict() omits.
-
-        Empty for files of torch before 1.6, which do not record it; torch treats those buffers as
-        persistent.
-        """
+        """Names of the buffers that state_dict() omits; none for files of torch before 1.6, which
+        do not record it: torch treats those buffers as persistent."""
         names = as_sequence(self.attributes.get("_non_persistent_buffers_set")) or ()
         return frozenset(name for name in names if isinstance(name, str))
 
@@ -138,7 +128,6 @@ class Module:
 
     @property
     def hooks(self) -> dict[str, list[str]]:
-        """The functions that are registered as hooks, by the attribute that holds them."""
         hooks: dict[str, list[str]] = {}
         for store in HOOKS:
             functions = as_mapping(self.attributes.get(store))

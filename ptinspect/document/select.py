@@ -38,13 +38,8 @@ class Subtree(NamedTuple):
 
 
 def resolve_path(root: Value, entry: str) -> Subtree:
-    """Return the value that `entry` names.
-
-    A key that contains dots counts as one step.
-
-    Raises:
-        PtInspectError: no value has that path, or several have.
-    """
+    """Return the one value that `entry` names, else PtInspectError. A key that contains dots counts
+    as one step."""
     matches: list[Subtree] = []
     unfinished = [(Subtree((), root), entry)]
     while unfinished and len(matches) <= MAX_LISTED:
@@ -64,16 +59,8 @@ def resolve_path(root: Value, entry: str) -> Subtree:
 
 
 def select_path(paths: Iterable[Path], entry: str, noun: str) -> Path:
-    """Return the one of `paths` that `entry` names.
-
-    Args:
-        paths: the candidates, in the order in which an error lists them.
-        entry: a path as the user wrote it.
-        noun: what the candidates are, for the error: `module`, `optimizer state`.
-
-    Raises:
-        PtInspectError: none or several of the paths match.
-    """
+    """Return the one of `paths` that `entry` names, else PtInspectError. `noun` says what they are:
+    `module`, `optimizer state`."""
     candidates = list(dict.fromkeys(paths))
     matches = [path for path in candidates if path_matches(path, entry)]
     if not matches:
@@ -105,10 +92,8 @@ def value_at(root: Value, path: Path) -> Value:
 
 
 def named_children(value: Value) -> Iterator[tuple[str | int, Value]]:
-    """Yield the parts of a value with the path steps that lead to them.
-
-    The parameters, buffers and children of a module come under their own names.
-    """
+    """Yield the parts of a value, or of a module the parameters, buffers and children under their
+    own names, with the path steps that lead to them."""
     module = module_of(value)
     if module is None:
         yield from iter_children(value)
@@ -118,10 +103,8 @@ def named_children(value: Value) -> Iterator[tuple[str | int, Value]]:
 
 
 def model_candidates(document: Document) -> list[Subtree]:
-    """Return the models of which a command without `--entry` takes the only one.
-
-    That is the root, or the only model in a checkpoint, or the only one with a usual name.
-    """
+    """Return the models of which a command without `--entry` takes the only one: the root, or the
+    only model in a checkpoint, or the only one with a usual name."""
     root = Subtree((), document.archive.root)
     items = as_mapping(root.value)
     if document.kind in ("module", "state_dict"):
@@ -135,10 +118,8 @@ def model_candidates(document: Document) -> list[Subtree]:
 
 
 def find_models(document: Document) -> list[Subtree]:
-    """Return the outermost modules and state_dicts outside of optimizers, in file order.
-
-    A model that several paths lead to is returned once, with the shortest of them.
-    """
+    """Return the outermost modules and state_dicts outside of optimizers, in file order, each once
+    with the shortest path that leads to it."""
     contents = document.contents
     paths = [info.root for info in contents.modules if not info.name] + contents.state_dicts
     order = {path: index for index, path in enumerate(dict.fromkeys(paths))}

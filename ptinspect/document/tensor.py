@@ -49,11 +49,7 @@ class Storage:
 
     @property
     def span(self) -> Span:
-        """Position of the root's bytes.
-
-        Raises:
-            DamagedError: the file does not have them.
-        """
+        """Position of the root's bytes. DamagedError if the file does not have them."""
         span = self.archive.storages.get(self.key)
         if span is None:
             raise DamagedError(
@@ -65,7 +61,6 @@ class Storage:
 
     @property
     def record(self) -> str | None:
-        """Name of the archive's record that holds the bytes."""
         return self.place[0]
 
     @property
@@ -119,7 +114,6 @@ class InlineStorage(Storage):
         """Do nothing: the bytes were read with the pickle."""
 
     def read(self, start: int, stop: int) -> bytes:
-        """Return bytes `start` to `stop`."""
         if not 0 <= start <= stop <= len(self.data):
             raise DamagedError(
                 f"bytes {start:,} to {stop:,} of an array of {len(self.data):,} bytes are needed",
@@ -129,7 +123,6 @@ class InlineStorage(Storage):
         return data.read(start, stop) if isinstance(data, Blob) else data[start:stop]
 
     def chunks(self, start: int, stop: int, size: int = CHUNK) -> Iterator[bytes]:
-        """Yield bytes `start` to `stop` in chunks of `size`."""
         for begin in range(start, stop, size):
             yield self.read(begin, min(stop, begin + size))
 
@@ -231,7 +224,6 @@ class Tensor:
 
     @property
     def is_contiguous(self) -> bool:
-        """True if the elements are in C order without gaps."""
         if self.stride is None:
             return True
         expected = 1
@@ -243,7 +235,6 @@ class Tensor:
 
     @property
     def is_float(self) -> bool:
-        """True for floating point and complex types."""
         return self.dtype is not None and self.dtype.kind in ("float", "complex")
 
     @property

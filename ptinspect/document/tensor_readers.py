@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 # Storages
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False, eq=False)
 class Reference:
     """A persistent id of a storage: the storage, the class that names its element type, `numel`."""
 

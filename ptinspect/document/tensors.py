@@ -120,7 +120,6 @@ class TensorReader:
         self._streams: dict[int, Reference | None] = {}
 
     def read(self, value: Value) -> Tensor | None:
-        """Return the tensor that `value` stands for; None for other values."""
         if isinstance(value, PersistentId):
             return self._read_tar_tensor(value)
         if not isinstance(value, Call):
@@ -203,7 +202,6 @@ class TensorReader:
         return self.storages.resolve(value)
 
     def _read_nested_stream(self, call: Call) -> Reference | None:
-        """Read a legacy stream inside the pickle. LimitError for streams nested too deep."""
         from ptinspect.formats.torch_legacy import read_legacy
 
         if self.depth >= self.limits.nested_archives:
@@ -222,7 +220,6 @@ class TensorReader:
         return reader.resolve_storage(archive.root)
 
     def _apply_wrapper(self, tensor: Tensor, wrapper: Call) -> None:
-        """Apply what a parameter or subclass says of the tensor inside."""
         path, args = function_path(wrapper) or "", wrapper.args
         if path in _REBUILD_FROM_TYPE:
             kind = global_path(args[1])
@@ -319,7 +316,6 @@ def _jagged_call(call: Call, args: tuple[Value, ...], state: dict[Value, Value])
 
 
 def _requires_grad(wrapper: Call) -> bool | None:
-    """Return requires_grad as a parameter's call or its state gives it."""
     if len(wrapper.args) > 1 and isinstance(wrapper.args[1], bool):
         return wrapper.args[1]
     state = wrapper.state

@@ -35,11 +35,8 @@ MAX_GAP = 4096
 
 
 def to_numpy(tensor: Tensor) -> npt.NDArray[np.generic]:
-    """Return a read-only array in C order. bfloat16 and float8 are types of ml_dtypes.
-
-    Raises:
-        UnsupportedError: neither numpy nor ml_dtypes has the dtype, or the shape is too large.
-    """
+    """Return a read-only array in C order; bfloat16 and float8 are types of ml_dtypes.
+    UnsupportedError if neither has the dtype, or the shape is too large."""
     import numpy as np
 
     if tensor.dtype is None:
@@ -53,13 +50,8 @@ def to_numpy(tensor: Tensor) -> npt.NDArray[np.generic]:
 
 
 def iter_numbers(tensor: Tensor) -> Iterator[npt.NDArray[Any]]:
-    """Yield the elements in C order as arrays of about a megabyte.
-
-    bfloat16 and float8 become float32, complex32 becomes complex64.
-
-    Raises:
-        UnsupportedError: the elements are not numbers.
-    """
+    """Yield the elements in C order as arrays of about a megabyte; bfloat16 and float8 become
+    float32, complex32 becomes complex64. UnsupportedError if they are not numbers."""
     import numpy as np
 
     dtype = tensor.dtype
@@ -111,14 +103,8 @@ def to_torch(tensor: Tensor) -> torch.Tensor:
 
 
 def read_elements(tensor: Tensor, indices: Iterable[int]) -> dict[int, Number]:
-    """Return the elements at these indices of the tensor's storage, counted in elements.
-
-    Reads as little of the file as possible.
-
-    Raises:
-        UnsupportedError: the tensor has no bytes, or its elements are not numbers.
-        DamagedError: the storage is too short.
-    """
+    """Return the elements at these indices of the tensor's storage, reading as little of the file
+    as possible. UnsupportedError if it has no bytes, or they are not numbers."""
     dtype, storage = tensor.stored or tensor.dtype, tensor.storage
     if dtype is None or storage is None:
         raise UnsupportedError("the tensor has no bytes in the file")
@@ -138,11 +124,7 @@ def read_elements(tensor: Tensor, indices: Iterable[int]) -> dict[int, Number]:
 
 
 def number_of(tensor: Tensor) -> Number | None:
-    """Return the number of a tensor of one element; None if it cannot be decoded.
-
-    Raises:
-        DamagedError: the storage is too short.
-    """
+    """Return the number of a tensor of one element; None if it cannot be decoded."""
     if tensor.numel != 1 or tensor.storage is None or tensor.storage_offset is None:
         return None
     if not can_decode(tensor.stored or tensor.dtype) or tensor.quantizer or tensor.parts:

@@ -43,7 +43,7 @@ class DocumentWarning(NamedTuple):
     message: str
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False, eq=False)
 class Contents:
     """The results of the walk, each kind in the file's order."""
 
@@ -104,14 +104,8 @@ _Step = tuple[Path, Value, _Context]
 
 
 def walk(root: Value, read: ReadTensor, limits: Limits) -> Contents:
-    """Return everything below `root`.
-
-    Args:
-        read: returns the tensor that a value stands for, None for other values.
-
-    Raises:
-        LimitError: it nests deeper, or holds more objects, than allowed.
-    """
+    """Return everything below `root`. `read` returns the tensor that a value stands for, None for
+    other values. LimitError if objects nest deeper, or are more, than allowed."""
     return _Walk(read, limits).run(root)
 
 
@@ -181,7 +175,6 @@ class _Walk:
         return self.container(path, value, context)
 
     def container(self, path: Path, value: Value, context: _Context) -> Iterator[_Step] | None:
-        """Record a container, or an object of no special kind."""
         if context.role != "optimizer" and is_state_dict(value, self.read):
             self.contents.state_dicts.append(path)
         description = describe(value)
@@ -277,10 +270,8 @@ class _Walk:
 
 
 def _group_by_root(modules: list[ModuleInfo]) -> list[ModuleInfo]:
-    """Return the modules of each root together, in the order of named_modules().
-
-    The walk finds a root in a plain attribute before the children of the module around it.
-    """
+    """Return the modules of each root together, in the order of named_modules(): the walk finds a
+    root in a plain attribute before the children of the module around it."""
     groups: dict[Path, list[ModuleInfo]] = {}
     for info in modules:
         groups.setdefault(info.root, []).append(info)

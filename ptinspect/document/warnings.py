@@ -29,12 +29,8 @@ def warnings_of(
     duplicates: dict[TensorInfo, TensorInfo],
     max_warnings: int,
 ) -> list[DocumentWarning]:
-    """Return all warnings: the container's, the pickles', the walk's, the tensors', the entries'.
-
-    Args:
-        duplicates: for each tensor that is the same view of the same bytes as one before, that one.
-        max_warnings: most tensors that are reported for exceeding their storage.
-    """
+    """Return all warnings: the container's, the pickles', the walk's, the tensors' (at most
+    `max_warnings` for exceeding their storage), the entries', the `duplicates`."""
     tensors = contents.tensors
     return list(
         chain(

@@ -111,7 +111,6 @@ class Archive:
 
     @property
     def root(self) -> Value:
-        """The value that the main pickle builds."""
         return self.pickled.root
 
     @property
@@ -129,11 +128,8 @@ class Archive:
         return self, key
 
     def read(self, span: Span, start: int = 0, stop: int | None = None) -> bytes:
-        """Return bytes `start` to `stop` of a storage in one piece.
-
-        Raises:
-            DamagedError: the storage or the file ends before `stop`.
-        """
+        """Return bytes `start` to `stop` of a storage in one piece. DamagedError if it ends before
+        that."""
         start, stop = check_range(span, start, stop)
         return b"".join(self.chunks(span, start, stop, max(stop - start, 1)))
 

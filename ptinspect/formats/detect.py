@@ -39,13 +39,8 @@ _MODEL_ENDINGS = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".tar")
 
 
 def open_archive(source: Source, limits: Limits = LIMITS) -> Archive:
-    """Open the file in `source`.
-
-    Raises:
-        FormatError: torch.save does not write such files; the message names the format.
-        DamagedError: the file is truncated or inconsistent.
-        LimitError: a limit was exceeded.
-    """
+    """Open the file in `source`. FormatError if torch.save does not write such files (the message
+    names the format), DamagedError if it is truncated or inconsistent, LimitError."""
     return _open(source, limits, allow_index=True)
 
 
@@ -103,14 +98,8 @@ def _open(source: Source, limits: Limits, allow_index: bool) -> Archive:
 
 
 def identify_head(source: Source, head: bytes, limits: Limits) -> Identity | None:
-    """Return the format of a file that does not begin like a pickle or a zip with entries.
-
-    Args:
-        head: the first `HEAD_BYTES` bytes.
-
-    Returns:
-        The format, or None for pickles and unknown content.
-    """
+    """Return the format of a file by its first `HEAD_BYTES` bytes; None for pickles, zips with
+    entries and unknown content."""
     if not source.size:
         return Identity("empty", "an empty file (0 bytes)", DOWNLOAD_AGAIN)
     if not any(head):

@@ -67,7 +67,6 @@ class Gguf(Archive):
 
     @property
     def root(self) -> Value:
-        """The tensors by name."""
         return self.value
 
 
@@ -87,7 +86,6 @@ class _Reader:
         return values
 
     def take(self, length: int) -> bytes:
-        """Return the next `length` bytes."""
         if length > self.source.size - self.position:
             raise DamagedError(
                 f"the header needs {length:,} bytes here, and the file ends",
@@ -99,7 +97,6 @@ class _Reader:
         return raw
 
     def text(self) -> str:
-        """Return the next string."""
         (length,) = self.numbers("Q")
         return self.take(length).decode("utf-8", "replace")
 
@@ -133,17 +130,12 @@ class _Reader:
         self.position += length
 
     def place(self) -> Place:
-        """Return where the reader is."""
         return Place(None, self.position)
 
 
 def read_gguf(source: Source, limits: Limits = LIMITS) -> Gguf:
-    """Read the header of a GGUF file.
-
-    Raises:
-        DamagedError: it is truncated or inconsistent.
-        UnsupportedError: its version or the type of a tensor is unknown.
-    """
+    """Read the header of a GGUF file. DamagedError if it is truncated or inconsistent,
+    UnsupportedError if its version or the type of a tensor is unknown."""
     reader = _Reader(source)
     version, tensor_count, item_count = reader.numbers("IQQ")
     if version not in (2, 3):

@@ -65,11 +65,9 @@ class NumpyFile(Archive):
 
     @property
     def root(self) -> Value:
-        """The array, or the arrays by name."""
         return self.value
 
     def resolve_storage(self, key: str) -> tuple[Archive, str]:
-        """See `Archive.resolve_storage`."""
         return self.arrays.get(key, self), key
 
     def add(self, name: str, header: ArrayHeader, spans: Archive) -> Value:
@@ -98,17 +96,13 @@ class MemberArray(Archive):
     def chunks(
         self, span: Span, start: int = 0, stop: int | None = None, size: int = CHUNK
     ) -> Iterator[bytes]:
-        """See `Archive.chunks`."""
         start, stop = check_range(span, start, stop)
         return self.directory.chunks(self.index, self.first + start, self.first + stop, size)
 
 
 def read_header(head: bytes, record: str | None = None) -> ArrayHeader:
-    """Return the header that `head`, the first bytes of an array, begins with.
-
-    Raises:
-        DamagedError: it is truncated, or not as numpy writes it.
-    """
+    """Return the header that `head`, the first bytes of an array, begins with. DamagedError if it
+    is truncated, or not as numpy writes it."""
     wide = head[6:7] != b"\x01"
     begin = 12 if wide else 10
     length = int.from_bytes(head[8:begin], "little")
@@ -135,11 +129,7 @@ def read_header(head: bytes, record: str | None = None) -> ArrayHeader:
 
 
 def _nbytes(header: ArrayHeader, left: int, record: str | None) -> int:
-    """Return the size of an array's elements.
-
-    Raises:
-        DamagedError: fewer bytes are left.
-    """
+    """Return the size of an array's elements; DamagedError if fewer bytes are left."""
     dtype: DType | None = by_numpy_code(header.descr.lstrip("<>=|"))
     if dtype is None:
         return left
@@ -154,12 +144,8 @@ def _nbytes(header: ArrayHeader, left: int, record: str | None) -> int:
 
 
 def read_npy(source: Source, limits: Limits = LIMITS) -> NumpyFile:
-    """Read a file with one array.
-
-    Raises:
-        DamagedError: it is truncated.
-        UnsupportedError: its elements are objects.
-    """
+    """Read a file with one array. DamagedError if it is truncated, UnsupportedError if its elements
+    are objects."""
     header = read_header(source.read(0, min(source.size, MAX_HEADER + 12)))
     archive = NumpyFile(source, "npy", limits)
     array = Archive(source, run(EMPTY_PICKLE), limits=limits)
@@ -171,12 +157,7 @@ def read_npy(source: Source, limits: Limits = LIMITS) -> NumpyFile:
 
 
 def read_npz(source: Source, directory: ZipDirectory, limits: Limits = LIMITS) -> NumpyFile:
-    """Read a zip of arrays; their names are those of `numpy.load`.
-
-    Raises:
-        DamagedError: an array is truncated.
-        UnsupportedError: an array has objects as elements.
-    """
+    """Read a zip of arrays; their names are those of `numpy.load`. Raises as `read_npy`."""
     archive = NumpyFile(source, "npz", limits)
     values: dict[str, Value] = {}
     for index, record in enumerate(directory.names):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from ptinspect.dtypes import STORAGE_ITEMSIZE
@@ -25,19 +24,16 @@ class Declared(NamedTuple):
 
     @property
     def nbytes(self) -> int:
-        """Bytes that the storage needs."""
         return self.numel * self.itemsize
 
 
 def declared_storages(pickled: Pickled) -> dict[object, Declared]:
     """Return the storages that a pickle refers to, by key, in order of first reference.
+    DamagedError if a number of elements is negative or not an integer.
 
     Source: ("storage", type, key, location, numel[, view]) of `torch.serialization._save` and
     `_legacy_save`. Of several references the first counts, as in `torch.load`. Other persistent ids
     are ignored.
-
-    Raises:
-        DamagedError: a number of elements is negative or not an integer.
     """
     storages: dict[object, Declared] = {}
     sizes: dict[Global, int] = {}
@@ -80,8 +76,7 @@ def class_sources(pickled: Pickled) -> list[ClassSource]:
     return list(sources.values())
 
 
-@dataclass(frozen=True, slots=True)
-class StorageExtent:
+class StorageExtent(NamedTuple):
     """A storage in a file that may be truncated.
 
     Attributes:
@@ -96,18 +91,12 @@ class StorageExtent:
 
     @property
     def is_incomplete(self) -> bool:
-        """True if bytes or the record itself are missing."""
         return self.present is None or self.present < self.expected
 
 
 def truncated_error(cause: str, pickle: str, storages: Sequence[StorageExtent]) -> DamagedError:
-    """Return the error for a file whose pickle is complete, but perhaps not all storages.
-
-    Args:
-        cause: "the zip is truncated".
-        pickle: name of the record that is complete.
-        storages: all storages in the order of the file.
-    """
+    """Return the error for a file of which the record `pickle` is complete, but perhaps not all
+    `storages`, which are in file order. `cause` is "the zip is truncated"."""
     incomplete = [storage for storage in storages if storage.is_incomplete]
     expected = sum(storage.expected for storage in storages)
     if not storages:

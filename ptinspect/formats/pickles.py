@@ -42,12 +42,8 @@ class PlainPickle(Archive):
 
 
 def open_pickle(source: Source, head: bytes, limits: Limits) -> Archive:
-    """Open a legacy stream or plain pickles.
-
-    Raises:
-        FormatError: it is something else; the message says what.
-        DamagedError, LimitError: as `read_pickle`.
-    """
+    """Open a legacy stream or plain pickles. FormatError if it is something else; the message says
+    what. Otherwise raises as `read_pickle`."""
     if is_legacy(*source.window()):
         return read_legacy(source, limits)
     if head[0] not in BY_CODE:
@@ -74,14 +70,8 @@ def open_pickle(source: Source, head: bytes, limits: Limits) -> Archive:
 
 
 def read_pickle(source: Source, limits: Limits = LIMITS) -> PlainPickle:
-    """Read the pickles in `source`.
-
-    Bytes after the last complete pickle are a warning, unless they begin like a pickle.
-
-    Raises:
-        DamagedError: the first pickle is damaged, or a later one is truncated.
-        LimitError: there are too many pickles.
-    """
+    """Read the pickles in `source`. DamagedError if the first is damaged or a later one truncated,
+    LimitError if there are too many. Other bytes after the last pickle are a warning."""
     data, start, stop = source.window()
     first = run(data, start, stop=stop, limits=limits)
     archive = PlainPickle(source, first, limits=limits)

@@ -67,15 +67,11 @@ class Safetensors(Archive):
 
     @property
     def root(self) -> Value:
-        """The tensors as a state_dict."""
         return self.state_dict
 
     def tensor_calls(self, prefix: str = "") -> dict[str, Call]:
-        """Return the call that builds each tensor, aliases included.
-
-        Args:
-            prefix: text before the key of each storage.
-        """
+        """Return the call that builds each tensor, aliases included; `prefix` goes before storage
+        keys."""
         names = {name: name for name in self.tensors} | self.aliases
         return {
             alias: dense_tensor(
@@ -86,11 +82,8 @@ class Safetensors(Archive):
 
 
 def read_safetensors(source: Source, limits: Limits = LIMITS) -> Safetensors:
-    """Read the file in `source`.
-
-    Raises:
-        DamagedError: the header is damaged, or disagrees with the size of the file.
-    """
+    """Read the file in `source`. DamagedError if the header is damaged, or disagrees with the
+    file's size."""
     header, start = _read_header(source)
     archive = Safetensors(source, limits)
     metadata = header.pop("__metadata__", None) or {}
@@ -204,7 +197,6 @@ def _read_entry(name: str, fields: Value) -> TensorEntry:
 
 
 def _sizes(value: Value) -> tuple[int, ...] | None:
-    """Return a list of sizes or offsets as a tuple, or None for anything else."""
     if isinstance(value, list) and all(type(n) is int and 0 <= n < 1 << 63 for n in value):
         return tuple(value)
     return None
@@ -227,16 +219,10 @@ def _check_layout(tensors: dict[str, TensorEntry], size: int) -> None:
 
 
 def parse_json(raw: bytes, name: str, start: int = 0, encoding: str = "utf-8") -> Value:
-    """Parse JSON whose objects have unique names.
+    """Parse JSON whose objects have unique names; DamagedError for any other text.
 
-    Args:
-        raw: the encoded text.
-        name: name of the text for errors: "header".
-        start: offset of the text in the file.
-        encoding: "utf-8", or "utf-8-sig" to accept a byte order mark.
-
-    Raises:
-        DamagedError: the text is anything else.
+    `name` names the text in errors ("header"), `start` is its offset in the file. The encoding
+    "utf-8-sig" accepts a byte order mark.
     """
     import json
 
@@ -278,11 +264,8 @@ def dense_tensor(
     *,
     is_fortran: bool = False,
 ) -> Call:
-    """Return the call that builds a tensor from the storage with that key.
-
-    Args:
-        is_fortran: the first dimension changes fastest, not the last.
-    """
+    """Return the call that builds a tensor from the storage with that key. In Fortran order the
+    first dimension changes fastest, not the last."""
     stride, step = [], 1
     for size in shape if is_fortran else reversed(shape):
         stride.append(step)
@@ -313,7 +296,6 @@ def encoded_tensor(key: str, encoding: str, shape: tuple[int, ...], nbytes: int)
 
 
 def ordered_dict(pairs: Mapping[str, Value] | Iterable[tuple[str, Value]]) -> Call:
-    """Return the call that builds an OrderedDict."""
     call = Call(_ORDERED_DICT, (), "REDUCE", 0)
     items = dict(pairs)
     if items:

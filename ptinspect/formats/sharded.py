@@ -66,11 +66,9 @@ class ShardedModel(Archive):
 
     @property
     def root(self) -> Value:
-        """The tensors of all shards as one state_dict."""
         return self.state_dict
 
     def resolve_storage(self, key: str) -> tuple[Archive, str]:
-        """See `Archive.resolve_storage`."""
         number, colon, shard_key = key.partition(":")
         if colon and number.isdecimal() and int(number) < len(self.parts):
             return self.parts[int(number)], shard_key
@@ -112,13 +110,8 @@ def read_sharded(
 ) -> ShardedModel:
     """Read the model whose index is `source`, and the header or pickle of each of its shards.
 
-    Args:
-        open_archive: opens the source of a shard.
-
-    Raises:
-        DamagedError: index and shards do not belong together.
-        FormatError: a shard is another kind of file, such as a Git LFS pointer.
-        LimitError: the index is too long, or names too many shards.
+    DamagedError if index and shards do not belong together, FormatError if a shard is another kind
+    of file (a Git LFS pointer), LimitError if the index is too long or names too many shards.
     """
     index = read_index_file(source, limits)
     folder = index_folder(source)
@@ -141,13 +134,8 @@ def read_sharded(
 
 
 def read_index_file(source: Source, limits: Limits = LIMITS) -> IndexFile:
-    """Read an index.
-
-    Raises:
-        DamagedError: it names a shard outside its folder, or no shard.
-        FormatError: it is other JSON.
-        LimitError: it is too long, or names too many shards.
-    """
+    """Read an index. DamagedError if it names no shard or one outside its folder, FormatError for
+    other JSON, LimitError if it is too long or names too many shards."""
     if source.size > limits.index_bytes:
         raise LimitError(
             f"the index is {source.size:,} bytes long, above the limit of {limits.index_bytes:,}",
@@ -225,12 +213,8 @@ def _check_shards_exist(index: IndexFile, folder: str) -> None:
 
 
 def _open_shard(path: str, open_archive: OpenArchive, limits: Limits) -> Archive:
-    """Open one shard with a source of its own.
-
-    Raises:
-        FormatError: it is not a file that ptinspect reads.
-        UnsupportedError: it is of a format that shards never have.
-    """
+    """Open one shard with a source of its own. FormatError or UnsupportedError for formats that
+    shards never have."""
     try:
         source = open_source(path)
     except PtInspectError as error:
@@ -248,14 +232,8 @@ def _open_shard(path: str, open_archive: OpenArchive, limits: Limits) -> Archive
 
 
 def _shard_weights(part: Archive, number: int) -> dict[str, Value]:
-    """Return the items of a shard's state_dict.
-
-    The shard's number becomes a prefix of each storage's key, so that the values of several shards
-    can be combined.
-
-    Raises:
-        UnsupportedError: the shard contains anything but a mapping by names.
-    """
+    """Return the items of a shard's state_dict; UnsupportedError if it is anything else. The
+    shard's number becomes a prefix of each storage's key, so that shards can be combined."""
     if isinstance(part, Safetensors):
         return dict(part.tensor_calls(f"{number}:"))
     root = part.root
@@ -272,10 +250,8 @@ def _shard_weights(part: Archive, number: int) -> dict[str, Value]:
 
 
 def _prefix_storage_keys(pickled: Pickled, number: int) -> None:
-    """Add the shard's number to every persistent id of a storage, in place.
-
-    The values belong to this archive only, and nothing has read them yet.
-    """
+    """Add the shard's number to every persistent id of a storage, in place: the values belong to
+    this archive only, and nothing has read them yet."""
     renamed: set[int] = set()
     for item in pickled.persistent:
         if isinstance(item, TensorCall):

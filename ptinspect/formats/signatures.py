@@ -29,13 +29,11 @@ class Identity(NamedTuple):
     hint: str | None = None
 
     def error(self) -> FormatError:
-        """Return the error that names the format."""
         message = f"it is {self.description}, not a file that torch.save writes"
         return FormatError(message, hint=self.hint)
 
 
 def unknown_format_error(head: bytes) -> FormatError:
-    """Return the error for unknown content."""
     first_bytes = " ".join(f"{byte:02x}" for byte in head[:16])
     return FormatError(
         "it is not a file that torch.save writes, nor of another known format: it begins with the"
@@ -180,17 +178,8 @@ _SERVER_ERROR = "if it is the error message of a server, download the file again
 
 
 def identify_text(head: bytes, size: int) -> Identity | None:
-    """Return the kind of text that a file is, mostly what a failed download leaves.
-
-    A pickle of protocol 0 is text as well, so apply this to content that cannot be run as a pickle.
-
-    Args:
-        head: the first kilobytes.
-        size: size of the file.
-
-    Returns:
-        The format, or None if it is not text.
-    """
+    """Return the kind of text that a file is, mostly what a failed download leaves; None for other
+    content. A pickle of protocol 0 is text as well, so try to run it first."""
     decoded = _decode_text(head, len(head) < size)
     if decoded is None:
         return None
@@ -261,10 +250,8 @@ def identify_index(start: str) -> Identity | None:
 
 
 class ZipKind(NamedTuple):
-    """A zip that contains all of `has` has this format.
-
-    `FOLDER/` stands for the folder of the first entry.
-    """
+    """A zip that contains all of `has` has this format. `FOLDER/` stands for the first entry's
+    folder."""
 
     has: tuple[str, ...]
     format: str

@@ -66,11 +66,8 @@ def is_legacy(data: Buffer, start: int, stop: int) -> bool:
 
 
 def read_legacy(source: Source, limits: Limits = LIMITS, record: str | None = None) -> TorchLegacy:
-    """Read the stream in `source`. `record` names what contains it, for errors.
-
-    Raises:
-        DamagedError: the stream is truncated; the message says what is complete.
-    """
+    """Read the stream in `source`; DamagedError if it is truncated (the message says what is
+    complete). `record` names what contains it, for errors."""
     window = data, start, stop = source.window()
 
     def run_next(pos: int) -> Pickled:
@@ -118,19 +115,11 @@ def locate_storages(
     keys: Pickled,
     storages: dict[object, Declared],
 ) -> tuple[dict[object, Span], int]:
-    """Locate the storages that follow the list of keys.
+    """Return the byte ranges of the storages that follow the list of `keys`, and the offset after
+    the last. DamagedError if one is truncated, or its size differs from the object's reference.
 
-    Args:
-        window: the bytes, and where the file starts and stops in them.
-        base: offset of the file's first byte in the user's file, or None.
-        keys: the pickle of the list.
-        storages: the object's references to storages.
-
-    Returns:
-        The byte ranges, and the offset after the last.
-
-    Raises:
-        DamagedError: a storage is truncated, or its size differs from the object's reference.
+    `window` is the bytes, and where the file starts and stops in them; `base` the offset of its
+    first byte in the user's file, or None.
     """
     data, start, stop = window
     names = _check_keys(keys, storages)

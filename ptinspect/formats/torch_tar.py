@@ -64,15 +64,8 @@ class TensorEntry(NamedTuple):
 
 
 def read_tar(source: Source, limits: Limits = LIMITS, *, allow_truncated: bool = False) -> TorchTar:
-    """Read the tar in `source`.
-
-    Args:
-        allow_truncated: leave out the storages that are not complete (for `recover`).
-
-    Raises:
-        DamagedError: the tar is truncated or inconsistent.
-        LimitError: it has too many members or pickles.
-    """
+    """Read the tar in `source`. `allow_truncated` leaves out storages that are not complete (for
+    `recover`). DamagedError if it is truncated or inconsistent, LimitError for too many members."""
     members = read_members(source, limits)
     for name in MEMBERS:
         if name not in members:
@@ -121,12 +114,8 @@ def read_members(source: Source, limits: Limits = LIMITS) -> dict[str, Member]:
 # tarfile parses the headers, but not the file: `TarFile` reads whatever size a header announces
 # into memory, follows chains of headers recursively and takes an invalid header for the end.
 def iter_members(source: Source, limits: Limits = LIMITS) -> Iterator[Member]:
-    """Yield a tar's files in order. Only the last one of a truncated tar is incomplete.
-
-    Raises:
-        DamagedError: a header is invalid.
-        LimitError: there are too many members.
-    """
+    """Yield a tar's files in order; only the last one of a truncated tar is incomplete.
+    DamagedError for an invalid header, LimitError for too many members."""
     from tarfile import AREGTYPE, CONTTYPE, REGTYPE, XHDTYPE, HeaderError, TarInfo
 
     count, pos, pax_size = 0, 0, None
@@ -179,7 +168,6 @@ class MemberReader:
         self.streams: list[Pickled] = []
 
     def read_pickle(self) -> Value:
-        """Return the value of the next pickle."""
         if len(self.streams) >= self.limits.streams:
             raise LimitError(f"more than {self.limits.streams:,} pickles in a row", limit="streams")
         pickled = run(self.data, self.pos, stop=self.stop, limits=self.limits)
@@ -195,7 +183,6 @@ class MemberReader:
         return number
 
     def read_ints(self, layout: Struct, count: int) -> tuple[int, ...]:
-        """Return the next `count` integers."""
         size = layout.size * count
         if self.pos + size > self.stop:
             left = self.stop - self.pos
@@ -211,17 +198,12 @@ class MemberReader:
         return str(value)
 
     def damaged(self, message: str) -> DamagedError:
-        """Return the error for the current position."""
         message = f"{self.name}: {message}"
         return DamagedError(message, where=Place(None, self.pos), hint=DOWNLOAD_AGAIN)
 
 
 def read_tensors(reader: MemberReader) -> dict[str, TensorEntry]:
-    """Return the tensors of the member `tensors` by their keys.
-
-    Raises:
-        DamagedError: the member has another structure, or is truncated.
-    """
+    """Return the tensors of the member `tensors` by their keys."""
     entries = {}
     for _ in range(reader.read_count()):
         value = reader.read_pickle()
@@ -242,18 +224,9 @@ def read_tensors(reader: MemberReader) -> dict[str, TensorEntry]:
 def read_storages(
     reader: MemberReader, base: int | None, *, allow_truncated: bool = False
 ) -> tuple[dict[object, Span], dict[str, tuple[Value, ...]]]:
-    """Return the storages of the member `storages` by their keys.
-
-    Args:
-        base: offset of the source in the user's file, or None.
-        allow_truncated: stop at the first storage that is not complete.
-
-    Returns:
-        The byte ranges, and the persistent ids in the form of the legacy stream.
-
-    Raises:
-        DamagedError: the member has another structure, or is truncated.
-    """
+    """Return byte ranges and persistent ids (in the form of the legacy stream) of the member
+    `storages`, by key. `allow_truncated` stops at the first one that is not complete, else that is
+    DamagedError."""
     spans: dict[object, Span] = {}
     ids: dict[str, tuple[Value, ...]] = {}
     total = reader.read_count()

@@ -79,11 +79,8 @@ class ZipStorages(Mapping[object, Span]):
         return span
 
     def locate(self, keys: Iterable[str]) -> list[tuple[str | None, int | None]]:
-        """Return record and offset in the user's file of many storages.
-
-        Raises:
-            KeyError: a storage does not exist.
-        """
+        """Return record and offset in the user's file of many storages; KeyError if one does not
+        exist."""
         directory, prefix = self.directory, self.prefix
         index, names, methods = directory.index, directory.names, directory.methods
         base, start = directory.source.base, directory.start
@@ -120,11 +117,8 @@ class TorchZip(Archive):
 def open_zip(
     source: Source, directory: ZipDirectory, folder: str, limits: Limits = LIMITS
 ) -> TorchZip:
-    """Open the archive in the `folder` ("archive/") of a zip.
-
-    Raises:
-        DamagedError: the pickle is damaged, or a storage that it refers to is incomplete.
-    """
+    """Open the archive in the `folder` ("archive/") of a zip. DamagedError if the pickle is
+    damaged, or a storage that it refers to is incomplete."""
     for finding in directory.findings:
         if finding.kind in _FATAL:
             raise DamagedError(finding.message, where=finding.where)
@@ -175,11 +169,9 @@ BYTES_BEFORE_ZIP = "bytes before the zip, where torch.load looks for its beginni
 
 
 def torch_refusal_reasons(directory: ZipDirectory) -> list[str]:
-    """Return why torch.load refuses a zip that other readers accept.
-
-    It looks for the zip's first bytes at the very beginning
-    (`torch.serialization._is_zipfile`), and its miniz supports no compression but deflate.
-    """
+    """Return why torch.load refuses a zip that other readers accept: it looks for the zip's first
+    bytes at the very beginning (`torch.serialization._is_zipfile`), and its miniz only knows
+    deflate."""
     reasons = []
     if any(finding.kind == "zip-prefix" for finding in directory.findings):
         reasons.append(BYTES_BEFORE_ZIP)
@@ -189,7 +181,6 @@ def torch_refusal_reasons(directory: ZipDirectory) -> list[str]:
 
 
 def _read_facts(archive: TorchZip, folder: str) -> None:
-    """Read the small records next to the pickle."""
     directory = archive.directory
 
     def read_text(name: str) -> str | None:

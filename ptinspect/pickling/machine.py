@@ -42,7 +42,8 @@ SHORT = 128
 """Longest string, in bytes, that the loop reads without a handler."""
 
 
-@dataclass(slots=True)
+# Without the methods that nothing calls, which take time at every start-up.
+@dataclass(slots=True, repr=False, eq=False)
 class Pickled:
     """One pickle stream after its run.
 
@@ -70,7 +71,6 @@ class Pickled:
 
     @classmethod
     def from_machine(cls, m: Machine, start: int, end: int) -> Pickled:
-        """Return the result of a machine that has reached STOP."""
         return cls(
             m.stack[-1], m.record, start, end, m.protocol, list(m.globals.values()), m.persistent,
             m.unsupported_opcodes, m.buffers, m.warnings, m.dropped_warnings,
@@ -114,11 +114,8 @@ def run(
 
 @contextmanager
 def _paused_garbage_collection() -> Iterator[None]:
-    """Pause the garbage collector, which would take half of the time and find nothing.
-
-    The new values are then moved to the oldest generation, or the next allocation would examine all
-    of them.
-    """
+    """Pause the garbage collector, which would take half of the time and find nothing. The new
+    values then move to the oldest generation, or the next allocation would examine them all."""
     gc.disable()
     try:
         yield
@@ -279,7 +276,6 @@ def _noting_unsupported(name: str, handler: Handler) -> Handler:
 
 
 def _recording(handlers: dict[str, Handler]) -> dict[str, Handler]:
-    """Return handlers that do the same and record it."""
     recording = dict(handlers)
     for name in ("GLOBAL", "STACK_GLOBAL", "EXT1", "EXT2", "EXT4"):
         recording[name] = _recording_import(name, handlers[name])

@@ -71,18 +71,14 @@ class Recorder:
         self.frame_error: DamagedError | None = None
 
     def record_refused(self, m: Machine, target: Call | Global) -> None:
-        """Record an event that this machine and C's unpickler refuse, but pickle.py accepts.
-
-        joblib and dill read files with pickle.py.
-        """
+        """Record an event that this machine and C's unpickler refuse, but pickle.py, with which
+        joblib and dill read files, accepts."""
         opcode = m.opcode_name if isinstance(target, Call) else "GLOBAL"
         self.events.append(Event(m.offset, opcode, target))
 
     def after_build(self, m: Machine, pos: int) -> int:
-        """Return the position at which the stream continues after a BUILD.
-
-        A hook for joblib, which writes the bytes of an array there.
-        """
+        """Return the position at which the stream continues after a BUILD: joblib writes the bytes
+        of an array there."""
         return pos
 
 
@@ -167,17 +163,14 @@ class Machine:
 
     @property
     def opcode_name(self) -> str:
-        """The name of the current opcode."""
         code = self.data[self.offset] if self.offset < len(self.data) else -1
         return BY_CODE[code].name if code in BY_CODE else f"the byte {code:#04x}"
 
     def damaged(self, message: str, truncated: bool = False) -> DamagedError:
-        """Return the error for the current opcode."""
         hint = f"the file is truncated: {DOWNLOAD_AGAIN}" if truncated else None
         return DamagedError(message, where=Place(self.record, self.offset), hint=hint)
 
     def check_limit(self, limit: str, value: int) -> None:
-        """Raise LimitError if `value` exceeds the limit of that name."""
         bound = getattr(self.limits, limit)
         if value > bound:
             raise LimitError(
@@ -187,7 +180,6 @@ class Machine:
             )
 
     def check_limits(self) -> None:
-        """Raise LimitError if stack, marks or memo have too many items."""
         self.check_limit("stack_items", len(self.stack) + self.items_below_marks)
         self.check_limit("mark_depth", len(self.marks))
         self.check_limit("memo_items", len(self.memo) + len(self.sparse))
@@ -212,7 +204,6 @@ class Machine:
             )
 
     def take_bytes(self, pos: int, size: int) -> bytes:
-        """Return a copy of the next `size` bytes."""
         if size > self.stop - pos:
             self.check_left(pos, size)
         return self.data[pos : pos + size]
@@ -237,7 +228,6 @@ class Machine:
         return values
 
     def recall(self, index: int) -> Value:
-        """Return the memo's value at that index."""
         if index < len(self.memo):
             value = self.memo[index]
         elif hex(index) in self.sparse:
@@ -264,7 +254,6 @@ class Machine:
             memo[index] = value
 
     def memo_length(self) -> int:
-        """Return the number of entries in the memo."""
         if self.sparse:
             for index in range(self.purged, len(self.memo)):
                 self.sparse.pop(hex(index), None)

@@ -84,11 +84,8 @@ class TensorReader:
         self.strides: dict[bytes, Ints] = {b"": ()}
 
     def read(self, m: Machine, pos: int) -> int:
-        """Read the tensor at `pos`, where `_rebuild_tensor_v2` is recalled, and those after it.
-
-        Returns:
-            The position after them: `pos` itself if torch does not write such a sequence.
-        """
+        """Read the tensor at `pos`, where `_rebuild_tensor_v2` is recalled, and those after it;
+        return the position after them, `pos` itself if torch does not write such a sequence."""
         data, stop, stack, memo, match_tensor = m.data, m.stop, m.stack, m.memo, self.match_tensor
         types, places, shapes, strides = self.types, self.places, self.shapes, self.strides
         count_before, from_bytes = len(m.persistent), int.from_bytes
@@ -145,11 +142,8 @@ class TensorReader:
         return pos
 
     def _read_parameter(self, m: Machine, tensor: TensorCall, pos: int) -> int:
-        """Read the call at `pos` of `_rebuild_parameter`, or of any global, on a tensor.
-
-        Returns:
-            The position after it, or `pos` if there is no such call.
-        """
+        """Read the call at `pos` of `_rebuild_parameter`, or of any global, on a tensor; return the
+        position after it, or `pos` if there is no such call."""
         match = self.match_parameter(m.data, pos, m.stop)
         if match is None:
             return pos

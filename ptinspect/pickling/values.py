@@ -243,7 +243,6 @@ class TensorCall(Call):
 
     @property
     def func(self) -> Value:  # type: ignore[override]
-        """The global `_rebuild_tensor_v2`."""
         return self.run.rebuild
 
     @property
@@ -272,10 +271,7 @@ class TensorCall(Call):
             self._storage.value = (*self._storage.value[:2], key, *self._storage.value[3:])
 
     def memo_entries(self) -> list[Value]:
-        """Return the values that the opcodes put into the memo, in order.
-
-        Empty tuples are not put into the memo.
-        """
+        """Return the values that the opcodes put into the memo, in order; not empty tuples."""
         entries: list[Value] = [self.storage_key, self.storage.value]
         entries += [ints for ints in (self.size, self.stride) if ints]
         return [*entries, self.args[5], self.args, self]
@@ -352,7 +348,6 @@ class Blob(Inert):
         return self.length
 
     def read(self, start: int = 0, stop: int | None = None) -> bytes:
-        """Return a copy of the bytes from `start` to `stop`."""
         stop = self.length if stop is None else min(stop, self.length)
         return bytes(self.buffer[self.start + start : self.start + max(start, stop)])
 
@@ -381,10 +376,8 @@ class Python2Str(str):
 
 
 class Key:
-    """A dictionary key whose own hash could be expensive.
-
-    It is hashed once, by a token that is equal for equal keys.
-    """
+    """A dictionary key whose own hash could be expensive: hashed once, by a token that is equal for
+    equal keys."""
 
     __slots__ = ("hashed", "token", "value")
 

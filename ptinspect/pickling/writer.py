@@ -85,10 +85,8 @@ def _encode_text(value: str) -> bytes:
 
 
 def _encode_global(module: str, name: str) -> bytes:
-    """Return GLOBAL with the name of protocols below 3, such as `__builtin__.set`.
-
-    Source: `pickle.Pickler` with `fix_imports`.
-    """
+    """Return GLOBAL with the name of protocols below 3, such as `__builtin__.set` (`pickle.Pickler`
+    with `fix_imports`)."""
     from _compat_pickle import REVERSE_IMPORT_MAPPING, REVERSE_NAME_MAPPING
 
     if (module, name) in REVERSE_NAME_MAPPING:
@@ -109,20 +107,13 @@ _Step: TypeAlias = "Callable[[], None] | bytes | _Item"
 
 
 class PickleWriter:
-    """Writes one pickle."""
-
     def __init__(
         self,
         replace: Callable[[Inert], Value] | None = None,
         persistent: Callable[[PersistentId], Value] | None = None,
     ) -> None:
-        """Create a writer.
-
-        Args:
-            replace: called with each call and persistent id before it is written. The result is
-                written in its place, under the identity of the original (None: the original).
-            persistent: returns the value of each persistent id (default: as it was).
-        """
+        """Write with `replace(call or persistent id)` in place of each, under the identity of the
+        original (None: the original), and `persistent(id)` as its value (default: as it was)."""
         self.out = bytearray()
         self._replace = replace
         self._persistent = persistent
@@ -132,12 +123,8 @@ class PickleWriter:
         self._steps: list[_Step] = []
 
     def dump(self, root: Value) -> bytes:
-        """Return the pickle of `root`.
-
-        Raises:
-            UnsupportedError: it contains an out-of-band buffer, or an object that is among its own
-                arguments.
-        """
+        """Return the pickle of `root`. UnsupportedError if it contains an out-of-band buffer, or an
+        object that is among its own arguments."""
         self.out += OP["PROTO"] + b"\x02"
         steps = self._steps
         steps.append(_Item(root))
@@ -153,7 +140,6 @@ class PickleWriter:
         return bytes(self.out)
 
     def _push_steps(self, *steps: _Step) -> None:
-        """Schedule steps in this order, before those that are pending."""
         self._steps += reversed(steps)
 
     # --- the memo -------------------------------------------------------------------------
@@ -235,9 +221,7 @@ class PickleWriter:
         self, values: Iterator[Value], opcode: bytes, width: int, total: int | None = None
     ) -> None:
         """Write the items of a built-in dict or list (`batch_dict_exact`, `batch_list_exact`).
-
-        After a full batch of a dict follows another, even if it is empty.
-        """
+        After a full batch of a dict follows another, even if it is empty."""
         count = 0
 
         def save_batch() -> None:

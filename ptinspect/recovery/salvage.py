@@ -26,7 +26,6 @@ class Evidence:
     reason: str = ""
 
     def combined(self, evidence: Evidence) -> Evidence:
-        """Return the weaker of the two."""
         order = (PROVED, PLAUSIBLE, LOST)
         return max(self, evidence, key=lambda item: order.index(item.status))
 
@@ -56,7 +55,6 @@ class SalvagedArchive(Archive):
     def chunks(
         self, span: Span, start: int = 0, stop: int | None = None, size: int = CHUNK
     ) -> Iterator[bytes]:
-        """See `Archive.chunks`."""
         if not isinstance(span, MemorySpan):
             return super().chunks(span, start, stop, size)
         start, stop = check_range(span, start, stop)
@@ -80,7 +78,6 @@ class Salvage:
 
 
 def nothing_left(message: str, record: str | None = None) -> DamagedError:
-    """Return the error that nothing can be saved of a file."""
     return DamagedError(
         f"nothing can be saved: {message}",
         where=Place(record),

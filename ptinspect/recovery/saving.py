@@ -89,12 +89,8 @@ def _identities(source: Source) -> list[str | int]:
 
 
 def salvage_source(source: Source, limits: Limits) -> Salvage:
-    """Return what can be read of a file, whatever container it is.
-
-    Raises:
-        DamagedError: nothing can be saved.
-        UnsupportedError: it is of no container that can be salvaged.
-    """
+    """Return what can be read of a file, whatever container it is. DamagedError if nothing can be
+    saved, UnsupportedError for other kinds of files."""
     from ptinspect.formats.signatures import is_tar
     from ptinspect.formats.zip.records import LOCAL
     from ptinspect.recovery.streams import salvage_legacy, salvage_safetensors, salvage_tar
@@ -181,7 +177,6 @@ class _SavedGraph(ObjectGraph):
         self.is_saved = is_saved
 
     def add_detached(self, value: Value, document: Document) -> Value:
-        """See `ObjectGraph.add_detached`."""
         tensor = document.tensor_of(value)
         if tensor is not None and not self.is_saved(tensor):
             return UNREPRESENTABLE

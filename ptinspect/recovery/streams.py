@@ -31,14 +31,12 @@ if TYPE_CHECKING:
 
 
 def salvage_legacy(source: Source, limits: Limits) -> Salvage:
-    """Return what can be read of the stream of torch 0.1.11 to 1.5 (`_legacy_save`).
+    """Return what can be read of the stream of torch 0.1.11 to 1.5 (`_legacy_save`); DamagedError
+    if the pickles in front of the storages are lost.
 
-    A storage is an int64 count and its elements. A count that is not the one that the pickle
-    refers to is a broken frame: the storage is lost, and so is the one in front of it, whose
-    bytes may be the ones that moved.
-
-    Raises:
-        DamagedError: the pickles in front of the storages are lost, so nothing can be saved.
+    A storage is an int64 count and its elements. A count that is not the one that the pickle refers
+    to is a broken frame: the storage is lost, and so is the one in front of it, whose bytes may be
+    the ones that moved.
     """
     data, start, stop = source.window()
     main, keys = _legacy_pickles(source, limits)
@@ -114,24 +112,17 @@ class _ExpectedSource(Source):
 
     @property
     def descriptor(self) -> int | None:
-        """See `Source.descriptor`."""
         return self._source.descriptor
 
     def read(self, offset: int, length: int) -> bytes:
-        """See `Source.read`."""
         return self._source.read(offset, length)
 
     def window(self) -> tuple[Buffer, int, int]:
-        """See `Source.window`."""
         return self._source.window()
 
 
 def salvage_safetensors(source: Source, limits: Limits) -> Salvage:
-    """Return what can be read of a safetensors file whose header is whole.
-
-    Raises:
-        DamagedError: the header is lost, so nothing can be saved.
-    """
+    """Return what can be read of a safetensors file; DamagedError if its header is lost."""
     from ptinspect.formats.safetensors import read_safetensors
 
     damage: list[Damage] = []
@@ -178,11 +169,8 @@ def _with_lengths(archive: Archive, source: Source, damage: list[Damage]) -> Sal
 
 
 def salvage_tar(source: Source, limits: Limits) -> Salvage:
-    """Return what can be read of the tar of torch 0.1.
-
-    Raises:
-        DamagedError: the members that describe the tensors are lost, so nothing can be saved.
-    """
+    """Return what can be read of the tar of torch 0.1; DamagedError if the members that describe
+    the tensors are lost."""
     from ptinspect.formats.torch_tar import read_tar
 
     try:

@@ -61,11 +61,9 @@ class Candidate:
 
 
 def local_candidates(source: Source) -> Iterator[Candidate]:
-    """Yield the records whose local headers are in the file, in order.
-
-    After a record whose end is not known the next signature is searched, so that a damaged range
-    hides no more than the records that it touches.
-    """
+    """Yield the records whose local headers are in the file, in order. After a record whose end
+    is not known the next signature is searched, so that damage hides no more records than it
+    touches."""
     buffer, base, end = source.window()
     position = buffer.find(LOCAL, base, end)
     while position >= 0:
@@ -87,11 +85,8 @@ def local_candidates(source: Source) -> Iterator[Candidate]:
 
 
 def _described(buffer: Buffer, start: int, end: int) -> tuple[int | None, int | None, int]:
-    """Return CRC, size and the offset behind the data descriptor of the record at `start`.
-
-    The descriptor is believed where its size is its distance from the record's first byte. None
-    for both if there is none before that of another record.
-    """
+    """Return CRC, size and the offset behind the data descriptor of the record at `start`: one
+    whose size is its distance from the record. None for both without one."""
     at = buffer.find(DESCRIPTOR, start, end)
     while at >= 0 and at + 16 <= end:
         size = at - start
@@ -102,11 +97,7 @@ def _described(buffer: Buffer, start: int, end: int) -> tuple[int | None, int | 
 
 
 def salvage_zip(source: Source, limits: Limits) -> Salvage:
-    """Return what can be read of a zip that torch.save wrote.
-
-    Raises:
-        DamagedError: the pickle that describes the tensors is lost, so nothing can be saved.
-    """
+    """Return what can be read of a zip of torch.save; DamagedError if its data.pkl is lost."""
     damage: list[Damage] = []
     directory = _directory(source, limits, damage)
     candidates: dict[str, list[Candidate]] = {}
@@ -150,11 +141,9 @@ def _directory(source: Source, limits: Limits, damage: list[Damage]) -> ZipDirec
 
 
 def _starts(directory: ZipDirectory, number: int) -> list[int]:
-    """Return where the bytes of an entry may begin.
-
-    If its local header was overwritten, they end in front of the next header, with or without a
-    data descriptor of 16 or 24 bytes; the CRC-32 tells which.
-    """
+    """Return where the bytes of an entry may begin. If its local header was overwritten, they end
+    in front of the next, with or without a data descriptor of 16 or 24 bytes; the CRC-32 tells
+    which."""
     try:
         return [directory.start(number)]
     except PtInspectError:
@@ -226,7 +215,6 @@ class _RecordReader:
         return self.source.read(span.start, span.length), evidence
 
     def storage(self, name: str, need: int) -> tuple[Span | None, Evidence]:
-        """Return where the bytes of a storage are, unless they are lost."""
         return self._best(name, need)
 
     def _best(self, name: str, need: int | None) -> tuple[Span | None, Evidence]:

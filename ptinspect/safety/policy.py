@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 VERDICTS = ("allowed", "reference", "unknown", "acts", "dangerous", "known")
 
@@ -78,8 +78,7 @@ Source: torch._weights_only_unpickler._blocklisted_modules.
 """
 
 
-@dataclass(frozen=True, slots=True)
-class PolicyRow:
+class PolicyRow(NamedTuple):
     """A line of the policy, for one of its names. `policy.txt` explains the verdicts."""
 
     verdict: str

@@ -28,18 +28,13 @@ class Source:
 
     @property
     def descriptor(self) -> int | None:
-        """A descriptor of the user's file, for copying without reading, or None.
-
-        The source begins at offset `base` in it.
-        """
+        """A descriptor of the user's file, in which the source begins at `base`, for copying
+        without reading; or None."""
         return None
 
     def read(self, offset: int, length: int) -> bytes:
-        """Return exactly `length` bytes.
-
-        Raises:
-            DamagedError: the source ends before that. Raised before anything is allocated.
-        """
+        """Return exactly `length` bytes. DamagedError, before anything is allocated, if fewer are
+        left."""
         raise NotImplementedError
 
     def window(self) -> tuple[Buffer, int, int]:
@@ -52,7 +47,6 @@ class Source:
         return buffer, start
 
     def check_range(self, offset: int, length: int) -> None:
-        """Raise DamagedError unless the source has `length` bytes at `offset`."""
         if offset < 0 or length < 0 or offset + length > self.size:
             left = max(self.size - max(offset, 0), 0)
             raise DamagedError(
@@ -102,13 +96,11 @@ class MemorySource(Source):
         return cls(value, path, base=None)
 
     def read(self, offset: int, length: int) -> bytes:
-        """See `Source.read`."""
         self.check_range(offset, length)
         start = self._start + offset
         return bytes(self._buffer[start : start + length])
 
     def window(self) -> tuple[Buffer, int, int]:
-        """See `Source.window`."""
         return self._buffer, self._start, self._stop
 
 
@@ -124,16 +116,13 @@ class SliceSource(Source):
         self._start = start
 
     def read(self, offset: int, length: int) -> bytes:
-        """See `Source.read`."""
         self.check_range(offset, length)
         return self._parent.read(self._start + offset, length)
 
     def window(self) -> tuple[Buffer, int, int]:
-        """See `Source.window`."""
         buffer, start, _ = self._parent.window()
         return buffer, start + self._start, start + self._start + self.size
 
     def headers(self) -> tuple[Buffer, int]:
-        """See `Source.headers`."""
         buffer, start = self._parent.headers()
         return buffer, start + self._start

@@ -30,12 +30,9 @@ CHUNK = 1 << 20
 def open_source(path_or_file: PathOrFile) -> Source:
     """Open a path, `-` (standard input), or a file object in binary mode.
 
-    A file object is read from its current position, as torch.load does. A pipe is copied to a
-    temporary file.
-
-    Raises:
-        FormatError: the path is a folder.
-        PtInspectError: the file is missing, not permitted, or not a regular file.
+    A file object is read from its current position, as torch.load does; a pipe is copied to a
+    temporary file. FormatError for a folder; PtInspectError if it is missing, not permitted, or not
+    a regular file.
     """
     if isinstance(path_or_file, (str, os.PathLike)):
         path = os.fspath(path_or_file)
@@ -62,11 +59,9 @@ class LocalSource(Source):
 
     @property
     def descriptor(self) -> int | None:
-        """See `Source.descriptor`. None after `close`."""
         return self._descriptor
 
     def read(self, offset: int, length: int) -> bytes:
-        """See `Source.read`."""
         self.check_range(offset, length)
         descriptor = self._open_descriptor()
         parts: list[bytes] = []
@@ -87,7 +82,6 @@ class LocalSource(Source):
         return b"".join(parts)
 
     def window(self) -> tuple[Buffer, int, int]:
-        """See `Source.window`."""
         if self.size <= MAX_COPY_BYTES:
             if self._copy is None:
                 self._copy = self.read(0, self.size)
@@ -95,17 +89,13 @@ class LocalSource(Source):
         return self._map(scattered=False), self._start, self._start + self.size
 
     def headers(self) -> tuple[Buffer, int]:
-        """See `Source.headers`."""
         if not self.size:
             return b"", 0
         return self._map(scattered=True), self._start
 
     def _map(self, scattered: bool) -> mmap:
-        """Map the file, read-only.
-
-        Args:
-            scattered: disable read-ahead, which would load most of a large file for its headers.
-        """
+        """Map the file, read-only. `scattered` disables read-ahead, which would load most of a
+        large file for its headers."""
         import mmap
 
         descriptor = self._open_descriptor()
@@ -213,10 +203,8 @@ def _open_file(file: IO[bytes], path: str) -> Source:
 
 
 def _regular_descriptor(file: IO[bytes]) -> int | None:
-    """Return the descriptor of a plain file object on a regular file, or None.
-
-    The descriptors of other objects (`gzip.GzipFile`) read other bytes than their `read`.
-    """
+    """Return the descriptor of a plain file object on a regular file, or None. Those of other
+    objects (`gzip.GzipFile`) read other bytes than their `read`."""
     raw = getattr(file, "raw", file)
     if not isinstance(file, (io.BufferedReader, io.BufferedRandom, io.FileIO)):
         return None

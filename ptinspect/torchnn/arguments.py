@@ -56,7 +56,6 @@ class Argument:
 
     @property
     def required(self) -> bool:
-        """True if every call must pass it."""
         return self.default is MISSING and self.kind in ("plain", "keyword")
 
 

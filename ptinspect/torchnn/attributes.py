@@ -119,11 +119,8 @@ def find_attribute(attributes: Attributes, path: str) -> Value:
 
 
 def parameter_list_keys(attributes: Attributes) -> list[str]:
-    """Return the names of a ParameterList's items.
-
-    Old files record no `_size`: the items are the parameters. A `_size` above the number of
-    attributes is cut to that.
-    """
+    """Return the names of a ParameterList's items: in old files, without `_size`, the parameters. A
+    `_size` above the number of attributes is cut to that."""
     counts = [len(items_of(attributes.get(store))) for store in STORES]
     size = attributes.get("_size")
     count = min(size, len(attributes) + sum(counts)) if isinstance(size, int) else counts[0]
@@ -139,8 +136,8 @@ def parameter_dict_keys(attributes: Attributes) -> list[str]:
 def packed_parameters(attributes: Attributes) -> Sequence[Value]:
     """Return weight, bias and so on from the packed parameters of a quantized module.
 
-    Source: the state that a `torch.ScriptObject` of torch's class library is pickled with,
-    `(fields, class name)`; an embedding's fields are `(version, [weight], …)`.
+    Source: the state of a `torch.ScriptObject` of torch's class library, `(fields, class name)`; an
+    embedding's fields are `(version, [weight], …)`.
     """
     if "weight" in attributes and "bias" in attributes:  # a convolution's tuple
         return (attributes["weight"], attributes["bias"])

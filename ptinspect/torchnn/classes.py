@@ -63,7 +63,6 @@ class Mark:
         self.length = int(length or 0)
 
     def matches(self, attributes: Attributes) -> bool:
-        """Return True if the instance has the attribute with such a value."""
         value = find_attribute(attributes, self.name)
         if self.length and not (isinstance(value, tuple) and len(value) == self.length):
             return False
@@ -103,12 +102,10 @@ class ModuleClass:
 
     @property
     def name(self) -> str:
-        """The class's own name."""
         return self.path.rpartition(".")[2]
 
     @property
     def arguments(self) -> tuple[Argument, ...]:
-        """The constructor's arguments, in order."""
         if self._arguments is None:
             module = self.path.rpartition(".")[0]
             text = self._argument_text.replace("=.", f"={module}.")
@@ -117,10 +114,8 @@ class ModuleClass:
 
     @property
     def marks(self) -> tuple[Mark, ...]:
-        """The attributes that identify an instance of this class or of one that extends it.
-
-        Empty if they are too few or too common to decide.
-        """
+        """The attributes that identify an instance of this class or of one that extends it; none if
+        they are too few or too common to decide."""
         if self._marks is None:
             self._marks = tuple(map(Mark, self._mark_text.split()))
         return self._marks
@@ -156,10 +151,8 @@ class ModuleClass:
         return value is not None if is_test and value is not MISSING else value
 
     def constructor(self, attributes: Attributes) -> list[tuple[Argument, Value]]:
-        """Return the arguments that construct this instance: those that differ from the default.
-
-        A required one that is not recorded is MISSING.
-        """
+        """Return the arguments that construct this instance: those that differ from the default. A
+        required one that is not recorded is MISSING."""
         arguments: list[tuple[Argument, Value]] = []
         for argument in self.arguments:
             value = self.read(argument, attributes)
@@ -237,11 +230,8 @@ def lookup(class_path: str) -> ModuleClass | None:
 
 
 def canonical(path: str) -> str:
-    """Return torch 2.13's path of a class.
-
-    `path` may be one of an older version, `torch.nn.Linear`, or a class that
-    `torch.nn.utils.parametrize` makes (`ParametrizedLinear`).
-    """
+    """Return torch 2.13's path of a class: of one of an older version, of `torch.nn.Linear`, or of
+    a class that `torch.nn.utils.parametrize` makes (`ParametrizedLinear`)."""
     for old, new in RENAMED:
         if path.startswith(old):
             path = new + path[len(old) :]
@@ -269,11 +259,9 @@ def known_paths() -> list[str]:
 
 
 def candidates(attributes: Attributes) -> list[ModuleClass]:
-    """Return the classes of torch.nn whose marks (three or more) an instance has.
-
-    The class with the most marks is first; among equals torch's most used one. None of it is
-    certain: a class may have all of them and extend nothing.
-    """
+    """Return the classes of torch.nn whose marks (three or more) an instance has, that with the
+    most first, among equals torch's most used one. A class may have all of them and extend
+    nothing."""
     names = {name for name in attributes if isinstance(name, str)}
     for store in STORES:
         names.update(name for name in items_of(attributes.get(store)) if isinstance(name, str))

@@ -52,12 +52,8 @@ def extra_repr(
     escape: Callable[[str], str] | None = None,
     limits: Limits = LIMITS,
 ) -> str | None:
-    """Return the text of the class's own `extra_repr`; None if the class is not torch's.
-
-    Args:
-        describe: returns the facts on tensors.
-        escape: applied to strings of the file that torch would print bare.
-    """
+    """Return the text of the class's own `extra_repr`; None if the class is not torch's. `escape`
+    is applied to strings of the file that torch would print bare."""
     row = lookup(class_path)
     if row is None:
         return None
@@ -65,7 +61,6 @@ def extra_repr(
 
 
 def row_text(row: ModuleClass, attributes: Attributes, formatter: ValueFormatter) -> str:
-    """Return `extra_repr` of an instance of a known class."""
     if row.template[:1] == "@":
         return _FUNCTIONS[row.template[1:]](attributes, formatter)
     texts = (_piece_text(p, row, attributes, formatter) for p in _parse_template(row.template))

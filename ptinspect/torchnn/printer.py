@@ -77,16 +77,8 @@ def print_module(
     limits: Limits = LIMITS,
     depth: int = DEPTH,
 ) -> str:
-    """Return the text of `print(model)` of torch 2.13.
-
-    Args:
-        describe: returns the facts on tensors.
-        escape: applied to every string of the file that is printed bare: names of classes and
-            children, strings in an extra_repr.
-
-    Raises:
-        LimitError: the text is longer than `limits.string_bytes`.
-    """
+    """Return the text of `print(model)` of torch 2.13. `escape` is applied to every string of the
+    file that is printed bare. LimitError if the text is longer than `limits.string_bytes`."""
     lines: list[str] = []
     remaining = limits.string_bytes
     for line in module_lines(root, describe, escape=escape, limits=limits, depth=depth):
@@ -149,7 +141,6 @@ class _Planner:
         return root_plan
 
     def plan(self, node: ModuleNode) -> _Plan:
-        """Return a node's plan, still without children."""
         row = lookup(node.class_path)
         style = "module" if row is None else row.style
         name = node.name

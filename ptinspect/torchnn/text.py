@@ -105,7 +105,6 @@ class ValueFormatter:
         return self.escape(text) if self.escape is not None else str(text)
 
     def repr(self, value: Value) -> str:
-        """Return `repr(value)`."""
         if not isinstance(value, tuple | list | dict | Inert):
             return self._cut(self._write(value, [], set()))
         if isinstance(value, tuple) and len(value) < 9 and all(map(_is_small_int, value)):
@@ -273,10 +272,8 @@ def _call_text(value: Call) -> str | None:
 
 
 def numpy_number(value: Call) -> tuple[str, str] | None:
-    """Return `str` and numpy 2's `repr` of a numpy number: ("0.1", "np.float64(0.1)").
-
-    Real models have them as settings that were computed.
-    """
+    """Return `str` and numpy 2's `repr` of a numpy number: ("0.1", "np.float64(0.1)"). Real models
+    have them as settings that were computed."""
     scalar = as_scalar(value)
     if scalar is None or not isinstance(scalar[1], bool | int | float):
         return None

@@ -34,11 +34,7 @@ SCHEMA = 1
 
 
 def json_text(document: Document, options: ShowOptions, file_hash: FileHash | None) -> str:
-    """Return the object of a document, ending in a newline.
-
-    Raises:
-        DamagedError: the options ask for the tensors' bytes and some are missing.
-    """
+    """Return the object of a document, ending in a newline."""
     content = {"kind": document.kind, "class": document.class_path}
     warnings = [
         {"kind": warning.kind, "path": warning.path, "message": warning.message}
@@ -240,11 +236,8 @@ def _shape(tensor: Tensor) -> list[int | None] | None:
 
 
 def _storages(document: Document, infos: list[TensorInfo]) -> list[str]:
-    """Return the storage of each tensor, or null.
-
-    An array in the pickle itself has no key. In a model of several files each storage names its
-    file.
-    """
+    """Return the storage of each tensor, or null. An array in the pickle itself has no key; in a
+    model of several files each storage names its file."""
     storages = [info.tensor.storage for info in infos]
     locations = storage_places(storages)
     keys = quoted_all([storage.key if storage is not None else "" for storage in storages])
@@ -283,7 +276,6 @@ def pieces_of(tensor: Tensor) -> list[dict[str, object]] | None:
 
 
 def _special_facts(tensor: Tensor) -> dict[str, object]:
-    """Return the facts that only some tensors have."""
     facts: dict[str, object] = {}
     if tensor.encoding:
         facts["encoding"] = tensor.encoding
@@ -326,7 +318,6 @@ def _part(part: Tensor) -> dict[str, object]:
 def _measured_facts(
     info: TensorInfo, measurement: TensorMeasurement | None, options: ShowOptions
 ) -> dict[str, object]:
-    """Return what --values, --stats and --hash add, and why something is missing."""
     facts: dict[str, object] = {}
     problem = ""
     if options.values:
@@ -343,10 +334,8 @@ def _measured_facts(
 
 
 def _nested_values(tensor: Tensor) -> tuple[object, str]:
-    """Return the numbers as nested lists, or None and the reason.
-
-    Values of a tensor that torch would summarise are left out.
-    """
+    """Return the numbers as nested lists, or None and the reason, such as that torch would
+    summarise it."""
     from ptinspect.display.tensor_repr import THRESHOLD, numbers_of
 
     if tensor.numel > THRESHOLD:

@@ -58,10 +58,8 @@ def no_tensors_text(document: Document, options: ShowOptions) -> str:
 
 
 def key_matcher(include: tuple[str, ...], exclude: tuple[str, ...]) -> Callable[[str], bool] | None:
-    """Return the predicate for keys that the globs select, or None if there are no globs.
-
-    `*` matches dots too, as in `*.weight`.
-    """
+    """Return the predicate for keys that the globs select, or None if there are no globs. `*`
+    matches dots too, as in `*.weight`."""
     if not include and not exclude:
         return None
     import re
@@ -82,11 +80,10 @@ def natural_sort_key(key: str) -> list[tuple[int, int, str]]:
 
 
 def tensor_table(document: Document, options: ShowOptions) -> Table:
-    """Return the table of the selected tensors.
+    """Return the table of the selected tensors, with a column `note` only if one has a note.
 
     With --stats or --hash there is a row per tensor; otherwise repeated tensors are folded and
-    those deeper than --depth are summed up, if the options say so. The column `note` is there
-    only if a tensor has a note.
+    those deeper than --depth are summed up, if the options say so.
     """
     infos = select_tensors(document, options)
     notes = Notes(document)
@@ -151,8 +148,6 @@ def shape_text(shape: tuple[int, ...]) -> str:
 
 
 class Notes:
-    """The notes on tensors that are special in some way."""
-
     def __init__(self, document: Document) -> None:
         self._is_module = document.kind == "module"
         self._first: dict[object, TensorInfo] = {}  # per view of a storage that several share
@@ -167,7 +162,6 @@ class Notes:
                 self._first.setdefault(info.tensor.view_key(), info)
 
     def note(self, info: TensorInfo) -> str:
-        """Return the note, which is empty for an ordinary tensor."""
         tensor = info.tensor
         notes = []
         first = self._first.get(tensor.view_key()) if self._first and tensor.numel else None

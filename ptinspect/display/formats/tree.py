@@ -40,7 +40,6 @@ steps in total; from then on a line names its first path instead."""
 
 
 def tree_text(document: Document, options: ShowOptions, file_hash: FileHash | None) -> str:
-    """Return the tree of the whole file."""
     if document.kind == "module":
         lines = module_tree(document, document.modules[0].module, options.depth)
     else:
@@ -67,12 +66,8 @@ class _OpenContainer:
 
 
 class ObjectTree:
-    """Draws containers and what they contain, without recursion.
-
-    Args:
-        depth: levels to draw; None draws all.
-        matches: predicate for the keys of tensors to draw; None draws all.
-    """
+    """Draws containers and what they contain, without recursion: to `depth` levels, and only
+    tensors whose keys match."""
 
     def __init__(
         self, document: Document, depth: int | None, matches: Callable[[str], bool] | None
@@ -86,7 +81,6 @@ class ObjectTree:
         self._steps_left = MAX_REPEATED_STEPS
 
     def lines(self, root: Value, root_path: Path) -> Iterator[str]:
-        """Yield the lines of a root and of everything below it."""
         leaf = self._leaf_lines(root, root_path, "", "")
         if leaf is not None:
             yield from leaf

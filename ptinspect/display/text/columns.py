@@ -29,10 +29,8 @@ class Table(NamedTuple):
 
 
 def display_width(text: str) -> int:
-    """Return the columns of a terminal that the text takes.
-
-    Characters of East Asian scripts take two, combining marks none.
-    """
+    """Return the columns of a terminal that the text takes: two for East Asian characters, none for
+    combining marks."""
     if text.isascii():
         return len(text)
     from unicodedata import combining, east_asian_width
@@ -43,7 +41,6 @@ def display_width(text: str) -> int:
 
 
 def pad(text: str, width: int, right: bool = False) -> str:
-    """Return the text with spaces up to a width; `right` aligns it right."""
     space = " " * (width - display_width(text))
     return space + text if right else text + space
 
@@ -72,11 +69,8 @@ def shorten_middle(text: str, width: int) -> str:
 
 
 def draw_table(table: Table, width: int | None = None) -> list[str]:
-    """Return the lines of a table: headers, a rule, the rows.
-
-    Args:
-        width: columns of the terminal. The last and the first column are shortened to fit.
-    """
+    """Return the lines of a table: headers, a rule, the rows. To fit a terminal of `width` columns,
+    the last and the first column are shortened."""
     headers: Sequence[str] = table.headers
     rows: Sequence[Sequence[str]] = table.rows
     widths = [display_width(header) for header in headers]
@@ -113,12 +107,9 @@ def draw_table(table: Table, width: int | None = None) -> list[str]:
 
 
 def fit_widths(widths: list[int], width: int) -> list[int]:
-    """Return widths that together fit, as far as possible.
-
-    The last column (a note, a hash) is shortened first, then the first, which holds the key. The
-    others are never shortened, because half a shape or dtype says nothing; so a line may still be
-    too long.
-    """
+    """Return widths that together fit, as far as possible: the last column (a note, a hash) is
+    shortened first, then the first (the key). Half a shape or dtype says nothing, so the others
+    stay."""
     fitted = list(widths)
     excess = sum(fitted) + len(GAP) * (len(fitted) - 1) - width
     for index, minimum in ((len(fitted) - 1, MIN_LAST_COLUMN), (0, MIN_FIRST_COLUMN)):
@@ -143,11 +134,9 @@ class _Pattern(NamedTuple):
 
 
 def fold_keys(rows: Iterable[tuple[str, Hashable]]) -> list[FoldedKey]:
-    """Join keys with the same facts that differ only in one number, which counts up.
-
-    The results are joined again: `layers.{0..3}.experts.{0..7}.weight`. The order is that of
-    the first key of each pattern.
-    """
+    """Join keys with the same facts that differ only in one number, which counts up, again and
+    again: `layers.{0..3}.experts.{0..7}.weight`. The order is that of the first key of each
+    pattern."""
     patterns = [_Pattern(tuple(key.split(".")), facts, 1) for key, facts in rows]
     for index in reversed(range(max((len(pattern.tokens) for pattern in patterns), default=0))):
         groups: dict[Hashable, list[_Pattern]] = {}

@@ -67,16 +67,13 @@ class OptimizerFit:
 
     @property
     def fits(self) -> bool:
-        """True if there are no faults."""
         return not self.faults
 
     @property
     def verdict(self) -> str:
-        """`fits` or `differs`."""
         return "fits" if self.fits else "differs"
 
     def as_dict(self) -> dict[str, object]:
-        """Return the faults and what is undecided, for JSON."""
         return {
             "wrong": [fault._asdict() for fault in self.faults],
             "undecided": [fault._asdict() for fault in self.undecided],
@@ -84,12 +81,8 @@ class OptimizerFit:
 
 
 def check_optimizers(document: Document, *, values: bool = True) -> list[OptimizerFit]:
-    """Compare each optimizer state of a file with the weights in it.
-
-    Args:
-        values: check the numbers too (NaN, inf, steps that differ), which reads the state's
-            tensors.
-    """
+    """Compare each optimizer state of a file with the weights in it. `values` checks the numbers
+    too (NaN, inf, steps that differ), which reads the state's tensors."""
     if not document.optimizers:
         return []
     candidates = candidate_weights(document.contents)
@@ -146,11 +139,7 @@ def number_of(tensor: Tensor) -> float | None:
 
 
 def non_finite(tensor: Tensor) -> str | None:
-    """Return `NaN` or `inf` if some element is that; None if all are finite, or are not floats.
-
-    Raises:
-        DamagedError: bytes are missing.
-    """
+    """Return `NaN` or `inf` if some element is that; None if all are finite, or are not floats."""
     from ptinspect.document.elements import contiguous
     from ptinspect.document.to_array import ignore_numpy_warnings, iter_numbers
 
@@ -212,7 +201,6 @@ class _Check:
         self.weights: dict[str, Weight] = {weight.name: weight for weight in order}
 
     def run(self, values: bool) -> OptimizerFit:
-        """Run all checks, from the coarse to the fine."""
         if self.match is None:
             self.add_undecided("model", "the file has no weights to compare it with")
         self.check_indexes()
@@ -238,11 +226,9 @@ class _Check:
         self.undecided.append(Fault(kind, message, parameter))
 
     def label(self, slot: Slot) -> str:
-        """Return a parameter's name, else its number."""
         return self.names[slot.number] or slot.name or f"parameter {slot.number}"
 
     def weight(self, slot: Slot) -> Weight | None:
-        """Return the model's parameter of a slot."""
         return self.weights.get(self.names[slot.number] or "")
 
     def check_indexes(self) -> None:
@@ -299,7 +285,6 @@ class _Check:
         return weight is not None and weight.trainable is False
 
     def check_keys(self, slot: Slot, state: dict[Value, Value]) -> None:
-        """The state has all keys of its class."""
         group, class_path = self.optimizer.groups[slot.group], self.optimizer.class_path
         missing = [key for key in required_state(class_path, group) or () if key not in state]
         if class_path == "torch.optim.Adafactor" and not missing:
@@ -310,7 +295,6 @@ class _Check:
             self.add_fault("missing-state", message, self.label(slot))
 
     def check_shapes(self, slot: Slot) -> None:
-        """The tensors have the parameter's shape and dtype."""
         weight = self.weight(slot)
         shape = weight.tensor.shape if weight is not None else slot.shape
         for key, tensor in slot.tensors.items():
@@ -392,7 +376,6 @@ class _Check:
             self.add_undecided("step", message)
 
     def check_finite(self) -> None:
-        """Neither NaN nor inf in the state."""
         for slot in self.slots:
             for key, value in (slot.state or {}).items():
                 items = None if isinstance(value, int | float | str) else as_sequence(value)

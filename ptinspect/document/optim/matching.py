@@ -102,7 +102,6 @@ class Weights:
 
     @property
     def numel(self) -> int:
-        """Elements of all parameters."""
         return sum(weight.tensor.numel for weight in self.parameters)
 
     @property
@@ -113,10 +112,8 @@ class Weights:
 
 
 def candidate_weights(contents: Contents) -> list[Weights]:
-    """Return the state_dicts and modules that an optimizer may belong to.
-
-    In the file's order, apparent averages of others last; then, if there are several, all together.
-    """
+    """Return the state_dicts and modules that an optimizer may belong to, in the file's order,
+    apparent averages of others last; then, if there are several, all together."""
     children: dict[Path, list[TensorInfo]] = {}
     below: dict[Path, list[TensorInfo]] = {info.root: [] for info in contents.modules}
     for info in contents.tensors:
@@ -200,11 +197,7 @@ class Fault(NamedTuple):
 
 
 class Match(NamedTuple):
-    """An optimizer compared with a model.
-
-    Attributes:
-        names: per slot, None if it is undecided.
-    """
+    """An optimizer compared with a model. `names` per slot, None if undecided."""
 
     weights: Weights
     names: list[str | None]
@@ -238,9 +231,7 @@ def slots_of(optimizer: Optimizer, tensor_of: Callable[[Value], Tensor | None]) 
 
 def best_match(slots: list[Slot], candidates: list[Weights]) -> Match | None:
     """Return the match with the first model that fits, else with the nearest; None without models.
-
-    If there are more than `MAX_MODELS`, those with as many parameters are tried first.
-    """
+    Of more than `MAX_MODELS` those with as many parameters are tried first."""
     if len(candidates) > MAX_MODELS:
         same_count = [weights for weights in candidates if len(weights.parameters) == len(slots)]
         candidates = [*same_count, *candidates][:MAX_MODELS]
@@ -258,7 +249,6 @@ def _distance(slots: list[Slot], match: Match) -> tuple[int, int]:
 
 
 def _match(slots: list[Slot], weights: Weights) -> Match:
-    """Find the slots' names among a model's parameters."""
     if slots and all(slot.parameter is not None for slot in slots):
         return _match_by_storage(slots, weights)
     if slots and all(slot.name is not None for slot in slots):

@@ -49,7 +49,6 @@ class Optimizer(NamedTuple):
         return None
 
     def parameters(self, group: int) -> int:
-        """Return the number of parameters in a group."""
         return len(as_sequence(self.groups[group].get("params")) or ())
 
     def members(self) -> Iterator[tuple[Path, Value]]:
@@ -180,10 +179,8 @@ def _has_sign(group: dict[Value, Value], sign: str) -> bool:
 
 
 def required_state(class_path: str | None, group: dict[Value, Value]) -> tuple[str, ...] | None:
-    """Return the keys that the class's state always has once a parameter was trained.
-
-    Empty for a class without state (SGD without momentum), None for one not of torch.optim.
-    """
+    """Return the keys that the class's state always has once a parameter was trained: none for a
+    class without state (SGD without momentum); None for one not of torch.optim."""
     name = (class_path or "").removeprefix("torch.optim.")
     if name == "SGD":
         return ("momentum_buffer",) if group.get("momentum") else ()

@@ -64,12 +64,8 @@ class ZipDirectory:
     """
 
     def __init__(self, source: Source, limits: Limits = LIMITS) -> None:
-        """Read the directory.
-
-        Raises:
-            DamagedError: there is no directory, or it is truncated.
-            LimitError: it has too many entries.
-        """
+        """Read the directory. DamagedError if there is none or it is truncated, LimitError if it
+        has too many entries."""
         self.source = source
         self.limits = limits
         self.bounds = find_bounds(source)
@@ -97,10 +93,8 @@ class ZipDirectory:
 
     @property
     def has_crcs(self) -> bool:
-        """False if the writer omitted the checksums.
-
-        torch.serialization.set_crc32_options(False) makes them all zero.
-        """
+        """False if the writer omitted the checksums: torch.serialization.set_crc32_options(False)
+        makes them all zero."""
         return any(self.crcs)
 
     # --- checks of the directory alone ----------------------------------------------------
@@ -116,11 +110,8 @@ class ZipDirectory:
         return [following[header] for header in self.headers]
 
     def _check(self) -> None:
-        """Fill `findings`.
-
-        Each check first looks at a column as a whole, so that honest files, which have no findings,
-        do not wait for it.
-        """
+        """Fill `findings`. Each check first looks at a column as a whole, so that honest files,
+        which have no findings, do not wait for it."""
         ends = map(add, map(add, self.headers, self.packed), map(len, self.raw_names))
         if not all(map(le, map(add, ends, repeat(30)), self.stops)):
             self._check_positions()
@@ -170,12 +161,8 @@ class ZipDirectory:
     # --- local headers --------------------------------------------------------------------
 
     def start(self, index: int) -> int:
-        """Return the offset of the record's bytes.
-
-        Raises:
-            DamagedError: its local header is missing, contradicts the directory, or leaves too
-                little space.
-        """
+        """Return the offset of the record's bytes. DamagedError if its local header is missing,
+        contradicts the directory, or leaves too little space."""
         header = self.headers[index]
         if self._headers is None:
             self._headers = self.source.headers()
@@ -236,12 +223,8 @@ class ZipDirectory:
     # --- bytes ----------------------------------------------------------------------------
 
     def read(self, index: int, limit: int | None = None) -> bytes:
-        """Return a complete record.
-
-        Raises:
-            LimitError: the record is longer than `limit` bytes (default: `limits.pickle_bytes`, and
-                `limits.inflated_bytes` if it is compressed).
-        """
+        """Return a complete record; LimitError if it is longer than `limit` bytes (default:
+        `limits.pickle_bytes`, and `limits.inflated_bytes` if it is compressed)."""
         size, limit_name = self.sizes[index], "pickle_bytes"
         limit = self.limits.pickle_bytes if limit is None else limit
         if self.methods[index] != STORED and self.limits.inflated_bytes < limit:
@@ -267,11 +250,8 @@ class ZipDirectory:
         self, index: int, start: int = 0, stop: int | None = None, size: int = CHUNK
     ) -> Iterator[bytes]:
         """Yield the record's bytes from `start` to `stop`, in pieces of at most `size`.
-
-        Raises:
-            UnsupportedError: the record is encrypted, or compressed by an unknown method.
-            DamagedError: the bytes contradict the directory.
-        """
+        UnsupportedError if it is encrypted or compressed by an unknown method, DamagedError if they
+        contradict the directory."""
         stop = self.sizes[index] if stop is None else stop
         place = Place(self.names[index], None)
         method = self.methods[index]
@@ -300,13 +280,9 @@ class ZipDirectory:
                 yield piece
 
     def _inflate(self, index: int, size: int) -> Iterator[bytes]:
-        """Yield the bytes of a deflated record in pieces of at most `size`.
-
-        Raises:
-            LimitError: the record declares more bytes than deflate can compress so far. Raised
-                before anything is decompressed.
-            DamagedError: it contains more or fewer bytes than it declares.
-        """
+        """Yield the bytes of a deflated record in pieces of at most `size`. LimitError, before any
+        work, if it declares more than deflate can compress so far; DamagedError if it declares
+        another size than it has."""
         import zlib
 
         place = Place(self.names[index], None)

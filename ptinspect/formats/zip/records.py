@@ -64,13 +64,8 @@ def has_end_record(source: Source) -> bool:
 
 
 def find_bounds(source: Source) -> Bounds:
-    """Read the end record: the last in the file, as `zipfile` and torch's reader do.
-
-    Only the last 64 KiB are read, however large the file is.
-
-    Raises:
-        DamagedError: there is no record, or it describes an impossible directory.
-    """
+    """Read the end record: the last in the file, as `zipfile` and torch's reader do, within its
+    last 64 KiB. DamagedError if there is none, or it describes an impossible directory."""
     first = max(source.size - _TAIL, 0)
     tail = source.read(first, source.size - first)
     position = tail.rfind(END, 0, max(len(tail) - _END.size + 4, 0))
@@ -102,10 +97,8 @@ def find_bounds(source: Source) -> Bounds:
 
 
 def _read_zip64(source: Source, end: int) -> tuple[int, int, int, int] | None:
-    """Return (count, size, start, end) of the zip64 end record, which torch always writes.
-
-    A locator before the end record at `end` leads to it.
-    """
+    """Return (count, size, start, end) of the zip64 end record, which torch always writes; a
+    locator before the end record at `end` leads to it."""
     if end < _LOCATOR64.size:
         return None
     sign, _, offset, _ = _LOCATOR64.unpack(source.read(end - _LOCATOR64.size, _LOCATOR64.size))
@@ -143,10 +136,8 @@ def _moved_error(recorded: int, actual: int, end: int) -> DamagedError:
 
 
 def is_concatenated(source: Source) -> bool:
-    """Return True if another zip begins where the first one ends.
-
-    torch.distributed.checkpoint calls torch.save several times on one open file.
-    """
+    """Return True if another zip begins where the first one ends: torch.distributed.checkpoint
+    calls torch.save several times on one open file."""
     buffer, start, stop = source.window()
     first = buffer.find(END, start, stop)
     if first < 0 or first + _END.size > stop:
@@ -209,11 +200,8 @@ def _truncated_error(bounds: Bounds, index: int, pos: int) -> DamagedError:
 def apply_zip64(
     packed: Sequence[int], sizes: Sequence[int], headers: Sequence[int], extras: Sequence[bytes]
 ) -> tuple[Sequence[int], Sequence[int], Sequence[int]]:
-    """Replace fields that are all ones by the 64-bit values of the zip64 extra field.
-
-    The extra field contains only the values that are needed, in the order size, packed size, offset
-    of the local header.
-    """
+    """Replace fields that are all ones by the 64-bit values of the zip64 extra field, which has
+    only those that are needed, in the order size, packed size, offset of the local header."""
     if FULL32 not in sizes and FULL32 not in packed and FULL32 not in headers:
         return packed, sizes, headers
     columns = [list(sizes), list(packed), list(headers)]

@@ -63,10 +63,8 @@ def iter_local_records(source: Source) -> Iterator[LocalRecord]:
 
 
 def _find_descriptor(buffer: Buffer, begin: int, end: int) -> tuple[int, int]:
-    """Return the end of the record at `begin`, and the end of its descriptor.
-
-    Both are after `end` if the descriptor is missing. Its sizes have 4 bytes, or 8 in a zip64.
-    """
+    """Return the end of the record at `begin`, and the end of its descriptor; both are after `end`
+    if that is missing. Its sizes have 4 bytes, or 8 in a zip64."""
     pos = begin
     while True:
         pos = buffer.find(DESCRIPTOR, pos, end)

@@ -36,12 +36,8 @@ Those that count up have places of their own in the hash table. Others can be ch
 
 
 def as_key(m: Machine, target: Collection[Value], value: Value) -> Value:
-    """Return `value` as a key of `target`.
-
-    Raises:
-        DamagedError: Python could not hash the value.
-        LimitError: hashing it would be too expensive.
-    """
+    """Return `value` as a key of `target`. DamagedError if Python could not hash it, LimitError if
+    that would be too expensive."""
     if isinstance(value, str):
         return value
     if isinstance(value, int | float):
@@ -351,11 +347,8 @@ def dup(m: Machine, pos: int) -> int:
 
 
 def _memo_index(m: Machine, line: bytes) -> int:
-    """Return the memo index that a line contains.
-
-    C's unpickler accepts what fits a size_t. pickle.py, which matters to runs with a recorder,
-    accepts every number that Python reads.
-    """
+    """Return the memo index in a line: for C's unpickler what fits a size_t, for pickle.py, which
+    matters to runs with a recorder, every number that Python reads."""
     longest = 20 if m.recorder is None else 4000
     try:
         index = int(c_string(line)) if len(line) <= longest else -1

@@ -162,10 +162,8 @@ def proto(m: Machine, pos: int) -> int:
 
 
 def frame(m: Machine, pos: int) -> int:
-    """Skip a FRAME, which only announces how much may be read at once.
-
-    CPython's C unpickler does not require opcodes to end with it.
-    """
+    """Skip a FRAME, which only announces how much may be read at once: C's unpickler does not
+    require opcodes to end with it."""
     m.check_left(pos + 8, _UINT8(m.data, pos)[0])
     return pos + 8
 
