@@ -16,7 +16,14 @@ from typing import IO, Any
 import click
 
 from ptinspect import __version__
-from ptinspect.cli.output import OutputClosed, error_text, unexpected_error, write_stderr
+from ptinspect.cli.output import (
+    STDOUT_ERRNOS,
+    OutputClosed,
+    error_text,
+    stdout_error,
+    unexpected_error,
+    write_stderr,
+)
 from ptinspect.errors import PtInspectError
 
 DONE, FAILED, INTERRUPTED = 0, 2, 130
@@ -64,7 +71,9 @@ class Commands(click.Group):
         for index, word in enumerate(args):
             if word in group_options:
                 continue
-            if word not in COMMANDS:
+            if word == "help" and not os.path.exists(word):
+                args = [*args[:index], *args[index + 1 :], "--help"]
+            elif word not in COMMANDS:
                 _check_is_path(word, ctx)
                 args = [*args[:index], DEFAULT_COMMAND, *args[index:]]
             break
@@ -79,6 +88,8 @@ class Commands(click.Group):
         except Exception as error:
             if ctx.params.get("debug"):
                 raise
+            if isinstance(error, OSError) and error.errno in STDOUT_ERRNOS:
+                error = stdout_error(error)  # of click, which prints --help
             if not isinstance(error, PtInspectError):
                 raise Failure(error_text(unexpected_error(error))) from error
             raise Failure(error_text(error)) from error
@@ -105,7 +116,15 @@ class Commands(click.Group):
         except click.ClickException as error:
             if not standalone_mode:
                 raise
-            error.show()
+            if isinstance(error, click.UsageError):
+                write_stderr(usage_text(error))
+            else:
+                error.show()
+            code = FAILED
+        except OSError as error:
+            if not standalone_mode:
+                raise
+            write_stderr(error_text(stdout_error(error)))
             code = FAILED
         except (click.Abort, KeyboardInterrupt):
             code = INTERRUPTED
@@ -116,21 +135,45 @@ class Commands(click.Group):
         return code
 
 
+def usage_text(error: click.UsageError) -> str:
+    """Return `ptinspect: no such option: --foo` and, indented, the command for help."""
+    from ptinspect.display.text.escape import cut
+
+    command = error.ctx.command_path if error.ctx is not None else "ptinspect"
+    message = error.format_message().removesuffix(".")
+    first, *more = [cut(line) for line in message.split("\n")]
+    first = first if first[:2].isupper() else first[:1].lower() + first[1:]
+    return "\n".join([f"ptinspect: {first}", *more, f"  {command} --help lists the options"])
+
+
 def _check_is_path(word: str, ctx: click.Context) -> None:
     """Raise a usage error for a word that looks like a mistyped command, not like a path."""
     is_bare = "." not in word and os.path.basename(word) == word
     if is_bare and not word.startswith("-") and not os.path.exists(word):
+        from difflib import get_close_matches
+
+        matches = get_close_matches(word, COMMANDS, 1, 0.5)
+        guess = f"did you mean {matches[0]}? " if matches else ""
         names = ", ".join(sorted(COMMANDS))
-        raise click.UsageError(f"{word!r} is neither a command nor a file. Commands: {names}.", ctx)
+        raise click.UsageError(
+            f"{word!r} is neither a command nor a file\n  {guess}The commands are {names}", ctx
+        )
+    if word.startswith("-") and os.path.exists(word):
+        raise click.UsageError(
+            f"{word!r} reads as an option\n  write ./{word} for the file of that name", ctx
+        )
 
 
 @click.group("ptinspect", cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="ptinspect", message="%(prog)s %(version)s")
+@click.version_option(
+    __version__, "-V", "--version", prog_name="ptinspect", message="%(prog)s %(version)s"
+)
 @click.option("--debug", is_flag=True, help="Show the Python traceback of an error.")
 def cli(debug: bool) -> None:
     """See what is in a .pt or .pth file, without torch and without executing anything.
 
-    `ptinspect FILE` is short for `ptinspect show FILE`.
+    `ptinspect FILE` is short for `ptinspect show FILE`, and `ptinspect help COMMAND` for
+    `ptinspect COMMAND --help`.
     """
 
 

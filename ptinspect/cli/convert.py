@@ -158,6 +158,11 @@ def _catch_errors(
 
 def _split_paths(paths: tuple[str, ...]) -> tuple[tuple[str, ...], str | None]:
     """Return SRC and DST. The last path is DST unless it is the only one."""
+    if paths == ("-",):
+        raise click.UsageError(
+            "standard input has no name from which DST could be derived: give one, as in"
+            " `ptinspect convert - model.safetensors`"
+        )
     if len(paths) == 1:
         return paths, None
     *sources, target = paths

@@ -59,7 +59,7 @@ def command(
         report = diff(
             a, b, tolerance=tolerance, include=include, exclude=exclude, progress=progress
         )
-    with open_output(output, force=True, sources=(a, b)) as target:
+    with open_output(output, sources=(a, b)) as target:
         target.write(_rendered(report, output_format, to_file=output is not None))
     ctx.exit(report.exit_code)
 

@@ -28,7 +28,9 @@ def format_option(formats: Sequence[str]) -> Decorator:
 output_option = click.option(
     "-o", "--output", metavar="FILE", help="Write to FILE instead of standard output."
 )
-force_option = click.option("--force", is_flag=True, help="Overwrite FILE if it exists.")
+force_option = click.option(
+    "--force", is_flag=True, help="Overwrite FILE even if it is not a text file."
+)
 no_progress_option = click.option("--no-progress", is_flag=True, help="Do not show a progress bar.")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from contextlib import contextmanager
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from ptinspect.atomic_file import AtomicFile
+
+STDOUT_ERRNOS = frozenset((errno.EBADF, errno.EFBIG, errno.EIO, errno.ENOSPC))
 
 BUG_HINT = "please report it, with the file if you can, or with the output of --debug"
 
@@ -90,9 +93,13 @@ class StdoutWriter:
             if isinstance(error, BrokenPipeError) or (os.name == "nt" and error.errno == 22):
                 _detach_stdout()
                 raise OutputClosed from None
-            raise PtInspectError(
-                f"cannot be written: {error.strerror or error}", path="standard output"
-            ) from error
+            raise stdout_error(error) from error
+
+
+def stdout_error(error: OSError) -> PtInspectError:
+    """Return the error for standard output that cannot be written."""
+    message = f"cannot be written: {error.strerror or error}"
+    return PtInspectError(message, path="standard output")
 
 
 def _detach_stdout() -> None:
@@ -114,14 +121,28 @@ class TextFile:
         self._file.write(text.encode("utf-8", "backslashreplace"))
 
 
+def _contains_text(path: str) -> bool:
+    try:
+        with open(path, encoding="utf-8") as file:
+            return "\0" not in file.read(1 << 16)
+    except (OSError, ValueError):
+        return False
+
+
 @contextmanager
 def open_output(
-    path: str | None, *, force: bool = False, sources: Sequence[str] = ()
+    path: str | None,
+    *,
+    force: bool = False,
+    sources: Sequence[str] = (),
+    is_report: bool = True,
 ) -> Iterator[StdoutWriter | TextFile]:
     """Open the file that `-o` names, or standard output for None and `-`.
 
     The file gets its name when the block ends without an error, and only if something was written.
-    PtInspectError if it is one of the `sources`, exists (without `force`) or cannot be written.
+    An existing file is overwritten with `force`, or if `is_report` and it contains text: reports
+    do and models do not. PtInspectError if it is not, if it is one of the `sources`, or if it
+    cannot be written.
     """
     if path is None or path == "-":
         yield StdoutWriter()
@@ -129,6 +150,11 @@ def open_output(
     # Imported here: most commands write to standard output, and start-up time counts.
     from ptinspect.atomic_file import AtomicFile, check_destination
 
+    if is_report and not force and os.path.isfile(path):
+        force = _contains_text(path)
+        if not force:
+            message = "already exists and is not a text file, so a report does not overwrite it"
+            raise PtInspectError(message, path=path, hint="write to another file")
     check_destination(path, force=force, sources=sources)
     file = AtomicFile(path, force)
     try:

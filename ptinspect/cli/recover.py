@@ -36,7 +36,7 @@ def command(
 
     with ProgressBar("saving", hidden=no_progress) as progress:
         report = recover(src, dst, proved_only=proved_only, force=force, progress=progress)
-    with open_output(output, force=True, sources=(src, dst)) as target:
+    with open_output(output, sources=(src, dst)) as target:
         if output_format == "json":
             import json
 

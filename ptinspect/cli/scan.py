@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import click
 
 from ptinspect.cli.options import force_option, format_option, no_progress_option, output_option
-from ptinspect.cli.output import open_output
+from ptinspect.cli.output import (
+    is_terminal,
+    may_use_colour,
+    open_output,
+    terminal_width,
+    write_stderr,
+)
+from ptinspect.source.folder import left_out_text
 
 if TYPE_CHECKING:
-    from ptinspect.safety.report import ScanReport
+    from ptinspect.source.folder import LeftOut
 
 
 @click.command("scan", short_help="Check whether files and folders are safe to load.")
@@ -20,6 +28,8 @@ if TYPE_CHECKING:
 @format_option(["text", "json", "sarif"])
 @output_option
 @force_option
+@click.option("-v", "--verbose", is_flag=True, help="List clean files as well.")
+@click.option("-q", "--quiet", is_flag=True, help="Print a line per file that is not clean.")
 @click.option(
     "--allow",
     metavar="NAME",
@@ -48,44 +58,77 @@ if TYPE_CHECKING:
 @click.pass_context
 def command(
     ctx: click.Context, paths: tuple[str, ...], output_format: str, output: str | None, force: bool,
-    allow: tuple[str, ...], exclude: tuple[str, ...], fail_on: str, jobs: int | None,
-    no_progress: bool,
+    verbose: bool, quiet: bool, allow: tuple[str, ...], exclude: tuple[str, ...], fail_on: str,
+    jobs: int | None, no_progress: bool,
 ) -> None:  # fmt: skip
     """Report whether each PATH is safe to load, why not, and what to do. PATH is a file, a folder
-    with all files below it, or `-` for standard input.
+    with all files below it, or `-` for standard input. Folders of version control and links to
+    folders are not searched; they are counted. Of several files, those that are not clean are
+    listed, the worst last.
 
     Nothing in the files is executed. Exit code 0: no verdict is as bad as --fail-on. 1: one is.
     2: a file could not be read to its end.
     """
     from ptinspect.cli.progress import ProgressBar
-    from ptinspect.safety.report import exit_code
-    from ptinspect.safety.scan import scan_many
+    from ptinspect.display.text.columns import display_width
+    from ptinspect.display.text.escape import cut
+    from ptinspect.safety.report import (
+        exit_code,
+        json_text,
+        sarif_text,
+        text_lines,
+        total_text,
+        unused_names,
+    )
+    from ptinspect.safety.scan import find_files, scan_many
 
+    left_out: LeftOut = Counter()
     with open_output(output, force=force, sources=paths) as target:
         with ProgressBar("scanning", hidden=no_progress, counted=True) as progress:
+            files = list(find_files(paths, exclude, left_out))
             reports = scan_many(
-                paths,
+                files,
                 jobs=jobs,
                 allow=(*allow, *_configured_names()),
-                exclude=exclude,
                 commands=("convert", "scan", "stub"),
                 progress=progress,
             )
         several = len(paths) > 1 or len(reports) != 1 or os.path.isdir(paths[0])
-        target.write(_report_text(reports, output_format, several))
+        skipped = left_out_text(left_out)
+        if output_format == "json":
+            target.write(json_text(reports, several))
+        elif output_format == "sarif":
+            target.write(sarif_text(reports))
+        else:
+            on_terminal = output is None and is_terminal(sys.stdout)
+            width = terminal_width() if on_terminal else 0
+            in_colour = on_terminal and may_use_colour()
+            for text in text_lines(reports, skipped, verbose=verbose, quiet=quiet):
+                line = cut(text)
+                if width and line.lstrip().startswith(("dangerous: ", "unknown: ")):
+                    end = width
+                    while display_width(line) > width:
+                        end -= 1
+                        line = line[:end] + "…"
+                target.write((_colour_verdicts(line) if in_colour else line) + "\n")
+    if output not in (None, "-") and not quiet:
+        write_stderr(total_text(reports, skipped))
+    for message in unused_names(reports, allow):
+        write_stderr(f"ptinspect: {cut(message)}")
     ctx.exit(exit_code(reports, fail_on))
 
 
-def _report_text(reports: list[ScanReport], output_format: str, several: bool) -> str:
-    from ptinspect.safety.report import json_text, sarif_text, text_lines
+def _colour_verdicts(line: str) -> str:
+    """Colour the verdict at the start of a finding, or after the path."""
+    import re
 
-    if output_format == "json":
-        return json_text(reports, several)
-    if output_format == "sarif":
-        return sarif_text(reports)
-    from ptinspect.display.text.escape import cut
-
-    return "".join(f"{cut(line)}\n" for line in text_lines(reports))
+    colours = {"dangerous": 31, "unknown": 33, "unreadable": 33}
+    return re.sub(
+        rf"(^ *|: )({'|'.join(colours)})(?=: | \(|$)",
+        lambda match: f"{match[1]}\x1b[{colours[match[2]]}m{match[2]}\x1b[0m",
+        line,
+        count=1,
+    )
 
 
 def _configured_names() -> list[str]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import gc
 import os
-import stat
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -32,7 +32,7 @@ from ptinspect.display import FORMATS, ShowOptions, renderer
 from ptinspect.document import open as open_document
 from ptinspect.errors import FormatError, PtInspectError
 from ptinspect.formats.folders import MEMBER_SUFFIXES, main_file
-from ptinspect.text import count_text
+from ptinspect.source.folder import BROKEN_LINK, LeftOut, files_below, left_out_text
 
 if TYPE_CHECKING:
     from ptinspect.cli.output import StdoutWriter, TextFile
@@ -161,12 +161,13 @@ def command(
 
 
 class FolderCounts:
-    """How many files of a folder were shown, and how many ptinspect does not read."""
+    """How many files of a folder were shown, and counts of what was not."""
 
-    __slots__ = ("shown", "skipped")
+    __slots__ = ("left_out", "shown")
 
     def __init__(self) -> None:
-        self.shown = self.skipped = 0
+        self.shown = 0
+        self.left_out: LeftOut = Counter()
 
 
 class ShowRun:
@@ -200,25 +201,24 @@ class ShowRun:
             if path not in folders:
                 self._show_file(path)
                 continue
-            for file, failure in _files_in_folder(path):
-                self._show_file(file, folders[path], failure)
+            for file in _documents_below(path, folders[path].left_out):
+                self._show_file(file, folders[path])
         if self._is_json and self._is_list:
             self._target.write("\n]\n" if self._written else "[]\n")
         for path, counts in folders.items():
             self._report_folder(path, counts)
         return next(code for code in (1, 2, 0) if code in self._codes)
 
-    def _show_file(
-        self, path: str, counts: FolderCounts | None = None, failure: PtInspectError | None = None
-    ) -> None:
+    def _show_file(self, path: str, counts: FolderCounts | None = None) -> None:
+        if counts is not None and not os.path.isfile(path) and not os.path.isdir(path):
+            counts.left_out[BROKEN_LINK if os.path.islink(path) else "special file"] += 1
+            return
         try:
-            if failure is not None:
-                raise failure
             text = self._render_file(path)
         except PtInspectError as error:
             is_model = path.lower().endswith(MODEL_SUFFIXES)
             if counts is not None and isinstance(error, FormatError) and not is_model:
-                counts.skipped += 1
+                counts.left_out["other file"] += 1
             else:
                 self._report_error(error, path, error)
         except OutputClosed:
@@ -285,41 +285,25 @@ class ShowRun:
         self._written += 1
 
     def _report_folder(self, folder: str, counts: FolderCounts) -> None:
-        skipped = f"{count_text(counts.skipped, 'other file')} skipped"
+        skipped = f"{left_out_text(counts.left_out)} skipped"
         if not counts.shown and 2 not in self._codes:
             self._codes.add(2)
             error = PtInspectError("the folder has no file that ptinspect reads", path=folder)
-            write_stderr(error_text(error) + (f"; {skipped}" if counts.skipped else ""))
-        elif counts.skipped:
+            write_stderr(error_text(error) + (f"; {skipped}" if counts.left_out else ""))
+        elif counts.left_out:
             from ptinspect.display.text.escape import safe
 
             write_stderr(f"ptinspect: {safe(folder)}: {counts.shown:,} shown, {skipped}")
 
 
-def _files_in_folder(folder: str) -> Iterator[tuple[str, PtInspectError | None]]:
-    """Yield the files below a folder, sorted by name; links to folders are not followed. A folder
-    that cannot be listed is yielded with an error."""
-    failures: list[OSError] = []
-
-    def errors() -> Iterator[tuple[str, PtInspectError]]:
-        while failures:
-            failure = failures.pop()
-            path = os.fsdecode(failure.filename) if failure.filename else folder
-            reason = f"the folder cannot be listed: {failure.strerror or failure}"
-            yield path, PtInspectError(reason, path=path)
-
-    for parent, folders, names in os.walk(folder, onerror=failures.append):
-        folders.sort()
-        yield from errors()
-        if main_file(parent) is not None:
-            yield parent, None
-            names = [name for name in names if not name.endswith(MEMBER_SUFFIXES)]
-        for name in sorted(names):
-            path = os.path.join(parent, name)
-            try:
-                is_regular = stat.S_ISREG(os.stat(path).st_mode)
-            except OSError:  # a broken link
-                continue
-            if is_regular:
-                yield path, None
-    yield from errors()
+def _documents_below(folder: str, left_out: LeftOut) -> Iterator[str]:
+    """Yield files, and folders that are one document in place of the files that belong to it."""
+    documents: dict[str, bool] = {}
+    for path in files_below(folder, left_out):
+        parent = os.path.dirname(path)
+        if parent not in documents:
+            documents[parent] = main_file(parent) is not None
+            if documents[parent]:
+                yield parent
+        if not (documents[parent] and path.endswith(MEMBER_SUFFIXES)):
+            yield path

@@ -78,7 +78,7 @@ def command(
             recovered_source=recovered,
             guess_forward=guess_forward,
         )
-        with open_output(output, force=force, sources=(path,)) as target:
+        with open_output(output, force=force, sources=(path,), is_report=False) as target:
             target.write(text)
     if check:
         from ptinspect.proofs.stub_check import check_stub

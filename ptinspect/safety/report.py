@@ -11,7 +11,7 @@ from ptinspect.report import Report
 from ptinspect.text import count_text
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Sequence
     from typing import Any
 
     from ptinspect.errors import PtInspectError
@@ -28,6 +28,9 @@ SEVERITY = {CLEAN: 0, POINTER: 1, UNREADABLE: 2, UNKNOWN: 3, DANGEROUS: 4}
 
 FAIL_ON = (POINTER, UNKNOWN, DANGEROUS)
 """The values of `--fail-on`."""
+
+ALLOWED = "allowed: "
+"""Begins the note that lists the names that `allow` lifted."""
 
 SHOWN_ITEMS = 12
 """Findings, errors and notes that the text lists for one file."""
@@ -201,26 +204,62 @@ def exit_code(reports: Collection[ScanReport], fail_on: str = UNKNOWN) -> int:
     return 2 if any(report._has_errors() for report in reports) else 0
 
 
+def unused_names(reports: Iterable[ScanReport], allow: Iterable[str]) -> Iterator[str]:
+    """Yield a message for each name of `--allow` that changed no verdict."""
+    lifted: set[str] = set()
+    dangerous: set[str] = set()
+    queue = list(reports)
+    while queue:
+        report = queue.pop()
+        queue += report.members
+        dangerous |= {each.name for each in report.findings if each.verdict == DANGEROUS}
+        for note in report.notes:
+            if note.startswith(ALLOWED):
+                lifted.update(note.removeprefix(ALLOWED).split(", "))
+    for glob in allow:
+        if any(fnmatchcase(name, glob) for name in lifted):
+            continue
+        matches = sorted(name for name in dangerous if fnmatchcase(name, glob))
+        reason = f"{matches[0]} is dangerous, write its full name" if matches else "no such finding"
+        yield f"--allow {glob} lifts nothing: {reason}"
+
+
 # --- text ---------------------------------------------------------------------------------
 
 
-def text_lines(reports: Sequence[ScanReport]) -> Iterator[str]:
-    """Yield a line per file, with its findings and next steps below, and a total.
+def text_lines(
+    reports: Sequence[ScanReport],
+    left_out: str = "",
+    *,
+    verbose: bool = False,
+    quiet: bool = False,
+) -> Iterator[str]:
+    """Yield a line per file, the worst last, with findings and next steps below, and a total.
 
-    Names from the files are not escaped yet. Skipped files are only counted, unless there is a
-    single report.
+    Names from the files are not escaped yet. Of several files, clean and skipped ones are only
+    counted.
+
+    Args:
+        reports: the reports on all files.
+        left_out: what was not scanned at all, for the total.
+        verbose: list clean files as well.
+        quiet: list the files that are not clean, and nothing else.
     """
-    for report in reports:
-        if report.skipped and len(reports) > 1:
+    several = len(reports) > 1
+    for report in sorted(reports, key=lambda report: SEVERITY[report.verdict]):
+        if report.verdict == CLEAN and (quiet or (several and (report.skipped or not verbose))):
             continue
         verdict = "skipped" if report.skipped else report.verdict
         in_words = report.format == "unknown" or report.skipped
         description = report.description if in_words else report.format
         yield f"{report.path}: {verdict}" + (f" ({description})" if description else "")
+        if quiet:
+            continue
         yield from _detail_lines(report, "  ")
         for step in report.steps:
             yield f"  next: {step}"
-    yield _total(reports)
+    if not quiet:
+        yield total_text(reports, left_out)
 
 
 def _detail_lines(report: ScanReport, indent: str) -> Iterator[str]:
@@ -240,8 +279,8 @@ def _detail_lines(report: ScanReport, indent: str) -> Iterator[str]:
             yield from _detail_lines(member, indent + "  ")
 
 
-def _total(reports: Sequence[ScanReport]) -> str:
-    """Return the last line: `3 files: 1 dangerous, 2 clean; 4 skipped`."""
+def total_text(reports: Sequence[ScanReport], left_out: str = "") -> str:
+    """Return the last line: `3 files: 1 dangerous, 2 clean; 4 skipped; not scanned: 1 excluded`."""
     verdicts = [report.verdict for report in reports if not report.skipped]
     order = (DANGEROUS, UNKNOWN, UNREADABLE, POINTER, CLEAN)
     counts = ", ".join(f"{verdicts.count(each):,} {each}" for each in order if each in verdicts)
@@ -250,6 +289,7 @@ def _total(reports: Sequence[ScanReport]) -> str:
         count_text(len(verdicts), "file")
         + (f": {counts}" if counts else "")
         + (f"; {skipped:,} skipped" if skipped else "")
+        + (f"; not scanned: {left_out}" if left_out else "")
     )
 
 

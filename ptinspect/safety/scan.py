@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from dataclasses import replace
 from fnmatch import fnmatch
 from functools import partial
@@ -14,6 +15,7 @@ from ptinspect.safety.containers.dispatch import buffer_if_small, scan_source
 from ptinspect.safety.next_steps import next_steps, state_load_advice
 from ptinspect.safety.report import DANGEROUS, ScanReport, unreadable_report
 from ptinspect.safety.scan_state import Budget, ScanState
+from ptinspect.source.folder import EXCLUDED, LeftOut, files_below
 from ptinspect.source.local import open_source
 
 if TYPE_CHECKING:
@@ -21,9 +23,6 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
     from os import PathLike
     from typing import BinaryIO
-
-
-_VERSION_CONTROL_FOLDERS = frozenset((".git", ".hg", ".svn"))
 
 
 def scan(
@@ -94,7 +93,7 @@ def scan_many(
     """
     from ptinspect.safety.parallel import choose_job_count, map_files
 
-    files = list(expand_paths([os.fspath(path) for path in paths], exclude))
+    files = list(find_files([os.fspath(path) for path in paths], exclude, Counter()))
     if jobs is None:
         jobs = 1 if executor else choose_job_count(len(files))
     return map_files(
@@ -109,49 +108,33 @@ def scan_many(
 # --- files and folders --------------------------------------------------------------------
 
 
-def expand_paths(paths: Iterable[str], exclude: Collection[str] = ()) -> Iterator[str]:
+def find_files(paths: Iterable[str], exclude: Collection[str], left_out: LeftOut) -> Iterator[str]:
     """Yield the files of paths, folders and globs; those of a folder by name.
 
-    A path that does not exist is yielded as well, so that its scan reports it.
+    A path that does not exist and a folder that cannot be listed are yielded as well, so that
+    their scan reports them. `left_out` counts what is not scanned.
     """
+
+    def is_excluded(path: str) -> bool:
+        return _is_excluded(path, exclude)
+
     for path in paths:
-        if path == "-":
-            if not _is_excluded(path, exclude):
-                yield path
-        elif os.path.isdir(path):
-            yield from _files_below(path, exclude)
-        elif any(char in path for char in "*?[") and not os.path.lexists(path):
-            yield from _matching_files(path, exclude)
-        elif not _is_excluded(path, exclude):
-            yield path
+        if path != "-" and os.path.isdir(path):
+            yield from files_below(path, left_out, is_excluded)
+            continue
+        matches = [path]
+        if any(char in path for char in "*?[") and not os.path.lexists(path):
+            import glob
 
-
-def _matching_files(pattern: str, exclude: Collection[str]) -> Iterator[str]:
-    import glob
-
-    matches = sorted(glob.glob(pattern, recursive=True))
-    if not matches:
-        yield pattern
-    for path in matches:
-        if not os.path.isdir(path):
-            if not _is_excluded(path, exclude):
-                yield path
-        elif "**" not in pattern:
-            yield from _files_below(path, exclude)
-
-
-def _files_below(folder: str, exclude: Collection[str]) -> Iterator[str]:
-    for base, folders, names in os.walk(folder):
-        folders[:] = sorted(
-            name
-            for name in folders
-            if name not in _VERSION_CONTROL_FOLDERS
-            and not _is_excluded(os.path.join(base, name), exclude)
-        )
-        for name in sorted(names):
-            path = os.path.join(base, name)
-            if not _is_excluded(path, exclude):
-                yield path
+            matches = sorted(glob.glob(path, recursive=True)) or [path]
+        for match in matches:
+            if match != "-" and os.path.isdir(match):
+                if "**" not in path:
+                    yield from files_below(match, left_out, is_excluded)
+            elif is_excluded(match):
+                left_out[EXCLUDED] += 1
+            else:
+                yield match
 
 
 def _is_excluded(path: str, exclude: Collection[str]) -> bool:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ptinspect.errors import LimitError, Place
 from ptinspect.safety.report import (
+    ALLOWED,
     DANGEROUS,
     POINTER,
     SEVERITY,
@@ -194,7 +195,7 @@ class ScanState:
             verdicts.append(POINTER)
             notes.append(f"it is {self.description}")
         if lifted:
-            notes.append("allowed: " + ", ".join(finding.name for finding in lifted))
+            notes.append(ALLOWED + ", ".join(finding.name for finding in lifted))
         return ScanReport(
             self.path,
             self.format,

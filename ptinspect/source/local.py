@@ -153,6 +153,11 @@ def _open_path(path: str) -> Source:
 
 def _check_regular(mode: int, path: str) -> None:
     if stat.S_ISDIR(mode):
+        try:
+            os.scandir(path).close()
+        except OSError as error:
+            reason = f"the folder cannot be listed: {error.strerror or error}"
+            raise PtInspectError(reason, path=path) from error
         raise FormatError("it is a folder, not a file", path=path)
     if stat.S_ISFIFO(mode):
         hint = "pass its content on standard input: ptinspect show - < PIPE"
@@ -163,6 +168,9 @@ def _check_regular(mode: int, path: str) -> None:
 
 def _read_error(error: OSError, path: str) -> PtInspectError:
     if isinstance(error, FileNotFoundError):
+        if os.path.islink(path):
+            message = f"it is a link to {os.readlink(path)}, which does not exist"
+            return PtInspectError(message, path=path)
         if path.startswith(("http://", "https://")):
             hint = "download it first and show the file: this version does not read URLs"
         else:

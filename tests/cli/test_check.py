@@ -114,6 +114,8 @@ def test_the_answer_goes_into_a_file(tmp_path: Path) -> None:
     target = tmp_path / "answer.txt"
     assert run("check", "optimizer", CHECKPOINT, "-o", target).stdout == ""
     assert "is consistent with the recorded model" in target.read_text("utf-8")
+    assert run("check", "optimizer", CHECKPOINT, "-o", target).exit_code == 0
+    target.write_bytes(CHECKPOINT.read_bytes())
     assert run("check", "optimizer", CHECKPOINT, "-o", target).exit_code == 2
     assert run("check", "optimizer", CHECKPOINT, "-o", target, "--force").exit_code == 0
 

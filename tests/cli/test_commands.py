@@ -33,6 +33,7 @@ def test_help_names_the_commands() -> None:
 
 
 def test_version() -> None:
+    assert run("-V").output == f"ptinspect {__version__}\n"
     result = run("--version")
     assert (result.exit_code, result.output) == (0, f"ptinspect {__version__}\n")
 
@@ -52,12 +53,50 @@ def test_a_mistyped_command_is_said_to_be_one() -> None:
     assert result.exit_code == 2
     assert "'shwo' is neither a command nor a file" in result.stderr
     assert all(name in result.stderr for name in COMMANDS)
+    assert "did you mean show?" in result.stderr
+    assert "did you mean show?" in run("shw").stderr
+
+
+def test_help_of_a_command() -> None:
+    assert run("help", "show").output == run("show", "--help").output
+    assert run("help").output == run("--help").output
+    assert run("help", "check", "resume").output == run("check", "resume", "--help").output
+
+
+def test_errors_of_usage_read_like_others() -> None:
+    assert run("show", "-f", "yaml", "x").stderr == (
+        "ptinspect: invalid value for '-f' / '--format': 'yaml' is not one of 'summary', 'table', "
+        "'tree', 'json', 'markdown'\n  ptinspect show --help lists the options\n"
+    )
+
+
+def test_a_file_that_reads_as_an_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "-dash.pth").write_bytes(MODEL.read_bytes())
+    result = run("-dash.pth")
+    assert result.exit_code == 2
+    assert "write ./-dash.pth for the file of that name" in result.stderr
+    assert run("./-dash.pth").exit_code == 0
+
+
+def test_standard_input_needs_a_name_to_be_converted() -> None:
+    result = run("convert", "-", "--to", "safetensors")
+    assert result.exit_code == 2
+    assert "`ptinspect convert - model.safetensors`" in result.stderr
 
 
 def test_a_missing_file_is_said_to_be_one() -> None:
     result = run("no_such.pth")
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr.startswith("ptinspect: no_such.pth: no such file")
+
+
+def test_a_dangling_link_is_said_to_be_one(tmp_path: Path) -> None:
+    link = tmp_path / "model.pth"
+    link.symlink_to("nowhere.pth")
+    assert run("show", link).stderr == (
+        f"ptinspect: {link}: it is a link to nowhere.pth, which does not exist\n"
+    )
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 
 from ptinspect.cli.output import open_output
 from ptinspect.errors import PtInspectError
-from tests.cli.running import MODEL, STATE_DICT, cut_file, run
+from tests.cli.running import CHECKPOINT, MODEL, STATE_DICT, cut_file, run
 
 
 def test_the_answer_goes_to_the_file(tmp_path: Path) -> None:
@@ -32,15 +32,29 @@ def test_a_dash_is_standard_output() -> None:
     assert run("show", MODEL, "-o", "-").stdout == run("show", MODEL).stdout
 
 
-def test_nothing_is_overwritten_without_force(tmp_path: Path) -> None:
+def test_a_report_overwrites_a_text_but_no_model(tmp_path: Path) -> None:
+    """As linters do; what no report is stays."""
     out = tmp_path / "answer.txt"
+    out.write_text("an older report")
+    assert run("show", MODEL, "-o", out).exit_code == 0
+    assert "CustomModel" in out.read_text()
+    for command in (["show", MODEL], ["diff", MODEL, MODEL], ["scan", MODEL],
+                    ["check", "optimizer", CHECKPOINT]):  # fmt: skip
+        out.write_bytes(STATE_DICT.read_bytes())
+        result = run(*command, "-o", out)
+        assert result.exit_code == 2
+        assert result.stderr.startswith(f"ptinspect: {out}: already exists and is not a text file")
+        assert out.read_bytes() == STATE_DICT.read_bytes()
+    assert run("show", MODEL, "-o", out, "--force").exit_code == 0
+
+
+def test_a_stub_is_not_overwritten_without_force(tmp_path: Path) -> None:
+    out = tmp_path / "model_def.py"
     out.write_text("mine")
-    result = run("show", MODEL, "-o", out)
+    result = run("stub", MODEL, "-o", out)
     assert result.exit_code == 2
     assert result.stderr == (f"ptinspect: {out}: already exists\n  give --force to overwrite it\n")
     assert out.read_text() == "mine"
-    assert run("show", MODEL, "-o", out, "--force").exit_code == 0
-    assert "CustomModel" in out.read_text()
 
 
 def test_an_input_is_never_the_output(tmp_path: Path) -> None:

@@ -141,6 +141,35 @@ def test_a_full_disk_is_said(tmp_path: Path) -> None:
 
 
 @POSIX
+@pytest.mark.parametrize("arguments", [["--help"], ["show", "--help"], ["--version"]])
+def test_a_full_disk_is_said_for_help_as_well(arguments: list[str]) -> None:
+    if not os.path.exists("/dev/full"):
+        pytest.skip("no /dev/full here")
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [*COMMAND, *arguments], stdout=full, stderr=subprocess.PIPE, env=ENVIRONMENT,
+            check=False,
+        )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr == (
+        b"ptinspect: standard output: cannot be written: No space left on device\n"
+    )
+
+
+@POSIX
+def test_a_long_call_fits_the_terminal(tmp_path: Path) -> None:
+    from tests.safety.making import call, name, text, whole
+
+    path = tmp_path / "bad.pkl"
+    path.write_bytes(whole(call(name("posix", "system"), text("x" * 90))))
+    lines = on_terminal("scan", path, COLUMNS="60", NO_COLOR="1").split("\n")
+    (line,) = [line for line in lines if "posix.system" in line and "REDUCE" in line]
+    assert len(line) == 60
+    assert "\x1b[31mdangerous\x1b[0m" in on_terminal("scan", path)
+    assert "x" * 60 in process("scan", path).stdout.decode()
+
+
+@POSIX
 def test_interrupted_is_130() -> None:
     """While it waits for its input."""
     running = subprocess.Popen(

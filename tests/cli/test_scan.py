@@ -14,6 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from ptinspect.cli import cli
+from tests.cli.running import forbid_listing
 from tests.conftest import FIXTURES
 from tests.safety.files import BAD, GOOD, OWN, legacy, torch_zip
 from tests.safety.making import call, name, text, whole
@@ -52,7 +53,7 @@ def test_the_schema_is_one() -> None:
 
 
 def test_a_clean_folder(folder: Path) -> None:
-    out = run(folder, code=0)
+    out = run(folder, "-v", code=0)
     assert f"{folder / 'good.pt'}: clean (torch-zip)" in out
     assert "readme" not in out
     assert out.splitlines()[-1] == "1 file: 1 clean; 1 skipped"
@@ -189,8 +190,61 @@ def test_output_to_a_file(folder: Path) -> None:
     target = folder.parent / "out.json"
     assert run(folder, "-f", "json", "-o", target, code=0) == ""
     assert json.loads(target.read_text())[0]["verdict"] == "clean"
-    run(folder, "-o", target, code=2)
-    run(folder, "-o", target, "--force", code=0)
+    run(folder, "-o", target, code=0)
+    assert target.read_text() == run(folder, code=0)
+    result = CliRunner().invoke(cli, ["scan", str(folder), "-o", str(target)])
+    assert result.stderr == "1 file: 1 clean; 1 skipped\n"
+    run(folder, "-o", folder / "good.pt", code=2)
+    assert (folder / "good.pt").read_bytes() == torch_zip(GOOD)
+
+
+def test_of_a_folder_only_findings_are_listed_the_worst_last(folder: Path) -> None:
+    (folder / "a_bad.pt").write_bytes(torch_zip(BAD))
+    (folder / "b_own.pt").write_bytes(torch_zip(OWN))
+    paths = [line.split(": ")[0] for line in run(folder, code=1).splitlines() if line[0] != " "]
+    assert paths == [str(folder / "b_own.pt"), str(folder / "a_bad.pt"), "3 files"]
+    assert f"{folder / 'good.pt'}: clean" in run(folder, "-v", code=1)
+    assert run(folder, "-q", code=1).splitlines() == [
+        f"{folder / 'b_own.pt'}: unknown (torch-zip)",
+        f"{folder / 'a_bad.pt'}: dangerous (torch-zip)",
+    ]
+    assert run(folder / "good.pt", "-q", code=0) == ""
+
+
+def test_a_folder_that_cannot_be_listed_is_unreadable(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed = folder / "closed"
+    closed.mkdir()
+    (closed / "bad.pt").write_bytes(BAD)
+    forbid_listing(monkeypatch, closed)
+    for path in (folder, closed):
+        report = read(path, code=2)[-1]
+        assert (report["path"], report["verdict"]) == (str(closed), "unreadable")
+        assert report["error"]["message"] == "the folder cannot be listed: Permission denied"
+
+
+def test_what_is_not_scanned_is_counted(folder: Path) -> None:
+    (folder / ".git").mkdir()
+    (folder / "link").symlink_to(folder)
+    (folder / "other.pt").write_bytes(torch_zip(GOOD))
+    out = run(folder, "--exclude", "other.*", code=0)
+    assert out.splitlines()[-1] == (
+        "1 file: 1 clean; 1 skipped; "
+        "not scanned: 1 excluded, 1 link to a folder, 1 version control folder"
+    )
+
+
+def test_an_allow_that_lifts_nothing_is_said(folder: Path) -> None:
+    (folder / "bad.pt").write_bytes(torch_zip(BAD))
+    (folder / "own.pt").write_bytes(torch_zip(OWN))
+    result = CliRunner().invoke(
+        cli, ["scan", str(folder), "--allow", "mine.*", "--allow", "posix.*", "--allow", "x.Y"]
+    )
+    assert result.stderr == (
+        "ptinspect: --allow posix.* lifts nothing: posix.system is dangerous, write its full name\n"
+        "ptinspect: --allow x.Y lifts nothing: no such finding\n"
+    )
 
 
 def test_text_of_the_file_does_not_act_on_the_terminal(folder: Path) -> None:

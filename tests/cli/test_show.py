@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import ptinspect
-from tests.cli.running import CHECKPOINT, MODEL, STATE_DICT, cut_file, process, run
+from tests.cli.running import CHECKPOINT, MODEL, STATE_DICT, cut_file, forbid_listing, process, run
 from tests.conftest import FIXTURES
 
 DEEP = FIXTURES / "modules/deep.pt"
@@ -211,6 +211,29 @@ def test_a_link_to_a_folder_is_not_followed(tmp_path: Path) -> None:
         pytest.skip("this file system has no links")
     found = json.loads(run("show", "-f", "json", folder).stdout)
     assert len(found) == 4
+
+
+def test_what_is_not_shown_is_counted(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path)
+    (folder / ".git").mkdir()
+    (folder / "link").symlink_to(folder)
+    (folder / "gone").symlink_to(tmp_path / "nowhere")
+    assert run("show", "-f", "tree", folder).stderr == (
+        f"ptinspect: {folder}: 3 shown, 1 broken link, 1 link to a folder, 3 other files, "
+        "1 version control folder skipped\n"
+    )
+
+
+def test_a_folder_that_cannot_be_listed_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_folder(tmp_path)
+    forbid_listing(monkeypatch, folder / "deep")
+    result = run("show", folder)
+    assert result.exit_code == 2
+    assert f"ptinspect: {folder / 'deep'}: the folder cannot be listed: Permission denied" in (
+        result.stderr
+    )
 
 
 def test_a_file_given_itself_must_be_readable(tmp_path: Path) -> None:
