@@ -19,7 +19,7 @@ TRAINING = """--model --data --loss --optimizer-class --steps --device --seed --
 REPORT = "-f --format -o --output --force"
 # The whole command line: an option that is not here is not to be, and has to be agreed first.
 COMMANDS = {
-    "": "--version --debug",
+    "": "-V --version --debug",
     "show": f"""{REPORT} --include --exclude --sort --depth --all --values --stats --hash
  --check --textconv --no-progress""",
     "stub": """-o --output --package --force --entry --class --no-recovered-source --guess-forward
@@ -29,7 +29,7 @@ COMMANDS = {
  --dry-run -f --format --no-progress""",
     "diff": "-f --format -o --output --tolerance --include --exclude --no-progress",
     "recover": f"{REPORT} --proved-only --no-progress",
-    "scan": f"{REPORT} --allow --exclude --fail-on -j --jobs --no-progress",
+    "scan": f"{REPORT} -v --verbose -q --quiet --allow --exclude --fail-on -j --jobs --no-progress",
     "check": "",
     "check roundtrip": f"{TRAINING} {REPORT} --entry --no-progress",
     "check resume": f"{TRAINING} {REPORT} --entry --plot --no-progress",
