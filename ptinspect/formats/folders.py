@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from ptinspect.errors import FormatError
+from ptinspect.source.folder import check_listable
 
 INDEXES = (
     "model.safetensors.index.json",
@@ -52,6 +53,7 @@ def main_file_of_folder(folder: str) -> str:
     """
     path = main_file(folder)
     if path is None:
+        check_listable(folder)
         raise FormatError(
             "a folder, and not one checkpoint: it has no .metadata, index or model with a config",
             path=folder,

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import TypeAlias
 
+from ptinspect.errors import PtInspectError
 from ptinspect.text import count_text
 
 LeftOut: TypeAlias = Counter[str]
@@ -58,6 +59,15 @@ def _unlisted_folders(errors: list[OSError], folder: str) -> Iterator[str]:
     while errors:
         name = errors.pop().filename
         yield os.fsdecode(name) if name else folder
+
+
+def check_listable(folder: str) -> None:
+    """Raise PtInspectError if the folder cannot be listed."""
+    try:
+        os.scandir(folder).close()
+    except OSError as error:
+        reason = f"the folder cannot be listed: {error.strerror or error}"
+        raise PtInspectError(reason, path=folder) from error
 
 
 def left_out_text(left_out: LeftOut) -> str:

@@ -10,6 +10,7 @@ from typing import IO, TYPE_CHECKING, TypeAlias, cast
 
 from ptinspect.errors import DamagedError, FormatError, Place, PtInspectError
 from ptinspect.source.base import MemorySource, Source
+from ptinspect.source.folder import check_listable
 from ptinspect.text import shell_word
 
 if TYPE_CHECKING:
@@ -31,9 +32,10 @@ def open_source(path_or_file: PathOrFile) -> Source:
     """Open a path, `-` (standard input), or a file object in binary mode.
 
     A file object is read from its current position, as torch.load does; a pipe is copied to a
-    temporary file. FormatError for a folder; PtInspectError if it is missing, not permitted, or not
-    a regular file.
+    temporary file. TypeError if it is neither; FormatError for a folder; PtInspectError if it is
+    missing, not permitted, or not a regular file.
     """
+    check_type(path_or_file)
     if isinstance(path_or_file, (str, os.PathLike)):
         path = os.fspath(path_or_file)
         if path != "-":
@@ -43,6 +45,15 @@ def open_source(path_or_file: PathOrFile) -> Source:
         return _open_file(cast("IO[bytes]", getattr(sys.stdin, "buffer", sys.stdin)), "-")
     name = getattr(path_or_file, "name", None)
     return _open_file(path_or_file, name if isinstance(name, str) else "<file object>")
+
+
+def check_type(path_or_file: object) -> None:
+    """Raise TypeError if the argument is neither a path nor a file object."""
+    is_path = isinstance(path_or_file, (str, os.PathLike))
+    if not is_path and not callable(getattr(path_or_file, "read", None)):
+        kind = type(path_or_file).__name__
+        hint = " (io.BytesIO(data) makes bytes a file)" if kind == "bytes" else ""
+        raise TypeError(f"expected a path or a binary file object, not {kind}{hint}")
 
 
 class LocalSource(Source):
@@ -153,11 +164,7 @@ def _open_path(path: str) -> Source:
 
 def _check_regular(mode: int, path: str) -> None:
     if stat.S_ISDIR(mode):
-        try:
-            os.scandir(path).close()
-        except OSError as error:
-            reason = f"the folder cannot be listed: {error.strerror or error}"
-            raise PtInspectError(reason, path=path) from error
+        check_listable(path)
         raise FormatError("it is a folder, not a file", path=path)
     if stat.S_ISFIFO(mode):
         hint = "pass its content on standard input: ptinspect show - < PIPE"
