@@ -41,7 +41,8 @@ def content_text(document: Document) -> str:
     kind, class_path = document.kind, document.class_path
     of_class = f" of class {cut(class_path)}" if class_path else ""
     if kind == "module":
-        return f"full model{of_class}"
+        script = document.archive.format == "torchscript"
+        return f"{'TorchScript program' if script else 'full model'}{of_class}"
     if kind == "optimizer":
         return f"optimizer state of {optimizer_name(document.optimizers[0])}"
     if kind in ("tensors", "other"):

@@ -52,6 +52,10 @@ def _open(source: Source, limits: Limits, allow_index: bool) -> Archive:
     head = source.read(0, min(source.size, HEAD_BYTES))
     if head.startswith(ZIP_MAGIC):
         directory, identity, folder = read_zip_directory(source, limits)
+        if identity.format == "torchscript" and f"{folder}data.pkl" in directory.index:
+            from ptinspect.formats.torchscript import read_torchscript
+
+            return read_torchscript(source, directory, folder, limits)
         if identity.format == "npz":
             from ptinspect.formats.numpy_files import read_npz
 

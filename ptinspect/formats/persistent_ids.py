@@ -62,6 +62,22 @@ def declared_storages(pickled: Pickled) -> dict[object, Declared]:
     return storages
 
 
+def prefix_storage_keys(pickled: Pickled, prefix: str) -> None:
+    """Add `prefix:` to the key of every storage that a pickle refers to, in place.
+
+    The values belong to this archive only, and nothing has read them yet.
+    """
+    renamed: set[int] = set()
+    for item in pickled.persistent:
+        if isinstance(item, TensorCall):
+            item.rename_storage(f"{prefix}:{item.storage_key}")
+        elif id(item) not in renamed:
+            value = item.value
+            if isinstance(value, tuple) and len(value) >= 5 and value[0] == "storage":
+                renamed.add(id(item))
+                item.value = (*value[:2], f"{prefix}:{value[2]}", *value[3:])
+
+
 def class_sources(pickled: Pickled) -> list[ClassSource]:
     """Return the source code in a legacy pickle, ("module", class, file, source), one per class."""
     sources: dict[Global, ClassSource] = {}

@@ -34,16 +34,15 @@ from ptinspect.errors import (
     add_error_path,
 )
 from ptinspect.formats.archive import EMPTY_PICKLE, Archive, Finding
-from ptinspect.formats.persistent_ids import declared_storages
+from ptinspect.formats.persistent_ids import declared_storages, prefix_storage_keys
 from ptinspect.formats.safetensors import Safetensors, order_keys, ordered_dict, parse_json
 from ptinspect.limits import LIMITS, Limits
 from ptinspect.pickling.machine import run
-from ptinspect.pickling.values import Call, Global, TensorCall, Value, key_value
+from ptinspect.pickling.values import Call, Global, Value, key_value
 from ptinspect.source.local import open_source
 from ptinspect.text import bounded_repr, join_names, printable_name
 
 if TYPE_CHECKING:
-    from ptinspect.pickling.machine import Pickled
     from ptinspect.source.base import Source
 
     OpenArchive = Callable[[Source, Limits], Archive]
@@ -245,22 +244,8 @@ def _shard_weights(part: Archive, number: int) -> dict[str, Value]:
             f"the shard {printable_name(part.source.path)} does not contain a state_dict",
             hint="an index describes one state_dict whose tensors are in several files",
         )
-    _prefix_storage_keys(part.pickled, number)
+    prefix_storage_keys(part.pickled, str(number))
     return {str(key_value(key)): value for key, value in items.items()}
-
-
-def _prefix_storage_keys(pickled: Pickled, number: int) -> None:
-    """Add the shard's number to every persistent id of a storage, in place: the values belong to
-    this archive only, and nothing has read them yet."""
-    renamed: set[int] = set()
-    for item in pickled.persistent:
-        if isinstance(item, TensorCall):
-            item.rename_storage(f"{number}:{item.storage_key}")
-        elif id(item) not in renamed:
-            value = item.value
-            if isinstance(value, tuple) and len(value) >= 5 and value[0] == "storage":
-                renamed.add(id(item))
-                item.value = (*value[:2], f"{number}:{value[2]}", *value[3:])
 
 
 def _shard_metadata(part: Archive) -> dict[Value, Value]:

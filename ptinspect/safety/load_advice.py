@@ -86,6 +86,8 @@ def advise_loading(
         names: the globals that loading imports, as `module.name`.
         devices: the devices that tensors are recorded on.
     """
+    if format in _OTHER_READERS:  # what their pickles name is no matter of torch.load
+        names, streams = (), ()
     blockers = _weights_only_blockers(format, facts, streams)
     safe_globals = [name for name in dict.fromkeys(names) if name not in WEIGHTS_ONLY_NAMES]
     weights_only = not blockers and not safe_globals
@@ -168,6 +170,7 @@ _OTHER_READERS = {
     "npy": "numpy.load({})",
     "npz": "numpy.load({})",
     "gguf": "gguf.GGUFReader({})",
+    "torchscript": "torch.jit.load({})",
     "torch-dcp": "torch.distributed.checkpoint.load(state_dict, checkpoint_id={})",
 }
 """The call that reads a file of a format that torch.load does not read."""
@@ -181,7 +184,8 @@ def _load_call(path: str, format: str, options: str, encoding: str) -> str:
     if format == "safetensors":
         return f"safetensors.torch.load_file({literal})"
     if format in _OTHER_READERS:
-        return _OTHER_READERS[format].format(literal)
+        where = ', map_location="cpu"' if format == "torchscript" and "map_" in options else ""
+        return _OTHER_READERS[format].format(literal + where)
     if format == "safetensors-index":
         return _load_shards_call(path, "safetensors.torch.load_file({})")
     if format == "torch-index":

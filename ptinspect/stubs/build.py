@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from ptinspect.document.modules import module_of
 from ptinspect.document.select import select_path
-from ptinspect.errors import PtInspectError, add_error_path
+from ptinspect.errors import PtInspectError, UnsupportedError, add_error_path
 from ptinspect.stubs.collect.classes import CollectedObjects, Deferred, Definition, Instance
 from ptinspect.stubs.collect.object_graph import collect_objects
 from ptinspect.stubs.expr.literals import prose
@@ -23,7 +23,7 @@ from ptinspect.stubs.write.classes import write_assignments
 from ptinspect.stubs.write.module import StubContent, write_module
 from ptinspect.stubs.write.package import check_target_folder, package_files, write_package
 from ptinspect.stubs.write.safe_globals import collect_safe_globals
-from ptinspect.text import join_names
+from ptinspect.text import join_names, python_literal
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -124,6 +124,11 @@ def stub_content(document: Document, options: StubOptions) -> StubContent:
     Raises:
         PtInspectError: there is no such entry or class.
     """
+    if document.archive.format == "torchscript":
+        raise UnsupportedError(
+            "a TorchScript program carries its own code and needs no classes",
+            hint=f"torch.jit.load({python_literal(document.path)}) loads it",
+        )
     root_call = find_root(document, options.entry)
     objects = collect_objects(document, root_call, options.recorded_source)
     model = None

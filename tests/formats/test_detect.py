@@ -91,13 +91,6 @@ CASES = [
     ("zip", zipped("a/weights.pth", "b"), "a zip of 2 files", "show the model in it"),
     ("zip", zipped("a", "b"), "a zip of 2 files", None),
     ("zip", zipped("m/version", "m/.data/serialization_id"), "failed torch.save", "again"),
-    (
-        "torchscript",
-        zipped("m/constants.pkl", "m/data.pkl", "m/code/__torch__.py"),
-        "a TorchScript program",
-        "torch.jit.load(path, map_location=",
-    ),
-    ("torchscript", zipped("m/bytecode.pkl", "m/constants.pkl", "m/data.pkl"), "mobile", "jit"),
     ("torchscript", zipped("m/version", "m/model.json"), "torch < 1.4", "jit"),
     ("torch-export", zipped("m/archive_format", "m/models/model.json"), ".pt2", "export"),
     ("torch-export", zipped("serialized_exported_program.json", "version"), ".pt2", "export"),

@@ -35,7 +35,7 @@ SCHEMA = 1
 
 def json_text(document: Document, options: ShowOptions, file_hash: FileHash | None) -> str:
     """Return the object of a document, ending in a newline."""
-    content = {"kind": document.kind, "class": document.class_path}
+    content = {"kind": _kind(document), "class": document.class_path}
     warnings = [
         {"kind": warning.kind, "path": warning.path, "message": warning.message}
         for warning in document.warnings
@@ -55,10 +55,16 @@ def json_text(document: Document, options: ShowOptions, file_hash: FileHash | No
         "load": json_value(_load(document)),
         "warnings": json_lines(map(json_value, warnings)),
     }
-    if "set" in document.archive.facts:
-        sections["set"] = json_value(document.archive.facts["set"])
+    for name in ("set", "script"):
+        if name in document.archive.facts:
+            sections[name] = json_value(document.archive.facts[name])
     head = f'{{"schema": {SCHEMA}, "ptinspect": {quoted(__version__)}'
     return ",\n ".join([head, *(f'"{name}": {text}' for name, text in sections.items())]) + "}\n"
+
+
+def _kind(document: Document) -> str:
+    is_script = document.archive.format == "torchscript" and document.kind == "module"
+    return "torchscript" if is_script else document.kind
 
 
 def json_error(error: PtInspectError, path: str) -> str:

@@ -1,0 +1,132 @@
+"""TorchScript archives: equal to what torch.jit.load reads."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import ptinspect
+from tests.cli.running import run
+from tests.conftest import FIXTURES
+
+LESSON = FIXTURES / "others/torchscript.pt"
+
+
+def test_the_lessons_model_is_shown_as_torch_prints_it() -> None:
+    result = run("show", LESSON)
+    assert result.exit_code == 0
+    assert "torchscript, TorchScript program of class __main__.CustomModel" in result.stdout
+    assert "(layer): Linear(in_features=2, out_features=1, bias=True)" in result.stdout
+    assert "torch.jit.load(" in result.stdout and "needs" not in result.stdout
+    shown = json.loads(run("show", "-f", "json", LESSON).stdout)
+    assert shown["content"]["kind"] == "torchscript"
+    assert shown["script"]["methods"] == [
+        {"module": "", "name": "forward", "schema": "forward(x: Tensor) -> Tensor"},
+        {"module": "layer", "name": "forward", "schema": "forward(input: Tensor) -> Tensor"},
+    ]
+    assert shown["script"]["constants"] == 0 and not shown["script"]["bytecode"]
+
+
+def models(torch: Any) -> dict[str, Callable[[], tuple[Any, Any]]]:
+    """Models and an input for each."""
+    nn = torch.nn
+
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Linear(3, 3)
+            self.b = nn.Linear(3, 3)
+            self.b.weight = self.a.weight
+            self.register_buffer("scale", torch.ones(3))
+            self.register_buffer("hidden", torch.ones(2), persistent=False)
+            self.plain = torch.arange(4.0)
+            self.sizes = [1, 2]
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:  # type: ignore[name-defined]
+            return self.b(self.a(x)) * self.scale + torch.ones(3)
+
+    image, row = torch.randn(1, 3, 8, 8), torch.randn(2, 3)
+    block = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
+    return {
+        "linear": lambda: (nn.Linear(3, 2), row),
+        "no bias": lambda: (nn.Linear(3, 2, bias=False), row),
+        "conv": lambda: (block.eval(), image),
+        "deep": lambda: (nn.Sequential(*[nn.Linear(3, 3) for _ in range(12)]), row),
+        "mlp": lambda: (nn.Sequential(nn.Linear(3, 4), nn.GELU(), nn.LayerNorm(4)), row),
+        "nested": lambda: (nn.Sequential(block.eval(), nn.Sequential(nn.Flatten())), image),
+        "embedding": lambda: (nn.Embedding(5, 2), torch.tensor([1, 2])),
+        "group": lambda: (nn.GroupNorm(3, 3), image),
+        "prelu": lambda: (nn.PReLU(), row),
+        "pool": lambda: (nn.AdaptiveAvgPool2d(1), image),
+        "double": lambda: (nn.Linear(3, 2).double(), row.double()),
+        "tied": lambda: (Tied(), row),
+    }
+
+
+NAMES = (
+    "linear", "no bias", "conv", "deep", "mlp", "nested", "embedding", "group", "prelu", "pool",
+    "double", "tied",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("how", ["script", "trace"])
+def test_state_dicts_are_those_of_torch_jit_load(how: str, tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    warnings.simplefilter("ignore")
+    for name in NAMES:
+        torch.manual_seed(0)
+        model, x = models(torch)[name]()
+        path = tmp_path / f"{name.replace(' ', '-')}.pt"
+        script = torch.jit.script(model) if how == "script" else torch.jit.trace(model, x)
+        torch.jit.save(script, path)
+        expected = torch.jit.load(path).state_dict()
+        with ptinspect.open(path) as document:
+            own = {
+                info.key: info for info in document.tensors.values()
+                if info.role in ("parameter", "buffer")
+            }  # fmt: skip
+            assert list(own) == list(expected), name
+            for key, tensor in expected.items():
+                assert torch.equal(own[key].torch(), tensor), (name, key)
+        converted = ptinspect.convert(path, tmp_path / "state.pt", to="state_dict", force=True)
+        assert converted.ok
+        saved = torch.load(tmp_path / "state.pt")
+        assert list(saved) == list(expected)
+        assert all(torch.equal(saved[key], tensor) for key, tensor in expected.items())
+
+
+def test_constants_and_attributes(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    warnings.simplefilter("ignore")
+    model, _ = models(torch)["tied"]()
+    frozen = torch.jit.freeze(torch.jit.script(model.eval()))
+    torch.jit.save(frozen, tmp_path / "frozen.pt", _extra_files={"note.txt": "hello"})
+    shown = json.loads(run("show", "-f", "json", tmp_path / "frozen.pt").stdout)
+    constants = [t for t in shown["tensors"] if t["path"][0] == "CONSTANTS"]
+    assert len(constants) == shown["script"]["constants"] > 0
+    assert all(t["role"] == "tensor" and not t["persistent"] for t in constants)
+    assert shown["script"]["extra_files"] == [{"name": "note.txt", "size": 5}]
+    torch.jit.save(torch.jit.script(model), tmp_path / "plain.pt")
+    with ptinspect.open(tmp_path / "plain.pt") as document:
+        assert document.tensors["plain"].numpy().tolist() == [0, 1, 2, 3]
+        assert document.tensors["a.weight"].tensor.storage is (
+            document.tensors["b.weight"].tensor.storage
+        )
+
+
+def test_an_incomplete_constant_is_an_error(tmp_path: Path) -> None:
+    data = LESSON.read_bytes()
+    for cut in range(100, len(data), max(len(data) // 40, 1)):
+        (tmp_path / "cut.pt").write_bytes(data[:cut])
+        with pytest.raises(ptinspect.PtInspectError):
+            ptinspect.open(tmp_path / "cut.pt")
+
+
+def test_a_stub_is_not_needed() -> None:
+    result = run("stub", LESSON)
+    assert result.exit_code == 2 and "torch.jit.load" in result.stderr
