@@ -213,4 +213,9 @@ MEANINGS = {
     "recover.totals.proved": "Tensors proved to be intact.",
     "recover.totals.plausible": "Tensors without a contradiction and without a checksum.",
     "recover.totals.lost": "Tensors that could not be saved.",
+    "set.files": "The files of the checkpoint.",
+    "set.missing": "The files that the checkpoint lacks.",
+    "pieces.file": "The file that holds the piece.",
+    "pieces.offsets": "Position of the piece in the whole tensor, per dimension.",
+    "pieces.shape": "Shape of the piece.",
 }
