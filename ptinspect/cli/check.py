@@ -1,4 +1,4 @@
-"""`ptinspect check`: does training go on from this file as if nothing had happened?"""
+"""`ptinspect check`: what a file holds, proved."""
 
 from __future__ import annotations
 
@@ -109,9 +109,11 @@ _report_options = combine(format_option(["text", "json"]), output_option, force_
 
 @click.group("check", short_help="Check optimizer state, round trips and resuming.")
 def command() -> None:
-    """Prove that training goes on from a file exactly as if nothing had happened.
+    """Prove what a file holds: a consistent optimizer state, the same model after a conversion, all
+    that an exact resume needs.
 
-    Exit code 0: proved. 1: something differs. 2: the check could not be run.
+    Exit code 0: proved. 1: something differs. 2: undecided, or the check could not be run. 3: the
+    training itself is not deterministic.
     """
 
 
@@ -160,7 +162,7 @@ def roundtrip(
 
     MODEL is a full model, or a state_dict with --model. torch runs in child processes; a file that
     `scan` calls dangerous is not loaded. Exit code 0: proved. 1: something differs. 2: the check
-    could not be run.
+    could not be run. 3: the original itself does not repeat its numbers.
     """
     from ptinspect.proofs.roundtrip import check_roundtrip
 
@@ -185,13 +187,17 @@ def resume(
     ctx: click.Context, path: str, plot: str | None, output_format: str, output: str | None,
     force: bool, no_progress: bool, **training: Unpack[TrainingOptions],
 ) -> None:  # fmt: skip
-    """Train 2N steps from CHECKPOINT without interruption. Train N steps, save in the layout of the
-    file, load it in a new process, and train N more. Compare bit for bit.
+    """Check that the file holds all that an exact resume needs: train 2N steps from CHECKPOINT
+    without interruption. Train N steps, save in the layout of the file, load it in a new
+    process, and train N more. Compare bit for bit.
 
     The report names the first difference and its cause. A cause is named only if fixing it, and
     nothing else, makes the bits agree. torch runs in child processes; a file that `scan` calls
-    dangerous is not loaded. Exit code 0: proved. 1: something differs. 2: the check could not be
-    run.
+    dangerous is not loaded. Contradictions that `check optimizer` finds are reported first.
+
+    Exit code 0: proved. 1: something differs, or the recorded state contradicts itself. 2:
+    undecided (the scheduler that was at work is not in the file), or the check could not be
+    run. 3: the training itself is not deterministic.
     """
     from ptinspect.proofs.resume.proof import check_resume
 

@@ -74,10 +74,14 @@ def facts(document: Document, options: ShowOptions, file_hash: FileHash | None) 
         yield "state_dict", _state_dict_text(infos, document.size)
     for optimizer in document.optimizers:
         yield "optimizer", optimizer_text(document, optimizer)
-    if document.optimizers:
-        yield "fits", _fit_text(document, options.hints)
+    fit = _fit_text(document, options.hints) if document.optimizers else ""
+    if fit:
+        yield "fits", fit
     if document.kind in ("checkpoint", "optimizer"):
-        yield "resume", resume_text(document)
+        text = resume_text(document)
+        if fit.startswith("no: ") and text.startswith("yes: "):
+            text = f"no, the optimizer state does not fit the model (there: {text[5:]})"
+        yield "resume", text
     hooks = [
         f"{cut(info.name) or 'the model'}: "
         f"{kind.strip('_').replace('_hooks', ' hook').replace('_', ' ')} {cut(hook)}"

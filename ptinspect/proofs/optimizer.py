@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from ptinspect.display.text.escape import cut, safe
 from ptinspect.document import open as open_document
@@ -13,9 +12,6 @@ from ptinspect.errors import add_error_path
 from ptinspect.pickling.pyobjects import dotted
 from ptinspect.report import Report
 from ptinspect.text import count_text
-
-if TYPE_CHECKING:
-    from ptinspect.document.optim.matching import Fault
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +35,8 @@ class OptimizerReport(Report):
         """Return the report as text that ends in a newline."""
         if not self.ok:
             verdict = "the recorded optimizer state is not consistent with the recorded model"
+        elif any(result.undecided and result.model for result in self.optimizers):
+            verdict = "nothing contradicts the recorded model, but not all is decided"
         elif any(result.model is None for result in self.optimizers):
             verdict = "the recorded optimizer state is consistent; the file has no model to compare"
         else:
@@ -89,13 +87,9 @@ def _lines(result: OptimizerFit) -> list[str]:
     ]
     if result.model is not None:
         lines.append(f"  model       {cut(dotted(result.model))}")
-    lines += [f"  wrong       {_fault_text(fault)}" for fault in result.faults]
-    lines += [f"  undecided   {_fault_text(fault)}" for fault in result.undecided]
+    lines += [f"  wrong       {cut(str(fault))}" for fault in result.faults]
+    lines += [f"  undecided   {cut(str(fault))}" for fault in result.undecided]
     return lines
-
-
-def _fault_text(fault: Fault) -> str:
-    return cut(f"{fault.parameter}: {fault.message}" if fault.parameter else fault.message)
 
 
 def _as_dict(result: OptimizerFit) -> dict[str, object]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ast
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from ptinspect.document import open as open_document
@@ -24,6 +24,7 @@ from ptinspect.errors import PtInspectError, UnsafeError, UnsupportedError
 from ptinspect.pickling.pyobjects import dotted
 from ptinspect.safety.load_advice import load_advice
 from ptinspect.safety.scan import scan
+from ptinspect.text import shell_word
 
 if TYPE_CHECKING:
     from ptinspect.document import Document
@@ -63,6 +64,22 @@ class TrainingOptions:
             )
         if self.steps < 1:
             raise PtInspectError("training needs at least one step", hint="give --steps N")
+
+
+def reproduce_command(
+    check: str, path: str, options: TrainingOptions, entry: str | None, trust: bool
+) -> str:
+    """Return the command line that runs a check again."""
+    words = ["ptinspect", "check", check, shell_word(path)]
+    values = {field.name: getattr(options, field.name) for field in fields(options)}
+    defaults = {field.name: field.default for field in fields(options)} | {
+        "entry": None, "trust": False,
+    }  # fmt: skip
+    for name, value in {**values, "entry": entry, "trust": trust}.items():
+        if value != defaults[name]:
+            words.append(f"--{name.replace('_', '-')}")
+            words += [] if value is True else [shell_word(str(value))]
+    return " ".join(words)
 
 
 def make_plan(path: str, *, model: str | None, entry: str | None, trust: bool) -> dict[str, Any]:

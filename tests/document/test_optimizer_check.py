@@ -126,9 +126,9 @@ def test_one_optimizer_over_two_models_fits() -> None:
 def test_an_optimizer_pickled_whole_with_its_model_fits() -> None:
     model = network()
     optimizer = optim.Adam(model.parameters())
-    model(torch.ones(3, 2)).sum().backward()
+    model(torch.randn(3, 2)).square().sum().backward()  # each parameter gets a gradient
     optimizer.step()
-    found = checked({"model": model, "optimizer": optimizer, "epoch": 3})
+    found = checked({"model": model, "optimizer": optimizer, "epoch": 1})
     assert (found.faults, found.undecided) == ([], [])
     assert found.names[0] == "0.weight"
 
@@ -198,11 +198,27 @@ def infinite(made: Any) -> None:
     state_of(made)[4]["exp_avg_sq"][0, 1] = float("inf")
 
 
+def negative(made: Any) -> None:
+    state_of(made)[4]["exp_avg_sq"][0, 1] = -1e-9
+
+
+def zeroed(made: Any) -> None:
+    for state in state_of(made).values():
+        state["exp_avg"].zero_()
+
+
+def reset(made: Any) -> None:
+    for state in state_of(made).values():
+        state["exp_avg"].zero_()
+        state["exp_avg_sq"].zero_()
+
+
 FAULTS = {
     empty: "missing-state", more_parameters: "group-size", other_order: "order",
     other_shape: "shape", half: "dtype", lost_key: "missing-state", extra: "extra-state",
     twice: "duplicate", other_step: "step", odd_step: "step", other_rate: "lr",
     negative_rate: "lr", nan: "nan", infinite: "nan",
+    negative: "negative", zeroed: "zero", reset: "zero",
 }  # fmt: skip
 
 
@@ -223,7 +239,7 @@ def test_where_nan_is_told_by_name() -> None:
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
 @pytest.mark.parametrize("size", [3, 300_000])  # the second is read by numpy
 def test_nan_and_inf_are_seen_in_every_type(dtype: str, size: int) -> None:
-    from ptinspect.document.optim.check import non_finite
+    from ptinspect.document.optim.content import numbers_of
 
     def of(value: float) -> str | None:
         tensor = torch.ones(size, dtype=getattr(torch, dtype))
@@ -233,7 +249,7 @@ def test_nan_and_inf_are_seen_in_every_type(dtype: str, size: int) -> None:
         buffer.seek(0)
         with open_document(buffer) as document:
             (info,) = document.contents.tensors
-            return non_finite(info.tensor)
+            return numbers_of(info.tensor).non_finite
 
     assert [of(2.0), of(float("inf")), of(float("nan"))] == [None, "inf", "NaN"]
 
@@ -387,3 +403,62 @@ def test_a_file_cut_within_its_state_is_an_error(tmp_path: Path) -> None:
     path.write_bytes(data[:3000])
     with pytest.raises(DamagedError), open_document(str(path)) as document:
         check_optimizers(document)
+
+
+@pytest.mark.parametrize("size", [3, 300_000])  # the second is read by numpy
+def test_signs_and_zeros_are_seen(size: int) -> None:
+    from ptinspect.document.optim.content import numbers_of
+
+    def facts(value: float) -> tuple[bool, bool]:
+        tensor = torch.zeros(size)
+        tensor[size // 2] = value
+        buffer = io.BytesIO()
+        torch.save(tensor, buffer)
+        buffer.seek(0)
+        with open_document(buffer) as document:
+            (info,) = document.contents.tensors
+            numbers = numbers_of(info.tensor)
+        return numbers.is_negative, numbers.is_zero
+
+    assert [facts(-1.0), facts(0.0), facts(1.0)] == [(True, False), (False, True), (False, False)]
+
+
+def test_a_parameter_that_never_got_a_gradient_is_undecided() -> None:
+    made = trained(MAKE["adam"])
+    state_of(made)[4]["exp_avg"].zero_()
+    state_of(made)[4]["exp_avg_sq"].zero_()
+    result = checked(made)
+    assert not result.faults
+    assert [(doubt.kind, doubt.message) for doubt in result.undecided] == [
+        ("zero", "3.weight never got a gradient other than zero")
+    ]
+
+
+def test_counters_that_contradict_each_other() -> None:
+    made = {**trained(MAKE["adam"]), "epoch": 40}
+    (doubt,) = checked(made).undecided
+    assert (doubt.kind, doubt.message) == (
+        "counter", "the optimizer has made 2 steps, but the recorded epoch is 40"
+    )  # fmt: skip
+    made = trained(MAKE["adam"])
+    for state in state_of(made).values():
+        state["step"] = torch.tensor(600.0)
+    made["epoch"] = 40
+    (doubt,) = checked(made).undecided
+    assert "scheduler has made 2 steps, the optimizer 600, and the recorded epoch is 40" in (
+        doubt.message
+    )
+
+
+def test_an_average_that_equals_the_model() -> None:
+    made = trained(MAKE["adam"])
+    made["ema"] = {key: value.clone() for key, value in made["model"].items()}
+    (doubt,) = checked(made).undecided
+    assert (doubt.kind, doubt.message.split(":")[0]) == (
+        "average", "ema has the same numbers as the model"
+    )  # fmt: skip
+    made["ema"] = made["model"]
+    (doubt,) = checked(made).undecided
+    assert "the model's own tensors" in doubt.message
+    made["ema"] = {key: value + 1 for key, value in made["model"].items()}
+    assert not checked(made).undecided

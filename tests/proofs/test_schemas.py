@@ -67,10 +67,18 @@ FACTS = {
 }  # fmt: skip
 
 
+ENVIRONMENT = {
+    "torch": "2.9.0", "python": "3.12.1", "system": "Linux", "device_name": "NVIDIA H100",
+    "driver": "580.95.05", "cuda": "13.0", "cudnn": 91200,
+    "precision": {"matmul": "ieee", "cudnn": "tf32", "deterministic": True},
+}  # fmt: skip
+
+
 def report(**more: Any) -> ResumeReport:
     made = ResumeReport(
-        "x.pt", "same", None, [], [], FACTS, ([1.0, float("nan")], [1.0, float("inf")]), 1, 2, []
-    )
+        "x.pt", "same", None, [], [], FACTS, ([1.0, float("nan")], [1.0, float("inf")]), 1, 2, [],
+        ["wrong"], ["undecided"], ENVIRONMENT, "ptinspect check resume x.pt",
+    )  # fmt: skip
     return replace(made, **more)
 
 

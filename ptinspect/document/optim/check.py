@@ -5,9 +5,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import isfinite
 from typing import TYPE_CHECKING
 
+from ptinspect.document.optim.content import (
+    FIRST_MOMENTS,
+    NOT_NEGATIVE,
+    SECOND_MOMENTS,
+    Numbers,
+    equal_averages,
+    name_non_finite,
+    number_of,
+    numbers_of,
+)
 from ptinspect.document.optim.matching import (
     Fault,
     Match,
@@ -19,6 +28,7 @@ from ptinspect.document.optim.matching import (
 )
 from ptinspect.document.optim.state import (
     COLUMN,
+    EPOCHS,
     FLAT,
     ROW,
     SAME_SHAPE,
@@ -29,21 +39,14 @@ from ptinspect.document.optim.state import (
     required_state,
     training_counter,
 )
-from ptinspect.dtypes import unpack_units
-from ptinspect.errors import UnsupportedError
 from ptinspect.pickling.pyobjects import Path, as_sequence, dotted
 from ptinspect.pickling.values import Value
 from ptinspect.text import join_names
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from ptinspect.document.document import Document
     from ptinspect.document.tensor import Tensor
     from ptinspect.dtypes import DType
-
-SMALL = 1 << 18
-"""Bytes up to which a tensor is read without numpy."""
 
 
 @dataclass(slots=True)
@@ -93,11 +96,21 @@ def check_optimizers(document: Document, *, values: bool = True) -> list[Optimiz
         progress = f"{dotted(counter.path)} {counter.value}"
     elif last_epoch := next((s.last_epoch for s in schedulers if s.last_epoch > 0), None):
         progress = f"a scheduler at step {last_epoch}"
-    context = _FileContext(document.tensor_of, len(document.optimizers), schedulers, progress)
+    epoch = training_counter(document.entries, schedulers, EPOCHS)
+    context = _FileContext(
+        document.tensor_of,
+        len(document.optimizers),
+        schedulers,
+        progress,
+        epoch.value if epoch is not None and isinstance(epoch.value, int) else None,
+    )
     fits = []
     for optimizer in document.optimizers:
         slots = slots_of(optimizer, document.tensor_of)
         fits.append(_Check(context, optimizer, slots, best_match(slots, candidates)).run(values))
+    if values and progress:
+        for _, message in equal_averages(candidates):
+            fits[0].undecided.append(Fault("average", message))
     return fits
 
 
@@ -123,50 +136,6 @@ def fit_line(document: Document) -> str | None:
     )
 
 
-# Numbers
-
-
-def number_of(tensor: Tensor) -> float | None:
-    """Return the value of a tensor of one element; None if it is not a plain number."""
-    from ptinspect.document.elements import contiguous
-
-    dtype = tensor.dtype
-    if dtype is None or dtype.letter is None or tensor.numel != 1:
-        return None
-    if dtype.kind in ("complex", "quantized"):
-        return None
-    return float(unpack_units(dtype, contiguous(tensor))[0])
-
-
-def non_finite(tensor: Tensor) -> str | None:
-    """Return `NaN` or `inf` if some element is that; None if all are finite, or are not floats."""
-    from ptinspect.document.elements import contiguous
-    from ptinspect.document.to_array import ignore_numpy_warnings, iter_numbers
-
-    if not tensor.is_float or not tensor.numel or tensor.dtype is None:
-        return None
-    is_small = tensor.nbytes <= SMALL and tensor.is_contiguous and not tensor.quantizer
-    try:
-        if is_small and (tensor.dtype.letter is not None or tensor.dtype.name == "bfloat16"):
-            numbers = unpack_units(tensor.dtype, contiguous(tensor))
-            return None if isfinite(sum(numbers)) else _name_non_finite(numbers)
-        result = None
-        with ignore_numpy_warnings():
-            for block in iter_numbers(tensor):
-                if (block != block).any():
-                    return "NaN"
-                if (abs(block) == float("inf")).any():
-                    result = "inf"
-        return result
-    except UnsupportedError:  # sparse, packed, without bytes
-        return None
-
-
-def _name_non_finite(numbers: Iterable[float]) -> str | None:
-    bad = [number for number in numbers if not isfinite(number)]
-    return None if not bad else "NaN" if any(number != number for number in bad) else "inf"
-
-
 # Checks
 
 
@@ -178,12 +147,14 @@ class _FileContext:
         tensor_of: `Document.tensor_of`.
         optimizers: how many there are.
         progress: the record that training has started, in words; None without one.
+        epoch: the recorded epoch.
     """
 
     tensor_of: Callable[[Value], Tensor | None]
     optimizers: int
     schedulers: list[Scheduler]
     progress: str | None
+    epoch: int | None
 
 
 class _Check:
@@ -213,7 +184,7 @@ class _Check:
         self.check_learning_rates()
         if values:
             self.check_steps()
-            self.check_finite()
+            self.check_numbers()
         model = self.match.weights.path if self.match else None
         return OptimizerFit(
             self.optimizer, model, len(self.slots), self.names, self.faults, self.undecided
@@ -365,6 +336,8 @@ class _Check:
             name = self.names[slot.number]
             if name is not None and "." in name:
                 by_module.setdefault(name.rsplit(".", 1)[0], set()).add(step)
+        if counts:
+            self.check_counters(int(max(counts)))
         if len(counts) < 2:
             return
         steps = " and ".join(f"{step:g} ({counts[step]})" for step in sorted(counts)[:4])
@@ -375,23 +348,75 @@ class _Check:
             message = f"the steps differ: {steps}; unfrozen later, without gradients, or mixed"
             self.add_undecided("step", message)
 
-    def check_finite(self) -> None:
+    def check_counters(self, steps: int) -> None:
+        """A scheduler counts epochs, or the optimizer's steps.
+
+        Steps that a GradScaler left out and accumulated batches are allowed for.
+        """
+        epoch, most_skipped = self.context.epoch, 24 + steps // 20
+        if epoch is not None and epoch > steps > 0:
+            message = f"the optimizer has made {steps} steps, but the recorded epoch is {epoch}"
+            self.add_undecided("counter", message)
+            return
+        for scheduler in self.context.schedulers:
+            count = scheduler.last_epoch
+            counts_epochs = epoch is not None and abs(count - epoch) <= 1
+            counts_batches = 0 <= count - steps <= most_skipped or (
+                steps > 0 and count > steps and count % steps == 0
+            )
+            if epoch is not None and not counts_epochs and not counts_batches:
+                message = (
+                    f"the scheduler {dotted(scheduler.path)} has made {count} steps, the optimizer "
+                    f"{steps}, and the recorded epoch is {epoch}"
+                )
+                self.add_undecided("counter", message)
+
+    def check_numbers(self) -> None:
+        """No NaN, no inf, no negative squares, and no moments that only lost state can have."""
+        lost: list[str] = []
+        untrained: list[str] = []
+        compared = 0
         for slot in self.slots:
+            zeros: dict[Value, bool] = {}
             for key, value in (slot.state or {}).items():
                 items = None if isinstance(value, int | float | str) else as_sequence(value)
                 for item in items if items is not None else (value,):
-                    name = self.name_if_non_finite(item)
-                    if name:
-                        self.add_fault("nan", f"{key} contains {name}", self.label(slot))
+                    numbers = self.numbers(item)
+                    if numbers.non_finite:
+                        message = f"{key} contains {numbers.non_finite}"
+                        self.add_fault("nan", message, self.label(slot))
                         break
+                    if numbers.is_negative and key in NOT_NEGATIVE:
+                        message = f"{key} contains negative numbers; it is an average of squares"
+                        self.add_fault("negative", message, self.label(slot))
+                        break
+                    zeros[key] = numbers.is_zero
+            first = [zeros[key] for key in FIRST_MOMENTS if key in zeros]
+            second = [zeros[key] for key in SECOND_MOMENTS if key in zeros]
+            compared += bool(first or second)
+            if second and all(second):
+                untrained.append(self.label(slot))
+            elif first and all(first):
+                lost.append(self.label(slot))
+        if untrained:
+            message = f"{join_names(untrained, 3)} never got a gradient other than zero"
+            self.add_moments_fault(len(untrained) == compared, message)
+        if lost:
+            message = f"the momentum of {join_names(lost, 3)} is zero"
+            self.add_moments_fault(len(lost) == compared, message)
 
-    def name_if_non_finite(self, value: Value) -> str | None:
-        if isinstance(value, float):
-            return _name_non_finite([value])
-        if value is None or isinstance(value, int | str):
-            return None
+    def add_moments_fault(self, is_everywhere: bool, message: str) -> None:
+        """One parameter without gradients is unused or frozen; all of them cannot be."""
+        if is_everywhere and len(self.slots) > 1 and self.context.progress:
+            self.add_fault("zero", f"{message}: the state is lost, or was reset")
+        else:
+            self.add_undecided("zero", message)
+
+    def numbers(self, value: Value) -> Numbers:
+        if value is None or isinstance(value, int | str | float):
+            return Numbers(name_non_finite([value]) if isinstance(value, float) else None)
         tensor = self.context.tensor_of(value)
-        return non_finite(tensor) if tensor is not None else None
+        return numbers_of(tensor) if tensor is not None else Numbers()
 
     def number(self, value: Value) -> float | None:
         """Return a number, or that of a tensor of one element."""

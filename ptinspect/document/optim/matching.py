@@ -195,6 +195,9 @@ class Fault(NamedTuple):
     message: str
     parameter: str | None = None
 
+    def __str__(self) -> str:
+        return f"{self.parameter}: {self.message}" if self.parameter else self.message
+
 
 class Match(NamedTuple):
     """An optimizer compared with a model. `names` per slot, None if undecided."""

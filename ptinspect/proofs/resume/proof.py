@@ -8,9 +8,16 @@ causes: fix exactly one and run again in a new process.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from ptinspect.errors import add_error_path
-from ptinspect.proofs.plan import DEFAULT_STEPS, TrainingOptions, make_plan
+from ptinspect.proofs.optimizer import check_optimizer
+from ptinspect.proofs.plan import (
+    DEFAULT_STEPS,
+    TrainingOptions,
+    make_plan,
+    reproduce_command,
+)
 from ptinspect.proofs.processes import TIMEOUT, Watch, Workers, worker_pool
 from ptinspect.proofs.resume import cross_device
 from ptinspect.proofs.resume.causes import Cause, batch_order_differs, possible_causes
@@ -77,14 +84,28 @@ def check_resume(
         check_plot_path(plot, force)
     with add_error_path(path):
         plan = make_plan(path, model=model, entry=entry, trust=trust)
+        findings = _optimizer_findings(path, plan)
+        reproduce = reproduce_command("resume", path, options, entry, trust)
         with worker_pool(workers, timeout, progress) as pool:
-            report = _prove(TrainingRuns.create(path, plan, asdict(options), pool))
+            runs = TrainingRuns.create(path, plan, asdict(options), pool)
+            report = _prove(runs, *findings, reproduce)
     if plot is not None:
         plot_losses(plot, report.losses, report.steps, force)
     return report
 
 
-def _prove(runs: TrainingRuns) -> ResumeReport:
+def _optimizer_findings(path: str, plan: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """Return what `check optimizer` calls wrong and undecided in the optimizer of a plan."""
+    if plan["optimizer"] is None:
+        return [], []
+    results = check_optimizer(path).optimizers
+    result = next(r for r in results if list(r.optimizer.path) == plan["optimizer"]["path"])
+    return [str(fault) for fault in result.faults], [str(fault) for fault in result.undecided]
+
+
+def _prove(
+    runs: TrainingRuns, wrong: list[str], undecided: list[str], reproduce: str
+) -> ResumeReport:
     workers, jobs_before = runs.workers, runs.workers.jobs
     crosses = cross_device.should_cross(runs.options["device"])
     runs = replace(runs, keep_end_state=crosses)
@@ -104,8 +125,13 @@ def _prove(runs: TrainingRuns) -> ResumeReport:
             causes = [_nondeterminism(uninterrupted, repeated)]
         else:
             verdict, causes = "differs", _CauseSearch(runs, uninterrupted, resumed).run()
+    wrong = wrong + uninterrupted["wrong"]
+    if difference is None and wrong:
+        verdict = "inconsistent"
+    elif difference is None and uninterrupted["scheduler_missing"]:
+        verdict = "undecided"
     crossings = []
-    if crosses and (verdict == "same" or (verdict == "differs" and causes)):
+    if crosses and (difference is None or (verdict == "differs" and causes)):
         crossings = cross_device.cross_both_ways(runs, uninterrupted, causes)
     losses, saved_step = uninterrupted["losses"], uninterrupted["saved"]["step"]
     return ResumeReport(
@@ -119,6 +145,10 @@ def _prove(runs: TrainingRuns) -> ResumeReport:
         steps=saved_step,
         processes=workers.jobs - jobs_before,
         crossings=crossings,
+        wrong=wrong,
+        undecided=undecided + uninterrupted["undecided"],
+        environment=uninterrupted["environment"],
+        reproduce=reproduce,
     )
 
 

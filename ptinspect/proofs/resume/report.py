@@ -27,7 +27,9 @@ class ResumeReport(Report):
 
     Attributes:
         path: the file.
-        verdict: `same`, `differs` or `not-deterministic`.
+        verdict: `same`, `differs`, `not-deterministic`, `inconsistent` (the resume is exact, but
+            the recorded state contradicts itself) or `undecided` (exact, but without the
+            scheduler that was at work and is not in the file).
         first: the first difference.
         causes: all that has to be fixed so that the bits agree; each was tried.
         notes: what a reader should know.
@@ -36,6 +38,10 @@ class ResumeReport(Report):
         steps: steps before the save, and after it.
         processes: number of processes that ran a part of the proof.
         crossings: resumes on another device.
+        wrong: contradictions in the recorded state, also those that `check optimizer` finds.
+        undecided: what the file does not decide.
+        environment: versions, device and precision of the training.
+        reproduce: the command line that runs this check again.
     """
 
     path: str
@@ -48,11 +54,20 @@ class ResumeReport(Report):
     steps: int
     processes: int
     crossings: list[Crossing]
+    wrong: list[str]
+    undecided: list[str]
+    environment: Answer
+    reproduce: str
 
     @property
     def ok(self) -> bool:
         """True if the resumed training is the uninterrupted one, on other devices too."""
         return self.verdict == "same" and all(crossing.same for crossing in self.crossings)
+
+    @property
+    def exit_code(self) -> int:
+        """0 if `ok`, 1 if something is wrong, 2 if undecided, 3 if not deterministic."""
+        return {"undecided": 2, "not-deterministic": 3}.get(self.verdict, 0 if self.ok else 1)
 
     def text(self) -> str:
         """Return the report as text that ends in a newline."""
@@ -62,6 +77,10 @@ class ResumeReport(Report):
             verdict = "a training that is resumed on another device differs from this training"
         elif self.verdict == "differs":
             verdict = "a training that is resumed from the file differs from the uninterrupted one"
+        elif self.verdict == "inconsistent":
+            verdict = "training resumes exactly, but the recorded state is not consistent"
+        elif self.verdict == "undecided":
+            verdict = "undecided: the scheduler that was at work is not in the file"
         else:
             verdict = "two uninterrupted trainings differ, so no resume can be proved exact"
         rows = self._rows()
@@ -84,7 +103,7 @@ class ResumeReport(Report):
             ("with", f"{', '.join(parts)}, on {training['device']}"),
             ("loss", training["loss"]),
         ]
-        if self.verdict == "same":
+        if self.first is None:
             compared = "weights, buffers, optimizer, learning rate, losses: bit for bit"
             rows.append(("compared", compared))
         if self.first is not None:
@@ -98,6 +117,8 @@ class ResumeReport(Report):
                 rows.append(
                     ("cause", "not found: fixing the usual causes does not make the bits agree")
                 )
+        rows += [("wrong", message) for message in self.wrong]
+        rows += [("undecided", message) for message in self.undecided]
         rows += [(crossing.label, crossing.text()) for crossing in self.crossings]
         rows += [("note", note) for note in self.notes]
         return rows
@@ -120,6 +141,10 @@ class ResumeReport(Report):
             "notes": self.notes,
             "training": {key: self.training[key] for key in _TRAINING_KEYS},
             "crossings": [crossing.as_dict() for crossing in self.crossings],
+            "wrong": self.wrong,
+            "undecided": self.undecided,
+            "environment": self.environment,
+            "reproduce": self.reproduce,
             "losses": {"uninterrupted": self.losses[0], "resumed": self.losses[1]},
         }
 

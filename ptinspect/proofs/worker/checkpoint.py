@@ -15,7 +15,7 @@ from torch.nn.parameter import is_lazy
 
 from ptinspect.document.optim.matching import names_by_shape, parameter_shape, shapes_agree
 from ptinspect.document.optim.state import has_state_after_step, required_state
-from ptinspect.proofs.worker.determinism import find_rng_states
+from ptinspect.proofs.worker.determinism import digest, find_rng_states
 from ptinspect.proofs.worker.reporting import CannotRun
 from ptinspect.torchnn.attributes import WRAPPER_PREFIXES
 
@@ -230,7 +230,23 @@ class Checkpoint:
     @property
     def was_scheduled(self) -> bool:
         """True if a scheduler was used: each writes the rate that it starts with."""
-        return any("initial_lr" in group for group in self.groups)
+        return any(key in group for group in self.groups for key in ("initial_lr", "max_lr"))
+
+    def tied_conflicts(self, model: Any) -> list[str]:
+        """Return messages on tied weights that the file has twice, with different numbers."""
+        first_names: dict[int, str] = {}
+        messages = []
+        for name, value in model.state_dict(keep_vars=True).items():
+            first = first_names.setdefault(id(value), name)
+            pair = [self.weights.get(key) for key in (first, name)]
+            if all(isinstance(tensor, torch.Tensor) for tensor in pair) and (
+                digest(pair[0]) != digest(pair[1])
+            ):
+                messages.append(
+                    f"{first} and {name} are one tensor of the model, but the file has different "
+                    "numbers for them"
+                )
+        return messages
 
 
 def match_weights(weights: dict[str, Any], model: Any) -> tuple[dict[str, Any], str]:
@@ -345,6 +361,18 @@ class Counters:
                 if steps and steps in counts | {epochs * -(-length // each)}:
                     return epochs, f"gradients were accumulated over {each} batches"
         return None
+
+    def contradictions(self, length: int | None) -> list[str]:
+        """Return a message if the steps are not those of the recorded epochs with such batches."""
+        epoch, steps = self.epoch, self.steps
+        if epoch is None or not steps or not length:
+            return []
+        if abs(steps // length - epoch) <= 1 or self.whole_epochs(length) is not None:
+            return []
+        return [
+            f"the optimizer has made {steps} steps and the recorded epoch is {epoch}, but an epoch "
+            f"of --data has {length} batches"
+        ]
 
     def _most_skipped_steps(self) -> int:
         """Return how many steps a GradScaler may have left out as gradients were not finite.

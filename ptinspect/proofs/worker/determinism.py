@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import platform
 import random
+import re
 import sys
 import warnings
 from typing import Any
@@ -74,6 +77,34 @@ def use_deterministic_algorithms(device: str, allow_tf32: bool) -> list[str]:
     warnings.showwarning = show
     warnings.filterwarnings("always", message=f".*{NO_DETERMINISTIC_KERNEL}")
     return operations
+
+
+def environment(device: str) -> dict[str, Any]:
+    """Describe what the numbers depend on besides the training: versions, device, precision."""
+    is_cuda = device.startswith("cuda")
+    driver = None
+    if is_cuda:
+        with contextlib.suppress(OSError), open("/proc/driver/nvidia/version") as file:
+            driver = next(iter(re.findall(r"\d+\.\d+(?:\.\d+)?", file.readline())), None)
+    cudnn_version: Any = torch.backends.cudnn.version
+    matmul = cudnn = None
+    with contextlib.suppress(RuntimeError):  # the user's code used both of torch's settings
+        matmul = "tf32" if torch.backends.cuda.matmul.allow_tf32 else "ieee"
+        cudnn = "tf32" if torch.backends.cudnn.allow_tf32 else "ieee"
+    return {
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "system": platform.platform(terse=True),
+        "device_name": torch.cuda.get_device_name(device) if is_cuda else platform.machine(),
+        "driver": driver,
+        "cuda": torch.version.cuda if is_cuda else None,
+        "cudnn": cudnn_version() if is_cuda else None,
+        "precision": {
+            "matmul": matmul if is_cuda else torch.get_float32_matmul_precision(),
+            "cudnn": cudnn if is_cuda else None,
+            "deterministic": torch.are_deterministic_algorithms_enabled(),
+        },
+    }
 
 
 def hide_cuda() -> None:

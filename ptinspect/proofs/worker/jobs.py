@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from ptinspect.proofs.worker.determinism import (
+    environment,
     hide_cuda,
     limit_memory,
     plain_tensor,
@@ -46,7 +47,12 @@ def run_job(job: Job, memory: int | None = None) -> Answer:
             hide_cuda()
             limit_memory(memory)
         operations = use_deterministic_algorithms(options["device"], options["allow_tf32"])
-        return {**kinds[job["kind"]](job), "nondeterministic": operations}
+        answer = kinds[job["kind"]](job)
+        return {
+            **answer,
+            "nondeterministic": operations,
+            "environment": environment(options["device"]),
+        }
     except CannotRun as error:
         return {"cannot": error.message, "hint": error.hint}
 
@@ -226,6 +232,9 @@ def _describe(training: Training) -> Answer:
         "file_order": checkpoint.names,
         "parameter_order": training.optimizer_order(),
         "state_missing": no_state and checkpoint.keeps_state,
+        "scheduler_missing": scheduler is None and checkpoint.was_scheduled,
+        "wrong": checkpoint.tied_conflicts(model),
+        "undecided": checkpoint.counters.contradictions(batches.real_length),
         "notes": training.notes + batches.notes,
     }
 
