@@ -27,6 +27,8 @@ from ptinspect.safety.scan import scan
 from ptinspect.text import shell_word
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ptinspect.document import Document
     from ptinspect.document.optim.state import Optimizer
 
@@ -219,7 +221,8 @@ def check_loadable(
     if report.verdict == "unreadable":
         message = str(report.errors[0]) if report.errors else "the file cannot be read"
         raise PtInspectError(message, path=path)
-    user_names = [name.path for name in document.globals if _defines(model, name.path)]
+    is_user_class = _user_classes(model)
+    user_names = [name.path for name in document.globals if is_user_class(name.path)]
     unlisted = [item.name for item in report.all_findings() if item.name not in user_names]
     if unlisted and not trust:
         raise UnsafeError(
@@ -230,18 +233,31 @@ def check_loadable(
     return list(dict.fromkeys(user_names)), unlisted
 
 
-def _defines(model: str | None, name: str) -> bool:
-    """Return True if the user's FILE.py has this class. The file is parsed, not run."""
-    if model is None:
-        return False
-    path = model.rpartition(":")[0]
-    module, _, class_name = name.rpartition(".")
-    stem = os.path.splitext(os.path.basename(path))[0]
-    if module not in ("__main__", "__mp_main__") and not module.endswith(stem):
-        return False
+def _user_classes(model: str | None) -> Callable[[str], bool]:
+    """Return a predicate for the pickled names that the user's FILE.py defines or registers.
+
+    The file is parsed, not run. `_register(Net, "nets", "Net")`, as in a stub, lets pickle find a
+    class of the file under another name; the worker checks that it really finds that class.
+    """
+    path = (model or "").rpartition(":")[0]
     try:
         with open(path, encoding="utf-8") as file:
-            tree = ast.parse(file.read())
+            body = ast.parse(file.read()).body
     except (OSError, SyntaxError, ValueError):
-        return False
-    return any(isinstance(node, ast.ClassDef) and node.name == class_name for node in tree.body)
+        return lambda name: False
+    classes = {node.name for node in body if isinstance(node, ast.ClassDef)}
+    registered = set()
+    for node in body:
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+            words = [getattr(word, "value", None) for word in node.value.args[1:]]
+            first = node.value.args[0] if len(words) == 2 else None
+            if isinstance(first, ast.Name) and first.id in classes:
+                registered.add(".".join(map(str, words)))
+    stem = os.path.splitext(os.path.basename(path))[0]
+
+    def is_user_class(name: str) -> bool:
+        module, _, class_name = name.rpartition(".")
+        is_own = module in ("__main__", "__mp_main__", stem) or module.endswith(f".{stem}")
+        return (is_own and class_name in classes) or name in registered
+
+    return is_user_class

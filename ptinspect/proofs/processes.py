@@ -45,6 +45,10 @@ class Progress:
     loss: float | None = None
 
 
+class JobError(PtInspectError):
+    """A job ran, and its answer is that it cannot be done. Its process did not fail."""
+
+
 Watch = Callable[[Progress], None]
 
 
@@ -134,7 +138,7 @@ class Workers:
             ) from None
         os.unlink(answer_path)
         if "cannot" in answer:
-            raise PtInspectError(answer["cannot"], hint=answer["hint"])
+            raise JobError(answer["cannot"], hint=answer["hint"])
         return answer
 
     def _request(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -240,7 +244,10 @@ def failure_error(status: int, output: str, hint: str | None = None) -> PtInspec
         reason = f"crashed ({name})"
         if name == "SIGKILL":
             reason = "was killed (SIGKILL), as systems do when memory runs out"
-    elif "MemoryError" in output or "DefaultCPUAllocator: can't allocate" in output:
+    elif any(
+        words in output
+        for words in ("MemoryError", "DefaultCPUAllocator: can't allocate", "CUDA out of memory")
+    ):
         reason = "needed more memory than there is"
     else:
         reason = f"failed: {_last_line(output) or f'exit code {status}'}"

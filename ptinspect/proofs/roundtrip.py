@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ptinspect.conversion import convert
 from ptinspect.display.text.escape import cut, safe
 from ptinspect.document import open as open_document
-from ptinspect.errors import PtInspectError, UnsupportedError, add_error_path
+from ptinspect.errors import UnsupportedError, add_error_path
 from ptinspect.pickling.pyobjects import dotted
-from ptinspect.proofs.plan import DEFAULT_STEPS, TrainingOptions, make_plan
-from ptinspect.proofs.processes import TIMEOUT, Watch, Workers, worker_pool
+from ptinspect.proofs.plan import DEFAULT_STEPS, TrainingOptions, make_plan, reproduce_command
+from ptinspect.proofs.processes import TIMEOUT, JobError, Watch, Workers, worker_pool
 from ptinspect.report import Report
 
 FORMS = {"state_dict": ".pt", "checkpoint": ".pt", "safetensors": ".safetensors"}
@@ -55,6 +55,9 @@ class RoundtripReport(Report):
         device: where it was trained.
         loss: the loss.
         notes: what a reader should know.
+        unstable: the parts that differ between two runs of the original itself.
+        environment: versions, device and precision of the training.
+        reproduce: the command line that runs this check again.
     """
 
     path: str
@@ -64,6 +67,9 @@ class RoundtripReport(Report):
     device: str
     loss: str
     notes: list[str]
+    unstable: list[str]
+    environment: dict[str, Any]
+    reproduce: str
 
     @property
     def ok(self) -> bool:
@@ -72,9 +78,14 @@ class RoundtripReport(Report):
 
     @property
     def exit_code(self) -> int:
-        """0 if every form is the same model, 1 if one differs, 2 if one could not be written."""
+        """0 if every form is the same model, 1 if one differs, 2 if one could not be written.
+
+        3 if the original does not repeat its own numbers, and nothing else differs.
+        """
         if any(form.differs for form in self.forms):
             return 1
+        if self.unstable:
+            return 3
         return 2 if any(form.error for form in self.forms) else 0
 
     def text(self) -> str:
@@ -83,8 +94,11 @@ class RoundtripReport(Report):
             "each converted form is the same model as the original, in numbers",
             "not every converted form is the same model as the original",
             "not every form could be written",
+            "the original does not repeat its own numbers, so no form can be proved the same",
         )[self.exit_code]
         rows = [(form.name, _form_text(form)) for form in self.forms]
+        if self.unstable:
+            rows.append(("unstable", f"{', '.join(self.unstable)}: differ without any conversion"))
         rows += [
             ("compared", ", ".join(PARTS.values())),
             ("trained", f"{self.steps} steps with {self.optimizer}, on {self.device}"),
@@ -100,13 +114,16 @@ class RoundtripReport(Report):
             "schema": 1,
             "check": "roundtrip",
             "path": self.path,
-            "verdict": ("same", "differs", "not-written")[self.exit_code],
+            "verdict": ("same", "differs", "not-written", "not-deterministic")[self.exit_code],
             "forms": [asdict(form) for form in self.forms],
             "steps": self.steps,
             "optimizer": self.optimizer,
             "device": self.device,
             "loss": self.loss,
             "notes": self.notes,
+            "unstable": self.unstable,
+            "environment": self.environment,
+            "reproduce": self.reproduce,
         }
 
 
@@ -169,11 +186,12 @@ def check_roundtrip(
             "stub": stub,
         }  # fmt: skip
         with worker_pool(workers, timeout, progress) as pool:
-            return _compare_forms(path, job, entry, pool)
+            reproduce = reproduce_command("roundtrip", path, options, entry, trust)
+            return _compare_forms(path, job, entry, pool, reproduce)
 
 
 def _compare_forms(
-    path: str, job: dict[str, Any], entry: str | None, workers: Workers
+    path: str, job: dict[str, Any], entry: str | None, workers: Workers, reproduce: str
 ) -> RoundtripReport:
     workers.announce("running the original")
     original = workers.run({**job, "form": "original"})
@@ -183,6 +201,14 @@ def _compare_forms(
     for name, suffix in FORMS.items():
         workers.announce(f"converting to {name} and running it")
         forms.append(_compare_form(name, workers.new_path(suffix), job, entry, original, workers))
+    unstable: list[str] = []
+    if any(form.differs for form in forms):
+        workers.announce("running the original again")
+        unstable = _differing_parts(original, workers.run({**job, "form": "original"}))
+        forms = [
+            replace(form, differs=[part for part in form.differs if part not in unstable])
+            for form in forms
+        ]
     notes = [original["batches_note"]] if original["batches_note"] else []
     if job["stub"]:
         notes.append(f"the class {original['class']} is missing; a stub was used in its place")
@@ -194,6 +220,9 @@ def _compare_forms(
         original["device"],
         original["loss"],
         notes,
+        unstable,
+        original["environment"],
+        reproduce,
     )
 
 
@@ -213,12 +242,16 @@ def _compare_form(
         return Form(name, [], error.message)
     try:
         answer = workers.run({**job, "form": name, "converted": converted})
-    except PtInspectError as error:
+    except JobError as error:
         return Form(name, [f"loading: {error.message}"])
     finally:
         with suppress(FileNotFoundError):
             os.unlink(converted)
-    return Form(name, [text for part, text in PARTS.items() if answer[part] != original[part]])
+    return Form(name, _differing_parts(original, answer))
+
+
+def _differing_parts(original: dict[str, Any], answer: dict[str, Any]) -> list[str]:
+    return [text for part, text in PARTS.items() if answer[part] != original[part]]
 
 
 def _entry_to_convert(path: str, model_path: list[Any], entry: str | None, form: str) -> str | None:

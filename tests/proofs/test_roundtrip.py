@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -105,3 +108,139 @@ def test_the_command(tmp_path: Path) -> None:
     assert made["verdict"] == "same"
     assert [form["name"] for form in made["forms"]] == list(FORMS)
     assert any("made up" in note for note in made["notes"])
+
+
+# --- No false alarm, and failures of the machine -----------------------------------------------
+
+
+def roundtrip_report(workers: Workers, given: dict[str, Any], **more: Any) -> Any:
+    return check_roundtrip(given.pop("path"), **given, **more, workers=workers)
+
+
+@pytest.mark.slow
+def test_states_of_generators_in_the_checkpoint(tmp_path: Path, workers: Workers) -> None:
+    training = Training(tmp_path)
+    given = training.save({**training.parts(), **training.rng()})
+    report = roundtrip_report(workers, given)
+    assert [form.differs for form in report.forms] == [[], [], []], report.text()
+    valid("roundtrip", report.as_dict())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "_orig_mod.module._orig_mod."])
+def test_wrappers_prefixes(prefix: str, tmp_path: Path, workers: Workers) -> None:
+    training = Training(tmp_path)
+    state = {f"{prefix}{key}": value for key, value in training.model.state_dict().items()}
+    report = roundtrip_report(workers, training.save(state))
+    assert report.exit_code == 0, report.text()
+
+
+@pytest.mark.slow
+def test_one_name_of_tied_weights_is_enough(tmp_path: Path, workers: Workers) -> None:
+    tied = NET.replace("nn.Linear(4, 2)", "nn.Linear(4, 2)\n        self.again = self.head")
+    training = Training(tmp_path, net=tied)
+    state = {k: v for k, v in training.model.state_dict().items() if not k.startswith("again")}
+    report = roundtrip_report(workers, training.save(state))
+    assert report.exit_code == 0, report.text()
+
+
+@pytest.mark.slow
+def test_a_model_that_does_not_repeat_its_numbers(tmp_path: Path, workers: Workers) -> None:
+    noise = NET.replace("self.norm(self.body(x))", "self.norm(self.body(x)) + noise()")
+    noise += """
+
+def noise():
+    import os
+    return int.from_bytes(os.urandom(4), "little") / 2**32
+"""
+    training = Training(tmp_path)
+    report = roundtrip_report(workers, training.save(training.model.state_dict(), noise))
+    assert report.exit_code == 3, report.text()
+    assert "outputs in eval mode" in report.unstable
+    assert "weights and buffers" not in report.unstable
+    assert valid("roundtrip", report.as_dict())["verdict"] == "not-deterministic"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("statement", "message"),
+    [
+        ("os.kill(os.getpid(), signal.SIGSEGV)", r"crashed \(SIGSEGV\)"),
+        ("bytearray(1 << 50)", "more memory than there is"),
+        ("torch.empty(1 << 50)", "more memory than there is"),
+    ],
+    ids=["crash", "memory", "torch's memory"],
+)
+def test_a_child_that_fails_with_a_form_is_no_difference(
+    statement: str, message: str, tmp_path: Path, workers: Workers
+) -> None:
+    """The second process that runs the model fails, which is that of the first form."""
+    marker = tmp_path / "ran"
+    fails = (
+        NET
+        + f"""
+
+class Net(Net):
+    def forward(self, x):
+        import os, signal
+        if self.training:
+            return super().forward(x)
+        if os.path.exists({str(marker)!r}):
+            {statement}
+        open({str(marker)!r}, "w").close()
+        return super().forward(x)
+"""
+    )
+    training = Training(tmp_path)
+    given = training.save(training.model.state_dict(), fails)
+    with pytest.raises(PtInspectError, match=message):
+        roundtrip_report(workers, given)
+
+
+@pytest.mark.slow
+def test_a_filled_in_stub_is_code_that_the_user_trusts(tmp_path: Path, workers: Workers) -> None:
+    """stub -> fill in forward -> roundtrip: the story of this tool."""
+    path = save_small_cnn(tmp_path)
+    stub = tmp_path / "small_cnn.py"
+    assert run("stub", str(path), "-o", str(stub)).exit_code == 0
+    text = stub.read_text()
+    line = next(line for line in text.splitlines() if "raise NotImplementedError" in line)
+    stub.write_text(text.replace(line, "        return self.head(self.features(*args).flatten(1))"))
+    report = check_roundtrip(str(path), model=f"{stub}:SmallCNN", workers=workers)
+    assert (report.exit_code, report.notes[0][:6]) == (0, "inputs"), report.text()
+
+
+@pytest.mark.slow
+def test_a_class_that_an_installed_module_has_is_not_the_users(
+    tmp_path: Path, workers: Workers
+) -> None:
+    path = save_small_cnn(tmp_path, "click")
+    (tmp_path / "net.py").write_text(
+        "import click\n"
+        "class SmallCNN: pass\n"
+        "class Other: pass\n"
+        "click.SmallCNN = Other\n"
+        "def _register(*names): pass\n"
+        "_register(SmallCNN, 'click', 'SmallCNN')\n"
+    )
+    with pytest.raises(PtInspectError, match="not the one in the --model file"):
+        check_roundtrip(str(path), model=f"{tmp_path / 'net.py'}:SmallCNN", workers=workers)
+
+
+def save_small_cnn(folder: Path, module: str = "nets") -> Path:
+    """A model whose class no module has any more."""
+    code = f"""
+import sys, types, torch
+from torch import nn
+module = sys.modules.setdefault({module!r}, types.ModuleType({module!r}))
+class SmallCNN(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1))
+        self.head = nn.Linear(4, 3)
+SmallCNN.__module__, SmallCNN.__qualname__ = {module!r}, "SmallCNN"
+module.SmallCNN = SmallCNN
+torch.save(SmallCNN(), "cnn.pth")
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=folder)
+    return folder / "cnn.pth"

@@ -100,7 +100,9 @@ def test_what_resume_may_answer() -> None:
 def test_what_a_round_trip_may_answer() -> None:
     forms = [Form("state_dict", []), Form("checkpoint", ["weights"]), Form("safetensors", [], "no")]
     assert [form.name for form in forms] == list(FORMS)
-    made = RoundtripReport("x.pt", forms, 4, "SGD", "cpu", "MSELoss", ["made up"])
+    made = RoundtripReport(
+        "x.pt", forms, 4, "SGD", "cpu", "MSELoss", ["made up"], [], ENVIRONMENT, "ptinspect"
+    )
     assert valid("roundtrip", made.as_dict())["verdict"] == "differs"
     assert next(iter(PARTS)) == "weights"
 

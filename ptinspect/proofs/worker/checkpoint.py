@@ -19,7 +19,7 @@ from ptinspect.proofs.worker.determinism import digest, find_rng_states
 from ptinspect.proofs.worker.reporting import CannotRun
 from ptinspect.torchnn.attributes import WRAPPER_PREFIXES
 
-PREFIXES = (*WRAPPER_PREFIXES, "model.", "_orig_mod.module.")
+PREFIXES = (*WRAPPER_PREFIXES, "model.")
 SCALER_KEYS = {"scale", "growth_factor", "backoff_factor", "growth_interval", "_growth_tracker"}
 AUTOCAST_KEYS = ("amp", "use_amp", "autocast", "amp_dtype", "precision", "mixed_precision")
 NEXT_EPOCH_KEYS = ("start_epoch", "next_epoch", "epochs_run", "epochs")
@@ -253,8 +253,11 @@ def match_weights(weights: dict[str, Any], model: Any) -> tuple[dict[str, Any], 
     """Return the weights under the model's names, and the prefix that was removed."""
     own = model.state_dict()
     prefix, best = "", len(own.keys() & weights.keys())
-    for candidate in PREFIXES:
+    candidates = [*PREFIXES]
+    for candidate in candidates:  # grows by their nestings while it is read
         names = {key.removeprefix(candidate) for key in weights if key.startswith(candidate)}
+        if names:
+            candidates += [f"{candidate}{inner}" for inner in PREFIXES]
         if len(own.keys() & names) > best:
             prefix, best = candidate, len(own.keys() & names)
     if not best:

@@ -19,7 +19,12 @@ from ptinspect.proofs.worker.determinism import (
     use_deterministic_algorithms,
 )
 from ptinspect.proofs.worker.loading import EVIDENCE, load_training
-from ptinspect.proofs.worker.reporting import CannotRun, one_line, write_progress
+from ptinspect.proofs.worker.reporting import (
+    CannotRun,
+    one_line,
+    raise_if_out_of_memory,
+    write_progress,
+)
 from ptinspect.proofs.worker.roundtrip import run_roundtrip
 from ptinspect.proofs.worker.save_checkpoint import save_checkpoint, snapshot
 from ptinspect.proofs.worker.training import Step, Training
@@ -121,6 +126,7 @@ def _run_steps(training: Training) -> Iterator[Step]:
     except CannotRun:
         raise
     except Exception as error:
+        raise_if_out_of_memory(error)
         traceback.print_exc()
         message = f"step {training.step_count} fails: {one_line(error)}"
         raise CannotRun(message) from error
@@ -158,6 +164,7 @@ def run_resumed(job: Job) -> Answer:
     except CannotRun:
         raise
     except Exception as error:  # noqa: BLE001 - the user's code and torch may raise anything
+        raise_if_out_of_memory(error)
         traceback.print_exc()
         return {**answer, "error": one_line(error), "failed_at": "load"}
     answer |= {
@@ -177,6 +184,7 @@ def run_resumed(job: Job) -> Answer:
     except CannotRun:
         raise
     except Exception as error:  # noqa: BLE001 - the same
+        raise_if_out_of_memory(error)
         traceback.print_exc()
         answer |= {"error": one_line(error), "failed_at": "step"}
     if end_state:

@@ -7,6 +7,9 @@ import os
 PROGRESS_SIZE = 64
 """Bytes of the progress file's only line, so that each line covers the previous one."""
 
+MACHINE_FAILURES = ("DefaultCPUAllocator: can't allocate", "CUDA out of memory", "CUDA error")
+"""Words of torch's errors that are about the machine, not about the model."""
+
 _progress_files: list[int] = []
 
 
@@ -17,6 +20,16 @@ class CannotRun(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+
+
+def raise_if_out_of_memory(error: BaseException) -> None:
+    """Raise an error again if it says nothing of the model, only of the machine.
+
+    The process then ends with it, and the parent reports that.
+    """
+    text = str(error)
+    if isinstance(error, MemoryError) or any(words in text for words in MACHINE_FAILURES):
+        raise error
 
 
 def one_line(error: BaseException) -> str:

@@ -8,9 +8,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from ptinspect.proofs.worker.checkpoint import Checkpoint, value_at
+from ptinspect.proofs.worker.checkpoint import Checkpoint, match_weights, value_at
 from ptinspect.proofs.worker.determinism import digest, seed_all
-from ptinspect.proofs.worker.reporting import CannotRun, one_line, write_progress
+from ptinspect.proofs.worker.reporting import (
+    CannotRun,
+    one_line,
+    raise_if_out_of_memory,
+    write_progress,
+)
 from ptinspect.proofs.worker.user_code import (
     Batches,
     call_model,
@@ -40,7 +45,7 @@ def run_roundtrip(job: dict[str, Any]) -> dict[str, Any]:
         with torch.no_grad():  # nothing of the original may be left
             for tensor in (*model.parameters(), *model.buffers()):
                 tensor.zero_()
-        _load_state(model, _converted_state(model, job))
+        _load_state(model, _converted_state(job))
     return {
         **_measure(model, original_file, job),
         "class": type(model).__qualname__,
@@ -68,6 +73,14 @@ def _original_model(original_file: Any, job: dict[str, Any], factory: Any) -> An
 
 
 def _load_state(model: Any, state: Any) -> None:
+    """Load a state_dict strictly; wrappers' prefixes and dropped names of tied weights are usual.
+
+    Source: `module.` of DataParallel, `_orig_mod.` of torch.compile; safetensors and transformers
+    keep one name of tied weights.
+    """
+    if isinstance(state, dict) and state.keys() != model.state_dict().keys():
+        state, _ = match_weights(state, model)
+        _restore_ties(model, state)
     try:
         model.load_state_dict(state)
     except (RuntimeError, TypeError, AttributeError) as error:
@@ -77,14 +90,14 @@ def _load_state(model: Any, state: Any) -> None:
         ) from error
 
 
-def _converted_state(model: Any, job: dict[str, Any]) -> Any:
+def _converted_state(job: dict[str, Any]) -> Any:
     if job["form"] == "safetensors":
         from safetensors.torch import load_file as load_safetensors
 
-        state = load_safetensors(job["converted"])
-        _restore_ties(model, state)
-        return state
-    state = torch.load(job["converted"], map_location="cpu", weights_only=True)
+        return load_safetensors(job["converted"])
+    # A checkpoint keeps other entries, such as numpy's RNG state, which weights_only may refuse.
+    weights_only = job["form"] != "checkpoint" or job["stub"] or job["plan"]["weights_only"]
+    state = load_file(job["converted"], weights_only)
     if job["form"] != "checkpoint":
         return state
     if "model_state_dict" in state:
@@ -93,7 +106,7 @@ def _converted_state(model: Any, job: dict[str, Any]) -> Any:
 
 
 def _restore_ties(model: Any, state: dict[str, Any]) -> None:
-    """Add all names of tied tensors; safetensors keeps only one."""
+    """Add all names of tied tensors of which one is there."""
     names_by_id: dict[int, list[str]] = {}
     for name, value in model.state_dict(keep_vars=True).items():
         names_by_id.setdefault(id(value), []).append(name)
@@ -145,6 +158,7 @@ def _measure(model: Any, original_file: Any, job: dict[str, Any]) -> dict[str, A
     except CannotRun:
         raise
     except Exception as error:
+        raise_if_out_of_memory(error)
         traceback.print_exc()
         raise CannotRun(f"the model cannot be run: {one_line(error)}") from error
     return {**answer, "trained": _state_digests(model), "optimizer": type(optimizer).__name__}

@@ -83,10 +83,20 @@ def import_model(reference: str | None, names: list[str]) -> tuple[Any, Any]:
     module, factory = import_object(reference)
     for path in names:
         pickled_module, _, name = path.rpartition(".")
-        if hasattr(module, name):
-            target = sys.modules.setdefault(pickled_module, types.ModuleType(pickled_module))
-            if not hasattr(target, name):
-                setattr(target, name, getattr(module, name))
+        if not hasattr(module, name):
+            continue
+        target = sys.modules.setdefault(pickled_module, types.ModuleType(pickled_module))
+        if not hasattr(target, name):
+            setattr(target, name, getattr(module, name))
+        # Only the user's own file is trusted, not an installed package with such a class.
+        source = getattr(target, "__file__", None) or module.__file__
+        if getattr(target, name) is not getattr(module, name) and (
+            os.path.basename(source) != os.path.basename(module.__file__)
+        ):
+            raise CannotRun(
+                f"{path} is a class of {source}, not the one in the --model file",
+                "give the file that defines it as --model FILE.py:CLASS, or --trust the file",
+            )
     return module, factory
 
 
