@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, BinaryIO
 from ptinspect.document.modules import module_of
 from ptinspect.document.select import select_path
 from ptinspect.errors import PtInspectError, UnsupportedError, add_error_path
+from ptinspect.safety.load_advice import advise_loading
 from ptinspect.stubs.collect.classes import CollectedObjects, Deferred, Definition, Instance
 from ptinspect.stubs.collect.object_graph import collect_objects
+from ptinspect.stubs.collect.shared_modules import access_paths
 from ptinspect.stubs.expr.literals import prose
 from ptinspect.stubs.expr.nodes import NONE, Access, Expr, names_in
 from ptinspect.stubs.expr.torch_objects import ImportTable
@@ -139,14 +141,21 @@ def stub_content(document: Document, options: StubOptions) -> StubContent:
     root: Expr = model.root if model is not None else NONE
     if root_call is not None:
         root = objects.expr_of(root_call)
-    classes, deferred = infer_constructors(objects)
+    root_module = module_of(root_call) if root_call is not None else None
+    in_root = access_paths(root_module, "model") if root_module is not None else {}
+    classes, deferred = infer_constructors(objects, in_root)
     deferred = [*objects.deferred, *deferred]
-    post_init, root_statements, assigned = _post_init(
+    post_init, build_statements, assigned = _post_init(
         document, objects, classes, deferred, root_call, model
     )
+    root_path = root.definition.path if isinstance(root, Instance) else ""
     for item in deferred:
         objects.unwritten.setdefault(item.description)
     imports = ImportTable(objects.names)
+    load_call = advise_loading(
+        prose(os.path.basename(document.path)), document.archive.format, document.archive.facts,
+        (), (), {tensor.device for tensor in document.contents.tensors},
+    ).call  # fmt: skip
     content = StubContent(
         file_name=os.path.basename(document.path),
         sha256=_sha256(document),
@@ -156,12 +165,13 @@ def stub_content(document: Document, options: StubOptions) -> StubContent:
         post_init=post_init,
         parts=objects.parts.functions,
         root=root,
-        root_statements=root_statements,
+        root_statements=build_statements.get(root_path, []),
         build_description=_build_description(document, options, root_call, root),
         safe_globals=collect_safe_globals(document, objects.definitions, objects.calls, imports),
         imports=imports,
+        load_call=load_call,
+        is_convertible=_is_convertible(document),
         alternatives=model.alternatives if model is not None else [],
-        has_assembled=bool(objects.assembled),
         unwritten=[text for text in objects.unwritten if text not in assigned],
         zeroed=list(objects.zeroed),
         guess_forward=options.guess_forward,
@@ -169,7 +179,7 @@ def stub_content(document: Document, options: StubOptions) -> StubContent:
     if options.class_name is None:
         return content
     definition = _select_definition(content.definitions, options.class_name, document.path)
-    return _with_one_class(content, definition, objects, deferred)
+    return _with_one_class(content, definition, objects, deferred, build_statements)
 
 
 def find_root(document: Document, entry: str | None) -> Call | None:
@@ -194,13 +204,14 @@ def _post_init(
     deferred: list[Deferred],
     root_call: Call | None,
     model: StateDictModel | None,
-) -> tuple[dict[str, list[Assignment]], list[Assignment], set[str]]:
+) -> tuple[dict[str, list[Assignment]], dict[str, list[Assignment]], set[str]]:
     """Return what constructors set at their end, what `build()` sets, and what that assigns.
 
-    A root sets its state in its constructor if it is the only instance of its class.
+    A root sets its state in its constructor if it is the only instance of its class. The first two
+    are by path of the root's class, which is empty for one of torch's.
     """
     by_class: dict[str, list[Assignment]] = {}
-    root_statements: list[Assignment] = []
+    in_build: dict[str, list[Assignment]] = {}
     assigned: set[str] = set()
     if model is not None and model.dtype_method is not None:
         statement = Assignment(Access("self"), f".{model.dtype_method}")
@@ -218,10 +229,10 @@ def _post_init(
         result = infer_post_init(objects, classes, deferred, module, name)
         assigned |= {item.description for item in result.assigned}
         if in_class:
-            by_class[path] = result.statements
+            by_class[path], in_build[path] = result.statements, result.modes
         else:
-            root_statements = result.statements
-    return by_class, root_statements, assigned
+            in_build[path] = [*result.statements, *result.modes]
+    return by_class, in_build, assigned
 
 
 def _build_description(
@@ -235,6 +246,12 @@ def _build_description(
     if options.entry is not None:
         return f"The module at {prose(options.entry)}, with untrained numbers."
     return "The first module in the file, with untrained numbers."
+
+
+def _is_convertible(document: Document) -> bool:
+    """Return True if the file has a model whose tensors are all of torch's types."""
+    has_model = bool(document.modules or document.contents.state_dicts)
+    return has_model and document.archive.format != "gguf"
 
 
 def _sha256(document: Document) -> str:
@@ -274,16 +291,17 @@ def _with_one_class(
     definition: Definition,
     objects: CollectedObjects,
     deferred: list[Deferred],
+    build_statements: dict[str, list[Assignment]],
 ) -> StubContent:
     """Return the content for a class and what it needs; `build()` creates its first object."""
     root, root_statements = content.root, content.root_statements
     if not isinstance(root, Instance) or root.definition is not definition:
         first = definition.instances[0] if definition.instances else None
-        root, root_statements = first or NONE, []
+        root, root_statements = first or NONE, build_statements.get(definition.path, [])
         module = first.module if first is not None else None
         if module is not None and definition.path not in content.post_init:
             result = infer_post_init(objects, content.classes, deferred, module, "model")
-            root_statements = result.statements
+            root_statements = [*result.statements, *result.modes]
     names = {definition.ident, *names_in(root), *write_assignments(root_statements, 4).names}
     paths, parts = _needed(content, names)
     description = content.build_description

@@ -28,7 +28,8 @@ def test_one_file_per_original_module(tmp_path: Path) -> None:
     file = FIXTURES / "seed" / "model.pth"
     stub_package(file, tmp_path / "model_def")
     found = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.py"))
-    assert found == ["model_def/__init__.py", "model_def/main.py"]
+    assert found == ["model_def/__init__.py", "model_def/_register.py", "model_def/main.py"]
+    assert "def _register(" not in (tmp_path / "model_def" / "__init__.py").read_text()
     assert "class CustomModel(nn.Module):" in (tmp_path / "model_def" / "main.py").read_text()
 
 

@@ -132,7 +132,7 @@ class Definition:
         module, qualname: as pickle looks it up.
         ident: its name in the stub.
         kind: `module`, `object`, `enum`, `tuple`, `str`, `int`, `float`, `bytes`, `dict`, `list`,
-            `set`, `exception`, `tensor`, `function` or `class`.
+            `set`, `exception`, `tensor`, `tracer`, `function` or `class`.
         usage: None for classes that only the stub has: traced by torch.fx, or inferred.
         methods: methods that the file refers to.
         recorded: source that the file contains.

@@ -18,6 +18,7 @@ from ptinspect.pickling.pyobjects import (
     constructor_arguments,
     function_path,
     global_name,
+    global_path,
 )
 from ptinspect.pickling.values import (
     Blob,
@@ -76,6 +77,7 @@ from ptinspect.stubs.expr.nodes import (
 )
 from ptinspect.stubs.expr.torch_calls import (
     ASSEMBLED,
+    WRAPPERS,
     assemble,
     buffer,
     parameter,
@@ -116,9 +118,15 @@ def collect_objects(
         if "state_dict" in kind
         for path in functions
     }
-    definitions: dict[str, Definition] = {}
-    for path, usage in references.user_defined.items():
-        definitions[path] = define(usage, names, references.user_defined, recorded, hooks)
+    # Loading a traced module traces it again (torch.fx.graph_module.reduce_graph_module).
+    tracers = {
+        global_path(info.module.attributes.get("_tracer_cls")) or "" for info in document.modules
+    }
+    user_defined = references.user_defined
+    definitions = {
+        path: define(usage, names, user_defined, recorded, hooks, tracers)
+        for path, usage in user_defined.items()
+    }
     roots = [info.module.call for info in document.modules if not info.name]
     parts = PartFunctions(names, {})
     model = model_parts(roots)
@@ -242,8 +250,12 @@ class _Translator:
             yield from self._call_contents(value) if not module else self._members(module)
 
     def _members(self, module: Module) -> Iterator[Value]:
-        for _, child in module.members(MODULES):
-            yield child
+        children = dict(module.members(MODULES))
+        wrapper = WRAPPERS.get(module.class_path)
+        if wrapper is not None:
+            yield children.get(wrapper[0])
+            return
+        yield from children.values()
         for _, value in module.other_attributes():
             if type(value) in SIMPLE:
                 continue

@@ -223,14 +223,17 @@ def define(
     user_defined: Iterable[str],
     recorded: dict[str, RecordedSource],
     hooks: set[str],
+    tracers: set[str],
 ) -> Definition:
     """Return the definition of a user-defined name.
 
     Args:
         recorded: source that the file contains, by path.
         hooks: paths of the hooks of state_dict() and load_state_dict().
+        tracers: paths of the classes that torch.fx traces modules with.
     """
-    last, kind = usage.name.rpartition(".")[2], kind_of(usage)
+    last = usage.name.rpartition(".")[2]
+    kind = "tracer" if usage.path in tracers and not usage.calls else kind_of(usage)
     ident = names.new(last, "Class" if last[:1].isupper() else "name")
     reserved = {"forward", *MODULE_METHODS} if kind == "module" else set[str]()
     methods = [

@@ -208,10 +208,32 @@ def zeros(tensor: Tensor) -> Expr:
     shape = tuple(max(size, 0) for size in tensor.shape)
     name = _dtype_name(tensor)
     dtype = [] if name in FLOATS else _dtype_argument(name)
+    if tensor.quantizer and name in ("qint8", "quint8", "qint32"):
+        axis = tensor.quantizer.get("axis")
+        has_axis = tensor.quantizer.get("qscheme") == "per_channel_affine"
+        return quantized_zeros(shape, name, axis if has_axis and isinstance(axis, int) else None)
     if shape:
         return CallExpr("torch.zeros", [*shape_arguments(shape), *dtype])
     zero = "0.0" if name.startswith(("float", "bfloat")) else "False" if name == "bool" else "0"
     return CallExpr("torch.tensor", [(None, Literal(zero)), *dtype])
+
+
+def quantized_zeros(shape: tuple[int, ...], dtype: str, axis: int | None) -> Expr:
+    """Return `torch.quantize_per_tensor(...)`, or `quantize_per_channel` along an axis."""
+    values: Argument = None, CallExpr("torch.zeros", shape_arguments(shape or (1,)))
+    if not shape:
+        values = None, CallExpr("torch.tensor", [(None, Literal("0.0"))])
+    if axis is None:
+        scale: list[Argument] = [("scale", Literal("1.0")), ("zero_point", Literal("0"))]
+        return CallExpr("torch.quantize_per_tensor", [values, *scale, *_dtype_argument(dtype)])
+    rows: Argument = None, Literal(str(shape[axis] if axis < len(shape) else 0))
+    return CallExpr("torch.quantize_per_channel", [
+        values,
+        (None, CallExpr("torch.ones", [rows])),
+        (None, CallExpr("torch.zeros", [rows, *_dtype_argument("int64")])),
+        ("axis", Literal(str(axis))),
+        *_dtype_argument(dtype),
+    ])  # fmt: skip
 
 
 def tensor_values(tensor: Tensor) -> Expr:

@@ -113,6 +113,20 @@ class Access(Expr):
             root = root.parent
         return root.text
 
+    def renamed(self, name: str) -> Access:
+        """Return the same way through the model in the variable `name`."""
+        steps: list[Access] = []
+        node = self
+        while node.parent is not None:
+            steps.append(node)
+            node = node.parent
+        access = Access(name)
+        for step in reversed(steps):
+            assert step.parent is not None
+            text = step.text[len(step.parent.text) :]
+            access = Access(text, access, step.key, step.argument)
+        return access
+
     def split_submodule_path(self) -> tuple[str, str, str] | None:
         """Split at the last brackets, for a shorter line with `get_submodule`.
 

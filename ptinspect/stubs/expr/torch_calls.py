@@ -41,7 +41,7 @@ ASSEMBLED = "_assembled"
 MAX_MODULES = 10_000
 """Modules whose tensors are compared with what a constructor creates."""
 CODERS = ("TransformerEncoder", "TransformerDecoder")
-_WRAPPERS = {
+WRAPPERS = {
     "torch.nn.parallel.data_parallel.DataParallel": ("module", "nn.DataParallel"),
     "torch.optim.swa_utils.AveragedModel": ("module", "torch.optim.swa_utils.AveragedModel"),
     "torch._dynamo.eval_frame.OptimizedModule": ("_orig_mod", "torch.compile"),
@@ -74,7 +74,7 @@ def class_text(path: str) -> str:
 
 def torch_module(module: Module, row: ModuleClass, expr_of: ExprOf, tensor_of: TensorOf) -> Expr:
     """Return a module of a torch class: a constructor call, or a call that assembles it."""
-    wrapper = _WRAPPERS.get(row.path)
+    wrapper = WRAPPERS.get(row.path)
     if wrapper is not None:
         inner = dict(module.members(MODULES)).get(wrapper[0])
         return CallExpr(wrapper[1], [(None, expr_of(inner))])

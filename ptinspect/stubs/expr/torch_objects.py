@@ -66,6 +66,8 @@ def global_text(module: str, name: str) -> str | None:
         return f"torch.nn.functional.{last}"
     if path.startswith("torch._C._VariableFunctions"):
         return f"torch.{last}"
+    if path.startswith(("torch._C.TensorBase.", "torch._C._TensorBase.")):
+        return None if last.startswith("_") else f"torch.Tensor.{last}"
     verdict = verdict_of(module, name)
     if module == "torch._C._fft" and verdict is not None:
         return f"torch.fft.{name.removeprefix('fft_')}"
@@ -247,6 +249,7 @@ _INERT_CLASSES = (
     "torch.utils.data.",
     "torch.nn.utils.",
     "torch.nn.modules.module._W",
+    "torch.utils.hooks.RemovableHandle",
 )
 """Beginnings of paths of torch classes that only store what they are given.
 
@@ -256,8 +259,20 @@ _NUMPY_FUNCTIONS = {
     "numpy.core.multiarray._reconstruct": "np.zeros(0).__reduce__()[0]",
     "numpy.core.multiarray.scalar": "np.float64(0).__reduce__()[0]",
     "numpy.core.numeric._frombuffer": "np.zeros(1).__reduce_ex__(5)[0]",
+    "numpy.random._pickle.__randomstate_ctor": "np.random.RandomState(0).__reduce__()[0]",
+    "numpy.random._pickle.__generator_ctor": "np.random.default_rng(0).__reduce__()[0]",
+    "numpy.random._pickle.__bit_generator_ctor": "np.random.MT19937(0).__reduce__()[0]",
+    "numpy.random.bit_generator.SeedSequence": "np.random.SeedSequence",
+    "numpy.random.bit_generator.__pyx_unpickle_SeedSequence": (
+        "np.random.SeedSequence(0).__reduce__()[0]"
+    ),
+    "numpy.random._mt19937.MT19937": "np.random.MT19937",
+    "numpy.random._pcg64.PCG64": "np.random.PCG64",
+    "numpy.random._pcg64.PCG64DXSM": "np.random.PCG64DXSM",
+    "numpy.random._philox.Philox": "np.random.Philox",
+    "numpy.random._sfc64.SFC64": "np.random.SFC64",
 }
-"""Functions that moved between numpy 1 and 2: taken from an array instead of a module."""
+"""Names that moved between numpy 1 and 2, or are private: taken from an object of numpy."""
 
 
 @dataclass(slots=True)
@@ -286,6 +301,9 @@ class ImportTable:
             return None
         if path == "torch.ScriptObject":  # class registered by torch's C++ code: packed weights
             return path
+        numpy_text = _NUMPY_FUNCTIONS.get(path.replace("._core.", ".core."))
+        if numpy_text is not None:
+            return numpy_text
         verdict = verdict_of(module, name)
         if verdict is None and path.startswith(_INERT_CLASSES):
             verdict = "allowed" if name.lstrip("_")[:1].isupper() else None
@@ -295,8 +313,7 @@ class ImportTable:
         if top == "torch":
             return self._torch_name(module, name)
         if top == "numpy":
-            function = _NUMPY_FUNCTIONS.get(path.replace("._core.", ".core."))
-            return function or (f"np.{name}" if module == "numpy" else None)
+            return f"np.{name}" if module == "numpy" else None
         if module == "builtins":
             return name
         if top not in sys.stdlib_module_names:

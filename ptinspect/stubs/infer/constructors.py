@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -48,6 +49,8 @@ from ptinspect.torchnn.shapes import (
 
 MAX_DEPTH = 6
 """Brackets inside each other in the arguments of one object."""
+MAX_SET_FROM_OUTSIDE = 200
+"""Attributes that `build()` sets one by one, instead of the constructor."""
 _NEVER_PARAMETERS = frozenset({"self", "nn", "torch", "np", "_part"})
 
 
@@ -125,12 +128,15 @@ class _Column(NamedTuple):
 
 
 def infer_constructors(
-    objects: CollectedObjects,
+    objects: CollectedObjects, in_root: Collection[int]
 ) -> tuple[dict[str, InferredClass], list[Deferred]]:
     """Infer all classes that have instances, leaves first.
 
     Sets the constructor call of every instance. Adds functions to `objects.parts` for calls that
     are nested too deep.
+
+    Args:
+        in_root: ids of the modules that `build()` creates.
 
     Returns:
         The classes by path, and the attributes that cannot be set by a constructor.
@@ -141,7 +147,7 @@ def infer_constructors(
     for group in dependency_groups(definitions, dict(objects.parts.functions)):
         pending: list[tuple[Instance, InferredClass, list[Parameter], int]] = []
         for definition in group:
-            inferred, parameters, late = _infer_class(objects, definition, classes)
+            inferred, parameters, late = _infer_class(objects, definition, classes, in_root)
             classes[definition.path] = inferred
             deferred += late
             for index, instance in enumerate(definition.instances):
@@ -175,7 +181,10 @@ def _depth(expr: Expr) -> int:
 
 
 def _infer_class(
-    objects: CollectedObjects, definition: Definition, inferred_classes: dict[str, InferredClass]
+    objects: CollectedObjects,
+    definition: Definition,
+    inferred_classes: dict[str, InferredClass],
+    in_root: Collection[int],
 ) -> tuple[InferredClass, list[Parameter], list[Deferred]]:
     inferred = InferredClass(definition)
     definitions = objects.definitions.values()
@@ -191,14 +200,16 @@ def _infer_class(
             inherited = _inherit_from_torch(objects, inferred, unifier, inferred_classes)
             columns = [column for column in columns if column.name not in inherited]
     # The source of a late attribute is that of one object, and cannot be a parameter.
+    set_later = [column for column in columns if column.kind == LATE and not column.is_constant]
+    if definition.kind == "module":
+        set_later += _set_from_outside(definition.instances, columns, in_root)
     deferred = [
         Deferred(module, column.name)
-        for column in columns
-        if column.kind == LATE and not column.is_constant
+        for column in set_later
         for instance, member in zip(definition.instances, column.members, strict=True)
-        if member is not None and member.kind == LATE and (module := instance.module)
+        if member is not None and member.kind == column.kind and (module := instance.module)
     ]
-    columns = [column for column in columns if column.kind != LATE or column.is_constant]
+    columns = [column for column in columns if column not in set_later]
     # Plain attributes first: they name the parameters that others share.
     statements = {
         (column.kind, column.name): _statement(unifier, column)
@@ -272,6 +283,36 @@ def _condition(unifier: Unifier, name: str, exprs: Column, expr: Expr) -> str:
     flags: Column = [FALSE if value is None else TRUE for value in exprs]
     parameter = unifier.parameter_with(flags)
     return (parameter or unifier.add_parameter(flags, f"has_{name}")).name
+
+
+def _set_from_outside(
+    instances: list[Instance], columns: list[_Column], in_root: Collection[int]
+) -> list[_Column]:
+    """Return the attributes that only some instances have, after all those that every one has.
+
+    The program sets them on finished modules, as YOLO numbers its layers; so does `build()`.
+    """
+    candidates = {
+        column.name: column
+        for column in columns
+        if column.kind == ATTRIBUTE
+        and None in column.members
+        and all(item is None or _is_constant_value(item.expr) for item in column.members)
+    }
+    for instance in instances if candidates else ():
+        names = [member.name for member in instance.members if member.kind in (ATTRIBUTE, LATE)]
+        outside = instance.call is not None and id(instance.call) in in_root
+        last = max((i for i, name in enumerate(names) if name not in candidates), default=-1)
+        for name in names[: last + 1] if outside else names:
+            candidates.pop(name, None)
+    count = sum(item is not None for column in candidates.values() for item in column.members)
+    return list(candidates.values()) if count <= MAX_SET_FROM_OUTSIDE else []
+
+
+def _is_constant_value(expr: Expr) -> bool:
+    if isinstance(expr, Sequence):
+        return all(isinstance(item, Literal) for item in expr.items)
+    return isinstance(expr, Literal)
 
 
 # Bases

@@ -35,6 +35,8 @@ class Guess(NamedTuple):
 
 Args = dict[str, Value]
 _EMBEDDING = re.compile(r"emb|wte|wpe|token|vocab|^shared$|attention_bias", re.I)
+_TOKENS = re.compile(r"(?:.*_)?toks?(?:_.*)?", re.I)
+"""Names of embeddings only for the first layer of a model."""
 _PRELU = re.compile(r"relu\d*$|^act(?:ivation)?_?\d*$", re.I)
 _TORCH_MODULES = {
     "Linear": "linear", "Embedding": "sparse", "LayerNorm": "normalization", "RMSNorm":
@@ -74,7 +76,7 @@ def guess_layer(
     if len(weight) == 1:
         return _weight_vector(name, weight, shapes)
     if len(weight) == 2:
-        return _weight_matrix(name, weight, shapes)
+        return _weight_matrix(name, weight, shapes, is_first)
     return _convolution(weight, shapes, is_first) if 3 <= len(weight) <= 5 else None
 
 
@@ -112,9 +114,11 @@ def _weight_vector(name: str, weight: tuple[int, ...], shapes: Shapes) -> Guess 
     return _checked("RMSNorm", shape, shapes, "an RMSNorm could be a PReLU")
 
 
-def _weight_matrix(name: str, weight: tuple[int, ...], shapes: Shapes) -> Guess | None:
+def _weight_matrix(
+    name: str, weight: tuple[int, ...], shapes: Shapes, is_first: bool
+) -> Guess | None:
     bias = "bias" in shapes
-    if not bias and _EMBEDDING.search(name):
+    if not bias and (_EMBEDDING.search(name) or (is_first and _TOKENS.fullmatch(name))):
         args: Args = {"num_embeddings": weight[0], "embedding_dim": weight[1]}
         words = "an Embedding could be a Linear without bias"
         return _checked("Embedding", args, shapes, words)

@@ -19,8 +19,8 @@ from ptinspect.stubs.collect.shared_modules import (
     shared_attribute,
     walk_model,
 )
-from ptinspect.stubs.expr.literals import FLOATS, is_attribute, string
-from ptinspect.stubs.expr.nodes import NONE, Access, CallExpr, Expr, Literal, Name
+from ptinspect.stubs.expr.literals import FLOATS, is_attribute, quantized_zeros, string
+from ptinspect.stubs.expr.nodes import NONE, Access, CallExpr, Expr, Literal
 from ptinspect.stubs.infer.constructors import InferredClass
 from ptinspect.torchnn.attributes import packed_parameters
 from ptinspect.torchnn.classes import ModuleClass, lookup
@@ -68,10 +68,16 @@ class _Node:
 
 
 class PostInit(NamedTuple):
-    """Statements in their order, and the deferred attributes that they set."""
+    """Statements in their order, and the deferred attributes that they set.
+
+    Attributes:
+        modes: training modes, which `build()` sets: they are no part of a class. Their variable is
+            `model`.
+    """
 
     statements: list[Assignment]
     assigned: list[Deferred]
+    modes: list[Assignment]
 
 
 def infer_post_init(
@@ -124,8 +130,12 @@ def infer_post_init(
     referring, assigned = _late_attributes(objects, nodes, late.values(), root, name)
     _summarize(nodes)
     statements = [*ties, *in_loop, *packed_weights, *referring]
-    statements += [*_frozen(nodes[0], classes, objects), *_dtypes(nodes[0]), *_modes(nodes[0])]
-    return PostInit(statements, assigned)
+    statements += [*_frozen(nodes[0], classes, objects), *_dtypes(nodes[0])]
+    modes = [
+        item._replace(target=item.target.renamed("model") if item.target is not None else None)
+        for item in _modes(nodes[0])
+    ]
+    return PostInit(statements, assigned, modes)
 
 
 def _collect(
@@ -202,7 +212,7 @@ def _late_attributes(
         for item in by_module.get(id(node.module.call), ()):
             value, key = item.value, item.name
             expr = shared_attribute(value, paths, objects.expr_of)
-            if expr is NONE:
+            if expr is NONE and value is not None:
                 continue
             assigned.append(item)
             if is_attribute(key) and not registers_itself(value, objects.tensor_of):
@@ -220,16 +230,8 @@ def _per_channel_weight(objects: CollectedObjects, node: _Node) -> list[Assignme
     if not tensor or tensor.quantizer.get("qscheme") != "per_channel_affine":
         return []
     axis = tensor.quantizer.get("axis")
-    axis = axis if isinstance(axis, int) else 0
-    sizes: list[Expr] = [Literal(str(size)) for size in tensor.shape]
-    rows = sizes[axis if axis < len(sizes) else 0]
-    weight = CallExpr("torch.quantize_per_channel", [
-        (None, CallExpr("torch.zeros", [(None, size) for size in sizes])),
-        (None, CallExpr("torch.ones", [(None, rows)])),
-        (None, CallExpr("torch.zeros", [(None, rows), ("dtype", Name("torch.int64"))])),
-        ("axis", Literal(str(axis))),
-        ("dtype", Name(f"torch.{tensor.dtype.name if tensor.dtype else 'qint8'}")),
-    ])  # fmt: skip
+    dtype = tensor.dtype.name if tensor.dtype else "qint8"
+    weight = quantized_zeros(tensor.shape, dtype, axis if isinstance(axis, int) else 0)
     bias = CallExpr(f"{node.access.text}.bias")
     call = CallExpr(f"{node.access.text}.set_weight_bias", [(None, weight), (None, bias)])
     return [Assignment(None, value=call)]

@@ -45,7 +45,7 @@ from ptinspect.torchnn.printer import READABLE_HINT
 _BASES = {
     "tuple": "tuple", "str": "str", "int": "int", "float": "float", "bytes": "bytes",
     "dict": "dict", "list": "list", "set": "set", "exception": "Exception",
-    "tensor": "torch.Tensor", "enum": "enum.Enum",
+    "tensor": "torch.Tensor", "enum": "enum.Enum", "tracer": "torch.fx.Tracer",
 }  # fmt: skip
 _CONVOLVED_DIMS = {"1d": "L", "2d": "H, W", "3d": "D, H, W"}
 MAX_LISTED_CHILDREN = 100
@@ -124,8 +124,11 @@ def _init(definition: Definition, inferred: InferredClass, post_init: list[Assig
         source.add_expr("", CallExpr("super().__init__", call.args, call.positional), "", 8)
     else:
         source.add("        super().__init__()")
+    children = {item.name for item in inferred.statements if item.kind == CHILD}
     for statement in inferred.statements:
-        _add_init_statement(source, statement)
+        # A bitsandbytes weight is a tensor, and has tensors below: `weight`, `weight.absmax`.
+        is_child_too = statement.kind in (PARAMETER, BUFFER) and statement.name in children
+        _add_init_statement(source, statement, is_child_too)
     source.extend(write_assignments(post_init, 8))
     return source
 
@@ -160,7 +163,9 @@ def _signature(parameters: list[InitParameter], accepts_more: bool) -> Source:
     return source
 
 
-def _add_init_statement(source: Source, statement: InitStatement) -> None:
+def _add_init_statement(
+    source: Source, statement: InitStatement, is_child_too: bool = False
+) -> None:
     """Append the statement that sets an attribute, child, parameter or buffer of `self`."""
     indent, name, expr = 8, statement.name, statement.expr
     if statement.condition is not None:
@@ -169,7 +174,7 @@ def _add_init_statement(source: Source, statement: InitStatement) -> None:
     if expr.depth and has_placeholder(expr):
         source.add(f"{' ' * indent}# zeros instead of the file's numbers")
     key = string(name)
-    may_register = is_attribute(name) and name not in MODULE_METHODS
+    may_register = is_attribute(name) and name not in MODULE_METHODS and not is_child_too
     args: list[Argument] = [(None, Literal(key)), (None, expr)]
     if statement.kind in (ATTRIBUTE, LATE):
         plain = is_attribute(name) and statement.plain

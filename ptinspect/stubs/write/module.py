@@ -51,8 +51,9 @@ class StubContent:
         root: what `build()` returns, or None if there is nothing to build.
         root_statements: what `build()` sets on the root.
         build_description: docstring of `build()`.
+        load_call: the line of Python that loads the file with SAFE_GLOBALS.
+        is_convertible: `ptinspect convert` has a model to write.
         alternatives: for a state_dict, in words, what its modules could be instead.
-        has_assembled: some modules of the file are put together without a constructor.
         unwritten, zeroed: see `CollectedObjects`.
         selected: the class that was asked for, or None.
         left_out: paths of the classes that are not written because of `selected`.
@@ -70,8 +71,9 @@ class StubContent:
     build_description: str
     safe_globals: SafeGlobals
     imports: ImportTable
+    load_call: str
+    is_convertible: bool
     alternatives: list[str]
-    has_assembled: bool
     unwritten: list[str]
     zeroed: list[str]
     guess_forward: bool
@@ -106,7 +108,7 @@ def write_module(content: StubContent) -> str:
     body.extend(write_nested_names(content, content.definitions))
     body.extend(write_ending(content))
     support = Source()
-    if ASSEMBLED in body.names or (content.has_assembled and content.selected is None):
+    if ASSEMBLED in body.names:
         support.extend(ASSEMBLED_FUNCTION)
     if "_Result" in body.names:
         support.extend(RESULT_CLASS)
@@ -166,13 +168,13 @@ def write_nested_names(content: StubContent, definitions: list[Definition]) -> S
     return source
 
 
-def write_ending(content: StubContent) -> Source:
+def write_ending(content: StubContent, with_template: bool = True) -> Source:
     """Return what follows the classes: `build()`, `SAFE_GLOBALS` and registration."""
     source = Source(["", ""])
     source.extend(_build_function(content))
     source.add("", "")
     source.extend(_safe_globals(content.safe_globals))
-    source.extend(_registration(content.definitions))
+    source.extend(registration(content.definitions, with_template))
     return source
 
 
@@ -220,22 +222,32 @@ def _safe_globals(safe: SafeGlobals) -> Source:
     return source
 
 
-def _registration(definitions: list[Definition]) -> Source:
-    """Return the code that makes names findable for pickle."""
+def registration_template(definitions: list[Definition]) -> Source:
+    """Return the code that registers names: the long one only if some are not of `__main__`."""
+    modules = {item.module for item in definitions if _can_be_registered(item)}
+    if not modules:
+        return Source()
+    return REGISTER_ANYWHERE if modules - {"__main__", "__mp_main__"} else REGISTER_MAIN
+
+
+def registration(definitions: list[Definition], with_template: bool) -> Source:
+    """Return the calls that make names findable for pickle, after the code that they call."""
     source = Source()
     registered = [definition for definition in definitions if _can_be_registered(definition)]
     if not registered:
         return source
-    is_main = all(item.module in ("__main__", "__mp_main__") for item in registered)
-    source.extend(REGISTER_MAIN if is_main else REGISTER_ANYWHERE)
+    template = registration_template(registered)
+    if with_template:
+        source.extend(template)
     source.add("", "")
     for item in registered:
         args: list[Expr] = [
             Name(item.ident), Literal(string(item.module)), Literal(string(item.qualname))
         ]  # fmt: skip
         source.add_expr("", CallExpr("_register", [(None, arg) for arg in args]))
-    if not is_main:
+    if template is REGISTER_ANYWHERE:
         source.add("_finder.start()")
+        source.read("_finder")
     return source
 
 
@@ -255,7 +267,7 @@ def _can_be_registered(definition: Definition) -> bool:
 
 
 def _docstring(content: StubContent) -> list[str]:
-    name = prose(content.file_name)
+    name, call = prose(content.file_name), content.load_call
     lines = [f'"""The classes of {name}, written by ptinspect from the file alone.', ""]
     lines += [f"sha256 {content.sha256}", ""]
     if not content.definitions:
@@ -271,11 +283,19 @@ def _docstring(content: StubContent) -> list[str]:
     if content.safe_globals.blockers:
         lines.append("weights_only cannot load it, because it contains")
         lines += [f"  - {prose(reason)}" for reason in content.safe_globals.blockers]
-        lines.append("`ptinspect convert` writes a file that weights_only can load.")
+        if content.is_convertible:
+            lines.append("`ptinspect convert` writes a file that weights_only can load.")
+        if "map_location" in call and call.startswith("torch.load("):
+            options = "" if "weights_only" in call else ", weights_only=False"
+            lines += ["Without weights_only:", f"    {call[:-1]}{options})"]
     elif content.safe_globals.pairs:
         lines.append("With weights_only:")
         lines.append("    with torch.serialization.safe_globals(SAFE_GLOBALS):")
-        lines.append(f'        torch.load("{name}")')
+        lines.append(f"        {call}")
+    elif call.startswith("{"):
+        lines += ["Its shards are loaded one by one, without SAFE_GLOBALS:", f"    {call}"]
+    elif "map_location" in call:
+        lines += ["It is loaded without SAFE_GLOBALS:", f"    {call}"]
     else:
         lines.append("torch.load loads it without SAFE_GLOBALS.")
     if content.unwritten:
@@ -319,6 +339,7 @@ def _evidence(definition: Definition, content: StubContent) -> list[str]:
     kinds = {
         "object": "a class", "class": "a class that is used as a value",
         "function": "a function", "exception": "an exception",
+        "tracer": "a subclass of torch.fx.Tracer",
     }  # fmt: skip
     kind = kinds.get(definition.kind, f"a subclass of {definition.kind}")
     return [f"{name}, {kind} (inferred)", "  unknown: what it does"]
@@ -380,7 +401,6 @@ def write_imports(names: set[str], imports: ImportTable | None = None) -> list[s
     froms = ["from torch import nn"] if "nn" in used else []
     froms += ["from torch.nn import functional as F"] if "F" in used else []
     guarded: list[str] = []
-    has_lines = bool(standard_lines or third_party or froms)
     for module, pairs in sorted(imports.imported_names.items()) if imports is not None else ():
         # Private names come and go between versions of torch.
         private = [pair for pair in pairs if pair[0].startswith("_") or "._" in module]
@@ -391,7 +411,7 @@ def write_imports(names: set[str], imports: ImportTable | None = None) -> list[s
         for name, ident in sorted(private):
             text = name if name == ident else f"{name} as {ident}"
             guarded += [
-                *([""] if has_lines or guarded else []),
+                "",
                 "try:",
                 f"    from {module} import {text}",
                 "except ImportError:",
@@ -400,7 +420,8 @@ def write_imports(names: set[str], imports: ImportTable | None = None) -> list[s
     third_party.sort(key=lambda line: line.split()[1])
     third_party += sorted(froms, key=lambda line: line.split()[1])
     separator = [""] if standard_lines and third_party else []
-    return [*standard_lines, *separator, *third_party, *guarded]
+    lines = [*standard_lines, *separator, *third_party]
+    return [*lines, *(guarded if lines else guarded[1:])]
 
 
 def from_import(head: str, names: list[str], max_names: int = 1_000) -> list[str]:

@@ -19,6 +19,7 @@ from ptinspect.stubs.write.module import (
     StubContent,
     export_key,
     from_import,
+    registration_template,
     write_ending,
     write_file,
     write_imports,
@@ -32,7 +33,7 @@ ModulePath = tuple[str, ...]
 """Folders and name of a module, below the package."""
 
 _WINDOWS_DEVICES = frozenset({"con", "prn", "aux", "nul"})
-_WRITTEN_BY_US = (b"written by ptinspect", b'"""Parts that nest', b'"""What the classes here share')
+_WRITTEN_BY_US = (b"written by ptinspect", b'"""Parts that nest', b'"""What ')
 MAX_MODULE_DEPTH = 20
 MAX_NAMES_PER_LINE = 20
 
@@ -69,7 +70,7 @@ def package_files(content: StubContent) -> dict[str, str]:
             if homes.get(name, module.path) != module.path:
                 module.needs.setdefault(homes[name], []).append(name)
     reachable = {path: _reachable(path, modules) for path in modules}
-    ending = write_ending(content)
+    ending = write_ending(content, with_template=False)
     used = _first_names(ending) | {definition.ident for definition in content.definitions}
     root_imports: list[str] = []
     for path in sorted(modules):
@@ -112,6 +113,11 @@ def _modules(content: StubContent) -> dict[ModulePath, _Module]:
             module = modules.setdefault(path, _Module(path, "What the classes here share."))
             module.source.extend(template)
             module.idents.append(name)
+    template = registration_template(content.definitions)
+    if template.lines:
+        path = paths.own_path("_register")
+        module = modules[path] = _Module(path, "What registers the classes here.", template)
+        module.idents = ["_finder", "_register"]
     for path in modules:
         modules[path].is_package = any(
             other[: len(path)] == path and other != path for other in modules

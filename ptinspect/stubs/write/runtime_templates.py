@@ -123,48 +123,36 @@ class _Finder:
     """Supplies modules that are not installed, and names that modules lack."""
 
     def __init__(self):
-        self.things = {}
-        self.asking = False
-
-    def add(self, thing, module, name):
-        """Let pickle find `thing` as `module.name`, unless that exists."""
-        self.things.setdefault(module, {})[name] = thing
+        self.things, self.loaders, self.asking = {}, {}, False
 
     def start(self):
         """Register what is missing, now and when modules are imported later."""
         for module in list(self.things):
-            parts = module.split(".")
-            for end in range(1, len(parts)):
-                self.things.setdefault(".".join(parts[:end]), {})
-        for module in sorted(self.things):
-            if module == "__mp_main__":
-                sys.modules.setdefault(module, sys.modules["__main__"])
-            if module in sys.modules:
-                self.fill(sys.modules[module])
-            elif self.missing(module):
-                self.make(module)
+            while module := module.rpartition(".")[0]:
+                self.things.setdefault(module, {})
+        for name in sorted(self.things):
+            if name == "__mp_main__":
+                sys.modules.setdefault(name, sys.modules["__main__"])
+            if name not in sys.modules and self.is_missing(name):
+                module = sys.modules[name] = types.ModuleType(name)
+                module.__path__ = []
+                module.__spec__ = importlib.machinery.ModuleSpec(name, self)
+                parent, _, last = name.rpartition(".")
+                if parent in sys.modules and not hasattr(sys.modules[parent], last):
+                    setattr(sys.modules[parent], last, module)
+            if name in sys.modules:
+                self.fill(sys.modules[name])
         sys.meta_path.insert(0, self)
 
-    def missing(self, module):
+    def is_missing(self, name):
         """Return True if the package does not exist, or is only a folder."""
         try:
-            spec = importlib.util.find_spec(module.partition(".")[0])
+            spec = importlib.util.find_spec(name.partition(".")[0])
         except ValueError:  # it exists without a spec
-            return "." in module
-        if spec is None:
-            return True
-        inside = spec.submodule_search_locations
-        return "." in module if inside is None else spec.origin is None
-
-    def make(self, module):
-        """Register a module that contains only the names."""
-        made = sys.modules[module] = types.ModuleType(module)
-        made.__path__ = []
-        made.__spec__ = importlib.machinery.ModuleSpec(module, self, is_package=True)
-        parent, _, name = module.rpartition(".")
-        if parent in sys.modules and not hasattr(sys.modules[parent], name):
-            setattr(sys.modules[parent], name, made)
-        self.fill(made)
+            return "." in name
+        if spec is not None and spec.submodule_search_locations is None:
+            return "." in name
+        return spec is None or spec.origin is None
 
     def fill(self, module):
         """Set names that the module lacks, or has from another stub."""
@@ -173,45 +161,32 @@ class _Finder:
                 setattr(module, name, thing)
                 vars(module).setdefault("__stubbed__", set()).add(name)
 
-    def find_spec(self, module, path=None, target=None):
-        """Ask the other finders first: their modules may lack names. Modules that none of
-        them finds are created here."""
-        if module not in self.things or self.asking:
+    def find_spec(self, name, path=None, target=None):
+        """Find the module elsewhere, to fill it; create it if it is nowhere."""
+        if name not in self.things or self.asking:
             return None
         self.asking = True
         try:
-            for finder in sys.meta_path:
-                find = None if finder is self else getattr(finder, "find_spec", None)
-                spec = find(module, path, target) if find else None
-                if spec is not None and spec.loader is not None:
-                    spec.loader = _Loader(spec.loader, self)
-                    return spec
+            finders = [item for item in sys.meta_path if hasattr(item, "find_spec")]
+            specs = (item.find_spec(name, path, target) for item in finders)
+            spec = next((item for item in specs if item and item.loader), None)
         finally:
             self.asking = False
-        return importlib.machinery.ModuleSpec(module, self, is_package=True)
+        if spec is None:
+            return importlib.machinery.ModuleSpec(name, self, is_package=True)
+        self.loaders[name], spec.loader = spec.loader, self
+        return spec
 
     def create_module(self, spec):
-        return types.ModuleType(spec.name)
+        loader = self.loaders.get(spec.name)
+        return None if loader is None else loader.create_module(spec)
 
     def exec_module(self, module):
+        loader = self.loaders.pop(module.__name__, None)
+        if loader is not None:
+            module.__loader__ = module.__spec__.loader = loader
+            loader.exec_module(module)
         self.fill(module)
-
-
-class _Loader:
-    """Loads a module with its own loader, then sets the names that it lacks."""
-
-    def __init__(self, loader, finder):
-        self.loader, self.finder = loader, finder
-
-    def __getattr__(self, name):
-        return getattr(self.loader, name)
-
-    def create_module(self, spec):
-        return self.loader.create_module(spec)
-
-    def exec_module(self, module):
-        self.loader.exec_module(module)
-        self.finder.fill(module)
 
 
 _finder = _Finder()
@@ -222,7 +197,7 @@ def _register(thing, module, name):
     top, _, inner = name.rpartition(".")
     thing.__module__, thing.__qualname__, thing.__name__ = module, name, inner
     if not top:
-        _finder.add(thing, module, name)
+        _finder.things.setdefault(module, {})[name] = thing
 ''',
     "sys",
     "types",

@@ -11,7 +11,7 @@ from ptinspect.safety.load_advice import load_advice
 from ptinspect.safety.policy import WEIGHTS_ONLY_NAMES
 from ptinspect.stubs.collect.references import owner_name
 from ptinspect.stubs.expr.literals import is_identifier
-from ptinspect.stubs.expr.torch_calls import NN, class_text
+from ptinspect.stubs.expr.torch_calls import MODULE_METHODS, NN, class_text
 from ptinspect.torchnn.classes import lookup
 
 if TYPE_CHECKING:
@@ -25,8 +25,28 @@ _ALLOWED_ON_IMPORT = (
     "torch.distributed.tensor.", "torch._dynamo.decorators._DimRange",
 )  # fmt: skip
 """Names that torch allows itself once the module is imported (`torch._weights_only_unpickler`)."""
-_TORCH_OWNERS = ("_VariableFunctionsClass", "_VariableFunctions")
-"""Classes of torch._C whose methods torch's functions are: `torch.relu` is pickled so."""
+_TORCH_OWNERS = {
+    "_VariableFunctionsClass": "_VariableFunctionsClass",
+    "_VariableFunctions": "_VariableFunctions",
+    "TensorBase": "TensorBase",
+    "_TensorBase": "TensorBase",
+}
+"""Classes of torch._C whose methods torch's functions are, by the name in the file.
+
+`torch.relu` and `torch.Tensor.relu` are pickled as members of these.
+"""
+_LAZY_METHODS = ("_infer_parameters", "_lazy_load_hook")
+"""Bound methods that lazy modules have as hooks (torch.nn.modules.lazy.LazyModuleMixin)."""
+_REASONS = {
+    "logging.getLogger": "which would hand over a logger that the whole program shares",
+}
+"""Reasons why a name is not in SAFE_GLOBALS, apart from the usual one."""
+_COMPILER = ("torch._dynamo.", "torch._TorchCompile")
+_STATE_OF = {
+    "numpy.random._pickle.__randomstate_ctor": ("RandomState", "mtrand"),
+    "numpy.random._pickle.__generator_ctor": ("Generator", "_generator"),
+}
+"""Class, and its module in numpy.random, of what a function returns and BUILD then changes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +97,16 @@ def collect_safe_globals(
             text = _torch_owner(module, name) or imports.safe_name(module, name)
             if path.startswith("torch.fx."):
                 continue  # one blocker for all of it, below
-            if text is None:
-                blockers.append(f"{path}, which is unknown or could have side effects")
+            if path.startswith(_COMPILER):
+                blockers.append("a module of torch.compile: loading it would compile it again")
                 continue
+            if text is None:
+                reason = _REASONS.get(path, "which is unknown or could have side effects")
+                blockers.append(f"{path}, {reason}")
+                continue
+            if path in _STATE_OF:
+                kind, home = _STATE_OF[path]
+                pairs[f"numpy.random.{home}.{kind}"] = f"np.random.{kind}"
             pairs[path] = text
             if module == "builtins" and text.endswith(("Error", "Exception", "Warning")):
                 pairs[f"exceptions.{text}"] = text  # as protocol 2 spells it
@@ -93,6 +120,10 @@ def collect_safe_globals(
         calls_of = definition.usage.calls if definition.usage is not None else []
         if definition.kind == "object" and any(call.items or call.pairs for call in calls_of):
             blockers.append(f"a filled {definition.path}")
+        if definition.kind == "function" and any(call.items or call.pairs for call in calls_of):
+            blockers.append(f"a filled result of {definition.path}")
+        if definition.kind == "function" and any(call.changes for call in calls_of):
+            pairs["ptinspect._Result"] = "_Result"
     reached, dtypes, call_blockers = _look_at_calls(calls, definitions)
     for code in dtypes:
         pairs[f"numpy.dtypes.{code}"] = f'type(np.dtype("{code}"))'
@@ -135,7 +166,10 @@ def _getattr_replacement(call: Call, definitions: dict[str, Definition]) -> tupl
     """
     owner: Value = call.args[0] if call.args else None
     name = call.args[1] if len(call.args) > 1 else None
-    if not isinstance(name, str) or not is_identifier(name) or name.startswith("_"):
+    is_method = name in MODULE_METHODS or name == "forward" or name in _LAZY_METHODS
+    if not isinstance(name, str) or not is_identifier(name):
+        return None, "a getattr that this stub cannot replace"
+    if name.startswith("_") and not is_method:
         return None, "a getattr that this stub cannot replace"
     qualified = owner_name(owner)
     if qualified is not None:
@@ -147,7 +181,7 @@ def _getattr_replacement(call: Call, definitions: dict[str, Definition]) -> tupl
             if text is not None:
                 return text, str(name)
         # Bound methods of torch.nn's objects are stored, and not called.
-        if isinstance(owner, Call) and name == "forward" and _is_torch_nn(path):
+        if isinstance(owner, Call) and is_method and _is_torch_nn(path):
             return class_text(path), str(name)
     return None, "a getattr on an object that this file does not define"
 
@@ -158,4 +192,5 @@ def _is_torch_nn(path: str) -> bool:
 
 
 def _torch_owner(module: str, name: str) -> str | None:
-    return f"torch._C.{name}" if module == "torch._C" and name in _TORCH_OWNERS else None
+    owner = _TORCH_OWNERS.get(name) if module == "torch._C" else None
+    return f"torch._C.{owner}" if owner is not None else None
