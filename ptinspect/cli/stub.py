@@ -52,7 +52,9 @@ def command(
     torch.load. Nothing in the file is executed. Exit code 0: written. 1: --check found a
     difference. 2: the file could not be read, or the stub not written.
     """
+    from ptinspect.display.text.escape import safe
     from ptinspect.stubs import stub, stub_package
+    from ptinspect.text import count_text
 
     if check and class_name is not None:
         raise click.UsageError(
@@ -61,7 +63,7 @@ def command(
     if package is not None and output is not None:
         raise click.UsageError("--package cannot be used with --output")
     if package is not None:
-        stub_package(
+        names = stub_package(
             path,
             package,
             force=force,
@@ -70,6 +72,7 @@ def command(
             recovered_source=recovered,
             guess_forward=guess_forward,
         )
+        write_stderr(safe(f"{package}: wrote {', '.join(names)}"))
     else:
         text = stub(
             path,
@@ -80,6 +83,9 @@ def command(
         )
         with open_output(output, force=force, sources=(path,), is_report=False) as target:
             target.write(text)
+        if output not in (None, "-"):
+            lines = count_text(text.count("\n"), "line")
+            write_stderr(safe(f"{output}: wrote {lines}; import it before torch.load"))
     if check:
         from ptinspect.proofs.stub_check import check_stub
 

@@ -8,11 +8,18 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ptinspect.errors import UnsafeError, UnsupportedError, add_error_path
 from ptinspect.proofs.processes import TIMEOUT, failure_error, timeout_error
 from ptinspect.report import Report
+from ptinspect.text import join_names
+
+if TYPE_CHECKING:
+    from ptinspect.stubs.write.module import StubContent
+
+MAX_ZEROED = 10
+"""Attributes that the report names."""
 
 _START = (
     "import sys; sys.path.insert(0, sys.argv.pop(1)); import load_with_stub; load_with_stub.main()"
@@ -35,6 +42,7 @@ class StubReport(Report):
         blockers: why torch.load cannot load the file with weights_only.
         torch_failures: steps that torch itself fails at with the loaded model, and why.
         loader: the function that loads the file, if it is not torch.load.
+        zeroed: attributes that are zeros in what `build()` returns, instead of the file's numbers.
     """
 
     path: str
@@ -42,6 +50,7 @@ class StubReport(Report):
     blockers: list[str]
     torch_failures: dict[str, str] = field(default_factory=dict)
     loader: str | None = None
+    zeroed: list[str] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
@@ -61,6 +70,8 @@ class StubReport(Report):
             for step, error in self.torch_failures.items()
         ]
         rows += [(_LABELS["weights_only"], f"not possible: {reason}") for reason in self.blockers]
+        if self.zeroed:
+            rows.append((_LABELS["build"], f"zeros for {join_names(self.zeroed, MAX_ZEROED)}"))
         verdict = "the stub fits the file" if self.ok else "the stub does not fit the file"
         lines = [f"  {label.ljust(31)}   {cut(text)}" for label, text in rows]
         return "\n".join([f"{safe(self.path)}: {verdict}", *lines]) + "\n"
@@ -76,6 +87,7 @@ class StubReport(Report):
             "blockers": self.blockers,
             "torch_failures": self.torch_failures,
             "loader": self.loader,
+            "zeroed": self.zeroed,
         }
 
 
@@ -120,7 +132,8 @@ def check_stub(
         if not by_torch and file_format not in _LOADERS:
             reason = " (its tensors are in several files)" if file_format.endswith("-index") else ""
             raise UnsupportedError(f"no single function loads {file_format}{reason}")
-        job, files, blockers = _job(document, entry, package, recovered_source, guess_forward)
+        job, files, content = _job(document, entry, package, recovered_source, guess_forward)
+        blockers, zeroed = content.safe_globals.blockers, content.zeroed
         job |= {"path": os.path.abspath(path), "folder": folder}
         for name, text in {**files, "job.json": json.dumps(job)}.items():
             target = os.path.join(folder, *name.split("/"))
@@ -134,13 +147,14 @@ def check_stub(
         [] if file_format in _LOADERS else blockers,
         answer["torch_failures"],
         _LOADERS.get(file_format),
+        zeroed,
     )
 
 
 def _job(
     document: Any, entry: str | None, package: bool, recovered_source: bool, guess_forward: bool
-) -> tuple[dict[str, Any], dict[str, str], list[str]]:
-    """Return the job for the child process, the stub's files, and what blocks weights_only."""
+) -> tuple[dict[str, Any], dict[str, str], StubContent]:
+    """Return the job for the child process, the stub's files, and what they were written from."""
     from ptinspect.display.module_nodes import module_tree
     from ptinspect.stubs.build import StubOptions, find_root, stub_content
     from ptinspect.stubs.infer.key_tree import path_of_state_dict
@@ -162,7 +176,7 @@ def _job(
         "recovered_source": recovered_source,
         "format": document.archive.format,
     }
-    return job, files, content.safe_globals.blockers
+    return job, files, content
 
 
 def _run(job: str, folder: str, timeout: float) -> dict[str, dict[str, Any]]:

@@ -97,7 +97,7 @@ def stub_package(
     class_name: str | None = None,
     recovered_source: bool = True,
     guess_forward: bool = False,
-) -> None:
+) -> list[str]:
     """Write the classes which a file needs as a package, one file per original module.
 
     Args:
@@ -105,6 +105,9 @@ def stub_package(
         force: replace the folder if it contains only what ptinspect wrote.
 
     The other arguments are those of `stub`.
+
+    Returns:
+        The names of the files in the folder.
 
     Raises:
         PtInspectError: as `stub`; or the folder exists, or cannot be written.
@@ -118,6 +121,7 @@ def stub_package(
         with add_error_path(document.path):
             files = package_files(stub_content(document, options))
         write_package(files, target, force)
+    return sorted(files)
 
 
 def stub_content(document: Document, options: StubOptions) -> StubContent:

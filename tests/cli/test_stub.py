@@ -43,7 +43,10 @@ def test_a_checkpoint_names_its_model() -> None:
 
 def test_an_entry_is_the_model_that_build_makes() -> None:
     file = FIXTURES / "checkpoints" / "yolov5.pt"
-    assert "return DetectionModel()" in run("stub", file, "--entry", "model").stdout
+    assert (
+        "    model = DetectionModel()\n    model.eval()"
+        in run("stub", file, "--entry", "model").stdout
+    )
     wrong = run("stub", file, "--entry", "nowhere")
     assert wrong.exit_code == 2
     assert "there is no module or state_dict at 'nowhere'" in wrong.stderr

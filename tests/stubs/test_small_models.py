@@ -12,7 +12,7 @@ from tests.stubs.trying import attempt, failures, outcomes
 from tests.torch_child import run_python
 
 MAKER = Path(__file__).parent / "small_models.py"
-REFUSED = {"lightning", "values", "lazy"}
+REFUSED = {"lightning", "values"}
 """What weights_only cannot load, whatever it is told."""
 
 WITH_TENSORS = {
