@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from ptinspect.comparison.changes import Change, Lone, Note, Side
-from ptinspect.comparison.keys import Rename, find_patterns, find_renames
+from ptinspect.comparison.keys import find_patterns, find_renames
 from ptinspect.comparison.metadata import (
     compare_entries,
     compare_modules,
@@ -21,7 +21,6 @@ from ptinspect.comparison.report import DiffReport
 from ptinspect.document import Document
 from ptinspect.document import open as open_document
 from ptinspect.document.checksums import checksum_warnings
-from ptinspect.errors import PtInspectError
 from ptinspect.limits import LIMITS, Limits
 
 _Values = tuple[bool, ValueChange | None, str | None]
@@ -138,7 +137,12 @@ def _changes(
         differ, values, reason = compared[views]
         aspects = [*_differences(x, y, a, b), *(["values"] if differ else [])]
         if aspects:
-            changes.append(_change(x, y, aspects, values, reason))
+            values = values if "values" in aspects or "dtype" in aspects else None
+            shapes, dtypes = (x.shape, y.shape), (_dtype(x), _dtype(y))
+            devices = (x.device, y.device)
+            changes.append(
+                Change(x.key, y.key, tuple(aspects), shapes, dtypes, devices, values, reason)
+            )
     return changes
 
 
@@ -208,21 +212,6 @@ def _differences(x: TensorInfo, y: TensorInfo, a: Document, b: Document) -> list
     return aspects
 
 
-def _change(
-    x: TensorInfo, y: TensorInfo, aspects: list[str], values: ValueChange | None, reason: str | None
-) -> Change:
-    return Change(
-        x.key,
-        y.key,
-        tuple(aspects),
-        (x.shape, y.shape),
-        (_dtype(x), _dtype(y)),
-        (x.device, y.device),
-        values if "values" in aspects or "dtype" in aspects else None,
-        reason,
-    )
-
-
 def _dtype(info: TensorInfo) -> str | None:
     """Return the name of the element type, or of the encoding of a type that torch lacks."""
     return info.dtype.name if info.dtype else info.tensor.encoding
@@ -278,6 +267,3 @@ def _shared(infos: list[TensorInfo]) -> set[frozenset[int]]:
         if info.tensor.storage is not None and info.tensor.numel:
             groups.setdefault(info.tensor.view_key(), []).append(number)
     return {frozenset(group) for group in groups.values() if len(group) > 1}
-
-
-__all__ = ["DiffReport", "PtInspectError", "Rename", "diff"]

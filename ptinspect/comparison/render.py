@@ -48,7 +48,9 @@ def summary(report: Comparison) -> str:
         return f"same: {count}" + (
             f" within the tolerance {report.tolerance:g}" if report.tolerance else ""
         )
-    parts = [_names_changed(report), _weights_changed(report), *_shapes_changed(report)]
+    parts = [_names_changed(report), _weights_changed(report)]
+    if shapes := sum("shape" in change.what for change in report.changed):
+        parts.append(f"{count_text(shapes, 'shape')} changed")
     if report.optimizers:
         parts.append(_optimizers_changed(report))
     lost = [item for item in report.removed if not _in_optimizer(item.path, report)]
@@ -66,10 +68,6 @@ def summary(report: Comparison) -> str:
 
 def _in_optimizer(path: tuple[str | int, ...], report: Comparison) -> bool:
     return any(path[: len(item.path)] == item.path for item in report.optimizers)
-
-
-def _in_state(path: tuple[str | int, ...], report: Comparison) -> bool:
-    return any(path[:-2] == (*item.path, "state") for item in report.optimizers)
 
 
 def _names_changed(report: Comparison) -> str:
@@ -92,7 +90,8 @@ def _weights_changed(report: Comparison) -> str:
         texts = join_names([f"{kind} ({count:,})" for kind, count in kinds.most_common()], 3)
         rounded = all(_is_rounding(c) for c in casts)
         parts.append(f"cast {texts}" + (", values equal up to rounding" if rounded else ""))
-    model = [c for c in values if not c.a.startswith(_optimizer_prefixes(report))]
+    states = tuple(".".join(map(str, item.path)) + "." for item in report.optimizers if item.path)
+    model = [c for c in values if not c.a.startswith(states)]
     if model:
         total = report.unchanged + len(report.changed)
         count = f"{len(model):,} of {count_text(total, 'tensor')}"
@@ -116,10 +115,6 @@ def _weights_changed(report: Comparison) -> str:
     return "; ".join(parts)
 
 
-def _optimizer_prefixes(report: Comparison) -> tuple[str, ...]:
-    return tuple(".".join(map(str, item.path)) + "." for item in report.optimizers if item.path)
-
-
 def _is_rounding(change: Change) -> bool:
     """Return True if a cast explains all of a change of values."""
     if "dtype" not in change.what or change.values is None:
@@ -131,11 +126,6 @@ def _is_rounding(change: Change) -> bool:
 
 def _parent(key: str) -> str:
     return key.rpartition(".")[0]
-
-
-def _shapes_changed(report: Comparison) -> list[str]:
-    count = sum("shape" in change.what for change in report.changed)
-    return [f"{count_text(count, 'shape')} changed"] if count else []
 
 
 def _optimizers_changed(report: Comparison) -> str:
@@ -176,8 +166,9 @@ def _lone_section(title: str, sign: str, items: tuple[Lone, ...], report: Compar
     section = _Section(title, headers=["key", "dtype", "shape", "note"], sign=sign)
     facts: dict[str, tuple[str, str, str]] = {}
     state: Counter[tuple[str, str]] = Counter()
+    states = [(*optimizer.path, "state") for optimizer in report.optimizers]
     for item in items:
-        if _in_state(item.path, report):
+        if item.path[:-2] in states:
             state[".".join(map(str, item.path[:-2])), str(item.path[-1])] += 1
         else:
             tied = f"= {cut(item.tied_to)}" if item.tied_to else ""
@@ -280,21 +271,13 @@ def _value_row(key: str, changes: list[Change]) -> tuple[float, tuple[str, ...]]
     notes = [renamed] if renamed else []
     if nan_a != nan_b:
         notes.append(f"NaN {nan_a:,} -> {nan_b:,}")
+    percent = f"{min(share, 0.999):.1%}".replace("%", " %")
+    changed = "100 %" if share == 1 else "<0.1 %" if share < 0.001 else percent
     return mean_rel, (
-        key, _share(share), f"{max(v.max_abs for v in values):.3g}",
+        key, changed, f"{max(v.max_abs for v in values):.3g}",
         f"{max(v.mean_abs for v in values):.3g}", f"{mean_rel:.2g}",
         f"{min(cosines):.4f}" if cosines else "", ", ".join(notes),
     )  # fmt: skip
-
-
-def _share(share: float) -> str:
-    return (
-        "100 %"
-        if share == 1
-        else "<0.1 %"
-        if share < 0.001
-        else f"{min(share, 0.999):.1%}".replace("%", " %")
-    )
 
 
 def _facts_section(report: Comparison) -> _Section:

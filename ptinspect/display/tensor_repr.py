@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from ptinspect.display.text.escape import safe
 from ptinspect.document.tensor import Tensor
+from ptinspect.document.tensor_readers import SPARSE_PARTS
 from ptinspect.document.to_array import read_elements
 from ptinspect.dtypes import DTYPES, Number
 from ptinspect.errors import UnsupportedError
@@ -166,9 +167,6 @@ def _with_suffixes(text: str, suffixes: list[str], indent: int, newline: bool) -
     return "".join(parts) + ")"
 
 
-# --- numbers
-
-
 class NumberColumn:
     """The format that all numbers of a tensor share: torch's `_Formatter`.
 
@@ -226,20 +224,9 @@ def _formatter(numbers: Sequence[Number], dtype: DType | None) -> Formatter:
     return format_complex, real.width + imag.width + 1
 
 
-# --- sparse layouts
-
-_SPARSE_PARTS = {
-    "sparse_coo": ("indices", "values"),
-    "sparse_csr": ("crow_indices", "col_indices", "values"),
-    "sparse_bsr": ("crow_indices", "col_indices", "values"),
-    "sparse_csc": ("ccol_indices", "row_indices", "values"),
-    "sparse_bsc": ("ccol_indices", "row_indices", "values"),
-}
-
-
 def _sparse_text(tensor: Tensor, indent: int) -> tuple[str, str]:
     """Return the parts as text, and `nnz=` with the number of values."""
-    names = _SPARSE_PARTS.get(tensor.layout)
+    names = SPARSE_PARTS.get(tensor.layout)
     if names is None:
         raise UnsupportedError(f"values of the layout {tensor.layout} are not shown")
     texts = []
@@ -251,9 +238,6 @@ def _sparse_text(tensor: Tensor, indent: int) -> tuple[str, str]:
     counted = tensor.parts["indices" if tensor.layout == "sparse_coo" else names[1]]
     nnz = counted.shape[-1] if counted.shape else 0
     return (",\n" + " " * indent).join(texts), f"nnz={nnz}"
-
-
-# --- quantized tensors
 
 
 def _dequantize(

@@ -224,9 +224,6 @@ def _logical_values(data: bytes, tensor: Tensor, dtype: DType) -> bytes:
     return (-values if tensor.neg else values).tobytes()
 
 
-# --- views that are larger than a chunk ------------------------------------------------------
-
-
 def _box(tensor: Tensor, first: tuple[int, ...], shape: tuple[int, ...]) -> Tensor:
     """Return the part of a tensor that has this shape and begins at the indices `first`."""
     assert tensor.stride is not None and tensor.storage_offset is not None

@@ -198,9 +198,6 @@ def _describe_container(call: Call, path: str) -> Description | None:
     return kind, arguments[0] if len(arguments) == 1 else list(arguments) or None
 
 
-# Objects with a text of their own
-
-
 def _joined(separator: str) -> Callable[[Call], Value]:
     return lambda call: separator.join(str(part) for part in constructor_arguments(call))
 

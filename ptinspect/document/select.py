@@ -110,7 +110,9 @@ def model_candidates(document: Document) -> list[Subtree]:
     if document.kind in ("module", "state_dict"):
         return [root]
     # A dict of tensors and other values; the state_dict of a model without parameters is empty.
-    if items == {} or (document.kind == "tensors" and items and _has_string_keys(items)):
+    if items == {} or (
+        document.kind == "tensors" and items and all(isinstance(key, str) for key in items)
+    ):
         return [root]
     models = find_models(document)
     usual = [model for model in models if model.path and model.path[-1] in MODEL_NAMES]
@@ -170,10 +172,6 @@ def _strip_step(step: str | int, text: str) -> str | None:
             if rest[0] == "." and len(rest) > 1:
                 return rest[1:]
     return None
-
-
-def _has_string_keys(items: dict[Value, Value]) -> bool:
-    return all(isinstance(key, str) for key in items)
 
 
 def _printable(name: str) -> str:

@@ -211,7 +211,7 @@ def _quantizer(reader: Resolver, value: Value) -> dict[str, Value]:
     return quantizer
 
 
-_SPARSE = {
+SPARSE_PARTS = {
     "sparse_coo": ("indices", "values"),
     "sparse_csr": ("crow_indices", "col_indices", "values"),
     "sparse_bsr": ("crow_indices", "col_indices", "values"),
@@ -224,7 +224,7 @@ def _sparse(reader: Resolver, call: Call) -> Tensor | None:
     """`_rebuild_sparse_tensor(layout, (indices…, values, size[, is_coalesced]))`."""
     layout = layout_of(call.args[0]) if len(call.args) == 2 else None
     data = call.args[1] if len(call.args) == 2 else None
-    names = _SPARSE.get(layout or "")
+    names = SPARSE_PARTS.get(layout or "")
     if layout is None or names is None or not isinstance(data, tuple) or len(data) <= len(names):
         return None
     return _of_parts(reader, call, layout, names, data, _ints(data[len(names)]))

@@ -31,9 +31,6 @@ MAX_GAP = 4096
 """Bytes between two elements that are read along rather than skipped with a second read."""
 
 
-# Arrays and tensors
-
-
 def to_numpy(tensor: Tensor) -> npt.NDArray[np.generic]:
     """Return a read-only array in C order; bfloat16 and float8 are types of ml_dtypes.
     UnsupportedError if neither has the dtype, or the shape is too large."""
@@ -97,9 +94,6 @@ def to_torch(tensor: Tensor) -> torch.Tensor:
     raw = bytearray(contiguous(tensor))
     flat = torch.frombuffer(raw, dtype=torch.uint8) if raw else torch.empty(0, dtype=torch.uint8)
     return flat.view(dtype).reshape(tensor.shape)
-
-
-# Single elements, without numpy
 
 
 def read_elements(tensor: Tensor, indices: Iterable[int]) -> dict[int, Number]:

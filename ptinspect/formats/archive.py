@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ptinspect.errors import DamagedError, Place
 from ptinspect.limits import LIMITS, Limits
+from ptinspect.pickling.machine import run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -141,6 +142,21 @@ class Archive:
         if span.start is None:
             raise NotImplementedError(f"{self.format} has no compressed storages")
         return read_chunks(self.source, span.start + start, span.start + stop, size)
+
+
+class PicklelessArchive(Archive):
+    """An archive whose format has no pickle; its reader sets `value`, which is the root."""
+
+    def __init__(self, source: Source, limits: Limits) -> None:
+        super().__init__(source, run(EMPTY_PICKLE), limits=limits)
+        self.streams = []
+        self.origin = None
+        self.value: Value = None
+
+    @property
+    def root(self) -> Value:
+        """The tensors by name, or the only one."""
+        return self.value
 
 
 def check_range(span: Span, start: int, stop: int | None) -> tuple[int, int]:

@@ -17,10 +17,9 @@ from typing import TYPE_CHECKING
 
 from ptinspect.dtypes import DTYPES
 from ptinspect.errors import DOWNLOAD_AGAIN, DamagedError, LimitError, Place, UnsupportedError
-from ptinspect.formats.archive import EMPTY_PICKLE, Archive, Span
+from ptinspect.formats.archive import PicklelessArchive, Span
 from ptinspect.formats.safetensors import dense_tensor, encoded_tensor, ordered_dict
 from ptinspect.limits import LIMITS, Limits
-from ptinspect.pickling.machine import run
 from ptinspect.text import bounded_repr
 
 if TYPE_CHECKING:
@@ -54,20 +53,10 @@ _SCALARS = {
 _STRING, _ARRAY = 8, 9
 
 
-class Gguf(Archive):
+class Gguf(PicklelessArchive):
     """See the module's docstring."""
 
     format = "gguf"
-
-    def __init__(self, source: Source, limits: Limits) -> None:
-        super().__init__(source, run(EMPTY_PICKLE), limits=limits)
-        self.streams = []
-        self.origin = None
-        self.value: Value = None
-
-    @property
-    def root(self) -> Value:
-        return self.value
 
 
 class _Reader:

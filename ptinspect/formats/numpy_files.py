@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ptinspect.dtypes import DType, by_numpy_code
 from ptinspect.errors import DOWNLOAD_AGAIN, DamagedError, Place, UnsupportedError
-from ptinspect.formats.archive import CHUNK, EMPTY_PICKLE, Archive, Span, check_range
+from ptinspect.formats.archive import CHUNK, Archive, PicklelessArchive, Span, check_range
 from ptinspect.formats.safetensors import dense_tensor, encoded_tensor, ordered_dict
 from ptinspect.formats.zip.directory import STORED
 from ptinspect.limits import LIMITS, Limits
-from ptinspect.pickling.machine import run
 from ptinspect.text import bounded_repr
 
 if TYPE_CHECKING:
@@ -52,20 +51,13 @@ class ArrayHeader(NamedTuple):
     start: int
 
 
-class NumpyFile(Archive):
+class NumpyFile(PicklelessArchive):
     """See the module's docstring. Each array is an archive of its own, with its byte order."""
 
     def __init__(self, source: Source, container: str, limits: Limits) -> None:
-        super().__init__(source, run(EMPTY_PICKLE), limits=limits)
+        super().__init__(source, limits)
         self.format = container
-        self.streams = []
-        self.origin = None
         self.arrays: dict[str, Archive] = {}
-        self.value: Value = None
-
-    @property
-    def root(self) -> Value:
-        return self.value
 
     def resolve_storage(self, key: str) -> tuple[Archive, str]:
         return self.arrays.get(key, self), key
@@ -82,13 +74,13 @@ class NumpyFile(Archive):
         return dense_tensor(name, dtype, header.shape, is_fortran=header.fortran_order)
 
 
-class MemberArray(Archive):
+class MemberArray(PicklelessArchive):
     """An array in a zip: its bytes follow the header inside the record."""
 
     format = "npz"
 
     def __init__(self, directory: ZipDirectory, index: int, start: int, limits: Limits) -> None:
-        super().__init__(directory.source, run(EMPTY_PICKLE), limits=limits)
+        super().__init__(directory.source, limits)
         self.directory = directory
         self.index = index
         self.first = start
@@ -148,7 +140,7 @@ def read_npy(source: Source, limits: Limits = LIMITS) -> NumpyFile:
     are objects."""
     header = read_header(source.read(0, min(source.size, MAX_HEADER + 12)))
     archive = NumpyFile(source, "npy", limits)
-    array = Archive(source, run(EMPTY_PICKLE), limits=limits)
+    array = PicklelessArchive(source, limits)
     array.format = "npy"
     nbytes = _nbytes(header, source.size - header.start, None)
     array.storages = {"array": Span(None, nbytes, header.start, source.base)}

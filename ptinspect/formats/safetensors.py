@@ -16,13 +16,14 @@ order.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ptinspect.dtypes import SAFETENSORS_DTYPES, DType
 from ptinspect.errors import DOWNLOAD_AGAIN, DamagedError, LimitError, Place, UnsupportedError
-from ptinspect.formats.archive import EMPTY_PICKLE, Archive, Finding, Span
+from ptinspect.formats.archive import Finding, PicklelessArchive, Span
 from ptinspect.limits import LIMITS, Limits
-from ptinspect.pickling.machine import run
+from ptinspect.pickling.numpy_objects import contiguous_strides
 from ptinspect.pickling.values import Call, Global, PersistentId, Value
 from ptinspect.text import bounded_repr
 
@@ -45,7 +46,7 @@ class TensorEntry(NamedTuple):
     end: int
 
 
-class Safetensors(Archive):
+class Safetensors(PicklelessArchive):
     """A safetensors file.
 
     Attributes:
@@ -57,17 +58,10 @@ class Safetensors(Archive):
     format = "safetensors"
 
     def __init__(self, source: Source, limits: Limits) -> None:
-        super().__init__(source, run(EMPTY_PICKLE), limits=limits)
-        self.streams = []
-        self.origin = None
+        super().__init__(source, limits)
         self.tensors: dict[str, TensorEntry] = {}
         self.metadata: dict[str, str] = {}
         self.aliases: dict[str, str] = {}
-        self.state_dict: Value = None
-
-    @property
-    def root(self) -> Value:
-        return self.state_dict
 
     def tensor_calls(self, prefix: str = "") -> dict[str, Call]:
         """Return the call that builds each tensor, aliases included; `prefix` goes before storage
@@ -103,7 +97,7 @@ def read_safetensors(source: Source, limits: Limits = LIMITS) -> Safetensors:
         if name not in archive.tensors and target in archive.tensors
     }
     calls = archive.tensor_calls()
-    archive.state_dict = ordered_dict((name, calls[name]) for name in order_keys(calls))
+    archive.value = ordered_dict((name, calls[name]) for name in order_keys(calls))
     if archive.aliases:
         message = f"{len(archive.aliases):,} tensors share the bytes of another (metadata)"
         archive.warnings.append(Finding("safetensors-alias", message))
@@ -249,8 +243,6 @@ def _unique_names(pairs: list[tuple[str, Value]]) -> dict[str, Value]:
     return items
 
 
-# --- as values of a torch file ------------------------------------------------------------
-
 _REBUILD = {n: Global("torch._utils", f"_rebuild_tensor_v{n}", 0) for n in (2, 3)}
 ENCODED = "encoded_tensor"
 _ORDERED_DICT = Global("collections", "OrderedDict", 0)
@@ -266,20 +258,14 @@ def dense_tensor(
 ) -> Call:
     """Return the call that builds a tensor from the storage with that key. In Fortran order the
     first dimension changes fastest, not the last."""
-    stride, step = [], 1
-    for size in shape if is_fortran else reversed(shape):
-        stride.append(step)
-        step *= max(size, 1)
-    numel = 0 if 0 in shape else step
+    numel = prod(shape)
     if dtype.storage:
         storage_type, size = Global("torch", dtype.storage, 0), numel
     else:
         storage_type = Global("torch.storage", "UntypedStorage", 0)
         size = numel * dtype.itemsize
     pid = PersistentId(("storage", storage_type, key, location, size), 0)
-    if not is_fortran:
-        stride.reverse()
-    args = (pid, 0, shape, tuple(stride), False, ordered_dict({}))
+    args = (pid, 0, shape, contiguous_strides(shape, is_fortran), False, ordered_dict({}))
     if dtype.storage:
         return Call(_REBUILD[2], args, "REDUCE", 0)
     return Call(_REBUILD[3], (*args, Global("torch", dtype.name, 0)), "REDUCE", 0)

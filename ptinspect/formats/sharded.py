@@ -33,11 +33,10 @@ from ptinspect.errors import (
     UnsupportedError,
     add_error_path,
 )
-from ptinspect.formats.archive import EMPTY_PICKLE, Archive, Finding
+from ptinspect.formats.archive import Archive, Finding, PicklelessArchive
 from ptinspect.formats.persistent_ids import declared_storages, prefix_storage_keys
 from ptinspect.formats.safetensors import Safetensors, order_keys, ordered_dict, parse_json
 from ptinspect.limits import LIMITS, Limits
-from ptinspect.pickling.machine import run
 from ptinspect.pickling.values import Call, Global, Value, key_value
 from ptinspect.source.local import open_source
 from ptinspect.text import bounded_repr, join_names, printable_name
@@ -50,22 +49,15 @@ if TYPE_CHECKING:
 _SHARD_FORMATS = ("safetensors", "torch-zip", "torch-legacy")
 
 
-class ShardedModel(Archive):
+class ShardedModel(PicklelessArchive):
     """An index and its shards, which are `parts`.
 
     The key of a storage is the shard's number, a colon, and the key in the shard.
     """
 
     def __init__(self, source: Source, weight_map: dict[str, str], limits: Limits) -> None:
-        super().__init__(source, run(EMPTY_PICKLE), limits=limits)
-        self.origin = None
-        self.streams = []
+        super().__init__(source, limits)
         self.weight_map = weight_map
-        self.state_dict: Value = None
-
-    @property
-    def root(self) -> Value:
-        return self.state_dict
 
     def resolve_storage(self, key: str) -> tuple[Archive, str]:
         number, colon, shard_key = key.partition(":")
@@ -285,7 +277,7 @@ def _join_shards(archive: ShardedModel, index: IndexFile) -> None:
     if any(metadata):
         merged = {str(key): value for items in metadata for key, value in items.items()}
         root.change().states.append({"_metadata": ordered_dict(merged)})
-    archive.state_dict = root
+    archive.value = root
     _combine_facts(archive, index)
     archive.warnings += _index_warnings(parts, index, unlisted, duplicates)
 

@@ -42,9 +42,6 @@ def unknown_format_error(head: bytes) -> FormatError:
     )
 
 
-# --- first bytes --------------------------------------------------------------------------
-
-
 class Signature(NamedTuple):
     """A file with the bytes `magic` at `offset` has this format."""
 
@@ -167,8 +164,6 @@ def is_tar(head: bytes) -> bool:
     return checksum == sum(head[:148]) + sum(head[156:TAR_BLOCK]) + 8 * 0x20
 
 
-# --- text ---------------------------------------------------------------------------------
-
 # Patterns are compiled when they are used: most files are not text.
 _TITLE = r"(?is)<title[^>]*>(.*?)</title>"
 _JSON = r'[{\[]\s*(?:["{}\[\]\d-]|true|false|null|$)'
@@ -244,9 +239,6 @@ def identify_index(start: str) -> Identity | None:
         "the index of a model in several files (JSON)",
         "show it in the folder of the files that its weight_map names: ptinspect show FOLDER",
     )
-
-
-# --- names in a zip -----------------------------------------------------------------------
 
 
 class ZipKind(NamedTuple):

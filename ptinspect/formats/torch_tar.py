@@ -94,9 +94,6 @@ def read_tar(source: Source, limits: Limits = LIMITS, *, allow_truncated: bool =
     return archive
 
 
-# --- the tar ------------------------------------------------------------------------------
-
-
 class Member(NamedTuple):
     """A file in a tar: `present` of its `size` bytes from `start` are there."""
 
@@ -150,9 +147,6 @@ def _read_pax_size(records: bytes) -> int | None:
         if key == b"size" and value.isdigit() and len(value) < 20:
             return int(value)
     return None
-
-
-# --- the members --------------------------------------------------------------------------
 
 
 class MemberReader:

@@ -98,31 +98,11 @@ class Machine:
     """
 
     __slots__ = (
-        "buffers",
-        "composite_keys",
-        "data",
-        "dropped_warnings",
-        "globals",
-        "items_below_marks",
-        "key_tokens",
-        "limits",
-        "marks",
-        "memo",
-        "offset",
-        "persistent",
-        "plain",
-        "protocol",
-        "purged",
-        "read_tensors",
-        "rebuild",
-        "record",
-        "recorder",
-        "sparse",
-        "stack",
-        "stop",
-        "unsupported_opcodes",
-        "warnings",
-    )
+        "buffers", "composite_keys", "data", "dropped_warnings", "globals", "items_below_marks",
+        "key_tokens", "limits", "marks", "memo", "offset", "persistent", "plain", "protocol",
+        "purged", "read_tensors", "rebuild", "record", "recorder", "sparse", "stack", "stop",
+        "unsupported_opcodes", "warnings",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -159,8 +139,6 @@ class Machine:
         self.warnings: list[StreamWarning] = []
         self.dropped_warnings = 0
 
-    # --- errors and limits ----------------------------------------------------------------
-
     @property
     def opcode_name(self) -> str:
         code = self.data[self.offset] if self.offset < len(self.data) else -1
@@ -193,8 +171,6 @@ class Machine:
         else:
             self.dropped_warnings += 1
 
-    # --- bytes ----------------------------------------------------------------------------
-
     def check_left(self, pos: int, size: int) -> None:
         """Raise DamagedError, before anything is allocated, if fewer than `size` bytes are left."""
         left = self.stop - pos
@@ -215,8 +191,6 @@ class Machine:
             self.check_limit("string_bytes", self.stop - pos)
             raise self.damaged(f"{self.opcode_name} has no end of line", True)
         return self.data[pos:end], end + 1
-
-    # --- stack and memo -------------------------------------------------------------------
 
     def pop_to_mark(self) -> list[Value]:
         """Remove the last mark, and return the values above it."""

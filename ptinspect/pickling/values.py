@@ -13,7 +13,7 @@ expensive. `key_value` returns the original key.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
     from mmap import mmap
@@ -173,7 +173,7 @@ class PersistentId(Inert):
         return f"PersistentId({kind!r}, …)"
 
 
-class TensorRun:
+class TensorRun(NamedTuple):
     """Values that all tensors of one stream share when `tensor_fastpath` reads them.
 
     Attributes:
@@ -183,15 +183,10 @@ class TensorRun:
         hooks: the global `collections.OrderedDict`.
     """
 
-    __slots__ = ("ending", "hooks", "rebuild", "word")
-
-    def __init__(
-        self, rebuild: Global, word: str, ending: tuple[Value, ...], hooks: Global
-    ) -> None:
-        self.rebuild = rebuild
-        self.word = word
-        self.ending = ending
-        self.hooks = hooks
+    rebuild: Global
+    word: str
+    ending: tuple[Value, ...]
+    hooks: Global
 
 
 class TensorCall(Call):
@@ -209,20 +204,9 @@ class TensorCall(Call):
     """
 
     __slots__ = (
-        "_args",
-        "_storage",
-        "first_memo_index",
-        "location",
-        "numel",
-        "persistent_id_offset",
-        "requires_grad",
-        "run",
-        "size",
-        "storage_key",
-        "storage_offset",
-        "storage_type",
-        "stride",
-    )
+        "_args", "_storage", "first_memo_index", "location", "numel", "persistent_id_offset",
+        "requires_grad", "run", "size", "storage_key", "storage_offset", "storage_type", "stride",
+    )  # fmt: skip
 
     opcode = "REDUCE"
     kwargs = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from ptinspect.report import Report
@@ -98,20 +98,9 @@ class RecoveryReport(Report):
             "ptinspect": __version__,
             "source": {"path": self.path, "size": self.size, "format": self.format},
             "target": None if self.target is None else target,
-            "damage": [
-                {"kind": item.kind, "offset": item.offset, "message": item.message}
-                for item in self.damage
-            ],
+            "damage": [asdict(item) for item in self.damage],
             "tensors": [
-                {
-                    "key": item.key,
-                    "path": list(item.path),
-                    "status": item.status,
-                    "reason": item.reason,
-                    "dtype": item.dtype,
-                    "shape": list(item.shape),
-                    "nbytes": item.nbytes,
-                }
+                {**asdict(item), "path": list(item.path), "shape": list(item.shape)}
                 for item in self.tensors
             ],
             "dropped": list(self.dropped),

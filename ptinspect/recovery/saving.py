@@ -62,7 +62,8 @@ def recover(
     with ExitStack() as stack, add_error_path(source_path):
         source = stack.enter_context(open_source(source_path))
         guard = ModificationGuard(source)
-        check_destination(target, force=force, sources=_identities(source))
+        descriptors = [] if source.descriptor is None else [source.descriptor]
+        check_destination(target, force=force, sources=(source.path, *descriptors))
         try:
             salvage = salvage_source(source, limits)
         except PtInspectError as error:
@@ -81,11 +82,6 @@ def recover(
         check_disk_space(target, file.changed)
         _write(file, target, force, guard, progress)
         return _report(source, source_path, salvage, tensors, target, dropped)
-
-
-def _identities(source: Source) -> list[str | int]:
-    descriptor = source.descriptor
-    return [source.path] if descriptor is None else [source.path, descriptor]
 
 
 def salvage_source(source: Source, limits: Limits) -> Salvage:

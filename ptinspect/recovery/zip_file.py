@@ -180,7 +180,7 @@ def _storages(
     evidence: dict[str, Evidence] = {}
     for key, declared in declared_by_key.items():
         need = declared.numel * declared.itemsize
-        span, evidence[str(key)] = reader.storage(f"{prefix}{key}", need)
+        span, evidence[str(key)] = reader.best(f"{prefix}{key}", need)
         if span is not None:
             spans[str(key)] = span
     archive.storages = spans
@@ -204,7 +204,7 @@ class _RecordReader:
 
     def small_record(self, name: str) -> tuple[bytes | None, Evidence]:
         """Return the bytes of a record, unless it is lost."""
-        span, evidence = self._best(name, None)
+        span, evidence = self.best(name, None)
         if span is None:
             return None, evidence
         if isinstance(span, MemorySpan):
@@ -214,10 +214,7 @@ class _RecordReader:
         assert span.start is not None
         return self.source.read(span.start, span.length), evidence
 
-    def storage(self, name: str, need: int) -> tuple[Span | None, Evidence]:
-        return self._best(name, need)
-
-    def _best(self, name: str, need: int | None) -> tuple[Span | None, Evidence]:
+    def best(self, name: str, need: int | None) -> tuple[Span | None, Evidence]:
         best: tuple[Span | None, Evidence] = (None, Evidence(LOST, "its record is not in the file"))
         damage: Damage | None = None
         if name not in self.candidates and not any(d.kind == "cut" for d in self.damage):

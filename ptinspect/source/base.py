@@ -8,8 +8,6 @@ from ptinspect.errors import DOWNLOAD_AGAIN, DamagedError, Place
 from ptinspect.pickling.values import Blob
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from ptinspect.pickling.values import Buffer
 
 
@@ -61,12 +59,7 @@ class Source:
     def __enter__(self) -> Source:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
 

@@ -120,6 +120,11 @@ class ModuleClass:
             self._marks = tuple(map(Mark, self._mark_text.split()))
         return self._marks
 
+    @property
+    def exact_marks(self) -> int:
+        """The number of marks that ask for a value or a length."""
+        return sum(mark.value is not MISSING or bool(mark.length) for mark in self.marks)
+
     def get(self, attributes: Attributes, path: str) -> Value:
         """Return the attribute, or the value that `__setstate__` adds; MISSING without either."""
         value = find_attribute(attributes, path)
@@ -172,8 +177,6 @@ class ModuleClass:
             return value is None or equals_literal(value, self.read(other, attributes))
         return equals_literal(value, argument.default) or equals_literal(value, stored)
 
-
-# The tables
 
 _FIELDS: dict[str, tuple[str, dict[str, str]]] = {}  # by path: parent, fields
 _CLASSES: dict[str, ModuleClass] = {}  # by path, old spellings included
@@ -255,9 +258,6 @@ def known_paths() -> list[str]:
     return list(_FIELDS)
 
 
-# The torch class that a user's class extends
-
-
 def candidates(attributes: Attributes) -> list[ModuleClass]:
     """Return the classes of torch.nn whose marks (three or more) an instance has, that with the
     most first, among equals torch's most used one. A class may have all of them and extend
@@ -270,7 +270,7 @@ def candidates(attributes: Attributes) -> list[ModuleClass]:
         for mark_names, row in _marked_classes()
         if mark_names <= names and all(mark.matches(attributes) for mark in row.marks)
     ]
-    return sorted(rows, key=_specificity, reverse=True)
+    return sorted(rows, key=lambda row: (len(row.marks), row.exact_marks), reverse=True)
 
 
 @cache
@@ -290,8 +290,3 @@ def _public_classes() -> Iterator[ModuleClass]:
         row = lookup(path) if path.startswith("torch.nn.modules.") else None
         if row is not None:
             yield row
-
-
-def _specificity(row: ModuleClass) -> tuple[int, int]:
-    exact = [mark for mark in row.marks if mark.value is not MISSING or mark.length]
-    return len(row.marks), len(exact)

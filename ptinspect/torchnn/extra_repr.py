@@ -67,9 +67,6 @@ def row_text(row: ModuleClass, attributes: Attributes, formatter: ValueFormatter
     return ", ".join(text for text in texts if text is not None)
 
 
-# Templates
-
-
 @dataclass(frozen=True, slots=True)
 class _Condition:
     """The condition of a piece: `operator` is "" (true), "==", "!=" or "!" (is not)."""
@@ -165,9 +162,6 @@ def _holds(condition: _Condition, value: Value) -> bool:
     return is_equal == (condition.operator == "==")
 
 
-# Functions
-
-
 def _qscheme(attributes: Attributes, formatter: ValueFormatter) -> Value:
     """`self.weight().qscheme()` of a quantized module."""
     packed = packed_parameters(attributes)
@@ -177,21 +171,15 @@ def _qscheme(attributes: Attributes, formatter: ValueFormatter) -> Value:
     return f"torch.{facts.qscheme}"
 
 
-def _parameter_list(attributes: Attributes, formatter: ValueFormatter) -> str:
-    """A line for each item: `  (0): Parameter containing: [torch.float32 of size 2x3]`."""
-    return _item_lines(
-        parameter_list_keys(attributes), attributes, formatter, lambda facts: f"torch.{facts.dtype}"
-    )
-
-
-def _parameter_dict(attributes: Attributes, formatter: ValueFormatter) -> str:
-    """A line for each item: `  (a): Parameter containing: [torch.FloatTensor of size 2x3]`."""
-    return _item_lines(parameter_dict_keys(attributes), attributes, formatter, _tensor_type)
-
-
+# A line for each item: `  (0): Parameter containing: [torch.float32 of size 2x3]`; a dict has
+# torch.FloatTensor there.
 _FUNCTIONS: dict[str, Callable[[Attributes, ValueFormatter], str]] = {
-    "parameter_list": _parameter_list,
-    "parameter_dict": _parameter_dict,
+    "parameter_list": lambda attributes, formatter: _item_lines(
+        parameter_list_keys(attributes), attributes, formatter, lambda facts: f"torch.{facts.dtype}"
+    ),
+    "parameter_dict": lambda attributes, formatter: _item_lines(
+        parameter_dict_keys(attributes), attributes, formatter, _tensor_type
+    ),
 }
 
 

@@ -85,10 +85,6 @@ def _group_norm(args: Arguments) -> Shapes:
     return _with_bias((size,), size, args) if args["affine"] else {}
 
 
-def _embedding(args: Arguments) -> Shapes:
-    return {"weight": (_int(args["num_embeddings"]), _int(args["embedding_dim"]))}
-
-
 def _recurrent(gates: int) -> Callable[[Arguments], Shapes]:
     def shapes_of(args: Arguments) -> Shapes:
         hidden, projection = _int(args["hidden_size"]), _int(args.get("proj_size", 0))
@@ -176,10 +172,6 @@ def _transformer(args: Arguments) -> Shapes:
     return shapes
 
 
-def _prelu(args: Arguments) -> Shapes:
-    return {"weight": (_int(args["num_parameters"]),)}
-
-
 SHAPES: dict[str, Callable[[Arguments], Shapes]] = {
     "Linear": _linear,
     "NonDynamicallyQuantizableLinear": _linear,
@@ -192,7 +184,10 @@ SHAPES: dict[str, Callable[[Arguments], Shapes]] = {
     **dict.fromkeys(("InstanceNorm1d", "InstanceNorm2d", "InstanceNorm3d"), _batch_norm),
     **dict.fromkeys(("LayerNorm", "RMSNorm"), _layer_norm),
     "GroupNorm": _group_norm,
-    **dict.fromkeys(("Embedding", "EmbeddingBag"), _embedding),
+    **dict.fromkeys(
+        ("Embedding", "EmbeddingBag"),
+        lambda args: {"weight": (_int(args["num_embeddings"]), _int(args["embedding_dim"]))},
+    ),
     "RNN": _recurrent(1),
     "LSTM": _recurrent(4),
     "GRU": _recurrent(3),
@@ -203,7 +198,7 @@ SHAPES: dict[str, Callable[[Arguments], Shapes]] = {
     "TransformerEncoderLayer": _encoder_layer,
     "TransformerDecoderLayer": _decoder_layer,
     "Transformer": _transformer,
-    "PReLU": _prelu,
+    "PReLU": lambda args: {"weight": (_int(args["num_parameters"]),)},
 }
 """Functions that return the shapes for arguments, by the name of the class in torch.nn.modules."""
 

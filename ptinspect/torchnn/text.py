@@ -221,9 +221,6 @@ def _key_value_items(mapping: Mapping[Value, Value]) -> _Items:
     return [[key_value(key), _Piece(": "), item] for key, item in mapping.items()]
 
 
-# Objects with a text of their own
-
-
 def global_text(value: Global) -> str:
     """Return the text of a dtype, class or function, as far as the name tells which it is."""
     module, name = value.module, value.name

@@ -110,9 +110,6 @@ def _without_empty_notes(
     return Table([*headers], [row[:-1] for row in rows], right)
 
 
-# --- rows
-
-
 def _rows(infos: list[TensorInfo], notes: Notes) -> list[Row]:
     rows = []
     cells: dict[object, Row] = {}  # many tensors share their cells: each text is built once
@@ -231,9 +228,6 @@ def _fold_rows(rows: list[Row]) -> list[Row]:
     return folded
 
 
-# --- statistics and hashes
-
-
 def _measured_table(infos: list[TensorInfo], notes: Notes, options: ShowOptions) -> Table:
     from ptinspect.display.measure import measure_tensors
 
@@ -268,9 +262,6 @@ def _number_text(number: float | int | None) -> str:
     if number is None:
         return "-"
     return f"{number:,}" if isinstance(number, int) else f"{number:.4g}"
-
-
-# --- values
 
 
 def values_blocks(document: Document, options: ShowOptions) -> list[list[str]]:

@@ -43,16 +43,9 @@ def tree_text(document: Document, options: ShowOptions, file_hash: FileHash | No
     if document.kind == "module":
         lines = module_tree(document, document.modules[0].module, options.depth)
     else:
-        lines = _structure_lines(document, options)
+        tree = ObjectTree(document, options.depth, key_matcher(options.include, options.exclude))
+        lines = tree.all_lines()
     return "".join([f"{line}\n" for line in lines])
-
-
-def _structure_lines(document: Document, options: ShowOptions) -> Iterator[str]:
-    tree = ObjectTree(document, options.depth, key_matcher(options.include, options.exclude))
-    yield from tree.lines(document.archive.root, ())
-    for index, root in enumerate(document.archive.more_roots, 1):
-        yield f"pickle {index + 1} of this file:"
-        yield from tree.lines(root, (index,))
 
 
 @dataclass(slots=True)
@@ -79,6 +72,13 @@ class ObjectTree:
         self._first_paths: dict[int, Path] = {}
         self._open: set[int] = set()
         self._steps_left = MAX_REPEATED_STEPS
+
+    def all_lines(self) -> Iterator[str]:
+        archive = self._document.archive
+        yield from self.lines(archive.root, ())
+        for index, root in enumerate(archive.more_roots, 1):
+            yield f"pickle {index + 1} of this file:"
+            yield from self.lines(root, (index,))
 
     def lines(self, root: Value, root_path: Path) -> Iterator[str]:
         leaf = self._leaf_lines(root, root_path, "", "")

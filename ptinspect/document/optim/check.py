@@ -14,7 +14,6 @@ from ptinspect.document.optim.content import (
     Numbers,
     equal_averages,
     name_non_finite,
-    number_of,
     numbers_of,
 )
 from ptinspect.document.optim.matching import (
@@ -39,6 +38,7 @@ from ptinspect.document.optim.state import (
     required_state,
     training_counter,
 )
+from ptinspect.document.to_array import number_of
 from ptinspect.pickling.pyobjects import Path, as_sequence, dotted
 from ptinspect.pickling.values import Value
 from ptinspect.text import join_names
@@ -423,7 +423,10 @@ class _Check:
         if isinstance(value, int | float) and not isinstance(value, bool):
             return float(value)
         tensor = self.context.tensor_of(value) if value is not None else None
-        return number_of(tensor) if tensor is not None else None
+        if tensor is None:
+            return None
+        number = number_of(tensor)
+        return float(number) if isinstance(number, int | float) else None
 
 
 def _dtype_name(dtype: DType | None) -> str:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import TYPE_CHECKING
 
+from ptinspect.document.elements import contiguous
+from ptinspect.document.to_array import ignore_numpy_warnings, iter_numbers
 from ptinspect.dtypes import unpack_units
 from ptinspect.errors import UnsupportedError
 from ptinspect.pickling.pyobjects import Path, dotted
@@ -48,27 +50,8 @@ class Numbers:
     is_zero: bool = False
 
 
-def number_of(tensor: Tensor) -> float | None:
-    """Return the value of a tensor of one element; None if it is not a plain number."""
-    from ptinspect.document.elements import contiguous
-
-    dtype = tensor.dtype
-    if dtype is None or dtype.letter is None or tensor.numel != 1:
-        return None
-    if dtype.kind in ("complex", "quantized"):
-        return None
-    return float(unpack_units(dtype, contiguous(tensor))[0])
-
-
 def numbers_of(tensor: Tensor) -> Numbers:
-    """Return facts about the elements of a tensor; the default ones if it has no floats.
-
-    Raises:
-        DamagedError: bytes are missing.
-    """
-    from ptinspect.document.elements import contiguous
-    from ptinspect.document.to_array import ignore_numpy_warnings, iter_numbers
-
+    """Return facts about the elements of a tensor; the default ones if it has no floats."""
     if not tensor.is_float or not tensor.numel or tensor.dtype is None:
         return Numbers()
     is_small = tensor.nbytes <= SMALL and tensor.is_contiguous and not tensor.quantizer

@@ -244,11 +244,11 @@ def best_match(slots: list[Slot], candidates: list[Weights]) -> Match | None:
         if not match.faults:
             return match
         matches.append(match)
-    return min(matches, key=lambda match: _distance(slots, match), default=None)
-
-
-def _distance(slots: list[Slot], match: Match) -> tuple[int, int]:
-    return len(match.faults), abs(len(slots) - len(match.weights.parameters))
+    return min(
+        matches,
+        key=lambda m: (len(m.faults), abs(len(slots) - len(m.weights.parameters))),
+        default=None,
+    )
 
 
 def _match(slots: list[Slot], weights: Weights) -> Match:

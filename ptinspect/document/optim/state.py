@@ -94,8 +94,6 @@ def optimizer_of(value: Value, path: Path) -> Optimizer | None:
     return Optimizer(path, name, evidence, groups, state)
 
 
-# The optimizers of torch.optim
-
 # Per class: the keys of a group, and of the state, that together no other class has. `!key` must be
 # absent. The first match counts.
 _SIGNATURES: tuple[tuple[str, str, str], ...] = (
@@ -206,8 +204,6 @@ def has_state_after_step(
     keys = [required_state(class_path, group) for group in groups]
     return None if None in keys else any(keys)
 
-
-# Counters and schedulers
 
 EPOCHS = ("epoch", "epochs", "epochs_run", "current_epoch", "last_epoch", "start_epoch")
 STEPS = (

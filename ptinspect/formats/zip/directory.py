@@ -97,8 +97,6 @@ class ZipDirectory:
         makes them all zero."""
         return any(self.crcs)
 
-    # --- checks of the directory alone ----------------------------------------------------
-
     def _find_stops(self) -> Sequence[int]:
         """Return for each entry the start of what follows it in the file."""
         end = self.bounds.start
@@ -157,8 +155,6 @@ class ZipDirectory:
     def _add_finding(self, kind: str, message: str, index: int) -> None:
         if len(self.findings) < self.limits.warnings:
             self.findings.append(Finding(kind, message, Place(self.names[index], None)))
-
-    # --- local headers --------------------------------------------------------------------
 
     def start(self, index: int) -> int:
         """Return the offset of the record's bytes. DamagedError if its local header is missing,
@@ -219,8 +215,6 @@ class ZipDirectory:
             message = f"CRC {self.crcs[index]:#010x}, locally {crc:#010x}"
             problems.append(("zip-local-crc", message))
         return [Finding(kind, message, place) for kind, message in problems]
-
-    # --- bytes ----------------------------------------------------------------------------
 
     def read(self, index: int, limit: int | None = None) -> bytes:
         """Return a complete record; LimitError if it is longer than `limit` bytes (default:

@@ -54,9 +54,6 @@ class Bounds(NamedTuple):
     findings: list[Finding]
 
 
-# --- the end records ----------------------------------------------------------------------
-
-
 def has_end_record(source: Source) -> bool:
     """Return True if there is an end record. A truncated zip has none."""
     tail = source.read(max(source.size - _TAIL, 0), min(source.size, _TAIL))
@@ -146,8 +143,6 @@ def is_concatenated(source: Source) -> bool:
     end = first + _END.size + comment
     return bytes(buffer[end : min(end + 4, stop)]) == LOCAL
 
-
-# --- the directory's entries --------------------------------------------------------------
 
 _LAYOUTS: dict[bytes, Struct] = {}
 """Cached by the three lengths in an entry; the files of a folder have the same few."""

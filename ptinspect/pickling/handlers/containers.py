@@ -365,14 +365,6 @@ def get(m: Machine, pos: int) -> int:
     return pos
 
 
-def binget(m: Machine, pos: int) -> int:
-    return _recall(m, m.data[pos], pos + 1)
-
-
-def long_binget(m: Machine, pos: int) -> int:
-    return _recall(m, _UINT4(m.data, pos)[0], pos + 4)
-
-
 def _recall(m: Machine, index: int, pos: int) -> int:
     value = m.recall(index)
     if value is m.rebuild and isinstance(value, Global):
@@ -427,8 +419,8 @@ HANDLERS: dict[str, Callable[[Machine, int], int]] = {
     "MARK": mark,
     "POP_MARK": pop_mark,
     "GET": get,
-    "BINGET": binget,
-    "LONG_BINGET": long_binget,
+    "BINGET": lambda m, pos: _recall(m, m.data[pos], pos + 1),
+    "LONG_BINGET": lambda m, pos: _recall(m, _UINT4(m.data, pos)[0], pos + 4),
     "PUT": put,
     "BINPUT": binput,
     "LONG_BINPUT": long_binput,

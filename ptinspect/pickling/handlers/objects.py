@@ -40,25 +40,11 @@ def stack_global(m: Machine, pos: int) -> int:
     return pos
 
 
-def _extension(m: Machine, code: int) -> None:
+def _extension(m: Machine, code: int, pos: int) -> int:
     if code <= 0:  # pickle.py, get_extension
         raise m.damaged(f"{m.opcode_name} with the code {code}")
     m.stack.append(Extension(code, m.offset))
-
-
-def ext1(m: Machine, pos: int) -> int:
-    _extension(m, m.data[pos])
-    return pos + 1
-
-
-def ext2(m: Machine, pos: int) -> int:
-    _extension(m, _UINT2(m.data, pos)[0])
-    return pos + 2
-
-
-def ext4(m: Machine, pos: int) -> int:
-    _extension(m, _INT4(m.data, pos)[0])
-    return pos + 4
+    return pos
 
 
 def _pop_call(m: Machine, opcode: str) -> Call:
@@ -171,9 +157,9 @@ def frame(m: Machine, pos: int) -> int:
 HANDLERS: dict[str, Callable[[Machine, int], int]] = {
     "GLOBAL": global_,
     "STACK_GLOBAL": stack_global,
-    "EXT1": ext1,
-    "EXT2": ext2,
-    "EXT4": ext4,
+    "EXT1": lambda m, pos: _extension(m, m.data[pos], pos + 1),
+    "EXT2": lambda m, pos: _extension(m, _UINT2(m.data, pos)[0], pos + 2),
+    "EXT4": lambda m, pos: _extension(m, _INT4(m.data, pos)[0], pos + 4),
     "REDUCE": reduce,
     "NEWOBJ": newobj,
     "NEWOBJ_EX": newobj_ex,

@@ -126,26 +126,11 @@ def _decode_utf8(m: Machine, raw: bytes) -> str:
         raise m.damaged(f"{m.opcode_name} is not utf-8 at its byte {error.start}") from None
 
 
-def short_binunicode(m: Machine, pos: int) -> int:
-    size = m.data[pos]
-    m.stack.append(_decode_utf8(m, m.take_bytes(pos + 1, size)))
-    return pos + 1 + size
-
-
-def binunicode(m: Machine, pos: int) -> int:
-    size = _UINT4(m.data, pos)[0]
-    m.check_left(pos + 4, size)
+def _push_text(m: Machine, pos: int, size: int) -> int:
+    m.check_left(pos, size)
     m.check_limit("string_bytes", size)
-    m.stack.append(_decode_utf8(m, m.take_bytes(pos + 4, size)))
-    return pos + 4 + size
-
-
-def binunicode8(m: Machine, pos: int) -> int:
-    size = _UINT8(m.data, pos)[0]
-    m.check_left(pos + 8, size)
-    m.check_limit("string_bytes", size)
-    m.stack.append(_decode_utf8(m, m.take_bytes(pos + 8, size)))
-    return pos + 8 + size
+    m.stack.append(_decode_utf8(m, m.take_bytes(pos, size)))
+    return pos + size
 
 
 def unicode(m: Machine, pos: int) -> int:
@@ -164,18 +149,6 @@ def _push_bytes(m: Machine, pos: int, size: int) -> int:
     else:
         m.stack.append(Blob(m.data, pos, size, m.offset))
     return pos + size
-
-
-def short_binbytes(m: Machine, pos: int) -> int:
-    return _push_bytes(m, pos + 1, m.data[pos])
-
-
-def binbytes(m: Machine, pos: int) -> int:
-    return _push_bytes(m, pos + 4, _UINT4(m.data, pos)[0])
-
-
-def binbytes8(m: Machine, pos: int) -> int:
-    return _push_bytes(m, pos + 8, _UINT8(m.data, pos)[0])
 
 
 def bytearray8(m: Machine, pos: int) -> int:
@@ -281,14 +254,14 @@ HANDLERS: dict[str, Callable[[Machine, int], int]] = {
     "STRING": string,
     "BINSTRING": binstring,
     "SHORT_BINSTRING": short_binstring,
-    "BINBYTES": binbytes,
-    "SHORT_BINBYTES": short_binbytes,
-    "BINBYTES8": binbytes8,
+    "BINBYTES": lambda m, pos: _push_bytes(m, pos + 4, _UINT4(m.data, pos)[0]),
+    "SHORT_BINBYTES": lambda m, pos: _push_bytes(m, pos + 1, m.data[pos]),
+    "BINBYTES8": lambda m, pos: _push_bytes(m, pos + 8, _UINT8(m.data, pos)[0]),
     "BYTEARRAY8": bytearray8,
     "NEXT_BUFFER": next_buffer,
     "READONLY_BUFFER": readonly_buffer,
     "UNICODE": unicode,
-    "SHORT_BINUNICODE": short_binunicode,
-    "BINUNICODE": binunicode,
-    "BINUNICODE8": binunicode8,
+    "SHORT_BINUNICODE": lambda m, pos: _push_text(m, pos + 1, m.data[pos]),
+    "BINUNICODE": lambda m, pos: _push_text(m, pos + 4, _UINT4(m.data, pos)[0]),
+    "BINUNICODE8": lambda m, pos: _push_text(m, pos + 8, _UINT8(m.data, pos)[0]),
 }
