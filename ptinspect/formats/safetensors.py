@@ -110,12 +110,12 @@ def order_keys(keys: Iterable[str]) -> list[str]:
     safetensors sorts by type and name, so that `10` comes before `2`. Modules stay in the order of
     their first key; those with numeric names, as in a Sequential, are ordered as numbers.
     """
-    tree: dict[str, Any] = {}
+    tree: dict[str | None, Any] = {}
     for key in keys:
         node = tree
         for part in key.split("."):
             node = node.setdefault(part, {})
-        node[""] = key  # a key may also be the prefix of others
+        node[None] = key  # a key may also be the prefix of others
     ordered: list[str] = []
     stack: list[Any] = [tree]
     while stack:
@@ -129,8 +129,8 @@ def order_keys(keys: Iterable[str]) -> list[str]:
     return ordered
 
 
-def _is_index(name: str) -> bool:
-    return name.isascii() and name.isdigit() and len(name) < 10
+def _is_index(name: str | None) -> bool:
+    return name is not None and name.isascii() and name.isdigit() and len(name) < 10
 
 
 def _read_header(source: Source) -> tuple[dict[str, Value], int]:
