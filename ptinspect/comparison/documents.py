@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable
-from fnmatch import fnmatchcase
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from ptinspect.comparison.changes import Change, Lone, Note, Side
@@ -14,14 +13,17 @@ from ptinspect.comparison.metadata import (
     compare_modules,
     compare_optimizers,
     container_notes,
-    same_quantizers,
 )
 from ptinspect.comparison.numbers import ValueChange, compare_numbers, same_bytes
 from ptinspect.comparison.report import DiffReport
+from ptinspect.conversion.options import KeyEdits, nothing_selected
 from ptinspect.document import Document
 from ptinspect.document import open as open_document
 from ptinspect.document.checksums import checksum_warnings
 from ptinspect.limits import LIMITS, Limits
+
+_WITHOUT_DEVICES = {"safetensors", "safetensors-index", "gguf", "npy", "npz"}
+"""Formats that record no devices, gradients or roles."""
 
 _Values = tuple[bool, ValueChange | None, str | None]
 """Whether values differ, how, and why they could not be compared."""
@@ -55,25 +57,28 @@ def diff(
         progress: called with the bytes compared and those to compare.
 
     Raises:
-        PtInspectError: one of them cannot be read, as `ptinspect.open` raises it.
+        PtInspectError: one of them cannot be read, as `ptinspect.open` raises it, or `include` and
+            `exclude` leave no tensor of either.
         ValueError: the tolerance is negative or not a number.
     """
     if not 0 <= tolerance < math.inf:
         raise ValueError("the tolerance must be a number that is not negative")
     with open_document(a, limits=limits) as first, open_document(b, limits=limits) as second:
-        return _compare(first, second, tolerance, include, exclude, progress)
+        edits = KeyEdits(tuple(include), tuple(exclude))
+        return _compare(first, second, tolerance, edits, progress)
 
 
 def _compare(
     a: Document,
     b: Document,
     tolerance: float,
-    include: Collection[str],
-    exclude: Collection[str],
+    edits: KeyEdits,
     progress: Callable[[int, int], None] | None,
 ) -> DiffReport:
-    tensors_a = _selected(a, b, include, exclude)
-    tensors_b = _selected(b, a, include, exclude)
+    tensors_a, tensors_b = _selected(a, b, edits), _selected(b, a, edits)
+    everything = not edits.include and not edits.exclude
+    if not everything and not tensors_a and not tensors_b:
+        raise nothing_selected([*a.tensors, *b.tensors])
     removed = {key: info for key, info in tensors_a.items() if key not in tensors_b}
     added = {key: info for key, info in tensors_b.items() if key not in tensors_a}
     renames = find_renames(removed, added)
@@ -88,14 +93,18 @@ def _compare(
     different += [info.path for info in (*removed.values(), *added.values())]
     different += [tensors_a[rename.a].path for rename in renames]
     changed_keys = {change.a for change in changed}
-    everything = not include and not exclude
+    common = {
+        info.tensor.view_key(): key
+        for key, info in reversed(tensors_a.items())  # the first of several counts
+        if key in tensors_b
+    }
     return DiffReport(
         _side(a),
         _side(b),
         float(tolerance),
         sum(x == y and x not in changed_keys for x, y in pairs),
-        tuple(_lone(info, b, None) for info in added.values()),
-        tuple(_lone(info, a, _tied_key(info, tensors_a, tensors_b)) for info in removed.values()),
+        tuple(_lone(added.values(), b, {})),
+        tuple(_lone(removed.values(), a, common)),
         tuple(renames),
         tuple(find_patterns(renames)),
         tuple(changed),
@@ -132,8 +141,7 @@ def _changes(
     for x, y, is_equal in pairs:
         views = (x.tensor.view_key(), y.tensor.view_key())
         if views not in compared:  # tied weights are compared once
-            same_scales = same_quantizers(x.tensor, a, y.tensor, b)
-            compared[views] = _compare_values(x, y, tolerance, is_equal, same_scales, advance)
+            compared[views] = _compare_values(x, y, tolerance, is_equal, advance)
         differ, values, reason = compared[views]
         aspects = [*_differences(x, y, a, b), *(["values"] if differ else [])]
         if aspects:
@@ -146,18 +154,14 @@ def _changes(
     return changes
 
 
-def _selected(
-    document: Document, other: Document, include: Collection[str], exclude: Collection[str]
-) -> dict[str, TensorInfo]:
+def _selected(document: Document, other: Document, edits: KeyEdits) -> dict[str, TensorInfo]:
     """Return the tensors to compare by key. Against a file that is not a full model, buffers and
     attributes of modules that a state_dict leaves out do not count."""
     recorded = document.kind == other.kind
     return {
         key: info
         for key, info in document.tensors.items()
-        if (info.persistent or recorded)
-        and (not include or any(fnmatchcase(key, glob) for glob in include))
-        and not any(fnmatchcase(key, glob) for glob in exclude)
+        if (info.persistent or recorded) and edits.selects(key)
     }
 
 
@@ -166,7 +170,6 @@ def _compare_values(
     b: TensorInfo,
     tolerance: float,
     known_equal: bool,
-    same_scales: bool,
     advance: Callable[[int], None],
 ) -> _Values:
     """Compare the values of two tensors, decoding them only if their bytes differ."""
@@ -177,7 +180,6 @@ def _compare_values(
         advance(a.nbytes)
         return False, None, None
     comparable = (x.dtype, x.encoding, x.layout) == (y.dtype, y.encoding, y.layout)
-    comparable = comparable and same_scales
     seen = 0
 
     def count(nbytes: int) -> None:
@@ -202,7 +204,7 @@ def _differences(x: TensorInfo, y: TensorInfo, a: Document, b: Document) -> list
         aspects.append("shape")
     if _dtype(x) != _dtype(y):
         aspects.append("dtype")
-    if not {a.archive.format, b.archive.format} & {"safetensors", "safetensors-index"}:
+    if not {a.archive.format, b.archive.format} & _WITHOUT_DEVICES:
         if x.device != y.device:
             aspects.append("device")
         if x.role == y.role and x.tensor.requires_grad != y.tensor.requires_grad:
@@ -217,20 +219,16 @@ def _dtype(info: TensorInfo) -> str | None:
     return info.dtype.name if info.dtype else info.tensor.encoding
 
 
-def _lone(info: TensorInfo, document: Document, tied_to: str | None) -> Lone:
-    models = [*document.contents.state_dicts, *{info.root for info in document.modules}]
-    in_model = info.role != "optimizer" and any(info.path[: len(m)] == m for m in models)
-    return Lone(info.key, info.path, _dtype(info), info.shape, in_model, tied_to)
-
-
-def _tied_key(
-    info: TensorInfo, tensors_a: dict[str, TensorInfo], tensors_b: dict[str, TensorInfo]
-) -> str | None:
-    same = info.tensor.view_key()
-    for key, other in tensors_a.items():
-        if other is not info and key in tensors_b and other.tensor.view_key() == same:
-            return key
-    return None
+def _lone(
+    infos: Iterable[TensorInfo], document: Document, common: Mapping[tuple[object, ...], str]
+) -> Iterator[Lone]:
+    """Yield tensors of only one document; `common` has the views with keys that both have."""
+    models = {*document.contents.state_dicts, *(info.root for info in document.modules)}
+    for info in infos:
+        starts = (info.path[:length] for length in range(len(info.path) + 1))
+        in_model = info.role != "optimizer" and any(start in models for start in starts)
+        tied_to = common.get(info.tensor.view_key())
+        yield Lone(info.key, info.path, _dtype(info), info.shape, in_model, tied_to)
 
 
 def _side(document: Document) -> Side:

@@ -1,13 +1,13 @@
-"""Which key of one document is which key of the key_b: equal, renamed, added or removed."""
+"""Renamed keys: pairs of a removed and an added tensor that are one, and their patterns."""
 
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
-from itertools import product
+from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING
 
 from ptinspect.comparison.numbers import distance, same_bytes, sample
@@ -22,13 +22,16 @@ if TYPE_CHECKING:
 SAMPLE = 1 << 14
 """Elements that are looked at to find a renamed tensor whose numbers changed."""
 
-CANDIDATES = 64
-"""Keys of one shape on a side, up to which each is tried with each of the key_b side. Of more,
-only those are tried whose names end alike."""
+MOST_PAIRS = 4096
+"""Pairs of keys with equal endings that are tried: of more than 64 keys, each is only tried with
+those that have about the same place in the other document."""
+
+MOST_PATTERNS = 64
+"""Patterns of renamed keys that are applied to the keys that are still open."""
 
 CLOSE, CLOSE_SMALL, SMALL = 0.5, 0.02, 16
 """Largest relative distance of a renamed tensor's numbers; for tensors of fewer than `SMALL`
-elements, which resemble each key_b by chance, the second."""
+elements, which resemble each other by chance, the second."""
 
 ROUNDED = 0.02
 """The same for tensors that were also cast: only rounding may tell them apart."""
@@ -36,7 +39,7 @@ ROUNDED = 0.02
 
 @dataclass(frozen=True, slots=True)
 class Rename:
-    """A tensor that has another key in the key_b document.
+    """A tensor that has another key in the other document.
 
     Attributes:
         evidence: "bytes" if the bytes are equal, "numbers" if only the numbers are close,
@@ -109,26 +112,34 @@ def find_renames(
 def _by_patterns(
     renames: list[Rename], removed: Mapping[str, TensorInfo], added: Mapping[str, TensorInfo]
 ) -> list[tuple[str, str]]:
-    """Return the pairs of keys that were renamed as others were, each key at most once. (Small
-    tensors resemble each other by chance, so their numbers alone do not pair them.)"""
+    """Return the pairs of keys that were renamed as others were, each key at most once.
+
+    Small tensors resemble each other by chance, so their numbers alone do not pair them.
+    """
+    if not removed or not added:
+        return []
+    shortest = Counter(min(p, key=_pattern_length) for p in map(_patterns_of, renames) if p)
     pairs: dict[str, str] = {}
-    for rename in renames:
-        patterns = _patterns_of(rename)
-        for pattern_a, pattern_b in sorted(patterns, key=lambda pair: sum(map(len, pair)))[:1]:
-            for key in removed:
-                key_b = apply_pattern(pattern_a, pattern_b, key)
-                if key_b is not None and key_b in added:
-                    pairs.setdefault(key, key_b)
-    targets = list(pairs.values())
-    return [(a, b) for a, b in pairs.items() if targets.count(b) == 1]
+    for (pattern_a, pattern_b), _ in shortest.most_common(MOST_PATTERNS):
+        for key in removed:
+            renamed = apply_pattern(pattern_a, pattern_b, key)
+            if renamed is not None and renamed in added:
+                pairs.setdefault(key, renamed)
+    targets = Counter(pairs.values())
+    return [(a, b) for a, b in pairs.items() if targets[b] == 1]
+
+
+def _pattern_length(pattern: tuple[str, str]) -> int:
+    return len(pattern[0]) + len(pattern[1])
 
 
 def apply_pattern(pattern_a: str, pattern_b: str, key: str) -> str | None:
     """Return what a pattern makes of a key of the first document; None if it does not fit."""
-    start, end = pattern_a.split("{}")
-    if not (key.startswith(start) and key.endswith(end)) or len(key) < len(start) + len(end):
-        return None
-    return pattern_b.replace("{}", key[len(start) : len(key) - len(end)])
+    if pattern_a.endswith("{}") and pattern_b.endswith("{}") and key.startswith(pattern_a[:-2]):
+        return pattern_b[:-2] + key[len(pattern_a) - 2 :]
+    if pattern_a.startswith("{}") and pattern_b.startswith("{}") and key.endswith(pattern_a[2:]):
+        return key[: len(key) - len(pattern_a) + 2] + pattern_b[2:]
+    return None
 
 
 def _kind(tensor: Tensor) -> tuple[object, ...]:
@@ -157,39 +168,48 @@ def _best_pairs(
     infos_b: Mapping[str, TensorInfo],
     fits: Callable[[TensorInfo, TensorInfo], bool],
 ) -> list[tuple[str, str]]:
-    """Return the pairs that fit, the closest names first, each key at most once, whichever document
-    is the first."""
-    if not keys_a or not keys_b:
-        return []
-    if len(keys_a) > CANDIDATES or len(keys_b) > CANDIDATES:
-        by_ending: dict[str, list[str]] = defaultdict(list)
-        for b in keys_b:
-            by_ending[_ending(b)].append(b)
-        candidates = [(a, b) for a in keys_a for b in by_ending[_ending(a)][:CANDIDATES]]
-    else:
-        candidates = list(product(keys_a, keys_b))
-    place_a = {key: number for number, key in enumerate(keys_a)}
-    place_b = {key: number for number, key in enumerate(keys_b)}
+    """Return the pairs that fit, the closest names first, each key at most once.
 
-    def likeness(pair: tuple[str, str]) -> tuple[int, int, int, list[str]]:
-        a, b = pair
-        ends, starts = _common_parts(a, b)
-        return -ends, -starts, abs(place_a[a] - place_b[b]), sorted(pair)
-
+    Keys are grouped by their last 8 dotted parts, what is left by the last 7, and so on. The
+    choice does not depend on which document is the first.
+    """
     pairs: list[tuple[str, str]] = []
-    used_a: set[str] = set()
-    used_b: set[str] = set()
-    for a, b in sorted(candidates, key=likeness):
-        if a in used_a or b in used_b or not fits(infos_a[a], infos_b[b]):
-            continue
-        pairs.append((a, b))
-        used_a.add(a)
-        used_b.add(b)
+    tried: set[tuple[str, str]] = set()
+    open_a, open_b = dict.fromkeys(keys_a), dict.fromkeys(keys_b)
+    for count in range(8, -1, -1):
+        groups: dict[object, tuple[list[str], list[str]]] = defaultdict(lambda: ([], []))
+        for side, keys in enumerate((open_a, open_b)):
+            for key in keys:
+                parts = key.rsplit(".", count)
+                groups[tuple(parts[len(parts) - count :])][side].append(key)
+        for group_a, group_b in groups.values():
+            for a, b in _candidates(group_a, group_b):
+                if a not in open_a or b not in open_b or (a, b) in tried:
+                    continue
+                if fits(infos_a[a], infos_b[b]):
+                    pairs.append((a, b))
+                    del open_a[a], open_b[b]
+                else:
+                    tried.add((a, b))
     return pairs
 
 
-def _ending(key: str) -> str:
-    return ".".join(key.split(".")[-2:])
+def _candidates(keys_a: list[str], keys_b: list[str]) -> list[tuple[str, str]]:
+    """Return pairs to try, the closest names first: about `MOST_PAIRS`, or one for each key."""
+    longest = max(len(keys_a), len(keys_b))
+    reach = longest if longest**2 <= MOST_PAIRS else MOST_PAIRS // longest // 2
+
+    def likeness(pair: tuple[int, int]) -> tuple[int, int, int, list[str]]:
+        a, b = keys_a[pair[0]], keys_b[pair[1]]
+        ends, starts = _common_parts(a, b)
+        return -ends, -starts, abs(pair[0] - pair[1]), sorted((a, b))
+
+    places = [
+        (i, j)
+        for i in range(len(keys_a))
+        for j in range(max(0, i - reach), min(len(keys_b), i + reach + 1))
+    ]
+    return [(keys_a[i], keys_b[j]) for i, j in sorted(places, key=likeness)]
 
 
 def _common_parts(a: str, b: str) -> tuple[int, int]:
@@ -215,23 +235,22 @@ def find_patterns(renames: list[Rename]) -> list[Pattern]:
     for number, rename in enumerate(renames):
         for pattern in _patterns_of(rename):
             explained[pattern].add(number)
+    unexplained = set(range(len(renames)))
+    heap = [
+        (-len(numbers), _pattern_length(pattern), sorted(pattern), pattern)
+        for pattern, numbers in explained.items()
+        if len(numbers) > 1
+    ]
+    heapify(heap)
     patterns: list[Pattern] = []
-    open_renames = set(range(len(renames)))
-    while open_renames:
-        best = min(
-            explained,
-            key=lambda pattern: (
-                -len(explained[pattern] & open_renames),
-                len(pattern[0]) + len(pattern[1]),
-                sorted(pattern),
-            ),
-            default=None,
-        )
-        count = len(explained[best] & open_renames) if best is not None else 0
-        if best is None or count < 2:
-            break
-        patterns.append(Pattern(*best, count))
-        open_renames -= explained.pop(best)
+    while heap:  # counts only shrink: the first whose count is up to date explains most
+        count, length, names, pattern = heappop(heap)
+        numbers = explained[pattern] = {n for n in explained[pattern] if n in unexplained}
+        if -count == len(numbers):
+            patterns.append(Pattern(*pattern, len(numbers)))
+            unexplained -= numbers
+        elif len(numbers) > 1:
+            heappush(heap, (-len(numbers), length, names, pattern))
     return patterns
 
 

@@ -12,7 +12,6 @@ from ptinspect.comparison.changes import (
     Note,
     OptimizerChange,
 )
-from ptinspect.comparison.numbers import same_bytes
 from ptinspect.document.select import value_at
 from ptinspect.pickling.numpy_objects import as_array, as_scalar
 from ptinspect.pickling.pyobjects import (
@@ -37,7 +36,6 @@ from ptinspect.pickling.values import (
 if TYPE_CHECKING:
     from ptinspect.document import Document
     from ptinspect.document.optim.state import Optimizer
-    from ptinspect.document.tensor import Tensor
     from ptinspect.pickling.pyobjects import Path
 
 
@@ -55,7 +53,7 @@ def compare_entries(a: Document, b: Document) -> list[EntryChange]:
     changes: list[EntryChange] = []
     for path, entry in items_a.items():
         entry_b = items_b.get(path)
-        if not path and isinstance(entry.value, dict):
+        if not path and as_mapping(a.archive.root) is not None:
             continue  # the container of a state_dict without tensors
         if entry_b is None:
             changes.append(EntryChange(path, "removed", _plain(entry.value, entry.type), None))
@@ -74,7 +72,7 @@ def compare_entries(a: Document, b: Document) -> list[EntryChange]:
                 shown, other_shown = f"{entry.type} {shown}", f"{entry_b.type} {other_shown}"
             changes.append(EntryChange(path, "changed", shown, other_shown))
     for path, entry in items_b.items():
-        if path not in items_a and (path or not isinstance(entry.value, dict)):
+        if path not in items_a and (path or as_mapping(b.archive.root) is None):
             changes.append(EntryChange(path, "added", None, _plain(entry.value, entry.type)))
     return changes
 
@@ -167,20 +165,6 @@ def _array(value: Call) -> bytes | None:
         return None if data is None else blake2b(facts + data).digest()
     scalar = as_scalar(value)
     return None if scalar is None else blake2b(repr(scalar).encode()).digest()
-
-
-def same_quantizers(x: Tensor, a: Document, y: Tensor, b: Document) -> bool:
-    """Return True if two tensors have the same scheme, scales and zero points."""
-    if x.quantizer.keys() != y.quantizer.keys():
-        return False
-    for name, value in x.quantizer.items():
-        items_a, items_b = a.tensor_of(value), b.tensor_of(y.quantizer[name])
-        if items_a is not None and items_b is not None:
-            if items_a.dtype != items_b.dtype or not same_bytes(items_a, items_b, lambda _: None):
-                return False
-        elif _digest(value, a) != _digest(y.quantizer[name], b):
-            return False
-    return True
 
 
 def _referred(value: PersistentId, document: Document) -> bytes | None:

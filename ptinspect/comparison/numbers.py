@@ -6,18 +6,17 @@ Equal tensors are recognised by comparing bytes; only where the bytes differ are
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ptinspect.document.elements import iter_contiguous
+from ptinspect.document.tensor import Tensor
 from ptinspect.document.to_array import ignore_numpy_warnings, iter_numbers
 from ptinspect.errors import PtInspectError, UnsupportedError
 
 if TYPE_CHECKING:
     import numpy.typing as npt
-
-    from ptinspect.document.tensor import Tensor
 
     Numbers = npt.NDArray[Any]
 
@@ -57,15 +56,12 @@ class ValueChange:
 
 def same_bytes(a: Tensor, b: Tensor, advance: Callable[[int], None]) -> bool:
     """Return True if two tensors of one dtype and shape have the same logical bytes, part by part
-    if they consist of parts (sparse, nested). `advance` gets the number of bytes compared."""
+    if they consist of parts (sparse, nested), and the same scales and zero points. `advance` gets
+    the number of bytes compared."""
+    if not _same_parts(a.quantizer, b.quantizer, lambda _: None):
+        return False
     if a.parts or b.parts:
-        if a.parts.keys() != b.parts.keys():
-            return False
-        pairs = [(part, b.parts[name]) for name, part in a.parts.items()]
-        return all(
-            x.dtype == y.dtype and x.shape == y.shape and same_bytes(x, y, advance)
-            for x, y in pairs
-        )
+        return _same_parts(a.parts, b.parts, advance)
     if a.storage is None or b.storage is None:
         return a.storage is b.storage  # meta tensors have no bytes
     for block, block_b in _aligned(iter_contiguous(a), iter_contiguous(b)):
@@ -73,6 +69,19 @@ def same_bytes(a: Tensor, b: Tensor, advance: Callable[[int], None]) -> bool:
             return False
         advance(len(block))
     return True
+
+
+def _same_parts(
+    a: Mapping[str, object], b: Mapping[str, object], advance: Callable[[int], None]
+) -> bool:
+    """Return True if two mappings have the same tensors and plain values by name."""
+
+    def same(x: object, y: object) -> bool:
+        if isinstance(x, Tensor) and isinstance(y, Tensor):
+            return (x.dtype, x.shape) == (y.dtype, y.shape) and same_bytes(x, y, advance)
+        return type(x) is type(y) and repr(x) == repr(y)  # of floats, NaN included
+
+    return a.keys() == b.keys() and all(same(x, b[name]) for name, x in a.items())
 
 
 def _aligned(a: Iterator[bytes], b: Iterator[bytes]) -> Iterator[tuple[Any, Any]]:

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from dataclasses import dataclass, field
 from html import escape as html_escape
-from typing import TYPE_CHECKING
 
 from ptinspect.comparison.changes import Change, Comparison, Lone
 from ptinspect.comparison.keys import apply_pattern
-from ptinspect.display.text.columns import Table, draw_table, fold_keys
+from ptinspect.display.text.columns import Table, draw_table, fold_keys, markdown_table
 from ptinspect.display.text.escape import cut, markdown
 from ptinspect.pickling.pyobjects import dotted
 from ptinspect.text import count_text, join_names
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 ROWS = 20
 """Rows of a table before the rest is counted."""
@@ -39,6 +34,16 @@ class _Section:
     headers: list[str] = field(default_factory=list)
     rows: list[tuple[str, ...]] = field(default_factory=list)
     sign: str = ""
+    numbers: frozenset[int] = frozenset()
+
+    def table(self, limit: int | None) -> Table:
+        """Return the first rows, without the columns in which all cells are empty."""
+        shown = [n for n in range(len(self.headers)) if n == 0 or any(r[n] for r in self.rows)]
+        return Table(
+            [self.headers[n] for n in shown],
+            [tuple(row[n] for n in shown) for row in self.rows[:limit]],
+            frozenset(place for place, n in enumerate(shown) if n in self.numbers),
+        )
 
 
 def summary(report: Comparison) -> str:
@@ -172,10 +177,10 @@ def _lone_section(title: str, sign: str, items: tuple[Lone, ...], report: Compar
             state[".".join(map(str, item.path[:-2])), str(item.path[-1])] += 1
         else:
             tied = f"= {cut(item.tied_to)}" if item.tied_to else ""
-            facts[item.key] = (item.dtype or "unknown", str(item.shape), tied)
+            facts[cut(item.key)] = (item.dtype or "unknown", str(item.shape), tied)
     for folded in fold_keys(facts.items()):
         assert isinstance(folded.facts, tuple)
-        section.rows.append((_times(folded.key, folded.times), *folded.facts))
+        section.rows.append((folded.text, *folded.facts))
     section.rows += [
         (cut(f"{start}.*.{name}"), "", count_text(count, "tensor"), "optimizer state")
         for (start, name), count in state.items()
@@ -214,46 +219,18 @@ def _entry(value: object, absent: bool) -> str:
     return cut(repr(value))
 
 
-def _times(key: str, times: int) -> str:
-    return cut(key) if times == 1 else f"{cut(key)} × {times:,}"
-
-
 def _values_section(report: Comparison) -> _Section:
     """Return the changed values, those that changed most first, repeated blocks folded."""
-    section = _Section("values, most changed first", sign="~")
-    section.headers = ["key", "changed", "max diff", "mean diff", "mean rel", "cosine", "note"]
-    groups: dict[object, list[Change]] = {}
-    for change in report.changed:
-        if "values" in change.what and not _is_rounding(change):
-            blocks = re.sub(r"(?<![^.])\d+(?![^.])", "*", change.a)
-            groups.setdefault((blocks, change.shape, change.dtype), []).append(change)
-    rows: list[tuple[float, tuple[str, ...]]] = []
-    for group in groups.values():
-        for folded in fold_keys((change.a, None) for change in group):
-            members = (
-                group if folded.times == len(group) else [c for c in group if c.a == folded.key]
-            )
-            if members and folded.times == len(members):
-                rows.append(_value_row(_times(folded.key, folded.times), members))
-            else:  # several runs of numbers: one row each
-                runs = [c for c in group if _in_run(c.a, folded.key)]
-                rows.append(_value_row(_times(folded.key, folded.times), runs))
+    headers = ["key", "changed", "max diff", "mean diff", "mean rel", "cosine", "note"]
+    section = _Section("values, most changed first", sign="~", headers=headers)
+    section.numbers = frozenset(range(1, 6))
+    changes = [c for c in report.changed if "values" in c.what and not _is_rounding(c)]
+    rows = [
+        _value_row(folded.text, [changes[row] for row in folded.rows])
+        for folded in fold_keys((cut(c.a), (c.shape, c.dtype)) for c in changes)
+    ]
     section.rows = [row for _, row in sorted(rows, key=lambda row: -row[0])]
     return section
-
-
-def _in_run(key: str, folded: str) -> bool:
-    """Return True if a folded key such as `layers.{0..3}.weight` matches `key`."""
-    parts, patterns = key.split("."), re.split(r"\.(?![^{]*\})", folded)
-    if len(parts) != len(patterns):
-        return False
-    for part, pattern in zip(parts, patterns, strict=True):
-        run = re.fullmatch(r"\{(\d+)\.\.(\d+)\}", pattern)
-        if run is None and part != pattern:
-            return False
-        if run is not None and not (part.isdigit() and int(run[1]) <= int(part) <= int(run[2])):
-            return False
-    return True
 
 
 def _value_row(key: str, changes: list[Change]) -> tuple[float, tuple[str, ...]]:
@@ -290,11 +267,13 @@ def _facts_section(report: Comparison) -> _Section:
             ("device", change.device),
         ):
             if aspect in change.what:
-                facts.append((change.a, (aspect, str(pair[0]), cut(str(pair[1])))))
-        facts += [(change.a, (w, "", "")) for w in ("requires_grad", "role") if w in change.what]
+                facts.append((cut(change.a), (aspect, str(pair[0]), cut(str(pair[1])))))
+        facts += [
+            (cut(change.a), (w, "", "")) for w in ("requires_grad", "role") if w in change.what
+        ]
     for folded in fold_keys(facts):
         assert isinstance(folded.facts, tuple)
-        section.rows.append((_times(folded.key, folded.times), *folded.facts))
+        section.rows.append((folded.text, *folded.facts))
     return section
 
 
@@ -342,14 +321,11 @@ def render_text(
         lines += ["", paint(section.title, codes.get(section.sign, _BOLD))]
         lines += [f"  {line}" for line in section.lines]
         if section.rows:
-            headers, rows = _without_empty(section.headers, section.rows)
-            shown = rows if all_rows else rows[:ROWS]
-            numbers = frozenset(range(1, 6)) if section.title.startswith("values") else frozenset()
-            room = None if width is None else width - 2
-            table = draw_table(Table(list(headers), list(shown), numbers), room)
-            lines += [f"  {line}" for line in table]
-            if len(rows) > len(shown):
-                lines.append(f"  and {len(rows) - len(shown):,} more; -f json has all")
+            table = section.table(None if all_rows else ROWS)
+            lines += [f"  {line}" for line in draw_table(table, width and max(width - 2, 1))]
+            if len(section.rows) > len(table.rows):
+                more = len(section.rows) - len(table.rows)
+                lines.append(f"  and {more:,} more; -f json has all")
     return "\n".join(lines) + "\n"
 
 
@@ -360,13 +336,6 @@ def _totals(report: Comparison) -> str:
         (report.unchanged, "same"),
     )  # fmt: skip
     return "  tensors: " + ", ".join(f"{count:,} {word}" for count, word in counts)
-
-
-def _without_empty(
-    headers: list[str], rows: list[tuple[str, ...]]
-) -> tuple[list[str], list[tuple[str, ...]]]:
-    shown = [n for n in range(len(headers)) if n == 0 or any(row[n] for row in rows)]
-    return [headers[n] for n in shown], [tuple(row[n] for n in shown) for row in rows]
 
 
 def render_markdown(report: Comparison) -> str:
@@ -382,17 +351,11 @@ def render_markdown(report: Comparison) -> str:
         lines += [f"#### {markdown(section.title)}", ""]
         lines += [f"- {markdown(line.strip())}" for line in section.lines]
         if section.rows:
-            headers, rows = _without_empty(section.headers, section.rows)
-            lines += [_pipe(headers), _pipe(["---"] * len(headers))]
-            lines += [_pipe(map(markdown, row)) for row in rows[:ROWS]]
-            if len(rows) > ROWS:
-                lines += ["", f"and {len(rows) - ROWS:,} more"]
+            lines += markdown_table(section.table(ROWS))
+            if len(section.rows) > ROWS:
+                lines += ["", f"and {len(section.rows) - ROWS:,} more"]
         lines.append("")
     return "\n".join(lines).rstrip() + "\n"
-
-
-def _pipe(cells: Iterable[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
 
 
 def render_html(report: Comparison) -> str:
@@ -408,13 +371,12 @@ def render_html(report: Comparison) -> str:
         parts.append(f"<h2>{html_escape(section.title)}</h2>")
         parts += [f"<p>{html_escape(line)}</p>" for line in section.lines]
         if section.rows:
-            headers, rows = _without_empty(section.headers, section.rows)
-            parts.append(
-                "<table><tr>" + "".join(f"<th>{html_escape(h)}</th>" for h in headers) + "</tr>"
-            )
+            table = section.table(None)
+            rows = [("th", table.headers), *(("td", row) for row in table.rows)]
+            parts.append("<table>")
             parts += [
-                "<tr>" + "".join(f"<td>{html_escape(cell)}</td>" for cell in row) + "</tr>"
-                for row in rows
+                "<tr>" + "".join(f"<{tag}>{html_escape(cell)}</{tag}>" for cell in row) + "</tr>"
+                for tag, row in rows
             ]
             parts.append("</table>")
     return "\n".join([*parts, "</body></html>"]) + "\n"

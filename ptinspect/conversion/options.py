@@ -87,15 +87,18 @@ class KeyEdits(NamedTuple):
                 )
             old_keys[new] = key
         if keys and not new_keys:
-            raise PtInspectError(
-                f"--include and --exclude drop all {len(keys):,} keys",
-                hint=f"they match whole keys of the source, such as {keys[0]!r}",
-            )
+            raise nothing_selected(keys)
         for prefix in self.strip:
             if prefix != "auto" and not any(prefix in key for key in keys):
                 hint = f"the first key is {keys[0]!r}" if keys else None
                 raise PtInspectError(f"no key begins with {prefix!r}", hint=hint)
         return new_keys
+
+
+def nothing_selected(keys: list[str]) -> PtInspectError:
+    """Return the error that `--include` and `--exclude` leave none of `keys`."""
+    hint = f"they match whole keys of the source, such as {keys[0]!r}" if keys else None
+    return PtInspectError(f"--include and --exclude drop all {len(keys):,} keys", hint=hint)
 
 
 @dataclass(frozen=True, slots=True)

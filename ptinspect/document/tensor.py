@@ -247,8 +247,10 @@ class Tensor:
         return low, self.storage_offset + sum(step for step in steps if step > 0) + 1
 
     def view_key(self) -> tuple[object, ...]:
-        """Return a key that two tensors share exactly if they are one view of one storage."""
+        """Return a key that is equal for two tensors exactly if they are the same values in the
+        same bytes: one view of one storage, conjugated and negated alike."""
         if self.storage is None:
             return (id(self),)
         place = (id(self.storage.archive), self.storage.key, self.storage.begin)
-        return (*place, self.storage_offset, self.shape, self.stride, self.dtype)
+        view = (self.storage_offset, self.shape, self.stride, self.dtype, self.conj, self.neg)
+        return (*place, *view)

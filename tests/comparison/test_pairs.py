@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from importlib.resources import files
@@ -20,6 +21,7 @@ torch = pytest.importorskip("torch")
 from safetensors.torch import save_file  # noqa: E402
 
 from ptinspect.comparison import diff  # noqa: E402
+from ptinspect.errors import PtInspectError  # noqa: E402
 
 SCHEMA = json.loads(files("ptinspect.comparison").joinpath("diff.schema.json").read_text("utf-8"))
 
@@ -441,6 +443,12 @@ def test_tied_weights_and_a_dropped_one(tmp_path: Path) -> None:
     ]
 
 
+def test_a_conjugated_view_is_not_the_tied_tensor(tmp_path: Path) -> None:
+    x = torch.randn(4, dtype=torch.complex64)
+    result = compare({"x": x, "y": x.conj()}, {"x": x, "y": x}, tmp_path)
+    assert [change["a"] for change in result["changed"]] == ["y"]
+
+
 def test_order_and_strides_are_notes(tmp_path: Path) -> None:
     other = dict(reversed(state().items()))
     other["blocks.0.weight"] = other["blocks.0.weight"].t().contiguous().t()
@@ -453,6 +461,13 @@ def test_include_and_exclude(tmp_path: Path) -> None:
     result = compare(state(), other, tmp_path, include=["blocks.*"], exclude=["*.bias"])
     assert [c["a"] for c in result["changed"]] == ["blocks.0.weight", "blocks.1.weight"]
     assert totals(result) == (0, 2, 0, 0, 0)
+
+
+@pytest.mark.parametrize("options", [{"include": ["block.*"]}, {"exclude": ["*"]}])
+def test_globs_that_leave_nothing_are_an_error(options: Any, tmp_path: Path) -> None:
+    torch.save(state(), tmp_path / "a")
+    with pytest.raises(PtInspectError, match="--include and --exclude drop all 12 keys"):
+        diff(tmp_path / "a", tmp_path / "a", **options)
 
 
 @pytest.mark.parametrize("layout", ["sparse_coo", "sparse_csr"])
@@ -474,6 +489,65 @@ def test_quantized_tensors(tmp_path: Path) -> None:
     assert compare({"w": x}, {"w": x}, tmp_path)["same"]
     assert not compare({"w": x}, {"w": y}, tmp_path)["same"]
     assert not compare({"w": x}, {"w": z}, tmp_path)["same"], "equal codes, another scale"
+
+
+def test_scales_of_quantized_channels_are_compared(tmp_path: Path) -> None:
+    codes = torch.arange(40.0).reshape(4, 10)
+    one, two = (
+        torch.quantize_per_channel(codes * scale, torch.full((4,), scale), torch.zeros(4), 0,
+                                   torch.qint8)
+        for scale in (1.0, 2.0)
+    )  # fmt: skip
+    assert torch.equal(one.int_repr(), two.int_repr())
+    assert compare({"w": one}, {"w": one}, tmp_path)["same"]
+    assert compare({"w": one}, {"w": two}, tmp_path)["changed"][0]["what"] == ["values"]
+    renamed = compare({"w": one}, {"v": two}, tmp_path)
+    assert totals(renamed) == (0, 0, 1, 1, 0), "equal codes are not the same tensor"
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        (list(range(100)), list(range(1, 101))),
+        (b"x" * 100, b"y" * 100),
+        (np.arange(100), np.arange(100) + 1),
+        (torch.ones(2).untyped_storage(), torch.zeros(2).untyped_storage()),
+    ],
+)
+def test_a_file_that_is_one_long_value(a: Any, b: Any, tmp_path: Path) -> None:
+    assert compare(a, a, tmp_path)["same"]
+    assert [e["path"] for e in compare(a, b, tmp_path)["entries"]] == [[]]
+    assert compare({}, ({}, "safetensors"), tmp_path)["same"], "empty containers do not count"
+
+
+def test_keys_with_braces(tmp_path: Path) -> None:
+    a = {f"a.{{}}.{n}.{{0..3}}": torch.randn(8) for n in range(4)}
+    result = compare(a, {f"m.{key}": tensor + 1 for key, tensor in a.items()}, tmp_path)
+    assert totals(result) == (0, 0, 4, 4, 0)
+    result = compare(a, {f"m.{key}": tensor for key, tensor in a.items()}, tmp_path)
+    assert result["patterns"] == [{"a": "{}", "b": "m.{}", "count": 4}]
+    result = compare(a, {f"m.{key}": tensor + (key[5] == "1") * 9 for key, tensor in a.items()},
+                     tmp_path)  # fmt: skip
+    assert "names" in {item["evidence"] for item in result["renamed"]}
+
+
+@pytest.mark.parametrize("kind", ["equal", "other", "trained", "removed"])
+def test_many_renamed_or_removed_keys_take_linear_time(kind: str, tmp_path: Path) -> None:
+    """6,000 keys: with work for each pair of keys this takes minutes."""
+    keys = [f"layers.{n // 2}.{'qk'[n % 2]}.weight" for n in range(6000)]
+    a = np.ones(6000) if kind == "equal" else np.arange(6000.0)
+    b = a * 1.0001234 if kind == "trained" else a
+    shape = (2, 3) if kind == "other" else (2, 2)
+    tensors = {f"module.{key}": torch.full(shape, b[n]) for n, key in enumerate(keys)}
+    save_file({key: torch.full((2, 2), a[n]) for n, key in enumerate(keys)}, tmp_path / "a")
+    save_file({"x": torch.ones(3)} if kind == "removed" else tensors, tmp_path / "b")
+    start = time.process_time()
+    report = diff(tmp_path / "a", tmp_path / "b")
+    report.text()
+    assert time.process_time() - start < 20
+    pairs = {(item.a, item.b) for item in report.renamed}
+    paired = kind in ("equal", "trained")
+    assert pairs == ({(key, f"module.{key}") for key in keys} if paired else set())
 
 
 def test_progress_counts_to_the_end(tmp_path: Path) -> None:

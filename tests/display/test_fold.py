@@ -25,8 +25,8 @@ def test_repetition_inside_repetition() -> None:
 def test_only_what_agrees_is_folded() -> None:
     rows = [(f"layers.{n}.w", "cuda:0" if n < 4 else "cuda:1") for n in range(8)]
     assert fold_keys(rows) == [
-        FoldedKey("layers.{0..3}.w", 4, "cuda:0"),
-        FoldedKey("layers.{4..7}.w", 4, "cuda:1"),
+        FoldedKey("layers.{0..3}.w", (0, 1, 2, 3), "cuda:0"),
+        FoldedKey("layers.{4..7}.w", (4, 5, 6, 7), "cuda:1"),
     ]
 
 

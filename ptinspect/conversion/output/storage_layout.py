@@ -147,7 +147,7 @@ class StorageLayout:
     def _place_alone(self, tensor: Tensor) -> None:
         """Give a tensor a storage of its own. Identical views share it."""
         dtype = self.options.output_dtype(tensor)
-        view = (*view_key(tensor), dtype)
+        view = (*tensor.view_key(), dtype)
         if view not in self._by_view:
             assert tensor.storage is not None
             pieces: list[Piece] = [TensorPiece(tensor, dtype)]
@@ -191,12 +191,6 @@ class StorageLayout:
 
     def _location(self, storage: Storage) -> str:
         return self.options.device or storage.location
-
-
-def view_key(tensor: Tensor) -> Group:
-    """Return a key that is equal for two tensors exactly if they have the same values in the
-    same bytes."""
-    return (*tensor.view_key(), tensor.conj, tensor.neg)
 
 
 def check_bounds(tensor: Tensor) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ptinspect.conversion.output.object_graph import ObjectGraph
 from ptinspect.conversion.output.pieces import Piece, TensorPiece, storage_piece
-from ptinspect.conversion.output.storage_layout import TensorOptions, check_bounds, view_key
+from ptinspect.conversion.output.storage_layout import TensorOptions, check_bounds
 from ptinspect.conversion.plan import OutputFile, Plan, PlannedTensor
 from ptinspect.conversion.targets.state_dict import model_part
 from ptinspect.conversion.warnings import loss_warnings
@@ -170,7 +170,7 @@ def _shared_tensors(tensors: dict[str, Tensor], policy: str) -> tuple[dict[str, 
     by_view: dict[tuple[object, ...], list[str]] = {}
     for key, tensor in tensors.items():
         if tensor.numel:
-            by_view.setdefault(view_key(tensor), []).append(key)
+            by_view.setdefault(tensor.view_key(), []).append(key)
     groups = [sorted(keys) for keys in by_view.values() if len(keys) > 1]
     overlapping = [f"{a} and {b}" for a, b in _overlapping_pairs(tensors)]
     if policy == "error" and (groups or overlapping):
@@ -209,7 +209,7 @@ def _overlapping_pairs(tensors: dict[str, Tensor]) -> list[tuple[str, str]]:
         spans.sort()
         end, owner = -1, ""
         for low, high, key in spans:
-            if low < end and view_key(tensors[owner]) != view_key(tensors[key]):
+            if low < end and tensors[owner].view_key() != tensors[key].view_key():
                 pairs.append((owner, key))
             if high > end:
                 end, owner = high, key

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ptinspect.display.formats.table import no_tensors_text, tensor_table, values_blocks
 from ptinspect.display.summary_facts import entry_lines, facts, heading
-from ptinspect.display.text.columns import Table
+from ptinspect.display.text.columns import Table, markdown_table
 from ptinspect.display.text.escape import cut, markdown
 
 if TYPE_CHECKING:
@@ -27,14 +27,14 @@ def markdown_text(document: Document, options: ShowOptions, file_hash: FileHash 
     ]
     entries = entry_lines(document, options.depth)
     if entries:
-        blocks.append(_table_lines(Table(["entry", "value"], [*entries])))
+        blocks.append(markdown_table(Table(["entry", "value"], [*entries])))
     if document.modules:
         from ptinspect.display.module_nodes import root_module_trees
 
         blocks += map(_code_block, root_module_trees(document, options.depth))
     table = tensor_table(document, options)
     if table.rows:
-        blocks.append(_table_lines(table))
+        blocks.append(markdown_table(table))
     elif document.tensors:
         blocks.append([no_tensors_text(document, options)])
     if options.values:
@@ -51,13 +51,6 @@ def _fact_list(document: Document, options: ShowOptions, file_hash: FileHash | N
         place = f"{'.'.join(map(str, warning.path))}: " if warning.path else ""
         items.append(("warning", markdown(cut(place + warning.message))))
     return [f"- **{label}**: {text}" if label else f"  {text}" for label, text in items]
-
-
-def _table_lines(table: Table) -> list[str]:
-    """Return a table in GitHub's Markdown."""
-    rule = ["---:" if index in table.right else "---" for index in range(len(table.headers))]
-    rows = [[markdown(cell) for cell in row] for row in table.rows]
-    return [f"| {' | '.join(row)} |" for row in (table.headers, rule, *rows)]
 
 
 def _code(text: str) -> str:

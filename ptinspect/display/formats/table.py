@@ -222,9 +222,9 @@ def _sum_row(key: str, group: list[TensorInfo], elements: str = "") -> Row:
 
 def _fold_rows(rows: list[Row]) -> list[Row]:
     folded = []
-    for key, times, facts in fold_keys((row[0], row[1:]) for row in rows):
-        assert isinstance(facts, tuple)
-        folded.append((key if times == 1 else f"{key} × {times:,}", *facts))
+    for item in fold_keys((row[0], row[1:]) for row in rows):
+        assert isinstance(item.facts, tuple)
+        folded.append((item.text, *item.facts))
     return folded
 
 

@@ -8,7 +8,10 @@ terminal.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Sequence
+from itertools import chain
 from typing import NamedTuple
+
+from ptinspect.display.text.escape import markdown
 
 GAP = "  "
 
@@ -106,6 +109,13 @@ def draw_table(table: Table, width: int | None = None) -> list[str]:
     return lines
 
 
+def markdown_table(table: Table) -> list[str]:
+    """Return the lines of a table in GitHub's Markdown."""
+    rule = ["---:" if index in table.right else "---" for index in range(len(table.headers))]
+    rows = [[markdown(cell) for cell in row] for row in table.rows]
+    return [f"| {' | '.join(row)} |" for row in (table.headers, rule, *rows)]
+
+
 def fit_widths(widths: list[int], width: int) -> list[int]:
     """Return widths that together fit, as far as possible: the last column (a note, a hash) is
     shortened first, then the first (the key). Half a shape or dtype says nothing, so the others
@@ -120,34 +130,52 @@ def fit_widths(widths: list[int], width: int) -> list[int]:
 
 
 class FoldedKey(NamedTuple):
-    """A key or a pattern of keys, how many keys that is, and the facts that they share."""
+    """A key or a pattern of keys, the indices of its rows, and the facts that they share."""
 
     key: str
-    times: int
+    rows: tuple[int, ...]
     facts: Hashable
+
+    @property
+    def times(self) -> int:
+        """Number of keys."""
+        return len(self.rows)
+
+    @property
+    def text(self) -> str:
+        """The key, and how many keys it stands for: `layers.{0..3}.weight × 4`."""
+        return self.key if self.times == 1 else f"{self.key} × {self.times:,}"
 
 
 class _Pattern(NamedTuple):
     tokens: tuple[str, ...]
     facts: Hashable
-    times: int
+    rows: tuple[int, ...]
 
 
 def fold_keys(rows: Iterable[tuple[str, Hashable]]) -> list[FoldedKey]:
     """Join keys with the same facts that differ only in one number, which counts up, again and
     again: `layers.{0..3}.experts.{0..7}.weight`. The order is that of the first key of each
     pattern."""
-    patterns = [_Pattern(tuple(key.split(".")), facts, 1) for key, facts in rows]
-    for index in reversed(range(max((len(pattern.tokens) for pattern in patterns), default=0))):
+    patterns = [
+        _Pattern(tuple(key.split(".")), facts, (row,)) for row, (key, facts) in enumerate(rows)
+    ]
+    numbered = {
+        index
+        for pattern in patterns
+        for index, token in enumerate(pattern.tokens)
+        if _is_number(token)
+    }
+    for index in sorted(numbered, reverse=True):
         groups: dict[Hashable, list[_Pattern]] = {}
         for number, pattern in enumerate(patterns):
             tokens = pattern.tokens
             group_key: Hashable = number  # a pattern that cannot be joined is a group of its own
             if index < len(tokens) and _is_number(tokens[index]):
-                group_key = (tokens[:index], tokens[index + 1 :], *pattern[1:])
+                group_key = (tokens[:index], tokens[index + 1 :], pattern.facts, len(pattern.rows))
             groups.setdefault(group_key, []).append(pattern)
         patterns = [joined for group in groups.values() for joined in _join_runs(group, index)]
-    return [FoldedKey(".".join(tokens), times, facts) for tokens, facts, times in patterns]
+    return [FoldedKey(".".join(p.tokens), p.rows, p.facts) for p in patterns]
 
 
 def _is_number(token: str) -> bool:
@@ -173,5 +201,6 @@ def _join_runs(group: list[_Pattern], index: int) -> list[_Pattern]:
         first, last = run[0].tokens, run[-1].tokens
         token = f"{{{first[index]}..{last[index]}}}"
         tokens = (*first[:index], token, *first[index + 1 :])
-        joined.append(_Pattern(tokens, run[0].facts, sum(pattern.times for pattern in run)))
+        rows = tuple(chain.from_iterable(pattern.rows for pattern in run))
+        joined.append(_Pattern(tokens, run[0].facts, rows))
     return joined
