@@ -283,6 +283,8 @@ def map_os_errors(path: str) -> Iterator[None]:
     """Re-raise OSErrors from the block as PtInspectErrors about writing `path`."""
     try:
         yield
+    except PtInspectError:  # may be a FileNotFoundError as well
+        raise
     except OSError as error:
         raise _write_error(error, path) from error
 

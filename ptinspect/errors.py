@@ -1,6 +1,7 @@
 """The exceptions that ptinspect raises, and the place in a file that each of them names.
 
     PtInspectError
+    ├── MissingFileError  there is no such file; also a FileNotFoundError
     ├── FormatError       ptinspect does not read such files; the message names the format
     ├── DamagedError      the file is truncated or inconsistent
     ├── LimitError        a limit of `ptinspect.limits` was exceeded
@@ -18,6 +19,47 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 DOWNLOAD_AGAIN = "download or copy the file again"
+
+
+_in_shell = False  # True while a command runs
+
+
+@contextmanager
+def shell_options() -> Iterator[None]:
+    """Let the errors of the block name options as the shell writes them: `--entry PATH`.
+
+    Otherwise they name the arguments of Python: `entry=PATH`.
+    """
+    global _in_shell  # errors are raised far from the command
+    before, _in_shell = _in_shell, True
+    try:
+        yield
+    finally:
+        _in_shell = before
+
+
+def in_python(text: str) -> str:
+    """Return a message with Python's arguments instead of the shell's options.
+
+    Lines that are whole commands stay as they are.
+    """
+    if "--" not in text:
+        return text
+    import re
+
+    def argument(match: re.Match[str]) -> str:
+        name, value = match[1].replace("-", "_"), match[2]
+        if not value:
+            return f"{name}=True" if name in ("force", "trust") else name
+        return f"{name}={value}" if value[0] == "'" or value.isupper() else f'{name}="{value}"'
+
+    option = re.compile(
+        r"(?<![\w-])--([a-z][a-z-]*)(?: (state_dict|checkpoint|safetensors|same|keep-one|duplicate"
+        r"|'[^']*'|[A-Z][A-Z_]*\b))?"
+    )
+    return "\n".join(
+        line if "ptinspect " in line else option.sub(argument, line) for line in text.split("\n")
+    )
 
 
 class Place(NamedTuple):
@@ -57,11 +99,11 @@ class PtInspectError(Exception):
         where: Place | None = None,
         hint: str | None = None,
     ) -> None:
-        super().__init__(message)
-        self.message = message
+        self.message = message if _in_shell else in_python(message)
+        self.hint = hint if _in_shell or hint is None else in_python(hint)
+        super().__init__(self.message)
         self.path = path
         self.where = where
-        self.hint = hint
 
     def __str__(self) -> str:
         place = f", {self.where}" if self.where and str(self.where) else ""
@@ -70,6 +112,12 @@ class PtInspectError(Exception):
     def lines(self) -> str:
         """Return `ptinspect: FILE: what is wrong, place`, and the hint on a second line."""
         return f"ptinspect: {self}" + (f"\n  {self.hint}" if self.hint else "")
+
+
+class MissingFileError(PtInspectError, FileNotFoundError):
+    """There is no such file."""
+
+    kind = "error"
 
 
 class FormatError(PtInspectError):

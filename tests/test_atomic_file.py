@@ -55,7 +55,7 @@ def test_nothing_is_overwritten_without_force(tmp_path: Path) -> None:
     path.write_bytes(b"old")
     with pytest.raises(PtInspectError, match="already exists") as caught:
         write(path, b"new")
-    assert caught.value.hint == "give --force to overwrite it"
+    assert caught.value.hint == "give force=True to overwrite it"
     assert path.read_bytes() == b"old"
     write(path, b"new", force=True)
     assert path.read_bytes() == b"new"

@@ -6,11 +6,13 @@ import inspect
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 import ptinspect
-from ptinspect.cli import COMMANDS
+from ptinspect.cli import COMMANDS, cli
 from tests.conftest import FIXTURES
 
 NAMES = [
@@ -21,6 +23,7 @@ NAMES = [
     "FormatError",
     "LimitError",
     "Limits",
+    "MissingFileError",
     "OptimizerReport",
     "Place",
     "PtInspectError",
@@ -145,3 +148,52 @@ def test_the_readme_s_python_example() -> None:
         weight = document.tensors["layer.weight"]
         assert (weight.shape, weight.stride, weight.device) == ((1, 2), (2, 1), "cuda:0")
         assert weight.read() == weight.numpy().tobytes()
+
+
+@pytest.mark.parametrize("value", [None, b"model.pth", 3])
+def test_what_is_neither_path_nor_file_is_a_type_error(value: Any) -> None:
+    for function in (ptinspect.open, ptinspect.scan, ptinspect.convert):
+        with pytest.raises(TypeError, match=type(value).__name__):
+            function(value, "x.pt") if function is ptinspect.convert else function(value)
+
+
+def test_a_missing_file_is_also_a_file_not_found_error() -> None:
+    with pytest.raises(FileNotFoundError) as caught:
+        ptinspect.open("missing.pth")
+    assert isinstance(caught.value, ptinspect.PtInspectError)
+    assert str(caught.value) == "missing.pth: no such file"
+
+
+def test_limits_are_none_in_signatures() -> None:
+    for name in ("open", "convert", "diff", "recover", "scan", "scan_many"):
+        assert inspect.signature(getattr(ptinspect, name)).parameters["limits"].default is None
+
+
+def test_reprs_say_what_it_is() -> None:
+    with ptinspect.open(FIXTURES / "seed/model.pth") as document:
+        info = document.tensors["layer.weight"]
+        assert repr(document).endswith("seed/model.pth': torch-zip, 2.7 kB, module, 2 tensors>")
+    assert repr(info) == "TensorInfo('layer.weight', torch.float32, (1, 2), parameter, cuda:0)"
+
+
+def test_a_dtype_may_be_that_of_a_library(tmp_path: Path) -> None:
+    numpy = pytest.importorskip("numpy")
+    torch = pytest.importorskip("torch")
+    values = [torch.float16, numpy.float16, numpy.dtype("float16"), "fp16", "half"]
+    for number, dtype in enumerate(values):
+        path = tmp_path / f"{number}.safetensors"
+        ptinspect.convert(FIXTURES / "seed/model.pth", path, dtype=dtype)
+        with ptinspect.open(path) as document:
+            assert {repr(info.dtype) for info in document.tensors.values()} == {"torch.float16"}
+
+
+def test_python_errors_name_arguments_and_the_shell_s_name_options(tmp_path: Path) -> None:
+    source, target = FIXTURES / "seed/model.pth", tmp_path / "o.pt"
+    target.write_bytes(b"")
+    with pytest.raises(ptinspect.PtInspectError) as caught:
+        ptinspect.convert(source, target)
+    assert caught.value.hint == "give force=True to overwrite it"
+    with pytest.raises(ptinspect.PtInspectError, match=r"^dtype takes a floating dtype"):
+        ptinspect.convert(source, target, dtype="int8")
+    result = CliRunner().invoke(cli, ["convert", str(source), str(target)])
+    assert "give --force to overwrite it" in result.stderr

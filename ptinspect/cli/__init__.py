@@ -24,7 +24,7 @@ from ptinspect.cli.output import (
     unexpected_error,
     write_stderr,
 )
-from ptinspect.errors import PtInspectError
+from ptinspect.errors import PtInspectError, shell_options
 
 DONE, FAILED, INTERRUPTED = 0, 2, 130
 
@@ -82,7 +82,8 @@ class Commands(click.Group):
     def invoke(self, ctx: click.Context) -> object:
         """Run the command; without --debug, raise its errors as a `Failure` with one message."""
         try:
-            return super().invoke(ctx)
+            with shell_options():
+                return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort, OutputClosed):
             raise
         except Exception as error:

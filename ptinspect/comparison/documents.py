@@ -20,7 +20,7 @@ from ptinspect.conversion.options import KeyEdits, nothing_selected
 from ptinspect.document import Document
 from ptinspect.document import open as open_document
 from ptinspect.document.checksums import checksum_warnings
-from ptinspect.limits import LIMITS, Limits
+from ptinspect.limits import Limits
 
 _WITHOUT_DEVICES = {"safetensors", "safetensors-index", "gguf", "npy", "npz"}
 """Formats that record no devices, gradients or roles."""
@@ -44,7 +44,7 @@ def diff(
     tolerance: float = 0.0,
     include: Collection[str] = (),
     exclude: Collection[str] = (),
-    limits: Limits = LIMITS,
+    limits: Limits | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> DiffReport:
     """Compare two documents of any format, tensor by tensor, in bounded memory.

@@ -40,7 +40,7 @@ def convert(
     strip_prefix: Sequence[str] = (),
     add_prefix: str = "",
     rename: Sequence[str] = (),
-    dtype: str | None = None,
+    dtype: object = None,
     device: str | None = None,
     contiguous: bool = False,
     shared: str = "keep-one",
@@ -52,7 +52,7 @@ def convert(
     force: bool = False,
     dry_run: bool = False,
     progress: Progress | None = None,
-    limits: Limits = LIMITS,
+    limits: Limits | None = None,
 ) -> ConversionReport:
     """Write the contents of `src` to `dst` in another form, without torch and without executing
     anything. The file appears complete or not at all.
@@ -66,7 +66,8 @@ def convert(
         include, exclude: globs that select keys.
         strip_prefix, rename, add_prefix: changes of keys, applied in this order. The prefix `auto`
             removes those of DataParallel, torch.compile and FSDP; `rename` takes `REGEX=NEW`.
-        dtype, device, contiguous: changes of all tensors.
+        dtype, device, contiguous: changes of all tensors. `dtype` is a name, or a dtype of torch
+            or numpy.
         shared: `keep-one`, `duplicate` or `error`, for safetensors of tensors that share memory.
         set, optimizer, plain: entries to add to a checkpoint, a file with its optimizer state,
             and whether to write only values that torch.load accepts by default.
@@ -86,7 +87,7 @@ def convert(
         optimizer=None if optimizer is None else os.fspath(optimizer), plain=plain,
         max_shard_size=max_shard_size,
     )  # fmt: skip
-    return _convert(source, target, options, verify, force, dry_run, progress, limits)
+    return _convert(source, target, options, verify, force, dry_run, progress, limits or LIMITS)
 
 
 def _convert(

@@ -125,7 +125,7 @@ def parse_options(
     strip_prefix: Sequence[str],
     add_prefix: str,
     rename: Sequence[str],
-    dtype: str | None,
+    dtype: object,
     device: str | None,
     contiguous: bool,
     shared: str,
@@ -231,9 +231,14 @@ def _parse_rename(text: str) -> tuple[re.Pattern[str], str]:
     return pattern, replacement
 
 
-def _parse_dtype(name: str | None) -> DType | None:
-    if name is None:
+def _parse_dtype(value: object) -> DType | None:
+    """Parse a name, a torch.dtype, a numpy dtype or a scalar type of numpy."""
+    if value is None:
         return None
+    name = value.__name__ if isinstance(value, type) else str(value)
+    short_name = re.fullmatch(r"(b?)fp?(16|32|64)", name)
+    if short_name:
+        name = f"{short_name[1]}float{short_name[2]}"
     dtype = dtype_by_name(name.removeprefix("torch."))
     if dtype is None or dtype.name not in CAST_DTYPES:
         raise PtInspectError(

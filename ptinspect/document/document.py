@@ -19,6 +19,7 @@ from ptinspect.limits import LIMITS, Limits
 from ptinspect.pickling.pyobjects import Path, as_mapping, as_sequence, bracketed, class_path
 from ptinspect.pickling.values import Call, Global, Value
 from ptinspect.source.local import open_source
+from ptinspect.text import count_text, size_text
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -58,6 +59,12 @@ class Document:
         self._survey: Survey | None = None
         self.checksum_warnings: list[DocumentWarning] = []
         self.checked_records: int | None = None
+
+    def __repr__(self) -> str:
+        facts = [self.archive.format, size_text(self.size)]
+        if self._contents is not None:
+            facts += [self.kind, count_text(len(self._contents.tensors), "tensor")]
+        return f"<Document {self.path!r}: {', '.join(facts)}>"
 
     def __enter__(self) -> Document:
         return self
@@ -164,7 +171,7 @@ class Document:
                 storage.check()
 
 
-def open(file: str | PathLike[str] | BinaryIO, *, limits: Limits = LIMITS) -> Document:
+def open(file: str | PathLike[str] | BinaryIO, *, limits: Limits | None = None) -> Document:
     """Open a file that torch.save (or pickle) wrote.
 
     Args:
@@ -186,6 +193,7 @@ def open(file: str | PathLike[str] | BinaryIO, *, limits: Limits = LIMITS) -> Do
     source = open_source(file)
     try:
         with add_error_path(source.path):
+            limits = limits or LIMITS
             document = Document(source, open_archive(source, limits), limits)
         document.path = folder or document.path
         return document

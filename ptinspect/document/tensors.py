@@ -61,6 +61,9 @@ class TensorInfo:
         self.persistent = persistent
         self.tensor = tensor
 
+    def __repr__(self) -> str:
+        return f"TensorInfo({self.key!r}, {self.dtype}, {self.shape}, {self.role}, {self.device})"
+
     @property
     def dtype(self) -> DType | None:
         """The element type; None if only foreign code would tell."""

@@ -40,7 +40,7 @@ def recover(
     *,
     proved_only: bool = False,
     force: bool = False,
-    limits: Limits = LIMITS,
+    limits: Limits | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> RecoveryReport:
     """Save what is provably or plausibly whole of a file that was cut off or overwritten.
@@ -58,6 +58,7 @@ def recover(
         PtInspectError: `src` cannot be read, or is of no container that can be salvaged; `dst`
             exists or cannot be written.
     """
+    limits = limits or LIMITS
     source_path, target = os.fspath(src), os.fspath(dst)
     with ExitStack() as stack, add_error_path(source_path):
         source = stack.enter_context(open_source(source_path))

@@ -16,7 +16,7 @@ from ptinspect.safety.next_steps import next_steps, state_load_advice
 from ptinspect.safety.report import DANGEROUS, ScanReport, unreadable_report
 from ptinspect.safety.scan_state import Budget, ScanState
 from ptinspect.source.folder import EXCLUDED, LeftOut, files_below
-from ptinspect.source.local import open_source
+from ptinspect.source.local import check_type, open_source
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
@@ -29,7 +29,7 @@ def scan(
     path: str | PathLike[str] | BinaryIO,
     *,
     allow: Collection[str] = (),
-    limits: Limits = LIMITS,
+    limits: Limits | None = None,
     commands: Collection[str] = (),
 ) -> ScanReport:
     """Find out whether a file can be loaded safely. Nothing in it is executed.
@@ -43,10 +43,11 @@ def scan(
     Returns:
         The report. Errors do not propagate: a file that cannot be read is "unreadable".
     """
+    check_type(path)
     name = os.fspath(path) if isinstance(path, (str, os.PathLike)) else getattr(path, "name", "-")
     try:
         with open_source(path) as source:
-            state = ScanState(source.path, None, 0, Budget(limits))
+            state = ScanState(source.path, None, 0, Budget(limits or LIMITS))
             scan_source(buffer_if_small(source), state)
             report = state.report(allow)
             load = None
@@ -71,7 +72,7 @@ def scan_many(
     jobs: int | None = 1,
     allow: Collection[str] = (),
     exclude: Collection[str] = (),
-    limits: Limits = LIMITS,
+    limits: Limits | None = None,
     commands: Collection[str] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> list[ScanReport]:

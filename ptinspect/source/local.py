@@ -8,7 +8,7 @@ import stat
 import sys
 from typing import IO, TYPE_CHECKING, TypeAlias, cast
 
-from ptinspect.errors import DamagedError, FormatError, Place, PtInspectError
+from ptinspect.errors import DamagedError, FormatError, MissingFileError, Place, PtInspectError
 from ptinspect.source.base import MemorySource, Source
 from ptinspect.source.folder import check_listable
 from ptinspect.text import shell_word
@@ -177,12 +177,12 @@ def _read_error(error: OSError, path: str) -> PtInspectError:
     if isinstance(error, FileNotFoundError):
         if os.path.islink(path):
             message = f"it is a link to {os.readlink(path)}, which does not exist"
-            return PtInspectError(message, path=path)
+            return MissingFileError(message, path=path)
         if path.startswith(("http://", "https://")):
             hint = "download it first and show the file: this version does not read URLs"
         else:
             hint = _missing_file_hint(path)
-        return PtInspectError("no such file", path=path, hint=hint)
+        return MissingFileError("no such file", path=path, hint=hint)
     if isinstance(error, PermissionError):
         return PtInspectError("no permission to read it", path=path)
     return PtInspectError(f"it cannot be read: {error.strerror or error}", path=path)

@@ -59,7 +59,7 @@ def test_a_name_that_safetensors_keeps_for_itself(tmp_path: Path) -> None:
     error = refused(source, tmp_path / "o.safetensors")
     assert isinstance(error, UnsupportedError)
     assert "__metadata__ has a name that safetensors reserves" in error.message
-    assert error.hint == "drop them: --exclude '__metadata__'"
+    assert error.hint == "drop them: exclude='__metadata__'"
     convert(source, tmp_path / "o.safetensors", rename=["^__metadata__$=metadata"])
 
 

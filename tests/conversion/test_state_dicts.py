@@ -84,7 +84,7 @@ def test_sparse_quantized_weights_are_refused_in_a_line(tmp_path: Path) -> None:
         torch.backends.quantized.engine = before
     with pytest.raises(UnsupportedError, match="only torch can unpack") as caught:
         convert(tmp_path / "a.pt", tmp_path / "o.pt")
-    assert "--to same" in str(caught.value.hint)
+    assert 'to="same"' in str(caught.value.hint)
     convert(tmp_path / "a.pt", tmp_path / "same.pt", to="same", verify=True)
 
 

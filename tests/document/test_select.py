@@ -47,7 +47,7 @@ def test_two_paths_to_one_object_are_not_ambiguous() -> None:
 def test_an_unknown_entry_lists_what_there_is() -> None:
     with pytest.raises(PtInspectError, match="there is no model at 'x'") as caught:
         select_path([("a",), ("b", 0)], "x", "model")
-    assert caught.value.hint == "--entry can be one of: a, b[0]"
+    assert caught.value.hint == "entry can be one of: a, b[0]"
 
 
 def test_modules_are_found_under_their_own_names() -> None:

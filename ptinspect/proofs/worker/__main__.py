@@ -16,6 +16,7 @@ import time
 import traceback
 from typing import IO, Any
 
+from ptinspect.errors import shell_options
 from ptinspect.proofs.worker.reporting import open_progress, read_progress
 
 MAX_LOG = 64 << 20
@@ -169,6 +170,7 @@ def run_once(request: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    if "--one" in sys.argv:
-        run_once(json.loads(sys.stdin.read()))
-    serve()
+    with shell_options():  # the parent says the options as its caller writes them
+        if "--one" in sys.argv:
+            run_once(json.loads(sys.stdin.read()))
+        serve()
