@@ -125,11 +125,7 @@ def stub_package(
 
 
 def stub_content(document: Document, options: StubOptions) -> StubContent:
-    """Collect and infer everything that is written to a stub.
-
-    Raises:
-        PtInspectError: there is no such entry or class.
-    """
+    """Collect and infer everything that is written to a stub."""
     if document.archive.format == "torchscript":
         raise UnsupportedError(
             "a TorchScript program carries its own code and needs no classes",
@@ -187,11 +183,7 @@ def stub_content(document: Document, options: StubOptions) -> StubContent:
 
 
 def find_root(document: Document, entry: str | None) -> Call | None:
-    """Return the module that `build()` creates; None if it is inferred from a state_dict.
-
-    Raises:
-        PtInspectError: there is no such entry.
-    """
+    """Return the module that `build()` creates; None if it is inferred from a state_dict."""
     roots = [info for info in document.modules if not info.name]
     if entry is None:
         return roots[0].module.call if roots else None

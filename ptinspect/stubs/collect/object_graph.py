@@ -99,12 +99,7 @@ MAX_BLOB = 1_000
 def collect_objects(
     document: Document, root: Call | None, use_recorded_source: bool
 ) -> CollectedObjects:
-    """Translate the objects of user-defined classes, and all modules that are roots.
-
-    Args:
-        root: the module that `build()` creates.
-        use_recorded_source: whether source code that the file contains is used.
-    """
+    """Translate the objects of user-defined classes, and all modules that are roots."""
     references = find_references(document)
     names = Names()
     recorded = {

@@ -225,13 +225,7 @@ def define(
     hooks: set[str],
     tracers: set[str],
 ) -> Definition:
-    """Return the definition of a user-defined name.
-
-    Args:
-        recorded: source that the file contains, by path.
-        hooks: paths of the hooks of state_dict() and load_state_dict().
-        tracers: paths of the classes that torch.fx traces modules with.
-    """
+    """Return the definition of a user-defined name."""
     last = usage.name.rpartition(".")[2]
     kind = "tracer" if usage.path in tracers and not usage.calls else kind_of(usage)
     ident = names.new(last, "Class" if last[:1].isupper() else "name")

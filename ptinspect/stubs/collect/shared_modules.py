@@ -71,9 +71,6 @@ def walk_model(root: Module, name: str) -> Iterator[ModelPart]:
     """Yield every module and tensor of a model, parents first.
 
     A module that is reachable by several paths is yielded for each, but entered only once.
-
-    Args:
-        name: variable that holds the model.
     """
     seen: set[int] = set()
     stack = [(Access(name), root)]
@@ -199,10 +196,6 @@ def _contents(value: Value) -> list[Value]:
 
 def shared_attribute(value: Value, paths: dict[int, Access], expr_of: ExprOf) -> Expr:
     """Return an attribute that refers to parts of the model.
-
-    Args:
-        paths: access to the parts, by id.
-        expr_of: returns what does not refer to them.
 
     Recursive, but what it contains is not deeper than `MAX_DEPTH` (see `references_to`).
     """

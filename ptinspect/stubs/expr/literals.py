@@ -271,11 +271,7 @@ def zeros_placeholder(tensor: Tensor) -> Expr:
 
 
 def numpy_array(dtype: str, shape: tuple[int, ...], raw: bytes | None) -> Expr:
-    """Return a numpy array: its numbers if they are few, otherwise zeros.
-
-    Args:
-        raw: the elements in C order; None if they are not available in that order.
-    """
+    """Return a numpy array: its numbers if they are few, otherwise zeros."""
     size = Sequence("()", ints(shape))
     dtype_args: list[Argument] = [("dtype", Literal(f'"{dtype}"'))]
     count, code = math.prod(shape), _STRUCT_CODES.get(dtype, "")

@@ -161,11 +161,7 @@ def tensor_shapes(module: Module, tensor_of: TensorOf) -> Shapes:
 
 
 def has_children_of(row: ModuleClass, module: Module, exactly: bool) -> bool:
-    """Return True if a module has the children that the constructor of a torch class creates.
-
-    Args:
-        exactly: whether it must have no other children.
-    """
+    """Return True if a module has the children that the constructor of a torch class creates."""
     expected = CHILDREN.get(row.name, {})
     children = dict(module.members(MODULES))
     if exactly and set(children) != set(expected):

@@ -64,12 +64,7 @@ class Unifier:
         self._by_values: dict[tuple[str | None, ...], Parameter] = {}
 
     def unify(self, column: Column, hint: str, prefix: str = "") -> Expr:
-        """Return one expression for the whole column, adding parameters for what varies.
-
-        Args:
-            hint: name for a new parameter.
-            prefix: put before `hint` if that name is taken.
-        """
+        """Return one expression for the whole column, adding parameters for what varies."""
         exprs = [resolve(item) for item in column if item is not None]
         if len({expr.text for expr in exprs}) == 1:
             return exprs[0]

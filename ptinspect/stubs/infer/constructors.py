@@ -134,12 +134,6 @@ def infer_constructors(
 
     Sets the constructor call of every instance. Adds functions to `objects.parts` for calls that
     are nested too deep.
-
-    Args:
-        in_root: ids of the modules that `build()` creates.
-
-    Returns:
-        The classes by path, and the attributes that cannot be set by a constructor.
     """
     definitions = [item for item in objects.definitions.values() if item.instances]
     classes: dict[str, InferredClass] = {}
@@ -359,11 +353,7 @@ def _inherit_from_torch(
     unifier: Unifier,
     inferred_classes: dict[str, InferredClass],
 ) -> set[str]:
-    """Let the class extend the torch class that its instances look like, if it is certain.
-
-    Returns:
-        Names of members that the constructor of the torch class sets.
-    """
+    """Let the class extend the torch class that its instances look like, if it is certain."""
     definition = inferred.definition
     modules = [module for instance in definition.instances if (module := instance.module)]
     if not modules or len(modules) != len(definition.instances):

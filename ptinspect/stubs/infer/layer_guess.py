@@ -52,15 +52,7 @@ _TORCH_MODULES = {
 def guess_layer(
     name: str, shapes: Shapes, children: list[str], dims: int = 2, is_first: bool = False
 ) -> Guess | None:
-    """Return the call whose module has exactly these tensors, or None if there is none.
-
-    Args:
-        name: of the module in its parent.
-        shapes: of all tensors below the module, by dotted name.
-        children: names of the module's children.
-        dims: number of dimensions that a BatchNorm normalizes.
-        is_first: no layer is before it.
-    """
+    """Return the call whose module has exactly these tensors, or None if there is none."""
     for guess in (_recurrent, _attention, _transformer) if children or len(shapes) > 2 else ():
         found = guess(shapes)
         if found is not None:
@@ -273,13 +265,7 @@ def guess_quantized(
     packed: list[Tensor],
     children: dict[str, dict[str, Tensor]],
 ) -> Guess | None:
-    """Return the call of a quantized layer, or None if it is not one.
-
-    Args:
-        tensors: of the module itself.
-        packed: weight and bias of a Linear.
-        children: the tensors of each child.
-    """
+    """Return the call of a quantized layer, or None if it is not one."""
     others = set(tensors) - {"scale", "zero_point"}
     has_scale = {"scale", "zero_point"} <= set(tensors)
     if packed and not others:

@@ -87,12 +87,7 @@ def infer_post_init(
     root: Module,
     name: str,
 ) -> PostInit:
-    """Infer what has to be set on a model.
-
-    Args:
-        deferred: attributes that no constructor could set.
-        name: variable that holds the model.
-    """
+    """Infer what has to be set on a model."""
     nodes, ties = _collect(objects, root, name)
     in_loop: list[Assignment] = []
     attributes: dict[tuple[str, str], tuple[Expr, list[Access]]] = {}

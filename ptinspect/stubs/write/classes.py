@@ -58,12 +58,7 @@ def write_definition(
     post_init: list[Assignment],
     guess_forward: bool,
 ) -> Source:
-    """Return the source of a class or function.
-
-    Args:
-        post_init: statements for the end of the constructor.
-        guess_forward: whether forward calls the children in order.
-    """
+    """Return the source of a class or function."""
     inferred = inferred or InferredClass(definition)
     if definition.kind == "module":
         return _module(definition, inferred, post_init, guess_forward)

@@ -379,12 +379,7 @@ _NOT_LOADED = "torch.ao."
 
 
 def write_imports(names: set[str], imports: ImportTable | None = None) -> list[str]:
-    """Return import statements for dotted names, in isort's order.
-
-    Args:
-        names: names that the source reads.
-        imports: what `SAFE_GLOBALS` names, if it is part of the file.
-    """
+    """Return import statements for dotted names, in isort's order."""
     used = {name.partition(".")[0].partition("(")[0] for name in names}
     standard = {f"import {name}" for name in _STANDARD_MODULES & used}
     if imports is not None:

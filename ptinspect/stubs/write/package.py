@@ -261,14 +261,7 @@ def _reads(expr: Expr, names: set[str]) -> bool:
 
 
 def write_package(files: dict[str, str], folder: str, force: bool = False) -> None:
-    """Write the folder whole or not at all.
-
-    Args:
-        force: whether an existing folder is replaced if it contains only what ptinspect wrote.
-
-    Raises:
-        PtInspectError: the folder cannot be written; see also `check_target_folder`.
-    """
+    """Write the folder whole or not at all."""
     check_target_folder(folder, force)
     with atomic_folder(folder) as temporary:
         for name, text in files.items():

@@ -79,12 +79,7 @@ def collect_safe_globals(
     calls: list[Call],
     imports: ImportTable,
 ) -> SafeGlobals:
-    """Collect the names of a file that weights_only does not allow itself.
-
-    Args:
-        calls: see `CollectedObjects.calls`.
-        imports: receives the imports that the names need.
-    """
+    """Collect the names of a file that weights_only does not allow itself."""
     blockers = list(load_advice(document).blockers)
     pairs: dict[str, str] = {}
     for module, name in dict.fromkeys((name.module, name.name) for name in document.globals):
