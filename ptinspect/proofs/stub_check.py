@@ -157,7 +157,7 @@ def _job(
     """Return the job for the child process, the stub's files, and what they were written from."""
     from ptinspect.display.module_nodes import module_tree
     from ptinspect.stubs.build import StubOptions, find_root, stub_content
-    from ptinspect.stubs.infer.key_tree import path_of_state_dict
+    from ptinspect.stubs.infer.state_dict import path_of_state_dict
     from ptinspect.stubs.write.module import write_module
     from ptinspect.stubs.write.package import package_files
 

@@ -18,9 +18,8 @@ from ptinspect.stubs.expr.literals import prose
 from ptinspect.stubs.expr.nodes import NONE, Access, Expr, names_in
 from ptinspect.stubs.expr.torch_objects import ImportTable
 from ptinspect.stubs.infer.constructors import InferredClass, infer_constructors
-from ptinspect.stubs.infer.key_tree import path_of_state_dict
 from ptinspect.stubs.infer.post_init import Assignment, infer_post_init
-from ptinspect.stubs.infer.state_dict import StateDictModel, infer_model
+from ptinspect.stubs.infer.state_dict import StateDictModel, infer_model, path_of_state_dict
 from ptinspect.stubs.write.classes import write_assignments
 from ptinspect.stubs.write.module import StubContent, write_module
 from ptinspect.stubs.write.package import check_target_folder, package_files, write_package

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ptinspect.stubs.infer.toposort import merge_orders
+from ptinspect.stubs.infer.anti_unify import merge_orders
 from tests.stubs.trying import attempt, failures, outcomes, run_script
 
 

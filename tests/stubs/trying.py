@@ -10,7 +10,7 @@ import ptinspect
 from ptinspect.display.module_nodes import module_tree
 from ptinspect.document import Document
 from ptinspect.stubs import StubOptions, stub_of
-from ptinspect.stubs.infer.key_tree import path_of_state_dict
+from ptinspect.stubs.infer.state_dict import path_of_state_dict
 from tests.torch_child import run_python
 
 CHILDREN = Path(__file__).parent / "children.py"

@@ -1,13 +1,18 @@
-"""Anti-unification: find one expression for many instances.
+"""Anti-unification and orders: find one expression, and one order, for many instances.
 
 What the instances of a class have in common is written once. What varies between them becomes a
-parameter of the constructor.
+parameter of the constructor. Attributes are merged into one order, classes sorted leaves first.
 """
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
+from heapq import heappop, heappush
+from itertools import pairwise
+from typing import NamedTuple, TypeVar
 
+from ptinspect.stubs.collect.classes import ATTRIBUTE, Definition, Instance, Member
 from ptinspect.stubs.expr.literals import Names
 from ptinspect.stubs.expr.nodes import (
     UNSOLVED,
@@ -27,6 +32,112 @@ from ptinspect.stubs.expr.nodes import (
     resolve,
 )
 from ptinspect.stubs.expr.torch_calls import ASSEMBLED
+
+T = TypeVar("T", bound=Hashable)
+
+
+def merge_orders(names: list[T], orders: list[tuple[T, ...]]) -> list[T]:
+    """Return `names` in an order that agrees with each of `orders`, as far as these agree.
+
+    Otherwise the order of `names` decides.
+    """
+    if len(orders) == 1:
+        return list(orders[0])
+    place = {name: index for index, name in enumerate(names)}
+    successors: dict[T, dict[T, None]] = {name: {} for name in names}
+    for order in orders:
+        for first, second in pairwise(order):
+            successors[first][second] = None
+    waiting = dict.fromkeys(names, 0)
+    for following in successors.values():
+        for name in following:
+            waiting[name] += 1
+    ready = [place[name] for name in names if not waiting[name]]  # sorted, and so a heap
+    merged: dict[T, None] = {}
+    next_unmerged = 0
+    while len(merged) < len(names):
+        if ready:
+            name = names[heappop(ready)]
+        else:  # the orders contradict each other
+            while names[next_unmerged] in merged:
+                next_unmerged += 1
+            name = names[next_unmerged]
+        if name in merged:
+            continue
+        merged[name] = None
+        for successor in successors[name]:
+            waiting[successor] -= 1
+            if not waiting[successor]:
+                heappush(ready, place[successor])
+    return list(merged)
+
+
+def instances_in(expr: Expr, parts: dict[str, Expr]) -> Iterator[Instance]:
+    """Yield the instances in an expression, including those in the part functions it calls."""
+    stack, seen = [expr], set()
+    while stack:
+        item = stack.pop()
+        if id(item) in seen:
+            continue
+        seen.add(id(item))
+        if isinstance(item, Instance):
+            yield item
+            continue
+        if isinstance(item, CallExpr) and item.func in parts:
+            stack.append(parts[item.func])
+        stack += item.children()
+
+
+def dependency_groups(
+    definitions: list[Definition], parts: dict[str, Expr]
+) -> list[list[Definition]]:
+    """Group classes whose instances contain each other, leaves first (Tarjan's algorithm)."""
+    contained: dict[str, list[Definition]] = {}
+    for definition in definitions:
+        contained[definition.path] = list(
+            {
+                inner.definition.path: inner.definition
+                for instance in definition.instances
+                for member in instance.members
+                for inner in instances_in(member.expr, parts)
+            }.values()
+        )
+    index: dict[str, int] = {}
+    low: dict[str, int] = {}
+    stack: list[Definition] = []
+    on_stack: set[str] = set()
+    groups: list[list[Definition]] = []
+    for start in definitions:
+        frames: list[tuple[Definition, Iterator[Definition]]] = []
+        entering: Definition | None = start if start.path not in index else None
+        while entering is not None or frames:
+            if entering is not None:
+                path = entering.path
+                index[path] = low[path] = len(index)
+                stack.append(entering)
+                on_stack.add(path)
+                frames.append((entering, iter(contained[path])))
+                entering = None
+            definition, rest = frames[-1]
+            path = definition.path
+            child = next(rest, None)
+            if child is not None:
+                if child.path not in index:
+                    entering = child
+                elif child.path in on_stack:
+                    low[path] = min(low[path], index[child.path])
+                continue
+            frames.pop()
+            if frames:
+                outer = frames[-1][0].path
+                low[outer] = min(low[outer], low[path])
+            if low[path] == index[path]:
+                start_of_group = stack.index(definition)
+                groups.append(stack[start_of_group:])
+                on_stack -= {item.path for item in groups[-1]}
+                del stack[start_of_group:]
+    return groups
+
 
 Column = list["Expr | None"]
 """One expression per instance; None for instances that lack the attribute."""
@@ -234,3 +345,59 @@ def _argument(call: Expr | None, name: str | None) -> Expr | None:
         if key == name:
             return value
     return call.defaults.get(name or "")
+
+
+# Members of all instances
+
+
+class MemberColumn(NamedTuple):
+    """A name and kind of member; `members` has None for instances that lack it."""
+
+    kind: str
+    name: str
+    members: list[Member | None]
+
+    @property
+    def exprs(self) -> Column:
+        return [None if member is None else member.expr for member in self.members]
+
+    @property
+    def is_constant(self) -> bool:
+        return len(set(column_key(self.exprs))) == 1
+
+
+def member_columns(definition: Definition) -> list[MemberColumn]:
+    """Return what each instance has, by name and kind, in an order that fits all instances.
+
+    An attribute that is None counts as a child, parameter or buffer that the instance lacks if
+    other instances have one of that name.
+    """
+    kinds: dict[str, dict[str, None]] = {}
+    for instance in definition.instances:
+        for member in instance.members:
+            kinds.setdefault(member.name, {})[member.kind] = None
+
+    def key_of(member: Member) -> tuple[str, str]:
+        of_name = kinds[member.name]
+        if member.kind == ATTRIBUTE and member.expr.text == "None" and len(of_name) == 2:
+            return next(kind for kind in of_name if kind != ATTRIBUTE), member.name
+        return member.kind, member.name
+
+    count = len(definition.instances)
+    orders: dict[tuple[tuple[str, str], ...], None] = {}
+    columns: dict[tuple[str, str], list[Member | None]] = {}
+    absent: list[tuple[int, Member]] = []
+    for index, instance in enumerate(definition.instances):
+        order: list[tuple[str, str]] = []
+        for member in instance.members:
+            key = key_of(member)
+            if key[0] != member.kind:
+                absent.append((index, member))
+                continue
+            columns.setdefault(key, [None] * count)[index] = member
+            order.append(key)
+        orders[tuple(order)] = None
+    for index, member in absent:
+        members = columns[key_of(member)]
+        members[index] = members[index] or member
+    return [MemberColumn(*key, columns[key]) for key in merge_orders(list(columns), list(orders))]

@@ -15,7 +15,6 @@ from ptinspect.stubs.collect.classes import (
     Deferred,
     Definition,
     Instance,
-    Member,
 )
 from ptinspect.stubs.expr.nodes import (
     FALSE,
@@ -37,8 +36,15 @@ from ptinspect.stubs.expr.torch_calls import (
     has_children_of,
     tensor_shapes,
 )
-from ptinspect.stubs.infer.anti_unify import Column, Parameter, Unifier, column_key
-from ptinspect.stubs.infer.toposort import dependency_groups, merge_orders
+from ptinspect.stubs.infer.anti_unify import (
+    Column,
+    MemberColumn,
+    Parameter,
+    Unifier,
+    column_key,
+    dependency_groups,
+    member_columns,
+)
 from ptinspect.torchnn.classes import ModuleClass, candidates, lookup
 from ptinspect.torchnn.shapes import (
     CHILDREN,
@@ -111,22 +117,6 @@ class InferredClass:
         return "nn.Sequential" if self.is_sequence else None
 
 
-class _Column(NamedTuple):
-    """A name and kind of member; `members` has None for instances that lack it."""
-
-    kind: str
-    name: str
-    members: list[Member | None]
-
-    @property
-    def exprs(self) -> Column:
-        return [None if member is None else member.expr for member in self.members]
-
-    @property
-    def is_constant(self) -> bool:
-        return len(set(column_key(self.exprs))) == 1
-
-
 def infer_constructors(
     objects: CollectedObjects, in_root: Collection[int]
 ) -> tuple[dict[str, InferredClass], list[Deferred]]:
@@ -184,7 +174,7 @@ def _infer_class(
     definitions = objects.definitions.values()
     module_classes = {item.ident for item in definitions if item.kind == "module"}
     unifier = Unifier({item.ident for item in definitions} | _NEVER_PARAMETERS, module_classes)
-    columns = _columns(definition)
+    columns = member_columns(definition)
     is_traced = definition.recorded is not None and definition.recorded.fx_name is not None
     if definition.kind == "module" and not is_traced:
         if _is_sequence(definition):
@@ -219,44 +209,7 @@ def _infer_class(
 # Members of all instances
 
 
-def _columns(definition: Definition) -> list[_Column]:
-    """Return what each instance has, by name and kind, in an order that fits all instances.
-
-    An attribute that is None counts as a child, parameter or buffer that the instance lacks if
-    other instances have one of that name.
-    """
-    kinds: dict[str, dict[str, None]] = {}
-    for instance in definition.instances:
-        for member in instance.members:
-            kinds.setdefault(member.name, {})[member.kind] = None
-
-    def key_of(member: Member) -> tuple[str, str]:
-        of_name = kinds[member.name]
-        if member.kind == ATTRIBUTE and member.expr.text == "None" and len(of_name) == 2:
-            return next(kind for kind in of_name if kind != ATTRIBUTE), member.name
-        return member.kind, member.name
-
-    count = len(definition.instances)
-    orders: dict[tuple[tuple[str, str], ...], None] = {}
-    columns: dict[tuple[str, str], list[Member | None]] = {}
-    absent: list[tuple[int, Member]] = []
-    for index, instance in enumerate(definition.instances):
-        order: list[tuple[str, str]] = []
-        for member in instance.members:
-            key = key_of(member)
-            if key[0] != member.kind:
-                absent.append((index, member))
-                continue
-            columns.setdefault(key, [None] * count)[index] = member
-            order.append(key)
-        orders[tuple(order)] = None
-    for index, member in absent:
-        members = columns[key_of(member)]
-        members[index] = members[index] or member
-    return [_Column(*key, columns[key]) for key in merge_orders(list(columns), list(orders))]
-
-
-def _statement(unifier: Unifier, column: _Column) -> InitStatement:
+def _statement(unifier: Unifier, column: MemberColumn) -> InitStatement:
     """Return the statement for one attribute, child, parameter or buffer."""
     exprs = column.exprs
     expr = unifier.unify(exprs, column.name)
@@ -280,8 +233,8 @@ def _condition(unifier: Unifier, name: str, exprs: Column, expr: Expr) -> str:
 
 
 def _set_from_outside(
-    instances: list[Instance], columns: list[_Column], in_root: Collection[int]
-) -> list[_Column]:
+    instances: list[Instance], columns: list[MemberColumn], in_root: Collection[int]
+) -> list[MemberColumn]:
     """Return the attributes that only some instances have, after all those that every one has.
 
     The program sets them on finished modules, as YOLO numbers its layers; so does `build()`.
@@ -353,7 +306,10 @@ def _inherit_from_torch(
     unifier: Unifier,
     inferred_classes: dict[str, InferredClass],
 ) -> set[str]:
-    """Let the class extend the torch class that its instances look like, if it is certain."""
+    """Let the class extend the torch class that its instances look like, if it is certain.
+
+    Return the names of the members that the constructor of the torch class sets.
+    """
     definition = inferred.definition
     modules = [module for instance in definition.instances if (module := instance.module)]
     if not modules or len(modules) != len(definition.instances):

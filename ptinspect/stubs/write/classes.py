@@ -31,15 +31,17 @@ from ptinspect.stubs.expr.nodes import (
 from ptinspect.stubs.expr.torch_calls import MODULE_METHODS
 from ptinspect.stubs.infer.constructors import InferredClass, InitParameter, InitStatement
 from ptinspect.stubs.infer.post_init import Assignment
-from ptinspect.stubs.write.runtime_templates import (
+from ptinspect.stubs.write.source import (
     INIT_METHOD,
     INIT_METHOD_KEEPING_ARGUMENTS,
     ITEM_METHODS,
     NEW_METHOD,
     SETSTATE_METHOD,
     TUPLE_NEW_METHODS,
+    WIDTH,
+    Source,
+    columns,
 )
-from ptinspect.stubs.write.source import WIDTH, Source, columns
 from ptinspect.torchnn.printer import READABLE_HINT
 
 _BASES = {

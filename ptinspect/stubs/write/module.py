@@ -17,14 +17,17 @@ from ptinspect.stubs.expr.nodes import (
 )
 from ptinspect.stubs.expr.torch_calls import ASSEMBLED
 from ptinspect.stubs.write.classes import write_assignments, write_definition
-from ptinspect.stubs.write.runtime_templates import (
+from ptinspect.stubs.write.source import (
     ASSEMBLED_FUNCTION,
     REACH_FUNCTION,
     REGISTER_ANYWHERE,
     REGISTER_MAIN,
     RESULT_CLASS,
+    WIDTH,
+    Source,
+    columns,
+    layout_assignment,
 )
-from ptinspect.stubs.write.source import WIDTH, Source, columns, layout_assignment
 
 if TYPE_CHECKING:
     from ptinspect.stubs.collect.classes import Definition

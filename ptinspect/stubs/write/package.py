@@ -26,8 +26,7 @@ from ptinspect.stubs.write.module import (
     write_nested_names,
     write_part,
 )
-from ptinspect.stubs.write.runtime_templates import ASSEMBLED_FUNCTION, RESULT_CLASS
-from ptinspect.stubs.write.source import Source
+from ptinspect.stubs.write.source import ASSEMBLED_FUNCTION, RESULT_CLASS, Source
 
 ModulePath = tuple[str, ...]
 """Folders and name of a module, below the package."""
