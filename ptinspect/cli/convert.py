@@ -203,7 +203,6 @@ def _parse_entry(text: str) -> tuple[str, object]:
 
 
 def _write_json(sources: tuple[str, ...], results: list[ConversionReport | PtInspectError]) -> None:
-    """Write one object for one SRC, and a list of objects for several."""
     import json
 
     from ptinspect.safety.report import ReadError

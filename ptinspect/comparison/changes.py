@@ -79,12 +79,8 @@ class ModuleChange:
 
 @dataclass(frozen=True, slots=True)
 class OptimizerChange:
-    """An optimizer state that was added, removed or changed.
-
-    Attributes:
-        what: of "class", "param_groups", "state"; empty if it was added or removed.
-        details: the hyper-parameters that changed, e.g. "lr 0.1 -> 0.01".
-    """
+    """An optimizer state that was added, removed or changed: in "class", "param_groups" or "state",
+    with details such as "lr 0.1 -> 0.01"."""
 
     path: Path
     change: str
@@ -102,11 +98,8 @@ class Note:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What differs between two documents, with the tensors in file order.
-
-    Attributes:
-        unchanged: number of tensors that both documents have and that are equal.
-    """
+    """What differs between two documents, with the tensors in file order, and how many are
+    equal."""
 
     a: Side
     b: Side

@@ -240,7 +240,6 @@ def _tensor_notes(
     tensors_a: dict[str, TensorInfo],
     tensors_b: dict[str, TensorInfo],
 ) -> list[Note]:
-    """Return notes on the order of the tensors and on which of them share memory."""
     notes = []
     keys = [pair for pair in pairs if pair[0] == pair[1]]
     order = [key for key in tensors_b if key in tensors_a]

@@ -39,12 +39,9 @@ ROUNDED = 0.02
 
 @dataclass(frozen=True, slots=True)
 class Rename:
-    """A tensor that has another key in the other document.
-
-    Attributes:
-        evidence: "bytes" if the bytes are equal, "numbers" if only the numbers are close,
-            "names" if only the shape is equal, and the key changed as others with evidence did.
-    """
+    """A tensor that has another key in the second document. `evidence` is "bytes" if they are
+    equal, "numbers" if these are close, "names" if only the shape is equal, and the key changed as
+    others with evidence did."""
 
     a: str
     b: str

@@ -130,7 +130,6 @@ class _Sums:
         self.dot = self.square_a = self.square_b = 0.0
 
     def add(self, x: Numbers, y: Numbers, tolerance: float) -> None:
-        """Add a block of each tensor."""
         import numpy as np
 
         self.elements += len(x)
@@ -173,7 +172,6 @@ class _Sums:
             self.sum_rel += float(relative.sum())
 
     def result(self) -> ValueChange:
-        """Return the result after the last block."""
         norms = math.sqrt(self.square_a) * math.sqrt(self.square_b)
         cosine = self.dot / norms if norms and math.isfinite(norms) else None
         return ValueChange(

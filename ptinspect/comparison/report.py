@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from ptinspect.comparison.changes import Change, Comparison, Lone
@@ -36,27 +36,19 @@ class DiffReport(Comparison, Report):
             "b": {"path": self.b.path, "format": self.b.format, "kind": self.b.kind},
             "added": [_lone(item) for item in self.added],
             "removed": [{**_lone(item), "tied_to": item.tied_to} for item in self.removed],
-            "renamed": [{"a": r.a, "b": r.b, "evidence": r.evidence} for r in self.renamed],
-            "patterns": [{"a": p.a, "b": p.b, "count": p.count} for p in self.patterns],
+            "renamed": list(map(asdict, self.renamed)),
+            "patterns": list(map(asdict, self.patterns)),
             "changed": [_change(item) for item in self.changed],
             "entries": [
-                {
-                    "path": list(e.path),
-                    "change": e.change,
-                    "a": json_plain(e.a),
-                    "b": json_plain(e.b),
-                }
+                {**asdict(e), "path": list(e.path), "a": json_plain(e.a), "b": json_plain(e.b)}
                 for e in self.entries
             ],
-            "modules": [
-                {"root": list(m.root), "name": m.name, "change": m.change, "a": m.a, "b": m.b}
-                for m in self.modules
-            ],
+            "modules": [{**asdict(module), "root": list(module.root)} for module in self.modules],
             "optimizers": [
                 {"path": list(o.path), "change": o.change, "what": list(o.what)}
                 for o in self.optimizers
             ],
-            "notes": [{"kind": note.kind, "message": note.message} for note in self.notes],
+            "notes": list(map(asdict, self.notes)),
             "totals": {
                 "same": self.unchanged,
                 "changed": len(self.changed),

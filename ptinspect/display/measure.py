@@ -250,7 +250,6 @@ def _without_expansion(tensor: Tensor) -> tuple[Tensor, int]:
 
 
 def _stored_integers(tensor: Tensor) -> Tensor:
-    """Return a quantized tensor as the integers that are stored."""
     integer_types = {"qint8": "int8", "quint8": "uint8", "qint32": "int32"}
     name = integer_types.get(tensor.dtype.name if tensor.dtype else "")
     if name is None:

@@ -23,12 +23,8 @@ if TYPE_CHECKING:
 
 
 class Node:
-    """A module as the printer sees it (`torchnn.protocols.ModuleNode`).
-
-    Attributes:
-        base: the torch class that a user-defined class extends, inferred from its attributes;
-            None for torch's own classes, and if the attributes match no class.
-    """
+    """A module as the printer sees it (`torchnn.protocols.ModuleNode`). `base` is the torch class
+    that a user-defined class extends, inferred from its attributes; else None."""
 
     __slots__ = ("_module", "_nodes", "base", "class_path", "name")
 

@@ -131,9 +131,6 @@ def _load_facts(document: Document, hints: bool) -> Iterator[Fact]:
             yield "", f"ptinspect scan {shell_word(document.path)} prints the line that allows it"
 
 
-# --- tensors
-
-
 def _tensors_text(document: Document, infos: Sequence[TensorInfo]) -> str:
     """Return `2 parameters, 3 elements, 12 bytes, float32, cuda:0`; with several roles `2
     parameters with 3 elements, 1 buffer with 1 element, …`. Views of the same bytes count once."""
@@ -195,8 +192,6 @@ def _sources_text(archive: Archive) -> str:
         names.append(count_text(from_torch, "class of torch", "classes of torch"))
     return join_names(names, MAX_NAMES)
 
-
-# --- optimizers
 
 _MAIN_HYPERPARAMETERS = (
     "lr", "momentum", "betas", "alpha", "weight_decay", "nesterov", "amsgrad",
@@ -266,7 +261,6 @@ def _number_text(value: Value) -> str:
 
 
 def _fit_text(document: Document, hints: bool) -> str:
-    """Return whether the optimizers' state fits the model, and the command that says more."""
     from ptinspect.document.optim.check import fit_line
 
     text = cut(fit_line(document) or "")
@@ -274,8 +268,6 @@ def _fit_text(document: Document, hints: bool) -> str:
         text += f"    ptinspect check optimizer {shell_word(document.path)}"
     return text
 
-
-# --- resuming
 
 _STATELESS_OPTIMIZERS = ("torch.optim.SGD",)  # unless they have momentum
 
@@ -341,9 +333,6 @@ def _has_rng_state(document: Document) -> bool:
         info.dtype is not None and info.dtype.name == "uint8" and info.shape == (5056,)
         for info in infos
     )
-
-
-# --- entries
 
 
 def entry_lines(document: Document, depth: int | None) -> list[tuple[str, str]]:

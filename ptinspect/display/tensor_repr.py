@@ -86,13 +86,8 @@ def _check_has_elements(tensor: Tensor) -> None:
 
 
 class PrintedElements:
-    """The elements of a tensor that are printed.
-
-    Attributes:
-        indices: the indices of each dimension that are printed.
-        gaps: whether elements in the middle of each dimension are left out.
-        numbers: the numbers in C order, dequantized.
-    """
+    """The elements of a tensor that are printed: their indices in each dimension, whether its
+    middle is left out, and their numbers in C order, dequantized."""
 
     def __init__(self, tensor: Tensor) -> None:
         summarised = tensor.numel > THRESHOLD

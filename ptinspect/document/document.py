@@ -209,7 +209,6 @@ def _nested_streams(reader: TensorReader) -> Iterator[Pickled]:
 
 
 def _append_contents(contents: Contents, more: Contents, index: int) -> None:
-    """Append the contents of a further pickle in a row, with its index before their paths."""
     contents.tensors += [
         TensorInfo((index, *info.path[1:]), info.role, info.persistent, info.tensor)
         for info in more.tensors
@@ -229,9 +228,6 @@ def by_key(tensors: list[TensorInfo]) -> dict[str, TensorInfo]:
             info.key = bracketed(info.path)
             keyed[info.key] = info
     return keyed
-
-
-# Kind
 
 
 def kind_of(root: Value, contents: Contents) -> str:
@@ -269,9 +265,6 @@ def _is_in_containers(value: Value, path: Path) -> bool:
         else:
             return False
     return value is not None
-
-
-# Totals
 
 
 class Totals(NamedTuple):

@@ -48,12 +48,8 @@ _COMPLEX = "builtins.complex"
 
 
 class Entry(NamedTuple):
-    """A value that is not a tensor or module.
-
-    Attributes:
-        type: `int`, `str`, `list`, or the path of its class.
-        value: see `describe`.
-    """
+    """A value that is not a tensor or module. `type` is `int`, `str`, `list`, or the path of its
+    class; `describe` explains `value`."""
 
     path: Path
     type: str
@@ -135,7 +131,6 @@ _TORCH_CONSTANTS = {
 
 
 def _describe_global(value: Global) -> Description:
-    """Describe a class, function or constant that is named, not called."""
     if value.module.split(".", 1)[0] == "torch":
         name = value.name.removeprefix(
             "torch."

@@ -39,12 +39,8 @@ _BOOKKEEPING = {
 
 
 class ModuleInfo(NamedTuple):
-    """A module at one of its paths.
-
-    Attributes:
-        root: the path of the model that it belongs to.
-        name: below that root, as `named_modules(remove_duplicate=False)` has it.
-    """
+    """A module at one of its paths: the path of the model that it belongs to, and its name below
+    that, as `named_modules(remove_duplicate=False)` has it."""
 
     root: Path
     name: str
@@ -57,13 +53,8 @@ class ModuleInfo(NamedTuple):
 
 
 class Module:
-    """A module as the file records it.
-
-    Attributes:
-        call: the object in the file; the same module is the same object.
-        attributes: its `__dict__`.
-        class_path: the dotted path of its class.
-    """
+    """A module as the file records it. The same module has the same `call`; `attributes` is its
+    `__dict__`."""
 
     __slots__ = ("attributes", "call", "class_path")
 

@@ -139,7 +139,6 @@ def _runs(indices: list[int], max_gap: int) -> Iterator[list[int]]:
 
 
 def _pick(chunks: Iterable[bytes], offsets: Sequence[int], size: int) -> bytes:
-    """Return the elements that start at these offsets of the chunks, one after the other."""
     picked = []
     buffer, buffer_offset = b"", 0
     position = 0
@@ -158,7 +157,6 @@ def _pick(chunks: Iterable[bytes], offsets: Sequence[int], size: int) -> bytes:
 
 
 def _apply_bits_to_number(number: Number, tensor: Tensor) -> Number:
-    """Return the value that torch shows if the conj or neg bit is set."""
     if tensor.conj and isinstance(number, complex):
         number = number.conjugate()
     return -number if tensor.neg else number

@@ -56,7 +56,6 @@ def _archive_warnings(archive: Archive) -> Iterator[DocumentWarning]:
 
 
 def _out_of_bounds_views(tensors: Iterable[TensorInfo]) -> Iterator[DocumentWarning]:
-    """Yield tensors that need more bytes than their storage has."""
     within_bounds: set[object] = set()
     for info in tensors:
         tensor = info.tensor

@@ -40,12 +40,8 @@ class ClassSource(NamedTuple):
 
 
 class Span:
-    """The bytes of one storage.
-
-    Attributes:
-        record: name of the archive's record, or None for the file itself.
-        length: number of bytes after decompression.
-    """
+    """The bytes of one storage: its record (None for the file itself), and their number after
+    decompression."""
 
     __slots__ = ("_base", "_start", "length", "record")
 

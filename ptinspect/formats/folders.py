@@ -46,11 +46,7 @@ def main_file(folder: str) -> str | None:
 
 
 def main_file_of_folder(folder: str) -> str:
-    """Return the file that stands for the whole folder.
-
-    Raises:
-        FormatError: the folder is not one checkpoint.
-    """
+    """Return the file that stands for the whole folder; FormatError if it is not one checkpoint."""
     path = main_file(folder)
     if path is None:
         check_listable(folder)

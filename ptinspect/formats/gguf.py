@@ -176,7 +176,6 @@ def _read_tensor(reader: _Reader) -> tuple[str, tuple[int, ...], int, int]:
 
 
 def _tensor(name: str, shape: tuple[int, ...], kind: int) -> tuple[Value, int]:
-    """Return the call that builds a tensor, and its size in bytes."""
     if kind not in _TYPES:
         raise UnsupportedError(f"the tensor {bounded_repr(name)} is of the unknown type {kind}")
     encoding, block, block_bytes = _TYPES[kind]

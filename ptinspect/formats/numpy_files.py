@@ -38,12 +38,8 @@ _HEADER = re.compile(
 
 
 class ArrayHeader(NamedTuple):
-    """What the header of an array says.
-
-    Attributes:
-        descr: numpy's notation of the element type, e.g. "<f4".
-        start: offset of the elements.
-    """
+    """The header of an array: numpy's notation of the element type ("<f4"), order, shape, and the
+    offset of the elements."""
 
     descr: str
     fortran_order: bool

@@ -93,13 +93,8 @@ def class_sources(pickled: Pickled) -> list[ClassSource]:
 
 
 class StorageExtent(NamedTuple):
-    """A storage in a file that may be truncated.
-
-    Attributes:
-        name: its name in the file.
-        expected: bytes that it should have.
-        present: bytes that are there, or None if there is no trace of it.
-    """
+    """A storage in a file that may be truncated: the bytes that it should have, and those that are
+    there, None if there is no trace of it."""
 
     name: str
     expected: int

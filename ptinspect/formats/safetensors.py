@@ -47,13 +47,8 @@ class TensorEntry(NamedTuple):
 
 
 class Safetensors(PicklelessArchive):
-    """A safetensors file.
-
-    Attributes:
-        tensors: the header's entries by name.
-        metadata: the header's metadata.
-        aliases: names that only the metadata contains, with the name of the tensor they stand for.
-    """
+    """A safetensors file: the header's entries by name, its metadata, and `aliases`, names that
+    only the metadata has, with the tensor that they stand for."""
 
     format = "safetensors"
 
@@ -134,7 +129,6 @@ def _is_index(name: str | None) -> bool:
 
 
 def _read_header(source: Source) -> tuple[dict[str, Value], int]:
-    """Return the header, and the offset of the tensors' bytes."""
     if source.size < 8:
         message = f"{source.size} bytes are too few for the length of a header"
         raise DamagedError(message, hint=DOWNLOAD_AGAIN)

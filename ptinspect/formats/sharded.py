@@ -68,13 +68,7 @@ class ShardedModel(PicklelessArchive):
 
 @dataclass(frozen=True, slots=True)
 class IndexFile:
-    """The content of an index.
-
-    Attributes:
-        raw: the text.
-        weight_map: the shard of each tensor.
-        total_size: the metadata's value of that name, or None.
-    """
+    """An index: its text, the shard of each tensor, and the metadata's `total_size` or None."""
 
     raw: bytes
     weight_map: dict[str, str]
@@ -119,9 +113,6 @@ def read_sharded(
             part.source.close()
         raise
     return archive
-
-
-# --- the index ----------------------------------------------------------------------------
 
 
 def read_index_file(source: Source, limits: Limits = LIMITS) -> IndexFile:
@@ -186,9 +177,6 @@ def index_folder(source: Source) -> str:
     return os.path.dirname(source.path)
 
 
-# --- the shards ---------------------------------------------------------------------------
-
-
 def _check_shards_exist(index: IndexFile, folder: str) -> None:
     """Raise DamagedError with the names of all missing shards, before the first is opened."""
     names = index.shards
@@ -249,9 +237,6 @@ def _shard_metadata(part: Archive) -> dict[Value, Value]:
     return metadata if isinstance(metadata, dict) else {}
 
 
-# --- one state_dict -----------------------------------------------------------------------
-
-
 def _join_shards(archive: ShardedModel, index: IndexFile) -> None:
     """Combine the shards' tensors under their names, and compare them with the weight_map."""
     names, parts = index.shards, archive.parts
@@ -283,7 +268,6 @@ def _join_shards(archive: ShardedModel, index: IndexFile) -> None:
 
 
 def _check_weight_map(index: IndexFile, weights: dict[str, dict[str, Value]]) -> None:
-    """Raise DamagedError if a tensor is not in the shard that the index names."""
     missing = [key for key, name in index.weight_map.items() if key not in weights[name]]
     if missing:
         first = missing[0]

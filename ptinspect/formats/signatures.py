@@ -16,13 +16,8 @@ if TYPE_CHECKING:
 
 
 class Identity(NamedTuple):
-    """The format of a file.
-
-    Attributes:
-        format: its name in JSON.
-        description: in words, "a safetensors file".
-        hint: what to do with it if ptinspect does not read it.
-    """
+    """The format of a file: its name in JSON, its description ("a safetensors file"), and what to
+    do with it if ptinspect does not read it."""
 
     format: str
     description: str

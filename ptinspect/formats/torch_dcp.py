@@ -142,11 +142,7 @@ class TorchDcp(Archive):
             yield bytes(block[begin : stop - first * row_bytes])
 
     def file(self, path: str) -> Source:
-        """Return a file of the folder, opened.
-
-        Raises:
-            DamagedError: it is missing.
-        """
+        """Return a file of the folder, opened; DamagedError if it is missing."""
         if path not in self._files:
             full = os.path.join(self.folder, path)
             if not os.path.isfile(full):
@@ -158,12 +154,8 @@ class TorchDcp(Archive):
         return self._files[path]
 
     def open_piece(self, piece: Piece) -> Archive:
-        """Open the file of torch.save that a piece is.
-
-        Raises:
-            DamagedError: it is missing or truncated.
-            UnsupportedError: it is compressed in a way that is not known.
-        """
+        """Open the file of torch.save that a piece is. DamagedError if it is missing or truncated,
+        UnsupportedError for unknown compressions."""
         source = self.file(piece.path)
         part: Source = SliceSource(source, piece.start, piece.length)
         for transform in reversed(piece.transforms):
@@ -336,12 +328,8 @@ def read_dcp(
     source: Source, folder: str, open_archive: OpenArchive, limits: Limits = LIMITS
 ) -> TorchDcp:
     """Read `.metadata`, which `source` is, and the values of the folder that are not tensors.
-
-    Raises:
-        FormatError: it is another pickle.
-        DamagedError: it is inconsistent: an element is in no piece or in two, or a file is outside
-            the folder.
-    """
+    FormatError for another pickle; DamagedError if an element is in no piece or in two, or a file
+    is outside the folder."""
     archive = TorchDcp(source, folder, open_archive, limits)
     root = archive.pickled.root
     if not isinstance(root, Call) or not is_metadata(root):

@@ -146,7 +146,6 @@ def _storage_prefix(index: dict[str, int], folder: str, declared: dict[object, D
 
 
 def _check_complete(archive: TorchZip, declared: dict[object, Declared]) -> None:
-    """Raise DamagedError unless the zip has every storage, with as many bytes as it needs."""
     prefix = archive.storages.prefix
     index, sizes = archive.directory.index, archive.directory.sizes
     try:

@@ -101,12 +101,8 @@ class TorchScript(TorchZip):
 def read_torchscript(
     source: Source, directory: ZipDirectory, folder: str, limits: Limits = LIMITS
 ) -> TorchScript:
-    """Read an archive of torch.jit.save.
-
-    Raises:
-        DamagedError: a pickle is damaged or a storage incomplete.
-        LimitError: the code is larger than `MAX_CODE`.
-    """
+    """Read an archive of torch.jit.save. DamagedError if a pickle is damaged or a storage
+    incomplete, LimitError if the code is larger than `MAX_CODE`."""
     plain = open_zip(source, directory, folder, limits)
     archive = TorchScript(source, plain.pickled, limits=limits)
     for name in ("origin", "byteorder", "version", "facts", "warnings", "streams", "directory"):
@@ -147,7 +143,6 @@ def _read_constants(
 
 
 def _read_code(directory: ZipDirectory, folder: str) -> dict[str, ScriptClass]:
-    """Return the classes of all code records by their full names."""
     classes: dict[str, ScriptClass] = {}
     total, prefix = 0, f"{folder}code/"
     for name, index in directory.index.items():

@@ -126,9 +126,6 @@ def _paused_garbage_collection() -> Iterator[None]:
         gc.enable()
 
 
-# --- the loop -----------------------------------------------------------------------------
-
-
 class _Stopped(Exception):
     """STOP was reached."""
 
@@ -229,9 +226,6 @@ def run_until(m: Machine, table: list[Handler], pos: int, pause: int) -> int:
     return pos
 
 
-# --- the dispatch tables ------------------------------------------------------------------
-
-
 def _stop(m: Machine, pos: int) -> NoReturn:
     if not m.stack:  # pickle accepts a MARK that is still open
         raise m.damaged("STOP with nothing on the stack")
@@ -251,7 +245,6 @@ HANDLERS: dict[str, Handler] = {
 
 
 def _dispatch_table(handlers: dict[str, Handler]) -> list[Handler]:
-    """Return the handlers by the byte of their opcode."""
     table: list[Handler] = [_unknown] * 256
     for row in OPCODES:
         handler = handlers[row.name]
@@ -262,8 +255,6 @@ def _dispatch_table(handlers: dict[str, Handler]) -> list[Handler]:
 
 
 def _noting_unsupported(name: str, handler: Handler) -> Handler:
-    """Wrap the handler of an opcode that torch's weights-only unpickler does not know."""
-
     def run_noted(m: Machine, pos: int) -> int:
         m.unsupported_opcodes.add(name)
         return handler(m, pos)

@@ -17,13 +17,8 @@ from ptinspect.pickling.values import Call, Value
 
 
 class Array(NamedTuple):
-    """A numpy array.
-
-    Attributes:
-        dtype: as numpy spells it, e.g. `<f4`.
-        stride: in elements.
-        data: the value that holds its bytes; a list of objects for the dtype `|O`.
-    """
+    """A numpy array: its dtype as numpy spells it (`<f4`), its stride in elements, and the value
+    that holds its bytes, a list of objects for the dtype `|O`."""
 
     dtype: str
     shape: tuple[int, ...]

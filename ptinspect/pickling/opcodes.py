@@ -26,12 +26,8 @@ class Arg(IntEnum):
 
 
 class Opcode(NamedTuple):
-    """One opcode.
-
-    Attributes:
-        proto: the first protocol that has it.
-        before, after: the top of the stack, the last item to the right.
-    """
+    """One opcode. `proto` is the first protocol that has it, `before` and `after` the top of the
+    stack, its last item to the right."""
 
     name: str
     code: int

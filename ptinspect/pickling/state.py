@@ -36,14 +36,13 @@ class StreamWarning(NamedTuple):
 
 
 class Event(NamedTuple):
-    """An import, a call or a change that the stream asks for.
+    """An import, a call or a change that the stream asks for: offset and name of the opcode, target
+    and argument.
 
-    Attributes:
-        offset, opcode: position and name of the opcode.
-        target: for imports a Global, an Extension, or a pair (module, name) if one of them is the
-            result of a call; for calls the Call; for changes the object that changes; for FRAME
-            the offset of the frame's end.
-        argument: for changes the state of BUILD, or a list of items or of keys and values in turn.
+    The target is for imports a Global, an Extension, or a pair (module, name) if one of them is the
+    result of a call; for calls the Call; for changes the object; for FRAME the offset of its end.
+    The argument of a change is the state of BUILD, or a list of items or of keys and values in
+    turn.
     """
 
     offset: int

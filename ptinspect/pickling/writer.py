@@ -142,8 +142,6 @@ class PickleWriter:
     def _push_steps(self, *steps: _Step) -> None:
         self._steps += reversed(steps)
 
-    # --- the memo -------------------------------------------------------------------------
-
     def _put(self, value: Value) -> None:
         index = len(self._memo)
         self._memo[_identity(value)] = index
@@ -158,8 +156,6 @@ class PickleWriter:
             self.out += OP["BINGET"] + bytes([index])
         else:
             self.out += OP["LONG_BINGET"] + pack("<I", index)
-
-    # --- values ---------------------------------------------------------------------------
 
     def _save(self, value: Value) -> None:
         encode_atom = _ATOMS.get(type(value))

@@ -20,12 +20,8 @@ SHOWN = 12
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """Something in the file that is not as its writer left it.
-
-    Attributes:
-        kind: "cut", "directory", "checksum", "frame", "description", "overwritten" or "shifted".
-        offset: byte offset in the file; None if it is not at one place.
-    """
+    """Something in the file that is not as its writer left it. The kinds are "cut", "directory",
+    "checksum", "frame", "description", "overwritten" and "shifted"."""
 
     kind: str
     offset: int | None

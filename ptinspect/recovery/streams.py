@@ -87,7 +87,6 @@ def salvage_legacy(source: Source, limits: Limits) -> Salvage:
 
 
 def _legacy_pickles(source: Source, limits: Limits) -> tuple[Pickled, Pickled]:
-    """Return the pickle of the object and that of the list of storages."""
     data, start, stop = source.window()
     position = start
     try:

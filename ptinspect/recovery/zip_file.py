@@ -173,7 +173,6 @@ def _storages(
     reader: _RecordReader, folder: str, declared_by_key: dict[object, Declared],
     archive: SalvagedArchive,
 ) -> dict[str, Evidence]:  # fmt: skip
-    """Find the bytes of each storage that the pickle refers to, and judge them."""
     old = any(name.startswith(f"{folder}tensors/") for name in reader.candidates)
     prefix = f"{folder}tensors/" if old else f"{folder}data/"
     spans: dict[object, Span] = {}
@@ -203,7 +202,6 @@ class _RecordReader:
         self.has_crcs = any(candidate.crc for candidate in every)
 
     def small_record(self, name: str) -> tuple[bytes | None, Evidence]:
-        """Return the bytes of a record, unless it is lost."""
         span, evidence = self.best(name, None)
         if span is None:
             return None, evidence
@@ -275,7 +273,6 @@ class _RecordReader:
     def _inflated(
         self, candidate: Candidate, need: int | None
     ) -> tuple[Span | None, Evidence, Damage | None]:
-        """Unpack a deflated record into memory."""
         assert candidate.packed is not None
         most = min(self.limits.inflated_bytes, self.limits.pickle_bytes if need is None else need)
         inflate = zlib.decompressobj(-15)

@@ -157,7 +157,6 @@ def _observer(attributes: Attributes, name: str) -> Value:
 
 
 def _packed_bias(attributes: Attributes, name: str) -> Value:
-    """The bias among a quantized module's packed parameters."""
     packed = packed_parameters(attributes)
     return packed[1] if len(packed) > 1 else MISSING
 

@@ -200,7 +200,6 @@ def _form(plan: _Plan | None) -> object:
 
 
 def _is_hidden(node: ModuleNode) -> bool:
-    """Return True if a quantized module hides this child."""
     row = lookup(node.class_path)
     return row is not None and (row.style in _HIDDEN_STYLES or row.path == _PACKED_PARAMETER)
 

@@ -62,13 +62,8 @@ class _End:
 
 
 class ValueFormatter:
-    """Formats values.
-
-    Attributes:
-        describe: returns the facts on tensors.
-        escape: applied to strings of the file that are printed without quotes.
-        width: most characters of one text.
-    """
+    """Formats values in at most `width` characters each. `escape` is applied to strings of the file
+    that are printed without quotes."""
 
     __slots__ = ("describe", "escape", "width")
 

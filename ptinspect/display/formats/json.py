@@ -187,9 +187,6 @@ def _load(document: Document) -> dict[str, object]:
     }
 
 
-# --- tensors, from templates
-
-
 def _tensors(document: Document, options: ShowOptions) -> Iterator[str]:
     infos = select_tensors(document, options)
     measurements: dict[TensorInfo, TensorMeasurement] = {}

@@ -54,7 +54,6 @@ def _fact_list(document: Document, options: ShowOptions, file_hash: FileHash | N
 
 
 def _code(text: str) -> str:
-    """Return a line as inline code, whatever backticks it contains."""
     ticks = "`" * (_longest_run_of_backticks([text]) + 1)
     space = " " if text.startswith("`") or text.endswith("`") else ""
     return f"{ticks}{space}{text}{space}{ticks}"

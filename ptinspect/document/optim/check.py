@@ -216,7 +216,6 @@ class _Check:
             self.add_fault("extra-state", f"state {names} belongs to no parameter of the groups")
 
     def check_presence(self) -> None:
-        """The state that such an optimizer has after a step is there."""
         class_path = self.optimizer.class_path
         has_state = has_state_after_step(class_path, self.optimizer.groups)
         without = [slot for slot in self.slots if not slot.state]
@@ -249,7 +248,6 @@ class _Check:
             self.add_undecided("missing-state", message)
 
     def is_frozen(self, slot: Slot) -> bool:
-        """Return True if the file records that the parameter is not trained."""
         if slot.parameter is not None:
             return not slot.parameter.requires_grad
         weight = self.weight(slot)
@@ -283,7 +281,6 @@ class _Check:
                 self.add_fault("dtype", message, self.label(slot))
 
     def check_flat_vectors(self) -> None:
-        """LBFGS's vectors are as long as all parameters together."""
         if self.optimizer.class_path != "torch.optim.LBFGS" or self.match is None:
             return
         weights = self.match.weights
@@ -419,7 +416,6 @@ class _Check:
         return numbers_of(tensor) if tensor is not None else Numbers()
 
     def number(self, value: Value) -> float | None:
-        """Return a number, or that of a tensor of one element."""
         if isinstance(value, int | float) and not isinstance(value, bool):
             return float(value)
         tensor = self.context.tensor_of(value) if value is not None else None

@@ -74,9 +74,6 @@ def names_by_shape(
     return names
 
 
-# The models in a file
-
-
 class Weight(NamedTuple):
     """A tensor of a model. trainable: None if the file does not record it (a state_dict)."""
 
@@ -87,13 +84,8 @@ class Weight(NamedTuple):
 
 @dataclass(slots=True)
 class Weights:
-    """A model's tensors, tied ones once.
-
-    Attributes:
-        path: of the model in the file.
-        parameters: in the order of `parameters()`.
-        order: parameters and buffers in the file's order.
-    """
+    """A model's tensors, tied ones once: its path, its parameters in the order of `parameters()`,
+    its buffers, and both in the file's order."""
 
     path: Path
     parameters: list[Weight] = field(default_factory=list)
@@ -160,9 +152,6 @@ def _weights(path: Path, infos: Iterable[TensorInfo], is_module: bool) -> Weight
         (weights.parameters if is_parameter else weights.buffers).append(weight)
         weights.order.append(weight)
     return weights
-
-
-# Matching
 
 
 class Slot(NamedTuple):

@@ -122,7 +122,6 @@ def _check_bounds(count: int, start: int, size: int, end: int) -> None:
 
 
 def _moved_error(recorded: int, actual: int, end: int) -> DamagedError:
-    """Return the error for a record that has moved since the zip was written."""
     difference = f"{abs(recorded - actual):,} bytes"
     problem = "are missing" if recorded > actual else "were added"
     return DamagedError(

@@ -28,12 +28,8 @@ TRUNCATED = "the zip is truncated"
 
 
 class LocalRecord(NamedTuple):
-    """A record, or the beginning of one.
-
-    Attributes:
-        start, size: of the bytes in the file that are there.
-        is_complete: True if none is missing.
-    """
+    """A record, or the beginning of one: where the bytes that are there start, how many they are,
+    and whether that is all."""
 
     name: str
     method: int

@@ -32,8 +32,6 @@ MANY_KEYS = 1 << 12
 Those that count up have places of their own in the hash table. Others can be chosen to collide.
 """
 
-# --- keys ---------------------------------------------------------------------------------
-
 
 def as_key(m: Machine, target: Collection[Value], value: Value) -> Value:
     """Return `value` as a key of `target`. DamagedError if Python could not hash it, LimitError if
@@ -126,9 +124,6 @@ def _key_of_parts(m: Machine, value: Value, parts: list[Value]) -> tuple[Key, in
     else:
         token = ("frozenset", frozenset(tokens))
     return Key(value, m.key_tokens.setdefault(token, token)), count, depth
-
-
-# --- adding to containers -----------------------------------------------------------------
 
 
 def store(m: Machine, target: dict[Value, Value], flat: list[Value]) -> None:
@@ -246,9 +241,6 @@ def _add_members(m: Machine, target: SetOf, values: list[Value]) -> None:
         members.setdefault(as_key(m, members, value))
 
 
-# --- creating containers ------------------------------------------------------------------
-
-
 def empty_list(m: Machine, pos: int) -> int:
     m.stack.append([])
     return pos
@@ -313,9 +305,6 @@ def frozenset_(m: Machine, pos: int) -> int:
     _add_members(m, members, m.pop_to_mark())
     m.stack.append(members)
     return pos
-
-
-# --- stack and memo -----------------------------------------------------------------------
 
 
 def mark(m: Machine, pos: int) -> int:
