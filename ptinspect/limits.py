@@ -69,6 +69,10 @@ class Limits:
     # output
     text_width: int = 2_000
     """Characters of one string of the file in text output."""
+    name_chars: int = 500
+    """Characters of one name, reason or call in a report of scan."""
+    reported_items: int = 10_000
+    """Findings, errors and members in a report of scan, of each kind; further ones are counted."""
 
 
 LIMITS = Limits()

@@ -35,7 +35,13 @@ if TYPE_CHECKING:
     metavar="NAME",
     multiple=True,
     help="Trust this name, e.g. model.BDA, or a glob of names. A dangerous name must be written in "
-    "full. Repeatable; also `allow` in [tool.ptinspect] of pyproject.toml.",
+    "full. Repeatable.",
+)
+@click.option(
+    "--config",
+    metavar="FILE",
+    help="Read `allow` of [tool.ptinspect] from this file; such names lift unknown only. By default"
+    " pyproject.toml in the current folder, unless that folder is scanned.",
 )
 @click.option(
     "--exclude", metavar="GLOB", multiple=True, help="Skip files whose path matches. Repeatable."
@@ -58,7 +64,8 @@ if TYPE_CHECKING:
 @click.pass_context
 def command(
     ctx: click.Context, paths: tuple[str, ...], output_format: str, output: str | None, force: bool,
-    verbose: bool, quiet: bool, allow: tuple[str, ...], exclude: tuple[str, ...], fail_on: str,
+    verbose: bool, quiet: bool, allow: tuple[str, ...], config: str | None,
+    exclude: tuple[str, ...], fail_on: str,
     jobs: int | None, no_progress: bool,
 ) -> None:  # fmt: skip
     """Report whether each PATH is safe to load, why not, and what to do. PATH is a file, a folder
@@ -89,7 +96,8 @@ def command(
             reports = scan_many(
                 files,
                 jobs=jobs,
-                allow=(*allow, *_configured_names()),
+                allow=allow,
+                allow_unknown=_configured_names(config or _default_config(paths)),
                 commands=("convert", "scan", "stub"),
                 progress=progress,
             )
@@ -131,28 +139,41 @@ def _colour_verdicts(line: str) -> str:
     )
 
 
-def _configured_names() -> list[str]:
-    """Return `allow` in [tool.ptinspect] of the pyproject.toml in this folder or above it."""
-    folder = os.getcwd()
-    while not os.path.isfile(os.path.join(folder, "pyproject.toml")):
-        parent = os.path.dirname(folder)
-        if parent == folder:
-            return []
-        folder = parent
-    path = os.path.join(folder, "pyproject.toml")
-    with open(path, "rb") as file:
-        text = file.read()
-    if b"ptinspect" not in text:  # spares the import of tomllib
-        return []
+def _default_config(paths: tuple[str, ...]) -> str | None:
+    """Return the pyproject.toml of the current folder, unless it belongs to what is scanned."""
+    path = os.path.realpath("pyproject.toml")
+    if not os.path.isfile(path):
+        return None
+    for scanned in map(os.path.realpath, paths):
+        if os.path.isdir(scanned) and os.path.commonpath((scanned, path)) == scanned:
+            with open(path, "rb") as file:
+                if b"[tool.ptinspect]" in file.read():
+                    message = (
+                        "ptinspect: pyproject.toml is not read, because it is inside a scanned"
+                        " folder; if it is yours: --config pyproject.toml"
+                    )
+                    click.echo(message, err=True)
+            return None
+    return path
+
+
+def _configured_names(path: str | None) -> list[str]:
+    """Return `allow` in [tool.ptinspect] of a file."""
     from ptinspect.errors import PtInspectError
 
+    if path is None:
+        return []
     try:
+        with open(path, "rb") as file:
+            text = file.read()
+        if b"ptinspect" not in text:  # spares the import of tomllib
+            return []
         if sys.version_info >= (3, 11):
             import tomllib
         else:
             import tomli as tomllib
         table = tomllib.loads(text.decode()).get("tool", {}).get("ptinspect", {})
-    except (ValueError, ImportError) as error:
+    except (OSError, ValueError, ImportError) as error:
         raise PtInspectError(f"cannot be read: {error}", path=path) from error
     unknown = [name for name in table if name != "allow"]
     if unknown:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from ptinspect.pickling.values import Call, Global, TensorCall
 from ptinspect.safety.analysis.calls import judge_import
 from ptinspect.safety.load_advice import LoadAdvice, advise_loading
-from ptinspect.safety.report import CLEAN, DANGEROUS, POINTER
+from ptinspect.safety.report import CLEAN, DANGEROUS, POINTER, shorten
 from ptinspect.text import shell_word
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def state_load_advice(state: ScanState) -> LoadAdvice | None:
         state.format,
         state.facts,
         state.streams,
-        [name.path for name in _globals(state)],
+        [shorten(name.path) for name in _globals(state)],
         _devices(state.streams),
     )
 
@@ -132,6 +132,7 @@ def safe_globals_line(state: ScanState, load: LoadAdvice) -> str | None:
     needed = [names[path] for path in load.safe_globals if path in names]
     if (
         state.weights_only_blockers
+        or len(needed) < len(load.safe_globals)  # a name is too long to be written
         or len(needed) > _MAX_SAFE_GLOBALS
         or not all(map(_can_be_safe_global, needed))
     ):

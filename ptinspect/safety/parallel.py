@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from ptinspect.errors import PtInspectError
 from ptinspect.safety.report import ScanReport, dump_reports, load_reports, unreadable_report
+from ptinspect.source.local import MAX_COPY_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
@@ -113,7 +114,19 @@ def _scan_batches(scan: Scan, paths: list[str], jobs: int, executor: Executor | 
 def _scan_here(scan: Scan, paths: list[str], batches: Sequence[range]) -> Outcomes:
     for batch in batches:
         for index in batch:
-            yield range(index, index + 1), [scan(paths[index])]
+            single = range(index, index + 1)
+            # A mapped file that becomes shorter kills the process that reads it (SIGBUS).
+            if _is_mapped(paths[index]) and can_fork():
+                yield from _ForkPool(scan, paths, [single], 1).run()
+            else:
+                yield single, [scan(paths[index])]
+
+
+def _is_mapped(path: str) -> bool:
+    try:
+        return os.path.getsize(path) > MAX_COPY_BYTES
+    except (OSError, ValueError):
+        return False
 
 
 def _time_limit(paths: list[str]) -> float:
@@ -219,12 +232,16 @@ class _Worker:
         answer = _read(self.answers, length)
         return answer if length and len(answer) == length else None
 
-    def kill(self) -> None:
+    def kill(self) -> str:
+        """End the process; return why it died if it was dead before."""
         os.close(self.orders)
         os.close(self.answers)
         with suppress(OSError):  # where SIGCHLD is ignored, no process is left to wait for
             os.kill(self.pid, signal.SIGKILL)
-            os.waitpid(self.pid, 0)
+            status = os.waitpid(self.pid, 0)[1]
+            if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGBUS:
+                return "the file became shorter while it was read, or its disk failed (SIGBUS)"
+        return _DIED
 
 
 def _read(descriptor: int, length: int) -> bytes:
@@ -267,7 +284,7 @@ class _ForkPool:
                         self._assign(worker)
                         yield batch, load_reports(answer)
                     elif is_ready:
-                        yield from self._on_worker_lost(worker, _DIED)
+                        yield from self._on_worker_lost(worker)
                     elif (limit := self._exceeded_limit(worker)) is not None:
                         reason = f"it took more than {limit:.0f} seconds"
                         yield from self._on_worker_lost(worker, reason)
@@ -315,14 +332,14 @@ class _ForkPool:
         worker.deadline = worker.started + limit
         return limit if time.monotonic() >= worker.deadline else None
 
-    def _on_worker_lost(self, worker: _Worker, reason: str) -> Outcomes:
+    def _on_worker_lost(self, worker: _Worker, reason: str = "") -> Outcomes:
         """Scan the files of a lost worker's current batch again, each by itself."""
         del self.workers[worker.answers]
-        worker.kill()
+        cause = worker.kill()
         batch = worker.batches.popleft()
         self.queue.extendleft(reversed(worker.batches))
         if len(batch) == 1:
-            yield batch, [_lost_report(self.paths[batch.start], reason)]
+            yield batch, [_lost_report(self.paths[batch.start], reason or cause)]
         else:
             self.queue.extend(range(index, index + 1) for index in batch)
         try:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from ptinspect.errors import Place
+from ptinspect.limits import LIMITS
 from ptinspect.report import Report
 from ptinspect.text import count_text
 
@@ -34,6 +35,13 @@ ALLOWED = "allowed: "
 
 SHOWN_ITEMS = 12
 """Findings, errors and notes that the text lists for one file."""
+
+
+def shorten(text: str, width: int = LIMITS.name_chars) -> str:
+    """Return a text of at most `width` characters and an ellipsis in place of its middle."""
+    if len(text) <= width:
+        return text
+    return f"{text[: width - width // 4]}…{text[-(width // 4) :]}"
 
 
 def worst(verdicts: Collection[str]) -> str:
@@ -73,11 +81,24 @@ class Finding:
         action = f"{self.opcode} {self.call or self.name}" if self.opcode else self.name
         return f"{place}: {action}" if place else action
 
-    def is_allowed(self, allow: Collection[str]) -> bool:
-        """Return True if `allow` lifts the finding: unknown by a glob, dangerous by exact name."""
+    def shortened(self) -> Finding:
+        """Return the finding with its texts cut to `LIMITS.name_chars`."""
+        texts = (self.name, self.reason, self.record or "", self.call or "")
+        if max(map(len, texts)) <= LIMITS.name_chars:
+            return self
+        return replace(
+            self,
+            name=shorten(self.name),
+            reason=shorten(self.reason),
+            record=self.record and shorten(self.record),
+            call=self.call and shorten(self.call),
+        )
+
+    def is_allowed(self, allow: Collection[str], allow_unknown: Collection[str]) -> bool:
+        """Return True if the finding is lifted: unknown by a glob, dangerous by its exact name."""
         if self.verdict == DANGEROUS:
             return self.name in allow
-        return any(fnmatchcase(self.name, glob) for glob in allow)
+        return any(fnmatchcase(self.name, glob) for glob in (*allow, *allow_unknown))
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +115,14 @@ class ReadError:
     def of(cls, error: PtInspectError) -> ReadError:
         """Return the facts of an exception."""
         where = error.where or Place()
-        return cls(error.kind, error.message, where.record, where.offset, error.hint)
+        record = where.record and shorten(where.record)
+        return cls(
+            error.kind,
+            shorten(error.message, 4 * LIMITS.name_chars),
+            record,
+            where.offset,
+            error.hint,
+        )
 
     def as_dict(self) -> dict[str, object]:
         """Return the error as in JSON."""
@@ -237,7 +265,7 @@ def text_lines(
     """Yield a line per file, the worst last, with findings and next steps below, and a total.
 
     Names from the files are not escaped yet. Of several files, clean and skipped ones are only
-    counted.
+    counted, unless `--allow` or a configuration made them clean.
 
     Args:
         reports: the reports on all files.
@@ -247,7 +275,9 @@ def text_lines(
     """
     several = len(reports) > 1
     for report in sorted(reports, key=lambda report: SEVERITY[report.verdict]):
-        if report.verdict == CLEAN and (quiet or (several and (report.skipped or not verbose))):
+        was_lifted = any(note.startswith(ALLOWED) for note in report.notes)
+        is_listed = not several or was_lifted or (verbose and not report.skipped)
+        if report.verdict == CLEAN and (quiet or not is_listed):
             continue
         verdict = "skipped" if report.skipped else report.verdict
         in_words = report.format == "unknown" or report.skipped

@@ -29,6 +29,7 @@ def scan(
     path: str | PathLike[str] | BinaryIO,
     *,
     allow: Collection[str] = (),
+    allow_unknown: Collection[str] = (),
     limits: Limits | None = None,
     commands: Collection[str] = (),
 ) -> ScanReport:
@@ -37,6 +38,7 @@ def scan(
     Args:
         path: a file, a binary file object, or `-` for standard input. For folders see `scan_many`.
         allow: names to accept. A glob lifts unknown findings, an exact name dangerous ones.
+        allow_unknown: names and globs that lift unknown findings only.
         limits: bounds on memory and work.
         commands: subcommands of ptinspect that the report may recommend.
 
@@ -49,7 +51,7 @@ def scan(
         with open_source(path) as source:
             state = ScanState(source.path, None, 0, Budget(limits or LIMITS))
             scan_source(buffer_if_small(source), state)
-            report = state.report(allow)
+            report = state.report(allow, allow_unknown)
             load = None
             if not state.errors and report.verdict != DANGEROUS:
                 load = state_load_advice(state)
@@ -71,6 +73,7 @@ def scan_many(
     *,
     jobs: int | None = 1,
     allow: Collection[str] = (),
+    allow_unknown: Collection[str] = (),
     exclude: Collection[str] = (),
     limits: Limits | None = None,
     commands: Collection[str] = (),
@@ -84,6 +87,7 @@ def scan_many(
         jobs: without an executor, the number of processes; None chooses the fastest number. A
             process that dies takes no other file's report with it.
         allow: see `scan`.
+        allow_unknown: see `scan`.
         exclude: globs of paths, names and folders to leave out.
         limits: see `scan`.
         commands: see `scan`.
@@ -98,7 +102,13 @@ def scan_many(
     if jobs is None:
         jobs = 1 if executor else choose_job_count(len(files))
     return map_files(
-        partial(scan, allow=tuple(allow), limits=limits, commands=tuple(commands)),
+        partial(
+            scan,
+            allow=tuple(allow),
+            allow_unknown=tuple(allow_unknown),
+            limits=limits,
+            commands=tuple(commands),
+        ),
         files,
         jobs=jobs,
         executor=executor,

@@ -16,8 +16,10 @@ from ptinspect.safety.report import (
     Finding,
     ReadError,
     ScanReport,
+    shorten,
     worst,
 )
+from ptinspect.text import count_text, join_names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -44,19 +46,38 @@ class FindingCollector:
 
     def __init__(self) -> None:
         self._worst: dict[tuple[str, str | None], Finding] = {}
+        self._counts: dict[tuple[str, str | None], int] = {}
 
     def add(self, finding: Finding) -> None:
         """Add a finding, unless a worse one about the same name and record was added before."""
+        finding = finding.shortened()
         key = (finding.name, finding.record)
         old = self._worst.get(key)
         if old is None or _rank(finding) > _rank(old):
             self._worst[key] = finding  # a call replaces the import that came before it
+            self._counts[key] = finding.count
         elif (finding.opcode, finding.verdict) == (old.opcode, old.verdict):
-            self._worst[key] = replace(old, count=old.count + finding.count)
+            self._counts[key] += finding.count
+
+    def count_repeated_call(self, name: str, record: str | None, opcode: str, verdict: str) -> bool:
+        """Count a call that was found before, without a text of its own. Return False if it was
+        not.
+        """
+        key = (shorten(name), record)
+        old = self._worst.get(key)
+        if old is None or _rank(old) < (SEVERITY[verdict], True):
+            return False
+        if (opcode, verdict) == (old.opcode, old.verdict):
+            self._counts[key] += 1
+        return True
 
     def sorted(self) -> list[Finding]:
         """Return the dangerous findings first, each kind in the order of the file."""
-        return sorted(self._worst.values(), key=lambda finding: finding.verdict != DANGEROUS)
+        counted = (
+            finding if self._counts[key] == 1 else replace(finding, count=self._counts[key])
+            for key, finding in self._worst.items()
+        )
+        return sorted(counted, key=lambda finding: finding.verdict != DANGEROUS)
 
     def __bool__(self) -> bool:
         return bool(self._worst)
@@ -73,6 +94,11 @@ class Budget:
         self.limits = limits
         self._unpacked_bytes = 0
         self._members = 0
+
+    @property
+    def is_exhausted(self) -> bool:
+        """True if nothing more is scanned: the reason is an error of the file."""
+        return self._members > self.limits.streams
 
     def count_unpacked(self, size: int, record: str | None) -> None:
         """Count `size` unpacked bytes. Raises LimitError if they are too many in total."""
@@ -151,6 +177,7 @@ class ScanState:
     def new_member(self, record: str) -> ScanState:
         """Return the state for a member. Raises LimitError if it is nested too deep."""
         self.budget.count_member(record)
+        record = shorten(record)
         if self.depth >= 2 * self.limits.nested_archives:  # a record of an archive is a level too
             raise LimitError(
                 f"archives are nested {self.depth + 1} deep",
@@ -158,6 +185,13 @@ class ScanState:
                 where=Place(record),
             )
         return ScanState(f"{self.path}/{record}", record, self.depth + 1, self.budget)
+
+    def forget_values(self) -> None:
+        """Forget the values of its pickles, which refer to the bytes that they were read from."""
+        for stream in self.streams:
+            stream.root = None
+            for name in stream.globals:
+                name.changes = None
 
     def add_member(self, member: ScanState) -> None:
         """Add a scanned member: as a member if it is a container or unreadable, else merge it."""
@@ -175,35 +209,49 @@ class ScanState:
         self.streams += other.streams
         self.weights_only_blockers |= other.weights_only_blockers
 
-    def report(self, allow: Collection[str] = ()) -> ScanReport:
-        """Return the report of this file and its members.
+    def report(
+        self, allow: Collection[str] = (), allow_unknown: Collection[str] = ()
+    ) -> ScanReport:
+        """Return the report of this file and its members; see `scan` for the arguments."""
+        lifted: dict[str, None] = {}
+        report = self._report(allow, allow_unknown, lifted)
+        if not lifted:
+            return report
+        names = join_names(list(lifted), self.limits.reported_items)
+        return replace(report, notes=(ALLOWED + names, *report.notes))
 
-        Args:
-            allow: names to accept. A glob lifts unknown findings, an exact name dangerous ones.
-        """
-        remaining: list[Finding] = []
-        lifted: list[Finding] = []
+    def _report(
+        self, allow: Collection[str], allow_unknown: Collection[str], lifted: dict[str, None]
+    ) -> ScanReport:
+        findings: list[Finding] = []
+        most = self.limits.reported_items
         for finding in self.findings.sorted():
-            (lifted if finding.is_allowed(allow) else remaining).append(finding)
-        members = tuple(member.report(allow) for member in self.members)
-        verdicts = [finding.verdict for finding in remaining]
+            if finding.is_allowed(allow, allow_unknown):
+                lifted[finding.name] = None
+            else:
+                findings.append(finding)
+        members = [member._report(allow, allow_unknown, lifted) for member in self.members]
+        verdicts = [finding.verdict for finding in findings]
         verdicts += [member.verdict for member in members]
+        if len(members) > most:
+            members.sort(key=lambda member: -SEVERITY[member.verdict])
         notes = list(self.notes)
+        for items, noun in ((findings, "finding"), (members, "member"), (self.errors, "error")):
+            if len(items) > most:
+                notes.append(f"and {count_text(len(items) - most, f'further {noun}')}")
         if self.errors:
             verdicts.append(UNREADABLE)
         if self.format == "git-lfs":
             verdicts.append(POINTER)
             notes.append(f"it is {self.description}")
-        if lifted:
-            notes.append(ALLOWED + ", ".join(finding.name for finding in lifted))
         return ScanReport(
             self.path,
             self.format,
             worst(verdicts),
             self.description,
-            tuple(remaining),
-            members,
-            errors=tuple(map(ReadError.of, self.errors)),
+            tuple(findings[:most]),
+            tuple(members[:most]),
+            errors=tuple(map(ReadError.of, self.errors[:most])),
             notes=tuple(notes),
             skipped=self.skipped and not verdicts,
         )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import zipfile
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -85,14 +87,68 @@ def test_a_glob_lifts_no_danger(folder: Path) -> None:
 
 def test_names_may_be_allowed_in_pyproject(folder: Path) -> None:
     (folder / "own.pt").write_bytes(OWN)
-    (folder.parent / "pyproject.toml").write_text('[tool.ptinspect]\nallow = ["mine.Thing"]\n')
-    run(folder, code=0)
-    (folder.parent / "pyproject.toml").write_text("[tool.ptinspect]\nallow = 1\n")
+    config = folder.parent / "pyproject.toml"
+    config.write_text('[tool.ptinspect]\nallow = ["mine.Thing"]\n')
+    assert "note: allowed: mine.Thing" in run(folder, code=0)
+    config.write_text("[tool.ptinspect]\nallow = 1\n")
     run(folder, code=2)
-    (folder.parent / "pyproject.toml").write_text('[tool.ptinspect]\nalow = ["mine.Thing"]\n')
+    config.write_text('[tool.ptinspect]\nalow = ["mine.Thing"]\n')
     run(folder, code=2)
-    (folder.parent / "pyproject.toml").write_text("ptinspect = [")
+    config.write_text("ptinspect = [")
     run(folder, code=2)
+
+
+def test_a_configuration_lifts_no_danger(folder: Path) -> None:
+    (folder / "bad.pt").write_bytes(BAD)
+    config = folder.parent / "pyproject.toml"
+    config.write_text('[tool.ptinspect]\nallow = ["posix.system", "*"]\n')
+    assert "bad.pt: dangerous" in run(folder, code=1)
+    assert "bad.pt: dangerous" in run(folder, "--config", config, code=1)
+    run(folder, "--allow", "posix.system", code=0)
+
+
+@pytest.mark.parametrize("inside", ["", "below", "below/deeper"])
+@pytest.mark.parametrize("scanned", [".", "..", "weights", "../weights"])
+def test_the_scanned_cannot_vouch_for_itself(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, inside: str, scanned: str
+) -> None:
+    """A pyproject.toml from below a scanned folder is not read, wherever the user stands."""
+    home = folder / inside
+    home.mkdir(parents=True, exist_ok=True)
+    (home / "own.pt").write_bytes(OWN)
+    (home / "pyproject.toml").write_text('[tool.ptinspect]\nallow = ["mine.Thing"]\n')
+    monkeypatch.chdir(folder.parent if "weights" in scanned else home)
+    if scanned == "../weights":
+        monkeypatch.chdir(folder)
+    run(folder if scanned == ".." else scanned, code=1)
+    run(home / "own.pt", "--config", home / "pyproject.toml", code=0)
+
+
+def test_a_configuration_above_the_current_folder_is_not_read(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "own.pt").write_bytes(OWN)
+    (folder.parent / "pyproject.toml").write_text('[tool.ptinspect]\nallow = ["mine.*"]\n')
+    monkeypatch.chdir(folder)
+    run("own.pt", code=1)
+    run("own.pt", "--config", "../pyproject.toml", code=0)
+    run("own.pt", "--config", "../none.toml", code=2)
+
+
+def test_what_a_configuration_lifts_inside_an_archive_is_printed(folder: Path) -> None:
+    with zipfile.ZipFile(folder / "several.zip", "w") as archive:
+        archive.writestr("a/own.pt", torch_zip(OWN))
+    config = folder.parent / "pyproject.toml"
+    config.write_text('[tool.ptinspect]\nallow = ["mine.*"]\n')
+    assert "note: allowed: mine.Thing" in run(folder, code=0)
+    (report,) = (each for each in read(folder) if each["path"].endswith("several.zip"))
+    assert "allowed: mine.Thing" in report["notes"]
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may list every folder")
+def test_folders_that_cannot_be_listed_are_named(folder: Path) -> None:
+    (folder / "closed").mkdir(mode=0)
+    assert "closed: unreadable" in run(folder, code=2)
 
 
 def test_what_cannot_be_read_is_two_and_findings_are_one(folder: Path) -> None:

@@ -29,7 +29,8 @@ COMMANDS = {
  --dry-run -f --format --no-progress""",
     "diff": "-f --format -o --output --tolerance --include --exclude --no-progress",
     "recover": f"{REPORT} --proved-only --no-progress",
-    "scan": f"{REPORT} -v --verbose -q --quiet --allow --exclude --fail-on -j --jobs --no-progress",
+    "scan": f"""{REPORT} -v --verbose -q --quiet --allow --config --exclude --fail-on -j --jobs
+ --no-progress""",
     "check": "",
     "check roundtrip": f"{TRAINING} {REPORT} --entry --no-progress",
     "check resume": f"{TRAINING} {REPORT} --entry --plot --no-progress",

@@ -44,7 +44,7 @@ ENCRYPTED, DESCRIBED, UTF8 = 0x1, 0x8, 0x800
 SECRET = ENCRYPTED | 0x40 | 0x2000  # also strong encryption, and a masked directory
 KNOWN_FLAGS = ENCRYPTED | DESCRIBED | UTF8 | 0x6  # 0x6: deflate's level
 
-_SMALL_PICKLE = 16 << 20
+SMALL_PICKLE = 16 << 20
 """Bytes up to which a compressed pickle may be as dense as deflate allows."""
 
 _BAD_NAME = re.compile(r"^[/\\]|^[A-Za-z]:|(?:^|[/\\])\.\.(?:[/\\]|$)|[\x00-\x1f\x7f\\]")
@@ -232,7 +232,7 @@ class ZipDirectory:
         if self.methods[index] == STORED:
             return next(self.chunks(index, size=max(size, 1)), b"")
         packed, ratio = self.packed[index], self.limits.pickle_ratio
-        if size > _SMALL_PICKLE and size > packed * ratio:
+        if size > SMALL_PICKLE and size > packed * ratio:
             raise LimitError(
                 f"{size:,} bytes are compressed to {packed:,}, above the limit of {ratio} to 1",
                 limit="pickle_ratio",

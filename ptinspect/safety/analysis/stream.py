@@ -221,8 +221,11 @@ class StreamJudge:
         if judgement.payload is not None:
             self.payloads.append((event.offset - self.shift, judgement.payload))
         if judgement.verdict != CLEAN:
-            text = call_repr(func, args)
-            self._add(event, judgement.verdict, judgement.name, judgement.reason, text)
+            if not self.findings.count_repeated_call(
+                judgement.name, self.record, event.opcode, judgement.verdict
+            ):
+                text = call_repr(func, args)
+                self._add(event, judgement.verdict, judgement.name, judgement.reason, text)
         elif not args and isinstance(func, Global):
             self._harmless_without_args.add(func)
         is_view = isinstance(func, Global) and func.path in VIEW_FUNCTIONS

@@ -18,6 +18,7 @@ from ptinspect.errors import FormatError, LimitError, Place, PtInspectError, Uns
 from ptinspect.formats.detect import HEAD_BYTES, ZIP_MAGIC, identify_head
 from ptinspect.formats.sharded import index_folder, read_index_file
 from ptinspect.formats.signatures import identify_text, is_tar, unknown_format_error
+from ptinspect.formats.zip.directory import SMALL_PICKLE
 from ptinspect.formats.zip.records import has_end_record
 from ptinspect.safety.containers.pickles import (
     PickleScanner,
@@ -26,7 +27,7 @@ from ptinspect.safety.containers.pickles import (
     scan_pickles,
 )
 from ptinspect.safety.scan_state import ScanState, scan_member
-from ptinspect.source.base import MemorySource
+from ptinspect.source.base import MemorySource, SliceSource
 from ptinspect.source.local import MAX_COPY_BYTES, open_source
 
 if TYPE_CHECKING:
@@ -245,7 +246,15 @@ def _scan_compressed(source: Source, state: ScanState, head: bytes) -> bool:
     content, error = decompress(source, compression, state)
     with content:
         if content.size:
-            scan_member(state, content, "unpacked", scan_source)
+            start = content.read(0, min(content.size, HEAD_BYTES))
+            most = max(SMALL_PICKLE, source.size * state.limits.pickle_ratio)
+            part = content
+            if may_begin_pickle(start) and content.size > most:  # each byte is an opcode to run
+                part = SliceSource(content, 0, most)
+                message = f"{source.size:,} bytes decompress to {content.size:,} bytes of a pickle"
+                where = Place(state.record)
+                state.errors.append(LimitError(message, limit="pickle_ratio", where=where))
+            scan_member(state, part, "unpacked", scan_source)
     if error is not None:
         raise error
     return True

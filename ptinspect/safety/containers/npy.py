@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 _MAGIC = b"\x93NUMPY"
 _MAX_HEADER = 1 << 16
-_TOKENS = re.compile(
-    r"""(?:[\s\[\](){},:]+|[bru]?'(?:[^'\\\n]|\\.)*'|[bru]?"(?:[^"\\\n]|\\.)*"|[0-9]+L?
-    |True|False|None)*""",
+_TOKEN = re.compile(
+    r"""[\s\[\](){},:]+|[bru]?'(?:[^'\\\n]|\\.)*'|[bru]?"(?:[^"\\\n]|\\.)*"|[0-9]+L?
+    |True|False|None""",
     re.VERBOSE | re.IGNORECASE,
 )
 # An item access or a call: numpy writes neither, and both nest without end.
@@ -130,7 +130,13 @@ def _read_header(source: Source) -> _Header:
 
 def _parse_literal(header: str) -> object:
     """Return the header's value, or None if numpy would not have written it."""
-    if not _TOKENS.fullmatch(header) or _CHAIN.search(header):
+    position = 0
+    while position < len(header):  # token by token: a pattern for all of them would backtrack
+        token = _TOKEN.match(header, position)
+        if token is None:
+            return None
+        position = token.end()
+    if _CHAIN.search(header):
         return None
     import ast
 

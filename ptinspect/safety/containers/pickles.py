@@ -178,10 +178,14 @@ class PickleScanner:
 
     def _judge(self, recorder: Recorder) -> None:
         judge = StreamJudge(self.record, self.start)
+        frame_end = 0
         for event in recorder.events:
-            if event.opcode == "FRAME" and _crosses_frame(
-                self.data, event.offset + 9, event.target, self.stop
-            ):
+            # Frames inside other frames, which are a finding already, would take quadratic time.
+            if event.opcode != "FRAME" or event.offset < frame_end:
+                continue
+            assert isinstance(event.target, int)
+            frame_end = event.target
+            if _crosses_frame(self.data, event.offset + 9, frame_end, self.stop):
                 reason = "an opcode extends past the end of its frame: readers disagree about it"
                 self._find("frame", reason, event.offset, DANGEROUS, "FRAME")
         judge.judge(recorder)
@@ -274,12 +278,11 @@ _FIXED_BYTES = [int(arg) if arg else 0 for arg in _ARGS]
 _LINES = [{Arg.LINE: 1, Arg.TWO_LINES: 2}.get(arg, 0) if arg else 0 for arg in _ARGS]
 
 
-def _crosses_frame(data: Buffer, offset: int, frame_end: object, stop: int) -> bool:
+def _crosses_frame(data: Buffer, offset: int, frame_end: int, stop: int) -> bool:
     """Return True if an opcode begins inside a frame and ends behind it.
 
     C's unpickler continues there; pickle.py does not.
     """
-    assert isinstance(frame_end, int)
     while offset < frame_end and offset < stop:
         code = data[offset]
         offset += 1

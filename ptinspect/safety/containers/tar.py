@@ -34,6 +34,8 @@ def scan_tar(source: Source, state: ScanState, scan_source: ScanSource) -> None:
     end = 0
     try:
         for member in iter_members(source, state.limits):
+            if state.budget.is_exhausted:
+                break
             name = member.name.removeprefix("./")
             if name in members:
                 reason = f"it has two members named {name[:200]!r}"

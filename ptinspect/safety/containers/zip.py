@@ -159,6 +159,8 @@ class ZipScanner:
             self._find_hidden_record(0, min(headers), names[0])
         mains = {f"{self.folder}{name}.pkl" for name in ("data", "constants")}
         for i in sorted(range(len(names)), key=lambda i: names[i] not in mains):
+            if self.state.budget.is_exhausted:
+                break
             if names[i] not in self.storages:
                 self._scan_record(i)
             elif i in self.pickle_like:
@@ -228,6 +230,8 @@ class ZipScanner:
         with source:
             self.scan_source(source, member)
             self._check_crc(i, source)
+            if self.directory.methods[i] != STORED:
+                member.forget_values()  # they would hold the memory of all records together
             self._add_record(member, name)
 
     def _is_fact(self, i: int, size: int) -> bool:

@@ -1,0 +1,149 @@
+"""Work, memory and reports stay in proportion to the file, whatever it asks for."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import re
+import resource
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from struct import pack
+
+import pytest
+
+import ptinspect
+from ptinspect.limits import LIMITS, Limits
+from ptinspect.safety import scan as scan_module
+from ptinspect.safety.report import ScanReport
+from ptinspect.source.local import MAX_COPY_BYTES
+from tests.safety.files import BAD, GOOD, npy, put, scanned, torch_zip
+
+MEGABYTE = 1 << 20
+
+
+def seconds_and_report(folder: Path, data: bytes, called: str) -> tuple[float, ScanReport]:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_utime
+    report = scanned(folder, data, called)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_utime - before, report
+
+
+HARD_HEADERS = {
+    "spaces": " " * 60_000 + "!",
+    "digits": "1" * 60_000 + "!",
+    "an open string": "'" + "a" * 60_000,
+    "escapes": "'" + "\\'" * 30_000,
+    "brackets and spaces": "] " * 30_000 + "!",
+    "prefixes": "b" * 60_000,
+}
+
+
+@pytest.mark.parametrize("kind", HARD_HEADERS)
+def test_the_header_of_an_array_is_read_in_one_pass(kind: str, tmp_path: Path) -> None:
+    header = "{'descr': '<f8', 'x': " + HARD_HEADERS[kind]
+    seconds, report = seconds_and_report(tmp_path, npy(header, b""), "a.npy")
+    assert report.verdict == "unreadable"
+    assert seconds < 2
+
+
+def test_frames_inside_frames_take_no_longer_than_their_bytes(tmp_path: Path) -> None:
+    count = 20_000
+    frames = b"".join(b"\x95" + pack("<Q", 9 * (count - i - 1) + 2) for i in range(count))
+    seconds, report = seconds_and_report(tmp_path, b"\x80\x04" + frames + b"N.", "a.pkl")
+    assert report.verdict == "dangerous"
+    assert seconds < 5
+
+
+def test_repeated_calls_are_counted(tmp_path: Path) -> None:
+    count = 100_000
+    call = b"cposix\nsystem\nq\x00X\x01\x00\x00\x00x\x85q\x010"
+    data = b"\x80\x02" + call + b"h\x00h\x01R0" * count + b"N."
+    seconds, report = seconds_and_report(tmp_path, data, "a.pkl")
+    (finding,) = report.findings
+    assert (finding.verdict, finding.count) == ("dangerous", count)
+    assert finding.call == "posix.system('x')"
+    assert seconds < 5
+
+
+def test_a_dense_pickle_is_read_in_proportion_to_its_compressed_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ptinspect.safety.containers.dispatch.SMALL_PICKLE", 100_000)
+    data = gzip.compress(b"\x80\x04" + BAD[2:-1] + b"0" + b"N0" * MEGABYTE + b"N.", 1)
+    report = ptinspect.scan(put(tmp_path, data, "a.gz"), limits=Limits(pickle_ratio=2))
+    assert report.verdict == "dangerous"
+    assert "decompress to 2,097," in report.errors[0].message
+
+
+@pytest.mark.parametrize("length", [LIMITS.name_chars, 1_000_000])
+def test_long_names_are_cut_in_reports(length: int, tmp_path: Path) -> None:
+    name = b"a" * length
+    data = b"\x80\x04\x8c\x04mine\x8d" + pack("<Q", length) + name + b"\x93)\x81."
+    report = scanned(tmp_path, data, "a.pkl")
+    assert report.verdict == "unknown"
+    assert len(str(report.as_dict())) < 20 * LIMITS.name_chars
+    assert not any("add_safe_globals" in step for step in report.steps)
+
+
+def test_members_above_the_limit_are_one_error(tmp_path: Path) -> None:
+    file = tmp_path / "a.zip"
+    with zipfile.ZipFile(file, "w") as archive:
+        for number in range(200):
+            archive.writestr(f"{number}.pkl", b"\xff")
+    report = ptinspect.scan(file, limits=Limits(streams=100))
+    assert [error.kind for error in report.errors] == ["limit"]
+    assert "streams" in str(report.errors[0].hint)
+    assert len(report.members) <= 100
+
+
+def test_items_above_the_limit_are_counted_and_the_worst_are_kept(tmp_path: Path) -> None:
+    file = tmp_path / "a.zip"
+    with zipfile.ZipFile(file, "w") as archive:
+        for number in range(60):
+            archive.writestr(f"{number}.pt", torch_zip(BAD if number == 50 else GOOD))
+    report = ptinspect.scan(file, limits=Limits(reported_items=10))
+    assert report.verdict == "dangerous"
+    assert len(report.members) == 10
+    assert report.first_dangerous() is not None
+    assert "and 50 further members" in report.notes
+
+
+def test_decompressed_records_are_not_kept(tmp_path: Path) -> None:
+    """40 records of 8 MB each, which a few kB hold, in far less than 320 MB."""
+    file = tmp_path / "a.zip"
+    blob = b"\x80\x04\x8e" + pack("<Q", 8 * MEGABYTE) + bytes(8 * MEGABYTE) + b"."
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for number in range(40):
+            archive.writestr(f"{number}.pkl", blob)
+    code = (
+        "import resource, sys, ptinspect;"
+        f"print(ptinspect.scan({str(file)!r}).verdict,"
+        " resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    verdict, kilobytes = done.stdout.split()
+    assert verdict == "clean"
+    assert int(kilobytes) < 150_000
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs SIGBUS")
+def test_a_file_that_is_truncated_while_it_is_scanned_is_unreadable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = put(tmp_path, torch_zip(GOOD), "good.pt")
+    large = put(tmp_path, b"\x80\x04" + bytes(MAX_COPY_BYTES + 5 * MEGABYTE), "large.pkl")
+    real = scan_module.scan_source
+
+    def truncate_first(source: object, state: object) -> None:
+        if "large" in str(getattr(state, "path", "")):
+            source.window()  # type: ignore[attr-defined]
+            os.truncate(large, 4096)
+        real(source, state)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(scan_module, "scan_source", truncate_first)
+    monkeypatch.setattr("ptinspect.safety.parallel.can_fork", lambda: True)
+    reports = ptinspect.scan_many([str(good), str(large), str(good)])
+    assert [report.verdict for report in reports] == ["clean", "unreadable", "clean"]
+    assert re.search("became shorter|died", reports[1].errors[0].message)
