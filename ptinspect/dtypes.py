@@ -73,7 +73,7 @@ _ROWS = (
     DType("float8_e5m2fnuz",   1, "float", 1, safetensors="F8_E5M2FNUZ"),
     DType("float8_e4m3fnuz",   1, "float", 1, safetensors="F8_E4M3FNUZ"),
     DType("float8_e8m0fnu",    1, "float", 1, safetensors="F8_E8M0"),
-    DType("float4_e2m1fn_x2",  1, "float", 1),  # two numbers in a byte
+    DType("float4_e2m1fn_x2",  1, "float", 1, safetensors="F4"),  # two numbers in a byte
     *(DType(f"{kind}{bits}", 1, kind, 1) for kind in ("int", "uint") for bits in range(1, 8)),
     DType("bits8", 1, "bits", 1), DType("bits16", 2, "bits", 2), DType("bits1x8", 1, "bits", 1),
     DType("bits2x4", 1, "bits", 1), DType("bits4x2", 1, "bits", 1),
@@ -94,11 +94,19 @@ _BY_SAFETENSORS_NAME = {row.safetensors: row for row in _ROWS}
 SAFETENSORS_DTYPES: dict[str, DType] = {
     name: _BY_SAFETENSORS_NAME[name]
     for name in (
-        "BOOL", "U8", "I8", "F8_E5M2", "F8_E4M3", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ", "I16",
-        "U16", "F16", "BF16", "I32", "U32", "F32", "C64", "F64", "I64", "U64",
+        "BOOL", "F4", "U8", "I8", "F8_E5M2", "F8_E4M3", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ",
+        "I16", "U16", "F16", "BF16", "I32", "U32", "F32", "C64", "F64", "I64", "U64",
     )
 }  # fmt: skip
-"""Element types by their name in safetensors, in the order of its enum (its writer sorts by it)."""
+"""Element types by their name in safetensors, in the order of its enum (its writer sorts by it).
+
+F4 counts single numbers, of which torch's type holds two: the last dimension is twice as long.
+"""
+
+SAFETENSORS_BITS = {name: 8 * dtype.itemsize for name, dtype in SAFETENSORS_DTYPES.items()} | {
+    "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
+}  # fmt: skip
+"""Bits per element by safetensors' names, those that torch lacks included."""
 
 # A ComplexHalfStorage can be read, but torch.save writes an UntypedStorage for complex32.
 _BY_STORAGE = {row.storage: row for row in _ROWS if row.storage} | {

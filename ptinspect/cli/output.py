@@ -34,6 +34,13 @@ def unexpected_error(error: BaseException, path: str | None = None) -> PtInspect
     """Return the error to report for an exception that ptinspect does not raise itself."""
     if isinstance(error, MemoryError):
         return PtInspectError("there is not enough memory to read it", path=path)
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        package = error.name.partition(".")[0]
+        return PtInspectError(
+            f"this needs {package}, which is not installed",
+            path=path,
+            hint=f"pip install {package}",
+        )
     message = f"a bug in ptinspect: {type(error).__name__}: {error}"
     return PtInspectError(message, path=path, hint=BUG_HINT)
 

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping
 from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ptinspect.dtypes import SAFETENSORS_DTYPES, DType
+from ptinspect.dtypes import SAFETENSORS_BITS, SAFETENSORS_DTYPES, DType
 from ptinspect.errors import DOWNLOAD_AGAIN, DamagedError, LimitError, Place, UnsupportedError
 from ptinspect.formats.archive import Finding, PicklelessArchive, Span
 from ptinspect.limits import LIMITS, Limits
@@ -40,10 +40,22 @@ class TensorEntry(NamedTuple):
     """A tensor in the header; `begin` and `end` are offsets in the bytes after it."""
 
     name: str
-    dtype: DType
+    type_name: str
     shape: tuple[int, ...]
     begin: int
     end: int
+
+    def call(self, key: str) -> Call:
+        """Return the call that builds the tensor; `key` is that of its storage."""
+        dtype, shape = SAFETENSORS_DTYPES.get(self.type_name), self.shape
+        if self.type_name == "F4":
+            if not shape or shape[-1] % 2:
+                dtype = None
+            else:
+                shape = (*shape[:-1], shape[-1] // 2)
+        if dtype is None:
+            return encoded_tensor(key, self.type_name, shape, self.end - self.begin)
+        return dense_tensor(key, dtype, shape)
 
 
 class Safetensors(PicklelessArchive):
@@ -62,12 +74,7 @@ class Safetensors(PicklelessArchive):
         """Return the call that builds each tensor, aliases included; `prefix` goes before storage
         keys."""
         names = {name: name for name in self.tensors} | self.aliases
-        return {
-            alias: dense_tensor(
-                f"{prefix}{name}", self.tensors[name].dtype, self.tensors[name].shape
-            )
-            for alias, name in names.items()
-        }
+        return {alias: self.tensors[name].call(f"{prefix}{name}") for alias, name in names.items()}
 
 
 def read_safetensors(source: Source, limits: Limits = LIMITS) -> Safetensors:
@@ -160,8 +167,8 @@ def _read_entry(name: str, fields: Value) -> TensorEntry:
         )
     shape, offsets = _sizes(fields.get("shape")), _sizes(fields.get("data_offsets"))
     type_name = fields.get("dtype")
-    dtype = SAFETENSORS_DTYPES.get(type_name) if isinstance(type_name, str) else None
-    if dtype is None:
+    bits = SAFETENSORS_BITS.get(type_name) if isinstance(type_name, str) else None
+    if bits is None:
         raise UnsupportedError(
             f"the tensor {bounded_repr(name)} has the unknown type {bounded_repr(type_name)}",
             where=_HEADER,
@@ -172,16 +179,18 @@ def _read_entry(name: str, fields: Value) -> TensorEntry:
             where=_HEADER,
         )
     begin, end = offsets
-    nbytes = dtype.itemsize
     for dim in shape:
-        nbytes *= dim
+        bits *= dim
+    if bits % 8:
+        raise DamagedError(f"the tensor {bounded_repr(name)} does not end at a byte", where=_HEADER)
+    nbytes = bits // 8
     if end - begin != nbytes:
         raise DamagedError(
             f"the tensor {bounded_repr(name)} needs {bounded_repr(nbytes)} bytes,"
             f" but has {end - begin:,}",
             where=_HEADER,
         )
-    return TensorEntry(name, dtype, shape, begin, end)
+    return TensorEntry(name, str(type_name), shape, begin, end)
 
 
 def _sizes(value: Value) -> tuple[int, ...] | None:

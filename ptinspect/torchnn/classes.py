@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from functools import cache
 
@@ -22,6 +21,7 @@ from ptinspect.torchnn.attributes import (
     module_attributes,
 )
 from ptinspect.torchnn.protocols import Attributes
+from ptinspect.torchnn.torch_names import read_table
 
 ROOT = "torch.nn.modules.module.Module"
 PARAMETRIZED = "torch.nn.utils.parametrize.Parametrized"
@@ -185,10 +185,7 @@ _CLASSES: dict[str, ModuleClass] = {}  # by path, old spellings included
 @cache
 def _load(table: str) -> None:
     """Parse a table into `_FIELDS`, once."""
-    # Importing importlib.resources takes 10 ms and more, a fifth of `show` for a small file.
-    path = os.path.join(os.path.dirname(__file__), "tables", table)
-    with open(path, encoding="utf-8") as file:
-        lines = file.read().splitlines()
+    lines = read_table(table).splitlines()
     module = ""
     fields: dict[str, str] = {}
     for line in lines:

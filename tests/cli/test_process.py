@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -241,3 +242,40 @@ def test_progress_only_where_it_is_wanted() -> None:
     """A small file is read before a bar could be seen; the option is taken all the same."""
     assert "%" not in on_terminal("show", "--stats", MODEL, NO_COLOR="1")
     assert "%" not in on_terminal("show", "--stats", "--no-progress", MODEL, NO_COLOR="1")
+
+
+@pytest.mark.parametrize("command", [["show"], ["scan"], ["stub"]])
+def test_it_works_from_a_zip(command: list[str], tmp_path: Path) -> None:
+    package = ROOT / "ptinspect"
+    with zipfile.ZipFile(tmp_path / "app.zip", "w") as file:
+        for path in package.rglob("*"):
+            if path.suffix != ".pyc":
+                file.write(path, path.relative_to(ROOT))
+    model = FIXTURES / "modules/deep.pt"
+    code = (
+        "import sys; sys.path.insert(0, sys.argv.pop(1)); import ptinspect.cli;"
+        "assert '.zip' in ptinspect.__file__; ptinspect.cli.main()"
+    )
+    arguments = [sys.executable, "-c", code, tmp_path / "app.zip", *command, model]
+    done = subprocess.run(arguments, capture_output=True, check=False, cwd=tmp_path)
+    assert done.stdout == process(*command, model).stdout
+    assert done.stderr == b""
+
+
+@pytest.mark.parametrize("package", ["numpy", "ml_dtypes"])
+def test_what_is_not_installed_is_named_where_it_is_needed(package: str, tmp_path: Path) -> None:
+    code = (
+        f"import sys; sys.modules[{package!r}] = None; import ptinspect.cli; ptinspect.cli.main()"
+    )
+    float8 = FIXTURES / "tensors/float8_e5m2-legacy.pt"
+    command = [sys.executable, "-c", code]
+    for arguments in (["show", MODEL], ["scan", MODEL], ["stub", MODEL], ["show", float8]):
+        done = subprocess.run([*command, *arguments], capture_output=True, check=False)
+        assert done.stderr == b""
+    arguments = ["convert", "--dtype", "float8_e5m2", MODEL, tmp_path / "o.pt"]
+    done = subprocess.run([*command, *arguments], capture_output=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.decode() == (
+        f"ptinspect: {MODEL}: this needs {package}, which is not installed\n"
+        f"  pip install {package}\n"
+    )

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors
 
 import ptinspect
+from ptinspect.dtypes import SAFETENSORS_BITS, SAFETENSORS_DTYPES
 from ptinspect.errors import DamagedError, LimitError, PtInspectError, UnsupportedError
 
 
@@ -127,3 +130,49 @@ def test_it_is_read_as_safetensors_reads_it(path: Path) -> None:
         assert set(document.tensors) == set(want)
         for key, value in want.items():
             assert torch.equal(document.tensors[key].torch(), value)
+
+
+def library_dtypes() -> list[str]:
+    """Every dtype of the installed safetensors, from its message about one that it lacks."""
+    with pytest.raises(Exception, match="unknown variant") as caught:
+        safetensors.deserialize(made({"a": tensor(0, 0, (0,), "no such dtype")}))
+    names = re.findall(r"`(\w+)`", str(caught.value).partition("expected one of")[2])
+    assert {"BOOL", "F32"} <= set(names)
+    return names
+
+
+@pytest.mark.parametrize("name", library_dtypes())
+def test_every_dtype_of_the_library_is_read(name: str, path: Path) -> None:
+    bits = SAFETENSORS_BITS[name]
+    size = 8 * bits // 8
+    data = made({"a": tensor(0, size, (2, 4), name)}, bytes(range(size)))
+    safetensors.deserialize(data)  # which refuses another width
+    path.write_bytes(data)
+    with ptinspect.open(path) as document:
+        info = document.tensors["a"]
+        assert info.read() == bytes(range(size))
+        assert info.nbytes == size
+        dtype = repr(info.dtype) if info.dtype else info.tensor.encoding
+    assert dtype == {"F6_E2M3": name, "F6_E3M2": name}.get(name, repr(SAFETENSORS_DTYPES.get(name)))
+
+
+def test_float4_is_converted_as_the_library_writes_it(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    from safetensors.torch import save
+
+    tensors = {
+        "w": torch.arange(6, dtype=torch.uint8).view(3, 2).view(torch.float4_e2m1fn_x2),
+        "s": torch.arange(3, dtype=torch.uint8).view(torch.float8_e8m0fnu),
+    }
+    source, there, back = (tmp_path / name for name in ("a.pt", "b.safetensors", "c.pt"))
+    torch.save(tensors, source)
+    ptinspect.convert(source, there, verify=True)
+    assert there.read_bytes()[8:].replace(b" ", b"") == save(tensors, {"format": "pt"})[8:].replace(
+        b" ", b""
+    )
+    ptinspect.convert(there, back, verify=True)
+    loaded = torch.load(back)
+    for key, value in tensors.items():
+        assert loaded[key].dtype == value.dtype
+        assert loaded[key].shape == value.shape
+        assert torch.equal(loaded[key].view(torch.uint8), value.view(torch.uint8))

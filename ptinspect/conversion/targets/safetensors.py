@@ -239,9 +239,12 @@ def header(entries: Sequence[_Entry], metadata: dict[str, str]) -> bytes:
     offset = 0
     for entry in entries:
         end = offset + entry.piece.length
+        type_name, shape = _SAFETENSORS_NAMES[entry.dtype], list(entry.planned.tensor.shape)
+        if type_name == "F4":  # torch's type holds two of its numbers
+            shape[-1] *= 2
         fields[entry.name] = {
-            "dtype": _SAFETENSORS_NAMES[entry.dtype],
-            "shape": list(entry.planned.tensor.shape),
+            "dtype": type_name,
+            "shape": shape,
             "data_offsets": [offset, end],
         }
         offset = end
