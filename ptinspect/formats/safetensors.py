@@ -77,7 +77,9 @@ class Safetensors(PicklelessArchive):
         return {alias: self.tensors[name].call(f"{prefix}{name}") for alias, name in names.items()}
 
 
-def read_safetensors(source: Source, limits: Limits = LIMITS) -> Safetensors:
+def read_safetensors(
+    source: Source, limits: Limits = LIMITS, *, any_size: bool = False
+) -> Safetensors:
     """Read the file in `source`. DamagedError if the header is damaged, or disagrees with the
     file's size."""
     header, start = _read_header(source)
@@ -88,7 +90,7 @@ def read_safetensors(source: Source, limits: Limits = LIMITS) -> Safetensors:
     archive.metadata = metadata
     archive.facts = {"metadata": metadata} if metadata else {}
     archive.tensors = {name: _read_entry(name, fields) for name, fields in header.items()}
-    _check_layout(archive.tensors, source.size - start)
+    _check_layout(archive.tensors, None if any_size else source.size - start)
     archive.storages = {
         name: Span(None, entry.end - entry.begin, start + entry.begin, source.base)
         for name, entry in archive.tensors.items()
@@ -199,7 +201,7 @@ def _sizes(value: Value) -> tuple[int, ...] | None:
     return None
 
 
-def _check_layout(tensors: dict[str, TensorEntry], size: int) -> None:
+def _check_layout(tensors: dict[str, TensorEntry], size: int | None) -> None:
     """Raise DamagedError unless the tensors fill `size` bytes without gap or overlap."""
     position = 0
     for entry in sorted(tensors.values(), key=lambda entry: (entry.begin, entry.end)):
@@ -208,7 +210,7 @@ def _check_layout(tensors: dict[str, TensorEntry], size: int) -> None:
             message = f"the tensor {bounded_repr(entry.name)} {problem} before it"
             raise DamagedError(message, where=_HEADER)
         position = entry.end
-    if position != size:
+    if size is not None and position != size:
         raise DamagedError(
             f"the tensors have {position:,} bytes, but {size:,} follow the header",
             hint=DOWNLOAD_AGAIN,

@@ -5,7 +5,6 @@ Nothing proves the bytes of a storage there: whole ones are plausible at best.
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 from ptinspect.errors import DamagedError, PtInspectError
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
     from ptinspect.formats.archive import Archive
     from ptinspect.limits import Limits
     from ptinspect.pickling.machine import Pickled
-    from ptinspect.pickling.values import Buffer
 
 
 def salvage_legacy(source: Source, limits: Limits) -> Salvage:
@@ -102,49 +100,23 @@ def _legacy_pickles(source: Source, limits: Limits) -> tuple[Pickled, Pickled]:
         raise nothing_left(f"the pickle that describes the tensors: {error.message}") from error
 
 
-class _ExpectedSource(Source):
-    """A source that claims to be as long as its header says; what is missing cannot be read."""
-
-    def __init__(self, source: Source, size: int) -> None:
-        self.path, self.base, self.size = source.path, source.base, size
-        self._source = source
-
-    @property
-    def descriptor(self) -> int | None:
-        return self._source.descriptor
-
-    def read(self, offset: int, length: int) -> bytes:
-        return self._source.read(offset, length)
-
-    def window(self) -> tuple[Buffer, int, int]:
-        return self._source.window()
-
-
 def salvage_safetensors(source: Source, limits: Limits) -> Salvage:
     """Return what can be read of a safetensors file; DamagedError if its header is lost."""
     from ptinspect.formats.safetensors import read_safetensors
 
     damage: list[Damage] = []
     try:
-        expected = _expected_size(source)
-        archive = read_safetensors(_ExpectedSource(source, expected), limits)
-    except (PtInspectError, ValueError, TypeError, KeyError, RecursionError) as error:
-        reason = error.message if isinstance(error, PtInspectError) else "it is not JSON"
-        raise nothing_left(f"the header is damaged: {reason}") from error
+        archive = read_safetensors(source, limits, any_size=True)
+    except PtInspectError as error:
+        raise nothing_left(f"the header is damaged: {error.message}") from error
+    start = 8 + int.from_bytes(source.read(0, 8), "little")
+    expected = start + max((entry.end for entry in archive.tensors.values()), default=0)
     if source.size < expected:
         damage.append(Damage("cut", source.size, "the file is cut off"))
     elif source.size > expected:
         extra = f"{source.size - expected:,} bytes follow the last tensor"
         damage.append(Damage("shifted", expected, extra))
     return _with_lengths(archive, source, damage)
-
-
-def _expected_size(source: Source) -> int:
-    """Return the size that the header of a safetensors file gives it."""
-    length = int.from_bytes(source.read(0, 8), "little")
-    header = json.loads(source.read(8, length))
-    ends = [fields["data_offsets"][1] for name, fields in header.items() if name != "__metadata__"]
-    return 8 + length + max([0, *map(int, ends)])
 
 
 def _with_lengths(archive: Archive, source: Source, damage: list[Damage]) -> Salvage:

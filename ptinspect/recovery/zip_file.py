@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ptinspect.errors import DamagedError, PtInspectError
 from ptinspect.formats.archive import CHUNK, Span
 from ptinspect.formats.persistent_ids import Declared, declared_storages
 from ptinspect.formats.zip.directory import DEFLATED, DESCRIBED, STORED, ZipDirectory
-from ptinspect.formats.zip.records import LOCAL, LOCAL_HEADER
+from ptinspect.formats.zip.records import END, LOCAL, LOCAL_HEADER
 from ptinspect.pickling.machine import run
 from ptinspect.recovery.report import LOST, PLAUSIBLE, Damage
 from ptinspect.recovery.salvage import (
@@ -50,6 +50,8 @@ class Candidate:
         packed: bytes that it takes there; None if its end was not found.
         size: bytes when unpacked; None if it is not recorded.
         crc: the recorded CRC-32; None if none was found.
+        header: offset of its local header in the source.
+        doubt: why a matching CRC-32 does not prove that the bytes are this record; else empty.
     """
 
     name: str
@@ -58,6 +60,8 @@ class Candidate:
     packed: int | None
     size: int | None
     crc: int | None
+    header: int
+    doubt: str = ""
 
 
 def local_candidates(source: Source) -> Iterator[Candidate]:
@@ -65,8 +69,10 @@ def local_candidates(source: Source) -> Iterator[Candidate]:
     is not known the next signature is searched, so that damage hides no more records than it
     touches."""
     buffer, base, end = source.window()
+    after, is_chained = base, True
     position = buffer.find(LOCAL, base, end)
     while position >= 0:
+        is_chained = is_chained and position == after
         after = position + 4
         if position + 30 <= end:
             _, flags, method, crc, packed, size, name, extra = LOCAL_HEADER.unpack_from(
@@ -80,7 +86,11 @@ def local_candidates(source: Source) -> Iterator[Candidate]:
                     size = packed
                 else:
                     after = start + packed if start + packed <= end else start
-                yield Candidate(text, method, start - base, packed, size, crc)
+                is_doubted = not is_chained and text.rpartition("/")[2] == "data.pkl"
+                doubt = "data.pkl may be that of another file inside this one" if is_doubted else ""
+                yield Candidate(
+                    text, method, start - base, packed, size, crc, position - base, doubt
+                )
         position = buffer.find(LOCAL, after, end)
 
 
@@ -101,16 +111,7 @@ def salvage_zip(source: Source, limits: Limits) -> Salvage:
     damage: list[Damage] = []
     directory = _directory(source, limits, damage)
     candidates: dict[str, list[Candidate]] = {}
-    if directory is not None:
-        for number, name in enumerate(directory.names):
-            candidates[name] = [
-                Candidate(
-                    name, directory.methods[number], start, directory.packed[number],
-                    directory.sizes[number], directory.crcs[number],
-                )
-                for start in _starts(directory, number)
-            ]  # fmt: skip
-    for candidate in local_candidates(source):
+    for candidate in _all_candidates(source, directory):
         candidates.setdefault(candidate.name, []).append(candidate)
     reader = _RecordReader(source, limits, candidates, damage)
     main = next((name for name in candidates if name.rpartition("/")[2] == "data.pkl"), None)
@@ -132,24 +133,61 @@ def salvage_zip(source: Source, limits: Limits) -> Salvage:
 
 
 def _directory(source: Source, limits: Limits, damage: list[Damage]) -> ZipDirectory | None:
+    """Return the directory at the end of the file; that of a file inside this one is not it."""
     try:
-        return ZipDirectory(source, limits)
+        directory = ZipDirectory(source, limits)
+        end = next((f for f in directory.bounds.findings if f.kind == "zip-end"), None)
+        if end is not None:
+            raise DamagedError(end.message, where=end.where)
+        return directory
     except DamagedError as error:
         offset = error.where.offset if error.where is not None else None
         damage.append(Damage("directory", offset, f"the zip's directory is lost: {error.message}"))
         return None
 
 
-def _starts(directory: ZipDirectory, number: int) -> list[int]:
-    """Return where the bytes of an entry may begin. If its local header was overwritten, they end
-    in front of the next, with or without a data descriptor of 16 or 24 bytes; the CRC-32 tells
-    which."""
-    try:
-        return [directory.start(number)]
-    except PtInspectError:
-        end = directory.stops[number] - directory.packed[number]
-        starts = [end - descriptor for descriptor in (16, 24, 0)]
-        return [start for start in starts if start >= 0] if directory.crcs[number] else []
+def _all_candidates(source: Source, directory: ZipDirectory | None) -> list[Candidate]:
+    """Return the places of records: those of the directory, then those with local headers, without
+    the records of a zip that is itself a record."""
+    found = list(local_candidates(source))
+    if directory is None:
+        mains = [c for c in found if c.name.rpartition("/")[2] == "data.pkl"]
+        if len(mains) < 2 or mains[0].doubt:
+            return found
+        buffer, base, stop = source.window()
+        begin = mains[1].header
+        end = buffer.find(END, base + begin, stop)
+        return [c for c in found if c.header < begin or (end >= 0 and c.header > end - base)]
+    headers = {candidate.header: candidate for candidate in found}
+    listed: list[Candidate] = []
+    verified = -1  # up to here nothing has moved: other local headers are those of inner zips
+    doubts: dict[int, str] = {}
+    for number, name in enumerate(directory.names):
+        header = directory.headers[number]
+        try:
+            starts = [directory.start(number)]
+            verified = max(verified, header)
+        except PtInspectError:
+            # The bytes end before the next header, or before a data descriptor of 16 or 24 bytes.
+            end = directory.stops[number] - directory.packed[number]
+            starts = [end - n for n in (16, 24, 0) if end >= n] if directory.crcs[number] else []
+            local = headers.get(header)
+            if local is not None and local.name != name:
+                doubts[header] = "the directory and its local header record different names"
+        listed += [
+            Candidate(
+                name, directory.methods[number], start, directory.packed[number],
+                directory.sizes[number], directory.crcs[number], header, doubts.get(header, ""),
+            )
+            for start in starts
+        ]  # fmt: skip
+    places = set(directory.headers)
+    listed += [
+        replace(candidate, doubt=doubts.get(candidate.header, ""))
+        for candidate in found
+        if candidate.header > verified or candidate.header in places
+    ]
+    return listed
 
 
 def _byteorder(
@@ -217,15 +255,20 @@ class _RecordReader:
         damage: Damage | None = None
         if name not in self.candidates and not any(d.kind == "cut" for d in self.damage):
             damage = Damage("overwritten", None, f"the header of {name} is not in the file")
+        proofs: dict[int | None, tuple[Span, Evidence]] = {}
         for candidate in self.candidates.get(name, ()):
             span, evidence, new_damage = self._examine(candidate, need)
-            if evidence.status == PROOF.status:
-                return span, evidence
-            if span is not None and best[0] is None:
+            if span is not None and evidence.status == PROOF.status:
+                proofs.setdefault(candidate.crc, (span, evidence))
+                continue
+            if best[0] is None:
                 best = span, evidence
-            elif best[0] is None:
-                best, damage = (None, evidence), new_damage or damage
             damage = new_damage or damage
+        if len(proofs) > 1:
+            damage = Damage("overwritten", None, f"{len(proofs)} different records are {name}")
+            best = None, Evidence(LOST, "several records have its name")
+        elif proofs:
+            return next(iter(proofs.values()))
         if damage is not None:
             self.damage.append(damage)
         return best
@@ -240,6 +283,8 @@ class _RecordReader:
         length = candidate.packed
         if candidate.method == DEFLATED and length is not None:
             return self._inflated(candidate, need)
+        if candidate.method not in (STORED, DEFLATED):
+            return None, Evidence(LOST, f"has unknown compression {candidate.method}"), None
         if candidate.method != STORED:
             return None, Evidence(LOST, "it is compressed, and its end is lost"), None
         if length is None and need is not None and available < need + 16 and available >= need:
@@ -266,7 +311,7 @@ class _RecordReader:
         if candidate.crc is None or not self.has_crcs:
             return span, UNCHECKED, None
         if _crc(source, start, length) == candidate.crc:
-            return span, PROOF, None
+            return span, Evidence(PLAUSIBLE, candidate.doubt) if candidate.doubt else PROOF, None
         wrong = Damage("checksum", offset, f"the CRC-32 of {candidate.name} does not match")
         return None, Evidence(LOST, "its bytes do not match their checksum"), wrong
 
@@ -289,8 +334,10 @@ class _RecordReader:
         if candidate.crc is not None and self.has_crcs and zlib.crc32(data) != candidate.crc:
             damage = Damage("checksum", offset, f"the CRC-32 of {candidate.name} does not match")
             return None, Evidence(LOST, "its bytes do not match their checksum"), damage
-        has_crc = candidate.crc is not None and self.has_crcs
-        return MemorySpan(candidate.name, data), PROOF if has_crc else UNCHECKED, None
+        evidence = PROOF if candidate.crc is not None and self.has_crcs else UNCHECKED
+        if candidate.doubt:
+            evidence = Evidence(PLAUSIBLE, candidate.doubt)
+        return MemorySpan(candidate.name, data), evidence, None
 
 
 def _crc(source: Source, start: int, length: int) -> int:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import random
+import zipfile
 from collections.abc import Callable, Iterator
 from importlib.resources import files
 from pathlib import Path
@@ -260,8 +262,6 @@ def test_tied_weights_and_views_are_kept(tmp_path: Path) -> None:
 
 def test_a_re_zipped_file(tmp_path: Path) -> None:
     """Compressed by another program, and cut in its directory."""
-    import zipfile
-
     torch.save(checkpoint(), tmp_path / "a.pt")
     with (
         zipfile.ZipFile(tmp_path / "a.pt") as source,
@@ -276,6 +276,77 @@ def test_a_re_zipped_file(tmp_path: Path) -> None:
     saved = load(tmp_path / "b.pt")
     assert report.totals == {"proved": len(truth), "plausible": 0, "lost": 0}
     assert all(torch.equal(saved[path], truth[path]) for path in truth)
+
+
+def holding_a_file() -> tuple[dict[str, Any], bytes]:
+    """A state_dict in which one tensor is another file of torch.save with the same keys."""
+    torch.manual_seed(0)
+    value = {"w": torch.randn(40), "b": torch.randn(8)}
+    inner = io.BytesIO()
+    torch.save({key: tensor + 1 for key, tensor in value.items()}, inner)
+    value["file"] = torch.frombuffer(bytearray(inner.getvalue()), dtype=torch.uint8)
+    outer = io.BytesIO()
+    torch.save(value, outer)
+    return value, outer.getvalue()
+
+
+@pytest.mark.parametrize("cut", [0, 300])
+@pytest.mark.parametrize("damage", ["data.pkl", "w", "header of w"])
+def test_a_zip_inside_the_file_proves_nothing(damage: str, cut: int, tmp_path: Path) -> None:
+    """The header of the record that holds the inner zip is lost too, so that its records show."""
+    value, whole = holding_a_file()
+    data = bytearray(whole)
+
+    def zero_header(begin: int) -> None:
+        header = data.rindex(b"PK\x03\x04", 0, begin)
+        data[header : header + 4] = bytes(4)
+
+    begin = data.index(value["w"].numpy().tobytes())
+    zero_header(data.index(value["file"].numpy().tobytes()))
+    if damage == "w":
+        data[begin] ^= 1
+    else:
+        zero_header(begin if damage == "header of w" else 30)
+    report, saved = recovered(bytes(data[: len(data) - cut]), tmp_path)
+    for tensor in report.tensors:
+        if tensor.status == "proved":
+            assert torch.equal(saved[tuple(tensor.path)], value[tensor.key]), report.text()
+    if not cut and damage != "w":
+        assert report.totals["proved"] == 3
+
+
+def test_a_record_whose_name_changed_is_not_another_one(tmp_path: Path) -> None:
+    """A CRC covers the bytes of a record, not its name."""
+    value = {"w": torch.randn(4), "v": torch.randn(4)}
+    torch.save(value, tmp_path / "a.pt")
+    data = (tmp_path / "a.pt").read_bytes()
+    (tmp_path / "a.pt").unlink()
+    listed = data.rindex(b"data/1")
+    report, saved = recovered(data[: listed + 5] + b"0" + data[listed + 6 :], tmp_path)
+    for tensor in report.tensors:
+        if tensor.status != "lost":
+            assert torch.equal(saved[tuple(tensor.path)], value[tensor.key]), report.text()
+    assert "proved" not in {t.status for t in report.tensors if t.key == "v"}
+
+
+def test_an_unknown_compression_is_named(tmp_path: Path) -> None:
+    torch.save({"w": torch.ones(2)}, tmp_path / "a.pt")
+    with (
+        zipfile.ZipFile(tmp_path / "a.pt") as source,
+        zipfile.ZipFile(tmp_path / "z.pt", "w", zipfile.ZIP_BZIP2) as target,
+    ):
+        for name in source.namelist():
+            target.writestr(name, source.read(name))
+    report = recover(tmp_path / "z.pt", tmp_path / "b.pt")
+    assert report.exit_code == 2
+    assert "data.pkl, which describes the tensors, has unknown compression 12" in report.text()
+
+
+@pytest.mark.parametrize("offsets", ["[]", "[0]", "[0, 1e999]", "{}", "null", "[8, 0]"])
+def test_a_damaged_safetensors_header_is_no_crash(offsets: str, tmp_path: Path) -> None:
+    header = f'{{"a": {{"dtype": "F32", "shape": [2], "data_offsets": {offsets}}}}}'.encode()
+    report, _ = recovered(len(header).to_bytes(8, "little") + header + bytes(8), tmp_path)
+    assert report.damage[0].message.startswith("nothing can be saved: the header is damaged: ")
 
 
 def test_safetensors_to_safetensors(
