@@ -31,7 +31,8 @@ MAX_MODELS = 64
 hundred models in one file would take hours."""
 
 
-# Shapes. The proofs' worker compares live torch tensors with the same functions.
+MAX_SPLITS = 4096
+"""Partial splits of parameters into groups that are tried at the same time."""
 
 
 class HasShape(Protocol):
@@ -72,6 +73,40 @@ def names_by_shape(
         names.append(candidates[0])
         del free[candidates[0]]
     return names
+
+
+def names_by_group(
+    groups: Sequence[Sequence[Shape | None]], shapes: Mapping[str, Sequence[int]]
+) -> list[str] | None:
+    """Return the only split of the names into groups that keeps their order in each group.
+
+    None if no split fits the shapes, or several do. An example is an optimizer with the head's
+    parameters in its first group and the backbone's in its second.
+    """
+    if sum(map(len, groups)) != len(shapes):
+        return None
+    # Per number of names in each group: the number of splits, and the group of the last name.
+    layers: list[dict[tuple[int, ...], tuple[int, int]]] = [{(0,) * len(groups): (1, 0)}]
+    for shape in shapes.values():
+        layer: dict[tuple[int, ...], tuple[int, int]] = {}
+        for sizes, (count, _) in layers[-1].items():
+            for number, group in enumerate(groups):
+                index = sizes[number]
+                if index < len(group) and group[index] in (None, tuple(shape)):
+                    key = (*sizes[:number], index + 1, *sizes[number + 1 :])
+                    layer[key] = (layer.get(key, (0, 0))[0] + count, number)
+        if not layer or len(layer) > MAX_SPLITS:
+            return None
+        layers.append(layer)
+    sizes = tuple(map(len, groups))
+    if layers[-1].get(sizes, (0, 0))[0] != 1:
+        return None
+    names: list[list[str]] = [[] for _ in groups]
+    for name, layer in zip(reversed(list(shapes)), reversed(layers), strict=False):
+        number = layer[sizes][1]
+        names[number].insert(0, name)
+        sizes = (*sizes[:number], sizes[number] - 1, *sizes[number + 1 :])
+    return [name for group in names for name in group]
 
 
 class Weight(NamedTuple):
@@ -303,6 +338,13 @@ def _match_subset(slots: list[Slot], weights: Weights) -> Match:
     if min(unused.values(), default=0) < 0:
         return _no_match(slots, weights, faults=[_shape_fault(slots, parameters)])
     if len({slot.group for slot in slots}) > 1:
+        groups: dict[int, list[Shape | None]] = {}
+        for slot in slots:
+            groups.setdefault(slot.group, []).append(slot.shape)
+        shapes = {weight.name: weight.tensor.shape for weight in parameters}
+        names = names_by_group(list(groups.values()), shapes)
+        if names is not None:
+            return Match(weights, [*names], [], [])
         return _no_match(slots, weights, undecided=[_ambiguous_fault(slots, weights)])
     return _no_match(slots, weights, faults=[_order_fault(slots, parameters)])
 

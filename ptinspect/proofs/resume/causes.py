@@ -125,6 +125,12 @@ def _position_causes(
             "batches; a resumed training starts the next epoch"
         )
         yield Cause("mid-epoch", ("mid-epoch",), message)
+    elif expected[0] != actual[0] and plan["epoch"] is None and uninterrupted["uses_epoch"]:
+        message = (
+            "the epoch is not in the file, and the order of the data follows from it (set_epoch, "
+            "or the parameter `epoch` of --data): the first epoch repeats"
+        )
+        yield Cause("epoch", ("epoch",), message)
     elif expected[0] != actual[0] and plan["epoch"] is not None:
         error = actual[0] - expected[0]
         message = (

@@ -167,8 +167,13 @@ class _CauseSearch:
             self.runs.workers.announce(f"trying: {cause.kind}")
             if self._agrees(cause.fixes):
                 return [self._with_consumer(cause, ())]
-        causes = self._with_hidden_causes(causes)
-        if not causes or not self._agrees(_all_fixes(causes)):
+        # Replayed data draw no random numbers, so that no other cause could be proved with them.
+        without_replay = [cause for cause in causes if "replay" not in cause.fixes]
+        for candidates, replay in ((without_replay, False), (causes, True)):
+            causes = self._with_hidden_causes(candidates, replay)
+            if causes and self._agrees(_all_fixes(causes)):
+                break
+        else:
             return []
         for cause in causes[::-1]:  # the general causes come first, and go last
             rest = [other for other in causes if other is not cause]
@@ -184,7 +189,7 @@ class _CauseSearch:
         resumed = self.runs.resumed(self.uninterrupted, fixes)
         return first_difference(self.uninterrupted, resumed) is None
 
-    def _with_hidden_causes(self, causes: list[Cause]) -> list[Cause]:
+    def _with_hidden_causes(self, causes: list[Cause], replay: bool) -> list[Cause]:
         """Add causes that show only once the others are fixed, such as after a failed load."""
         for _ in range(3):
             if not causes:
@@ -194,7 +199,11 @@ class _CauseSearch:
                 break
             tried = {cause.fixes for cause in causes}
             candidates = possible_causes(self.uninterrupted, resumed, self.runs.plan)
-            more = [cause for cause in candidates if cause.fixes not in tried]
+            more = [
+                cause
+                for cause in candidates
+                if cause.fixes not in tried and (replay or "replay" not in cause.fixes)
+            ]
             if not more:
                 break
             causes = [*causes, *more]

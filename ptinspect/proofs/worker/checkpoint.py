@@ -13,7 +13,12 @@ from typing import Any
 import torch
 from torch.nn.parameter import is_lazy
 
-from ptinspect.document.optim.matching import names_by_shape, parameter_shape, shapes_agree
+from ptinspect.document.optim.matching import (
+    names_by_group,
+    names_by_shape,
+    parameter_shape,
+    shapes_agree,
+)
 from ptinspect.document.optim.state import has_state_after_step, required_state
 from ptinspect.proofs.worker.determinism import digest, find_rng_states
 from ptinspect.proofs.worker.reporting import CannotRun
@@ -93,7 +98,11 @@ class Checkpoint:
         self.assumption: str | None = None
         if self.optimizer is not None:
             self.names, self.assumption = self._parameter_names(model, user_order)
-        self.rng_paths = find_rng_states(root)
+        optimizer_path = (plan["optimizer"] or {}).get("path", plan["model_path"])
+        weights_paths = [plan["model_path"], optimizer_path, *plan["averages"]]
+        if not plan["model_path"]:
+            weights_paths = [(f"{self.prefix}{name}",) for name in model.state_dict()]
+        self.rng_paths = find_rng_states(root, weights_paths)
         self.schedulers = [value_at(root, item["path"]) for item in plan["schedulers"]]
         self.scaler_path = _scaler_path(root)
         self.scaler = value_at(root, self.scaler_path) if self.scaler_path is not None else None
@@ -161,6 +170,11 @@ class Checkpoint:
         for names in (order, trainable, floats):
             if fits(names):
                 return names, None
+        groups = [[self._slot_shape(slot) for slot in group["params"]] for group in self.groups]
+        for names in (order, trainable):
+            split = names_by_group(groups, {name: shape_of[name] for name in names})
+            if len(groups) > 1 and split is not None:
+                return split, None
         planned = self.plan["optimizer"].get("names") or []
         if planned and None not in planned:
             return [name.removeprefix(self.prefix) for name in planned], None

@@ -24,6 +24,9 @@ NO_DETERMINISTIC_KERNEL = "does not have a deterministic implementation"
 DATA_WORDS = ("generator", "loader", "sampler", "shuffl")
 """Words in the key of a generator state that belongs to the data."""
 
+CUDA_WORDS = ("rng", "random", "cuda", "generator", "seed")
+"""Words in the keys of CUDA's generator states."""
+
 # --- Devices ----------------------------------------------------------------------------------
 # CUDA must not be queried before the job's own process: a fork of a process that has initialized
 # CUDA cannot use it.
@@ -182,19 +185,24 @@ def rng_state_like(recorded: Any, state: Any) -> Any:
     return state
 
 
-def find_rng_states(root: Any) -> dict[str, tuple[Any, ...]]:
+def find_rng_states(root: Any, weights_paths: list[Any]) -> dict[str, tuple[Any, ...]]:
     """Return the paths of generator states in a loaded file, by kind.
 
-    A state is recognized by its form. A state of torch's form is `data` if its key says that it
-    shuffles the data.
+    A state is recognized by its form; one of CUDA, 16 bytes, also by its key. A state of torch's
+    form is `data` if its key says that it shuffles the data. Buffers in `weights_paths` are none.
     """
+    skipped = {tuple(path) for path in weights_paths}
     paths: dict[str, tuple[Any, ...]] = {}
     queue: list[tuple[tuple[Any, ...], Any]] = [((), root)]
     visited = 0
     while queue and visited < 10_000:
         path, value = queue.pop(0)
         visited += 1
+        if path in skipped:
+            continue
         kind = rng_kind(value)
+        if kind == "cuda" and not any(word in str(path).lower() for word in CUDA_WORDS):
+            kind = None
         if kind == "torch" and any(word in str(path[-1:]).lower() for word in DATA_WORDS):
             kind = "data"
         if kind is not None:

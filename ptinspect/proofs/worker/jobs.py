@@ -52,12 +52,7 @@ def run_job(job: Job, memory: int | None = None) -> Answer:
             hide_cuda()
             limit_memory(memory)
         operations = use_deterministic_algorithms(options["device"], options["allow_tf32"])
-        answer = kinds[job["kind"]](job)
-        return {
-            **answer,
-            "nondeterministic": operations,
-            "environment": environment(options["device"]),
-        }
+        return {**kinds[job["kind"]](job), "nondeterministic": operations}
     except CannotRun as error:
         return {"cannot": error.message, "hint": error.hint}
 
@@ -222,6 +217,7 @@ def _describe(training: Training) -> Answer:
     no_state = checkpoint.optimizer is None or not checkpoint.optimizer["state"]
     return {
         "device": training.device,
+        "environment": environment(training.device),
         "optimizer": f"{optimizer.__module__.split('.')[0]}.optim.{optimizer.__name__}",
         "loss": training.loss_name,
         "scheduler": type(scheduler).__name__ if scheduler is not None else None,
@@ -232,6 +228,7 @@ def _describe(training: Training) -> Answer:
         "rng_saved": sorted(checkpoint.rng_paths),
         "length": batches.real_length,
         "batches_used": batches.used,
+        "uses_epoch": batches.uses_epoch,
         "batches_note": batches.random_note,
         "dropout": dropout or any(getattr(module, "dropout", 0.0) for module in modules),
         "file_dtypes": sorted(dtypes),

@@ -271,9 +271,10 @@ def _restore_optimizer(training: Training, user_class: str | None, fixes: Fixes)
     if state is not None:
         if fixes.names & {"order", "trainable", "buffers-in-optimizer"}:
             state = _rearranged_state(training, state, fixes)
+        expected = list(optimizer.defaults)  # load_state_dict adds keys that no file has
         optimizer.load_state_dict(copy.deepcopy(state))
         group = optimizer.param_groups[0]
-        missing = [key for key in optimizer.defaults if key not in group]
+        missing = [key for key in expected if key not in group]
         if missing and user_class:
             path = checkpoint.class_path
             raise CannotRun(

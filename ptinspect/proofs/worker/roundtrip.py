@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ptinspect.proofs.worker.checkpoint import Checkpoint, match_weights, value_at
-from ptinspect.proofs.worker.determinism import digest, seed_all
+from ptinspect.proofs.worker.checkpoint import match_weights, value_at
+from ptinspect.proofs.worker.determinism import digest, environment, seed_all
 from ptinspect.proofs.worker.reporting import (
     CannotRun,
     one_line,
@@ -50,6 +50,7 @@ def run_roundtrip(job: dict[str, Any]) -> dict[str, Any]:
         **_measure(model, original_file, job),
         "class": type(model).__qualname__,
         "device": options["device"],
+        "environment": environment(options["device"]),
     }
 
 
@@ -174,9 +175,11 @@ def _optimizer(model: Any, original_file: Any, job: dict[str, Any]) -> Any:
     trainable = [value for value in model.parameters() if value.requires_grad]
     if class_path or recorded is None or recorded["class"] is None:
         return optimizer_class(class_path or "SGD")(trainable, lr=0.01)
-    checkpoint = Checkpoint(original_file, job["plan"], model)
-    if len(checkpoint.slots) != len(trainable) or len(checkpoint.groups) != 1:
+    state = value_at(original_file, recorded["path"])
+    state = state if isinstance(state, dict) else state.state_dict()
+    groups = state["param_groups"]
+    if len(groups) != 1 or len(groups[0]["params"]) != len(trainable):
         return torch.optim.SGD(trainable, lr=0.01)
     optimizer = optimizer_class(recorded["class"])(trainable)
-    optimizer.load_state_dict(checkpoint.optimizer)
+    optimizer.load_state_dict(state)
     return optimizer

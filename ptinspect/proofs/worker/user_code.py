@@ -170,6 +170,7 @@ class Batches:
         random_note: a description of the random inputs; empty for the user's batches.
         limit: batches to use of each epoch; None for all.
         notes: what a reader should know of the limit.
+        uses_epoch: the batches follow from the number of the epoch.
     """
 
     def __init__(self, reference: str | None, model: Any, seed: int) -> None:
@@ -178,6 +179,7 @@ class Batches:
         self.notes: list[str] = []
         self._function: Any = None
         self._by_epoch = False
+        self.uses_epoch = False
         self._source: Any = None
         self.length: int | None = None
         if reference is None:
@@ -191,6 +193,7 @@ class Batches:
 
     def _inspect_function(self) -> None:
         self._by_epoch = "epoch" in inspect.signature(self._function).parameters
+        self.uses_epoch = self._by_epoch
         if self._by_epoch:
             states = rng_states("cpu")  # asking for the length must not change the numbers drawn
             try:
@@ -244,6 +247,7 @@ class Batches:
             source = self._function()
         for holder in (source, getattr(source, "sampler", None)):
             if holder is not None and hasattr(holder, "set_epoch"):
+                self.uses_epoch = True
                 holder.set_epoch(number)
         return iter(source)
 
