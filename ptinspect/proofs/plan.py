@@ -85,19 +85,7 @@ def reproduce_command(
 
 
 def make_plan(path: str, *, model: str | None, entry: str | None, trust: bool) -> dict[str, Any]:
-    """Return where the parts of a training are in a file, for a child process, as JSON.
-
-    Args:
-        path: a file that torch.load reads.
-        model: the user's `FILE.py:CLASS`; its classes may occur in the file.
-        entry: path of the weights to use.
-        trust: accept names that are not on the allowlist.
-
-    Raises:
-        UnsafeError: the file must not be loaded.
-        UnsupportedError: torch.load does not read the file, or it holds several optimizers.
-        PtInspectError: no weights are found, or several and `entry` selects none of them.
-    """
+    """Return where the parts of a training are in a file, for a child process, as JSON."""
     if path == "-":
         raise PtInspectError(
             "torch has to read the file several times, so it cannot come from standard input",
@@ -206,13 +194,7 @@ def _averages(document: Document, weights: Weights) -> list[Weights]:
 def check_loadable(
     path: str, document: Document, model: str | None, trust: bool
 ) -> tuple[list[str], list[str]]:
-    """Return the names in a file that the user's own module defines, and those not allowed.
-
-    Raises:
-        UnsafeError: scan calls the file dangerous, or it has names that are not on the allowlist
-            and `trust` is false.
-        PtInspectError: scan cannot read the file.
-    """
+    """Return the names in a file that the user's own module defines, and those not allowed."""
     report = scan(path)
     finding = report.first_dangerous()
     if finding is not None:

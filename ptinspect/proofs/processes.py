@@ -53,12 +53,7 @@ Watch = Callable[[Progress], None]
 
 
 class Workers:
-    """Runs jobs in child processes, one at a time. Use it as a context manager.
-
-    Args:
-        timeout: seconds that a job may take.
-        watch: called with the progress of the current job.
-    """
+    """Runs jobs in child processes, one at a time. Use it as a context manager."""
 
     def __init__(self, timeout: float = TIMEOUT, watch: Watch | None = None) -> None:
         self.timeout = timeout
@@ -103,12 +98,7 @@ class Workers:
         return os.path.join(self._folder.name, f"{self._file_count}{suffix}")
 
     def run(self, job: dict[str, Any]) -> dict[str, Any]:
-        """Run a job in a new process and return its answer.
-
-        Raises:
-            UnsupportedError: torch is not installed.
-            PtInspectError: the process crashed, took too long or cannot do the job.
-        """
+        """Run a job in a new process and return its answer."""
         answer_path, log = self.new_path(".json"), self.new_path(".log")
         outcome = self._request(
             {
@@ -224,13 +214,7 @@ def timeout_error(timeout: float, hint: str | None = None) -> PtInspectError:
 
 
 def failure_error(status: int, output: str, hint: str | None = None) -> PtInspectError:
-    """Return the error for a child process that ended with an error.
-
-    Args:
-        status: the exit code, negative for the signal that ended the process.
-        output: the end of its output.
-        hint: what to do, if torch is not simply missing.
-    """
+    """Return the error for a child process that ended with an error."""
     for package in ("torch", "safetensors"):
         if f"No module named '{package}'" in output:
             return UnsupportedError(f"{package} is not installed", hint=f"pip install {package}")

@@ -150,12 +150,7 @@ class ResumeReport(Report):
 
 
 def check_plot_path(path: str, force: bool) -> None:
-    """Raise an error now, before the training, if a plot could not be written to this path.
-
-    Raises:
-        UnsupportedError: matplotlib is not installed.
-        PtInspectError: the path has no suffix of a picture, exists, or cannot be written.
-    """
+    """Raise an error now, before the training, if a plot could not be written to this path."""
     from importlib.util import find_spec
 
     if not path.lower().endswith(_PLOT_SUFFIXES):
@@ -174,17 +169,7 @@ def plot_losses(
     saved_step: int,
     force: bool = False,
 ) -> None:
-    """Draw the losses of the uninterrupted and of the resumed run.
-
-    Args:
-        path: the picture.
-        losses: both runs, from the first step.
-        saved_step: the step after which the checkpoint was saved.
-        force: overwrite the picture.
-
-    Raises:
-        PtInspectError: the picture cannot be written.
-    """
+    """Draw the losses of the uninterrupted and of the resumed run."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4), layout="constrained")

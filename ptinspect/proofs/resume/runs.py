@@ -65,13 +65,7 @@ class TrainingRuns:
     def resumed(
         self, uninterrupted: Answer, fixes: tuple[str, ...] = (), end_state: str | None = None
     ) -> Answer:
-        """Train N steps from the saved checkpoint in a new process.
-
-        Args:
-            uninterrupted: the answer of the run that saved the checkpoint.
-            fixes: what is restored from the snapshot of that run.
-            end_state: where to write the state at the end, to compare it with another device.
-        """
+        """Train N steps from the saved checkpoint in a new process."""
         measured = {key: uninterrupted[key] for key in ("epoch_offset", "per_step")}
         return self.workers.run(
             {

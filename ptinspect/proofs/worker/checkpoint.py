@@ -37,11 +37,7 @@ Path = tuple[Any, ...]
 
 
 def value_at(root: Any, path: Any) -> Any:
-    """Return the value at a path of keys and indices.
-
-    Raises:
-        CannotRun: the path leads into an object.
-    """
+    """Return the value at a path of keys and indices."""
     for key in path:
         try:
             root = root[key]
@@ -53,12 +49,6 @@ def value_at(root: Any, path: Any) -> Any:
 
 class Checkpoint:
     """A loaded checkpoint, matched to a model.
-
-    Args:
-        root: what torch.load returned.
-        plan: where the parts are in it.
-        model: the model to train.
-        user_order: returns the parameter names in the order of the user's own optimizer.
 
     Attributes:
         weights: the weights under the model's names.

@@ -33,11 +33,7 @@ CUDA_WORDS = ("rng", "random", "cuda", "generator", "seed")
 
 
 def resolve_device(name: str) -> str:
-    """Return `auto` as cpu or cuda, and any other device as it is.
-
-    Raises:
-        CannotRun: torch does not find the device.
-    """
+    """Return `auto` as cpu or cuda, and any other device as it is."""
     kind, _, number = name.partition(":")
     if kind == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
@@ -54,11 +50,7 @@ def resolve_device(name: str) -> str:
 
 
 def use_deterministic_algorithms(device: str, allow_tf32: bool) -> list[str]:
-    """Switch on deterministic algorithms, and make the device the current one.
-
-    Returns:
-        A list to which the operations are added that torch later warns are not deterministic.
-    """
+    """Switch on deterministic algorithms, and make the device the current one."""
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True

@@ -34,11 +34,7 @@ Answer = dict[str, Any]
 
 
 def run_job(job: Job, memory: int | None = None) -> Answer:
-    """Run a job and return its answer; the key `cannot` says why it could not be done.
-
-    Args:
-        memory: the limit of this process's memory, in bytes.
-    """
+    """Run a job and return its answer; the key `cannot` says why it could not be done."""
     kinds: dict[str, Callable[[Job], Answer]] = {
         "uninterrupted": run_uninterrupted,
         "resumed": run_resumed,
@@ -287,9 +283,6 @@ def ulps(first: Any, second: Any, unit: Any = None) -> float:
 
     It is 0 for equal elements (-0 equals 0, NaN equals NaN), and inf if only one is NaN or
     infinite, for integers that differ, and for tensors of different shape or dtype.
-
-    Args:
-        unit: the dtype whose ULPs are counted, at the largest element; by default the tensors'.
     """
     if first.shape != second.shape or first.dtype != second.dtype:
         return math.inf

@@ -82,16 +82,7 @@ def load_training(
     fix_names: tuple[str, ...],
     snapshot: dict[str, Any] | None = None,
 ) -> Training:
-    """Return a training that goes on from a checkpoint.
-
-    Args:
-        plan: where the parts are in the checkpoint.
-        options: the user's options, and what the uninterrupted training measured.
-        path: the checkpoint.
-        seed: seed of the random number generators.
-        fix_names: how to read the checkpoint; see the module.
-        snapshot: the state of the uninterrupted training; None if this is that training.
-    """
+    """Return a training that goes on from a checkpoint."""
     fixes = Fixes(frozenset(fix_names), snapshot)
     seed_all(seed)
     training = _build_training(plan, options, path, fixes)
@@ -226,9 +217,6 @@ def scheduler_of(state: dict[str, Any], optimizer: Any) -> Any:
     """Return a scheduler of the class that wrote `state`, without loading it.
 
     A scheduler's state does not record its class, but its keys tell it.
-
-    Raises:
-        CannotRun: the scheduler needs functions or others (LambdaLR, SequentialLR, CyclicLR).
     """
     if "_schedulers" not in state and "lr_lambdas" not in state and "step_ratio" not in state:
         for name, keys, argument_names in SCHEDULERS:

@@ -30,11 +30,7 @@ from ptinspect.proofs.worker.user_code import (
 
 
 def run_roundtrip(job: dict[str, Any]) -> dict[str, Any]:
-    """Run the original model or a converted form of it.
-
-    Returns:
-        Digests of its weights, outputs and gradients, and of the weights after training.
-    """
+    """Run the original model or a converted form of it."""
     options = job["options"]
     _, factory = import_model(options["model"], job["plan"]["user_names"])
     original_file = _load_original(job)

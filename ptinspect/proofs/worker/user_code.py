@@ -52,11 +52,7 @@ def loss_function(name: str) -> Any:
 
 
 def load_file(path: str, weights_only: bool) -> Any:
-    """Return what torch.load makes of a file, on the CPU.
-
-    Raises:
-        CannotRun: a class of the file cannot be imported.
-    """
+    """Return what torch.load makes of a file, on the CPU."""
     try:
         return torch.load(path, map_location="cpu", weights_only=weights_only)
     except (AttributeError, ImportError) as error:
@@ -72,12 +68,7 @@ def load_file(path: str, weights_only: bool) -> Any:
 
 
 def import_model(reference: str | None, names: list[str]) -> tuple[Any, Any]:
-    """Return the user's module and the object in it that creates the model, None without any.
-
-    Args:
-        reference: `FILE.py:NAME`.
-        names: the pickled names of the user's classes (`__main__.Net`), made importable here.
-    """
+    """Return the user's module and the object in it that creates the model, None without any."""
     if reference is None:
         return None, None
     module, factory = import_object(reference)
