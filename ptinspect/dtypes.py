@@ -276,3 +276,12 @@ def numpy_itemsize(code: str) -> int | None:
     if letter in "mMO" or not digits:
         return NUMPY_LETTER_SIZES.get(letter)
     return int(digits) * (4 if letter == "U" else 1)
+
+
+QSCHEMES = frozenset(
+    (
+        "per_tensor_affine", "per_channel_affine", "per_tensor_symmetric",
+        "per_channel_symmetric", "per_channel_affine_float_qparams",
+    )
+)  # fmt: skip
+"""The names of `torch.qscheme`."""

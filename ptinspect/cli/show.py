@@ -7,7 +7,6 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import click
@@ -161,12 +160,12 @@ def command(
     ctx.exit(code)
 
 
-@dataclass(slots=True, repr=False, eq=False)
-class FolderCounts:
+class FolderCounts:  # no dataclass: start-up time counts
     """How many files of a folder were shown, and counts of what was not."""
 
-    shown: int = 0
-    left_out: LeftOut = field(default_factory=Counter)
+    def __init__(self) -> None:
+        self.shown = 0
+        self.left_out: LeftOut = Counter()
 
 
 class ShowRun:

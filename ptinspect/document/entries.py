@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from ptinspect.dtypes import dtype_by_name
+from ptinspect.dtypes import QSCHEMES, dtype_by_name
 from ptinspect.pickling.numpy_objects import as_array, as_scalar, dtype_code
 from ptinspect.pickling.pyobjects import (
     GETATTR,
@@ -120,14 +120,8 @@ _TORCH_CONSTANTS = {
         ("contiguous_format", "preserve_format", "channels_last", "channels_last_3d"),
         "torch.memory_format",
     ),
-    **dict.fromkeys(
-        (
-            "per_tensor_affine", "per_tensor_symmetric", "per_channel_affine",
-            "per_channel_symmetric", "per_channel_affine_float_qparams",
-        ),
-        "torch.qscheme",
-    ),
-}  # fmt: skip
+    **dict.fromkeys(QSCHEMES, "torch.qscheme"),
+}
 
 
 def _describe_global(value: Global) -> Description:

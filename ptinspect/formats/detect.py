@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from ptinspect.errors import DOWNLOAD_AGAIN, DamagedError
 from ptinspect.formats.signatures import (
     CONCATENATED_ZIPS,
+    MODEL_ENDINGS,
     Identity,
     identify_index,
     identify_signature,
@@ -34,8 +35,6 @@ HEAD_BYTES = 4096
 
 _INDEX_BYTES = 1 << 20
 """Bytes of a JSON file that are searched for the weight_map of an index."""
-
-_MODEL_ENDINGS = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".tar")
 
 
 def open_archive(source: Source, limits: Limits = LIMITS) -> Archive:
@@ -144,7 +143,7 @@ def _identify_tar(source: Source, limits: Limits) -> Identity:
     if next(iter(members), None) == MEMBERS[0] or set(MEMBERS) <= set(members):
         return Identity("torch-legacy-tar", "a file of torch.save before 0.1.11")
     hint = "unpack it: tar -xf FILE"
-    if any(name.endswith(_MODEL_ENDINGS) for name in members):
+    if any(name.endswith((*MODEL_ENDINGS, ".tar")) for name in members):
         hint = "unpack it (tar -xf FILE) and show the model in it"
     return Identity("tar", f"a tar of {len(members):,} files", hint)
 

@@ -285,7 +285,7 @@ _UNFINISHED = Identity(
     "save it again: the error that torch.save raised names what it could not pickle",
 )
 
-_MODEL_ENDINGS = (".pt", ".pth", ".bin", ".ckpt", ".pkl")
+MODEL_ENDINGS = (".pt", ".pth", ".bin", ".ckpt", ".pkl")
 
 
 def identify_zip(names: Sequence[str], index: Collection[str]) -> tuple[Identity, str]:
@@ -309,6 +309,6 @@ def identify_zip(names: Sequence[str], index: Collection[str]) -> tuple[Identity
         return Identity("zip", "an empty zip"), folder
     if f"{folder}.data/serialization_id" in index:  # torch's writer always writes it last
         return _UNFINISHED, folder
-    has_model = any(name.endswith(_MODEL_ENDINGS) for name in names)
+    has_model = any(name.endswith(MODEL_ENDINGS) for name in names)
     hint = "unzip it, and show the model in it" if has_model else None
     return Identity("zip", f"a zip of {len(names):,} files", hint), folder

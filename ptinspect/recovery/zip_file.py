@@ -17,7 +17,7 @@ from ptinspect.errors import DamagedError, PtInspectError
 from ptinspect.formats.archive import CHUNK, Span
 from ptinspect.formats.persistent_ids import Declared, declared_storages
 from ptinspect.formats.zip.directory import DEFLATED, DESCRIBED, STORED, ZipDirectory
-from ptinspect.formats.zip.records import END, LOCAL, LOCAL_HEADER
+from ptinspect.formats.zip.records import DESCRIPTOR, END, LOCAL, LOCAL_HEADER
 from ptinspect.pickling.machine import run
 from ptinspect.recovery.report import LOST, PLAUSIBLE, Damage
 from ptinspect.recovery.salvage import (
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from ptinspect.pickling.values import Buffer
     from ptinspect.source.base import Source
 
-DESCRIPTOR = b"PK\x07\x08"
 LONGEST_NAME = 1024
 """Bytes of a record's name; torch's are far shorter, and longer ones are taken for damage."""
 

@@ -11,7 +11,7 @@ import struct
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from ptinspect.dtypes import DTYPES
+from ptinspect.dtypes import DTYPES, QSCHEMES
 from ptinspect.limits import LIMITS
 from ptinspect.pickling.numpy_objects import as_scalar
 from ptinspect.pickling.pyobjects import ORDERED_DICT
@@ -21,13 +21,6 @@ from ptinspect.torchnn.protocols import no_tensors
 
 if TYPE_CHECKING:
     from ptinspect.torchnn.protocols import Describe
-
-QSCHEMES = frozenset(
-    (
-        "per_tensor_affine", "per_channel_affine", "per_tensor_symmetric",
-        "per_channel_symmetric", "per_channel_affine_float_qparams",
-    )
-)  # fmt: skip
 
 _BUILTIN_TYPES = frozenset(
     (

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ptinspect.dtypes import DTYPES, numpy_name
+from ptinspect.dtypes import DTYPES, QSCHEMES, numpy_name
 from ptinspect.pickling.numpy_objects import as_array, as_scalar, dtype_code
 from ptinspect.pickling.pyobjects import as_bytes, as_mapping, attributes_of, function_path
 from ptinspect.pickling.values import Call, Value, key_value
@@ -33,7 +33,6 @@ from ptinspect.stubs.expr.nodes import (
 )
 from ptinspect.stubs.expr.torch_calls import NN, class_text
 from ptinspect.torchnn.classes import lookup
-from ptinspect.torchnn.text import QSCHEMES
 
 if TYPE_CHECKING:
     ExprOf = Callable[[Value], Expr]
