@@ -109,10 +109,8 @@ def find_renames(
 def _by_patterns(
     renames: list[Rename], removed: Mapping[str, TensorInfo], added: Mapping[str, TensorInfo]
 ) -> list[tuple[str, str]]:
-    """Return the pairs of keys that were renamed as others were, each key at most once.
-
-    Small tensors resemble each other by chance, so their numbers alone do not pair them.
-    """
+    """Return the pairs of keys that were renamed as others were, each key at most once. Small
+    tensors resemble each other by chance, so their numbers alone do not pair them."""
     if not removed or not added:
         return []
     shortest = Counter(min(p, key=_pattern_length) for p in map(_patterns_of, renames) if p)
@@ -165,11 +163,9 @@ def _best_pairs(
     infos_b: Mapping[str, TensorInfo],
     fits: Callable[[TensorInfo, TensorInfo], bool],
 ) -> list[tuple[str, str]]:
-    """Return the pairs that fit, the closest names first, each key at most once.
-
-    Keys are grouped by their last 8 dotted parts, what is left by the last 7, and so on. The
-    choice does not depend on which document is the first.
-    """
+    """Return the pairs that fit, the closest names first, each key at most once. Keys are
+    grouped by their last 8 dotted parts, what is left by the last 7, and so on. The choice does
+    not depend on which document is the first."""
     pairs: list[tuple[str, str]] = []
     tried: set[tuple[str, str]] = set()
     open_a, open_b = dict.fromkeys(keys_a), dict.fromkeys(keys_b)

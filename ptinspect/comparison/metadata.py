@@ -43,11 +43,9 @@ _SETS = ("builtins.set", "builtins.frozenset")
 
 
 def compare_entries(a: Document, b: Document) -> list[EntryChange]:
-    """Return the entries that differ, in the order of `a`, then those that only `b` has.
-
-    What an entry shows may be less than it holds (the head of a list, the shape of an array):
-    such values are compared whole.
-    """
+    """Return the entries that differ, in the order of `a`, then those that only `b` has. What an
+    entry shows may be less than it holds (the head of a list, the shape of an array): such
+    values are compared whole."""
     items_a = {entry.path: entry for entry in a.entries}
     items_b = {entry.path: entry for entry in b.entries}
     changes: list[EntryChange] = []

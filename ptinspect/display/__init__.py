@@ -17,10 +17,8 @@ FORMATS = ("summary", "table", "tree", "json", "markdown")
 
 
 def renderer(format: str) -> Renderer:
-    """Return the function that renders a document as text ending in a newline.
-
-    Its module is imported now, so that start-up pays for one format only.
-    """
+    """Return the function that renders a document as text ending in a newline. Its module is
+    imported now, so that start-up pays for one format only."""
     from importlib import import_module  # noqa: TID251  # modules of this folder, not of a file
 
     module = import_module(f"ptinspect.display.formats.{format}")

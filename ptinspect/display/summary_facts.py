@@ -273,11 +273,9 @@ _STATELESS_OPTIMIZERS = ("torch.optim.SGD",)  # unless they have momentum
 
 
 def resume_text(document: Document) -> str:
-    """Return whether training can go on from the file.
-
-    `yes: weights, optimizer state, epoch 5999, RNG state` or `no, without … (there: …)`. It says
-    what the file contains, not what a training script does with it.
-    """
+    """Return whether training can go on from the file. `yes: weights, optimizer state, epoch
+    5999, RNG state` or `no, without … (there: …)`. It says what the file contains, not what a
+    training script does with it."""
     from ptinspect.document.optim.state import find_schedulers, training_counter
 
     present: list[str] = []

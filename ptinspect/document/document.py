@@ -232,10 +232,8 @@ def by_key(tensors: list[TensorInfo]) -> dict[str, TensorInfo]:
 
 def kind_of(root: Value, contents: Contents) -> str:
     """Return `module`, `state_dict`, `checkpoint`, `optimizer`, `tensor`, `tensors` or `other`.
-
     A checkpoint is a mapping that contains, directly or in dicts and lists, modules, state_dicts
-    or optimizer state.
-    """
+    or optimizer state."""
     if contents.modules and contents.modules[0].root == () and contents.modules[0].name == "":
         return "module"
     if () in contents.state_dicts:

@@ -80,10 +80,8 @@ def contiguous(tensor: Tensor) -> bytes:
 
 
 def iter_contiguous(tensor: Tensor, max_repeated: int | None = MAX_REPEATED) -> Iterator[bytes]:
-    """Yield the bytes of `contiguous` in chunks of whole elements of about `CHUNK` bytes.
-
-    A view that repeats its storage may have `max_repeated` bytes; None means any number.
-    """
+    """Yield the bytes of `contiguous` in chunks of whole elements of about `CHUNK` bytes. A view
+    that repeats its storage may have `max_repeated` bytes; None means any number."""
     if tensor.encoding is not None and tensor.storage is not None:
         yield from tensor.storage.chunks(0, tensor.storage.nbytes)
         return
@@ -119,10 +117,8 @@ def iter_contiguous(tensor: Tensor, max_repeated: int | None = MAX_REPEATED) -> 
 
 
 def dense_storage(tensor: Tensor) -> tuple[Storage, DType]:
-    """Return the storage of a dense tensor and the dtype of its elements there.
-
-    UnsupportedError if the tensor consists of parts (sparse, nested) or has no bytes (meta).
-    """
+    """Return the storage of a dense tensor and the dtype of its elements there. UnsupportedError
+    if the tensor consists of parts (sparse, nested) or has no bytes (meta)."""
     if tensor.storage is None or tensor.stored is None or tensor.stride is None:
         reason = "consists of parts" if tensor.parts else "has no bytes in the file"
         raise UnsupportedError(f"the tensor {reason} (layout {tensor.layout}, {tensor.device})")
@@ -254,10 +250,8 @@ def _is_scattered(band: Tensor) -> bool:
 
 
 def _byte_reader(tensor: Tensor) -> Callable[[int, int], bytes]:
-    """Return a function that reads bytes `start` to `stop` of the storage.
-
-    It is called for thousands of small boxes, so it goes to the source directly if it can.
-    """
+    """Return a function that reads bytes `start` to `stop` of the storage. It is called for
+    thousands of small boxes, so it goes to the source directly if it can."""
     storage, _ = dense_storage(tensor)
     offset, source = storage.file_offset, storage.archive.source
     if offset is None or isinstance(storage, InlineStorage):
@@ -290,11 +284,9 @@ def _gather_boxes(band: Tensor, read: Callable[[int, int], bytes]) -> memoryview
 
 
 def _boxes(band: Tensor) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """Yield the first indices and the shapes of boxes that together make up the band.
-
-    Along dimensions with small strides a box is as long as `WINDOW` allows and as long as gaps
-    are small; along all others its length is 1.
-    """
+    """Yield the first indices and the shapes of boxes that together make up the band. Along
+    dimensions with small strides a box is as long as `WINDOW` allows and as long as gaps are
+    small; along all others its length is 1."""
     assert band.stride is not None
     size, strides = band.nbytes // band.numel, band.stride
     lengths = [1] * len(band.shape)

@@ -245,11 +245,9 @@ class TensorReader:
             self._add_state(tensor, attributes_of(call))
 
     def _add_state(self, tensor: Tensor, state: dict[Value, Value]) -> None:
-        """Add attributes set on a tensor.
-
-        Tensors among those of a subclass without bytes of its own are its parts. A jagged tensor's
-        attributes repeat its parts; a DTensor's `_spec` is its placement.
-        """
+        """Add attributes set on a tensor. Tensors among those of a subclass without bytes of its
+        own are its parts. A jagged tensor's attributes repeat its parts; a DTensor's `_spec` is
+        its placement."""
         for key, value in state.items():
             if tensor.layout == "jagged" or key == "_spec":
                 continue

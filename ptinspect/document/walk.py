@@ -191,10 +191,8 @@ class _Walk:
         return (((*path, step), item, context) for step, item in iter_children(value))
 
     def add_state_dict(self, path: Path, items: dict[Value, Value], context: _Context) -> bool:
-        """Record a mapping of plain tensors at once; return False for any other mapping.
-
-        Most state_dicts are such mappings, and this is several times faster than single visits.
-        """
+        """Record a mapping of plain tensors at once; return False for any other mapping. Most
+        state_dicts are such mappings, and this is several times faster than single visits."""
         infos = []
         read, persistent = self.read, context.persistent
         for key, item in items.items():

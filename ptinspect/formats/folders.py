@@ -24,10 +24,8 @@ MEMBER_SUFFIXES = (".safetensors", ".bin", ".distcp", ".index.json", ".metadata"
 
 def main_file(folder: str) -> str | None:
     """Return the file that stands for the whole folder; None if the folder is a list of files.
-
-    It is the `.metadata` of torch.distributed.checkpoint, the index of a sharded model, or the one
-    file of a Hugging Face model. Of safetensors and .bin, as transformers does, the former.
-    """
+    It is the `.metadata` of torch.distributed.checkpoint, the index of a sharded model, or the
+    one file of a Hugging Face model. Of safetensors and .bin, as transformers does, the former."""
     try:
         names = set(os.listdir(folder))
     except OSError:

@@ -63,10 +63,8 @@ def declared_storages(pickled: Pickled) -> dict[object, Declared]:
 
 
 def prefix_storage_keys(pickled: Pickled, prefix: str) -> None:
-    """Add `prefix:` to the key of every storage that a pickle refers to, in place.
-
-    The values belong to this archive only, and nothing has read them yet.
-    """
+    """Add `prefix:` to the key of every storage that a pickle refers to, in place. The values
+    belong to this archive only, and nothing has read them yet."""
     renamed: set[int] = set()
     for item in pickled.persistent:
         if isinstance(item, TensorCall):

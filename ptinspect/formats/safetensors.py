@@ -109,11 +109,9 @@ def read_safetensors(
 
 
 def order_keys(keys: Iterable[str]) -> list[str]:
-    """Return the keys of a state_dict in the order of their modules.
-
-    safetensors sorts by type and name, so that `10` comes before `2`. Modules stay in the order of
-    their first key; those with numeric names, as in a Sequential, are ordered as numbers.
-    """
+    """Return the keys of a state_dict in the order of their modules. safetensors sorts by type
+    and name, so that `10` comes before `2`. Modules stay in the order of their first key; those
+    with numeric names, as in a Sequential, are ordered as numbers."""
     tree: dict[str | None, Any] = {}
     for key in keys:
         node = tree
@@ -218,11 +216,9 @@ def _check_layout(tensors: dict[str, TensorEntry], size: int | None) -> None:
 
 
 def parse_json(raw: bytes, name: str, start: int = 0, encoding: str = "utf-8") -> Value:
-    """Parse JSON whose objects have unique names; DamagedError for any other text.
-
-    `name` names the text in errors ("header"), `start` is its offset in the file. The encoding
-    "utf-8-sig" accepts a byte order mark.
-    """
+    """Parse JSON whose objects have unique names; DamagedError for any other text. `name` names
+    the text in errors ("header"), `start` is its offset in the file. The encoding "utf-8-sig"
+    accepts a byte order mark."""
     import json
 
     place = Place(None, start)
@@ -277,10 +273,8 @@ def dense_tensor(
 
 
 def encoded_tensor(key: str, encoding: str, shape: tuple[int, ...], nbytes: int) -> Call:
-    """Return the call that builds a tensor whose element type torch lacks.
-
-    No library has this function: `document` reads the call, and nothing else does.
-    """
+    """Return the call that builds a tensor whose element type torch lacks. No library has this
+    function: `document` reads the call, and nothing else does."""
     storage_type = Global("torch.storage", "UntypedStorage", 0)
     pid = PersistentId(("storage", storage_type, key, "cpu", nbytes), 0)
     return Call(Global("ptinspect", ENCODED, 0), (pid, shape, encoding), "REDUCE", 0)

@@ -94,10 +94,9 @@ def read_sharded(
     source: Source, open_archive: OpenArchive, limits: Limits = LIMITS
 ) -> ShardedModel:
     """Read the model whose index is `source`, and the header or pickle of each of its shards.
-
-    DamagedError if index and shards do not belong together, FormatError if a shard is another kind
-    of file (a Git LFS pointer), LimitError if the index is too long or names too many shards.
-    """
+    DamagedError if index and shards do not belong together, FormatError if a shard is another
+    kind of file (a Git LFS pointer), LimitError if the index is too long or names too many
+    shards."""
     index = read_index_file(source, limits)
     folder = index_folder(source)
     _check_shards_exist(index, folder)
@@ -151,10 +150,8 @@ def read_index_file(source: Source, limits: Limits = LIMITS) -> IndexFile:
 
 def _outside_folder_reason(name: object) -> str:
     """Return why a name is not a file in the index's folder on any system, or "" if it is one.
-
     `os.path.join` with an absolute path, or with one that contains `..`, leads anywhere, and not
-    every loader checks before it opens the result.
-    """
+    every loader checks before it opens the result."""
     if not isinstance(name, str):
         return "which is not text"
     if not name or name in (".", ".."):

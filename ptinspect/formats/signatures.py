@@ -119,11 +119,9 @@ def identify_signature(head: bytes, tail: bytes, size: int) -> Identity | None:
 
 
 def _identify_protobuf(head: bytes) -> Identity | None:
-    """Identify ONNX and TensorFlow files, which have no magic number.
-
-    Their first field is a version, their second a producer's name (ONNX) or a graph
-    (`onnx.proto`, `saved_model.proto`).
-    """
+    """Identify ONNX and TensorFlow files, which have no magic number. Their first field is a
+    version, their second a producer's name (ONNX) or a graph (`onnx.proto`,
+    `saved_model.proto`)."""
     if len(head) < 4 or head[0] != 0x08 or not 0 < head[1] < 0x20:
         return None
     onnx = Identity("onnx", "an ONNX model", "load it with onnx.load(path)")
@@ -141,11 +139,9 @@ TAR_BLOCK = 512
 
 
 def is_tar(head: bytes) -> bool:
-    """Return True if the first block is a tar header.
-
-    The checksum decides, because the oldest tars do not contain the word "ustar". `tarfile` is not
-    used here: importing it takes longer than reading a small model.
-    """
+    """Return True if the first block is a tar header. The checksum decides, because the oldest
+    tars do not contain the word "ustar". `tarfile` is not used here: importing it takes longer
+    than reading a small model."""
     if len(head) < TAR_BLOCK or not head[0]:
         return False
     field = head[148:156]
@@ -289,11 +285,9 @@ MODEL_ENDINGS = (".pt", ".pth", ".bin", ".ckpt", ".pkl")
 
 
 def identify_zip(names: Sequence[str], index: Collection[str]) -> tuple[Identity, str]:
-    """Return the format of a zip with these names, and the folder of torch's pickle if it has one.
-
-    torch looks into the folder of the first entry. A zip whose pickle is elsewhere (packed again by
-    hand, or in another order) is also torch's if it contains only one candidate.
-    """
+    """Return the format of a zip with these names, and the folder of torch's pickle if it has
+    one. torch looks into the folder of the first entry. A zip whose pickle is elsewhere (packed
+    again by hand, or in another order) is also torch's if it contains only one candidate."""
     first = names[0] if names else ""
     folder = first[: first.find("/") + 1]
     for kind in ZIP_KINDS:

@@ -69,11 +69,9 @@ def global_path(value: Value) -> str | None:
 
 
 def global_name(value: Value) -> tuple[str, str] | None:
-    """Return the module and qualified name of the class or function that `value` names.
-
-    That is a global, a class saved with its source (legacy files), `getattr(Outer, "Inner")`, or a
-    class pickled by value.
-    """
+    """Return the module and qualified name of the class or function that `value` names. That is
+    a global, a class saved with its source (legacy files), `getattr(Outer, "Inner")`, or a class
+    pickled by value."""
     value, names = split_getattr(value)
     if isinstance(value, PersistentId):
         value, inner_names = split_getattr(legacy_class(value))
@@ -86,10 +84,8 @@ def global_name(value: Value) -> tuple[str, str] | None:
 
 def split_getattr(value: Value, max_depth: int = 64) -> tuple[Value, tuple[str, ...]]:
     """Return (base, names) of nested calls `getattr(base, name)`; (value, ()) without one.
-
     Protocols 0 to 3 write a dotted name this way (pickle.py, `save_global`). `max_depth` bounds
-    the work per value, as a hostile file nests thousands.
-    """
+    the work per value, as a hostile file nests thousands."""
     names: list[str] = []
     while len(names) < max_depth and isinstance(value, Call) and function_path(value) == GETATTR:
         if len(value.args) != 2 or not isinstance(value.args[1], str):
@@ -101,10 +97,8 @@ def split_getattr(value: Value, max_depth: int = 64) -> tuple[Value, tuple[str, 
 
 def resolve_global(value: Value, max_depth: int = 8) -> Global | None:
     """Return the global that `value` stands for, as strictly as a judgement on safety needs it.
-
     That is a global, the class of a legacy persistent id, or at most `max_depth` nested calls
-    `getattr(Outer, "Inner")` of identifiers.
-    """
+    `getattr(Outer, "Inner")` of identifiers."""
     if isinstance(value, Global):
         return value
     if isinstance(value, PersistentId):
@@ -198,10 +192,8 @@ def constructor_arguments(call: Call) -> tuple[Value, ...]:
 
 def _partial_new(call: Call) -> tuple[Value, ...] | None:
     """Return class and arguments of `partial(Class.__new__, Class, *args, **kwargs)()`.
-
     Protocols 2 and 3 write an object whose class has `__getnewargs_ex__` this way (pickle.py,
-    `save_reduce`).
-    """
+    `save_reduce`)."""
     partial = call.func
     if not isinstance(partial, Call) or function_path(partial) != PARTIAL or call.args:
         return None
@@ -231,9 +223,7 @@ def attributes_of(call: Call) -> dict[Value, Value]:
 
 def _attribute_dicts(state: Value) -> list[dict[Value, Value]] | None:
     """Return the attributes in a state; None for a state that only a `__setstate__` understands.
-
-    A state is a dict, or a pair of that (or None) and the slots' (pickle.py, `load_build`).
-    """
+    A state is a dict, or a pair of that (or None) and the slots' (pickle.py, `load_build`)."""
     is_pair = isinstance(state, tuple) and len(state) == 2
     dicts = []
     for part in state if isinstance(state, tuple) and is_pair else (state,):
@@ -297,11 +287,9 @@ def as_sequence(value: Value) -> list[Value] | tuple[Value, ...] | None:
 
 
 def as_bytes(value: Value) -> bytes | None:
-    """Return the content of a bytes or bytearray object. A long one is copied.
-
-    Protocols below 3 write bytes as `_codecs.encode(text, "latin1")` (pickle.py, `save_bytes`);
-    Python 2 writes a str.
-    """
+    """Return the content of a bytes or bytearray object. A long one is copied. Protocols below 3
+    write bytes as `_codecs.encode(text, "latin1")` (pickle.py, `save_bytes`); Python 2 writes a
+    str."""
     if isinstance(value, bytes):
         return value
     if isinstance(value, Blob):
@@ -327,10 +315,8 @@ def as_bytes(value: Value) -> bytes | None:
 
 
 def iter_children(value: Value) -> Iterator[tuple[str | int, Value]]:
-    """Yield (step, child): the step is a key, an index or an attribute's name.
-
-    `args` and `kwargs` of a call appear under those names unless they are its items.
-    """
+    """Yield (step, child): the step is a key, an index or an attribute's name. `args` and
+    `kwargs` of a call appear under those names unless they are its items."""
     items = as_mapping(value)
     elements = as_sequence(value) if items is None else None
     if items is not None:

@@ -204,10 +204,8 @@ _RECALL = re.compile(rb"h.|j....", re.DOTALL)
 
 def learn_pattern(m: Machine, rebuild: Global, pos: int) -> Callable[[Machine, int], int] | None:
     """Return the reader of this stream's tensors after the plain machine has read the first one.
-
-    At `m.offset` `_rebuild_tensor_v2` is recalled for the second time, and at `pos` its arguments
-    begin. Returns None if they are not torch's.
-    """
+    At `m.offset` `_rebuild_tensor_v2` is recalled for the second time, and at `pos` its
+    arguments begin. Returns None if they are not torch's."""
     get = _RECALL.match(m.data, pos + 2, m.stop) if m.data[pos : pos + 2] == b"((" else None
     word = _recall(m.memo, get[0]) if get else None
     hooks = m.globals.get(("collections", "OrderedDict"))

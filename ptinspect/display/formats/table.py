@@ -81,10 +81,8 @@ def natural_sort_key(key: str) -> list[tuple[int, int, str]]:
 
 def tensor_table(document: Document, options: ShowOptions) -> Table:
     """Return the table of the selected tensors, with a column `note` only if one has a note.
-
     With --stats or --hash there is a row per tensor; otherwise repeated tensors are folded and
-    those deeper than --depth are summed up, if the options say so.
-    """
+    those deeper than --depth are summed up, if the options say so."""
     infos = select_tensors(document, options)
     notes = Notes(document)
     if options.stats or options.hash:

@@ -18,10 +18,8 @@ if TYPE_CHECKING:
 def textconv_text(
     document: Document, options: ShowOptions, file_hash: FileHash | None = None
 ) -> str:
-    """Return the contents of a file, equal for equal contents whatever the file is called.
-
-    Every tensor has its SHA-256, so that a change of weights alone shows as well.
-    """
+    """Return the contents of a file, equal for equal contents whatever the file is called. Every
+    tensor has its SHA-256, so that a change of weights alone shows as well."""
     options = replace(options, hash=True, fold=False, width=None, colour=False, hints=False)
     lines = [content_text(document)]
     lines += [f"optimizer  {optimizer_text(document, item)}" for item in document.optimizers]

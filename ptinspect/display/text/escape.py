@@ -50,10 +50,8 @@ def cut(text: str, limits: Limits = LIMITS) -> str:
 
 
 def quoted(text: str) -> str:
-    """Return the text as a JSON string, with ASCII escapes for what must not be printed.
-
-    Not `json.dumps`, which leaves DEL and the bidi characters as they are or escapes Korean.
-    """
+    """Return the text as a JSON string, with ASCII escapes for what must not be printed. Not
+    `json.dumps`, which leaves DEL and the bidi characters as they are or escapes Korean."""
     if text.isascii() and text.isprintable() and '"' not in text and "\\" not in text:
         return f'"{text}"'
     return '"' + "".join([_json_char(char) for char in text]) + '"'

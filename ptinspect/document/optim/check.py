@@ -346,10 +346,8 @@ class _Check:
             self.add_undecided("step", message)
 
     def check_counters(self, steps: int) -> None:
-        """A scheduler counts epochs, or the optimizer's steps.
-
-        Steps that a GradScaler left out and accumulated batches are allowed for.
-        """
+        """A scheduler counts epochs, or the optimizer's steps. Steps that a GradScaler left out
+        and accumulated batches are allowed for."""
         epoch, most_skipped = self.context.epoch, 24 + steps // 20
         if epoch is not None and epoch > steps > 0:
             message = f"the optimizer has made {steps} steps, but the recorded epoch is {epoch}"

@@ -78,11 +78,9 @@ def names_by_shape(
 def names_by_group(
     groups: Sequence[Sequence[Shape | None]], shapes: Mapping[str, Sequence[int]]
 ) -> list[str] | None:
-    """Return the only split of the names into groups that keeps their order in each group.
-
-    None if no split fits the shapes, or several do. An example is an optimizer with the head's
-    parameters in its first group and the backbone's in its second.
-    """
+    """Return the only split of the names into groups that keeps their order in each group. None
+    if no split fits the shapes, or several do. An example is an optimizer with the head's
+    parameters in its first group and the backbone's in its second."""
     if sum(map(len, groups)) != len(shapes):
         return None
     # Per number of names in each group: the number of splits, and the group of the last name.

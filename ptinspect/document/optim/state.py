@@ -52,10 +52,8 @@ class Optimizer(NamedTuple):
         return len(as_sequence(self.groups[group].get("params")) or ())
 
     def members(self) -> Iterator[tuple[Path, Value]]:
-        """Yield state and groups with their paths.
-
-        A pickled optimizer has the parameters themselves as keys: their index stands in the path.
-        """
+        """Yield state and groups with their paths. A pickled optimizer has the parameters
+        themselves as keys: their index stands in the path."""
         indexes: dict[int, int] = {}
         for group in self.groups:
             for parameter in as_sequence(group.get("params")) or ():
@@ -152,10 +150,8 @@ FLAT = ("d", "prev_flat_grad")
 
 def infer_class(groups: tuple[dict[Value, Value], ...], state: dict[Value, Value]) -> str | None:
     """Return the class of torch.optim with such hyper-parameters and state; None for others.
-
-    Adam and AdamW of torch before 2.7 write the same keys: a weight decay of 0.01, which is AdamW's
-    default, is taken for AdamW, any other for Adam.
-    """
+    Adam and AdamW of torch before 2.7 write the same keys: a weight decay of 0.01, which is
+    AdamW's default, is taken for AdamW, any other for Adam."""
     if not groups:
         return None
     state_keys: set[Value] = set()
@@ -255,11 +251,9 @@ def training_counter(
     schedulers: Iterable[Scheduler],
     names: tuple[str, ...] = (*EPOCHS, *STEPS),
 ) -> Entry | None:
-    """Return the number that records how far training was, such as `epoch`.
-
-    Of several, the one with the shortest path, then the one whose name is first in `names`.
-    Schedulers' own counters do not count.
-    """
+    """Return the number that records how far training was, such as `epoch`. Of several, the one
+    with the shortest path, then the one whose name is first in `names`. Schedulers' own counters
+    do not count."""
     scheduler_paths = {scheduler.path for scheduler in schedulers}
     best: tuple[int, int] | None = None
     counter = None

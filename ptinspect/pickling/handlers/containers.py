@@ -74,11 +74,8 @@ def _number_token(value: Value) -> object:
 
 
 def _composite_key(m: Machine, value: Value) -> Key:
-    """Return the key of a tuple, a frozenset or long bytes.
-
-    Each object is examined once, parts first, and equal tokens become one object, so that the work
-    is in proportion to the stream.
-    """
+    """Return the key of a tuple, a frozenset or long bytes. Each object is examined once, parts
+    first, and equal tokens become one object, so that the work is in proportion to the stream."""
     pending = [value]
     while pending:
         current = pending[-1]

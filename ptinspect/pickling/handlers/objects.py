@@ -48,10 +48,8 @@ def _extension(m: Machine, code: int, pos: int) -> int:
 
 
 def _pop_call(m: Machine, opcode: str) -> Call:
-    """Remove the callable and its arguments, and return the call.
-
-    An inert object in place of the tuple becomes the only argument, with the opcode `REDUCE*`.
-    """
+    """Remove the callable and its arguments, and return the call. An inert object in place of
+    the tuple becomes the only argument, with the opcode `REDUCE*`."""
     stack = m.stack
     args, func = stack.pop(), stack.pop()
     if not isinstance(func, Inert):

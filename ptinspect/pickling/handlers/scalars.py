@@ -70,11 +70,9 @@ def _parse_int(m: Machine, line: bytes) -> int:
 
 
 def int_(m: Machine, pos: int) -> int:
-    """Push an int or bool, as `load_int` in _pickle.c.
-
-    It tries C's strtol first: 017 is octal, and nothing before a NUL is 0. Two characters with the
-    value 0 or 1 (protocol 1 writes "00" and "01") are False and True.
-    """
+    """Push an int or bool, as `load_int` in _pickle.c. It tries C's strtol first: 017 is octal,
+    and nothing before a NUL is 0. Two characters with the value 0 or 1 (protocol 1 writes "00"
+    and "01") are False and True."""
     line, pos = m.take_line(pos)
     text = c_string(line)
     if line and not text:
