@@ -244,7 +244,7 @@ def _set_from_outside(
         for column in columns
         if column.kind == ATTRIBUTE
         and None in column.members
-        and all(item is None or _is_constant_value(item.expr) for item in column.members)
+        and all(item is None or _is_plain(item.expr, "()[]") for item in column.members)
     }
     for instance in instances if candidates else ():
         names = [member.name for member in instance.members if member.kind in (ATTRIBUTE, LATE)]
@@ -254,12 +254,6 @@ def _set_from_outside(
             candidates.pop(name, None)
     count = sum(item is not None for column in candidates.values() for item in column.members)
     return list(candidates.values()) if count <= MAX_SET_FROM_OUTSIDE else []
-
-
-def _is_constant_value(expr: Expr) -> bool:
-    if isinstance(expr, Sequence):
-        return all(isinstance(item, Literal) for item in expr.items)
-    return isinstance(expr, Literal)
 
 
 # Bases
@@ -427,8 +421,9 @@ def _default_from_majority(column: Column) -> Expr | None:
     return next(item for item in column if item is not None and item.text == text)
 
 
-def _is_plain(expr: Expr) -> bool:
+def _is_plain(expr: Expr, brackets: str = "()") -> bool:
     """Return True if a default can be in a signature: it is created once and must be immutable."""
     if isinstance(expr, Sequence):
-        return expr.brackets_text == "()" and all(_is_plain(item) for item in expr.items)
+        is_plain = all(_is_plain(item, brackets) for item in expr.items)
+        return expr.brackets_text in brackets and is_plain
     return isinstance(expr, Literal | Name)

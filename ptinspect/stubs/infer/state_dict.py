@@ -321,7 +321,8 @@ class _Inference:
         for name, child in children.items():
             instance.members.append(Member(CHILD, name, child))
         for name, tensor in branch.tensors.items():
-            if _is_buffer(name, tensor):
+            is_float = tensor.dtype is not None and tensor.dtype.name in FLOATS
+            if not is_float or name in NORM_BUFFERS:
                 instance.members.append(Member(BUFFER, name, zeros(tensor)))
             else:
                 parameter = CallExpr("nn.Parameter", [("data", zeros(tensor))], 1)
@@ -376,8 +377,3 @@ def _is_module_list(branch: Branch, items: list[Expr]) -> bool:
     if _LIST_NAMES.fullmatch(branch.name) or (all_alike and kinds <= _NEVER_CONSECUTIVE):
         return True
     return not is_chained(branch)
-
-
-def _is_buffer(name: str, tensor: Tensor) -> bool:
-    """Return True if a tensor is more likely a buffer: not floats, or a running statistic."""
-    return (tensor.dtype.name if tensor.dtype else "") not in FLOATS or name in NORM_BUFFERS

@@ -84,8 +84,9 @@ def package_files(content: StubContent) -> dict[str, str]:
     return files
 
 
-def _first_names(source: Source) -> set[str]:
-    return {name.partition(".")[0] for name in source.names}
+def _first_names(source: Source | Expr | None) -> set[str]:
+    names = names_in(source) if isinstance(source, Expr) else source.names if source else ()
+    return {name.partition(".")[0] for name in names}
 
 
 def _modules(content: StubContent) -> dict[ModulePath, _Module]:
@@ -241,7 +242,7 @@ def _move_defaults_into_bodies(
         parameters = [
             parameter._replace(
                 default_in_body=parameter.default_in_body
-                or (parameter.default is not None and _reads(parameter.default, late_names))
+                or not late_names.isdisjoint(_first_names(parameter.default))
             )
             for parameter in inferred.parameters
         ]
@@ -250,10 +251,6 @@ def _move_defaults_into_bodies(
     if not changed:
         return module.source
     return _definitions_source(replace(content, classes=content.classes | changed), module)
-
-
-def _reads(expr: Expr, names: set[str]) -> bool:
-    return any(name.partition(".")[0] in names for name in names_in(expr))
 
 
 # The folder

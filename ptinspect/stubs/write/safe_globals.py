@@ -162,9 +162,8 @@ def _getattr_replacement(call: Call, definitions: dict[str, Definition]) -> tupl
     owner: Value = call.args[0] if call.args else None
     name = call.args[1] if len(call.args) > 1 else None
     is_method = name in MODULE_METHODS or name == "forward" or name in _LAZY_METHODS
-    if not isinstance(name, str) or not is_identifier(name):
-        return None, "a getattr that this stub cannot replace"
-    if name.startswith("_") and not is_method:
+    is_usable = isinstance(name, str) and is_identifier(name)
+    if not is_usable or (str(name).startswith("_") and not is_method):
         return None, "a getattr that this stub cannot replace"
     qualified = owner_name(owner)
     if qualified is not None:
@@ -176,14 +175,11 @@ def _getattr_replacement(call: Call, definitions: dict[str, Definition]) -> tupl
             if text is not None:
                 return text, str(name)
         # Bound methods of torch.nn's objects are stored, and not called.
-        if isinstance(owner, Call) and is_method and _is_torch_nn(path):
+        row = lookup(path)
+        is_torch_nn = row is not None and row.path == path and path.startswith(NN)
+        if isinstance(owner, Call) and is_method and is_torch_nn:
             return class_text(path), str(name)
     return None, "a getattr on an object that this file does not define"
-
-
-def _is_torch_nn(path: str) -> bool:
-    row = lookup(path)
-    return row is not None and row.path == path and path.startswith(NN)
 
 
 def _torch_owner(module: str, name: str) -> str | None:
