@@ -124,6 +124,12 @@ def _decode_utf8(m: Machine, raw: bytes) -> str:
         raise m.damaged(f"{m.opcode_name} is not utf-8 at its byte {error.start}") from None
 
 
+def short_binunicode(m: Machine, pos: int) -> int:
+    size = m.data[pos]
+    m.stack.append(_decode_utf8(m, m.take_bytes(pos + 1, size)))
+    return pos + 1 + size
+
+
 def _push_text(m: Machine, pos: int, size: int) -> int:
     m.check_left(pos, size)
     m.check_limit("string_bytes", size)
@@ -259,7 +265,7 @@ HANDLERS: dict[str, Callable[[Machine, int], int]] = {
     "NEXT_BUFFER": next_buffer,
     "READONLY_BUFFER": readonly_buffer,
     "UNICODE": unicode,
-    "SHORT_BINUNICODE": lambda m, pos: _push_text(m, pos + 1, m.data[pos]),
+    "SHORT_BINUNICODE": short_binunicode,
     "BINUNICODE": lambda m, pos: _push_text(m, pos + 4, _UINT4(m.data, pos)[0]),
     "BINUNICODE8": lambda m, pos: _push_text(m, pos + 8, _UINT8(m.data, pos)[0]),
 }
