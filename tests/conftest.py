@@ -1,4 +1,8 @@
-"""Shared by all tests: paths, the tiers, the profiles of hypothesis, the `gpu` mark."""
+"""Shared by all tests: paths, the tiers, the profiles of hypothesis, the `gpu` mark.
+
+Only tests marked `gpu` see a GPU. Without one they are skipped, or fail if PTINSPECT_NEED_GPU=1.
+PTINSPECT_TEST_ON_GPU=1 shows the GPU to all tests.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,7 @@ from tests.tiers import all_rounds
 
 ROOT = Path(__file__).parent.parent
 FIXTURES = ROOT / "fixtures"
+NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 
 # No deadline: a loaded machine is no failure. In CI the examples are the same on every run, so that
 # a failure there can be repeated. HYPOTHESIS_PROFILE chooses another profile.
@@ -46,7 +51,37 @@ def why_no_gpu() -> str | None:
         import torch
     except ImportError:
         return "needs CUDA: torch is not installed"
-    return None if torch.cuda.is_available() else "needs CUDA: torch finds no device"
+    if torch.cuda.is_available():
+        return None
+    if torch.version.cuda is None:
+        return f"needs CUDA: torch {torch.__version__} is built without it"
+    build = f"torch {torch.__version__} for CUDA {torch.version.cuda}"
+    if not NVIDIA_DRIVER.exists():
+        return f"needs CUDA: no NVIDIA driver is loaded for {build}"
+    driver = NVIDIA_DRIVER.read_text().partition("\n")[0]
+    return f"needs CUDA: {build} finds no device with the driver {driver}"
+
+
+@pytest.fixture(autouse=True)
+def _hidden_gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hide the GPU from the child processes of a test that has no `gpu` mark.
+
+    `--device auto`, the default of every proof, then means the CPU on all machines.
+    """
+    if not sees_gpu(request.node):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+
+
+def sees_gpu(item: pytest.Item) -> bool:
+    """Return True if a test may use a GPU."""
+    return bool(item.get_closest_marker("gpu")) or os.environ.get("PTINSPECT_TEST_ON_GPU") == "1"
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu") and os.environ.get("PTINSPECT_NEED_GPU") == "1":
+        reason = why_no_gpu()
+        if reason:
+            pytest.fail(f"PTINSPECT_NEED_GPU=1, but the test {reason}", pytrace=False)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -57,6 +92,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.get_closest_marker("corpus"):
             item.add_marker(pytest.mark.slow)
     gpu_tests = [item for item in items if item.get_closest_marker("gpu")]
+    if os.environ.get("PTINSPECT_NEED_GPU") == "1":
+        return
     if gpu_tests and (reason := why_no_gpu()):  # torch takes seconds to import: only if asked for
         for item in gpu_tests:
             item.add_marker(pytest.mark.skip(reason=reason))

@@ -198,7 +198,7 @@ def test_dropout_on_cuda_with_the_states_of_its_generators(
     given = training.save({**training.parts(), **states})
     report = crossed(workers, dict(given), device="cuda")
     assert (report.verdict, report.exit_code) == ("same", 0), report.text()
-    assert all("each device draws its own" in str(one.why) for one in report.crossings)
+    assert all("each device draws its own" in str(one.reason) for one in report.crossings)
     one = {**training.parts(), **training.rng(), "cuda_rng_state": torch.cuda.get_rng_state()}
     torch.save(one, given["path"])
     assert crossed(workers, dict(given), device="cuda").verdict == "same"

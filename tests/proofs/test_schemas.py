@@ -9,7 +9,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pytest
 
 from ptinspect.display.text.values import json_value
@@ -22,6 +21,8 @@ from ptinspect.proofs.resume.report import ResumeReport
 from ptinspect.proofs.resume.runs import Difference
 from ptinspect.proofs.roundtrip import FORMS, PARTS, Form, RoundtripReport
 from tests.conftest import FIXTURES
+
+jsonschema = pytest.importorskip("jsonschema")
 
 NAMES = ("optimizer", "resume", "roundtrip")
 HERE = files("ptinspect.proofs")

@@ -1,0 +1,71 @@
+"""The run on a GPU, proved on the CPU; and the rules about which tests see a GPU."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ptinspect.proofs.processes import Workers
+from tests import conftest
+from tests.conftest import ROOT
+
+torch = pytest.importorskip("torch")
+
+
+@pytest.mark.slow
+def test_the_run_on_the_cpu_gives_the_right_answers(tmp_path: Path) -> None:
+    command = [
+        sys.executable, "-m", "benchmarks.gpu", "--device", "cpu", "--small", "--only", "seed",
+        "--jobs", "2", "--budget", "500", "--out", str(tmp_path),
+    ]  # fmt: skip
+    result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert result.returncode == 0, result.stdout + result.stderr
+    rows = json.loads((tmp_path / "gpu.json").read_text())["checks"]
+    assert {row["name"]: (row["good"], row["verdict"], row["causes"]) for row in rows} == {
+        "roundtrip seed model.pth": (True, "same", []),
+        "roundtrip seed model_state_dict.pt": (True, "same", []),
+        "roundtrip seed checkpoint-6.pt": (True, "same", []),
+        "resume seed checkpoint-6.pt, to the CPU and back": (True, "differs", ["rng-shuffling"]),
+    }
+    assert all(row["name"] in (tmp_path / "gpu.md").read_text() for row in rows)
+    assert len(next(row for row in rows if row["crossings"])["crossings"]) == 2
+
+
+def test_only_marked_tests_see_a_gpu(workers: Workers) -> None:
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
+
+
+@pytest.mark.parametrize(
+    ("cuda", "driver", "reason"),
+    [(None, None, "needs CUDA: torch 9.9 is built without it"),
+     ("13.0", None, "needs CUDA: no NVIDIA driver is loaded for torch 9.9 for CUDA 13.0"),
+     ("13.0", "580\n", "needs CUDA: torch 9.9 for CUDA 13.0 finds no device with the driver 580")],
+)  # fmt: skip
+def test_the_reason_for_a_skip(
+    cuda: str | None, driver: str | None, reason: str, tmp_path: Path, monkeypatch: Any
+) -> None:
+    if driver is not None:
+        (tmp_path / "version").write_text(driver)
+    monkeypatch.setattr(conftest, "NVIDIA_DRIVER", tmp_path / "version")
+    monkeypatch.setattr(torch, "__version__", "9.9")
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert conftest.why_no_gpu() == reason
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize(("needed", "result"), [("0", "1 skipped"), ("1", "1 error")])
+def test_a_needed_gpu_turns_skips_into_failures(needed: str, result: str) -> None:
+    test = "tests/proofs/test_cross_device.py::test_a_round_trip_on_cuda"
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", test]
+    env = {**os.environ, "PTINSPECT_NEED_GPU": needed}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, env=env)
+    assert result in done.stdout
+    assert "needs CUDA: " in done.stdout
