@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ptinspect.dtypes import DTYPES, QSCHEMES, numpy_name
-from ptinspect.pickling.numpy_objects import as_array, as_scalar, dtype_code
+from ptinspect.pickling.numpy_objects import as_array, as_scalar, contiguous_strides, dtype_code
 from ptinspect.pickling.pyobjects import as_bytes, as_mapping, attributes_of, function_path
 from ptinspect.pickling.values import Call, Value, key_value
 from ptinspect.stubs.expr.literals import (
@@ -99,7 +99,7 @@ def object_expr(call: Call, expr_of: ExprOf) -> Expr | None:
     array = as_array(call)
     if array is not None and array.name not in ("object", "void", "str_", "bytes_"):
         is_small = len(array.shape) < 32 and math.prod(array.shape) <= MAX_READ
-        in_order = array.dtype[:1] in "<|" and array.stride == _c_order(array.shape)
+        in_order = array.dtype[:1] in "<|" and array.stride == contiguous_strides(array.shape)
         raw = as_bytes(array.data) if is_small and in_order else None
         return numpy_array(array.name, array.shape, raw)
     path = function_path(call) or ""
@@ -108,14 +108,6 @@ def object_expr(call: Call, expr_of: ExprOf) -> Expr | None:
         return bytes_expr(raw, path == "builtins.bytearray")
     reader = _READERS.get(path)
     return reader(call, expr_of) if reader is not None else None
-
-
-def _c_order(shape: tuple[int, ...]) -> tuple[int, ...]:
-    strides, step = [], 1
-    for size in reversed(shape):
-        strides.append(step)
-        step *= max(size, 1)
-    return tuple(reversed(strides))
 
 
 def _same_arguments(text: str) -> Reader:
