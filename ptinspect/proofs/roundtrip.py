@@ -113,17 +113,8 @@ class RoundtripReport(Report):
         return {
             "schema": 1,
             "check": "roundtrip",
-            "path": self.path,
             "verdict": ("same", "differs", "not-written", "not-deterministic")[self.exit_code],
-            "forms": [asdict(form) for form in self.forms],
-            "steps": self.steps,
-            "optimizer": self.optimizer,
-            "device": self.device,
-            "loss": self.loss,
-            "notes": self.notes,
-            "unstable": self.unstable,
-            "environment": self.environment,
-            "reproduce": self.reproduce,
+            **asdict(self),
         }
 
 

@@ -125,26 +125,12 @@ class ResumeReport(Report):
 
     def as_dict(self) -> dict[str, object]:
         """Return the report as a dict that can be written as JSON."""
-        first = self.first
         return {
             "schema": 1,
             "check": "resume",
-            "path": self.path,
-            "verdict": self.verdict,
-            "steps": self.steps,
-            "processes": self.processes,
-            "first": asdict(first) if first is not None else None,
-            "causes": [
-                {"kind": cause.kind, "message": cause.message, "fixes": list(cause.fixes)}
-                for cause in self.causes
-            ],
-            "notes": self.notes,
+            **asdict(self),
             "training": {key: self.training[key] for key in _TRAINING_KEYS},
             "crossings": [crossing.as_dict() for crossing in self.crossings],
-            "wrong": self.wrong,
-            "undecided": self.undecided,
-            "environment": self.environment,
-            "reproduce": self.reproduce,
             "losses": {"uninterrupted": self.losses[0], "resumed": self.losses[1]},
         }
 

@@ -80,7 +80,7 @@ def import_model(reference: str | None, names: list[str]) -> tuple[Any, Any]:
         if not hasattr(target, name):
             setattr(target, name, getattr(module, name))
         # Only the user's own file is trusted, not an installed package with such a class.
-        source = getattr(target, "__file__", None) or module.__file__
+        source = getattr(target, "__file__", None) or pickled_module
         if getattr(target, name) is not getattr(module, name) and (
             os.path.basename(source) != os.path.basename(module.__file__)
         ):
