@@ -192,9 +192,7 @@ def test_a_class_that_is_nowhere(tmp_path: Path, workers: Workers) -> None:
         del sys.modules["configs"]
     error = fails(workers, given, trust=True)
     assert "No module named 'configs'" in error.message
-    assert (
-        error.hint == "make the module importable; a class of __main__ belongs in the --model file"
-    )
+    assert error.hint == "make the module importable; a class of __main__ belongs in the model file"
 
 
 def test_a_scaler_below_another_key(tmp_path: Path, workers: Workers) -> None:
