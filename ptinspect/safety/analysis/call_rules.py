@@ -237,15 +237,22 @@ def _literal_bytes(value: Value) -> bytes | Blob | str | None:
     if isinstance(value, Call) and isinstance(value.func, Global):
         args = value.args
         if value.func.path == "_codecs.encode" and len(args) == 2 and _is_plain_codec(args[1]):
-            return args[0] if isinstance(args[0], str) else None
+            # Writers use latin1; in other codecs only ASCII has the same bytes.
+            is_same = isinstance(args[0], str) and (_is_latin1(args[1]) or args[0].isascii())
+            return args[0] if is_same and isinstance(args[0], str) else None
         if value.func.path == "builtins.bytes" and not args:
             return b""
     return None
 
 
+def _is_latin1(name: Value) -> bool:
+    return isinstance(name, str) and re.sub("[-_]", "", name.lower()) in ("latin1", "iso88591")
+
+
 def _is_plain_codec(name: Value) -> bool:
-    plain_codecs = ("latin1", "utf8", "ascii", "iso88591")
-    return isinstance(name, str) and re.sub("[-_]", "", name.lower()) in plain_codecs
+    plain_codecs = ("utf8", "ascii")
+    is_plain = isinstance(name, str) and re.sub("[-_]", "", name.lower()) in plain_codecs
+    return is_plain or _is_latin1(name)
 
 
 def _encode(args: tuple[Value, ...], judge_call: JudgeCall) -> Judgement:

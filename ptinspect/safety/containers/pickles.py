@@ -6,6 +6,7 @@ last pickle.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -92,6 +93,7 @@ class JoblibRecorder(Recorder):
 
     def __init__(self, scan_object_array: Callable[[int], int]) -> None:
         super().__init__()
+        self.skips_bytes = False
         self._scan_object_array = scan_object_array
 
     def after_build(self, m: Machine, pos: int) -> int:
@@ -104,6 +106,7 @@ class JoblibRecorder(Recorder):
             return pos
         dtype = wrapper.state.get("dtype")
         size = None if holds_objects(dtype) else item_size(dtype)
+        self.skips_bytes = True
         if size is None:
             return self._scan_object_array(pos)
         shape = wrapper.state.get("shape")
@@ -156,9 +159,23 @@ class PickleScanner:
             raise self._located(error) from None
         finally:
             self._judge(recorder)
+            if recorder.skips_bytes:
+                self._scan_as_plain_pickle(offset)
         if recorder.frame_error is not None:
             raise self._located(recorder.frame_error)
         return pickled
+
+    def _scan_as_plain_pickle(self, offset: int) -> None:
+        """Judge a pickle as pickle.load reads it, for which the bytes of arrays are opcodes."""
+        recorder = Recorder()
+        with suppress(PtInspectError):  # where honest numbers end it
+            run(self.data, offset, stop=self.stop, limits=self.state.limits, recorder=recorder)
+        judge = StreamJudge(self.record, self.start)
+        judge.judge(recorder)
+        for finding in judge.findings.sorted():
+            if finding.verdict == DANGEROUS:
+                self.state.findings.add(finding)
+                self.is_harmful = True
 
     def _located(self, error: PtInspectError) -> PtInspectError:
         """Make the offset of an error count in the record."""

@@ -316,6 +316,8 @@ class ZipScanner:
         """
         index, sizes = self.directory.index, self.directory.sizes
         folder, _, basename = name.rpartition("/")
+        if basename == "traced_inputs.pkl":
+            return  # torch.jit.save writes its tensors without their data (skip_tensor_data)
         subfolder = "constants" if basename == "constants.pkl" else "data"
         prefix = f"{folder}/{subfolder}/" if folder else f"{subfolder}/"
         old_prefix = f"{self.folder}tensors/"

@@ -1,0 +1,95 @@
+"""Nothing is clean by a reading that differs from the loader's; dangerous needs a reason."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import ptinspect
+from tests.safety.files import put, torch_zip
+from tests.safety.making import START, args, call, name, new, path, plain, text, whole, worst
+
+
+def _acts(code: str, *more: str) -> bool:
+    """Return True if the code, in a process of its own, runs `echo marker`."""
+    done = subprocess.run([sys.executable, "-c", code, *more], capture_output=True, text=True)
+    return "marker" in done.stdout
+
+
+def _encoded(data: bytes, codec: str) -> bytes:
+    """Bytes as the text that this codec encodes to them."""
+    return call(path("_codecs.encode"), text(data.decode(codec)), text(codec))
+
+
+def test_bytes_are_encoded_by_the_codec_that_the_file_names(tmp_path: Path) -> None:
+    """torch.load runs the payload; read as latin1, its text would be shorter and break it."""
+    hidden = b"X\x02\x00\x00\x00\xc3\xa90cposix\nsystem\n(Vecho marker\ntR."
+    load = path("torch.storage._load_from_bytes")
+    data = torch_zip(b"\x80\x04" + call(load, _encoded(hidden, "utf-8")) + b".")
+    file = put(tmp_path, data, "a.pt")
+    assert ptinspect.scan(file).verdict == "dangerous"
+    code = "import torch, sys; torch.load(sys.argv[1], weights_only=False)"
+    assert _acts(code, str(file))
+
+
+@pytest.mark.parametrize("codec", ["latin1", "latin-1", "iso-8859-1", "utf-8", "ascii"])
+def test_plain_texts_are_clean_in_each_codec(codec: str) -> None:
+    data = pickle.dumps({"a": 1}, 0)
+    load = path("torch.storage._load_from_bytes")
+    assert worst(whole(call(load, _encoded(data, codec)))) == "clean"
+
+
+def test_bytes_of_a_joblib_array_are_opcodes_for_pickle(tmp_path: Path) -> None:
+    wrapper = name("joblib.numpy_pickle", "NumpyArrayWrapper")
+    dtype = call(path("numpy.dtype"), text("u1"), plain(False), plain(True))
+    dtype += plain((3, "|", None, None, None, -1, -1, 0)) + b"b"
+    hidden = b"0" + name("posix", "system") + text("echo marker") + b"\x85R."
+    state = b"}(" + text("shape") + plain((len(hidden),)) + text("dtype") + dtype
+    state += text("order") + text("C") + b"u"
+    data = START + new(wrapper) + state + b"b" + hidden + b"."
+    file = put(tmp_path, data, "a.pkl")
+    assert ptinspect.scan(file).verdict == "dangerous"
+    (tmp_path / "joblib").mkdir()
+    (tmp_path / "joblib" / "__init__.py").write_text("")
+    (tmp_path / "joblib" / "numpy_pickle.py").write_text("class NumpyArrayWrapper: pass\n")
+    code = (
+        "import pickle, sys; sys.path.insert(0, sys.argv[2]); pickle.load(open(sys.argv[1],'rb'))"
+    )
+    assert _acts(code, str(file), str(tmp_path))
+    honest = START + new(wrapper) + state + b"b" + bytes(range(len(hidden))) + b"."
+    assert ptinspect.scan(put(tmp_path, honest, "b.pkl")).verdict == "unknown"
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_the_inputs_of_a_traced_module_have_no_data(tmp_path: Path) -> None:
+    file = tmp_path / "traced.pt"
+    torch.jit.trace(torch.nn.Linear(2, 3), torch.ones(1, 2)).save(str(file))
+    report = ptinspect.scan(file)
+    assert report.verdict == "unknown"
+    assert "torchscript-code" in [finding.name for finding in report.findings]
+    torch.jit.load(str(file))
+
+
+CONSTRUCTED = {
+    "an enum of deepspeed": call(path("deepspeed.runtime.zero.config.ZeroStageEnum"), plain(2)),
+    "an enum of peft": call(path("peft.utils.peft_types.PeftType"), text("LORA")),
+    "an enum of matplotlib": call(path("matplotlib._enums.CapStyle"), text("butt")),
+    "counts of nltk": call(path("nltk.probability.FreqDist"), plain({"a": 1})),
+    "a calendar": new(path("calendar.TextCalendar")),
+    "a masked constant": call(path("numpy.ma.core.MaskedConstant")),
+    "numpy's old random state": call(name("numpy.random", "__RandomState_ctor")),
+    "a column of pyarrow": call(path("pyarrow.lib._restore_array"), args(plain(1))),
+    "a length": call(path("builtins.len"), plain([])),
+    "an output": call(path("transformers.modeling_outputs.BaseModelOutput"), plain(())),
+}
+
+
+@pytest.mark.parametrize("kind", CONSTRUCTED)
+def test_what_is_only_constructed_is_not_dangerous(kind: str) -> None:
+    assert worst(whole(CONSTRUCTED[kind])) != "dangerous"
+    assert worst(whole(call(path("deepspeed.runtime.engine.run"), plain(2)))) == "dangerous"
