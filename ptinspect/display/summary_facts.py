@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 from ptinspect.display.text.escape import cut, safe
 from ptinspect.display.text.values import entry_text
 from ptinspect.document.entries import describe
-from ptinspect.pickling.pyobjects import brief_repr, dotted
-from ptinspect.text import count_text, join_names, shell_word, size_text
+from ptinspect.pickling.pyobjects import brief_repr, class_path, dotted
+from ptinspect.pickling.values import Call
+from ptinspect.text import count_text, join_names, python_literal, shell_word, size_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     Fact = tuple[str, str]  # a label and a text
 
 ROLES = ("parameter", "buffer", "tensor", "optimizer")
+
+DO_NOT_LOAD = "do not load it"
 
 MAX_NAMES = 6
 """Names that a line lists before it counts the rest."""
@@ -57,6 +60,8 @@ def _type_text(value: Value) -> str:
         return "None"
     description = describe(value)
     name = cut(description[0]) if description is not None else type(value).__name__
+    if isinstance(value, Call):
+        name = cut((class_path(value) or "object").rsplit(".", 1)[-1])
     return f"an {name}" if name[:1] in "aeiou" else f"a {name}"
 
 
@@ -66,6 +71,10 @@ def facts(document: Document, options: ShowOptions, file_hash: FileHash | None) 
     infos = list(document.tensors.values())
     if file_hash is not None:
         yield "sha256", file_hash.text
+    metadata = document.archive.facts.get("metadata")
+    if isinstance(metadata, dict):
+        texts = [f"{name}: {text[:60]}{'…' * (len(text) > 60)}" for name, text in metadata.items()]
+        yield "metadata", join_names(map(cut, texts), MAX_NAMES)
     if document.checked_records is not None:
         yield "checksums", _checksums_text(document)
     if infos:
@@ -113,15 +122,17 @@ def _load_facts(document: Document, hints: bool) -> Iterator[Fact]:
     hints = hints and document.path != "-"  # standard input cannot be read again
     advice = load_advice(document)
     if advice.needs:
-        needs = join_names(map(cut, advice.needs), MAX_NAMES)
-        stub = f"    ptinspect stub {shell_word(document.path)} > model_def.py"
-        yield "needs", needs + stub if hints else needs
+        yield "needs", join_names(map(cut, advice.needs), MAX_NAMES)
+        if hints:
+            yield "", f"ptinspect stub {shell_word(document.path)} > model_def.py"
     danger = dangerous_findings(document)
     if danger:
-        yield "load", f"do not load it: {cut(danger[0].chain)}"
+        yield "load", f"{DO_NOT_LOAD}: {cut(danger[0].chain)}"
         yield "", cut(danger[0].reason)
         return
     yield "load", safe(advice.call)
+    if document.archive.format == "safetensors":
+        yield "", f"torch.load({safe(python_literal(document.path))})  # torch 2.13 or later"
     for reason in advice.blockers:
         yield "", f"weights_only cannot load it: {cut(reason)}"
     if not advice.weights_only and not advice.blockers and not advice.needs:
@@ -225,7 +236,8 @@ def optimizer_text(document: Document, optimizer: Optimizer) -> str:
     else:
         rates = [format_hyperparameter(document, group.get("lr")) for group in groups[:MAX_NAMES]]
         more = ", …" if len(groups) > MAX_NAMES else ""
-        parts.append(f"lr {', '.join(rates)}{more}")
+        if rates:
+            parts.append(f"lr {', '.join(rates)}{more}")
         parts.append(f"{parameters} in {count_text(len(groups), 'group')}")
     if optimizer.state:
         parts.append(f"state of {len(optimizer.state):,}")
@@ -257,6 +269,8 @@ def _number_text(value: Value) -> str:
     # A step that is recorded as 5999.0 reads better as 5999.
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
         return str(int(value))
+    if isinstance(value, float):
+        return f"{value:.6g}"
     return cut(brief_repr(value))
 
 

@@ -39,6 +39,7 @@ def warnings_of(
             islice(_out_of_bounds_views(tensors), max_warnings),
             _oversized_storages(tensors),
             _non_persistent_buffers(tensors),
+            _placeholders(tensors),
             _nan_entries(contents.entries),
             _shared_tensors(duplicates),
         )
@@ -112,6 +113,16 @@ def _non_persistent_buffers(tensors: Iterable[TensorInfo]) -> Iterator[DocumentW
     if buffers:
         count = count_text(len(buffers), "non-persistent buffer")
         yield DocumentWarning("non-persistent", buffers[0].path, f"{count} that state_dict() omits")
+
+
+def _placeholders(tensors: Iterable[TensorInfo]) -> Iterator[DocumentWarning]:
+    """Yield a warning if most weights have the shape (0,), as those of DeepSpeed's ZeRO stage 3."""
+    weights = [info for info in tensors if info.role in ("parameter", "tensor") and info.shape]
+    empty = [info for info in weights if info.shape == (0,)]
+    if empty and 2 * len(empty) >= len(weights):
+        count = f"{len(empty):,} of {count_text(len(weights), 'tensor')}"
+        message = f"{count} without elements, as ZeRO-3 saves them: the weights are in other files"
+        yield DocumentWarning("placeholder", empty[0].path, message)
 
 
 def _nan_entries(entries: Iterable[Entry]) -> Iterator[DocumentWarning]:

@@ -25,7 +25,7 @@ from ptinspect.formats.archive import Finding, PicklelessArchive, Span
 from ptinspect.limits import LIMITS, Limits
 from ptinspect.pickling.numpy_objects import contiguous_strides
 from ptinspect.pickling.values import Call, Global, PersistentId, Value
-from ptinspect.text import bounded_repr
+from ptinspect.text import bounded_repr, count_text
 
 if TYPE_CHECKING:
     from ptinspect.source.base import Source
@@ -103,7 +103,7 @@ def read_safetensors(
     calls = archive.tensor_calls()
     archive.value = ordered_dict((name, calls[name]) for name in order_keys(calls))
     if archive.aliases:
-        message = f"{len(archive.aliases):,} tensors share the bytes of another (metadata)"
+        message = f"{count_text(len(archive.aliases), 'tensor')} shared with another (metadata)"
         archive.warnings.append(Finding("safetensors-alias", message))
     return archive
 

@@ -28,8 +28,8 @@ def line(text: str, label: str) -> str:
 def test_a_hint_names_only_commands_that_exist() -> None:
     assert "ptinspect stub" not in shown("seed/model.pth")
     later = shown("seed/model.pth", hints=True)
-    assert line(later, "needs").startswith("__main__.CustomModel    ptinspect stub ")
-    assert line(later, "needs").endswith("fixtures/seed/model.pth > model_def.py")
+    assert line(later, "needs") == "__main__.CustomModel"
+    assert line(later, "ptinspect stub").endswith("fixtures/seed/model.pth > model_def.py")
     for name in ("seed/model.pth", "checkpoints/gan.pt", "modules/hooks.pt"):
         named = re.findall(r"\bptinspect (\w+)", shown(name, hints=True))
         assert set(named) <= set(COMMANDS)
@@ -42,7 +42,7 @@ def test_the_hint_can_be_pasted(tmp_path: Path) -> None:
 
     odd = tmp_path / "it's; a model.pth"
     shutil.copy(FIXTURES / "seed/model.pth", odd)
-    text = line(shown(odd, hints=True), "needs")
+    text = line(shown(odd, hints=True), "ptinspect stub")
     assert "it'\"'\"'s; a model.pth' > model_def.py" in text
 
 
@@ -118,3 +118,58 @@ def test_the_elements_of_a_ragged_tensor_are_counted(name: str) -> None:
     totals = json.loads(shown(f"tensors/{name}.pt", "json"))["totals"]
     assert totals["parameters"] > 0
     assert f" {totals['parameters']} elements, " in line(shown(f"tensors/{name}.pt"), "tensors")
+
+
+def test_an_evil_file_says_so_in_its_first_line(tmp_path: Path) -> None:
+    from tests.safety.files import BAD, torch_zip
+
+    path = tmp_path / "evil.pt"
+    path.write_bytes(torch_zip(BAD))
+    assert shown(path).split("\n")[0].split("  ")[:2] == [str(path), "DANGEROUS"]
+    assert "DANGEROUS" not in shown("seed/model.pth")
+
+
+def test_learning_rates_have_six_digits_and_no_group_no_rate() -> None:
+    group = {"lr": 0.1 * 0.1 * 0.1, "momentum": 0.9, "params": [0]}
+    text = shown_value({"state": {}, "param_groups": [group]}, "summary")
+    assert "lr 0.001, " in line(text, "optimizer")
+    text = shown_value({"state": {}, "param_groups": []}, "summary")
+    assert "lr ," not in text
+
+
+def test_tied_tensors_are_a_note() -> None:
+    text = shown("modules/tied.pt")
+    assert "the same bytes as " in line(text, "note")
+    assert line(text, "warning") == ""
+
+
+def test_placeholders_without_elements_are_warned_of(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    torch.save({"a.weight": torch.empty(0), "b.weight": torch.empty(0)}, tmp_path / "z.pt")
+    assert "2 of 2 tensors without elements, as ZeRO-3 saves them" in shown(tmp_path / "z.pt")
+
+
+def test_the_metadata_of_safetensors_is_shown(tmp_path: Path) -> None:
+    header = json.dumps({"__metadata__": {"format": "pt", "training": "x" * 90}}).encode()
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header)
+    assert line(shown(path), "metadata") == f"format: pt, training: {'x' * 60}…"
+    document = json.loads(shown(path, "json"))
+    assert document["metadata"] == {"format": "pt", "training": "x" * 90}
+
+
+def test_an_object_is_named_by_its_class(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    from collections import OrderedDict
+
+    torch.save(OrderedDict(a=torch.ones(1), b=3), tmp_path / "o.pt")
+    assert " a Call" not in shown(tmp_path / "o.pt")
+
+
+def test_torch_loads_safetensors_as_the_summary_says() -> None:
+    torch = pytest.importorskip("torch", minversion="2.13")
+    from tests.display.making import FIXTURES
+
+    path = FIXTURES / "others/model.safetensors"
+    assert f'torch.load("{path}")  # torch 2.13 or later' in shown(path)
+    assert list(torch.load(path)) == ["layer.bias", "layer.weight"]

@@ -43,6 +43,7 @@ def json_text(document: Document, options: ShowOptions, file_hash: FileHash | No
     entries = [
         {"path": entry.path, "type": entry.type, "value": entry.value} for entry in document.entries
     ]
+    metadata = document.archive.facts.get("metadata")
     sections = {
         "file": json_value(_file(document, file_hash)),
         "content": json_value(content),
@@ -55,6 +56,8 @@ def json_text(document: Document, options: ShowOptions, file_hash: FileHash | No
         "load": json_value(_load(document)),
         "warnings": json_lines(map(json_value, warnings)),
     }
+    if isinstance(metadata, dict):
+        sections["metadata"] = json_value(metadata)
     for name in ("set", "script"):
         if name in document.archive.facts:
             sections[name] = json_value(document.archive.facts[name])

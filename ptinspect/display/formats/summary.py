@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ptinspect.display.formats.table import no_tensors_text, tensor_table, values_blocks
-from ptinspect.display.summary_facts import entry_lines, facts, heading
+from ptinspect.display.summary_facts import DO_NOT_LOAD, entry_lines, facts, heading
 from ptinspect.display.text.columns import display_width, draw_table, pad
 from ptinspect.display.text.escape import cut, safe
 from ptinspect.text import count_text
@@ -18,15 +18,21 @@ if TYPE_CHECKING:
 MAX_ENTRIES = 40
 """Entries that are listed on a terminal; the rest is counted."""
 
-BOLD, DIM, YELLOW = 1, 2, 33  # parameters of the escape sequence that sets colours
+NOTES = ("shared-storage", "safetensors-alias")
+"""Kinds of warnings that tell of nothing wrong: tied weights are meant."""
+
+BOLD, DIM, RED, YELLOW = 1, 2, 31, 33  # parameters of the escape sequence that sets colours
 
 
 def summary_text(document: Document, options: ShowOptions, file_hash: FileHash | None) -> str:
     """Return the summary: blocks separated by empty lines."""
     path = _paint(safe(document.path), BOLD, options.colour)
+    fact_lines = _fact_lines(document, options, file_hash)
+    if any(DO_NOT_LOAD in line for line in fact_lines):
+        path += "  " + _paint("DANGEROUS", RED, options.colour)
     blocks = [
         [f"{path}  {heading(document)}"],
-        _fact_lines(document, options, file_hash),
+        fact_lines,
         _entry_lines(document, options),
     ]
     if document.modules:
@@ -51,7 +57,8 @@ def _fact_lines(document: Document, options: ShowOptions, file_hash: FileHash | 
     rows = [(label, DIM, text) for label, text in facts(document, options, file_hash)]
     for warning in document.warnings:
         place = f"{cut('.'.join(map(str, warning.path)))}: " if warning.path else ""
-        rows.append(("warning", YELLOW, place + cut(warning.message)))
+        label = ("note", DIM) if warning.kind in NOTES else ("warning", YELLOW)
+        rows.append((*label, place + cut(warning.message)))
     width = max((len(label) for label, _, _ in rows), default=0)
     return [
         f"  {_paint(label.ljust(width), code, options.colour)}   {text}"
