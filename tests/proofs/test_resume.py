@@ -37,7 +37,7 @@ def test_the_command_tells_the_cause_and_exits_with_1(tmp_path: Path) -> None:
 def test_a_model_is_asked_for(workers: Workers) -> None:
     with pytest.raises(PtInspectError, match="no model") as caught:
         check_resume(str(CHECKPOINT), workers=workers)
-    assert caught.value.hint == "give --model FILE.py:CLASS"
+    assert caught.value.hint == "give model=FILE.py:CLASS"
 
 
 @pytest.mark.slow
