@@ -73,7 +73,10 @@ def facts(document: Document, options: ShowOptions, file_hash: FileHash | None) 
         yield "sha256", file_hash.text
     metadata = document.archive.facts.get("metadata")
     if isinstance(metadata, dict):
-        texts = [f"{name}: {text[:60]}{'…' * (len(text) > 60)}" for name, text in metadata.items()]
+        texts = [
+            f"{name}: {text[:60]}{'…' * (len(text) > 60)}"
+            for name, text in ((name, str(value)) for name, value in metadata.items())
+        ]
         yield "metadata", join_names(map(cut, texts), MAX_NAMES)
     if document.checked_records is not None:
         yield "checksums", _checksums_text(document)
