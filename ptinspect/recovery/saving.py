@@ -222,10 +222,13 @@ def _planned(
         raise UnsupportedError("its root is an object that a bare torch.load refuses")
     graph.collect(root, document)
     graph.plan()
-    lost_tensors = {
-        dotted(info.path) for info in document.tensors.values()
+    lost_tensors = {  # a module's state_dict joins the rest of the path
+        dotted((*info.path[:length], ".".join(map(str, info.path[length:]))))
+        for info in document.tensors.values()
         if not is_saved(info.tensor)
-    }  # fmt: skip
+        for length in range(len(info.path))
+    }
+    lost_tensors |= {dotted(i.path) for i in document.tensors.values() if not is_saved(i.tensor)}
     dropped = [path for path in values.dropped if path not in lost_tensors]
     return torch_file(target, *graph.dump(root)), dropped
 

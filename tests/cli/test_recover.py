@@ -29,6 +29,7 @@ def test_a_cut_file_is_saved_in_part(tmp_path: Path) -> None:
     assert result.exit_code == 1
     report = json.loads(result.stdout)
     assert [tensor["status"] for tensor in report["tensors"]] == ["proved", "lost"]
+    assert report["dropped"] == [], "a lost tensor is not a dropped value too"
     with ptinspect.open(saved) as document, ptinspect.open(MODEL) as original:
         assert list(document.tensors) == ["layer.weight"]
         assert document.tensors["layer.weight"].read() == original.tensors["layer.weight"].read()
