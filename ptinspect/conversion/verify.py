@@ -15,7 +15,7 @@ from ptinspect.conversion.output.storage_layout import check_bounds
 from ptinspect.document import open as open_document
 from ptinspect.document.elements import iter_contiguous
 from ptinspect.errors import PtInspectError, UnsafeError
-from ptinspect.formats.torch_zip import TorchZip
+from ptinspect.formats.torch.zip_file import TorchZip
 from ptinspect.safety.containers.dispatch import scan_source
 from ptinspect.safety.next_steps import state_load_advice
 from ptinspect.safety.scan_state import Budget, ScanState

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from ptinspect.document.walk import DocumentWarning
-from ptinspect.formats.torch_zip import TorchZip, ZipSpan
+from ptinspect.formats.torch.zip_file import TorchZip, ZipSpan
 from ptinspect.text import join_names
 
 if TYPE_CHECKING:

@@ -183,7 +183,7 @@ class TensorReader:
         return tensor
 
     def _read_tar_tensor(self, value: PersistentId, is_shared: bool = True) -> Tensor | None:
-        """Read a tensor of the tar of torch 0.1, which `formats.torch_tar` gives as ("tensor",
+        """Read a tensor of the tar of torch 0.1, which `formats.torch.tar` gives as ("tensor",
         storage, offset, size, stride, type, key). One object per key, unless it is wrapped."""
         parts = value.value
         if not isinstance(parts, tuple) or len(parts) != 7 or parts[0] != "tensor":
@@ -205,7 +205,7 @@ class TensorReader:
         return self.storages.resolve(value)
 
     def _read_nested_stream(self, call: Call) -> Reference | None:
-        from ptinspect.formats.torch_legacy import read_legacy
+        from ptinspect.formats.torch.legacy import read_legacy
 
         if self.depth >= self.limits.nested_archives:
             raise LimitError(

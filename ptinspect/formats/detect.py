@@ -52,7 +52,7 @@ def _open(source: Source, limits: Limits, allow_index: bool) -> Archive:
     if head.startswith(ZIP_MAGIC):
         directory, identity, folder = read_zip_directory(source, limits)
         if identity.format == "torchscript" and f"{folder}data.pkl" in directory.index:
-            from ptinspect.formats.torchscript import read_torchscript
+            from ptinspect.formats.torch.torchscript import read_torchscript
 
             return read_torchscript(source, directory, folder, limits)
         if identity.format == "npz":
@@ -61,7 +61,7 @@ def _open(source: Source, limits: Limits, allow_index: bool) -> Archive:
             return read_npz(source, directory, limits)
         if identity.format != "torch-zip":
             raise identity.error()
-        from ptinspect.formats.torch_zip import open_zip
+        from ptinspect.formats.torch.zip_file import open_zip
 
         return open_zip(source, directory, folder, limits)
 
@@ -72,7 +72,7 @@ def _open(source: Source, limits: Limits, allow_index: bool) -> Archive:
         archive = open_pickle(source, head, limits)
         if b"torch.distributed.checkpoint" in head and allow_index:
             from ptinspect.formats.sharded import index_folder
-            from ptinspect.formats.torch_dcp import is_metadata, read_dcp
+            from ptinspect.formats.torch.distributed import is_metadata, read_dcp
 
             if is_metadata(archive.root):
                 return read_dcp(source, index_folder(source), _open_shard, limits)
@@ -90,7 +90,7 @@ def _open(source: Source, limits: Limits, allow_index: bool) -> Archive:
 
         return read_gguf(source, limits)
     if named.format == "torch-legacy-tar":
-        from ptinspect.formats.torch_tar import read_tar
+        from ptinspect.formats.torch.tar import read_tar
 
         return read_tar(source, limits)
     if named.format in ("safetensors-index", "torch-index") and allow_index:
@@ -137,7 +137,7 @@ def _identify_zeros(source: Source) -> Identity:
 
 
 def _identify_tar(source: Source, limits: Limits) -> Identity:
-    from ptinspect.formats.torch_tar import MEMBERS, read_members
+    from ptinspect.formats.torch.tar import MEMBERS, read_members
 
     members = read_members(source, limits)
     if next(iter(members), None) == MEMBERS[0] or set(MEMBERS) <= set(members):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from ptinspect.errors import DOWNLOAD_AGAIN, DamagedError, FormatError, LimitError, Place
 from ptinspect.formats.archive import Archive, Finding
 from ptinspect.formats.signatures import Identity, identify_text, unknown_format_error
-from ptinspect.formats.torch_legacy import is_legacy, read_legacy
+from ptinspect.formats.torch.legacy import is_legacy, read_legacy
 from ptinspect.formats.zip.records import has_end_record
 from ptinspect.limits import LIMITS, Limits
 from ptinspect.pickling.machine import run

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ptinspect.errors import DamagedError, PtInspectError
 from ptinspect.formats.archive import Span
 from ptinspect.formats.persistent_ids import declared_storages
-from ptinspect.formats.torch_legacy import MAGIC
+from ptinspect.formats.torch.legacy import MAGIC
 from ptinspect.pickling.machine import run
 from ptinspect.recovery.report import LOST, Damage
 from ptinspect.recovery.salvage import (
@@ -142,7 +142,7 @@ def _with_lengths(archive: Archive, source: Source, damage: list[Damage]) -> Sal
 def salvage_tar(source: Source, limits: Limits) -> Salvage:
     """Return what can be read of the tar of torch 0.1; DamagedError if the members that describe
     the tensors are lost."""
-    from ptinspect.formats.torch_tar import read_tar
+    from ptinspect.formats.torch.tar import read_tar
 
     try:
         archive = read_tar(source, limits, allow_truncated=True)

@@ -6,7 +6,7 @@ from ptinspect.errors import FormatError, PtInspectError
 from ptinspect.formats.detect import HEAD_BYTES, ZIP_MAGIC, identify_head, read_zip_directory
 from ptinspect.formats.pickles import open_pickle
 from ptinspect.formats.signatures import Identity, identify_text
-from ptinspect.formats.torch_legacy import is_legacy
+from ptinspect.formats.torch.legacy import is_legacy
 from ptinspect.limits import LIMITS, Limits
 from ptinspect.pickling.opcodes import BY_CODE
 from ptinspect.source.base import Source

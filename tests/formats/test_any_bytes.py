@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ptinspect.errors import PtInspectError
 from ptinspect.formats.detect import open_archive
-from ptinspect.formats.torch_zip import TorchZip
+from ptinspect.formats.torch.zip_file import TorchZip
 from ptinspect.limits import Limits
 from ptinspect.source.base import MemorySource
 from tests.formats.identify import identify

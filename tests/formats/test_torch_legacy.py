@@ -11,7 +11,7 @@ import pytest
 from ptinspect.errors import DamagedError, Place, UnsupportedError
 from ptinspect.formats.archive import Archive, ClassSource
 from ptinspect.formats.detect import open_archive
-from ptinspect.formats.torch_legacy import read_legacy
+from ptinspect.formats.torch.legacy import read_legacy
 from ptinspect.limits import Limits
 from ptinspect.pickling.values import Blob, Call, PersistentId
 from ptinspect.source.base import MemorySource

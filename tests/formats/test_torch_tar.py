@@ -139,7 +139,7 @@ def test_limits() -> None:
 
 
 def test_a_member_of_more_than_8_gib_by_its_extended_header() -> None:
-    from ptinspect.formats.torch_tar import read_members
+    from ptinspect.formats.torch.tar import read_members
 
     data = make_tar([("pax", b"20 size=9000000000\n"), ("large", b"x")])
     tar = bytearray(data)

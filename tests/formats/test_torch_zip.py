@@ -8,7 +8,7 @@ import pytest
 
 from ptinspect.errors import DamagedError, FormatError, LimitError
 from ptinspect.formats.detect import open_archive
-from ptinspect.formats.torch_zip import TorchZip
+from ptinspect.formats.torch.zip_file import TorchZip
 from ptinspect.limits import Limits
 from ptinspect.source.base import MemorySource
 from tests.formats.making import Record, Stored, listing, make_zip, reference, torch_zip

@@ -16,7 +16,7 @@ from ptinspect.dtypes import DTYPES, STORAGE_ITEMSIZE, dtype_of_class
 from ptinspect.errors import FormatError
 from ptinspect.formats.archive import Archive
 from ptinspect.formats.detect import open_archive
-from ptinspect.formats.torch_zip import TorchZip
+from ptinspect.formats.torch.zip_file import TorchZip
 from ptinspect.source.base import MemorySource
 from ptinspect.source.local import open_source
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ptinspect.document.elements import iter_contiguous, numpy_type, swap_bytes, whole_elements
 from ptinspect.dtypes import DTYPES, DType
-from ptinspect.formats.torch_zip import TorchZip, ZipSpan
+from ptinspect.formats.torch.zip_file import TorchZip, ZipSpan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -270,7 +270,7 @@ def pieces_of(tensor: Tensor) -> list[dict[str, object]] | None:
     archive = tensor.storage.archive if tensor.storage is not None else None
     if archive is None or archive.format != "torch-dcp" or tensor.storage is None:
         return None
-    from ptinspect.formats.torch_dcp import PiecedSpan
+    from ptinspect.formats.torch.pieces import PiecedSpan
 
     span = archive.storages.get(tensor.storage.key)
     if not isinstance(span, PiecedSpan):

@@ -86,7 +86,7 @@ def _scan(source: Source, state: ScanState) -> None:
         except PtInspectError as error:
             state.errors.append(error)
     else:
-        from ptinspect.formats.torch_zip import BYTES_BEFORE_ZIP
+        from ptinspect.formats.torch.zip_file import BYTES_BEFORE_ZIP
 
         _scan_zip(zip_at_end, state)
         state.find("zip-prefix", "bytes precede the zip", state.record)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ptinspect.errors import DOWNLOAD_AGAIN, DamagedError, Place, PtInspectError
 from ptinspect.formats.signatures import TAR_BLOCK
-from ptinspect.formats.torch_tar import (
+from ptinspect.formats.torch.tar import (
     MEMBERS,
     MemberReader,
     iter_members,
@@ -18,7 +18,7 @@ from ptinspect.safety.scan_state import scan_member
 from ptinspect.source.base import SliceSource
 
 if TYPE_CHECKING:
-    from ptinspect.formats.torch_tar import Member
+    from ptinspect.formats.torch.tar import Member
     from ptinspect.pickling.values import Value
     from ptinspect.safety.scan_state import ScanSource, ScanState
     from ptinspect.source.base import Source

@@ -10,7 +10,7 @@ from ptinspect.errors import DamagedError, FormatError, Place, PtInspectError
 from ptinspect.formats.archive import CHUNK, Finding, read_chunks
 from ptinspect.formats.persistent_ids import declared_storages
 from ptinspect.formats.signatures import identify_zip
-from ptinspect.formats.torch_zip import torch_refusal_reasons
+from ptinspect.formats.torch.zip_file import torch_refusal_reasons
 from ptinspect.formats.zip.directory import SECRET, STORED, ZipDirectory
 from ptinspect.formats.zip.records import CENTRAL, END, LOCAL
 from ptinspect.formats.zip.salvage import iter_local_records

@@ -25,7 +25,7 @@ from ptinspect.errors import DamagedError, LimitError, Place
 from ptinspect.formats.archive import Span
 from ptinspect.formats.persistent_ids import declared_storages, prefix_storage_keys
 from ptinspect.formats.safetensors import ordered_dict
-from ptinspect.formats.torch_zip import TorchZip, ZipSpan, open_zip
+from ptinspect.formats.torch.zip_file import TorchZip, ZipSpan, open_zip
 from ptinspect.limits import LIMITS, Limits
 from ptinspect.pickling.machine import run
 from ptinspect.pickling.pyobjects import as_mapping, as_sequence

@@ -1,0 +1,1 @@
+"""Files that torch writes: zip, two older formats, TorchScript, distributed checkpoints."""
