@@ -114,6 +114,7 @@ def iter_contiguous(tensor: Tensor, max_repeated: int | None = MAX_REPEATED) -> 
         gathered = _gather_boxes(band, read)
         for begin in range(0, len(gathered), CHUNK):
             yield bytes(gathered[begin : begin + CHUNK])
+        del gathered  # before the next band is gathered
 
 
 def dense_storage(tensor: Tensor) -> tuple[Storage, DType]:

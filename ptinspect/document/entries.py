@@ -25,6 +25,7 @@ from ptinspect.pickling.pyobjects import (
     function_path,
     global_path,
     is_pickled_by_value,
+    resolve_global,
 )
 from ptinspect.pickling.values import (
     Blob,
@@ -163,6 +164,9 @@ def _describe_call(call: Call) -> Description | None:
         return _PUBLIC_NAMES.get(path, path), _OBJECT_TEXTS[path](call)
     if function_path(call) == GETATTR:  # a nested class or an enum member
         name = global_path(call)  # None for a method of an object, whose children are visited
+        named = resolve_global(call)  # e.g. a memory format at protocol 2
+        if named is not None:
+            return _describe_global(named)
         return None if name is None else ("global", name)
     if is_pickled_by_value(call):
         return "code", global_path(call)

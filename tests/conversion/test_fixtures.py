@@ -26,6 +26,7 @@ SAID = (
     "several pickles", "a buffer that is stored outside the pickle is not in the file",
 )  # fmt: skip
 # get_extra_state is a method of the class, which nobody has: what it gives is not in the file.
+REBUILD = {None, *(f"torch._utils._rebuild_tensor{v}" for v in ("", "_v2", "_v3"))}
 EXTRA = {"modules/extra-state.pt"}
 # Its CRC-32s are wrong, and only --verify reads the bytes that say so.
 WRONG_CRCS = {"containers/skip-data.pt"}
@@ -128,6 +129,8 @@ def check_same(name: str, result: dict[str, Any] | PtInspectError, folder: Path)
             for each in (want, got):
                 each["tensors"] = [tensor[:-1] for tensor in each["tensors"]]
                 each["entries"] = [entry[:2] for entry in each["entries"]]
+        if want["kind"] == "tensor":  # written by today's function of torch._utils
+            assert {want.pop("class"), got.pop("class")} <= REBUILD
         assert got == want
         assert document.archive.format == "torch-zip"
         assert document.archive.facts["storage_alignment"] == "64"

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 NAMES = [name for name in fixtures() if name not in REFUSED]
 SPARED = ("old/", "containers/")  # the same contents in other containers: not made plain
 NOTHING = {
-    "objects/own-state.pt": "nothing in it has a plain form",
+    "objects/own-state.pt": "no value of the file has a plain form",
 }
 FACTS = ("key", "dtype", "shape", "stride", "requires_grad", "device", "sha256", "class", "layout")
 """What torch tells of a tensor, wherever its bytes lie."""

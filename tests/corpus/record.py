@@ -5,7 +5,7 @@
 
 To add a file: append {"package", "version", "member", "why"} to models.json, run this, look at
 what changed. Needs torch; ptinspect takes no part in it. For a file that torch.load does not
-read, add "error" (the class) and "message" (a part of it) by hand.
+read, add "error" (the class) and "message" (a part of it) by hand, or "torchscript": true.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def facts(model: dict[str, Any]) -> dict[str, Any]:
         if reason:
             raise SystemExit(reason)
     made = {**model, "sha256": hashlib.sha256(place.read_bytes()).hexdigest()}
-    if "error" not in model:
+    if "error" not in model and "torchscript" not in model:
         truth = torch_side.truth_of(place)
         made.update(format=truth["format"], kind=truth["kind"], tensors=len(truth["tensors"]))
         made.update(digest=digest(torch_side.lines(place)))

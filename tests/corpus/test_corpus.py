@@ -18,7 +18,8 @@ def name_of(model: dict[str, Any]) -> str:
     return f"{model['package']}/{model['member'].rpartition('/')[2]}"
 
 
-GOOD = [model for model in MODELS if "error" not in model]
+GOOD = [model for model in MODELS if "error" not in model and "torchscript" not in model]
+TORCHSCRIPT = [model for model in MODELS if "torchscript" in model]
 BAD = [model for model in MODELS if "error" in model]
 
 

@@ -12,7 +12,7 @@ from ptinspect.document import open as open_document  # noqa: E402
 from tests.corpus import torch_side  # noqa: E402
 from tests.corpus.compare import differences  # noqa: E402
 from tests.corpus.packages import file_of  # noqa: E402
-from tests.corpus.test_corpus import GOOD, name_of  # noqa: E402
+from tests.corpus.test_corpus import GOOD, TORCHSCRIPT, name_of  # noqa: E402
 
 pytestmark = pytest.mark.corpus
 
@@ -23,6 +23,21 @@ def test_a_real_file_is_what_torch_reads(model: dict[str, Any]) -> None:
     with open_document(file) as document:
         found = differences(torch_side.truth_of(file), document)
     assert not found, "\n".join([f"{len(found)} differences:", *found])
+
+
+@pytest.mark.parametrize("model", TORCHSCRIPT, ids=name_of)
+def test_a_torchscript_archive_is_what_torch_reads(model: dict[str, Any]) -> None:
+    file = file_of(model)
+    want = torch.jit.load(file, map_location="cpu").state_dict()
+    with open_document(file) as document:
+        document.check()
+        got = {key: info for key, info in document.tensors.items() if info.role != "constant"}
+        assert document.archive.format == "torchscript"
+        assert {key: info.shape for key, info in got.items() if key in want} == {
+            key: tuple(value.shape) for key, value in want.items()
+        }
+        for key, value in want.items():
+            assert got[key].read() == torch_side.raw(value), key
 
 
 @pytest.mark.parametrize("model", GOOD, ids=name_of)
