@@ -6,7 +6,8 @@
     ├── DamagedError      the file is truncated or inconsistent
     ├── LimitError        a limit of `ptinspect.limits` was exceeded
     ├── UnsafeError       refused, because it would execute code from the file
-    └── UnsupportedError  understood, but not possible with this file
+    ├── UnsupportedError  understood, but not possible with this file
+    └── LossError         done, it would lose something that was not given up explicitly
 
 Code that does not know the file's path raises without it. `add_error_path` adds the path, so that a
 message always reads `FILE: what is wrong, place`, with the next step on a second line.
@@ -90,6 +91,7 @@ class PtInspectError(Exception):
     """
 
     kind = "error"
+    exit_code = 2
 
     def __init__(
         self,
@@ -164,6 +166,13 @@ class UnsupportedError(PtInspectError):
     """Understood, but not possible with this file."""
 
     kind = "unsupported"
+
+
+class LossError(PtInspectError):
+    """Refused, because it would lose something that was not given up explicitly."""
+
+    kind = "loss"
+    exit_code = 1
 
 
 @contextmanager

@@ -23,6 +23,7 @@ NAMES = [
     "FormatError",
     "LimitError",
     "Limits",
+    "LossError",
     "MissingFileError",
     "OptimizerReport",
     "Place",

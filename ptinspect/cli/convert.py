@@ -29,7 +29,15 @@ TARGETS = ("state_dict", "checkpoint", "safetensors", "same")
     type=click.Choice(TARGETS),
     help="Target to write. By default the suffix of DST decides.",
 )
-@click.option("--entry", metavar="PATH", help="Convert only this entry, e.g. model_state_dict.")
+@click.option(
+    "--entry",
+    metavar="PATH",
+    multiple=True,
+    help="Convert only this entry, e.g. model_state_dict. Repeatable: one file each.",
+)
+@click.option(
+    "--all-entries", is_flag=True, help="Convert every model of SRC to a file of its own."
+)
 @click.option(
     "--include", metavar="GLOB", multiple=True, help="Write only matching keys. Repeatable."
 )
@@ -43,6 +51,9 @@ TARGETS = ("state_dict", "checkpoint", "safetensors", "same")
 @click.option("--add-prefix", metavar="P", default="", help="Put prefix P in front of every key.")
 @click.option("--rename", metavar="REGEX=NEW", multiple=True, help="Rename keys. Repeatable.")
 @click.option("--dtype", metavar="D", help="Cast floating-point tensors to D, e.g. bfloat16.")
+@click.option(
+    "--allow-overflow", is_flag=True, help="Write numbers that --dtype cannot hold as inf."
+)
 @click.option("--device", metavar="D", help="Record D as the device of all tensors, e.g. cpu.")
 @click.option("--contiguous", is_flag=True, help="Write strided tensors as contiguous ones.")
 @click.option(
@@ -77,13 +88,15 @@ def command(
     /,
     paths: tuple[str, ...],
     to: str | None,
-    entry: str | None,
+    entry: tuple[str, ...],
+    all_entries: bool,
     include: tuple[str, ...],
     exclude: tuple[str, ...],
     strip_prefix: tuple[str, ...],
     add_prefix: str,
     rename: tuple[str, ...],
     dtype: str | None,
+    allow_overflow: bool,
     device: str | None,
     contiguous: bool,
     shared: str,
@@ -101,8 +114,9 @@ def command(
 
     DST ends in .safetensors, or in .pt, .pth, .bin or .ckpt for a state_dict; any other DST, or
     none, needs --to. If DST is a folder, the name of the file is derived from SRC; several SRC
-    need a folder. The file appears complete or not at all. Exit code 0: done. 2: a file could not
-    be read or written, or --verify found a difference.
+    need a folder. The file appears complete or not at all. Exit code 0: done. 1: --dtype cannot
+    hold all numbers, and nothing was written. 2: a file could not be read or written, or --verify
+    found a difference.
     """
     from ptinspect.conversion import convert
 
@@ -118,7 +132,8 @@ def command(
                 source: str = source, progress: Callable[[int, int], None] | None = progress
             ) -> ConversionReport:
                 return convert(
-                    source, target, to=to, entry=entry, include=include, exclude=exclude,
+                    source, target, to=to, entry=entry, all_entries=all_entries, include=include,
+                    exclude=exclude, allow_overflow=allow_overflow,
                     strip_prefix=strip_prefix, add_prefix=add_prefix, rename=rename, dtype=dtype,
                     device=device, contiguous=contiguous, shared=shared, set=new_entries,
                     optimizer=optimizer, plain=plain, max_shard_size=max_shard_size,
@@ -137,7 +152,8 @@ def command(
             StdoutWriter().write("".join(f"{_safe(line)}\n" for line in lines))
     if output_format == "json":
         _write_json(sources, results)
-    ctx.exit(2 if any(isinstance(result, PtInspectError) for result in results) else 0)
+    codes = {result.exit_code for result in results}
+    ctx.exit(1 if 1 in codes else max(codes))
 
 
 def _catch_errors(

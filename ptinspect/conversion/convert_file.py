@@ -5,9 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ptinspect.atomic_file import atomic_outputs, check_destination, check_disk_space
+from ptinspect.conversion.losses import (
+    crc_warnings,
+    loss_of_values_warnings,
+    lost_values,
+    refuse_overflow,
+)
+from ptinspect.conversion.models import model_candidates
 from ptinspect.conversion.options import (
     ConvertOptions,
     output_path,
@@ -18,8 +26,10 @@ from ptinspect.conversion.output.sink import ModificationGuard, Sink
 from ptinspect.conversion.report import ConversionReport
 from ptinspect.conversion.verify import refuse_unsafe_output, verify_outputs
 from ptinspect.document import open as open_document
-from ptinspect.errors import add_error_path
-from ptinspect.limits import LIMITS, Limits
+from ptinspect.document.select import resolve_path
+from ptinspect.errors import PtInspectError, add_error_path
+from ptinspect.limits import Limits
+from ptinspect.pickling.pyobjects import bracketed, dotted
 
 if TYPE_CHECKING:
     from ptinspect.conversion.plan import Plan
@@ -34,13 +44,15 @@ def convert(
     dst: str | os.PathLike[str] | None = None,
     *,
     to: str | None = None,
-    entry: str | None = None,
+    entry: str | Sequence[str] | None = None,
+    all_entries: bool = False,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     strip_prefix: Sequence[str] = (),
     add_prefix: str = "",
     rename: Sequence[str] = (),
     dtype: object = None,
+    allow_overflow: bool = False,
     device: str | None = None,
     contiguous: bool = False,
     shared: str = "keep-one",
@@ -62,12 +74,15 @@ def convert(
         dst: a file, or a folder in which the name is derived; by default the folder of `src`.
         to: `state_dict`, `checkpoint`, `safetensors` or `same` (all values of the file in today's
             container). By default the suffix of `dst` decides.
-        entry: path of the part to convert, such as `model_state_dict`.
+        entry: path of the part to convert, such as `model_state_dict`. Several are written to one
+            file each, whose name ends in that of the entry.
+        all_entries: convert every model of the file, as if `entry` named them all.
         include, exclude: globs that select keys.
         strip_prefix, rename, add_prefix: changes of keys, applied in this order. The prefix `auto`
             removes those of DataParallel, torch.compile and FSDP; `rename` takes `REGEX=NEW`.
         dtype, device, contiguous: changes of all tensors. `dtype` is a name, or a dtype of torch
             or numpy.
+        allow_overflow: write numbers that `dtype` cannot hold as infinity or its largest value.
         shared: `keep-one`, `duplicate` or `error`, for safetensors of tensors that share memory.
         set, optimizer, plain: entries to add to a checkpoint, a file with its optimizer state,
             and whether to write only values that torch.load accepts by default.
@@ -78,29 +93,20 @@ def convert(
 
     Raises:
         PtInspectError: as `ptinspect.open`; also if a file exists, or an option does not fit.
+        LossError: `dtype` cannot hold all numbers, and `allow_overflow` is not set.
     """
     source, target = os.fspath(src), None if dst is None else os.fspath(dst)
     options = parse_options(
-        target_of_suffix(target, to), entry=entry, include=include, exclude=exclude,
+        target_of_suffix(target, to, source), include=include, exclude=exclude,
         strip_prefix=strip_prefix, add_prefix=add_prefix, rename=rename, dtype=dtype,
         device=device, contiguous=contiguous, shared=shared, set=set or {},
         optimizer=None if optimizer is None else os.fspath(optimizer), plain=plain,
-        max_shard_size=max_shard_size,
+        max_shard_size=max_shard_size, allow_overflow=allow_overflow, dst=target,
     )  # fmt: skip
-    return _convert(source, target, options, verify, force, dry_run, progress, limits or LIMITS)
-
-
-def _convert(
-    source: str,
-    target: str | None,
-    options: ConvertOptions,
-    verify: bool,
-    force: bool,
-    dry_run: bool,
-    progress: Progress | None,
-    limits: Limits,
-) -> ConversionReport:
-    path = output_path(source, target, options.to)
+    entries = [entry] if isinstance(entry, str) else list(entry or ())
+    if (entries or all_entries) and options.to == "same":
+        name = "--entry" if entries else "--all-entries"
+        raise PtInspectError(f"{name} cannot be used with --to same")
     with (
         ExitStack() as open_files,
         open_document(source, limits=limits) as document,
@@ -108,14 +114,46 @@ def _convert(
     ):
         sources = [document.archive.source, *(part.source for part in document.archive.parts)]
         guards = [ModificationGuard(file) for file in sources]
-        plan = plan_conversion(document, path, options, open_files)
-        plan.guards += guards
-        plan.warnings += refuse_unsafe_output(plan, limits)
-        _check_destinations(plan, sources, force)
+        plans = []
+        for path, part in _outputs(document, source, target, options, entries, all_entries):
+            plan = plan_conversion(document, path, part, open_files)
+            plan.guards += guards
+            plan.warnings += refuse_unsafe_output(plan, document, part)
+            plans.append(plan)
+        _check_destinations(plans, sources, force)
         if not dry_run:
-            _write(plan, limits, force, verify, progress)
+            _write(plans, source, options, document.limits, force, verify, progress)
     is_verified = verify and not dry_run
-    return ConversionReport.of_plan(source, plan, written=not dry_run, verified=is_verified)
+    return ConversionReport.of_plans(source, plans, written=not dry_run, verified=is_verified)
+
+
+def _outputs(
+    document: Document,
+    source: str,
+    target: str | None,
+    options: ConvertOptions,
+    entries: list[str],
+    all_entries: bool,
+) -> list[tuple[str, ConvertOptions]]:
+    """Return the path of each file and the options for it: one per entry."""
+    if all_entries:
+        entries += [bracketed(model.path) for model in model_candidates(document) if model.path]
+    if not entries:
+        return [(output_path(source, target, options.to), options)]
+    parts = [resolve_path(document.archive.root, entry).path for entry in entries]
+    if len(parts) == 1:
+        path = output_path(source, target, options.to)
+        return [(path, replace(options, entry=entries[0]))]
+    outputs: dict[str, ConvertOptions] = {}
+    for entry, part in dict(zip(entries, parts, strict=True)).items():
+        path = output_path(source, target, options.to, dotted(part))
+        if path in outputs:
+            raise PtInspectError(
+                f"two entries would be written to {path}", hint="convert them one after the other"
+            )
+        others = tuple(other for other in parts if other != part)
+        outputs[path] = replace(options, entry=entry, other_entries=others)
+    return list(outputs.items())
 
 
 def plan_conversion(
@@ -135,7 +173,7 @@ def plan_conversion(
     return (plan_same if options.to == "same" else plan_state_dict)(document, path, options)
 
 
-def _check_destinations(plan: Plan, sources: list[Source], force: bool) -> None:
+def _check_destinations(plans: list[Plan], sources: list[Source], force: bool) -> None:
     """Raise PtInspectError if a file may not be written, or if there is no space for it.
 
     No output may replace a file that is read. Copied bytes may share disk blocks with the
@@ -143,17 +181,25 @@ def _check_destinations(plan: Plan, sources: list[Source], force: bool) -> None:
     """
     inputs: list[str | int] = [source.path for source in sources]
     inputs += [source.descriptor for source in sources if source.descriptor is not None]
-    inputs += [guard.path for guard in plan.guards]
-    for file in plan.files:
+    inputs += [guard.path for plan in plans for guard in plan.guards]
+    files = [file for plan in plans for file in plan.files]
+    for file in files:
         check_destination(file.path, force=force, sources=inputs)
-    check_disk_space(plan.files[0].path, sum(file.changed for file in plan.files))
+    check_disk_space(files[0].path, sum(file.changed for file in files))
 
 
 def _write(
-    plan: Plan, limits: Limits, force: bool, verify: bool, progress: Progress | None
+    plans: list[Plan],
+    source: str,
+    options: ConvertOptions,
+    limits: Limits,
+    force: bool,
+    verify: bool,
+    progress: Progress | None,
 ) -> None:
-    """Write all files of a plan. They get their names when the last one is written and checked."""
-    total = sum(file.copied + file.changed for file in plan.files)
+    """Write all files. They get their names when the last one is written and checked."""
+    files = [file for plan in plans for file in plan.files]
+    total = sum(file.copied + file.changed for file in files)
     done = 0
 
     def count(length: int) -> None:
@@ -162,11 +208,24 @@ def _write(
         if progress is not None:
             progress(done, total)
 
-    with atomic_outputs([file.path for file in plan.files], force=force) as outputs:
-        for file, output in zip(plan.files, outputs, strict=True):
-            file.write(Sink(output, count))
-            output.finish()
-        for guard in plan.guards:
-            guard.check()
-        paths = [output.temporary for output in outputs]
-        plan.warnings += verify_outputs(plan, paths, limits, compare_bytes=verify)
+    with atomic_outputs([file.path for file in files], force=force) as outputs:
+        temporary = iter(outputs)
+        for plan in plans:
+            plan_outputs = [next(temporary) for _ in plan.files]
+            for file, output in zip(plan.files, plan_outputs, strict=True):
+                sink = Sink(output, count)
+                file.write(sink)
+                output.finish()
+                plan.warnings += crc_warnings(sink.mismatches, plan)
+            if options.tensors.dtype is not None:
+                plan.lost_values = lost_values(plan)
+                dtype = options.tensors.dtype.name
+                if not options.allow_overflow:
+                    command = options.command(source, "--allow-overflow")
+                    refuse_overflow(plan.lost_values, dtype, command)
+                plan.warnings += loss_of_values_warnings(plan.lost_values, dtype)
+            paths = [output.temporary for output in plan_outputs]
+            verify_outputs(plan, paths, limits, compare_bytes=verify)
+        for plan in plans:
+            for guard in plan.guards:
+                guard.check()

@@ -7,13 +7,17 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ptinspect.conversion.output.pieces import CAST_DTYPES
 from ptinspect.conversion.output.storage_layout import TensorOptions
 from ptinspect.dtypes import DType, dtype_by_name
 from ptinspect.errors import PtInspectError
+from ptinspect.text import shell_quoted, shell_word
 from ptinspect.torchnn.attributes import WRAPPERS
+
+if TYPE_CHECKING:
+    from ptinspect.pickling.pyobjects import Path
 
 TARGETS = ("state_dict", "checkpoint", "safetensors", "same")
 SHARED = ("keep-one", "duplicate", "error")
@@ -23,7 +27,7 @@ SUFFIXES = {
 }
 """The target for each suffix of DST, if `--to` is not used."""
 
-_WRAPPER_PREFIX = re.compile(rf"(?:^|(?<=\.))(?:{'|'.join(WRAPPERS)})\.")
+WRAPPER_PREFIX = re.compile(rf"(?:^|(?<=\.))(?:{'|'.join(WRAPPERS)})\.")
 _NAME_ENDINGS = {
     "state_dict": "_state_dict.pt", "checkpoint": "_checkpoint.pt", "safetensors": ".safetensors",
     "same": "_same.pt",
@@ -60,7 +64,7 @@ class KeyEdits(NamedTuple):
     def new_key(self, key: str) -> str:
         """Return the new name of a key."""
         for prefix in self.strip:
-            key = _WRAPPER_PREFIX.sub("", key) if prefix == "auto" else key.removeprefix(prefix)
+            key = WRAPPER_PREFIX.sub("", key) if prefix == "auto" else key.removeprefix(prefix)
         for pattern, replacement in self.rename:
             key = pattern.sub(replacement, key)
         return self.add + key
@@ -103,7 +107,14 @@ def nothing_selected(keys: list[str]) -> PtInspectError:
 
 @dataclass(frozen=True, slots=True)
 class ConvertOptions:
-    """The options of `conversion.convert`, parsed. `set` are entries to add to a checkpoint."""
+    """The options of `conversion.convert`, parsed.
+
+    Attributes:
+        set: entries to add to a checkpoint.
+        other_entries: entries of the same file that are written to files of their own.
+        dst: DST as it was typed.
+        words: the other options as they were typed, quoted for a shell.
+    """
 
     to: str
     entry: str | None = None
@@ -114,12 +125,24 @@ class ConvertOptions:
     optimizer: str | None = None
     plain: bool = False
     max_shard_size: int | None = None
+    allow_overflow: bool = False
+    other_entries: tuple[Path, ...] = ()
+    dst: str | None = None
+    words: tuple[str, ...] = ()
+
+    def command(self, source: str, *words: str) -> str:
+        """Return the command as it was typed, with further options."""
+        typed = ["ptinspect convert", shell_word(source)]
+        typed += [] if self.dst is None else [shell_word(self.dst)]
+        suffix = os.path.splitext(self.dst or "")[1].lower()
+        if SUFFIXES.get(suffix) != self.to:
+            typed.append(f"--to {self.to}")
+        return " ".join([*typed, *self.words, *words])
 
 
 def parse_options(
     to: str,
     *,
-    entry: str | None,
     include: Sequence[str],
     exclude: Sequence[str],
     strip_prefix: Sequence[str],
@@ -133,6 +156,8 @@ def parse_options(
     optimizer: str | None,
     plain: bool,
     max_shard_size: int | str | None,
+    allow_overflow: bool,
+    dst: str | None,
 ) -> ConvertOptions:
     """Return the options as one object.
 
@@ -144,9 +169,10 @@ def parse_options(
         raise PtInspectError(f"--shared takes {', '.join(SHARED)}, not {shared!r}")
     for name, value in set.items():
         _check_settable(name, value)
+    cast = _parse_dtype(dtype)
     options = ConvertOptions(
         to,
-        entry,
+        None,
         KeyEdits(
             _as_tuple(include),
             _as_tuple(exclude),
@@ -154,49 +180,73 @@ def parse_options(
             tuple(map(_parse_rename, _as_tuple(rename))),
             add_prefix,
         ),
-        TensorOptions(_parse_dtype(dtype), _parse_device(device), contiguous),
+        TensorOptions(cast, _parse_device(device), contiguous),
         shared,
         set,
         optimizer,
         plain,
         None if max_shard_size is None else parse_size(max_shard_size),
-    )
+        allow_overflow,
+        dst=dst,
+        words=_typed_words({
+            "include": include, "exclude": exclude, "strip-prefix": strip_prefix,
+            "rename": rename, "add-prefix": add_prefix, "dtype": cast and cast.name,
+            "device": device,
+            "contiguous": contiguous, "shared": "" if shared == "keep-one" else shared,
+            "optimizer": optimizer, "plain": plain, "max-shard-size": max_shard_size,
+            "allow-overflow": allow_overflow,
+            "set": [*map(_assignment, set.items())],
+        }),
+    )  # fmt: skip
     _check_target_has(options)
     return options
 
 
-def target_of_suffix(path: str | None, to: str | None) -> str:
+def target_of_suffix(path: str | None, to: str | None, source: str = "SRC") -> str:
     """Return the target: `to`, or else the one for the suffix of DST."""
     if to is not None:
         return to
     suffix = os.path.splitext(path or "")[1].lower()
     if path and suffix in SUFFIXES:
         return SUFFIXES[suffix]
+    words = f"ptinspect convert {shell_word(source)}{f' {shell_word(path)}' if path else ''} --to"
     raise PtInspectError(
         f"the suffix of {path} does not say what to write"
         if path
         else "neither DST nor --to says what to write",
         hint="one of these:\n"
-        "ptinspect convert SRC DST.safetensors\n"
-        "ptinspect convert SRC DST.pt                      (a state_dict)\n"
-        "ptinspect convert SRC DST --to checkpoint         (or --to same: everything in SRC)",
+        f"{words} safetensors\n"
+        f"{words} state_dict\n"
+        f"{words} checkpoint  # or --to same: everything in SRC",
     )
 
 
-def output_path(source: str, path: str | None, to: str) -> str:
-    """Return DST as given, or with a derived name: in the folder DST, or else in that of SRC."""
+def output_path(source: str, path: str | None, to: str, entry: str = "") -> str:
+    """Return DST, or a derived name in the folder DST or else in that of SRC.
+
+    `entry` is added to the name: it is the one of several entries that this file gets.
+    """
+    part = re.sub(r"\W+", "_", entry).strip("_")
     if path is not None and not os.path.isdir(path):
         if not os.path.basename(path):
             raise PtInspectError(
                 "the folder does not exist", path=path, hint="create the folder first"
             )
-        return path
+        if not part:
+            return path
+        root, suffix = os.path.splitext(path)
+        return f"{root}_{part}{suffix}"
     folder, name = os.path.split(source)
     stem = "model"
     if source != "-":
         stem = _INDEX_SUFFIX.sub("", name)
         stem = os.path.splitext(name)[0] if stem == name else stem
-    return os.path.join(folder if path is None else path, stem + _NAME_ENDINGS[to])
+    ending = _NAME_ENDINGS[to]
+    if part:
+        stem = f"{stem}_{part}"
+        if part.endswith("state_dict"):
+            ending = ending.removeprefix("_state_dict")
+    return os.path.join(folder if path is None else path, stem + ending)
 
 
 def parse_size(text: int | str) -> int:
@@ -207,6 +257,27 @@ def parse_size(text: int | str) -> int:
     unit = match[2].upper()
     factor = 1 << 10 * "KMGT".index(unit[0]) + 10 if unit.endswith("I") else _UNITS[unit]
     return int(match[1]) * factor
+
+
+def _assignment(item: tuple[str, object]) -> str:
+    import json
+
+    name, value = item
+    return f"{name}={json.dumps(value, default=str)}"
+
+
+def _typed_words(options: Mapping[str, object]) -> tuple[str, ...]:
+    """Return options as words of a shell command."""
+    words = []
+    for name, value in options.items():
+        if value is True:
+            words.append(f"--{name}")
+        for item in value if isinstance(value, (list, tuple)) else [value]:
+            if item and item is not True:
+                text = str(item)
+                quoted = shell_quoted(text) if text.startswith("-") else shell_word(text)
+                words.append(f"--{name}={quoted}")
+    return tuple(words)
 
 
 def _as_tuple(values: Sequence[str]) -> tuple[str, ...]:
@@ -284,7 +355,6 @@ def _check_target_has(options: ConvertOptions) -> None:
         "--shared": options.shared != "keep-one" and to != "safetensors",
         "--dtype": tensors.dtype and to == "same",
         "--contiguous": tensors.contiguous and to == "same",
-        "--entry": options.entry and to == "same",
         "an option that changes keys": any(options.edits) and to == "same",
     }
     for name, is_misplaced in misplaced.items():

@@ -11,6 +11,7 @@ from ptinspect.document.document import by_key
 from ptinspect.document.walk import walk
 
 if TYPE_CHECKING:
+    from ptinspect.conversion.losses import LostValues
     from ptinspect.conversion.output.object_graph import ObjectGraph
     from ptinspect.conversion.output.pieces import Piece
     from ptinspect.conversion.output.sink import ModificationGuard, Sink
@@ -86,6 +87,7 @@ class Plan:
         warnings: one line each.
         dropped: keys and entries of SRC that are not in the output.
         guards: of the files from which the bytes come.
+        lost_values: numbers that `--dtype` could not keep, once the files are written.
         tensor_count: number of tensors, including those inside of objects, which have no key.
     """
 
@@ -95,6 +97,7 @@ class Plan:
     warnings: list[str] = field(default_factory=list)
     dropped: list[str] = field(default_factory=list)
     guards: list[ModificationGuard] = field(default_factory=list)
+    lost_values: list[LostValues] = field(default_factory=list)
     tensor_count: int = 0
 
 
@@ -110,6 +113,8 @@ class ModelPart:
         module: the full model, if the part is one.
         excluded: keys that --include and --exclude drop.
         non_persistent: buffers of the full model that its state_dict() leaves out.
+        attributes: attributes set on its tensors, which are dropped.
+        warnings: about the choice of the part.
     """
 
     path: Path
@@ -119,6 +124,8 @@ class ModelPart:
     module: Module | None = None
     excluded: list[str] = field(default_factory=list)
     non_persistent: list[str] = field(default_factory=list)
+    attributes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
 
 def torch_file(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ from ptinspect.report import Report
 from ptinspect.text import count_text, size_text
 
 if TYPE_CHECKING:
+    from ptinspect.conversion.losses import LostValues
     from ptinspect.conversion.plan import Plan, PlannedTensor
 
 
@@ -24,6 +26,7 @@ class ConversionReport(Report):
         copied, changed: bytes that were copied unchanged, and bytes that were converted.
         warnings: what the output lacks, and what to know before loading it.
         dropped: keys and entries of SRC that are not in the output.
+        lost_values: numbers that `--dtype` could not keep.
         written: False for a dry run.
         verified: True if all bytes were compared afterwards.
     """
@@ -36,25 +39,35 @@ class ConversionReport(Report):
     changed: int
     warnings: list[str]
     dropped: list[str]
+    lost_values: list[LostValues]
     written: bool
     verified: bool
     _planned: list[PlannedTensor] = field(repr=False)
 
     @classmethod
-    def of_plan(cls, source: str, plan: Plan, *, written: bool, verified: bool) -> ConversionReport:
-        """Return the report of a plan that was carried out, or of a dry run."""
+    def of_plans(
+        cls, source: str, plans: list[Plan], *, written: bool, verified: bool
+    ) -> ConversionReport:
+        """Return the report of plans that were carried out, or of a dry run. Each has a part of
+        the source."""
+        files = [file for plan in plans for file in plan.files]
+
+        def of_file(plan: Plan, text: str) -> str:
+            return text if len(plans) == 1 else f"{os.path.basename(plan.files[0].path)}: {text}"
+
         return cls(
             source=source,
-            to=plan.to,
-            files=[file.path for file in plan.files],
-            tensors=max(len(plan.tensors), plan.tensor_count),
-            copied=sum(file.copied for file in plan.files),
-            changed=sum(file.changed for file in plan.files),
-            warnings=plan.warnings,
-            dropped=plan.dropped,
+            to=plans[0].to,
+            files=[file.path for file in files],
+            tensors=sum(max(len(plan.tensors), plan.tensor_count) for plan in plans),
+            copied=sum(file.copied for file in files),
+            changed=sum(file.changed for file in files),
+            warnings=[of_file(plan, text) for plan in plans for text in plan.warnings],
+            dropped=list(dict.fromkeys(name for plan in plans for name in plan.dropped)),
+            lost_values=[item for plan in plans for item in plan.lost_values],
             written=written,
             verified=verified,
-            _planned=plan.tensors,
+            _planned=[planned for plan in plans for planned in plan.tensors],
         )
 
     @property
@@ -85,6 +98,7 @@ class ConversionReport(Report):
             "tensors": [_tensor_dict(tensor) for tensor in self._planned],
             "bytes": {"copied": self.copied, "changed": self.changed},
             "dropped": self.dropped,
+            "lost_values": [item.as_dict() for item in self.lost_values],
             "warnings": self.warnings,
         }
 

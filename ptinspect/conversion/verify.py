@@ -7,6 +7,7 @@ of its source, and the file from first to last byte with what would be written a
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ptinspect.conversion.output.pieces import TensorPiece
@@ -26,14 +27,16 @@ from ptinspect.text import count_text, join_names
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from ptinspect.conversion.options import ConvertOptions
     from ptinspect.conversion.plan import OutputFile, Plan, PlannedTensor
+    from ptinspect.document import Document
     from ptinspect.document.tensor import Tensor
     from ptinspect.formats.archive import Archive
     from ptinspect.limits import Limits
     from ptinspect.source.base import Source
 
 
-def refuse_unsafe_output(plan: Plan, limits: Limits) -> list[str]:
+def refuse_unsafe_output(plan: Plan, document: Document, options: ConvertOptions) -> list[str]:
     """Scan the planned pickle, so that no payload of SRC gets into a file that ptinspect writes.
 
     Returns:
@@ -45,12 +48,14 @@ def refuse_unsafe_output(plan: Plan, limits: Limits) -> list[str]:
     if plan.to == "safetensors":
         return []
     file = plan.files[0]
-    state = ScanState(file.path, "data.pkl", 0, Budget(limits))
+    state = ScanState(file.path, "data.pkl", 0, Budget(document.limits))
     scan_source(MemorySource(file.head, file.path), state)
     state.format = "torch-zip"
     report = state.report()
-    hint = "nothing was written; --to safetensors writes the tensors alone"
     dangerous = report.first_dangerous()
+    hint = None
+    if dangerous is not None or report.errors:
+        hint = f"nothing was written{_safetensors_advice(document, options)}"
     if dangerous is not None:
         raise UnsafeError(f"loading the output would run {dangerous.name}", hint=hint)
     if report.errors:
@@ -70,9 +75,21 @@ def refuse_unsafe_output(plan: Plan, limits: Limits) -> list[str]:
     return warnings
 
 
+def _safetensors_advice(document: Document, options: ConvertOptions) -> str:
+    """Return the advice to write safetensors, if that is possible with this file."""
+    from ptinspect.conversion.targets.safetensors import plan_safetensors
+
+    to_safetensors = replace(options, to="safetensors", shared="keep-one")
+    try:
+        plan_safetensors(document, "", to_safetensors)
+    except PtInspectError:
+        return ""
+    return "; --to safetensors writes the tensors alone"
+
+
 def verify_outputs(
     plan: Plan, paths: Sequence[str], limits: Limits, *, compare_bytes: bool
-) -> list[str]:
+) -> None:
     """Compare the written files with the plan.
 
     Args:
@@ -81,14 +98,10 @@ def verify_outputs(
         limits: limits for reading them.
         compare_bytes: compare all bytes, not only places, dtypes and shapes.
 
-    Returns:
-        Warnings about CRCs that were copied although they do not match the data.
-
     Raises:
         PtInspectError: an output differs from the plan.
     """
     missing = {planned.key: planned for planned in plan.tensors}
-    warnings: list[str] = []
     for file, path in zip(plan.files, paths, strict=True):
         if not file.records and file.path.endswith(".json"):
             with open_source(path) as source:
@@ -107,12 +120,10 @@ def verify_outputs(
                 tensor = output.tensors[key].tensor
                 _check_tensor(file.path, missing.pop(key), tensor, compare_bytes)
             if compare_bytes:
-                warnings += _crc_warnings(output.archive)
                 _compare_file(file, output.archive.source)
     if missing:
         count = count_text(len(missing), "tensor")
         raise _difference(plan.files[0].path, f"{count} missing, such as {next(iter(missing))}")
-    return warnings
 
 
 def _read_head(archive: Archive, length: int) -> bytes:
@@ -172,19 +183,6 @@ def _compare_file(file: OutputFile, written: Source) -> None:
     if comparison.offset != written.size:
         rest = written.size - comparison.offset
         raise _difference(file.path, f"{count_text(rest, 'byte')} too many at its end")
-
-
-def _crc_warnings(archive: Archive) -> Iterator[str]:
-    """Yield a warning about recorded CRCs that were copied and do not match the data.
-
-    torch ignores CRCs and writes such itself (`torch.serialization.skip_data`), but it may be
-    a sign of damage.
-    """
-    if isinstance(archive, TorchZip):
-        directory = archive.directory
-        names = [name for name, at in directory.index.items() if directory.check_crc(at) is False]
-        if names:
-            yield f"the recorded CRC-32 does not match the data: {join_names(names)}"
 
 
 def _are_equal(first: Iterator[bytes], second: Iterator[bytes]) -> bool:

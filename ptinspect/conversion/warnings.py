@@ -6,12 +6,17 @@ import re
 from typing import TYPE_CHECKING
 
 from ptinspect.pickling.pyobjects import as_mapping, dotted
-from ptinspect.text import join_names, size_text
+from ptinspect.text import count_text, join_names, size_text
+from ptinspect.torchnn.attributes import WRAPPER_PREFIXES
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from ptinspect.conversion.options import ConvertOptions
     from ptinspect.conversion.plan import ModelPart
     from ptinspect.document import Document
     from ptinspect.document.modules import Module
+    from ptinspect.document.tensor import Tensor
     from ptinspect.pickling.pyobjects import Path
 
 
@@ -20,19 +25,33 @@ _STATE_DICT_METHODS = re.compile(
 )
 
 
-def loss_warnings(document: Document, model: ModelPart, to: str) -> tuple[list[str], list[str]]:
+def loss_warnings(
+    document: Document, model: ModelPart, options: ConvertOptions
+) -> tuple[list[str], list[str]]:
     """Return warnings, and the names of dropped entries, for a file of which only the model is
     converted."""
-    warnings: list[str] = []
+    to = options.to
+    warnings: list[str] = list(model.warnings)
     dropped: list[str] = []
+    if document.archive.more_roots:
+        dropped, count = _later_pickles(document), len(document.archive.more_roots)
+        warnings.append(
+            f"dropped: {join_names(dropped)} (the file holds {count_text(count, 'more pickle')}"
+            " after the first)"
+        )
     if model.path:
-        entries = dropped_entries(document, model.path)
+        entries = dropped_entries(document, model.path, options.other_entries)
         if entries:
             names = [f"{name} ({size_text(n)})" if n else name for name, n in entries.items()]
             keeps = "checkpoint" if to != "checkpoint" and is_checkpoint(document) else "same"
             warnings.append(f"dropped: {join_names(names)}; --to {keeps} keeps them")
         dropped += entries
-    dropped += [*model.non_persistent, *model.excluded]
+    dropped += [*model.non_persistent, *model.excluded, *model.attributes]
+    if model.attributes:
+        warnings.append(
+            f"dropped: {join_names(model.attributes)} (attributes set on tensors; --to same keeps"
+            " them)"
+        )
     if model.module is not None:
         if to != "checkpoint":
             warnings.append(
@@ -50,7 +69,33 @@ def loss_warnings(document: Document, model: ModelPart, to: str) -> tuple[list[s
             f"dropped: {join_names(model.non_persistent)} (buffers that are not persistent, which"
             " state_dict() leaves out)"
         )
+    for prefix in WRAPPER_PREFIXES:
+        if model.items and all(key.startswith(prefix) for key in model.items):
+            warnings.append(f"all keys begin with {prefix!r}: --strip-prefix auto removes it")
     return [*warnings, *excluded_keys_warning(model.excluded)], dropped
+
+
+def placeholder_warnings(tensors: Iterable[Tensor]) -> list[str]:
+    """Return a warning about placeholders, which DeepSpeed leaves of parameters that ZeRO-3 has
+    distributed, if there are any.
+
+    Source: `deepspeed.runtime.zero.partition_parameters.free_param` (a tensor of the shape [0]).
+    """
+    shapes = [tensor.shape for tensor in tensors if not tensor.uninitialized]
+    empty = shapes.count((0,))
+    if not empty or empty * 2 < len(shapes):
+        return []
+    return [
+        f"{empty:,} of {count_text(len(shapes), 'tensor')} have no elements: placeholders, as"
+        " DeepSpeed ZeRO-3 leaves them; the weights are in other files (zero_to_fp32.py of the"
+        " checkpoint's folder gathers them)"
+    ]
+
+
+def _later_pickles(document: Document) -> list[str]:
+    """Return the tensors and entries of the pickles that follow the first."""
+    count = len(document.archive.more_roots)
+    return [f"[{number}]" for number in range(1, count + 1)]
 
 
 def excluded_keys_warning(keys: list[str]) -> list[str]:
@@ -63,16 +108,25 @@ def is_checkpoint(document: Document) -> bool:
     return document.kind == "checkpoint" and as_mapping(document.archive.root) is not None
 
 
-def dropped_entries(document: Document, path: Path) -> dict[str, int]:
-    """Return the outermost entries outside of `path`, each with the size of its tensors."""
+def dropped_entries(
+    document: Document, path: Path, other_entries: Sequence[Path] = ()
+) -> dict[str, int]:
+    """Return the outermost entries outside of `path`, each with the size of its tensors.
+
+    Those below `other_entries` are written to other files.
+    """
     sizes: dict[str, int] = {}
     contents = document.contents
+
+    def is_written(entry: Path) -> bool:
+        return any(entry[: len(other)] == other for other in other_entries)
+
     for entry in contents.entries:
-        if entry.path and entry.path[:1] != path[:1]:
+        if entry.path and not is_written(entry.path) and entry.path[:1] != path[:1]:
             sizes.setdefault(dotted(entry.path[:1]), 0)
     seen: set[tuple[object, ...]] = set()
     for info in contents.tensors:
-        if info.path[: len(path)] == path or not info.path:
+        if info.path[: len(path)] == path or not info.path or is_written(info.path):
             continue
         common = 0
         while info.path[common : common + 1] == path[common : common + 1] != ():

@@ -6,7 +6,7 @@ storages, so a flipped bit is loaded in silence. The other containers record no 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from ptinspect.document.walk import DocumentWarning
@@ -42,12 +42,15 @@ def checksum_warnings(
     return warnings
 
 
-def _warning(record: str, tensors: list[TensorInfo]) -> DocumentWarning:
+def checksum_message(record: str, keys: Sequence[str]) -> str:
+    """Return the warning about a record whose bytes do not match, with the tensors in it."""
     message = f"the bytes of {record} do not match their CRC-32"
-    if not tensors:
-        return DocumentWarning("checksum", None, message)
-    keys = join_names([info.key for info in tensors])
-    return DocumentWarning("checksum", tensors[0].path, f"{message}: {keys} may be damaged")
+    return f"{message}: {join_names(keys)} may be damaged" if keys else message
+
+
+def _warning(record: str, tensors: list[TensorInfo]) -> DocumentWarning:
+    message = checksum_message(record, [info.key for info in tensors])
+    return DocumentWarning("checksum", tensors[0].path if tensors else None, message)
 
 
 def all_checksum_warnings(

@@ -11,20 +11,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ptinspect.document.modules import BUFFERS, MODULES, PARAMETERS, module_of
 from ptinspect.errors import PtInspectError
-from ptinspect.pickling.pyobjects import as_mapping, bracketed, dotted, iter_children
+from ptinspect.pickling.pyobjects import bracketed, dotted, iter_children
 from ptinspect.text import join_names
 
 if TYPE_CHECKING:
-    from ptinspect.document.document import Document
     from ptinspect.pickling.pyobjects import Path
     from ptinspect.pickling.values import Value
-
-MODEL_NAMES = (
-    "model_state_dict", "state_dict", "model", "module", "net", "network", "weights", "params",
-    "ema", "model_ema", "ema_state_dict", "state_dict_ema", "params_ema", "generator", "g_ema",
-    "model_weights", "net_state_dict", "encoder", "backbone", "teacher", "student",
-)  # fmt: skip
-"""Entries that hold the model in common checkpoints."""
 
 MAX_LISTED = 12
 """Number of candidates that an error lists."""
@@ -100,41 +92,6 @@ def named_children(value: Value) -> Iterator[tuple[str | int, Value]]:
         return
     for store in (PARAMETERS, BUFFERS, MODULES):
         yield from module.members(store)
-
-
-def model_candidates(document: Document) -> list[Subtree]:
-    """Return the models of which a command without `--entry` takes the only one: the root, or the
-    only model in a checkpoint, or the only one with a usual name."""
-    root = Subtree((), document.archive.root)
-    items = as_mapping(root.value)
-    if document.kind in ("module", "state_dict"):
-        return [root]
-    # A dict of tensors and other values; the state_dict of a model without parameters is empty.
-    if items == {} or (
-        document.kind == "tensors" and items and all(isinstance(key, str) for key in items)
-    ):
-        return [root]
-    models = find_models(document)
-    usual = [model for model in models if model.path and model.path[-1] in MODEL_NAMES]
-    return models if len(models) == 1 else usual or models
-
-
-def find_models(document: Document) -> list[Subtree]:
-    """Return the outermost modules and state_dicts outside of optimizers, in file order, each once
-    with the shortest path that leads to it."""
-    contents = document.contents
-    paths = [info.root for info in contents.modules if not info.name] + contents.state_dicts
-    order = {path: index for index, path in enumerate(dict.fromkeys(paths))}
-    covered = [optimizer.path for optimizer in contents.optimizers]
-    models: dict[int, Subtree] = {}
-    for path in sorted(order, key=lambda path: (len(path), order[path])):
-        if any(path[: len(outer)] == outer for outer in covered):
-            continue
-        value = value_at(document.archive.root, path)
-        if value is not None:
-            covered.append(path)
-            models.setdefault(id(value), Subtree(path, value))
-    return sorted(models.values(), key=lambda model: order[model.path])
 
 
 def no_entry_error(noun: str, entry: str | None, paths: Iterable[Path]) -> PtInspectError:

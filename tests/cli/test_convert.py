@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shlex
 import shutil
 import signal
 import subprocess
@@ -112,8 +113,13 @@ def test_names_are_derived(model: Path, tmp_path: Path) -> None:
 def test_without_a_goal_the_lines_to_type_are_shown(model: Path, target: str | None) -> None:
     result = run(model, *([model.parent / target] if target else []))
     assert result.exit_code == 2
-    assert "ptinspect convert SRC DST.safetensors" in result.stderr
-    assert len([line for line in result.stderr.splitlines() if "convert SRC DST" in line]) == 3
+    typed = f"ptinspect convert {model}" + (f" {model.parent / target}" if target else "")
+    lines = [line.strip() for line in result.stderr.splitlines() if "ptinspect convert" in line]
+    assert lines[0] == f"{typed} --to safetensors"
+    assert len(lines) == 3 and all(line.startswith(typed) for line in lines)
+    for line in lines:
+        words = shlex.split(line, comments=True)
+        assert run(*words[2:], "--force").exit_code == 0
 
 
 def test_of_several_models_one_is_chosen(tmp_path: Path) -> None:
@@ -121,7 +127,7 @@ def test_of_several_models_one_is_chosen(tmp_path: Path) -> None:
     result = run(source, tmp_path / "a.pt")
     assert result.exit_code == 2 and not (tmp_path / "a.pt").exists()
     line = next(line for line in result.stderr.splitlines() if "netG" in line).strip()
-    assert line == f"ptinspect convert {source} --to state_dict --entry 'netG'"
+    assert line == f"ptinspect convert {source} {tmp_path / 'a.pt'} --entry 'netG'"
     assert run(source, tmp_path / "a.pt", "--entry", "netG").exit_code == 0
     assert keys(tmp_path / "a.pt")
     result = run(source, tmp_path / "b.pt", "--entry", "nothing")

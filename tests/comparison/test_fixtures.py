@@ -10,9 +10,7 @@ import ptinspect
 from tests.corpus.files import FIXTURES, REFUSED, fixtures, sampled
 
 
-@pytest.mark.parametrize(
-    "name", sampled([n for n in fixtures() if n not in REFUSED and n != "pickles/several.pkl"])
-)
+@pytest.mark.parametrize("name", sampled([n for n in fixtures() if n not in REFUSED]))
 def test_a_file_is_the_same_as_itself_and_as_its_conversions(name: str, tmp_path: Path) -> None:
     path = FIXTURES / name
     report = ptinspect.diff(path, path)

@@ -59,7 +59,8 @@ def test_a_name_that_safetensors_keeps_for_itself(tmp_path: Path) -> None:
     error = refused(source, tmp_path / "o.safetensors")
     assert isinstance(error, UnsupportedError)
     assert "__metadata__ has a name that safetensors reserves" in error.message
-    assert error.hint == "drop them: exclude='__metadata__'"
+    command = f"ptinspect convert {source} {tmp_path / 'o.safetensors'} --exclude='__metadata__'"
+    assert error.hint == f"drop them: {command}"
     convert(source, tmp_path / "o.safetensors", rename=["^__metadata__$=metadata"])
 
 
@@ -206,13 +207,14 @@ def test_a_ready_command_is_one_word_per_name(tmp_path: Path, name: str) -> None
     source = saved(tmp_path, {name: dict(weights), "other": dict(weights)})
     error = refused(source, tmp_path / "o.pt")
     line = (error.hint or "").split("\n")[0]
-    assert len((error.hint or "").split("\n")) == 2
+    assert len((error.hint or "").split("\n")) == 3  # one for each, and --all-entries
     words = subprocess.run(
         ["bash", "-c", line.replace("ptinspect", "printf '%s\\0'", 1)],
         cwd=tmp_path, capture_output=True, text=True, check=True,
     ).stdout.split("\0")[:-1]  # fmt: skip
     assert os.listdir(tmp_path) == ["src.pt"]
-    result = CliRunner().invoke(cli, [*words[:2], str(tmp_path / "o.pt"), *words[2:]])
+    assert words[2] == str(tmp_path / "o.pt")
+    result = CliRunner().invoke(cli, words)
     assert result.exit_code == 0, result.output
 
 

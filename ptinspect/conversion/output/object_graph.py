@@ -22,6 +22,7 @@ from ptinspect.conversion.output.storage_layout import (
     TensorOptions,
 )
 from ptinspect.dtypes import DTYPES, STORAGE_ITEMSIZE, is_untyped
+from ptinspect.pickling.numpy_objects import contiguous_strides
 from ptinspect.pickling.pyobjects import function_path
 from ptinspect.pickling.values import Call, Global, Inert, PersistentId, Value
 from ptinspect.pickling.writer import PickleWriter
@@ -309,7 +310,7 @@ def _tensor_call(tensor: Tensor, placement: Placement, quantizer: Value) -> Call
     """Return the call with which torch.save of today writes a dense tensor."""
     size = (*tensor.shape,)  # a new tuple: torch's pickler does not find it in its memo either
     is_reordered = placement.contiguous
-    stride = _contiguous_strides(tensor.shape) if is_reordered else (*(tensor.stride or ()),)
+    stride = contiguous_strides(tensor.shape) if is_reordered else (*(tensor.stride or ()),)
     kind = _storage_class(placement.dtype)
     place = (_StorageId(placement.storage, kind), placement.offset, size, stride)
     if tensor.quantizer:
@@ -324,14 +325,6 @@ def _tensor_call(tensor: Tensor, placement: Placement, quantizer: Value) -> Call
     if bits and not is_reordered:
         args = (*args, bits)
     return Call(func, args, "REDUCE", 0)
-
-
-def _contiguous_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
-    strides, step = [], 1
-    for size in reversed(shape):
-        strides.append(step)
-        step *= max(size, 1)
-    return tuple(reversed(strides))
 
 
 def _storage_class(dtype: DType) -> Global:

@@ -6,7 +6,9 @@ first and written in one pass.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from zlib import crc32
 
 from ptinspect.document.elements import iter_contiguous, numpy_type, swap_bytes, whole_elements
 from ptinspect.dtypes import DTYPES, DType
@@ -100,6 +102,24 @@ class SourceRange(Piece):
         return directory.crcs[span.index] if directory.has_crcs else None
 
 
+@dataclass(slots=True)
+class CastLoss:
+    """Counts of the numbers that the dtype of the output cannot hold.
+
+    Attributes:
+        overflowed: finite numbers that became infinite, NaN or the largest number of the dtype.
+        largest: the largest magnitude among them.
+        underflowed: numbers that became zero.
+    """
+
+    overflowed: int = 0
+    largest: float = 0.0
+    underflowed: int = 0
+
+    def __bool__(self) -> bool:
+        return bool(self.overflowed or self.underflowed)
+
+
 class ConvertedRange(Piece):
     """A range of a storage whose elements are converted one by one.
 
@@ -108,37 +128,52 @@ class ConvertedRange(Piece):
         convert: called with chunks of whole elements.
         from_size: size of an element before the conversion.
         to_size: size after it.
+        loss: what `convert` counts.
+
+    Attributes:
+        source_crc: CRC-32 of the range, once all chunks were read.
     """
 
-    __slots__ = ("convert", "from_size", "source")
+    __slots__ = ("convert", "from_size", "loss", "source", "source_crc")
 
     def __init__(
-        self, source: SourceRange, convert: Converter, from_size: int, to_size: int
+        self,
+        source: SourceRange,
+        convert: Converter,
+        from_size: int,
+        to_size: int,
+        loss: CastLoss | None = None,
     ) -> None:
         self.source = source
         self.convert = convert
         self.from_size = from_size
         self.length = source.length // from_size * to_size
+        self.loss = loss
+        self.source_crc = 0
 
     def chunks(self) -> Iterator[bytes]:
-        return map(self.convert, whole_elements(self.source.chunks(), self.from_size))
+        self.source_crc = 0
+        for chunk in whole_elements(self.source.chunks(), self.from_size):
+            self.source_crc = crc32(chunk, self.source_crc)
+            yield self.convert(chunk)
 
 
 class TensorPiece(Piece):
     """The elements of a tensor in C order without gaps, cast to `dtype`."""
 
-    __slots__ = ("dtype", "tensor")
+    __slots__ = ("dtype", "loss", "tensor")
 
     def __init__(self, tensor: Tensor, dtype: DType) -> None:
         self.tensor = tensor
         self.dtype = dtype
         self.length = tensor.numel * dtype.itemsize
+        self.loss = CastLoss()
 
     def chunks(self) -> Iterator[bytes]:
         chunks = iter_contiguous(self.tensor, max_repeated=None)
         if self.tensor.dtype is None or self.tensor.dtype is self.dtype:
             return chunks
-        return map(dtype_converter(self.tensor.dtype, self.dtype), chunks)
+        return map(dtype_converter(self.tensor.dtype, self.dtype, self.loss), chunks)
 
 
 def storage_piece(storage: Storage, start: int, stop: int, source: DType, target: DType) -> Piece:
@@ -150,12 +185,13 @@ def storage_piece(storage: Storage, start: int, stop: int, source: DType, target
         source, target: dtypes of its elements in the storage and in the output.
     """
     piece = SourceRange(storage, start, stop)
-    convert = dtype_converter(source, target) if source is not target else None
+    loss = CastLoss()
+    convert = dtype_converter(source, target, loss) if source is not target else None
     if storage.archive.byteorder == "big" and source.swap > 1:
         convert = _swap_first(source.swap, convert)
     if convert is None:
         return piece
-    return ConvertedRange(piece, convert, source.itemsize, target.itemsize)
+    return ConvertedRange(piece, convert, source.itemsize, target.itemsize, loss)
 
 
 def _swap_first(unit: int, convert: Converter | None) -> Converter:
@@ -169,24 +205,39 @@ def can_cast(dtype: DType) -> bool:
     return dtype.name in CAST_DTYPES
 
 
-def dtype_converter(source: DType, target: DType) -> Converter:
+def dtype_converter(source: DType, target: DType, loss: CastLoss | None = None) -> Converter:
     """Return a function that casts little-endian elements as `tensor.to(dtype)` does on a CPU.
 
     It rounds to nearest, ties to even, bit for bit like torch, except that any NaN becomes some
     NaN. torch casts float64 to the small dtypes, and between two small ones, by way of float32
     (c10/util/Half.h, BFloat16.h, Float8_*.h), which rounds twice.
+
+    Args:
+        source, target: the dtypes.
+        loss: counts the numbers that `target` cannot hold.
     """
     import numpy as np
 
+    loss = CastLoss() if loss is None else loss
     first, last = numpy_type(source), numpy_type(target)
     middle = np.dtype("<f4") if target.itemsize < 4 else last
     saturates = target.name == "float8_e4m3fn"  # it has no infinity; torch 2.13 saturates, too
+    # Halfway between its largest number and the next one: from there on, numbers are clipped.
+    limit = 464 if saturates else None
 
     def convert(data: bytes) -> bytes:
+        elements = np.frombuffer(data, first)
         with np.errstate(over="ignore", invalid="ignore"):
-            values = np.frombuffer(data, first).astype(middle)
+            values = elements.astype(middle)
             if saturates:
                 values = np.clip(values, -448, 448)
-            return values.astype(last).tobytes()
+            cast = values.astype(last)
+            finite = np.isfinite(elements)
+            lost = np.abs(elements) > limit if limit else finite & ~np.isfinite(cast)
+        if lost.any():
+            loss.overflowed += int(np.count_nonzero(lost))
+            loss.largest = max(loss.largest, float(np.abs(elements[lost]).max()))
+        loss.underflowed += int(np.count_nonzero(elements)) - int(np.count_nonzero(cast))
+        return cast.tobytes()
 
     return convert

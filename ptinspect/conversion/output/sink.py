@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from zlib import crc32
 
 from ptinspect.atomic_file import map_os_errors
+from ptinspect.conversion.output.pieces import ConvertedRange, SourceRange
 from ptinspect.errors import DamagedError, Place, PtInspectError
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ class Sink:
     Attributes:
         position: number of bytes so far.
         copied, changed: number of bytes of pieces that are unchanged, and of all other pieces.
+        mismatches: ranges whose bytes do not match the CRC-32 that their source recorded.
     """
 
     def __init__(self, output: Output, progress: Progress | None = None) -> None:
@@ -86,6 +88,7 @@ class Sink:
         self.position = 0
         self.copied = 0
         self.changed = 0
+        self.mismatches: list[SourceRange] = []
         self._progress = progress
         self._kernel_copy = kernel_copy()
         self._pending = bytearray()
@@ -106,16 +109,32 @@ class Sink:
             self._pending = bytearray()
 
     def write_pieces(self, pieces: Sequence[Piece], *, with_crc: bool) -> int:
-        """Write the pieces of one record. Return their CRC-32 if it is wanted, else 0."""
-        if len(pieces) == 1:
-            recorded = pieces[0].recorded_crc()
-            if recorded is not None or not with_crc:
-                self._write_piece(pieces[0], None)
-                return recorded or 0
+        """Write the pieces of one record. Return their CRC-32 if it is wanted, else 0.
+
+        The CRC-32 is always computed from the bytes, because the one that a source recorded may be
+        stale. A source range that does not match the recorded one is added to `mismatches`.
+        """
         crc = 0 if with_crc else None
         for piece in pieces:
+            source = piece.source if isinstance(piece, ConvertedRange) else piece
+            recorded = source.recorded_crc()
+            if recorded is None or not isinstance(source, SourceRange):
+                crc = self._write_piece(piece, crc)
+                continue
+            # A source range with a recorded CRC-32 is a whole record, and so the only piece.
+            if crc is None and piece is source and not self._kernel_can_copy(source):
+                crc = 0
             crc = self._write_piece(piece, crc)
+            actual = piece.source_crc if isinstance(piece, ConvertedRange) else crc
+            if actual is not None and actual != recorded:
+                self.mismatches.append(source)
         return crc or 0
+
+    def _kernel_can_copy(self, piece: SourceRange) -> bool:
+        file_range = piece.file_range() if piece.length >= LARGE else None
+        if file_range is None or self._kernel_copy is None:
+            return False
+        return (file_range[1] - self.position) % PAGE == 0
 
     def _count(self, piece: Piece, length: int) -> None:
         self.position += length

@@ -14,18 +14,18 @@ from collections.abc import Generator, Iterable
 from copy import copy
 from typing import TYPE_CHECKING, NamedTuple
 
+from ptinspect.conversion.arrays import array_tensor
 from ptinspect.conversion.output.object_graph import ordered_dict
 from ptinspect.conversion.targets.object_state import (
     metadata_of,
     optimizer_state_dict,
     state_dict_of,
 )
-from ptinspect.document.elements import swap_bytes
 from ptinspect.document.entries import describe, is_simple
 from ptinspect.document.modules import Module, module_of
 from ptinspect.document.select import value_at
-from ptinspect.document.tensor import InlineStorage, Tensor
-from ptinspect.dtypes import DTYPES, numpy_name
+from ptinspect.document.tensor import Tensor
+from ptinspect.dtypes import numpy_name
 from ptinspect.errors import UnsupportedError
 from ptinspect.pickling.numpy_objects import Array, as_array, as_scalar, dtype_code
 from ptinspect.pickling.pyobjects import (
@@ -283,7 +283,7 @@ class PlainValues:
             return numpy_name(code)
         array = as_array(call)
         if array is not None:
-            return self._array(array)
+            return self._array(call, array)
         data = as_bytes(call)
         if data is not None:
             return data or _empty_bytes()
@@ -306,21 +306,15 @@ class PlainValues:
         plain.state, plain.subclass = {}, None
         return self._graph.add_new(plain)
 
-    def _array(self, array: Array) -> Value:
-        data, dtype, archive = array.data, DTYPES.get(array.name), self.document.archive
-        if dtype is None:
-            is_list = array.name == "object" and len(array.shape) <= 1 and isinstance(data, list)
-            if is_list and isinstance(data, list) and all(map(is_simple, data)):
-                return data
-            return UNREPRESENTABLE
-        if not isinstance(data, Blob) and as_bytes(data) is None:
-            return UNREPRESENTABLE
-        if dtype.swap > 1 and (array.dtype[0] == ">") != (archive.byteorder == "big"):
-            content = data.read() if isinstance(data, Blob) else as_bytes(data) or b""
-            data = swap_bytes(content, dtype.swap)
-        storage = InlineStorage(archive, data, "cpu")
-        tensor = Tensor(dtype, array.shape, array.stride, 0, storage, "cpu", False, 0)
-        return self._graph.add_new(tensor)
+    def _array(self, call: Call, array: Array) -> Value:
+        tensor = array_tensor(call, self.document.archive)
+        if tensor is not None:
+            return self._graph.add_new(tensor)
+        data = array.data
+        is_list = array.name == "object" and len(array.shape) <= 1 and isinstance(data, list)
+        if is_list and isinstance(data, list) and all(map(is_simple, data)):
+            return data
+        return UNREPRESENTABLE
 
     def _module(self, module: Module) -> Steps:
         try:

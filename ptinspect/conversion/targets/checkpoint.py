@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from ptinspect.conversion.models import find_models
 from ptinspect.conversion.output.object_graph import ObjectGraph
 from ptinspect.conversion.output.sink import ModificationGuard
 from ptinspect.conversion.plan import Plan, plan_tensors, torch_file
@@ -18,7 +19,6 @@ from ptinspect.conversion.targets.object_state import optimizer_state
 from ptinspect.conversion.targets.state_dict import model_part, select_part
 from ptinspect.conversion.warnings import excluded_keys_warning, is_checkpoint, loss_warnings
 from ptinspect.document import open as open_document
-from ptinspect.document.select import find_models
 from ptinspect.errors import PtInspectError, add_error_path
 from ptinspect.pickling.pyobjects import as_mapping, attributes_of, path_step
 from ptinspect.pickling.values import Call, Value, key_value
@@ -94,7 +94,7 @@ def _source_entries(document: Document, options: ConvertOptions, graph: ObjectGr
         return _Entries(_object_items(document, options))
     model = model_part(document, options, graph)
     sources = {f"{STATE_DICT}.{new}": old for new, old in model.sources.items()}
-    warnings, dropped = loss_warnings(document, model, options.to)
+    warnings, dropped = loss_warnings(document, model, options)
     items: dict[Value, Value] = {STATE_DICT: model.value}
     if model.module is not None:
         items = {MODEL: model.module.class_name, **items}
@@ -128,7 +128,7 @@ def _object_items(document: Document, options: ConvertOptions) -> dict[Value, Va
 
     The value is the root or what `--entry` selects. Any other value becomes the entry `value`.
     """
-    value = select_part(document, options).value if options.entry else document.archive.root
+    value = select_part(document, options)[0].value if options.entry else document.archive.root
     items = as_mapping(value)
     if items is None and isinstance(value, Call) and document.tensor_of(value) is None:
         items = attributes_of(value)

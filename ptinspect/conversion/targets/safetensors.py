@@ -9,14 +9,15 @@ metadata that records tensors which are the same ({dropped: kept});
 from __future__ import annotations
 
 import os
+from glob import escape
 from typing import TYPE_CHECKING, NamedTuple
 
 from ptinspect.conversion.output.object_graph import ObjectGraph
 from ptinspect.conversion.output.pieces import Piece, TensorPiece, storage_piece
 from ptinspect.conversion.output.storage_layout import TensorOptions, check_bounds
-from ptinspect.conversion.plan import OutputFile, Plan, PlannedTensor
+from ptinspect.conversion.plan import ModelPart, OutputFile, Plan, PlannedTensor
 from ptinspect.conversion.targets.state_dict import model_part
-from ptinspect.conversion.warnings import loss_warnings
+from ptinspect.conversion.warnings import loss_warnings, placeholder_warnings
 from ptinspect.dtypes import SAFETENSORS_DTYPES
 from ptinspect.errors import UnsupportedError
 from ptinspect.formats.safetensors import HEADER_BYTES
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from ptinspect.conversion.output.sink import Sink
     from ptinspect.document import Document
     from ptinspect.document.tensor import Tensor
-    from ptinspect.pickling.values import Value
 
 _SAFETENSORS_NAMES = {dtype.name: name for name, dtype in SAFETENSORS_DTYPES.items()}
 _RANKS = {dtype.name: rank for rank, dtype in enumerate(SAFETENSORS_DTYPES.values())}
@@ -63,9 +63,9 @@ def plan_safetensors(document: Document, path: str, options: ConvertOptions) -> 
         # A single tensor has an empty name.
         model.items = {"": model.value}
         model.sources = {"": dotted(model.path) if model.path else ""}
-    tensors = _dense_tensors(model.items, document, graph)
+    tensors = _dense_tensors(model, document, options, graph)
     aliases, sharing_warnings = _shared_tensors(tensors, options.shared)
-    warnings, dropped = loss_warnings(document, model, options.to)
+    warnings, dropped = loss_warnings(document, model, options)
     entries = []
     for key, tensor in tensors.items():
         if key not in aliases:
@@ -82,7 +82,12 @@ def plan_safetensors(document: Document, path: str, options: ConvertOptions) -> 
         options.to,
         files=files,
         tensors=[entry.planned for entry in entries],
-        warnings=[*warnings, *sharing_warnings, *_unrecorded_facts(tensors)],
+        warnings=[
+            *warnings,
+            *sharing_warnings,
+            *_unrecorded_facts(tensors),
+            *placeholder_warnings(tensors.values()),
+        ],
         dropped=dropped,
     )
 
@@ -91,9 +96,10 @@ def plan_safetensors(document: Document, path: str, options: ConvertOptions) -> 
 
 
 def _dense_tensors(
-    items: dict[str, Value], document: Document, graph: ObjectGraph
+    model: ModelPart, document: Document, options: ConvertOptions, graph: ObjectGraph
 ) -> dict[str, Tensor]:
     """Return the tensors by key. UnsupportedError that lists all entries that do not fit."""
+    items = model.items
     tensors: dict[str, Tensor] = {}
     problems: dict[str, str] = {}
     for key, value in items.items():
@@ -111,7 +117,9 @@ def _dense_tensors(
         if tensors and len(problems) > MAX_LISTED:
             hint = "drop them with --exclude GLOB, or keep them with a .pt file as DST"
         elif tensors:
-            hint = "drop them: " + " ".join(f"--exclude {shell_quoted(key)}" for key in problems)
+            sources = [model.sources[key] for key in problems]
+            exclude = [f"--exclude={shell_quoted(escape(key))}" for key in sources]
+            hint = f"drop them: {options.command(document.path, *exclude)}"
         raise UnsupportedError(
             f"safetensors cannot hold {len(problems):,} of {len(items):,} entries: "
             f"{'; '.join(lines[:MAX_LISTED])}{more}",
@@ -189,7 +197,11 @@ def _shared_tensors(tensors: dict[str, Tensor], policy: str) -> tuple[dict[str, 
         return {}, warnings
     aliases = {key: keys[0] for keys in groups for key in keys[1:]}
     names = join_names(f"{alias} is {key}" for alias, key in aliases.items())
-    warnings.append(f"written once, with a note in the metadata: {names}")
+    verb = "misses this key" if len(aliases) == 1 else "misses these keys"
+    warnings.append(
+        f"written once, with a note in the metadata: {names}; a strict load_state_dict {verb}:"
+        " use safetensors.torch.load_model, or write them all with --shared duplicate"
+    )
     return aliases, warnings
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ptinspect.conversion.arrays import array_tensor, is_array_state_dict
+from ptinspect.conversion.models import select_model
 from ptinspect.conversion.output.object_graph import ObjectGraph, ordered_dict
 from ptinspect.conversion.plan import (
     ModelPart,
@@ -18,31 +20,17 @@ from ptinspect.conversion.plan import (
     torch_file,
 )
 from ptinspect.conversion.targets.object_state import StateDict, metadata_of, state_dict_of
-from ptinspect.conversion.warnings import loss_warnings
+from ptinspect.conversion.warnings import loss_warnings, placeholder_warnings
 from ptinspect.document.modules import module_of
-from ptinspect.document.select import (
-    MAX_LISTED,
-    Subtree,
-    model_candidates,
-    resolve_path,
-    several_entries_error,
-)
+from ptinspect.document.select import Subtree, resolve_path
 from ptinspect.errors import PtInspectError, UnsupportedError
-from ptinspect.pickling.pyobjects import as_mapping, dotted
-from ptinspect.pickling.values import Value, key_value
-from ptinspect.text import shell_quoted, shell_word
+from ptinspect.pickling.pyobjects import as_mapping, path_step
+from ptinspect.pickling.values import Call, Value, key_value
 
 if TYPE_CHECKING:
     from ptinspect.conversion.options import ConvertOptions, KeyEdits
     from ptinspect.document import Document
-
-_KINDS = {
-    "optimizer": "the state of an optimizer",
-    "tensor": "one tensor",
-    "tensors": "a structure of tensors",
-    "checkpoint": "a checkpoint without a model",
-    "other": "something else",
-}
+    from ptinspect.pickling.pyobjects import Path
 
 
 def plan_state_dict(document: Document, path: str, options: ConvertOptions) -> Plan:
@@ -51,7 +39,8 @@ def plan_state_dict(document: Document, path: str, options: ConvertOptions) -> P
     model = model_part(document, options, graph)
     graph.collect(model.value, document)
     graph.plan()
-    warnings, dropped = loss_warnings(document, model, options.to)
+    warnings, dropped = loss_warnings(document, model, options)
+    warnings += placeholder_warnings(graph.tensors)
     return Plan(
         options.to,
         files=[torch_file(path, *graph.dump(model.value))],
@@ -90,50 +79,93 @@ def plan_same(document: Document, path: str, options: ConvertOptions) -> Plan:
 def model_part(document: Document, options: ConvertOptions, graph: ObjectGraph) -> ModelPart:
     """Return the part that is converted, as a state_dict with its keys edited.
 
-    A part that is neither a module nor a mapping by strings is taken as it is.
+    A part that is neither a module nor a mapping by strings is taken as it is. NumPy arrays in a
+    mapping become tensors, and safetensors gets the tensors of nested mappings by dotted keys.
     """
-    path, value = select_part(document, options)
+    (path, value), warnings = select_part(document, options)
     module = module_of(value)
     if module is not None:
         state = state_dict_of(module, document, graph)
-        model = ModelPart(path, None, module=module, non_persistent=state.non_persistent)
+        model = ModelPart(path, None, module=module, warnings=warnings)
+        model.non_persistent = state.non_persistent
+        model.attributes = _tensor_attributes(path, document)
         _apply_edits(model, state, options.edits, ordered=True)
         return model
     items = as_mapping(value)
-    model = ModelPart(path, value)
+    model = ModelPart(path, value, warnings=warnings)
     if items is None or not all(isinstance(key_value(key), str) for key in items):
         return model
     state = StateDict({str(key): item for key, item in items.items()}, metadata_of(value))
-    if any(options.edits):
+    is_changed = False
+    if options.to == "safetensors" or is_array_state_dict(value):
+        is_changed = _replace_arrays(state, document, graph)
+    if options.to == "safetensors":
+        is_changed |= _flatten(state, path, document)
+        model.attributes = _tensor_attributes(path, document)
+    if any(options.edits) or is_changed:
         _apply_edits(model, state, options.edits, ordered=not isinstance(value, dict))
     else:
         model.items, model.sources = state.items, {key: key for key in state.items}
     return model
 
 
-def select_part(document: Document, options: ConvertOptions) -> Subtree:
-    """Return the part that `--entry` names, or the one model of the file."""
+def select_part(document: Document, options: ConvertOptions) -> tuple[Subtree, list[str]]:
+    """Return the part that `--entry` names, or the one model of the file, and warnings."""
     if options.entry is not None:
-        return resolve_path(document.archive.root, options.entry)
-    models = model_candidates(document)
-    if len(models) == 1:
-        return models[0]
-    if not models:
-        raise PtInspectError(
-            f"the file has no model: it is {_KINDS.get(document.kind, document.kind)}",
-            hint="--to same writes the whole file, --entry PATH selects a part of it",
-        )
-    commands = [
-        _command_with_entry(document.path, options.to, dotted(model.path))
-        for model in models[:MAX_LISTED]
+        return resolve_path(document.archive.root, options.entry), []
+    return select_model(document, options)
+
+
+def _replace_arrays(state: StateDict, document: Document, graph: ObjectGraph) -> bool:
+    """Put tensors in the place of NumPy arrays. Return True if there are any."""
+    arrays = {
+        key: tensor
+        for key, value in state.items.items()
+        if type(value) is Call and (tensor := array_tensor(value, document.archive)) is not None
+    }
+    state.items |= {key: graph.add_new(tensor) for key, tensor in arrays.items()}
+    return bool(arrays)
+
+
+def _flatten(state: StateDict, path: Path, document: Document) -> bool:
+    """Put the items of nested mappings that hold tensors, by dotted keys, in their place. Return
+    True if there are any."""
+    outer = {
+        info.path[len(path) : end]
+        for info in document.contents.tensors
+        if info.path[: len(path)] == path
+        for end in range(len(path) + 1, len(info.path))
+    }
+    if not outer:
+        return False
+    flat: dict[str, Value] = {}
+    pending: list[tuple[Path, Value]] = [((k,), v) for k, v in reversed(state.items.items())]
+    while pending:
+        steps, value = pending.pop()
+        items = as_mapping(value) if steps in outer else None
+        key = ".".join(map(str, steps))
+        if items is not None and document.tensor_of(value) is None:
+            pending += [((*steps, path_step(k)), item) for k, item in reversed(items.items())]
+        elif key in flat:
+            raise PtInspectError(
+                f"two tensors would get the name {key!r} when nested dicts are flattened",
+                hint="--to state_dict keeps the nested dicts",
+            )
+        else:
+            flat[key] = value
+    is_changed = len(flat) != len(state.items) or any(key not in flat for key in state.items)
+    state.items = flat
+    return is_changed
+
+
+def _tensor_attributes(path: Path, document: Document) -> list[str]:
+    """Return the attributes that were set on the tensors of a model, by dotted path."""
+    return [
+        f"{info.key}.{name}"
+        for info in document.contents.tensors
+        if info.tensor.state and info.path[: len(path)] == path and info.role != "optimizer"
+        for name in info.tensor.state
     ]
-    raise several_entries_error("model", [model.path for model in models], "\n".join(commands))
-
-
-def _command_with_entry(path: str, to: str, entry: str) -> str:
-    """Return a command that can be pasted, whatever the names of the file's entries are."""
-    equals = "=" if entry.startswith("-") else " "
-    return f"ptinspect convert {shell_word(path)} --to {to} --entry{equals}{shell_quoted(entry)}"
 
 
 def _apply_edits(model: ModelPart, state: StateDict, edits: KeyEdits, *, ordered: bool) -> None:

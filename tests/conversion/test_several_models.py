@@ -1,0 +1,243 @@
+"""Files with several models: convert takes none of them unasked, except beside averages of one."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pickle
+import shlex
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+import ptinspect
+from ptinspect.cli import cli
+from ptinspect.errors import PtInspectError
+
+torch = pytest.importorskip("torch")
+
+
+def save(path: Path, value: Any) -> Path:
+    torch.save(value, path)
+    return path
+
+
+def weights(*names: str, size: int = 2, value: float = 1.0) -> dict[str, Any]:
+    return {name: torch.full((size,), value) for name in names}
+
+
+def run(*words: object) -> Result:
+    return CliRunner().invoke(cli, ["convert", *map(str, words), "--no-progress"])
+
+
+def keys(path: Path) -> list[str]:
+    with ptinspect.open(path) as document:
+        return list(document.tensors)
+
+
+SEVERAL = {
+    "encoder and decoder": {"encoder": weights("w"), "decoder": weights("v"), "epoch": 3},
+    "generator and discriminator": {"generator": weights("w"), "discriminator": weights("w")},
+    "policy, value and model": {
+        "policy": weights("a"), "value": weights("b"), "model": weights("c"),
+    },
+    "modules": {"encoder": torch.nn.Linear(2, 1), "decoder": torch.nn.Linear(1, 2)},
+    "a model and a loss": {"model": weights("w"), "criterion": weights("w", size=5)},
+    "an ensemble": {"model_0": weights("w"), "model_1": weights("w")},
+    "an average of another model": {"model": weights("w"), "ema": weights("w", size=3)},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SEVERAL)
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_none_of_several_models_is_chosen(name: str, suffix: str, tmp_path: Path) -> None:
+    source, target = save(tmp_path / "in.pt", SEVERAL[name]), tmp_path / f"out{suffix}"
+    result = run(source, target, "--dtype", "float64")
+    assert result.exit_code == 2 and not target.exists()
+    models = [key for key in SEVERAL[name] if key != "epoch"]
+    assert f"the file has {len(models)} models: choose one with --entry" in result.stderr
+    commands = [line.strip() for line in result.stderr.splitlines() if "ptinspect convert" in line]
+    assert len(commands) == len(models) + 1
+    for model, command in zip(models, commands, strict=False):
+        words = shlex.split(command)
+        assert words[:4] == ["ptinspect", "convert", str(source), str(target)]
+        assert words[4:] == ["--dtype=float64", "--entry", model]
+        assert run(*words[2:], "--force").exit_code == 0
+        part = SEVERAL[name][model]
+        expected = part.state_dict() if isinstance(part, torch.nn.Module) else part
+        assert sorted(keys(target)) == sorted(expected)
+    assert commands[-1].endswith("--all-entries")
+    assert run(*shlex.split(commands[-1])[2:]).exit_code == 0
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "in.pt", target.name, *(f"out_{model}{suffix}" for model in models),
+    }  # fmt: skip
+
+
+AVERAGES = {
+    "ema": {"model": weights("w", "b"), "ema": weights("w", "b", value=2.0)},
+    "ema first": {"model_ema": weights("w", value=2.0), "state_dict": weights("w")},
+    "shadow without buffers": {
+        "model": weights("w", "running_mean"), "ema": {"decay": 0.9, "shadow": weights("w")},
+    },
+    "averaged model": {
+        "model": weights("w"),
+        "swa_model": {"n_averaged": torch.tensor(3), "module.w": torch.zeros(2)},
+    },
+    "modules": {"model": torch.nn.Linear(2, 1), "ema": torch.nn.Linear(2, 1)},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", AVERAGES)
+def test_the_model_is_chosen_beside_its_average_and_a_warning_says_so(
+    name: str, tmp_path: Path
+) -> None:
+    value: dict[str, Any] = AVERAGES[name]
+    model = "state_dict" if "state_dict" in value else "model"
+    report = ptinspect.convert(save(tmp_path / "in.pt", value), tmp_path / "out.pt")
+    assert report.warnings[0].startswith(f"converted {model}, not ")
+    assert "--entry PATH chooses another one" in report.warnings[0]
+    loaded = torch.load(tmp_path / "out.pt", weights_only=True)
+    expected = value[model]
+    expected = expected.state_dict() if isinstance(expected, torch.nn.Module) else expected
+    assert list(loaded) == list(expected)
+    assert all(loaded[key].equal(tensor) for key, tensor in expected.items())
+
+
+def test_the_same_model_twice_is_one_model(tmp_path: Path) -> None:
+    model = torch.nn.Linear(2, 1)
+    value = {"network": model, "network_state_dict": model.state_dict()}
+    report = ptinspect.convert(save(tmp_path / "in.pt", value), tmp_path / "out.pt")
+    assert report.warnings[0].startswith("converted network, not network_state_dict")
+
+
+def test_entry_is_repeatable(tmp_path: Path) -> None:
+    value = {"encoder": weights("w"), "decoder": weights("v", value=2.0), "head": weights("h")}
+    source = save(tmp_path / "in.pt", value)
+    result = run(source, "--to", "safetensors", "--entry", "encoder", "--entry", "decoder",
+                 "-f", "json")  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    report = json.loads(result.stdout)
+    files = [str(tmp_path / f"in_{name}.safetensors") for name in ("encoder", "decoder")]
+    assert report["files"] == files
+    assert [tensor["key"] for tensor in report["tensors"]] == ["w", "v"]
+    # What is written to the other file is not dropped.
+    assert report["dropped"] == ["head"]
+    assert keys(Path(files[1])) == ["v"]
+    report_again = ptinspect.convert(
+        source, tmp_path / "o.pt", entry=["encoder", "decoder"], verify=True
+    )
+    assert report_again.files == [str(tmp_path / f"o_{name}.pt") for name in ("encoder", "decoder")]
+
+
+def test_names_of_files_of_all_entries(tmp_path: Path) -> None:
+    value = {"a.b": weights("w"), "model_state_dict": weights("w", size=3), "../x": weights("v")}
+    source = save(tmp_path / "in.pt", value)
+    (tmp_path / "out").mkdir()
+    report = ptinspect.convert(source, tmp_path / "out", to="state_dict", all_entries=True)
+    assert sorted(os.listdir(tmp_path / "out")) == [
+        "in_a_b_state_dict.pt", "in_model_state_dict.pt", "in_x_state_dict.pt",
+    ]  # fmt: skip
+    assert report.tensors == 3
+    clash = save(tmp_path / "clash.pt", {"a/b": weights("w"), "a_b": weights("v")})
+    with pytest.raises(PtInspectError, match="two entries would be written to"):
+        ptinspect.convert(clash, tmp_path / "out", to="state_dict", all_entries=True)
+
+
+def test_all_entries_of_one_model_is_that_model(tmp_path: Path) -> None:
+    source = save(tmp_path / "in.pt", weights("w"))
+    assert ptinspect.convert(source, tmp_path / "o.pt", all_entries=True).files == [
+        str(tmp_path / "o.pt")
+    ]
+
+
+def test_one_failing_entry_leaves_no_file(tmp_path: Path) -> None:
+    source = save(tmp_path / "in.pt", {"a": weights("w"), "b": weights("w", value=1e6)})
+    result = run(source, tmp_path / "o.pt", "--all-entries", "--dtype", "float16")
+    assert result.exit_code == 1
+    assert os.listdir(tmp_path) == ["in.pt"]
+
+
+def test_a_module_among_hyperparameters_is_not_a_second_model(tmp_path: Path) -> None:
+    value = {
+        "state_dict": weights("net.weight"),
+        "hyper_parameters": {"net": torch.nn.Linear(2, 2), "lr": 0.1},
+    }
+    report = ptinspect.convert(save(tmp_path / "in.ckpt", value), tmp_path / "out.pt")
+    assert keys(tmp_path / "out.pt") == ["net.weight"]
+    assert report.dropped == ["hyper_parameters"]
+
+
+MEGATRON = {
+    "iteration": 5,
+    "args": argparse.Namespace(layers=2),
+    "model": {
+        "language_model": {
+            "embedding": {
+                "word_embeddings": weights("weight"), "position_embeddings": weights("weight"),
+            },
+            "encoder": weights("layers.0.weight", "layers.1.weight"),
+        }
+    },
+}  # fmt: skip
+HQQ = {
+    "model.layers.0.q_proj": {
+        "W_q": torch.zeros(4, dtype=torch.uint8), "meta": {**weights("scale", "zero"), "nbits": 4},
+    },
+    "model.norm": weights("weight"),
+}  # fmt: skip
+
+
+def test_nested_dicts_lose_no_siblings(tmp_path: Path) -> None:
+    source = save(tmp_path / "megatron.pt", MEGATRON)
+    ptinspect.convert(source, tmp_path / "o.pt")
+    ptinspect.convert(source, tmp_path / "o.safetensors", verify=True)
+    expected = [
+        "language_model.embedding.word_embeddings.weight",
+        "language_model.embedding.position_embeddings.weight",
+        "language_model.encoder.layers.0.weight", "language_model.encoder.layers.1.weight",
+    ]  # fmt: skip
+    assert keys(tmp_path / "o.pt") == expected
+    assert sorted(keys(tmp_path / "o.safetensors")) == sorted(expected)
+    loaded = torch.load(tmp_path / "o.pt", weights_only=True)
+    assert list(loaded["language_model"]) == ["embedding", "encoder"]
+    source = save(tmp_path / "hqq.pt", HQQ)
+    ptinspect.convert(source, tmp_path / "h.pt")
+    assert len(keys(tmp_path / "h.pt")) == 4
+    with pytest.raises(PtInspectError) as error:
+        ptinspect.convert(source, tmp_path / "h.safetensors")
+    command = (error.value.hint or "").split(": ", 1)[1]
+    assert run(*shlex.split(command)[2:]).exit_code == 0
+    assert sorted(keys(tmp_path / "h.safetensors")) == sorted(keys(tmp_path / "h.pt"))
+
+
+def test_nested_dicts_whose_keys_collide(tmp_path: Path) -> None:
+    value = {"model": {"a": {"b": torch.ones(1)}, "c": weights("d"), "a.b": torch.zeros(1)}}
+    source = save(tmp_path / "in.pt", value)
+    with pytest.raises(PtInspectError, match=r"two tensors would get the name 'a\.b'"):
+        ptinspect.convert(source, tmp_path / "o.safetensors", entry="model")
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+@pytest.mark.parametrize("dtype", ["<f4", ">f4", "<i8"])
+def test_numpy_arrays_are_weights(protocol: int, dtype: str, tmp_path: Path) -> None:
+    arrays = {
+        "stem.weight": np.arange(6).reshape(2, 3).astype(dtype),
+        "stem.bias": np.ones(2, dtype),
+    }
+    arrays["fortran"] = np.asfortranarray(weight)
+    for value in (arrays, {"model": arrays, "__author__": "somebody", "matching_heuristics": True}):
+        source = tmp_path / "model.pkl"
+        source.write_bytes(pickle.dumps(value, protocol))
+        for target in (tmp_path / "o.pt", tmp_path / "o.safetensors"):
+            report = ptinspect.convert(source, target, force=True, verify=True)
+            assert report.tensors == 3
+            with ptinspect.open(target) as document:
+                for key, array in arrays.items():
+                    assert np.array_equal(document.tensors[key].numpy(), array)
+                    assert document.tensors[key].shape == array.shape
+        loaded = torch.load(tmp_path / "o.pt", weights_only=True)
+        assert loaded["stem.weight"].tolist() == arrays["stem.weight"].tolist()
