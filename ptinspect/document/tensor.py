@@ -240,11 +240,17 @@ class Tensor:
     @property
     def extent(self) -> tuple[int, int]:
         """The range of the storage's elements, end excluded, that the tensor can touch."""
-        if self.numel == 0 or self.stride is None or self.storage_offset is None:
-            return (self.storage_offset or 0,) * 2
-        steps = [(size - 1) * step for size, step in zip(self.shape, self.stride, strict=True)]
-        low = self.storage_offset + sum(step for step in steps if step < 0)
-        return low, self.storage_offset + sum(step for step in steps if step > 0) + 1
+        low = high = self.storage_offset or 0
+        if self.stride is None or self.storage_offset is None or self.uninitialized:
+            return low, low
+        for size, step in zip(self.shape, self.stride, strict=True):
+            if size == 0:
+                return self.storage_offset, self.storage_offset
+            if step > 0:
+                high += (size - 1) * step
+            else:
+                low += (size - 1) * step
+        return low, high + 1
 
     def view_key(self) -> tuple[object, ...]:
         """Return a key that is equal for two tensors exactly if they are the same values in the

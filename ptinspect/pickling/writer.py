@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from struct import pack
+from struct import Struct, pack
 from typing import TypeAlias
 
 from ptinspect.errors import UnsupportedError
@@ -36,6 +36,8 @@ OP = {row.name: bytes([row.code]) for row in OPCODES}
 BATCH = 1000
 """Items of one APPENDS or SETITEMS."""
 
+_pack_memo = Struct("<cI").pack
+
 _SHORT_TUPLES = (OP["EMPTY_TUPLE"], OP["TUPLE1"], OP["TUPLE2"], OP["TUPLE3"])
 
 _ENCODE = Global("_codecs", "encode", 0)
@@ -50,7 +52,7 @@ _NEWOBJ_EX = Global("copyreg", "__newobj_ex__", 0)
 def encode_int(value: int) -> bytes:
     """Return the shortest of BININT1, BININT2, BININT, LONG1 and LONG4."""
     if 0 <= value < 1 << 8:
-        return OP["BININT1"] + bytes([value])
+        return b"K%c" % value
     if 0 <= value < 1 << 16:
         return OP["BININT2"] + pack("<H", value)
     if -(1 << 31) <= value < 1 << 31:
@@ -106,6 +108,16 @@ class _Item:
 _Step: TypeAlias = "Callable[[], None] | bytes | _Item"
 
 
+class FreshCall(Call):
+    """A call to write whose arguments are new objects that nothing else refers to.
+
+    It consists of atoms, strings, globals, tuples, persistent ids and calls without changes, so it
+    is written without the stack of steps, and the memo only counts its tuples and calls.
+    """
+
+    __slots__ = ()
+
+
 class PickleWriter:
     def __init__(
         self,
@@ -118,6 +130,7 @@ class PickleWriter:
         self._replace = replace
         self._persistent = persistent
         self._memo: dict[object, int] = {}
+        self._memo_size = 0
         self._alive: list[Value] = []  # so that no identity is reused
         self._open: set[int] = set()  # calls whose arguments are being written
         self._steps: list[_Step] = []
@@ -143,19 +156,18 @@ class PickleWriter:
         self._steps += reversed(steps)
 
     def _put(self, value: Value) -> None:
-        index = len(self._memo)
-        self._memo[_identity(value)] = index
+        self._memo[_identity(value)] = self._memo_size
         self._alive.append(value)
-        if index < 256:
-            self.out += OP["BINPUT"] + bytes([index])
-        else:
-            self.out += OP["LONG_BINPUT"] + pack("<I", index)
+        self._put_fresh()
+
+    def _put_fresh(self) -> None:
+        """Count an object in the memo that is never looked up."""
+        index = self._memo_size
+        self._memo_size = index + 1
+        self.out += b"q%c" % index if index < 256 else _pack_memo(b"r", index)
 
     def _get(self, index: int) -> None:
-        if index < 256:
-            self.out += OP["BINGET"] + bytes([index])
-        else:
-            self.out += OP["LONG_BINGET"] + pack("<I", index)
+        self.out += b"h%c" % index if index < 256 else _pack_memo(b"j", index)
 
     def _save(self, value: Value) -> None:
         encode_atom = _ATOMS.get(type(value))
@@ -282,6 +294,9 @@ class PickleWriter:
         replacement = self._replace(call) if self._replace else None
         if replacement is None:
             self._save_call_as(call, call)
+        elif type(replacement) is FreshCall:
+            self._save_fresh_call(replacement)
+            self._put(call)
         elif isinstance(replacement, Call):
             self._save_call_as(replacement, call)
         else:
@@ -301,6 +316,41 @@ class PickleWriter:
             self._save_changes(call)
 
         self._push_steps(*_call_steps(call), close)
+
+    def _save_fresh_call(self, call: Call) -> None:
+        self._save_fresh(call.func)
+        self._save_fresh(call.args)
+        self.out += OP["REDUCE"]
+
+    def _save_fresh(self, value: Value) -> None:
+        """Write a part of a `FreshCall`. The recursion is as deep as its arguments, which no file
+        determines."""
+        kind = type(value)
+        if kind is tuple:
+            assert isinstance(value, tuple)
+            size = len(value)
+            if not size:
+                self.out += OP["EMPTY_TUPLE"]
+                return
+            if size > 3:
+                self.out += OP["MARK"]
+            for item in value:
+                encode_atom = _ATOMS.get(type(item))
+                if encode_atom is not None:
+                    self.out += encode_atom(item)
+                else:
+                    self._save_fresh(item)
+            self.out += OP["TUPLE"] if size > 3 else _SHORT_TUPLES[size]
+            self._put_fresh()
+        elif isinstance(value, PersistentId):
+            self._save_fresh(self._persistent(value) if self._persistent else value.value)
+            self.out += OP["BINPERSID"]
+        elif kind is Call:
+            assert isinstance(value, Call)
+            self._save_fresh_call(value)
+            self._put_fresh()
+        else:
+            self._save(value)
 
     def _save_changes(self, value: Inert) -> None:
         """Write the changes of an object, in the order of `save_reduce`."""

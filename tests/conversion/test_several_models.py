@@ -224,10 +224,8 @@ def test_nested_dicts_whose_keys_collide(tmp_path: Path) -> None:
 @pytest.mark.parametrize("protocol", [2, 4])
 @pytest.mark.parametrize("dtype", ["<f4", ">f4", "<i8"])
 def test_numpy_arrays_are_weights(protocol: int, dtype: str, tmp_path: Path) -> None:
-    arrays = {
-        "stem.weight": np.arange(6).reshape(2, 3).astype(dtype),
-        "stem.bias": np.ones(2, dtype),
-    }
+    weight = np.arange(6).reshape(2, 3).astype(dtype)
+    arrays = {"stem.weight": weight, "stem.bias": np.ones(2, dtype)}
     arrays["fortran"] = np.asfortranarray(weight)
     for value in (arrays, {"model": arrays, "__author__": "somebody", "matching_heuristics": True}):
         source = tmp_path / "model.pkl"

@@ -24,7 +24,8 @@ COMMANDS = {
  --check --textconv --no-progress""",
     "stub": """-o --output --package --force --entry --class --no-recovered-source --guess-forward
  --check""",
-    "convert": """--to --entry --include --exclude --strip-prefix --add-prefix --rename --dtype
+    "convert": """--to --entry --all-entries --allow-overflow --include --exclude --strip-prefix
+    --add-prefix --rename --dtype
  --device --contiguous --shared --set --optimizer --plain --max-shard-size --verify --force
  --dry-run -f --format --no-progress""",
     "diff": "-f --format -o --output --tolerance --include --exclude --no-progress",

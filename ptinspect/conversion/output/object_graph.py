@@ -23,9 +23,9 @@ from ptinspect.conversion.output.storage_layout import (
 )
 from ptinspect.dtypes import DTYPES, STORAGE_ITEMSIZE, is_untyped
 from ptinspect.pickling.numpy_objects import contiguous_strides
-from ptinspect.pickling.pyobjects import function_path
-from ptinspect.pickling.values import Call, Global, Inert, PersistentId, Value
-from ptinspect.pickling.writer import PickleWriter
+from ptinspect.pickling.pyobjects import as_mapping, attributes_of, function_path
+from ptinspect.pickling.values import Call, Global, Inert, PersistentId, TensorCall, Value
+from ptinspect.pickling.writer import FreshCall, PickleWriter
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -154,6 +154,12 @@ class ObjectGraph:
                 self._bare_storages[id(pid)] = reference
             return ()
 
+        items = as_mapping(value) or {}
+        calls = [v for v in items.values() if type(v) is TensorCall and v.changes is None]
+        is_state_dict = bool(items) and len(calls) == len(items)
+        if is_state_dict and not [call for call in calls if replace(call)]:
+            # Nothing in the tensors is left to traverse, which is the usual case.
+            value = attributes_of(value) if isinstance(value, Call) else None
         # The writer knows how to traverse every kind of value; its output is not used here.
         PickleWriter(replace, add_storage).dump(value)
 
@@ -267,9 +273,10 @@ class ObjectGraph:
                 return call
             args: tuple[Value, ...] = (call, dense.tensor.requires_grad, ordered_dict())
             return Call(_REBUILD_PARAMETER, args, "REDUCE", 0)
-        if isinstance(value, Call):
+        if isinstance(value, Call) and value.changes is not None:
             call.changes = value.changes
-        return call
+            return call
+        return call if dense.quantizer or len(call.args) > 6 else _fresh(call)
 
     def _persistent_id(self, pid: PersistentId) -> Value:
         """Return ("storage", class, key, location, number of elements) for a storage."""
@@ -325,6 +332,10 @@ def _tensor_call(tensor: Tensor, placement: Placement, quantizer: Value) -> Call
     if bits and not is_reordered:
         args = (*args, bits)
     return Call(func, args, "REDUCE", 0)
+
+
+def _fresh(call: Call) -> FreshCall:
+    return FreshCall(call.func, call.args, call.opcode, 0)
 
 
 def _storage_class(dtype: DType) -> Global:

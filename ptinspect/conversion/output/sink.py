@@ -21,7 +21,7 @@ from ptinspect.conversion.output.pieces import ConvertedRange, SourceRange
 from ptinspect.errors import DamagedError, Place, PtInspectError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from concurrent.futures import ThreadPoolExecutor
     from typing import Protocol
 
@@ -94,6 +94,9 @@ class Sink:
         self._pending = bytearray()
         self._read_buffer = memoryview(b"")
         self._crc_thread: ThreadPoolExecutor | None = None
+        self._window = bytearray()
+        self._window_source = -1
+        self._window_offset = 0
 
     def write(self, data: bytes) -> None:
         """Write bytes of the container itself."""
@@ -211,7 +214,7 @@ class Sink:
     def _write_chunks(self, piece: Piece, crc: int | None) -> int | None:
         """Write a piece that is small or converted on the way."""
         done = 0
-        for chunk in piece.chunks():
+        for chunk in self._chunks(piece):
             if crc is not None:
                 crc = crc32(chunk, crc)
             if len(chunk) >= BUFFER // 4:
@@ -226,6 +229,22 @@ class Sink:
         if done != piece.length:
             raise DamagedError(f"{done:,} bytes were read where {piece.length:,} were expected")
         return crc
+
+    def _chunks(self, piece: Piece) -> Iterable[bytes | memoryview]:
+        """Return the chunks of a piece. Small ranges of a file come from a window that is read
+        ahead, because their neighbours usually follow."""
+        file_range = piece.file_range() if piece.length < LARGE else None
+        if file_range is None or not piece.length:
+            return piece.chunks()
+        source, offset = file_range
+        start = offset - self._window_offset
+        if source != self._window_source or start < 0 or start + piece.length > len(self._window):
+            self._window = bytearray(BUFFER)
+            size = _read_into(source, memoryview(self._window), offset)
+            del self._window[size:]
+            self._window_source, self._window_offset, start = source, offset, 0
+        data = memoryview(self._window)[start : start + piece.length]
+        return [data]
 
 
 def _truncated_source_error(offset: int) -> DamagedError:
