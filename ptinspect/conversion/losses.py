@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ptinspect.conversion.output.pieces import ConvertedRange, SourceRange, TensorPiece
 from ptinspect.document.checksums import checksum_message
 from ptinspect.errors import LossError
-from ptinspect.formats.torch_zip import ZipSpan
+from ptinspect.formats.torch.zip_file import ZipSpan
 from ptinspect.text import count_text, join_names
 
 if TYPE_CHECKING:
