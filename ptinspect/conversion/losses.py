@@ -3,11 +3,10 @@ whose bytes do not match their CRC-32."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from math import isinf
 from typing import TYPE_CHECKING
 
 from ptinspect.conversion.output.pieces import ConvertedRange, SourceRange, TensorPiece
+from ptinspect.conversion.plan import LostValues
 from ptinspect.document.checksums import checksum_message
 from ptinspect.errors import LossError
 from ptinspect.formats.torch.zip_file import ZipSpan
@@ -19,33 +18,6 @@ if TYPE_CHECKING:
     from ptinspect.conversion.output.pieces import Piece
     from ptinspect.conversion.plan import Plan
     from ptinspect.document.tensor import Storage, Tensor
-
-
-@dataclass(frozen=True, slots=True)
-class LostValues:
-    """Numbers of a tensor that the dtype of the output cannot hold.
-
-    Attributes:
-        keys: the tensors of the output that have them.
-        overflowed: number of finite elements that became infinite, NaN or the largest number.
-        largest: the largest magnitude among them.
-        underflowed: number of elements that became zero.
-    """
-
-    keys: list[str]
-    overflowed: int
-    largest: float
-    underflowed: int
-
-    def as_dict(self) -> dict[str, object]:
-        """Return the object that `convert -f json` prints."""
-        largest = "inf" if isinf(self.largest) else self.largest
-        return {
-            "tensors": self.keys,
-            "overflowed": self.overflowed,
-            "largest": largest if self.overflowed else None,
-            "underflowed": self.underflowed,
-        }
 
 
 def lost_values(plan: Plan) -> list[LostValues]:

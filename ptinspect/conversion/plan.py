@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import isinf
 from typing import TYPE_CHECKING, NamedTuple
 
 from ptinspect.conversion.output.torch_zip import folder_name, write_torch_zip
@@ -11,7 +12,6 @@ from ptinspect.document.document import by_key
 from ptinspect.document.walk import walk
 
 if TYPE_CHECKING:
-    from ptinspect.conversion.losses import LostValues
     from ptinspect.conversion.output.object_graph import ObjectGraph
     from ptinspect.conversion.output.pieces import Piece
     from ptinspect.conversion.output.sink import ModificationGuard, Sink
@@ -74,6 +74,33 @@ class OutputFile(NamedTuple):
     def changed(self) -> int:
         """Number of bytes that are converted from others."""
         return sum(p.length for _, pieces in self.records for p in pieces if p.changed)
+
+
+@dataclass(frozen=True, slots=True)
+class LostValues:
+    """Numbers of a tensor that the dtype of the output cannot hold.
+
+    Attributes:
+        keys: the tensors of the output that have them.
+        overflowed: number of finite elements that became infinite, NaN or the largest number.
+        largest: the largest magnitude among them.
+        underflowed: number of elements that became zero.
+    """
+
+    keys: list[str]
+    overflowed: int
+    largest: float
+    underflowed: int
+
+    def as_dict(self) -> dict[str, object]:
+        """Return the object that `convert -f json` prints."""
+        largest = "inf" if isinf(self.largest) else self.largest
+        return {
+            "tensors": self.keys,
+            "overflowed": self.overflowed,
+            "largest": largest if self.overflowed else None,
+            "underflowed": self.underflowed,
+        }
 
 
 @dataclass(slots=True)

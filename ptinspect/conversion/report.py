@@ -10,8 +10,7 @@ from ptinspect.report import Report
 from ptinspect.text import count_text, size_text
 
 if TYPE_CHECKING:
-    from ptinspect.conversion.losses import LostValues
-    from ptinspect.conversion.plan import Plan, PlannedTensor
+    from ptinspect.conversion.plan import LostValues, Plan, PlannedTensor
 
 
 @dataclass(frozen=True, slots=True)
