@@ -216,7 +216,7 @@ def _write(
                 sink = Sink(output, count)
                 file.write(sink)
                 output.finish()
-                plan.warnings += crc_warnings(sink.mismatches, plan)
+                plan.warnings += crc_warnings(sink.mismatches, file, plan)
             if options.tensors.dtype is not None:
                 plan.lost_values = lost_values(plan)
                 dtype = options.tensors.dtype.name

@@ -13,10 +13,10 @@ from ptinspect.formats.torch.zip_file import ZipSpan
 from ptinspect.text import count_text, join_names
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from ptinspect.conversion.output.pieces import Piece
-    from ptinspect.conversion.plan import Plan
+    from ptinspect.conversion.plan import OutputFile, Plan
     from ptinspect.document.tensor import Storage, Tensor
 
 
@@ -69,17 +69,36 @@ def _overflow_text(lost: list[LostValues], dtype: str) -> str:
     return f"{count} exceeded the range of {dtype}: {join_names(names)}"
 
 
-def crc_warnings(ranges: Iterable[SourceRange], plan: Plan) -> list[str]:
-    """Return a warning for each range of a record whose bytes do not match its CRC-32."""
+def crc_warnings(mismatches: Iterable[SourceRange], file: OutputFile, plan: Plan) -> list[str]:
+    """Return a warning for each record whose bytes do not match its CRC-32: those of `mismatches`,
+    and those of which a part was cast, which are read once more."""
+    damaged = {_storage_id(piece.storage): piece.storage for piece in mismatches}
+    checked: set[object] = set()
+    for storage in _partly_cast(file):
+        span, identity = storage.archive.storages.get(storage.key), _storage_id(storage)
+        if identity not in checked and isinstance(span, ZipSpan):
+            checked.add(identity)
+            if span.directory.check_crc(span.index) is False:
+                damaged[identity] = storage
     warnings = []
-    keys: dict[object, list[str]] | None = None
-    for piece in ranges:
-        keys = keys or _keys_by_bytes(plan)
-        span = piece.storage.archive.storages.get(piece.storage.key)
+    keys = _keys_by_bytes(plan) if damaged else {}
+    for identity, storage in damaged.items():
+        span = storage.archive.storages.get(storage.key)
         assert isinstance(span, ZipSpan)
         record = span.directory.names[span.index]
-        warnings.append(checksum_message(record, keys.get(_storage_id(piece.storage), [])))
+        warnings.append(checksum_message(record, keys.get(identity, [])))
     return warnings
+
+
+def _partly_cast(file: OutputFile) -> Iterator[Storage]:
+    """Yield the storages of which only a part, or a strided view, was cast."""
+    for _, record in file.records:
+        for piece in record:
+            if isinstance(piece, ConvertedRange) and piece.source.recorded_crc() is None:
+                yield piece.source.storage
+            elif isinstance(piece, TensorPiece) and piece.tensor.dtype is not piece.dtype:
+                storage = piece.tensor.storage
+                yield from () if storage is None else (storage,)
 
 
 def _keys_by_bytes(plan: Plan) -> dict[object, list[str]]:

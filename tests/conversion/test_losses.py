@@ -124,6 +124,19 @@ def test_safetensors_of_a_damaged_record_are_a_warning(numel: int, tmp_path: Pat
     assert report.warnings == ["the bytes of in/data/0 do not match their CRC-32: w may be damaged"]
 
 
+@pytest.mark.parametrize("view", ["strided", "part"])
+def test_a_cast_view_of_a_damaged_record_is_a_warning(view: str, tmp_path: Path) -> None:
+    """Also where the damage is in elements that the view leaves out."""
+    tensor = torch.arange(60_000.0).reshape(200, 300)
+    source = save(tmp_path / "in.pt", {"w": tensor.t() if view == "strided" else tensor[100:]})
+    damage(source, tensor.numpy().tobytes()[:64])
+    for target in ("o.safetensors", "o.pt"):
+        report = ptinspect.convert(source, tmp_path / target, dtype="float64")
+        assert report.warnings == [
+            "the bytes of in/data/0 do not match their CRC-32: w may be damaged"
+        ]
+
+
 # --- what is dropped
 
 
