@@ -9,6 +9,7 @@ from ptinspect.errors import (
     DamagedError,
     FormatError,
     LimitError,
+    LossError,
     MissingFileError,
     Place,
     PtInspectError,
@@ -82,6 +83,6 @@ def test_each_kind_of_error_has_a_name_of_its_own() -> None:
 
 def test_the_family_is_complete_and_has_one_root() -> None:
     classes = {c for c in vars(errors).values() if isinstance(c, type) and issubclass(c, Exception)}
-    assert classes == {PtInspectError, MissingFileError, *FAMILY}
+    assert classes == {PtInspectError, MissingFileError, LossError, *FAMILY}
     assert all(issubclass(c, PtInspectError) for c in classes)
     assert all(c.__name__ in (errors.__doc__ or "") for c in classes)  # the tree on top of the file

@@ -56,11 +56,11 @@ def test_show_json_says_which_file_has_what(index: Path) -> None:
         assert raw[at : at + storage["nbytes"]] == want
 
 
-def test_a_folder_shows_the_model_and_its_shards(index: Path) -> None:
+def test_a_folder_with_an_index_is_one_model(index: Path) -> None:
     made = told("ptinspect.display", "show.schema.json", "show", "-f", "json", index.parent)
-    assert [each["file"]["format"] for each in made] == [
-        "safetensors", "safetensors", "safetensors-index",
-    ]  # fmt: skip
+    assert made["file"]["format"] == "safetensors-index"
+    assert made["file"]["shards"] == [FIRST, SECOND]
+    assert [tensor["key"] for tensor in made["tensors"]] == ["a.weight", "b.weight"]
 
 
 def test_scan(index: Path) -> None:
