@@ -210,7 +210,7 @@ def check_loadable(
         raise UnsafeError(
             f"{unlisted[0]} is not on the allowlist",
             path=path,
-            hint="give the file with its class as --model FILE.py:CLASS, or --trust the file",
+            hint="give the file with its class as --model FILE.py:CLASS, or trust it with --trust",
         )
     return list(dict.fromkeys(user_names)), unlisted
 

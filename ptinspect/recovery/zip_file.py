@@ -30,6 +30,7 @@ from ptinspect.recovery.salvage import (
     SalvagedArchive,
     nothing_left,
 )
+from ptinspect.text import printable_name
 
 if TYPE_CHECKING:
     from ptinspect.limits import Limits
@@ -110,7 +111,7 @@ def salvage_zip(source: Source, limits: Limits) -> Salvage:
     damage: list[Damage] = []
     directory = _directory(source, limits, damage)
     candidates: dict[str, list[Candidate]] = {}
-    for candidate in _all_candidates(source, directory):
+    for candidate in _all_candidates(source, directory, damage):
         candidates.setdefault(candidate.name, []).append(candidate)
     reader = _RecordReader(source, limits, candidates, damage)
     main = next((name for name in candidates if name.rpartition("/")[2] == "data.pkl"), None)
@@ -145,7 +146,9 @@ def _directory(source: Source, limits: Limits, damage: list[Damage]) -> ZipDirec
         return None
 
 
-def _all_candidates(source: Source, directory: ZipDirectory | None) -> list[Candidate]:
+def _all_candidates(
+    source: Source, directory: ZipDirectory | None, damage: list[Damage]
+) -> list[Candidate]:
     """Return the places of records: those of the directory, then those with local headers, without
     the records of a zip that is itself a record."""
     found = list(local_candidates(source))
@@ -173,6 +176,9 @@ def _all_candidates(source: Source, directory: ZipDirectory | None) -> list[Cand
             local = headers.get(header)
             if local is not None and local.name != name:
                 doubts[header] = "the directory and its local header record different names"
+                names = f"{printable_name(local.name)} has the name {printable_name(name)}"
+                damage_of_name = Damage("directory", header, f"the record {names} in the directory")
+                damage.append(damage_of_name)
         listed += [
             Candidate(
                 name, directory.methods[number], start, directory.packed[number],

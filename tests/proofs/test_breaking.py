@@ -194,7 +194,7 @@ def test_names_that_nobody_vouches_for_need_trust(tmp_path: Path, workers: Worke
     before = workers.jobs
     error = fails(workers, dict(given))
     assert "tests.proofs.test_breaking.Unknown is not on the allowlist" in error.message
-    assert "--trust" in str(error.hint)
+    assert "trust it with trust=True" in str(error.hint)
     assert workers.jobs == before
     assert run(workers, given, trust=True).exit_code == 0
 

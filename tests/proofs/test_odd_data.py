@@ -251,5 +251,5 @@ def test_weights_that_are_elsewhere(tmp_path: Path, workers: Workers) -> None:
     training = Training(tmp_path)
     error = fails(workers, training.save(training.parts()), entry="net")
     assert (error.message, error.hint) == (
-        "there is no model at 'net'", "--entry can be one of: model",
+        "there is no model at 'net'", "entry can be one of: model",
     )  # fmt: skip

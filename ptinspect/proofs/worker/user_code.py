@@ -86,7 +86,7 @@ def import_model(reference: str | None, names: list[str]) -> tuple[Any, Any]:
         ):
             raise CannotRun(
                 f"{path} is a class of {source}, not the one in the --model file",
-                "give the file that defines it as --model FILE.py:CLASS, or --trust the file",
+                "give the file that defines it as --model FILE.py:CLASS, or trust it with --trust",
             )
     return module, factory
 
