@@ -8,12 +8,11 @@ from typing import Any
 
 import pytest
 
-from ptinspect.proofs.processes import Workers
-from tests.proofs.running import run
-from tests.proofs.test_schemas import valid
-
 torch = pytest.importorskip("torch")
 
+from ptinspect.proofs.processes import Workers  # noqa: E402
+from tests.proofs.running import run  # noqa: E402
+from tests.proofs.test_schemas import valid  # noqa: E402
 from tests.proofs.trainings import NET, Training  # noqa: E402
 
 pytestmark = pytest.mark.slow

@@ -7,13 +7,12 @@ from typing import Any
 
 import pytest
 
-from ptinspect.proofs.optimizer import check_optimizer
-from ptinspect.proofs.processes import Workers
-from ptinspect.proofs.roundtrip import check_roundtrip
-from tests.proofs.running import fails, run
-
 torch = pytest.importorskip("torch")
 
+from ptinspect.proofs.optimizer import check_optimizer  # noqa: E402
+from ptinspect.proofs.processes import Workers  # noqa: E402
+from ptinspect.proofs.roundtrip import check_roundtrip  # noqa: E402
+from tests.proofs.running import fails, run  # noqa: E402
 from tests.proofs.trainings import DATA, DROPOUT, NET, SHUFFLED, Training  # noqa: E402
 
 pytestmark = pytest.mark.slow

@@ -8,11 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
-import ptinspect
-from tests.safety.files import put, torch_zip
-from tests.safety.making import START, args, call, name, new, path, plain, text, whole, worst
+torch = pytest.importorskip("torch")
+
+import ptinspect  # noqa: E402
+from tests.safety.files import put, torch_zip  # noqa: E402
+from tests.safety.making import START, args, call, name, new, path, plain, text, whole, worst  # noqa: E402
 
 
 def _acts(code: str, *more: str) -> bool:
