@@ -18,8 +18,10 @@ torch = pytest.importorskip("torch")
 
 from safetensors.torch import load_file, save_file  # noqa: E402
 
+import ptinspect  # noqa: E402
 from ptinspect.errors import PtInspectError  # noqa: E402
 from ptinspect.recovery import RecoveryReport, recover  # noqa: E402
+from tests.conftest import FIXTURES  # noqa: E402
 from tests.tiers import rounds  # noqa: E402
 
 SCHEMA = json.loads(files("ptinspect.recovery").joinpath("recover.schema.json").read_text("utf-8"))
@@ -227,6 +229,34 @@ def test_shifted_bytes_are_not_plausible_behind_a_broken_frame(
             assert not wrong or report.damage  # offsets alone cannot show where it shifted
         else:
             assert len(wrong) <= 1, (wrong, report.damage)
+
+
+@pytest.mark.parametrize("name", ["checkpoint", "model", "tensors"])
+def test_a_cut_tar(name: str, tmp_path: Path) -> None:
+    """The tar of torch 0.1: what is saved is right, and what was whole is saved."""
+    original = FIXTURES / f"old/torch-0.1-by-hand/{name}.tar.pth"
+    data = original.read_bytes()
+    with ptinspect.open(original) as document:
+        truth = {info.path: info.read() for info in document.tensors.values()}
+    source, target = tmp_path / "cut", tmp_path / "saved.pt"
+    saved_counts = set()
+    for cut in [*range(512, len(data), len(data) // rounds(100)), len(data)]:
+        source.write_bytes(data[:cut])
+        target.unlink(missing_ok=True)
+        report = recover(source, target)
+        whole = {path for path, raw in truth.items() if data.rfind(raw, 0, cut) >= 0}
+        listed = {tuple(t.path) for t in report.tensors if t.status != "lost"}
+        assert all(t.status != "proved" for t in report.tensors)
+        saved_counts.add(len(listed))
+        if report.target is None:
+            assert report.exit_code == 2 and not listed
+            continue
+        assert whole <= listed | {tuple(t.path) for t in report.tensors if t.reason}
+        with ptinspect.open(target) as document:
+            got = {info.read() for info in document.tensors.values()}
+        assert got == {truth[path] for path in listed}
+    assert report.exit_code == 0 and listed == truth.keys() and not report.damage
+    assert len(saved_counts) > 1
 
 
 def test_proved_only(originals: dict[str, tuple[bytes, State]], tmp_path: Path) -> None:
