@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
@@ -127,19 +128,14 @@ def command(
     results: list[ConversionReport | PtInspectError] = []
     for source in sources:
         with ProgressBar(os.path.basename(source), hidden=no_progress) as progress:
-
-            def run(
-                source: str = source, progress: Callable[[int, int], None] | None = progress
-            ) -> ConversionReport:
-                return convert(
-                    source, target, to=to, entry=entry, all_entries=all_entries, include=include,
-                    exclude=exclude, allow_overflow=allow_overflow,
-                    strip_prefix=strip_prefix, add_prefix=add_prefix, rename=rename, dtype=dtype,
-                    device=device, contiguous=contiguous, shared=shared, set=new_entries,
-                    optimizer=optimizer, plain=plain, max_shard_size=max_shard_size,
-                    verify=verify, force=force, dry_run=dry_run, progress=progress,
-                )  # fmt: skip
-
+            run = partial(
+                convert, source, target, to=to, entry=entry, all_entries=all_entries,
+                include=include, exclude=exclude, allow_overflow=allow_overflow,
+                strip_prefix=strip_prefix, add_prefix=add_prefix, rename=rename, dtype=dtype,
+                device=device, contiguous=contiguous, shared=shared, set=new_entries,
+                optimizer=optimizer, plain=plain, max_shard_size=max_shard_size,
+                verify=verify, force=force, dry_run=dry_run, progress=progress,
+            )  # fmt: skip
             result = _catch_errors(run, source, debug)
         results.append(result)
         if isinstance(result, PtInspectError):

@@ -251,7 +251,9 @@ def _plain_value(archive: TorchDcp, infos: list[tuple[Any, Piece]], name: str) -
             return None
         raise
     if part.pickled.persistent:
-        return f"a value with tensors of its own, in {infos[0][1].path}"
+        message = f"{bounded_repr(name)} is a value with tensors of its own, which are not read"
+        archive.warnings.append(Finding("not-read", message))
+        return None
     archive.streams.append(part.pickled)
     return part.root
 
