@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -112,3 +113,15 @@ def test_two_processes_save_uneven_pieces(tmp_path: Path) -> None:
     for name, tensor in truth["model"].items():
         assert torch.equal(saved["model"][name], tensor)
     assert ptinspect.diff(folder, tmp_path / "out.pt").same
+
+
+def test_a_value_with_tensors_of_its_own_is_a_warning(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    from torch.distributed import checkpoint
+
+    state = {"w": torch.ones(2), "pair": SimpleNamespace(t=torch.zeros(3))}
+    checkpoint.save(state, checkpoint_id=tmp_path / "dcp")
+    with ptinspect.open(tmp_path / "dcp") as document:
+        assert list(document.tensors) == ["w"]
+        messages = [warning.message for warning in document.warnings]
+    assert "'pair' is a value with tensors of its own, which are not read" in messages
