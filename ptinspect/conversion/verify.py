@@ -15,7 +15,7 @@ from ptinspect.conversion.output.sink import Sink
 from ptinspect.conversion.output.storage_layout import check_bounds
 from ptinspect.document import open as open_document
 from ptinspect.document.elements import iter_contiguous
-from ptinspect.errors import PtInspectError, UnsafeError
+from ptinspect.errors import PtInspectError, UnsafeError, UnsupportedError
 from ptinspect.formats.torch.zip_file import TorchZip
 from ptinspect.safety.containers.dispatch import scan_source
 from ptinspect.safety.next_steps import state_load_advice
@@ -44,9 +44,16 @@ def refuse_unsafe_output(plan: Plan, document: Document, options: ConvertOptions
 
     Raises:
         UnsafeError: loading the output would run something.
+        UnsupportedError: torch lacks the type of a tensor, such as one of GGUF's blocks.
     """
     if plan.to == "safetensors":
         return []
+    encodings = sorted({str(item.tensor.encoding) for item in plan.tensors if item.tensor.encoding})
+    if encodings:
+        raise UnsupportedError(
+            f"torch has no dtype for tensors encoded as {join_names(encodings)}",
+            hint="leave them out with --exclude GLOB",
+        )
     file = plan.files[0]
     state = ScanState(file.path, "data.pkl", 0, Budget(document.limits))
     scan_source(MemorySource(file.head, file.path), state)

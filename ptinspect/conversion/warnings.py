@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ptinspect.document.tensor import Tensor
     from ptinspect.pickling.pyobjects import Path
 
+SCRIPT_DROPPED = "dropped: the code of the TorchScript program, which only TorchScript files hold"
 
 _STATE_DICT_METHODS = re.compile(
     r"^\s+def\s+(?:get_extra_state|state_dict|_save_to_state_dict)\s*\(", re.MULTILINE
@@ -53,7 +54,9 @@ def loss_warnings(
             " them)"
         )
     if model.module is not None:
-        if to != "checkpoint":
+        if document.archive.format == "torchscript":
+            warnings.append(SCRIPT_DROPPED)
+        elif to != "checkpoint":
             warnings.append(
                 f"dropped: the class `{model.module.class_path}` (a state_dict does not record"
                 " it); --to same keeps the full model"

@@ -73,11 +73,7 @@ def facts(document: Document, options: ShowOptions, file_hash: FileHash | None) 
         yield "sha256", file_hash.text
     metadata = document.archive.facts.get("metadata")
     if isinstance(metadata, dict):
-        texts = [
-            f"{name}: {text[:60]}{'…' * (len(text) > 60)}"
-            for name, text in ((name, str(value)) for name, value in metadata.items())
-        ]
-        yield "metadata", join_names(map(cut, texts), MAX_NAMES)
+        yield "metadata", join_names(map(cut, _metadata_texts(metadata)), MAX_NAMES)
     if document.checked_records is not None:
         yield "checksums", _checksums_text(document)
     if infos:
@@ -106,6 +102,15 @@ def facts(document: Document, options: ShowOptions, file_hash: FileHash | None) 
     if document.archive.sources:
         yield "source", f"the file contains that of {_sources_text(document.archive)}"
     yield from _load_facts(document, options.hints)
+
+
+def _metadata_texts(metadata: dict[str, object]) -> Iterator[str]:
+    """Yield `name: value`, where a long value is cut and a list is counted."""
+    for name, value in metadata.items():
+        if isinstance(value, dict):  # a list that is too long for the document
+            value = f"{value['length']:,} items"
+        text = str(value)
+        yield f"{name}: {text[:60]}{'…' * (len(text) > 60)}"
 
 
 def _checksums_text(document: Document) -> str:

@@ -122,6 +122,8 @@ def _weights_only_blockers(
     blockers = []
     if format == "pickle":
         blockers.append("a plain pickle, which torch.load does not read")
+    elif format == "torchscript":
+        blockers.append("a TorchScript archive, which weights_only refuses")
     elif format in _OTHER_READERS:
         blockers.append(f"a file of the format {format}, which torch.load does not read")
     elif format == "torch-legacy-tar":
@@ -173,7 +175,7 @@ _OTHER_READERS = {
     "torchscript": "torch.jit.load({})",
     "torch-dcp": "torch.distributed.checkpoint.load(state_dict, checkpoint_id={})",
 }
-"""The call that reads a file of a format that torch.load does not read."""
+"""The call that reads a file of a format whose own reader is not torch.load."""
 
 
 def _load_call(path: str, format: str, options: str, encoding: str) -> str:

@@ -32,6 +32,8 @@ FILES = {
     },
     "recover": {"cut.pt": "checkpoints/resumable.pt"},
     "merge-fsdp-checkpoint": {"dcp": "others/dcp"},
+    "torchscript-weights": {"scripted.pt": "others/torchscript.pt"},
+    "gguf": {"model.gguf": "others/tiny.gguf"},
     "cuda-file-on-cpu": {"cuda.pt": "containers/cuda-zip.pt"},
     "several-files": {
         name: f"others/{name}"

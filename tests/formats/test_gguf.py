@@ -41,12 +41,18 @@ def test_show_and_convert() -> None:
     shown = json.loads(run("show", "-f", "json", FILE).stdout)
     encodings = {t["key"]: t.get("encoding") for t in shown["tensors"] if t["dtype"] is None}
     assert encodings == {f"blk.0.{name}": name for name in ("Q4_0", "Q8_0", "Q5_1")}
+    assert "tokenizer.ggml.tokens: 40 items, " in result.stdout
 
 
 def test_what_safetensors_can_hold_is_converted(tmp_path: Path) -> None:
     target = tmp_path / "a.safetensors"
     refused = run("convert", FILE, target)
-    assert refused.exit_code == 2 and "Q4_0" in refused.stderr and not target.exists()
+    assert refused.exit_code == 2 and not target.exists()
+    assert "blk.0.Q4_0 is encoded as Q4_0; " in refused.stderr
+    for to in ("state_dict", "same"):  # torch has no such dtype either
+        refused = run("convert", FILE, tmp_path / "a.pt", "--to", to)
+        assert refused.exit_code == 2 and list(tmp_path.iterdir()) == []
+        assert "torch has no dtype for tensors encoded as Q4_0, Q5_1, Q8_0" in refused.stderr
     exclude = [part for name in ("Q4_0", "Q8_0", "Q5_1") for part in ("--exclude", f"*.{name}")]
     assert run("convert", FILE, target, *exclude).exit_code == 0
     assert ptinspect.diff(FILE, target, exclude=["*Q*_*"]).same

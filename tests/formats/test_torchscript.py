@@ -32,6 +32,15 @@ def test_the_lessons_model_is_shown_as_torch_prints_it() -> None:
     assert shown["script"]["constants"] == 0 and not shown["script"]["bytecode"]
 
 
+def test_a_torch_file_of_it_says_that_the_code_is_dropped(tmp_path: Path) -> None:
+    assert "a TorchScript archive, which weights_only refuses" in run("show", LESSON).stdout
+    for to in ("same", "state_dict", "safetensors"):
+        result = run("convert", LESSON, tmp_path / to, "--to", to)
+        assert result.exit_code == 0
+        assert "dropped: the code of the TorchScript program" in result.stderr
+        assert "keeps the full model" not in result.stderr
+
+
 def models(torch: Any) -> dict[str, Callable[[], tuple[Any, Any]]]:
     """Models and an input for each."""
     nn = torch.nn

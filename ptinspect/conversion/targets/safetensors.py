@@ -133,6 +133,8 @@ def _tensor_problem(tensor: Tensor | None, options: TensorOptions) -> str:
         return "is not a tensor"
     if tensor.uninitialized:
         return "has no shape yet"
+    if tensor.encoding:
+        return f"is encoded as {tensor.encoding}"
     dtype = tensor.dtype.name if tensor.dtype else "unknown"
     if tensor.quantizer:
         return f"is quantized ({dtype})"

@@ -20,7 +20,7 @@ from ptinspect.conversion.plan import (
     torch_file,
 )
 from ptinspect.conversion.targets.object_state import StateDict, metadata_of, state_dict_of
-from ptinspect.conversion.warnings import loss_warnings, placeholder_warnings
+from ptinspect.conversion.warnings import SCRIPT_DROPPED, loss_warnings, placeholder_warnings
 from ptinspect.document.modules import module_of
 from ptinspect.document.select import Subtree, resolve_path
 from ptinspect.errors import PtInspectError, UnsupportedError
@@ -65,6 +65,8 @@ def plan_same(document: Document, path: str, options: ConvertOptions) -> Plan:
     warnings = []
     if archive.sources:
         warnings.append("dropped: the source code of the classes, which only legacy files hold")
+    if archive.format == "torchscript":
+        warnings.append(SCRIPT_DROPPED)
     if archive.facts.get("sys_info") or archive.format == "pickle":
         warnings.append(f"converted from {archive.format} to torch's zip")
     return Plan(
