@@ -9,22 +9,21 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ptinspect.atomic_file import atomic_outputs, check_destination, check_disk_space
-from ptinspect.conversion.losses import (
-    crc_warnings,
-    loss_of_values_warnings,
-    lost_values,
-    refuse_overflow,
-)
 from ptinspect.conversion.models import model_candidates
 from ptinspect.conversion.options import (
     ConvertOptions,
+    KeyEdits,
+    as_tuple,
     output_path,
-    parse_options,
+    parse_device,
+    parse_dtype,
     target_of_suffix,
 )
 from ptinspect.conversion.output.sink import ModificationGuard, Sink
+from ptinspect.conversion.output.storage_layout import TensorOptions
 from ptinspect.conversion.report import ConversionReport
 from ptinspect.conversion.verify import refuse_unsafe_output, verify_outputs
+from ptinspect.conversion.warnings import crc_warnings, record_losses
 from ptinspect.document import open as open_document
 from ptinspect.document.select import resolve_path
 from ptinspect.errors import PtInspectError, add_error_path
@@ -34,7 +33,6 @@ from ptinspect.pickling.pyobjects import bracketed, dotted
 if TYPE_CHECKING:
     from ptinspect.conversion.plan import Plan
     from ptinspect.document import Document
-    from ptinspect.source.base import Source
 
     Progress = Callable[[int, int], None]
 
@@ -43,35 +41,20 @@ def convert(
     src: str | os.PathLike[str],
     dst: str | os.PathLike[str] | None = None,
     *,
-    to: str | None = None,
-    entry: str | Sequence[str] | None = None,
-    all_entries: bool = False,
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
-    strip_prefix: Sequence[str] = (),
-    add_prefix: str = "",
-    rename: Sequence[str] = (),
-    dtype: object = None,
-    allow_overflow: bool = False,
-    device: str | None = None,
-    contiguous: bool = False,
-    shared: str = "keep-one",
-    set: Mapping[str, object] | None = None,
-    optimizer: str | os.PathLike[str] | None = None,
-    plain: bool = False,
-    max_shard_size: int | str | None = None,
-    verify: bool = False,
-    force: bool = False,
-    dry_run: bool = False,
-    progress: Progress | None = None,
-    limits: Limits | None = None,
-) -> ConversionReport:
+    to: str | None = None, entry: str | Sequence[str] | None = None, all_entries: bool = False,
+    include: Sequence[str] = (), exclude: Sequence[str] = (), strip_prefix: Sequence[str] = (),
+    add_prefix: str = "", rename: Sequence[str] = (), dtype: object = None,
+    allow_overflow: bool = False, device: str | None = None, contiguous: bool = False,
+    shared: str = "keep-one", set: Mapping[str, object] | None = None,
+    optimizer: str | os.PathLike[str] | None = None, plain: bool = False,
+    max_shard_size: int | str | None = None, verify: bool = False, force: bool = False,
+    dry_run: bool = False, progress: Progress | None = None, limits: Limits | None = None,
+) -> ConversionReport:  # fmt: skip
     """Write the contents of `src` to `dst` in another form, without torch and without executing
     anything. The file appears complete or not at all.
 
     Args:
-        src: a file.
-        dst: a file, or a folder in which the name is derived; by default the folder of `src`.
+        src, dst: a file; a file, or a folder in which the name is derived (by default that of SRC).
         to: `state_dict`, `checkpoint`, `safetensors` or `same` (all values of the file in today's
             container). By default the suffix of `dst` decides.
         entry: path of the part to convert, such as `model_state_dict`. Several are written to one
@@ -80,15 +63,13 @@ def convert(
         include, exclude: globs that select keys.
         strip_prefix, rename, add_prefix: changes of keys, applied in this order. The prefix `auto`
             removes those of DataParallel, torch.compile and FSDP; `rename` takes `REGEX=NEW`.
-        dtype, device, contiguous: changes of all tensors. `dtype` is a name, or a dtype of torch
-            or numpy.
+        dtype, device, contiguous: changes of all tensors. `dtype` may be one of torch or numpy.
         allow_overflow: write numbers that `dtype` cannot hold as infinity or its largest value.
         shared: `keep-one`, `duplicate` or `error`, for safetensors of tensors that share memory.
         set, optimizer, plain: entries to add to a checkpoint, a file with its optimizer state,
             and whether to write only values that torch.load accepts by default.
         max_shard_size: size of safetensors shards in bytes, or as `5GB`.
-        verify: compare all bytes afterwards.
-        force, dry_run: overwrite existing files; write nothing.
+        verify, force, dry_run: compare all bytes afterwards; overwrite files; write nothing.
         progress: called with (bytes done, bytes in total).
 
     Raises:
@@ -96,31 +77,23 @@ def convert(
         LossError: `dtype` cannot hold all numbers, and `allow_overflow` is not set.
     """
     source, target = os.fspath(src), None if dst is None else os.fspath(dst)
-    options = parse_options(
-        target_of_suffix(target, to, source), include=include, exclude=exclude,
-        strip_prefix=strip_prefix, add_prefix=add_prefix, rename=rename, dtype=dtype,
-        device=device, contiguous=contiguous, shared=shared, set=set or {},
-        optimizer=None if optimizer is None else os.fspath(optimizer), plain=plain,
-        max_shard_size=max_shard_size, allow_overflow=allow_overflow, dst=target,
+    options = ConvertOptions(
+        target_of_suffix(target, to, source),
+        edits=KeyEdits.parse(include, exclude, strip_prefix, rename, add_prefix),
+        tensors=TensorOptions(parse_dtype(dtype), parse_device(device), contiguous),
+        shared=shared, set=set or {}, optimizer=None if optimizer is None else os.fspath(optimizer),
+        plain=plain, max_shard_size=max_shard_size, allow_overflow=allow_overflow, dst=target,
     )  # fmt: skip
-    entries = [entry] if isinstance(entry, str) else list(entry or ())
-    if (entries or all_entries) and options.to == "same":
-        name = "--entry" if entries else "--all-entries"
-        raise PtInspectError(f"{name} cannot be used with --to same")
+    options.check()
+    entries = [] if entry is None else [*as_tuple(entry)]
     with (
         ExitStack() as open_files,
         open_document(source, limits=limits) as document,
         add_error_path(source),
     ):
-        sources = [document.archive.source, *(part.source for part in document.archive.parts)]
-        guards = [ModificationGuard(file) for file in sources]
-        plans = []
-        for path, part in _outputs(document, source, target, options, entries, all_entries):
-            plan = plan_conversion(document, path, part, open_files)
-            plan.guards += guards
-            plan.warnings += refuse_unsafe_output(plan, document, part)
-            plans.append(plan)
-        _check_destinations(plans, sources, force)
+        outputs = _outputs(document, source, options, entries, all_entries)
+        plans = _plan_all(document, outputs, open_files)
+        _check_destinations(plans, force)
         if not dry_run:
             _write(plans, source, options, document.limits, force, verify, progress)
     is_verified = verify and not dry_run
@@ -128,32 +101,43 @@ def convert(
 
 
 def _outputs(
-    document: Document,
-    source: str,
-    target: str | None,
-    options: ConvertOptions,
-    entries: list[str],
-    all_entries: bool,
-) -> list[tuple[str, ConvertOptions]]:
-    """Return the path of each file and the options for it: one per entry."""
-    if all_entries:
+    document: Document, source: str, options: ConvertOptions, entries: list[str], everything: bool
+) -> dict[str, ConvertOptions]:
+    """Return the options for each file that is written: one per entry."""
+    if (entries or everything) and options.to == "same":
+        name = "--entry" if entries else "--all-entries"
+        raise PtInspectError(f"{name} cannot be used with --to same")
+    if everything:
         entries += [bracketed(model.path) for model in model_candidates(document) if model.path]
-    if not entries:
-        return [(output_path(source, target, options.to), options)]
     parts = [resolve_path(document.archive.root, entry).path for entry in entries]
-    if len(parts) == 1:
-        path = output_path(source, target, options.to)
-        return [(path, replace(options, entry=entries[0]))]
+    if len(parts) < 2:
+        path = output_path(source, options.dst, options.to)
+        return {path: replace(options, entry=entries[0] if entries else None)}
     outputs: dict[str, ConvertOptions] = {}
     for entry, part in dict(zip(entries, parts, strict=True)).items():
-        path = output_path(source, target, options.to, dotted(part))
+        path = output_path(source, options.dst, options.to, dotted(part))
         if path in outputs:
             raise PtInspectError(
                 f"two entries would be written to {path}", hint="convert them one after the other"
             )
         others = tuple(other for other in parts if other != part)
         outputs[path] = replace(options, entry=entry, other_entries=others)
-    return list(outputs.items())
+    return outputs
+
+
+def _plan_all(
+    document: Document, outputs: dict[str, ConvertOptions], open_files: ExitStack
+) -> list[Plan]:
+    """Return a plan for each file, or its shards."""
+    archives = (document.archive, *document.archive.parts)
+    guards = [ModificationGuard(archive.source) for archive in archives]
+    plans = []
+    for path, options in outputs.items():
+        plan = plan_conversion(document, path, options, open_files)
+        plan.guards += guards
+        plan.warnings += refuse_unsafe_output(plan, document, options)
+        plans.append(plan)
+    return plans
 
 
 def plan_conversion(
@@ -173,15 +157,13 @@ def plan_conversion(
     return (plan_same if options.to == "same" else plan_state_dict)(document, path, options)
 
 
-def _check_destinations(plans: list[Plan], sources: list[Source], force: bool) -> None:
+def _check_destinations(plans: list[Plan], force: bool) -> None:
     """Raise PtInspectError if a file may not be written, or if there is no space for it.
 
     No output may replace a file that is read. Copied bytes may share disk blocks with the
     source, so only converted ones are counted: a single number can be expanded to millions.
     """
-    inputs: list[str | int] = [source.path for source in sources]
-    inputs += [source.descriptor for source in sources if source.descriptor is not None]
-    inputs += [guard.path for plan in plans for guard in plan.guards]
+    inputs = [source for plan in plans for guard in plan.guards for source in guard.names]
     files = [file for plan in plans for file in plan.files]
     for file in files:
         check_destination(file.path, force=force, sources=inputs)
@@ -218,12 +200,7 @@ def _write(
                 output.finish()
                 plan.warnings += crc_warnings(sink.mismatches, file, plan)
             if options.tensors.dtype is not None:
-                plan.lost_values = lost_values(plan)
-                dtype = options.tensors.dtype.name
-                if not options.allow_overflow:
-                    command = options.command(source, "--allow-overflow")
-                    refuse_overflow(plan.lost_values, dtype, command)
-                plan.warnings += loss_of_values_warnings(plan.lost_values, dtype)
+                record_losses(plan, source, options)
             paths = [output.temporary for output in plan_outputs]
             verify_outputs(plan, paths, limits, compare_bytes=verify)
         for plan in plans:

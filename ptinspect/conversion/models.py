@@ -8,10 +8,11 @@ and shapes, are passed over, and a warning names them.
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ptinspect.conversion.arrays import is_array_state_dict
 from ptinspect.conversion.options import WRAPPER_PREFIX
+from ptinspect.document.elements import swap_bytes
 from ptinspect.document.modules import module_of
 from ptinspect.document.select import (
     MAX_LISTED,
@@ -19,16 +20,20 @@ from ptinspect.document.select import (
     several_entries_error,
     value_at,
 )
+from ptinspect.document.tensor import InlineStorage, Tensor
+from ptinspect.dtypes import DTYPES
 from ptinspect.errors import PtInspectError
-from ptinspect.pickling.pyobjects import as_mapping, dotted, iter_children
-from ptinspect.text import join_names, shell_quoted
+from ptinspect.pickling.numpy_objects import as_array
+from ptinspect.pickling.pyobjects import as_bytes, as_mapping, dotted, iter_children
+from ptinspect.pickling.values import Blob, Value, key_value
+from ptinspect.text import join_names
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ptinspect.conversion.options import ConvertOptions
     from ptinspect.document import Document
-    from ptinspect.document.tensor import Tensor
+    from ptinspect.formats.archive import Archive
     from ptinspect.pickling.pyobjects import Path
 
 _ENTRY_OF_ONE_MODEL = {
@@ -56,10 +61,7 @@ _KINDS = {
 
 def select_model(document: Document, options: ConvertOptions) -> tuple[Subtree, list[str]]:
     """Return the one model of a file, and a warning if averages of it are passed over.
-
-    Raises:
-        PtInspectError: the file has no model, or several.
-    """
+    PtInspectError if the file has no model, or several."""
     models = model_candidates(document)
     if not models:
         kind = _KINDS.get(document.kind, document.kind)
@@ -77,16 +79,11 @@ def select_model(document: Document, options: ConvertOptions) -> tuple[Subtree, 
             " --entry PATH chooses another one"
         ]
     commands = [
-        options.command(document.path, entry_words(dotted(model.path)))
+        replace(options, entry=dotted(model.path)).command(document.path)
         for model in models[:MAX_LISTED]
     ]
     commands.append(options.command(document.path, "--all-entries"))
     raise several_entries_error("model", [model.path for model in models], "\n".join(commands))
-
-
-def entry_words(entry: str) -> str:
-    """Return the option `--entry` for a path, whatever the names in it are."""
-    return f"--entry{'=' if entry.startswith('-') else ' '}{shell_quoted(entry)}"
 
 
 def model_candidates(document: Document) -> list[Subtree]:
@@ -177,6 +174,32 @@ def _array_state_dicts(root: Subtree) -> Iterator[Subtree]:
                     Subtree((*part.path, step), child) for step, child in iter_children(part.value)
                 ]
         level = inner
+
+
+def array_tensor(value: Value, archive: Archive) -> Tensor | None:
+    """Return the tensor with the elements of a NumPy array; None for all other values, and for
+    arrays of a dtype that torch does not have."""
+    array = as_array(value)
+    dtype = DTYPES.get(array.name) if array else None
+    if array is None or dtype is None:
+        return None
+    data = array.data
+    if not isinstance(data, Blob) and as_bytes(data) is None:
+        return None
+    if dtype.swap > 1 and (array.dtype[0] == ">") != (archive.byteorder == "big"):
+        content = data.read() if isinstance(data, Blob) else as_bytes(data) or b""
+        data = swap_bytes(content, dtype.swap)
+    storage = InlineStorage(archive, data, "cpu")
+    return Tensor(dtype, array.shape, array.stride, 0, storage, "cpu", False, 0)
+
+
+def is_array_state_dict(value: Value) -> bool:
+    """Return True for a mapping of strings to NumPy arrays."""
+    items = as_mapping(value)
+    return bool(items) and all(
+        isinstance(key_value(key), str) and as_array(item) is not None
+        for key, item in (items or {}).items()
+    )
 
 
 def _model_beside_averages(models: list[Subtree], document: Document) -> Subtree | None:

@@ -13,6 +13,7 @@ from ptinspect.conversion.output.pieces import CAST_DTYPES
 from ptinspect.conversion.output.storage_layout import TensorOptions
 from ptinspect.dtypes import DType, dtype_by_name
 from ptinspect.errors import PtInspectError
+from ptinspect.pickling.pyobjects import bracketed
 from ptinspect.text import shell_quoted, shell_word
 from ptinspect.torchnn.attributes import WRAPPERS
 
@@ -40,20 +41,27 @@ _INDEX_SUFFIX = re.compile(r"\.\w+\.index\.json$")  # as in model.safetensors.in
 
 
 class KeyEdits(NamedTuple):
-    """Changes of keys, in the order in which they are applied.
-
-    Attributes:
-        include, exclude: globs that select keys of the source.
-        strip: prefixes to remove; `auto` removes the wrappers' names wherever they are.
-        rename: regular expressions and their replacements.
-        add: prefix to add.
-    """
+    """Changes of keys, in the order in which they are applied. The prefix `auto` in `strip` removes
+    the names of wrappers wherever they are."""
 
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     strip: tuple[str, ...] = ()
     rename: tuple[tuple[re.Pattern[str], str], ...] = ()
     add: str = ""
+
+    @classmethod
+    def parse(
+        cls,
+        include: Sequence[str],
+        exclude: Sequence[str],
+        strip: Sequence[str],
+        rename: Sequence[str],
+        add: str,
+    ) -> KeyEdits:
+        """Return the changes that options ask for. PtInspectError for a wrong `rename`."""
+        patterns = tuple(map(_parse_rename, as_tuple(rename)))
+        return cls(as_tuple(include), as_tuple(exclude), as_tuple(strip), patterns, add)
 
     def selects(self, key: str) -> bool:
         """Return True if a key of the source is written."""
@@ -74,11 +82,8 @@ class KeyEdits(NamedTuple):
         return self.new_key(f"{name}." if name else "").removesuffix(".")
 
     def apply(self, keys: Iterable[str]) -> dict[str, str]:
-        """Return the new name of each key that is written, in order.
-
-        PtInspectError if two keys get one name, if no key is left, or if no key has a prefix
-        that is to be removed.
-        """
+        """Return the new name of each key that is written, in order. PtInspectError if two keys
+        get one name, if no key is left, or if no key has a prefix that is to be removed."""
         keys = list(keys)
         new_keys = {key: self.new_key(key) for key in keys if self.selects(key)}
         old_keys: dict[str, str] = {}
@@ -107,14 +112,8 @@ def nothing_selected(keys: list[str]) -> PtInspectError:
 
 @dataclass(frozen=True, slots=True)
 class ConvertOptions:
-    """The options of `conversion.convert`, parsed.
-
-    Attributes:
-        set: entries to add to a checkpoint.
-        other_entries: entries of the same file that are written to files of their own.
-        dst: DST as it was typed.
-        words: the other options as they were typed, quoted for a shell.
-    """
+    """The options of `conversion.convert`, parsed. `dst` is DST as it was typed; `other_entries`
+    are entries of the same file that are written to files of their own."""
 
     to: str
     entry: str | None = None
@@ -124,82 +123,67 @@ class ConvertOptions:
     set: Mapping[str, object] = field(default_factory=dict)
     optimizer: str | None = None
     plain: bool = False
-    max_shard_size: int | None = None
+    max_shard_size: int | str | None = None
     allow_overflow: bool = False
     other_entries: tuple[Path, ...] = ()
     dst: str | None = None
-    words: tuple[str, ...] = ()
 
     def command(self, source: str, *words: str) -> str:
         """Return the command as it was typed, with further options."""
+        import json
+
         typed = ["ptinspect convert", shell_word(source)]
         typed += [] if self.dst is None else [shell_word(self.dst)]
         suffix = os.path.splitext(self.dst or "")[1].lower()
         if SUFFIXES.get(suffix) != self.to:
             typed.append(f"--to {self.to}")
-        return " ".join([*typed, *self.words, *words])
+        edits, tensors = self.edits, self.tensors
+        options: dict[str, object] = {
+            "include": edits.include, "exclude": edits.exclude, "strip-prefix": edits.strip,
+            "rename": [f"{pattern.pattern}={new}" for pattern, new in edits.rename],
+            "add-prefix": edits.add, "dtype": tensors.dtype and tensors.dtype.name,
+            "device": tensors.device, "contiguous": tensors.contiguous,
+            "shared": "" if self.shared == "keep-one" else self.shared,
+            "optimizer": self.optimizer, "plain": self.plain,
+            "max-shard-size": self.max_shard_size, "allow-overflow": self.allow_overflow,
+            "set": [f"{name}={json.dumps(value, default=str)}" for name, value in self.set.items()],
+        }  # fmt: skip
+        for name, value in options.items():
+            if value is True:
+                typed.append(f"--{name}")
+            for item in value if isinstance(value, (list, tuple)) else [value]:
+                if item and item is not True:
+                    text = str(item)
+                    quoted = shell_quoted(text) if text.startswith("-") else shell_word(text)
+                    typed.append(f"--{name}={quoted}")
+        for entry in ([self.entry] if self.entry else []) + [*map(bracketed, self.other_entries)]:
+            typed.append(f"--entry{'=' if entry.startswith('-') else ' '}{shell_quoted(entry)}")
+        return " ".join([*typed, *words])
 
-
-def parse_options(
-    to: str,
-    *,
-    include: Sequence[str],
-    exclude: Sequence[str],
-    strip_prefix: Sequence[str],
-    add_prefix: str,
-    rename: Sequence[str],
-    dtype: object,
-    device: str | None,
-    contiguous: bool,
-    shared: str,
-    set: Mapping[str, object],
-    optimizer: str | None,
-    plain: bool,
-    max_shard_size: int | str | None,
-    allow_overflow: bool,
-    dst: str | None,
-) -> ConvertOptions:
-    """Return the options as one object.
-
-    PtInspectError for invalid values, and for options that the target does not have.
-    """
-    if to not in TARGETS:
-        raise PtInspectError(f"{to!r} is not one of {', '.join(TARGETS)}")
-    if shared not in SHARED:
-        raise PtInspectError(f"--shared takes {', '.join(SHARED)}, not {shared!r}")
-    for name, value in set.items():
-        _check_settable(name, value)
-    cast = _parse_dtype(dtype)
-    options = ConvertOptions(
-        to,
-        None,
-        KeyEdits(
-            _as_tuple(include),
-            _as_tuple(exclude),
-            _as_tuple(strip_prefix),
-            tuple(map(_parse_rename, _as_tuple(rename))),
-            add_prefix,
-        ),
-        TensorOptions(cast, _parse_device(device), contiguous),
-        shared,
-        set,
-        optimizer,
-        plain,
-        None if max_shard_size is None else parse_size(max_shard_size),
-        allow_overflow,
-        dst=dst,
-        words=_typed_words({
-            "include": include, "exclude": exclude, "strip-prefix": strip_prefix,
-            "rename": rename, "add-prefix": add_prefix, "dtype": cast and cast.name,
-            "device": device,
-            "contiguous": contiguous, "shared": "" if shared == "keep-one" else shared,
-            "optimizer": optimizer, "plain": plain, "max-shard-size": max_shard_size,
-            "allow-overflow": allow_overflow,
-            "set": [*map(_assignment, set.items())],
-        }),
-    )  # fmt: skip
-    _check_target_has(options)
-    return options
+    def check(self) -> None:
+        """Raise PtInspectError for invalid values, and for options that the target lacks."""
+        to, tensors = self.to, self.tensors
+        if to not in TARGETS:
+            raise PtInspectError(f"{to!r} is not one of {', '.join(TARGETS)}")
+        if self.shared not in SHARED:
+            raise PtInspectError(f"--shared takes {', '.join(SHARED)}, not {self.shared!r}")
+        for name, value in self.set.items():
+            _check_settable(name, value)
+        if self.max_shard_size is not None:
+            parse_size(self.max_shard_size)
+        misplaced = {
+            "--set": self.set and to != "checkpoint",
+            "--plain": self.plain and to != "checkpoint",
+            "--optimizer": self.optimizer and to != "checkpoint",
+            "--max-shard-size": self.max_shard_size and to != "safetensors",
+            "--shared": self.shared != "keep-one" and to != "safetensors",
+            "--dtype": tensors.dtype and to == "same",
+            "--contiguous": tensors.contiguous and to == "same",
+            "an option that changes keys": any(self.edits) and to == "same",
+        }
+        for name, is_misplaced in misplaced.items():
+            if is_misplaced:
+                raise PtInspectError(f"{name} cannot be used with --to {to}")
 
 
 def target_of_suffix(path: str | None, to: str | None, source: str = "SRC") -> str:
@@ -259,29 +243,8 @@ def parse_size(text: int | str) -> int:
     return int(match[1]) * factor
 
 
-def _assignment(item: tuple[str, object]) -> str:
-    import json
-
-    name, value = item
-    return f"{name}={json.dumps(value, default=str)}"
-
-
-def _typed_words(options: Mapping[str, object]) -> tuple[str, ...]:
-    """Return options as words of a shell command."""
-    words = []
-    for name, value in options.items():
-        if value is True:
-            words.append(f"--{name}")
-        for item in value if isinstance(value, (list, tuple)) else [value]:
-            if item and item is not True:
-                text = str(item)
-                quoted = shell_quoted(text) if text.startswith("-") else shell_word(text)
-                words.append(f"--{name}={quoted}")
-    return tuple(words)
-
-
-def _as_tuple(values: Sequence[str]) -> tuple[str, ...]:
-    """Return the values as a tuple. A single string is one value, not its letters."""
+def as_tuple(values: Sequence[str]) -> tuple[str, ...]:
+    """Return the values as a tuple; a single string is one value."""
     return (values,) if isinstance(values, str) else tuple(values)
 
 
@@ -302,7 +265,7 @@ def _parse_rename(text: str) -> tuple[re.Pattern[str], str]:
     return pattern, replacement
 
 
-def _parse_dtype(value: object) -> DType | None:
+def parse_dtype(value: object) -> DType | None:
     """Parse a name, a torch.dtype, a numpy dtype or a scalar type of numpy."""
     if value is None:
         return None
@@ -318,7 +281,7 @@ def _parse_dtype(value: object) -> DType | None:
     return dtype
 
 
-def _parse_device(name: str | None) -> str | None:
+def parse_device(name: str | None) -> str | None:
     if name is not None and not _DEVICE.fullmatch(name):
         raise PtInspectError(f"{name!r} is not a device", hint="such as cpu, cuda:0 or mps")
     return "cuda:0" if name == "cuda" else name
@@ -343,20 +306,3 @@ def _check_settable(name: str, value: object) -> None:
                 f"the entry {name!r} cannot be set: it contains an object of the type {kind}",
                 hint="None, bool, int, float, str, bytes, list, tuple and dict can be set",
             )
-
-
-def _check_target_has(options: ConvertOptions) -> None:
-    to, tensors = options.to, options.tensors
-    misplaced = {
-        "--set": options.set and to != "checkpoint",
-        "--plain": options.plain and to != "checkpoint",
-        "--optimizer": options.optimizer and to != "checkpoint",
-        "--max-shard-size": options.max_shard_size and to != "safetensors",
-        "--shared": options.shared != "keep-one" and to != "safetensors",
-        "--dtype": tensors.dtype and to == "same",
-        "--contiguous": tensors.contiguous and to == "same",
-        "an option that changes keys": any(options.edits) and to == "same",
-    }
-    for name, is_misplaced in misplaced.items():
-        if is_misplaced:
-            raise PtInspectError(f"{name} cannot be used with --to {to}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import isinf
 from typing import TYPE_CHECKING, NamedTuple
 
 from ptinspect.conversion.output.torch_zip import folder_name, write_torch_zip
@@ -13,7 +12,7 @@ from ptinspect.document.walk import walk
 
 if TYPE_CHECKING:
     from ptinspect.conversion.output.object_graph import ObjectGraph
-    from ptinspect.conversion.output.pieces import Piece
+    from ptinspect.conversion.output.pieces import LostValues, Piece
     from ptinspect.conversion.output.sink import ModificationGuard, Sink
     from ptinspect.document import Document
     from ptinspect.document.modules import Module
@@ -24,13 +23,8 @@ if TYPE_CHECKING:
 
 
 class PlannedTensor(NamedTuple):
-    """A tensor of the output.
-
-    Attributes:
-        key, source: its names in the output and in SRC.
-        tensor: the tensor in SRC.
-        dtype: its dtype in the output; None if it is not dense and written as it was.
-    """
+    """A tensor of the output: its names there and in SRC, the tensor in SRC, and its dtype in the
+    output (None if it is not dense and written as it was)."""
 
     key: str
     source: str
@@ -49,16 +43,23 @@ class PlannedTensor(NamedTuple):
             return self.tensor.nbytes
         return self.tensor.numel * self.dtype.itemsize
 
+    def as_dict(self) -> dict[str, object]:
+        """Return the object that `convert -f json` prints."""
+        tensor, dtype = self.tensor, self.dtype or self.tensor.dtype
+        shape = None if tensor.uninitialized else [None if n < 0 else n for n in tensor.shape]
+        return {
+            "key": self.key,
+            "source": self.source,
+            "dtype": dtype.name if dtype else None,
+            "shape": shape,
+            "nbytes": self.nbytes,
+            "changed": self.is_cast,
+        }
+
 
 class OutputFile(NamedTuple):
-    """A file of the output.
-
-    Attributes:
-        path: its final name.
-        write: writes its bytes to a sink.
-        head: the pickle or the header, which describes its tensors.
-        records: keys of the storages and their bytes.
-    """
+    """A file of the output: its final name, a function that writes it to a sink, the pickle or
+    header (`head`), and the keys of its storages with their bytes."""
 
     path: str
     write: Callable[[Sink], None]
@@ -76,46 +77,13 @@ class OutputFile(NamedTuple):
         return sum(p.length for _, pieces in self.records for p in pieces if p.changed)
 
 
-@dataclass(frozen=True, slots=True)
-class LostValues:
-    """Numbers of a tensor that the dtype of the output cannot hold.
-
-    Attributes:
-        keys: the tensors of the output that have them.
-        overflowed: number of finite elements that became infinite, NaN or the largest number.
-        largest: the largest magnitude among them.
-        underflowed: number of elements that became zero.
-    """
-
-    keys: list[str]
-    overflowed: int
-    largest: float
-    underflowed: int
-
-    def as_dict(self) -> dict[str, object]:
-        """Return the object that `convert -f json` prints."""
-        largest = "inf" if isinf(self.largest) else self.largest
-        return {
-            "tensors": self.keys,
-            "overflowed": self.overflowed,
-            "largest": largest if self.overflowed else None,
-            "underflowed": self.underflowed,
-        }
-
-
 @dataclass(slots=True)
 class Plan:
-    """What a conversion will do.
+    """What a conversion will do, or has done.
 
-    Attributes:
-        to: the target.
-        files: in the order in which they get their final names.
-        tensors: the tensors under each of their keys.
-        warnings: one line each.
-        dropped: keys and entries of SRC that are not in the output.
-        guards: of the files from which the bytes come.
-        lost_values: numbers that `--dtype` could not keep, once the files are written.
-        tensor_count: number of tensors, including those inside of objects, which have no key.
+    `tensors` are those with a key, under each of their keys; `tensor_count` includes those inside
+    of objects. `guards` are those of the files that are read. `lost_values` is filled when the
+    files are written.
     """
 
     to: str
@@ -130,18 +98,12 @@ class Plan:
 
 @dataclass(slots=True)
 class ModelPart:
-    """The part of a file that becomes a state_dict.
+    """The part of a file that becomes a state_dict: its path in SRC and the value that is written.
 
-    Attributes:
-        path: where it is in SRC.
-        value: what is written.
-        items: its entries under their new keys; empty if it is not a mapping by strings.
-        sources: the old key of each new key.
-        module: the full model, if the part is one.
-        excluded: keys that --include and --exclude drop.
-        non_persistent: buffers of the full model that its state_dict() leaves out.
-        attributes: attributes set on its tensors, which are dropped.
-        warnings: about the choice of the part.
+    `items` are its entries under their new keys, empty if it is not a mapping by strings;
+    `sources` has the old key of each. `excluded` are keys that --include and --exclude drop,
+    `non_persistent` buffers that state_dict() leaves out, `attributes` those that were set on its
+    tensors and are dropped. `warnings` are about the choice of the part.
     """
 
     path: Path
@@ -159,11 +121,10 @@ def torch_file(
     path: str, pickle: bytes, storages: Sequence[tuple[str, Sequence[Piece]]]
 ) -> OutputFile:
     """Return a file in the format of torch.save."""
-
-    def write(sink: Sink) -> None:
-        write_torch_zip(sink, folder_name(path), pickle, storages)
-
-    return OutputFile(path, write, pickle, storages)
+    folder = folder_name(path)
+    return OutputFile(
+        path, lambda sink: write_torch_zip(sink, folder, pickle, storages), pickle, storages
+    )
 
 
 def plan_tensors(
@@ -172,16 +133,17 @@ def plan_tensors(
     document: Document,
     source_keys: Mapping[str, str] | None = None,
 ) -> list[PlannedTensor]:
-    """Return all tensors in a value that `graph` will write.
+    """Return all tensors in a value that `graph` collected and planned. `source_keys` has the keys
+    in SRC by key in the output, where they differ."""
+    dtypes: dict[int, DType | None] = {}
 
-    Args:
-        root: the value.
-        graph: the graph that collected it, planned.
-        document: SRC.
-        source_keys: keys in SRC by key in the output, where they differ.
-    """
-    reader = _DTypeReader(graph)
-    tensors = by_key(walk(root, reader.read, document.limits).tensors)
+    def read(value: Value) -> Tensor | None:
+        tensor = graph.read(value)
+        if tensor is not None:
+            dtypes[id(tensor)] = graph.output_dtype(value)
+        return tensor
+
+    tensors = by_key(walk(root, read, document.limits).tensors)
     first_keys: dict[object, str] = {}
     for key, info in document.tensors.items():
         first_keys.setdefault(id(info.tensor), key)
@@ -191,19 +153,5 @@ def plan_tensors(
         tensor = info.tensor
         source = (source_keys or {}).get(key) or first_keys.get(id(tensor))
         source = source or first_keys.get(tensor.view_key()) or key
-        planned.append(PlannedTensor(key, source, tensor, reader.dtypes[id(tensor)]))
+        planned.append(PlannedTensor(key, source, tensor, dtypes[id(tensor)]))
     return planned
-
-
-class _DTypeReader:
-    """Reads the tensors of a graph for a walk, and remembers the dtype each is written with."""
-
-    def __init__(self, graph: ObjectGraph) -> None:
-        self.graph = graph
-        self.dtypes: dict[int, DType | None] = {}
-
-    def read(self, value: Value) -> Tensor | None:
-        tensor = self.graph.read(value)
-        if tensor is not None:
-            self.dtypes[id(tensor)] = self.graph.output_dtype(value)
-        return tensor

@@ -10,7 +10,8 @@ from ptinspect.report import Report
 from ptinspect.text import count_text, size_text
 
 if TYPE_CHECKING:
-    from ptinspect.conversion.plan import LostValues, Plan, PlannedTensor
+    from ptinspect.conversion.output.pieces import LostValues
+    from ptinspect.conversion.plan import Plan, PlannedTensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +83,15 @@ class ConversionReport(Report):
             f"{size_text(self.changed)} changed" + ", every byte compared" * self.verified
         ]
         if not self.written:
-            lines += [f"  {_line(tensor)}" for tensor in self._planned]
+            for tensor in self._planned:
+                before, after = tensor.tensor.dtype, tensor.dtype
+                key = tensor.key
+                if key != tensor.source:
+                    key = f"{tensor.source} -> {key}"
+                dtype = before.name if before else ""
+                if tensor.is_cast and after:
+                    dtype = f"{dtype} -> {after.name}"
+                lines.append(f"  {key}  {dtype} {tuple(tensor.tensor.shape)}")
         return "\n".join(lines) + "\n"
 
     def as_dict(self) -> dict[str, object]:
@@ -94,32 +103,9 @@ class ConversionReport(Report):
             "files": self.files,
             "written": self.written,
             "verified": self.verified,
-            "tensors": [_tensor_dict(tensor) for tensor in self._planned],
+            "tensors": [planned.as_dict() for planned in self._planned],
             "bytes": {"copied": self.copied, "changed": self.changed},
             "dropped": self.dropped,
             "lost_values": [item.as_dict() for item in self.lost_values],
             "warnings": self.warnings,
         }
-
-
-def _tensor_dict(planned: PlannedTensor) -> dict[str, object]:
-    tensor, dtype = planned.tensor, planned.dtype or planned.tensor.dtype
-    return {
-        "key": planned.key,
-        "source": planned.source,
-        "dtype": dtype.name if dtype else None,
-        "shape": None if tensor.uninitialized else [None if n < 0 else n for n in tensor.shape],
-        "nbytes": planned.nbytes,
-        "changed": planned.is_cast,
-    }
-
-
-def _line(planned: PlannedTensor) -> str:
-    before, after = planned.tensor.dtype, planned.dtype
-    key = planned.key
-    if key != planned.source:
-        key = f"{planned.source} -> {key}"
-    dtype = before.name if before else ""
-    if planned.is_cast and after:
-        dtype = f"{dtype} -> {after.name}"
-    return f"{key}  {dtype} {tuple(planned.tensor.shape)}"

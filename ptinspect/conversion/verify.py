@@ -28,10 +28,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from ptinspect.conversion.options import ConvertOptions
-    from ptinspect.conversion.plan import OutputFile, Plan, PlannedTensor
+    from ptinspect.conversion.plan import Plan, PlannedTensor
     from ptinspect.document import Document
     from ptinspect.document.tensor import Tensor
-    from ptinspect.formats.archive import Archive
     from ptinspect.limits import Limits
     from ptinspect.source.base import Source
 
@@ -39,12 +38,8 @@ if TYPE_CHECKING:
 def refuse_unsafe_output(plan: Plan, document: Document, options: ConvertOptions) -> list[str]:
     """Scan the planned pickle, so that no payload of SRC gets into a file that ptinspect writes.
 
-    Returns:
-        Warnings about names that are not on the allowlist.
-
-    Raises:
-        UnsafeError: loading the output would run something.
-        UnsupportedError: torch lacks the type of a tensor, such as one of GGUF's blocks.
+    Return warnings about names that are not on the allowlist. UnsafeError if loading the output
+    would run something, UnsupportedError if torch lacks the type of a tensor (GGUF's blocks).
     """
     if plan.to == "safetensors":
         return []
@@ -62,7 +57,9 @@ def refuse_unsafe_output(plan: Plan, document: Document, options: ConvertOptions
     dangerous = report.first_dangerous()
     hint = None
     if dangerous is not None or report.errors:
-        hint = f"nothing was written{_safetensors_advice(document, options)}"
+        hint = "nothing was written"
+        if can_write_safetensors(document, options):
+            hint += "; --to safetensors writes the tensors alone"
     if dangerous is not None:
         raise UnsafeError(f"loading the output would run {dangerous.name}", hint=hint)
     if report.errors:
@@ -82,32 +79,22 @@ def refuse_unsafe_output(plan: Plan, document: Document, options: ConvertOptions
     return warnings
 
 
-def _safetensors_advice(document: Document, options: ConvertOptions) -> str:
-    """Return the advice to write safetensors, if that is possible with this file."""
+def can_write_safetensors(document: Document, options: ConvertOptions) -> bool:
+    """Return True if the model of a file can be written as safetensors."""
     from ptinspect.conversion.targets.safetensors import plan_safetensors
 
-    to_safetensors = replace(options, to="safetensors", shared="keep-one")
     try:
-        plan_safetensors(document, "", to_safetensors)
+        plan_safetensors(document, "", replace(options, to="safetensors", shared="keep-one"))
     except PtInspectError:
-        return ""
-    return "; --to safetensors writes the tensors alone"
+        return False
+    return True
 
 
 def verify_outputs(
     plan: Plan, paths: Sequence[str], limits: Limits, *, compare_bytes: bool
 ) -> None:
-    """Compare the written files with the plan.
-
-    Args:
-        plan: the plan.
-        paths: the temporary path of each file.
-        limits: limits for reading them.
-        compare_bytes: compare all bytes, not only places, dtypes and shapes.
-
-    Raises:
-        PtInspectError: an output differs from the plan.
-    """
+    """Compare the written files, at their temporary paths, with the plan: places, dtypes, shapes,
+    and if asked for all bytes. PtInspectError if they differ."""
     missing = {planned.key: planned for planned in plan.tensors}
     for file, path in zip(plan.files, paths, strict=True):
         if not file.records and file.path.endswith(".json"):
@@ -121,22 +108,23 @@ def verify_outputs(
             raise _difference(file.path, error.message) from error
         with output:
             output.check()
-            if _read_head(output.archive, len(file.head)) != file.head:
+            archive, length = output.archive, min(len(file.head), output.archive.source.size)
+            if isinstance(archive, TorchZip):
+                head = archive.directory.read(archive.directory.index[archive.record or ""])
+            else:
+                head = archive.source.read(0, length)
+            if head != file.head:
                 raise _difference(file.path, "the pickle or header differs")
             for key in [key for key in output.tensors if key in missing]:
                 tensor = output.tensors[key].tensor
                 _check_tensor(file.path, missing.pop(key), tensor, compare_bytes)
             if compare_bytes:
-                _compare_file(file, output.archive.source)
+                comparison = _Comparison(file.path, output.archive.source)
+                file.write(Sink(comparison))
+                comparison.check_end()
     if missing:
         count = count_text(len(missing), "tensor")
         raise _difference(plan.files[0].path, f"{count} missing, such as {next(iter(missing))}")
-
-
-def _read_head(archive: Archive, length: int) -> bytes:
-    if isinstance(archive, TorchZip):
-        return archive.directory.read(archive.directory.index[archive.record or ""])
-    return archive.source.read(0, min(length, archive.source.size))
 
 
 def _check_tensor(path: str, planned: PlannedTensor, written: Tensor, compare_bytes: bool) -> None:
@@ -183,13 +171,10 @@ class _Comparison:
     def count_written(self, count: int) -> None:
         raise NotImplementedError
 
-
-def _compare_file(file: OutputFile, written: Source) -> None:
-    comparison = _Comparison(file.path, written)
-    file.write(Sink(comparison))
-    if comparison.offset != written.size:
-        rest = written.size - comparison.offset
-        raise _difference(file.path, f"{count_text(rest, 'byte')} too many at its end")
+    def check_end(self) -> None:
+        rest = self.file.size - self.offset
+        if rest:
+            raise _difference(self.path, f"{count_text(rest, 'byte')} too many at its end")
 
 
 def _are_equal(first: Iterator[bytes], second: Iterator[bytes]) -> bool:

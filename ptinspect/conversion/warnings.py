@@ -1,22 +1,28 @@
-"""Warnings about what SRC has and the output lacks, one line each."""
+"""Warnings, one line each: what SRC has and the output lacks, numbers that the new dtype cannot
+hold, and records whose bytes do not match their CRC-32."""
 
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ptinspect.conversion.output.pieces import ConvertedRange, SourceRange, TensorPiece
+from ptinspect.document.checksums import checksum_message
+from ptinspect.errors import LossError
+from ptinspect.formats.torch.zip_file import ZipSpan
 from ptinspect.pickling.pyobjects import as_mapping, dotted
 from ptinspect.text import count_text, join_names, size_text
 from ptinspect.torchnn.attributes import WRAPPER_PREFIXES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from ptinspect.conversion.options import ConvertOptions
-    from ptinspect.conversion.plan import ModelPart
+    from ptinspect.conversion.plan import ModelPart, OutputFile, Plan
     from ptinspect.document import Document
     from ptinspect.document.modules import Module
-    from ptinspect.document.tensor import Tensor
+    from ptinspect.document.tensor import Storage, Tensor
     from ptinspect.pickling.pyobjects import Path
 
 SCRIPT_DROPPED = "dropped: the code of the TorchScript program, which only TorchScript files hold"
@@ -35,7 +41,8 @@ def loss_warnings(
     warnings: list[str] = list(model.warnings)
     dropped: list[str] = []
     if document.archive.more_roots:
-        dropped, count = _later_pickles(document), len(document.archive.more_roots)
+        count = len(document.archive.more_roots)
+        dropped = [f"[{number}]" for number in range(1, count + 1)]
         warnings.append(
             f"dropped: {join_names(dropped)} (the file holds {count_text(count, 'more pickle')}"
             " after the first)"
@@ -93,12 +100,6 @@ def placeholder_warnings(tensors: Iterable[Tensor]) -> list[str]:
         " DeepSpeed ZeRO-3 leaves them; the weights are in other files (zero_to_fp32.py of the"
         " checkpoint's folder gathers them)"
     ]
-
-
-def _later_pickles(document: Document) -> list[str]:
-    """Return the tensors and entries of the pickles that follow the first."""
-    count = len(document.archive.more_roots)
-    return [f"[{number}]" for number in range(1, count + 1)]
 
 
 def excluded_keys_warning(keys: list[str]) -> list[str]:
@@ -159,3 +160,97 @@ def classes_with_extra_state(module: Module, document: Document) -> list[str]:
     }
     paths = dict.fromkeys(current.class_path for _, current in module.walk())
     return [path for path in paths if path in overriding or path.startswith("transformer_engine.")]
+
+
+# --- after the files were written -----------------------------------------------------------
+
+
+def record_losses(plan: Plan, source: str, options: ConvertOptions) -> None:
+    """Add the numbers that were lost to the plan of a file that was written, and warnings.
+
+    LossError if numbers overflowed and `--allow-overflow` is not set.
+    """
+    assert options.tensors.dtype is not None
+    dtype, keys = options.tensors.dtype.name, _keys_by_bytes(plan)
+    lost = plan.lost_values = [
+        replace(piece.loss, keys=keys.get(_bytes_of(piece), []))
+        for file in plan.files
+        for _, record in file.records
+        for piece in record
+        if isinstance(piece, ConvertedRange | TensorPiece) and piece.loss
+    ]
+    overflowed = [item for item in lost if item.overflowed]
+    if overflowed:
+        count = count_text(sum(item.overflowed for item in overflowed), "number")
+        names = join_names(
+            f"{', '.join(item.keys)} ({item.overflowed:,}, the largest is {item.largest:g})"
+            for item in overflowed
+        )
+        message = f"{count} exceeded the range of {dtype}: {names}"
+        if not options.allow_overflow:
+            raise LossError(
+                message,
+                hint="nothing was written: bfloat16 has the range of float32; or accept the loss:\n"
+                + options.command(source, "--allow-overflow"),
+            )
+        plan.warnings.append(message)
+    zeros = [f"{', '.join(item.keys)} ({item.underflowed:,})" for item in lost if item.underflowed]
+    if zeros:
+        count = count_text(sum(item.underflowed for item in lost), "number")
+        plan.warnings.append(f"{count} too small for {dtype} became 0: {join_names(zeros)}")
+
+
+def crc_warnings(mismatches: Iterable[SourceRange], file: OutputFile, plan: Plan) -> list[str]:
+    """Return a warning for each record whose bytes do not match its CRC-32: those of `mismatches`,
+    and those of which a part was cast, which are read once more."""
+    damaged = {_storage_id(piece.storage): piece.storage for piece in mismatches}
+    checked: set[object] = set()
+    for storage in _partly_cast(file):
+        span, identity = storage.archive.storages.get(storage.key), _storage_id(storage)
+        if identity not in checked and isinstance(span, ZipSpan):
+            checked.add(identity)
+            if span.directory.check_crc(span.index) is False:
+                damaged[identity] = storage
+    warnings = []
+    keys = _keys_by_bytes(plan) if damaged else {}
+    for identity, storage in damaged.items():
+        span = storage.archive.storages.get(storage.key)
+        assert isinstance(span, ZipSpan)
+        record = span.directory.names[span.index]
+        warnings.append(checksum_message(record, keys.get(identity, [])))
+    return warnings
+
+
+def _partly_cast(file: OutputFile) -> Iterator[Storage]:
+    """Yield the storages of which only a part, or a strided view, was cast."""
+    for _, record in file.records:
+        for piece in record:
+            if isinstance(piece, ConvertedRange) and piece.source.recorded_crc() is None:
+                yield piece.source.storage
+            elif isinstance(piece, TensorPiece) and piece.tensor.dtype is not piece.dtype:
+                storage = piece.tensor.storage
+                yield from () if storage is None else (storage,)
+
+
+def _keys_by_bytes(plan: Plan) -> dict[object, list[str]]:
+    """Return the keys of the tensors of each source storage and of each view."""
+    keys: dict[object, list[str]] = {}
+    for planned in plan.tensors:
+        if planned.tensor.storage is not None:
+            keys.setdefault(_storage_id(planned.tensor.storage), []).append(planned.key)
+            keys.setdefault(_view(planned.tensor), []).append(planned.key)
+    return keys
+
+
+def _bytes_of(piece: ConvertedRange | TensorPiece) -> object:
+    if isinstance(piece, TensorPiece):
+        return _view(piece.tensor)
+    return _storage_id(piece.source.storage)
+
+
+def _storage_id(storage: Storage) -> object:
+    return ("storage", id(storage.archive), storage.key)
+
+
+def _view(tensor: Tensor) -> object:
+    return ("view", *tensor.view_key())

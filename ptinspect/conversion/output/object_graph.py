@@ -69,13 +69,8 @@ _DEVICE_FUNCTIONS = {
 
 @dataclass(slots=True, eq=False)
 class _DenseTensor:
-    """A dense tensor and what its call records in addition.
-
-    Attributes:
-        tensor: the tensor.
-        quantizer: the argument with scheme, scale and so on of a quantized tensor.
-        subclass_call: the call of `_rebuild_from_type` around it.
-    """
+    """A dense tensor, the argument with scheme, scale and so on of a quantized one, and the call of
+    `_rebuild_from_type` around it."""
 
     tensor: Tensor
     quantizer: Value = None
@@ -104,13 +99,8 @@ class _StorageId(PersistentId):
 
 
 class ObjectGraph:
-    """The values of one output.
-
-    `collect` each part, call `plan`, then `dump`.
-
-    Attributes:
-        tensors: the dense tensors that were collected.
-    """
+    """The values of one output: `collect` each part, call `plan`, then `dump`. `tensors` are the
+    dense ones that were collected."""
 
     def __init__(self, options: TensorOptions) -> None:
         self.options = options
@@ -124,15 +114,8 @@ class ObjectGraph:
         self._first: Document | None = None
 
     def collect(self, value: Value, document: Document) -> None:
-        """Collect the tensors in a value.
-
-        Args:
-            value: a value of `document`, or one that was built from its values.
-            document: the file that resolves its tensors.
-
-        Raises:
-            UnsupportedError: a part of the value cannot be written.
-        """
+        """Collect the tensors in a value that `document` has, or that was built from its values.
+        UnsupportedError if a part of it cannot be written."""
         self._first = self._first or document
 
         def replace(part: Inert) -> Value:
@@ -199,10 +182,8 @@ class ObjectGraph:
         return (document.tensor_of(value) if document else None) or self.dense_tensor(value)
 
     def output_dtype(self, value: Value) -> DType | None:
-        """Return the dtype with which a dense tensor or parameter is written, after `plan`.
-
-        None for all other values.
-        """
+        """Return the dtype with which a dense tensor or parameter is written, after `plan`; None
+        for all other values."""
         tensor = self.dense_tensor(_unwrap_parameter(value))
         placement = self._layout.placement(tensor) if tensor else None
         return placement.dtype if placement else None
@@ -276,7 +257,9 @@ class ObjectGraph:
         if isinstance(value, Call) and value.changes is not None:
             call.changes = value.changes
             return call
-        return call if dense.quantizer or len(call.args) > 6 else _fresh(call)
+        if dense.quantizer or len(call.args) > 6:
+            return call
+        return FreshCall(call.func, call.args, call.opcode, 0)
 
     def _persistent_id(self, pid: PersistentId) -> Value:
         """Return ("storage", class, key, location, number of elements) for a storage."""
@@ -332,10 +315,6 @@ def _tensor_call(tensor: Tensor, placement: Placement, quantizer: Value) -> Call
     if bits and not is_reordered:
         args = (*args, bits)
     return Call(func, args, "REDUCE", 0)
-
-
-def _fresh(call: Call) -> FreshCall:
-    return FreshCall(call.func, call.args, call.opcode, 0)
 
 
 def _storage_class(dtype: DType) -> Global:

@@ -6,7 +6,8 @@ first and written in one pass.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from math import isinf
 from typing import TYPE_CHECKING
 from zlib import crc32
 
@@ -29,12 +30,7 @@ CAST_DTYPES = tuple(
 
 
 class Piece:
-    """Bytes of an output.
-
-    Attributes:
-        length: number of bytes.
-        changed: False if they are copied from a source without a change.
-    """
+    """Bytes of an output. `changed` is False if they are copied from a source as they are."""
 
     __slots__ = ("length",)
     length: int
@@ -103,36 +99,38 @@ class SourceRange(Piece):
 
 
 @dataclass(slots=True)
-class CastLoss:
-    """Counts of the numbers that the dtype of the output cannot hold.
+class LostValues:
+    """Numbers that the dtype of the output cannot hold.
 
     Attributes:
-        overflowed: finite numbers that became infinite, NaN or the largest number of the dtype.
+        overflowed: number of finite elements that became infinite, NaN or the largest number.
         largest: the largest magnitude among them.
-        underflowed: numbers that became zero.
+        underflowed: number of elements that became zero.
+        keys: the tensors of the output that have them.
     """
 
     overflowed: int = 0
     largest: float = 0.0
     underflowed: int = 0
+    keys: list[str] = field(default_factory=list)
 
     def __bool__(self) -> bool:
         return bool(self.overflowed or self.underflowed)
 
+    def as_dict(self) -> dict[str, object]:
+        """Return the object that `convert -f json` prints."""
+        largest = "inf" if isinf(self.largest) else self.largest
+        return {
+            "tensors": self.keys,
+            "overflowed": self.overflowed,
+            "largest": largest if self.overflowed else None,
+            "underflowed": self.underflowed,
+        }
+
 
 class ConvertedRange(Piece):
-    """A range of a storage whose elements are converted one by one.
-
-    Args:
-        source: the range.
-        convert: called with chunks of whole elements.
-        from_size: size of an element before the conversion.
-        to_size: size after it.
-        loss: what `convert` counts.
-
-    Attributes:
-        source_crc: CRC-32 of the range, once all chunks were read.
-    """
+    """A range of a storage whose elements are converted one by one, by a function that gets chunks
+    of whole elements and counts in `loss`. `source_crc` is that of the range once it was read."""
 
     __slots__ = ("convert", "from_size", "loss", "source", "source_crc")
 
@@ -142,13 +140,13 @@ class ConvertedRange(Piece):
         convert: Converter,
         from_size: int,
         to_size: int,
-        loss: CastLoss | None = None,
+        loss: LostValues | None = None,
     ) -> None:
         self.source = source
         self.convert = convert
         self.from_size = from_size
         self.length = source.length // from_size * to_size
-        self.loss = loss
+        self.loss = LostValues() if loss is None else loss
         self.source_crc = 0
 
     def chunks(self) -> Iterator[bytes]:
@@ -167,7 +165,7 @@ class TensorPiece(Piece):
         self.tensor = tensor
         self.dtype = dtype
         self.length = tensor.numel * dtype.itemsize
-        self.loss = CastLoss()
+        self.loss = LostValues()
 
     def chunks(self) -> Iterator[bytes]:
         chunks = iter_contiguous(self.tensor, max_repeated=None)
@@ -177,48 +175,33 @@ class TensorPiece(Piece):
 
 
 def storage_piece(storage: Storage, start: int, stop: int, source: DType, target: DType) -> Piece:
-    """Return bytes of a storage, cast to `target` and little-endian.
-
-    Args:
-        storage: the storage.
-        start, stop: the range, in bytes.
-        source, target: dtypes of its elements in the storage and in the output.
-    """
-    piece = SourceRange(storage, start, stop)
-    loss = CastLoss()
+    """Return bytes `start` to `stop` of a storage of `source` elements, cast to `target` and
+    little-endian."""
+    piece, loss = SourceRange(storage, start, stop), LostValues()
     convert = dtype_converter(source, target, loss) if source is not target else None
     if storage.archive.byteorder == "big" and source.swap > 1:
-        convert = _swap_first(source.swap, convert)
+        cast, unit = convert, source.swap
+
+        def convert(data: bytes) -> bytes:
+            swapped = swap_bytes(data, unit)
+            return cast(swapped) if cast else swapped
+
     if convert is None:
         return piece
     return ConvertedRange(piece, convert, source.itemsize, target.itemsize, loss)
 
 
-def _swap_first(unit: int, convert: Converter | None) -> Converter:
-    if convert is None:
-        return lambda data: swap_bytes(data, unit)
-    return lambda data: convert(swap_bytes(data, unit))
-
-
-def can_cast(dtype: DType) -> bool:
-    """Return True if `--dtype` changes tensors of this dtype."""
-    return dtype.name in CAST_DTYPES
-
-
-def dtype_converter(source: DType, target: DType, loss: CastLoss | None = None) -> Converter:
+def dtype_converter(source: DType, target: DType, loss: LostValues | None = None) -> Converter:
     """Return a function that casts little-endian elements as `tensor.to(dtype)` does on a CPU.
 
     It rounds to nearest, ties to even, bit for bit like torch, except that any NaN becomes some
     NaN. torch casts float64 to the small dtypes, and between two small ones, by way of float32
-    (c10/util/Half.h, BFloat16.h, Float8_*.h), which rounds twice.
-
-    Args:
-        source, target: the dtypes.
-        loss: counts the numbers that `target` cannot hold.
+    (c10/util/Half.h, BFloat16.h, Float8_*.h), which rounds twice. `loss` counts the numbers that
+    `target` cannot hold.
     """
     import numpy as np
 
-    loss = CastLoss() if loss is None else loss
+    loss = LostValues() if loss is None else loss
     first, last = numpy_type(source), numpy_type(target)
     middle = np.dtype("<f4") if target.itemsize < 4 else last
     saturates = target.name == "float8_e4m3fn"  # it has no infinity; torch 2.13 saturates, too

@@ -75,19 +75,13 @@ def kernel_copy() -> KernelCopy | None:
 
 
 class Sink:
-    """Writes one output from its beginning to its end.
-
-    Attributes:
-        position: number of bytes so far.
-        copied, changed: number of bytes of pieces that are unchanged, and of all other pieces.
-        mismatches: ranges whose bytes do not match the CRC-32 that their source recorded.
-    """
+    """Writes one output from its beginning to its end. `mismatches` are the ranges whose bytes do
+    not match the CRC-32 that their source recorded."""
 
     def __init__(self, output: Output, progress: Progress | None = None) -> None:
         self.output = output
         self.position = 0
-        self.copied = 0
-        self.changed = 0
+        self.copied = self.changed = 0
         self.mismatches: list[SourceRange] = []
         self._progress = progress
         self._kernel_copy = kernel_copy()
@@ -271,6 +265,8 @@ class ModificationGuard:
     def __init__(self, source: Source) -> None:
         self.path = source.path
         self._descriptor = source.descriptor
+        self.names: list[str | int] = [self.path]  # for `atomic_file.check_destination`
+        self.names += [] if self._descriptor is None else [self._descriptor]
         self._before = self._state()
 
     def _state(self) -> tuple[int, int] | None:

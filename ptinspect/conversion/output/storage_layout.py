@@ -11,7 +11,7 @@ from bisect import bisect_right
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from ptinspect.conversion.output.pieces import Piece, TensorPiece, can_cast, storage_piece
+from ptinspect.conversion.output.pieces import CAST_DTYPES, Piece, TensorPiece, storage_piece
 from ptinspect.document.elements import dense_storage, out_of_bounds_error
 from ptinspect.document.tensor import Storage
 from ptinspect.dtypes import DTYPES, DType
@@ -27,13 +27,8 @@ _PACKED = ("quint4x2", "quint2x4")
 
 
 class TensorOptions(NamedTuple):
-    """Changes that apply to every tensor.
-
-    Attributes:
-        dtype: dtype of floating tensors in the output.
-        device: device tag of every storage in the output.
-        contiguous: write strided tensors in C order.
-    """
+    """Changes that apply to every tensor: the dtype of floating ones, the device tag, and whether
+    strided ones are written in C order."""
 
     dtype: DType | None = None
     device: str | None = None
@@ -43,20 +38,15 @@ class TensorOptions(NamedTuple):
         """Return the dtype with which a tensor is written."""
         if tensor.dtype is None:
             raise UnsupportedError("a tensor whose dtype only the code of its class knows")
-        if self.dtype is None or tensor.quantizer or not can_cast(tensor.dtype):
+        if self.dtype is None or tensor.quantizer or tensor.dtype.name not in CAST_DTYPES:
             return tensor.dtype
         return self.dtype
 
 
 @dataclass(slots=True, eq=False)
 class OutputStorage:
-    """A storage of the output.
-
-    Attributes:
-        pieces: its bytes.
-        location: its device tag.
-        key: its name in the zip, assigned when the pickle first refers to it.
-    """
+    """A storage of the output: its bytes, its device tag, and its name in the zip, which is
+    assigned when the pickle first refers to it."""
 
     pieces: list[Piece]
     location: str
@@ -69,14 +59,8 @@ class OutputStorage:
 
 
 class Placement(NamedTuple):
-    """Place of a tensor in the output.
-
-    Attributes:
-        storage: its storage.
-        offset: its storage_offset, in elements of `dtype`.
-        dtype: its dtype in the output.
-        contiguous: True if it is written in C order whatever its strides were.
-    """
+    """Storage, storage_offset and dtype of a tensor in the output, and whether it is written in C
+    order whatever its strides were."""
 
     storage: OutputStorage
     offset: int

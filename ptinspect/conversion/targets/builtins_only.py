@@ -14,7 +14,7 @@ from collections.abc import Generator, Iterable
 from copy import copy
 from typing import TYPE_CHECKING, NamedTuple
 
-from ptinspect.conversion.arrays import array_tensor
+from ptinspect.conversion.models import array_tensor
 from ptinspect.conversion.output.object_graph import ordered_dict
 from ptinspect.conversion.targets.object_state import (
     metadata_of,
@@ -88,14 +88,10 @@ class _Frame(NamedTuple):
 
 
 class PlainValues:
-    """Converts values of one document.
+    """Converts values of one document. `dropped` are the paths of those without a plain form.
 
     There is no recursion: each kind of value is a generator that yields (step, part) and receives
     the converted part.
-
-    Attributes:
-        document: the document.
-        dropped: paths of the values that have no plain form.
     """
 
     def __init__(self, document: Document, graph: ObjectGraph) -> None:
@@ -107,14 +103,8 @@ class PlainValues:
         self._optimizers: dict[int, Value] = {}
 
     def convert(self, root: Value, name: str = "") -> Value:
-        """Return the plain form of a value, or `UNREPRESENTABLE`.
-
-        What was one object remains one. A cycle through a tuple or a call is cut.
-
-        Args:
-            root: the value.
-            name: the first step of the paths in `dropped`.
-        """
+        """Return the plain form of a value, or `UNREPRESENTABLE`. What was one object remains one.
+        A cycle through a tuple or a call is cut. Paths in `dropped` begin with `name`."""
         stack = [self._frame(name, root)]
         result: Value = None
         while True:

@@ -33,13 +33,8 @@ MODEL, STATE_DICT, OPTIMIZER = "model", "model_state_dict", "optimizer_state_dic
 
 @dataclass(slots=True)
 class _Entries:
-    """The entries of the new checkpoint.
-
-    Attributes:
-        items: the entries.
-        sources: keys of the model's tensors in SRC, by their keys in the output.
-        warnings, dropped: as in `Plan`.
-    """
+    """The entries of the new checkpoint, the keys of the model's tensors in SRC by those in the
+    output, and what becomes `warnings` and `dropped` of the plan."""
 
     items: dict[Value, Value]
     sources: dict[str, str] = field(default_factory=dict)

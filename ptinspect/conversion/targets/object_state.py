@@ -59,13 +59,8 @@ _PACKED_OBJECTS = ("param", "_packed_weight_ih", "_packed_weight_hh")
 
 @dataclass(slots=True)
 class StateDict:
-    """A state_dict.
-
-    Attributes:
-        items: by key, in torch's order.
-        metadata: entries of `_metadata` by module name; None if there is no `_metadata`.
-        non_persistent: keys of buffers that state_dict() leaves out.
-    """
+    """A state_dict: its items in torch's order, the entries of its `_metadata` by module name if it
+    has one, and the keys of buffers that state_dict() leaves out."""
 
     items: dict[str, Value]
     metadata: dict[str, Value] | None

@@ -9,9 +9,11 @@ metadata that records tensors which are the same ({dropped: kept});
 from __future__ import annotations
 
 import os
+from functools import partial
 from glob import escape
 from typing import TYPE_CHECKING, NamedTuple
 
+from ptinspect.conversion.options import parse_size
 from ptinspect.conversion.output.object_graph import ObjectGraph
 from ptinspect.conversion.output.pieces import Piece, TensorPiece, storage_piece
 from ptinspect.conversion.output.storage_layout import TensorOptions, check_bounds
@@ -77,7 +79,7 @@ def plan_safetensors(document: Document, path: str, options: ConvertOptions) -> 
     if options.max_shard_size is None:
         files = [_file(path, in_file_order, metadata)]
     else:
-        files = _shards(path, in_file_order, metadata, options.max_shard_size)
+        files = _shards(path, in_file_order, metadata, parse_size(options.max_shard_size))
     return Plan(
         options.to,
         files=files,
@@ -274,23 +276,24 @@ def header(entries: Sequence[_Entry], metadata: dict[str, str]) -> bytes:
 
 def _file(path: str, entries: Sequence[_Entry], metadata: dict[str, str]) -> OutputFile:
     head = header(entries, metadata)
+    pieces = [(entry.name, [entry.piece]) for entry in entries]
+    return OutputFile(path, partial(_write, head, pieces), head, pieces)
 
-    def write(sink: Sink) -> None:
-        sink.write(head)
-        for entry in entries:
-            sink.write_pieces([entry.piece], with_crc=False)
-        sink.flush()
 
-    return OutputFile(path, write, head, [(entry.name, [entry.piece]) for entry in entries])
+def _write(head: bytes, pieces: Sequence[tuple[str, Sequence[Piece]]], sink: Sink) -> None:
+    sink.write(head)
+    for _, piece in pieces:
+        sink.write_pieces(piece, with_crc=False)
+    sink.flush()
 
 
 def _shards(
     path: str, entries: Sequence[_Entry], metadata: dict[str, str], max_size: int
 ) -> list[OutputFile]:
-    """Return shards of at most `max_size` bytes (a single tensor may be larger) and their index.
+    """Return shards of at most `max_size` bytes (a single tensor may be larger) and their index; a
+    single file without an index if everything fits into one."""
+    import json
 
-    A single file without an index if everything fits into one.
-    """
     order = {entry.name: index for index, entry in enumerate(entries)}
     groups: list[list[_Entry]] = []
     size = 0
@@ -312,21 +315,9 @@ def _shards(
         shard_metadata = {k: v for k, v in metadata.items() if k == "format" or v in names}
         files.append(_file(shard_path, group, shard_metadata))
         shard_names.update(dict.fromkeys(names, os.path.basename(shard_path)))
-    total_size = sum(entry.piece.length for entry in entries)
-    return [*files, _index(f"{path}.index.json", total_size, shard_names)]
-
-
-def _index(path: str, total_size: int, shard_names: dict[str, str]) -> OutputFile:
-    import json
-
     index = {
-        "metadata": {"total_size": total_size},
+        "metadata": {"total_size": sum(entry.piece.length for entry in entries)},
         "weight_map": dict(sorted(shard_names.items())),
     }
     data = (json.dumps(index, indent=2, ensure_ascii=False) + "\n").encode()
-
-    def write(sink: Sink) -> None:
-        sink.write(data)
-        sink.flush()
-
-    return OutputFile(path, write, data)
+    return [*files, OutputFile(f"{path}.index.json", partial(_write, data, ()), data)]

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ptinspect.conversion.arrays import array_tensor, is_array_state_dict
-from ptinspect.conversion.models import select_model
+from ptinspect.conversion.models import array_tensor, is_array_state_dict, select_model
 from ptinspect.conversion.output.object_graph import ObjectGraph, ordered_dict
 from ptinspect.conversion.plan import (
     ModelPart,
