@@ -10,15 +10,23 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ptinspect.document.elements import iter_contiguous
-from ptinspect.document.tensor import Tensor
+from ptinspect.document.elements import bounds, dense_storage, iter_contiguous
+from ptinspect.document.tensor import Storage, Tensor
 from ptinspect.document.to_array import ignore_numpy_warnings, iter_numbers
 from ptinspect.errors import PtInspectError, UnsupportedError
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from ptinspect.source.base import Source
+
     Numbers = npt.NDArray[Any]
+
+LARGE = 1 << 20
+"""Size in bytes from which tensors are compared without a copy of each block."""
+
+READ = 1 << 17
+"""Bytes of each file that are compared at once: they stay within a core's cache."""
 
 BLOCK = 1 << 16
 """Elements that are compared at once: their float64 copies stay within a core's cache."""
@@ -64,10 +72,45 @@ def same_bytes(a: Tensor, b: Tensor, advance: Callable[[int], None]) -> bool:
         return _same_parts(a.parts, b.parts, advance)
     if a.storage is None or b.storage is None:
         return a.storage is b.storage  # meta tensors have no bytes
+    range_a, range_b = _stored_range(a), _stored_range(b)
+    if range_a is not None and range_b is not None:
+        return _same_ranges(*range_a, *range_b, a.nbytes, advance)
     for block, block_b in _aligned(iter_contiguous(a), iter_contiguous(b)):
         if block != block_b:
             return False
         advance(len(block))
+    return True
+
+
+def _stored_range(tensor: Tensor) -> tuple[Source, int] | None:
+    """Return the source and the offset of a large tensor whose bytes are there as they are; None if
+    they are compressed, in pieces, or have to be gathered or converted."""
+    if tensor.nbytes < LARGE or tensor.encoding is not None or type(tensor.storage) is not Storage:
+        return None
+    storage, dtype = dense_storage(tensor)
+    is_converted = tensor.dtype is not dtype or tensor.conj or tensor.neg
+    is_swapped = storage.archive.byteorder == "big" and dtype.swap > 1
+    if is_converted or is_swapped or not tensor.is_contiguous or storage.span.start is None:
+        return None
+    low, high = bounds(tensor)
+    begin, stop = low * dtype.itemsize, high * dtype.itemsize
+    storage.chunks(begin, stop)  # raises if the file does not have these bytes
+    return storage.archive.source, storage.span.start + storage.begin + begin
+
+
+def _same_ranges(
+    a: Source, offset_a: int, b: Source, offset_b: int, length: int, advance: Callable[[int], None]
+) -> bool:
+    """Return True if two sources have the same `length` bytes at these offsets."""
+    x, y = bytearray(READ), bytearray(READ)
+    for position in range(0, length, READ):
+        if length - position < READ:
+            del x[length - position :], y[length - position :]
+        a.read_into(offset_a + position, x)
+        b.read_into(offset_b + position, y)
+        if x != y:
+            return False
+        advance(len(x))
     return True
 
 

@@ -35,6 +35,11 @@ class Source:
         left."""
         raise NotImplementedError
 
+    def read_into(self, offset: int, buffer: bytearray) -> None:
+        """Overwrite `buffer` with the bytes at `offset`. Like `read`, but a reused buffer spares
+        the system from providing new pages for each read, which takes longer than the copy."""
+        buffer[:] = self.read(offset, len(buffer))
+
     def window(self) -> tuple[Buffer, int, int]:
         """Return (buffer, start, stop) of the complete source, not copied if it is large."""
         raise NotImplementedError

@@ -6,6 +6,7 @@ import io
 import os
 import stat
 import sys
+from contextlib import suppress
 from typing import IO, TYPE_CHECKING, TypeAlias, cast
 
 from ptinspect.errors import DamagedError, FormatError, MissingFileError, Place, PtInspectError
@@ -91,6 +92,16 @@ class LocalSource(Source):
             position += len(part)
             left -= len(part)
         return b"".join(parts)
+
+    def read_into(self, offset: int, buffer: bytearray) -> None:
+        if hasattr(os, "preadv"):
+            self.check_range(offset, len(buffer))
+            with suppress(OSError):  # `read` raises it again, with the path
+                if os.preadv(self._open_descriptor(), [buffer], self._start + offset) == len(
+                    buffer
+                ):
+                    return
+        super().read_into(offset, buffer)
 
     def window(self) -> tuple[Buffer, int, int]:
         if self.size <= MAX_COPY_BYTES:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import copy
 import json
 import math
+import os
+import subprocess
+import sys
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -548,6 +551,31 @@ def test_many_renamed_or_removed_keys_take_linear_time(kind: str, tmp_path: Path
     pairs = {(item.a, item.b) for item in report.renamed}
     paired = kind in ("equal", "trained")
     assert pairs == ({(key, f"module.{key}") for key in keys} if paired else set())
+
+
+@pytest.mark.parametrize("size", [1 << 18, (1 << 18) + 1, 1_000_003])
+@pytest.mark.parametrize("container", ["zip", "legacy", "safetensors"])
+def test_the_last_element_of_a_large_tensor(size: int, container: str, tmp_path: Path) -> None:
+    big = {"small": torch.ones(3), "big": torch.arange(size, dtype=torch.float32)}
+    assert compare((big, container), (big, "zip"), tmp_path)["same"]
+    other = {**big, "big": big["big"].clone()}
+    other["big"][-1] += 64
+    result = compare((big, container), (other, "zip"), tmp_path)
+    assert totals(result) == (1, 1, 0, 0, 0)
+    assert (result["changed"][0]["values"]["changed"], result["changed"][0]["a"]) == (1, "big")
+
+
+@pytest.mark.skipif(not hasattr(os, "preadv"), reason="needs a read into a buffer")
+def test_equal_bytes_are_compared_in_reused_memory(tmp_path: Path) -> None:
+    torch.save({"big": torch.ones(1 << 24)}, tmp_path / "a")
+    torch.save({"big": torch.ones(1 << 24)}, tmp_path / "b")
+    code = (
+        "import resource, sys; from ptinspect.comparison import diff; diff(*sys.argv[1:]);"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt * resource.getpagesize())"
+    )
+    command = [sys.executable, "-c", code, tmp_path / "a", tmp_path / "b"]
+    faults = int(subprocess.run(command, capture_output=True, check=True).stdout)
+    assert faults < 1 << 25  # a quarter of what is read
 
 
 def test_progress_counts_to_the_end(tmp_path: Path) -> None:

@@ -35,6 +35,21 @@ def test_any_part_of_a_file(file: Path) -> None:
         assert source.read(len(DATA), 0) == b""
 
 
+@pytest.mark.parametrize("preadv", [True, False])
+def test_a_buffer_is_filled(preadv: bool, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not preadv:
+        monkeypatch.delattr(os, "preadv", raising=False)
+    buffer = bytearray(10)
+    with open_source(file) as source:
+        source.read_into(250, buffer)
+        assert buffer == DATA[250:260]
+        with pytest.raises(DamagedError, match="only 9 are left"):
+            source.read_into(len(DATA) - 9, buffer)
+        os.truncate(file, 255)
+        with pytest.raises(DamagedError, match="became shorter"):
+            source.read_into(250, buffer)
+
+
 @pytest.mark.parametrize(
     ("offset", "length"), [(0, len(DATA) + 1), (len(DATA), 1), (-1, 1), (0, -1)]
 )
