@@ -158,11 +158,9 @@ def plan_conversion(
 
 
 def _check_destinations(plans: list[Plan], force: bool) -> None:
-    """Raise PtInspectError if a file may not be written, or if there is no space for it.
-
-    No output may replace a file that is read. Copied bytes may share disk blocks with the
-    source, so only converted ones are counted: a single number can be expanded to millions.
-    """
+    """Raise PtInspectError if a file may not be written, or if there is no space for it. No output
+    may replace a file that is read. Copied bytes may share disk blocks with the source, so only
+    converted ones are counted: a single number can be expanded to millions."""
     inputs = [source for plan in plans for guard in plan.guards for source in guard.names]
     files = [file for plan in plans for file in plan.files]
     for file in files:

@@ -103,10 +103,8 @@ def model_candidates(document: Document) -> list[Subtree]:
 
 
 def find_models(document: Document) -> list[Subtree]:
-    """Return the outermost modules and state_dicts outside of optimizers, in file order.
-
-    A model that several paths lead to is returned once, with the shortest of them.
-    """
+    """Return the outermost modules and state_dicts outside of optimizers, in file order. A model
+    that several paths lead to is returned once, with the shortest of them."""
     contents = document.contents
     paths = [info.root for info in contents.modules if not info.name] + contents.state_dicts
     order = {path: index for index, path in enumerate(dict.fromkeys(paths))}

@@ -206,10 +206,8 @@ def target_of_suffix(path: str | None, to: str | None, source: str = "SRC") -> s
 
 
 def output_path(source: str, path: str | None, to: str, entry: str = "") -> str:
-    """Return DST, or a derived name in the folder DST or else in that of SRC.
-
-    `entry` is added to the name: it is the one of several entries that this file gets.
-    """
+    """Return DST, or a derived name in the folder DST or else in that of SRC. `entry` is added to
+    the name: it is the one of several entries that this file gets."""
     part = re.sub(r"\W+", "_", entry).strip("_")
     if path is not None and not os.path.isdir(path):
         if not os.path.basename(path):

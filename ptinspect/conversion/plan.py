@@ -79,12 +79,9 @@ class OutputFile(NamedTuple):
 
 @dataclass(slots=True)
 class Plan:
-    """What a conversion will do, or has done.
-
-    `tensors` are those with a key, under each of their keys; `tensor_count` includes those inside
-    of objects. `guards` are those of the files that are read. `lost_values` is filled when the
-    files are written.
-    """
+    """What a conversion will do, or has done. `tensors` are those with a key, under each of their
+    keys; `tensor_count` includes those inside of objects. `guards` are those of the files that are
+    read. `lost_values` is filled when the files are written."""
 
     to: str
     files: list[OutputFile] = field(default_factory=list)

@@ -37,10 +37,8 @@ if TYPE_CHECKING:
 
 def refuse_unsafe_output(plan: Plan, document: Document, options: ConvertOptions) -> list[str]:
     """Scan the planned pickle, so that no payload of SRC gets into a file that ptinspect writes.
-
     Return warnings about names that are not on the allowlist. UnsafeError if loading the output
-    would run something, UnsupportedError if torch lacks the type of a tensor (GGUF's blocks).
-    """
+    would run something, UnsupportedError if torch lacks the type of a tensor (GGUF's blocks)."""
     if plan.to == "safetensors":
         return []
     encodings = sorted({str(item.tensor.encoding) for item in plan.tensors if item.tensor.encoding})

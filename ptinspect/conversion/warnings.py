@@ -87,10 +87,8 @@ def loss_warnings(
 
 def placeholder_warnings(tensors: Iterable[Tensor]) -> list[str]:
     """Return a warning about placeholders, which DeepSpeed leaves of parameters that ZeRO-3 has
-    distributed, if there are any.
-
-    Source: `deepspeed.runtime.zero.partition_parameters.free_param` (a tensor of the shape [0]).
-    """
+    distributed, if there are any. Source: `deepspeed.runtime.zero.partition_parameters.free_param`
+    (a tensor of the shape [0])."""
     shapes = [tensor.shape for tensor in tensors if not tensor.uninitialized]
     empty = shapes.count((0,))
     if not empty or empty * 2 < len(shapes):
@@ -115,10 +113,8 @@ def is_checkpoint(document: Document) -> bool:
 def dropped_entries(
     document: Document, path: Path, other_entries: Sequence[Path] = ()
 ) -> dict[str, int]:
-    """Return the outermost entries outside of `path`, each with the size of its tensors.
-
-    Those below `other_entries` are written to other files.
-    """
+    """Return the outermost entries outside of `path`, each with the size of its tensors. Those
+    below `other_entries` are written to other files."""
     sizes: dict[str, int] = {}
     contents = document.contents
 
@@ -167,9 +163,7 @@ def classes_with_extra_state(module: Module, document: Document) -> list[str]:
 
 def record_losses(plan: Plan, source: str, options: ConvertOptions) -> None:
     """Add the numbers that were lost to the plan of a file that was written, and warnings.
-
-    LossError if numbers overflowed and `--allow-overflow` is not set.
-    """
+    LossError if numbers overflowed and `--allow-overflow` is not set."""
     assert options.tensors.dtype is not None
     dtype, keys = options.tensors.dtype.name, _keys_by_bytes(plan)
     lost = plan.lost_values = [

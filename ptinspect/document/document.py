@@ -85,7 +85,7 @@ class Document:
                 contents = walk(self.archive.root, self._reader.read, self.limits)
                 for index, root in enumerate(self.archive.more_roots, 1):
                     more = walk((root,), self._reader.read, self.limits)
-                    _append_contents(contents, more, index)
+                    contents.append(more, index)
                 self._contents = contents
         return self._contents
 
@@ -208,18 +208,6 @@ def _nested_streams(reader: TensorReader) -> Iterator[Pickled]:
         yield from _nested_streams(nested)
 
 
-def _append_contents(contents: Contents, more: Contents, index: int) -> None:
-    contents.tensors += [
-        TensorInfo((index, *info.path[1:]), info.role, info.persistent, info.tensor)
-        for info in more.tensors
-    ]
-    contents.modules += [info._replace(root=(index, *info.root[1:])) for info in more.modules]
-    contents.state_dicts += [(index, *path[1:]) for path in more.state_dicts]
-    contents.optimizers += [item._replace(path=(index, *item.path[1:])) for item in more.optimizers]
-    contents.entries += [item._replace(path=(index, *item.path[1:])) for item in more.entries]
-    contents.warnings += more.warnings
-
-
 def by_key(tensors: list[TensorInfo]) -> dict[str, TensorInfo]:
     """Return the tensors by key; if two paths join to one key, the second's is bracketed."""
     keyed: dict[str, TensorInfo] = {}
@@ -266,15 +254,9 @@ def _is_in_containers(value: Value, path: Path) -> bool:
 
 
 class Totals(NamedTuple):
-    """Sums over all tensors; duplicates count once.
-
-    Attributes:
-        tensors: the number of tensors listed, duplicates included.
-        parameters: elements of the model's parameters; of all its tensors if the file does not
-            distinguish parameters from buffers.
-        nbytes: of all tensors.
-        storage_nbytes: of their storages.
-    """
+    """The number of tensors listed, duplicates included; then sums in which duplicates count once:
+    elements of the model's parameters (of all its tensors if the file does not distinguish
+    parameters from buffers), bytes of all tensors, bytes of their storages."""
 
     tensors: int
     parameters: int
@@ -283,12 +265,9 @@ class Totals(NamedTuple):
 
 
 class Survey:
-    """The result of one pass over all tensors: totals and duplicates.
-
-    Attributes:
-        duplicates: for each tensor that is the same view of the same bytes as one before it (tied
-            weights, an alias), the first such one. Tensors without elements are not compared.
-    """
+    """The totals of all tensors, and for each tensor that is the same view of the same bytes as one
+    before it (tied weights, an alias), the first such one. Tensors without elements are not
+    compared."""
 
     def __init__(self, tensors: list[TensorInfo]) -> None:
         self.duplicates: dict[TensorInfo, TensorInfo] = {}
@@ -298,7 +277,11 @@ class Survey:
         self.totals = self._sum(tensors)
 
     def _sum(self, tensors: list[TensorInfo]) -> Totals:
-        storage_nbytes = storages_if_unshared(tensors)
+        # In most files each tensor has a storage of its own: then nothing needs to be compared.
+        storages = [info.tensor.storage for info in tensors]
+        storage_nbytes = None
+        if len(set(storages)) == len(storages) and all(s and not s.begin for s in storages):
+            storage_nbytes = sum([storage.nbytes for storage in storages if storage])
         numels = {"parameter": 0, "buffer": 0, "optimizer": 0, "tensor": 0}
         sizes_by_form: dict[object, tuple[int, int]] = {}
         nbytes = 0
@@ -342,16 +325,3 @@ class Survey:
         key = (storage.key, id(storage.archive))
         self._sizes[key] = max(self._sizes.get(key, 0), storage.begin + storage.nbytes)
         return key
-
-
-def storages_if_unshared(tensors: list[TensorInfo]) -> int | None:
-    """Return the bytes of all storages if each tensor has its own, as in most files; else None."""
-    storages = []
-    for info in tensors:
-        storage = info.tensor.storage
-        if storage is None or storage.begin:
-            return None
-        storages.append(storage)
-    if len(set(storages)) < len(storages):
-        return None
-    return sum([storage.nbytes for storage in storages])

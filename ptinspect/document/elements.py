@@ -56,11 +56,9 @@ _ML_DTYPES = frozenset(
 
 def contiguous(tensor: Tensor) -> bytes:
     """Return the elements in C order, little-endian, as logical values (conj and neg applied); for
-    a packed dtype the bytes that hold them.
-
-    UnsupportedError if the tensor is not dense, has no bytes (meta), or repeats a few bytes until
-    they exceed `MAX_REPEATED_IN_MEMORY`; DamagedError if the storage is too short.
-    """
+    a packed dtype the bytes that hold them. UnsupportedError if the tensor is not dense, has no
+    bytes (meta), or repeats a few bytes until they exceed `MAX_REPEATED_IN_MEMORY`; DamagedError if
+    the storage is too short."""
     if tensor.encoding is not None and tensor.storage is not None:
         return tensor.storage.read(0, tensor.storage.nbytes)  # as stored: torch lacks the type
     storage, dtype = dense_storage(tensor)
@@ -106,7 +104,11 @@ def iter_contiguous(tensor: Tensor, max_repeated: int | None = MAX_REPEATED) -> 
         tensor = copy(tensor)
         tensor.storage = InlineStorage(storage.archive, data, storage.location)
         tensor.storage_offset = (tensor.storage_offset or 0) - low
-    if not _is_scattered(next(_bands(tensor, CHUNK))):
+    band = next(_bands(tensor, CHUNK))
+    first, last = band.extent
+    # Reading scattered bands one after the other, such as the rows of a transposed matrix, would
+    # read the storage again and again.
+    if last - first <= SCATTERED * band.numel:
         yield from map(contiguous, _bands(tensor, CHUNK))
         return
     read = _byte_reader(tensor)
@@ -241,13 +243,6 @@ def _bands(tensor: Tensor, max_bytes: int) -> Iterator[Tensor]:
         for begin in range(0, shape[axis], step):
             size = (*(1 for _ in outer), min(step, shape[axis] - begin), *rest)
             yield _box(tensor, (*outer, begin, *(0 for _ in rest)), size)
-
-
-def _is_scattered(band: Tensor) -> bool:
-    """Return True if reading such bands one after the other would read the storage again and again,
-    as for rows of a transposed matrix."""
-    low, high = band.extent
-    return high - low > SCATTERED * band.numel
 
 
 def _byte_reader(tensor: Tensor) -> Callable[[int, int], bytes]:

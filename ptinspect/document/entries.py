@@ -13,7 +13,6 @@ from ptinspect.dtypes import QSCHEMES, dtype_by_name
 from ptinspect.pickling.numpy_objects import as_array, as_scalar, dtype_code
 from ptinspect.pickling.pyobjects import (
     GETATTR,
-    ORDERED_DICT,
     Path,
     as_bytes,
     as_mapping,
@@ -87,14 +86,6 @@ def describe(value: Value) -> Description | None:
     if isinstance(value, Extension):
         return "extension", value.code
     return "buffer", value.index if isinstance(value, OutOfBand) else None
-
-
-def object_entry(call: Call) -> Description | None:
-    """Return the class of an object that has children; None for plain containers."""
-    path = class_path(call) or "object"
-    if path == ORDERED_DICT and as_mapping(call) is not None:
-        return None
-    return path.removeprefix("builtins."), None
 
 
 def _describe_bytes(value: bytes | bytearray | Blob) -> Description:
@@ -206,12 +197,10 @@ def _complex_text(call: Call) -> Value:
 
 
 def _date_text(call: Call) -> Value:
-    """Return a date or time as `isoformat()` does.
-
-    Source: Modules/_datetimemodule.c, `__reduce__`: a date is its year (2 bytes), month and day; a
-    time its hour, minute, second and microsecond (3); the highest bit of the month, or of a time's
-    hour, is the fold. A time zone is the second argument.
-    """
+    """Return a date or time as `isoformat()` does. Source: Modules/_datetimemodule.c, `__reduce__`:
+    a date is its year (2 bytes), month and day; a time its hour, minute, second and microsecond
+    (3); the highest bit of the month, or of a time's hour, is the fold. A time zone is the second
+    argument."""
     arguments = constructor_arguments(call)
     raw = as_bytes(arguments[0]) if arguments else None
     if raw is None or len(raw) not in (4, 6, 10):
@@ -253,15 +242,13 @@ def _uuid_text(call: Call) -> Value:
     return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
 
 
-def _windows_path(call: Call) -> Value:
-    parts = [str(part) for part in constructor_arguments(call)]
-    is_absolute = bool(parts) and parts[0].endswith("\\")
-    return parts[0] + "\\".join(parts[1:]) if is_absolute else "\\".join(parts)
+def _path_text(separator: str) -> Callable[[Call], Value]:
+    def text(call: Call) -> Value:
+        first, *rest = (*map(str, constructor_arguments(call)),) or ("",)
+        is_root = first.endswith(separator)  # "/", or a drive such as "C:\\"
+        return first + separator.join(rest) if is_root else separator.join((first, *rest))
 
-
-def _posix_path(call: Call) -> Value:
-    parts = [str(part) for part in constructor_arguments(call)]
-    return "/" + "/".join(parts[1:]) if parts[:1] == ["/"] else "/".join(parts)
+    return text
 
 
 _OBJECT_TEXTS: dict[str, Callable[[Call], Value]] = {
@@ -277,8 +264,8 @@ _OBJECT_TEXTS: dict[str, Callable[[Call], Value]] = {
 }
 for _module in ("pathlib", "pathlib._local"):
     for _name in ("PosixPath", "PurePosixPath", "Path", "PurePath"):
-        _OBJECT_TEXTS[f"{_module}.{_name}"] = _posix_path
+        _OBJECT_TEXTS[f"{_module}.{_name}"] = _path_text("/")
     for _name in ("WindowsPath", "PureWindowsPath"):
-        _OBJECT_TEXTS[f"{_module}.{_name}"] = _windows_path
+        _OBJECT_TEXTS[f"{_module}.{_name}"] = _path_text("\\")
 
 _PUBLIC_NAMES = {"torch.serialization._get_layout": "torch.layout", _COMPLEX: "complex"}

@@ -123,7 +123,12 @@ class Module:
         for store in HOOKS:
             functions = as_mapping(self.attributes.get(store))
             if functions:
-                hooks[store] = [_function_name(value) for value in functions.values()]
+                hooks[store] = [
+                    global_path(value)
+                    or (isinstance(value, Call) and class_path(value))
+                    or type(value).__name__
+                    for value in functions.values()
+                ]
         return hooks
 
     def other_attributes(self) -> Iterator[tuple[str, Value]]:
@@ -131,11 +136,6 @@ class Module:
         for key, value in self.attributes.items():
             if isinstance(key, str) and key not in _BOOKKEEPING:
                 yield key, value
-
-
-def _function_name(value: Value) -> str:
-    path = global_path(value) or (class_path(value) if isinstance(value, Call) else None)
-    return path or type(value).__name__
 
 
 def module_of(value: Value) -> Module | None:

@@ -24,17 +24,10 @@ PACKED = {"quint4x2": 2, "quint2x4": 4}
 
 
 class Storage:
-    """Bytes that one or more tensors view.
-
-    Source: the persistent id ("storage", type, key, location, numel) that
-    `torch.serialization._save` writes; `_legacy_save` adds (view key, offset, size).
-
-    Attributes:
-        key: of the root storage.
-        location: device tag as recorded, e.g. "cpu" or "cuda:0". Never looked up.
-        nbytes: size in bytes.
-        begin: byte offset of a legacy view within its root.
-    """
+    """Bytes that one or more tensors view: `key` of the root storage, device tag as recorded (never
+    looked up), size, and the byte offset of a legacy view within its root. Source: the persistent
+    id ("storage", type, key, location, numel) that `torch.serialization._save` writes;
+    `_legacy_save` adds (view key, offset, size)."""
 
     __slots__ = ("archive", "begin", "key", "location", "nbytes")
 

@@ -387,10 +387,8 @@ def tar_tensor(reader: Resolver, parts: tuple[Value, ...], offset: int) -> Tenso
 
 
 def _uninitialized(reader: Resolver, call: Call) -> Tensor | None:
-    """A parameter or buffer of a lazy module, which has no shape yet.
-
-    Source: `torch.nn.parameter.UninitializedTensorMixin.__reduce_ex__` (requires_grad alone).
-    """
+    """A parameter or buffer of a lazy module, which has no shape yet. Source:
+    `torch.nn.parameter.UninitializedTensorMixin.__reduce_ex__` (requires_grad alone)."""
     grad = bool(call.args) and call.args[0] is True
     tensor = Tensor(dtype_by_name("float32"), (), None, None, None, "cpu", grad, call.offset)
     tensor.uninitialized = True

@@ -114,7 +114,9 @@ def read_elements(tensor: Tensor, indices: Iterable[int]) -> dict[int, Number]:
         chunks = storage.chunks(run[0] * size, (run[-1] + 1) * size)
         raw = _pick(chunks, [(index - run[0]) * size for index in run], size)
         elements.update(zip(run, decode(raw), strict=True))
-    return {index: _apply_bits_to_number(number, tensor) for index, number in elements.items()}
+    if tensor.conj:
+        elements = {i: n.conjugate() if isinstance(n, complex) else n for i, n in elements.items()}
+    return {i: -number for i, number in elements.items()} if tensor.neg else elements
 
 
 def number_of(tensor: Tensor) -> Number | None:
@@ -154,9 +156,3 @@ def _pick(chunks: Iterable[bytes], offsets: Sequence[int], size: int) -> bytes:
         buffer_offset += min(needed, len(buffer))
         buffer = buffer[needed:]
     return b"".join(picked)
-
-
-def _apply_bits_to_number(number: Number, tensor: Tensor) -> Number:
-    if tensor.conj and isinstance(number, complex):
-        number = number.conjugate()
-    return -number if tensor.neg else number

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-from ptinspect.document.entries import Entry, describe, is_simple, object_entry
+from ptinspect.document.entries import Entry, describe, is_simple
 from ptinspect.document.modules import BUFFERS, MODULES, PARAMETERS, Module, ModuleInfo, module_of
 from ptinspect.document.optim.state import Optimizer, optimizer_of
 from ptinspect.document.tensor import Tensor
@@ -20,9 +20,11 @@ from ptinspect.document.tensor_readers import READERS
 from ptinspect.document.tensors import TensorInfo
 from ptinspect.errors import LimitError, Place
 from ptinspect.pickling.pyobjects import (
+    ORDERED_DICT,
     Path,
     as_mapping,
     attributes_of,
+    class_path,
     dotted,
     function_path,
     iter_children,
@@ -54,17 +56,23 @@ class Contents:
     entries: list[Entry] = field(default_factory=list)
     warnings: list[DocumentWarning] = field(default_factory=list)
 
+    def append(self, more: Contents, index: int) -> None:
+        """Add the results of another root, whose paths begin with `index`."""
+        for info in more.tensors:
+            path = (index, *info.path[1:])
+            self.tensors.append(TensorInfo(path, info.role, info.persistent, info.tensor))
+        self.modules += [info._replace(root=(index, *info.root[1:])) for info in more.modules]
+        self.state_dicts += [(index, *path[1:]) for path in more.state_dicts]
+        self.optimizers += [item._replace(path=(index, *item.path[1:])) for item in more.optimizers]
+        self.entries += [item._replace(path=(index, *item.path[1:])) for item in more.entries]
+        self.warnings += more.warnings
+
 
 class _Context(NamedTuple):
-    """The surroundings of an object on the walk.
-
-    Attributes:
-        role: of tensors found here.
-        entries: True if plain values are entries; inside a module they are its configuration.
-        persistent: False for what state_dict() omits.
-        root: the model's path while the walk is in its tree of modules.
-        model: the objects that have a place of their own in the surrounding models.
-    """
+    """The surroundings of an object on the walk: the role of tensors, whether plain values are
+    entries (inside a module they are its configuration), and `persistent`, which is False for what
+    state_dict() omits; the model's path while the walk is in its tree of modules, and the objects
+    that have a place of their own in the surrounding models."""
 
     role: str = "tensor"
     entries: bool = True
@@ -74,11 +82,9 @@ class _Context(NamedTuple):
 
 
 class _ModelObjects:
-    """The parameters, buffers and modules of a model's tree, and of the models around it.
-
-    A plain attribute that repeats one of them (a list of layers, a parent) is not listed again.
-    The set is built at its first use.
-    """
+    """The parameters, buffers and modules of a model's tree, and of the models around it. A plain
+    attribute that repeats one of them (a list of layers, a parent) is not listed again. The set is
+    built at its first use."""
 
     __slots__ = ("_ids", "_module", "_outer")
 
@@ -136,7 +142,12 @@ class _Walk:
                 frames.append((children, id(step[1])))
                 if len(frames) > self.limits.path_depth:
                     raise self.limit_error("path_depth", step[1])
-        self.contents.modules = _group_by_root(self.contents.modules)
+        # The modules of each root together, in the order of named_modules(): the walk finds a root
+        # in a plain attribute before the children of the module around it.
+        groups: dict[Path, list[ModuleInfo]] = {}
+        for info in self.contents.modules:
+            groups.setdefault(info.root, []).append(info)
+        self.contents.modules = [info for group in groups.values() for info in group]
         return self.contents
 
     def limit_error(self, limit: str, value: Value) -> LimitError:
@@ -183,7 +194,9 @@ class _Walk:
                 self.add_entry(path, description)
             return None
         if isinstance(value, Call) and context.entries:
-            self.add_entry(path, object_entry(value))
+            kind = class_path(value) or "object"
+            if kind != ORDERED_DICT or as_mapping(value) is None:
+                self.add_entry(path, (kind.removeprefix("builtins."), None))
         context = context._replace(root=None)
         items = as_mapping(value)
         if items and context.model is None and self.add_state_dict(path, items, context):
@@ -242,10 +255,8 @@ class _Walk:
 
     def module(self, path: Path, module: Module, context: _Context) -> Iterator[_Step]:
         """Record a module; yield its tensors in torch's order, its attributes, its children.
-
         Source: `torch.nn.Module._save_to_state_dict` (parameters, then buffers) and
-        `Module.state_dict` (then children).
-        """
+        `Module.state_dict` (then children)."""
         root = path if context.root is None else context.root
         name = ".".join(map(str, path[len(root) :]))
         self.contents.modules.append(ModuleInfo(root, name, module))
@@ -265,15 +276,6 @@ class _Walk:
         for key, value in module.members(MODULES):
             if value is not None:
                 yield (*path, key), value, _Context("tensor", False, persistent, root, model)
-
-
-def _group_by_root(modules: list[ModuleInfo]) -> list[ModuleInfo]:
-    """Return the modules of each root together, in the order of named_modules(): the walk finds a
-    root in a plain attribute before the children of the module around it."""
-    groups: dict[Path, list[ModuleInfo]] = {}
-    for info in modules:
-        groups.setdefault(info.root, []).append(info)
-    return modules if len(groups) < 2 else [info for group in groups.values() for info in group]
 
 
 def _role(tensor: Tensor, context: _Context) -> str:

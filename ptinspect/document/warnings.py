@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from itertools import chain, islice
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from ptinspect.document.walk import Contents, DocumentWarning
@@ -11,7 +11,6 @@ from ptinspect.pickling.pyobjects import Path
 from ptinspect.text import count_text
 
 if TYPE_CHECKING:
-    from ptinspect.document.entries import Entry
     from ptinspect.document.tensor import Storage
     from ptinspect.document.tensors import TensorInfo
     from ptinspect.formats.archive import Archive
@@ -32,18 +31,19 @@ def warnings_of(
     """Return all warnings: the container's, the pickles', the walk's, the tensors' (at most
     `max_warnings` for exceeding their storage), the entries', the `duplicates`."""
     tensors = contents.tensors
-    return list(
-        chain(
-            _archive_warnings(archive),
-            contents.warnings,
-            islice(_out_of_bounds_views(tensors), max_warnings),
-            _oversized_storages(tensors),
-            _non_persistent_buffers(tensors),
-            _placeholders(tensors),
-            _nan_entries(contents.entries),
-            _shared_tensors(duplicates),
-        )
-    )
+    return [
+        *_archive_warnings(archive),
+        *contents.warnings,
+        *islice(_out_of_bounds_views(tensors), max_warnings),
+        *_oversized_storages(tensors),
+        *_facts(tensors),
+        *(
+            DocumentWarning("nan", entry.path, "is NaN")
+            for entry in contents.entries
+            if isinstance(entry.value, float) and entry.value != entry.value
+        ),
+        *_shared_tensors(duplicates),
+    ]
 
 
 def _archive_warnings(archive: Archive) -> Iterator[DocumentWarning]:
@@ -94,41 +94,28 @@ def _oversized_storages(tensors: Iterable[TensorInfo]) -> Iterator[DocumentWarni
         elif id(storage) not in fully_used:
             spans_in.setdefault(id(storage), (storage, info.path, []))[2].append(span)
     for storage_id, (storage, path, spans) in spans_in.items():
-        unused = 0 if storage_id in fully_used else storage.nbytes - _union_size(spans)
+        unused, end = 0 if storage_id in fully_used else storage.nbytes, 0
+        for low, high in sorted(spans):
+            unused -= max(0, high - max(low, end))
+            end = max(end, high)
         if unused >= UNUSED and unused * 2 >= storage.nbytes:
             message = f"no tensor uses {unused:,} of its storage's {storage.nbytes:,} bytes"
             yield DocumentWarning("large-storage", path, f"{message}: save a clone to drop them")
 
 
-def _union_size(spans: list[tuple[int, int]]) -> int:
-    total, end = 0, 0
-    for low, high in sorted(spans):
-        total += max(0, high - max(low, end))
-        end = max(end, high)
-    return total
-
-
-def _non_persistent_buffers(tensors: Iterable[TensorInfo]) -> Iterator[DocumentWarning]:
+def _facts(tensors: Iterable[TensorInfo]) -> Iterator[DocumentWarning]:
+    """Yield warnings about non-persistent buffers, and about placeholders: if most weights have the
+    shape (0,), they are those of DeepSpeed's ZeRO stage 3."""
     buffers = [info for info in tensors if info.role == "buffer" and not info.persistent]
     if buffers:
         count = count_text(len(buffers), "non-persistent buffer")
         yield DocumentWarning("non-persistent", buffers[0].path, f"{count} that state_dict() omits")
-
-
-def _placeholders(tensors: Iterable[TensorInfo]) -> Iterator[DocumentWarning]:
-    """Yield a warning if most weights have the shape (0,), as those of DeepSpeed's ZeRO stage 3."""
     weights = [info for info in tensors if info.role in ("parameter", "tensor") and info.shape]
     empty = [info for info in weights if info.shape == (0,)]
     if empty and 2 * len(empty) >= len(weights):
         count = f"{len(empty):,} of {count_text(len(weights), 'tensor')}"
         message = f"{count} without elements, as ZeRO-3 saves them: the weights are in other files"
         yield DocumentWarning("placeholder", empty[0].path, message)
-
-
-def _nan_entries(entries: Iterable[Entry]) -> Iterator[DocumentWarning]:
-    for entry in entries:
-        if isinstance(entry.value, float) and entry.value != entry.value:
-            yield DocumentWarning("nan", entry.path, "is NaN")
 
 
 def _shared_tensors(duplicates: dict[TensorInfo, TensorInfo]) -> Iterator[DocumentWarning]:

@@ -269,7 +269,7 @@ class ObjectGraph:
             reference = self._bare_storages.get(id(pid))
             if reference is None:
                 return pid.value
-            storage = self._layout.output_storage(reference.storage)
+            storage = self._layout.by_source[id(reference.storage)]
             untyped = is_untyped(reference.type)
             kind = _UNTYPED_STORAGE if untyped else _storage_class(reference.dtype)
         if storage.key is None:

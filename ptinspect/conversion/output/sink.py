@@ -106,11 +106,9 @@ class Sink:
             self._pending = bytearray()
 
     def write_pieces(self, pieces: Sequence[Piece], *, with_crc: bool) -> int:
-        """Write the pieces of one record. Return their CRC-32 if it is wanted, else 0.
-
-        The CRC-32 is always computed from the bytes, because the one that a source recorded may be
-        stale. A source range that does not match the recorded one is added to `mismatches`.
-        """
+        """Write the pieces of one record. Return their CRC-32 if it is wanted, else 0. The CRC-32
+        is always computed from the bytes, because the one that a source recorded may be stale. A
+        source range that does not match the recorded one is added to `mismatches`."""
         crc = 0 if with_crc else None
         for piece in pieces:
             source = piece.source if isinstance(piece, ConvertedRange) else piece
@@ -119,19 +117,15 @@ class Sink:
                 crc = self._write_piece(piece, crc)
                 continue
             # A source range with a recorded CRC-32 is a whole record, and so the only piece.
-            if crc is None and piece is source and not self._kernel_can_copy(source):
-                crc = 0
+            if crc is None and piece is source:
+                place = source.file_range() if source.length >= LARGE else None
+                is_aligned = place is not None and (place[1] - self.position) % PAGE == 0
+                crc = None if is_aligned and self._kernel_copy else 0
             crc = self._write_piece(piece, crc)
             actual = piece.source_crc if isinstance(piece, ConvertedRange) else crc
             if actual is not None and actual != recorded:
                 self.mismatches.append(source)
         return crc or 0
-
-    def _kernel_can_copy(self, piece: SourceRange) -> bool:
-        file_range = piece.file_range() if piece.length >= LARGE else None
-        if file_range is None or self._kernel_copy is None:
-            return False
-        return (file_range[1] - self.position) % PAGE == 0
 
     def _count(self, piece: Piece, length: int) -> None:
         self.position += length
@@ -162,10 +156,8 @@ class Sink:
         return crc
 
     def _write_with_crc(self, chunk: memoryview, crc: int | None, total: int) -> int | None:
-        """Write a chunk and continue its CRC-32.
-
-        For a piece of many chunks (`total` bytes) a thread computes it while the system writes.
-        """
+        """Write a chunk and continue its CRC-32. For a piece of many chunks (`total` bytes) a
+        thread computes it while the system writes."""
         if crc is None or total < THREADED:
             self.output.write(chunk)
             return crc if crc is None else crc32(chunk, crc)

@@ -69,21 +69,20 @@ class Placement(NamedTuple):
 
 
 class StorageLayout:
-    """Lays out the storages of one output. Add all tensors, call `plan`, then ask for each."""
+    """Lays out the storages of one output. Add all tensors, call `plan`, then ask for each.
+    `by_source` has those that were added as such."""
 
     def __init__(self, options: TensorOptions) -> None:
         self.options = options
         self._tensors: dict[Group, dict[int, Tensor]] = {}
         self._bare_storages: dict[Group, list[Storage]] = {}
         self._placements: dict[int, Placement] = {}
-        self._by_source: dict[int, OutputStorage] = {}
+        self.by_source: dict[int, OutputStorage] = {}
         self._by_view: dict[Group, OutputStorage] = {}
 
     def add_tensor(self, tensor: Tensor) -> None:
-        """Add a tensor that will be written.
-
-        UnsupportedError if it is not dense, DamagedError if it exceeds its storage.
-        """
+        """Add a tensor that will be written. UnsupportedError if it is not dense, DamagedError if
+        it exceeds its storage."""
         storage, dtype = dense_storage(tensor)
         check_bounds(tensor)
         self._tensors.setdefault(_group(storage, dtype), {})[id(tensor)] = tensor
@@ -93,11 +92,11 @@ class StorageLayout:
         storage.check()
         if storage.begin:
             # A view of a storage in a legacy file. A zip has no views, so it becomes a copy.
-            if id(storage) not in self._by_source:
+            if id(storage) not in self.by_source:
                 end = storage.begin + storage.nbytes
                 root = _root_storage(storage, end)
                 piece = storage_piece(root, storage.begin, end, dtype, dtype)
-                self._by_source[id(storage)] = OutputStorage([piece], self._location(storage))
+                self.by_source[id(storage)] = OutputStorage([piece], self._location(storage))
             return
         self._bare_storages.setdefault(_group(storage, dtype), []).append(storage)
         self._tensors.setdefault(_group(storage, dtype), {})
@@ -106,7 +105,12 @@ class StorageLayout:
         """Lay out everything that was added."""
         for group, by_id in self._tensors.items():
             tensors, bare = list(by_id.values()), self._bare_storages.get(group, [])
-            sharing = [tensor for tensor in tensors if not self._needs_own_storage(tensor)]
+            sharing = [
+                tensor
+                for tensor in tensors
+                if tensor.dtype is tensor.stored
+                and not (self.options.contiguous and not tensor.is_contiguous)
+            ]
             if not _can_share(sharing, self.options):
                 sharing = []
             shared_ids = set(map(id, sharing))
@@ -119,14 +123,6 @@ class StorageLayout:
     def placement(self, tensor: Tensor) -> Placement | None:
         """Return where a tensor lies; None for one that was not added."""
         return self._placements.get(id(tensor))
-
-    def output_storage(self, storage: Storage) -> OutputStorage:
-        """Return the output's storage for one that was added by `add_storage`."""
-        return self._by_source[id(storage)]
-
-    def _needs_own_storage(self, tensor: Tensor) -> bool:
-        is_reordered = self.options.contiguous and not tensor.is_contiguous
-        return tensor.dtype is not tensor.stored or is_reordered
 
     def _place_alone(self, tensor: Tensor) -> None:
         """Give a tensor a storage of its own. Identical views share it."""
@@ -163,15 +159,16 @@ class StorageLayout:
         for tensor in tensors:
             itemsize = (tensor.stored or source).itemsize
             if tensor.numel:
+                assert tensor.storage is not None
                 low, _ = _byte_span(tensor)
-                shift = shifts[bisect_right(starts, low) - 1]
-                offset = (_byte_offset(tensor) + shift) // itemsize
+                begin = tensor.storage.begin + (tensor.storage_offset or 0) * itemsize
+                offset = (begin + shifts[bisect_right(starts, low) - 1]) // itemsize
             else:  # may point anywhere
                 offset = min(tensor.storage_offset or 0, total // itemsize)
             dtype = self.options.output_dtype(tensor)
             self._placements[id(tensor)] = Placement(output, offset, dtype, False)
         for reference in bare:
-            self._by_source[id(reference)] = output
+            self.by_source[id(reference)] = output
 
     def _location(self, storage: Storage) -> str:
         return self.options.device or storage.location
@@ -206,12 +203,6 @@ def _can_share(tensors: list[Tensor], options: TensorOptions) -> bool:
     return all(t.stored is dtype and _byte_span(t)[0] % dtype.itemsize == 0 for t in tensors)
 
 
-def _byte_offset(tensor: Tensor) -> int:
-    """Return the byte of the root storage to which a tensor's storage_offset points."""
-    assert tensor.storage is not None and tensor.stored is not None
-    return tensor.storage.begin + (tensor.storage_offset or 0) * tensor.stored.itemsize
-
-
 def _byte_span(tensor: Tensor) -> tuple[int, int]:
     """Return the bytes of the root storage between which a tensor lies."""
     assert tensor.storage is not None and tensor.stored is not None
@@ -223,11 +214,9 @@ def _byte_span(tensor: Tensor) -> tuple[int, int]:
 
 
 def _merge_spans(spans: list[tuple[int, int]], unit: int) -> list[tuple[int, int]]:
-    """Return the union of the spans as ranges in order.
-
-    Ends are moved outwards to multiples of `unit` where needed (a storage viewed as several
-    dtypes), so that every offset remains a whole number of elements.
-    """
+    """Return the union of the spans as ranges in order. Ends are moved outwards to multiples of
+    `unit` where needed (a storage viewed as several dtypes), so that every offset remains a whole
+    number of elements."""
     regions: list[tuple[int, int]] = []
     for low, high in sorted(set(spans)):
         low -= low % unit

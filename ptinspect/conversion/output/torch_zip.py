@@ -100,10 +100,8 @@ def write_torch_zip(
 
 def folder_name(path: str) -> str:
     """Return the folder that torch.save derives from a file's name: without directories and the
-    last suffix; `archive` if the path is not ASCII.
-
-    Source: `torch.serialization._open_zipfile_writer_file`.
-    """
+    last suffix; `archive` if the path is not ASCII. Source:
+    `torch.serialization._open_zipfile_writer_file`."""
     name = os.path.basename(path)
     if not path.isascii():
         return "archive"
@@ -112,11 +110,8 @@ def folder_name(path: str) -> str:
 
 
 def serialization_id(records: Sequence[Record]) -> bytes:
-    """Return 40 digits that depend on names and CRCs, like torch's.
-
-    torch hashes with std::hash over a std::unordered_set, which differ from one C++ library to
-    the next; nothing reads the digits.
-    """
+    """Return 40 digits that depend on names and CRCs, like torch's, which come from std::hash over
+    a std::unordered_set and differ from one C++ library to the next. Nothing reads them."""
     names_hash, crc = 0xCBF29CE484222325, 0
     for record in records:
         for byte in record.name:  # FNV-1a

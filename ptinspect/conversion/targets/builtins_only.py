@@ -88,11 +88,9 @@ class _Frame(NamedTuple):
 
 
 class PlainValues:
-    """Converts values of one document. `dropped` are the paths of those without a plain form.
-
-    There is no recursion: each kind of value is a generator that yields (step, part) and receives
-    the converted part.
-    """
+    """Converts values of one document. `dropped` are the paths of those without a plain form. There
+    is no recursion: each kind of value is a generator that yields (step, part) and receives the
+    converted part."""
 
     def __init__(self, document: Document, graph: ObjectGraph) -> None:
         self.dropped: list[str] = []

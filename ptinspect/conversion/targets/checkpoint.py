@@ -119,10 +119,8 @@ def _checkpoint_entries(
 
 
 def _object_items(document: Document, options: ConvertOptions) -> dict[Value, Value]:
-    """Return the items of a mapping, or the attributes of an object, that is no model.
-
-    The value is the root or what `--entry` selects. Any other value becomes the entry `value`.
-    """
+    """Return the items of a mapping, or the attributes of an object, that is no model. The value is
+    the root or what `--entry` selects. Any other value becomes the entry `value`."""
     value = select_part(document, options)[0].value if options.entry else document.archive.root
     items = as_mapping(value)
     if items is None and isinstance(value, Call) and document.tensor_of(value) is None:

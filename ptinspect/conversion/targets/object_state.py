@@ -38,14 +38,10 @@ _NORMS = tuple(f"{kind}Norm{n}d" for kind in ("Batch", "Instance") for n in (1, 
 _VERSIONS = {
     **dict.fromkeys((*_NORMS, *(f"Lazy{name}" for name in _NORMS), "SyncBatchNorm"), 2),
     **{f"ConvBn{relu}{n}d": 2 for n in (1, 2, 3) for relu in ("", "ReLU")},
-    "BNReLU2d": 2,
-    "BNReLU3d": 2,
-    "HistogramObserver": 3,
-    "MinMaxObserver": 3,
-    "MovingAverageMinMaxObserver": 3,
+    **dict.fromkeys(("BNReLU2d", "BNReLU3d"), 2),
+    **{f"{kind}MinMaxObserver": 3 for kind in ("", "MovingAverage", "PerChannel")},
+    **dict.fromkeys(("HistogramObserver", "LinearPackedParams"), 3),
     "MovingAveragePerChannelMinMaxObserver": 3,
-    "PerChannelMinMaxObserver": 3,
-    "LinearPackedParams": 3,
 }
 """`_version` of torch's classes that have another one than 1."""
 
@@ -68,10 +64,8 @@ class StateDict:
 
 
 def state_dict_of(module: Module, document: Document, graph: ObjectGraph) -> StateDict:
-    """Return what `module.state_dict()` gives. The tensors are added to `graph`.
-
-    UnsupportedError if a module's weights can only be read by the code of its class.
-    """
+    """Return what `module.state_dict()` gives. The tensors are added to `graph`. UnsupportedError
+    if a module's weights can only be read by the code of its class."""
     metadata: dict[str, Value] = {}
     state = StateDict({}, metadata)
     pending = [("", module)]
@@ -129,9 +123,7 @@ def metadata_of(value: Value) -> dict[str, Value] | None:
 
 def optimizer_state(document: Document) -> Value:
     """Return the state of the one optimizer in a file, as `optimizer.state_dict()` gives it.
-
-    PtInspectError if the file has none or several.
-    """
+    PtInspectError if the file has none or several."""
     optimizers = document.optimizers
     if not optimizers:
         raise PtInspectError(

@@ -11,13 +11,7 @@ from typing import TYPE_CHECKING
 
 from ptinspect.conversion.models import array_tensor, is_array_state_dict, select_model
 from ptinspect.conversion.output.object_graph import ObjectGraph, ordered_dict
-from ptinspect.conversion.plan import (
-    ModelPart,
-    Plan,
-    PlannedTensor,
-    plan_tensors,
-    torch_file,
-)
+from ptinspect.conversion.plan import ModelPart, Plan, PlannedTensor, plan_tensors, torch_file
 from ptinspect.conversion.targets.object_state import StateDict, metadata_of, state_dict_of
 from ptinspect.conversion.warnings import SCRIPT_DROPPED, loss_warnings, placeholder_warnings
 from ptinspect.document.modules import module_of
@@ -51,10 +45,8 @@ def plan_state_dict(document: Document, path: str, options: ConvertOptions) -> P
 
 
 def plan_same(document: Document, path: str, options: ConvertOptions) -> Plan:
-    """Return the plan of a file with all values of the source.
-
-    UnsupportedError if the source consists of several pickles: torch's zip holds one.
-    """
+    """Return the plan of a file with all values of the source. UnsupportedError if the source
+    consists of several pickles: torch's zip holds one."""
     archive = document.archive
     if archive.more_roots:
         raise UnsupportedError("the file holds several pickles, but torch's zip holds only one")
@@ -78,11 +70,9 @@ def plan_same(document: Document, path: str, options: ConvertOptions) -> Plan:
 
 
 def model_part(document: Document, options: ConvertOptions, graph: ObjectGraph) -> ModelPart:
-    """Return the part that is converted, as a state_dict with its keys edited.
-
-    A part that is neither a module nor a mapping by strings is taken as it is. NumPy arrays in a
-    mapping become tensors, and safetensors gets the tensors of nested mappings by dotted keys.
-    """
+    """Return the part that is converted, as a state_dict with its keys edited. A part that is
+    neither a module nor a mapping by strings is taken as it is. NumPy arrays in a mapping become
+    tensors, and safetensors gets the tensors of nested mappings by dotted keys."""
     (path, value), warnings = select_part(document, options)
     module = module_of(value)
     if module is not None:
@@ -99,7 +89,13 @@ def model_part(document: Document, options: ConvertOptions, graph: ObjectGraph) 
     state = StateDict({str(key): item for key, item in items.items()}, metadata_of(value))
     is_changed = False
     if options.to == "safetensors" or is_array_state_dict(value):
-        is_changed = _replace_arrays(state, document, graph)
+        arrays = {
+            key: graph.add_new(tensor)
+            for key, item in state.items.items()
+            if type(item) is Call and (tensor := array_tensor(item, document.archive)) is not None
+        }
+        state.items |= arrays
+        is_changed = bool(arrays)
     if options.to == "safetensors":
         is_changed |= _flatten(state, path, document)
         model.attributes = _tensor_attributes(path, document)
@@ -115,17 +111,6 @@ def select_part(document: Document, options: ConvertOptions) -> tuple[Subtree, l
     if options.entry is not None:
         return resolve_path(document.archive.root, options.entry), []
     return select_model(document, options)
-
-
-def _replace_arrays(state: StateDict, document: Document, graph: ObjectGraph) -> bool:
-    """Put tensors in the place of NumPy arrays. Return True if there are any."""
-    arrays = {
-        key: tensor
-        for key, value in state.items.items()
-        if type(value) is Call and (tensor := array_tensor(value, document.archive)) is not None
-    }
-    state.items |= {key: graph.add_new(tensor) for key, tensor in arrays.items()}
-    return bool(arrays)
 
 
 def _flatten(state: StateDict, path: Path, document: Document) -> bool:
@@ -189,10 +174,8 @@ def _apply_edits(model: ModelPart, state: StateDict, edits: KeyEdits, *, ordered
 
 
 def _module_names(new_keys: dict[str, str]) -> dict[str, str]:
-    """Derive the new names of modules from the new keys of their tensors.
-
-    Where a key still ends as before, what precedes the unchanged end is the module's new name.
-    """
+    """Derive the new names of modules from the new keys of their tensors: where a key still ends as
+    before, what precedes the unchanged end is the module's new name."""
     names: dict[str, str] = {}
     for old, new in new_keys.items():
         dot = old.rfind(".")

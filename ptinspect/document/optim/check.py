@@ -51,15 +51,9 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class OptimizerFit:
-    """The result of checking one optimizer.
-
-    Attributes:
-        model: path of the model it was compared with; None without one.
-        parameters: number of parameters in its groups.
-        names: per parameter, None if undecided.
-        faults: everything that does not fit.
-        undecided: everything that the file does not decide.
-    """
+    """The result of checking one optimizer: the path of the model it was compared with, if there is
+    one, the number of parameters in its groups, the name of each (None if undecided), and all that
+    does not fit or is not decided by the file."""
 
     optimizer: Optimizer
     model: Path | None
@@ -141,14 +135,9 @@ def fit_line(document: Document) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class _FileContext:
-    """The facts about a file that each of its optimizers is checked against.
-
-    Attributes:
-        tensor_of: `Document.tensor_of`.
-        optimizers: how many there are.
-        progress: the record that training has started, in words; None without one.
-        epoch: the recorded epoch.
-    """
+    """The facts about a file that each of its optimizers is checked against: `Document.tensor_of`,
+    the number of optimizers, the schedulers, the record that training has started, in words, and
+    the recorded epoch."""
 
     tensor_of: Callable[[Value], Tensor | None]
     optimizers: int
@@ -233,19 +222,17 @@ class _Check:
 
     def check_empty(self, has_state: bool | None) -> None:
         name = (self.optimizer.class_path or "the optimizer").removeprefix("torch.optim.")
-        progress = self.context.progress
+        add, progress, empty = self.add_undecided, self.context.progress, "the state is empty"
         if has_state and name == "Adagrad":
-            message = "the state is empty; Adagrad has some before its first step"
-            self.add_fault("missing-state", message)
+            add, message = self.add_fault, f"{empty}; Adagrad has some before its first step"
         elif has_state and progress:
-            message = f"the state is empty at {progress}; {name} always has some after a step"
-            self.add_fault("missing-state", message)
+            add = self.add_fault
+            message = f"{empty} at {progress}; {name} always has some after a step"
         elif has_state:
-            message = "the state is empty: training has not started, or it is lost"
-            self.add_undecided("missing-state", message)
-        elif has_state is None:
-            message = "the state is empty; whether such an optimizer has any is unknown"
-            self.add_undecided("missing-state", message)
+            message = f"{empty}: training has not started, or it is lost"
+        else:
+            message = f"{empty}; whether such an optimizer has any is unknown"
+        add("missing-state", message)
 
     def is_frozen(self, slot: Slot) -> bool:
         if slot.parameter is not None:

@@ -37,13 +37,8 @@ FIRST_MOMENTS = ("exp_avg", "momentum_buffer")
 
 @dataclass(frozen=True, slots=True)
 class Numbers:
-    """Facts about the elements of a tensor.
-
-    Attributes:
-        non_finite: `NaN` or `inf` if some element is that.
-        is_negative: some element is less than zero.
-        is_zero: all elements are zero, and there is one.
-    """
+    """Facts about the elements of a tensor: `NaN` or `inf` if some element is that, whether some
+    element is less than zero, and whether all are zero and there is one."""
 
     non_finite: str | None = None
     is_negative: bool = False

@@ -188,17 +188,9 @@ def _weights(path: Path, infos: Iterable[TensorInfo], is_module: bool) -> Weight
 
 
 class Slot(NamedTuple):
-    """A parameter as an optimizer has it.
-
-    Attributes:
-        number: its index over all groups.
-        key: in the optimizer's `state`.
-        name: as recorded.
-        state: its state, None without.
-        tensors: the tensors in its state.
-        shape: the parameter's, as its state implies it.
-        parameter: the parameter itself, if the optimizer was pickled whole.
-    """
+    """A parameter as an optimizer has it: its index over all groups, its key in `state`, its name
+    if recorded, its state and the tensors in it, the shape that they imply, and the parameter
+    itself if the optimizer was pickled whole."""
 
     number: int
     group: int
@@ -275,7 +267,12 @@ def best_match(slots: list[Slot], candidates: list[Weights]) -> Match | None:
 
 def _match(slots: list[Slot], weights: Weights) -> Match:
     if slots and all(slot.parameter is not None for slot in slots):
-        return _match_by_storage(slots, weights)
+        # An optimizer pickled with its parameters: they are the model's own, or copies.
+        by_view = {weight.tensor.view_key(): weight.name for weight in weights.order}
+        views = [slot.parameter.view_key() for slot in slots if slot.parameter]
+        if any(view in by_view for view in views):
+            return Match(weights, [by_view.get(view) for view in views], [], [])
+        return _match([slot._replace(parameter=None) for slot in slots], weights)
     if slots and all(slot.name is not None for slot in slots):
         return _match_by_name(slots, weights)
     parameters = weights.parameters
@@ -288,7 +285,9 @@ def _match(slots: list[Slot], weights: Weights) -> Match:
         message = f"the groups cover {len(slots)} parameters, the model has {len(parameters)}"
         return _no_match(slots, weights, faults=[Fault("group-size", message)])
     if _agree(slots, parameters):
-        if len({slot.group for slot in slots}) < 2 or _shapes_are_unique(slots):
+        shapes = {slot.shape for slot in slots}
+        are_unique = None not in shapes and len(shapes) == len(slots)
+        if are_unique or len({slot.group for slot in slots}) < 2:
             return Match(weights, [weight.name for weight in parameters], [], [])
         return _no_match(slots, weights, undecided=[_ambiguous_fault(slots, weights)])
     return _match_subset(slots, weights)
@@ -296,12 +295,6 @@ def _match(slots: list[Slot], weights: Weights) -> Match:
 
 def _agree(slots: list[Slot], weights: list[Weight]) -> bool:
     return shapes_agree([slot.shape for slot in slots], [w.tensor.shape for w in weights])
-
-
-def _shapes_are_unique(slots: list[Slot]) -> bool:
-    """Return True if the shapes alone leave no other order."""
-    shapes = [slot.shape for slot in slots]
-    return None not in shapes and len(set(shapes)) == len(shapes)
 
 
 def _no_match(
@@ -344,7 +337,12 @@ def _match_subset(slots: list[Slot], weights: Weights) -> Match:
         if names is not None:
             return Match(weights, [*names], [], [])
         return _no_match(slots, weights, undecided=[_ambiguous_fault(slots, weights)])
-    return _no_match(slots, weights, faults=[_order_fault(slots, parameters)])
+    fault = Fault("order", "the states are in another order than the model's parameters")
+    for slot, weight in zip(slots, parameters, strict=False):
+        if slot.shape not in (None, weight.tensor.shape):
+            fault = Fault("order", f"another order: {_mismatch(slot, weight)}", weight.name)
+            break
+    return _no_match(slots, weights, faults=[fault])
 
 
 def _subsequence(slots: list[Slot], parameters: list[Weight]) -> list[int] | None:
@@ -358,13 +356,6 @@ def _subsequence(slots: list[Slot], parameters: list[Weight]) -> list[int] | Non
         indexes.append(index)
         index += 1
     return indexes
-
-
-def _order_fault(slots: list[Slot], parameters: list[Weight]) -> Fault:
-    for slot, weight in zip(slots, parameters, strict=False):
-        if slot.shape not in (None, weight.tensor.shape):
-            return Fault("order", f"another order: {_mismatch(slot, weight)}", weight.name)
-    return Fault("order", "the states are in another order than the model's parameters")
 
 
 def _shape_fault(slots: list[Slot], parameters: list[Weight]) -> Fault:
@@ -410,12 +401,3 @@ def _match_by_name(slots: list[Slot], weights: Weights) -> Match:
             message = f"its state is for the shape {slot.shape}, it has {weight.tensor.shape}"
             faults.append(Fault("shape", message, weight.name))
     return Match(weights, names, faults, [])
-
-
-def _match_by_storage(slots: list[Slot], weights: Weights) -> Match:
-    """Match an optimizer pickled with its parameters: they are the model's own, or copies."""
-    by_view = {weight.tensor.view_key(): weight.name for weight in weights.order}
-    names = [by_view.get(slot.parameter.view_key()) if slot.parameter else None for slot in slots]
-    if any(names):
-        return Match(weights, list(names), [], [])
-    return _match([slot._replace(parameter=None) for slot in slots], weights)

@@ -219,9 +219,7 @@ class Scheduler(NamedTuple):
 
 def find_schedulers(entries: Iterable[Entry]) -> list[Scheduler]:
     """Return scheduler states, recognized by torch's names, except those inside another scheduler.
-
-    Source: `torch.optim.lr_scheduler.LRScheduler.state_dict`.
-    """
+    Source: `torch.optim.lr_scheduler.LRScheduler.state_dict`."""
     values_at: dict[Path, dict[str, Value]] = {}
     for entry in entries:
         if entry.path:
