@@ -66,6 +66,16 @@ def large() -> bool:
         )  # fmt: skip
 
 
+def stats() -> bool:
+    """The statistics of 1 GiB, against `sha256sum`, which also reads all of it."""
+    with files.folder() as here:
+        file = str(files.sparse(here / "big.pt", 16, 64 << 20))
+        return side_by_side(
+            "show --stats of 1 GiB, against sha256sum",
+            ours=show("--stats", file), theirs=["sha256sum", file], must=1 / 2,
+        )  # fmt: skip
+
+
 def tenfold() -> bool:
     """Ten times the input in at most eleven times the time."""
     with files.folder() as here:
@@ -78,7 +88,7 @@ def tenfold() -> bool:
 
 
 BUDGETS: dict[str, Callable[[], bool]] = {
-    "small": small, "many": many, "large": large, "tenfold": tenfold,
+    "small": small, "many": many, "large": large, "stats": stats, "tenfold": tenfold,
 }  # fmt: skip
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ptinspect.document.elements import bounds, dense_storage, iter_contiguous
 from ptinspect.document.tensor import Storage, Tensor
-from ptinspect.document.to_array import ignore_numpy_warnings, iter_numbers
+from ptinspect.document.to_array import count_nonzero, dot, ignore_numpy_warnings, iter_numbers
 from ptinspect.errors import PtInspectError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -186,26 +186,26 @@ class _Sums:
         finite = np.isfinite(x) & np.isfinite(y)
         if not finite.all():
             nan_x, nan_y = np.isnan(x), np.isnan(y)
-            self.nan_a += int(np.count_nonzero(nan_x))
-            self.nan_b += int(np.count_nonzero(nan_y))
+            self.nan_a += count_nonzero(nan_x)
+            self.nan_b += count_nonzero(nan_y)
             infinite = unequal & ~finite & ~(nan_x & nan_y)
-            self.changed += int(np.count_nonzero(infinite))
+            self.changed += count_nonzero(infinite)
             x, y, unequal = x[finite], y[finite], unequal[finite]
         self.finite += len(x)
         difference = np.abs(x - y)
         size = np.abs(x)
         if tolerance:
             unequal = difference > tolerance + tolerance * size
-        self.changed += int(np.count_nonzero(unequal))
+        self.changed += count_nonzero(unequal)
         if not len(x):
             return
         self.max_abs = max(self.max_abs, float(difference.max()))
         self.sum_abs += float(difference.sum())
-        self.square_a += _dot(size, size)
+        self.square_a += dot(size, size)
         absolute = np.abs(y)
-        self.square_b += _dot(absolute, absolute)
-        self.dot += _dot(x, y.conj()) if x.dtype.kind == "c" else _dot(x, y)
-        nonzero = int(np.count_nonzero(size))
+        self.square_b += dot(absolute, absolute)
+        self.dot += dot(x, y.conj()) if x.dtype.kind == "c" else dot(x, y)
+        nonzero = count_nonzero(size)
         self.nonzero += nonzero
         if nonzero != len(size):
             difference, size = difference[size != 0], size[size != 0]
@@ -236,13 +236,6 @@ def _as_float64(numbers: Numbers) -> Numbers:
     return numbers.astype(np.complex128 if numbers.dtype.kind == "c" else np.float64)
 
 
-def _dot(x: Numbers, y: Numbers) -> float:
-    """Return the real part of the dot product. einsum starts no threads, as BLAS would."""
-    import numpy as np
-
-    return float(np.einsum("i,i->", x, y).real)
-
-
 def sample(tensor: Tensor, limit: int) -> Numbers | None:
     """Return the first `limit` numbers of a tensor as float64; None if they are not numbers."""
     try:
@@ -260,7 +253,7 @@ def distance(x: Numbers, y: Numbers) -> float:
     import numpy as np
 
     with ignore_numpy_warnings():
-        largest = max(_dot(np.abs(x), np.abs(x)), _dot(np.abs(y), np.abs(y)))
+        largest = max(dot(np.abs(x), np.abs(x)), dot(np.abs(y), np.abs(y)))
         gap = np.abs(x - y)
-        result = math.sqrt(_dot(gap, gap) / largest) if largest > 0 else 0.0
+        result = math.sqrt(dot(gap, gap) / largest) if largest > 0 else 0.0
     return result if math.isfinite(result) else math.inf

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
+from copy import copy
 from dataclasses import dataclass
-from math import inf, isfinite, sqrt
+from math import inf, isfinite, prod, sqrt
 from typing import TYPE_CHECKING
 
 from ptinspect.display.text.escape import cut
 from ptinspect.document.elements import iter_contiguous
 from ptinspect.document.tensor import Tensor
-from ptinspect.document.to_array import ignore_numpy_warnings, iter_numbers
+from ptinspect.document.to_array import count_nonzero, dot, ignore_numpy_warnings, iter_numbers
 from ptinspect.dtypes import DTYPES
 from ptinspect.errors import UnsupportedError
 
@@ -157,7 +158,7 @@ class Stats:
                 double = block.astype("f8")
         elif block.dtype.kind == "c":
             block = self._count_non_finite(block)
-        self.zeros += _count_true(block == 0)
+        self.zeros += block.size - count_nonzero(block)
         if not block.size:
             return
         if block.dtype.kind == "c":
@@ -171,8 +172,8 @@ class Stats:
     def _count_non_finite(self, block: Any) -> Any:
         is_nan = block != block
         is_inf = abs(block) == inf
-        self.nan += _count_true(is_nan)
-        self.inf += _count_true(is_inf & ~is_nan)
+        self.nan += count_nonzero(is_nan)
+        self.inf += count_nonzero(is_inf & ~is_nan)
         return block[~(is_nan | is_inf)]
 
     def _merge_moments(self, block: Any) -> None:
@@ -184,7 +185,7 @@ class Stats:
         size = int(block.size)
         mean = float(block.mean())
         block -= mean
-        squares = float(block.dot(block))
+        squares = dot(block, block)
         total = self.count + size
         distance = mean - (self.mean or 0.0)
         if self.count:
@@ -205,12 +206,6 @@ class Stats:
         self.min, self.max = sorted((self.min * scale, self.max * scale))
         self.mean *= scale
         self._squares *= scale * scale
-
-
-def _count_true(mask: Any) -> int:
-    # Several times faster than the sum of a numpy array of bools.
-    count: int = mask.tobytes().count(1)
-    return count
 
 
 def stats_of(tensor: Tensor, advance: Advance) -> Stats:
@@ -241,12 +236,10 @@ def _without_expansion(tensor: Tensor) -> tuple[Tensor, int]:
     """Return an expanded tensor as a view with each element once, and how often each occurs."""
     if tensor.stride is None or 0 not in tensor.stride:
         return tensor, 1
-    factor, shape = 1, []
-    for size, step in zip(tensor.shape, tensor.stride, strict=True):
-        repeated = step == 0 and size > 1
-        factor *= size if repeated else 1
-        shape.append(1 if repeated else size)
-    return _same_bytes(tensor, tuple(shape)), factor
+    view = copy(tensor)
+    pairs = list(zip(tensor.shape, tensor.stride, strict=True))
+    view.shape = tuple(1 if step == 0 and size > 1 else size for size, step in pairs)
+    return view, prod(size for size, step in pairs if step == 0 and size > 1)
 
 
 def _stored_integers(tensor: Tensor) -> Tensor:
@@ -254,16 +247,6 @@ def _stored_integers(tensor: Tensor) -> Tensor:
     name = integer_types.get(tensor.dtype.name if tensor.dtype else "")
     if name is None:
         raise UnsupportedError("no statistics of numbers that share a byte")
-    integers = _same_bytes(tensor, tensor.shape)
+    integers = copy(tensor)
     integers.dtype = integers.stored = DTYPES[name]
     return integers
-
-
-def _same_bytes(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
-    view = Tensor(
-        tensor.dtype, shape, tensor.stride, tensor.storage_offset, tensor.storage, tensor.device,
-        tensor.requires_grad, tensor.pickle_offset, tensor.layout,
-    )  # fmt: skip
-    view.stored = tensor.stored
-    view.conj, view.neg = tensor.conj, tensor.neg
-    return view

@@ -71,6 +71,19 @@ def iter_numbers(tensor: Tensor) -> Iterator[npt.NDArray[Any]]:
             yield np.frombuffer(raw, numpy_type(dtype))
 
 
+def dot(x: npt.NDArray[Any], y: npt.NDArray[Any]) -> float:
+    """Return the real part of the dot product. einsum starts no threads, as BLAS would."""
+    import numpy as np
+
+    return float(np.einsum("i,i->", x, y).real)
+
+
+def count_nonzero(array: npt.NDArray[Any]) -> int:
+    import numpy as np
+
+    return int(np.count_nonzero(array))
+
+
 def ignore_numpy_warnings() -> AbstractContextManager[object]:
     """Return a context in which numpy does not warn of NaN and overflow: they are results here."""
     import numpy as np

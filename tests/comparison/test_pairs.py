@@ -573,7 +573,7 @@ def test_equal_bytes_are_compared_in_reused_memory(tmp_path: Path) -> None:
         "import resource, sys; from ptinspect.comparison import diff; diff(*sys.argv[1:]);"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt * resource.getpagesize())"
     )
-    command = [sys.executable, "-c", code, tmp_path / "a", tmp_path / "b"]
+    command = [sys.executable, "-c", code, str(tmp_path / "a"), str(tmp_path / "b")]
     faults = int(subprocess.run(command, capture_output=True, check=True).stdout)
     assert faults < 1 << 25  # a quarter of what is read
 
