@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from ptinspect.display.text.escape import cut, safe
@@ -49,20 +50,19 @@ def content_text(document: Document) -> str:
     if kind == "optimizer":
         return f"optimizer state of {optimizer_name(document.optimizers[0])}"
     if kind in ("tensors", "other"):
-        root = f"an object{of_class}" if class_path else _type_text(document.archive.root)
+        root = f"an object{of_class}" if class_path else _with_article(document.archive.root)
         return f"tensors in {root}" if kind == "tensors" else f"no tensors, {root}"
     return "a tensor" if kind == "tensor" else kind
 
 
-def _type_text(value: Value) -> str:
+def _with_article(value: Value) -> str:
     """Return `a dict` or `an int`."""
     if value is None:
         return "None"
-    description = describe(value)
-    name = cut(description[0]) if description is not None else type(value).__name__
+    name = (describe(value) or (type(value).__name__,))[0]
     if isinstance(value, Call):
-        name = cut((class_path(value) or "object").rsplit(".", 1)[-1])
-    return f"an {name}" if name[:1] in "aeiou" else f"a {name}"
+        name = (class_path(value) or "object").rsplit(".", 1)[-1]
+    return f"{'an' if name[:1] in 'aeiou' else 'a'} {cut(name)}"
 
 
 def facts(document: Document, options: ShowOptions, file_hash: FileHash | None) -> Iterator[Fact]:
@@ -73,18 +73,24 @@ def facts(document: Document, options: ShowOptions, file_hash: FileHash | None) 
         yield "sha256", file_hash.text
     metadata = document.archive.facts.get("metadata")
     if isinstance(metadata, dict):
-        yield "metadata", join_names(map(cut, _metadata_texts(metadata)), MAX_NAMES)
+        yield "metadata", join_names(map(_metadata_text, metadata.items()), MAX_NAMES)
     if document.checked_records is not None:
-        yield "checksums", _checksums_text(document)
+        yield "checksums", _checksums_text(document.checked_records, document.checksum_warnings)
     if infos:
         yield "tensors", _tensors_text(document, infos)
     if document.kind == "module":
         yield "state_dict", _state_dict_text(infos, document.size)
     for optimizer in document.optimizers:
         yield "optimizer", optimizer_text(document, optimizer)
-    fit = _fit_text(document, options.hints) if document.optimizers else ""
-    if fit:
-        yield "fits", fit
+    fit = ""
+    if document.optimizers:
+        from ptinspect.document.optim.check import fit_line
+
+        fit = cut(fit_line(document) or "")
+        if options.hints and (fit.startswith("no: ") or fit.endswith(" undecided")):
+            fit += f"    ptinspect check optimizer {shell_word(document.path)}"
+        if fit:
+            yield "fits", fit
     if document.kind in ("checkpoint", "optimizer"):
         text = resume_text(document)
         if fit.startswith("no: ") and text.startswith("yes: "):
@@ -104,22 +110,20 @@ def facts(document: Document, options: ShowOptions, file_hash: FileHash | None) 
     yield from _load_facts(document, options.hints)
 
 
-def _metadata_texts(metadata: dict[str, object]) -> Iterator[str]:
-    """Yield `name: value`, where a long value is cut and a list is counted."""
-    for name, value in metadata.items():
-        if isinstance(value, dict):  # a list that is too long for the document
-            value = f"{value['length']:,} items"
-        text = str(value)
-        yield f"{name}: {text[:60]}{'…' * (len(text) > 60)}"
+def _metadata_text(item: tuple[str, object]) -> str:
+    """Return `name: value`, where a long value is cut and a list is counted."""
+    name, value = item
+    if isinstance(value, dict):  # a list that is too long for the document
+        value = f"{value['length']:,} items"
+    text = str(value)
+    return cut(f"{name}: {text[:60]}{'…' * (len(text) > 60)}")
 
 
-def _checksums_text(document: Document) -> str:
-    checked, wrong = document.checked_records or 0, len(document.checksum_warnings)
-    if not checked:
-        return "the file records none"
+def _checksums_text(checked: int, wrong: Sequence[object]) -> str:
+    records = count_text(checked, "record")
     if wrong:
-        return f"{wrong:,} of {count_text(checked, 'record')} do not match their CRC-32"
-    return f"{count_text(checked, 'record')}, all match their CRC-32"
+        return f"{len(wrong):,} of {records} do not match their CRC-32"
+    return f"{records}, all match their CRC-32" if checked else "the file records none"
 
 
 def _load_facts(document: Document, hints: bool) -> Iterator[Fact]:
@@ -153,30 +157,29 @@ def _load_facts(document: Document, hints: bool) -> Iterator[Fact]:
 def _tensors_text(document: Document, infos: Sequence[TensorInfo]) -> str:
     """Return `2 parameters, 3 elements, 12 bytes, float32, cuda:0`; with several roles `2
     parameters with 3 elements, 1 buffer with 1 element, …`. Views of the same bytes count once."""
-    counts: dict[str, int] = {}
-    elements: dict[str, int] = {}
-    dtype_bytes: dict[str, int] = {}
-    device_bytes: dict[str, int] = {}
+    counts, elements = Counter(info.role for info in infos), Counter[str]()
+    dtype_bytes, device_bytes = Counter[str](), Counter[str]()
     tied = 0
     seen: set[object] = set()
     for info in infos:
-        tensor, role = info.tensor, info.role
-        counts[role] = counts.get(role, 0) + 1
+        tensor = info.tensor
         view = tensor.view_key()
         if view in seen and tensor.numel:
             tied += 1
             continue
         seen.add(view)
-        elements[role] = elements.get(role, 0) + max(tensor.numel, 0)
-        dtype = tensor.dtype.name if tensor.dtype else tensor.encoding or "unknown dtype"
-        dtype_bytes[dtype] = dtype_bytes.get(dtype, 0) + tensor.nbytes
-        device_bytes[tensor.device] = device_bytes.get(tensor.device, 0) + tensor.nbytes
-    parts = []
-    for role in sorted(counts, key=ROLES.index):
-        noun = "optimizer tensor" if role == "optimizer" else role
-        joint = ", " if len(counts) == 1 else " with "
-        element_count = count_text(elements.get(role, 0), "element")
-        parts.append(f"{count_text(counts[role], noun)}{joint}{element_count}")
+        elements[info.role] += max(tensor.numel, 0)
+        dtype_bytes[tensor.dtype.name if tensor.dtype else tensor.encoding or "unknown dtype"] += (
+            tensor.nbytes
+        )
+        device_bytes[tensor.device] += tensor.nbytes
+    joint = ", " if len(counts) == 1 else " with "
+    parts = [
+        count_text(counts[role], "optimizer tensor" if role == "optimizer" else role)
+        + joint
+        + count_text(elements[role], "element")
+        for role in sorted(counts, key=ROLES.index)
+    ]
     if tied:
         parts[-1] += f" ({tied:,} tied)"
     totals = document.totals
@@ -186,10 +189,9 @@ def _tensors_text(document: Document, infos: Sequence[TensorInfo]) -> str:
     return ", ".join([*parts, size, *_largest(dtype_bytes), *_largest(device_bytes)])
 
 
-def _largest(sizes: dict[str, int]) -> list[str]:
-    names = sorted(sizes, key=lambda name: -sizes[name])
-    more = [f"{len(names) - MAX_NAMES} more"] if len(names) > MAX_NAMES else []
-    return [*map(cut, names[:MAX_NAMES]), *more]
+def _largest(sizes: Counter[str]) -> list[str]:
+    more = [f"{len(sizes) - MAX_NAMES} more"] if len(sizes) > MAX_NAMES else []
+    return [*(cut(name) for name, _ in sizes.most_common(MAX_NAMES)), *more]
 
 
 def _state_dict_text(infos: Sequence[TensorInfo], file_size: int) -> str:
@@ -205,10 +207,9 @@ def _sources_text(archive: Archive) -> str:
     sources = [source for source in archive.sources if not source.module.startswith("torch.")]
     names = [f"{cut(source.module)}.{cut(source.name)} ({cut(source.file)})" for source in sources]
     from_torch = len(archive.sources) - len(sources)
-    if from_torch and names:
-        names.append(f"{from_torch} of torch")
-    elif from_torch:
-        names.append(count_text(from_torch, "class of torch", "classes of torch"))
+    if from_torch:
+        classes = count_text(from_torch, "class of torch", "classes of torch")
+        names.append(f"{from_torch} of torch" if names else classes)
     return join_names(names, MAX_NAMES)
 
 
@@ -235,11 +236,11 @@ def optimizer_text(document: Document, optimizer: Optimizer) -> str:
     groups = optimizer.groups
     parameters = count_text(parameter_count(optimizer), "parameter")
     if len(groups) == 1:
-        for name in _MAIN_HYPERPARAMETERS:
-            value = groups[0].get(name)
-            if name in groups[0] and (name == "lr" or value not in (None, False, 0)):
-                switch = value is True
-                parts.append(name if switch else f"{name} {format_hyperparameter(document, value)}")
+        parts += [
+            name if value is True else f"{name} {format_hyperparameter(document, value)}"
+            for name in _MAIN_HYPERPARAMETERS
+            if (value := groups[0].get(name)) or (name == "lr" and name in groups[0])
+        ]
         parts.append(parameters)
     else:
         rates = [format_hyperparameter(document, group.get("lr")) for group in groups[:MAX_NAMES]]
@@ -261,37 +262,23 @@ def optimizer_text(document: Document, optimizer: Optimizer) -> str:
 def format_hyperparameter(document: Document, value: Value) -> str:
     """Return a hyper-parameter in a few words; if it is a tensor, its number."""
     tensor = document.tensor_of(value)
+    description = describe(value)
     if tensor is not None:
         from ptinspect.document.to_array import number_of
 
-        return _number_text(number_of(tensor))
-    description = describe(value)
-    if description is None:
-        return cut(brief_repr(value))
-    if isinstance(description[1], list):
-        return f"({', '.join(map(_number_text, description[1]))})"
-    return _number_text(description[1])
+        value = number_of(tensor)
+    elif description is not None:
+        value = description[1]
+    if isinstance(value, list):
+        return f"({', '.join(map(_number_text, value))})"
+    return _number_text(value)
 
 
 def _number_text(value: Value) -> str:
-    # A step that is recorded as 5999.0 reads better as 5999.
-    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
-        return str(int(value))
-    if isinstance(value, float):
-        return f"{value:.6g}"
+    if isinstance(value, float):  # a step that is recorded as 5999.0 reads better as 5999
+        is_int = value.is_integer() and abs(value) < 1e15
+        return str(int(value)) if is_int else f"{value:.6g}"
     return cut(brief_repr(value))
-
-
-def _fit_text(document: Document, hints: bool) -> str:
-    from ptinspect.document.optim.check import fit_line
-
-    text = cut(fit_line(document) or "")
-    if hints and (text.startswith("no: ") or text.endswith(" undecided")):
-        text += f"    ptinspect check optimizer {shell_word(document.path)}"
-    return text
-
-
-_STATELESS_OPTIMIZERS = ("torch.optim.SGD",)  # unless they have momentum
 
 
 def resume_text(document: Document) -> str:
@@ -334,9 +321,10 @@ def resume_text(document: Document) -> str:
 
 
 def _has_started(optimizer: Optimizer) -> bool:
-    has_momentum = any(group.get("momentum") for group in optimizer.groups)
-    stateless = optimizer.class_path in _STATELESS_OPTIMIZERS and not has_momentum
-    return bool(optimizer.state) or stateless
+    is_sgd = optimizer.class_path == "torch.optim.SGD"  # has no state without momentum
+    return bool(optimizer.state) or (
+        is_sgd and not any(g.get("momentum") for g in optimizer.groups)
+    )
 
 
 def _has_rng_state(document: Document) -> bool:
@@ -344,10 +332,9 @@ def _has_rng_state(document: Document) -> bool:
     infos = document.contents.tensors
     paths = [entry.path for entry in document.entries]
     paths += [info.path for info in infos if info.role == "tensor"]
-    for path in paths:
-        words = "_".join(map(str, path)).lower()
-        if "rng" in words or "random_state" in words:
-            return True
+    words = ["_".join(map(str, path)).lower() for path in paths]
+    if any("rng" in word or "random_state" in word for word in words):
+        return True
     # The state of the CPU's generator is a ByteTensor of 5,056 bytes.
     return any(
         info.dtype is not None and info.dtype.name == "uint8" and info.shape == (5056,)

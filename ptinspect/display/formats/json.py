@@ -14,10 +14,9 @@ from ptinspect.display.formats.table import STATS_HEADERS, select_tensors
 from ptinspect.display.text.escape import quoted, quoted_all
 from ptinspect.display.text.values import json_lines, json_scalar, json_value
 from ptinspect.document.entries import describe
-from ptinspect.document.tensor import InlineStorage, storage_places
+from ptinspect.document.tensor import InlineStorage, Tensor, storage_places
 from ptinspect.errors import UnsupportedError
-from ptinspect.pickling.pyobjects import brief_repr
-from ptinspect.pickling.values import key_value
+from ptinspect.pickling.pyobjects import brief_repr, path_step
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,8 +24,6 @@ if TYPE_CHECKING:
     from ptinspect.display.measure import FileHash, TensorMeasurement
     from ptinspect.display.options import ShowOptions
     from ptinspect.document import Document, TensorInfo
-    from ptinspect.document.optim.state import Optimizer
-    from ptinspect.document.tensor import Tensor
     from ptinspect.errors import PtInspectError
     from ptinspect.pickling.values import Value
 
@@ -35,7 +32,8 @@ SCHEMA = 1
 
 def json_text(document: Document, options: ShowOptions, file_hash: FileHash | None) -> str:
     """Return the object of a document, ending in a newline."""
-    content = {"kind": _kind(document), "class": document.class_path}
+    is_script = document.archive.format == "torchscript" and document.kind == "module"
+    kind = "torchscript" if is_script else document.kind
     warnings = [
         {"kind": warning.kind, "path": warning.path, "message": warning.message}
         for warning in document.warnings
@@ -43,10 +41,9 @@ def json_text(document: Document, options: ShowOptions, file_hash: FileHash | No
     entries = [
         {"path": entry.path, "type": entry.type, "value": entry.value} for entry in document.entries
     ]
-    metadata = document.archive.facts.get("metadata")
     sections = {
         "file": json_value(_file(document, file_hash)),
-        "content": json_value(content),
+        "content": json_value({"kind": kind, "class": document.class_path}),
         "tensors": json_lines(_tensors(document, options)),
         "modules": json_lines(map(json_value, _modules(document))),
         "entries": json_lines(map(json_value, entries)),
@@ -56,18 +53,11 @@ def json_text(document: Document, options: ShowOptions, file_hash: FileHash | No
         "load": json_value(_load(document)),
         "warnings": json_lines(map(json_value, warnings)),
     }
-    if isinstance(metadata, dict):
-        sections["metadata"] = json_value(metadata)
-    for name in ("set", "script"):
+    for name in ("metadata", "set", "script"):
         if name in document.archive.facts:
             sections[name] = json_value(document.archive.facts[name])
     head = f'{{"schema": {SCHEMA}, "ptinspect": {quoted(__version__)}'
     return ",\n ".join([head, *(f'"{name}": {text}' for name, text in sections.items())]) + "}\n"
-
-
-def _kind(document: Document) -> str:
-    is_script = document.archive.format == "torchscript" and document.kind == "module"
-    return "torchscript" if is_script else document.kind
 
 
 def json_error(error: PtInspectError, path: str) -> str:
@@ -133,28 +123,26 @@ def _optimizers(document: Document) -> Iterator[dict[str, object]]:
 
     for fit in check_optimizers(document, values=False):
         optimizer = fit.optimizer
-        groups = range(len(optimizer.groups))
         state_path = (*optimizer.path, "state")
         yield {
             "path": optimizer.path,
             "class": optimizer.class_path,
             "evidence": optimizer.evidence,
-            "param_groups": [_param_group(optimizer, group, document) for group in groups],
+            "param_groups": [
+                {
+                    str(path_step(key)): optimizer.parameters(index)
+                    if key == "params"
+                    else _setting(value, document)
+                    for key, value in group.items()
+                }
+                for index, group in enumerate(optimizer.groups)
+            ],
             "state_tensors": sum(
                 info.role == "optimizer" and info.path[:-2] == state_path
                 for info in document.contents.tensors
             ),
             "fit": {"verdict": fit.verdict, "model": fit.model, **fit.as_dict()},
         }
-
-
-def _param_group(optimizer: Optimizer, group: int, document: Document) -> dict[str, object]:
-    settings: dict[str, object] = {}
-    for key, value in optimizer.groups[group].items():
-        name = key if isinstance(key, str) else brief_repr(key_value(key))
-        is_params = name == "params"
-        settings[name] = optimizer.parameters(group) if is_params else _setting(value, document)
-    return settings
 
 
 def _setting(value: Value, document: Document) -> object:
@@ -193,7 +181,7 @@ def _load(document: Document) -> dict[str, object]:
 def _tensors(document: Document, options: ShowOptions) -> Iterator[str]:
     infos = select_tensors(document, options)
     measurements: dict[TensorInfo, TensorMeasurement] = {}
-    if options.stats or options.hash:
+    if options.stats or options.hash or options.values:
         from ptinspect.display.measure import measure_tensors
 
         measurements = measure_tensors(infos, options)
@@ -215,8 +203,8 @@ def _tensors(document: Document, options: ShowOptions) -> Iterator[str]:
         pieces = pieces_of(tensor)
         if pieces is not None:
             storage, special["pieces"] = "null", pieces
-        if options.values or measurements:
-            special |= _measured_facts(info, measurements.get(info), options)
+        if measurements:
+            special |= _measured_facts(info, measurements[info], options)
         more = f", {json_value(special)[1:-1]}" if special else ""
         yield f'{{"key": {key}, "path": [{path}], {common}, "storage": {storage}{more}}}'
 
@@ -283,18 +271,14 @@ def pieces_of(tensor: Tensor) -> list[dict[str, object]] | None:
 
 def _special_facts(tensor: Tensor) -> dict[str, object]:
     facts: dict[str, object] = {}
-    if tensor.encoding:
-        facts["encoding"] = tensor.encoding
-    if tensor.subclass:
-        facts["subclass"] = tensor.subclass
+    for name in ("encoding", "subclass"):
+        if getattr(tensor, name):
+            facts[name] = getattr(tensor, name)
     if tensor.conj or tensor.neg:
-        facts["conj"] = tensor.conj
-        facts["neg"] = tensor.neg
+        facts |= {"conj": tensor.conj, "neg": tensor.neg}
     if tensor.quantizer:
-        from ptinspect.document.tensor import Tensor as TensorClass
-
         facts["quantizer"] = {
-            name: _part(value) if isinstance(value, TensorClass) else value
+            name: _part(value) if isinstance(value, Tensor) else value
             for name, value in tensor.quantizer.items()
         }
     if tensor.parts:
@@ -303,39 +287,36 @@ def _special_facts(tensor: Tensor) -> dict[str, object]:
 
 
 def _part(part: Tensor) -> dict[str, object]:
-    facts: dict[str, object] = {
+    storage = part.storage
+    return {
         "dtype": part.dtype.name if part.dtype else None,
         "shape": _shape(part),
         "stride": part.stride,
         "storage_offset": part.storage_offset,
         "nbytes": part.nbytes,
-        "storage": None,
+        "storage": storage
+        and {
+            "key": None if type(storage) is InlineStorage else storage.key,
+            "nbytes": storage.nbytes,
+            "record": storage.record,
+            "file_offset": storage.file_offset,
+        },
     }
-    storage = part.storage
-    if storage is not None:
-        key = None if type(storage) is InlineStorage else storage.key
-        record, offset = storage.place
-        facts["storage"] = {
-            "key": key, "nbytes": storage.nbytes, "record": record, "file_offset": offset,
-        }  # fmt: skip
-    return facts
 
 
 def _measured_facts(
-    info: TensorInfo, measurement: TensorMeasurement | None, options: ShowOptions
+    info: TensorInfo, measurement: TensorMeasurement, options: ShowOptions
 ) -> dict[str, object]:
     facts: dict[str, object] = {}
-    problem = ""
+    problem = measurement.problem
     if options.values:
-        facts["values"], problem = _nested_values(info.tensor)
-    if measurement is not None:
-        if options.stats:
-            stats = measurement.stats
-            numbers = {name: getattr(stats, name) for name in STATS_HEADERS} if stats else None
-            facts["stats"] = numbers
-        if options.hash:
-            facts["sha256"] = measurement.sha256
-        problem = problem or measurement.problem
+        facts["values"], unreadable = _nested_values(info.tensor)
+        problem = unreadable or problem
+    if options.stats:
+        stats = measurement.stats
+        facts["stats"] = stats and {name: getattr(stats, name) for name in STATS_HEADERS}
+    if options.hash:
+        facts["sha256"] = measurement.sha256
     return {**facts, "unreadable": problem} if problem else facts
 
 
