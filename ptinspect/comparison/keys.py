@@ -124,12 +124,16 @@ def _by_patterns(
     return [(a, b) for a, b in pairs.items() if targets[b] == 1]
 
 
-def _pattern_length(pattern: tuple[str, str]) -> int:
-    return len(pattern[0]) + len(pattern[1])
+def _pattern_length(pattern: tuple[str, str]) -> tuple[int, int]:
+    """Return what makes a pattern less clear than others: its holes, then its length."""
+    return sum(side.count("{}") for side in pattern), len(pattern[0]) + len(pattern[1])
 
 
 def apply_pattern(pattern_a: str, pattern_b: str, key: str) -> str | None:
     """Return what a pattern makes of a key of the first document; None if it does not fit."""
+    if pattern_a.startswith("{}.") and pattern_a.endswith(".{}"):
+        start, middle, end = key.partition(pattern_a[2:-2])
+        return start + pattern_b[2:-2] + end if start and middle and end else None
     if pattern_a.endswith("{}") and pattern_b.endswith("{}") and key.startswith(pattern_a[:-2]):
         return pattern_b[:-2] + key[len(pattern_a) - 2 :]
     if pattern_a.startswith("{}") and pattern_b.startswith("{}") and key.endswith(pattern_a[2:]):
@@ -222,8 +226,8 @@ def _common_parts(a: str, b: str) -> tuple[int, int]:
 
 def find_patterns(renames: list[Rename]) -> list[Pattern]:
     """Return the shortest patterns that explain at least two renames each. `{}` is what a key has
-    in common on both sides: its end (`module.{}` became `{}`) or start (`{}.q_proj.weight` became
-    `{}.wq.weight`)."""
+    in common on both sides: its end (`module.{}` became `{}`), its start (`{}.q_proj.weight` became
+    `{}.wq.weight`) or both (`{}.attn.{}` became `{}.mixer.{}`)."""
     explained: dict[tuple[str, str], set[int]] = defaultdict(set)
     for number, rename in enumerate(renames):
         for pattern in _patterns_of(rename):
@@ -250,13 +254,17 @@ def find_patterns(renames: list[Rename]) -> list[Pattern]:
 def _patterns_of(rename: Rename) -> list[tuple[str, str]]:
     a, b = rename.a.split("."), rename.b.split(".")
     ends, starts = _common_parts(rename.a, rename.b)
-    patterns = []
-    for length in range(1, ends + 1):
-        patterns.append((_holed(a[:-length], "end"), _holed(b[:-length], "end")))
-    for length in range(1, starts + 1):
-        patterns.append((_holed(a[length:], "start"), _holed(b[length:], "start")))
-    return patterns
+    holes = [(0, length) for length in range(1, ends + 1)]
+    holes += [(length, 0) for length in range(1, starts + 1)]
+    left = min(len(a), len(b)) - 1  # both keep a part between the holes
+    for start in (min(starts, left - 1), left - min(ends, left - 1)):
+        end = min(ends, left - start)
+        if 0 < start <= starts and end > 0:
+            holes.append((start, end))
+    return [(_holed(a, *hole), _holed(b, *hole)) for hole in holes]
 
 
-def _holed(parts: list[str], side: str) -> str:
-    return ".".join([*parts, "{}"] if side == "end" else ["{}", *parts])
+def _holed(parts: list[str], start: int, end: int) -> str:
+    """Return a key with `{}` in place of that many parts at its start and at its end."""
+    rest = parts[start : len(parts) - end]
+    return ".".join([*["{}"][: bool(start)], *rest, *["{}"][: bool(end)]])

@@ -321,10 +321,9 @@ def resume_text(document: Document) -> str:
 
 
 def _has_started(optimizer: Optimizer) -> bool:
-    is_sgd = optimizer.class_path == "torch.optim.SGD"  # has no state without momentum
-    return bool(optimizer.state) or (
-        is_sgd and not any(g.get("momentum") for g in optimizer.groups)
-    )
+    has_momentum = any(group.get("momentum") for group in optimizer.groups)
+    is_stateless = optimizer.class_path == "torch.optim.SGD" and not has_momentum
+    return bool(optimizer.state) or is_stateless
 
 
 def _has_rng_state(document: Document) -> bool:

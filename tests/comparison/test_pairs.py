@@ -234,6 +234,32 @@ def test_renames_are_found_and_explained(
     assert [(p["a"], p["b"], p["count"]) for p in result["patterns"]] == patterns
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "pattern"),
+    [
+        ("attn", "mixer", ("{}.attn.{}", "{}.mixer.{}", 16)),
+        ("attn.q", "attn.fn.q", ("{}.q.{}", "{}.fn.q.{}", 8)),
+        ("attn.q", "attn.to.the.q", ("{}.q.{}", "{}.to.the.q.{}", 8)),
+        (
+            "model.layers",
+            "model.decoder.layers",
+            ("model.{}", "model.decoder.{}", 16),
+        ),
+    ],
+)
+def test_a_part_renamed_in_the_middle_of_keys_is_one_pattern(
+    old: str, new: str, pattern: tuple[str, str, int], tmp_path: Path
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    keys = [f"model.layers.{n}.attn.{m}.{k}" for n in range(4) for m in "qk" for k in ("w", "b")]
+    a = {key: torch.randn(8, 8, generator=generator) for key in ["model.embed", *keys]}
+    b = {key.replace(old, new): tensor for key, tensor in a.items()}
+    result = compare(a, b, tmp_path)
+    assert [(p["a"], p["b"], p["count"]) for p in result["patterns"]] == [pattern]
+    mirrored = compare(b, a, tmp_path)["patterns"]
+    assert [(p["b"], p["a"], p["count"]) for p in mirrored] == [pattern]
+
+
 def test_a_renamed_and_trained_tensor_is_found_by_its_numbers(tmp_path: Path) -> None:
     other = {f"net.{key}": tensor + 0.01 for key, tensor in state().items() if key != "steps"}
     a = {key: tensor for key, tensor in state().items() if key != "steps"}
