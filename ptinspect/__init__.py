@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from ptinspect.proofs.resume.proof import check_resume
     from ptinspect.proofs.resume.report import ResumeReport
     from ptinspect.proofs.roundtrip import RoundtripReport, check_roundtrip
+    from ptinspect.proofs.script.proof import check_script
+    from ptinspect.proofs.script.report import ScriptReport
     from ptinspect.proofs.stub_check import StubReport, check_stub
     from ptinspect.recovery import RecoveryReport, recover
     from ptinspect.safety.report import ScanReport
@@ -59,6 +61,7 @@ __all__ = [
     "ResumeReport",
     "RoundtripReport",
     "ScanReport",
+    "ScriptReport",
     "StubReport",
     "TensorInfo",
     "UnsafeError",
@@ -67,6 +70,7 @@ __all__ = [
     "check_optimizer",
     "check_resume",
     "check_roundtrip",
+    "check_script",
     "check_stub",
     "convert",
     "diff",
@@ -89,11 +93,13 @@ _MODULES = {
     "ResumeReport": "proofs.resume.report",
     "RoundtripReport": "proofs.roundtrip",
     "ScanReport": "safety.report",
+    "ScriptReport": "proofs.script.report",
     "StubReport": "proofs.stub_check",
     "TensorInfo": "document",
     "check_optimizer": "proofs.optimizer",
     "check_resume": "proofs.resume.proof",
     "check_roundtrip": "proofs.roundtrip",
+    "check_script": "proofs.script.proof",
     "check_stub": "proofs.stub_check",
     "convert": "conversion",
     "diff": "comparison",

@@ -20,11 +20,14 @@ from ptinspect.proofs.resume.cross_device import Crossing
 from ptinspect.proofs.resume.report import ResumeReport
 from ptinspect.proofs.resume.runs import Difference
 from ptinspect.proofs.roundtrip import FORMS, PARTS, Form, RoundtripReport
+from ptinspect.proofs.script.compare import Checkpoint, Item
+from ptinspect.proofs.script.report import CAUSES, Kill, ScriptReport, Steps
+from ptinspect.proofs.script.trace import Difference as StepDifference
 from tests.conftest import FIXTURES
 
 jsonschema = pytest.importorskip("jsonschema")
 
-NAMES = ("optimizer", "resume", "roundtrip")
+NAMES = ("optimizer", "resume", "roundtrip", "script")
 HERE = files("ptinspect.proofs")
 SCHEMAS: dict[str, Any] = {
     name: json.loads(HERE.joinpath(f"check-{name}.schema.json").read_text("utf-8"))
@@ -106,6 +109,19 @@ def test_what_a_round_trip_may_answer() -> None:
     )
     assert valid("roundtrip", made.as_dict())["verdict"] == "differs"
     assert next(iter(PARTS)) == "weights"
+
+
+def test_what_a_script_may_answer() -> None:
+    items = (Item("ema.weight", "tensor", "ema.weight"),)
+    made = ScriptReport(
+        "python train.py", "differs", StepDifference(9, "lr before step 9", "scheduler", "1", "2"),
+        ["average"], ["a.pt"], [Checkpoint("a.pt", None, items, 0)], ["time"],
+        Kill(2, "save", ["a.pt"]), Steps(9, 8, 4, 5), ["note"], ENVIRONMENT, ["last line"], "x",
+    )  # fmt: skip
+    assert valid("script", made.as_dict())["causes"][0]["mend"] == CAUSES["average"][1]
+    bare = ScriptReport("x", "same", None, [], [], [], [], None, None, [], None, [], "x")
+    assert valid("script", bare.as_dict())["kill"] is None
+    assert sorted(CAUSES) == SCHEMAS["script"]["$defs"]["kind"]["enum"]
 
 
 def kinds(*modules: Any) -> set[str]:

@@ -1,0 +1,1 @@
+"""`check script`: run the user's own script, kill it, start it again, and compare."""

@@ -1,0 +1,416 @@
+"""Records each optimizer step of a training script, from inside the script's own processes.
+
+A copy of this file named `sitecustomize.py` is on PYTHONPATH, so that each Python process of the
+script runs it at its start. It waits until the script imports torch, switches deterministic
+algorithms on, and then writes digests of every optimizer step as JSON lines. It also stops the
+script at a checkpoint, so that the checker can kill it there. It never raises into the script.
+
+It runs in the script's Python, where ptinspect need not be installed.
+"""
+
+from __future__ import annotations
+
+import functools
+import glob
+import hashlib
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import io
+import json
+import os
+import platform
+import random
+import sys
+import time
+from typing import Any
+
+SETTINGS = "PTINSPECT_SCRIPT"
+"""Environment variable with the settings, as JSON."""
+
+PAUSED = "paused.json"
+"""File in the trace folder that says that a process waits to be killed."""
+
+CHUNK = 1 << 24
+"""Elements of a tensor on an accelerator that are hashed at once."""
+
+MAX_BATCHES = 16
+"""Batches between two steps that are recorded; the last ones."""
+
+FileState = dict[str, tuple[int, int, int]]
+
+
+def checkpoint_files(folder: str, patterns: list[str]) -> FileState:
+    """Return time, size and inode of each file that matches, and of all files in such folders."""
+    state: FileState = {}
+    for pattern in patterns:
+        for match in glob.glob(os.path.join(glob.escape(folder), pattern), recursive=True):
+            inside = [os.path.join(top, name) for top, _, names in os.walk(match) for name in names]
+            for path in inside or [match]:
+                try:
+                    status = os.stat(path)
+                except OSError:  # a temporary file that has its name by now
+                    continue
+                if not os.path.isdir(path):
+                    name = os.path.relpath(path, folder)
+                    state[name] = (status.st_mtime_ns, status.st_size, status.st_ino)
+    return state
+
+
+class Recorder:
+    """The record of one process."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self.settings = settings
+        self.torch: Any = None
+        self.pid = 0
+        self.steps = 0
+        self.saves = 0
+        self.files: FileState = {}
+        self.optimizers: list[int] = []
+        self.optimizer_steps: list[int] = []
+        self.batches: list[str] = []
+        self.current: dict[str, Any] = {}
+        self.broken = False
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Append a line to the file of this process. A fork gets a file of its own."""
+        if self.pid != os.getpid():
+            self.pid = os.getpid()
+            name = f"{time.time_ns()}-{self.pid}.jsonl"
+            self.path = os.path.join(self.settings["trace"], name)
+            session = os.getsid(0) if hasattr(os, "getsid") else None
+            self.write({"pid": self.pid, "session": session})
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def pause(self, where: str) -> None:
+        """Wait to be killed. Other threads and processes finish what they are writing."""
+        path = os.path.join(self.settings["trace"], PAUSED)
+        with open(f"{path}.{os.getpid()}", "w", encoding="utf-8") as file:
+            json.dump({"where": where, "steps": self.steps}, file)
+        os.replace(file.name, path)
+        while True:
+            time.sleep(60)
+
+    # --- What torch calls ---------------------------------------------------------------------
+
+    def install(self, torch: Any) -> None:
+        """Register the hooks. Called when torch has been imported."""
+        self.torch = torch
+        optimizer = sys.modules["torch.optim.optimizer"]
+        optimizer.register_optimizer_step_pre_hook(self._guarded(self.before_step))
+        optimizer.register_optimizer_step_post_hook(self._guarded(self.after_step))
+        loaders = sys.modules["torch.utils.data.dataloader"]._BaseDataLoaderIter
+        for name in ("__init__", "_reset"):
+            _call_before(loaders, name, self._guarded(self.loader_starts))
+        fetch = loaders.__next__
+        batch_fetched = self._guarded(self.batch_fetched)
+
+        @functools.wraps(fetch)
+        def fetch_and_record(iterator: Any) -> Any:
+            batch = fetch(iterator)
+            batch_fetched(batch)
+            return batch
+
+        loaders.__next__ = fetch_and_record
+        if self.settings.get("stop_in_save"):
+            save = torch.save
+            interrupted = self._guarded(self.interrupted_save)
+
+            @functools.wraps(save)
+            def save_or_stop(obj: Any, f: Any, *args: Any, **kwargs: Any) -> Any:
+                interrupted(save, obj, f, *args, **kwargs)
+                return save(obj, f, *args, **kwargs)
+
+            torch.save = save_or_stop
+        self.use_deterministic_algorithms()
+
+    def _guarded(self, function: Any) -> Any:
+        """Return the function without its result and its errors: they are not the script's."""
+
+        def call(*args: Any, **kwargs: Any) -> None:
+            torch = self.torch
+            compiler = getattr(torch, "compiler", None)
+            if self.broken or getattr(compiler, "is_compiling", bool)():
+                return
+            try:
+                if torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing():
+                    return
+                with torch.no_grad():
+                    function(*args, **kwargs)
+            except Exception as error:  # noqa: BLE001  # the script must not notice
+                self.broken = True
+                text = " ".join(f"{type(error).__name__}: {error}".split())
+                self.write({"error": text[:300]})
+
+        return call
+
+    def use_deterministic_algorithms(self) -> None:
+        """Switch deterministic algorithms on, also after the script has switched them off."""
+        torch = self.torch
+        if not torch.are_deterministic_algorithms_enabled():
+            torch.use_deterministic_algorithms(True, warn_only=True)
+            torch.utils.deterministic.fill_uninitialized_memory = False
+        cudnn = torch.backends.cudnn
+        if torch.version.cuda and (cudnn.benchmark or not cudnn.deterministic):
+            cudnn.benchmark, cudnn.deterministic = False, True
+        if torch.version.cuda and torch.is_deterministic_algorithms_warn_only_enabled():
+            # With warn_only their backward passes stay non-deterministic.
+            for name in ("flash", "mem_efficient", "cudnn"):
+                getattr(torch.backends.cuda, f"enable_{name}_sdp", bool)(False)
+
+    def loader_starts(self, loader: Any) -> None:
+        """Record what decides the order of an epoch's batches."""
+        self.use_deterministic_algorithms()
+        batch_sampler = getattr(loader, "batch_sampler", None)
+        sampler = getattr(batch_sampler, "sampler", None) or getattr(loader, "sampler", None)
+        generators = [getattr(source, "generator", None) for source in (loader, sampler)]
+        states = [g.get_state() for g in generators if isinstance(g, self.torch.Generator)]
+        epoch = getattr(sampler, "epoch", None)
+        self.write(
+            {
+                "sampler": type(sampler).__name__,
+                "epoch": epoch if isinstance(epoch, int) else None,
+                "generator": self.digest(states) if states else None,
+            }
+        )
+
+    def batch_fetched(self, batch: Any) -> None:
+        self.batches = [*self.batches[1 - MAX_BATCHES :], self.digest(batch)]
+
+    def before_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+        """Look for new checkpoints, stop at the one that is asked for, and digest what is there."""
+        self.look_for_saves()
+        if id(optimizer) not in self.optimizers:
+            if not self.optimizers:
+                self.write({"rank": self.rank(), "environment": self.environment()})
+            self.optimizers.append(id(optimizer))
+            self.optimizer_steps.append(0)
+        index = self.optimizers.index(id(optimizer))
+        self.steps += 1
+        self.optimizer_steps[index] += 1
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        states = [optimizer.state[p] for p in parameters if p in optimizer.state]
+        self.current = {
+            "step": self.optimizer_steps[index],
+            "optimizer": index,
+            "weights": self.digest(parameters),
+            "state": self.digest(states),
+            "states": len(states),
+            "settings": [self.numbers(group) for group in optimizer.param_groups],
+            "rng": self.rng(),
+            "batches": self.batches,
+        }
+        self.batches = []
+
+    def after_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+        """Write the step. A closure computes the gradients inside the step, so they come now."""
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"]]
+        if self.current:
+            self.write({**self.current, "gradients": self.digest(gradients)})
+        self.current = {}
+        self.use_deterministic_algorithms()
+
+    def look_for_saves(self) -> None:
+        """Record which checkpoint files have changed since the last step."""
+        files = checkpoint_files(self.settings["folder"], self.settings["patterns"])
+        changed = [name for name, state in files.items() if self.files.get(name) != state]
+        self.files = files
+        if not changed:
+            return
+        self.saves += 1
+        self.write({"saved": changed, "steps": self.steps})
+        if self.saves == self.settings.get("stop_at"):
+            self.pause("step")
+
+    def interrupted_save(self, save: Any, obj: Any, f: Any, *args: Any, **kwargs: Any) -> None:
+        """Write only the first half of the file, if this is the save to be interrupted."""
+        self.look_for_saves()
+        if self.saves + 1 != self.settings["stop_in_save"]:
+            return
+        if isinstance(f, io.BytesIO):
+            self.pause("memory")
+        buffer = io.BytesIO()
+        save(obj, buffer, *args, **kwargs)
+        half = buffer.getvalue()[: buffer.tell() // 2]
+        if hasattr(f, "write"):
+            f.write(half)
+            getattr(f, "flush", bool)()
+        else:
+            with open(f, "wb") as file:
+                file.write(half)
+        self.pause("save")
+
+    # --- What is recorded ---------------------------------------------------------------------
+
+    def rank(self) -> int:
+        distributed = self.torch.distributed
+        if distributed.is_available() and distributed.is_initialized():
+            return int(distributed.get_rank())
+        rank = os.environ.get("RANK", "0")
+        return int(rank) if rank.isdecimal() else 0
+
+    def environment(self) -> dict[str, Any]:
+        """Describe what the numbers depend on, under the names of the other checks."""
+        torch = self.torch
+        cuda = torch.cuda.is_available() and torch.cuda.is_initialized()
+        driver = "/proc/driver/nvidia/version"
+        words: list[str] = []
+        if cuda and os.path.exists(driver):
+            with open(driver, encoding="utf-8") as file:
+                words = file.read().split()
+        precision = torch.get_float32_matmul_precision()
+        if cuda:
+            precision = "ieee" if precision == "highest" else "tf32"
+        return {
+            "torch": str(torch.__version__),
+            "python": platform.python_version(),
+            "system": platform.platform(terse=True),
+            "device_name": torch.cuda.get_device_name() if cuda else platform.machine(),
+            "driver": next((w for w in words if w.count(".") >= 1 and w[0].isdigit()), None),
+            "cuda": torch.version.cuda if cuda else None,
+            "cudnn": torch.backends.cudnn.version() if cuda else None,
+            "precision": {
+                "matmul": precision,
+                "cudnn": None,
+                "deterministic": torch.are_deterministic_algorithms_enabled(),
+            },
+        }
+
+    def rng(self) -> dict[str, str]:
+        """Return digests of the states of the global random number generators."""
+        torch, numpy = self.torch, sys.modules.get("numpy")
+        states = {"torch": torch.get_rng_state(), "Python": repr(random.getstate())}
+        if numpy is not None:
+            states["numpy"] = list(numpy.random.get_state())
+        if torch.cuda.is_initialized():
+            states["CUDA"] = torch.cuda.get_rng_state()
+        return {name: self.digest(state) for name, state in states.items()}
+
+    def numbers(self, group: dict[str, Any]) -> dict[str, Any]:
+        """Return the settings of a parameter group that are numbers."""
+        settings = {}
+        for name, value in group.items():
+            if self.torch.is_tensor(value) and value.numel() == 1:
+                value = value.item()
+            if isinstance(value, (bool, int, float)):
+                settings[name] = repr(value)
+        return settings
+
+    def digest(self, root: Any) -> str:
+        """Return a hash of tensors, numbers and containers, equal for equal bits."""
+        blake = hashlib.blake2b(digest_size=8)
+        stack, on_device = [root], []
+        while stack:
+            item = stack.pop()
+            if self.torch.is_tensor(item):
+                item = getattr(item, "to_local", item.detach)().detach()
+                if item.layout != self.torch.strided:
+                    item = item.to_dense()
+                if item.is_complex():
+                    item = self.torch.view_as_real(item.resolve_conj())
+                if item.numel() == 1 and item.dim() == 0:
+                    stack.append(item.item())  # such as `step`, a number in older versions
+                    continue
+                blake.update(f"T{item.dtype}{tuple(item.shape)}".encode())
+                flat = item.contiguous().reshape(-1)
+                if item.device.type == "cpu" and item.numel():
+                    blake.update(flat.view(self.torch.uint8).numpy())
+                elif item.device.type != "meta" and item.numel():
+                    on_device.append(self.hash_on_device(flat))
+            elif isinstance(item, dict):
+                blake.update(f"D{len(item)}".encode())
+                stack += [part for key in sorted(item, key=str) for part in (key, item[key])]
+            elif isinstance(item, (list, tuple)):
+                blake.update(f"L{len(item)}".encode())
+                stack += item
+            elif isinstance(item, (bool, int, float)):
+                blake.update(repr(float(item) if abs(item) < 2**53 else item).encode())
+            elif hasattr(item, "tobytes"):
+                blake.update(item.tobytes())
+            elif item is None or isinstance(item, (str, bytes)):
+                blake.update(repr(item).encode())
+            else:  # a batch of a class of its own
+                blake.update(type(item).__qualname__.encode())
+                stack += [vars(item)] if hasattr(item, "__dict__") and not callable(item) else []
+        for number in self.torch.stack(on_device).tolist() if on_device else []:
+            blake.update(repr(number).encode())
+        return blake.hexdigest()
+
+    def hash_on_device(self, flat: Any) -> Any:
+        """Return the sum of a tensor's bits, each weighted by its position, modulo 2**64."""
+        torch = self.torch
+        sizes = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+        bits = flat.view(sizes[flat.element_size()])
+        total = torch.zeros((), dtype=torch.int64, device=flat.device)
+        for start in range(0, bits.numel(), CHUNK):
+            part = bits[start : start + CHUNK].to(torch.int64)
+            position = torch.arange(start, start + part.numel(), device=flat.device)
+            total += (part * (position * 0x9E3779B97F4A7C1 | 1)).sum()
+        return total.cpu()
+
+
+def _call_before(cls: Any, name: str, function: Any) -> None:
+    """Call a function with a method's first argument before each call of the method."""
+    method = getattr(cls, name)
+
+    @functools.wraps(method)
+    def call_both(self: Any, loader: Any, *args: Any, **kwargs: Any) -> Any:
+        function(loader)
+        return method(self, loader, *args, **kwargs)
+
+    setattr(cls, name, call_both)
+
+
+class _TorchFinder(importlib.abc.MetaPathFinder):
+    """Calls the recorder at the end of the script's `import torch`."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self.recorder = recorder
+
+    def find_spec(self, name: str, path: Any, target: Any = None) -> Any:
+        if name != "torch":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        if spec is None or spec.loader is None:
+            return spec
+        execute, recorder = spec.loader.exec_module, self.recorder
+
+        def execute_and_install(module: Any) -> None:
+            execute(module)
+            try:
+                recorder.install(module)
+            except Exception as error:  # noqa: BLE001  # another torch, or none at all
+                recorder.write({"error": f"{type(error).__name__}: {error}"})
+
+        spec.loader.exec_module = execute_and_install  # type: ignore[method-assign]
+        return spec
+
+
+def _run_next_sitecustomize() -> None:
+    """Run the sitecustomize that this one hides."""
+    here = os.path.dirname(os.path.abspath(__file__))
+    others = [path for path in sys.path if os.path.abspath(path or ".") != here]
+    spec = importlib.machinery.PathFinder.find_spec("sitecustomize", others)
+    if spec is not None and spec.loader is not None:
+        module = importlib.util.module_from_spec(spec)
+        sys.modules["sitecustomize"] = module
+        spec.loader.exec_module(module)
+
+
+def start() -> None:
+    """Start recording, if the checker started this process."""
+    settings = os.environ.get(SETTINGS)
+    if settings:
+        recorder = Recorder(json.loads(settings))
+        recorder.write({"argv": sys.argv[:1] if hasattr(sys, "argv") else []})
+        sys.meta_path.insert(0, _TorchFinder(recorder))
+
+
+if __name__ == "sitecustomize":
+    try:
+        start()
+    finally:
+        _run_next_sitecustomize()
