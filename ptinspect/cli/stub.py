@@ -53,7 +53,7 @@ def command(
     difference. 2: the file could not be read, or the stub not written.
     """
     from ptinspect.display.text.escape import safe
-    from ptinspect.stubs import stub, stub_package
+    from ptinspect.stubs import stub, stub_package, untranslated
     from ptinspect.text import count_text
 
     if check and class_name is not None:
@@ -81,6 +81,8 @@ def command(
             recovered_source=recovered,
             guess_forward=guess_forward,
         )
+        for name in untranslated(text):
+            write_stderr(safe(f"ptinspect: {path}: raises NotImplementedError in the stub: {name}"))
         with open_output(output, force=force, sources=(path,), is_report=False) as target:
             target.write(text)
         if output not in (None, "-"):

@@ -17,7 +17,7 @@ from ptinspect.pickling.pyobjects import (
     class_path,
     global_path,
 )
-from ptinspect.pickling.values import Call, Value
+from ptinspect.pickling.values import SCRIPT_OBJECT, Call, Value
 from ptinspect.torchnn.attributes import OPTIMIZED_MODULE, special_module
 from ptinspect.torchnn.classes import lookup
 
@@ -114,8 +114,9 @@ class Module:
 
     @property
     def packs_weights(self) -> bool:
-        """True if the state_dict has attributes too: the packed weights of quantized modules."""
-        return ".quantized." in self.class_path
+        """True if the state_dict has attributes too: the packed weights of quantized modules.
+        Their own code adds them, which TorchScript does not have."""
+        return ".quantized." in self.class_path and self.call.opcode != SCRIPT_OBJECT
 
     @property
     def hooks(self) -> dict[str, list[str]]:

@@ -101,12 +101,30 @@ def to_torch(tensor: Tensor) -> torch.Tensor:
         ) from None
     if sys.byteorder != "little":
         raise UnsupportedError("torch tensors can be made on little-endian machines only")
-    dtype = getattr(torch, tensor.dtype.name, None) if tensor.dtype else None
-    if dtype is None or tensor.quantizer:
+    quantizer = tensor.quantizer
+    names = {"qint8": "int8", "quint8": "uint8", "qint32": "int32"} if quantizer else {}
+    name = tensor.dtype.name if tensor.dtype else ""
+    dtype = getattr(torch, names.get(name, name), None)
+    is_known = not quantizer or len(quantizer) == (4 if "axis" in quantizer else 3)
+    if dtype is None or not is_known or bool(names) != (name in names):
         raise UnsupportedError("this tensor is not a plain one", hint="read() gives the bytes")
     raw = bytearray(contiguous(tensor))
     flat = torch.frombuffer(raw, dtype=torch.uint8) if raw else torch.empty(0, dtype=torch.uint8)
-    return flat.view(dtype).reshape(tensor.shape)
+    values = flat.view(dtype).reshape(tensor.shape)
+    if not quantizer:
+        return values
+    return _quantized(values, quantizer)
+
+
+def _quantized(values: torch.Tensor, quantizer: dict[str, Any]) -> torch.Tensor:
+    """Return the quantized tensor with these integers."""
+    import torch
+
+    if "axis" not in quantizer:
+        scale, zero_point = quantizer["scale"], quantizer["zero_point"]
+        return torch._make_per_tensor_quantized_tensor(values, scale, zero_point)
+    scales, zero_points = (to_torch(quantizer[key]) for key in ("scales", "zero_points"))
+    return torch._make_per_channel_quantized_tensor(values, scales, zero_points, quantizer["axis"])
 
 
 def read_elements(tensor: Tensor, indices: Iterable[int]) -> dict[int, Number]:

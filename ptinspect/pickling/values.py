@@ -25,6 +25,10 @@ Value: TypeAlias = object
 """Any inert value; the module's docstring lists the kinds."""
 
 
+SCRIPT_OBJECT = "SCRIPT"
+"""The `opcode` of a call that stands for a module of TorchScript."""
+
+
 class Inert:
     """Base class of everything that a pickle names, calls or builds.
 

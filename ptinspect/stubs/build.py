@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import TYPE_CHECKING, BinaryIO
@@ -24,7 +25,7 @@ from ptinspect.stubs.write.classes import write_assignments
 from ptinspect.stubs.write.module import StubContent, write_module
 from ptinspect.stubs.write.package import check_target_folder, package_files, write_package
 from ptinspect.stubs.write.safe_globals import collect_safe_globals
-from ptinspect.text import join_names, python_literal
+from ptinspect.text import join_names, shell_word
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -84,7 +85,17 @@ def stub(
 def stub_of(document: Document, options: StubOptions | None = None) -> str:
     """Return the stub of an open file."""
     with add_error_path(document.path):
+        is_whole = options is None or (options.entry, options.class_name) == (None, None)
+        if document.archive.format == "torchscript" and is_whole:
+            from ptinspect.stubs.torchscript import torchscript_stub
+
+            return torchscript_stub(document, _sha256(document))
         return write_module(stub_content(document, options or StubOptions()))
+
+
+def untranslated(source: str) -> list[str]:
+    """Return the functions of a TorchScript program that its stub could not translate."""
+    return re.findall(r"raise NotImplementedError\([\"']not translated: (.*)[\"']\)", source)
 
 
 def stub_package(
@@ -127,8 +138,8 @@ def stub_content(document: Document, options: StubOptions) -> StubContent:
     """Collect and infer everything that is written to a stub."""
     if document.archive.format == "torchscript":
         raise UnsupportedError(
-            "a TorchScript program carries its own code and needs no classes",
-            hint=f"torch.jit.load({python_literal(document.path)}) loads it",
+            "the code of a TorchScript program is written as one file",
+            hint=f"ptinspect stub {shell_word(document.path)} -o model_def.py",
         )
     root_call = find_root(document, options.entry)
     objects = collect_objects(document, root_call, options.recorded_source)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
+from pathlib import Path
+
 import pytest
 
+import ptinspect
 from ptinspect.document import Document, TensorInfo
 from ptinspect.errors import DamagedError, UnsupportedError
 from tests.corpus.mutants import tensor_file
@@ -66,3 +70,23 @@ def test_packed_elements_are_counted_by_the_byte() -> None:
     for size, stride, offset in (([2], [1], 1), ([2, 2], [4, 1], 0)):
         with pytest.raises(UnsupportedError, match="whole bytes"):
             tensor(size, stride, offset, "QUInt4x2Storage", 64).read()
+
+
+def test_quantized_tensors_are_those_of_torch(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    warnings.simplefilter("ignore")
+    values, zeros = torch.randn(2, 3), torch.tensor([0, 1])
+    scales = torch.tensor([0.1, 0.2], dtype=torch.float64)
+    tensors = {
+        "tensor": torch.quantize_per_tensor(values, 0.1, 3, torch.quint8),
+        "channel": torch.quantize_per_channel(values, scales, zeros, 0, torch.qint8),
+        "float": torch.quantize_per_channel(values, scales.float(), zeros.float(), 0, torch.quint8),
+        "strided": torch.quantize_per_tensor(values, 0.1, 3, torch.qint32).t(),
+    }
+    torch.save(tensors, tmp_path / "q.pt")
+    with ptinspect.open(tmp_path / "q.pt") as document:
+        for key, expected in tensors.items():
+            tensor = document.tensors[key].torch()
+            assert torch.equal(tensor.int_repr(), expected.int_repr()), key
+            assert tensor.qscheme() == expected.qscheme() and tensor.dtype == expected.dtype
+            assert torch.equal(tensor.dequantize(), expected.dequantize()), key

@@ -134,8 +134,3 @@ def test_an_incomplete_constant_is_an_error(tmp_path: Path) -> None:
         (tmp_path / "cut.pt").write_bytes(data[:cut])
         with pytest.raises(ptinspect.PtInspectError):
             ptinspect.open(tmp_path / "cut.pt")
-
-
-def test_a_stub_is_not_needed() -> None:
-    result = run("stub", LESSON)
-    assert result.exit_code == 2 and "torch.jit.load" in result.stderr

@@ -29,7 +29,7 @@ from ptinspect.formats.torch.zip_file import TorchZip, ZipSpan, open_zip
 from ptinspect.limits import LIMITS, Limits
 from ptinspect.pickling.machine import run
 from ptinspect.pickling.pyobjects import as_mapping, as_sequence
-from ptinspect.pickling.values import Call, Global, Value
+from ptinspect.pickling.values import SCRIPT_OBJECT, Call, Global, Value
 
 if TYPE_CHECKING:
     from ptinspect.formats.zip.directory import ZipDirectory
@@ -213,7 +213,10 @@ class _Modules:
                 "_parameters": {}, "_buffers": {}, "_modules": {},
             }  # fmt: skip
             others = dict(script.constants)
-            for key, value in (as_mapping(call.state) or {}).items():
+            state = as_mapping(call.state)
+            if state is None:  # of a class with `__setstate__`: packed weights
+                state = dict(enumerate(as_sequence(call.state) or ()))
+            for key, value in state.items():
                 name = str(key)
                 if self._is_module(value):
                     if id(value) not in self._converted:
@@ -228,8 +231,8 @@ class _Modules:
                     groups["_buffers"][name] = value
                 else:
                     others[name] = _untyped(value)
-            state: dict[Value, Value] = {key: ordered_dict(group) for key, group in groups.items()}
-            shell.change().states.append(state | others)
+            members: dict[Value, Value] = {k: ordered_dict(group) for k, group in groups.items()}
+            shell.change().states.append(members | others)
         self.methods.sort(key=lambda method: method["module"])
         return result
 
@@ -243,7 +246,7 @@ class _Modules:
         assert isinstance(value, Call) and isinstance(value.func, Global)
         module, name = _MANGLE.sub("", _path(value)).rpartition(".")[::2]
         module = module.removeprefix("__torch__.") if module != "__torch__" else "__main__"
-        call = Call(Global(module, name, value.func.offset), (), "NEWOBJ", value.offset)
+        call = Call(Global(module, name, value.func.offset), (), SCRIPT_OBJECT, value.offset)
         self._converted[id(value)] = call
         return call
 

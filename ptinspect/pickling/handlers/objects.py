@@ -6,7 +6,15 @@ from collections.abc import Callable
 from struct import Struct
 
 from ptinspect.pickling.state import Machine
-from ptinspect.pickling.values import Call, Extension, Inert, PersistentId, Value, type_name
+from ptinspect.pickling.values import (
+    Call,
+    Extension,
+    Global,
+    Inert,
+    PersistentId,
+    Value,
+    type_name,
+)
 
 _UINT2 = Struct("<H").unpack_from
 _INT4 = Struct("<i").unpack_from
@@ -56,6 +64,8 @@ def _pop_call(m: Machine, opcode: str) -> Call:
         raise m.damaged(f"{m.opcode_name} would call a {type_name(func)}")
     if isinstance(args, tuple):
         return Call(func, args, opcode, m.offset)
+    if isinstance(func, Global) and func.module.partition(".")[0] == "__torch__":
+        return Call(func, (args,), opcode, m.offset)  # TorchScript's enums (pickler.cpp)
     call = Call(func, (args,), f"{opcode}*", m.offset)
     if isinstance(args, Inert):
         return call

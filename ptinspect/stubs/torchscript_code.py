@@ -1,0 +1,621 @@
+"""The recorded code of a TorchScript program, translated to Python that runs with torch alone.
+
+torch.jit.save writes each class and function as Python-like source (python_print.cpp of torch).
+It is parsed with `ast`, never run, and each node is translated by the rules below. A function
+with a node that no rule covers raises NotImplementedError instead, so that nothing in a stub comes
+unchecked from the file:
+
+- `torch.relu(x)` is `aten.relu(x)`, the operator of torch.ops itself: it takes what TorchScript
+  passes, dtypes as numbers included. Operators of lists, dicts and any value are Python's own.
+- Names of classes and functions (`__torch__.pkg.mod.Name`) are those of the stub.
+- A method is called on an object of the stub's own classes only, which `_own` checks.
+"""
+
+from __future__ import annotations
+
+import ast
+import copy
+from collections.abc import Callable, Iterator
+from functools import cache
+
+from ptinspect.stubs.expr.literals import is_attribute, is_identifier
+
+MAX_DEPTH = 120
+"""Nodes inside each other in one function."""
+
+MODULE_NAMES = frozenset(
+    ("torch", "nn", "aten", "operator", "warnings", "enum", "typing", "types", "CONSTANTS")
+)
+"""Names that a stub uses itself."""
+
+# Operators whose arguments torch.ops does not take (lists that change, any type), by name and
+# number of arguments. `_0` is the first argument. The order of evaluation stays.
+_OPERATORS = {
+    "add/2": "_0 + _1", "sub/2": "_0 - _1", "mul/2": "_0 * _1", "div/2": "_0 / _1",
+    "matmul/2": "_0 @ _1", "neg/1": "-_0", "add_/2": "operator.iadd(_0, _1)",
+    "mul_/2": "operator.imul(_0, _1)", "eq/2": "_0 == _1", "ne/2": "_0 != _1",
+    "lt/2": "_0 < _1", "le/2": "_0 <= _1", "gt/2": "_0 > _1", "ge/2": "_0 >= _1",
+    "__and__/2": "_0 & _1", "__or__/2": "_0 | _1", "__xor__/2": "_0 ^ _1", "__not__/1": "not _0",
+    "__is__/2": "_0 is _1", "__isnot__/2": "_0 is not _1", "__getitem__/2": "_0[_1]",
+    "__contains__/2": "operator.contains(_0, _1)", "_set_item/3": "operator.setitem(_0, _1, _2)",
+    "Delete/2": "operator.delitem(_0, _1)", "len/1": "len(_0)", "append/2": "_0.append(_1)",
+    "insert/3": "_0.insert(_1, _2)", "extend/2": "_0.extend(_1)", "pop/1": "_0.pop()",
+    "pop/2": "_0.pop(_1)", "pop/3": "_0.pop(_1, _2)", "popitem/1": "_0.popitem()",
+    "reverse/1": "_0.reverse()", "remove/2": "_0.remove(_1)", "clear/1": "_0.clear()",
+    "copy/1": "_0.copy()", "keys/1": "list(_0)", "values/1": "_values(_0)",
+    "items/1": "list(_0.items())", "get/2": "_0.get(_1)", "get/3": "_0.get(_1, _2)",
+    "setdefault/3": "_0.setdefault(_1, _2)", "update/2": "_0.update(_1)", "list/1": "list(_0)",
+    "dict/0": "dict()", "dict/1": "dict(_0)", "select/2": "_0[_1]", "sorted/1": "sorted(_0)",
+    "sort/1": "_sort(_0)", "sort/2": "_sort(_0, _1)", "sort/3": "aten.sort(_0, _1, _2)",
+    "slice/1": "_slice(_0)", "slice/2": "_slice(_0, _1)", "slice/3": "_slice(_0, _1, _2)",
+    "slice/4": "_slice(_0, _1, _2, _3)", "slice/5": "aten.slice(_0, _1, _2, _3, _4)",
+    "pow/2": "_number(aten.pow, _0, _1)", "log/2": "_number(aten.log, _0, _1)",
+    "Complex/2": "_number(aten.Complex, _0, _1)", "_unwrap_optional/1": "_0", "wait/1": "_0",
+    "str/1": "_text(_0)", "device/1": "torch.device(_0)",
+    "percentFormat/2": "_0 % _1", "warn/1": "warnings.warn(_0)",
+    "warn/2": "warnings.warn(_0, stacklevel=_1)", "is_scripting/0": "True",
+    "_get_tracing_state/0": "False", "dequantize/1": "aten.dequantize(_0)",
+}  # fmt: skip
+
+_PRIM_OPERATORS = {
+    "unchecked_unwrap_optional/1": "_0", "min/1": "min(_0)", "min/2": "min(_0, _1)",
+    "max/1": "max(_0)", "max/2": "max(_0, _1)", "abs/1": "abs(_0)",
+    "rangelist/1": "list(range(_0))", "EnumName/1": "_0.name", "EnumValue/1": "_0.value",
+    "StringIndex/2": "_0[_1]", "TupleIndex/2": "_0[_1]",
+}  # fmt: skip
+
+_BUILTINS = {
+    "annotate/2": "_1", "unchecked_cast/2": "_1", "int/1": "int(_0)", "float/1": "float(_0)",
+    "bool/1": "bool(_0)", "str/1": "_text(_0)", "range/1": "range(_0)", "len/1": "len(_0)",
+    "range/2": "range(_0, _1)", "range/3": "range(_0, _1, _2)", "sorted/1": "sorted(_0)",
+    "list/1": "list(_0)", "dict/1": "dict(_0)", "hex/1": "hex(_0)", "oct/1": "oct(_0)",
+    "chr/1": "chr(_0)", "ord/1": "ord(_0)", "bin/1": "bin(_0)", "abs/1": "abs(_0)",
+}  # fmt: skip
+
+_PRIM_SAME = frozenset(
+    (  # noqa: SIM905
+        "NumToTensor data device dtype grad index is_cpu is_cuda is_hpu is_ipu is_leaf is_maia"
+        " is_meta is_mkldnn is_mps is_mtia is_nested is_quantized is_sparse is_sparse_csr"
+        " is_vulkan is_xla is_xpu itemsize layout name names nbytes requires_grad shape type"
+        " BroadcastSizes"
+    ).split()
+)
+"""Operators of torch.ops.prim that do the same there."""
+
+_REFUSED = frozenset(("from_file", "save", "load", "hash", "has_torch_function"))
+"""Operators that use files, or that Python answers differently."""
+
+_NUMBERS = {"inf": 'float("inf")', "nan": 'float("nan")', "infj": 'complex("infj")'}
+
+_EXCEPTIONS = frozenset(
+    (  # noqa: SIM905
+        "ArithmeticError AssertionError AttributeError Exception IndexError KeyError"
+        " LookupError NotImplementedError OverflowError RuntimeError StopIteration TypeError"
+        " ValueError ZeroDivisionError"
+    ).split()
+)
+
+DUNDER_METHODS = frozenset(
+    (  # noqa: SIM905
+        "__init__ __enter__ __exit__ __len__ __contains__ __getitem__ __setitem__ __delitem__"
+        " __call__ __eq__ __ne__ __lt__ __le__ __gt__ __ge__ __str__ __hash__ __neg__ __add__"
+        " __sub__ __mul__ __truediv__ __floordiv__ __mod__ __pow__ __and__ __or__ __xor__"
+        " __bool__ __int__ __float__ __getstate__ __setstate__ __iadd__ __isub__ __imul__"
+    ).split()
+)
+
+_TYPES = {
+    "Tensor": "torch.Tensor", "int": "int", "float": "float", "bool": "bool", "str": "str",
+    "complex": "complex", "NoneType": "None", "Device": "torch.device", "List": "list",
+    "Dict": "dict", "Tuple": "tuple",
+}  # fmt: skip
+
+HELPERS = {
+    "_own": '''
+def _own(value):
+    """Return an object of this file's classes, or one that torch defines for scripts."""
+    if type(value).__module__ != __name__ and not isinstance(value, torch.ScriptObject):
+        raise TypeError(f"a method is called on {type(value).__name__}")
+    return value
+''',
+    "_slice": '''
+def _slice(value, *args):
+    """Return a slice of a tensor, list or string."""
+    if isinstance(value, torch.Tensor):
+        return aten.slice(value, *args)
+    return value[slice(*args)] if len(args) > 1 else value[slice(*args, None)] if args else value[:]
+''',
+    "_sort": '''
+def _sort(value, *args):
+    """Sort a tensor, or a list in place."""
+    if isinstance(value, torch.Tensor):
+        return aten.sort(value, *args)
+    return value.sort(reverse=bool(args and args[0]))
+''',
+    "_values": '''
+def _values(value):
+    """Return the values of a dict or of a sparse tensor."""
+    return aten.values(value) if isinstance(value, torch.Tensor) else list(value.values())
+''',
+    "_number": '''
+def _number(operator, a, b):
+    """Call the operator of just these types of numbers; torch.ops may take another one."""
+    kinds = type(a).__name__, type(b).__name__
+    return getattr(operator, "_".join(dict.fromkeys(kinds)), operator)(a, b)
+''',
+    "_text": '''
+def _text(value):
+    """Return the text that TorchScript prints for a value."""
+    if isinstance(value, float):
+        if abs(value) < 1e10 and value == int(value):
+            return f"{int(value)}." if value or str(value)[0] != "-" else "-0."
+        return format(value, ".17g")
+    if isinstance(value, dict):
+        return "{" + ", ".join([f"{_text(k)}: {_text(v)}" for k, v in value.items()]) + "}"
+    if isinstance(value, tuple):
+        return "(" + ", ".join([_text(item) for item in value]) + ("," * (len(value) == 1)) + ")"
+    return "[" + ", ".join(map(_text, value)) + "]" if isinstance(value, list) else str(value)
+''',
+    "_format": '''
+def _format(text, *args):
+    """Fill each {} of a text."""
+    parts = text.split("{}")
+    filled = [_text(value) + part for value, part in zip(args, parts[1:])]
+    return parts[0] + "".join(filled) + "{}".join(["", *parts[len(filled) + 1 :]])
+''',
+    "_dtype": '''
+def _dtype(number):
+    """Return the dtype with a number of c10::ScalarType."""
+    names = "uint8 int8 int16 int32 int64 float16 float32 float64 complex32 complex64 complex128"
+    names += " bool qint8 quint8 qint32 bfloat16"
+    return number if number is None else getattr(torch, names.split()[number])
+''',
+    "_old_div": '''
+def _old_div(a, b, inplace=False):
+    """Divide as torch before 1.6 did: integers stay integers."""
+    if not isinstance(a, torch.Tensor):
+        return a / b
+    is_float = a.is_floating_point() or isinstance(b, float)
+    is_float = is_float or (isinstance(b, torch.Tensor) and b.is_floating_point())
+    divide = a.div_ if inplace else a.div
+    return divide(b) if is_float else divide(b, rounding_mode="trunc")
+''',
+}
+"""Functions that a stub contains if it calls them."""
+
+
+class Untranslatable(Exception):
+    """A part of the recorded code that no rule covers."""
+
+
+class FunctionTranslator:
+    """Translates one method or function.
+
+    Attributes:
+        name_of: returns the stub's name of a class or function by its path, or None.
+        kind_of: returns what a path is: "function", "Module", "NamedTuple", "Enum", "class", None.
+        reserved: names of the stub that locals must not hide.
+        version: of the archive. Before 4 a division of integers was one.
+    """
+
+    def __init__(
+        self, name_of: Callable[[str], str | None], kind_of: Callable[[str], str | None],
+        reserved: set[str], version: int,
+    ) -> None:  # fmt: skip
+        self.name_of = name_of
+        self.kind_of = kind_of
+        self.reserved = reserved
+        self.version = version
+        self.used: set[str] = set()
+        self.locals: dict[str, str] = {}
+        self.callables: set[str] = set()
+
+    def translate(self, node: ast.FunctionDef, is_method: bool) -> ast.FunctionDef:
+        """Return the function. `Untranslatable` if no rule covers a part of it."""
+        if depth_exceeds(node, MAX_DEPTH):
+            raise Untranslatable("it nests too deep")
+        arguments = node.args
+        if _has_unusual_arguments(node):
+            raise Untranslatable("its arguments are unusual")
+        self._collect_locals(node)
+        args = [ast.arg(self.locals[a.arg], self.type(a.annotation)) for a in arguments.args]
+        if is_method and args:
+            args[0].annotation = None
+        defaults = [self.expr(default) for default in arguments.defaults]
+        new = ast.arguments([], args, None, [], [], None, defaults)
+        body = self.block(node.body)
+        return _function(node.name, new, body, self.type(node.returns))
+
+    def _collect_locals(self, node: ast.FunctionDef) -> None:
+        """Find the names that the function binds, and those bound to nothing but functions."""
+        bound = [arg.arg for arg in node.args.args]
+        others = set(bound)
+        for item in ast.walk(node):
+            if isinstance(item, ast.Name) and isinstance(item.ctx, ast.Store):
+                bound.append(item.id)
+            elif isinstance(item, ast.FunctionDef) and item is not node:
+                bound.append(item.name)
+                self.callables.add(item.name)
+            if isinstance(item, ast.Assign) and isinstance(item.targets[0], ast.Name):
+                path = dotted_path(item.value)
+                is_function = path is not None and self.kind_of(path) == "function"
+                (self.callables if is_function else others).add(item.targets[0].id)
+        stored = {item.id for item in _stored_in_patterns(node)}
+        self.callables -= others | stored
+        for name in dict.fromkeys(bound):
+            new = name
+            while new in self.reserved or new in MODULE_NAMES or new in HELPERS or (
+                new != name and new in bound
+            ) or new in _USED_BUILTINS or new in self.locals.values():  # fmt: skip
+                new += "_"
+            if not is_identifier(new):
+                raise Untranslatable(f"the name {name}")
+            self.locals[name] = new
+
+    # Types
+
+    def type(self, node: ast.expr | None) -> ast.expr | None:
+        """Return an annotation, or None if it has no meaning in Python."""
+        if isinstance(node, ast.Constant) and node.value is None:
+            return node
+        path = dotted_path(node) if node is not None else None
+        if path is not None:
+            known = self.name_of(path) if path.startswith("__torch__.") else _TYPES.get(path)
+            return _parsed(known) if known and self.kind_of(path) != "Interface" else None
+        if not isinstance(node, ast.Subscript) or not isinstance(node.value, ast.Name):
+            return None
+        inner = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
+        types = [self.type(item) for item in inner]
+        if not types or any(item is None for item in types):
+            return None
+        items = [item for item in types if item is not None]
+        kind = node.value.id
+        if kind in ("Optional", "Union"):
+            items += [ast.Constant(None)] if kind == "Optional" else []
+            result = items[0]
+            for item in items[1:]:
+                result = ast.BinOp(result, ast.BitOr(), item)
+            return result
+        if kind not in ("List", "Dict", "Tuple"):
+            return None
+        index = items[0] if len(items) == 1 else ast.Tuple(items, ast.Load())
+        return ast.Subscript(ast.Name(kind.lower(), ast.Load()), index, ast.Load())
+
+    # Statements
+
+    def block(self, statements: list[ast.stmt]) -> list[ast.stmt]:
+        return [self.statement(item) for item in statements] or [ast.Pass()]
+
+    def statement(self, node: ast.stmt) -> ast.stmt:
+        if isinstance(node, ast.Pass):
+            return node
+        if isinstance(node, ast.Expr):
+            raised = self._raise(node.value)
+            return raised or ast.Expr(self.expr(node.value))
+        if isinstance(node, ast.Return):
+            return ast.Return(self.expr(node.value) if node.value is not None else None)
+        if isinstance(node, ast.Assign) and len(node.targets) == 1:
+            value = self.expr(node.value)
+            return ast.Assign([self.target(node.targets[0])], value, lineno=0)
+        if isinstance(node, ast.AnnAssign) and node.value is not None:
+            value = self.expr(node.value)
+            return ast.Assign([self.target(node.target)], value, lineno=0)
+        if isinstance(node, ast.If):
+            other = self.block(node.orelse)
+            other = [] if all(isinstance(item, ast.Pass) for item in other) else other
+            return ast.If(self.expr(node.test), self.block(node.body), other)
+        if isinstance(node, ast.While) and not node.orelse:
+            return ast.While(self.expr(node.test), self.block(node.body), [])
+        if isinstance(node, ast.For) and not node.orelse:
+            iterated, target = self.expr(node.iter), self.target(node.target)
+            return ast.For(target, iterated, self.block(node.body), [], lineno=0)
+        if isinstance(node, ast.With):
+            items = [
+                ast.withitem(
+                    self.expr(item.context_expr),
+                    self.target(item.optional_vars) if item.optional_vars is not None else None,
+                )
+                for item in node.items
+            ]
+            return ast.With(items, self.block(node.body), lineno=0)
+        is_function = isinstance(node, ast.FunctionDef) and not _has_unusual_arguments(node)
+        if is_function and isinstance(node, ast.FunctionDef) and not node.args.args:
+            return _function(self.locals[node.name], node.args, self.block(node.body), None)
+        raise Untranslatable(type(node).__name__)
+
+    def target(self, node: ast.expr) -> ast.expr:
+        if isinstance(node, ast.Name):
+            return ast.Name(self.locals[node.id], ast.Store())
+        if isinstance(node, ast.Tuple):
+            return ast.Tuple([self.target(item) for item in node.elts], ast.Store())
+        if isinstance(node, ast.Attribute) and is_attribute(node.attr):
+            return ast.Attribute(self.expr(node.value), node.attr, ast.Store())
+        raise Untranslatable(f"an assignment to {type(node).__name__}")
+
+    def _raise(self, node: ast.expr) -> ast.stmt | None:
+        if not isinstance(node, ast.Call) or dotted_path(node.func) != "ops.prim.RaiseException":
+            return None
+        if not node.args:
+            raise Untranslatable("an exception without a message")
+        kind = node.args[-1]
+        name = str(kind.value) if isinstance(kind, ast.Constant) and len(node.args) > 1 else ""
+        name = name.removeprefix("builtins.")
+        name = name if name in _EXCEPTIONS else "RuntimeError"
+        return ast.Raise(_call(ast.Name(name, ast.Load()), [self.expr(node.args[0])]), None)
+
+    # Expressions
+
+    def expr(self, node: ast.expr) -> ast.expr:
+        if isinstance(node, ast.Constant):
+            return self._constant(node)
+        if isinstance(node, ast.Name):
+            if node.id in self.locals:
+                return ast.Name(self.locals[node.id], ast.Load())
+            if node.id in _NUMBERS:
+                return _parsed(_NUMBERS[node.id])
+            raise Untranslatable(f"the name {node.id}")
+        if isinstance(node, ast.Attribute):
+            return self._attribute(node)
+        if isinstance(node, ast.Call):
+            return self._call(node)
+        if isinstance(node, ast.Subscript):
+            return ast.Subscript(self.expr(node.value), self.expr(node.slice), ast.Load())
+        if isinstance(node, ast.Slice):
+            bounds = (node.lower, node.upper, node.step)
+            return ast.Slice(*[None if item is None else self.expr(item) for item in bounds])
+        if isinstance(node, ast.Tuple | ast.List):
+            return type(node)([self.expr(item) for item in node.elts], ast.Load())
+        if isinstance(node, ast.Dict) and None not in node.keys:
+            keys = [self.expr(key) for key in node.keys if key is not None]
+            return ast.Dict(list(keys), [self.expr(value) for value in node.values])
+        if isinstance(node, ast.UnaryOp):
+            return ast.UnaryOp(node.op, self.expr(node.operand))
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add | ast.Sub):
+            return ast.BinOp(self.expr(node.left), node.op, self.expr(node.right))
+        raise Untranslatable(type(node).__name__)
+
+    def _constant(self, node: ast.Constant) -> ast.expr:
+        if not is_plain_constant(node):
+            raise Untranslatable("a constant")
+        if not isinstance(node.value, str):
+            return node
+        try:  # torch escapes each byte of utf-8
+            return ast.Constant(node.value.encode("latin1").decode())
+        except UnicodeError:
+            return node
+
+    def _attribute(self, node: ast.Attribute) -> ast.expr:
+        path = dotted_path(node)
+        root = path.partition(".")[0] if path is not None else ""
+        if path is not None and root == "__torch__":
+            owner, _, member = path.rpartition(".")
+            if self.kind_of(path) == "function":
+                return self._reference(path)
+            if self.kind_of(owner) == "Enum" and is_attribute(member):
+                return ast.Attribute(self._reference(owner), member, ast.Load())
+            raise Untranslatable(path)
+        if path is not None and root == "CONSTANTS" and path.count(".") == 1:
+            return ast.Attribute(ast.Name("CONSTANTS", ast.Load()), node.attr, ast.Load())
+        if not is_attribute(node.attr):
+            raise Untranslatable(f"the attribute {node.attr}")
+        return ast.Attribute(self.expr(node.value), node.attr, ast.Load())
+
+    def _reference(self, path: str) -> ast.expr:
+        name = self.name_of(path)
+        if name is None:
+            raise Untranslatable(path)
+        return ast.Name(name, ast.Load())
+
+    def _call(self, node: ast.Call) -> ast.expr:
+        path = dotted_path(node.func) or ""
+        root, _, rest = path.partition(".")
+        if root in self.locals and rest:
+            root = ""
+        if root == "torch" and rest.count(".") == 0 and rest:
+            return self._operator(rest, node)
+        if root == "ops" and rest.startswith("aten.") and rest.count(".") == 1:
+            return self._operator(rest[5:], node)
+        if root == "ops" and rest.count(".") == 1:
+            namespace, _, name = rest.partition(".")
+            return self._namespace_operator(namespace, name, node)
+        if root == "__torch__":
+            return self._own_call(path, node)
+        if not rest and root:
+            return self._builtin(root, node)
+        if not isinstance(node.func, ast.Attribute) or node.keywords:
+            raise Untranslatable("a call")
+        name, receiver = node.func.attr, self.expr(node.func.value)
+        args = [self.expr(item) for item in node.args]
+        if not is_attribute(name) and name not in DUNDER_METHODS:
+            raise Untranslatable(f"the method {name}")
+        is_self = isinstance(node.func.value, ast.Name) and node.func.value.id == "self"
+        if name not in ("forward", "tolist") and not is_self:
+            self.used.add("_own")
+            receiver = _call(ast.Name("_own", ast.Load()), [receiver])
+        return _call(ast.Attribute(receiver, name, ast.Load()), args)
+
+    def _own_call(self, path: str, node: ast.Call) -> ast.expr:
+        owner, _, member = path.rpartition(".")
+        if member == "__new__" and self.kind_of(owner) in ("class", "Module"):
+            name = self._reference(owner)
+            return _call(ast.Attribute(name, "__new__", ast.Load()), [name])
+        if self.kind_of(path) not in ("function", "NamedTuple") or node.keywords:
+            raise Untranslatable(path)
+        return _call(self._reference(path), [self.expr(item) for item in node.args])
+
+    def _builtin(self, name: str, node: ast.Call) -> ast.expr:
+        """Translate a call of a plain name: TorchScript's own words, or a local function."""
+        args = node.args
+        if name in self.locals:
+            if name not in self.callables or node.keywords:
+                raise Untranslatable(f"a call of the value {name}")
+            return _call(ast.Name(self.locals[name], ast.Load()), [self.expr(a) for a in args])
+        if name == "uninitialized":
+            return ast.Constant(None)
+        if name in ("annotate", "unchecked_cast") and len(args) == 2:
+            return self.expr(args[1])
+        if name == "getattr" and len(args) == 2 and isinstance(args[1], ast.Constant):
+            if not isinstance(args[1].value, str) or args[1].value.startswith("__"):
+                raise Untranslatable("getattr")
+            return _call(ast.Name("getattr", ast.Load()), [self.expr(args[0]), args[1]])
+        if name == "fork" and args:
+            return self.expr(ast.Call(args[0], args[1:], []))
+        if name == "print":
+            texts = [self._helper("_text", [self.expr(item)]) for item in args]
+            return _call(ast.Name("print", ast.Load()), texts)
+        if name == "isinstance" and len(args) == 2:
+            types = self._plain_type(args[1])
+            return _call(ast.Name("isinstance", ast.Load()), [self.expr(args[0]), types])
+        return self._filled(_BUILTINS, name, node)
+
+    def _plain_type(self, node: ast.expr) -> ast.expr:
+        """Return a type for isinstance; one with parameters cannot be checked."""
+        if isinstance(node, ast.List | ast.Tuple):
+            return ast.Tuple([self._plain_type(item) for item in node.elts], ast.Load())
+        path = dotted_path(node)
+        result = self.type(node) if path is not None else None
+        if result is None or isinstance(result, ast.Constant):
+            raise Untranslatable("isinstance of a type with parameters")
+        return result
+
+    def _helper(self, name: str, args: list[ast.expr]) -> ast.expr:
+        self.used.add(name)
+        return _call(ast.Name(name, ast.Load()), args)
+
+    def _operator(self, name: str, node: ast.Call) -> ast.expr:
+        """Translate an operator of aten."""
+        args, count = node.args, len(node.args)
+        if name in ("tensor", "as_tensor") and count == 1:
+            keywords = [
+                ast.keyword(
+                    word.arg,
+                    self._helper("_dtype", [self.expr(word.value)])
+                    if word.arg == "dtype" else self.expr(word.value),
+                )
+                for word in node.keywords
+                if word.arg in ("dtype", "device", "requires_grad")
+                and not (isinstance(word.value, ast.Constant) and word.value.value is None)
+            ]  # fmt: skip
+            return ast.Call(_parsed(f"torch.{name}"), [self.expr(args[0])], keywords)
+        if name == "format" and args and not node.keywords:
+            self.used.add("_text")
+            return self._helper("_format", [self.expr(item) for item in args])
+        if name in ("div", "div_") and self.version < 4 and count == 2 and not node.keywords:
+            ending = [ast.Constant(True)] if name == "div_" else []
+            return self._helper("_old_div", [*map(self.expr, args), *ending])
+        if f"{name}/{count}" in _OPERATORS and not node.keywords:
+            return self._filled(_OPERATORS, name, node)
+        return self._namespace_operator("aten", name, node)
+
+    def _namespace_operator(self, namespace: str, name: str, node: ast.Call) -> ast.expr:
+        """Translate an operator that torch.ops has under the same name."""
+        if namespace == "prim" and f"{name}/{len(node.args)}" in _PRIM_OPERATORS:
+            return self._filled(_PRIM_OPERATORS, name, node)
+        if name in _REFUSED or (namespace == "prim" and name not in _PRIM_SAME):
+            raise Untranslatable(f"the operator {namespace}::{name}")
+        if not is_attribute(namespace) or not (is_attribute(name) or name in DUNDER_METHODS):
+            raise Untranslatable(f"the operator {namespace}::{name}")
+        func = _parsed(f"aten.{name}" if namespace == "aten" else f"torch.ops.{namespace}.{name}")
+        keywords = [ast.keyword(word.arg, self.expr(word.value)) for word in node.keywords]
+        if any(word.arg is None or not is_attribute(word.arg) for word in keywords):
+            raise Untranslatable("keyword arguments")
+        return ast.Call(func, [self.expr(item) for item in node.args], keywords)
+
+    def _filled(self, table: dict[str, str], name: str, node: ast.Call) -> ast.expr:
+        """Return the template of a table with the call's arguments in it."""
+        template = table.get(f"{name}/{len(node.args)}")
+        if template is None or node.keywords:
+            raise Untranslatable(f"{name} with {len(node.args)} arguments")
+        tree = copy.deepcopy(_parsed(template))
+        self.used |= {item.id for item in ast.walk(tree) if isinstance(item, ast.Name)}
+        values = {f"_{index}": arg for index, arg in enumerate(node.args)}
+        filler = _Filler({key: self.expr(arg) for key, arg in values.items() if key in template})
+        result: ast.expr = filler.visit(tree)
+        return result
+
+
+_USED_BUILTINS = _EXCEPTIONS | set(
+    (  # noqa: SIM905
+        "abs bin bool chr dict float getattr hex int isinstance len list max min oct ord print"
+        " range sorted str slice complex"
+    ).split()
+)
+
+
+class _Filler(ast.NodeTransformer):
+    """Puts arguments in the place of `_0`, `_1`, …"""
+
+    def __init__(self, values: dict[str, ast.expr]) -> None:
+        self.values = values
+
+    def visit_Name(self, node: ast.Name) -> ast.expr:
+        return self.values.get(node.id, node)
+
+
+def _call(func: ast.expr, args: list[ast.expr]) -> ast.Call:
+    return ast.Call(func, args, [])
+
+
+def _function(
+    name: str, args: ast.arguments, body: list[ast.stmt], returns: ast.expr | None
+) -> ast.FunctionDef:
+    node = ast.FunctionDef(name, args, body, [], returns, lineno=0)
+    node.type_params = []  # type: ignore[attr-defined] # Python 3.12
+    return node
+
+
+@cache
+def _parsed(text: str) -> ast.expr:
+    return ast.parse(text, mode="eval").body
+
+
+def _has_unusual_arguments(node: ast.FunctionDef) -> bool:
+    args = node.args
+    return any((
+        args.vararg, args.kwarg, args.kwonlyargs, args.posonlyargs, node.decorator_list,
+    ))  # fmt: skip
+
+
+def is_plain_constant(node: ast.expr | None) -> bool:
+    """Return True for a number that can be written, a string, None, True or False."""
+    if not isinstance(node, ast.Constant):
+        return False
+    value = node.value
+    if isinstance(value, int):
+        return value.bit_length() < 10_000
+    return value is None or isinstance(value, str | float | complex)
+
+
+def dotted_path(node: ast.AST) -> str | None:
+    """Return "a.b.c" for a chain of attributes of a name; None for anything else."""
+    parts: list[str] = []
+    while isinstance(node, ast.Attribute):
+        parts.append(node.attr)
+        node = node.value
+    return ".".join([node.id, *reversed(parts)]) if isinstance(node, ast.Name) else None
+
+
+def depth_exceeds(node: ast.AST, limit: int) -> bool:
+    """Return True if nodes are nested deeper than `limit`."""
+    level: list[ast.AST] = [node]
+    for _ in range(limit):
+        level = [child for item in level for child in ast.iter_child_nodes(item)]
+        if not level:
+            return False
+    return True
+
+
+def _stored_in_patterns(node: ast.AST) -> Iterator[ast.Name]:
+    """Yield names that are bound otherwise than by `name = value`."""
+    for item in ast.walk(node):
+        targets: list[ast.expr] = []
+        if isinstance(item, ast.For):
+            targets = [item.target]
+        elif isinstance(item, ast.withitem) and item.optional_vars is not None:
+            targets = [item.optional_vars]
+        elif isinstance(item, ast.Assign) and not isinstance(item.targets[0], ast.Name):
+            targets = item.targets
+        elif isinstance(item, ast.AnnAssign):
+            targets = [item.target]
+        for target in targets:
+            yield from (n for n in ast.walk(target) if isinstance(n, ast.Name))

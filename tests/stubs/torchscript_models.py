@@ -1,0 +1,486 @@
+"""TorchScript programs and calls of each, for test_torchscript.py.
+
+`main` saves the programs of these names in a folder as NAME.pt, and their calls as NAME.calls.
+A call is a list of forward's arguments, or a method's name and its arguments. torch compiles the
+classes from their source, so types are written as its compiler needs them.
+"""
+# mypy: ignore-errors
+# ruff: noqa: B007, B905, C416, SIM201, RUF051, UP006, UP007, UP031, UP035, UP045
+
+import enum
+import math
+import warnings
+from typing import Any, Dict, Final, List, NamedTuple, Optional, Tuple, Union
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+warnings.simplefilter("ignore")
+
+
+class Point(NamedTuple):
+    x: Tensor
+    y: Optional[Tensor]
+    n: int
+
+
+class Color(enum.Enum):
+    RED = 1
+    BLUE = 2
+
+
+class ConvNet(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.f = nn.Sequential(
+            nn.Conv2d(3, 4, 3, padding=1),
+            nn.BatchNorm2d(4),
+            nn.ReLU(inplace=True),
+            nn.MaxPool2d(2),
+            nn.Conv2d(4, 6, 3, groups=2),
+            nn.SiLU(),
+        )
+        self.head = nn.Linear(6, 5)
+
+    def forward(self, x):
+        x = self.f(x)
+        return F.log_softmax(self.head(x.mean([2, 3])), dim=-1)
+
+
+class Lstm(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.emb = nn.Embedding(11, 4, padding_idx=0)
+        self.rnn = nn.LSTM(4, 5, 2, batch_first=True, bidirectional=True)
+        self.out = nn.Linear(10, 3)
+
+    def forward(self, x, hx: Optional[Tuple[Tensor, Tensor]] = None):
+        y, (h, c) = self.rnn(self.emb(x), hx)
+        return self.out(y), h, c
+
+
+class Gru(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.rnn = nn.GRU(4, 5)
+        self.cell = nn.GRUCell(5, 3)
+
+    def forward(self, x):
+        y, h = self.rnn(x)
+        h2 = torch.zeros(x.size(1), 3)
+        outs: List[Tensor] = []
+        for i in range(y.size(0)):
+            h2 = self.cell(y[i], h2)
+            outs.append(h2)
+        return torch.stack(outs), h
+
+
+class Attn(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.enc = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.1, batch_first=True)
+        self.n = nn.LayerNorm(8)
+
+    def forward(self, x):
+        y, w = self.a(x, x, x)
+        return self.n(self.enc(y)), w
+
+
+class Control(nn.Module):
+    lim: Final[int]
+
+    def __init__(self):
+        super().__init__()
+        self.lim = 4
+        self.w = nn.Parameter(torch.randn(3, 3))
+        self.register_buffer("count", torch.zeros(1))
+        self.names = ["a", "b"]
+        self.table = {"a": 1.5, "b": float("inf")}
+        self.pair = (1, 'é\n"x', None)
+        self.flag = True
+        self.color = Color.BLUE
+
+    def forward(self, x, n: int = 3, mode: str = "add"):
+        assert x.dim() == 2, "two dimensions, got " + str(x.dim())
+        i = 0
+        while i < n:
+            if mode == "add":
+                x = x @ self.w
+            elif mode == "mul":
+                x = x * self.table["a"]
+            else:
+                raise ValueError(f"unknown mode {mode}")
+            if bool(x.sum() > 1000):
+                break
+            i += 1
+            if i % 2 == 1:
+                continue
+            self.count += 1
+        if self.color == Color.BLUE:
+            x = x + 1
+        return x, i, self.helper(x, i)
+
+    @torch.jit.export
+    def helper(self, x, k: int) -> Dict[str, Tensor]:
+        d: Dict[str, Tensor] = {}
+        for name, z in zip(self.names, [x, x + k]):
+            d[name] = z.clamp(min=-1.0, max=float(k))
+        return d
+
+    @torch.jit.export
+    def strings(self, s: str) -> List[str]:
+        return [
+            s.upper(),
+            "%s-%d" % (s, 3),
+            f"{1.5} {[1, 2]}",
+            str(2.0),
+            s[1:],
+            ",".join(self.names),
+            self.pair[1],
+        ]
+
+    @torch.jit.export
+    def numbers(self, a: int, b: float) -> Tuple[int, float, float, int, float, int, bool]:
+        return a // 3, a / 3, b**2, -a % 5, math.sqrt(b), max(a, 3), a > b and not (a == 2)
+
+
+class ListDict(nn.Module):
+    def forward(self, xs: List[Tensor], d: Dict[str, Tensor]):
+        r = [x for x in xs]
+        r.append(d["k"])
+        r.insert(0, xs[-1])
+        r.pop(1)
+        r.reverse()
+        keys = list(d.keys())
+        keys.sort()
+        t = torch.tensor([len(keys), 2], dtype=torch.float64)
+        s: List[int] = []
+        s += [1, 2]
+        s.extend([5, 3])
+        d2 = {k: v * 2 for k, v in d.items()}
+        if "k" in d2:
+            del d2["k"]
+        return r[1:], d2, keys, t, s, sorted(s), sum(s), xs[0].tolist() if False else 0
+
+
+class Inplace(nn.Module):
+    def forward(self, x):
+        y = x.clone()
+        y[0] = 3
+        y[:, 1] += 2
+        y.mul_(2).add_(1)
+        y[y > 3] = 0
+        z = y.view(-1)[::2]
+        z.fill_(7)
+        return (
+            y,
+            z.to(torch.float16),
+            y.to("cpu", torch.int64),
+            torch.where(y > 0, y, torch.zeros_like(y)),
+        )
+
+
+class Tup(nn.Module):
+    def forward(self, x) -> Point:
+        return Point(x * 2, None if x.size(0) > 5 else x, n=x.numel())
+
+
+@torch.jit.script
+def free(x, alpha: float = 2.0):
+    return torch.relu(x) * alpha
+
+
+def other(x: Tensor, y: Optional[Tensor]) -> Tensor:
+    if y is not None:
+        return free(x) + y
+    return x
+
+
+class Funcs(nn.Module):
+    def forward(self, x):
+        with torch.no_grad():
+            z = free(x)
+        return other(z, x), other(x, None)
+
+
+@torch.jit.interface
+class Iface(torch.nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        pass
+
+
+class A1(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + 1
+
+
+class UseIface(nn.Module):
+    op: Iface
+
+    def __init__(self):
+        super().__init__()
+        self.op = A1()
+        self.l = nn.ModuleList([nn.Linear(3, 3), nn.Linear(3, 3)])
+        self.d = nn.ModuleDict({"k": nn.Linear(3, 3)})
+
+    def forward(self, x):
+        for m in self.l:
+            x = m(x)
+        for k, m in self.d.items():
+            x = m(x)
+        return self.op.forward(x)
+
+
+@torch.jit.script
+class Acc:
+    def __init__(self, start: int):
+        self.total = start
+        self.items: List[int] = []
+
+    def add(self, n: int) -> int:
+        self.total += n
+        self.items.append(n)
+        return self.total
+
+
+class UseClass(nn.Module):
+    def forward(self, x, n: int):
+        a = Acc(n)
+        for i in range(n):
+            a.add(i)
+        return x * a.total, a.items
+
+
+class Buf(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("b", torch.arange(6).view(2, 3))
+        self.register_buffer("np", torch.ones(3), persistent=False)
+        self.tied = nn.Linear(3, 3)
+        self.tied2 = nn.Linear(3, 3)
+        self.tied2.weight = self.tied.weight
+        self.plain = torch.randn(3)
+        self.lst = [torch.ones(2), torch.zeros(1)]
+
+    def forward(self, x):
+        return self.tied2(self.tied(x)) + self.b * self.np + self.plain, self.lst[0]
+
+
+class Drop(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.bn = nn.BatchNorm1d(3)
+        self.d = nn.Dropout(0.5)
+        self.g = nn.GroupNorm(1, 3)
+
+    def forward(self, x):
+        return self.g(self.d(self.bn(x)))
+
+
+class Mixed(nn.Module):
+    def forward(self, x: Tensor, k: int):
+        a, b = x.shape[0], x.size(-1)
+        y = torch.arange(a * b, dtype=torch.float32, device=x.device).reshape(a, b)
+        p, i = torch.topk(x, k, dim=1)
+        q = torch.einsum("ij,kj->ik", x, y)
+        parts = torch.split(x, 1, dim=1)
+        c = torch.chunk(x, 2, 0)
+        cplx = torch.complex(x, x).abs() + (1 + 2j)
+        return (
+            y,
+            p,
+            i,
+            q,
+            torch.cat([parts[0], c[0][:, :1]]),
+            cplx,
+            x.dtype == torch.float32,
+            torch.full([2], 1.5, dtype=x.dtype),
+            F.pad(x, [1, 1]),
+            F.interpolate(x[None, None], scale_factor=2.0),
+            x.norm(p=2, dim=1),
+            x.std(),
+            x.max(dim=1),
+        )
+
+
+class Any_(nn.Module):
+    def forward(self, x: Optional[Union[int, Tensor]], y: Any):
+        r = 0
+        if isinstance(x, int):
+            r = x + 1
+        if isinstance(y, Tensor):
+            r = 7
+        try_ = torch.jit.annotate(Optional[int], None)
+        return r, try_
+
+
+class ForkW(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.l = nn.Linear(3, 3)
+
+    def forward(self, x):
+        f = torch.jit.fork(self.l, x)
+        y = x * 2
+        return torch.jit.wait(f) + y
+
+
+row, img = torch.randn(2, 3), torch.randn(2, 3, 8, 8)
+
+
+def dyn():
+    return torch.ao.quantization.quantize_dynamic(
+        nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)), {nn.Linear}, torch.qint8
+    )
+
+
+def static():
+    torch.backends.quantized.engine = "fbgemm"
+    m = nn.Sequential(
+        torch.ao.quantization.QuantStub(),
+        nn.Conv2d(3, 4, 3),
+        nn.ReLU(),
+        torch.ao.quantization.DeQuantStub(),
+    ).eval()
+    m.qconfig = torch.ao.quantization.get_default_qconfig("fbgemm")
+    torch.ao.quantization.prepare(m, inplace=True)
+    m(img)
+    torch.ao.quantization.convert(m, inplace=True)
+    return m
+
+
+S, T = torch.jit.script, torch.jit.trace
+MODELS = {
+    "conv": lambda: (S(ConvNet()), [(img,)]),
+    "conv_eval_trace": lambda: (T(ConvNet().eval(), img), [(img,)]),
+    "lstm": lambda: (
+        S(Lstm()),
+        [
+            (torch.randint(0, 11, (2, 4)),),
+            (torch.randint(0, 11, (2, 4)), (torch.randn(4, 2, 5), torch.randn(4, 2, 5))),
+        ],
+    ),
+    "lstm_trace": lambda: (
+        T(Lstm(), torch.randint(0, 11, (2, 4))),
+        [(torch.randint(0, 11, (2, 4)),)],
+    ),
+    "gru": lambda: (S(Gru()), [(torch.randn(3, 2, 4),)]),
+    "gru_trace": lambda: (T(Gru(), torch.randn(3, 2, 4)), [(torch.randn(3, 2, 4),)]),
+    "attn": lambda: (S(Attn().eval()), [(torch.randn(2, 3, 8),)]),
+    "attn_train": lambda: (S(Attn()), [(torch.randn(2, 3, 8),)]),
+    "attn_trace": lambda: (
+        T(Attn().eval(), torch.randn(2, 3, 8), check_trace=False),
+        [(torch.randn(2, 3, 8),)],
+    ),
+    "control": lambda: (
+        S(Control()),
+        [
+            (torch.randn(3, 3),),
+            (torch.randn(3, 3), 5, "mul"),
+            ("strings", "hello"),
+            ("numbers", 7, 2.5),
+            ("helper", torch.randn(2), 1),
+        ],
+    ),
+    "listdict": lambda: (S(ListDict()), [([row, row + 1], {"k": row, "j": row * 2})]),
+    "inplace": lambda: (S(Inplace()), [(torch.randn(4, 4),)]),
+    "inplace_trace": lambda: (T(Inplace(), torch.randn(4, 4)), [(torch.randn(4, 4),)]),
+    "tup": lambda: (S(Tup()), [(row,), (torch.randn(7),)]),
+    "funcs": lambda: (S(Funcs()), [(row,)]),
+    "iface": lambda: (S(UseIface()), [(row,)]),
+    "cls": lambda: (S(UseClass()), [(row, 4)]),
+    "buf": lambda: (S(Buf()), [(row,)]),
+    "buf_trace": lambda: (T(Buf(), row), [(row,)]),
+    "drop_train": lambda: (S(Drop()), [(row,)]),
+    "mixed": lambda: (S(Mixed()), [(torch.randn(3, 4), 2)]),
+    "any": lambda: (S(Any_()), [(3, "a"), (None, row)]),
+    "fork": lambda: (S(ForkW()), [(row,)]),
+    "frozen": lambda: (torch.jit.freeze(S(ConvNet().eval())), [(img,)]),
+    "frozen_buf": lambda: (torch.jit.freeze(S(Buf().eval())), [(row,)]),
+    "optimized": lambda: (
+        torch.jit.optimize_for_inference(
+            torch.jit.freeze(S(nn.Sequential(nn.Linear(3, 3), nn.ReLU()).eval()))
+        ),
+        [(row,)],
+    ),
+    "function": lambda: (free, [(row,), (row, 3.0)]),
+    "traced_function": lambda: (T(lambda a: a.sum(0) * 2, row), [(row,)]),
+    "dynamic": lambda: (S(dyn()), [(row,)]),
+    "dynamic_trace": lambda: (T(dyn(), row), [(row,)]),
+    "static": lambda: (S(static()), [(img,)]),
+    "trace_module": lambda: (torch.jit.trace_module(nn.Linear(3, 2), {"forward": row}), [(row,)]),
+    "qlstm": lambda: (
+        S(torch.ao.quantization.quantize_dynamic(nn.LSTM(3, 4), {nn.LSTM}, torch.qint8)),
+        [(torch.randn(2, 2, 3),)],
+    ),
+}
+
+
+class QL(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.rnn = nn.LSTM(3, 4)
+        self.l = nn.Linear(4, 2)
+
+    def forward(self, x):
+        y, h = self.rnn(x)
+        return self.l(y), h
+
+
+MODELS["qlstm"] = lambda: (
+    S(torch.ao.quantization.quantize_dynamic(QL(), {nn.LSTM, nn.Linear}, torch.qint8)),
+    [(torch.randn(2, 2, 3),)],
+)
+
+MODELS["q16"] = lambda: (
+    S(torch.ao.quantization.quantize_dynamic(QL(), {nn.LSTM, nn.Linear}, torch.float16)),
+    [(torch.randn(2, 2, 3),)],
+)
+
+MODELS["static_frozen"] = lambda: (torch.jit.freeze(S(static())), [(img,)])
+
+MODELS["static_trace"] = lambda: (T(static(), img), [(img,)])
+
+MODELS["function"] = lambda: (free, [(row, 2.0), (row, 3.0)])
+
+MODELS["half"] = lambda: (
+    S(nn.Sequential(nn.Linear(3, 3), nn.LayerNorm(3)).to(torch.bfloat16)),
+    [(row.bfloat16(),)],
+)
+
+MODELS["double"] = lambda: (
+    S(nn.Sequential(nn.Linear(3, 3), nn.LayerNorm(3)).double()),
+    [(row.double(),)],
+)
+
+
+class Hooked(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.l = nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.l(x)
+
+
+def hook(self, x: Tuple[Tensor], out: Tensor) -> Tensor:
+    return out + 1
+
+
+def hooked():
+    m = Hooked()
+    m.register_forward_hook(hook)
+    return S(m)
+
+
+MODELS["hooked"] = lambda: (hooked(), [(row,)])
+
+
+def main(folder, *names):
+    for name in names:
+        torch.manual_seed(0)
+        program, calls = MODELS[name]()
+        torch.jit.save(program, f"{folder}/{name}.pt")
+        torch.save(calls, f"{folder}/{name}.calls")
