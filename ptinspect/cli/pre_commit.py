@@ -42,6 +42,7 @@ RULES: dict[str, tuple[Callable[[Document], str | None], str]] = {
 def check(path: str, rule: str) -> tuple[int, str]:
     """Return the exit code for one file, and the message to print."""
     from ptinspect.cli.output import error_text
+    from ptinspect.conversion.convert_file import find_refusal
     from ptinspect.display.text.escape import cut
     from ptinspect.document import open as open_document
 
@@ -56,8 +57,12 @@ def check(path: str, rule: str) -> tuple[int, str]:
         return 2, error_text(error)
     if violation is None:
         return 0, ""
-    command = f"ptinspect convert {shell_word(path)} --to {target}"
-    return 1, f"{cut(path)}: {cut(violation)}\n  {command}"
+    advice = f"ptinspect convert {shell_word(path)} --to {target}"
+    refusal = find_refusal(path, target)
+    if refusal is not None:
+        advice = refusal.hint or f"convert cannot write it as {target}: {refusal.message}"
+    lines = "\n  ".join(cut(line) for line in advice.split("\n"))
+    return 1, f"{cut(path)}: {cut(violation)}\n  {lines}"
 
 
 def main(args: Sequence[str]) -> int:

@@ -18,8 +18,10 @@ from ptinspect.cli.output import (
     write_stderr,
 )
 from ptinspect.source.folder import left_out_text
+from ptinspect.text import shell_word
 
 if TYPE_CHECKING:
+    from ptinspect.safety.report import ScanReport
     from ptinspect.source.folder import LeftOut
 
 
@@ -101,6 +103,7 @@ def command(
                 commands=("convert", "scan", "stub"),
                 progress=progress,
             )
+        reports = [_drop_failing_advice(report) for report in reports]
         several = len(paths) > 1 or len(reports) != 1 or os.path.isdir(paths[0])
         skipped = left_out_text(left_out)
         if output_format == "json":
@@ -124,6 +127,20 @@ def command(
     for message in unused_names(reports, allow):
         write_stderr(f"ptinspect: {cut(message)}")
     ctx.exit(exit_code(reports, fail_on))
+
+
+def _drop_failing_advice(report: ScanReport) -> ScanReport:
+    """Return a report without the advice to convert the file, if `convert` refuses it."""
+    command = f"ptinspect convert {shell_word(report.path)} --to safetensors"
+    if command not in report.steps or report.path == "-":
+        return report
+    from dataclasses import replace
+
+    from ptinspect.conversion.convert_file import find_refusal
+
+    if find_refusal(report.path, "safetensors") is None:
+        return report
+    return replace(report, steps=tuple(step for step in report.steps if step != command))
 
 
 def _colour_verdicts(line: str) -> str:

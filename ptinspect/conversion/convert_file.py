@@ -26,7 +26,7 @@ from ptinspect.conversion.verify import refuse_unsafe_output, verify_outputs
 from ptinspect.conversion.warnings import crc_warnings, record_losses
 from ptinspect.document import open as open_document
 from ptinspect.document.select import resolve_path
-from ptinspect.errors import PtInspectError, add_error_path
+from ptinspect.errors import PtInspectError, add_error_path, shell_options
 from ptinspect.limits import Limits
 from ptinspect.pickling.pyobjects import bracketed, dotted
 
@@ -98,6 +98,17 @@ def convert(
             _write(plans, source, options, document.limits, force, verify, progress)
     is_verified = verify and not dry_run
     return ConversionReport.of_plans(source, plans, written=not dry_run, verified=is_verified)
+
+
+def find_refusal(path: str, to: str) -> PtInspectError | None:
+    """Return the error with which `convert` refuses a file, before it is advised; None if it works.
+    An output that exists is no reason."""
+    with shell_options():
+        try:
+            convert(path, to=to, force=True, dry_run=True)
+        except PtInspectError as error:
+            return error
+    return None
 
 
 def _outputs(
