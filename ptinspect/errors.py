@@ -39,6 +39,11 @@ def shell_options() -> Iterator[None]:
         _in_shell = before
 
 
+def spell_options(text: str) -> str:
+    """Return a message that names options as the caller writes them."""
+    return text if _in_shell else in_python(text)
+
+
 def in_python(text: str) -> str:
     """Return a message with Python's arguments instead of the shell's options.
 
@@ -56,7 +61,7 @@ def in_python(text: str) -> str:
 
     option = re.compile(
         r"(?<![\w-])--([a-z][a-z-]*)(?: (state_dict|checkpoint|safetensors|same|keep-one|duplicate"
-        r"|'[^']*'|[A-Z][A-Z_]*\b))?"
+        r"|auto|'[^']*'|[A-Z][A-Z_]*\b))?"
     )
     return "\n".join(
         line if "ptinspect " in line else option.sub(argument, line) for line in text.split("\n")
@@ -101,8 +106,8 @@ class PtInspectError(Exception):
         where: Place | None = None,
         hint: str | None = None,
     ) -> None:
-        self.message = message if _in_shell else in_python(message)
-        self.hint = hint if _in_shell or hint is None else in_python(hint)
+        self.message = spell_options(message)
+        self.hint = None if hint is None else spell_options(hint)
         super().__init__(self.message)
         self.path = path
         self.where = where

@@ -23,7 +23,13 @@ from ptinspect.conversion.output.sink import ModificationGuard, Sink
 from ptinspect.conversion.output.storage_layout import TensorOptions
 from ptinspect.conversion.report import ConversionReport
 from ptinspect.conversion.verify import refuse_unsafe_output, verify_outputs
-from ptinspect.conversion.warnings import crc_warnings, record_losses
+from ptinspect.conversion.warnings import (
+    crc_warnings,
+    later_pickles_warning,
+    placeholder_warnings,
+    record_losses,
+    unread_numbers_warning,
+)
 from ptinspect.document import open as open_document
 from ptinspect.document.select import resolve_path
 from ptinspect.errors import PtInspectError, add_error_path, shell_options
@@ -94,7 +100,10 @@ def convert(
         outputs = _outputs(document, source, options, entries, all_entries)
         plans = _plan_all(document, outputs, open_files)
         _check_destinations(plans, force)
-        if not dry_run:
+        if dry_run:
+            for plan in plans:
+                plan.warnings += unread_numbers_warning(plan)
+        else:
             _write(plans, source, options, document.limits, force, verify, progress)
     is_verified = verify and not dry_run
     return ConversionReport.of_plans(source, plans, written=not dry_run, verified=is_verified)
@@ -146,6 +155,13 @@ def _plan_all(
     for path, options in outputs.items():
         plan = plan_conversion(document, path, options, open_files)
         plan.guards += guards
+        lost = [f"[{number}]" for number in range(1, len(document.archive.more_roots) + 1)]
+        plan.dropped = [*lost, *plan.dropped]
+        plan.warnings = [
+            *later_pickles_warning(lost),
+            *plan.warnings,
+            *placeholder_warnings(plan, document),
+        ]
         plan.warnings += refuse_unsafe_output(plan, document, options)
         plans.append(plan)
     return plans

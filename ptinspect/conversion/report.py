@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from ptinspect.errors import spell_options
 from ptinspect.report import Report
 from ptinspect.text import count_text, size_text
 
@@ -62,7 +63,9 @@ class ConversionReport(Report):
             tensors=sum(max(len(plan.tensors), plan.tensor_count) for plan in plans),
             copied=sum(file.copied for file in files),
             changed=sum(file.changed for file in files),
-            warnings=[of_file(plan, text) for plan in plans for text in plan.warnings],
+            warnings=[
+                spell_options(of_file(plan, text)) for plan in plans for text in plan.warnings
+            ],
             dropped=list(dict.fromkeys(name for plan in plans for name in plan.dropped)),
             lost_values=[item for plan in plans for item in plan.lost_values],
             written=written,

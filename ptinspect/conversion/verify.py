@@ -72,7 +72,7 @@ def refuse_unsafe_output(plan: Plan, document: Document, options: ConvertOptions
         names = list(advice.safe_globals or advice.blockers)
         warnings.append(
             f"a bare torch.load refuses the output because of {join_names(names)}:"
-            f" {advice.call}; --to checkpoint --plain writes plain values"
+            f" {advice.call}; --to checkpoint with --plain writes plain values"
         )
     return warnings
 

@@ -40,13 +40,6 @@ def loss_warnings(
     to = options.to
     warnings: list[str] = list(model.warnings)
     dropped: list[str] = []
-    if document.archive.more_roots:
-        count = len(document.archive.more_roots)
-        dropped = [f"[{number}]" for number in range(1, count + 1)]
-        warnings.append(
-            f"dropped: {join_names(dropped)} (the file holds {count_text(count, 'more pickle')}"
-            " after the first)"
-        )
     if model.path:
         entries = dropped_entries(document, model.path, options.other_entries)
         if entries:
@@ -85,11 +78,25 @@ def loss_warnings(
     return [*warnings, *excluded_keys_warning(model.excluded)], dropped
 
 
-def placeholder_warnings(tensors: Iterable[Tensor]) -> list[str]:
+def later_pickles_warning(names: list[str]) -> list[str]:
+    """Return a warning about pickles that follow the first, if there are any."""
+    count = count_text(len(names), "more pickle")
+    text = f"dropped: {join_names(names)} (the file holds {count} after the first)"
+    return [text] if names else []
+
+
+def placeholder_warnings(plan: Plan, document: Document) -> list[str]:
     """Return a warning about placeholders, which DeepSpeed leaves of parameters that ZeRO-3 has
-    distributed, if there are any. Source: `deepspeed.runtime.zero.partition_parameters.free_param`
-    (a tensor of the shape [0])."""
-    shapes = [tensor.shape for tensor in tensors if not tensor.uninitialized]
+    distributed, if there are any.
+
+    Source: `deepspeed.runtime.zero.partition_parameters.free_param` (a tensor of the shape [0]).
+    """
+    state = {id(i.tensor) for i in document.contents.tensors if i.role == "optimizer"}
+    shapes = [
+        planned.tensor.shape
+        for planned in plan.tensors
+        if not planned.tensor.uninitialized and id(planned.tensor) not in state
+    ]
     empty = shapes.count((0,))
     if not empty or empty * 2 < len(shapes):
         return []
@@ -98,6 +105,18 @@ def placeholder_warnings(tensors: Iterable[Tensor]) -> list[str]:
         " DeepSpeed ZeRO-3 leaves them; the weights are in other files (zero_to_fp32.py of the"
         " checkpoint's folder gathers them)"
     ]
+
+
+def unread_numbers_warning(plan: Plan) -> list[str]:
+    """Return a warning that a dry run cannot know whether numbers overflow, if they may."""
+    for planned in plan.tensors:
+        source, target = planned.tensor.dtype, planned.dtype
+        if planned.is_cast and source and target and target.itemsize <= source.itemsize:
+            return [
+                f"a dry run does not read the numbers: it is not known whether {target.name} can"
+                " hold them all"
+            ]
+    return []
 
 
 def excluded_keys_warning(keys: list[str]) -> list[str]:

@@ -14,6 +14,7 @@ from click.testing import CliRunner, Result
 
 import ptinspect
 from ptinspect.cli import cli
+from ptinspect.conversion import convert
 from ptinspect.errors import LossError
 from tests.conftest import FIXTURES
 
@@ -192,7 +193,7 @@ def test_tied_keys_say_what_to_do(tmp_path: Path) -> None:
     assert warning == (
         "written once, with a note in the metadata: tok.weight is head.weight; a strict"
         " load_state_dict misses this key: use safetensors.torch.load_model, or write them all with"
-        " --shared duplicate"
+        ' shared="duplicate"'
     )
     with pytest.raises(RuntimeError, match="tok"):
         Tied().load_state_dict(safetensors.torch.load_file(target))
@@ -207,9 +208,87 @@ def test_tied_keys_say_what_to_do(tmp_path: Path) -> None:
 def test_a_prefix_of_all_keys_is_said(prefix: str, tmp_path: Path) -> None:
     value = {f"{prefix}a": torch.ones(1), f"{prefix}b": torch.ones(2)}
     source = save(tmp_path / "in.pt", value)
-    advice = f"all keys begin with {prefix!r}: --strip-prefix auto removes it"
+    advice = f'all keys begin with {prefix!r}: strip_prefix="auto" removes it'
     assert ptinspect.convert(source, tmp_path / "o.pt").warnings == [advice]
     report = ptinspect.convert(source, tmp_path / "p.pt", strip_prefix=["auto"])
     assert report.warnings == []
     save(source, {**value, "other": torch.ones(1)})
     assert ptinspect.convert(source, tmp_path / "q.pt").warnings == []
+
+
+# --- losses of a checkpoint -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_later_pickles_of_a_checkpoint_are_named(tmp_path: Path, plain: bool) -> None:
+    report = convert(
+        FIXTURES / "pickles/several.pkl", tmp_path / "o.pt", to="checkpoint", plain=plain
+    )
+    assert report.as_dict()["dropped"] == ["[1]", "[2]"]
+    assert report.warnings[0] == (
+        "dropped: [1], [2] (the file holds 2 more pickles after the first)"
+    )
+
+
+@pytest.mark.parametrize("to", ["checkpoint", "state_dict", "safetensors", "same"])
+def test_placeholders_in_a_checkpoint_are_named(tmp_path: Path, to: str) -> None:
+    layers = {f"l{number}.weight": torch.empty(0) for number in range(4)}
+    state = {number: {"exp_avg": torch.ones(3)} for number in range(4)}
+    groups = [{"params": [0, 1, 2, 3], "lr": 0.1}]
+    torch.save(
+        {"model": layers, "optimizer": {"state": state, "param_groups": groups}},
+        tmp_path / "zero3.pt",
+    )
+    report = convert(tmp_path / "zero3.pt", tmp_path / "o", to=to)
+    expected = "4 of 4 tensors have no elements: placeholders, as DeepSpeed ZeRO-3 leaves them"
+    assert [text for text in report.warnings if text.startswith(expected)]
+
+
+def test_plain_names_the_class_and_the_attributes_of_tensors(tmp_path: Path) -> None:
+    report = convert(
+        FIXTURES / "tensors/subclass-attributes.pt", tmp_path / "o.pt", to="checkpoint", plain=True
+    )
+    assert report.dropped == [
+        "the class __main__.MyTensor of model_state_dict.w",
+        "model_state_dict.w.origin",
+        "model_state_dict.w.mask",
+    ]
+    assert report.warnings == [f"dropped: {', '.join(report.dropped)} (no plain form)"]
+    assert list(torch.load(tmp_path / "o.pt")["model_state_dict"]["w"].shape) == [4]
+
+
+def test_plain_keeps_a_parameter_whose_attributes_are_dropped(tmp_path: Path) -> None:
+    weight = torch.nn.Parameter(torch.ones(3), requires_grad=False)
+    weight.initializer = torch.nn.Linear(1, 1)
+    torch.save({"model_state_dict": {"w": weight}, "epoch": 1}, tmp_path / "a.pt")
+    report = convert(tmp_path / "a.pt", tmp_path / "o.pt", to="checkpoint", plain=True)
+    assert report.dropped == ["model_state_dict.w.initializer"]
+    assert "dropped: model_state_dict.w.initializer (no plain form)" in report.warnings
+    written = torch.load(tmp_path / "o.pt")["model_state_dict"]["w"]
+    assert type(written) is torch.nn.Parameter
+    assert not written.requires_grad
+    assert torch.equal(written, torch.ones(3))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "is_unknown"), [("float16", True), ("float64", False), ("bfloat16", True)]
+)
+def test_a_dry_run_says_that_it_reads_no_numbers(
+    tmp_path: Path, dtype: str, is_unknown: bool
+) -> None:
+    torch.save({"w": torch.tensor([1e6])}, tmp_path / "a.pt")
+    report = convert(tmp_path / "a.pt", tmp_path / "o.pt", dtype=dtype, dry_run=True)
+    text = f"a dry run does not read the numbers: it is not known whether {dtype} can hold them all"
+    assert report.warnings == [text] * is_unknown
+
+
+def test_warnings_name_the_arguments_of_python(tmp_path: Path) -> None:
+    torch.save({"model": {"module.w": torch.ones(2)}, "epoch": 1}, tmp_path / "a.pt")
+    report = convert(tmp_path / "a.pt", tmp_path / "o.pt")
+    assert report.warnings == [
+        'dropped: epoch; to="checkpoint" keeps them',
+        "all keys begin with 'module.': strip_prefix=\"auto\" removes it",
+    ]
+    shown = run(tmp_path / "a.pt", tmp_path / "p.pt").stderr
+    assert "--to checkpoint keeps them" in shown
+    assert "--strip-prefix auto removes it" in shown

@@ -263,12 +263,12 @@ def test_what_keeps_the_rest_is_true(tmp_path: Path) -> None:
     """`--to checkpoint` keeps the entries of a checkpoint, not the items of a list."""
     made = convert(checkpoint(tmp_path), tmp_path / "o.pt")
     assert made.warnings == [
-        "dropped: epoch, optimizer_state_dict (56 bytes); --to checkpoint keeps them"
+        'dropped: epoch, optimizer_state_dict (56 bytes); to="checkpoint" keeps them'
     ]
     listed = saved(tmp_path, [torch.ones(3), {"a": torch.ones(2)}])
     for goal in ("state_dict", "checkpoint"):
         made = convert(listed, tmp_path / f"{goal}.pt", to=goal)
-        assert made.warnings == ["dropped: [0] (12 bytes); --to same keeps them"]
+        assert made.warnings == ['dropped: [0] (12 bytes); to="same" keeps them']
 
 
 def test_the_model_is_not_set_away(tmp_path: Path) -> None:
@@ -281,7 +281,7 @@ def test_entries_that_are_replaced_are_told_and_not_counted(tmp_path: Path) -> N
     source, target = checkpoint(tmp_path), tmp_path / "o.pt"
     options: Any = {"set": {"epoch": 9}, "optimizer": tmp_path / "optimizer.pt"}
     made = convert(source, target, to="checkpoint", **options)
-    assert made.warnings == ["replaced by --set and --optimizer: epoch, optimizer_state_dict"]
+    assert made.warnings == ["replaced by set and optimizer: epoch, optimizer_state_dict"]
     assert made.tensors == 8
     loaded = torch.load(target)
     assert list(loaded) == ["epoch", "model_state_dict", "optimizer_state_dict"]
@@ -291,4 +291,4 @@ def test_entries_that_are_replaced_are_told_and_not_counted(tmp_path: Path) -> N
 
 def test_keys_left_out_of_a_checkpoint_are_told(tmp_path: Path) -> None:
     made = convert(checkpoint(tmp_path), tmp_path / "o.pt", to="checkpoint", include=["weight"])
-    assert made.warnings == ["dropped by --include and --exclude: bias"]
+    assert made.warnings == ["dropped by include and exclude: bias"]

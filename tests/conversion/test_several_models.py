@@ -99,7 +99,7 @@ def test_the_model_is_chosen_beside_its_average_and_a_warning_says_so(
     model = "state_dict" if "state_dict" in value else "model"
     report = ptinspect.convert(save(tmp_path / "in.pt", value), tmp_path / "out.pt")
     assert report.warnings[0].startswith(f"converted {model}, not ")
-    assert "--entry PATH chooses another one" in report.warnings[0]
+    assert "entry=PATH chooses another one" in report.warnings[0]
     loaded = torch.load(tmp_path / "out.pt", weights_only=True)
     expected = value[model]
     expected = expected.state_dict() if isinstance(expected, torch.nn.Module) else expected

@@ -41,7 +41,7 @@ _ORDERED_DICT = Global("collections", "OrderedDict", 0)
 _REBUILD_TENSOR_V2 = Global("torch._utils", "_rebuild_tensor_v2", 0)
 _REBUILD_TENSOR_V3 = Global("torch._utils", "_rebuild_tensor_v3", 0)
 _REBUILD_QTENSOR = Global("torch._utils", "_rebuild_qtensor", 0)
-_REBUILD_PARAMETER = Global("torch._utils", "_rebuild_parameter", 0)
+REBUILD_PARAMETER = Global("torch._utils", "_rebuild_parameter", 0)
 _STORAGE_GLOBALS = {
     name: Global("torch", dtype.storage, 0) for name, dtype in DTYPES.items() if dtype.storage
 }
@@ -179,7 +179,8 @@ class ObjectGraph:
     def read(self, value: Value) -> Tensor | None:
         """Return the tensor that a collected value is, dense or not, like `Tensors.read`."""
         document = self._owners.get(id(value), self._first)
-        return (document.tensor_of(value) if document else None) or self.dense_tensor(value)
+        tensor = document.tensor_of(value) if document else None
+        return tensor or self.dense_tensor(_unwrap_parameter(value))
 
     def output_dtype(self, value: Value) -> DType | None:
         """Return the dtype with which a dense tensor or parameter is written, after `plan`; None
@@ -253,7 +254,7 @@ class ObjectGraph:
             if not dense.tensor.parameter:
                 return call
             args: tuple[Value, ...] = (call, dense.tensor.requires_grad, ordered_dict())
-            return Call(_REBUILD_PARAMETER, args, "REDUCE", 0)
+            return Call(REBUILD_PARAMETER, args, "REDUCE", 0)
         if isinstance(value, Call) and value.changes is not None:
             call.changes = value.changes
             return call

@@ -15,7 +15,7 @@ from copy import copy
 from typing import TYPE_CHECKING, NamedTuple
 
 from ptinspect.conversion.models import array_tensor
-from ptinspect.conversion.output.object_graph import ordered_dict
+from ptinspect.conversion.output.object_graph import REBUILD_PARAMETER, ordered_dict
 from ptinspect.conversion.targets.object_state import (
     metadata_of,
     optimizer_state_dict,
@@ -99,11 +99,12 @@ class PlainValues:
         self._memo: dict[int, Value] = {}
         self._alive: list[Value] = []  # keeps values alive, so that ids stay unique
         self._optimizers: dict[int, Value] = {}
+        self._stack: list[_Frame] = []
 
     def convert(self, root: Value, name: str = "") -> Value:
         """Return the plain form of a value, or `UNREPRESENTABLE`. What was one object remains one.
         A cycle through a tuple or a call is cut. Paths in `dropped` begin with `name`."""
-        stack = [self._frame(name, root)]
+        stack = self._stack = [self._frame(name, root)]
         result: Value = None
         while True:
             try:
@@ -111,7 +112,7 @@ class PlainValues:
             except StopIteration as end:
                 result = end.value
                 if result is UNREPRESENTABLE:
-                    self._drop(stack)
+                    self.dropped.append(self._path())
                 self._memo[id(stack.pop().value)] = result
                 if not stack:
                     return result
@@ -121,7 +122,7 @@ class PlainValues:
             elif id(part) in self._memo:
                 result = self._memo[id(part)]
                 if result is UNREPRESENTABLE:
-                    self._drop(stack, step)
+                    self.dropped.append(self._path(step))
             else:
                 stack.append(self._frame(step, part))
                 result = None
@@ -133,9 +134,10 @@ class PlainValues:
             self._memo[id(value)] = UNREPRESENTABLE
         return _Frame(step, value, self._steps(value))
 
-    def _drop(self, stack: list[_Frame], *steps: str | int) -> None:
-        path = (*(frame.step for frame in stack if frame.step != ""), *steps)
-        self.dropped.append(dotted(path) if path else "the whole value")
+    def _path(self, *steps: str | int) -> str:
+        """Return the path of the value that is being converted, or of a part of it."""
+        path = (*(frame.step for frame in self._stack if frame.step != ""), *steps)
+        return dotted(path) if path else "the whole value"
 
     # --- values of Python ------------------------------------------------------------------
 
@@ -290,9 +292,16 @@ class PlainValues:
             is_written = self._graph.dense_tensor(value) is not None
             return value if is_written or _is_loadable(value) else UNREPRESENTABLE
         plain = copy(tensor)
-        plain.requires_grad = plain.parameter = False
-        plain.state, plain.subclass = {}, None
-        return self._graph.add_new(plain)
+        plain.parameter, plain.state, plain.subclass = False, {}, None
+        path = self._path()
+        if tensor.subclass:
+            self.dropped.append(f"the class {tensor.subclass} of {path}")
+        self.dropped += [f"{path}.{path_step(name)}" for name in tensor.state]
+        value = self._graph.add_new(plain)
+        if not tensor.parameter:
+            return value
+        args: tuple[Value, ...] = (value, tensor.requires_grad, ordered_dict())
+        return Call(REBUILD_PARAMETER, args, "REDUCE", 0)
 
     def _array(self, call: Call, array: Array) -> Value:
         tensor = array_tensor(call, self.document.archive)

@@ -19,7 +19,7 @@ from ptinspect.conversion.output.pieces import Piece, TensorPiece, storage_piece
 from ptinspect.conversion.output.storage_layout import TensorOptions, check_bounds
 from ptinspect.conversion.plan import ModelPart, OutputFile, Plan, PlannedTensor
 from ptinspect.conversion.targets.state_dict import model_part
-from ptinspect.conversion.warnings import loss_warnings, placeholder_warnings
+from ptinspect.conversion.warnings import loss_warnings
 from ptinspect.dtypes import SAFETENSORS_DTYPES
 from ptinspect.errors import UnsupportedError
 from ptinspect.formats.safetensors import HEADER_BYTES
@@ -88,7 +88,6 @@ def plan_safetensors(document: Document, path: str, options: ConvertOptions) -> 
             *warnings,
             *sharing_warnings,
             *_unrecorded_facts(tensors),
-            *placeholder_warnings(tensors.values()),
         ],
         dropped=dropped,
     )

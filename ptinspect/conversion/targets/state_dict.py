@@ -13,7 +13,7 @@ from ptinspect.conversion.models import array_tensor, is_array_state_dict, selec
 from ptinspect.conversion.output.object_graph import ObjectGraph, ordered_dict
 from ptinspect.conversion.plan import ModelPart, Plan, PlannedTensor, plan_tensors, torch_file
 from ptinspect.conversion.targets.object_state import StateDict, metadata_of, state_dict_of
-from ptinspect.conversion.warnings import SCRIPT_DROPPED, loss_warnings, placeholder_warnings
+from ptinspect.conversion.warnings import SCRIPT_DROPPED, loss_warnings
 from ptinspect.document.modules import module_of
 from ptinspect.document.select import Subtree, resolve_path
 from ptinspect.errors import PtInspectError, UnsupportedError
@@ -33,7 +33,6 @@ def plan_state_dict(document: Document, path: str, options: ConvertOptions) -> P
     graph.collect(model.value, document)
     graph.plan()
     warnings, dropped = loss_warnings(document, model, options)
-    warnings += placeholder_warnings(graph.tensors)
     return Plan(
         options.to,
         files=[torch_file(path, *graph.dump(model.value))],
