@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ptinspect.display.text.escape import cut, safe
 from ptinspect.display.text.values import entry_text
@@ -45,8 +45,10 @@ def content_text(document: Document) -> str:
     kind, class_path = document.kind, document.class_path
     of_class = f" of class {cut(class_path)}" if class_path else ""
     if kind == "module":
-        script = document.archive.format == "torchscript"
-        return f"{'TorchScript program' if script else 'full model'}{of_class}"
+        programs = {"torchscript": "TorchScript program", "torch-export": "exported program"}
+        if document.archive.format == "torch-export":
+            of_class = ""
+        return f"{programs.get(document.archive.format, 'full model')}{of_class}"
     if kind == "optimizer":
         return f"optimizer state of {optimizer_name(document.optimizers[0])}"
     if kind in ("tensors", "other"):
@@ -80,6 +82,9 @@ def facts(document: Document, options: ShowOptions, file_hash: FileHash | None) 
         yield "tensors", _tensors_text(document, infos)
     if document.kind == "module":
         yield "state_dict", _state_dict_text(infos, document.size)
+    programs = document.archive.facts.get("programs")
+    for program in programs if isinstance(programs, list) else ():
+        yield from _program_facts(program)
     for optimizer in document.optimizers:
         yield "optimizer", optimizer_text(document, optimizer)
     fit = ""
@@ -108,6 +113,20 @@ def facts(document: Document, options: ShowOptions, file_hash: FileHash | None) 
     if document.archive.sources:
         yield "source", f"the file contains that of {_sources_text(document.archive)}"
     yield from _load_facts(document, options.hints)
+
+
+def _program_facts(program: dict[str, Any]) -> Iterator[Fact]:
+    """Yield signature, operators and dynamic sizes of a program of torch.export."""
+    names = [join_names(map(cut, program[key]), MAX_NAMES) for key in ("inputs", "outputs")]
+    yield "program", f"{cut(program['name'])}({names[0]}) -> {names[1] or 'nothing'}"
+    operators = [f"{cut(item['name'])} ({item['count']:,})" for item in program["operators"]]
+    if operators:
+        yield "operators", join_names(operators, MAX_NAMES)
+    ranges = [
+        f"{cut(symbol)} from {low} to {high}" for symbol, (low, high) in program["ranges"].items()
+    ]
+    if ranges:
+        yield "ranges", join_names(ranges, MAX_NAMES)
 
 
 def _metadata_text(item: tuple[str, object]) -> str:

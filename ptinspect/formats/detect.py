@@ -59,6 +59,10 @@ def _open(source: Source, limits: Limits, allow_index: bool) -> Archive:
             from ptinspect.formats.numpy_files import read_npz
 
             return read_npz(source, directory, limits)
+        if identity.format == "torch-export":
+            from ptinspect.formats.torch.export import read_export
+
+            return read_export(source, directory, folder, _open_shard, limits)
         if identity.format != "torch-zip":
             raise identity.error()
         from ptinspect.formats.torch.zip_file import open_zip

@@ -256,17 +256,21 @@ def dense_tensor(
     location: str = "cpu",
     *,
     is_fortran: bool = False,
+    stride: tuple[int, ...] | None = None,
+    offset: int = 0,
+    nbytes: int | None = None,
+    requires_grad: bool = False,
 ) -> Call:
-    """Return the call that builds a tensor from the storage with that key. In Fortran order the
-    first dimension changes fastest, not the last."""
-    numel = prod(shape)
+    """Return the call that builds a tensor from the storage with that key, which has `nbytes`
+    bytes. In Fortran order the first dimension changes fastest, not the last."""
+    size = prod(shape) * dtype.itemsize if nbytes is None else nbytes
     if dtype.storage:
-        storage_type, size = Global("torch", dtype.storage, 0), numel
+        storage_type, size = Global("torch", dtype.storage, 0), size // dtype.itemsize
     else:
         storage_type = Global("torch.storage", "UntypedStorage", 0)
-        size = numel * dtype.itemsize
     pid = PersistentId(("storage", storage_type, key, location, size), 0)
-    args = (pid, 0, shape, contiguous_strides(shape, is_fortran), False, ordered_dict({}))
+    steps = contiguous_strides(shape, is_fortran) if stride is None else stride
+    args = (pid, offset, shape, steps, requires_grad, ordered_dict({}))
     if dtype.storage:
         return Call(_REBUILD[2], args, "REDUCE", 0)
     return Call(_REBUILD[3], (*args, Global("torch", dtype.name, 0)), "REDUCE", 0)

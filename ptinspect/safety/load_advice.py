@@ -173,6 +173,7 @@ _OTHER_READERS = {
     "npz": "numpy.load({})",
     "gguf": "gguf.GGUFReader({})",
     "torchscript": "torch.jit.load({})",
+    "torch-export": "torch.export.load({})",
     "torch-dcp": "torch.distributed.checkpoint.load(state_dict, checkpoint_id={})",
 }
 """The call that reads a file of a format whose own reader is not torch.load."""

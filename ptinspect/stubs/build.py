@@ -25,7 +25,7 @@ from ptinspect.stubs.write.classes import write_assignments
 from ptinspect.stubs.write.module import StubContent, write_module
 from ptinspect.stubs.write.package import check_target_folder, package_files, write_package
 from ptinspect.stubs.write.safe_globals import collect_safe_globals
-from ptinspect.text import join_names, shell_word
+from ptinspect.text import join_names, python_literal, shell_word
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -136,6 +136,11 @@ def stub_package(
 
 def stub_content(document: Document, options: StubOptions) -> StubContent:
     """Collect and infer everything that is written to a stub."""
+    if document.archive.format == "torch-export":
+        raise UnsupportedError(
+            "a program of torch.export has a graph and no classes",
+            hint=f"torch.export.load({python_literal(document.path)}).module() is a module",
+        )
     if document.archive.format == "torchscript":
         raise UnsupportedError(
             "the code of a TorchScript program is written as one file",

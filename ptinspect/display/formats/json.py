@@ -32,8 +32,10 @@ SCHEMA = 1
 
 def json_text(document: Document, options: ShowOptions, file_hash: FileHash | None) -> str:
     """Return the object of a document, ending in a newline."""
-    is_script = document.archive.format == "torchscript" and document.kind == "module"
-    kind = "torchscript" if is_script else document.kind
+    kinds = {"torchscript": "torchscript", "torch-export": "program"}
+    kind = document.kind
+    if kind in ("module", "checkpoint"):
+        kind = kinds.get(document.archive.format, kind)
     warnings = [
         {"kind": warning.kind, "path": warning.path, "message": warning.message}
         for warning in document.warnings
@@ -53,7 +55,7 @@ def json_text(document: Document, options: ShowOptions, file_hash: FileHash | No
         "load": json_value(_load(document)),
         "warnings": json_lines(map(json_value, warnings)),
     }
-    for name in ("metadata", "set", "script"):
+    for name in ("metadata", "set", "script", "programs"):
         if name in document.archive.facts:
             sections[name] = json_value(document.archive.facts[name])
     head = f'{{"schema": {SCHEMA}, "ptinspect": {quoted(__version__)}'

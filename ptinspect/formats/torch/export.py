@@ -1,0 +1,318 @@
+"""A program of torch.export (.pt2), presented as a module with its parameters and buffers.
+
+    FOLDER/models/NAME.json                         the graph and its signature
+    FOLDER/data/weights/NAME_weights_config.json    {"config": {fqn: {"path_name", "tensor_meta"}}}
+    FOLDER/data/weights/weight_N                    the bytes of a whole storage, little-endian
+    FOLDER/data/constants/NAME_constants_config.json, tensor_N
+    FOLDER/data/weights/NAME.pt                     a state_dict instead (torch 2.8)
+    serialized_exported_program.json, serialized_state_dict.pt, serialized_constants.pt
+                                                    (torch 2.1 to 2.7, without a folder)
+
+Sources: torch/export/pt2_archive/_package.py (_load_state_dict, _load_constants) and
+torch/_export/serde/schema.py. Graphs are read as data; compiled code of AOTInductor is not touched.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+from ptinspect.dtypes import DType, dtype_by_name
+from ptinspect.errors import DOWNLOAD_AGAIN, DamagedError, LimitError, Place, UnsupportedError
+from ptinspect.formats.archive import CHUNK, Archive, Finding, PicklelessArchive, Span, check_range
+from ptinspect.formats.persistent_ids import prefix_storage_keys
+from ptinspect.formats.safetensors import dense_tensor, ordered_dict, parse_json
+from ptinspect.formats.torch.zip_file import ZipSpan
+from ptinspect.formats.zip.directory import STORED
+from ptinspect.limits import LIMITS, Limits
+from ptinspect.pickling.pyobjects import as_mapping
+from ptinspect.pickling.values import SCRIPT_OBJECT, Call, Global, SetOf, Value, key_value
+from ptinspect.source.base import MemorySource, SliceSource, Source
+from ptinspect.text import bounded_repr, join_names, printable_name
+
+if TYPE_CHECKING:
+    from ptinspect.formats.zip.directory import ZipDirectory
+
+    OpenArchive = Callable[[Source, Limits], Archive]
+
+MAX_JSON = 64 << 20
+"""Bytes of JSON that are read per record."""
+
+_OLD = "serialized_exported_program.json"
+_STRIDED = 7
+_DTYPES = {
+    1: "uint8", 2: "int8", 3: "int16", 4: "int32", 5: "int64", 6: "float16", 7: "float32",
+    8: "float64", 9: "complex32", 10: "complex64", 11: "complex128", 12: "bool", 13: "bfloat16",
+    28: "uint16", 29: "float8_e4m3fn", 30: "float8_e5m2", 31: "float8_e4m3fnuz",
+    32: "float8_e5m2fnuz", 33: "float8_e8m0fnu", 34: "uint32", 35: "uint64",
+}  # fmt: skip
+"""torch._export.serde.schema.ScalarType."""
+
+
+class TorchExport(PicklelessArchive):
+    """See the module's docstring. `nested` are the files of torch.save that it contains."""
+
+    format = "torch-export"
+
+    def __init__(
+        self, source: Source, directory: ZipDirectory, folder: str, limits: Limits
+    ) -> None:
+        super().__init__(source, limits)
+        self.directory = directory
+        self.folder = folder
+        self.nested: list[Archive] = []
+        self.spans: dict[object, Span] = {}
+        self.storages = self.spans
+
+    def resolve_storage(self, key: str) -> tuple[Archive, str]:
+        number, colon, nested_key = key.partition(":")
+        if colon and number.isdecimal() and int(number) < len(self.nested):
+            return self.nested[int(number)], nested_key
+        return self, key
+
+    def chunks(
+        self, span: Span, start: int = 0, stop: int | None = None, size: int = CHUNK
+    ) -> Iterator[bytes]:
+        start, stop = check_range(span, start, stop)
+        assert isinstance(span, ZipSpan)
+        return self.directory.chunks(span.index, start, stop, size)
+
+    def read_json(self, record: str) -> dict[str, Any]:
+        """Return the object in a record."""
+        raw = read_record(self.directory, record, MAX_JSON)
+        value = parse_json(raw, f"record {printable_name(record)}")
+        if not isinstance(value, dict):
+            raise DamagedError("the record is not an object of JSON", where=Place(record, 0))
+        return value
+
+
+def read_record(directory: ZipDirectory, record: str, limit: int) -> bytes:
+    """Return a record's content; LimitError if it is longer than `limit` bytes."""
+    index = directory.index.get(record)
+    if index is None:
+        raise DamagedError(f"the record {printable_name(record)} is missing", hint=DOWNLOAD_AGAIN)
+    if directory.sizes[index] > limit:
+        message = f"the record has more than {limit:,} bytes"
+        raise LimitError(message, limit="pickle_bytes", where=Place(record))
+    return directory.read(index)
+
+
+def read_export(
+    source: Source, directory: ZipDirectory, folder: str, open_archive: OpenArchive,
+    limits: Limits = LIMITS,
+) -> TorchExport:  # fmt: skip
+    """Read the programs of a .pt2. DamagedError if a record is missing or shorter than its tensor,
+    LimitError if a graph is larger than `MAX_JSON`."""
+    archive = TorchExport(source, directory, folder, limits)
+    archive.warnings = list(directory.findings)
+    programs: dict[str, Value] = {}
+    facts = []
+    for name, record in _programs(directory, folder):
+        graph = archive.read_json(record)
+        signature = _at(graph, "graph_module", "signature") or {}
+        tensors = {
+            kind: _read_tensors(archive, kind, name, open_archive)
+            for kind in ("weights", "constants")
+        }
+        programs[name] = _module(signature, tensors["weights"], tensors["constants"])
+        facts.append(_describe(name, graph, signature))
+    archive.facts["programs"] = facts
+    compiled = [name for name in directory.names if name.startswith(f"{folder}data/aotinductor/")]
+    if compiled:
+        text = "compiled code of AOTInductor, which is not examined"
+        archive.warnings.append(Finding("compiled-code", f"{text}: {join_names(compiled, 3)}"))
+    archive.value = next(iter(programs.values())) if len(programs) == 1 else dict(programs)
+    return archive
+
+
+def _programs(directory: ZipDirectory, folder: str) -> Iterator[tuple[str, str]]:
+    """Yield name and record of each program."""
+    if _OLD in directory.index:
+        yield "model", _OLD
+        return
+    prefix = f"{folder}models/"
+    for record in directory.names:
+        if record.startswith(prefix) and record.endswith(".json"):
+            yield record[len(prefix) : -len(".json")], record
+
+
+def _at(value: Any, *keys: str) -> Any:
+    """Return the value under nested keys of JSON, or None."""
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
+
+
+def _read_tensors(
+    archive: TorchExport, kind: str, name: str, open_archive: OpenArchive
+) -> dict[str, Value]:
+    """Return the weights or constants of a program by their names."""
+    folder, index = archive.folder, archive.directory.index
+    old = "serialized_state_dict.pt" if kind == "weights" else "serialized_constants.pt"
+    for record in (f"{folder}data/{kind}/{name}.pt", old):
+        if record in index:
+            return _read_torch_file(archive, record, open_archive)
+    if _OLD in index:
+        return {}
+    config = archive.read_json(f"{folder}data/{kind}/{name}_{kind}_config.json").get("config")
+    tensors: dict[str, Value] = {}
+    for fqn, entry in config.items() if isinstance(config, dict) else ():
+        record = f"{folder}data/{kind}/{_at(entry, 'path_name')}"
+        if _at(entry, "use_pickle") is True:
+            values = _read_torch_file(archive, record, open_archive)
+            tensors[fqn] = values.get("")
+        elif str(_at(entry, "path_name")).startswith(("weight_", "tensor_")):
+            tensors[fqn] = _tensor(archive, fqn, entry, record)
+        else:
+            text = f"{bounded_repr(fqn)} is an object in {printable_name(record)}"
+            archive.warnings.append(Finding("unread-object", f"{text}, which is not read"))
+    return tensors
+
+
+def _tensor(archive: TorchExport, fqn: str, entry: dict[str, Any], record: str) -> Call:
+    """Return the call that builds the tensor which an entry of a config describes."""
+    meta = _at(entry, "tensor_meta") or {}
+    number = meta.get("dtype")
+    name = _DTYPES.get(number) if isinstance(number, int) else None
+    dtype: DType | None = dtype_by_name(name) if name is not None else None
+    shape, stride = (_integers(meta.get(key)) for key in ("sizes", "strides"))
+    offset = _at(meta, "storage_offset", "as_int")
+    if shape is None or stride is None or len(shape) != len(stride) or not _is_size(offset):
+        raise DamagedError(f"the tensor {bounded_repr(fqn)} has no shape", where=Place(record))
+    if dtype is None or meta.get("layout") != _STRIDED:
+        raise UnsupportedError(
+            f"the tensor {bounded_repr(fqn)} has the dtype {number!r} and the layout"
+            f" {meta.get('layout')!r}, which are not known",
+            where=Place(record),
+        )
+    index = archive.directory.index.get(record)
+    last = sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
+    needed = (offset + last + 1) * dtype.itemsize if prod(shape) else 0
+    if index is None or archive.directory.sizes[index] < needed:
+        left = "is missing" if index is None else f"has {archive.directory.sizes[index]:,} bytes"
+        raise DamagedError(
+            f"the tensor {bounded_repr(fqn)} needs {needed:,} bytes, and its record {left}",
+            where=Place(record),
+            hint=DOWNLOAD_AGAIN,
+        )
+    archive.spans[record] = ZipSpan(archive.directory, index)
+    device = meta.get("device")
+    location = str(_at(device, "type") or "cpu")
+    if isinstance(_at(device, "index"), int):
+        location += f":{_at(device, 'index')}"
+    return dense_tensor(
+        record, dtype, shape, location, stride=stride, offset=offset,
+        nbytes=archive.directory.sizes[index], requires_grad=meta.get("requires_grad") is True,
+    )  # fmt: skip
+
+
+def _is_size(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 62
+
+
+def _integers(values: Any) -> tuple[int, ...] | None:
+    """Return sizes written as [{"as_int": 3}, …]; None if one is something else."""
+    if not isinstance(values, list) or len(values) > 64:
+        return None
+    items = [_at(item, "as_int") for item in values]
+    return tuple(items) if all(_is_size(item) for item in items) else None
+
+
+def _read_torch_file(
+    archive: TorchExport, record: str, open_archive: OpenArchive
+) -> dict[str, Value]:
+    """Return the tensors in a record that is a file of torch.save; a single one has the name ""."""
+    directory = archive.directory
+    index = directory.index.get(record)
+    if index is None:
+        raise DamagedError(f"the record {printable_name(record)} is missing", hint=DOWNLOAD_AGAIN)
+    source: Source
+    if directory.methods[index] == STORED:
+        source = SliceSource(archive.source, directory.start(index), directory.sizes[index])
+    else:
+        data = read_record(directory, record, archive.limits.inflated_bytes)
+        source = MemorySource(data, archive.source.path, base=None)
+    nested = open_archive(source, archive.limits)
+    prefix_storage_keys(nested.pickled, str(len(archive.nested)))
+    archive.nested.append(nested)
+    archive.streams += nested.streams
+    items = as_mapping(nested.root)
+    if items is None:
+        return {"": nested.root}
+    return {str(key_value(key)): value for key, value in items.items()}
+
+
+def _module(
+    signature: dict[str, Any], weights: dict[str, Value], constants: dict[str, Value]
+) -> Call:
+    """Return the program as a module. The signature says which weights are buffers, and which
+    constants are buffers that are not in the state_dict."""
+    buffers: dict[str, bool] = {}
+    parameters: set[str] = set()
+    for spec in _specs(signature, "input_specs"):
+        if (name := _at(spec, "parameter", "parameter_name")) is not None:
+            parameters.add(str(name))
+        elif (name := _at(spec, "buffer", "buffer_name")) is not None:
+            buffers[str(name)] = _at(spec, "buffer", "persistent") is not False
+    # Weights without an input are tied to others, or not used by the graph.
+    groups: dict[str, dict[str, Value]] = {"_parameters": {}, "_buffers": {}, "_modules": {}}
+    for name, value in weights.items():
+        is_buffer = name in buffers or (name not in parameters and not _requires_grad(value))
+        groups["_buffers" if is_buffer else "_parameters"][name] = value
+    hidden = SetOf(False, 0)
+    others: dict[Value, Value] = {}
+    for name, value in constants.items():
+        if name in buffers:
+            groups["_buffers"][name] = value
+            hidden.members[name] = None
+        else:
+            others[name] = value
+    call = Call(Global("torch.export", "ExportedProgram", 0), (), SCRIPT_OBJECT, 0)
+    state: dict[Value, Value] = {key: ordered_dict(items) for key, items in groups.items()}
+    call.change().states.append(state | {"_non_persistent_buffers_set": hidden} | others)
+    return call
+
+
+def _requires_grad(value: Value) -> bool:
+    if not isinstance(value, Call):
+        return False
+    name = getattr(value.func, "name", "")
+    return name == "_rebuild_parameter" or (len(value.args) > 4 and value.args[4] is True)
+
+
+def _specs(signature: dict[str, Any], key: str) -> list[Any]:
+    specs = signature.get(key) if isinstance(signature, dict) else None
+    return specs if isinstance(specs, list) else []
+
+
+def _describe(name: str, graph: dict[str, Any], signature: dict[str, Any]) -> dict[str, object]:
+    """Return inputs, outputs, operators with their counts, and ranges of dynamic sizes."""
+    nodes = _at(graph, "graph_module", "graph", "nodes")
+    targets = [str(_at(node, "target")) for node in nodes] if isinstance(nodes, list) else []
+    counts = Counter(target.removeprefix("torch.ops.") for target in targets)
+    ranges = graph.get("range_constraints")
+    return {
+        "name": name,
+        "inputs": _argument_names(_specs(signature, "input_specs"), "user_input"),
+        "outputs": _argument_names(_specs(signature, "output_specs"), "user_output"),
+        "operators": [{"name": key, "count": count} for key, count in counts.most_common()],
+        "ranges": {
+            str(symbol): [_at(bounds, "min_val"), _at(bounds, "max_val")]
+            for symbol, bounds in (ranges.items() if isinstance(ranges, dict) else ())
+        },
+    }
+
+
+def _argument_names(specs: list[Any], kind: str) -> list[str]:
+    """Return the names of the arguments that the user passes or gets."""
+    names = []
+    for spec in specs:
+        argument = _at(spec, kind, "arg")
+        content = next(iter(argument.values()), None) if isinstance(argument, dict) else None
+        if isinstance(content, dict) and isinstance(content.get("name"), str):
+            names.append(content["name"])
+        elif kind in (spec if isinstance(spec, dict) else ()):
+            names.append(bounded_repr(content))
+    return names

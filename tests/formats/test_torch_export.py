@@ -1,0 +1,225 @@
+"""Programs of torch.export: equal to what torch.export.load reads, in each layout."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+import warnings
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import ptinspect
+from tests.cli.running import run
+from tests.conftest import FIXTURES
+
+LESSON = FIXTURES / "others/export.pt2"
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A program with views, tied weights, several dtypes, buffers and constants."""
+    torch = pytest.importorskip("torch")
+    warnings.simplefilter("ignore")
+
+    class Model(torch.nn.Module):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = torch.nn.Linear(3, 4), torch.nn.Linear(3, 4)
+            self.b.weight = self.a.weight
+            self.norm = torch.nn.BatchNorm1d(4)
+            self.view = torch.nn.Parameter(torch.randn(8)[2:6])
+            self.low = torch.nn.Parameter(torch.randn(4, dtype=torch.bfloat16))
+            self.empty = torch.nn.Parameter(torch.randn(0))
+            self.turned = torch.nn.Parameter(torch.randn(4, 4).t())
+            self.register_buffer("scale", torch.tensor(2.0, dtype=torch.float64))
+            self.register_buffer("hidden", torch.ones(4), persistent=False)
+            self.register_buffer("mask", torch.tensor([True, False, True, True]))
+            self.plain = torch.arange(4.0)
+
+        def forward(self, x: Any) -> Any:
+            y = self.norm(self.a(x) + self.b(x)) * self.scale + self.hidden + self.plain
+            y = y + self.view + self.low + self.turned.sum() + self.empty.sum()
+            return y * torch.tensor([1.0, 2.0, 3.0, 4.0]), self.mask
+
+    batch = torch.export.Dim("batch", min=2, max=64)
+    return torch.export.export(Model().eval(), (torch.randn(2, 3),), dynamic_shapes=({0: batch},))
+
+
+def in_layout_of_today(program: Any, path: Path) -> None:
+    import torch
+
+    torch.export.save(program, path, extra_files={"note.txt": "hello"})
+
+
+def in_layout_of_2_8(program: Any, path: Path) -> None:
+    """Weights and constants are files of torch.save."""
+    import torch
+    from torch._export.serde.serialize import serialize
+
+    parts = serialize(program)
+    with torch.export.pt2_archive.PT2ArchiveWriter(str(path)) as writer:
+        writer.write_bytes("models/model.json", parts.exported_program)
+        writer.write_bytes("data/weights/model.pt", parts.state_dict)
+        writer.write_bytes("data/constants/model.pt", parts.constants)
+        writer.write_bytes("data/sample_inputs/model.pt", parts.example_inputs)
+
+
+def in_layout_of_2_7(program: Any, path: Path) -> None:
+    """A plain zip without a folder, as `torch.export.save` of torch 2.7 wrote it."""
+    from torch._export.serde.serialize import serialize
+
+    parts = serialize(program)
+    with zipfile.ZipFile(path, "w") as target:
+        target.writestr("serialized_exported_program.json", parts.exported_program)
+        target.writestr("serialized_state_dict.pt", parts.state_dict)
+        target.writestr("serialized_constants.pt", parts.constants)
+        target.writestr("serialized_example_inputs.pt", parts.example_inputs)
+        target.writestr("version", "8.20")
+
+
+LAYOUTS = [in_layout_of_today, in_layout_of_2_8, in_layout_of_2_7]
+
+
+@pytest.mark.parametrize("save", LAYOUTS, ids=lambda save: str(save.__name__))
+def test_tensors_are_those_of_torch(
+    save: Callable[[Any, Path], None], program: Any, tmp_path: Path
+) -> None:
+    import torch
+
+    path = tmp_path / "model.pt2"
+    save(program, path)
+    loaded = torch.export.load(path)
+    with ptinspect.open(path) as document:
+        own = document.tensors
+        persistent = {key for key, info in own.items() if info.persistent}
+        assert persistent == set(loaded.state_dict)
+        assert set(own) - persistent == set(loaded.constants)
+        for key, tensor in {**loaded.state_dict, **loaded.constants}.items():
+            assert own[key].dtype is not None and str(tensor.dtype) == repr(own[key].dtype)
+            assert own[key].stride == tensor.stride() and own[key].shape == tuple(tensor.shape)
+            assert torch.equal(own[key].torch(), tensor), key
+            is_parameter = isinstance(tensor, torch.nn.Parameter)
+            assert (own[key].role == "parameter") == is_parameter, key
+            assert own[key].tensor.requires_grad == tensor.requires_grad, key
+        assert {k for k, info in own.items() if info.role == "tensor"} == {
+            "plain", "lifted_tensor_0"
+        }  # fmt: skip
+        assert own["a.weight"].tensor.storage is own["b.weight"].tensor.storage
+        facts = document.archive.facts["programs"]
+    (shown,) = facts  # type: ignore[misc]
+    targets = [str(node.target) for node in loaded.graph.nodes if node.op == "call_function"]
+    assert {item["name"]: item["count"] for item in shown["operators"]} == {
+        name: targets.count(name) for name in targets
+    }
+    assert list(shown["inputs"]) == list(loaded.graph_signature.user_inputs)
+    assert list(shown["outputs"]) == list(loaded.graph_signature.user_outputs)
+    assert list(shown["ranges"].values()) == [[2, 64]]
+    assert ptinspect.convert(path, tmp_path / "state.pt", to="state_dict").ok is not None
+    saved = torch.load(tmp_path / "state.pt")
+    assert set(saved) == set(loaded.state_dict)
+    assert all(torch.equal(saved[key], tensor) for key, tensor in loaded.state_dict.items())
+    assert ptinspect.scan(path).verdict == "clean"
+
+
+def test_several_programs_have_their_names(program: Any, tmp_path: Path) -> None:
+    import torch
+
+    path = tmp_path / "two.pt2"
+    other = torch.export.export(torch.nn.Linear(2, 1), (torch.randn(1, 2),))
+    torch.export.pt2_archive._package.package_pt2(
+        path, exported_programs={"one": program, "two": other}
+    )
+    shown = json.loads(run("show", "-f", "json", path).stdout)
+    assert shown["content"]["kind"] == "program"
+    assert [item["name"] for item in shown["programs"]] == ["one", "two"]
+    paths = [tuple(tensor["path"]) for tensor in shown["tensors"]]
+    assert ("one", "a.weight") in paths and ("two", "weight") in paths
+    with ptinspect.open(path) as document:
+        assert torch.equal(document.tensors["two.weight"].torch(), other.state_dict["weight"])
+
+
+def test_the_lessons_program_is_shown() -> None:
+    result = run("show", LESSON)
+    assert result.exit_code == 0
+    assert "torch-export, exported program" in result.stdout
+    assert "model(x) -> linear" in result.stdout and "aten.linear.default (1)" in result.stdout
+    assert run("stub", LESSON).exit_code == 2
+
+
+def changed(path: Path, change: Callable[[str, bytes], bytes | None]) -> Path:
+    """Write the lesson's program with other records; None leaves one out."""
+    with zipfile.ZipFile(LESSON) as source, zipfile.ZipFile(path, "w") as target:
+        for name in source.namelist():
+            data = change(name.partition("/")[2], source.read(name))
+            if data is not None:
+                target.writestr(name, data)
+    return path
+
+
+CONFIG = "data/weights/model_weights_config.json"
+
+
+def replaced(record: str, old: bytes, new: bytes) -> Callable[[str, bytes], bytes | None]:
+    return lambda name, data: re.sub(old, new, data, count=1) if name == record else data
+
+
+DAMAGE: list[tuple[str, Callable[[str, bytes], bytes | None], str]] = [
+    ("missing weight", lambda n, d: None if n == "data/weights/weight_0" else d, "is missing"),
+    ("short weight", lambda n, d: d[:4] if n == "data/weights/weight_0" else d, "needs 8 bytes"),
+    ("missing config", lambda n, d: None if n == CONFIG else d, "is missing"),
+    ("no JSON", lambda n, d: b"{" if n == CONFIG else d, "not valid JSON"),
+    ("a list", lambda n, d: b"[]" if n == "models/model.json" else d, "not an object"),
+    ("deep", lambda n, d: b"[" * 99999 if n == "models/model.json" else d, "not valid JSON"),
+    ("dtype", replaced(CONFIG, b'"dtype": 7', b'"dtype": 99'), "the dtype 99"),
+    ("layout", replaced(CONFIG, b'"layout": 7', b'"layout": 1'), "the layout 1"),
+    ("negative", replaced(CONFIG, b'"as_int": 1', b'"as_int": -1'), "has no shape"),
+    ("symbol", replaced(CONFIG, b'"as_int": 1', b'"as_expr": 1'), "has no shape"),
+    ("outside", replaced(CONFIG, b'weight_0', b"weight_/../../x"), "is missing"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "change", "words"), DAMAGE, ids=[row[0] for row in DAMAGE])
+def test_damage_is_an_error_that_names_the_record(
+    name: str, change: Callable[[str, bytes], bytes | None], words: str, tmp_path: Path
+) -> None:
+    path = changed(tmp_path / "bad.pt2", change)
+    result = run("show", path)
+    assert result.exit_code == 2 and words in result.stderr, result.stderr
+    assert "Traceback" not in result.stderr
+    assert run("convert", path, tmp_path / "out.pt").exit_code == 2
+    assert not (tmp_path / "out.pt").exists()
+
+
+def test_a_cut_program_is_an_error(tmp_path: Path) -> None:
+    data = LESSON.read_bytes()
+    for cut in range(100, len(data), len(data) // 20):
+        (tmp_path / "cut.pt2").write_bytes(data[:cut])
+        with pytest.raises(ptinspect.PtInspectError):
+            ptinspect.open(tmp_path / "cut.pt2")
+
+
+class Evil:
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        import os
+
+        return os.system, ("echo",)
+
+
+def test_a_harmful_object_in_a_program_is_dangerous(tmp_path: Path) -> None:
+    def change(name: str, data: bytes) -> bytes:
+        if name != "data/constants/model_constants_config.json":
+            return data
+        return b'{"config": {"x": {"path_name": "opaque_obj_0", "use_pickle": false}}}'
+
+    path = changed(tmp_path / "evil.pt2", change)
+    with zipfile.ZipFile(path, "a") as target:
+        target.writestr("export/data/constants/opaque_obj_0", pickle.dumps(Evil()))
+    assert run("scan", path).exit_code == 1
+    assert ptinspect.scan(path).verdict == "dangerous"
+    shown = run("show", path)
+    assert shown.exit_code == 0 and "opaque_obj_0, which is not read" in shown.stdout
