@@ -283,7 +283,7 @@ def _requires_grad(value: Value) -> bool:
 
 
 def _specs(signature: dict[str, Any], key: str) -> list[Any]:
-    specs = signature.get(key) if isinstance(signature, dict) else None
+    specs = _at(signature, key)
     return specs if isinstance(specs, list) else []
 
 
