@@ -319,7 +319,13 @@ def _recording_change(opcode: str, handler: Handler, count: int) -> Handler:
         stack = m.stack if count else m.marks[-1] if m.marks else ()
         target = stack[-1 - count] if len(stack) > count else None
         if not isinstance(target, Inert) or isinstance(target, SetOf):
-            return handler(m, pos)
+            if not isinstance(target, dict | list) or opcode[:7] != "SETITEM":
+                return handler(m, pos)
+            expected = len(target) + (count or len(m.stack)) // 2
+            pos = handler(m, pos)
+            if len(target) < expected:  # an item is set again, which pickle never does
+                _record(m, opcode, target)
+            return pos
         argument = m.stack[-count:] if count else m.stack
         pos = handler(m, pos)
         if argument:

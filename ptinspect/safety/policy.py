@@ -79,16 +79,19 @@ Source: torch._weights_only_unpickler._blocklisted_modules.
 
 
 class PolicyRow(NamedTuple):
-    """A line of the policy, for one of its names. `policy.txt` explains the verdicts."""
+    """A line of the policy, for one of its names. `policy.txt` explains verdicts and shapes."""
 
     verdict: str
     name: str
     reason: str
     source: str
+    shapes: str = ""
 
 
 _WEIGHTS_ONLY_REASON = "torch's weights_only accepts it by default"
 _TORCH_NN_REASON = "a module of torch.nn; weights_only accepts it once it is a safe global"
+# What torch 0.1 writes. An allocator or an address of memory makes torch trust the file.
+_TENSOR_SHAPES = "R() N() =(storage nat shape shape) !keywords"
 _SUBMODULE_MAIN = PolicyRow(
     "dangerous", "__main__", "starts a program when it is imported", "Lib/runpy.py"
 )
@@ -112,7 +115,8 @@ class Policy:
             if line and not line.startswith("#"):
                 self._add(*(field.strip() for field in line.split(" | ")))
 
-    def _add(self, verdict: str, names: str, reason: str, source: str) -> None:
+    def _add(self, verdict: str, names: str, *fields: str) -> None:
+        *shapes, reason, source = fields
         first, *others = names.split()
         if verdict == "known":
             for package in (first, *others):
@@ -123,7 +127,7 @@ class Policy:
         else:
             full_names = [first, *others]
         for name in full_names:
-            row = PolicyRow(verdict, name, reason, source)
+            row = PolicyRow(verdict, name, reason, source, *shapes)
             if name.endswith(".*"):
                 self.prefixes[name[:-2]] = row
             else:
@@ -137,7 +141,8 @@ class Policy:
             return row
         if path in WEIGHTS_ONLY_NAMES:
             source = "torch/_weights_only_unpickler.py"
-            return PolicyRow("allowed", path, _WEIGHTS_ONLY_REASON, source)
+            shapes = _TENSOR_SHAPES if name.endswith(("Tensor", "Storage")) else ""
+            return PolicyRow("allowed", path, _WEIGHTS_ONLY_REASON, source, shapes)
         if module.endswith(".__main__"):
             return _SUBMODULE_MAIN
         return self._find_prefix(module, path) or _torch_nn_row(path)
@@ -165,7 +170,9 @@ def _torch_nn_row(path: str) -> PolicyRow | None:
 
     if path.startswith(PARAMETRIZED) or lookup(path) is None:
         return None
-    return PolicyRow("module", path, _TORCH_NN_REASON, "ptinspect/torchnn/tables")
+    return PolicyRow(
+        "module", path, _TORCH_NN_REASON, "ptinspect/torchnn/tables", "N() =dict|tuple"
+    )
 
 
 def policy_row(module: str, name: str) -> PolicyRow | None:
@@ -178,6 +185,9 @@ def policy_row(module: str, name: str) -> PolicyRow | None:
     if "." in name and (row is None or row.verdict not in ("allowed", "dangerous")):
         parts = name.split(".")
         for index, part in enumerate(parts[:-1]):
+            owner = load_policy().row(module, ".".join(parts[: index + 1]))
+            if owner is not None and owner.verdict == "allowed":
+                return row  # a class of that name, such as datetime.datetime
             if is_stdlib(part):
                 target = load_policy().row(part, ".".join(parts[index + 1 :]))
                 reason = f"reaches the standard library's module {part} through another module"
@@ -196,6 +206,22 @@ def is_stdlib(module: str) -> bool:
     return top in sys.stdlib_module_names and top not in ("test", "__main__")
 
 
+def is_plain_class(module: str, name: str, creates: bool) -> bool:
+    """Return True for a class of the standard library that does nothing but set attributes when
+    an object is constructed; with `creates`, when one is created without its constructor.
+
+    `stdlib_classes.txt` has them; `python -m tests.safety.stdlib_classes` generates it.
+    """
+    names = _plain_classes().get(module, ())
+    return name in names or (creates and f"~{name}" in names)
+
+
+@lru_cache(1)
+def _plain_classes() -> dict[str, frozenset[str]]:
+    lines = (line.split() for line in _read("stdlib_classes.txt").splitlines())
+    return {module: frozenset(names) for module, *names in lines}
+
+
 def is_known_package(module: str) -> bool:
     """Return True if the module belongs to a package that the policy lists as known."""
     return module.partition(".")[0] in load_policy().packages
@@ -204,8 +230,12 @@ def is_known_package(module: str) -> bool:
 @lru_cache(1)
 def load_policy() -> Policy:
     """Return the policy that ptinspect ships."""
+    return Policy(_read("policy.txt"))
+
+
+def _read(name: str) -> str:
     # The module's own loader also works from a zip. importlib.resources would do the same, but
     # takes longer to import.
-    path = os.path.join(os.path.dirname(__file__), "policy.txt")
+    path = os.path.join(os.path.dirname(__file__), name)
     data: bytes = __spec__.loader.get_data(path)  # type: ignore[union-attr]
-    return Policy(data.decode())
+    return data.decode()

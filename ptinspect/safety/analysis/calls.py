@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from functools import partial
 from itertools import islice
 
+from ptinspect.pickling.pyobjects import RECONSTRUCTORS
 from ptinspect.pickling.values import (
     Blob,
     Call,
     Extension,
     Global,
+    Inert,
     PersistentId,
     SetOf,
     Value,
@@ -23,12 +26,29 @@ from ptinspect.safety.analysis.call_rules import (
     Judgement,
     is_special,
     resolve_callable,
+    worst_judgement,
 )
-from ptinspect.safety.policy import is_known_package, is_stdlib, policy_row
+from ptinspect.safety.analysis.shapes import describe, parse_shapes
+from ptinspect.safety.policy import (
+    PolicyRow,
+    is_known_package,
+    is_plain_class,
+    is_stdlib,
+    policy_row,
+)
 from ptinspect.safety.report import CLEAN, DANGEROUS, UNKNOWN
 
 _TENSOR_METHODS = ("detach", "requires_grad_", "to", "numpy", "as_subclass")
 _MAPPING_METHODS = ("keys", "items")
+_MAX_EXAMINED = 64
+"""Arguments of a call of another shape that are examined."""
+
+# A class (`Tree`, `cKDTree`), also within classes, or what Cython writes for one: it creates an
+# object and sets its attributes.
+_CLASS = r"_*[a-z]?[A-Z]\w*[a-z]\w*"
+_CLASS_NAME = re.compile(rf"({_CLASS}\.)*({_CLASS}|__pyx_unpickle_\w+)")
+
+_OTHER_RECONSTRUCTION = Judgement(UNKNOWN, "copyreg", "creates an object as no writer does")
 
 # By the name of an allowed callable: the methods of its arguments that it may call. Sources:
 # torch/_utils.py; torch/nn/parameter.py (Parameter.__new__ calls data.detach()); and
@@ -87,8 +107,22 @@ def _package(name: Global) -> str:
 
 # --- calls --------------------------------------------------------------------------------
 
+_BASES = frozenset(
+    (  # noqa: SIM905
+        "bool bytearray bytes complex dict float frozenset int list object set str tuple"
+    ).split()
+)
+"""Builtin classes that an object of protocols 0 and 1 is made of. What else is made of an own
+class is judged as a call of it."""
 
-def judge_call(func: Value, args: tuple[Value, ...], how: str, depth: int = MAX_DEPTH) -> Judgement:
+
+def judge_call(
+    func: Value,
+    args: tuple[Value, ...],
+    how: str,
+    depth: int = MAX_DEPTH,
+    keywords: dict[Value, Value] | None = None,
+) -> Judgement:
     """Judge a call.
 
     Args:
@@ -96,6 +130,7 @@ def judge_call(func: Value, args: tuple[Value, ...], how: str, depth: int = MAX_
         args: its arguments.
         how: the opcode; with a star ("REDUCE*") if `args` is one object that would be unpacked.
         depth: how many levels of calls inside the arguments are followed.
+        keywords: its keyword arguments.
     """
     func = resolve_callable(func)
     if depth <= 0:
@@ -104,39 +139,98 @@ def judge_call(func: Value, args: tuple[Value, ...], how: str, depth: int = MAX_
         return judge_import(func)
     if not isinstance(func, Global):
         return _judge_result_call(func, args, how, depth)
+    if func.path in RECONSTRUCTORS and args and not how.endswith("*"):
+        return _judge_reconstruction(func, args, depth)
     if func.name.endswith(".__new__") and args:
-        return _judge_new(func, args, depth)
+        return _judge_new(func, args, depth, keywords)
     row = policy_row(func.module, func.name)
     if func.path == "builtins.type" and how == "REDUCE" and len(args) == 1:
         return HARMLESS  # type(None): only three arguments create a class
     if row is None or row.verdict == "reference":
         return _judge_unlisted(func, how)
-    if row.verdict == "acts" and how == "NEWOBJ" and is_known_package(func.module):
-        return Judgement(UNKNOWN, func.path, f"creates an object of the package {_package(func)}")
+    if row.verdict == "acts" and how == "NEWOBJ" and _is_created_quietly(func):
+        return Judgement(UNKNOWN, func.path, "creates an object without its constructor")
     if row.verdict in ("acts", "dangerous"):
         return Judgement(DANGEROUS, func.path, row.reason)
-    if row.verdict == "module":
-        if how == "NEWOBJ" and not args:
-            return HARMLESS
-        return Judgement(UNKNOWN, func.path, "runs the constructor of a module of torch.nn")
-    method = _overridden_argument_method(func, args)
-    if method is not None:
-        reason = f"calls {method}() of its argument, a method that the file has replaced"
-        return Judgement(DANGEROUS, func.path, reason)
-    rule = RULES.get(func.path)
-    if rule is not None:
-        if how.endswith("*"):
-            return Judgement(DANGEROUS, func.path, "gets its arguments from a call")
-        return rule(args, partial(judge_call, depth=depth - 1))
-    if row.verdict == "unknown":
+    if row.verdict == "unknown" and not row.shapes:
         return Judgement(UNKNOWN, func.path, row.reason)
+    return _judge_listed(func, args, how, depth, keywords, row)
+
+
+def _is_created_quietly(func: Global) -> bool:
+    """Return True for a class of which an object can be created without an action."""
+    return is_known_package(func.module) or is_plain_class(func.module, func.name, creates=True)
+
+
+def _judge_listed(
+    func: Global,
+    args: tuple[Value, ...],
+    how: str,
+    depth: int,
+    keywords: dict[Value, Value] | None,
+    row: PolicyRow,
+) -> Judgement:
+    """Judge a call of a callable with shapes: its own writer's calls, and all others."""
+    creates = how.startswith("NEWOBJ") or (how in ("OBJ", "INST") and not args)
+    shapes = parse_shapes(row.shapes)
+    if func.path in _METHODS_CALLED_BY:
+        method = _overridden_argument_method(func, args)
+        if method is not None:
+            reason = f"calls {method}() of its argument, a method that the file has replaced"
+            return Judgement(DANGEROUS, func.path, reason)
+    is_plain = not keywords and not how.endswith("*")
+    shape = shapes.find_call(args, creates) if is_plain else None
+    if shape is None:
+        if keywords and shapes.keywords_act:
+            reason = f"gets {describe(args, keywords)}, with which it can reach any memory"
+            return Judgement(DANGEROUS, func.path, reason)
+        return _judge_other_shape(func, (*args, *(keywords or {}).values()), how, depth, row)
+    if shape.acts:
+        return Judgement(DANGEROUS, func.path, row.reason)
+    rule = RULES.get(func.path)
+    if rule is None and row.verdict == "unknown":
+        return Judgement(UNKNOWN, func.path, row.reason)
+    for index in shape.classes:
+        if index < len(args) and isinstance(args[index], Inert):
+            judgement = judge_call(args[index], (), "NEWOBJ", depth - 1)
+            if judgement.verdict != CLEAN:
+                return judgement
+    return HARMLESS if rule is None else rule(args, partial(judge_call, depth=depth - 1))
+
+
+def _judge_other_shape(
+    func: Global, args: tuple[Value, ...], how: str, depth: int, row: PolicyRow
+) -> Judgement:
+    """Judge a call of a shape that no writer uses: it acts if one of its arguments does."""
+    if row.verdict == "unknown" or (how.endswith("*") and func.path in RULES):
+        return Judgement(DANGEROUS, func.path, f"{how} with {describe(args)} acts")
+    for arg in args[:_MAX_EXAMINED]:
+        if isinstance(resolve_callable(arg), Global):
+            judgement = judge_call(arg, (), "REDUCE", depth - 1)
+            if judgement.verdict == DANGEROUS:
+                return judgement
+    if row.verdict == "module":
+        return Judgement(UNKNOWN, func.path, "runs the constructor of a module of torch.nn")
     if how.endswith("*"):
         return Judgement(UNKNOWN, func.path, "gets its arguments from a call")
-    for arg in args:
-        iterable = arg.func if isinstance(arg, Call) else None
-        if isinstance(iterable, Global) and iterable.path in ("itertools.count", "builtins.range"):
-            return Judgement(UNKNOWN, func.path, "iterates over a range that need not end")
-    return HARMLESS
+    return Judgement(UNKNOWN, func.path, f"{how} with {describe(args)}: no writer calls it so")
+
+
+def _judge_reconstruction(func: Global, args: tuple[Value, ...], depth: int) -> Judgement:
+    """Judge copyreg's helpers, with which older protocols write NEWOBJ and NEWOBJ_EX."""
+    if func.name == "__newobj__":
+        return judge_call(args[0], args[1:], "NEWOBJ", depth - 1)
+    if func.name == "__newobj_ex__" and len(args) == 3:
+        cls, inner, keywords = args
+        if isinstance(inner, tuple) and isinstance(keywords, dict):
+            return judge_call(cls, inner, "NEWOBJ", depth - 1, keywords)
+    judgement = judge_call(args[0], (), "NEWOBJ", depth - 1)
+    if func.name != "_reconstructor" or len(args) != 3:
+        return worst_judgement(judgement, _OTHER_RECONSTRUCTION)
+    base = args[1]  # `base.__new__(cls, state)`, and `base.__init__`
+    if isinstance(base, Global) and base.module == "builtins" and base.name in _BASES:
+        return judgement
+    return worst_judgement(judgement, judge_call(base, args[2:], "REDUCE", depth - 1))
 
 
 def _judge_result_call(func: Value, args: tuple[Value, ...], how: str, depth: int) -> Judgement:
@@ -144,38 +238,46 @@ def _judge_result_call(func: Value, args: tuple[Value, ...], how: str, depth: in
     callee = resolve_callable(func.func) if isinstance(func, Call) else None
     name = callee.path if isinstance(callee, Global) else "call"
     if isinstance(func, Call) and name == "functools.partial" and how == "REDUCE":
-        target, bound = (func.args[0] if func.args else None), func.args[1:]
+        target, bound, keywords = (func.args[0] if func.args else None), func.args[1:], None
         state = func.state
-        if isinstance(state, tuple) and len(state) > 1 and isinstance(state[1], tuple):
-            target, bound = state[0], state[1]
-        judgement = judge_call(target, (*bound, *args), how, depth - 1)
+        if isinstance(state, tuple) and len(state) > 2 and isinstance(state[1], tuple):
+            target, bound, keywords = state[:3]
+        keywords = keywords if isinstance(keywords, dict) else None
+        judgement = judge_call(target, (*bound, *args), how, depth - 1, keywords)
         if judgement.verdict != CLEAN:
             return judgement
         return Judgement(UNKNOWN, name, "a call that is stored for later")
     return Judgement(DANGEROUS, name, "calls the result of a call")
 
 
-def _judge_new(func: Global, args: tuple[Value, ...], depth: int) -> Judgement:
+def _judge_new(
+    func: Global, args: tuple[Value, ...], depth: int, keywords: dict[Value, Value] | None
+) -> Judgement:
     """Judge `cls.__new__(cls, …)`, as protocols 2 and 3 write __getnewargs_ex__."""
     owner = Global(func.module, func.name.removesuffix(".__new__"), func.offset)
     cls = resolve_callable(args[0])
     if isinstance(cls, Global) and cls.path == owner.path:
-        return judge_call(owner, args[1:], "NEWOBJ", depth - 1)
+        return judge_call(owner, args[1:], "NEWOBJ", depth - 1, keywords)
     return Judgement(DANGEROUS, func.path, "creates an object of another class")
 
 
 def _judge_unlisted(func: Global, how: str) -> Judgement:
-    """Judge a call of a name that the policy does not list, or only as a value."""
+    """Judge a call of a name that the policy does not list, or only as a value.
+
+    Only functions act: the constructor of a class is dangerous if the policy lists it.
+    """
     if any(map(is_special, func.name.split("."))):
         return Judgement(DANGEROUS, func.path, "accesses an object's special attributes")
     if is_stdlib(func.module):
+        if is_plain_class(func.module, func.name, how.startswith("NEWOBJ")):
+            return Judgement(UNKNOWN, func.path, "creates an object of the standard library")
         reason = "a callable of the standard library that is not on the allowlist"
         return Judgement(DANGEROUS, func.path, reason)
     if is_known_package(func.module):
         package = _package(func)
-        if how.startswith("NEWOBJ"):
+        if how.startswith("NEWOBJ") or _CLASS_NAME.fullmatch(func.name):
             return Judgement(UNKNOWN, func.path, f"creates an object of the package {package}")
-        reason = f"a callable of the package {package} that is not on the allowlist"
+        reason = f"a function of the package {package} that is not on the allowlist"
         return Judgement(DANGEROUS, func.path, reason)
     return Judgement(UNKNOWN, func.path, f"needs your own class `{func.path}`")
 

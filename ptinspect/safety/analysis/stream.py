@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ptinspect.pickling.pyobjects import RECONSTRUCTORS
 from ptinspect.pickling.values import (
     Blob,
     Call,
@@ -42,7 +43,8 @@ from ptinspect.safety.analysis.numpy_dtypes import (
     invalid_dtype_reason,
     memory_interface_attribute,
 )
-from ptinspect.safety.policy import is_stdlib, load_policy
+from ptinspect.safety.analysis.shapes import describe, parse_shapes
+from ptinspect.safety.policy import is_plain_class, is_stdlib, load_policy
 from ptinspect.safety.report import CLEAN, DANGEROUS, UNKNOWN, Finding
 from ptinspect.safety.scan_state import FindingCollector
 
@@ -64,22 +66,9 @@ _METHODS_CALLED_BY = {
 }
 _WATCHED_ATTRIBUTES = frozenset(name for names in _METHODS_CALLED_BY.values() for name in names)
 
-# The allowed classes that an opcode is meant for. On a tensor it would write to memory
-# (CVE-2026-24747).
-_MAPPINGS = (
-    "collections.OrderedDict", "collections.Counter", "collections.defaultdict", "builtins.dict"
-)  # fmt: skip
-_LISTS = ("collections.deque", "builtins.list", "array.array")
-_FILLABLE_BY = {
-    "SETITEM": _MAPPINGS, "SETITEMS": _MAPPINGS,
-    "APPEND": _LISTS, "APPENDS": _LISTS,
-    "ADDITEMS": ("builtins.set",),
-}  # fmt: skip
-
 # Callables that return something that may not belong to the file.
 _RETURNS_FOREIGN = frozenset(("builtins.getattr", *ALIASING))
 
-_CREATE_FIRST_ARGUMENT = ("copyreg._reconstructor", "copyreg.__newobj__", "copyreg.__newobj_ex__")
 _LOAD_FROM_BYTES = "torch.storage._load_from_bytes"
 
 _WIDE = 64
@@ -150,8 +139,17 @@ class StreamJudge:
         self._frame_end = 0
 
     def judge(self, recorder: Recorder) -> None:
-        """Add what the run did to `findings` and `payloads`."""
+        """Add what the run did to `findings` and `payloads`.
+
+        States are set again one after the other: each call sees those that BUILD has set before.
+        """
+        builds = [event for event in recorder.events if event.opcode == "BUILD"]
+        for event in builds:
+            if isinstance(event.target, Inert):
+                event.target.change().states.clear()
         for event in recorder.events:
+            if event.opcode == "BUILD" and isinstance(event.target, Inert):
+                event.target.change().states.append(event.argument)
             if event.opcode in _CALL_OPCODES:
                 self._judge_call(event)
             elif event.opcode in _IMPORT_OPCODES:
@@ -213,7 +211,7 @@ class StreamJudge:
         call = event.target
         assert isinstance(call, Call)
         func, args = call.func, call.args
-        if not args and func in self._harmless_without_args:
+        if not args and not call.kwargs and func in self._harmless_without_args:
             return
         judgement = self._cached_judgement(func, call)
         if isinstance(func, Global) and func in self._loaders:
@@ -226,7 +224,7 @@ class StreamJudge:
             ):
                 text = call_repr(func, args)
                 self._add(event, judgement.verdict, judgement.name, judgement.reason, text)
-        elif not args and isinstance(func, Global):
+        elif not args and not call.kwargs and isinstance(func, Global):
             self._harmless_without_args.add(func)
         is_view = isinstance(func, Global) and func.path in VIEW_FUNCTIONS
         if is_view and view_exceeds_storage(args):
@@ -239,10 +237,10 @@ class StreamJudge:
         args = call.args
         examined: tuple[Value, ...] = args if len(args) <= _WIDE else (args,)
         if not any(isinstance(item, _SIZED) and len(item) > _WIDE for item in examined):
-            return judge_call(func, args, call.opcode)
+            return judge_call(func, args, call.opcode, keywords=call.kwargs)
         key = (id(func), call.opcode, *map(id, examined))
         if key not in self._wide_calls:
-            self._wide_calls[key] = judge_call(func, args, call.opcode)
+            self._wide_calls[key] = judge_call(func, args, call.opcode, keywords=call.kwargs)
         return self._wide_calls[key]
 
     def _judge_attributes_set_by_call(self, event: Event, func: Global, call: Call) -> None:
@@ -253,6 +251,8 @@ class StreamJudge:
             if any(not isinstance(part, dict) for part in call.args):
                 reason = "sets attributes from something other than a dictionary"
                 self._add(event, UNKNOWN, func.path, reason)
+        if not func.name.startswith("_rebuild_"):
+            return
         for state in _states_set_by_call(func, call.args):
             self._watch_attributes(call, state)
             for part in self._parts("call", state):
@@ -267,6 +267,10 @@ class StreamJudge:
 
     def _judge_change(self, event: Event) -> None:
         target, state = event.target, event.argument
+        if isinstance(target, dict | list):
+            reason = "an item is set again: what reads it in between sees another one"
+            self._add(event, UNKNOWN, "item", reason)
+            return
         attributes = self._attributes.get(target) if self._attributes else None
         for method in _METHODS_CALLED_BY.get(event.opcode, ()) if attributes else ():
             if attributes and method in attributes:
@@ -298,18 +302,27 @@ class StreamJudge:
             name = func.path if isinstance(func, Global) else "call"
             self._add(event, DANGEROUS, name, "changes an object that a call returned")
             return
+        if event.opcode == "BUILD" and builds_dtype(call):
+            self._judge_dtype(event, call)
+        if func.path in RECONSTRUCTORS and call.args:
+            cls = resolve_callable(call.args[0])
+            if not isinstance(cls, Global):
+                return  # an own class within another object
+            func = cls
+        row = load_policy().row(func.module, func.name)
+        is_listed = row is not None and row.verdict in ("allowed", "module")
+        shapes = parse_shapes(row.shapes if row else "")
         if event.opcode == "BUILD":
-            if builds_dtype(call):
-                self._judge_dtype(event, call)
+            if is_listed and not shapes.has_state(event.argument):
+                kind = describe((event.argument,))
+                self._add(event, UNKNOWN, func.path, f"BUILD with {kind}: no writer builds it so")
             return
-        if func.path in _CREATE_FIRST_ARGUMENT and call.args and isinstance(call.args[0], Global):
-            func = call.args[0]
         if event.opcode[:7] != "SETITEM" or func.name not in ("OrderedDict", "Counter"):
             self.weights_only_blockers.add(func.path)
-        if func.path in _FILLABLE_BY[event.opcode]:
+        if event.opcode in shapes.fills:
             return
-        row = load_policy().row(func.module, func.name)
-        if is_stdlib(func.module) or (row and row.verdict in ("allowed", "module")):
+        is_plain = is_plain_class(func.module, func.name, creates=True)
+        if is_listed or (is_stdlib(func.module) and (row is not None or not is_plain)):
             reason = f"{event.opcode} does not apply to an object of {func.path}"
             self._add(event, DANGEROUS, func.path, reason)
 

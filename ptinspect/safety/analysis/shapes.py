@@ -1,0 +1,323 @@
+"""The shapes in which the writers of a callable call it, build its result, and fill it.
+
+`policy.txt` has them and explains the notation. A shape is parsed at the first call of its name.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable
+from functools import lru_cache
+from typing import NamedTuple
+
+from ptinspect.pickling.pyobjects import RECONSTRUCTORS, class_path
+from ptinspect.pickling.values import (
+    Blob,
+    Call,
+    Global,
+    Inert,
+    OutOfBand,
+    PersistentId,
+    SetOf,
+    TensorCall,
+    Value,
+    type_name,
+)
+
+Kind = Callable[[Value], bool]
+"""Returns True if a value is of the kind."""
+
+
+class CallShape(NamedTuple):
+    """One way in which a callable is called.
+
+    Attributes:
+        creates: REDUCE, or NEWOBJ, which only creates an object.
+        args: kinds of the arguments, as one tuple.
+        classes: indexes of the arguments of which the callable creates an object.
+        acts: True if the call does harm.
+    """
+
+    creates: bool
+    args: Kind
+    classes: tuple[int, ...]
+    acts: bool
+
+
+class Shapes(NamedTuple):
+    """All that is done with a callable.
+
+    Attributes:
+        calls: its calls.
+        states: kinds of the states that BUILD sets.
+        fills: the opcodes that fill its result.
+        keywords_act: True if a call with keyword arguments does harm. No writer makes one.
+    """
+
+    calls: tuple[CallShape, ...]
+    states: tuple[Kind, ...]
+    fills: frozenset[str]
+    keywords_act: bool
+
+    def find_call(self, args: tuple[Value, ...], creates: bool) -> CallShape | None:
+        """Return the shape of a call without keyword arguments."""
+        for shape in self.calls:
+            if shape.creates == creates and shape.args(args):
+                return shape
+        return None
+
+    def has_state(self, state: Value) -> bool:
+        """Return True if BUILD may set the state."""
+        return any(kind(state) for kind in self.states)
+
+
+# --- kinds of values ----------------------------------------------------------------------
+
+_MAX_DIMS = 64
+"""Dimensions of a tensor. torch itself refuses more."""
+
+_LARGE_EXPONENT = re.compile(r"e[+-]?0*[1-9][0-9_]{4}", re.IGNORECASE)
+_MAX_KEY_SIZE = 10_000
+"""Values in a key: a tuple of tuples that are shared is hashed as often as it is reached."""
+
+_DTYPES = ("numpy.dtype", "numpy._core._internal._convert_to_stringdtype_kwargs")
+_BYTES = ("_codecs.encode", "builtins.bytes", "builtins.bytearray")
+_GENERIC_MODULES = ("typing", "typing_extensions", "builtins", "collections", "collections.abc")
+_ITERABLES = (
+    "builtins.iter", "builtins.reversed", "builtins.enumerate", "builtins.zip", "builtins.range",
+    "builtins.set", "builtins.frozenset",
+)  # fmt: skip
+_FILLS = {
+    "+pairs": ("SETITEM", "SETITEMS"),
+    "+items": ("APPEND", "APPENDS"),
+    "+members": ("ADDITEMS",),
+}
+
+
+def _made_by(value: Value) -> str:
+    """Return the name of the class or function that made an object; "" for other values."""
+    if not isinstance(value, Call):
+        return ""
+    func = value.func
+    if isinstance(func, Global) and func.path not in RECONSTRUCTORS:
+        return func.path
+    return class_path(value) or ""
+
+
+def _is_bytes(value: Value) -> bool:
+    return isinstance(value, bytes | str | Blob | OutOfBand) or _made_by(value) in _BYTES
+
+
+def _is_natural(value: Value) -> bool:
+    return isinstance(value, int) and value >= 0
+
+
+def _is_shape(value: Value) -> bool:
+    """Sizes, strides or a torch.Size, all of them from 0 on."""
+    if _made_by(value) == "torch.Size" and isinstance(value, Call):
+        value = value.args[0] if value.args else ()
+    return (
+        isinstance(value, tuple | list) and len(value) <= _MAX_DIMS and all(map(_is_natural, value))
+    )
+
+
+def _is_tensor(value: Value) -> bool:
+    path = _made_by(value)
+    is_made = "_rebuild_" in path or path.endswith(("Tensor", "Parameter", "Buffer"))
+    is_torch = path.startswith("torch.") and is_made
+    return is_torch or isinstance(value, TensorCall | PersistentId)
+
+
+def _is_storage(value: Value) -> bool:
+    is_made = _made_by(value).endswith(("Storage", "._load_from_bytes"))
+    return is_made or isinstance(value, PersistentId)
+
+
+def _is_dtype(value: Value) -> bool:
+    return _made_by(value) in (
+        "numpy.dtype",
+        "numpy._core._internal._convert_to_stringdtype_kwargs",
+    )
+
+
+def _is_content(value: Value) -> bool:
+    """Values that the file holds, or an iterator over them."""
+    is_plain = isinstance(value, list | tuple | dict | str | bytes | int | SetOf)
+    return is_plain or _made_by(value) in _ITERABLES
+
+
+def _is_generic(value: Value) -> bool:
+    """`List` in `List[int]`."""
+    if not isinstance(value, Global) or value.module not in _GENERIC_MODULES:
+        return False
+    return value.name.isidentifier() and not value.name.startswith("_")
+
+
+def _is_number_text(value: Value) -> bool:
+    """The text of a number without an exponent that makes it huge."""
+    return isinstance(value, str) and not _LARGE_EXPONENT.search(value)
+
+
+def _is_hashable(value: Value) -> bool:
+    """Members of a set. Tuples that share parts may take more than any time to hash."""
+    sizes: dict[int, int] = {}
+
+    def size(item: Value, depth: int) -> int:
+        if not isinstance(item, tuple):
+            return 1
+        if depth > _MAX_DIMS:
+            return _MAX_KEY_SIZE + 1
+        if id(item) not in sizes:
+            sizes[id(item)] = 1 + sum(size(part, depth + 1) for part in item)
+        return sizes[id(item)]
+
+    if not isinstance(value, list | tuple):
+        return False
+    return all(size(item, 0) <= _MAX_KEY_SIZE for item in value)
+
+
+_KINDS: dict[str, Kind] = {
+    "any": lambda value: True,
+    "array": lambda value: _made_by(value).startswith("numpy."),
+    "bool": lambda value: isinstance(value, int) and value in (0, 1),
+    "bytes": _is_bytes,
+    "callable": lambda value: value is None or isinstance(value, Inert),
+    "class": lambda value: isinstance(value, Inert),
+    "content": _is_content,
+    "dict": lambda value: isinstance(value, dict),
+    "dtype": _is_dtype,
+    "float": lambda value: isinstance(value, float),
+    "generic": _is_generic,
+    "hashable": _is_hashable,
+    "hooks": lambda value: isinstance(value, dict | Call) or value is None,
+    "int": lambda value: isinstance(value, int),
+    "list": lambda value: isinstance(value, list),
+    "name": lambda value: isinstance(value, Inert),
+    "nat": _is_natural,
+    "none": lambda value: value is None,
+    "num": lambda value: isinstance(value, int | float | complex),
+    "number": _is_number_text,
+    "object": lambda value: isinstance(value, Call | PersistentId),
+    "shape": _is_shape,
+    "storage": _is_storage,
+    "str": lambda value: isinstance(value, str),
+    "tensor": _is_tensor,
+    "tuple": lambda value: isinstance(value, tuple),
+}
+
+
+def describe(args: tuple[Value, ...], keywords: dict[Value, Value] | None = None) -> str:
+    """Return the kinds of the arguments of a call, for a message: `(str, int, cdata=int)`."""
+    kinds = [type_name(arg) for arg in args[:6]]
+    kinds += [
+        f"{str(key)[:20]}={type_name(arg)}" for key, arg in list((keywords or {}).items())[:4]
+    ]
+    return f"({', '.join(kinds)}{', …' if len(args) > 6 else ''})"
+
+
+# --- notation -----------------------------------------------------------------------------
+
+_TOKEN = re.compile(r"[()\[\]|?*=!]|\+\w+|[^\s()\[\]|?*=!]+")
+
+
+@lru_cache(1024)
+def parse_shapes(text: str) -> Shapes:
+    """Parse the shapes of a line of the policy."""
+    return _Parser(text).shapes()
+
+
+class _Parser:
+    """Recursive descent over the notation of `policy.txt`."""
+
+    def __init__(self, text: str) -> None:
+        self.tokens = _TOKEN.findall(text)[::-1]
+        self.has_class = False
+
+    def _accept(self, token: str) -> bool:
+        if self.tokens and self.tokens[-1] == token:
+            self.tokens.pop()
+            return True
+        return False
+
+    def shapes(self) -> Shapes:
+        calls: list[CallShape] = []
+        states: list[Kind] = []
+        fills: list[str] = []
+        keywords_act = False
+        while self.tokens:
+            if self._accept("-"):
+                continue
+            if self._accept("="):
+                states.append(self._kind())
+            elif self.tokens[-1] in _FILLS:
+                fills += _FILLS[self.tokens.pop()]
+            else:
+                acts = self._accept("!")
+                if acts and self._accept("keywords"):
+                    keywords_act = True
+                    continue
+                creates = {"R": False, "N": True}[self.tokens.pop()]
+                if not self._accept("("):
+                    raise ValueError("a call without its arguments")
+                args, classes = self._items()
+                calls.append(CallShape(creates, args, classes, acts))
+        return Shapes(tuple(calls), tuple(states), frozenset(fills), keywords_act)
+
+    def _items(self) -> tuple[Kind, tuple[int, ...]]:
+        """Parse the kinds up to `)`. Return the kind of the whole tuple, and where classes are."""
+        kinds: list[Kind] = []
+        classes: list[int] = []
+        required, rest = 0, None
+        while not self._accept(")"):
+            self.has_class = False
+            kind = self._kind()
+            if self.has_class:
+                classes.append(len(kinds))
+            if self._accept("*"):
+                rest = kind
+                continue
+            kinds.append(kind)
+            required += not self._accept("?")
+        return _tuple_kind(kinds, required, rest), tuple(classes)
+
+    def _kind(self) -> Kind:
+        kinds = [self._single_kind()]
+        while self._accept("|"):
+            kinds.append(self._single_kind())
+        return kinds[0] if len(kinds) == 1 else lambda value: any(kind(value) for kind in kinds)
+
+    def _single_kind(self) -> Kind:
+        token = self.tokens.pop()
+        if token == "(":
+            return self._items()[0]
+        if token == "[":
+            kind = self._kind()
+            if not self._accept("]"):
+                raise ValueError("a list without an end")
+            return lambda value: isinstance(value, list) and all(map(kind, value))
+        if token[0] == "@":
+            name = token[1:]
+            return lambda value: isinstance(value, Global) and value.path == name
+        if token[0] == "<":
+            name = token[1:-1]
+            return lambda value: _made_by(value) == name
+        if token.isdigit():
+            number = int(token)
+            return lambda value: isinstance(value, int) and value == number
+        self.has_class = self.has_class or token == "class"
+        return _KINDS[token]
+
+
+def _tuple_kind(kinds: list[Kind], required: int, rest: Kind | None) -> Kind:
+    most = len(kinds) if rest is None else sys.maxsize
+
+    def matches(value: Value) -> bool:
+        if type(value) is not tuple or not required <= len(value) <= most:
+            return False
+        for kind, item in zip(kinds, value, strict=False):
+            if not kind(item):
+                return False
+        return rest is None or all(map(rest, value[len(kinds) :]))
+
+    return matches
