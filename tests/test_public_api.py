@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from click.testing import CliRunner
 
@@ -200,3 +201,27 @@ def test_python_errors_name_arguments_and_the_shell_s_name_options(tmp_path: Pat
         ptinspect.convert(source, target, dtype="int8")
     result = CliRunner().invoke(cli, ["convert", str(source), str(target)])
     assert "give --force to overwrite it" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "in_shell_only"),
+    [("convert", set()), ("diff", {"output"}), ("recover", {"output"})],
+)
+def test_options_of_the_shell_are_arguments(name: str, in_shell_only: set[str]) -> None:
+    """docs/reference/api.md promises it."""
+    from ptinspect.cli import cli
+
+    command = cli.get_command(click.Context(cli), name)
+    assert command is not None
+    options = {
+        max(param.opts, key=len).removeprefix("--").replace("-", "_")
+        for param in command.params
+        if isinstance(param, click.Option)
+    }
+    arguments = {
+        argument.name
+        for argument in inspect.signature(getattr(ptinspect, name)).parameters.values()
+        if argument.kind is argument.KEYWORD_ONLY
+    }
+    output = {"format", "no_progress", "help", *in_shell_only}
+    assert options - output == arguments - {"progress", "limits"}
