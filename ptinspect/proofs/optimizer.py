@@ -51,7 +51,20 @@ class OptimizerReport(Report):
             "check": "optimizer",
             "path": self.path,
             "verdict": "fits" if self.ok else "differs",
-            "optimizers": [_as_dict(result) for result in self.optimizers],
+            "optimizers": [
+                {
+                    "path": list(result.optimizer.path),
+                    "class": result.optimizer.class_path,
+                    "evidence": result.optimizer.evidence,
+                    "model": list(result.model) if result.model is not None else None,
+                    "parameters": result.parameters,
+                    "names": result.names,
+                    "states": len(result.optimizer.state),
+                    "verdict": result.verdict,
+                    **result.as_dict(),
+                }
+                for result in self.optimizers
+            ],
         }
 
 
@@ -90,17 +103,3 @@ def _lines(result: OptimizerFit) -> list[str]:
     lines += [f"  wrong       {cut(str(fault))}" for fault in result.faults]
     lines += [f"  undecided   {cut(str(fault))}" for fault in result.undecided]
     return lines
-
-
-def _as_dict(result: OptimizerFit) -> dict[str, object]:
-    return {
-        "path": list(result.optimizer.path),
-        "class": result.optimizer.class_path,
-        "evidence": result.optimizer.evidence,
-        "model": list(result.model) if result.model is not None else None,
-        "parameters": result.parameters,
-        "names": result.names,
-        "states": len(result.optimizer.state),
-        "verdict": result.verdict,
-        **result.as_dict(),
-    }

@@ -7,17 +7,13 @@ without torch, after checking that the file may be loaded.
 from __future__ import annotations
 
 import ast
+import json
 import os
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from ptinspect.document import open as open_document
-from ptinspect.document.optim.matching import (
-    Weights,
-    best_match,
-    candidate_weights,
-    slots_of,
-)
+from ptinspect.document.optim.matching import Weights, best_match, candidate_weights, slots_of
 from ptinspect.document.optim.state import EPOCHS, STEPS, find_schedulers, training_counter
 from ptinspect.document.select import no_entry_error, select_path, several_entries_error
 from ptinspect.errors import PtInspectError, UnsafeError, UnsupportedError
@@ -30,7 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ptinspect.document import Document
-    from ptinspect.document.optim.state import Optimizer
 
 DEFAULT_STEPS = 4
 
@@ -99,29 +94,69 @@ def make_plan(path: str, *, model: str | None, entry: str | None, trust: bool) -
                 f"torch.load does not load {file_format}, so there is nothing to prove", path=path
             )
         weights = _select_weights(document, entry)
-        optimizer = _select_optimizer(document, weights)
         schedulers = find_schedulers(document.entries)
+        counters: dict[str, list[Any] | None] = {"epoch": None, "step": None}
+        for kind, keys in (("epoch", EPOCHS), ("step", STEPS)):
+            counter = training_counter(document.entries, schedulers, keys)
+            if counter is not None and counter.value == counter.value:  # not NaN
+                counters[kind] = list(counter.path)
         return {
             "weights_only": load_advice(document).weights_only,
             "user_names": user_names,
             "unlisted": unlisted,
             "model_path": list(weights.path),
-            "optimizer": _optimizer_plan(document, optimizer, weights),
+            "optimizers": _select_optimizers(document, weights),
+            "holds_optimizer": bool(document.optimizers),
             "schedulers": [
                 {"path": list(scheduler.path), "last_epoch": scheduler.last_epoch}
                 for scheduler in schedulers
             ],
-            "epoch": _counter_plan(training_counter(document.entries, schedulers, EPOCHS)),
-            "step": _counter_plan(training_counter(document.entries, schedulers, STEPS)),
-            "averages": [list(average.path) for average in _averages(document, weights)],
+            "averages": _average_paths(document, weights),
+            **counters,
         }
 
 
-def _counter_plan(entry: Any) -> dict[str, Any] | None:
-    if entry is None or entry.value != entry.value:  # NaN
-        return None
-    name = str(entry.path[-1]).lower()
-    return {"path": list(entry.path), "value": entry.value, "name": name}
+# Per part of a checkpoint: its file in a folder of the Trainer of Hugging Face, or of accelerate.
+_FOLDER_PARTS = {
+    "model": ("model.safetensors", "pytorch_model.bin"),
+    "optimizer": ("optimizer.pt", "optimizer.bin"),
+    "scheduler": ("scheduler.pt", "scheduler.bin"),
+    "scaler": ("scaler.pt",),
+    "rng": ("rng_state.pth", "random_states_0.pkl"),
+}
+
+
+def folder_job(path: str, model: str | None, trust: bool) -> dict[str, Any]:
+    """Return the job that makes one checkpoint of the files in a folder."""
+    files: dict[str, str] = {}
+    for part, names in _FOLDER_PARTS.items():
+        for file in (os.path.join(path, name) for name in names):
+            if os.path.isfile(file):
+                files.setdefault(part, file)
+    if not {"model", "optimizer"} <= files.keys():
+        raise UnsupportedError(
+            "the folder has no model.safetensors (or pytorch_model.bin) with an optimizer.pt",
+            hint="give one file, or a folder that Trainer or Accelerator.save_state has written",
+        )
+    values: dict[str, Any] = {}
+    try:
+        with open(os.path.join(path, "trainer_state.json"), encoding="utf-8") as stream:
+            state = json.load(stream)
+        values["step"] = int(state["global_step"])
+        if float(state["epoch"]).is_integer():
+            values["epochs_run"] = int(state["epoch"])
+    except (OSError, ValueError, TypeError, KeyError):
+        values = {}  # a folder of accelerate, which does not record them
+    weights_only = {}
+    for part, name in files.items():
+        with open_document(name) as document:
+            check_loadable(name, document, None, trust)
+            weights_only[part] = load_advice(document).weights_only
+    options = {"device": "cpu", "allow_tf32": False, "model": model}
+    return {
+        "kind": "assemble", "files": files, "weights_only": weights_only, "values": values,
+        "options": options,
+    }  # fmt: skip
 
 
 def _select_weights(document: Document, entry: str | None) -> Weights:
@@ -143,43 +178,42 @@ def _select_weights(document: Document, entry: str | None) -> Weights:
     return pairing.weights if pairing is not None else models[0]
 
 
-def _select_optimizer(document: Document, weights: Weights) -> Optimizer | None:
-    optimizers = document.optimizers
-    if len(optimizers) < 2:
-        return optimizers[0] if optimizers else None
-    matches = []
-    for optimizer in optimizers:
-        pairing = best_match(slots_of(optimizer, document.tensor_of), [weights])
-        if pairing is not None and not pairing.faults:
-            matches.append(optimizer)
-    if len(matches) == 1:
-        return matches[0]
+def _select_optimizers(document: Document, weights: Weights) -> list[dict[str, Any]]:
+    """Return path, class and parameters of the optimizers that trained these weights.
+
+    Of several, those count whose states fit the model, if they share no parameter; or all, if
+    together they cover as many parameters as the model has.
+    """
+    all_plans, fitting = [], []
+    slot_count = 0
+    for optimizer in document.optimizers:
+        slots = slots_of(optimizer, document.tensor_of)
+        slot_count += len(slots)
+        pairing = best_match(slots, [weights])
+        fits = pairing is not None and not pairing.faults
+        names = pairing.names if pairing is not None and fits else None
+        plan = {"path": list(optimizer.path), "class": optimizer.class_path, "names": names}
+        all_plans.append(plan)
+        fitting += [plan] if fits else []
+    if len(all_plans) < 2 or slot_count == len(weights.parameters):
+        return all_plans
+    names_of_all = [name for plan in fitting for name in plan["names"] or [None]]
+    is_split = None not in names_of_all and len(set(names_of_all)) == len(names_of_all)
+    if len(fitting) == 1 or (fitting and is_split):
+        return fitting
     raise UnsupportedError(
-        f"the file holds {len(optimizers)} optimizers and does not record which of them "
+        f"the file holds {len(document.optimizers)} optimizers and does not record which of them "
         f"belongs to {dotted(weights.path)}",
         path=document.path,
         hint="save one model and its optimizer in a file of their own",
     )
 
 
-def _optimizer_plan(
-    document: Document, optimizer: Optimizer | None, weights: Weights
-) -> dict[str, Any] | None:
-    if optimizer is None:
-        return None
-    pairing = best_match(slots_of(optimizer, document.tensor_of), [weights])
-    return {
-        "path": list(optimizer.path),
-        "class": optimizer.class_path,
-        "names": pairing.names if pairing is not None and not pairing.faults else None,
-    }
-
-
-def _averages(document: Document, weights: Weights) -> list[Weights]:
+def _average_paths(document: Document, weights: Weights) -> list[list[Any]]:
     """Return the state_dicts that are averages of these weights: same tensors, same names."""
     names = {weight.name for weight in weights.order}
     return [
-        average
+        list(average.path)
         for average in candidate_weights(document.contents)
         if average.is_average
         and average.path != weights.path

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -26,6 +27,8 @@ SERVER = ("-m", "ptinspect.proofs.worker")
 
 LOG_TAIL = 1 << 16
 """Bytes at the end of a job's log that are searched for the reason of a failure."""
+
+OUT_OF_MEMORY = ("MemoryError", "DefaultCPUAllocator: can't allocate", "CUDA out of memory")
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,27 +109,27 @@ class Workers:
                 "answer": answer_path,
                 "log": log,
                 "timeout": self.timeout,
-                "memory": physical_memory(),
                 "progress": self.new_path(".step") if self.watch else None,
             }
         )
         self.jobs += 1
-        if outcome.get("ended") == "timeout":
+        status, ended = outcome["status"], outcome.get("ended")
+        if ended == "timeout":
             raise timeout_error(self.timeout, hint="give --timeout SECONDS, or fewer --steps")
-        if outcome.get("ended") == "log":
-            raise PtInspectError(
-                "the child process printed more than 64 MB and was stopped", hint=_log_hint(log)
-            )
-        if outcome["status"] != 0:
-            raise failure_error(outcome["status"], _log_tail(log), hint=_log_hint(log))
+        if ended == "log":
+            message = "the child process printed more than 64 MB and was stopped"
+            raise PtInspectError(message, hint=_log_hint(log))
+        if status != 0:
+            raise failure_error(status, _log_tail(log), hint=_log_hint(log))
         try:
             with open(answer_path, encoding="utf-8") as file:
                 answer: dict[str, Any] = json.load(file)
         except (OSError, ValueError):
-            raise PtInspectError(
-                "the child process ended without an answer", hint=_log_hint(log)
-            ) from None
+            message = "the child process ended without an answer"
+            raise PtInspectError(message, hint=_log_hint(log)) from None
         os.unlink(answer_path)
+        if "retry" in answer:
+            return self.run({**job, "options": {**job["options"], **answer["retry"]}})
         if "cannot" in answer:
             raise JobError(answer["cannot"], hint=answer["hint"])
         return answer
@@ -190,14 +193,6 @@ def worker_pool(
         workers.watch = previous_watch
 
 
-def physical_memory() -> int | None:
-    """Return the machine's memory in bytes, the limit of each job; None if it is unknown."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return None
-
-
 def _log_tail(log: str) -> str:
     try:
         with open(log, "rb") as file:
@@ -218,9 +213,10 @@ def failure_error(status: int, output: str, hint: str | None = None) -> PtInspec
     for package in ("torch", "safetensors"):
         if f"No module named '{package}'" in output:
             return UnsupportedError(f"{package} is not installed", hint=f"pip install {package}")
+    lines = output.strip().splitlines()
+    last_line = lines[-1].strip()[:300] if lines else f"exit code {status}"
+    reason = f"failed: {last_line}"
     if status < 0:
-        import signal
-
         try:
             name = signal.Signals(-status).name
         except ValueError:
@@ -228,13 +224,11 @@ def failure_error(status: int, output: str, hint: str | None = None) -> PtInspec
         reason = f"crashed ({name})"
         if name == "SIGKILL":
             reason = "was killed (SIGKILL), as systems do when memory runs out"
-    elif any(
-        words in output
-        for words in ("MemoryError", "DefaultCPUAllocator: can't allocate", "CUDA out of memory")
-    ):
+    elif any(words in output for words in OUT_OF_MEMORY):
         reason = "needed more memory than there is"
-    else:
-        reason = f"failed: {_last_line(output) or f'exit code {status}'}"
+        hint = f"use smaller batches, or --device cpu; {hint}"
+    elif "CUDA error" in output:
+        hint = f"set CUDA_LAUNCH_BLOCKING=1 to see where, or give --device cpu; {hint}"
     return PtInspectError(f"the child process {reason}", hint=hint)
 
 
@@ -243,8 +237,3 @@ def _log_hint(log: str) -> str | None:
 
     lines = [cut(line.rstrip()) for line in _log_tail(log).strip().splitlines()[-6:]]
     return "its last output:\n    " + "\n    ".join(lines) if lines else None
-
-
-def _last_line(text: str) -> str:
-    lines = text.strip().splitlines()
-    return lines[-1].strip()[:300] if lines else ""

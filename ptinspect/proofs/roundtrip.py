@@ -13,7 +13,6 @@ from typing import Any
 
 from ptinspect.conversion import convert
 from ptinspect.display.text.escape import cut, safe
-from ptinspect.document import open as open_document
 from ptinspect.errors import UnsupportedError, add_error_path
 from ptinspect.pickling.pyobjects import dotted
 from ptinspect.proofs.plan import DEFAULT_STEPS, TrainingOptions, make_plan, reproduce_command
@@ -26,6 +25,15 @@ PARTS = {
     "train": "outputs in train mode", "gradients": "gradients", "losses": "losses",
     "trained": "weights after training",
 }  # fmt: skip
+_VERDICTS = (  # by exit code
+    ("same", "each converted form is the same model as the original, in numbers"),
+    ("differs", "not every converted form is the same model as the original"),
+    ("not-written", "not every form could be written"),
+    (
+        "not-deterministic",
+        "the original does not repeat its own numbers, so no form can be proved the same",
+    ),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,13 +98,12 @@ class RoundtripReport(Report):
 
     def text(self) -> str:
         """Return the report as text that ends in a newline."""
-        verdict = (
-            "each converted form is the same model as the original, in numbers",
-            "not every converted form is the same model as the original",
-            "not every form could be written",
-            "the original does not repeat its own numbers, so no form can be proved the same",
-        )[self.exit_code]
-        rows = [(form.name, _form_text(form)) for form in self.forms]
+        rows = [
+            (form.name, f"differs in {', '.join(form.differs)}")
+            if form.differs
+            else (form.name, form.error or "the same, bit for bit")
+            for form in self.forms
+        ]
         if self.unstable:
             rows.append(("unstable", f"{', '.join(self.unstable)}: differ without any conversion"))
         rows += [
@@ -106,22 +113,13 @@ class RoundtripReport(Report):
             *(("note", note) for note in self.notes),
         ]
         lines = [f"  {label.ljust(11)}   {cut(text)}" for label, text in rows]
+        verdict = _VERDICTS[self.exit_code][1]
         return "\n".join([f"{safe(self.path)}: {verdict}", "", *lines]) + "\n"
 
     def as_dict(self) -> dict[str, object]:
         """Return the report as a dict that can be written as JSON."""
-        return {
-            "schema": 1,
-            "check": "roundtrip",
-            "verdict": ("same", "differs", "not-written", "not-deterministic")[self.exit_code],
-            **asdict(self),
-        }
-
-
-def _form_text(form: Form) -> str:
-    if form.differs:
-        return f"differs in {', '.join(form.differs)}"
-    return form.error or "the same, bit for bit"
+        verdict = _VERDICTS[self.exit_code][0]
+        return {"schema": 1, "check": "roundtrip", "verdict": verdict, **asdict(self)}
 
 
 def check_roundtrip(
@@ -147,19 +145,9 @@ def check_roundtrip(
 
     Args:
         path: a full model, or a file with weights and `model`.
-        model: the model's class, or a function that returns the model, as `FILE.py:NAME`.
-        data: a function that returns batches, as `FILE.py:NAME`.
-        loss: a loss of torch.nn.
-        optimizer_class: a class of torch.optim, if the file does not record it.
-        entry: path of the weights in the file.
         steps: steps of training.
-        device: `auto`, `cpu`, `cuda` or `cuda:N`.
-        seed: seed of the random number generators.
-        allow_tf32: let CUDA calculate in TF32.
-        trust: load the file even if it has names that are not on the allowlist.
-        timeout: seconds that one child process may take.
-        progress: called with the progress of the proof.
-        workers: child processes to use, instead of new ones.
+
+    The other arguments are those of `check_resume`.
 
     Raises:
         UnsafeError: the file must not be loaded.
@@ -176,18 +164,17 @@ def check_roundtrip(
             "kind": "roundtrip", "plan": plan, "options": asdict(options), "path": path,
             "stub": stub,
         }  # fmt: skip
+        reproduce = reproduce_command("roundtrip", path, options, entry, trust)
         with worker_pool(workers, timeout, progress) as pool:
-            reproduce = reproduce_command("roundtrip", path, options, entry, trust)
-            return _compare_forms(path, job, entry, pool, reproduce)
+            return _compare_forms(job, entry, pool, reproduce)
 
 
 def _compare_forms(
-    path: str, job: dict[str, Any], entry: str | None, workers: Workers, reproduce: str
+    job: dict[str, Any], entry: str | None, workers: Workers, reproduce: str
 ) -> RoundtripReport:
     workers.announce("running the original")
     original = workers.run({**job, "form": "original"})
-    options = job["options"]
-    options["device"] = original["device"]
+    job["options"] |= {key: original[key] for key in ("device", "warn_only")}
     forms = []
     for name, suffix in FORMS.items():
         workers.announce(f"converting to {name} and running it")
@@ -200,20 +187,18 @@ def _compare_forms(
             replace(form, differs=[part for part in form.differs if part not in unstable])
             for form in forms
         ]
-    notes = [original["batches_note"]] if original["batches_note"] else []
+    notes = original["notes"]
     if job["stub"]:
         notes.append(f"the class {original['class']} is missing; a stub was used in its place")
+    shared = {key: original[key] for key in ("optimizer", "device", "loss", "environment")}
     return RoundtripReport(
-        path,
-        forms,
-        options["steps"],
-        original["optimizer"],
-        original["device"],
-        original["loss"],
-        notes,
-        unstable,
-        original["environment"],
-        reproduce,
+        path=job["path"],
+        forms=forms,
+        steps=job["options"]["steps"],
+        notes=notes,
+        unstable=unstable,
+        reproduce=reproduce,
+        **shared,
     )
 
 
@@ -225,10 +210,11 @@ def _compare_form(
     original: dict[str, Any],
     workers: Workers,
 ) -> Form:
-    path = job["path"]
+    path, model_path = job["path"], tuple(job["plan"]["model_path"])
+    # The whole file is converted if the model is its root, or to keep the optimizer too.
+    whole = not model_path or (name == "checkpoint" and job["plan"]["holds_optimizer"])
     try:
-        entry = _entry_to_convert(path, job["plan"]["model_path"], entry, name)
-        convert(path, converted, to=name, entry=entry)
+        convert(path, converted, to=name, entry=entry or (None if whole else dotted(model_path)))
     except UnsupportedError as error:
         return Form(name, [], error.message)
     try:
@@ -243,14 +229,3 @@ def _compare_form(
 
 def _differing_parts(original: dict[str, Any], answer: dict[str, Any]) -> list[str]:
     return [text for part, text in PARTS.items() if answer[part] != original[part]]
-
-
-def _entry_to_convert(path: str, model_path: list[Any], entry: str | None, form: str) -> str | None:
-    """Return the entry that holds the model, or None to convert the whole file."""
-    if entry is not None or not model_path:
-        return entry
-    if form == "checkpoint":
-        with open_document(path) as document:
-            if document.optimizers:
-                return None
-    return dotted(tuple(model_path))

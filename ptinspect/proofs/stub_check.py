@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ptinspect.errors import UnsafeError, UnsupportedError, add_error_path
@@ -16,6 +16,8 @@ from ptinspect.report import Report
 from ptinspect.text import join_names
 
 if TYPE_CHECKING:
+    from ptinspect.document import Document
+    from ptinspect.stubs.build import StubOptions
     from ptinspect.stubs.write.module import StubContent
 
 MAX_ZEROED = 10
@@ -78,17 +80,8 @@ class StubReport(Report):
 
     def as_dict(self) -> dict[str, object]:
         """Return the report as a dict that can be written as JSON."""
-        return {
-            "schema": 1,
-            "check": "stub",
-            "path": self.path,
-            "verdict": "fits" if self.ok else "differs",
-            "results": self.results,
-            "blockers": self.blockers,
-            "torch_failures": self.torch_failures,
-            "loader": self.loader,
-            "zeroed": self.zeroed,
-        }
+        verdict = "fits" if self.ok else "differs"
+        return {"schema": 1, "check": "stub", "path": self.path, "verdict": verdict, **asdict(self)}
 
 
 def check_stub(
@@ -118,9 +111,11 @@ def check_stub(
     """
     from ptinspect.document import open as open_document
     from ptinspect.safety.scan import scan
+    from ptinspect.stubs.build import StubOptions, stub_content
+    from ptinspect.stubs.write.module import write_module
+    from ptinspect.stubs.write.package import package_files
 
-    verdict = scan(path).verdict
-    if verdict not in ("clean", "unknown"):
+    if (verdict := scan(path).verdict) not in ("clean", "unknown"):
         raise UnsafeError(f"scan calls the file {verdict}", path=path, hint="it was not loaded")
     with (
         open_document(path) as document,
@@ -132,55 +127,50 @@ def check_stub(
         if not by_torch and file_format not in _LOADERS:
             reason = " (its tensors are in several files)" if file_format.endswith("-index") else ""
             raise UnsupportedError(f"no single function loads {file_format}{reason}")
-        job, files, content = _job(document, entry, package, recovered_source, guess_forward)
-        blockers, zeroed = content.safe_globals.blockers, content.zeroed
-        job |= {"path": os.path.abspath(path), "folder": folder}
-        for name, text in {**files, "job.json": json.dumps(job)}.items():
-            target = os.path.join(folder, *name.split("/"))
-            os.makedirs(os.path.dirname(target), exist_ok=True)
-            with open(target, "w", encoding="utf-8", newline="\n") as file:
-                file.write(text)
-        answer = _run(os.path.join(folder, "job.json"), folder, timeout)
+        options = StubOptions(entry, None, recovered_source, guess_forward)
+        content = stub_content(document, options)
+        files = {"model_def.py": write_module(content)}
+        if package:
+            files = {f"model_def/{name}": text for name, text in package_files(content).items()}
+        files["job.json"] = json.dumps(
+            {**_job(document, options, content), "path": os.path.abspath(path), "folder": folder}
+        )
+        answer = _run(files, folder, timeout)
     return StubReport(
-        path,
-        answer["results"],
-        [] if file_format in _LOADERS else blockers,
-        answer["torch_failures"],
-        _LOADERS.get(file_format),
-        zeroed,
+        path=path,
+        blockers=[] if file_format in _LOADERS else content.safe_globals.blockers,
+        loader=_LOADERS.get(file_format),
+        zeroed=content.zeroed,
+        **answer,
     )
 
 
-def _job(
-    document: Any, entry: str | None, package: bool, recovered_source: bool, guess_forward: bool
-) -> tuple[dict[str, Any], dict[str, str], StubContent]:
-    """Return the job for the child process, the stub's files, and what they were written from."""
+def _job(document: Document, options: StubOptions, content: StubContent) -> dict[str, Any]:
+    """Return the job for the child process."""
     from ptinspect.display.module_nodes import module_tree
-    from ptinspect.stubs.build import StubOptions, find_root, stub_content
+    from ptinspect.stubs.build import find_root
     from ptinspect.stubs.infer.state_dict import path_of_state_dict
-    from ptinspect.stubs.write.module import write_module
-    from ptinspect.stubs.write.package import package_files
 
-    content = stub_content(document, StubOptions(entry, None, recovered_source, guess_forward))
-    if package:
-        files = {f"model_def/{name}": text for name, text in package_files(content).items()}
-    else:
-        files = {"model_def.py": write_module(content)}
-    call = find_root(document, entry)
+    call = find_root(document, options.entry)
     root = next((info for info in document.modules if info.module.call is call), None)
-    model_path = root.root if root is not None else path_of_state_dict(document, entry)
-    job = {
+    model_path = root.root if root is not None else path_of_state_dict(document, options.entry)
+    return {
         "model_path": None if model_path is None else list(model_path),
         "tree": "\n".join(module_tree(document, root.module)) if root is not None else None,
         "try_weights_only": not content.safe_globals.blockers,
-        "recovered_source": recovered_source,
+        "recovered_source": options.recorded_source,
         "format": document.archive.format,
     }
-    return job, files, content
 
 
-def _run(job: str, folder: str, timeout: float) -> dict[str, dict[str, Any]]:
+def _run(files: dict[str, str], folder: str, timeout: float) -> Any:
     """Run worker/load_with_stub.py in a process that ignores PYTHONPATH and this folder."""
+    for name, text in files.items():
+        target = os.path.join(folder, *name.split("/"))
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        with open(target, "w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+    job = os.path.join(folder, "job.json")
     worker = os.path.join(os.path.dirname(os.path.abspath(__file__)), "worker")
     command = [sys.executable, "-I", "-B", "-c", _START, worker, job]
     try:
@@ -192,5 +182,4 @@ def _run(job: str, folder: str, timeout: float) -> dict[str, dict[str, Any]]:
         raise timeout_error(timeout) from None
     if process.returncode != 0:
         raise failure_error(process.returncode, process.stderr)
-    answer: dict[str, dict[str, Any]] = json.loads(process.stdout)
-    return answer
+    return json.loads(process.stdout)

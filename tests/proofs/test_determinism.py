@@ -85,11 +85,11 @@ from ptinspect.proofs.worker.__main__ import preload
 preload()
 print(asked)
 
-from ptinspect.proofs.worker.determinism import use_deterministic_algorithms as prepare
+from ptinspect.proofs.worker.determinism import prepare, prepare_again
 cuda, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-prepare("cpu", True)
+prepare({"device": "cpu", "allow_tf32": True})
 print(cuda.allow_tf32, cudnn.allow_tf32)
-said = prepare("cpu", False)
+said = prepare({"device": "cpu", "allow_tf32": False, "warn_only": True})
 print(torch.are_deterministic_algorithms_enabled(), cuda.allow_tf32, cudnn.allow_tf32,
       cudnn.benchmark, cudnn.deterministic)
 
@@ -118,18 +118,42 @@ def test_memory_is_not_bounded_on_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     from ptinspect.proofs.worker import jobs
 
     bounds: list[Any] = []
-    monkeypatch.setattr(jobs, "limit_memory", bounds.append)
+    monkeypatch.setattr(jobs, "limit_memory", lambda: bounds.append(os.environ.copy()))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
-    monkeypatch.setattr(jobs, "use_deterministic_algorithms", lambda device, tf32: [])
+    monkeypatch.delenv("NVIDIA_TF32_OVERRIDE", raising=False)
+    monkeypatch.setattr(jobs, "prepare", lambda options: [])
     monkeypatch.setattr(
         jobs, "compare_end_states", lambda job: {"device": job["options"]["device"]}
     )
     there_are(monkeypatch, 1)
     for device, seen in (("cuda", "1"), ("cpu", "")):
         job = {"kind": "compare", "options": {"device": device, "allow_tf32": False}}
-        assert jobs.run_job(job, 7)["device"] == device
+        assert jobs.run_job(job)["device"] == device
         assert os.environ["CUDA_VISIBLE_DEVICES"] == seen  # hidden from a job on the CPU
-    assert bounds == [7]
+        assert os.environ.get("NVIDIA_TF32_OVERRIDE") == "0"  # before CUDA's libraries start
+    assert [bound["CUDA_VISIBLE_DEVICES"] for bound in bounds] == [""]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits the addresses")
+def test_the_limit_of_memory_is_beyond_the_present_size() -> None:
+    """A process that has reserved more addresses than there is memory can still go on."""
+    code = """
+import mmap, os, resource
+page = os.sysconf("SC_PAGE_SIZE")
+physical = os.sysconf("SC_PHYS_PAGES") * page
+no_reserve = 0x4000  # MAP_NORESERVE, which Python 3.11 does not name
+reserved = mmap.mmap(-1, physical, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | no_reserve, prot=0)
+from ptinspect.proofs.worker.determinism import limit_memory
+limit_memory()
+print(resource.getrlimit(resource.RLIMIT_AS)[0] > 2 * physical, len(bytearray(1 << 26)))
+try:
+    bytearray(physical + (1 << 30))
+except MemoryError:
+    print("limited")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.splitlines() == ["True 67108864", "limited"], done.stderr
 
 
 def test_the_childs_environment_is_set_before_torch_begins(monkeypatch: pytest.MonkeyPatch) -> None:

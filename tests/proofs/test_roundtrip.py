@@ -136,6 +136,33 @@ def test_wrappers_prefixes(prefix: str, tmp_path: Path, workers: Workers) -> Non
 
 
 @pytest.mark.slow
+def test_autocast_that_the_file_records(tmp_path: Path, workers: Workers) -> None:
+    """The outputs are those of bfloat16: a form that is converted runs under autocast too."""
+    (tmp_path / "seen").mkdir()
+    watching = NET.replace(
+        "        return",
+        f"        open({str(tmp_path / 'seen')!r} + '/' + str(self.body(x).dtype), 'w').close()\n"
+        "        return",
+    )
+    training = Training(tmp_path, net=watching, amp=True)
+    for path in (tmp_path / "seen").iterdir():
+        path.unlink()
+    report = roundtrip_report(workers, training.save(training.parts()))
+    assert report.exit_code == 0, report.text()
+    assert {path.name for path in (tmp_path / "seen").iterdir()} == {"torch.bfloat16"}
+
+
+@pytest.mark.slow
+def test_lazy_modules(tmp_path: Path, workers: Workers) -> None:
+    lazy = NET.replace("nn.Linear(3, 4)", "nn.LazyLinear(4)").replace(
+        "nn.BatchNorm1d(4)", "nn.LazyBatchNorm1d()"
+    )
+    training = Training(tmp_path, net=lazy, prepare=lambda model: model(torch.ones(2, 3)))
+    report = roundtrip_report(workers, training.save(training.parts()))
+    assert [(form.differs, form.error) for form in report.forms] == [([], None)] * 3, report.text()
+
+
+@pytest.mark.slow
 def test_one_name_of_tied_weights_is_enough(tmp_path: Path, workers: Workers) -> None:
     tied = NET.replace("nn.Linear(4, 2)", "nn.Linear(4, 2)\n        self.again = self.head")
     training = Training(tmp_path, net=tied)

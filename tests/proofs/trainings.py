@@ -60,6 +60,12 @@ def module(path: Path) -> Any:
     return made
 
 
+def states_of(value: Any) -> Any:
+    """The state of an optimizer or scheduler, or those of several."""
+    several = isinstance(value, list)
+    return [one.state_dict() for one in value] if several else value.state_dict()
+
+
 class Training:
     """A script's training: two epochs, then a checkpoint of what the caller asks for."""
 
@@ -87,6 +93,8 @@ class Training:
         self.model = module(folder / "net.py").Net()
         prepare(self.model)
         self.optimizer = make(parameters(self.model))
+        several = isinstance(self.optimizer, list)
+        self.optimizers = self.optimizer if several else [self.optimizer]
         self.scheduler = scheduler(self.optimizer) if scheduler is not None else None
         self.scaler = torch.amp.GradScaler("cpu") if scaler else None
         self.source = module(folder / "batches.py")
@@ -115,12 +123,14 @@ class Training:
 
     def end(self) -> None:
         if self.scheduler is not None and not self.per_step:
-            plateau = isinstance(self.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau)
-            self.scheduler.step(*[0.5] * plateau)
+            for one in self.scheduler if isinstance(self.scheduler, list) else [self.scheduler]:
+                plateau = isinstance(one, torch.optim.lr_scheduler.ReduceLROnPlateau)
+                one.step(*[0.5] * plateau)
 
     def step(self, x: Any, y: Any) -> None:
         def closure() -> Any:
-            self.optimizer.zero_grad()
+            for optimizer in self.optimizers:
+                optimizer.zero_grad()
             with torch.autocast("cpu", torch.bfloat16, enabled=self.amp):
                 loss = nn.functional.mse_loss(self.model(x), y)
             (self.scaler.scale(loss) if self.scaler is not None else loss).backward()
@@ -134,7 +144,8 @@ class Training:
             self.scaler.update()
         else:
             closure()
-            self.optimizer.step()
+            for optimizer in self.optimizers:
+                optimizer.step()
         if self.per_step and self.scheduler is not None:
             self.scheduler.step()
 
@@ -143,10 +154,10 @@ class Training:
         made = {
             "epoch": self.epoch,
             "model": copy.deepcopy(self.model.state_dict()),
-            "optimizer": copy.deepcopy(self.optimizer.state_dict()),
+            "optimizer": copy.deepcopy(states_of(self.optimizer)),
         }
         if self.scheduler is not None:
-            made["scheduler"] = copy.deepcopy(self.scheduler.state_dict())
+            made["scheduler"] = copy.deepcopy(states_of(self.scheduler))
         if self.scaler is not None:
             made["scaler"] = self.scaler.state_dict()
         if self.amp:

@@ -16,6 +16,15 @@ from ptinspect.text import join_names
 GENERATORS = {
     "rng-torch": "torch's", "rng-numpy": "numpy's", "rng-python": "Python's", "rng-cuda": "CUDA's",
 }  # fmt: skip
+# Per kind of cause: the state that differs after loading, the fix, and the message.
+_RECORDED_STATE = (
+    ("learning-rate", "lr of group", "learning-rate",
+     "the learning rate in the file is not the one that the training used"),
+    ("scheduler", "scheduler", "scheduler",
+     "the scheduler's state is not in the file, or not restored"),
+    ("grad-scaler", "scaler", "scaler",
+     "the state of the GradScaler is not in the file, or not restored"),
+)  # fmt: skip
 SEED_SET_AGAIN = "the order of the first epoch repeats"
 
 
@@ -38,10 +47,9 @@ def possible_causes(uninterrupted: Answer, resumed: Answer, plan: dict[str, Any]
     """Return the causes that two runs leave possible, in the order in which to try them."""
     causes = [
         *_optimizer_causes(uninterrupted, resumed, plan),
-        *_schedule_causes(uninterrupted, resumed),
+        *_recorded_causes(uninterrupted, resumed),
         *_position_causes(uninterrupted, resumed, plan),
         *_random_causes(uninterrupted, resumed),
-        *_precision_causes(uninterrupted, resumed),
         *_weight_causes(uninterrupted, resumed),
     ]
     return list({cause.fixes: cause for cause in causes}.values())
@@ -62,7 +70,7 @@ def _optimizer_causes(
     states = changed_state(uninterrupted, resumed, "optimizer ")
     state_lost = bool(states) or (failed and resumed["failed_at"] == "step")
     state_missing = uninterrupted["state_missing"]
-    if plan["optimizer"] is None:
+    if not plan["optimizers"]:
         message = "the optimizer's state is not in the file"
     elif state_missing:
         message = "the optimizer's state is empty in the file"
@@ -85,32 +93,33 @@ def _optimizer_causes(
         yield Cause("parameter-order", ("order",), message)
     trainable, trained = resumed.get("trainable") or [], uninterrupted["trained"]
     if (trainable and sorted(trainable) != sorted(trained)) or (failed and not trainable):
-        yield Cause("trainable-set", ("trainable",), _trainable_message(trainable, trained))
+        frozen = [name for name in trainable if name not in trained]
+        unfrozen = [name for name in trained if name not in trainable]
+        reason = "the optimizer covers other parameters than the model has"
+        if frozen:
+            reason = (
+                f"{_names_text(frozen)} without state in the file, so frozen when it was saved (or "
+                "the state is lost)"
+            )
+        elif unfrozen:
+            reason = f"{_names_text(unfrozen)} were trained when the file was saved"
+        message = f"the trainable set changed: {reason}"
+        yield Cause("trainable-set", ("trainable",), message)
     if state_lost and not state_missing:
         yield state_cause
 
 
-def _trainable_message(trainable: list[str], trained: list[str]) -> str:
-    frozen = [name for name in trainable if name not in trained]
-    unfrozen = [name for name in trained if name not in trainable]
-    if frozen:
-        return (
-            f"the trainable set changed: {_names_text(frozen)} without state in the file, so "
-            "frozen when it was saved (or the state is lost)"
+def _recorded_causes(uninterrupted: Answer, resumed: Answer) -> Iterator[Cause]:
+    for kind, prefix, fix, message in _RECORDED_STATE:
+        if changed_state(uninterrupted, resumed, prefix):
+            yield Cause(kind, (fix,), message)
+    autocast = uninterrupted["autocast"]
+    if autocast != resumed.get("autocast", autocast):
+        message = (
+            f"AMP: the file was trained with autocast to {autocast}, and is resumed with "
+            f"{resumed['autocast'] or 'none'}"
         )
-    if unfrozen:
-        names = _names_text(unfrozen)
-        return f"the trainable set changed: {names} were trained when the file was saved"
-    return "the trainable set changed: the optimizer covers other parameters than the model has"
-
-
-def _schedule_causes(uninterrupted: Answer, resumed: Answer) -> Iterator[Cause]:
-    if changed_state(uninterrupted, resumed, "lr of group"):
-        message = "the learning rate in the file is not the one that the training used"
-        yield Cause("learning-rate", ("learning-rate",), message)
-    if changed_state(uninterrupted, resumed, "scheduler"):
-        message = "the scheduler's state is not in the file, or not restored"
-        yield Cause("scheduler", ("scheduler",), message)
+        yield Cause("amp", ("amp",), message)
 
 
 def _position_causes(
@@ -119,23 +128,23 @@ def _position_causes(
     expected, actual = uninterrupted["position"], resumed.get("position")
     if actual is None:
         return
+    error = actual[0] - expected[0]
     if expected[1] and expected != actual:
         message = (
             f"the checkpoint was saved in the middle of an epoch, after {expected[1]} of its "
             "batches; a resumed training starts the next epoch"
         )
         yield Cause("mid-epoch", ("mid-epoch",), message)
-    elif expected[0] != actual[0] and plan["epoch"] is None and uninterrupted["uses_epoch"]:
+    elif error and (plan["epoch"] or plan["step"]):
+        direction = "late" if error > 0 else "early"
+        message = (
+            f"the epoch in the file is off by {abs(error)}: training would go on too {direction}"
+        )
+        yield Cause("epoch", ("epoch",), message)
+    elif error and uninterrupted["uses_epoch"]:
         message = (
             "the epoch is not in the file, and the order of the data follows from it (set_epoch, "
             "or the parameter `epoch` of --data): the first epoch repeats"
-        )
-        yield Cause("epoch", ("epoch",), message)
-    elif expected[0] != actual[0] and plan["epoch"] is not None:
-        error = actual[0] - expected[0]
-        message = (
-            f"the epoch in the file is off by {abs(error)}: training would go on too "
-            f"{'late' if error > 0 else 'early'}"
         )
         yield Cause("epoch", ("epoch",), message)
 
@@ -147,7 +156,8 @@ def _random_causes(uninterrupted: Answer, resumed: Answer) -> Iterator[Cause]:
         name for name, digest in trace[-1]["rng"].items()
         if digest != trace[0]["rng"].get(name) or digest != saved.get(name)
     }  # fmt: skip
-    repeats = repeats_first_batches(uninterrupted, resumed)
+    changed, count = batch_order_differs(uninterrupted, resumed), len(resumed["trace"])
+    repeats = changed and _batches(resumed, 0, count) == _batches(uninterrupted, 0, count)
 
     def or_seed_set_again(cause: Cause) -> Cause:
         if not repeats:
@@ -160,47 +170,48 @@ def _random_causes(uninterrupted: Answer, resumed: Answer) -> Iterator[Cause]:
         if key in saved and actual.get(key) != saved[key] and key in used:
             message = f"{name} random number state is not saved"
             yield or_seed_set_again(Cause("rng", (fix,), message))
-    key = "rng of the data"
-    if key in saved and actual.get(key) != saved[key]:
-        message = "the state of the generator that shuffles the data is not saved"
-        yield or_seed_set_again(Cause("shuffling", ("generators",), message))
+    held = [key for key in saved if key.startswith("rng held") and key in used]
+    changed_held = [key.split(": ")[1] for key in held if actual.get(key) != saved[key]]
+    if changed_held:
+        names = join_names(changed_held, 3)
+        message = f"the state of a random number generator is not saved ({names})"
+        kind = "shuffling" if changed else "rng"
+        yield or_seed_set_again(Cause(kind, ("generators",), message))
     if repeats:
         message = f"the seed is set again at the start: {SEED_SET_AGAIN}"
         yield Cause("seed-set-again", ("replay",), message)
-    elif batch_order_differs(uninterrupted, resumed):
-        message = "the batches come in another order, which no saved generator state determines"
+    elif changed:
+        how = (
+            "come in another order"
+            if same_contents(uninterrupted, resumed)
+            else "hold other values"
+        )
+        message = f"the batches {how}, which no saved generator state determines"
         yield Cause("shuffling", ("replay",), message)
 
 
-def _batches(answer: Answer) -> list[str]:
-    return [step["batch"] for step in answer["trace"]]
+def _batches(answer: Answer, first: int, count: int) -> list[str]:
+    return [step["batch"] for step in answer["trace"][first : first + count]]
 
 
 def batch_order_differs(uninterrupted: Answer, resumed: Answer) -> bool:
     """Return True if the batches after the resume are not those of the uninterrupted run."""
-    batches, saved_step = _batches(resumed), uninterrupted["saved"]["step"]
-    expected = _batches(uninterrupted)[saved_step : saved_step + len(batches)]
-    return bool(batches) and batches != expected
+    count = len(resumed["trace"])
+    saved_step = uninterrupted["saved"]["step"]
+    return _batches(resumed, 0, count) != _batches(uninterrupted, saved_step, count)
 
 
-def repeats_first_batches(uninterrupted: Answer, resumed: Answer) -> bool:
-    """Return True if the batches after the resume are the first of the uninterrupted run."""
-    batches = _batches(resumed)
-    first = _batches(uninterrupted)[: len(batches)]
-    return batch_order_differs(uninterrupted, resumed) and batches == first
+def same_contents(uninterrupted: Answer, resumed: Answer) -> bool:
+    """Return True if the batches after the resume hold the same samples, in whatever order.
 
-
-def _precision_causes(uninterrupted: Answer, resumed: Answer) -> Iterator[Cause]:
-    if changed_state(uninterrupted, resumed, "scaler"):
-        message = "the state of the GradScaler is not in the file, or not restored"
-        yield Cause("grad-scaler", ("scaler",), message)
-    autocast = uninterrupted["autocast"]
-    if autocast != resumed.get("autocast", autocast):
-        message = (
-            f"AMP: the file was trained with autocast to {autocast}, and is resumed with "
-            f"{resumed['autocast'] or 'none'}"
-        )
-        yield Cause("amp", ("amp",), message)
+    Of a long epoch only the first batches are known, so that all samples may be the same.
+    """
+    if uninterrupted["batches_used"] is not None:
+        return True
+    saved_step, steps = uninterrupted["saved"]["step"], len(resumed["trace"])
+    expected = uninterrupted["trace"][saved_step : saved_step + steps]
+    contents = [[step["content"] for step in trace] for trace in (expected, resumed["trace"])]
+    return bool(sum(contents[0]) == sum(contents[1]))
 
 
 def _weight_causes(uninterrupted: Answer, resumed: Answer) -> Iterator[Cause]:
@@ -209,17 +220,12 @@ def _weight_causes(uninterrupted: Answer, resumed: Answer) -> Iterator[Cause]:
     names = _names_text(weights or buffers)
     if weights:
         fixes = ("weights", "buffers") if buffers else ("weights",)
-        narrow = [
-            dtype.removeprefix("torch.")
-            for dtype in uninterrupted["file_dtypes"]
-            if dtype in ("torch.float16", "torch.bfloat16")
-        ]
-        if narrow:
-            message = f"the weights are saved as {narrow[0]}, less precise than in training"
-            yield Cause("dtype", fixes, message)
-        else:
-            message = f"weights are not in the file, or not restored: {names}"
-            yield Cause("weights", fixes, message)
+        kind, message = "weights", f"weights are not in the file, or not restored: {names}"
+        for dtype in ("float16", "bfloat16"):
+            if f"torch.{dtype}" in uninterrupted["file_dtypes"]:
+                kind = "dtype"
+                message = f"the weights are saved as {dtype}, less precise than in training"
+        yield Cause(kind, fixes, message)
     elif buffers:
         norm = any(name.rsplit(".", 1)[-1].startswith("running_") for name in buffers)
         subject = "BatchNorm's buffers" if norm else "buffers"

@@ -6,7 +6,7 @@ a tolerance, because each device adds numbers in its own order.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ptinspect.errors import PtInspectError
@@ -133,7 +133,7 @@ def cross_both_ways(
     crossing = _cross(runs, uninterrupted, device, OTHER_DEVICE, fixes)
     try:
         runs.workers.announce(f"training without interruption on {OTHER_DEVICE}")
-        other_runs = runs.on_device(OTHER_DEVICE).with_new_files()
+        other_runs = replace(runs.on_device(OTHER_DEVICE), files=runs.workers.new_path(""))
         other_answer = other_runs.uninterrupted()
     except PtInspectError as error:
         failed = Crossing(OTHER_DEVICE, device, None, f"it cannot be run: {error.message}")
@@ -166,7 +166,7 @@ def _cross(
     distances = runs.workers.run(
         {
             "kind": "compare",
-            "end_states": [runs.end_state, end_state],
+            "end_states": [f"{runs.files}.ends", end_state],
             "unit": unit,
             "options": {"device": "cpu", "allow_tf32": False},
         }

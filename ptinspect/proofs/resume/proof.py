@@ -7,6 +7,7 @@ causes: fix exactly one and run again in a new process.
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -15,12 +16,18 @@ from ptinspect.proofs.optimizer import check_optimizer
 from ptinspect.proofs.plan import (
     DEFAULT_STEPS,
     TrainingOptions,
+    folder_job,
     make_plan,
     reproduce_command,
 )
 from ptinspect.proofs.processes import TIMEOUT, Watch, Workers, worker_pool
 from ptinspect.proofs.resume import cross_device
-from ptinspect.proofs.resume.causes import Cause, batch_order_differs, possible_causes
+from ptinspect.proofs.resume.causes import (
+    Cause,
+    batch_order_differs,
+    possible_causes,
+    same_contents,
+)
 from ptinspect.proofs.resume.report import ResumeReport, check_plot_path, plot_losses
 from ptinspect.proofs.resume.runs import (
     Answer,
@@ -55,7 +62,7 @@ def check_resume(
     torch runs in child processes.
 
     Args:
-        path: a checkpoint.
+        path: a checkpoint, or a folder of the Trainer of Hugging Face or of accelerate.
         model: the model's class, or a function that returns the model, as `FILE.py:NAME`.
         data: a function that returns batches, as `FILE.py:NAME`.
         loss: a loss of torch.nn.
@@ -76,31 +83,33 @@ def check_resume(
         UnsafeError: the file must not be loaded.
         PtInspectError: the proof cannot be run.
     """
-    with add_error_path(path):
+    if plot is not None:
+        check_plot_path(plot, force)
+    with add_error_path(path), worker_pool(workers, timeout, progress) as pool:
         options = TrainingOptions(
             model, data, loss, optimizer_class, steps, device, seed, allow_tf32
         )
-    if plot is not None:
-        check_plot_path(plot, force)
-    with add_error_path(path):
-        plan = make_plan(path, model=model, entry=entry, trust=trust)
-        findings = _optimizer_findings(path, plan)
+        file = path
+        if os.path.isdir(path):
+            file = pool.new_path(".pt")
+            pool.run({**folder_job(path, model, trust), "target": file})
+        plan = make_plan(file, model=model, entry=entry, trust=trust)
         reproduce = reproduce_command("resume", path, options, entry, trust)
-        with worker_pool(workers, timeout, progress) as pool:
-            runs = TrainingRuns.create(path, plan, asdict(options), pool)
-            report = _prove(runs, *findings, reproduce)
+        runs = TrainingRuns(file, plan, asdict(options), pool, pool.new_path(""))
+        report = _prove(runs, *_optimizer_findings(file, plan), reproduce)
+        report = replace(report, path=path)
     if plot is not None:
         plot_losses(plot, report.losses, report.steps, force)
     return report
 
 
 def _optimizer_findings(path: str, plan: dict[str, Any]) -> tuple[list[str], list[str]]:
-    """Return what `check optimizer` calls wrong and undecided in the optimizer of a plan."""
-    if plan["optimizer"] is None:
-        return [], []
-    results = check_optimizer(path).optimizers
-    result = next(r for r in results if list(r.optimizer.path) == plan["optimizer"]["path"])
-    return [str(fault) for fault in result.faults], [str(fault) for fault in result.undecided]
+    """Return what `check optimizer` calls wrong and undecided in the optimizers of a plan."""
+    paths = [tuple(item["path"]) for item in plan["optimizers"]]
+    results = check_optimizer(path).optimizers if paths else []
+    results = [result for result in results if tuple(result.optimizer.path) in paths]
+    wrong = [str(fault) for result in results for fault in result.faults]
+    return wrong, [str(fault) for result in results for fault in result.undecided]
 
 
 def _prove(
@@ -111,7 +120,8 @@ def _prove(
     runs = replace(runs, keep_end_state=crosses)
     workers.announce("training without interruption")
     uninterrupted = runs.uninterrupted()
-    runs = replace(runs, options={**runs.options, "device": uninterrupted["device"]})
+    settled = {key: uninterrupted[key] for key in ("device", "warn_only")}
+    runs = replace(runs, options={**runs.options, **settled})
     workers.announce("resuming in a new process")
     resumed = runs.resumed(uninterrupted)
     difference = first_difference(uninterrupted, resumed)
@@ -124,7 +134,10 @@ def _prove(
             verdict, difference = "not-deterministic", nondeterminism
             causes = [_nondeterminism(uninterrupted, repeated)]
         else:
-            verdict, causes = "differs", _CauseSearch(runs, uninterrupted, resumed).run()
+            causes = _CauseSearch(runs, uninterrupted, resumed).run()
+            if not causes and uninterrupted["rnn_dropout"]:
+                causes = _cudnn_causes(runs)
+            verdict = "differs"
     wrong = wrong + uninterrupted["wrong"]
     if difference is None and wrong:
         verdict = "inconsistent"
@@ -198,10 +211,9 @@ class _CauseSearch:
             if first_difference(self.uninterrupted, resumed) is None:
                 break
             tried = {cause.fixes for cause in causes}
-            candidates = possible_causes(self.uninterrupted, resumed, self.runs.plan)
             more = [
                 cause
-                for cause in candidates
+                for cause in possible_causes(self.uninterrupted, resumed, self.runs.plan)
                 if cause.fixes not in tried and (replay or "replay" not in cause.fixes)
             ]
             if not more:
@@ -219,14 +231,16 @@ class _CauseSearch:
             return cause
         dropout = self.uninterrupted["dropout"]
         drawer = "dropout" if dropout else "the model"
+        kind, effect = "rng", f"the order of the data and {drawer} differ after a resume"
         if not batch_order_differs(self.uninterrupted, self.resumed):
-            message = f"{cause.message}: {drawer} draws other numbers after a resume"
-            return replace(cause, kind="dropout" if dropout else cause.kind, message=message)
-        if self._agrees((*other_fixes, "replay")):
-            message = f"{cause.message}: the data are shuffled in another order after a resume"
-            return replace(cause, kind="rng-shuffling", message=message)
-        message = f"{cause.message}: the order of the data and {drawer} differ after a resume"
-        return replace(cause, message=message)
+            kind = "dropout" if dropout else "rng"
+            effect = f"{drawer} draws other numbers after a resume"
+        elif self._agrees((*other_fixes, "replay")):
+            kind = "rng-shuffling"
+            same = same_contents(self.uninterrupted, self.resumed)
+            how = "shuffled in another order" if same else "drawn or augmented in another way"
+            effect = f"the data are {how} after a resume"
+        return replace(cause, kind=kind, message=f"{cause.message}: {effect}")
 
 
 def _all_fixes(causes: list[Cause]) -> tuple[str, ...]:
@@ -235,13 +249,29 @@ def _all_fixes(causes: list[Cause]) -> tuple[str, ...]:
 
 def _nondeterminism(uninterrupted: Answer, repeated: Answer) -> Cause:
     operations = dict.fromkeys([*uninterrupted["nondeterministic"], *repeated["nondeterministic"]])
+    reason = "a kernel, or the code of the model or the data, is not deterministic"
     if operations:
-        names = ", ".join(list(operations)[:3])
-        reason = f"torch has no deterministic way to do {names}"
-    else:
-        reason = "a kernel, or the code of the model or the data, is not deterministic"
+        reason = f"torch has no deterministic way to do {', '.join(list(operations)[:3])}"
     message = f"two trainings without any interruption differ: {reason}"
     return Cause("non-determinism", (), message)
+
+
+def _cudnn_causes(runs: TrainingRuns) -> list[Cause]:
+    """Return the cause cudnn-dropout if a resume is exact once cuDNN is switched off.
+
+    Source: dropout_state_cache in ATen/native/cudnn/RNN.cpp.
+    """
+    runs.workers.announce("trying: cudnn-dropout")
+    options = {**runs.options, "cudnn": False}
+    runs = replace(runs, options=options, files=runs.workers.new_path(""))
+    uninterrupted = runs.uninterrupted()
+    if first_difference(uninterrupted, runs.resumed(uninterrupted)) is not None:
+        return []
+    message = (
+        "dropout between the layers of an RNN draws from a state of cuDNN, which no checkpoint "
+        "holds: set torch.backends.cudnn.enabled = False, or use nn.Dropout between single layers"
+    )
+    return [Cause("cudnn-dropout", (), message)]
 
 
 def _notes(uninterrupted: Answer, resumed: Answer, difference: Difference | None) -> list[str]:

@@ -18,6 +18,14 @@ _TRAINING_KEYS = (
     "device", "length", "batches_used", "loss", "optimizer", "scheduler", "per_step", "scaler",
     "autocast", "averages", "rng_saved",
 )  # fmt: skip
+_VERDICTS = {
+    "proved": "the file holds all that an exact resume of this training needs",
+    "same": "a training that is resumed on another device differs from this training",
+    "differs": "a training that is resumed from the file differs from the uninterrupted one",
+    "inconsistent": "training resumes exactly, but the recorded state is not consistent",
+    "undecided": "undecided: the scheduler that was at work is not in the file",
+    "not-deterministic": "two uninterrupted trainings differ, so no resume can be proved exact",
+}
 _PLOT_SUFFIXES = (".png", ".svg", ".pdf")
 
 
@@ -71,18 +79,7 @@ class ResumeReport(Report):
 
     def text(self) -> str:
         """Return the report as text that ends in a newline."""
-        if self.ok:
-            verdict = "the file holds all that an exact resume of this training needs"
-        elif self.verdict == "same":
-            verdict = "a training that is resumed on another device differs from this training"
-        elif self.verdict == "differs":
-            verdict = "a training that is resumed from the file differs from the uninterrupted one"
-        elif self.verdict == "inconsistent":
-            verdict = "training resumes exactly, but the recorded state is not consistent"
-        elif self.verdict == "undecided":
-            verdict = "undecided: the scheduler that was at work is not in the file"
-        else:
-            verdict = "two uninterrupted trainings differ, so no resume can be proved exact"
+        verdict = _VERDICTS["proved" if self.ok else self.verdict]
         rows = self._rows()
         width = max(len(label) for label, _ in rows)
         lines = [f"  {label.ljust(width)}   {cut(text)}" for label, text in rows]
@@ -90,7 +87,7 @@ class ResumeReport(Report):
 
     def _rows(self) -> list[tuple[str, str]]:
         training, n = self.training, self.steps
-        parts = [training["optimizer"].rsplit(".", 1)[-1]]
+        parts = [training["optimizer"].replace("torch.optim.", "")]
         if training["scheduler"]:
             interval = "step" if training["per_step"] else "epoch"
             parts.append(f"{training['scheduler']} per {interval}")
@@ -106,17 +103,15 @@ class ResumeReport(Report):
         if self.first is None:
             compared = "weights, buffers, optimizer, learning rate, losses: bit for bit"
             rows.append(("compared", compared))
-        if self.first is not None:
+        else:
             rows.append(("differs", f"first in {self.first}"))
         rows += [("cause", f"{cause.message} ({cause.kind})") for cause in self.causes]
-        if self.verdict == "differs":
-            if self.causes:
-                fixed = "only that" if len(self.causes) == 1 else "only these"
-                rows.append(("proof", f"with {fixed} fixed, the bits agree"))
-            else:
-                rows.append(
-                    ("cause", "not found: fixing the usual causes does not make the bits agree")
-                )
+        if self.verdict == "differs" and self.causes:
+            fixed = "only that" if len(self.causes) == 1 else "only these"
+            rows.append(("proof", f"with {fixed} fixed, the bits agree"))
+        elif self.verdict == "differs":
+            reason = "not found: fixing the usual causes does not make the bits agree"
+            rows.append(("cause", reason))
         rows += [("wrong", message) for message in self.wrong]
         rows += [("undecided", message) for message in self.undecided]
         rows += [(crossing.label, crossing.text()) for crossing in self.crossings]
@@ -150,10 +145,7 @@ def check_plot_path(path: str, force: bool) -> None:
 
 
 def plot_losses(
-    path: str,
-    losses: tuple[list[float], list[float]],
-    saved_step: int,
-    force: bool = False,
+    path: str, losses: tuple[list[float], list[float]], saved_step: int, force: bool = False
 ) -> None:
     """Draw the losses of the uninterrupted and of the resumed run."""
     from matplotlib.figure import Figure

@@ -20,37 +20,21 @@ class TrainingRuns:
         plan: where the parts of the training are in the checkpoint.
         options: the options of the jobs.
         workers: the child processes.
-        checkpoint, snapshot, end_state: the files of the uninterrupted run. They hold the
-            checkpoint in the middle, all state at that step, and what remains at the end.
-        keep_end_state: write `end_state`, which only the comparison of devices needs.
+        files: path without suffix of what the uninterrupted run writes: the checkpoint in the
+            middle (.pt), all state at that step (.snapshot), the state at the end (.ends).
+        keep_end_state: write the end state, which only the comparison of devices needs.
     """
 
     path: str
     plan: dict[str, Any]
     options: dict[str, Any]
     workers: Workers
-    checkpoint: str
-    snapshot: str
-    end_state: str
+    files: str
     keep_end_state: bool = False
-
-    @classmethod
-    def create(
-        cls, path: str, plan: dict[str, Any], options: dict[str, Any], workers: Workers
-    ) -> TrainingRuns:
-        """Return the runs of a training, with new files."""
-        checkpoint, snapshot = workers.new_path(".pt"), workers.new_path(".snapshot")
-        end_state = workers.new_path(".ends")
-        return cls(path, plan, options, workers, checkpoint, snapshot, end_state)
 
     def on_device(self, device: str) -> TrainingRuns:
         """Return the same training on another device, with the same files."""
         return replace(self, options={**self.options, "device": device}, keep_end_state=True)
-
-    def with_new_files(self) -> TrainingRuns:
-        """Return the same training with files of its own."""
-        runs = self.create(self.path, self.plan, self.options, self.workers)
-        return replace(runs, keep_end_state=self.keep_end_state)
 
     def uninterrupted(self, *, save: bool = True) -> Answer:
         """Train 2N steps, and save after N of them."""
@@ -58,8 +42,8 @@ class TrainingRuns:
             "kind": "uninterrupted", "plan": self.plan, "options": self.options, "path": self.path,
         }  # fmt: skip
         if save:
-            job |= {"checkpoint": self.checkpoint, "snapshot": self.snapshot}
-            job["end_state"] = self.end_state if self.keep_end_state else None
+            job |= {"checkpoint": f"{self.files}.pt", "snapshot": f"{self.files}.snapshot"}
+            job["end_state"] = f"{self.files}.ends" if self.keep_end_state else None
         return self.workers.run(job)
 
     def resumed(
@@ -72,8 +56,8 @@ class TrainingRuns:
                 "kind": "resumed",
                 "plan": self.plan,
                 "options": {**self.options, **measured},
-                "path": self.checkpoint,
-                "snapshot": self.snapshot,
+                "path": f"{self.files}.pt",
+                "snapshot": f"{self.files}.snapshot",
                 "fixes": list(fixes),
                 "steps": len(uninterrupted["trace"]) - uninterrupted["saved"]["step"],
                 "end_state": end_state,
@@ -122,11 +106,8 @@ def first_difference(uninterrupted: Answer, resumed: Answer) -> Difference | Non
 def first_trace_difference(first: list[Any], second: list[Any]) -> Difference | None:
     """Return the first step at which two traces differ, None if they are equal."""
     for number, (a, b) in enumerate(zip(first, second, strict=False), 1):
-        if a["batch"] != b["batch"]:
-            return Difference(number, "the batch")
-        if a["loss"] != b["loss"]:
-            return Difference(number, "the loss")
-        names = differing_names(a["state"], b["state"])
+        names = [f"the {part}" for part in ("batch", "loss") if a[part] != b[part]][:1]
+        names = names or differing_names(a["state"], b["state"])
         if names:
             return Difference(number, names[0], len(names) - 1)
     return None

@@ -7,6 +7,7 @@ input and output. A job writes its answer to a file.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -116,32 +117,23 @@ def wait_for(
     """
     deadline = time.monotonic() + request["timeout"]
     pause, last_progress = 0.002, None
-    while True:
-        status = job.poll()
-        if status is not None:
-            return {"status": status}
-        timed_out = time.monotonic() > deadline
-        if timed_out or log_too_large(request["log"]):
+    while (status := job.poll()) is None:
+        log_size = 0
+        with contextlib.suppress(OSError):  # the job has not opened it yet
+            log_size = os.stat(request["log"]).st_size
+        if log_size > MAX_LOG or time.monotonic() > deadline:
             job.kill()
-            return {"status": -9, "ended": "timeout" if timed_out else "log"}
+            return {"status": -9, "ended": "log" if log_size > MAX_LOG else "timeout"}
         if os.getppid() != parent:
             job.kill()
             os._exit(1)
         progress = read_progress(request["progress"]) if request["progress"] else None
         if progress is not None and progress != last_progress:
             last_progress = progress
-            step, total, loss = progress
-            send(channel, {"step": step, "total": total, "loss": loss})
+            send(channel, dict(zip(("step", "total", "loss"), progress, strict=True)))
         time.sleep(pause)
         pause = min(pause * 1.2, 0.05)
-
-
-def log_too_large(log: str) -> bool:
-    """Return True if a job has printed more than it may."""
-    try:
-        return os.stat(log).st_size > MAX_LOG
-    except OSError:  # the job has not opened it yet
-        return False
+    return {"status": status}
 
 
 def run_once(request: dict[str, Any]) -> None:
@@ -157,11 +149,11 @@ def run_once(request: dict[str, Any]) -> None:
 
         from ptinspect.proofs.worker.jobs import run_job
 
-        answer = run_job(request["job"], request.get("memory"))
+        answer = run_job(request["job"])
         with open(request["answer"], "w", encoding="utf-8") as file:
             json.dump(answer, file)
         code = 0
-    except BaseException:  # noqa: BLE001 - the parent reports how the job ended
+    except BaseException:  # noqa: BLE001 - the user's code may raise anything; the parent reports it
         traceback.print_exc()
     finally:
         for stream in (sys.stdout, sys.stderr):

@@ -6,8 +6,9 @@ batch and epoch that the training had reached.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
@@ -26,7 +27,10 @@ from ptinspect.torchnn.attributes import WRAPPER_PREFIXES
 
 PREFIXES = (*WRAPPER_PREFIXES, "model.")
 SCALER_KEYS = {"scale", "growth_factor", "backoff_factor", "growth_interval", "_growth_tracker"}
-AUTOCAST_KEYS = ("amp", "use_amp", "autocast", "amp_dtype", "precision", "mixed_precision")
+AUTOCAST_KEYS = (
+    "amp", "use_amp", "autocast", "amp_dtype", "precision", "mixed_precision", "fp16", "bf16",
+)  # fmt: skip
+CONFIG_KEYS = ("args", "config", "cfg", "opt", "hparams", "hyper_parameters", "options", "params")
 NEXT_EPOCH_KEYS = ("start_epoch", "next_epoch", "epochs_run", "epochs")
 """Names of an epoch that is the next one to train; `epoch` is the last one that was finished."""
 
@@ -34,6 +38,8 @@ ACCUMULATED_BATCHES = (2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64, 128)
 """Numbers of batches over which scripts accumulate gradients."""
 
 Path = tuple[Any, ...]
+Slot = tuple[int, Any]
+"""An optimizer's index, and its number for a parameter."""
 
 
 def value_at(root: Any, path: Any) -> Any:
@@ -53,9 +59,10 @@ class Checkpoint:
     Attributes:
         weights: the weights under the model's names.
         prefix: what the file's names have in front of the model's.
-        optimizer: the optimizer's state_dict, or None.
-        class_path: the optimizer's class, if it is known.
-        slots: the optimizer's numbers for its parameters, over all groups.
+        states: the state_dict of each optimizer.
+        classes: the class of each optimizer, if it is known.
+        groups: the groups of all optimizers.
+        slots: the optimizer, and its number, of each parameter in `groups`.
         names: per slot, the name of its parameter or buffer.
         assumption: what was assumed to find `names`.
         schedulers: the states of the schedulers.
@@ -80,16 +87,24 @@ class Checkpoint:
         self.weights, self.prefix = match_weights(
             dict(recorded.state_dict() if self.holds_module else recorded), model
         )
-        self.optimizer = self._optimizer_state()
-        self.class_path: str | None = (plan["optimizer"] or {}).get("class")
-        self.groups: list[dict[Any, Any]] = self.optimizer["param_groups"] if self.optimizer else []
-        self.slots = [slot for group in self.groups for slot in group["params"]]
+        optimizer_paths = [item["path"] for item in plan["optimizers"]]
+        recorded_states = [value_at(root, path) for path in optimizer_paths]
+        self.states: list[dict[str, Any]] = [
+            state if isinstance(state, dict) else state.state_dict() for state in recorded_states
+        ]
+        self.classes: list[str | None] = [item["class"] for item in plan["optimizers"]]
+        self.groups = [group for state in self.states for group in state["param_groups"]]
+        self.slots = [
+            (index, slot)
+            for index, state in enumerate(self.states)
+            for group in state["param_groups"]
+            for slot in group["params"]
+        ]
         self.names: list[str] = []
         self.assumption: str | None = None
-        if self.optimizer is not None:
+        if self.states:
             self.names, self.assumption = self._parameter_names(model, user_order)
-        optimizer_path = (plan["optimizer"] or {}).get("path", plan["model_path"])
-        weights_paths = [plan["model_path"], optimizer_path, *plan["averages"]]
+        weights_paths = [plan["model_path"], *optimizer_paths, *plan["averages"]]
         if not plan["model_path"]:
             weights_paths = [(f"{self.prefix}{name}",) for name in model.state_dict()]
         self.rng_paths = find_rng_states(root, weights_paths)
@@ -98,30 +113,24 @@ class Checkpoint:
         self.scaler = value_at(root, self.scaler_path) if self.scaler_path is not None else None
         self.averages = {tuple(path): value_at(root, path) for path in plan["averages"]}
         self.autocast = _autocast(root)
-        self.counters = Counters(
-            epoch=int(value_at(root, plan["epoch"]["path"])) if plan["epoch"] else None,
-            epoch_name=plan["epoch"]["name"] if plan["epoch"] else "",
-            steps=self._steps(),
-            schedulers=[
-                (item["last_epoch"], state)
-                for item, state in zip(plan["schedulers"], self.schedulers, strict=True)
-            ],
+        self.counters = self._counters()
+
+    def _counters(self) -> Counters:
+        def counter(kind: str) -> int | None:
+            return int(value_at(self.root, self.plan[kind])) if self.plan[kind] else None
+
+        states = [self.slot_state(slot) for slot in self.slots]
+        steps = [state["step"] for state in states if "step" in state]
+        name = str(self.plan["epoch"][-1]).lower() if self.plan["epoch"] else ""
+        last_epochs = [item["last_epoch"] for item in self.plan["schedulers"]]
+        return Counters(
+            epoch=counter("epoch"),
+            usual_offset=0 if name in NEXT_EPOCH_KEYS else 1,
+            step=counter("step"),
+            steps=int(max(float(step) for step in steps)) if steps else counter("step"),
+            schedulers=list(zip(last_epochs, self.schedulers, strict=True)),
             scaler=self.scaler,
         )
-
-    def _optimizer_state(self) -> dict[str, Any] | None:
-        if self.plan["optimizer"] is None:
-            return None
-        recorded = value_at(self.root, self.plan["optimizer"]["path"])
-        state: dict[str, Any] = recorded if isinstance(recorded, dict) else recorded.state_dict()
-        return state
-
-    def _steps(self) -> int | None:
-        states = self.optimizer["state"].values() if self.optimizer else ()
-        steps = [state["step"] for state in states if isinstance(state, dict) and "step" in state]
-        if steps:
-            return int(max(float(step) for step in steps))
-        return int(self.plan["step"]["value"]) if self.plan["step"] is not None else None
 
     def _parameter_names(
         self, model: Any, user_order: Callable[[], list[str]]
@@ -147,7 +156,8 @@ class Checkpoint:
         is_own_order = names in (list(parameters), trainable)
         if not is_own_order and parameters.keys() >= set(names) and fits(names):
             return names, None
-        order = self._file_order(parameters)
+        in_file = (name for name in self.weights if name in parameters)
+        order = list(dict.fromkeys([*in_file, *parameters]))
         trainable = [name for name in order if parameters[name].requires_grad]
         floats = [
             name
@@ -160,16 +170,22 @@ class Checkpoint:
         for names in (order, trainable, floats):
             if fits(names):
                 return names, None
-        groups = [[self._slot_shape(slot) for slot in group["params"]] for group in self.groups]
+        shapes = iter(slot_shapes)
+        groups = [list(islice(shapes, len(group["params"]))) for group in self.groups]
         for names in (order, trainable):
             split = names_by_group(groups, {name: shape_of[name] for name in names})
             if len(groups) > 1 and split is not None:
                 return split, None
-        planned = self.plan["optimizer"].get("names") or []
+        planned = [name for item in self.plan["optimizers"] for name in item["names"] or [None]]
         if planned and None not in planned:
             return [name.removeprefix(self.prefix) for name in planned], None
         if unique is not None:
             return unique, None
+        return self._assumed_names(parameters, order, fits)
+
+    def _assumed_names(
+        self, parameters: dict[str, Any], order: list[str], fits: Callable[[list[str]], bool]
+    ) -> tuple[list[str], str]:
         matrices = [name for name in order if parameters[name].dim() > 1]
         vectors = [name for name in order if parameters[name].dim() < 2]
         sizes = [len(group["params"]) for group in self.groups]
@@ -186,50 +202,53 @@ class Checkpoint:
             "write a function make_optimizer(model) in the file of the model's class",
         )
 
-    def _file_order(self, parameters: dict[str, Any]) -> list[str]:
-        """Return the parameters' names in the file's order, tied ones once."""
-        order: list[str] = []
-        ids: set[int] = set()
-        for name in self.weights:
-            if name in parameters and id(parameters[name]) not in ids:
-                ids.add(id(parameters[name]))
-                order.append(name)
-        return order + [name for name, value in parameters.items() if id(value) not in ids]
-
-    def _slot_shape(self, slot: Any) -> tuple[int, ...] | None:
+    def _slot_shape(self, slot: Slot) -> tuple[int, ...] | None:
         state = self.slot_state(slot)
         return parameter_shape({k: v for k, v in state.items() if isinstance(v, torch.Tensor)})
 
-    def slot_state(self, slot: Any) -> dict[str, Any]:
+    def slot_state(self, slot: Slot) -> dict[str, Any]:
         """Return the optimizer's state for a parameter, empty without any."""
-        assert self.optimizer is not None
-        return self.optimizer["state"].get(slot) or {}
+        index, number = slot
+        state = self.states[index]["state"].get(number)
+        return state if isinstance(state, dict) else {}
+
+    def keeps_state(self, index: int) -> bool:
+        """Return True if an optimizer always has some state after a step."""
+        groups = tuple(self.states[index]["param_groups"])
+        return has_state_after_step(self.classes[index], groups) is not False
+
+    def lacks_state(self, slot: Slot) -> bool:
+        """Return True if a slot lacks something that the optimizer's class always keeps."""
+        index, number = slot
+        required = [
+            required_state(self.classes[index], group) or ()
+            for group in self.states[index]["param_groups"]
+            if number in group["params"]
+        ]
+        return any(key not in self.slot_state(slot) for keys in required for key in keys)
 
     @property
-    def keeps_state(self) -> bool:
-        """True if the optimizer always has some state after a step."""
-        if self.optimizer is None:
-            return True
-        return has_state_after_step(self.class_path, tuple(self.groups)) is not False
-
-    def lacks_state(self, slot: Any) -> bool:
-        """Return True if a slot lacks something that the optimizer's class always keeps."""
-        state = self.slot_state(slot)
-        for group in self.groups:
-            if slot in group["params"]:
-                return any(key not in state for key in required_state(self.class_path, group) or ())
-        return False
+    def state_missing(self) -> bool:
+        """True if there is no optimizer, or one that always has some state has none."""
+        states = enumerate(self.states)
+        return not self.states or any(
+            not state["state"] and self.keeps_state(index) for index, state in states
+        )
 
     def trained(self) -> set[str] | None:
         """Return the names of the parameters that were trained, None if it is unknown."""
-        if self.optimizer is None or not self.names:
+        if not self.names:
             return None
-        pairs = zip(self.slots, self.names, strict=True)
-        with_state = {name for slot, name in pairs if self.slot_state(slot)}
-        shares_state = (self.class_path or "").endswith(".LBFGS")
-        if with_state and self.keeps_state and not shares_state:
-            return with_state
-        return set(self.names)
+        trained: set[str] = set()
+        for index, path in enumerate(self.classes):
+            slots = {
+                slot: n for slot, n in zip(self.slots, self.names, strict=True) if slot[0] == index
+            }
+            with_state = {name for slot, name in slots.items() if self.slot_state(slot)}
+            if not with_state or not self.keeps_state(index) or (path or "").endswith(".LBFGS"):
+                with_state = set(slots.values())  # LBFGS has one state for all parameters
+            trained |= with_state
+        return trained
 
     @property
     def was_scheduled(self) -> bool:
@@ -243,9 +262,8 @@ class Checkpoint:
         for name, value in model.state_dict(keep_vars=True).items():
             first = first_names.setdefault(id(value), name)
             pair = [self.weights.get(key) for key in (first, name)]
-            if all(isinstance(tensor, torch.Tensor) for tensor in pair) and (
-                digest(pair[0]) != digest(pair[1])
-            ):
+            are_tensors = all(isinstance(tensor, torch.Tensor) for tensor in pair)
+            if are_tensors and digest(pair[0]) != digest(pair[1]):
                 messages.append(
                     f"{first} and {name} are one tensor of the model, but the file has different "
                     "numbers for them"
@@ -281,33 +299,39 @@ def match_weights(weights: dict[str, Any], model: Any) -> tuple[dict[str, Any], 
 
 
 def _scaler_path(root: Any) -> Path | None:
-    for path, value in _top_dicts(root):
+    """Return the path of a GradScaler's state in the root or two levels below, breadth first."""
+    queue: list[tuple[Path, Any]] = [((), root)] if isinstance(root, dict) else []
+    for path, value in queue:  # grows while it is read
         if set(value) >= SCALER_KEYS or (not value and "scaler" in str(path[-1:]).lower()):
             return path
+        if len(path) < 2:
+            queue += [((*path, key), v) for key, v in value.items() if isinstance(v, dict)]
     return None
 
 
-def _top_dicts(root: Any) -> Iterator[tuple[Path, dict[Any, Any]]]:
-    """Yield the dicts in the root and two levels below, breadth first."""
-    queue: list[tuple[Path, Any]] = [((), root)] if isinstance(root, dict) else []
-    for path, value in queue:  # grows while it is read
-        yield path, value
-        if len(path) < 2:
-            items = ((key, item) for key, item in value.items() if isinstance(item, dict))
-            queue += [((*path, key), item) for key, item in items]
+def recorded_autocast(module: Any, root: Any) -> str | None:
+    """Return the dtype of autocast that the user's module or the file says, None without any."""
+    own = getattr(module, "autocast", None)
+    if own is not None:
+        return own() if callable(own) else own  # type: ignore[no-any-return]
+    return _autocast(root)
 
 
 def _autocast(root: Any) -> str | None:
-    """Return the dtype of autocast that a training script recorded."""
-    for key in AUTOCAST_KEYS if isinstance(root, dict) else ():
-        value = root.get(key)
-        if value is not True and not isinstance(value, str):
-            continue
-        text = str(value).lower()
-        if "bf16" in text or "bfloat16" in text or value is True:
-            return "bfloat16"
-        if "16" in text:
-            return "float16"
+    """Return the dtype of autocast that a training script recorded.
+
+    `True` is float16 if a GradScaler's state is in the file: bfloat16 needs none.
+    """
+    root = root if isinstance(root, dict) else {}
+    for holder in (root, *(root.get(key) for key in CONFIG_KEYS)):
+        values = holder if isinstance(holder, dict) else getattr(holder, "__dict__", {})
+        for key in AUTOCAST_KEYS:
+            value = values.get(key)
+            if value is True and key not in ("fp16", "bf16"):
+                return "bfloat16" if _scaler_path(root) is None else "float16"
+            text = key if value is True else str(value).lower()
+            if isinstance(value, str | int | torch.dtype) and "16" in text:
+                return "bfloat16" if "bf" in text else "float16"
     return None
 
 
@@ -320,14 +344,16 @@ class Counters:
 
     Attributes:
         epoch: the recorded epoch.
-        epoch_name: the name under which it is recorded.
+        usual_offset: 0 if the name of the epoch says that it is the next one, else 1.
+        step: the recorded number of batches.
         steps: steps of the optimizer.
         schedulers: last_epoch and state of each scheduler.
         scaler: the GradScaler's state.
     """
 
     epoch: int | None
-    epoch_name: str
+    usual_offset: int
+    step: int | None
     steps: int | None
     schedulers: list[tuple[int, Any]]
     scaler: Any
@@ -340,14 +366,15 @@ class Counters:
         hand may be a few of the real ones.
         """
         if self.epoch is None:
-            return 0, 0
+            epoch, batch = divmod(self.step or 0, length or 1) if length else (0, 0)
+            return epoch, batch if self.steps in (None, self.step) else 0
         if self.steps is not None and length and abs(self.steps // length - self.epoch) <= 2:
             explained = self.whole_epochs(length)
             return (explained[0], 0) if explained is not None else divmod(self.steps, length)
         for last_epoch, _ in self.schedulers:
             if abs(last_epoch - self.epoch - 1) <= 2 and not self.steps_scheduler_per_batch(length):
                 return last_epoch, 0
-        return self.epoch + self._usual_offset, 0
+        return self.epoch + self.usual_offset, 0
 
     def whole_epochs(self, length: int | None) -> tuple[int, str] | None:
         """Return the finished epochs if there are fewer steps than batches, and the usual reason.
@@ -396,16 +423,12 @@ class Counters:
             return 0
         return 24 + 2 * grown
 
-    @property
-    def _usual_offset(self) -> int:
-        return 0 if self.epoch_name in NEXT_EPOCH_KEYS else 1
-
     def epoch_offset(self, length: int | None) -> int:
         """Return what a script adds to the recorded epoch: 1 if it is the last finished one."""
         epoch, batch = self.next_position(length)
         if self.epoch is not None and not batch and epoch == self.epoch:
             return 0
-        return 1 if self.epoch is not None and epoch == self.epoch + 1 else self._usual_offset
+        return 1 if self.epoch is not None and epoch == self.epoch + 1 else self.usual_offset
 
     def steps_scheduler_per_batch(self, length: int | None) -> bool:
         """Return True if the scheduler is stepped after each batch, not after each epoch."""

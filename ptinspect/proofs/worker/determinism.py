@@ -8,8 +8,8 @@ import os
 import platform
 import random
 import re
-import sys
 import warnings
+from collections.abc import Iterable
 from typing import Any
 
 import numpy
@@ -18,8 +18,19 @@ import torch
 from ptinspect.proofs.worker.reporting import CannotRun
 from ptinspect.text import count_text
 
-NO_DETERMINISTIC_KERNEL = "does not have a deterministic implementation"
-"""Words of torch's warning about an operation whose bits may vary."""
+NOT_DETERMINISTIC = re.compile(
+    "(.*?) (?:does not have a deterministic implementation|"
+    "defaults to a non-deterministic algorithm)"
+)
+"""Torch's warning or error about an operation whose bits may vary."""
+
+# What a training must not leave to chance, and its value in a proof.
+_SETTINGS: tuple[tuple[str, Any, str, Any], ...] = (
+    ("torch.backends.cudnn.benchmark", torch.backends.cudnn, "benchmark", False),
+    ("torch.backends.cudnn.deterministic", torch.backends.cudnn, "deterministic", True),
+    ("torch.backends.cuda.matmul.allow_tf32", torch.backends.cuda.matmul, "allow_tf32", False),
+    ("torch.backends.cudnn.allow_tf32", torch.backends.cudnn, "allow_tf32", False),
+)
 
 DATA_WORDS = ("generator", "loader", "sampler", "shuffl")
 """Words in the key of a generator state that belongs to the data."""
@@ -49,29 +60,66 @@ def resolve_device(name: str) -> str:
     return name
 
 
-def use_deterministic_algorithms(device: str, allow_tf32: bool) -> list[str]:
-    """Switch on deterministic algorithms, and make the device the current one."""
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.backends.cudnn.benchmark = False
-    torch.backends.cudnn.deterministic = True
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allow_tf32
-    if device.startswith("cuda:"):
-        torch.cuda.set_device(device)
-    operations: list[str] = []
-    previous = warnings.showwarning
+_nondeterministic: list[str] = []
+"""Operations that torch has warned of in this process."""
 
-    def show(message: Any, category: Any, *args: Any, **kwargs: Any) -> None:
-        text = str(message)
-        if NO_DETERMINISTIC_KERNEL not in text:
-            previous(message, category, *args, **kwargs)
-            return
-        name = text.split(NO_DETERMINISTIC_KERNEL)[0].strip()
-        if name not in operations:
-            operations.append(name)
 
-    warnings.showwarning = show
-    warnings.filterwarnings("always", message=f".*{NO_DETERMINISTIC_KERNEL}")
-    return operations
+def prepare(options: dict[str, Any]) -> list[str]:
+    """Switch on deterministic algorithms, and make the device the current one.
+
+    At first torch is strict: an operation without a deterministic kernel raises an error, and the
+    job is run again with `warn_only`. Kernels of attention then lose their deterministic form, so
+    they are switched off.
+    Source: _scaled_dot_product_* in ATen/native/transformers, which ask deterministicAlgorithms and
+    not deterministicAlgorithmsWarnOnly.
+
+    Returns:
+        the operations that torch will have warned of.
+    """
+    warn_only, allow_tf32 = options.get("warn_only", False), options["allow_tf32"]
+    torch.use_deterministic_algorithms(True, warn_only=warn_only)
+    if warn_only:
+        for kernel in ("flash", "mem_efficient", "cudnn"):
+            getattr(torch.backends.cuda, f"enable_{kernel}_sdp", bool)(False)
+    if not allow_tf32 and hasattr(torch.backends, "fp32_precision"):
+        torch.backends.fp32_precision = "ieee"  # the user's code may have used the new setting
+    for _, module, name, value in _SETTINGS:
+        setattr(module, name, allow_tf32 if name == "allow_tf32" else value)
+    if options.get("cudnn") is False:
+        torch.backends.cudnn.enabled = False
+    if options["device"].startswith("cuda:"):
+        torch.cuda.set_device(options["device"])
+    if warnings.showwarning is not _show_warning:
+        _previous_show.append(warnings.showwarning)
+        warnings.showwarning = _show_warning
+    warnings.filterwarnings("always", message=NOT_DETERMINISTIC.pattern)
+    return _nondeterministic
+
+
+def prepare_again(options: dict[str, Any]) -> list[str]:
+    """Prepare again after the user's files were imported, and return notes on what they had set."""
+    changed = [] if torch.are_deterministic_algorithms_enabled() else ["deterministic algorithms"]
+    for label, module, name, value in _SETTINGS:
+        expected = options["allow_tf32"] if name == "allow_tf32" else value
+        try:
+            changed += [label] if getattr(module, name) != expected else []
+        except RuntimeError:  # they used both of torch's settings
+            changed.append(label)
+    prepare(options)
+    names = ", ".join(changed)
+    return [f"--model or --data had changed {names}; the proof runs without"] if changed else []
+
+
+_previous_show: list[Any] = []
+
+
+def _show_warning(message: Any, category: Any, *args: Any, **kwargs: Any) -> None:
+    """Remember an operation that is not deterministic; show all other warnings as before."""
+    match = NOT_DETERMINISTIC.match(str(message))
+    if match is None:
+        _previous_show[-1](message, category, *args, **kwargs)
+    elif match[1] not in _nondeterministic:
+        _nondeterministic.append(match[1])
 
 
 def environment(device: str) -> dict[str, Any]:
@@ -102,26 +150,24 @@ def environment(device: str) -> dict[str, Any]:
     }
 
 
-def hide_cuda() -> None:
-    """Hide CUDA devices from a job on the CPU.
+def limit_memory() -> None:
+    """Limit this process to its present size and the machine's memory, if the system supports it.
 
-    The user's code and CUDA generator states in the file then fit the device, and CUDA is not
-    initialized under `limit_memory`.
+    The present size counts because libraries reserve addresses that they never use. Not for a job
+    on CUDA, which reserves more addresses than a machine has memory.
     """
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    try:
+        import resource
 
-
-def limit_memory(memory: int | None) -> None:
-    """Limit this process's memory, in bytes, if the system supports it.
-
-    Not for a job on CUDA, which reserves more addresses than a machine has memory.
-    """
-    if memory is None or sys.platform == "win32":
+        page = os.sysconf("SC_PAGE_SIZE")
+        with open("/proc/self/statm", encoding="ascii") as file:
+            size = int(file.read().split()[0]) * page
+        limit = size + os.sysconf("SC_PHYS_PAGES") * page
+    except (ImportError, ValueError, OSError):
         return
-    import resource
-
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    limit = memory if hard == resource.RLIM_INFINITY else min(memory, hard)
+    if hard != resource.RLIM_INFINITY:
+        limit = min(limit, hard)
     resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
 
 
@@ -165,6 +211,50 @@ def set_rng_states(states: dict[str, Any]) -> None:
             torch.cuda.set_rng_state_all([state.cpu() for state in cuda[:count]])
 
 
+def held_generators(holders: Iterable[Any]) -> dict[str, Any]:
+    """Return the generators that objects hold as attributes, by `attribute of Class`."""
+    kinds = (torch.Generator, numpy.random.Generator, random.Random)
+    generators: dict[str, Any] = {}
+    for holder in holders:
+        for name, value in getattr(holder, "__dict__", {}).items():
+            if isinstance(value, kinds) and not any(
+                value is other for other in generators.values()
+            ):
+                generators.setdefault(f"{name} of {type(holder).__name__}", value)
+    return generators
+
+
+def generator_state(generator: Any) -> Any:
+    """Return the state of a generator of torch, numpy or Python."""
+    if isinstance(generator, torch.Generator):
+        return generator.get_state()
+    is_numpy = isinstance(generator, numpy.random.Generator)
+    return generator.bit_generator.state if is_numpy else generator.getstate()
+
+
+def set_generator_state(generator: Any, state: Any) -> None:
+    """Set a generator of torch, numpy or Python."""
+    if isinstance(generator, torch.Generator):
+        generator.set_state(state.cpu())
+    elif isinstance(generator, numpy.random.Generator):
+        generator.bit_generator.state = state
+    else:
+        generator.setstate(state)
+
+
+def match_generators(generators: Iterable[Any], states: dict[str, Any]) -> dict[str, Any]:
+    """Return the generator that each state belongs to: the first of its kind that is left."""
+    left = list(generators)
+    matched = {}
+    for key, state in states.items():
+        for generator in left:
+            if isinstance(state, type(generator_state(generator))):
+                matched[key] = generator
+                left = [other for other in left if other is not generator]
+                break
+    return matched
+
+
 def rng_state_like(recorded: Any, state: Any) -> Any:
     """Return a generator state in the form of the recorded one.
 
@@ -172,16 +262,18 @@ def rng_state_like(recorded: Any, state: Any) -> Any:
     """
     if isinstance(recorded, torch.Tensor) and isinstance(state, list):
         return state[torch.cuda.current_device()]
-    if isinstance(recorded, dict):
-        return numpy.random.get_state(legacy=False)
-    return state
+    is_legacy = isinstance(state, tuple) and state[0] == "MT19937"
+    return (
+        numpy.random.get_state(legacy=False) if isinstance(recorded, dict) and is_legacy else state
+    )
 
 
 def find_rng_states(root: Any, weights_paths: list[Any]) -> dict[str, tuple[Any, ...]]:
     """Return the paths of generator states in a loaded file, by kind.
 
-    A state is recognized by its form; one of CUDA, 16 bytes, also by its key. A state of torch's
-    form is `data` if its key says that it shuffles the data. Buffers in `weights_paths` are none.
+    A state is recognized by its form; one of CUDA, 16 bytes, also by its key. Its kind is `data0`,
+    `data1` and so on if its key says that it belongs to the data, or to an object. Buffers in
+    `weights_paths` are none.
     """
     skipped = {tuple(path) for path in weights_paths}
     paths: dict[str, tuple[Any, ...]] = {}
@@ -195,8 +287,9 @@ def find_rng_states(root: Any, weights_paths: list[Any]) -> dict[str, tuple[Any,
         kind = rng_kind(value)
         if kind == "cuda" and not any(word in str(path).lower() for word in CUDA_WORDS):
             kind = None
-        if kind == "torch" and any(word in str(path[-1:]).lower() for word in DATA_WORDS):
-            kind = "data"
+        words = [word for word in DATA_WORDS if word in str(path[-1:]).lower()]
+        if kind == "generator" or (kind not in (None, "cuda") and words):
+            kind = f"data{sum(name.startswith('data') for name in paths)}"
         if kind is not None:
             paths.setdefault(kind, path)
         elif isinstance(value, dict) and len(path) < 4:
@@ -207,7 +300,7 @@ def find_rng_states(root: Any, weights_paths: list[Any]) -> dict[str, tuple[Any,
 
 
 def rng_kind(value: Any) -> str | None:
-    """Return `torch`, `cuda`, `numpy` or `python` for a generator state, None for other values.
+    """Return `torch`, `cuda`, `numpy`, `python` or `generator` (numpy's) for a generator's state.
 
     Sources: CPUGeneratorImpl.cpp (5,056 bytes), CUDAGeneratorImpl.cpp (16 bytes),
     numpy.random.get_state, random.getstate.
@@ -219,8 +312,8 @@ def rng_kind(value: Any) -> str | None:
         return "cuda" if cuda and value[0].numel() == 16 else None
     if isinstance(value, tuple) and len(value) == 5 and value[0] == "MT19937":
         return "numpy"
-    if isinstance(value, dict) and value.get("bit_generator") == "MT19937" and "state" in value:
-        return "numpy" if "has_gauss" in value else None
+    if isinstance(value, dict) and isinstance(value.get("bit_generator"), str) and "state" in value:
+        return "numpy" if "has_gauss" in value else "generator"
     if isinstance(value, list | tuple) and len(value) == 3 and value[0] == 3:
         numbers = value[1]
         return "python" if isinstance(numbers, list | tuple) and len(numbers) == 625 else None
@@ -260,6 +353,21 @@ def digest(value: Any) -> str:
                 visited.add(id(item))
                 stack.append(attributes)
     return blake.hexdigest()
+
+
+def content_digest(batch: Any) -> int:
+    """Return a hash of a batch's samples that does not depend on their order."""
+    stack, tensors = [batch], []
+    while stack:
+        item = stack.pop()
+        if isinstance(item, torch.Tensor) and item.dim():
+            tensors.append(item)
+        elif isinstance(item, dict | list | tuple):
+            stack += item.values() if isinstance(item, dict) else item
+    size = len(tensors[0]) if tensors else 0
+    if not size or any(len(tensor) != size for tensor in tensors):
+        return int(digest(batch), 16)
+    return sum(int(digest([tensor[row] for tensor in tensors]), 16) for row in range(size))
 
 
 def tensor_bytes(tensor: torch.Tensor) -> bytes:

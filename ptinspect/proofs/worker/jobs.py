@@ -4,53 +4,89 @@ from __future__ import annotations
 
 import copy
 import math
+import os
 import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from torch import nn
 
 from ptinspect.proofs.worker.determinism import (
     environment,
-    hide_cuda,
     limit_memory,
     plain_tensor,
+    prepare,
     resolve_device,
-    use_deterministic_algorithms,
 )
 from ptinspect.proofs.worker.loading import EVIDENCE, load_training
 from ptinspect.proofs.worker.reporting import (
     CannotRun,
+    NeedsWarnOnly,
     one_line,
-    raise_if_out_of_memory,
+    raise_unless_of_model,
     write_progress,
 )
 from ptinspect.proofs.worker.roundtrip import run_roundtrip
 from ptinspect.proofs.worker.save_checkpoint import save_checkpoint, snapshot
 from ptinspect.proofs.worker.training import Step, Training
+from ptinspect.proofs.worker.user_code import create_model, import_model, load_file
 
 Job = dict[str, Any]
 Answer = dict[str, Any]
 
 
-def run_job(job: Job, memory: int | None = None) -> Answer:
+def run_job(job: Job) -> Answer:
     """Run a job and return its answer; the key `cannot` says why it could not be done."""
     kinds: dict[str, Callable[[Job], Answer]] = {
         "uninterrupted": run_uninterrupted,
         "resumed": run_resumed,
         "roundtrip": run_roundtrip,
         "compare": compare_end_states,
+        "assemble": assemble,
     }
     options = job["options"]
     try:
         options["device"] = resolve_device(options["device"])
         if not options["device"].startswith("cuda"):
-            hide_cuda()
-            limit_memory(memory)
-        operations = use_deterministic_algorithms(options["device"], options["allow_tf32"])
-        return {**kinds[job["kind"]](job), "nondeterministic": operations}
+            # The user's code and CUDA generator states in the file then fit the device, and CUDA
+            # is not initialized under `limit_memory`.
+            os.environ["CUDA_VISIBLE_DEVICES"] = ""
+            limit_memory()
+        elif not options["allow_tf32"]:
+            os.environ["NVIDIA_TF32_OVERRIDE"] = "0"  # read by CUDA's libraries when they start
+        operations = prepare(options)
+        answer = kinds[job["kind"]](job)
+        return {
+            **answer,
+            "nondeterministic": operations,
+            "warn_only": options.get("warn_only", False),
+        }
     except CannotRun as error:
+        if isinstance(error, NeedsWarnOnly) and not options.get("warn_only"):
+            return {"retry": {"warn_only": True}}
         return {"cannot": error.message, "hint": error.hint}
+
+
+def assemble(job: Job) -> Answer:
+    """Write one checkpoint of a folder's files."""
+    root = dict(job["values"])
+    for part, path in job["files"].items():
+        if path.endswith(".safetensors"):
+            from safetensors.torch import load_file as load_safetensors
+
+            root[part] = load_safetensors(path)
+        else:
+            root[part] = load_file(path, job["weights_only"][part])
+    reference = job["options"]["model"]
+    if reference is not None:  # safetensors sorts the names, and the optimizer counts in order
+        names = create_model(import_model(reference, [])[1], reference).state_dict()
+        in_order = [name for name in names if name in root["model"]]
+        root["model"] = {name: root["model"][name] for name in (*in_order, *root["model"])}
+    if isinstance(root.get("rng"), dict):
+        root["rng"].pop("step", None)  # accelerate's own, of gradient accumulation
+    torch.save(root, job["target"])
+    return {}
 
 
 # --- Training ---------------------------------------------------------------------------------
@@ -62,49 +98,48 @@ def run_uninterrupted(job: Job) -> Answer:
     After N of them, at the end of an epoch, write the checkpoint and a snapshot of all state if
     the job has paths for them.
     """
-    options = job["options"]
-    steps, checkpoint_path = options["steps"], job.get("checkpoint")
+    options, checkpoint_path = job["options"], job.get("checkpoint")
     training = load_training(job["plan"], options, job["path"], options["seed"], EVIDENCE)
-    epoch_offset = training.checkpoint.counters.epoch_offset(training.batches.real_length)
     first_epoch, first_index = training.epoch, training.index
     trace: list[dict[str, Any]] = []
-    saved: dict[str, Any] | None = None
+    saved: dict[str, Any] = {}
     position: tuple[int, int] = (0, 0)
     parts: dict[str, Any] = {}
     later_steps: list[Step] = []
     for step in _run_steps(training):
-        if saved is not None:
-            later_steps.append(step)
         trace.append(_record(training, step))
-        write_progress(
-            len(trace), 2 * (saved["step"] if saved is not None else steps), training.losses[-1]
-        )
-        if saved is None and len(trace) >= steps:
-            position = (step.epoch + 1, 0) if step.last else (step.epoch, step.number + 1)
-            if position[1] == first_index:
-                training.epoch = position[0]
-                saved = {
-                    "step": len(trace),
-                    "state": training.state_digests(),
-                    "rng": training.rng_digests(),
-                }
-                if checkpoint_path:
-                    save_checkpoint(training, checkpoint_path, first_epoch)
-                    parts = copy.deepcopy(snapshot(training))
-                training.epoch = step.epoch
-        if saved is not None and len(trace) >= 2 * saved["step"]:
-            break
-        if len(trace) > 100 * steps + 10_000:
+        write_progress(len(trace), 2 * saved.get("step", options["steps"]), training.losses[-1])
+        if saved:
+            later_steps.append(step)
+            if len(trace) >= 2 * saved["step"]:
+                break
+            continue
+        position = (step.epoch + 1, 0) if step.last else (step.epoch, step.number + 1)
+        if len(trace) >= options["steps"] and position[1] == first_index:
+            training.epoch = position[0]
+            saved = {"step": len(trace), "state": training.state_digests()}
+            saved["rng"] = training.rng_digests()
+            if checkpoint_path:
+                save_checkpoint(training, checkpoint_path, first_epoch)
+                parts = copy.deepcopy({**snapshot(training), "position": position})
+            training.epoch = step.epoch
+        elif len(trace) > 100 * options["steps"] + 10_000:
             raise CannotRun("the epochs are too long to reach the batch of the checkpoint")
     if checkpoint_path:
-        _save_snapshot({**parts, "position": position}, later_steps, job["snapshot"])
+        try:  # in a file of their own: batches may be of classes that the user's modules define
+            torch.save([tuple(step) for step in later_steps], f"{job['snapshot']}.batches")
+            parts["replay"] = f"{job['snapshot']}.batches"
+        except Exception:  # noqa: BLE001 - pickling the user's own classes may raise anything
+            traceback.print_exc()
+        torch.save(parts, job["snapshot"])
     if job.get("end_state"):
-        _save_end_state(training, saved["step"] if saved is not None else 0, job["end_state"])
+        _save_end_state(training, saved["step"], job["end_state"])
+    batches, counters = training.batches, training.checkpoint.counters
     return {
         "trace": trace,
         "saved": saved,
         "position": position,
-        "epoch_offset": epoch_offset,
+        "epoch_offset": counters.epoch_offset(batches.real_length),
         "losses": training.losses,
         **_describe(training),
     }
@@ -114,27 +149,10 @@ def _run_steps(training: Training) -> Iterator[Step]:
     """Run a training, and raise what fails in it as CannotRun."""
     try:
         yield from training.run()
-    except CannotRun:
-        raise
-    except Exception as error:
-        raise_if_out_of_memory(error)
-        traceback.print_exc()
+    except Exception as error:  # the user's model and data, and torch, may raise anything
+        raise_unless_of_model(error)
         message = f"step {training.step_count} fails: {one_line(error)}"
         raise CannotRun(message) from error
-
-
-def _save_snapshot(parts: dict[str, Any], later_steps: list[Step], path: str) -> None:
-    """Write a snapshot, and the batches that followed if they can be pickled.
-
-    The batches are in a file of their own, because they may be of the user's classes, which can
-    only be loaded after the user's modules.
-    """
-    try:
-        torch.save([tuple(step) for step in later_steps], f"{path}.batches")
-        parts["replay"] = f"{path}.batches"
-    except Exception:  # noqa: BLE001 - batches of the user's own classes may raise anything
-        traceback.print_exc()
-    torch.save(parts, path)
 
 
 def run_resumed(job: Job) -> Answer:
@@ -152,18 +170,15 @@ def run_resumed(job: Job) -> Answer:
     try:
         fixes = tuple(job["fixes"])
         training = load_training(job["plan"], options, job["path"], seed, fixes, parts)
-    except CannotRun:
-        raise
     except Exception as error:  # noqa: BLE001 - the user's code and torch may raise anything
-        raise_if_out_of_memory(error)
-        traceback.print_exc()
+        raise_unless_of_model(error)
         return {**answer, "error": one_line(error), "failed_at": "load"}
     answer |= {
         "state": training.state_digests(),
         "rng": training.rng_digests(),
         "position": (training.epoch, training.index),
-        "trainable": sorted(_trainable(training.model)),
-        "parameter_order": training.optimizer_order(),
+        "trainable": sorted(training.trainable()),
+        "parameter_order": training.optimizer.names(training.model),
         "autocast": training.autocast,
     }
     try:
@@ -172,11 +187,8 @@ def run_resumed(job: Job) -> Answer:
             write_progress(len(answer["trace"]), job["steps"], training.losses[-1])
             if len(answer["trace"]) >= job["steps"]:
                 break
-    except CannotRun:
-        raise
     except Exception as error:  # noqa: BLE001 - the same
-        raise_if_out_of_memory(error)
-        traceback.print_exc()
+        raise_unless_of_model(error)
         answer |= {"error": one_line(error), "failed_at": "step"}
     if end_state:
         _save_end_state(training, 0, end_state)
@@ -188,20 +200,18 @@ def _record(training: Training, step: Step) -> dict[str, Any]:
         "epoch": step.epoch,
         "number": step.number,
         "batch": training.batch_digest,
+        "content": training.batch_content,
         "loss": training.losses[-1].hex(),
         "state": training.state_digests(),
         "rng": training.rng_digests(),
     }
 
 
-def _trainable(model: Any) -> list[str]:
-    return [name for name, value in model.named_parameters() if value.requires_grad]
-
-
 def _describe(training: Training) -> Answer:
     """Describe a training, for the report and the search for causes."""
     checkpoint, model, batches = training.checkpoint, training.model, training.batches
-    optimizer, scheduler = type(training.optimizer), training.scheduler
+    members = [type(member) for member in training.optimizer.members]
+    schedulers = training.scheduler.members if training.scheduler is not None else []
     dtypes = {
         str(value.dtype)
         for value in checkpoint.weights.values()
@@ -209,31 +219,34 @@ def _describe(training: Training) -> Answer:
     }
     modules = list(model.modules())
     dropout = any("Dropout" in type(m).__name__ and getattr(m, "p", 0) for m in modules)
-    buffers = {name for name, _ in model.named_buffers()}
-    no_state = checkpoint.optimizer is None or not checkpoint.optimizer["state"]
     return {
         "device": training.device,
         "environment": environment(training.device),
-        "optimizer": f"{optimizer.__module__.split('.')[0]}.optim.{optimizer.__name__}",
+        "optimizer": " + ".join(f"torch.optim.{cls.__name__}" for cls in members),
         "loss": training.loss_name,
-        "scheduler": type(scheduler).__name__ if scheduler is not None else None,
+        "scheduler": " + ".join(type(member).__name__ for member in schedulers) or None,
         "per_step": training.per_step,
         "scaler": training.scaler is not None,
         "autocast": training.autocast,
         "averages": len(training.averages),
-        "rng_saved": sorted(checkpoint.rng_paths),
+        "rng_saved": sorted({kind.rstrip("0123456789") for kind in checkpoint.rng_paths}),
         "length": batches.real_length,
         "batches_used": batches.used,
         "uses_epoch": batches.uses_epoch,
         "batches_note": batches.random_note,
+        "rnn_dropout": any(
+            isinstance(m, nn.RNNBase) and m.dropout and m.num_layers > 1 for m in modules
+        ),
         "dropout": dropout or any(getattr(module, "dropout", 0.0) for module in modules),
         "file_dtypes": sorted(dtypes),
-        "buffers_covered": [name for name in checkpoint.names if name in buffers],
-        "trained": sorted(checkpoint.trained() or _trainable(model)),
+        "buffers_covered": [
+            name for name in checkpoint.names if name in dict(model.named_buffers())
+        ],
+        "trained": sorted(checkpoint.trained() or training.trainable()),
         "file_order": checkpoint.names,
-        "parameter_order": training.optimizer_order(),
-        "state_missing": no_state and checkpoint.keeps_state,
-        "scheduler_missing": scheduler is None and checkpoint.was_scheduled,
+        "parameter_order": training.optimizer.names(training.model),
+        "state_missing": checkpoint.state_missing,
+        "scheduler_missing": not schedulers and checkpoint.was_scheduled,
         "wrong": checkpoint.tied_conflicts(model),
         "undecided": checkpoint.counters.contradictions(batches.real_length),
         "notes": training.notes + batches.notes,

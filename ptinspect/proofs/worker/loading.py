@@ -9,25 +9,35 @@ from the snapshot of the uninterrupted training.
 from __future__ import annotations
 
 import copy
-import inspect
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
-from torch.optim import lr_scheduler
 
-from ptinspect.proofs.worker.checkpoint import Checkpoint, value_at
-from ptinspect.proofs.worker.determinism import seed_all, set_rng_states
+from ptinspect.proofs.worker.checkpoint import Checkpoint, recorded_autocast, value_at
+from ptinspect.proofs.worker.determinism import (
+    prepare_again,
+    rng_kind,
+    seed_all,
+    set_generator_state,
+    set_rng_states,
+)
+from ptinspect.proofs.worker.optimizers import (
+    Optimizers,
+    Schedulers,
+    as_list,
+    build_optimizers,
+    build_schedulers,
+)
 from ptinspect.proofs.worker.reporting import CannotRun
-from ptinspect.proofs.worker.training import EpochStart, Training, optimizer_order, step_scheduler
+from ptinspect.proofs.worker.training import EpochStart, Training
 from ptinspect.proofs.worker.user_code import (
     Batches,
     create_model,
     import_model,
     load_file,
     loss_function,
-    optimizer_class,
 )
 from ptinspect.text import join_names
 
@@ -36,20 +46,6 @@ EVIDENCE = (
 )  # fmt: skip
 MAX_CATCH_UP = 100_000
 """Epochs up to which a scheduler without a recorded state is stepped forward."""
-
-# Per scheduler: the keys that together only its state has, and arguments of its constructor.
-SCHEDULERS: tuple[tuple[str, str, str], ...] = (
-    ("ReduceLROnPlateau", "patience cooldown threshold_mode", "mode factor patience"),
-    ("OneCycleLR", "total_steps _schedule_phases", "total_steps"),
-    ("CosineAnnealingWarmRestarts", "T_0 T_mult", "T_0 T_mult eta_min"),
-    ("CosineAnnealingLR", "T_max eta_min", "T_max eta_min"),
-    ("PolynomialLR", "total_iters power", "total_iters power"),
-    ("LinearLR", "start_factor end_factor total_iters", "start_factor end_factor total_iters"),
-    ("ConstantLR", "factor total_iters", "factor total_iters"),
-    ("StepLR", "step_size gamma", "step_size gamma"),
-    ("MultiStepLR", "milestones gamma", "milestones gamma"),
-    ("ExponentialLR", "gamma", "gamma"),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,37 +107,43 @@ def _build_training(
         model = create_model(factory, options["model"])
     model = model.to(device)
     batches = Batches(options["data"], model, options["seed"])
-    make_optimizer = getattr(module, "make_optimizer", None)
 
     def user_order() -> list[str]:
-        return optimizer_order(model, make_optimizer(model)) if make_optimizer else []
+        if not hasattr(module, "make_optimizer"):
+            return []
+        return Optimizers(as_list(module.make_optimizer(model))).names(model)
 
     checkpoint = Checkpoint(root, plan, model, user_order)
-    if "data" in checkpoint.rng_paths and not batches.generators():  # then it is torch's own
-        checkpoint.rng_paths.setdefault("torch", checkpoint.rng_paths.pop("data"))
     notes = [checkpoint.assumption] if checkpoint.assumption else []
-    criterion = loss_function(options["loss"])
+    notes += prepare_again(options)
     batches.limit_epochs(options["steps"])
     per_step = options.get("per_step")
     if per_step is None:
         per_step = checkpoint.counters.steps_scheduler_per_batch(batches.real_length)
     _load_weights(model, checkpoint, fixes, notes)
-    if make_optimizer is not None:
-        optimizer = make_optimizer(model)
-    else:
-        optimizer = _build_optimizer(model, checkpoint, options["optimizer_class"])
-    scheduler = _build_scheduler(module, checkpoint, optimizer, notes)
-    scaler, autocast = _build_precision(module, checkpoint, device, fixes)
+    optimizer = build_optimizers(module, model, checkpoint, options["optimizer_class"])
+    scheduler = build_schedulers(module, checkpoint, optimizer)
+    if scheduler is None and checkpoint.was_scheduled:
+        notes.append(
+            "the learning rate was scheduled (initial_lr), but no scheduler's state is in the "
+            "file: trained at one rate; see make_scheduler(optimizer) in --help"
+        )
+    scaler = None
+    if hasattr(module, "make_scaler"):
+        scaler = module.make_scaler()
+    elif checkpoint.scaler_path is not None:
+        scaler = torch.amp.GradScaler(device.split(":")[0])
+    file_wins = "amp" in fixes and checkpoint.autocast is not None
     return Training(
         checkpoint=checkpoint,
         model=model,
         optimizer=optimizer,
         scheduler=scheduler,
         scaler=scaler,
-        autocast=autocast,
-        criterion=criterion,
+        autocast=recorded_autocast(None if file_wins else module, root),
+        criterion=loss_function(options["loss"]),
         batches=batches,
-        averages={path: _clone_tensors(value) for path, value in checkpoint.averages.items()},
+        averages={path: copy.deepcopy(value) for path, value in checkpoint.averages.items()},
         device=device,
         per_step=per_step,
         notes=notes,
@@ -169,122 +171,50 @@ def _load_weights(model: Any, checkpoint: Checkpoint, fixes: Fixes, notes: list[
             parameter.requires_grad_(trained is None or name in trained)
 
 
-def _build_optimizer(model: Any, checkpoint: Checkpoint, class_path: str | None) -> Any:
-    """Return an optimizer over `model.parameters()`, of the user's class or the file's."""
-    class_path = class_path or checkpoint.class_path
-    if class_path is None:
-        raise CannotRun(
-            "the file does not tell which optimizer it was trained with",
-            "give --optimizer-class torch.optim.AdamW, or what it was",
-        )
-    cls = optimizer_class(class_path)
-    recorded = checkpoint.groups[0] if checkpoint.groups else {}
-    accepted = set(inspect.signature(cls.__init__).parameters) - {"self", "params"}
-    options = {key: value for key, value in recorded.items() if key in accepted}
-    if isinstance(options.get("lr"), torch.Tensor):
-        options["lr"] = options["lr"].clone()
-    parameters = dict(model.named_parameters())
-    if len(checkpoint.groups) > 1:
-        names = iter(checkpoint.names)
-        groups = []
-        for group in checkpoint.groups:
-            group_names = [name for _, name in zip(group["params"], names, strict=False)]
-            groups.append({"params": [parameters[n] for n in group_names if n in parameters]})
-        return cls(groups, **options)
-    trainable = [value for value in parameters.values() if value.requires_grad]
-    if len(checkpoint.slots) == len(parameters) != len(trainable):
-        trainable = list(parameters.values())
-    if cls is getattr(torch.optim, "Muon", None):  # it accepts no other parameters
-        trainable = [value for value in trainable if value.ndim == 2]
-    return cls([{"params": trainable}], **options)
-
-
-def _build_scheduler(module: Any, checkpoint: Checkpoint, optimizer: Any, notes: list[str]) -> Any:
-    make = getattr(module, "make_scheduler", None)
-    if make is not None:
-        return make(optimizer)
-    if checkpoint.schedulers:
-        return scheduler_of(checkpoint.schedulers[0], optimizer)
-    if checkpoint.was_scheduled:
-        notes.append(
-            "the learning rate was scheduled (initial_lr), but no scheduler's state is in the "
-            "file: trained at one rate; see make_scheduler(optimizer) in --help"
-        )
-    return None
-
-
-def scheduler_of(state: dict[str, Any], optimizer: Any) -> Any:
-    """Return a scheduler of the class that wrote `state`, without loading it.
-
-    A scheduler's state does not record its class, but its keys tell it.
-    """
-    if "_schedulers" not in state and "lr_lambdas" not in state and "step_ratio" not in state:
-        for name, keys, argument_names in SCHEDULERS:
-            if all(key in state for key in keys.split()):
-                arguments = {key: state[key] for key in argument_names.split() if key in state}
-                if name == "MultiStepLR":
-                    arguments["milestones"] = sorted(state["milestones"])
-                if name == "OneCycleLR":
-                    rates = [group.get("max_lr", 0.1) for group in optimizer.param_groups]
-                    arguments["max_lr"] = rates
-                return getattr(lr_scheduler, name)(optimizer, **arguments)
-    raise CannotRun(
-        "the scheduler's state does not tell its class",
-        "write a function make_scheduler(optimizer) in the file of the model's class",
-    )
-
-
-def _build_precision(
-    module: Any, checkpoint: Checkpoint, device: str, fixes: Fixes
-) -> tuple[Any, str | None]:
-    """Return the GradScaler and the dtype of autocast, None without."""
-    scaler = None
-    make_scaler = getattr(module, "make_scaler", None)
-    if make_scaler is not None:
-        scaler = make_scaler()
-    elif checkpoint.scaler_path is not None:
-        scaler = torch.amp.GradScaler(device.split(":")[0])
-    autocast = getattr(module, "autocast", None)
-    if autocast is None or ("amp" in fixes and checkpoint.autocast is not None):
-        return scaler, checkpoint.autocast
-    return scaler, autocast() if callable(autocast) else autocast
-
-
 # --- Restore ----------------------------------------------------------------------------------
 
 
 def _restore_optimizer(training: Training, user_class: str | None, fixes: Fixes) -> None:
     optimizer, checkpoint = training.optimizer, training.checkpoint
-    state = checkpoint.optimizer
-    if state is not None:
+    if checkpoint.states and len(checkpoint.states) != len(optimizer.members):
+        raise CannotRun(
+            f"the file has {len(checkpoint.states)} optimizers, and make_optimizer(model) returns "
+            f"{len(optimizer.members)}"
+        )
+    for index, state in enumerate(checkpoint.states):
+        member = optimizer.members[index]
         if fixes.names & {"order", "trainable", "buffers-in-optimizer"}:
-            state = _rearranged_state(training, state, fixes)
-        expected = list(optimizer.defaults)  # load_state_dict adds keys that no file has
-        optimizer.load_state_dict(copy.deepcopy(state))
-        group = optimizer.param_groups[0]
-        missing = [key for key in expected if key not in group]
+            state = _rearranged_state(training, index, fixes)
+        expected = list(member.defaults)  # load_state_dict adds keys that no file has
+        member.load_state_dict(copy.deepcopy(state))
+        missing = [key for key in expected if key not in member.param_groups[0]]
         if missing and user_class:
-            path = checkpoint.class_path
+            path = checkpoint.classes[index]
             raise CannotRun(
-                f"the state in the file is not of {type(optimizer).__name__}: no {missing[0]}",
+                f"the state in the file is not of {type(member).__name__}: no {missing[0]}",
                 f"it looks like the state of {path}" if path else None,
             )
     snapshot = fixes.part("optimizer")
     if snapshot is not None:
         parameters = dict(training.model.named_parameters())
-        for name, parameter_state in snapshot["state"].items():
-            moved = _to_device(copy.deepcopy(parameter_state), training.device)
-            optimizer.state[parameters[name]] = moved
+        for member in optimizer.members:
+            own = {id(value) for group in member.param_groups for value in group["params"]}
+            for name, parameter_state in snapshot["state"].items():
+                if id(parameters[name]) in own:
+                    moved = _to_device(copy.deepcopy(parameter_state), training.device)
+                    member.state[parameters[name]] = moved
         for group, values in zip(optimizer.param_groups, snapshot["groups"], strict=False):
             group.update(copy.deepcopy(values))
 
 
-def _rearranged_state(training: Training, state: dict[str, Any], fixes: Fixes) -> dict[str, Any]:
-    """Return the recorded states for this optimizer, each for the parameter that it belongs to."""
+def _rearranged_state(training: Training, index: int, fixes: Fixes) -> dict[str, Any]:
+    """Return the recorded states for an optimizer, each for the parameter that it belongs to."""
     checkpoint = training.checkpoint
-    name_of = dict(zip(checkpoint.slots, checkpoint.names, strict=True))
+    state = checkpoint.states[index]
+    names = zip(checkpoint.slots, checkpoint.names, strict=True)
+    name_of = {slot: name for (owner, slot), name in names if owner == index}
     buffers = {name for name, _ in training.model.named_buffers()}
-    order = training.optimizer_order()
+    order = training.optimizer.names(training.model)
     index_of = {name: index for index, name in enumerate(order)}
     groups = []
     for group in state["param_groups"]:
@@ -301,7 +231,7 @@ def _rearranged_state(training: Training, state: dict[str, Any], fixes: Fixes) -
     states = {
         slot: value
         for slot, value in state["state"].items()
-        if slot in covered and not (fixes.uninterrupted and checkpoint.lacks_state(slot))
+        if slot in covered and not (fixes.uninterrupted and checkpoint.lacks_state((index, slot)))
     }
     return {"state": states, "param_groups": groups}
 
@@ -311,19 +241,20 @@ def _restore_scheduler(training: Training, fixes: Fixes) -> None:
     if scheduler is None:
         return
     if checkpoint.schedulers:
-        scheduler.load_state_dict(copy.deepcopy(checkpoint.schedulers[0]))
+        scheduler.load_state_dicts(copy.deepcopy(checkpoint.schedulers))
     elif fixes.uninterrupted:
-        _catch_up(training)
+        _catch_up(training, scheduler)
     snapshot = fixes.part("scheduler")
     if snapshot is not None:
-        scheduler.load_state_dict(copy.deepcopy(snapshot))
-    rates = getattr(scheduler, "_last_lr", None)
-    if "learning-rate" in fixes and checkpoint.schedulers and rates:
-        for group, rate in zip(training.optimizer.param_groups, rates, strict=False):
-            group["lr"] = rate
+        scheduler.load_state_dicts(copy.deepcopy(snapshot))
+    if "learning-rate" in fixes and checkpoint.schedulers:
+        for member, owner in zip(scheduler.members, training.optimizer.members, strict=False):
+            rates = getattr(member, "_last_lr", None) or []
+            for group, rate in zip(owner.param_groups, rates, strict=False):
+                group["lr"] = rate
 
 
-def _catch_up(training: Training) -> None:
+def _catch_up(training: Training, scheduler: Schedulers) -> None:
     """Step a scheduler whose state is in no file, once per finished epoch."""
     counters, groups = training.checkpoint.counters, training.optimizer.param_groups
     if (counters.epoch or 0) > MAX_CATCH_UP:
@@ -332,7 +263,7 @@ def _catch_up(training: Training) -> None:
     for group in groups:
         group["lr"] = group.get("initial_lr", group["lr"])
     for _ in range(counters.next_position(training.batches.real_length)[0]):
-        step_scheduler(training.scheduler, 0.0)
+        scheduler.step(0.0)
     for group, rate in zip(groups, rates, strict=True):
         group["lr"] = rate
 
@@ -352,6 +283,8 @@ def _restore_position(training: Training, options: dict[str, Any], fixes: Fixes)
             training.index = min(training.index, batches.limit - 1)
     elif counters.epoch is not None:
         training.epoch = counters.epoch + options["epoch_offset"]
+    else:
+        training.epoch = counters.next_position(batches.real_length)[0]
     if fixes.snapshot:
         epoch, index = fixes.snapshot["position"]
         if "epoch" in fixes or "mid-epoch" in fixes:
@@ -363,25 +296,25 @@ def _restore_position(training: Training, options: dict[str, Any], fixes: Fixes)
 def _restore_generators(training: Training, fixes: Fixes) -> None:
     """Set the random number generators, and what `Training` replays of the data."""
     checkpoint, snapshot = training.checkpoint, fixes.snapshot or {}
+    matched = training.saved_generators()
+    for kind, path in [*checkpoint.rng_paths.items()]:
+        own_kind = rng_kind(value_at(checkpoint.root, path))
+        if (
+            "data" in kind and kind not in matched and own_kind is not None
+        ):  # then it is torch's own
+            checkpoint.rng_paths.setdefault(own_kind, checkpoint.rng_paths.pop(kind))
     states = {kind: value_at(checkpoint.root, path) for kind, path in checkpoint.rng_paths.items()}
-    if "data" in states:
-        training.batches.set_generator_states([states.pop("data")])
+    for kind, generator in matched.items():
+        set_generator_state(generator, states[kind])
     for kind, state in snapshot.get("rng", {}).items():
         if f"rng-{kind}" in fixes:
             states[kind] = state
     set_rng_states(states)
-    if fixes.part("generators") is not None:
-        training.batches.set_generator_states(snapshot["generators"])
+    for name, state in (fixes.part("generators") or {}).items():
+        set_generator_state(training.generators()[name], state)
     training.replay = fixes.part("replay")
     if "mid-epoch" in fixes and "epoch_start" in snapshot:
         training.resumed_epoch = EpochStart(*snapshot["epoch_start"])
-
-
-def _clone_tensors(state: Any) -> dict[str, Any]:
-    return {
-        key: value.clone() if isinstance(value, torch.Tensor) else value
-        for key, value in state.items()
-    }
 
 
 def _to_device(value: Any, device: str) -> Any:

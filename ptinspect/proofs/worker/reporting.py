@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import traceback
 
 PROGRESS_SIZE = 64
 """Bytes of the progress file's only line, so that each line covers the previous one."""
 
 MACHINE_FAILURES = ("DefaultCPUAllocator: can't allocate", "CUDA out of memory", "CUDA error")
 """Words of torch's errors that are about the machine, not about the model."""
+
+NO_KERNEL = "does not have a deterministic implementation"
 
 _progress_files: list[int] = []
 
@@ -22,14 +25,23 @@ class CannotRun(Exception):
         self.hint = hint
 
 
-def raise_if_out_of_memory(error: BaseException) -> None:
-    """Raise an error again if it says nothing of the model, only of the machine.
+class NeedsWarnOnly(CannotRun):
+    """An operation has no deterministic kernel; the job has to run again and only warn of it."""
 
-    The process then ends with it, and the parent reports that.
+
+def raise_unless_of_model(error: BaseException) -> None:
+    """Raise an error again if it says nothing of the model.
+
+    After an error of the machine the process ends, and the parent reports that.
     """
     text = str(error)
+    if isinstance(error, CannotRun):
+        raise error
     if isinstance(error, MemoryError) or any(words in text for words in MACHINE_FAILURES):
         raise error
+    if NO_KERNEL in text:
+        raise NeedsWarnOnly(one_line(error)) from error
+    traceback.print_exc()
 
 
 def one_line(error: BaseException) -> str:

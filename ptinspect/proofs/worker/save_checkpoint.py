@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ptinspect.proofs.worker.checkpoint import Checkpoint, value_at
-from ptinspect.proofs.worker.determinism import rng_state_like, rng_states
+from ptinspect.proofs.worker.checkpoint import value_at
+from ptinspect.proofs.worker.determinism import generator_state, rng_state_like, rng_states
 from ptinspect.proofs.worker.training import Training
 
 
@@ -17,30 +17,33 @@ def save_checkpoint(training: Training, path: str, first_epoch: int) -> None:
     checkpoint, plan = training.checkpoint, training.checkpoint.plan
     root = _copy_containers(checkpoint.root)
     root = _replace(root, plan["model_path"], _weights(training))
-    if checkpoint.optimizer is not None:
-        optimizer_path = plan["optimizer"]["path"]
-        recorded = value_at(checkpoint.root, optimizer_path)
-        state: Any = _optimizer_state(training)
+    for index, item in enumerate(plan["optimizers"]):
+        recorded = value_at(checkpoint.root, item["path"])
+        state: Any = _optimizer_state(training, index)
         if not isinstance(recorded, dict):  # the optimizer object itself was saved
             recorded.load_state_dict(state)
             state = recorded
-        root = _replace(root, optimizer_path, state)
-    if plan["schedulers"] and training.scheduler is not None:
-        root = _replace(root, plan["schedulers"][0]["path"], training.scheduler.state_dict())
+        root = _replace(root, item["path"], state)
+    if training.scheduler is not None:
+        scheduler_states = training.scheduler.state_dicts()
+        for item, scheduler_state in zip(plan["schedulers"], scheduler_states, strict=False):
+            root = _replace(root, item["path"], scheduler_state)
     if checkpoint.scaler_path is not None and checkpoint.scaler:
         root = _replace(root, checkpoint.scaler_path, training.scaler.state_dict())
     for average_path, average in training.averages.items():
         root = _replace(root, average_path, average)
     states = rng_states(training.device)
-    for state in training.batches.generator_states()[:1]:
-        states["data"] = state
+    states |= {kind: generator_state(v) for kind, v in training.saved_generators().items()}
     for kind, rng_path in checkpoint.rng_paths.items():
         if kind in states:
             recorded = value_at(checkpoint.root, rng_path)
             root = _replace(root, rng_path, rng_state_like(recorded, states[kind]))
-    if checkpoint.counters.epoch is not None:
-        epoch = checkpoint.counters.epoch + training.epoch - first_epoch
-        root = _replace(root, plan["epoch"]["path"], epoch)
+    counters, length = checkpoint.counters, training.batches.real_length
+    if counters.epoch is not None:
+        root = _replace(root, plan["epoch"], counters.epoch + training.epoch - first_epoch)
+    elif counters.step is not None and length:
+        batch = counters.next_position(length)[1]
+        root = _replace(root, plan["step"], training.epoch * length + batch)
     torch.save(root, path)
 
 
@@ -82,45 +85,35 @@ def _weights(training: Training) -> Any:
     return weights
 
 
-def _optimizer_state(training: Training) -> dict[str, Any]:
-    """Return the state under the file's numbers, without what the file omits."""
+def _optimizer_state(training: Training, index: int) -> dict[str, Any]:
+    """Return the state of an optimizer under the file's numbers, without what the file omits."""
     checkpoint, states = training.checkpoint, training.optimizer_states()
-    assert checkpoint.optimizer is not None
-    recorded_states = checkpoint.optimizer["state"]
-    counters = checkpoint.counters
-    all_lost = not recorded_states and checkpoint.keeps_state
+    recorded, counters = checkpoint.states[index], checkpoint.counters
+    all_lost = not recorded["state"] and checkpoint.keeps_state(index)
     if all_lost and (counters.steps or counters.epoch):
         states = {}
     saved: dict[Any, Any] = {}
     for slot, name in zip(checkpoint.slots, checkpoint.names, strict=True):
-        if name in states:
-            recorded = checkpoint.slot_state(slot)
-            partial = bool(recorded) and checkpoint.lacks_state(slot)
-            saved[slot] = {
-                key: value for key, value in states[name].items() if not partial or key in recorded
-            }
+        if name in states and slot[0] == index:
+            omitted: set[str] = set()
+            if checkpoint.slot_state(slot) and checkpoint.lacks_state(slot):
+                omitted = states[name].keys() - checkpoint.slot_state(slot).keys()
+            saved[slot[1]] = {k: value for k, value in states[name].items() if k not in omitted}
     groups = []
-    current_groups = training.optimizer.state_dict()["param_groups"]
-    for index, (group, current) in enumerate(zip(checkpoint.groups, current_groups, strict=False)):
+    current_groups = training.optimizer.members[index].state_dict()["param_groups"]
+    rates: list[Any] = []
+    if index < len(checkpoint.schedulers) and isinstance(checkpoint.schedulers[index], dict):
+        rates = checkpoint.schedulers[index].get("_last_lr") or []
+    rates = [*rates, *[None] * len(current_groups)]
+    for group, current, rate in zip(recorded["param_groups"], current_groups, rates):  # noqa: B905
         new_group = {**current, "params": group["params"]}
         new_group.pop("param_names", None)
         if "param_names" in group:
             new_group["param_names"] = group["param_names"]
-        if _rate_is_stale(checkpoint, index):
-            new_group["lr"] = group["lr"]
+        if rate is not None and abs(float(rate) - float(group["lr"])) > 1e-6 * float(group["lr"]):
+            new_group["lr"] = group["lr"]  # it is not the one that the scheduler had set
         groups.append(new_group)
-    return {**checkpoint.optimizer, "state": saved, "param_groups": groups}
-
-
-def _rate_is_stale(checkpoint: Checkpoint, index: int) -> bool:
-    """Return True if a group's learning rate is not the one that its scheduler had set."""
-    if not checkpoint.schedulers or not isinstance(checkpoint.schedulers[0], dict):
-        return False
-    rates = checkpoint.schedulers[0].get("_last_lr")
-    if not rates or index >= len(rates):
-        return False
-    rate = float(checkpoint.groups[index]["lr"])
-    return abs(float(rates[index]) - rate) > 1e-6 * abs(rate)
+    return {**recorded, "state": saved, "param_groups": groups}
 
 
 def snapshot(training: Training) -> dict[str, Any]:
@@ -130,17 +123,17 @@ def snapshot(training: Training) -> dict[str, Any]:
         for group in training.optimizer.param_groups
     ]
     states = {name: dict(state) for name, state in training.optimizer_states().items()}
-    parts = {
+    parts: dict[str, Any] = {
         "weights": {name: value.detach() for name, value in training.model.named_parameters()},
         "buffers": dict(training.model.named_buffers()),
         "optimizer": {"state": states, "groups": groups},
         "rng": rng_states(training.device),
-        "generators": training.batches.generator_states(),
+        "generators": {n: generator_state(value) for n, value in training.generators().items()},
     }
     if training.epoch_start is not None:
         parts["epoch_start"] = tuple(training.epoch_start)
     if training.scheduler is not None:
-        parts["scheduler"] = training.scheduler.state_dict()
+        parts["scheduler"] = training.scheduler.state_dicts()
     if training.scaler is not None:
         parts["scaler"] = training.scaler.state_dict()
     return parts

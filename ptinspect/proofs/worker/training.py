@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
-from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from ptinspect.proofs.worker.checkpoint import Checkpoint, Path
-from ptinspect.proofs.worker.determinism import digest, rng_states, set_rng_states
+from ptinspect.proofs.worker.checkpoint import Checkpoint, Path, value_at
+from ptinspect.proofs.worker.determinism import (
+    content_digest,
+    digest,
+    generator_state,
+    held_generators,
+    match_generators,
+    rng_states,
+    set_generator_state,
+    set_rng_states,
+)
+from ptinspect.proofs.worker.optimizers import Optimizers, Schedulers
 from ptinspect.proofs.worker.reporting import CannotRun
 from ptinspect.proofs.worker.user_code import Batches, call_model, compute_loss, split_batch
 
@@ -32,7 +40,7 @@ class EpochStart(NamedTuple):
     """The random number generators' states at the start of an epoch."""
 
     rng: dict[str, Any]
-    data: list[Any]
+    held: dict[str, Any]
 
 
 @dataclass(slots=True)
@@ -51,8 +59,8 @@ class Training:
 
     checkpoint: Checkpoint
     model: Any
-    optimizer: Any
-    scheduler: Any
+    optimizer: Optimizers
+    scheduler: Schedulers | None
     scaler: Any
     autocast: str | None
     criterion: Any
@@ -71,6 +79,7 @@ class Training:
     loss_dtype: str = "float32"
     loss_name: str = ""
     batch_digest: str = ""
+    batch_content: int = 0
 
     def run(self) -> Iterator[Step]:
         """Train without end, and yield each step after it."""
@@ -78,11 +87,12 @@ class Training:
             self.step_count += 1
             batch = step.batch
             self.batch_digest = digest(list(batch) if isinstance(batch, list | tuple) else batch)
+            self.batch_content = content_digest(batch)
             loss = self._train(batch)
             self.losses.append(loss)
             self._update_averages()
             if self.scheduler is not None and (step.last or self.per_step):
-                step_scheduler(self.scheduler, loss)
+                self.scheduler.step(loss)
             yield step
 
     def _steps(self) -> Iterator[Step]:
@@ -117,11 +127,24 @@ class Training:
             yield Step(self.epoch, index, batch, index + 1 == count)
 
     def _generator_states(self) -> EpochStart:
-        return EpochStart(rng_states(self.device), self.batches.generator_states())
+        held = {name: generator_state(value) for name, value in self.generators().items()}
+        return EpochStart(rng_states(self.device), held)
 
     def _set_generator_states(self, states: EpochStart) -> None:
         set_rng_states(states.rng)
-        self.batches.set_generator_states(states.data)
+        for name, generator in self.generators().items():
+            if name in states.held:
+                set_generator_state(generator, states.held[name])
+
+    def generators(self) -> dict[str, Any]:
+        """Return the generators that the data and the model hold."""
+        return held_generators([*self.batches.holders(), *self.model.modules()])
+
+    def saved_generators(self) -> dict[str, Any]:
+        """Return the generators whose states are in the file, by the kind of the state."""
+        root, paths = self.checkpoint.root, self.checkpoint.rng_paths
+        states = {kind: value_at(root, path) for kind, path in paths.items() if "data" in kind}
+        return match_generators(self.generators().values(), states)
 
     def _train(self, batch: Any) -> float:
         """Make one step of the optimizer and return the loss."""
@@ -129,29 +152,15 @@ class Training:
 
         def closure() -> Any:
             self.optimizer.zero_grad()
-            with self._autocasting():
+            with autocasting(self.device, self.autocast):
                 output = call_model(self.model, inputs)
                 loss, self.loss_name = compute_loss(self.criterion, output, target)
             (self.scaler.scale(loss) if self.scaler is not None else loss).backward()
             return loss
 
-        if isinstance(self.optimizer, torch.optim.LBFGS):
-            lbfgs_step: Any = self.optimizer.step
-            loss = lbfgs_step(closure)
-        else:
-            loss = closure()
-            if self.scaler is not None:
-                self.scaler.step(self.optimizer)
-                self.scaler.update()
-            else:
-                self.optimizer.step()
+        loss = self.optimizer.step(closure, self.scaler)
         self.loss_dtype = str(loss.dtype).removeprefix("torch.")
         return float(loss.detach())
-
-    def _autocasting(self) -> Any:
-        if self.autocast is None:
-            return contextlib.nullcontext()
-        return torch.autocast(self.device.split(":")[0], getattr(torch, self.autocast))
 
     def _update_averages(self) -> None:
         weights = self.model.state_dict()
@@ -174,9 +183,10 @@ class Training:
         for number, group in enumerate(self.optimizer.param_groups):
             digests[f"lr of group {number}"] = digest(float(group["lr"]))
         if self.scheduler is not None:
-            state = dict(self.scheduler.state_dict())
-            state.pop("_get_lr_called_within_step", None)
-            digests["scheduler"] = digest(state)
+            states = self.scheduler.state_dicts()
+            for state in states:
+                state.pop("_get_lr_called_within_step", None)
+            digests["scheduler"] = digest(states)
         if self.scaler is not None:
             digests["scaler"] = digest(self.scaler.state_dict())
         for path, average in self.averages.items():
@@ -187,7 +197,7 @@ class Training:
         """Return digests of the random number generators' states."""
         states = self._generator_states()
         digests = {f"rng {kind}": digest(state) for kind, state in states.rng.items()}
-        return {**digests, "rng of the data": digest(states.data)} if states.data else digests
+        return digests | {f"rng held: {name}": digest(s) for name, s in states.held.items()}
 
     def optimizer_states(self) -> dict[str, dict[str, Any]]:
         """Return the optimizer's state per parameter name."""
@@ -197,26 +207,13 @@ class Training:
             for parameter, state in self.optimizer.state.items()
         }
 
-    def optimizer_order(self) -> list[str]:
-        """Return the names of the optimizer's parameters, in its order."""
-        return optimizer_order(self.model, self.optimizer)
+    def trainable(self) -> list[str]:
+        """Return the names of the parameters that are trained now."""
+        return [name for name, value in self.model.named_parameters() if value.requires_grad]
 
 
-def optimizer_order(model: Any, optimizer: Any) -> list[str]:
-    """Return the names of an optimizer's parameters, in its order."""
-    names = {id(value): name for name, value in model.named_parameters()}
-    return [
-        names.get(id(value), f"#{index}")
-        for group in optimizer.param_groups
-        for index, value in enumerate(group["params"])
-    ]
-
-
-def step_scheduler(scheduler: Any, loss: float) -> None:
-    """Step a scheduler, without torch's warning that the optimizer was not stepped before."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        if isinstance(scheduler, ReduceLROnPlateau):
-            scheduler.step(loss)
-        else:
-            scheduler.step()
+def autocasting(device: str, dtype: str | None) -> Any:
+    """Return the context of autocast to a dtype, or one that does nothing."""
+    if dtype is None:
+        return contextlib.nullcontext()
+    return torch.autocast(device.split(":")[0], getattr(torch, dtype))

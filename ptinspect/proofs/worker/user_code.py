@@ -168,9 +168,7 @@ class Batches:
         self.random_note = ""
         self.limit: int | None = None
         self.notes: list[str] = []
-        self._function: Any = None
         self._by_epoch = False
-        self.uses_epoch = False
         self._source: Any = None
         self.length: int | None = None
         if reference is None:
@@ -179,25 +177,22 @@ class Batches:
         else:
             _, self._function = import_object(reference)
             with user_errors(f"{reference} cannot be called"):
-                self._inspect_function()
+                self._call_function()
+        self.uses_epoch = self._by_epoch
         self.real_length = None if self.random_note else self.length
 
-    def _inspect_function(self) -> None:
+    def _call_function(self) -> None:
         self._by_epoch = "epoch" in inspect.signature(self._function).parameters
-        self.uses_epoch = self._by_epoch
+        states = rng_states("cpu")
+        source = self._function(epoch=0) if self._by_epoch else self._function()
+        with contextlib.suppress(TypeError):
+            self.length = len(source)
         if self._by_epoch:
-            states = rng_states("cpu")  # asking for the length must not change the numbers drawn
-            try:
-                self.length = len(self._function(epoch=0))
-            except TypeError:
-                pass
-            finally:
-                set_rng_states(states)
-            return
-        self._source = self._function()
-        self.length = _length(self._source)
-        if iter(self._source) is self._source:  # a generator: call the function for each epoch
-            self._source, self.length = None, None
+            set_rng_states(states)  # asking for the length must not change the numbers drawn
+        elif iter(source) is source:  # a generator: call the function for each epoch
+            self.length = None
+        else:
+            self._source = source
 
     def limit_epochs(self, steps: int) -> None:
         """Use only a part of each epoch if it is long, or of unknown length."""
@@ -217,17 +212,11 @@ class Batches:
     def _note_limit(self) -> None:
         if self.used is None:
             return
-        if self.real_length is None:
-            note = (
-                "the data do not tell how many batches an epoch has: the first "
-                f"{self.limit} of each are used; --steps N uses more"
-            )
-        else:
-            note = (
-                f"an epoch has {self.length:,} batches: the first {self.limit} of each are used; "
-                f"--steps {self.length} uses all of them"
-            )
-        self.notes.append(note)
+        fact, more = "the data do not tell how many batches an epoch has", "--steps N uses more"
+        if self.real_length is not None:
+            fact = f"an epoch has {self.length:,} batches"
+            more = f"--steps {self.length} uses all of them"
+        self.notes.append(f"{fact}: the first {self.limit} of each are used; {more}")
 
     def epoch(self, number: int) -> Iterator[Any]:
         """Return the batches of an epoch, without the limit."""
@@ -257,39 +246,20 @@ class Batches:
     def first(self, count: int) -> list[Any]:
         """Return the first batches, of as many epochs as needed."""
         batches: list[Any] = []
-        epoch = 0
-        while len(batches) < count:
-            more = list(islice(self.epoch(epoch), count - len(batches)))
-            if not more:
+        for epoch in range(count):
+            before = len(batches)
+            batches += islice(self.epoch(epoch), count - before)
+            if len(batches) == count:
+                break
+            if len(batches) == before:
                 raise CannotRun(NO_BATCHES, DATA_HINT)
-            batches += more
-            epoch += 1
         return batches
 
-    def generators(self) -> list[torch.Generator]:
-        """Return the generators that a DataLoader or its sampler has for itself."""
-        generators: list[torch.Generator] = []
-        for holder in (self._source, getattr(self._source, "sampler", None)):
-            generator = getattr(holder, "generator", None)
-            if isinstance(generator, torch.Generator) and generator not in generators:
-                generators.append(generator)
-        return generators
-
-    def generator_states(self) -> list[Any]:
-        """Return the states of `generators`."""
-        return [generator.get_state() for generator in self.generators()]
-
-    def set_generator_states(self, states: list[Any]) -> None:
-        """Set the states of `generators`."""
-        for generator, state in zip(self.generators(), states, strict=False):
-            generator.set_state(state)
-
-
-def _length(source: Any) -> int | None:
-    try:
-        return len(source)
-    except TypeError:
-        return None
+    def holders(self) -> list[Any]:
+        """Return the objects of the data that may hold a random number generator."""
+        source = self._source
+        names = ("sampler", "batch_sampler", "dataset", "collate_fn")
+        return [source, *(getattr(source, name, None) for name in names)]
 
 
 def split_batch(batch: Any, device: str) -> tuple[Any, Any]:
