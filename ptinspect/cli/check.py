@@ -47,7 +47,8 @@ _training_options = combine(
         metavar="FILE.py:CLASS",
         help="The model's class, or a function that returns the model. FILE.py is run: use only "
         "code that you trust. `resume` also calls make_optimizer(model), "
-        "make_scheduler(optimizer), make_scaler() and autocast() if FILE.py defines them.",
+        "make_scheduler(optimizer) (each may return a list), make_scaler() and autocast() if "
+        "FILE.py defines them.",
     ),
     click.option(
         "--data",
@@ -189,7 +190,8 @@ def resume(
 ) -> None:  # fmt: skip
     """Check that the file holds all that an exact resume needs: train 2N steps from CHECKPOINT
     without interruption. Train N steps, save in the layout of the file, load it in a new
-    process, and train N more. Compare bit for bit.
+    process, and train N more. Compare bit for bit. CHECKPOINT is a file, or a folder that the
+    Trainer of transformers or Accelerator.save_state has written.
 
     The report names the first difference and its cause. A cause is named only if fixing it, and
     nothing else, makes the bits agree. torch runs in child processes; a file that `scan` calls
