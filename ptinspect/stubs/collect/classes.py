@@ -117,8 +117,9 @@ class Instance(Expr):
             return self.constructor_call.text
         return f"{UNSOLVED}{self.number}{UNSOLVED}"
 
-    def brackets(self) -> Brackets | None:
-        return self.constructor_call.brackets() if self.constructor_call is not None else None
+    def brackets(self) -> Brackets:
+        call = self.constructor_call
+        return call.brackets() if call is not None else super().brackets()
 
     def children(self) -> list[Expr]:
         return [self.constructor_call] if self.constructor_call is not None else []

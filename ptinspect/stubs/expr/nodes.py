@@ -5,7 +5,8 @@ Equal expressions have equal text, so `text` also serves to compare them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from itertools import groupby
 
 UNSOLVED = "\0"
 """Marks the text of an object whose constructor is not inferred yet."""
@@ -27,9 +28,9 @@ class Expr:
 
     __slots__ = ("_text", "depth")
 
-    def __init__(self, depth: int) -> None:
+    def __init__(self, depth: int, text: str | None = None) -> None:
         self.depth = depth
-        self._text: str | None = None
+        self._text = text
 
     @property
     def text(self) -> str:
@@ -41,16 +42,18 @@ class Expr:
         return text
 
     def one_line(self) -> str:
-        """Build `text`."""
-        raise NotImplementedError
+        """Build `text` from the brackets."""
+        opening, items, closing = self.brackets()
+        inside = " ".join([f"{before}{item.text}{after}" for before, item, after in items])
+        return f"{opening}{inside.removesuffix(',')}{closing}"
 
-    def brackets(self) -> Brackets | None:
-        """Return the expression over several lines, or None if it has no brackets to open."""
-        return None
+    def brackets(self) -> Brackets:
+        """Return the expression over several lines; with no items if it has to stay on one."""
+        return self._text or "", [], ""
 
-    def children(self) -> list[Expr]:
+    def children(self) -> Iterable[Expr]:
         """Return the expressions directly inside this one."""
-        return []
+        return [item for _, item, _ in self.brackets()[1]]
 
     def name(self) -> str:
         """Return the dotted name that this node reads, without those of its children."""
@@ -63,8 +66,7 @@ class Literal(Expr):
     __slots__ = ()
 
     def __init__(self, text: str) -> None:
-        super().__init__(0)
-        self._text = text
+        super().__init__(0, text)
 
 
 class Name(Expr):
@@ -73,8 +75,7 @@ class Name(Expr):
     __slots__ = ()
 
     def __init__(self, text: str) -> None:
-        super().__init__(0)
-        self._text = text
+        super().__init__(0, text)
 
     def name(self) -> str:
         return self.text
@@ -169,19 +170,12 @@ class CallExpr(Expr):
         self.positional = positional
         self.defaults = defaults or {}
 
-    def _written(self) -> list[tuple[str, Expr]]:
-        return [
-            (f"{name}=" if name and index >= self.positional else "", value)
+    def brackets(self) -> Brackets:
+        written = [
+            (f"{name}=" if name and index >= self.positional else "", value, ",")
             for index, (name, value) in enumerate(self.args)
         ]
-
-    def one_line(self) -> str:
-        return f"{self.func}({', '.join([name + value.text for name, value in self._written()])})"
-
-    def brackets(self) -> Brackets | None:
-        if not self.args:
-            return None
-        return f"{self.func}(", [(name, value, ",") for name, value in self._written()], ")"
+        return f"{self.func}(", written, ")"
 
     def children(self) -> list[Expr]:
         return [value for _, value in self.args]
@@ -207,18 +201,12 @@ class Sequence(Expr):
         self.items = items
 
     def one_line(self) -> str:
-        opening, closing = self.brackets_text[0], self.brackets_text[1]
-        comma = "," if opening == "(" and len(self.items) == 1 else ""
-        return f"{opening}{', '.join([item.text for item in self.items])}{comma}{closing}"
+        is_single_tuple = self.brackets_text == "()" and len(self.items) == 1
+        return f"({self.items[0].text},)" if is_single_tuple else super().one_line()
 
-    def brackets(self) -> Brackets | None:
-        if not self.items:
-            return None
-        return (
-            self.brackets_text[0],
-            [("", item, ",") for item in self.items],
-            self.brackets_text[1],
-        )
+    def brackets(self) -> Brackets:
+        opening, closing = self.brackets_text[0], self.brackets_text[1]
+        return opening, [("", item, ",") for item in self.items], closing
 
     def children(self) -> list[Expr]:
         return self.items
@@ -233,11 +221,8 @@ class DictExpr(Expr):
         super().__init__(1 + max((max(k.depth, v.depth) for k, v in items), default=0))
         self.items = items
 
-    def one_line(self) -> str:
-        return "{" + ", ".join([f"{k.text}: {v.text}" for k, v in self.items]) + "}"
-
-    def brackets(self) -> Brackets | None:
-        return ("{", [(f"{k.text}: ", v, ",") for k, v in self.items], "}") if self.items else None
+    def brackets(self) -> Brackets:
+        return "{", [(f"{k.text}: ", v, ",") for k, v in self.items], "}"
 
     def children(self) -> list[Expr]:
         return [expr for item in self.items for expr in item]
@@ -254,14 +239,8 @@ class ListComp(Expr):
         self.target = target
         self.iterable = iterable
 
-    def one_line(self) -> str:
-        return f"[{self.element.text} for {self.target} in {self.iterable.text}]"
-
-    def brackets(self) -> Brackets | None:
+    def brackets(self) -> Brackets:
         return "[", [("", self.element, ""), (f"for {self.target} in ", self.iterable, "")], "]"
-
-    def children(self) -> list[Expr]:
-        return [self.element, self.iterable]
 
 
 class Starred(Expr):
@@ -276,9 +255,9 @@ class Starred(Expr):
     def one_line(self) -> str:
         return f"*{self.value.text}"
 
-    def brackets(self) -> Brackets | None:
-        inside = self.value.brackets()
-        return None if not inside else (f"*{inside[0]}", inside[1], inside[2])
+    def brackets(self) -> Brackets:
+        opening, items, closing = self.value.brackets()
+        return f"*{opening}", items, closing
 
     def children(self) -> list[Expr]:
         return [self.value]
@@ -312,7 +291,7 @@ class ModuleContainer(Expr):
     def one_line(self) -> str:
         return self.folded().text
 
-    def brackets(self) -> Brackets | None:
+    def brackets(self) -> Brackets:
         return self.folded().brackets()
 
     def children(self) -> list[Expr]:
@@ -331,20 +310,16 @@ def resolve(expr: Expr) -> Expr:
     return call if isinstance(call, Expr) else expr
 
 
-def walk(expr: Expr) -> Iterator[Expr]:
-    """Yield an expression and all expressions in it, each once. Not recursive."""
-    stack, seen = [expr], set()
+def names_in(expr: Expr) -> set[str]:
+    """Return the dotted names that an expression reads."""
+    stack, seen, names = [expr], set(), set()
     while stack:
         item = stack.pop()
         if id(item) not in seen:
             seen.add(id(item))
-            yield item
+            names.add(item.name())
             stack += item.children()
-
-
-def names_in(expr: Expr) -> set[str]:
-    """Return the dotted names that an expression reads."""
-    return {name for item in walk(expr) if (name := item.name())}
+    return names - {""}
 
 
 def has_placeholder(expr: Expr) -> bool:
@@ -364,13 +339,8 @@ def has_placeholder(expr: Expr) -> bool:
 
 def repeats(items: list[Expr]) -> list[tuple[Expr, int]]:
     """Return runs of neighbours with the same text, and their lengths."""
-    runs: list[tuple[Expr, int]] = []
-    for item in items:
-        if runs and runs[-1][0].text == item.text:
-            runs[-1] = (runs[-1][0], runs[-1][1] + 1)
-        else:
-            runs.append((item, 1))
-    return runs
+    runs = [list(run) for _, run in groupby(items, key=lambda item: item.text)]
+    return [(run[0], len(run)) for run in runs]
 
 
 def repeated(element: Expr, count: Expr) -> ListComp:
@@ -392,44 +362,45 @@ def _fold_varying_argument(items: list[Expr]) -> list[Expr]:
     folded: list[Expr] = []
     start = 0
     while start < len(items):
-        end, argument = _alike_until(items, start)
-        if end - start < MIN_REPEATS or argument is None:
+        calls, argument = _alike_calls(items, start)
+        if len(calls) < MIN_REPEATS:
             folded.append(items[start])
             start += 1
             continue
         # [Block(8, drop=value) for value in (0.0, 0.1)]
-        calls = [call for item in items[start:end] if isinstance(call := resolve(item), CallExpr)]
         values = [value for call in calls for name, value in call.args if name == argument]
         args: list[Argument] = [
             (name, Name("value") if name == argument else value) for name, value in calls[0].args
         ]
         element = CallExpr(calls[0].func, args, calls[0].positional)
         folded.append(Starred(ListComp(element, "value", Sequence("()", values))))
-        start = end
+        start += len(calls)
     return folded
 
 
-def _alike_until(items: list[Expr], start: int) -> tuple[int, str | None]:
-    """Return the end of the run of calls that differ in the same argument only, and its name."""
-    first = resolve(items[start])
+def _alike_calls(items: list[Expr], start: int) -> tuple[list[CallExpr], str | None]:
+    """Return the calls from `start` on that differ in the same argument only, and its name."""
+    calls: list[CallExpr] = []
     argument: str | None = None
-    end = start + 1
-    if not isinstance(first, CallExpr) or not first.args:
-        return end, None
-    names = [name for name, _ in first.args]
-    while end < len(items):
-        call = resolve(items[end])
-        if not isinstance(call, CallExpr) or [name for name, _ in call.args] != names:
+    for index in range(start, len(items)):
+        call = resolve(items[index])
+        if not isinstance(call, CallExpr):
             break
-        if call.func != first.func or call.positional != first.positional:
+        first = calls[0] if calls else call
+        names = [name for name, _ in call.args]
+        if (call.func, call.positional) != (first.func, first.positional):
+            break
+        if names != [name for name, _ in first.args]:
             break
         different = [
             name
             for (name, a), (_, b) in zip(first.args, call.args, strict=True)
             if a.text != b.text
         ]
-        if len(different) != 1 or different[0] is None or argument not in (None, different[0]):
+        if calls and (len(different) != 1 or None in different):
             break
-        argument = different[0]
-        end += 1
-    return end, argument
+        if calls and argument not in (None, different[0]):
+            break
+        argument = different[0] if calls else None
+        calls.append(call)
+    return calls, argument

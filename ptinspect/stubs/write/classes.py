@@ -217,7 +217,7 @@ def _add_assignment(
     """Append `target suffix = value`, with `get_submodule` where the line would be too long."""
     source.read(target.name(), *(names_in(value) if value is not None else ()))
     text = f"{target.text}{suffix}"
-    is_flat = value is not None and value.brackets() is None
+    is_flat = value is not None and not value.brackets()[1]
     split_value = None
     if isinstance(value, Access) and columns(f"{blank}{text} = {value.text}") > WIDTH:
         split_value = value.split_submodule_path()

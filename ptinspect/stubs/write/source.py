@@ -28,10 +28,9 @@ def layout(prefix: str, expr: Expr, suffix: str = "", indent: int = 0) -> list[s
     """Return the lines of `prefix expr suffix`, indented by `indent` spaces."""
     start = " " * indent + prefix
     line = f"{start}{expr.text}{suffix}"
-    brackets = None if columns(line) <= WIDTH else expr.brackets()
-    if not brackets:
+    opening, inside, closing = expr.brackets() if columns(line) > WIDTH else ("", [], "")
+    if not inside:
         return [line]
-    opening, inside, closing = brackets
     lines = [start + opening]
     for before, item, after in inside:
         lines += layout(before, item, after, indent + 4)
