@@ -17,14 +17,13 @@ from ptinspect.stubs.collect.object_graph import collect_objects
 from ptinspect.stubs.collect.shared_modules import access_paths
 from ptinspect.stubs.expr.literals import prose
 from ptinspect.stubs.expr.nodes import NONE, Access, Expr, names_in
-from ptinspect.stubs.expr.torch_objects import ImportTable
 from ptinspect.stubs.infer.constructors import InferredClass, infer_constructors
 from ptinspect.stubs.infer.post_init import Assignment, infer_post_init
 from ptinspect.stubs.infer.state_dict import StateDictModel, infer_model, path_of_state_dict
 from ptinspect.stubs.write.classes import write_assignments
 from ptinspect.stubs.write.module import StubContent, write_module
 from ptinspect.stubs.write.package import check_target_folder, package_files, write_package
-from ptinspect.stubs.write.safe_globals import collect_safe_globals
+from ptinspect.stubs.write.safe_globals import ImportTable, collect_safe_globals
 from ptinspect.text import join_names, python_literal, shell_word
 
 if TYPE_CHECKING:
@@ -178,7 +177,7 @@ def stub_content(document: Document, options: StubOptions) -> StubContent:
         all_definitions=objects.definitions,
         classes=classes,
         post_init=post_init,
-        parts=objects.parts.functions,
+        parts=objects.parts,
         root=root,
         root_statements=build_statements.get(root_path, []),
         build_description=_build_description(document, options, root_call, root),

@@ -62,7 +62,6 @@ from ptinspect.stubs.collect.shared_modules import (
 from ptinspect.stubs.expr.literals import (
     Names,
     PartFunctions,
-    bytes_expr,
     literal,
     tensor_values,
 )
@@ -83,7 +82,7 @@ from ptinspect.stubs.expr.torch_calls import (
     parameter,
     torch_module,
 )
-from ptinspect.stubs.expr.torch_objects import global_text, object_expr, set_expr
+from ptinspect.stubs.expr.torch_objects import bytes_expr, global_text, object_expr, set_expr
 from ptinspect.torchnn.classes import lookup
 
 if TYPE_CHECKING:
@@ -123,7 +122,7 @@ def collect_objects(
         for path, usage in user_defined.items()
     }
     roots = [info.module.call for info in document.modules if not info.name]
-    parts = PartFunctions(names, {})
+    parts = PartFunctions(names)
     model = model_parts(roots)
     translator = _Translator(
         definitions, names, parts, document.tensor_of, model, use_recorded_source
@@ -183,7 +182,7 @@ class _Translator:
             expr = self._compound(value)  # `value` is still open: it may contain itself
             self.exprs[id(value)] = (
                 value,
-                expr if expr.depth <= MAX_DEPTH else self.parts.add(expr),
+                expr if expr.depth <= MAX_DEPTH else self.parts.move(expr),
             )
             self.opened.discard(id(value))
         return self.expr_of(root)

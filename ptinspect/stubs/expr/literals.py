@@ -6,7 +6,6 @@ import builtins
 import keyword
 import math
 import unicodedata
-from dataclasses import dataclass
 from struct import Struct
 from typing import TYPE_CHECKING
 
@@ -31,11 +30,9 @@ if TYPE_CHECKING:
 FLOATS = ("float32", "float16", "bfloat16", "float64")
 MAX_WRITTEN = 64
 """Elements of a tensor that are written one by one."""
-MAX_WRITTEN_FLOATS = 16
-"""Floats of a numpy array that are written one by one."""
 MAX_READ = 10_000
 """Elements that are read to find a pattern in them."""
-_STRUCT_CODES = {
+STRUCT_CODES = {
     "float32": "f", "float64": "d", "float16": "e", "int64": "q", "int32": "i", "int16": "h",
     "int8": "b", "uint8": "B", "bool": "?",
 }  # fmt: skip
@@ -66,53 +63,37 @@ def is_attribute(name: str) -> bool:
     return is_identifier(name) and not name.startswith("__")
 
 
-def identifier(name: str, fallback: str = "name") -> str:
-    """Return an identifier similar to `name` that neither stubs nor Python use themselves."""
-    if not is_identifier(name):
-        name = "".join(char if char.isascii() and char.isalnum() else "_" for char in name[:60])
-        name = name.strip("_") or fallback
-        name = f"{fallback}_{name}" if name[0].isdigit() else name
-    if name.startswith("__"):
-        name = name.strip("_") or fallback
-    return f"{name}_" if name in RESERVED or not is_identifier(name) else name
-
-
-class Names:
-    """Gives everything an identifier of its own."""
-
-    def __init__(self, used: set[str] | None = None) -> None:
-        self._used = set(used or ())
+class Names(set[str]):
+    """The identifiers in use. Gives everything one of its own."""
 
     def new(self, name: str, fallback: str = "name") -> str:
-        """Return an unused identifier similar to `name`."""
-        base = unique = identifier(name, fallback)
+        """Return an unused identifier similar to `name` that neither stubs nor Python use."""
+        if not is_identifier(name):
+            name = "".join(char if char.isascii() and char.isalnum() else "_" for char in name[:60])
+            name = name.strip("_") or fallback
+            name = f"{fallback}_{name}" if name[0].isdigit() else name
+        if name.startswith("__"):
+            name = name.strip("_") or fallback
+        base = unique = f"{name}_" if name in RESERVED or not is_identifier(name) else name
         number = 2
-        while unique in self._used:
+        while unique in self:
             unique = f"{base}_{number}" if not base.endswith("_") else f"{base}{number}"
             number += 1
-        self._used.add(unique)
+        self.add(unique)
         return unique
 
-    def release(self, name: str) -> None:
-        """Make an identifier available again."""
-        self._used.discard(name)
 
+class PartFunctions(dict[str, Expr]):
+    """What functions return, by their names: expressions too deep to be written in place."""
 
-@dataclass(slots=True)
-class PartFunctions:
-    """Functions that return expressions which are nested too deep to be written in place.
+    def __init__(self, names: Names) -> None:
+        super().__init__()
+        self._names = names
 
-    Attributes:
-        functions: by name, what they return.
-    """
-
-    names: Names
-    functions: dict[str, Expr]
-
-    def add(self, expr: Expr) -> Expr:
+    def move(self, expr: Expr) -> Expr:
         """Move an expression into a new function and return the call of it."""
-        name = self.names.new("_part")
-        self.functions[name] = expr
+        name = self._names.new("_part")
+        self[name] = expr
         return CallExpr(name)
 
 
@@ -128,14 +109,11 @@ def string(text: str) -> str:
     return quote + "".join([_escape(char, quote) for char in str(text)]) + quote
 
 
-_SHORT_ESCAPES = {"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
-
-
 def _escape(char: str, quote: str) -> str:
-    if char == quote:
+    if char == quote or char == "\\":
         return "\\" + char
-    if char in _SHORT_ESCAPES:
-        return _SHORT_ESCAPES[char]
+    if char in "\n\r\t":
+        return repr(char)[1:-1]
     if char.isascii():
         return char if char.isprintable() else f"\\x{ord(char):02x}"
     if char.isprintable() and unicodedata.category(char)[0] in "LN":
@@ -152,12 +130,8 @@ def prose(text: str) -> str:
 def bytes_text(value: bytes) -> str:
     """Return a bytes literal, in double quotes unless single ones save escapes."""
     quote = "'" if value.count(b'"') > value.count(b"'") else '"'
-    chars = []
-    for char in map(chr, value):
-        if char in ("\\", quote):
-            chars.append("\\" + char)
-        else:
-            chars.append(char if " " <= char <= "~" else f"\\x{ord(char):02x}")
+    escaped = ["\\" + c if c in ("\\", quote) else c for c in map(chr, value)]
+    chars = [c if " " <= c[-1] <= "~" else f"\\x{ord(c):02x}" for c in escaped]
     return f"b{quote}{''.join(chars)}{quote}"
 
 
@@ -183,12 +157,6 @@ def literal(value: Value) -> Expr | None:
     return None
 
 
-def bytes_expr(value: bytes, mutable: bool) -> Expr:
-    """Return `b"..."` or `bytearray(b"...")`."""
-    text = Literal(bytes_text(value))
-    return CallExpr("bytearray", [(None, text)]) if mutable else text
-
-
 def ints(values: tuple[int, ...]) -> list[Expr]:
     """Return integers as source."""
     return [Literal(str(value)) for value in values]
@@ -207,11 +175,11 @@ def zeros(tensor: Tensor) -> Expr:
     """
     shape = tuple(max(size, 0) for size in tensor.shape)
     name = _dtype_name(tensor)
-    dtype = [] if name in FLOATS else _dtype_argument(name)
     if tensor.quantizer and name in ("qint8", "quint8", "qint32"):
         axis = tensor.quantizer.get("axis")
         has_axis = tensor.quantizer.get("qscheme") == "per_channel_affine"
         return quantized_zeros(shape, name, axis if has_axis and isinstance(axis, int) else None)
+    dtype = [] if name in FLOATS else _dtype_argument(name)
     if shape:
         return CallExpr("torch.zeros", [*shape_arguments(shape), *dtype])
     zero = "0.0" if name.startswith(("float", "bfloat")) else "False" if name == "bool" else "0"
@@ -259,7 +227,7 @@ def tensor_values(tensor: Tensor) -> Expr:
         return CallExpr("torch.full", [(None, size), (None, _number(values[0])), *dtype])
     if len(values) > MAX_WRITTEN and shape:
         return zeros_placeholder(tensor)
-    content = _nested(values, shape) if shape else _number(values[0])
+    content = nested_lists(values, shape) if shape else _number(values[0])
     return CallExpr("torch.tensor", [(None, content), *dtype])
 
 
@@ -270,26 +238,10 @@ def zeros_placeholder(tensor: Tensor) -> Expr:
     return PlaceholderCall(call.func, call.args) if tensor.numel else call
 
 
-def numpy_array(dtype: str, shape: tuple[int, ...], raw: bytes | None) -> Expr:
-    """Return a numpy array: its numbers if they are few, otherwise zeros."""
-    size = Sequence("()", ints(shape))
-    dtype_args: list[Argument] = [("dtype", Literal(f'"{dtype}"'))]
-    count, code = math.prod(shape), _STRUCT_CODES.get(dtype, "")
-    limit = MAX_WRITTEN_FLOATS if code in ("f", "d", "e") else MAX_WRITTEN
-    all_zero = raw is not None and not any(raw)
-    if raw is not None and code and count <= limit and len(raw) == count * Struct("<" + code).size:
-        values = [item[0] for item in Struct("<" + code).iter_unpack(raw)]
-        if shape and any(values) and not any(math.isnan(value) for value in values):
-            return CallExpr("np.array", [(None, _nested(values, shape)), *dtype_args])
-        all_zero = all_zero or not any(values)
-    zero_call = CallExpr if all_zero or not count else PlaceholderCall
-    return zero_call("np.zeros", [(None, size), *dtype_args])
-
-
 def read_numbers(tensor: Tensor) -> list[int | float | bool] | None:
     """Return the values of a small tensor in C order, or None if they are not available."""
     name = _dtype_name(tensor)
-    if tensor.dtype is None or tensor.storage is None or name not in _STRUCT_CODES:
+    if tensor.dtype is None or tensor.storage is None or name not in STRUCT_CODES:
         return None
     if not 0 < tensor.numel <= MAX_READ:
         return None
@@ -299,7 +251,7 @@ def read_numbers(tensor: Tensor) -> list[int | float | bool] | None:
         raw = contiguous(tensor)
     except PtInspectError:
         return None
-    return [item[0] for item in Struct("<" + _STRUCT_CODES[name]).iter_unpack(raw)]
+    return [item[0] for item in Struct("<" + STRUCT_CODES[name]).iter_unpack(raw)]
 
 
 def _dtype_name(tensor: Tensor) -> str:
@@ -316,7 +268,7 @@ def _number(value: int | float | bool) -> Expr:
     return expr
 
 
-def _nested(values: list[int | float | bool], shape: tuple[int, ...]) -> Expr:
+def nested_lists(values: list[int | float | bool], shape: tuple[int, ...]) -> Expr:
     """Return the numbers in lists nested as deep as there are dimensions."""
     level: list[Expr] = [_number(value) for value in values]
     for size in reversed(shape[1:]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -106,7 +107,7 @@ def constructor_call(row: ModuleClass, module: Module, expr_of: ExprOf) -> CallE
         if first and argument.required and _is_printed_without_name(row, argument.name):
             positional += 1
         args.append((argument.name, expr_of(value)))
-    return CallExpr(class_text(row.path), args, positional, _defaults(row))
+    return CallExpr(class_text(row.path), args, positional, default_exprs(row))
 
 
 def default_expr(value: Value) -> Expr | None:
@@ -121,28 +122,22 @@ def default_expr(value: Value) -> Expr | None:
     return literal(value)
 
 
-_defaults_by_class: dict[str, dict[str, Expr]] = {}
-_printed_without_name: dict[tuple[str, str], bool] = {}
-
-
-def _defaults(row: ModuleClass) -> dict[str, Expr]:
+@cache
+def default_exprs(row: ModuleClass) -> dict[str, Expr]:
     """Return what instances store for arguments that were not passed."""
-    if row.path not in _defaults_by_class:
-        defaults = _defaults_by_class[row.path] = {}
-        for argument in row.arguments:
-            stored = argument.stored if isinstance(argument.stored, tuple) else argument.default
-            default = default_expr(stored)
-            if default is not None:
-                defaults[argument.name] = default
-    return _defaults_by_class[row.path]
+    defaults = {}
+    for argument in row.arguments:
+        is_tuple = isinstance(argument.stored, tuple)
+        default = default_expr(argument.stored if is_tuple else argument.default)
+        if default is not None:
+            defaults[argument.name] = default
+    return defaults
 
 
+@cache
 def _is_printed_without_name(row: ModuleClass, name: str) -> bool:
-    key = row.path, name
-    if key not in _printed_without_name:
-        starts = f"{{{name}}}", f"{{{name}!r}}"
-        _printed_without_name[key] = any(w.startswith(starts) for w in row.template.split())
-    return _printed_without_name[key]
+    starts = f"{{{name}}}", f"{{{name}!r}}"
+    return any(word.startswith(starts) for word in row.template.split())
 
 
 # Comparison with what a constructor creates
@@ -228,27 +223,25 @@ def _module_container(row: ModuleClass, module: Module, expr_of: ExprOf) -> Expr
     keys, items = list(children), [expr_of(value) for value in children.values()]
     if row.name in ("Sequential", "ModuleList") and _is_numbered(keys):
         return ModuleContainer(f"nn.{row.name}", items, row.name == "ModuleList")
-    if row.name == "ModuleList" or not all(map(_may_add_module, keys)):
+    if row.name == "ModuleList":
         return None
+    if any(not key or "." in key or key in MODULE_METHODS or key[0] == "_" for key in keys):
+        return None  # `add_module` refuses it
     content = _named(keys, items)
     if row.name == "Sequential":
         return CallExpr("nn.Sequential", [(None, CallExpr("OrderedDict", [(None, content)]))])
     return CallExpr("nn.ModuleDict", [(None, content)] if keys else [])
 
 
-def _may_add_module(key: str) -> bool:
-    return bool(key) and "." not in key and key not in MODULE_METHODS and not key.startswith("_")
-
-
 def _parameter_container(
     row: ModuleClass, module: Module, expr_of: ExprOf, tensor_of: TensorOf
 ) -> Expr | None:
     """Return ParameterList or ParameterDict if it contains only parameters."""
-    if list(module.members(BUFFERS)) or list(module.members(MODULES)):
-        return None
     parameters = dict(module.members(PARAMETERS))
     others = {key for key, _ in module.other_attributes()} - {"_size", "_keys"}
-    if others or any(tensor_of(value) is None for value in parameters.values()):
+    if others or list(module.members(BUFFERS)) or list(module.members(MODULES)):
+        return None
+    if any(tensor_of(value) is None for value in parameters.values()):
         return None
     keys, items = list(parameters), [expr_of(value) for value in parameters.values()]
     if row.name == "ParameterDict":
@@ -259,9 +252,7 @@ def _parameter_container(
 def _transformer_coder(row: ModuleClass, module: Module, expr_of: ExprOf) -> Expr | None:
     """Return nn.TransformerEncoder or Decoder if all its layers are equal."""
     layers = module_of(dict(module.members(MODULES)).get("layers"))
-    if not layers:
-        return None
-    texts = {expr_of(value).text for _, value in layers.members(MODULES)}
+    texts = {expr_of(value).text for _, value in layers.members(MODULES)} if layers else set()
     if len(texts) != 1 or UNSOLVED in texts.pop():
         return None
     return constructor_call(row, module, expr_of)

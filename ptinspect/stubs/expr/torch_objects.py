@@ -1,25 +1,32 @@
-"""Names and objects of torch, numpy and the standard library as source, and their imports."""
+"""Names and objects of torch, numpy and the standard library as source."""
 
 from __future__ import annotations
 
 import builtins
 import math
-import sys
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from struct import Struct
 from typing import TYPE_CHECKING
 
 from ptinspect.dtypes import DTYPES, QSCHEMES, numpy_name
-from ptinspect.pickling.numpy_objects import as_array, as_scalar, contiguous_strides, dtype_code
+from ptinspect.pickling.numpy_objects import (
+    Array,
+    as_array,
+    as_scalar,
+    contiguous_strides,
+    dtype_code,
+)
 from ptinspect.pickling.pyobjects import as_bytes, as_mapping, attributes_of, function_path
 from ptinspect.pickling.values import Call, Value, key_value
 from ptinspect.stubs.expr.literals import (
     MAX_READ,
-    Names,
-    bytes_expr,
+    MAX_WRITTEN,
+    STRUCT_CODES,
+    bytes_text,
+    ints,
     is_identifier,
     literal,
-    numpy_array,
+    nested_lists,
 )
 from ptinspect.stubs.expr.nodes import (
     NONE,
@@ -29,9 +36,10 @@ from ptinspect.stubs.expr.nodes import (
     Expr,
     Literal,
     Name,
+    PlaceholderCall,
     Sequence,
 )
-from ptinspect.stubs.expr.torch_calls import NN, class_text
+from ptinspect.stubs.expr.torch_calls import class_text
 from ptinspect.torchnn.classes import lookup
 
 if TYPE_CHECKING:
@@ -39,6 +47,8 @@ if TYPE_CHECKING:
     Reader = Callable[[Call, ExprOf], Expr | None]
 
 _STANDARD_MODULES = ("argparse", "collections", "datetime", "functools", "math", "pathlib", "types")
+MAX_WRITTEN_FLOATS = 16
+"""Floats of a numpy array that are written one by one."""
 MAX_BYTES = 1_000
 """Length of the longest bytes object that is written."""
 
@@ -92,29 +102,66 @@ def global_text(module: str, name: str) -> str | None:
 def object_expr(call: Call, expr_of: ExprOf) -> Expr | None:
     """Return an object of a library class, or None if it cannot be written."""
     scalar = as_scalar(call)
-    if scalar is not None:
-        value = literal(scalar[1])
-        if value is not None:
-            return CallExpr(f"np.{scalar[0]}", [(None, value)])
+    value = literal(scalar[1]) if scalar is not None else None
+    if scalar is not None and value is not None:
+        return CallExpr(f"np.{scalar[0]}", [(None, value)])
     array = as_array(call)
     if array is not None and array.name not in ("object", "void", "str_", "bytes_"):
-        is_small = len(array.shape) < 32 and math.prod(array.shape) <= MAX_READ
-        in_order = array.dtype[:1] in "<|" and array.stride == contiguous_strides(array.shape)
-        raw = as_bytes(array.data) if is_small and in_order else None
-        return numpy_array(array.name, array.shape, raw)
+        return _numpy_array(array)
     path = function_path(call) or ""
     raw = as_bytes(call)
     if raw is not None and len(raw) <= MAX_BYTES:
         return bytes_expr(raw, path == "builtins.bytearray")
+    if path in _CALLS:
+        return CallExpr(_CALLS[path], [(None, expr_of(item)) for item in call.args])
+    if path in _MAPPINGS:
+        return _filled(_MAPPINGS[path], [], as_mapping(call) or {}, expr_of)
     reader = _READERS.get(path)
     return reader(call, expr_of) if reader is not None else None
 
 
-def _same_arguments(text: str) -> Reader:
-    def read(call: Call, expr_of: ExprOf) -> Expr | None:
-        return CallExpr(text, [(None, expr_of(item)) for item in call.args])
+_CALLS = {
+    "torch.device": "torch.device",
+    "builtins.complex": "complex",
+    "builtins.slice": "slice",
+    "builtins.range": "range",
+    "builtins.object": "object",
+    "pathlib.PosixPath": "pathlib.PurePosixPath",
+    "pathlib.WindowsPath": "pathlib.PureWindowsPath",
+    "pathlib.PurePosixPath": "pathlib.PurePosixPath",
+    "pathlib.PureWindowsPath": "pathlib.PureWindowsPath",
+    "datetime.timedelta": "datetime.timedelta",
+}
+"""Classes whose objects are calls with the arguments in the file."""
+_MAPPINGS = {
+    "collections.OrderedDict": "OrderedDict",
+    "collections.Counter": "collections.Counter",
+}
 
-    return read
+
+def bytes_expr(value: bytes, mutable: bool) -> Expr:
+    """Return `b"..."` or `bytearray(b"...")`."""
+    text = Literal(bytes_text(value))
+    return CallExpr("bytearray", [(None, text)]) if mutable else text
+
+
+def _numpy_array(array: Array) -> Expr:
+    """Return a numpy array: its numbers if they are few, otherwise zeros."""
+    count, shape = math.prod(array.shape), array.shape
+    is_small = len(shape) < 32 and count <= MAX_READ
+    in_order = array.dtype[:1] in "<|" and array.stride == contiguous_strides(shape)
+    raw = as_bytes(array.data) if is_small and in_order else None
+    dtype: Argument = ("dtype", Literal(f'"{array.name}"'))
+    all_zero = raw is not None and not any(raw)
+    code = STRUCT_CODES.get(array.name, "")
+    limit = MAX_WRITTEN_FLOATS if code in ("f", "d", "e") else MAX_WRITTEN
+    if raw is not None and code and count <= limit and len(raw) == count * Struct("<" + code).size:
+        values = [item[0] for item in Struct("<" + code).iter_unpack(raw)]
+        if shape and any(values) and not any(math.isnan(value) for value in values):
+            return CallExpr("np.array", [(None, nested_lists(values, shape)), dtype])
+        all_zero = all_zero or not any(values)
+    zero_call = CallExpr if all_zero or not count else PlaceholderCall
+    return zero_call("np.zeros", [(None, Sequence("()", ints(shape))), dtype])
 
 
 def _size(call: Call, expr_of: ExprOf) -> Expr | None:
@@ -122,19 +169,12 @@ def _size(call: Call, expr_of: ExprOf) -> Expr | None:
     return CallExpr("torch.Size", [(None, Sequence("[]", [expr_of(size) for size in sizes]))])
 
 
-def _with_mapping(text: str) -> Reader:
-    def read(call: Call, expr_of: ExprOf) -> Expr | None:
-        return _filled(text, [], as_mapping(call) or {}, expr_of)
-
-    return read
-
-
 def _defaultdict(call: Call, expr_of: ExprOf) -> Expr | None:
     args: list[Argument] = [(None, expr_of(item)) for item in call.args] or [(None, NONE)]
     return _filled("collections.defaultdict", args, call.pairs, expr_of)
 
 
-def _filled(text: str, args: list[Argument], pairs: dict[Value, Value], expr_of: ExprOf) -> Expr:
+def _filled(text: str, args: list[Argument], pairs: Mapping[Value, Value], expr_of: ExprOf) -> Expr:
     items = [(expr_of(key_value(key)), expr_of(value)) for key, value in pairs.items()]
     return CallExpr(text, [*args, (None, DictExpr(items))] if items else args)
 
@@ -146,13 +186,10 @@ def _deque(call: Call, expr_of: ExprOf) -> Expr | None:
     return CallExpr("collections.deque", [(None, items), *maxlen])
 
 
-def _set(text: str) -> Reader:
-    def read(call: Call, expr_of: ExprOf) -> Expr | None:
-        content = call.args[0] if call.args else ()
-        items = [expr_of(item) for item in content] if isinstance(content, list | tuple) else []
-        return set_expr(items, frozen=text == "frozenset")
-
-    return read
+def _set(call: Call, expr_of: ExprOf) -> Expr | None:
+    content = call.args[0] if call.args else ()
+    items = [expr_of(item) for item in content] if isinstance(content, list | tuple) else []
+    return set_expr(items, frozen=function_path(call) == "builtins.frozenset")
 
 
 def set_expr(items: list[Expr], frozen: bool) -> Expr:
@@ -163,29 +200,26 @@ def set_expr(items: list[Expr], frozen: bool) -> Expr:
     return Sequence("{}", items) if items else CallExpr("set")
 
 
-def _namespace(text: str) -> Reader:
-    def read(call: Call, expr_of: ExprOf) -> Expr | None:
-        names = {
-            str(key): value for key, value in attributes_of(call).items() if isinstance(key, str)
-        }
-        if not all(is_identifier(name) for name in names):
-            return None
-        return CallExpr(text, [(name, expr_of(value)) for name, value in names.items()])
-
-    return read
+def _namespace(call: Call, expr_of: ExprOf) -> Expr | None:
+    attributes = {str(k): value for k, value in attributes_of(call).items() if isinstance(k, str)}
+    if not all(map(is_identifier, attributes)):
+        return None
+    return CallExpr(
+        function_path(call) or "", [(name, expr_of(value)) for name, value in attributes.items()]
+    )
 
 
 def _partial(call: Call, expr_of: ExprOf) -> Expr | None:
     state = call.state
     if not isinstance(state, tuple) or len(state) < 3:
         return None
-    function = expr_of(state[0])
-    if function is NONE:  # the stub has no name for it
+    function, positional, keywords = state[:3]
+    args: list[Argument] = [(None, expr_of(function))]
+    if args[0][1] is NONE:  # the stub has no name for it
         return None
-    args: list[Argument] = [(None, function)]
-    if isinstance(state[1], tuple):
-        args += [(None, expr_of(item)) for item in state[1]]
-    for key, value in (state[2] if isinstance(state[2], dict) else {}).items():
+    if isinstance(positional, tuple):
+        args += [(None, expr_of(item)) for item in positional]
+    for key, value in keywords.items() if isinstance(keywords, dict) else ():
         if not isinstance(key, str) or not is_identifier(key):
             return None
         args.append((str(key), expr_of(value)))
@@ -205,128 +239,13 @@ def _dtype(call: Call, expr_of: ExprOf) -> Expr | None:
 
 _READERS: dict[str, Reader] = {
     "torch.Size": _size,
-    "torch.device": _same_arguments("torch.device"),
     "torch.serialization._get_layout": _layout,
-    "builtins.complex": _same_arguments("complex"),
-    "builtins.slice": _same_arguments("slice"),
-    "builtins.range": _same_arguments("range"),
-    "builtins.set": _set("set"),
-    "builtins.frozenset": _set("frozenset"),
-    "builtins.object": _same_arguments("object"),
-    "collections.OrderedDict": _with_mapping("OrderedDict"),
+    "builtins.set": _set,
+    "builtins.frozenset": _set,
     "collections.defaultdict": _defaultdict,
-    "collections.Counter": _with_mapping("collections.Counter"),
     "collections.deque": _deque,
-    "argparse.Namespace": _namespace("argparse.Namespace"),
-    "types.SimpleNamespace": _namespace("types.SimpleNamespace"),
+    "argparse.Namespace": _namespace,
+    "types.SimpleNamespace": _namespace,
     "functools.partial": _partial,
-    "pathlib.PosixPath": _same_arguments("pathlib.PurePosixPath"),
-    "pathlib.WindowsPath": _same_arguments("pathlib.PureWindowsPath"),
-    "pathlib.PurePosixPath": _same_arguments("pathlib.PurePosixPath"),
-    "pathlib.PureWindowsPath": _same_arguments("pathlib.PureWindowsPath"),
-    "datetime.timedelta": _same_arguments("datetime.timedelta"),
     "numpy.dtype": _dtype,
 }
-
-
-# Imports for SAFE_GLOBALS
-
-_HARMLESS = ("allowed", "module", "reference", "unknown")
-_NEVER_SAFE = frozenset({"operator.getitem", "builtins.getattr", "logging.getLogger"})
-_REACHED_BY_NAME = ("torch", "torch.nn", "torch.nn.functional")
-"""Modules whose names the stub writes as `torch.x` or `nn.x`, without an import of their own."""
-_INERT_CLASSES = (
-    "torch.optim.",
-    "torch.utils.data.",
-    "torch.nn.utils.",
-    "torch.nn.modules.module._W",
-    "torch.utils.hooks.RemovableHandle",
-)
-"""Beginnings of paths of torch classes that only store what they are given.
-
-Pickle creates them with NEWOBJ. The policy judges calls and does not list each of them.
-"""
-_NUMPY_FUNCTIONS = {
-    "numpy.core.multiarray._reconstruct": "np.zeros(0).__reduce__()[0]",
-    "numpy.core.multiarray.scalar": "np.float64(0).__reduce__()[0]",
-    "numpy.core.numeric._frombuffer": "np.zeros(1).__reduce_ex__(5)[0]",
-    "numpy.random._pickle.__randomstate_ctor": "np.random.RandomState(0).__reduce__()[0]",
-    "numpy.random._pickle.__generator_ctor": "np.random.default_rng(0).__reduce__()[0]",
-    "numpy.random._pickle.__bit_generator_ctor": "np.random.MT19937(0).__reduce__()[0]",
-    "numpy.random.bit_generator.SeedSequence": "np.random.SeedSequence",
-    "numpy.random.bit_generator.__pyx_unpickle_SeedSequence": (
-        "np.random.SeedSequence(0).__reduce__()[0]"
-    ),
-    "numpy.random._mt19937.MT19937": "np.random.MT19937",
-    "numpy.random._pcg64.PCG64": "np.random.PCG64",
-    "numpy.random._pcg64.PCG64DXSM": "np.random.PCG64DXSM",
-    "numpy.random._philox.Philox": "np.random.Philox",
-    "numpy.random._sfc64.SFC64": "np.random.SFC64",
-}
-"""Names that moved between numpy 1 and 2, or are private: taken from an object of numpy."""
-
-
-@dataclass(slots=True)
-class ImportTable:
-    """Source for library names, and the imports that it needs.
-
-    Attributes:
-        names: identifiers of the stub.
-        imported_names: for each module, names that are imported from it and what the stub
-            calls them.
-        modules: modules of the standard library that are imported whole.
-    """
-
-    names: Names
-    imported_names: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
-    modules: set[str] = field(default_factory=set)
-    _idents: dict[tuple[str, str], str] = field(default_factory=dict)
-
-    def safe_name(self, module: str, name: str) -> str | None:
-        """Return source for an entry of SAFE_GLOBALS.
-
-        Returns None for names that can act, and for names of unknown origin.
-        """
-        path = f"{module}.{name}"
-        if not all(is_identifier(part) for part in path.split(".")) or path in _NEVER_SAFE:
-            return None
-        if path == "torch.ScriptObject":  # class registered by torch's C++ code: packed weights
-            return path
-        numpy_text = _NUMPY_FUNCTIONS.get(path.replace("._core.", ".core."))
-        if numpy_text is not None:
-            return numpy_text
-        verdict = verdict_of(module, name)
-        if verdict is None and path.startswith(_INERT_CLASSES):
-            verdict = "allowed" if name.lstrip("_")[:1].isupper() else None
-        if verdict not in _HARMLESS:
-            return None
-        top = module.partition(".")[0]
-        if top == "torch":
-            return self._torch_name(module, name)
-        if top == "numpy":
-            return f"np.{name}" if module == "numpy" else None
-        if module == "builtins":
-            return name
-        if top not in sys.stdlib_module_names:
-            return None
-        module = module.removesuffix("._local")
-        if module == "collections" and name == "OrderedDict":
-            return name
-        self.modules.add(module)
-        return f"{module}.{name}"
-
-    def _torch_name(self, module: str, name: str) -> str:
-        module = "torch._tensor" if module == "torch.tensor" else module
-        path = f"{module}.{name}"
-        row = lookup(path)
-        if row is not None and row.path == path and path.startswith(NN):
-            return class_text(path)
-        text = global_text(module, name) if module in _REACHED_BY_NAME else None
-        if text is not None:
-            return text
-        outer, dot, inner = name.partition(".")
-        ident = self._idents.get((module, outer))
-        if ident is None:
-            ident = self._idents[module, outer] = self.names.new(outer)
-            self.imported_names.setdefault(module, []).append((outer, ident))
-        return f"{ident}{dot}{inner}"

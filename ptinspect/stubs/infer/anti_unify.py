@@ -219,7 +219,7 @@ class Unifier:
     def _forget_since(self, count: int) -> None:
         """Remove all parameters but the first `count`."""
         for parameter in self.parameters[count:]:
-            self.names.release(parameter.name)
+            self.names.discard(parameter.name)
         del self.parameters[count:]
         self._by_values = {column_key(p.column): p for p in self.parameters}
 

@@ -128,7 +128,7 @@ def infer_constructors(
     definitions = [item for item in objects.definitions.values() if item.instances]
     classes: dict[str, InferredClass] = {}
     deferred: list[Deferred] = []
-    for group in dependency_groups(definitions, dict(objects.parts.functions)):
+    for group in dependency_groups(definitions, dict(objects.parts)):
         pending: list[tuple[Instance, InferredClass, list[Parameter], int]] = []
         for definition in group:
             inferred, parameters, late = _infer_class(objects, definition, classes, in_root)
@@ -140,7 +140,7 @@ def infer_constructors(
             call: Expr = _instance_call(inferred, parameters, index)
             depth = _depth(call)
             if depth > MAX_DEPTH:
-                call, depth = objects.parts.add(call), 1
+                call, depth = objects.parts.move(call), 1
             instance.constructor_call, instance.depth = call, depth
     return classes, deferred
 

@@ -17,7 +17,7 @@ from ptinspect.stubs.expr.nodes import (
     Name,
     Sequence,
 )
-from ptinspect.stubs.expr.torch_calls import default_expr
+from ptinspect.stubs.expr.torch_calls import default_expr, default_exprs
 from ptinspect.torchnn.attributes import MISSING
 from ptinspect.torchnn.classes import lookup
 from ptinspect.torchnn.shapes import SHAPES, Shapes
@@ -38,15 +38,6 @@ _EMBEDDING = re.compile(r"emb|wte|wpe|token|vocab|^shared$|attention_bias", re.I
 _TOKENS = re.compile(r"(?:.*_)?toks?(?:_.*)?", re.I)
 """Names of embeddings only for the first layer of a model."""
 _PRELU = re.compile(r"relu\d*$|^act(?:ivation)?_?\d*$", re.I)
-_TORCH_MODULES = {
-    "Linear": "linear", "Embedding": "sparse", "LayerNorm": "normalization", "RMSNorm":
-    "normalization", "BatchNorm1d": "batchnorm", "BatchNorm2d": "batchnorm", "BatchNorm3d":
-    "batchnorm", "LSTM": "rnn", "GRU": "rnn", "RNN": "rnn",
-    "LSTMCell": "rnn", "GRUCell": "rnn", "RNNCell": "rnn", "MultiheadAttention": "activation",
-    "TransformerEncoderLayer": "transformer", "TransformerDecoderLayer": "transformer",
-    "PReLU": "activation",
-}  # fmt: skip
-"""Modules of torch.nn.modules with these classes; all others are in `conv`."""
 
 
 def guess_layer(
@@ -74,24 +65,19 @@ def guess_layer(
 
 def _checked(kind: str, values: Args, shapes: Shapes, *alternatives: str) -> Guess | None:
     """Return the guess if its constructor creates these tensors and no others."""
-    row = lookup(f"torch.nn.modules.{_TORCH_MODULES.get(kind, 'conv')}.{kind}")
+    row = lookup(f"torch.nn.{kind}")
     if not row:
         return None
     defaults: Args = {a.name: None if a.default is MISSING else a.default for a in row.arguments}
     if SHAPES[kind](defaults | values) != shapes:
         return None
+    unset = default_exprs(row)
     args: list[Argument] = []
-    unset: dict[str, Expr] = {}
-    for argument in row.arguments:
-        default = literal(argument.default) if isinstance(argument.default, bool | int) else None
-        if default is not None:
-            unset[argument.name] = default
-        value = values.get(argument.name)
+    for name in (argument.name for argument in row.arguments if argument.name in values):
+        value, default = values[name], unset.get(name)
         expr = default_expr(value) if isinstance(value, tuple) else literal(value)
-        if argument.name not in values or expr is None:
-            continue
-        if default is None or default.text != expr.text:
-            args.append((argument.name, expr))
+        if expr is not None and (default is None or default.text != expr.text):
+            args.append((name, expr))
     positional = 2 if kind.startswith("Conv") or kind == "Embedding" else int("Norm" in kind)
     return Guess(CallExpr(f"nn.{kind}", args, positional, unset), alternatives)
 

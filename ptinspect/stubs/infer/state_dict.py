@@ -290,7 +290,7 @@ class _Inference:
         exprs: dict[int, Expr] = {}
         for branch in reversed(order):
             expr = self._module(branch, exprs)
-            exprs[id(branch)] = self.objects.parts.add(expr) if expr.depth > MAX_DEPTH else expr
+            exprs[id(branch)] = self.objects.parts.move(expr) if expr.depth > MAX_DEPTH else expr
         instance = exprs[id(root)]
         assert isinstance(instance, Instance)
         instance.definition.root = instance

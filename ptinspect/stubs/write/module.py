@@ -31,10 +31,9 @@ from ptinspect.stubs.write.source import (
 
 if TYPE_CHECKING:
     from ptinspect.stubs.collect.classes import Definition
-    from ptinspect.stubs.expr.torch_objects import ImportTable
     from ptinspect.stubs.infer.constructors import InferredClass
     from ptinspect.stubs.infer.post_init import Assignment
-    from ptinspect.stubs.write.safe_globals import SafeGlobals
+    from ptinspect.stubs.write.safe_globals import ImportTable, SafeGlobals
 
 MAX_LISTED = 50
 """Attributes that the docstring lists."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import sys
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ptinspect.pickling.pyobjects import GETATTR, function_path
@@ -12,13 +13,14 @@ from ptinspect.safety.policy import WEIGHTS_ONLY_NAMES
 from ptinspect.stubs.collect.references import owner_name
 from ptinspect.stubs.expr.literals import is_identifier
 from ptinspect.stubs.expr.torch_calls import MODULE_METHODS, NN, class_text
+from ptinspect.stubs.expr.torch_objects import global_text, verdict_of
 from ptinspect.torchnn.classes import lookup
 
 if TYPE_CHECKING:
     from ptinspect.document import Document
     from ptinspect.pickling.values import Value
     from ptinspect.stubs.collect.classes import Definition
-    from ptinspect.stubs.expr.torch_objects import ImportTable
+    from ptinspect.stubs.expr.literals import Names
 
 _ALLOWED_ON_IMPORT = (
     "torch.nested._internal.nested_tensor.", "torch.distributed.device_mesh.DeviceMesh",
@@ -71,6 +73,107 @@ class SafeGlobals:
             {owner: names for owner, names in self.reached.items() if owner not in idents},
             self.blockers,
         )
+
+
+_HARMLESS = ("allowed", "module", "reference", "unknown")
+_NEVER_SAFE = frozenset({"operator.getitem", "builtins.getattr", "logging.getLogger"})
+_REACHED_BY_NAME = ("torch", "torch.nn", "torch.nn.functional")
+"""Modules whose names the stub writes as `torch.x` or `nn.x`, without an import of their own."""
+_INERT_CLASSES = (
+    "torch.optim.",
+    "torch.utils.data.",
+    "torch.nn.utils.",
+    "torch.nn.modules.module._W",
+    "torch.utils.hooks.RemovableHandle",
+)
+"""Beginnings of paths of torch classes that only store what they are given.
+
+Pickle creates them with NEWOBJ. The policy judges calls and does not list each of them.
+"""
+_NUMPY_FUNCTIONS = {
+    "numpy.core.multiarray._reconstruct": "np.zeros(0).__reduce__()[0]",
+    "numpy.core.multiarray.scalar": "np.float64(0).__reduce__()[0]",
+    "numpy.core.numeric._frombuffer": "np.zeros(1).__reduce_ex__(5)[0]",
+    "numpy.random._pickle.__randomstate_ctor": "np.random.RandomState(0).__reduce__()[0]",
+    "numpy.random._pickle.__generator_ctor": "np.random.default_rng(0).__reduce__()[0]",
+    "numpy.random._pickle.__bit_generator_ctor": "np.random.MT19937(0).__reduce__()[0]",
+    "numpy.random.bit_generator.SeedSequence": "np.random.SeedSequence",
+    "numpy.random.bit_generator.__pyx_unpickle_SeedSequence": (
+        "np.random.SeedSequence(0).__reduce__()[0]"
+    ),
+    "numpy.random._mt19937.MT19937": "np.random.MT19937",
+    "numpy.random._pcg64.PCG64": "np.random.PCG64",
+    "numpy.random._pcg64.PCG64DXSM": "np.random.PCG64DXSM",
+    "numpy.random._philox.Philox": "np.random.Philox",
+    "numpy.random._sfc64.SFC64": "np.random.SFC64",
+}
+"""Names that moved between numpy 1 and 2, or are private: taken from an object of numpy."""
+
+
+@dataclass(slots=True)
+class ImportTable:
+    """Source for library names, and the imports that it needs.
+
+    Attributes:
+        names: identifiers of the stub.
+        imported_names: for each module, names that are imported from it and what the stub
+            calls them.
+        modules: modules of the standard library that are imported whole.
+    """
+
+    names: Names
+    imported_names: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
+    modules: set[str] = field(default_factory=set)
+    _idents: dict[tuple[str, str], str] = field(default_factory=dict)
+
+    def safe_name(self, module: str, name: str) -> str | None:
+        """Return source for an entry of SAFE_GLOBALS.
+
+        Returns None for names that can act, and for names of unknown origin.
+        """
+        path = f"{module}.{name}"
+        if not all(is_identifier(part) for part in path.split(".")) or path in _NEVER_SAFE:
+            return None
+        if path == "torch.ScriptObject":  # class registered by torch's C++ code: packed weights
+            return path
+        numpy_text = _NUMPY_FUNCTIONS.get(path.replace("._core.", ".core."))
+        if numpy_text is not None:
+            return numpy_text
+        verdict = verdict_of(module, name)
+        if verdict is None and path.startswith(_INERT_CLASSES):
+            verdict = "allowed" if name.lstrip("_")[:1].isupper() else None
+        if verdict not in _HARMLESS:
+            return None
+        top = module.partition(".")[0]
+        if top == "torch":
+            return self._torch_name(module, name)
+        if top == "numpy":
+            return f"np.{name}" if module == "numpy" else None
+        if module == "builtins":
+            return name
+        if top not in sys.stdlib_module_names:
+            return None
+        module = module.removesuffix("._local")
+        if module == "collections" and name == "OrderedDict":
+            return name
+        self.modules.add(module)
+        return f"{module}.{name}"
+
+    def _torch_name(self, module: str, name: str) -> str:
+        module = "torch._tensor" if module == "torch.tensor" else module
+        path = f"{module}.{name}"
+        row = lookup(path)
+        if row is not None and row.path == path and path.startswith(NN):
+            return class_text(path)
+        text = global_text(module, name) if module in _REACHED_BY_NAME else None
+        if text is not None:
+            return text
+        outer, dot, inner = name.partition(".")
+        ident = self._idents.get((module, outer))
+        if ident is None:
+            ident = self._idents[module, outer] = self.names.new(outer)
+            self.imported_names.setdefault(module, []).append((outer, ident))
+        return f"{ident}{dot}{inner}"
 
 
 def collect_safe_globals(
