@@ -7,10 +7,11 @@ its dotted name. Next to it stand the names that `torch.load(weights_only=True)`
 
 from __future__ import annotations
 
-import os
 import sys
 from functools import lru_cache
 from typing import NamedTuple
+
+from ptinspect.text import read_package_file
 
 VERDICTS = ("allowed", "reference", "unknown", "acts", "dangerous", "known")
 
@@ -218,7 +219,7 @@ def is_plain_class(module: str, name: str, creates: bool) -> bool:
 
 @lru_cache(1)
 def _plain_classes() -> dict[str, frozenset[str]]:
-    lines = (line.split() for line in _read("stdlib_classes.txt").splitlines())
+    lines = (line.split() for line in read_package_file("safety/stdlib_classes.txt").splitlines())
     return {module: frozenset(names) for module, *names in lines}
 
 
@@ -230,12 +231,4 @@ def is_known_package(module: str) -> bool:
 @lru_cache(1)
 def load_policy() -> Policy:
     """Return the policy that ptinspect ships."""
-    return Policy(_read("policy.txt"))
-
-
-def _read(name: str) -> str:
-    # The module's own loader also works from a zip. importlib.resources would do the same, but
-    # takes longer to import.
-    path = os.path.join(os.path.dirname(__file__), name)
-    data: bytes = __spec__.loader.get_data(path)  # type: ignore[union-attr]
-    return data.decode()
+    return Policy(read_package_file("safety/policy.txt"))

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from functools import cache
 
 from ptinspect.pickling.values import Value
+from ptinspect.text import read_package_file
 from ptinspect.torchnn.arguments import (
     READERS,
     Argument,
@@ -21,7 +22,6 @@ from ptinspect.torchnn.attributes import (
     module_attributes,
 )
 from ptinspect.torchnn.protocols import Attributes
-from ptinspect.torchnn.torch_names import read_table
 
 ROOT = "torch.nn.modules.module.Module"
 PARAMETRIZED = "torch.nn.utils.parametrize.Parametrized"
@@ -185,7 +185,7 @@ _CLASSES: dict[str, ModuleClass] = {}  # by path, old spellings included
 @cache
 def _load(table: str) -> None:
     """Parse a table into `_FIELDS`, once."""
-    lines = read_table(table).splitlines()
+    lines = read_package_file(f"torchnn/tables/{table}").splitlines()
     module = ""
     fields: dict[str, str] = {}
     for line in lines:

@@ -6,8 +6,9 @@ Functions are not listed: a listed module is assumed to have every function.
 
 from __future__ import annotations
 
-import os
 from functools import cache
+
+from ptinspect.text import read_package_file
 
 UNLISTED = (
     "_C.", "_awaits.", "_classes.", "_custom_op", "_decomp.", "_dynamo.", "_export.", "_functorch.",
@@ -38,13 +39,5 @@ def exists_in_torch(module: str, name: str) -> bool:
 
 @cache
 def _classes_by_module() -> dict[str, frozenset[str]]:
-    lines = read_table("torch_classes.txt").splitlines()
+    lines = read_package_file("torchnn/tables/torch_classes.txt").splitlines()
     return {module: frozenset(classes) for module, *classes in map(str.split, lines)}
-
-
-def read_table(name: str) -> str:
-    """Return a file of the folder `tables`, also from a zip."""
-    # importlib.resources would do the same, but importing it takes 10 ms, a fifth of `show`.
-    path = os.path.join(os.path.dirname(__file__), "tables", name)
-    data: bytes = __spec__.loader.get_data(path)  # type: ignore[union-attr]
-    return data.decode()

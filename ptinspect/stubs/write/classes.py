@@ -31,25 +31,26 @@ from ptinspect.stubs.expr.nodes import (
 from ptinspect.stubs.expr.torch_calls import MODULE_METHODS
 from ptinspect.stubs.infer.constructors import InferredClass, InitParameter, InitStatement
 from ptinspect.stubs.infer.post_init import Assignment
-from ptinspect.stubs.write.source import (
-    INIT_METHOD,
-    INIT_METHOD_KEEPING_ARGUMENTS,
-    ITEM_METHODS,
-    NEW_METHOD,
-    SETSTATE_METHOD,
-    TUPLE_NEW_METHODS,
-    WIDTH,
-    Source,
-    columns,
-)
+from ptinspect.stubs.write.source import WIDTH, Source, columns, template
 from ptinspect.torchnn.printer import READABLE_HINT
 
 _BASES = {
     "tuple": "tuple", "str": "str", "int": "int", "float": "float", "bytes": "bytes",
     "dict": "dict", "list": "list", "set": "set", "exception": "Exception",
-    "tensor": "torch.Tensor", "enum": "enum.Enum", "tracer": "torch.fx.Tracer",
+    "tensor": "torch.Tensor", "tracer": "torch.fx.Tracer",
 }  # fmt: skip
-_CONVOLVED_DIMS = {"1d": "L", "2d": "H, W", "3d": "D, H, W"}
+_IN_AND_OUT = {
+    "Linear": "(*, {in_features}) -> (*, {out_features})",
+    "Conv1d": "(N, {in_channels}, L) -> (N, {out_channels}, L')",
+    "Conv2d": "(N, {in_channels}, H, W) -> (N, {out_channels}, H', W')",
+    "Conv3d": "(N, {in_channels}, D, H, W) -> (N, {out_channels}, D', H', W')",
+    "Conv": "(N, {in_channels}, ...) -> (N, {out_channels}, ...')",
+    "Embedding": "(*) of indices -> (*, {embedding_dim})",
+    **dict.fromkeys(
+        ("LSTM", "GRU", "RNN"), "sequences of {input_size} -> of {hidden_size}, and a state"
+    ),
+}
+"""Shapes of a layer's input and output, by its class and with its arguments."""
 MAX_LISTED_CHILDREN = 100
 """Children that are listed in a comment in forward."""
 
@@ -61,21 +62,21 @@ def write_definition(
     guess_forward: bool,
 ) -> Source:
     """Return the source of a class or function."""
-    inferred = inferred or InferredClass(definition)
-    if definition.kind == "module":
-        return _module(definition, inferred, post_init, guess_forward)
     if definition.kind == "function":
         return _function(definition)
     if definition.kind == "enum":
         return _enum(definition)
-    if definition.kind in _BASES:
-        return _subclass(definition)
-    return _object(definition, inferred)
-
-
-def _join(head: str, methods: Iterable[Source]) -> Source:
-    """Return a class with an empty line between its methods."""
-    source = Source([head])
+    inferred = inferred or InferredClass(definition)
+    base = _BASES.get(definition.kind)
+    if definition.kind == "module":
+        base = inferred.base_text or "nn.Module"
+        methods = _module_methods(definition, inferred, post_init, guess_forward)
+    elif base is not None:
+        methods = _subclass_methods(definition)
+    else:
+        methods = _object_methods(definition, inferred)
+    head = f"class {definition.ident}({base}):" if base else f"class {definition.ident}:"
+    source = Source([head], [base] if base else [])
     written = [method for method in methods if method.lines]
     for index, method in enumerate(written):
         source.add(*([""] if index else []))
@@ -88,24 +89,20 @@ def _join(head: str, methods: Iterable[Source]) -> Source:
 # Modules
 
 
-def _module(
+def _module_methods(
     definition: Definition,
     inferred: InferredClass,
     post_init: list[Assignment],
     guess_forward: bool,
-) -> Source:
-    base = inferred.base_text or "nn.Module"
+) -> list[Source]:
     methods = [_init(definition, inferred, post_init)]
     if definition.usage is not None and definition.usage.has_new_arguments:
-        methods.append(NEW_METHOD)
+        methods.append(template("new_method"))
     methods += [_unrecorded_method(definition, name) for name in definition.methods]
     recorded = definition.recorded
     if recorded is not None and recorded.fx_name is not None:
         methods += _traced_repr(definition, recorded)
-    methods.append(_forward(definition, inferred, guess_forward))
-    source = _join(f"class {definition.ident}({base}):", methods)
-    source.read(base)
-    return source
+    return [*methods, _forward(definition, inferred, guess_forward)]
 
 
 def _init(definition: Definition, inferred: InferredClass, post_init: list[Assignment]) -> Source:
@@ -118,8 +115,8 @@ def _init(definition: Definition, inferred: InferredClass, post_init: list[Assig
         source.add(f"        super().__init__(*{inferred.star})")
     elif inferred.base_call is not None:
         call = inferred.base_call
-        source.add_expr("", CallExpr("super().__init__", call.args, call.positional), "", 8)
-    else:
+        source.add_expr("", CallExpr("super().__init__", call.args, call.positional), 8)
+    elif definition.kind == "module":
         source.add("        super().__init__()")
     children = {item.name for item in inferred.statements if item.kind == CHILD}
     for statement in inferred.statements:
@@ -132,16 +129,17 @@ def _init(definition: Definition, inferred: InferredClass, post_init: list[Assig
 
 def _signature(parameters: list[InitParameter], accepts_more: bool) -> Source:
     """Return `def __init__(self, a, b=2):` and the defaults that are created in the body."""
-    source = Source()
+    source, body = Source(), Source()
     texts = ["self"]
-    for parameter in parameters:
-        default = parameter.default
+    for name, default, default_in_body in parameters:
         if default is None:
-            texts.append(parameter.name)
-        elif parameter.default_in_body:
-            texts.append(f"{parameter.name}=...")
+            texts.append(name)
+        elif default_in_body:
+            texts.append(f"{name}=...")
+            body.add(f"        if {name} is ...:")
+            body.add_assignment(name, default, 12)
         else:
-            texts.append(f"{parameter.name}={default.text}")
+            texts.append(f"{name}={default.text}")
             source.read(*names_in(default))
     if accepts_more:
         texts += ["*args", "**kwargs"]
@@ -153,16 +151,11 @@ def _signature(parameters: list[InitParameter], accepts_more: bool) -> Source:
         on_one_line = columns(inside) <= WIDTH and accepts_more
         lines = [inside] if on_one_line else [f"        {text}," for text in texts]
         source.add("    def __init__(", *lines, "    ):")
-    for parameter in parameters:
-        if parameter.default_in_body and parameter.default is not None:
-            source.add(f"        if {parameter.name} is ...:")
-            source.add_assignment(parameter.name, parameter.default, 12)
+    source.extend(body)
     return source
 
 
-def _add_init_statement(
-    source: Source, statement: InitStatement, is_child_too: bool = False
-) -> None:
+def _add_init_statement(source: Source, statement: InitStatement, is_child_too: bool) -> None:
     """Append the statement that sets an attribute, child, parameter or buffer of `self`."""
     indent, name, expr = 8, statement.name, statement.expr
     if statement.condition is not None:
@@ -179,14 +172,14 @@ def _add_init_statement(
     elif statement.kind == BUFFER and may_register:
         if not statement.plain:
             args.append(("persistent", FALSE))
-        source.add_expr("", CallExpr("self.register_buffer", args), "", indent)
+        source.add_expr("", CallExpr("self.register_buffer", args), indent)
     elif statement.kind == BUFFER:
         source.add_assignment(f"self._buffers[{key}]", expr, indent)
         if not statement.plain:
             source.add(f"{' ' * indent}self._non_persistent_buffers_set.add({key})")
     elif statement.may_be_none and may_register:
         method = "register_parameter" if statement.kind == PARAMETER else "add_module"
-        source.add_expr("", CallExpr(f"self.{method}", args), "", indent)
+        source.add_expr("", CallExpr(f"self.{method}", args), indent)
     elif expr.text != "None" and may_register:
         source.add_assignment(f"self.{name}", expr, indent)
     else:
@@ -194,20 +187,19 @@ def _add_init_statement(
         source.add_assignment(f"self.{store}[{key}]", expr, indent)
 
 
-def write_assignments(assignments: list[Assignment], indent: int) -> Source:
+def write_assignments(assignments: Iterable[Assignment], indent: int) -> Source:
     """Return the statements that follow the construction of a model."""
     source = Source()
     blank = " " * indent
     for target, suffix, value, for_all_modules in assignments:
-        if not target:
-            if value is not None:
-                source.add_expr("", value, "", indent)
-        elif for_all_modules and value is not None:
+        if target is not None and not for_all_modules:
+            _add_assignment(source, target, suffix, value, blank)
+        elif target is not None and value is not None:
             source.add(f"{blank}for module in {target.text}.modules():")
             source.add_assignment(f"    module{suffix}", value, indent)
             source.read(target.name())
-        else:
-            _add_assignment(source, target, suffix, value, blank)
+        elif value is not None:
+            source.add_expr("", value, indent)
     return source
 
 
@@ -217,13 +209,12 @@ def _add_assignment(
     """Append `target suffix = value`, with `get_submodule` where the line would be too long."""
     source.read(target.name(), *(names_in(value) if value is not None else ()))
     text = f"{target.text}{suffix}"
-    is_flat = value is not None and not value.brackets()[1]
     split_value = None
     if isinstance(value, Access) and columns(f"{blank}{text} = {value.text}") > WIDTH:
         split_value = value.split_submodule_path()
-    written = value.text if value is not None and is_flat and split_value is None else None
-    written = "model.get_submodule(" if written is None else written
-    split = target.split_submodule_path() if columns(f"{blank}{text} = {written}") > WIDTH else None
+    stays_on_line = value is not None and not value.brackets()[1] and split_value is None
+    start = value.text if value is not None and stays_on_line else "model.get_submodule("
+    split = target.split_submodule_path() if columns(f"{blank}{text} = {start}") > WIDTH else None
     if split is not None:
         root, path, rest = split
         source.add(f"{blank}{root}.get_submodule(", f"{blank}    {string(path)},")
@@ -248,46 +239,25 @@ def _traced_repr(definition: Definition, recorded: RecordedSource) -> list[Sourc
         source = Source(["    def __str__(self):"])
         lines = [Literal(string(line)) for line in (*recorded.fx_code.split("\n"), READABLE_HINT)]
         content = Sequence("[]", [CallExpr("super().__str__"), *lines])
-        source.add_expr("return ", CallExpr('"\\n".join', [(None, content)]), "", 8)
+        source.add_expr("return ", CallExpr('"\\n".join', [(None, content)]), 8)
         methods.append(source)
     return methods
 
 
-def _unrecorded_method(definition: Definition, name: str) -> Source:
-    source = Source([f"    def {name}(self, *args, **kwargs):"])
-    _add_refusal(source, f"the file does not record {definition.ident}.{name}", 8)
-    return source
-
-
-def _add_refusal(source: Source, message: str, indent: int) -> None:
-    error = CallExpr("NotImplementedError", [(None, Literal(string(message)))])
-    source.add_expr("raise ", error, "", indent)
-
-
-def _add_warning(source: Source, message: str, indent: int) -> None:
-    args: list[Argument] = [(None, Literal(string(message))), ("stacklevel", Literal("2"))]
-    source.add_expr("", CallExpr("warnings.warn", args), "", indent)
-
-
 def _forward(definition: Definition, inferred: InferredClass, guess: bool) -> Source:
-    recorded, ident = definition.recorded, definition.ident
+    recorded, ident, base = definition.recorded, definition.ident, inferred.base_text
     if recorded is not None and recorded.lines:
-        source = Source(names=recorded.names)
-        source.add(
-            "    # fmt: off",
-            "    # Source from the file itself: read it before you call it.",
-        )
+        source = Source(["    # fmt: off"], recorded.names)
+        source.add("    # Source from the file itself: read it before you call it.")
         for name in recorded.unknown_names:
             source.add(f"    # {name} comes from a module that the stub does not import")
         source.add(*(f"    {line}" if line else "" for line in recorded.lines), "    # fmt: on")
         return source
     source = Source(["    def forward(self, *args, **kwargs):"])
-    base = inferred.base_text
     children = [statement for statement in inferred.statements if statement.kind == CHILD]
     if base is not None:
-        source.add(
-            f"        # inferred: {ident} has the members of {base}, but may work differently"
-        )
+        words = f"inferred: {ident} has the members of {base}, but may work differently"
+        source.add(f"        # {words}")
         _add_warning(source, f"{ident}.forward is inferred to be that of {base}", 8)
         source.add("        return super().forward(*args, **kwargs)")
     elif guess and children:
@@ -312,19 +282,14 @@ def _layer_signature(expr: Expr) -> str:
     if not isinstance(call, CallExpr | ModuleContainer):
         return f"the argument {prose(call.text)}"
     name = call.func.rpartition(".")[2]
-    args = {k: prose(v.text) for k, v in call.args} if isinstance(call, CallExpr) else {}
-    shapes = ""
-    if name == "Linear" and {"in_features", "out_features"} <= set(args):
-        shapes = f"(*, {args['in_features']}) -> (*, {args['out_features']})"
-    elif name.startswith("Conv") and {"in_channels", "out_channels"} <= set(args):
-        dims = _CONVOLVED_DIMS.get(name[-2:], "...")
-        out = ", ".join(f"{dim}'" for dim in dims.split(", "))
-        shapes = f"(N, {args['in_channels']}, {dims}) -> (N, {args['out_channels']}, {out})"
-    elif name == "Embedding" and "embedding_dim" in args:
-        shapes = f"(*) of indices -> (*, {args['embedding_dim']})"
-    elif name in ("LSTM", "GRU", "RNN") and {"input_size", "hidden_size"} <= set(args):
-        shapes = f"sequences of {args['input_size']} -> of {args['hidden_size']}, and a state"
-    return f"{name}, {shapes}" if shapes else name
+    args = {k: prose(v.text) for k, v in call.args if k} if isinstance(call, CallExpr) else {}
+    shapes = _IN_AND_OUT.get(name, "")
+    if name.startswith("Conv"):
+        shapes = _IN_AND_OUT.get(f"Conv{name[-2:]}", _IN_AND_OUT["Conv"])
+    try:
+        return f"{name}, {shapes.format(**args)}" if shapes else name
+    except KeyError:  # an argument that is not in the call
+        return name
 
 
 # Other definitions
@@ -334,19 +299,13 @@ def _function(definition: Definition) -> Source:
     ident, usage = definition.ident, definition.usage
     source = Source([f"def {ident}(*args, **kwargs):"])
     if definition.is_hook:
-        _add_hook_body(source, definition, 4)
+        _add_hook_body(source, ident, 4)
     elif usage is not None and usage.called:
         source.add(f"    return _Result({ident}, *args, **kwargs)")
         source.read("_Result")
     else:
         _add_refusal(source, f"the file does not record {ident}", 4)
     return source
-
-
-def _add_hook_body(source: Source, definition: Definition, indent: int) -> None:
-    # state_dict() calls the hook, and returns the state_dict without it all the same.
-    message = f"the file does not record {definition.ident}: this hook does nothing"
-    _add_warning(source, message, indent)
 
 
 def _enum(definition: Definition) -> Source:
@@ -359,70 +318,60 @@ def _enum(definition: Definition) -> Source:
     named = [
         name
         for name in usage.attributes
-        if (name.isupper() or usage.is_flag)
-        and is_attribute(name)
-        and not name.startswith("_")
-        and name != "mro"
+        if (name.isupper() or usage.is_flag) and is_attribute(name) and name[0] != "_"
     ]
+    named = [name for name in named if name != "mro"]
     names = Names({"name", "value", "mro", *named})
-    values: set[str] = set()
+    written = set()
     for call in usage.called:
-        expr = literal(call.args[0]) if call.args else None
-        if expr is None or expr.text in values:
+        value = call.args[0] if call.args else None
+        expr = literal(value) if call.args else None
+        if expr is None or expr.text in written:
             continue
-        values.add(expr.text)
-        value = call.args[0]
+        written.add(expr.text)
         word = str(value) if isinstance(value, str) else f"VALUE_{value}".replace("-", "MINUS_")
         source.add_assignment(names.new(word.upper().strip("_") or "VALUE", "VALUE"), expr, 4)
     source.add(*(f"    {name} = enum.auto()" for name in named))
-    if not values and not named:
+    if not written and not named:
         source.add("    pass")
     return source
 
 
-def _subclass(definition: Definition) -> Source:
-    """Return a class that extends a built-in class or torch.Tensor."""
+def _subclass_methods(definition: Definition) -> list[Source]:
+    """Return the methods of a class that extends a built-in class or torch.Tensor."""
     usage = definition.usage or NameUsage("", "")
-    base = _BASES[definition.kind]
     methods: list[Source] = []
     if definition.kind == "tuple" and any(len(call.args) != 1 for call in usage.constructed):
-        methods.append(TUPLE_NEW_METHODS)
+        methods.append(template("tuple_new_methods"))
     if definition.kind in ("dict", "list", "set") and usage.has_call_arguments:
-        methods.append(INIT_METHOD)
+        methods.append(template("init_method"))
     if usage.is_wrapper:
         dispatch = Source(["    @classmethod"])
         dispatch.add("    def __torch_dispatch__(cls, func, kinds, args=(), kwargs=None):")
         name = f"{definition.ident}.__torch_dispatch__"
         _add_refusal(dispatch, f"the file does not record {name}", 8)
         methods.append(dispatch)
-    methods += [_unrecorded_method(definition, name) for name in definition.methods]
-    source = _join(f"class {definition.ident}({base}):", methods)
-    source.read(base)
-    return source
+    return [*methods, *(_unrecorded_method(definition, name) for name in definition.methods)]
 
 
-def _object(definition: Definition, inferred: InferredClass) -> Source:
+def _object_methods(definition: Definition, inferred: InferredClass) -> list[Source]:
     usage = definition.usage or NameUsage("", "")
     methods: list[Source] = []
     if inferred.statements:
-        init = _signature(inferred.parameters, usage.has_call_arguments)
-        for statement in inferred.statements:
-            _add_init_statement(init, statement)
-        methods.append(init)
+        methods.append(_init(definition, inferred, []))
     elif usage.has_call_arguments:
-        methods.append(INIT_METHOD_KEEPING_ARGUMENTS)
+        methods.append(template("init_method_keeping_arguments"))
     if usage.has_new_arguments:
-        methods.append(NEW_METHOD)
+        methods.append(template("new_method"))
     if any(not _is_plain_state(call.state) for call in usage.calls):
-        methods.append(SETSTATE_METHOD)
+        methods.append(template("setstate_method"))
     if definition.is_hook:
         hook = Source(["    def __call__(self, *args, **kwargs):"])
-        _add_hook_body(hook, definition, 8)
+        _add_hook_body(hook, definition.ident, 8)
         methods.append(hook)
     if any(call.changes is not None and call.changes.items for call in usage.calls):
-        methods.append(ITEM_METHODS)
-    methods += [_unrecorded_method(definition, name) for name in definition.methods]
-    return _join(f"class {definition.ident}:", methods)
+        methods.append(template("item_methods"))
+    return [*methods, *(_unrecorded_method(definition, name) for name in definition.methods)]
 
 
 def _is_plain_state(state: object) -> bool:
@@ -430,3 +379,27 @@ def _is_plain_state(state: object) -> bool:
     if isinstance(state, tuple) and len(state) == 2:
         return all(part is None or isinstance(part, dict) for part in state)
     return state is None or isinstance(state, dict)
+
+
+# Bodies
+
+
+def _unrecorded_method(definition: Definition, name: str) -> Source:
+    source = Source([f"    def {name}(self, *args, **kwargs):"])
+    _add_refusal(source, f"the file does not record {definition.ident}.{name}", 8)
+    return source
+
+
+def _add_hook_body(source: Source, ident: str, indent: int) -> None:
+    # state_dict() calls the hook, and returns the state_dict without it all the same.
+    _add_warning(source, f"the file does not record {ident}: this hook does nothing", indent)
+
+
+def _add_refusal(source: Source, message: str, indent: int) -> None:
+    error = CallExpr("NotImplementedError", [(None, Literal(string(message)))])
+    source.add_expr("raise ", error, indent)
+
+
+def _add_warning(source: Source, message: str, indent: int) -> None:
+    args: list[Argument] = [(None, Literal(string(message))), ("stacklevel", Literal("2"))]
+    source.add_expr("", CallExpr("warnings.warn", args), indent)

@@ -7,26 +7,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ptinspect.stubs.expr.literals import is_attribute, prose, string
-from ptinspect.stubs.expr.nodes import (
-    NONE,
-    CallExpr,
-    Expr,
-    Literal,
-    Name,
-    Sequence,
-)
+from ptinspect.stubs.expr.nodes import NONE, CallExpr, Expr, Literal, Name, Sequence
 from ptinspect.stubs.expr.torch_calls import ASSEMBLED
 from ptinspect.stubs.write.classes import write_assignments, write_definition
 from ptinspect.stubs.write.source import (
-    ASSEMBLED_FUNCTION,
-    REACH_FUNCTION,
-    REGISTER_ANYWHERE,
-    REGISTER_MAIN,
-    RESULT_CLASS,
     WIDTH,
     Source,
     columns,
     layout_assignment,
+    template,
 )
 
 if TYPE_CHECKING:
@@ -35,6 +24,8 @@ if TYPE_CHECKING:
     from ptinspect.stubs.infer.post_init import Assignment
     from ptinspect.stubs.write.safe_globals import ImportTable, SafeGlobals
 
+SUPPORT = {ASSEMBLED: "assembled_function", "_Result": "result_class"}
+"""Templates of what classes and `build()` may use, by its name."""
 MAX_LISTED = 50
 """Attributes that the docstring lists."""
 
@@ -44,21 +35,16 @@ class StubContent:
     """Everything that is written to a stub.
 
     Attributes:
-        file_name: of the model file, without its folder.
-        definitions: in the file's order.
-        all_definitions: also those that are not written, by path.
-        classes: constructors, by path; leaves first.
-        post_init: statements for the end of constructors, by path.
+        definitions: in the file's order; `all_definitions`, by path, has also those left out.
+        classes, post_init: constructors, and the statements at their end, by path; leaves first.
         parts: functions for expressions that are nested deep, by name.
         root: what `build()` returns, or None if there is nothing to build.
         root_statements: what `build()` sets on the root.
-        build_description: docstring of `build()`.
         load_call: the line of Python that loads the file with SAFE_GLOBALS.
         is_convertible: `ptinspect convert` has a model to write.
         alternatives: for a state_dict, in words, what its modules could be instead.
         unwritten, zeroed: see `CollectedObjects`.
-        selected: the class that was asked for, or None.
-        left_out: paths of the classes that are not written because of `selected`.
+        selected: the class that was asked for. `left_out` are the paths of all others.
     """
 
     file_name: str
@@ -110,10 +96,9 @@ def write_module(content: StubContent) -> str:
     body.extend(write_nested_names(content, content.definitions))
     body.extend(write_ending(content))
     support = Source()
-    if ASSEMBLED in body.names:
-        support.extend(ASSEMBLED_FUNCTION)
-    if "_Result" in body.names:
-        support.extend(RESULT_CLASS)
+    for name, code in SUPPORT.items():
+        if name in body.names:
+            support.extend(template(code))
     support.extend(body)
     return write_file(content, support)
 
@@ -121,7 +106,7 @@ def write_module(content: StubContent) -> str:
 def write_part(name: str, expr: Expr) -> Source:
     """Return a function for an expression that is nested deep."""
     source = Source(["", "", f"def {name}():"])
-    source.add_expr("return ", expr, "", 4)
+    source.add_expr("return ", expr, 4)
     return source
 
 
@@ -176,7 +161,7 @@ def write_ending(content: StubContent, with_template: bool = True) -> Source:
     source.extend(_build_function(content))
     source.add("", "")
     source.extend(_safe_globals(content.safe_globals))
-    source.extend(registration(content.definitions, with_template))
+    source.extend(_registration(content.definitions, with_template))
     return source
 
 
@@ -186,9 +171,9 @@ def _build_function(content: StubContent) -> Source:
     if content.root is NONE:
         missing = f"no {selected.ident} that can be built" if selected is not None else "no module"
         error = [(None, Literal(string(f"the file holds {missing}")))]
-        source.add_expr("raise ", CallExpr("NotImplementedError", error), "", 4)
+        source.add_expr("raise ", CallExpr("NotImplementedError", error), 4)
     elif not content.root_statements:
-        source.add_expr("return ", content.root, "", 4)
+        source.add_expr("return ", content.root, 4)
     else:
         source.add_assignment("model", content.root, 4)
         source.extend(write_assignments(content.root_statements, 4))
@@ -206,7 +191,7 @@ def _safe_globals(safe: SafeGlobals) -> Source:
             for owner, names in safe.reached.items()
         ]
         source.add_assignment("_REACHED", Sequence("[]", rows), 0)
-        source.extend(REACH_FUNCTION)
+        source.extend(template("reach_function"))
         source.add("", "")
     source.add("# For torch.serialization.safe_globals, under the names in the file.")
     if not safe.pairs:
@@ -227,27 +212,23 @@ def _safe_globals(safe: SafeGlobals) -> Source:
 def registration_template(definitions: list[Definition]) -> Source:
     """Return the code that registers names: the long one only if some are not of `__main__`."""
     modules = {item.module for item in definitions if _can_be_registered(item)}
-    if not modules:
-        return Source()
-    return REGISTER_ANYWHERE if modules - {"__main__", "__mp_main__"} else REGISTER_MAIN
+    is_main = modules <= {"__main__", "__mp_main__"}
+    return template("register_main" if is_main else "register_anywhere") if modules else Source()
 
 
-def registration(definitions: list[Definition], with_template: bool) -> Source:
+def _registration(definitions: list[Definition], with_template: bool) -> Source:
     """Return the calls that make names findable for pickle, after the code that they call."""
-    source = Source()
-    registered = [definition for definition in definitions if _can_be_registered(definition)]
-    if not registered:
+    source, code = Source(), registration_template(definitions)
+    if not code.lines:
         return source
-    template = registration_template(registered)
     if with_template:
-        source.extend(template)
+        source.extend(code)
     source.add("", "")
-    for item in registered:
-        args: list[Expr] = [
-            Name(item.ident), Literal(string(item.module)), Literal(string(item.qualname))
-        ]  # fmt: skip
-        source.add_expr("", CallExpr("_register", [(None, arg) for arg in args]))
-    if template is REGISTER_ANYWHERE:
+    for item in filter(_can_be_registered, definitions):
+        name, module, qualname = item.ident, string(item.module), string(item.qualname)
+        args: list[Expr] = [Name(name), Literal(module), Literal(qualname)]
+        source.add_expr("", CallExpr("_register", [(None, arg) for arg in args]), 0)
+    if code is template("register_anywhere"):
         source.add("_finder.start()")
         source.read("_finder")
     return source
@@ -269,50 +250,53 @@ def _can_be_registered(definition: Definition) -> bool:
 
 
 def _docstring(content: StubContent) -> list[str]:
-    name, call = prose(content.file_name), content.load_call
+    name = prose(content.file_name)
     lines = [f'"""The classes of {name}, written by ptinspect from the file alone.', ""]
     lines += [f"sha256 {content.sha256}", ""]
     if not content.definitions:
         lines += ["The file needs no classes other than torch's and Python's.", ""]
     for definition in content.leaves_first:
         lines += _evidence(definition, content)
-    if content.definitions:
-        lines.append("")
+    lines += [""] if content.definitions else []
     if content.alternatives:
-        lines.append("Everything is inferred from the keys and shapes of a state_dict:")
-        lines += [f"  - {prose(words)}" for words in sorted(content.alternatives)]
-        lines.append("")
-    if content.safe_globals.blockers:
-        lines.append("weights_only cannot load it, because it contains")
-        lines += [f"  - {prose(reason)}" for reason in content.safe_globals.blockers]
+        words = "Everything is inferred from the keys and shapes of a state_dict:"
+        lines += [*_listed(words, sorted(content.alternatives)), ""]
+    lines += _loading(content)
+    for words, items in (
+        ("Could not be written, and is None instead:", content.unwritten[:MAX_LISTED]),
+        (
+            "Zeros in what build() returns. No state_dict contains them; torch.load restores them:",
+            content.zeroed[:MAX_LISTED],
+        ),
+        ("Also needed by the file, but not included here:", content.left_out),
+    ):
+        lines += ["", *_listed(words, items)] if items else []
+    return [*lines, '"""']
+
+
+def _listed(title: str, items: list[str]) -> list[str]:
+    return [title, *(f"  - {prose(item)}" for item in items)]
+
+
+def _loading(content: StubContent) -> list[str]:
+    """Return how torch loads the file."""
+    safe, call = content.safe_globals, content.load_call
+    if safe.blockers:
+        lines = _listed("weights_only cannot load it, because it contains", safe.blockers)
         if content.is_convertible:
             lines.append("`ptinspect convert` writes a file that weights_only can load.")
         if "map_location" in call and call.startswith("torch.load("):
             options = "" if "weights_only" in call else ", weights_only=False"
             lines += ["Without weights_only:", f"    {call[:-1]}{options})"]
-    elif content.safe_globals.pairs:
-        lines.append("With weights_only:")
-        lines.append("    with torch.serialization.safe_globals(SAFE_GLOBALS):")
-        lines.append(f"        {call}")
-    elif call.startswith("{"):
-        lines += ["Its shards are loaded one by one, without SAFE_GLOBALS:", f"    {call}"]
-    elif "map_location" in call:
-        lines += ["It is loaded without SAFE_GLOBALS:", f"    {call}"]
-    else:
-        lines.append("torch.load loads it without SAFE_GLOBALS.")
-    if content.unwritten:
-        lines += ["", "Could not be written, and is None instead:"]
-        lines += [f"  - {prose(text)}" for text in content.unwritten[:MAX_LISTED]]
-    if content.zeroed:
-        lines += [
-            "",
-            "Zeros in what build() returns. No state_dict contains them; torch.load restores them:",
-        ]
-        lines += [f"  - {prose(text)}" for text in content.zeroed[:MAX_LISTED]]
-    if content.left_out:
-        lines += ["", "Also needed by the file, but not included here:"]
-        lines += [f"  - {prose(path)}" for path in content.left_out]
-    return [*lines, '"""']
+        return lines
+    if safe.pairs:
+        block = "    with torch.serialization.safe_globals(SAFE_GLOBALS):"
+        return ["With weights_only:", block, f"        {call}"]
+    if call.startswith("{"):
+        return ["Its shards are loaded one by one, without SAFE_GLOBALS:", f"    {call}"]
+    if "map_location" in call:
+        return ["It is loaded without SAFE_GLOBALS:", f"    {call}"]
+    return ["torch.load loads it without SAFE_GLOBALS."]
 
 
 def _evidence(definition: Definition, content: StubContent) -> list[str]:
@@ -407,13 +391,8 @@ def write_imports(names: set[str], imports: ImportTable | None = None) -> list[s
             froms.append("\n".join(from_import(f"from {module} import", texts)))
         for name, ident in sorted(private):
             text = name if name == ident else f"{name} as {ident}"
-            guarded += [
-                "",
-                "try:",
-                f"    from {module} import {text}",
-                "except ImportError:",
-                f"    {ident} = None",
-            ]
+            guarded += ["", "try:", f"    from {module} import {text}"]
+            guarded += ["except ImportError:", f"    {ident} = None"]
     third_party.sort(key=lambda line: line.split()[1])
     third_party += sorted(froms, key=lambda line: line.split()[1])
     separator = [""] if standard_lines and third_party else []

@@ -13,9 +13,9 @@ from ptinspect.errors import PtInspectError
 from ptinspect.stubs.collect.classes import Definition
 from ptinspect.stubs.expr.literals import RESERVED, is_identifier, prose
 from ptinspect.stubs.expr.nodes import Expr, names_in
-from ptinspect.stubs.expr.torch_calls import ASSEMBLED
 from ptinspect.stubs.infer.constructors import InferredClass
 from ptinspect.stubs.write.module import (
+    SUPPORT,
     StubContent,
     export_key,
     from_import,
@@ -26,7 +26,7 @@ from ptinspect.stubs.write.module import (
     write_nested_names,
     write_part,
 )
-from ptinspect.stubs.write.source import ASSEMBLED_FUNCTION, RESULT_CLASS, Source
+from ptinspect.stubs.write.source import Source, template
 
 ModulePath = tuple[str, ...]
 """Folders and name of a module, below the package."""
@@ -107,16 +107,16 @@ def _modules(content: StubContent) -> dict[ModulePath, _Module]:
         for name, expr in content.parts.items():
             module.source.extend(write_part(name, expr))
     names = names_in(content.root).union(*(module.source.names for module in modules.values()))
-    for name, template in ((ASSEMBLED, ASSEMBLED_FUNCTION), ("_Result", RESULT_CLASS)):
+    for name, code in SUPPORT.items():
         if name in names:
             path = paths.own_path("_support")
             module = modules.setdefault(path, _Module(path, "What the classes here share."))
-            module.source.extend(template)
+            module.source.extend(template(code))
             module.idents.append(name)
-    template = registration_template(content.definitions)
-    if template.lines:
+    registering = registration_template(content.definitions)
+    if registering.lines:
         path = paths.own_path("_register")
-        module = modules[path] = _Module(path, "What registers the classes here.", template)
+        module = modules[path] = _Module(path, "What registers the classes here.", registering)
         module.idents = ["_finder", "_register"]
     for path in modules:
         modules[path].is_package = any(
