@@ -47,7 +47,7 @@ from ptinspect.stubs.torchscript_code import (
     dotted_path,
     is_plain_constant,
 )
-from ptinspect.stubs.write.source import ASSEMBLED_FUNCTION, Source
+from ptinspect.stubs.write.source import Source, template
 
 if TYPE_CHECKING:
     from ptinspect.document import Document
@@ -347,9 +347,9 @@ class _Builder:
             self.used |= {CONSTANTS, "types"}
             expr = self.value(value)
             self.source.add_assignment(f"{CONSTANTS}.c{number}", expr, 4)
-        self.source.add_expr("return ", self.value(root), "", 4)
+        self.source.add_expr("return ", self.value(root), 4)
         text = "\n".join(self.source.lines)
-        assembled = "\n".join(ASSEMBLED_FUNCTION.lines)
+        assembled = "\n".join(template("assembled_function").lines)
         for call_text, code in (
             ("_assembled(", assembled), ("_tensor(", _TENSOR_FUNCTION),
             ("_packed(", _CUSTOM_FUNCTION), ("_object(", _OBJECT_FUNCTION),
@@ -438,7 +438,7 @@ class _Builder:
         variable = self.variables[id(call)] = self.names.new(label, "item")
         self.source.add_assignment(variable, expr, 4)
         if attributes is None and kind != "custom" and expr is not NONE:
-            self.source.add_expr(f"{variable}.__setstate__(", self.value(call.state), ")", 4)
+            self.source.add_expr(f"{variable}.__setstate__(", self.value(call.state), 4, ")")
 
     def _module(self, definition: _Definition, attributes: dict[Value, Value]) -> Expr:
         """Return a module with its values in the groups of torch.nn.Module."""

@@ -66,9 +66,9 @@ class Source:
         """Record names that appended lines read."""
         self.names.update(names)
 
-    def add_expr(self, prefix: str, expr: Expr, indent: int) -> None:
-        """Append `prefix expr`."""
-        self.lines += layout(prefix, expr, "", indent)
+    def add_expr(self, prefix: str, expr: Expr, indent: int, suffix: str = "") -> None:
+        """Append `prefix expr suffix`."""
+        self.lines += layout(prefix, expr, suffix, indent)
         self.names |= names_in(expr)
 
     def add_assignment(self, target: str, expr: Expr, indent: int) -> None:
