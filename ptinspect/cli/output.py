@@ -138,11 +138,7 @@ def _contains_text(path: str) -> bool:
 
 @contextmanager
 def open_output(
-    path: str | None,
-    *,
-    force: bool = False,
-    sources: Sequence[str] = (),
-    is_report: bool = True,
+    path: str | None, *, force: bool = False, sources: Sequence[str] = (), is_report: bool = True
 ) -> Iterator[StdoutWriter | TextFile]:
     """Open the file that `-o` names, or standard output for None and `-`.
 

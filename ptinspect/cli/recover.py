@@ -15,9 +15,7 @@ from ptinspect.cli.output import open_output
 @output_option
 @click.option("--force", is_flag=True, help="Overwrite DST if it exists.")
 @click.option(
-    "--proved-only",
-    is_flag=True,
-    help="Save only tensors whose bytes a checksum proves.",
+    "--proved-only", is_flag=True, help="Save only tensors whose bytes a checksum proves."
 )
 @no_progress_option
 @click.pass_context

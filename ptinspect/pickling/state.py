@@ -11,15 +11,7 @@ from typing import NamedTuple
 from ptinspect.errors import DOWNLOAD_AGAIN, DamagedError, LimitError, Place
 from ptinspect.limits import Limits
 from ptinspect.pickling.opcodes import BY_CODE
-from ptinspect.pickling.values import (
-    Buffer,
-    Call,
-    Global,
-    Key,
-    PersistentId,
-    TensorCall,
-    Value,
-)
+from ptinspect.pickling.values import Buffer, Call, Global, Key, PersistentId, TensorCall, Value
 
 REBUILD_TENSOR = ("torch._utils", "_rebuild_tensor_v2")
 

@@ -13,13 +13,7 @@ from ptinspect.formats.persistent_ids import declared_storages
 from ptinspect.formats.torch.legacy import MAGIC
 from ptinspect.pickling.machine import run
 from ptinspect.recovery.report import LOST, Damage
-from ptinspect.recovery.salvage import (
-    UNCHECKED,
-    Evidence,
-    Salvage,
-    SalvagedArchive,
-    nothing_left,
-)
+from ptinspect.recovery.salvage import UNCHECKED, Evidence, Salvage, SalvagedArchive, nothing_left
 from ptinspect.source.base import Source
 
 if TYPE_CHECKING:

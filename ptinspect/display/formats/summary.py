@@ -30,11 +30,7 @@ def summary_text(document: Document, options: ShowOptions, file_hash: FileHash |
     fact_lines = _fact_lines(document, options, file_hash)
     if any(DO_NOT_LOAD in line for line in fact_lines):
         path += "  " + _paint("DANGEROUS", RED, options.colour)
-    blocks = [
-        [f"{path}  {heading(document)}"],
-        fact_lines,
-        _entry_lines(document, options),
-    ]
+    blocks = [[f"{path}  {heading(document)}"], fact_lines, _entry_lines(document, options)]
     if document.modules:
         from ptinspect.display.module_nodes import root_module_trees
 
