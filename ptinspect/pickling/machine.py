@@ -1,9 +1,9 @@
 """The restricted pickle machine: runs every opcode of protocols 0 to 5 on inert values.
 
-A handler per opcode takes the machine and the position of the argument, and returns the position
-after it. Work is bounded: every opcode takes at least one byte, announced lengths are compared with
-the bytes that are left before anything is allocated, and the sizes of stack and memo are checked
-once per `STEP` bytes of stream, in which neither can grow by more than `STEP` items.
+There is a handler per opcode. Work is bounded: every opcode takes at least one byte, announced
+lengths are compared with the bytes that are left before anything is allocated, and the sizes of
+stack and memo are checked once per `STEP` bytes of stream, in which neither can grow by more than
+`STEP` items.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ptinspect.errors import DamagedError
 from ptinspect.limits import LIMITS, Limits
 from ptinspect.pickling.handlers import containers, objects, scalars
 from ptinspect.pickling.opcodes import BY_CODE, BY_NAME, OPCODES, WEIGHTS_ONLY, Arg
-from ptinspect.pickling.state import Event, Machine, Recorder, StreamWarning
+from ptinspect.pickling.state import Event, Handler, Machine, Recorder, StreamWarning
 from ptinspect.pickling.values import (
     Buffer,
     Call,
@@ -32,7 +32,6 @@ from ptinspect.pickling.values import (
     Value,
 )
 
-Handler: TypeAlias = "Callable[[Machine, int], int]"
 Loop: TypeAlias = "Callable[[Machine, list[Handler], int, int], int]"
 
 STEP = 1 << 16

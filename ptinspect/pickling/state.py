@@ -6,12 +6,15 @@ This module imports no handler. `machine` has the dispatch table and the loop.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from ptinspect.errors import DOWNLOAD_AGAIN, DamagedError, LimitError, Place
 from ptinspect.limits import Limits
 from ptinspect.pickling.opcodes import BY_CODE
 from ptinspect.pickling.values import Buffer, Call, Global, Key, PersistentId, TensorCall, Value
+
+Handler: TypeAlias = "Callable[[Machine, int], int]"
+"""Takes the machine and the position of an opcode's argument; returns the position after it."""
 
 REBUILD_TENSOR = ("torch._utils", "_rebuild_tensor_v2")
 

@@ -15,7 +15,8 @@ from itertools import islice
 from struct import Struct
 
 from ptinspect.pickling import tensor_fastpath
-from ptinspect.pickling.state import Machine, c_string
+from ptinspect.pickling.handlers.scalars import constant
+from ptinspect.pickling.state import Handler, Machine, c_string
 from ptinspect.pickling.values import Blob, Global, Inert, Key, SetOf, Value, type_name
 
 _UINT4 = Struct("<I").unpack_from
@@ -243,11 +244,6 @@ def empty_list(m: Machine, pos: int) -> int:
     return pos
 
 
-def empty_tuple(m: Machine, pos: int) -> int:
-    m.stack.append(())
-    return pos
-
-
 def empty_dict(m: Machine, pos: int) -> int:
     m.stack.append({})
     return pos
@@ -258,16 +254,13 @@ def empty_set(m: Machine, pos: int) -> int:
     return pos
 
 
-def list_(m: Machine, pos: int) -> int:
-    values = m.pop_to_mark()
-    m.stack.append(values)
-    return pos
+def _collected(make: Callable[[list[Value]], Value]) -> Handler:
+    def push_collected(m: Machine, pos: int) -> int:
+        values = m.pop_to_mark()
+        m.stack.append(make(values))
+        return pos
 
-
-def tuple_(m: Machine, pos: int) -> int:
-    values = m.pop_to_mark()
-    m.stack.append(tuple(values))
-    return pos
+    return push_collected
 
 
 def tuple1(m: Machine, pos: int) -> int:
@@ -383,13 +376,13 @@ def memoize(m: Machine, pos: int) -> int:
     return pos
 
 
-HANDLERS: dict[str, Callable[[Machine, int], int]] = {
+HANDLERS: dict[str, Handler] = {
     "EMPTY_LIST": empty_list,
     "APPEND": append,
     "APPENDS": appends,
-    "LIST": list_,
-    "EMPTY_TUPLE": empty_tuple,
-    "TUPLE": tuple_,
+    "LIST": _collected(list),
+    "EMPTY_TUPLE": constant(()),
+    "TUPLE": _collected(tuple),
     "TUPLE1": tuple1,
     "TUPLE2": tuple2,
     "TUPLE3": tuple3,

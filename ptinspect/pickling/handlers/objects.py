@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from struct import Struct
 
-from ptinspect.pickling.state import Machine
+from ptinspect.pickling.state import Handler, Machine
 from ptinspect.pickling.values import (
     Call,
     Extension,
@@ -74,20 +73,18 @@ def _pop_call(m: Machine, opcode: str) -> Call:
     raise m.damaged(f"{m.opcode_name} needs a tuple of arguments, not a {type_name(args)}")
 
 
-def reduce(m: Machine, pos: int) -> int:
-    stack = m.stack
-    args, func = stack[-1], stack[-2]
-    if type(args) is tuple and isinstance(func, Inert):
-        stack.pop()
-        stack[-1] = Call(func, args, "REDUCE", m.offset)
-    else:
-        stack.append(_pop_call(m, "REDUCE"))
-    return pos
+def _calling(opcode: str) -> Handler:
+    def push_call(m: Machine, pos: int) -> int:
+        stack = m.stack
+        args, func = stack[-1], stack[-2]
+        if type(args) is tuple and isinstance(func, Inert):
+            stack.pop()
+            stack[-1] = Call(func, args, opcode, m.offset)
+        else:
+            stack.append(_pop_call(m, opcode))
+        return pos
 
-
-def newobj(m: Machine, pos: int) -> int:
-    m.stack.append(_pop_call(m, "NEWOBJ"))
-    return pos
+    return push_call
 
 
 def newobj_ex(m: Machine, pos: int) -> int:
@@ -162,14 +159,14 @@ def frame(m: Machine, pos: int) -> int:
     return pos + 8
 
 
-HANDLERS: dict[str, Callable[[Machine, int], int]] = {
+HANDLERS: dict[str, Handler] = {
     "GLOBAL": global_,
     "STACK_GLOBAL": stack_global,
     "EXT1": lambda m, pos: _extension(m, m.data[pos], pos + 1),
     "EXT2": lambda m, pos: _extension(m, _UINT2(m.data, pos)[0], pos + 2),
     "EXT4": lambda m, pos: _extension(m, _INT4(m.data, pos)[0], pos + 4),
-    "REDUCE": reduce,
-    "NEWOBJ": newobj,
+    "REDUCE": _calling("REDUCE"),
+    "NEWOBJ": _calling("NEWOBJ"),
     "NEWOBJ_EX": newobj_ex,
     "INST": inst,
     "OBJ": obj,

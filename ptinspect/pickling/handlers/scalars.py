@@ -7,54 +7,35 @@ from collections.abc import Callable
 from struct import Struct
 from typing import TypeAlias
 
-from ptinspect.pickling.state import Machine, c_string
-from ptinspect.pickling.values import Blob, Buffer, OutOfBand, Python2Str
+from ptinspect.pickling.state import Handler, Machine, c_string
+from ptinspect.pickling.values import Blob, Buffer, OutOfBand, Python2Str, Value
 
 Unpack: TypeAlias = "Callable[[Buffer, int], tuple[int]]"
 
-_UINT2: Unpack = Struct("<H").unpack_from
 _INT4: Unpack = Struct("<i").unpack_from
 _UINT4: Unpack = Struct("<I").unpack_from
 _UINT8: Unpack = Struct("<Q").unpack_from
-_FLOAT8 = Struct(">d").unpack_from
 
 BLOB_BYTES = 4096
 """Bytes objects of this size and more are not copied (`Blob`)."""
 
 
-def none(m: Machine, pos: int) -> int:
-    m.stack.append(None)
-    return pos
+def constant(value: Value) -> Handler:
+    def push_constant(m: Machine, pos: int) -> int:
+        m.stack.append(value)
+        return pos
+
+    return push_constant
 
 
-def true(m: Machine, pos: int) -> int:
-    m.stack.append(True)
-    return pos
+def _number(format: str) -> Handler:
+    unpack, size = Struct(format).unpack_from, Struct(format).size
 
+    def push_number(m: Machine, pos: int) -> int:
+        m.stack.append(unpack(m.data, pos)[0])
+        return pos + size
 
-def false(m: Machine, pos: int) -> int:
-    m.stack.append(False)
-    return pos
-
-
-def binint1(m: Machine, pos: int) -> int:
-    m.stack.append(m.data[pos])
-    return pos + 1
-
-
-def binint2(m: Machine, pos: int) -> int:
-    m.stack.append(_UINT2(m.data, pos)[0])
-    return pos + 2
-
-
-def binint(m: Machine, pos: int) -> int:
-    m.stack.append(_INT4(m.data, pos)[0])
-    return pos + 4
-
-
-def binfloat(m: Machine, pos: int) -> int:
-    m.stack.append(_FLOAT8(m.data, pos)[0])
-    return pos + 8
+    return push_number
 
 
 _OCTAL = re.compile(rb"\s*[+-]?0[0-7]+")
@@ -91,20 +72,13 @@ def long(m: Machine, pos: int) -> int:
     return pos
 
 
-def long1(m: Machine, pos: int) -> int:
-    size = m.data[pos]
-    m.stack.append(int.from_bytes(m.take_bytes(pos + 1, size), "little", signed=True))
-    return pos + 1 + size
-
-
-def long4(m: Machine, pos: int) -> int:
-    size = _INT4(m.data, pos)[0]
+def _binlong(m: Machine, pos: int, size: int) -> int:
     if size < 0:
         raise m.damaged("LONG4 announces a negative size")
-    m.check_left(pos + 4, size)
+    m.check_left(pos, size)
     m.check_limit("int_bytes", size)
-    m.stack.append(int.from_bytes(m.take_bytes(pos + 4, size), "little", signed=True))
-    return pos + 4 + size
+    m.stack.append(int.from_bytes(m.take_bytes(pos, size), "little", signed=True))
+    return pos + size
 
 
 def float_(m: Machine, pos: int) -> int:
@@ -117,23 +91,14 @@ def float_(m: Machine, pos: int) -> int:
     return pos
 
 
-def _decode_utf8(m: Machine, raw: bytes) -> str:
-    try:
-        return str(raw, "utf-8", "surrogatepass")  # pickle.py writes lone surrogates this way
-    except UnicodeDecodeError as error:
-        raise m.damaged(f"{m.opcode_name} is not utf-8 at its byte {error.start}") from None
-
-
-def short_binunicode(m: Machine, pos: int) -> int:
-    size = m.data[pos]
-    m.stack.append(_decode_utf8(m, m.take_bytes(pos + 1, size)))
-    return pos + 1 + size
-
-
 def _push_text(m: Machine, pos: int, size: int) -> int:
     m.check_left(pos, size)
     m.check_limit("string_bytes", size)
-    m.stack.append(_decode_utf8(m, m.take_bytes(pos, size)))
+    raw = m.take_bytes(pos, size)
+    try:
+        m.stack.append(str(raw, "utf-8", "surrogatepass"))  # pickle.py's way of lone surrogates
+    except UnicodeDecodeError as error:
+        raise m.damaged(f"{m.opcode_name} is not utf-8 at its byte {error.start}") from None
     return pos + size
 
 
@@ -146,20 +111,13 @@ def unicode(m: Machine, pos: int) -> int:
     return pos
 
 
-def _push_bytes(m: Machine, pos: int, size: int) -> int:
+def _push_bytes(m: Machine, pos: int, size: int, mutable: bool = False) -> int:
     m.check_left(pos, size)
-    if size < BLOB_BYTES:
+    if size < BLOB_BYTES and not mutable:
         m.stack.append(m.take_bytes(pos, size))
     else:
-        m.stack.append(Blob(m.data, pos, size, m.offset))
+        m.stack.append(Blob(m.data, pos, size, m.offset, mutable))
     return pos + size
-
-
-def bytearray8(m: Machine, pos: int) -> int:
-    size = _UINT8(m.data, pos)[0]
-    m.check_left(pos + 8, size)
-    m.stack.append(Blob(m.data, pos + 8, size, m.offset, mutable=True))
-    return pos + 8 + size
 
 
 def next_buffer(m: Machine, pos: int) -> int:
@@ -191,20 +149,13 @@ def _push_python2_str(m: Machine, raw: bytes) -> None:
     m.stack.append(Python2Str(text, raw))
 
 
-def short_binstring(m: Machine, pos: int) -> int:
-    size = m.data[pos]
-    _push_python2_str(m, m.take_bytes(pos + 1, size))
-    return pos + 1 + size
-
-
-def binstring(m: Machine, pos: int) -> int:
-    size = _INT4(m.data, pos)[0]
+def _binstring(m: Machine, pos: int, size: int) -> int:
     if size < 0:
         raise m.damaged("BINSTRING announces a negative size")
-    m.check_left(pos + 4, size)
+    m.check_left(pos, size)
     m.check_limit("string_bytes", size)
-    _push_python2_str(m, m.take_bytes(pos + 4, size))
-    return pos + 4 + size
+    _push_python2_str(m, m.take_bytes(pos, size))
+    return pos + size
 
 
 def string(m: Machine, pos: int) -> int:
@@ -242,30 +193,30 @@ def _unescape(m: Machine, text: bytes) -> bytes:
     return _ESCAPE.sub(decode_escape, text)
 
 
-HANDLERS: dict[str, Callable[[Machine, int], int]] = {
+HANDLERS: dict[str, Handler] = {
     "INT": int_,
-    "BININT": binint,
-    "BININT1": binint1,
-    "BININT2": binint2,
+    "BININT": _number("<i"),
+    "BININT1": _number("<B"),
+    "BININT2": _number("<H"),
     "LONG": long,
-    "LONG1": long1,
-    "LONG4": long4,
+    "LONG1": lambda m, pos: _binlong(m, pos + 1, m.data[pos]),
+    "LONG4": lambda m, pos: _binlong(m, pos + 4, _INT4(m.data, pos)[0]),
     "FLOAT": float_,
-    "BINFLOAT": binfloat,
-    "NONE": none,
-    "NEWTRUE": true,
-    "NEWFALSE": false,
+    "BINFLOAT": _number(">d"),
+    "NONE": constant(None),
+    "NEWTRUE": constant(True),
+    "NEWFALSE": constant(False),
     "STRING": string,
-    "BINSTRING": binstring,
-    "SHORT_BINSTRING": short_binstring,
+    "BINSTRING": lambda m, pos: _binstring(m, pos + 4, _INT4(m.data, pos)[0]),
+    "SHORT_BINSTRING": lambda m, pos: _binstring(m, pos + 1, m.data[pos]),
     "BINBYTES": lambda m, pos: _push_bytes(m, pos + 4, _UINT4(m.data, pos)[0]),
     "SHORT_BINBYTES": lambda m, pos: _push_bytes(m, pos + 1, m.data[pos]),
     "BINBYTES8": lambda m, pos: _push_bytes(m, pos + 8, _UINT8(m.data, pos)[0]),
-    "BYTEARRAY8": bytearray8,
+    "BYTEARRAY8": lambda m, pos: _push_bytes(m, pos + 8, _UINT8(m.data, pos)[0], True),
     "NEXT_BUFFER": next_buffer,
     "READONLY_BUFFER": readonly_buffer,
     "UNICODE": unicode,
-    "SHORT_BINUNICODE": short_binunicode,
+    "SHORT_BINUNICODE": lambda m, pos: _push_text(m, pos + 1, m.data[pos]),
     "BINUNICODE": lambda m, pos: _push_text(m, pos + 4, _UINT4(m.data, pos)[0]),
     "BINUNICODE8": lambda m, pos: _push_text(m, pos + 8, _UINT8(m.data, pos)[0]),
 }
