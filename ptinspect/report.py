@@ -27,6 +27,11 @@ class Report(ABC):
     def text(self) -> str:
         """Return the report as text that ends in a newline."""
 
+    @property
+    def summary(self) -> str:
+        """The first line of the text, which sums it up."""
+        return self.text().partition("\n")[0]
+
     @abstractmethod
     def as_dict(self) -> dict[str, object]:
         """Return the report as a dict that can be written as JSON."""

@@ -13,7 +13,7 @@ from ptinspect.cli.options import (
     no_progress_option,
     output_option,
 )
-from ptinspect.cli.output import open_output
+from ptinspect.cli.output import open_output, write_summary
 from ptinspect.cli.progress import training_progress
 
 if TYPE_CHECKING:
@@ -124,13 +124,9 @@ def command() -> None:
 @_report_options
 @click.pass_context
 def optimizer(
-    ctx: click.Context,
-    path: str,
-    entry: str | None,
-    output_format: str,
-    output: str | None,
+    ctx: click.Context, path: str, entry: str | None, output_format: str, output: str | None,
     force: bool,
-) -> None:
+) -> None:  # fmt: skip
     """Compare the optimizer state in CHECKPOINT with the weights in it: group sizes, order, shapes
     and dtypes, missing and extra states, steps, learning rates, NaN and inf.
 
@@ -143,6 +139,7 @@ def optimizer(
     with open_output(output, force=force, sources=(path,)) as target:
         report = check_optimizer(path, entry=entry)
         target.write(_report_text(report, output_format))
+    write_summary(report, output)
     ctx.exit(report.exit_code)
 
 
@@ -171,6 +168,7 @@ def roundtrip(
         with training_progress(hidden=no_progress) as progress:
             report = check_roundtrip(path, progress=progress, **training)
         target.write(_report_text(report, output_format))
+    write_summary(report, output)
     ctx.exit(report.exit_code)
 
 
@@ -207,6 +205,7 @@ def resume(
         with training_progress(hidden=no_progress) as progress:
             report = check_resume(path, progress=progress, plot=plot, force=force, **training)
         target.write(_report_text(report, output_format))
+    write_summary(report, output)
     ctx.exit(report.exit_code)
 
 

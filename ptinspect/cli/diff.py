@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING
 import click
 
 from ptinspect.cli.options import format_option, no_progress_option, output_option
-from ptinspect.cli.output import is_terminal, may_use_colour, open_output, terminal_width
+from ptinspect.cli.output import (
+    is_terminal,
+    may_use_colour,
+    open_output,
+    terminal_width,
+    write_summary,
+)
 
 if TYPE_CHECKING:
     from ptinspect.comparison import DiffReport
@@ -61,6 +67,7 @@ def command(
         )
     with open_output(output, sources=(a, b)) as target:
         target.write(_rendered(report, output_format, to_file=output is not None))
+    write_summary(report, output)
     ctx.exit(report.exit_code)
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from ptinspect.atomic_file import AtomicFile
+    from ptinspect.report import Report
 
 STDOUT_ERRNOS = frozenset((errno.EBADF, errno.EFBIG, errno.EIO, errno.ENOSPC))
 
@@ -116,6 +117,12 @@ def _detach_stdout() -> None:
         os.dup2(null, sys.stdout.fileno())
     except (OSError, ValueError):
         pass
+
+
+def write_summary(report: Report, output: str | None) -> None:
+    """Write the line that sums up a report to standard error, if the report went to a file."""
+    if output not in (None, "-"):
+        write_stderr(report.summary)
 
 
 class TextFile:

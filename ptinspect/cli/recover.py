@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from ptinspect.cli.options import format_option, no_progress_option, output_option
-from ptinspect.cli.output import open_output
+from ptinspect.cli.output import open_output, write_summary
 
 
 @click.command("recover", short_help="Save what is left of a damaged file.")
@@ -41,4 +41,5 @@ def command(
             target.write(json.dumps(report.as_dict(), ensure_ascii=False, indent=2) + "\n")
         else:
             target.write(report.text())
+    write_summary(report, output)
     ctx.exit(report.exit_code)

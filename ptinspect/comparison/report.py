@@ -17,6 +17,13 @@ class DiffReport(Comparison, Report):
     def ok(self) -> bool:
         return self.same
 
+    @property
+    def summary(self) -> str:
+        """Return `same` or `different:` and what changed, on one line."""
+        from ptinspect.comparison.render import summary
+
+        return summary(self)
+
     def text(self) -> str:
         """Return the report as text for a terminal of unlimited width, without colour."""
         from ptinspect.comparison.render import render_text

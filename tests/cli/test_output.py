@@ -48,6 +48,33 @@ def test_a_report_overwrites_a_text_but_no_model(tmp_path: Path) -> None:
     assert run("show", MODEL, "-o", out, "--force").exit_code == 0
 
 
+@pytest.mark.parametrize("output_format", ["text", "json"])
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["diff", MODEL, STATE_DICT], "same: 2 tensors"),
+        (
+            ["check", "optimizer", CHECKPOINT],
+            f"{CHECKPOINT}: the recorded optimizer state is consistent with the recorded model",
+        ),
+        (
+            ["recover", "--force", CHECKPOINT, "saved.pt"],
+            f"{CHECKPOINT}: saved 3 of 3 tensors (3 proved), 16 bytes, in saved.pt",
+        ),
+    ],
+    ids=["diff", "check", "recover"],
+)
+def test_a_report_in_a_file_leaves_one_line(
+    words: list[str], line: str, output_format: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [os.path.abspath(word) if os.path.exists(word) else word for word in words]
+    monkeypatch.chdir(tmp_path)
+    result = run(*words, "-f", output_format, "-o", "report")
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert result.stderr == f"{line}\n"
+    assert run(*words, "-o", "-").stderr == ""
+
+
 def test_a_stub_is_not_overwritten_without_force(tmp_path: Path) -> None:
     out = tmp_path / "model_def.py"
     out.write_text("mine")
