@@ -82,6 +82,17 @@ def facts(document: Document, options: ShowOptions, file_hash: FileHash | None) 
         yield "tensors", _tensors_text(document, infos)
     if document.kind == "module":
         yield "state_dict", _state_dict_text(infos, document.size)
+    package = document.archive.facts.get("package")
+    if isinstance(package, dict):
+        parts = [
+            f"{count_text(len(names), kind.removesuffix('s'))}"
+            for kind, names in package.items()
+            if names and kind not in ("extern", "mock")
+        ]
+        yield "package", ", ".join(parts)
+        for kind in ("extern", "mock"):
+            if package[kind]:
+                yield kind, join_names(map(cut, package[kind]), MAX_NAMES)
     programs = document.archive.facts.get("programs")
     for program in programs if isinstance(programs, list) else ():
         yield from _program_facts(program)

@@ -63,6 +63,10 @@ def _open(source: Source, limits: Limits, allow_index: bool) -> Archive:
             from ptinspect.formats.torch.export import read_export
 
             return read_export(source, directory, folder, _open_shard, limits)
+        if identity.format == "torch-package":
+            from ptinspect.formats.torch.package import read_package
+
+            return read_package(source, directory, folder, limits)
         if identity.format != "torch-zip":
             raise identity.error()
         from ptinspect.formats.torch.zip_file import open_zip

@@ -174,6 +174,7 @@ _OTHER_READERS = {
     "gguf": "gguf.GGUFReader({})",
     "torchscript": "torch.jit.load({})",
     "torch-export": "torch.export.load({})",
+    "torch-package": "torch.package.PackageImporter({})",
     "torch-dcp": "torch.distributed.checkpoint.load(state_dict, checkpoint_id={})",
 }
 """The call that reads a file of a format whose own reader is not torch.load."""

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from ptinspect.document.modules import module_of
 from ptinspect.document.select import select_path
-from ptinspect.errors import PtInspectError, UnsupportedError, add_error_path
+from ptinspect.errors import DamagedError, PtInspectError, UnsupportedError, add_error_path
 from ptinspect.safety.load_advice import advise_loading
 from ptinspect.stubs.collect.classes import CollectedObjects, Deferred, Definition, Instance
 from ptinspect.stubs.collect.object_graph import collect_objects
 from ptinspect.stubs.collect.shared_modules import access_paths
-from ptinspect.stubs.expr.literals import prose
+from ptinspect.stubs.expr.literals import is_identifier, prose
 from ptinspect.stubs.expr.nodes import NONE, Access, Expr, names_in
 from ptinspect.stubs.infer.constructors import InferredClass, infer_constructors
 from ptinspect.stubs.infer.post_init import Assignment, infer_post_init
@@ -24,7 +24,7 @@ from ptinspect.stubs.write.classes import write_assignments
 from ptinspect.stubs.write.module import StubContent, write_module
 from ptinspect.stubs.write.package import check_target_folder, package_files, write_package
 from ptinspect.stubs.write.safe_globals import ImportTable, collect_safe_globals
-from ptinspect.text import join_names, python_literal, shell_word
+from ptinspect.text import bounded_repr, join_names, python_literal, shell_word
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -128,9 +128,22 @@ def stub_package(
     options = StubOptions(entry, class_name, recovered_source, guess_forward)
     with open(file) as document:
         with add_error_path(document.path):
-            files = package_files(stub_content(document, options))
+            files = recorded_modules(document) or package_files(stub_content(document, options))
         write_package(files, target, force)
     return sorted(files)
+
+
+def recorded_modules(document: Document) -> dict[str, str]:
+    """Return the files of an archive of torch.package as it records them, by path. Each begins with
+    a comment that says so, and is made a package by the names of its folders."""
+    files: dict[str, str] = {}
+    for path, text in getattr(document.archive, "modules", {}).items():
+        parts = path.removesuffix(".py").split("/")
+        if not all(map(is_identifier, parts)):
+            raise DamagedError(f"a module has the name {bounded_repr(path)}")
+        name = prose(os.path.basename(document.path))
+        files[path] = f"# recorded in {name}, written by ptinspect\n{text}"
+    return files
 
 
 def stub_content(document: Document, options: StubOptions) -> StubContent:

@@ -55,7 +55,7 @@ def json_text(document: Document, options: ShowOptions, file_hash: FileHash | No
         "load": json_value(_load(document)),
         "warnings": json_lines(map(json_value, warnings)),
     }
-    for name in ("metadata", "set", "script", "programs"):
+    for name in ("metadata", "set", "script", "programs", "package"):
         if name in document.archive.facts:
             sections[name] = json_value(document.archive.facts[name])
     head = f'{{"schema": {SCHEMA}, "ptinspect": {quoted(__version__)}'

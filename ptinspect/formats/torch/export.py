@@ -24,7 +24,7 @@ from ptinspect.errors import DOWNLOAD_AGAIN, DamagedError, LimitError, Place, Un
 from ptinspect.formats.archive import CHUNK, Archive, Finding, PicklelessArchive, Span, check_range
 from ptinspect.formats.persistent_ids import prefix_storage_keys
 from ptinspect.formats.safetensors import dense_tensor, ordered_dict, parse_json
-from ptinspect.formats.torch.zip_file import ZipSpan
+from ptinspect.formats.torch.zip_file import FATAL_FINDINGS, ZipSpan
 from ptinspect.formats.zip.directory import STORED
 from ptinspect.limits import LIMITS, Limits
 from ptinspect.pickling.pyobjects import as_mapping
@@ -51,26 +51,18 @@ _DTYPES = {
 """torch._export.serde.schema.ScalarType."""
 
 
-class TorchExport(PicklelessArchive):
-    """See the module's docstring. `nested` are the files of torch.save that it contains."""
+class ZipArchive(PicklelessArchive):
+    """A zip whose storages are records: `spans` has them by key."""
 
-    format = "torch-export"
-
-    def __init__(
-        self, source: Source, directory: ZipDirectory, folder: str, limits: Limits
-    ) -> None:
+    def __init__(self, source: Source, directory: ZipDirectory, limits: Limits) -> None:
         super().__init__(source, limits)
+        for finding in directory.findings:
+            if finding.kind in FATAL_FINDINGS:
+                raise DamagedError(finding.message, where=finding.where)
+        self.warnings = list(directory.findings)
         self.directory = directory
-        self.folder = folder
-        self.nested: list[Archive] = []
         self.spans: dict[object, Span] = {}
         self.storages = self.spans
-
-    def resolve_storage(self, key: str) -> tuple[Archive, str]:
-        number, colon, nested_key = key.partition(":")
-        if colon and number.isdecimal() and int(number) < len(self.nested):
-            return self.nested[int(number)], nested_key
-        return self, key
 
     def chunks(
         self, span: Span, start: int = 0, stop: int | None = None, size: int = CHUNK
@@ -79,24 +71,44 @@ class TorchExport(PicklelessArchive):
         assert isinstance(span, ZipSpan)
         return self.directory.chunks(span.index, start, stop, size)
 
+    def read_record(self, record: str, limit: int) -> bytes:
+        """Return a record's content. DamagedError if it is missing, LimitError if it is longer than
+        `limit` bytes."""
+        index = self.directory.index.get(record)
+        if index is None:
+            message = f"the record {printable_name(record)} is missing"
+            raise DamagedError(message, hint=DOWNLOAD_AGAIN)
+        if self.directory.sizes[index] > limit:
+            message = f"the record has more than {limit:,} bytes"
+            raise LimitError(message, limit="pickle_bytes", where=Place(record))
+        return self.directory.read(index)
+
+
+class TorchExport(ZipArchive):
+    """See the module's docstring. `nested` are the files of torch.save that it contains."""
+
+    format = "torch-export"
+
+    def __init__(
+        self, source: Source, directory: ZipDirectory, folder: str, limits: Limits
+    ) -> None:
+        super().__init__(source, directory, limits)
+        self.folder = folder
+        self.nested: list[Archive] = []
+
+    def resolve_storage(self, key: str) -> tuple[Archive, str]:
+        number, colon, nested_key = key.partition(":")
+        if colon and number.isdecimal() and int(number) < len(self.nested):
+            return self.nested[int(number)], nested_key
+        return self, key
+
     def read_json(self, record: str) -> dict[str, Any]:
         """Return the object in a record."""
-        raw = read_record(self.directory, record, MAX_JSON)
+        raw = self.read_record(record, MAX_JSON)
         value = parse_json(raw, f"record {printable_name(record)}")
         if not isinstance(value, dict):
             raise DamagedError("the record is not an object of JSON", where=Place(record, 0))
         return value
-
-
-def read_record(directory: ZipDirectory, record: str, limit: int) -> bytes:
-    """Return a record's content; LimitError if it is longer than `limit` bytes."""
-    index = directory.index.get(record)
-    if index is None:
-        raise DamagedError(f"the record {printable_name(record)} is missing", hint=DOWNLOAD_AGAIN)
-    if directory.sizes[index] > limit:
-        message = f"the record has more than {limit:,} bytes"
-        raise LimitError(message, limit="pickle_bytes", where=Place(record))
-    return directory.read(index)
 
 
 def read_export(
@@ -106,7 +118,6 @@ def read_export(
     """Read the programs of a .pt2. DamagedError if a record is missing or shorter than its tensor,
     LimitError if a graph is larger than `MAX_JSON`."""
     archive = TorchExport(source, directory, folder, limits)
-    archive.warnings = list(directory.findings)
     programs: dict[str, Value] = {}
     facts = []
     for name, record in _programs(directory, folder):
@@ -232,7 +243,7 @@ def _read_torch_file(
     if directory.methods[index] == STORED:
         source = SliceSource(archive.source, directory.start(index), directory.sizes[index])
     else:
-        data = read_record(directory, record, archive.limits.inflated_bytes)
+        data = archive.read_record(record, archive.limits.inflated_bytes)
         source = MemorySource(data, archive.source.path, base=None)
     nested = open_archive(source, archive.limits)
     prefix_storage_keys(nested.pickled, str(len(archive.nested)))

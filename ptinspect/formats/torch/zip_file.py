@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 _FACT_BYTES = 4096
 """Bytes of the longest record that contains a fact, not data."""
 
-_FATAL = {"zip-duplicate", "zip-overlap", "zip-outside"}
+FATAL_FINDINGS = {"zip-duplicate", "zip-overlap", "zip-outside"}
+"""Kinds of findings by which two readers see different content."""
 
 _FACTS = {
     "format_version": ".format_version",
@@ -120,7 +121,7 @@ def open_zip(
     """Open the archive in the `folder` ("archive/") of a zip. DamagedError if the pickle is
     damaged, or a storage that it refers to is incomplete."""
     for finding in directory.findings:
-        if finding.kind in _FATAL:
+        if finding.kind in FATAL_FINDINGS:
             raise DamagedError(finding.message, where=finding.where)
     name = f"{folder}data.pkl"
     index = directory.index[name]
