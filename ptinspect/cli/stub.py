@@ -81,13 +81,15 @@ def command(
             recovered_source=recovered,
             guess_forward=guess_forward,
         )
-        for name in untranslated(text):
+        for name in dict.fromkeys(untranslated(text)):
             write_stderr(safe(f"ptinspect: {path}: raises NotImplementedError in the stub: {name}"))
         with open_output(output, force=force, sources=(path,), is_report=False) as target:
             target.write(text)
         if output not in (None, "-"):
             lines = count_text(text.count("\n"), "line")
-            write_stderr(safe(f"{output}: wrote {lines}; import it before torch.load"))
+            needs_import = "\nSAFE_GLOBALS = [\n" in text
+            use = "import it before torch.load" if needs_import else "build() returns the model"
+            write_stderr(safe(f"{output}: wrote {lines}; {use}"))
     if check:
         from ptinspect.proofs.stub_check import check_stub
 

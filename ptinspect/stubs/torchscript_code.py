@@ -54,6 +54,8 @@ _OPERATORS = {
     "str/1": "_text(_0)", "device/1": "torch.device(_0)",
     "percentFormat/2": "_0 % _1", "warn/1": "warnings.warn(_0)",
     "warn/2": "warnings.warn(_0, stacklevel=_1)", "is_scripting/0": "True",
+    "__range_length/3": "len(range(_0, _1, _2))",
+    "__derive_index/3": "(lambda index, start, step: start + index * step)(_0, _1, _2)",
     "_get_tracing_state/0": "False", "dequantize/1": "aten.dequantize(_0)",
 }  # fmt: skip
 
@@ -111,6 +113,9 @@ _TYPES = {
 }  # fmt: skip
 
 HELPERS = {
+    "_unset": """
+_unset = object()  # the default of an argument whose default is one of CONSTANTS
+""",
     "_own": '''
 def _own(value):
     """Return an object of this file's classes, or one that torch defines for scripts."""
@@ -221,9 +226,23 @@ class FunctionTranslator:
         args = [ast.arg(self.locals[a.arg], self.type(a.annotation)) for a in arguments.args]
         if is_method and args:
             args[0].annotation = None
-        defaults = [self.expr(default) for default in arguments.defaults]
+        defaults: list[ast.expr] = []
+        body: list[ast.stmt] = []
+        with_default = args[len(args) - len(arguments.defaults) :]
+        for arg, recorded in zip(with_default, arguments.defaults, strict=True):
+            default = self.expr(recorded)
+            if any(
+                isinstance(part, ast.Name) and part.id == "CONSTANTS" for part in ast.walk(default)
+            ):
+                # build() sets the constants, after this definition was run.
+                self.used.add("_unset")
+                is_unset = ast.parse(f"{arg.arg} is _unset", mode="eval").body
+                setting = ast.Assign([ast.Name(arg.arg, ast.Store())], default, lineno=0)
+                body.append(ast.If(is_unset, [setting], []))
+                default = ast.Name("_unset", ast.Load())
+            defaults.append(default)
         new = ast.arguments([], args, None, [], [], None, defaults)
-        body = self.block(node.body)
+        body += self.block(node.body)
         return _function(node.name, new, body, self.type(node.returns))
 
     def _collect_locals(self, node: ast.FunctionDef) -> None:

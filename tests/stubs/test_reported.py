@@ -146,6 +146,9 @@ def test_the_command_says_what_it_wrote(tmp_path: Path) -> None:
     lines = (tmp_path / "model_def.py").read_text("utf-8").count("\n")
     path = tmp_path / "model_def.py"
     assert result.stderr == f"{path}: wrote {lines} lines; import it before torch.load\n"
+    for name in ("seed/model_state_dict.pt", "others/torchscript.pt"):  # torch.load needs no class
+        result = run("stub", FIXTURES / name, "-o", path, "--force")
+        assert result.stderr.endswith(" lines; build() returns the model\n")
     result = run("stub", MODEL, "--package", tmp_path / "models")
     assert result.stderr == f"{tmp_path / 'models'}: wrote __init__.py, _register.py, main.py\n"
     assert run("stub", MODEL, "-o", "-").stderr == ""

@@ -478,6 +478,23 @@ def hooked():
 MODELS["hooked"] = lambda: (hooked(), [(row,)])
 
 
+THREE = torch.zeros(3)
+
+
+class Stepped(nn.Module):
+    """A default that is a constant of the file, and a range whose length is an operator."""
+
+    def forward(self, x, state: Tensor = THREE):
+        parts: List[Tensor] = []
+        for start in range(1, x.size(1), 2):
+            for y in x[:, start : start + 2].split(1, 1):
+                parts.append(y * start)
+        return torch.cat(parts, 1), state
+
+
+MODELS["stepped"] = lambda: (S(Stepped()), [(row,), (row, torch.ones(2))])
+
+
 def main(folder, *names):
     for name in names:
         torch.manual_seed(0)
