@@ -102,3 +102,9 @@ def bounded_repr(value: object) -> str:
 def printable_name(name: str) -> str:
     """Return the name of a record or file for a message, quoted only where it needs escapes."""
     return name if name.isprintable() and len(name) <= 200 else bounded_repr(name)
+
+
+def is_outside(path: str) -> bool:
+    """Return True if a path that a file names may lead outside its folder on some system."""
+    parts = path.replace("\\", "/").split("/")
+    return not parts[0] or ".." in parts or parts[0][1:2] == ":"

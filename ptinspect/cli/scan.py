@@ -17,7 +17,7 @@ from ptinspect.cli.output import (
     terminal_width,
     write_stderr,
 )
-from ptinspect.source.folder import left_out_text
+from ptinspect.source.folder import FOLDER_LINK, left_out_text
 from ptinspect.text import shell_word
 
 if TYPE_CHECKING:
@@ -126,7 +126,8 @@ def command(
         write_stderr(total_text(reports, skipped))
     for message in unused_names(reports, allow):
         write_stderr(f"ptinspect: {cut(message)}")
-    ctx.exit(exit_code(reports, fail_on))
+    nothing_to_scan = not reports and left_out[FOLDER_LINK]
+    ctx.exit(2 if nothing_to_scan else exit_code(reports, fail_on))
 
 
 def _drop_failing_advice(report: ScanReport) -> ScanReport:

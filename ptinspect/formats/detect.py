@@ -7,6 +7,7 @@ does not need are imported when they are needed, because most files are zips.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ptinspect.errors import DOWNLOAD_AGAIN, DamagedError
@@ -32,9 +33,6 @@ ZIP_MAGIC = b"PK\x03\x04"
 
 HEAD_BYTES = 4096
 """Bytes that are read before it is decided what a file is."""
-
-_INDEX_BYTES = 1 << 20
-"""Bytes of a JSON file that are searched for the weight_map of an index."""
 
 
 def open_archive(source: Source, limits: Limits = LIMITS) -> Archive:
@@ -126,9 +124,13 @@ def identify_head(source: Source, head: bytes, limits: Limits) -> Identity | Non
     if head[0] in BY_CODE:
         return None
     identity = identify_text(head, source.size)
-    if identity is not None and identity.format == "json" and source.size > len(head):
-        text = source.read(0, min(source.size, _INDEX_BYTES))  # metadata may precede the map
-        return identify_index(text.decode("utf-8", "replace")) or identity
+    if (
+        identity is not None
+        and source.size > len(head)
+        and (identity.format == "json" or not head.strip())
+    ):
+        data, start, stop = source.window()  # spaces and metadata may precede the map
+        return identify_index(data, start, min(stop, start + limits.index_bytes)) or identity
     return identity
 
 
@@ -145,9 +147,12 @@ def _identify_zeros(source: Source) -> Identity:
 
 
 def _identify_tar(source: Source, limits: Limits) -> Identity:
-    from ptinspect.formats.torch.tar import MEMBERS, read_members
+    from ptinspect.formats.torch.tar import MEMBERS, iter_members
 
-    members = read_members(source, limits)
+    members: dict[str, None] = {}
+    with suppress(DamagedError):  # reported by whoever reads the members
+        for member in iter_members(source, limits):
+            members[member.name.removeprefix("./")] = None
     if next(iter(members), None) == MEMBERS[0] or set(MEMBERS) <= set(members):
         return Identity("torch-legacy-tar", "a file of torch.save before 0.1.11")
     hint = "unpack it: tar -xf FILE"

@@ -66,6 +66,10 @@ class ShardedModel(PicklelessArchive):
         return self, key
 
 
+class OutsideFolderError(DamagedError):
+    """The index names a shard that may be outside its folder."""
+
+
 @dataclass(frozen=True, slots=True)
 class IndexFile:
     """An index: its text, the shard of each tensor, and the metadata's `total_size` or None."""
@@ -115,8 +119,8 @@ def read_sharded(
 
 
 def read_index_file(source: Source, limits: Limits = LIMITS) -> IndexFile:
-    """Read an index. DamagedError if it names no shard or one outside its folder, FormatError for
-    other JSON, LimitError if it is too long or names too many shards."""
+    """Read an index. DamagedError if it names no shard, OutsideFolderError if one may be elsewhere,
+    FormatError for other JSON, LimitError if it is too long or names too many shards."""
     if source.size > limits.index_bytes:
         raise LimitError(
             f"the index is {source.size:,} bytes long, above the limit of {limits.index_bytes:,}",
@@ -135,7 +139,8 @@ def read_index_file(source: Source, limits: Limits = LIMITS) -> IndexFile:
     for key, name in weight_map.items():
         reason = _outside_folder_reason(name)
         if reason:
-            raise DamagedError(
+            is_path = isinstance(name, str) and not {*"/\\:"}.isdisjoint(name)
+            raise (OutsideFolderError if is_path else DamagedError)(
                 f"the shard of {bounded_repr(key)} is {bounded_repr(name)}, {reason}",
                 where=index.place(key),
                 hint="shards are in the folder of the index: do not trust this one",

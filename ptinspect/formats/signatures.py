@@ -14,6 +14,8 @@ from ptinspect.text import bounded_repr
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
+    from ptinspect.pickling.values import Buffer
+
 
 class Identity(NamedTuple):
     """The format of a file: its name in JSON, its description ("a safetensors file"), and what to
@@ -60,7 +62,7 @@ SIGNATURES = (
     Signature(0, b"\xfd7zXZ\0", "compressed", "compressed by xz", _UNPACK + "unxz FILE"),
     Signature(0, b"\x28\xb5\x2f\xfd", "compressed", "compressed by zstd", _UNPACK + "unzstd FILE"),
     Signature(0, b"\x04\x22\x4d\x18", "compressed", "compressed by lz4", _UNPACK + "unlz4 FILE"),
-    Signature(0, b"\x1f\x9d", "compressed", "compressed by compress", _UNPACK + "uncompress FILE"),
+    Signature(0, b"\x1f\x9d\x90", "compressed", "compressed by compress", _UNPACK + "zcat FILE"),
     Signature(0, b"7z\xbc\xaf\x27\x1c", "compressed", "a 7z archive", _UNPACK + "7z x FILE"),
     Signature(0, b"Rar!\x1a\x07", "compressed", "a RAR archive", _UNPACK + "unrar x FILE"),
     Signature(0, b"\x89HDF\r\n\x1a\n", "hdf5", "an HDF5 file (Keras writes these)", _KERAS),
@@ -139,20 +141,22 @@ TAR_BLOCK = 512
 
 
 def is_tar(head: bytes) -> bool:
-    """Return True if the first block is a tar header. The checksum decides, because the oldest
-    tars do not contain the word "ustar". `tarfile` is not used here: importing it takes longer
-    than reading a small model."""
-    if len(head) < TAR_BLOCK or not head[0]:
+    """Return True if `tarfile` takes the first block for a header. The checksum decides, because
+    the oldest tars do not contain the word "ustar". `tarfile` is not used here: importing it takes
+    longer than reading a small model."""
+    if len(head) < TAR_BLOCK:
         return False
     field = head[148:156]
-    if field[0] & 0x80:  # GNU's binary notation
+    if field[0] in (0o200, 0o377):  # GNU's binary notation
         checksum = int.from_bytes(field[1:], "big")
     else:
-        digits = field.strip(b" \0")
-        if not re.fullmatch(rb"[0-7]*", digits):
+        try:
+            checksum = int(field.partition(b"\0")[0].decode("ascii").strip() or "0", 8)
+        except ValueError:
             return False
-        checksum = int(digits or b"0", 8)
-    return checksum == sum(head[:148]) + sum(head[156:TAR_BLOCK]) + 8 * 0x20
+    block = head[:148] + head[156:TAR_BLOCK]
+    signed = 256 * sum(byte > 127 for byte in block)  # some writers add signed characters
+    return sum(block) + 256 in (checksum, checksum + signed)
 
 
 # Patterns are compiled when they are used: most files are not text.
@@ -187,7 +191,7 @@ def identify_text(head: bytes, size: int) -> Identity | None:
         return Identity("xml", f"XML, which begins {excerpt}", _SERVER_ERROR)
     if not re.match(_JSON, start):
         return Identity("text", f"a text, which begins {excerpt}")
-    index = identify_index(start)
+    index = identify_index(head, 0, len(head))
     if index:
         return index
     message = re.search(_JSON_MESSAGE, start)
@@ -221,12 +225,17 @@ def _identify_lfs_pointer(start: str) -> Identity:
     )
 
 
-def identify_index(start: str) -> Identity | None:
-    """Return the kind of index of a model in several files if JSON that begins so is one."""
-    if '"weight_map"' not in start:
+_LETTERS = "".join(rf"(?:{char}|\\u00(?i:{ord(char):02x}))" for char in "weight_map")
+_WEIGHT_MAP = rf'"{_LETTERS}"\s*:'
+
+
+def identify_index(data: Buffer, start: int, stop: int) -> Identity | None:
+    """Return the kind of index of a model in several files if a JSON text is one. Each letter of
+    its key may be escaped."""
+    if not re.compile(_WEIGHT_MAP.encode()).search(data, start, stop):
         return None
     return Identity(
-        "safetensors-index" if ".safetensors" in start else "torch-index",
+        "safetensors-index" if data.find(b".safetensors", start, stop) >= 0 else "torch-index",
         "the index of a model in several files (JSON)",
         "show it in the folder of the files that its weight_map names: ptinspect show FOLDER",
     )

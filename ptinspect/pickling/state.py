@@ -11,7 +11,16 @@ from typing import NamedTuple, TypeAlias
 from ptinspect.errors import DOWNLOAD_AGAIN, DamagedError, LimitError, Place
 from ptinspect.limits import Limits
 from ptinspect.pickling.opcodes import BY_CODE
-from ptinspect.pickling.values import Buffer, Call, Global, Key, PersistentId, TensorCall, Value
+from ptinspect.pickling.values import (
+    Blob,
+    Buffer,
+    Call,
+    Global,
+    Key,
+    PersistentId,
+    TensorCall,
+    Value,
+)
 
 Handler: TypeAlias = "Callable[[Machine, int], int]"
 """Takes the machine and the position of an opcode's argument; returns the position after it."""
@@ -55,6 +64,7 @@ class Recorder:
 
     Attributes:
         persistent: the persistent ids so far.
+        literals: (offset, value) of the bytes that opcodes push, but the shortest.
         frame_error: the error about a FRAME that is too long. pickle.py ignores it, so the run
             continues.
     """
@@ -62,6 +72,7 @@ class Recorder:
     def __init__(self) -> None:
         self.events: list[Event] = []
         self.persistent: list[PersistentId | TensorCall] = []
+        self.literals: list[tuple[int, bytes | Blob]] = []
         self.frame_error: DamagedError | None = None
 
     def record_refused(self, m: Machine, target: Call | Global) -> None:

@@ -331,3 +331,12 @@ def test_no_cr_in_names(folder: Path) -> None:
     odd = folder / "a\nb.pt"
     odd.write_bytes(BAD)
     assert "a\\nb.pt: dangerous" in run(folder, code=1)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need rights")
+def test_a_folder_with_nothing_but_links_to_folders_is_not_scanned(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "bad.pt").write_bytes(BAD)
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "model").symlink_to(tmp_path / "other")
+    assert "1 link to a folder" in run(tmp_path / "links", code=2)

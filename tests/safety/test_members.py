@@ -295,6 +295,60 @@ def test_a_pointer_inside_a_zip_is_content_that_is_missing(tmp_path: Path) -> No
         assert scanned(tmp_path, held).verdict == "unreadable"
 
 
+def test_torchscript_code_is_no_pickle(tmp_path: Path) -> None:
+    """`class M(Module):` begins like a GLOBAL."""
+    code = b"class M(Module):\n  __parameters__ = [" + b'"weight", ' * 20 + b"]\n"
+    data = zipped(("m/constants.pkl", GOOD), ("m/data.pkl", GOOD), ("m/code/__torch__.py", code))
+    report = scanned(tmp_path, data)
+    assert (report.errors, names(report)) == ((), {"torchscript-code"})
+
+
+def test_pieces_outside_the_folder_of_a_distributed_checkpoint(tmp_path: Path) -> None:
+    info = path("torch.distributed.checkpoint.filesystem._StorageInfo") + b")\x81}"
+    for name, verdict in (("__0_0.distcp", "clean"), ("../../x.distcp", "dangerous")):
+        report = scanned(tmp_path, whole(info + text("relative_path") + text(name) + b"sb"))
+        assert report.verdict == verdict
+
+
+def test_a_row_of_files_of_torch_save_is_clean() -> None:
+    report = scan(FIXTURES / "others" / "dcp" / "__0_0.distcp")
+    assert (report.verdict, report.format) == ("clean", "torch-dcp")
+
+
+def test_a_gguf_file_is_read() -> None:
+    file = FIXTURES / "others" / "tiny.gguf"
+    assert (scan(file).verdict, scan(file).format) == ("clean", "gguf")
+    assert scan(io.BytesIO(file.read_bytes()[:-1])).verdict == "unreadable"
+
+
+def test_an_image_under_a_model_s_name_is_unreadable(tmp_path: Path) -> None:
+    report = scanned(tmp_path, b"\x89PNG\r\n\x1a\n" + b"\0" * 40, "model.pt")
+    assert report.verdict == "unreadable"
+    assert "a PNG image" in report.errors[0].message
+
+
+NUMBERS = {
+    "text": b"Some words, which are numbers here. " * 9,
+    "zeros": bytes(4096),
+    "opcodes": b"N0" * 600,
+    "a damaged zip": b"PK\x03\x04" + bytes(range(200)),
+    "a damaged gzip": b"\x1f\x8b\x08\0" + bytes(range(200)),
+    "a harmless pickle": GOOD + bytes(8),
+    "an image": b"\x89PNG\r\n\x1a\n" + bytes(400),
+}
+
+
+@pytest.mark.parametrize("kind", NUMBERS)
+def test_numbers_may_begin_like_a_file(kind: str, tmp_path: Path) -> None:
+    data = NUMBERS[kind]
+    data += bytes(-len(data) % 4)
+    pickle = whole(tensor("0", len(data) // 4))
+    for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        records = (("a/data.pkl", pickle), ("a/version", b"3\n"), ("a/data/0", data))
+        assert scanned(tmp_path, zipped(*records, method=method)).verdict == "clean"
+    assert scanned(tmp_path, whole(plain({"state": data}))).verdict == "clean"
+
+
 # --- joblib --------------------------------------------------------------------------------
 
 

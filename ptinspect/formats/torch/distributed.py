@@ -45,7 +45,7 @@ from ptinspect.pickling.pyobjects import as_mapping, as_sequence, attributes_of,
 from ptinspect.pickling.values import Call, Global, Value, key_value
 from ptinspect.source.base import SliceSource, Source
 from ptinspect.source.local import open_source
-from ptinspect.text import bounded_repr, join_names, printable_name
+from ptinspect.text import bounded_repr, is_outside, join_names, printable_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -182,8 +182,7 @@ def _storage_infos(storage_data: dict[Value, Value]) -> dict[str, list[tuple[Any
         path, start, length = (place.get(n) for n in ("relative_path", "offset", "length"))
         if not isinstance(path, str) or type(start) is not int or type(length) is not int:
             raise DamagedError("storage_data is damaged", where=Place(METADATA))
-        parts = path.replace("\\", "/").split("/")
-        if not path or path.startswith(("/", "\\")) or ".." in parts or ":" in parts[0]:
+        if not path or is_outside(path):
             raise DamagedError(
                 f"the file {bounded_repr(path)} is outside the folder", where=Place(METADATA)
             )

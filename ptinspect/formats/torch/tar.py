@@ -20,8 +20,10 @@ Source: `legacy_load` in `torch.serialization._legacy_load`, and `save` in torch
 
 from __future__ import annotations
 
+import io
+import posixpath
 from struct import Struct
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ptinspect.dtypes import STORAGE_ITEMSIZE
 from ptinspect.errors import DOWNLOAD_AGAIN, DamagedError, LimitError, Place
@@ -44,7 +46,11 @@ MEMBERS = ("sys_info", "pickle", "tensors", "storages")
 
 _INT64 = Struct("<q")
 _INT32 = Struct("<i")
-_PAX_BYTES = 1 << 16
+_HEADER_BYTES = 1 << 20
+"""Longest extended header of a tar."""
+
+_TAR_ERRORS = (OSError, ValueError, LookupError, ArithmeticError, RecursionError, TypeError)
+"""What `tarfile` raises for invalid headers, besides its own errors."""
 
 
 class TorchTar(Archive):
@@ -95,58 +101,84 @@ def read_tar(source: Source, limits: Limits = LIMITS, *, allow_truncated: bool =
 
 
 class Member(NamedTuple):
-    """A file in a tar: `present` of its `size` bytes from `start` are there."""
+    """A member of a tar: `present` of the `size` bytes from `start` are there, the next header is
+    at `end`. `is_file` is True for what `tarfile` reads as a file, `link` is the path that a link
+    leads to, else None; `regions` are the (offset, size) of a sparse file's parts, in a row."""
 
     name: str
     start: int
     size: int
     present: int
+    end: int
+    is_file: bool
+    link: str | None
+    regions: tuple[tuple[int, int], ...] | None
 
 
 def read_members(source: Source, limits: Limits = LIMITS) -> dict[str, Member]:
     """Return a tar's files by name. Of several with one name the last counts, as in `tarfile`."""
-    return {member.name.removeprefix("./"): member for member in iter_members(source, limits)}
+    members = iter_members(source, limits)
+    return {member.name.removeprefix("./"): member for member in members if member.is_file}
 
 
-# tarfile parses the headers, but not the file: `TarFile` reads whatever size a header announces
-# into memory, follows chains of headers recursively and takes an invalid header for the end.
+class _TarFile(io.RawIOBase):
+    """A source as a file for `tarfile`, which reads a whole header of any announced size."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._position = 0
+
+    def read(self, size: int = -1) -> bytes:
+        if not 0 <= size <= _HEADER_BYTES:
+            raise DamagedError("a tar header is too long", where=Place(None, self._position))
+        left = max(self._source.size - self._position, 0)
+        data = self._source.read(min(self._position, self._source.size), min(size, left))
+        self._position += len(data)
+        return data
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        self._position = offset
+        return offset
+
+    def tell(self) -> int:
+        return self._position
+
+
 def iter_members(source: Source, limits: Limits = LIMITS) -> Iterator[Member]:
-    """Yield a tar's files in order; only the last one of a truncated tar is incomplete.
-    DamagedError for an invalid header, LimitError for too many members."""
-    from tarfile import AREGTYPE, CONTTYPE, REGTYPE, XHDTYPE, HeaderError, TarInfo
+    """Yield a tar's members in order, as `tarfile` reads them; only the last one of a truncated tar
+    is incomplete. DamagedError for an invalid header, LimitError for too many members."""
+    import tarfile
 
-    count, pos, pax_size = 0, 0, None
-    while pos + TAR_BLOCK <= source.size:
-        head = source.read(pos, TAR_BLOCK)
-        if not any(head):
-            break
+    archive, end = None, 0
+    for _ in range(limits.zip_entries):
         try:
-            info = TarInfo.frombuf(head, "utf-8", "replace")
-        except (HeaderError, ValueError, OverflowError) as error:
-            raise DamagedError("invalid tar header", where=Place(None, pos)) from error
+            if archive is None:
+                archive = tarfile.TarFile(
+                    fileobj=_TarFile(source), encoding="utf-8", errors="surrogateescape"
+                )
+            info = archive.next() if end <= source.size else None
+        except (tarfile.TarError, *_TAR_ERRORS) as error:
+            raise DamagedError("invalid tar header", where=Place(None, end)) from error
+        if info is None:
+            left = min(TAR_BLOCK, source.size - end)
+            if left > 0 and any(source.read(end, left)):
+                raise DamagedError("invalid tar header", where=Place(None, end))
+            return
+        archive.members = []  # type: ignore[attr-defined]
         if info.size < 0:
-            raise DamagedError("a tar header has a negative size", where=Place(None, pos))
-        size, start = info.size, pos + TAR_BLOCK
-        if info.type == XHDTYPE:
-            present = max(min(size, source.size - start), 0)
-            pax_size = _read_pax_size(source.read(start, min(present, _PAX_BYTES)))
-        elif info.type in (REGTYPE, AREGTYPE, CONTTYPE):
-            if pax_size is not None:
-                size, pax_size = pax_size, None
-            yield Member(info.name, start, size, max(min(size, source.size - start), 0))
-        count += 1
-        if count > limits.zip_entries:
-            raise LimitError("the tar has too many members", limit="zip_entries")
-        pos = start + -(-size // TAR_BLOCK) * TAR_BLOCK
-
-
-def _read_pax_size(records: bytes) -> int | None:
-    """Return the size in an extended header, for members too large for the plain field."""
-    for line in records.split(b"\n"):
-        key, _, value = line.partition(b" ")[2].partition(b"=")
-        if key == b"size" and value.isdigit() and len(value) < 20:
-            return int(value)
-    return None
+            raise DamagedError("a tar header has a negative size", where=Place(None, end))
+        start, end = info.offset_data, archive.offset
+        is_file = info.isreg() or info.type not in tarfile.SUPPORTED_TYPES
+        sparse: Any = info.sparse  # not bytes, as typeshed has it
+        regions = None if sparse is None else tuple(sparse)
+        stored = info.size if regions is None else sum(size for _, size in regions)
+        present = max(min(stored, source.size - start), 0) if is_file else 0
+        link = info.linkname if info.islnk() else None
+        if info.issym():
+            link = posixpath.join(posixpath.dirname(info.name), info.linkname)
+        size = info.size if is_file else 0
+        yield Member(info.name, start, size, present, end, is_file, link, regions)
+    raise LimitError("the tar has too many members", limit="zip_entries")
 
 
 class MemberReader:

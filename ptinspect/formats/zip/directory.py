@@ -35,6 +35,7 @@ from ptinspect.text import bounded_repr
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from ptinspect.formats.zip.records import Bounds
     from ptinspect.pickling.values import Buffer
     from ptinspect.source.base import Source
 
@@ -59,16 +60,19 @@ class ZipDirectory:
         headers: offsets of the local headers.
         index: positions by name; the last one of several with the same name, as in `zipfile`.
         stops: where the next record, or the directory, begins.
+        has_uncounted_bytes: True if the directory does not end behind its last entry.
         findings: inconsistencies in the directory (`check_local` reads the local header too), the
             gravest first, at most `limits.warnings`.
     """
 
-    def __init__(self, source: Source, limits: Limits = LIMITS) -> None:
-        """Read the directory. DamagedError if there is none or it is truncated, LimitError if it
-        has too many entries."""
+    def __init__(
+        self, source: Source, limits: Limits = LIMITS, bounds: Bounds | None = None
+    ) -> None:
+        """Read the directory, by default where the last end record places it. DamagedError if there
+        is none or it is truncated, LimitError if it has too many entries."""
         self.source = source
         self.limits = limits
-        self.bounds = find_bounds(source)
+        self.bounds = bounds or find_bounds(source)
         self.findings: list[Finding] = list(self.bounds.findings)
         if self.bounds.entries > limits.zip_entries:
             raise LimitError(
@@ -76,7 +80,8 @@ class ZipDirectory:
                 f" above the limit of {limits.zip_entries:,}",
                 limit="zip_entries",
             )
-        rows = read_rows(source.read(self.bounds.start, self.bounds.size), self.bounds)
+        rows, length = read_rows(source.read(self.bounds.start, self.bounds.size), self.bounds)
+        self.has_uncounted_bytes = length < self.bounds.size
         columns: list[tuple[int, ...]] = list(zip(*rows, strict=True)) or [()] * 10
         _, self.flags, self.methods, self.crcs, packed, sizes, _, headers, raw, extras = columns
         self.raw_names: tuple[bytes, ...] = raw  # type: ignore[assignment]

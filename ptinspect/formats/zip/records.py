@@ -12,7 +12,7 @@ from ptinspect.errors import DOWNLOAD_AGAIN, DamagedError, Place
 from ptinspect.formats.archive import Finding
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from ptinspect.source.base import Source
 
@@ -34,7 +34,12 @@ _LOCATOR64 = Struct("<4sLQL")
 _LENGTHS = Struct("<3H")
 _EXTRA = Struct("<2H")
 _LONGEST_ENTRY = 46 + 3 * 0xFFFF
-_TAIL = _END.size + 0xFFFF  # the record and the longest comment
+_TAIL = _END.size + 0xFFFF + 0x1000
+"""Bytes in which an end record is searched: it, the longest comment, and what torch's reader
+searches in addition."""
+
+_MAX_ENDS = 64
+"""End records in a file's tail that are followed."""
 
 
 class Bounds(NamedTuple):
@@ -45,6 +50,7 @@ class Bounds(NamedTuple):
         start, size: of the directory, in bytes.
         end: offset of the record that describes it (the zip64 one, if there is one), at which the
             directory should end.
+        is_plain: True if no other reader can see another directory.
     """
 
     entries: int
@@ -52,6 +58,7 @@ class Bounds(NamedTuple):
     size: int
     end: int
     findings: list[Finding]
+    is_plain: bool = True
 
 
 def has_end_record(source: Source) -> bool:
@@ -90,7 +97,66 @@ def find_bounds(source: Source) -> Bounds:
         if gap > 0:
             message = f"{gap:,} bytes are between the directory and its end record"
             findings.append(Finding("zip-end", message, Place(None, offset)))
-    return Bounds(count, start, size, end, findings)
+    is_plain = not findings and tail.find(END) == position
+    return Bounds(count, start, size, end, findings, is_plain)
+
+
+def find_directories(source: Source) -> Iterator[tuple[int, Bounds]]:
+    """Yield (offset of the zip, bounds in it) of each directory that some reader would use.
+
+    Readers differ in which end record they take: the last, or one whose comment ends with the file.
+    """
+    first = max(source.size - _TAIL, 0)
+    tail = source.read(first, source.size - first)
+    last = position = tail.rfind(END, 0, max(len(tail) - _END.size + 4, 0))
+    seen: set[int] = set()
+    for _ in range(_MAX_ENDS):
+        if position < 0:
+            return
+        comment = int.from_bytes(tail[position + 20 : position + 22], "little")
+        if position in (last, len(tail) - _END.size - comment):
+            for start, place, count in find_zips_ending_at(source, first + position):
+                if place not in seen:
+                    seen.add(place)
+                    length = _count_entries(source, place)[1]
+                    yield start, Bounds(count, place - start, length, place - start + length, [])
+        position = tail.rfind(END, 0, position)
+
+
+def find_zips_ending_at(source: Source, end: int) -> Iterator[tuple[int, int, int]]:
+    """Yield (start, offset of the directory, entries in it) of the zips that readers see before the
+    end record at `end`.
+
+    They differ in which zip64 record they use (where the locator leads, or what precedes it), and
+    in whether offsets count from the file's first byte or so that the directory ends at its record.
+    """
+    *_, size, start, _ = _END.unpack(source.read(end, _END.size))
+    ends = [(size, start, end)]
+    locator = end - _LOCATOR64.size
+    if locator >= 0 and source.read(locator, 4) == LOCATOR64:
+        _, _, offset, _ = _LOCATOR64.unpack(source.read(locator, _LOCATOR64.size))
+        for place in (locator - _END64.size, offset):
+            if 0 <= place <= locator - _END64.size and source.read(place, 4) == END64:
+                *_, size, start = _END64.unpack(source.read(place, _END64.size))
+                ends.insert(0, (size, start, place))
+    for size, start, stop in ends:
+        for place in dict.fromkeys((stop - size, start)):
+            count, _ = _count_entries(source, place)
+            if count and place >= start:
+                yield place - start, place, count
+
+
+def _count_entries(source: Source, place: int) -> tuple[int, int]:
+    """Return how many entries follow one another at an offset, and their size."""
+    if place < 0 or place + 46 > source.size:
+        return 0, 0
+    buffer, base, stop = source.window()
+    count, position = 0, base + place
+    while position + 46 <= stop and buffer[position : position + 4] == CENTRAL:
+        name, extra, comment = _LENGTHS.unpack_from(buffer, position + 28)
+        position += 46 + name + extra + comment
+        count += 1
+    return count, min(position, stop) - base - place
 
 
 def _read_zip64(source: Source, end: int) -> tuple[int, int, int, int] | None:
@@ -147,8 +213,8 @@ _LAYOUTS: dict[bytes, Struct] = {}
 """Cached by the three lengths in an entry; the files of a folder have the same few."""
 
 
-def read_rows(data: bytes, bounds: Bounds) -> list[tuple[int, ...]]:
-    """Return the fixed fields, name and extra field of each entry.
+def read_rows(data: bytes, bounds: Bounds) -> tuple[list[tuple[int, ...]], int]:
+    """Return the fixed fields, name and extra field of each entry, and the size of all.
 
     Entries whose names, extra fields and comments have equal lengths have one size, and are read by
     one struct until an entry differs: torch's names ("data/10000" to "data/99999") come in a few
@@ -172,7 +238,7 @@ def read_rows(data: bytes, bounds: Bounds) -> list[tuple[int, ...]]:
         if len(rows) == before:
             raise _truncated_error(bounds, before, pos)
         pos += (len(rows) - before) * size
-    return rows
+    return rows, pos
 
 
 def _new_layout(lengths: bytes) -> Struct:

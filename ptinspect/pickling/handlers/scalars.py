@@ -16,6 +16,9 @@ _INT4: Unpack = Struct("<i").unpack_from
 _UINT4: Unpack = Struct("<I").unpack_from
 _UINT8: Unpack = Struct("<Q").unpack_from
 
+_LITERAL_BYTES = 16
+"""Bytes of the shortest literal that a recorder notes: less cannot call anything."""
+
 BLOB_BYTES = 4096
 """Bytes objects of this size and more are not copied (`Blob`)."""
 
@@ -113,10 +116,14 @@ def unicode(m: Machine, pos: int) -> int:
 
 def _push_bytes(m: Machine, pos: int, size: int, mutable: bool = False) -> int:
     m.check_left(pos, size)
+    value: bytes | Blob
     if size < BLOB_BYTES and not mutable:
-        m.stack.append(m.take_bytes(pos, size))
+        value = m.take_bytes(pos, size)
     else:
-        m.stack.append(Blob(m.data, pos, size, m.offset, mutable))
+        value = Blob(m.data, pos, size, m.offset, mutable)
+    m.stack.append(value)
+    if m.recorder is not None and size >= _LITERAL_BYTES:
+        m.recorder.literals.append((m.offset, value))
     return pos + size
 
 

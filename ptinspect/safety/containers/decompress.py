@@ -21,22 +21,29 @@ _MAGIC = (
     (b"\x1f\x8b", "gzip"),
     (b"BZh", "bzip2"),
     (b"\xfd7zXZ\0", "xz"),
-    (b"\x5d\0\0", "lzma"),
     (b"ZF0x", "joblib's zlib"),
-    (b"\x78\x01", "zlib"),
-    (b"\x78\x5e", "zlib"),
-    (b"\x78\x9c", "zlib"),
-    (b"\x78\xda", "zlib"),
 )
 _RATIO_FREE_BYTES = 1 << 20
 """Decompressed bytes that are accepted whatever the ratio."""
 
 _MAX_LZMA_DICTIONARY = 1 << 30
+_DICTIONARIES = {
+    (1 << bits) + half for bits in range(1, 32) for half in (0, 1 << (bits - 1))
+} | {0xFFFFFFFF}  # fmt: skip
 
 
 def detect_compression(head: bytes) -> str | None:
     """Return the name of a compression that Python's standard library can undo, or None."""
-    return next((name for magic, name in _MAGIC if head.startswith(magic)), None)
+    for magic, name in _MAGIC:
+        if head.startswith(magic):
+            return name
+    if len(head) > 1 and head[0] & 0x8F == 8 and int.from_bytes(head[:2], "big") % 31 == 0:
+        return "zlib"
+    # properties, the dictionary's size, that of the content: src/liblzma/common/alone_decoder.c
+    dictionary, size = (int.from_bytes(head[a:b], "little") for a, b in ((1, 5), (5, 13)))
+    if len(head) > 13 and head[0] < 225 and dictionary in _DICTIONARIES:
+        return "lzma" if size >> 38 == 0 or size == (1 << 64) - 1 else None
+    return None
 
 
 def decompress(
@@ -107,6 +114,7 @@ def _read_streams(source: Source, compression: str, state: ScanState) -> Iterato
     The file objects of bz2 and lzma would ignore what follows the last stream.
     """
     offset = _zlib_start(source) if "zlib" in compression else 0
+    is_raw = compression == "deflate"
     decompressor = _new_decompressor(compression)
     while True:
         data = b""
@@ -120,10 +128,11 @@ def _read_streams(source: Source, compression: str, state: ScanState) -> Iterato
         if not decompressor.eof:
             continue
         offset -= len(decompressor.unused_data)
-        if "zlib" in compression:
-            offset = min(offset + 4, source.size)  # its checksum
+        if "zlib" in compression or compression == "deflate":
+            offset = min(offset + 4 * (not is_raw), source.size)  # its checksum
             break
-        if detect_compression(source.read(offset, min(8, source.size - offset))) != compression:
+        following = detect_compression(source.read(offset, min(16, source.size - offset)))
+        if following != compression and {following, compression} != {"xz", "lzma"}:
             break
         decompressor = _new_decompressor(compression)
     for position in range(offset, source.size, CHUNK):
@@ -172,7 +181,7 @@ class _Inflate:
 
 
 def _new_decompressor(compression: str) -> _Decompressor:
-    if "zlib" in compression:
+    if "zlib" in compression or compression == "deflate":
         return _Inflate()
     if compression == "bzip2":
         import bz2

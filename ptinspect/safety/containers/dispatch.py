@@ -11,26 +11,37 @@ and call it in `_scan_identified`.
 from __future__ import annotations
 
 import os
+import re
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from ptinspect.errors import FormatError, LimitError, Place, PtInspectError, UnsupportedError
+from ptinspect.errors import (
+    FormatError,
+    LimitError,
+    Place,
+    PtInspectError,
+    UnsupportedError,
+)
 from ptinspect.formats.detect import HEAD_BYTES, ZIP_MAGIC, identify_head
-from ptinspect.formats.sharded import index_folder, read_index_file
+from ptinspect.formats.sharded import OutsideFolderError, index_folder, read_index_file
 from ptinspect.formats.signatures import identify_text, is_tar, unknown_format_error
 from ptinspect.formats.zip.directory import SMALL_PICKLE
 from ptinspect.formats.zip.records import has_end_record
+from ptinspect.safety.containers.payloads import UNREAD_FORMATS, scan_text, scan_unread
 from ptinspect.safety.containers.pickles import (
     PickleScanner,
     begins_with_protocol,
     may_begin_pickle,
     scan_pickles,
 )
+from ptinspect.safety.report import DANGEROUS
 from ptinspect.safety.scan_state import ScanState, scan_member
 from ptinspect.source.base import MemorySource, SliceSource
 from ptinspect.source.local import MAX_COPY_BYTES, open_source
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ptinspect.formats.signatures import Identity
     from ptinspect.source.base import Source
 
@@ -69,10 +80,13 @@ def _scan(source: Source, state: ScanState) -> None:
     head = source.read(0, min(source.size, HEAD_BYTES))
     if head.startswith(ZIP_MAGIC):
         _scan_zip(source, state)
-        if is_tar(head):
-            _add_two_formats(state, "a zip and a tar")
-            _scan_tar(source, state)
-        return
+    else:
+        _scan_unless_zip(source, state, head)
+    if state.format not in _TAR_FORMATS and is_tar(head):  # torch.load tries tarfile first
+        _scan_as_second_format(source, state, "tar", _scan_tar)
+
+
+def _scan_unless_zip(source: Source, state: ScanState, head: bytes) -> None:
     is_pickle = begins_with_protocol(head)
     identity = None if is_pickle or not head else identify_head(source, head, state.limits)
     zip_at_end = None
@@ -92,15 +106,18 @@ def _scan(source: Source, state: ScanState) -> None:
         state.find("zip-prefix", "bytes precede the zip", state.record)
         state.facts["refused"] = [BYTES_BEFORE_ZIP]
         return
-    if is_pickle and is_tar(head):
-        _add_two_formats(state, "a pickle and a tar")
-        _scan_tar(source, state)
     if zip_at_end is not None:
-        _add_two_formats(state, f"{state.description or state.format} and a zip")
-        state.skipped = False
-        member = state.new_member("zip")
-        _scan_zip(zip_at_end, member)
-        state.members.append(member)
+        _scan_as_second_format(zip_at_end, state, "zip", _scan_zip)
+
+
+def _scan_as_second_format(
+    source: Source, state: ScanState, name: str, scan: Callable[[Source, ScanState], None]
+) -> None:
+    _add_two_formats(state, f"{state.description or state.format} and a {name}")
+    state.skipped = False
+    member = state.new_member(name)
+    scan(source, member)
+    state.members.append(member)
 
 
 def _find_zip_at_end(source: Source) -> Source | None:
@@ -137,6 +154,8 @@ def _scan_tar(source: Source, state: ScanState) -> None:
 
 def _try_pickles(source: Source, state: ScanState, head: bytes, identity: Identity | None) -> bool:
     """Return True if the source is a file of pickles, which then has been scanned."""
+    if re.match(rb"c[^\n]*[ (:=]", head):  # "class M(Module):" in TorchScript: no such module
+        return False
     data, start, stop = source.window()
     trial = ScanState(state.path, state.record, state.depth, state.budget)
     scanner = scan_pickles(trial, data, start, stop, state.record)
@@ -180,8 +199,8 @@ def _is_pickle_by_chance(trial: ScanState, head: bytes) -> bool:
 def _adopt(state: ScanState, trial: ScanState, scanner: PickleScanner) -> None:
     state.format, state.description, state.hint = trial.format, "a pickle", trial.hint
     state.merge(trial)
-    for name, payload in scanner.payloads:
-        scan_member(state, MemorySource.of_value(payload, state.path), name, scan_source)
+    scanner.state = state
+    scanner.scan_found(scan_source)
 
 
 # --- other formats ------------------------------------------------------------------------
@@ -219,10 +238,18 @@ def _scan_identified(
 
         with suppress(UnsupportedError):  # a dtype that torch lacks: still only numbers
             read_safetensors(source, state.limits)
+    elif head.startswith(b"GGUF"):
+        from ptinspect.formats.gguf import read_gguf
+
+        read_gguf(source, state.limits)
     elif identity.format in _INDEX_FORMATS and not state.depth:
         _scan_shards(source, state)
     elif _is_skipped(identity.format, state):
         state.skipped = True
+        if identity.format in _TEXT_FORMATS:
+            scan_text(source, state, scan_source)
+        elif identity.format in UNREAD_FORMATS:
+            scan_unread(source, state, scan_source)
     else:
         message = f"it is {identity.description}, which scan does not open"
         raise FormatError(message, hint=identity.hint)
@@ -230,9 +257,8 @@ def _scan_identified(
 
 def _is_skipped(format: str, state: ScanState) -> bool:
     """Return True for harmless formats, but not for a failed download under a model's name."""
-    if format in _TEXT_FORMATS:
-        return not state.has_model_name
-    return format in _HARMLESS_FORMATS or format in _INDEX_FORMATS
+    is_harmless = format in _HARMLESS_FORMATS or format in _TEXT_FORMATS
+    return format in _INDEX_FORMATS or (is_harmless and not state.has_model_name)
 
 
 def _scan_compressed(source: Source, state: ScanState, head: bytes) -> bool:
@@ -267,7 +293,11 @@ def _scan_shards(source: Source, state: ScanState) -> None:
     is not followed.
     """
     state.hint = None
-    content = read_index_file(source, state.limits)
+    try:
+        content = read_index_file(source, state.limits)
+    except OutsideFolderError as error:
+        state.find("index-path", error.message, state.record, DANGEROUS)
+        raise
     folder = index_folder(source)
     for name in content.shards:
         member = state.new_member(name)

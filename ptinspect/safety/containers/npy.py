@@ -14,7 +14,7 @@ from ptinspect.dtypes import numpy_itemsize
 from ptinspect.errors import DamagedError, LimitError, Place
 from ptinspect.safety.containers.pickles import scan_pickles
 from ptinspect.safety.scan_state import scan_member
-from ptinspect.source.base import MemorySource, SliceSource
+from ptinspect.source.base import SliceSource
 
 if TYPE_CHECKING:
     from ptinspect.safety.scan_state import ScanSource, ScanState
@@ -73,8 +73,7 @@ def _scan_array(
     skip = offset + header.pickle_offset
     scanner = scan_pickles(state, data, start, stop, state.record, skip=skip, until=_MAGIC)
     state.format = "npy"
-    for name, payload in scanner.payloads:
-        scan_member(state, MemorySource.of_value(payload, state.path), name, scan_source)
+    scanner.scan_found(scan_source)
     end = state.streams[-1].end - start if len(state.streams) > pickles else source.size
     return end if _is_array_at(source, end) else None
 

@@ -14,21 +14,32 @@ from ptinspect.errors import DamagedError, LimitError, Place, PtInspectError
 from ptinspect.formats.persistent_ids import class_sources, declared_storages
 from ptinspect.formats.torch.legacy import MAGIC, PROTOCOL, locate_storages
 from ptinspect.pickling.machine import run
-from ptinspect.pickling.opcodes import BY_CODE, Arg
+from ptinspect.pickling.opcodes import BY_CODE
 from ptinspect.pickling.state import Recorder
-from ptinspect.pickling.values import Call, Global
+from ptinspect.pickling.values import Blob, Call, Global
 from ptinspect.safety.analysis.numpy_dtypes import holds_objects, item_size
 from ptinspect.safety.analysis.stream import StreamJudge
+from ptinspect.safety.containers.payloads import (
+    BASE64_PICKLE,
+    FIXED_BYTES,
+    LENGTH_BYTES,
+    LINES,
+    find_base64,
+    find_pickles,
+    scan_values,
+)
 from ptinspect.safety.report import DANGEROUS, UNKNOWN, Finding
-from ptinspect.text import count_text
+from ptinspect.safety.scan_state import scan_member
+from ptinspect.source.base import MemorySource
+from ptinspect.text import count_text, is_outside
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ptinspect.pickling.machine import Pickled
-    from ptinspect.pickling.state import Machine
-    from ptinspect.pickling.values import Blob, Buffer
-    from ptinspect.safety.scan_state import ScanState
+    from ptinspect.pickling.state import Event, Machine
+    from ptinspect.pickling.values import Buffer
+    from ptinspect.safety.scan_state import ScanSource, ScanState
 
 _LEGACY_PICKLES = 5
 """Pickles of torch's legacy format in front of the storages."""
@@ -126,6 +137,7 @@ class PickleScanner:
 
     Attributes:
         payloads: names and bytes that a pickle would load as a file.
+        values: names and bytes that a program may load as a file.
         is_harmful: True if a pickle calls something unknown, or does something dangerous.
     """
 
@@ -136,6 +148,7 @@ class PickleScanner:
     record: str | None
     until: bytes = b""
     payloads: list[tuple[str, bytes | Blob]] = field(default_factory=list)
+    values: list[tuple[str, bytes | Blob]] = field(default_factory=list)
     is_harmful: bool = False
     _nested_arrays: int = 0
     _seen_payloads: dict[int, bytes | Blob | str] = field(default_factory=dict)
@@ -163,6 +176,9 @@ class PickleScanner:
                 self._scan_as_plain_pickle(offset)
         if recorder.frame_error is not None:
             raise self._located(recorder.frame_error)
+        if self.data.find(b"gA", offset, pickled.end) >= 0:
+            for position, decoded in find_base64(self.data, offset, pickled.end, BASE64_PICKLE):
+                self.values.append((f"base64 @ {position - self.start}", decoded))
         return pickled
 
     def _scan_as_plain_pickle(self, offset: int) -> None:
@@ -197,6 +213,10 @@ class PickleScanner:
         judge = StreamJudge(self.record, self.start)
         frame_end = 0
         for event in recorder.events:
+            if event.opcode in ("REDUCE", "OBJ", "INST"):
+                self._add_encoded_value(event)
+            elif event.opcode == "BUILD":
+                self._judge_piece(event)
             # Frames inside other frames, which are a finding already, would take quadratic time.
             if event.opcode != "FRAME" or event.offset < frame_end:
                 continue
@@ -218,6 +238,34 @@ class PickleScanner:
                 if isinstance(payload, str):
                     payload = payload.encode("latin1", "replace")
                 self.payloads.append((name, payload))
+        for offset, literal in recorder.literals:
+            if id(literal) not in self._seen_payloads:
+                self.values.append((f"value @ {offset - self.start}", literal))
+
+    def _judge_piece(self, event: Event) -> None:
+        """Report a file outside the folder in the `.metadata` of torch.distributed.checkpoint."""
+        state = event.argument
+        path = state.get("relative_path") if isinstance(state, dict) else None
+        if isinstance(path, str) and is_outside(path):
+            reason = f"it names {path[:200]!r}, outside its folder"
+            self._find("piece-path", reason, event.offset, DANGEROUS, "BUILD")
+
+    def _add_encoded_value(self, event: Event) -> None:
+        """Note bytes as protocols 0 to 2 write them: `_codecs.encode(text, "latin1")`."""
+        call = event.target
+        if isinstance(call, Call) and getattr(call.func, "path", "") == "_codecs.encode":
+            text = call.args[0] if call.args else None
+            if isinstance(text, str) and len(text) >= 16:
+                payload = text[:].encode("latin1", "replace")
+                self.values.append((f"value @ {event.offset - self.start}", payload))
+
+    def scan_found(self, scan_source: ScanSource) -> None:
+        """Scan the files that the pickles load, and those that their values look like."""
+        for name, payload in self.payloads:
+            scan_member(
+                self.state, MemorySource.of_value(payload, self.state.path), name, scan_source
+            )
+        scan_values(self.state, self.values, scan_source)
 
     def _find(
         self, name: str, reason: str, offset: int, verdict: str, opcode: str | None = None
@@ -228,56 +276,63 @@ class PickleScanner:
     # --- pickles in a row -----------------------------------------------------------------
 
     def scan_all(self, skip: int = 0) -> None:
-        """Scan all pickles that follow one another."""
-        first = self.scan_at(self.start + skip)
-        self.state.streams.append(first)
-        if type(first.root) is int and first.root == MAGIC:
-            self._scan_legacy(first)
-            return
-        self.state.format = "pickle"
-        if any(name.path == _JOBLIB_WRAPPER for name in first.globals):
-            self.state.format, self.state.hint = "joblib", "load it with joblib.load(path)"
-        self._scan_from(first.end)
-
-    def _scan_from(self, offset: int) -> None:
-        """Scan further pickles, up to what no reader of pickles reads."""
+        """Scan all pickles that follow one another, up to what no reader of pickles reads."""
         streams, limits = self.state.streams, self.state.limits
-        while offset < self.stop:
-            if self.until and self.data[offset : offset + len(self.until)] == self.until:
+        offset, number = self.start + skip, 0
+        while number == 0 or offset < self.stop:
+            if number and self.until and self.data[offset : offset + len(self.until)] == self.until:
                 return
             if len(streams) >= limits.streams:
                 where = Place(self.record, offset - self.start)
                 raise LimitError("too many pickles in a row", limit="streams", where=where)
             try:
-                streams.append(self.scan_at(offset))
-            except DamagedError as error:
+                stream = self.scan_at(offset)
+            except DamagedError:
                 head = self.data[offset : min(offset + 2, self.stop)]
-                if begins_with_protocol(head) or self.is_harmful:
-                    self.state.errors.append(error)
-                else:
-                    self._add_trailing_bytes(offset)
+                if number == 0 or begins_with_protocol(head) or self.is_harmful:
+                    raise
+                self._add_trailing_bytes(offset)
                 return
-            offset = streams[-1].end
+            streams.append(stream)
+            if number == 0:
+                self.state.format = "pickle"
+                if any(name.path == _JOBLIB_WRAPPER for name in stream.globals):
+                    self.state.format = "joblib"
+                    self.state.hint = "load it with joblib.load(path)"
+            number += 1
+            offset = stream.end
+            if type(stream.root) is int and stream.root == MAGIC:
+                offset = self._scan_legacy(stream)
 
     def _add_trailing_bytes(self, offset: int) -> None:
-        size = self.stop - offset
-        if any(self.data[offset : min(self.stop, offset + _ZERO_TAIL)]):
-            reason = f"{size:,} bytes follow the last pickle, and its reader ignores them"
-            self._find("trailing-bytes", reason, offset, UNKNOWN)
-        else:
+        size, zeros = self.stop - offset, offset
+        while zeros < self.stop and not any(
+            chunk := self.data[zeros : min(self.stop, zeros + _ZERO_TAIL)]
+        ):
+            zeros += len(chunk)
+        if zeros == self.stop:
             self.state.notes.append(f"{size:,} zero bytes follow the last pickle")
+            return
+        reason = f"{size:,} bytes follow the last pickle, and its reader ignores them"
+        self._find("trailing-bytes", reason, offset, UNKNOWN)
+        skipped = bytes(self.data[zeros : min(self.stop, zeros + _ZERO_TAIL)])
+        first = zeros + len(skipped) - len(skipped.lstrip(b"\0"))
+        for start in dict.fromkeys((first, *find_pickles(self.data, first, self.stop))):
+            rest = Blob(self.data, start, self.stop - start, start)
+            self.values.append((f"byte {start - self.start}", rest))
 
-    def _scan_legacy(self, first: Pickled) -> None:
-        """Scan the five pickles of torch.serialization._legacy_save, and skip the storages."""
-        self.state.format = "torch-legacy"
+    def _scan_legacy(self, first: Pickled) -> int:
+        """Scan the five pickles of torch.serialization._legacy_save, and return the offset behind
+        the storages."""
+        is_first = len(self.state.streams) == 1
         pickles = [first]
         while len(pickles) < _LEGACY_PICKLES:
             pickles.append(self.scan_at(pickles[-1].end))
             self.state.streams.append(pickles[-1])
             if len(pickles) == 2 and pickles[1].root != PROTOCOL:
-                self.state.format = "pickle"
-                self._scan_from(pickles[1].end)
-                return
+                return pickles[1].end
+        if is_first:
+            self.state.format = "torch-legacy"
         main, keys = pickles[3], pickles[4]
         sources = len(class_sources(main))
         if sources:
@@ -285,14 +340,7 @@ class PickleScanner:
             self.state.notes.append(f"holds the source of {classes} as text, which is never run")
         window = (self.data, self.start, self.stop)
         _, end = locate_storages(window, None, keys, declared_storages(main))
-        self._scan_from(end)
-
-
-_PREFIX_SIZES = {Arg.SIZE1: 1, Arg.SIZE4: 4, Arg.SIZE8: 8}
-_ARGS = [BY_CODE[code].arg if code in BY_CODE else None for code in range(256)]
-_LENGTH_BYTES = [_PREFIX_SIZES.get(arg, 0) if arg else 0 for arg in _ARGS]
-_FIXED_BYTES = [int(arg) if arg else 0 for arg in _ARGS]
-_LINES = [{Arg.LINE: 1, Arg.TWO_LINES: 2}.get(arg, 0) if arg else 0 for arg in _ARGS]
+        return end
 
 
 def _crosses_frame(data: Buffer, offset: int, frame_end: int, stop: int) -> bool:
@@ -303,13 +351,13 @@ def _crosses_frame(data: Buffer, offset: int, frame_end: int, stop: int) -> bool
     while offset < frame_end and offset < stop:
         code = data[offset]
         offset += 1
-        if size := _LENGTH_BYTES[code]:
+        if size := LENGTH_BYTES[code]:
             offset += size + int.from_bytes(data[offset : offset + size], "little")
-        elif _LINES[code]:
-            for _ in range(_LINES[code]):
+        elif LINES[code]:
+            for _ in range(LINES[code]):
                 offset = data.find(b"\n", offset, stop) + 1
                 if not offset:
                     return False  # the stream is cut off
         else:
-            offset += _FIXED_BYTES[code]
+            offset += FIXED_BYTES[code]
     return frame_end < offset <= stop

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from posixpath import normpath
 from typing import TYPE_CHECKING
 
-from ptinspect.errors import DOWNLOAD_AGAIN, DamagedError, Place, PtInspectError
-from ptinspect.formats.signatures import TAR_BLOCK
+from ptinspect.errors import DOWNLOAD_AGAIN, DamagedError, LimitError, Place, PtInspectError
+from ptinspect.formats.signatures import TAR_BLOCK, is_tar
 from ptinspect.formats.torch.tar import (
     MEMBERS,
     MemberReader,
@@ -14,8 +15,10 @@ from ptinspect.formats.torch.tar import (
     read_tensors,
 )
 from ptinspect.safety.containers.pickles import PickleScanner
+from ptinspect.safety.report import DANGEROUS
 from ptinspect.safety.scan_state import scan_member
-from ptinspect.source.base import SliceSource
+from ptinspect.source.base import MemorySource, SliceSource
+from ptinspect.text import is_outside
 
 if TYPE_CHECKING:
     from ptinspect.formats.torch.tar import Member
@@ -26,34 +29,94 @@ if TYPE_CHECKING:
 _MIXED_MEMBERS = MEMBERS[2:]
 """Members of torch's tar in which pickles and numbers alternate."""
 
+_MAX_SPARSE = 1 << 26
+"""Bytes of a sparse member that is put together in memory."""
+
+_SEARCHED_BLOCKS = 1 << 11
+"""Blocks behind the end of a tar in which a further header is searched."""
+
 
 def scan_tar(source: Source, state: ScanState, scan_source: ScanSource) -> None:
     """Scan each member of a tar."""
     members: dict[str, Member] = {}
-    is_torch = state.format == "torch-legacy-tar"
+    mixed: list[Member] = []
+    links: set[str] = set()
     end = 0
     try:
         for member in iter_members(source, state.limits):
             if state.budget.is_exhausted:
                 break
+            end = member.end
+            _judge_path(member, links, state)
+            if not member.is_file:
+                continue
             name = member.name.removeprefix("./")
             if name in members:
                 reason = f"it has two members named {name[:200]!r}"
                 state.find("tar-duplicate", reason, state.record)
             members[name] = member
-            if member.present and not (is_torch and member.name in _MIXED_MEMBERS):
-                content = SliceSource(source, member.start, member.present)
-                scan_member(state, content, member.name, scan_source)
-            if member.present < member.size:
+            if member.name in _MIXED_MEMBERS:
+                mixed.append(member)
+            elif member.size:
+                _scan_content(source, member, state, scan_source)
+            if member.present < member.size and member.regions is None:
                 message = f"{member.present:,} of {member.size:,} bytes are present"
                 where = Place(member.name)
                 state.errors.append(DamagedError(message, where=where, hint=DOWNLOAD_AGAIN))
-            end = member.start + -(-member.size // TAR_BLOCK) * TAR_BLOCK
+    except PtInspectError as error:
+        state.errors.append(error)
+    is_torch = set(MEMBERS) <= members.keys()
+    for member in mixed:
+        errors = len(state.errors)
+        _scan_mixed_member(source, member, state, scan_source)
+        if len(state.errors) > errors and not is_torch:
+            del state.errors[errors:]
+            _scan_content(source, member, state, scan_source)
+    try:
         _scan_trailing_bytes(source, end, state, scan_source)
     except PtInspectError as error:
         state.errors.append(error)
-    if is_torch:
-        _scan_torch_members(source, state, members)
+
+
+def _scan_content(
+    source: Source, member: Member, state: ScanState, scan_source: ScanSource
+) -> None:
+    content: Source = SliceSource(source, member.start, member.present)
+    if member.regions is not None:
+        reason = "a sparse file: readers disagree about its content"
+        state.find("tar-sparse", reason, member.name)
+        if member.size > _MAX_SPARSE:
+            message = f"it is sparse, and has {member.size:,} bytes"
+            where = Place(member.name)
+            state.errors.append(LimitError(message, limit="inflated_bytes", where=where))
+            return
+        state.budget.count_unpacked(member.size, member.name)
+        whole, position = bytearray(member.size), member.start
+        for offset, size in member.regions:
+            part = source.read(position, min(size, max(source.size - position, 0)))
+            whole[offset : offset + len(part)] = part
+            position += size
+        content = MemorySource(bytes(whole[: member.size]), source.path, base=None)
+    if content.size:
+        scan_member(state, content, member.name, scan_source)
+
+
+def _judge_path(member: Member, links: set[str], state: ScanState) -> None:
+    """Report what is written outside the folder in which a tar is unpacked.
+
+    Args:
+        links: the names of links that lead outside, so far.
+    """
+    name = normpath(member.name)
+    parts = name.split("/")
+    parents = ("/".join(parts[: index + 1]) for index in range(len(parts) if links else 0))
+    if is_outside(name) or not links.isdisjoint(parents):
+        reason = "it is written outside the folder in which the tar is unpacked"
+        state.find("tar-path", reason, member.name, DANGEROUS)
+    if member.link is not None and is_outside(normpath(member.link)):
+        links.add(name)
+        reason = f"a link to {member.link[:200]!r}, outside the folder of the tar"
+        state.find("tar-link", reason, member.name)
 
 
 def _scan_trailing_bytes(
@@ -61,17 +124,23 @@ def _scan_trailing_bytes(
 ) -> None:
     """Scan what follows the two empty blocks that end a tar.
 
-    `tarfile` can be made to continue there, and `zipfile` reads a zip that follows.
+    `tarfile` can be made to continue there, also behind blocks that are no header, and `zipfile`
+    reads a zip that follows.
     """
-    while end < source.size:
-        if any(source.read(end, min(TAR_BLOCK, source.size - end))):
-            rest = source.size - end
-            state.find("trailing-bytes", f"{rest:,} bytes follow the end of the tar", state.record)
-            scan_member(
-                state, SliceSource(source, end, rest), f"after the tar @ {end}", scan_source
-            )
-            return
+    while end < source.size and not any(source.read(end, min(TAR_BLOCK, source.size - end))):
         end += TAR_BLOCK
+    if end >= source.size:
+        return
+    rest = source.size - end
+    state.find("trailing-bytes", f"{rest:,} bytes follow the end of the tar", state.record)
+    starts = [end]
+    for start in range(end + TAR_BLOCK, source.size, TAR_BLOCK)[:_SEARCHED_BLOCKS]:
+        if is_tar(source.read(start, min(TAR_BLOCK, source.size - start))):
+            starts.append(start)
+            break
+    for start in starts:
+        content = SliceSource(source, start, source.size - start)
+        scan_member(state, content, f"after the tar @ {start}", scan_source)
 
 
 class _JudgingReader(MemberReader):
@@ -79,25 +148,25 @@ class _JudgingReader(MemberReader):
 
     def __init__(self, source: Source, member: Member, state: ScanState) -> None:
         super().__init__(source, member, state.limits)
-        self._scanner = PickleScanner(state, self.data, self.pos, self.stop, member.name)
+        self.scanner = PickleScanner(state, self.data, self.pos, self.stop, member.name)
 
     def read_pickle(self) -> Value:
         """Return the value of the next pickle."""
-        pickled = self._scanner.scan_at(self.pos)
-        self._scanner.state.streams.append(pickled)
+        pickled = self.scanner.scan_at(self.pos)
+        self.scanner.state.streams.append(pickled)
         self.pos = pickled.end
         return pickled.root
 
 
-def _scan_torch_members(source: Source, state: ScanState, members: dict[str, Member]) -> None:
-    for name in ("tensors", "storages"):
-        if name not in members:
-            continue
-        reader = _JudgingReader(source, members[name], state)
-        try:
-            if name == "tensors":
-                read_tensors(reader)
-            else:
-                read_storages(reader, None)
-        except PtInspectError as error:
-            state.errors.append(error)
+def _scan_mixed_member(
+    source: Source, member: Member, state: ScanState, scan_source: ScanSource
+) -> None:
+    reader = _JudgingReader(source, member, state)
+    try:
+        if member.name == "tensors":
+            read_tensors(reader)
+        else:
+            read_storages(reader, None)
+    except PtInspectError as error:
+        state.errors.append(error)
+    reader.scanner.scan_found(scan_source)

@@ -11,19 +11,25 @@ from ptinspect.formats.archive import CHUNK, Finding, read_chunks
 from ptinspect.formats.persistent_ids import declared_storages
 from ptinspect.formats.signatures import identify_zip
 from ptinspect.formats.torch.zip_file import torch_refusal_reasons
-from ptinspect.formats.zip.directory import SECRET, STORED, ZipDirectory
-from ptinspect.formats.zip.records import CENTRAL, END, LOCAL
+from ptinspect.formats.zip.directory import DEFLATED, SECRET, STORED, ZipDirectory
+from ptinspect.formats.zip.records import END, LOCAL, find_directories, find_zips_ending_at
 from ptinspect.formats.zip.salvage import iter_local_records
-from ptinspect.safety.containers.pickles import begins_with_protocol, scan_pickles
+from ptinspect.safety.containers.decompress import decompress, decompress_zip_lzma
+from ptinspect.safety.containers.payloads import UNREAD_FORMATS, looks_like_file, scan_suspect
 from ptinspect.safety.report import DANGEROUS, UNKNOWN
 from ptinspect.safety.scan_state import scan_member
 from ptinspect.source.base import MemorySource, SliceSource
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import TypeAlias
 
+    from ptinspect.formats.zip.records import Bounds
     from ptinspect.safety.scan_state import ScanSource, ScanState
     from ptinspect.source.base import Source
+
+    Span: TypeAlias = tuple[int, int, int, int]
+    """Start and stop of a zip, the offset of its directory, and the number of entries."""
 
 _DANGEROUS_KINDS = frozenset(("zip-duplicate", "zip-overlap", "zip-outside", "zip-local"))
 """Findings that no writer causes, and by which two readers see different content."""
@@ -34,9 +40,12 @@ _ERROR_KINDS = frozenset(("zip-encrypted", "zip-compression"))
 _TORCH_FORMATS = frozenset(("torch-zip", "torchscript", "torch-export", "torch-package"))
 """Formats whose records may be bare numbers."""
 
+_SOURCE = re.compile(r"\.py[co]?$|/\.data/extern_modules$", re.MULTILINE)
+"""Names of records with Python code, and of torch.package."""
+
 _BZIP2, _LZMA = 12, 14
 _END_SIZE = 22
-_ZIP64_END_SIZE = 76
+_HEAD = 1024
 _MAX_DESCRIPTOR = 24
 """Bytes of the longest data descriptor, which follows a record."""
 
@@ -47,84 +56,120 @@ _MAX_FACT = 64
 
 
 def scan_zip(source: Source, state: ScanState, scan_source: ScanSource) -> None:
-    """Scan every record of the zip that begins with the source's first byte."""
+    """Scan every record of the zip that begins with the source's first byte, in each directory
+    that some reader would use."""
+    directory, error = None, None
     try:
         directory = ZipDirectory(source, state.limits)
-    except DamagedError as error:
-        spans = list(find_concatenated_zips(source))
-        if len(spans) > 1:
-            _scan_concatenated(source, state, spans, scan_source)
-        else:
-            state.format = "zip"
-            _scan_without_directory(source, state, scan_source)
-            state.errors.append(error)
+    except DamagedError as damage:
+        error = damage
+    if directory and directory.bounds.is_plain and not directory.has_uncounted_bytes:
+        ZipScanner(source, directory, state, scan_source).scan()
         return
-    ZipScanner(source, directory, state, scan_source).scan()
+    spans = find_concatenated_zips(source)
+    seen: set[tuple[int, int]] = set()
+    if len(spans) > 1:
+        error = None
+        seen = {(place, count) for _, _, place, count in spans}
+        _scan_concatenated(source, state, spans, scan_source)
+    elif directory is not None:
+        seen.add((directory.bounds.start, len(directory)))
+        ZipScanner(source, directory, state, scan_source).scan()
+        for start, size in _gaps(source, spans):
+            scan_suspect(state, SliceSource(source, start, size), f"byte {start}", scan_source)
+    else:
+        state.format = "zip"
+    for shift, bounds in find_directories(source):
+        if (shift + bounds.start, bounds.entries) in seen:
+            continue
+        reason = "some readers of zips use another directory than others"
+        state.find("zip-directories", reason, f"directory @ {shift + bounds.start}", DANGEROUS)
+        seen.add((shift + bounds.start, bounds.entries))
+        _scan_other_directory(source, shift, bounds, state, scan_source)
+    if error is not None:
+        if not seen:
+            _scan_without_directory(source, state, scan_source)
+        state.errors.append(error)
 
 
-def find_concatenated_zips(source: Source) -> Iterator[tuple[int, int]]:
-    """Yield (start, stop) of zips that follow one another.
+def _scan_other_directory(
+    source: Source, shift: int, bounds: Bounds, state: ScanState, scan_source: ScanSource
+) -> None:
+    part = SliceSource(source, shift, source.size - shift)
+    try:
+        member = state.new_member(f"directory @ {shift + bounds.start}")
+        directory = ZipDirectory(part, state.limits, bounds)
+        ZipScanner(part, directory, member, scan_source).scan()
+        state.members.append(member)
+    except PtInspectError as error:
+        state.errors.append(error)
+
+
+def find_concatenated_zips(source: Source) -> list[Span]:
+    """Return the zips that follow one another.
 
     torch.distributed.checkpoint writes one zip per tensor.
     """
     buffer, base, end = source.window()
-    start = search_from = base
+    spans: list[Span] = []
+    position = base
     while True:
-        end_record = buffer.find(END, search_from, end)
-        if end_record < 0 or end_record + _END_SIZE > end:
-            return
-        size = int.from_bytes(buffer[end_record + 12 : end_record + 16], "little")
-        offset = int.from_bytes(buffer[end_record + 16 : end_record + 20], "little")
-        comment = int.from_bytes(buffer[end_record + 20 : end_record + 22], "little")
-        directory = start + offset
-        if (
-            buffer[directory : directory + 4] == CENTRAL
-            and directory + size <= end_record
-            and buffer[start : start + 4] == LOCAL
-        ):
-            stop = min(end_record + _END_SIZE + comment, end)
-            yield start - base, stop - base
-            start = search_from = stop
-        else:
-            search_from = end_record + 4
+        position = buffer.find(END, position, end)
+        if position < 0 or position + _END_SIZE > end:
+            return spans
+        comment = int.from_bytes(buffer[position + 20 : position + 22], "little")
+        stop = min(position + _END_SIZE + comment, end) - base
+        for start, place, count in sorted(find_zips_ending_at(source, position - base))[::-1]:
+            if source.read(start, 4) == LOCAL:
+                while spans and spans[-1][0] >= start:  # zips inside this one
+                    spans.pop()
+                spans.append((start, stop, place, count))
+                break
+        position += 4
 
 
 def _scan_concatenated(
-    source: Source, state: ScanState, spans: list[tuple[int, int]], scan_source: ScanSource
+    source: Source, state: ScanState, spans: list[Span], scan_source: ScanSource
 ) -> None:
+    """Scan zips in a row, and what is between them: `.metadata` may say that it is a file."""
     state.format, state.description = "torch-dcp", f"{len(spans):,} zips in a row"
-    for start, stop in spans:
+    for start, stop, _, _ in spans:
         content = SliceSource(source, start, stop - start)
         scan_member(state, content, f"zip @ {start}", scan_source)
-    left = source.size - spans[-1][1]
-    if left:
-        state.find("trailing-bytes", f"{left:,} bytes follow the last zip", state.record)
+    for start, size in _gaps(source, spans):
+        state.find("trailing-bytes", f"{size:,} bytes belong to no zip", state.record)
+        scan_member(state, SliceSource(source, start, size), f"byte {start}", scan_source)
+
+
+def _gaps(source: Source, spans: list[Span]) -> Iterator[tuple[int, int]]:
+    """Yield (start, size) of the bytes that belong to no zip, unless they are zeros."""
+    position = 0
+    for start, stop in [*((span[0], span[1]) for span in spans), (source.size, source.size)]:
+        if start > position and any(map(any, read_chunks(source, position, start))):
+            yield position, start - position
+        position = max(position, stop)
 
 
 def _scan_without_directory(source: Source, state: ScanState, scan_source: ScanSource) -> None:
     """Scan the records of a zip that lost its directory, by their local headers."""
     for record in iter_local_records(source):
-        is_storage = record.name.rpartition("/")[0].endswith("data")
-        if record.method == STORED and record.size and not is_storage:
-            content = SliceSource(source, record.start, record.size)
+        content: Source = SliceSource(source, record.start, record.size)
+        if record.method == DEFLATED:
+            content, _ = decompress(content, "deflate", state)
+        elif record.method != STORED:
+            continue
+        window = content.window()
+        if record.name.rpartition("/")[0].endswith("data"):
+            if looks_like_file(*window):
+                scan_suspect(state, content, record.name, scan_source)
+        elif content.size:
             scan_member(state, content, record.name, scan_source)
 
 
 def find_zip_at_end(source: Source) -> Source | None:
     """Return the zip that `zipfile` sees in a file that does not begin as one, or None."""
-    tail_start = max(source.size - _END_SIZE - 0xFFFF, 0)
-    tail = source.read(tail_start, source.size - tail_start)
-    end_record = tail.rfind(END, 0, max(len(tail) - _END_SIZE + 4, 0))
-    if end_record < 0:
-        return None
-    size = int.from_bytes(tail[end_record + 12 : end_record + 16], "little")
-    offset = int.from_bytes(tail[end_record + 16 : end_record + 20], "little")
-    start = tail_start + end_record - size - offset
-    for candidate in (start, start - _ZIP64_END_SIZE):
-        left = source.size - candidate
-        is_inside = candidate >= 0 and left >= _END_SIZE and offset + 4 <= left
-        if is_inside and source.read(candidate + offset, 4) == CENTRAL:
-            return SliceSource(source, candidate, left)
+    for shift, _ in find_directories(source):
+        return SliceSource(source, shift, source.size - shift)
     return None
 
 
@@ -140,7 +185,7 @@ class ZipScanner:
         self.scan_source = scan_source
         self.storages: set[str] = set()
         self.bare_numbers = 0
-        self.pickle_like: set[int] = set()
+        self.suspects: set[int] = set()
         self.starts: dict[int, int] = {}  # only of records with a valid local header
         identity, self.folder = identify_zip(directory.names, directory.index)
         state.format, state.hint = identity.format, identity.hint
@@ -163,17 +208,22 @@ class ZipScanner:
                 break
             if names[i] not in self.storages:
                 self._scan_record(i)
-            elif i in self.pickle_like:
-                self._scan_pickle_like_storage(i)
+            elif i in self.suspects or self.directory.methods[i] != STORED:
+                self._scan_storage(i)
         state = self.state
         if self.bare_numbers:
             state.notes.append(f"{self.bare_numbers:,} records are bare numbers")
         if state.format == "torchscript":
             reason = "TorchScript code, which torch.jit.load interprets, was not judged"
             state.find("torchscript-code", reason, None)
-        elif state.format == "torch-package":
+        elif state.format == "torch-package" or _SOURCE.search("\n".join(names)):
             reason = "Python source, which torch.package runs, was not judged"
+            if state.format != "torch-package":
+                reason = "Python source, which its loader may run, was not judged"
             state.find("python-source", reason, None)
+        if {"config.json", "metadata.json"} <= self.directory.index.keys():
+            reason = "a Keras model, whose Lambda layers are code, was not judged"
+            state.find("keras-config", reason, None)
 
     def _add_finding(self, finding: Finding) -> None:
         verdict = DANGEROUS if finding.kind in _DANGEROUS_KINDS else UNKNOWN
@@ -197,8 +247,8 @@ class ZipScanner:
             if gap > _MAX_DESCRIPTOR:
                 self._find_hidden_record(start + packed[i], gap, directory.names[i])
             head = base + start
-            if packed[i] > 1 and begins_with_protocol(buffer[head : head + 2]):
-                self.pickle_like.add(i)
+            if packed[i] > 3 and looks_like_file(buffer, head, head + packed[i]):
+                self.suspects.add(i)
 
     def _find_hidden_record(self, start: int, size: int, neighbour: str) -> None:
         """Look for a record in bytes that belong to none."""
@@ -263,8 +313,6 @@ class ZipScanner:
                 raise DamagedError(message, where=Place(name))
             return SliceSource(self.source, directory.start(i), size)
         if method == _BZIP2 and not is_encrypted:
-            from ptinspect.safety.containers.decompress import decompress
-
             packed = SliceSource(self.source, directory.start(i), packed_size)
             content, error = decompress(packed, "bzip2", self.state)
             if error is not None:
@@ -272,8 +320,6 @@ class ZipScanner:
             return content
         self.state.budget.count_unpacked(size, name)
         if method == _LZMA and not is_encrypted:
-            from ptinspect.safety.containers.decompress import decompress_zip_lzma
-
             data = self.source.read(directory.start(i), packed_size)
             data = decompress_zip_lzma(data, size, name)
         else:
@@ -297,11 +343,14 @@ class ZipScanner:
         is_unidentified = bool(member.errors) and all(
             isinstance(error, FormatError) for error in member.errors
         )
+        is_unidentified = is_unidentified and member.format != "compressed"
         if is_unidentified and is_torch and not member.has_model_name and not member.findings:
             self.bare_numbers += 1
             return
-        if member.format == "program" and is_torch:
-            state.find("program", f"it contains {member.description}", name)
+        if member.format == "program" or member.format in UNREAD_FORMATS:
+            state.find(
+                member.format, f"it contains {member.description}, which is not judged", name
+            )
         if member.format == "git-lfs":  # `git lfs pull` cannot fetch it into an archive
             message = "it is a Git LFS pointer, and its content is elsewhere"
             state.errors.append(FormatError(message, where=Place(name)))
@@ -345,16 +394,16 @@ class ZipScanner:
                 message = f"{len(missing):,} storages are missing, the first is {missing[0]}"
                 self.state.errors.append(DamagedError(message, where=Place(name)))
 
-    def _scan_pickle_like_storage(self, i: int) -> None:
-        """Scan a storage that begins like a pickle: numbers, unless it does something."""
+    def _scan_storage(self, i: int) -> None:
+        """Scan a storage that begins like a file: numbers, unless it does something."""
         name = self.directory.names[i]
         try:
-            member = self.state.new_member(name)
+            if self.directory.methods[i] == DEFLATED:
+                head = next(self.directory.chunks(i, 0, _HEAD, _HEAD), b"")
+                if not looks_like_file(head, 0, len(head)):
+                    return
+            with self._open(i) as source:
+                if looks_like_file(*source.window()):
+                    scan_suspect(self.state, source, name, self.scan_source)
         except PtInspectError as error:
             self.state.errors.append(error)
-            return
-        with self._open(i) as source:
-            data, start, stop = source.window()
-            if scan_pickles(member, data, start, stop, name).is_harmful:
-                reason = "the bytes of a storage are a pickle that is not harmless"
-                self.state.find("storage-pickle", reason, name)
