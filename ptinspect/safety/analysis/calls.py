@@ -224,13 +224,18 @@ def _judge_reconstruction(func: Global, args: tuple[Value, ...], depth: int) -> 
         cls, inner, keywords = args
         if isinstance(inner, tuple) and isinstance(keywords, dict):
             return judge_call(cls, inner, "NEWOBJ", depth - 1, keywords)
-    judgement = judge_call(args[0], (), "NEWOBJ", depth - 1)
     if func.name != "_reconstructor" or len(args) != 3:
+        judgement = judge_call(args[0], (), "NEWOBJ", depth - 1)
         return worst_judgement(judgement, _OTHER_RECONSTRUCTION)
-    base = args[1]  # `base.__new__(cls, state)`, and `base.__init__`
-    if isinstance(base, Global) and base.module == "builtins" and base.name in _BASES:
-        return judgement
-    return worst_judgement(judgement, judge_call(base, args[2:], "REDUCE", depth - 1))
+    base, state = args[1:]  # `base.__new__(cls, state)`, and `base.__init__`
+    name = base.name if isinstance(base, Global) and base.module == "builtins" else ""
+    if name not in _BASES:
+        judgement = judge_call(args[0], (), "NEWOBJ", depth - 1)
+        return worst_judgement(judgement, judge_call(base, (state,), "REDUCE", depth - 1))
+    inner = () if name == "object" and state is None else (state,)
+    if name == "tuple" and isinstance(state, tuple):
+        inner = state
+    return judge_call(args[0], inner, "NEWOBJ", depth - 1)
 
 
 def _judge_result_call(func: Value, args: tuple[Value, ...], how: str, depth: int) -> Judgement:

@@ -159,6 +159,37 @@ def _is_number_text(value: Value) -> bool:
     return isinstance(value, str) and not _LARGE_EXPONENT.search(value)
 
 
+def _is_index(value: Value) -> bool:
+    """The arguments of a table's labels. Other iterables could be expanded without an end."""
+    if not isinstance(value, dict):
+        return False
+    made = (_made_by(item) for item in value.values() if isinstance(item, Call))
+    return all(path.startswith(("numpy.", "pandas.", "builtins.slice")) for path in made)
+
+
+_LAST_POSITIONS = {"pos": 624, "buffer_pos": 4}
+"""Positions up to which MT19937 and Philox have numbers. numpy reads on at any other."""
+
+
+def _is_generator_state(value: Value) -> bool:
+    """The state of a random generator: numbers, and a position inside of them."""
+    if isinstance(value, tuple):  # ("MT19937", key, position, …)
+        return len(value) > 2 and isinstance(value[2], int) and 0 <= value[2] <= 624
+    if not isinstance(value, dict) or not isinstance(value.get("state", {}), dict | int):
+        return False
+    inner = value.get("state")
+    for state in (value, inner if isinstance(inner, dict) else {}):
+        for name, last in _LAST_POSITIONS.items():
+            position = state.get(name, 0)
+            if not isinstance(position, int) or not 0 <= position <= last:
+                return False
+    return True
+
+
+def _is_pair(value: Value) -> bool:
+    return isinstance(value, list | tuple) and len(value) == 2 and _is_hashable(value[:1])
+
+
 def _is_hashable(value: Value) -> bool:
     """Members of a set. Tuples that share parts may take more than any time to hash."""
     sizes: dict[int, int] = {}
@@ -189,8 +220,10 @@ _KINDS: dict[str, Kind] = {
     "dtype": _is_dtype,
     "float": lambda value: isinstance(value, float),
     "generic": _is_generic,
+    "generator": _is_generator_state,
     "hashable": _is_hashable,
     "hooks": lambda value: isinstance(value, dict | Call) or value is None,
+    "index": _is_index,
     "int": lambda value: isinstance(value, int),
     "list": lambda value: isinstance(value, list),
     "name": lambda value: isinstance(value, Inert),
@@ -199,6 +232,7 @@ _KINDS: dict[str, Kind] = {
     "num": lambda value: isinstance(value, int | float | complex),
     "number": _is_number_text,
     "object": lambda value: isinstance(value, Call | PersistentId),
+    "pair": _is_pair,
     "shape": _is_shape,
     "storage": _is_storage,
     "str": lambda value: isinstance(value, str),

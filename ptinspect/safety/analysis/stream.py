@@ -313,6 +313,8 @@ class StreamJudge:
         is_listed = row is not None and row.verdict in ("allowed", "module")
         shapes = parse_shapes(row.shapes if row else "")
         if event.opcode == "BUILD":
+            if isinstance(event.argument, tuple) and view_exceeds_storage(event.argument):
+                self._add_view_finding(event.offset)
             if is_listed and not shapes.has_state(event.argument):
                 kind = describe((event.argument,))
                 self._add(event, UNKNOWN, func.path, f"BUILD with {kind}: no writer builds it so")
