@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import partial
+from itertools import count
 from typing import TYPE_CHECKING
 from weakref import ref
 
 from ptinspect.display.text.escape import safe
+from ptinspect.document.entries import describe
 from ptinspect.document.modules import MODULES, Module, module_of
 from ptinspect.document.to_array import number_of
 from ptinspect.errors import PtInspectError
-from ptinspect.pickling.pyobjects import class_path, dotted
+from ptinspect.pickling.pyobjects import (
+    as_mapping,
+    as_sequence,
+    attributes_of,
+    brief_repr,
+    class_path,
+    dotted,
+    path_step,
+)
 from ptinspect.pickling.values import Call, Value
 from ptinspect.torchnn.classes import candidates, lookup
 from ptinspect.torchnn.extra_repr import extra_repr
@@ -20,6 +31,10 @@ if TYPE_CHECKING:
     from ptinspect.document import Document
     from ptinspect.document.tensor import Tensor
     from ptinspect.torchnn.protocols import Attributes, ModuleNode
+
+
+MAX_ATTRIBUTE_ITEMS, MAX_ATTRIBUTE_DEPTH = 10_000, 16
+"""Containers in the attributes of a module that are written, and how deep they may be nested."""
 
 
 class Node:
@@ -80,6 +95,38 @@ class ModuleNodes:
     def __call__(self, value: Value, /) -> TensorFacts | None:
         tensor = self._document.tensor_of(value) if isinstance(value, Call) else None
         return TensorFacts(tensor) if tensor is not None else None
+
+
+def plain_attributes(document: Document, module: Module) -> dict[str, object]:
+    """Return the attributes that a class of the user's own gave a module, as JSON has them: a class
+    list, a configuration. Not its tensors, modules and hooks, which are listed elsewhere."""
+    if lookup(module.class_path) is not None:
+        return {}
+    budget = count()
+    return {
+        name: _plain_value(document, value, budget, 1)
+        for name, value in module.other_attributes()
+        if module_of(value) is None
+        and (not isinstance(value, Call) or document.tensor_of(value) is None)
+    }
+
+
+def _plain_value(document: Document, value: Value, budget: count[int], depth: int) -> object:
+    """Return a value as JSON has it, or its class; `budget` counts the values of all attributes."""
+    if isinstance(value, Call) and document.tensor_of(value) is not None:
+        return "a tensor"
+    description = describe(value)
+    if description is not None:
+        return description[1] if value is None or description[1] is not None else description[0]
+    items, elements = as_mapping(value), as_sequence(value)
+    if items is None and elements is None and isinstance(value, Call):
+        items = attributes_of(value)
+    if depth == MAX_ATTRIBUTE_DEPTH or next(budget) > MAX_ATTRIBUTE_ITEMS:
+        return brief_repr(value)
+    deeper = partial(_plain_value, document, budget=budget, depth=depth + 1)
+    if items:
+        return {str(path_step(key)): deeper(item) for key, item in items.items()}
+    return brief_repr(value) if elements is None else list(map(deeper, elements))
 
 
 class TensorFacts:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from ptinspect.display.measure import FileHash
     from ptinspect.display.options import ShowOptions
     from ptinspect.document import Document, TensorInfo
+    from ptinspect.document.entries import Entry
+    from ptinspect.document.modules import ModuleInfo
     from ptinspect.document.optim.state import Optimizer
     from ptinspect.formats.archive import Archive
     from ptinspect.pickling.pyobjects import Path
@@ -96,6 +98,9 @@ def facts(document: Document, options: ShowOptions, file_hash: FileHash | None) 
     programs = document.archive.facts.get("programs")
     for program in programs if isinstance(programs, list) else ():
         yield from _program_facts(program)
+    for info in document.modules:
+        if not info.name and (attributes := _attributes_text(document, info)):
+            yield "attributes", attributes
     for optimizer in document.optimizers:
         yield "optimizer", optimizer_text(document, optimizer)
     fit = ""
@@ -140,11 +145,23 @@ def _program_facts(program: dict[str, Any]) -> Iterator[Fact]:
         yield "ranges", join_names(ranges, MAX_NAMES)
 
 
+def _attributes_text(document: Document, info: ModuleInfo) -> str:
+    """Return the plain attributes of a model: `names: 80 items, task: detect`."""
+    from ptinspect.display.module_nodes import plain_attributes
+
+    attributes = plain_attributes(document, info.module).items()
+    shown = [item for item in attributes if item[1] is not None and not item[0].startswith("_")]
+    texts = join_names(map(_metadata_text, shown), MAX_NAMES)
+    return f"{texts}, in {cut(dotted(info.root))}" if texts and info.root else texts
+
+
 def _metadata_text(item: tuple[str, object]) -> str:
-    """Return `name: value`, where a long value is cut and a list is counted."""
+    """Return `name: value`, where a long value is cut and items are counted."""
     name, value = item
-    if isinstance(value, dict):  # a list that is too long for the document
-        value = f"{value['length']:,} items"
+    if isinstance(value, dict):
+        value = count_text(value.get("length", len(value)), "item")
+    elif isinstance(value, list) and any(isinstance(item, dict | list) for item in value):
+        value = count_text(len(value), "item")
     text = str(value)
     return cut(f"{name}: {text[:60]}{'…' * (len(text) > 60)}")
 
@@ -374,9 +391,9 @@ def _has_rng_state(document: Document) -> bool:
 def entry_lines(document: Document, depth: int | None) -> list[tuple[str, str]]:
     """Return key and text of each entry, and of the 0-dim tensors outside models."""
     lines = [
-        (cut(dotted(entry.path)), entry_text(entry))
-        for entry in document.entries
-        if depth is None or len(entry.path) <= max(depth, 1)
+        (cut(dotted(path)), entry_text(entry))
+        for path, entry in _unwrapped_entries(document.entries)
+        if depth is None or len(path) <= max(depth, 1)
     ]
     contents = document.contents
     owners: set[Path] = {info.root for info in contents.modules} | set(contents.state_dicts)
@@ -386,6 +403,26 @@ def entry_lines(document: Document, depth: int | None) -> list[tuple[str, str]]:
         if not any(info.path[:length] in owners for length in range(len(info.path))):
             lines.append((cut(info.key) or "(root)", _scalar_tensor_text(info)))
     return lines
+
+
+def _unwrapped_entries(entries: Sequence[Entry]) -> Iterator[tuple[Path, Entry]]:
+    """Yield the entries with the paths to show. omegaconf wraps each value of a configuration in a
+    node with metadata and its parent: only the values are shown, under their paths in Python."""
+    nodes = {entry.path for entry in entries if entry.type.startswith("omegaconf.")}
+    shown: dict[Path, Path | None] = {}  # None: part of a node's metadata
+    for entry in entries:
+        if not nodes:
+            yield entry.path, entry
+            continue
+        starts = (entry.path[:length] for length in range(len(entry.path) - 1, -1, -1))
+        owner: Path = next((start for start in starts if start in shown), ())
+        base, steps = shown.get(owner, ()), entry.path[len(owner) :]
+        if owner in nodes:
+            base = base if steps[0] in ("_content", "_val") else None
+            steps = steps[1:]
+        path = shown[entry.path] = None if base is None else (*base, *steps)
+        if path is not None and not (owner in nodes and entry.path in nodes):
+            yield path, entry
 
 
 def _scalar_tensor_text(info: TensorInfo) -> str:

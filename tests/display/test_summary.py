@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+import types
 from pathlib import Path
 
 import pytest
@@ -104,6 +105,56 @@ def test_many_entries_are_counted_on_a_terminal() -> None:
     value = {f"key{number}": number for number in range(100)}
     assert "… and 61 more entries (--all)" in shown_value(value, fold=True)
     assert "key99" in shown_value(value)
+
+
+def test_the_nodes_of_omegaconf_are_folded() -> None:
+    text = shown("checkpoints/lightning.ckpt")
+    entries = dict(re.findall(r"^(hyper_parameters\S*) +(.+)$", text, re.MULTILINE))
+    assert entries == {
+        "hyper_parameters": "pytorch_lightning.utilities.parsing.AttributeDict",
+        "hyper_parameters.lr": "0.001",
+        "hyper_parameters.width": "8",
+        "hyper_parameters.model": "omegaconf.dictconfig.DictConfig",
+        "hyper_parameters.model.depth": "2",
+        "hyper_parameters.model.a.b": "1",
+    }
+    assert "_metadata" in shown("checkpoints/lightning.ckpt", "json")
+
+
+class Detector:
+    """With the attributes of a YOLO model, and those that torch gives a module."""
+
+    def __init__(self) -> None:
+        self._parameters: dict[str, object] = {}
+        self._buffers: dict[str, object] = {}
+        self._modules: dict[str, object] = {}
+        self.training = True
+        self.names = {0: "person", 1: "bicycle"}
+        self.yaml: object = {"nc": 2, "backbone": [[-1, 1, "Conv", [64, 3, 2]]]}
+        self.args = types.SimpleNamespace(lr0=0.01, data=None)
+        self.task = "detect"
+
+
+def test_plain_attributes_of_modules_are_shown() -> None:
+    value = {"model": Detector(), "epoch": 3}
+    text = "names: 2 items, yaml: 2 items, args: 2 items, task: detect, in model"
+    assert line(shown_value(value), "attributes") == text
+    modules = json.loads(shown_value(value, "json"))["modules"]
+    assert [module.get("attributes") for module in modules] == [
+        {
+            "names": {"0": "person", "1": "bicycle"},
+            "yaml": {"nc": 2, "backbone": [[-1, 1, "Conv", [64, 3, 2]]]},
+            "args": {"lr0": 0.01, "data": None},
+            "task": "detect",
+        }
+    ]
+
+
+def test_attributes_that_repeat_each_other_are_bounded() -> None:
+    model = Detector()
+    for _ in range(40):
+        model.yaml = [model.yaml, model.yaml]
+    assert len(shown_value(model, "json")) < 1_000_000
 
 
 def test_a_tensor_of_no_dimension_is_its_number() -> None:

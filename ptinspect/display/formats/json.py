@@ -102,7 +102,7 @@ def _shard_names(document: Document) -> list[str]:
 def _modules(document: Document) -> Iterator[dict[str, object]]:
     if not document.modules:
         return
-    from ptinspect.display.module_nodes import ModuleNodes
+    from ptinspect.display.module_nodes import ModuleNodes, plain_attributes
 
     nodes = ModuleNodes(document)
     for info in document.modules:
@@ -115,6 +115,9 @@ def _modules(document: Document) -> Iterator[dict[str, object]]:
             "training": module.training,
             "extra_repr": node.extra_repr(nodes),
         }
+        attributes = plain_attributes(document, module)
+        if attributes:
+            facts["attributes"] = attributes
         yield {**facts, "base": node.base, "evidence": "inferred"} if node.base else facts
 
 
