@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ptinspect.display.text.escape import cut, safe
 from ptinspect.display.text.values import entry_text
 from ptinspect.document.entries import describe
+from ptinspect.document.modules import BUFFERS, PARAMETERS
 from ptinspect.pickling.pyobjects import brief_repr, class_path, dotted
 from ptinspect.pickling.values import Call
 from ptinspect.text import count_text, join_names, python_literal, shell_word, size_text
@@ -83,7 +84,7 @@ def facts(document: Document, options: ShowOptions, file_hash: FileHash | None) 
     if infos:
         yield "tensors", _tensors_text(document, infos)
     if document.kind == "module":
-        yield "state_dict", _state_dict_text(infos, document.size)
+        yield "state_dict", _state_dict_text(document, infos)
     package = document.archive.facts.get("package")
     if isinstance(package, dict):
         parts = [
@@ -241,12 +242,24 @@ def _largest(sizes: Counter[str]) -> list[str]:
     return [*(cut(name) for name, _ in sizes.most_common(MAX_NAMES)), *more]
 
 
-def _state_dict_text(infos: Sequence[TensorInfo], file_size: int) -> str:
+def _state_dict_text(document: Document, infos: Sequence[TensorInfo]) -> str:
     """Return the size of the state_dict() of a full model, in comparison with the file."""
-    members = [info for info in infos if info.persistent and info.role in ("parameter", "buffer")]
-    sizes = {info.tensor.view_key(): info.nbytes for info in members}
-    keys = count_text(len(members), "key")
-    return f"{size_text(sum(sizes.values()))} in {keys}, the file is {size_text(file_size)}"
+    modules = [info.module for info in document.modules if not info.root]
+    is_packed = any(module.packs_weights for module in modules)
+    roles = ROLES if is_packed else ("parameter", "buffer")
+    members = [info for info in infos if info.persistent and info.role in roles]
+    nbytes = sum({info.tensor.view_key(): info.nbytes for info in members}.values())
+    keys = len(members)
+    if is_packed:  # a quantized weight and its bias may be one key, and numbers are keys as well
+        packed = [module.packed_keys for module in modules]
+        keys = sum(map(len, packed))
+        for module in modules:
+            keys += sum(value is not None for _, value in module.members(PARAMETERS))
+            buffers = (name for name, value in module.members(BUFFERS) if value is not None)
+            keys += sum(name not in module.non_persistent for name in buffers)
+        nbytes += sum(12 for names in packed if "scale" in names)  # a float32 and an int64
+    text = f"{size_text(nbytes)} in {count_text(keys, 'key')}"
+    return f"{text}, the file is {size_text(document.size)}"
 
 
 def _sources_text(archive: Archive) -> str:

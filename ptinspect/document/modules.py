@@ -23,6 +23,10 @@ from ptinspect.torchnn.classes import lookup
 
 PARAMETERS, BUFFERS, MODULES = "_parameters", "_buffers", "_modules"
 
+PACKED_OBJECTS = ("param", "_packed_weight_ih", "_packed_weight_hh")
+"""Attributes of the dynamic recurrent modules whose objects are entries of the state_dict:
+`PackedParameter` and `RNNCellBase` in torch.ao.nn.quantized.dynamic.modules.rnn."""
+
 HOOKS = (
     "_backward_pre_hooks", "_backward_hooks", "_forward_hooks", "_forward_pre_hooks",
     "_state_dict_hooks", "_state_dict_pre_hooks", "_load_state_dict_pre_hooks",
@@ -117,6 +121,23 @@ class Module:
         """True if the state_dict has attributes too: the packed weights of quantized modules.
         Their own code adds them, which TorchScript does not have."""
         return ".quantized." in self.class_path and self.call.opcode != SCRIPT_OBJECT
+
+    @property
+    def packed_keys(self) -> list[str]:
+        """The keys that a quantized class itself adds to those of its parameters and buffers.
+        Source: `_save_to_state_dict` of the classes in torch.ao.nn.quantized."""
+        attributes, name = self.attributes, self.class_name
+        if not self.packs_weights or name in ("HistogramObserver", "FakeQuantize"):
+            return []
+        if name == "LinearPackedParams":
+            return ["dtype", "_packed_params"]
+        if name == "EmbeddingPackedParams":
+            return ["dtype", "_packed_weight"]
+        keys = [key for key in PACKED_OBJECTS if key in attributes]
+        if "weight" in attributes and "bias" in attributes:  # a convolution
+            keys += ["weight", "bias"]
+        has_scale = isinstance(attributes.get("scale"), float)
+        return [*keys, "scale", "zero_point"] if has_scale and "zero_point" in attributes else keys
 
     @property
     def hooks(self) -> dict[str, list[str]]:

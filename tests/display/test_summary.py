@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ptinspect.cli import COMMANDS
 from ptinspect.display import FORMATS
-from tests.display.making import shown, shown_value
+from tests.display.making import FIXTURES, shown, shown_value
 from tests.display.test_escape import any_text, hidden
 
 
@@ -67,6 +67,19 @@ def test_nothing_is_said_of_training_where_there_is_none() -> None:
 def test_what_a_state_dict_alone_would_take() -> None:
     """Non-persistent buffers and plain attributes are left out, tied weights count once."""
     assert line(shown("modules/everything.pt"), "state_dict").startswith("96 bytes in 5 keys")
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ["conv", "dynamic", "dynamic-half", "lstm", "static"])
+def test_keys_of_a_quantized_model_are_counted_as_torch_does(kind: str) -> None:
+    torch = pytest.importorskip("torch")
+    file = f"modules/quantized-{kind}.pt"
+    try:
+        model = torch.load(FIXTURES / file, weights_only=False)
+    except RuntimeError as error:
+        pytest.skip(str(error))  # no engine for quantized weights
+    keys = len(model.state_dict())
+    assert f" in {keys} keys, the file" in line(shown(file), "state_dict")
 
 
 def test_optimizer_with_groups() -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from struct import pack
 from typing import TYPE_CHECKING
 
-from ptinspect.document.modules import BUFFERS, PARAMETERS, Module
+from ptinspect.document.modules import BUFFERS, PACKED_OBJECTS, PARAMETERS, Module
 from ptinspect.document.select import value_at
 from ptinspect.document.tensor import InlineStorage, Tensor
 from ptinspect.dtypes import DTYPES
@@ -47,10 +47,6 @@ _VERSIONS = {
 
 _QUANTIZED_VERSIONS = {"Linear": 3, "LinearReLU": 3, "LinearLeakyReLU": 3, "LinearTanh": 3}
 _DYNAMIC_VERSIONS = {"Linear": 4, "LinearReLU": 4, "GRU": 2, "LSTM": 2}
-
-_PACKED_OBJECTS = ("param", "_packed_weight_ih", "_packed_weight_hh")
-"""Attributes of the dynamic recurrent modules whose objects are entries of the state_dict:
-`PackedParameter` and `RNNCellBase` in torch.ao.nn.quantized.dynamic.modules.rnn."""
 
 
 @dataclass(slots=True)
@@ -209,4 +205,4 @@ def _quantized_items(
     if name.startswith("Linear") or name == "QFunctional":
         return scale_items
     # Recurrent modules: torch keeps these objects packed in the state_dict.
-    return [(key, attributes[key]) for key in _PACKED_OBJECTS if key in attributes]
+    return [(key, attributes[key]) for key in PACKED_OBJECTS if key in attributes]
