@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 ZIP_MAGIC = b"PK\x03\x04"
 
+COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x5d\0\0", b"\x78", b"\x04\x22\x4d\x18")
+"""First bytes of the compressions that joblib uses."""
+
 HEAD_BYTES = 4096
 """Bytes that are read before it is decided what a file is."""
 
@@ -71,6 +74,12 @@ def _open(source: Source, limits: Limits, allow_index: bool) -> Archive:
 
         return open_zip(source, directory, folder, limits)
 
+    if head.startswith(COMPRESSED):
+        from ptinspect.formats.joblib import open_compressed
+
+        dump = open_compressed(source, head, limits)
+        if dump is not None:
+            return dump
     named = identify_head(source, head, limits)
     if named is None:
         from ptinspect.formats.pickles import open_pickle

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from ptinspect.errors import DOWNLOAD_AGAIN, DamagedError, FormatError, LimitError, Place
 from ptinspect.formats.archive import Archive, Finding
-from ptinspect.formats.signatures import Identity, identify_text, unknown_format_error
+from ptinspect.formats.joblib import WRAPPER, has_arrays, read_joblib
+from ptinspect.formats.signatures import identify_text, unknown_format_error
 from ptinspect.formats.torch.legacy import is_legacy, read_legacy
 from ptinspect.formats.zip.records import has_end_record
 from ptinspect.limits import LIMITS, Limits
@@ -51,16 +52,19 @@ def open_pickle(source: Source, head: bytes, limits: Limits) -> Archive:
     is_announced = head[0] == 0x80 and len(head) > 1 and 2 <= head[1] <= 5
     try:
         archive = read_pickle(source, limits)
+        is_joblib = any(name.path == WRAPPER for name in archive.pickled.globals)
     except (DamagedError, LimitError) as error:
-        if b"joblib.numpy_pickle" in head or b"joblib\nnumpy_pickle" in head:
-            joblib = Identity("joblib", "a joblib dump", "read it with joblib.load(path)")
-            raise joblib.error() from error
+        is_joblib = has_arrays(*source.window())
+        if is_joblib:
+            return read_joblib(source, limits)
         if is_announced or _OLD_PICKLE.match(head):
             raise
         is_long = error.where is not None and (error.where.offset or 0) >= _LONG_RUN
         if is_long and not identify_text(head, source.size):
             raise
         raise _not_pickle_error(source, head) from error
+    if is_joblib:
+        return read_joblib(source, limits)
     # a few bytes of any file may be a pickle of something small, followed by other bytes
     root = archive.root
     is_substantial = isinstance(root, (dict, list, tuple, Inert)) and bool(root)

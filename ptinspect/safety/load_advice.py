@@ -171,6 +171,7 @@ def _is_class(persistent_id: PersistentId) -> bool:
 _OTHER_READERS = {
     "npy": "numpy.load({})",
     "npz": "numpy.load({})",
+    "joblib": "joblib.load({})",
     "gguf": "gguf.GGUFReader({})",
     "torchscript": "torch.jit.load({})",
     "torch-export": "torch.export.load({})",

@@ -17,7 +17,7 @@ PAGES = {path.stem: path.read_text("utf-8") for path in sorted(FOLDER.glob("*.md
 SOURCES = sorted(
     {name for text in PAGES.values() for name in re.findall(r"`(torch(?:\.\w+)+)`", text)}
 )
-SCANNED = {"joblib", "compressed", "tar", "git-lfs"}
+SCANNED = {"compressed", "tar", "git-lfs"}
 
 
 class Dump(NamedTuple):

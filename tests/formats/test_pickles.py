@@ -93,8 +93,7 @@ def test_bytes_that_begin_with_an_opcode(data: bytes) -> None:
         opened(data)
 
 
-def test_joblib_is_named() -> None:
+def test_a_damaged_dump_of_joblib_is_an_error() -> None:
     head = b"\x80\x03cjoblib.numpy_pickle\nNumpyArrayWrapper\nq\0)\x81q\1}q\2sb\0\1\2\3\4 raw bytes"
-    with pytest.raises(FormatError, match="joblib dump") as caught:
+    with pytest.raises(DamagedError, match="too few values on the stack"):
         opened(head)
-    assert caught.value.hint == "read it with joblib.load(path)"
