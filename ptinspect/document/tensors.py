@@ -21,6 +21,7 @@ from ptinspect.pickling.pyobjects import (
     Path,
     as_bytes,
     as_mapping,
+    as_sequence,
     attributes_of,
     function_path,
     global_path,
@@ -232,6 +233,11 @@ class TensorReader:
                 tensor.subclass = kind
             if not is_plain or path.endswith("_v2"):  # v1 drops a plain tensor's state
                 self._add_state(tensor, _state_attributes(args[3]))
+            if kind == _SHARDED_TENSOR and isinstance(args[3], tuple) and args[3]:
+                # `ShardedTensor.__getstate__`: (shards of this process, metadata, group, …)
+                shards = enumerate(as_sequence(args[3][0]) or ())
+                parts = ((f"shard{i}", s) for i, s in shards if isinstance(s, Call))
+                self._add_state(tensor, {i: attributes_of(s).get("tensor") for i, s in parts})
         else:
             tensor.parameter = path != "torch.autograd.variable.Variable"
             grad = _requires_grad(wrapper)
@@ -248,14 +254,15 @@ class TensorReader:
         """Add attributes set on a tensor. Tensors among those of a subclass without bytes of its
         own are its parts. A jagged tensor's attributes repeat its parts; a DTensor's `_spec` is
         its placement."""
+        tensor.parts, tensor.state = dict(tensor.parts), dict(tensor.state)
         for key, value in state.items():
             if tensor.layout == "jagged" or key == "_spec":
                 continue
             part = self.read(value) if tensor.storage is None and tensor.subclass else None
             if part is not None:
-                tensor.parts = {**tensor.parts, str(key): part}
+                tensor.parts[str(key)] = part
             else:
-                tensor.state = {**tensor.state, key: value}
+                tensor.state[key] = value
 
 
 def _bytes_source(archive: Archive, value: Value) -> MemorySource | None:
@@ -280,6 +287,7 @@ _REBUILD_FROM_TYPE = {
 _PARAMETER_CLASSES = {
     "torch.nn.parameter.Parameter", "torch.nn.parameter.Buffer", "torch.autograd.variable.Variable",
 }  # fmt: skip
+_SHARDED_TENSOR = "torch.distributed._shard.sharded_tensor.api.ShardedTensor"
 _NESTED_TENSOR = "torch.nested._internal.nested_tensor.NestedTensor"
 
 

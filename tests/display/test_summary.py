@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 import types
 from pathlib import Path
 
@@ -83,6 +85,27 @@ def test_keys_of_a_quantized_model_are_counted_as_torch_does(kind: str) -> None:
         pytest.skip(str(error))  # no engine for quantized weights
     keys = len(saved) if state_dict.exists() else len(saved.state_dict())
     assert f" in {keys} keys, the file" in line(shown(file), "state_dict")
+
+
+SHARDED = """
+import sys, torch, torch.distributed as dist
+from torch.distributed._shard import sharded_tensor
+from torch.distributed._shard.sharding_spec import ChunkShardingSpec
+dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+spec = ChunkShardingSpec(dim=0, placements=["rank:0/cpu"])
+torch.save({"w": sharded_tensor.rand(spec, 4, 3), "b": torch.ones(3)}, sys.argv[1])
+"""
+
+
+def test_the_shards_of_a_sharded_tensor_are_its_bytes(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    path = tmp_path / "sharded.pt"
+    command = [sys.executable, "-W", "ignore", "-c", SHARDED, str(path)]
+    subprocess.run(command, check=True, capture_output=True)
+    assert line(shown(path), "tensors").startswith("2 tensors, 15 elements, 60 bytes, float32")
+    first = json.loads(shown(path, "json"))["tensors"][0]
+    assert [first["nbytes"], first["parts"]["shard0"]["shape"]] == [48, [4, 3]]
+    assert first["parts"]["shard0"]["storage"]["nbytes"] == 48
 
 
 def test_optimizer_with_groups() -> None:
