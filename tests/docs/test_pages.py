@@ -25,6 +25,14 @@ def test_the_paths_and_commands_of_a_page_exist(page: Path) -> None:
         assert (page.parent / link).exists(), link
 
 
+def test_the_times_of_the_readme_are_measured() -> None:
+    readme = (ROOT / "README.md").read_text("utf-8")
+    times = re.findall(r"^\| `[\w -]+` \| .+ \| (\d+ ms) \|$", readme, re.MULTILINE)
+    measured = re.findall(r"\d+ ms\b", (ROOT / "docs" / "performance.md").read_text("utf-8"))
+    assert len(times) == 7
+    assert set(times) <= set(measured)
+
+
 def test_the_rooms_and_their_first_files_exist() -> None:
     """The table of CONTRIBUTING.md: each room, and the file to start reading in."""
     text = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
