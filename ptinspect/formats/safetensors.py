@@ -45,14 +45,18 @@ class TensorEntry(NamedTuple):
     begin: int
     end: int
 
-    def call(self, key: str) -> Call:
-        """Return the call that builds the tensor; `key` is that of its storage."""
+    def torch_form(self) -> tuple[DType | None, tuple[int, ...]]:
+        """Return the dtype of torch, None if it has no such type, and the shape."""
         dtype, shape = SAFETENSORS_DTYPES.get(self.type_name), self.shape
         if self.type_name == "F4":
             if not shape or shape[-1] % 2:
-                dtype = None
-            else:
-                shape = (*shape[:-1], shape[-1] // 2)
+                return None, shape
+            shape = (*shape[:-1], shape[-1] // 2)
+        return dtype, shape
+
+    def call(self, key: str) -> Call:
+        """Return the call that builds the tensor; `key` is that of its storage."""
+        dtype, shape = self.torch_form()
         if dtype is None:
             return encoded_tensor(key, self.type_name, shape, self.end - self.begin)
         return dense_tensor(key, dtype, shape)
@@ -69,6 +73,14 @@ class Safetensors(PicklelessArchive):
         self.tensors: dict[str, TensorEntry] = {}
         self.metadata: dict[str, str] = {}
         self.aliases: dict[str, str] = {}
+
+    @property
+    def root(self) -> Value:
+        """The tensors by name. Built at the first use."""
+        if self.value is None:
+            calls = self.tensor_calls()
+            self.value = ordered_dict((name, calls[name]) for name in order_keys(calls))
+        return self.value
 
     def tensor_calls(self, prefix: str = "") -> dict[str, Call]:
         """Return the call that builds each tensor, aliases included; `prefix` goes before storage
@@ -100,8 +112,6 @@ def read_safetensors(
         for name, target in metadata.items()
         if name not in archive.tensors and target in archive.tensors
     }
-    calls = archive.tensor_calls()
-    archive.value = ordered_dict((name, calls[name]) for name in order_keys(calls))
     if archive.aliases:
         message = f"{count_text(len(archive.aliases), 'tensor')} shared with another (metadata)"
         archive.warnings.append(Finding("safetensors-alias", message))

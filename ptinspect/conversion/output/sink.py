@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from zlib import crc32
 
 from ptinspect.atomic_file import map_os_errors
@@ -50,6 +50,9 @@ LARGE = 256 << 10
 BUFFER = 1 << 20
 """Number of bytes that are collected, or read, before they are written."""
 
+SMALL_WINDOW, MAX_WINDOWS = 16 << 10, 8
+"""Bytes that are first read ahead for small pieces, and the number of places where that is done."""
+
 THREADED = 8 << 20
 """From this size of a piece on, a thread for its CRC-32 is worth its start."""
 
@@ -74,6 +77,15 @@ def kernel_copy() -> KernelCopy | None:
     return copy
 
 
+class _Window(NamedTuple):
+    """Bytes `start` to `stop` of a file."""
+
+    source: int
+    start: int
+    stop: int
+    data: memoryview
+
+
 class Sink:
     """Writes one output from its beginning to its end. `mismatches` are the ranges whose bytes do
     not match the CRC-32 that their source recorded."""
@@ -88,9 +100,7 @@ class Sink:
         self._pending = bytearray()
         self._read_buffer = memoryview(b"")
         self._crc_thread: ThreadPoolExecutor | None = None
-        self._window = bytearray()
-        self._window_source = -1
-        self._window_offset = 0
+        self._windows: list[_Window] = []  # the latest first
 
     def write(self, data: bytes) -> None:
         """Write bytes of the container itself."""
@@ -217,20 +227,36 @@ class Sink:
         return crc
 
     def _chunks(self, piece: Piece) -> Iterable[bytes | memoryview]:
-        """Return the chunks of a piece. Small ranges of a file come from a window that is read
+        """Return the chunks of a piece. Small ranges of a file come from windows that are read
         ahead, because their neighbours usually follow."""
-        file_range = piece.file_range() if piece.length < LARGE else None
-        if file_range is None or not piece.length:
+        file_range = piece.file_range() if 0 < piece.length < LARGE else None
+        if file_range is None:
             return piece.chunks()
         source, offset = file_range
-        start = offset - self._window_offset
-        if source != self._window_source or start < 0 or start + piece.length > len(self._window):
-            self._window = bytearray(BUFFER)
-            size = _read_into(source, memoryview(self._window), offset)
-            del self._window[size:]
-            self._window_source, self._window_offset, start = source, offset, 0
-        data = memoryview(self._window)[start : start + piece.length]
-        return [data]
+        stop = offset + piece.length
+        for window in self._windows:
+            if window.source == source and window.start <= offset and stop <= window.stop:
+                return [window.data[offset - window.start : stop - window.start]]
+        window = self._read_window(source, offset, piece.length)
+        return [window.data[: piece.length]]
+
+    def _read_window(self, source: int, offset: int, length: int) -> _Window:
+        """Read ahead from an offset: twice as far as the last time if the ranges follow each other.
+
+        There are several windows, because the order of keys is often that of text: `10` is between
+        `1` and `2`.
+        """
+        size = max(SMALL_WINDOW, length)
+        for window in self._windows:
+            if window.source == source and 0 <= offset - window.start <= 2 * len(window.data):
+                size = max(size, min(2 * len(window.data), BUFFER))
+                self._windows.remove(window)
+                break
+        buffer = bytearray(size)
+        data = memoryview(buffer)[: _read_into(source, memoryview(buffer), offset)]
+        window = _Window(source, offset, offset + len(data), data)
+        self._windows = [window, *self._windows[: MAX_WINDOWS - 1]]
+        return window
 
 
 def _truncated_source_error(offset: int) -> DamagedError:
