@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from struct import Struct, pack
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from ptinspect.errors import UnsupportedError
 from ptinspect.pickling.opcodes import OPCODES
@@ -26,6 +26,7 @@ from ptinspect.pickling.values import (
     PersistentId,
     Python2Str,
     SetOf,
+    TensorCall,
     Value,
     key_value,
 )
@@ -36,7 +37,7 @@ OP = {row.name: bytes([row.code]) for row in OPCODES}
 BATCH = 1000
 """Items of one APPENDS or SETITEMS."""
 
-_pack_memo = Struct("<cI").pack
+_pack_memo, _pack_int = Struct("<cI").pack, Struct("<I").pack
 
 _SHORT_TUPLES = (OP["EMPTY_TUPLE"], OP["TUPLE1"], OP["TUPLE2"], OP["TUPLE3"])
 
@@ -86,6 +87,10 @@ def _encode_text(value: str) -> bytes:
     return OP["BINSTRING"] + pack("<i", size) + value.raw
 
 
+def _encode_get(index: int) -> bytes:
+    return b"h%c" % index if index < 256 else _pack_memo(b"j", index)
+
+
 def _encode_global(module: str, name: str) -> bytes:
     """Return GLOBAL with the name of protocols below 3, such as `__builtin__.set` (`pickle.Pickler`
     with `fix_imports`)."""
@@ -109,7 +114,8 @@ _Step: TypeAlias = "Callable[[], None] | bytes | _Item"
 
 
 class FreshCall(Call):
-    """A call to write whose arguments are new objects that nothing else refers to.
+    """A call of `_rebuild_tensor_v2` to write whose arguments are new objects that nothing else
+    refers to.
 
     It consists of atoms, strings, globals, tuples, persistent ids and calls without changes, so it
     is written without the stack of steps, and the memo only counts its tuples and calls.
@@ -131,6 +137,8 @@ class PickleWriter:
         self._persistent = persistent
         self._memo: dict[object, int] = {}
         self._memo_size = 0
+        self._int_tuples: dict[object, bytes] = {}  # sizes and strides, encoded
+        self._around_tensors: dict[int, tuple[bytes, bytes]] = {}  # by the class of the storage
         self._alive: list[Value] = []  # so that no identity is reused
         self._open: set[int] = set()  # calls whose arguments are being written
         self._steps: list[_Step] = []
@@ -167,9 +175,17 @@ class PickleWriter:
         self.out += b"q%c" % index if index < 256 else _pack_memo(b"r", index)
 
     def _get(self, index: int) -> None:
-        self.out += b"h%c" % index if index < 256 else _pack_memo(b"j", index)
+        self.out += _encode_get(index)
 
     def _save(self, value: Value) -> None:
+        if type(value) is str:  # the most frequent values: keys
+            index = self._memo.get(id(value))
+            if index is None:
+                self.out += _encode_text(value)
+                self._put(value)
+            else:
+                self.out += _encode_get(index)
+            return
         encode_atom = _ATOMS.get(type(value))
         if encode_atom is not None:
             self.out += encode_atom(value)
@@ -185,7 +201,7 @@ class PickleWriter:
             self._put(value)
         else:
             kind = type(value)
-            if kind not in _SAVERS:  # a subclass, such as TensorCall
+            if kind not in _SAVERS:  # a subclass
                 kind = next(base for base in _SAVERS if isinstance(value, base))
             _SAVERS[kind](self, value)
 
@@ -317,7 +333,48 @@ class PickleWriter:
 
         self._push_steps(*_call_steps(call), close)
 
+    def _save_tensor_call(self, call: FreshCall) -> bool:
+        """Write a call of `_rebuild_tensor_v2` at once, which `_save_fresh` does in a dozen steps.
+        Return False if it has to: the first calls, whose globals are not in the memo yet."""
+        index, memo = self._memo_size, self._memo
+        args: tuple[Any, ...] = call.args
+        if index < 256 or len(args) != 6 or not args[2] or not isinstance(args[0], PersistentId):
+            return False
+        pid, offset, size, stride, requires_grad, hooks = args
+        named: Any = self._persistent(pid) if self._persistent else pid.value
+        if not isinstance(named, tuple) or len(named) != 5 or not isinstance(hooks, Call):
+            return False
+        word, kind, key, location, numel = named
+        around = self._around_tensors.get(id(kind))
+        if around is None:
+            indexes = [memo.get(_identity(value)) for value in (call.func, word, kind, hooks.func)]
+            gets = [_encode_get(index) for index in indexes if index is not None]
+            if len(gets) < 4:
+                return False
+            self._alive.append(kind)
+            around = gets[0] + b"((" + gets[1] + gets[2], gets[3] + b")Rr"
+            self._around_tensors[id(kind)] = around
+        for numbers in (size, stride):
+            if numbers not in self._int_tuples:
+                body, length = b"".join(map(encode_int, numbers)), len(numbers)
+                body = b"(" + body + b"t" if length > 3 else body + _SHORT_TUPLES[length]
+                self._int_tuples[numbers] = body + b"r"
+        self.out += around[0]
+        self._save(key)  # tensors that share a storage share this object
+        self._save(location)
+        index = self._memo_size
+        self.out += b"".join((
+            encode_int(numel), b"tr", _pack_int(index), b"Q", encode_int(offset),
+            self._int_tuples[size], _pack_int(index + 1), self._int_tuples[stride],
+            _pack_int(index + 2), OP["NEWTRUE"] if requires_grad else OP["NEWFALSE"], around[1],
+            _pack_int(index + 3), b"tr", _pack_int(index + 4), b"R",
+        ))  # fmt: skip
+        self._memo_size = index + 5
+        return True
+
     def _save_fresh_call(self, call: Call) -> None:
+        if type(call) is FreshCall and self._save_tensor_call(call):
+            return
         self._save_fresh(call.func)
         self._save_fresh(call.args)
         self.out += OP["REDUCE"]
@@ -415,5 +472,6 @@ _SAVERS: dict[type, Callable[..., None]] = {
     Global: PickleWriter._save_global,
     Extension: PickleWriter._save_extension,
     Call: PickleWriter._save_call,
+    TensorCall: PickleWriter._save_call,
     Inert: PickleWriter._refuse_buffer,
 }

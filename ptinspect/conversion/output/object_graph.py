@@ -23,7 +23,12 @@ from ptinspect.conversion.output.storage_layout import (
 )
 from ptinspect.dtypes import DTYPES, STORAGE_ITEMSIZE, is_untyped
 from ptinspect.pickling.numpy_objects import contiguous_strides
-from ptinspect.pickling.pyobjects import as_mapping, attributes_of, function_path
+from ptinspect.pickling.pyobjects import (
+    ORDERED_DICT,
+    as_mapping,
+    attributes_of,
+    function_path,
+)
 from ptinspect.pickling.values import Call, Global, Inert, PersistentId, TensorCall, Value
 from ptinspect.pickling.writer import FreshCall, PickleWriter
 
@@ -137,12 +142,20 @@ class ObjectGraph:
                 self._bare_storages[id(pid)] = reference
             return ()
 
-        items = as_mapping(value) or {}
-        calls = [v for v in items.values() if type(v) is TensorCall and v.changes is None]
-        is_state_dict = bool(items) and len(calls) == len(items)
-        if is_state_dict and not [call for call in calls if replace(call)]:
-            # Nothing in the tensors is left to traverse, which is the usual case.
-            value = attributes_of(value) if isinstance(value, Call) else None
+        is_ordered_dict = isinstance(value, Call) and function_path(value) == ORDERED_DICT
+        if document is self._first and (is_ordered_dict or isinstance(value, dict)):
+            # Most of a state_dict are tensors in which nothing is left to traverse.
+            rest: list[Value] = [attributes_of(value)] if isinstance(value, Call) else []
+            for item in (as_mapping(value) or {}).values():
+                if type(item) is not TensorCall or item.changes is not None:
+                    rest.append(item)
+                elif id(item) not in self._dense:
+                    tensor = document.tensor_of(item)
+                    self._dense[id(item)] = _DenseTensor(tensor) if tensor else None
+                    self._alive.append(item)
+                    if tensor is not None:
+                        self._add(tensor)
+            value = rest
         # The writer knows how to traverse every kind of value; its output is not used here.
         PickleWriter(replace, add_storage).dump(value)
 
@@ -244,6 +257,8 @@ class ObjectGraph:
         placement = self._layout.placement(dense.tensor)
         assert placement is not None
         call = _tensor_call(dense.tensor, placement, dense.quantizer)
+        if type(value) is TensorCall and value.changes is None and len(call.args) == 6:
+            return FreshCall(call.func, call.args, call.opcode, 0)
         if dense.subclass_call is not None:
             original = dense.subclass_call
             _, subclass, _, state = original.args

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from ptinspect.document.tensor import Storage, Tensor
+    from ptinspect.formats.archive import Span
 
     Converter = Callable[[bytes], bytes]
 
@@ -65,10 +66,11 @@ class BytesPiece(Piece):
 class SourceRange(Piece):
     """Bytes `start` to `stop` of a source's storage, unchanged."""
 
-    __slots__ = ("start", "stop", "storage")
+    __slots__ = ("_span", "start", "stop", "storage")
     changed = False
 
     def __init__(self, storage: Storage, start: int, stop: int) -> None:
+        self._span: Span | None = None
         self.storage = storage
         self.start = start
         self.stop = stop
@@ -77,21 +79,23 @@ class SourceRange(Piece):
     def chunks(self) -> Iterator[bytes]:
         return self.storage.chunks(self.start, self.stop)
 
+    def _find_span(self) -> Span | None:
+        if self._span is None:
+            self._span = self.storage.archive.storages.get(self.storage.key)
+        return self._span
+
     def file_range(self) -> tuple[int, int] | None:
         """See `Piece`. None also for storages in memory and compressed ones."""
-        archive = self.storage.archive
-        span = archive.storages.get(self.storage.key)
-        descriptor = archive.source.descriptor
+        span, descriptor = self._find_span(), self.storage.archive.source.descriptor
         if span is None or span.offset is None or descriptor is None:
             return None
         return descriptor, span.offset + self.storage.begin + self.start
 
     def recorded_crc(self) -> int | None:
         """See `Piece`. Only for a whole record of a zip whose directory has CRCs."""
-        archive, storage = self.storage.archive, self.storage
-        if not isinstance(archive, TorchZip) or storage.begin or self.start:
+        if self.start or self.storage.begin or not isinstance(self.storage.archive, TorchZip):
             return None
-        span = archive.storages.get(storage.key)
+        span = self._find_span()
         if not isinstance(span, ZipSpan) or span.length != self.stop:
             return None
         directory = span.directory

@@ -97,6 +97,7 @@ class Sink:
         self.mismatches: list[SourceRange] = []
         self._progress = progress
         self._kernel_copy = kernel_copy()
+        self._unreported = 0
         self._pending = bytearray()
         self._read_buffer = memoryview(b"")
         self._crc_thread: ThreadPoolExecutor | None = None
@@ -114,6 +115,7 @@ class Sink:
         if self._pending:
             self.output.write(self._pending)
             self._pending = bytearray()
+        self._report_progress()
 
     def write_pieces(self, pieces: Sequence[Piece], *, with_crc: bool) -> int:
         """Write the pieces of one record. Return their CRC-32 if it is wanted, else 0. The CRC-32
@@ -143,8 +145,14 @@ class Sink:
             self.changed += length
         else:
             self.copied += length
-        if self._progress:
-            self._progress(length)
+        self._unreported += length
+        if self._unreported >= BUFFER:
+            self._report_progress()
+
+    def _report_progress(self) -> None:
+        if self._progress and self._unreported:
+            self._progress(self._unreported)
+        self._unreported = 0
 
     def _write_piece(self, piece: Piece, crc: int | None) -> int | None:
         """Write a piece. Return the CRC-32 continued from `crc`, or None if it is None."""

@@ -105,6 +105,8 @@ class StorageLayout:
         """Lay out everything that was added."""
         for group, by_id in self._tensors.items():
             tensors, bare = list(by_id.values()), self._bare_storages.get(group, [])
+            if len(tensors) == 1 and not bare and self._place_single(tensors[0]):
+                continue
             sharing = [
                 tensor
                 for tensor in tensors
@@ -123,6 +125,26 @@ class StorageLayout:
     def placement(self, tensor: Tensor) -> Placement | None:
         """Return where a tensor lies; None for one that was not added."""
         return self._placements.get(id(tensor))
+
+    def _place_single(self, tensor: Tensor) -> bool:
+        """Place the only tensor of a storage, which is the usual case, and return True; return
+        False if its elements have to be moved."""
+        source, storage = tensor.stored, tensor.storage
+        if source is None or storage is None or tensor.dtype is not source:
+            return False
+        low, high = _byte_span(tensor)
+        if not tensor.numel or low % source.itemsize:
+            return False
+        if self.options.contiguous and not tensor.is_contiguous:
+            return False
+        dtype = self.options.output_dtype(tensor)
+        pieces = [storage_piece(_root_storage(storage, high), low, high, source, dtype)]
+        begin = storage.begin - low + (tensor.storage_offset or 0) * source.itemsize
+        output = OutputStorage(pieces, self._location(storage))
+        self._placements[id(tensor)] = Placement(
+            output, begin // source.itemsize, dtype, contiguous=False
+        )
+        return True
 
     def _place_alone(self, tensor: Tensor) -> None:
         """Give a tensor a storage of its own. Identical views share it."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 from struct import pack
 from typing import TYPE_CHECKING, NamedTuple
-from zlib import crc32
+from zlib import adler32, crc32
 
 from ptinspect.conversion.output.pieces import BytesPiece
 
@@ -112,12 +112,9 @@ def folder_name(path: str) -> str:
 def serialization_id(records: Sequence[Record]) -> bytes:
     """Return 40 digits that depend on names and CRCs, like torch's, which come from std::hash over
     a std::unordered_set and differ from one C++ library to the next. Nothing reads them."""
-    names_hash, crc = 0xCBF29CE484222325, 0
-    for record in records:
-        for byte in record.name:  # FNV-1a
-            names_hash = (names_hash ^ byte) * 0x100000001B3 & 0xFFFFFFFFFFFFFFFF
-        crc = crc32(record.crc.to_bytes(4, "little"), crc)
-    return b"%020d%020d" % (names_hash, crc)
+    names = b"".join([record.name for record in records])
+    crcs = pack(f"<{len(records)}I", *[record.crc for record in records])
+    return b"%020d%020d" % (adler32(names) << 32 | crc32(names), crc32(crcs))
 
 
 def _zip64_field(size: int, compressed_size: int, offset: int) -> bytes:
