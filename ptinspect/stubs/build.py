@@ -12,8 +12,8 @@ from ptinspect.document.modules import module_of
 from ptinspect.document.select import select_path
 from ptinspect.errors import DamagedError, PtInspectError, UnsupportedError, add_error_path
 from ptinspect.safety.load_advice import advise_loading
-from ptinspect.stubs.collect.classes import CollectedObjects, Deferred, Definition, Instance
-from ptinspect.stubs.collect.object_graph import collect_objects
+from ptinspect.stubs.collect.classes import Deferred, Definition, Instance
+from ptinspect.stubs.collect.object_graph import ObjectGraph, collect_objects
 from ptinspect.stubs.collect.shared_modules import access_paths
 from ptinspect.stubs.expr.literals import is_identifier, prose
 from ptinspect.stubs.expr.nodes import NONE, Access, Expr, names_in
@@ -164,7 +164,6 @@ def stub_content(document: Document, options: StubOptions) -> StubContent:
     path = path_of_state_dict(document, options.entry) if not root_call else None
     if path is not None:
         model = infer_model(document, path, objects)
-        objects = replace(objects, definitions=objects.definitions | model.definitions)
     root: Expr = model.root if model is not None else NONE
     if root_call is not None:
         root = objects.expr_of(root_call)
@@ -222,7 +221,7 @@ def find_root(document: Document, entry: str | None) -> Call | None:
 
 def _post_init(
     document: Document,
-    objects: CollectedObjects,
+    objects: ObjectGraph,
     classes: dict[str, InferredClass],
     deferred: list[Deferred],
     root_call: Call | None,
@@ -312,7 +311,7 @@ def _listed(definitions: list[Definition]) -> str:
 def _with_one_class(
     content: StubContent,
     definition: Definition,
-    objects: CollectedObjects,
+    objects: ObjectGraph,
     deferred: list[Deferred],
     build_statements: dict[str, list[Assignment]],
 ) -> StubContent:

@@ -37,11 +37,13 @@ from ptinspect.stubs.collect.classes import (
     LATE,
     PARAMETER,
     SIMPLE,
-    CollectedObjects,
     Deferred,
     Definition,
     Instance,
     Member,
+    QualifiedName,
+    define,
+    find_references,
 )
 from ptinspect.stubs.collect.recorded_source import (
     FX_BOOKKEEPING,
@@ -49,7 +51,6 @@ from ptinspect.stubs.collect.recorded_source import (
     class_source,
     fx_source,
 )
-from ptinspect.stubs.collect.references import QualifiedName, define, find_references
 from ptinspect.stubs.collect.shared_modules import (
     ModelParts,
     access_paths,
@@ -97,63 +98,69 @@ MAX_BLOB = 1_000
 
 def collect_objects(
     document: Document, root: Call | None, use_recorded_source: bool
-) -> CollectedObjects:
+) -> ObjectGraph:
     """Translate the objects of user-defined classes, and all modules that are roots."""
     references = find_references(document)
     names = Names()
+    user_defined = references.user_defined
     recorded = {
         f"{source.module}.{source.name}": class_source(source.text, use_recorded_source)
         for source in document.archive.sources
     }
-    hooks = {
-        path
-        for info in document.modules
-        for kind, functions in info.module.hooks.items()
-        if "state_dict" in kind
-        for path in functions
-    }
+    hooks: set[str] = set()
+    for info in document.modules:
+        for kind, functions in info.module.hooks.items():
+            hooks.update(functions if "state_dict" in kind else ())
     # Loading a traced module traces it again (torch.fx.graph_module.reduce_graph_module).
-    tracers = {
-        global_path(info.module.attributes.get("_tracer_cls")) or "" for info in document.modules
-    }
-    user_defined = references.user_defined
+    tracer_values = [info.module.attributes.get("_tracer_cls") for info in document.modules]
+    tracers = {global_path(value) or "" for value in tracer_values}
     definitions = {
         path: define(usage, names, user_defined, recorded, hooks, tracers)
         for path, usage in user_defined.items()
     }
     roots = [info.module.call for info in document.modules if not info.name]
-    parts = PartFunctions(names)
-    model = model_parts(roots)
-    translator = _Translator(
-        definitions, names, parts, document.tensor_of, model, use_recorded_source
-    )
-    objects = list(roots)
-    for usage in references.user_defined.values():
-        if definitions[usage.path].kind in ("module", "object"):
-            objects += usage.calls
+    graph = ObjectGraph(
+        definitions, names, PartFunctions(names), references.calls, document.tensor_of,
+        model_parts(roots), use_recorded_source,
+    )  # fmt: skip
+    calls = list(roots)
+    for path, usage in user_defined.items():
+        if definitions[path].kind in ("module", "object"):
+            calls += usage.calls
     if root is not None:
-        objects.insert(0, root)
+        calls.insert(0, root)
         roots.append(root)
     root_ids = set(map(id, roots))
-    for call in objects:
-        instance = translator.translate(call)
+    for call in calls:
+        instance = graph.translate(call)
         if isinstance(instance, Instance) and id(call) in root_ids:
-            definition = instance.definition
-            definition.root = definition.root or instance
-    return CollectedObjects(
-        definitions, names, translator.parts, references.calls, translator.expr_of,
-        document.tensor_of, translator.references_of, translator.assembled,
-        translator.deferred, translator.unwritten, translator.zeroed,
-    )  # fmt: skip
+            instance.definition.root = instance.definition.root or instance
+    return graph
 
 
 @dataclass(slots=True)
-class _Translator:
-    """Memoizes the expression of every value, and records what could not be written."""
+class ObjectGraph:
+    """The objects of a file as expressions, and what could not be written.
+
+    Attributes:
+        definitions: classes and functions that the stub defines, by path, in the file's order.
+        names: identifiers of the stub.
+        parts: functions for what is nested deep.
+        calls: calls of the file that weights_only may have to allow (see `References.calls`).
+        tensor_of: returns the tensor that a value is, or None.
+        model: the modules and tensors of all models of the file.
+        assembled: ids of the calls of modules that are put together without a constructor.
+        deferred: attributes that only `build()` can set.
+        unwritten: descriptions of values that are None in the stub, in order.
+        zeroed: attributes that are zeros in the stub instead of the file's numbers.
+        exprs: the expressions of values with contents, by id of the value, which they keep alive.
+        opened: ids of the values whose contents are being translated.
+    """
 
     definitions: dict[str, Definition]
     names: Names
     parts: PartFunctions
+    calls: list[Call]
     tensor_of: TensorOf
     model: ModelParts
     use_recorded_source: bool
@@ -168,23 +175,19 @@ class _Translator:
     def translate(self, root: Value) -> Expr:
         """Return the expression of a value, after those of everything in it."""
         frames: list[tuple[Value, Iterator[Value]]] = []
-        if self._has_untranslated_contents(root):
-            self.opened.add(id(root))
-            frames.append((root, self._contents(root)))
-        while frames:
+        entering: Value = root if self._has_untranslated_contents(root) else None
+        while entering is not None or frames:
+            if entering is not None:
+                self.opened.add(id(entering))
+                frames.append((entering, self._contents(entering)))
             value, contents = frames[-1]
-            item = next((v for v in contents if self._has_untranslated_contents(v)), None)
-            if item is not None:
-                self.opened.add(id(item))
-                frames.append((item, self._contents(item)))
-                continue
-            frames.pop()
-            expr = self._compound(value)  # `value` is still open: it may contain itself
-            self.exprs[id(value)] = (
-                value,
-                expr if expr.depth <= MAX_DEPTH else self.parts.move(expr),
-            )
-            self.opened.discard(id(value))
+            entering = next((v for v in contents if self._has_untranslated_contents(v)), None)
+            if entering is None:
+                frames.pop()
+                expr = self._compound(value)  # `value` is still open: it may contain itself
+                part = self.parts.move(expr) if expr.depth > MAX_DEPTH else expr
+                self.exprs[id(value)] = (value, part)
+                self.opened.discard(id(value))
         return self.expr_of(root)
 
     def expr_of(self, value: Value) -> Expr:
@@ -351,20 +354,22 @@ class _Translator:
         path = f"{FX_MODULE}.{qualname}"
         if path not in self.definitions:
             ident = self.names.new(name)
-            self.definitions[path] = Definition(
-                FX_MODULE, qualname, ident, "module", recorded=recorded
-            )
+            definition = Definition(FX_MODULE, qualname, ident, "module", recorded=recorded)
+            self.definitions[path] = definition
         return self._instance(module, self.definitions[path], FX_BOOKKEEPING)
 
-    def _new_instance(self, call: Call, definition: Definition) -> Instance:
+    def new_instance(self, call: Call | None, definition: Definition) -> Instance:
+        """Add an instance to a class; it has the next number."""
         self.instance_count += 1
-        return definition.add_instance(call, self.instance_count)
+        instance = Instance(call, definition, self.instance_count)
+        definition.instances.append(instance)
+        return instance
 
     def _instance(
         self, module: Module, definition: Definition, skip: frozenset[str] = frozenset()
     ) -> Instance:
         """Return an instance of a module class that the stub defines."""
-        instance = self._new_instance(module.call, definition)
+        instance = self.new_instance(module.call, definition)
         members = instance.members
         for key, value in module.other_attributes():
             if key not in skip:
@@ -396,17 +401,21 @@ class _Translator:
             paths = access_paths(module, "self")
             if all(part in paths for part in parts) and not self.model.shared.intersection(parts):
                 return [Member(LATE, key, shared_attribute(value, paths, self.expr_of), plain)]
-            deferred = Deferred(module, key)
-            self.deferred.append(deferred)
-            self._lose(deferred.description)
+            self.deferred.append(Deferred(module, key))
+            self._lose(self.deferred[-1].description)
             return [Member(ATTRIBUTE, key, NONE)] if key != "forward" else []
+        expr = self._expr_of_attribute(definition, key, value)
+        if key == "forward" and expr is NONE and value is not None:
+            return []  # the class has a forward that says that it is not recorded
+        return [Member(ATTRIBUTE, key, expr, plain)]
+
+    def _expr_of_attribute(self, definition: Definition, key: str, value: Value) -> Expr:
+        """Return the value of an attribute, and note if it is lost or zeros."""
         expr = self.expr_of(value)
         if expr is NONE and value is not None:
             self._lose(f"{definition.qualname}.{key}")
-            if key == "forward":
-                return []  # the class has a forward that says that it is not recorded
         self._note_placeholder(definition, key, expr)
-        return [Member(ATTRIBUTE, key, expr, plain)]
+        return expr
 
     def _note_placeholder(self, definition: Definition, key: str, expr: Expr) -> None:
         if expr.depth and has_placeholder(expr):
@@ -432,12 +441,9 @@ class _Translator:
         return CallExpr(definition.ident, [(None, arg) for arg in args])
 
     def _plain_instance(self, call: Call, definition: Definition) -> Instance:
-        instance = self._new_instance(call, definition)
+        instance = self.new_instance(call, definition)
         for key, value in attributes_of(call).items():
             if isinstance(key, str):
-                expr = self.expr_of(value)
-                if expr is NONE and value is not None:
-                    self._lose(f"{definition.qualname}.{key}")
-                self._note_placeholder(definition, key, expr)
+                expr = self._expr_of_attribute(definition, key, value)
                 instance.members.append(Member(ATTRIBUTE, str(key), expr))
         return instance

@@ -11,11 +11,11 @@ from ptinspect.stubs.collect.classes import (
     ATTRIBUTE,
     CHILD,
     LATE,
-    CollectedObjects,
     Deferred,
     Definition,
     Instance,
 )
+from ptinspect.stubs.collect.object_graph import ObjectGraph
 from ptinspect.stubs.expr.nodes import (
     FALSE,
     NONE,
@@ -118,7 +118,7 @@ class InferredClass:
 
 
 def infer_constructors(
-    objects: CollectedObjects, in_root: Collection[int]
+    objects: ObjectGraph, in_root: Collection[int]
 ) -> tuple[dict[str, InferredClass], list[Deferred]]:
     """Infer all classes that have instances, leaves first.
 
@@ -165,7 +165,7 @@ def _depth(expr: Expr) -> int:
 
 
 def _infer_class(
-    objects: CollectedObjects,
+    objects: ObjectGraph,
     definition: Definition,
     inferred_classes: dict[str, InferredClass],
     in_root: Collection[int],
@@ -295,7 +295,7 @@ def _inherit_from_sequential(
 
 
 def _inherit_from_torch(
-    objects: CollectedObjects,
+    objects: ObjectGraph,
     inferred: InferredClass,
     unifier: Unifier,
     inferred_classes: dict[str, InferredClass],
@@ -344,7 +344,7 @@ def _common_base(modules: list[Module]) -> ModuleClass | None:
 def _has_members_of(
     row: ModuleClass,
     module: Module,
-    objects: CollectedObjects,
+    objects: ObjectGraph,
     inferred_classes: dict[str, InferredClass],
 ) -> bool:
     """Return True if a module has all that the constructor of a torch class creates."""
@@ -363,7 +363,7 @@ def _has_members_of(
 def _is_coder(
     row: ModuleClass,
     module: Module,
-    objects: CollectedObjects,
+    objects: ObjectGraph,
     inferred_classes: dict[str, InferredClass],
 ) -> bool:
     """Return True if the layers are those of nn.TransformerEncoder or Decoder, and all equal.

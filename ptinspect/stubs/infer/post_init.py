@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ptinspect.document.modules import PARAMETERS, Module
 from ptinspect.pickling.values import Value
-from ptinspect.stubs.collect.classes import CollectedObjects, Deferred
+from ptinspect.stubs.collect.classes import Deferred
+from ptinspect.stubs.collect.object_graph import ObjectGraph
 from ptinspect.stubs.collect.shared_modules import (
     access_paths,
     registers_itself,
@@ -81,7 +82,7 @@ class PostInit(NamedTuple):
 
 
 def infer_post_init(
-    objects: CollectedObjects,
+    objects: ObjectGraph,
     classes: dict[str, InferredClass],
     deferred: Iterable[Deferred],
     root: Module,
@@ -133,9 +134,7 @@ def infer_post_init(
     return PostInit(statements, assigned, modes)
 
 
-def _collect(
-    objects: CollectedObjects, root: Module, name: str
-) -> tuple[list[_Node], list[Assignment]]:
+def _collect(objects: ObjectGraph, root: Module, name: str) -> tuple[list[_Node], list[Assignment]]:
     """Return each module once, parents before children, and the ties between the rest."""
     nodes: dict[int, _Node] = {}  # by id of the access
     first: dict[int, Access] = {}
@@ -182,7 +181,7 @@ def _quantization_attributes(module: Module) -> dict[str, Value]:
     return {key: value for key, value in found.items() if isinstance(value, int | float)}
 
 
-def _all_have(objects: CollectedObjects, nodes: list[_Node], key: str, text: str) -> bool:
+def _all_have(objects: ObjectGraph, nodes: list[_Node], key: str, text: str) -> bool:
     """Return True if every module has the attribute, as transformers sets one on all."""
     for node in nodes:
         attributes = dict(node.module.other_attributes())
@@ -192,7 +191,7 @@ def _all_have(objects: CollectedObjects, nodes: list[_Node], key: str, text: str
 
 
 def _late_attributes(
-    objects: CollectedObjects, nodes: list[_Node], late: Iterable[Deferred], root: Module, name: str
+    objects: ObjectGraph, nodes: list[_Node], late: Iterable[Deferred], root: Module, name: str
 ) -> tuple[list[Assignment], list[Deferred]]:
     """Return assignments of attributes that refer to modules elsewhere in the model."""
     by_module: dict[int, list[Deferred]] = {}
@@ -218,7 +217,7 @@ def _late_attributes(
     return statements, assigned
 
 
-def _per_channel_weight(objects: CollectedObjects, node: _Node) -> list[Assignment]:
+def _per_channel_weight(objects: ObjectGraph, node: _Node) -> list[Assignment]:
     """Return the call that gives a quantized Linear a scale per row, as its repr shows it."""
     values = packed_parameters(node.module.attributes) if node.module.class_name == "Linear" else ()
     tensor = objects.tensor_of(values[0]) if values else None
@@ -254,7 +253,7 @@ def _summarize(nodes: list[_Node]) -> None:
 
 
 def _frozen(
-    root: _Node, classes: dict[str, InferredClass], objects: CollectedObjects
+    root: _Node, classes: dict[str, InferredClass], objects: ObjectGraph
 ) -> Iterator[Assignment]:
     stack = [root]
     while stack:

@@ -16,12 +16,11 @@ from ptinspect.stubs.collect.classes import (
     BUFFER,
     CHILD,
     PARAMETER,
-    CollectedObjects,
     Definition,
     Instance,
     Member,
 )
-from ptinspect.stubs.collect.object_graph import MAX_DEPTH
+from ptinspect.stubs.collect.object_graph import MAX_DEPTH, ObjectGraph
 from ptinspect.stubs.expr.literals import FLOATS, is_identifier, string, zeros
 from ptinspect.stubs.expr.nodes import CallExpr, DictExpr, Expr, Literal, ModuleContainer
 from ptinspect.stubs.infer.layer_guess import PACKED_KEY, guess_layer, guess_quantized
@@ -216,26 +215,20 @@ class StateDictModel:
     """A model inferred from a state_dict.
 
     Attributes:
-        definitions: its classes, by path.
         alternatives: in words, what its modules could be instead.
         dtype_method: `half()` or similar if all floats are of one such dtype.
     """
 
     root: Instance
-    definitions: dict[str, Definition]
     alternatives: list[str]
     dtype_method: str | None
 
 
-def infer_model(document: Document, path: Path, objects: CollectedObjects) -> StateDictModel:
-    """Infer the model of a state_dict. Adds functions to `objects.parts` for deep expressions."""
+def infer_model(document: Document, path: Path, objects: ObjectGraph) -> StateDictModel:
+    """Infer the model of a state_dict, and add its classes and deep parts to `objects`."""
     tree = key_tree(document, path)
     inference = _Inference(
-        objects,
-        _model_name(document, path),
-        batch_norm_dims(tree),
-        first_layer(tree),
-        sum(len(definition.instances) for definition in objects.definitions.values()),
+        objects, _model_name(document, path), batch_norm_dims(tree), first_layer(tree)
     )
     root = inference.run(tree)
     dtypes = {
@@ -246,7 +239,7 @@ def infer_model(document: Document, path: Path, objects: CollectedObjects) -> St
     }
     dtype = dtypes.pop() if len(dtypes) == 1 else "float32"
     method = DTYPE_METHODS[dtype] if dtype != "float32" else None
-    return StateDictModel(root, inference.definitions, list(inference.alternatives), method)
+    return StateDictModel(root, list(inference.alternatives), method)
 
 
 def _model_name(document: Document, path: Path) -> str:
@@ -271,12 +264,10 @@ def _camel_case(name: str) -> str:
 class _Inference:
     """Creates the expressions of one tree, leaves first."""
 
-    objects: CollectedObjects
+    objects: ObjectGraph
     model_name: str
     batch_norm_dims: dict[int, int]
     first_layer: Branch | None
-    instance_count: int
-    definitions: dict[str, Definition] = field(default_factory=dict)
     alternatives: dict[str, None] = field(default_factory=dict)
     layers: dict[int, Expr] = field(default_factory=dict)
 
@@ -349,7 +340,7 @@ class _Inference:
     def _new_instance(self, branch: Branch) -> Instance:
         """Return an instance of the class of all branches whose paths differ only in numbers."""
         key = tuple(re.sub(r"\d+", "", part) for part in branch.path)
-        definition = self.definitions.get(f"?.{key}")
+        definition = self.objects.definitions.get(f"?.{key}")
         if not definition:
             name = self.model_name
             if branch.path:
@@ -358,9 +349,8 @@ class _Inference:
                     name = name[:-1]
             ident = self.objects.names.new(name, "Part")
             definition = Definition("?", str(key), ident, "module")
-            self.definitions[definition.path] = definition
-        self.instance_count += 1
-        return definition.add_instance(None, self.instance_count)
+            self.objects.definitions[definition.path] = definition
+        return self.objects.new_instance(None, definition)
 
 
 def _is_module_list(branch: Branch, items: list[Expr]) -> bool:

@@ -43,7 +43,7 @@ class StubContent:
         load_call: the line of Python that loads the file with SAFE_GLOBALS.
         is_convertible: `ptinspect convert` has a model to write.
         alternatives: for a state_dict, in words, what its modules could be instead.
-        unwritten, zeroed: see `CollectedObjects`.
+        unwritten, zeroed: see `ObjectGraph`.
         selected: the class that was asked for. `left_out` are the paths of all others.
     """
 

@@ -10,7 +10,7 @@ from ptinspect.pickling.pyobjects import GETATTR, function_path
 from ptinspect.pickling.values import Call, Global
 from ptinspect.safety.load_advice import load_advice
 from ptinspect.safety.policy import WEIGHTS_ONLY_NAMES
-from ptinspect.stubs.collect.references import owner_name
+from ptinspect.stubs.collect.classes import owner_name
 from ptinspect.stubs.expr.literals import is_identifier
 from ptinspect.stubs.expr.torch_calls import MODULE_METHODS, NN, class_text
 from ptinspect.stubs.expr.torch_objects import global_text, verdict_of
