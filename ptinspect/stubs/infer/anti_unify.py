@@ -72,36 +72,11 @@ def merge_orders(names: list[T], orders: list[tuple[T, ...]]) -> list[T]:
     return list(merged)
 
 
-def instances_in(expr: Expr, parts: dict[str, Expr]) -> Iterator[Instance]:
-    """Yield the instances in an expression, including those in the part functions it calls."""
-    stack, seen = [expr], set()
-    while stack:
-        item = stack.pop()
-        if id(item) in seen:
-            continue
-        seen.add(id(item))
-        if isinstance(item, Instance):
-            yield item
-            continue
-        if isinstance(item, CallExpr) and item.func in parts:
-            stack.append(parts[item.func])
-        stack += item.children()
-
-
 def dependency_groups(
     definitions: list[Definition], parts: dict[str, Expr]
 ) -> list[list[Definition]]:
     """Group classes whose instances contain each other, leaves first (Tarjan's algorithm)."""
-    contained: dict[str, list[Definition]] = {}
-    for definition in definitions:
-        contained[definition.path] = list(
-            {
-                inner.definition.path: inner.definition
-                for instance in definition.instances
-                for member in instance.members
-                for inner in instances_in(member.expr, parts)
-            }.values()
-        )
+    contained = {item.path: _contained_in(item, parts) for item in definitions}
     index: dict[str, int] = {}
     low: dict[str, int] = {}
     stack: list[Definition] = []
@@ -137,6 +112,26 @@ def dependency_groups(
                 on_stack -= {item.path for item in groups[-1]}
                 del stack[start_of_group:]
     return groups
+
+
+def _contained_in(definition: Definition, parts: dict[str, Expr]) -> list[Definition]:
+    """Return the classes of the instances that those of a class contain, also in part functions."""
+    contained: dict[str, Definition] = {}
+    for instance in definition.instances:
+        for member in instance.members:
+            stack, seen = [member.expr], set()
+            while stack:
+                item = stack.pop()
+                if id(item) in seen:
+                    continue
+                seen.add(id(item))
+                if isinstance(item, Instance):
+                    contained[item.definition.path] = item.definition
+                    continue
+                if isinstance(item, CallExpr) and item.func in parts:
+                    stack.append(parts[item.func])
+                stack += item.children()
+    return list(contained.values())
 
 
 Column = list["Expr | None"]
@@ -183,13 +178,12 @@ class Unifier:
         if parameter is not None:
             return Name(parameter.name)
         unified: Expr | None = None
-        first = exprs[0]
         if all(isinstance(expr, ModuleContainer) for expr in exprs):
             unified = self._unify_containers(column, hint)
         elif all(isinstance(expr, CallExpr) for expr in exprs):
             unified = self._unify_calls(column, prefix or hint)
-        elif isinstance(first, Sequence):
-            unified = self._unify_sequences(column, first, hint)
+        elif isinstance(exprs[0], Sequence):
+            unified = self._unify_sequences(column, exprs[0], hint)
         return unified or Name(self.add_parameter(column, hint, prefix).name)
 
     def parameter_with(self, column: Column) -> Parameter | None:
@@ -225,51 +219,41 @@ class Unifier:
 
     def _unify_calls(self, column: Column, prefix: str) -> Expr | None:
         """Unify calls of the same function, with the union of their arguments."""
-        calls = [resolve(item) if item is not None else None for item in column]
-        first: CallExpr | None = None
-        order: dict[str | None, None] = {}
-        positional_names = set()
+        rows = [resolve(item) if item is not None else None for item in column]
+        calls = [row for row in rows if isinstance(row, CallExpr)]
+        first = calls[0]
+        names: dict[str | None, None] = {}
         for call in calls:
-            if not isinstance(call, CallExpr):
-                continue
-            first = first or call
-            names = [name for name, _ in call.args]
-            if call.func != first.func or len(set(names)) != len(names):
+            own = [name for name, _ in call.args]
+            if call.func != first.func or len(set(own)) != len(own):
                 return None
-            order.update(dict.fromkeys(names))
-            positional_names.add(tuple(names[: call.positional]))
-        if not first or len(positional_names) != 1:
+            if own[: call.positional] != [name for name, _ in first.args[: first.positional]]:
+                return None
+            names.update(dict.fromkeys(own))
+        if any(_argument(call, name) is None for call in calls for name in names):
             return None
-        columns: list[tuple[str | None, Column]] = []
-        for name in order:
-            values = [_argument(call, name) for call in calls]
-            if any(v is None for v, call in zip(values, calls, strict=True) if call is not None):
-                return None
-            columns.append((name, values))
         places = {name: place for place, name in enumerate(first.defaults)}
-        columns.sort(key=lambda item: places.get(item[0] or "", -1))
-        args: list[Argument] = [
-            (name, self.unify(values, name or "value", prefix)) for name, values in columns
-        ]
+        args: list[Argument] = []
+        for name in sorted(names, key=lambda name: places.get(name or "", -1)):
+            values = [_argument(row, name) for row in rows]
+            args.append((name, self.unify(values, name or "value", prefix)))
         return CallExpr(first.func, args, first.positional, first.defaults)
 
     def _unify_sequences(self, column: Column, first: Sequence, hint: str) -> Expr | None:
         """Unify sequences of the same length that contain calls. Numbers vary as a whole."""
-        rows: list[list[Expr] | None] = []
+        shape = first.brackets_text, len(first.items)
+        rows = [item.items if isinstance(item, Sequence) else None for item in column]
         for item in column:
             if item is None:
-                rows.append(None)
                 continue
-            if not isinstance(item, Sequence) or item.brackets_text != first.brackets_text:
+            if not isinstance(item, Sequence) or (item.brackets_text, len(item.items)) != shape:
                 return None
-            if len(item.items) != len(first.items) or all(i.depth == 0 for i in item.items):
+            if all(inner.depth == 0 for inner in item.items):
                 return None
-            rows.append(item.items)
-        items = [
-            self.unify([None if not row else row[index] for row in rows], hint)
+        return Sequence(first.brackets_text, [
+            self.unify([None if row is None else row[index] for row in rows], hint)
             for index in range(len(first.items))
-        ]
-        return Sequence(first.brackets_text, items)
+        ])  # fmt: skip
 
     def _unify_containers(self, column: Column, hint: str) -> Expr | None:
         """Unify containers of modules whose items come in the same number of runs."""
@@ -282,9 +266,9 @@ class Unifier:
         if len(lengths) != 1:
             return None
         length = lengths.pop()
-        for index in range(length):
-            if len({_head(run[index][0]) for run in runs if run is not None}) > 1:
-                return None
+        heads = [tuple(_head(item) for item, _ in run) for run in runs if run is not None]
+        if len(set(heads)) > 1:
+            return None
         items: list[Expr] = []
         parameter_count = len(self.parameters)
         for index in range(length):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -63,10 +64,8 @@ _NEVER_PARAMETERS = frozenset({"self", "nn", "torch", "np", "_part"})
 class InitStatement(NamedTuple):
     """A statement of a constructor, for an attribute, child, parameter or buffer.
 
-    Attributes:
-        plain: see `Member.plain`.
-        condition: source of the condition under which an instance has it, or None.
-        may_be_none: it may be None, and is registered as a child or parameter all the same.
+    `condition` is the source of the condition under which an instance has it. It may be None, and
+    is registered as a child or parameter all the same. `plain` is that of `Member`.
     """
 
     kind: str
@@ -78,11 +77,9 @@ class InitStatement(NamedTuple):
 
 
 class InitParameter(NamedTuple):
-    """A parameter of a constructor.
+    """A parameter of a constructor, required if `default` is None.
 
-    Attributes:
-        default: None for a required parameter.
-        default_in_body: the default is created in the body, because it is not a plain value.
+    A default that is not a plain value is created in the body.
     """
 
     name: str
@@ -97,7 +94,6 @@ class InferredClass:
     Attributes:
         base: the torch class that it extends, if it is certain.
         is_sequence: it has only numbered children, so it extends nn.Sequential.
-        base_call: the arguments for the constructor of the base.
         star: name of the parameter with a Sequential's children.
     """
 
@@ -129,31 +125,30 @@ def infer_constructors(
     classes: dict[str, InferredClass] = {}
     deferred: list[Deferred] = []
     for group in dependency_groups(definitions, dict(objects.parts)):
-        pending: list[tuple[Instance, InferredClass, list[Parameter], int]] = []
+        pending: list[tuple[Instance, CallExpr]] = []
         for definition in group:
             inferred, parameters, late = _infer_class(objects, definition, classes, in_root)
             classes[definition.path] = inferred
             deferred += late
             for index, instance in enumerate(definition.instances):
-                pending.append((instance, inferred, parameters, index))
-        for instance, inferred, parameters, index in sorted(pending, key=lambda p: p[0].number):
-            call: Expr = _instance_call(inferred, parameters, index)
+                pending.append((instance, _instance_call(inferred, parameters, index)))
+        for instance, call in sorted(pending, key=lambda item: item[0].number):
             depth = _depth(call)
-            if depth > MAX_DEPTH:
-                call, depth = objects.parts.move(call), 1
-            instance.constructor_call, instance.depth = call, depth
+            is_deep = depth > MAX_DEPTH
+            instance.constructor_call = objects.parts.move(call) if is_deep else call
+            instance.depth = 1 if is_deep else depth
     return classes, deferred
 
 
 def _instance_call(inferred: InferredClass, parameters: list[Parameter], index: int) -> CallExpr:
     """Return the call that creates one instance."""
-    defaults = {parameter.name: parameter.default for parameter in inferred.parameters}
     values = {parameter.name: parameter.column[index] or NONE for parameter in parameters}
-    args: list[Argument] = []
-    for name, default in defaults.items():
-        if default is None or default.text != values[name].text:
-            args.append((name, values[name]))
-    unset = {name: default for name, default in defaults.items() if default is not None}
+    args: list[Argument] = [
+        (name, values[name])
+        for name, default, _ in inferred.parameters
+        if default is None or default.text != values[name].text
+    ]
+    unset = {name: default for name, default, _ in inferred.parameters if default is not None}
     return CallExpr(inferred.definition.ident, args, 0, unset)
 
 
@@ -214,22 +209,16 @@ def _statement(unifier: Unifier, column: MemberColumn) -> InitStatement:
     exprs = column.exprs
     expr = unifier.unify(exprs, column.name)
     condition = None
-    if any(value is None for value in exprs):
-        condition = _condition(unifier, column.name, exprs, expr)
+    if None in exprs and isinstance(expr, Name) and unifier.has_values(expr.text, exprs):
+        condition = f"{expr.text} is not None" if "None" not in column_key(exprs) else None
+    if None in exprs and condition is None:
+        flags: Column = [FALSE if value is None else TRUE for value in exprs]
+        parameter = unifier.parameter_with(flags)
+        condition = (parameter or unifier.add_parameter(flags, f"has_{column.name}")).name
     members = [member for member in column.members if member is not None]
     plain = all(member.plain for member in members)
     may_be_none = any(m.kind != ATTRIBUTE and m.expr is NONE for m in members)
     return InitStatement(column.kind, column.name, expr, plain, condition, may_be_none)
-
-
-def _condition(unifier: Unifier, name: str, exprs: Column, expr: Expr) -> str:
-    """Return `name is not None` if the value itself is a parameter, otherwise a flag."""
-    is_parameter = isinstance(expr, Name) and unifier.has_values(expr.text, exprs)
-    if is_parameter and "None" not in column_key(exprs):
-        return f"{expr.text} is not None"
-    flags: Column = [FALSE if value is None else TRUE for value in exprs]
-    parameter = unifier.parameter_with(flags)
-    return (parameter or unifier.add_parameter(flags, f"has_{name}")).name
 
 
 def _set_from_outside(
@@ -310,7 +299,9 @@ def _inherit_from_torch(
         return set()
     # Definitions in torch's modules are of classes that torch has removed.
     removed = lookup(definition.path) if definition.module.startswith("torch.") else None
-    row = removed or _common_base(modules)
+    bases = {row.path: row for module in modules for row in candidates(module.attributes)[:1]}
+    is_certain = len(bases) == 1 and all(candidates(module.attributes) for module in modules)
+    row = removed or (next(iter(bases.values())) if is_certain else None)
     if not row or not all(_has_members_of(row, m, objects, inferred_classes) for m in modules):
         return set()
     calls: Column = [constructor_call(row, module, objects.expr_of) for module in modules]
@@ -328,17 +319,6 @@ def _inherit_from_torch(
         for module in modules:
             inherited |= set(SHAPES[row.name](argument_values(row, module.attributes)))
     return inherited
-
-
-def _common_base(modules: list[Module]) -> ModuleClass | None:
-    """Return the torch class that all instances extend, judging by their attributes."""
-    base: ModuleClass | None = None
-    for module in modules:
-        rows = candidates(module.attributes)
-        if not rows or (base is not None and rows[0].path != base.path):
-            return None
-        base = rows[0]
-    return base
 
 
 def _has_members_of(
@@ -377,10 +357,8 @@ def _is_coder(
     texts: set[str] = set()
     for _, value in layers.members(MODULES):
         layer = module_of(value)
-        if not layer:
-            return False
-        layer_row = lookup(layer.class_path)
-        if layer.class_path in objects.definitions:
+        layer_row = lookup(layer.class_path) if layer is not None else None
+        if layer is not None and layer.class_path in objects.definitions:
             inferred = inferred_classes.get(layer.class_path)
             layer_row = inferred.base if inferred is not None else None
         names.add(layer_row.name if layer_row is not None else "")
@@ -411,14 +389,12 @@ def _init_parameters(definition: Definition, parameters: list[Parameter]) -> lis
 
 def _default_from_majority(column: Column) -> Expr | None:
     """Return the plain value of most instances, if there is one."""
-    counts: dict[str, int] = {}
-    for item in column:
-        if item is not None and _is_plain(item):
-            counts[item.text] = counts.get(item.text, 0) + 1
-    text = max(counts, key=lambda key: counts[key], default="")
-    if not text or counts[text] < 2 or counts[text] * 2 <= len(column):
-        return None
-    return next(item for item in column if item is not None and item.text == text)
+    plain = {item.text: item for item in column if item is not None and _is_plain(item)}
+    counts = Counter(text for text in column_key(column) if text in plain)
+    for text, count in counts.items():
+        if count >= 2 and count * 2 > len(column):
+            return plain[text]
+    return None
 
 
 def _is_plain(expr: Expr, brackets: str = "()") -> bool:

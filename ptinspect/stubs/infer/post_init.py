@@ -99,7 +99,8 @@ def infer_post_init(
         if not row or id(node.module.call) in objects.assembled:
             continue
         if row.path.startswith("torch.ao."):
-            extra = _quantization_attributes(node.module)
+            extra = {key: node.module.attributes.get(key) for key in ("scale", "zero_point")}
+            extra = {key: item for key, item in extra.items() if isinstance(item, int | float)}
             packed_weights += _per_channel_weight(objects, node)
         elif row.path.startswith("torch.nn.modules."):
             extra = {}
@@ -115,11 +116,9 @@ def infer_post_init(
             if expr.depth <= 2:
                 attributes.setdefault((key, expr.text), (expr, []))[1].append(node.access)
     for (key, text), (expr, accesses) in attributes.items():
-        if (
-            len(accesses) >= MIN_MODULES
-            and expr.depth == 0
-            and _all_have(objects, nodes, key, text)
-        ):
+        is_frequent = len(accesses) >= MIN_MODULES and expr.depth == 0
+        # transformers sets some attributes on all modules
+        if is_frequent and all(_has(objects, node.module, key, text) for node in nodes):
             in_loop.append(Assignment(nodes[0].access, f".{key}", expr, for_all_modules=True))
         else:
             in_loop += [Assignment(access, f".{key}", expr) for access in accesses]
@@ -176,18 +175,9 @@ def _extra_attributes(module: Module, row: ModuleClass) -> Iterator[tuple[str, V
             yield key, value
 
 
-def _quantization_attributes(module: Module) -> dict[str, Value]:
-    found = {key: module.attributes.get(key) for key in ("scale", "zero_point")}
-    return {key: value for key, value in found.items() if isinstance(value, int | float)}
-
-
-def _all_have(objects: ObjectGraph, nodes: list[_Node], key: str, text: str) -> bool:
-    """Return True if every module has the attribute, as transformers sets one on all."""
-    for node in nodes:
-        attributes = dict(node.module.other_attributes())
-        if key not in attributes or objects.expr_of(attributes[key]).text != text:
-            return False
-    return True
+def _has(objects: ObjectGraph, module: Module, key: str, text: str) -> bool:
+    attributes = dict(module.other_attributes())
+    return key in attributes and objects.expr_of(attributes[key]).text == text
 
 
 def _late_attributes(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import TYPE_CHECKING, NamedTuple
 
 from ptinspect.document.select import path_matches
@@ -158,7 +159,10 @@ def batch_norm_dims(root: Branch) -> dict[int, int]:
     dims_by_id: dict[int, int] = {}
     for branch, channels, index in norms:
         parent = branch.path[:-1]
-        near = [(layer, _common_length(parent, layer.path)) for layer in layers[:index][-1:]]
+        near = []
+        for layer in layers[:index][-1:]:
+            pairs = zip(parent, layer.path, strict=False)
+            near.append((layer, len(list(takewhile(lambda pair: pair[0] == pair[1], pairs)))))
         for layer in layers[index : index + 1]:
             if layer.path[: len(parent)] == parent:
                 near.append((layer, len(parent)))
@@ -166,18 +170,6 @@ def batch_norm_dims(root: Branch) -> dict[int, int]:
         nearest = max(fitting, key=lambda item: item[1], default=None)
         dims_by_id[id(branch)] = nearest[0].dims if nearest is not None else most_common
     return dims_by_id
-
-
-def _common_length(a: tuple[str, ...], b: tuple[str, ...]) -> int:
-    """Return the number of leading steps that two paths share."""
-    return next(
-        (i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b))
-    )
-
-
-def first_layer(root: Branch) -> Branch | None:
-    """Return the branch of the first layer whose weight has two dimensions or more."""
-    return next((branch for branch in root.walk() if branch.weight_shape() is not None), None)
 
 
 def is_chained(branch: Branch) -> bool:
@@ -228,7 +220,10 @@ def infer_model(document: Document, path: Path, objects: ObjectGraph) -> StateDi
     """Infer the model of a state_dict, and add its classes and deep parts to `objects`."""
     tree = key_tree(document, path)
     inference = _Inference(
-        objects, _model_name(document, path), batch_norm_dims(tree), first_layer(tree)
+        objects,
+        _model_name(document, path),
+        batch_norm_dims(tree),
+        next((branch for branch in tree.walk() if branch.weight_shape() is not None), None),
     )
     root = inference.run(tree)
     dtypes = {
