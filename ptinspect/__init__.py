@@ -41,8 +41,7 @@ if TYPE_CHECKING:
     from ptinspect.recovery import RecoveryReport, recover
     from ptinspect.safety.report import ScanReport
     from ptinspect.safety.scan import scan, scan_many
-    from ptinspect.stubs import stub, stub_package
-    from ptinspect.stubs.context import stubbed
+    from ptinspect.stubs import stub, stub_package, stubbed
 
 __all__ = [
     "ConversionReport",
@@ -109,7 +108,7 @@ _MODULES = {
     "scan_many": "safety.scan",
     "stub": "stubs",
     "stub_package": "stubs",
-    "stubbed": "stubs.context",
+    "stubbed": "stubs",
 }
 
 

@@ -6,6 +6,6 @@ finds the constructors of their classes, `write` turns these into source. `build
 
 from __future__ import annotations
 
-from ptinspect.stubs.build import StubOptions, stub, stub_of, stub_package, untranslated
+from ptinspect.stubs.build import StubOptions, stub, stub_of, stub_package, stubbed, untranslated
 
-__all__ = ["StubOptions", "stub", "stub_of", "stub_package", "untranslated"]
+__all__ = ["StubOptions", "stub", "stub_of", "stub_package", "stubbed", "untranslated"]

@@ -1,11 +1,18 @@
-"""Build a stub: collect the file's objects, infer its classes, write them as Python."""
+"""Build a stub: collect the file's objects, infer its classes, write them as Python.
+
+`stubbed(path)` supplies the classes of a file while a block runs, and removes them afterwards.
+"""
 
 from __future__ import annotations
 
 import os
 import re
+import sys
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from hashlib import sha256
+from types import ModuleType
 from typing import TYPE_CHECKING, BinaryIO
 
 from ptinspect.document.modules import module_of
@@ -160,13 +167,10 @@ def stub_content(document: Document, options: StubOptions) -> StubContent:
         )
     root_call = find_root(document, options.entry)
     objects = collect_objects(document, root_call, options.recorded_source)
-    model = None
+    root: Expr = objects.expr_of(root_call) if root_call is not None else NONE
     path = path_of_state_dict(document, options.entry) if not root_call else None
-    if path is not None:
-        model = infer_model(document, path, objects)
-    root: Expr = model.root if model is not None else NONE
-    if root_call is not None:
-        root = objects.expr_of(root_call)
+    model = infer_model(document, path, objects) if path is not None else None
+    root = model.root if model is not None else root
     root_module = module_of(root_call) if root_call is not None else None
     in_root = access_paths(root_module, "model") if root_module is not None else {}
     classes, deferred = infer_constructors(objects, in_root)
@@ -178,6 +182,7 @@ def stub_content(document: Document, options: StubOptions) -> StubContent:
     for item in deferred:
         objects.unwritten.setdefault(item.description)
     imports = ImportTable(objects.names)
+    has_model = bool(document.modules or document.contents.state_dicts)
     load_call = advise_loading(
         prose(os.path.basename(document.path)), document.archive.format, document.archive.facts,
         (), (), {tensor.device for tensor in document.contents.tensors},
@@ -196,7 +201,7 @@ def stub_content(document: Document, options: StubOptions) -> StubContent:
         safe_globals=collect_safe_globals(document, objects.definitions, objects.calls, imports),
         imports=imports,
         load_call=load_call,
-        is_convertible=_is_convertible(document),
+        is_convertible=has_model and document.archive.format != "gguf",
         alternatives=model.alternatives if model is not None else [],
         unwritten=[text for text in objects.unwritten if text not in assigned],
         zeroed=list(objects.zeroed),
@@ -268,12 +273,6 @@ def _build_description(
     if options.entry is not None:
         return f"The module at {prose(options.entry)}, with untrained numbers."
     return "The first module in the file, with untrained numbers."
-
-
-def _is_convertible(document: Document) -> bool:
-    """Return True if the file has a model whose tensors are all of torch's types."""
-    has_model = bool(document.modules or document.contents.state_dicts)
-    return has_model and document.archive.format != "gguf"
 
 
 def _sha256(document: Document) -> str:
@@ -365,3 +364,102 @@ def _needed(content: StubContent, names: set[str]) -> tuple[set[str], set[str]]:
             outer = content.all_definitions.get(item.outer_path)
             stack += [outer.ident] if outer is not None else []
     return paths, seen & set(content.parts)
+
+
+# The classes of a stub while a block runs
+
+
+@contextmanager
+def stubbed(
+    file: str | PathLike[str], *, entry: str | None = None, recovered_source: bool = True
+) -> Iterator[ModuleType]:
+    """Supply the classes that `file` needs to any torch.load in a block, also with weights_only.
+
+        with ptinspect.stubbed("model.pth") as model_def:
+            model = torch.load("model.pth")
+
+    Args:
+        entry: path of the model that `build()` creates. Default: the first.
+        recovered_source: use source code that the file contains.
+
+    Yields:
+        The stub as a module.
+
+    Raises:
+        PtInspectError: as `ptinspect.open`.
+        ImportError: torch is not installed.
+    """
+    source = stub(file, entry=entry, recovered_source=recovered_source)
+    module = ModuleType("ptinspect_stub")
+    before = _ModuleState()
+    try:
+        exec(compile(source, "<stub>", "exec"), vars(module))  # noqa: S102 - our own source
+        serialization = getattr(sys.modules.get("torch"), "serialization", None)
+        if not serialization:
+            yield module
+        else:
+            # `safe_globals` removes all its entries in the end, so entries that were there before
+            # must not be among them.
+            existing = serialization.get_safe_globals()
+            new = [pair for pair in module.SAFE_GLOBALS if pair not in existing]
+            with serialization.safe_globals(new):
+                yield module
+    finally:
+        before.restore()
+
+
+class _ModuleState:
+    """What a stub changes in the running program: finders, modules, and names in modules."""
+
+    def __init__(self) -> None:
+        self.finders = list(sys.meta_path)
+        self.modules = dict(sys.modules)
+        self.namespaces = {
+            name: dict(vars(module))
+            for name, module in self.modules.items()
+            if "__stubbed__" in getattr(module, "__dict__", {}) or name == "__main__"
+        }
+
+    def restore(self) -> None:
+        """Remove what a stub has added since. Other imported modules remain."""
+        sys.meta_path[:] = [f for f in sys.meta_path if f in self.finders or not _is_from_stub(f)]
+        for name, module in list(sys.modules.items()):
+            namespace = getattr(module, "__dict__", None)
+            if not isinstance(namespace, dict) or "__stubbed__" not in namespace:
+                continue
+            if name not in self.modules and _is_from_stub(getattr(module, "__loader__", None)):
+                _remove_module(name)
+            else:
+                _restore_names(namespace, self.namespaces.get(name, {}))
+        for name in list(sys.modules):
+            spec = getattr(sys.modules[name], "__spec__", None)
+            if name not in self.modules and _is_from_stub(getattr(spec, "loader", None)):
+                _remove_module(name)
+
+
+def _restore_names(namespace: dict[str, object], before: dict[str, object]) -> None:
+    """Restore names that a stub has set in a module that exists without it."""
+    names, earlier = namespace["__stubbed__"], before.get("__stubbed__", ())
+    if not isinstance(names, set) or not isinstance(earlier, Collection):
+        return
+    for name in list(names):
+        if name in before:
+            namespace[name] = before[name]
+        elif name not in earlier:
+            namespace.pop(name, None)
+            names.discard(name)
+    if not names:
+        namespace.pop("__stubbed__", None)
+
+
+def _remove_module(name: str) -> None:
+    """Remove a module, and the attribute of its package that refers to it."""
+    module = sys.modules.pop(name)
+    package, _, last = name.rpartition(".")
+    namespace = getattr(sys.modules.get(package), "__dict__", {})
+    if namespace.get(last) is module:
+        del namespace[last]
+
+
+def _is_from_stub(thing: object) -> bool:
+    return type(thing).__name__ == "_Finder" and type(thing).__module__ == "ptinspect_stub"

@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 import ptinspect
-from ptinspect.stubs import stub
-from ptinspect.stubs.context import stubbed
+from ptinspect.stubs import stub, stubbed
 from tests.conftest import FIXTURES, ROOT
 
 torch = pytest.importorskip("torch")

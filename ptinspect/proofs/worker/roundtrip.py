@@ -35,7 +35,7 @@ def run_roundtrip(job: dict[str, Any]) -> dict[str, Any]:
     options, plan = job["options"], job["plan"]
     module, factory = import_model(options["model"], plan["user_names"])
     if job["stub"]:
-        from ptinspect.stubs.context import stubbed
+        from ptinspect.stubs import stubbed
 
         with stubbed(job["path"]):  # weights_only: nothing but the stub's classes is accepted
             root = torch.load(job["path"], map_location="cpu", weights_only=True)

@@ -7,7 +7,6 @@ method. They are not created a second time, but accessed where they are register
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from ptinspect.document.modules import BUFFERS, MODULES, PARAMETERS, Module, module_of
@@ -56,9 +55,7 @@ def tensor_access(parent: Access, store: str, name: str) -> Access:
 class ModelPart(NamedTuple):
     """A module or tensor of a model at one of its paths.
 
-    Attributes:
-        module: None for a tensor.
-        store: for a tensor, `_parameters` or `_buffers`; for a module, `_modules`.
+    `module` is None for a tensor. `store` is `_parameters`, `_buffers` or `_modules`.
     """
 
     access: Access
@@ -98,37 +95,28 @@ def access_paths(root: Module, name: str) -> dict[int, Access]:
     return paths
 
 
-@dataclass(frozen=True, slots=True)
-class ModelParts:
-    """The modules and tensors of all models of a file, by id of their calls.
+class ModelParts(NamedTuple):
+    """Ids of the calls of all modules and tensors; `shared` are those with several paths."""
 
-    Attributes:
-        shared: those that are reachable by several paths.
-    """
-
-    ids: frozenset[int]
-    shared: frozenset[int]
+    ids: set[int]
+    shared: set[int]
 
 
 def model_parts(roots: Iterable[Call]) -> ModelParts:
     """Collect the modules and tensors below some modules."""
     stack = [module for module in map(module_of, roots) if module is not None]
-    ids = {id(module.call) for module in stack}
-    shared: set[int] = set()
+    parts = ModelParts({id(module.call) for module in stack}, set())
     while stack:
         module = stack.pop()
         for store in (MODULES, PARAMETERS, BUFFERS):
             for _, value in module.members(store):
-                if not isinstance(value, Call):
-                    continue
-                if id(value) in ids:
-                    shared.add(id(value))
-                    continue
-                ids.add(id(value))
-                child = module_of(value) if store == MODULES else None
-                if child is not None:
-                    stack.append(child)
-    return ModelParts(frozenset(ids), frozenset(shared))
+                if isinstance(value, Call) and id(value) in parts.ids:
+                    parts.shared.add(id(value))
+                elif isinstance(value, Call):
+                    parts.ids.add(id(value))
+                    child = module_of(value) if store == MODULES else None
+                    stack += [child] if child is not None else []
+    return parts
 
 
 def references_to(value: Value, is_part: Callable[[int], bool]) -> list[int]:
@@ -136,37 +124,33 @@ def references_to(value: Value, is_part: Callable[[int], bool]) -> list[int]:
 
     Includes the owners of bound methods. Empty if the attribute is too deep or too large to tell.
     """
-    if type(value) in SIMPLE or not isinstance(value, tuple | list | dict | SetOf | Call):
-        return []
-    found: list[int] = []
-    stack: list[tuple[Value, int]] = [(value, 0)]
+    return _search(value, is_part)[0]
+
+
+def unshared_parts(value: Value, is_part: Callable[[int], bool]) -> list[Value]:
+    """Return what an attribute contains that is not part of a model, and has to be created."""
+    return _search(value, is_part)[1]
+
+
+def _search(value: Value, is_part: Callable[[int], bool]) -> tuple[list[int], list[Value]]:
+    """Return the ids of the model's parts in an attribute, and the other objects in it."""
+    parts: list[int] = []
+    others: list[Value] = []
+    stack = [(value, 0)] if type(value) not in SIMPLE else []
     looked_at = 0
     while stack:
         item, depth = stack.pop()
         looked_at += 1
         if looked_at > MAX_VALUES or depth > MAX_DEPTH:
-            return []
+            return [], []
         if isinstance(item, Call) and is_part(id(item)):
-            found.append(id(item))
-            continue
-        stack += [(inner, depth + 1) for inner in _contents(item)]
-    return found
-
-
-def unshared_parts(value: Value, is_part: Callable[[int], bool]) -> list[Value]:
-    """Return what an attribute contains that is not part of a model, and has to be created."""
-    found: list[Value] = []
-    stack, looked_at = [value], 0
-    while stack and looked_at < MAX_VALUES:
-        item = stack.pop()
-        looked_at += 1
-        if isinstance(item, Call) and is_part(id(item)):
+            parts.append(id(item))
             continue
         contents = _contents(item)
         if isinstance(item, Call) and not contents:
-            found.append(item)
-        stack += contents
-    return found
+            others.append(item)
+        stack += [(inner, depth + 1) for inner in contents]
+    return parts, others
 
 
 def registers_itself(value: Value, tensor_of: TensorOf) -> bool:
@@ -199,28 +183,23 @@ def shared_attribute(value: Value, paths: dict[int, Access], expr_of: ExprOf) ->
 
     Recursive, but what it contains is not deeper than `MAX_DEPTH` (see `references_to`).
     """
-
-    def write(value: Value) -> Expr:
-        if isinstance(value, Call):
-            return write_call(value)
-        if references_to(value, paths.__contains__):
-            if isinstance(value, tuple | list):
-                brackets = "()" if isinstance(value, tuple) else "[]"
-                return Sequence(brackets, [write(item) for item in value])
-            if isinstance(value, dict):
-                return DictExpr([(expr_of(key_value(k)), write(v)) for k, v in value.items()])
-        return expr_of(value)
-
-    def write_call(call: Call) -> Expr:
-        if id(call) in paths:
-            return paths[id(call)]
-        path = function_path(call)
-        if path == GETATTR and len(call.args) == 2 and id(call.args[0]) in paths:
-            name = call.args[1]
+    if isinstance(value, Call) and id(value) in paths:
+        return paths[id(value)]
+    path = function_path(value) if isinstance(value, Call) else None
+    if isinstance(value, Call) and path == GETATTR and len(value.args) == 2:
+        owner, name = value.args
+        if id(owner) in paths:
             usable = isinstance(name, str) and is_attribute(str(name))
-            return Access(f".{name}", paths[id(call.args[0])]) if usable else NONE
-        if path in _CONTAINERS and references_to(call, paths.__contains__):
-            return object_expr(call, write) or NONE
-        return expr_of(call)
-
-    return write(value)
+            return Access(f".{name}", paths[id(owner)]) if usable else NONE
+    if references_to(value, paths.__contains__):
+        if isinstance(value, Call) and path in _CONTAINERS:
+            return object_expr(value, lambda item: shared_attribute(item, paths, expr_of)) or NONE
+        if isinstance(value, tuple | list):
+            items = [shared_attribute(item, paths, expr_of) for item in value]
+            return Sequence("()" if isinstance(value, tuple) else "[]", items)
+        if isinstance(value, dict):
+            return DictExpr([
+                (expr_of(key_value(key)), shared_attribute(item, paths, expr_of))
+                for key, item in value.items()
+            ])  # fmt: skip
+    return expr_of(value)
