@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ptinspect.document.modules import Module
 
 MAX_CHARACTERS = 200_000
-"""Length of the longest source of a class."""
+"""Length of the longest source that is parsed."""
 FX_MODULE = "torch_fx_traced"
 """Module of the classes of traced modules, in a stub that is a package."""
 FX_BOOKKEEPING = frozenset(
@@ -64,25 +64,19 @@ class RecordedSource:
 
 def class_source(text: str, use: bool = True) -> RecordedSource:
     """Return the methods of a class. Without `use`, only whether there is a forward."""
-    functions = _class_functions(text) if use else []
+    tree = _parse(textwrap.dedent(text)) if use else None
+    functions: list[ast.FunctionDef] = []
+    if tree is not None and len(tree.body) == 1 and isinstance(tree.body[0], ast.ClassDef):
+        body = tree.body[0].body
+        functions = [node for node in body if isinstance(node, ast.FunctionDef) and _is_plain(node)]
     lines: list[str] = []
-    for function in functions:
-        source = _unparse(function)
-        if source:
-            lines += [*([""] if lines else []), *source]
+    for source in filter(None, map(_unparse, functions)):
+        lines += [*([""] if lines else []), *source]
     if not any(line.startswith("def forward(") for line in lines):
         lines = []
     pattern = r"^[ \t]+(?:async )?def forward[ \t]*\("
     has_forward = bool(lines) or re.search(pattern, text, re.MULTILINE) is not None
     return RecordedSource(lines, _names(functions) if lines else set(), has_forward)
-
-
-def _class_functions(text: str) -> list[ast.FunctionDef]:
-    tree = _parse(textwrap.dedent(text)) if len(text) <= MAX_CHARACTERS else None
-    if not tree or len(tree.body) != 1 or not isinstance(tree.body[0], ast.ClassDef):
-        return []
-    body = tree.body[0].body
-    return [node for node in body if isinstance(node, ast.FunctionDef) and _is_plain(node)]
 
 
 def fx_source(module: Module, use: bool = True) -> RecordedSource:
@@ -102,8 +96,7 @@ def fx_source(module: Module, use: bool = True) -> RecordedSource:
     for free_name in _free_names(function):
         if free_name == "torch":
             continue  # the stub imports it
-        if free_name in statements:
-            # Imported when the method is called.
+        if free_name in statements:  # imported when the method is called
             local.append(f"    {statements[free_name]}")
         elif not hasattr(builtins, free_name):
             recorded.unknown_names.append(free_name)
@@ -113,7 +106,7 @@ def fx_source(module: Module, use: bool = True) -> RecordedSource:
 
 def fx_function(text: str) -> ast.FunctionDef | None:
     """Return the `forward` that is the only statement of `text`, as torch.fx writes it."""
-    tree = _parse(text) if len(text) <= MAX_CHARACTERS else None
+    tree = _parse(text)
     node = tree.body[0] if tree is not None and len(tree.body) == 1 else None
     if not isinstance(node, ast.FunctionDef) or node.name != "forward" or not _is_plain(node):
         return None
@@ -123,7 +116,7 @@ def fx_function(text: str) -> ast.FunctionDef | None:
 def import_statements(imports: str) -> dict[str, str]:
     """Return, by the name that it binds, each import of a module that only defines things."""
     statements = {"NoneType": "NoneType = type(None)"}
-    tree = _parse(imports) if len(imports) < 100_000 else None
+    tree = _parse(imports)
     for node in tree.body if tree is not None else ():
         if not isinstance(node, ast.Import | ast.ImportFrom):
             continue
@@ -149,27 +142,23 @@ def _is_harmless_import(node: ast.Import | ast.ImportFrom, name: str) -> bool:
 
 def _parse(text: str) -> ast.Module | None:
     try:
-        return ast.parse(text)
+        return ast.parse(text) if len(text) <= MAX_CHARACTERS else None
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
 
 
 def _is_plain(node: ast.FunctionDef) -> bool:
     """Return True if defining the function does nothing, and nothing calls it implicitly."""
-    if node.decorator_list or not is_identifier(node.name) or node.name.startswith("__"):
+    name = node.name
+    if node.decorator_list or not is_identifier(name) or name.startswith(("__", "_load_from")):
         return False
-    if node.name != "forward" and node.name in MODULE_METHODS:
+    if name != "forward" and name in MODULE_METHODS:
         return False
-    defaults = [*node.args.defaults, *node.args.kw_defaults]
-    return not node.name.startswith("_load_from") and all(
-        default is None or _is_constant(default) for default in defaults
-    )
-
-
-def _is_constant(node: ast.expr) -> bool:
-    if isinstance(node, ast.Tuple):
-        return all(isinstance(item, ast.Constant) for item in node.elts)
-    return isinstance(node.operand if isinstance(node, ast.UnaryOp) else node, ast.Constant)
+    defaults: list[ast.expr] = []
+    for default in filter(None, (*node.args.defaults, *node.args.kw_defaults)):
+        defaults += default.elts if isinstance(default, ast.Tuple) else [default]
+    values = [item.operand if isinstance(item, ast.UnaryOp) else item for item in defaults]
+    return all(isinstance(value, ast.Constant) for value in values)
 
 
 def _unparse(node: ast.FunctionDef) -> list[str]:

@@ -155,22 +155,20 @@ def _normalized_weight(name: str, shapes: Shapes) -> Guess | None:
         if not layer:
             return None
         args: list[Argument] = [(None, layer.call)]
-        if func.endswith("weight_norm"):
-            dims = [*range(len(shapes[weight])), None]
-            matching = [dim for dim in dims if _norm_shape(shapes[weight], dim) == shapes[norms]]
+        if func.endswith("weight_norm"):  # the norms along `dim`; without, one norm of all
+            size = shapes[weight]
+            norm_shapes: dict[int | None, tuple[int, ...]] = {
+                dim: (1,) * dim + size[dim : dim + 1] + (1,) * (len(size) - dim - 1)
+                for dim in range(len(size))
+            }
+            norm_shapes[None] = ()
+            matching = [dim for dim, shape in norm_shapes.items() if shape == shapes[norms]]
             if not matching:
                 return None
             if matching[0] != 0:
                 args.append(("dim", Literal(str(matching[0]))))
         return Guess(CallExpr(func, args), layer.alternatives)
     return None
-
-
-def _norm_shape(weight: tuple[int, ...], dim: int | None) -> tuple[int, ...]:
-    """Return the shape of weight_norm's norms along `dim`; None stands for one norm of all."""
-    if dim is None:
-        return ()
-    return tuple(size if index == dim else 1 for index, size in enumerate(weight))
 
 
 _GATES = {4: "LSTM", 3: "GRU", 1: "RNN"}
@@ -297,28 +295,23 @@ def _quantized_linear(packed: list[Tensor], is_static: bool) -> Guess | None:
         return None
     rows, size = ints(packed[0].shape)
     args: list[Argument] = [("in_features", size), ("out_features", rows)]
-    if len(packed) == 1:
-        args.append(("bias_", FALSE))
-    if not _is_quantized(packed[0]):
-        args.append(("dtype", Name("torch.float16")))
+    args += [("bias_", FALSE)] if len(packed) == 1 else []
+    args += [("dtype", Name("torch.float16"))] if not _is_quantized(packed[0]) else []
     module = QUANTIZED if is_static else f"{QUANTIZED}.dynamic"
     return Guess(CallExpr(f"{module}.Linear", args), (_QUANTIZED_WORDS,))
 
 
 def _quantized_convolution(weight: Tensor, bias: bool) -> Guess | None:
-    shape = weight.shape
-    if not 3 <= len(shape) <= 5:
+    if not 3 <= len(weight.shape) <= 5:
         return None
-    groups = shape[0] if shape[1] == 1 and shape[0] > 1 else 1
+    out, channels, *kernel = ints(weight.shape)
+    is_grouped = channels.text == "1" and out.text not in ("0", "1")
     args: list[Argument] = [
-        ("in_channels", Literal(str(shape[1] * groups))),
-        ("out_channels", Literal(str(shape[0]))),
-        ("kernel_size", Sequence("()", ints(shape[2:]))),
-    ]
-    if groups != 1:
-        args.append(("groups", Literal(str(groups))))
-    if not bias:
-        args.append(("bias", FALSE))
+        ("in_channels", out if is_grouped else channels), ("out_channels", out),
+        ("kernel_size", Sequence("()", kernel)),
+    ]  # fmt: skip
+    args += [("groups", out)] if is_grouped else []
+    args += [("bias", FALSE)] if not bias else []
     unset: dict[str, Expr] = {"groups": Literal("1"), "bias": TRUE}
-    call = CallExpr(f"{QUANTIZED}.Conv{len(shape) - 2}d", args, 2, unset)
+    call = CallExpr(f"{QUANTIZED}.Conv{len(kernel)}d", args, 2, unset)
     return Guess(call, (_QUANTIZED_WORDS,))

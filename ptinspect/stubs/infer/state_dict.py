@@ -7,10 +7,11 @@ exactly the tensors that are recorded. Otherwise the tensors become plain parame
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import takewhile
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from ptinspect.document.select import path_matches
 from ptinspect.stubs.collect.classes import (
@@ -125,16 +126,6 @@ def key_tree(document: Document, path: Path) -> Branch:
 # Neighbouring layers
 
 
-class _Layer(NamedTuple):
-    shape: Shape
-    path: tuple[str, ...]
-
-    @property
-    def dims(self) -> int:
-        """Number of dimensions that the layer convolves over; 1 for a Linear."""
-        return max(len(self.shape) - 2, 1)
-
-
 def batch_norm_dims(root: Branch) -> dict[int, int]:
     """Return the number of dimensions, 1 to 3, of every BatchNorm, by id of its branch.
 
@@ -142,7 +133,7 @@ def batch_norm_dims(root: Branch) -> dict[int, int]:
     it is in the same module. The one that is nearer in the tree decides, or else the one before.
     If neither fits, it is that of most convolutions. A Linear means BatchNorm1d.
     """
-    layers: list[_Layer] = []
+    layers: list[tuple[int, Shape, tuple[str, ...]]] = []  # dimensions, shape and path
     norms: list[tuple[Branch, int, int]] = []  # branch, channels, number of layers before
     for branch in root.walk():
         mean = branch.tensors.get("running_mean")
@@ -150,25 +141,20 @@ def batch_norm_dims(root: Branch) -> dict[int, int]:
             norms.append((branch, mean.numel, len(layers)))
         shape = branch.weight_shape()
         if shape is not None:
-            layers.append(_Layer(shape, branch.path))
-    counts = dict.fromkeys((2, 1, 3), 0)
-    for layer in layers:
-        if len(layer.shape) > 2:
-            counts[layer.dims] += 1
-    most_common = max(counts, key=lambda dims: counts[dims])
+            layers.append((max(len(shape) - 2, 1), shape, branch.path))
+    counts = Counter(dims for dims, shape, _ in layers if len(shape) > 2)
+    most_common = max((2, 1, 3), key=counts.__getitem__)
     dims_by_id: dict[int, int] = {}
     for branch, channels, index in norms:
         parent = branch.path[:-1]
-        near = []
-        for layer in layers[:index][-1:]:
-            pairs = zip(parent, layer.path, strict=False)
-            near.append((layer, len(list(takewhile(lambda pair: pair[0] == pair[1], pairs)))))
-        for layer in layers[index : index + 1]:
-            if layer.path[: len(parent)] == parent:
-                near.append((layer, len(parent)))
-        fitting = [item for item in near if channels in item[0].shape[:2]]
-        nearest = max(fitting, key=lambda item: item[1], default=None)
-        dims_by_id[id(branch)] = nearest[0].dims if nearest is not None else most_common
+        near: list[tuple[int, int]] = []  # length of the common path, dimensions
+        for number, (dims, shape, path) in enumerate(layers[max(index - 1, 0) : index + 1]):
+            pairs = takewhile(lambda pair: pair[0] == pair[1], zip(parent, path, strict=False))
+            common = len(list(pairs))
+            is_before = number == 0 and index > 0
+            if channels in shape[:2] and (is_before or common == len(parent)):
+                near.append((common, dims))
+        dims_by_id[id(branch)] = max(near, key=lambda n: n[0])[1] if near else most_common
     return dims_by_id
 
 

@@ -6,6 +6,7 @@ Importing the package defines and registers everything, like a stub that is a si
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, field, replace
 
 from ptinspect.atomic_file import already_exists_error, atomic_folder
@@ -39,13 +40,7 @@ MAX_NAMES_PER_LINE = 20
 
 @dataclass(slots=True)
 class _Module:
-    """A file of the package.
-
-    Attributes:
-        idents: names that it defines.
-        needs: names that it imports, by the module that defines them.
-        is_package: there are modules below it.
-    """
+    """A file of the package: the names that it defines, and those that it needs, by module."""
 
     path: ModulePath
     title: str
@@ -168,8 +163,7 @@ class _ModulePaths:
     def _part(self, folder: ModulePath, part: str) -> str:
         name = part.strip("_") if part.startswith("__") else part
         if not (is_identifier(name) and name.isascii() and len(name) <= 60):
-            name = "".join(char if char.isascii() and char.isalnum() else "_" for char in name)
-            name = f"m_{name[:50]}"
+            name = re.sub(r"[^A-Za-z0-9]", "_", f"m_{name[:50]}")
         if name.lower() in _WINDOWS_DEVICES or name in self._reserved:
             name += "_"
         while self._parts.setdefault((folder, name.lower()), part) != part:
