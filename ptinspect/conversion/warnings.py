@@ -25,7 +25,11 @@ if TYPE_CHECKING:
     from ptinspect.document.tensor import Storage, Tensor
     from ptinspect.pickling.pyobjects import Path
 
-SCRIPT_DROPPED = "dropped: the code of the TorchScript program, which only TorchScript files hold"
+PROGRAM_DROPPED = {
+    "torchscript": "dropped: the code of the TorchScript program, which only its format holds",
+    "torch-export": "dropped: the graph of the program, which only its format holds",
+}
+"""Warnings by format of SRC."""
 
 _STATE_DICT_METHODS = re.compile(
     r"^\s+def\s+(?:get_extra_state|state_dict|_save_to_state_dict)\s*\(", re.MULTILINE
@@ -54,8 +58,8 @@ def loss_warnings(
             " them)"
         )
     if model.module is not None:
-        if document.archive.format == "torchscript":
-            warnings.append(SCRIPT_DROPPED)
+        if document.archive.format in PROGRAM_DROPPED:
+            warnings.append(PROGRAM_DROPPED[document.archive.format])
         elif to != "checkpoint":
             warnings.append(
                 f"dropped: the class `{model.module.class_path}` (a state_dict does not record"

@@ -15,6 +15,7 @@ from tests.cli.running import run
 from tests.conftest import FIXTURES
 
 LESSON = FIXTURES / "others/torchscript.pt"
+EXPORT = FIXTURES / "others/export.pt2"
 
 
 def test_the_lessons_model_is_shown_as_torch_prints_it() -> None:
@@ -34,11 +35,15 @@ def test_the_lessons_model_is_shown_as_torch_prints_it() -> None:
 
 def test_a_torch_file_of_it_says_that_the_code_is_dropped(tmp_path: Path) -> None:
     assert "a TorchScript archive, which weights_only refuses" in run("show", LESSON).stdout
-    for to in ("same", "state_dict", "safetensors"):
-        result = run("convert", LESSON, tmp_path / to, "--to", to)
-        assert result.exit_code == 0
-        assert "dropped: the code of the TorchScript program" in result.stderr
-        assert "keeps the full model" not in result.stderr
+    programs = (LESSON, "the code of the TorchScript program"), (EXPORT, "the graph of the program")
+    for path, dropped in programs:
+        for to in ("state_dict", "safetensors"):
+            result = run("convert", path, tmp_path / to, "--to", to, "--force")
+            assert result.exit_code == 0
+            assert f"dropped: {dropped}" in result.stderr and "--to same" not in result.stderr
+        result = run("convert", path, tmp_path / "same", "--to", "same")  # torch could not load it
+        assert result.exit_code == 2 and not (tmp_path / "same").exists()
+        assert "can hold a program\n  --to state_dict or --to safetensors keeps" in result.stderr
 
 
 def models(torch: Any) -> dict[str, Callable[[], tuple[Any, Any]]]:

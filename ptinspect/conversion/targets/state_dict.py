@@ -13,7 +13,7 @@ from ptinspect.conversion.models import array_tensor, is_array_state_dict, selec
 from ptinspect.conversion.output.object_graph import ObjectGraph, ordered_dict
 from ptinspect.conversion.plan import ModelPart, Plan, PlannedTensor, plan_tensors, torch_file
 from ptinspect.conversion.targets.object_state import StateDict, metadata_of, state_dict_of
-from ptinspect.conversion.warnings import SCRIPT_DROPPED, loss_warnings
+from ptinspect.conversion.warnings import PROGRAM_DROPPED, loss_warnings
 from ptinspect.document.modules import module_of
 from ptinspect.document.select import Subtree, resolve_path
 from ptinspect.errors import PtInspectError, UnsupportedError
@@ -45,8 +45,13 @@ def plan_state_dict(document: Document, path: str, options: ConvertOptions) -> P
 
 def plan_same(document: Document, path: str, options: ConvertOptions) -> Plan:
     """Return the plan of a file with all values of the source. UnsupportedError if the source
-    consists of several pickles: torch's zip holds one."""
+    consists of several pickles, of which torch's zip holds one, or is a program."""
     archive = document.archive
+    if archive.format in PROGRAM_DROPPED:
+        raise UnsupportedError(
+            f"only a file of the format {archive.format} can hold a program",
+            hint="--to state_dict or --to safetensors keeps its tensors",
+        )
     if archive.more_roots:
         raise UnsupportedError("the file holds several pickles, but torch's zip holds only one")
     graph = ObjectGraph(options.tensors)
@@ -55,8 +60,6 @@ def plan_same(document: Document, path: str, options: ConvertOptions) -> Plan:
     warnings = []
     if archive.sources:
         warnings.append("dropped: the source code of the classes, which only legacy files hold")
-    if archive.format == "torchscript":
-        warnings.append(SCRIPT_DROPPED)
     if archive.facts.get("sys_info") or archive.format == "pickle":
         warnings.append(f"converted from {archive.format} to torch's zip")
     return Plan(
