@@ -28,7 +28,7 @@ from ptinspect.safety.analysis.call_rules import (
     resolve_callable,
     worst_judgement,
 )
-from ptinspect.safety.analysis.shapes import describe, parse_shapes
+from ptinspect.safety.analysis.shapes import Shapes, describe, parse_shapes
 from ptinspect.safety.policy import (
     PolicyRow,
     is_known_package,
@@ -40,6 +40,8 @@ from ptinspect.safety.report import CLEAN, DANGEROUS, UNKNOWN
 
 _TENSOR_METHODS = ("detach", "requires_grad_", "to", "numpy", "as_subclass")
 _MAPPING_METHODS = ("keys", "items")
+_CREATING = ("NEWOBJ", "CLASS")
+_SHAPE_LETTERS = {"REDUCE": "R", "NEWOBJ": "N", "NEWOBJ_EX": "N", "CLASS": "C"}
 _MAX_EXAMINED = 64
 """Arguments of a call of another shape that are examined."""
 
@@ -47,6 +49,8 @@ _MAX_EXAMINED = 64
 # object and sets its attributes.
 _CLASS = r"_*[a-z]?[A-Z]\w*[a-z]\w*"
 _CLASS_NAME = re.compile(rf"({_CLASS}\.)*({_CLASS}|__pyx_unpickle_\w+)")
+
+_SLOW_KINDS = re.compile(r"\[|\*|hashable|index|class|storage|!|_rebuild")
 
 _OTHER_RECONSTRUCTION = Judgement(UNKNOWN, "copyreg", "creates an object as no writer does")
 
@@ -128,7 +132,8 @@ def judge_call(
     Args:
         func: what is called.
         args: its arguments.
-        how: the opcode; with a star ("REDUCE*") if `args` is one object that would be unpacked.
+        how: the opcode, or CLASS if another callable creates an object of it; with a star
+            ("REDUCE*") if `args` is one object that would be unpacked.
         depth: how many levels of calls inside the arguments are followed.
         keywords: its keyword arguments.
     """
@@ -148,7 +153,7 @@ def judge_call(
         return HARMLESS  # type(None): only three arguments create a class
     if row is None or row.verdict == "reference":
         return _judge_unlisted(func, how)
-    if row.verdict == "acts" and how == "NEWOBJ" and _is_created_quietly(func):
+    if row.verdict == "acts" and how in _CREATING and _is_created_quietly(func):
         return Judgement(UNKNOWN, func.path, "creates an object without its constructor")
     if row.verdict in ("acts", "dangerous"):
         return Judgement(DANGEROUS, func.path, row.reason)
@@ -171,7 +176,6 @@ def _judge_listed(
     row: PolicyRow,
 ) -> Judgement:
     """Judge a call of a callable with shapes: its own writer's calls, and all others."""
-    creates = how.startswith("NEWOBJ") or (how in ("OBJ", "INST") and not args)
     shapes = parse_shapes(row.shapes)
     if func.path in _METHODS_CALLED_BY:
         method = _overridden_argument_method(func, args)
@@ -179,7 +183,9 @@ def _judge_listed(
             reason = f"calls {method}() of its argument, a method that the file has replaced"
             return Judgement(DANGEROUS, func.path, reason)
     is_plain = not keywords and not how.endswith("*")
-    shape = shapes.find_call(args, creates) if is_plain else None
+    shape = (
+        shapes.find_call(args, _SHAPE_LETTERS.get(how, "R" if args else "N")) if is_plain else None
+    )
     if shape is None:
         if keywords and shapes.keywords_act:
             reason = f"gets {describe(args, keywords)}, with which it can reach any memory"
@@ -192,10 +198,24 @@ def _judge_listed(
         return Judgement(UNKNOWN, func.path, row.reason)
     for index in shape.classes:
         if index < len(args) and isinstance(args[index], Inert):
-            judgement = judge_call(args[index], (), "NEWOBJ", depth - 1)
+            judgement = judge_call(args[index], (), "CLASS", depth - 1)
             if judgement.verdict != CLEAN:
                 return judgement
     return HARMLESS if rule is None else rule(args, partial(judge_call, depth=depth - 1))
+
+
+def quick_shapes(func: Global) -> Shapes:
+    """Return the shapes of a callable that decide on its calls without a look into wide values or
+    into other calls: all of them, or those without arguments."""
+    row = policy_row(func.module, func.name)
+    if row is None or row.verdict not in ("allowed", "module"):
+        return parse_shapes("")
+    shapes = parse_shapes(row.shapes)
+    is_judged_further = func.path in RULES or func.path in _METHODS_CALLED_BY
+    if is_judged_further or _SLOW_KINDS.search(row.shapes):
+        calls = tuple(shape for shape in shapes.calls if shape.args(()) and not shape.acts)
+        return shapes._replace(calls=calls)
+    return shapes
 
 
 def _judge_other_shape(
@@ -274,13 +294,13 @@ def _judge_unlisted(func: Global, how: str) -> Judgement:
     if any(map(is_special, func.name.split("."))):
         return Judgement(DANGEROUS, func.path, "accesses an object's special attributes")
     if is_stdlib(func.module):
-        if is_plain_class(func.module, func.name, how.startswith("NEWOBJ")):
+        if is_plain_class(func.module, func.name, how.startswith(_CREATING)):
             return Judgement(UNKNOWN, func.path, "creates an object of the standard library")
         reason = "a callable of the standard library that is not on the allowlist"
         return Judgement(DANGEROUS, func.path, reason)
     if is_known_package(func.module):
         package = _package(func)
-        if how.startswith("NEWOBJ") or _CLASS_NAME.fullmatch(func.name):
+        if how.startswith(_CREATING) or _CLASS_NAME.fullmatch(func.name):
             return Judgement(UNKNOWN, func.path, f"creates an object of the package {package}")
         reason = f"a function of the package {package} that is not on the allowlist"
         return Judgement(DANGEROUS, func.path, reason)

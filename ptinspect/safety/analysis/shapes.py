@@ -33,13 +33,13 @@ class CallShape(NamedTuple):
     """One way in which a callable is called.
 
     Attributes:
-        creates: REDUCE, or NEWOBJ, which only creates an object.
+        how: R (REDUCE), N (NEWOBJ) or C (another callable gets the class, and creates an object).
         args: kinds of the arguments, as one tuple.
         classes: indexes of the arguments of which the callable creates an object.
         acts: True if the call does harm.
     """
 
-    creates: bool
+    how: str
     args: Kind
     classes: tuple[int, ...]
     acts: bool
@@ -60,10 +60,10 @@ class Shapes(NamedTuple):
     fills: frozenset[str]
     keywords_act: bool
 
-    def find_call(self, args: tuple[Value, ...], creates: bool) -> CallShape | None:
+    def find_call(self, args: tuple[Value, ...], how: str) -> CallShape | None:
         """Return the shape of a call without keyword arguments."""
         for shape in self.calls:
-            if shape.creates == creates and shape.args(args):
+            if shape.how == how and shape.args(args):
                 return shape
         return None
 
@@ -291,11 +291,11 @@ class _Parser:
                 if acts and self._accept("keywords"):
                     keywords_act = True
                     continue
-                creates = {"R": False, "N": True}[self.tokens.pop()]
+                how = self.tokens.pop()
                 if not self._accept("("):
                     raise ValueError("a call without its arguments")
                 args, classes = self._items()
-                calls.append(CallShape(creates, args, classes, acts))
+                calls.append(CallShape(how, args, classes, acts))
         return Shapes(tuple(calls), tuple(states), frozenset(fills), keywords_act)
 
     def _items(self) -> tuple[Kind, tuple[int, ...]]:
@@ -319,7 +319,11 @@ class _Parser:
         kinds = [self._single_kind()]
         while self._accept("|"):
             kinds.append(self._single_kind())
-        return kinds[0] if len(kinds) == 1 else lambda value: any(kind(value) for kind in kinds)
+        if len(kinds) == 1:
+            return kinds[0]
+        first, *others = kinds
+        second = others[0] if len(others) == 1 else lambda value: any(k(value) for k in others)
+        return lambda value: first(value) or second(value)
 
     def _single_kind(self) -> Kind:
         token = self.tokens.pop()

@@ -35,6 +35,7 @@ from ptinspect.safety.analysis.calls import (
     judge_call,
     judge_import,
     overridden_mapping_method,
+    quick_shapes,
     value_repr,
 )
 from ptinspect.safety.analysis.numpy_dtypes import (
@@ -43,7 +44,7 @@ from ptinspect.safety.analysis.numpy_dtypes import (
     invalid_dtype_reason,
     memory_interface_attribute,
 )
-from ptinspect.safety.analysis.shapes import describe, parse_shapes
+from ptinspect.safety.analysis.shapes import Shapes, describe, parse_shapes
 from ptinspect.safety.policy import is_plain_class, is_stdlib, load_policy
 from ptinspect.safety.report import CLEAN, DANGEROUS, UNKNOWN, Finding
 from ptinspect.safety.scan_state import FindingCollector
@@ -69,6 +70,7 @@ _WATCHED_ATTRIBUTES = frozenset(name for names in _METHODS_CALLED_BY.values() fo
 # Callables that return something that may not belong to the file.
 _RETURNS_FOREIGN = frozenset(("builtins.getattr", *ALIASING))
 
+_SHAPE_LETTERS = {"REDUCE": "R", "NEWOBJ": "N"}
 _LOAD_FROM_BYTES = "torch.storage._load_from_bytes"
 
 _WIDE = 64
@@ -127,7 +129,7 @@ class StreamJudge:
         self.findings = FindingCollector()
         self.payloads: list[tuple[int, bytes | Blob | str]] = []
         self.weights_only_blockers: set[str] = set()
-        self._harmless_without_args: set[Global] = set()
+        self._quick_shapes: dict[Value, Shapes] = {}
         self._wide_calls: dict[tuple[object, ...], Judgement] = {}
         self._wide_states: dict[int, dict[str, Value]] = {}
         self._wide_computed: dict[int, bool] = {}
@@ -211,7 +213,11 @@ class StreamJudge:
         call = event.target
         assert isinstance(call, Call)
         func, args = call.func, call.args
-        if not args and not call.kwargs and func in self._harmless_without_args:
+        quick_shape = None
+        if func in self._quick_shapes and not call.kwargs and len(args) < _WIDE:
+            letter = _SHAPE_LETTERS.get(call.opcode, "")
+            quick_shape = self._quick_shapes[func].find_call(args, letter)
+        if quick_shape is not None:
             return
         judgement = self._cached_judgement(func, call)
         if isinstance(func, Global) and func in self._loaders:
@@ -224,8 +230,8 @@ class StreamJudge:
             ):
                 text = call_repr(func, args)
                 self._add(event, judgement.verdict, judgement.name, judgement.reason, text)
-        elif not args and not call.kwargs and isinstance(func, Global):
-            self._harmless_without_args.add(func)
+        elif isinstance(func, Global) and func not in self._quick_shapes:
+            self._quick_shapes[func] = quick_shapes(func)
         is_view = isinstance(func, Global) and func.path in VIEW_FUNCTIONS
         if is_view and view_exceeds_storage(args):
             self._add_view_finding(event.offset)
