@@ -22,6 +22,10 @@ EMPTY_PICKLE = b"\x80\x02N."
 """The pickle of None, for formats without a pickle."""
 
 
+class OutsideFolderError(DamagedError):
+    """A file names another one that may be outside its folder."""
+
+
 class Finding(NamedTuple):
     """An inconsistency in a container, or a fact about it that a reader should know."""
 

@@ -104,6 +104,10 @@ def _open(source: Source, limits: Limits, allow_index: bool) -> Archive:
         from ptinspect.formats.gguf import read_gguf
 
         return read_gguf(source, limits)
+    if named.format == "onnx":
+        from ptinspect.formats.onnx import read_onnx
+
+        return read_onnx(source, limits)
     if named.format == "torch-legacy-tar":
         from ptinspect.formats.torch.tar import read_tar
 

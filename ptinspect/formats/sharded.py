@@ -33,7 +33,7 @@ from ptinspect.errors import (
     UnsupportedError,
     add_error_path,
 )
-from ptinspect.formats.archive import Archive, Finding, PicklelessArchive
+from ptinspect.formats.archive import Archive, Finding, OutsideFolderError, PicklelessArchive
 from ptinspect.formats.persistent_ids import declared_storages, prefix_storage_keys
 from ptinspect.formats.safetensors import Safetensors, order_keys, ordered_dict, parse_json
 from ptinspect.limits import LIMITS, Limits
@@ -64,10 +64,6 @@ class ShardedModel(PicklelessArchive):
         if colon and number.isdecimal() and int(number) < len(self.parts):
             return self.parts[int(number)], shard_key
         return self, key
-
-
-class OutsideFolderError(DamagedError):
-    """The index names a shard that may be outside its folder."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -172,6 +172,7 @@ _OTHER_READERS = {
     "npy": "numpy.load({})",
     "npz": "numpy.load({})",
     "joblib": "joblib.load({})",
+    "onnx": "onnx.load({})",
     "gguf": "gguf.GGUFReader({})",
     "torchscript": "torch.jit.load({})",
     "torch-export": "torch.export.load({})",

@@ -13,7 +13,7 @@ from ptinspect.source.base import Source
 
 READABLE = (
     "torch-zip", "torch-legacy", "torch-legacy-tar", "pickle", "safetensors", "safetensors-index",
-    "torch-index", "torch-export", "torch-package",
+    "torch-index", "torch-export", "torch-package", "onnx",
 )  # fmt: skip
 """The formats that `open_archive` opens."""
 

@@ -22,8 +22,9 @@ from ptinspect.errors import (
     PtInspectError,
     UnsupportedError,
 )
+from ptinspect.formats.archive import OutsideFolderError
 from ptinspect.formats.detect import HEAD_BYTES, ZIP_MAGIC, identify_head
-from ptinspect.formats.sharded import OutsideFolderError, index_folder, read_index_file
+from ptinspect.formats.sharded import index_folder, read_index_file
 from ptinspect.formats.signatures import identify_text, is_tar, unknown_format_error
 from ptinspect.formats.zip.directory import SMALL_PICKLE
 from ptinspect.formats.zip.records import has_end_record
@@ -242,6 +243,14 @@ def _scan_identified(
         from ptinspect.formats.gguf import read_gguf
 
         read_gguf(source, state.limits)
+    elif identity.format == "onnx":
+        from ptinspect.formats.onnx import read_onnx
+
+        try:
+            read_onnx(source, state.limits)
+        except OutsideFolderError as error:
+            state.find("external-path", error.message, state.record, DANGEROUS)
+            raise
     elif identity.format in _INDEX_FORMATS and not state.depth:
         _scan_shards(source, state)
     elif _is_skipped(identity.format, state):

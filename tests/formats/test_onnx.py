@@ -1,0 +1,166 @@
+"""Tensors of ONNX models: equal to what the package onnx reads; damage is refused."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import ptinspect
+from tests.cli.running import run
+from tests.conftest import FIXTURES
+from tests.tiers import rounds
+
+TINY = FIXTURES / "others/tiny.onnx"
+EXTERNAL = FIXTURES / "others/onnx/model.onnx"
+TRUTH = json.loads((FIXTURES / "others/tiny.onnx.json").read_text())
+
+
+@pytest.mark.parametrize(("path", "name"), [(TINY, "tiny"), (EXTERNAL, "external")])
+def test_every_tensor_is_that_of_the_package_onnx(path: Path, name: str) -> None:
+    with ptinspect.open(path) as document:
+        others = {"int4", "text"} if name == "tiny" else set()
+        assert set(document.tensors) == {*TRUTH[name], *others}
+        for key, truth in TRUTH[name].items():
+            info = document.tensors[key]
+            assert list(info.shape) == truth["shape"], key
+            assert info.dtype is not None and info.dtype.name == truth["dtype"], key
+            assert hashlib.sha256(info.read()).hexdigest() == truth["sha256"], key
+
+
+def test_encodings_that_torch_lacks() -> None:
+    with ptinspect.open(TINY) as document:
+        packed, text = document.tensors["int4"], document.tensors["text"]
+        assert (packed.tensor.encoding, packed.shape, packed.nbytes) == ("INT4", (3,), 2)
+        assert packed.read() == b"\xe1\x03"  # 1 and -2, 3
+        assert (text.tensor.encoding, text.shape) == ("STRING", (2,))
+
+
+def test_show_convert_diff_and_scan(tmp_path: Path) -> None:
+    result = run("show", TINY)
+    assert result.exit_code == 0
+    assert "tiny(x, c) -> z" in result.stdout and "onnx.load(" in result.stdout
+    assert "If (1)" in result.stdout and "author: us" in result.stdout
+    shown = json.loads(run("show", "-f", "json", TINY).stdout)
+    assert shown["file"]["format"] == "onnx"
+    assert ["cond.else_branch", "w"] in [tensor["path"] for tensor in shown["tensors"]]
+    assert run("convert", EXTERNAL, tmp_path / "m.safetensors").exit_code == 0
+    with ptinspect.open(EXTERNAL) as a, ptinspect.open(tmp_path / "m.safetensors") as b:
+        assert {k: t.read() for k, t in a.tensors.items()} == {
+            k: t.read() for k, t in b.tensors.items()
+        }
+    assert run("diff", EXTERNAL, tmp_path / "m.safetensors").exit_code == 0
+    assert ptinspect.scan(TINY).verdict == "clean"
+    assert ptinspect.scan(EXTERNAL).verdict == "clean"
+
+
+def test_a_missing_file_of_elements_is_named(tmp_path: Path) -> None:
+    shutil.copy(EXTERNAL, tmp_path / "model.onnx")
+    shown = run("show", tmp_path / "model.onnx")
+    assert shown.exit_code == 0 and "weights.bin is missing" in shown.stdout
+    document = json.loads(run("show", "-f", "json", tmp_path / "model.onnx").stdout)
+    assert document["set"]["missing"] == ["weights.bin"]
+    assert document["warnings"][0]["kind"] == "missing-file"
+    for size in (0, 100):
+        result = run("convert", tmp_path / "model.onnx", tmp_path / "out.safetensors")
+        assert result.exit_code == 2 and "weights.bin" in result.stderr
+        assert not (tmp_path / "out.safetensors").exists()
+        (tmp_path / "weights.bin").write_bytes(bytes(size or 100))
+
+
+# As long as the name in the fixture, so that all lengths around it stay.
+@pytest.mark.parametrize("location", ["../../x.bin", "/etc/passwd", "a/../../bcd", "C:/weights/"])
+def test_elements_outside_the_folder_are_refused(location: str, tmp_path: Path) -> None:
+    changed = EXTERNAL.read_bytes().replace(b"weights.bin", location.encode())
+    (tmp_path / "evil.onnx").write_bytes(changed)
+    result = run("show", tmp_path / "evil.onnx")
+    assert result.exit_code == 2 and "outside the folder of the model" in result.stderr
+    assert ptinspect.scan(tmp_path / "evil.onnx").verdict == "dangerous"
+
+
+def varint(value: int) -> bytes:
+    out = b""
+    while value > 0x7F:
+        out, value = out + bytes([value & 0x7F | 0x80]), value >> 7
+    return out + bytes([value])
+
+
+def message(*parts: tuple[int, Any]) -> bytes:
+    """A protobuf message: numbers are varints, bytes and text have their length."""
+    out = b""
+    for number, value in parts:
+        if isinstance(value, int):
+            out += varint(number << 3) + varint(value)
+        else:
+            data = value.encode() if isinstance(value, str) else value
+            out += varint(number << 3 | 2) + varint(len(data)) + data
+    return out
+
+
+def model(*graph: tuple[int, Any]) -> bytes:
+    return message((1, 8), (2, "test"), (7, message(*graph)))
+
+
+def bad_models() -> Iterator[tuple[str, bytes, str]]:
+    tensor = message((1, 2), (2, 1), (8, "w"), (9, bytes(7)))
+    yield "short raw data", model((5, tensor)), "needs 8 bytes, its raw_data has 7"
+    yield "unknown type", model((5, message((1, 2), (2, 99), (8, "w")))), "unknown type 99"
+    yield "huge dims", model((5, message((1, 1 << 63), (2, 1), (8, "w")))), "has no shape"
+    yield "many dims", model((5, message(*[(1, 1)] * 65, (2, 1)))), "has no shape"
+    yield "no graph", message((1, 8), (2, "test"), (8, b"")), "has no graph"
+    yield "graph is a number", message((1, 8), (2, "test"), (7, 3)), "a message is expected"
+    yield "a long number", message((1, 8), (2, "test")) + b"\x38" + b"\xff" * 11, "too long"
+    yield "a group", message((1, 8), (2, "test")) + b"\x3b\x3c", "not protobuf"
+    nested = message((2, "x"))
+    for _ in range(40):
+        nested = message((1, message((4, "If"), (5, message((1, "b"), (6, nested))))))
+    yield "deep", message((1, 8), (2, "test"), (7, nested)), "nested too deep"
+    pairs = ((13, message((1, "location"), (2, "w"))), (13, message((1, "offset"), (2, "-1"))))
+    external = message((1, 2), (2, 1), (8, "w"), (14, 1), *pairs)
+    yield "negative offset", model((5, external)), "does not say where"
+
+
+BAD = list(bad_models())
+
+
+@pytest.mark.parametrize(("name", "data", "words"), BAD, ids=[row[0] for row in BAD])
+def test_bad_models_are_errors(name: str, data: bytes, words: str, tmp_path: Path) -> None:
+    (tmp_path / "bad.onnx").write_bytes(data)
+    result = run("show", tmp_path / "bad.onnx")
+    assert result.exit_code == 2 and words in result.stderr, result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_typed_elements_of_another_number_are_an_error(tmp_path: Path) -> None:
+    tensor = message((1, 3), (2, 7), (8, "w"), (7, varint(1) + varint(2)))
+    (tmp_path / "few.onnx").write_bytes(model((5, tensor)))
+    result = run("convert", tmp_path / "few.onnx", tmp_path / "out.safetensors")
+    assert result.exit_code == 2 and "16 bytes instead of 24" in result.stderr
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_the_same_name_twice_is_shown_twice(tmp_path: Path) -> None:
+    tensor = message((1, 1), (2, 2), (8, "w"), (9, b"a"))
+    (tmp_path / "twice.onnx").write_bytes(model((5, tensor), (5, tensor)))
+    with ptinspect.open(tmp_path / "twice.onnx") as document:
+        assert list(document.tensors) == ["w", "w (2)"]
+
+
+def test_damaged_models_are_errors_of_ours(tmp_path: Path) -> None:
+    data = TINY.read_bytes()
+    for number in range(rounds(300)):
+        position = number * 7919 % len(data)
+        changed = bytearray(data if number % 2 else data[: position + 1])
+        changed[position] ^= 1 << number % 8
+        (tmp_path / "x.onnx").write_bytes(changed)
+        try:
+            with ptinspect.open(tmp_path / "x.onnx") as document:
+                for info in document.tensors.values():
+                    info.read()
+        except ptinspect.PtInspectError:
+            pass
