@@ -9,6 +9,7 @@ bytes (APPNOTE.TXT 4.3.9). A record counts as proved if any of them matches.
 from __future__ import annotations
 
 import zlib
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -41,6 +42,13 @@ LONGEST_NAME = 1024
 """Bytes of a record's name; torch's are far shorter, and longer ones are taken for damage."""
 
 
+MOST_PASSES = 8
+"""How often all bytes of a file are read to check them. Honest files need three passes at most,
+because a record may be in as many places."""
+
+OVERLAPPING = Evidence(LOST, "its bytes belong to too many other records")
+
+
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """A place where a record may be.
@@ -70,6 +78,7 @@ def local_candidates(source: Source) -> Iterator[Candidate]:
     touches."""
     buffer, base, end = source.window()
     after, is_chained = base, True
+    descriptors = _descriptors(buffer, base, end)
     position = buffer.find(LOCAL, base, end)
     while position >= 0:
         is_chained = is_chained and position == after
@@ -82,8 +91,14 @@ def local_candidates(source: Source) -> Iterator[Candidate]:
             text = bytes(buffer[position + 30 : position + 30 + name]).decode("utf-8", "replace")
             if 0 < name <= LONGEST_NAME and start <= end and text.isprintable():
                 if flags & DESCRIBED and not packed:
-                    crc, packed, after = _described(buffer, start, end)
-                    size = packed
+                    ends = descriptors.get(start & 0xFFFFFFFF, [])
+                    number = bisect_left(ends, start)
+                    crc = size = packed = None
+                    after = start
+                    if number < len(ends):
+                        size = packed = ends[number] - start
+                        after = ends[number] + 16
+                        crc = int.from_bytes(buffer[after - 12 : after - 8], "little")
                 else:
                     after = start + packed if start + packed <= end else start
                 is_doubted = not is_chained and text.rpartition("/")[2] == "data.pkl"
@@ -94,16 +109,16 @@ def local_candidates(source: Source) -> Iterator[Candidate]:
         position = buffer.find(LOCAL, after, end)
 
 
-def _described(buffer: Buffer, start: int, end: int) -> tuple[int | None, int | None, int]:
-    """Return CRC, size and the offset behind the data descriptor of the record at `start`: one
-    whose size is its distance from the record. None for both without one."""
-    at = buffer.find(DESCRIPTOR, start, end)
-    while at >= 0 and at + 16 <= end:
-        size = at - start
-        if size & 0xFFFFFFFF == int.from_bytes(buffer[at + 8 : at + 12], "little"):
-            return int.from_bytes(buffer[at + 4 : at + 8], "little"), size, at + 16
-        at = buffer.find(DESCRIPTOR, at + 4, end)
-    return None, None, start
+def _descriptors(buffer: Buffer, base: int, end: int) -> dict[int, list[int]]:
+    """Return the offsets of all data descriptors by where the record before them starts according
+    to the size that they record, of which they have the lower 32 bits."""
+    descriptors: dict[int, list[int]] = {}
+    offset = buffer.find(DESCRIPTOR, base, end)
+    while 0 <= offset <= end - 16:
+        size = int.from_bytes(buffer[offset + 8 : offset + 12], "little")
+        descriptors.setdefault((offset - size) & 0xFFFFFFFF, []).append(offset)
+        offset = buffer.find(DESCRIPTOR, offset + 4, end)
+    return descriptors
 
 
 def salvage_zip(source: Source, limits: Limits) -> Salvage:
@@ -241,6 +256,8 @@ class _RecordReader:
         self.candidates = candidates
         self.damage = damage
         every = [c for group in candidates.values() for c in group]
+        self._bytes_left = MOST_PASSES * source.size
+        self._crcs: dict[tuple[int, int], int] = {}
         # torch.serialization.set_crc32_options(False) writes zeros for all of them
         self.has_crcs = any(candidate.crc for candidate in every)
 
@@ -315,7 +332,12 @@ class _RecordReader:
         span = Span(candidate.name, length, start, source.base)
         if candidate.crc is None or not self.has_crcs:
             return span, UNCHECKED, None
-        if _crc(source, start, length) == candidate.crc:
+        if (start, length) not in self._crcs:
+            if length > self._bytes_left:
+                return None, OVERLAPPING, None
+            self._bytes_left -= length
+            self._crcs[start, length] = _crc(source, start, length)
+        if self._crcs[start, length] == candidate.crc:
             return span, Evidence(PLAUSIBLE, candidate.doubt) if candidate.doubt else PROOF, None
         wrong = Damage("checksum", offset, f"the CRC-32 of {candidate.name} does not match")
         return None, Evidence(LOST, "its bytes do not match their checksum"), wrong
@@ -324,6 +346,9 @@ class _RecordReader:
         self, candidate: Candidate, need: int | None
     ) -> tuple[Span | None, Evidence, Damage | None]:
         assert candidate.packed is not None
+        if candidate.packed > self._bytes_left:
+            return None, OVERLAPPING, None
+        self._bytes_left -= candidate.packed
         most = min(self.limits.inflated_bytes, self.limits.pickle_bytes if need is None else need)
         inflate = zlib.decompressobj(-15)
         offset = None if self.source.base is None else self.source.base + candidate.start

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import random
+import struct
+import time
 import zipfile
 from collections.abc import Callable, Iterator
 from importlib.resources import files
@@ -20,7 +22,11 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 
 import ptinspect  # noqa: E402
 from ptinspect.errors import PtInspectError  # noqa: E402
+from ptinspect.formats.zip.directory import DESCRIBED, STORED  # noqa: E402
+from ptinspect.formats.zip.records import DESCRIPTOR, LOCAL, LOCAL_HEADER  # noqa: E402
 from ptinspect.recovery import RecoveryReport, recover  # noqa: E402
+from ptinspect.recovery.zip_file import local_candidates  # noqa: E402
+from ptinspect.source.base import MemorySource  # noqa: E402
 from tests.conftest import FIXTURES  # noqa: E402
 from tests.tiers import rounds  # noqa: E402
 
@@ -257,6 +263,39 @@ def test_a_cut_tar(name: str, tmp_path: Path) -> None:
         assert got == {truth[path] for path in listed}
     assert report.exit_code == 0 and listed == truth.keys() and not report.damage
     assert len(saved_counts) > 1
+
+
+def test_headers_without_an_end_take_linear_time() -> None:
+    header = LOCAL_HEADER.pack(LOCAL, DESCRIBED, STORED, 0, 0, 0, 1, 0) + b"x"
+    descriptor = DESCRIPTOR + bytes(12)
+    data = header * 60_000 + descriptor * 60_000
+    start = time.process_time()
+    found = list(local_candidates(MemorySource(data, "x")))
+    assert time.process_time() - start < 10
+    assert len(found) == 60_000 and found[-1].packed == 0
+
+
+def test_records_that_share_their_bytes_take_linear_time(tmp_path: Path) -> None:
+    """Many entries of the directory for one record, each with another length."""
+    path = tmp_path / "many.pt"
+    torch.save({"w": torch.zeros(1 << 18), "b": torch.ones(2)}, path)
+    with zipfile.ZipFile(path) as archive:
+        infos, directory = archive.infolist(), archive.start_dir
+    content = path.read_bytes()
+    record = next(info for info in infos if info.filename.endswith("data/0"))
+    name, entries = record.filename.encode(), [content[directory : content.rindex(b"PK\5\6")]]
+    for number in range(1, 20_000):
+        size = record.file_size - number
+        sizes = (1, size, size, len(name), 0, 0, 0, 0, 0, record.header_offset)
+        entries.append(struct.pack("<4s6H3L5H2L", b"PK\1\2", *[0] * 6, *sizes) + name)
+    listed = b"".join(entries)
+    count = len(infos) + len(entries) - 1
+    end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, count, count, len(listed), directory, 0)
+    path.write_bytes(content[:directory] + listed + end)
+    start = time.process_time()
+    report = recover(path, tmp_path / "saved.pt")
+    assert time.process_time() - start < 15
+    assert report.totals["proved"] == 2
 
 
 def test_proved_only(originals: dict[str, tuple[bytes, State]], tmp_path: Path) -> None:
