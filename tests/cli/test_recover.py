@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 import ptinspect
+from ptinspect.recovery import recover
 from tests.cli.running import CHECKPOINT, MODEL, run
 from tests.conftest import FIXTURES
 
@@ -42,6 +45,46 @@ def test_nothing_to_save_writes_nothing(tmp_path: Path) -> None:
     assert result.exit_code == 2
     assert "nothing could be saved" in result.stdout
     assert [path.name for path in tmp_path.iterdir()] == ["cut.pth"]
+
+
+@pytest.mark.parametrize("name", ["src.pt", "symlink.pt", "hardlink.pt"])
+def test_the_source_is_never_the_target(name: str, tmp_path: Path) -> None:
+    source, data = tmp_path / "src.pt", CHECKPOINT.read_bytes()
+    source.write_bytes(data)
+    (tmp_path / "symlink.pt").symlink_to(source)
+    (tmp_path / "hardlink.pt").hardlink_to(source)
+    for pair in ((source, tmp_path / name), (tmp_path / name, source)):
+        result = run("recover", "--force", *pair)
+        assert result.exit_code == 2
+        assert result.stderr.startswith(f"ptinspect: {pair[1]}: cannot be overwritten: it is the")
+    assert source.read_bytes() == data
+    assert run("recover", tmp_path / "symlink.pt", tmp_path / "saved.pt").exit_code == 0
+
+
+def test_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")
+    source = tmp_path / "src.pt"
+    source.write_bytes(CHECKPOINT.read_bytes())
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+
+    command = [sys.executable, "-B", "-m", "ptinspect", "recover", source, tmp_path / "saved.pt"]
+    result = subprocess.run(
+        list(map(str, command)), capture_output=True, text=True, preexec_fn=limit, check=False
+    )
+    assert result.returncode == 2
+    assert result.stderr.startswith(f"ptinspect: {tmp_path}/saved.pt: cannot be written: ")
+    assert [path.name for path in tmp_path.iterdir()] == [source.name]
+
+
+def test_an_interrupted_recovery_leaves_nothing(tmp_path: Path) -> None:
+    def interrupt(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        recover(CHECKPOINT, tmp_path / "saved.pt", progress=interrupt)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_tar_of_torch_0_1(tmp_path: Path) -> None:
