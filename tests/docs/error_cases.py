@@ -67,6 +67,9 @@ def saved(build: Callable[[], Any], **options: Any) -> Callable[[Path], None]:
     return make
 
 
+ONNX = (FIXTURES / "others/tiny.onnx").read_bytes()
+
+
 def written(data: bytes) -> Callable[[Path], None]:
     """These bytes."""
 
@@ -305,7 +308,7 @@ case("invalid load key, 'v'", written(POINTER))(trusting)
 case("invalid load key, '<'", written(PAGE))(trusting)
 case("invalid load key, '\\x1f'", compressed, "model.pth.gz")(trusting)
 case("invalid load key, 'H'", written(b"\x89HDF\r\n\x1a\n" + bytes(80)), "model.h5")(trusting)
-case("invalid load key, '\\x08'", written(b"\x08\x07\x12\x07pytorch"), "model.onnx")(trusting)
+case("invalid load key, '\\x08'", written(ONNX), "model.onnx")(trusting)
 case("invalid load key, '{'", written(b'{"hidden_size": 768}\n'), "config.json")(trusting)
 case("unpickling stack underflow", written(b"0.123 0.456 0.789\n"), "weights.txt")(trusting)
 case("could not find MARK", written(b"train loss 0.25\n"), "log.txt")(trusting)
