@@ -22,7 +22,7 @@ from ptinspect.errors import DamagedError, Place, PtInspectError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
-    from concurrent.futures import ThreadPoolExecutor
+    from concurrent.futures import Future, ThreadPoolExecutor
     from typing import Protocol
 
     from ptinspect.conversion.output.pieces import Piece
@@ -99,8 +99,8 @@ class Sink:
         self._kernel_copy = kernel_copy()
         self._unreported = 0
         self._pending = bytearray()
-        self._read_buffer = memoryview(b"")
-        self._crc_thread: ThreadPoolExecutor | None = None
+        self._read_buffers: list[memoryview] = []
+        self._threads: ThreadPoolExecutor | None = None
         self._windows: list[_Window] = []  # the latest first
 
     def write(self, data: bytes) -> None:
@@ -162,30 +162,32 @@ class Sink:
         self.flush()
         source, offset = file_range
         left = piece.length
+        # For a piece of many chunks a thread computes the CRC-32 while the system writes a chunk
+        # and reads the next one, into the other buffer.
+        is_threaded = crc is not None and piece.length >= THREADED
+        future: Future[int] | None = None
         while left:
             done = self._copy_in_kernel(source, offset, left) if crc is None else 0
             if not done:
                 chunk = self._read_pages(source, offset, left)
-                crc = self._write_with_crc(chunk, crc, piece.length)
+                crc = future.result() if future else crc
+                if is_threaded:
+                    future = self._crc_thread().submit(crc32, chunk, crc or 0)
+                elif crc is not None:
+                    crc = crc32(chunk, crc)
+                self.output.write(chunk)
                 done = len(chunk)
             self._count(piece, done)
             offset += done
             left -= done
-        return crc
+        return future.result() if future else crc
 
-    def _write_with_crc(self, chunk: memoryview, crc: int | None, total: int) -> int | None:
-        """Write a chunk and continue its CRC-32. For a piece of many chunks (`total` bytes) a
-        thread computes it while the system writes."""
-        if crc is None or total < THREADED:
-            self.output.write(chunk)
-            return crc if crc is None else crc32(chunk, crc)
-        if self._crc_thread is None:
+    def _crc_thread(self) -> ThreadPoolExecutor:
+        if self._threads is None:
             from concurrent.futures import ThreadPoolExecutor
 
-            self._crc_thread = ThreadPoolExecutor(1)
-        future = self._crc_thread.submit(crc32, chunk, crc)
-        self.output.write(chunk)
-        return future.result()
+            self._threads = ThreadPoolExecutor(1)
+        return self._threads
 
     def _copy_in_kernel(self, source: int, offset: int, left: int) -> int:
         """Return the number of bytes that the kernel copied; 0 if the buffer has to be used."""
@@ -207,9 +209,10 @@ class Sink:
 
     def _read_pages(self, source: int, offset: int, left: int) -> memoryview:
         """Read the next bytes, so many that writing them ends at a page boundary of the output."""
-        if not self._read_buffer:
-            self._read_buffer = memoryview(bytearray(BUFFER))
-        buffer = self._read_buffer[: min(left, BUFFER - self.position % PAGE)]
+        if not self._read_buffers:
+            self._read_buffers = [memoryview(bytearray(BUFFER)) for _ in range(2)]
+        self._read_buffers.reverse()
+        buffer = self._read_buffers[0][: min(left, BUFFER - self.position % PAGE)]
         done = _read_into(source, buffer, offset)
         if not done:
             raise _truncated_source_error(offset)
