@@ -30,7 +30,7 @@ from ptinspect.torchnn.printer import module_lines
 if TYPE_CHECKING:
     from ptinspect.document import Document
     from ptinspect.document.tensor import Tensor
-    from ptinspect.torchnn.protocols import Attributes, ModuleNode
+    from ptinspect.torchnn.attributes import Attributes, ModuleNode
 
 
 MAX_ATTRIBUTE_ITEMS, MAX_ATTRIBUTE_DEPTH = 10_000, 16
@@ -38,7 +38,7 @@ MAX_ATTRIBUTE_ITEMS, MAX_ATTRIBUTE_DEPTH = 10_000, 16
 
 
 class Node:
-    """A module as the printer sees it (`torchnn.protocols.ModuleNode`). `base` is the torch class
+    """A module as the printer sees it (`torchnn.attributes.ModuleNode`). `base` is the torch class
     that a user-defined class extends, inferred from its attributes; else None."""
 
     __slots__ = ("_module", "_nodes", "base", "class_path", "name")
@@ -72,7 +72,7 @@ class Node:
 
 class ModuleNodes:
     """The nodes of one document, one per module however many paths lead to it. Calling it with a
-    value describes a tensor (`torchnn.protocols.Describe`)."""
+    value describes a tensor (`torchnn.attributes.Describe`)."""
 
     def __init__(self, document: Document) -> None:
         self._document = document
@@ -130,7 +130,7 @@ def _plain_value(document: Document, value: Value, budget: count[int], depth: in
 
 
 class TensorFacts:
-    """A tensor as the printer sees it (`torchnn.protocols.TensorFacts`)."""
+    """A tensor as the printer sees it (`torchnn.attributes.TensorFacts`)."""
 
     __slots__ = ("_tensor", "device", "dtype", "layout", "parameter", "qscheme", "shape")
 

@@ -154,7 +154,7 @@ def safe_globals_line(state: ScanState, load: LoadAdvice) -> str | None:
 
 def _can_be_safe_global(name: Global) -> bool:
     """Return True if the policy allows the name and the current torch resolves it."""
-    from ptinspect.torchnn.torch_names import exists_in_torch
+    from ptinspect.torchnn.classes import exists_in_torch
 
     # Renamed since it was written: weights_only asks for the old name.
     is_renamed = name.module == "torch.tensor" or name.name.endswith("Error")

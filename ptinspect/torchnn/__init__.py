@@ -3,8 +3,8 @@
 - `classes.lookup`: the row of a class: constructor arguments, and where an instance holds them,
 - `classes.candidates`: the torch classes that a user's class may extend, by its attributes,
 - `extra_repr`, `printer`: torch's own text for a module and for a whole model,
-- `protocols`: the types that callers supply (`TensorFacts`, `Describe`, `ModuleNode`),
-- `attributes`: reading a module's attributes, however torch pickles the class.
+- `attributes`: reading a module's attributes, however torch pickles the class; and the types that
+  callers supply (`TensorFacts`, `Describe`, `ModuleNode`).
 
 Nothing is imported here: `show` of a state_dict needs `attributes` and `classes` only.
 """

@@ -8,13 +8,13 @@ from ptinspect.pickling.pyobjects import class_path
 from ptinspect.pickling.values import Call, Global, Value
 from ptinspect.torchnn.attributes import (
     MISSING,
+    Attributes,
     find_attribute,
     get_attribute,
     packed_parameters,
     parameter_dict_keys,
     parameter_list_keys,
 )
-from ptinspect.torchnn.protocols import Attributes
 
 _FACTORY_ARGUMENTS = "device=None<- dtype=None<-"
 _WORDS: dict[str, Value] = {"None": None, "True": True, "False": False}
@@ -99,11 +99,6 @@ def _equal(value: Value, literal: Value) -> bool:
     return isinstance(value, bool) == isinstance(literal, bool) and value == literal
 
 
-def _class_name(value: Value) -> str:
-    path = class_path(value) if isinstance(value, Call) else None
-    return (path or "").rpartition(".")[2]
-
-
 # Readers: the sources that are written `@name`
 
 
@@ -121,17 +116,18 @@ def _cutoffs(attributes: Attributes, name: str) -> Value:
     return value[:-1] if isinstance(value, list) and value else MISSING
 
 
-def _distance_function(attributes: Attributes, name: str) -> Value:
-    """The default is stored as a child, a PairwiseDistance."""
-    value = get_attribute(attributes, name)
-    return None if _class_name(value) == "PairwiseDistance" else value
+_OWN_CHILDREN = {
+    "distance_function": "PairwiseDistance",
+    "custom_encoder": "TransformerEncoder",
+    "custom_decoder": "TransformerDecoder",
+}
 
 
-def _custom_coder(attributes: Attributes, name: str) -> Value:
-    """nn.Transformer's encoder or decoder, unless it is the one that torch makes."""
+def _custom_child(attributes: Attributes, name: str) -> Value:
+    """A child that was passed: None if it is the one that torch creates itself."""
     value = get_attribute(attributes, name.removeprefix("custom_"))
-    default = "TransformerEncoder" if name == "custom_encoder" else "TransformerDecoder"
-    return None if _class_name(value) == default else value
+    path = class_path(value) if isinstance(value, Call) else None
+    return None if (path or "").rpartition(".")[2] == _OWN_CHILDREN[name] else value
 
 
 def _of_a_layer(attributes: Attributes, name: str) -> Value:
@@ -177,8 +173,8 @@ def _items(attributes: Attributes, name: str) -> Value:
 
 READERS: dict[str, Callable[[Attributes, str], Value]] = {
     "cutoffs": _cutoffs,
-    "custom_coder": _custom_coder,
-    "distance_function": _distance_function,
+    "custom_coder": _custom_child,
+    "distance_function": _custom_child,
     "items": _items,
     "lazy_bias": _lazy_bias,
     "nonlinearity": _nonlinearity,

@@ -1,9 +1,12 @@
-"""Module classes of torch: the rows of `tables/*.txt`, parsed on demand."""
+"""Module classes of torch: the rows of `tables/*.txt`, parsed on demand; and names that torch has.
+
+`tables/torch_classes.txt` has a line per module: its name without `torch.`, and its classes.
+Functions are not listed: a listed module is assumed to have every function.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import cache
+from functools import cache, cached_property
 
 from ptinspect.pickling.values import Value
 from ptinspect.text import read_package_file
@@ -17,11 +20,11 @@ from ptinspect.torchnn.arguments import (
 from ptinspect.torchnn.attributes import (
     MISSING,
     STORES,
+    Attributes,
     find_attribute,
     items_of,
     module_attributes,
 )
-from ptinspect.torchnn.protocols import Attributes
 
 ROOT = "torch.nn.modules.module.Module"
 PARAMETRIZED = "torch.nn.utils.parametrize.Parametrized"
@@ -80,11 +83,6 @@ class ModuleClass:
         fill: the attributes that `__setstate__` adds to old files.
     """
 
-    __slots__ = (
-        "_argument_text", "_arguments", "_mark_text", "_marks", "fill", "path", "printed", "style",
-        "template",
-    )  # fmt: skip
-
     def __init__(self, path: str, fields: dict[str, str]) -> None:
         self.path = path
         self.template = fields.get("print", "")
@@ -92,10 +90,7 @@ class ModuleClass:
         self.printed = fields.get("name")
         filled = (field.partition("=") for field in fields.get("fill", "").split())
         self.fill: dict[str, Value] = {name: parse_literal(text) for name, _, text in filled}
-        self._argument_text = fields.get("args", "")
-        self._mark_text = fields.get("marks", "")
-        self._arguments: tuple[Argument, ...] | None = None
-        self._marks: tuple[Mark, ...] | None = None
+        self._fields = fields
 
     def __repr__(self) -> str:
         return f"ModuleClass({self.path!r})"
@@ -104,21 +99,17 @@ class ModuleClass:
     def name(self) -> str:
         return self.path.rpartition(".")[2]
 
-    @property
+    @cached_property
     def arguments(self) -> tuple[Argument, ...]:
-        if self._arguments is None:
-            module = self.path.rpartition(".")[0]
-            text = self._argument_text.replace("=.", f"={module}.")
-            self._arguments = tuple(parse_arguments(text))
-        return self._arguments
+        module = self.path.rpartition(".")[0]
+        text = self._fields.get("args", "").replace("=.", f"={module}.")
+        return tuple(parse_arguments(text))
 
-    @property
+    @cached_property
     def marks(self) -> tuple[Mark, ...]:
         """The attributes that identify an instance of this class or of one that extends it; none if
         they are too few or too common to decide."""
-        if self._marks is None:
-            self._marks = tuple(map(Mark, self._mark_text.split()))
-        return self._marks
+        return tuple(map(Mark, self._fields.get("marks", "").split()))
 
     @property
     def exact_marks(self) -> int:
@@ -161,10 +152,10 @@ class ModuleClass:
         arguments: list[tuple[Argument, Value]] = []
         for argument in self.arguments:
             value = self.read(argument, attributes)
-            if value is MISSING:
-                if argument.required:
-                    arguments.append((argument, value))
-            elif argument.required or not self._is_default(argument, value, attributes):
+            is_recorded = value is not MISSING
+            if argument.required or (
+                is_recorded and not self._is_default(argument, value, attributes)
+            ):
                 arguments.append((argument, value))
         return arguments
 
@@ -272,18 +263,47 @@ def candidates(attributes: Attributes) -> list[ModuleClass]:
 
 @cache
 def _marked_classes() -> list[tuple[frozenset[str], ModuleClass]]:
+    """Return torch.nn's own modules that have three marks or more, with the names of these."""
+    _load("nn.txt")
     classes = []
-    for row in _public_classes():
-        names = frozenset(mark.name for mark in row.marks)
-        if len(names) >= 3:
+    for path in [path for path in _FIELDS if path.startswith("torch.nn.modules.")]:
+        row = lookup(path)
+        names = frozenset(mark.name for mark in row.marks) if row is not None else frozenset()
+        if row is not None and len(names) >= 3:
             classes.append((names, row))
     return classes
 
 
-def _public_classes() -> Iterator[ModuleClass]:
-    """Yield torch.nn's own modules, in the order of the tables."""
-    _load("nn.txt")
-    for path in list(_FIELDS):
-        row = lookup(path) if path.startswith("torch.nn.modules.") else None
-        if row is not None:
-            yield row
+# All names of torch
+
+UNLISTED = (
+    "_C.", "_awaits.", "_classes.", "_custom_op", "_decomp.", "_dynamo.", "_export.", "_functorch.",
+    "_higher_order_ops.", "_inductor.", "_lazy.", "_library.", "_logging.", "_meta", "_native.",
+    "_numpy.", "_ops.", "_prims", "_refs.", "_strobelight.", "_subclasses.", "_vendor.",
+    "accelerator.",
+    "ao.ns.", "ao.pruning.", "ao.quantization.fx.", "backends.", "compiler.", "contrib.", "cuda.",
+    "distributed.", "export.", "func.", "fx.experimental.", "fx.passes.", "jit.", "monitor.",
+    "mps.", "mtia.", "numa.", "onnx.", "package.", "profiler.", "return_types.", "signal.",
+    "sparse.", "special.", "testing.", "utils._strobelight.", "utils._sympy.", "utils.benchmark.",
+    "utils.bottleneck.", "utils.hipify.", "utils.model_dump.", "utils.tensorboard.",
+    "utils.viz.", "xpu.",
+)  # fmt: skip
+"""Packages of torch that are not listed: every name in them is assumed to exist."""
+
+
+def exists_in_torch(module: str, name: str) -> bool:
+    """Return True if torch 2.13 has `module.name`, or if the module is unlisted or not torch's."""
+    top, _, inner = module.partition(".")
+    if top != "torch" or not inner or f"{inner}.".startswith(UNLISTED):
+        return True
+    classes = _classes_by_module().get(inner)
+    if classes is None:
+        return False
+    first = name.partition(".")[0]
+    return not first.lstrip("_")[:1].isupper() or first in classes
+
+
+@cache
+def _classes_by_module() -> dict[str, frozenset[str]]:
+    lines = read_package_file("torchnn/tables/torch_classes.txt").splitlines()
+    return {module: frozenset(classes) for module, *classes in map(str.split, lines)}

@@ -13,26 +13,26 @@ such an old file. A template `@function` is that function's result.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ptinspect.limits import LIMITS, Limits
 from ptinspect.pickling.values import Value
 from ptinspect.torchnn.arguments import READERS, Name, equals_literal, parse_literal
 from ptinspect.torchnn.attributes import (
     MISSING,
+    Attributes,
     get_attribute,
+    no_tensors,
     packed_parameters,
     parameter_dict_keys,
     parameter_list_keys,
 )
 from ptinspect.torchnn.classes import ModuleClass, lookup
-from ptinspect.torchnn.protocols import Attributes, no_tensors
 from ptinspect.torchnn.text import ValueFormatter, type_name
 
 if TYPE_CHECKING:
-    from ptinspect.torchnn.protocols import Describe, TensorFacts
+    from ptinspect.torchnn.attributes import Describe, TensorFacts
 
 # c10::toString of a scalar type, if it is not the dtype's own name.
 _TENSOR_TYPES = {
@@ -67,17 +67,11 @@ def row_text(row: ModuleClass, attributes: Attributes, formatter: ValueFormatter
     return ", ".join(text for text in texts if text is not None)
 
 
-@dataclass(frozen=True, slots=True)
-class _Condition:
-    """The condition of a piece: `operator` is "" (true), "==", "!=" or "!" (is not)."""
-
-    name: str
-    operator: str
-    literal: Value
+_Condition = tuple[str, str, Value]
+"""Name, operator and literal; the operator is "" (true), "==", "!=" or "!" (is not)."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Piece:
+class _Piece(NamedTuple):
     """A leading text, then attributes: name, conversion ("?", "r" or ""), the text after it."""
 
     condition: _Condition | None
@@ -109,18 +103,17 @@ def _parse_condition(test: str) -> _Condition:
         name, separator, literal = test.partition(operator)
         if separator:
             value = literal if literal in ("0*", "1*") else parse_literal(literal)
-            return _Condition(name, operator, value)
-    return _Condition(test, "", None)
+            return name, operator, value
+    return test, "", None
 
 
 def _piece_text(
     piece: _Piece, row: ModuleClass, attributes: Attributes, formatter: ValueFormatter
 ) -> str | None:
-    condition = piece.condition
-    if condition is not None and not _holds(
-        condition, _value(condition.name, row, attributes, formatter)
-    ):
-        return None
+    if piece.condition is not None:
+        name, operator, literal = piece.condition
+        if not _holds(_value(name, row, attributes, formatter), operator, literal):
+            return None
     texts = [piece.text]
     for name, conversion, after in piece.fields:
         value = _value(name, row, attributes, formatter)
@@ -142,13 +135,12 @@ def _value(name: str, row: ModuleClass, attributes: Attributes, formatter: Value
     return row.get(attributes, name)
 
 
-def _holds(condition: _Condition, value: Value) -> bool:
-    literal = condition.literal
+def _holds(value: Value, operator: str, literal: Value) -> bool:
     if value is MISSING:
         return False
-    if condition.operator == "":
+    if operator == "":
         return value is not None and value is not False and value != 0 and value != ""
-    if condition.operator == "!":
+    if operator == "!":
         return value is not literal
     if literal in ("0*", "1*"):
         number = 0 if literal == "0*" else 1
@@ -159,7 +151,7 @@ def _holds(condition: _Condition, value: Value) -> bool:
         is_equal = equals_literal(value, literal)
     else:
         is_equal = value is None if literal is None else value == literal
-    return is_equal == (condition.operator == "==")
+    return is_equal == (operator == "==")
 
 
 def _qscheme(attributes: Attributes, formatter: ValueFormatter) -> Value:

@@ -26,14 +26,13 @@ from typing import TYPE_CHECKING
 from ptinspect.errors import LimitError
 from ptinspect.limits import LIMITS, Limits
 from ptinspect.pickling.values import Value
-from ptinspect.torchnn.attributes import packed_parameters
+from ptinspect.torchnn.attributes import no_tensors, packed_parameters
 from ptinspect.torchnn.classes import lookup
 from ptinspect.torchnn.extra_repr import row_text
-from ptinspect.torchnn.protocols import Attributes, no_tensors
 from ptinspect.torchnn.text import ValueFormatter
 
 if TYPE_CHECKING:
-    from ptinspect.torchnn.protocols import Describe, ModuleNode
+    from ptinspect.torchnn.attributes import Describe, ModuleNode
 
 DEPTH = 1_000
 
@@ -152,7 +151,11 @@ class _Planner:
         name = self.formatter.bare(name)
         plan = self.plans[id(node)] = _Plan(node, name, f"{name}(")
         if style == "packed":
-            plan.text = self.packed_text(node.attributes, plan)
+            packed = packed_parameters(node.attributes)
+            is_embedding = "_packed_weight" in node.attributes  # which has a weight only
+            shown = packed[0] if packed and is_embedding else tuple(packed)
+            text = self.formatter.repr(shown) if packed else f"{plan.opening})"
+            plan.text = text.split("\n")
         elif style == "fields":
             fields: dict[Value, Value] = {
                 key: value
@@ -164,13 +167,6 @@ class _Planner:
             text = row_text(row, node.attributes, self.formatter)
             plan.lines = text.split("\n") if text else []
         return plan
-
-    def packed_text(self, attributes: Attributes, plan: _Plan) -> list[str]:
-        packed = packed_parameters(attributes)
-        if not packed:
-            return [f"{plan.opening})"]
-        is_embedding = "_packed_weight" in attributes  # which has a weight only
-        return self.formatter.repr(packed[0] if is_embedding else tuple(packed)).split("\n")
 
     def finish(self, plan: _Plan) -> None:
         """Fold the children, whose forms are known by now, and number the node's own form."""

@@ -6,12 +6,12 @@ Source: the `__init__` of the class of that name in torch 2.13.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from ptinspect.pickling.pyobjects import as_sequence
 from ptinspect.pickling.values import Value
-from ptinspect.torchnn.attributes import MISSING
+from ptinspect.torchnn.attributes import MISSING, Attributes
 from ptinspect.torchnn.classes import ModuleClass
-from ptinspect.torchnn.protocols import Attributes
 
 Shapes = dict[str, tuple[int, ...]]
 """Shapes by dotted name below the module."""
@@ -53,16 +53,11 @@ def _bilinear(args: Arguments) -> Shapes:
     return _with_bias((out, _int(args["in1_features"]), _int(args["in2_features"])), out, args)
 
 
-def _convolution(args: Arguments) -> Shapes:
+def _convolution(args: Arguments, transposed: bool = False) -> Shapes:
     out, channels = _int(args["out_channels"]), _int(args["in_channels"])
+    first, second = (channels, out) if transposed else (out, channels)
     groups = max(_int(args["groups"]), 1)
-    return _with_bias((out, channels // groups, *_sizes(args["kernel_size"])), out, args)
-
-
-def _transposed_convolution(args: Arguments) -> Shapes:
-    out, channels = _int(args["out_channels"]), _int(args["in_channels"])
-    groups = max(_int(args["groups"]), 1)
-    return _with_bias((channels, out // groups, *_sizes(args["kernel_size"])), out, args)
+    return _with_bias((first, second // groups, *_sizes(args["kernel_size"])), out, args)
 
 
 def _batch_norm(args: Arguments) -> Shapes:
@@ -178,7 +173,8 @@ SHAPES: dict[str, Callable[[Arguments], Shapes]] = {
     "Bilinear": _bilinear,
     **dict.fromkeys(("Conv1d", "Conv2d", "Conv3d"), _convolution),
     **dict.fromkeys(
-        ("ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d"), _transposed_convolution
+        ("ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d"),
+        partial(_convolution, transposed=True),
     ),
     **dict.fromkeys(("BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "SyncBatchNorm"), _batch_norm),
     **dict.fromkeys(("InstanceNorm1d", "InstanceNorm2d", "InstanceNorm3d"), _batch_norm),

@@ -16,11 +16,10 @@ from ptinspect.limits import LIMITS
 from ptinspect.pickling.numpy_objects import as_scalar
 from ptinspect.pickling.pyobjects import ORDERED_DICT
 from ptinspect.pickling.values import Blob, Call, Global, Inert, SetOf, Value, key_value
-from ptinspect.torchnn.attributes import items_of
-from ptinspect.torchnn.protocols import no_tensors
+from ptinspect.torchnn.attributes import items_of, no_tensors
 
 if TYPE_CHECKING:
-    from ptinspect.torchnn.protocols import Describe
+    from ptinspect.torchnn.attributes import Describe
 
 _BUILTIN_TYPES = frozenset(
     (
@@ -95,7 +94,11 @@ class ValueFormatter:
     def repr(self, value: Value) -> str:
         if not isinstance(value, tuple | list | dict | Inert):
             return self._cut(self._write(value, [], set()))
-        if isinstance(value, tuple) and len(value) < 9 and all(map(_is_small_int, value)):
+        if (
+            isinstance(value, tuple)
+            and len(value) < 9
+            and all(isinstance(item, int) and item.bit_length() < 64 for item in value)
+        ):
             return repr(value)  # most settings of most modules
         pieces: list[str] = []
         remaining = self.width
@@ -167,10 +170,6 @@ class ValueFormatter:
             if text is not None:
                 return self.bare(text)
         return f"<{type(value).__name__}>"
-
-
-def _is_small_int(value: Value) -> bool:
-    return isinstance(value, int) and -(1 << 63) <= value < 1 << 63
 
 
 _Items = list[list[object]]

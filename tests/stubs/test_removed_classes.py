@@ -10,7 +10,7 @@ import pytest
 
 from ptinspect.proofs.stub_check import check_stub
 from ptinspect.stubs.collect.classes import is_user_defined
-from ptinspect.torchnn.torch_names import exists_in_torch
+from ptinspect.torchnn.classes import exists_in_torch
 from tests.conftest import FIXTURES, ROOT
 
 MAKER = """

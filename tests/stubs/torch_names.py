@@ -11,7 +11,7 @@ import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 
-from ptinspect.torchnn.torch_names import UNLISTED
+from ptinspect.torchnn.classes import UNLISTED
 
 
 def table() -> str:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from ptinspect.pickling.pyobjects import class_path
 from ptinspect.pickling.values import Call, Value
-from ptinspect.torchnn.attributes import items_of, module_attributes, special_module
-from ptinspect.torchnn.protocols import Attributes
+from ptinspect.torchnn.attributes import Attributes, items_of, module_attributes, special_module
 
 
 class Node:

@@ -15,11 +15,10 @@ torch = pytest.importorskip("torch")
 
 from ptinspect.pickling.values import Call, Global, PersistentId, Value
 from ptinspect.torchnn.arguments import Argument
-from ptinspect.torchnn.attributes import MISSING, items_of
+from ptinspect.torchnn.attributes import MISSING, Attributes, items_of
 from ptinspect.torchnn.classes import ModuleClass, candidates, known_paths, lookup
 from ptinspect.torchnn.extra_repr import extra_repr
 from ptinspect.torchnn.printer import print_module
-from ptinspect.torchnn.protocols import Attributes
 from tests.torchnn import cases, quantized_cases
 from tests.torchnn.nodes import Node, tree
 from tests.torchnn.oracle import Oracle

@@ -295,7 +295,7 @@ def is_user_defined(module: str, name: str) -> bool:
     where the name exists, it takes precedence over the stub's definition.
     """
     from ptinspect.safety.policy import WEIGHTS_ONLY_NAMES, is_stdlib, load_policy
-    from ptinspect.torchnn.torch_names import exists_in_torch
+    from ptinspect.torchnn.classes import exists_in_torch
 
     top, path = module.partition(".")[0], f"{module}.{name}"
     if module in ("__main__", "__mp_main__"):

@@ -24,7 +24,6 @@ from ptinspect.pickling.values import (
     Blob,
     Call,
     Global,
-    Inert,
     PersistentId,
     SetOf,
     Value,
@@ -209,10 +208,7 @@ class ObjectGraph:
             return tensor_values(tensor) if not tensor.uninitialized else NONE
         if isinstance(value, tuple | list | dict) and id(value) not in self.opened:
             return self.translate(value)  # composed by a caller, not in the file as it is
-        if isinstance(value, Inert | tuple | list | dict):
-            is_cycle = isinstance(value, Call | list | dict)
-            return self._lose("a cycle" if is_cycle else "a value")
-        return NONE
+        return self._lose("a cycle" if isinstance(value, Call | list | dict) else "a value")
 
     def references_of(self, value: Value) -> list[int]:
         """Return the ids of the model's parts that an attribute refers to."""
@@ -281,11 +277,11 @@ class ObjectGraph:
         """Return the expression of a value whose contents are translated."""
         if isinstance(value, tuple | list):
             brackets = "()" if isinstance(value, tuple) else "[]"
-            return Sequence(brackets, [self.expr_of(item) for item in value])
+            return Sequence(brackets, list(map(self.expr_of, value)))
         if isinstance(value, dict):
             return self._dict(value)
         if isinstance(value, SetOf):
-            return set_expr([self.expr_of(item) for item in value], value.frozen)
+            return set_expr(list(map(self.expr_of, value)), value.frozen)
         assert isinstance(value, Call)
         module = module_of(value)
         if module is not None:
@@ -295,7 +291,7 @@ class ObjectGraph:
         if definition is not None:
             return self._object(value, definition)
         if function_path(value) == GETATTR:
-            return self._getattr(value)
+            return self._global(value)
         expr = object_expr(value, self.expr_of)
         if expr is not None:
             return expr
@@ -304,29 +300,21 @@ class ObjectGraph:
     def _dict(self, value: dict[Value, Value]) -> Expr:
         return DictExpr([(self.expr_of(key_value(k)), self.expr_of(v)) for k, v in value.items()])
 
-    def _global(self, value: Global | PersistentId) -> Expr:
-        """Return the name of a class or function in the stub or in a library."""
-        name = global_name(value)
+    def _global(self, value: Value) -> Expr:
+        """Return a class or function in the stub or a library: `Outer.Inner`, `torch.relu`."""
+        name, lost = global_name(value), "a bound method" if isinstance(value, Call) else "a name"
         if name is None:
-            return self._lose("a name")
-        definition = self._definition_of(name)
-        text = definition.ident if definition is not None else global_text(*name)
-        return Name(text) if text else self._lose(f"{name[0]}.{name[1]}")
-
-    def _getattr(self, call: Call) -> Expr:
-        """Return `Outer.Inner`, `torch.relu` or a member of an enum."""
-        name = global_name(call)
-        if name is None:
-            return self._lose("a bound method")
+            return self._lose(lost)
         definition = self._definition_of(name)
         if definition is not None:
             return Name(definition.ident)
         outer, _, last = name[1].rpartition(".")
-        owner = self._definition_of((name[0], outer))
+        owner = self._definition_of((name[0], outer)) if isinstance(value, Call) else None
         if owner is not None and last.isidentifier() and not last.startswith("_"):
-            return Name(f"{owner.ident}.{last}")
+            return Name(f"{owner.ident}.{last}")  # a member of an enum
         text = global_text(*name)
-        return Name(text) if text else self._lose("a bound method")
+        lost = lost if isinstance(value, Call) else f"{name[0]}.{name[1]}"
+        return Name(text) if text else self._lose(lost)
 
     # Modules
 

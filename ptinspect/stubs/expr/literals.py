@@ -168,11 +168,7 @@ def shape_arguments(shape: tuple[int, ...]) -> list[Argument]:
 
 
 def zeros(tensor: Tensor) -> Expr:
-    """Return `torch.zeros(2, 3)`.
-
-    float16, bfloat16 and float64 are written as float32: `.half()` and the like follow at the end
-    of the root's constructor.
-    """
+    """Return `torch.zeros(2, 3)`; float16, bfloat16 and float64 as float32 (see `post_init`)."""
     shape = tuple(max(size, 0) for size in tensor.shape)
     name = _dtype_name(tensor)
     if tensor.quantizer and name in ("qint8", "quint8", "qint32"):

@@ -158,15 +158,12 @@ def tensor_shapes(module: Module, tensor_of: TensorOf) -> Shapes:
 def has_children_of(row: ModuleClass, module: Module, exactly: bool) -> bool:
     """Return True if a module has the children that the constructor of a torch class creates."""
     expected = CHILDREN.get(row.name, {})
-    children = dict(module.members(MODULES))
+    children = {key: module_of(value) for key, value in module.members(MODULES)}
     if exactly and set(children) != set(expected):
         return False
-    for key, name in expected.items():
-        child = module_of(children.get(key))
-        child_row = lookup(child.class_path) if child is not None else None
-        if not child_row or child_row.name != name:
-            return False
-    return True
+    rows = {key: lookup(child.class_path) for key, child in children.items() if child is not None}
+    names = {key: child_row.name for key, child_row in rows.items() if child_row is not None}
+    return all(names.get(key) == name for key, name in expected.items())
 
 
 def _constructor_suffices(row: ModuleClass, module: Module, tensor_of: TensorOf) -> bool:
@@ -287,8 +284,7 @@ def assemble(kind: str, module: Module, expr_of: ExprOf, tensor_of: TensorOf) ->
         for key, value in module.other_attributes()
         if not key.startswith("_forward")
     ]
-    if others:
-        args.append(("attributes", DictExpr(others)))
+    args += [("attributes", DictExpr(others))] if others else []
     left_out = module.non_persistent
     # The repr of observers shows the values of their buffers.
     values_are_printed = module.class_path.startswith(_QUANTIZED)

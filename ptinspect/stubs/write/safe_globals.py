@@ -27,22 +27,10 @@ _ALLOWED_ON_IMPORT = (
     "torch.distributed.tensor.", "torch._dynamo.decorators._DimRange",
 )  # fmt: skip
 """Names that torch allows itself once the module is imported (`torch._weights_only_unpickler`)."""
-_TORCH_OWNERS = {
-    "_VariableFunctionsClass": "_VariableFunctionsClass",
-    "_VariableFunctions": "_VariableFunctions",
-    "TensorBase": "TensorBase",
-    "_TensorBase": "TensorBase",
-}
-"""Classes of torch._C whose methods torch's functions are, by the name in the file.
-
-`torch.relu` and `torch.Tensor.relu` are pickled as members of these.
-"""
+_TORCH_OWNERS = ("_VariableFunctionsClass", "_VariableFunctions", "TensorBase", "_TensorBase")
+"""Classes of torch._C whose members `torch.relu` and `torch.Tensor.relu` are, in files."""
 _LAZY_METHODS = ("_infer_parameters", "_lazy_load_hook")
 """Bound methods that lazy modules have as hooks (torch.nn.modules.lazy.LazyModuleMixin)."""
-_REASONS = {
-    "logging.getLogger": "which would hand over a logger that the whole program shares",
-}
-"""Reasons why a name is not in SAFE_GLOBALS, apart from the usual one."""
 _COMPILER = ("torch._dynamo.", "torch._TorchCompile")
 _STATE_OF = {
     "numpy.random._pickle.__randomstate_ctor": ("RandomState", "mtrand"),
@@ -57,8 +45,7 @@ class SafeGlobals:
 
     Attributes:
         pairs: source and pickled name.
-        reached: for the replacement of getattr, source of each owner and the names that it is
-            asked for.
+        reached: names that getattr is asked for, by the source of their owner.
         blockers: reasons why weights_only cannot load the file, whatever it allows.
     """
 
@@ -115,9 +102,7 @@ class ImportTable:
     """Source for library names, and the imports that it needs.
 
     Attributes:
-        names: identifiers of the stub.
-        imported_names: for each module, names that are imported from it and what the stub
-            calls them.
+        imported_names: for each module, names that are imported from it, and their identifiers.
         modules: modules of the standard library that are imported whole.
     """
 
@@ -127,10 +112,7 @@ class ImportTable:
     _idents: dict[tuple[str, str], str] = field(default_factory=dict)
 
     def safe_name(self, module: str, name: str) -> str | None:
-        """Return source for an entry of SAFE_GLOBALS.
-
-        Returns None for names that can act, and for names of unknown origin.
-        """
+        """Return source for an entry of SAFE_GLOBALS; None for what can act or is unknown."""
         path = f"{module}.{name}"
         if not all(is_identifier(part) for part in path.split(".")) or path in _NEVER_SAFE:
             return None
@@ -199,7 +181,9 @@ def collect_safe_globals(
                 blockers.append("a module of torch.compile: loading it would compile it again")
                 continue
             if text is None:
-                reason = _REASONS.get(path, "which is unknown or could have side effects")
+                reason = "which is unknown or could have side effects"
+                if path == "logging.getLogger":
+                    reason = "which would hand over a logger that the whole program shares"
                 blockers.append(f"{path}, {reason}")
                 continue
             if path in _STATE_OF:
@@ -208,18 +192,18 @@ def collect_safe_globals(
             pairs[path] = text
             if module == "builtins" and text.endswith(("Error", "Exception", "Warning")):
                 pairs[f"exceptions.{text}"] = text  # as protocol 2 spells it
-    for definition in definitions.values():
+    for path, definition in definitions.items():
         if definition.usage is not None:
-            pairs.setdefault(definition.path, definition.ident)
-    for definition in definitions.values():
+            pairs.setdefault(path, definition.ident)
+    for path, definition in definitions.items():
         if definition.kind in ("dict", "list", "set"):
-            blockers.append(f"a filled {definition.path}, a {definition.kind}")
-    for definition in definitions.values():
+            blockers.append(f"a filled {path}, a {definition.kind}")
+    results = {"object": "", "function": "result of "}
+    for path, definition in definitions.items():
         calls_of = definition.usage.calls if definition.usage is not None else []
-        if definition.kind == "object" and any(call.items or call.pairs for call in calls_of):
-            blockers.append(f"a filled {definition.path}")
-        if definition.kind == "function" and any(call.items or call.pairs for call in calls_of):
-            blockers.append(f"a filled result of {definition.path}")
+        is_filled = any(call.items or call.pairs for call in calls_of)
+        if definition.kind in results and is_filled:
+            blockers.append(f"a filled {results[definition.kind]}{path}")
         if definition.kind == "function" and any(call.changes for call in calls_of):
             pairs["ptinspect._Result"] = "_Result"
     reached, dtypes, call_blockers = _look_at_calls(calls, definitions)
@@ -286,5 +270,6 @@ def _getattr_replacement(call: Call, definitions: dict[str, Definition]) -> tupl
 
 
 def _torch_owner(module: str, name: str) -> str | None:
-    owner = _TORCH_OWNERS.get(name) if module == "torch._C" else None
-    return f"torch._C.{owner}" if owner is not None else None
+    if module != "torch._C" or name not in _TORCH_OWNERS:
+        return None
+    return f"torch._C.{name.replace('_TensorBase', 'TensorBase')}"
