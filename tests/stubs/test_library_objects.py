@@ -61,6 +61,9 @@ VALUES = {
     "zeros": np.zeros((2, 0, 3), dtype="float16"),
     "many zeros": np.zeros(1_000, dtype="int64"),
     "dtype of numpy": np.dtype("float32"),
+    "dtype of big-endian numbers": np.dtype(">i2"),
+    "dtype of text": np.dtype("U5"),
+    "dtype of bytes": np.dtype("S5"),
 }
 
 

@@ -232,9 +232,14 @@ def _layout(call: Call, expr_of: ExprOf) -> Expr | None:
 
 
 def _dtype(call: Call, expr_of: ExprOf) -> Expr | None:
-    code = dtype_code(call)
-    name = numpy_name(code) if code else ""
-    return CallExpr("np.dtype", [(None, Literal(f'"{name}"'))]) if name.isidentifier() else None
+    code = dtype_code(call) or ""
+    kind = code.lstrip("<>=|")[:1]
+    name = numpy_name(code)
+    if code.startswith(">") or kind in ("U", "S"):  # with its byte order or its length
+        name = code.lstrip("|=")
+    # Fields, units of time and subarrays are in the state.
+    is_complete = name.lstrip("<>").isidentifier() and kind not in ("V", "M", "m")
+    return CallExpr("np.dtype", [(None, Literal(f'"{name}"'))]) if is_complete else None
 
 
 _READERS: dict[str, Reader] = {
