@@ -217,6 +217,8 @@ def test_an_evil_file_says_so_in_its_first_line(tmp_path: Path) -> None:
     path.write_bytes(torch_zip(BAD))
     assert shown(path).split("\n")[0].split("  ")[:2] == [str(path), "DANGEROUS"]
     assert "DANGEROUS" not in shown("seed/model.pth")
+    assert shown(path, "markdown").split("\n")[0].endswith("evil.pt  **DANGEROUS**")
+    assert "DANGEROUS" not in shown("seed/model.pth", "markdown")
 
 
 def test_learning_rates_have_six_digits_and_no_group_no_rate() -> None:

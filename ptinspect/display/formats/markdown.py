@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from ptinspect.display.formats.table import no_tensors_text, tensor_table, values_blocks
-from ptinspect.display.summary_facts import entry_lines, facts, heading
+from ptinspect.display.summary_facts import DO_NOT_LOAD, entry_lines, facts, heading
 from ptinspect.display.text.columns import Table, markdown_table
 from ptinspect.display.text.escape import cut, markdown
 
@@ -20,11 +20,9 @@ if TYPE_CHECKING:
 
 def markdown_text(document: Document, options: ShowOptions, file_hash: FileHash | None) -> str:
     """Return the facts as a list, entries and tensors as tables, models as blocks of code."""
-    blocks = [
-        [f"### {markdown(document.path)}"],
-        [markdown(heading(document))],
-        _fact_list(document, options, file_hash),
-    ]
+    items = _fact_list(document, options, file_hash)
+    danger = "  **DANGEROUS**" if any(DO_NOT_LOAD in item for item in items) else ""
+    blocks = [[f"### {markdown(document.path)}{danger}"], [markdown(heading(document))], items]
     entries = entry_lines(document, options.depth)
     if entries:
         blocks.append(markdown_table(Table(["entry", "value"], [*entries])))
