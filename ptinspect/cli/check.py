@@ -17,8 +17,11 @@ from ptinspect.cli.output import open_output, write_summary
 from ptinspect.cli.progress import training_progress
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from typing_extensions import Unpack
 
+    from ptinspect.proofs.processes import Watch
     from ptinspect.report import Report
 
 
@@ -136,11 +139,10 @@ def optimizer(
     """
     from ptinspect.proofs.optimizer import check_optimizer
 
-    with open_output(output, force=force, sources=(path,)) as target:
-        report = check_optimizer(path, entry=entry)
-        target.write(_report_text(report, output_format))
-    write_summary(report, output)
-    ctx.exit(report.exit_code)
+    def check(progress: object) -> Report:
+        return check_optimizer(path, entry=entry)
+
+    _answer(ctx, check, output_format, output, force, sources=(path,))
 
 
 @command.command("roundtrip", short_help="Check that convert writes the same model.")
@@ -164,12 +166,10 @@ def roundtrip(
     """
     from ptinspect.proofs.roundtrip import check_roundtrip
 
-    with open_output(output, force=force, sources=(path,)) as target:
-        with training_progress(hidden=no_progress) as progress:
-            report = check_roundtrip(path, progress=progress, **training)
-        target.write(_report_text(report, output_format))
-    write_summary(report, output)
-    ctx.exit(report.exit_code)
+    def check(progress: Watch | None) -> Report:
+        return check_roundtrip(path, progress=progress, **training)
+
+    _answer(ctx, check, output_format, output, force, no_progress, (path,))
 
 
 @command.command("resume", short_help="Check that training resumes exactly; if not, say why.")
@@ -201,12 +201,10 @@ def resume(
     """
     from ptinspect.proofs.resume.proof import check_resume
 
-    with open_output(output, force=force, sources=(path,)) as target:
-        with training_progress(hidden=no_progress) as progress:
-            report = check_resume(path, progress=progress, plot=plot, force=force, **training)
-        target.write(_report_text(report, output_format))
-    write_summary(report, output)
-    ctx.exit(report.exit_code)
+    def check(progress: Watch | None) -> Report:
+        return check_resume(path, progress=progress, plot=plot, force=force, **training)
+
+    _answer(ctx, check, output_format, output, force, no_progress, (path,))
 
 
 @command.command("script", short_help="Check that your own script resumes exactly.")
@@ -269,19 +267,28 @@ def script(
     """
     from ptinspect.proofs.script.proof import check_script
 
-    with open_output(output, force=force) as target:
+    def check(progress: Watch | None) -> Report:
+        return check_script(
+            words, checkpoint=checkpoint, resume_command=resume_command, at=at,
+            kill_during_save=kill_during_save, work=work, timeout=timeout, progress=progress,
+        )  # fmt: skip
+
+    _answer(ctx, check, output_format, output, force, no_progress)
+
+
+def _answer(
+    ctx: click.Context, check: Callable[[Watch | None], Report], output_format: str,
+    output: str | None, force: bool, no_progress: bool = True, sources: tuple[str, ...] = (),
+) -> None:  # fmt: skip
+    """Run a check, write its report, and exit with its code."""
+    with open_output(output, force=force, sources=sources) as target:
         with training_progress(hidden=no_progress) as progress:
-            report = check_script(
-                words, checkpoint=checkpoint, resume_command=resume_command, at=at,
-                kill_during_save=kill_during_save, work=work, timeout=timeout, progress=progress,
-            )  # fmt: skip
-        target.write(_report_text(report, output_format))
+            report = check(progress)
+        if output_format == "text":
+            target.write(report.text())
+        else:
+            from ptinspect.display.text.values import json_value
+
+            target.write(json_value(report.as_dict()) + "\n")
+    write_summary(report, output)
     ctx.exit(report.exit_code)
-
-
-def _report_text(report: Report, output_format: str) -> str:
-    if output_format == "text":
-        return report.text()
-    from ptinspect.display.text.values import json_value
-
-    return json_value(report.as_dict()) + "\n"

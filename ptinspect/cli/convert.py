@@ -85,32 +85,13 @@ TARGETS = ("state_dict", "checkpoint", "safetensors", "same")
 @no_progress_option
 @click.pass_context
 def command(
-    ctx: click.Context,
-    /,
-    paths: tuple[str, ...],
-    to: str | None,
-    entry: tuple[str, ...],
-    all_entries: bool,
-    include: tuple[str, ...],
-    exclude: tuple[str, ...],
-    strip_prefix: tuple[str, ...],
-    add_prefix: str,
-    rename: tuple[str, ...],
-    dtype: str | None,
-    allow_overflow: bool,
-    device: str | None,
-    contiguous: bool,
-    shared: str,
-    entries: tuple[str, ...],
-    optimizer: str | None,
-    plain: bool,
-    max_shard_size: str | None,
-    verify: bool,
-    force: bool,
-    dry_run: bool,
-    output_format: str,
-    no_progress: bool,
-) -> None:
+    ctx: click.Context, /, paths: tuple[str, ...], to: str | None, entry: tuple[str, ...],
+    all_entries: bool, include: tuple[str, ...], exclude: tuple[str, ...],
+    strip_prefix: tuple[str, ...], add_prefix: str, rename: tuple[str, ...], dtype: str | None,
+    allow_overflow: bool, device: str | None, contiguous: bool, shared: str,
+    entries: tuple[str, ...], optimizer: str | None, plain: bool, max_shard_size: str | None,
+    verify: bool, force: bool, dry_run: bool, output_format: str, no_progress: bool,
+) -> None:  # fmt: skip
     """Write the content of SRC to DST, without torch and without executing anything.
 
     DST ends in .safetensors, or in .pt, .pth, .bin or .ckpt for a state_dict; any other DST, or

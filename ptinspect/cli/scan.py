@@ -79,7 +79,6 @@ def command(
     2: a file could not be read to its end.
     """
     from ptinspect.cli.progress import ProgressBar
-    from ptinspect.display.text.columns import display_width
     from ptinspect.display.text.escape import cut
     from ptinspect.safety.report import (
         exit_code,
@@ -112,16 +111,8 @@ def command(
             target.write(sarif_text(reports))
         else:
             on_terminal = output is None and is_terminal(sys.stdout)
-            width = terminal_width() if on_terminal else 0
-            in_colour = on_terminal and may_use_colour()
             for text in text_lines(reports, skipped, verbose=verbose, quiet=quiet):
-                line = cut(text)
-                if width and line.lstrip().startswith(("dangerous: ", "unknown: ")):
-                    end = width
-                    while display_width(line) > width:
-                        end -= 1
-                        line = line[:end] + "…"
-                target.write((_colour_verdicts(line) if in_colour else line) + "\n")
+                target.write((_fitted(cut(text)) if on_terminal else cut(text)) + "\n")
     if output not in (None, "-") and not quiet:
         write_stderr(total_text(reports, skipped))
     for message in unused_names(reports, allow):
@@ -144,10 +135,18 @@ def _drop_failing_advice(report: ScanReport) -> ScanReport:
     return replace(report, steps=tuple(step for step in report.steps if step != command))
 
 
-def _colour_verdicts(line: str) -> str:
-    """Colour the verdict at the start of a finding, or after the path."""
+def _fitted(line: str) -> str:
+    """Cut a finding to the terminal, and colour the verdict at its start or after the path."""
     import re
 
+    from ptinspect.display.text.columns import display_width
+
+    end = width = terminal_width()
+    while display_width(line) > width and line.lstrip().startswith(("dangerous: ", "unknown: ")):
+        end -= 1
+        line = line[:end] + "…"
+    if not may_use_colour():
+        return line
     colours = {"dangerous": 31, "unknown": 33, "unreadable": 33}
     return re.sub(
         rf"(^ *|: )({'|'.join(colours)})(?=: | \(|$)",

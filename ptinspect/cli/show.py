@@ -108,24 +108,11 @@ Git LFS pointer. Other files that ptinspect does not read are counted."""
 @no_progress_option
 @click.pass_context
 def command(
-    ctx: click.Context,
-    /,
-    paths: tuple[str, ...],
-    output_format: str,
-    output: str | None,
-    force: bool,
-    include: tuple[str, ...],
-    exclude: tuple[str, ...],
-    sort: str,
-    depth: int | None,
-    all_rows: bool,
-    values: bool,
-    stats: bool,
-    hashes: bool,
-    check: bool,
-    textconv: bool,
+    ctx: click.Context, /, paths: tuple[str, ...], output_format: str, output: str | None,
+    force: bool, include: tuple[str, ...], exclude: tuple[str, ...], sort: str, depth: int | None,
+    all_rows: bool, values: bool, stats: bool, hashes: bool, check: bool, textconv: bool,
     no_progress: bool,
-) -> None:
+) -> None:  # fmt: skip
     """Show what is in each PATH: a file written by torch.save or pickle, a safetensors file, `-`
     for standard input, or a folder, which is searched for such files.
 
@@ -134,19 +121,12 @@ def command(
     """
     on_terminal = output in (None, "-") and is_terminal(sys.stdout)
     options = ShowOptions(
-        include=include,
-        exclude=exclude,
-        sort=sort,
-        depth=depth,
+        include=include, exclude=exclude, sort=sort, depth=depth,
         fold=on_terminal and not all_rows and sort == "file",
-        values=values,
-        stats=stats,
-        hash=hashes,
-        check=check,
+        values=values, stats=stats, hash=hashes, check=check,
         width=terminal_width() if on_terminal else None,
-        colour=on_terminal and may_use_colour(),
-        hints=True,
-    )
+        colour=on_terminal and may_use_colour(), hints=True,
+    )  # fmt: skip
     if is_terminal(sys.stderr) and not no_progress:
         from dataclasses import replace
 

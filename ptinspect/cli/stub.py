@@ -64,23 +64,15 @@ def command(
         raise click.UsageError("--package cannot be used with --output")
     if package is not None:
         names = stub_package(
-            path,
-            package,
-            force=force,
-            entry=entry,
-            class_name=class_name,
-            recovered_source=recovered,
-            guess_forward=guess_forward,
-        )
+            path, package, force=force, entry=entry, class_name=class_name,
+            recovered_source=recovered, guess_forward=guess_forward,
+        )  # fmt: skip
         write_stderr(safe(f"{package}: wrote {', '.join(names)}"))
     else:
         text = stub(
-            path,
-            entry=entry,
-            class_name=class_name,
-            recovered_source=recovered,
+            path, entry=entry, class_name=class_name, recovered_source=recovered,
             guess_forward=guess_forward,
-        )
+        )  # fmt: skip
         for name in dict.fromkeys(untranslated(text)):
             write_stderr(safe(f"ptinspect: {path}: raises NotImplementedError in the stub: {name}"))
         with open_output(output, force=force, sources=(path,), is_report=False) as target:
@@ -94,11 +86,8 @@ def command(
         from ptinspect.proofs.stub_check import check_stub
 
         report = check_stub(
-            path,
-            entry=entry,
-            package=package is not None,
-            recovered_source=recovered,
+            path, entry=entry, package=package is not None, recovered_source=recovered,
             guess_forward=guess_forward,
-        )
+        )  # fmt: skip
         write_stderr(report.text().rstrip("\n"))
         ctx.exit(report.exit_code)
