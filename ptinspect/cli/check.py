@@ -179,12 +179,13 @@ def roundtrip(
 @click.option(
     "--plot", metavar="FILE", help="Draw both loss curves to a .png or .svg file (matplotlib)."
 )
+@click.option("--no-cross", is_flag=True, help="With --device cuda, do not resume on the CPU too.")
 @_report_options
 @no_progress_option
 @click.pass_context
 def resume(
-    ctx: click.Context, path: str, plot: str | None, output_format: str, output: str | None,
-    force: bool, no_progress: bool, **training: Unpack[TrainingOptions],
+    ctx: click.Context, path: str, plot: str | None, no_cross: bool, output_format: str,
+    output: str | None, force: bool, no_progress: bool, **training: Unpack[TrainingOptions],
 ) -> None:  # fmt: skip
     """Check that the file holds all that an exact resume needs: train 2N steps from CHECKPOINT
     without interruption. Train N steps, save in the layout of the file, load it in a new
@@ -202,7 +203,9 @@ def resume(
     from ptinspect.proofs.resume.proof import check_resume
 
     def check(progress: Watch | None) -> Report:
-        return check_resume(path, progress=progress, plot=plot, force=force, **training)
+        return check_resume(
+            path, progress=progress, plot=plot, no_cross=no_cross, force=force, **training
+        )
 
     _answer(ctx, check, output_format, output, force, no_progress, (path,))
 

@@ -32,7 +32,6 @@ class OptimizerReport(Report):
         return all(result.fits for result in self.optimizers)
 
     def text(self) -> str:
-        """Return the report as text that ends in a newline."""
         if not self.ok:
             verdict = "the recorded optimizer state is not consistent with the recorded model"
         elif any(result.undecided and result.model for result in self.optimizers):
@@ -45,7 +44,6 @@ class OptimizerReport(Report):
         return "\n\n".join([f"{safe(self.path)}: {verdict}", *blocks]) + "\n"
 
     def as_dict(self) -> dict[str, object]:
-        """Return the report as a dict that can be written as JSON."""
         return {
             "schema": 1,
             "check": "optimizer",

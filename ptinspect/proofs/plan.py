@@ -32,16 +32,7 @@ DEFAULT_STEPS = 4
 
 @dataclass(frozen=True, slots=True)
 class TrainingOptions:
-    """How to train, under the names of the command line's options.
-
-    Attributes:
-        model: `FILE.py:CLASS`.
-        data: `FILE.py:FUNCTION`.
-        loss: a class of torch.nn.
-        optimizer_class: a class of torch.optim, such as `torch.optim.AdamW`.
-        steps: steps before the save, and as many after it.
-        device: `auto`, `cpu`, `cuda` or `cuda:N`.
-    """
+    """How to train, under the names of the command line's options; see `check_resume`."""
 
     model: str | None = None
     data: str | None = None
@@ -63,17 +54,16 @@ class TrainingOptions:
             raise PtInspectError("training needs at least one step", hint="give --steps N")
 
 
-def reproduce_command(
-    check: str, path: str, options: TrainingOptions, entry: str | None, trust: bool
-) -> str:
-    """Return the command line that runs a check again."""
+def reproduce_command(check: str, path: str, options: TrainingOptions, **more: Any) -> str:
+    """Return the command line that runs a check again; `more` are options without a default."""
     words = ["ptinspect", "check", check, shell_word(path)]
-    values = {field.name: getattr(options, field.name) for field in fields(options)}
-    defaults = {field.name: field.default for field in fields(options)} | {
-        "entry": None, "trust": False,
-    }  # fmt: skip
-    for name, value in {**values, "entry": entry, "trust": trust}.items():
-        if value != defaults[name]:
+    values = {
+        field.name: value
+        for field in fields(options)
+        if (value := getattr(options, field.name)) != field.default
+    }
+    for name, value in {**values, **more}.items():
+        if value not in (None, False):
             words.append(f"--{name.replace('_', '-')}")
             words += [] if value is True else [shell_word(str(value))]
     return " ".join(words)
@@ -145,7 +135,7 @@ def folder_job(path: str, model: str | None, trust: bool) -> dict[str, Any]:
         values["step"] = int(state["global_step"])
         if float(state["epoch"]).is_integer():
             values["epochs_run"] = int(state["epoch"])
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, OverflowError):
         values = {}  # a folder of accelerate, which does not record them
     weights_only = {}
     for part, name in files.items():
@@ -184,22 +174,19 @@ def _select_optimizers(document: Document, weights: Weights) -> list[dict[str, A
     Of several, those count whose states fit the model, if they share no parameter; or all, if
     together they cover as many parameters as the model has.
     """
-    all_plans, fitting = [], []
+    plans: list[dict[str, Any]] = []
     slot_count = 0
     for optimizer in document.optimizers:
         slots = slots_of(optimizer, document.tensor_of)
         slot_count += len(slots)
         pairing = best_match(slots, [weights])
-        fits = pairing is not None and not pairing.faults
-        names = pairing.names if pairing is not None and fits else None
-        plan = {"path": list(optimizer.path), "class": optimizer.class_path, "names": names}
-        all_plans.append(plan)
-        fitting += [plan] if fits else []
-    if len(all_plans) < 2 or slot_count == len(weights.parameters):
-        return all_plans
-    names_of_all = [name for plan in fitting for name in plan["names"] or [None]]
-    is_split = None not in names_of_all and len(set(names_of_all)) == len(names_of_all)
-    if len(fitting) == 1 or (fitting and is_split):
+        names = pairing.names if pairing is not None and not pairing.faults else None
+        plans.append({"path": list(optimizer.path), "class": optimizer.class_path, "names": names})
+    fitting = [plan for plan in plans if plan["names"] is not None]
+    if len(plans) < 2 or slot_count == len(weights.parameters):
+        return plans
+    covered = [name for plan in fitting for name in plan["names"]]
+    if len(fitting) == 1 or (covered and len({*covered, None}) == len(covered) + 1):
         return fitting
     raise UnsupportedError(
         f"the file holds {len(document.optimizers)} optimizers and does not record which of them "

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from ptinspect.display.text.escape import cut
 from ptinspect.errors import PtInspectError, UnsupportedError
 
 TIMEOUT = 600.0
@@ -33,14 +34,7 @@ OUT_OF_MEMORY = ("MemoryError", "DefaultCPUAllocator: can't allocate", "CUDA out
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """State of a proof, for a progress bar.
-
-    Attributes:
-        text: description of the current job.
-        step: steps that the current training has finished.
-        total: steps of the current training; 0 before its first step.
-        loss: loss of the last step.
-    """
+    """State of a proof, for a progress bar. `total` is 0 before the training's first step."""
 
     text: str
     step: int = 0
@@ -101,7 +95,6 @@ class Workers:
         return os.path.join(self._folder.name, f"{self._file_count}{suffix}")
 
     def run(self, job: dict[str, Any]) -> dict[str, Any]:
-        """Run a job in a new process and return its answer."""
         answer_path, log = self.new_path(".json"), self.new_path(".log")
         outcome = self._request(
             {
@@ -203,13 +196,11 @@ def _log_tail(log: str) -> str:
 
 
 def timeout_error(timeout: float, hint: str | None = None) -> PtInspectError:
-    """Return the error for a child process that took too long."""
     message = f"the child process took more than {timeout:g} seconds and was stopped"
     return PtInspectError(message, hint=hint)
 
 
 def failure_error(status: int, output: str, hint: str | None = None) -> PtInspectError:
-    """Return the error for a child process that ended with an error."""
     for package in ("torch", "safetensors"):
         if f"No module named '{package}'" in output:
             return UnsupportedError(f"{package} is not installed", hint=f"pip install {package}")
@@ -233,7 +224,5 @@ def failure_error(status: int, output: str, hint: str | None = None) -> PtInspec
 
 
 def _log_hint(log: str) -> str | None:
-    from ptinspect.display.text.escape import cut
-
     lines = [cut(line.rstrip()) for line in _log_tail(log).strip().splitlines()[-6:]]
     return "its last output:\n    " + "\n    ".join(lines) if lines else None

@@ -97,7 +97,6 @@ class RoundtripReport(Report):
         return 2 if any(form.error for form in self.forms) else 0
 
     def text(self) -> str:
-        """Return the report as text that ends in a newline."""
         rows = [
             (form.name, f"differs in {', '.join(form.differs)}")
             if form.differs
@@ -117,7 +116,6 @@ class RoundtripReport(Report):
         return "\n".join([f"{safe(self.path)}: {verdict}", "", *lines]) + "\n"
 
     def as_dict(self) -> dict[str, object]:
-        """Return the report as a dict that can be written as JSON."""
         verdict = _VERDICTS[self.exit_code][0]
         return {"schema": 1, "check": "roundtrip", "verdict": verdict, **asdict(self)}
 
@@ -153,10 +151,8 @@ def check_roundtrip(
         UnsafeError: the file must not be loaded.
         PtInspectError: the proof cannot be run, for example because a stub lacks `forward`.
     """
+    options = TrainingOptions(model, data, loss, optimizer_class, steps, device, seed, allow_tf32)
     with add_error_path(path):
-        options = TrainingOptions(
-            model, data, loss, optimizer_class, steps, device, seed, allow_tf32
-        )
         # Without the user's class, a stub replaces the names that are not on the allowlist.
         plan = make_plan(path, model=model, entry=entry, trust=trust or model is None)
         stub = not trust and model is None and bool(plan["unlisted"])
@@ -164,7 +160,7 @@ def check_roundtrip(
             "kind": "roundtrip", "plan": plan, "options": asdict(options), "path": path,
             "stub": stub,
         }  # fmt: skip
-        reproduce = reproduce_command("roundtrip", path, options, entry, trust)
+        reproduce = reproduce_command("roundtrip", path, options, entry=entry, trust=trust)
         with worker_pool(workers, timeout, progress) as pool:
             return _compare_forms(job, entry, pool, reproduce)
 

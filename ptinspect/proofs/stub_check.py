@@ -60,7 +60,6 @@ class StubReport(Report):
         return not any(self.results.values())
 
     def text(self) -> str:
-        """Return the report as text that ends in a newline."""
         from ptinspect.display.text.escape import cut, safe
 
         rows = [
@@ -79,7 +78,6 @@ class StubReport(Report):
         return "\n".join([f"{safe(self.path)}: {verdict}", *lines]) + "\n"
 
     def as_dict(self) -> dict[str, object]:
-        """Return the report as a dict that can be written as JSON."""
         verdict = "fits" if self.ok else "differs"
         return {"schema": 1, "check": "stub", "path": self.path, "verdict": verdict, **asdict(self)}
 
@@ -146,7 +144,6 @@ def check_stub(
 
 
 def _job(document: Document, options: StubOptions, content: StubContent) -> dict[str, Any]:
-    """Return the job for the child process."""
     from ptinspect.display.module_nodes import module_tree
     from ptinspect.stubs.build import find_root
     from ptinspect.stubs.infer.state_dict import path_of_state_dict

@@ -90,6 +90,15 @@ def test_a_step_that_fails_elsewhere_is_told(
     assert "the rest is not compared" in report.text()
 
 
+@pytest.mark.slow
+def test_no_crossing_on_request(tmp_path: Path, workers: Workers, always: None) -> None:
+    training = Training(tmp_path)
+    given = training.save(training.parts())
+    report = crossed(workers, given, no_cross=True)
+    assert (report.exit_code, report.crossings) == (0, [])
+    assert report.reproduce.endswith(" --steps 3 --no-cross")
+
+
 def made(**more: Any) -> Crossing:
     return replace(Crossing("cuda:0", "cpu", []), **more)
 

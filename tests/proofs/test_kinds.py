@@ -249,6 +249,39 @@ def a_generator_of_the_model_whose_state_is_not_saved(folder: Path) -> Given:
     return training.save({**training.parts(), **training.rng()})
 
 
+TWO_NOISES = (
+    NET.replace(
+        "        self.head",
+        "        self.noises = nn.Sequential(Noise(), Noise())\n        self.head",
+        1,
+    ).replace("self.body(x)", "self.noises(self.body(x))")
+    + """
+
+class Noise(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.drawn = torch.Generator().manual_seed(3)
+
+    def forward(self, x):
+        return x + torch.rand(x.shape, generator=self.drawn)
+"""
+)
+
+
+@honest
+def two_generators_of_the_model_whose_states_are_saved(folder: Path) -> Given:
+    training = Training(folder, net=TWO_NOISES)
+    states = [noise.drawn.get_state() for noise in training.model.noises]
+    return training.save({**training.parts(), "generators": dict(enumerate(states))})
+
+
+@faulty("rng")
+def two_generators_of_the_model_whose_states_are_not_saved(folder: Path) -> Given:
+    training = Training(folder, net=TWO_NOISES)
+    message = "(drawn of Net.noises.0, drawn of Net.noises.1)"
+    return {**training.save({**training.parts(), **training.rng()}), "message": message}
+
+
 PUT = NET.replace(
     "        return", "        x = x.clone().put_(torch.tensor([0]), torch.ones(1))\n        return"
 )

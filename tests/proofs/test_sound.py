@@ -221,7 +221,9 @@ def test_amp_in_bfloat16(tmp_path: Path, workers: Workers) -> None:
 
 def test_a_scaler(tmp_path: Path, workers: Workers) -> None:
     training = Training(tmp_path, scaler=True)
-    assert sound(workers, training.save(training.parts())).training["scaler"] is True
+    report = sound(workers, training.save(training.parts()))
+    assert (report.training["scaler"], report.training["autocast"]) == (True, None)
+    assert any("does not record autocast" in note for note in report.notes)
 
 
 def test_everything_at_once(tmp_path: Path, workers: Workers) -> None:

@@ -30,13 +30,7 @@ SEED_SET_AGAIN = "the order of the first epoch repeats"
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """A cause of a difference.
-
-    Attributes:
-        kind: its name.
-        fixes: the names of the parts to restore.
-        message: its description.
-    """
+    """A cause of a difference. `fixes` are the names of the parts to restore."""
 
     kind: str
     fixes: tuple[str, ...]

@@ -56,7 +56,6 @@ class Crossing:
         return not self.loaded and self.first <= self.tolerance(self.type)
 
     def tolerance(self, dtype: str) -> int:
-        """Return the tolerance for numbers of this dtype, in ULPs."""
         return TOLERANCE.get(self.unit or dtype, 0)
 
     @property
@@ -95,8 +94,6 @@ class Crossing:
         return f"{same}; {', '.join([f'losses within {self.losses:.4g} ULPs', *tensors])}"
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the result as a dict that can be written as JSON."""
-
         def distance_dict(dtype: str, distance: float, name: str) -> dict[str, Any]:
             tolerance = self.tolerance(dtype)
             return {"name": name, "dtype": dtype, "ulps": distance, "tolerance": tolerance}
@@ -130,7 +127,7 @@ def cross_both_ways(
     """
     fixes = tuple(dict.fromkeys(["replay", *(fix for cause in causes for fix in cause.fixes)]))
     device = uninterrupted["device"]
-    crossing = _cross(runs, uninterrupted, device, OTHER_DEVICE, fixes)
+    crossing = _cross(runs, uninterrupted, OTHER_DEVICE, fixes)
     try:
         runs.workers.announce(f"training without interruption on {OTHER_DEVICE}")
         other_runs = replace(runs.on_device(OTHER_DEVICE), files=runs.workers.new_path(""))
@@ -138,16 +135,13 @@ def cross_both_ways(
     except PtInspectError as error:
         failed = Crossing(OTHER_DEVICE, device, None, f"it cannot be run: {error.message}")
         return [crossing, failed]
-    return [crossing, _cross(other_runs, other_answer, OTHER_DEVICE, device, fixes)]
+    return [crossing, _cross(other_runs, other_answer, device, fixes)]
 
 
 def _cross(
-    runs: TrainingRuns,
-    uninterrupted: Answer,
-    saved_on: str,
-    resumed_on: str,
-    fixes: tuple[str, ...],
+    runs: TrainingRuns, uninterrupted: Answer, resumed_on: str, fixes: tuple[str, ...]
 ) -> Crossing:
+    saved_on = uninterrupted["device"]
     runs.workers.announce(f"resuming on {resumed_on} what was saved on {saved_on}")
     end_state = runs.workers.new_path(".ends")
     try:
@@ -163,25 +157,14 @@ def _cross(
         reason = "the model draws random numbers, and each device draws its own"
         return Crossing(saved_on, resumed_on, loaded, reason)
     unit = uninterrupted["autocast"] or ("float16" if runs.options["allow_tf32"] else None)
-    distances = runs.workers.run(
-        {
-            "kind": "compare",
-            "end_states": [f"{runs.files}.ends", end_state],
-            "unit": unit,
-            "options": {"device": "cpu", "allow_tf32": False},
-        }
-    )
-    return Crossing(
-        saved_on,
-        resumed_on,
-        loaded,
-        None,
-        distances["first"],
-        distances["losses"],
-        distances["type"],
-        tuple((dtype, ulps, name) for dtype, (ulps, name) in distances["tensors"].items()),
-        unit,
-    )
+    job = {
+        "kind": "compare", "end_states": [f"{runs.files}.ends", end_state], "unit": unit,
+        "options": {"device": "cpu", "allow_tf32": False},
+    }  # fmt: skip
+    answer = runs.workers.run(job)
+    distances = {key: answer[key] for key in ("first", "losses", "type")}
+    tensors = tuple((dtype, ulps, name) for dtype, (ulps, name) in answer["tensors"].items())
+    return Crossing(saved_on, resumed_on, loaded, tensors=tensors, unit=unit, **distances)
 
 
 def draws_on_cuda(answer: Answer) -> bool:

@@ -50,6 +50,7 @@ def check_resume(
     device: str = "auto",
     seed: int = 0,
     allow_tf32: bool = False,
+    no_cross: bool = False,
     trust: bool = False,
     timeout: float = TIMEOUT,
     plot: str | None = None,
@@ -69,13 +70,13 @@ def check_resume(
         optimizer_class: a class of torch.optim, if the file does not record it.
         entry: path of the weights in the file.
         steps: steps before the save, and as many after it.
-        device: `auto`, `cpu`, `cuda` or `cuda:N`. With CUDA, a resume on the CPU is tried too.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
         seed: seed of the random number generators.
         allow_tf32: let CUDA calculate in TF32.
+        no_cross: with CUDA, do not resume on the CPU too.
         trust: load the file even if it has names that are not on the allowlist.
         timeout: seconds that one child process may take.
-        plot: a picture of both loss curves to write.
-        force: overwrite `plot`.
+        plot, force: a picture of both loss curves to write, and whether to overwrite it.
         progress: called with the progress of the proof.
         workers: child processes to use, instead of new ones.
 
@@ -83,24 +84,29 @@ def check_resume(
         UnsafeError: the file must not be loaded.
         PtInspectError: the proof cannot be run.
     """
+    options = TrainingOptions(model, data, loss, optimizer_class, steps, device, seed, allow_tf32)
     if plot is not None:
         check_plot_path(plot, force)
     with add_error_path(path), worker_pool(workers, timeout, progress) as pool:
-        options = TrainingOptions(
-            model, data, loss, optimizer_class, steps, device, seed, allow_tf32
-        )
-        file = path
-        if os.path.isdir(path):
-            file = pool.new_path(".pt")
-            pool.run({**folder_job(path, model, trust), "target": file})
+        more: dict[str, Any] = {"entry": entry, "trust": trust, "no_cross": no_cross}
+        reproduce = reproduce_command("resume", path, options, **more)
+        file = _checkpoint_file(path, model, trust, pool)
         plan = make_plan(file, model=model, entry=entry, trust=trust)
-        reproduce = reproduce_command("resume", path, options, entry, trust)
-        runs = TrainingRuns(file, plan, asdict(options), pool, pool.new_path(""))
-        report = _prove(runs, *_optimizer_findings(file, plan), reproduce)
-        report = replace(report, path=path)
+        crosses = cross_device.should_cross(device) and not no_cross
+        runs = TrainingRuns(file, plan, asdict(options), pool, pool.new_path(""), crosses)
+        report = replace(_prove(runs, *_optimizer_findings(file, plan), reproduce), path=path)
     if plot is not None:
         plot_losses(plot, report.losses, report.steps, force)
     return report
+
+
+def _checkpoint_file(path: str, model: str | None, trust: bool, workers: Workers) -> str:
+    """Return the path of the checkpoint, which is made first if `path` is a folder."""
+    if not os.path.isdir(path):
+        return path
+    target = workers.new_path(".pt")
+    workers.run({**folder_job(path, model, trust), "target": target})
+    return target
 
 
 def _optimizer_findings(path: str, plan: dict[str, Any]) -> tuple[list[str], list[str]]:
@@ -116,8 +122,6 @@ def _prove(
     runs: TrainingRuns, wrong: list[str], undecided: list[str], reproduce: str
 ) -> ResumeReport:
     workers, jobs_before = runs.workers, runs.workers.jobs
-    crosses = cross_device.should_cross(runs.options["device"])
-    runs = replace(runs, keep_end_state=crosses)
     workers.announce("training without interruption")
     uninterrupted = runs.uninterrupted()
     settled = {key: uninterrupted[key] for key in ("device", "warn_only")}
@@ -144,7 +148,7 @@ def _prove(
     elif difference is None and uninterrupted["scheduler_missing"]:
         verdict = "undecided"
     crossings = []
-    if crosses and (difference is None or (verdict == "differs" and causes)):
+    if runs.keep_end_state and (difference is None or (verdict == "differs" and causes)):
         crossings = cross_device.cross_both_ways(runs, uninterrupted, causes)
     losses, saved_step = uninterrupted["losses"], uninterrupted["saved"]["step"]
     return ResumeReport(

@@ -78,7 +78,6 @@ class ResumeReport(Report):
         return {"undecided": 2, "not-deterministic": 3}.get(self.verdict, 0 if self.ok else 1)
 
     def text(self) -> str:
-        """Return the report as text that ends in a newline."""
         verdict = _VERDICTS["proved" if self.ok else self.verdict]
         rows = self._rows()
         width = max(len(label) for label, _ in rows)
@@ -119,7 +118,6 @@ class ResumeReport(Report):
         return rows
 
     def as_dict(self) -> dict[str, object]:
-        """Return the report as a dict that can be written as JSON."""
         return {
             "schema": 1,
             "check": "resume",
@@ -147,7 +145,6 @@ def check_plot_path(path: str, force: bool) -> None:
 def plot_losses(
     path: str, losses: tuple[list[float], list[float]], saved_step: int, force: bool = False
 ) -> None:
-    """Draw the losses of the uninterrupted and of the resumed run."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4), layout="constrained")

@@ -16,10 +16,7 @@ class TrainingRuns:
     """Starts the runs of one training.
 
     Attributes:
-        path: the checkpoint.
         plan: where the parts of the training are in the checkpoint.
-        options: the options of the jobs.
-        workers: the child processes.
         files: path without suffix of what the uninterrupted run writes: the checkpoint in the
             middle (.pt), all state at that step (.snapshot), the state at the end (.ends).
         keep_end_state: write the end state, which only the comparison of devices needs.
@@ -67,12 +64,9 @@ class TrainingRuns:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """The first difference between two runs.
+    """The first difference between two runs, such as `the loss` or `weights fc.bias`.
 
-    Attributes:
-        step: counted from the load; 0 is just after loading.
-        what: what differs, such as `the loss` or `weights fc.bias`.
-        more: how many more things differ at that step.
+    `step` is counted from the load, 0 is just after loading; `more` things differ at that step.
     """
 
     step: int

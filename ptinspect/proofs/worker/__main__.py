@@ -34,7 +34,7 @@ def serve() -> None:
     preload()
     for line in sys.stdin:
         request = json.loads(line)
-        job = ForkedJob(request, channel) if hasattr(os, "fork") else StartedJob(request)
+        job = ForkedJob(request, channel) if hasattr(os, "fork") else start_job(request)
         signal.signal(signal.SIGTERM, lambda *_, job=job: (job.kill(), os._exit(1)))
         outcome = wait_for(job, request, channel, parent)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -42,7 +42,6 @@ def serve() -> None:
 
 
 def send(channel: IO[str], message: dict[str, Any]) -> None:
-    """Send a line of JSON to the parent."""
     channel.write(json.dumps(message) + "\n")
     channel.flush()
 
@@ -73,12 +72,10 @@ class ForkedJob:
             run_once(request)
 
     def poll(self) -> int | None:
-        """Return the exit code, negative for a signal; None while the job runs."""
         pid, status = os.waitpid(self.process, os.WNOHANG)
         return os.waitstatus_to_exitcode(status) if pid else None
 
     def kill(self) -> None:
-        """Kill the job and the processes that it has started."""
         for kill in (os.killpg, os.kill):
             try:
                 kill(self.process, signal.SIGKILL)
@@ -87,28 +84,21 @@ class ForkedJob:
         os.waitpid(self.process, 0)
 
 
-class StartedJob:
-    """A job in a new Python process."""
-
-    def __init__(self, request: dict[str, Any]) -> None:
-        command = [sys.executable, "-m", "ptinspect.proofs.worker", "--one"]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, text=True)
-        assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps(request))
-        self.process.stdin.close()
-
-    def poll(self) -> int | None:
-        """Return the exit code; None while the job runs."""
-        return self.process.poll()
-
-    def kill(self) -> None:
-        """Kill the job."""
-        self.process.kill()
-        self.process.wait()
+def start_job(request: dict[str, Any]) -> subprocess.Popen[str]:
+    """Return a job in a new Python process."""
+    command = [sys.executable, "-m", "ptinspect.proofs.worker", "--one"]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, text=True)
+    assert process.stdin is not None
+    process.stdin.write(json.dumps(request))
+    process.stdin.close()
+    return process
 
 
 def wait_for(
-    job: ForkedJob | StartedJob, request: dict[str, Any], channel: IO[str], parent: int
+    job: ForkedJob | subprocess.Popen[str],
+    request: dict[str, Any],
+    channel: IO[str],
+    parent: int,
 ) -> dict[str, Any]:
     """Report a job's progress until it ends, and return its outcome.
 

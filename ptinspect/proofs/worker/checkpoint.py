@@ -43,7 +43,6 @@ Slot = tuple[int, Any]
 
 
 def value_at(root: Any, path: Any) -> Any:
-    """Return the value at a path of keys and indices."""
     for key in path:
         try:
             root = root[key]
@@ -59,26 +58,17 @@ class Checkpoint:
     Attributes:
         weights: the weights under the model's names.
         prefix: what the file's names have in front of the model's.
-        states: the state_dict of each optimizer.
-        classes: the class of each optimizer, if it is known.
+        states, classes: the state_dict of each optimizer, and its class if it is known.
         groups: the groups of all optimizers.
-        slots: the optimizer, and its number, of each parameter in `groups`.
-        names: per slot, the name of its parameter or buffer.
+        slots, names: per parameter in `groups` the optimizer with its number, and its name.
         assumption: what was assumed to find `names`.
-        schedulers: the states of the schedulers.
-        scaler: the state of the GradScaler, if `scaler_path` is not None.
         averages: averages of the weights (EMA), by path.
         rng_paths: where the states of random number generators are, by kind.
         autocast: the dtype of autocast that the file records.
-        counters: how far the training was.
     """
 
     def __init__(
-        self,
-        root: Any,
-        plan: dict[str, Any],
-        model: Any,
-        user_order: Callable[[], list[str]] = list,
+        self, root: Any, plan: dict[str, Any], model: Any, user_order: Callable[[], list[str]]
     ) -> None:
         self.root = root
         self.plan = plan
@@ -343,12 +333,10 @@ class Counters:
     """How far a training was when its checkpoint was saved.
 
     Attributes:
-        epoch: the recorded epoch.
         usual_offset: 0 if the name of the epoch says that it is the next one, else 1.
         step: the recorded number of batches.
         steps: steps of the optimizer.
         schedulers: last_epoch and state of each scheduler.
-        scaler: the GradScaler's state.
     """
 
     epoch: int | None

@@ -38,6 +38,9 @@ DATA_WORDS = ("generator", "loader", "sampler", "shuffl")
 CUDA_WORDS = ("rng", "random", "cuda", "generator", "seed")
 """Words in the keys of CUDA's generator states."""
 
+MAX_SAMPLES = 4096
+"""Samples of a batch that are compared one by one."""
+
 # --- Devices ----------------------------------------------------------------------------------
 # CUDA must not be queried before the job's own process: a fork of a process that has initialized
 # CUDA cannot use it.
@@ -175,7 +178,6 @@ def limit_memory() -> None:
 
 
 def seed_all(seed: int) -> None:
-    """Seed every generator that a training script may use."""
     random.seed(seed)
     numpy.random.seed(seed % 2**32)
     torch.manual_seed(seed)
@@ -194,7 +196,6 @@ def rng_states(device: str) -> dict[str, Any]:
 
 
 def set_rng_states(states: dict[str, Any]) -> None:
-    """Set the generators whose states are in `states`."""
     if "torch" in states:
         torch.set_rng_state(states["torch"].cpu())
     if "numpy" in states:
@@ -211,21 +212,18 @@ def set_rng_states(states: dict[str, Any]) -> None:
             torch.cuda.set_rng_state_all([state.cpu() for state in cuda[:count]])
 
 
-def held_generators(holders: Iterable[Any]) -> dict[str, Any]:
-    """Return the generators that objects hold as attributes, by `attribute of Class`."""
+def held_generators(holders: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the generators that named objects hold as attributes, by `attribute of object`."""
     kinds = (torch.Generator, numpy.random.Generator, random.Random)
-    generators: dict[str, Any] = {}
-    for holder in holders:
+    generators: dict[int, tuple[str, Any]] = {}
+    for holder_name, holder in holders:
         for name, value in getattr(holder, "__dict__", {}).items():
-            if isinstance(value, kinds) and not any(
-                value is other for other in generators.values()
-            ):
-                generators.setdefault(f"{name} of {type(holder).__name__}", value)
-    return generators
+            if isinstance(value, kinds):
+                generators.setdefault(id(value), (f"{name} of {holder_name}", value))
+    return dict(generators.values())
 
 
 def generator_state(generator: Any) -> Any:
-    """Return the state of a generator of torch, numpy or Python."""
     if isinstance(generator, torch.Generator):
         return generator.get_state()
     is_numpy = isinstance(generator, numpy.random.Generator)
@@ -233,7 +231,6 @@ def generator_state(generator: Any) -> Any:
 
 
 def set_generator_state(generator: Any, state: Any) -> None:
-    """Set a generator of torch, numpy or Python."""
     if isinstance(generator, torch.Generator):
         generator.set_state(state.cpu())
     elif isinstance(generator, numpy.random.Generator):
@@ -263,9 +260,9 @@ def rng_state_like(recorded: Any, state: Any) -> Any:
     if isinstance(recorded, torch.Tensor) and isinstance(state, list):
         return state[torch.cuda.current_device()]
     is_legacy = isinstance(state, tuple) and state[0] == "MT19937"
-    return (
-        numpy.random.get_state(legacy=False) if isinstance(recorded, dict) and is_legacy else state
-    )
+    if isinstance(recorded, dict) and is_legacy:
+        return numpy.random.get_state(legacy=False)
+    return state
 
 
 def find_rng_states(root: Any, weights_paths: list[Any]) -> dict[str, tuple[Any, ...]]:
@@ -287,7 +284,8 @@ def find_rng_states(root: Any, weights_paths: list[Any]) -> dict[str, tuple[Any,
         kind = rng_kind(value)
         if kind == "cuda" and not any(word in str(path).lower() for word in CUDA_WORDS):
             kind = None
-        words = [word for word in DATA_WORDS if word in str(path[-1:]).lower()]
+        keys = path[-2:] if path and isinstance(path[-1], int) else path[-1:]
+        words = [word for word in DATA_WORDS if word in str(keys).lower()]
         if kind == "generator" or (kind not in (None, "cuda") and words):
             kind = f"data{sum(name.startswith('data') for name in paths)}"
         if kind is not None:
@@ -332,7 +330,8 @@ def digest(value: Any) -> str:
         item = stack.pop()
         if isinstance(item, torch.Tensor):
             blake.update(f"T{item.dtype}{tuple(item.shape)}".encode())
-            blake.update(tensor_bytes(item))
+            flat = plain_tensor(item).contiguous().flatten()  # the elements in C order
+            blake.update(flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b"")
         elif isinstance(item, numpy.ndarray):
             blake.update(item.tobytes())
         elif isinstance(item, dict):
@@ -365,15 +364,9 @@ def content_digest(batch: Any) -> int:
         elif isinstance(item, dict | list | tuple):
             stack += item.values() if isinstance(item, dict) else item
     size = len(tensors[0]) if tensors else 0
-    if not size or any(len(tensor) != size for tensor in tensors):
+    if not 0 < size <= MAX_SAMPLES or any(len(tensor) != size for tensor in tensors):
         return int(digest(batch), 16)
     return sum(int(digest([tensor[row] for tensor in tensors]), 16) for row in range(size))
-
-
-def tensor_bytes(tensor: torch.Tensor) -> bytes:
-    """Return a tensor's elements in C order."""
-    flat = plain_tensor(tensor).contiguous().flatten()
-    return flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""
 
 
 def plain_tensor(tensor: torch.Tensor) -> torch.Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import os
 import traceback
@@ -104,7 +103,7 @@ def run_uninterrupted(job: Job) -> Answer:
     trace: list[dict[str, Any]] = []
     saved: dict[str, Any] = {}
     position: tuple[int, int] = (0, 0)
-    parts: dict[str, Any] = {}
+    replay = f"{job.get('snapshot')}.batches"
     later_steps: list[Step] = []
     for step in _run_steps(training):
         trace.append(_record(training, step))
@@ -121,17 +120,17 @@ def run_uninterrupted(job: Job) -> Answer:
             saved["rng"] = training.rng_digests()
             if checkpoint_path:
                 save_checkpoint(training, checkpoint_path, first_epoch)
-                parts = copy.deepcopy({**snapshot(training), "position": position})
+                parts = {**snapshot(training), "position": position, "replay": replay}
+                torch.save(parts, job["snapshot"])
             training.epoch = step.epoch
         elif len(trace) > 100 * options["steps"] + 10_000:
             raise CannotRun("the epochs are too long to reach the batch of the checkpoint")
     if checkpoint_path:
         try:  # in a file of their own: batches may be of classes that the user's modules define
-            torch.save([tuple(step) for step in later_steps], f"{job['snapshot']}.batches")
-            parts["replay"] = f"{job['snapshot']}.batches"
+            torch.save([tuple(step) for step in later_steps], f"{replay}.part")
+            os.replace(f"{replay}.part", replay)
         except Exception:  # noqa: BLE001 - pickling the user's own classes may raise anything
             traceback.print_exc()
-        torch.save(parts, job["snapshot"])
     if job.get("end_state"):
         _save_end_state(training, saved["step"], job["end_state"])
     batches, counters = training.batches, training.checkpoint.counters
@@ -207,10 +206,14 @@ def _record(training: Training, step: Step) -> dict[str, Any]:
     }
 
 
+def _optimizer_name(optimizer: Any) -> str:
+    name = type(optimizer).__name__
+    module = "torch.optim" if hasattr(torch.optim, name) else type(optimizer).__module__
+    return f"{module}.{name}"
+
+
 def _describe(training: Training) -> Answer:
-    """Describe a training, for the report and the search for causes."""
     checkpoint, model, batches = training.checkpoint, training.model, training.batches
-    members = [type(member) for member in training.optimizer.members]
     schedulers = training.scheduler.members if training.scheduler is not None else []
     dtypes = {
         str(value.dtype)
@@ -222,7 +225,7 @@ def _describe(training: Training) -> Answer:
     return {
         "device": training.device,
         "environment": environment(training.device),
-        "optimizer": " + ".join(f"torch.optim.{cls.__name__}" for cls in members),
+        "optimizer": " + ".join(map(_optimizer_name, training.optimizer.members)),
         "loss": training.loss_name,
         "scheduler": " + ".join(type(member).__name__ for member in schedulers) or None,
         "per_step": training.per_step,

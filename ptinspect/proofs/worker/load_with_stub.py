@@ -19,7 +19,6 @@ Results = dict[str, str | None]
 
 
 def main() -> None:
-    """Run the job in the file that is named on the command line."""
     channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what a package prints must not end up in the answer
     warnings.simplefilter("ignore")
@@ -49,10 +48,7 @@ def check(job: dict[str, Any], results: Results, torch_failures: Results) -> Non
     if stub is None:
         return
     path, model_path = job["path"], job["model_path"]
-    loaders: dict[str, Callable[[str], Any]] = {
-        "pickle": load_pickle,
-        "safetensors": load_safetensors,
-    }
+    loaders = {"pickle": load_pickle, "safetensors": load_safetensors}
     load = loaders.get(job["format"], load_torch)
     loaded = attempt(results, "load", lambda: value_at(load(path), model_path))
     if job["try_weights_only"] and load is load_torch:

@@ -9,20 +9,15 @@ from the snapshot of the uninterrupted training.
 from __future__ import annotations
 
 import copy
+import os
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
+from ptinspect.proofs.worker import determinism
 from ptinspect.proofs.worker.checkpoint import Checkpoint, recorded_autocast, value_at
-from ptinspect.proofs.worker.determinism import (
-    prepare_again,
-    rng_kind,
-    seed_all,
-    set_generator_state,
-    set_rng_states,
-)
 from ptinspect.proofs.worker.optimizers import (
     Optimizers,
     Schedulers,
@@ -80,7 +75,7 @@ def load_training(
 ) -> Training:
     """Return a training that goes on from a checkpoint."""
     fixes = Fixes(frozenset(fix_names), snapshot)
-    seed_all(seed)
+    determinism.seed_all(seed)
     training = _build_training(plan, options, path, fixes)
     _restore_optimizer(training, options["optimizer_class"], fixes)
     _restore_scheduler(training, fixes)
@@ -115,7 +110,7 @@ def _build_training(
 
     checkpoint = Checkpoint(root, plan, model, user_order)
     notes = [checkpoint.assumption] if checkpoint.assumption else []
-    notes += prepare_again(options)
+    notes += determinism.prepare_again(options)
     batches.limit_epochs(options["steps"])
     per_step = options.get("per_step")
     if per_step is None:
@@ -134,6 +129,11 @@ def _build_training(
     elif checkpoint.scaler_path is not None:
         scaler = torch.amp.GradScaler(device.split(":")[0])
     file_wins = "amp" in fixes and checkpoint.autocast is not None
+    if checkpoint.scaler_path and checkpoint.autocast is None and not hasattr(module, "autocast"):
+        notes.append(
+            "the file has a GradScaler and does not record autocast: trained without; see "
+            "autocast() in --help"
+        )
     return Training(
         checkpoint=checkpoint,
         model=model,
@@ -296,23 +296,23 @@ def _restore_position(training: Training, options: dict[str, Any], fixes: Fixes)
 def _restore_generators(training: Training, fixes: Fixes) -> None:
     """Set the random number generators, and what `Training` replays of the data."""
     checkpoint, snapshot = training.checkpoint, fixes.snapshot or {}
-    matched = training.saved_generators()
-    for kind, path in [*checkpoint.rng_paths.items()]:
-        own_kind = rng_kind(value_at(checkpoint.root, path))
-        if (
-            "data" in kind and kind not in matched and own_kind is not None
-        ):  # then it is torch's own
-            checkpoint.rng_paths.setdefault(own_kind, checkpoint.rng_paths.pop(kind))
     states = {kind: value_at(checkpoint.root, path) for kind, path in checkpoint.rng_paths.items()}
+    matched = training.saved_generators()
     for kind, generator in matched.items():
-        set_generator_state(generator, states[kind])
+        determinism.set_generator_state(generator, states[kind])
+    for kind in states.keys() - matched.keys():
+        own_kind = determinism.rng_kind(states[kind])
+        if "data" in kind and own_kind is not None:  # nothing holds such a generator
+            checkpoint.rng_paths.setdefault(own_kind, checkpoint.rng_paths.pop(kind))
+            states.setdefault(own_kind, states.pop(kind))
     for kind, state in snapshot.get("rng", {}).items():
         if f"rng-{kind}" in fixes:
             states[kind] = state
-    set_rng_states(states)
+    determinism.set_rng_states(states)
     for name, state in (fixes.part("generators") or {}).items():
-        set_generator_state(training.generators()[name], state)
-    training.replay = fixes.part("replay")
+        determinism.set_generator_state(training.generators()[name], state)
+    replay = fixes.part("replay")
+    training.replay = replay if replay and os.path.exists(replay) else None
     if "mid-epoch" in fixes and "epoch_start" in snapshot:
         training.resumed_epoch = EpochStart(*snapshot["epoch_start"])
 

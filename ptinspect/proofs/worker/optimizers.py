@@ -40,16 +40,13 @@ class Optimizers:
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
-        """The groups of all members."""
         return [group for member in self.members for group in member.param_groups]
 
     @property
     def state(self) -> dict[Any, dict[str, Any]]:
-        """The states of all members, by parameter."""
         return {key: state for member in self.members for key, state in member.state.items()}
 
     def zero_grad(self) -> None:
-        """Clear the gradients."""
         for member in self.members:
             member.zero_grad()
 
@@ -90,11 +87,9 @@ class Schedulers:
                 member.step(loss) if plateau else member.step()
 
     def state_dicts(self) -> list[dict[str, Any]]:
-        """Return the state of each."""
         return [member.state_dict() for member in self.members]
 
     def load_state_dicts(self, states: list[Any]) -> None:
-        """Load the state of each."""
         for member, state in zip(self.members, states, strict=False):
             member.load_state_dict(state)
 
@@ -198,5 +193,4 @@ def _scheduler_of(state: dict[str, Any], optimizer: Any, groups: list[Any]) -> A
 
 
 def as_list(value: Any) -> list[Any]:
-    """Return one object or several as a list."""
     return list(value) if isinstance(value, list | tuple) else [value]

@@ -45,7 +45,6 @@ def raise_unless_of_model(error: BaseException) -> None:
 
 
 def one_line(error: BaseException) -> str:
-    """Return an exception's type and message on one line."""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text[:300]}"
 

@@ -31,7 +31,6 @@ from ptinspect.proofs.worker.user_code import (
 
 
 def run_roundtrip(job: dict[str, Any]) -> dict[str, Any]:
-    """Run the original model or a converted form of it."""
     options, plan = job["options"], job["plan"]
     module, factory = import_model(options["model"], plan["user_names"])
     if job["stub"]:

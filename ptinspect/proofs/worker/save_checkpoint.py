@@ -48,14 +48,12 @@ def save_checkpoint(training: Training, path: str, first_epoch: int) -> None:
 
 
 def _copy_containers(root: Any) -> Any:
-    """Copy dicts and lists, and share the values in them."""
     if type(root) is dict:
         return {key: _copy_containers(value) for key, value in root.items()}
     return [_copy_containers(value) for value in root] if type(root) is list else root
 
 
 def _replace(root: Any, path: Any, value: Any) -> Any:
-    """Return `root` with `value` at `path`."""
     if not path:
         return value
     parent = value_at(root, path[:-1])

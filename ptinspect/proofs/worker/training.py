@@ -9,17 +9,8 @@ from typing import Any, NamedTuple
 
 import torch
 
+from ptinspect.proofs.worker import determinism
 from ptinspect.proofs.worker.checkpoint import Checkpoint, Path, value_at
-from ptinspect.proofs.worker.determinism import (
-    content_digest,
-    digest,
-    generator_state,
-    held_generators,
-    match_generators,
-    rng_states,
-    set_generator_state,
-    set_rng_states,
-)
 from ptinspect.proofs.worker.optimizers import Optimizers, Schedulers
 from ptinspect.proofs.worker.reporting import CannotRun
 from ptinspect.proofs.worker.user_code import Batches, call_model, compute_loss, split_batch
@@ -86,8 +77,10 @@ class Training:
         for step in self._steps():
             self.step_count += 1
             batch = step.batch
-            self.batch_digest = digest(list(batch) if isinstance(batch, list | tuple) else batch)
-            self.batch_content = content_digest(batch)
+            self.batch_digest = determinism.digest(
+                list(batch) if isinstance(batch, list | tuple) else batch
+            )
+            self.batch_content = determinism.content_digest(batch)
             loss = self._train(batch)
             self.losses.append(loss)
             self._update_averages()
@@ -127,27 +120,28 @@ class Training:
             yield Step(self.epoch, index, batch, index + 1 == count)
 
     def _generator_states(self) -> EpochStart:
-        held = {name: generator_state(value) for name, value in self.generators().items()}
-        return EpochStart(rng_states(self.device), held)
+        held = {
+            name: determinism.generator_state(value) for name, value in self.generators().items()
+        }
+        return EpochStart(determinism.rng_states(self.device), held)
 
     def _set_generator_states(self, states: EpochStart) -> None:
-        set_rng_states(states.rng)
+        determinism.set_rng_states(states.rng)
         for name, generator in self.generators().items():
             if name in states.held:
-                set_generator_state(generator, states.held[name])
+                determinism.set_generator_state(generator, states.held[name])
 
     def generators(self) -> dict[str, Any]:
-        """Return the generators that the data and the model hold."""
-        return held_generators([*self.batches.holders(), *self.model.modules()])
+        modules = self.model.named_modules(prefix=type(self.model).__name__)
+        return determinism.held_generators([*self.batches.holders(), *modules])
 
     def saved_generators(self) -> dict[str, Any]:
         """Return the generators whose states are in the file, by the kind of the state."""
         root, paths = self.checkpoint.root, self.checkpoint.rng_paths
         states = {kind: value_at(root, path) for kind, path in paths.items() if "data" in kind}
-        return match_generators(self.generators().values(), states)
+        return determinism.match_generators(self.generators().values(), states)
 
     def _train(self, batch: Any) -> float:
-        """Make one step of the optimizer and return the loss."""
         inputs, target = split_batch(batch, self.device)
 
         def closure() -> Any:
@@ -175,32 +169,29 @@ class Training:
 
     def state_digests(self) -> dict[str, str]:
         """Return digests of the training's state, in the order of comparison."""
-        model = self.model
-        digests = {f"weights {name}": digest(value) for name, value in model.named_parameters()}
-        digests |= {f"buffer {name}": digest(value) for name, value in model.named_buffers()}
+        values: dict[str, Any] = {f"weights {n}": v for n, v in self.model.named_parameters()}
+        values |= {f"buffer {name}": value for name, value in self.model.named_buffers()}
         for name, state in self.optimizer_states().items():
-            digests |= {f"optimizer {name}.{key}": digest(value) for key, value in state.items()}
+            values |= {f"optimizer {name}.{key}": value for key, value in state.items()}
         for number, group in enumerate(self.optimizer.param_groups):
-            digests[f"lr of group {number}"] = digest(float(group["lr"]))
+            values[f"lr of group {number}"] = float(group["lr"])
         if self.scheduler is not None:
-            states = self.scheduler.state_dicts()
-            for state in states:
+            values["scheduler"] = self.scheduler.state_dicts()
+            for state in values["scheduler"]:
                 state.pop("_get_lr_called_within_step", None)
-            digests["scheduler"] = digest(states)
         if self.scaler is not None:
-            digests["scaler"] = digest(self.scaler.state_dict())
+            values["scaler"] = self.scaler.state_dict()
         for path, average in self.averages.items():
-            digests[f"average {'.'.join(map(str, path))}"] = digest(average)
-        return digests
+            values[f"average {'.'.join(map(str, path))}"] = average
+        return {name: determinism.digest(value) for name, value in values.items()}
 
     def rng_digests(self) -> dict[str, str]:
-        """Return digests of the random number generators' states."""
         states = self._generator_states()
-        digests = {f"rng {kind}": digest(state) for kind, state in states.rng.items()}
-        return digests | {f"rng held: {name}": digest(s) for name, s in states.held.items()}
+        values = {f"rng {kind}": state for kind, state in states.rng.items()}
+        values |= {f"rng held: {name}": state for name, state in states.held.items()}
+        return {name: determinism.digest(value) for name, value in values.items()}
 
     def optimizer_states(self) -> dict[str, dict[str, Any]]:
-        """Return the optimizer's state per parameter name."""
         names = {id(value): name for name, value in self.model.named_parameters()}
         return {
             names.get(id(parameter), "?"): state
@@ -208,7 +199,6 @@ class Training:
         }
 
     def trainable(self) -> list[str]:
-        """Return the names of the parameters that are trained now."""
         return [name for name, value in self.model.named_parameters() if value.requires_grad]
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from ptinspect.proofs.worker.determinism import rng_states, set_rng_states
-from ptinspect.proofs.worker.reporting import CannotRun, one_line
+from ptinspect.proofs.worker.reporting import CannotRun, one_line, raise_unless_of_model
 
 WHOLE_EPOCH = 32
 """Epochs of up to so many batches are used whole."""
@@ -32,7 +32,6 @@ DATA_HINT = "see the function of --data"
 
 
 def optimizer_class(path: str) -> Any:
-    """Return a class of torch.optim by its name."""
     cls = getattr(torch.optim, path.removeprefix("torch.optim."), None)
     base = torch.optim.Optimizer
     if not isinstance(cls, type) or not issubclass(cls, base) or cls is base:
@@ -45,14 +44,12 @@ def optimizer_class(path: str) -> Any:
 
 
 def loss_function(name: str) -> Any:
-    """Return a loss of torch.nn by its class's name."""
     if name not in nn.modules.loss.__all__:
         raise CannotRun(f"torch.nn has no loss {name}", "such as MSELoss or CrossEntropyLoss")
     return getattr(nn, name)()
 
 
 def load_file(path: str, weights_only: bool) -> Any:
-    """Return what torch.load makes of a file, on the CPU."""
     try:
         return torch.load(path, map_location="cpu", weights_only=weights_only)
     except (AttributeError, ImportError) as error:
@@ -142,10 +139,8 @@ def user_errors(message: str, hint: str | None = None) -> Iterator[None]:
     """Re-raise what the user's code raises, including `sys.exit()`, as CannotRun."""
     try:
         yield
-    except CannotRun:
-        raise
-    except (Exception, SystemExit) as error:
-        traceback.print_exc()
+    except (Exception, SystemExit) as error:  # the user's code may raise anything
+        raise_unless_of_model(error)
         raise CannotRun(f"{message}: {one_line(error)}", hint) from error
 
 
@@ -219,7 +214,6 @@ class Batches:
         self.notes.append(f"{fact}: the first {self.limit} of each are used; {more}")
 
     def epoch(self, number: int) -> Iterator[Any]:
-        """Return the batches of an epoch, without the limit."""
         source = self._source
         if self._by_epoch:
             source = self._function(epoch=number)
@@ -255,11 +249,12 @@ class Batches:
                 raise CannotRun(NO_BATCHES, DATA_HINT)
         return batches
 
-    def holders(self) -> list[Any]:
-        """Return the objects of the data that may hold a random number generator."""
+    def holders(self) -> list[tuple[str, Any]]:
+        """Return the objects of the data that may hold a random number generator, with names."""
         source = self._source
         names = ("sampler", "batch_sampler", "dataset", "collate_fn")
-        return [source, *(getattr(source, name, None) for name in names)]
+        parts = [(f"the data's {name}", getattr(source, name, None)) for name in names]
+        return [(type(source).__name__, source), *parts]
 
 
 def split_batch(batch: Any, device: str) -> tuple[Any, Any]:
