@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ptinspect.errors import UnsafeError, UnsupportedError, add_error_path
 from ptinspect.proofs.processes import TIMEOUT, failure_error, timeout_error
 from ptinspect.report import Report
-from ptinspect.text import join_names
+from ptinspect.text import join_names, python_literal
 
 if TYPE_CHECKING:
     from ptinspect.document import Document
@@ -124,7 +124,11 @@ def check_stub(
         by_torch = file_format.startswith(("torch-zip", "torch-legacy"))
         if not by_torch and file_format not in _LOADERS:
             reason = " (its tensors are in several files)" if file_format.endswith("-index") else ""
-            raise UnsupportedError(f"no single function loads {file_format}{reason}")
+            hint = f"torch.jit.load({python_literal(path)}) loads it, without a stub"
+            raise UnsupportedError(
+                f"no single function loads {file_format}{reason}",
+                hint=hint if file_format == "torchscript" else None,
+            )
         options = StubOptions(entry, None, recovered_source, guess_forward)
         content = stub_content(document, options)
         files = {"model_def.py": write_module(content)}
