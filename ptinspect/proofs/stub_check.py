@@ -121,14 +121,7 @@ def check_stub(
         tempfile.TemporaryDirectory() as folder,
     ):
         file_format = document.archive.format
-        by_torch = file_format.startswith(("torch-zip", "torch-legacy"))
-        if not by_torch and file_format not in _LOADERS:
-            reason = " (its tensors are in several files)" if file_format.endswith("-index") else ""
-            hint = f"torch.jit.load({python_literal(path)}) loads it, without a stub"
-            raise UnsupportedError(
-                f"no single function loads {file_format}{reason}",
-                hint=hint if file_format == "torchscript" else None,
-            )
+        _require_loader(path, file_format)
         options = StubOptions(entry, None, recovered_source, guess_forward)
         content = stub_content(document, options)
         files = {"model_def.py": write_module(content)}
@@ -145,6 +138,17 @@ def check_stub(
         zeroed=content.zeroed,
         **answer,
     )
+
+
+def _require_loader(path: str, file_format: str) -> None:
+    """Raise UnsupportedError if no single function loads files of this format with a stub."""
+    if file_format.startswith(("torch-zip", "torch-legacy")) or file_format in _LOADERS:
+        return
+    hint = None
+    if file_format == "torchscript":
+        hint = f"torch.jit.load({python_literal(path)}) loads it"
+    reason = " (its tensors are in several files)" if file_format.endswith("-index") else ""
+    raise UnsupportedError(f"no single function loads {file_format}{reason}", hint=hint)
 
 
 def _job(document: Document, options: StubOptions, content: StubContent) -> dict[str, Any]:
