@@ -10,7 +10,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from ptinspect.errors import DOWNLOAD_AGAIN, DamagedError
+from ptinspect.errors import DOWNLOAD_AGAIN, DamagedError, FormatError
 from ptinspect.formats.signatures import (
     CONCATENATED_ZIPS,
     MODEL_ENDINGS,
@@ -34,6 +34,12 @@ ZIP_MAGIC = b"PK\x03\x04"
 COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x5d\0\0", b"\x78", b"\x04\x22\x4d\x18")
 """First bytes of the compressions that joblib uses."""
 
+TEXT_BYTES = 1 << 16
+"""Bytes by which a file that was treated as text is recognized."""
+
+REPLACED = "\ufffd".encode()
+"""What a decoder writes in the place of bytes that are not UTF-8."""
+
 HEAD_BYTES = 4096
 """Bytes that are read before it is decided what a file is."""
 
@@ -41,7 +47,38 @@ HEAD_BYTES = 4096
 def open_archive(source: Source, limits: Limits = LIMITS) -> Archive:
     """Open the file in `source`. FormatError if torch.save does not write such files (the message
     names the format), DamagedError if it is truncated or inconsistent, LimitError."""
-    return _open(source, limits, allow_index=True)
+    try:
+        archive = _open(source, limits, allow_index=True)
+    except (DamagedError, FormatError) as error:
+        raise _text_transfer_error(source) or error from None
+    if any(name.module.endswith("\r") for stream in archive.streams for name in stream.globals):
+        raise _text_transfer_error(source) or DamagedError("the name of a module ends in CR")
+    return archive
+
+
+def _text_transfer_error(source: Source) -> DamagedError | None:
+    """Return the error for a zip or pickle that a transfer has treated as text, if it looks like
+    one: each LF became CR LF, or each byte above 127 became several, as in UTF-8."""
+    head = source.read(0, min(source.size, TEXT_BYTES))
+    if not head.startswith((ZIP_MAGIC, b"\x80", b"\xc2\x80", REPLACED)):
+        return None
+    change = None
+    if head.count(b"\n") >= 3 and head.count(b"\n") == head.count(b"\r\n"):
+        change = "each LF is a CR LF"
+    elif REPLACED + b"\x02" in head or b"\xc2\x80\x02" in head:
+        try:
+            head.decode()
+        except UnicodeDecodeError as error:
+            is_utf8 = error.start > len(head) - 4  # a character that is cut off
+        else:
+            is_utf8 = True
+        change = "its bytes above 127 are characters of UTF-8" if is_utf8 else None
+    if change is None:
+        return None
+    return DamagedError(
+        f"the file was read as text and written again: {change}",
+        hint="transfer the original again in binary mode; for git: `*.pt binary` in .gitattributes",
+    )
 
 
 def _open_shard(source: Source, limits: Limits) -> Archive:
