@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from ptinspect.errors import LimitError
@@ -83,10 +84,8 @@ def print_module(
     for line in module_lines(root, describe, escape=escape, limits=limits, depth=depth):
         remaining -= len(line) + 1
         if remaining < 0:
-            raise LimitError(
-                f"the printed model is longer than {limits.string_bytes} characters",
-                limit="string_bytes",
-            )
+            message = f"the printed model is longer than {limits.string_bytes} characters"
+            raise LimitError(message, limit="string_bytes")
         lines.append(line)
     return "\n".join(lines)
 
@@ -202,17 +201,13 @@ def _is_hidden(node: ModuleNode) -> bool:
 
 def _fold(children: _Children) -> _Children:
     """Return a ModuleList's children with their prefixes, runs of the same form as one."""
-    runs: list[tuple[int, int, _Plan | None]] = []
-    for index, (_, child) in enumerate(children):
-        if runs and _form(runs[-1][2]) == _form(child):
-            start, _, first = runs[-1]
-            runs[-1] = (start, index, first)
-        else:
-            runs.append((index, index, child))
-    return [
-        (f"({start}): " if start == end else f"({start}-{end}): {end - start + 1} x ", child)
-        for start, end, child in runs
-    ]
+    folded: _Children = []
+    for _, run in groupby(enumerate(children), key=lambda item: _form(item[1][1])):
+        numbered = list(run)
+        (start, (_, child)), (end, _) = numbered[0], numbered[-1]
+        prefix = f"({start}): " if start == end else f"({start}-{end}): {len(numbered)} x "
+        folded.append((prefix, child))
+    return folded
 
 
 class _Emitter:

@@ -10,6 +10,7 @@ from functools import partial
 
 from ptinspect.pickling.pyobjects import as_sequence
 from ptinspect.pickling.values import Value
+from ptinspect.text import read_package_file
 from ptinspect.torchnn.attributes import MISSING, Attributes
 from ptinspect.torchnn.classes import ModuleClass
 
@@ -212,15 +213,5 @@ CHILDREN: dict[str, dict[str, str]] = {
 }
 """Children that constructors create themselves: their names and classes, by class."""
 
-INTERNAL_ATTRIBUTES = frozenset(
-    (  # noqa: SIM905
-        "_all_weights _flat_weight_refs _flat_weights _flat_weights_names _initialize_hook"
-        " _is_torch_compile _keys _load_hook _qkv_same_embed_dim _reversed_padding_repeated_twice"
-        " _size activation_relu_or_gelu align_corners bias_k bias_v head_dim head_size in_channels"
-        " in_features max_val min_val mode n_clusters name num_features output_padding proj_size"
-        " recompute_scale_factor shortlist_size transposed use_nested_tensor value inplace"
-        " padding_mode freeze device_ids device_type dim output_device src_device_obj kernel_size"
-        " module avg_fn multi_avg_fn use_buffers dynamo_ctx forward _forward_hooks"
-    ).split()
-)
+INTERNAL_ATTRIBUTES = frozenset(read_package_file("torchnn/tables/internal_attributes.txt").split())
 """Attributes that the classes of torch.nn set themselves, besides their arguments."""

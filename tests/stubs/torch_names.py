@@ -11,7 +11,18 @@ import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 
-from ptinspect.torchnn.classes import UNLISTED
+UNLISTED = (
+    "_C.", "_awaits.", "_classes.", "_custom_op", "_decomp.", "_dynamo.", "_export.",
+    "_functorch.", "_higher_order_ops.", "_inductor.", "_lazy.", "_library.", "_logging.",
+    "_meta", "_native.", "_numpy.", "_ops.", "_prims", "_refs.", "_strobelight.", "_subclasses.",
+    "_vendor.", "accelerator.", "ao.ns.", "ao.pruning.", "ao.quantization.fx.", "backends.",
+    "compiler.", "contrib.", "cuda.", "distributed.", "export.", "func.", "fx.experimental.",
+    "fx.passes.", "jit.", "monitor.", "mps.", "mtia.", "numa.", "onnx.", "package.", "profiler.",
+    "return_types.", "signal.", "sparse.", "special.", "testing.", "utils._strobelight.",
+    "utils._sympy.", "utils.benchmark.", "utils.bottleneck.", "utils.hipify.",
+    "utils.model_dump.", "utils.tensorboard.", "utils.viz.", "xpu.",
+)  # fmt: skip
+"""Packages of torch that are not listed."""
 
 
 def table() -> str:
@@ -27,7 +38,7 @@ def table() -> str:
             continue
         tree = ast.parse(path.read_text("utf-8"))
         lines.append(" ".join([name, *sorted(set(classes(tree.body)))]))
-    return "\n".join(sorted(lines)) + "\n"
+    return "\n".join([f"* {' '.join(UNLISTED)}", *sorted(lines)]) + "\n"
 
 
 def classes(body: list[ast.stmt]) -> Iterator[str]:

@@ -25,6 +25,7 @@ from ptinspect.stubs.expr.nodes import (
     Name,
     Sequence,
 )
+from ptinspect.text import read_package_file
 from ptinspect.torchnn.arguments import Name as SourceName
 from ptinspect.torchnn.attributes import MISSING
 from ptinspect.torchnn.classes import ModuleClass, lookup
@@ -48,20 +49,7 @@ WRAPPERS = {
     "torch._dynamo.eval_frame.OptimizedModule": ("_orig_mod", "torch.compile"),
 }
 _QUANTIZED = ("torch.ao.quantization.", "torch.quantization.")
-MODULE_METHODS = frozenset(
-    (  # noqa: SIM905
-        "add_module apply bfloat16 buffers call_super_init children clear compile copy cpu cuda"
-        " double dump_patches eval extra_repr float forward get_buffer get_extra_state"
-        " get_parameter get_submodule half insert ipu items keys load_state_dict modules mtia"
-        " named_buffers named_children named_modules named_parameters parameters pop popitem"
-        " register_backward_hook register_buffer register_forward_hook register_forward_pre_hook"
-        " register_full_backward_hook register_full_backward_pre_hook"
-        " register_load_state_dict_post_hook register_load_state_dict_pre_hook register_module"
-        " register_parameter register_state_dict_post_hook register_state_dict_pre_hook"
-        " requires_grad_ set_extra_state set_submodule setdefault share_memory state_dict to"
-        " to_empty train training type update values xpu zero_grad append extend T_destination"
-    ).split()
-)
+MODULE_METHODS = frozenset(read_package_file("torchnn/tables/module_methods.txt").split())
 """Names that nn.Module has itself: add_module and register_buffer refuse them."""
 
 
