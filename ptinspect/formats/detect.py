@@ -7,6 +7,7 @@ does not need are imported when they are needed, because most files are zips.
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -39,6 +40,9 @@ TEXT_BYTES = 1 << 16
 
 REPLACED = "\ufffd".encode()
 """What a decoder writes in the place of bytes that are not UTF-8."""
+
+MAX_TAG = 255
+"""Bytes of the longest file `latest` of DeepSpeed, which names a folder."""
 
 HEAD_BYTES = 4096
 """Bytes that are read before it is decided what a file is."""
@@ -111,6 +115,15 @@ def _open(source: Source, limits: Limits, allow_index: bool) -> Archive:
 
         return open_zip(source, directory, folder, limits)
 
+    if source.size <= MAX_TAG and allow_index and head:
+        from ptinspect.formats.folders import LATEST, deepspeed_folder
+
+        parent, name = os.path.split(source.path)
+        checkpoint = deepspeed_folder(parent) if name == LATEST else None
+        if checkpoint is not None:
+            from ptinspect.formats.torch.deepspeed import read_deepspeed
+
+            return read_deepspeed(source, checkpoint, _open_shard, limits)
     if head.startswith(COMPRESSED):
         from ptinspect.formats.joblib import open_compressed
 

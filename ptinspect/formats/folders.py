@@ -6,6 +6,7 @@ import os
 
 from ptinspect.errors import FormatError
 from ptinspect.source.folder import check_listable
+from ptinspect.text import is_outside
 
 INDEXES = (
     "model.safetensors.index.json",
@@ -32,6 +33,8 @@ def main_file(folder: str) -> str | None:
         return None
     if ".metadata" in names:
         return os.path.join(folder, ".metadata")
+    if LATEST in names and deepspeed_folder(folder) is not None:
+        return os.path.join(folder, LATEST)
     for index in INDEXES:
         if index in names:
             return os.path.join(folder, index)
@@ -41,6 +44,23 @@ def main_file(folder: str) -> str | None:
                 if model in names:
                     return os.path.join(folder, model)
     return None
+
+
+LATEST = "latest"
+
+
+def deepspeed_folder(folder: str) -> str | None:
+    """Return the folder of DeepSpeed's newest checkpoint, which the file `latest` names."""
+    try:
+        with open(os.path.join(folder, LATEST), encoding="utf-8") as file:
+            tag = file.read(256).strip()
+        if not tag.isprintable() or not tag or is_outside(tag) or {*"/\\:"} & set(tag):
+            return None
+        names = os.listdir(os.path.join(folder, tag))
+    except (OSError, ValueError):
+        return None
+    is_checkpoint = any(name.endswith("_model_states.pt") for name in names)
+    return os.path.join(folder, tag) if is_checkpoint else None
 
 
 def main_file_of_folder(folder: str) -> str:

@@ -172,6 +172,7 @@ _OTHER_READERS = {
     "npy": "numpy.load({})",
     "npz": "numpy.load({})",
     "joblib": "joblib.load({})",
+    "deepspeed": "deepspeed.utils.zero_to_fp32.get_fp32_state_dict_from_zero_checkpoint({})",
     "onnx": "onnx.load({})",
     "gguf": "gguf.GGUFReader({})",
     "torchscript": "torch.jit.load({})",

@@ -1,0 +1,370 @@
+"""A checkpoint of DeepSpeed: the float32 weights of all ranks, as `zero_to_fp32` joins them.
+
+    latest                                           the name of the newest checkpoint's folder
+    TAG/mp_rank_00_model_states.pt                   module, param_shapes, … (stages 0 to 2)
+    TAG/zero_pp_rank_R_mp_rank_00_model_states.pt    the same of each rank (stage 3)
+    TAG/[bf16_]zero_pp_rank_R_mp_rank_00_optim_states.pt
+                                                     the flat float32 vectors of rank R
+
+Stages 1 and 2 cut the vector of each parameter group into one part per rank: joined, it has the
+parameters in the order of `param_shapes`, with `param_alignment_paddings` between them. Stage 3
+cuts each parameter into one part per rank, all of one length, and joins the parts of a rank.
+Without ZeRO (stage 0) the weights are those of `module`. Source: zero_to_fp32.py of DeepSpeed
+(_zero2_merge_trainable_params, _zero3_merge_trainable_params, parse_model_states).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import accumulate, chain
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+from ptinspect.dtypes import DTYPES, DType, decoder, dtype_of_class
+from ptinspect.errors import DamagedError, PtInspectError, UnsupportedError, add_error_path
+from ptinspect.formats.archive import CHUNK, Archive, Finding, PicklelessArchive, Span, check_range
+from ptinspect.formats.safetensors import dense_tensor, ordered_dict
+from ptinspect.limits import LIMITS, Limits
+from ptinspect.pickling.pyobjects import as_mapping, as_sequence, function_path
+from ptinspect.pickling.values import Call, Global, PersistentId, Value, key_value
+from ptinspect.source.local import open_source
+from ptinspect.text import bounded_repr, join_names, printable_name
+
+if TYPE_CHECKING:
+    from ptinspect.source.base import Source
+
+    OpenArchive = Callable[[Source, Limits], Archive]
+
+_MODEL, _OPTIMIZER = "_model_states.pt", "_optim_states.pt"
+_FLAT_KEYS = {1: "single_partition_of_fp32_groups", 2: "single_partition_of_fp32_groups",
+              3: "fp32_flat_groups"}  # fmt: skip
+_FLOAT = DTYPES["float32"]
+_REBUILD_PARAMETER = Global("torch._utils", "_rebuild_parameter", 0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Bytes of a storage in one of the files: `begin` to `begin + length`."""
+
+    archive: Archive
+    span: Span
+    dtype: DType
+    begin: int
+    length: int
+
+    @property
+    def numel(self) -> int:
+        return self.length // self.dtype.itemsize
+
+    def elements(self, start: int, stop: int) -> _Part:
+        size = self.dtype.itemsize
+        begin = self.begin + start * size
+        return _Part(self.archive, self.span, self.dtype, begin, (stop - start) * size)
+
+
+class _JoinedSpan(Span):
+    """Parts one after the other; cast to float32 if `cast` is set."""
+
+    __slots__ = ("cast", "parts")
+
+    def __init__(self, parts: list[_Part], cast: bool = False) -> None:
+        numel = sum(part.numel for part in parts)
+        nbytes = numel * _FLOAT.itemsize if cast else sum(part.length for part in parts)
+        super().__init__(None, nbytes, None, None)
+        self.parts = parts
+        self.cast = cast
+
+
+class DeepSpeed(PicklelessArchive):
+    """See the module's docstring. `parts` are the files."""
+
+    format = "deepspeed"
+
+    def chunks(
+        self, span: Span, start: int = 0, stop: int | None = None, size: int = CHUNK
+    ) -> Iterator[bytes]:
+        start, stop = check_range(span, start, stop)
+        assert isinstance(span, _JoinedSpan)
+        if span.cast:
+            yield _as_float(span.parts)[start:stop]
+            return
+        ends = accumulate(part.length for part in span.parts)
+        for part, end in zip(span.parts, ends, strict=True):
+            first, last = max(start, end - part.length), min(stop, end)
+            if first < last:
+                begin = part.begin + first - (end - part.length)
+                yield from part.archive.chunks(part.span, begin, begin + last - first, size)
+
+
+def _as_float(parts: list[_Part]) -> bytes:
+    """Return float16, bfloat16 or float64 as float32: `Tensor.float()`."""
+    from array import array
+
+    numbers = array("f")
+    for part in parts:
+        raw = part.archive.read(part.span, part.begin, part.begin + part.length)
+        numbers.extend(decoder(part.dtype)(raw))  # type: ignore[arg-type]
+    return numbers.tobytes()
+
+
+def _names(folder: str, ending: str) -> list[str]:
+    """Return the files of a folder with this ending, in the order of their ranks."""
+    try:
+        names = [name for name in os.listdir(folder) if name.endswith(ending)]
+    except OSError:
+        return []
+    return sorted(
+        names, key=lambda name: [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", name)]
+    )
+
+
+def read_deepspeed(
+    source: Source, folder: str, open_archive: OpenArchive, limits: Limits = LIMITS
+) -> DeepSpeed:
+    """Read the checkpoint in `folder`, which `source` names. DamagedError if a rank's file is
+    missing or the vectors have not the length of the parameters, UnsupportedError with tensor
+    parallelism."""
+    archive = DeepSpeed(source, limits)
+    models, optimizers = _names(folder, _MODEL), _names(folder, _OPTIMIZER)
+    names = [*models, *optimizers]
+    if any(re.search(r"mp_rank_0*[1-9]", name) for name in names):
+        raise UnsupportedError(
+            "the checkpoint is cut by tensor parallelism too, which zero_to_fp32 does not undo"
+        )
+    try:
+        for name in names:
+            path = os.path.join(folder, name)
+            with add_error_path(path):
+                archive.parts.append(open_archive(open_source(path), limits))
+        states = [_root(part, name) for part, name in zip(archive.parts, names, strict=True)]
+        _join(archive, states[: len(models)], states[len(models) :], optimizers)
+    except PtInspectError:
+        archive.close()
+        raise
+    archive.streams = [stream for part in archive.parts for stream in part.streams]
+    archive.facts["set"] = {
+        "ranks": max(len(optimizers), 1), "tag": os.path.basename(folder),
+        "files": names, "missing": [],
+    }  # fmt: skip
+    archive.warnings.append(
+        Finding("unread-object", "the state of the optimizer is not put together")
+    )
+    return archive
+
+
+def _root(part: Archive, name: str) -> dict[str, Value]:
+    items = as_mapping(part.root)
+    if items is None:
+        raise DamagedError(f"{printable_name(name)} is not a file of DeepSpeed")
+    return {str(key_value(key)): value for key, value in items.items()}
+
+
+def _join(
+    archive: DeepSpeed, models: list[dict[str, Value]], optimizers: list[dict[str, Value]],
+    names: list[str],
+) -> None:  # fmt: skip
+    """Set the archive's value: buffers, frozen parameters, parameters, shared ones."""
+    model, first = models[0], archive.parts[0]
+    module = _mapping(model, "module")
+    joiner = _Joiner(archive)
+    if not optimizers:
+        for key, value in module.items():
+            joiner.add(key, [_located(first, key, value)], _shape(key, value), is_parameter=False)
+        archive.value = ordered_dict(joiner.tensors)
+        return
+    zero = [_mapping(state, "optimizer_state_dict") for state in optimizers]
+    stage, ranks = _stage(zero[0]), _rank_count(zero[0])
+    if ranks != len(zero):
+        raise _missing_ranks_error(ranks, names)
+    for key in map(str, as_sequence(model.get("buffer_names")) or ()):
+        if key in module:
+            part = _located(first, key, module[key])
+            cast = part.dtype.kind == "float" and part.dtype is not _FLOAT
+            joiner.add(key, [part], _shape(key, module[key]), is_parameter=False, cast=cast)
+    frozen = _mapping(model, "frozen_param_shapes")
+    for key, size in frozen.items():
+        sources = models if stage == 3 else models[:1]
+        parts = [
+            _located(part, key, _mapping(state, "frozen_param_fragments").get(key))
+            for part, state in zip(archive.parts, sources, strict=False)
+        ]
+        joiner.add(key, _cut(parts, 0, prod(_sizes(key, size)), key), _sizes(key, size))
+    flat_key = _FLAT_KEYS[stage]
+    groups = [
+        [_located(part, flat_key, value) for value in as_sequence(state.get(flat_key)) or ()]
+        for part, state in zip(archive.parts[len(models) :], zero, strict=True)
+    ]
+    shapes = [
+        {str(key_value(key)): size for key, size in (as_mapping(group) or {}).items()}
+        for group in as_sequence(model.get("param_shapes")) or ()
+    ]
+    (_join_stage_3 if stage == 3 else _join_stage_2)(joiner, groups, shapes, zero[0])
+    for alias, kept in _mapping(model, "shared_params").items():
+        if str(kept) in joiner.tensors:
+            joiner.tensors[alias] = joiner.tensors[str(kept)]
+    archive.value = ordered_dict(joiner.tensors)
+
+
+def _join_stage_2(
+    joiner: _Joiner, groups: list[list[_Part]], shapes: list[dict[str, Value]],
+    zero: dict[str, Value],
+) -> None:  # fmt: skip
+    paddings = as_sequence(zero.get("param_alignment_paddings"))
+    align = 2 * len(groups)
+    if any(len(rank) != len(shapes) for rank in groups):
+        raise DamagedError("the ranks have other parameter groups than param_shapes")
+    for number, group in enumerate(shapes):
+        vector = [rank[number] for rank in groups]
+        steps = as_sequence(paddings[number]) if paddings is not None else None
+        position = 0
+        for index, (key, size) in enumerate(group.items()):
+            shape = _sizes(key, size)
+            joiner.add(key, _cut(vector, position, position + prod(shape), key), shape)
+            position += prod(shape)
+            step = steps[index] if steps is not None and index < len(steps) else 0
+            position += step if type(step) is int and step > 0 else 0
+        total = sum(part.numel for part in vector)
+        if -(-position // align) != -(-total // align):
+            raise DamagedError(
+                f"the vector of parameter group {number} has {total:,} elements, its parameters"
+                f" have {position:,}"
+            )
+
+
+def _join_stage_3(
+    joiner: _Joiner, groups: list[list[_Part]], shapes: list[dict[str, Value]],
+    zero: dict[str, Value],
+) -> None:  # fmt: skip
+    ranks, position = len(groups), 0
+    for key, size in chain.from_iterable(group.items() for group in shapes):
+        shape = _sizes(key, size)
+        length = -(-prod(shape) // ranks)
+        parts = [p for rank in groups for p in _cut(rank, position, position + length, key)]
+        joiner.add(key, _cut(parts, 0, prod(shape), key), shape)
+        position += length
+    for number, rank in enumerate(groups):
+        total = sum(part.numel for part in rank)
+        if total != position:
+            raise DamagedError(
+                f"the vector of rank {number} has {total:,} elements, its parameters have"
+                f" {position:,}"
+            )
+
+
+class _Joiner:
+    """Collects the tensors, with a storage for each."""
+
+    def __init__(self, archive: DeepSpeed) -> None:
+        self.spans: dict[object, Span] = {}
+        archive.storages = self.spans
+        self.tensors: dict[str, Value] = {}
+
+    def add(
+        self, key: str, parts: list[_Part], shape: tuple[int, ...], *,
+        is_parameter: bool = True, cast: bool = False,
+    ) -> None:  # fmt: skip
+        dtypes = {part.dtype for part in parts} or {_FLOAT}
+        if len(dtypes) > 1 or key in self.tensors:
+            raise DamagedError(f"{bounded_repr(key)} is there twice or with two element types")
+        dtype = _FLOAT if cast else dtypes.pop()
+        span = self.spans[key] = _JoinedSpan(parts, cast)
+        if span.length != prod(shape) * dtype.itemsize:
+            raise DamagedError(f"{bounded_repr(key)} is not complete")
+        call = dense_tensor(key, dtype, shape)
+        if is_parameter:
+            call = Call(_REBUILD_PARAMETER, (call, True, ordered_dict({})), "REDUCE", 0)
+        self.tensors[key] = call
+
+
+def _cut(parts: list[_Part], start: int, stop: int, key: str) -> list[_Part]:
+    """Return elements `start` to `stop` of parts that follow one another."""
+    result, first = [], 0
+    for part in parts:
+        low, high = max(start - first, 0), min(stop - first, part.numel)
+        if low < high:
+            result.append(part.elements(low, high))
+        first += part.numel
+    if stop > first:
+        raise DamagedError(
+            f"{bounded_repr(key)} needs elements up to {stop:,} of a vector that has {first:,}"
+        )
+    return result
+
+
+def _located(archive: Archive, key: str, value: Value) -> _Part:
+    """Return where the elements of a contiguous tensor are. DamagedError if it is not one."""
+    if isinstance(value, Call) and function_path(value) == "torch._utils._rebuild_parameter":
+        value = value.args[0] if value.args else None
+    args = value.args if isinstance(value, Call) else ()
+    pid = args[0].value if len(args) > 3 and isinstance(args[0], PersistentId) else None
+    shape, stride, offset = (args[2], args[3], args[1]) if pid is not None else ((), (), None)
+    dtype = None
+    if isinstance(pid, tuple) and len(pid) > 4 and isinstance(pid[1], Global):
+        dtype = dtype_of_class(pid[1].name)
+    if dtype is None or not isinstance(offset, int) or offset < 0:
+        raise DamagedError(f"{bounded_repr(key)} is not a tensor")
+    sizes, expected = as_sequence(shape) or (), 1
+    for size, step in zip(reversed(sizes), reversed(as_sequence(stride) or ()), strict=False):
+        if type(size) is not int or size < 0 or (size > 1 and step != expected):
+            raise UnsupportedError(f"{bounded_repr(key)} is not stored in one piece")
+        expected *= size
+    assert isinstance(pid, tuple)
+    owner, storage = archive.resolve_storage(str(pid[2]))
+    span = owner.storages.get(storage)
+    begin, length = offset * dtype.itemsize, prod(_sizes(key, shape)) * dtype.itemsize
+    if span is None or begin + length > span.length or owner.byteorder == "big":
+        raise DamagedError(f"{bounded_repr(key)} exceeds its storage, or is big-endian")
+    return _Part(owner, span, dtype, begin, length)
+
+
+def _shape(key: str, value: Value) -> tuple[int, ...]:
+    """Return the shape of a tensor, perhaps in a parameter."""
+    if isinstance(value, Call) and function_path(value) == "torch._utils._rebuild_parameter":
+        value = value.args[0]
+    return _sizes(key, value.args[2] if isinstance(value, Call) else None)
+
+
+def _sizes(key: str, value: Value) -> tuple[int, ...]:
+    sizes = as_sequence(value)
+    if sizes is None or not all(type(size) is int and 0 <= size < 1 << 62 for size in sizes):
+        raise DamagedError(f"{bounded_repr(key)} has no shape")
+    return tuple(sizes)  # type: ignore[arg-type]
+
+
+def _mapping(state: dict[str, Value], key: str) -> dict[str, Value]:
+    return {str(key_value(k)): v for k, v in (as_mapping(state.get(key)) or {}).items()}
+
+
+def _stage(zero: dict[str, Value]) -> int:
+    """Return the number of the stage, which is an enum of DeepSpeed."""
+    value = zero.get("zero_stage")
+    value = value.args[0] if isinstance(value, Call) and value.args else value
+    if value not in _FLAT_KEYS:
+        raise UnsupportedError(f"stage {bounded_repr(value)} of ZeRO is not known")
+    return int(str(value))
+
+
+def _rank_count(zero: dict[str, Value]) -> int:
+    value: Any = zero.get("partition_count")
+    counts = as_sequence(value) if not isinstance(value, int) else [value]
+    if not counts or not all(type(count) is int for count in counts):
+        raise DamagedError("the number of ranks is not recorded")
+    return max(counts)  # type: ignore[type-var, return-value]
+
+
+def _missing_ranks_error(ranks: int, names: list[str]) -> DamagedError:
+    present = {int(match[1]) for name in names if (match := re.search(r"pp_rank_(\d+)", name))}
+    missing = [
+        re.sub(r"pp_rank_\d+", f"pp_rank_{rank}", names[0])
+        for rank in range(min(ranks, 10_000)) if rank not in present
+    ]  # fmt: skip
+    text = f"files are missing: {join_names(map(printable_name, missing), 3)}"
+    if not missing:
+        text = "there are files of more ranks than that"
+    return DamagedError(
+        f"the checkpoint has {ranks:,} ranks, {text}",
+        hint="copy the files of all ranks into one folder",
+    )
