@@ -96,24 +96,16 @@ class Commands(click.Group):
             raise Failure(error_text(error)) from error
 
     def main(
-        self,
-        args: Sequence[str] | None = None,
-        prog_name: str | None = None,
-        complete_var: str | None = None,
-        standalone_mode: bool = True,
-        windows_expand_args: bool = True,
-        **extra: Any,
-    ) -> Any:
+        self, args: Sequence[str] | None = None, prog_name: str | None = None,
+        complete_var: str | None = None, standalone_mode: bool = True,
+        windows_expand_args: bool = True, **extra: Any,
+    ) -> Any:  # fmt: skip
         """Run the program like `click.Group.main`, but with this package's exit codes."""
         try:
             code = super().main(
-                args,
-                prog_name or "ptinspect",
-                complete_var,
-                standalone_mode=False,
-                windows_expand_args=windows_expand_args,
-                **extra,
-            )
+                args, prog_name or "ptinspect", complete_var, standalone_mode=False,
+                windows_expand_args=windows_expand_args, **extra,
+            )  # fmt: skip
         except click.ClickException as error:
             if not standalone_mode:
                 raise
@@ -195,19 +187,15 @@ def main() -> None:
     except KeyboardInterrupt:  # while the process ends
         code = INTERRUPTED
     except Exception:  # noqa: BLE001
-        _write_traceback()  # only --debug lets an exception get here
+        # Only --debug lets an exception get here. Its traceback may quote the file.
+        import traceback
+
+        from ptinspect.display.text.escape import safe
+
+        write_stderr("\n".join(map(safe, traceback.format_exc().rstrip("\n").split("\n"))))
         code = FAILED
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             with contextlib.suppress(OSError, ValueError):
                 stream.flush()
     os._exit(code if isinstance(code, int) else FAILED)
-
-
-def _write_traceback() -> None:
-    """Write Python's traceback, escaped: its messages may quote the file."""
-    import traceback
-
-    from ptinspect.display.text.escape import safe
-
-    write_stderr("\n".join(map(safe, traceback.format_exc().rstrip("\n").split("\n"))))
