@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from heapq import heapify, heappop, heappush
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from ptinspect.comparison.numbers import distance, same_bytes, sample
@@ -212,16 +213,11 @@ def _candidates(keys_a: list[str], keys_b: list[str]) -> list[tuple[str, str]]:
 def _common_parts(a: str, b: str) -> tuple[int, int]:
     """Return how many dotted parts two keys share at the end, and at the start."""
     parts_a, parts_b = a.split("."), b.split(".")
-    ends = starts = 0
-    for x, y in zip(reversed(parts_a), reversed(parts_b), strict=False):
-        if x != y:
-            break
-        ends += 1
-    for x, y in zip(parts_a, parts_b, strict=False):
-        if x != y:
-            break
-        starts += 1
-    return ends, starts
+
+    def shared(x: Iterable[str], y: Iterable[str]) -> int:
+        return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(x, y, strict=False)))
+
+    return shared(reversed(parts_a), reversed(parts_b)), shared(parts_a, parts_b)
 
 
 def find_patterns(renames: list[Rename]) -> list[Pattern]:

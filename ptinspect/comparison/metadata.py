@@ -57,13 +57,11 @@ def compare_entries(a: Document, b: Document) -> list[EntryChange]:
                 value_at(b.archive.root, path), b
             )
         if not equal:
-            shown, other_shown = (
-                _plain(entry.value, entry.type),
-                _plain(entry_b.value, entry_b.type),
-            )
-            if shown == other_shown and entry.type != entry_b.type:
-                shown, other_shown = f"{entry.type} {shown}", f"{entry_b.type} {other_shown}"
-            changes.append(EntryChange(path, "changed", shown, other_shown))
+            pair = (entry, entry_b)
+            both = [_plain(item.value, item.type) for item in pair]
+            if both[0] == both[1] and entry.type != entry_b.type:
+                both = [f"{item.type} {shown}" for item, shown in zip(pair, both, strict=True)]
+            changes.append(EntryChange(path, "changed", *both))
     for path, entry in items_b.items():
         if path not in items_a and (path or as_mapping(b.archive.root) is None):
             changes.append(EntryChange(path, "added", None, _plain(entry.value, entry.type)))
@@ -118,46 +116,38 @@ def _digest(root: Value, document: Document) -> bytes:
 
 def _leaf(value: Value) -> bytes | None:
     """Return the digest of a value without insides; None for others."""
-    if isinstance(value, bytes | bytearray):
-        return _bytes_digest(sha256(value).digest())
+    if isinstance(value, bytes | bytearray | Blob):
+        return _bytes_digest(value)
     if value is None or isinstance(value, bool | int | float | str):
-        if isinstance(value, float) and value != value:
-            return b"nan"
-        if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 1000:
-            size = (value.bit_length() >> 3) + 1
-            return blake2b(b"int" + value.to_bytes(size, "little", signed=True)).digest()
         kind = "str" if isinstance(value, str) else type(value).__name__
-        shown = str(value) if isinstance(value, str) else repr(value)
-        return blake2b(f"{kind}:{shown}".encode("utf-8", "surrogatepass")).digest()
-    if isinstance(value, Blob):
-        return _bytes_digest(value.digest())
+        shown = hex(value) if isinstance(value, int) else str(value)
+        return _text_digest(f"{kind}:{shown}")
     if isinstance(value, Global) and value.changes is None:
-        return blake2b(f"global:{value.path}".encode("utf-8", "surrogatepass")).digest()
-    if isinstance(value, Extension | OutOfBand):
-        return blake2b(repr(value).encode()).digest()
-    return None
+        return _text_digest(f"global:{value.path}")
+    return _text_digest(repr(value)) if isinstance(value, Extension | OutOfBand) else None
 
 
-def _bytes_digest(sha256_digest: bytes) -> bytes:
-    return blake2b(b"bytes:" + sha256_digest).digest()
+def _text_digest(text: str) -> bytes:
+    return blake2b(text.encode("utf-8", "surrogatepass")).digest()
+
+
+def _bytes_digest(value: Value) -> bytes | None:
+    """Return the digest of bytes, whatever calls write them; None for other values."""
+    raw = None if isinstance(value, Blob) else as_bytes(value)
+    if isinstance(value, Blob):
+        return blake2b(b"bytes:" + value.digest()).digest()
+    return None if raw is None else blake2b(b"bytes:" + sha256(raw).digest()).digest()
 
 
 def _array(value: Call) -> bytes | None:
     """Return the digest of bytes, an array or a numpy scalar, whose calls differ between pickle
     protocols; None for other calls."""
-    raw = as_bytes(value)
-    if raw is not None:
-        return _bytes_digest(sha256(raw).digest())
-    array = as_array(value)
+    array, scalar = as_array(value), as_scalar(value)
     if array is not None:
-        data = array.data.digest() if isinstance(array.data, Blob) else None
-        raw = as_bytes(array.data)
-        if data is None and raw is not None:
-            data = sha256(raw).digest()
+        data = _bytes_digest(array.data)
         facts = repr((array.dtype, array.shape, array.stride)).encode()
         return None if data is None else blake2b(facts + data).digest()
-    scalar = as_scalar(value)
-    return None if scalar is None else blake2b(repr(scalar).encode()).digest()
+    return _bytes_digest(value) if scalar is None else _text_digest(repr(scalar))
 
 
 def _referred(value: PersistentId, document: Document) -> bytes | None:

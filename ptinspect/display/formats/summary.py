@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ptinspect.display.entry_lines import entry_lines
 from ptinspect.display.formats.table import no_tensors_text, tensor_table, values_blocks
-from ptinspect.display.summary_facts import DO_NOT_LOAD, entry_lines, facts, heading
+from ptinspect.display.summary_facts import DO_NOT_LOAD, facts, heading
 from ptinspect.display.text.columns import display_width, draw_table, pad
 from ptinspect.display.text.escape import cut, safe
 from ptinspect.text import count_text

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ptinspect.display.entry_lines import entry_lines
 from ptinspect.display.formats.table import tensor_table
-from ptinspect.display.summary_facts import content_text, entry_lines, optimizer_text
+from ptinspect.display.summary_facts import content_text, optimizer_text
 from ptinspect.display.text.columns import draw_table
 
 if TYPE_CHECKING:
