@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape as html_escape
 
@@ -49,40 +50,30 @@ class _Section:
 def summary(report: Comparison) -> str:
     """Return one sentence on the kind of difference: same, only names, fine-tuned, …"""
     if report.same:
-        count = count_text(report.unchanged, "tensor")
-        return f"same: {count}" + (
-            f" within the tolerance {report.tolerance:g}" if report.tolerance else ""
-        )
-    parts = [_names_changed(report), _weights_changed(report)]
-    if shapes := sum("shape" in change.what for change in report.changed):
-        parts.append(f"{count_text(shapes, 'shape')} changed")
-    if report.optimizers:
-        parts.append(_optimizers_changed(report))
-    lost = [item for item in report.removed if not _in_optimizer(item.path, report)]
-    new = [item for item in report.added if not _in_optimizer(item.path, report)]
-    if lost:
-        parts.append(f"{count_text(len(lost), 'tensor')} removed")
-    if new:
-        parts.append(f"{count_text(len(new), 'tensor')} added")
-    if report.modules:
-        parts.append(f"{count_text(len(report.modules), 'module')} changed")
-    if report.entries:
-        parts.append(f"{count_text(len(report.entries), 'entry', 'entries')} changed")
-    return "different: " + "; ".join(part for part in parts if part)
+        tolerance = f" within the tolerance {report.tolerance:g}" if report.tolerance else ""
+        return f"same: {count_text(report.unchanged, 'tensor')}{tolerance}"
 
+    def counted(items: Sequence[object], noun: str, what: str, plural: str | None = None) -> str:
+        return f"{count_text(len(items), noun, plural)} {what}" if items else ""
 
-def _in_optimizer(path: tuple[str | int, ...], report: Comparison) -> bool:
-    return any(path[: len(item.path)] == item.path for item in report.optimizers)
+    def outside_optimizers(items: Sequence[Lone]) -> list[Lone]:
+        states = [optimizer.path for optimizer in report.optimizers]
+        return [i for i in items if not any(i.path[: len(path)] == path for path in states)]
 
-
-def _names_changed(report: Comparison) -> str:
-    if not report.renamed:
-        return ""
-    prefix = "" if report.changed or report.added or report.removed else "only "
+    only = "" if report.changed or report.added or report.removed else "only "
     patterns = join_names([f"{cut(p.a)} became {cut(p.b)}" for p in report.patterns], 2)
-    return f"{prefix}{count_text(len(report.renamed), 'key')} renamed" + (
-        f" ({patterns})" if patterns else ""
-    )
+    parts = [
+        counted(report.renamed, "key", f"renamed ({patterns})" if patterns else "renamed"),
+        _weights_changed(report),
+        counted([c for c in report.changed if "shape" in c.what], "shape", "changed"),
+        _optimizers_changed(report),
+        counted(outside_optimizers(report.removed), "tensor", "removed"),
+        counted(outside_optimizers(report.added), "tensor", "added"),
+        counted(report.modules, "module", "changed"),
+        counted(report.entries, "entry", "changed", "entries"),
+    ]
+    only = only if parts[0] else ""
+    return f"different: {only}" + "; ".join(part for part in parts if part)
 
 
 def _weights_changed(report: Comparison) -> str:
@@ -100,7 +91,7 @@ def _weights_changed(report: Comparison) -> str:
     if model:
         total = report.unchanged + len(report.changed)
         count = f"{len(model):,} of {count_text(total, 'tensor')}"
-        layers = {_parent(c.a) for c in model}
+        layers = {c.a.rpartition(".")[0] for c in model}
         cosines = sorted(c.values.cosine for c in model if c.values and c.values.cosine is not None)
         if len(layers) == 1 and total > len(model):
             parts.append(f"one layer changed: {cut(next(iter(layers)) or model[0].a)} ({count})")
@@ -110,13 +101,12 @@ def _weights_changed(report: Comparison) -> str:
             parts.append(f"{words}: {count}, median cosine {median:.4f}")
         else:
             parts.append(f"values changed: {count}")
-    rest = Counter(
-        what
-        for c in report.changed
-        for what in c.what
+    rest = Counter(what for change in report.changed for what in change.what)
+    parts += [
+        f"{what} of {count_text(count, 'tensor')} changed"
+        for what, count in rest.items()
         if what in ("device", "requires_grad", "role")
-    )
-    parts += [f"{what} of {count_text(n, 'tensor')} changed" for what, n in rest.items()]
+    ]
     return "; ".join(parts)
 
 
@@ -129,18 +119,13 @@ def _is_rounding(change: Change) -> bool:
     return values.mean_rel <= bound and values.nan_a == values.nan_b
 
 
-def _parent(key: str) -> str:
-    return key.rpartition(".")[0]
-
-
 def _optimizers_changed(report: Comparison) -> str:
     texts = []
     for item in report.optimizers:
-        if item.change == "changed":
-            details = f": {join_names(item.details, 3)}" if item.details else ""
-            texts.append(f"optimizer {join_names(item.what)} changed{details}")
-        else:
-            texts.append("optimizer dropped" if item.change == "removed" else "optimizer added")
+        details = f": {join_names(item.details, 3)}" if item.details else ""
+        changed = f"optimizer {join_names(item.what)} changed{details}"
+        lone = {"removed": "optimizer dropped", "added": "optimizer added"}
+        texts.append(lone.get(item.change, changed))
     return "; ".join(texts)
 
 
@@ -235,9 +220,8 @@ def _values_section(report: Comparison) -> _Section:
 
 def _value_row(key: str, changes: list[Change]) -> tuple[float, tuple[str, ...]]:
     values = [change.values for change in changes if change.values is not None]
-    renamed = (
-        f"now {cut(changes[0].b)}" if len(changes) == 1 and changes[0].a != changes[0].b else ""
-    )
+    is_renamed = len(changes) == 1 and changes[0].a != changes[0].b
+    renamed = f"now {cut(changes[0].b)}" if is_renamed else ""
     if not values:
         return float("inf"), (key, "", "", "", "", "", changes[0].reason or renamed)
     elements = sum(value.elements for value in values)
@@ -261,16 +245,10 @@ def _facts_section(report: Comparison) -> _Section:
     section = _Section("dtype, shape, device", headers=["key", "what", "A", "B"], sign="~")
     facts = []
     for change in report.changed:
-        for aspect, pair in (
-            ("shape", change.shape),
-            ("dtype", change.dtype),
-            ("device", change.device),
-        ):
+        for aspect in ("shape", "dtype", "device", "requires_grad", "role"):
             if aspect in change.what:
-                facts.append((cut(change.a), (aspect, str(pair[0]), cut(str(pair[1])))))
-        facts += [
-            (cut(change.a), (w, "", "")) for w in ("requires_grad", "role") if w in change.what
-        ]
+                a, b = map(str, getattr(change, aspect, ("", "")))
+                facts.append((cut(change.a), (aspect, cut(a), cut(b))))
     for folded in fold_keys(facts):
         assert isinstance(folded.facts, tuple)
         section.rows.append((folded.text, *folded.facts))
@@ -340,11 +318,8 @@ def _totals(report: Comparison) -> str:
 
 def render_markdown(report: Comparison) -> str:
     """Return the report as Markdown for a pull request."""
-    lines = [
-        f"**{markdown(report.a.path)}** → **{markdown(report.b.path)}**: "
-        + markdown(summary(report)),
-        "",
-    ]
+    paths = f"**{markdown(report.a.path)}** → **{markdown(report.b.path)}**"
+    lines = [f"{paths}: {markdown(summary(report))}", ""]
     if not report.same:
         lines += [markdown(_totals(report).strip()), ""]
     for section in _sections(report):
