@@ -63,14 +63,13 @@ def convert(
         src, dst: a file; a file, or a folder in which the name is derived (by default that of SRC).
         to: `state_dict`, `checkpoint`, `safetensors` or `same` (all values of the file in today's
             container). By default the suffix of `dst` decides.
-        entry: path of the part to convert, such as `model_state_dict`. Several are written to one
-            file each, whose name ends in that of the entry.
-        all_entries: convert every model of the file, as if `entry` named them all.
+        entry, all_entries: path of the part to convert, such as `model_state_dict`, or all models.
+            Several are written to one file each, whose name ends in that of the entry.
         include, exclude: globs that select keys.
         strip_prefix, rename, add_prefix: changes of keys, applied in this order. The prefix `auto`
             removes those of DataParallel, torch.compile and FSDP; `rename` takes `REGEX=NEW`.
-        dtype, device, contiguous: changes of all tensors. `dtype` may be one of torch or numpy.
-        allow_overflow: write numbers that `dtype` cannot hold as infinity or its largest value.
+        dtype, device, contiguous: changes of all tensors. `dtype` may be one of torch or numpy;
+            numbers that it cannot hold are an error unless `allow_overflow` is set.
         shared: `keep-one`, `duplicate` or `error`, for safetensors of tensors that share memory.
         set, optimizer, plain: entries to add to a checkpoint, a file with its optimizer state,
             and whether to write only values that torch.load accepts by default.
@@ -91,12 +90,12 @@ def convert(
         plain=plain, max_shard_size=max_shard_size, allow_overflow=allow_overflow, dst=target,
     )  # fmt: skip
     options.check()
-    entries = [] if entry is None else [*as_tuple(entry)]
     with (
         ExitStack() as open_files,
         open_document(source, limits=limits) as document,
         add_error_path(source),
     ):
+        entries = [] if entry is None else [*as_tuple(entry)]
         outputs = _outputs(document, source, options, entries, all_entries)
         plans = _plan_all(document, outputs, open_files)
         _check_destinations(plans, force)
@@ -105,8 +104,8 @@ def convert(
                 plan.warnings += unread_numbers_warning(plan)
         else:
             _write(plans, source, options, document.limits, force, verify, progress)
-    is_verified = verify and not dry_run
-    return ConversionReport.of_plans(source, plans, written=not dry_run, verified=is_verified)
+    written = not dry_run
+    return ConversionReport.of_plans(source, plans, written=written, verified=verify and written)
 
 
 def find_refusal(path: str, to: str) -> PtInspectError | None:

@@ -134,12 +134,12 @@ def _check_header(
 ) -> None:
     """Compare the header of a safetensors file with the plan, and remove its tensors from
     `missing`. Its reader checks that the tensors fill the file."""
-    with open_source(path) as source:
-        head = source.read(0, min(len(file.head), source.size))
-        try:
+    try:
+        with open_source(path) as source:
             archive = read_safetensors(source, limits)
-        except PtInspectError as error:
-            raise _difference(file.path, error.message) from error
+            head = source.read(0, min(len(file.head), source.size))
+    except PtInspectError as error:
+        raise _difference(file.path, error.message) from error
     if head != file.head:
         raise _difference(file.path, "the pickle or header differs")
     for name, entry in archive.tensors.items():
