@@ -129,7 +129,7 @@ def test_nothing_of_the_package_runs_what_a_file_says() -> None:
     """The built-in ways to do it; ruff looks for pickle, marshal and import_module. `stubbed`
     runs the stub that ptinspect wrote itself."""
     acts = {"__import__", "eval", "exec", "compile"}
-    ours = ROOT / "ptinspect" / "stubs" / "context.py"
+    ours = ROOT / "ptinspect" / "stubs" / "build.py"
     found = [
         f"{path.relative_to(ROOT).as_posix()}:{node.lineno} {node.id}"
         for path in sorted((ROOT / "ptinspect").rglob("*.py"))

@@ -92,29 +92,7 @@ def _open_shard(source: Source, limits: Limits) -> Archive:
 def _open(source: Source, limits: Limits, allow_index: bool) -> Archive:
     head = source.read(0, min(source.size, HEAD_BYTES))
     if head.startswith(ZIP_MAGIC):
-        directory, identity, folder = read_zip_directory(source, limits)
-        if identity.format == "torchscript" and f"{folder}data.pkl" in directory.index:
-            from ptinspect.formats.torch.torchscript import read_torchscript
-
-            return read_torchscript(source, directory, folder, limits)
-        if identity.format == "npz":
-            from ptinspect.formats.numpy_files import read_npz
-
-            return read_npz(source, directory, limits)
-        if identity.format == "torch-export":
-            from ptinspect.formats.torch.export import read_export
-
-            return read_export(source, directory, folder, _open_shard, limits)
-        if identity.format == "torch-package":
-            from ptinspect.formats.torch.package import read_package
-
-            return read_package(source, directory, folder, limits)
-        if identity.format != "torch-zip":
-            raise identity.error()
-        from ptinspect.formats.torch.zip_file import open_zip
-
-        return open_zip(source, directory, folder, limits)
-
+        return _open_zip(source, limits)
     if source.size <= MAX_TAG and allow_index and head:
         from ptinspect.formats.folders import LATEST, deepspeed_folder
 
@@ -131,17 +109,49 @@ def _open(source: Source, limits: Limits, allow_index: bool) -> Archive:
         if dump is not None:
             return dump
     named = identify_head(source, head, limits)
-    if named is None:
-        from ptinspect.formats.pickles import open_pickle
+    if named is not None:
+        return _open_named(source, named, head, limits, allow_index)
+    from ptinspect.formats.pickles import open_pickle
 
-        archive = open_pickle(source, head, limits)
-        if b"torch.distributed.checkpoint" in head and allow_index:
-            from ptinspect.formats.sharded import index_folder
-            from ptinspect.formats.torch.distributed import is_metadata, read_dcp
+    archive = open_pickle(source, head, limits)
+    if b"torch.distributed.checkpoint" in head and allow_index:
+        from ptinspect.formats.sharded import index_folder
+        from ptinspect.formats.torch.distributed import is_metadata, read_dcp
 
-            if is_metadata(archive.root):
-                return read_dcp(source, index_folder(source), _open_shard, limits)
-        return archive
+        if is_metadata(archive.root):
+            return read_dcp(source, index_folder(source), _open_shard, limits)
+    return archive
+
+
+def _open_zip(source: Source, limits: Limits) -> Archive:
+    directory, identity, folder = read_zip_directory(source, limits)
+    if identity.format == "torchscript" and f"{folder}data.pkl" in directory.index:
+        from ptinspect.formats.torch.torchscript import read_torchscript
+
+        return read_torchscript(source, directory, folder, limits)
+    if identity.format == "npz":
+        from ptinspect.formats.numpy_files import read_npz
+
+        return read_npz(source, directory, limits)
+    if identity.format == "torch-export":
+        from ptinspect.formats.torch.export import read_export
+
+        return read_export(source, directory, folder, _open_shard, limits)
+    if identity.format == "torch-package":
+        from ptinspect.formats.torch.package import read_package
+
+        return read_package(source, directory, folder, limits)
+    if identity.format != "torch-zip":
+        raise identity.error()
+    from ptinspect.formats.torch.zip_file import open_zip
+
+    return open_zip(source, directory, folder, limits)
+
+
+def _open_named(
+    source: Source, named: Identity, head: bytes, limits: Limits, allow_index: bool
+) -> Archive:
+    """Open a file that is neither a zip nor pickles."""
     if named.format == "safetensors":
         from ptinspect.formats.safetensors import read_safetensors
 

@@ -206,9 +206,11 @@ class _Reader:
         """Read the main graph: its tensors are the archive's value. Return its facts."""
         root: dict[str, Value] = {}
         facts: dict[str, object] = {"name": "", "inputs": [], "outputs": []}
-        stack: list[tuple[Field, dict[str, Value], int]] = [(item, root, 0)]
+        inner: dict[str, dict[str, Value]] = {}
+        stack: list[tuple[Field, str, int]] = [(item, "", 0)]
         while stack:
-            current, tensors, depth = stack.pop()
+            current, path, depth = stack.pop()
+            tensors = inner.setdefault(path, {}) if depth else root
             if depth > MAX_DEPTH:
                 raise DamagedError("graphs are nested too deep", where=Place(None, current.start))
             inputs: list[str] = []
@@ -218,9 +220,7 @@ class _Reader:
                 if part.number == 1:
                     number += 1
                     for name, graph in self.node(part, tensors, number):
-                        inner: dict[str, Value] = {}
-                        tensors[_unique(tensors, name)] = inner
-                        stack.append((graph, inner, depth + 1))
+                        stack.append((graph, f"{path}.{name}" if path else name, depth + 1))
                 elif part.number == 5:
                     self.tensor(part, tensors)
                 elif part.number == 15:
@@ -236,7 +236,8 @@ class _Reader:
                 initialized = set(root)  # before IR version 4, initializers are inputs as well
                 facts["inputs"] = [name for name in inputs if name not in initialized]
                 facts["outputs"] = outputs
-        self.archive.value = _without_empty(root)
+        nested = {_unique(root, path): tensors for path, tensors in inner.items() if tensors}
+        self.archive.value = ordered_dict(root | nested)
         return facts
 
     def node(self, item: Field, tensors: dict[str, Value], number: int) -> list[tuple[str, Field]]:
@@ -358,20 +359,6 @@ def _unique(names: object, name: str) -> str:
     while unique in names:
         unique, number = f"{name} ({number})", number + 1
     return unique
-
-
-def _without_empty(root: dict[str, Value]) -> Value:
-    """Return the tensors as an OrderedDict, without graphs that have none."""
-    stack: list[tuple[dict[str, Value], bool]] = [(root, False)]
-    while stack:
-        items, is_done = stack.pop()
-        inner = [value for value in items.values() if isinstance(value, dict)]
-        if not is_done:
-            stack += [(items, True), *((value, False) for value in inner)]
-            continue
-        for key in [key for key, value in items.items() if isinstance(value, dict) and not value]:
-            del items[key]
-    return ordered_dict(root)
 
 
 def read_onnx(source: Source, limits: Limits = LIMITS) -> Onnx:

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import ast
 import copy
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable
 from functools import cache
 
 from ptinspect.stubs.expr.literals import is_attribute, is_identifier
@@ -246,26 +247,23 @@ class FunctionTranslator:
         return _function(node.name, new, body, self.type(node.returns))
 
     def _collect_locals(self, node: ast.FunctionDef) -> None:
-        """Find the names that the function binds, and those bound to nothing but functions."""
-        bound = [arg.arg for arg in node.args.args]
-        others = set(bound)
+        """Find the names that the function binds, and those bound once, to a function."""
+        bound = Counter(arg.arg for arg in node.args.args)
+        functions: set[str] = set()
         for item in ast.walk(node):
             if isinstance(item, ast.Name) and isinstance(item.ctx, ast.Store):
-                bound.append(item.id)
+                bound[item.id] += 1
             elif isinstance(item, ast.FunctionDef) and item is not node:
-                bound.append(item.name)
-                self.callables.add(item.name)
-            if isinstance(item, ast.Assign) and isinstance(item.targets[0], ast.Name):
-                path = dotted_path(item.value)
-                is_function = path is not None and self.kind_of(path) == "function"
-                (self.callables if is_function else others).add(item.targets[0].id)
-        stored = {item.id for item in _stored_in_patterns(node)}
-        self.callables -= others | stored
-        for name in dict.fromkeys(bound):
+                bound[item.name] += 1
+                functions.add(item.name)
+            elif isinstance(item, ast.Assign) and isinstance(item.targets[0], ast.Name):
+                path = dotted_path(item.value) or ""
+                functions |= {item.targets[0].id} if self.kind_of(path) == "function" else set()
+        self.callables = {name for name in functions if bound[name] == 1}
+        taken = self.reserved | MODULE_NAMES | set(HELPERS) | _USED_BUILTINS
+        for name in bound:
             new = name
-            while new in self.reserved or new in MODULE_NAMES or new in HELPERS or (
-                new != name and new in bound
-            ) or new in _USED_BUILTINS or new in self.locals.values():  # fmt: skip
+            while new in taken or (new != name and new in bound):
                 new += "_"
             if not is_identifier(new):
                 raise Untranslatable(f"the name {name}")
@@ -622,19 +620,3 @@ def depth_exceeds(node: ast.AST, limit: int) -> bool:
         if not level:
             return False
     return True
-
-
-def _stored_in_patterns(node: ast.AST) -> Iterator[ast.Name]:
-    """Yield names that are bound otherwise than by `name = value`."""
-    for item in ast.walk(node):
-        targets: list[ast.expr] = []
-        if isinstance(item, ast.For):
-            targets = [item.target]
-        elif isinstance(item, ast.withitem) and item.optional_vars is not None:
-            targets = [item.optional_vars]
-        elif isinstance(item, ast.Assign) and not isinstance(item.targets[0], ast.Name):
-            targets = item.targets
-        elif isinstance(item, ast.AnnAssign):
-            targets = [item.target]
-        for target in targets:
-            yield from (n for n in ast.walk(target) if isinstance(n, ast.Name))
