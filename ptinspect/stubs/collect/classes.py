@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from ptinspect.document.modules import module_of
 from ptinspect.pickling.pyobjects import (
@@ -89,9 +89,8 @@ class NameUsage:
         return any(call.args for call in self.called)
 
 
-ATTRIBUTE, CHILD, PARAMETER, BUFFER = "attribute", "child", "parameter", "buffer"
-LATE = "late"
-"""Kind of an attribute that refers to children, and so is set after them."""
+MemberKind = Literal["attribute", "child", "parameter", "buffer", "late"]
+"""A late attribute refers to children, and so is set after them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +102,7 @@ class Member:
             would register a child or parameter.
     """
 
-    kind: str
+    kind: MemberKind
     name: str
     expr: Expr
     plain: bool = True

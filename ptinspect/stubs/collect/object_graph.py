@@ -20,21 +20,8 @@ from ptinspect.pickling.pyobjects import (
     global_name,
     global_path,
 )
-from ptinspect.pickling.values import (
-    Blob,
-    Call,
-    Global,
-    PersistentId,
-    SetOf,
-    Value,
-    key_value,
-)
+from ptinspect.pickling.values import Blob, Call, Global, PersistentId, SetOf, Value, key_value
 from ptinspect.stubs.collect.classes import (
-    ATTRIBUTE,
-    BUFFER,
-    CHILD,
-    LATE,
-    PARAMETER,
     SIMPLE,
     Deferred,
     Definition,
@@ -59,12 +46,7 @@ from ptinspect.stubs.collect.shared_modules import (
     shared_attribute,
     unshared_parts,
 )
-from ptinspect.stubs.expr.literals import (
-    Names,
-    PartFunctions,
-    literal,
-    tensor_values,
-)
+from ptinspect.stubs.expr.literals import Names, PartFunctions, literal, tensor_values
 from ptinspect.stubs.expr.nodes import (
     NONE,
     CallExpr,
@@ -363,16 +345,16 @@ class ObjectGraph:
             if key not in skip:
                 members += self._attribute(definition, module, key, value)
         for key, value in module.members(MODULES):
-            members.append(Member(CHILD, key, self.expr_of(value)))
+            members.append(Member("child", key, self.expr_of(value)))
         for key, value in module.members(PARAMETERS):
             tensor = self.tensor_of(value)
-            members.append(Member(PARAMETER, key, NONE if not tensor else parameter(tensor)))
+            members.append(Member("parameter", key, NONE if not tensor else parameter(tensor)))
         left_out = module.non_persistent
         for key, value in module.members(BUFFERS):
             tensor, persistent = self.tensor_of(value), key not in left_out
             expr = NONE if not tensor else buffer(tensor, persistent)
             self._note_placeholder(definition, key, expr)
-            members.append(Member(BUFFER, key, expr, persistent))
+            members.append(Member("buffer", key, expr, persistent))
         return instance
 
     def _attribute(
@@ -388,14 +370,14 @@ class ObjectGraph:
         if parts:
             paths = access_paths(module, "self")
             if all(part in paths for part in parts) and not self.model.shared.intersection(parts):
-                return [Member(LATE, key, shared_attribute(value, paths, self.expr_of), plain)]
+                return [Member("late", key, shared_attribute(value, paths, self.expr_of), plain)]
             self.deferred.append(Deferred(module, key))
             self._lose(self.deferred[-1].description)
-            return [Member(ATTRIBUTE, key, NONE)] if key != "forward" else []
+            return [Member("attribute", key, NONE)] if key != "forward" else []
         expr = self._expr_of_attribute(definition, key, value)
         if key == "forward" and expr is NONE and value is not None:
             return []  # the class has a forward that says that it is not recorded
-        return [Member(ATTRIBUTE, key, expr, plain)]
+        return [Member("attribute", key, expr, plain)]
 
     def _expr_of_attribute(self, definition: Definition, key: str, value: Value) -> Expr:
         """Return the value of an attribute, and note if it is lost or zeros."""
@@ -433,5 +415,5 @@ class ObjectGraph:
         for key, value in attributes_of(call).items():
             if isinstance(key, str):
                 expr = self._expr_of_attribute(definition, key, value)
-                instance.members.append(Member(ATTRIBUTE, str(key), expr))
+                instance.members.append(Member("attribute", str(key), expr))
         return instance

@@ -6,9 +6,9 @@ import builtins
 import keyword
 import math
 import unicodedata
-from struct import Struct
 from typing import TYPE_CHECKING
 
+from ptinspect.dtypes import unpack_units
 from ptinspect.errors import PtInspectError
 from ptinspect.stubs.expr.nodes import (
     FALSE,
@@ -32,10 +32,10 @@ MAX_WRITTEN = 64
 """Elements of a tensor that are written one by one."""
 MAX_READ = 10_000
 """Elements that are read to find a pattern in them."""
-STRUCT_CODES = {
-    "float32": "f", "float64": "d", "float16": "e", "int64": "q", "int32": "i", "int16": "h",
-    "int8": "b", "uint8": "B", "bool": "?",
-}  # fmt: skip
+NUMBER_TYPES = (
+    "float32", "float64", "float16", "int64", "int32", "int16", "int8", "uint8", "bool",
+)  # fmt: skip
+"""Types whose numbers are written."""
 _STUB_NAMES = frozenset(
     (  # noqa: SIM905
         "F OrderedDict SAFE_GLOBALS argparse build collections datetime enum functools importlib"
@@ -237,7 +237,7 @@ def zeros_placeholder(tensor: Tensor) -> Expr:
 def read_numbers(tensor: Tensor) -> list[int | float | bool] | None:
     """Return the values of a small tensor in C order, or None if they are not available."""
     name = _dtype_name(tensor)
-    if tensor.dtype is None or tensor.storage is None or name not in STRUCT_CODES:
+    if tensor.dtype is None or tensor.storage is None or name not in NUMBER_TYPES:
         return None
     if not 0 < tensor.numel <= MAX_READ:
         return None
@@ -247,7 +247,7 @@ def read_numbers(tensor: Tensor) -> list[int | float | bool] | None:
         raw = contiguous(tensor)
     except PtInspectError:
         return None
-    return [item[0] for item in Struct("<" + STRUCT_CODES[name]).iter_unpack(raw)]
+    return list(unpack_units(tensor.dtype, raw))
 
 
 def _dtype_name(tensor: Tensor) -> str:

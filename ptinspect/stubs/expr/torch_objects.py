@@ -5,10 +5,9 @@ from __future__ import annotations
 import builtins
 import math
 from collections.abc import Callable, Mapping
-from struct import Struct
 from typing import TYPE_CHECKING
 
-from ptinspect.dtypes import DTYPES, QSCHEMES, numpy_name
+from ptinspect.dtypes import DTYPES, QSCHEMES, numpy_name, unpack_units
 from ptinspect.pickling.numpy_objects import (
     Array,
     as_array,
@@ -21,7 +20,7 @@ from ptinspect.pickling.values import Call, Value, key_value
 from ptinspect.stubs.expr.literals import (
     MAX_READ,
     MAX_WRITTEN,
-    STRUCT_CODES,
+    NUMBER_TYPES,
     bytes_text,
     ints,
     is_identifier,
@@ -153,10 +152,11 @@ def _numpy_array(array: Array) -> Expr:
     raw = as_bytes(array.data) if is_small and in_order else None
     dtype: Argument = ("dtype", Literal(f'"{array.name}"'))
     all_zero = raw is not None and not any(raw)
-    code = STRUCT_CODES.get(array.name, "")
-    limit = MAX_WRITTEN_FLOATS if code in ("f", "d", "e") else MAX_WRITTEN
-    if raw is not None and code and count <= limit and len(raw) == count * Struct("<" + code).size:
-        values = [item[0] for item in Struct("<" + code).iter_unpack(raw)]
+    dtype_row = DTYPES[array.name] if array.name in NUMBER_TYPES else None
+    is_float = dtype_row is not None and dtype_row.kind == "float"
+    limit = MAX_WRITTEN_FLOATS if is_float else MAX_WRITTEN
+    if raw and dtype_row and count <= limit and len(raw) == count * dtype_row.itemsize:
+        values = list(unpack_units(dtype_row, raw))
         if shape and any(values) and not any(math.isnan(value) for value in values):
             return CallExpr("np.array", [(None, nested_lists(values, shape)), dtype])
         all_zero = all_zero or not any(values)

@@ -12,7 +12,7 @@ from heapq import heappop, heappush
 from itertools import pairwise
 from typing import NamedTuple, TypeVar
 
-from ptinspect.stubs.collect.classes import ATTRIBUTE, Definition, Instance, Member
+from ptinspect.stubs.collect.classes import Definition, Instance, Member, MemberKind
 from ptinspect.stubs.expr.literals import Names
 from ptinspect.stubs.expr.nodes import (
     UNSOLVED,
@@ -337,7 +337,7 @@ def _argument(call: Expr | None, name: str | None) -> Expr | None:
 class MemberColumn(NamedTuple):
     """A name and kind of member; `members` has None for instances that lack it."""
 
-    kind: str
+    kind: MemberKind
     name: str
     members: list[Member | None]
 
@@ -356,23 +356,23 @@ def member_columns(definition: Definition) -> list[MemberColumn]:
     An attribute that is None counts as a child, parameter or buffer that the instance lacks if
     other instances have one of that name.
     """
-    kinds: dict[str, dict[str, None]] = {}
+    kinds: dict[str, dict[MemberKind, None]] = {}
     for instance in definition.instances:
         for member in instance.members:
             kinds.setdefault(member.name, {})[member.kind] = None
 
-    def key_of(member: Member) -> tuple[str, str]:
+    def key_of(member: Member) -> tuple[MemberKind, str]:
         of_name = kinds[member.name]
-        if member.kind == ATTRIBUTE and member.expr.text == "None" and len(of_name) == 2:
-            return next(kind for kind in of_name if kind != ATTRIBUTE), member.name
+        if member.kind == "attribute" and member.expr.text == "None" and len(of_name) == 2:
+            return next(kind for kind in of_name if kind != "attribute"), member.name
         return member.kind, member.name
 
     count = len(definition.instances)
-    orders: dict[tuple[tuple[str, str], ...], None] = {}
-    columns: dict[tuple[str, str], list[Member | None]] = {}
+    orders: dict[tuple[tuple[MemberKind, str], ...], None] = {}
+    columns: dict[tuple[MemberKind, str], list[Member | None]] = {}
     absent: list[tuple[int, Member]] = []
     for index, instance in enumerate(definition.instances):
-        order: list[tuple[str, str]] = []
+        order: list[tuple[MemberKind, str]] = []
         for member in instance.members:
             key = key_of(member)
             if key[0] != member.kind:

@@ -8,14 +8,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ptinspect.document.modules import MODULES, Module, module_of
-from ptinspect.stubs.collect.classes import (
-    ATTRIBUTE,
-    CHILD,
-    LATE,
-    Deferred,
-    Definition,
-    Instance,
-)
+from ptinspect.stubs.collect.classes import Deferred, Definition, Instance, MemberKind
 from ptinspect.stubs.collect.object_graph import ObjectGraph
 from ptinspect.stubs.expr.nodes import (
     FALSE,
@@ -47,12 +40,7 @@ from ptinspect.stubs.infer.anti_unify import (
     member_columns,
 )
 from ptinspect.torchnn.classes import ModuleClass, candidates, lookup
-from ptinspect.torchnn.shapes import (
-    CHILDREN,
-    INTERNAL_ATTRIBUTES,
-    SHAPES,
-    argument_values,
-)
+from ptinspect.torchnn.shapes import CHILDREN, INTERNAL_ATTRIBUTES, SHAPES, argument_values
 
 MAX_DEPTH = 6
 """Brackets inside each other in the arguments of one object."""
@@ -68,7 +56,7 @@ class InitStatement(NamedTuple):
     is registered as a child or parameter all the same. `plain` is that of `Member`.
     """
 
-    kind: str
+    kind: MemberKind
     name: str
     expr: Expr
     plain: bool
@@ -179,7 +167,7 @@ def _infer_class(
             inherited = _inherit_from_torch(objects, inferred, unifier, inferred_classes)
             columns = [column for column in columns if column.name not in inherited]
     # The source of a late attribute is that of one object, and cannot be a parameter.
-    set_later = [column for column in columns if column.kind == LATE and not column.is_constant]
+    set_later = [column for column in columns if column.kind == "late" and not column.is_constant]
     if definition.kind == "module":
         set_later += _set_from_outside(definition.instances, columns, in_root)
     deferred = [
@@ -192,9 +180,9 @@ def _infer_class(
     # Plain attributes first: they name the parameters that others share.
     statements = {
         (column.kind, column.name): _statement(unifier, column)
-        for column in sorted(columns, key=lambda column: column.kind != ATTRIBUTE)
+        for column in sorted(columns, key=lambda column: column.kind != "attribute")
     }
-    turns = {ATTRIBUTE: 0, LATE: 2}
+    turns = {"attribute": 0, "late": 2}
     in_order = sorted(columns, key=lambda column: turns.get(column.kind, 1))
     inferred.statements = [statements[column.kind, column.name] for column in in_order]
     inferred.parameters = _init_parameters(definition, unifier.parameters)
@@ -217,7 +205,7 @@ def _statement(unifier: Unifier, column: MemberColumn) -> InitStatement:
         condition = (parameter or unifier.add_parameter(flags, f"has_{column.name}")).name
     members = [member for member in column.members if member is not None]
     plain = all(member.plain for member in members)
-    may_be_none = any(m.kind != ATTRIBUTE and m.expr is NONE for m in members)
+    may_be_none = any(m.kind != "attribute" and m.expr is NONE for m in members)
     return InitStatement(column.kind, column.name, expr, plain, condition, may_be_none)
 
 
@@ -231,12 +219,12 @@ def _set_from_outside(
     candidates = {
         column.name: column
         for column in columns
-        if column.kind == ATTRIBUTE
+        if column.kind == "attribute"
         and None in column.members
         and all(item is None or _is_plain(item.expr, "()[]") for item in column.members)
     }
     for instance in instances if candidates else ():
-        names = [member.name for member in instance.members if member.kind in (ATTRIBUTE, LATE)]
+        names = [member.name for member in instance.members if member.kind in ("attribute", "late")]
         outside = instance.call is not None and id(instance.call) in in_root
         last = max((i for i, name in enumerate(names) if name not in candidates), default=-1)
         for name in names[: last + 1] if outside else names:
@@ -251,7 +239,7 @@ def _set_from_outside(
 def _is_sequence(definition: Definition) -> bool:
     """Return True if the instances have only numbered children."""
     for instance in definition.instances:
-        if any(m.kind != CHILD or m.expr is NONE for m in instance.members):
+        if any(m.kind != "child" or m.expr is NONE for m in instance.members):
             return False
         names = [member.name for member in instance.members]
         if names != [str(index) for index in range(len(names))]:

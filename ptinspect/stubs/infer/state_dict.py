@@ -14,14 +14,7 @@ from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from ptinspect.document.select import path_matches
-from ptinspect.stubs.collect.classes import (
-    BUFFER,
-    CHILD,
-    PARAMETER,
-    Definition,
-    Instance,
-    Member,
-)
+from ptinspect.stubs.collect.classes import Definition, Instance, Member
 from ptinspect.stubs.collect.object_graph import MAX_DEPTH, ObjectGraph
 from ptinspect.stubs.expr.literals import FLOATS, is_identifier, string, zeros
 from ptinspect.stubs.expr.nodes import CallExpr, DictExpr, Expr, Literal, ModuleContainer
@@ -291,14 +284,14 @@ class _Inference:
             return self._container(branch, children)
         instance = self._new_instance(branch)
         for name, child in children.items():
-            instance.members.append(Member(CHILD, name, child))
+            instance.members.append(Member("child", name, child))
         for name, tensor in branch.tensors.items():
             is_float = tensor.dtype is not None and tensor.dtype.name in FLOATS
             if not is_float or name in NORM_BUFFERS:
-                instance.members.append(Member(BUFFER, name, zeros(tensor)))
+                instance.members.append(Member("buffer", name, zeros(tensor)))
             else:
                 parameter = CallExpr("nn.Parameter", [("data", zeros(tensor))], 1)
-                instance.members.append(Member(PARAMETER, name, parameter))
+                instance.members.append(Member("parameter", name, parameter))
         return instance
 
     def _container(self, branch: Branch, children: dict[str, Expr]) -> Expr:

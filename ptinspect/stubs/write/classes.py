@@ -4,15 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ptinspect.stubs.collect.classes import (
-    ATTRIBUTE,
-    BUFFER,
-    CHILD,
-    LATE,
-    PARAMETER,
-    Definition,
-    NameUsage,
-)
+from ptinspect.stubs.collect.classes import Definition, NameUsage
 from ptinspect.stubs.collect.recorded_source import RecordedSource
 from ptinspect.stubs.expr.literals import Names, is_attribute, literal, prose, string
 from ptinspect.stubs.expr.nodes import (
@@ -118,10 +110,10 @@ def _init(definition: Definition, inferred: InferredClass, post_init: list[Assig
         source.add_expr("", CallExpr("super().__init__", call.args, call.positional), 8)
     elif definition.kind == "module":
         source.add("        super().__init__()")
-    children = {item.name for item in inferred.statements if item.kind == CHILD}
+    children = {item.name for item in inferred.statements if item.kind == "child"}
     for statement in inferred.statements:
         # A bitsandbytes weight is a tensor, and has tensors below: `weight`, `weight.absmax`.
-        is_child_too = statement.kind in (PARAMETER, BUFFER) and statement.name in children
+        is_child_too = statement.kind in ("parameter", "buffer") and statement.name in children
         _add_init_statement(source, statement, is_child_too)
     source.extend(write_assignments(post_init, 8))
     return source
@@ -166,24 +158,24 @@ def _add_init_statement(source: Source, statement: InitStatement, is_child_too: 
     key = string(name)
     may_register = is_attribute(name) and name not in MODULE_METHODS and not is_child_too
     args: list[Argument] = [(None, Literal(key)), (None, expr)]
-    if statement.kind in (ATTRIBUTE, LATE):
+    if statement.kind in ("attribute", "late"):
         plain = is_attribute(name) and statement.plain
         source.add_assignment(f"self.{name}" if plain else f"vars(self)[{key}]", expr, indent)
-    elif statement.kind == BUFFER and may_register:
+    elif statement.kind == "buffer" and may_register:
         if not statement.plain:
             args.append(("persistent", FALSE))
         source.add_expr("", CallExpr("self.register_buffer", args), indent)
-    elif statement.kind == BUFFER:
+    elif statement.kind == "buffer":
         source.add_assignment(f"self._buffers[{key}]", expr, indent)
         if not statement.plain:
             source.add(f"{' ' * indent}self._non_persistent_buffers_set.add({key})")
     elif statement.may_be_none and may_register:
-        method = "register_parameter" if statement.kind == PARAMETER else "add_module"
+        method = "register_parameter" if statement.kind == "parameter" else "add_module"
         source.add_expr("", CallExpr(f"self.{method}", args), indent)
     elif expr.text != "None" and may_register:
         source.add_assignment(f"self.{name}", expr, indent)
     else:
-        store = "_parameters" if statement.kind == PARAMETER else "_modules"
+        store = "_parameters" if statement.kind == "parameter" else "_modules"
         source.add_assignment(f"self.{store}[{key}]", expr, indent)
 
 
@@ -254,7 +246,7 @@ def _forward(definition: Definition, inferred: InferredClass, guess: bool) -> So
         source.add(*(f"    {line}" if line else "" for line in recorded.lines), "    # fmt: on")
         return source
     source = Source(["    def forward(self, *args, **kwargs):"])
-    children = [statement for statement in inferred.statements if statement.kind == CHILD]
+    children = [statement for statement in inferred.statements if statement.kind == "child"]
     if base is not None:
         words = f"inferred: {ident} has the members of {base}, but may work differently"
         source.add(f"        # {words}")

@@ -10,13 +10,7 @@ from ptinspect.stubs.expr.literals import is_attribute, prose, string
 from ptinspect.stubs.expr.nodes import NONE, CallExpr, Expr, Literal, Name, Sequence
 from ptinspect.stubs.expr.torch_calls import ASSEMBLED
 from ptinspect.stubs.write.classes import write_assignments, write_definition
-from ptinspect.stubs.write.source import (
-    WIDTH,
-    Source,
-    columns,
-    layout_assignment,
-    template,
-)
+from ptinspect.stubs.write.source import WIDTH, Source, columns, layout_assignment, template
 
 if TYPE_CHECKING:
     from ptinspect.stubs.collect.classes import Definition
