@@ -20,15 +20,11 @@ from typing import Any
 from ptinspect.display.text.escape import cut
 from ptinspect.errors import PtInspectError, UnsupportedError
 
+# Default for the seconds that a job may take.
 TIMEOUT = 600.0
-"""Default for the seconds that a job may take."""
-
 SERVER = ("-m", "ptinspect.proofs.worker")
-"""Arguments that start the server."""
-
+# Bytes at the end of a job's log that are searched for the reason of a failure.
 LOG_TAIL = 1 << 16
-"""Bytes at the end of a job's log that are searched for the reason of a failure."""
-
 OUT_OF_MEMORY = ("MemoryError", "DefaultCPUAllocator: can't allocate", "CUDA out of memory")
 
 

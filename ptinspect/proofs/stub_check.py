@@ -20,9 +20,8 @@ if TYPE_CHECKING:
     from ptinspect.stubs.build import StubOptions
     from ptinspect.stubs.write.module import StubContent
 
+# Attributes that the report names.
 MAX_ZEROED = 10
-"""Attributes that the report names."""
-
 _START = (
     "import sys; sys.path.insert(0, sys.argv.pop(1)); import load_with_stub; load_with_stub.main()"
 )

@@ -13,10 +13,9 @@ from ptinspect.errors import PtInspectError
 from ptinspect.proofs.resume.causes import Cause
 from ptinspect.proofs.resume.runs import Answer, TrainingRuns, differing_names
 
+# ULPs at a tensor's largest element, per dtype. 4096 ULPs of float32 are 0.05 %, 16 of bfloat16
+# 12 %. Under autocast its dtype counts, with --allow-tf32 (10 bits) that of float16.
 TOLERANCE = {"float64": 4096, "float32": 4096, "float16": 16, "bfloat16": 16}
-"""ULPs at a tensor's largest element, per dtype. 4096 ULPs of float32 are 0.05 %, 16 of bfloat16
-12 %. Under autocast its dtype counts, with --allow-tf32 (10 bits) that of float16."""
-
 OTHER_DEVICE = "cpu"
 
 

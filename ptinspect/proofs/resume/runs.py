@@ -7,8 +7,8 @@ from typing import Any
 
 from ptinspect.proofs.processes import Workers
 
+# A child process's answer: its trace, losses, states and what describes the training.
 Answer = dict[str, Any]
-"""A child process's answer: its trace, losses, states and what describes the training."""
 
 
 @dataclass(frozen=True, slots=True)

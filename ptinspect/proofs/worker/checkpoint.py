@@ -31,15 +31,13 @@ AUTOCAST_KEYS = (
     "amp", "use_amp", "autocast", "amp_dtype", "precision", "mixed_precision", "fp16", "bf16",
 )  # fmt: skip
 CONFIG_KEYS = ("args", "config", "cfg", "opt", "hparams", "hyper_parameters", "options", "params")
+# Names of an epoch that is the next one to train; `epoch` is the last one that was finished.
 NEXT_EPOCH_KEYS = ("start_epoch", "next_epoch", "epochs_run", "epochs")
-"""Names of an epoch that is the next one to train; `epoch` is the last one that was finished."""
-
+# Numbers of batches over which scripts accumulate gradients.
 ACCUMULATED_BATCHES = (2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64, 128)
-"""Numbers of batches over which scripts accumulate gradients."""
-
 Path = tuple[Any, ...]
+# An optimizer's index, and its number for a parameter.
 Slot = tuple[int, Any]
-"""An optimizer's index, and its number for a parameter."""
 
 
 def value_at(root: Any, path: Any) -> Any:

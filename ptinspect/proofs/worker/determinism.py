@@ -18,11 +18,11 @@ import torch
 from ptinspect.proofs.worker.reporting import CannotRun
 from ptinspect.text import count_text
 
+# Torch's warning or error about an operation whose bits may vary.
 NOT_DETERMINISTIC = re.compile(
     "(.*?) (?:does not have a deterministic implementation|"
     "defaults to a non-deterministic algorithm)"
 )
-"""Torch's warning or error about an operation whose bits may vary."""
 
 # What a training must not leave to chance, and its value in a proof.
 _SETTINGS: tuple[tuple[str, Any, str, Any], ...] = (
@@ -32,14 +32,12 @@ _SETTINGS: tuple[tuple[str, Any, str, Any], ...] = (
     ("torch.backends.cudnn.allow_tf32", torch.backends.cudnn, "allow_tf32", False),
 )
 
+# Words in the key of a generator state that belongs to the data.
 DATA_WORDS = ("generator", "loader", "sampler", "shuffl")
-"""Words in the key of a generator state that belongs to the data."""
-
+# Words in the keys of CUDA's generator states.
 CUDA_WORDS = ("rng", "random", "cuda", "generator", "seed")
-"""Words in the keys of CUDA's generator states."""
-
+# Samples of a batch that are compared one by one.
 MAX_SAMPLES = 4096
-"""Samples of a batch that are compared one by one."""
 
 # --- Devices ----------------------------------------------------------------------------------
 # CUDA must not be queried before the job's own process: a fork of a process that has initialized
@@ -63,8 +61,8 @@ def resolve_device(name: str) -> str:
     return name
 
 
+# Operations that torch has warned of in this process.
 _nondeterministic: list[str] = []
-"""Operations that torch has warned of in this process."""
 
 
 def prepare(options: dict[str, Any]) -> list[str]:

@@ -39,8 +39,8 @@ from ptinspect.text import join_names
 EVIDENCE = (
     "order", "trainable", "buffers-in-optimizer", "learning-rate", "epoch", "mid-epoch", "amp",
 )  # fmt: skip
+# Epochs up to which a scheduler without a recorded state is stepped forward.
 MAX_CATCH_UP = 100_000
-"""Epochs up to which a scheduler without a recorded state is stepped forward."""
 
 
 @dataclass(frozen=True, slots=True)

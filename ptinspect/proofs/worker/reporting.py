@@ -5,12 +5,10 @@ from __future__ import annotations
 import os
 import traceback
 
+# Bytes of the progress file's only line, so that each line covers the previous one.
 PROGRESS_SIZE = 64
-"""Bytes of the progress file's only line, so that each line covers the previous one."""
-
+# Words of torch's errors that are about the machine, not about the model.
 MACHINE_FAILURES = ("DefaultCPUAllocator: can't allocate", "CUDA out of memory", "CUDA error")
-"""Words of torch's errors that are about the machine, not about the model."""
-
 NO_KERNEL = "does not have a deterministic implementation"
 
 _progress_files: list[int] = []

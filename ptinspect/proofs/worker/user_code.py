@@ -19,12 +19,9 @@ from torch import nn
 from ptinspect.proofs.worker.determinism import rng_states, set_rng_states
 from ptinspect.proofs.worker.reporting import CannotRun, one_line, raise_unless_of_model
 
+# Epochs of up to so many batches are used whole.
 WHOLE_EPOCH = 32
-"""Epochs of up to so many batches are used whole."""
-
 RANDOM_BATCHES = 4
-"""Batches in an epoch of random inputs."""
-
 RANDOM_BATCH_SIZE = 8
 
 NO_BATCHES = "an epoch without batches"
