@@ -137,7 +137,8 @@ def user_errors(message: str, hint: str | None = None) -> Iterator[None]:
     try:
         yield
     except (Exception, SystemExit) as error:  # the user's code may raise anything
-        raise_unless_of_model(error)
+        if not isinstance(error, MemoryError):  # the file that wants the memory is worth naming
+            raise_unless_of_model(error)
         raise CannotRun(f"{message}: {one_line(error)}", hint) from error
 
 
