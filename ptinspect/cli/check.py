@@ -111,10 +111,12 @@ _training_options = combine(
 _report_options = combine(format_option(["text", "json"]), output_option, force_option)
 
 
-@click.group("check", short_help="Check optimizer state, round trips and resuming.")
+@click.group(
+    "check", short_help="Check optimizer state, round trips and resuming, of your script too."
+)
 def command() -> None:
     """Prove what a file holds: a consistent optimizer state, the same model after a conversion, all
-    that an exact resume needs.
+    that an exact resume needs; or that your own script resumes exactly.
 
     Exit code 0: proved. 1: something differs. 2: undecided, or the check could not be run. 3: the
     training itself is not deterministic.

@@ -14,6 +14,7 @@ from click.testing import CliRunner
 
 import ptinspect
 from ptinspect.cli import cli
+from ptinspect.proofs.script.report import CAUSES
 from tests.conftest import FIXTURES, ROOT
 from tests.docs.consoles import examples
 
@@ -60,7 +61,13 @@ def test_python_is_asked_as_the_page_says() -> None:
 def test_each_cause_is_in_the_table() -> None:
     schema = ROOT / "ptinspect" / "proofs" / "check-resume.schema.json"
     cause = json.loads(schema.read_text("utf-8"))["$defs"]["cause"]
-    named = set(cause["properties"]["kind"]["enum"])
-    table = re.findall(r"^\| (`.+?) \|", PAGE, re.MULTILINE)
-    there = {name for row in table for name in re.findall(r"`([\w-]+)`", row)}
-    assert named == there
+    script, resume = (_names(part) for part in PAGE.split("\n## One file\n"))
+    assert resume == set(cause["properties"]["kind"]["enum"])
+    assert script == set(CAUSES)
+
+
+def _names(text: str) -> set[str]:
+    """The names in the first column of the table of causes."""
+    table = text.partition("| cause in the report |")[2].partition("\n\n")[0]
+    rows = re.findall(r"^\| (`.+?) \|", table, re.MULTILINE)
+    return {name for row in rows for name in re.findall(r"`([\w-]+)`", row)}

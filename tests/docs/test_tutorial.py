@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pytest
 from tests.docs.consoles import ROOT, follow, renewed
 
 TUTORIAL = ROOT / "docs" / "tutorial.md"
+PATH = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", "")])
 GIVEN = ("dataset.csv", "model.pth")
 
 
@@ -32,6 +34,7 @@ def test_every_command_prints_what_the_tutorial_says(
     prepare(tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # the page is one of a CPU
+    monkeypatch.setenv("PATH", PATH)
     text = TUTORIAL.read_text("utf-8")
     assert follow(TUTORIAL) == text.count("\n```") // 2
 
@@ -61,8 +64,11 @@ def test_it_tells_the_whole_story() -> None:
         "SGD (inferred), lr 0.0001, 2 parameters", "description  'CustomModel 체크포인트-6'",
         'range(checkpoint_epoch + 1, 10000)', "\nCustomModel 체크포인트-6\n", "Epoch : 10000",
         "the recorded optimizer state is consistent with the recorded model",
-        "(rng-shuffling)", "rng_state True",
-        "the file holds all that an exact resume of this training needs", "--device cuda",
+        "(rng-shuffling)", '"rng_state": torch.get_rng_state()',
+        "the file holds all that an exact resume of this training needs",
+        "it does not end where it would have ended", "torch's RNG at step",
+        "killed and started again, it ends where it would have ended",
+        "killed inside a save, it cannot be started again", "--device cuda",
     )  # fmt: skip
     at = 0
     for scene in scenes:
@@ -82,5 +88,5 @@ if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as place:
         prepare(Path(place))
         os.chdir(place)
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        os.environ.update(CUDA_VISIBLE_DEVICES="", PATH=PATH)
         TUTORIAL.write_text(renewed(TUTORIAL.read_text("utf-8")), "utf-8")

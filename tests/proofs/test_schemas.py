@@ -112,15 +112,16 @@ def test_what_a_round_trip_may_answer() -> None:
 
 
 def test_what_a_script_may_answer() -> None:
+    bare = ScriptReport("python train.py", "same", ["a.pt"], ["note"], None, "ptinspect check")
+    assert valid("script", bare.as_dict())["kill"] is None
     items = (Item("ema.weight", "tensor", "ema.weight"),)
-    made = ScriptReport(
-        "python train.py", "differs", StepDifference(9, "lr before step 9", "scheduler", "1", "2"),
-        ["average"], ["a.pt"], [Checkpoint("a.pt", None, items, 0)], ["time"],
-        Kill(2, "save", ["a.pt"]), Steps(9, 8, 4, 5), ["note"], ENVIRONMENT, ["last line"], "x",
+    made = replace(
+        bare, verdict="differs", environment=ENVIRONMENT, causes=["average"],
+        first=StepDifference(9, "lr before step 9", "scheduler", "1", "2"),
+        different=[Checkpoint("a.pt", None, items)], not_compared=["time"],
+        kill=Kill(2, "save", ["a.pt"]), steps=Steps(9, 8, 4, 5), output=["last line"],
     )  # fmt: skip
     assert valid("script", made.as_dict())["causes"][0]["mend"] == CAUSES["average"][1]
-    bare = ScriptReport("x", "same", None, [], [], [], [], None, None, [], None, [], "x")
-    assert valid("script", bare.as_dict())["kill"] is None
     assert sorted(CAUSES) == SCHEMAS["script"]["$defs"]["kind"]["enum"]
 
 

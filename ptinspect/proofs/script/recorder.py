@@ -1,15 +1,13 @@
 """Records each optimizer step of a training script, from inside the script's own processes.
 
-A copy of this file named `sitecustomize.py` is on PYTHONPATH, so that each Python process of the
-script runs it at its start. It waits until the script imports torch, switches deterministic
-algorithms on, and then writes digests of every optimizer step as JSON lines. It also stops the
-script at a checkpoint, so that the checker can kill it there. It never raises into the script.
-
-It runs in the script's Python, where ptinspect need not be installed.
+Each Python process of the script runs a copy of this file, named `sitecustomize.py`. Once torch is
+imported, it switches deterministic algorithms on and writes digests of every optimizer step. It
+also stops the script at a checkpoint, to be killed there. It needs no ptinspect and never raises.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import glob
 import hashlib
@@ -21,6 +19,7 @@ import json
 import os
 import platform
 import random
+import re
 import sys
 import time
 from typing import Any
@@ -28,14 +27,11 @@ from typing import Any
 SETTINGS = "PTINSPECT_SCRIPT"
 """Environment variable with the settings, as JSON."""
 
-PAUSED = "paused.json"
-"""File in the trace folder that says that a process waits to be killed."""
+PAUSED = ".paused"
+"""Suffix of a file in the trace folder that says where a process waits to be killed."""
 
 CHUNK = 1 << 24
 """Elements of a tensor on an accelerator that are hashed at once."""
-
-MAX_BATCHES = 16
-"""Batches between two steps that are recorded; the last ones."""
 
 FileState = dict[str, tuple[int, int, int]]
 
@@ -68,8 +64,7 @@ class Recorder:
         self.saves = 0
         self.files: FileState = {}
         self.optimizers: list[int] = []
-        self.optimizer_steps: list[int] = []
-        self.batches: list[str] = []
+        self.batch: str | None = None
         self.current: dict[str, Any] = {}
         self.broken = False
 
@@ -86,47 +81,26 @@ class Recorder:
 
     def pause(self, where: str) -> None:
         """Wait to be killed. Other threads and processes finish what they are writing."""
-        path = os.path.join(self.settings["trace"], PAUSED)
-        with open(f"{path}.{os.getpid()}", "w", encoding="utf-8") as file:
-            json.dump({"where": where, "steps": self.steps}, file)
-        os.replace(file.name, path)
+        open(os.path.join(self.settings["trace"], where + PAUSED), "w", encoding="utf-8").close()
         while True:
             time.sleep(60)
-
-    # --- What torch calls ---------------------------------------------------------------------
 
     def install(self, torch: Any) -> None:
         """Register the hooks. Called when torch has been imported."""
         self.torch = torch
         optimizer = sys.modules["torch.optim.optimizer"]
-        optimizer.register_optimizer_step_pre_hook(self._guarded(self.before_step))
-        optimizer.register_optimizer_step_post_hook(self._guarded(self.after_step))
-        loaders = sys.modules["torch.utils.data.dataloader"]._BaseDataLoaderIter
-        for name in ("__init__", "_reset"):
-            _call_before(loaders, name, self._guarded(self.loader_starts))
-        fetch = loaders.__next__
-        batch_fetched = self._guarded(self.batch_fetched)
-
-        @functools.wraps(fetch)
-        def fetch_and_record(iterator: Any) -> Any:
-            batch = fetch(iterator)
-            batch_fetched(batch)
-            return batch
-
-        loaders.__next__ = fetch_and_record
+        optimizer.register_optimizer_step_pre_hook(self.guarded(self.before_step))
+        optimizer.register_optimizer_step_post_hook(self.guarded(self.after_step))
+        iterator = sys.modules["torch.utils.data.dataloader"]._BaseDataLoaderIter
+        _wrap(iterator, "__init__", before=self.guarded(self.loader_starts))
+        _wrap(iterator, "_reset", before=self.guarded(self.loader_starts))
+        _wrap(iterator, "__next__", after=self.guarded(self.batch_fetched))
         if self.settings.get("stop_in_save"):
-            save = torch.save
-            interrupted = self._guarded(self.interrupted_save)
-
-            @functools.wraps(save)
-            def save_or_stop(obj: Any, f: Any, *args: Any, **kwargs: Any) -> Any:
-                interrupted(save, obj, f, *args, **kwargs)
-                return save(obj, f, *args, **kwargs)
-
-            torch.save = save_or_stop
+            self.save = torch.save
+            _wrap(torch, "save", before=self.guarded(self.interrupted_save))
         self.use_deterministic_algorithms()
 
-    def _guarded(self, function: Any) -> Any:
+    def guarded(self, function: Any) -> Any:
         """Return the function without its result and its errors: they are not the script's."""
 
         def call(*args: Any, **kwargs: Any) -> None:
@@ -141,8 +115,8 @@ class Recorder:
                     function(*args, **kwargs)
             except Exception as error:  # noqa: BLE001  # the script must not notice
                 self.broken = True
-                text = " ".join(f"{type(error).__name__}: {error}".split())
-                self.write({"error": text[:300]})
+                with contextlib.suppress(OSError):
+                    self.write({"error": f"{type(error).__name__}: {error}"[:300]})
 
         return call
 
@@ -160,7 +134,7 @@ class Recorder:
             for name in ("flash", "mem_efficient", "cudnn"):
                 getattr(torch.backends.cuda, f"enable_{name}_sdp", bool)(False)
 
-    def loader_starts(self, loader: Any) -> None:
+    def loader_starts(self, iterator: Any, loader: Any, *rest: Any) -> None:
         """Record what decides the order of an epoch's batches."""
         self.use_deterministic_algorithms()
         batch_sampler = getattr(loader, "batch_sampler", None)
@@ -168,41 +142,40 @@ class Recorder:
         generators = [getattr(source, "generator", None) for source in (loader, sampler)]
         states = [g.get_state() for g in generators if isinstance(g, self.torch.Generator)]
         epoch = getattr(sampler, "epoch", None)
-        self.write(
-            {
-                "sampler": type(sampler).__name__,
-                "epoch": epoch if isinstance(epoch, int) else None,
-                "generator": self.digest(states) if states else None,
-            }
-        )
+        epoch = epoch if isinstance(epoch, int) else None
+        generator = self.digest(states) if states else None
+        self.write({"sampler": type(sampler).__name__, "epoch": epoch, "generator": generator})
 
     def batch_fetched(self, batch: Any) -> None:
-        self.batches = [*self.batches[1 - MAX_BATCHES :], self.digest(batch)]
+        self.batch = self.digest(batch)
 
     def before_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         """Look for new checkpoints, stop at the one that is asked for, and digest what is there."""
         self.look_for_saves()
+        if not self.optimizers:
+            self.write({"rank": self.rank(), "environment": self.environment()})
         if id(optimizer) not in self.optimizers:
-            if not self.optimizers:
-                self.write({"rank": self.rank(), "environment": self.environment()})
             self.optimizers.append(id(optimizer))
-            self.optimizer_steps.append(0)
-        index = self.optimizers.index(id(optimizer))
         self.steps += 1
-        self.optimizer_steps[index] += 1
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         states = [optimizer.state[p] for p in parameters if p in optimizer.state]
         self.current = {
-            "step": self.optimizer_steps[index],
-            "optimizer": index,
+            "optimizer": self.optimizers.index(id(optimizer)),
             "weights": self.digest(parameters),
             "state": self.digest(states),
             "states": len(states),
-            "settings": [self.numbers(group) for group in optimizer.param_groups],
+            "settings": [
+                {
+                    name: float(value)
+                    for name, value in group.items()
+                    if isinstance(value, (bool, int, float))
+                    or (self.torch.is_tensor(value) and value.numel() == 1)
+                }
+                for group in optimizer.param_groups
+            ],
             "rng": self.rng(),
-            "batches": self.batches,
+            "batch": self.batch,
         }
-        self.batches = []
 
     def after_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         """Write the step. A closure computes the gradients inside the step, so they come now."""
@@ -213,26 +186,30 @@ class Recorder:
         self.use_deterministic_algorithms()
 
     def look_for_saves(self) -> None:
-        """Record which checkpoint files have changed since the last step."""
+        """Count a save if checkpoint files have changed since the last step.
+
+        Only rank 0 counts: it writes, and another process may look while it does.
+        """
+        if self.rank():
+            return
         files = checkpoint_files(self.settings["folder"], self.settings["patterns"])
-        changed = [name for name, state in files.items() if self.files.get(name) != state]
+        changed = any(self.files.get(name) != state for name, state in files.items())
         self.files = files
         if not changed:
             return
         self.saves += 1
-        self.write({"saved": changed, "steps": self.steps})
+        self.write({"saved_after": self.steps})
         if self.saves == self.settings.get("stop_at"):
             self.pause("step")
 
-    def interrupted_save(self, save: Any, obj: Any, f: Any, *args: Any, **kwargs: Any) -> None:
+    def interrupted_save(self, obj: Any, f: Any, *args: Any, **kwargs: Any) -> None:
         """Write only the first half of the file, if this is the save to be interrupted."""
-        self.look_for_saves()
-        if self.saves + 1 != self.settings["stop_in_save"]:
+        if self.rank() or self.saves + 1 != self.settings["stop_in_save"]:
             return
         if isinstance(f, io.BytesIO):
             self.pause("memory")
         buffer = io.BytesIO()
-        save(obj, buffer, *args, **kwargs)
+        self.save(obj, buffer, *args, **kwargs)
         half = buffer.getvalue()[: buffer.tell() // 2]
         if hasattr(f, "write"):
             f.write(half)
@@ -241,8 +218,6 @@ class Recorder:
             with open(f, "wb") as file:
                 file.write(half)
         self.pause("save")
-
-    # --- What is recorded ---------------------------------------------------------------------
 
     def rank(self) -> int:
         distributed = self.torch.distributed
@@ -255,24 +230,20 @@ class Recorder:
         """Describe what the numbers depend on, under the names of the other checks."""
         torch = self.torch
         cuda = torch.cuda.is_available() and torch.cuda.is_initialized()
-        driver = "/proc/driver/nvidia/version"
-        words: list[str] = []
-        if cuda and os.path.exists(driver):
-            with open(driver, encoding="utf-8") as file:
-                words = file.read().split()
-        precision = torch.get_float32_matmul_precision()
-        if cuda:
-            precision = "ieee" if precision == "highest" else "tf32"
+        precision, driver = torch.get_float32_matmul_precision(), list[str]()
+        if cuda and os.path.exists("/proc/driver/nvidia/version"):
+            with open("/proc/driver/nvidia/version", encoding="utf-8") as file:
+                driver = re.findall(r"\d+\.\d+(?:\.\d+)?", file.readline())
         return {
             "torch": str(torch.__version__),
             "python": platform.python_version(),
             "system": platform.platform(terse=True),
             "device_name": torch.cuda.get_device_name() if cuda else platform.machine(),
-            "driver": next((w for w in words if w.count(".") >= 1 and w[0].isdigit()), None),
+            "driver": driver[0] if driver else None,
             "cuda": torch.version.cuda if cuda else None,
             "cudnn": torch.backends.cudnn.version() if cuda else None,
             "precision": {
-                "matmul": precision,
+                "matmul": ("ieee" if precision == "highest" else "tf32") if cuda else precision,
                 "cudnn": None,
                 "deterministic": torch.are_deterministic_algorithms_enabled(),
             },
@@ -288,37 +259,17 @@ class Recorder:
             states["CUDA"] = torch.cuda.get_rng_state()
         return {name: self.digest(state) for name, state in states.items()}
 
-    def numbers(self, group: dict[str, Any]) -> dict[str, Any]:
-        """Return the settings of a parameter group that are numbers."""
-        settings = {}
-        for name, value in group.items():
-            if self.torch.is_tensor(value) and value.numel() == 1:
-                value = value.item()
-            if isinstance(value, (bool, int, float)):
-                settings[name] = repr(value)
-        return settings
-
     def digest(self, root: Any) -> str:
         """Return a hash of tensors, numbers and containers, equal for equal bits."""
         blake = hashlib.blake2b(digest_size=8)
-        stack, on_device = [root], []
+        stack, objects = [root], set()
         while stack:
             item = stack.pop()
+            if self.torch.is_tensor(item) and item.dim() == 0 and item.device.type != "meta":
+                item = item.item()  # such as `step`, a number in older versions
             if self.torch.is_tensor(item):
-                item = getattr(item, "to_local", item.detach)().detach()
-                if item.layout != self.torch.strided:
-                    item = item.to_dense()
-                if item.is_complex():
-                    item = self.torch.view_as_real(item.resolve_conj())
-                if item.numel() == 1 and item.dim() == 0:
-                    stack.append(item.item())  # such as `step`, a number in older versions
-                    continue
                 blake.update(f"T{item.dtype}{tuple(item.shape)}".encode())
-                flat = item.contiguous().reshape(-1)
-                if item.device.type == "cpu" and item.numel():
-                    blake.update(flat.view(self.torch.uint8).numpy())
-                elif item.device.type != "meta" and item.numel():
-                    on_device.append(self.hash_on_device(flat))
+                blake.update(self.tensor_bits(item))
             elif isinstance(item, dict):
                 blake.update(f"D{len(item)}".encode())
                 stack += [part for key in sorted(item, key=str) for part in (key, item[key])]
@@ -333,34 +284,48 @@ class Recorder:
                 blake.update(repr(item).encode())
             else:  # a batch of a class of its own
                 blake.update(type(item).__qualname__.encode())
-                stack += [vars(item)] if hasattr(item, "__dict__") and not callable(item) else []
-        for number in self.torch.stack(on_device).tolist() if on_device else []:
-            blake.update(repr(number).encode())
+                if hasattr(item, "__dict__") and not callable(item) and id(item) not in objects:
+                    objects.add(id(item))
+                    stack.append(vars(item))
         return blake.hexdigest()
 
-    def hash_on_device(self, flat: Any) -> Any:
-        """Return the sum of a tensor's bits, each weighted by its position, modulo 2**64."""
+    def tensor_bits(self, tensor: Any) -> Any:
+        """Return the bytes of a tensor on the CPU, and of others a hash that is made there.
+
+        The hash is the sum of all elements' bits, weighted by their positions, modulo 2**64.
+        """
         torch = self.torch
+        tensor = getattr(tensor, "to_local", tensor.detach)().detach()
+        tensor = tensor if tensor.layout == torch.strided else tensor.to_dense()
+        tensor = torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
+        flat = tensor.contiguous().reshape(-1)
+        if tensor.device.type == "meta" or not tensor.numel():
+            return b""
+        if tensor.device.type == "cpu":
+            return flat.view(torch.uint8).numpy()
         sizes = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-        bits = flat.view(sizes[flat.element_size()])
-        total = torch.zeros((), dtype=torch.int64, device=flat.device)
+        bits, total = flat.view(sizes[flat.element_size()]), 0
         for start in range(0, bits.numel(), CHUNK):
             part = bits[start : start + CHUNK].to(torch.int64)
             position = torch.arange(start, start + part.numel(), device=flat.device)
-            total += (part * (position * 0x9E3779B97F4A7C1 | 1)).sum()
-        return total.cpu()
+            total += int((part * (position * 0x9E3779B97F4A7C1 | 1)).sum())
+        return repr(total).encode()
 
 
-def _call_before(cls: Any, name: str, function: Any) -> None:
-    """Call a function with a method's first argument before each call of the method."""
-    method = getattr(cls, name)
+def _wrap(owner: Any, name: str, before: Any = None, after: Any = None) -> None:
+    """Call `before` with a method's arguments before it, or `after` with its result."""
+    method = getattr(owner, name)
 
     @functools.wraps(method)
-    def call_both(self: Any, loader: Any, *args: Any, **kwargs: Any) -> Any:
-        function(loader)
-        return method(self, loader, *args, **kwargs)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if before is not None:
+            before(*args, **kwargs)
+        result = method(*args, **kwargs)
+        if after is not None:
+            after(result)
+        return result
 
-    setattr(cls, name, call_both)
+    setattr(owner, name, call)
 
 
 class _TorchFinder(importlib.abc.MetaPathFinder):
@@ -400,17 +365,10 @@ def _run_next_sitecustomize() -> None:
         spec.loader.exec_module(module)
 
 
-def start() -> None:
-    """Start recording, if the checker started this process."""
-    settings = os.environ.get(SETTINGS)
-    if settings:
-        recorder = Recorder(json.loads(settings))
-        recorder.write({"argv": sys.argv[:1] if hasattr(sys, "argv") else []})
-        sys.meta_path.insert(0, _TorchFinder(recorder))
-
-
 if __name__ == "sitecustomize":
     try:
-        start()
+        _recorder = Recorder(json.loads(os.environ[SETTINGS]))
+        _recorder.write({})  # the header has the process id
+        sys.meta_path.insert(0, _TorchFinder(_recorder))
     finally:
         _run_next_sitecustomize()

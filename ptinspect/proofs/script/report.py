@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 from ptinspect.display.text.escape import cut
 from ptinspect.proofs.script.compare import Checkpoint
@@ -10,133 +10,99 @@ from ptinspect.proofs.script.trace import Difference, Record
 from ptinspect.report import Report
 from ptinspect.text import count_text, join_names
 
+# fmt: off
 CAUSES = {
-    "weights": (
-        "the weights are not those of any step: they are not loaded, or not all of them",
-        "call model.load_state_dict(...) with strict=True, and load nothing over it",
-    ),
-    "optimizer-state": (
-        "the optimizer's state is not loaded, or the optimizer is made again after it was",
-        "call optimizer.load_state_dict(...) last, on the optimizer that trains",
-    ),
-    "scheduler": (
-        "the scheduler is not loaded, or counts from another epoch",
-        "save and load scheduler.state_dict()",
-    ),
-    "scheduler-late": (
-        "the checkpoint is saved before scheduler.step(), so that a resume repeats the old rate",
-        "call scheduler.step() before the save",
-    ),
-    "settings": (
-        "a setting of the optimizer is not the one that the training had reached",
-        "load the optimizer's state after changing its settings, not before",
-    ),
-    "epoch-late": (
-        "the loop goes on too late: epochs or steps are left out",
-        "start at the epoch after the saved one, and save the number of the finished epoch",
-    ),
-    "epoch-early": (
-        "the loop goes on too early: epochs or steps are repeated",
-        "start at the epoch after the saved one, and save the number of the finished epoch",
-    ),
-    "rng": (
-        "the state of this random number generator is not restored, or is changed afterwards",
-        "save the states of the generators, and restore them after everything else is set up",
-    ),
-    "sampler-epoch": (
-        "the sampler counts from another epoch",
-        "call sampler.set_epoch(epoch) with the epoch of the whole training",
-    ),
-    "generator": (
-        "the data come in the order of a generator whose state is not in the checkpoint",
-        "save generator.get_state(), and call generator.set_state(...) after loading",
-    ),
-    "data-again": (
-        "the order of the data starts again after a resume",
-        "restore the sampler's position or epoch, and do not seed again after loading",
-    ),
-    "data-skipped": (
-        "batches are left out after a resume",
-        "go on at the batch after the last one that was trained",
-    ),
-    "data-order": (
-        "the order of the data comes from something that is not restored",
-        "save the state of what orders the data, or derive the order from the epoch",
-    ),
-    "gradients": (
-        "the model or its data depend on something that is not restored: a generator of their "
-        "own, a buffer, a GradScaler, or the order of data that no DataLoader loads",
-        "save and load it with the checkpoint",
-    ),
-    "average": (
-        "the average of the weights (EMA) is not loaded, so that it starts again",
-        "save and load the average with the checkpoint",
-    ),
-    "buffers": (
-        "buffers of the model are not restored, such as the averages of BatchNorm",
-        "load the model's whole state_dict()",
-    ),
-    "entries": (
-        "all steps agree, so this is not restored, or computed from something that is not",
-        "save and load it with the checkpoint",
-    ),
-    "no-seed": (
-        "the script sets no seed",
-        "call torch.manual_seed(...), and random.seed and numpy.random.seed if they are used",
-    ),
-    "kernel": (
-        "something that no seed decides: a kernel, threads, the time, or files in any order",
-        "find what differs at this step; `torch.use_deterministic_algorithms(True)` names kernels",
-    ),
-    "no-checkpoint": (
-        "the training goes on, but does not write this checkpoint again",
-        "save under the names that a run without interruption uses",
-    ),
-}  # fmt: skip
+    "weights": ("the weights are not loaded, or not all of them",
+                "call model.load_state_dict(...) with strict=True, and load nothing over it"),
+    "optimizer-state": ("the optimizer's state is not loaded, or the optimizer is made again after",
+                        "call optimizer.load_state_dict(...) last, on the optimizer that trains"),
+    "scheduler": ("the scheduler is not loaded, or counts from another epoch",
+                  "save and load scheduler.state_dict()"),
+    "scheduler-late": ("the save comes before scheduler.step(): a resume repeats the old rate",
+                       "call scheduler.step() before the save"),
+    "settings": ("a setting of the optimizer is not the one that the training had reached",
+                 "load the optimizer's state after its settings are changed, not before"),
+    "epoch-late": ("the loop goes on too late: epochs or steps are left out",
+                   "save the number of the finished epoch, and start at the one after it"),
+    "epoch-early": ("the loop goes on too early: epochs or steps are repeated",
+                    "save the number of the finished epoch, and start at the one after it"),
+    "rng": ("the state of this generator is not restored, or is changed afterwards",
+            "save the states of the generators, and restore them after all else is set up"),
+    "sampler-epoch": ("the sampler counts from another epoch",
+                      "call sampler.set_epoch(epoch) with the epoch of the whole training"),
+    "generator": ("the order of the data comes from a generator whose state is not restored",
+                  "save generator.get_state(), and call generator.set_state(...) after loading"),
+    "data-again": ("the order of the data starts again",
+                   "restore the sampler's epoch or position, and do not seed again after loading"),
+    "data-skipped": ("batches are left out",
+                     "go on at the batch after the last one that was trained"),
+    "data-order": ("the order of the data comes from something that is not restored",
+                   "save the state of what orders the data, or derive the order from the epoch"),
+    "gradients": ("the model or the data depend on something that is not restored: a generator of "
+                  "their own, a buffer, a GradScaler, an order that no DataLoader decides",
+                  "save and load it with the checkpoint"),
+    "average": ("the average of the weights (EMA) is not loaded, so that it starts again",
+                "save and load the average with the checkpoint"),
+    "buffers": ("buffers of the model are not restored, such as the averages of BatchNorm",
+                "load the model's whole state_dict()"),
+    "entries": ("the steps agree, but what else the checkpoint has is not restored",
+                "save and load it with the checkpoint"),
+    "no-checkpoint": ("the training goes on, but does not write this checkpoint again",
+                      "save under the names that a run without interruption uses"),
+    "cut-file": ("the checkpoint is written under its final name, so that a kill cuts it",
+                 "write to another name in the same folder, then call os.replace(...)"),
+    "no-seed": ("the script sets no seed",
+                "call torch.manual_seed(...); also random.seed and numpy.random.seed if used"),
+    "kernel": ("something that no seed decides: a kernel, threads, the time, the order of files",
+               "find out what differs at this step"),
+}
+# fmt: on
 """Per kind what usually causes a difference, and what to do."""
 
 _VERDICTS = {
     "same": "killed and started again, it ends where it would have ended",
     "differs": "killed and started again, it does not end where it would have ended",
     "not-deterministic": "two whole runs differ, so no resume can be exact",
-    "not-resumed": "nothing is proved: after the kill it trained again from the beginning",
-    "work-lost": "after a kill inside a save it trains again from the beginning",
-    "fails": "after a kill inside a save it cannot be started again",
+    "not-resumed": "nothing is proved: started again, it trained from the beginning",
+    "work-lost": "killed inside a save and started again, it trains from the beginning",
+    "fails": "killed inside a save, it cannot be started again",
 }
-_EXIT_CODES = {"same": 0, "not-deterministic": 3, "not-resumed": 2}
 
 
 @dataclass(frozen=True, slots=True)
 class Kill:
-    """Where the script was killed.
-
-    Attributes:
-        save: number of the save.
-        where: `step` (after the save), `save` (inside it), `memory` (inside it, before a byte was
-            written), or `files` (seen from outside).
-        partial: checkpoint files that were cut.
-    """
+    """Where the script was killed: after the save (`step`; `files` if seen from outside), or inside
+    it (`save`; `memory` before a byte was written); and the files that were cut."""
 
     save: int
     where: str
     partial: list[str]
 
+    @property
+    def in_save(self) -> bool:
+        """True if the script was killed inside a save."""
+        return self.where in ("save", "memory")
+
 
 @dataclass(frozen=True, slots=True)
 class Steps:
-    """Optimizer steps, of the process that the report is about.
-
-    Attributes:
-        whole: steps of the whole run.
-        killed: steps before the kill.
-        resumed_after: steps of the whole run before the first one of the resumed run.
-        resumed: steps of the resumed run.
-    """
+    """Optimizer steps of one process: in the whole run, before the kill, in the whole run before
+    the resumed one goes on, and in the resumed run."""
 
     whole: int
     killed: int
     resumed_after: int
     resumed: int
+
+    @property
+    def left(self) -> int:
+        """Steps that the resumed run should have."""
+        return self.whole - self.resumed_after
+
+    @property
+    def miscounted(self) -> bool:
+        """True if the resumed run made too few or too many steps."""
+        return self.resumed != self.left
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,36 +110,36 @@ class ScriptReport(Report):
     """The answer of `check script`.
 
     Attributes:
-        command: the command, as words.
+        command: the command line.
         verdict: `same`, `differs`, `not-deterministic` (two whole runs differ), `not-resumed` (the
             second start trained everything again), `work-lost` or `fails` (after a kill inside a
             save).
+        checkpoints: the checkpoint files of the whole run, in the order of their writing.
+        notes: what a reader should know.
+        environment: versions, device and precision; None if nothing was recorded.
+        reproduce: the command line that runs this check again.
         first: the first difference in the optimizer steps.
-        causes: kinds of the usual causes, keys of `CAUSES`.
-        checkpoints: names of the checkpoint files of the whole run, in the order of their writing.
+        causes: kinds of the usual causes.
         different: the checkpoints that differ.
         not_compared: entries that no two runs share, such as times.
         kill: where the script was killed; None if two whole runs differ.
         steps: None if no optimizer step was recorded.
-        notes: what a reader should know.
-        environment: versions, device and precision; None if nothing was recorded.
         output: last lines of the run that failed.
-        reproduce: the command line that runs this check again.
     """
 
     command: str
     verdict: str
-    first: Difference | None
-    causes: list[str]
     checkpoints: list[str]
-    different: list[Checkpoint]
-    not_compared: list[str]
-    kill: Kill | None
-    steps: Steps | None
     notes: list[str]
     environment: Record | None
-    output: list[str]
     reproduce: str
+    first: Difference | None = None
+    causes: list[str] = field(default_factory=list)
+    different: list[Checkpoint] = field(default_factory=list)
+    not_compared: list[str] = field(default_factory=list)
+    kill: Kill | None = None
+    steps: Steps | None = None
+    output: list[str] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
@@ -183,74 +149,46 @@ class ScriptReport(Report):
     @property
     def exit_code(self) -> int:
         """0 if `ok`, 1 if it differs or fails, 2 if nothing was resumed, 3 not deterministic."""
-        return _EXIT_CODES.get(self.verdict, 1)
+        return {"same": 0, "not-resumed": 2, "not-deterministic": 3}.get(self.verdict, 1)
 
     def text(self) -> str:
         """Return the report as text that ends in a newline."""
-        rows = self._rows()
-        width = max(len(label) for label, _ in rows) + 3
-        lines = [f"{cut(self.command)}: {_VERDICTS[self.verdict]}"]
-        lines += [f"  {label.ljust(width)}{cut(text)}" for label, text in rows]
-        lines += [f"    {line}" for line in self.output]
-        return "\n".join(lines) + "\n"
+        lines = [f"{self.command}: {_VERDICTS[self.verdict]}", ""]
+        lines += [f"  {label.ljust(10)}{text}" for label, text in self._rows()]
+        if self.output:
+            lines += ["  its last output:", *(f"    {line}" for line in self.output)]
+        return "\n".join(map(cut, lines)) + "\n"
 
     def _rows(self) -> list[tuple[str, str]]:
-        rows = [("ran", self._what_ran())]
-        if self.kill is not None and self.kill.partial:
-            rows.append(("cut", join_names(self.kill.partial, 3)))
-        if self.verdict == "fails":
-            rows.append(("output", "its last lines:"))
-            return rows
-        compared = join_names(self.checkpoints, 3)
+        steps, kill = self.steps, self.kill
+        counts = [count_text(steps.whole, "step")] if steps else []
+        counts.append(count_text(len(self.checkpoints), "checkpoint file"))
+        rows = [("ran", f"whole, twice: {', '.join(counts)}")]
+        if kill is not None:
+            where = f"{'in' if kill.in_save else 'after'} save {kill.save}"
+            rows.append(("killed", where + (f", after step {steps.killed}" if steps else "")))
+        if kill is not None and kill.partial:
+            rows.append(("cut", join_names(kill.partial, 3)))
+        if steps is not None and kill is not None:
+            rows.append(("resumed", f"after step {steps.resumed_after}: {steps.resumed} steps run"))
+            if steps.miscounted:
+                rows[-1] = ("resumed", f"{rows[-1][1]}, {steps.left} left")
         if self.ok:
-            rows.append(("compared", f"{compared}: tensors, entries, optimizers, bit for bit"))
+            names = join_names(self.checkpoints, 3)
+            rows.append(("compared", f"{names}: tensors, entries, optimizers, bit for bit"))
         if self.first is not None:
             rows.append(("differs", f"first in {self.first}"))
-        if self.steps is not None and self.steps_text() is not None:
-            rows.append(("steps", str(self.steps_text())))
-        for kind in self.causes:
-            message, mend = CAUSES[kind]
-            rows += [("usually", f"{message} ({kind})"), ("mend", mend)]
-        rows += [("differs", f"{c.name}: {c.text()}") for c in self.different[-3:]]
+        rows += [("differs", f"{c.name}: {c.text()}") for c in self.different[-2:]]
+        for message, mend in map(CAUSES.__getitem__, self.causes):
+            rows += [("usually", message), ("mend", mend)]
         if self.not_compared:
             rows.append(("left out", join_names(self.not_compared, 4)))
         return rows + [("note", note) for note in self.notes]
 
-    def _what_ran(self) -> str:
-        count = count_text(len(self.checkpoints), "checkpoint file")
-        steps = f"{count_text(self.steps.whole, 'step')}, " if self.steps else ""
-        text = f"whole, twice ({steps}{count})"
-        if self.kill is None:
-            return text
-        inside = "in" if self.kill.where in ("save", "memory") else "after"
-        text += f"; killed {inside} save {self.kill.save}"
-        if self.steps is None:
-            return f"{text}, and started again"
-        start = (
-            f"after step {self.steps.resumed_after}" if self.steps.resumed_after else "at step 1"
-        )
-        return f"{text}, at step {self.steps.killed}; started again, it went on {start}"
-
-    def steps_text(self) -> str | None:
-        """Return how many steps the resumed run made and should have made, if they differ."""
-        if self.steps is None:
-            return None
-        left = self.steps.whole - self.steps.resumed_after
-        if self.steps.resumed == left:
-            return None
-        return f"{self.steps.resumed} run after the restart, {left} left"
-
     def as_dict(self) -> dict[str, object]:
         """Return the report as a dict that can be written as JSON."""
         causes = [
-            {"kind": kind, "message": CAUSES[kind][0], "mend": CAUSES[kind][1]}
-            for kind in self.causes
+            {"kind": kind, "message": message, "mend": mend}
+            for kind, (message, mend) in ((kind, CAUSES[kind]) for kind in self.causes)
         ]
-        different = [
-            {"name": c.name, "other": c.other, "items": [asdict(item) for item in c.items]}
-            for c in self.different
-        ]
-        return {
-            "schema": 1, "check": "script", **asdict(self),
-            "causes": causes, "different": different,
-        }  # fmt: skip
+        return {"schema": 1, "check": "script", **asdict(self), "causes": causes}

@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from ptinspect.proofs.script.proof import check_script
 from ptinspect.proofs.script.report import ScriptReport
 
-PLAIN = (Path(__file__).parent / "plain.py").read_text("utf-8")
+SCRIPTS = Path(__file__).parent / "scripts"
+PLAIN = (SCRIPTS / "plain.py").read_text("utf-8")
 
 
-def check(folder: Path, source: str, *arguments: str, **options: Any) -> ScriptReport:
+def check(
+    folder: Path, source: str, *arguments: str, python: tuple[str, ...] = (), **options: Any
+) -> ScriptReport:
     """Check a script, with one thread: models this small gain nothing by more."""
-    (folder / "train.py").write_text(source)
-    here, threads = Path.cwd(), os.environ.get("OMP_NUM_THREADS")
-    os.environ["OMP_NUM_THREADS"] = "1"
-    os.chdir(folder)
-    try:
+    (folder / "train.py").write_text(source, "utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        patch.chdir(folder)
         return check_script(
-            [sys.executable, "train.py", *arguments],
-            **{"checkpoint": ["runs/*.pt"], "timeout": 120, **options},
+            [sys.executable, *python, "train.py", *arguments],
+            **{"checkpoint": ["runs/*.pt"], "timeout": 300, **options},
         )
-    finally:
-        os.chdir(here)
-        del os.environ["OMP_NUM_THREADS"]
-        if threads is not None:
-            os.environ["OMP_NUM_THREADS"] = threads
+
+
+def replaced(source: str, *replacements: tuple[str, str]) -> str:
+    """Return the script with a fault: each text is replaced where it is, exactly once."""
+    for old, new in replacements:
+        assert source.count(old) == 1, old
+        source = source.replace(old, new)
+    return source

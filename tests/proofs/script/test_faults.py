@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from tests.proofs.script.running import PLAIN, check
+import ptinspect
+from tests.proofs.script.running import PLAIN, check, replaced
 
 pytestmark = pytest.mark.slow
 
@@ -67,7 +72,7 @@ FAULTS: dict[str, tuple[Replacements, str, str]] = {
     ),
     "epoch of the sampler": (
         [("\noptimizer = ", COUNTING_SAMPLER), ("\nscheduler = ", COUNTED + "scheduler = ")],
-        "sampler-epoch", "the batch of step 13 (Counting.epoch): 0, not 3",
+        "sampler-epoch", "the batch of step 13 (Counting.epoch: 0, not 3)",
     ),
     "one layer loaded": (
         [('    model.load_state_dict(checkpoint["model"])\n', ONE_LAYER)],
@@ -82,23 +87,65 @@ FAULTS: dict[str, tuple[Replacements, str, str]] = {
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_fault_is_named(name: str, tmp_path: Path) -> None:
     replacements, cause, first = FAULTS[name]
-    source = PLAIN
-    for old, new in replacements:
-        assert source.count(old) == 1, old
-        source = source.replace(old, new)
-    report = check(tmp_path, source)
+    report = check(tmp_path, replaced(PLAIN, *replacements))
     assert (report.verdict, report.exit_code) == ("differs", 1), report.text()
     assert (report.causes, str(report.first)) == ([cause], first), report.text()
     if cause.startswith("epoch-"):
-        left = {"late": "4 run", "early": "12 run" if "one" in name else "16 run"}
-        assert str(report.steps_text()).startswith(left[cause[6:]]), report.text()
+        steps = {"epoch late by one": 4, "epoch early by one": 12, "epoch early by two": 16}
+        assert f"after step 12: {steps[name]} steps run, 8 left" in report.text()
 
 
 def test_the_honest_script_raises_no_alarm(tmp_path: Path) -> None:
-    report = check(tmp_path, PLAIN)
+    (tmp_path / "script").mkdir()
+    report = check(tmp_path / "script", PLAIN, work=str(tmp_path / "work"))
     assert (report.verdict, report.exit_code) == ("same", 0), report.text()
     assert report.steps is not None
     assert (report.steps.whole, report.steps.resumed_after, report.steps.resumed) == (20, 12, 8)
     assert report.checkpoints == [f"runs/{epoch}.pt" for epoch in range(5)]
     assert report.environment is not None
-    assert [path.name for path in tmp_path.iterdir()] == ["train.py"]
+    assert [path.name for path in (tmp_path / "script").iterdir()] == ["train.py"]
+    # The recorder changes nothing: the script by itself writes the same numbers.
+    subprocess.run(
+        [sys.executable, "train.py"], cwd=tmp_path / "script", check=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    alone = tmp_path / "script" / "runs" / "4.pt"
+    assert ptinspect.diff(alone, tmp_path / "work" / "first" / "runs" / "4.pt").same
+
+
+@pytest.mark.parametrize(
+    ("replacement", "cause"),
+    [
+        (("torch.manual_seed(0)\n", "torch.seed()\n"), "no-seed"),
+        (("mse_loss(model(inputs), target)", "mse_loss(model(inputs), target + NOISE)"), "kernel"),
+    ],
+)
+def test_two_whole_runs_that_differ(
+    replacement: tuple[str, str], cause: str, tmp_path: Path
+) -> None:
+    noise = "EPOCHS = 5\nNOISE = os.getpid() / 1e5\n"
+    report = check(tmp_path, replaced(PLAIN, replacement, ("EPOCHS = 5\n", noise)))
+    assert (report.verdict, report.exit_code) == ("not-deterministic", 3), report.text()
+    assert report.causes == [cause], report.text()
+    assert report.first is not None
+    first = "the weights before step 1" if cause == "no-seed" else "the gradients of step 1"
+    assert report.first.what == first, report.text()
+    assert report.kill is None
+
+
+def test_a_script_that_never_resumes(tmp_path: Path) -> None:
+    report = check(tmp_path, replaced(PLAIN, ("if saved:", "if saved and False:")))
+    assert (report.verdict, report.exit_code) == ("not-resumed", 2), report.text()
+
+
+def test_another_command_starts_it_again(tmp_path: Path) -> None:
+    """The command itself starts over; only with --resume it goes on."""
+    source = replaced(
+        PLAIN, ("if saved:", 'if "--resume" in sys.argv:'), ("import os", "import os, sys")
+    )
+    command = shlex.join([sys.executable, "train.py", "--resume"])
+    report = check(tmp_path, source, resume_command=command, at=1)
+    assert (report.verdict, report.exit_code) == ("same", 0), report.text()
+    assert report.steps is not None
+    assert report.steps.resumed_after == 4
+    assert f"--resume-command {shlex.quote(command)} --at 1" in report.reproduce

@@ -1,0 +1,52 @@
+"""A kill inside the write of a checkpoint: what the script makes of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.proofs.script.running import PLAIN, check
+
+pytestmark = pytest.mark.slow
+
+IN_PLACE = PLAIN.replace('.pt.tmp")\n', '.pt")\n', 1).replace(
+    '    os.replace(f"runs/{epoch}.pt.tmp", f"runs/{epoch}.pt")\n', ""
+)
+ONE_FILE = IN_PLACE.replace("runs/{epoch}.pt", "runs/last.pt")
+STARTS_OVER = ONE_FILE.replace(
+    "if saved:\n    checkpoint = torch.load(saved[-1])\n",
+    """try:
+    checkpoint = torch.load(saved[-1])
+except Exception:
+    saved = []
+if saved:
+""",
+)
+
+
+def test_a_file_that_appears_complete_survives(tmp_path: Path) -> None:
+    report = check(tmp_path, PLAIN, kill_during_save=True)
+    assert (report.verdict, report.exit_code) == ("same", 0), report.text()
+    assert report.kill is not None
+    assert (report.kill.save, report.kill.where, report.kill.partial) == (3, "save", [])
+    assert report.steps is not None
+    assert (report.steps.killed, report.steps.resumed_after) == (12, 8), report.text()
+    assert "it went on from an older checkpoint; 4 steps done again" in report.notes
+
+
+@pytest.mark.parametrize("source", [IN_PLACE, ONE_FILE], ids=["a file per epoch", "one file"])
+def test_a_cut_file_that_the_script_loads(source: str, tmp_path: Path) -> None:
+    report = check(tmp_path, source, kill_during_save=True)
+    assert (report.verdict, report.exit_code) == ("fails", 1), report.text()
+    assert report.kill is not None
+    assert report.kill.partial == ["runs/last.pt" if source is ONE_FILE else "runs/2.pt"]
+    assert report.causes == ["cut-file"]
+    assert "_open_zipfile_reader" in " ".join(report.output)
+
+
+def test_a_script_that_starts_over_loses_its_work(tmp_path: Path) -> None:
+    report = check(tmp_path, STARTS_OVER, kill_during_save=True)
+    assert (report.verdict, report.exit_code) == ("work-lost", 1), report.text()
+    assert report.steps is not None
+    assert (report.steps.killed, report.steps.resumed_after) == (12, 0)

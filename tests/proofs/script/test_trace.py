@@ -1,0 +1,89 @@
+"""Where two recorded runs differ first, and where a resumed one goes on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ptinspect.proofs.script.trace import Record, first_difference, read_trace, resumed_at
+
+
+def step(number: int, **changes: Any) -> Record:
+    record: Record = {
+        "optimizer": 0, "weights": f"w{number}", "state": f"s{number}", "states": 2,
+        "settings": [{"lr": 0.1, "momentum": 0.9}], "gradients": f"g{number}",
+        "rng": {"torch": "t", "numpy": f"n{number}"}, "batch": f"b{number}",
+        "loader": {"sampler": "SequentialSampler", "epoch": None, "generator": None},
+    }  # fmt: skip
+    return {**record, **changes}
+
+
+WHOLE = [step(number) for number in range(6)]
+
+
+def test_the_weights_say_where_a_resume_goes_on() -> None:
+    assert resumed_at(WHOLE, WHOLE[4:], killed_after=4) == 4
+    assert resumed_at(WHOLE, WHOLE, killed_after=4) == 0
+    assert resumed_at(WHOLE, [], killed_after=4) is None
+    assert resumed_at(WHOLE, [step(9)], killed_after=4) is None
+
+
+def test_weights_that_stay_the_same() -> None:
+    """As in a warm-up that begins at zero: the optimizer's state decides."""
+    still = [step(number, weights="w") for number in range(6)]
+    assert [resumed_at(still, still[n:], killed_after=4) for n in (0, 2, 4)] == [0, 2, 4]
+    plain = [step(number, weights="w", state="") for number in range(6)]
+    assert resumed_at(plain, plain[4:], killed_after=4) == 4
+
+
+GENERATOR = {"sampler": "RandomSampler", "epoch": None, "generator": "x"}
+OTHER = {"gradients": "other"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "text"),
+    [
+        ({"weights": "x"}, "weights", "the weights before step 5"),
+        ({"state": "x", "states": 0}, "optimizer-state",
+         "the optimizer's state before step 5: of 0 parameters, not of 2"),
+        ({"settings": [{"lr": 0.2, "momentum": 0.9}]}, "scheduler",
+         "lr before step 5: 0.2, not 0.1"),
+        ({"settings": [{"lr": 0.1, "momentum": 0.5}]}, "settings",
+         "momentum before step 5: 0.5, not 0.9"),
+        (OTHER, "gradients", "the gradients of step 5"),
+        ({**OTHER, "rng": {"torch": "x", "numpy": "x"}}, "rng", "numpy's RNG at step 5"),
+        ({**OTHER, "batch": "b0"}, "data-again",
+         "the batch of step 5, which is that of step 1"),
+        ({**OTHER, "batch": "b5"}, "data-skipped",
+         "the batch of step 5, which is that of step 6"),
+        ({**OTHER, "batch": "x"}, "data-order", "the batch of step 5"),
+        ({**OTHER, "batch": "x", "loader": GENERATOR}, "generator",
+         "the state of the DataLoader's generator at step 5"),
+        ({**OTHER, "batch": "x", "rng": {"torch": "x", "numpy": "x"}}, "rng",
+         "torch's and numpy's RNG at step 5"),
+    ],
+)  # fmt: skip
+def test_what_differs_first(changes: dict[str, Any], kind: str, text: str) -> None:
+    resumed = [step(4, **changes), step(5, weights="later")]
+    difference = first_difference(WHOLE, resumed, 4)
+    assert difference is not None
+    assert (difference.kind, str(difference), difference.step) == (kind, text, 5)
+
+
+def test_runs_that_agree() -> None:
+    assert first_difference(WHOLE, WHOLE, 0) is None
+    assert first_difference(WHOLE, WHOLE[4:], 4) is None
+    # A generator that nothing depends on is no difference.
+    assert first_difference(WHOLE, [step(4, rng={"torch": "x"})], 4) is None
+
+
+def test_a_line_that_the_kill_cut(tmp_path: Path) -> None:
+    lines = [{"pid": 1, "session": 2}, {"rank": 1, "environment": {}}, step(0), {"saved_after": 1}]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (tmp_path / "1-1.jsonl").write_text(text + '{"weights": "w')
+    trace = read_trace(str(tmp_path))
+    assert (trace.steps, trace.saves, trace.processes) == (1, [1], [(1, 2)])
+    assert list(trace.ranks) == [1]

@@ -1,0 +1,134 @@
+"""Scripts that record no steps: what is compared, refused and left alone, without torch."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from ptinspect.cli import cli
+from ptinspect.errors import PtInspectError
+from tests.proofs.script.running import check
+
+COUNTER = """
+import glob, os, sys, time
+import numpy
+
+os.makedirs("runs", exist_ok=True)
+saved = sorted(glob.glob("runs/*.npz"))
+weights, start = numpy.zeros(3), 0
+if saved:
+    with numpy.load(saved[-1]) as file:
+        weights, start = file["weights"], int(file["epoch"]) + 1
+for epoch in range(start, 3):
+    weights = weights * 2 + epoch
+    numpy.savez("new.npz", weights=weights, epoch=epoch)
+    os.replace("new.npz", f"runs/{epoch}.npz")
+    time.sleep(0.5)
+"""
+
+
+def refused(tmp_path: Path, source: str, **options: object) -> PtInspectError:
+    with pytest.raises(PtInspectError) as caught:
+        check(tmp_path, source, **options)
+    return caught.value
+
+
+@pytest.mark.slow
+def test_files_alone_are_compared(tmp_path: Path) -> None:
+    report = check(tmp_path, COUNTER, checkpoint=["runs/*.npz"], at=1)
+    assert (report.verdict, report.exit_code) == ("same", 0), report.text()
+    assert "no optimizer step of torch was recorded; only files were compared" in report.notes
+    assert report.kill is not None
+    assert report.kill.where == "files"
+    assert [path.name for path in tmp_path.iterdir()] == ["train.py"]
+
+
+@pytest.mark.slow
+def test_a_difference_in_a_file_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = COUNTER.replace('file["weights"]', 'file["weights"] + 1')
+    (tmp_path / "train.py").write_text(wrong)
+    monkeypatch.chdir(tmp_path)
+    options = ["--checkpoint", "runs/*.npz", "--at", "1", "--timeout", "60", "-f", "json"]
+    command = ["check", "script", *options, "--", sys.executable, "train.py"]
+    result = CliRunner().invoke(cli, command)
+    assert result.exit_code == 1, result.output
+    report = json.loads(result.stdout)
+    assert report["verdict"] == "differs"
+    assert [cause["kind"] for cause in report["causes"]] == ["entries"]
+    assert [item["key"] for item in report["different"][-1]["items"]] == ["weights"]
+    assert report["reproduce"] == shlex.join(["ptinspect", *command]).replace(" -f json", "")
+
+
+def test_a_command_that_fails(tmp_path: Path) -> None:
+    error = refused(tmp_path, "import sys; print('no data', file=sys.stderr); sys.exit(7)")
+    assert str(error) == "the command failed (exit code 7; the first whole run)"
+    assert error.hint == "its last output:\n    no data"
+
+
+def test_a_command_that_saves_nothing(tmp_path: Path) -> None:
+    error = refused(tmp_path, "print('done')")
+    assert str(error) == "the command wrote no file that matches runs/*.pt"
+
+
+@pytest.mark.slow
+def test_a_command_that_saves_at_its_end_only(tmp_path: Path) -> None:
+    error = refused(tmp_path, "open('a.npz', 'w').write('x')", checkpoint=["*.npz"])
+    assert "the command saves only at its end, so it cannot be killed at save 1" in str(error)
+
+
+@pytest.mark.slow
+def test_a_command_that_takes_too_long(tmp_path: Path) -> None:
+    error = refused(tmp_path, "import time; time.sleep(60)", timeout=1)
+    assert str(error) == "the command took more than 1 seconds and was killed"
+
+
+@pytest.mark.slow
+def test_a_command_that_is_not_there(tmp_path: Path) -> None:
+    from ptinspect.proofs.script.proof import check_script
+
+    with pytest.raises(PtInspectError, match="the command cannot be started: No such file"):
+        check_script(["no-such-command"], checkpoint=["*.pt"], work=str(tmp_path / "work"))
+
+
+@pytest.mark.parametrize("glob", ["/runs/*.pt", "../runs/*.pt"])
+def test_a_glob_that_leaves_the_folder(glob: str, tmp_path: Path) -> None:
+    assert "is not below the current folder" in str(refused(tmp_path, "", checkpoint=[glob]))
+
+
+def test_a_path_into_the_current_folder(tmp_path: Path) -> None:
+    with pytest.raises(PtInspectError, match="the command runs in a copy of it"):
+        check(tmp_path, "", str(tmp_path.resolve() / "runs"))
+
+
+def test_a_work_folder_that_is_not_empty(tmp_path: Path) -> None:
+    assert str(refused(tmp_path, "", work=str(tmp_path))).endswith("is not empty")
+
+
+@pytest.mark.slow
+def test_the_folder_is_copied_without_old_checkpoints_and_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "2.npz").write_text("old")
+    (tmp_path / "data.txt").write_text("data")
+    (tmp_path / "link").symlink_to("nowhere")
+    source = COUNTER + "open('data.txt', 'a').write('more')\n"
+    work = tmp_path / "work"
+    report = check(tmp_path, source, checkpoint=["runs/*.npz"], at=1, work=str(work))
+    assert report.verdict == "same", report.text()
+    assert (tmp_path / "data.txt").read_text() == "data"
+    assert (tmp_path / "runs" / "2.npz").read_text() == "old"
+    assert (work / "first" / "data.txt").read_text() == "datamore"
+
+
+@pytest.mark.slow
+def test_another_sitecustomize_runs_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hidden = tmp_path / "hidden"
+    hidden.mkdir()
+    (hidden / "sitecustomize.py").write_text("import builtins; builtins.mark = 'seen'")
+    monkeypatch.setenv("PYTHONPATH", str(hidden))
+    error = refused(tmp_path, "import sys; sys.exit(mark)")
+    assert error.hint == "its last output:\n    seen"
