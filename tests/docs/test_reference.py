@@ -34,7 +34,7 @@ COMMANDS = {
  --no-progress""",
     "check": "",
     "check roundtrip": f"{TRAINING} {REPORT} --entry --no-progress",
-    "check resume": f"{TRAINING} {REPORT} --entry --plot --no-progress",
+    "check resume": f"{TRAINING} {REPORT} --entry --no-cross --plot --no-progress",
     "check optimizer": f"{REPORT} --entry",
     "check script": f"""{REPORT} --checkpoint --resume-command --at --kill-during-save --work
  --timeout --no-progress""",
