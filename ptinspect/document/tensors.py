@@ -225,7 +225,7 @@ class TensorReader:
 
     def _apply_wrapper(self, tensor: Tensor, wrapper: Call) -> None:
         path, args = function_path(wrapper) or "", wrapper.args
-        if path in _REBUILD_FROM_TYPE:
+        if path in REBUILD_FROM_TYPE:
             kind = global_path(args[1])
             tensor.parameter = tensor.parameter or kind == "torch.nn.parameter.Parameter"
             is_plain = kind in ("torch.Tensor", "torch._tensor.Tensor")
@@ -277,10 +277,10 @@ def _bytes_source(archive: Archive, value: Value) -> MemorySource | None:
 
 # Wrappers: a parameter around a tensor, a subclass around a call
 
-_REBUILD_PARAMETER = {
+REBUILD_PARAMETERS = {
     "torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state",
 }  # fmt: skip
-_REBUILD_FROM_TYPE = {
+REBUILD_FROM_TYPE = {
     "torch._tensor._rebuild_from_type_v2", "torch._tensor._rebuild_from_type",
     "torch.tensor._rebuild_from_type", "torch.tensor._rebuild_from_type_v2",
 }  # fmt: skip
@@ -294,9 +294,9 @@ _NESTED_TENSOR = "torch.nested._internal.nested_tensor.NestedTensor"
 def _unwrap(call: Call) -> Value:
     """Return the tensor inside a parameter or subclass; None if `call` is neither."""
     path, args = function_path(call), call.args
-    if path in _REBUILD_PARAMETER:
+    if path in REBUILD_PARAMETERS:
         return args[0] if args else None
-    if path in _REBUILD_FROM_TYPE and len(args) == 4:
+    if path in REBUILD_FROM_TYPE and len(args) == 4:
         inner_args = args[2] if isinstance(args[2], tuple) else ()
         if global_path(args[0]) == _NESTED_TENSOR and len(inner_args) >= 2:
             return _jagged_call(call, inner_args, as_mapping(args[3]) or {})

@@ -294,9 +294,15 @@ def encoded_tensor(key: str, encoding: str, shape: tuple[int, ...], nbytes: int)
     return Call(Global("ptinspect", ENCODED, 0), (pid, shape, encoding), "REDUCE", 0)
 
 
-def ordered_dict(pairs: Mapping[str, Value] | Iterable[tuple[str, Value]]) -> Call:
+def ordered_dict(
+    pairs: Mapping[Any, Value] | Iterable[tuple[Value, Value]] = (),
+    attributes: dict[Value, Value] | None = None,
+) -> Call:
+    """Return an OrderedDict, with attributes such as `_metadata` of a state_dict."""
     call = Call(_ORDERED_DICT, (), "REDUCE", 0)
     items = dict(pairs)
     if items:
         call.change().pairs.update(items)
+    if attributes:
+        call.change().states.append(attributes)
     return call

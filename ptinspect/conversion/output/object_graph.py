@@ -21,7 +21,9 @@ from ptinspect.conversion.output.storage_layout import (
     StorageLayout,
     TensorOptions,
 )
+from ptinspect.document.tensors import REBUILD_FROM_TYPE, REBUILD_PARAMETERS
 from ptinspect.dtypes import DTYPES, STORAGE_ITEMSIZE, is_untyped
+from ptinspect.formats.safetensors import ordered_dict
 from ptinspect.pickling.numpy_objects import contiguous_strides
 from ptinspect.pickling.pyobjects import (
     ORDERED_DICT,
@@ -33,7 +35,7 @@ from ptinspect.pickling.values import Call, Global, Inert, PersistentId, TensorC
 from ptinspect.pickling.writer import FreshCall, PickleWriter
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from ptinspect.conversion.output.pieces import Piece
     from ptinspect.document import Document
@@ -42,7 +44,6 @@ if TYPE_CHECKING:
     from ptinspect.dtypes import DType
 
 _UNTYPED_STORAGE = Global("torch.storage", "UntypedStorage", 0)
-_ORDERED_DICT = Global("collections", "OrderedDict", 0)
 _REBUILD_TENSOR_V2 = Global("torch._utils", "_rebuild_tensor_v2", 0)
 _REBUILD_TENSOR_V3 = Global("torch._utils", "_rebuild_tensor_v3", 0)
 _REBUILD_QTENSOR = Global("torch._utils", "_rebuild_qtensor", 0)
@@ -55,13 +56,6 @@ _DENSE_FUNCTIONS = {
     f"torch._utils.{name}"
     for name in ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3", "_rebuild_qtensor")
 }
-_SUBCLASS_FUNCTIONS = {
-    "torch._tensor._rebuild_from_type_v2", "torch._tensor._rebuild_from_type",
-    "torch.tensor._rebuild_from_type", "torch.tensor._rebuild_from_type_v2",
-}  # fmt: skip
-_PARAMETER_FUNCTIONS = {
-    "torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state",
-}  # fmt: skip
 _DEVICE_FUNCTIONS = {
     f"torch._utils.{name}"
     for name in (
@@ -227,7 +221,7 @@ class ObjectGraph:
             return None
         path = function_path(value) or ""
         subclass_call = None
-        if path in _SUBCLASS_FUNCTIONS and len(value.args) == 4:
+        if path in REBUILD_FROM_TYPE and len(value.args) == 4:
             func, _, args, _ = value.args
             if not isinstance(args, tuple):
                 return None
@@ -299,19 +293,6 @@ class ObjectGraph:
         return ("storage", kind, storage.key, location, numel)
 
 
-def ordered_dict(
-    items: Iterable[tuple[Value, Value]] = (), attributes: dict[Value, Value] | None = None
-) -> Call:
-    """Return an OrderedDict, with attributes such as `_metadata` of a state_dict."""
-    call = Call(_ORDERED_DICT, (), "REDUCE", 0)
-    pairs = dict(items)
-    if pairs:
-        call.change().pairs.update(pairs)
-    if attributes:
-        call.change().states.append(attributes)
-    return call
-
-
 def _tensor_call(tensor: Tensor, placement: Placement, quantizer: Value) -> Call:
     """Return the call with which torch.save of today writes a dense tensor."""
     size = (*tensor.shape,)  # a new tuple: torch's pickler does not find it in its memo either
@@ -344,7 +325,7 @@ def _quantizer(value: Value, tensor: Tensor) -> Value:
 
 def _unwrap_parameter(value: Value) -> Value:
     """Return the tensor's own call within the call of a parameter."""
-    while isinstance(value, Call) and function_path(value) in _PARAMETER_FUNCTIONS and value.args:
+    while isinstance(value, Call) and function_path(value) in REBUILD_PARAMETERS and value.args:
         value = value.args[0]
     return value
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ptinspect.conversion.output.pieces import CAST_DTYPES, Piece, TensorPiece, storage_piece
 from ptinspect.document.elements import dense_storage, out_of_bounds_error
-from ptinspect.document.tensor import Storage
+from ptinspect.document.tensor import PACKED, Storage
 from ptinspect.dtypes import DTYPES, DType
 from ptinspect.errors import UnsupportedError
 
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from ptinspect.document.tensor import Tensor
 
     Group = tuple[object, ...]
-
-_PACKED = ("quint4x2", "quint2x4")
-"""Quantized dtypes with several elements in a byte: their storage is always written in full."""
 
 
 class TensorOptions(NamedTuple):
@@ -200,7 +197,7 @@ def check_bounds(tensor: Tensor) -> None:
     """Raise DamagedError if a tensor exceeds its storage, or the storage the file."""
     storage, dtype = dense_storage(tensor)
     low, high = tensor.extent
-    if dtype.name in _PACKED:
+    if dtype.name in PACKED:
         high = low
     if tensor.numel and (low < 0 or high * dtype.itemsize > storage.nbytes):
         raise out_of_bounds_error(tensor, storage, high, dtype.itemsize)
@@ -229,7 +226,7 @@ def _byte_span(tensor: Tensor) -> tuple[int, int]:
     """Return the bytes of the root storage between which a tensor lies."""
     assert tensor.storage is not None and tensor.stored is not None
     begin, itemsize = tensor.storage.begin, tensor.stored.itemsize
-    if tensor.stored.name in _PACKED:
+    if tensor.stored.name in PACKED:
         return begin, begin + tensor.storage.nbytes
     low, high = tensor.extent
     return begin + low * itemsize, begin + high * itemsize

@@ -15,7 +15,7 @@ from copy import copy
 from typing import TYPE_CHECKING, NamedTuple
 
 from ptinspect.conversion.models import array_tensor
-from ptinspect.conversion.output.object_graph import REBUILD_PARAMETER, ordered_dict
+from ptinspect.conversion.output.object_graph import REBUILD_PARAMETER
 from ptinspect.conversion.targets.object_state import (
     metadata_of,
     optimizer_state_dict,
@@ -27,6 +27,7 @@ from ptinspect.document.select import value_at
 from ptinspect.document.tensor import Tensor
 from ptinspect.dtypes import numpy_name
 from ptinspect.errors import UnsupportedError
+from ptinspect.formats.safetensors import ordered_dict
 from ptinspect.pickling.numpy_objects import Array, as_array, as_scalar, dtype_code
 from ptinspect.pickling.pyobjects import (
     ORDERED_DICT,

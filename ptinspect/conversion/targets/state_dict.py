@@ -10,13 +10,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ptinspect.conversion.models import array_tensor, is_array_state_dict, select_model
-from ptinspect.conversion.output.object_graph import ObjectGraph, ordered_dict
+from ptinspect.conversion.output.object_graph import ObjectGraph
 from ptinspect.conversion.plan import ModelPart, Plan, PlannedTensor, plan_tensors, torch_file
 from ptinspect.conversion.targets.object_state import StateDict, metadata_of, state_dict_of
 from ptinspect.conversion.warnings import PROGRAM_DROPPED, loss_warnings
 from ptinspect.document.modules import module_of
 from ptinspect.document.select import Subtree, resolve_path
 from ptinspect.errors import PtInspectError, UnsupportedError
+from ptinspect.formats.safetensors import ordered_dict
 from ptinspect.pickling.pyobjects import as_mapping, path_step
 from ptinspect.pickling.values import Call, Value, key_value
 
