@@ -148,3 +148,32 @@ def test_a_file_that_is_truncated_while_it_is_scanned_is_unreadable(
     reports = ptinspect.scan_many([str(good), str(large), str(good)])
     assert [report.verdict for report in reports] == ["clean", "unreadable", "clean"]
     assert re.search("became shorter|died", reports[1].errors[0].message)
+
+
+def _rows_of_pickles() -> bytes:
+    return GOOD + b"\xff" + b"\x80\x04N0" * 200_000
+
+
+DENSE = {
+    "end records of a zip": lambda: torch_zip(GOOD) + b"PK\x05\x06" * 100_000,
+    "protocols behind a pickle": _rows_of_pickles,
+    "bytes that look like opcodes": lambda: (
+        b"\x80\x04](" + (b"C\x14" + b"N" * 20) * 150_000 + b"e."
+    ),
+    "frames in base64 in Parquet": lambda: b"PAR1" + b"gASV" * 100_000,
+    "pickles in base64": lambda: b'["' + b'gASVAAAAAAAAAAAAAAAAAAAAAA", "' * 20_000 + b'"]',
+}
+
+
+@pytest.mark.parametrize("kind", DENSE)
+def test_what_looks_like_files_is_scanned_in_proportion(kind: str, tmp_path: Path) -> None:
+    seconds, report = seconds_and_report(tmp_path, DENSE[kind](), "a.file")
+    assert seconds < 5
+    assert report.verdict == "clean" or kind not in ("bytes that look like opcodes",)
+
+
+def test_pickles_nested_in_bytes_are_never_clean(tmp_path: Path) -> None:
+    data = BAD
+    for _ in range(20):
+        data = b"\x80\x04B" + pack("<I", len(data)) + data + b"."
+        assert scanned(tmp_path, data, "a.pkl").verdict in ("dangerous", "unknown")

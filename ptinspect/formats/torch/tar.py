@@ -46,8 +46,10 @@ MEMBERS = ("sys_info", "pickle", "tensors", "storages")
 
 _INT64 = Struct("<q")
 _INT32 = Struct("<i")
-_HEADER_BYTES = 1 << 20
+_HEADER_BYTES = 1 << 16
 """Longest extended header of a tar."""
+
+_GLOBAL_HEADERS = 64
 
 _TAR_ERRORS = (OSError, ValueError, LookupError, ArithmeticError, RecursionError, TypeError)
 """What `tarfile` raises for invalid headers, besides its own errors."""
@@ -165,6 +167,11 @@ def iter_members(source: Source, limits: Limits = LIMITS) -> Iterator[Member]:
                 raise DamagedError("invalid tar header", where=Place(None, end))
             return
         archive.members = []  # type: ignore[attr-defined]
+        if len(archive.pax_headers) > _GLOBAL_HEADERS:  # copied for each member
+            known = (*tarfile.PAX_FIELDS, "hdrcharset")
+            archive.pax_headers = {
+                key: value for key, value in archive.pax_headers.items() if key in known
+            }
         if info.size < 0:
             raise DamagedError("a tar header has a negative size", where=Place(None, end))
         start, end = info.offset_data, archive.offset

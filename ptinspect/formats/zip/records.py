@@ -110,25 +110,29 @@ def find_directories(source: Source) -> Iterator[tuple[int, Bounds]]:
     tail = source.read(first, source.size - first)
     last = position = tail.rfind(END, 0, max(len(tail) - _END.size + 4, 0))
     seen: set[int] = set()
+    counts: dict[int, tuple[int, int]] = {}
     for _ in range(_MAX_ENDS):
         if position < 0:
             return
         comment = int.from_bytes(tail[position + 20 : position + 22], "little")
         if position in (last, len(tail) - _END.size - comment):
-            for start, place, count in find_zips_ending_at(source, first + position):
+            for start, place, count in find_zips_ending_at(source, first + position, counts):
                 if place not in seen:
                     seen.add(place)
-                    length = _count_entries(source, place)[1]
+                    length = counts[place][1] - place
                     yield start, Bounds(count, place - start, length, place - start + length, [])
         position = tail.rfind(END, 0, position)
 
 
-def find_zips_ending_at(source: Source, end: int) -> Iterator[tuple[int, int, int]]:
+def find_zips_ending_at(
+    source: Source, end: int, counts: dict[int, tuple[int, int]]
+) -> Iterator[tuple[int, int, int]]:
     """Yield (start, offset of the directory, entries in it) of the zips that readers see before the
     end record at `end`.
 
     They differ in which zip64 record they use (where the locator leads, or what precedes it), and
     in whether offsets count from the file's first byte or so that the directory ends at its record.
+    `counts` keeps what `_count_entries` returned.
     """
     *_, size, start, _ = _END.unpack(source.read(end, _END.size))
     ends = [(size, start, end)]
@@ -141,22 +145,29 @@ def find_zips_ending_at(source: Source, end: int) -> Iterator[tuple[int, int, in
                 ends.insert(0, (size, start, place))
     for size, start, stop in ends:
         for place in dict.fromkeys((stop - size, start)):
-            count, _ = _count_entries(source, place)
+            count, _ = _count_entries(source, place, counts)
             if count and place >= start:
                 yield place - start, place, count
 
 
-def _count_entries(source: Source, place: int) -> tuple[int, int]:
-    """Return how many entries follow one another at an offset, and their size."""
-    if place < 0 or place + 46 > source.size:
-        return 0, 0
+def _count_entries(
+    source: Source, place: int, counts: dict[int, tuple[int, int]]
+) -> tuple[int, int]:
+    """Return how many entries follow one another at an offset, and where they end. `counts` keeps
+    the answer for each entry, so that many end records cost no more than one."""
     buffer, base, stop = source.window()
-    count, position = 0, base + place
-    while position + 46 <= stop and buffer[position : position + 4] == CENTRAL:
-        name, extra, comment = _LENGTHS.unpack_from(buffer, position + 28)
-        position += 46 + name + extra + comment
+    position, passed = place, []
+    while position not in counts and 0 <= position <= stop - base - 46:
+        start = base + position
+        if buffer[start : start + 4] != CENTRAL:
+            break
+        passed.append(position)
+        position += 46 + sum(_LENGTHS.unpack_from(buffer, start + 28))
+    count, end = counts.get(position, (0, min(position, stop - base)))
+    for position in reversed(passed):
         count += 1
-    return count, min(position, stop) - base - place
+        counts[position] = count, end
+    return count, end
 
 
 def _read_zip64(source: Source, end: int) -> tuple[int, int, int, int] | None:

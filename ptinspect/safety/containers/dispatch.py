@@ -28,11 +28,12 @@ from ptinspect.formats.sharded import index_folder, read_index_file
 from ptinspect.formats.signatures import identify_text, is_tar, unknown_format_error
 from ptinspect.formats.zip.directory import SMALL_PICKLE
 from ptinspect.formats.zip.records import has_end_record
-from ptinspect.safety.containers.payloads import UNREAD_FORMATS, scan_text, scan_unread
+from ptinspect.safety.containers.payloads import BASE64, UNREAD_FORMATS, decode_base64, scan_text
 from ptinspect.safety.containers.pickles import (
     PickleScanner,
     begins_with_protocol,
     may_begin_pickle,
+    scan_embedded,
     scan_pickles,
 )
 from ptinspect.safety.report import DANGEROUS
@@ -258,7 +259,7 @@ def _scan_identified(
         if identity.format in _TEXT_FORMATS:
             scan_text(source, state, scan_source)
         elif identity.format in UNREAD_FORMATS:
-            scan_unread(source, state, scan_source)
+            _scan_unread(source, state)
     else:
         message = f"it is {identity.description}, which scan does not open"
         raise FormatError(message, hint=identity.hint)
@@ -268,6 +269,16 @@ def _is_skipped(format: str, state: ScanState) -> bool:
     """Return True for harmless formats, but not for a failed download under a model's name."""
     is_harmless = format in _HARMLESS_FORMATS or format in _TEXT_FORMATS
     return format in _INDEX_FORMATS or (is_harmless and not state.has_model_name)
+
+
+def _scan_unread(source: Source, state: ScanState) -> None:
+    """Scan the pickles in a file of a format that is not opened: Parquet, Arrow, SQLite."""
+    data, start, stop = source.window()
+    scan_embedded(state, data, start, stop, start, state.record)
+    for match in BASE64.finditer(data, start, stop):
+        for shift in range(4):  # a length in front of the text may look like a part of it
+            decoded = decode_base64(match[0][shift:])
+            scan_embedded(state, decoded, 0, len(decoded), 0, state.record)
 
 
 def _scan_compressed(source: Source, state: ScanState, head: bytes) -> bool:

@@ -18,12 +18,14 @@ from ptinspect.source.base import MemorySource
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ptinspect.pickling.values import Blob, Buffer
+    from ptinspect.pickling.values import Buffer
     from ptinspect.safety.scan_state import ScanSource, ScanState
     from ptinspect.source.base import Source
 
 UNREAD_FORMATS = ("sqlite", "parquet", "arrow")
 """Formats in which only pickles are searched: their readers may load them."""
+
+_UNREAD = "unread"
 
 _SIGNATURES = (
     b"PK\x03\x04", b"\x93NUMPY", b"\x1f\x8b\x08", b"BZh", b"\xfd7zXZ\0", b"\x04\x22\x4d\x18",
@@ -34,7 +36,6 @@ _OPCODES = 6
 """Opcodes in a row by which bytes look like a pickle."""
 
 _SEARCHED_BYTES = 1 << 28
-_MAX_FOUND = 1000
 
 _PREFIX_SIZES = {Arg.SIZE1: 1, Arg.SIZE4: 4, Arg.SIZE8: 8}
 _ARGS = [BY_CODE[code].arg if code in BY_CODE else None for code in range(256)]
@@ -43,6 +44,9 @@ FIXED_BYTES = [int(arg) if arg else 0 for arg in _ARGS]
 LINES = [{Arg.LINE: 1, Arg.TWO_LINES: 2}.get(arg, 0) if arg else 0 for arg in _ARGS]
 _TAKES_NOTHING = frozenset(code for code, opcode in BY_CODE.items() if not opcode.before)
 _STOP = ord(".")
+
+_IMPORT = re.compile(rb"[ci\x82-\x84\x93]")
+"""Opcodes that import a name: without one, a pickle cannot do anything."""
 
 _PICKLE = re.compile(rb"\x80[\x02-\x05]")
 BASE64 = re.compile(rb"[A-Za-z0-9+/_-]{24,}")
@@ -56,7 +60,7 @@ def looks_like_file(data: Buffer, start: int, stop: int) -> bool:
         return False
     code = data[start]
     if code in _TAKES_NOTHING and _begins_like_pickle(data, start, stop):
-        return True
+        return _IMPORT.search(data, start, stop) is not None
     if code in _FIRST_BYTES and data[start : start + 8].startswith(_SIGNATURES):
         return True
     may_be_tar = stop - start >= TAR_BLOCK and code and data[start + 156] in b"\x000xgLK"
@@ -90,32 +94,27 @@ def scan_suspect(outer: ScanState, source: Source, record: str, scan_source: Sca
     """Scan bytes that may be a file by chance, and keep the result if it is harmful."""
     try:
         member = outer.new_member(record)
-    except LimitError as error:
-        outer.errors.append(error)
+    except LimitError:
+        outer.find(_UNREAD, "more of its bytes look like files than are scanned", None)
         return
     scan_source(source, member)
     if member.format == "compressed" and any(error.kind == "format" for error in member.errors):
         reason = f"contains {member.description}, which scan does not open"
-        outer.find("unread", reason, record)
+        outer.find(_UNREAD, reason, record)
     elif _is_harmful(member):
         outer.add_member(member)
 
 
 def _is_harmful(state: ScanState) -> bool:
-    findings = state.findings.sorted()
-    return any(
-        finding.verdict == DANGEROUS or finding.call is not None for finding in findings
-    ) or any(map(_is_harmful, state.members))
-
-
-def scan_values(
-    outer: ScanState, payloads: list[tuple[str, bytes | Blob]], scan_source: ScanSource
-) -> None:
-    """Scan those of a pickle's values that look like files."""
-    for name, payload in payloads:
-        source = MemorySource.of_value(payload, outer.path)
-        if looks_like_file(*source.window()):
-            scan_suspect(outer, source, name, scan_source)
+    """Return True if something acts, is called, or was not scanned to its end by a limit."""
+    return (
+        any(
+            finding.verdict == DANGEROUS or finding.call is not None or finding.name == _UNREAD
+            for finding in state.findings.sorted()
+        )
+        or any(error.kind == "limit" for error in state.errors)
+        or any(map(_is_harmful, state.members))
+    )
 
 
 # --- inside other bytes -------------------------------------------------------------------
@@ -123,26 +122,22 @@ def scan_values(
 
 def find_pickles(data: Buffer, start: int, stop: int) -> Iterator[int]:
     """Yield the offsets at which pickles of protocol 2 and above may begin."""
-    found = 0
     for match in _PICKLE.finditer(data, start, min(stop, start + _SEARCHED_BYTES)):
         if _begins_like_pickle(data, match.start(), stop):
             yield match.start()
-            found += 1
-            if found == _MAX_FOUND:
-                return
 
 
 def find_base64(
     data: Buffer, start: int, stop: int, pattern: re.Pattern[bytes]
 ) -> Iterator[tuple[int, bytes]]:
     """Yield (offset, decoded bytes) of texts in base64 that look like files."""
-    for match in pattern.finditer(data, start, min(stop, start + _SEARCHED_BYTES)):
-        decoded = _decode_base64(match[0])
+    for match in pattern.finditer(data, start, stop):
+        decoded = decode_base64(match[0])
         if looks_like_file(decoded, 0, len(decoded)):
             yield match.start(), decoded
 
 
-def _decode_base64(text: bytes) -> bytes:
+def decode_base64(text: bytes) -> bytes:
     from base64 import b64decode
 
     text = text[: len(text) - (len(text) % 4 == 1)]
@@ -152,6 +147,7 @@ def _decode_base64(text: bytes) -> bytes:
 def scan_text(source: Source, state: ScanState, scan_source: ScanSource) -> None:
     """Scan the files that a text contains in base64, as JSON and YAML do."""
     data, start, stop = source.window()
+    stop = min(stop, start + _SEARCHED_BYTES)
     if _ESCAPED.search(data, start, stop):
         text = bytes(data[start:stop]).decode("utf-8", "replace")
         unescape = re.compile(r"\\(?:(/)|u00([2-7][0-9A-Fa-f]))")
@@ -161,17 +157,3 @@ def scan_text(source: Source, state: ScanState, scan_source: ScanSource) -> None
     for offset, decoded in find_base64(data, start, stop, BASE64):
         source = MemorySource(decoded, state.path, base=None)
         scan_suspect(state, source, f"base64 @ {offset - start}", scan_source)
-
-
-def scan_unread(source: Source, state: ScanState, scan_source: ScanSource) -> None:
-    """Scan the pickles in a file of a format that is not opened: Parquet, Arrow, SQLite."""
-    data, start, stop = source.window()
-    for offset in find_pickles(data, start, stop):
-        content = MemorySource(data, state.path, offset, stop, None)
-        scan_suspect(state, content, f"byte {offset - start}", scan_source)
-    for match in BASE64.finditer(data, start, min(stop, start + _SEARCHED_BYTES)):
-        for shift in range(4):  # a length in front of the text may look like a part of it
-            decoded = _decode_base64(match[0][shift:])
-            for offset in find_pickles(decoded, 0, len(decoded)):
-                content = MemorySource(decoded, state.path, offset, None, None)
-                scan_suspect(state, content, f"base64 @ {match.start() - start}", scan_source)

@@ -26,10 +26,11 @@ from ptinspect.safety.containers.payloads import (
     LINES,
     find_base64,
     find_pickles,
-    scan_values,
+    looks_like_file,
+    scan_suspect,
 )
 from ptinspect.safety.report import DANGEROUS, UNKNOWN, Finding
-from ptinspect.safety.scan_state import scan_member
+from ptinspect.safety.scan_state import ScanState, scan_member
 from ptinspect.source.base import MemorySource
 from ptinspect.text import count_text, is_outside
 
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from ptinspect.pickling.machine import Pickled
     from ptinspect.pickling.state import Event, Machine
     from ptinspect.pickling.values import Buffer
-    from ptinspect.safety.scan_state import ScanSource, ScanState
+    from ptinspect.safety.scan_state import ScanSource
 
 _LEGACY_PICKLES = 5
 """Pickles of torch's legacy format in front of the storages."""
@@ -139,6 +140,7 @@ class PickleScanner:
         payloads: names and bytes that a pickle would load as a file.
         values: names and bytes that a program may load as a file.
         is_harmful: True if a pickle calls something unknown, or does something dangerous.
+        reached: the offset in the buffer at which an error ended the last pickle.
     """
 
     state: ScanState
@@ -150,6 +152,7 @@ class PickleScanner:
     payloads: list[tuple[str, bytes | Blob]] = field(default_factory=list)
     values: list[tuple[str, bytes | Blob]] = field(default_factory=list)
     is_harmful: bool = False
+    reached: int = 0
     _nested_arrays: int = 0
     _seen_payloads: dict[int, bytes | Blob | str] = field(default_factory=dict)
 
@@ -167,6 +170,7 @@ class PickleScanner:
                 recorder=recorder,
             )
         except PtInspectError as error:
+            self.reached = (error.where and error.where.offset) or 0
             if isinstance(error, DamagedError) and recorder.frame_error is not None:
                 error = recorder.frame_error
             raise self._located(error) from None
@@ -239,7 +243,8 @@ class PickleScanner:
                     payload = payload.encode("latin1", "replace")
                 self.payloads.append((name, payload))
         for offset, literal in recorder.literals:
-            if id(literal) not in self._seen_payloads:
+            window = MemorySource.of_value(literal, "").window()
+            if looks_like_file(*window) and id(literal) not in self._seen_payloads:
                 self.values.append((f"value @ {offset - self.start}", literal))
 
     def _judge_piece(self, event: Event) -> None:
@@ -255,17 +260,17 @@ class PickleScanner:
         call = event.target
         if isinstance(call, Call) and getattr(call.func, "path", "") == "_codecs.encode":
             text = call.args[0] if call.args else None
-            if isinstance(text, str) and len(text) >= 16:
-                payload = text[:].encode("latin1", "replace")
-                self.values.append((f"value @ {event.offset - self.start}", payload))
+            head = text[:1024].encode("latin1", "replace") if isinstance(text, str) else b""
+            if isinstance(text, str) and looks_like_file(head, 0, len(head)):
+                value = text[:].encode("latin1", "replace")
+                self.values.append((f"value @ {event.offset - self.start}", value))
 
     def scan_found(self, scan_source: ScanSource) -> None:
         """Scan the files that the pickles load, and those that their values look like."""
-        for name, payload in self.payloads:
-            scan_member(
-                self.state, MemorySource.of_value(payload, self.state.path), name, scan_source
-            )
-        scan_values(self.state, self.values, scan_source)
+        for items, scan in ((self.payloads, scan_member), (self.values, scan_suspect)):
+            for name, payload in items:
+                source = MemorySource.of_value(payload, self.state.path)
+                scan(self.state, source, name, scan_source)
 
     def _find(
         self, name: str, reason: str, offset: int, verdict: str, opcode: str | None = None
@@ -306,20 +311,19 @@ class PickleScanner:
 
     def _add_trailing_bytes(self, offset: int) -> None:
         size, zeros = self.stop - offset, offset
-        while zeros < self.stop and not any(
-            chunk := self.data[zeros : min(self.stop, zeros + _ZERO_TAIL)]
-        ):
+        while not any(chunk := self.data[zeros : min(self.stop, zeros + _ZERO_TAIL)]):
             zeros += len(chunk)
-        if zeros == self.stop:
-            self.state.notes.append(f"{size:,} zero bytes follow the last pickle")
-            return
+            if not chunk:
+                self.state.notes.append(f"{size:,} zero bytes follow the last pickle")
+                return
         reason = f"{size:,} bytes follow the last pickle, and its reader ignores them"
         self._find("trailing-bytes", reason, offset, UNKNOWN)
-        skipped = bytes(self.data[zeros : min(self.stop, zeros + _ZERO_TAIL)])
-        first = zeros + len(skipped) - len(skipped.lstrip(b"\0"))
-        for start in dict.fromkeys((first, *find_pickles(self.data, first, self.stop))):
-            rest = Blob(self.data, start, self.stop - start, start)
-            self.values.append((f"byte {start - self.start}", rest))
+        chunk = bytes(chunk)
+        first = zeros + len(chunk) - len(chunk.lstrip(b"\0"))
+        if looks_like_file(self.data, first, self.stop):
+            rest = Blob(self.data, first, self.stop - first, first)
+            self.values.append((f"byte {first - self.start}", rest))
+        scan_embedded(self.state, self.data, first, self.stop, self.start, self.record)
 
     def _scan_legacy(self, first: Pickled) -> int:
         """Scan the five pickles of torch.serialization._legacy_save, and return the offset behind
@@ -341,6 +345,30 @@ class PickleScanner:
         window = (self.data, self.start, self.stop)
         _, end = locate_storages(window, None, keys, declared_storages(main))
         return end
+
+
+def scan_embedded(
+    state: ScanState, data: Buffer, start: int, stop: int, base: int, record: str | None
+) -> None:
+    """Judge the pickles that begin anywhere in bytes of which no reader of pickles is known.
+
+    A pickle inside the bytes that another one runs through is not run again.
+    """
+    trial = ScanState(state.path, state.record, state.depth, state.budget)
+    scanner = PickleScanner(trial, data, base, stop, record)
+    reached = start
+    for offset in find_pickles(data, start, stop):
+        if offset >= reached:
+            try:
+                reached = scanner.scan_at(offset).end
+            except LimitError as error:
+                state.errors.append(error)
+                break
+            except PtInspectError:
+                reached = scanner.reached
+    for finding in trial.findings.sorted():
+        if finding.call is not None or finding.verdict == DANGEROUS:
+            state.findings.add(finding)
 
 
 def _crosses_frame(data: Buffer, offset: int, frame_end: int, stop: int) -> bool:

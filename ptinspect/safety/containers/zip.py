@@ -6,7 +6,7 @@ import re
 import zlib
 from typing import TYPE_CHECKING
 
-from ptinspect.errors import DamagedError, FormatError, Place, PtInspectError
+from ptinspect.errors import DamagedError, FormatError, LimitError, Place, PtInspectError
 from ptinspect.formats.archive import CHUNK, Finding, read_chunks
 from ptinspect.formats.persistent_ids import declared_storages
 from ptinspect.formats.signatures import identify_zip
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
     from ptinspect.formats.zip.records import Bounds
+    from ptinspect.limits import Limits
     from ptinspect.safety.scan_state import ScanSource, ScanState
     from ptinspect.source.base import Source
 
@@ -39,9 +40,6 @@ _ERROR_KINDS = frozenset(("zip-encrypted", "zip-compression"))
 
 _TORCH_FORMATS = frozenset(("torch-zip", "torchscript", "torch-export", "torch-package"))
 """Formats whose records may be bare numbers."""
-
-_SOURCE = re.compile(r"\.py[co]?$|/\.data/extern_modules$", re.MULTILINE)
-"""Names of records with Python code, and of torch.package."""
 
 _BZIP2, _LZMA = 12, 14
 _END_SIZE = 22
@@ -66,7 +64,7 @@ def scan_zip(source: Source, state: ScanState, scan_source: ScanSource) -> None:
     if directory and directory.bounds.is_plain and not directory.has_uncounted_bytes:
         ZipScanner(source, directory, state, scan_source).scan()
         return
-    spans = find_concatenated_zips(source)
+    spans = find_concatenated_zips(source, state.limits)
     seen: set[tuple[int, int]] = set()
     if len(spans) > 1:
         error = None
@@ -105,27 +103,31 @@ def _scan_other_directory(
         state.errors.append(error)
 
 
-def find_concatenated_zips(source: Source) -> list[Span]:
+def find_concatenated_zips(source: Source, limits: Limits) -> list[Span]:
     """Return the zips that follow one another.
 
     torch.distributed.checkpoint writes one zip per tensor.
     """
     buffer, base, end = source.window()
     spans: list[Span] = []
+    counts: dict[int, tuple[int, int]] = {}
     position = base
-    while True:
+    for _ in range(limits.zip_entries):
         position = buffer.find(END, position, end)
         if position < 0 or position + _END_SIZE > end:
             return spans
         comment = int.from_bytes(buffer[position + 20 : position + 22], "little")
         stop = min(position + _END_SIZE + comment, end) - base
-        for start, place, count in sorted(find_zips_ending_at(source, position - base))[::-1]:
+        for start, place, count in sorted(find_zips_ending_at(source, position - base, counts))[
+            ::-1
+        ]:
             if source.read(start, 4) == LOCAL:
                 while spans and spans[-1][0] >= start:  # zips inside this one
                     spans.pop()
                 spans.append((start, stop, place, count))
                 break
         position += 4
+    raise LimitError("it has too many end records", limit="zip_entries")
 
 
 def _scan_concatenated(
@@ -216,14 +218,16 @@ class ZipScanner:
         if state.format == "torchscript":
             reason = "TorchScript code, which torch.jit.load interprets, was not judged"
             state.find("torchscript-code", reason, None)
-        elif state.format == "torch-package" or _SOURCE.search("\n".join(names)):
-            reason = "Python source, which torch.package runs, was not judged"
-            if state.format != "torch-package":
-                reason = "Python source, which its loader may run, was not judged"
+        elif state.format == "torch-package" or self._has_source():
+            reason = "Python source, which its loader may run, was not judged"
             state.find("python-source", reason, None)
         if {"config.json", "metadata.json"} <= self.directory.index.keys():
             reason = "a Keras model, whose Lambda layers are code, was not judged"
             state.find("keras-config", reason, None)
+
+    def _has_source(self) -> bool:
+        names = "\n".join((*self.directory.names, ""))
+        return any(end in names for end in (".py\n", ".pyc\n", "/.data/extern_modules\n"))
 
     def _add_finding(self, finding: Finding) -> None:
         verdict = DANGEROUS if finding.kind in _DANGEROUS_KINDS else UNKNOWN
