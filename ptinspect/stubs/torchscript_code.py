@@ -36,7 +36,11 @@ _OPERATORS = {
     "matmul/2": "_0 @ _1", "neg/1": "-_0", "add_/2": "operator.iadd(_0, _1)",
     "mul_/2": "operator.imul(_0, _1)", "eq/2": "_0 == _1", "ne/2": "_0 != _1",
     "lt/2": "_0 < _1", "le/2": "_0 <= _1", "gt/2": "_0 > _1", "ge/2": "_0 >= _1",
-    "__and__/2": "_0 & _1", "__or__/2": "_0 | _1", "__xor__/2": "_0 ^ _1", "__not__/1": "not _0",
+    "__and__/2": "_0 & _1", "__or__/2": "_0 | _1", "__xor__/2": "_0 ^ _1",
+    "__lshift__/2": "_0 << _1", "__rshift__/2": "_0 >> _1", "__iand__/2": "operator.iand(_0, _1)",
+    "__ior__/2": "operator.ior(_0, _1)", "__ixor__/2": "operator.ixor(_0, _1)",
+    "__ilshift__/2": "operator.ilshift(_0, _1)", "__irshift__/2": "operator.irshift(_0, _1)",
+    "__not__/1": "not _0",
     "__is__/2": "_0 is _1", "__isnot__/2": "_0 is not _1", "__getitem__/2": "_0[_1]",
     "__contains__/2": "operator.contains(_0, _1)", "_set_item/3": "operator.setitem(_0, _1, _2)",
     "Delete/2": "operator.delitem(_0, _1)", "len/1": "len(_0)", "append/2": "_0.append(_1)",
@@ -147,7 +151,9 @@ def _values(value):
 def _number(operator, a, b):
     """Call the operator of just these types of numbers; torch.ops may take another one."""
     kinds = type(a).__name__, type(b).__name__
-    return getattr(operator, "_".join(dict.fromkeys(kinds)), operator)(a, b)
+    names = "_".join(kinds), kinds[0] if kinds[0] == kinds[1] else ""
+    name = next((name for name in names if name in operator.overloads()), None)
+    return (getattr(operator, name) if name else operator)(a, b)
 ''',
     "_text": '''
 def _text(value):
@@ -530,9 +536,11 @@ class FunctionTranslator:
             return self._filled(_PRIM_OPERATORS, name, node)
         if name in _REFUSED or (namespace == "prim" and name not in _PRIM_SAME):
             raise Untranslatable(f"the operator {namespace}::{name}")
-        if not is_attribute(namespace) or not (is_attribute(name) or name in DUNDER_METHODS):
+        is_private = name.startswith("__")  # `aten.__range_length` would be mangled in a class
+        if not is_attribute(namespace) or not is_identifier(name) or name.endswith("__"):
             raise Untranslatable(f"the operator {namespace}::{name}")
-        func = _parsed(f"aten.{name}" if namespace == "aten" else f"torch.ops.{namespace}.{name}")
+        space = "aten" if namespace == "aten" else f"torch.ops.{namespace}"
+        func = _parsed(f'getattr({space}, "{name}")' if is_private else f"{space}.{name}")
         keywords = [ast.keyword(word.arg, self.expr(word.value)) for word in node.keywords]
         if any(word.arg is None or not is_attribute(word.arg) for word in keywords):
             raise Untranslatable("keyword arguments")

@@ -23,7 +23,8 @@ MORE = (
     "listdict", "inplace", "inplace_trace", "funcs", "iface", "cls", "buf", "drop_train", "mixed",
     "any", "fork", "frozen", "frozen_buf", "optimized", "function", "traced_function", "dynamic",
     "dynamic_trace", "trace_module", "qlstm", "q16", "static_frozen", "static_trace", "half",
-    "double",
+    "double", "packed", "nums", "strs", "lists", "idx", "enum2", "types", "many", "dec",
+    "dec_trace",
 )  # fmt: skip
 
 
@@ -101,6 +102,8 @@ METHODS = {
     "getattr": 'getattr(self, "__class__")',
     "prim": "ops.prim.PythonOp(x)",
     "namespace": "ops.__class__.x(x)",
+    "dunder operator": "torch.__reduce__(x)",
+    "private namespace": "ops.__dict__.x(x)",
     "huge": "0x" + "f" * 20_000,
     "deep": "-" * 150 + "1",
     "condition": "1 if x else 2",

@@ -5,7 +5,7 @@ A call is a list of forward's arguments, or a method's name and its arguments. t
 classes from their source, so types are written as its compiler needs them.
 """
 # mypy: ignore-errors
-# ruff: noqa: B007, B905, C416, SIM201, RUF051, UP006, UP007, UP031, UP035, UP045
+# ruff: noqa: B007, E741, RUF059, B905, C416, SIM201, RUF051, UP006, UP007, UP031, UP035, UP045
 
 import enum
 import math
@@ -15,6 +15,7 @@ from typing import Any, Dict, Final, List, NamedTuple, Optional, Tuple, Union
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 warnings.simplefilter("ignore")
 
@@ -493,6 +494,339 @@ class Stepped(nn.Module):
 
 
 MODELS["stepped"] = lambda: (S(Stepped()), [(row,), (row, torch.ones(2))])
+
+
+class Packed(nn.Module):
+    def __init__(s):
+        super().__init__()
+        s.r = nn.LSTM(3, 4, batch_first=True)
+
+    def forward(s, x, lens: Tensor):
+        p = pack_padded_sequence(x, lens, batch_first=True, enforce_sorted=False)
+        y, h = s.r(p)
+        return pad_packed_sequence(y, batch_first=True)
+
+
+class Nums(nn.Module):
+    def forward(s, a: int, b: int, x: float, y: float):
+        return (
+            a // b,
+            a % b,
+            x // y,
+            x % y,
+            a / b,
+            a**2,
+            x**y,
+            -a,
+            abs(a),
+            round(x),
+            math.floor(x),
+            math.ceil(x),
+            math.log(abs(x) + 1),
+            math.exp(y),
+            int(x),
+            float(a),
+            bool(a),
+            a & 3,
+            a | 1,
+            a ^ 5,
+            a << 2,
+            a >> 1,
+            min(a, b),
+            max(x, y),
+            a == b,
+            x < y,
+            divmod(a, b),
+            math.pi,
+            complex(x, y),
+            math.isnan(x),
+            math.gcd(a, b),
+            a if a > b else b,
+            float("nan"),
+            -float("inf"),
+            10**-2,
+            math.atan2(x, y),
+            math.fmod(x, y),
+            math.copysign(x, y),
+            math.sqrt(abs(x)),
+            sum([1.5, 2.0]),
+            sum([1, 2]),
+            any([True, False]),
+            all([True]),
+        )
+
+
+class Strs(nn.Module):
+    def forward(s, t: str, u: List[str]):
+        v = t.split(",")
+        return (
+            t.lower(),
+            t[1:3],
+            t[-1],
+            t[::2],
+            v,
+            " ".join(u),
+            t.replace("a", "b"),
+            t.find("b"),
+            t.startswith("a"),
+            t.strip(),
+            len(t),
+            t + u[0],
+            f"x{t}y{3}z",
+            f"{t}-{len(u)}",
+            "%s %d %f" % (t, 3, 1.5),
+            t == u[0],
+            t.count("a"),
+            int("3"),
+            float("2.5"),
+            str(3),
+            str(1.5),
+            str([1.5, 2.0]),
+            str(None),
+            str(True),
+            ord("a"),
+            chr(98),
+            hex(255),
+            t.title(),
+            t.isdigit(),
+            t.rjust(9),
+        )
+
+
+class Lists(nn.Module):
+    def forward(s, xs: List[Tensor], n: List[int], d: Dict[int, List[float]]):
+        out: List[Tuple[int, Tensor]] = []
+        for i, x in enumerate(xs):
+            out.append((i, x * i))
+        for a, b in zip(xs, n):
+            out.append((b, a + b))
+        m = n.copy()
+        m.sort(reverse=True)
+        m.remove(n[0])
+        m[0] = 9
+        m[-1] += 5
+        del m[0]
+        k = [i * 2 for i in range(3)]
+        e = [[1, 2], [3]]
+        e[0][1] = 7
+        z = n * 2 + [4]
+        z.pop()
+        z.insert(1, 8)
+        z.extend([4])
+        d[5] = [1.0]
+        w = d.get(9, [0.5])
+        q = d.pop(5)
+        dd: Dict[str, Tensor] = {"a": xs[0]}
+        dd.update({"b": xs[1]})
+        dd.setdefault("c", xs[0])
+        g = {k2: len(v2) for k2, v2 in d.items()}
+        return (
+            out,
+            m,
+            k,
+            e,
+            z,
+            w,
+            q,
+            dd,
+            g,
+            list(d.keys()),
+            list(d.values()),
+            3 in n,
+            n.index(n[1]),
+            n.count(2),
+            n == [1],
+            min(n),
+            max(n),
+            sorted(n),
+            n[1:],
+            n[-2:],
+            len(d),
+            3 in d,
+            [x.shape for x in xs],
+        )
+
+
+class Idx(nn.Module):
+    def forward(s, x, i: Tensor):
+        y = x.clone()
+        y[i] = 1
+        y[:, -1] = y[:, 0]
+        y[..., 0] *= 2
+        y[x > 0.5] += 1
+        y[None].add_(1)
+        a = x.unbind(0)[0]
+        return (
+            y,
+            x[i],
+            x[:, None],
+            x[..., 1],
+            x[1:, ::2],
+            x[i, i],
+            x[-1, -1],
+            a,
+            x[torch.tensor(0)],
+            x[0:1, i],
+        )
+
+
+class Enum2(nn.Module):
+    def __init__(s):
+        super().__init__()
+        s.ls = nn.ModuleList([nn.Linear(3, 3), nn.ReLU()])
+        s.opt = None
+        s.seq = nn.Sequential(nn.Linear(3, 3), nn.Tanh())
+        s.p = nn.ParameterList([nn.Parameter(torch.randn(3))]) if False else None
+        s.scale = 2.5
+        s.cfg = {"a": [1, 2]}
+        s.t: List[Tuple[int, float]] = [(1, 2.0)]
+
+    def forward(s, x, flag: bool = False, w: Optional[Tensor] = None):
+        for i, l in enumerate(s.ls):
+            x = l(x) * (i + 1)
+        if s.opt is not None:
+            x = x + 1
+        if torch.jit.is_scripting():
+            x = x * s.scale
+        if flag and w is not None:
+            x = x + w
+        elif not flag:
+            x = x - s.cfg["a"][1]
+        else:
+            raise RuntimeError("no w")
+        for a, b in s.t:
+            x = x * a + b
+        try_count = 0
+        while True:
+            try_count += 1
+            if try_count > 3:
+                break
+        y = s.seq[0](x)
+        z = s.seq(x)
+        return y, z, try_count, len(s.ls)
+
+    @torch.jit.export
+    def reset(s, v: float) -> float:
+        s.scale = v
+        s.cfg["a"].append(3)
+        return s.scale
+
+    @torch.jit.unused
+    def never(s, x):
+        return x.numpy()
+
+
+class Types(nn.Module):
+    def forward(s, x):
+        y = x.to(torch.float64)
+        z = torch.zeros(2, 3, dtype=torch.int32)
+        q = torch.empty_like(x).fill_(1.5)
+        e = torch.ones(2, device=x.device, dtype=x.dtype)
+        r = torch.rand(3)
+        n = torch.randn_like(x)
+        l = torch.linspace(0, 1, 5)
+        f = torch.full((2,), 3)
+        t = torch.tensor([[1, 2], [3, 4]])
+        u = torch.tensor(3.5)
+        v = torch.as_tensor(2)
+        k = torch.tensor([True])
+        m = torch.arange(5)
+        b = torch.bernoulli(torch.full([3], 0.5))
+        return (
+            y,
+            z,
+            q,
+            e,
+            r,
+            n,
+            l,
+            f,
+            t,
+            u,
+            v,
+            k,
+            m,
+            b,
+            x.type(torch.float16),
+            x.dtype,
+            x.device,
+            x.is_cuda,
+            x.requires_grad,
+            x.float().half(),
+            x.shape,
+            x.numel(),
+            x.item() if False else 0.0,
+            x.new_zeros(2),
+        )
+
+
+class Many(nn.Module):
+    def __init__(s):
+        super().__init__()
+        s.c1 = nn.Conv1d(2, 3, 3, padding_mode="circular", padding=1)
+        s.ct = nn.ConvTranspose2d(2, 3, 3, stride=2, output_padding=1)
+        s.pool = nn.AdaptiveMaxPool1d(2, return_indices=True)
+        s.inorm = nn.InstanceNorm1d(3, affine=True, track_running_stats=True)
+        s.pr = nn.PReLU()
+        s.up = nn.Upsample(scale_factor=2, mode="bilinear")
+        s.bi = nn.Bilinear(2, 3, 4)
+        s.eb = nn.EmbeddingBag(5, 3, mode="sum")
+        s.ln = nn.LayerNorm([3, 4])
+        s.loss = nn.CrossEntropyLoss()
+        s.cos = nn.CosineSimilarity()
+
+    def forward(s, x, im, idx):
+        a = s.c1(x)
+        p, i = s.pool(a)
+        n = s.inorm(a)
+        t = s.ct(im)
+        u = s.up(im)
+        return (
+            a,
+            p,
+            i,
+            n,
+            t,
+            u,
+            s.bi(x.transpose(1, 2), a.transpose(1, 2)),
+            s.eb(idx),
+            s.ln(a),
+            s.loss(a[:, :, 0], torch.tensor([0, 1])),
+            s.cos(a, n),
+            s.pr(a),
+        )
+
+
+class Dec(nn.Module):
+    def __init__(s):
+        super().__init__()
+        s.tr = nn.Transformer(8, 2, 1, 1, 16, dropout=0.0, batch_first=True)
+
+    def forward(s, a, b):
+        return s.tr(a, b, tgt_mask=nn.Transformer.generate_square_subsequent_mask(b.size(1)))
+
+
+MODELS |= {
+    "packed": lambda: (S(Packed()), [(torch.randn(2, 4, 3), torch.tensor([2, 4]))]),
+    "nums": lambda: (S(Nums()), [(7, 3, 2.5, 1.25), (-7, 3, -2.5, 1.25), (-7, -2, 5.5, -2.0)]),
+    "strs": lambda: (S(Strs()), [("ab,ca ", ["q", "ab,ca "])]),
+    "lists": lambda: (S(Lists()), [([torch.ones(2), torch.zeros(2)], [2, 3], {3: [1.0]})]),
+    "idx": lambda: (S(Idx()), [(torch.randn(3, 3), torch.tensor([0, 2]))]),
+    "enum2": lambda: (
+        S(Enum2()),
+        [(torch.randn(2, 3),), (torch.randn(2, 3), True, torch.randn(3)), ("reset", 4.0)],
+    ),
+    "types": lambda: (S(Types()), [(torch.randn(2, 2),)]),
+    "many": lambda: (
+        S(Many()),
+        [(torch.randn(2, 2, 4), torch.randn(1, 2, 3, 3), torch.tensor([[0, 1], [2, 3]]))],
+    ),
+    "dec": lambda: (S(Dec()), [(torch.randn(1, 3, 8), torch.randn(1, 2, 8))]),
+    "dec_trace": lambda: (
+        T(Dec().eval(), (torch.randn(1, 3, 8), torch.randn(1, 2, 8)), check_trace=False),
+        [(torch.randn(1, 3, 8), torch.randn(1, 2, 8))],
+    ),
+}
 
 
 def main(folder, *names):
