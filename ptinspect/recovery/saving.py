@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -17,11 +17,18 @@ from ptinspect.conversion.targets.builtins_only import UNREPRESENTABLE, PlainVal
 from ptinspect.conversion.targets.safetensors import plan_safetensors
 from ptinspect.document.document import Document
 from ptinspect.document.tensor import InlineStorage
-from ptinspect.errors import PtInspectError, UnsupportedError, add_error_path
+from ptinspect.errors import DamagedError, PtInspectError, UnsupportedError, add_error_path
 from ptinspect.limits import LIMITS, Limits
 from ptinspect.pickling.pyobjects import dotted
 from ptinspect.pickling.values import Global, PersistentId
-from ptinspect.recovery.report import LOST, PLAUSIBLE, PROVED, RecoveryReport, TensorStatus
+from ptinspect.recovery.report import (
+    LOST,
+    PLAUSIBLE,
+    PROVED,
+    Damage,
+    RecoveryReport,
+    TensorStatus,
+)
 from ptinspect.recovery.salvage import Evidence, Salvage, nothing_left
 from ptinspect.source.local import open_source
 
@@ -72,14 +79,10 @@ def recover(
         document = Document(source, salvage.archive, limits)
         tensors = [_status(info, salvage) for info in document.tensors.values()]
         saved = (PROVED,) if proved_only else (PROVED, PLAUSIBLE)
-        names = {
-            id(info.tensor): status
-            for info, status in zip(document.tensors.values(), tensors, strict=True)
-        }
         report = _report(source, source_path, salvage, tensors)
         if tensors and not any(status.status in saved for status in tensors):
             return report
-        file, dropped = _planned(document, target, lambda t: _is_saved(t, names, salvage, saved))
+        file, dropped = _planned(document, target, lambda t: _evidence(t, salvage).status in saved)
         check_disk_space(target, file.changed)
         _write(file, target, force, guard, progress)
         return _report(source, source_path, salvage, tensors, target, dropped)
@@ -115,9 +118,6 @@ def salvage_source(source: Source, limits: Limits) -> Salvage:
 
 def _nothing(source: Source, path: str, error: PtInspectError) -> RecoveryReport:
     """Return the report that nothing can be saved; other errors are raised."""
-    from ptinspect.errors import DamagedError
-    from ptinspect.recovery.report import Damage
-
     if not isinstance(error, DamagedError):
         raise error
     offset = error.where.offset if error.where is not None else None
@@ -126,44 +126,26 @@ def _nothing(source: Source, path: str, error: PtInspectError) -> RecoveryReport
 
 
 def _status(info: TensorInfo, salvage: Salvage) -> TensorStatus:
-    evidence = salvage.description.combined(_evidence(info.tensor, salvage))
+    evidence, dtype = _evidence(info.tensor, salvage), info.dtype.name if info.dtype else None
     return TensorStatus(
-        info.key,
-        info.path,
-        evidence.status,
-        evidence.reason,
-        info.dtype.name if info.dtype else None,
-        info.shape,
-        info.nbytes,
+        info.key, info.path, evidence.status, evidence.reason, dtype, info.shape, info.nbytes
     )
 
 
 def _evidence(tensor: Tensor, salvage: Salvage) -> Evidence:
-    """Return how sure the bytes of a tensor are, of all its parts together."""
-    result = Evidence(PROVED)
+    """Return how sure a tensor is: its description, and the bytes of all its parts together."""
+    result = salvage.description
     for part in tensor.parts.values():
         result = result.combined(_evidence(part, salvage))
     storage = tensor.storage
     if storage is None or isinstance(storage, InlineStorage):
         return result  # it has no bytes, or they are in the pickle itself
-    result = result.combined(
-        salvage.storages.get(storage.key, Evidence(LOST, "its storage is not in the file"))
-    )
     if tensor.numel and tensor.stored is not None:
         low, high = tensor.extent
-        packed = tensor.per_byte
-        if low < 0 or -(-high // packed) * tensor.stored.itemsize > storage.nbytes:
-            result = Evidence(LOST, "its description exceeds its storage")
-    return result
-
-
-def _is_saved(
-    tensor: Tensor, statuses: dict[int, TensorStatus], salvage: Salvage, saved: tuple[str, ...]
-) -> bool:
-    status = statuses.get(id(tensor))
-    if status is not None:
-        return status.status in saved
-    return salvage.description.combined(_evidence(tensor, salvage)).status in saved
+        if low < 0 or -(-high // tensor.per_byte) * tensor.stored.itemsize > storage.nbytes:
+            return Evidence(LOST, "its description exceeds its storage")
+    missing = Evidence(LOST, "its storage is not in the file")
+    return result.combined(salvage.storages.get(storage.key, missing))
 
 
 class _SavedGraph(ObjectGraph):
@@ -239,12 +221,9 @@ def _escaped(key: str) -> str:
 
 
 def _write(
-    file: OutputFile,
-    target: str,
-    force: bool,
-    guard: ModificationGuard,
+    file: OutputFile, target: str, force: bool, guard: ModificationGuard,
     progress: Callable[[int, int], None] | None,
-) -> None:
+) -> None:  # fmt: skip
     total, done = file.copied + file.changed, 0
 
     def count(length: int) -> None:
@@ -260,23 +239,13 @@ def _write(
 
 
 def _report(
-    source: Source,
-    path: str,
-    salvage: Salvage,
-    tensors: list[TensorStatus],
-    target: str | None = None,
-    dropped: list[str] | None = None,
-) -> RecoveryReport:
+    source: Source, path: str, salvage: Salvage, tensors: list[TensorStatus],
+    target: str | None = None, dropped: Sequence[str] = (),
+) -> RecoveryReport:  # fmt: skip
     container = None
     if target is not None:
         container = "safetensors" if target.endswith(".safetensors") else "torch-zip"
     return RecoveryReport(
-        path,
-        source.size,
-        salvage.archive.format,
-        target,
-        container,
-        tuple(salvage.damage),
-        tuple(tensors),
-        tuple(dropped or ()),
-    )
+        path, source.size, salvage.archive.format, target, container,
+        tuple(salvage.damage), tuple(tensors), tuple(dropped),
+    )  # fmt: skip

@@ -299,8 +299,7 @@ class _RecordReader:
         self, candidate: Candidate, need: int | None
     ) -> tuple[Span | None, Evidence, Damage | None]:
         """Return the bytes at one place, what speaks for them, and the damage that was seen."""
-        source, start = self.source, candidate.start
-        offset = None if source.base is None else source.base + start
+        source, start, name = self.source, candidate.start, candidate.name
         available = source.size - start
         length = candidate.packed
         if candidate.method == DEFLATED and length is not None:
@@ -310,26 +309,21 @@ class _RecordReader:
         if candidate.method != STORED:
             return None, Evidence(LOST, "it is compressed, and its end is lost"), None
         if length is None and need is not None and available < need + 16 and available >= need:
-            span = Span(candidate.name, need, start, source.base)  # the file ends behind it
+            span = Span(name, need, start, source.base)  # the file ends behind it
             reason = f"{NO_CHECKSUM}: the file is cut off behind its bytes"
-            return (
-                span,
-                Evidence(PLAUSIBLE, reason),
-                Damage("cut", source.size, "the file is cut off"),
-            )
+            cut = Damage("cut", source.size, "the file is cut off")
+            return span, Evidence(PLAUSIBLE, reason), cut
         if (length is not None and length > available) or (need is not None and available < need):
             have = f"{available:,} of {need if need is not None else length:,} bytes are there"
-            cut = Damage("cut", source.size, f"the file is cut off within {candidate.name}")
+            cut = Damage("cut", source.size, f"the file is cut off within {name}")
             return None, Evidence(LOST, f"it is cut off: {have}"), cut
         if length is None:
-            broken = Damage(
-                "frame", offset, f"the end of {candidate.name} is not where it should be"
-            )
-            return None, Evidence(LOST, "the frame around its bytes is broken"), broken
+            broken = f"the end of {name} is not where it should be"
+            return self._lost(candidate, "the frame around its bytes is broken", "frame", broken)
         if need is not None and length < need:
-            short = Damage("frame", offset, f"{candidate.name} has {length:,} of {need:,} bytes")
-            return None, Evidence(LOST, f"its record has {length:,} of {need:,} bytes"), short
-        span = Span(candidate.name, length, start, source.base)
+            sizes = f"has {length:,} of {need:,} bytes"
+            return self._lost(candidate, f"its record {sizes}", "frame", f"{name} {sizes}")
+        span = Span(name, length, start, source.base)
         if candidate.crc is None or not self.has_crcs:
             return span, UNCHECKED, None
         if (start, length) not in self._crcs:
@@ -339,8 +333,17 @@ class _RecordReader:
             self._crcs[start, length] = _crc(source, start, length)
         if self._crcs[start, length] == candidate.crc:
             return span, Evidence(PLAUSIBLE, candidate.doubt) if candidate.doubt else PROOF, None
-        wrong = Damage("checksum", offset, f"the CRC-32 of {candidate.name} does not match")
-        return None, Evidence(LOST, "its bytes do not match their checksum"), wrong
+        return self._wrong_checksum(candidate)
+
+    def _lost(
+        self, candidate: Candidate, reason: str, kind: str, message: str
+    ) -> tuple[None, Evidence, Damage]:
+        offset = None if self.source.base is None else self.source.base + candidate.start
+        return None, Evidence(LOST, reason), Damage(kind, offset, message)
+
+    def _wrong_checksum(self, candidate: Candidate) -> tuple[None, Evidence, Damage]:
+        message = f"the CRC-32 of {candidate.name} does not match"
+        return self._lost(candidate, "its bytes do not match their checksum", "checksum", message)
 
     def _inflated(
         self, candidate: Candidate, need: int | None
@@ -351,19 +354,18 @@ class _RecordReader:
         self._bytes_left -= candidate.packed
         most = min(self.limits.inflated_bytes, self.limits.pickle_bytes if need is None else need)
         inflate = zlib.decompressobj(-15)
-        offset = None if self.source.base is None else self.source.base + candidate.start
         try:
             raw = self.source.read(candidate.start, candidate.packed)
             data = inflate.decompress(raw, most + 1)
         except (zlib.error, PtInspectError):
-            damage = Damage("checksum", offset, f"{candidate.name} cannot be unpacked")
-            return None, Evidence(LOST, "its compressed bytes are damaged"), damage
+            message = f"{candidate.name} cannot be unpacked"
+            return self._lost(candidate, "its compressed bytes are damaged", "checksum", message)
         if len(data) > most or not inflate.eof or (need is not None and len(data) < need):
-            damage = Damage("frame", offset, f"{candidate.name} unpacks to another size")
-            return None, Evidence(LOST, "it unpacks to another size than it should"), damage
+            message = f"{candidate.name} unpacks to another size"
+            reason = "it unpacks to another size than it should"
+            return self._lost(candidate, reason, "frame", message)
         if candidate.crc is not None and self.has_crcs and zlib.crc32(data) != candidate.crc:
-            damage = Damage("checksum", offset, f"the CRC-32 of {candidate.name} does not match")
-            return None, Evidence(LOST, "its bytes do not match their checksum"), damage
+            return self._wrong_checksum(candidate)
         evidence = PROOF if candidate.crc is not None and self.has_crcs else UNCHECKED
         if candidate.doubt:
             evidence = Evidence(PLAUSIBLE, candidate.doubt)
