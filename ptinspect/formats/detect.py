@@ -54,13 +54,13 @@ def open_archive(source: Source, limits: Limits = LIMITS) -> Archive:
     try:
         archive = _open(source, limits, allow_index=True)
     except (DamagedError, FormatError) as error:
-        raise _text_transfer_error(source) or error from None
+        raise text_transfer_error(source) or error from None
     if any(name.module.endswith("\r") for stream in archive.streams for name in stream.globals):
-        raise _text_transfer_error(source) or DamagedError("the name of a module ends in CR")
+        raise text_transfer_error(source) or DamagedError("the name of a module ends in CR")
     return archive
 
 
-def _text_transfer_error(source: Source) -> DamagedError | None:
+def text_transfer_error(source: Source) -> DamagedError | None:
     """Return the error for a zip or pickle that a transfer has treated as text, if it looks like
     one: each LF became CR LF, or each byte above 127 became several, as in UTF-8."""
     head = source.read(0, min(source.size, TEXT_BYTES))

@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ptinspect.errors import PtInspectError
+from ptinspect.formats.detect import text_transfer_error
 from ptinspect.limits import LIMITS, Limits
 from ptinspect.safety.containers.dispatch import buffer_if_small, scan_source
 from ptinspect.safety.next_steps import next_steps, state_load_advice
@@ -51,6 +52,9 @@ def scan(
         with open_source(path) as source:
             state = ScanState(source.path, None, 0, Budget(limits or LIMITS))
             scan_source(buffer_if_small(source), state)
+            if state.errors:
+                cause = text_transfer_error(source)
+                state.errors = [cause, *state.errors] if cause else state.errors
             report = state.report(allow, allow_unknown)
             load = None
             if not state.errors and report.verdict != DANGEROUS:

@@ -35,6 +35,10 @@ def test_a_file_that_was_treated_as_text(name: str, change: str, tmp_path: Path)
         ptinspect.open(file).close()
     assert caught.value.message == f"the file was read as text and written again: {reason}"
     assert "binary mode" in (caught.value.hint or "")
+    report = ptinspect.scan(file)
+    assert report.errors[0].message == caught.value.message
+    assert report.verdict != "clean"
+    assert report.steps[:1] in ((caught.value.hint,), ("do not load it",))
 
 
 def test_a_text_with_cr_lf_is_not_one(tmp_path: Path) -> None:
