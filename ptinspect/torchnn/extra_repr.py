@@ -128,8 +128,10 @@ def _piece_text(
 
 
 def _value(name: str, row: ModuleClass, attributes: Attributes, formatter: ValueFormatter) -> Value:
-    if name == "@qscheme":
-        return _qscheme(attributes, formatter)
+    if name == "@qscheme":  # `self.weight().qscheme()` of a quantized module
+        packed = packed_parameters(attributes)
+        facts = formatter.describe(packed[0]) if packed else None
+        return f"torch.{facts.qscheme}" if facts is not None and facts.qscheme else MISSING
     if name[0] == "@":
         return READERS[name[1:]](attributes, name)
     return row.get(attributes, name)
@@ -152,15 +154,6 @@ def _holds(value: Value, operator: str, literal: Value) -> bool:
     else:
         is_equal = value is None if literal is None else value == literal
     return is_equal == (operator == "==")
-
-
-def _qscheme(attributes: Attributes, formatter: ValueFormatter) -> Value:
-    """`self.weight().qscheme()` of a quantized module."""
-    packed = packed_parameters(attributes)
-    facts = formatter.describe(packed[0]) if packed else None
-    if facts is None or facts.qscheme is None:
-        return MISSING
-    return f"torch.{facts.qscheme}"
 
 
 # A line for each item: `  (0): Parameter containing: [torch.float32 of size 2x3]`; a dict has

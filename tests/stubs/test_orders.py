@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+import types
 from pathlib import Path
 
 import pytest
 
+from ptinspect.stubs import stub
 from ptinspect.stubs.infer.anti_unify import merge_orders
 from tests.stubs.trying import attempt, failures, outcomes, run_script
 
@@ -61,3 +64,29 @@ def test_children_that_some_have_print_in_their_order(tmp_path: Path) -> None:
     one = attempt("blocks", tmp_path / "blocks.pt")
     (tmp_path / "tried").mkdir()
     assert failures(one, outcomes([one], tmp_path / "tried")["blocks"]) == {}
+
+
+def test_argument_that_equals_the_default_of_a_recursive_class_is_left_out(tmp_path: Path) -> None:
+    """The calls of inner objects are known before those of the objects that contain them."""
+    torch = pytest.importorskip("torch")
+
+    class Node(torch.nn.Module):  # type: ignore[misc, name-defined]
+        def __init__(self, size: int, inner: object = None) -> None:
+            super().__init__()
+            self.lin, self.inner = torch.nn.Linear(size, 2), inner
+
+    class Pair(torch.nn.Module):  # type: ignore[misc, name-defined]
+        def __init__(self, node: object) -> None:
+            super().__init__()
+            self.node = node
+
+    home = sys.modules["proj_recursive"] = types.ModuleType("proj_recursive")
+    for kind in (Node, Pair):
+        kind.__module__, kind.__qualname__ = "proj_recursive", kind.__name__
+        setattr(home, kind.__name__, kind)
+    try:
+        models = {"root": Node(3, Node(5)), "other": Pair(Node(3, Node(5)))}
+        torch.save(models, tmp_path / "two.pt")
+    finally:
+        del sys.modules["proj_recursive"]
+    assert "        self.node = Node()\n" in stub(tmp_path / "two.pt")

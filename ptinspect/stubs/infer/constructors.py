@@ -113,14 +113,16 @@ def infer_constructors(
     classes: dict[str, InferredClass] = {}
     deferred: list[Deferred] = []
     for group in dependency_groups(definitions, dict(objects.parts)):
-        pending: list[tuple[Instance, CallExpr]] = []
+        pending: list[tuple[Instance, InferredClass, list[Parameter], int]] = []
         for definition in group:
             inferred, parameters, late = _infer_class(objects, definition, classes, in_root)
             classes[definition.path] = inferred
             deferred += late
             for index, instance in enumerate(definition.instances):
-                pending.append((instance, _instance_call(inferred, parameters, index)))
-        for instance, call in sorted(pending, key=lambda item: item[0].number):
+                pending.append((instance, inferred, parameters, index))
+        # Inner instances first: a call leaves out the arguments that equal a default.
+        for instance, inferred, parameters, index in sorted(pending, key=lambda p: p[0].number):
+            call = _instance_call(inferred, parameters, index)
             depth = _depth(call)
             is_deep = depth > MAX_DEPTH
             instance.constructor_call = objects.parts.move(call) if is_deep else call
@@ -287,8 +289,9 @@ def _inherit_from_torch(
         return set()
     # Definitions in torch's modules are of classes that torch has removed.
     removed = lookup(definition.path) if definition.module.startswith("torch.") else None
-    bases = {row.path: row for module in modules for row in candidates(module.attributes)[:1]}
-    is_certain = len(bases) == 1 and all(candidates(module.attributes) for module in modules)
+    best = [candidates(module.attributes)[:1] for module in modules]
+    bases = {row.path: row for rows in best for row in rows}
+    is_certain = len(bases) == 1 and all(best)
     row = removed or (next(iter(bases.values())) if is_certain else None)
     if not row or not all(_has_members_of(row, m, objects, inferred_classes) for m in modules):
         return set()

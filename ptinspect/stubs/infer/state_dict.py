@@ -183,11 +183,9 @@ _NEVER_CONSECUTIVE = frozenset(
 
 @dataclass(slots=True)
 class StateDictModel:
-    """A model inferred from a state_dict.
+    """A model inferred from a state_dict, and in words, what its modules could be instead.
 
-    Attributes:
-        alternatives: in words, what its modules could be instead.
-        dtype_method: `half()` or similar if all floats are of one such dtype.
+    `dtype_method` is `half()` or similar if all floats are of one such dtype.
     """
 
     root: Instance

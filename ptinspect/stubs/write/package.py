@@ -281,14 +281,10 @@ def check_target_folder(folder: str, force: bool) -> None:
         folders[:] = [name for name in folders if name != "__pycache__"]
         for name in names:
             path = os.path.join(parent, name)
-            if not _is_written_by_us(path):
+            head = b"?"
+            if path.endswith(".py") and not os.path.islink(path):
+                with open(path, "rb") as file:
+                    head = file.read(1_000)
+            if head and not any(text in head for text in _WRITTEN_BY_US):
                 hint = "remove it, or choose another folder"
                 raise PtInspectError("not written by ptinspect", path=path, hint=hint)
-
-
-def _is_written_by_us(path: str) -> bool:
-    if not path.endswith(".py") or os.path.islink(path):
-        return False
-    with open(path, "rb") as file:
-        head = file.read(1_000)
-    return not head or any(text in head for text in _WRITTEN_BY_US)
