@@ -239,6 +239,11 @@ DANGEROUS = {
     ),
     "of torch 0.1, beyond its storage": calling("torch.FloatTensor")
     + tuple_of(STORAGE, 0, (9,), (1,)) + b"b",
+    "a file that is mapped by NEWOBJ": new(path("numpy.memmap"), text("x"), text("u1"), text("w+")),
+    "a wrapper that loads its state": new(
+        path("torch.utils.data.datapipes.datapipe._IterDataPipeSerializationWrapper")
+    )
+    + args(plain(b"N."), plain(False)) + b"b",
     "a function among the arguments": calling("builtins.list", named("pip.main")),
     "a partial that was another when it was called": calling("functools.partial", named("mine.f"))
     + put(0) + tuple_of(named("webbrowser.open"), ("x",), b"}", b"N") + b"b0" + get(0) + b")R0"
