@@ -5,7 +5,7 @@
 listed if, in every version that has it, constructing and filling an object of it does nothing but
 set attributes: its methods that pickle or the constructor call, its own and inherited ones, call
 only what is in `HARMLESS`. Enumerations are listed as well. A class of which this is only true
-without its constructor, as NEWOBJ creates an object, has a `~` in front.
+without its constructor, as NEWOBJ creates an object, has a `~` in front; an exception has a `!`.
 """
 
 from __future__ import annotations
@@ -43,10 +43,12 @@ partition rpartition hasattr __setattr__ isidentifier isdigit cast TypeVar ord c
 _ENUMS = ("Enum", "IntEnum", "Flag", "IntFlag", "StrEnum")
 LEFT_OUT = frozenset(_LEFT_OUT.split())
 HARMLESS = frozenset(_HARMLESS.split())
-ERRORS = [each for each in vars(builtins).values() if isinstance(each, type)]
-PLAIN_BASES = frozenset(_PLAIN_BASES.split()) | {
-    each.__name__ for each in ERRORS if issubclass(each, BaseException)
-}
+_CLASSES = [each for each in vars(builtins).values() if isinstance(each, type)]
+ERRORS = [each for each in _CLASSES if issubclass(each, BaseException)]
+PLAIN_BASES = frozenset(_PLAIN_BASES.split()) | {each.__name__ for each in ERRORS}
+
+MARKS = ("", "~", "", "!")
+"""What is in front of a class, by its rank."""
 
 CREATED = ("__new__", "__setstate__", "__hash__", "__eq__", "__setattr__")
 """Methods that are called to create an object by NEWOBJ and BUILD, and to put it into a set."""
@@ -77,13 +79,14 @@ def main(folders: list[Path]) -> None:
     for name, rank in sorted(ranks.items()):
         module, _, attribute = name.partition(":")
         if rank:
-            by_module.setdefault(module, []).append("~" * (rank == 1) + attribute)
+            by_module.setdefault(module, []).append(MARKS[rank] + attribute)
     lines = [f"{module} {' '.join(names)}\n" for module, names in by_module.items()]
     TARGET.write_text("".join(lines), "utf-8")
 
 
 def classes(folder: Path) -> dict[str, int]:
-    """Return a rank for each `module:name`: 2 for a plain class, 1 if its constructor is not."""
+    """Return a rank for each `module:name`: 2 for a plain class, 1 if its constructor is not plain,
+    3 for a plain exception."""
     found: dict[str, Class] = {}
     enums: set[str] = set()
     for path in sorted(folder.rglob("*.py")):
@@ -106,6 +109,7 @@ def classes(folder: Path) -> dict[str, int]:
         name: _is_plain(name, found, CREATED, created) + _is_plain(name, found, CALLED, called)
         for name in found
     }
+    ranks |= {name: 3 for name, rank in ranks.items() if rank == 2 and _is_error(name, found)}
     return {**ranks, **dict.fromkeys(enums, 2)}
 
 
@@ -167,6 +171,14 @@ def _is_plain(
         and all(_is_quiet(methods[each], methods, set()) for each in called if each in methods)
     )  # fmt: skip
     return known[name]
+
+
+def _is_error(name: str, found: dict[str, Class], depth: int = 16) -> bool:
+    if name not in found:
+        return name.rpartition(":")[2] in {error.__name__ for error in ERRORS}
+    module, node, imports = found[name]
+    bases = [_base(base, module, imports) for base in node.bases]
+    return depth > 0 and any(base and _is_error(base, found, depth - 1) for base in bases)
 
 
 def _base(node: ast.expr, module: str, imports: dict[str, str]) -> str | None:

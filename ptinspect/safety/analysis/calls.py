@@ -153,7 +153,7 @@ def judge_call(
         return HARMLESS  # type(None): only three arguments create a class
     if row is None or row.verdict == "reference":
         return _judge_unlisted(func, how)
-    is_created = how in _CREATING and not args and not keywords
+    is_created = how in _CREATING and (not args or row.name.endswith(".*"))
     if row.verdict == "acts" and is_created and _is_created_quietly(func):
         return Judgement(UNKNOWN, func.path, "creates an object without its constructor")
     if row.verdict in ("acts", "dangerous"):
