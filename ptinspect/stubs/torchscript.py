@@ -106,7 +106,8 @@ def torchscript_stub(document: Document, sha256: str) -> str:
     """
     archive: TorchScript = document.archive  # type: ignore[assignment]
     definitions = _parse(archive)
-    translation = _Translation(definitions, _version(archive))
+    version = (archive.version or "").strip()
+    translation = _Translation(definitions, int(version) if version.isdecimal() else 10)
     translation.run()
     builder = _Builder(document, translation)
     body = builder.build_function()
@@ -149,15 +150,9 @@ def torchscript_stub(document: Document, sha256: str) -> str:
 
 
 def _untranslated_lines(written: list[_Definition], unwritten: list[str]) -> list[str]:
-    names = [item.name for item in written if f'("{NOT_TRANSLATED}' in item.text]
-    names = names or [item.name for item in written if f"('{NOT_TRANSLATED}" in item.text]
+    names = [item.name for item in written if NOT_TRANSLATED in item.text]
     lines = ["", "unknown, and raised as NotImplementedError: parts of", *names] if names else []
     return lines + (["", "Could not be written, and is None:", *unwritten] if unwritten else [])
-
-
-def _version(archive: TorchScript) -> int:
-    text = (archive.version or "").strip()
-    return int(text) if text.isdigit() and len(text) < 9 else 10
 
 
 def _parse(archive: TorchScript) -> dict[str, _Definition]:
@@ -261,7 +256,9 @@ class _Translation:
         body: list[ast.stmt] = []
         hooks = False
         for item in node.body:
-            if isinstance(item, ast.FunctionDef) and is_method_name(item.name):
+            if isinstance(item, ast.FunctionDef) and (
+                is_attribute(item.name) or item.name in DUNDER_METHODS
+            ):
                 body.append(self._function(item, True, hooks and item.name == "forward"))
             elif isinstance(item, ast.Assign) and isinstance(item.targets[0], ast.Name):
                 name = item.targets[0].id
@@ -304,10 +301,6 @@ class _Translation:
             result = ast.parse(code).body[0]  # type: ignore[assignment]
             result.name = node.name
         return result
-
-
-def is_method_name(name: str) -> bool:
-    return is_attribute(name) or name in DUNDER_METHODS
 
 
 class _Builder:
@@ -422,16 +415,12 @@ class _Builder:
         elif definition is None or not definition.name:
             self.unwritten.append(prose(path))
             expr = NONE
-        elif attributes is None:
-            name = definition.name
-            expr = CallExpr("_assembled", [(None, Name(name))]) if kind == "Module" else (
-                CallExpr("_object", [(None, Name(name)), (None, DictExpr([]))])
-            )  # fmt: skip
         elif kind == "Module":
-            expr = self._module(definition, attributes)
+            expr = self._module(definition, attributes or {})
         else:
             pairs: list[tuple[Expr, Expr]] = [
-                (Literal(string(str(key))), self.value(item)) for key, item in attributes.items()
+                (Literal(string(str(key))), self.value(item))
+                for key, item in (attributes or {}).items()
             ]
             expr = CallExpr("_object", [(None, Name(definition.name)), (None, DictExpr(pairs))])
         label = "model" if is_root else path.rpartition(".")[2].lower()

@@ -138,7 +138,12 @@ def read_deepspeed(
         for name in names:
             path = os.path.join(folder, name)
             with add_error_path(path):
-                archive.parts.append(open_archive(open_source(path), limits))
+                part = open_source(path)
+                try:
+                    archive.parts.append(open_archive(part, limits))
+                except PtInspectError:
+                    part.close()
+                    raise
         states = [_root(part, name) for part, name in zip(archive.parts, names, strict=True)]
         _join(archive, states[: len(models)], states[len(models) :], optimizers)
     except PtInspectError:
