@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from typing import TYPE_CHECKING
 
 from ptinspect.errors import DOWNLOAD_AGAIN, DamagedError, Place
@@ -124,3 +125,25 @@ class SliceSource(Source):
     def headers(self) -> tuple[Buffer, int]:
         buffer, start = self._parent.headers()
         return buffer, start + self._start
+
+
+class SourceFile(io.RawIOBase):
+    """A source as a file object for readers of the standard library."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._position = 0
+
+    def read(self, size: int = -1) -> bytes:
+        left = max(self._source.size - self._position, 0)
+        size = left if size < 0 else min(size, left)
+        data = self._source.read(self._position, size) if size else b""
+        self._position += size
+        return data
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        self._position = offset + (0, self._position, self._source.size)[whence]
+        return self._position
+
+    def tell(self) -> int:
+        return self._position

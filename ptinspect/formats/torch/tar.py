@@ -20,7 +20,6 @@ Source: `legacy_load` in `torch.serialization._legacy_load`, and `save` in torch
 
 from __future__ import annotations
 
-import io
 import posixpath
 from struct import Struct
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -33,6 +32,7 @@ from ptinspect.formats.signatures import TAR_BLOCK
 from ptinspect.limits import LIMITS, Limits
 from ptinspect.pickling.machine import run
 from ptinspect.pickling.values import Global, PersistentId
+from ptinspect.source.base import SourceFile
 from ptinspect.text import bounded_repr
 
 if TYPE_CHECKING:
@@ -123,27 +123,13 @@ def read_members(source: Source, limits: Limits = LIMITS) -> dict[str, Member]:
     return {member.name.removeprefix("./"): member for member in members if member.is_file}
 
 
-class _TarFile(io.RawIOBase):
-    """A source as a file for `tarfile`, which reads a whole header of any announced size."""
-
-    def __init__(self, source: Source) -> None:
-        self._source = source
-        self._position = 0
+class _TarFile(SourceFile):
+    """A source for `tarfile`, which reads a whole header of any announced size."""
 
     def read(self, size: int = -1) -> bytes:
         if not 0 <= size <= _HEADER_BYTES:
-            raise DamagedError("a tar header is too long", where=Place(None, self._position))
-        left = max(self._source.size - self._position, 0)
-        data = self._source.read(min(self._position, self._source.size), min(size, left))
-        self._position += len(data)
-        return data
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        self._position = offset
-        return offset
-
-    def tell(self) -> int:
-        return self._position
+            raise DamagedError("a tar header is too long", where=Place(None, self.tell()))
+        return super().read(size)
 
 
 def iter_members(source: Source, limits: Limits = LIMITS) -> Iterator[Member]:

@@ -38,9 +38,6 @@ _TAIL = _END.size + 0xFFFF + 0x1000
 """Bytes in which an end record is searched: it, the longest comment, and what torch's reader
 searches in addition."""
 
-_MAX_ENDS = 64
-"""End records in a file's tail that are followed."""
-
 
 class Bounds(NamedTuple):
     """The place of the directory.
@@ -111,9 +108,7 @@ def find_directories(source: Source) -> Iterator[tuple[int, Bounds]]:
     last = position = tail.rfind(END, 0, max(len(tail) - _END.size + 4, 0))
     seen: set[int] = set()
     counts: dict[int, tuple[int, int]] = {}
-    for _ in range(_MAX_ENDS):
-        if position < 0:
-            return
+    while position >= 0:
         comment = int.from_bytes(tail[position + 20 : position + 22], "little")
         if position in (last, len(tail) - _END.size - comment):
             for start, place, count in find_zips_ending_at(source, first + position, counts):

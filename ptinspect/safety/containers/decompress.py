@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import os
 import zlib
 from typing import TYPE_CHECKING, Protocol
 
 from ptinspect.errors import DamagedError, LimitError, Place, PtInspectError
 from ptinspect.formats.archive import CHUNK
+from ptinspect.source.base import SourceFile
 from ptinspect.source.local import LocalSource
 
 if TYPE_CHECKING:
@@ -49,12 +49,8 @@ def detect_compression(head: bytes) -> str | None:
 def decompress(
     source: Source, compression: str, state: ScanState
 ) -> tuple[Source, PtInspectError | None]:
-    """Decompress a source to a temporary file.
-
-    Returns:
-        The decompressed bytes, and the error that ended them early, if any: a reader may already
-        have acted on what came before the error.
-    """
+    """Return the decompressed bytes, in a temporary file, and the error that ended them early, if
+    any: a reader may already have acted on what came before the error."""
     import tempfile
 
     read_error: PtInspectError | None = None
@@ -97,7 +93,7 @@ def _chunks(source: Source, compression: str, state: ScanState) -> Iterator[byte
 def _gunzip(source: Source, compression: str, state: ScanState) -> Iterator[bytes]:
     import gzip
 
-    with gzip.GzipFile(fileobj=io.BufferedReader(_SourceFile(source))) as file:
+    with gzip.GzipFile(fileobj=SourceFile(source)) as file:
         try:
             # read1 returns what one step decompresses, before the checksum is compared.
             while chunk := file.read1(CHUNK):
@@ -113,8 +109,12 @@ def _read_streams(source: Source, compression: str, state: ScanState) -> Iterato
 
     The file objects of bz2 and lzma would ignore what follows the last stream.
     """
-    offset = _zlib_start(source) if "zlib" in compression else 0
-    is_raw = compression == "deflate"
+    offset, is_raw = 0, compression == "deflate"
+    if "zlib" in compression:
+        head = source.read(0, min(source.size, 64))
+        # joblib before 0.10 wrote "ZF", the length in hexadecimal digits, then a zlib stream
+        start = max(head.find(b"\x78", 4), 0) if head.startswith(b"ZF") else 0
+        offset = min(start + 2, source.size)
     decompressor = _new_decompressor(compression)
     while True:
         data = b""
@@ -190,33 +190,6 @@ def _new_decompressor(compression: str) -> _Decompressor:
     import lzma
 
     return lzma.LZMADecompressor(memlimit=_MAX_LZMA_DICTIONARY)
-
-
-def _zlib_start(source: Source) -> int:
-    """Return the offset of the deflated bytes.
-
-    joblib before 0.10 wrote "ZF", the length in hexadecimal digits, then a zlib stream.
-    """
-    head = source.read(0, min(source.size, 64))
-    start = max(head.find(b"\x78", 4), 0) if head.startswith(b"ZF") else 0
-    return min(start + 2, source.size)
-
-
-class _SourceFile(io.RawIOBase):
-    """A source as a file object, from its first byte on."""
-
-    def __init__(self, source: Source) -> None:
-        self._source = source
-        self._offset = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
-        data = self._source.read(self._offset, min(len(buffer), self._source.size - self._offset))
-        buffer[: len(data)] = data
-        self._offset += len(data)
-        return len(data)
 
 
 def decompress_zip_lzma(packed: bytes, size: int, record: str) -> bytes:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import re
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from ptinspect.errors import (
@@ -42,7 +42,7 @@ from ptinspect.source.base import MemorySource, SliceSource
 from ptinspect.source.local import MAX_COPY_BYTES, open_source
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from ptinspect.formats.signatures import Identity
     from ptinspect.source.base import Source
@@ -62,7 +62,13 @@ _MIN_PICKLE_RUN = 64
 def scan_source(source: Source, state: ScanState) -> None:
     """Scan a source into `state`. Errors do not propagate: they are added to `state.errors`."""
     try:
-        _scan(source, state)
+        head = source.read(0, min(source.size, HEAD_BYTES))
+        if head.startswith(ZIP_MAGIC):
+            _scan_zip(source, state)
+        else:
+            _scan_unless_zip(source, state, head)
+        if state.format not in _TAR_FORMATS and is_tar(head):  # torch.load tries tarfile first
+            _scan_as_second_format(source, state, "tar", _scan_tar)
     except PtInspectError as error:
         state.errors.append(error)
     except RecursionError:
@@ -78,22 +84,15 @@ def buffer_if_small(source: Source) -> Source:
     return MemorySource(data, source.path, start, stop, source.base)
 
 
-def _scan(source: Source, state: ScanState) -> None:
-    head = source.read(0, min(source.size, HEAD_BYTES))
-    if head.startswith(ZIP_MAGIC):
-        _scan_zip(source, state)
-    else:
-        _scan_unless_zip(source, state, head)
-    if state.format not in _TAR_FORMATS and is_tar(head):  # torch.load tries tarfile first
-        _scan_as_second_format(source, state, "tar", _scan_tar)
-
-
 def _scan_unless_zip(source: Source, state: ScanState, head: bytes) -> None:
     is_pickle = begins_with_protocol(head)
     identity = None if is_pickle or not head else identify_head(source, head, state.limits)
     zip_at_end = None
-    if identity is None or identity.format not in _TAR_FORMATS:
-        zip_at_end = _find_zip_at_end(source)
+    may_end_as_zip = identity is None or identity.format not in _TAR_FORMATS
+    if may_end_as_zip and source.size and has_end_record(source):
+        from ptinspect.safety.containers.zip import find_zip_at_end
+
+        zip_at_end = find_zip_at_end(source)  # `zipfile` opens it, whatever precedes it
     if may_begin_pickle(head) and _try_pickles(source, state, head, identity):
         pass
     elif zip_at_end is None or identity is not None:
@@ -120,15 +119,6 @@ def _scan_as_second_format(
     member = state.new_member(name)
     scan(source, member)
     state.members.append(member)
-
-
-def _find_zip_at_end(source: Source) -> Source | None:
-    """Return a zip that begins later in the file: `zipfile` opens it, whatever precedes it."""
-    if not source.size or not has_end_record(source):
-        return None
-    from ptinspect.safety.containers.zip import find_zip_at_end
-
-    return find_zip_at_end(source)
 
 
 def _add_two_formats(state: ScanState, formats: str) -> None:
@@ -169,23 +159,16 @@ def _try_pickles(source: Source, state: ScanState, head: bytes, identity: Identi
     if trial.streams and not _is_pickle_by_chance(trial, head):
         _adopt(state, trial, scanner)
         return True
-    if scanner.is_harmful or begins_with_protocol(head) or _is_damaged_pickle(trial):
-        trial.format = trial.format if trial.format != "unknown" else "pickle"
-        _adopt(state, trial, scanner)
-        return True
-    return False
-
-
-def _is_damaged_pickle(trial: ScanState) -> bool:
-    """Return True if so much of a pickle ran before an error that it must be one.
-
-    A limit counts as well: without it, more might have run.
-    """
-    return any(
+    must_be_pickle = any(  # so much of it ran, or a limit ended it
         isinstance(error, LimitError)
         or ((error.where and error.where.offset) or 0) >= _MIN_PICKLE_RUN
         for error in trial.errors
     )
+    if scanner.is_harmful or begins_with_protocol(head) or must_be_pickle:
+        trial.format = trial.format if trial.format != "unknown" else "pickle"
+        _adopt(state, trial, scanner)
+        return True
+    return False
 
 
 def _is_pickle_by_chance(trial: ScanState, head: bytes) -> bool:
@@ -211,11 +194,8 @@ def _adopt(state: ScanState, trial: ScanState, scanner: PickleScanner) -> None:
 def _scan_identified(
     source: Source, state: ScanState, head: bytes, identity: Identity | None
 ) -> None:
-    """Scan a file that is not a pickle, by its format.
-
-    Raises:
-        FormatError: scan does not open such files.
-    """
+    """Scan a file that is not a pickle, by its format. FormatError if scan does not open such
+    files."""
     if not head and state.has_model_name:
         raise FormatError("it is empty (0 bytes)", where=Place(state.record))
     identity = identity or identify_text(head, source.size)
@@ -247,11 +227,8 @@ def _scan_identified(
     elif identity.format == "onnx":
         from ptinspect.formats.onnx import read_onnx
 
-        try:
+        with _report_outside_paths(state, "external-path"):
             read_onnx(source, state.limits)
-        except OutsideFolderError as error:
-            state.find("external-path", error.message, state.record, DANGEROUS)
-            raise
     elif identity.format in _INDEX_FORMATS and not state.depth:
         _scan_shards(source, state)
     elif _is_skipped(identity.format, state):
@@ -306,6 +283,15 @@ def _scan_compressed(source: Source, state: ScanState, head: bytes) -> bool:
     return True
 
 
+@contextmanager
+def _report_outside_paths(state: ScanState, name: str) -> Iterator[None]:
+    try:
+        yield
+    except OutsideFolderError as error:
+        state.find(name, error.message, state.record, DANGEROUS)
+        raise
+
+
 def _scan_shards(source: Source, state: ScanState) -> None:
     """Add a member per shard that an index names, including the clean ones.
 
@@ -313,11 +299,8 @@ def _scan_shards(source: Source, state: ScanState) -> None:
     is not followed.
     """
     state.hint = None
-    try:
+    with _report_outside_paths(state, "index-path"):
         content = read_index_file(source, state.limits)
-    except OutsideFolderError as error:
-        state.find("index-path", error.message, state.record, DANGEROUS)
-        raise
     folder = index_folder(source)
     for name in content.shards:
         member = state.new_member(name)

@@ -80,13 +80,8 @@ def _scan_array(
 
 @dataclass(frozen=True, slots=True)
 class _Header:
-    """A header's content.
-
-    Attributes:
-        pickle_offset: where the pickle of the elements begins; None for an array of numbers.
-        end: where the numbers end, if that is known.
-        error: what is wrong with the header; a pickle may follow all the same.
-    """
+    """Where the pickle of the elements begins (None for an array of numbers), where the numbers
+    end, if that is known, and what is wrong; a pickle may follow all the same."""
 
     pickle_offset: int | None
     end: int | None
@@ -94,13 +89,10 @@ class _Header:
 
 
 def _read_header(source: Source) -> _Header:
-    """Read the header.
+    """Read the header, or raise DamagedError if it is cut off.
 
     numpy has several notations for a dtype, and its versions do not agree on them: anything but a
     plain notation for numbers counts as objects.
-
-    Raises:
-        DamagedError: the header is cut off.
     """
     head = source.read(0, 12) if source.size >= 12 else b""
     version = head[6:7]

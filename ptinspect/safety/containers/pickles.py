@@ -62,26 +62,11 @@ def begins_with_protocol(head: bytes) -> bool:
 
 
 def scan_pickles(
-    state: ScanState,
-    data: Buffer,
-    start: int,
-    stop: int,
-    record: str | None,
-    *,
-    skip: int = 0,
-    until: bytes = b"",
-) -> PickleScanner:
-    """Run and judge all pickles of `data[start:stop]`; errors are added to `state.errors`.
-
-    Args:
-        state: takes the findings, pickles and errors.
-        data: the buffer.
-        start: offset of the record in the buffer.
-        stop: offset of the record's end.
-        record: name of the record, for findings.
-        skip: bytes of the record in front of the first pickle.
-        until: bytes that may follow the last pickle, which the caller reads.
-    """
+    state: ScanState, data: Buffer, start: int, stop: int, record: str | None,
+    *, skip: int = 0, until: bytes = b"",
+) -> PickleScanner:  # fmt: skip
+    """Run and judge all pickles of `data[start:stop]` after `skip` bytes; errors are added to
+    `state.errors`. `until` may follow the last pickle, and is left to the caller."""
     scanner = PickleScanner(state, data, start, stop, record, until)
     try:
         scanner.scan_all(skip)
@@ -98,9 +83,6 @@ class JoblibRecorder(Recorder):
     array of objects is a pickle of its own.
 
     Source: joblib/numpy_pickle.py: NumpyArrayWrapper.read_array, NumpyUnpickler.load_build.
-
-    Args:
-        scan_object_array: scans the pickle at an offset and returns the offset of its end.
     """
 
     def __init__(self, scan_object_array: Callable[[int], int]) -> None:
@@ -162,13 +144,9 @@ class PickleScanner:
         recorder = JoblibRecorder(self._scan_object_array)
         try:
             pickled = run(
-                self.data,
-                offset,
-                stop=self.stop,
-                record=self.record,
-                limits=self.state.limits,
+                self.data, offset, stop=self.stop, record=self.record, limits=self.state.limits,
                 recorder=recorder,
-            )
+            )  # fmt: skip
         except PtInspectError as error:
             self.reached = (error.where and error.where.offset) or 0
             if isinstance(error, DamagedError) and recorder.frame_error is not None:

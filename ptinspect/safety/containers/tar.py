@@ -102,11 +102,8 @@ def _scan_content(
 
 
 def _judge_path(member: Member, links: set[str], state: ScanState) -> None:
-    """Report what is written outside the folder in which a tar is unpacked.
-
-    Args:
-        links: the names of links that lead outside, so far.
-    """
+    """Report what is written outside the folder in which a tar is unpacked, by its name or through
+    one of the `links` that lead outside, so far."""
     name = normpath(member.name)
     parts = name.split("/")
     parents = ("/".join(parts[: index + 1]) for index in range(len(parts) if links else 0))

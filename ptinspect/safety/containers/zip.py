@@ -344,10 +344,11 @@ class ZipScanner:
     def _add_record(self, member: ScanState, name: str) -> None:
         state = self.state
         is_torch = state.format in _TORCH_FORMATS
-        is_unidentified = bool(member.errors) and all(
-            isinstance(error, FormatError) for error in member.errors
+        is_unidentified = (
+            member.format != "compressed"
+            and bool(member.errors)
+            and all(isinstance(error, FormatError) for error in member.errors)
         )
-        is_unidentified = is_unidentified and member.format != "compressed"
         if is_unidentified and is_torch and not member.has_model_name and not member.findings:
             self.bare_numbers += 1
             return
