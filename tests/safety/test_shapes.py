@@ -250,6 +250,24 @@ DANGEROUS = {
     + get(0) + tuple_of(named("mine.f"), ("x",), b"}", b"N") + b"b",
 }  # fmt: skip
 
+
+def table(start: int, stop: int) -> bytes:
+    """A block at a place of a table with two columns."""
+    place = calling("builtins.slice", plain(start), plain(stop), plain(1))
+    values = calling("mine.array")
+    block = calling("pandas._libs.internals._unpickle_block", values, place, plain(2))
+    labels = dict_of(name=b"N", start=plain(0), stop=plain(2), step=plain(1))
+    columns = calling("pandas.core.indexes.base._new_Index", named("pandas.RangeIndex"), labels)
+    manager = "pandas.core.internals.managers.BlockManager"
+    return calling(manager, args(block), b"](" + columns + b"e")
+
+
+@pytest.mark.parametrize(("start", "stop", "fits"), [(0, 2, True), (1, 3, False), (-1, 1, False)])
+def test_a_block_of_a_table_is_inside_of_it(start: int, stop: int, fits: bool) -> None:
+    found = {each.name for each in judged(whole(table(start, stop)))}
+    assert ("pandas.core.internals.managers.BlockManager" not in found) == fits
+
+
 UNKNOWN = {
     "a network in a list": calling("builtins.list", NETWORK),
     "a network in a set": calling("builtins.set", NETWORK),

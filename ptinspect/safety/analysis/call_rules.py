@@ -220,9 +220,50 @@ def required_numel(offset: int, size: tuple[int, ...], stride: tuple[int, ...]) 
     return last + 1
 
 
+# --- blocks of tables -------------------------------------------------------------------------
+
+
+def _block_manager(args: tuple[Value, ...], judge_call: JudgeCall) -> Judgement:
+    """pandas' BlockManager(blocks, axes). It writes to memory where a block says that it belongs,
+    without a look at the length of the axis."""
+    if not args:
+        return HARMLESS  # created by NEWOBJ, and filled by BUILD
+    blocks, axes = args
+    length = _axis_length(axes[0]) if isinstance(axes, list) and axes else None
+    for block in blocks if isinstance(blocks, tuple) else (blocks,):
+        placement = block.args[1] if isinstance(block, Call) and len(block.args) > 1 else None
+        bounds = placement.args if isinstance(placement, Call) else ()
+        start, stop, step = bounds if len(bounds) == 3 else (None, None, None)
+        is_known = isinstance(start, int) and isinstance(stop, int) and step in (1, None)
+        if length is None or not is_known or not 0 <= start <= stop <= length:  # type: ignore[operator]
+            reason = "the place of a block in its table is not known, or outside of it"
+            return Judgement(UNKNOWN, "pandas.core.internals.managers.BlockManager", reason)
+    return HARMLESS
+
+
+def _axis_length(index: Value) -> int | None:
+    """Return the number of labels of `_new_Index(class, fields)`, or None if it is not recorded."""
+    fields = index.args[1] if isinstance(index, Call) and len(index.args) == 2 else None
+    if not isinstance(fields, dict):
+        return None
+    start, stop, step = (fields.get(name) for name in ("start", "stop", "step"))
+    if isinstance(start, int) and isinstance(stop, int) and step == 1:
+        return max(stop - start, 0)
+    data = fields.get("data")
+    if not isinstance(data, Call) or not isinstance(data.func, Global):
+        return None
+    shape = data.state[1] if isinstance(data.state, tuple) and len(data.state) == 5 else None
+    if data.func.name == "_frombuffer":
+        shape = data.args[2] if len(data.args) > 2 else None
+    length = shape[0] if isinstance(shape, tuple) and len(shape) == 1 else None
+    return length if isinstance(length, int) else None
+
+
 RULES: dict[str, Rule] = {
     "_codecs.encode": _encode,
     "builtins.getattr": _getattr,
+    "pandas.core.internals.managers.BlockManager": _block_manager,
+    "pandas.core.internals.managers.SingleBlockManager": _block_manager,
     "torch._tensor._rebuild_from_type": _rebuild_from_type,
     "torch._tensor._rebuild_from_type_v2": _rebuild_from_type,
     "torch.tensor._rebuild_from_type": _rebuild_from_type,
