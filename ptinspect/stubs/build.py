@@ -24,9 +24,9 @@ from ptinspect.stubs.collect.object_graph import ObjectGraph, collect_objects
 from ptinspect.stubs.collect.shared_modules import access_paths
 from ptinspect.stubs.expr.literals import is_identifier, prose
 from ptinspect.stubs.expr.nodes import NONE, Access, Expr, names_in
-from ptinspect.stubs.infer.constructors import InferredClass, infer_constructors
-from ptinspect.stubs.infer.post_init import Assignment, infer_post_init
-from ptinspect.stubs.infer.state_dict import StateDictModel, infer_model, path_of_state_dict
+from ptinspect.stubs.infer.constructors import infer_constructors
+from ptinspect.stubs.infer.post_init import Assignment, infer_all_post_init, infer_post_init
+from ptinspect.stubs.infer.state_dict import infer_model, path_of_state_dict
 from ptinspect.stubs.write.classes import write_assignments
 from ptinspect.stubs.write.module import StubContent, write_module
 from ptinspect.stubs.write.package import check_target_folder, package_files, write_package
@@ -175,9 +175,13 @@ def stub_content(document: Document, options: StubOptions) -> StubContent:
     in_root = access_paths(root_module, "model") if root_module is not None else {}
     classes, deferred = infer_constructors(objects, in_root)
     deferred = [*objects.deferred, *deferred]
-    post_init, build_statements, assigned = _post_init(
-        document, objects, classes, deferred, root_call, model
+    roots = [info.module.call for info in document.modules if not info.name]
+    post_init, build_statements, assigned = infer_all_post_init(
+        objects, classes, deferred, roots, root_call
     )
+    if model is not None and model.dtype_method is not None:
+        statement = Assignment(Access("self"), f".{model.dtype_method}")
+        post_init[model.root.definition.path] = [statement]
     root_path = root.definition.path if isinstance(root, Instance) else ""
     for item in deferred:
         objects.unwritten.setdefault(item.description)
@@ -222,44 +226,6 @@ def find_root(document: Document, entry: str | None) -> Call | None:
     paths = [*(info.path for info in roots), *document.contents.state_dicts, *modules]
     with add_error_path(document.path):
         return modules.get(select_path(paths, entry, "module or state_dict"))
-
-
-def _post_init(
-    document: Document,
-    objects: ObjectGraph,
-    classes: dict[str, InferredClass],
-    deferred: list[Deferred],
-    root_call: Call | None,
-    model: StateDictModel | None,
-) -> tuple[dict[str, list[Assignment]], dict[str, list[Assignment]], set[str]]:
-    """Return what constructors set at their end, what `build()` sets, and what that assigns.
-
-    A root sets its state in its constructor if it is the only instance of its class. The first two
-    are by path of the root's class, which is empty for one of torch's.
-    """
-    by_class: dict[str, list[Assignment]] = {}
-    in_build: dict[str, list[Assignment]] = {}
-    assigned: set[str] = set()
-    if model is not None and model.dtype_method is not None:
-        statement = Assignment(Access("self"), f".{model.dtype_method}")
-        by_class[model.root.definition.path] = [statement]
-    roots = [info.module.call for info in document.modules if not info.name]
-    for call in dict.fromkeys([*roots, *([root_call] if root_call is not None else [])]):
-        module, instance = module_of(call), objects.expr_of(call)
-        if not module:
-            continue
-        in_class = isinstance(instance, Instance) and len(instance.definition.instances) == 1
-        path = instance.definition.path if isinstance(instance, Instance) else ""
-        if (in_class and path in by_class) or (not in_class and call is not root_call):
-            continue
-        name = "self" if in_class else "model"
-        result = infer_post_init(objects, classes, deferred, module, name)
-        assigned |= {item.description for item in result.assigned}
-        if in_class:
-            by_class[path], in_build[path] = result.statements, result.modes
-        else:
-            in_build[path] = [*result.statements, *result.modes]
-    return by_class, in_build, assigned
 
 
 def _build_description(

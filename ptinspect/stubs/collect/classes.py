@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
@@ -28,9 +27,7 @@ from ptinspect.pickling.values import (
     key_value,
 )
 from ptinspect.stubs.collect.recorded_source import RecordedSource
-from ptinspect.stubs.expr.literals import Names, is_attribute
 from ptinspect.stubs.expr.nodes import UNSOLVED, Brackets, Expr
-from ptinspect.stubs.expr.torch_calls import MODULE_METHODS
 from ptinspect.torchnn.classes import REMOVED, lookup
 
 if TYPE_CHECKING:
@@ -427,33 +424,3 @@ def _calls_in(roots: list[Value], functions: set[int]) -> list[Call]:
                 stack += [part for part in (changes.items, changes.pairs, changes.added) if part]
     calls.sort(key=lambda call: call.offset)
     return calls
-
-
-def define(
-    usage: NameUsage,
-    names: Names,
-    user_defined: Iterable[str],
-    recorded: dict[str, RecordedSource],
-    hooks: set[str],
-    tracers: set[str],
-) -> Definition:
-    """Return the definition of a user-defined name."""
-    last = usage.name.rpartition(".")[2]
-    kind = "tracer" if usage.path in tracers and not usage.calls else kind_of(usage)
-    ident = names.new(last, "Class" if last[:1].isupper() else "name")
-    reserved = {"forward", *MODULE_METHODS} if kind == "module" else set[str]()
-    methods = [
-        name
-        for name in usage.attributes
-        if is_attribute(name) and f"{usage.path}.{name}" not in user_defined
-    ]
-    return Definition(
-        usage.module,
-        usage.name,
-        ident,
-        kind,
-        usage,
-        [] if kind == "enum" else [name for name in methods if name not in reserved],
-        recorded.get(usage.path) if kind == "module" else None,
-        kind in ("function", "object", "class") and usage.path in hooks,
-    )

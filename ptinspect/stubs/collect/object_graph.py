@@ -6,7 +6,7 @@ become functions of their own, because Python could not parse them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -27,13 +27,15 @@ from ptinspect.stubs.collect.classes import (
     Definition,
     Instance,
     Member,
+    NameUsage,
     QualifiedName,
-    define,
     find_references,
+    kind_of,
 )
 from ptinspect.stubs.collect.recorded_source import (
     FX_BOOKKEEPING,
     FX_MODULE,
+    RecordedSource,
     class_source,
     fx_source,
 )
@@ -46,7 +48,7 @@ from ptinspect.stubs.collect.shared_modules import (
     shared_attribute,
     unshared_parts,
 )
-from ptinspect.stubs.expr.literals import Names, PartFunctions, literal, tensor_values
+from ptinspect.stubs.expr.literals import Names, PartFunctions, is_attribute, literal, tensor_values
 from ptinspect.stubs.expr.nodes import (
     NONE,
     CallExpr,
@@ -58,6 +60,7 @@ from ptinspect.stubs.expr.nodes import (
 )
 from ptinspect.stubs.expr.torch_calls import (
     ASSEMBLED,
+    MODULE_METHODS,
     WRAPPERS,
     assemble,
     buffer,
@@ -96,7 +99,7 @@ def collect_objects(
     tracer_values = [info.module.attributes.get("_tracer_cls") for info in document.modules]
     tracers = {global_path(value) or "" for value in tracer_values}
     definitions = {
-        path: define(usage, names, user_defined, recorded, hooks, tracers)
+        path: _define(usage, names, user_defined, recorded, hooks, tracers)
         for path, usage in user_defined.items()
     }
     roots = [info.module.call for info in document.modules if not info.name]
@@ -117,6 +120,29 @@ def collect_objects(
         if isinstance(instance, Instance) and id(call) in root_ids:
             instance.definition.root = instance.definition.root or instance
     return graph
+
+
+def _define(
+    usage: NameUsage,
+    names: Names,
+    user_defined: Iterable[str],
+    recorded: dict[str, RecordedSource],
+    hooks: set[str],
+    tracers: set[str],
+) -> Definition:
+    """Return the definition of a user-defined name."""
+    last = usage.name.rpartition(".")[2]
+    kind = "tracer" if usage.path in tracers and not usage.calls else kind_of(usage)
+    ident = names.new(last, "Class" if last[:1].isupper() else "name")
+    reserved = {"forward", *MODULE_METHODS} if kind == "module" else set[str]()
+    methods = [name for name in usage.attributes if is_attribute(name) and name not in reserved]
+    methods = [name for name in methods if f"{usage.path}.{name}" not in user_defined]
+    source = recorded.get(usage.path) if kind == "module" else None
+    is_hook = kind in ("function", "object", "class") and usage.path in hooks
+    return Definition(
+        usage.module, usage.name, ident, kind, usage, [] if kind == "enum" else methods, source,
+        is_hook,
+    )  # fmt: skip
 
 
 @dataclass(slots=True)

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-from ptinspect.document.modules import PARAMETERS, Module
-from ptinspect.pickling.values import Value
-from ptinspect.stubs.collect.classes import Deferred
+from ptinspect.document.modules import PARAMETERS, Module, module_of
+from ptinspect.pickling.values import Call, Value
+from ptinspect.stubs.collect.classes import Deferred, Instance
 from ptinspect.stubs.collect.object_graph import ObjectGraph
 from ptinspect.stubs.collect.shared_modules import (
     access_paths,
@@ -131,6 +131,39 @@ def infer_post_init(
         for item in _modes(nodes[0])
     ]
     return PostInit(statements, assigned, modes)
+
+
+def infer_all_post_init(
+    objects: ObjectGraph,
+    classes: dict[str, InferredClass],
+    deferred: Iterable[Deferred],
+    roots: Iterable[Call],
+    built: Call | None,
+) -> tuple[dict[str, list[Assignment]], dict[str, list[Assignment]], set[str]]:
+    """Return what constructors set at their end, what `build()` sets, and what that assigns.
+
+    A root sets its state in its constructor if it is the only instance of its class. The first two
+    are by path of the root's class, which is empty for one of torch's.
+    """
+    by_class: dict[str, list[Assignment]] = {}
+    in_build: dict[str, list[Assignment]] = {}
+    assigned: set[str] = set()
+    for call in dict.fromkeys([*roots, *([built] if built is not None else [])]):
+        module, instance = module_of(call), objects.expr_of(call)
+        if not module:
+            continue
+        in_class = isinstance(instance, Instance) and len(instance.definition.instances) == 1
+        path = instance.definition.path if isinstance(instance, Instance) else ""
+        if (in_class and path in by_class) or (not in_class and call is not built):
+            continue
+        name = "self" if in_class else "model"
+        result = infer_post_init(objects, classes, deferred, module, name)
+        assigned |= {item.description for item in result.assigned}
+        if in_class:
+            by_class[path], in_build[path] = result.statements, result.modes
+        else:
+            in_build[path] = [*result.statements, *result.modes]
+    return by_class, in_build, assigned
 
 
 def _collect(objects: ObjectGraph, root: Module, name: str) -> tuple[list[_Node], list[Assignment]]:
