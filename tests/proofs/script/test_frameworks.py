@@ -33,13 +33,13 @@ PACKAGES = {
 }  # fmt: skip
 
 
-def run(name: str, folder: Path, *replacements: tuple[str, str]) -> ScriptReport:
+def run(name: str, folder: Path, *replacements: tuple[str, str], **options: Any) -> ScriptReport:
     package = PACKAGES.get(name, "torch")
     if find_spec(package) is None:
         pytest.skip(f"{package} is not installed")
     shutil.copy(FIXTURES / "seed" / "dataset.csv", folder)
     source = replaced((SCRIPTS / f"{name}.py").read_text("utf-8"), *replacements)
-    return check(folder, source, **OPTIONS[name])
+    return check(folder, source, **OPTIONS[name], **options)
 
 
 @pytest.mark.parametrize("name", OPTIONS)
@@ -94,6 +94,21 @@ def test_a_fault_is_named(fault: str, tmp_path: Path) -> None:
         report.text()
     )
     assert first in str(report.first), report.text()
+
+
+def test_lightning_survives_a_kill_inside_a_save(tmp_path: Path) -> None:
+    report = run("lightning", tmp_path, kill_during_save=True)
+    assert (report.verdict, report.exit_code) == ("same", 0), report.text()
+    assert "it serializes in memory: it was killed before it wrote a byte" in report.notes
+    assert "it went on from an older checkpoint; 4 steps done again" in report.notes
+
+
+def test_trainer_takes_half_a_folder_for_a_checkpoint(tmp_path: Path) -> None:
+    report = run("trainer", tmp_path, kill_during_save=True)
+    assert (report.verdict, report.exit_code) == ("fails", 1), report.text()
+    assert report.kill is not None
+    assert report.kill.partial == ["runs/checkpoint-9/training_args.bin"]
+    assert "trainer_state.json" in report.output[-1]
 
 
 def test_no_process_outlives_the_kill(tmp_path: Path) -> None:
