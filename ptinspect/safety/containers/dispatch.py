@@ -231,7 +231,10 @@ def _scan_identified(
             read_onnx(source, state.limits)
     elif identity.format in _INDEX_FORMATS and not state.depth:
         _scan_shards(source, state)
-    elif _is_skipped(identity.format, state):
+    elif identity.format in _INDEX_FORMATS or (
+        # but not a failed download under a model's name
+        identity.format in (*_HARMLESS_FORMATS, *_TEXT_FORMATS) and not state.has_model_name
+    ):
         state.skipped = True
         if identity.format in _TEXT_FORMATS:
             scan_text(source, state, scan_source)
@@ -240,12 +243,6 @@ def _scan_identified(
     else:
         message = f"it is {identity.description}, which scan does not open"
         raise FormatError(message, hint=identity.hint)
-
-
-def _is_skipped(format: str, state: ScanState) -> bool:
-    """Return True for harmless formats, but not for a failed download under a model's name."""
-    is_harmless = format in _HARMLESS_FORMATS or format in _TEXT_FORMATS
-    return format in _INDEX_FORMATS or (is_harmless and not state.has_model_name)
 
 
 def _scan_unread(source: Source, state: ScanState) -> None:

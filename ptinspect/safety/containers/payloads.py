@@ -35,7 +35,7 @@ _FIRST_BYTES = frozenset(signature[0] for signature in _SIGNATURES)
 _OPCODES = 6
 """Opcodes in a row by which bytes look like a pickle."""
 
-_SEARCHED_BYTES = 1 << 28
+SEARCHED_BYTES = 1 << 28
 
 _PREFIX_SIZES = {Arg.SIZE1: 1, Arg.SIZE4: 4, Arg.SIZE8: 8}
 _ARGS = [BY_CODE[code].arg if code in BY_CODE else None for code in range(256)]
@@ -48,7 +48,7 @@ _STOP = ord(".")
 _IMPORT = re.compile(rb"[ci\x82-\x84\x93]")
 """Opcodes that import a name: without one, a pickle cannot do anything."""
 
-_PICKLE = re.compile(rb"\x80[\x02-\x05]")
+PICKLE = re.compile(rb"\x80[\x02-\x05]")
 BASE64 = re.compile(rb"[A-Za-z0-9+/_-]{24,}")
 BASE64_PICKLE = re.compile(rb"gA[I-X][A-Za-z0-9+/_-]{20,}")
 _ESCAPED = re.compile(rb"\\\\(?:/|u00[2-7])")
@@ -59,7 +59,7 @@ def looks_like_file(data: Buffer, start: int, stop: int) -> bool:
     if stop - start < 4:
         return False
     code = data[start]
-    if code in _TAKES_NOTHING and _begins_like_pickle(data, start, stop):
+    if code in _TAKES_NOTHING and begins_like_pickle(data, start, stop):
         return _IMPORT.search(data, start, stop) is not None
     if code in _FIRST_BYTES and data[start : start + 8].startswith(_SIGNATURES):
         return True
@@ -67,7 +67,7 @@ def looks_like_file(data: Buffer, start: int, stop: int) -> bool:
     return bool(may_be_tar) and is_tar(data[start : start + TAR_BLOCK])
 
 
-def _begins_like_pickle(data: Buffer, start: int, stop: int) -> bool:
+def begins_like_pickle(data: Buffer, start: int, stop: int) -> bool:
     offset = start
     for number in range(_OPCODES):
         if offset >= stop:
@@ -120,13 +120,6 @@ def _is_harmful(state: ScanState) -> bool:
 # --- inside other bytes -------------------------------------------------------------------
 
 
-def find_pickles(data: Buffer, start: int, stop: int) -> Iterator[int]:
-    """Yield the offsets at which pickles of protocol 2 and above may begin."""
-    for match in _PICKLE.finditer(data, start, min(stop, start + _SEARCHED_BYTES)):
-        if _begins_like_pickle(data, match.start(), stop):
-            yield match.start()
-
-
 def find_base64(
     data: Buffer, start: int, stop: int, pattern: re.Pattern[bytes]
 ) -> Iterator[tuple[int, bytes]]:
@@ -147,7 +140,7 @@ def decode_base64(text: bytes) -> bytes:
 def scan_text(source: Source, state: ScanState, scan_source: ScanSource) -> None:
     """Scan the files that a text contains in base64, as JSON and YAML do."""
     data, start, stop = source.window()
-    stop = min(stop, start + _SEARCHED_BYTES)
+    stop = min(stop, start + SEARCHED_BYTES)
     if _ESCAPED.search(data, start, stop):
         text = bytes(data[start:stop]).decode("utf-8", "replace")
         unescape = re.compile(r"\\(?:(/)|u00([2-7][0-9A-Fa-f]))")

@@ -24,8 +24,10 @@ from ptinspect.safety.containers.payloads import (
     FIXED_BYTES,
     LENGTH_BYTES,
     LINES,
+    PICKLE,
+    SEARCHED_BYTES,
+    begins_like_pickle,
     find_base64,
-    find_pickles,
     looks_like_file,
     scan_suspect,
 )
@@ -335,8 +337,9 @@ def scan_embedded(
     trial = ScanState(state.path, state.record, state.depth, state.budget)
     scanner = PickleScanner(trial, data, base, stop, record)
     reached = start
-    for offset in find_pickles(data, start, stop):
-        if offset >= reached:
+    for match in PICKLE.finditer(data, start, min(stop, start + SEARCHED_BYTES)):
+        offset = match.start()
+        if offset >= reached and begins_like_pickle(data, offset, stop):
             try:
                 reached = scanner.scan_at(offset).end
             except LimitError as error:

@@ -41,6 +41,7 @@ _ERROR_KINDS = frozenset(("zip-encrypted", "zip-compression"))
 _TORCH_FORMATS = frozenset(("torch-zip", "torchscript", "torch-export", "torch-package"))
 """Formats whose records may be bare numbers."""
 
+_SOURCE_ENDS = (".py\n", ".pyc\n", "/.data/extern_modules\n")
 _BZIP2, _LZMA = 12, 14
 _END_SIZE = 22
 _HEAD = 1024
@@ -215,19 +216,16 @@ class ZipScanner:
         state = self.state
         if self.bare_numbers:
             state.notes.append(f"{self.bare_numbers:,} records are bare numbers")
+        joined = "\n".join((*names, ""))
         if state.format == "torchscript":
             reason = "TorchScript code, which torch.jit.load interprets, was not judged"
             state.find("torchscript-code", reason, None)
-        elif state.format == "torch-package" or self._has_source():
+        elif state.format == "torch-package" or any(end in joined for end in _SOURCE_ENDS):
             reason = "Python source, which its loader may run, was not judged"
             state.find("python-source", reason, None)
         if {"config.json", "metadata.json"} <= self.directory.index.keys():
             reason = "a Keras model, whose Lambda layers are code, was not judged"
             state.find("keras-config", reason, None)
-
-    def _has_source(self) -> bool:
-        names = "\n".join((*self.directory.names, ""))
-        return any(end in names for end in (".py\n", ".pyc\n", "/.data/extern_modules\n"))
 
     def _add_finding(self, finding: Finding) -> None:
         verdict = DANGEROUS if finding.kind in _DANGEROUS_KINDS else UNKNOWN
