@@ -244,6 +244,10 @@ DANGEROUS = {
         path("torch.utils.data.datapipes.datapipe._IterDataPipeSerializationWrapper")
     )
     + args(plain(b"N."), plain(False)) + b"b",
+    "a file system that is a function": calling(
+        "fsspec.spec.make_instance", named("pip.main"), b")", b"}"
+    ),
+    "a listed object that is called": call(new(path("argparse.Namespace")), plain(1)),
     "a function among the arguments": calling("builtins.list", named("pip.main")),
     "a partial that was another when it was called": calling("functools.partial", named("mine.f"))
     + put(0) + tuple_of(named("webbrowser.open"), ("x",), b"}", b"N") + b"b0" + get(0) + b")R0"
@@ -302,6 +306,9 @@ UNKNOWN = {
     "an item that is set again": plain({}) + text("a") + plain(1) + b"s" + text("a") + plain(2)
     + b"s",
     "an element of a list that is set again": plain([1]) + plain(0) + plain(2) + b"s",
+    "an own object that is called": call(new(path("mine.Getter")), plain(1)) + plain({}) + b"b",
+    "a file system": calling("fsspec.spec.make_instance", named("mine.System"), b")", b"}"),
+    "an exception of a module that acts": calling("subprocess.CalledProcessError", 1, "x"),
     "a class of the standard library": calling("argparse._SubParsersAction._ChoicesPseudoAction"),
 }  # fmt: skip
 

@@ -195,13 +195,13 @@ def _judge_listed(
     if shape.acts:
         return Judgement(DANGEROUS, func.path, row.reason)
     rule = RULES.get(func.path)
-    if rule is None and row.verdict == "unknown":
-        return Judgement(UNKNOWN, func.path, row.reason)
     for index in shape.classes:
         if index < len(args) and isinstance(args[index], Inert):
             judgement = judge_call(args[index], (), "CLASS", depth - 1)
             if judgement.verdict != CLEAN:
                 return judgement
+    if rule is None and row.verdict == "unknown":
+        return Judgement(UNKNOWN, func.path, row.reason)
     return HARMLESS if rule is None else rule(args, partial(judge_call, depth=depth - 1))
 
 
@@ -273,7 +273,26 @@ def _judge_result_call(func: Value, args: tuple[Value, ...], how: str, depth: in
         if judgement.verdict != CLEAN:
             return judgement
         return Judgement(UNKNOWN, name, "a call that is stored for later")
+    if is_own_object(func):
+        return Judgement(UNKNOWN, name, "calls an object of your own class")
     return Judgement(DANGEROUS, name, "calls the result of a call")
+
+
+def is_own_object(value: Value) -> bool:
+    """Return True for an object that NEWOBJ creates of a class that no package is known to have.
+
+    Its methods are the user's own code. What a function returns may be anything.
+    """
+    if not isinstance(value, Call) or not isinstance(value.func, Global):
+        return False
+    cls: Value = value.func
+    if value.func.path in RECONSTRUCTORS:
+        cls = resolve_callable(value.args[0]) if value.args else None
+    elif value.opcode != "NEWOBJ":
+        return False
+    if not isinstance(cls, Global) or is_stdlib(cls.module) or is_known_package(cls.module):
+        return False
+    return policy_row(cls.module, cls.name) is None
 
 
 def _judge_new(
@@ -301,7 +320,7 @@ def _judge_unlisted(func: Global, how: str) -> Judgement:
         return Judgement(DANGEROUS, func.path, reason)
     if is_known_package(func.module):
         package = _package(func)
-        if how.startswith(_CREATING) or _CLASS_NAME.fullmatch(func.name):
+        if how.startswith("NEWOBJ") or _CLASS_NAME.fullmatch(func.name):
             return Judgement(UNKNOWN, func.path, f"creates an object of the package {package}")
         reason = f"a function of the package {package} that is not on the allowlist"
         return Judgement(DANGEROUS, func.path, reason)

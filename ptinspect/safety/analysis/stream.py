@@ -32,6 +32,7 @@ from ptinspect.safety.analysis.call_rules import (
 )
 from ptinspect.safety.analysis.calls import (
     call_repr,
+    is_own_object,
     judge_call,
     judge_import,
     overridden_mapping_method,
@@ -303,6 +304,8 @@ class StreamJudge:
             return
         if isinstance(func, Call) and getattr(func.func, "path", None) == "functools.partial":
             self._judge_changed_partial_result(event, func)
+            return
+        if event.opcode == "BUILD" and is_own_object(func):
             return
         if not isinstance(func, Global) or func.path in _RETURNS_FOREIGN:
             name = func.path if isinstance(func, Global) else "call"
