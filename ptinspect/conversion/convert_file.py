@@ -56,20 +56,19 @@ def convert(
     max_shard_size: int | str | None = None, verify: bool = False, force: bool = False,
     dry_run: bool = False, progress: Progress | None = None, limits: Limits | None = None,
 ) -> ConversionReport:  # fmt: skip
-    """Write the contents of `src` to `dst` in another form, without torch and without executing
-    anything. The file appears complete or not at all.
+    """Write the contents of `src` in another form; the file appears complete or not at all.
 
     Args:
-        src, dst: a file; a file, or a folder in which the name is derived (by default that of SRC).
+        src, dst: a file; a file or a folder for it (by default that of SRC).
         to: `state_dict`, `checkpoint`, `safetensors` or `same` (all values of the file in today's
             container). By default the suffix of `dst` decides.
         entry, all_entries: path of the part to convert, such as `model_state_dict`, or all models.
-            Several are written to one file each, whose name ends in that of the entry.
+            Of several, each is written to a file whose name ends in that of the entry.
         include, exclude: globs that select keys.
         strip_prefix, rename, add_prefix: changes of keys, applied in this order. The prefix `auto`
             removes those of DataParallel, torch.compile and FSDP; `rename` takes `REGEX=NEW`.
         dtype, device, contiguous: changes of all tensors. `dtype` may be one of torch or numpy;
-            numbers that it cannot hold are an error unless `allow_overflow` is set.
+            numbers that it cannot hold are an error without `allow_overflow`.
         shared: `keep-one`, `duplicate` or `error`, for safetensors of tensors that share memory.
         set, optimizer, plain: entries to add to a checkpoint, a file with its optimizer state,
             and whether to write only values that torch.load accepts by default.
@@ -78,8 +77,8 @@ def convert(
         progress: called with (bytes done, bytes in total).
 
     Raises:
-        PtInspectError: as `ptinspect.open`; also if a file exists, or an option does not fit.
-        LossError: `dtype` cannot hold all numbers, and `allow_overflow` is not set.
+        PtInspectError: an error of `open`, a file exists, or an option does not fit.
+        LossError: `dtype` cannot hold all numbers.
     """
     source, target = os.fspath(src), None if dst is None else os.fspath(dst)
     options = ConvertOptions(
@@ -90,19 +89,15 @@ def convert(
         plain=plain, max_shard_size=max_shard_size, allow_overflow=allow_overflow, dst=target,
     )  # fmt: skip
     options.check()
-    with (
-        ExitStack() as open_files,
-        open_document(source, limits=limits) as document,
-        add_error_path(source),
-    ):
-        entries = [] if entry is None else [*as_tuple(entry)]
+    entries = [] if entry is None else [*as_tuple(entry)]
+    with ExitStack() as open_files, open_document(source, limits=limits) as document:
+        open_files.enter_context(add_error_path(source))
         outputs = _outputs(document, source, options, entries, all_entries)
         plans = _plan_all(document, outputs, open_files)
         _check_destinations(plans, force)
-        if dry_run:
-            for plan in plans:
-                plan.warnings += unread_numbers_warning(plan)
-        else:
+        for plan in plans if dry_run else ():
+            plan.warnings += unread_numbers_warning(plan)
+        if not dry_run:
             _write(plans, source, options, document.limits, force, verify, progress)
     written = not dry_run
     return ConversionReport.of_plans(source, plans, written=written, verified=verify and written)

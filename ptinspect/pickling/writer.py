@@ -12,11 +12,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from struct import Struct, pack
+from struct import pack
 from typing import Any, TypeAlias
 
 from ptinspect.errors import UnsupportedError
-from ptinspect.pickling.opcodes import OPCODES
+from ptinspect.pickling.encoding import (
+    ATOMS,
+    OP,
+    encode_get,
+    encode_global,
+    encode_int,
+    encode_text,
+    pack_int,
+    pack_memo,
+)
 from ptinspect.pickling.values import (
     Blob,
     Call,
@@ -24,20 +33,14 @@ from ptinspect.pickling.values import (
     Global,
     Inert,
     PersistentId,
-    Python2Str,
     SetOf,
     TensorCall,
     Value,
     key_value,
 )
 
-OP = {row.name: bytes([row.code]) for row in OPCODES}
-"""The opcodes' bytes by name."""
-
 BATCH = 1000
 """Items of one APPENDS or SETITEMS."""
-
-_pack_memo, _pack_int = Struct("<cI").pack, Struct("<I").pack
 
 _SHORT_TUPLES = (OP["EMPTY_TUPLE"], OP["TUPLE1"], OP["TUPLE2"], OP["TUPLE3"])
 
@@ -48,59 +51,6 @@ _BYTEARRAY = Global("builtins", "bytearray", 0)
 _GETATTR = Global("builtins", "getattr", 0)
 _SETS = {False: Global("builtins", "set", 0), True: Global("builtins", "frozenset", 0)}
 _NEWOBJ_EX = Global("copyreg", "__newobj_ex__", 0)
-
-
-def encode_int(value: int) -> bytes:
-    """Return the shortest of BININT1, BININT2, BININT, LONG1 and LONG4."""
-    if 0 <= value < 1 << 8:
-        return b"K%c" % value
-    if 0 <= value < 1 << 16:
-        return OP["BININT2"] + pack("<H", value)
-    if -(1 << 31) <= value < 1 << 31:
-        return OP["BININT"] + pack("<i", value)
-    size = (value.bit_length() >> 3) + 1
-    raw = value.to_bytes(size, "little", signed=True)
-    if value < 0 and size > 1 and raw[-1] == 0xFF and raw[-2] & 0x80:
-        raw = raw[:-1]
-    if len(raw) < 256:
-        return OP["LONG1"] + bytes([len(raw)]) + raw
-    return OP["LONG4"] + pack("<i", len(raw)) + raw
-
-
-# By type: the encoding of values that are not put into the memo.
-_ATOMS: dict[type, Callable[..., bytes]] = {
-    type(None): lambda value: OP["NONE"],
-    bool: lambda value: OP["NEWTRUE"] if value else OP["NEWFALSE"],
-    int: encode_int,
-    float: lambda value: OP["BINFLOAT"] + pack(">d", value),
-}
-
-
-def _encode_text(value: str) -> bytes:
-    """Return BINUNICODE, or for a `str` of Python 2 SHORT_BINSTRING or BINSTRING."""
-    if not isinstance(value, Python2Str):
-        raw = value.encode("utf-8", "surrogatepass")
-        return OP["BINUNICODE"] + pack("<I", len(raw)) + raw
-    size = len(value.raw)
-    if size < 256:
-        return OP["SHORT_BINSTRING"] + bytes([size]) + value.raw
-    return OP["BINSTRING"] + pack("<i", size) + value.raw
-
-
-def _encode_get(index: int) -> bytes:
-    return b"h%c" % index if index < 256 else _pack_memo(b"j", index)
-
-
-def _encode_global(module: str, name: str) -> bytes:
-    """Return GLOBAL with the name of protocols below 3, such as `__builtin__.set` (`pickle.Pickler`
-    with `fix_imports`)."""
-    from _compat_pickle import REVERSE_IMPORT_MAPPING, REVERSE_NAME_MAPPING
-
-    if (module, name) in REVERSE_NAME_MAPPING:
-        module, name = REVERSE_NAME_MAPPING[module, name]
-    else:
-        module = REVERSE_IMPORT_MAPPING.get(module, module)
-    return OP["GLOBAL"] + f"{module}\n{name}\n".encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,21 +122,21 @@ class PickleWriter:
         """Count an object in the memo that is never looked up."""
         index = self._memo_size
         self._memo_size = index + 1
-        self.out += b"q%c" % index if index < 256 else _pack_memo(b"r", index)
+        self.out += b"q%c" % index if index < 256 else pack_memo(b"r", index)
 
     def _get(self, index: int) -> None:
-        self.out += _encode_get(index)
+        self.out += encode_get(index)
 
     def _save(self, value: Value) -> None:
         if type(value) is str:  # the most frequent values: keys
             index = self._memo.get(id(value))
             if index is None:
-                self.out += _encode_text(value)
+                self.out += encode_text(value)
                 self._put(value)
             else:
-                self.out += _encode_get(index)
+                self.out += encode_get(index)
             return
-        encode_atom = _ATOMS.get(type(value))
+        encode_atom = ATOMS.get(type(value))
         if encode_atom is not None:
             self.out += encode_atom(value)
             return
@@ -197,7 +147,7 @@ class PickleWriter:
         if index is not None:
             self._get(index)
         elif isinstance(value, str):
-            self.out += _encode_text(value)
+            self.out += encode_text(value)
             self._put(value)
         else:
             kind = type(value)
@@ -293,7 +243,7 @@ class PickleWriter:
             parent = Global(value.module, head, value.offset)
             self._save_call_as(Call(_GETATTR, (parent, last), "REDUCE", value.offset), value)
             return
-        self.out += _encode_global(value.module, value.name)
+        self.out += encode_global(value.module, value.name)
         self._put(value)
         self._save_changes(value)
 
@@ -348,7 +298,7 @@ class PickleWriter:
         around = self._around_tensors.get(id(kind))
         if around is None:
             indexes = [memo.get(_identity(value)) for value in (call.func, word, kind, hooks.func)]
-            gets = [_encode_get(index) for index in indexes if index is not None]
+            gets = [encode_get(index) for index in indexes if index is not None]
             if len(gets) < 4:
                 return False
             self._alive.append(kind)
@@ -364,10 +314,10 @@ class PickleWriter:
         self._save(location)
         index = self._memo_size
         self.out += b"".join((
-            encode_int(numel), b"tr", _pack_int(index), b"Q", encode_int(offset),
-            self._int_tuples[size], _pack_int(index + 1), self._int_tuples[stride],
-            _pack_int(index + 2), OP["NEWTRUE"] if requires_grad else OP["NEWFALSE"], around[1],
-            _pack_int(index + 3), b"tr", _pack_int(index + 4), b"R",
+            encode_int(numel), b"tr", pack_int(index), b"Q", encode_int(offset),
+            self._int_tuples[size], pack_int(index + 1), self._int_tuples[stride],
+            pack_int(index + 2), OP["NEWTRUE"] if requires_grad else OP["NEWFALSE"], around[1],
+            pack_int(index + 3), b"tr", pack_int(index + 4), b"R",
         ))  # fmt: skip
         self._memo_size = index + 5
         return True
@@ -392,7 +342,7 @@ class PickleWriter:
             if size > 3:
                 self.out += OP["MARK"]
             for item in value:
-                encode_atom = _ATOMS.get(type(item))
+                encode_atom = ATOMS.get(type(item))
                 if encode_atom is not None:
                     self.out += encode_atom(item)
                 else:

@@ -368,7 +368,7 @@ def augmented_data_with_the_state_of_the_generators(folder: Path) -> Given:
 @faulty("rng-shuffling")
 def augmented_data_without_the_state_of_the_generators(folder: Path) -> Given:
     training = Training(folder, data=AUGMENTED)
-    message = "the data are drawn or augmented in another way after a resume"
+    message = "the data are drawn, dropped or augmented differently after a resume"
     return {**training.save(training.parts()), "message": message}
 
 

@@ -242,7 +242,7 @@ class _CauseSearch:
         elif self._agrees((*other_fixes, "replay")):
             kind = "rng-shuffling"
             same = same_contents(self.uninterrupted, self.resumed)
-            how = "shuffled in another order" if same else "drawn or augmented in another way"
+            how = "shuffled in another order" if same else "drawn, dropped or augmented differently"
             effect = f"the data are {how} after a resume"
         return replace(cause, kind=kind, message=f"{cause.message}: {effect}")
 
