@@ -177,6 +177,13 @@ class CallExpr(Expr):
         ]
         return f"{self.func}(", written, ")"
 
+    def one_line(self) -> str:  # most expressions of a large model: faster than from its brackets
+        texts = [
+            f"{name}={value.text}" if name and index >= self.positional else value.text
+            for index, (name, value) in enumerate(self.args)
+        ]
+        return f"{self.func}({', '.join(texts)})"
+
     def children(self) -> list[Expr]:
         return [value for _, value in self.args]
 
