@@ -63,27 +63,6 @@ _TYPED = "torch.jit._pickle."
 _KINDS = {"Module": "Module", "NamedTuple": "NamedTuple", "Enum": "Enum", "Interface": "Interface"}
 _ORDER = ("Enum", "NamedTuple", "class", "function", "Module")
 
-_TENSOR_FUNCTION = '''
-def _tensor(tensors, key, zeros, requires_grad=False):
-    """Return a copy of the tensor of a key; zeros if there are no tensors."""
-    tensor = zeros if tensors is None else tensors[key].detach().clone()
-    return tensor.requires_grad_(requires_grad)
-'''
-_CUSTOM_FUNCTION = '''
-def _packed(name, state):
-    """Return an object of a class that torch defines for scripts (packed weights)."""
-    made = torch.ScriptObject.__new__(torch.ScriptObject)
-    made.__setstate__((state, name))
-    return made
-'''
-_OBJECT_FUNCTION = '''
-def _object(kind, attributes):
-    """Return an object with its attributes, without its constructor."""
-    made = kind.__new__(kind)
-    vars(made).update(attributes)
-    return made
-'''
-
 
 @dataclass(slots=True)
 class _Definition:
@@ -143,9 +122,11 @@ def torchscript_stub(document: Document, sha256: str) -> str:
         "aten = torch.ops.aten",
         *([f"{CONSTANTS} = types.SimpleNamespace()"] if CONSTANTS in used else []),
     ]  # fmt: skip
-    texts = [*(text for name, text in HELPERS.items() if name in used), *builder.functions]
-    for text in (*texts, *(f"\n{item.text}" for item in written)):
-        lines += ["", *text.rstrip("\n").split("\n")]
+    for name in HELPERS:
+        lines += template(name).lines if name in used else ()
+    lines += builder.functions
+    for item in written:
+        lines += ["", "", *item.text.strip("\n").split("\n")]
     return "\n".join([*lines, "", "", *body.lines, "", "", "SAFE_GLOBALS = []"]) + "\n"
 
 
@@ -342,13 +323,9 @@ class _Builder:
             self.source.add_assignment(f"{CONSTANTS}.c{number}", expr, 4)
         self.source.add_expr("return ", self.value(root), 4)
         text = "\n".join(self.source.lines)
-        assembled = "\n".join(template("assembled_function").lines)
-        for call_text, code in (
-            ("_assembled(", assembled), ("_tensor(", _TENSOR_FUNCTION),
-            ("_packed(", _CUSTOM_FUNCTION), ("_object(", _OBJECT_FUNCTION),
-        ):  # fmt: skip
-            if call_text in text:
-                self.functions.append(code)
+        for name in ("assembled", "tensor", "packed", "object"):
+            if f"_{name}(" in text:
+                self.functions += template(f"{name}_function").lines
         return self.source
 
     def _objects(self, roots: list[Value]) -> list[Call]:

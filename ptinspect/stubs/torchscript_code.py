@@ -117,82 +117,10 @@ _TYPES = {
     "Dict": "dict", "Tuple": "tuple",
 }  # fmt: skip
 
-HELPERS = {
-    "_unset": """
-_unset = object()  # the default of an argument whose default is one of CONSTANTS
-""",
-    "_own": '''
-def _own(value):
-    """Return an object of this file's classes, or one that torch defines for scripts."""
-    if type(value).__module__ != __name__ and not isinstance(value, torch.ScriptObject):
-        raise TypeError(f"a method is called on {type(value).__name__}")
-    return value
-''',
-    "_slice": '''
-def _slice(value, *args):
-    """Return a slice of a tensor, list or string."""
-    if isinstance(value, torch.Tensor):
-        return aten.slice(value, *args)
-    return value[slice(*args)] if len(args) > 1 else value[slice(*args, None)] if args else value[:]
-''',
-    "_sort": '''
-def _sort(value, *args):
-    """Sort a tensor, or a list in place."""
-    if isinstance(value, torch.Tensor):
-        return aten.sort(value, *args)
-    return value.sort(reverse=bool(args and args[0]))
-''',
-    "_values": '''
-def _values(value):
-    """Return the values of a dict or of a sparse tensor."""
-    return aten.values(value) if isinstance(value, torch.Tensor) else list(value.values())
-''',
-    "_number": '''
-def _number(operator, a, b):
-    """Call the operator of just these types of numbers; torch.ops may take another one."""
-    kinds = type(a).__name__, type(b).__name__
-    names = "_".join(kinds), kinds[0] if kinds[0] == kinds[1] else ""
-    name = next((name for name in names if name in operator.overloads()), None)
-    return (getattr(operator, name) if name else operator)(a, b)
-''',
-    "_text": '''
-def _text(value):
-    """Return the text that TorchScript prints for a value."""
-    if isinstance(value, float):
-        if abs(value) < 1e10 and value == int(value):
-            return f"{int(value)}." if value or str(value)[0] != "-" else "-0."
-        return format(value, ".17g")
-    if isinstance(value, dict):
-        return "{" + ", ".join([f"{_text(k)}: {_text(v)}" for k, v in value.items()]) + "}"
-    if isinstance(value, tuple):
-        return "(" + ", ".join([_text(item) for item in value]) + ("," * (len(value) == 1)) + ")"
-    return "[" + ", ".join(map(_text, value)) + "]" if isinstance(value, list) else str(value)
-''',
-    "_format": '''
-def _format(text, *args):
-    """Fill each {} of a text."""
-    parts = text.split("{}")
-    filled = [_text(value) + part for value, part in zip(args, parts[1:])]
-    return parts[0] + "".join(filled) + "{}".join(["", *parts[len(filled) + 1 :]])
-''',
-    "_dtype": '''
-def _dtype(number):
-    """Return the dtype with a number of c10::ScalarType."""
-    names = "uint8 int8 int16 int32 int64 float16 float32 float64 complex32 complex64 complex128"
-    names += " bool qint8 quint8 qint32 bfloat16"
-    return number if number is None else getattr(torch, names.split()[number])
-''',
-    "_old_div": '''
-def _old_div(a, b, inplace=False):
-    """Divide as torch before 1.6 did: integers stay integers."""
-    if not isinstance(a, torch.Tensor):
-        return a / b
-    is_float = a.is_floating_point() or isinstance(b, float)
-    is_float = is_float or (isinstance(b, torch.Tensor) and b.is_floating_point())
-    divide = a.div_ if inplace else a.div
-    return divide(b) if is_float else divide(b, rounding_mode="trunc")
-''',
-}
+HELPERS = (
+    "_unset", "_own", "_slice", "_sort", "_values", "_number", "_text", "_format", "_dtype",
+    "_old_div",
+)  # fmt: skip
 """Functions that a stub contains if it calls them."""
 
 
