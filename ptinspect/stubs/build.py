@@ -93,7 +93,7 @@ def stub_of(document: Document, options: StubOptions | None = None) -> str:
     with add_error_path(document.path):
         is_whole = options is None or (options.entry, options.class_name) == (None, None)
         if document.archive.format == "torchscript" and is_whole:
-            from ptinspect.stubs.torchscript import torchscript_stub
+            from ptinspect.stubs.torchscript.program import torchscript_stub
 
             return torchscript_stub(document, _sha256(document))
         return write_module(stub_content(document, options or StubOptions()))

@@ -17,111 +17,25 @@ import ast
 import copy
 from collections import Counter
 from collections.abc import Callable
-from functools import cache
 
 from ptinspect.stubs.expr.literals import is_attribute, is_identifier
-
-MAX_DEPTH = 120
-"""Nodes inside each other in one function."""
-
-MODULE_NAMES = frozenset(
-    ("torch", "nn", "aten", "operator", "warnings", "enum", "typing", "types", "CONSTANTS")
+from ptinspect.stubs.torchscript.operators import (
+    BUILTINS,
+    DUNDER_METHODS,
+    EXCEPTIONS,
+    HELPERS,
+    MAX_DEPTH,
+    MODULE_NAMES,
+    NUMBERS,
+    OPERATORS,
+    PRIM_OPERATORS,
+    PRIM_SAME,
+    REFUSED,
+    TYPES,
+    USED_BUILTINS,
+    Filler,
+    parsed,
 )
-"""Names that a stub uses itself."""
-
-# Operators whose arguments torch.ops does not take (lists that change, any type), by name and
-# number of arguments. `_0` is the first argument. The order of evaluation stays.
-_OPERATORS = {
-    "add/2": "_0 + _1", "sub/2": "_0 - _1", "mul/2": "_0 * _1", "div/2": "_0 / _1",
-    "matmul/2": "_0 @ _1", "neg/1": "-_0", "add_/2": "operator.iadd(_0, _1)",
-    "mul_/2": "operator.imul(_0, _1)", "eq/2": "_0 == _1", "ne/2": "_0 != _1",
-    "lt/2": "_0 < _1", "le/2": "_0 <= _1", "gt/2": "_0 > _1", "ge/2": "_0 >= _1",
-    "__and__/2": "_0 & _1", "__or__/2": "_0 | _1", "__xor__/2": "_0 ^ _1",
-    "__lshift__/2": "_0 << _1", "__rshift__/2": "_0 >> _1", "__iand__/2": "operator.iand(_0, _1)",
-    "__ior__/2": "operator.ior(_0, _1)", "__ixor__/2": "operator.ixor(_0, _1)",
-    "__ilshift__/2": "operator.ilshift(_0, _1)", "__irshift__/2": "operator.irshift(_0, _1)",
-    "__not__/1": "not _0",
-    "__is__/2": "_0 is _1", "__isnot__/2": "_0 is not _1", "__getitem__/2": "_0[_1]",
-    "__contains__/2": "operator.contains(_0, _1)", "_set_item/3": "operator.setitem(_0, _1, _2)",
-    "Delete/2": "operator.delitem(_0, _1)", "len/1": "len(_0)", "append/2": "_0.append(_1)",
-    "insert/3": "_0.insert(_1, _2)", "extend/2": "_0.extend(_1)", "pop/1": "_0.pop()",
-    "pop/2": "_0.pop(_1)", "pop/3": "_0.pop(_1, _2)", "popitem/1": "_0.popitem()",
-    "reverse/1": "_0.reverse()", "remove/2": "_0.remove(_1)", "clear/1": "_0.clear()",
-    "copy/1": "_0.copy()", "keys/1": "list(_0)", "values/1": "_values(_0)",
-    "items/1": "list(_0.items())", "get/2": "_0.get(_1)", "get/3": "_0.get(_1, _2)",
-    "setdefault/3": "_0.setdefault(_1, _2)", "update/2": "_0.update(_1)", "list/1": "list(_0)",
-    "dict/0": "dict()", "dict/1": "dict(_0)", "select/2": "_0[_1]", "sorted/1": "sorted(_0)",
-    "sort/1": "_sort(_0)", "sort/2": "_sort(_0, _1)", "sort/3": "aten.sort(_0, _1, _2)",
-    "slice/1": "_slice(_0)", "slice/2": "_slice(_0, _1)", "slice/3": "_slice(_0, _1, _2)",
-    "slice/4": "_slice(_0, _1, _2, _3)", "slice/5": "aten.slice(_0, _1, _2, _3, _4)",
-    "pow/2": "_number(aten.pow, _0, _1)", "log/2": "_number(aten.log, _0, _1)",
-    "Complex/2": "_number(aten.Complex, _0, _1)", "_unwrap_optional/1": "_0", "wait/1": "_0",
-    "str/1": "_text(_0)", "device/1": "torch.device(_0)",
-    "percentFormat/2": "_0 % _1", "warn/1": "warnings.warn(_0)",
-    "warn/2": "warnings.warn(_0, stacklevel=_1)", "is_scripting/0": "True",
-    "__range_length/3": "len(range(_0, _1, _2))",
-    "__derive_index/3": "(lambda index, start, step: start + index * step)(_0, _1, _2)",
-    "_get_tracing_state/0": "False", "dequantize/1": "aten.dequantize(_0)",
-}  # fmt: skip
-
-_PRIM_OPERATORS = {
-    "unchecked_unwrap_optional/1": "_0", "min/1": "min(_0)", "min/2": "min(_0, _1)",
-    "max/1": "max(_0)", "max/2": "max(_0, _1)", "abs/1": "abs(_0)",
-    "rangelist/1": "list(range(_0))", "EnumName/1": "_0.name", "EnumValue/1": "_0.value",
-    "StringIndex/2": "_0[_1]", "TupleIndex/2": "_0[_1]",
-}  # fmt: skip
-
-_BUILTINS = {
-    "annotate/2": "_1", "unchecked_cast/2": "_1", "int/1": "int(_0)", "float/1": "float(_0)",
-    "bool/1": "bool(_0)", "str/1": "_text(_0)", "range/1": "range(_0)", "len/1": "len(_0)",
-    "range/2": "range(_0, _1)", "range/3": "range(_0, _1, _2)", "sorted/1": "sorted(_0)",
-    "list/1": "list(_0)", "dict/1": "dict(_0)", "hex/1": "hex(_0)", "oct/1": "oct(_0)",
-    "chr/1": "chr(_0)", "ord/1": "ord(_0)", "bin/1": "bin(_0)", "abs/1": "abs(_0)",
-}  # fmt: skip
-
-_PRIM_SAME = frozenset(
-    (  # noqa: SIM905
-        "NumToTensor data device dtype grad index is_cpu is_cuda is_hpu is_ipu is_leaf is_maia"
-        " is_meta is_mkldnn is_mps is_mtia is_nested is_quantized is_sparse is_sparse_csr"
-        " is_vulkan is_xla is_xpu itemsize layout name names nbytes requires_grad shape type"
-        " BroadcastSizes"
-    ).split()
-)
-"""Operators of torch.ops.prim that do the same there."""
-
-_REFUSED = frozenset(("from_file", "save", "load", "hash", "has_torch_function"))
-"""Operators that use files, or that Python answers differently."""
-
-_NUMBERS = {"inf": 'float("inf")', "nan": 'float("nan")', "infj": 'complex("infj")'}
-
-_EXCEPTIONS = frozenset(
-    (  # noqa: SIM905
-        "ArithmeticError AssertionError AttributeError Exception IndexError KeyError"
-        " LookupError NotImplementedError OverflowError RuntimeError StopIteration TypeError"
-        " ValueError ZeroDivisionError"
-    ).split()
-)
-
-DUNDER_METHODS = frozenset(
-    (  # noqa: SIM905
-        "__init__ __enter__ __exit__ __len__ __contains__ __getitem__ __setitem__ __delitem__"
-        " __call__ __eq__ __ne__ __lt__ __le__ __gt__ __ge__ __str__ __hash__ __neg__ __add__"
-        " __sub__ __mul__ __truediv__ __floordiv__ __mod__ __pow__ __and__ __or__ __xor__"
-        " __bool__ __int__ __float__ __getstate__ __setstate__ __iadd__ __isub__ __imul__"
-    ).split()
-)
-
-_TYPES = {
-    "Tensor": "torch.Tensor", "int": "int", "float": "float", "bool": "bool", "str": "str",
-    "complex": "complex", "NoneType": "None", "Device": "torch.device", "List": "list",
-    "Dict": "dict", "Tuple": "tuple",
-}  # fmt: skip
-
-HELPERS = (
-    "_unset", "_own", "_slice", "_sort", "_values", "_number", "_text", "_format", "_dtype",
-    "_old_div",
-)  # fmt: skip
-"""Functions that a stub contains if it calls them."""
 
 
 class Untranslatable(Exception):
@@ -194,7 +108,7 @@ class FunctionTranslator:
                 path = dotted_path(item.value) or ""
                 functions |= {item.targets[0].id} if self.kind_of(path) == "function" else set()
         self.callables = {name for name in functions if bound[name] == 1}
-        taken = self.reserved | MODULE_NAMES | set(HELPERS) | _USED_BUILTINS
+        taken = self.reserved | MODULE_NAMES | set(HELPERS) | USED_BUILTINS
         for name in bound:
             new = name
             while new in taken or (new != name and new in bound):
@@ -211,8 +125,8 @@ class FunctionTranslator:
             return node
         path = dotted_path(node) if node is not None else None
         if path is not None:
-            known = self.name_of(path) if path.startswith("__torch__.") else _TYPES.get(path)
-            return _parsed(known) if known and self.kind_of(path) != "Interface" else None
+            known = self.name_of(path) if path.startswith("__torch__.") else TYPES.get(path)
+            return parsed(known) if known and self.kind_of(path) != "Interface" else None
         if not isinstance(node, ast.Subscript) or not isinstance(node.value, ast.Name):
             return None
         inner = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
@@ -291,7 +205,7 @@ class FunctionTranslator:
         kind = node.args[-1]
         name = str(kind.value) if isinstance(kind, ast.Constant) and len(node.args) > 1 else ""
         name = name.removeprefix("builtins.")
-        name = name if name in _EXCEPTIONS else "RuntimeError"
+        name = name if name in EXCEPTIONS else "RuntimeError"
         return ast.Raise(_call(ast.Name(name, ast.Load()), [self.expr(node.args[0])]), None)
 
     # Expressions
@@ -302,8 +216,8 @@ class FunctionTranslator:
         if isinstance(node, ast.Name):
             if node.id in self.locals:
                 return ast.Name(self.locals[node.id], ast.Load())
-            if node.id in _NUMBERS:
-                return _parsed(_NUMBERS[node.id])
+            if node.id in NUMBERS:
+                return parsed(NUMBERS[node.id])
             raise Untranslatable(f"the name {node.id}")
         if isinstance(node, ast.Attribute):
             return self._attribute(node)
@@ -417,7 +331,7 @@ class FunctionTranslator:
         if name == "isinstance" and len(args) == 2:
             types = self._plain_type(args[1])
             return _call(ast.Name("isinstance", ast.Load()), [self.expr(args[0]), types])
-        return self._filled(_BUILTINS, name, node)
+        return self._filled(BUILTINS, name, node)
 
     def _plain_type(self, node: ast.expr) -> ast.expr:
         """Return a type for isinstance; one with parameters cannot be checked."""
@@ -447,28 +361,28 @@ class FunctionTranslator:
                 if word.arg in ("dtype", "device", "requires_grad")
                 and not (isinstance(word.value, ast.Constant) and word.value.value is None)
             ]  # fmt: skip
-            return ast.Call(_parsed(f"torch.{name}"), [self.expr(args[0])], keywords)
+            return ast.Call(parsed(f"torch.{name}"), [self.expr(args[0])], keywords)
         if name == "format" and args and not node.keywords:
             self.used.add("_text")
             return self._helper("_format", [self.expr(item) for item in args])
         if name in ("div", "div_") and self.version < 4 and count == 2 and not node.keywords:
             ending = [ast.Constant(True)] if name == "div_" else []
             return self._helper("_old_div", [*map(self.expr, args), *ending])
-        if f"{name}/{count}" in _OPERATORS and not node.keywords:
-            return self._filled(_OPERATORS, name, node)
+        if f"{name}/{count}" in OPERATORS and not node.keywords:
+            return self._filled(OPERATORS, name, node)
         return self._namespace_operator("aten", name, node)
 
     def _namespace_operator(self, namespace: str, name: str, node: ast.Call) -> ast.expr:
         """Translate an operator that torch.ops has under the same name."""
-        if namespace == "prim" and f"{name}/{len(node.args)}" in _PRIM_OPERATORS:
-            return self._filled(_PRIM_OPERATORS, name, node)
-        if name in _REFUSED or (namespace == "prim" and name not in _PRIM_SAME):
+        if namespace == "prim" and f"{name}/{len(node.args)}" in PRIM_OPERATORS:
+            return self._filled(PRIM_OPERATORS, name, node)
+        if name in REFUSED or (namespace == "prim" and name not in PRIM_SAME):
             raise Untranslatable(f"the operator {namespace}::{name}")
         is_private = name.startswith("__")  # `aten.__range_length` would be mangled in a class
         if not is_attribute(namespace) or not is_identifier(name) or name.endswith("__"):
             raise Untranslatable(f"the operator {namespace}::{name}")
         space = "aten" if namespace == "aten" else f"torch.ops.{namespace}"
-        func = _parsed(f'getattr({space}, "{name}")' if is_private else f"{space}.{name}")
+        func = parsed(f'getattr({space}, "{name}")' if is_private else f"{space}.{name}")
         keywords = [ast.keyword(word.arg, self.expr(word.value)) for word in node.keywords]
         if any(word.arg is None or not is_attribute(word.arg) for word in keywords):
             raise Untranslatable("keyword arguments")
@@ -479,30 +393,12 @@ class FunctionTranslator:
         template = table.get(f"{name}/{len(node.args)}")
         if template is None or node.keywords:
             raise Untranslatable(f"{name} with {len(node.args)} arguments")
-        tree = copy.deepcopy(_parsed(template))
+        tree = copy.deepcopy(parsed(template))
         self.used |= {item.id for item in ast.walk(tree) if isinstance(item, ast.Name)}
         values = {f"_{index}": arg for index, arg in enumerate(node.args)}
-        filler = _Filler({key: self.expr(arg) for key, arg in values.items() if key in template})
+        filler = Filler({key: self.expr(arg) for key, arg in values.items() if key in template})
         result: ast.expr = filler.visit(tree)
         return result
-
-
-_USED_BUILTINS = _EXCEPTIONS | set(
-    (  # noqa: SIM905
-        "abs bin bool chr dict float getattr hex int isinstance len list max min oct ord print"
-        " range sorted str slice complex"
-    ).split()
-)
-
-
-class _Filler(ast.NodeTransformer):
-    """Puts arguments in the place of `_0`, `_1`, …"""
-
-    def __init__(self, values: dict[str, ast.expr]) -> None:
-        self.values = values
-
-    def visit_Name(self, node: ast.Name) -> ast.expr:
-        return self.values.get(node.id, node)
 
 
 def _call(func: ast.expr, args: list[ast.expr]) -> ast.Call:
@@ -515,11 +411,6 @@ def _function(
     node = ast.FunctionDef(name, args, body, [], returns, lineno=0)
     node.type_params = []  # type: ignore[attr-defined] # Python 3.12
     return node
-
-
-@cache
-def _parsed(text: str) -> ast.expr:
-    return ast.parse(text, mode="eval").body
 
 
 def _has_unusual_arguments(node: ast.FunctionDef) -> bool:

@@ -1,0 +1,1 @@
+"""Stubs of TorchScript programs: the recorded code as Python, and `build(tensors)`."""
