@@ -123,10 +123,11 @@ def _is_shape(value: Value) -> bool:
 
 
 def _is_tensor(value: Value) -> bool:
+    if isinstance(value, TensorCall | PersistentId):
+        return True
     path = _made_by(value)
     is_made = "_rebuild_" in path or path.endswith(("Tensor", "Parameter", "Buffer"))
-    is_torch = path.startswith("torch.") and is_made
-    return is_torch or isinstance(value, TensorCall | PersistentId)
+    return is_made and path.startswith("torch.")
 
 
 def _is_storage(value: Value) -> bool:
@@ -192,6 +193,8 @@ def _is_pair(value: Value) -> bool:
 
 def _is_hashable(value: Value) -> bool:
     """Members of a set. Tuples that share parts may take more than any time to hash."""
+    if isinstance(value, list) and not any(isinstance(item, tuple) for item in value):
+        return True
     sizes: dict[int, int] = {}
 
     def size(item: Value, depth: int) -> int:
