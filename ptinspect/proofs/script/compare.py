@@ -16,6 +16,7 @@ from ptinspect.proofs.script.recorder import FileState
 from ptinspect.text import count_text, join_names
 
 _PLURALS = {"tensor": "tensors", "entry": "entries", "optimizer": "optimizers", "module": "modules"}
+_LOGS = re.compile(r"\.(log|jsonl|csv|tsv|txt|out|err)$|tfevents")
 _RNG_WORDS = ("rng", "random", "generator")
 _TIME_WORDS = {"time", "timestamp", "date", "elapsed", "duration", "runtime", "hostname", "pid"}
 
@@ -131,9 +132,10 @@ def volatile_keys(checkpoints: list[Checkpoint]) -> list[str]:
 def split_differences(
     checkpoints: list[Checkpoint], volatile: list[str]
 ) -> tuple[list[Checkpoint], list[str], list[str]]:
-    """Return the checkpoints that differ, and the keys that do not count: times and RNG states.
+    """Return the checkpoints that differ, and the keys that do not count.
 
-    The state of a generator that nothing depends on does not change the training.
+    Times, logs and what differs between whole runs do not, and neither do RNG states:
+    the state of a generator that nothing depends on does not change the training.
     """
     different, times, generators = list[Checkpoint](), [*volatile], list[str]()
     for checkpoint in checkpoints:
@@ -141,7 +143,8 @@ def split_differences(
         for item in checkpoint.items:
             words = set(re.findall(r"[a-z]+", item.key.lower()))
             is_time = words & _TIME_WORDS and not words & {"step", "steps"}
-            if item.key in volatile or item.kind == "file" or (item.kind == "entry" and is_time):
+            is_log = item.kind == "file" and _LOGS.search(item.key)
+            if item.key in volatile or is_log or (item.kind == "entry" and is_time):
                 times.append(item.key)
             elif any(word in item.key.lower() for word in _RNG_WORDS):
                 generators.append(item.key)

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ptinspect.atomic_file import map_os_errors
 from ptinspect.errors import PtInspectError
 from ptinspect.proofs.processes import Progress, Watch
 from ptinspect.proofs.script.compare import (
@@ -86,7 +87,8 @@ def check_script(
             folder = tempfile.TemporaryDirectory(prefix="ptinspect-", ignore_cleanup_errors=True)
             root = stack.enter_context(folder)
         else:
-            os.makedirs(root := work, exist_ok=True)
+            with map_os_errors(work):
+                os.makedirs(root := work, exist_ok=True)
             if os.listdir(work):
                 raise PtInspectError("is not empty", path=work, hint="give --work a new folder")
         workspace = Workspace(os.path.realpath(root), source, patterns, timeout)
@@ -110,10 +112,15 @@ class _Proof:
         difference = _first_of_ranks(whole.trace, second.trace, {})
         if different or difference is not None or whole.trace.steps != second.trace.steps:
             return self._not_deterministic(whole, second, different, difference)
+        by_files = not whole.trace.steps  # no steps, so that it cannot stop itself
+        if by_files and in_save:
+            raise PtInspectError(
+                "no optimizer step of torch was recorded, so it cannot be killed inside a save",
+                hint="leave --kill-during-save out",
+            )
         save = _save_to_kill_at(whole, at, in_save)
         self._announce("until it is killed")
         self.workspace.copy_source()
-        by_files = not whole.trace.steps  # no steps, so that it cannot stop itself
         killed = self.workspace.run("killed", self.command, save, in_save, by_files)
         if killed.stopped is None:
             _check_status(killed, "the run that was to be killed")
@@ -123,19 +130,13 @@ class _Proof:
                 + (": it does not write with torch.save" if in_save else ""),
                 hint="leave --kill-during-save out" if in_save else "give --at a smaller number",
             )
-        partial = [
-            name
-            for name in killed.files
-            if not is_readable(os.path.join(killed.folder, name))
-            and (name not in whole.files or is_readable(os.path.join(whole.folder, name)))
-        ]
-        kill = Kill(save, killed.stopped, partial)
+        kill = Kill(save, killed.stopped, _cut_files(whole, killed) if in_save else [])
         if kill.where == "memory":
             self.notes.append("it serializes in memory: it was killed before it wrote a byte")
         self._announce("again, after the kill")
         resumed = self.workspace.run("resumed", self.again)
         if resumed.status and in_save:
-            causes, output = ["cut-file"] if partial else [], resumed.output
+            causes, output = ["cut-file"] if kill.partial else [], resumed.output
             return self._report(whole, "fails", kill=kill, causes=causes, output=output)
         _check_status(resumed, "started again after the kill")
         return self._compare(whole, killed, resumed, kill, volatile)
@@ -182,10 +183,21 @@ class _Proof:
             whole.folder, whole.files, resumed.folder, resumed.files, resumed.started
         )
         different, not_compared, generators = split_differences(checkpoints, volatile)
+        left_out = [
+            name for name in in_order(whole.files) if os.path.basename(name) in not_compared
+        ]
+        if not counts and len(left_out) == len(whole.files):
+            raise PtInspectError(
+                f"nothing can be compared: two whole runs differ in {join_names(left_out, 3)}",
+                hint="ptinspect does not read this format: leave times out of the file",
+            )
         # The first process that made too few or too many steps, else the first one.
         steps = min(counts.values(), key=lambda steps: not steps.miscounted, default=None)
         miscounted = steps is not None and steps.miscounted
-        from_start = steps is not None and steps.resumed_after == 0 and not miscounted
+        if steps is None:
+            from_start = resumed.saves >= whole.saves
+        else:
+            from_start = steps.resumed_after == 0 and not miscounted
         causes, verdict = list[str](), "same"
         if different or difference is not None or miscounted:
             verdict, causes = "differs", _causes(difference, steps, different)
@@ -229,6 +241,22 @@ def _save_to_kill_at(whole: Run, at: int | None, in_save: bool) -> int:
         )
     middle = min(count, (count + 2) // 2)
     return at or (max(middle, min(2, count)) if in_save else middle)
+
+
+def _cut_files(whole: Run, killed: Run) -> list[str]:
+    """Return the files that the kill cut. Of a format that ptinspect cannot read, none is known."""
+    readable = {
+        os.path.splitext(name)[1]
+        for name in whole.files
+        if is_readable(os.path.join(whole.folder, name))
+    }
+    return [
+        name
+        for name in killed.files
+        if os.path.splitext(name)[1] in readable
+        and not is_readable(os.path.join(killed.folder, name))
+        and (name not in whole.files or is_readable(os.path.join(whole.folder, name)))
+    ]
 
 
 def _steps_of_ranks(whole: Trace, killed: Trace, resumed: Trace, save: int) -> dict[int, Steps]:

@@ -174,8 +174,10 @@ class ScriptReport(Report):
             if steps.miscounted:
                 rows[-1] = ("resumed", f"{rows[-1][1]}, {steps.left} left")
         if self.ok:
-            names = join_names(self.checkpoints, 3)
-            rows.append(("compared", f"{names}: tensors, entries, optimizers, bit for bit"))
+            left_out = set(self.not_compared)
+            names = [n for n in self.checkpoints if n.rsplit("/", 1)[-1] not in left_out]
+            what = f"{join_names(names, 3)}: tensors, entries, optimizers, bit for bit"
+            rows.append(("compared", what if names else "the optimizer steps alone"))
         if self.first is not None:
             rows.append(("differs", f"first in {self.first}"))
         rows += [("differs", f"{c.name}: {c.text()}") for c in self.different[-2:]]

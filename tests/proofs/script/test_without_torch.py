@@ -132,3 +132,53 @@ def test_another_sitecustomize_runs_too(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("PYTHONPATH", str(hidden))
     error = refused(tmp_path, "import sys; sys.exit(mark)")
     assert error.hint == "its last output:\n    seen"
+
+
+JSON_COUNTER = """
+import json, os, time
+
+os.makedirs("runs", exist_ok=True)
+saved = sorted(os.listdir("runs"))
+total, start = (json.load(open("runs/" + saved[-1]))["total"], len(saved)) if saved else (0, 0)
+for epoch in range(start, 3):
+    total += epoch + 1
+    json.dump({"total": total}, open("new", "w"))
+    os.replace("new", f"runs/{epoch}.json")
+    time.sleep(0.3)
+"""
+
+
+@pytest.mark.slow
+def test_files_of_an_unknown_format_are_compared_by_their_bytes(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    options: dict[str, list[str]] = {"checkpoint": ["runs/*.json"]}
+    assert check(tmp_path / "a", JSON_COUNTER, **options).verdict == "same"
+    report = check(tmp_path, JSON_COUNTER.replace('"total"], len', '"total"] + 1, len'), **options)
+    assert (report.verdict, report.exit_code) == ("differs", 1), report.text()
+    assert report.causes == ["entries"]
+
+
+@pytest.mark.slow
+def test_nothing_is_left_to_compare(tmp_path: Path) -> None:
+    source = JSON_COUNTER.replace('": total}', '": total, "at": time.time()}')
+    error = refused(tmp_path, source, checkpoint=["runs/*.json"])
+    assert "nothing can be compared: two whole runs differ in runs/0.json" in str(error)
+
+
+@pytest.mark.slow
+def test_a_script_without_steps_that_never_resumes(tmp_path: Path) -> None:
+    source = JSON_COUNTER.replace("if saved else", "if 0 else")
+    report = check(tmp_path, source, checkpoint=["runs/*.json"])
+    assert (report.verdict, report.exit_code) == ("not-resumed", 2), report.text()
+
+
+@pytest.mark.slow
+def test_a_kill_inside_a_save_needs_torch(tmp_path: Path) -> None:
+    error = refused(tmp_path, JSON_COUNTER, checkpoint=["runs/*.json"], kill_during_save=True)
+    assert "so it cannot be killed inside a save" in str(error)
+
+
+def test_a_work_folder_that_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    error = refused(tmp_path, "", work=str(tmp_path / "file"))
+    assert str(error).endswith("cannot be written: File exists"), error
