@@ -155,16 +155,7 @@ def recorded_modules(document: Document) -> dict[str, str]:
 
 def stub_content(document: Document, options: StubOptions) -> StubContent:
     """Collect and infer everything that is written to a stub."""
-    if document.archive.format == "torch-export":
-        raise UnsupportedError(
-            "a program of torch.export has a graph and no classes",
-            hint=f"torch.export.load({python_literal(document.path)}).module() is a module",
-        )
-    if document.archive.format == "torchscript":
-        raise UnsupportedError(
-            "the code of a TorchScript program is written as one file",
-            hint=f"ptinspect stub {shell_word(document.path)} -o model_def.py",
-        )
+    _refuse_programs(document)
     root_call = find_root(document, options.entry)
     objects = collect_objects(document, root_call, options.recorded_source)
     root: Expr = objects.expr_of(root_call) if root_call is not None else NONE
@@ -215,6 +206,19 @@ def stub_content(document: Document, options: StubOptions) -> StubContent:
         return content
     definition = _select_definition(content.definitions, options.class_name, document.path)
     return _with_one_class(content, definition, objects, deferred, build_statements)
+
+
+def _refuse_programs(document: Document) -> None:
+    if document.archive.format == "torch-export":
+        raise UnsupportedError(
+            "a program of torch.export has a graph and no classes",
+            hint=f"torch.export.load({python_literal(document.path)}).module() is a module",
+        )
+    if document.archive.format == "torchscript":
+        raise UnsupportedError(
+            "the code of a TorchScript program is written as one file",
+            hint=f"ptinspect stub {shell_word(document.path)} -o model_def.py",
+        )
 
 
 def find_root(document: Document, entry: str | None) -> Call | None:
