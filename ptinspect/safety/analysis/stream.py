@@ -158,11 +158,19 @@ class StreamJudge:
             elif event.opcode in _IMPORT_OPCODES:
                 self._judge_import(event)
             elif event.opcode == "FRAME":
-                self._judge_frame(event)
+                # CPython's C unpickler reads past the end of a frame; pickle.py does not.
+                if event.offset < self._frame_end:
+                    reason = "a frame begins inside another one: readers disagree about its content"
+                    self._add(event, DANGEROUS, "frame", reason)
+                assert isinstance(event.target, int)
+                self._frame_end = event.target
             else:
                 self._judge_change(event)
         self._judge_storages(recorder.persistent)
-        self._judge_loaders()
+        for name, event in self._loaders.items():
+            if name.uses > self._loader_calls.get(name, 0):
+                reason = "is stored as a value, and may later be called with bytes from elsewhere"
+                self._add(event, UNKNOWN, f"{_LOAD_FROM_BYTES} as a value", reason)
 
     def _add(
         self, event: Event, verdict: str, name: str, reason: str, call: str | None = None
@@ -183,7 +191,7 @@ class StreamJudge:
         """Return the parts of a state: a pair of dictionaries, or the state itself."""
         return self._first_sight(purpose, state) if isinstance(state, tuple) else (state,)
 
-    # --- imports and frames ---------------------------------------------------------------
+    # --- imports --------------------------------------------------------------------------
 
     def _judge_import(self, event: Event) -> None:
         name = event.target
@@ -192,21 +200,6 @@ class StreamJudge:
             self._add(event, judgement.verdict, judgement.name, judgement.reason)
         if isinstance(name, Global) and name.path == _LOAD_FROM_BYTES:
             self._loaders.setdefault(name, event)
-
-    def _judge_loaders(self) -> None:
-        """Report `_load_from_bytes` as a value: whoever calls it later may pass any bytes."""
-        for name, event in self._loaders.items():
-            if name.uses > self._loader_calls.get(name, 0):
-                reason = "is stored as a value, and may later be called with bytes from elsewhere"
-                self._add(event, UNKNOWN, f"{_LOAD_FROM_BYTES} as a value", reason)
-
-    def _judge_frame(self, event: Event) -> None:
-        """CPython's C unpickler reads past the end of a frame; pickle.py does not."""
-        if event.offset < self._frame_end:
-            reason = "a frame begins inside another one: readers disagree about its content"
-            self._add(event, DANGEROUS, "frame", reason)
-        assert isinstance(event.target, int)
-        self._frame_end = event.target
 
     # --- calls ----------------------------------------------------------------------------
 
