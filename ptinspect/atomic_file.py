@@ -185,7 +185,7 @@ def atomic_outputs(paths: Sequence[str], *, force: bool = False) -> Iterator[lis
         PtInspectError: a file exists (without `force`) or cannot be written.
     """
     files: list[AtomicFile] = []
-    with _signals_raise():
+    with signals_raise():
         try:
             files += [AtomicFile(path, force) for path in paths]
             yield files
@@ -328,7 +328,7 @@ def _sync_folder(folder: str) -> None:
 
 
 @contextmanager
-def _signals_raise() -> Iterator[None]:
+def signals_raise() -> Iterator[None]:
     """Make SIGTERM and SIGHUP raise `Terminated` in the block, then end the program as usual.
 
     Only signals that have no handler yet, and only in the main thread, as Python requires.

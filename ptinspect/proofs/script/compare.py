@@ -130,12 +130,14 @@ def volatile_keys(checkpoints: list[Checkpoint]) -> list[str]:
 
 
 def split_differences(
-    checkpoints: list[Checkpoint], volatile: list[str]
+    checkpoints: list[Checkpoint], volatile: list[str], has_steps: bool
 ) -> tuple[list[Checkpoint], list[str], list[str]]:
     """Return the checkpoints that differ, and the keys that do not count.
 
     Times, logs and what differs between whole runs do not, and neither do RNG states:
-    the state of a generator that nothing depends on does not change the training.
+    the state of a generator that nothing depends on does not change the training. Files of formats
+    that ptinspect cannot read count if there are no steps to compare. Otherwise they may have what
+    no script restores, such as the logged losses of the Trainer of transformers.
     """
     different, times, generators = list[Checkpoint](), [*volatile], list[str]()
     for checkpoint in checkpoints:
@@ -143,7 +145,7 @@ def split_differences(
         for item in checkpoint.items:
             words = set(re.findall(r"[a-z]+", item.key.lower()))
             is_time = words & _TIME_WORDS and not words & {"step", "steps"}
-            is_log = item.kind == "file" and _LOGS.search(item.key)
+            is_log = item.kind == "file" and (has_steps or _LOGS.search(item.key))
             if item.key in volatile or is_log or (item.kind == "entry" and is_time):
                 times.append(item.key)
             elif any(word in item.key.lower() for word in _RNG_WORDS):

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ptinspect.atomic_file import map_os_errors
+from ptinspect.atomic_file import map_os_errors, signals_raise
 from ptinspect.errors import PtInspectError
 from ptinspect.proofs.processes import Progress, Watch
 from ptinspect.proofs.script.compare import (
@@ -82,7 +82,7 @@ def check_script(
     options += ["--kill-during-save"] if kill_during_save else []
     options += [f"--timeout {timeout:g}"] if timeout != TIMEOUT else []
     reproduce = f"ptinspect check script {' '.join(options)} -- {shlex.join(words)}"
-    with contextlib.ExitStack() as stack:
+    with signals_raise(), contextlib.ExitStack() as stack:
         if work is None:
             folder = tempfile.TemporaryDirectory(prefix="ptinspect-", ignore_cleanup_errors=True)
             root = stack.enter_context(folder)
@@ -108,7 +108,7 @@ class _Proof:
         whole, second = self._run_whole("first"), self._run_whole("second")
         repeated = compare_runs(whole.folder, whole.files, second.folder, second.files)
         volatile = volatile_keys(repeated)
-        different, _, _ = split_differences(repeated, volatile)
+        different, _, _ = split_differences(repeated, volatile, bool(whole.trace.steps))
         difference = _first_of_ranks(whole.trace, second.trace, {})
         if different or difference is not None or whole.trace.steps != second.trace.steps:
             return self._not_deterministic(whole, second, different, difference)
@@ -145,7 +145,8 @@ class _Proof:
         self._announce(f"whole, the {name} time")
         self.workspace.copy_source()
         run = self.workspace.run(name, self.command)
-        _check_status(run, f"the {name} whole run")
+        old = f", without {join_names(self.workspace.old, 2)}: --checkpoint matches"
+        _check_status(run, f"the {name} whole run" + (old if self.workspace.old else ""))
         if not run.files:
             raise PtInspectError(
                 f"the command wrote no file that matches {join_names(self.workspace.patterns)}",
@@ -182,7 +183,7 @@ class _Proof:
         checkpoints = compare_runs(
             whole.folder, whole.files, resumed.folder, resumed.files, resumed.started
         )
-        different, not_compared, generators = split_differences(checkpoints, volatile)
+        different, not_compared, generators = split_differences(checkpoints, volatile, bool(counts))
         left_out = [
             name for name in in_order(whole.files) if os.path.basename(name) in not_compared
         ]
@@ -330,7 +331,8 @@ def _check_arguments(
             hint="ptinspect check script --checkpoint 'runs/*.pt' -- python train.py",
         )
     for pattern in patterns:
-        if os.path.isabs(pattern) or ".." in pattern.split("/"):
+        is_folder = os.path.normpath(pattern) == "."
+        if is_folder or os.path.isabs(pattern) or ".." in pattern.split("/"):
             raise PtInspectError(
                 f"--checkpoint {pattern!r} is not below the current folder",
                 hint="give a glob that is relative to it: the command runs in a copy",

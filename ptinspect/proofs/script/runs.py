@@ -10,7 +10,7 @@ import shutil
 import signal
 import subprocess
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ptinspect.display.text.escape import cut
 from ptinspect.errors import PtInspectError
@@ -30,6 +30,9 @@ MAX_OUTPUT = 64 << 20
 
 MAX_COPY = 10 << 30
 """Bytes of the working folder that are copied."""
+
+MAX_TEMPORARY = 60
+"""Characters of the path of the folder for temporary files."""
 
 NOT_COPIED = ("__pycache__", ".git", ".hg", ".venv", "venv", "node_modules", ".pytest_cache")
 """Folders that a script does not need."""
@@ -54,7 +57,7 @@ class Run:
 
 @dataclass(slots=True)
 class Workspace:
-    """A folder with the copies, logs and traces of all runs.
+    """A folder with the copies, logs and traces of all runs. Of `old` files, there is no copy.
 
     All runs use one path, one after another, so that paths in a checkpoint do not differ.
     """
@@ -63,6 +66,7 @@ class Workspace:
     source: str
     patterns: list[str]
     timeout: float
+    old: list[str] = field(default_factory=list)
 
     @property
     def folder(self) -> str:
@@ -73,6 +77,7 @@ class Workspace:
         """Copy the working folder, without old checkpoints, to where the next run starts."""
         starts = [os.path.join(glob.escape(self.source), pattern) for pattern in self.patterns]
         old = {path for start in starts for path in glob.glob(start, recursive=True)}
+        self.old = sorted(os.path.relpath(path, self.source) for path in old)
         total = 0
 
         def ignore(folder: str, names: list[str]) -> list[str]:
@@ -117,21 +122,25 @@ class Workspace:
             "stop_in_save" if in_save else "stop_at": stop_at,
         }  # fmt: skip
         before, started = checkpoint_files(self.folder, self.patterns), time.time_ns()
+        environment = self._environment(json.dumps(settings))
+        if command[0].split(os.sep)[0] in NOT_COPIED:  # such as .venv/bin/python
+            command = [os.path.join(self.source, command[0]), *command[1:]]
         with open(output, "wb") as log, open(f"{output}.err", "wb") as errors:
             try:
                 process = subprocess.Popen(
-                    command, cwd=self.folder, env=self._environment(json.dumps(settings)),
+                    command, cwd=self.folder, env=environment,
                     stdin=subprocess.DEVNULL, stdout=log, stderr=errors, start_new_session=True,
                 )  # fmt: skip
             except OSError as error:
                 reason = f"the command cannot be started: {error.strerror or error}"
-                raise PtInspectError(reason, path=command[0]) from None
+                hint = "leave out the quotes around it" if " " in command[0] else None
+                raise PtInspectError(reason, path=command[0], hint=hint) from None
         try:
             stopped, saves = self._wait(
                 process, trace, output, before, stop_at if by_files else None
             )
         finally:
-            _kill(process, read_trace(trace))
+            _kill(process, read_trace(trace), environment[recorder.SETTINGS])
         files = checkpoint_files(self.folder, self.patterns)
         return Run(
             self.folder, files, read_trace(trace), process.returncode, stopped,
@@ -143,8 +152,12 @@ class Workspace:
         os.makedirs(hooks, exist_ok=True)
         shutil.copyfile(recorder.__file__, os.path.join(hooks, "sitecustomize.py"))
         paths = [hooks, *filter(None, [os.environ.get("PYTHONPATH")])]
+        temporary = os.path.join(self.root, "tmp")
+        os.makedirs(temporary, exist_ok=True)
+        # Sockets have short paths: a long one leaves the default.
+        own = {"TMPDIR": temporary} if len(temporary) < MAX_TEMPORARY else {}
         return {
-            **os.environ, "PYTHONPATH": os.pathsep.join(paths), recorder.SETTINGS: settings,
+            **own, **os.environ, "PYTHONPATH": os.pathsep.join(paths), recorder.SETTINGS: settings,
             "CUBLAS_WORKSPACE_CONFIG": ":4096:8", "PYTHONHASHSEED": "0",
         }  # fmt: skip
 
@@ -180,10 +193,11 @@ class Workspace:
             time.sleep(POLL)
 
 
-def _kill(process: subprocess.Popen[bytes], trace: Trace) -> None:
-    """Kill the command's process group, and those of its Python processes in other sessions.
+def _kill(process: subprocess.Popen[bytes], trace: Trace, settings: str) -> None:
+    """Kill the command's process group, and the processes that it started in other sessions.
 
-    torchrun starts each worker in a session of its own, which outlives it.
+    torchrun starts each worker in a session of its own, which outlives it. Linux lists the
+    environment of all processes, and elsewhere those of Python are known.
     """
     for pid, session in trace.processes:
         with contextlib.suppress(OSError):  # it has ended
@@ -191,6 +205,11 @@ def _kill(process: subprocess.Popen[bytes], trace: Trace) -> None:
                 os.killpg(os.getpgid(pid), signal.SIGKILL)
     with contextlib.suppress(OSError):
         os.killpg(process.pid, signal.SIGKILL)
+    variable = f"{recorder.SETTINGS}={settings}".encode()
+    for path in glob.glob("/proc/[0-9]*/environ"):
+        with contextlib.suppress(OSError), open(path, "rb") as file:
+            if variable in file.read().split(b"\0"):
+                os.kill(int(path.split("/")[2]), signal.SIGKILL)
     process.wait()
 
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -12,6 +16,7 @@ from click.testing import CliRunner
 
 from ptinspect.cli import cli
 from ptinspect.errors import PtInspectError
+from ptinspect.proofs.script.proof import check_script
 from tests.proofs.script.running import check
 
 COUNTER = """
@@ -89,8 +94,6 @@ def test_a_command_that_takes_too_long(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_command_that_is_not_there(tmp_path: Path) -> None:
-    from ptinspect.proofs.script.proof import check_script
-
     with pytest.raises(PtInspectError, match="the command cannot be started: No such file"):
         check_script(["no-such-command"], checkpoint=["*.pt"], work=str(tmp_path / "work"))
 
@@ -182,3 +185,66 @@ def test_a_work_folder_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     error = refused(tmp_path, "", work=str(tmp_path / "file"))
     assert str(error).endswith("cannot be written: File exists"), error
+
+
+def test_an_interpreter_in_the_folder_is_not_copied_but_found(tmp_path: Path) -> None:
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    (tmp_path / ".venv" / "bin" / "python").symlink_to(sys.executable)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(PtInspectError) as caught:
+        patch.chdir(tmp_path)
+        check_script([".venv/bin/python", "-c", "import sys; sys.exit(9)"], checkpoint=["*.pt"])
+    assert "exit code 9" in str(caught.value)
+
+
+def test_a_command_in_quotes(tmp_path: Path) -> None:
+    with pytest.raises(PtInspectError) as caught:
+        check_script(["python train.py"], checkpoint=["*.pt"])
+    assert caught.value.hint == "leave out the quotes around it"
+
+
+def test_a_file_that_matches_is_missed_by_the_script(tmp_path: Path) -> None:
+    error = refused(tmp_path, "", checkpoint=["*"])
+    expected = "the first whole run, without train.py: checkpoint matches)"
+    assert str(error).endswith(expected), error
+    with pytest.raises(PtInspectError, match="is not below the current folder"):
+        check(tmp_path, "", checkpoint=["."])
+
+
+STARTS_A_SLEEPER = """
+import os, subprocess, sys, time
+process = subprocess.Popen(["sleep", "1000"], start_new_session=True)
+open(sys.argv[1] + ".new", "w").write(f"{process.pid} {os.getpid()}")
+os.rename(sys.argv[1] + ".new", sys.argv[1])
+"""
+
+
+def is_running(pid: int) -> bool:
+    """Return True if the process exists and is not a zombie that nobody waits for."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
+@pytest.mark.parametrize("number", [None, signal.SIGTERM, signal.SIGHUP])
+def test_nothing_outlives_the_check(number: int | None, tmp_path: Path) -> None:
+    pids, temporary, folder = tmp_path / "pids", tmp_path / "temporary", tmp_path / "folder"
+    folder.mkdir()
+    temporary.mkdir()
+    end = "time.sleep(1000)" if number else "sys.exit(5)"
+    (folder / "train.py").write_text(STARTS_A_SLEEPER + end)
+    command = [sys.executable, "-m", "ptinspect", "check", "script", "--checkpoint", "*.pt", "--"]
+    process = subprocess.Popen(
+        [*command, sys.executable, "train.py", str(pids)], cwd=folder, stderr=subprocess.PIPE,
+        env={**os.environ, "TMPDIR": str(temporary), "PYTHONPATH": os.getcwd()}, text=True,
+    )  # fmt: skip
+    while not pids.exists():
+        assert process.poll() is None or number is None
+        time.sleep(0.02)
+    if number:
+        process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == (-number if number else 2), errors
+    assert [is_running(int(pid)) for pid in pids.read_text().split()] == [False, False]
+    assert not list(temporary.iterdir())
