@@ -128,6 +128,20 @@ def test_modules_and_optimizers_become_state_dicts(tmp_path: Path) -> None:
         assert torch.equal(optimizer.state[one]["exp_avg"], other.state[two]["exp_avg"])
 
 
+def test_an_optimizer_alone_becomes_its_state_dict(tmp_path: Path) -> None:
+    model = torch.nn.Linear(2, 3)
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    result, report = plain(optimizer, tmp_path)
+    assert not report.warnings
+    other = torch.optim.AdamW(model.parameters())
+    other.load_state_dict(result)
+    for parameter in model.parameters():
+        for key, tensor in optimizer.state[parameter].items():
+            assert torch.equal(tensor, other.state[parameter][key])
+
+
 def test_what_has_no_plain_form_is_listed(tmp_path: Path) -> None:
     value = {"epoch": 1, "deep": {"odd": Odd(), "kept": 2}, "list": [1, Odd()]}
     made, report = plain(value, tmp_path)

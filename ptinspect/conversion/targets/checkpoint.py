@@ -15,10 +15,11 @@ from ptinspect.conversion.models import find_models
 from ptinspect.conversion.output.object_graph import ObjectGraph
 from ptinspect.conversion.output.sink import ModificationGuard
 from ptinspect.conversion.plan import Plan, plan_tensors, torch_file
-from ptinspect.conversion.targets.object_state import optimizer_state
+from ptinspect.conversion.targets.object_state import optimizer_state, optimizer_state_dict
 from ptinspect.conversion.targets.state_dict import model_part, select_part
 from ptinspect.conversion.warnings import excluded_keys_warning, is_checkpoint, loss_warnings
 from ptinspect.document import open as open_document
+from ptinspect.document.select import value_at
 from ptinspect.errors import PtInspectError, add_error_path
 from ptinspect.pickling.pyobjects import as_mapping, attributes_of, path_step
 from ptinspect.pickling.values import Call, Value, key_value
@@ -122,6 +123,10 @@ def _object_items(document: Document, options: ConvertOptions) -> dict[Value, Va
     """Return the items of a mapping, or the attributes of an object, that is no model. The value is
     the root or what `--entry` selects. Any other value becomes the entry `value`."""
     value = select_part(document, options)[0].value if options.entry else document.archive.root
+    for optimizer in document.optimizers:
+        is_object = isinstance(value, Call) and "param_groups" in attributes_of(value)
+        if is_object and value_at(document.archive.root, optimizer.path) is value:
+            value = optimizer_state_dict(optimizer)
     items = as_mapping(value)
     if items is None and isinstance(value, Call) and document.tensor_of(value) is None:
         items = attributes_of(value)
