@@ -175,7 +175,7 @@ def _checksums_text(checked: int, wrong: Sequence[object]) -> str:
 def _load_facts(document: Document, hints: bool) -> Iterator[Fact]:
     """Yield the classes that loading needs, the call that loads the file, and its obstacles."""
     from ptinspect.safety.danger import dangerous_findings
-    from ptinspect.safety.load_advice import load_advice
+    from ptinspect.safety.load_advice import load_advice, path_to_load
 
     hints = hints and document.path != "-"  # standard input cannot be read again
     advice = load_advice(document)
@@ -190,7 +190,10 @@ def _load_facts(document: Document, hints: bool) -> Iterator[Fact]:
         return
     yield "load", safe(advice.call)
     if document.archive.format == "safetensors":
-        yield "", f"torch.load({safe(python_literal(document.path))})  # torch 2.13 or later"
+        yield (
+            "",
+            f"torch.load({safe(python_literal(path_to_load(document)))})  # torch 2.13 or later",
+        )
     for reason in advice.blockers:
         yield "", f"weights_only cannot load it: {cut(reason)}"
     if not advice.weights_only and not advice.blockers and not advice.needs:

@@ -59,13 +59,20 @@ class LoadAdvice:
 def load_advice(document: Document) -> LoadAdvice:
     """Return how to load the file of an open document."""
     return advise_loading(
-        document.path,
+        path_to_load(document),
         document.archive.format,
         document.archive.facts,
         document.archive.streams,
         [name.path for name in document.globals],
         {tensor.device for tensor in document.contents.tensors},
     )
+
+
+def path_to_load(document: Document) -> str:
+    """Return the path for the reader of the format: the folder of a distributed checkpoint, and the
+    file in it for a folder of another kind."""
+    path = document.archive.source.path
+    return os.path.dirname(path) or "." if document.archive.format in _FOLDERS else path
 
 
 def advise_loading(
@@ -167,6 +174,9 @@ def _is_class(persistent_id: PersistentId) -> bool:
     fields = persistent_id.value
     return isinstance(fields, tuple) and bool(fields) and fields[0] == "module"
 
+
+_FOLDERS = ("deepspeed", "torch-dcp")
+"""Formats whose reader takes a folder."""
 
 _OTHER_READERS = {
     "npy": "numpy.load({})",

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from ptinspect.document.modules import module_of
 from ptinspect.document.select import select_path
 from ptinspect.errors import DamagedError, PtInspectError, UnsupportedError, add_error_path
-from ptinspect.safety.load_advice import advise_loading
+from ptinspect.safety.load_advice import advise_loading, path_to_load
 from ptinspect.stubs.collect.classes import Deferred, Definition, Instance
 from ptinspect.stubs.collect.object_graph import ObjectGraph, collect_objects
 from ptinspect.stubs.collect.shared_modules import access_paths
@@ -178,12 +178,13 @@ def stub_content(document: Document, options: StubOptions) -> StubContent:
         objects.unwritten.setdefault(item.description)
     imports = ImportTable(objects.names)
     has_model = bool(document.modules or document.contents.state_dicts)
+    file_name = os.path.basename(path_to_load(document))
     load_call = advise_loading(
-        prose(os.path.basename(document.path)), document.archive.format, document.archive.facts,
+        prose(file_name), document.archive.format, document.archive.facts,
         (), (), {tensor.device for tensor in document.contents.tensors},
     ).call  # fmt: skip
     content = StubContent(
-        file_name=os.path.basename(document.path),
+        file_name=file_name,
         sha256=_sha256(document),
         definitions=list(objects.definitions.values()),
         all_definitions=objects.definitions,

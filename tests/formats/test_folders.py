@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import ptinspect
 from ptinspect.formats.folders import main_file
+from ptinspect.safety.load_advice import load_advice
 from tests.cli.running import run
 from tests.conftest import FIXTURES
 
@@ -50,6 +53,26 @@ def test_a_model_in_a_folder_is_one_document(kind: str, tmp_path: Path) -> None:
     result = run("convert", folder, target)
     assert result.exit_code == 0, result.stderr
     assert ptinspect.diff(folder, target).same
+
+
+@pytest.mark.parametrize("kind", ["sharded", "single", "bin", "adapter"])
+def test_the_advised_line_loads_the_model_of_a_folder(kind: str, tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    safetensors = pytest.importorskip("safetensors.torch")
+    folder = hugging_face(tmp_path / "hf", kind)
+    with ptinspect.open(f"{folder}/") as document:
+        names = {"torch": torch, "json": json, "os": os}
+        names["safetensors"] = SimpleNamespace(torch=safetensors)
+        assert set(eval(load_advice(document).call, names)) == {*document.tensors}
+    stub = run("stub", f"{folder}/").stdout
+    assert stub.startswith(f'"""The classes of {Path(str(main_file(str(folder)))).name},')
+
+
+@pytest.mark.parametrize("name", ["", "/", "/.metadata"])
+def test_the_advised_line_for_a_distributed_checkpoint_names_its_folder(name: str) -> None:
+    folder = OTHERS / "dcp"
+    with ptinspect.open(f"{folder}{name}") as document:
+        assert f'checkpoint_id="{folder}")' in load_advice(document).call
 
 
 def test_a_folder_of_models_is_a_list_with_each_model_once(tmp_path: Path) -> None:
