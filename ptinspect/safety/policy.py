@@ -147,10 +147,11 @@ def policy_row(module: str, name: str) -> PolicyRow | None:
     `os.system`) has the row of the name that it leads to.
     """
     row = load_policy().row(module, name)
-    is_prefix = row is not None and row.name.endswith(".*") and is_stdlib(module)
-    if is_prefix and f"!{name}" in _plain_classes().get(module, ()):
-        reason = "an exception that was kept as a value"
-        return PolicyRow("unknown", f"{module}.{name}", reason, "Objects/exceptions.c")
+    if row is not None and row.name.endswith(".*"):
+        plain = _plain_classes().get(module, ())
+        if f"!{name}" in plain or (name in plain and not is_stdlib(module)):
+            reason = "an exception, or an enum's member, that was kept as a value"
+            return PolicyRow("unknown", f"{module}.{name}", reason, "plain_classes.txt")
     if "." in name and (row is None or row.verdict not in ("allowed", "dangerous")):
         parts = name.split(".")
         for index, part in enumerate(parts[:-1]):
@@ -176,10 +177,11 @@ def is_stdlib(module: str) -> bool:
 
 
 def is_plain_class(module: str, name: str, creates: bool) -> bool:
-    """Return True for a class of the standard library that does nothing but set attributes when
-    an object is constructed; with `creates`, when one is created without its constructor.
+    """Return True for a class of the standard library, or an enumeration or exception of torch,
+    that does nothing but set attributes when an object is constructed; with `creates`, when one is
+    created without its constructor.
 
-    `stdlib_classes.txt` has them; `python -m tests.safety.stdlib_classes` generates it.
+    `plain_classes.txt` has them; `python -m tests.safety.plain_classes` generates it.
     """
     names = _plain_classes().get(module, ())
     return name in names or f"!{name}" in names or (creates and f"~{name}" in names)
@@ -187,7 +189,7 @@ def is_plain_class(module: str, name: str, creates: bool) -> bool:
 
 @lru_cache(1)
 def _plain_classes() -> dict[str, frozenset[str]]:
-    lines = (line.split() for line in read_package_file("safety/stdlib_classes.txt").splitlines())
+    lines = (line.split() for line in read_package_file("safety/plain_classes.txt").splitlines())
     return {module: frozenset(names) for module, *names in lines}
 
 

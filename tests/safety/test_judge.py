@@ -405,3 +405,10 @@ def test_a_text_that_meets_a_limit_is_not_skipped(tmp_path: Path) -> None:
     report = scanned(tmp_path, data, "notes.txt")
     assert report.verdict in ("dangerous", "unreadable"), report
     assert not report.skipped
+
+
+def test_an_object_is_no_name_of_a_module() -> None:
+    """`pickle` refuses it; the bytes of an array in a joblib file may look like this."""
+    model = new(name("sklearn.tree", "DecisionTreeClassifier"))
+    assert worst(whole(model + text("dtype") + b"\x93")) != "dangerous"
+    assert worst(whole(call(path("builtins.str"), model) + text("dtype") + b"\x93")) == "dangerous"

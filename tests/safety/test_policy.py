@@ -25,9 +25,9 @@ from ptinspect.safety.policy import (
     load_policy,
     policy_row,
 )
-from ptinspect.safety.report import CLEAN, DANGEROUS
+from ptinspect.safety.report import CLEAN, DANGEROUS, UNKNOWN
 from tests.conftest import ROOT
-from tests.safety import stdlib_classes
+from tests.safety import plain_classes
 
 LINES = [
     line.split(" | ")
@@ -176,9 +176,9 @@ def test_no_other_callable_of_python_comes_out_clean_when_called() -> None:
 
 
 def test_classes_of_the_standard_library_that_only_set_attributes() -> None:
-    ranks = stdlib_classes.classes(Path(sysconfig.get_paths()["stdlib"]))
+    ranks = plain_classes.classes(Path(sysconfig.get_paths()["stdlib"]))
     listed = 0
-    for line in (ROOT / "ptinspect/safety/stdlib_classes.txt").read_text("utf-8").splitlines():
+    for line in (ROOT / "ptinspect/safety/plain_classes.txt").read_text("utf-8").splitlines():
         module, *names = line.split()
         for each in names:
             rank = ranks.get(f"{module}:{each.lstrip('~!')}")
@@ -214,3 +214,35 @@ def test_no_other_callable_of_torch_comes_out_clean_when_called() -> None:
     assert seen > 10_000
     assert clean == []
     assert inspect.isclass(torch.Tensor)
+
+
+@pytest.mark.slow
+def test_enumerations_and_exceptions_of_torch_are_listed() -> None:
+    listed = {
+        f"{line.split()[0]}:{name.lstrip('!')}"
+        for line in (ROOT / "ptinspect/safety/plain_classes.txt").read_text("utf-8").splitlines()
+        for name in line.split()[1:]
+        if line.startswith("torch.")
+    }
+    assert listed == set(plain_classes.torch_classes())
+
+
+def test_members_of_enumerations_and_exceptions_of_torch_are_not_dangerous() -> None:
+    for module, attribute in (
+        ("torch.distributed._shard.sharded_tensor.metadata", "MEM_FORMAT_ENCODING"),
+        ("torch.distributed.checkpoint.planner", "WriteItemType"),
+        ("torch.distributed.checkpoint.api", "CheckpointException"),
+        ("torch.distributed", "DistBackendError"),
+        ("torch.utils.data.datapipes.iter.sharding", "SHARDING_PRIORITIES"),
+    ):
+        assert judge_call(Global(module, attribute, 0), (0,), "REDUCE").verdict == UNKNOWN
+        assert judge_import(Global(module, attribute, 0)).verdict == UNKNOWN
+
+
+def test_members_of_classes_of_torch_are_not_called_by_getattr() -> None:
+    getattr_ = Global("builtins", "getattr", 0)
+    state = Global("torch.distributed._shard.sharded_tensor.api", "ShardedTensor", 0)
+    assert judge_call(getattr_, (state, "ProcessGroupState"), "REDUCE").verdict == UNKNOWN
+    for module, owner in (("torch", "hub"), ("torch._ops", "ops"), ("torch", "package")):
+        target = Global(module, owner, 0)
+        assert judge_call(getattr_, (target, "load"), "REDUCE").verdict == DANGEROUS, owner

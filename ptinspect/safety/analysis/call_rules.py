@@ -22,7 +22,7 @@ from ptinspect.pickling.values import (
     Python2Str,
     Value,
 )
-from ptinspect.safety.policy import is_stdlib, load_policy, policy_row
+from ptinspect.safety.policy import is_known_package, is_stdlib, load_policy, policy_row
 from ptinspect.safety.report import CLEAN, DANGEROUS, SEVERITY, UNKNOWN
 
 
@@ -140,7 +140,9 @@ def _getattr(args: tuple[Value, ...], judge_call: JudgeCall) -> Judgement:
     if isinstance(target, Global):
         path = f"{target.path}.{attribute}"
         row = policy_row(target.module, f"{target.name}.{attribute}")
-        if row is not None and row.verdict in ("acts", "dangerous"):
+        is_member = is_known_package(target.module) and is_class_name(target.name)
+        forbidden = ("dangerous",) if is_member else ("acts", "dangerous")
+        if row is not None and row.verdict in forbidden:
             return Judgement(DANGEROUS, path, row.reason)
         owner = load_policy().row(target.module, target.name)
         is_class = owner is not None and owner.verdict == "allowed"  # such as datetime.datetime
@@ -150,6 +152,17 @@ def _getattr(args: tuple[Value, ...], judge_call: JudgeCall) -> Judgement:
     elif isinstance(target, Extension | PersistentId | OutOfBand):
         return Judgement(DANGEROUS, name, "accesses an object from outside the file")
     return Judgement(UNKNOWN, name, "a bound method or a member of an enum; it is not called")
+
+
+# A class (`Tree`, `cKDTree`), also within classes, or what Cython writes for one: it creates an
+# object and sets its attributes.
+_CLASS = r"_*[a-z]?[A-Z]\w*[a-z]\w*"
+_CLASS_NAME = re.compile(rf"({_CLASS}\.)*({_CLASS}|__pyx_unpickle_\w+)")
+
+
+def is_class_name(name: str) -> bool:
+    """Return True if a name looks like a class, by the customs of Python and Cython."""
+    return _CLASS_NAME.fullmatch(name) is not None
 
 
 ALIASING = (

@@ -24,6 +24,7 @@ from ptinspect.safety.analysis.call_rules import (
     MAX_DEPTH,
     RULES,
     Judgement,
+    is_class_name,
     is_special,
     resolve_callable,
     worst_judgement,
@@ -44,11 +45,6 @@ _CREATING = ("NEWOBJ", "CLASS")
 _SHAPE_LETTERS = {"REDUCE": "R", "NEWOBJ": "N", "NEWOBJ_EX": "N", "CLASS": "C"}
 _MAX_EXAMINED = 64
 """Arguments of a call of another shape that are examined."""
-
-# A class (`Tree`, `cKDTree`), also within classes, or what Cython writes for one: it creates an
-# object and sets its attributes.
-_CLASS = r"_*[a-z]?[A-Z]\w*[a-z]\w*"
-_CLASS_NAME = re.compile(rf"({_CLASS}\.)*({_CLASS}|__pyx_unpickle_\w+)")
 
 _SLOW_KINDS = re.compile(r"\[|\*|hashable|index|class|storage|!|_rebuild")
 
@@ -85,6 +81,8 @@ def judge_import(target: Value) -> Judgement:
         reason = "an extension code: its meaning depends on the machine that loads the file"
         return Judgement(UNKNOWN, f"copyreg.extension_{target.code}", reason)
     if isinstance(target, tuple):
+        if any(map(_is_not_text, target)):
+            return HARMLESS  # pickle stops here
         return Judgement(DANGEROUS, "STACK_GLOBAL", "imports a name that the file computes")
     if not isinstance(target, Global):
         return HARMLESS
@@ -95,6 +93,14 @@ def judge_import(target: Value) -> Judgement:
         return HARMLESS
     verdict = DANGEROUS if row.verdict == "dangerous" else UNKNOWN
     return Judgement(verdict, target.path, row.reason)
+
+
+def _is_not_text(value: Value) -> bool:
+    """Return True for a value that is no str, such as an object of a class of a known package."""
+    if not isinstance(value, Call):
+        return not isinstance(value, str | Inert)
+    func = value.func if value.opcode == "NEWOBJ" else None
+    return isinstance(func, Global) and is_known_package(func.module) and is_class_name(func.name)
 
 
 def _unlisted_reason(name: Global) -> str:
@@ -320,7 +326,7 @@ def _judge_unlisted(func: Global, how: str) -> Judgement:
         return Judgement(DANGEROUS, func.path, reason)
     if is_known_package(func.module):
         package = _package(func)
-        if how.startswith("NEWOBJ") or _CLASS_NAME.fullmatch(func.name):
+        if how.startswith("NEWOBJ") or is_class_name(func.name):
             return Judgement(UNKNOWN, func.path, f"creates an object of the package {package}")
         reason = f"a function of the package {package} that is not on the allowlist"
         return Judgement(DANGEROUS, func.path, reason)

@@ -1,7 +1,8 @@
-"""Generate `ptinspect/safety/stdlib_classes.txt` from the sources of the standard library.
+"""Generate `ptinspect/safety/plain_classes.txt` from the sources of the standard library and torch.
 
-`python -m tests.safety.stdlib_classes FOLDER…` reads the folders of several versions of Python
-(`/usr/lib/python3.11`); without any, that of the running one. Nothing is imported. A class is
+`python -m tests.safety.plain_classes FOLDER…` reads the folders of several versions of Python
+(`/usr/lib/python3.11`); without any, that of the running one. Nothing is imported. Of torch, the
+installed one, only enumerations and exceptions are listed. A class is
 listed if, in every version that has it, constructing and filling an object of it does nothing but
 set attributes: its methods that pickle or the constructor call, its own and inherited ones, call
 only what is in `HARMLESS`. Enumerations are listed as well. A class of which this is only true
@@ -12,13 +13,15 @@ from __future__ import annotations
 
 import ast
 import builtins
+import importlib.util
 import sys
 import sysconfig
 import warnings
+from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
-TARGET = Path(__file__).parents[2] / "ptinspect" / "safety" / "stdlib_classes.txt"
+TARGET = Path(__file__).parents[2] / "ptinspect" / "safety" / "plain_classes.txt"
 
 _LEFT_OUT = """
 test idlelib lib2to3 turtledemo distutils ensurepip site-packages dist-packages __phello__ tkinter
@@ -75,6 +78,7 @@ def main(folders: list[Path]) -> None:
     for folder in folders:
         for name, rank in classes(folder).items():
             ranks[name] = min(ranks.get(name, rank), rank)
+    ranks |= torch_classes()
     by_module: dict[str, list[str]] = {}
     for name, rank in sorted(ranks.items()):
         module, _, attribute = name.partition(":")
@@ -84,16 +88,44 @@ def main(folders: list[Path]) -> None:
     TARGET.write_text("".join(lines), "utf-8")
 
 
-def classes(folder: Path) -> dict[str, int]:
+def torch_classes() -> dict[str, int]:
+    """Return the ranks of the enumerations and the plain exceptions of the installed torch."""
+    spec = importlib.util.find_spec("torch")
+    assert spec is not None and spec.origin is not None
+    folder = Path(spec.origin).parent
+    found = _sources(folder, "torch")[0]
+    ranks = classes(folder, "torch")
+    return {
+        name: ranks[name]
+        for name in found
+        if not name.startswith("torch.testing.")
+        if ranks[name] == 3 or (ranks[name] == 2 and _is_derived(name, found, _ENUMS))
+    }
+
+
+def classes(folder: Path, package: str = "") -> dict[str, int]:
     """Return a rank for each `module:name`: 2 for a plain class, 1 if its constructor is not plain,
     3 for a plain exception."""
+    found, enums = _sources(folder, package)
+    created: dict[str, bool] = {}
+    called: dict[str, bool] = {}
+    ranks = {
+        name: _is_plain(name, found, CREATED, created) + _is_plain(name, found, CALLED, called)
+        for name in found
+    }
+    ranks |= {name: 3 for name, rank in ranks.items() if rank == 2 and _is_error(name, found)}
+    return {**ranks, **dict.fromkeys(enums, 2)}
+
+
+def _sources(folder: Path, package: str) -> tuple[dict[str, Class], set[str]]:
+    """Return the classes in a folder by `module:name`, and the names of those made by calls."""
     found: dict[str, Class] = {}
     enums: set[str] = set()
     for path in sorted(folder.rglob("*.py")):
         parts = path.relative_to(folder).with_suffix("").parts
         if LEFT_OUT & set(parts) or any(part.startswith(("test_", "_test")) for part in parts):
             continue
-        module = ".".join(part for part in parts if part != "__init__")
+        module = ".".join(part for part in (package, *parts) if part not in ("", "__init__"))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
@@ -103,14 +135,7 @@ def classes(folder: Path) -> dict[str, int]:
         imports = _imports(tree, module, path.name == "__init__.py")
         _collect(tree.body, module, "", imports, found)
         enums |= {f"{module}:{name}" for name in _converted(tree)}
-    created: dict[str, bool] = {}
-    called: dict[str, bool] = {}
-    ranks = {
-        name: _is_plain(name, found, CREATED, created) + _is_plain(name, found, CALLED, called)
-        for name in found
-    }
-    ranks |= {name: 3 for name, rank in ranks.items() if rank == 2 and _is_error(name, found)}
-    return {**ranks, **dict.fromkeys(enums, 2)}
+    return found, enums
 
 
 def _imports(tree: ast.Module, module: str, is_package: bool) -> dict[str, str]:
@@ -173,12 +198,18 @@ def _is_plain(
     return known[name]
 
 
-def _is_error(name: str, found: dict[str, Class], depth: int = 16) -> bool:
+def _is_error(name: str, found: dict[str, Class]) -> bool:
+    return _is_derived(name, found, {error.__name__ for error in ERRORS})
+
+
+def _is_derived(
+    name: str, found: dict[str, Class], roots: Collection[str], depth: int = 16
+) -> bool:
     if name not in found:
-        return name.rpartition(":")[2] in {error.__name__ for error in ERRORS}
+        return name.rpartition(":")[2] in roots
     module, node, imports = found[name]
     bases = [_base(base, module, imports) for base in node.bases]
-    return depth > 0 and any(base and _is_error(base, found, depth - 1) for base in bases)
+    return depth > 0 and any(base and _is_derived(base, found, roots, depth - 1) for base in bases)
 
 
 def _base(node: ast.expr, module: str, imports: dict[str, str]) -> str | None:
