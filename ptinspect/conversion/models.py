@@ -97,9 +97,24 @@ def model_candidates(document: Document) -> list[Subtree]:
     if items == {} or is_flat:
         return [root]
     models = _merge_nested(find_models(document), document)
+    if len(models) == 1 and _is_minor_part(models[0].path, document):
+        return [root]
     if not models:
         models = [*_array_state_dicts(root)]
     return [m for m in models if m.path[:1] not in _SETTINGS] or models
+
+
+def _is_minor_part(path: Path, document: Document) -> bool:
+    """Return True if the root is a dict with more tensors of its own than the model at `path` has,
+    as a state_dict with one inner dict; not for a usual name of a model."""
+    names = as_mapping(document.archive.root) or {0: None}
+    if document.optimizers or {*path} & _ENTRY_OF_ONE_MODEL:
+        return False
+    paths = [info.path for info in document.contents.tensors]
+    inner = sum(tensor_path[: len(path)] == path for tensor_path in paths)
+    return all(isinstance(key_value(name), str) for name in names) and inner < sum(
+        len(tensor_path) == 1 for tensor_path in paths
+    )
 
 
 def find_models(document: Document) -> list[Subtree]:

@@ -214,6 +214,16 @@ def test_nested_dicts_lose_no_siblings(tmp_path: Path) -> None:
     assert sorted(keys(tmp_path / "h.safetensors")) == sorted(keys(tmp_path / "h.pt"))
 
 
+def test_a_dict_in_a_state_dict_is_not_taken_for_the_model(tmp_path: Path) -> None:
+    source = save(tmp_path / "a.pt", {**weights("a", "b", "c"), "extra": weights("mean")})
+    target = tmp_path / "out.safetensors"
+    assert run(source, target).exit_code == 0
+    assert sorted(keys(target)) == ["a", "b", "c", "extra.mean"]
+    source = save(tmp_path / "b.pt", {**weights("a", "b", "c"), "model": weights("w")})
+    assert run(source, target, "--force").exit_code == 0
+    assert keys(target) == ["w"]
+
+
 def test_nested_dicts_whose_keys_collide(tmp_path: Path) -> None:
     value = {"model": {"a": {"b": torch.ones(1)}, "c": weights("d"), "a.b": torch.zeros(1)}}
     source = save(tmp_path / "in.pt", value)
