@@ -229,6 +229,29 @@ def test_a_fault_is_found_and_named(fault: Callable[[Any], None]) -> None:
     assert FAULTS[fault] in kinds(made)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.distributed")
+def test_a_distributed_checkpoint_may_have_strings_as_keys_and_the_merged_file_not(
+    tmp_path: Path,
+) -> None:
+    checkpoint = pytest.importorskip("torch.distributed.checkpoint")
+    tools = pytest.importorskip("torch.distributed.checkpoint.format_utils")
+    saved = trained(MAKE["adam"])
+    checkpoint.save(saved, checkpoint_id=tmp_path / "dcp")
+    with open_document(tmp_path / "dcp") as document:
+        (fit,) = check_optimizers(document)
+        assert fit.fits and fit.model == ("model",)
+    checkpoint.load(saved, checkpoint_id=tmp_path / "dcp")
+    assert list(state_of(saved)) == [0, 1, 2, 3, 4, 5]
+
+    tools.dcp_to_torch_save(tmp_path / "dcp", tmp_path / "merged.pt")
+    optimizer = MAKE["adam"](network().parameters())
+    optimizer.load_state_dict(torch.load(tmp_path / "merged.pt")["optimizer"])
+    assert not any(optimizer.state[p] for p in optimizer.param_groups[0]["params"])
+    with open_document(tmp_path / "merged.pt") as document:
+        (fit,) = check_optimizers(document)
+        assert "the keys of the state are strings" in fit.faults[0].message
+
+
 def test_where_nan_is_told_by_name() -> None:
     made = trained(MAKE["adam"])
     nan(made)

@@ -100,12 +100,24 @@ def check_optimizers(document: Document, *, values: bool = True) -> list[Optimiz
     )
     fits = []
     for optimizer in document.optimizers:
+        if document.archive.format == "torch-dcp":
+            optimizer = optimizer._replace(state=_with_numbers_as_keys(optimizer.state))
         slots = slots_of(optimizer, document.tensor_of)
         fits.append(_Check(context, optimizer, slots, best_match(slots, candidates)).run(values))
     if values and progress:
         for _, message in equal_averages(candidates):
             fits[0].undecided.append(Fault("average", message))
     return fits
+
+
+def _with_numbers_as_keys(state: dict[Value, Value]) -> dict[Value, Value]:
+    """Return a state with keys as `optimizer.state_dict()` has them, into which
+    `torch.distributed.checkpoint.load` reads: its files record all keys as strings.
+    Source: `torch.distributed.checkpoint._traverse.traverse_state_dict`."""
+    return {
+        int(key) if isinstance(key, str) and len(key) < 10 and key.isdecimal() else key: item
+        for key, item in state.items()
+    }
 
 
 def fit_line(document: Document) -> str | None:
@@ -213,7 +225,11 @@ class _Check:
         if not without or has_state is False or is_lbfgs:
             return
         if len(without) == len(self.slots):
-            self.check_empty(has_state)
+            if any(str(slot.key) in self.optimizer.state for slot in self.slots):
+                message = "the keys of the state are strings, and load_state_dict looks for numbers"
+                self.add_fault("missing-state", message)
+            else:
+                self.check_empty(has_state)
             return
         missing = [self.label(slot) for slot in without if not self.is_frozen(slot)]
         if missing and has_state:
