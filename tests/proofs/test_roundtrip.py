@@ -66,11 +66,12 @@ def test_a_stub_does_not_know_forward(workers: Workers) -> None:
 
 
 @pytest.mark.slow
-def test_the_optimizer_of_a_checkpoint(tmp_path: Path, workers: Workers) -> None:
-    training = Training(tmp_path)
+@pytest.mark.parametrize("name", ["Adam", "LBFGS"])
+def test_the_optimizer_of_a_checkpoint(name: str, tmp_path: Path, workers: Workers) -> None:
+    training = Training(tmp_path, lambda p: getattr(torch.optim, name)(p, lr=0.1))
     given = training.save(training.parts())
     report = check_roundtrip(given.pop("path"), **given, workers=workers)
-    assert (report.exit_code, report.optimizer) == (0, "Adam"), report.text()
+    assert (report.exit_code, report.optimizer) == (0, name), report.text()
 
 
 @pytest.mark.slow

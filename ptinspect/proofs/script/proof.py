@@ -276,7 +276,10 @@ def _steps_of_ranks(whole: Trace, killed: Trace, resumed: Trace, save: int) -> d
 
 
 def _first_of_ranks(whole: Trace, other: Trace, counts: dict[int, Steps]) -> Difference | None:
-    """Return the earliest difference of all processes."""
+    """Return the earliest difference of all processes.
+
+    DDP averages the gradients, so what differs in one process changes those of all others.
+    """
     differences = []
     for rank, records in sorted(whole.ranks.items()):
         start = counts[rank].resumed_after if rank in counts else 0
@@ -284,7 +287,7 @@ def _first_of_ranks(whole: Trace, other: Trace, counts: dict[int, Steps]) -> Dif
         if found is not None:
             where = f" (rank {rank})" if len(whole.ranks) > 1 else ""
             differences.append(replace(found, what=found.what + where))
-    return min(differences, key=lambda difference: difference.step, default=None)
+    return min(differences, key=lambda found: (found.step, found.kind == "gradients"), default=None)
 
 
 def _causes(

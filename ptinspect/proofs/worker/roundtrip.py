@@ -10,6 +10,7 @@ from torch.nn.parameter import is_lazy
 
 from ptinspect.proofs.worker.checkpoint import match_weights, recorded_autocast, value_at
 from ptinspect.proofs.worker.determinism import digest, environment, prepare_again, seed_all
+from ptinspect.proofs.worker.optimizers import Optimizers
 from ptinspect.proofs.worker.reporting import (
     CannotRun,
     one_line,
@@ -117,17 +118,21 @@ def _measure(model: Any, root: Any, job: dict[str, Any], autocast: str | None) -
             answer["eval"] = digest(call_model(model, split_batch(steps[0], device)[0]))
         model.train()
         optimizer = _optimizer(model, root, job)
-        for number, batch in enumerate(steps):
-            inputs, target = split_batch(batch, device)
+
+        def closure() -> Any:
             optimizer.zero_grad()
+            inputs, target = split_batch(steps[len(answer["losses"])], device)
             with autocasting(device, autocast):
                 output = call_model(model, inputs)
                 loss, answer["loss"] = compute_loss(criterion, output, target)
             loss.backward()
-            if not number:
+            if "gradients" not in answer:
                 gradients = {name: value.grad for name, value in model.named_parameters()}
-                answer |= {"train": digest(output), "gradients": digest(gradients)}
-            optimizer.step()
+                answer.update(train=digest(output), gradients=digest(gradients))
+            return loss
+
+        for number in range(len(steps)):
+            loss = Optimizers([optimizer]).step(closure, None)
             answer["losses"].append(float(loss.detach()))
             write_progress(number + 1, len(steps), answer["losses"][-1])
     except NotImplementedError as error:

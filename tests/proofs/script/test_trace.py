@@ -8,7 +8,14 @@ from typing import Any
 
 import pytest
 
-from ptinspect.proofs.script.trace import Record, first_difference, read_trace, resumed_at
+from ptinspect.proofs.script.proof import _first_of_ranks
+from ptinspect.proofs.script.trace import (
+    Record,
+    Trace,
+    first_difference,
+    read_trace,
+    resumed_at,
+)
 
 
 def step(number: int, **changes: Any) -> Record:
@@ -78,6 +85,15 @@ def test_runs_that_agree() -> None:
     assert first_difference(WHOLE, WHOLE[4:], 4) is None
     # A generator that nothing depends on is no difference.
     assert first_difference(WHOLE, [step(4, rng={"torch": "x"})], 4) is None
+
+
+def test_the_process_that_has_the_cause_is_named() -> None:
+    """DDP averages the gradients: those of rank 0 differ because of rank 1's generator."""
+    other = [step(0, **OTHER)], [step(0, **OTHER, rng={"torch": "t", "numpy": "x"})]
+    whole, second = Trace({0: WHOLE, 1: WHOLE}), Trace(dict(enumerate(other)))
+    difference = _first_of_ranks(whole, second, {})
+    assert difference is not None
+    assert str(difference) == "numpy's RNG at step 1 (rank 1)"
 
 
 def test_a_line_that_the_kill_cut(tmp_path: Path) -> None:
