@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ptinspect.atomic_file import atomic_outputs, check_destination, check_disk_space
@@ -82,9 +83,19 @@ def recover(
         report = _report(source, source_path, salvage, tensors)
         if tensors and not any(status.status in saved for status in tensors):
             return report
-        file, dropped = _planned(document, target, lambda t: _evidence(t, salvage).status in saved)
+        file, written, dropped = _planned(
+            document, target, lambda t: _evidence(t, salvage).status in saved
+        )
         check_disk_space(target, file.changed)
         _write(file, target, force, guard, progress)
+        views = {tensor.view_key() for tensor in written}
+        reason = _UNRECORDED[target.endswith(".safetensors")]
+        tensors = [
+            status
+            if status.status not in saved or _is_written(info.tensor, views)
+            else replace(status, status=LOST, reason=reason)
+            for status, info in zip(tensors, document.tensors.values(), strict=True)
+        ]
         return _report(source, source_path, salvage, tensors, target, dropped)
 
 
@@ -148,6 +159,20 @@ def _evidence(tensor: Tensor, salvage: Salvage) -> Evidence:
     return result.combined(salvage.storages.get(storage.key, missing))
 
 
+_UNRECORDED = (
+    "not in the output, which records state_dicts and plain values only",
+    "not in the output, which records the model's state_dict only",
+)
+"""Why a whole tensor is not in a file of torch, and in one of safetensors."""
+
+
+def _is_written(tensor: Tensor, views: set[tuple[object, ...]]) -> bool:
+    """Return True if all bytes of a tensor are among the views that were written."""
+    if tensor.parts:
+        return all(_is_written(part, views) for part in tensor.parts.values())
+    return tensor.storage is None or tensor.view_key() in views
+
+
 class _SavedGraph(ObjectGraph):
     """The values to write; a lost parameter or buffer of a module is left out."""
 
@@ -190,13 +215,14 @@ class _SavedValues(PlainValues):
 
 def _planned(
     document: Document, target: str, is_saved: Callable[[Tensor], bool]
-) -> tuple[OutputFile, list[str]]:
-    """Return the file to write, and the paths of values that it cannot hold."""
+) -> tuple[OutputFile, list[Tensor], list[str]]:
+    """Return the file to write, its tensors, and the paths of values that it cannot hold."""
     if target.endswith(".safetensors"):
         lost = [info.key for info in document.tensors.values() if not is_saved(info.tensor)]
         edits = KeyEdits(exclude=tuple(map(_escaped, lost)))
         options = ConvertOptions("safetensors", edits=edits)
-        return plan_safetensors(document, target, options).files[0], []
+        plan = plan_safetensors(document, target, options)
+        return plan.files[0], [planned.tensor for planned in plan.tensors], []
     graph = _SavedGraph(is_saved)
     values = _SavedValues(document, graph, is_saved)
     root = values.convert(document.archive.root)
@@ -212,7 +238,7 @@ def _planned(
     }
     lost_tensors |= {dotted(i.path) for i in document.tensors.values() if not is_saved(i.tensor)}
     dropped = [path for path in values.dropped if path not in lost_tensors]
-    return torch_file(target, *graph.dump(root)), dropped
+    return torch_file(target, *graph.dump(root)), graph.tensors, dropped
 
 
 def _escaped(key: str) -> str:

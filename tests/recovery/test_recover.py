@@ -318,6 +318,21 @@ def test_a_full_model_is_saved_as_its_state_dict(tmp_path: Path) -> None:
     assert torch.equal(fresh.weight, model.weight)
 
 
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_a_tensor_that_the_state_dict_lacks_is_reported_as_lost(
+    suffix: str, tmp_path: Path
+) -> None:
+    model = torch.nn.Linear(2, 3)
+    model.statistics = torch.ones(4)
+    model.tied = model.weight.detach()
+    torch.save(model, tmp_path / "in.pt")
+    report = recover(tmp_path / "in.pt", tmp_path / f"out{suffix}")
+    assert [tensor.key for tensor in report.tensors if tensor.status == "lost"] == ["statistics"]
+    assert report.exit_code == 1
+    assert "saved 3 of 4 tensors (3 proved)" in report.text()
+    assert "lost: statistics: not in the output" in report.text()
+
+
 def test_tied_weights_and_views_are_kept(tmp_path: Path) -> None:
     base = torch.arange(24.0).reshape(4, 6)
     torch.save({"a": base, "tied": base, "column": base[:, 2]}, tmp_path / "a.pt")
