@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from ptinspect.cli import COMMANDS
 from ptinspect.display import FORMATS
+from tests.cli.running import run
 from tests.display.making import FIXTURES, shown, shown_value
 from tests.display.test_escape import any_text, hidden
 
@@ -265,3 +266,12 @@ def test_torch_loads_safetensors_as_the_summary_says() -> None:
     path = FIXTURES / "others/model.safetensors"
     assert f'torch.load("{path}")  # torch 2.13 or later' in shown(path)
     assert list(torch.load(path)) == ["layer.bias", "layer.weight"]
+
+
+def test_an_empty_key_is_not_the_root(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    torch.save({"": torch.ones(2), "a": torch.ones(1)}, tmp_path / "in.pt")
+    torch.save(torch.ones(2), tmp_path / "root.pt")
+    text = run("show", "--values", tmp_path / "in.pt").stdout
+    assert '\n""   tensor' in text and '\n""\ntensor(' in text
+    assert "\n(root)\ntensor([1., 1.])" in run("show", "--values", tmp_path / "root.pt").stdout

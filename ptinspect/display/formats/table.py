@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ptinspect.display.options import ShowOptions
     from ptinspect.document import Document, TensorInfo
     from ptinspect.document.tensor import Tensor
+    from ptinspect.pickling.pyobjects import Path
 
     Row = tuple[str, ...]
 
@@ -117,13 +118,13 @@ def _rows(infos: list[TensorInfo], notes: Notes) -> list[Row]:
         shared = cells.get(facts)
         if shared is None:
             shared = cells[facts] = _cells(info)
-        rows.append((_key_text(info.key), *shared, notes.note(info)))
+        rows.append((_key_text(info.key, info.path), *shared, notes.note(info)))
     return rows
 
 
-def _key_text(key: str) -> str:
+def _key_text(key: str, path: Path = ()) -> str:
     if not key:
-        return "(root)"  # the file is a single tensor
+        return '""' if path else "(root)"  # the file is a single tensor
     return key if key.isascii() and key.isprintable() and len(key) < 1000 else cut(key)
 
 
@@ -161,7 +162,7 @@ class Notes:
         notes = []
         first = self._first.get(tensor.view_key()) if self._first and tensor.numel else None
         if first is not None and first is not info:
-            notes.append(f"= {_key_text(first.key)}")
+            notes.append(f"= {_key_text(first.key, first.path)}")
         if not info.persistent and info.role == "buffer":
             notes.append("not in state_dict")
         if tensor.layout != "strided":
@@ -244,7 +245,7 @@ def _measured_table(infos: list[TensorInfo], notes: Notes, options: ShowOptions)
         if options.hash:
             cells += (measurement.sha256 or "",)
         note = ", ".join(text for text in (notes.note(info), measurement.problem) if text)
-        rows.append((_key_text(info.key), *_cells(info), *cells, note))
+        rows.append((_key_text(info.key, info.path), *_cells(info), *cells, note))
     return _without_empty_notes(headers, rows, right)
 
 
@@ -274,5 +275,5 @@ def values_blocks(document: Document, options: ShowOptions) -> list[list[str]]:
             lines = [f"not shown: {cut(error.message)}"]
         if info.tensor.parameter and not info.tensor.subclass:
             lines.insert(0, "Parameter containing:")  # as in repr(parameter)
-        blocks.append([cut(info.key), *lines])
+        blocks.append([_key_text(info.key, info.path), *lines])
     return blocks
