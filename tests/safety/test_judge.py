@@ -412,3 +412,10 @@ def test_an_object_is_no_name_of_a_module() -> None:
     model = new(name("sklearn.tree", "DecisionTreeClassifier"))
     assert worst(whole(model + text("dtype") + b"\x93")) != "dangerous"
     assert worst(whole(call(path("builtins.str"), model) + text("dtype") + b"\x93")) == "dangerous"
+
+
+def test_sympy_runs_the_text_of_other_objects() -> None:
+    hidden = call(path("pathlib.PurePosixPath"), text("__import__('os').system('touch x')"))
+    assert worst(whole(new(path("sympy.core.containers.Tuple"), hidden))) == "dangerous"
+    symbol = new(path("sympy.core.symbol.Symbol"), text("f(x)"))
+    assert worst(whole(new(path("sympy.core.containers.Tuple"), symbol))) == "unknown"

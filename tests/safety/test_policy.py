@@ -246,3 +246,30 @@ def test_members_of_classes_of_torch_are_not_called_by_getattr() -> None:
     for module, owner in (("torch", "hub"), ("torch._ops", "ops"), ("torch", "package")):
         target = Global(module, owner, 0)
         assert judge_call(getattr_, (target, "load"), "REDUCE").verdict == DANGEROUS, owner
+
+
+def test_constructors_of_packages_that_write_files_or_load_programs_are_dangerous() -> None:
+    for path in (
+        "numpy._core.memmap.memmap",
+        "torch.cuda.CUDAPluggableAllocator",
+        "torch._C.PyTorchFileWriter",
+        "pyarrow.lib.OSFile",
+        "optuna.storages._rdb.storage.RDBStorage",
+        "matplotlib.backends.backend_pdf.PdfFile",
+    ):
+        module, _, attribute = path.rpartition(".")
+        name = Global(module, attribute, 0)
+        for how in ("REDUCE", "NEWOBJ"):
+            assert judge_call(name, ("file", "w"), how).verdict == DANGEROUS, path
+        assert judge_call(name, (), "NEWOBJ").verdict == UNKNOWN, path
+
+
+def test_sympy_runs_the_texts_that_it_gets() -> None:
+    source = "__import__('os').system('touch x')"
+    tuple_ = Global("sympy.core.containers", "Tuple", 0)
+    symbol = Global("sympy.core.symbol", "Symbol", 0)
+    for how in ("REDUCE", "NEWOBJ"):
+        for args in ((source,), ([[source]],), ({"a": source},)):
+            assert judge_call(tuple_, args, how).verdict == DANGEROUS
+        assert judge_call(tuple_, ("x", 1), how).verdict == UNKNOWN
+        assert judge_call(symbol, ("f(x)",), how).verdict == UNKNOWN

@@ -158,6 +158,8 @@ def judge_call(
     if func.path == "builtins.type" and how == "REDUCE" and len(args) == 1:
         return HARMLESS  # type(None): only three arguments create a class
     if row is None or row.verdict == "reference":
+        if _package(func) == "sympy" and _has_source(args):
+            return Judgement(DANGEROUS, func.path, "runs a text that it gets as Python source")
         return _judge_unlisted(func, how)
     is_created = how in _CREATING and (not args or row.name.endswith(".*"))
     if row.verdict == "acts" and is_created and _is_created_quietly(func):
@@ -167,6 +169,26 @@ def judge_call(
     if row.verdict == "unknown" and not row.shapes:
         return Judgement(UNKNOWN, func.path, row.reason)
     return _judge_listed(func, args, how, depth, keywords, row)
+
+
+def _has_source(args: Value) -> bool:
+    """Return True if a text in arguments could be a call, which sympy's sympify() evaluates."""
+    seen: set[int] = set()
+    todo = [args]
+    while todo and len(seen) < _MAX_EXAMINED * _MAX_EXAMINED:
+        value = todo.pop()
+        if isinstance(value, str):
+            if "(" in value:
+                return True
+        elif isinstance(value, tuple | list | dict | SetOf) and id(value) not in seen:
+            seen.add(id(value))
+            todo += value
+            todo += value.values() if isinstance(value, dict) else ()
+        elif isinstance(value, Call) and id(value) not in seen:
+            seen.add(id(value))  # sympify() evaluates str(value) of what it does not know
+            if not (isinstance(value.func, Global) and _package(value.func) == "sympy"):
+                todo += (value.args, value.state)
+    return False
 
 
 def _is_created_quietly(func: Global) -> bool:
@@ -326,7 +348,8 @@ def _judge_unlisted(func: Global, how: str) -> Judgement:
         return Judgement(DANGEROUS, func.path, reason)
     if is_known_package(func.module):
         package = _package(func)
-        if how.startswith("NEWOBJ") or is_class_name(func.name):
+        is_plain = is_plain_class(func.module, func.name, creates=False)
+        if how.startswith("NEWOBJ") or is_plain or is_class_name(func.name):
             return Judgement(UNKNOWN, func.path, f"creates an object of the package {package}")
         reason = f"a function of the package {package} that is not on the allowlist"
         return Judgement(DANGEROUS, func.path, reason)
