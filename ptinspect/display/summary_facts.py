@@ -189,11 +189,9 @@ def _load_facts(document: Document, hints: bool) -> Iterator[Fact]:
         yield "", cut(danger[0].reason)
         return
     yield "load", safe(advice.call)
-    if document.archive.format == "safetensors":
-        yield (
-            "",
-            f"torch.load({safe(python_literal(path_to_load(document)))})  # torch 2.13 or later",
-        )
+    path = path_to_load(document)
+    if document.archive.format == "safetensors" and path.endswith(".safetensors"):
+        yield "", f"torch.load({safe(python_literal(path))})  # torch 2.13 or later"
     for reason in advice.blockers:
         yield "", f"weights_only cannot load it: {cut(reason)}"
     if not advice.weights_only and not advice.blockers and not advice.needs:

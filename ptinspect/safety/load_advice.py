@@ -207,6 +207,8 @@ def _load_call(path: str, format: str, options: str, encoding: str) -> str:
         return _load_shards_call(path, "safetensors.torch.load_file({})")
     if format == "torch-index":
         return _load_shards_call(path, f"torch.load({{}}{options}{encoding})")
+    if path.endswith(".safetensors"):  # by this name, torch 2.13 takes a file for safetensors
+        literal = f'open({literal}, "rb")'
     return f"torch.load({literal}{options}{encoding})"
 
 

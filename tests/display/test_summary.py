@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import types
@@ -40,8 +41,6 @@ def test_a_hint_names_only_commands_that_exist() -> None:
 
 
 def test_the_hint_can_be_pasted(tmp_path: Path) -> None:
-    import shutil
-
     from tests.display.making import FIXTURES
 
     odd = tmp_path / "it's; a model.pth"
@@ -266,6 +265,18 @@ def test_torch_loads_safetensors_as_the_summary_says() -> None:
     path = FIXTURES / "others/model.safetensors"
     assert f'torch.load("{path}")  # torch 2.13 or later' in shown(path)
     assert list(torch.load(path)) == ["layer.bias", "layer.weight"]
+
+
+def test_torch_goes_by_the_name_of_a_safetensors_file(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch", minversion="2.13")
+    other = shutil.copy(FIXTURES / "others/model.safetensors", tmp_path / "model.pt")
+    with pytest.raises(Exception, match="Weights only load failed"):
+        torch.load(other)
+    assert "torch.load(" not in shown(other).replace("safetensors.torch.load_file", "")
+    misnamed = shutil.copy(FIXTURES / "seed/checkpoint-6.pt", tmp_path / "model.safetensors")
+    with pytest.raises(Exception, match="header"):
+        torch.load(misnamed)
+    assert "epoch" in eval(line(shown(misnamed), "load"), {"torch": torch})
 
 
 def test_an_empty_key_is_not_the_root(tmp_path: Path) -> None:
