@@ -1,4 +1,5 @@
-"""The one table of element types: their names, sizes, struct letters and storage classes.
+"""The one table of element types (names, sizes, struct letters, storage classes), and `decoder`,
+which turns their bytes, bfloat16 and float8 included, into numbers.
 
 Sources: `c10/core/ScalarType.h` for torch's types, `torch.storage._dtype_to_storage_type_map` for
 the classes that pickles name as a storage's type, `torch.storage._new_dtypes` for those that have
