@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import json
+import os
 import pickle
 import subprocess
 import sys
@@ -12,7 +15,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import ptinspect  # noqa: E402
-from tests.safety.files import put, torch_zip  # noqa: E402
+from tests.safety.files import put, scanned, torch_zip, zipped  # noqa: E402
 from tests.safety.making import START, args, call, name, new, path, plain, text, whole, worst  # noqa: E402
 
 
@@ -20,6 +23,11 @@ def _acts(code: str, *more: str) -> bool:
     """Return True if the code, in a process of its own, runs `echo marker`."""
     done = subprocess.run([sys.executable, "-c", code, *more], capture_output=True, text=True)
     return "marker" in done.stdout
+
+
+class Acts:
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.system, ("echo marker",)
 
 
 def _encoded(data: bytes, codec: str) -> bytes:
@@ -94,3 +102,19 @@ CONSTRUCTED = {
 def test_what_is_only_constructed_is_not_dangerous(kind: str) -> None:
     assert worst(whole(CONSTRUCTED[kind])) != "dangerous"
     assert worst(whole(call(path("deepspeed.runtime.engine.run"), plain(2)))) == "dangerous"
+
+
+@pytest.mark.parametrize("inserted", ["\\u0059", "\\n", "\\u000a", " ", "!", "-", '\\"', "\\u0022"])
+def test_base64_in_json_is_read_as_b64decode_reads_it(tmp_path: Path, inserted: str) -> None:
+    """Stable-Baselines3 loads `data` so; b64decode skips what is not in its alphabet."""
+    for protocol in (0, 2, 4):
+        text = base64.b64encode(pickle.dumps(Acts(), protocol)).decode()
+        if inserted == "\\u0059":
+            text = text.replace("Y", inserted)
+        else:
+            text = inserted.join(text[i : i + 9] for i in range(0, len(text), 9))
+        data = '{"policy_class": {":serialized:": "' + text + '"}}'
+        decoded = base64.b64decode(json.loads(data)["policy_class"][":serialized:"])
+        assert decoded == pickle.dumps(Acts(), protocol)
+        report = scanned(tmp_path, zipped(("data", data.encode())), "model.zip")
+        assert report.verdict == "dangerous", protocol

@@ -51,7 +51,10 @@ _IMPORT = re.compile(rb"[ci\x82-\x84\x93]")
 PICKLE = re.compile(rb"\x80[\x02-\x05]")
 BASE64 = re.compile(rb"[A-Za-z0-9+/_-]{24,}")
 BASE64_PICKLE = re.compile(rb"gA[I-X][A-Za-z0-9+/_-]{20,}")
-_ESCAPED = re.compile(rb"\\\\(?:/|u00[2-7])")
+_ESCAPED_OTHERS = re.compile(rb"\\+(?:u(?!00[2-7])[0-9A-Fa-f]{4}|u0022|[^/u\\])|\\+(?=\\[/u])")
+_ESCAPED_CODE = re.compile(rb"\\u00([2-7][0-9A-Fa-f])")
+_NO_BASE64 = re.compile(rb"[^A-Za-z0-9+/]")
+_JSON_TEXT = re.compile(rb'"([^"]{24,})"')
 
 
 def looks_like_file(data: Buffer, start: int, stop: int) -> bool:
@@ -141,12 +144,42 @@ def scan_text(source: Source, state: ScanState, scan_source: ScanSource) -> None
     """Scan the files that a text contains in base64, as JSON and YAML do."""
     data, start, stop = source.window()
     stop = min(stop, start + SEARCHED_BYTES)
-    if _ESCAPED.search(data, start, stop):
-        text = bytes(data[start:stop]).decode("utf-8", "replace")
-        unescape = re.compile(r"\\(?:(/)|u00([2-7][0-9A-Fa-f]))")
-        text = unescape.sub(lambda m: m[1] or chr(int(m[2], 16)), text)
-        data, start = text.encode(), 0
+    texts = [(offset - start, each) for offset, each in find_base64(data, start, stop, BASE64)]
+    if data.find(b"\\", start, stop) >= 0:
+        data, start = _unescape(bytes(data[start:stop])), 0
         stop = len(data)
-    for offset, decoded in find_base64(data, start, stop, BASE64):
-        source = MemorySource(decoded, state.path, base=None)
-        scan_suspect(state, source, f"base64 @ {offset - start}", scan_source)
+        texts += find_base64(data, 0, stop, BASE64)
+    if bytes(data[start : min(stop, start + 256)]).lstrip()[:1] in (b"{", b"["):
+        texts += _find_json_base64(bytes(data[start:stop]))
+    seen: set[bytes] = set()
+    for offset, decoded in texts:
+        if decoded not in seen:
+            seen.add(decoded)
+            source = MemorySource(decoded, state.path, base=None)
+            scan_suspect(state, source, f"base64 @ {offset}", scan_source)
+
+
+def _unescape(text: bytes) -> bytes:
+    """Return a text of JSON with the characters of base64 that are escaped, without all others.
+
+    A text may be inside another one, with two or more backslashes.
+    """
+    text = _ESCAPED_OTHERS.sub(b"", text).replace(b"\\/", b"/")
+    return _ESCAPED_CODE.sub(lambda match: bytes([int(match[1], 16)]), text)
+
+
+def _find_json_base64(text: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield (offset, decoded bytes) of texts of JSON that `base64.b64decode` turns into files: it
+    skips characters that are not in its alphabet."""
+    from base64 import b64decode
+    from binascii import Error
+
+    for match in _JSON_TEXT.finditer(text):
+        if not _NO_BASE64.search(match[1]):
+            continue  # `find_base64` yields it
+        try:
+            decoded = b64decode(match[1] + b"===")
+        except Error:
+            continue
+        if looks_like_file(decoded, 0, len(decoded)):
+            yield match.start(), decoded
