@@ -132,7 +132,7 @@ class _Proof:
             )
         kill = Kill(save, killed.stopped, _cut_files(whole, killed) if in_save else [])
         if kill.where == "memory":
-            self.notes.append("it serializes in memory: it was killed before it wrote a byte")
+            self.notes.append("it serializes in memory: it was killed before the file got its name")
         self._announce("again, after the kill")
         resumed = self.workspace.run("resumed", self.again)
         if resumed.status and in_save:

@@ -8,6 +8,7 @@ also stops the script at a checkpoint, to be killed there. It needs no ptinspect
 from __future__ import annotations
 
 import contextlib
+import fnmatch
 import functools
 import glob
 import hashlib
@@ -66,6 +67,7 @@ class Recorder:
         self.optimizers: list[int] = []
         self.batch: str | None = None
         self.current: dict[str, Any] = {}
+        self.in_memory = False
         self.broken = False
 
     def write(self, record: dict[str, Any]) -> None:
@@ -98,6 +100,10 @@ class Recorder:
         if self.settings.get("stop_in_save"):
             self.save = torch.save
             _wrap(torch, "save", before=self.guarded(self.interrupted_save))
+            write = self.guarded(self.interrupted_write)
+            sys.addaudithook(
+                lambda event, arguments: write(event, arguments) if self.in_memory else None
+            )
         self.use_deterministic_algorithms()
 
     def guarded(self, function: Any) -> Any:
@@ -151,6 +157,7 @@ class Recorder:
 
     def before_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         """Look for new checkpoints, stop at the one that is asked for, and digest what is there."""
+        self.in_memory = False
         self.look_for_saves()
         if not self.optimizers:
             self.write({"rank": self.rank(), "environment": self.environment()})
@@ -206,8 +213,9 @@ class Recorder:
         """Write only the first half of the file, if this is the save to be interrupted."""
         if self.rank() or self.saves + 1 != self.settings["stop_in_save"]:
             return
-        if isinstance(f, io.BytesIO):
-            self.pause("memory")
+        self.in_memory = isinstance(f, io.BytesIO)
+        if self.in_memory:
+            return
         buffer = io.BytesIO()
         self.save(obj, buffer, *args, **kwargs)
         half = buffer.getvalue()[: buffer.tell() // 2]
@@ -218,6 +226,22 @@ class Recorder:
             with open(f, "wb") as file:
                 file.write(half)
         self.pause("save")
+
+    def interrupted_write(self, event: str, arguments: Any) -> None:
+        """Stop as soon as a file for the bytes in memory is empty, or before it gets its name."""
+        is_write = event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR)
+        path: Any = arguments[1 if event == "os.rename" else 0] if arguments else None
+        if not (is_write or event == "os.rename") or isinstance(path, int):
+            return
+        path = os.path.abspath(os.fsdecode(path))
+        name = os.path.relpath(path, self.settings["folder"])
+        patterns = [os.path.normpath(p).replace("**/", "*") for p in self.settings["patterns"]]
+        if not any(fnmatch.fnmatch(name, end) for p in patterns for end in (p, f"{p}/*")):
+            return
+        self.in_memory = False
+        if is_write:
+            open(path, "wb").close()
+        self.pause("save" if is_write else "memory")
 
     def rank(self) -> int:
         distributed = self.torch.distributed

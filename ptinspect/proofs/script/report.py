@@ -72,7 +72,7 @@ _VERDICTS = {
 @dataclass(frozen=True, slots=True)
 class Kill:
     """Where the script was killed: after the save (`step`; `files` if seen from outside), or inside
-    it (`save`; `memory` before a byte was written); and the files that were cut."""
+    it (`save`; `memory` before a file got its name); and the files that were cut."""
 
     save: int
     where: str

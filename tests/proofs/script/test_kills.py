@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.proofs.script.running import PLAIN, check
+from tests.proofs.script.running import PLAIN, check, replaced
 
 pytestmark = pytest.mark.slow
 
@@ -50,3 +50,29 @@ def test_a_script_that_starts_over_loses_its_work(tmp_path: Path) -> None:
     assert (report.verdict, report.exit_code) == ("work-lost", 1), report.text()
     assert report.steps is not None
     assert (report.steps.killed, report.steps.resumed_after) == (12, 0)
+
+
+IN_MEMORY = """    memory = io.BytesIO()
+    torch.save(state, memory)
+    with open(f"runs/{epoch}.pt%s", "wb") as file:
+        file.write(memory.getvalue())
+"""
+
+
+@pytest.mark.parametrize(
+    ("source", "suffix", "expected"),
+    [
+        (PLAIN, ".tmp", ("same", "memory", [], [])),
+        (IN_PLACE, "", ("fails", "save", ["runs/2.pt"], ["cut-file"])),
+    ],
+)
+def test_a_file_that_is_serialized_in_memory(
+    source: str, suffix: str, expected: tuple[str, str, list[str], list[str]], tmp_path: Path
+) -> None:
+    """The kill comes before the file gets its name, or when it is open and empty."""
+    old = f'    torch.save(state, f"runs/{{epoch}}.pt{suffix}")\n'
+    source = replaced(source, (old, IN_MEMORY % suffix), ("import os\n", "import io\nimport os\n"))
+    report = check(tmp_path, source, kill_during_save=True)
+    kill = report.kill
+    assert kill is not None
+    assert (report.verdict, kill.where, kill.partial, report.causes) == expected, report.text()
