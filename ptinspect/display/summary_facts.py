@@ -174,7 +174,7 @@ def _checksums_text(checked: int, wrong: Sequence[object]) -> str:
 
 def _load_facts(document: Document, hints: bool) -> Iterator[Fact]:
     """Yield the classes that loading needs, the call that loads the file, and its obstacles."""
-    from ptinspect.safety.danger import dangerous_findings
+    from ptinspect.safety.danger import dangerous_findings, has_safe_globals_line
     from ptinspect.safety.load_advice import load_advice, path_to_load
 
     hints = hints and document.path != "-"  # standard input cannot be read again
@@ -197,7 +197,7 @@ def _load_facts(document: Document, hints: bool) -> Iterator[Fact]:
     if not advice.weights_only and not advice.blockers and not advice.needs:
         names = join_names(map(cut, advice.safe_globals), MAX_NAMES)
         yield "", f"weights_only asks for {names}"
-        if hints:
+        if hints and has_safe_globals_line(document, advice):
             yield "", f"ptinspect scan {shell_word(document.path)} prints the line that allows it"
 
 

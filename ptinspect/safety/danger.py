@@ -15,7 +15,9 @@ from ptinspect.torchnn.classes import lookup
 if TYPE_CHECKING:
     from ptinspect.document import Document
     from ptinspect.pickling.values import Global
+    from ptinspect.safety.load_advice import LoadAdvice
     from ptinspect.safety.report import Finding
+    from ptinspect.safety.scan_state import ScanState
 
 
 def dangerous_findings(document: Document) -> list[Finding]:
@@ -26,18 +28,38 @@ def dangerous_findings(document: Document) -> list[Finding]:
     """
     if all(map(_is_harmless_name, document.globals)):
         return []
-    from ptinspect.safety.containers.dispatch import scan_source
     from ptinspect.safety.report import DANGEROUS
-    from ptinspect.safety.scan_state import Budget, ScanState
 
-    state = ScanState(document.path, None, 0, Budget(document.limits))
-    scan_source(document.archive.source, state)
     findings: list[Finding] = []
-    reports = [state.report()]
+    reports = [_scan(document).report()]
     for report in reports:
         findings += [finding for finding in report.findings if finding.verdict == DANGEROUS]
         reports += report.members
     return findings
+
+
+def has_safe_globals_line(document: Document, advice: LoadAdvice) -> bool:
+    """Return True if `scan` prints the line with which weights_only loads the file."""
+    from ptinspect.safety.load_advice import MAX_SAFE_GLOBALS, is_in_today_torch
+
+    if all(map(_is_harmless_name, document.globals)):
+        names = {name.path: name for name in document.globals}
+        needed = [names.get(path) for path in advice.safe_globals]
+        return len(needed) <= MAX_SAFE_GLOBALS and all(
+            name is not None and is_in_today_torch(name) for name in needed
+        )
+    from ptinspect.safety.next_steps import safe_globals_line
+
+    return safe_globals_line(_scan(document), advice) is not None
+
+
+def _scan(document: Document) -> ScanState:
+    from ptinspect.safety.containers.dispatch import scan_source
+    from ptinspect.safety.scan_state import Budget, ScanState
+
+    state = ScanState(document.path, None, 0, Budget(document.limits))
+    scan_source(document.archive.source, state)
+    return state
 
 
 def _is_harmless_name(name: Global) -> bool:

@@ -7,7 +7,7 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ptinspect.pickling.values import PersistentId
+from ptinspect.pickling.values import Global, PersistentId
 from ptinspect.safety.policy import WEIGHTS_ONLY_BLOCKED_MODULES, WEIGHTS_ONLY_NAMES
 from ptinspect.text import join_names, python_literal
 
@@ -33,6 +33,14 @@ _UNREADABLE_IN_LEGACY = {
         "a jagged tensor in a legacy file, where its data comes too late for torch.load"
     ),
 }
+
+# torch wrote these functions once and no longer has them.
+_REMOVED_FUNCTIONS = frozenset(
+    ("torch._utils._rebuild_sparse_csr_tensor", "torch._utils._rebuild_mlc_tensor")
+)
+
+MAX_SAFE_GLOBALS = 12
+"""Names that one line to paste may list."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,3 +227,17 @@ def _load_shards_call(index_path: str, load_template: str) -> str:
     shards = f'sorted({{*json.load(open({python_literal(index_path)}))["weight_map"].values()}})'
     load = load_template.format(shard_path)
     return f"{{k: v for f in {shards} for k, v in {load}.items()}}"
+
+
+def is_in_today_torch(name: Global) -> bool:
+    """Return True unless the name is one of torch that was renamed or removed."""
+    from ptinspect.torchnn.classes import exists_in_torch
+
+    # Renamed since it was written: weights_only asks for the old name.
+    is_renamed = name.module == "torch.tensor" or name.name.endswith("Error")
+    is_removed = (
+        name.module.startswith("torch.nn.quantized.")
+        or name.path in _REMOVED_FUNCTIONS
+        or not exists_in_torch(name.module, name.name)
+    )
+    return not is_renamed and not is_removed

@@ -5,8 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ptinspect.pickling.values import Call, Global, TensorCall
-from ptinspect.safety.analysis.calls import judge_import
-from ptinspect.safety.load_advice import LoadAdvice, advise_loading
+from ptinspect.safety.load_advice import (
+    MAX_SAFE_GLOBALS,
+    LoadAdvice,
+    advise_loading,
+    is_in_today_torch,
+)
 from ptinspect.safety.report import CLEAN, DANGEROUS, POINTER, shorten
 from ptinspect.text import shell_word
 
@@ -25,16 +29,8 @@ CVE-2025-32434 was closed by 2.6, CVE-2026-24747 by 2.10.
 
 _LOADABLE_FORMATS = frozenset(("torch-zip", "torch-legacy", "torch-legacy-tar", "pickle"))
 
-# torch wrote these functions once and no longer has them.
-_REMOVED_FUNCTIONS = frozenset(
-    ("torch._utils._rebuild_sparse_csr_tensor", "torch._utils._rebuild_mlc_tensor")
-)
-
 # A function of the same name hides the class's module: this is where the class can be found.
 _HIDDEN_CLASSES = {"torch.nn.parallel.data_parallel.DataParallel": "torch.nn.DataParallel"}
-
-_MAX_SAFE_GLOBALS = 12
-"""Names that one line to paste may list."""
 
 
 def state_load_advice(state: ScanState) -> LoadAdvice | None:
@@ -133,7 +129,7 @@ def safe_globals_line(state: ScanState, load: LoadAdvice) -> str | None:
     if (
         state.weights_only_blockers
         or len(needed) < len(load.safe_globals)  # a name is too long to be written
-        or len(needed) > _MAX_SAFE_GLOBALS
+        or len(needed) > MAX_SAFE_GLOBALS
         or not all(map(_can_be_safe_global, needed))
     ):
         return None
@@ -154,19 +150,11 @@ def safe_globals_line(state: ScanState, load: LoadAdvice) -> str | None:
 
 def _can_be_safe_global(name: Global) -> bool:
     """Return True if the policy allows the name and the current torch resolves it."""
-    from ptinspect.torchnn.classes import exists_in_torch
+    from ptinspect.safety.analysis.calls import judge_import
 
-    # Renamed since it was written: weights_only asks for the old name.
-    is_renamed = name.module == "torch.tensor" or name.name.endswith("Error")
-    is_removed = (
-        name.module.startswith("torch.nn.quantized.")
-        or name.path in _REMOVED_FUNCTIONS
-        or not exists_in_torch(name.module, name.name)
-    )
     return (
         judge_import(name).verdict == CLEAN
-        and not is_renamed
-        and not is_removed
+        and is_in_today_torch(name)
         and "." not in name.name
         and name.path.replace(".", "").isidentifier()
     )

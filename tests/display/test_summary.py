@@ -279,6 +279,23 @@ def test_torch_goes_by_the_name_of_a_safetensors_file(tmp_path: Path) -> None:
     assert "epoch" in eval(line(shown(misnamed), "load"), {"torch": torch})
 
 
+@pytest.mark.parametrize("kind", ["Linear", "AdamW", "Subset", "many"])
+def test_scan_prints_the_line_that_show_promises(kind: str, tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    linear = torch.nn.Linear(1, 1)
+    activations = "ReLU ELU CELU SELU GELU Tanh SiLU Mish Softplus Softsign Sigmoid Hardtanh ReLU6"
+    value = {
+        "Linear": linear,
+        "AdamW": torch.optim.AdamW(linear.parameters()),
+        "Subset": torch.utils.data.Subset(torch.utils.data.TensorDataset(torch.ones(2)), [0]),
+        "many": torch.nn.Sequential(*(getattr(torch.nn, name)() for name in activations.split())),
+    }[kind]
+    torch.save(value, tmp_path / "in.pt")
+    is_promised = "prints the line" in run("show", tmp_path / "in.pt").stdout
+    is_printed = "add_safe_globals" in run("scan", "-v", tmp_path / "in.pt").stdout
+    assert is_promised == is_printed == (kind == "Linear")
+
+
 def test_an_empty_key_is_not_the_root(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     torch.save({"": torch.ones(2), "a": torch.ones(1)}, tmp_path / "in.pt")
