@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from ptinspect.document.modules import module_of
 from ptinspect.document.select import select_path
 from ptinspect.errors import DamagedError, PtInspectError, UnsupportedError, add_error_path
+from ptinspect.pickling.pyobjects import dotted
 from ptinspect.safety.load_advice import advise_loading, path_to_load
 from ptinspect.stubs.collect.classes import Deferred, Definition, Instance
 from ptinspect.stubs.collect.object_graph import ObjectGraph, collect_objects
@@ -238,7 +239,12 @@ def _build_description(
 ) -> str:
     """Return the docstring of `build()`."""
     if not root_call:
-        return _STATE_DICT_MODEL if root is not NONE else _NO_MODULE
+        path = path_of_state_dict(document, options.entry)
+        if root is NONE or not path:
+            return _STATE_DICT_MODEL if root is not NONE else _NO_MODULE
+        return (
+            f"A model that takes the state_dict at {prose(dotted(path))}, with untrained numbers."
+        )
     if root_call is document.archive.root:
         return "The file's root, with untrained numbers."
     if options.entry is not None:
@@ -299,7 +305,7 @@ def _with_one_class(
     description = content.build_description
     if definition.instances:
         description = f"The first {definition.ident} in the file, with untrained numbers."
-    elif description == _STATE_DICT_MODEL:
+    elif description.startswith("A model that takes"):
         description = _NO_MODULE
     left_out = [item for item in content.definitions if item.path not in paths]
     return replace(

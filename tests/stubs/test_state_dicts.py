@@ -181,3 +181,12 @@ def test_filters_of_one_channel_are_groups_but_where_the_model_begins(tmp_path: 
 def test_one_number_for_each_channel(tmp_path: Path, name: str, size: int, text: str) -> None:
     source = source_of(tmp_path, {f"{name}.weight": (size,), "fc.weight": (2, 4)})
     assert f"self.{name} = nn.{text}" in source
+
+
+def test_build_says_which_state_dict_of_several_it_is_for(tmp_path: Path) -> None:
+    file = tmp_path / "in.pt"
+    torch.save({"net": {"a.weight": torch.ones(2)}, "other": {"b": torch.ones(3)}}, file)
+    assert "A model that takes the state_dict at net, with untrained numbers." in stub(file)
+    assert "takes the state_dict at other, with" in stub(file, entry="other")
+    torch.save({"a.weight": torch.ones(2)}, file)
+    assert "A model that takes the file's state_dict, with" in stub(file)

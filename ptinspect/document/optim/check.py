@@ -41,7 +41,7 @@ from ptinspect.document.optim.state import (
 from ptinspect.document.to_array import number_of
 from ptinspect.pickling.pyobjects import Path, as_sequence, dotted
 from ptinspect.pickling.values import Value
-from ptinspect.text import join_names
+from ptinspect.text import count_text, join_names
 
 if TYPE_CHECKING:
     from ptinspect.document.document import Document
@@ -353,7 +353,8 @@ class _Check:
         and accumulated batches are allowed for."""
         epoch, most_skipped = self.context.epoch, 24 + steps // 20
         if epoch is not None and epoch > steps > 0:
-            message = f"the optimizer has made {steps} steps, but the recorded epoch is {epoch}"
+            made = count_text(steps, "step")
+            message = f"the optimizer has made {made}, but the recorded epoch is {epoch}"
             self.add_undecided("counter", message)
             return
         for scheduler in self.context.schedulers:
