@@ -93,20 +93,22 @@ def torch_classes() -> dict[str, int]:
     spec = importlib.util.find_spec("torch")
     assert spec is not None and spec.origin is not None
     folder = Path(spec.origin).parent
-    found = _sources(folder, "torch")[0]
-    ranks = classes(folder, "torch")
+    sources = _sources(folder, "torch")
+    ranks = _ranks(*sources)
     return {
         name: ranks[name]
-        for name in found
-        if not name.startswith("torch.testing.")
-        if ranks[name] == 3 or (ranks[name] == 2 and _is_derived(name, found, _ENUMS))
+        for name in sources[0]
+        if ranks[name] == 3 or (ranks[name] == 2 and _is_derived(name, sources[0], _ENUMS))
     }
 
 
-def classes(folder: Path, package: str = "") -> dict[str, int]:
+def classes(folder: Path) -> dict[str, int]:
     """Return a rank for each `module:name`: 2 for a plain class, 1 if its constructor is not plain,
     3 for a plain exception."""
-    found, enums = _sources(folder, package)
+    return _ranks(*_sources(folder))
+
+
+def _ranks(found: dict[str, Class], enums: set[str]) -> dict[str, int]:
     created: dict[str, bool] = {}
     called: dict[str, bool] = {}
     ranks = {
@@ -117,13 +119,15 @@ def classes(folder: Path, package: str = "") -> dict[str, int]:
     return {**ranks, **dict.fromkeys(enums, 2)}
 
 
-def _sources(folder: Path, package: str) -> tuple[dict[str, Class], set[str]]:
+def _sources(folder: Path, package: str = "") -> tuple[dict[str, Class], set[str]]:
     """Return the classes in a folder by `module:name`, and the names of those made by calls."""
     found: dict[str, Class] = {}
     enums: set[str] = set()
     for path in sorted(folder.rglob("*.py")):
         parts = path.relative_to(folder).with_suffix("").parts
-        if LEFT_OUT & set(parts) or any(part.startswith(("test_", "_test")) for part in parts):
+        if LEFT_OUT & set(parts) or (package and parts[0] == "testing"):
+            continue
+        if any(part.startswith(("test_", "_test")) for part in parts):
             continue
         module = ".".join(part for part in (package, *parts) if part not in ("", "__init__"))
         with warnings.catch_warnings():

@@ -417,5 +417,15 @@ def test_an_object_is_no_name_of_a_module() -> None:
 def test_sympy_runs_the_text_of_other_objects() -> None:
     hidden = call(path("pathlib.PurePosixPath"), text("__import__('os').system('touch x')"))
     assert worst(whole(new(path("sympy.core.containers.Tuple"), hidden))) == "dangerous"
+    matrix = new(path("sympy.matrices.dense.MutableDenseMatrix"), plain([1]))
+    assert worst(whole(matrix + plain(0) + text("print(1)") + b"s")) == "dangerous"
+    assert worst(whole(matrix + plain(0) + text("x") + b"s")) == "unknown"
     symbol = new(path("sympy.core.symbol.Symbol"), text("f(x)"))
     assert worst(whole(new(path("sympy.core.containers.Tuple"), symbol))) == "unknown"
+
+
+def test_classes_of_torchscript_are_code_in_the_archive() -> None:
+    for data in (new(name("__torch__.torch.nn", "Linear")), name("__torch__", "Net")):
+        assert [each.reason for each in judged(whole(data))] == [
+            "its class is TorchScript code in the archive"
+        ]

@@ -108,6 +108,8 @@ def _unlisted_reason(name: Global) -> str:
         return "belongs to the standard library, but is not on the allowlist"
     if is_known_package(name.module):
         return f"belongs to the package {_package(name)}, but is not on the allowlist"
+    if _package(name) == "__torch__":
+        return "its class is TorchScript code in the archive"
     return f"needs your own class `{name.path}`"
 
 
@@ -158,8 +160,8 @@ def judge_call(
     if func.path == "builtins.type" and how == "REDUCE" and len(args) == 1:
         return HARMLESS  # type(None): only three arguments create a class
     if row is None or row.verdict == "reference":
-        if _package(func) == "sympy" and _has_source(args):
-            return Judgement(DANGEROUS, func.path, "runs a text that it gets as Python source")
+        if runs_source(func, args):
+            return Judgement(DANGEROUS, func.path, RUNS_SOURCE)
         return _judge_unlisted(func, how)
     is_created = how in _CREATING and (not args or row.name.endswith(".*"))
     if row.verdict == "acts" and is_created and _is_created_quietly(func):
@@ -171,8 +173,13 @@ def judge_call(
     return _judge_listed(func, args, how, depth, keywords, row)
 
 
-def _has_source(args: Value) -> bool:
-    """Return True if a text in arguments could be a call, which sympy's sympify() evaluates."""
+RUNS_SOURCE = "runs a text that it gets as Python source"
+
+
+def runs_source(func: Global, args: Value) -> bool:
+    """Return True for a class of sympy with a text that could be a call: sympify() evaluates it."""
+    if _package(func) != "sympy":
+        return False
     seen: set[int] = set()
     todo = [args]
     while todo and len(seen) < _MAX_EXAMINED * _MAX_EXAMINED:
@@ -353,7 +360,7 @@ def _judge_unlisted(func: Global, how: str) -> Judgement:
             return Judgement(UNKNOWN, func.path, f"creates an object of the package {package}")
         reason = f"a function of the package {package} that is not on the allowlist"
         return Judgement(DANGEROUS, func.path, reason)
-    return Judgement(UNKNOWN, func.path, f"needs your own class `{func.path}`")
+    return Judgement(UNKNOWN, func.path, _unlisted_reason(func))
 
 
 # --- methods that the file replaces -------------------------------------------------------

@@ -31,12 +31,14 @@ from ptinspect.safety.analysis.call_rules import (
     view_exceeds_storage,
 )
 from ptinspect.safety.analysis.calls import (
+    RUNS_SOURCE,
     call_repr,
     is_own_object,
     judge_call,
     judge_import,
     overridden_mapping_method,
     quick_shapes,
+    runs_source,
     value_repr,
 )
 from ptinspect.safety.analysis.numpy_dtypes import (
@@ -325,6 +327,8 @@ class StreamJudge:
             self.weights_only_blockers.add(func.path)
         if event.opcode in shapes.fills:
             return
+        if runs_source(func, event.argument):
+            self._add(event, DANGEROUS, func.path, RUNS_SOURCE)
         is_plain = is_plain_class(func.module, func.name, creates=True)
         if is_listed or (is_stdlib(func.module) and (row is not None or not is_plain)):
             reason = f"{event.opcode} does not apply to an object of {func.path}"
