@@ -273,3 +273,13 @@ def test_sympy_runs_the_texts_that_it_gets() -> None:
             assert judge_call(tuple_, args, how).verdict == DANGEROUS
         assert judge_call(tuple_, ("x", 1), how).verdict == UNKNOWN
         assert judge_call(symbol, ("f(x)",), how).verdict == UNKNOWN
+
+
+def test_what_functions_of_torch_return_is_not_dangerous() -> None:
+    torch = pytest.importorskip("torch")
+    classes = {name for name, each in vars(torch.return_types).items() if isinstance(each, type)}
+    assert {"max", "sort", "linalg_svd"} <= classes
+    for each in classes:
+        assert call_verdict("torch.return_types", each) == UNKNOWN, each
+    for each in ("immutable_list", "immutable_dict"):
+        assert call_verdict("torch.fx.immutable_collections", each) == UNKNOWN
