@@ -263,9 +263,9 @@ def script(
 
     This runs your script: use only one that you trust. COMMAND, after `--`, runs in copies of the
     current folder: whole, whole again, until it is killed at a checkpoint (SIGKILL), and again
-    from there. Checkpoints are compared bit for bit; each optimizer step of torch is recorded, and
-    deterministic algorithms are switched on. The report names the first difference and its usual
-    cause. No line of the script changes.
+    from there. Checkpoints are compared number for number; each optimizer step of torch is
+    recorded, and deterministic algorithms are switched on. The report names the first difference
+    and its usual cause. No line of the script changes.
 
     Exit code 0: proved. 1: it differs, or does not survive a kill inside a save. 2: the check
     could not be run, or the script did not resume. 3: the script is not deterministic.

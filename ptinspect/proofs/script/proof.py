@@ -1,7 +1,7 @@
 """`check script`: does a script that is killed and started again end where it would have ended?
 
 Run the command whole, twice. Run it again, kill it at a checkpoint, start it again, and compare the
-checkpoints of both, bit for bit. The recorded optimizer steps say what differs first.
+checkpoints of both, number for number. The recorded optimizer steps say what differs first.
 """
 
 from __future__ import annotations
