@@ -46,7 +46,7 @@ def test_a_file_of_another_kind_is_named(model: dict[str, Any]) -> None:
         open_document(file)
     assert model["message"] in caught.value.message
     assert caught.value.path == str(file)
-    assert caught.value.hint
+    assert caught.value.hint or model["message"] == "it is a text"
 
 
 def test_the_corpus_is_a_corpus() -> None:
