@@ -148,9 +148,8 @@ class StreamJudge:
 
         States are set again one after the other: each call sees those that BUILD has set before.
         """
-        builds = [event for event in recorder.events if event.opcode == "BUILD"]
-        for event in builds:
-            if isinstance(event.target, Inert):
+        for event in recorder.events:
+            if event.opcode == "BUILD" and isinstance(event.target, Inert):
                 event.target.change().states.clear()
         for event in recorder.events:
             if event.opcode == "BUILD" and isinstance(event.target, Inert):
@@ -209,12 +208,10 @@ class StreamJudge:
         call = event.target
         assert isinstance(call, Call)
         func, args = call.func, call.args
-        quick_shape = None
         if func in self._quick_shapes and not call.kwargs and len(args) < _WIDE:
             letter = _SHAPE_LETTERS.get(call.opcode, "")
-            quick_shape = self._quick_shapes[func].find_call(args, letter)
-        if quick_shape is not None:
-            return
+            if self._quick_shapes[func].find_call(args, letter) is not None:
+                return
         judgement = self._cached_judgement(func, call)
         if isinstance(func, Global) and func in self._loaders:
             self._loader_calls[func] = self._loader_calls.get(func, 0) + 1
