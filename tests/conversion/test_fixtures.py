@@ -24,6 +24,7 @@ GOALS = ("state_dict", "checkpoint", "safetensors", "same")
 SAID = (
     "the file has no model", "has 2 models", "has 3 models", "safetensors cannot hold",
     "several pickles", "a buffer that is stored outside the pickle is not in the file",
+    "two tensors would get the name",
 )  # fmt: skip
 # get_extra_state is a method of the class, which nobody has: what it gives is not in the file.
 REBUILD = {f"torch._utils._rebuild_tensor{version}" for version in ("", "_v2", "_v3")}

@@ -18,7 +18,7 @@ torch = pytest.importorskip("torch")
 from tests.conversion.test_loads import loads  # noqa: E402
 from tests.corpus import torch_side  # noqa: E402
 from tests.corpus.packages import file_of  # noqa: E402
-from tests.corpus.test_corpus import GOOD, name_of  # noqa: E402
+from tests.corpus.test_corpus import READ_BY_TORCH, name_of  # noqa: E402
 
 library = pytest.importorskip("safetensors.torch")
 
@@ -172,7 +172,7 @@ def check_plain(name: str, path: Path) -> None:
 
 
 @pytest.mark.corpus
-@pytest.mark.parametrize("model", GOOD, ids=name_of)
+@pytest.mark.parametrize("model", READ_BY_TORCH, ids=name_of)
 def test_a_real_file_to_every_target(model: dict[str, Any], tmp_path: Path) -> None:
     source = file_of(model)
     before = torch_side.truth_of(source)

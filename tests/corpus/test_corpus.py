@@ -19,6 +19,7 @@ def name_of(model: dict[str, Any]) -> str:
 
 
 GOOD = [model for model in MODELS if "error" not in model and "torchscript" not in model]
+READ_BY_TORCH = [model for model in GOOD if model["format"] != "onnx"]
 TORCHSCRIPT = [model for model in MODELS if "torchscript" in model]
 BAD = [model for model in MODELS if "error" in model]
 

@@ -12,12 +12,9 @@ from ptinspect.document import open as open_document  # noqa: E402
 from tests.corpus import torch_side  # noqa: E402
 from tests.corpus.compare import differences  # noqa: E402
 from tests.corpus.packages import file_of  # noqa: E402
-from tests.corpus.test_corpus import GOOD, TORCHSCRIPT, name_of  # noqa: E402
+from tests.corpus.test_corpus import READ_BY_TORCH, TORCHSCRIPT, name_of  # noqa: E402
 
 pytestmark = pytest.mark.corpus
-
-# torch does not read ONNX.
-READ_BY_TORCH = [model for model in GOOD if model["format"] != "onnx"]
 
 
 @pytest.mark.parametrize("model", READ_BY_TORCH, ids=name_of)
