@@ -6,6 +6,7 @@ import os
 import shlex
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,10 @@ import pytest
 import ptinspect
 from tests.proofs.script.running import PLAIN, check, replaced
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(find_spec("torch") is None, reason="the scripts import torch"),
+]
 
 Replacements = list[tuple[str, str]]
 

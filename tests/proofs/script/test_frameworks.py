@@ -17,7 +17,10 @@ from ptinspect.proofs.script.report import ScriptReport
 from tests.conftest import FIXTURES
 from tests.proofs.script.running import SCRIPTS, check, replaced
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(find_spec("torch") is None, reason="the scripts import torch"),
+]
 
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 OPTIONS: dict[str, dict[str, Any]] = {

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from tests.proofs.script.running import PLAIN, check, replaced
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(find_spec("torch") is None, reason="the scripts import torch"),
+]
 
 IN_PLACE = PLAIN.replace('.pt.tmp")\n', '.pt")\n', 1).replace(
     '    os.replace(f"runs/{epoch}.pt.tmp", f"runs/{epoch}.pt")\n', ""
