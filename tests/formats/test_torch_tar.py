@@ -141,7 +141,7 @@ def test_limits() -> None:
 def test_a_member_of_more_than_8_gib_by_its_extended_header() -> None:
     from ptinspect.formats.torch.tar import read_members
 
-    data = make_tar([("pax", b"20 size=9000000000\n"), ("large", b"x")])
+    data = make_tar([("pax", b"19 size=9000000000\n"), ("large", b"x")])
     tar = bytearray(data)
     tar[156] = ord("x")
     tar[148:156] = b" " * 8
