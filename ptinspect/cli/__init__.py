@@ -186,7 +186,7 @@ def main() -> None:
         code = end.code
     except KeyboardInterrupt:  # while the process ends
         code = INTERRUPTED
-    except Exception:  # noqa: BLE001
+    except Exception:  # noqa: BLE001 - it is printed, and the exit code is 2
         # Only --debug lets an exception get here. Its traceback may quote the file.
         import traceback
 

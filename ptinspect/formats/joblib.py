@@ -13,14 +13,14 @@ NumpyUnpickler.load_build) and joblib/compressor.py.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
+from contextlib import ExitStack
+from importlib.util import find_spec
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ptinspect.dtypes import by_numpy_code, numpy_itemsize
 from ptinspect.errors import DOWNLOAD_AGAIN, DamagedError, LimitError, Place, UnsupportedError
-from ptinspect.formats.archive import CHUNK, PicklelessArchive, Span, read_chunks
+from ptinspect.formats.archive import PicklelessArchive, Span
 from ptinspect.formats.numpy_files import ArrayHeader, NumpyFile
 from ptinspect.limits import LIMITS, Limits
 from ptinspect.pickling.machine import Pickled, run
@@ -28,6 +28,7 @@ from ptinspect.pickling.numpy_objects import dtype_code
 from ptinspect.pickling.pyobjects import function_path
 from ptinspect.pickling.state import Recorder
 from ptinspect.pickling.values import Call, Value
+from ptinspect.source.decompressed import decompress, decompressed_chunks, detect_compression
 from ptinspect.text import bounded_repr
 
 if TYPE_CHECKING:
@@ -38,16 +39,9 @@ if TYPE_CHECKING:
 WRAPPER = "joblib.numpy_pickle.NumpyArrayWrapper"
 _NAME = b"NumpyArrayWrapper"
 
-_MAGIC = (
-    (b"\x1f\x8b", "gzip"), (b"BZh", "bz2"), (b"\xfd7zXZ\0", "lzma"), (b"\x5d\0\0", "lzma"),
-    (b"\x78\x01", "zlib"), (b"\x78\x5e", "zlib"), (b"\x78\x9c", "zlib"), (b"\x78\xda", "zlib"),
-    (b"\x04\x22\x4d\x18", "lz4"),
-)  # fmt: skip
+_LZ4_MAGIC = b"\x04\x22\x4d\x18"
 _PEEK = 1 << 16
 """Decompressed bytes that are searched for joblib's name."""
-
-_RATIO_FREE_BYTES = 1 << 20
-_MAX_LZMA_MEMORY = 1 << 30
 
 
 class JoblibDump(NumpyFile):
@@ -163,73 +157,23 @@ def _become(wrapper: Call, value: Value) -> None:
 def open_compressed(source: Source, head: bytes, limits: Limits) -> JoblibDump | None:
     """Open a compressed dump; None for other content. LimitError if it decompresses to more than
     `limits.compression_ratio` times its size."""
-    kind = next((kind for magic, kind in _MAGIC if head.startswith(magic)), None)
-    decompressor = _decompressor(kind) if kind is not None else None
-    if decompressor is None:
+    compression = detect_compression(head)
+    if compression is None and head.startswith(_LZ4_MAGIC) and find_spec("lz4") is not None:
+        compression = "lz4"
+    if compression is None:
         return None
     try:
-        start = decompressor.decompress(head, _PEEK)
-    except Exception:  # noqa: BLE001 - each library has its own errors; it is something else
+        start = next(decompressed_chunks(source, compression), b"")[:_PEEK]
+    except DamagedError:  # it only looks compressed
         return None
     if _NAME not in start and b"joblib" not in start:
         return None
-    import tempfile
-
-    from ptinspect.source.local import LocalSource
-
-    with tempfile.TemporaryFile() as file:
-        total, most = 0, _RATIO_FREE_BYTES + source.size * limits.compression_ratio
-        for chunk in _decompressed(source, kind or ""):
-            total += len(chunk)
-            if total > most:
-                message = f"it decompresses to more than {most:,} bytes"
-                raise LimitError(message, limit="compression_ratio")
-            file.write(chunk)
-        file.flush()
-        unpacked = LocalSource(os.dup(file.fileno()), source.path)
-    unpacked.base = None
-    try:
-        return read_joblib(unpacked, limits, packed=source)
-    except BaseException:
-        unpacked.close()
-        raise
-
-
-def _decompressor(kind: str) -> Any:
-    """Return a decompressor; None if its library is not installed."""
-    if kind in ("gzip", "zlib"):
-        import zlib
-
-        return zlib.decompressobj(31 if kind == "gzip" else 15)
-    if kind == "bz2":
-        import bz2
-
-        return bz2.BZ2Decompressor()
-    if kind == "lzma":
-        import lzma
-
-        return lzma.LZMADecompressor(memlimit=_MAX_LZMA_MEMORY)
-    try:
-        import lz4.frame
-    except ImportError:
-        return None
-    return lz4.frame.LZ4FrameDecompressor()
-
-
-def _decompressed(source: Source, kind: str) -> Iterator[bytes]:
-    """Yield the content of a compressed stream in pieces of at most `CHUNK` bytes."""
-    decompressor = _decompressor(kind)
-    try:
-        for chunk in read_chunks(source, 0, source.size, CHUNK):
-            data = chunk
-            while data or not getattr(decompressor, "needs_input", True):
-                yield decompressor.decompress(data, CHUNK)
-                data = getattr(decompressor, "unconsumed_tail", b"")
-                if decompressor.eof:
-                    return
-    except Exception as error:
-        if isinstance(error, GeneratorExit):
-            raise
-        message = f"its compressed data is damaged ({error})"
-        raise DamagedError(message, hint=DOWNLOAD_AGAIN) from None
-    raise DamagedError("its compressed data is cut off", hint=DOWNLOAD_AGAIN)
+    with ExitStack() as opened:
+        unpacked, error = decompress(source, compression, limits)
+        opened.enter_context(unpacked)
+        if error is not None:
+            error.hint = DOWNLOAD_AGAIN if isinstance(error, DamagedError) else error.hint
+            raise error
+        dump = read_joblib(unpacked, limits, packed=source)
+        opened.pop_all()
+    return dump

@@ -158,6 +158,24 @@ class ScanState:
         """The limits of the scan."""
         return self.budget.limits
 
+    def decompress(self, source: Source, compression: str) -> tuple[Source, PtInspectError | None]:
+        """Return the decompressed bytes and the error that ended them early; report what follows
+        them."""
+        from ptinspect.source.decompressed import decompress
+
+        result, error = decompress(
+            source,
+            compression,
+            self.limits,
+            record=self.record,
+            count=lambda size: self.budget.count_unpacked(size, self.record),
+            on_trailing=lambda: self.find(
+                "trailing-bytes", "bytes follow the compressed data", self.record
+            ),
+        )
+        result.path = self.path
+        return result, error
+
     @property
     def has_model_name(self) -> bool:
         """True if the file is named like a model."""

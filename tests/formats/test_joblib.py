@@ -127,6 +127,23 @@ def test_bytes_that_are_opcodes_are_not_run(tmp_path: Path) -> None:
         assert document.tensors[""].read() == b"N0N."
 
 
+def test_a_wrong_checksum_is_an_error(tmp_path: Path) -> None:
+    data = bytearray(zlib.compress(PLAIN.read_bytes()))
+    data[-1] ^= 1
+    (tmp_path / "a.joblib").write_bytes(data)
+    result = run("show", tmp_path / "a.joblib")
+    assert result.exit_code == 2 and "incorrect data check" in result.stderr
+    report = ptinspect.scan(tmp_path / "a.joblib")
+    assert report.verdict != "clean" and "incorrect data check" in report.text()
+
+
+def test_a_dump_of_several_gzip_streams_is_read_to_its_end(tmp_path: Path) -> None:
+    data = PLAIN.read_bytes()
+    (tmp_path / "a.joblib").write_bytes(gzip.compress(data[:-9]) + gzip.compress(data[-9:]))
+    with ptinspect.open(tmp_path / "a.joblib") as document:
+        assert set(document.tensors) == set(TRUTH)
+
+
 def test_a_bomb_is_an_error(tmp_path: Path) -> None:
     data = PLAIN.read_bytes()[:-1] + bytes(64 << 20)
     (tmp_path / "bomb.joblib").write_bytes(lzma.compress(data))

@@ -257,13 +257,13 @@ def _scan_unread(source: Source, state: ScanState) -> None:
 
 def _scan_compressed(source: Source, state: ScanState, head: bytes) -> bool:
     """Scan a compressed file. Returns False if the standard library cannot decompress it."""
-    from ptinspect.safety.containers.decompress import decompress, detect_compression
+    from ptinspect.source.decompressed import detect_compression
 
     compression = detect_compression(head)
     if compression is None:
         return False
     state.format, state.description = "compressed", f"compressed by {compression}"
-    content, error = decompress(source, compression, state)
+    content, error = state.decompress(source, compression)
     with content:
         if content.size:
             start = content.read(0, min(content.size, HEAD_BYTES))

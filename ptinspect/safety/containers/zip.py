@@ -14,11 +14,11 @@ from ptinspect.formats.torch.zip_file import torch_refusal_reasons
 from ptinspect.formats.zip.directory import DEFLATED, SECRET, STORED, ZipDirectory
 from ptinspect.formats.zip.records import END, LOCAL, find_directories, find_zips_ending_at
 from ptinspect.formats.zip.salvage import iter_local_records
-from ptinspect.safety.containers.decompress import decompress, decompress_zip_lzma
 from ptinspect.safety.containers.payloads import UNREAD_FORMATS, looks_like_file, scan_suspect
 from ptinspect.safety.report import DANGEROUS, UNKNOWN
 from ptinspect.safety.scan_state import scan_member
 from ptinspect.source.base import MemorySource, SliceSource
+from ptinspect.source.decompressed import MAX_LZMA_DICTIONARY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -158,7 +158,7 @@ def _scan_without_directory(source: Source, state: ScanState, scan_source: ScanS
     for record in iter_local_records(source):
         content: Source = SliceSource(source, record.start, record.size)
         if record.method == DEFLATED:
-            content, _ = decompress(content, "deflate", state)
+            content, _ = state.decompress(content, "deflate")
         elif record.method != STORED:
             continue
         window = content.window()
@@ -316,14 +316,14 @@ class ZipScanner:
             return SliceSource(self.source, directory.start(i), size)
         if method == _BZIP2 and not is_encrypted:
             packed = SliceSource(self.source, directory.start(i), packed_size)
-            content, error = decompress(packed, "bzip2", self.state)
+            content, error = self.state.decompress(packed, "bzip2")
             if error is not None:
                 self.state.errors.append(error)
             return content
         self.state.budget.count_unpacked(size, name)
         if method == _LZMA and not is_encrypted:
             data = self.source.read(directory.start(i), packed_size)
-            data = decompress_zip_lzma(data, size, name)
+            data = _decompress_lzma(data, size, name)
         else:
             data = directory.read(i)
         return MemorySource(data, self.state.path, base=None)
@@ -410,3 +410,28 @@ class ZipScanner:
                     scan_suspect(self.state, source, name, self.scan_source)
         except PtInspectError as error:
             self.state.errors.append(error)
+
+
+def _decompress_lzma(packed: bytes, size: int, record: str) -> bytes:
+    """Return the `size` bytes of a zip record that is compressed by method 14.
+
+    APPNOTE.TXT 5.8.8: two bytes of version, the size of the properties, the properties (lc, lp and
+    pb in one byte, the dictionary's size), and a raw LZMA stream.
+    """
+    import lzma
+
+    properties_size = int.from_bytes(packed[2:4], "little")
+    try:
+        rest, lc = divmod(packed[4], 9)
+        pb, lp = divmod(rest, 5)
+        dictionary = int.from_bytes(packed[5:9], "little")
+        if dictionary > MAX_LZMA_DICTIONARY:
+            raise LimitError("its LZMA dictionary is too large", limit="inflated_bytes")
+        options = {"lc": lc, "lp": lp, "pb": pb, "dict_size": dictionary}
+        decompressor = lzma.LZMADecompressor(
+            lzma.FORMAT_RAW, filters=[{"id": lzma.FILTER_LZMA1, **options}]
+        )
+        return decompressor.decompress(packed[4 + properties_size :], size)
+    except (IndexError, ValueError, EOFError, lzma.LZMAError) as error:
+        message = f"its compressed data is damaged ({error})"
+        raise DamagedError(message, where=Place(record)) from error

@@ -1,4 +1,4 @@
-"""Decompress files that are compressed as a whole, to a temporary file without a name."""
+"""Files that are compressed as a whole, decompressed to a temporary file without a name."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ import zlib
 from typing import TYPE_CHECKING, Protocol
 
 from ptinspect.errors import DamagedError, LimitError, Place, PtInspectError
-from ptinspect.formats.archive import CHUNK
 from ptinspect.source.base import SourceFile
-from ptinspect.source.local import LocalSource
+from ptinspect.source.local import CHUNK, LocalSource
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Generator, Iterator
 
-    from ptinspect.safety.scan_state import ScanState
+    from ptinspect.limits import Limits
     from ptinspect.source.base import Source
 
 _MAGIC = (
@@ -26,7 +25,7 @@ _MAGIC = (
 _RATIO_FREE_BYTES = 1 << 20
 """Decompressed bytes that are accepted whatever the ratio."""
 
-_MAX_LZMA_DICTIONARY = 1 << 30
+MAX_LZMA_DICTIONARY = 1 << 30
 _DICTIONARIES = {
     (1 << bits) + half for bits in range(1, 32) for half in (0, 1 << (bits - 1))
 } | {0xFFFFFFFF}  # fmt: skip
@@ -47,50 +46,67 @@ def detect_compression(head: bytes) -> str | None:
 
 
 def decompress(
-    source: Source, compression: str, state: ScanState
-) -> tuple[Source, PtInspectError | None]:
+    source: Source, compression: str, limits: Limits, *, record: str | None = None,
+    count: Callable[[int], None] | None = None, on_trailing: Callable[[], None] | None = None,
+) -> tuple[LocalSource, PtInspectError | None]:  # fmt: skip
     """Return the decompressed bytes, in a temporary file, and the error that ended them early, if
-    any: a reader may already have acted on what came before the error."""
+    any: a reader may already have acted on what came before the error.
+
+    Args:
+        record: the name that errors give as their place.
+        count: called with the length of each chunk.
+        on_trailing: called if bytes follow the compressed data.
+    """
     import tempfile
 
     read_error: PtInspectError | None = None
-    total = 0
+    total, most = 0, _RATIO_FREE_BYTES + source.size * limits.compression_ratio
     with tempfile.TemporaryFile() as file:
         try:
-            for chunk in _chunks(source, compression, state):
+            for chunk in decompressed_chunks(source, compression, record, on_trailing):
                 total += len(chunk)
-                state.budget.count_unpacked(len(chunk), state.record)
-                if total > _RATIO_FREE_BYTES + source.size * state.limits.compression_ratio:
+                if count is not None:
+                    count(len(chunk))
+                if total > most:
                     raise LimitError(
-                        "it decompresses to more bytes than the limit for its size",
+                        f"it decompresses to more than {most:,} bytes, the limit for its size",
                         limit="compression_ratio",
-                        where=Place(state.record),
+                        where=Place(record),
                     )
                 file.write(chunk)
         except PtInspectError as error:
             read_error = error
         file.flush()
-        result = LocalSource(os.dup(file.fileno()), state.path)
+        result = LocalSource(os.dup(file.fileno()), source.path)
     result.base = None
     return result, read_error
 
 
-def _chunks(source: Source, compression: str, state: ScanState) -> Iterator[bytes]:
+def decompressed_chunks(
+    source: Source, compression: str, record: str | None = None,
+    on_trailing: Callable[[], None] | None = None,
+) -> Iterator[bytes]:  # fmt: skip
+    """Yield the decompressed bytes. DamagedError if they are cut off or damaged."""
     import lzma
 
+    errors: tuple[type[Exception], ...] = (OSError, ValueError, zlib.error, lzma.LZMAError)
+    if compression == "lz4":
+        errors = (*errors, RuntimeError)
     read = _gunzip if compression == "gzip" else _read_streams
     try:
-        yield from read(source, compression, state)
+        if not (yield from read(source, compression)) and on_trailing is not None:
+            on_trailing()
     except EOFError as error:
         raise DamagedError(
-            "its compressed data is cut off", where=Place(state.record, source.size)
+            "its compressed data is cut off", where=Place(record, source.size)
         ) from error
-    except (OSError, ValueError, zlib.error, lzma.LZMAError) as error:
+    except errors as error:
         message = f"its compressed data is damaged ({error})"
-        raise DamagedError(message, where=Place(state.record)) from error
+        raise DamagedError(message, where=Place(record)) from error
 
 
-def _gunzip(source: Source, compression: str, state: ScanState) -> Iterator[bytes]:
+def _gunzip(source: Source, compression: str) -> Generator[bytes, None, bool]:
+    """Yield the chunks of gzip; return False if other bytes follow."""
     import gzip
 
     with gzip.GzipFile(fileobj=SourceFile(source)) as file:
@@ -101,20 +117,23 @@ def _gunzip(source: Source, compression: str, state: ScanState) -> Iterator[byte
         except gzip.BadGzipFile as error:
             if not str(error).startswith("Not a gzipped file"):
                 raise
-            _add_trailing_bytes(state)
+            return False
+    return True
 
 
-def _read_streams(source: Source, compression: str, state: ScanState) -> Iterator[bytes]:
-    """Yield the chunks of bzip2, xz, lzma and zlib: stream after stream, as their readers do.
+def _read_streams(source: Source, compression: str) -> Generator[bytes, None, bool]:
+    """Yield the chunks of the other formats: stream after stream, as their readers do. Return False
+    if other bytes follow.
 
     The file objects of bz2 and lzma would ignore what follows the last stream.
     """
-    offset, is_raw = 0, compression == "deflate"
-    if "zlib" in compression:
+    offset, is_zlib = 0, "zlib" in compression
+    if is_zlib:
         head = source.read(0, min(source.size, 64))
         # joblib before 0.10 wrote "ZF", the length in hexadecimal digits, then a zlib stream
         start = max(head.find(b"\x78", 4), 0) if head.startswith(b"ZF") else 0
         offset = min(start + 2, source.size)
+    checksum = 1
     decompressor = _new_decompressor(compression)
     while True:
         data = b""
@@ -124,25 +143,26 @@ def _read_streams(source: Source, compression: str, state: ScanState) -> Iterato
             if not data:
                 raise EOFError
         if chunk := decompressor.decompress(data, CHUNK):
+            checksum = zlib.adler32(chunk, checksum) if is_zlib else 1
             yield chunk
         if not decompressor.eof:
             continue
-        offset -= len(decompressor.unused_data)
-        if "zlib" in compression or compression == "deflate":
-            offset = min(offset + 4 * (not is_raw), source.size)  # its checksum
+        offset -= len(decompressor.unused_data or b"")
+        if is_zlib:
+            recorded = source.read(offset, min(4, source.size - offset))
+            offset += len(recorded)
+            if len(recorded) < 4:
+                raise EOFError
+            if int.from_bytes(recorded, "big") != checksum:
+                raise zlib.error("incorrect data check")
+        if is_zlib or compression in ("deflate", "lz4"):
             break
         following = detect_compression(source.read(offset, min(16, source.size - offset)))
         if following != compression and {following, compression} != {"xz", "lzma"}:
             break
         decompressor = _new_decompressor(compression)
-    for position in range(offset, source.size, CHUNK):
-        if any(source.read(position, min(CHUNK, source.size - position))):
-            _add_trailing_bytes(state)
-            return
-
-
-def _add_trailing_bytes(state: ScanState) -> None:
-    state.find("trailing-bytes", "bytes follow the compressed data", state.record)
+    pieces = range(offset, source.size, CHUNK)
+    return not any(any(source.read(at, min(CHUNK, source.size - at))) for at in pieces)
 
 
 class _Decompressor(Protocol):
@@ -151,7 +171,7 @@ class _Decompressor(Protocol):
     @property
     def needs_input(self) -> bool: ...
     @property
-    def unused_data(self) -> bytes: ...
+    def unused_data(self) -> bytes | None: ...
     def decompress(self, data: bytes, max_length: int, /) -> bytes: ...
 
 
@@ -187,31 +207,11 @@ def _new_decompressor(compression: str) -> _Decompressor:
         import bz2
 
         return bz2.BZ2Decompressor()
+    if compression == "lz4":
+        import lz4.frame
+
+        decompressor: _Decompressor = lz4.frame.LZ4FrameDecompressor()
+        return decompressor
     import lzma
 
-    return lzma.LZMADecompressor(memlimit=_MAX_LZMA_DICTIONARY)
-
-
-def decompress_zip_lzma(packed: bytes, size: int, record: str) -> bytes:
-    """Return the `size` bytes of a zip record that is compressed by method 14.
-
-    APPNOTE.TXT 5.8.8: two bytes of version, the size of the properties, the properties (lc, lp and
-    pb in one byte, the dictionary's size), and a raw LZMA stream.
-    """
-    import lzma
-
-    properties_size = int.from_bytes(packed[2:4], "little")
-    try:
-        rest, lc = divmod(packed[4], 9)
-        pb, lp = divmod(rest, 5)
-        dictionary = int.from_bytes(packed[5:9], "little")
-        if dictionary > _MAX_LZMA_DICTIONARY:
-            raise LimitError("its LZMA dictionary is too large", limit="inflated_bytes")
-        options = {"lc": lc, "lp": lp, "pb": pb, "dict_size": dictionary}
-        decompressor = lzma.LZMADecompressor(
-            lzma.FORMAT_RAW, filters=[{"id": lzma.FILTER_LZMA1, **options}]
-        )
-        return decompressor.decompress(packed[4 + properties_size :], size)
-    except (IndexError, ValueError, EOFError, lzma.LZMAError) as error:
-        message = f"its compressed data is damaged ({error})"
-        raise DamagedError(message, where=Place(record)) from error
+    return lzma.LZMADecompressor(memlimit=MAX_LZMA_DICTIONARY)
