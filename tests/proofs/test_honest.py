@@ -13,7 +13,7 @@ from ptinspect.proofs.optimizer import check_optimizer  # noqa: E402
 from ptinspect.proofs.processes import Workers  # noqa: E402
 from ptinspect.proofs.roundtrip import check_roundtrip  # noqa: E402
 from tests.proofs.running import fails, run  # noqa: E402
-from tests.proofs.trainings import DATA, DROPOUT, NET, SHUFFLED, Training  # noqa: E402
+from tests.proofs.trainings import DATA, DROPOUT, NET, SHUFFLED, SPARSE, Training  # noqa: E402
 
 pytestmark = pytest.mark.slow
 
@@ -29,21 +29,9 @@ def test_the_class_of_the_optimizer_may_be_named(
 
 
 def test_sparse_adam_may_be_named(tmp_path: Path, workers: Workers) -> None:
-    net = """
-from torch import nn
-
-
-class Net(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.body = nn.Embedding(12, 2, sparse=True)
-
-    def forward(self, x):
-        return self.body(x).mean(1)
-"""
     words = DATA.replace("TensorDataset(torch.sin(at), ", "TensorDataset(at.long() % 12, ")
     training = Training(
-        tmp_path, lambda p: torch.optim.SparseAdam(p, lr=0.1), net=net, data=words
+        tmp_path, lambda p: torch.optim.SparseAdam(p, lr=0.1), net=SPARSE, data=words
     )  # fmt: skip
     given = training.save(training.parts())
     report = run(workers, given, optimizer_class="torch.optim.SparseAdam")

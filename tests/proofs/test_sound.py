@@ -20,7 +20,7 @@ torch = pytest.importorskip("torch")
 from torch import optim  # noqa: E402
 from torch.optim import lr_scheduler as lrs  # noqa: E402
 
-from tests.proofs.trainings import DATA, DROPOUT, NET, SHUFFLED, Training  # noqa: E402
+from tests.proofs.trainings import DATA, DROPOUT, NET, SHUFFLED, SPARSE, Training  # noqa: E402
 
 pytestmark = pytest.mark.slow
 
@@ -75,20 +75,6 @@ def test_every_optimizer(name: str, tmp_path: Path, workers: Workers) -> None:
     training = Training(tmp_path, OPTIMIZERS[name])
     report = sound(workers, training.save(training.parts()))
     assert report.training["optimizer"].endswith(type(training.optimizer).__name__)
-
-
-SPARSE = """
-from torch import nn
-
-
-class Net(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.body = nn.Embedding(12, 2, sparse=True)
-
-    def forward(self, x):
-        return self.body(x).mean(1)
-"""
 
 
 def test_sparse_gradients(tmp_path: Path, workers: Workers) -> None:

@@ -30,6 +30,19 @@ class Net(nn.Module):
         return self.head(torch.tanh(self.norm(self.body(x))))
 """
 
+SPARSE = """
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Embedding(12, 2, sparse=True)
+
+    def forward(self, x):
+        return self.body(x).mean(1)
+"""
+
 DROPOUT = NET.replace("torch.tanh(", "nn.functional.dropout(").replace(
     "self.norm(self.body(x))", "self.norm(self.body(x)), 0.3, self.training"
 )
