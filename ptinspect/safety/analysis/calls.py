@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
-from functools import partial
+from functools import lru_cache, partial
 from itertools import islice
 
 from ptinspect.pickling.pyobjects import RECONSTRUCTORS
@@ -240,14 +240,16 @@ def _judge_listed(
     return HARMLESS if rule is None else rule(args, partial(judge_call, depth=depth - 1))
 
 
-def quick_shapes(func: Global) -> Shapes:
+@lru_cache(512)
+def quick_shapes(module: str, name: str) -> Shapes:
     """Return the shapes of a callable that decide on its calls without a look into wide values or
     into other calls: all of them, or those without arguments."""
-    row = policy_row(func.module, func.name)
+    row = policy_row(module, name)
     if row is None or row.verdict not in ("allowed", "module"):
         return parse_shapes("")
     shapes = parse_shapes(row.shapes)
-    is_judged_further = func.path in RULES or func.path in _METHODS_CALLED_BY
+    path = f"{module}.{name}"
+    is_judged_further = path in RULES or path in _METHODS_CALLED_BY
     if is_judged_further or _SLOW_KINDS.search(row.shapes):
         calls = tuple(shape for shape in shapes.calls if shape.args(()) and not shape.acts)
         return shapes._replace(calls=calls)

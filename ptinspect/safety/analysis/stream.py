@@ -224,7 +224,7 @@ class StreamJudge:
                 text = call_repr(func, args)
                 self._add(event, judgement.verdict, judgement.name, judgement.reason, text)
         elif isinstance(func, Global) and func not in self._quick_shapes:
-            self._quick_shapes[func] = quick_shapes(func)
+            self._quick_shapes[func] = quick_shapes(func.module, func.name)
         is_view = isinstance(func, Global) and func.path in VIEW_FUNCTIONS
         if is_view and view_exceeds_storage(args):
             self._add_view_finding(event.offset)
