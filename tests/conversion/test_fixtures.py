@@ -1,10 +1,11 @@
-"""Every fixture converted to every target, and read again by ptinspect, which other tests compare
-with what torch recorded. No torch is needed here."""
+"""Every fixture converted to every target, once: what ptinspect reads in the new files, what `diff`
+says of them, and, where torch is installed, what torch and safetensors read in them."""
 
 from __future__ import annotations
 
 import json
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,11 @@ from tests.corpus.files import FIXTURES, REFUSED, fixtures, sampled, truth_of
 
 NAMES = [name for name in fixtures() if name not in REFUSED]
 
-GOALS = ("state_dict", "checkpoint", "safetensors", "same")
+FILES = {
+    "state_dict": "state_dict.pt", "checkpoint": "checkpoint.pt",
+    "safetensors": "o.safetensors", "same": "same.pt",
+}  # fmt: skip
+GOALS = tuple(FILES)
 # The reasons for which a fixture cannot become a state_dict or safetensors.
 SAID = (
     "the file has no model", "has 2 models", "has 3 models", "safetensors cannot hold",
@@ -31,6 +36,7 @@ REBUILD = {f"torch._utils._rebuild_tensor{version}" for version in ("", "_v2", "
 EXTRA = {"modules/extra-state.pt"}
 # Its CRC-32s are wrong, which only a reading of the bytes can tell.
 WRONG_CRCS = {"containers/skip-data.pt"}
+OTHER_READERS = all(find_spec(name) for name in ("torch", "safetensors"))
 SCHEMA = json.loads(
     files("ptinspect.conversion").joinpath("convert.schema.json").read_text("utf-8")
 )
@@ -74,11 +80,12 @@ def bytes_by_key(document: Document) -> dict[str, tuple[object, ...]]:
     return {key: (t.dtype, t.shape, t.read()) for key, t in document.tensors.items()}
 
 
+@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", sampled(NAMES))
 def test_a_fixture_to_every_target(name: str, tmp_path: Path) -> None:
     results = {}
     for goal in GOALS:
-        target = tmp_path / f"{goal}.out"
+        target = tmp_path / FILES[goal]
         dry = attempt(FIXTURES / name, target, to=goal, dry_run=True)
         assert not target.exists()
         results[goal] = attempt(FIXTURES / name, target, to=goal, verify=True)
@@ -86,6 +93,12 @@ def test_a_fixture_to_every_target(name: str, tmp_path: Path) -> None:
     check_same(name, results["same"], tmp_path)
     check_state_dict(name, results["state_dict"], tmp_path)
     check_safetensors(results["safetensors"], tmp_path)
+    reports = {goal: report for goal, report in results.items() if isinstance(report, dict)}
+    check_differences(FIXTURES / name, reports, tmp_path)
+    if OTHER_READERS:
+        from tests.conversion.test_torch_reads import check_fixture
+
+        check_fixture(name, reports, {goal: tmp_path / file for goal, file in FILES.items()})
 
 
 def check_reports(
@@ -124,7 +137,10 @@ def check_same(name: str, result: dict[str, Any] | PtInspectError, folder: Path)
         unwritable = ("holds several pickles", "a buffer that is stored outside the pickle")
         assert dangerous or any(reason in str(result) for reason in unwritable)
         return
-    with ptinspect.open(FIXTURES / name) as source, ptinspect.open(folder / "same.out") as document:
+    with (
+        ptinspect.open(FIXTURES / name) as source,
+        ptinspect.open(folder / FILES["same"]) as document,
+    ):
         want, got = facts(source), facts(document)
         if "by-hand" in name:  # views of a storage and of its root are views of one storage now
             for each in (want, got):
@@ -144,7 +160,7 @@ def check_state_dict(name: str, result: dict[str, Any] | PtInspectError, folder:
         assert result.hint
         return
     truth = truth_of(name)
-    with ptinspect.open(folder / "state_dict.out") as document:
+    with ptinspect.open(folder / FILES["state_dict"]) as document:
         keys = truth.get("state_dict_keys", {}).get("")
         items = document.archive.root
         if truth["kind"] == "module" and keys is not None and name not in EXTRA:
@@ -158,8 +174,8 @@ def check_safetensors(result: dict[str, Any] | PtInspectError, folder: Path) -> 
         assert any(said in str(result) for said in SAID), result
         assert result.hint
         return
-    target, again = folder / "safetensors.out", folder / "again.pt"
-    with ptinspect.open(folder / "state_dict.out") as want, ptinspect.open(target) as document:
+    target, again = folder / FILES["safetensors"], folder / "again.pt"
+    with ptinspect.open(folder / FILES["state_dict"]) as want, ptinspect.open(target) as document:
         found, order = bytes_by_key(document), list(document.tensors)
         assert found == {
             key: (t.dtype, t.shape, t.read())
@@ -171,3 +187,36 @@ def check_safetensors(result: dict[str, Any] | PtInspectError, folder: Path) -> 
     with ptinspect.open(again) as document:
         assert bytes_by_key(document) == found
         assert list(document.tensors) == order
+
+
+def check_differences(source: Path, reports: dict[str, dict[str, Any]], folder: Path) -> None:
+    """`diff` finds the file equal to itself and to `same`, and explains where others differ."""
+    itself = ptinspect.diff(source, source)
+    assert itself.same and not itself.notes
+    for goal in ("same", "state_dict", "safetensors"):
+        if goal not in reports:
+            continue
+        report = ptinspect.diff(source, folder / FILES[goal])
+        mirror = ptinspect.diff(folder / FILES[goal], source)
+        assert mirror.same == report.same
+        assert [r.key for r in mirror.removed] == [a.key for a in report.added]
+        assert {(r.b, r.a) for r in mirror.renamed} == {(r.a, r.b) for r in report.renamed}
+        if goal == "same":
+            assert report.same, report.text()
+            continue
+        for item in report.removed:  # tied tensors that safetensors writes once, or dropped ones
+            packed = "_packed_params." in item.key  # torch's state_dict has another name for it
+            explained = item.tied_to or reports[goal]["dropped"] or is_attribute(source, item.key)
+            assert packed or explained, item
+        unexplained = [
+            change
+            for change in report.changed
+            if set(change.what) - {"device", "requires_grad", "role"}
+        ]
+        assert not unexplained, report.text()
+
+
+def is_attribute(path: Path, key: str) -> bool:
+    """Return True for a tensor that is an attribute of another one."""
+    with ptinspect.open(path) as document:
+        return any(key != other and key.startswith(f"{other}.") for other in document.tensors)

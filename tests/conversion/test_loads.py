@@ -1,4 +1,4 @@
-"""What a bare torch.load does with a converted file. test_torch_reads.py asks it of fixtures."""
+"""What a bare torch.load does with a converted file. test_fixtures.py asks it of fixtures."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Every fixture and every file of the corpus to every target, read by torch and safetensors: by
-torch.load, mapped, and by torch's own reader in C++."""
+"""Converted files read by safetensors and torch: by torch.load, mapped, and by its reader in C++.
+test_fixtures.py calls `check_fixture` for every fixture; the corpus is converted here."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from ptinspect.conversion import ConversionReport, convert
 from ptinspect.errors import PtInspectError
-from tests.corpus.files import FIXTURES, REFUSED, fixtures, sampled, truth_of
+from tests.corpus.files import FIXTURES, REFUSED, fixtures, truth_of
 
 torch = pytest.importorskip("torch")
 
@@ -105,31 +105,27 @@ def test_most_fixtures_are_held_so(tmp_path: Path) -> None:
     assert sum(held) > 0.4 * len(held) > 20
 
 
-@pytest.mark.parametrize("name", sampled(NAMES))
-def test_torch_reads_a_fixture_converted_to_every_target(name: str, tmp_path: Path) -> None:
-    source = FIXTURES / name
-    reports = {
-        to: attempt(source, tmp_path / f"{to}.out", to)
-        for to in ("same", "state_dict", "checkpoint", "safetensors")
-    }
+def check_fixture(name: str, reports: dict[str, dict[str, Any]], files: dict[str, Path]) -> None:
+    """Check the outputs of a fixture, by target; those that were refused have no report."""
     for to in ("same", "state_dict", "checkpoint"):
-        assert (tmp_path / f"{to}.out").exists() == (reports[to] is not None)
-        if reports[to] is not None:
-            read_in_c(tmp_path / f"{to}.out")
+        assert files[to].exists() == (to in reports)
+        if to in reports:
+            read_in_c(files[to])
     for to in ("state_dict", "checkpoint"):
-        report = reports[to]
-        if report is not None:
-            assert loads(tmp_path / f"{to}.out") != warns_of_a_refusal(report), to
-    if reports["same"] is not None:
-        check_same(name, tmp_path / "same.out")
-    if reports["state_dict"] is not None and not warns_of_a_refusal(reports["state_dict"]):
-        check_weights(tmp_path, with_safetensors=reports["safetensors"] is not None)
+        if to in reports:
+            assert loads(files[to]) != warns_of_a_refusal(reports[to]), to
+    if "same" in reports:
+        check_same(name, files["same"])
+    if "state_dict" in reports and not warns_of_a_refusal(reports["state_dict"]):
+        must_map(files["state_dict"])
+        if "safetensors" in reports:
+            check_weights(files["state_dict"], files["safetensors"])
     if not name.startswith(SPARED):
-        check_plain(name, tmp_path / "plain.out")
+        check_plain(name, files["same"].with_name("plain.out"))
 
 
-def warns_of_a_refusal(report: ConversionReport) -> bool:
-    return any("a bare torch.load refuses the output" in line for line in report.warnings)
+def warns_of_a_refusal(report: dict[str, Any]) -> bool:
+    return any("a bare torch.load refuses the output" in line for line in report["warnings"])
 
 
 def check_same(name: str, path: Path) -> None:
@@ -145,16 +141,13 @@ def check_same(name: str, path: Path) -> None:
     assert aliases(got) == aliases(want)
 
 
-def check_weights(folder: Path, with_safetensors: bool) -> None:
-    """The state_dict has the same values mapped and in safetensors."""
-    must_map(folder / "state_dict.out")
-    want = loaded(folder / "state_dict.out")
-    if with_safetensors:
-        got = library.load_file(folder / "safetensors.out")
-        items = {"": want} if isinstance(want, torch.Tensor) else want
-        for key, value in got.items():
-            assert (value.dtype, value.shape) == (items[key].dtype, items[key].shape)
-            assert bits(value) == bits(items[key]), key
+def check_weights(state_dict: Path, safetensors: Path) -> None:
+    """The state_dict has the same values in safetensors."""
+    want = loaded(state_dict)
+    items = {"": want} if isinstance(want, torch.Tensor) else want
+    for key, value in library.load_file(safetensors).items():
+        assert (value.dtype, value.shape) == (items[key].dtype, items[key].shape)
+        assert bits(value) == bits(items[key]), key
 
 
 def check_plain(name: str, path: Path) -> None:
