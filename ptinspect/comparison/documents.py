@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from ptinspect.comparison.changes import Change, Lone, Note, Side
 from ptinspect.comparison.keys import find_patterns, find_renames
 from ptinspect.comparison.metadata import (
     compare_entries,
@@ -15,7 +14,7 @@ from ptinspect.comparison.metadata import (
     container_notes,
 )
 from ptinspect.comparison.numbers import ValueChange, compare_numbers, same_bytes
-from ptinspect.comparison.report import DiffReport
+from ptinspect.comparison.report import Change, DiffReport, Lone, Note, Side
 from ptinspect.conversion.options import KeyEdits, nothing_selected
 from ptinspect.document import Document
 from ptinspect.document import open as open_document
@@ -232,7 +231,7 @@ def _lone(
 
 
 def _side(document: Document) -> Side:
-    return Side(document.path, document.archive.format, document.kind, document.size)
+    return Side(document.path, document.archive.format, document.kind)
 
 
 def _tensor_notes(

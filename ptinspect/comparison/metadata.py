@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from hashlib import blake2b, sha256
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from ptinspect.comparison.changes import EntryChange, ModuleChange, Note, OptimizerChange
+from ptinspect.comparison.report import EntryChange, ModuleChange, Note, OptimizerChange
 from ptinspect.document.select import value_at
 from ptinspect.pickling.numpy_objects import as_array, as_scalar
 from ptinspect.pickling.pyobjects import (
@@ -34,37 +34,40 @@ if TYPE_CHECKING:
     from ptinspect.pickling.pyobjects import Path
 
 
+K = TypeVar("K")
+V = TypeVar("V")
+
 _SETS = ("builtins.set", "builtins.frozenset")
+
+
+def _paired(a: Mapping[K, V], b: Mapping[K, V]) -> Iterator[tuple[K, V | None, V | None, str]]:
+    """Yield the keys of two mappings, their values (None if there is none), and what that is."""
+    for key in dict.fromkeys([*a, *b]):
+        change = "changed" if key in a and key in b else "removed" if key in a else "added"
+        yield key, a.get(key), b.get(key), change
 
 
 def compare_entries(a: Document, b: Document) -> list[EntryChange]:
     """Return the entries that differ, in the order of `a`, then those that only `b` has. What an
     entry shows may be less than it holds (the head of a list, the shape of an array): such
     values are compared whole."""
-    items_a = {entry.path: entry for entry in a.entries}
-    items_b = {entry.path: entry for entry in b.entries}
     changes: list[EntryChange] = []
-    for path, entry in items_a.items():
-        entry_b = items_b.get(path)
-        if not path and as_mapping(a.archive.root) is not None:
+    entries_a, entries_b = ({entry.path: entry for entry in d.entries} for d in (a, b))
+    for path, x, y, change in _paired(entries_a, entries_b):
+        if not path and as_mapping((a if x else b).archive.root) is not None:
             continue  # the container of a state_dict without tensors
-        if entry_b is None:
-            changes.append(EntryChange(path, "removed", _plain(entry.value, entry.type), None))
-            continue
-        equal = entry.type == entry_b.type and _digest(entry.value, a) == _digest(entry_b.value, b)
-        if entry.value is None or isinstance(entry.value, dict):
-            equal = _digest(value_at(a.archive.root, path), a) == _digest(
-                value_at(b.archive.root, path), b
-            )
-        if not equal:
-            pair = (entry, entry_b)
-            both = [_plain(item.value, item.type) for item in pair]
-            if both[0] == both[1] and entry.type != entry_b.type:
-                both = [f"{item.type} {shown}" for item, shown in zip(pair, both, strict=True)]
-            changes.append(EntryChange(path, "changed", *both))
-    for path, entry in items_b.items():
-        if path not in items_a and (path or as_mapping(b.archive.root) is None):
-            changes.append(EntryChange(path, "added", None, _plain(entry.value, entry.type)))
+        shown_a, shown_b = (entry and _plain(entry.value, entry.type) for entry in (x, y))
+        if x is not None and y is not None:
+            value_a, value_b = x.value, y.value
+            is_summary = value_a is None or isinstance(value_a, dict)
+            if is_summary:
+                value_a, value_b = value_at(a.archive.root, path), value_at(b.archive.root, path)
+            may_be_equal = is_summary or x.type == y.type
+            if may_be_equal and _digest(value_a, a) == _digest(value_b, b):
+                continue
+            if shown_a == shown_b and x.type != y.type:
+                shown_a, shown_b = f"{x.type} {shown_a}", f"{y.type} {shown_b}"
+        changes.append(EntryChange(path, change, shown_a, shown_b))
     return changes
 
 
@@ -88,134 +91,109 @@ def _digest(root: Value, document: Document) -> bytes:
 
     Order counts in sequences, not in mappings and sets. A storage counts by its bytes, a class
     with its source (legacy files) by its name. The value is walked without recursion, and each
-    object once, however many paths lead to it.
+    object once, however many paths lead to it. A cycle counts as empty.
     """
     digests: dict[int, bytes] = {}
-    stack: list[tuple[Value, bool]] = [(root, False)]
     entered: set[int] = set()
+    stack: list[tuple[Value, _Insides | None]] = [(root, None)]
     while stack:
-        value, done = stack.pop()
-        leaf = _leaf(value)
-        if leaf is None and isinstance(value, PersistentId):
-            leaf = _referred(value, document)
-        if leaf is None and isinstance(value, Call):
-            leaf = _array(value)
-        if leaf is not None:
-            digests[id(value)] = leaf
-            continue
-        if not done:
-            if id(value) in entered:
-                continue
+        value, insides = stack.pop()
+        if insides is not None:
+            parts = [b"".join(digests.get(id(v), b"") for v in group) for group in insides.groups]
+            parts = parts if insides.is_ordered else sorted(parts)
+            digests[id(value)] = _hash(insides.kind.encode(), *parts)
+        elif id(value) not in entered:
             entered.add(id(value))
-            stack.append((value, True))
-            stack += [(item, False) for item in _children(value)]
-            continue
-        digests[id(value)] = _joined(value, lambda item: digests.get(id(item)) or _leaf(item))
+            text = _leaf_text(value, document)
+            if text is not None:
+                digests[id(value)] = _hash(text.encode("utf-8", "surrogatepass"))
+                continue
+            insides = _insides_of(value)
+            stack.append((value, insides))
+            stack += [(part, None) for group in insides.groups for part in group]
     return digests[id(root)]
 
 
-def _leaf(value: Value) -> bytes | None:
-    """Return the digest of a value without insides; None for others."""
+def _hash(*parts: bytes) -> bytes:
+    result = blake2b()
+    for part in parts:
+        result.update(len(part).to_bytes(4, "little") + part)
+    return result.digest()
+
+
+def _leaf_text(value: Value, document: Document) -> str | None:
+    """Return a text that is equal for equal values without insides; None for others."""
     if isinstance(value, bytes | bytearray | Blob):
-        return _bytes_digest(value)
+        return _bytes_text(value)
     if value is None or isinstance(value, bool | int | float | str):
         kind = "str" if isinstance(value, str) else type(value).__name__
-        shown = hex(value) if isinstance(value, int) else str(value)
-        return _text_digest(f"{kind}:{shown}")
+        return f"{kind}:{hex(value) if isinstance(value, int) else value}"
     if isinstance(value, Global) and value.changes is None:
-        return _text_digest(f"global:{value.path}")
-    return _text_digest(repr(value)) if isinstance(value, Extension | OutOfBand) else None
-
-
-def _text_digest(text: str) -> bytes:
-    return blake2b(text.encode("utf-8", "surrogatepass")).digest()
-
-
-def _bytes_digest(value: Value) -> bytes | None:
-    """Return the digest of bytes, whatever calls write them; None for other values."""
-    raw = None if isinstance(value, Blob) else as_bytes(value)
-    if isinstance(value, Blob):
-        return blake2b(b"bytes:" + value.digest()).digest()
-    return None if raw is None else blake2b(b"bytes:" + sha256(raw).digest()).digest()
-
-
-def _array(value: Call) -> bytes | None:
-    """Return the digest of bytes, an array or a numpy scalar, whose calls differ between pickle
-    protocols; None for other calls."""
+        return f"global:{value.path}"
+    if isinstance(value, Extension | OutOfBand):
+        return repr(value)
+    if isinstance(value, PersistentId):
+        return _referred_text(value, document)
+    if not isinstance(value, Call):
+        return None
+    # Bytes, arrays and numpy scalars, whose calls differ between pickle protocols.
     array, scalar = as_array(value), as_scalar(value)
     if array is not None:
-        data = _bytes_digest(array.data)
-        facts = repr((array.dtype, array.shape, array.stride)).encode()
-        return None if data is None else blake2b(facts + data).digest()
-    return _bytes_digest(value) if scalar is None else _text_digest(repr(scalar))
+        data = _bytes_text(array.data)
+        return data and f"{(array.dtype, array.shape, array.stride)}{data}"
+    return _bytes_text(value) if scalar is None else repr(scalar)
 
 
-def _referred(value: PersistentId, document: Document) -> bytes | None:
-    """Return the digest of what a persistent id refers to; None for foreign ones."""
-    reference = document.storage_of(value)
+def _bytes_text(value: Value) -> str | None:
+    """Return a digest of bytes, whatever calls write them; None for other values."""
+    if isinstance(value, Blob):
+        return f"bytes:{value.digest().hex()}"
+    raw = as_bytes(value)
+    return None if raw is None else f"bytes:{sha256(raw).hexdigest()}"
+
+
+def _referred_text(value: PersistentId, document: Document) -> str | None:
+    """Return a digest of what a persistent id refers to; None for foreign ones."""
+    reference, parts = document.storage_of(value), value.value
     if reference is not None:
-        result = blake2b(reference.dtype.name.encode())
-        storage = reference.storage
-        for chunk in storage.chunks(0, storage.nbytes):
+        result = sha256()
+        for chunk in reference.storage.chunks(0, reference.storage.nbytes):
             result.update(chunk)
-        return result.digest()
-    parts = value.value
+        return f"{reference.dtype.name}:{result.hexdigest()}"
     if isinstance(parts, tuple) and len(parts) > 1 and parts[0] == "module":
-        return _leaf(parts[1])
+        return _leaf_text(parts[1], document)
     return None
 
 
-def _children(value: Value) -> Iterator[Value]:
-    if isinstance(value, list | tuple):
-        yield from value
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            yield key_value(key)
-            yield item
-    elif (members := _members(value)) is not None:
-        yield from members
-        return
-    elif isinstance(value, PersistentId):
-        yield value.value
-    elif isinstance(value, Call) and function_path(value) == "copyreg.__newobj_ex__":
-        # Protocol 2 calls the function that stands for the opcode NEWOBJ_EX of protocol 4.
-        yield from value.args
-    elif isinstance(value, Call):
-        yield value.func
-        yield value.args
-        yield value.kwargs
-    changes = getattr(value, "changes", None)
-    if changes is not None:
-        yield from (changes.states, changes.items, changes.pairs, changes.added)
+class _Insides(NamedTuple):
+    """The values in a container, in groups such as the key and value of an item."""
+
+    kind: str
+    groups: list[tuple[Value, ...]]
+    is_ordered: bool = True
 
 
-def _members(value: Value) -> Iterable[Value] | None:
-    """Return the members of a set, which protocol 2 writes as a call and protocol 4 as opcodes."""
-    if isinstance(value, SetOf):
-        return value
-    is_set = isinstance(value, Call) and function_path(value) in _SETS and value.changes is None
-    return as_sequence(value) if is_set else None
-
-
-def _joined(value: Value, digest: Callable[[Value], bytes | None]) -> bytes:
-    """Return the digest of a value from those of its insides; a cycle counts as empty."""
-    result = blake2b(type(value).__name__.encode())
-
-    def add(parts: Iterable[bytes]) -> None:
-        for part in parts:
-            result.update(len(part).to_bytes(4, "little") + part)
-
-    def get(item: Value) -> bytes:
-        return digest(item) or b""
-
+def _insides_of(value: Value) -> _Insides:
+    """Return the insides of a value. Sets are calls in protocol 2 and opcodes in protocol 4, where
+    NEWOBJ_EX is an opcode as well."""
+    kind, path = type(value).__name__, function_path(value) if isinstance(value, Call) else None
     if isinstance(value, dict):
-        add(sorted(get(key_value(key)) + get(item) for key, item in value.items()))
-    elif (members := _members(value)) is not None:
-        result = blake2b(b"set")
-        add(sorted(map(get, members)))
-    else:
-        add(map(get, _children(value)))
-    return result.digest()
+        return _Insides(kind, [(key_value(key), item) for key, item in value.items()], False)
+    changes = getattr(value, "changes", None)
+    members = as_sequence(value) if path in _SETS and changes is None else None
+    if isinstance(value, SetOf) or members is not None:
+        return _Insides("set", [(item,) for item in as_sequence(value) or ()], False)
+    parts: list[Value] = []
+    if isinstance(value, list | tuple):
+        parts += value
+    elif isinstance(value, PersistentId):
+        parts.append(value.value)
+    elif isinstance(value, Call):
+        is_new = path == "copyreg.__newobj_ex__"
+        parts += value.args if is_new else (value.func, value.args, value.kwargs)
+    if changes is not None:
+        parts += (changes.states, changes.items, changes.pairs, changes.added)
+    return _Insides(kind, [(part,) for part in parts])
 
 
 def compare_modules(a: Document, b: Document) -> list[ModuleChange]:
@@ -230,16 +208,11 @@ def compare_modules(a: Document, b: Document) -> list[ModuleChange]:
         renamed = {next(iter(roots_b)): next(iter(roots_a))}
     items_b = {(renamed.get(root, root), name): text for (root, name), text in items_b.items()}
     common = {root for root, _ in items_a} & {root for root, _ in items_b}
-    changes = []
-    for (root, name), text in items_a.items():
-        entry_b = items_b.get((root, name))
-        if root in common and entry_b != text:
-            change = "removed" if entry_b is None else "changed"
-            changes.append(ModuleChange(root, name, change, text, entry_b))
-    for (root, name), text in items_b.items():
-        if root in common and (root, name) not in items_a:
-            changes.append(ModuleChange(root, name, "added", None, text))
-    return changes
+    return [
+        ModuleChange(root, name, change, text_a, text_b)
+        for (root, name), text_a, text_b, change in _paired(items_a, items_b)
+        if root in common and text_a != text_b
+    ]
 
 
 def _module_texts(document: Document) -> dict[tuple[Path, str], str]:
@@ -258,26 +231,24 @@ def compare_optimizers(
 ) -> list[OptimizerChange]:
     """Return the optimizer states that differ. `changed_tensors` are the paths of tensors that
     differ, in either document."""
-    items_a = {optimizer.path: optimizer for optimizer in a.optimizers}
-    items_b = {optimizer.path: optimizer for optimizer in b.optimizers}
+    optimizers_a, optimizers_b = ({item.path: item for item in d.optimizers} for d in (a, b))
     paths = list(changed_tensors)
     changes = []
-    for path, optimizer in items_a.items():
-        entry_b = items_b.get(path)
-        if entry_b is None:
-            changes.append(OptimizerChange(path, "removed", ()))
+    for path, x, y, change in _paired(optimizers_a, optimizers_b):
+        if x is None or y is None:
+            changes.append(OptimizerChange(path, change, ()))
             continue
-        aspects, details = [], _group_changes(a, b, optimizer, entry_b)
-        if optimizer.class_path != entry_b.class_path:
-            aspects.append("class")
-            details.insert(0, f"{optimizer.class_path} -> {entry_b.class_path}")
-        if details[aspects.count("class") :]:
-            aspects.append("param_groups")
-        if _state_differs(a, b, optimizer, entry_b, paths):
+        details = _group_changes(a, b, x, y)
+        aspects = ["param_groups"] if details else []
+        if x.class_path != y.class_path:
+            aspects.insert(0, "class")
+            details.insert(0, f"{x.class_path} -> {y.class_path}")
+        start = (*path, "state")
+        is_changed = any(tensor[: len(start)] == start for tensor in paths)
+        if is_changed or _plain_state(a, x) != _plain_state(b, y):
             aspects.append("state")
         if aspects:
-            changes.append(OptimizerChange(path, "changed", tuple(aspects), tuple(details)))
-    changes += [OptimizerChange(path, "added", ()) for path in items_b if path not in items_a]
+            changes.append(OptimizerChange(path, change, tuple(aspects), tuple(details)))
     return changes
 
 
@@ -310,15 +281,6 @@ def _setting(document: Document, value: Value) -> Value:
 
 def _shown(value: Value) -> str:
     return f"{value:.6g}" if isinstance(value, float) else brief_repr(value)
-
-
-def _state_differs(
-    a: Document, b: Document, items_a: Optimizer, items_b: Optimizer, changed: list[Path]
-) -> bool:
-    start = (*items_a.path, "state")
-    if any(path[: len(start)] == start for path in changed):
-        return True
-    return _plain_state(a, items_a) != _plain_state(b, items_b)
 
 
 def _plain_state(document: Document, optimizer: Optimizer) -> list[tuple[object, bytes]]:

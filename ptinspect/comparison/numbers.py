@@ -57,10 +57,6 @@ class ValueChange:
     nan_a: int
     nan_b: int
 
-    def as_dict(self) -> dict[str, object]:
-        """Return the JSON object of `diff -f json`."""
-        return {name: getattr(self, name) for name in self.__slots__}
-
 
 def same_bytes(a: Tensor, b: Tensor, advance: Callable[[int], None]) -> bool:
     """Return True if two tensors of one dtype and shape have the same logical bytes, part by part

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape as html_escape
 
-from ptinspect.comparison.changes import Change, Comparison, Lone
 from ptinspect.comparison.keys import apply_pattern
+from ptinspect.comparison.report import Change, DiffReport, Lone
 from ptinspect.display.text.columns import Table, draw_table, fold_keys, markdown_table
 from ptinspect.display.text.escape import cut, markdown
 from ptinspect.pickling.pyobjects import dotted
@@ -47,7 +47,7 @@ class _Section:
         )
 
 
-def summary(report: Comparison) -> str:
+def summary(report: DiffReport) -> str:
     """Return one sentence on the kind of difference: same, only names, fine-tuned, …"""
     if report.same:
         tolerance = f" within the tolerance {report.tolerance:g}" if report.tolerance else ""
@@ -76,7 +76,7 @@ def summary(report: Comparison) -> str:
     return f"different: {only}" + "; ".join(part for part in parts if part)
 
 
-def _weights_changed(report: Comparison) -> str:
+def _weights_changed(report: DiffReport) -> str:
     """Return what happened to the values: a cast, one layer, fine-tuning or other weights."""
     casts = [change for change in report.changed if "dtype" in change.what]
     values = [c for c in report.changed if "values" in c.what and not _is_rounding(c)]
@@ -119,7 +119,7 @@ def _is_rounding(change: Change) -> bool:
     return values.mean_rel <= bound and values.nan_a == values.nan_b
 
 
-def _optimizers_changed(report: Comparison) -> str:
+def _optimizers_changed(report: DiffReport) -> str:
     texts = []
     for item in report.optimizers:
         details = f": {join_names(item.details, 3)}" if item.details else ""
@@ -129,7 +129,7 @@ def _optimizers_changed(report: Comparison) -> str:
     return "; ".join(texts)
 
 
-def _sections(report: Comparison) -> list[_Section]:
+def _sections(report: DiffReport) -> list[_Section]:
     sections = [
         _values_section(report),
         _facts_section(report),
@@ -152,7 +152,7 @@ def _sections(report: Comparison) -> list[_Section]:
     return [section for section in sections if section.lines or section.rows]
 
 
-def _lone_section(title: str, sign: str, items: tuple[Lone, ...], report: Comparison) -> _Section:
+def _lone_section(title: str, sign: str, items: tuple[Lone, ...], report: DiffReport) -> _Section:
     section = _Section(title, headers=["key", "dtype", "shape", "note"], sign=sign)
     facts: dict[str, tuple[str, str, str]] = {}
     state: Counter[tuple[str, str]] = Counter()
@@ -173,7 +173,7 @@ def _lone_section(title: str, sign: str, items: tuple[Lone, ...], report: Compar
     return section
 
 
-def _renamed_section(report: Comparison) -> _Section:
+def _renamed_section(report: DiffReport) -> _Section:
     section = _Section("renamed", headers=["A", "B", "evidence"])
     section.rows = [(cut(p.a), cut(p.b), count_text(p.count, "key")) for p in report.patterns]
     for rename in report.renamed:
@@ -184,7 +184,7 @@ def _renamed_section(report: Comparison) -> _Section:
     return section
 
 
-def _optimizer_section(report: Comparison) -> _Section:
+def _optimizer_section(report: DiffReport) -> _Section:
     section = _Section("optimizers")
     for item in report.optimizers:
         what = f" ({', '.join(item.what)})" if item.what else ""
@@ -204,7 +204,7 @@ def _entry(value: object, absent: bool) -> str:
     return cut(repr(value))
 
 
-def _values_section(report: Comparison) -> _Section:
+def _values_section(report: DiffReport) -> _Section:
     """Return the changed values, those that changed most first, repeated blocks folded."""
     headers = ["key", "changed", "max diff", "mean diff", "mean rel", "cosine", "note"]
     section = _Section("values, most changed first", sign="~", headers=headers)
@@ -241,7 +241,7 @@ def _value_row(key: str, changes: list[Change]) -> tuple[float, tuple[str, ...]]
     )  # fmt: skip
 
 
-def _facts_section(report: Comparison) -> _Section:
+def _facts_section(report: DiffReport) -> _Section:
     section = _Section("dtype, shape, device", headers=["key", "what", "A", "B"], sign="~")
     facts = []
     for change in report.changed:
@@ -255,7 +255,7 @@ def _facts_section(report: Comparison) -> _Section:
     return section
 
 
-def _loading_section(report: Comparison) -> _Section:
+def _loading_section(report: DiffReport) -> _Section:
     """Return what load_state_dict of B into the model of A would say, in torch's words."""
     lines: list[str] = []
     if "checkpoint" in (report.a.kind, report.b.kind) and report.a.kind != report.b.kind:
@@ -278,7 +278,7 @@ def _loading_section(report: Comparison) -> _Section:
 
 
 def render_text(
-    report: Comparison, width: int | None = None, *, colour: bool = False, all_rows: bool = False
+    report: DiffReport, width: int | None = None, *, colour: bool = False, all_rows: bool = False
 ) -> str:
     """Return the report as text for a terminal of `width` columns: totals first, then what changed
     most, with the first `ROWS` of each table or all rows."""
@@ -307,7 +307,7 @@ def render_text(
     return "\n".join(lines) + "\n"
 
 
-def _totals(report: Comparison) -> str:
+def _totals(report: DiffReport) -> str:
     counts = (
         (len(report.changed), "changed"), (len(report.added), "added"),
         (len(report.removed), "removed"), (len(report.renamed), "renamed"),
@@ -316,7 +316,7 @@ def _totals(report: Comparison) -> str:
     return "  tensors: " + ", ".join(f"{count:,} {word}" for count, word in counts)
 
 
-def render_markdown(report: Comparison) -> str:
+def render_markdown(report: DiffReport) -> str:
     """Return the report as Markdown for a pull request."""
     paths = f"**{markdown(report.a.path)}** → **{markdown(report.b.path)}**"
     lines = [f"{paths}: {markdown(summary(report))}", ""]
@@ -333,7 +333,7 @@ def render_markdown(report: Comparison) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def render_html(report: Comparison) -> str:
+def render_html(report: DiffReport) -> str:
     """Return the report as one HTML page without scripts or links."""
     parts = [
         "<!DOCTYPE html>", '<html lang="en"><head><meta charset="utf-8">',

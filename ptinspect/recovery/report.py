@@ -63,10 +63,16 @@ class RecoveryReport(Report):
     size: int
     format: str
     target: str | None
-    target_format: str | None
     damage: tuple[Damage, ...]
     tensors: tuple[TensorStatus, ...]
     dropped: tuple[str, ...] = ()
+
+    @property
+    def target_format(self) -> str | None:
+        """The format of the file that was written."""
+        if self.target is None:
+            return None
+        return "safetensors" if self.target.endswith(".safetensors") else "torch-zip"
 
     @property
     def totals(self) -> dict[str, int]:

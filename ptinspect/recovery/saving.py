@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import glob
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -18,7 +19,7 @@ from ptinspect.conversion.targets.builtins_only import UNREPRESENTABLE, PlainVal
 from ptinspect.conversion.targets.safetensors import plan_safetensors
 from ptinspect.document.document import Document
 from ptinspect.document.tensor import InlineStorage
-from ptinspect.errors import DamagedError, PtInspectError, UnsupportedError, add_error_path
+from ptinspect.errors import DamagedError, UnsupportedError, add_error_path
 from ptinspect.limits import LIMITS, Limits
 from ptinspect.pickling.pyobjects import dotted
 from ptinspect.pickling.values import Global, PersistentId
@@ -30,7 +31,14 @@ from ptinspect.recovery.report import (
     RecoveryReport,
     TensorStatus,
 )
-from ptinspect.recovery.salvage import Evidence, Salvage, nothing_left
+from ptinspect.recovery.salvage import (
+    Evidence,
+    Salvage,
+    nothing_left,
+    salvage_legacy,
+    salvage_safetensors,
+    salvage_tar,
+)
 from ptinspect.source.local import open_source
 
 if TYPE_CHECKING:
@@ -71,16 +79,21 @@ def recover(
     with ExitStack() as stack, add_error_path(source_path):
         source = stack.enter_context(open_source(source_path))
         guard = ModificationGuard(source)
-        descriptors = [] if source.descriptor is None else [source.descriptor]
-        check_destination(target, force=force, sources=(source.path, *descriptors))
+        check_destination(target, force=force, sources=guard.names)
         try:
             salvage = salvage_source(source, limits)
-        except PtInspectError as error:
-            return _nothing(source, source_path, error)
+        except DamagedError as error:
+            offset = error.where.offset if error.where is not None else None
+            damage = Damage("description", offset, error.message)
+            return RecoveryReport(source_path, source.size, "unknown", None, (damage,), ())
         document = Document(source, salvage.archive, limits)
-        tensors = [_status(info, salvage) for info in document.tensors.values()]
+        infos = list(document.tensors.values())
+        tensors = [_status(info, salvage) for info in infos]
+        report = RecoveryReport(
+            source_path, source.size, salvage.archive.format, None,
+            tuple(salvage.damage), tuple(tensors),
+        )  # fmt: skip
         saved = (PROVED,) if proved_only else (PROVED, PLAUSIBLE)
-        report = _report(source, source_path, salvage, tensors)
         if tensors and not any(status.status in saved for status in tensors):
             return report
         file, written, dropped = _planned(
@@ -90,13 +103,10 @@ def recover(
         _write(file, target, force, guard, progress)
         views = {tensor.view_key() for tensor in written}
         reason = _UNRECORDED[target.endswith(".safetensors")]
-        tensors = [
-            status
-            if status.status not in saved or _is_written(info.tensor, views)
-            else replace(status, status=LOST, reason=reason)
-            for status, info in zip(tensors, document.tensors.values(), strict=True)
-        ]
-        return _report(source, source_path, salvage, tensors, target, dropped)
+        for number, (info, status) in enumerate(zip(infos, tensors, strict=True)):
+            if status.status in saved and not _is_written(info.tensor, views):
+                tensors[number] = replace(status, status=LOST, reason=reason)
+        return replace(report, target=target, tensors=tuple(tensors), dropped=tuple(dropped))
 
 
 def salvage_source(source: Source, limits: Limits) -> Salvage:
@@ -104,7 +114,6 @@ def salvage_source(source: Source, limits: Limits) -> Salvage:
     saved, UnsupportedError for other kinds of files."""
     from ptinspect.formats.signatures import is_tar
     from ptinspect.formats.zip.records import LOCAL
-    from ptinspect.recovery.streams import salvage_legacy, salvage_safetensors, salvage_tar
     from ptinspect.recovery.zip_file import salvage_zip
 
     head = source.read(0, min(source.size, 4096))
@@ -125,15 +134,6 @@ def salvage_source(source: Source, limits: Limits) -> Salvage:
         "it is not a zip, stream or tar of torch.save, nor safetensors: nothing can be recovered",
         hint="`ptinspect show` says what the file is",
     )
-
-
-def _nothing(source: Source, path: str, error: PtInspectError) -> RecoveryReport:
-    """Return the report that nothing can be saved; other errors are raised."""
-    if not isinstance(error, DamagedError):
-        raise error
-    offset = error.where.offset if error.where is not None else None
-    damage = Damage("description", offset, error.message)
-    return RecoveryReport(path, source.size, "unknown", None, None, (damage,), ())
 
 
 def _status(info: TensorInfo, salvage: Salvage) -> TensorStatus:
@@ -219,7 +219,7 @@ def _planned(
     """Return the file to write, its tensors, and the paths of values that it cannot hold."""
     if target.endswith(".safetensors"):
         lost = [info.key for info in document.tensors.values() if not is_saved(info.tensor)]
-        edits = KeyEdits(exclude=tuple(map(_escaped, lost)))
+        edits = KeyEdits(exclude=tuple(map(glob.escape, lost)))
         options = ConvertOptions("safetensors", edits=edits)
         plan = plan_safetensors(document, target, options)
         return plan.files[0], [planned.tensor for planned in plan.tensors], []
@@ -241,11 +241,6 @@ def _planned(
     return torch_file(target, *graph.dump(root)), graph.tensors, dropped
 
 
-def _escaped(key: str) -> str:
-    """Return a glob that matches only this key."""
-    return "".join(f"[{char}]" if char in "*?[" else char for char in key)
-
-
 def _write(
     file: OutputFile, target: str, force: bool, guard: ModificationGuard,
     progress: Callable[[int, int], None] | None,
@@ -262,16 +257,3 @@ def _write(
         file.write(Sink(output, count))
         output.finish()
         guard.check()
-
-
-def _report(
-    source: Source, path: str, salvage: Salvage, tensors: list[TensorStatus],
-    target: str | None = None, dropped: Sequence[str] = (),
-) -> RecoveryReport:  # fmt: skip
-    container = None
-    if target is not None:
-        container = "safetensors" if target.endswith(".safetensors") else "torch-zip"
-    return RecoveryReport(
-        path, source.size, salvage.archive.format, target, container,
-        tuple(salvage.damage), tuple(tensors), tuple(dropped),
-    )  # fmt: skip

@@ -12,10 +12,10 @@ import zlib
 from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ptinspect.errors import DamagedError, PtInspectError
-from ptinspect.formats.archive import CHUNK, Span
+from ptinspect.formats.archive import Span, read_chunks
 from ptinspect.formats.persistent_ids import Declared, declared_storages
 from ptinspect.formats.zip.directory import DEFLATED, DESCRIBED, STORED, ZipDirectory
 from ptinspect.formats.zip.records import DESCRIPTOR, END, LOCAL, LOCAL_HEADER
@@ -29,6 +29,7 @@ from ptinspect.recovery.salvage import (
     MemorySpan,
     Salvage,
     SalvagedArchive,
+    cut_off,
     nothing_left,
 )
 from ptinspect.text import printable_name
@@ -46,7 +47,7 @@ MOST_PASSES = 8
 """How often all bytes of a file are read to check them. Honest files need three passes at most,
 because a record may be in as many places."""
 
-OVERLAPPING = Evidence(LOST, "its bytes belong to too many other records")
+OVERLAPPING = "its bytes belong to too many other records"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,6 @@ class Candidate:
     Attributes:
         start: offset of its bytes in the source.
         packed: bytes that it takes there; None if its end was not found.
-        size: bytes when unpacked; None if it is not recorded.
         crc: the recorded CRC-32; None if none was found.
         header: offset of its local header in the source.
         doubt: why a matching CRC-32 does not prove that the bytes are this record; else empty.
@@ -66,7 +66,6 @@ class Candidate:
     method: int
     start: int
     packed: int | None
-    size: int | None
     crc: int | None
     header: int
     doubt: str = ""
@@ -84,28 +83,25 @@ def local_candidates(source: Source) -> Iterator[Candidate]:
         is_chained = is_chained and position == after
         after = position + 4
         if position + 30 <= end:
-            _, flags, method, crc, packed, size, name, extra = LOCAL_HEADER.unpack_from(
-                buffer, position
-            )
+            header = LOCAL_HEADER.unpack_from(buffer, position)
+            _, flags, method, crc, packed, _, name, extra = header
             start = position + 30 + name + extra
             text = bytes(buffer[position + 30 : position + 30 + name]).decode("utf-8", "replace")
             if 0 < name <= LONGEST_NAME and start <= end and text.isprintable():
                 if flags & DESCRIBED and not packed:
                     ends = descriptors.get(start & 0xFFFFFFFF, [])
                     number = bisect_left(ends, start)
-                    crc = size = packed = None
+                    crc = packed = None
                     after = start
                     if number < len(ends):
-                        size = packed = ends[number] - start
+                        packed = ends[number] - start
                         after = ends[number] + 16
                         crc = int.from_bytes(buffer[after - 12 : after - 8], "little")
                 else:
                     after = start + packed if start + packed <= end else start
                 is_doubted = not is_chained and text.rpartition("/")[2] == "data.pkl"
                 doubt = "data.pkl may be that of another file inside this one" if is_doubted else ""
-                yield Candidate(
-                    text, method, start - base, packed, size, crc, position - base, doubt
-                )
+                yield Candidate(text, method, start - base, packed, crc, position - base, doubt)
         position = buffer.find(LOCAL, after, end)
 
 
@@ -192,12 +188,11 @@ def _all_candidates(
             if local is not None and local.name != name:
                 doubts[header] = "the directory and its local header record different names"
                 names = f"{printable_name(local.name)} has the name {printable_name(name)}"
-                damage_of_name = Damage("directory", header, f"the record {names} in the directory")
-                damage.append(damage_of_name)
+                damage.append(Damage("directory", header, f"the record {names} in the directory"))
         listed += [
             Candidate(
                 name, directory.methods[number], start, directory.packed[number],
-                directory.sizes[number], directory.crcs[number], header, doubts.get(header, ""),
+                directory.crcs[number], header, doubts.get(header, ""),
             )
             for start in starts
         ]  # fmt: skip
@@ -244,6 +239,18 @@ def _storages(
     return evidence
 
 
+class _Result(NamedTuple):
+    """The bytes at one place, the evidence for them, and the damage that was seen."""
+
+    span: Span | None
+    evidence: Evidence
+    damage: Damage | None = None
+
+
+def _lost(reason: str, damage: Damage | None = None) -> _Result:
+    return _Result(None, Evidence(LOST, reason), damage)
+
+
 class _RecordReader:
     """Reads records from the first place that a checksum speaks for."""
 
@@ -255,11 +262,10 @@ class _RecordReader:
         self.limits = limits
         self.candidates = candidates
         self.damage = damage
-        every = [c for group in candidates.values() for c in group]
         self._bytes_left = MOST_PASSES * source.size
         self._crcs: dict[tuple[int, int], int] = {}
         # torch.serialization.set_crc32_options(False) writes zeros for all of them
-        self.has_crcs = any(candidate.crc for candidate in every)
+        self.has_crcs = any(candidate.crc for group in candidates.values() for candidate in group)
 
     def small_record(self, name: str) -> tuple[bytes | None, Evidence]:
         span, evidence = self.best(name, None)
@@ -295,85 +301,78 @@ class _RecordReader:
             self.damage.append(damage)
         return best
 
-    def _examine(
-        self, candidate: Candidate, need: int | None
-    ) -> tuple[Span | None, Evidence, Damage | None]:
-        """Return the bytes at one place, what speaks for them, and the damage that was seen."""
-        source, start, name = self.source, candidate.start, candidate.name
-        available = source.size - start
-        length = candidate.packed
-        if candidate.method == DEFLATED and length is not None:
-            return self._inflated(candidate, need)
-        if candidate.method not in (STORED, DEFLATED):
-            return None, Evidence(LOST, f"has unknown compression {candidate.method}"), None
+    def _examine(self, candidate: Candidate, need: int | None) -> _Result:
+        """Judge the bytes at one place, of which `need` are needed."""
+        start, name, length = candidate.start, candidate.name, candidate.packed
+        size, base = self.source.size, self.source.base
+        available = size - start
+        if candidate.method == DEFLATED:
+            if length is None:
+                return _lost("it is compressed, and its end is lost")
+            return self._inflated(candidate, length, need)
         if candidate.method != STORED:
-            return None, Evidence(LOST, "it is compressed, and its end is lost"), None
-        if length is None and need is not None and available < need + 16 and available >= need:
-            span = Span(name, need, start, source.base)  # the file ends behind it
+            return _lost(f"has unknown compression {candidate.method}")
+        if length is None and need is not None and need <= available < need + 16:
             reason = f"{NO_CHECKSUM}: the file is cut off behind its bytes"
-            cut = Damage("cut", source.size, "the file is cut off")
-            return span, Evidence(PLAUSIBLE, reason), cut
-        if (length is not None and length > available) or (need is not None and available < need):
-            have = f"{available:,} of {need if need is not None else length:,} bytes are there"
-            cut = Damage("cut", source.size, f"the file is cut off within {name}")
-            return None, Evidence(LOST, f"it is cut off: {have}"), cut
+            cut = Damage("cut", size, "the file is cut off")
+            return _Result(Span(name, need, start, base), Evidence(PLAUSIBLE, reason), cut)
+        if max(length or 0, need or 0) > available:
+            evidence = cut_off(available, need if need is not None else length or 0)
+            return _Result(
+                None, evidence, Damage("cut", size, f"the file is cut off within {name}")
+            )
         if length is None:
-            broken = f"the end of {name} is not where it should be"
-            return self._lost(candidate, "the frame around its bytes is broken", "frame", broken)
+            message = f"the end of {name} is not where it should be"
+            return self._damaged(
+                candidate, "the frame around its bytes is broken", "frame", message
+            )
         if need is not None and length < need:
             sizes = f"has {length:,} of {need:,} bytes"
-            return self._lost(candidate, f"its record {sizes}", "frame", f"{name} {sizes}")
-        span = Span(name, length, start, source.base)
+            return self._damaged(candidate, f"its record {sizes}", "frame", f"{name} {sizes}")
+        span = Span(name, length, start, base)
         if candidate.crc is None or not self.has_crcs:
-            return span, UNCHECKED, None
+            return _Result(span, UNCHECKED)
         if (start, length) not in self._crcs:
             if length > self._bytes_left:
-                return None, OVERLAPPING, None
+                return _lost(OVERLAPPING)
             self._bytes_left -= length
-            self._crcs[start, length] = _crc(source, start, length)
-        if self._crcs[start, length] == candidate.crc:
-            return span, Evidence(PLAUSIBLE, candidate.doubt) if candidate.doubt else PROOF, None
-        return self._wrong_checksum(candidate)
+            crc = 0
+            for chunk in read_chunks(self.source, start, start + length):
+                crc = zlib.crc32(chunk, crc)
+            self._crcs[start, length] = crc
+        return self._compared(candidate, span, self._crcs[start, length])
 
-    def _lost(
-        self, candidate: Candidate, reason: str, kind: str, message: str
-    ) -> tuple[None, Evidence, Damage]:
-        offset = None if self.source.base is None else self.source.base + candidate.start
-        return None, Evidence(LOST, reason), Damage(kind, offset, message)
-
-    def _wrong_checksum(self, candidate: Candidate) -> tuple[None, Evidence, Damage]:
-        message = f"the CRC-32 of {candidate.name} does not match"
-        return self._lost(candidate, "its bytes do not match their checksum", "checksum", message)
-
-    def _inflated(
-        self, candidate: Candidate, need: int | None
-    ) -> tuple[Span | None, Evidence, Damage | None]:
-        assert candidate.packed is not None
-        if candidate.packed > self._bytes_left:
-            return None, OVERLAPPING, None
-        self._bytes_left -= candidate.packed
+    def _inflated(self, candidate: Candidate, packed: int, need: int | None) -> _Result:
+        if packed > self._bytes_left:
+            return _lost(OVERLAPPING)
+        self._bytes_left -= packed
         most = min(self.limits.inflated_bytes, self.limits.pickle_bytes if need is None else need)
         inflate = zlib.decompressobj(-15)
         try:
-            raw = self.source.read(candidate.start, candidate.packed)
-            data = inflate.decompress(raw, most + 1)
+            data = inflate.decompress(self.source.read(candidate.start, packed), most + 1)
         except (zlib.error, PtInspectError):
             message = f"{candidate.name} cannot be unpacked"
-            return self._lost(candidate, "its compressed bytes are damaged", "checksum", message)
+            reason = "its compressed bytes are damaged"
+            return self._damaged(candidate, reason, "checksum", message)
         if len(data) > most or not inflate.eof or (need is not None and len(data) < need):
             message = f"{candidate.name} unpacks to another size"
             reason = "it unpacks to another size than it should"
-            return self._lost(candidate, reason, "frame", message)
-        if candidate.crc is not None and self.has_crcs and zlib.crc32(data) != candidate.crc:
-            return self._wrong_checksum(candidate)
-        evidence = PROOF if candidate.crc is not None and self.has_crcs else UNCHECKED
-        if candidate.doubt:
-            evidence = Evidence(PLAUSIBLE, candidate.doubt)
-        return MemorySpan(candidate.name, data), evidence, None
+            return self._damaged(candidate, reason, "frame", message)
+        span = MemorySpan(candidate.name, data)
+        if candidate.crc is None or not self.has_crcs:
+            doubt = candidate.doubt
+            return _Result(span, Evidence(PLAUSIBLE, doubt) if doubt else UNCHECKED)
+        return self._compared(candidate, span, zlib.crc32(data))
 
+    def _compared(self, candidate: Candidate, span: Span, crc: int) -> _Result:
+        """Judge bytes by their CRC-32."""
+        if crc != candidate.crc:
+            message = f"the CRC-32 of {candidate.name} does not match"
+            reason = "its bytes do not match their checksum"
+            return self._damaged(candidate, reason, "checksum", message)
+        doubt = candidate.doubt
+        return _Result(span, Evidence(PLAUSIBLE, doubt) if doubt else PROOF)
 
-def _crc(source: Source, start: int, length: int) -> int:
-    crc = 0
-    for at in range(start, start + length, CHUNK):
-        crc = zlib.crc32(source.read(at, min(CHUNK, start + length - at)), crc)
-    return crc
+    def _damaged(self, candidate: Candidate, reason: str, kind: str, message: str) -> _Result:
+        offset = None if self.source.base is None else self.source.base + candidate.start
+        return _lost(reason, Damage(kind, offset, message))
