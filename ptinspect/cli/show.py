@@ -31,7 +31,7 @@ from ptinspect.cli.output import (
 from ptinspect.display import FORMATS, ShowOptions, renderer
 from ptinspect.document import open as open_document
 from ptinspect.errors import FormatError, PtInspectError
-from ptinspect.formats.folders import MEMBER_SUFFIXES, main_file
+from ptinspect.formats.detect import MEMBER_SUFFIXES, main_file
 from ptinspect.source.folder import BROKEN_LINK, LeftOut, files_below, left_out_text
 
 if TYPE_CHECKING:

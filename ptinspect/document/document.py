@@ -13,8 +13,7 @@ from ptinspect.document.tensor import Tensor
 from ptinspect.document.tensors import TensorInfo, TensorReader
 from ptinspect.document.walk import Contents, DocumentWarning, walk
 from ptinspect.errors import PtInspectError, add_error_path
-from ptinspect.formats.detect import open_archive
-from ptinspect.formats.folders import main_file_of_folder
+from ptinspect.formats.detect import main_file_of_folder, open_archive
 from ptinspect.limits import LIMITS, Limits
 from ptinspect.pickling.pyobjects import Path, as_mapping, as_sequence, bracketed, class_path
 from ptinspect.pickling.values import Call, Global, Value

@@ -9,11 +9,13 @@ from ptinspect.limits import LIMITS, Limits
 from ptinspect.pickling.machine import run
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from ptinspect.pickling.machine import Pickled
     from ptinspect.pickling.values import Value
     from ptinspect.source.base import Source
+
+    OpenArchive = Callable[[Source, Limits], "Archive"]
 
 CHUNK = 1 << 20
 """Bytes per read of long records."""

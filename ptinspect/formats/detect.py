@@ -1,4 +1,5 @@
-"""Find out what a file is by its content, never by its name, and open it.
+"""Find out what a file is by its content, never by its name, and open it; and which file of a
+folder describes the whole.
 
 The order is torch's: a file that begins like a zip is one, a tar with torch's members is a torch
 file, and everything that is not known to be something else is read as pickles. Modules that a zip
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
+from importlib import import_module  # noqa: TID251 (names in `READERS` only)
 from typing import TYPE_CHECKING
 
 from ptinspect.errors import DOWNLOAD_AGAIN, DamagedError, FormatError
@@ -24,8 +26,12 @@ from ptinspect.formats.signatures import (
 )
 from ptinspect.limits import LIMITS, Limits
 from ptinspect.pickling.opcodes import BY_CODE
+from ptinspect.source.folder import check_listable
+from ptinspect.text import is_outside
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ptinspect.formats.archive import Archive
     from ptinspect.formats.zip.directory import ZipDirectory
     from ptinspect.source.base import Source
@@ -43,6 +49,23 @@ REPLACED = "\ufffd".encode()
 
 MAX_TAG = 255
 """Bytes of the longest file `latest` of DeepSpeed, which names a folder."""
+
+LATEST = "latest"
+"""The file of DeepSpeed that names its newest checkpoint's folder."""
+
+INDEXES = (
+    "model.safetensors.index.json",
+    "diffusion_pytorch_model.safetensors.index.json",
+    "adapter_model.safetensors.index.json",
+    "pytorch_model.bin.index.json",
+)
+SINGLE_FILES = (
+    ("adapter_config.json", ("adapter_model.safetensors", "adapter_model.bin")),
+    ("config.json", ("model.safetensors", "pytorch_model.bin", "tf_model.safetensors")),
+    ("config.json", ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")),
+)
+MEMBER_SUFFIXES = (".safetensors", ".bin", ".distcp", ".index.json", ".metadata")
+"""Ends of the names of files that belong to the document of their folder."""
 
 HEAD_BYTES = 4096
 """Bytes that are read before it is decided what a file is."""
@@ -89,13 +112,33 @@ def _open_shard(source: Source, limits: Limits) -> Archive:
     return _open(source, limits, allow_index=False)
 
 
+READERS = {
+    "torch-zip": "torch.zip_file.open_zip",
+    "torchscript": "torch.torchscript.read_torchscript",
+    "torch-package": "torch.package.read_package",
+    "torch-export": "torch.export.read_export",
+    "npz": "numpy_files.read_npz",
+    "npy": "numpy_files.read_npy",
+    "safetensors": "safetensors.read_safetensors",
+    "gguf": "gguf.read_gguf",
+    "onnx": "onnx.read_onnx",
+    "torch-legacy-tar": "torch.tar.read_tar",
+    "safetensors-index": "sharded.read_sharded",
+    "torch-index": "sharded.read_sharded",
+}
+"""The function that reads each format. Its module is imported when it is needed."""
+
+
+def _reader(format: str) -> Callable[..., Archive]:
+    module, _, name = READERS[format].rpartition(".")
+    return getattr(import_module(f"ptinspect.formats.{module}"), name)  # type: ignore[no-any-return]
+
+
 def _open(source: Source, limits: Limits, allow_index: bool) -> Archive:
     head = source.read(0, min(source.size, HEAD_BYTES))
     if head.startswith(ZIP_MAGIC):
         return _open_zip(source, limits)
     if source.size <= MAX_TAG and allow_index and head:
-        from ptinspect.formats.folders import LATEST, deepspeed_folder
-
         parent, name = os.path.split(source.path)
         checkpoint = deepspeed_folder(parent) if name == LATEST else None
         if checkpoint is not None:
@@ -110,7 +153,13 @@ def _open(source: Source, limits: Limits, allow_index: bool) -> Archive:
             return dump
     named = identify_head(source, head, limits)
     if named is not None:
-        return _open_named(source, named, head, limits, allow_index)
+        is_index = named.format.endswith("-index")
+        is_ggml = named.format == "gguf" and not head.startswith(b"GGUF")
+        if named.format not in READERS or is_ggml or (is_index and not allow_index):
+            raise named.error()
+        if is_index:
+            return _reader(named.format)(source, _open_shard, limits)
+        return _reader(named.format)(source, limits)
     from ptinspect.formats.pickles import open_pickle
 
     archive = open_pickle(source, head, limits)
@@ -125,58 +174,12 @@ def _open(source: Source, limits: Limits, allow_index: bool) -> Archive:
 
 def _open_zip(source: Source, limits: Limits) -> Archive:
     directory, identity, folder = read_zip_directory(source, limits)
-    if identity.format == "torchscript" and f"{folder}data.pkl" in directory.index:
-        from ptinspect.formats.torch.torchscript import read_torchscript
-
-        return read_torchscript(source, directory, folder, limits)
-    if identity.format == "npz":
-        from ptinspect.formats.numpy_files import read_npz
-
-        return read_npz(source, directory, limits)
-    if identity.format == "torch-export":
-        from ptinspect.formats.torch.export import read_export
-
-        return read_export(source, directory, folder, _open_shard, limits)
-    if identity.format == "torch-package":
-        from ptinspect.formats.torch.package import read_package
-
-        return read_package(source, directory, folder, limits)
-    if identity.format != "torch-zip":
+    is_old = identity.format == "torchscript" and f"{folder}data.pkl" not in directory.index
+    if identity.format not in READERS or is_old:
         raise identity.error()
-    from ptinspect.formats.torch.zip_file import open_zip
-
-    return open_zip(source, directory, folder, limits)
-
-
-def _open_named(
-    source: Source, named: Identity, head: bytes, limits: Limits, allow_index: bool
-) -> Archive:
-    """Open a file that is neither a zip nor pickles."""
-    if named.format == "safetensors":
-        from ptinspect.formats.safetensors import read_safetensors
-
-        return read_safetensors(source, limits)
-    if named.format == "npy":
-        from ptinspect.formats.numpy_files import read_npy
-
-        return read_npy(source, limits)
-    if head.startswith(b"GGUF"):
-        from ptinspect.formats.gguf import read_gguf
-
-        return read_gguf(source, limits)
-    if named.format == "onnx":
-        from ptinspect.formats.onnx import read_onnx
-
-        return read_onnx(source, limits)
-    if named.format == "torch-legacy-tar":
-        from ptinspect.formats.torch.tar import read_tar
-
-        return read_tar(source, limits)
-    if named.format in ("safetensors-index", "torch-index") and allow_index:
-        from ptinspect.formats.sharded import read_sharded
-
-        return read_sharded(source, _open_shard, limits)
-    raise named.error()
+    if identity.format == "torch-export":
+        return _reader("torch-export")(source, directory, folder, _open_shard, limits)
+    return _reader(identity.format)(source, directory, folder, limits)
 
 
 def identify_head(source: Source, head: bytes, limits: Limits) -> Identity | None:
@@ -250,3 +253,56 @@ def read_zip_directory(source: Source, limits: Limits) -> tuple[ZipDirectory, Id
             raise CONCATENATED_ZIPS.error() from None
         raise
     return directory, *identify_zip(directory.names, directory.index)
+
+
+# Folders that are one model or checkpoint
+
+
+def main_file(folder: str) -> str | None:
+    """Return the file that stands for the whole folder; None if the folder is a list of files.
+    It is the `.metadata` of torch.distributed.checkpoint, the index of a sharded model, or the
+    one file of a Hugging Face model. Of safetensors and .bin, as transformers does, the former."""
+    try:
+        names = set(os.listdir(folder))
+    except OSError:
+        return None
+    if ".metadata" in names:
+        return os.path.join(folder, ".metadata")
+    if LATEST in names and deepspeed_folder(folder) is not None:
+        return os.path.join(folder, LATEST)
+    for index in INDEXES:
+        if index in names:
+            return os.path.join(folder, index)
+    for config, models in SINGLE_FILES:
+        if config in names:
+            for model in models:
+                if model in names:
+                    return os.path.join(folder, model)
+    return None
+
+
+def deepspeed_folder(folder: str) -> str | None:
+    """Return the folder of DeepSpeed's newest checkpoint, which the file `latest` names."""
+    try:
+        with open(os.path.join(folder, LATEST), encoding="utf-8") as file:
+            tag = file.read(256).strip()
+        if not tag.isprintable() or not tag or is_outside(tag) or {*"/\\:"} & set(tag):
+            return None
+        names = os.listdir(os.path.join(folder, tag))
+    except (OSError, ValueError):
+        return None
+    is_checkpoint = any(name.endswith("_model_states.pt") for name in names)
+    return os.path.join(folder, tag) if is_checkpoint else None
+
+
+def main_file_of_folder(folder: str) -> str:
+    """Return the file that stands for the whole folder; FormatError if it is not one checkpoint."""
+    path = main_file(folder)
+    if path is None:
+        check_listable(folder)
+        raise FormatError(
+            "a folder, and not one checkpoint: it has no .metadata, index or model with a config",
+            path=folder,
+            hint="name the file in it that is meant",
+        )
+    return path

@@ -144,7 +144,9 @@ def read_npy(source: Source, limits: Limits = LIMITS) -> NumpyFile:
     return archive
 
 
-def read_npz(source: Source, directory: ZipDirectory, limits: Limits = LIMITS) -> NumpyFile:
+def read_npz(
+    source: Source, directory: ZipDirectory, folder: str = "", limits: Limits = LIMITS
+) -> NumpyFile:
     """Read a zip of arrays; their names are those of `numpy.load`. Raises as `read_npy`."""
     archive = NumpyFile(source, "npz", limits)
     values: dict[str, Value] = {}

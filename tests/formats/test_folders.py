@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 import ptinspect
-from ptinspect.formats.folders import main_file
+from ptinspect.formats.detect import main_file
 from ptinspect.safety.load_advice import load_advice
 from tests.cli.running import run
 from tests.conftest import FIXTURES

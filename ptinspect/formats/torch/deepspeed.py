@@ -17,26 +17,33 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from itertools import accumulate, chain
+from dataclasses import replace
+from functools import partial
+from itertools import chain
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-from ptinspect.dtypes import DTYPES, DType, decoder, dtype_of_class
+from ptinspect.dtypes import DTYPES, decoder
 from ptinspect.errors import DamagedError, PtInspectError, UnsupportedError, add_error_path
-from ptinspect.formats.archive import CHUNK, Archive, Finding, PicklelessArchive, Span, check_range
+from ptinspect.formats.archive import Archive, Finding
 from ptinspect.formats.safetensors import dense_tensor, ordered_dict
+from ptinspect.formats.torch.pieces import (
+    Elements,
+    Piece,
+    PiecedArchive,
+    PiecedSpan,
+    locate,
+    sizes_of,
+)
 from ptinspect.limits import LIMITS, Limits
-from ptinspect.pickling.pyobjects import as_mapping, as_sequence, function_path
-from ptinspect.pickling.values import Call, Global, PersistentId, Value, key_value
+from ptinspect.pickling.pyobjects import as_mapping, as_sequence
+from ptinspect.pickling.values import Call, Global, Value, key_value
 from ptinspect.source.local import open_source
 from ptinspect.text import bounded_repr, join_names, printable_name
 
 if TYPE_CHECKING:
+    from ptinspect.formats.archive import OpenArchive
     from ptinspect.source.base import Source
-
-    OpenArchive = Callable[[Source, Limits], Archive]
 
 _MODEL, _OPTIMIZER = "_model_states.pt", "_optim_states.pt"
 _FLAT_KEYS = {1: "single_partition_of_fp32_groups", 2: "single_partition_of_fp32_groups",
@@ -45,69 +52,11 @@ _FLOAT = DTYPES["float32"]
 _REBUILD_PARAMETER = Global("torch._utils", "_rebuild_parameter", 0)
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """Bytes of a storage in one of the files: `begin` to `begin + length`."""
-
-    archive: Archive
-    span: Span
-    dtype: DType
-    begin: int
-    length: int
-
-    @property
-    def numel(self) -> int:
-        return self.length // self.dtype.itemsize
-
-    def elements(self, start: int, stop: int) -> _Part:
-        size = self.dtype.itemsize
-        begin = self.begin + start * size
-        return _Part(self.archive, self.span, self.dtype, begin, (stop - start) * size)
-
-
-class _JoinedSpan(Span):
-    """Parts one after the other; cast to float32 if `cast` is set."""
-
-    __slots__ = ("cast", "parts")
-
-    def __init__(self, parts: list[_Part], cast: bool = False) -> None:
-        numel = sum(part.numel for part in parts)
-        nbytes = numel * _FLOAT.itemsize if cast else sum(part.length for part in parts)
-        super().__init__(None, nbytes, None, None)
-        self.parts = parts
-        self.cast = cast
-
-
-class DeepSpeed(PicklelessArchive):
-    """See the module's docstring. `parts` are the files."""
+class DeepSpeed(PiecedArchive):
+    """See the module's docstring. `parts` are the files. A tensor's pieces are ranges of its
+    elements, as a vector."""
 
     format = "deepspeed"
-
-    def chunks(
-        self, span: Span, start: int = 0, stop: int | None = None, size: int = CHUNK
-    ) -> Iterator[bytes]:
-        start, stop = check_range(span, start, stop)
-        assert isinstance(span, _JoinedSpan)
-        if span.cast:
-            yield _as_float(span.parts)[start:stop]
-            return
-        ends = accumulate(part.length for part in span.parts)
-        for part, end in zip(span.parts, ends, strict=True):
-            first, last = max(start, end - part.length), min(stop, end)
-            if first < last:
-                begin = part.begin + first - (end - part.length)
-                yield from part.archive.chunks(part.span, begin, begin + last - first, size)
-
-
-def _as_float(parts: list[_Part]) -> bytes:
-    """Return float16, bfloat16 or float64 as float32: `Tensor.float()`."""
-    from array import array
-
-    numbers = array("f")
-    for part in parts:
-        raw = part.archive.read(part.span, part.begin, part.begin + part.length)
-        numbers.extend(decoder(part.dtype)(raw))  # type: ignore[arg-type]
-    return numbers.tobytes()
 
 
 def _names(folder: str, ending: str) -> list[str]:
@@ -177,7 +126,8 @@ def _join(
     joiner = _Joiner(archive)
     if not optimizers:
         for key, value in module.items():
-            joiner.add(key, [_located(first, key, value)], _shape(key, value), is_parameter=False)
+            part = _locate(first, key, value)
+            joiner.add(key, [part], part.shape, is_parameter=False)
         archive.value = ordered_dict(joiner.tensors)
         return
     zero = [_mapping(state, "optimizer_state_dict") for state in optimizers]
@@ -186,20 +136,21 @@ def _join(
         raise _missing_ranks_error(ranks, names)
     for key in map(str, as_sequence(model.get("buffer_names")) or ()):
         if key in module:
-            part = _located(first, key, module[key])
+            part = _locate(first, key, module[key])
             cast = part.dtype.kind == "float" and part.dtype is not _FLOAT
-            joiner.add(key, [part], _shape(key, module[key]), is_parameter=False, cast=cast)
+            joiner.add(key, [part], part.shape, is_parameter=False, cast=cast)
     frozen = _mapping(model, "frozen_param_shapes")
     for key, size in frozen.items():
         sources = models if stage == 3 else models[:1]
         parts = [
-            _located(part, key, _mapping(state, "frozen_param_fragments").get(key))
+            _locate(part, key, _mapping(state, "frozen_param_fragments").get(key))
             for part, state in zip(archive.parts, sources, strict=False)
         ]
-        joiner.add(key, _cut(parts, 0, prod(_sizes(key, size)), key), _sizes(key, size))
+        shape = sizes_of(size, bounded_repr(key))
+        joiner.add(key, _cut(parts, 0, prod(shape), key), shape)
     flat_key = _FLAT_KEYS[stage]
     groups = [
-        [_located(part, flat_key, value) for value in as_sequence(state.get(flat_key)) or ()]
+        [_locate(part, flat_key, value) for value in as_sequence(state.get(flat_key)) or ()]
         for part, state in zip(archive.parts[len(models) :], zero, strict=True)
     ]
     shapes = [
@@ -214,7 +165,7 @@ def _join(
 
 
 def _join_stage_2(
-    joiner: _Joiner, groups: list[list[_Part]], shapes: list[dict[str, Value]],
+    joiner: _Joiner, groups: list[list[Elements]], shapes: list[dict[str, Value]],
     zero: dict[str, Value],
 ) -> None:  # fmt: skip
     paddings = as_sequence(zero.get("param_alignment_paddings"))
@@ -226,7 +177,7 @@ def _join_stage_2(
         steps = as_sequence(paddings[number]) if paddings is not None else None
         position = 0
         for index, (key, size) in enumerate(group.items()):
-            shape = _sizes(key, size)
+            shape = sizes_of(size, bounded_repr(key))
             joiner.add(key, _cut(vector, position, position + prod(shape), key), shape)
             position += prod(shape)
             step = steps[index] if steps is not None and index < len(steps) else 0
@@ -240,12 +191,12 @@ def _join_stage_2(
 
 
 def _join_stage_3(
-    joiner: _Joiner, groups: list[list[_Part]], shapes: list[dict[str, Value]],
+    joiner: _Joiner, groups: list[list[Elements]], shapes: list[dict[str, Value]],
     zero: dict[str, Value],
 ) -> None:  # fmt: skip
     ranks, position = len(groups), 0
     for key, size in chain.from_iterable(group.items() for group in shapes):
-        shape = _sizes(key, size)
+        shape = sizes_of(size, bounded_repr(key))
         length = -(-prod(shape) // ranks)
         parts = [p for rank in groups for p in _cut(rank, position, position + length, key)]
         joiner.add(key, _cut(parts, 0, prod(shape), key), shape)
@@ -263,34 +214,52 @@ class _Joiner:
     """Collects the tensors, with a storage for each."""
 
     def __init__(self, archive: DeepSpeed) -> None:
-        self.spans: dict[object, Span] = {}
-        archive.storages = self.spans
+        self.archive = archive
         self.tensors: dict[str, Value] = {}
 
     def add(
-        self, key: str, parts: list[_Part], shape: tuple[int, ...], *,
+        self, key: str, parts: list[Elements], shape: tuple[int, ...], *,
         is_parameter: bool = True, cast: bool = False,
     ) -> None:  # fmt: skip
+        """Add a tensor whose parts follow one another; cast to float32 if `cast` is set."""
         dtypes = {part.dtype for part in parts} or {_FLOAT}
         if len(dtypes) > 1 or key in self.tensors:
             raise DamagedError(f"{bounded_repr(key)} is there twice or with two element types")
         dtype = _FLOAT if cast else dtypes.pop()
-        span = self.spans[key] = _JoinedSpan(parts, cast)
-        if span.length != prod(shape) * dtype.itemsize:
+        pieces, offset = [], 0
+        for part in parts:
+            elements = partial(_as_float if cast else _unchanged, part)
+            pieces.append(Piece((offset,), (part.numel,), part.archive.source.path, elements))
+            offset += part.numel
+        if offset != prod(shape):
             raise DamagedError(f"{bounded_repr(key)} is not complete")
+        self.archive.spans[key] = PiecedSpan(dtype, (offset,), pieces)
         call = dense_tensor(key, dtype, shape)
         if is_parameter:
             call = Call(_REBUILD_PARAMETER, (call, True, ordered_dict({})), "REDUCE", 0)
         self.tensors[key] = call
 
 
-def _cut(parts: list[_Part], start: int, stop: int, key: str) -> list[_Part]:
+def _unchanged(part: Elements) -> Elements:
+    return part
+
+
+def _as_float(part: Elements) -> Elements:
+    """Return float16, bfloat16 or float64 as float32: `Tensor.float()`."""
+    from array import array
+
+    raw = b"".join(part.chunks(0, part.nbytes))
+    numbers = array("f", decoder(part.dtype)(raw))  # type: ignore[type-var]
+    return replace(part, dtype=_FLOAT, data=numbers.tobytes())
+
+
+def _cut(parts: list[Elements], start: int, stop: int, key: str) -> list[Elements]:
     """Return elements `start` to `stop` of parts that follow one another."""
     result, first = [], 0
     for part in parts:
         low, high = max(start - first, 0), min(stop - first, part.numel)
         if low < high:
-            result.append(part.elements(low, high))
+            result.append(part.range(low, high))
         first += part.numel
     if stop > first:
         raise DamagedError(
@@ -299,44 +268,8 @@ def _cut(parts: list[_Part], start: int, stop: int, key: str) -> list[_Part]:
     return result
 
 
-def _located(archive: Archive, key: str, value: Value) -> _Part:
-    """Return where the elements of a contiguous tensor are. DamagedError if it is not one."""
-    if isinstance(value, Call) and function_path(value) == "torch._utils._rebuild_parameter":
-        value = value.args[0] if value.args else None
-    args = value.args if isinstance(value, Call) else ()
-    pid = args[0].value if len(args) > 3 and isinstance(args[0], PersistentId) else None
-    shape, stride, offset = (args[2], args[3], args[1]) if pid is not None else ((), (), None)
-    dtype = None
-    if isinstance(pid, tuple) and len(pid) > 4 and isinstance(pid[1], Global):
-        dtype = dtype_of_class(pid[1].name)
-    if dtype is None or not isinstance(offset, int) or offset < 0:
-        raise DamagedError(f"{bounded_repr(key)} is not a tensor")
-    sizes, expected = as_sequence(shape) or (), 1
-    for size, step in zip(reversed(sizes), reversed(as_sequence(stride) or ()), strict=False):
-        if type(size) is not int or size < 0 or (size > 1 and step != expected):
-            raise UnsupportedError(f"{bounded_repr(key)} is not stored in one piece")
-        expected *= size
-    assert isinstance(pid, tuple)
-    owner, storage = archive.resolve_storage(str(pid[2]))
-    span = owner.storages.get(storage)
-    begin, length = offset * dtype.itemsize, prod(_sizes(key, shape)) * dtype.itemsize
-    if span is None or begin + length > span.length or owner.byteorder == "big":
-        raise DamagedError(f"{bounded_repr(key)} exceeds its storage, or is big-endian")
-    return _Part(owner, span, dtype, begin, length)
-
-
-def _shape(key: str, value: Value) -> tuple[int, ...]:
-    """Return the shape of a tensor, perhaps in a parameter."""
-    if isinstance(value, Call) and function_path(value) == "torch._utils._rebuild_parameter":
-        value = value.args[0]
-    return _sizes(key, value.args[2] if isinstance(value, Call) else None)
-
-
-def _sizes(key: str, value: Value) -> tuple[int, ...]:
-    sizes = as_sequence(value)
-    if sizes is None or not all(type(size) is int and 0 <= size < 1 << 62 for size in sizes):
-        raise DamagedError(f"{bounded_repr(key)} has no shape")
-    return tuple(sizes)  # type: ignore[arg-type]
+def _locate(archive: Archive, key: str, value: Value) -> Elements:
+    return locate(archive, value, bounded_repr(key))
 
 
 def _mapping(state: dict[str, Value], key: str) -> dict[str, Value]:

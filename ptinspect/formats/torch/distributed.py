@@ -18,44 +18,45 @@ Every element of a tensor must be in exactly one piece: this is checked before a
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from math import prod
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ptinspect.dtypes import dtype_by_name
+from ptinspect.dtypes import DType, dtype_by_name
 from ptinspect.errors import (
     DamagedError,
     FormatError,
+    LimitError,
     Place,
     PtInspectError,
+    UnsupportedError,
 )
-from ptinspect.formats.archive import CHUNK, Archive, Finding, Span, check_range
-from ptinspect.formats.safetensors import dense_tensor
+from ptinspect.formats.archive import Archive, Finding
+from ptinspect.formats.safetensors import Safetensors, dense_tensor
 from ptinspect.formats.torch.pieces import (
-    METADATA,
+    Elements,
     Piece,
+    PiecedArchive,
     PiecedSpan,
-    assemble,
     check_cover,
-    undo_transform,
+    locate,
+    sizes_of,
 )
 from ptinspect.limits import LIMITS, Limits
 from ptinspect.pickling.machine import run
 from ptinspect.pickling.pyobjects import as_mapping, as_sequence, attributes_of, class_path
 from ptinspect.pickling.values import Call, Global, Value, key_value
-from ptinspect.source.base import SliceSource, Source
+from ptinspect.source.base import MemorySource, SliceSource, Source
 from ptinspect.source.local import open_source
 from ptinspect.text import bounded_repr, is_outside, join_names, printable_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from ptinspect.formats.archive import OpenArchive
 
-    OpenArchive = Callable[[Source, Limits], Archive]
-
+METADATA = ".metadata"
 _MODULE = "torch.distributed.checkpoint."
 
 
-class TorchDcp(Archive):
+class TorchDcp(PiecedArchive):
     """See the module's docstring.
 
     Attributes:
@@ -68,30 +69,15 @@ class TorchDcp(Archive):
     def __init__(
         self, source: Source, folder: str, open_archive: OpenArchive, limits: Limits
     ) -> None:
+        super().__init__(source, limits)
         data, start, stop = source.window()
-        super().__init__(
-            source, run(data, start, stop=stop, record=METADATA, limits=limits), limits=limits
-        )
+        self.pickled = run(data, start, stop=stop, record=METADATA, limits=limits)
+        self.record, self.origin, self.streams = METADATA, source.base, [self.pickled]
         self.folder = folder
         self.paths: list[str] = []
         self.missing: list[str] = []
-        self.value: Value = None
         self._open_archive = open_archive
         self._files: dict[str, Source] = {}
-
-    @property
-    def root(self) -> Value:
-        """The state_dict that was saved, as `planner_data` describes it."""
-        return self.value
-
-    def chunks(
-        self, span: Span, start: int = 0, stop: int | None = None, size: int = CHUNK
-    ) -> Iterator[bytes]:
-        """See `Archive.chunks`. A tensor in several pieces is put together block by block."""
-        if not isinstance(span, PiecedSpan):
-            return super().chunks(span, start, stop, size)
-        start, stop = check_range(span, start, stop)
-        return assemble(span, start, stop, self.open_piece)
 
     def file(self, path: str) -> Source:
         """Return a file of the folder, opened; DamagedError if it is missing."""
@@ -105,14 +91,29 @@ class TorchDcp(Archive):
             self._files[path] = open_source(full)
         return self._files[path]
 
-    def open_piece(self, piece: Piece) -> Archive:
-        """Open the file of torch.save that a piece is. DamagedError if it is missing or truncated,
-        UnsupportedError for unknown compressions."""
-        source = self.file(piece.path)
-        part: Source = SliceSource(source, piece.start, piece.length)
-        for transform in reversed(piece.transforms):
+    def open_place(self, place: _Place) -> Archive:
+        """Open the file of torch.save that a piece or value is. DamagedError if it is missing or
+        truncated, UnsupportedError for unknown compressions."""
+        part: Source = SliceSource(self.file(place.path), place.start, place.length)
+        for transform in reversed(place.transforms):
             part = undo_transform(part, transform, self.limits)
         return self._open_archive(part, self.limits)
+
+    def open_piece(self, place: _Place, dtype: DType, shape: tuple[int, ...]) -> Elements:
+        """Return the elements of a piece. DamagedError if they are not what `.metadata` says."""
+        archive = self.open_place(place)
+        root = archive.root
+        if isinstance(archive, Safetensors):
+            items = list((as_mapping(root) or {}).values())
+            root = items[0] if len(items) == 1 else None
+        where = f"the piece at {place.start:,} of {printable_name(place.path)}"
+        elements = locate(archive, root, where)
+        if elements.shape != shape or elements.dtype is not dtype:
+            raise DamagedError(
+                f"{where} has the shape {elements.shape} and dtype {elements.dtype.name},"
+                f" {METADATA} says {shape} and {dtype.name}"
+            )
+        return elements
 
     @property
     def size(self) -> int:
@@ -124,6 +125,37 @@ class TorchDcp(Archive):
         """See `Archive.close`."""
         for source in self._files.values():
             source.close()
+
+
+class _Place(NamedTuple):
+    """Where a piece or value is: a file of torch.save of its own in `path`. `transforms` are those
+    of a compressed one ("stream.zstd/1")."""
+
+    path: str
+    start: int
+    length: int
+    transforms: tuple[str, ...]
+
+
+def undo_transform(source: Source, transform: str, limits: Limits) -> Source:
+    """Return the bytes before a stream transform.
+
+    Source: torch/distributed/checkpoint/_extension.py.
+    """
+    if transform.partition("/")[0] != "stream.zstd":
+        raise UnsupportedError(f"a piece is stored with the unknown transform {transform!r}")
+    try:
+        import zstandard
+    except ImportError:
+        raise UnsupportedError(
+            "the pieces are compressed with zstd", hint="pip install zstandard"
+        ) from None
+    most = limits.inflated_bytes
+    reader: Any = zstandard.ZstdDecompressor().stream_reader(source.read(0, source.size))
+    data = reader.read(most + 1)
+    if len(data) > most:
+        raise LimitError(f"a piece unpacks to more than {most:,} bytes", limit="inflated_bytes")
+    return MemorySource(data, source.path, base=None)
 
 
 def is_metadata(root: Value) -> bool:
@@ -145,13 +177,12 @@ def read_dcp(
     described = as_mapping(fields.get("state_dict_metadata")) or {}
     paths = as_mapping(fields.get("planner_data")) or {}
     infos = _storage_infos(as_mapping(fields.get("storage_data")) or {})
-    archive.paths = sorted({piece.path for pieces in infos.values() for _, piece in pieces})
+    archive.paths = sorted({place.path for places in infos.values() for _, place in places})
     archive.missing = [
         path for path in archive.paths if not os.path.isfile(os.path.join(folder, path))
     ]
     archive.facts["set"] = {"files": [METADATA, *archive.paths], "missing": archive.missing}
     values: dict[Value, Value] = {}
-    spans: dict[object, Span] = {}
     for name, description in described.items():
         if not isinstance(name, str) or not isinstance(description, Call):
             raise DamagedError("an entry is not described", where=Place(METADATA))
@@ -159,26 +190,24 @@ def read_dcp(
         if class_path(description) == f"{_MODULE}metadata.BytesStorageMetadata":
             value = _plain_value(archive, infos.get(name, []), name)
         else:
-            span = _tensor_span(str(name), attributes_of(description), infos.get(name, []))
-            spans[str(name)] = span
+            span = _tensor_span(archive, name, attributes_of(description), infos.get(name, []))
+            archive.spans[str(name)] = span
             value = dense_tensor(str(name), span.dtype, span.shape)
         _insert(values, steps, value)
     archive.value = _lists(values)
-    archive.storages = spans
     if archive.missing:
         names = join_names(map(printable_name, archive.missing))
         archive.warnings.append(Finding("missing-file", f"files are missing: {names}"))
     return archive
 
 
-def _storage_infos(storage_data: dict[Value, Value]) -> dict[str, list[tuple[Any, Piece]]]:
+def _storage_infos(storage_data: dict[Value, Value]) -> dict[str, list[tuple[Any, _Place]]]:
     """Return where the pieces of each name are, with the offsets that identify them."""
-    infos: dict[str, list[tuple[Any, Piece]]] = {}
+    infos: dict[str, list[tuple[Any, _Place]]] = {}
     for key, info in storage_data.items():
         index = key_value(key)
-        if not isinstance(index, Call) or not isinstance(info, Call):
-            raise DamagedError("storage_data is damaged", where=Place(METADATA))
-        identity, place = attributes_of(index), attributes_of(info)
+        identity = attributes_of(index) if isinstance(index, Call) else {}
+        place = attributes_of(info) if isinstance(info, Call) else {}
         path, start, length = (place.get(n) for n in ("relative_path", "offset", "length"))
         if not isinstance(path, str) or type(start) is not int or type(length) is not int:
             raise DamagedError("storage_data is damaged", where=Place(METADATA))
@@ -187,15 +216,17 @@ def _storage_infos(storage_data: dict[Value, Value]) -> dict[str, list[tuple[Any
                 f"the file {bounded_repr(path)} is outside the folder", where=Place(METADATA)
             )
         transforms = as_sequence(place.get("transform_descriptors")) or ()
-        offsets = as_sequence(identity.get("offset"))
-        piece = Piece((), (), str(path), start, length, tuple(map(str, transforms)))
-        name = str(identity.get("fqn"))
-        infos.setdefault(name, []).append((None if offsets is None else tuple(offsets), piece))
+        offset = identity.get("offset")
+        offsets = None if offset is None else sizes_of(offset, "a piece")
+        infos.setdefault(str(identity.get("fqn")), []).append((
+            offsets,
+            _Place(str(path), start, length, tuple(map(str, transforms))),
+        ))  # fmt: skip
     return infos
 
 
 def _tensor_span(
-    name: str, fields: dict[Value, Value], infos: list[tuple[Any, Piece]]
+    archive: TorchDcp, name: str, fields: dict[Value, Value], infos: list[tuple[Any, _Place]]
 ) -> PiecedSpan:
     """Return the bytes of a tensor, after checking that its pieces cover it exactly."""
     properties = fields.get("properties")
@@ -204,47 +235,34 @@ def _tensor_span(
     if first is None and isinstance(properties, Call):
         first = attributes_of(properties).get("dtype")
     dtype = dtype_by_name(first.name) if isinstance(first, Global) else None
-    size, chunks = as_sequence(_size(fields.get("size"))), as_sequence(fields.get("chunks"))
-    if dtype is None or size is None or chunks is None:
+    chunks = as_sequence(fields.get("chunks"))
+    if dtype is None or chunks is None:
         raise DamagedError(f"{bounded_repr(name)} is not described", where=Place(METADATA))
-    shape = _sizes(name, size)
     places = dict(infos)
     pieces = []
     for chunk in chunks:
         chunk_fields = attributes_of(chunk) if isinstance(chunk, Call) else {}
-        offsets = _sizes(name, as_sequence(_size(chunk_fields.get("offsets"))) or ())
-        sizes = _sizes(name, as_sequence(_size(chunk_fields.get("sizes"))) or ())
+        offsets, sizes = (
+            sizes_of(chunk_fields.get(key), bounded_repr(name)) for key in ("offsets", "sizes")
+        )
         place = places.get(offsets) or (places.get(None) if len(chunks) == 1 else None)
         if place is None:
             raise DamagedError(
                 f"the piece of {bounded_repr(name)} at {offsets} is in no file",
                 where=Place(METADATA),
             )
-        pieces.append(
-            Piece(offsets, sizes, place.path, place.start, place.length, place.transforms)
-        )
-    check_cover(name, shape, pieces)
-    return PiecedSpan(dtype, shape, [piece for piece in pieces if prod(piece.shape)])
+        elements = partial(archive.open_piece, place, dtype, sizes)
+        pieces.append(Piece(offsets, sizes, place.path, elements))
+    shape = sizes_of(fields.get("size"), bounded_repr(name))
+    return PiecedSpan(dtype, shape, check_cover(name, shape, pieces))
 
 
-def _size(value: Value) -> Value:
-    """Return the tuple that a `torch.Size` is built from."""
-    return value.args[0] if isinstance(value, Call) and len(value.args) == 1 else value
-
-
-def _sizes(name: str, values: Any) -> tuple[int, ...]:
-    sizes = tuple(values)
-    if not all(type(size) is int and 0 <= size < 1 << 62 for size in sizes):
-        raise DamagedError(f"{bounded_repr(name)} has no shape", where=Place(METADATA))
-    return sizes
-
-
-def _plain_value(archive: TorchDcp, infos: list[tuple[Any, Piece]], name: str) -> Value:
+def _plain_value(archive: TorchDcp, infos: list[tuple[Any, _Place]], name: str) -> Value:
     """Return a value that is not a tensor, from the file of torch.save that it is."""
     if not infos:
         raise DamagedError(f"{bounded_repr(name)} is in no file", where=Place(METADATA))
     try:
-        part = archive.open_piece(infos[0][1])
+        part = archive.open_place(infos[0][1])
     except PtInspectError:
         if infos[0][1].path in archive.missing:
             return None

@@ -1,29 +1,64 @@
-"""Tensors that torch.distributed.checkpoint wrote in pieces, put together."""
+"""Tensors in pieces, which several files or ranks have, put together.
+
+A piece is a box in the whole tensor. Before anything is read, `check_cover` proves that each
+element of the tensor is in exactly one piece.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 from math import prod
-from typing import Any
 
-from ptinspect.dtypes import DType
-from ptinspect.errors import DamagedError, LimitError, Place, UnsupportedError
-from ptinspect.formats.archive import Archive, Span
-from ptinspect.formats.safetensors import Safetensors
-from ptinspect.limits import Limits
-from ptinspect.pickling.pyobjects import as_mapping, as_sequence
-from ptinspect.pickling.values import Call, Global, PersistentId, TensorCall
-from ptinspect.source.base import MemorySource, Source
-from ptinspect.text import bounded_repr, printable_name
-
-METADATA = ".metadata"
+from ptinspect.dtypes import DType, dtype_by_name, dtype_of_class
+from ptinspect.errors import DamagedError, LimitError
+from ptinspect.formats.archive import CHUNK, Archive, PicklelessArchive, Span, check_range
+from ptinspect.pickling.pyobjects import as_sequence, function_path
+from ptinspect.pickling.values import Call, Global, PersistentId, Value
+from ptinspect.text import bounded_repr
 
 MAX_PIECES = 4096
 """Pieces of one tensor, which are compared with each other."""
 
 BLOCK = 8 << 20
 """Bytes of a tensor that are put together at once, unless one row is larger."""
+
+_REBUILD = {f"torch._utils._rebuild_tensor{version}" for version in ("", "_v2", "_v3")}
+_PARAMETER = "torch._utils._rebuild_parameter"
+
+
+@dataclass(frozen=True, slots=True)
+class Elements:
+    """The elements of a tensor in C order, little-endian: `nbytes` of a storage from `begin` on, or
+    `data` if they are not together in the file."""
+
+    archive: Archive
+    span: Span
+    dtype: DType
+    shape: tuple[int, ...]
+    begin: int
+    data: bytes | None = None
+
+    @property
+    def numel(self) -> int:
+        return prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        return self.numel * self.dtype.itemsize
+
+    def range(self, start: int, stop: int) -> Elements:
+        """Return elements `start` to `stop`, as a vector."""
+        size = self.dtype.itemsize
+        data = None if self.data is None else self.data[start * size : stop * size]
+        return replace(self, shape=(stop - start,), begin=self.begin + start * size, data=data)
+
+    def chunks(self, start: int, stop: int, size: int = CHUNK) -> Iterator[bytes]:
+        """Yield bytes `start` to `stop` of the elements."""
+        if self.data is not None:
+            return iter((self.data[start:stop],))
+        return self.archive.chunks(self.span, self.begin + start, self.begin + stop, size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,16 +68,13 @@ class Piece:
     Attributes:
         offsets, shape: its place in the whole tensor, in elements.
         path: the file, relative to the folder.
-        start, length: its bytes in the file, a file of torch.save of its own.
-        transforms: e.g. "stream.zstd/1" for a compressed piece.
+        open: returns the elements; DamagedError if the file is missing or damaged.
     """
 
     offsets: tuple[int, ...]
     shape: tuple[int, ...]
     path: str
-    start: int
-    length: int
-    transforms: tuple[str, ...] = ()
+    open: Callable[[], Elements]
 
 
 class PiecedSpan(Span):
@@ -54,177 +86,145 @@ class PiecedSpan(Span):
         super().__init__(None, prod(shape) * dtype.itemsize, None, None)
         self.dtype = dtype
         self.shape = shape
-        self.pieces = pieces
+        self.pieces = sorted(pieces, key=lambda piece: piece.offsets)
 
 
-def assemble(
-    span: PiecedSpan, start: int, stop: int, open_piece: Callable[[Piece], Archive]
-) -> Iterator[bytes]:
-    """Yield bytes `start` to `stop` of a tensor, block by block. `open_piece` opens the file of
-    torch.save that a piece is."""
-    itemsize = span.dtype.itemsize
-    rows = span.shape[0] if span.shape else 1
-    row_bytes = span.length // rows if rows else 0
-    if not span.length:
-        return
-    readers = {piece: _PieceReader(open_piece, piece, span.dtype) for piece in span.pieces}
-    step = max(BLOCK // max(row_bytes, 1), 1)
-    for first in range(start // row_bytes, -(-stop // row_bytes), step):
-        last = min(first + step, -(-stop // row_bytes))
+class PiecedArchive(PicklelessArchive):
+    """Several files whose tensors are put together; `spans` are the whole tensors by key."""
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*args)  # type: ignore[arg-type]
+        self.spans: dict[object, Span] = {}
+        self.storages = self.spans
+
+    def chunks(
+        self, span: Span, start: int = 0, stop: int | None = None, size: int = CHUNK
+    ) -> Iterator[bytes]:
+        """See `Archive.chunks`. A tensor in pieces is put together block by block."""
+        if not isinstance(span, PiecedSpan):
+            return super().chunks(span, start, stop, size)
+        return _assemble(span, *check_range(span, start, stop), size)
+
+
+def _assemble(span: PiecedSpan, start: int, stop: int, size: int) -> Iterator[bytes]:
+    """Yield bytes `start` to `stop` of a tensor. Pieces that are whole rows follow one another."""
+    if span.length and all(piece.shape[1:] == span.shape[1:] for piece in span.pieces):
+        row_bytes = span.length // span.shape[0] if span.shape else span.length
+        for piece in span.pieces:
+            begin = piece.offsets[0] * row_bytes if span.shape else 0
+            length = prod(piece.shape) * span.dtype.itemsize
+            low, high = max(start - begin, 0), min(stop - begin, length)
+            if low < high:
+                yield from piece.open().chunks(low, high, size)
+    elif span.length:
+        yield from _assemble_blocks(span, start, stop)
+
+
+def _assemble_blocks(span: PiecedSpan, start: int, stop: int) -> Iterator[bytes]:
+    """Yield bytes of a tensor that is cut in other dimensions than the first."""
+    row_bytes = span.length // span.shape[0]
+    opened: dict[int, Elements] = {}
+    step = max(BLOCK // row_bytes, 1)
+    end = -(-stop // row_bytes)
+    for first in range(start // row_bytes, end, step):
+        last = min(first + step, end)
         block = bytearray((last - first) * row_bytes)
-        for piece, reader in readers.items():
-            _copy_rows(block, first, last, span.shape, piece, reader, itemsize)
+        for number, piece in enumerate(span.pieces):
+            low = max(first, piece.offsets[0])
+            high = min(last, piece.offsets[0] + piece.shape[0])
+            if low < high:
+                if number not in opened:
+                    opened[number] = piece.open()
+                row = prod(piece.shape[1:]) * span.dtype.itemsize
+                rows = (low - piece.offsets[0]) * row, (high - piece.offsets[0]) * row
+                data = b"".join(opened[number].chunks(*rows, max(rows[1] - rows[0], 1)))
+                target = memoryview(block)[(low - first) * row_bytes : (high - first) * row_bytes]
+                _copy_rows(target, row_bytes, data, row, _runs(span, piece))
         begin = max(start - first * row_bytes, 0)
         yield bytes(block[begin : stop - first * row_bytes])
 
 
-def undo_transform(source: Source, transform: str, limits: Limits) -> Source:
-    """Return the bytes before a stream transform.
-
-    Source: torch/distributed/checkpoint/_extension.py.
-    """
-    if transform.partition("/")[0] != "stream.zstd":
-        raise UnsupportedError(f"a piece is stored with the unknown transform {transform!r}")
-    try:
-        import zstandard
-    except ImportError:
-        raise UnsupportedError(
-            "the pieces are compressed with zstd", hint="pip install zstandard"
-        ) from None
-    most = limits.inflated_bytes
-    reader: Any = zstandard.ZstdDecompressor().stream_reader(source.read(0, source.size))
-    data = reader.read(most + 1)
-    if len(data) > most:
-        raise LimitError(f"a piece unpacks to more than {most:,} bytes", limit="inflated_bytes")
-    return MemorySource(data, source.path, base=None)
+def _runs(span: PiecedSpan, piece: Piece) -> tuple[list[int], int]:
+    """Return where in a row of the whole the runs of a piece begin, and the bytes of a run: the
+    elements that are together in both."""
+    whole, part = span.shape[1:], piece.shape[1:]
+    last = max((i for i in range(len(whole)) if whole[i] != part[i]), default=0)
+    steps = [prod(whole[index + 1 :]) * span.dtype.itemsize for index in range(last + 1)]
+    start = sum(offset * step for offset, step in zip(piece.offsets[1:], steps, strict=False))
+    starts = [
+        start + sum(number * step for number, step in zip(numbers, steps, strict=False))
+        for numbers in product(*map(range, part[:last]))
+    ]
+    return starts, part[last] * steps[last]
 
 
-class _PieceReader:
-    """The elements of a piece in C order, little-endian. Opened at the first read."""
-
-    def __init__(self, open_piece: Callable[[Piece], Archive], piece: Piece, dtype: DType) -> None:
-        self._open_piece = open_piece
-        self.piece = piece
-        self.dtype = dtype
-        self._part: tuple[Archive, Span, int] | None = None
-        self._data: bytes | None = None
-
-    def read(self, start: int, stop: int) -> bytes:
-        """Return bytes `start` to `stop` of the elements."""
-        if self._part is None:
-            self._part = self._open()
-        archive, span, begin = self._part
-        if self._data is not None:
-            return self._data[start:stop]
-        return archive.read(span, begin + start, begin + stop)
-
-    def _open(self) -> tuple[Archive, Span, int]:
-        piece = self.piece
-        where = f"the piece at {piece.start:,} of {printable_name(piece.path)}"
-        archive = self._open_piece(piece)
-        call = _single_tensor(archive)
-        if call is None or len(call.args) < 4:
-            raise DamagedError(f"{where} is not a tensor")
-        pid, offset, size, stride = call.args[:4]
-        shape = tuple(as_sequence(size) or ())
-        steps = tuple(as_sequence(stride) or ())
-        parts = pid.value if isinstance(pid, PersistentId) else ()
-        if shape != piece.shape or not isinstance(parts, tuple) or not isinstance(offset, int):
-            raise DamagedError(f"{where} has the shape {shape}, {METADATA} says {piece.shape}")
-        owner, key = archive.resolve_storage(str(parts[2]))
-        span = owner.storages.get(key)
-        if span is None or owner.byteorder == "big":
-            raise DamagedError(f"{where} has no storage that can be read")
-        numel, itemsize = prod(piece.shape), self.dtype.itemsize
-        begin = offset * itemsize
-        if _is_contiguous(piece.shape, steps):
-            if begin + numel * itemsize > span.length:
-                raise DamagedError(f"{where} exceeds its storage")
-            return owner, span, begin
-        self._data = _gathered(owner.read(span), piece.shape, steps, offset, itemsize)
-        return owner, span, begin
+def _copy_rows(
+    target: memoryview, row_bytes: int, data: bytes, row: int, runs: tuple[list[int], int]
+) -> None:
+    starts, length = runs
+    position = 0
+    for first in range(0, len(target), row_bytes):
+        for start in starts:
+            target[first + start : first + start + length] = data[position : position + length]
+            position += length
+    assert position == len(target) // row_bytes * row
 
 
-def _single_tensor(archive: Archive) -> Call | None:
-    """Return the call that builds the one tensor of a file."""
-    root = archive.root
-    if isinstance(archive, Safetensors):
-        items = list((as_mapping(root) or {}).values())
-        root = items[0] if len(items) == 1 else None
-    if isinstance(root, TensorCall):
-        return root
-    if not isinstance(root, Call) or not isinstance(root.func, Global):
-        return None
-    if root.func.path == "torch._utils._rebuild_parameter" and root.args:
-        root = root.args[0]
-    is_strided = isinstance(root, Call) and getattr(root.func, "path", "") in (
-        "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_tensor_v3",
-    )  # fmt: skip
-    return root if isinstance(root, Call) and is_strided else None
+def locate(archive: Archive, value: Value, name: str) -> Elements:
+    """Return the elements of a tensor, perhaps a parameter, in a file of torch.save. DamagedError
+    if the value is not a strided tensor, or exceeds its storage; `name` names it in errors."""
+    if isinstance(value, Call) and function_path(value) == _PARAMETER and value.args:
+        value = value.args[0]
+    args = value.args if isinstance(value, Call) and function_path(value) in _REBUILD else ()
+    pid = args[0].value if len(args) > 3 and isinstance(args[0], PersistentId) else None
+    dtype = None
+    if isinstance(pid, tuple) and len(pid) > 4 and isinstance(pid[1], Global):
+        dtype = dtype_of_class(pid[1].name)
+    if len(args) > 6 and isinstance(args[6], Global):  # _rebuild_tensor_v3
+        dtype = dtype_by_name(args[6].name)
+    if dtype is None or not isinstance(args[1], int) or args[1] < 0:
+        raise DamagedError(f"{name} is not a tensor")
+    shape, stride, offset = sizes_of(args[2], name), sizes_of(args[3], name), args[1]
+    assert isinstance(pid, tuple)
+    owner, key = archive.resolve_storage(str(pid[2]))
+    span = owner.storages.get(key)
+    last = offset + sum((size - 1) * step for size, step in zip(shape, stride, strict=False))
+    needed = (last + 1) * dtype.itemsize if prod(shape) else 0
+    if span is None or owner.byteorder == "big" or needed > span.length:
+        raise DamagedError(f"{name} exceeds its storage, or is big-endian")
+    data = None
+    if not _is_contiguous(shape, stride):
+        raw, size = owner.read(span), dtype.itemsize
+        starts = (
+            offset + sum(number * step for number, step in zip(numbers, stride, strict=True))
+            for numbers in product(*map(range, shape))
+        )
+        data = b"".join([raw[start * size : (start + 1) * size] for start in starts])
+    return Elements(owner, span, dtype, shape, offset * dtype.itemsize, data)
 
 
-def _is_contiguous(shape: tuple[int, ...], stride: tuple[Any, ...]) -> bool:
+def sizes_of(value: Value, name: str) -> tuple[int, ...]:
+    """Return a shape, strides or offsets; DamagedError if it is something else."""
+    if isinstance(value, Call) and len(value.args) == 1:  # torch.Size, in any spelling
+        value = value.args[0]
+    sizes = as_sequence(value)
+    if sizes is None or not all(type(size) is int and 0 <= size < 1 << 62 for size in sizes):
+        raise DamagedError(f"{name} has no shape")
+    return tuple(sizes)  # type: ignore[arg-type]
+
+
+def _is_contiguous(shape: tuple[int, ...], stride: tuple[int, ...]) -> bool:
     expected = 1
-    for size, step in zip(reversed(shape), reversed(stride), strict=True):
+    for size, step in zip(reversed(shape), reversed(stride), strict=False):
         if size != 1 and step != expected:
             return 0 in shape
         expected *= size
     return True
 
 
-def _gathered(
-    raw: bytes, shape: tuple[int, ...], stride: tuple[Any, ...], offset: int, itemsize: int
-) -> bytes:
-    """Return the elements of a strided view in C order."""
-    starts = [offset]
-    for size, step in zip(shape, stride, strict=True):
-        starts = [start + index * step for start in starts for index in range(size)]
-    if starts and (min(starts) < 0 or (max(starts) + 1) * itemsize > len(raw)):
-        raise DamagedError("a piece exceeds its storage")
-    return b"".join([raw[at * itemsize : (at + 1) * itemsize] for at in starts])
-
-
-def _copy_rows(
-    block: bytearray, first: int, last: int, whole: tuple[int, ...], piece: Piece,
-    reader: _PieceReader, itemsize: int,
-) -> None:  # fmt: skip
-    """Copy what a piece has of rows `first` to `last` of the whole tensor into `block`."""
-    if not whole:
-        block[:] = reader.read(0, itemsize)
-        return
-    low = max(first, piece.offsets[0])
-    high = min(last, piece.offsets[0] + piece.shape[0])
-    inner, piece_inner = whole[1:], piece.shape[1:]
-    row, piece_row = prod(inner) * itemsize, prod(piece_inner) * itemsize
-    if low >= high or not piece_row:
-        return
-    skipped = low - piece.offsets[0]
-    data = reader.read(skipped * piece_row, (skipped + high - low) * piece_row)
-    if piece_inner == inner:
-        block[(low - first) * row : (high - first) * row] = data
-        return
-    # The longest run of elements that lie together in both, and where each run begins.
-    depth = len(inner)
-    while depth and inner[depth - 1] == piece_inner[depth - 1]:
-        depth -= 1
-    run_bytes = prod(piece_inner[max(depth - 1, 0) :]) * itemsize
-    starts = [0]
-    for index, size in enumerate(piece_inner[: max(depth - 1, 0)]):
-        step = prod(inner[index + 1 :]) * itemsize
-        base = piece.offsets[1 + index]
-        starts = [start + (base + n) * step for start in starts for n in range(size)]
-    last_dim = max(depth - 1, 0)
-    shift = piece.offsets[1 + last_dim] * prod(inner[last_dim + 1 :]) * itemsize
-    position = 0
-    for number in range(low - first, high - first):
-        for start in starts:
-            target = number * row + start + shift
-            block[target : target + run_bytes] = data[position : position + run_bytes]
-            position += run_bytes
-
-
-def check_cover(name: str, shape: tuple[int, ...], pieces: list[Piece]) -> None:
-    """Raise DamagedError unless each element of the tensor is in exactly one piece."""
+def check_cover(name: str, shape: tuple[int, ...], pieces: list[Piece]) -> list[Piece]:
+    """Return the pieces that have elements. DamagedError unless each element of the tensor is in
+    exactly one."""
     real = [piece for piece in pieces if prod(piece.shape)]
     if len(real) > MAX_PIECES:
         raise LimitError(f"a tensor in {len(real):,} pieces", limit="streams")
@@ -245,7 +245,6 @@ def check_cover(name: str, shape: tuple[int, ...], pieces: list[Piece]) -> None:
                 )
     covered = sum(prod(piece.shape) for piece in real)
     if covered != prod(shape):
-        raise DamagedError(
-            f"the pieces of {bounded_repr(name)} have {covered:,} of {prod(shape):,} elements",
-            where=Place(METADATA),
-        )
+        message = f"the pieces of {bounded_repr(name)} have {covered:,} of {prod(shape):,} elements"
+        raise DamagedError(message)
+    return real
