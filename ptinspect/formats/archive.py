@@ -92,6 +92,7 @@ class Archive:
         streams: every pickle of the file, the main one included.
         more_roots: values of further pickles after the first.
         parts: other files that belong to this one; their sources are closed with its own.
+        inner: archives whose storages have keys with a prefix and a colon, by the prefix.
     """
 
     format: str
@@ -110,6 +111,7 @@ class Archive:
         self.streams: list[Pickled] = [pickled]
         self.more_roots: list[Value] = []
         self.parts: list[Archive] = []
+        self.inner: dict[str, Archive] = {}
         self.warnings: list[Finding] = []
 
     @property
@@ -128,7 +130,9 @@ class Archive:
 
     def resolve_storage(self, key: str) -> tuple[Archive, str]:
         """Return the archive that contains the storage of a persistent id, and its key there."""
-        return self, key
+        prefix, colon, inner_key = key.partition(":")
+        archive = self.inner.get(prefix) if colon else None
+        return (self, key) if archive is None else (archive, inner_key)
 
     def read(self, span: Span, start: int = 0, stop: int | None = None) -> bytes:
         """Return bytes `start` to `stop` of a storage in one piece. DamagedError if it ends before
@@ -147,13 +151,18 @@ class Archive:
 
 
 class PicklelessArchive(Archive):
-    """An archive whose format has no pickle; its reader sets `value`, which is the root."""
+    """An archive whose root is not (only) a pickle's: its reader sets `value`."""
 
     def __init__(self, source: Source, limits: Limits) -> None:
         super().__init__(source, run(EMPTY_PICKLE), limits=limits)
         self.streams = []
         self.origin = None
         self.value: Value = None
+
+    def set_pickle(self, pickled: Pickled) -> None:
+        """Add the main pickle of an archive that has one all the same."""
+        self.pickled, self.record, self.value = pickled, pickled.record, pickled.root
+        self.streams = [pickled]
 
     @property
     def root(self) -> Value:

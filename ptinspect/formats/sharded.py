@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -42,9 +41,8 @@ from ptinspect.source.local import open_source
 from ptinspect.text import bounded_repr, join_names, printable_name
 
 if TYPE_CHECKING:
+    from ptinspect.formats.archive import OpenArchive
     from ptinspect.source.base import Source
-
-    OpenArchive = Callable[[Source, Limits], Archive]
 
 _SHARD_FORMATS = ("safetensors", "torch-zip", "torch-legacy")
 
@@ -58,12 +56,6 @@ class ShardedModel(PicklelessArchive):
     def __init__(self, source: Source, weight_map: dict[str, str], limits: Limits) -> None:
         super().__init__(source, limits)
         self.weight_map = weight_map
-
-    def resolve_storage(self, key: str) -> tuple[Archive, str]:
-        number, colon, shard_key = key.partition(":")
-        if colon and number.isdecimal() and int(number) < len(self.parts):
-            return self.parts[int(number)], shard_key
-        return self, key
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +98,7 @@ def read_sharded(
             path = os.path.join(folder, name)
             with add_error_path(path):
                 archive.parts.append(_open_shard(path, open_archive, limits))
+        archive.inner = {str(number): part for number, part in enumerate(archive.parts)}
         _join_shards(archive, index)
     except PtInspectError:
         for part in archive.parts:

@@ -71,8 +71,8 @@ class TorchDcp(PiecedArchive):
     ) -> None:
         super().__init__(source, limits)
         data, start, stop = source.window()
-        self.pickled = run(data, start, stop=stop, record=METADATA, limits=limits)
-        self.record, self.origin, self.streams = METADATA, source.base, [self.pickled]
+        self.set_pickle(run(data, start, stop=stop, record=METADATA, limits=limits))
+        self.origin = source.base
         self.folder = folder
         self.paths: list[str] = []
         self.missing: list[str] = []

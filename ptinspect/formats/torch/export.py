@@ -15,16 +15,16 @@ torch/_export/serde/schema.py. Graphs are read as data; compiled code of AOTIndu
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from math import prod
 from typing import TYPE_CHECKING, Any
 
 from ptinspect.dtypes import DType, dtype_by_name
-from ptinspect.errors import DOWNLOAD_AGAIN, DamagedError, LimitError, Place, UnsupportedError
-from ptinspect.formats.archive import CHUNK, Archive, Finding, PicklelessArchive, Span, check_range
+from ptinspect.errors import DOWNLOAD_AGAIN, DamagedError, Place, UnsupportedError
+from ptinspect.formats.archive import Finding
 from ptinspect.formats.persistent_ids import prefix_storage_keys
 from ptinspect.formats.safetensors import dense_tensor, ordered_dict, parse_json
-from ptinspect.formats.torch.zip_file import FATAL_FINDINGS, ZipSpan
+from ptinspect.formats.torch.zip_file import ZipArchive
 from ptinspect.formats.zip.directory import STORED
 from ptinspect.limits import LIMITS, Limits
 from ptinspect.pickling.pyobjects import as_mapping
@@ -33,9 +33,8 @@ from ptinspect.source.base import MemorySource, SliceSource, Source
 from ptinspect.text import bounded_repr, join_names, printable_name
 
 if TYPE_CHECKING:
+    from ptinspect.formats.archive import OpenArchive
     from ptinspect.formats.zip.directory import ZipDirectory
-
-    OpenArchive = Callable[[Source, Limits], Archive]
 
 MAX_JSON = 64 << 20
 """Bytes of JSON that are read per record."""
@@ -51,56 +50,11 @@ _DTYPES = {
 """torch._export.serde.schema.ScalarType."""
 
 
-class ZipArchive(PicklelessArchive):
-    """A zip whose storages are records: `spans` has them by key."""
-
-    def __init__(self, source: Source, directory: ZipDirectory, limits: Limits) -> None:
-        super().__init__(source, limits)
-        for finding in directory.findings:
-            if finding.kind in FATAL_FINDINGS:
-                raise DamagedError(finding.message, where=finding.where)
-        self.warnings = list(directory.findings)
-        self.directory = directory
-        self.spans: dict[object, Span] = {}
-        self.storages = self.spans
-
-    def chunks(
-        self, span: Span, start: int = 0, stop: int | None = None, size: int = CHUNK
-    ) -> Iterator[bytes]:
-        start, stop = check_range(span, start, stop)
-        assert isinstance(span, ZipSpan)
-        return self.directory.chunks(span.index, start, stop, size)
-
-    def read_record(self, record: str, limit: int) -> bytes:
-        """Return a record's content. DamagedError if it is missing, LimitError if it is longer than
-        `limit` bytes."""
-        index = self.directory.index.get(record)
-        if index is None:
-            message = f"the record {printable_name(record)} is missing"
-            raise DamagedError(message, hint=DOWNLOAD_AGAIN)
-        if self.directory.sizes[index] > limit:
-            message = f"the record has more than {limit:,} bytes"
-            raise LimitError(message, limit="pickle_bytes", where=Place(record))
-        return self.directory.read(index)
-
-
 class TorchExport(ZipArchive):
-    """See the module's docstring. `nested` are the files of torch.save that it contains."""
+    """See the module's docstring. `inner` are the files of torch.save that it contains."""
 
     format = "torch-export"
-
-    def __init__(
-        self, source: Source, directory: ZipDirectory, folder: str, limits: Limits
-    ) -> None:
-        super().__init__(source, directory, limits)
-        self.folder = folder
-        self.nested: list[Archive] = []
-
-    def resolve_storage(self, key: str) -> tuple[Archive, str]:
-        number, colon, nested_key = key.partition(":")
-        if colon and number.isdecimal() and int(number) < len(self.nested):
-            return self.nested[int(number)], nested_key
-        return self, key
+    folder = ""
 
     def read_json(self, record: str) -> dict[str, Any]:
         """Return the object in a record."""
@@ -117,7 +71,8 @@ def read_export(
 ) -> TorchExport:  # fmt: skip
     """Read the programs of a .pt2. DamagedError if a record is missing or shorter than its tensor,
     LimitError if a graph is larger than `MAX_JSON`."""
-    archive = TorchExport(source, directory, folder, limits)
+    archive = TorchExport(source, directory, limits)
+    archive.folder = folder
     programs: dict[str, Value] = {}
     facts = []
     for name, record in _programs(directory, folder):
@@ -198,24 +153,16 @@ def _tensor(archive: TorchExport, fqn: str, entry: dict[str, Any], record: str) 
             f" {meta.get('layout')!r}, which are not known",
             where=Place(record),
         )
-    index = archive.directory.index.get(record)
     last = sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
     needed = (offset + last + 1) * dtype.itemsize if prod(shape) else 0
-    if index is None or archive.directory.sizes[index] < needed:
-        left = "is missing" if index is None else f"has {archive.directory.sizes[index]:,} bytes"
-        raise DamagedError(
-            f"the tensor {bounded_repr(fqn)} needs {needed:,} bytes, and its record {left}",
-            where=Place(record),
-            hint=DOWNLOAD_AGAIN,
-        )
-    archive.spans[record] = ZipSpan(archive.directory, index)
+    nbytes = archive.check_record(record, needed, f"the tensor {bounded_repr(fqn)}")
     device = meta.get("device")
     location = str(_at(device, "type") or "cpu")
     if isinstance(_at(device, "index"), int):
         location += f":{_at(device, 'index')}"
     return dense_tensor(
         record, dtype, shape, location, stride=stride, offset=offset,
-        nbytes=archive.directory.sizes[index], requires_grad=meta.get("requires_grad") is True,
+        nbytes=nbytes, requires_grad=meta.get("requires_grad") is True,
     )  # fmt: skip
 
 
@@ -246,8 +193,9 @@ def _read_torch_file(
         data = archive.read_record(record, archive.limits.inflated_bytes)
         source = MemorySource(data, archive.source.path, base=None)
     nested = open_archive(source, archive.limits)
-    prefix_storage_keys(nested.pickled, str(len(archive.nested)))
-    archive.nested.append(nested)
+    number = str(len(archive.inner))
+    prefix_storage_keys(nested.pickled, number)
+    archive.inner[number] = nested
     archive.streams += nested.streams
     items = as_mapping(nested.root)
     if items is None:

@@ -14,15 +14,14 @@ from __future__ import annotations
 import ast
 from typing import TYPE_CHECKING
 
-from ptinspect.errors import DOWNLOAD_AGAIN, DamagedError, LimitError, Place, PtInspectError
+from ptinspect.errors import LimitError, Place, PtInspectError
 from ptinspect.formats.archive import ClassSource, Finding
 from ptinspect.formats.persistent_ids import declared_storages
-from ptinspect.formats.torch.export import ZipArchive
-from ptinspect.formats.torch.zip_file import ZipSpan
+from ptinspect.formats.torch.zip_file import ZipArchive, ZipStorages
 from ptinspect.limits import LIMITS, Limits
 from ptinspect.pickling.machine import Pickled, run
 from ptinspect.pickling.values import PersistentId, Value
-from ptinspect.text import bounded_repr, printable_name
+from ptinspect.text import bounded_repr
 
 if TYPE_CHECKING:
     from ptinspect.formats.zip.directory import ZipDirectory
@@ -39,8 +38,11 @@ class TorchPackage(ZipArchive):
 
     format = "torch-package"
 
-    def __init__(self, source: Source, directory: ZipDirectory, limits: Limits) -> None:
+    def __init__(
+        self, source: Source, directory: ZipDirectory, limits: Limits, folder: str
+    ) -> None:
         super().__init__(source, directory, limits)
+        self.storages = ZipStorages(directory, f"{folder}.data/", ".storage")
         self.modules: dict[str, str] = {}
 
 
@@ -49,7 +51,7 @@ def read_package(
 ) -> TorchPackage:
     """Read the archive in the `folder` of a zip. DamagedError if a pickle is damaged or a storage
     incomplete, LimitError if the source is longer than `MAX_SOURCE`."""
-    archive = TorchPackage(source, directory, limits)
+    archive = TorchPackage(source, directory, limits, folder)
     objects: dict[Value, Value] = {}
     resources = []
     for record, index in directory.index.items():
@@ -63,7 +65,7 @@ def read_package(
         if pickled is None:
             resources.append(name)
             continue
-        _add_storages(archive, pickled, folder)
+        _check_pickle(archive, pickled, folder)
         archive.streams.append(pickled)
         objects[name] = pickled.root
     archive.value = objects
@@ -113,20 +115,11 @@ def _read_pickle(archive: TorchPackage, record: str, index: int) -> Pickled | No
         return None
 
 
-def _add_storages(archive: TorchPackage, pickled: Pickled, folder: str) -> None:
-    """Locate the storages of a pickle, and name the objects that only their own code can load."""
-    directory = archive.directory
+def _check_pickle(archive: TorchPackage, pickled: Pickled, folder: str) -> None:
+    """Check the storages of a pickle, and name the objects that only their own code can load."""
     for key, declared in declared_storages(pickled).items():
         record = f"{folder}.data/{key}.storage"
-        index = directory.index.get(record)
-        if index is None or directory.sizes[index] < declared.nbytes:
-            left = "is missing" if index is None else f"has {directory.sizes[index]:,} bytes"
-            raise DamagedError(
-                f"the storage {printable_name(record)} {left}, {declared.nbytes:,} are needed",
-                where=Place(pickled.record),
-                hint=DOWNLOAD_AGAIN,
-            )
-        archive.spans[str(key)] = ZipSpan(directory, index)
+        archive.check_record(record, declared.nbytes, "a storage", pickled.record)
     for item in pickled.persistent:
         value = item.value if isinstance(item, PersistentId) else None
         if isinstance(value, tuple) and value and value[0] == "reduce_package":

@@ -17,15 +17,13 @@ torch/csrc/jit/serialization.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ptinspect.errors import DamagedError, LimitError, Place
-from ptinspect.formats.archive import Span
+from ptinspect.errors import LimitError
 from ptinspect.formats.persistent_ids import declared_storages, prefix_storage_keys
 from ptinspect.formats.safetensors import ordered_dict
-from ptinspect.formats.torch.zip_file import TorchZip, ZipSpan, open_zip
+from ptinspect.formats.torch.zip_file import TorchZip, open_zip
 from ptinspect.limits import LIMITS, Limits
 from ptinspect.pickling.machine import run
 from ptinspect.pickling.pyobjects import as_mapping, as_sequence
@@ -64,38 +62,11 @@ class ScriptClass:
     methods: dict[str, str] = field(default_factory=dict)
 
 
-class _Storages(Mapping[object, Span]):
-    """The storages of data.pkl by key, and those of constants.pkl by "constants:" and key."""
-
-    def __init__(self, own: Mapping[object, Span], directory: ZipDirectory, folder: str) -> None:
-        self.own = own
-        self.directory = directory
-        self.folder = folder
-
-    def __getitem__(self, key: object) -> Span:
-        name = str(key)
-        if not name.startswith("constants:"):
-            return self.own[key]
-        record = f"{self.folder}constants/{name.partition(':')[2]}"
-        return ZipSpan(self.directory, self.directory.index[record])
-
-    def __iter__(self) -> Iterator[object]:
-        return iter(self.own)
-
-    def __len__(self) -> int:
-        return len(self.own)
-
-
 class TorchScript(TorchZip):
-    """See the module's docstring."""
+    """See the module's docstring. `value` is the module, with its parameters, buffers and children
+    told apart."""
 
     format = "torchscript"
-    value: Value = None
-
-    @property
-    def root(self) -> Value:
-        """The module, with its parameters, buffers and children told apart."""
-        return self.value
 
 
 def read_torchscript(
@@ -103,14 +74,10 @@ def read_torchscript(
 ) -> TorchScript:
     """Read an archive of torch.jit.save. DamagedError if a pickle is damaged or a storage
     incomplete, LimitError if the code is larger than `MAX_CODE`."""
-    plain = open_zip(source, directory, folder, limits)
-    archive = TorchScript(source, plain.pickled, limits=limits)
-    for name in ("origin", "byteorder", "version", "facts", "warnings", "streams", "directory"):
-        setattr(archive, name, getattr(plain, name))
-    archive.storages = _Storages(plain.storages, directory, folder)  # type: ignore[assignment]
-    classes = _read_code(directory, folder)
-    modules = _Modules(classes)
-    archive.value = modules.convert(plain.pickled.root)
+    archive = open_zip(source, directory, folder, limits, TorchScript)
+    assert isinstance(archive, TorchScript)
+    modules = _Modules(_read_code(directory, folder))
+    archive.value = modules.convert(archive.pickled.root)
     constants = _read_constants(archive, directory, folder, limits)
     if constants:
         _attributes(archive.value)[CONSTANTS] = constants
@@ -135,10 +102,9 @@ def _read_constants(
     pickled = run(directory.read(directory.index[name]), record=name, limits=limits)
     archive.streams = [*archive.streams, pickled]
     for key, declared in declared_storages(pickled).items():
-        index = directory.index.get(f"{folder}constants/{key}")
-        if index is None or directory.sizes[index] < declared.nbytes:
-            raise DamagedError(f"the constant {key} is incomplete", where=Place(name))
+        archive.check_record(f"{folder}constants/{key}", declared.nbytes, "a constant", name)
     prefix_storage_keys(pickled, "constants")
+    archive.inner["constants"] = TorchZip(archive.source, directory, limits, f"{folder}constants/")
     return {f"c{number}": value for number, value in enumerate(as_sequence(pickled.root) or ())}
 
 

@@ -15,8 +15,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from ptinspect.errors import DamagedError, Place
-from ptinspect.formats.archive import CHUNK, Archive, Finding, Span, check_range
+from ptinspect.errors import DOWNLOAD_AGAIN, DamagedError, LimitError, Place
+from ptinspect.formats.archive import CHUNK, Finding, PicklelessArchive, Span, check_range
 from ptinspect.formats.persistent_ids import (
     Declared,
     StorageExtent,
@@ -26,6 +26,7 @@ from ptinspect.formats.persistent_ids import (
 from ptinspect.formats.zip.directory import DEFLATED, STORED, ZipDirectory
 from ptinspect.limits import LIMITS, Limits
 from ptinspect.pickling.machine import run
+from ptinspect.text import printable_name
 
 if TYPE_CHECKING:
     from ptinspect.source.base import Source
@@ -65,27 +66,28 @@ class ZipSpan(Span):
 
 
 class ZipStorages(Mapping[object, Span]):
-    """The storages of a zip by key, created on demand."""
+    """The storages of a zip by key, created on demand. The record is `prefix`, key, `suffix`."""
 
-    def __init__(self, directory: ZipDirectory, prefix: str) -> None:
+    def __init__(self, directory: ZipDirectory, prefix: str, suffix: str = "") -> None:
         self.directory = directory
         self.prefix = prefix
+        self.suffix = suffix
         self._spans: dict[object, Span] = {}
 
     def __getitem__(self, key: object) -> Span:
         span = self._spans.get(key)
         if span is None:
-            index = self.directory.index[f"{self.prefix}{key}"]
+            index = self.directory.index[f"{self.prefix}{key}{self.suffix}"]
             span = self._spans[key] = ZipSpan(self.directory, index)
         return span
 
     def locate(self, keys: Iterable[str]) -> list[tuple[str | None, int | None]]:
         """Return record and offset in the user's file of many storages; KeyError if one does not
         exist."""
-        directory, prefix = self.directory, self.prefix
+        directory, prefix, suffix = self.directory, self.prefix, self.suffix
         index, names, methods = directory.index, directory.names, directory.methods
         base, start = directory.source.base, directory.start
-        indices = [index[f"{prefix}{key}"] for key in keys]
+        indices = [index[f"{prefix}{key}{suffix}"] for key in keys]
         return [
             (names[i], base + start(i) if methods[i] == STORED and base is not None else None)
             for i in indices
@@ -99,12 +101,22 @@ class ZipStorages(Mapping[object, Span]):
         return sum(name.startswith(self.prefix) for name in self.directory.index)
 
 
-class TorchZip(Archive):
-    """A zip of torch.save; see the module's docstring. `directory` lists all its records."""
+class ZipArchive(PicklelessArchive):
+    """A zip whose storages are records. `directory` lists all its records. DamagedError if two
+    readers would see different content."""
 
-    format = "torch-zip"
-    directory: ZipDirectory
     storages: ZipStorages
+
+    def __init__(
+        self, source: Source, directory: ZipDirectory, limits: Limits, prefix: str = ""
+    ) -> None:
+        super().__init__(source, limits)
+        for finding in directory.findings:
+            if finding.kind in FATAL_FINDINGS:
+                raise DamagedError(finding.message, where=finding.where)
+        self.warnings = list(directory.findings)
+        self.directory = directory
+        self.storages = ZipStorages(directory, prefix)
 
     def chunks(
         self, span: Span, start: int = 0, stop: int | None = None, size: int = CHUNK
@@ -114,23 +126,51 @@ class TorchZip(Archive):
         assert isinstance(span, ZipSpan)
         return self.directory.chunks(span.index, start, stop, size)
 
+    def read_record(self, record: str, limit: int) -> bytes:
+        """Return a record's content. DamagedError if it is missing, LimitError if it is longer than
+        `limit` bytes."""
+        index = self.directory.index.get(record)
+        if index is None:
+            message = f"the record {printable_name(record)} is missing"
+            raise DamagedError(message, hint=DOWNLOAD_AGAIN)
+        if self.directory.sizes[index] > limit:
+            message = f"the record has more than {limit:,} bytes"
+            raise LimitError(message, limit="pickle_bytes", where=Place(record))
+        return self.directory.read(index)
+
+    def check_record(self, record: str, needed: int, name: str, where: str | None = None) -> int:
+        """Return the size of a record; DamagedError if `name` needs more bytes than it has."""
+        index = self.directory.index.get(record)
+        size = -1 if index is None else self.directory.sizes[index]
+        if size < needed:
+            left = "is missing" if index is None else f"has {size:,} bytes"
+            raise DamagedError(
+                f"{name} needs {needed:,} bytes, and {printable_name(record)} {left}",
+                where=Place(where or record),
+                hint=DOWNLOAD_AGAIN,
+            )
+        return size
+
+
+class TorchZip(ZipArchive):
+    """A zip of torch.save; see the module's docstring."""
+
+    format = "torch-zip"
+
 
 def open_zip(
-    source: Source, directory: ZipDirectory, folder: str, limits: Limits = LIMITS
-) -> TorchZip:
+    source: Source, directory: ZipDirectory, folder: str, limits: Limits = LIMITS,
+    kind: type[TorchZip] = TorchZip,
+) -> TorchZip:  # fmt: skip
     """Open the archive in the `folder` ("archive/") of a zip. DamagedError if the pickle is
     damaged, or a storage that it refers to is incomplete."""
-    for finding in directory.findings:
-        if finding.kind in FATAL_FINDINGS:
-            raise DamagedError(finding.message, where=finding.where)
+    archive = kind(source, directory, limits)
     name = f"{folder}data.pkl"
     index = directory.index[name]
     pickled = run(directory.read(index), record=name, limits=limits)
-    archive = TorchZip(source, pickled, limits=limits)
-    archive.directory = directory
+    archive.set_pickle(pickled)
     is_stored = directory.methods[index] == STORED and source.base is not None
     archive.origin = (source.base or 0) + directory.start(index) if is_stored else None
-    archive.warnings = list(directory.findings)
     declared = declared_storages(pickled)
     archive.storages = ZipStorages(directory, _storage_prefix(directory.index, folder, declared))
     _check_complete(archive, declared)
