@@ -146,7 +146,7 @@ def _open(source: Source, limits: Limits, allow_index: bool) -> Archive:
 
             return read_deepspeed(source, checkpoint, _open_shard, limits)
     if head.startswith(COMPRESSED):
-        from ptinspect.formats.joblib import open_compressed
+        from ptinspect.formats.numpy_files import open_compressed
 
         dump = open_compressed(source, head, limits)
         if dump is not None:

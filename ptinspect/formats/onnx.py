@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from math import prod
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -29,10 +28,10 @@ from ptinspect.formats.archive import (
 from ptinspect.formats.archive import read_chunks as read_source
 from ptinspect.formats.safetensors import dense_tensor, encoded_tensor, ordered_dict
 from ptinspect.limits import LIMITS, Limits
-from ptinspect.text import bounded_repr, printable_name
+from ptinspect.text import bounded_repr, is_outside, printable_name
 
 if TYPE_CHECKING:
-    from ptinspect.pickling.values import Buffer, Value
+    from ptinspect.pickling.values import Buffer, Call, Value
     from ptinspect.source.base import Source
 
 MAX_DEPTH = 32
@@ -46,18 +45,12 @@ _TYPES = {
     19: "float8_e5m2", 20: "float8_e5m2fnuz", 24: "float8_e8m0fnu",
 }  # fmt: skip
 _ENCODED = {8: "STRING", 21: "UINT4", 22: "INT4", 23: "FLOAT4E2M1"}
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_VARINT, _BYTES = 0, 2
+_FIXED = {1: 8, 5: 4}
+"""Bytes of a field with the wire type of a fixed-size number."""
 _EXTERNAL = 1
-
-
-class Field(NamedTuple):
-    """A field of a message: its number, wire type, the number itself (varints), its bytes."""
-
-    number: int
-    wire: int
-    value: int
-    start: int
-    stop: int
+_VARINT_FIELDS, _FIXED_FIELDS = (5, 7, 11), (4, 10)
+"""int32_data, int64_data and uint64_data; float_data and double_data of a TensorProto."""
 
 
 class _TypedSpan(Span):
@@ -142,27 +135,78 @@ class Onnx(PicklelessArchive):
             yield from read_source(file, span.begin + start, span.begin + stop, size)
 
 
-def fields(data: Buffer, pos: int, stop: int) -> Iterator[Field]:
-    """Yield the fields of a message. DamagedError if it is not one."""
-    while pos < stop:
-        begin = pos
-        key, pos = _varint(data, pos, stop)
-        wire, value, end = key & 7, 0, pos
-        if wire == _VARINT:
-            value, end = _varint(data, pos, stop)
-        elif wire == _BYTES:
-            length, pos = _varint(data, pos, stop)
-            end = pos + length
-        elif wire in (_FIXED32, _FIXED64):
-            end = pos + (4 if wire == _FIXED32 else 8)
-        if end > stop or (end == pos and wire not in (_BYTES,)):
-            raise DamagedError(
-                "the file is cut off, or not protobuf",
-                where=Place(None, begin),
-                hint=DOWNLOAD_AGAIN,
-            )
-        yield Field(key >> 3, wire, value, pos, end)
-        pos = end
+class Field(NamedTuple):
+    """A field of a message: the number itself (of a varint), and its bytes."""
+
+    wire: int
+    value: int
+    start: int
+    stop: int
+
+
+_NOTHING = Field(_VARINT, 0, 0, 0)
+
+
+class Message:
+    """A protobuf message: its fields by their numbers. DamagedError if the bytes are not one."""
+
+    def __init__(self, data: Buffer, start: int, stop: int) -> None:
+        self.data = data
+        self.where = Place(None, start)
+        self.fields: dict[int, list[Field]] = {}
+        pos = start
+        while pos < stop:
+            begin = pos
+            key, pos = _varint(data, pos, stop)
+            wire, value, end = key & 7, 0, pos
+            if wire == _VARINT:
+                value, end = _varint(data, pos, stop)
+            elif wire == _BYTES:
+                length, pos = _varint(data, pos, stop)
+                end = pos + length
+            elif wire in _FIXED:
+                end = pos + _FIXED[wire]
+            if end > stop or (end == pos and wire != _BYTES):
+                raise DamagedError(
+                    "the file is cut off, or not protobuf",
+                    where=Place(None, begin),
+                    hint=DOWNLOAD_AGAIN,
+                )
+            self.fields.setdefault(key >> 3, []).append(Field(wire, value, pos, end))
+            pos = end
+
+    def number(self, number: int) -> int:
+        """Return the last number in a field, or 0."""
+        return self.fields.get(number, [_NOTHING])[-1].value
+
+    def texts(self, number: int) -> list[str]:
+        """Return the texts in a field."""
+        fields = self.fields.get(number, ())
+        return [bytes(self.data[f.start : f.stop]).decode("utf-8", "replace") for f in fields]
+
+    def text(self, number: int) -> str:
+        """Return the last text in a field, or ""."""
+        return (self.texts(number) or [""])[-1]
+
+    def numbers(self, number: int) -> list[int]:
+        """Return the numbers in a field, packed or one by one."""
+        result: list[int] = []
+        for field in self.fields.get(number, ()):
+            packed = bytes(self.data[field.start : field.stop])
+            result += _varints(packed) if field.wire == _BYTES else [field.value]
+        return result
+
+    def messages(self, *numbers: int) -> Iterator[Message]:
+        """Yield the messages in fields."""
+        for number in numbers:
+            for field in self.fields.get(number, ()):
+                if field.wire != _BYTES:
+                    raise DamagedError("a message is expected", where=Place(None, field.start))
+                yield Message(self.data, field.start, field.stop)
+
+    def pairs(self, number: int) -> dict[str, str]:
+        """Return the keys and values in a field of StringStringEntryProto."""
+        return {pair.text(1): pair.text(2) for pair in self.messages(number)}
 
 
 def _varint(data: Buffer, pos: int, stop: int) -> tuple[int, int]:
@@ -186,113 +230,83 @@ def _varints(data: bytes) -> Iterator[int]:
         yield value
 
 
-@dataclass(slots=True)
 class _Reader:
-    """Reads one model; `data` is its file."""
+    """Reads one model: its tensors become the archive's value."""
 
-    archive: Onnx
-    data: Buffer
-    operators: Counter[str] = field(default_factory=Counter)
+    def __init__(self, archive: Onnx) -> None:
+        self.archive = archive
+        self.operators: Counter[str] = Counter()
 
-    def text(self, item: Field) -> str:
-        return bytes(self.data[item.start : item.stop]).decode("utf-8", "replace")
-
-    def fields(self, item: Field) -> Iterator[Field]:
-        if item.wire != _BYTES:
-            raise DamagedError("a message is expected", where=Place(None, item.start))
-        return fields(self.data, item.start, item.stop)
-
-    def graph(self, item: Field) -> dict[str, object]:
-        """Read the main graph: its tensors are the archive's value. Return its facts."""
+    def read_graph(self, main: Message) -> dict[str, object]:
+        """Read the main graph and the graphs inside its nodes. Return the facts of the main one."""
         root: dict[str, Value] = {}
-        facts: dict[str, object] = {"name": "", "inputs": [], "outputs": []}
-        inner: dict[str, dict[str, Value]] = {}
-        stack: list[tuple[Field, str, int]] = [(item, "", 0)]
+        graphs: dict[str, dict[str, Value]] = {"": root}
+        stack: list[tuple[Message, str, int]] = [(main, "", 0)]
         while stack:
-            current, path, depth = stack.pop()
-            tensors = inner.setdefault(path, {}) if depth else root
+            graph, path, depth = stack.pop()
             if depth > MAX_DEPTH:
-                raise DamagedError("graphs are nested too deep", where=Place(None, current.start))
-            inputs: list[str] = []
-            outputs: list[str] = []
-            number = 0
-            for part in self.fields(current):
-                if part.number == 1:
-                    number += 1
-                    for name, graph in self.node(part, tensors, number):
-                        stack.append((graph, f"{path}.{name}" if path else name, depth + 1))
-                elif part.number == 5:
-                    self.tensor(part, tensors)
-                elif part.number == 15:
-                    text = "a sparse initializer, which is not read"
-                    where = Place(None, part.start)
-                    self.archive.warnings.append(Finding("unread-object", text, where))
-                elif part.number in (11, 12):
-                    names = [self.text(f) for f in self.fields(part) if f.number == 1]
-                    (inputs if part.number == 11 else outputs).extend(names)
-                elif part.number == 2 and not depth:
-                    facts["name"] = self.text(part)
-            if not depth:
-                initialized = set(root)  # before IR version 4, initializers are inputs as well
-                facts["inputs"] = [name for name in inputs if name not in initialized]
-                facts["outputs"] = outputs
-        nested = {_unique(root, path): tensors for path, tensors in inner.items() if tensors}
+                raise DamagedError("graphs are nested too deep", where=graph.where)
+            tensors = graphs.setdefault(path, {})
+            for number, node in enumerate(graph.messages(1), 1):
+                for name, inner in self._read_node(node, tensors, number):
+                    stack.append((inner, f"{path}.{name}" if path else name, depth + 1))
+            for tensor in graph.messages(5):
+                self._add_tensor(tensor, tensors)
+            for sparse in graph.messages(15):
+                self._add_sparse(sparse, tensors)
+        nested = {_unique(root, path): graphs[path] for path in graphs if path and graphs[path]}
         self.archive.value = ordered_dict(root | nested)
-        return facts
+        inputs, outputs = ([item.text(1) for item in main.messages(n)] for n in (11, 12))
+        return {  # before IR version 4, initializers are inputs as well
+            "name": main.text(2),
+            "inputs": [name for name in inputs if name not in root],
+            "outputs": outputs,
+        }
 
-    def node(self, item: Field, tensors: dict[str, Value], number: int) -> list[tuple[str, Field]]:
+    def _read_node(
+        self, node: Message, tensors: dict[str, Value], number: int
+    ) -> list[tuple[str, Message]]:
         """Count a node, add the tensor of a Constant; return its graphs with their names."""
-        kind, name, outputs, attributes = "", "", [], []
-        for part in self.fields(item):
-            if part.number == 2:
-                outputs.append(self.text(part))
-            elif part.number == 3:
-                name = self.text(part)
-            elif part.number == 4:
-                kind = self.text(part)
-            elif part.number == 5:
-                attributes.append(part)
+        kind, outputs = node.text(4), node.texts(2)
         self.operators[kind] += 1
         graphs = []
-        for attribute in attributes:
-            label = ""
-            for part in self.fields(attribute):
-                if part.number == 1:
-                    label = self.text(part)
-                elif part.number in (6, 11):
-                    graphs.append((f"{name or f'{kind} {number}'}.{label}", part))
-                elif part.number == 5 and kind == "Constant" and outputs:
-                    self.tensor(part, tensors, outputs[0])
+        for attribute in node.messages(5):
+            label = f"{node.text(3) or f'{kind} {number}'}.{attribute.text(1)}"
+            graphs += [(label, graph) for graph in attribute.messages(6, 11)]
+            if kind == "Constant" and outputs:
+                for tensor in attribute.messages(5):
+                    self._add_tensor(tensor, tensors, outputs[0])
+                for sparse in attribute.messages(22):
+                    self._add_sparse(sparse, tensors, outputs[0])
         return graphs
 
-    def tensor(self, item: Field, tensors: dict[str, Value], name: str | None = None) -> None:
+    def _add_tensor(
+        self, tensor: Message, tensors: dict[str, Value], name: str | None = None
+    ) -> None:
         """Add the tensor of a TensorProto."""
-        dims: list[int] = []
-        data_type = location = 0
-        raw: Field | None = None
-        typed: list[Field] = []
-        external: dict[str, str] = {}
-        for part in self.fields(item):
-            if part.number == 1:
-                packed = bytes(self.data[part.start : part.stop])
-                dims += _varints(packed) if part.wire == _BYTES else [part.value]
-            elif part.number == 2:
-                data_type = part.value
-            elif part.number == 8 and name is None:
-                name = self.text(part)
-            elif part.number == 9:
-                raw = part
-            elif part.number in (4, 5, 7, 10, 11):
-                typed.append(part)
-            elif part.number == 13:
-                entry = {pair.number: self.text(pair) for pair in self.fields(part)}
-                external[entry.get(1, "")] = entry.get(2, "")
-            elif part.number == 14:
-                location = part.value
-        where, name = Place(None, item.start), name or ""
-        if any(size >= 1 << 62 for size in dims) or len(dims) > 64:
+        name = tensor.text(8) if name is None else name
+        tensors[_unique(tensors, name)] = self._tensor(tensor, name)
+
+    def _add_sparse(
+        self, sparse: Message, tensors: dict[str, Value], name: str | None = None
+    ) -> None:
+        """Add the two tensors of a SparseTensorProto: `values`, and their `indices` in the dense
+        tensor, one number or one row for each."""
+        parts = {"values": sparse.messages(1), "indices": sparse.messages(2)}
+        label = name or next((part.text(8) for part in sparse.messages(1)), "")
+        shape = sparse.numbers(3)
+        value: dict[Value, Value] = {"shape": list(shape)}
+        for key, messages in parts.items():
+            for part in messages:
+                value[key] = self._tensor(part, f"{label}.{key}")
+        tensors[_unique(tensors, label)] = value
+
+    def _tensor(self, tensor: Message, name: str) -> Call:
+        """Return the call that builds the tensor of a TensorProto, whose elements it locates."""
+        where, data_type = tensor.where, tensor.number(2)
+        shape = tuple(tensor.numbers(1))
+        if any(size >= 1 << 62 for size in shape) or len(shape) > 64:
             raise DamagedError(f"the tensor {bounded_repr(name)} has no shape", where=where)
-        shape = tuple(dims)
         type_name, encoding = _TYPES.get(data_type), _ENCODED.get(data_type)
         dtype = dtype_by_name(type_name) if type_name is not None else None
         if dtype is None and encoding is None:
@@ -301,55 +315,51 @@ class _Reader:
         nbytes = prod(shape) * dtype.itemsize if dtype is not None else -(-prod(shape) // 2)
         if encoding == "STRING":
             nbytes = 0
-        key = _unique(self.archive.spans, name)
-        if location == _EXTERNAL:
-            span = self.external(name, external, nbytes, where)
+        raw = tensor.fields.get(9)
+        if tensor.number(14) == _EXTERNAL:
+            span = self._external(name, tensor.pairs(13), nbytes, where)
         elif raw is not None:
-            if raw.stop - raw.start != nbytes:
-                raise DamagedError(
-                    f"the tensor {bounded_repr(name)} needs {nbytes:,} bytes, its raw_data has"
-                    f" {raw.stop - raw.start:,}",
-                    where=where,
-                )
-            span = Span(None, nbytes, raw.start, self.archive.source.base)
+            _check_nbytes(name, "raw_data", nbytes, raw[-1].stop - raw[-1].start, where)
+            span = Span(None, nbytes, raw[-1].start, self.archive.source.base)
         else:
-            has_varints = any(part.number in (5, 7, 11) for part in typed)
-            itemsize = (dtype.itemsize if dtype is not None else 1) if has_varints else 0
-            span = _TypedSpan(nbytes, itemsize, [(part.start, part.stop) for part in typed])
+            varints = [f for number in _VARINT_FIELDS for f in tensor.fields.get(number, ())]
+            fixed = [f for number in _FIXED_FIELDS for f in tensor.fields.get(number, ())]
+            itemsize = (dtype.itemsize if dtype is not None else 1) if varints else 0
+            ranges = [(field.start, field.stop) for field in varints or fixed]
+            span = _TypedSpan(nbytes, itemsize, ranges)
+        key = _unique(self.archive.spans, name)
         self.archive.spans[key] = span
-        tensors[_unique(tensors, name)] = (
-            dense_tensor(key, dtype, shape)
-            if dtype is not None
-            else encoded_tensor(key, encoding or "", shape, nbytes)
-        )
+        if dtype is not None:
+            return dense_tensor(key, dtype, shape)
+        return encoded_tensor(key, encoding or "", shape, nbytes)
 
-    def external(self, name: str, entries: dict[str, str], nbytes: int, where: Place) -> Span:
+    def _external(self, name: str, entries: dict[str, str], nbytes: int, where: Place) -> Span:
         """Return the span of a tensor in another file."""
         path = entries.get("location", "")
-        numbers = [
-            entries.get(key, default) for key, default in (("offset", "0"), ("length", str(nbytes)))
-        ]
-        normal = os.path.normpath(path.replace("\\", "/"))
-        drive = os.path.splitdrive(path)[0] or path[1:2] == ":"
-        if os.path.isabs(normal) or normal.split("/")[0] == ".." or drive or "\0" in path:
+        offset, length = entries.get("offset", "0"), entries.get("length", str(nbytes))
+        if path and (is_outside(path) or "\0" in path):
             raise OutsideFolderError(
                 f"the elements of {bounded_repr(name)} are at {bounded_repr(path)}, outside the"
                 " folder of the model",
                 where=where,
             )
-        if not path or not all(text.isdigit() and len(text) < 20 for text in numbers):
+        if not path or not all(n.isdigit() and len(n) < 20 for n in (offset, length)):
             message = f"the tensor {bounded_repr(name)} does not say where its elements are"
             raise DamagedError(message, where=where)
-        if int(numbers[1]) != nbytes:
-            raise DamagedError(
-                f"the tensor {bounded_repr(name)} needs {nbytes:,} bytes, its external data has"
-                f" {int(numbers[1]):,}",
-                where=where,
-            )
-        is_missing = not os.path.isfile(os.path.join(self.archive.folder, normal))
-        if is_missing and normal not in self.archive.missing:
-            self.archive.missing.append(normal)
-        return _ExternalSpan(nbytes, normal, int(numbers[0]))
+        _check_nbytes(name, "external data", nbytes, int(length), where)
+        path = os.path.normpath(path.replace("\\", "/"))
+        is_missing = not os.path.isfile(os.path.join(self.archive.folder, path))
+        if is_missing and path not in self.archive.missing:
+            self.archive.missing.append(path)
+        return _ExternalSpan(nbytes, path, int(offset))
+
+
+def _check_nbytes(name: str, place: str, needed: int, present: int, where: Place) -> None:
+    if needed != present:
+        message = (
+            f"the tensor {bounded_repr(name)} needs {needed:,} bytes, its {place} has {present:,}"
+        )
+        raise DamagedError(message, where=where)
 
 
 def _unique(names: object, name: str) -> str:
@@ -367,29 +377,20 @@ def read_onnx(source: Source, limits: Limits = LIMITS) -> Onnx:
     data, start, stop = source.window()
     archive = Onnx(source, limits)
     archive.origin = None if source.base is None else source.base - start
-    reader = _Reader(archive, data)
-    metadata: dict[str, object] = {}
-    facts: dict[str, object] | None = None
-    opsets = []
-    for item in fields(data, start, stop):
-        if item.number == 1 and item.wire == _VARINT:
-            metadata["ir_version"] = item.value
-        elif item.number in (2, 3) and item.wire == _BYTES:
-            metadata["producer" if item.number == 2 else "producer_version"] = reader.text(item)
-        elif item.number == 7:
-            facts = reader.graph(item)
-        elif item.number == 8:
-            entry = {part.number: part for part in reader.fields(item)}
-            domain = reader.text(entry[1]) if 1 in entry else ""
-            opsets.append(f"{domain or 'ai.onnx'} {entry[2].value if 2 in entry else 0}")
-        elif item.number == 14:
-            pair = {part.number: reader.text(part) for part in reader.fields(item)}
-            metadata[pair.get(1, "")] = pair.get(2, "")
-    if facts is None:
+    model, reader = Message(data, start, stop), _Reader(archive)
+    graphs = [reader.read_graph(graph) for graph in model.messages(7)]
+    if not graphs:
         raise DamagedError("the model has no graph", hint=DOWNLOAD_AGAIN)
+    metadata: dict[str, object] = {}
+    if 1 in model.fields:
+        metadata["ir_version"] = model.number(1)
+    for number, name in ((2, "producer"), (3, "producer_version")):
+        if number in model.fields:
+            metadata[name] = model.text(number)
+    opsets = [f"{item.text(1) or 'ai.onnx'} {item.number(2)}" for item in model.messages(8)]
+    archive.facts["metadata"] = metadata | model.pairs(14) | {"opset": ", ".join(opsets)}
     operators = [{"name": n, "count": count} for n, count in reader.operators.most_common()]
-    archive.facts["metadata"] = metadata | {"opset": ", ".join(opsets)}
-    archive.facts["programs"] = [facts | {"operators": operators, "ranges": {}}]
+    archive.facts["programs"] = [graphs[-1] | {"operators": operators, "ranges": {}}]
     if archive.missing:
         archive.facts["set"] = {"missing": archive.missing}
         for path in archive.missing:

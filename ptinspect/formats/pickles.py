@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ptinspect.errors import DOWNLOAD_AGAIN, DamagedError, FormatError, LimitError, Place
 from ptinspect.formats.archive import Archive, Finding
-from ptinspect.formats.joblib import WRAPPER, has_arrays, read_joblib
+from ptinspect.formats.numpy_files import WRAPPER, has_arrays, read_joblib
 from ptinspect.formats.signatures import identify_text, unknown_format_error
 from ptinspect.formats.torch.legacy import is_legacy, read_legacy
 from ptinspect.formats.zip.records import has_end_record

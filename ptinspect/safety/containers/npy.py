@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from ptinspect.dtypes import numpy_itemsize
 from ptinspect.errors import DamagedError, LimitError, Place
+from ptinspect.formats.numpy_files import MAGIC, MAX_HEADER, header_bounds, is_shape, parse_header
 from ptinspect.safety.containers.pickles import scan_pickles
 from ptinspect.safety.scan_state import scan_member
 from ptinspect.source.base import SliceSource
@@ -20,15 +21,6 @@ if TYPE_CHECKING:
     from ptinspect.safety.scan_state import ScanSource, ScanState
     from ptinspect.source.base import Source
 
-_MAGIC = b"\x93NUMPY"
-_MAX_HEADER = 1 << 16
-_TOKEN = re.compile(
-    r"""[\s\[\](){},:]+|[bru]?'(?:[^'\\\n]|\\.)*'|[bru]?"(?:[^"\\\n]|\\.)*"|[0-9]+L?
-    |True|False|None""",
-    re.VERBOSE | re.IGNORECASE,
-)
-# An item access or a call: numpy writes neither, and both nest without end.
-_CHAIN = re.compile(r"[\])}]\s*[\[(]")
 _NUMBERS = re.compile(
     r"[<>=|]?(?:[?bBhHiIlLqQpPefdgFDG]|[biufc][0-9]{1,2}|[SUaV][0-9]{0,10}"
     r"|[Mm]8?(?:\[[0-9]*[a-zA-Z]{1,7}\])?)"
@@ -56,7 +48,7 @@ def scan_arrays(source: Source, state: ScanState, scan_source: ScanSource) -> No
 
 
 def _is_array_at(source: Source, offset: int) -> bool:
-    return source.read(offset, min(len(_MAGIC), source.size - offset)) == _MAGIC
+    return source.read(offset, min(len(MAGIC), source.size - offset)) == MAGIC
 
 
 def _scan_array(
@@ -71,7 +63,7 @@ def _scan_array(
     data, start, stop = source.window()
     pickles = len(state.streams)
     skip = offset + header.pickle_offset
-    scanner = scan_pickles(state, data, start, stop, state.record, skip=skip, until=_MAGIC)
+    scanner = scan_pickles(state, data, start, stop, state.record, skip=skip, until=MAGIC)
     state.format = "npy"
     scanner.scan_found(scan_source)
     end = state.streams[-1].end - start if len(state.streams) > pickles else source.size
@@ -94,18 +86,14 @@ def _read_header(source: Source) -> _Header:
     numpy has several notations for a dtype, and its versions do not agree on them: anything but a
     plain notation for numbers counts as objects.
     """
-    head = source.read(0, 12) if source.size >= 12 else b""
-    version = head[6:7]
-    start = 10 if version == b"\x01" else 12
-    length = int.from_bytes(head[8:start], "little")
-    end = start + length
-    if not head or end > source.size:
+    head = source.read(0, min(source.size, MAX_HEADER + 12))
+    start, end = header_bounds(head)
+    if len(head) < 12 or end > source.size:
         raise DamagedError("the array's header is cut off", where=Place(None, 8))
-    if length > _MAX_HEADER:
+    if end - start > MAX_HEADER:
         error = DamagedError("the array's header is too long", where=Place(None, 8))
         return _Header(end, None, error)
-    encoding = "utf-8" if version == b"\x03" else "latin1"
-    header = _parse_literal(source.read(start, length).decode(encoding, "replace"))
+    header = parse_header(head[:end])
     if not isinstance(header, dict):
         error = DamagedError("the array's header is not a dictionary", where=Place(None, start))
         return _Header(end, None, error)
@@ -113,31 +101,10 @@ def _read_header(source: Source) -> _Header:
     if size is None:
         return _Header(end, None)
     shape = header.get("shape")
-    if not isinstance(shape, tuple) or not all(type(each) is int and each >= 0 for each in shape):
+    if not is_shape(shape):
         error = DamagedError("the array's header has no shape", where=Place(None, start))
         return _Header(None, None, error)
     return _Header(None, end + prod(shape) * size)
-
-
-def _parse_literal(header: str) -> object:
-    """Return the header's value, or None if numpy would not have written it."""
-    position = 0
-    while position < len(header):  # token by token: a pattern for all of them would backtrack
-        token = _TOKEN.match(header, position)
-        if token is None:
-            return None
-        position = token.end()
-    if _CHAIN.search(header):
-        return None
-    import ast
-
-    for text in (header, re.sub(r"(?<=[0-9])L", "", header)):  # 3L: of Python 2
-        try:
-            value: object = ast.literal_eval(text.strip())
-        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
-            continue
-        return value
-    return None
 
 
 def _item_size(descr: object) -> int | None:
@@ -150,7 +117,7 @@ def _item_size(descr: object) -> int | None:
         dtype, count = waiting.pop()
         if isinstance(dtype, str) and _NUMBERS.fullmatch(dtype):
             total += count * (numpy_itemsize(dtype) or 0)
-        elif isinstance(dtype, tuple) and len(dtype) == 2 and _is_shape(dtype[1]):
+        elif isinstance(dtype, tuple) and len(dtype) == 2 and _is_sizes(dtype[1]):
             waiting.append((dtype[0], count * _element_count(dtype[1])))
         elif isinstance(dtype, list) and all(map(_is_field, dtype)):
             for field in dtype:
@@ -169,11 +136,11 @@ def _is_field(field: object) -> bool:
     return (
         len(names) <= 2
         and all(isinstance(name, str) for name in names)
-        and (len(field) == 2 or _is_shape(field[2]))
+        and (len(field) == 2 or _is_sizes(field[2]))
     )
 
 
-def _is_shape(value: object) -> bool:
+def _is_sizes(value: object) -> bool:
     return all(type(size) is int for size in (value if isinstance(value, tuple) else (value,)))
 
 
