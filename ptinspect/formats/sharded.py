@@ -32,8 +32,14 @@ from ptinspect.errors import (
     UnsupportedError,
     add_error_path,
 )
-from ptinspect.formats.archive import Archive, Finding, OutsideFolderError, PicklelessArchive
-from ptinspect.formats.persistent_ids import declared_storages, prefix_storage_keys
+from ptinspect.formats.archive import (
+    Archive,
+    Finding,
+    OutsideFolderError,
+    PicklelessArchive,
+    declared_storages,
+    prefix_storage_keys,
+)
 from ptinspect.formats.safetensors import Safetensors, order_keys, ordered_dict, parse_json
 from ptinspect.limits import LIMITS, Limits
 from ptinspect.pickling.values import Call, Global, Value, key_value

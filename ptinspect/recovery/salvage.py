@@ -11,8 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ptinspect.errors import DamagedError, Place, PtInspectError
-from ptinspect.formats.archive import CHUNK, Archive, Span, check_range
-from ptinspect.formats.persistent_ids import declared_storages
+from ptinspect.formats.archive import CHUNK, Archive, Span, check_range, declared_storages
 from ptinspect.formats.torch.legacy import MAGIC
 from ptinspect.pickling.machine import run
 from ptinspect.recovery.report import LOST, PLAUSIBLE, PROVED, Damage

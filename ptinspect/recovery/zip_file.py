@@ -15,10 +15,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from ptinspect.errors import DamagedError, PtInspectError
-from ptinspect.formats.archive import Span, read_chunks
-from ptinspect.formats.persistent_ids import Declared, declared_storages
-from ptinspect.formats.zip.directory import DEFLATED, DESCRIBED, STORED, ZipDirectory
-from ptinspect.formats.zip.records import DESCRIPTOR, END, LOCAL, LOCAL_HEADER
+from ptinspect.formats.archive import Declared, Span, declared_storages, read_chunks
+from ptinspect.formats.zip.directory import DEFLATED, STORED, ZipDirectory
+from ptinspect.formats.zip.records import DESCRIBED, DESCRIPTOR, END, LOCAL, LOCAL_HEADER
 from ptinspect.pickling.machine import run
 from ptinspect.recovery.report import LOST, PLAUSIBLE, Damage
 from ptinspect.recovery.salvage import (

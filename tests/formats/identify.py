@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from ptinspect.errors import FormatError, PtInspectError
-from ptinspect.formats.detect import HEAD_BYTES, ZIP_MAGIC, identify_head, read_zip_directory
-from ptinspect.formats.pickles import open_pickle
+from ptinspect.formats.detect import (
+    HEAD_BYTES,
+    ZIP_MAGIC,
+    identify_head,
+    open_pickle,
+    read_zip_directory,
+)
 from ptinspect.formats.signatures import Identity, identify_text
 from ptinspect.formats.torch.legacy import is_legacy
 from ptinspect.limits import LIMITS, Limits

@@ -21,8 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from ptinspect.dtypes import DType, dtype_by_name
 from ptinspect.errors import DOWNLOAD_AGAIN, DamagedError, Place, UnsupportedError
-from ptinspect.formats.archive import Finding
-from ptinspect.formats.persistent_ids import prefix_storage_keys
+from ptinspect.formats.archive import Finding, prefix_storage_keys
 from ptinspect.formats.safetensors import dense_tensor, ordered_dict, parse_json
 from ptinspect.formats.torch.zip_file import ZipArchive
 from ptinspect.formats.zip.directory import STORED

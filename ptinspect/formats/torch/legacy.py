@@ -26,9 +26,11 @@ from ptinspect.errors import (
     PtInspectError,
     UnsupportedError,
 )
-from ptinspect.formats.archive import Archive, Finding, Span
-from ptinspect.formats.persistent_ids import (
+from ptinspect.formats.archive import (
+    Archive,
     Declared,
+    Finding,
+    Span,
     StorageExtent,
     class_sources,
     declared_storages,

@@ -15,8 +15,7 @@ import ast
 from typing import TYPE_CHECKING
 
 from ptinspect.errors import LimitError, Place, PtInspectError
-from ptinspect.formats.archive import ClassSource, Finding
-from ptinspect.formats.persistent_ids import declared_storages
+from ptinspect.formats.archive import ClassSource, Finding, declared_storages
 from ptinspect.formats.torch.zip_file import ZipArchive, ZipStorages
 from ptinspect.limits import LIMITS, Limits
 from ptinspect.pickling.machine import Pickled, run

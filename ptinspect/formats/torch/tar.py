@@ -26,8 +26,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ptinspect.dtypes import STORAGE_ITEMSIZE
 from ptinspect.errors import DOWNLOAD_AGAIN, DamagedError, LimitError, Place
-from ptinspect.formats.archive import Archive, Span
-from ptinspect.formats.persistent_ids import class_sources
+from ptinspect.formats.archive import Archive, Span, class_sources
 from ptinspect.formats.signatures import TAR_BLOCK
 from ptinspect.limits import LIMITS, Limits
 from ptinspect.pickling.machine import run

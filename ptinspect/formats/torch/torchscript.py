@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ptinspect.errors import LimitError
-from ptinspect.formats.persistent_ids import declared_storages, prefix_storage_keys
+from ptinspect.formats.archive import declared_storages, prefix_storage_keys
 from ptinspect.formats.safetensors import ordered_dict
 from ptinspect.formats.torch.zip_file import TorchZip, open_zip
 from ptinspect.limits import LIMITS, Limits

@@ -16,10 +16,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from ptinspect.errors import DOWNLOAD_AGAIN, DamagedError, LimitError, Place
-from ptinspect.formats.archive import CHUNK, Finding, PicklelessArchive, Span, check_range
-from ptinspect.formats.persistent_ids import (
+from ptinspect.formats.archive import (
+    CHUNK,
     Declared,
+    Finding,
+    PicklelessArchive,
+    Span,
     StorageExtent,
+    check_range,
     declared_storages,
     truncated_error,
 )

@@ -20,9 +20,12 @@ from typing import TYPE_CHECKING
 from ptinspect.errors import DamagedError, LimitError, Place, UnsupportedError
 from ptinspect.formats.archive import CHUNK, Finding, read_chunks
 from ptinspect.formats.zip.records import (
+    DESCRIBED,
+    ENCRYPTED,
     FULL32,
     LOCAL,
     LOCAL_HEADER,
+    UTF8,
     apply_zip64,
     decode_name,
     decode_names,
@@ -41,7 +44,6 @@ if TYPE_CHECKING:
 
 STORED, DEFLATED = 0, 8
 
-ENCRYPTED, DESCRIBED, UTF8 = 0x1, 0x8, 0x800
 SECRET = ENCRYPTED | 0x40 | 0x2000  # also strong encryption, and a masked directory
 KNOWN_FLAGS = ENCRYPTED | DESCRIBED | UTF8 | 0x6  # 0x6: deflate's level
 

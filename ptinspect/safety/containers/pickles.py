@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ptinspect.errors import DamagedError, LimitError, Place, PtInspectError
-from ptinspect.formats.persistent_ids import class_sources, declared_storages
+from ptinspect.formats.archive import class_sources, declared_storages
 from ptinspect.formats.torch.legacy import MAGIC, PROTOCOL, locate_storages
 from ptinspect.pickling.machine import run
 from ptinspect.pickling.opcodes import BY_CODE

@@ -7,13 +7,17 @@ import zlib
 from typing import TYPE_CHECKING
 
 from ptinspect.errors import DamagedError, FormatError, LimitError, Place, PtInspectError
-from ptinspect.formats.archive import CHUNK, Finding, read_chunks
-from ptinspect.formats.persistent_ids import declared_storages
+from ptinspect.formats.archive import CHUNK, Finding, declared_storages, read_chunks
 from ptinspect.formats.signatures import identify_zip
 from ptinspect.formats.torch.zip_file import torch_refusal_reasons
 from ptinspect.formats.zip.directory import DEFLATED, SECRET, STORED, ZipDirectory
-from ptinspect.formats.zip.records import END, LOCAL, find_directories, find_zips_ending_at
-from ptinspect.formats.zip.salvage import iter_local_records
+from ptinspect.formats.zip.records import (
+    END,
+    LOCAL,
+    find_directories,
+    find_zips_ending_at,
+    iter_local_records,
+)
 from ptinspect.safety.containers.payloads import UNREAD_FORMATS, looks_like_file, scan_suspect
 from ptinspect.safety.report import DANGEROUS, UNKNOWN
 from ptinspect.safety.scan_state import scan_member
