@@ -10,10 +10,9 @@ from typing import Any
 import pytest
 
 from ptinspect.proofs.processes import Workers
-from ptinspect.proofs.resume import cross_device
-from ptinspect.proofs.resume.cross_device import TOLERANCE, Crossing
+from ptinspect.proofs.resume import proof
 from ptinspect.proofs.resume.proof import check_resume
-from ptinspect.proofs.resume.report import ResumeReport
+from ptinspect.proofs.resume.report import TOLERANCE, Crossing, ResumeReport
 
 torch = pytest.importorskip("torch")
 
@@ -26,7 +25,7 @@ def crossed(workers: Workers, given: dict[str, Any], **more: Any) -> ResumeRepor
 
 @pytest.fixture
 def always(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cross_device, "should_cross", lambda device: True)
+    monkeypatch.setattr(proof, "should_cross", lambda device: True)
 
 
 @pytest.mark.slow
@@ -74,14 +73,14 @@ def test_a_step_that_fails_elsewhere_is_told(
     )
     training = Training(tmp_path, net=NET)
     given = training.save(training.parts(), picky)
-    kept = cross_device.cross_both_ways
+    kept = proof.cross_both_ways
 
     def then(*args: Any) -> Any:
         (tmp_path / "net.py.again").touch()
         return kept(*args)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cross_device, "cross_both_ways", then)
+        patch.setattr(proof, "cross_both_ways", then)
         report = crossed(workers, given)
     assert [str(crossing.reason) for crossing in report.crossings] == [
         "a step fails: AssertionError: not here"
@@ -160,16 +159,16 @@ def test_distances_of_two_trainings(tmp_path: Path) -> None:
 
 def test_what_draws_on_the_device_is_not_compared() -> None:
     begin, end = {"rng": {"rng cuda": "a"}}, {"rng": {"rng cuda": "b"}}
-    assert cross_device.draws_on_cuda({"saved": begin, "trace": [end]})
-    assert not cross_device.draws_on_cuda({"saved": begin, "trace": [begin]})
-    assert cross_device.draws_on_cuda({**begin, "trace": [end]})
-    assert not cross_device.draws_on_cuda(
+    assert proof.draws_on_cuda({"saved": begin, "trace": [end]})
+    assert not proof.draws_on_cuda({"saved": begin, "trace": [begin]})
+    assert proof.draws_on_cuda({**begin, "trace": [end]})
+    assert not proof.draws_on_cuda(
         {"rng": {"rng torch": "a"}, "trace": [{"rng": {"rng torch": "b"}}]}
     )
 
 
 def test_only_who_names_cuda_crosses() -> None:
-    assert [cross_device.should_cross(name) for name in ("auto", "cpu", "cuda", "cuda:1")] == [
+    assert [proof.should_cross(name) for name in ("auto", "cpu", "cuda", "cuda:1")] == [
         False, False, True, True,
     ]  # fmt: skip
 

@@ -13,8 +13,7 @@ from tests.conftest import ROOT
 
 torch = pytest.importorskip("torch")
 
-from ptinspect.proofs.worker import determinism  # noqa: E402
-from ptinspect.proofs.worker.reporting import CannotRun  # noqa: E402
+from ptinspect.proofs.worker import CannotRun, determinism  # noqa: E402
 
 
 def there_are(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
@@ -118,10 +117,10 @@ def test_memory_is_not_bounded_on_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     from ptinspect.proofs.worker import jobs
 
     bounds: list[Any] = []
-    monkeypatch.setattr(jobs, "limit_memory", lambda: bounds.append(os.environ.copy()))
+    monkeypatch.setattr(determinism, "limit_memory", lambda: bounds.append(os.environ.copy()))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     monkeypatch.delenv("NVIDIA_TF32_OVERRIDE", raising=False)
-    monkeypatch.setattr(jobs, "prepare", lambda options: [])
+    monkeypatch.setattr(determinism, "prepare", lambda options: [])
     monkeypatch.setattr(
         jobs, "compare_end_states", lambda job: {"device": job["options"]["device"]}
     )

@@ -14,15 +14,13 @@ import pytest
 from ptinspect.display.text.values import json_value
 from ptinspect.document.optim import matching
 from ptinspect.proofs import optimizer
-from ptinspect.proofs.resume import causes, cross_device, proof
-from ptinspect.proofs.resume.causes import Cause
-from ptinspect.proofs.resume.cross_device import Crossing
-from ptinspect.proofs.resume.report import ResumeReport
-from ptinspect.proofs.resume.runs import Difference
+from ptinspect.proofs.resume import causes, proof
+from ptinspect.proofs.resume import report as reports
+from ptinspect.proofs.resume.causes import Cause, Difference
+from ptinspect.proofs.resume.report import Crossing, ResumeReport
 from ptinspect.proofs.roundtrip import FORMS, PARTS, Form, RoundtripReport
-from ptinspect.proofs.script.compare import Checkpoint, Item
-from ptinspect.proofs.script.report import CAUSES, Kill, ScriptReport, Steps
-from ptinspect.proofs.script.trace import Difference as StepDifference
+from ptinspect.proofs.script.report import CAUSES, Checkpoint, Item, Kill, ScriptReport, Steps
+from ptinspect.proofs.script.runs import Difference as StepDifference
 from tests.conftest import FIXTURES
 
 jsonschema = pytest.importorskip("jsonschema")
@@ -139,7 +137,7 @@ def test_every_kind_of_cause_is_in_the_schema_and_the_other_way_round() -> None:
     chosen = {"seed-set-again", "shuffling", "dropout", "rng", "weights"}
     chosen |= {row[0] for row in causes._RECORDED_STATE}
     assert kinds(causes, proof) | chosen == listed
-    assert kinds(cross_device) == set()
+    assert kinds(reports) == set()
 
 
 def test_every_kind_of_fault_is_in_the_schema() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 torch = pytest.importorskip("torch")
 import numpy as np  # noqa: E402
 
-from ptinspect.proofs.worker.jobs import ulps  # noqa: E402
+from ptinspect.proofs.worker.determinism import ulps  # noqa: E402
 
 TYPES = {"float64": "int64", "float32": "int32", "float16": "int16", "bfloat16": "int16"}
 NAN, INF = float("nan"), float("inf")

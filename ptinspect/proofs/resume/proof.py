@@ -11,7 +11,7 @@ import os
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from ptinspect.errors import add_error_path
+from ptinspect.errors import PtInspectError, add_error_path
 from ptinspect.proofs.optimizer import check_optimizer
 from ptinspect.proofs.plan import (
     DEFAULT_STEPS,
@@ -21,21 +21,21 @@ from ptinspect.proofs.plan import (
     reproduce_command,
 )
 from ptinspect.proofs.processes import TIMEOUT, Watch, Workers, worker_pool
-from ptinspect.proofs.resume import cross_device
 from ptinspect.proofs.resume.causes import (
+    Answer,
     Cause,
+    Difference,
+    TrainingRuns,
     batch_order_differs,
+    differing_names,
+    first_difference,
+    first_trace_difference,
     possible_causes,
     same_contents,
 )
-from ptinspect.proofs.resume.report import ResumeReport, check_plot_path, plot_losses
-from ptinspect.proofs.resume.runs import (
-    Answer,
-    Difference,
-    TrainingRuns,
-    first_difference,
-    first_trace_difference,
-)
+from ptinspect.proofs.resume.report import Crossing, ResumeReport, check_plot_path, plot_losses
+
+OTHER_DEVICE = "cpu"
 
 
 def check_resume(
@@ -92,7 +92,7 @@ def check_resume(
         reproduce = reproduce_command("resume", path, options, **more)
         file = _checkpoint_file(path, model, trust, pool)
         plan = make_plan(file, model=model, entry=entry, trust=trust)
-        crosses = cross_device.should_cross(device) and not no_cross
+        crosses = should_cross(device) and not no_cross
         runs = TrainingRuns(file, plan, asdict(options), pool, pool.new_path(""), crosses)
         report = replace(_prove(runs, *_optimizer_findings(file, plan), reproduce), path=path)
     if plot is not None:
@@ -149,7 +149,7 @@ def _prove(
         verdict = "undecided"
     crossings = []
     if runs.keep_end_state and (difference is None or (verdict == "differs" and causes)):
-        crossings = cross_device.cross_both_ways(runs, uninterrupted, causes)
+        crossings = cross_both_ways(runs, uninterrupted, causes)
     losses, saved_step = uninterrupted["losses"], uninterrupted["saved"]["step"]
     return ResumeReport(
         path=runs.path,
@@ -294,3 +294,66 @@ def _notes(uninterrupted: Answer, resumed: Answer, difference: Difference | None
     if resumed.get("error"):
         notes.append(f"after the resume: {resumed['error']}")
     return notes
+
+
+# --- Resume on another device ---
+
+
+def should_cross(device: str) -> bool:
+    """Return True if the user named CUDA, so that the CPU is another device."""
+    return device.partition(":")[0] == "cuda"
+
+
+def cross_both_ways(
+    runs: TrainingRuns, uninterrupted: Answer, causes: list[Cause]
+) -> list[Crossing]:
+    """Resume on the other device, and the other device's training on this one.
+
+    The fixes of `causes`, which a single device needs already, are applied here too.
+    """
+    fixes = tuple(dict.fromkeys(["replay", *(fix for cause in causes for fix in cause.fixes)]))
+    device = uninterrupted["device"]
+    crossing = _cross(runs, uninterrupted, OTHER_DEVICE, fixes)
+    try:
+        runs.workers.announce(f"training without interruption on {OTHER_DEVICE}")
+        other_runs = replace(runs.on_device(OTHER_DEVICE), files=runs.workers.new_path(""))
+        other_answer = other_runs.uninterrupted()
+    except PtInspectError as error:
+        failed = Crossing(OTHER_DEVICE, device, None, f"it cannot be run: {error.message}")
+        return [crossing, failed]
+    return [crossing, _cross(other_runs, other_answer, device, fixes)]
+
+
+def _cross(
+    runs: TrainingRuns, uninterrupted: Answer, resumed_on: str, fixes: tuple[str, ...]
+) -> Crossing:
+    saved_on = uninterrupted["device"]
+    runs.workers.announce(f"resuming on {resumed_on} what was saved on {saved_on}")
+    end_state = runs.workers.new_path(".ends")
+    try:
+        resumed = runs.on_device(resumed_on).resumed(uninterrupted, fixes, end_state)
+    except PtInspectError as error:
+        return Crossing(saved_on, resumed_on, None, f"it cannot be run: {error.message}")
+    if resumed.get("failed_at") == "load":
+        return Crossing(saved_on, resumed_on, [f"loading fails: {resumed['error']}"])
+    loaded = differing_names(uninterrupted["saved"]["state"], resumed["state"])
+    if "error" in resumed:
+        return Crossing(saved_on, resumed_on, loaded, f"a step fails: {resumed['error']}")
+    if draws_on_cuda(uninterrupted) or draws_on_cuda(resumed):
+        reason = "the model draws random numbers, and each device draws its own"
+        return Crossing(saved_on, resumed_on, loaded, reason)
+    unit = uninterrupted["autocast"] or ("float16" if runs.options["allow_tf32"] else None)
+    job = {
+        "kind": "compare", "end_states": [f"{runs.files}.ends", end_state], "unit": unit,
+        "options": {"device": "cpu", "allow_tf32": False},
+    }  # fmt: skip
+    answer = runs.workers.run(job)
+    distances = {key: answer[key] for key in ("first", "losses", "type")}
+    tensors = tuple((dtype, ulps, name) for dtype, (ulps, name) in answer["tensors"].items())
+    return Crossing(saved_on, resumed_on, loaded, tensors=tensors, unit=unit, **distances)
+
+
+def draws_on_cuda(answer: Answer) -> bool:
+    """Return True if the model of a run drew from CUDA's random number generators."""
+    before = answer["saved"]["rng"] if "saved" in answer else answer["rng"]
+    return bool(before.get("rng cuda") != answer["trace"][-1]["rng"].get("rng cuda"))

@@ -19,17 +19,25 @@ from typing import Any
 from ptinspect.atomic_file import map_os_errors, signals_raise
 from ptinspect.errors import PtInspectError
 from ptinspect.proofs.processes import Progress, Watch
-from ptinspect.proofs.script.compare import (
+from ptinspect.proofs.script.report import (
     Checkpoint,
+    Kill,
+    ScriptReport,
+    Steps,
     compare_runs,
     in_order,
     is_readable,
     split_differences,
     volatile_keys,
 )
-from ptinspect.proofs.script.report import Kill, ScriptReport, Steps
-from ptinspect.proofs.script.runs import Run, Workspace
-from ptinspect.proofs.script.trace import Difference, Trace, first_difference, resumed_at
+from ptinspect.proofs.script.runs import (
+    Difference,
+    Run,
+    Trace,
+    Workspace,
+    first_difference,
+    resumed_at,
+)
 from ptinspect.text import count_text, join_names
 
 TIMEOUT = 3600.0

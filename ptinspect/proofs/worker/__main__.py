@@ -18,7 +18,7 @@ import traceback
 from typing import IO, Any
 
 from ptinspect.errors import shell_options
-from ptinspect.proofs.worker.reporting import open_progress, read_progress
+from ptinspect.proofs.worker import open_progress, read_progress
 
 # Bytes that a job may print before it is stopped, so that it cannot fill the disk.
 MAX_LOG = 64 << 20

@@ -6,7 +6,7 @@ batch and epoch that the training had reached.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -21,8 +21,8 @@ from ptinspect.document.optim.matching import (
     shapes_agree,
 )
 from ptinspect.document.optim.state import has_state_after_step, required_state
+from ptinspect.proofs.worker import CannotRun
 from ptinspect.proofs.worker.determinism import digest, find_rng_states
-from ptinspect.proofs.worker.reporting import CannotRun
 from ptinspect.torchnn.attributes import WRAPPER_PREFIXES
 
 PREFIXES = (*WRAPPER_PREFIXES, "model.")
@@ -66,7 +66,12 @@ class Checkpoint:
     """
 
     def __init__(
-        self, root: Any, plan: dict[str, Any], model: Any, user_order: Callable[[], list[str]]
+        self,
+        root: Any,
+        plan: dict[str, Any],
+        model: Any,
+        user_order: Callable[[], list[str]],
+        length: int | None,
     ) -> None:
         self.root = root
         self.plan = plan
@@ -91,7 +96,7 @@ class Checkpoint:
         self.names: list[str] = []
         self.assumption: str | None = None
         if self.states:
-            self.names, self.assumption = self._parameter_names(model, user_order)
+            self.names, self.assumption = self._parameter_names(model, user_order())
         weights_paths = [plan["model_path"], *optimizer_paths, *plan["averages"]]
         if not plan["model_path"]:
             weights_paths = [(f"{self.prefix}{name}",) for name in model.state_dict()]
@@ -101,9 +106,9 @@ class Checkpoint:
         self.scaler = value_at(root, self.scaler_path) if self.scaler_path is not None else None
         self.averages = {tuple(path): value_at(root, path) for path in plan["averages"]}
         self.autocast = _autocast(root)
-        self.counters = self._counters()
+        self.counters = self._counters(length)
 
-    def _counters(self) -> Counters:
+    def _counters(self, length: int | None) -> Counters:
         def counter(kind: str) -> int | None:
             return int(value_at(self.root, self.plan[kind])) if self.plan[kind] else None
 
@@ -112,6 +117,7 @@ class Checkpoint:
         name = str(self.plan["epoch"][-1]).lower() if self.plan["epoch"] else ""
         last_epochs = [item["last_epoch"] for item in self.plan["schedulers"]]
         return Counters(
+            length=length,
             epoch=counter("epoch"),
             usual_offset=0 if name in NEXT_EPOCH_KEYS else 1,
             step=counter("step"),
@@ -120,75 +126,60 @@ class Checkpoint:
             scaler=self.scaler,
         )
 
-    def _parameter_names(
-        self, model: Any, user_order: Callable[[], list[str]]
-    ) -> tuple[list[str], str | None]:
+    def _parameter_names(self, model: Any, user_order: list[str]) -> tuple[list[str], str | None]:
         """Return the name of each slot's parameter, and what was assumed to find them."""
         recorded = [name for group in self.groups for name in group.get("param_names", ())]
         if len(recorded) == len(self.slots):
             return [name.removeprefix(self.prefix) for name in recorded], None
-        parameters = dict(model.named_parameters())
-        buffers = dict(model.named_buffers())
         # A lazy parameter has no shape before its module's first call.
-        shape_of = {
-            name: () if is_lazy(tensor) else tensor.shape
-            for name, tensor in {**buffers, **parameters}.items()
+        shapes = {
+            name: getattr(self.weights.get(name), "shape", ()) if is_lazy(tensor) else tensor.shape
+            for name, tensor in (*model.named_buffers(), *model.named_parameters())
         }
         slot_shapes = [self._slot_shape(slot) for slot in self.slots]
-
-        def fits(names: list[str]) -> bool:
-            return shapes_agree(slot_shapes, [shape_of[name] for name in names])
-
-        names = user_order()
-        trainable = [name for name, value in parameters.items() if value.requires_grad]
-        is_own_order = names in (list(parameters), trainable)
-        if not is_own_order and parameters.keys() >= set(names) and fits(names):
-            return names, None
-        in_file = (name for name in self.weights if name in parameters)
-        order = list(dict.fromkeys([*in_file, *parameters]))
-        trainable = [name for name in order if parameters[name].requires_grad]
-        floats = [
-            name
-            for name in self.weights
-            if name in parameters or (name in buffers and buffers[name].is_floating_point())
-        ]
-        unique = names_by_shape(slot_shapes, {name: shape_of[name] for name in order})
-        if len(self.groups) > 1 and len(order) == len(self.slots) and unique is not None:
-            return unique, None
-        for names in (order, trainable, floats):
-            if fits(names):
-                return names, None
-        shapes = iter(slot_shapes)
-        groups = [list(islice(shapes, len(group["params"]))) for group in self.groups]
-        for names in (order, trainable):
-            split = names_by_group(groups, {name: shape_of[name] for name in names})
-            if len(groups) > 1 and split is not None:
-                return split, None
-        planned = [name for item in self.plan["optimizers"] for name in item["names"] or [None]]
-        if planned and None not in planned:
-            return [name.removeprefix(self.prefix) for name in planned], None
-        if unique is not None:
-            return unique, None
-        return self._assumed_names(parameters, order, fits)
-
-    def _assumed_names(
-        self, parameters: dict[str, Any], order: list[str], fits: Callable[[list[str]], bool]
-    ) -> tuple[list[str], str]:
-        matrices = [name for name in order if parameters[name].dim() > 1]
-        vectors = [name for name in order if parameters[name].dim() < 2]
-        sizes = [len(group["params"]) for group in self.groups]
-        for first, second in ((matrices, vectors), (vectors, matrices)):
-            if sizes == [len(first), len(second)] and fits([*first, *second]):
-                assumption = "it is assumed that the groups are the matrices and all others"
-                return [*first, *second], assumption
-        last = order[-len(self.slots) :]  # the ones nearest to the loss are rarely frozen
-        if fits(last):
-            return last, f"it is assumed that the optimizer covers the last {len(last)} parameters"
+        for names, assumption in self._candidate_names(model, user_order, shapes, slot_shapes):
+            known = [shapes[name] for name in names or () if name in shapes]
+            if names is not None and len(known) == len(names) and shapes_agree(slot_shapes, known):
+                return names, assumption
         raise CannotRun(
-            f"the optimizer covers {len(self.slots)} parameters and the model has {len(order)}; "
-            "nothing tells which of them",
+            f"the optimizer covers {len(self.slots)} parameters and the model has "
+            f"{len(list(model.parameters()))}; nothing tells which of them",
             "write a function make_optimizer(model) in the file of the model's class",
         )
+
+    def _candidate_names(
+        self, model: Any, user_order: list[str], shapes: dict[str, Any], slot_shapes: list[Any]
+    ) -> Iterator[tuple[list[str] | None, str | None]]:
+        """Yield the names that the slots may have, the likeliest first, assumptions last."""
+        parameters = dict(model.named_parameters())
+        own_order = [name for name, value in parameters.items() if value.requires_grad]
+        if user_order not in (list(parameters), own_order):
+            yield user_order, None
+        order = [name for name in self.weights if name in parameters]
+        order = list(dict.fromkeys([*order, *parameters]))
+        trainable = [name for name in order if parameters[name].requires_grad]
+        buffers = {name for name, value in model.named_buffers() if value.is_floating_point()}
+        floats = [name for name in self.weights if name in buffers or name in parameters]
+        unique = names_by_shape(slot_shapes, {name: shapes[name] for name in order})
+        sizes = [len(group["params"]) for group in self.groups]
+        if len(sizes) > 1 and len(order) == len(slot_shapes):
+            yield unique, None
+        yield from ((names, None) for names in (order, trainable, floats))
+        left = iter(slot_shapes)
+        by_group = [list(islice(left, size)) for size in sizes]
+        for names in (order, trainable) if len(sizes) > 1 else ():
+            yield names_by_group(by_group, {name: shapes[name] for name in names}), None
+        planned = [name for item in self.plan["optimizers"] for name in item["names"] or [""]]
+        yield [name.removeprefix(self.prefix) for name in planned if name is not None], None
+        yield unique, None
+        matrices = [name for name in order if len(shapes[name]) > 1]
+        vectors = [name for name in order if len(shapes[name]) < 2]
+        for first, second in ((matrices, vectors), (vectors, matrices)):
+            if sizes == [len(first), len(second)]:
+                assumption = "it is assumed that the groups are the matrices and all others"
+                yield [*first, *second], assumption
+        last = order[-len(slot_shapes) :]  # the ones nearest to the loss are rarely frozen
+        yield last, f"it is assumed that the optimizer covers the last {len(last)} parameters"
 
     def _slot_shape(self, slot: Slot) -> tuple[int, ...] | None:
         state = self.slot_state(slot)
@@ -331,12 +322,14 @@ class Counters:
     """How far a training was when its checkpoint was saved.
 
     Attributes:
+        length: batches of an epoch.
         usual_offset: 0 if the name of the epoch says that it is the next one, else 1.
         step: the recorded number of batches.
         steps: steps of the optimizer.
         schedulers: last_epoch and state of each scheduler.
     """
 
+    length: int | None
     epoch: int | None
     usual_offset: int
     step: int | None
@@ -344,30 +337,31 @@ class Counters:
     schedulers: list[tuple[int, Any]]
     scaler: Any
 
-    def next_position(self, length: int | None) -> tuple[int, int]:
+    def next_position(self) -> tuple[int, int]:
         """Return the epoch and the batch in it that come next.
 
         They follow from the steps and the batches of an epoch, else from the scheduler, else from
         the recorded epoch. Steps count only if they are near the recorded epoch: the batches at
         hand may be a few of the real ones.
         """
+        length = self.length
         if self.epoch is None:
             epoch, batch = divmod(self.step or 0, length or 1) if length else (0, 0)
             return epoch, batch if self.steps in (None, self.step) else 0
         if self.steps is not None and length and abs(self.steps // length - self.epoch) <= 2:
-            explained = self.whole_epochs(length)
+            explained = self.whole_epochs()
             return (explained[0], 0) if explained is not None else divmod(self.steps, length)
         for last_epoch, _ in self.schedulers:
-            if abs(last_epoch - self.epoch - 1) <= 2 and not self.steps_scheduler_per_batch(length):
+            if abs(last_epoch - self.epoch - 1) <= 2 and not self.steps_scheduler_per_batch():
                 return last_epoch, 0
         return self.epoch + self.usual_offset, 0
 
-    def whole_epochs(self, length: int | None) -> tuple[int, str] | None:
+    def whole_epochs(self) -> tuple[int, str] | None:
         """Return the finished epochs if there are fewer steps than batches, and the usual reason.
 
         None if the steps are whole epochs of batches, or nothing usual explains them.
         """
-        epoch, steps = self.epoch, self.steps
+        epoch, steps, length = self.epoch, self.steps, self.length
         if epoch is None or steps is None or not length or not steps % length:
             return None
         if abs(steps // length - epoch) > 2:
@@ -382,12 +376,12 @@ class Counters:
                     return epochs, f"gradients were accumulated over {each} batches"
         return None
 
-    def contradictions(self, length: int | None) -> list[str]:
+    def contradictions(self) -> list[str]:
         """Return a message if the steps are not those of the recorded epochs with such batches."""
-        epoch, steps = self.epoch, self.steps
+        epoch, steps, length = self.epoch, self.steps, self.length
         if epoch is None or not steps or not length:
             return []
-        if abs(steps // length - epoch) <= 1 or self.whole_epochs(length) is not None:
+        if abs(steps // length - epoch) <= 1 or self.whole_epochs() is not None:
             return []
         return [
             f"the optimizer has made {steps} steps and the recorded epoch is {epoch}, but an epoch "
@@ -409,18 +403,18 @@ class Counters:
             return 0
         return 24 + 2 * grown
 
-    def epoch_offset(self, length: int | None) -> int:
+    def epoch_offset(self) -> int:
         """Return what a script adds to the recorded epoch: 1 if it is the last finished one."""
-        epoch, batch = self.next_position(length)
+        epoch, batch = self.next_position()
         if self.epoch is not None and not batch and epoch == self.epoch:
             return 0
         return 1 if self.epoch is not None and epoch == self.epoch + 1 else self.usual_offset
 
-    def steps_scheduler_per_batch(self, length: int | None) -> bool:
+    def steps_scheduler_per_batch(self) -> bool:
         """Return True if the scheduler is stepped after each batch, not after each epoch."""
         for last_epoch, state in self.schedulers:
             if self.epoch is None:
                 return isinstance(state, dict) and "total_steps" in state
-            if length != 1 and (last_epoch == self.steps or last_epoch > self.epoch + 2):
+            if self.length != 1 and (last_epoch == self.steps or last_epoch > self.epoch + 2):
                 return last_epoch != self.epoch + 1
         return False

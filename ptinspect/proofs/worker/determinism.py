@@ -1,11 +1,9 @@
-"""Makes runs reproducible and comparable: devices, random number generators, digests."""
+"""Makes runs reproducible and comparable: devices, random numbers, digests, distances."""
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
+import math
 import os
-import platform
 import random
 import re
 import warnings
@@ -15,7 +13,7 @@ from typing import Any
 import numpy
 import torch
 
-from ptinspect.proofs.worker.reporting import CannotRun
+from ptinspect.proofs.worker import CannotRun, recorder
 from ptinspect.text import count_text
 
 # Torch's warning or error about an operation whose bits may vary.
@@ -69,10 +67,7 @@ def prepare(options: dict[str, Any]) -> list[str]:
     """Switch on deterministic algorithms, and make the device the current one.
 
     At first torch is strict: an operation without a deterministic kernel raises an error, and the
-    job is run again with `warn_only`. Kernels of attention then lose their deterministic form, so
-    they are switched off.
-    Source: _scaled_dot_product_* in ATen/native/transformers, which ask deterministicAlgorithms and
-    not deterministicAlgorithmsWarnOnly.
+    job is run again with `warn_only`.
 
     Returns:
         the operations that torch will have warned of.
@@ -80,8 +75,7 @@ def prepare(options: dict[str, Any]) -> list[str]:
     warn_only, allow_tf32 = options.get("warn_only", False), options["allow_tf32"]
     torch.use_deterministic_algorithms(True, warn_only=warn_only)
     if warn_only:
-        for kernel in ("flash", "mem_efficient", "cudnn"):
-            getattr(torch.backends.cuda, f"enable_{kernel}_sdp", bool)(False)
+        recorder.switch_off_attention_kernels(torch)
     if not allow_tf32 and hasattr(torch.backends, "fp32_precision"):
         torch.backends.fp32_precision = "ieee"  # the user's code may have used the new setting
     for _, module, name, value in _SETTINGS:
@@ -123,34 +117,6 @@ def _show_warning(message: Any, category: Any, *args: Any, **kwargs: Any) -> Non
         _nondeterministic.append(match[1])
 
 
-def environment(device: str) -> dict[str, Any]:
-    """Describe what the numbers depend on besides the training: versions, device, precision."""
-    is_cuda = device.startswith("cuda")
-    driver = None
-    if is_cuda:
-        with contextlib.suppress(OSError), open("/proc/driver/nvidia/version") as file:
-            driver = next(iter(re.findall(r"\d+\.\d+(?:\.\d+)?", file.readline())), None)
-    cudnn_version: Any = torch.backends.cudnn.version
-    matmul = cudnn = None
-    with contextlib.suppress(RuntimeError):  # the user's code used both of torch's settings
-        matmul = "tf32" if torch.backends.cuda.matmul.allow_tf32 else "ieee"
-        cudnn = "tf32" if torch.backends.cudnn.allow_tf32 else "ieee"
-    return {
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "system": platform.platform(terse=True),
-        "device_name": torch.cuda.get_device_name(device) if is_cuda else platform.machine(),
-        "driver": driver,
-        "cuda": torch.version.cuda if is_cuda else None,
-        "cudnn": cudnn_version() if is_cuda else None,
-        "precision": {
-            "matmul": matmul if is_cuda else torch.get_float32_matmul_precision(),
-            "cudnn": cudnn if is_cuda else None,
-            "deterministic": torch.are_deterministic_algorithms_enabled(),
-        },
-    }
-
-
 def limit_memory() -> None:
     """Limit this process to its present size and the machine's memory, if the system supports it.
 
@@ -181,8 +147,8 @@ def seed_all(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def rng_states(device: str) -> dict[str, Any]:
-    """Return the states of the generators, by kind."""
+def rng_states(device: str, held: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Return the states of the global generators by kind, and of others as `held: NAME`."""
     states: dict[str, Any] = {
         "torch": torch.get_rng_state(),
         "numpy": numpy.random.get_state(),
@@ -190,10 +156,10 @@ def rng_states(device: str) -> dict[str, Any]:
     }
     if device.startswith("cuda"):
         states["cuda"] = torch.cuda.get_rng_state_all()
-    return states
+    return states | {f"held: {name}": _generator_state(it) for name, it in (held or {}).items()}
 
 
-def set_rng_states(states: dict[str, Any]) -> None:
+def set_rng_states(states: dict[str, Any], held: dict[str, Any] | None = None) -> None:
     if "torch" in states:
         torch.set_rng_state(states["torch"].cpu())
     if "numpy" in states:
@@ -208,6 +174,9 @@ def set_rng_states(states: dict[str, Any]) -> None:
         else:  # the file may come from a machine with more devices
             count = torch.cuda.device_count()
             torch.cuda.set_rng_state_all([state.cpu() for state in cuda[:count]])
+    for name, generator in (held or {}).items():
+        if f"held: {name}" in states:
+            set_generator_state(generator, states[f"held: {name}"])
 
 
 def held_generators(holders: Iterable[tuple[str, Any]]) -> dict[str, Any]:
@@ -221,7 +190,7 @@ def held_generators(holders: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     return dict(generators.values())
 
 
-def generator_state(generator: Any) -> Any:
+def _generator_state(generator: Any) -> Any:
     if isinstance(generator, torch.Generator):
         return generator.get_state()
     is_numpy = isinstance(generator, numpy.random.Generator)
@@ -243,7 +212,7 @@ def match_generators(generators: Iterable[Any], states: dict[str, Any]) -> dict[
     matched = {}
     for key, state in states.items():
         for generator in left:
-            if isinstance(state, type(generator_state(generator))):
+            if isinstance(state, type(_generator_state(generator))):
                 matched[key] = generator
                 left = [other for other in left if other is not generator]
                 break
@@ -320,36 +289,8 @@ def rng_kind(value: Any) -> str | None:
 
 
 def digest(value: Any) -> str:
-    """Return a hash of tensors, numbers and containers, equal for equal bits."""
-    blake = hashlib.blake2b(digest_size=8)
-    stack = [value]
-    visited: set[int] = set()
-    while stack:
-        item = stack.pop()
-        if isinstance(item, torch.Tensor):
-            blake.update(f"T{item.dtype}{tuple(item.shape)}".encode())
-            flat = plain_tensor(item).contiguous().flatten()  # the elements in C order
-            blake.update(flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b"")
-        elif isinstance(item, numpy.ndarray):
-            blake.update(item.tobytes())
-        elif isinstance(item, dict):
-            blake.update(f"D{len(item)}".encode())
-            for key in item:
-                stack += [item[key], str(key)]
-        elif isinstance(item, list | tuple):
-            blake.update(f"L{len(item)}".encode())
-            stack += item
-        elif isinstance(item, float):
-            blake.update(item.hex().encode())
-        elif item is None or isinstance(item, int | str | bytes | bool):
-            blake.update(repr(item).encode())
-        else:  # an object: its attributes; of a function, a lock and the like only its type
-            blake.update(type(item).__qualname__.encode())
-            attributes = getattr(item, "__dict__", None)
-            if isinstance(attributes, dict) and not callable(item) and id(item) not in visited:
-                visited.add(id(item))
-                stack.append(attributes)
-    return blake.hexdigest()
+    """Return a hash of tensors, numbers and containers, equal for equal bits on any device."""
+    return recorder.digest(torch, value, on_card=False)
 
 
 def content_digest(batch: Any) -> int:
@@ -367,11 +308,32 @@ def content_digest(batch: Any) -> int:
     return sum(int(digest([tensor[row] for tensor in tensors]), 16) for row in range(size))
 
 
-def plain_tensor(tensor: torch.Tensor) -> torch.Tensor:
-    """Return a tensor on the CPU, dense, and with complex numbers as pairs of real ones."""
-    plain = tensor.detach()
-    if plain.layout != torch.strided:
-        plain = plain.to_dense()
-    if plain.is_complex():
-        plain = torch.view_as_real(plain.resolve_conj())
-    return plain.cpu()
+# --- Distances --------------------------------------------------------------------------------
+
+
+def ulps(first: Any, second: Any, unit: Any = None) -> float:
+    """Return the largest distance between elements at the same index, in ULPs.
+
+    It is 0 for equal elements (-0 equals 0, NaN equals NaN), and inf if only one is NaN or
+    infinite, for integers that differ, and for tensors of different shape or dtype.
+    """
+    if first.shape != second.shape or first.dtype != second.dtype:
+        return math.inf
+    first, second = (recorder.plain_tensor(torch, tensor).cpu() for tensor in (first, second))
+    if not first.numel():
+        return 0.0
+    if not first.is_floating_point():
+        return 0.0 if torch.equal(first, second) else math.inf
+    info = torch.finfo(unit or first.dtype)
+    first, second = first.to(torch.float64), second.to(torch.float64)
+    same = (first == second) | (first.isnan() & second.isnan())
+    if bool(same.all()):
+        return 0.0
+    if not bool((same | (first.isfinite() & second.isfinite())).all()):
+        return math.inf
+    finite = first.isfinite()  # the same elements of `second` are finite too
+    first, second = first[finite], second[finite]
+    largest = max(float(first.abs().max()), float(second.abs().max()), float(info.smallest_normal))
+    _, exponent = math.frexp(largest)
+    scale = 2.0 ** (1 - exponent)  # the largest element is then in [1, 2), where an ULP is eps
+    return float((first * scale - second * scale).abs().max()) / float(info.eps)

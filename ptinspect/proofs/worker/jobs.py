@@ -1,8 +1,7 @@
-"""The jobs: run the training uninterrupted or resumed, compare end states, run a round trip."""
+"""The jobs: train uninterrupted or resumed, compare end states, run a form of a model."""
 
 from __future__ import annotations
 
-import math
 import os
 import traceback
 from collections.abc import Callable, Iterator
@@ -10,26 +9,22 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
-from ptinspect.proofs.worker.determinism import (
-    environment,
-    limit_memory,
-    plain_tensor,
-    prepare,
-    resolve_device,
-)
-from ptinspect.proofs.worker.loading import EVIDENCE, load_training
-from ptinspect.proofs.worker.reporting import (
+from ptinspect.proofs.worker import (
     CannotRun,
     NeedsWarnOnly,
+    determinism,
     one_line,
     raise_unless_of_model,
+    recorder,
+    user_code,
     write_progress,
 )
-from ptinspect.proofs.worker.roundtrip import run_roundtrip
-from ptinspect.proofs.worker.save_checkpoint import save_checkpoint, snapshot
-from ptinspect.proofs.worker.training import Step, Training
-from ptinspect.proofs.worker.user_code import create_model, import_model, load_file
+from ptinspect.proofs.worker.checkpoint import match_weights, recorded_autocast, value_at
+from ptinspect.proofs.worker.determinism import digest
+from ptinspect.proofs.worker.loading import EVIDENCE, load_training, save_checkpoint, snapshot
+from ptinspect.proofs.worker.training import Optimizers, Step, Training, autocasting
 
 Job = dict[str, Any]
 Answer = dict[str, Any]
@@ -46,15 +41,15 @@ def run_job(job: Job) -> Answer:
     }
     options = job["options"]
     try:
-        options["device"] = resolve_device(options["device"])
+        options["device"] = determinism.resolve_device(options["device"])
         if not options["device"].startswith("cuda"):
             # The user's code and CUDA generator states in the file then fit the device, and CUDA
             # is not initialized under `limit_memory`.
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
-            limit_memory()
+            determinism.limit_memory()
         elif not options["allow_tf32"]:
             os.environ["NVIDIA_TF32_OVERRIDE"] = "0"  # read by CUDA's libraries when they start
-        operations = prepare(options)
+        operations = determinism.prepare(options)
         answer = kinds[job["kind"]](job)
         return {
             **answer,
@@ -76,10 +71,11 @@ def assemble(job: Job) -> Answer:
 
             root[part] = load_safetensors(path)
         else:
-            root[part] = load_file(path, job["weights_only"][part])
+            root[part] = user_code.load_file(path, job["weights_only"][part])
     reference = job["options"]["model"]
     if reference is not None:  # safetensors sorts the names, and the optimizer counts in order
-        names = create_model(import_model(reference, [])[1], reference).state_dict()
+        _, factory = user_code.import_model(reference, [])
+        names = user_code.create_model(factory, reference).state_dict()
         in_order = [name for name in names if name in root["model"]]
         root["model"] = {name: root["model"][name] for name in (*in_order, *root["model"])}
     if isinstance(root.get("rng"), dict):
@@ -120,8 +116,7 @@ def run_uninterrupted(job: Job) -> Answer:
             saved["rng"] = training.rng_digests()
             if checkpoint_path:
                 save_checkpoint(training, checkpoint_path, first_epoch)
-                parts = {**snapshot(training), "position": position, "replay": replay}
-                torch.save(parts, job["snapshot"])
+                torch.save(snapshot(training, position, replay), job["snapshot"])
             training.epoch = step.epoch
         elif len(trace) > 100 * options["steps"] + 10_000:
             raise CannotRun("the epochs are too long to reach the batch of the checkpoint")
@@ -133,12 +128,11 @@ def run_uninterrupted(job: Job) -> Answer:
             traceback.print_exc()
     if job.get("end_state"):
         _save_end_state(training, saved["step"], job["end_state"])
-    batches, counters = training.batches, training.checkpoint.counters
     return {
         "trace": trace,
         "saved": saved,
         "position": position,
-        "epoch_offset": counters.epoch_offset(batches.real_length),
+        "epoch_offset": training.checkpoint.counters.epoch_offset(),
         "losses": training.losses,
         **_describe(training),
     }
@@ -166,9 +160,9 @@ def run_resumed(job: Job) -> Answer:
         parts = torch.load(job["snapshot"], map_location=map_location, weights_only=False)
     answer: Answer = {"trace": [], "losses": []}
     seed = options["seed"] + 1  # a script does not start with the seed of another run
+    fixes = {name: parts.get(name) for name in job["fixes"]}
     try:
-        fixes = tuple(job["fixes"])
-        training = load_training(job["plan"], options, job["path"], seed, fixes, parts)
+        training = load_training(job["plan"], options, job["path"], seed, fixes)
     except Exception as error:  # noqa: BLE001 - the user's code and torch may raise anything
         raise_unless_of_model(error)
         return {**answer, "error": one_line(error), "failed_at": "load"}
@@ -214,7 +208,7 @@ def _optimizer_name(optimizer: Any) -> str:
 
 def _describe(training: Training) -> Answer:
     checkpoint, model, batches = training.checkpoint, training.model, training.batches
-    schedulers = training.scheduler.members if training.scheduler is not None else []
+    schedulers = training.scheduler.members
     dtypes = {
         str(value.dtype)
         for value in checkpoint.weights.values()
@@ -224,7 +218,7 @@ def _describe(training: Training) -> Answer:
     dropout = any("Dropout" in type(m).__name__ and getattr(m, "p", 0) for m in modules)
     return {
         "device": training.device,
-        "environment": environment(training.device),
+        "environment": recorder.environment(torch, training.device),
         "optimizer": " + ".join(map(_optimizer_name, training.optimizer.members)),
         "loss": training.loss_name,
         "scheduler": " + ".join(type(member).__name__ for member in schedulers) or None,
@@ -251,7 +245,7 @@ def _describe(training: Training) -> Answer:
         "state_missing": checkpoint.state_missing,
         "scheduler_missing": not schedulers and checkpoint.was_scheduled,
         "wrong": checkpoint.tied_conflicts(model),
-        "undecided": checkpoint.counters.contradictions(batches.real_length),
+        "undecided": checkpoint.counters.contradictions(),
         "notes": training.notes + batches.notes,
     }
 
@@ -282,41 +276,152 @@ def compare_end_states(job: Job) -> Answer:
     loss_unit = unit or getattr(torch, first["dtype"])
     tensors: dict[str, list[Any]] = {}
     for name, value in first["state"].items():
-        distance = ulps(value, second["state"][name], unit if value.is_floating_point() else None)
+        value_unit = unit if value.is_floating_point() else None
+        distance = determinism.ulps(value, second["state"][name], value_unit)
         dtype = str(value.dtype).removeprefix("torch.")
         if dtype not in tensors or distance > tensors[dtype][0]:
             tensors[dtype] = [distance, name]
     return {
-        "first": ulps(first["losses"][:1], second["losses"][:1], loss_unit),
-        "losses": ulps(first["losses"], second["losses"], loss_unit),
+        "first": determinism.ulps(first["losses"][:1], second["losses"][:1], loss_unit),
+        "losses": determinism.ulps(first["losses"], second["losses"], loss_unit),
         "type": str(loss_unit).removeprefix("torch."),
         "tensors": tensors,
     }
 
 
-def ulps(first: Any, second: Any, unit: Any = None) -> float:
-    """Return the largest distance between elements at the same index, in ULPs.
+# --- Round trips ------------------------------------------------------------------------------
 
-    It is 0 for equal elements (-0 equals 0, NaN equals NaN), and inf if only one is NaN or
-    infinite, for integers that differ, and for tensors of different shape or dtype.
+
+def run_roundtrip(job: dict[str, Any]) -> dict[str, Any]:
+    options, plan = job["options"], job["plan"]
+    module, factory = user_code.import_model(options["model"], plan["user_names"])
+    if job["stub"]:
+        from ptinspect.stubs import stubbed
+
+        with stubbed(job["path"]):  # weights_only: nothing but the stub's classes is accepted
+            root = torch.load(job["path"], map_location="cpu", weights_only=True)
+    else:
+        root = user_code.load_file(job["path"], plan["weights_only"])
+    recorded = value_at(root, plan["model_path"])
+    model = recorded
+    if not isinstance(recorded, nn.Module) or (job["form"] != "original" and factory is not None):
+        model = user_code.create_model(factory, options["model"])
+    if job["form"] != "original":
+        with torch.no_grad():  # nothing of the original may be left
+            for tensor in (*model.parameters(), *model.buffers()):
+                if not is_lazy(tensor):
+                    tensor.zero_()
+        _load_state(model, _converted_state(job))
+    elif model is not recorded:
+        _load_state(model, recorded)
+    return {
+        **_measure(model, root, job, recorded_autocast(module, root)),
+        "class": type(model).__qualname__,
+        "device": options["device"],
+        "environment": recorder.environment(torch, options["device"]),
+    }
+
+
+def _load_state(model: Any, state: Any) -> None:
+    """Load a state_dict strictly; wrappers' prefixes and dropped names of tied weights are usual.
+
+    Source: `module.` of DataParallel, `_orig_mod.` of torch.compile; safetensors and transformers
+    keep one name of tied weights.
     """
-    if first.shape != second.shape or first.dtype != second.dtype:
-        return math.inf
-    first, second = plain_tensor(first), plain_tensor(second)
-    if not first.numel():
-        return 0.0
-    if not first.is_floating_point():
-        return 0.0 if torch.equal(first, second) else math.inf
-    info = torch.finfo(unit or first.dtype)
-    first, second = first.to(torch.float64), second.to(torch.float64)
-    same = (first == second) | (first.isnan() & second.isnan())
-    if bool(same.all()):
-        return 0.0
-    if not bool((same | (first.isfinite() & second.isfinite())).all()):
-        return math.inf
-    finite = first.isfinite()  # the same elements of `second` are finite too
-    first, second = first[finite], second[finite]
-    largest = max(float(first.abs().max()), float(second.abs().max()), float(info.smallest_normal))
-    _, exponent = math.frexp(largest)
-    scale = 2.0 ** (1 - exponent)  # the largest element is then in [1, 2), where an ULP is eps
-    return float((first * scale - second * scale).abs().max()) / float(info.eps)
+    if isinstance(state, dict) and state.keys() != model.state_dict().keys():
+        state, _ = match_weights(state, model)
+        names_by_id: dict[int, list[str]] = {}
+        for name, value in model.state_dict(keep_vars=True).items():
+            names_by_id.setdefault(id(value), []).append(name)
+        for names in names_by_id.values():
+            present = [state[name] for name in names if name in state]
+            state |= {name: present[0] for name in names if present and name not in state}
+    try:
+        model.load_state_dict(state)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        raise CannotRun(
+            f"the weights do not fit the model: {one_line(error)}",
+            "give the class that was saved as --model FILE.py:CLASS",
+        ) from error
+
+
+def _converted_state(job: dict[str, Any]) -> Any:
+    if job["form"] == "safetensors":
+        from safetensors.torch import load_file as load_safetensors
+
+        return load_safetensors(job["converted"])
+    # A checkpoint keeps other entries, such as numpy's RNG state, which weights_only may refuse.
+    weights_only = job["form"] != "checkpoint" or job["stub"] or job["plan"]["weights_only"]
+    state = user_code.load_file(job["converted"], weights_only)
+    if job["form"] != "checkpoint":
+        return state
+    if "model_state_dict" in state:
+        return state["model_state_dict"]
+    return value_at(state, job["plan"]["model_path"])
+
+
+def _measure(model: Any, root: Any, job: dict[str, Any], autocast: str | None) -> dict[str, Any]:
+    """Return digests of weights, outputs and gradients, and of the weights after training."""
+    options = job["options"]
+    device = options["device"]
+    model.to(device)
+    answer: dict[str, Any] = {"weights": _state_digests(model), "losses": []}
+    determinism.seed_all(options["seed"])
+    batches = user_code.Batches(options["data"], model, options["seed"])
+    answer["notes"] = [batches.random_note] if batches.random_note else []
+    answer["notes"] += determinism.prepare_again(options)
+    determinism.seed_all(options["seed"])
+    steps = batches.first(options["steps"])
+    criterion = user_code.loss_function(options["loss"])
+    try:
+        model.eval()
+        with torch.no_grad(), autocasting(device, autocast):
+            inputs, _ = user_code.split_batch(steps[0], device)
+            answer["eval"] = digest(user_code.call_model(model, inputs))
+        model.train()
+        optimizer = _optimizer(model, root, job)
+
+        def closure() -> Any:
+            optimizer.zero_grad()
+            inputs, target = user_code.split_batch(steps[len(answer["losses"])], device)
+            with autocasting(device, autocast):
+                output = user_code.call_model(model, inputs)
+                loss, answer["loss"] = user_code.compute_loss(criterion, output, target)
+            loss.backward()
+            if "gradients" not in answer:
+                gradients = {name: value.grad for name, value in model.named_parameters()}
+                answer.update(train=digest(output), gradients=digest(gradients))
+            return loss
+
+        for number in range(len(steps)):
+            loss = Optimizers([optimizer]).step(closure, None)
+            answer["losses"].append(float(loss.detach()))
+            write_progress(number + 1, len(steps), answer["losses"][-1])
+    except NotImplementedError as error:
+        raise CannotRun(
+            f"the model cannot be run: {error}", "give its class as --model FILE.py:CLASS"
+        ) from error
+    except Exception as error:  # the user's model, and torch, may raise anything
+        raise_unless_of_model(error)
+        raise CannotRun(f"the model cannot be run: {one_line(error)}") from error
+    return {**answer, "trained": _state_digests(model), "optimizer": type(optimizer).__name__}
+
+
+def _state_digests(model: Any) -> dict[str, str]:
+    return {name: digest(value) for name, value in model.state_dict().items()}
+
+
+def _optimizer(model: Any, root: Any, job: dict[str, Any]) -> Any:
+    """Return the file's optimizer with its state if it covers the model's parameters, else SGD."""
+    recorded, class_path = job["plan"]["optimizers"], job["options"]["optimizer_class"]
+    trainable = [value for value in model.parameters() if value.requires_grad]
+    if class_path or len(recorded) != 1 or recorded[0]["class"] is None:
+        return user_code.optimizer_class(class_path or "SGD")(trainable, lr=0.01)
+    state = value_at(root, recorded[0]["path"])
+    state = state if isinstance(state, dict) else state.state_dict()
+    groups = state["param_groups"]
+    if len(groups) != 1 or len(groups[0]["params"]) != len(trainable):
+        return torch.optim.SGD(trainable, lr=0.01)
+    optimizer = user_code.optimizer_class(recorded[0]["class"])(trainable)
+    optimizer.load_state_dict(state)
+    return optimizer

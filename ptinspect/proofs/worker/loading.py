@@ -1,85 +1,50 @@
-"""Builds a training from a checkpoint and the user's files, and restores its state.
+"""Builds a training from a checkpoint and the user's files, and saves it again in the same layout.
 
-`fixes` says how the checkpoint is read. Without any, it is read as a plain script does: create the
-model and an optimizer over `model.parameters()`, load the states and start the next epoch. The
-fixes in EVIDENCE read it as the evidence in the file says. Other fixes restore exactly that part
-from the snapshot of the uninterrupted training.
+A dict of fixes says how the checkpoint is read. Without any, it is read as a plain script does:
+create the model and an optimizer over `model.parameters()`, load the states and start the next
+epoch. The fixes in EVIDENCE read it as the evidence in the file says. Each other fix has that part
+of the uninterrupted training's snapshot as its value, and restores exactly that.
 """
 
 from __future__ import annotations
 
 import copy
 import os
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
-from ptinspect.proofs.worker import determinism
+from ptinspect.proofs.worker import CannotRun, determinism, user_code
 from ptinspect.proofs.worker.checkpoint import Checkpoint, recorded_autocast, value_at
-from ptinspect.proofs.worker.optimizers import (
+from ptinspect.proofs.worker.training import (
     Optimizers,
-    Schedulers,
+    Training,
     as_list,
     build_optimizers,
     build_schedulers,
 )
-from ptinspect.proofs.worker.reporting import CannotRun
-from ptinspect.proofs.worker.training import EpochStart, Training
-from ptinspect.proofs.worker.user_code import (
-    Batches,
-    create_model,
-    import_model,
-    load_file,
-    loss_function,
-)
 from ptinspect.text import join_names
 
-EVIDENCE = (
-    "order", "trainable", "buffers-in-optimizer", "learning-rate", "epoch", "mid-epoch", "amp",
-)  # fmt: skip
+Fixes = dict[str, Any]
+
+# How the uninterrupted training reads the checkpoint; `as-recorded` has no name in an answer.
+EVIDENCE = dict.fromkeys(
+    ("order", "trainable", "buffers-in-optimizer", "learning-rate", "amp", "as-recorded")
+)
 # Epochs up to which a scheduler without a recorded state is stepped forward.
 MAX_CATCH_UP = 100_000
 
 
-@dataclass(frozen=True, slots=True)
-class Fixes:
-    """The fixes to apply, and the snapshot to restore parts from.
-
-    The uninterrupted training has no snapshot: it makes one.
-    """
-
-    names: frozenset[str]
-    snapshot: dict[str, Any] | None
-
-    def __contains__(self, name: str) -> bool:
-        return name in self.names
-
-    @property
-    def uninterrupted(self) -> bool:
-        return self.snapshot is None
-
-    def part(self, name: str) -> Any:
-        """Return a part of the snapshot if it has to be restored, else None."""
-        return (self.snapshot or {}).get(name) if name in self.names else None
-
-
 def load_training(
-    plan: dict[str, Any],
-    options: dict[str, Any],
-    path: str,
-    seed: int,
-    fix_names: tuple[str, ...],
-    snapshot: dict[str, Any] | None = None,
+    plan: dict[str, Any], options: dict[str, Any], path: str, seed: int, fixes: Fixes
 ) -> Training:
     """Return a training that goes on from a checkpoint."""
-    fixes = Fixes(frozenset(fix_names), snapshot)
     determinism.seed_all(seed)
     training = _build_training(plan, options, path, fixes)
     _restore_optimizer(training, options["optimizer_class"], fixes)
     _restore_scheduler(training, fixes)
-    for state in (training.checkpoint.scaler, fixes.part("scaler")):
+    for state in (training.checkpoint.scaler, fixes.get("scaler")):
         if state and training.scaler is not None:
             training.scaler.load_state_dict(copy.deepcopy(state))
     _restore_position(training, options, fixes)
@@ -95,30 +60,30 @@ def _build_training(
 ) -> Training:
     """Return a training with the weights of the checkpoint, and nothing else restored."""
     device = options["device"]
-    module, factory = import_model(options["model"], plan["user_names"])
-    root = load_file(path, plan["weights_only"])
+    module, factory = user_code.import_model(options["model"], plan["user_names"])
+    root = user_code.load_file(path, plan["weights_only"])
     model = value_at(root, plan["model_path"])
     if not isinstance(model, nn.Module):
-        model = create_model(factory, options["model"])
+        model = user_code.create_model(factory, options["model"])
     model = model.to(device)
-    batches = Batches(options["data"], model, options["seed"])
+    batches = user_code.Batches(options["data"], model, options["seed"])
 
     def user_order() -> list[str]:
         if not hasattr(module, "make_optimizer"):
             return []
         return Optimizers(as_list(module.make_optimizer(model))).names(model)
 
-    checkpoint = Checkpoint(root, plan, model, user_order)
+    checkpoint = Checkpoint(root, plan, model, user_order, batches.real_length)
     notes = [checkpoint.assumption] if checkpoint.assumption else []
     notes += determinism.prepare_again(options)
     batches.limit_epochs(options["steps"])
     per_step = options.get("per_step")
     if per_step is None:
-        per_step = checkpoint.counters.steps_scheduler_per_batch(batches.real_length)
+        per_step = checkpoint.counters.steps_scheduler_per_batch()
     _load_weights(model, checkpoint, fixes, notes)
     optimizer = build_optimizers(module, model, checkpoint, options["optimizer_class"])
     scheduler = build_schedulers(module, checkpoint, optimizer)
-    if scheduler is None and checkpoint.was_scheduled:
+    if not scheduler.members and checkpoint.was_scheduled:
         notes.append(
             "the learning rate was scheduled (initial_lr), but no scheduler's state is in the "
             "file: trained at one rate; see make_scheduler(optimizer) in --help"
@@ -141,7 +106,7 @@ def _build_training(
         scheduler=scheduler,
         scaler=scaler,
         autocast=recorded_autocast(None if file_wins else module, root),
-        criterion=loss_function(options["loss"]),
+        criterion=user_code.loss_function(options["loss"]),
         batches=batches,
         averages={path: copy.deepcopy(value) for path, value in checkpoint.averages.items()},
         device=device,
@@ -153,7 +118,7 @@ def _build_training(
 def _load_weights(model: Any, checkpoint: Checkpoint, fixes: Fixes, notes: list[str]) -> None:
     """Load the weights, and freeze the parameters that were not trained."""
     model.train()
-    if not checkpoint.holds_module or fixes.part("weights") is not None:
+    if not checkpoint.holds_module or "weights" in fixes:
         missing = model.load_state_dict(checkpoint.weights, strict=False).missing_keys
         variables = model.state_dict(keep_vars=True)
         loaded = {id(value) for name, value in variables.items() if name in checkpoint.weights}
@@ -163,7 +128,7 @@ def _load_weights(model: Any, checkpoint: Checkpoint, fixes: Fixes, notes: list[
         tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
         with torch.no_grad():
             for part in ("weights", "buffers"):
-                for name, value in (fixes.part(part) or {}).items():
+                for name, value in (fixes.get(part) or {}).items():
                     tensors[name].copy_(value)
     if "trainable" in fixes:
         trained = checkpoint.trained()
@@ -183,7 +148,7 @@ def _restore_optimizer(training: Training, user_class: str | None, fixes: Fixes)
         )
     for index, state in enumerate(checkpoint.states):
         member = optimizer.members[index]
-        if fixes.names & {"order", "trainable", "buffers-in-optimizer"}:
+        if fixes.keys() & {"order", "trainable", "buffers-in-optimizer"}:
             state = _rearranged_state(training, index, fixes)
         expected = list(member.defaults)  # load_state_dict adds keys that no file has
         member.load_state_dict(copy.deepcopy(state))
@@ -194,15 +159,14 @@ def _restore_optimizer(training: Training, user_class: str | None, fixes: Fixes)
                 f"the state in the file is not of {type(member).__name__}: no {missing[0]}",
                 f"it looks like the state of {path}" if path else None,
             )
-    snapshot = fixes.part("optimizer")
-    if snapshot is not None:
-        parameters = dict(training.model.named_parameters())
+    if "optimizer" in fixes:
+        snapshot, parameters = fixes["optimizer"], dict(training.model.named_parameters())
         for member in optimizer.members:
             own = {id(value) for group in member.param_groups for value in group["params"]}
-            for name, parameter_state in snapshot["state"].items():
+            for name, state in copy.deepcopy(snapshot["state"]).items():
                 if id(parameters[name]) in own:
-                    moved = _to_device(copy.deepcopy(parameter_state), training.device)
-                    member.state[parameters[name]] = moved
+                    state = user_code.to_device(state, training.device, scalars=False)
+                    member.state[parameters[name]] = state
         for group, values in zip(optimizer.param_groups, snapshot["groups"], strict=False):
             group.update(copy.deepcopy(values))
 
@@ -231,22 +195,19 @@ def _rearranged_state(training: Training, index: int, fixes: Fixes) -> dict[str,
     states = {
         slot: value
         for slot, value in state["state"].items()
-        if slot in covered and not (fixes.uninterrupted and checkpoint.lacks_state((index, slot)))
+        if slot in covered
+        and not ("as-recorded" in fixes and checkpoint.lacks_state((index, slot)))
     }
     return {"state": states, "param_groups": groups}
 
 
 def _restore_scheduler(training: Training, fixes: Fixes) -> None:
     scheduler, checkpoint = training.scheduler, training.checkpoint
-    if scheduler is None:
-        return
     if checkpoint.schedulers:
         scheduler.load_state_dicts(copy.deepcopy(checkpoint.schedulers))
-    elif fixes.uninterrupted:
-        _catch_up(training, scheduler)
-    snapshot = fixes.part("scheduler")
-    if snapshot is not None:
-        scheduler.load_state_dicts(copy.deepcopy(snapshot))
+    elif "as-recorded" in fixes:
+        _catch_up(training)
+    scheduler.load_state_dicts(copy.deepcopy(fixes.get("scheduler", [])))
     if "learning-rate" in fixes and checkpoint.schedulers:
         for member, owner in zip(scheduler.members, training.optimizer.members, strict=False):
             rates = getattr(member, "_last_lr", None) or []
@@ -254,16 +215,16 @@ def _restore_scheduler(training: Training, fixes: Fixes) -> None:
                 group["lr"] = rate
 
 
-def _catch_up(training: Training, scheduler: Schedulers) -> None:
+def _catch_up(training: Training) -> None:
     """Step a scheduler whose state is in no file, once per finished epoch."""
     counters, groups = training.checkpoint.counters, training.optimizer.param_groups
-    if (counters.epoch or 0) > MAX_CATCH_UP:
+    if (counters.epoch or 0) > MAX_CATCH_UP or not training.scheduler.members:
         return
     rates = [group["lr"] for group in groups]
     for group in groups:
         group["lr"] = group.get("initial_lr", group["lr"])
-    for _ in range(counters.next_position(training.batches.real_length)[0]):
-        scheduler.step(0.0)
+    for _ in range(counters.next_position()[0]):
+        training.scheduler.step(0.0)
     for group, rate in zip(groups, rates, strict=True):
         group["lr"] = rate
 
@@ -271,9 +232,9 @@ def _catch_up(training: Training, scheduler: Schedulers) -> None:
 def _restore_position(training: Training, options: dict[str, Any], fixes: Fixes) -> None:
     """Set the epoch and the batch to start with."""
     counters, batches = training.checkpoint.counters, training.batches
-    if fixes.uninterrupted:
-        training.epoch, training.index = counters.next_position(batches.real_length)
-        explained = counters.whole_epochs(batches.real_length)
+    if "as-recorded" in fixes:
+        training.epoch, training.index = counters.next_position()
+        explained = counters.whole_epochs()
         if explained is not None:
             epochs, reason = explained
             training.notes.append(
@@ -284,18 +245,15 @@ def _restore_position(training: Training, options: dict[str, Any], fixes: Fixes)
     elif counters.epoch is not None:
         training.epoch = counters.epoch + options["epoch_offset"]
     else:
-        training.epoch = counters.next_position(batches.real_length)[0]
-    if fixes.snapshot:
-        epoch, index = fixes.snapshot["position"]
-        if "epoch" in fixes or "mid-epoch" in fixes:
-            training.epoch = epoch
-        if "mid-epoch" in fixes:
-            training.index = index
+        training.epoch = counters.next_position()[0]
+    training.epoch = fixes.get("epoch", training.epoch)
+    if "mid-epoch" in fixes:
+        (training.epoch, training.index), training.resumed_epoch = fixes["mid-epoch"]
 
 
 def _restore_generators(training: Training, fixes: Fixes) -> None:
     """Set the random number generators, and what `Training` replays of the data."""
-    checkpoint, snapshot = training.checkpoint, fixes.snapshot or {}
+    checkpoint = training.checkpoint
     states = {kind: value_at(checkpoint.root, path) for kind, path in checkpoint.rng_paths.items()}
     matched = training.saved_generators()
     for kind, generator in matched.items():
@@ -305,22 +263,135 @@ def _restore_generators(training: Training, fixes: Fixes) -> None:
         if "data" in kind and own_kind is not None:  # nothing holds such a generator
             checkpoint.rng_paths.setdefault(own_kind, checkpoint.rng_paths.pop(kind))
             states.setdefault(own_kind, states.pop(kind))
-    for kind, state in snapshot.get("rng", {}).items():
-        if f"rng-{kind}" in fixes:
-            states[kind] = state
-    determinism.set_rng_states(states)
-    for name, state in (fixes.part("generators") or {}).items():
-        determinism.set_generator_state(training.generators()[name], state)
-    replay = fixes.part("replay")
+    restored = [fix for fix in fixes if fix.startswith("rng-") and fixes[fix] is not None]
+    states |= {fix.removeprefix("rng-"): fixes[fix] for fix in restored}
+    determinism.set_rng_states(states | fixes.get("generators", {}), training.generators())
+    replay = fixes.get("replay")
     training.replay = replay if replay and os.path.exists(replay) else None
-    if "mid-epoch" in fixes and "epoch_start" in snapshot:
-        training.resumed_epoch = EpochStart(*snapshot["epoch_start"])
 
 
-def _to_device(value: Any, device: str) -> Any:
-    """Move tensors with dimensions; a step count stays where it is, as in torch."""
-    if isinstance(value, torch.Tensor):
-        return value.to(device) if value.dim() else value
-    if isinstance(value, dict):
-        return {key: _to_device(item, device) for key, item in value.items()}
-    return [_to_device(item, device) for item in value] if isinstance(value, list) else value
+# --- Save -------------------------------------------------------------------------------------
+
+
+def save_checkpoint(training: Training, path: str, first_epoch: int) -> None:
+    """Write a training that began at `first_epoch`, with the same entries, order and omissions."""
+    checkpoint, plan = training.checkpoint, training.checkpoint.plan
+    parts: list[tuple[Any, Any]] = [(plan["model_path"], _weights(training))]
+    for index, item in enumerate(plan["optimizers"]):
+        recorded, state = value_at(checkpoint.root, item["path"]), _optimizer_state(training, index)
+        if not isinstance(recorded, dict):  # the optimizer object itself was saved
+            recorded.load_state_dict(state)
+            state = recorded
+        parts.append((item["path"], state))
+    scheduler_paths = [item["path"] for item in plan["schedulers"]]
+    parts += zip(scheduler_paths, training.scheduler.state_dicts(), strict=False)
+    if checkpoint.scaler_path is not None and checkpoint.scaler:
+        parts.append((checkpoint.scaler_path, training.scaler.state_dict()))
+    parts += training.averages.items()
+    states = determinism.rng_states(training.device, training.saved_generators())
+    for kind, rng_path in checkpoint.rng_paths.items():
+        current = states.get(kind, states.get(f"held: {kind}"))
+        if current is not None:
+            recorded = value_at(checkpoint.root, rng_path)
+            parts.append((rng_path, determinism.rng_state_like(recorded, current)))
+    counters = checkpoint.counters
+    if counters.epoch is not None:
+        parts.append((plan["epoch"], counters.epoch + training.epoch - first_epoch))
+    elif counters.step is not None and counters.length:
+        batch = counters.next_position()[1]
+        parts.append((plan["step"], training.epoch * counters.length + batch))
+    root = _copy_containers(checkpoint.root)
+    for part_path, value in parts:
+        root = _replace(root, part_path, value)
+    torch.save(root, path)
+
+
+def _copy_containers(root: Any) -> Any:
+    if type(root) is dict:
+        return {key: _copy_containers(value) for key, value in root.items()}
+    return [_copy_containers(value) for value in root] if type(root) is list else root
+
+
+def _replace(root: Any, path: Any, value: Any) -> Any:
+    if not path:
+        return value
+    parent = value_at(root, path[:-1])
+    if isinstance(parent, tuple):
+        items = list(parent)
+        items[path[-1]] = value
+        return _replace(root, path[:-1], tuple(items))
+    parent[path[-1]] = value
+    return root
+
+
+def _weights(training: Training) -> Any:
+    """Return the whole model, or the state_dict with the file's keys and dtypes."""
+    checkpoint = training.checkpoint
+    recorded = value_at(checkpoint.root, checkpoint.plan["model_path"])
+    if isinstance(recorded, nn.Module):
+        return training.model
+    current = training.model.state_dict()
+    weights: Any = type(recorded)()
+    for key, recorded_value in recorded.items():
+        value = current.get(key.removeprefix(checkpoint.prefix), recorded_value)
+        if isinstance(value, torch.Tensor) and isinstance(recorded_value, torch.Tensor):
+            value = value.detach().to(recorded_value.dtype)
+        weights[key] = value
+    if hasattr(recorded, "_metadata"):
+        weights._metadata = recorded._metadata
+    return weights
+
+
+def _optimizer_state(training: Training, index: int) -> dict[str, Any]:
+    """Return the state of an optimizer under the file's numbers, without what the file omits."""
+    checkpoint, states = training.checkpoint, training.optimizer_states()
+    recorded, counters = checkpoint.states[index], checkpoint.counters
+    all_lost = not recorded["state"] and checkpoint.keeps_state(index)
+    if all_lost and (counters.steps or counters.epoch):
+        states = {}
+    saved: dict[Any, Any] = {}
+    for slot, name in zip(checkpoint.slots, checkpoint.names, strict=True):
+        if name in states and slot[0] == index:
+            omitted: set[str] = set()
+            if checkpoint.slot_state(slot) and checkpoint.lacks_state(slot):
+                omitted = states[name].keys() - checkpoint.slot_state(slot).keys()
+            saved[slot[1]] = {k: value for k, value in states[name].items() if k not in omitted}
+    groups = []
+    current_groups = training.optimizer.members[index].state_dict()["param_groups"]
+    rates: list[Any] = []
+    if index < len(checkpoint.schedulers) and isinstance(checkpoint.schedulers[index], dict):
+        rates = checkpoint.schedulers[index].get("_last_lr") or []
+    rates = [*rates, *[None] * len(current_groups)]
+    for group, current, rate in zip(recorded["param_groups"], current_groups, rates):  # noqa: B905
+        new_group = {**current, "params": group["params"]}
+        new_group.pop("param_names", None)
+        if "param_names" in group:
+            new_group["param_names"] = group["param_names"]
+        if rate is not None and abs(float(rate) - float(group["lr"])) > 1e-6 * float(group["lr"]):
+            new_group["lr"] = group["lr"]  # it is not the one that the scheduler had set
+        groups.append(new_group)
+    return {**recorded, "state": saved, "param_groups": groups}
+
+
+def snapshot(training: Training, position: tuple[int, int], replay: str) -> Fixes:
+    """Return all state of a training by the fix that restores it, for a resume at `position`."""
+    groups = [
+        {key: value for key, value in group.items() if key not in ("params", "param_names")}
+        for group in training.optimizer.param_groups
+    ]
+    states = {name: dict(state) for name, state in training.optimizer_states().items()}
+    rng = training.rng_states()
+    parts: dict[str, Any] = {
+        "weights": {name: value.detach() for name, value in training.model.named_parameters()},
+        "buffers": dict(training.model.named_buffers()),
+        "optimizer": {"state": states, "groups": groups},
+        "scheduler": training.scheduler.state_dicts(),
+        "epoch": position[0],
+        "mid-epoch": (position, training.epoch_start),
+        "generators": {kind: state for kind, state in rng.items() if kind.startswith("held: ")},
+        "replay": replay,
+        **{f"rng-{kind}": state for kind, state in rng.items()},
+    }
+    if training.scaler is not None:
+        parts["scaler"] = training.scaler.state_dict()
+    return parts

@@ -1,19 +1,198 @@
-"""A training that goes on from a checkpoint, step by step, and the state of it to compare."""
+"""A training that goes on from a checkpoint: its optimizers and schedulers, step by step."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import inspect
+import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, NamedTuple
 
 import torch
+from torch.optim import lr_scheduler, swa_utils
 
-from ptinspect.proofs.worker import determinism
+from ptinspect.proofs.worker import CannotRun, determinism, user_code
 from ptinspect.proofs.worker.checkpoint import Checkpoint, Path, value_at
-from ptinspect.proofs.worker.optimizers import Optimizers, Schedulers
-from ptinspect.proofs.worker.reporting import CannotRun
-from ptinspect.proofs.worker.user_code import Batches, call_model, compute_loss, split_batch
+
+# Per scheduler: the keys that together only its state has, and arguments of its constructor.
+SCHEDULERS: tuple[tuple[str, str, str], ...] = (
+    ("ReduceLROnPlateau", "patience cooldown threshold_mode", "mode factor patience"),
+    ("OneCycleLR", "total_steps _schedule_phases", "total_steps"),
+    ("CyclicLR", "total_size step_ratio max_lrs", "mode gamma cycle_momentum"),
+    ("CosineAnnealingWarmRestarts", "T_0 T_mult", "T_0 T_mult eta_min"),
+    ("CosineAnnealingLR", "T_max eta_min", "T_max eta_min"),
+    ("PolynomialLR", "total_iters power", "total_iters power"),
+    ("LinearLR", "start_factor end_factor total_iters", "start_factor end_factor total_iters"),
+    ("ConstantLR", "factor total_iters", "factor total_iters"),
+    ("StepLR", "step_size gamma", "step_size gamma"),
+    ("MultiStepLR", "milestones gamma", "milestones gamma"),
+    ("SWALR", "anneal_epochs", "anneal_epochs"),
+    ("ExponentialLR", "gamma", "gamma"),
+)
+
+
+class Optimizers:
+    """Optimizers that step together, such as Muon for the matrices and AdamW for all others."""
+
+    def __init__(self, members: list[Any]) -> None:
+        self.members = members
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        return [group for member in self.members for group in member.param_groups]
+
+    @property
+    def state(self) -> dict[Any, dict[str, Any]]:
+        return {key: state for member in self.members for key, state in member.state.items()}
+
+    def zero_grad(self) -> None:
+        for member in self.members:
+            member.zero_grad()
+
+    def step(self, closure: Callable[[], Any], scaler: Any) -> Any:
+        """Make one step with the gradients of the closure, and return its loss."""
+        first: Any = self.members[0]
+        if isinstance(first, torch.optim.LBFGS):
+            return first.step(closure)  # type: ignore[no-untyped-call]
+        loss = closure()
+        for member in self.members:
+            member.step() if scaler is None else scaler.step(member)
+        if scaler is not None:
+            scaler.update()
+        return loss
+
+    def names(self, model: Any) -> list[str]:
+        """Return the names of the optimizers' parameters, in their order."""
+        names = {id(value): name for name, value in model.named_parameters()}
+        return [
+            names.get(id(value), f"#{index}")
+            for group in self.param_groups
+            for index, value in enumerate(group["params"])
+        ]
+
+
+class Schedulers:
+    """Schedulers that step together, one per optimizer, or none."""
+
+    def __init__(self, members: list[Any]) -> None:
+        self.members = members
+
+    def step(self, loss: float) -> None:
+        """Step all, without torch's warning that the optimizer was not stepped before."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for member in self.members:
+                plateau = isinstance(member, lr_scheduler.ReduceLROnPlateau)
+                member.step(loss) if plateau else member.step()
+
+    def state_dicts(self) -> list[dict[str, Any]]:
+        return [member.state_dict() for member in self.members]
+
+    def load_state_dicts(self, states: list[Any]) -> None:
+        for member, state in zip(self.members, states, strict=False):
+            member.load_state_dict(state)
+
+
+def build_optimizers(
+    module: Any, model: Any, checkpoint: Checkpoint, user_class: str | None
+) -> Optimizers:
+    """Return optimizers of the user's function, or of the classes that the file records.
+
+    They are over `model.parameters()` if the file has one of one group, as in a plain script.
+    """
+    if hasattr(module, "make_optimizer"):
+        return Optimizers(as_list(module.make_optimizer(model)))
+    parameters = dict(model.named_parameters())
+    members = []
+    names = iter(checkpoint.names)
+    recorded_members = zip(checkpoint.classes or [None], checkpoint.states or [{}], strict=True)
+    for recorded_class, state in recorded_members:
+        class_path = user_class or recorded_class
+        if class_path is None:
+            raise CannotRun(
+                "the file does not tell which optimizer it was trained with",
+                "give --optimizer-class torch.optim.AdamW, or what it was",
+            )
+        cls = user_code.optimizer_class(class_path)
+        recorded = state.get("param_groups", [{}])
+        if len(checkpoint.groups) > 1:
+            group_names = [list(islice(names, len(group["params"]))) for group in recorded]
+            groups = [
+                {"params": [parameters[name] for name in each if name in parameters]}
+                for each in group_names
+            ]
+        else:
+            trainable = [value for value in parameters.values() if value.requires_grad]
+            if len(checkpoint.slots) == len(parameters) != len(trainable):
+                trainable = list(parameters.values())
+            if cls is getattr(torch.optim, "Muon", None):  # it accepts no other parameters
+                trainable = [value for value in trainable if value.ndim == 2]
+            groups = [{"params": trainable}]
+        accepted = inspect.signature(cls.__init__).parameters.keys() - {"self", "params"}
+        options = {key: value for key, value in recorded[0].items() if key in accepted}
+        if isinstance(options.get("lr"), torch.Tensor):
+            options["lr"] = options["lr"].clone()
+        members.append(cls(groups, **options))
+    return Optimizers(members)
+
+
+def build_schedulers(module: Any, checkpoint: Checkpoint, optimizers: Optimizers) -> Schedulers:
+    """Return schedulers of the user's function, or of the classes that the states tell."""
+    members = optimizers.members
+    if hasattr(module, "make_scheduler"):
+        argument = members[0] if len(members) == 1 else members
+        return Schedulers(as_list(module.make_scheduler(argument)))
+    states = checkpoint.schedulers
+    if states and len(states) != len(members):
+        raise CannotRun(
+            f"the file has {len(states)} schedulers and {len(members)} optimizers",
+            "write a function make_scheduler(optimizer) in the file of the model's class",
+        )
+    groups = [member.param_groups for member in members]
+    if checkpoint.states:
+        groups = [state["param_groups"] for state in checkpoint.states]
+    triples = zip(states, members, groups, strict=False)
+    return Schedulers([_scheduler_of(*triple) for triple in triples])
+
+
+def _scheduler_of(state: dict[str, Any], optimizer: Any, groups: list[Any]) -> Any:
+    """Return a scheduler of the class that wrote `state`, without loading it.
+
+    A scheduler's state does not record its class, but its keys tell it.
+    """
+    if "_schedulers" in state:
+        parts = [_scheduler_of(part, optimizer, groups) for part in state["_schedulers"]]
+        if "_milestones" in state:
+            return lr_scheduler.SequentialLR(optimizer, parts, state["_milestones"])
+        return lr_scheduler.ChainedScheduler(parts, optimizer=optimizer)
+    for name, keys, argument_names in SCHEDULERS:
+        if not all(key in state for key in keys.split()) or state.get("_scale_fn_custom"):
+            continue
+        arguments = {key: state[key] for key in argument_names.split() if key in state}
+        if name == "MultiStepLR":
+            arguments["milestones"] = sorted(state["milestones"])
+        elif name == "OneCycleLR":
+            arguments["max_lr"] = [group.get("max_lr", 0.1) for group in groups]
+        elif name == "SWALR":
+            arguments["swa_lr"] = [group.get("swa_lr", 0.1) for group in groups]
+        elif name == "CyclicLR":
+            arguments |= {"base_lr": state["base_lrs"], "max_lr": state["max_lrs"]}
+            arguments["step_size_up"] = round(state["total_size"] * state["step_ratio"])
+        cls = getattr(lr_scheduler, name, None) or getattr(swa_utils, name)
+        return cls(optimizer, **arguments)
+    raise CannotRun(
+        "the scheduler's state does not tell its class",
+        "write a function make_scheduler(optimizer) in the file of the model's class",
+    )
+
+
+def as_list(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+# --- The training ---
 
 _END = object()
 
@@ -27,13 +206,6 @@ class Step(NamedTuple):
     last: bool
 
 
-class EpochStart(NamedTuple):
-    """The random number generators' states at the start of an epoch."""
-
-    rng: dict[str, Any]
-    held: dict[str, Any]
-
-
 @dataclass(slots=True)
 class Training:
     """A training in memory.
@@ -44,18 +216,19 @@ class Training:
         averages: averages of the weights (EMA), by their path in the checkpoint.
         epoch, index: the epoch, and the batch in it, that comes next.
         replay: a file with the steps of the uninterrupted training, to use instead of the data.
-        resumed_epoch: how the epoch that is resumed in the middle was started.
-        epoch_start: how the current epoch was started.
+        resumed_epoch: states of the random number generators at the start of the epoch that is
+            resumed in its middle.
+        epoch_start: the same of the current epoch.
     """
 
     checkpoint: Checkpoint
     model: Any
     optimizer: Optimizers
-    scheduler: Schedulers | None
+    scheduler: Schedulers
     scaler: Any
     autocast: str | None
     criterion: Any
-    batches: Batches
+    batches: user_code.Batches
     averages: dict[Path, dict[str, Any]]
     device: str
     per_step: bool
@@ -63,8 +236,8 @@ class Training:
     epoch: int = 0
     index: int = 0
     replay: str | None = None
-    resumed_epoch: EpochStart | None = None
-    epoch_start: EpochStart | None = None
+    resumed_epoch: dict[str, Any] | None = None
+    epoch_start: dict[str, Any] | None = None
     step_count: int = 0
     losses: list[float] = field(default_factory=list)
     loss_dtype: str = "float32"
@@ -77,14 +250,12 @@ class Training:
         for step in self._steps():
             self.step_count += 1
             batch = step.batch
-            self.batch_digest = determinism.digest(
-                list(batch) if isinstance(batch, list | tuple) else batch
-            )
+            self.batch_digest = determinism.digest(batch)
             self.batch_content = determinism.content_digest(batch)
             loss = self._train(batch)
             self.losses.append(loss)
             self._update_averages()
-            if self.scheduler is not None and (step.last or self.per_step):
+            if step.last or self.per_step:
                 self.scheduler.step(loss)
             yield step
 
@@ -94,20 +265,20 @@ class Training:
                 yield Step(*step)
             return
         while True:
-            self.epoch_start = self._generator_states()
+            self.epoch_start = self.rng_states()
             yield from self._epoch_steps()
             self.epoch, self.index = self.epoch + 1, 0
 
     def _epoch_steps(self) -> Iterator[Step]:
         states = None
         if self.index and self.resumed_epoch is not None:
-            states = self._generator_states()
-            self._set_generator_states(self.resumed_epoch)
+            states = self.rng_states()
+            determinism.set_rng_states(self.resumed_epoch, self.generators())
         batches, count = self.batches.limited_epoch(self.epoch)
         for index in range(self.index):
             next(batches, None)
             if states is not None and index + 1 == self.index:
-                self._set_generator_states(states)
+                determinism.set_rng_states(states, self.generators())
         for index in range(self.index, count):
             batch = next(batches, _END)
             if batch is _END:
@@ -119,17 +290,8 @@ class Training:
                 return
             yield Step(self.epoch, index, batch, index + 1 == count)
 
-    def _generator_states(self) -> EpochStart:
-        held = {
-            name: determinism.generator_state(value) for name, value in self.generators().items()
-        }
-        return EpochStart(determinism.rng_states(self.device), held)
-
-    def _set_generator_states(self, states: EpochStart) -> None:
-        determinism.set_rng_states(states.rng)
-        for name, generator in self.generators().items():
-            if name in states.held:
-                determinism.set_generator_state(generator, states.held[name])
+    def rng_states(self) -> dict[str, Any]:
+        return determinism.rng_states(self.device, self.generators())
 
     def generators(self) -> dict[str, Any]:
         modules = self.model.named_modules(prefix=type(self.model).__name__)
@@ -142,13 +304,13 @@ class Training:
         return determinism.match_generators(self.generators().values(), states)
 
     def _train(self, batch: Any) -> float:
-        inputs, target = split_batch(batch, self.device)
+        inputs, target = user_code.split_batch(batch, self.device)
 
         def closure() -> Any:
             self.optimizer.zero_grad()
             with autocasting(self.device, self.autocast):
-                output = call_model(self.model, inputs)
-                loss, self.loss_name = compute_loss(self.criterion, output, target)
+                output = user_code.call_model(self.model, inputs)
+                loss, self.loss_name = user_code.compute_loss(self.criterion, output, target)
             (self.scaler.scale(loss) if self.scaler is not None else loss).backward()
             return loss
 
@@ -175,10 +337,9 @@ class Training:
             values |= {f"optimizer {name}.{key}": value for key, value in state.items()}
         for number, group in enumerate(self.optimizer.param_groups):
             values[f"lr of group {number}"] = float(group["lr"])
-        if self.scheduler is not None:
-            values["scheduler"] = self.scheduler.state_dicts()
-            for state in values["scheduler"]:
-                state.pop("_get_lr_called_within_step", None)
+        values["scheduler"] = self.scheduler.state_dicts()
+        for state in values["scheduler"]:
+            state.pop("_get_lr_called_within_step", None)
         if self.scaler is not None:
             values["scaler"] = self.scaler.state_dict()
         for path, average in self.averages.items():
@@ -186,10 +347,8 @@ class Training:
         return {name: determinism.digest(value) for name, value in values.items()}
 
     def rng_digests(self) -> dict[str, str]:
-        states = self._generator_states()
-        values = {f"rng {kind}": state for kind, state in states.rng.items()}
-        values |= {f"rng held: {name}": state for name, state in states.held.items()}
-        return {name: determinism.digest(value) for name, value in values.items()}
+        states = self.rng_states().items()
+        return {f"rng {kind}": determinism.digest(state) for kind, state in states}
 
     def optimizer_states(self) -> dict[str, dict[str, Any]]:
         names = {id(value): name for name, value in self.model.named_parameters()}

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from ptinspect.proofs.worker import CannotRun, one_line, raise_unless_of_model
 from ptinspect.proofs.worker.determinism import rng_states, set_rng_states
-from ptinspect.proofs.worker.reporting import CannotRun, one_line, raise_unless_of_model
 
 # Epochs of up to so many batches are used whole.
 WHOLE_EPOCH = 32
@@ -257,21 +257,23 @@ class Batches:
 
 def split_batch(batch: Any, device: str) -> tuple[Any, Any]:
     """Return inputs and target of a batch on the device; the target may be None."""
-    moved = _to_device(batch, device)
-    if not isinstance(moved, tuple):
+    moved = to_device(batch, device)
+    if not isinstance(moved, list | tuple):
         return moved, None
     if len(moved) == 1:
         return moved[0], None
     return (moved[0] if len(moved) == 2 else moved[:-1]), moved[-1]
 
 
-def _to_device(value: Any, device: str) -> Any:
+def to_device(value: Any, device: str, scalars: bool = True) -> Any:
+    """Move tensors to a device; without `scalars` a step count stays where it is, as in torch."""
     if isinstance(value, torch.Tensor):
-        return value.to(device)
+        return value.to(device) if scalars or value.dim() else value
     if isinstance(value, dict):
-        return {key: _to_device(item, device) for key, item in value.items()}
+        return {key: to_device(item, device, scalars) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return tuple(_to_device(item, device) for item in value)
+        items = [to_device(item, device, scalars) for item in value]
+        return items if isinstance(value, list) else tuple(items)
     if callable(getattr(value, "to", None)):  # a batch of a class of its own
         return value.to(device)
     return value
@@ -282,7 +284,7 @@ def call_model(model: Any, inputs: Any) -> Any:
     if isinstance(inputs, Mapping):
         output = model(**inputs)
     else:
-        output = model(*inputs) if isinstance(inputs, tuple) else model(inputs)
+        output = model(*inputs) if isinstance(inputs, list | tuple) else model(inputs)
     while isinstance(output, tuple | list):
         output = output[0]
     if isinstance(output, dict):

@@ -116,7 +116,7 @@ def test_trainer_takes_half_a_folder_for_a_checkpoint(tmp_path: Path) -> None:
 
 def test_no_process_outlives_the_kill(tmp_path: Path) -> None:
     """torchrun's workers have sessions of their own."""
-    from ptinspect.proofs.script.trace import read_trace
+    from ptinspect.proofs.script.runs import read_trace
 
     (tmp_path / "script").mkdir()
     source = (SCRIPTS / "ddp.py").read_text("utf-8")

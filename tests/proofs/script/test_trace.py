@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ptinspect.proofs.script.proof import _first_of_ranks
-from ptinspect.proofs.script.trace import (
+from ptinspect.proofs.script.runs import (
     Record,
     Trace,
     first_difference,

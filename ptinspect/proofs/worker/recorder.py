@@ -136,9 +136,7 @@ class Recorder:
         if torch.version.cuda and (cudnn.benchmark or not cudnn.deterministic):
             cudnn.benchmark, cudnn.deterministic = False, True
         if torch.version.cuda and torch.is_deterministic_algorithms_warn_only_enabled():
-            # With warn_only their backward passes stay non-deterministic.
-            for name in ("flash", "mem_efficient", "cudnn"):
-                getattr(torch.backends.cuda, f"enable_{name}_sdp", bool)(False)
+            switch_off_attention_kernels(torch)
 
     def loader_starts(self, iterator: Any, loader: Any, *rest: Any) -> None:
         """Record what decides the order of an epoch's batches."""
@@ -149,18 +147,18 @@ class Recorder:
         states = [g.get_state() for g in generators if isinstance(g, self.torch.Generator)]
         epoch = getattr(sampler, "epoch", None)
         epoch = epoch if isinstance(epoch, int) else None
-        generator = self.digest(states) if states else None
+        generator = digest(self.torch, states) if states else None
         self.write({"sampler": type(sampler).__name__, "epoch": epoch, "generator": generator})
 
     def batch_fetched(self, batch: Any) -> None:
-        self.batch = self.digest(batch)
+        self.batch = digest(self.torch, batch)
 
     def before_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         """Look for new checkpoints, stop at the one that is asked for, and digest what is there."""
         self.in_memory = False
         self.look_for_saves()
         if not self.optimizers:
-            self.write({"rank": self.rank(), "environment": self.environment()})
+            self.write({"rank": self.rank(), "environment": environment(self.torch)})
         if id(optimizer) not in self.optimizers:
             self.optimizers.append(id(optimizer))
         self.steps += 1
@@ -168,8 +166,8 @@ class Recorder:
         states = [optimizer.state[p] for p in parameters if p in optimizer.state]
         self.current = {
             "optimizer": self.optimizers.index(id(optimizer)),
-            "weights": self.digest(parameters),
-            "state": self.digest(states),
+            "weights": digest(self.torch, parameters),
+            "state": digest(self.torch, states),
             "states": len(states),
             "settings": [
                 {
@@ -188,7 +186,7 @@ class Recorder:
         """Write the step. A closure computes the gradients inside the step, so they come now."""
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"]]
         if self.current:
-            self.write({**self.current, "gradients": self.digest(gradients)})
+            self.write({**self.current, "gradients": digest(self.torch, gradients)})
         self.current = {}
         self.use_deterministic_algorithms()
 
@@ -250,29 +248,6 @@ class Recorder:
         rank = os.environ.get("RANK", "0")
         return int(rank) if rank.isdecimal() else 0
 
-    def environment(self) -> dict[str, Any]:
-        """Describe what the numbers depend on, under the names of the other checks."""
-        torch = self.torch
-        cuda = torch.cuda.is_available() and torch.cuda.is_initialized()
-        precision, driver = torch.get_float32_matmul_precision(), list[str]()
-        if cuda and os.path.exists("/proc/driver/nvidia/version"):
-            with open("/proc/driver/nvidia/version", encoding="utf-8") as file:
-                driver = re.findall(r"\d+\.\d+(?:\.\d+)?", file.readline())
-        return {
-            "torch": str(torch.__version__),
-            "python": platform.python_version(),
-            "system": platform.platform(terse=True),
-            "device_name": torch.cuda.get_device_name() if cuda else platform.machine(),
-            "driver": driver[0] if driver else None,
-            "cuda": torch.version.cuda if cuda else None,
-            "cudnn": torch.backends.cudnn.version() if cuda else None,
-            "precision": {
-                "matmul": ("ieee" if precision == "highest" else "tf32") if cuda else precision,
-                "cudnn": None,
-                "deterministic": torch.are_deterministic_algorithms_enabled(),
-            },
-        }
-
     def rng(self) -> dict[str, str]:
         """Return digests of the states of the global random number generators."""
         torch, numpy = self.torch, sys.modules.get("numpy")
@@ -281,59 +256,106 @@ class Recorder:
             states["numpy"] = list(numpy.random.get_state())
         if torch.cuda.is_initialized():
             states["CUDA"] = torch.cuda.get_rng_state()
-        return {name: self.digest(state) for name, state in states.items()}
+        return {name: digest(self.torch, state) for name, state in states.items()}
 
-    def digest(self, root: Any) -> str:
-        """Return a hash of tensors, numbers and containers, equal for equal bits."""
-        blake = hashlib.blake2b(digest_size=8)
-        stack, objects = [root], set()
-        while stack:
-            item = stack.pop()
-            if self.torch.is_tensor(item) and item.dim() == 0 and item.device.type != "meta":
-                item = item.item()  # such as `step`, a number in older versions
-            if self.torch.is_tensor(item):
-                blake.update(f"T{item.dtype}{tuple(item.shape)}".encode())
-                blake.update(self.tensor_bits(item))
-            elif isinstance(item, dict):
-                blake.update(f"D{len(item)}".encode())
-                stack += [part for key in sorted(item, key=str) for part in (key, item[key])]
-            elif isinstance(item, (list, tuple)):
-                blake.update(f"L{len(item)}".encode())
-                stack += item
-            elif isinstance(item, (bool, int, float)):
-                blake.update(repr(float(item) if abs(item) < 2**53 else item).encode())
-            elif hasattr(item, "tobytes"):
-                blake.update(item.tobytes())
-            elif item is None or isinstance(item, (str, bytes)):
-                blake.update(repr(item).encode())
-            else:  # a batch of a class of its own
-                blake.update(type(item).__qualname__.encode())
-                if hasattr(item, "__dict__") and not callable(item) and id(item) not in objects:
-                    objects.add(id(item))
-                    stack.append(vars(item))
-        return blake.hexdigest()
 
-    def tensor_bits(self, tensor: Any) -> Any:
-        """Return the bytes of a tensor on the CPU, and of others a hash that is made there.
+def switch_off_attention_kernels(torch: Any) -> None:
+    """Leave only the attention whose gradient is deterministic with `warn_only` too.
 
-        The hash is the sum of all elements' bits, weighted by their positions, modulo 2**64.
-        """
-        torch = self.torch
-        tensor = getattr(tensor, "to_local", tensor.detach)().detach()
-        tensor = tensor if tensor.layout == torch.strided else tensor.to_dense()
-        tensor = torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
-        flat = tensor.contiguous().reshape(-1)
-        if tensor.device.type == "meta" or not tensor.numel():
-            return b""
-        if tensor.device.type == "cpu":
-            return flat.view(torch.uint8).numpy()
-        sizes = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-        bits, total = flat.view(sizes[flat.element_size()]), 0
-        for start in range(0, bits.numel(), CHUNK):
-            part = bits[start : start + CHUNK].to(torch.int64)
-            position = torch.arange(start, start + part.numel(), device=flat.device)
-            total += int((part * (position * 0x9E3779B97F4A7C1 | 1)).sum())
-        return repr(total).encode()
+    Source: _scaled_dot_product_* in ATen/native/transformers, which ask deterministicAlgorithms and
+    not deterministicAlgorithmsWarnOnly.
+    """
+    for kernel in ("flash", "mem_efficient", "cudnn"):
+        getattr(torch.backends.cuda, f"enable_{kernel}_sdp", bool)(False)
+
+
+def environment(torch: Any, device: str = "cuda") -> dict[str, Any]:
+    """Describe what the numbers depend on besides the training: versions, device, precision.
+
+    CUDA is described only if it was used.
+    """
+    is_cuda = device.startswith("cuda") and torch.cuda.is_initialized()
+    driver = list[str]()
+    with contextlib.suppress(OSError), open("/proc/driver/nvidia/version") as file:
+        driver = re.findall(r"\d+\.\d+(?:\.\d+)?", file.readline()) if is_cuda else []
+    precision: dict[str, Any] = {"matmul": None, "cudnn": None}
+    with contextlib.suppress(RuntimeError):  # the user's code used both of torch's settings
+        precision["matmul"] = torch.get_float32_matmul_precision()
+        if is_cuda:
+            precision["matmul"] = "tf32" if torch.backends.cuda.matmul.allow_tf32 else "ieee"
+            precision["cudnn"] = "tf32" if torch.backends.cudnn.allow_tf32 else "ieee"
+    precision["deterministic"] = torch.are_deterministic_algorithms_enabled()
+    return {
+        "torch": str(torch.__version__),
+        "python": platform.python_version(),
+        "system": platform.platform(terse=True),
+        "device_name": torch.cuda.get_device_name(device) if is_cuda else platform.machine(),
+        "driver": driver[0] if driver else None,
+        "cuda": torch.version.cuda if is_cuda else None,
+        "cudnn": torch.backends.cudnn.version() if is_cuda else None,
+        "precision": precision,
+    }
+
+
+def digest(torch: Any, root: Any, on_card: bool = True) -> str:
+    """Return a hash of tensors, numbers and containers, equal for equal bits.
+
+    Tensors of an accelerator are hashed there if `on_card`; else copies on the CPU are, so that the
+    hash does not depend on the device.
+    """
+    blake = hashlib.blake2b(digest_size=8)
+    stack, objects = [root], set()
+    while stack:
+        item = stack.pop()
+        if torch.is_tensor(item) and item.dim() == 0 and item.device.type != "meta":
+            item = item.item()  # such as `step`, a number in older versions
+        if torch.is_tensor(item):
+            blake.update(f"T{item.dtype}{tuple(item.shape)}".encode())
+            blake.update(_tensor_bits(torch, item if on_card else item.cpu()))
+        elif isinstance(item, dict):
+            blake.update(f"D{len(item)}".encode())
+            stack += [part for key in sorted(item, key=str) for part in (key, item[key])]
+        elif isinstance(item, (list, tuple)):
+            blake.update(f"L{len(item)}".encode())
+            stack += item
+        elif isinstance(item, (bool, int, float)):
+            blake.update(repr(float(item) if abs(item) < 2**53 else item).encode())
+        elif hasattr(item, "tobytes"):
+            blake.update(item.tobytes())
+        elif item is None or isinstance(item, (str, bytes, complex)):
+            blake.update(repr(item).encode())
+        else:  # an object: its attributes; of a function, a lock and the like only its type
+            blake.update(type(item).__qualname__.encode())
+            if hasattr(item, "__dict__") and not callable(item) and id(item) not in objects:
+                objects.add(id(item))
+                stack.append(vars(item))
+    return blake.hexdigest()
+
+
+def _tensor_bits(torch: Any, tensor: Any) -> Any:
+    """Return the bytes of a tensor on the CPU, and of others a hash that is made there.
+
+    The hash is the sum of all elements' bits, weighted by their positions, modulo 2**64.
+    """
+    flat = plain_tensor(torch, tensor).contiguous().reshape(-1)
+    if tensor.device.type == "meta" or not flat.numel():
+        return b""
+    if tensor.device.type == "cpu":
+        return flat.view(torch.uint8).numpy()
+    sizes = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    bits, total = flat.view(sizes[flat.element_size()]), 0
+    for start in range(0, bits.numel(), CHUNK):
+        part = bits[start : start + CHUNK].to(torch.int64)
+        position = torch.arange(start, start + part.numel(), device=flat.device)
+        total += int((part * (position * 0x9E3779B97F4A7C1 | 1)).sum())
+    return repr(total).encode()
+
+
+def plain_tensor(torch: Any, tensor: Any) -> Any:
+    """Return a dense tensor, with complex numbers as pairs of real ones."""
+    tensor = getattr(tensor, "to_local", tensor.detach)().detach()
+    tensor = tensor if tensor.layout == torch.strided else tensor.to_dense()
+    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
 
 
 def _wrap(owner: Any, name: str, before: Any = None, after: Any = None) -> None:
