@@ -24,6 +24,9 @@ from ptinspect.limits import Limits
 _WITHOUT_DEVICES = {"safetensors", "safetensors-index", "gguf", "npy", "npz"}
 """Formats that record no devices, gradients or roles."""
 
+_PICKLES = {"torch-zip", "torch-legacy", "torch-index", "pickle"}
+"""Formats that record of a tensor outside a module whether it is an nn.Parameter."""
+
 _Values = tuple[bool, ValueChange | None, str | None]
 """Whether values differ, how, and why they could not be compared."""
 
@@ -206,9 +209,14 @@ def _differences(x: TensorInfo, y: TensorInfo, a: Document, b: Document) -> list
     if not {a.archive.format, b.archive.format} & _WITHOUT_DEVICES:
         if x.device != y.device:
             aspects.append("device")
-        if x.role == y.role and x.tensor.requires_grad != y.tensor.requires_grad:
+        is_parameter_here_only = {x.role, y.role} == {"parameter", "tensor"} and (
+            # A module is the same as its state_dict, which has plain tensors.
+            {a.archive.format, b.archive.format} <= _PICKLES and bool(a.modules) == bool(b.modules)
+        )
+        is_same_role = x.role == y.role or is_parameter_here_only
+        if is_same_role and x.tensor.requires_grad != y.tensor.requires_grad:
             aspects.append("requires_grad")
-        if {x.role, y.role} == {"parameter", "buffer"}:
+        if is_parameter_here_only or {x.role, y.role} == {"parameter", "buffer"}:
             aspects.append("role")
     return aspects
 

@@ -388,6 +388,22 @@ def test_requires_grad_and_roles(net: Callable[..., Any], tmp_path: Path) -> Non
     assert change["what"] == ["role"]
 
 
+def test_a_parameter_is_not_a_plain_tensor(net: Callable[..., Any], tmp_path: Path) -> None:
+    """What torch.load returns differs in class and gradient; a module and its state_dict do not."""
+    weights = state()
+    for requires_grad, what in ((True, ["requires_grad", "role"]), (False, ["role"])):
+        parameter = torch.nn.Parameter(weights["head.weight"], requires_grad=requires_grad)
+        result = compare(weights, {**weights, "head.weight": parameter}, tmp_path)
+        assert [(c["a"], c["what"]) for c in result["changed"]] == [("head.weight", what)]
+        assert not result["same"]
+    assert compare(parameter, parameter.detach(), tmp_path)["changed"][0]["what"] == ["role"]
+    kept = net().state_dict(keep_vars=True)
+    changed = compare(kept, net().state_dict(), tmp_path)["changed"]
+    assert [c["a"] for c in changed] == [name for name, _ in net().named_parameters()]
+    assert compare(net(), net().state_dict(), tmp_path)["same"]
+    assert compare(net(), kept, tmp_path)["same"]
+
+
 def checkpoint(**options: Any) -> dict[str, Any]:
     torch.manual_seed(0)
     model = torch.nn.Linear(4, 2)

@@ -168,7 +168,8 @@ MEANINGS = {
     "diff.changed": "Tensors that differ in something other than their key.",
     "changed.a": "The key in the first file.",
     "changed.b": "The key in the second file.",
-    "changed.what": "What differs.",
+    "changed.what": "What differs; `role`: a parameter in one file is a "
+    "buffer or, outside modules, a plain tensor in the other.",
     "changed.shape": "The two shapes, if they differ.",
     "changed.device": "The two devices, if they differ.",
     "values.elements": "Number of elements.",
