@@ -7,8 +7,10 @@ packages that are not listed: every name in them is assumed to exist.
 
 from __future__ import annotations
 
-from functools import cache, cached_property
+from collections.abc import Callable, Iterator
+from functools import cache, cached_property, partial
 
+from ptinspect.pickling.pyobjects import as_sequence
 from ptinspect.pickling.values import Value
 from ptinspect.text import read_package_file
 from ptinspect.torchnn.arguments import (
@@ -26,6 +28,15 @@ from ptinspect.torchnn.attributes import (
     items_of,
     module_attributes,
 )
+
+Shapes = dict[str, tuple[int, ...]]
+"""Shapes by dotted name below the module."""
+
+Arguments = dict[str, Value]
+"""The value of every argument of a constructor."""
+
+MAX_LAYERS = 10_000
+"""Layers of a recurrent module or coder that are looked at."""
 
 ROOT = "torch.nn.modules.module.Module"
 PARAMETRIZED = "torch.nn.utils.parametrize.Parametrized"
@@ -117,6 +128,60 @@ class ModuleClass:
         """The number of marks that ask for a value or a length."""
         return sum(mark.value is not MISSING or bool(mark.length) for mark in self.marks)
 
+    @cached_property
+    def children(self) -> dict[str, str]:
+        """The classes of the children that the constructor creates, by their names."""
+        return {path: name for path, _, name, _ in self._created() if "." not in path}
+
+    @property
+    def has_shapes(self) -> bool:
+        """True if `created_shapes` returns all tensors that the constructor creates."""
+        return bool(self._fields.get("tensors")) or any(args for *_, args in self._created())
+
+    def _created(self) -> Iterator[tuple[str, str, str, list[str]]]:
+        """Yield path, number (an argument or ""), class and arguments of each created child."""
+        for token in self._fields.get("children", "").split():
+            path, _, call = token.partition("=")
+            path, _, count = path.partition("*")
+            name, _, arguments = call.rstrip(")").partition("(")
+            yield path, count, name, arguments.split(",") if arguments else []
+
+    def created_shapes(self, arguments: Arguments) -> Shapes:
+        """Return the shapes of the parameters and buffers that the constructor creates with these
+        arguments, its children's included."""
+        shapes: Shapes = {}
+        for token in self._fields.get("tensors", "").split():
+            if token[0] == "@":
+                shapes |= _SHAPES[token[1:]](arguments)
+                continue
+            name, _, sizes = token.partition("=")
+            name, _, conditions = name.partition("?")
+            if all(arguments[condition] for condition in conditions.split("&") if condition):
+                shapes[name] = _sizes(sizes, arguments)
+        for path, count, name, sources in self._created():
+            row = lookup(f"torch.nn.{name}")
+            assert row is not None
+            values = row.defaults
+            for source in sources:
+                argument, _, own = source.partition("=")
+                values[argument] = arguments[own or argument]
+            child_shapes = row.created_shapes(values)
+            numbers = range(min(_int(arguments[count]), MAX_LAYERS)) if count else ("",)
+            for number in numbers:
+                prefix = f"{path}.{number}." if count else f"{path}."
+                shapes |= {prefix + key: shape for key, shape in child_shapes.items()}
+        return shapes
+
+    @property
+    def defaults(self) -> Arguments:
+        """The default of each argument, MISSING for a required one."""
+        return {argument.name: argument.default for argument in self.arguments}
+
+    def argument_values(self, attributes: Attributes) -> Arguments:
+        """Return the value of every argument; the default if the instance does not record it."""
+        values = {a.name: self.read(a, attributes) for a in self.arguments}
+        return self.defaults | {n: value for n, value in values.items() if value is not MISSING}
+
     def get(self, attributes: Attributes, path: str) -> Value:
         """Return the attribute, or the value that `__setstate__` adds; MISSING without either."""
         value = find_attribute(attributes, path)
@@ -169,6 +234,65 @@ class ModuleClass:
             return value is None or equals_literal(value, self.read(other, attributes))
         return equals_literal(value, argument.default) or equals_literal(value, stored)
 
+
+def _int(value: Value) -> int:
+    return value if isinstance(value, int) else -1
+
+
+def _sizes(text: str, arguments: Arguments) -> tuple[int, ...]:
+    """Return the shape that `tables/nn.txt` writes as text."""
+    sizes: list[int] = []
+    for part in text.split(",") if text else ():
+        if part[0] == "*":
+            value = arguments[part[1:]]
+            items = as_sequence(value)
+            sizes += map(_int, (value,) if items is None else items)
+            continue
+        name, _, divisor = part.partition("/")
+        factor, _, name = name.rpartition("*")
+        size = int(factor or 1) * _int(arguments[name])
+        sizes.append(size // max(_int(arguments[divisor]), 1) if divisor else size)
+    return tuple(sizes)
+
+
+def _recurrent(gates: int, arguments: Arguments) -> Shapes:
+    hidden, projection = _int(arguments["hidden_size"]), _int(arguments.get("proj_size", 0))
+    out = projection if projection > 0 else hidden
+    directions = ("", "_reverse") if arguments["bidirectional"] else ("",)
+    shapes: Shapes = {}
+    for layer in range(min(_int(arguments["num_layers"]), MAX_LAYERS)):
+        size = _int(arguments["input_size"]) if layer == 0 else out * len(directions)
+        for direction in directions:
+            suffix = f"_l{layer}{direction}"
+            shapes[f"weight_ih{suffix}"] = (gates * hidden, size)
+            shapes[f"weight_hh{suffix}"] = (gates * hidden, out)
+            if arguments["bias"]:
+                shapes[f"bias_ih{suffix}"] = shapes[f"bias_hh{suffix}"] = (gates * hidden,)
+            if projection > 0:
+                shapes[f"weight_hr{suffix}"] = (projection, hidden)
+    return shapes
+
+
+def _attention(arguments: Arguments) -> Shapes:
+    """MultiheadAttention: one projection for query, key and value, or three if sizes differ."""
+    size = _int(arguments["embed_dim"])
+    sizes = (size if arguments[k] is None else _int(arguments[k]) for k in ("kdim", "vdim"))
+    key, value = sizes
+    shapes: Shapes = {"in_proj_weight": (3 * size, size)}
+    if not key == value == size:
+        widths = {"q": size, "k": key, "v": value}
+        shapes = {f"{name}_proj_weight": (size, width) for name, width in widths.items()}
+    if arguments["add_bias_kv"]:
+        shapes |= {"bias_k": (1, 1, size), "bias_v": (1, 1, size)}
+    return shapes | ({"in_proj_bias": (3 * size,)} if arguments["bias"] else {})
+
+
+_SHAPES: dict[str, Callable[[Arguments], Shapes]] = {
+    "attention": _attention,
+    "gru": partial(_recurrent, 3),
+    "lstm": partial(_recurrent, 4),
+    "rnn": partial(_recurrent, 1),
+}
 
 _FIELDS: dict[str, tuple[str, dict[str, str]]] = {}  # by path: parent, fields
 _CLASSES: dict[str, ModuleClass] = {}  # by path, old spellings included
@@ -273,6 +397,12 @@ def _marked_classes() -> list[tuple[frozenset[str], ModuleClass]]:
         if row is not None and len(names) >= 3:
             classes.append((names, row))
     return classes
+
+
+@cache
+def internal_attributes() -> frozenset[str]:
+    """Return the attributes that the classes of torch.nn set themselves, besides arguments."""
+    return frozenset(read_package_file("torchnn/tables/internal_attributes.txt").split())
 
 
 # All names of torch

@@ -122,6 +122,22 @@ def test_every_class_is_built_with_several_arguments() -> None:
     assert {p for p in few if any(a.source != "-" for a in row_of(p).arguments)} == ONE_VARIANT
 
 
+@pytest.mark.parametrize("group", cases.NN, ids=lambda group: group.__name__)
+def test_a_constructor_creates_the_tensors_and_children_of_its_row(
+    group: Callable[[], Iterator[torch.nn.Module]],
+) -> None:
+    for module in instances(group):
+        row = row_of(path_of(module))
+        children = {name: type(child).__name__ for name, child in module.named_children()}
+        if "Identity" in children.values():  # a coder of the user's own
+            continue
+        assert row.children.items() <= children.items()
+        if row.has_shapes:
+            tensors = [*module.named_parameters(), *module.named_buffers()]
+            created = row.created_shapes(row.argument_values(Oracle(module).node.attributes))
+            assert created == {name: tuple(tensor.shape) for name, tensor in tensors}, row
+
+
 class Rebuilder:
     """Makes a module again from the arguments that its row reads out of its pickle."""
 

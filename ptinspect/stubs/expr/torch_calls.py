@@ -28,8 +28,7 @@ from ptinspect.stubs.expr.nodes import (
 from ptinspect.text import read_package_file
 from ptinspect.torchnn.arguments import Name as SourceName
 from ptinspect.torchnn.attributes import MISSING
-from ptinspect.torchnn.classes import ModuleClass, lookup
-from ptinspect.torchnn.shapes import CHILDREN, SHAPES, Shapes, argument_values
+from ptinspect.torchnn.classes import ModuleClass, Shapes, lookup
 
 if TYPE_CHECKING:
     from ptinspect.document.tensor import Tensor
@@ -145,7 +144,7 @@ def tensor_shapes(module: Module, tensor_of: TensorOf) -> Shapes:
 
 def has_children_of(row: ModuleClass, module: Module, exactly: bool) -> bool:
     """Return True if a module has the children that the constructor of a torch class creates."""
-    expected = CHILDREN.get(row.name, {})
+    expected = row.children
     children = {key: module_of(value) for key, value in module.members(MODULES)}
     if exactly and set(children) != set(expected):
         return False
@@ -163,11 +162,11 @@ def _constructor_suffices(row: ModuleClass, module: Module, tensor_of: TensorOf)
         return True
     if not has_children_of(row, module, exactly=True):
         return False
-    shapes, shapes_of = tensor_shapes(module, tensor_of), SHAPES.get(row.name)
-    if shapes_of is not None:
-        return shapes == shapes_of(argument_values(row, module.attributes))
+    shapes = tensor_shapes(module, tensor_of)
+    if row.has_shapes:
+        return shapes == row.created_shapes(row.argument_values(module.attributes))
     arguments = {argument.name for argument in row.arguments}
-    return row.name not in CHILDREN and all(key in arguments for key in shapes)
+    return not row.children and all(key in arguments for key in shapes)
 
 
 # Tensors, containers and the rest

@@ -39,8 +39,7 @@ from ptinspect.stubs.infer.anti_unify import (
     dependency_groups,
     member_columns,
 )
-from ptinspect.torchnn.classes import ModuleClass, candidates, lookup
-from ptinspect.torchnn.shapes import CHILDREN, INTERNAL_ATTRIBUTES, SHAPES, argument_values
+from ptinspect.torchnn.classes import ModuleClass, candidates, internal_attributes, lookup
 
 MAX_DEPTH = 6
 """Brackets inside each other in the arguments of one object."""
@@ -300,15 +299,14 @@ def _inherit_from_torch(
     if not isinstance(unified, CallExpr):
         return set()
     inferred.base, inferred.base_call = row, unified
-    inherited = set(CHILDREN.get(row.name, ())) | INTERNAL_ATTRIBUTES
+    inherited = set(row.children) | internal_attributes()
     inherited |= {mark.name for mark in row.marks}
     for argument in row.arguments:
         inherited.add(argument.name)
         sources = argument.source.split("|")
         inherited |= {source.split("?")[0].split(".")[0] for source in sources}
-    if row.name in SHAPES:
-        for module in modules:
-            inherited |= set(SHAPES[row.name](argument_values(row, module.attributes)))
+    for module in modules if row.has_shapes else ():
+        inherited |= set(row.created_shapes(row.argument_values(module.attributes)))
     return inherited
 
 
@@ -323,11 +321,10 @@ def _has_members_of(
         return _is_coder(row, module, objects, inferred_classes)
     if not has_children_of(row, module, exactly=False):
         return False
-    shapes_of = SHAPES.get(row.name)
-    if shapes_of is None:
-        return row.name not in CHILDREN
+    if not row.has_shapes:
+        return not row.children
     shapes = tensor_shapes(module, objects.tensor_of)
-    expected = shapes_of(argument_values(row, module.attributes))
+    expected = row.created_shapes(row.argument_values(module.attributes))
     return all(shapes.get(key) == shape for key, shape in expected.items())
 
 

@@ -19,8 +19,7 @@ from ptinspect.stubs.expr.nodes import (
 )
 from ptinspect.stubs.expr.torch_calls import default_expr, default_exprs
 from ptinspect.torchnn.attributes import MISSING
-from ptinspect.torchnn.classes import lookup
-from ptinspect.torchnn.shapes import SHAPES, Shapes
+from ptinspect.torchnn.classes import Shapes, lookup
 
 if TYPE_CHECKING:
     from ptinspect.document.tensor import Tensor
@@ -69,7 +68,7 @@ def _checked(kind: str, values: Args, shapes: Shapes, *alternatives: str) -> Gue
     if not row:
         return None
     defaults: Args = {a.name: None if a.default is MISSING else a.default for a in row.arguments}
-    if SHAPES[kind](defaults | values) != shapes:
+    if row.created_shapes(defaults | values) != shapes:
         return None
     unset = default_exprs(row)
     args: list[Argument] = []

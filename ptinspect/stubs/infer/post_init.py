@@ -24,8 +24,7 @@ from ptinspect.stubs.expr.literals import FLOATS, is_attribute, quantized_zeros,
 from ptinspect.stubs.expr.nodes import NONE, Access, CallExpr, Expr, Literal
 from ptinspect.stubs.infer.constructors import InferredClass
 from ptinspect.torchnn.attributes import packed_parameters
-from ptinspect.torchnn.classes import ModuleClass, lookup
-from ptinspect.torchnn.shapes import INTERNAL_ATTRIBUTES
+from ptinspect.torchnn.classes import ModuleClass, internal_attributes, lookup
 
 if TYPE_CHECKING:
     from ptinspect.document.tensor import Tensor
@@ -202,7 +201,7 @@ def _extra_attributes(module: Module, row: ModuleClass) -> Iterator[tuple[str, V
         for argument in row.arguments:
             sources = argument.source.split("|")
             names |= {source.split("?")[0].split(".")[0].lstrip("@#") for source in sources}
-        _argument_attributes[row.path] = INTERNAL_ATTRIBUTES | names
+        _argument_attributes[row.path] = internal_attributes() | names
     for key, value in module.other_attributes():
         if key not in _argument_attributes[row.path] and is_attribute(key) and not key.isdigit():
             yield key, value
