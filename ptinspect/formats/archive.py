@@ -3,13 +3,16 @@ that a pickle refers to, and the error when some are missing."""
 
 from __future__ import annotations
 
+import errno
+import os
 from typing import TYPE_CHECKING, NamedTuple
 
 from ptinspect.dtypes import STORAGE_ITEMSIZE
-from ptinspect.errors import DOWNLOAD_AGAIN, DamagedError, Place
+from ptinspect.errors import DOWNLOAD_AGAIN, DamagedError, Place, PtInspectError, add_error_path
 from ptinspect.limits import LIMITS, Limits
 from ptinspect.pickling.machine import run
-from ptinspect.pickling.values import Global, TensorCall
+from ptinspect.pickling.pyobjects import as_mapping
+from ptinspect.pickling.values import Global, TensorCall, key_value
 from ptinspect.text import bounded_repr, count_text, join_names, printable_name
 
 if TYPE_CHECKING:
@@ -73,6 +76,12 @@ class Span:
         """Offset of the bytes in the user's file, or None inside compressed data."""
         start = self.start
         return None if start is None or self._base is None else self._base + start
+
+    def chunks(self, source: Source, start: int, stop: int, size: int) -> Iterator[bytes]:
+        """Yield bytes `start` to `stop` in pieces of `size`; `source` is the archive's."""
+        if self.start is None:
+            raise NotImplementedError("a compressed storage")
+        return read_chunks(source, self.start + start, self.start + stop, size)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.record!r}, {self.length} bytes)"
@@ -149,19 +158,44 @@ class Archive:
     ) -> Iterator[bytes]:
         """Yield bytes `start` to `stop` of a storage in pieces of `size` bytes."""
         start, stop = check_range(span, start, stop)
-        if span.start is None:
-            raise NotImplementedError(f"{self.format} has no compressed storages")
-        return read_chunks(self.source, span.start + start, span.start + stop, size)
+        return span.chunks(self.source, start, stop, size)
+
+    def open_parts(self, folder: str, names: Sequence[str], open_archive: OpenArchive) -> None:
+        """Open files that belong to this one, each with a source of its own. Their storages have
+        keys that begin with the file's number. If one cannot be opened, all are closed."""
+        from ptinspect.source.local import open_source
+
+        try:
+            for number, path in enumerate(os.path.join(folder, name) for name in names):
+                with add_error_path(path):
+                    try:
+                        source = open_source(path)
+                    except PtInspectError as error:
+                        if getattr(error.__cause__, "errno", None) == errno.EMFILE:
+                            error.hint = "allow more open files: ulimit -n 4096"
+                        raise
+                    try:
+                        self.parts.append(open_archive(source, self.limits))
+                    except PtInspectError:
+                        source.close()
+                        raise
+                self.inner[str(number)] = self.parts[-1]
+        except PtInspectError:
+            self.close()
+            raise
 
 
 class PicklelessArchive(Archive):
-    """An archive whose root is not (only) a pickle's: its reader sets `value`."""
+    """An archive whose root is not (only) a pickle's: its reader sets `value`, and `spans`, which
+    are its storages."""
 
     def __init__(self, source: Source, limits: Limits) -> None:
         super().__init__(source, run(EMPTY_PICKLE), limits=limits)
         self.streams = []
         self.origin = None
         self.value: Value = None
+        self.spans: dict[object, Span] = {}
+        self.storages = self.spans
 
     def set_pickle(self, pickled: Pickled) -> None:
         """Add the main pickle of an archive that has one all the same."""
@@ -172,6 +206,11 @@ class PicklelessArchive(Archive):
     def root(self) -> Value:
         """The tensors by name, or the only one."""
         return self.value
+
+
+def text_items(value: Value) -> dict[str, Value]:
+    """Return the items of a dict of a pickle, or of a subclass, with keys as text."""
+    return {str(key_value(key)): item for key, item in (as_mapping(value) or {}).items()}
 
 
 def check_range(span: Span, start: int, stop: int | None) -> tuple[int, int]:

@@ -147,7 +147,6 @@ def read_gguf(source: Source, limits: Limits = LIMITS) -> Gguf:
         raise DamagedError(f"the alignment {bounded_repr(alignment)} is impossible")
     start = -(-reader.position // alignment) * alignment
     values: dict[str, Value] = {}
-    spans: dict[object, Span] = {}
     for name, shape, kind, offset in listed:
         if name in values:
             raise DamagedError(f"the tensor {bounded_repr(name)} is listed twice")
@@ -159,8 +158,7 @@ def read_gguf(source: Source, limits: Limits = LIMITS) -> Gguf:
                 where=Place(None, start + offset),
                 hint=DOWNLOAD_AGAIN,
             )
-        spans[name] = Span(None, nbytes, start + offset, source.base)
-    archive.storages = spans
+        archive.spans[name] = Span(None, nbytes, start + offset, source.base)
     archive.value = ordered_dict(values)
     return archive
 

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeGuard
 
 from ptinspect.dtypes import DType, by_numpy_code, numpy_itemsize
 from ptinspect.errors import DOWNLOAD_AGAIN, DamagedError, LimitError, Place, UnsupportedError
-from ptinspect.formats.archive import CHUNK, Archive, PicklelessArchive, Span, check_range
+from ptinspect.formats.archive import Archive, PicklelessArchive, Span
 from ptinspect.formats.safetensors import dense_tensor, encoded_tensor, ordered_dict
 from ptinspect.formats.zip.directory import STORED
 from ptinspect.limits import LIMITS, Limits
@@ -87,33 +87,32 @@ class NumpyFile(PicklelessArchive):
     def resolve_storage(self, key: str) -> tuple[Archive, str]:
         return self.arrays.get(key, self), key
 
-    def add(self, name: str, header: ArrayHeader, spans: Archive) -> Value:
+    def add(self, name: str, header: ArrayHeader, span: Span) -> Value:
         """Add an array and return the call that builds its tensor."""
-        code = header.descr.lstrip("<>=|")
-        spans.byteorder = "big" if header.descr.startswith(">") else "little"
-        self.arrays[name] = spans
-        dtype = by_numpy_code(code)
+        array = self.arrays[name] = PicklelessArchive(self.source, self.limits)
+        array.format, array.storages = self.format, {name: span}
+        array.byteorder = "big" if header.descr.startswith(">") else "little"
+        dtype = by_numpy_code(header.descr.lstrip("<>=|"))
         if dtype is None:
-            (span,) = spans.storages.values()
             return encoded_tensor(name, header.descr, header.shape, span.length)
         return dense_tensor(name, dtype, header.shape, is_fortran=header.fortran_order)
 
 
-class MemberArray(PicklelessArchive):
+class MemberSpan(Span):
     """An array in a zip: its bytes follow the header inside the record."""
 
-    format = "npz"
+    __slots__ = ("directory", "first", "index")
 
-    def __init__(self, directory: ZipDirectory, index: int, start: int, limits: Limits) -> None:
-        super().__init__(directory.source, limits)
+    def __init__(self, directory: ZipDirectory, index: int, first: int, length: int) -> None:
+        is_stored = directory.methods[index] == STORED
+        start = directory.start(index) + first if is_stored else None
+        super().__init__(directory.names[index], length, start, directory.source.base)
         self.directory = directory
         self.index = index
-        self.first = start
+        self.first = first
 
-    def chunks(
-        self, span: Span, start: int = 0, stop: int | None = None, size: int = CHUNK
-    ) -> Iterator[bytes]:
-        start, stop = check_range(span, start, stop)
+    def chunks(self, source: Source, start: int, stop: int, size: int) -> Iterator[bytes]:
+        """See `Span.chunks`."""
         return self.directory.chunks(self.index, self.first + start, self.first + stop, size)
 
 
@@ -198,11 +197,9 @@ def read_npy(source: Source, limits: Limits = LIMITS) -> NumpyFile:
     are objects."""
     header = read_header(source.read(0, min(source.size, MAX_HEADER + 12)))
     archive = NumpyFile(source, "npy", limits)
-    array = PicklelessArchive(source, limits)
-    array.format = "npy"
     nbytes = _nbytes(header, source.size - header.start, None)
-    array.storages = {"array": Span(None, nbytes, header.start, source.base)}
-    archive.value = archive.add("array", header, array)
+    span = Span(None, nbytes, header.start, source.base)
+    archive.value = archive.add("array", header, span)
     return archive
 
 
@@ -218,12 +215,9 @@ def read_npz(
         name = record.removesuffix(".npy")
         if name in values:
             raise DamagedError(f"the array {bounded_repr(name)} is there twice")
-        member = MemberArray(directory, index, header.start, limits)
         nbytes = _nbytes(header, directory.sizes[index] - header.start, record)
-        is_stored = directory.methods[index] == STORED
-        start = directory.start(index) + header.start if is_stored else None
-        member.storages = {name: Span(record, nbytes, start, source.base)}
-        values[name] = archive.add(name, header, member)
+        span = MemberSpan(directory, index, header.start, nbytes)
+        values[name] = archive.add(name, header, span)
     archive.value = ordered_dict(values)
     return archive
 
@@ -318,13 +312,11 @@ def read_joblib(
         _become(wrapper, inner.root)
     for number, (wrapper, header) in enumerate(recorder.arrays):
         name = f"array_{number}"
-        array = PicklelessArchive(source, limits)
-        array.format = "joblib"
         nbytes = prod(header.shape) * (numpy_itemsize(header.descr) or 0)
-        array.storages = {name: Span(None, nbytes, header.start - start, source.base)}
+        span = Span(None, nbytes, header.start - start, source.base)
         if by_numpy_code(header.descr) is None and "V" not in header.descr:
             header = header._replace(descr=header.descr.lstrip("|="))
-        _become(wrapper, archive.add(name, header, array))
+        _become(wrapper, archive.add(name, header, span))
     archive.value = pickled.root
     return archive
 

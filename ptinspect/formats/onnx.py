@@ -18,14 +18,12 @@ from typing import TYPE_CHECKING, NamedTuple
 from ptinspect.dtypes import dtype_by_name
 from ptinspect.errors import DOWNLOAD_AGAIN, DamagedError, Place, UnsupportedError
 from ptinspect.formats.archive import (
-    CHUNK,
     Finding,
     OutsideFolderError,
     PicklelessArchive,
     Span,
-    check_range,
+    read_chunks,
 )
-from ptinspect.formats.archive import read_chunks as read_source
 from ptinspect.formats.safetensors import dense_tensor, encoded_tensor, ordered_dict
 from ptinspect.limits import LIMITS, Limits
 from ptinspect.text import bounded_repr, is_outside, printable_name
@@ -64,75 +62,58 @@ class _TypedSpan(Span):
         self.itemsize = itemsize
         self.ranges = ranges
 
+    def chunks(self, source: Source, start: int, stop: int, size: int) -> Iterator[bytes]:
+        """See `Span.chunks`."""
+        data, _, _ = source.window()
+        parts = [bytes(data[begin:end]) for begin, end in self.ranges]
+        if self.itemsize:
+            mask = (1 << (8 * self.itemsize)) - 1
+            parts = [
+                (value & mask).to_bytes(self.itemsize, "little")
+                for part in parts
+                for value in _varints(part)
+            ]
+        joined = b"".join(parts)
+        if len(joined) != self.length:
+            raise DamagedError(f"a tensor has {len(joined):,} bytes instead of {self.length:,}")
+        return (joined[i : min(i + size, stop)] for i in range(start, stop, size))
+
 
 class _ExternalSpan(Span):
-    """Elements in another file, from `offset` on."""
+    """Elements in another file of the model's folder, from `begin` on."""
 
-    __slots__ = ("begin", "path")
+    __slots__ = ("begin",)
 
     def __init__(self, length: int, path: str, begin: int) -> None:
         super().__init__(path, length, None, None)
-        self.path = path
         self.begin = begin
+
+    def chunks(self, source: Source, start: int, stop: int, size: int) -> Iterator[bytes]:
+        """See `Span.chunks`. DamagedError if the file is missing or too short."""
+        from ptinspect.source.local import open_source
+
+        path = os.path.join(os.path.dirname(source.path), self.record or "")
+        name = printable_name(self.record or "")
+        if not os.path.isfile(path):
+            raise DamagedError(
+                f"the file {name} is missing, which has a tensor's elements",
+                hint="copy it into the folder of the model",
+            )
+        with open_source(path) as file:
+            if self.begin + self.length > file.size:
+                message = f"a tensor needs bytes up to {self.begin + self.length:,} of {name}"
+                raise DamagedError(f"{message}, which has {file.size:,}", hint=DOWNLOAD_AGAIN)
+            yield from read_chunks(file, self.begin + start, self.begin + stop, size)
 
 
 class Onnx(PicklelessArchive):
-    """See the module's docstring. `folder` is that of the model."""
+    """See the module's docstring. `missing` are the files of elements that are not there."""
 
     format = "onnx"
 
     def __init__(self, source: Source, limits: Limits) -> None:
         super().__init__(source, limits)
-        self.folder = os.path.dirname(source.path)
-        self.spans: dict[object, Span] = {}
-        self.storages = self.spans
         self.missing: list[str] = []
-
-    def chunks(
-        self, span: Span, start: int = 0, stop: int | None = None, size: int = CHUNK
-    ) -> Iterator[bytes]:
-        start, stop = check_range(span, start, stop)
-        if isinstance(span, _TypedSpan):
-            data = self._typed_bytes(span)
-            return (data[i : min(i + size, stop)] for i in range(start, stop, size))
-        if isinstance(span, _ExternalSpan):
-            return self._external_chunks(span, start, stop, size)
-        return super().chunks(span, start, stop, size)
-
-    def _typed_bytes(self, span: _TypedSpan) -> bytes:
-        data, _, _ = self.source.window()
-        parts = [bytes(data[start:stop]) for start, stop in span.ranges]
-        if span.itemsize:
-            mask = (1 << (8 * span.itemsize)) - 1
-            parts = [
-                (value & mask).to_bytes(span.itemsize, "little")
-                for part in parts
-                for value in _varints(part)
-            ]
-        joined = b"".join(parts)
-        if len(joined) != span.length:
-            raise DamagedError(f"a tensor has {len(joined):,} bytes instead of {span.length:,}")
-        return joined
-
-    def _external_chunks(
-        self, span: _ExternalSpan, start: int, stop: int, size: int
-    ) -> Iterator[bytes]:
-        from ptinspect.source.local import open_source
-
-        path = os.path.join(self.folder, span.path)
-        if not os.path.isfile(path):
-            raise DamagedError(
-                f"the file {printable_name(span.path)} is missing, which has a tensor's elements",
-                hint="copy it into the folder of the model",
-            )
-        with open_source(path) as file:
-            if span.begin + span.length > file.size:
-                raise DamagedError(
-                    f"a tensor needs bytes up to {span.begin + span.length:,} of"
-                    f" {printable_name(span.path)}, which has {file.size:,}",
-                    hint=DOWNLOAD_AGAIN,
-                )
-            yield from read_source(file, span.begin + start, span.begin + stop, size)
 
 
 class Field(NamedTuple):
@@ -348,8 +329,8 @@ class _Reader:
             raise DamagedError(message, where=where)
         _check_nbytes(name, "external data", nbytes, int(length), where)
         path = os.path.normpath(path.replace("\\", "/"))
-        is_missing = not os.path.isfile(os.path.join(self.archive.folder, path))
-        if is_missing and path not in self.archive.missing:
+        full = os.path.join(os.path.dirname(self.archive.source.path), path)
+        if not os.path.isfile(full) and path not in self.archive.missing:
             self.archive.missing.append(path)
         return _ExternalSpan(nbytes, path, int(offset))
 

@@ -17,9 +17,9 @@ whatever loaders do.
 
 from __future__ import annotations
 
-import errno
 import os
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ptinspect.errors import (
@@ -30,7 +30,6 @@ from ptinspect.errors import (
     Place,
     PtInspectError,
     UnsupportedError,
-    add_error_path,
 )
 from ptinspect.formats.archive import (
     Archive,
@@ -43,7 +42,6 @@ from ptinspect.formats.archive import (
 from ptinspect.formats.safetensors import Safetensors, order_keys, ordered_dict, parse_json
 from ptinspect.limits import LIMITS, Limits
 from ptinspect.pickling.values import Call, Global, Value, key_value
-from ptinspect.source.local import open_source
 from ptinspect.text import bounded_repr, join_names, printable_name
 
 if TYPE_CHECKING:
@@ -99,16 +97,11 @@ def read_sharded(
     folder = index_folder(source)
     _check_shards_exist(index, folder)
     archive = ShardedModel(source, index.weight_map, limits)
+    archive.open_parts(folder, index.shards, partial(_open_shard, open_archive))
     try:
-        for name in index.shards:
-            path = os.path.join(folder, name)
-            with add_error_path(path):
-                archive.parts.append(_open_shard(path, open_archive, limits))
-        archive.inner = {str(number): part for number, part in enumerate(archive.parts)}
         _join_shards(archive, index)
     except PtInspectError:
-        for part in archive.parts:
-            part.source.close()
+        archive.close()
         raise
     return archive
 
@@ -188,22 +181,11 @@ def _check_shards_exist(index: IndexFile, folder: str) -> None:
         )
 
 
-def _open_shard(path: str, open_archive: OpenArchive, limits: Limits) -> Archive:
-    """Open one shard with a source of its own. FormatError or UnsupportedError for formats that
-    shards never have."""
-    try:
-        source = open_source(path)
-    except PtInspectError as error:
-        if getattr(error.__cause__, "errno", None) == errno.EMFILE:
-            error.hint = "allow more open files than the model has shards: ulimit -n 4096"
-        raise
-    try:
-        archive = open_archive(source, limits)
-        if archive.format not in _SHARD_FORMATS:
-            raise UnsupportedError(f"the index names it as a shard, but it is {archive.format}")
-    except PtInspectError:
-        source.close()
-        raise
+def _open_shard(open_archive: OpenArchive, source: Source, limits: Limits) -> Archive:
+    """Open one shard. UnsupportedError for formats that shards never have."""
+    archive = open_archive(source, limits)
+    if archive.format not in _SHARD_FORMATS:
+        raise UnsupportedError(f"the index names it as a shard, but it is {archive.format}")
     return archive
 
 

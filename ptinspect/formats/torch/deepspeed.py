@@ -24,21 +24,19 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from ptinspect.dtypes import DTYPES, decoder
-from ptinspect.errors import DamagedError, PtInspectError, UnsupportedError, add_error_path
-from ptinspect.formats.archive import Archive, Finding
+from ptinspect.errors import DamagedError, PtInspectError, UnsupportedError
+from ptinspect.formats.archive import Archive, Finding, PicklelessArchive, text_items
 from ptinspect.formats.safetensors import dense_tensor, ordered_dict
 from ptinspect.formats.torch.pieces import (
     Elements,
     Piece,
-    PiecedArchive,
     PiecedSpan,
     locate,
     sizes_of,
 )
 from ptinspect.limits import LIMITS, Limits
 from ptinspect.pickling.pyobjects import as_mapping, as_sequence
-from ptinspect.pickling.values import Call, Global, Value, key_value
-from ptinspect.source.local import open_source
+from ptinspect.pickling.values import Call, Global, Value
 from ptinspect.text import bounded_repr, join_names, printable_name
 
 if TYPE_CHECKING:
@@ -52,7 +50,7 @@ _FLOAT = DTYPES["float32"]
 _REBUILD_PARAMETER = Global("torch._utils", "_rebuild_parameter", 0)
 
 
-class DeepSpeed(PiecedArchive):
+class DeepSpeed(PicklelessArchive):
     """See the module's docstring. `parts` are the files. A tensor's pieces are ranges of its
     elements, as a vector."""
 
@@ -83,16 +81,8 @@ def read_deepspeed(
         raise UnsupportedError(
             "the checkpoint is cut by tensor parallelism too, which zero_to_fp32 does not undo"
         )
+    archive.open_parts(folder, names, open_archive)
     try:
-        for name in names:
-            path = os.path.join(folder, name)
-            with add_error_path(path):
-                part = open_source(path)
-                try:
-                    archive.parts.append(open_archive(part, limits))
-                except PtInspectError:
-                    part.close()
-                    raise
         states = [_root(part, name) for part, name in zip(archive.parts, names, strict=True)]
         _join(archive, states[: len(models)], states[len(models) :], optimizers)
     except PtInspectError:
@@ -110,10 +100,9 @@ def read_deepspeed(
 
 
 def _root(part: Archive, name: str) -> dict[str, Value]:
-    items = as_mapping(part.root)
-    if items is None:
+    if as_mapping(part.root) is None:
         raise DamagedError(f"{printable_name(name)} is not a file of DeepSpeed")
-    return {str(key_value(key)): value for key, value in items.items()}
+    return text_items(part.root)
 
 
 def _join(
@@ -122,7 +111,7 @@ def _join(
 ) -> None:  # fmt: skip
     """Set the archive's value: buffers, frozen parameters, parameters, shared ones."""
     model, first = models[0], archive.parts[0]
-    module = _mapping(model, "module")
+    module = text_items(model.get("module"))
     joiner = _Joiner(archive)
     if not optimizers:
         for key, value in module.items():
@@ -130,7 +119,7 @@ def _join(
             joiner.add(key, [part], part.shape, is_parameter=False)
         archive.value = ordered_dict(joiner.tensors)
         return
-    zero = [_mapping(state, "optimizer_state_dict") for state in optimizers]
+    zero = [text_items(state.get("optimizer_state_dict")) for state in optimizers]
     stage, ranks = _stage(zero[0]), _rank_count(zero[0])
     if ranks != len(zero):
         raise _missing_ranks_error(ranks, names)
@@ -139,11 +128,11 @@ def _join(
             part = _locate(first, key, module[key])
             cast = part.dtype.kind == "float" and part.dtype is not _FLOAT
             joiner.add(key, [part], part.shape, is_parameter=False, cast=cast)
-    frozen = _mapping(model, "frozen_param_shapes")
+    frozen = text_items(model.get("frozen_param_shapes"))
     for key, size in frozen.items():
         sources = models if stage == 3 else models[:1]
         parts = [
-            _locate(part, key, _mapping(state, "frozen_param_fragments").get(key))
+            _locate(part, key, text_items(state.get("frozen_param_fragments")).get(key))
             for part, state in zip(archive.parts, sources, strict=False)
         ]
         shape = sizes_of(size, bounded_repr(key))
@@ -153,12 +142,9 @@ def _join(
         [_locate(part, flat_key, value) for value in as_sequence(state.get(flat_key)) or ()]
         for part, state in zip(archive.parts[len(models) :], zero, strict=True)
     ]
-    shapes = [
-        {str(key_value(key)): size for key, size in (as_mapping(group) or {}).items()}
-        for group in as_sequence(model.get("param_shapes")) or ()
-    ]
+    shapes = [text_items(group) for group in as_sequence(model.get("param_shapes")) or ()]
     (_join_stage_3 if stage == 3 else _join_stage_2)(joiner, groups, shapes, zero[0])
-    for alias, kept in _mapping(model, "shared_params").items():
+    for alias, kept in text_items(model.get("shared_params")).items():
         if str(kept) in joiner.tensors:
             joiner.tensors[alias] = joiner.tensors[str(kept)]
     archive.value = ordered_dict(joiner.tensors)
@@ -214,7 +200,7 @@ class _Joiner:
     """Collects the tensors, with a storage for each."""
 
     def __init__(self, archive: DeepSpeed) -> None:
-        self.archive = archive
+        self.spans = archive.spans
         self.tensors: dict[str, Value] = {}
 
     def add(
@@ -233,7 +219,7 @@ class _Joiner:
             offset += part.numel
         if offset != prod(shape):
             raise DamagedError(f"{bounded_repr(key)} is not complete")
-        self.archive.spans[key] = PiecedSpan(dtype, (offset,), pieces)
+        self.spans[key] = PiecedSpan(dtype, (offset,), pieces)
         call = dense_tensor(key, dtype, shape)
         if is_parameter:
             call = Call(_REBUILD_PARAMETER, (call, True, ordered_dict({})), "REDUCE", 0)
@@ -270,10 +256,6 @@ def _cut(parts: list[Elements], start: int, stop: int, key: str) -> list[Element
 
 def _locate(archive: Archive, key: str, value: Value) -> Elements:
     return locate(archive, value, bounded_repr(key))
-
-
-def _mapping(state: dict[str, Value], key: str) -> dict[str, Value]:
-    return {str(key_value(k)): v for k, v in (as_mapping(state.get(key)) or {}).items()}
 
 
 def _stage(zero: dict[str, Value]) -> int:

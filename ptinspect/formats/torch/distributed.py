@@ -30,12 +30,11 @@ from ptinspect.errors import (
     PtInspectError,
     UnsupportedError,
 )
-from ptinspect.formats.archive import Archive, Finding
+from ptinspect.formats.archive import Archive, Finding, PicklelessArchive
 from ptinspect.formats.safetensors import Safetensors, dense_tensor
 from ptinspect.formats.torch.pieces import (
     Elements,
     Piece,
-    PiecedArchive,
     PiecedSpan,
     check_cover,
     locate,
@@ -56,7 +55,7 @@ METADATA = ".metadata"
 _MODULE = "torch.distributed.checkpoint."
 
 
-class TorchDcp(PiecedArchive):
+class TorchDcp(PicklelessArchive):
     """See the module's docstring.
 
     Attributes:

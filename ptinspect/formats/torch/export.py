@@ -21,13 +21,13 @@ from typing import TYPE_CHECKING, Any
 
 from ptinspect.dtypes import DType, dtype_by_name
 from ptinspect.errors import DOWNLOAD_AGAIN, DamagedError, Place, UnsupportedError
-from ptinspect.formats.archive import Finding, prefix_storage_keys
+from ptinspect.formats.archive import Finding, prefix_storage_keys, text_items
 from ptinspect.formats.safetensors import dense_tensor, ordered_dict, parse_json
 from ptinspect.formats.torch.zip_file import ZipArchive
 from ptinspect.formats.zip.directory import STORED
 from ptinspect.limits import LIMITS, Limits
 from ptinspect.pickling.pyobjects import as_mapping
-from ptinspect.pickling.values import SCRIPT_OBJECT, Call, Global, SetOf, Value, key_value
+from ptinspect.pickling.values import SCRIPT_OBJECT, Call, Global, SetOf, Value
 from ptinspect.source.base import MemorySource, SliceSource, Source
 from ptinspect.text import bounded_repr, join_names, printable_name
 
@@ -196,10 +196,7 @@ def _read_torch_file(
     prefix_storage_keys(nested.pickled, number)
     archive.inner[number] = nested
     archive.streams += nested.streams
-    items = as_mapping(nested.root)
-    if items is None:
-        return {"": nested.root}
-    return {str(key_value(key)): value for key, value in items.items()}
+    return {"": nested.root} if as_mapping(nested.root) is None else text_items(nested.root)
 
 
 def _module(

@@ -10,13 +10,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import product
 from math import prod
+from typing import TYPE_CHECKING
 
 from ptinspect.dtypes import DType, dtype_by_name, dtype_of_class
 from ptinspect.errors import DamagedError, LimitError
-from ptinspect.formats.archive import CHUNK, Archive, PicklelessArchive, Span, check_range
+from ptinspect.formats.archive import CHUNK, Archive, Span
 from ptinspect.pickling.pyobjects import as_sequence, function_path
 from ptinspect.pickling.values import Call, Global, PersistentId, Value
 from ptinspect.text import bounded_repr
+
+if TYPE_CHECKING:
+    from ptinspect.source.base import Source
 
 MAX_PIECES = 4096
 """Pieces of one tensor, which are compared with each other."""
@@ -88,39 +92,21 @@ class PiecedSpan(Span):
         self.shape = shape
         self.pieces = sorted(pieces, key=lambda piece: piece.offsets)
 
-
-class PiecedArchive(PicklelessArchive):
-    """Several files whose tensors are put together; `spans` are the whole tensors by key."""
-
-    def __init__(self, *args: object) -> None:
-        super().__init__(*args)  # type: ignore[arg-type]
-        self.spans: dict[object, Span] = {}
-        self.storages = self.spans
-
-    def chunks(
-        self, span: Span, start: int = 0, stop: int | None = None, size: int = CHUNK
-    ) -> Iterator[bytes]:
-        """See `Archive.chunks`. A tensor in pieces is put together block by block."""
-        if not isinstance(span, PiecedSpan):
-            return super().chunks(span, start, stop, size)
-        return _assemble(span, *check_range(span, start, stop), size)
-
-
-def _assemble(span: PiecedSpan, start: int, stop: int, size: int) -> Iterator[bytes]:
-    """Yield bytes `start` to `stop` of a tensor. Pieces that are whole rows follow one another."""
-    if span.length and all(piece.shape[1:] == span.shape[1:] for piece in span.pieces):
-        row_bytes = span.length // span.shape[0] if span.shape else span.length
-        for piece in span.pieces:
-            begin = piece.offsets[0] * row_bytes if span.shape else 0
-            length = prod(piece.shape) * span.dtype.itemsize
+    def chunks(self, source: Source, start: int, stop: int, size: int) -> Iterator[bytes]:
+        """See `Span.chunks`. Pieces that are whole rows follow one another."""
+        if not all(piece.shape[1:] == self.shape[1:] for piece in self.pieces):
+            yield from _assemble(self, start, stop)
+            return
+        row_bytes = self.length // self.shape[0] if self.pieces and self.shape else self.length
+        for piece in self.pieces:
+            begin = piece.offsets[0] * row_bytes if self.shape else 0
+            length = prod(piece.shape) * self.dtype.itemsize
             low, high = max(start - begin, 0), min(stop - begin, length)
             if low < high:
                 yield from piece.open().chunks(low, high, size)
-    elif span.length:
-        yield from _assemble_blocks(span, start, stop)
 
 
-def _assemble_blocks(span: PiecedSpan, start: int, stop: int) -> Iterator[bytes]:
+def _assemble(span: PiecedSpan, start: int, stop: int) -> Iterator[bytes]:
     """Yield bytes of a tensor that is cut in other dimensions than the first."""
     row_bytes = span.length // span.shape[0]
     opened: dict[int, Elements] = {}

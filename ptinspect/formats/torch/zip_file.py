@@ -17,13 +17,11 @@ from typing import TYPE_CHECKING
 
 from ptinspect.errors import DOWNLOAD_AGAIN, DamagedError, LimitError, Place
 from ptinspect.formats.archive import (
-    CHUNK,
     Declared,
     Finding,
     PicklelessArchive,
     Span,
     StorageExtent,
-    check_range,
     declared_storages,
     truncated_error,
 )
@@ -67,6 +65,10 @@ class ZipSpan(Span):
         if self._start is None and self.directory.methods[self.index] == STORED:
             self._start = self.directory.start(self.index)
         return self._start
+
+    def chunks(self, source: Source, start: int, stop: int, size: int) -> Iterator[bytes]:
+        """See `Span.chunks`. A compressed storage is decompressed from its beginning."""
+        return self.directory.chunks(self.index, start, stop, size)
 
 
 class ZipStorages(Mapping[object, Span]):
@@ -121,14 +123,6 @@ class ZipArchive(PicklelessArchive):
         self.warnings = list(directory.findings)
         self.directory = directory
         self.storages = ZipStorages(directory, prefix)
-
-    def chunks(
-        self, span: Span, start: int = 0, stop: int | None = None, size: int = CHUNK
-    ) -> Iterator[bytes]:
-        """See `Archive.chunks`. A compressed storage is decompressed from its beginning."""
-        start, stop = check_range(span, start, stop)
-        assert isinstance(span, ZipSpan)
-        return self.directory.chunks(span.index, start, stop, size)
 
     def read_record(self, record: str, limit: int) -> bytes:
         """Return a record's content. DamagedError if it is missing, LimitError if it is longer than
