@@ -27,7 +27,7 @@ _WITHOUT_DEVICES = {"safetensors", "safetensors-index", "gguf", "npy", "npz"}
 _PICKLES = {"torch-zip", "torch-legacy", "torch-index", "pickle"}
 """Formats that record of a tensor outside a module whether it is an nn.Parameter."""
 
-_Values = tuple[bool, ValueChange | None, str | None]
+_Result = tuple[bool, ValueChange | None, str | None]
 """Whether values differ, how, and why they could not be compared."""
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
     from ptinspect.document import TensorInfo
+    from ptinspect.document.tensor import Tensor
 
     File = str | PathLike[str] | BinaryIO
 
@@ -84,29 +85,25 @@ def _compare(
     removed = {key: info for key, info in tensors_a.items() if key not in tensors_b}
     added = {key: info for key, info in tensors_b.items() if key not in tensors_a}
     renames = find_renames(removed, added)
-    pairs = [(key, key) for key in tensors_a if key in tensors_b]
-    pairs += [(rename.a, rename.b) for rename in renames]
-    for rename in renames:
-        del removed[rename.a], added[rename.b]
+    common = [key for key in tensors_a if key in tensors_b]
+    pairs = [(tensors_a[key], tensors_b[key]) for key in common]
+    pairs += [(removed.pop(rename.a), added.pop(rename.b)) for rename in renames]
     equal = {rename.a for rename in renames if rename.evidence == "bytes"}
-    infos = [(tensors_a[x], tensors_b[y], x in equal) for x, y in pairs]
-    changed = _changes(infos, a, b, tolerance, progress)
+    values = _Values(tolerance, sum(x.nbytes for x, _ in pairs), progress)
+    roles = _comparable_roles(a, b)
+    changes = (_change(x, y, values, x.key in equal, roles) for x, y in pairs)
+    changed = [change for change in changes if change is not None]
     different = [tensors_a[c.a].path for c in changed] + [tensors_b[c.b].path for c in changed]
     different += [info.path for info in (*removed.values(), *added.values())]
     different += [tensors_a[rename.a].path for rename in renames]
-    changed_keys = {change.a for change in changed}
-    common = {
-        info.tensor.view_key(): key
-        for key, info in reversed(tensors_a.items())  # the first of several counts
-        if key in tensors_b
-    }
+    first_keys = {tensors_a[key].tensor.view_key(): key for key in reversed(common)}
     return DiffReport(
-        _side(a),
-        _side(b),
+        Side(a.path, a.archive.format, a.kind),
+        Side(b.path, b.archive.format, b.kind),
         float(tolerance),
-        sum(x == y and x not in changed_keys for x, y in pairs),
+        len(set(common) - {change.a for change in changed}),
         tuple(_lone(added.values(), b, {})),
-        tuple(_lone(removed.values(), a, common)),
+        tuple(_lone(removed.values(), a, first_keys)),
         tuple(renames),
         tuple(find_patterns(renames)),
         tuple(changed),
@@ -115,45 +112,11 @@ def _compare(
         tuple(compare_optimizers(a, b, different) if everything else ()),
         (
             *container_notes(a, b),
-            *_tensor_notes(pairs, tensors_a, tensors_b),
+            *_tensor_notes(common, tensors_a, tensors_b),
             *_checksum_notes("A", [tensors_a[c.a] for c in changed if "values" in c.what]),
             *_checksum_notes("B", [tensors_b[c.b] for c in changed if "values" in c.what]),
         ),
     )
-
-
-def _changes(
-    pairs: list[tuple[TensorInfo, TensorInfo, bool]],
-    a: Document,
-    b: Document,
-    tolerance: float,
-    progress: Callable[[int, int], None] | None,
-) -> list[Change]:
-    """Compare pairs of tensors, each with whether its bytes are known to be equal."""
-    total, done = sum(x.nbytes for x, _, _ in pairs), 0
-
-    def advance(nbytes: int) -> None:
-        nonlocal done
-        done += nbytes
-        if progress is not None:
-            progress(min(done, total), total)
-
-    changes: list[Change] = []
-    compared: dict[tuple[object, object], _Values] = {}
-    for x, y, is_equal in pairs:
-        views = (x.tensor.view_key(), y.tensor.view_key())
-        if views not in compared:  # tied weights are compared once
-            compared[views] = _compare_values(x, y, tolerance, is_equal, advance)
-        differ, values, reason = compared[views]
-        aspects = [*_differences(x, y, a, b), *(["values"] if differ else [])]
-        if aspects:
-            values = values if "values" in aspects or "dtype" in aspects else None
-            shapes, dtypes = (x.shape, y.shape), (_dtype(x), _dtype(y))
-            devices = (x.device, y.device)
-            changes.append(
-                Change(x.key, y.key, tuple(aspects), shapes, dtypes, devices, values, reason)
-            )
-    return changes
 
 
 def _selected(document: Document, other: Document, edits: KeyEdits) -> dict[str, TensorInfo]:
@@ -167,58 +130,83 @@ def _selected(document: Document, other: Document, edits: KeyEdits) -> dict[str,
     }
 
 
-def _compare_values(
-    a: TensorInfo,
-    b: TensorInfo,
-    tolerance: float,
-    known_equal: bool,
-    advance: Callable[[int], None],
-) -> _Values:
-    """Compare the values of two tensors, decoding them only if their bytes differ."""
-    if a.shape != b.shape:
-        return False, None, None
-    x, y = a.tensor, b.tensor
-    if known_equal:
-        advance(a.nbytes)
-        return False, None, None
-    comparable = (x.dtype, x.encoding, x.layout) == (y.dtype, y.encoding, y.layout)
-    seen = 0
+class _Values:
+    """Compares the values of tensors, tied weights once, and counts their bytes."""
 
-    def count(nbytes: int) -> None:
-        nonlocal seen
-        seen += nbytes
-        advance(nbytes)
+    def __init__(
+        self, tolerance: float, total: int, progress: Callable[[int, int], None] | None
+    ) -> None:
+        self._tolerance = tolerance
+        self._total = total
+        self._progress = progress
+        self._done = 0
+        self._results: dict[tuple[object, object], _Result] = {}
 
-    if comparable and same_bytes(x, y, count):
-        return False, None, None
-    advance(-seen)
-    values = compare_numbers(x, y, tolerance, advance)
-    if values is None:
-        advance(a.nbytes)
-        return True, None, "the elements are not plain numbers"
-    return values.changed > 0, values, None
+    def _advance(self, nbytes: int) -> None:
+        self._done += nbytes
+        if self._progress is not None:
+            self._progress(min(self._done, self._total), self._total)
+
+    def compare(self, x: Tensor, y: Tensor, is_equal: bool) -> _Result:
+        """Compare two tensors, unless their bytes are known to be equal."""
+        views = (x.view_key(), y.view_key())
+        if views not in self._results:
+            self._results[views] = self._compare(x, y, is_equal)
+        return self._results[views]
+
+    def _compare(self, x: Tensor, y: Tensor, is_equal: bool) -> _Result:
+        """Compare two tensors, decoding them only if their bytes differ."""
+        if x.shape != y.shape:
+            return False, None, None
+        if is_equal:
+            self._advance(x.nbytes)
+            return False, None, None
+        start = self._done
+        comparable = (x.dtype, x.encoding, x.layout) == (y.dtype, y.encoding, y.layout)
+        if comparable and same_bytes(x, y, self._advance):
+            return False, None, None
+        self._advance(start - self._done)
+        values = compare_numbers(x, y, self._tolerance, self._advance)
+        if values is None:
+            self._advance(x.nbytes)
+            return True, None, "the elements are not plain numbers"
+        return values.changed > 0, values, None
 
 
-def _differences(x: TensorInfo, y: TensorInfo, a: Document, b: Document) -> list[str]:
-    """Return what differs besides the values; only what both formats record is compared."""
-    aspects = []
-    if x.shape != y.shape:
-        aspects.append("shape")
-    if _dtype(x) != _dtype(y):
-        aspects.append("dtype")
-    if not {a.archive.format, b.archive.format} & _WITHOUT_DEVICES:
-        if x.device != y.device:
-            aspects.append("device")
-        is_parameter_here_only = {x.role, y.role} == {"parameter", "tensor"} and (
-            # A module is the same as its state_dict, which has plain tensors.
-            {a.archive.format, b.archive.format} <= _PICKLES and bool(a.modules) == bool(b.modules)
-        )
-        is_same_role = x.role == y.role or is_parameter_here_only
-        if is_same_role and x.tensor.requires_grad != y.tensor.requires_grad:
-            aspects.append("requires_grad")
-        if is_parameter_here_only or {x.role, y.role} == {"parameter", "buffer"}:
-            aspects.append("role")
-    return aspects
+def _comparable_roles(a: Document, b: Document) -> list[set[str]]:
+    """Return pairs of roles that differ; none if a format records no devices, gradients or roles.
+    A module is the same as its state_dict, which has plain tensors."""
+    formats = {a.archive.format, b.archive.format}
+    if formats & _WITHOUT_DEVICES:
+        return []
+    has_classes = formats <= _PICKLES and bool(a.modules) == bool(b.modules)
+    return [{"parameter", "buffer"}, *([{"parameter", "tensor"}] if has_classes else [])]
+
+
+def _change(
+    x: TensorInfo, y: TensorInfo, values: _Values, is_equal: bool, roles: list[set[str]]
+) -> Change | None:
+    """Return how two tensors differ; None if they do not. Devices and gradients count only if
+    there are `roles`, the pairs of roles that differ."""
+    differ, numbers, reason = values.compare(x.tensor, y.tensor, is_equal)
+    dtypes = _dtype(x), _dtype(y)
+    pair = {x.role, y.role}
+    is_comparable = bool(roles) and (len(pair) == 1 or ("tensor" in pair and pair in roles))
+    grads = x.tensor.requires_grad, y.tensor.requires_grad
+    aspects = {
+        "shape": x.shape != y.shape,
+        "dtype": dtypes[0] != dtypes[1],
+        "device": bool(roles) and x.device != y.device,
+        "requires_grad": is_comparable and grads[0] != grads[1],
+        "role": pair in roles,
+        "values": differ,
+    }
+    what = tuple(aspect for aspect, changed in aspects.items() if changed)
+    if not what:
+        return None
+    numbers = numbers if differ or aspects["dtype"] else None
+    devices = (x.device, y.device)
+    return Change(x.key, y.key, what, (x.shape, y.shape), dtypes, devices, numbers, reason)
 
 
 def _dtype(info: TensorInfo) -> str | None:
@@ -227,47 +215,36 @@ def _dtype(info: TensorInfo) -> str | None:
 
 
 def _lone(
-    infos: Iterable[TensorInfo], document: Document, common: Mapping[tuple[object, ...], str]
+    infos: Iterable[TensorInfo], document: Document, first_keys: Mapping[tuple[object, ...], str]
 ) -> Iterator[Lone]:
-    """Yield tensors of only one document; `common` has the views with keys that both have."""
+    """Yield tensors of only one document; `first_keys` has the views with keys that both have."""
     models = {*document.contents.state_dicts, *(info.root for info in document.modules)}
     for info in infos:
         starts = (info.path[:length] for length in range(len(info.path) + 1))
         in_model = info.role != "optimizer" and any(start in models for start in starts)
-        tied_to = common.get(info.tensor.view_key())
+        tied_to = first_keys.get(info.tensor.view_key())
         yield Lone(info.key, info.path, _dtype(info), info.shape, in_model, tied_to)
 
 
-def _side(document: Document) -> Side:
-    return Side(document.path, document.archive.format, document.kind)
-
-
 def _tensor_notes(
-    pairs: Iterable[tuple[str, str]],
-    tensors_a: dict[str, TensorInfo],
-    tensors_b: dict[str, TensorInfo],
-) -> list[Note]:
-    notes = []
-    keys = [pair for pair in pairs if pair[0] == pair[1]]
-    order = [key for key in tensors_b if key in tensors_a]
-    if [key for key, _ in keys] != order:
-        notes.append(Note("order", "the tensors are in another order"))
-    shared_a = _shared([tensors_a[key] for key, _ in keys])
-    shared_b = _shared([tensors_b[key] for _, key in keys])
-    if shared_a != shared_b:
-        notes.append(Note("sharing", "tensors share memory in one file that do not in the other"))
-    return notes
+    common: list[str], tensors_a: dict[str, TensorInfo], tensors_b: dict[str, TensorInfo]
+) -> Iterator[Note]:
+    if common != [key for key in tensors_b if key in tensors_a]:
+        yield Note("order", "the tensors are in another order")
+    if _shared(tensors_a, common) != _shared(tensors_b, common):
+        yield Note("sharing", "tensors share memory in one file that do not in the other")
+
+
+def _shared(tensors: dict[str, TensorInfo], keys: list[str]) -> set[frozenset[str]]:
+    """Return the groups of keys that are one tensor."""
+    groups: dict[object, list[str]] = {}
+    for key in keys:
+        tensor = tensors[key].tensor
+        if tensor.storage is not None and tensor.numel:
+            groups.setdefault(tensor.view_key(), []).append(key)
+    return {frozenset(group) for group in groups.values() if len(group) > 1}
 
 
 def _checksum_notes(side: str, infos: list[TensorInfo]) -> list[Note]:
     """Return notes on changed tensors whose bytes do not match their recorded CRC-32."""
     return [Note("checksum", f"{side}: {w.message}") for w in checksum_warnings(infos)]
-
-
-def _shared(infos: list[TensorInfo]) -> set[frozenset[int]]:
-    """Return which of the tensors, by position, are one."""
-    groups: dict[object, list[int]] = {}
-    for number, info in enumerate(infos):
-        if info.tensor.storage is not None and info.tensor.numel:
-            groups.setdefault(info.tensor.view_key(), []).append(number)
-    return {frozenset(group) for group in groups.values() if len(group) > 1}
