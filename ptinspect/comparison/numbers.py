@@ -6,11 +6,11 @@ Equal tensors are recognised by comparing bytes; only where the bytes differ are
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ptinspect.document.elements import bounds, dense_storage, iter_contiguous
+from ptinspect.document.elements import aligned, bounds, dense_storage, iter_contiguous
 from ptinspect.document.tensor import Storage, Tensor
 from ptinspect.document.to_array import count_nonzero, dot, ignore_numpy_warnings, iter_numbers
 from ptinspect.errors import PtInspectError, UnsupportedError
@@ -71,7 +71,7 @@ def same_bytes(a: Tensor, b: Tensor, advance: Callable[[int], None]) -> bool:
     range_a, range_b = _stored_range(a), _stored_range(b)
     if range_a is not None and range_b is not None:
         return _same_ranges(*range_a, *range_b, a.nbytes, advance)
-    for block, block_b in _aligned(iter_contiguous(a), iter_contiguous(b)):
+    for block, block_b in aligned(iter_contiguous(a), iter_contiguous(b)):
         if block != block_b:
             return False
         advance(len(block))
@@ -123,24 +123,6 @@ def _same_parts(
     return a.keys() == b.keys() and all(same(x, b[name]) for name, x in a.items())
 
 
-def _aligned(a: Iterator[bytes], b: Iterator[bytes]) -> Iterator[tuple[Any, Any]]:
-    """Yield two streams of equal length in pairs of pieces of equal length."""
-    piece_a: Any = b""
-    piece_b: Any = b""
-    while True:
-        if not len(piece_a):
-            piece_a = next(a, None)
-        if not len(piece_b):
-            piece_b = next(b, None)
-        if piece_a is None or piece_b is None:
-            if (piece_a is None or not len(piece_a)) and (piece_b is None or not len(piece_b)):
-                return
-            raise AssertionError("tensors of one shape have streams of different length")
-        length = min(len(piece_a), len(piece_b))
-        yield piece_a[:length], piece_b[:length]
-        piece_a, piece_b = piece_a[length:], piece_b[length:]
-
-
 def compare_numbers(
     a: Tensor, b: Tensor, tolerance: float, advance: Callable[[int], None]
 ) -> ValueChange | None:
@@ -151,7 +133,7 @@ def compare_numbers(
     itemsize = a.dtype.itemsize if a.dtype is not None else 1
     try:
         with ignore_numpy_warnings():
-            for x, y in _aligned(iter_numbers(a), iter_numbers(b)):  # type: ignore[arg-type]
+            for x, y in aligned(iter_numbers(a), iter_numbers(b)):
                 for start in range(0, len(x), BLOCK):
                     sums.add(x[start : start + BLOCK], y[start : start + BLOCK], tolerance)
                 advance(len(x) * itemsize)
@@ -214,16 +196,10 @@ class _Sums:
         norms = math.sqrt(self.square_a) * math.sqrt(self.square_b)
         cosine = self.dot / norms if norms and math.isfinite(norms) else None
         return ValueChange(
-            self.elements,
-            self.changed,
-            self.max_abs,
-            self.sum_abs / self.finite if self.finite else 0.0,
-            self.max_rel,
-            self.sum_rel / self.nonzero if self.nonzero else 0.0,
-            None if cosine is None else max(-1.0, min(1.0, cosine)),
-            self.nan_a,
-            self.nan_b,
-        )
+            self.elements, self.changed, self.max_abs, self.sum_abs / max(self.finite, 1),
+            self.max_rel, self.sum_rel / max(self.nonzero, 1),
+            None if cosine is None else max(-1.0, min(1.0, cosine)), self.nan_a, self.nan_b,
+        )  # fmt: skip
 
 
 def _as_float64(numbers: Numbers) -> Numbers:

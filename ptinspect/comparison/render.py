@@ -9,7 +9,7 @@ from html import escape as html_escape
 
 from ptinspect.comparison.keys import apply_pattern
 from ptinspect.comparison.report import Change, DiffReport, Lone
-from ptinspect.display.text.columns import Table, draw_table, fold_keys, markdown_table
+from ptinspect.display.text.columns import Table, draw_table, fold_keys, fold_rows, markdown_table
 from ptinspect.display.text.escape import cut, markdown
 from ptinspect.pickling.pyobjects import dotted
 from ptinspect.text import count_text, join_names
@@ -154,7 +154,7 @@ def _sections(report: DiffReport) -> list[_Section]:
 
 def _lone_section(title: str, sign: str, items: tuple[Lone, ...], report: DiffReport) -> _Section:
     section = _Section(title, headers=["key", "dtype", "shape", "note"], sign=sign)
-    facts: dict[str, tuple[str, str, str]] = {}
+    rows: list[tuple[str, ...]] = []
     state: Counter[tuple[str, str]] = Counter()
     states = [(*optimizer.path, "state") for optimizer in report.optimizers]
     for item in items:
@@ -162,10 +162,8 @@ def _lone_section(title: str, sign: str, items: tuple[Lone, ...], report: DiffRe
             state[".".join(map(str, item.path[:-2])), str(item.path[-1])] += 1
         else:
             tied = f"= {cut(item.tied_to)}" if item.tied_to else ""
-            facts[cut(item.key)] = (item.dtype or "unknown", str(item.shape), tied)
-    for folded in fold_keys(facts.items()):
-        assert isinstance(folded.facts, tuple)
-        section.rows.append((folded.text, *folded.facts))
+            rows.append((cut(item.key), item.dtype or "unknown", str(item.shape), tied))
+    section.rows = fold_rows(rows)
     section.rows += [
         (cut(f"{start}.*.{name}"), "", count_text(count, "tensor"), "optimizer state")
         for (start, name), count in state.items()
@@ -243,15 +241,12 @@ def _value_row(key: str, changes: list[Change]) -> tuple[float, tuple[str, ...]]
 
 def _facts_section(report: DiffReport) -> _Section:
     section = _Section("dtype, shape, device", headers=["key", "what", "A", "B"], sign="~")
-    facts = []
-    for change in report.changed:
-        for aspect in ("shape", "dtype", "device", "requires_grad", "role"):
-            if aspect in change.what:
-                a, b = map(str, getattr(change, aspect, ("", "")))
-                facts.append((cut(change.a), (aspect, cut(a), cut(b))))
-    for folded in fold_keys(facts):
-        assert isinstance(folded.facts, tuple)
-        section.rows.append((folded.text, *folded.facts))
+    section.rows = fold_rows(
+        (cut(change.a), aspect, *(cut(str(x)) for x in getattr(change, aspect, ("", ""))))
+        for change in report.changed
+        for aspect in change.what
+        if aspect != "values"
+    )
     return section
 
 

@@ -14,7 +14,7 @@ from ptinspect.conversion.output.pieces import TensorPiece
 from ptinspect.conversion.output.sink import Sink
 from ptinspect.conversion.output.storage_layout import check_bounds
 from ptinspect.document import open as open_document
-from ptinspect.document.elements import iter_contiguous
+from ptinspect.document.elements import aligned, iter_contiguous
 from ptinspect.errors import PtInspectError, UnsafeError, UnsupportedError
 from ptinspect.formats.safetensors import read_safetensors
 from ptinspect.formats.torch.zip_file import TorchZip
@@ -26,7 +26,7 @@ from ptinspect.source.local import open_source
 from ptinspect.text import count_text, join_names
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from ptinspect.conversion.options import ConvertOptions
     from ptinspect.conversion.plan import OutputFile, Plan, PlannedTensor
@@ -165,7 +165,8 @@ def _check_tensor(path: str, planned: PlannedTensor, written: Tensor, compare_by
             if dtype
             else iter_contiguous(tensor, max_repeated=None)
         )
-        if not _are_equal(expected, iter_contiguous(written, max_repeated=None)):
+        pairs = aligned(expected, iter_contiguous(written, max_repeated=None))
+        if any(a != b for a, b in pairs):
             raise _difference(path, f"the bytes of {key} differ")
 
 
@@ -196,19 +197,6 @@ class _Comparison:
         rest = self.file.size - self.offset
         if rest:
             raise _difference(self.path, f"{count_text(rest, 'byte')} too many at its end")
-
-
-def _are_equal(first: Iterator[bytes], second: Iterator[bytes]) -> bool:
-    """Return True if two streams have the same bytes, wherever their chunks end."""
-    a, b = b"", b""
-    while True:
-        a, b = a or next(first, b""), b or next(second, b"")
-        if not a or not b:
-            return a == b
-        size = min(len(a), len(b))
-        if a[:size] != b[:size]:
-            return False
-        a, b = a[size:], b[size:]
 
 
 def _difference(path: str, difference: str) -> PtInspectError:

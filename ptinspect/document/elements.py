@@ -17,6 +17,7 @@ from ptinspect.errors import DamagedError, Place, UnsupportedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from typing import Any
 
     import numpy as np
 
@@ -180,6 +181,23 @@ def whole_elements(chunks: Iterator[bytes], size: int) -> Iterator[bytes]:
         rest = data[stop:]
         if stop:
             yield data if stop == len(data) else data[:stop]
+
+
+def aligned(first: Iterator[Any], second: Iterator[Any]) -> Iterator[tuple[Any, Any]]:
+    """Yield two streams of bytes or arrays in pairs of pieces of equal length; at the end also what
+    one of them has left."""
+    first, second = filter(len, first), filter(len, second)
+    a = b = b""
+    while True:
+        a = a if len(a) else next(first, b"")
+        b = b if len(b) else next(second, b"")
+        length = min(len(a), len(b))
+        if not length:
+            break
+        yield a[:length], b[:length]
+        a, b = a[length:], b[length:]
+    if len(a) != len(b):
+        yield a, b
 
 
 def numpy_type(dtype: DType) -> np.dtype[np.generic]:

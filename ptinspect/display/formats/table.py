@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ptinspect.display.text.columns import Table, draw_table, fold_keys
+from ptinspect.display.text.columns import Table, draw_table, fold_rows
 from ptinspect.display.text.escape import cut
 from ptinspect.errors import UnsupportedError
 from ptinspect.text import count_text
@@ -97,7 +97,7 @@ def tensor_table(document: Document, options: ShowOptions) -> Table:
     else:
         rows = _rows(infos, notes)
     if options.fold:
-        rows = _fold_rows(rows)
+        rows = fold_rows(rows)
     return _without_empty_notes(HEADERS, rows + optimizer_rows)
 
 
@@ -217,14 +217,6 @@ def _sum_row(key: str, group: list[TensorInfo], elements: str = "") -> Row:
         cut(distinct(info.tensor.device for info in group)),
         "",
     )
-
-
-def _fold_rows(rows: list[Row]) -> list[Row]:
-    folded = []
-    for item in fold_keys((row[0], row[1:]) for row in rows):
-        assert isinstance(item.facts, tuple)
-        folded.append((item.text, *item.facts))
-    return folded
 
 
 def _measured_table(infos: list[TensorInfo], notes: Notes, options: ShowOptions) -> Table:

@@ -178,6 +178,13 @@ def fold_keys(rows: Iterable[tuple[str, Hashable]]) -> list[FoldedKey]:
     return [FoldedKey(".".join(p.tokens), p.rows, p.facts) for p in patterns]
 
 
+def fold_rows(rows: Iterable[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """Join rows that differ only in one number of their first cell, a key."""
+    cells = list(rows)
+    folded = fold_keys((row[0], row[1:]) for row in cells)
+    return [(item.text, *cells[item.rows[0]][1:]) for item in folded]
+
+
 def _is_number(token: str) -> bool:
     return token.isascii() and token.isdigit() and len(token) < 10 and str(int(token)) == token
 
