@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from html import escape as html_escape
+from typing import NamedTuple
 
 from ptinspect.comparison.keys import apply_pattern
 from ptinspect.comparison.report import Change, DiffReport, Lone
@@ -13,6 +13,8 @@ from ptinspect.display.text.columns import Table, draw_table, fold_keys, fold_ro
 from ptinspect.display.text.escape import cut, markdown
 from ptinspect.pickling.pyobjects import dotted
 from ptinspect.text import count_text, join_names
+
+Row = tuple[str, ...]
 
 ROWS = 20
 """Rows of a table before the rest is counted."""
@@ -23,19 +25,20 @@ SIMILAR = 0.9
 MAX_ROUNDING = {"float16": 1e-3, "bfloat16": 8e-3, "float32": 1e-6, "float64": 1e-6}
 """Largest mean relative difference that a cast to the type explains."""
 
+_VALUES = ("key", "changed", "max diff", "mean diff", "mean rel", "cosine", "note")
+
 _RED, _GREEN, _YELLOW, _BOLD, _END = "\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[1m", "\x1b[0m"
 
 
-@dataclass(slots=True)
-class _Section:
-    """A heading with lines, or with a table."""
+class _Section(NamedTuple):
+    """A heading with lines, or with a table whose columns `numbers` are aligned right."""
 
     title: str
-    lines: list[str] = field(default_factory=list)
-    headers: list[str] = field(default_factory=list)
-    rows: list[tuple[str, ...]] = field(default_factory=list)
+    lines: Sequence[str] = ()
+    headers: Sequence[str] = ()
+    rows: Sequence[Row] = ()
     sign: str = ""
-    numbers: frozenset[int] = frozenset()
+    numbers: Sequence[int] = ()
 
     def table(self, limit: int | None) -> Table:
         """Return the first rows, without the columns in which all cells are empty."""
@@ -130,31 +133,32 @@ def _optimizers_changed(report: DiffReport) -> str:
 
 
 def _sections(report: DiffReport) -> list[_Section]:
-    sections = [
-        _values_section(report),
-        _facts_section(report),
-        _lone_section("removed (only in A)", "-", report.removed, report),
-        _lone_section("added (only in B)", "+", report.added, report),
-        _renamed_section(report),
-        _optimizer_section(report),
-    ]
-    modules = _Section("modules", headers=["name", "A", "B"])
-    modules.rows = [
+    lone = ("key", "dtype", "shape", "note")
+    modules = [
         (cut(module.name or "(root)"), cut(module.a or "-"), cut(module.b or "-"))
         for module in report.modules
     ]
-    entries = _Section("entries", headers=["path", "A", "B"])
-    for entry in report.entries:
-        a, b = _entry(entry.a, entry.change == "added"), _entry(entry.b, entry.change == "removed")
-        entries.rows.append((cut(dotted(entry.path)), a, b))
-    notes = _Section("notes", [f"{note.kind}: {note.message}" for note in report.notes])
-    sections += [modules, entries, _loading_section(report), notes]
+    entries = [
+        (cut(dotted(e.path)), _entry(e.a, e.change == "added"), _entry(e.b, e.change == "removed"))
+        for e in report.entries
+    ]
+    sections = [
+        _Section("values, most changed first", (), _VALUES, _value_rows(report), "~", range(1, 6)),
+        _Section("dtype, shape, device", (), ("key", "what", "A", "B"), _fact_rows(report), "~"),
+        _Section("removed (only in A)", (), lone, _lone_rows(report.removed, report), "-"),
+        _Section("added (only in B)", (), lone, _lone_rows(report.added, report), "+"),
+        _Section("renamed", (), ("A", "B", "evidence"), _renamed_rows(report)),
+        _Section("optimizers", list(_optimizer_lines(report))),
+        _Section("modules", (), ("name", "A", "B"), modules),
+        _Section("entries", (), ("path", "A", "B"), entries),
+        _Section("load_state_dict of B into the model of A", list(_loading_lines(report))),
+        _Section("notes", [f"{note.kind}: {note.message}" for note in report.notes]),
+    ]
     return [section for section in sections if section.lines or section.rows]
 
 
-def _lone_section(title: str, sign: str, items: tuple[Lone, ...], report: DiffReport) -> _Section:
-    section = _Section(title, headers=["key", "dtype", "shape", "note"], sign=sign)
-    rows: list[tuple[str, ...]] = []
+def _lone_rows(items: tuple[Lone, ...], report: DiffReport) -> list[Row]:
+    rows: list[Row] = []
     state: Counter[tuple[str, str]] = Counter()
     states = [(*optimizer.path, "state") for optimizer in report.optimizers]
     for item in items:
@@ -163,32 +167,27 @@ def _lone_section(title: str, sign: str, items: tuple[Lone, ...], report: DiffRe
         else:
             tied = f"= {cut(item.tied_to)}" if item.tied_to else ""
             rows.append((cut(item.key), item.dtype or "unknown", str(item.shape), tied))
-    section.rows = fold_rows(rows)
-    section.rows += [
+    return fold_rows(rows) + [
         (cut(f"{start}.*.{name}"), "", count_text(count, "tensor"), "optimizer state")
         for (start, name), count in state.items()
     ]
-    return section
 
 
-def _renamed_section(report: DiffReport) -> _Section:
-    section = _Section("renamed", headers=["A", "B", "evidence"])
-    section.rows = [(cut(p.a), cut(p.b), count_text(p.count, "key")) for p in report.patterns]
-    for rename in report.renamed:
-        if not any(apply_pattern(p.a, p.b, rename.a) == rename.b for p in report.patterns):
-            evidence = {"bytes": "same bytes", "numbers": "close numbers"}
-            words = evidence.get(rename.evidence, "renamed like others")
-            section.rows.append((cut(rename.a), cut(rename.b), words))
-    return section
+def _renamed_rows(report: DiffReport) -> list[Row]:
+    rows: list[Row] = [(cut(p.a), cut(p.b), count_text(p.count, "key")) for p in report.patterns]
+    evidence = {"bytes": "same bytes", "numbers": "close numbers", "names": "renamed like others"}
+    return rows + [
+        (cut(rename.a), cut(rename.b), evidence[rename.evidence])
+        for rename in report.renamed
+        if not any(apply_pattern(p.a, p.b, rename.a) == rename.b for p in report.patterns)
+    ]
 
 
-def _optimizer_section(report: DiffReport) -> _Section:
-    section = _Section("optimizers")
+def _optimizer_lines(report: DiffReport) -> Iterator[str]:
     for item in report.optimizers:
         what = f" ({', '.join(item.what)})" if item.what else ""
-        section.lines.append(f"{cut(dotted(item.path))}: {item.change}{what}")
-        section.lines += [f"  {cut(detail)}" for detail in item.details]
-    return section
+        yield f"{cut(dotted(item.path))}: {item.change}{what}"
+        yield from (f"  {cut(detail)}" for detail in item.details)
 
 
 def _entry(value: object, absent: bool) -> str:
@@ -202,21 +201,17 @@ def _entry(value: object, absent: bool) -> str:
     return cut(repr(value))
 
 
-def _values_section(report: DiffReport) -> _Section:
+def _value_rows(report: DiffReport) -> list[Row]:
     """Return the changed values, those that changed most first, repeated blocks folded."""
-    headers = ["key", "changed", "max diff", "mean diff", "mean rel", "cosine", "note"]
-    section = _Section("values, most changed first", sign="~", headers=headers)
-    section.numbers = frozenset(range(1, 6))
     changes = [c for c in report.changed if "values" in c.what and not _is_rounding(c)]
     rows = [
         _value_row(folded.text, [changes[row] for row in folded.rows])
         for folded in fold_keys((cut(c.a), (c.shape, c.dtype)) for c in changes)
     ]
-    section.rows = [row for _, row in sorted(rows, key=lambda row: -row[0])]
-    return section
+    return [row for _, row in sorted(rows, key=lambda row: -row[0])]
 
 
-def _value_row(key: str, changes: list[Change]) -> tuple[float, tuple[str, ...]]:
+def _value_row(key: str, changes: list[Change]) -> tuple[float, Row]:
     values = [change.values for change in changes if change.values is not None]
     is_renamed = len(changes) == 1 and changes[0].a != changes[0].b
     renamed = f"now {cut(changes[0].b)}" if is_renamed else ""
@@ -239,44 +234,37 @@ def _value_row(key: str, changes: list[Change]) -> tuple[float, tuple[str, ...]]
     )  # fmt: skip
 
 
-def _facts_section(report: DiffReport) -> _Section:
-    section = _Section("dtype, shape, device", headers=["key", "what", "A", "B"], sign="~")
-    section.rows = fold_rows(
+def _fact_rows(report: DiffReport) -> list[Row]:
+    return fold_rows(
         (cut(change.a), aspect, *(cut(str(x)) for x in getattr(change, aspect, ("", ""))))
         for change in report.changed
         for aspect in change.what
         if aspect != "values"
     )
-    return section
 
 
-def _loading_section(report: DiffReport) -> _Section:
-    """Return what load_state_dict of B into the model of A would say, in torch's words."""
-    lines: list[str] = []
+def _loading_lines(report: DiffReport) -> Iterator[str]:
+    """Yield what load_state_dict of B into the model of A would say, in torch's words."""
     if "checkpoint" in (report.a.kind, report.b.kind) and report.a.kind != report.b.kind:
-        return _Section("")  # one of them has to be unwrapped first
-    renamed_a, renamed_b = [r.a for r in report.renamed], [r.b for r in report.renamed]
-    missing = [item.key for item in report.removed if item.in_model]
-    unexpected = [item.key for item in report.added if item.in_model]
-    for words, keys in (("Missing", missing + renamed_a), ("Unexpected", unexpected + renamed_b)):
+        return  # one of them has to be unwrapped first
+    missing = [i.key for i in report.removed if i.in_model] + [r.a for r in report.renamed]
+    unexpected = [i.key for i in report.added if i.in_model] + [r.b for r in report.renamed]
+    for words, keys in (("Missing", missing), ("Unexpected", unexpected)):
         if keys:
             names = join_names([f'"{cut(key)}"' for key in keys], 6)
-            lines.append(f"{words} key(s) in state_dict: {names}.")
+            yield f"{words} key(s) in state_dict: {names}."
     for change in report.changed:
         if "shape" in change.what:
             a, b = list(change.shape[0]), list(change.shape[1])
-            lines.append(
+            yield (
                 f"size mismatch for {cut(change.a)}: copying a param with shape torch.Size({b}) "
                 f"from checkpoint, the shape in current model is torch.Size({a})."
             )
-    return _Section("load_state_dict of B into the model of A", lines)
 
 
-def render_text(
-    report: DiffReport, width: int | None = None, *, colour: bool = False, all_rows: bool = False
-) -> str:
+def render_text(report: DiffReport, width: int | None = None, *, colour: bool = False) -> str:
     """Return the report as text for a terminal of `width` columns: totals first, then what changed
-    most, with the first `ROWS` of each table or all rows."""
+    most, with the first `ROWS` of each table."""
 
     def paint(text: str, code: str) -> str:
         return f"{code}{text}{_END}" if colour and code else text
@@ -288,13 +276,13 @@ def render_text(
     head = paint(summary(report), _GREEN if report.same else _BOLD)
     lines = [sides, head]
     if not report.same:
-        lines.append(_totals(report))
+        lines.append(f"  {_totals(report)}")
     codes = {"-": _RED, "+": _GREEN, "~": _YELLOW}
     for section in _sections(report):
         lines += ["", paint(section.title, codes.get(section.sign, _BOLD))]
         lines += [f"  {line}" for line in section.lines]
         if section.rows:
-            table = section.table(None if all_rows else ROWS)
+            table = section.table(ROWS)
             lines += [f"  {line}" for line in draw_table(table, width and max(width - 2, 1))]
             if len(section.rows) > len(table.rows):
                 more = len(section.rows) - len(table.rows)
@@ -303,12 +291,8 @@ def render_text(
 
 
 def _totals(report: DiffReport) -> str:
-    counts = (
-        (len(report.changed), "changed"), (len(report.added), "added"),
-        (len(report.removed), "removed"), (len(report.renamed), "renamed"),
-        (report.unchanged, "same"),
-    )  # fmt: skip
-    return "  tensors: " + ", ".join(f"{count:,} {word}" for count, word in counts)
+    same, *counts = report.totals.items()
+    return "tensors: " + ", ".join(f"{count:,} {word}" for word, count in (*counts, same))
 
 
 def render_markdown(report: DiffReport) -> str:
@@ -316,7 +300,7 @@ def render_markdown(report: DiffReport) -> str:
     paths = f"**{markdown(report.a.path)}** → **{markdown(report.b.path)}**"
     lines = [f"{paths}: {markdown(summary(report))}", ""]
     if not report.same:
-        lines += [markdown(_totals(report).strip()), ""]
+        lines += [markdown(_totals(report)), ""]
     for section in _sections(report):
         lines += [f"#### {markdown(section.title)}", ""]
         lines += [f"- {markdown(line.strip())}" for line in section.lines]

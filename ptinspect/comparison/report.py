@@ -131,6 +131,14 @@ class DiffReport(Report):
         return self.same
 
     @property
+    def totals(self) -> dict[str, int]:
+        """The number of tensors that are the same, changed, added, removed and renamed."""
+        counts = {
+            name: len(getattr(self, name)) for name in ("changed", "added", "removed", "renamed")
+        }
+        return {"same": self.unchanged, **counts}
+
+    @property
     def summary(self) -> str:
         """Return `same` or `different:` and what changed, on one line."""
         from ptinspect.comparison.render import summary
@@ -163,13 +171,7 @@ class DiffReport(Report):
             "modules": _json_objects(self.modules),
             "optimizers": _json_objects(self.optimizers, "details"),
             "notes": _json_objects(self.notes),
-            "totals": {
-                "same": self.unchanged,
-                **{
-                    name: len(getattr(self, name))
-                    for name in ("changed", "added", "removed", "renamed")
-                },
-            },
+            "totals": self.totals,
         }
 
 
