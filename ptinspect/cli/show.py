@@ -227,7 +227,7 @@ class ShowRun:
 
     def _check_checksums(self, document: Document) -> None:
         """Warn of records whose bytes, which are read anyway, do not match their CRC-32."""
-        from ptinspect.display.formats.table import select_tensors
+        from ptinspect.display.table import select_tensors
         from ptinspect.display.text.escape import cut, safe
         from ptinspect.document.checksums import all_checksum_warnings, checksum_warnings
 
@@ -249,7 +249,7 @@ class ShowRun:
         error.path = error.path or path
         write_stderr(error_text(error))
         if self._is_json:
-            from ptinspect.display.formats.json import json_error
+            from ptinspect.display.json import json_error
 
             self._emit(json_error(error, path))
 

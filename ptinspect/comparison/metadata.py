@@ -216,7 +216,7 @@ def compare_modules(a: Document, b: Document) -> list[ModuleChange]:
 
 
 def _module_texts(document: Document) -> dict[tuple[Path, str], str]:
-    from ptinspect.display.module_nodes import ModuleNodes
+    from ptinspect.display.tree import ModuleNodes
 
     nodes = ModuleNodes(document)
     texts = {}

@@ -18,7 +18,7 @@ from ptinspect.errors import UnsupportedError
 if TYPE_CHECKING:
     from typing import Any
 
-    from ptinspect.display.options import Advance, ShowOptions
+    from ptinspect.display import Advance, ShowOptions
     from ptinspect.document import Document, TensorInfo
 
 CHUNK_SIZE = 1 << 20

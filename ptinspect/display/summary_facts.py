@@ -6,6 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from ptinspect.display.text.escape import cut, safe
+from ptinspect.display.text.values import optimizer_name, parameter_count
 from ptinspect.document.entries import describe
 from ptinspect.document.modules import BUFFERS, PARAMETERS
 from ptinspect.pickling.pyobjects import brief_repr, class_path, dotted
@@ -15,8 +16,8 @@ from ptinspect.text import count_text, join_names, python_literal, shell_word, s
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from ptinspect.display import ShowOptions
     from ptinspect.display.measure import FileHash
-    from ptinspect.display.options import ShowOptions
     from ptinspect.document import Document, TensorInfo
     from ptinspect.document.modules import ModuleInfo
     from ptinspect.document.optim.state import Optimizer
@@ -146,7 +147,7 @@ def _program_facts(program: dict[str, Any]) -> Iterator[Fact]:
 
 def _attributes_text(document: Document, info: ModuleInfo) -> str:
     """Return the plain attributes of a model: `names: 80 items, task: detect`."""
-    from ptinspect.display.module_nodes import plain_attributes
+    from ptinspect.display.tree import plain_attributes
 
     attributes = plain_attributes(document, info.module).items()
     shown = [item for item in attributes if item[1] is not None and not item[0].startswith("_")]
@@ -275,18 +276,6 @@ def _sources_text(archive: Archive) -> str:
 _MAIN_HYPERPARAMETERS = (
     "lr", "momentum", "betas", "alpha", "weight_decay", "nesterov", "amsgrad",
 )  # fmt: skip
-
-
-def optimizer_name(optimizer: Optimizer) -> str:
-    """Return `SGD (inferred)`; the whole path if the class is not in torch.optim."""
-    if optimizer.class_path is None:
-        return "an unknown class"
-    name = cut(optimizer.class_path.removeprefix("torch.optim."))
-    return name if optimizer.evidence == "recorded" else f"{name} ({optimizer.evidence})"
-
-
-def parameter_count(optimizer: Optimizer) -> int:
-    return sum(optimizer.parameters(group) for group in range(len(optimizer.groups)))
 
 
 def optimizer_text(document: Document, optimizer: Optimizer) -> str:

@@ -151,7 +151,7 @@ def _require_loader(path: str, file_format: str) -> None:
 
 
 def _job(document: Document, options: StubOptions, content: StubContent) -> dict[str, Any]:
-    from ptinspect.display.module_nodes import module_tree
+    from ptinspect.display.tree import module_tree
     from ptinspect.stubs.build import find_root
     from ptinspect.stubs.infer.state_dict import path_of_state_dict
 

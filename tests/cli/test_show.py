@@ -62,7 +62,7 @@ def test_sort() -> None:
 
 
 def test_keys_are_sorted_by_their_numbers(tmp_path: Path) -> None:
-    from ptinspect.display.formats.table import natural_sort_key
+    from ptinspect.display.table import natural_sort_key
 
     names = ["a.10", "a.9", "a", "a.b", "a.9.c"]
     assert sorted(names, key=natural_sort_key) == ["a", "a.9", "a.9.c", "a.10", "a.b"]

@@ -14,7 +14,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from ptinspect.display.module_nodes import ModuleNodes, module_tree
+from ptinspect.display.tree import ModuleNodes, module_tree
 from ptinspect.document.document import Document
 from ptinspect.document.entries import Entry
 from ptinspect.document.optim.state import Optimizer

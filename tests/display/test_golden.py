@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from ptinspect.display import ShowOptions
-from ptinspect.display.formats.table import tensor_table
+from ptinspect.display.table import tensor_table
 from ptinspect.document import open as open_document
 from tests.conftest import ROOT
 from tests.display.making import shown

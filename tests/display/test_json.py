@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ptinspect import __version__
 from ptinspect.display import ShowOptions
-from ptinspect.display.formats.json import json_error, json_text
+from ptinspect.display.json import json_error, json_text
 from ptinspect.display.text.values import json_scalar, json_value
 from ptinspect.errors import DamagedError, FormatError, Place
 from tests.display.making import READ, document, shown, shown_value, truth_of

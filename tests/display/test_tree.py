@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from ptinspect.display.module_nodes import cut_levels
+from ptinspect.display.tree import cut_levels
 from tests.display.making import shown, shown_value
 
 

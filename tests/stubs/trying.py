@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import ptinspect
-from ptinspect.display.module_nodes import module_tree
+from ptinspect.display.tree import module_tree
 from ptinspect.document import Document
 from ptinspect.stubs import StubOptions, stub_of
 from ptinspect.stubs.infer.state_dict import path_of_state_dict

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from ptinspect.document.entries import Entry
+    from ptinspect.document.optim.state import Optimizer
 
 MAX_ITEMS = 6
 """Items of a long list that a line shows."""
@@ -65,6 +66,18 @@ def scalar_text(value: object) -> str:
     if isinstance(value, int) and value.bit_length() > 1000:
         return f"an integer of {value.bit_length():,} bits"
     return safe(repr(value))
+
+
+def optimizer_name(optimizer: Optimizer) -> str:
+    """Return `SGD (inferred)`; the whole path if the class is not in torch.optim."""
+    if optimizer.class_path is None:
+        return "an unknown class"
+    name = cut(optimizer.class_path.removeprefix("torch.optim."))
+    return name if optimizer.evidence == "recorded" else f"{name} ({optimizer.evidence})"
+
+
+def parameter_count(optimizer: Optimizer) -> int:
+    return sum(optimizer.parameters(group) for group in range(len(optimizer.groups)))
 
 
 def json_scalar(value: object) -> str:

@@ -12,8 +12,8 @@ from ptinspect.text import count_text
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from ptinspect.display import ShowOptions
     from ptinspect.display.measure import FileHash, Stats
-    from ptinspect.display.options import ShowOptions
     from ptinspect.document import Document, TensorInfo
     from ptinspect.document.tensor import Tensor
     from ptinspect.pickling.pyobjects import Path

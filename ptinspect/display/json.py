@@ -10,7 +10,7 @@ import os
 from typing import TYPE_CHECKING
 
 from ptinspect._version import __version__
-from ptinspect.display.formats.table import STATS_HEADERS, select_tensors
+from ptinspect.display.table import STATS_HEADERS, select_tensors
 from ptinspect.display.text.escape import quoted, quoted_all
 from ptinspect.display.text.values import json_lines, json_scalar, json_value
 from ptinspect.document.entries import describe
@@ -21,8 +21,8 @@ from ptinspect.pickling.pyobjects import brief_repr, path_step
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from ptinspect.display import ShowOptions
     from ptinspect.display.measure import FileHash, TensorMeasurement
-    from ptinspect.display.options import ShowOptions
     from ptinspect.document import Document, TensorInfo
     from ptinspect.errors import PtInspectError
     from ptinspect.pickling.values import Value
@@ -102,7 +102,7 @@ def _shard_names(document: Document) -> list[str]:
 def _modules(document: Document) -> Iterator[dict[str, object]]:
     if not document.modules:
         return
-    from ptinspect.display.module_nodes import ModuleNodes, plain_attributes
+    from ptinspect.display.tree import ModuleNodes, plain_attributes
 
     nodes = ModuleNodes(document)
     for info in document.modules:

@@ -1,1 +1,0 @@
-"""The output formats of `show`: summary, table, tree, JSON and Markdown."""

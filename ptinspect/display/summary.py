@@ -1,0 +1,222 @@
+"""`show --format summary`, the default, and markdown: facts, entries, models, tensors. Also the
+text for `git diff`."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ptinspect.display.summary_facts import (
+    DO_NOT_LOAD,
+    content_text,
+    facts,
+    heading,
+    optimizer_text,
+)
+from ptinspect.display.table import no_tensors_text, tensor_table, values_blocks
+from ptinspect.display.text.columns import (
+    Table,
+    display_width,
+    draw_table,
+    markdown_table,
+    pad,
+)
+from ptinspect.display.text.escape import cut, markdown, safe
+from ptinspect.display.text.values import entry_text
+from ptinspect.pickling.pyobjects import dotted
+from ptinspect.text import count_text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from ptinspect.display import ShowOptions
+    from ptinspect.display.measure import FileHash
+    from ptinspect.document import Document, TensorInfo
+    from ptinspect.document.entries import Entry
+    from ptinspect.pickling.pyobjects import Path
+
+MAX_ENTRIES = 40
+"""Entries that are listed on a terminal; the rest is counted."""
+
+NOTES = ("shared-storage", "safetensors-alias")
+"""Kinds of warnings that tell of nothing wrong: tied weights are meant."""
+
+BOLD, DIM, RED, YELLOW = 1, 2, 31, 33  # parameters of the escape sequence that sets colours
+
+
+def summary_text(document: Document, options: ShowOptions, file_hash: FileHash | None) -> str:
+    """Return the summary for a terminal: blocks separated by empty lines."""
+    path = _paint(safe(document.path), BOLD, options.colour)
+    fact_lines = _fact_lines(document, options, file_hash)
+    if any(DO_NOT_LOAD in line for line in fact_lines):
+        path += "  " + _paint("DANGEROUS", RED, options.colour)
+    head = [[f"{path}  {heading(document)}"], fact_lines, _listed_entries(document, options)]
+    return _joined(
+        head, document, options, lambda lines: lines, lambda table: draw_table(table, options.width)
+    )
+
+
+def markdown_text(document: Document, options: ShowOptions, file_hash: FileHash | None) -> str:
+    """Return the text for an issue or a model card: the facts as a list, entries and tensors as
+    tables, models as blocks of code."""
+    items = _fact_list(document, options, file_hash)
+    danger = "  **DANGEROUS**" if any(DO_NOT_LOAD in item for item in items) else ""
+    head = [[f"### {markdown(document.path)}{danger}"], [markdown(heading(document))], items]
+    entries = entry_lines(document, options.depth)
+    if entries:
+        head.append(markdown_table(Table(["entry", "value"], [*entries])))
+    return _joined(head, document, options, _code_block, markdown_table)
+
+
+def _joined(
+    head: list[list[str]], document: Document, options: ShowOptions,
+    write_lines: Callable[[list[str]], list[str]], write_table: Callable[[Table], list[str]],
+) -> str:  # fmt: skip
+    """Return blocks separated by empty lines: the head, models, tensors and their numbers."""
+    blocks = [*head]
+    if document.modules:
+        from ptinspect.display.tree import root_module_trees
+
+        blocks += map(write_lines, root_module_trees(document, options.depth))
+    table = tensor_table(document, options)
+    if table.rows:
+        blocks.append(write_table(table))
+    elif document.tensors:
+        blocks.append([no_tensors_text(document, options)])
+    if options.values:
+        blocks += map(write_lines, values_blocks(document, options))
+    return "\n\n".join("\n".join(block) for block in blocks if block) + "\n"
+
+
+def textconv_text(
+    document: Document, options: ShowOptions, file_hash: FileHash | None = None
+) -> str:
+    """Return the contents of a file, equal for equal contents whatever the file is called. Every
+    tensor has its SHA-256, so that a change of weights alone shows as well."""
+    options = replace(options, hash=True, fold=False, width=None, colour=False, hints=False)
+    lines = [content_text(document)]
+    lines += [f"optimizer  {optimizer_text(document, item)}" for item in document.optimizers]
+    lines += [f"{key}  {text}" for key, text in entry_lines(document, None)]
+    if document.modules:
+        from ptinspect.display.tree import root_module_trees
+
+        for tree in root_module_trees(document, None):
+            lines += tree
+    if document.tensors:
+        lines += draw_table(tensor_table(document, options))
+    return "\n".join(lines) + "\n"
+
+
+def _paint(text: str, code: int, colour: bool) -> str:
+    return f"\x1b[{code}m{text}\x1b[0m" if colour else text
+
+
+def _fact_lines(document: Document, options: ShowOptions, file_hash: FileHash | None) -> list[str]:
+    rows = [(label, DIM, text) for label, text in facts(document, options, file_hash)]
+    for warning in document.warnings:
+        place = f"{cut('.'.join(map(str, warning.path)))}: " if warning.path else ""
+        label = ("note", DIM) if warning.kind in NOTES else ("warning", YELLOW)
+        rows.append((*label, place + cut(warning.message)))
+    width = max((len(label) for label, _, _ in rows), default=0)
+    return [
+        f"  {_paint(label.ljust(width), code, options.colour)}   {text}"
+        for label, code, text in rows
+    ]
+
+
+def _listed_entries(document: Document, options: ShowOptions) -> list[str]:
+    entries = entry_lines(document, options.depth)
+    count = len(entries)
+    if options.fold and count > MAX_ENTRIES:
+        entries = entries[: MAX_ENTRIES - 1]
+    width = min(max((display_width(key) for key, _ in entries), default=0), 40)
+    lines = [f"{pad(key, width)}  {text}" for key, text in entries]
+    if len(entries) < count:
+        rest = count_text(count - len(entries), "more entry", "more entries")
+        lines.append(f"… and {rest} (--all)")
+    return lines
+
+
+def entry_lines(document: Document, depth: int | None) -> list[tuple[str, str]]:
+    """Return key and text of each entry, and of the 0-dim tensors outside models."""
+    lines = [
+        (cut(dotted(path)), entry_text(entry))
+        for path, entry in _unwrapped_entries(document.entries)
+        if depth is None or len(path) <= max(depth, 1)
+    ]
+    contents = document.contents
+    owners: set[Path] = {info.root for info in contents.modules} | set(contents.state_dicts)
+    for info in document.tensors.values():
+        if info.role != "tensor" or info.shape != ():
+            continue
+        if not any(info.path[:length] in owners for length in range(len(info.path))):
+            lines.append((cut(info.key) or "(root)", _scalar_tensor_text(info)))
+    return lines
+
+
+def _unwrapped_entries(entries: Sequence[Entry]) -> Iterator[tuple[Path, Entry]]:
+    """Yield the entries with the paths to show. omegaconf wraps each value of a configuration in a
+    node with metadata and its parent: only the values are shown, under their paths in Python."""
+    nodes = {entry.path for entry in entries if entry.type.startswith("omegaconf.")}
+    shown: dict[Path, Path | None] = {}  # None: part of a node's metadata
+    for entry in entries:
+        if not nodes:
+            yield entry.path, entry
+            continue
+        starts = (entry.path[:length] for length in range(len(entry.path) - 1, -1, -1))
+        owner: Path = next((start for start in starts if start in shown), ())
+        base, steps = shown.get(owner, ()), entry.path[len(owner) :]
+        if owner in nodes:
+            base = base if steps[0] in ("_content", "_val") else None
+            steps = steps[1:]
+        path = shown[entry.path] = None if base is None else (*base, *steps)
+        if path is not None and not (owner in nodes and entry.path in nodes):
+            yield path, entry
+
+
+def _scalar_tensor_text(info: TensorInfo) -> str:
+    """Return `0.0293  float32 tensor, requires grad`."""
+    from ptinspect.document.to_array import number_of
+    from ptinspect.errors import PtInspectError
+
+    try:
+        number = number_of(info.tensor)
+    except PtInspectError as error:
+        return f"a tensor that cannot be read: {cut(error.message)}"
+    dtype = info.dtype.name if info.dtype else "unknown"
+    text = f"{dtype} tensor" + (", requires grad" if info.tensor.requires_grad else "")
+    if number is None:
+        return text
+    digits = {"float32": 6, "float16": 4, "bfloat16": 4}.get(dtype)
+    if isinstance(number, float) and digits is not None:
+        return f"{number:.{digits}g}  {text}"
+    return f"{safe(repr(number))}  {text}"
+
+
+def _fact_list(document: Document, options: ShowOptions, file_hash: FileHash | None) -> list[str]:
+    items = [
+        (label, _code(text) if label == "load" else markdown(text))
+        for label, text in facts(document, options, file_hash)
+    ]
+    for warning in document.warnings:
+        place = f"{'.'.join(map(str, warning.path))}: " if warning.path else ""
+        items.append(("warning", markdown(cut(place + warning.message))))
+    return [f"- **{label}**: {text}" if label else f"  {text}" for label, text in items]
+
+
+def _code(text: str) -> str:
+    ticks = "`" * (_longest_run_of_backticks([text]) + 1)
+    space = " " if text.startswith("`") or text.endswith("`") else ""
+    return f"{ticks}{space}{text}{space}{ticks}"
+
+
+def _code_block(lines: Sequence[str]) -> list[str]:
+    """Return lines as a block of code, fenced by more backticks than they contain."""
+    fence = "`" * max(3, _longest_run_of_backticks(lines) + 1)
+    return [f"{fence}text", *lines, fence]
+
+
+def _longest_run_of_backticks(lines: Sequence[str]) -> int:
+    runs = re.findall("`+", "\n".join(lines))
+    return max(map(len, runs), default=0)
