@@ -18,16 +18,14 @@ from typing import NoReturn, TypeAlias
 
 from ptinspect.errors import DamagedError
 from ptinspect.limits import LIMITS, Limits
-from ptinspect.pickling.handlers import containers, objects, scalars
+from ptinspect.pickling import containers, handlers
 from ptinspect.pickling.opcodes import BY_CODE, BY_NAME, OPCODES, WEIGHTS_ONLY, Arg
-from ptinspect.pickling.state import Event, Handler, Machine, Recorder, StreamWarning
+from ptinspect.pickling.state import Handler, Machine, Recorder, StreamWarning
 from ptinspect.pickling.values import (
     Buffer,
     Call,
     Global,
-    Inert,
     PersistentId,
-    SetOf,
     TensorCall,
     Value,
 )
@@ -135,11 +133,10 @@ _FIXED_SIZES = {Arg.LINE: 0, Arg.TWO_LINES: 0, Arg.SIZE1: 1, Arg.SIZE4: 4, Arg.S
 def run_to_stop(m: Machine, pos: int, loop: Loop | None = None) -> int:
     """Run from `pos` to STOP, and return the position after it. Tests pass another `loop`."""
     loop = loop or run_until
-    table = DISPATCH if m.recorder is None else RECORDING
     step = min(STEP, m.limits.stack_items + 1, m.limits.memo_items + 1)
     try:
         while pos < m.stop:
-            pos = loop(m, table, pos, min(pos + step, m.stop))
+            pos = loop(m, DISPATCH, pos, min(pos + step, m.stop))
             m.check_limits()
     except _Stopped:
         m.check_limits()
@@ -213,7 +210,8 @@ def run_until(m: Machine, table: list[Handler], pos: int, pause: int) -> int:
                 if type(func) is Global:
                     call = stack[-1] = Call(func, (), "REDUCE", pos + 1)
                     if recorder is not None:
-                        recorder.events.append(Event(pos + 1, "REDUCE", call))
+                        m.offset = pos + 1
+                        m.record_event("REDUCE", call)
                     pos += 2
                     continue
             m.offset = pos
@@ -236,9 +234,8 @@ def _unknown(m: Machine, pos: int) -> NoReturn:
 
 
 HANDLERS: dict[str, Handler] = {
-    **scalars.HANDLERS,
+    **handlers.HANDLERS,
     **containers.HANDLERS,
-    **objects.HANDLERS,
     "STOP": _stop,
 }
 
@@ -262,107 +259,4 @@ def _noting_unsupported(name: str, handler: Handler) -> Handler:
     return run_noted
 
 
-# Runs with a recorder use a table of their own, so that runs without one pay nothing.
-
-
-def _recording(handlers: dict[str, Handler]) -> dict[str, Handler]:
-    recording = dict(handlers)
-    for name in ("GLOBAL", "STACK_GLOBAL", "EXT1", "EXT2", "EXT4"):
-        recording[name] = _recording_import(name, handlers[name])
-    for name in ("REDUCE", "NEWOBJ", "NEWOBJ_EX", "OBJ", "INST"):
-        recording[name] = _recording_call(name, handlers[name])
-    for name, count in (("APPEND", 1), ("SETITEM", 2), ("APPENDS", 0), ("SETITEMS", 0)):
-        recording[name] = _recording_change(name, handlers[name], count)
-    recording["ADDITEMS"] = _recording_change("ADDITEMS", handlers["ADDITEMS"], 0)
-    recording["BUILD"] = _recording_build(handlers["BUILD"])
-    recording["FRAME"] = _recording_frame(handlers["FRAME"])
-    return recording
-
-
-_new_tuple = tuple.__new__  # skips the Python function that Event(…) would call
-
-
-def _record(m: Machine, opcode: str, target: Value, argument: Value = None) -> None:
-    assert m.recorder is not None
-    m.recorder.events.append(_new_tuple(Event, (m.offset, opcode, target, argument)))
-
-
-def _recording_import(opcode: str, handler: Handler) -> Handler:
-    def record_import(m: Machine, pos: int) -> int:
-        names = tuple(m.stack[-2:]) if opcode == "STACK_GLOBAL" else ()
-        if any(isinstance(name, Inert) for name in names):
-            _record(m, opcode, names)  # the result of a call may be a string that is unknown here
-        pos = handler(m, pos)
-        _record(m, opcode, m.stack[-1])
-        return pos
-
-    return record_import
-
-
-def _recording_call(opcode: str, handler: Handler) -> Handler:
-    def record_call(m: Machine, pos: int) -> int:
-        pos = handler(m, pos)
-        call = m.stack[-1]
-        if opcode == "INST" and isinstance(call, Call):
-            _record(m, "GLOBAL", call.func)
-        _record(m, opcode, call)
-        return pos
-
-    return record_call
-
-
-def _recording_change(opcode: str, handler: Handler, count: int) -> Handler:
-    """Wrap a handler whose target is below `count` values; 0: below all values above the mark."""
-
-    def record_change(m: Machine, pos: int) -> int:
-        stack = m.stack if count else m.marks[-1] if m.marks else ()
-        target = stack[-1 - count] if len(stack) > count else None
-        if not isinstance(target, Inert) or isinstance(target, SetOf):
-            if not isinstance(target, dict | list) or opcode[:7] != "SETITEM":
-                return handler(m, pos)
-            expected = len(target) + (count or len(m.stack)) // 2
-            pos = handler(m, pos)
-            if len(target) < expected:  # an item is set again, which pickle never does
-                _record(m, opcode, target)
-            return pos
-        argument = m.stack[-count:] if count else m.stack
-        pos = handler(m, pos)
-        if argument:
-            _record(m, opcode, target, argument)
-        return pos
-
-    return record_change
-
-
-def _recording_build(handler: Handler) -> Handler:
-    def record_build(m: Machine, pos: int) -> int:
-        state = m.stack[-1]
-        pos = handler(m, pos)
-        assert m.recorder is not None
-        if isinstance(m.stack[-1], Inert):
-            _record(m, "BUILD", m.stack[-1], state)
-            pos = m.recorder.after_build(m, pos)
-        return pos
-
-    return record_build
-
-
-def _recording_frame(handler: Handler) -> Handler:
-    def record_frame(m: Machine, pos: int) -> int:
-        length = int.from_bytes(m.data[pos : pos + 8], "little")
-        end = pos + 8
-        try:
-            handler(m, pos)
-        except DamagedError as error:
-            if end > m.stop:
-                raise
-            assert m.recorder is not None
-            m.recorder.frame_error = m.recorder.frame_error or error
-        _record(m, "FRAME", end + length)
-        return end
-
-    return record_frame
-
-
 DISPATCH = _dispatch_table(HANDLERS)
-RECORDING = _dispatch_table(_recording(HANDLERS))

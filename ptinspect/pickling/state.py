@@ -14,7 +14,6 @@ from ptinspect.pickling.opcodes import BY_CODE
 from ptinspect.pickling.values import (
     Blob,
     Buffer,
-    Call,
     Global,
     Key,
     PersistentId,
@@ -55,6 +54,9 @@ class Event(NamedTuple):
     argument: Value = None
 
 
+_new_tuple = tuple.__new__  # skips the Python function that Event(…) would call
+
+
 class Recorder:
     """Imports, calls and changes of one run in stream order, up to an error if there is one.
 
@@ -75,12 +77,6 @@ class Recorder:
         self.literals: list[tuple[int, bytes | Blob]] = []
         self.frame_error: DamagedError | None = None
 
-    def record_refused(self, m: Machine, target: Call | Global) -> None:
-        """Record an event that this machine and C's unpickler refuse, but pickle.py, with which
-        joblib and dill read files, accepts."""
-        opcode = m.opcode_name if isinstance(target, Call) else "GLOBAL"
-        self.events.append(Event(m.offset, opcode, target))
-
     def after_build(self, m: Machine, pos: int) -> int:
         """Return the position at which the stream continues after a BUILD: joblib writes the bytes
         of an array there."""
@@ -99,7 +95,7 @@ class Machine:
         rebuild: the global `_rebuild_tensor_v2`, while `tensor_fastpath` may be used for it.
         read_tensors: reads tensors at a position and returns the position after them; None until
             `tensor_fastpath` has learned the stream's pattern.
-        composite_keys, key_tokens: see `handlers.containers.as_key`.
+        composite_keys, key_tokens: see `containers.as_key`.
     """
 
     __slots__ = (
@@ -176,6 +172,11 @@ class Machine:
         else:
             self.dropped_warnings += 1
 
+    def record_event(self, opcode: str, target: Value, argument: Value = None) -> None:
+        """Add an event to the recorder, if there is one."""
+        if self.recorder is not None:
+            self.recorder.events.append(_new_tuple(Event, (self.offset, opcode, target, argument)))
+
     def check_left(self, pos: int, size: int) -> None:
         """Raise DamagedError, before anything is allocated, if fewer than `size` bytes are left."""
         left = self.stop - pos
@@ -183,11 +184,6 @@ class Machine:
             raise self.damaged(
                 f"{self.opcode_name} announces {size:,} bytes, but only {left:,} are left", True
             )
-
-    def take_bytes(self, pos: int, size: int) -> bytes:
-        if size > self.stop - pos:
-            self.check_left(pos, size)
-        return self.data[pos : pos + size]
 
     def take_line(self, pos: int) -> tuple[bytes, int]:
         """Return the bytes up to the next newline, and the position after it."""

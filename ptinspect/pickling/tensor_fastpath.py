@@ -21,7 +21,7 @@ from collections.abc import Callable
 from struct import pack
 from typing import TypeAlias
 
-from ptinspect.pickling.state import Event, Machine
+from ptinspect.pickling.state import Machine
 from ptinspect.pickling.values import Call, Global, PersistentId, TensorCall, TensorRun, Value
 
 Ints: TypeAlias = tuple[int, ...]
@@ -158,7 +158,8 @@ class TensorReader:
         call = m.stack[-1] = Call(m.stack[-1], args, "REDUCE", end - 6)
         m.memo += [hooks, args, call]
         if m.recorder is not None:
-            m.recorder.events.append(Event(call.offset, call.opcode, call))
+            m.offset = call.offset
+            m.record_event(call.opcode, call)
         return end
 
     # The meaning of a byte sequence at its first use, or None if torch does not write it. Shapes

@@ -6,7 +6,7 @@ the classes below, which only record. Identity is preserved, cycles included: on
 program that wrote the file is one object here.
 
 Dictionaries are Python dicts in stream order. Keys that are cheap to hash are used directly; others
-are wrapped in a `Key` (see `pickling.handlers.containers`), so that no input can make hashing
+are wrapped in a `Key` (see `pickling.containers`), so that no input can make hashing
 expensive. `key_value` returns the original key.
 """
 

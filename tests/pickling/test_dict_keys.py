@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from ptinspect.errors import DamagedError, LimitError
 from ptinspect.limits import Limits
-from ptinspect.pickling.handlers.containers import HUGE, MANY_KEYS
+from ptinspect.pickling.containers import HUGE, MANY_KEYS
 from ptinspect.pickling.machine import Pickled, run
 from ptinspect.pickling.values import Key, SetOf, key_value
 from tests.pickling.python import to_python

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ptinspect.errors import DamagedError, PtInspectError
-from ptinspect.pickling.handlers.scalars import BLOB_BYTES, HANDLERS
+from ptinspect.pickling.handlers import BLOB_BYTES, SCALARS
 from ptinspect.pickling.machine import run
 from ptinspect.pickling.opcodes import BY_CODE, OPCODES
 from ptinspect.pickling.values import Blob, OutOfBand, Python2Str
@@ -63,7 +63,7 @@ def test_the_value_is_cpythons(data: bytes) -> None:
 
 def test_these_are_all_the_scalars_there_are() -> None:
     tried = {BY_CODE[data[0]].name for data in GOOD}
-    assert tried == set(HANDLERS) - {"NEXT_BUFFER", "READONLY_BUFFER"}
+    assert tried == set(SCALARS) - {"NEXT_BUFFER", "READONLY_BUFFER"}
     assert tried <= {row.name for row in OPCODES}
 
 

@@ -15,9 +15,18 @@ from itertools import islice
 from struct import Struct
 
 from ptinspect.pickling import tensor_fastpath
-from ptinspect.pickling.handlers.scalars import constant
+from ptinspect.pickling.handlers import constant
 from ptinspect.pickling.state import Handler, Machine, c_string
-from ptinspect.pickling.values import Blob, Global, Inert, Key, SetOf, Value, type_name
+from ptinspect.pickling.values import (
+    Blob,
+    Changes,
+    Global,
+    Inert,
+    Key,
+    SetOf,
+    Value,
+    type_name,
+)
 
 _UINT4 = Struct("<I").unpack_from
 
@@ -124,8 +133,9 @@ def _key_of_parts(m: Machine, value: Value, parts: list[Value]) -> tuple[Key, in
     return Key(value, m.key_tokens.setdefault(token, token)), count, depth
 
 
-def store(m: Machine, target: dict[Value, Value], flat: list[Value]) -> None:
-    """Set key, value, key, value … in stream order. Of equal keys the later value wins."""
+def store(m: Machine, target: dict[Value, Value], flat: list[Value]) -> bool:
+    """Set key, value, key, value … in stream order. Of equal keys the later value wins. Return
+    True if there are equal keys."""
     keys, duplicates = flat[::2], []
     if len(keys) > _BULK and set(map(type, keys)) == {str}:
         before = len(target)
@@ -145,6 +155,7 @@ def store(m: Machine, target: dict[Value, Value], flat: list[Value]) -> None:
         else:
             text = repr(key) if isinstance(key, int | float) else type_name(key)
         m.warn("duplicate-key", f"the key {text} is set twice: the later value wins")
+    return bool(duplicates)
 
 
 def _first_duplicate(target: dict[Value, Value], keys: list[Value], new_count: int) -> list[Value]:
@@ -177,10 +188,16 @@ def _extend(m: Machine, target: Value, values: list[Value]) -> None:
         return
     if isinstance(target, list):
         target.extend(values)
-    elif isinstance(target, Inert) and not isinstance(target, SetOf):
-        target.change().items.extend(values)
     else:
+        _change(m, target, values).items.extend(values)
+
+
+def _change(m: Machine, target: Value, argument: list[Value]) -> Changes:
+    """Return the record of the changes of an object that is no list, dict or set."""
+    if not isinstance(target, Inert) or isinstance(target, SetOf):
         raise m.damaged(f"{m.opcode_name} on a {type_name(target)}")
+    m.record_event(m.opcode_name, target, argument)
+    return target.change()
 
 
 def setitem(m: Machine, pos: int) -> int:
@@ -201,21 +218,25 @@ def setitems(m: Machine, pos: int) -> int:
 
 
 def _set_items(m: Machine, target: Value, flat: list[Value]) -> None:
-    if len(flat) % 2:
-        raise m.damaged(f"{m.opcode_name} with a key that has no value")
+    _check_pairs(m, flat)
     if not flat:
         return
     if isinstance(target, dict):
-        store(m, target, flat)
-    elif isinstance(target, Inert) and not isinstance(target, SetOf):
-        store(m, target.change().pairs, flat)
+        if store(m, target, flat):
+            m.record_event(m.opcode_name, target)  # an item is set again, which pickle never does
     elif isinstance(target, list):  # unusual, but pickle allows list[index] = value
         for key, value in zip(flat[::2], flat[1::2], strict=True):
             if not isinstance(key, int) or not -len(target) <= key < len(target):
                 raise m.damaged(f"{m.opcode_name} sets an index outside the list")
             target[key] = value
+        m.record_event(m.opcode_name, target)
     else:
-        raise m.damaged(f"{m.opcode_name} on a {type_name(target)}")
+        store(m, _change(m, target, flat).pairs, flat)
+
+
+def _check_pairs(m: Machine, flat: list[Value]) -> None:
+    if len(flat) % 2:
+        raise m.damaged(f"{m.opcode_name} with a key that has no value")
 
 
 def additems(m: Machine, pos: int) -> int:
@@ -225,10 +246,8 @@ def additems(m: Machine, pos: int) -> int:
         return pos
     if isinstance(target, SetOf) and not target.frozen:
         _add_members(m, target, values)
-    elif isinstance(target, Inert) and not isinstance(target, SetOf):
-        target.change().added.extend(values)
     else:
-        raise m.damaged(f"{m.opcode_name} on a {type_name(target)}")
+        _change(m, target, values).added.extend(values)
     return pos
 
 
@@ -284,8 +303,10 @@ def tuple3(m: Machine, pos: int) -> int:
 
 
 def dict_(m: Machine, pos: int) -> int:
+    flat = m.pop_to_mark()
     items: dict[Value, Value] = {}
-    _set_items(m, items, m.pop_to_mark())
+    _check_pairs(m, flat)
+    store(m, items, flat)
     m.stack.append(items)
     return pos
 

@@ -1,1 +1,0 @@
-"""Handlers of the pickle opcodes, one module per group of opcodes."""
