@@ -7,6 +7,7 @@ its dotted name. Next to it stand the names that `torch.load(weights_only=True)`
 
 from __future__ import annotations
 
+import re
 import sys
 from functools import lru_cache
 from typing import NamedTuple
@@ -165,6 +166,12 @@ def policy_row(module: str, name: str) -> PolicyRow | None:
     return row
 
 
+def is_listed(module: str, name: str) -> bool:
+    """Return True for a name that may be imported."""
+    row = policy_row(module, name)
+    return row is not None and row.verdict in ("allowed", "reference", "module")
+
+
 def is_stdlib(module: str) -> bool:
     """Return True if Python itself has the module.
 
@@ -174,6 +181,22 @@ def is_stdlib(module: str) -> bool:
     if submodule and top not in _STDLIB_PACKAGES:
         return False
     return top in sys.stdlib_module_names and top not in ("test", "__main__")
+
+
+# A class (`Tree`, `cKDTree`), also within classes, or what Cython writes for one: it creates an
+# object and sets its attributes.
+_CLASS = r"_*[a-z]?[A-Z]\w*[a-z]\w*"
+_CLASS_NAME = re.compile(rf"({_CLASS}\.)*({_CLASS}|__pyx_unpickle_\w+)")
+
+
+def is_special(name: str) -> bool:
+    """Return True if a name is a special attribute such as `__class__`."""
+    return name.startswith("__") and name.endswith("__")
+
+
+def is_class_name(name: str) -> bool:
+    """Return True if a name looks like a class, by the customs of Python and Cython."""
+    return _CLASS_NAME.fullmatch(name) is not None
 
 
 def is_plain_class(module: str, name: str, creates: bool) -> bool:

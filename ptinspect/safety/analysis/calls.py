@@ -1,54 +1,56 @@
-"""Judge what a pickle imports and what it calls, by the policy and the rules for arguments."""
+"""Judge what a pickle imports and what it calls, by the policy and the rules for arguments.
+
+An allowed name is only as safe as its arguments. A callable that calls, creates or loads its
+arguments has a rule here, which judges these in turn.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
-from functools import lru_cache, partial
-from itertools import islice
+from collections.abc import Callable
+from functools import lru_cache
+from typing import NamedTuple
 
-from ptinspect.pickling.pyobjects import RECONSTRUCTORS
+from ptinspect.pickling.pyobjects import RECONSTRUCTORS, resolve_global
 from ptinspect.pickling.values import (
     Blob,
     Call,
     Extension,
     Global,
     Inert,
+    OutOfBand,
     PersistentId,
-    SetOf,
     Value,
-    key_value,
 )
-from ptinspect.safety.analysis.call_rules import (
-    HARMLESS,
-    MAX_DEPTH,
-    RULES,
-    Judgement,
-    is_class_name,
-    is_special,
-    resolve_callable,
-    worst_judgement,
+from ptinspect.safety.analysis.memory import MAX_DEPTH, block_exceeds_table
+from ptinspect.safety.analysis.shapes import Shapes, parse_shapes
+from ptinspect.safety.analysis.values import (
+    MAPPING_METHODS,
+    describe,
+    literal_bytes,
+    overridden_method,
+    runs_source,
 )
-from ptinspect.safety.analysis.shapes import Shapes, describe, parse_shapes
 from ptinspect.safety.policy import (
     PolicyRow,
+    is_class_name,
     is_known_package,
+    is_listed,
     is_plain_class,
+    is_special,
     is_stdlib,
+    load_policy,
     policy_row,
 )
-from ptinspect.safety.report import CLEAN, DANGEROUS, UNKNOWN
+from ptinspect.safety.report import CLEAN, DANGEROUS, SEVERITY, UNKNOWN
 
 _TENSOR_METHODS = ("detach", "requires_grad_", "to", "numpy", "as_subclass")
-_MAPPING_METHODS = ("keys", "items")
 _CREATING = ("NEWOBJ", "CLASS")
 _SHAPE_LETTERS = {"REDUCE": "R", "NEWOBJ": "N", "NEWOBJ_EX": "N", "CLASS": "C"}
 _MAX_EXAMINED = 64
 """Arguments of a call of another shape that are examined."""
 
-_SLOW_KINDS = re.compile(r"\[|\*|hashable|index|class|storage|!|_rebuild")
-
-_OTHER_RECONSTRUCTION = Judgement(UNKNOWN, "copyreg", "creates an object as no writer does")
+_SLOW_KINDS = re.compile(r"\[|\*|hashable|index|class|codec|!")
 
 # By the name of an allowed callable: the methods of its arguments that it may call. Sources:
 # torch/_utils.py; torch/nn/parameter.py (Parameter.__new__ calls data.detach()); and
@@ -60,15 +62,44 @@ _METHODS_CALLED_BY = {
     "torch.nn.parameter.Parameter": _TENSOR_METHODS,
     "torch.nn.parameter.Buffer": _TENSOR_METHODS,
     "torch.nn.Parameter": _TENSOR_METHODS,
-    "builtins.dict": _MAPPING_METHODS,
-    "collections.OrderedDict": _MAPPING_METHODS,
-    "collections.defaultdict": _MAPPING_METHODS,
-    "collections.Counter": _MAPPING_METHODS,
-    "collections.UserDict": _MAPPING_METHODS,
+    "builtins.dict": MAPPING_METHODS,
+    "collections.OrderedDict": MAPPING_METHODS,
+    "collections.defaultdict": MAPPING_METHODS,
+    "collections.Counter": MAPPING_METHODS,
+    "collections.UserDict": MAPPING_METHODS,
 }
 
 
-# --- imports ------------------------------------------------------------------------------
+class Judgement(NamedTuple):
+    """The verdict on one import or call.
+
+    Attributes:
+        verdict: "clean", "unknown" or "dangerous".
+        name: the name that the verdict is about.
+        reason: the explanation, in words.
+        payload: bytes that the call would load as a file, for the caller to scan. A text has one
+            byte per character.
+    """
+
+    verdict: str
+    name: str = ""
+    reason: str = ""
+    payload: bytes | Blob | str | None = None
+
+
+HARMLESS = Judgement(CLEAN)
+
+
+def resolve_callable(func: Value) -> Value:
+    """Return the global that a callable resolves to, or the callable itself."""
+    return resolve_global(func, MAX_DEPTH) or func
+
+
+# --- names --------------------------------------------------------------------------------
+
+
+def _package(name: Global) -> str:
+    return name.module.partition(".")[0]
 
 
 def judge_import(target: Value) -> Judgement:
@@ -84,13 +115,11 @@ def judge_import(target: Value) -> Judgement:
         if any(map(_is_not_text, target)):
             return HARMLESS  # pickle stops here
         return Judgement(DANGEROUS, "STACK_GLOBAL", "imports a name that the file computes")
-    if not isinstance(target, Global):
+    if not isinstance(target, Global) or is_listed(target.module, target.name):
         return HARMLESS
     row = policy_row(target.module, target.name)
     if row is None:
         return Judgement(UNKNOWN, target.path, _unlisted_reason(target))
-    if row.verdict in ("allowed", "reference", "module"):
-        return HARMLESS
     verdict = DANGEROUS if row.verdict == "dangerous" else UNKNOWN
     return Judgement(verdict, target.path, row.reason)
 
@@ -111,10 +140,6 @@ def _unlisted_reason(name: Global) -> str:
     if _package(name) == "__torch__":
         return "its class is TorchScript code in the archive"
     return f"needs your own class `{name.path}`"
-
-
-def _package(name: Global) -> str:
-    return name.module.partition(".")[0]
 
 
 # --- calls --------------------------------------------------------------------------------
@@ -160,9 +185,7 @@ def judge_call(
     if func.path == "builtins.type" and how == "REDUCE" and len(args) == 1:
         return HARMLESS  # type(None): only three arguments create a class
     if row is None or row.verdict == "reference":
-        if runs_source(func, args):
-            return Judgement(DANGEROUS, func.path, RUNS_SOURCE)
-        return _judge_unlisted(func, how)
+        return _judge_unlisted(func, args, how)
     is_created = how in _CREATING and (not args or row.name.endswith(".*"))
     if row.verdict == "acts" and is_created and _is_created_quietly(func):
         return Judgement(UNKNOWN, func.path, "creates an object without its constructor")
@@ -173,34 +196,36 @@ def judge_call(
     return _judge_listed(func, args, how, depth, keywords, row)
 
 
-RUNS_SOURCE = "runs a text that it gets as Python source"
-
-
-def runs_source(func: Global, args: Value) -> bool:
-    """Return True for a class of sympy with a text that could be a call: sympify() evaluates it."""
-    if _package(func) != "sympy":
-        return False
-    seen: set[int] = set()
-    todo = [args]
-    while todo and len(seen) < _MAX_EXAMINED * _MAX_EXAMINED:
-        value = todo.pop()
-        if isinstance(value, str):
-            if "(" in value:
-                return True
-        elif isinstance(value, tuple | list | dict | SetOf) and id(value) not in seen:
-            seen.add(id(value))
-            todo += value
-            todo += value.values() if isinstance(value, dict) else ()
-        elif isinstance(value, Call) and id(value) not in seen:
-            seen.add(id(value))  # sympify() evaluates str(value) of what it does not know
-            if not (isinstance(value.func, Global) and _package(value.func) == "sympy"):
-                todo += (value.args, value.state)
-    return False
-
-
 def _is_created_quietly(func: Global) -> bool:
     """Return True for a class of which an object can be created without an action."""
     return is_known_package(func.module) or is_plain_class(func.module, func.name, creates=True)
+
+
+def _judge_unlisted(func: Global, args: Value, how: str) -> Judgement:
+    """Judge a call of a name that the policy does not list, or only as a value.
+
+    Only functions act: the constructor of a class is dangerous if the policy lists it.
+    """
+    if runs_source(func, args):
+        return Judgement(DANGEROUS, func.path, RUNS_SOURCE)
+    if any(map(is_special, func.name.split("."))):
+        return Judgement(DANGEROUS, func.path, "accesses an object's special attributes")
+    if is_stdlib(func.module):
+        if is_plain_class(func.module, func.name, how.startswith(_CREATING)):
+            return Judgement(UNKNOWN, func.path, "creates an object of the standard library")
+        reason = "a callable of the standard library that is not on the allowlist"
+        return Judgement(DANGEROUS, func.path, reason)
+    if is_known_package(func.module):
+        package = _package(func)
+        is_plain = is_plain_class(func.module, func.name, creates=False)
+        if how.startswith("NEWOBJ") or is_plain or is_class_name(func.name):
+            return Judgement(UNKNOWN, func.path, f"creates an object of the package {package}")
+        reason = f"a function of the package {package} that is not on the allowlist"
+        return Judgement(DANGEROUS, func.path, reason)
+    return Judgement(UNKNOWN, func.path, _unlisted_reason(func))
+
+
+RUNS_SOURCE = "runs a text that it gets as Python source"
 
 
 def _judge_listed(
@@ -213,15 +238,14 @@ def _judge_listed(
 ) -> Judgement:
     """Judge a call of a callable with shapes: its own writer's calls, and all others."""
     shapes = parse_shapes(row.shapes)
-    if func.path in _METHODS_CALLED_BY:
-        method = _overridden_argument_method(func, args)
+    for arg in args[:3] if func.path in _METHODS_CALLED_BY else ():
+        method = overridden_method(arg, _METHODS_CALLED_BY[func.path])
         if method is not None:
             reason = f"calls {method}() of its argument, a method that the file has replaced"
             return Judgement(DANGEROUS, func.path, reason)
-    is_plain = not keywords and not how.endswith("*")
-    shape = (
-        shapes.find_call(args, _SHAPE_LETTERS.get(how, "R" if args else "N")) if is_plain else None
-    )
+    shape = None
+    if not keywords and not how.endswith("*"):
+        shape = shapes.find_call(args, _SHAPE_LETTERS.get(how, "R" if args else "N"))
     if shape is None:
         if keywords and shapes.keywords_act:
             reason = f"gets {describe(args, keywords)}, with which it can reach any memory"
@@ -229,28 +253,25 @@ def _judge_listed(
         return _judge_other_shape(func, (*args, *(keywords or {}).values()), how, depth, row)
     if shape.acts:
         return Judgement(DANGEROUS, func.path, row.reason)
-    rule = RULES.get(func.path)
     for index in shape.classes:
         if index < len(args) and isinstance(args[index], Inert):
             judgement = judge_call(args[index], (), "CLASS", depth - 1)
             if judgement.verdict != CLEAN:
                 return judgement
-    if rule is None and row.verdict == "unknown":
-        return Judgement(UNKNOWN, func.path, row.reason)
-    return HARMLESS if rule is None else rule(args, partial(judge_call, depth=depth - 1))
+    if func.path in RULES:
+        return RULES[func.path](args, depth - 1)
+    return Judgement(UNKNOWN, func.path, row.reason) if row.verdict == "unknown" else HARMLESS
 
 
 @lru_cache(512)
 def quick_shapes(module: str, name: str) -> Shapes:
-    """Return the shapes of a callable that decide on its calls without a look into wide values or
-    into other calls: all of them, or those without arguments."""
-    row = policy_row(module, name)
+    """Return the shapes of a callable in which a call is clean, without a look into wide values or
+    into other calls."""
+    row, path = policy_row(module, name), f"{module}.{name}"
     if row is None or row.verdict not in ("allowed", "module"):
         return parse_shapes("")
     shapes = parse_shapes(row.shapes)
-    path = f"{module}.{name}"
-    is_judged_further = path in RULES or path in _METHODS_CALLED_BY
-    if is_judged_further or _SLOW_KINDS.search(row.shapes):
+    if path in RULES or path in _METHODS_CALLED_BY or _SLOW_KINDS.search(row.shapes):
         calls = tuple(shape for shape in shapes.calls if shape.args(()) and not shape.acts)
         return shapes._replace(calls=calls)
     return shapes
@@ -267,11 +288,12 @@ def _judge_other_shape(
             judgement = judge_call(arg, (), "REDUCE", depth - 1)
             if judgement.verdict == DANGEROUS:
                 return judgement
+    reason = f"{how} with {describe(args)}: no writer calls it so"
     if row.verdict == "module":
-        return Judgement(UNKNOWN, func.path, "runs the constructor of a module of torch.nn")
-    if how.endswith("*"):
-        return Judgement(UNKNOWN, func.path, "gets its arguments from a call")
-    return Judgement(UNKNOWN, func.path, f"{how} with {describe(args)}: no writer calls it so")
+        reason = "runs the constructor of a module of torch.nn"
+    elif how.endswith("*"):
+        reason = "gets its arguments from a call"
+    return Judgement(UNKNOWN, func.path, reason)
 
 
 def _judge_reconstruction(func: Global, args: tuple[Value, ...], depth: int) -> Judgement:
@@ -283,17 +305,21 @@ def _judge_reconstruction(func: Global, args: tuple[Value, ...], depth: int) -> 
         if isinstance(inner, tuple) and isinstance(keywords, dict):
             return judge_call(cls, inner, "NEWOBJ", depth - 1, keywords)
     if func.name != "_reconstructor" or len(args) != 3:
-        judgement = judge_call(args[0], (), "NEWOBJ", depth - 1)
-        return worst_judgement(judgement, _OTHER_RECONSTRUCTION)
+        other = Judgement(UNKNOWN, "copyreg", "creates an object as no writer does")
+        return _worst(judge_call(args[0], (), "NEWOBJ", depth - 1), other)
     base, state = args[1:]  # `base.__new__(cls, state)`, and `base.__init__`
     name = base.name if isinstance(base, Global) and base.module == "builtins" else ""
     if name not in _BASES:
         judgement = judge_call(args[0], (), "NEWOBJ", depth - 1)
-        return worst_judgement(judgement, judge_call(base, (state,), "REDUCE", depth - 1))
+        return _worst(judgement, judge_call(base, (state,), "REDUCE", depth - 1))
     inner = () if name == "object" and state is None else (state,)
     if name == "tuple" and isinstance(state, tuple):
         inner = state
     return judge_call(args[0], inner, "NEWOBJ", depth - 1)
+
+
+def _worst(*judgements: Judgement) -> Judgement:
+    return max(judgements, key=lambda each: SEVERITY[each.verdict])
 
 
 def _judge_result_call(func: Value, args: tuple[Value, ...], how: str, depth: int) -> Judgement:
@@ -343,110 +369,80 @@ def _judge_new(
     return Judgement(DANGEROUS, func.path, "creates an object of another class")
 
 
-def _judge_unlisted(func: Global, how: str) -> Judgement:
-    """Judge a call of a name that the policy does not list, or only as a value.
+# --- rules for callables that call, create or load their arguments ------------------------
 
-    Only functions act: the constructor of a class is dangerous if the policy lists it.
-    """
-    if any(map(is_special, func.name.split("."))):
-        return Judgement(DANGEROUS, func.path, "accesses an object's special attributes")
-    if is_stdlib(func.module):
-        if is_plain_class(func.module, func.name, how.startswith(_CREATING)):
-            return Judgement(UNKNOWN, func.path, "creates an object of the standard library")
-        reason = "a callable of the standard library that is not on the allowlist"
+ALIASING = frozenset(
+    (  # noqa: SIM905
+        "_functools.reduce _operator.getitem functools.reduce operator.getitem types.GenericAlias"
+    ).split()
+)
+"""Callables that return an annotation: setting its attributes sets those of the class itself."""
+
+
+def _rebuild_from_type(args: tuple[Value, ...], depth: int) -> Judgement:
+    """torch._tensor._rebuild_from_type(_v2)(func, type, args, state): calls func(*args)."""
+    func = resolve_callable(args[0])
+    if isinstance(func, Global) and is_stdlib(func.module):
+        reason = "is called to create a tensor, but does not return one"
         return Judgement(DANGEROUS, func.path, reason)
-    if is_known_package(func.module):
-        package = _package(func)
-        is_plain = is_plain_class(func.module, func.name, creates=False)
-        if how.startswith("NEWOBJ") or is_plain or is_class_name(func.name):
-            return Judgement(UNKNOWN, func.path, f"creates an object of the package {package}")
-        reason = f"a function of the package {package} that is not on the allowlist"
-        return Judgement(DANGEROUS, func.path, reason)
-    return Judgement(UNKNOWN, func.path, _unlisted_reason(func))
+    assert isinstance(args[2], tuple)
+    return judge_call(args[0], args[2], "REDUCE", depth)
 
 
-# --- methods that the file replaces -------------------------------------------------------
+def _load_from_bytes(args: tuple[Value, ...], depth: int) -> Judgement:
+    name = "torch.storage._load_from_bytes"
+    payload = literal_bytes(args[0])
+    if payload is None:
+        return Judgement(DANGEROUS, name, "loads bytes that a call computes")
+    if isinstance(payload, Blob) and payload.mutable:  # APPENDS can change it later
+        reason = "loads a bytearray, whose content may change while the pickle runs"
+        return Judgement(DANGEROUS, name, reason, payload)
+    return Judgement(CLEAN, payload=payload)
 
 
-def _overridden_argument_method(func: Global, args: tuple[Value, ...]) -> str | None:
-    """Return a method that `func` would call on an argument and that the file has replaced."""
-    methods = _METHODS_CALLED_BY.get(func.path, ())
-    overridden = (_overridden_method(arg, methods) for arg in args[:3]) if methods else ()
-    return next(filter(None, overridden), None)
+def _getattr(args: tuple[Value, ...], depth: int) -> Judgement:
+    """Bound methods and enum members: unknown, unless a special attribute or a module is reached.
 
-
-def overridden_mapping_method(state: Value) -> str | None:
-    """Return a mapping method that the file has replaced on a state that is not a dictionary.
-
-    `__setstate__` would use such a state as a mapping.
+    A call of the result is judged as the call of a result.
     """
-    return _overridden_method(state, _MAPPING_METHODS)
+    name = "builtins.getattr"
+    target, attribute = resolve_callable(args[0]), args[1]
+    assert isinstance(attribute, str)
+    if not attribute.isidentifier():
+        return Judgement(DANGEROUS, name, "accesses something other than a plain attribute")
+    if is_special(attribute) and attribute != "__new__":
+        return Judgement(DANGEROUS, name, "accesses an object's special attributes")
+    if isinstance(target, Global):
+        row = policy_row(target.module, f"{target.name}.{attribute}")
+        is_member = is_known_package(target.module) and is_class_name(target.name)
+        forbidden = ("dangerous",) if is_member else ("acts", "dangerous")
+        if row is not None and row.verdict in forbidden:
+            return Judgement(DANGEROUS, f"{target.path}.{attribute}", row.reason)
+        owner = load_policy().row(target.module, target.name)
+        is_class = owner is not None and owner.verdict == "allowed"  # such as datetime.datetime
+        is_module = is_stdlib(target.name) and not is_class
+        if is_module or (owner is None and is_stdlib(target.module)):
+            return Judgement(DANGEROUS, name, f"accesses the module {target.path}")
+    elif isinstance(target, Extension | PersistentId | OutOfBand):
+        return Judgement(DANGEROUS, name, "accesses an object from outside the file")
+    return Judgement(UNKNOWN, name, "a bound method or a member of an enum; it is not called")
 
 
-def _overridden_method(value: Value, methods: tuple[str, ...]) -> str | None:
-    if not isinstance(value, Call):
-        return None
-    for state in (value.state, *value.args[:4]):  # set by BUILD, or by the call itself
-        for attributes in state[:4] if isinstance(state, tuple) else (state,):
-            if isinstance(attributes, dict):
-                for name in methods:
-                    if isinstance(attributes.get(name), Call | Global):
-                        return name
-    return None
+def _block_manager(args: tuple[Value, ...], depth: int) -> Judgement:
+    if not block_exceeds_table(args):
+        return HARMLESS
+    reason = "the place of a block in its table is not known, or outside of it"
+    return Judgement(UNKNOWN, "pandas.core.internals.managers.BlockManager", reason)
 
 
-# --- text of calls ------------------------------------------------------------------------
-
-_DEPTH = 4
-_ITEMS = 6
-_STRING_LENGTH = 120
-_CALL_LENGTH = 400
-
-
-def call_repr(func: Value, args: Value, depth: int = _DEPTH) -> str:
-    """Return a call as Python source: `posix.system('touch x')`."""
-    items = args if isinstance(args, tuple) else (args,)
-    text = f"{value_repr(func, depth - 1)}({_items_repr(items, depth)})"
-    return text if len(text) <= _CALL_LENGTH else f"{text[:_CALL_LENGTH]}…"
-
-
-def value_repr(value: Value, depth: int = _DEPTH) -> str:
-    """Return any value as Python source; `…` replaces values nested deeper than `depth`."""
-    if isinstance(value, Global):
-        path = value.path
-        return path if len(path) <= _STRING_LENGTH else f"{path[:_STRING_LENGTH]}…"
-    if isinstance(value, str | bytes):
-        text = value if isinstance(value, bytes) else str(value)
-        return repr(text) if len(text) <= _STRING_LENGTH else f"{text[:_STRING_LENGTH]!r}…"
-    if isinstance(value, int) and value.bit_length() > 128:
-        return f"<a number of {value.bit_length():,} bits>"
-    if value is None or isinstance(value, bool | int | float):
-        return repr(value)
-    if isinstance(value, Blob):
-        return f"<{value.length:,} bytes>"
-    if isinstance(value, Extension):
-        return f"<extension {value.code}>"
-    if depth <= 0:
-        return "…"
-    if isinstance(value, Call):
-        return call_repr(value.func, value.args, depth)
-    if isinstance(value, PersistentId):
-        return f"<{value_repr(value.value, depth - 1)}>"
-    if isinstance(value, tuple):
-        return f"({_items_repr(value, depth)}{',' if len(value) == 1 else ''})"
-    if isinstance(value, list):
-        return f"[{_items_repr(value, depth)}]"
-    if isinstance(value, dict):
-        pairs = [
-            f"{value_repr(key_value(key), depth - 1)}: {value_repr(item, depth - 1)}"
-            for key, item in islice(value.items(), _ITEMS)
-        ]
-        return "{" + ", ".join([*pairs, "…"] if len(value) > _ITEMS else pairs) + "}"
-    if isinstance(value, SetOf):
-        return f"<a set of {len(value):,}>"
-    return "…"
-
-
-def _items_repr(values: Collection[Value], depth: int) -> str:
-    items = [value_repr(value, depth - 1) for value in islice(values, _ITEMS)]
-    return ", ".join([*items, "…"] if len(values) > _ITEMS else items)
+RULES: dict[str, Callable[[tuple[Value, ...], int], Judgement]] = {
+    "builtins.getattr": _getattr,
+    "pandas.core.internals.managers.BlockManager": _block_manager,
+    "pandas.core.internals.managers.SingleBlockManager": _block_manager,
+    "torch._tensor._rebuild_from_type": _rebuild_from_type,
+    "torch._tensor._rebuild_from_type_v2": _rebuild_from_type,
+    "torch.tensor._rebuild_from_type": _rebuild_from_type,
+    "torch.tensor._rebuild_from_type_v2": _rebuild_from_type,
+    "torch.storage._load_from_bytes": _load_from_bytes,
+}
+"""Judge the arguments of a call, to a depth, by the callable's name."""

@@ -22,8 +22,9 @@ from ptinspect.pickling.values import (
     SetOf,
     TensorCall,
     Value,
-    type_name,
 )
+from ptinspect.safety.analysis.memory import MAX_DIMS
+from ptinspect.safety.analysis.values import codec_name
 
 Kind = Callable[[Value], bool]
 """Returns True if a value is of the kind."""
@@ -74,14 +75,12 @@ class Shapes(NamedTuple):
 
 # --- kinds of values ----------------------------------------------------------------------
 
-_MAX_DIMS = 64
-"""Dimensions of a tensor. torch itself refuses more."""
-
 _LARGE_EXPONENT = re.compile(r"e[+-]?0*[1-9][0-9_]{4}", re.IGNORECASE)
 _MAX_KEY_SIZE = 10_000
 """Values in a key: a tuple of tuples that are shared is hashed as often as it is reached."""
 
 _DTYPES = ("numpy.dtype", "numpy._core._internal._convert_to_stringdtype_kwargs")
+_CODECS = ("latin1", "iso88591", "utf8", "ascii")
 _BYTES = ("_codecs.encode", "builtins.bytes", "builtins.bytearray")
 _GENERIC_MODULES = ("typing", "typing_extensions", "builtins", "collections", "collections.abc")
 _ITERABLES = (
@@ -115,11 +114,11 @@ def _is_natural(value: Value) -> bool:
 
 def _is_shape(value: Value) -> bool:
     """Sizes, strides or a torch.Size, all of them from 0 on."""
-    if _made_by(value) == "torch.Size" and isinstance(value, Call):
+    if isinstance(value, Call) and _made_by(value) == "torch.Size":
         value = value.args[0] if value.args else ()
-    return (
-        isinstance(value, tuple | list) and len(value) <= _MAX_DIMS and all(map(_is_natural, value))
-    )
+    if not isinstance(value, tuple | list) or len(value) > MAX_DIMS:
+        return False
+    return all(isinstance(size, int) and size >= 0 for size in value)
 
 
 def _is_tensor(value: Value) -> bool:
@@ -131,15 +130,9 @@ def _is_tensor(value: Value) -> bool:
 
 
 def _is_storage(value: Value) -> bool:
-    is_made = _made_by(value).endswith(("Storage", "._load_from_bytes"))
-    return is_made or isinstance(value, PersistentId)
-
-
-def _is_dtype(value: Value) -> bool:
-    return _made_by(value) in (
-        "numpy.dtype",
-        "numpy._core._internal._convert_to_stringdtype_kwargs",
-    )
+    if isinstance(value, PersistentId):
+        return True
+    return _made_by(value).endswith(("Storage", "._load_from_bytes"))
 
 
 def _is_content(value: Value) -> bool:
@@ -200,7 +193,7 @@ def _is_hashable(value: Value) -> bool:
     def size(item: Value, depth: int) -> int:
         if not isinstance(item, tuple):
             return 1
-        if depth > _MAX_DIMS:
+        if depth > MAX_DIMS:
             return _MAX_KEY_SIZE + 1
         if id(item) not in sizes:
             sizes[id(item)] = 1 + sum(size(part, depth + 1) for part in item)
@@ -218,9 +211,10 @@ _KINDS: dict[str, Kind] = {
     "bytes": _is_bytes,
     "callable": lambda value: value is None or isinstance(value, Inert),
     "class": lambda value: isinstance(value, Inert),
+    "codec": lambda value: codec_name(value) in _CODECS,
     "content": _is_content,
     "dict": lambda value: isinstance(value, dict),
-    "dtype": _is_dtype,
+    "dtype": lambda value: _made_by(value) in _DTYPES,
     "float": lambda value: isinstance(value, float),
     "generic": _is_generic,
     "generator": _is_generator_state,
@@ -242,15 +236,6 @@ _KINDS: dict[str, Kind] = {
     "tensor": _is_tensor,
     "tuple": lambda value: isinstance(value, tuple),
 }
-
-
-def describe(args: tuple[Value, ...], keywords: dict[Value, Value] | None = None) -> str:
-    """Return the kinds of the arguments of a call, for a message: `(str, int, cdata=int)`."""
-    kinds = [type_name(arg) for arg in args[:6]]
-    kinds += [
-        f"{str(key)[:20]}={type_name(arg)}" for key, arg in list((keywords or {}).items())[:4]
-    ]
-    return f"({', '.join(kinds)}{', …' if len(args) > 6 else ''})"
 
 
 # --- notation -----------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ptinspect.pickling.pyobjects import RECONSTRUCTORS
+from ptinspect.pickling.state import Event
 from ptinspect.pickling.values import (
     Blob,
     Call,
@@ -16,46 +17,51 @@ from ptinspect.pickling.values import (
     Global,
     Inert,
     PersistentId,
-    TensorCall,
     Value,
     key_value,
 )
-from ptinspect.safety.analysis.call_rules import (
-    ALIASING,
-    MAX_DEPTH,
-    VIEW_FUNCTIONS,
-    Judgement,
-    is_special,
-    required_numel,
-    resolve_callable,
-    view_exceeds_storage,
-)
 from ptinspect.safety.analysis.calls import (
+    ALIASING,
     RUNS_SOURCE,
-    call_repr,
+    Judgement,
     is_own_object,
     judge_call,
     judge_import,
-    overridden_mapping_method,
     quick_shapes,
+    resolve_callable,
+)
+from ptinspect.safety.analysis.memory import (
+    EXCEEDS_STORAGE,
+    MAX_DEPTH,
+    MEMORY_INTERFACES,
+    NUMPY_DTYPE,
+    VIEW_FUNCTIONS,
+    builds_dtype,
+    conflicting_storages,
+    invalid_dtype_reason,
+    view_exceeds_storage,
+)
+from ptinspect.safety.analysis.shapes import Shapes, parse_shapes
+from ptinspect.safety.analysis.values import (
+    MAPPING_METHODS,
+    call_repr,
+    describe,
+    overridden_method,
     runs_source,
     value_repr,
 )
-from ptinspect.safety.analysis.numpy_dtypes import (
-    NUMPY_DTYPE,
-    builds_dtype,
-    invalid_dtype_reason,
-    memory_interface_attribute,
-)
-from ptinspect.safety.analysis.shapes import Shapes, describe, parse_shapes
-from ptinspect.safety.policy import is_plain_class, is_stdlib, load_policy
+from ptinspect.safety.policy import is_plain_class, is_special, is_stdlib, load_policy
 from ptinspect.safety.report import CLEAN, DANGEROUS, UNKNOWN, Finding
 from ptinspect.safety.scan_state import FindingCollector
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
+    from collections.abc import Callable, Collection
+    from typing import Any, TypeVar
 
-    from ptinspect.pickling.state import Event, Recorder
+    from ptinspect.pickling.state import Recorder
+
+    Result = TypeVar("Result")
+    Items = TypeVar("Items", bound=Collection[Value])
 
 _CALL_OPCODES = frozenset(("REDUCE", "NEWOBJ", "NEWOBJ_EX", "OBJ", "INST"))
 _IMPORT_OPCODES = frozenset(("GLOBAL", "STACK_GLOBAL", "EXT1", "EXT2", "EXT4"))
@@ -69,6 +75,7 @@ _METHODS_CALLED_BY = {
     "BUILD": ("__setstate__",),
 }
 _WATCHED_ATTRIBUTES = frozenset(name for names in _METHODS_CALLED_BY.values() for name in names)
+_NOTABLE_ATTRIBUTES = _WATCHED_ATTRIBUTES.union(MEMORY_INTERFACES)
 
 # Callables that return something that may not belong to the file.
 _RETURNS_FOREIGN = frozenset(("builtins.getattr", *ALIASING))
@@ -132,12 +139,9 @@ class StreamJudge:
         self.findings = FindingCollector()
         self.payloads: list[tuple[int, bytes | Blob | str]] = []
         self.weights_only_blockers: set[str] = set()
-        self._quick_shapes: dict[Value, Shapes] = {}
-        self._wide_calls: dict[tuple[object, ...], Judgement] = {}
-        self._wide_states: dict[int, dict[str, Value]] = {}
-        self._wide_computed: dict[int, bool] = {}
-        self._seen_wide: set[tuple[str, int]] = set()
-        self._field_tables: dict[int, int] = {}
+        self._quick_shapes: dict[Global, Shapes] = {}
+        self._filled: set[tuple[Value, str]] = set()
+        self._wide: dict[tuple[object, ...], Any] = {}
         self._attributes: dict[Value, dict[str, Value]] = {}
         self._loaders: dict[Global, Event] = {}
         self._loader_calls: dict[Global, int] = {}
@@ -152,22 +156,20 @@ class StreamJudge:
             if event.opcode == "BUILD" and isinstance(event.target, Inert):
                 event.target.change().states.clear()
         for event in recorder.events:
-            if event.opcode == "BUILD" and isinstance(event.target, Inert):
-                event.target.change().states.append(event.argument)
-            if event.opcode in _CALL_OPCODES:
+            opcode = event.opcode
+            if opcode in _CALL_OPCODES:
                 self._judge_call(event)
-            elif event.opcode in _IMPORT_OPCODES:
+            elif opcode in _IMPORT_OPCODES:
                 self._judge_import(event)
-            elif event.opcode == "FRAME":
-                # CPython's C unpickler reads past the end of a frame; pickle.py does not.
-                if event.offset < self._frame_end:
-                    reason = "a frame begins inside another one: readers disagree about its content"
-                    self._add(event, DANGEROUS, "frame", reason)
-                assert isinstance(event.target, int)
-                self._frame_end = event.target
+            elif opcode == "FRAME":
+                self._judge_frame(event)
             else:
+                if opcode == "BUILD" and isinstance(event.target, Inert):
+                    event.target.change().states.append(event.argument)
                 self._judge_change(event)
-        self._judge_storages(recorder.persistent)
+        for storage, offset, reason in conflicting_storages(recorder.persistent):
+            opcode = "REDUCE" if storage == "tensor" else "BINPERSID"
+            self._add(Event(offset, opcode, None), DANGEROUS, storage, reason)
         for name, event in self._loaders.items():
             if name.uses > self._loader_calls.get(name, 0):
                 reason = "is stored as a value, and may later be called with bytes from elsewhere"
@@ -179,18 +181,21 @@ class StreamJudge:
         offset = event.offset - self.shift
         self.findings.add(Finding(name, verdict, reason, self.record, offset, event.opcode, call))
 
+    def _judge_frame(self, event: Event) -> None:
+        """CPython's C unpickler reads past the end of a frame; pickle.py does not."""
+        if event.offset < self._frame_end:
+            reason = "a frame begins inside another one: readers disagree about its content"
+            self._add(event, DANGEROUS, "frame", reason)
+        assert isinstance(event.target, int)
+        self._frame_end = event.target
+
     def _first_sight(self, purpose: str, value: Collection[Value]) -> Collection[Value]:
         """Return the items of a value; none of them if it is wide and was examined before."""
-        if len(value) <= _WIDE:
-            return value
-        if (purpose, id(value)) in self._seen_wide:
-            return ()
-        self._seen_wide.add((purpose, id(value)))
+        if len(value) > _WIDE:
+            if (purpose, id(value)) in self._wide:
+                return ()
+            self._wide[purpose, id(value)] = True
         return value
-
-    def _parts(self, purpose: str, state: Value) -> Iterable[Value]:
-        """Return the parts of a state: a pair of dictionaries, or the state itself."""
-        return self._first_sight(purpose, state) if isinstance(state, tuple) else (state,)
 
     # --- imports --------------------------------------------------------------------------
 
@@ -208,102 +213,100 @@ class StreamJudge:
         call = event.target
         assert isinstance(call, Call)
         func, args = call.func, call.args
-        if func in self._quick_shapes and not call.kwargs and len(args) < _WIDE:
-            letter = _SHAPE_LETTERS.get(call.opcode, "")
-            if self._quick_shapes[func].find_call(args, letter) is not None:
-                return
-        judgement = self._cached_judgement(func, call)
+        if isinstance(func, Global) and func.path in VIEW_FUNCTIONS and view_exceeds_storage(args):
+            self._add(event, DANGEROUS, "tensor", EXCEEDS_STORAGE)
+        if self._is_clean_at_once(call):
+            return
+        judgement = self._cached_judgement(call)
         if isinstance(func, Global) and func in self._loaders:
             self._loader_calls[func] = self._loader_calls.get(func, 0) + 1
         if judgement.payload is not None:
             self.payloads.append((event.offset - self.shift, judgement.payload))
-        if judgement.verdict != CLEAN:
-            if not self.findings.count_repeated_call(
-                judgement.name, self.record, event.opcode, judgement.verdict
-            ):
-                text = call_repr(func, args)
-                self._add(event, judgement.verdict, judgement.name, judgement.reason, text)
-        elif isinstance(func, Global) and func not in self._quick_shapes:
-            self._quick_shapes[func] = quick_shapes(func.module, func.name)
-        is_view = isinstance(func, Global) and func.path in VIEW_FUNCTIONS
-        if is_view and view_exceeds_storage(args):
-            self._add_view_finding(event.offset)
+        name, verdict = judgement.name, judgement.verdict
+        if verdict != CLEAN and not self.findings.count_repeated_call(
+            name, self.record, event.opcode, verdict
+        ):
+            self._add(event, verdict, name, judgement.reason, call_repr(func, args))
         target = resolve_callable(func)
         if isinstance(target, Global):
             self._judge_attributes_set_by_call(event, target, call)
 
-    def _cached_judgement(self, func: Value, call: Call) -> Judgement:
-        args = call.args
-        examined: tuple[Value, ...] = args if len(args) <= _WIDE else (args,)
+    def _is_clean_at_once(self, call: Call) -> bool:
+        """Return True for a call in one of the shapes that decide by themselves."""
+        func, args = call.func, call.args
+        if type(func) is not Global or call.kwargs or len(args) > _WIDE:
+            return False
+        shapes = self._quick_shapes.get(func)
+        if shapes is None:
+            shapes = self._quick_shapes[func] = quick_shapes(func.module, func.name)
+        return bool(shapes.calls) and (
+            shapes.find_call(args, _SHAPE_LETTERS.get(call.opcode, "")) is not None
+        )
+
+    def _cached_judgement(self, call: Call) -> Judgement:
+        examined: tuple[Value, ...] = call.args if len(call.args) <= _WIDE else (call.args,)
         if not any(isinstance(item, _SIZED) and len(item) > _WIDE for item in examined):
-            return judge_call(func, args, call.opcode, keywords=call.kwargs)
-        key = (id(func), call.opcode, *map(id, examined))
-        if key not in self._wide_calls:
-            self._wide_calls[key] = judge_call(func, args, call.opcode, keywords=call.kwargs)
-        return self._wide_calls[key]
+            return judge_call(call.func, call.args, call.opcode, keywords=call.kwargs)
+        key = (id(call.func), call.opcode, *map(id, examined))
+        if key not in self._wide:
+            self._wide[key] = judge_call(call.func, call.args, call.opcode, keywords=call.kwargs)
+        judgement: Judgement = self._wide[key]
+        return judgement
 
     def _judge_attributes_set_by_call(self, event: Event, func: Global, call: Call) -> None:
         """Judge the attributes that an allowed call sets on its result, without BUILD."""
-        if func.path == "types.SimpleNamespace":
-            self._watch_attributes(call, call.args)  # Python 3.13: a mapping, or pairs
-            self._judge_memory_attributes(event, call.args)
+        if func.path == "types.SimpleNamespace":  # Python 3.13: a mapping, or pairs
+            self._judge_attributes(event, call, call.args)
             if any(not isinstance(part, dict) for part in call.args):
                 reason = "sets attributes from something other than a dictionary"
                 self._add(event, UNKNOWN, func.path, reason)
-        if not func.name.startswith("_rebuild_"):
-            return
-        for state in _states_set_by_call(func, call.args):
-            self._watch_attributes(call, state)
-            for part in self._parts("call", state):
-                if isinstance(part, Call) or (isinstance(part, dict) and self._is_computed(part)):
-                    reason = "sets attributes whose names a call computes"
-                    self._add(event, UNKNOWN, func.path, reason)
-                for name in self._first_sight("call", part) if isinstance(part, dict) else ():
-                    if isinstance(name, str) and (name in _WATCHED_ATTRIBUTES or is_special(name)):
-                        self._add(event, DANGEROUS, func.path, f"sets {name} of an object")
+        if func.name.startswith("_rebuild_"):
+            for state in _states_set_by_call(func, call.args):
+                self._judge_attributes(event, call, state, func.path)
 
     # --- changes --------------------------------------------------------------------------
 
     def _judge_change(self, event: Event) -> None:
-        target, state = event.target, event.argument
+        target, opcode = event.target, event.opcode
         if isinstance(target, dict | list):
             reason = "an item is set again: what reads it in between sees another one"
             self._add(event, UNKNOWN, "item", reason)
             return
-        attributes = self._attributes.get(target) if self._attributes else None
-        for method in _METHODS_CALLED_BY.get(event.opcode, ()) if attributes else ():
-            if attributes and method in attributes:
-                self._judge_replaced_method(event, method, attributes[method])
-                return
-        if isinstance(target, Global | Extension | PersistentId):
+        if self._attributes:
+            attributes = self._attributes.get(target, {})
+            for method in _METHODS_CALLED_BY.get(opcode, ()):
+                if method in attributes:
+                    self._judge_replaced_method(event, method, attributes[method])
+                    return
+        if isinstance(target, Call):
+            if (target.func, opcode) not in self._filled:
+                self._judge_changed_object(event, target)
+        elif isinstance(target, Global | Extension | PersistentId):
             name = target.path if isinstance(target, Global) else value_repr(target)
             reason = "is changed, and does not belong to the file"
             self._add(event, DANGEROUS, name, reason)
-        elif isinstance(target, Call):
-            self._judge_changed_object(event, target)
-        if event.opcode == "BUILD":
-            self._watch_attributes(target, state)
-            self._judge_slots(event)
-            method_name = overridden_mapping_method(state)
+        if opcode == "BUILD":
+            method_name = overridden_method(event.argument, MAPPING_METHODS)
             if method_name is not None:
                 reason = "is called to set the state, and the file has replaced it"
                 self._add(event, DANGEROUS, f"{method_name}()", reason)
-            self._judge_memory_attributes(event, state)
+            self._judge_attributes(event, target, event.argument)
 
     def _judge_changed_object(self, event: Event, call: Call) -> None:
         func = resolve_callable(call.func)
+        is_build = event.opcode == "BUILD"
         if isinstance(func, Extension):
             return
         if isinstance(func, Call) and getattr(func.func, "path", None) == "functools.partial":
             self._judge_changed_partial_result(event, func)
             return
-        if event.opcode == "BUILD" and is_own_object(func):
+        if is_build and is_own_object(func):
             return
         if not isinstance(func, Global) or func.path in _RETURNS_FOREIGN:
             name = func.path if isinstance(func, Global) else "call"
             self._add(event, DANGEROUS, name, "changes an object that a call returned")
             return
-        if event.opcode == "BUILD" and builds_dtype(call):
+        if is_build and builds_dtype(call):
             self._judge_dtype(event, call)
         if func.path in RECONSTRUCTORS and call.args:
             cls = resolve_callable(call.args[0])
@@ -311,11 +314,11 @@ class StreamJudge:
                 return  # an own class within another object
             func = cls
         row = load_policy().row(func.module, func.name)
-        is_listed = row is not None and row.verdict in ("allowed", "module")
         shapes = parse_shapes(row.shapes if row else "")
-        if event.opcode == "BUILD":
+        is_listed = row is not None and row.verdict in ("allowed", "module")
+        if is_build:
             if isinstance(event.argument, tuple) and view_exceeds_storage(event.argument):
-                self._add_view_finding(event.offset)
+                self._add(event, DANGEROUS, "tensor", EXCEEDS_STORAGE)
             if is_listed and not shapes.has_state(event.argument):
                 kind = describe((event.argument,))
                 self._add(event, UNKNOWN, func.path, f"BUILD with {kind}: no writer builds it so")
@@ -323,6 +326,8 @@ class StreamJudge:
         if event.opcode[:7] != "SETITEM" or func.name not in ("OrderedDict", "Counter"):
             self.weights_only_blockers.add(func.path)
         if event.opcode in shapes.fills:
+            if func is call.func:
+                self._filled.add((func, event.opcode))
             return
         if runs_source(func, event.argument):
             self._add(event, DANGEROUS, func.path, RUNS_SOURCE)
@@ -344,11 +349,12 @@ class StreamJudge:
         # Copies of a dtype share their table of fields, and each of them is checked against it.
         for part in dtype.state if isinstance(dtype.state, tuple) else ():
             if isinstance(part, tuple | list | dict) and len(part) > _WIDE:
-                self._field_tables[id(part)] = self._field_tables.get(id(part), 0) + 1
-                if self._field_tables[id(part)] > _MAX_SHARED_FIELDS:
+                uses = self._wide.get(("fields", id(part)), 0)
+                if uses >= _MAX_SHARED_FIELDS:
                     reason = "too many dtypes share one table of fields"
                     self._add(event, UNKNOWN, NUMPY_DTYPE, reason)
                     return
+                self._wide["fields", id(part)] = uses + 1
         invalid = invalid_dtype_reason(dtype)
         if invalid is not None:
             self._add(event, DANGEROUS, NUMPY_DTYPE, invalid)
@@ -367,84 +373,75 @@ class StreamJudge:
 
     # --- attributes -----------------------------------------------------------------------
 
-    def _watch_attributes(self, target: Value, state: Value) -> None:
-        """Remember the attributes of an object that an opcode would call as its methods."""
+    def _judge_attributes(
+        self, event: Event, target: Value, state: Value, setter: str | None = None
+    ) -> None:
+        """Judge the attributes that a state sets, and remember those that opcodes would call.
+
+        BUILD sets a dictionary without setattr, but the second of a pair with it, which can change
+        an object's class. A function, the `setter`, sets each of them with it.
+        """
+        if (
+            isinstance(state, dict)
+            and setter is None
+            and state.keys().isdisjoint(_NOTABLE_ATTRIBUTES)
+            and not self._is_computed(state)
+        ):
+            return  # as most states
         watched = self._watched_attributes(state)
         if watched:
             self._attributes.setdefault(target, {}).update(watched)
+        is_pair = isinstance(state, tuple) and len(state) == 2
+        parts = self._first_sight("parts", state) if isinstance(state, tuple) else (state,)
+        for index, part in enumerate(parts):
+            if not isinstance(part, dict):
+                is_computed = setter is not None and isinstance(part, Call)
+            else:
+                is_computed = self._is_computed(part)
+                name = next((each for each in MEMORY_INTERFACES if each in part), None)
+                if name is not None:
+                    reason = f"sets {name}, which gives numpy an address in memory"
+                    self._add(event, DANGEROUS, name, reason)
+                if setter is not None or (is_pair and index == 1):
+                    self._judge_special_attributes(event, part, setter)
+            if is_computed:
+                reason = "sets attributes whose names a call computes"
+                self._add(event, UNKNOWN, setter or "BUILD", reason)
+
+    def _judge_special_attributes(
+        self, event: Event, attributes: dict[Value, Value], setter: str | None
+    ) -> None:
+        for name in self._first_sight(setter or "slots", attributes):
+            is_called = setter is not None and name in _WATCHED_ATTRIBUTES
+            if isinstance(name, str) and (is_called or is_special(name)):
+                self._add(event, DANGEROUS, setter or name, f"sets {name} of an object")
 
     def _watched_attributes(self, state: Value) -> dict[str, Value]:
-        """Return the watched attributes in a state: a dictionary, or a pair of dictionaries."""
-        is_wide = isinstance(state, tuple | dict) and len(state) > _WIDE
-        if is_wide and id(state) in self._wide_states:
-            return self._wide_states[id(state)]
-        watched: dict[str, Value] = {}
+        """Return the watched attributes in a state: a dictionary, or a tuple of them."""
         if isinstance(state, tuple):
-            for part in state:
-                if isinstance(part, dict | list | Call):
-                    watched.update(self._watched_attributes(part))
-        elif isinstance(state, dict) and not self._is_computed(state):
-            watched = {name: state[name] for name in _WATCHED_ATTRIBUTES if name in state}
-        elif isinstance(state, dict | list | Call):
-            watched = dict.fromkeys(_WATCHED_ATTRIBUTES, state)  # it may set any of them
-        if is_wide:
-            self._wide_states[id(state)] = watched
+            return self._examined_once("watched", state, self._watched_in_parts)
+        if isinstance(state, dict) and not self._is_computed(state):
+            return {name: state[name] for name in _WATCHED_ATTRIBUTES if name in state}
+        is_computed = isinstance(state, dict | list | Call)
+        return dict.fromkeys(_WATCHED_ATTRIBUTES, state) if is_computed else {}
+
+    def _watched_in_parts(self, state: tuple[Value, ...]) -> dict[str, Value]:
+        watched: dict[str, Value] = {}
+        for part in state:
+            if not isinstance(part, tuple):
+                watched.update(self._watched_attributes(part))
         return watched
 
     def _is_computed(self, attributes: dict[Value, Value]) -> bool:
-        if len(attributes) <= _WIDE:
-            return _has_computed_key(attributes)
-        if id(attributes) not in self._wide_computed:
-            self._wide_computed[id(attributes)] = _has_computed_key(attributes)
-        return self._wide_computed[id(attributes)]
+        return self._examined_once("keys", attributes, _has_computed_key)
 
-    def _judge_slots(self, event: Event) -> None:
-        """Judge the second half of a state: setattr sets it, and can change the class."""
-        state = event.argument
-        slots = state[1] if isinstance(state, tuple) and len(state) == 2 else None
-        for name in self._first_sight("slots", slots) if isinstance(slots, dict) else ():
-            if isinstance(name, str) and is_special(name):
-                self._add(event, DANGEROUS, name, f"sets {name} of an object")
-
-    def _judge_memory_attributes(self, event: Event, state: Value) -> None:
-        """Judge attributes by which numpy would read and write memory at any address."""
-        for part in self._parts("memory", state):
-            name = memory_interface_attribute(part)
-            if name is not None:
-                reason = f"sets {name}, which gives numpy an address in memory"
-                self._add(event, DANGEROUS, name, reason)
-            if isinstance(part, dict) and self._is_computed(part):
-                reason = "sets attributes whose names a call computes"
-                self._add(event, UNKNOWN, "BUILD", reason)
-
-    # --- storages -------------------------------------------------------------------------
-
-    def _add_view_finding(self, offset: int) -> None:
-        """CVE-2026-24747 and similar; torch itself refuses such a view."""
-        reason = "a tensor extends past the end of its storage"
-        offset -= self.shift
-        self.findings.add(Finding("tensor", DANGEROUS, reason, self.record, offset, "REDUCE"))
-
-    def _judge_storages(self, persistent: Sequence[PersistentId | TensorCall]) -> None:
-        """Report storages with two sizes (CVE-2026-24747: memory behind the smaller is read)."""
-        sizes: dict[Value, Value] = {}
-        for item in persistent:
-            key: Value
-            numel: Value
-            if isinstance(item, TensorCall):
-                key, numel, offset = item.storage_key, item.numel, item.persistent_id_offset
-                if required_numel(item.storage_offset, item.size, item.stride) > item.numel:
-                    self._add_view_finding(item.offset)
-            else:
-                fields, offset = item.value, item.offset
-                if not isinstance(fields, tuple) or len(fields) < 5 or fields[0] != "storage":
-                    continue
-                key, numel = fields[2], fields[4]
-                if not isinstance(key, str | int):
-                    continue
-            if sizes.setdefault(key, numel) != numel:
-                reason = "a storage is recorded with two sizes"
-                offset -= self.shift
-                self.findings.add(
-                    Finding("storage", DANGEROUS, reason, self.record, offset, "BINPERSID")
-                )
+    def _examined_once(
+        self, purpose: str, value: Items, examine: Callable[[Items], Result]
+    ) -> Result:
+        """Return examine(value), which is remembered for a wide value."""
+        if len(value) <= _WIDE:
+            return examine(value)
+        if (purpose, id(value)) not in self._wide:
+            self._wide[purpose, id(value)] = examine(value)
+        result: Result = self._wide[purpose, id(value)]
+        return result

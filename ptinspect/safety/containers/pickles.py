@@ -17,7 +17,7 @@ from ptinspect.pickling.machine import run
 from ptinspect.pickling.opcodes import BY_CODE
 from ptinspect.pickling.state import Recorder
 from ptinspect.pickling.values import Blob, Call, Global
-from ptinspect.safety.analysis.numpy_dtypes import holds_objects, item_size
+from ptinspect.safety.analysis.memory import holds_objects, item_size
 from ptinspect.safety.analysis.stream import StreamJudge
 from ptinspect.safety.containers.payloads import (
     BASE64_PICKLE,
