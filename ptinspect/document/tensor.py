@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import dataclass, field
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -23,22 +24,18 @@ PACKED = {"quint4x2": 2, "quint2x4": 4}
 """Elements per byte of the types that torch packs. Source: `c10/core/ScalarType.h`."""
 
 
+@dataclass(slots=True, repr=False, eq=False)
 class Storage:
     """Bytes that one or more tensors view: `key` of the root storage, device tag as recorded (never
     looked up), size, and the byte offset of a legacy view within its root. Source: the persistent
     id ("storage", type, key, location, numel) that `torch.serialization._save` writes;
     `_legacy_save` adds (view key, offset, size)."""
 
-    __slots__ = ("archive", "begin", "key", "location", "nbytes")
-
-    def __init__(
-        self, archive: Archive, key: str, location: str, nbytes: int, begin: int = 0
-    ) -> None:
-        self.archive = archive
-        self.key = key
-        self.location = location
-        self.nbytes = nbytes
-        self.begin = begin
+    archive: Archive
+    key: str
+    location: str
+    nbytes: int
+    begin: int = 0
 
     @property
     def span(self) -> Span:
@@ -133,6 +130,7 @@ def storage_places(storages: list[Storage | None]) -> list[tuple[str | None, int
     return [(None, None) if storage is None else storage.place for storage in storages]
 
 
+@dataclass(slots=True, repr=False, eq=False)
 class Tensor:
     """A tensor as the file records it.
 
@@ -155,42 +153,28 @@ class Tensor:
         conj, neg: bits by which torch marks that the logical values differ from the stored ones.
     """
 
-    __slots__ = (
-        "conj", "device", "dtype", "encoding", "layout", "neg", "parameter", "parts",
-        "pickle_offset", "quantizer", "requires_grad", "shape", "state", "storage",
-        "storage_offset", "stored", "stride", "subclass", "uninitialized",
-    )  # fmt: skip
+    dtype: DType | None
+    shape: tuple[int, ...]
+    stride: tuple[int, ...] | None
+    storage_offset: int | None
+    storage: Storage | None
+    device: str
+    requires_grad: bool
+    pickle_offset: int
+    layout: str = "strided"
+    parameter: bool = False
+    subclass: str | None = None
+    encoding: str | None = None
+    stored: DType | None = None
+    uninitialized: bool = False
+    parts: dict[str, Tensor] = field(default_factory=dict)
+    state: dict[Value, Value] = field(default_factory=dict)
+    quantizer: dict[str, Value] = field(default_factory=dict)
+    conj: bool = False
+    neg: bool = False
 
-    def __init__(
-        self,
-        dtype: DType | None,
-        shape: tuple[int, ...],
-        stride: tuple[int, ...] | None,
-        storage_offset: int | None,
-        storage: Storage | None,
-        device: str,
-        requires_grad: bool,
-        pickle_offset: int,
-        layout: str = "strided",
-    ) -> None:
-        self.dtype = dtype
-        self.shape = shape
-        self.stride = stride
-        self.storage_offset = storage_offset
-        self.storage = storage
-        self.device = device
-        self.requires_grad = requires_grad
-        self.pickle_offset = pickle_offset
-        self.layout = layout
-        self.parameter = False
-        self.subclass: str | None = None
-        self.encoding: str | None = None
-        self.stored = dtype
-        self.uninitialized = False
-        self.parts: dict[str, Tensor] = {}
-        self.state: dict[Value, Value] = {}
-        self.quantizer: dict[str, Value] = {}
-        self.conj = self.neg = False
+    def __post_init__(self) -> None:
+        self.stored = self.stored or self.dtype
 
     @property
     def numel(self) -> int:

@@ -239,19 +239,15 @@ def _of_parts(
     shape: tuple[int, ...] | None,
 ) -> Tensor | None:
     """A tensor that consists of others; its dtype, device and gradient are its values'."""
-    parts: dict[str, Tensor] = {}
-    for name, value in zip(names, values, strict=False):
-        part = reader.read(value)
-        if part is not None:
-            parts[name] = part
+    read = zip(names, map(reader.read, values), strict=False)
+    parts = {name: part for name, part in read if part is not None}
     if shape is None or len(parts) < len(names):
         return None
     main = parts["values"]
-    tensor = Tensor(
-        main.dtype, shape, None, None, None, main.device, main.requires_grad, call.offset, layout
-    )
-    tensor.parts = parts
-    return tensor
+    return Tensor(
+        main.dtype, shape, None, None, None, main.device, main.requires_grad, call.offset, layout,
+        parts=parts,
+    )  # fmt: skip
 
 
 def _nested(reader: Resolver, call: Call) -> Tensor | None:
@@ -318,12 +314,11 @@ def _wrapper(reader: Resolver, call: Call) -> Tensor | None:
     size = _ints(args[2]) if len(args) == 8 else None
     if size is None:
         return None
-    tensor = Tensor(
+    return Tensor(
         dtype_of(args[1]), size, _ints(args[3]), args[4] if isinstance(args[4], int) else None,
         None, device_of(args[6]), args[7] is True, call.offset, layout_of(args[5]) or "strided",
+        subclass=global_path(args[0]),
     )  # fmt: skip
-    tensor.subclass = global_path(args[0])
-    return tensor
 
 
 def _on_device(reader: Resolver, call: Call) -> Tensor | None:
@@ -332,12 +327,10 @@ def _on_device(reader: Resolver, call: Call) -> Tensor | None:
     data = reader.read(call.args[0]) if len(call.args) == 4 else None
     if data is None:
         return None
-    tensor = Tensor(
+    return Tensor(
         data.dtype, data.shape, data.stride, data.storage_offset, data.storage,
-        device_of(call.args[2]), call.args[3] is True, call.offset,
+        device_of(call.args[2]), call.args[3] is True, call.offset, parts=data.parts,
     )  # fmt: skip
-    tensor.parts = data.parts
-    return tensor
 
 
 def _from_numpy(reader: Resolver, call: Call) -> Tensor | None:
@@ -348,12 +341,10 @@ def _from_numpy(reader: Resolver, call: Call) -> Tensor | None:
     stored = dtype_by_name(array.name) if array else None
     if array is None or dtype is None or stored is None:
         return None
-    tensor = Tensor(
+    return Tensor(  # a bfloat16 tensor is written as float32, which numpy has
         dtype, array.shape, array.stride, 0, InlineStorage(reader.archive, array.data, "cpu"),
-        device_of(call.args[2]), call.args[3] is True, call.offset,
+        device_of(call.args[2]), call.args[3] is True, call.offset, stored=stored,
     )  # fmt: skip
-    tensor.stored = stored  # a bfloat16 tensor is written as float32, which numpy has
-    return tensor
 
 
 def legacy_object(reader: Resolver, call: Call) -> Tensor | None:
@@ -389,12 +380,11 @@ def tar_tensor(reader: Resolver, parts: tuple[Value, ...], offset: int) -> Tenso
 def _uninitialized(reader: Resolver, call: Call) -> Tensor | None:
     """A parameter or buffer of a lazy module, which has no shape yet. Source:
     `torch.nn.parameter.UninitializedTensorMixin.__reduce_ex__` (requires_grad alone)."""
-    grad = bool(call.args) and call.args[0] is True
-    tensor = Tensor(dtype_by_name("float32"), (), None, None, None, "cpu", grad, call.offset)
-    tensor.uninitialized = True
-    tensor.subclass = global_path(call.func)
-    tensor.parameter = (tensor.subclass or "").endswith("Parameter")
-    return tensor
+    grad, path = bool(call.args) and call.args[0] is True, global_path(call.func) or ""
+    return Tensor(
+        dtype_by_name("float32"), (), None, None, None, "cpu", grad, call.offset,
+        parameter=path.endswith("Parameter"), subclass=path, uninitialized=True,
+    )  # fmt: skip
 
 
 def _encoded(reader: Resolver, call: Call) -> Tensor | None:
@@ -404,10 +394,10 @@ def _encoded(reader: Resolver, call: Call) -> Tensor | None:
     reference, size = reader.resolve_storage(call.args[0]), _ints(call.args[1])
     if reference is None or size is None:
         return None
-    storage = reference.storage
-    tensor = Tensor(None, size, None, None, storage, "cpu", False, call.offset)
-    tensor.encoding = str(call.args[2])
-    return tensor
+    encoding = str(call.args[2])
+    return Tensor(
+        None, size, None, None, reference.storage, "cpu", False, call.offset, encoding=encoding
+    )
 
 
 READERS: dict[str, Callable[[Resolver, Call], Tensor | None]] = {

@@ -12,9 +12,11 @@ such an old file. A template `@function` is that function's result.
 
 from __future__ import annotations
 
+import re
+import string
 from collections.abc import Callable
 from functools import cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from ptinspect.limits import LIMITS, Limits
 from ptinspect.pickling.values import Value
@@ -63,67 +65,54 @@ def extra_repr(
 def row_text(row: ModuleClass, attributes: Attributes, formatter: ValueFormatter) -> str:
     if row.template[:1] == "@":
         return _FUNCTIONS[row.template[1:]](attributes, formatter)
-    texts = (_piece_text(p, row, attributes, formatter) for p in _parse_template(row.template))
+    texts = (_piece_text(*p, row, attributes, formatter) for p in _parse_template(row.template))
     return ", ".join(text for text in texts if text is not None)
 
 
 _Condition = tuple[str, str, Value]
 """Name, operator and literal; the operator is "" (true), "==", "!=" or "!" (is not)."""
-
-
-class _Piece(NamedTuple):
-    """A leading text, then attributes: name, conversion ("?", "r" or ""), the text after it."""
-
-    condition: _Condition | None
-    text: str
-    fields: tuple[tuple[str, str, str], ...]
+_Fields = list[tuple[str, str | None, str | None]]
+"""A text, the name of the attribute after it, and "r" if its repr is printed."""
 
 
 @cache
-def _parse_template(template: str) -> tuple[_Piece, ...]:
-    return tuple(map(_parse_piece, template.split(", "))) if template else ()
-
-
-def _parse_piece(text: str) -> _Piece:
-    condition = None
-    if text[0] == "[":
-        test, _, text = text[1:].partition("]")
-        condition = _parse_condition(test)
-    text, *parts = text.split("{")
-    fields = []
-    for part in parts:
-        name, _, after = part.partition("}")
-        conversion = "?" if name[-1] == "?" else "r" if name.endswith("!r") else ""
-        fields.append((name.removesuffix("?").removesuffix("!r"), conversion, after))
-    return _Piece(condition, text, tuple(fields))
-
-
-def _parse_condition(test: str) -> _Condition:
-    for operator in ("==", "!=", "!"):
-        name, separator, literal = test.partition(operator)
-        if separator:
-            value = literal if literal in ("0*", "1*") else parse_literal(literal)
-            return name, operator, value
-    return test, "", None
+def _parse_template(template: str) -> list[tuple[_Condition | None, _Fields]]:
+    pieces: list[tuple[_Condition | None, _Fields]] = []
+    for text in template.split(", ") if template else ():
+        condition = None
+        if text[0] == "[":
+            test, _, text = text[1:].partition("]")
+            name, operator, literal = re.split("(==|!=|!|$)", test, maxsplit=1)
+            is_plain = literal in ("", "0*", "1*")
+            condition = name, operator, literal if is_plain else parse_literal(literal)
+        fields = string.Formatter().parse(text)
+        pieces.append((condition, [(before, name, kind) for before, name, _, kind in fields]))
+    return pieces
 
 
 def _piece_text(
-    piece: _Piece, row: ModuleClass, attributes: Attributes, formatter: ValueFormatter
+    condition: _Condition | None,
+    fields: _Fields,
+    row: ModuleClass,
+    attributes: Attributes,
+    formatter: ValueFormatter,
 ) -> str | None:
-    if piece.condition is not None:
-        name, operator, literal = piece.condition
+    if condition is not None:
+        name, operator, literal = condition
         if not _holds(_value(name, row, attributes, formatter), operator, literal):
             return None
-    texts = [piece.text]
-    for name, conversion, after in piece.fields:
-        value = _value(name, row, attributes, formatter)
+    texts = []
+    for text, field, conversion in fields:
+        texts.append(text)
+        if field is None:
+            continue
+        value = _value(field.removesuffix("?"), row, attributes, formatter)
         if value is MISSING:
             return None
-        if conversion == "?":
+        if field[-1] == "?":
             texts.append(str(value is not None))
         else:
             texts.append(formatter.repr(value) if conversion else formatter.format(value))
-        texts.append(after)
     return "".join(texts)
 
 

@@ -44,50 +44,26 @@ _HIDDEN_STYLES = ("packed", "list")
 _PACKED_PARAMETER = "torch.ao.nn.quantized.dynamic.modules.rnn.PackedParameter"
 
 
+_Children = list[tuple[str, "_Plan | None"]]
+
+
 @dataclass(slots=True, eq=False)
 class _Plan:
     """The text of one node.
 
     Attributes:
         node: referenced, because plans are found by the id of their node.
-        opening: up to the bracket.
-        lines: of its extra_repr.
+        head: the lines before its children; all lines of a node that `is_closed`.
         children: each with the prefix of its line.
-        text: all lines of a node that is printed without children; None for others.
         form: equal for nodes that print alike; -1 until it is computed.
     """
 
     node: ModuleNode
     name: str
-    opening: str
-    lines: list[str] = field(default_factory=list)
-    children: list[tuple[str, _Plan | None]] = field(default_factory=list)
-    text: list[str] | None = None
+    head: list[str]
+    is_closed: bool = False
+    children: _Children = field(default_factory=list)
     form: int = -1
-
-
-_Children = list[tuple[str, _Plan | None]]
-
-
-def print_module(
-    root: ModuleNode,
-    describe: Describe = no_tensors,
-    *,
-    escape: Callable[[str], str] | None = None,
-    limits: Limits = LIMITS,
-    depth: int = DEPTH,
-) -> str:
-    """Return the text of `print(model)` of torch 2.13. `escape` is applied to every string of the
-    file that is printed bare. LimitError if the text is longer than `limits.string_bytes`."""
-    lines: list[str] = []
-    remaining = limits.string_bytes
-    for line in module_lines(root, describe, escape=escape, limits=limits, depth=depth):
-        remaining -= len(line) + 1
-        if remaining < 0:
-            message = f"the printed model is longer than {limits.string_bytes} characters"
-            raise LimitError(message, limit="string_bytes")
-        lines.append(line)
-    return "\n".join(lines)
 
 
 def module_lines(
@@ -96,15 +72,25 @@ def module_lines(
     *,
     escape: Callable[[str], str] | None = None,
     limits: Limits = LIMITS,
-    depth: int = DEPTH,
 ) -> Iterator[str]:
-    """Yield the lines of `print_module`."""
-    formatter = ValueFormatter(describe, escape, limits.text_width)
+    """Yield the lines of `print(model)` of torch 2.13. `escape` is applied to every string of the
+    file that is printed bare. LimitError if the text is longer than `limits.string_bytes`."""
+    remaining = limits.string_bytes
+    for line in _all_lines(root, ValueFormatter(describe, escape, limits.text_width), limits):
+        remaining -= len(line) + 1
+        if remaining < 0:
+            message = f"the printed model is longer than {limits.string_bytes} characters"
+            raise LimitError(message, limit="string_bytes")
+        yield line
+
+
+def _all_lines(root: ModuleNode, formatter: ValueFormatter, limits: Limits) -> Iterator[str]:
     plan = _Planner(formatter).plan_tree(root)
-    yield from _Emitter(limits.view_items, depth, formatter).lines(plan)
+    yield from _Emitter(limits.view_items, formatter.width).lines(plan)
     row = lookup(root.class_path)
     code = root.attributes.get("_code")
     if row is not None and row.style == "graph" and isinstance(code, str):
+        escape = formatter.escape
         yield from (line if escape is None else escape(line) for line in code.split("\n"))
         yield READABLE_HINT
 
@@ -148,30 +134,30 @@ class _Planner:
             recorded = node.attributes.get("_graphmodule_cls_name")
             name = recorded if isinstance(recorded, str) else "GraphModule"
         name = self.formatter.bare(name)
-        plan = self.plans[id(node)] = _Plan(node, name, f"{name}(")
+        plan = self.plans[id(node)] = _Plan(node, name, [f"{name}("])
         if style == "packed":
             packed = packed_parameters(node.attributes)
             is_embedding = "_packed_weight" in node.attributes  # which has a weight only
             shown = packed[0] if packed and is_embedding else tuple(packed)
-            text = self.formatter.repr(shown) if packed else f"{plan.opening})"
-            plan.text = text.split("\n")
+            text = self.formatter.repr(shown) if packed else f"{name}()"
+            plan.head, plan.is_closed = text.split("\n"), True
         elif style == "fields":
             fields: dict[Value, Value] = {
                 key: value
                 for key, value in node.attributes.items()
                 if isinstance(key, str) and key != "training" and not key.startswith("_")
             }
-            plan.text = [f"{plan.opening}{self.formatter.repr(fields)})"]
+            plan.head, plan.is_closed = [f"{name}({self.formatter.repr(fields)})"], True
         elif row is not None and style != "list":
             text = row_text(row, node.attributes, self.formatter)
-            plan.lines = text.split("\n") if text else []
+            plan.head += text.split("\n") if text else []
         return plan
 
     def finish(self, plan: _Plan) -> None:
         """Fold the children, whose forms are known by now, and number the node's own form."""
         row = lookup(plan.node.class_path)
         style = "module" if row is None else row.style
-        if plan.text is not None:
+        if plan.is_closed:
             plan.children = []
         elif style == "list":
             plan.children = _fold(plan.children)
@@ -181,9 +167,12 @@ class _Planner:
                 for name, child in plan.children
                 if style != "unpacked" or child is None or not _is_hidden(child.node)
             ]
-        text = plan.text if plan.text is not None else plan.lines
+        if not plan.is_closed and not plan.children and len(plan.head) <= 2:
+            plan.head, plan.is_closed = ["".join(plan.head) + ")"], True
+        elif not plan.is_closed:
+            plan.head[1:] = ["  " + line for line in plan.head[1:]]
         children = tuple((prefix, _form(child)) for prefix, child in plan.children)
-        key = (plan.opening, plan.text is None, tuple(text), children)
+        key = (tuple(plan.head), plan.is_closed, children)
         plan.form = self.forms.setdefault(key, len(self.forms))
 
 
@@ -213,49 +202,45 @@ def _fold(children: _Children) -> _Children:
 class _Emitter:
     """Writes plans as lines, and counts what it prints again."""
 
-    def __init__(self, repeats_left: int, depth: int, formatter: ValueFormatter) -> None:
+    def __init__(self, repeats_left: int, width: int) -> None:
         self.repeats_left = repeats_left
-        self.depth = depth
-        self.width = formatter.width
+        self.width = width
         self.first: dict[int, tuple[_Plan | None, str]] = {}  # parent and prefix of its first line
         self.open_ids: set[int] = set()  # the plans on the path from the root
 
     def lines(self, root: _Plan) -> Iterator[str]:
-        stack: list[tuple[_Plan, int, Iterator[tuple[str, _Plan | None]]]] = []
-        self.first[id(root)] = (None, "")
-        yield from self.head_lines(root, "", 0)
-        if root.text is None and root.children:
-            self.open_ids.add(id(root))
-            stack.append((root, 0, iter(root.children)))
+        # Plan, indentation and remaining children; the root is the child of none.
+        stack: list[tuple[_Plan | None, int, Iterator[tuple[str, _Plan | None]]]] = []
+        stack.append((None, -2, iter([("", root)])))
         while stack:
             plan, indent, children = stack[-1]
             entry = next(children, None)
             if entry is None:
-                yield " " * indent + ")"
-                self.open_ids.discard(id(plan))
                 stack.pop()
+                if plan is not None:
+                    yield " " * indent + ")"
+                    self.open_ids.discard(id(plan))
                 continue
             prefix, child = entry
             start = " " * (indent + 2) + prefix.replace("\n", "\n" + " " * indent)
-            if child is None:
-                yield start + "None"
-                continue
-            reference = self.reference(child, len(stack))
-            if reference is not None:
-                yield start + reference
+            reference = "None" if child is None else self.reference(child, len(stack) - 1)
+            if child is None or reference is not None:
+                yield f"{start}{reference}"
                 continue
             self.first.setdefault(id(child), (plan, prefix))
-            yield from self.head_lines(child, start, indent + 2)
-            if child.text is None and child.children:
+            indent += 2
+            yield start + child.head[0].replace("\n", "\n" + " " * indent)
+            yield from (" " * indent + line for line in child.head[1:])
+            if not child.is_closed:
                 self.open_ids.add(id(child))
-                stack.append((child, indent + 2, iter(child.children)))
+                stack.append((child, indent, iter(child.children)))
 
     def reference(self, plan: _Plan, depth: int) -> str | None:
         """Return the line for a node that is not printed again; None for one that is printed."""
         if id(plan) in self.open_ids:
             return f"<{plan.name}, as at {self.first_path(plan)}>"
-        if depth > self.depth and plan.children:
-            return f"<{plan.name}, {depth} levels deep>"
+        if depth > DEPTH and plan.children:
+            return f"<{plan.name}, {DEPTH} levels deep>"
         if id(plan) not in self.first:
             return None
         if self.repeats_left <= 0:
@@ -276,18 +261,3 @@ class _Emitter:
         if parent is not None:
             names.append("…")
         return ".".join(reversed(names)) or "the root"
-
-    def head_lines(self, plan: _Plan, start: str, indent: int) -> Iterator[str]:
-        """Yield the lines of a node up to its children; all of them if it has none."""
-        if plan.text is not None:
-            yield start + plan.text[0]
-            yield from (" " * indent + line for line in plan.text[1:])
-            return
-        opening = start + plan.opening.replace("\n", "\n" + " " * indent)
-        if not plan.children and len(plan.lines) < 2:
-            yield opening + "".join(plan.lines) + ")"
-            return
-        yield opening
-        yield from (" " * (indent + 2) + line for line in plan.lines)
-        if not plan.children:
-            yield " " * indent + ")"

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ptinspect.pickling.pyobjects import class_path
 from ptinspect.pickling.values import Call, Value
 from ptinspect.torchnn.attributes import Attributes, items_of, module_attributes, special_module
+from ptinspect.torchnn.printer import module_lines
+
+
+def print_module(*args: Any, **options: Any) -> str:
+    """Return the text of print(model)."""
+    return "\n".join(module_lines(*args, **options))
 
 
 class Node:

@@ -18,9 +18,8 @@ from ptinspect.torchnn.arguments import Argument
 from ptinspect.torchnn.attributes import MISSING, Attributes, items_of
 from ptinspect.torchnn.classes import ModuleClass, candidates, known_paths, lookup
 from ptinspect.torchnn.extra_repr import extra_repr
-from ptinspect.torchnn.printer import print_module
 from tests.torchnn import cases, quantized_cases
-from tests.torchnn.nodes import Node, tree
+from tests.torchnn.nodes import Node, print_module, tree
 from tests.torchnn.oracle import Oracle
 
 # What torch says of its own classes (deprecated, inaccurate) is no concern of these tests.

@@ -12,7 +12,7 @@ from ptinspect.pickling.values import Call, Global, Inert, Key, PersistentId, Se
 from ptinspect.torchnn.attributes import special_module
 from ptinspect.torchnn.classes import candidates, known_paths, lookup
 from ptinspect.torchnn.extra_repr import extra_repr
-from ptinspect.torchnn.printer import print_module
+from tests.torchnn.nodes import print_module
 from tests.torchnn.test_printer import Node
 
 STORES = ("_parameters", "_buffers", "_modules")

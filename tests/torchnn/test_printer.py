@@ -10,7 +10,7 @@ import pytest
 from ptinspect.errors import LimitError
 from ptinspect.limits import Limits
 from ptinspect.pickling.values import Value
-from ptinspect.torchnn.printer import print_module
+from tests.torchnn.nodes import print_module
 
 SEQUENTIAL = "torch.nn.modules.container.Sequential"
 MODULE_LIST = "torch.nn.modules.container.ModuleList"

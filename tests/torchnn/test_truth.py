@@ -13,8 +13,7 @@ import pytest
 from ptinspect.pickling.machine import run
 from ptinspect.pickling.values import PersistentId, Value
 from ptinspect.torchnn.classes import candidates, lookup
-from ptinspect.torchnn.printer import print_module
-from tests.torchnn.nodes import Node, tree
+from tests.torchnn.nodes import Node, print_module, tree
 
 TRUTH: dict[str, Any] = json.loads(
     Path(__file__).with_name("truth.json").read_text(encoding="utf-8")

@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch")
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize
 
-from ptinspect.torchnn.printer import print_module
+from tests.torchnn.nodes import print_module
 from tests.torchnn.oracle import Oracle
 
 # What torch says of its own classes (deprecated, inaccurate) is no concern of these tests.
