@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 from ptinspect.document.elements import (
@@ -17,7 +19,7 @@ from ptinspect.document.elements import (
     out_of_bounds_error,
 )
 from ptinspect.document.tensor import Tensor
-from ptinspect.dtypes import Number, can_decode, decoder
+from ptinspect.dtypes import Number, can_decode, decoder, unpack_units
 from ptinspect.errors import UnsupportedError
 
 if TYPE_CHECKING:
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
     import torch
+
+SMALL = 1 << 18
+"""Bytes up to which the numbers of a tensor are examined without numpy."""
 
 MAX_GAP = 4096
 """Bytes between two elements that are read along rather than skipped with a second read."""
@@ -157,6 +162,46 @@ def number_of(tensor: Tensor) -> Number | None:
     if not can_decode(tensor.stored or tensor.dtype) or tensor.quantizer or tensor.parts:
         return None
     return read_elements(tensor, [tensor.storage_offset])[tensor.storage_offset]
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """Facts about the elements of a tensor: `NaN` or `inf` if some element is that, whether some
+    element is less than zero, and whether all are zero and there is one."""
+
+    non_finite: str | None = None
+    is_negative: bool = False
+    is_zero: bool = False
+
+
+def numbers_of(tensor: Tensor) -> Numbers:
+    """Return facts about the elements of a tensor; the default ones if it has no floats."""
+    if not tensor.is_float or not tensor.numel or tensor.dtype is None:
+        return Numbers()
+    is_small = tensor.nbytes <= SMALL and tensor.is_contiguous and not tensor.quantizer
+    try:
+        if is_small and (tensor.dtype.letter is not None or tensor.dtype.name == "bfloat16"):
+            numbers = unpack_units(tensor.dtype, contiguous(tensor))
+            name = None if isfinite(sum(numbers)) else name_non_finite(numbers)
+            return Numbers(name, min(numbers) < 0, not any(numbers))
+        infinite, negative, zero = False, False, True
+        with ignore_numpy_warnings():
+            for block in iter_numbers(tensor):
+                if (block != block).any():
+                    return Numbers("NaN")
+                infinite = infinite or bool((abs(block) == float("inf")).any())
+                is_real = block.dtype.kind != "c"
+                negative = negative or (is_real and bool((block < 0).any()))
+                zero = zero and not block.any()
+        return Numbers("inf" if infinite else None, negative, zero)
+    except UnsupportedError:  # sparse, packed, without bytes
+        return Numbers()
+
+
+def name_non_finite(numbers: Iterable[float]) -> str | None:
+    """Return `NaN` or `inf` if some number is that; NaN comes first."""
+    bad = [number for number in numbers if not isfinite(number)]
+    return None if not bad else "NaN" if any(number != number for number in bad) else "inf"
 
 
 def _runs(indices: list[int], max_gap: int) -> Iterator[list[int]]:

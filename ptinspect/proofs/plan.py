@@ -180,7 +180,7 @@ def _select_optimizers(document: Document, weights: Weights) -> list[dict[str, A
         slots = slots_of(optimizer, document.tensor_of)
         slot_count += len(slots)
         pairing = best_match(slots, [weights])
-        names = pairing.names if pairing is not None and not pairing.faults else None
+        names = pairing.names if pairing is not None and pairing.fits else None
         plans.append({"path": list(optimizer.path), "class": optimizer.class_path, "names": names})
     fitting = [plan for plan in plans if plan["names"] is not None]
     if len(plans) < 2 or slot_count == len(weights.parameters):

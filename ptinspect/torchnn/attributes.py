@@ -174,18 +174,12 @@ class TensorFacts(Protocol):
         qscheme: "per_tensor_affine" and so on if it is quantized.
     """
 
-    @property
-    def dtype(self) -> str: ...
-    @property
-    def shape(self) -> Sequence[int]: ...
-    @property
-    def device(self) -> str: ...
-    @property
-    def layout(self) -> str: ...
-    @property
-    def parameter(self) -> bool: ...
-    @property
-    def qscheme(self) -> str | None: ...
+    dtype: str
+    shape: tuple[int, ...]
+    device: str
+    layout: str
+    parameter: bool
+    qscheme: str | None
 
     def item(self) -> object | None:
         """Return the number of a tensor of one element, as torch's `item()`; None if unknown."""
@@ -216,10 +210,9 @@ class ModuleNode(Protocol):
         children: as in `_modules`, in order.
     """
 
-    @property
-    def name(self) -> str: ...
-    @property
-    def class_path(self) -> str: ...
+    name: str
+    class_path: str
+
     @property
     def attributes(self) -> Attributes: ...
     @property

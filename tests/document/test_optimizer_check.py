@@ -262,7 +262,7 @@ def test_where_nan_is_told_by_name() -> None:
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
 @pytest.mark.parametrize("size", [3, 300_000])  # the second is read by numpy
 def test_nan_and_inf_are_seen_in_every_type(dtype: str, size: int) -> None:
-    from ptinspect.document.optim.content import numbers_of
+    from ptinspect.document.to_array import numbers_of
 
     def of(value: float) -> str | None:
         tensor = torch.ones(size, dtype=getattr(torch, dtype))
@@ -430,7 +430,7 @@ def test_a_file_cut_within_its_state_is_an_error(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size", [3, 300_000])  # the second is read by numpy
 def test_signs_and_zeros_are_seen(size: int) -> None:
-    from ptinspect.document.optim.content import numbers_of
+    from ptinspect.document.to_array import numbers_of
 
     def facts(value: float) -> tuple[bool, bool]:
         tensor = torch.zeros(size)

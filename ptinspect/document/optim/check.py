@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from math import isclose
 from typing import TYPE_CHECKING
 
-from ptinspect.document.optim.content import (
-    FIRST_MOMENTS,
-    NOT_NEGATIVE,
-    SECOND_MOMENTS,
-    Numbers,
-    equal_averages,
-    name_non_finite,
-    numbers_of,
-)
+from ptinspect.document.elements import contiguous
 from ptinspect.document.optim.matching import (
     Fault,
     Match,
     Slot,
     Weight,
+    Weights,
     best_match,
     candidate_weights,
     slots_of,
@@ -28,17 +23,17 @@ from ptinspect.document.optim.matching import (
 from ptinspect.document.optim.state import (
     COLUMN,
     EPOCHS,
-    FLAT,
     ROW,
-    SAME_SHAPE,
     Optimizer,
     Scheduler,
     find_schedulers,
     has_state_after_step,
     required_state,
+    state_keys,
     training_counter,
 )
-from ptinspect.document.to_array import number_of
+from ptinspect.document.to_array import Numbers, name_non_finite, number_of, numbers_of
+from ptinspect.errors import UnsupportedError
 from ptinspect.pickling.pyobjects import Path, as_sequence, dotted
 from ptinspect.pickling.values import Value
 from ptinspect.text import count_text, join_names
@@ -52,15 +47,25 @@ if TYPE_CHECKING:
 @dataclass(slots=True)
 class OptimizerFit:
     """The result of checking one optimizer: the path of the model it was compared with, if there is
-    one, the number of parameters in its groups, the name of each (None if undecided), and all that
-    does not fit or is not decided by the file."""
+    one, the name of each parameter in its groups (None if undecided), and all that does not fit or
+    is not decided by the file."""
 
     optimizer: Optimizer
     model: Path | None
-    parameters: int
     names: list[str | None]
-    faults: list[Fault]
-    undecided: list[Fault]
+    found: list[Fault]
+
+    @property
+    def parameters(self) -> int:
+        return len(self.names)
+
+    @property
+    def faults(self) -> list[Fault]:
+        return [fault for fault in self.found if fault.is_certain]
+
+    @property
+    def undecided(self) -> list[Fault]:
+        return [fault for fault in self.found if not fault.is_certain]
 
     @property
     def fits(self) -> bool:
@@ -72,8 +77,8 @@ class OptimizerFit:
 
     def as_dict(self) -> dict[str, object]:
         return {
-            "wrong": [fault._asdict() for fault in self.faults],
-            "undecided": [fault._asdict() for fault in self.undecided],
+            name: [{key: getattr(fault, key) for key in Fault._fields[:3]} for fault in faults]
+            for name, faults in (("wrong", self.faults), ("undecided", self.undecided))
         }
 
 
@@ -88,25 +93,21 @@ def check_optimizers(document: Document, *, values: bool = True) -> list[Optimiz
     progress = None
     if counter is not None and isinstance(counter.value, int | float) and counter.value > 0:
         progress = f"{dotted(counter.path)} {counter.value}"
-    elif last_epoch := next((s.last_epoch for s in schedulers if s.last_epoch > 0), None):
-        progress = f"a scheduler at step {last_epoch}"
+    elif steps := next((s.last_epoch for s in schedulers if s.last_epoch > 0), None):
+        progress = f"a scheduler at step {steps}"
     epoch = training_counter(document.entries, schedulers, EPOCHS)
-    context = _FileContext(
-        document.tensor_of,
-        len(document.optimizers),
-        schedulers,
-        progress,
-        epoch.value if epoch is not None and isinstance(epoch.value, int) else None,
-    )
+    last_epoch = epoch.value if epoch is not None and isinstance(epoch.value, int) else None
+    checks = partial(_Check, document.tensor_of, schedulers, progress, last_epoch)
     fits = []
     for optimizer in document.optimizers:
         if document.archive.format == "torch-dcp":
             optimizer = optimizer._replace(state=_with_numbers_as_keys(optimizer.state))
         slots = slots_of(optimizer, document.tensor_of)
-        fits.append(_Check(context, optimizer, slots, best_match(slots, candidates)).run(values))
+        check = checks(optimizer, slots, best_match(slots, candidates))
+        fits.append(check.run(values, is_only_optimizer=len(document.optimizers) == 1))
     if values and progress:
-        for _, message in equal_averages(candidates):
-            fits[0].undecided.append(Fault("average", message))
+        for message in _equal_averages(candidates):
+            fits[0].found.append(Fault("average", message, is_certain=False))
     return fits
 
 
@@ -130,51 +131,42 @@ def fit_line(document: Document) -> str | None:
         fit, fault = faults[0]
         more = f", and {len(faults) - 1} more" if len(faults) > 1 else ""
         path = f"{dotted(fit.optimizer.path)}: " if len(fits) > 1 else ""
-        parameter = f"{fault.parameter}: " if fault.parameter else ""
-        return f"no: {path}{parameter}{fault.message}{more}"
+        return f"no: {path}{fault}{more}"
     if any(fit.model is None for fit in fits):
         return "undecided: the file has no weights"
     undecided = sum(len(fit.undecided) for fit in fits)
     models = list(dict.fromkeys(fit.model for fit in fits if fit.model))
-    model = dotted(models[0]) if len(models) == 1 else f"{len(models)} models"
-    return f"yes, {model if models else 'the model'}" + (
-        f"; {undecided} undecided" if undecided else ""
-    )
+    names = ["the model"] if not models else list(map(dotted, models))
+    model = names[0] if len(names) == 1 else f"{len(names)} models"
+    return f"yes, {model}; {undecided} undecided" if undecided else f"yes, {model}"
 
 
 # Checks
 
 
-@dataclass(frozen=True, slots=True)
-class _FileContext:
-    """The facts about a file that each of its optimizers is checked against: `Document.tensor_of`,
-    the number of optimizers, the schedulers, the record that training has started, in words, and
-    the recorded epoch."""
+@dataclass(slots=True)
+class _Check:
+    """One optimizer, and the facts about its file that it is checked against: the schedulers, the
+    record that training has started, in words, and the recorded epoch."""
 
     tensor_of: Callable[[Value], Tensor | None]
-    optimizers: int
     schedulers: list[Scheduler]
     progress: str | None
     epoch: int | None
+    optimizer: Optimizer
+    slots: list[Slot]
+    match: Match | None
+    found: list[Fault] = field(default_factory=list)
+    names: list[str | None] = field(default_factory=list)
+    weights: dict[str, Weight] = field(default_factory=dict)
 
-
-class _Check:
-    def __init__(
-        self, context: _FileContext, optimizer: Optimizer, slots: list[Slot], match: Match | None
-    ) -> None:
-        self.context = context
-        self.optimizer = optimizer
-        self.slots = slots
-        self.match = match
-        self.faults: list[Fault] = list(match.faults) if match else []
-        self.undecided: list[Fault] = list(match.undecided) if match else []
-        self.names = match.names if match else [slot.name for slot in slots]
-        order = match.weights.order if match else []
-        self.weights: dict[str, Weight] = {weight.name: weight for weight in order}
-
-    def run(self, values: bool) -> OptimizerFit:
+    def run(self, values: bool, is_only_optimizer: bool) -> OptimizerFit:
+        self.names = [slot.name for slot in self.slots]
         if self.match is None:
             self.add_undecided("model", "the file has no weights to compare it with")
+        else:
+            self.names, self.found = self.match.names, [*self.match.faults]
+            self.weights = {weight.name: weight for weight in self.match.weights.order}
         self.check_indexes()
         self.check_presence()
         for slot in self.slots:
@@ -182,20 +174,18 @@ class _Check:
                 self.check_keys(slot, slot.state)
                 self.check_shapes(slot)
         self.check_flat_vectors()
-        self.check_learning_rates()
+        self.check_learning_rates(is_only_optimizer)
         if values:
             self.check_steps()
             self.check_numbers()
         model = self.match.weights.path if self.match else None
-        return OptimizerFit(
-            self.optimizer, model, len(self.slots), self.names, self.faults, self.undecided
-        )
+        return OptimizerFit(self.optimizer, model, self.names, self.found)
 
     def add_fault(self, kind: str, message: str, parameter: str | None = None) -> None:
-        self.faults.append(Fault(kind, message, parameter))
+        self.found.append(Fault(kind, message, parameter))
 
-    def add_undecided(self, kind: str, message: str, parameter: str | None = None) -> None:
-        self.undecided.append(Fault(kind, message, parameter))
+    def add_undecided(self, kind: str, message: str) -> None:
+        self.found.append(Fault(kind, message, is_certain=False))
 
     def label(self, slot: Slot) -> str:
         return self.names[slot.number] or slot.name or f"parameter {slot.number}"
@@ -238,17 +228,17 @@ class _Check:
 
     def check_empty(self, has_state: bool | None) -> None:
         name = (self.optimizer.class_path or "the optimizer").removeprefix("torch.optim.")
-        add, progress, empty = self.add_undecided, self.context.progress, "the state is empty"
+        is_certain = True
         if has_state and name == "Adagrad":
-            add, message = self.add_fault, f"{empty}; Adagrad has some before its first step"
-        elif has_state and progress:
-            add = self.add_fault
-            message = f"{empty} at {progress}; {name} always has some after a step"
-        elif has_state:
-            message = f"{empty}: training has not started, or it is lost"
+            reason = "; Adagrad has some before its first step"
+        elif has_state and self.progress:
+            reason = f" at {self.progress}; {name} always has some after a step"
         else:
-            message = f"{empty}; whether such an optimizer has any is unknown"
-        add("missing-state", message)
+            is_certain, reason = False, ": training has not started, or it is lost"
+        if not has_state:
+            reason = "; whether such an optimizer has any is unknown"
+        message = f"the state is empty{reason}"
+        self.found.append(Fault("missing-state", message, is_certain=is_certain))
 
     def is_frozen(self, slot: Slot) -> bool:
         if slot.parameter is not None:
@@ -270,55 +260,53 @@ class _Check:
         weight = self.weight(slot)
         shape = weight.tensor.shape if weight is not None else slot.shape
         for key, tensor in slot.tensors.items():
-            if key not in SAME_SHAPE:
+            if key not in state_keys("shape"):
                 continue
             if tensor.shape != shape and shape is not None:
-                if not any(fault.kind in ("shape", "order") for fault in self.faults):
+                if not any(fault.kind in ("shape", "order") for fault in self.found):
                     message = f"{key} has the shape {tensor.shape}, the parameter {shape}"
                     self.add_fault("shape", message, self.label(slot))
             elif weight is None or tensor.dtype is weight.tensor.dtype:
                 continue
-            elif not any(fault.kind == "dtype" for fault in self.faults):
+            elif not any(fault.kind == "dtype" for fault in self.found):
                 dtypes = _dtype_name(tensor.dtype), _dtype_name(weight.tensor.dtype)
                 message = f"{key} is {dtypes[0]}, the parameter {dtypes[1]}"
                 self.add_fault("dtype", message, self.label(slot))
 
     def check_flat_vectors(self) -> None:
-        if self.optimizer.class_path != "torch.optim.LBFGS" or self.match is None:
+        weights = self.match.weights if self.match is not None else None
+        if weights is None or len(self.slots) != len(weights.parameters):
             return
-        weights = self.match.weights
-        if len(self.slots) != len(weights.parameters):
-            return
-        for key in FLAT:
+        for key in state_keys("flat"):
             tensor = self.slots[0].tensors.get(key) if self.slots else None
             if tensor is not None and tensor.numel != weights.numel:
-                message = (
-                    f"{key} has {tensor.numel} elements, all parameters together {weights.numel}"
-                )
-                self.add_fault("shape", message)
+                sizes = f"{tensor.numel} elements, all parameters together {weights.numel}"
+                self.add_fault("shape", f"{key} has {sizes}")
 
-    def check_learning_rates(self) -> None:
+    def check_learning_rates(self, is_only_optimizer: bool) -> None:
         """The learning rates are finite, and those that the scheduler set."""
         rates = [self.number(group.get("lr")) for group in self.optimizer.groups]
         for index, rate in enumerate(rates):
             if rate is not None and not 0 <= rate < float("inf"):
                 self.add_fault("lr", f"the learning rate of group {index} is {rate:g}")
-        schedulers = self.context.schedulers
+        schedulers = self.schedulers
         if not schedulers and any("initial_lr" in group for group in self.optimizer.groups):
             message = "the learning rate was scheduled, but the file has no scheduler's state"
             self.add_undecided("lr", message)
         with_rates = [scheduler for scheduler in schedulers if scheduler.last_lr is not None]
         candidates = [s for s in with_rates if len(s.last_lr or ()) == len(rates)]
-        if not candidates or None in rates:
+        known = [rate for rate in rates if rate is not None]
+        if not candidates or len(known) < len(rates):
             return
-        if any(_are_close(rates, scheduler.last_lr or []) for scheduler in candidates):
+        close = partial(isclose, rel_tol=1e-6)
+        if any(all(map(close, known, scheduler.last_lr or [])) for scheduler in candidates):
             return
         first = candidates[0]
         message = (
-            f"the learning rate is {_rates_text(rates)}, that of the scheduler "
+            f"the learning rate is {_rates_text(known)}, that of the scheduler "
             f"{dotted(first.path)} {_rates_text(first.last_lr or [])}"
         )
-        is_only_pair = self.context.optimizers == 1 and len(with_rates) == 1
+        is_only_pair = is_only_optimizer and len(with_rates) == 1
         (self.add_fault if is_only_pair else self.add_undecided)("lr", message)
 
     def check_steps(self) -> None:
@@ -351,19 +339,18 @@ class _Check:
     def check_counters(self, steps: int) -> None:
         """A scheduler counts epochs, or the optimizer's steps. Steps that a GradScaler left out
         and accumulated batches are allowed for."""
-        epoch, most_skipped = self.context.epoch, 24 + steps // 20
-        if epoch is not None and epoch > steps > 0:
-            made = count_text(steps, "step")
-            message = f"the optimizer has made {made}, but the recorded epoch is {epoch}"
-            self.add_undecided("counter", message)
+        epoch, most_skipped = self.epoch, 24 + steps // 20
+        if epoch is None:
             return
-        for scheduler in self.context.schedulers:
+        if epoch > steps > 0:
+            message = f"has made {count_text(steps, 'step')}, but the recorded epoch is {epoch}"
+            self.add_undecided("counter", f"the optimizer {message}")
+            return
+        for scheduler in self.schedulers:
             count = scheduler.last_epoch
-            counts_epochs = epoch is not None and abs(count - epoch) <= 1
-            counts_batches = 0 <= count - steps <= most_skipped or (
-                steps > 0 and count > steps and count % steps == 0
-            )
-            if epoch is not None and not counts_epochs and not counts_batches:
+            is_multiple = steps > 0 and count > steps and count % steps == 0
+            counts_batches = is_multiple or 0 <= count - steps <= most_skipped
+            if abs(count - epoch) > 1 and not counts_batches:
                 message = (
                     f"the scheduler {dotted(scheduler.path)} has made {count} steps, the optimizer "
                     f"{steps}, and the recorded epoch is {epoch}"
@@ -385,13 +372,13 @@ class _Check:
                         message = f"{key} contains {numbers.non_finite}"
                         self.add_fault("nan", message, self.label(slot))
                         break
-                    if numbers.is_negative and key in NOT_NEGATIVE:
+                    if numbers.is_negative and key in state_keys("positive"):
                         message = f"{key} contains negative numbers; it is an average of squares"
                         self.add_fault("negative", message, self.label(slot))
                         break
                     zeros[key] = numbers.is_zero
-            first = [zeros[key] for key in FIRST_MOMENTS if key in zeros]
-            second = [zeros[key] for key in SECOND_MOMENTS if key in zeros]
+            first = [zeros[key] for key in state_keys("first") if key in zeros]
+            second = [zeros[key] for key in state_keys("second") if key in zeros]
             compared += bool(first or second)
             if second and all(second):
                 untrained.append(self.label(slot))
@@ -406,7 +393,7 @@ class _Check:
 
     def add_moments_fault(self, is_everywhere: bool, message: str) -> None:
         """One parameter without gradients is unused or frozen; all of them cannot be."""
-        if is_everywhere and len(self.slots) > 1 and self.context.progress:
+        if is_everywhere and len(self.slots) > 1 and self.progress:
             self.add_fault("zero", f"{message}: the state is lost, or was reset")
         else:
             self.add_undecided("zero", message)
@@ -414,13 +401,13 @@ class _Check:
     def numbers(self, value: Value) -> Numbers:
         if value is None or isinstance(value, int | str | float):
             return Numbers(name_non_finite([value]) if isinstance(value, float) else None)
-        tensor = self.context.tensor_of(value)
+        tensor = self.tensor_of(value)
         return numbers_of(tensor) if tensor is not None else Numbers()
 
     def number(self, value: Value) -> float | None:
         if isinstance(value, int | float) and not isinstance(value, bool):
             return float(value)
-        tensor = self.context.tensor_of(value) if value is not None else None
+        tensor = self.tensor_of(value) if value is not None else None
         if tensor is None:
             return None
         number = number_of(tensor)
@@ -431,10 +418,34 @@ def _dtype_name(dtype: DType | None) -> str:
     return dtype.name if dtype is not None else "of an unknown type"
 
 
-def _are_close(rates: list[float | None], others: list[float]) -> bool:
-    pairs = zip(rates, others, strict=True)
-    return all(a is not None and abs(a - b) <= 1e-6 * max(abs(a), abs(b)) for a, b in pairs)
+def _rates_text(rates: list[float]) -> str:
+    return ", ".join(f"{rate:g}" for rate in rates)
 
 
-def _rates_text(rates: list[float | None] | list[float]) -> str:
-    return ", ".join(f"{rate:g}" for rate in rates if rate is not None)
+def _equal_averages(models: list[Weights]) -> Iterator[str]:
+    """Yield a message for each average (EMA, SWA) that has the model's own numbers."""
+    own = [model for model in models if not model.is_average]
+    for average in models:
+        words = "_".join(map(str, average.path)).lower()
+        if not any(word in words for word in ("ema", "averaged", "shadow", "swa")):
+            continue
+        tensors = {weight.name.removeprefix("module."): weight.tensor for weight in average.order}
+        for model in own:
+            floats = [weight for weight in model.order if weight.tensor.is_float]
+            pairs = [(w.tensor, tensors[w.name]) for w in floats if w.name in tensors]
+            if not pairs or len(pairs) < len(floats):
+                continue
+            if all(first.storage is second.storage for first, second in pairs):
+                yield f"{dotted(average.path)} is the model's own tensors, not a copy"
+            elif all(_same_bytes(first, second) for first, second in pairs):
+                message = f"{dotted(average.path)} has the same numbers as the model"
+                yield f"{message}: not averaged yet, not updated, or not restored"
+
+
+def _same_bytes(first: Tensor, second: Tensor) -> bool:
+    if first.dtype is not second.dtype or first.shape != second.shape:
+        return False
+    try:
+        return contiguous(first) == contiguous(second)
+    except UnsupportedError:
+        return False

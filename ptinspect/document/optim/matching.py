@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from ptinspect.document.optim.state import COLUMN, ROW, SAME_SHAPE, Optimizer
+from ptinspect.document.optim.state import COLUMN, ROW, Optimizer, state_keys
 from ptinspect.document.tensor import Tensor
 from ptinspect.document.tensors import TensorInfo
 from ptinspect.pickling.pyobjects import Path, as_mapping, as_sequence
@@ -45,7 +45,7 @@ class HasShape(Protocol):
 def parameter_shape(tensors: Mapping[Value, HasShape]) -> Shape | None:
     """Return a parameter's shape as the tensors in its state imply it."""
     for key, tensor in tensors.items():
-        if key in SAME_SHAPE:
+        if key in state_keys("shape"):
             return tuple(tensor.shape)
     row, column = tensors.get(ROW), tensors.get(COLUMN)
     if row is not None and column is not None and len(row.shape) == len(column.shape) >= 2:
@@ -118,11 +118,10 @@ class Weight(NamedTuple):
 @dataclass(slots=True)
 class Weights:
     """A model's tensors, tied ones once: its path, its parameters in the order of `parameters()`,
-    its buffers, and both in the file's order."""
+    and these and its buffers in the file's order."""
 
     path: Path
     parameters: list[Weight] = field(default_factory=list)
-    buffers: list[Weight] = field(default_factory=list)
     order: list[Weight] = field(default_factory=list)
 
     @property
@@ -157,7 +156,7 @@ def candidate_weights(contents: Contents) -> list[Weights]:
     together = Weights(())
     for model in own:
         prefix = ".".join(map(str, model.path))
-        for store in ("parameters", "buffers", "order"):
+        for store in ("parameters", "order"):
             getattr(together, store).extend(
                 weight._replace(name=f"{prefix}.{weight.name}") for weight in getattr(model, store)
             )
@@ -182,7 +181,7 @@ def _weights(path: Path, infos: Iterable[TensorInfo], is_module: bool) -> Weight
             is_parameter = info.role == "parameter"
         else:
             is_parameter = info.tensor.is_float and name.rsplit(".", 1)[-1] not in NORM_BUFFERS
-        (weights.parameters if is_parameter else weights.buffers).append(weight)
+        weights.parameters += [weight] if is_parameter else []
         weights.order.append(weight)
     return weights
 
@@ -203,11 +202,13 @@ class Slot(NamedTuple):
 
 
 class Fault(NamedTuple):
-    """Something that does not fit, or is undecided: `kind` such as `order` or `nan`."""
+    """Something that does not fit or, if not `is_certain`, that the file does not decide: `kind`
+    such as `order` or `nan`."""
 
     kind: str
     message: str
     parameter: str | None = None
+    is_certain: bool = True
 
     def __str__(self) -> str:
         return f"{self.parameter}: {self.message}" if self.parameter else self.message
@@ -219,7 +220,10 @@ class Match(NamedTuple):
     weights: Weights
     names: list[str | None]
     faults: list[Fault]
-    undecided: list[Fault]
+
+    @property
+    def fits(self) -> bool:
+        return not any(fault.is_certain for fault in self.faults)
 
 
 def slots_of(optimizer: Optimizer, tensor_of: Callable[[Value], Tensor | None]) -> list[Slot]:
@@ -255,14 +259,15 @@ def best_match(slots: list[Slot], candidates: list[Weights]) -> Match | None:
     matches: list[Match] = []
     for weights in candidates:
         match = _match(slots, weights)
-        if not match.faults:
+        if match.fits:
             return match
         matches.append(match)
-    return min(
-        matches,
-        key=lambda m: (len(m.faults), abs(len(slots) - len(m.weights.parameters))),
-        default=None,
-    )
+
+    def distance(match: Match) -> tuple[int, int]:
+        faults = [fault for fault in match.faults if fault.is_certain]
+        return len(faults), abs(len(slots) - len(match.weights.parameters))
+
+    return min(matches, key=distance, default=None)
 
 
 def _match(slots: list[Slot], weights: Weights) -> Match:
@@ -271,7 +276,7 @@ def _match(slots: list[Slot], weights: Weights) -> Match:
         by_view = {weight.tensor.view_key(): weight.name for weight in weights.order}
         views = [slot.parameter.view_key() for slot in slots if slot.parameter]
         if any(view in by_view for view in views):
-            return Match(weights, [by_view.get(view) for view in views], [], [])
+            return Match(weights, [by_view.get(view) for view in views], [])
         return _match([slot._replace(parameter=None) for slot in slots], weights)
     if slots and all(slot.name is not None for slot in slots):
         return _match_by_name(slots, weights)
@@ -280,16 +285,17 @@ def _match(slots: list[Slot], weights: Weights) -> Match:
         floats = [weight for weight in weights.order if weight.tensor.is_float]
         if _agree(slots, floats):
             extra = len(slots) - len(parameters)
-            fault = Fault("buffers", f"the optimizer covers {extra} buffers as well")
-            return Match(weights, [weight.name for weight in floats], [], [fault])
+            message = f"the optimizer covers {extra} buffers as well"
+            fault = Fault("buffers", message, is_certain=False)
+            return Match(weights, [weight.name for weight in floats], [fault])
         message = f"the groups cover {len(slots)} parameters, the model has {len(parameters)}"
-        return _no_match(slots, weights, faults=[Fault("group-size", message)])
+        return _no_match(slots, weights, Fault("group-size", message))
     if _agree(slots, parameters):
         shapes = {slot.shape for slot in slots}
         are_unique = None not in shapes and len(shapes) == len(slots)
         if are_unique or len({slot.group for slot in slots}) < 2:
-            return Match(weights, [weight.name for weight in parameters], [], [])
-        return _no_match(slots, weights, undecided=[_ambiguous_fault(slots, weights)])
+            return Match(weights, [weight.name for weight in parameters], [])
+        return _ambiguous_match(slots, weights)
     return _match_subset(slots, weights)
 
 
@@ -297,21 +303,16 @@ def _agree(slots: list[Slot], weights: list[Weight]) -> bool:
     return shapes_agree([slot.shape for slot in slots], [w.tensor.shape for w in weights])
 
 
-def _no_match(
-    slots: list[Slot],
-    weights: Weights,
-    faults: list[Fault] | None = None,
-    undecided: list[Fault] | None = None,
-) -> Match:
-    return Match(weights, [None] * len(slots), faults or [], undecided or [])
+def _no_match(slots: list[Slot], weights: Weights, fault: Fault) -> Match:
+    return Match(weights, [None] * len(slots), [fault])
 
 
-def _ambiguous_fault(slots: list[Slot], weights: Weights) -> Fault:
-    return Fault(
-        "names",
+def _ambiguous_match(slots: list[Slot], weights: Weights) -> Match:
+    message = (
         f"the file does not record which {len(slots)} of the {len(weights.parameters)} parameters "
-        "the groups cover, nor their order; the shapes fit",
+        "the groups cover, nor their order; the shapes fit"
     )
+    return _no_match(slots, weights, Fault("names", message, is_certain=False))
 
 
 def _match_subset(slots: list[Slot], weights: Weights) -> Match:
@@ -322,12 +323,12 @@ def _match_subset(slots: list[Slot], weights: Weights) -> Match:
         latest = _subsequence(slots[::-1], parameters[::-1])
         last = len(parameters) - 1
         if latest is not None and earliest == [last - index for index in latest[::-1]]:
-            return Match(weights, [parameters[index].name for index in earliest], [], [])
-        return _no_match(slots, weights, undecided=[_ambiguous_fault(slots, weights)])
+            return Match(weights, [parameters[index].name for index in earliest], [])
+        return _ambiguous_match(slots, weights)
     unused = Counter(weight.tensor.shape for weight in parameters)
     unused.subtract(Counter(slot.shape for slot in slots if slot.shape is not None))
     if min(unused.values(), default=0) < 0:
-        return _no_match(slots, weights, faults=[_shape_fault(slots, parameters)])
+        return _no_match(slots, weights, _shape_fault(slots, parameters))
     if len({slot.group for slot in slots}) > 1:
         groups: dict[int, list[Shape | None]] = {}
         for slot in slots:
@@ -335,14 +336,14 @@ def _match_subset(slots: list[Slot], weights: Weights) -> Match:
         shapes = {weight.name: weight.tensor.shape for weight in parameters}
         names = names_by_group(list(groups.values()), shapes)
         if names is not None:
-            return Match(weights, [*names], [], [])
-        return _no_match(slots, weights, undecided=[_ambiguous_fault(slots, weights)])
+            return Match(weights, [*names], [])
+        return _ambiguous_match(slots, weights)
     fault = Fault("order", "the states are in another order than the model's parameters")
     for slot, weight in zip(slots, parameters, strict=False):
         if slot.shape not in (None, weight.tensor.shape):
             fault = Fault("order", f"another order: {_mismatch(slot, weight)}", weight.name)
             break
-    return _no_match(slots, weights, faults=[fault])
+    return _no_match(slots, weights, fault)
 
 
 def _subsequence(slots: list[Slot], parameters: list[Weight]) -> list[int] | None:
@@ -400,4 +401,4 @@ def _match_by_name(slots: list[Slot], weights: Weights) -> Match:
         elif slot.shape not in (None, weight.tensor.shape):
             message = f"its state is for the shape {slot.shape}, it has {weight.tensor.shape}"
             faults.append(Fault("shape", message, weight.name))
-    return Match(weights, names, faults, [])
+    return Match(weights, names, faults)

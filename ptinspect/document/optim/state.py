@@ -8,6 +8,7 @@ to the state.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import cache
 from typing import NamedTuple
 
 from ptinspect.document.entries import Entry
@@ -20,6 +21,7 @@ from ptinspect.pickling.pyobjects import (
     path_step,
 )
 from ptinspect.pickling.values import Call, Value
+from ptinspect.text import read_package_file
 
 
 class Optimizer(NamedTuple):
@@ -92,60 +94,22 @@ def optimizer_of(value: Value, path: Path) -> Optimizer | None:
     return Optimizer(path, name, evidence, groups, state)
 
 
-# Per class: the keys of a group, and of the state, that together no other class has. `!key` must be
-# absent. The first match counts.
-_SIGNATURES: tuple[tuple[str, str, str], ...] = (
-    ("LBFGS", "max_iter history_size tolerance_grad", ""),
-    ("Muon", "ns_steps ns_coefficients", ""),
-    ("Adafactor", "beta2_decay d", ""),
-    ("SGD", "momentum dampening nesterov", ""),
-    ("RMSprop", "alpha centered momentum", ""),
-    ("ASGD", "lambd alpha t0", ""),
-    ("Rprop", "etas step_sizes", ""),
-    ("Adadelta", "rho eps", ""),
-    ("Adagrad", "lr_decay eps", ""),
-    ("NAdam", "betas momentum_decay", ""),
-    ("Adamax", "betas eps", "exp_inf"),
-    ("AdamW", "betas amsgrad decoupled_weight_decay=True", ""),
-    ("Adam", "betas amsgrad decoupled_weight_decay=False", ""),
-    ("RAdam", "betas eps decoupled_weight_decay !amsgrad", ""),
-    ("AdamW", "betas eps amsgrad weight_decay=0.01", ""),
-    ("Adam", "betas eps amsgrad", ""),
-    ("SparseAdam", "betas eps !weight_decay !amsgrad", ""),
-    ("RAdam", "betas eps weight_decay !amsgrad", "exp_avg exp_avg_sq"),
-)
-
-# Per class: the keys that its state always has once a parameter was trained.
-_STATE_KEYS = {
-    "Adam": "step exp_avg exp_avg_sq",
-    "AdamW": "step exp_avg exp_avg_sq",
-    "SparseAdam": "step exp_avg exp_avg_sq",
-    "RAdam": "step exp_avg exp_avg_sq",
-    "NAdam": "step exp_avg exp_avg_sq mu_product",
-    "Adamax": "step exp_avg exp_inf",
-    "RMSprop": "step square_avg",
-    "Rprop": "step prev step_size",
-    "Adagrad": "step sum",
-    "Adadelta": "step square_avg acc_delta",
-    "ASGD": "step eta mu ax",
-    "Muon": "momentum_buffer",
-    "Adafactor": "step",
-    "LBFGS": "",
-}
-
-SAME_SHAPE = frozenset(
-    (
-        "exp_avg", "exp_avg_sq", "max_exp_avg_sq", "exp_inf", "momentum_buffer", "square_avg",
-        "grad_avg", "acc_delta", "sum", "prev", "step_size", "ax", "variance",
-    )
-)  # fmt: skip
-"""Keys of tensors that have the parameter's own shape."""
-
 ROW, COLUMN = "row_var", "col_var"
 """Adafactor's factors: the parameter's shape with 1 as the last dimension, or as the one before."""
 
-FLAT = ("d", "prev_flat_grad")
-"""LBFGS's vectors, stored with the first parameter: as long as all parameters together."""
+
+@cache
+def _rows(section: str) -> list[list[str]]:
+    """Return the cells of the rows in a section of `classes.txt`."""
+    text = read_package_file("document/optim/classes.txt").partition(f"\n[{section}]\n")[2]
+    lines = text.partition("\n[")[0].splitlines()
+    return [[cell.strip() for cell in line.split("|")] for line in lines if line and line[0] != "#"]
+
+
+@cache
+def state_keys(kind: str) -> tuple[str, ...]:
+    """Return the keys of tensors of a kind (`shape`, `flat`, `positive`, `first`, `second`)."""
+    return tuple(key for key, kinds in _rows("state") if kind in kinds.split())
 
 
 def infer_class(groups: tuple[dict[Value, Value], ...], state: dict[Value, Value]) -> str | None:
@@ -157,7 +121,7 @@ def infer_class(groups: tuple[dict[Value, Value], ...], state: dict[Value, Value
     state_keys: set[Value] = set()
     for values in state.values():
         state_keys.update(as_mapping(values) or {})
-    for name, group_signs, state_signs in _SIGNATURES:
+    for name, group_signs, state_signs, _ in _rows("classes"):
         if all(_has_sign(groups[0], sign) for sign in group_signs.split()) and (
             state_keys.issuperset(state_signs.split())
         ):
@@ -175,18 +139,11 @@ def _has_sign(group: dict[Value, Value], sign: str) -> bool:
 def required_state(class_path: str | None, group: dict[Value, Value]) -> tuple[str, ...] | None:
     """Return the keys that the class's state always has once a parameter was trained: none for a
     class without state (SGD without momentum); None for one not of torch.optim."""
-    name = (class_path or "").removeprefix("torch.optim.")
-    if name == "SGD":
-        return ("momentum_buffer",) if group.get("momentum") else ()
-    if name not in _STATE_KEYS:
-        return None
-    keys = _STATE_KEYS[name].split()
-    if name in ("Adam", "AdamW") and group.get("amsgrad") is True:
-        keys.append("max_exp_avg_sq")
-    if name == "RMSprop":
-        keys += ["momentum_buffer"] if group.get("momentum") else []
-        keys += ["grad_avg"] if group.get("centered") is True else []
-    return tuple(keys)
+    for name, _, _, keys in _rows("classes"):
+        if class_path == f"torch.optim.{name}":
+            words = [word.partition("?") for word in keys.split()]
+            return tuple(key for key, _, option in words if not option or group.get(option))
+    return None
 
 
 def has_state_after_step(
