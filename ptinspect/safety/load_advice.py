@@ -49,7 +49,7 @@ class LoadAdvice:
 
     Attributes:
         weights_only: True if torch.load reads the file with its default, weights_only=True.
-        needs: classes and functions that neither torch nor the standard library has.
+        needs: classes and functions that neither torch, numpy nor the standard library has.
         safe_globals: names that weights_only needs as safe globals.
         map_location: "needed" if a device other than the CPU is recorded.
         call: the line of Python that loads the file.
@@ -124,10 +124,10 @@ def advise_loading(
 
 
 def _is_user_defined(name: str) -> bool:
-    """Return True if a name belongs to neither torch nor the standard library."""
+    """Return True if a name belongs to neither torch, numpy nor the standard library."""
     top = name.split(".", 1)[0]
     return top in ("__main__", "__mp_main__") or (
-        top not in sys.stdlib_module_names and top not in ("torch", "builtins")
+        top not in sys.stdlib_module_names and top not in ("torch", "numpy", "builtins")
     )
 
 

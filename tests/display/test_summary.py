@@ -40,6 +40,14 @@ def test_a_hint_names_only_commands_that_exist() -> None:
         assert set(named) <= set(COMMANDS)
 
 
+def test_numpy_needs_no_stub(tmp_path: Path) -> None:
+    path = tmp_path / "two-models.pt"
+    rate = b"cnumpy.core.multiarray\nscalar\n(cnumpy\ndtype\n(S'f8'\nI0\nI1\ntRS'\\0\\0\\0\\0\\0\\0\\0@'\ntR"
+    path.write_bytes(b"(dS'rate'\n" + rate + b"s.")
+    text = shown(path, hints=True)
+    assert line(text, "needs") == "" and "ptinspect stub" not in text
+
+
 def test_the_hint_can_be_pasted(tmp_path: Path) -> None:
     from tests.display.making import FIXTURES
 
