@@ -20,11 +20,11 @@ from ptinspect.document.select import select_path
 from ptinspect.errors import DamagedError, PtInspectError, UnsupportedError, add_error_path
 from ptinspect.pickling.pyobjects import dotted
 from ptinspect.safety.load_advice import advise_loading, path_to_load
-from ptinspect.stubs.collect.classes import Deferred, Definition, Instance
+from ptinspect.stubs.collect.definitions import Deferred, Definition, Instance
+from ptinspect.stubs.collect.modules import access_paths
 from ptinspect.stubs.collect.object_graph import ObjectGraph, collect_objects
-from ptinspect.stubs.collect.shared_modules import access_paths
-from ptinspect.stubs.expr.literals import is_identifier, prose
-from ptinspect.stubs.expr.nodes import NONE, Access, Expr, names_in
+from ptinspect.stubs.collect.source import NONE, Access, Expr, names_in
+from ptinspect.stubs.collect.values import is_identifier, prose
 from ptinspect.stubs.infer.constructors import infer_constructors
 from ptinspect.stubs.infer.post_init import Assignment, infer_all_post_init, infer_post_init
 from ptinspect.stubs.infer.state_dict import infer_model, path_of_state_dict
@@ -94,7 +94,7 @@ def stub_of(document: Document, options: StubOptions | None = None) -> str:
     with add_error_path(document.path):
         is_whole = options is None or (options.entry, options.class_name) == (None, None)
         if document.archive.format == "torchscript" and is_whole:
-            from ptinspect.stubs.torchscript.program import torchscript_stub
+            from ptinspect.stubs.torchscript import torchscript_stub
 
             return torchscript_stub(document, _sha256(document))
         return write_module(stub_content(document, options or StubOptions()))

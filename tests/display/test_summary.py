@@ -42,7 +42,8 @@ def test_a_hint_names_only_commands_that_exist() -> None:
 
 def test_numpy_needs_no_stub(tmp_path: Path) -> None:
     path = tmp_path / "two-models.pt"
-    rate = b"cnumpy.core.multiarray\nscalar\n(cnumpy\ndtype\n(S'f8'\nI0\nI1\ntRS'\\0\\0\\0\\0\\0\\0\\0@'\ntR"
+    dtype = b"cnumpy\ndtype\n(S'f8'\nI0\nI1\ntR"
+    rate = b"cnumpy.core.multiarray\nscalar\n(" + dtype + b"S'\\0\\0\\0\\0\\0\\0\\0@'\ntR"
     path.write_bytes(b"(dS'rate'\n" + rate + b"s.")
     text = shown(path, hints=True)
     assert line(text, "needs") == "" and "ptinspect stub" not in text

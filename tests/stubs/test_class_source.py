@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ptinspect.stubs import StubOptions, stub
-from ptinspect.stubs.collect.recorded_source import class_source
+from ptinspect.stubs.collect.definitions import class_source
 from tests.conftest import FIXTURES
 from tests.stubs.trying import attempt
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ptinspect.stubs import StubOptions, stub
-from ptinspect.stubs.collect.recorded_source import fx_function, import_statements
+from ptinspect.stubs.collect.definitions import fx_function, import_statements
 from tests.conftest import FIXTURES
 from tests.stubs.trying import attempt, run_script
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ptinspect.proofs.stub_check import check_stub
-from ptinspect.stubs.collect.classes import is_user_defined
+from ptinspect.stubs.collect.references import is_user_defined
 from ptinspect.torchnn.classes import exists_in_torch
 from tests.conftest import FIXTURES, ROOT
 

@@ -21,58 +21,65 @@ from ptinspect.pickling.pyobjects import (
     global_path,
 )
 from ptinspect.pickling.values import Blob, Call, Global, PersistentId, SetOf, Value, key_value
-from ptinspect.stubs.collect.classes import (
-    SIMPLE,
+from ptinspect.stubs.collect.definitions import (
+    FX_BOOKKEEPING,
+    FX_MODULE,
     Deferred,
     Definition,
     Instance,
     Member,
+    Names,
     NameUsage,
-    QualifiedName,
-    find_references,
-    kind_of,
-)
-from ptinspect.stubs.collect.recorded_source import (
-    FX_BOOKKEEPING,
-    FX_MODULE,
+    PartFunctions,
     RecordedSource,
     class_source,
     fx_source,
 )
-from ptinspect.stubs.collect.shared_modules import (
+from ptinspect.stubs.collect.modules import (
+    ASSEMBLED,
+    MODULE_METHODS,
+    WRAPPERS,
     ModelParts,
     access_paths,
+    assemble,
+    buffer,
     model_parts,
-    references_to,
+    parameter,
+    torch_module,
+)
+from ptinspect.stubs.collect.references import (
+    QualifiedName,
+    find_references,
+    global_text,
+    kind_of,
+    parts_in,
     registers_itself,
     shared_attribute,
-    unshared_parts,
 )
-from ptinspect.stubs.expr.literals import Names, PartFunctions, is_attribute, literal, tensor_values
-from ptinspect.stubs.expr.nodes import (
+from ptinspect.stubs.collect.source import (
     NONE,
     CallExpr,
     DictExpr,
     Expr,
     Name,
     Sequence,
+    call_expr,
     has_placeholder,
 )
-from ptinspect.stubs.expr.torch_calls import (
-    ASSEMBLED,
-    MODULE_METHODS,
-    WRAPPERS,
-    assemble,
-    buffer,
-    parameter,
-    torch_module,
+from ptinspect.stubs.collect.values import (
+    SIMPLE,
+    bytes_expr,
+    is_attribute,
+    literal,
+    object_expr,
+    set_expr,
+    tensor_values,
 )
-from ptinspect.stubs.expr.torch_objects import bytes_expr, global_text, object_expr, set_expr
 from ptinspect.torchnn.classes import lookup
 
 if TYPE_CHECKING:
     from ptinspect.document import Document
-    from ptinspect.stubs.expr.torch_calls import TensorOf
+    from ptinspect.stubs.collect.values import TensorOf
 
 MAX_DEPTH = 20
 """Brackets inside each other before a part becomes a function."""
@@ -218,9 +225,9 @@ class ObjectGraph:
             return self.translate(value)  # composed by a caller, not in the file as it is
         return self._lose("a cycle" if isinstance(value, Call | list | dict) else "a value")
 
-    def references_of(self, value: Value) -> list[int]:
-        """Return the ids of the model's parts that an attribute refers to."""
-        return references_to(value, self.model.ids.__contains__)
+    def parts_in(self, value: Value) -> tuple[list[int], list[Value]]:
+        """Return the ids of the model's parts in an attribute, and the other objects in it."""
+        return parts_in(value, self.model.ids.__contains__)
 
     def _lose(self, description: str) -> Expr:
         self.unwritten[description] = None
@@ -258,12 +265,9 @@ class ObjectGraph:
             return
         yield from children.values()
         for _, value in module.other_attributes():
-            if type(value) in SIMPLE:
-                continue
-            if self.references_of(value):
-                yield from unshared_parts(value, self.model.ids.__contains__)
-            else:
-                yield value
+            if type(value) not in SIMPLE:
+                parts, others = self.parts_in(value)
+                yield from others if parts else [value]
         for store in (PARAMETERS, BUFFERS):
             yield from (value for _, value in module.members(store))
 
@@ -392,7 +396,7 @@ class ObjectGraph:
         everything is built.
         """
         plain = not registers_itself(value, self.tensor_of)
-        parts = self.references_of(value)
+        parts, _ = self.parts_in(value)
         if parts:
             paths = access_paths(module, "self")
             if all(part in paths for part in parts) and not self.model.shared.intersection(parts):
@@ -434,7 +438,7 @@ class ObjectGraph:
             args = [Sequence("[]", items)] if items else []
         elif kind not in ("enum", "exception", "str", "int", "float", "bytes", "function"):
             return self._plain_instance(call, definition)
-        return CallExpr(definition.ident, [(None, arg) for arg in args])
+        return call_expr(definition.ident, *args)
 
     def _plain_instance(self, call: Call, definition: Definition) -> Instance:
         instance = self.new_instance(call, definition)

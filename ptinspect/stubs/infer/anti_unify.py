@@ -12,9 +12,9 @@ from heapq import heappop, heappush
 from itertools import pairwise
 from typing import NamedTuple, TypeVar
 
-from ptinspect.stubs.collect.classes import Definition, Instance, Member, MemberKind
-from ptinspect.stubs.expr.literals import Names
-from ptinspect.stubs.expr.nodes import (
+from ptinspect.stubs.collect.definitions import Definition, Instance, Member, MemberKind, Names
+from ptinspect.stubs.collect.modules import ASSEMBLED
+from ptinspect.stubs.collect.source import (
     UNSOLVED,
     Argument,
     CallExpr,
@@ -31,7 +31,6 @@ from ptinspect.stubs.expr.nodes import (
     repeats,
     resolve,
 )
-from ptinspect.stubs.expr.torch_calls import ASSEMBLED
 
 T = TypeVar("T", bound=Hashable)
 

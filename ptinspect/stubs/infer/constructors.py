@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ptinspect.document.modules import MODULES, Module, module_of
-from ptinspect.stubs.collect.classes import Deferred, Definition, Instance, MemberKind
+from ptinspect.stubs.collect.definitions import Deferred, Definition, Instance, MemberKind
+from ptinspect.stubs.collect.modules import CODERS, constructor_call, has_children_of, tensor_shapes
 from ptinspect.stubs.collect.object_graph import ObjectGraph
-from ptinspect.stubs.expr.nodes import (
+from ptinspect.stubs.collect.source import (
     FALSE,
     NONE,
     TRUE,
@@ -23,13 +24,7 @@ from ptinspect.stubs.expr.nodes import (
     Name,
     Sequence,
 )
-from ptinspect.stubs.expr.torch_calls import (
-    CODERS,
-    class_text,
-    constructor_call,
-    has_children_of,
-    tensor_shapes,
-)
+from ptinspect.stubs.collect.values import class_text
 from ptinspect.stubs.infer.anti_unify import (
     Column,
     MemberColumn,

@@ -6,8 +6,8 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from ptinspect.pickling.values import Value
-from ptinspect.stubs.expr.literals import ints, literal, read_numbers
-from ptinspect.stubs.expr.nodes import (
+from ptinspect.stubs.collect.modules import default_expr, default_exprs
+from ptinspect.stubs.collect.source import (
     FALSE,
     TRUE,
     Argument,
@@ -17,7 +17,7 @@ from ptinspect.stubs.expr.nodes import (
     Name,
     Sequence,
 )
-from ptinspect.stubs.expr.torch_calls import default_expr, default_exprs
+from ptinspect.stubs.collect.values import ints, literal, read_numbers
 from ptinspect.torchnn.attributes import MISSING
 from ptinspect.torchnn.classes import Shapes, lookup
 

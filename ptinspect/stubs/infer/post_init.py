@@ -12,16 +12,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ptinspect.document.modules import PARAMETERS, Module, module_of
 from ptinspect.pickling.values import Call, Value
-from ptinspect.stubs.collect.classes import Deferred, Instance
+from ptinspect.stubs.collect.definitions import Deferred, Instance
+from ptinspect.stubs.collect.modules import access_paths, walk_model
 from ptinspect.stubs.collect.object_graph import ObjectGraph
-from ptinspect.stubs.collect.shared_modules import (
-    access_paths,
-    registers_itself,
-    shared_attribute,
-    walk_model,
-)
-from ptinspect.stubs.expr.literals import FLOATS, is_attribute, quantized_zeros, string
-from ptinspect.stubs.expr.nodes import NONE, Access, CallExpr, Expr, Literal
+from ptinspect.stubs.collect.references import registers_itself, shared_attribute
+from ptinspect.stubs.collect.source import NONE, Access, CallExpr, Expr, Literal
+from ptinspect.stubs.collect.values import FLOATS, is_attribute, quantized_zeros, string
 from ptinspect.stubs.infer.constructors import InferredClass
 from ptinspect.torchnn.attributes import packed_parameters
 from ptinspect.torchnn.classes import ModuleClass, internal_attributes, lookup
@@ -104,7 +100,7 @@ def infer_post_init(
         elif row.path.startswith("torch.nn.modules."):
             extra = {}
             for key, value in _extra_attributes(node.module, row):
-                if objects.references_of(value):
+                if objects.parts_in(value)[0]:
                     late[id(node.module.call), key] = Deferred(node.module, key)
                 else:
                     extra[key] = value

@@ -14,10 +14,10 @@ from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from ptinspect.document.select import path_matches
-from ptinspect.stubs.collect.classes import Definition, Instance, Member
+from ptinspect.stubs.collect.definitions import Definition, Instance, Member
 from ptinspect.stubs.collect.object_graph import MAX_DEPTH, ObjectGraph
-from ptinspect.stubs.expr.literals import FLOATS, is_identifier, string, zeros
-from ptinspect.stubs.expr.nodes import CallExpr, DictExpr, Expr, Literal, ModuleContainer
+from ptinspect.stubs.collect.source import CallExpr, DictExpr, Expr, Literal, ModuleContainer
+from ptinspect.stubs.collect.values import FLOATS, is_identifier, string, zeros
 from ptinspect.stubs.infer.layer_guess import PACKED_KEY, guess_layer, guess_quantized
 from ptinspect.stubs.infer.post_init import DTYPE_METHODS
 from ptinspect.torchnn.attributes import NORM_BUFFERS

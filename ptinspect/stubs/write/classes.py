@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ptinspect.stubs.collect.classes import Definition, NameUsage
-from ptinspect.stubs.collect.recorded_source import RecordedSource
-from ptinspect.stubs.expr.literals import Names, is_attribute, literal, prose, string
-from ptinspect.stubs.expr.nodes import (
+from ptinspect.stubs.collect.definitions import Definition, Names, NameUsage, RecordedSource
+from ptinspect.stubs.collect.modules import MODULE_METHODS
+from ptinspect.stubs.collect.source import (
     FALSE,
+    WIDTH,
     Access,
     Argument,
     CallExpr,
@@ -16,14 +16,16 @@ from ptinspect.stubs.expr.nodes import (
     Literal,
     ModuleContainer,
     Sequence,
+    Source,
+    columns,
     has_placeholder,
     names_in,
     resolve,
+    templates,
 )
-from ptinspect.stubs.expr.torch_calls import MODULE_METHODS
+from ptinspect.stubs.collect.values import is_attribute, literal, prose, string
 from ptinspect.stubs.infer.constructors import InferredClass, InitParameter, InitStatement
 from ptinspect.stubs.infer.post_init import Assignment
-from ptinspect.stubs.write.source import WIDTH, Source, columns, template
 from ptinspect.torchnn.printer import READABLE_HINT
 
 _BASES = {
@@ -89,7 +91,7 @@ def _module_methods(
 ) -> list[Source]:
     methods = [_init(definition, inferred, post_init)]
     if definition.usage is not None and definition.usage.has_new_arguments:
-        methods.append(template("new_method"))
+        methods.append(templates()["new_method"])
     methods += [_unrecorded_method(definition, name) for name in definition.methods]
     recorded = definition.recorded
     if recorded is not None and recorded.fx_name is not None:
@@ -334,9 +336,9 @@ def _subclass_methods(definition: Definition) -> list[Source]:
     usage = definition.usage or NameUsage("", "")
     methods: list[Source] = []
     if definition.kind == "tuple" and any(len(call.args) != 1 for call in usage.constructed):
-        methods.append(template("tuple_new_methods"))
+        methods.append(templates()["tuple_new_methods"])
     if definition.kind in ("dict", "list", "set") and usage.has_call_arguments:
-        methods.append(template("init_method"))
+        methods.append(templates()["init_method"])
     if usage.is_wrapper:
         dispatch = Source(["    @classmethod"])
         dispatch.add("    def __torch_dispatch__(cls, func, kinds, args=(), kwargs=None):")
@@ -352,17 +354,17 @@ def _object_methods(definition: Definition, inferred: InferredClass) -> list[Sou
     if inferred.statements:
         methods.append(_init(definition, inferred, []))
     elif usage.has_call_arguments:
-        methods.append(template("init_method_keeping_arguments"))
+        methods.append(templates()["init_method_keeping_arguments"])
     if usage.has_new_arguments:
-        methods.append(template("new_method"))
+        methods.append(templates()["new_method"])
     if any(not _is_plain_state(call.state) for call in usage.calls):
-        methods.append(template("setstate_method"))
+        methods.append(templates()["setstate_method"])
     if definition.is_hook:
         hook = Source(["    def __call__(self, *args, **kwargs):"])
         _add_hook_body(hook, definition.ident, 8)
         methods.append(hook)
     if any(call.changes is not None and call.changes.items for call in usage.calls):
-        methods.append(template("item_methods"))
+        methods.append(templates()["item_methods"])
     return [*methods, *(_unrecorded_method(definition, name) for name in definition.methods)]
 
 

@@ -6,14 +6,26 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ptinspect.stubs.expr.literals import is_attribute, prose, string
-from ptinspect.stubs.expr.nodes import NONE, CallExpr, Expr, Literal, Name, Sequence
-from ptinspect.stubs.expr.torch_calls import ASSEMBLED
+from ptinspect.stubs.collect.modules import ASSEMBLED
+from ptinspect.stubs.collect.source import (
+    NONE,
+    WIDTH,
+    CallExpr,
+    Expr,
+    Literal,
+    Name,
+    Sequence,
+    Source,
+    call_expr,
+    columns,
+    layout_assignment,
+    templates,
+)
+from ptinspect.stubs.collect.values import is_attribute, prose, string, text_literal
 from ptinspect.stubs.write.classes import write_assignments, write_definition
-from ptinspect.stubs.write.source import WIDTH, Source, columns, layout_assignment, template
 
 if TYPE_CHECKING:
-    from ptinspect.stubs.collect.classes import Definition
+    from ptinspect.stubs.collect.definitions import Definition
     from ptinspect.stubs.infer.constructors import InferredClass
     from ptinspect.stubs.infer.post_init import Assignment
     from ptinspect.stubs.write.safe_globals import ImportTable, SafeGlobals
@@ -92,7 +104,7 @@ def write_module(content: StubContent) -> str:
     support = Source()
     for name, code in SUPPORT.items():
         if name in body.names:
-            support.extend(template(code))
+            support.extend(templates()[code])
     support.extend(body)
     return write_file(content, support)
 
@@ -164,8 +176,8 @@ def _build_function(content: StubContent) -> Source:
     selected = content.selected
     if content.root is NONE:
         missing = f"no {selected.ident} that can be built" if selected is not None else "no module"
-        error = [(None, Literal(string(f"the file holds {missing}")))]
-        source.add_expr("raise ", CallExpr("NotImplementedError", error), 4)
+        error = call_expr("NotImplementedError", text_literal(f"the file holds {missing}"))
+        source.add_expr("raise ", error, 4)
     elif not content.root_statements:
         source.add_expr("return ", content.root, 4)
     else:
@@ -185,7 +197,7 @@ def _safe_globals(safe: SafeGlobals) -> Source:
             for owner, names in safe.reached.items()
         ]
         source.add_assignment("_REACHED", Sequence("[]", rows), 0)
-        source.extend(template("reach_function"))
+        source.extend(templates()["reach_function"])
         source.add("", "")
     source.add("# For torch.serialization.safe_globals, under the names in the file.")
     if not safe.pairs:
@@ -207,7 +219,7 @@ def registration_template(definitions: list[Definition]) -> Source:
     """Return the code that registers names: the long one only if some are not of `__main__`."""
     modules = {item.module for item in definitions if _can_be_registered(item)}
     is_main = modules <= {"__main__", "__mp_main__"}
-    return template("register_main" if is_main else "register_anywhere") if modules else Source()
+    return templates()["register_main" if is_main else "register_anywhere"] if modules else Source()
 
 
 def _registration(definitions: list[Definition], with_template: bool) -> Source:
@@ -222,7 +234,7 @@ def _registration(definitions: list[Definition], with_template: bool) -> Source:
         name, module, qualname = item.ident, string(item.module), string(item.qualname)
         args: list[Expr] = [Name(name), Literal(module), Literal(qualname)]
         source.add_expr("", CallExpr("_register", [(None, arg) for arg in args]), 0)
-    if code is template("register_anywhere"):
+    if code is templates()["register_anywhere"]:
         source.add("_finder.start()")
         source.read("_finder")
     return source

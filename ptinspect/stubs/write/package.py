@@ -11,9 +11,9 @@ from dataclasses import dataclass, field, replace
 
 from ptinspect.atomic_file import already_exists_error, atomic_folder
 from ptinspect.errors import PtInspectError
-from ptinspect.stubs.collect.classes import Definition
-from ptinspect.stubs.expr.literals import RESERVED, is_identifier, prose
-from ptinspect.stubs.expr.nodes import Expr, names_in
+from ptinspect.stubs.collect.definitions import RESERVED, Definition
+from ptinspect.stubs.collect.source import Expr, Source, names_in, templates
+from ptinspect.stubs.collect.values import is_identifier, prose
 from ptinspect.stubs.infer.constructors import InferredClass
 from ptinspect.stubs.write.module import (
     SUPPORT,
@@ -27,7 +27,6 @@ from ptinspect.stubs.write.module import (
     write_nested_names,
     write_part,
 )
-from ptinspect.stubs.write.source import Source, template
 
 ModulePath = tuple[str, ...]
 """Folders and name of a module, below the package."""
@@ -106,7 +105,7 @@ def _modules(content: StubContent) -> dict[ModulePath, _Module]:
         if name in names:
             path = paths.own_path("_support")
             module = modules.setdefault(path, _Module(path, "What the classes here share."))
-            module.source.extend(template(code))
+            module.source.extend(templates()[code])
             module.idents.append(name)
     registering = registration_template(content.definitions)
     if registering.lines:

@@ -10,17 +10,15 @@ from ptinspect.pickling.pyobjects import GETATTR, function_path
 from ptinspect.pickling.values import Call, Global
 from ptinspect.safety.load_advice import load_advice
 from ptinspect.safety.policy import WEIGHTS_ONLY_NAMES
-from ptinspect.stubs.collect.classes import owner_name
-from ptinspect.stubs.expr.literals import is_identifier
-from ptinspect.stubs.expr.torch_calls import MODULE_METHODS, NN, class_text
-from ptinspect.stubs.expr.torch_objects import global_text, verdict_of
+from ptinspect.stubs.collect.modules import MODULE_METHODS
+from ptinspect.stubs.collect.references import global_text, owner_name, verdict_of
+from ptinspect.stubs.collect.values import NN, class_text, is_identifier
 from ptinspect.torchnn.classes import lookup
 
 if TYPE_CHECKING:
     from ptinspect.document import Document
     from ptinspect.pickling.values import Value
-    from ptinspect.stubs.collect.classes import Definition
-    from ptinspect.stubs.expr.literals import Names
+    from ptinspect.stubs.collect.definitions import Definition, Names
 
 _ALLOWED_ON_IMPORT = (
     "torch.nested._internal.nested_tensor.", "torch.distributed.device_mesh.DeviceMesh",

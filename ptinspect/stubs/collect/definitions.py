@@ -1,8 +1,9 @@
-"""Python source that the file itself contains: classes of legacy files, and torch.fx forwards.
+"""What a stub defines: classes and functions, their instances, and source that the file has.
 
-Only code that runs when it is called is used: plain methods without decorators, with constant
-defaults, and none that Python or torch calls while a file is loaded. It is written from its syntax
-tree, without annotations, so that the stub contains nothing invisible.
+Source that the file contains are the classes of legacy files, and forwards of torch.fx. Only code
+that runs when it is called is used: plain methods without decorators, with constant defaults, and
+none that Python or torch calls while a file is loaded. It is written from its syntax tree, without
+annotations, so that the stub contains nothing invisible.
 
 Sources: `torch.serialization._legacy_save.persistent_id` (source of a module's class);
 `torch.fx.graph_module.GraphModule.__reduce__`, which pickles the `__dict__` with `_code`, and a
@@ -13,17 +14,21 @@ from __future__ import annotations
 
 import ast
 import builtins
+import keyword
 import re
 import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from ptinspect.stubs.expr.literals import is_identifier
-from ptinspect.stubs.expr.torch_calls import MODULE_METHODS
+from ptinspect.document.modules import module_of
+from ptinspect.stubs.collect.modules import MODULE_METHODS
+from ptinspect.stubs.collect.source import UNSOLVED, Brackets, Expr, call_expr
+from ptinspect.stubs.collect.values import is_identifier
 
 if TYPE_CHECKING:
     from ptinspect.document.modules import Module
+    from ptinspect.pickling.values import Call, Value
 
 MAX_CHARACTERS = 200_000
 """Length of the longest source that is parsed."""
@@ -39,6 +44,103 @@ FX_BOOKKEEPING = frozenset(
 _IMPORTABLE = ("torch", "math", "operator", "torch.fx._pytree", "torch.utils._pytree")
 _IMPORTABLE_FROM = ("torch", "math", "operator", "builtins")
 _IMPORTABLE_NAMES = {("torch", "device"), ("math", "inf"), ("math", "nan")}
+_STUB_NAMES = frozenset(
+    (  # noqa: SIM905
+        "F OrderedDict SAFE_GLOBALS argparse build collections datetime enum functools importlib"
+        " math nn np operator os pathlib self sys torch types typing warnings cls args kwargs"
+        " attributes mode match case type l I O"
+        " _Finder _Loader _REACHED _Result _assembled _finder _reach _register"
+    ).split()
+)
+RESERVED = _STUB_NAMES | frozenset(dir(builtins)) | frozenset(keyword.kwlist)
+"""Names that no class, function or argument of a stub may have."""
+
+
+# Identifiers
+
+
+class Names(set[str]):
+    """The identifiers in use. Gives everything one of its own."""
+
+    def new(self, name: str, fallback: str = "name") -> str:
+        """Return an unused identifier similar to `name` that neither stubs nor Python use."""
+        if not is_identifier(name):
+            name = "".join(char if char.isascii() and char.isalnum() else "_" for char in name[:60])
+            name = name.strip("_") or fallback
+            name = f"{fallback}_{name}" if name[0].isdigit() else name
+        if name.startswith("__"):
+            name = name.strip("_") or fallback
+        base = unique = f"{name}_" if name in RESERVED or not is_identifier(name) else name
+        number = 2
+        while unique in self:
+            unique = f"{base}_{number}" if not base.endswith("_") else f"{base}{number}"
+            number += 1
+        self.add(unique)
+        return unique
+
+
+class PartFunctions(dict[str, Expr]):
+    """What functions return, by their names: expressions too deep to be written in place."""
+
+    def __init__(self, names: Names) -> None:
+        super().__init__()
+        self._names = names
+
+    def move(self, expr: Expr) -> Expr:
+        """Move an expression into a new function and return the call of it."""
+        name = self._names.new("_part")
+        self[name] = expr
+        return call_expr(name)
+
+
+# Definitions
+
+
+@dataclass(slots=True)
+class NameUsage:
+    """What a file does with a name that no library defines.
+
+    Attributes:
+        constructed: calls that create instances without `__init__` (NEWOBJ and similar); `called`
+            are the other calls (REDUCE).
+        bases: built-in classes that it extends, as protocols 0 and 1 record them.
+        is_wrapper: it is a tensor that wraps other tensors.
+        is_flag: members are joined by `|`, as Python 3.11 pickles enum.Flag.
+        by_value: its code is in the pickle (cloudpickle, dill).
+        attributes: names that getattr takes from it or its instances, in order.
+    """
+
+    module: str
+    name: str
+    constructed: list[Call] = field(default_factory=list)
+    called: list[Call] = field(default_factory=list)
+    bases: set[str] = field(default_factory=set)
+    is_tensor: bool = False
+    is_wrapper: bool = False
+    is_flag: bool = False
+    by_value: bool = False
+    attributes: dict[str, None] = field(default_factory=dict)
+
+    @property
+    def path(self) -> str:
+        return f"{self.module}.{self.name}"
+
+    @property
+    def calls(self) -> list[Call]:
+        return [*self.constructed, *self.called]
+
+    @property
+    def has_new_arguments(self) -> bool:
+        """True if pickle passes arguments to `__new__`."""
+        return "__new__" in self.attributes or any(
+            call.args or call.kwargs
+            for call in self.constructed
+            if call.opcode in ("NEWOBJ", "NEWOBJ_EX")
+        )
+
+    @property
+    def has_call_arguments(self) -> bool:
+        return any(call.args for call in self.called)
 
 
 @dataclass(slots=True)
@@ -60,6 +162,119 @@ class RecordedSource:
     fx_name: str | None = None
     fx_code: str | None = None
     unknown_names: list[str] = field(default_factory=list)
+
+
+MemberKind = Literal["attribute", "child", "parameter", "buffer", "late"]
+"""A late attribute refers to children, and so is set after them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """What an instance has under a name.
+
+    Attributes:
+        plain: for a buffer, whether it is persistent. For an attribute, False if assigning it
+            would register a child or parameter.
+    """
+
+    kind: MemberKind
+    name: str
+    expr: Expr
+    plain: bool = True
+
+
+class Instance(Expr):
+    """An object of a class that the stub defines.
+
+    Attributes:
+        call: the object in the file; None if it is inferred from a state_dict.
+        number: position among all instances, in the order in which they were collected.
+        constructor_call: set by `infer` once the constructor of its class is known.
+    """
+
+    __slots__ = ("call", "constructor_call", "definition", "members", "number")
+
+    def __init__(self, call: Call | None, definition: Definition, number: int) -> None:
+        super().__init__()
+        self.call = call
+        self.definition = definition
+        self.number = number
+        self.members: list[Member] = []
+        self.constructor_call: Expr | None = None
+
+    @property
+    def module(self) -> Module | None:
+        """The object as a module, or None if it is not one."""
+        return module_of(self.call) if self.call is not None else None
+
+    def one_line(self) -> str:
+        if self.constructor_call is not None:
+            return self.constructor_call.text
+        return f"{UNSOLVED}{self.number}{UNSOLVED}"
+
+    def brackets(self) -> Brackets:
+        call = self.constructor_call
+        return call.brackets() if call is not None else super().brackets()
+
+    def children(self) -> list[Expr]:
+        return [self.constructor_call] if self.constructor_call is not None else []
+
+
+@dataclass(slots=True, eq=False)
+class Definition:
+    """A class or function that the stub defines.
+
+    Attributes:
+        module, qualname: as pickle looks it up. `ident` is its name in the stub.
+        kind: `module`, `object`, `enum`, `tuple`, `str`, `int`, `float`, `bytes`, `dict`, `list`,
+            `set`, `exception`, `tensor`, `tracer`, `function` or `class`.
+        usage: None for classes that only the stub has: traced by torch.fx, or inferred.
+        methods: methods that the file refers to.
+        is_hook: state_dict() or load_state_dict() calls it.
+        root: the instance that `build()` creates without arguments.
+    """
+
+    module: str
+    qualname: str
+    ident: str
+    kind: str
+    usage: NameUsage | None = None
+    methods: list[str] = field(default_factory=list)
+    recorded: RecordedSource | None = None
+    is_hook: bool = False
+    instances: list[Instance] = field(default_factory=list)
+    root: Instance | None = None
+
+    @property
+    def path(self) -> str:
+        return f"{self.module}.{self.qualname}"
+
+    @property
+    def outer_path(self) -> str:
+        """Path of the class that it is nested in; empty if it is not nested."""
+        outer = self.qualname.rpartition(".")[0]
+        return f"{self.module}.{outer}" if outer else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Deferred:
+    """An attribute that can only be set once the whole model is built."""
+
+    module: Module
+    name: str
+
+    @property
+    def value(self) -> Value:
+        return self.module.attributes[self.name]
+
+    @property
+    def description(self) -> str:
+        """Names the attribute if it cannot be set either."""
+        name = f"{self.module.class_name}.{self.name}"
+        return f"{name}, which refers to modules elsewhere in the model"
+
+
+# Recorded source
 
 
 def class_source(text: str, use: bool = True) -> RecordedSource:

@@ -1,12 +1,20 @@
-"""The names that a stub has to define, how the file uses them, and their instances."""
+"""What a file's values refer to: names that a stub has to define, names of libraries, and parts of
+the model.
+
+An attribute may refer to modules of the same model: `self.layers = [self.block]`, a parent, a bound
+method. They are not created a second time, but accessed where they are registered.
+"""
 
 from __future__ import annotations
 
+import builtins
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from ptinspect.document.modules import module_of
+from ptinspect.dtypes import DTYPES, QSCHEMES
 from ptinspect.pickling.pyobjects import (
     GETATTR,
     RECONSTRUCTORS,
@@ -26,174 +34,24 @@ from ptinspect.pickling.values import (
     Value,
     key_value,
 )
-from ptinspect.stubs.collect.recorded_source import RecordedSource
-from ptinspect.stubs.expr.nodes import UNSOLVED, Brackets, Expr
+from ptinspect.stubs.collect.definitions import NameUsage
+from ptinspect.stubs.collect.source import NONE, Access, DictExpr, Expr, Sequence
+from ptinspect.stubs.collect.values import (
+    SIMPLE,
+    ExprOf,
+    class_text,
+    is_attribute,
+    is_identifier,
+    object_expr,
+)
 from ptinspect.torchnn.classes import REMOVED, lookup
 
 if TYPE_CHECKING:
     from ptinspect.document import Document
-    from ptinspect.document.modules import Module
+    from ptinspect.stubs.collect.values import TensorOf
 
 QualifiedName = tuple[str, str]
 """Module and qualified name."""
-SIMPLE = frozenset({type(None), bool, int, float, str, bytes})
-
-
-@dataclass(slots=True)
-class NameUsage:
-    """What a file does with a name that no library defines.
-
-    Attributes:
-        constructed: calls that create instances without `__init__` (NEWOBJ and similar); `called`
-            are the other calls (REDUCE).
-        bases: built-in classes that it extends, as protocols 0 and 1 record them.
-        is_wrapper: it is a tensor that wraps other tensors.
-        is_flag: members are joined by `|`, as Python 3.11 pickles enum.Flag.
-        by_value: its code is in the pickle (cloudpickle, dill).
-        attributes: names that getattr takes from it or its instances, in order.
-    """
-
-    module: str
-    name: str
-    constructed: list[Call] = field(default_factory=list)
-    called: list[Call] = field(default_factory=list)
-    bases: set[str] = field(default_factory=set)
-    is_tensor: bool = False
-    is_wrapper: bool = False
-    is_flag: bool = False
-    by_value: bool = False
-    attributes: dict[str, None] = field(default_factory=dict)
-
-    @property
-    def path(self) -> str:
-        return f"{self.module}.{self.name}"
-
-    @property
-    def calls(self) -> list[Call]:
-        return [*self.constructed, *self.called]
-
-    @property
-    def has_new_arguments(self) -> bool:
-        """True if pickle passes arguments to `__new__`."""
-        return "__new__" in self.attributes or any(
-            call.args or call.kwargs
-            for call in self.constructed
-            if call.opcode in ("NEWOBJ", "NEWOBJ_EX")
-        )
-
-    @property
-    def has_call_arguments(self) -> bool:
-        return any(call.args for call in self.called)
-
-
-MemberKind = Literal["attribute", "child", "parameter", "buffer", "late"]
-"""A late attribute refers to children, and so is set after them."""
-
-
-@dataclass(frozen=True, slots=True)
-class Member:
-    """What an instance has under a name.
-
-    Attributes:
-        plain: for a buffer, whether it is persistent. For an attribute, False if assigning it
-            would register a child or parameter.
-    """
-
-    kind: MemberKind
-    name: str
-    expr: Expr
-    plain: bool = True
-
-
-class Instance(Expr):
-    """An object of a class that the stub defines.
-
-    Attributes:
-        call: the object in the file; None if it is inferred from a state_dict.
-        number: position among all instances, in the order in which they were collected.
-        constructor_call: set by `infer` once the constructor of its class is known.
-    """
-
-    __slots__ = ("call", "constructor_call", "definition", "members", "number")
-
-    def __init__(self, call: Call | None, definition: Definition, number: int) -> None:
-        super().__init__(0)
-        self.call = call
-        self.definition = definition
-        self.number = number
-        self.members: list[Member] = []
-        self.constructor_call: Expr | None = None
-
-    @property
-    def module(self) -> Module | None:
-        """The object as a module, or None if it is not one."""
-        return module_of(self.call) if self.call is not None else None
-
-    def one_line(self) -> str:
-        if self.constructor_call is not None:
-            return self.constructor_call.text
-        return f"{UNSOLVED}{self.number}{UNSOLVED}"
-
-    def brackets(self) -> Brackets:
-        call = self.constructor_call
-        return call.brackets() if call is not None else super().brackets()
-
-    def children(self) -> list[Expr]:
-        return [self.constructor_call] if self.constructor_call is not None else []
-
-
-@dataclass(slots=True, eq=False)
-class Definition:
-    """A class or function that the stub defines.
-
-    Attributes:
-        module, qualname: as pickle looks it up. `ident` is its name in the stub.
-        kind: `module`, `object`, `enum`, `tuple`, `str`, `int`, `float`, `bytes`, `dict`, `list`,
-            `set`, `exception`, `tensor`, `tracer`, `function` or `class`.
-        usage: None for classes that only the stub has: traced by torch.fx, or inferred.
-        methods: methods that the file refers to.
-        is_hook: state_dict() or load_state_dict() calls it.
-        root: the instance that `build()` creates without arguments.
-    """
-
-    module: str
-    qualname: str
-    ident: str
-    kind: str
-    usage: NameUsage | None = None
-    methods: list[str] = field(default_factory=list)
-    recorded: RecordedSource | None = None
-    is_hook: bool = False
-    instances: list[Instance] = field(default_factory=list)
-    root: Instance | None = None
-
-    @property
-    def path(self) -> str:
-        return f"{self.module}.{self.qualname}"
-
-    @property
-    def outer_path(self) -> str:
-        """Path of the class that it is nested in; empty if it is not nested."""
-        outer = self.qualname.rpartition(".")[0]
-        return f"{self.module}.{outer}" if outer else ""
-
-
-@dataclass(frozen=True, slots=True)
-class Deferred:
-    """An attribute that can only be set once the whole model is built."""
-
-    module: Module
-    name: str
-
-    @property
-    def value(self) -> Value:
-        return self.module.attributes[self.name]
-
-    @property
-    def description(self) -> str:
-        """Names the attribute if it cannot be set either."""
-        name = f"{self.module.class_name}.{self.name}"
-        return f"{name}, which refers to modules elsewhere in the model"
 
 
 # Kinds
@@ -258,6 +116,54 @@ def _kind_by_calls(calls: list[Call], name: str) -> str:
         for call in calls
     )
     return "enum" if simple else "object"
+
+
+# Names of libraries
+
+_STANDARD_MODULES = ("argparse", "collections", "datetime", "functools", "math", "pathlib", "types")
+
+
+def verdict_of(module: str, name: str) -> str | None:
+    """Return the policy's verdict on a name, or None if the policy does not list it."""
+    from ptinspect.safety.policy import load_policy
+
+    row = load_policy().row(module, name)
+    return row.verdict if row is not None else None
+
+
+def global_text(module: str, name: str) -> str | None:
+    """Return a name as the stub writes it.
+
+    Returns None for names that the stub does not import, or that should not be called.
+    """
+    if not all(is_identifier(part) for part in (*module.split("."), *name.split("."))):
+        return None
+    path, last = f"{module}.{name}", name.rpartition(".")[2]
+    if module == "torch" and (name in DTYPES or name in QSCHEMES):
+        return path
+    if module == "torch._C._nn":
+        return f"torch.nn.functional.{last}"
+    if path.startswith("torch._C._VariableFunctions"):
+        return f"torch.{last}"
+    if path.startswith(("torch._C.TensorBase.", "torch._C._TensorBase.")):
+        return None if last.startswith("_") else f"torch.Tensor.{last}"
+    verdict = verdict_of(module, name)
+    if module == "torch._C._fft" and verdict is not None:
+        return f"torch.fft.{name.removeprefix('fft_')}"
+    row = lookup(path)
+    if row is not None and row.path == path:
+        return class_text(path)
+    if verdict not in ("allowed", "reference", "module"):
+        return None
+    if module == "builtins":
+        return name if hasattr(builtins, name) else None
+    if module.split(".")[0] == "torch":
+        return f"nn.functional.{name}" if module == "torch.nn.functional" else path
+    if module == "numpy":
+        return f"np.{name}"
+    if path == "collections.OrderedDict":
+        return "OrderedDict"
+    return path if module in _STANDARD_MODULES or path.startswith("collections.") else None
 
 
 # References
@@ -424,3 +330,92 @@ def _calls_in(roots: list[Value], functions: set[int]) -> list[Call]:
                 stack += [part for part in (changes.items, changes.pairs, changes.added) if part]
     calls.sort(key=lambda call: call.offset)
     return calls
+
+
+# Parts of the model
+
+MAX_SEARCH_DEPTH = 8
+"""Levels of containers that are searched in an attribute."""
+MAX_VALUES = 1_000
+"""Values that are looked at in an attribute."""
+_CONTAINERS = (
+    "functools.partial", "collections.OrderedDict", "collections.defaultdict",
+    "collections.deque", "builtins.set", "builtins.frozenset",
+)  # fmt: skip
+
+
+def parts_in(value: Value, is_part: Callable[[int], bool]) -> tuple[list[int], list[Value]]:
+    """Return the ids of the model's parts that an attribute refers to, and the other objects in it.
+
+    Includes the owners of bound methods. Both are empty if the attribute is too deep or too large.
+    """
+    parts: list[int] = []
+    others: list[Value] = []
+    stack = [(value, 0)] if type(value) not in SIMPLE else []
+    looked_at = 0
+    while stack:
+        item, depth = stack.pop()
+        looked_at += 1
+        if looked_at > MAX_VALUES or depth > MAX_SEARCH_DEPTH:
+            return [], []
+        if isinstance(item, Call) and is_part(id(item)):
+            parts.append(id(item))
+            continue
+        contents = _contents(item)
+        if isinstance(item, Call) and not contents:
+            others.append(item)
+        stack += [(inner, depth + 1) for inner in contents]
+    return parts, others
+
+
+def registers_itself(value: Value, tensor_of: TensorOf) -> bool:
+    """Return True if assigning the value to an attribute makes it a child or parameter."""
+    if not isinstance(value, Call):
+        return False
+    tensor = tensor_of(value)
+    return tensor.parameter if tensor is not None else module_of(value) is not None
+
+
+def _contents(value: Value) -> list[Value]:
+    """Return what is directly inside a container, a partial or a bound method."""
+    if isinstance(value, tuple | list | SetOf):
+        return [item for item in value if isinstance(item, tuple | list | dict | SetOf | Call)]
+    if isinstance(value, dict):
+        return [item for item in value.values() if isinstance(item, tuple | list | dict | Call)]
+    if not isinstance(value, Call):
+        return []
+    path = function_path(value)
+    if path == GETATTR:
+        return list(value.args[:1])
+    if path in _CONTAINERS:
+        state = list(value.state) if isinstance(value.state, tuple) else []
+        return [*value.args, *state, *value.pairs.values(), *value.items]
+    return []
+
+
+def shared_attribute(value: Value, paths: dict[int, Access], expr_of: ExprOf) -> Expr:
+    """Return an attribute that refers to parts of the model.
+
+    Recursive, but what it contains is not deeper than `MAX_SEARCH_DEPTH` (see `parts_in`).
+    """
+
+    def inner(item: Value) -> Expr:
+        return shared_attribute(item, paths, expr_of)
+
+    path = None
+    if isinstance(value, Call):
+        if id(value) in paths:
+            return paths[id(value)]
+        path = function_path(value)
+        if path == GETATTR and len(value.args) == 2 and id(value.args[0]) in paths:
+            name = value.args[1]
+            is_usable = isinstance(name, str) and is_attribute(str(name))
+            return Access(f".{name}", paths[id(value.args[0])]) if is_usable else NONE
+    if parts_in(value, paths.__contains__)[0]:
+        if isinstance(value, Call) and path in _CONTAINERS:
+            return object_expr(value, inner) or NONE
+        if isinstance(value, tuple | list):
+            return Sequence("()" if isinstance(value, tuple) else "[]", list(map(inner, value)))
+        if isinstance(value, dict):
+            return DictExpr([(expr_of(key_value(k)), inner(v)) for k, v in value.items()])
+    return expr_of(value)

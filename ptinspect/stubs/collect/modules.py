@@ -1,29 +1,44 @@
-"""Modules of torch.nn as constructor calls: `nn.Linear(in_features=2, out_features=1)`."""
+"""Modules in source: the calls that create them, and the ways to reach them in a model.
+
+An attribute may refer to modules of the same model: `self.layers = [self.block]`, a parent, a bound
+method. They are not created a second time, but accessed where they are registered.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterable, Iterator
 from functools import cache
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ptinspect.document.modules import BUFFERS, MODULES, PARAMETERS, Module, module_of
 from ptinspect.pickling.pyobjects import as_mapping, attributes_of
 from ptinspect.pickling.values import Call, Value
-from ptinspect.stubs.expr.literals import literal, string, tensor_values, zeros
-from ptinspect.stubs.expr.nodes import (
+from ptinspect.stubs.collect.source import (
     FALSE,
     NONE,
     TRUE,
     UNSOLVED,
+    Access,
     Argument,
     CallExpr,
-    DictExpr,
     Expr,
-    Literal,
     ModuleContainer,
     Name,
     Sequence,
+    call_expr,
+)
+from ptinspect.stubs.collect.values import (
+    NN,
+    ExprOf,
+    TensorOf,
+    class_text,
+    is_attribute,
+    literal,
+    named,
+    string,
+    tensor_values,
+    zeros,
 )
 from ptinspect.text import read_package_file
 from ptinspect.torchnn.arguments import Name as SourceName
@@ -33,10 +48,6 @@ from ptinspect.torchnn.classes import ModuleClass, Shapes, lookup
 if TYPE_CHECKING:
     from ptinspect.document.tensor import Tensor
 
-    ExprOf = Callable[[Value], Expr]
-    TensorOf = Callable[[Value], Tensor | None]
-
-NN = "torch.nn.modules."
 ASSEMBLED = "_assembled"
 """The stub's function that puts a module together from its parts, without a constructor."""
 MAX_MODULES = 10_000
@@ -52,20 +63,12 @@ MODULE_METHODS = frozenset(read_package_file("torchnn/tables/module_methods.txt"
 """Names that nn.Module has itself: add_module and register_buffer refuse them."""
 
 
-def class_text(path: str) -> str:
-    """Return a torch class as source: `nn.Linear`, or its path if torch.nn does not export it."""
-    name = path.rpartition(".")[2]
-    if path.startswith(NN) and not name.startswith("_") and "Quantizable" not in name:
-        return f"nn.{name}"
-    return path
-
-
 def torch_module(module: Module, row: ModuleClass, expr_of: ExprOf, tensor_of: TensorOf) -> Expr:
     """Return a module of a torch class: a constructor call, or a call that assembles it."""
     wrapper = WRAPPERS.get(row.path)
     if wrapper is not None:
         inner = dict(module.members(MODULES)).get(wrapper[0])
-        return CallExpr(wrapper[1], [(None, expr_of(inner))])
+        return call_expr(wrapper[1], expr_of(inner))
     call: Expr | None
     if row.name in ("Sequential", "ModuleList", "ModuleDict"):
         call = _module_container(row, module, expr_of)
@@ -175,7 +178,7 @@ def _constructor_suffices(row: ModuleClass, module: Module, tensor_of: TensorOf)
 def parameter(tensor: Tensor) -> Expr:
     """Return `nn.Parameter(torch.zeros(2, 3))`."""
     if tensor.uninitialized:
-        return CallExpr("nn.parameter.UninitializedParameter")
+        return call_expr("nn.parameter.UninitializedParameter")
     args: list[Argument] = [("data", zeros(tensor))]
     if not tensor.requires_grad:
         args.append(("requires_grad", FALSE))
@@ -185,36 +188,30 @@ def parameter(tensor: Tensor) -> Expr:
 def buffer(tensor: Tensor, persistent: bool) -> Expr:
     """Return a tensor for a buffer, with its values if no state_dict contains them."""
     if tensor.uninitialized:
-        return CallExpr("nn.parameter.UninitializedBuffer")
+        return call_expr("nn.parameter.UninitializedBuffer")
     return zeros(tensor) if persistent else tensor_values(tensor)
 
 
-def _is_numbered(keys: list[str]) -> bool:
-    return keys == [str(index) for index in range(len(keys))]
-
-
-def _named(keys: list[str], items: list[Expr]) -> DictExpr:
-    return DictExpr([(Literal(string(key)), item) for key, item in zip(keys, items, strict=True)])
+def _is_numbered(keys: Iterable[str]) -> bool:
+    return all(key == str(index) for index, key in enumerate(keys))
 
 
 def _module_container(row: ModuleClass, module: Module, expr_of: ExprOf) -> Expr | None:
     """Return Sequential, ModuleList or ModuleDict with its items."""
     children = dict(module.members(MODULES))
-    if any(module_of(value) is None for value in children.values()):
+    has_tensors = any(True for store in (PARAMETERS, BUFFERS) for _ in module.members(store))
+    if has_tensors or any(module_of(value) is None for value in children.values()):
         return None
-    if any(True for store in (PARAMETERS, BUFFERS) for _ in module.members(store)):
-        return None
-    keys, items = list(children), [expr_of(value) for value in children.values()]
-    if row.name in ("Sequential", "ModuleList") and _is_numbered(keys):
-        return ModuleContainer(f"nn.{row.name}", items, row.name == "ModuleList")
+    items = {key: expr_of(value) for key, value in children.items()}
+    if row.name != "ModuleDict" and _is_numbered(items):
+        return ModuleContainer(f"nn.{row.name}", [*items.values()], row.name == "ModuleList")
     if row.name == "ModuleList":
         return None
-    if any(not key or "." in key or key in MODULE_METHODS or key[0] == "_" for key in keys):
+    if any(not key or "." in key or key in MODULE_METHODS or key[0] == "_" for key in items):
         return None  # `add_module` refuses it
-    content = _named(keys, items)
     if row.name == "Sequential":
-        return CallExpr("nn.Sequential", [(None, CallExpr("OrderedDict", [(None, content)]))])
-    return CallExpr("nn.ModuleDict", [(None, content)] if keys else [])
+        return call_expr("nn.Sequential", call_expr("OrderedDict", *named(items)))
+    return call_expr("nn.ModuleDict", *named(items))
 
 
 def _parameter_container(
@@ -227,10 +224,11 @@ def _parameter_container(
         return None
     if any(tensor_of(value) is None for value in parameters.values()):
         return None
-    keys, items = list(parameters), [expr_of(value) for value in parameters.values()]
+    items = {key: expr_of(value) for key, value in parameters.items()}
     if row.name == "ParameterDict":
-        return CallExpr("nn.ParameterDict", [(None, _named(keys, items))] if keys else [])
-    return ModuleContainer("nn.ParameterList", items, True) if _is_numbered(keys) else None
+        return call_expr("nn.ParameterDict", *named(items))
+    is_list = _is_numbered(items)
+    return ModuleContainer("nn.ParameterList", [*items.values()], True) if is_list else None
 
 
 def _transformer_coder(row: ModuleClass, module: Module, expr_of: ExprOf) -> Expr | None:
@@ -255,39 +253,125 @@ def _normalized_weight(row: ModuleClass, module: Module, expr_of: ExprOf) -> Exp
     call = constructor_call(row, module, expr_of)
     if not call:
         return None
-    dims: list[Argument] = []
+    dims: dict[str, Expr] = {}
     for hook in (as_mapping(module.attributes.get("_forward_pre_hooks")) or {}).values():
         dim = attributes_of(hook).get("dim") if isinstance(hook, Call) else None
         if isinstance(dim, int) and dim != 0:
-            dims = [("dim", expr_of(dim))]
-    return CallExpr(norm, [(None, call), *dims])
+            dims["dim"] = expr_of(dim)
+    return call_expr(norm, call, **dims)
 
 
 def assemble(kind: str, module: Module, expr_of: ExprOf, tensor_of: TensorOf) -> Expr:
     """Return a call that puts a module together from its parts, without its constructor."""
-    args: list[Argument] = [(None, Name(kind))]
-    others: list[tuple[Expr, Expr]] = [
-        (Literal(string(key)), expr_of(value))
+    groups: dict[str, dict[str, Expr]] = {}
+    groups["attributes"] = {
+        key: expr_of(value)
         for key, value in module.other_attributes()
         if not key.startswith("_forward")
-    ]
-    args += [("attributes", DictExpr(others))] if others else []
+    }
     left_out = module.non_persistent
     # The repr of observers shows the values of their buffers.
     values_are_printed = module.class_path.startswith(_QUANTIZED)
     for name, store in (("parameters", PARAMETERS), ("buffers", BUFFERS), ("children", MODULES)):
-        pairs: list[tuple[Expr, Expr]] = []
+        groups[name] = {}
         for key, value in module.members(store):
-            tensor = tensor_of(value)
-            if value is None:
-                expr: Expr = NONE
-            elif store == MODULES or not tensor:
-                expr = expr_of(value)
+            tensor = tensor_of(value) if store != MODULES else None
+            if tensor is None:
+                groups[name][key] = NONE if value is None else expr_of(value)
             elif store == PARAMETERS:
-                expr = parameter(tensor)
+                groups[name][key] = parameter(tensor)
             else:
-                expr = buffer(tensor, key not in left_out and not values_are_printed)
-            pairs.append((Literal(string(key)), expr))
-        if pairs:
-            args.append((name, DictExpr(pairs)))
-    return CallExpr(ASSEMBLED, args)
+                is_in_state_dict = key not in left_out and not values_are_printed
+                groups[name][key] = buffer(tensor, is_in_state_dict)
+    keywords = {name: named(group)[0] for name, group in groups.items() if group}
+    return call_expr(ASSEMBLED, Name(kind), **keywords)
+
+
+# Ways through a model
+
+
+def submodule_access(parent: Access, module: Module, name: str) -> Access:
+    """Return the access to a child of a module."""
+    row = lookup(module.class_path)
+    kind = row.name if row is not None else ""
+    if kind in ("Sequential", "ModuleList") and name.isdigit() and str(int(name)) == name:
+        return Access(f"[{name}]", parent, name)
+    if kind == "ModuleDict":
+        return Access(f"[{string(name)}]", parent, name)
+    if is_attribute(name) and name not in MODULE_METHODS:
+        return Access(f".{name}", parent, name)
+    return Access(f"._modules[{string(name)}]", parent, name)
+
+
+def tensor_access(parent: Access, store: str, name: str) -> Access:
+    """Return the access to a parameter or buffer of a module."""
+    if is_attribute(name) and name not in MODULE_METHODS:
+        return Access(f".{name}", parent)
+    return Access(f".{store}[{string(name)}]", parent)
+
+
+class ModelPart(NamedTuple):
+    """A module or tensor of a model at one of its paths.
+
+    `module` is None for a tensor. `store` is `_parameters`, `_buffers` or `_modules`.
+    """
+
+    access: Access
+    call: Call
+    module: Module | None
+    store: str
+
+
+def walk_model(root: Module, name: str) -> Iterator[ModelPart]:
+    """Yield every module and tensor of a model, parents first.
+
+    A module that is reachable by several paths is yielded for each, but entered only once.
+    """
+    seen: set[int] = set()
+    stack = [(Access(name), root)]
+    while stack:
+        access, module = stack.pop()
+        yield ModelPart(access, module.call, module, MODULES)
+        if id(module.call) in seen:
+            continue
+        seen.add(id(module.call))
+        for store in (PARAMETERS, BUFFERS):
+            for key, value in module.members(store):
+                if isinstance(value, Call):
+                    yield ModelPart(tensor_access(access, store, key), value, None, store)
+        children = [(key, module_of(value)) for key, value in module.members(MODULES)]
+        for key, child in reversed(children):
+            if child is not None:
+                stack.append((submodule_access(access, module, key), child))
+
+
+def access_paths(root: Module, name: str) -> dict[int, Access]:
+    """Return the first access to each module and tensor of a model, by id of its call."""
+    paths: dict[int, Access] = {}
+    for part in walk_model(root, name):
+        paths.setdefault(id(part.call), part.access)
+    return paths
+
+
+class ModelParts(NamedTuple):
+    """Ids of the calls of all modules and tensors; `shared` are those with several paths."""
+
+    ids: set[int]
+    shared: set[int]
+
+
+def model_parts(roots: Iterable[Call]) -> ModelParts:
+    """Collect the modules and tensors below some modules."""
+    stack = [module for module in map(module_of, roots) if module is not None]
+    parts = ModelParts({id(module.call) for module in stack}, set())
+    while stack:
+        module = stack.pop()
+        for store in (MODULES, PARAMETERS, BUFFERS):
+            for _, value in module.members(store):
+                if isinstance(value, Call) and id(value) in parts.ids:
+                    parts.shared.add(id(value))
+                elif isinstance(value, Call):
+                    parts.ids.add(id(value))
+                    child = module_of(value) if store == MODULES else None
+                    stack += [child] if child is not None else []
+    return parts

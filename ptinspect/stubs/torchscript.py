@@ -1,24 +1,22 @@
-"""The stub of a TorchScript program: its classes with their methods, and `build(tensors)`, which
-assembles the objects of data.pkl, leaves first."""
+"""The stub of a TorchScript program: its recorded classes and functions, translated, and
+`build(tensors)`, which assembles the objects of data.pkl, leaves first.
+
+TorchScript writes a copy of a class per use, such as `___torch_mangle_7.Linear`. Equal copies are
+written once.
+"""
 
 from __future__ import annotations
 
+import ast
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ptinspect.errors import UnsupportedError
+from ptinspect.errors import DamagedError, Place, UnsupportedError
 from ptinspect.formats.torch.torchscript import CONSTANTS
 from ptinspect.pickling.pyobjects import as_mapping, as_sequence, iter_children
 from ptinspect.pickling.values import Call, Global, Value, key_value
-from ptinspect.stubs.expr.literals import (
-    FLOATS,
-    Names,
-    literal,
-    prose,
-    string,
-    tensor_values,
-    zeros,
-)
-from ptinspect.stubs.expr.nodes import (
+from ptinspect.stubs.collect.definitions import RESERVED, Names
+from ptinspect.stubs.collect.source import (
     FALSE,
     NONE,
     TRUE,
@@ -28,22 +26,40 @@ from ptinspect.stubs.expr.nodes import (
     Literal,
     Name,
     Sequence,
+    Source,
+    templates,
+)  # fmt: skip
+from ptinspect.stubs.collect.values import (
+    FLOATS,
+    is_attribute,
+    literal,
+    prose,
+    string,
+    tensor_values,
+    zeros,
 )
-from ptinspect.stubs.torchscript.classes import (
-    NOT_TRANSLATED,
-    Definition,
-    Translation,
-    parse_definitions,
-)
-from ptinspect.stubs.torchscript.operators import HELPERS, MODULE_NAMES
-from ptinspect.stubs.write.source import Source, template
+from ptinspect.stubs.torchscript_code import (
+    DUNDER_METHODS,
+    HELPERS,
+    MAX_DEPTH,
+    MODULE_NAMES,
+    FunctionTranslator,
+    Untranslatable,
+    depth_exceeds,
+    dotted_path,
+    is_plain_constant,
+    parsed,
+)  # fmt: skip
 
 if TYPE_CHECKING:
     from ptinspect.document import Document
     from ptinspect.document.tensor import Tensor
     from ptinspect.formats.torch.torchscript import TorchScript
 
+NOT_TRANSLATED = "not translated: "
+"""Beginning of the error that a method raises in a stub if its code could not be translated."""
 _MAX_NESTING = 60
+_BASES = {"Module": "nn.Module", "Enum": "enum.Enum", "NamedTuple": "typing.NamedTuple"}
 _ORDER = ("Enum", "NamedTuple", "class", "function", "Module")
 _CUSTOM = "__torch__.torch.classes."
 _TYPED = "torch.jit._pickle."
@@ -67,6 +83,7 @@ def torchscript_stub(document: Document, sha256: str) -> str:
         translation.written, key=lambda d: (_ORDER.index(d.kind), rank.get(d.name, len(rank)))
     )
     used = translation.used | builder.used
+    used |= {name for helper in HELPERS if helper in used for name in templates()[helper].names}
     lines = [
         f'"""{prose(document.path.rpartition("/")[2])}: the code of a TorchScript program,',
         "translated to Python by ptinspect.",
@@ -95,7 +112,7 @@ def torchscript_stub(document: Document, sha256: str) -> str:
         *([f"{CONSTANTS} = types.SimpleNamespace()"] if CONSTANTS in used else []),
     ]  # fmt: skip
     for name in HELPERS:
-        lines += template(name).lines if name in used else ()
+        lines += templates()[name].lines if name in used else ()
     lines += builder.functions
     for item in written:
         lines += ["", "", *item.text.strip("\n").split("\n")]
@@ -106,6 +123,168 @@ def _untranslated_lines(written: list[Definition], unwritten: list[str]) -> list
     names = [item.name for item in written if NOT_TRANSLATED in item.text]
     lines = ["", "unknown, and raised as NotImplementedError: parts of", *names] if names else []
     return lines + (["", "Could not be written, and is None:", *unwritten] if unwritten else [])
+
+
+# Classes and functions
+
+
+@dataclass(slots=True)
+class Definition:
+    """A recorded class or function, and its translation."""
+
+    path: str
+    kind: str
+    node: ast.ClassDef | ast.FunctionDef | None = None
+    parameters: set[str] = field(default_factory=set)
+    buffers: set[str] | None = None
+    name: str = ""
+    text: str = ""
+
+
+def parse_definitions(archive: TorchScript) -> dict[str, Definition]:
+    """Return the classes and functions of the archive's code by path."""
+    directory, definitions = archive.directory, {}
+    for record, index in directory.index.items():
+        _, is_code, module = record.removesuffix(".py").partition("/code/")
+        if not is_code or not record.endswith(".py"):
+            continue
+        text = directory.read(index).decode("utf-8", "replace")
+        try:
+            tree = ast.parse(text)
+        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+            raise DamagedError(
+                f"the code is not Python: {getattr(error, 'msg', 'it nests too deep')}",
+                where=Place(record),
+            ) from None
+        for node in tree.body:
+            if isinstance(node, ast.ClassDef):
+                node.body = [
+                    item for item in node.body
+                    if isinstance(item, ast.FunctionDef) or not depth_exceeds(item, MAX_DEPTH)
+                ]  # fmt: skip
+            if isinstance(node, ast.ClassDef | ast.FunctionDef):
+                path = f"{module.replace('/', '.')}.{node.name}"
+                definitions[path] = _definition(path, node)
+    return definitions
+
+
+def _definition(path: str, node: ast.ClassDef | ast.FunctionDef) -> Definition:
+    if isinstance(node, ast.FunctionDef):
+        return Definition(path, "function", node)
+    base = dotted_path(node.bases[0]) if node.bases else None
+    definition = Definition(path, base if base in (*_BASES, "Interface") else "class", node)
+    for item in node.body:
+        if isinstance(item, ast.Assign) and isinstance(item.targets[0], ast.Name):
+            values = item.value.elts if isinstance(item.value, ast.List) else []
+            names = {str(v.value) for v in values if isinstance(v, ast.Constant)}
+            if item.targets[0].id == "__parameters__":
+                definition.parameters = names
+            elif item.targets[0].id == "__buffers__":
+                definition.buffers = names
+    return definition
+
+
+class Translation:
+    """Translates all definitions; copies with the same text share one.
+
+    Attributes:
+        written: the definitions of the stub, in order.
+        used: names of modules and helpers that they use.
+    """
+
+    def __init__(self, definitions: dict[str, Definition], version: int) -> None:
+        self.definitions = definitions
+        self.kind_of = {path: item.kind for path, item in definitions.items()}.get
+        self.version = version
+        self.written: list[Definition] = []
+        self.used: set[str] = set()
+        self.names = Names(set(MODULE_NAMES) | set(HELPERS) | set(RESERVED))
+        self.by_text: dict[str, str] = {}
+
+    def name_of(self, path: str) -> str | None:
+        """Return the stub's name of a definition."""
+        definition = self.definitions.get(path)
+        if definition is None:
+            return None
+        if not definition.name:
+            definition.name = self.names.new(path.rpartition(".")[2])
+        return definition.name
+
+    def run(self) -> None:
+        """Write each definition once."""
+        idents = {path.rpartition(".")[2] for path in self.definitions}
+        for definition in self.definitions.values():
+            if definition.kind == "Interface" or definition.path.startswith(_CUSTOM):
+                continue
+            self.reserved = {*idents, *(item.name for item in self.written)}
+            tree = self._tree(definition)
+            tree.name = definition.path.rpartition(".")[2]
+            key = ast.unparse(tree)
+            if not definition.name and key in self.by_text:
+                definition.name = self.by_text[key]
+                continue
+            name = self.name_of(definition.path)
+            assert name is not None
+            self.by_text.setdefault(key, name)
+            tree.name = name
+            definition.text = ast.unparse(tree)
+            self.used |= {item.id for item in ast.walk(tree) if isinstance(item, ast.Name)}
+            self.written.append(definition)
+
+    def _tree(self, definition: Definition) -> ast.ClassDef | ast.FunctionDef:
+        node = definition.node
+        if isinstance(node, ast.FunctionDef):
+            return self._function(node, False)
+        assert node is not None
+        body: list[ast.stmt] = []
+        hooks = False
+        for item in node.body:
+            if isinstance(item, ast.FunctionDef) and (
+                is_attribute(item.name) or item.name in DUNDER_METHODS
+            ):
+                body.append(self._function(item, True, hooks and item.name == "forward"))
+            elif isinstance(item, ast.Assign) and isinstance(item.targets[0], ast.Name):
+                name = item.targets[0].id
+                hooks |= name.startswith("__forward") and ast.unparse(item.value) != "[]"
+                if is_attribute(name) and is_plain_constant(item.value):
+                    body.append(item)
+            elif isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name):
+                body += self._field(item, item.target.id, definition.kind)
+        bases = [parsed(_BASES[definition.kind])] if definition.kind in _BASES else []
+        result = ast.ClassDef(node.name, bases, [], body or [ast.Pass()], [])
+        result.type_params = []  # type: ignore[attr-defined] # Python 3.12
+        return result
+
+    def _field(self, item: ast.AnnAssign, name: str, kind: str) -> list[ast.stmt]:
+        """Return a constant of a class, or a field of a named tuple."""
+        value = item.value if is_plain_constant(item.value) else None
+        if kind == "NamedTuple" and is_attribute(name) and not name.startswith("_"):
+            translator = FunctionTranslator(self.name_of, self.kind_of, set(), self.version)
+            annotation = translator.type(item.annotation) or parsed("object")
+            return [ast.AnnAssign(ast.Name(name, ast.Store()), annotation, value, 1)]
+        is_final = ast.unparse(item.annotation).startswith("Final[")
+        if value is None or not is_final or not is_attribute(name):
+            return []
+        return [ast.Assign([ast.Name(name, ast.Store())], value, lineno=0)]
+
+    def _function(
+        self, node: ast.FunctionDef, is_method: bool, has_hooks: bool = False
+    ) -> ast.FunctionDef:
+        translator = FunctionTranslator(self.name_of, self.kind_of, self.reserved, self.version)
+        try:
+            if has_hooks:
+                raise Untranslatable("the module has hooks")
+            return translator.translate(node, is_method)
+        except Untranslatable as reason:
+            text = string(f"{NOT_TRANSLATED}{node.name}: {reason}")
+            owner = "self, " if is_method else ""
+            code = f"def f({owner}*args, **kwargs):\n    raise NotImplementedError({text})"
+            result: ast.FunctionDef = ast.parse(code).body[0]  # type: ignore[assignment]
+            result.name = node.name
+            return result
+
+
+# Objects
 
 
 class ObjectBuilder:
@@ -149,7 +328,7 @@ class ObjectBuilder:
         text = "\n".join(self.source.lines)
         for name in ("assembled", "tensor", "packed", "object"):
             if f"_{name}(" in text:
-                self.functions += template(f"{name}_function").lines
+                self.functions += templates()[f"{name}_function"].lines
         return self.source
 
     def _objects(self, roots: list[Value]) -> list[Call]:
@@ -164,7 +343,8 @@ class ObjectBuilder:
             if is_expanded:
                 is_open.discard(id(value))
                 done.add(id(value))
-                if isinstance(value, Call) and self._kind(value) in ("Module", "class", "custom"):
+                is_object = self._definition(value).kind in ("Module", "class", "custom")
+                if isinstance(value, Call) and is_object:
                     order.append(value)
                 continue
             tensor = self.document.tensor_of(value)
@@ -178,42 +358,33 @@ class ObjectBuilder:
                 raise UnsupportedError("objects of the program refer to each other")
             is_open.add(id(value))
             stack.append((value, True))
-            parameters = self._parameters(value)
+            parameters = self._definition(value).parameters
             for name, item in iter_children(value):
                 stack.append((item, False))
-                if name in parameters and (found := self.document.tensor_of(item)) is not None:
-                    self.parameters.add(found.view_key())
+                tensor = self.document.tensor_of(item) if name in parameters else None
+                if tensor is not None:
+                    self.parameters.add(tensor.view_key())
         self.shared = {key for key, count in counts.items() if count > 1}
         return order
 
-    def _definition(self, value: Value) -> Definition | None:
-        if not isinstance(value, Call) or not isinstance(value.func, Global):
-            return None
-        return self.translation.definitions.get(value.func.path)
-
-    def _kind(self, value: Value) -> str | None:
+    def _definition(self, value: Value) -> Definition:
+        """Return the class of an object; without a name if the program does not define it."""
         func = value.func if isinstance(value, Call) else None
-        if isinstance(func, Global) and func.path.startswith(_CUSTOM):
-            return "custom"
-        definition = self._definition(value)
-        return definition.kind if definition is not None else None
-
-    def _parameters(self, value: Value) -> set[str]:
-        definition = self._definition(value)
-        return definition.parameters if definition is not None else set()
+        path = func.path if isinstance(func, Global) else ""
+        if path.startswith(_CUSTOM):
+            return Definition(path, "custom")
+        return self.translation.definitions.get(path) or Definition(path, "")
 
     def _write_object(self, call: Call, is_root: bool) -> None:
-        assert isinstance(call.func, Global)
-        path, kind = call.func.path, self._kind(call)
-        definition = self.translation.definitions.get(path)
+        definition = self._definition(call)
+        path, kind = definition.path, definition.kind
         attributes = as_mapping(call.state)
-        self.classes.setdefault(definition.name if definition is not None else path)
+        self.classes.setdefault(definition.name or path)
         self.in_packed = kind == "custom"
         if kind == "custom":
-            expr: Expr = CallExpr("_packed", [
-                (None, Literal(string(path))), (None, self.value(call.state)),
-            ])  # fmt: skip
-        elif definition is None or not definition.name:
+            state = self.value(call.state)
+            expr: Expr = CallExpr("_packed", [(None, Literal(string(path))), (None, state)])
+        elif not definition.name:
             self.unwritten.append(prose(path))
             expr = NONE
         elif kind == "Module":
@@ -242,7 +413,7 @@ class ObjectBuilder:
                 group = "parameters"
             elif tensor is not None and (definition.buffers is None or name in definition.buffers):
                 group = "buffers"
-            elif self._kind(value) == "Module":
+            elif self._definition(value).kind == "Module":
                 group = "children"
             groups[group].append((Literal(string(name)), self.value(value)))
         arguments = [(name, DictExpr(pairs)) for name, pairs in groups.items() if pairs]
@@ -270,16 +441,14 @@ class ObjectBuilder:
         return self._call_value(value, depth)
 
     def _call_value(self, value: Value, depth: int) -> Expr:
-        path = value.func.path if isinstance(value, Call) and isinstance(value.func, Global) else ""
-        if isinstance(value, Call) and value.args:
-            if path.startswith(_TYPED):
-                return self.value(value.args[0], depth + 1)
-            definition = self._definition(value)
-            if definition is not None and definition.kind in ("Enum", "NamedTuple"):
-                args = [(None, self.value(item, depth + 1)) for item in value.args]
-                return CallExpr(definition.name, args)
-            if path == "torch.device" and isinstance(value.args[0], str):
-                return CallExpr("torch.device", [(None, Literal(string(value.args[0])))])
+        definition = self._definition(value)
+        path, args = definition.path, value.args if isinstance(value, Call) else ()
+        if args and path.startswith(_TYPED):
+            return self.value(args[0], depth + 1)
+        if args and definition.kind in ("Enum", "NamedTuple"):
+            return CallExpr(definition.name, [(None, self.value(item, depth + 1)) for item in args])
+        if args and path == "torch.device" and isinstance(args[0], str):
+            return CallExpr("torch.device", [(None, Literal(string(args[0])))])
         self.unwritten.append(prose(path or type(value).__name__))
         return NONE
 

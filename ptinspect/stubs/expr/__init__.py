@@ -1,1 +1,0 @@
-"""Expressions of the generated source: nodes, literals, and objects of torch and the libraries."""

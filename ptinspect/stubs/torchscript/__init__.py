@@ -1,1 +1,0 @@
-"""Stubs of TorchScript programs: the recorded code as Python, and `build(tensors)`."""
