@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import lru_cache
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -201,14 +202,7 @@ class Tensor:
 
     @property
     def is_contiguous(self) -> bool:
-        if self.stride is None:
-            return True
-        expected = 1
-        for size, step in zip(reversed(self.shape), reversed(self.stride), strict=True):
-            if size != 1 and step != expected:
-                return self.numel == 0
-            expected *= size
-        return True
+        return self.stride is None or is_in_c_order(self.shape, self.stride)
 
     @property
     def is_float(self) -> bool:
@@ -217,17 +211,10 @@ class Tensor:
     @property
     def extent(self) -> tuple[int, int]:
         """The range of the storage's elements, end excluded, that the tensor can touch."""
-        low = high = self.storage_offset or 0
+        first = self.storage_offset or 0
         if self.stride is None or self.storage_offset is None or self.uninitialized:
-            return low, low
-        for size, step in zip(self.shape, self.stride, strict=True):
-            if size == 0:
-                return self.storage_offset, self.storage_offset
-            if step > 0:
-                high += (size - 1) * step
-            else:
-                low += (size - 1) * step
-        return low, high + 1
+            return first, first
+        return _extent(first, self.shape, self.stride)
 
     def view_key(self) -> tuple[object, ...]:
         """Return a key that is equal for two tensors exactly if they are the same values in the
@@ -237,3 +224,30 @@ class Tensor:
         place = (id(self.storage.archive), self.storage.key, self.storage.begin)
         view = (self.storage_offset, self.shape, self.stride, self.dtype, self.conj, self.neg)
         return (*place, *view)
+
+
+# Thousands of tensors of a model have the same few shapes.
+
+
+@lru_cache(1 << 10)
+def is_in_c_order(shape: tuple[int, ...], stride: tuple[int, ...]) -> bool:
+    """Return True if the elements of a tensor follow each other in C order."""
+    expected = 1
+    for size, step in zip(reversed(shape), reversed(stride), strict=True):
+        if size != 1 and step != expected:
+            return 0 in shape
+        expected *= size
+    return True
+
+
+@lru_cache(1 << 10)
+def _extent(first: int, shape: tuple[int, ...], stride: tuple[int, ...]) -> tuple[int, int]:
+    low = high = first
+    for size, step in zip(shape, stride, strict=True):
+        if size == 0:
+            return first, first
+        if step > 0:
+            high += (size - 1) * step
+        else:
+            low += (size - 1) * step
+    return low, high + 1

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from struct import Struct, pack
-from typing import Any
+from typing import NamedTuple
 
 from ptinspect.errors import UnsupportedError
 from ptinspect.pickling.opcodes import OPCODES
@@ -50,11 +50,14 @@ _SETS = {False: Global("builtins", "set", 0), True: Global("builtins", "frozense
 _NEWOBJ_EX = Global("copyreg", "__newobj_ex__", 0)
 
 
-class FreshCall(Call):
-    """A call of `_rebuild_tensor_v2` to write whose tuples nothing else refers to, so that the memo
-    only needs to count them."""
+class _TensorForm(NamedTuple):
+    """What the calls of tensors of one type, shape and so on have in common: the bytes before the
+    key of the storage, those after its location, with a place for a memo index after each part, and
+    the function that puts the latter together."""
 
-    __slots__ = ()
+    start: bytes
+    parts: list[bytes | int]
+    pack: Callable[..., bytes]
 
 
 class PickleWriter:
@@ -64,14 +67,15 @@ class PickleWriter:
         persistent: Callable[[PersistentId], Value] | None = None,
     ) -> None:
         """Write with `replace(call or persistent id)` in place of each, under the identity of the
-        original (None: the original), and `persistent(id)` as its value (default: as it was)."""
+        original (None: the original), and `persistent(id)` as its value (default: as it was).
+        Nothing else may refer to the tuples of a `TensorCall` that `replace` returns: the memo only
+        counts them."""
         self.out = bytearray()
         self._replace = replace
         self._persistent = persistent
         self._memo: dict[object, int] = {}
         self._memo_size = 0
-        self._int_tuples: dict[object, bytes] = {}  # sizes and strides, encoded
-        self._around_tensors: dict[int, tuple[bytes, bytes]] = {}  # by the class of the storage
+        self._tensor_forms: dict[object, _TensorForm] = {}
         self._alive: list[Value] = []  # so that no identity is reused
         self._open: set[int] = set()  # calls whose arguments are being written
 
@@ -100,15 +104,14 @@ class PickleWriter:
 
     def _save(self, value: Value) -> Iterator[Value] | None:
         """Write a value without parts; or return the generator that writes it."""
-        if type(value) is str:  # the most frequent values: keys
+        kind = type(value)
+        if kind is str or kind is TensorCall:  # most values of a state_dict
             index = self._memo.get(id(value))
             if index is None:
-                self.out += _encode_text(value)
-                self._put(value)
-            else:
-                self.out += _encode_get(index)
+                return _SAVERS[kind](self, value)
+            self.out += _encode_get(index)
             return None
-        encode_atom = _ATOMS.get(type(value))
+        encode_atom = _ATOMS.get(kind)
         if encode_atom is not None:
             self.out += encode_atom(value)
             return None
@@ -118,14 +121,16 @@ class PickleWriter:
         if index is not None:
             self.out += _encode_get(index)
             return None
-        kind = type(value)
         if kind not in _SAVERS:  # a subclass
             kind = next(base for base in _SAVERS if isinstance(value, base))
         return _SAVERS[kind](self, value)
 
     def _save_str(self, value: str) -> None:
-        self.out += _encode_text(value)
-        self._put(value)
+        index = self._memo[id(value)] = self._memo_size
+        self._alive.append(value)
+        self._memo_size = index + 1
+        put = b"q%c" % index if index < 256 else _pack_memo(b"r", index)
+        self.out += _encode_text(value) + put
 
     def _save_tuple(self, value: tuple[Value, ...]) -> Iterator[Value]:
         size = len(value)
@@ -224,8 +229,8 @@ class PickleWriter:
         replacement = self._replace(call) if self._replace else None
         if replacement is None:
             return self._save_call_as(call, call)
-        if type(replacement) is FreshCall and self._save_tensor_call(replacement):
-            self._put(call)
+        is_plain = type(replacement) is TensorCall and replacement.changes is None
+        if is_plain and self._save_tensor(replacement, call):  # type: ignore[arg-type]
             return None
         if isinstance(replacement, Call):
             return self._save_call_as(replacement, call)
@@ -276,48 +281,56 @@ class PickleWriter:
     def _refuse_buffer(self, value: Value) -> None:
         raise UnsupportedError("a buffer that is stored outside the pickle is not in the file")
 
-    def _save_tensor_call(self, call: FreshCall) -> bool:
-        """Write the call of `_rebuild_tensor_v2` for a dense tensor at once, several times faster
-        than part by part. Return False if the parts that all tensors share, which come with the
-        first one, are not in the memo yet."""
-        args: tuple[Any, ...] = call.args
-        pid, offset, size, stride, requires_grad, hooks = args
-        named: Any = self._persistent(pid) if self._persistent else pid.value
-        word, kind, key, location, numel = named
-        around = self._around_tensors.get(id(kind))
-        if around is None:
-            shared = (call.func, word, kind, hooks.func)
-            indexes = [self._memo.get(_identity(value), -1) for value in shared]
-            if min(indexes) < 0 or self._memo_size < 256:
+    def _save_tensor(self, tensor: TensorCall, identity: Value) -> bool:
+        """Write the call of a dense tensor at once, several times faster than part by part. Return
+        False if the parts that all tensors share, which come with the first one, are not in the
+        memo yet."""
+        shape = (tensor.numel, tensor.storage_offset, tensor.size, tensor.stride)
+        form_key = (id(tensor.storage_type), tensor.requires_grad, shape)
+        form = self._tensor_forms.get(form_key)
+        if form is None:
+            form = self._new_form(tensor)
+            if form is None:
                 return False
-            gets = [_encode_get(index) for index in indexes]
-            around = (gets[0] + b"((" + gets[1] + gets[2], gets[3] + b")Rr")
-            self._around_tensors[id(kind)] = around
-            self._alive.append(kind)
-        self.out += around[0]
-        self._save(key)  # tensors that share a storage share this object
-        self._save(location)
-        index = self._memo_size
-        opcodes = [_encode_int(numel), b"tr", _pack_int(index), b"Q", _encode_int(offset)]
-        for numbers in (size, stride):
-            opcodes.append(self._int_tuples.get(numbers) or self._encode_int_tuple(numbers))
-            if numbers:
-                index += 1
-                opcodes.append(_pack_int(index))
-        opcodes += [
-            OP["NEWTRUE"] if requires_grad else OP["NEWFALSE"], around[1], _pack_int(index + 1),
-            b"tr", _pack_int(index + 2), b"R",
-        ]  # fmt: skip
-        self.out += b"".join(opcodes)
-        self._memo_size = index + 3
+            self._tensor_forms[form_key] = form
+        self.out += form.start
+        self._save(tensor.storage_key)  # tensors that share a storage share this object
+        self._save(tensor.location)
+        index, parts = self._memo_size, form.parts
+        self._memo_size = end = index + len(parts) // 2
+        parts[1::2] = range(index, end)
+        self.out += form.pack(*parts)
+        self._memo[id(identity)] = end - 1
+        self._alive.append(identity)
         return True
 
-    def _encode_int_tuple(self, numbers: tuple[int, ...]) -> bytes:
-        """Return the opcodes of a size or stride, with that of the LONG_BINPUT after it."""
-        body, size = b"".join(map(_encode_int, numbers)), len(numbers)
-        body = OP["MARK"] + body + OP["TUPLE"] if size > 3 else body + _SHORT_TUPLES[size]
-        self._int_tuples[numbers] = body + OP["LONG_BINPUT"] if numbers else body
-        return self._int_tuples[numbers]
+    def _new_form(self, tensor: TensorCall) -> _TensorForm | None:
+        """Return the form of a tensor; None if the memo lacks its globals, or if it has so few
+        entries that they are written as single bytes."""
+        run = tensor.run
+        names = (run.rebuild, run.word, tensor.storage_type, run.hooks)
+        indexes = [self._memo.get(_identity(name), -1) for name in names]
+        if min(indexes) < 0 or self._memo_size < 256:
+            return None
+        gets = [_encode_get(index) for index in indexes]
+        self._alive.append(tensor.storage_type)
+        pieces = [_encode_int(tensor.numel) + b"tr"]
+        piece = b"Q" + _encode_int(tensor.storage_offset)
+        for numbers in (tensor.size, tensor.stride):
+            piece += _encode_int_tuple(numbers)
+            if numbers:  # an empty tuple is not put into the memo
+                pieces.append(piece + b"r")
+                piece = b""
+        flag = OP["NEWTRUE"] if tensor.requires_grad else OP["NEWFALSE"]
+        pieces += [piece + flag + gets[3] + b")Rr", b"tr", b"Rr"]
+        layout = Struct("<" + "".join(f"{len(piece)}sI" for piece in pieces))
+        parts = [part for piece in pieces for part in (piece, 0)]
+        return _TensorForm(gets[0] + b"((" + gets[1] + gets[2], parts, layout.pack)
+
+
+def _encode_int_tuple(numbers: tuple[int, ...]) -> bytes:
+    body, size = b"".join(map(_encode_int, numbers)), len(numbers)
+    return OP["MARK"] + body + OP["TUPLE"] if size > 3 else body + _SHORT_TUPLES[size]
 
 
 _SAVERS: dict[type, Callable[..., Iterator[Value] | None]] = {
@@ -350,7 +363,7 @@ def _identity(value: Value) -> object:
 
 # The opcodes that hold a value
 
-_pack_memo, _pack_int = Struct("<cI").pack, Struct("<I").pack
+_pack_memo = Struct("<cI").pack
 
 
 def _encode_int(value: int) -> bytes:
@@ -383,7 +396,7 @@ def _encode_text(value: str) -> bytes:
     """Return BINUNICODE, or for a `str` of Python 2 SHORT_BINSTRING or BINSTRING."""
     if not isinstance(value, Python2Str):
         raw = value.encode("utf-8", "surrogatepass")
-        return OP["BINUNICODE"] + pack("<I", len(raw)) + raw
+        return _pack_memo(b"X", len(raw)) + raw
     size = len(value.raw)
     if size < 256:
         return OP["SHORT_BINSTRING"] + bytes([size]) + value.raw

@@ -31,8 +31,16 @@ from ptinspect.pickling.pyobjects import (
     attributes_of,
     function_path,
 )
-from ptinspect.pickling.values import Call, Global, Inert, PersistentId, TensorCall, Value
-from ptinspect.pickling.writer import FreshCall, PickleWriter
+from ptinspect.pickling.values import (
+    Call,
+    Global,
+    Inert,
+    PersistentId,
+    TensorCall,
+    TensorRun,
+    Value,
+)
+from ptinspect.pickling.writer import PickleWriter
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,9 +52,14 @@ if TYPE_CHECKING:
     from ptinspect.dtypes import DType
 
 _UNTYPED_STORAGE = Global("torch.storage", "UntypedStorage", 0)
-_REBUILD_TENSOR_V2 = Global("torch._utils", "_rebuild_tensor_v2", 0)
 _REBUILD_TENSOR_V3 = Global("torch._utils", "_rebuild_tensor_v3", 0)
 _REBUILD_QTENSOR = Global("torch._utils", "_rebuild_qtensor", 0)
+_RUN = TensorRun(
+    Global("torch._utils", "_rebuild_tensor_v2", 0),
+    "storage",
+    (),
+    Global("collections", "OrderedDict", 0),
+)
 REBUILD_PARAMETER = Global("torch._utils", "_rebuild_parameter", 0)
 _STORAGE_GLOBALS = {
     name: Global("torch", dtype.storage, 0) for name, dtype in DTYPES.items() if dtype.storage
@@ -84,17 +97,6 @@ class _DenseTensor:
         if self.subclass_call is not None:
             extras.append(self.subclass_call.args[3])
         return tuple(extras)
-
-
-class _StorageId(PersistentId):
-    """The persistent id of a storage of the output, whose key is assigned when it is written."""
-
-    __slots__ = ("kind", "storage")
-
-    def __init__(self, storage: OutputStorage, kind: Global) -> None:
-        super().__init__(None, 0)
-        self.storage = storage
-        self.kind = kind
 
 
 class ObjectGraph:
@@ -155,7 +157,7 @@ class ObjectGraph:
 
     def add_new(self, tensor: Tensor, quantizer: Value = None) -> Call:
         """Return a value for a tensor that is not itself a value of any file."""
-        call = Call(_REBUILD_TENSOR_V2, (), "REDUCE", 0)
+        call = Call(_RUN.rebuild, (), "REDUCE", 0)
         self._dense[id(call)] = _DenseTensor(tensor, quantizer)
         self._alive.append(call)
         self._add(tensor)
@@ -250,9 +252,9 @@ class ObjectGraph:
             return None
         placement = self._layout.placement(dense.tensor)
         assert placement is not None
-        call = _tensor_call(dense.tensor, placement, dense.quantizer)
-        if type(value) is TensorCall and value.changes is None and len(call.args) == 6:
-            return FreshCall(call.func, call.args, call.opcode, 0)
+        call = self._tensor_call(dense.tensor, placement, dense.quantizer)
+        if type(value) is TensorCall and value.changes is None:
+            return call
         if dense.subclass_call is not None:
             original = dense.subclass_call
             _, subclass, _, state = original.args
@@ -264,54 +266,56 @@ class ObjectGraph:
                 return call
             args: tuple[Value, ...] = (call, dense.tensor.requires_grad, ordered_dict())
             return Call(REBUILD_PARAMETER, args, "REDUCE", 0)
-        if isinstance(value, Call) and value.changes is not None:
+        if isinstance(value, Call):
             call.changes = value.changes
-            return call
-        if dense.quantizer or len(call.args) > 6:
-            return call
-        return FreshCall(call.func, call.args, call.opcode, 0)
+        return call
+
+    def _tensor_call(self, tensor: Tensor, placement: Placement, quantizer: Value) -> Call:
+        """Return the call with which torch.save of today writes a dense tensor. Its tuples are new
+        objects: torch's pickler does not find them in its memo either."""
+        storage, offset, dtype, is_reordered = placement
+        kind = _storage_class(dtype)
+        stride = contiguous_strides(tensor.shape) if is_reordered else (*(tensor.stride or ()),)
+        call = TensorCall.__new__(TensorCall)
+        call.run, call.storage_type = _RUN, kind
+        _, _, call.storage_key, call.location, call.numel = self._storage_id(storage, kind)
+        call.storage_offset, call.size, call.stride = offset, (*tensor.shape,), stride
+        call.requires_grad = tensor.requires_grad
+        call.offset = call.persistent_id_offset = 0
+        call.changes = call._args = call._storage = call.first_memo_index = None
+        if tensor.quantizer:
+            args = (*call.args[:4], quantizer, *call.args[4:])
+            return Call(_REBUILD_QTENSOR, args, "REDUCE", 0)
+        func = _RUN.rebuild
+        more: list[Value] = []
+        if kind is _UNTYPED_STORAGE:
+            func = _REBUILD_TENSOR_V3
+            more.append(Global("torch", dtype.name, 0))
+        if (tensor.conj or tensor.neg) and not is_reordered:
+            more.append({name: True for name in ("conj", "neg") if getattr(tensor, name)})
+        return Call(func, (*call.args, *more), "REDUCE", 0) if more else call
 
     def _persistent_id(self, pid: PersistentId) -> Value:
-        """Return ("storage", class, key, location, number of elements) for a storage."""
-        if isinstance(pid, _StorageId):
-            storage, kind = pid.storage, pid.kind
-        else:
-            reference = self._bare_storages.get(id(pid))
-            if reference is None:
-                return pid.value
-            storage = self._layout.by_source[id(reference.storage)]
-            untyped = is_untyped(reference.type)
-            kind = _UNTYPED_STORAGE if untyped else _storage_class(reference.dtype)
-        if storage.key is None:
-            storage.key = str(len(self._written))
+        """Return the id of a storage that the source refers to as such."""
+        reference = self._bare_storages.get(id(pid))
+        if reference is None:
+            return pid.value
+        kind = _UNTYPED_STORAGE if is_untyped(reference.type) else _storage_class(reference.dtype)
+        return self._storage_id(self._layout.by_source[id(reference.storage)], kind)
+
+    def _storage_id(
+        self, storage: OutputStorage, kind: Global
+    ) -> tuple[str, Global, str, str, int]:
+        """Return ("storage", class, key, location, number of elements)."""
+        key = storage.key
+        if key is None:
+            key = storage.key = str(len(self._written))
             self._written.append(storage)
         location = storage.location
         if location != "cpu":
             # A new string object: torch's pickler does not find it in its memo either.
             location = "".join([location[:1], location[1:]])
-        numel = storage.nbytes // STORAGE_ITEMSIZE[kind.name]
-        return ("storage", kind, storage.key, location, numel)
-
-
-def _tensor_call(tensor: Tensor, placement: Placement, quantizer: Value) -> Call:
-    """Return the call with which torch.save of today writes a dense tensor."""
-    size = (*tensor.shape,)  # a new tuple: torch's pickler does not find it in its memo either
-    is_reordered = placement.contiguous
-    stride = contiguous_strides(tensor.shape) if is_reordered else (*(tensor.stride or ()),)
-    kind = _storage_class(placement.dtype)
-    place = (_StorageId(placement.storage, kind), placement.offset, size, stride)
-    if tensor.quantizer:
-        args: tuple[Value, ...] = (*place, quantizer, tensor.requires_grad, ordered_dict())
-        return Call(_REBUILD_QTENSOR, args, "REDUCE", 0)
-    args = (*place, tensor.requires_grad, ordered_dict())
-    func = _REBUILD_TENSOR_V2
-    if kind is _UNTYPED_STORAGE:
-        func = _REBUILD_TENSOR_V3
-        args = (*args, Global("torch", placement.dtype.name, 0))
-    bits = {name: True for name in ("conj", "neg") if getattr(tensor, name)}
-    if bits and not is_reordered:
-        args = (*args, bits)
-    return Call(func, args, "REDUCE", 0)
+        return _RUN.word, kind, key, location, storage.nbytes // STORAGE_ITEMSIZE[kind.name]
 
 
 def _storage_class(dtype: DType) -> Global:
