@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ptinspect.document.modules import Module
     from ptinspect.document.tensor import Tensor
     from ptinspect.dtypes import DType
+    from ptinspect.pickling.machine import Pickled
     from ptinspect.pickling.pyobjects import Path
     from ptinspect.pickling.values import Value
 
@@ -81,7 +82,8 @@ class OutputFile(NamedTuple):
 class Plan:
     """What a conversion will do, or has done. `tensors` are those with a key, under each of their
     keys; `tensor_count` includes those inside of objects. `guards` are those of the files that are
-    read. `lost_values` is filled when the files are written."""
+    read. `pickled` is the pickle of the output as scan has read it. `lost_values` is filled when
+    the files are written."""
 
     to: str
     files: list[OutputFile] = field(default_factory=list)
@@ -91,6 +93,7 @@ class Plan:
     guards: list[ModificationGuard] = field(default_factory=list)
     lost_values: list[LostValues] = field(default_factory=list)
     tensor_count: int = 0
+    pickled: Pickled | None = None
 
 
 @dataclass(slots=True)

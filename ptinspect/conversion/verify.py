@@ -14,10 +14,15 @@ from ptinspect.conversion.output.pieces import TensorPiece
 from ptinspect.conversion.output.sink import Sink
 from ptinspect.conversion.output.storage_layout import check_bounds
 from ptinspect.document import open as open_document
+from ptinspect.document.document import Document
 from ptinspect.document.elements import aligned, iter_contiguous
+from ptinspect.document.tensor import extent
+from ptinspect.dtypes import dtype_of_class
 from ptinspect.errors import PtInspectError, UnsafeError, UnsupportedError
-from ptinspect.formats.safetensors import read_safetensors
-from ptinspect.formats.torch.zip_file import TorchZip
+from ptinspect.formats.torch.zip_file import TorchZip, open_zip
+from ptinspect.formats.zip.directory import ZipDirectory
+from ptinspect.pickling.pyobjects import as_mapping
+from ptinspect.pickling.values import TensorCall
 from ptinspect.safety.containers.dispatch import scan_source
 from ptinspect.safety.next_steps import state_load_advice
 from ptinspect.safety.scan_state import Budget, ScanState
@@ -30,7 +35,6 @@ if TYPE_CHECKING:
 
     from ptinspect.conversion.options import ConvertOptions
     from ptinspect.conversion.plan import OutputFile, Plan, PlannedTensor
-    from ptinspect.document import Document
     from ptinspect.document.tensor import Tensor
     from ptinspect.limits import Limits
     from ptinspect.source.base import Source
@@ -52,6 +56,7 @@ def refuse_unsafe_output(plan: Plan, document: Document, options: ConvertOptions
     state = ScanState(file.path, "data.pkl", 0, Budget(document.limits))
     scan_source(MemorySource(file.head, file.path), state)
     state.format = "torch-zip"
+    plan.pickled = next(iter(state.streams), None)
     report = state.report()
     dangerous = report.first_dangerous()
     hint = None
@@ -96,67 +101,93 @@ def verify_outputs(
     and if asked for all bytes. PtInspectError if they differ."""
     missing = {planned.key: planned for planned in plan.tensors}
     for file, path in zip(plan.files, paths, strict=True):
-        if plan.to == "safetensors" and file.records and not compare_bytes:
-            _check_header(file, path, missing, limits)
-            continue
-        if not file.records and file.path.endswith(".json"):
-            with open_source(path) as source:
-                if source.read(0, source.size) != file.head:
-                    raise _difference(file.path, "the index differs")
-            continue
         try:
-            output = open_document(path, limits=limits)
+            if compare_bytes and (file.records or not file.path.endswith(".json")):
+                with open_document(path, limits=limits) as output:
+                    _check_output(file, output, missing, compare_bytes=True)
+                    comparison = _Comparison(file.path, output.archive.source)
+                    file.write(Sink(comparison))
+                    comparison.check_end()
+            elif plan.pickled is None:
+                _check_header(file, path, missing)
+            else:
+                with open_source(path) as source:
+                    directory = ZipDirectory(source, limits)
+                    folder = directory.names[0].removesuffix("data.pkl")
+                    archive = open_zip(source, directory, folder, limits, pickled=plan.pickled)
+                    _check_output(file, Document(source, archive, limits), missing)
         except PtInspectError as error:
             raise _difference(file.path, error.message) from error
-        with output:
-            output.check()
-            archive, length = output.archive, min(len(file.head), output.archive.source.size)
-            if isinstance(archive, TorchZip):
-                head = archive.directory.read(archive.directory.index[archive.record or ""])
-            else:
-                head = archive.source.read(0, length)
-            if head != file.head:
-                raise _difference(file.path, "the pickle or header differs")
-            for key in [key for key in output.tensors if key in missing]:
-                tensor = output.tensors[key].tensor
-                _check_tensor(file.path, missing.pop(key), tensor, compare_bytes)
-            if compare_bytes:
-                comparison = _Comparison(file.path, output.archive.source)
-                file.write(Sink(comparison))
-                comparison.check_end()
     if missing:
         count = count_text(len(missing), "tensor")
         raise _difference(plan.files[0].path, f"{count} missing, such as {next(iter(missing))}")
 
 
-def _check_header(
-    file: OutputFile, path: str, missing: dict[str, PlannedTensor], limits: Limits
+def _check_header(file: OutputFile, path: str, missing: dict[str, PlannedTensor]) -> None:
+    """Compare the header and the size of a file without a pickle with the plan, and remove its
+    tensors from `missing`."""
+    with open_source(path) as source:
+        if source.read(0, min(len(file.head), source.size)) != file.head:
+            raise PtInspectError("the header or the index differs")
+        if source.size != len(file.head) + file.copied + file.changed:
+            raise PtInspectError(f"it has {count_text(source.size, 'byte')}")
+    for name, _ in file.records:
+        missing.pop(name, None)
+
+
+def _check_output(
+    file: OutputFile,
+    output: Document,
+    missing: dict[str, PlannedTensor],
+    compare_bytes: bool = False,
 ) -> None:
-    """Compare the header of a safetensors file with the plan, and remove its tensors from
-    `missing`. Its reader checks that the tensors fill the file."""
-    try:
-        with open_source(path) as source:
-            archive = read_safetensors(source, limits)
-            head = source.read(0, min(len(file.head), source.size))
-    except PtInspectError as error:
-        raise _difference(file.path, error.message) from error
+    """Compare the pickle or header, and the tensors, of a written file with the plan, and remove
+    its tensors from `missing`."""
+    archive, length = output.archive, min(len(file.head), output.archive.source.size)
+    if isinstance(archive, TorchZip):
+        head = archive.directory.read(0)
+    else:
+        head = archive.source.read(0, length)
     if head != file.head:
-        raise _difference(file.path, "the pickle or header differs")
-    for name, entry in archive.tensors.items():
-        planned = missing.pop(name, None)
-        if planned and entry.torch_form() != (planned.dtype, planned.tensor.shape):
-            raise _difference(file.path, f"{name} is {entry.type_name} {entry.shape}")
+        raise PtInspectError("the pickle or header differs")
+    items = as_mapping(archive.root) or {}
+    is_flat = list(items) == list(missing)
+    if is_flat and not compare_bytes:
+        calls = {key: call for key, call in items.items() if type(call) is TensorCall}
+        if _are_planned([*calls.values()], [missing[str(key)] for key in calls]):
+            for key in calls:
+                del missing[str(key)]
+    for key in [*missing]:
+        info = None if is_flat else output.tensors.get(key)
+        tensor = output.tensor_of(items[key]) if is_flat else info.tensor if info else None
+        if tensor is not None:
+            _check_tensor(missing.pop(key), tensor, compare_bytes)
 
 
-def _check_tensor(path: str, planned: PlannedTensor, written: Tensor, compare_bytes: bool) -> None:
+def _are_planned(calls: list[TensorCall], planned: list[PlannedTensor]) -> bool:
+    """Return True if tensors are as planned, each within its storage. All of them are compared at
+    once: their sizes, their strides, and so on."""
+    kinds = {call.storage_type: dtype_of_class(call.storage_type.name) for call in calls}
+    forms = {(call.storage_offset, call.size, call.stride, call.numel) for call in calls}
+    return (
+        all(call.changes is None for call in calls)
+        and [call.size for call in calls] == [item.tensor.shape for item in planned]
+        and [call.stride for call in calls] == [item.tensor.stride for item in planned]
+        and [kinds[call.storage_type] for call in calls]
+        == [item.dtype or item.tensor.dtype for item in planned]
+        and all(extent(*form)[1] <= numel for *form, numel in forms)
+    )
+
+
+def _check_tensor(planned: PlannedTensor, written: Tensor, compare_bytes: bool) -> None:
     key, tensor = planned.key, planned.tensor
     dtype = planned.dtype or tensor.dtype
     if written.shape != tensor.shape or written.dtype is not dtype:
-        raise _difference(path, f"{key} is {written.dtype} {written.shape}")
+        raise PtInspectError(f"{key} is {written.dtype} {written.shape}")
     if written.storage is None or written.stride is None or written.uninitialized:
         return
     if written.stride != tensor.stride and not written.is_contiguous:
-        raise _difference(path, f"{key} has the strides {written.stride}")
+        raise PtInspectError(f"{key} has the strides {written.stride}")
     if written.stored is not None:
         check_bounds(written)
     if compare_bytes and not written.quantizer:
@@ -167,7 +198,7 @@ def _check_tensor(path: str, planned: PlannedTensor, written: Tensor, compare_by
         )
         pairs = aligned(expected, iter_contiguous(written, max_repeated=None))
         if any(a != b for a, b in pairs):
-            raise _difference(path, f"the bytes of {key} differ")
+            raise PtInspectError(f"the bytes of {key} differ")
 
 
 class _Comparison:
@@ -187,7 +218,7 @@ class _Comparison:
         if written != data:
             pairs = enumerate(zip(written, data, strict=False))
             index = next((index for index, (a, b) in pairs if a != b), length)
-            raise _difference(self.path, f"byte {self.offset + index:,} differs")
+            raise PtInspectError(f"byte {self.offset + index:,} differs")
         self.offset += length
 
     def count_written(self, count: int) -> None:
@@ -196,7 +227,7 @@ class _Comparison:
     def check_end(self) -> None:
         rest = self.file.size - self.offset
         if rest:
-            raise _difference(self.path, f"{count_text(rest, 'byte')} too many at its end")
+            raise PtInspectError(f"{count_text(rest, 'byte')} too many at its end")
 
 
 def _difference(path: str, difference: str) -> PtInspectError:

@@ -242,7 +242,7 @@ def _partly_cast(file: OutputFile) -> Iterator[Storage]:
     """Yield the storages of which only a part, or a strided view, was cast."""
     for _, record in file.records:
         for piece in record:
-            if isinstance(piece, ConvertedRange) and piece.source.recorded_crc() is None:
+            if isinstance(piece, ConvertedRange) and piece.source.place()[2] is None:
                 yield piece.source.storage
             elif isinstance(piece, TensorPiece) and piece.tensor.dtype is not piece.dtype:
                 storage = piece.tensor.storage

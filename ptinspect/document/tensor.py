@@ -41,14 +41,14 @@ class Storage:
     @property
     def span(self) -> Span:
         """Position of the root's bytes. DamagedError if the file does not have them."""
-        span = self.archive.storages.get(self.key)
-        if span is None:
+        try:
+            return self.archive.storages[self.key]
+        except KeyError:
             raise DamagedError(
                 f"the storage {self.key} is missing ({self.nbytes:,} bytes)",
                 where=Place(self.archive.record),
                 hint=DOWNLOAD_AGAIN,
-            )
-        return span
+            ) from None
 
     @property
     def record(self) -> str | None:
@@ -214,7 +214,7 @@ class Tensor:
         first = self.storage_offset or 0
         if self.stride is None or self.storage_offset is None or self.uninitialized:
             return first, first
-        return _extent(first, self.shape, self.stride)
+        return extent(first, self.shape, self.stride)
 
     def view_key(self) -> tuple[object, ...]:
         """Return a key that is equal for two tensors exactly if they are the same values in the
@@ -241,7 +241,8 @@ def is_in_c_order(shape: tuple[int, ...], stride: tuple[int, ...]) -> bool:
 
 
 @lru_cache(1 << 10)
-def _extent(first: int, shape: tuple[int, ...], stride: tuple[int, ...]) -> tuple[int, int]:
+def extent(first: int, shape: tuple[int, ...], stride: tuple[int, ...]) -> tuple[int, int]:
+    """Return the range of elements, end excluded, from the first one of a tensor on."""
     low = high = first
     for size, step in zip(shape, stride, strict=True):
         if size == 0:

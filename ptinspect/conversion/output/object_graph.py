@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 
 from ptinspect.conversion.output.storage_layout import (
     OutputStorage,
-    Placement,
     StorageLayout,
     TensorOptions,
 )
@@ -107,7 +106,7 @@ class ObjectGraph:
         self.options = options
         self.tensors: list[Tensor] = []
         self._layout = StorageLayout(options)
-        self._dense: dict[int, _DenseTensor | None] = {}
+        self._dense: dict[int, _DenseTensor | Tensor | None] = {}  # by the ids of values
         self._bare_storages: dict[int, Reference] = {}
         self._written: list[OutputStorage] = []
         self._alive: list[Value] = []  # keeps values alive, so that ids stay unique
@@ -127,8 +126,8 @@ class ObjectGraph:
                     self._owners[id(part)] = document
                 if dense is not None:
                     self._add(dense.tensor)
-            dense = self._dense[id(part)]
-            return None if dense is None else dense.extras(part)
+            known = self._dense[id(part)]
+            return known.extras(part) if isinstance(known, _DenseTensor) else known and ()
 
         def add_storage(pid: PersistentId) -> Value:
             reference = document.storage_of(pid)
@@ -147,9 +146,11 @@ class ObjectGraph:
                     rest.append(item)
                 elif id(item) not in self._dense:
                     tensor = document.tensor_of(item)
-                    self._dense[id(item)] = _DenseTensor(tensor) if tensor else None
-                    self._alive.append(item)
-                    if tensor is not None:
+                    if tensor is None:
+                        rest.append(item)
+                    else:
+                        self._dense[id(item)] = tensor
+                        self._alive.append(item)
                         self._add(tensor)
             value = rest
         # The writer knows how to traverse every kind of value; its output is not used here.
@@ -183,7 +184,7 @@ class ObjectGraph:
     def dense_tensor(self, value: Value) -> Tensor | None:
         """Return the dense tensor that a collected value is, or None."""
         dense = self._dense.get(id(value))
-        return dense.tensor if dense else None
+        return dense.tensor if isinstance(dense, _DenseTensor) else dense
 
     def read(self, value: Value) -> Tensor | None:
         """Return the tensor that a collected value is, dense or not, like `Tensors.read`."""
@@ -195,7 +196,7 @@ class ObjectGraph:
         """Return the dtype with which a dense tensor or parameter is written, after `plan`; None
         for all other values."""
         tensor = self.dense_tensor(_unwrap_parameter(value))
-        placement = self._layout.placement(tensor) if tensor else None
+        placement = self._layout.placements.get(id(tensor))
         return placement.dtype if placement else None
 
     def plan(self) -> None:
@@ -250,11 +251,9 @@ class ObjectGraph:
                 if len(named) > 1 and named[0] == "module":  # a class with its source code
                     return named[1]
             return None
-        placement = self._layout.placement(dense.tensor)
-        assert placement is not None
-        call = self._tensor_call(dense.tensor, placement, dense.quantizer)
-        if type(value) is TensorCall and value.changes is None:
-            return call
+        if not isinstance(dense, _DenseTensor):
+            return self._tensor_call(dense, None)
+        call = self._tensor_call(dense.tensor, dense.quantizer)
         if dense.subclass_call is not None:
             original = dense.subclass_call
             _, subclass, _, state = original.args
@@ -270,11 +269,11 @@ class ObjectGraph:
             call.changes = value.changes
         return call
 
-    def _tensor_call(self, tensor: Tensor, placement: Placement, quantizer: Value) -> Call:
+    def _tensor_call(self, tensor: Tensor, quantizer: Value) -> Call:
         """Return the call with which torch.save of today writes a dense tensor. Its tuples are new
         objects: torch's pickler does not find them in its memo either."""
-        storage, offset, dtype, is_reordered = placement
-        kind = _storage_class(dtype)
+        storage, offset, dtype, is_reordered = self._layout.placements[id(tensor)]
+        kind = _STORAGE_GLOBALS.get(dtype.name, _UNTYPED_STORAGE)
         stride = contiguous_strides(tensor.shape) if is_reordered else (*(tensor.stride or ()),)
         call = TensorCall.__new__(TensorCall)
         call.run, call.storage_type = _RUN, kind
@@ -300,7 +299,8 @@ class ObjectGraph:
         reference = self._bare_storages.get(id(pid))
         if reference is None:
             return pid.value
-        kind = _UNTYPED_STORAGE if is_untyped(reference.type) else _storage_class(reference.dtype)
+        name = "" if is_untyped(reference.type) else reference.dtype.name
+        kind = _STORAGE_GLOBALS.get(name, _UNTYPED_STORAGE)
         return self._storage_id(self._layout.by_source[id(reference.storage)], kind)
 
     def _storage_id(
@@ -316,10 +316,6 @@ class ObjectGraph:
             # A new string object: torch's pickler does not find it in its memo either.
             location = "".join([location[:1], location[1:]])
         return _RUN.word, kind, key, location, storage.nbytes // STORAGE_ITEMSIZE[kind.name]
-
-
-def _storage_class(dtype: DType) -> Global:
-    return _STORAGE_GLOBALS.get(dtype.name, _UNTYPED_STORAGE)
 
 
 def _quantizer(value: Value, tensor: Tensor) -> Value:

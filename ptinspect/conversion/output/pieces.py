@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from ptinspect.document.tensor import Storage, Tensor
-    from ptinspect.formats.archive import Span
 
     Converter = Callable[[bytes], bytes]
 
@@ -41,14 +40,6 @@ class Piece:
         """Yield the bytes in chunks of about a megabyte."""
         raise NotImplementedError
 
-    def file_range(self) -> tuple[int, int] | None:
-        """Return descriptor and offset of an open file that has these bytes, if there is one."""
-        return None
-
-    def recorded_crc(self) -> int | None:
-        """Return the CRC-32 that a source recorded for exactly these bytes, if there is one."""
-        return None
-
 
 class BytesPiece(Piece):
     """Bytes in memory: padding and small records."""
@@ -66,11 +57,10 @@ class BytesPiece(Piece):
 class SourceRange(Piece):
     """Bytes `start` to `stop` of a source's storage, unchanged."""
 
-    __slots__ = ("_span", "start", "stop", "storage")
+    __slots__ = ("start", "stop", "storage")
     changed = False
 
     def __init__(self, storage: Storage, start: int, stop: int) -> None:
-        self._span: Span | None = None
         self.storage = storage
         self.start = start
         self.stop = stop
@@ -79,27 +69,24 @@ class SourceRange(Piece):
     def chunks(self) -> Iterator[bytes]:
         return self.storage.chunks(self.start, self.stop)
 
-    def _find_span(self) -> Span | None:
-        if self._span is None:
-            self._span = self.storage.archive.storages.get(self.storage.key)
-        return self._span
-
-    def file_range(self) -> tuple[int, int] | None:
-        """See `Piece`. None also for storages in memory and compressed ones."""
-        span, descriptor = self._find_span(), self.storage.archive.source.descriptor
-        if span is None or span.offset is None or descriptor is None:
-            return None
-        return descriptor, span.offset + self.storage.begin + self.start
-
-    def recorded_crc(self) -> int | None:
-        """See `Piece`. Only for a whole record of a zip whose directory has CRCs."""
-        if self.start or self.storage.begin or not isinstance(self.storage.archive, TorchZip):
-            return None
-        span = self._find_span()
-        if not isinstance(span, ZipSpan) or span.length != self.stop:
-            return None
-        directory = span.directory
-        return directory.crcs[span.index] if directory.has_crcs else None
+    def place(self) -> tuple[int | None, int, int | None]:
+        """Return descriptor and offset of an open file that has these bytes (None if there is none:
+        the storage is in memory, or compressed), and the CRC-32 that a source recorded for exactly
+        these bytes, if there is one: for a whole record of a zip whose directory has CRCs."""
+        storage = self.storage
+        archive, begin = storage.archive, storage.begin + self.start
+        span = archive.storages.get(storage.key)
+        if span is None:
+            return None, 0, None
+        crc = None
+        if isinstance(archive, TorchZip) and isinstance(span, ZipSpan):
+            directory = span.directory
+            if not begin and span.length == self.stop and directory.has_crcs:
+                crc = directory.crcs[span.index]
+        offset = span.offset
+        if offset is None:
+            return None, 0, crc
+        return archive.source.descriptor, offset + begin, crc
 
 
 @dataclass(slots=True)
@@ -181,17 +168,16 @@ class TensorPiece(Piece):
 def storage_piece(storage: Storage, start: int, stop: int, source: DType, target: DType) -> Piece:
     """Return bytes `start` to `stop` of a storage of `source` elements, cast to `target` and
     little-endian."""
-    piece, loss = SourceRange(storage, start, stop), LostValues()
-    convert = dtype_converter(source, target, loss) if source is not target else None
-    if storage.archive.byteorder == "big" and source.swap > 1:
-        cast, unit = convert, source.swap
-
-        def convert(data: bytes) -> bytes:
-            swapped = swap_bytes(data, unit)
-            return cast(swapped) if cast else swapped
-
-    if convert is None:
+    piece = SourceRange(storage, start, stop)
+    is_swapped = storage.archive.byteorder == "big" and source.swap > 1
+    if source is target and not is_swapped:
         return piece
+    loss, unit = LostValues(), source.swap
+    cast = dtype_converter(source, target, loss) if source is not target else bytes
+
+    def convert(data: bytes) -> bytes:
+        return cast(swap_bytes(data, unit) if is_swapped else data)
+
     return ConvertedRange(piece, convert, source.itemsize, target.itemsize, loss)
 
 

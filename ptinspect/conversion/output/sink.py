@@ -123,21 +123,34 @@ class Sink:
         source range that does not match the recorded one is added to `mismatches`."""
         crc = 0 if with_crc else None
         for piece in pieces:
-            source = piece.source if isinstance(piece, ConvertedRange) else piece
-            recorded = source.recorded_crc()
-            if recorded is None or not isinstance(source, SourceRange):
-                crc = self._write_piece(piece, crc)
+            if type(piece) is SourceRange:
+                crc = self._write_range(piece, crc)
                 continue
-            # A source range with a recorded CRC-32 is a whole record, and so the only piece.
-            if crc is None and piece is source:
-                place = source.file_range() if source.length >= LARGE else None
-                is_aligned = place is not None and (place[1] - self.position) % PAGE == 0
-                crc = None if is_aligned and self._kernel_copy else 0
-            crc = self._write_piece(piece, crc)
-            actual = piece.source_crc if isinstance(piece, ConvertedRange) else crc
-            if actual is not None and actual != recorded:
-                self.mismatches.append(source)
+            crc = self._write_chunks(piece, piece.chunks(), crc)
+            if type(piece) is ConvertedRange:
+                _, _, recorded = piece.source.place()
+                if recorded is not None and recorded != piece.source_crc:
+                    self.mismatches.append(piece.source)
         return crc or 0
+
+    def _write_range(self, piece: SourceRange, crc: int | None) -> int | None:
+        """Write bytes of a source. Return the CRC-32 continued from `crc`, or None if it is None
+        and the source has no CRC-32 to compare it with."""
+        source, offset, recorded = piece.place()
+        if source is None or not piece.length:
+            # A range with a recorded CRC-32 is a whole record, and so the only piece.
+            crc = self._write_chunks(piece, piece.chunks(), crc if recorded is None else 0)
+        elif piece.length < LARGE:
+            data = self._read_ahead(source, offset, piece.length)
+            crc = self._write_chunks(piece, (data,), crc if recorded is None else 0)
+        else:
+            is_aligned = (offset - self.position) % PAGE == 0 and self._kernel_copy is not None
+            if recorded is not None and not is_aligned:
+                crc = 0
+            crc = self._copy_range(piece, source, offset, crc)
+        if recorded is not None and crc is not None and crc != recorded:
+            self.mismatches.append(piece)
+        return crc
 
     def _count(self, piece: Piece, length: int) -> None:
         self.position += length
@@ -154,13 +167,11 @@ class Sink:
             self._progress(self._unreported)
         self._unreported = 0
 
-    def _write_piece(self, piece: Piece, crc: int | None) -> int | None:
-        """Write a piece. Return the CRC-32 continued from `crc`, or None if it is None."""
-        file_range = piece.file_range() if piece.length >= LARGE else None
-        if file_range is None:
-            return self._write_chunks(piece, crc)
+    def _copy_range(
+        self, piece: SourceRange, source: int, offset: int, crc: int | None
+    ) -> int | None:
+        """Write a large range of a file. Return the CRC-32 as `_write_range` does."""
         self.flush()
-        source, offset = file_range
         left = piece.length
         # For a piece of many chunks a thread computes the CRC-32 while the system writes a chunk
         # and reads the next one, into the other buffer.
@@ -218,10 +229,12 @@ class Sink:
             raise _truncated_source_error(offset)
         return buffer[:done]
 
-    def _write_chunks(self, piece: Piece, crc: int | None) -> int | None:
+    def _write_chunks(
+        self, piece: Piece, chunks: Iterable[bytes | memoryview], crc: int | None
+    ) -> int | None:
         """Write a piece that is small or converted on the way."""
         done = 0
-        for chunk in self._chunks(piece):
+        for chunk in chunks:
             if crc is not None:
                 crc = crc32(chunk, crc)
             if len(chunk) >= BUFFER // 4:
@@ -237,19 +250,14 @@ class Sink:
             raise DamagedError(f"{done:,} bytes were read where {piece.length:,} were expected")
         return crc
 
-    def _chunks(self, piece: Piece) -> Iterable[bytes | memoryview]:
-        """Return the chunks of a piece. Small ranges of a file come from windows that are read
-        ahead, because their neighbours usually follow."""
-        file_range = piece.file_range() if 0 < piece.length < LARGE else None
-        if file_range is None:
-            return piece.chunks()
-        source, offset = file_range
-        stop = offset + piece.length
+    def _read_ahead(self, source: int, offset: int, length: int) -> memoryview:
+        """Return a small range of a file from a window that is read ahead, because its neighbours
+        usually follow."""
+        stop = offset + length
         for window in self._windows:
             if window.source == source and window.start <= offset and stop <= window.stop:
-                return [window.data[offset - window.start : stop - window.start]]
-        window = self._read_window(source, offset, piece.length)
-        return [window.data[: piece.length]]
+                return window.data[offset - window.start : stop - window.start]
+        return self._read_window(source, offset, length).data[:length]
 
     def _read_window(self, source: int, offset: int, length: int) -> _Window:
         """Read ahead from an offset: twice as far as the last time if the ranges follow each other.

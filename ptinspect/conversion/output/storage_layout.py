@@ -18,6 +18,8 @@ from ptinspect.dtypes import DTYPES, DType
 from ptinspect.errors import UnsupportedError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ptinspect.document.tensor import Tensor
 
     Group = tuple[object, ...]
@@ -45,14 +47,10 @@ class OutputStorage:
     """A storage of the output: its bytes, its device tag, and its name in the zip, which is
     assigned when the pickle first refers to it."""
 
-    pieces: list[Piece]
+    pieces: Sequence[Piece]
+    nbytes: int
     location: str
     key: str | None = None
-
-    @property
-    def nbytes(self) -> int:
-        """Size in bytes."""
-        return sum(piece.length for piece in self.pieces)
 
 
 class Placement(NamedTuple):
@@ -67,22 +65,28 @@ class Placement(NamedTuple):
 
 class StorageLayout:
     """Lays out the storages of one output. Add all tensors, call `plan`, then ask for each.
-    `by_source` has those that were added as such."""
+    `placements` has the tensors by id, `by_source` the storages that were added as such."""
 
     def __init__(self, options: TensorOptions) -> None:
         self.options = options
-        self._tensors: dict[Group, dict[int, Tensor]] = {}
+        self._tensors: dict[Group, list[Tensor]] = {}
+        self._added: set[int] = set()  # ids of those tensors
         self._bare_storages: dict[Group, list[Storage]] = {}
-        self._placements: dict[int, Placement] = {}
+        self.placements: dict[int, Placement] = {}
         self.by_source: dict[int, OutputStorage] = {}
         self._by_view: dict[Group, OutputStorage] = {}
 
     def add_tensor(self, tensor: Tensor) -> None:
         """Add a tensor that will be written. UnsupportedError if it is not dense, DamagedError if
         it exceeds its storage."""
-        storage, dtype = dense_storage(tensor)
-        check_bounds(tensor)
-        self._tensors.setdefault(_group(storage, dtype), {})[id(tensor)] = tensor
+        storage, dtype = check_bounds(tensor)
+        if id(tensor) not in self._added:
+            self._added.add(id(tensor))
+            group = (id(storage.archive), storage.key, dtype.storage)
+            if group in self._tensors:
+                self._tensors[group].append(tensor)
+            else:
+                self._tensors[group] = [tensor]
 
     def add_storage(self, storage: Storage, dtype: DType) -> None:
         """Add a storage that is a value of the pickle: it is written in full."""
@@ -93,15 +97,15 @@ class StorageLayout:
                 end = storage.begin + storage.nbytes
                 root = _root_storage(storage, end)
                 piece = storage_piece(root, storage.begin, end, dtype, dtype)
-                self.by_source[id(storage)] = OutputStorage([piece], self._location(storage))
+                self.by_source[id(storage)] = self._output(storage, [piece])
             return
         self._bare_storages.setdefault(_group(storage, dtype), []).append(storage)
-        self._tensors.setdefault(_group(storage, dtype), {})
+        self._tensors.setdefault(_group(storage, dtype), [])
 
     def plan(self) -> None:
         """Lay out everything that was added."""
-        for group, by_id in self._tensors.items():
-            tensors, bare = list(by_id.values()), self._bare_storages.get(group, [])
+        for group, tensors in self._tensors.items():
+            bare = self._bare_storages.get(group, [])
             if len(tensors) == 1 and not bare and self._place_single(tensors[0]):
                 continue
             sharing = [
@@ -119,10 +123,6 @@ class StorageLayout:
             if sharing or bare:
                 self._place_together(sharing, bare)
 
-    def placement(self, tensor: Tensor) -> Placement | None:
-        """Return where a tensor lies; None for one that was not added."""
-        return self._placements.get(id(tensor))
-
     def _place_single(self, tensor: Tensor) -> bool:
         """Place the only tensor of a storage, which is the usual case, and return True; return
         False if its elements have to be moved."""
@@ -135,12 +135,10 @@ class StorageLayout:
         if self.options.contiguous and not tensor.is_contiguous:
             return False
         dtype = self.options.output_dtype(tensor)
-        pieces = [storage_piece(_root_storage(storage, high), low, high, source, dtype)]
+        piece = storage_piece(_root_storage(storage, high), low, high, source, dtype)
+        output = self._output(storage, (piece,))
         begin = storage.begin - low + (tensor.storage_offset or 0) * source.itemsize
-        output = OutputStorage(pieces, self._location(storage))
-        self._placements[id(tensor)] = Placement(
-            output, begin // source.itemsize, dtype, contiguous=False
-        )
+        self.placements[id(tensor)] = Placement(output, begin // source.itemsize, dtype, False)
         return True
 
     def _place_alone(self, tensor: Tensor) -> None:
@@ -149,9 +147,8 @@ class StorageLayout:
         view = (*tensor.view_key(), dtype)
         if view not in self._by_view:
             assert tensor.storage is not None
-            pieces: list[Piece] = [TensorPiece(tensor, dtype)]
-            self._by_view[view] = OutputStorage(pieces, self._location(tensor.storage))
-        self._placements[id(tensor)] = Placement(self._by_view[view], 0, dtype, True)
+            self._by_view[view] = self._output(tensor.storage, (TensorPiece(tensor, dtype),))
+        self.placements[id(tensor)] = Placement(self._by_view[view], 0, dtype, True)
 
     def _place_together(self, tensors: list[Tensor], bare: list[Storage]) -> None:
         """Give tensors, and references to their source storage itself, one storage."""
@@ -166,14 +163,15 @@ class StorageLayout:
         spans += [(0, reference.nbytes) for reference in bare]
         itemsizes = [tensor.stored.itemsize for tensor in tensors if tensor.stored]
         regions = _merge_spans(spans, max(itemsizes, default=1))
-        output = OutputStorage([], self._location(bare[0] if bare else storage))
+        pieces: list[Piece] = []
         shifts: list[int] = []  # per region: from an offset in the source to one in the output
         total = 0
         for low, high in regions:
             shifts.append(total - low)
             root = _root_storage(storage, high)
-            output.pieces.append(storage_piece(root, low, high, source, target))
+            pieces.append(storage_piece(root, low, high, source, target))
             total += high - low
+        output = self._output(bare[0] if bare else storage, pieces)
         starts = [low for low, _ in regions]
         for tensor in tensors:
             itemsize = (tensor.stored or source).itemsize
@@ -185,23 +183,26 @@ class StorageLayout:
             else:  # may point anywhere
                 offset = min(tensor.storage_offset or 0, total // itemsize)
             dtype = self.options.output_dtype(tensor)
-            self._placements[id(tensor)] = Placement(output, offset, dtype, False)
+            self.placements[id(tensor)] = Placement(output, offset, dtype, False)
         for reference in bare:
             self.by_source[id(reference)] = output
 
-    def _location(self, storage: Storage) -> str:
-        return self.options.device or storage.location
+    def _output(self, storage: Storage, pieces: Sequence[Piece]) -> OutputStorage:
+        nbytes = pieces[0].length if len(pieces) == 1 else sum(piece.length for piece in pieces)
+        return OutputStorage(pieces, nbytes, self.options.device or storage.location)
 
 
-def check_bounds(tensor: Tensor) -> None:
-    """Raise DamagedError if a tensor exceeds its storage, or the storage the file."""
+def check_bounds(tensor: Tensor) -> tuple[Storage, DType]:
+    """Return the storage of a dense tensor and the dtype of its elements there. UnsupportedError if
+    it is not dense, DamagedError if it exceeds its storage, or the storage the file."""
     storage, dtype = dense_storage(tensor)
     low, high = tensor.extent
     if dtype.name in PACKED:
         high = low
-    if tensor.numel and (low < 0 or high * dtype.itemsize > storage.nbytes):
+    if (low < 0 or high * dtype.itemsize > storage.nbytes) and tensor.numel:
         raise out_of_bounds_error(tensor, storage, high, dtype.itemsize)
     storage.check()
+    return storage, dtype
 
 
 def _group(storage: Storage, dtype: DType) -> Group:

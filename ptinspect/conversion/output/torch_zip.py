@@ -12,7 +12,7 @@ caffe2/serialize/inline_container.cc; `torch.serialization._save` for names and 
 from __future__ import annotations
 
 import os
-from struct import pack
+from struct import Struct, pack
 from typing import TYPE_CHECKING, NamedTuple
 from zlib import adler32, crc32
 
@@ -28,6 +28,9 @@ ALIGNMENT = 64
 MAX_UINT32 = 0xFFFFFFFF
 MAX_UINT16 = 0xFFFF
 _UTF8_FLAG, _DESCRIPTOR_FLAG = 0x0800, 0x0008
+_LOCAL_HEADER = Struct("<4sHH18xHH")
+_DESCRIPTOR, _LARGE_DESCRIPTOR = Struct("<4sIII"), Struct("<4sIQQ")
+_DIRECTORY_LINE = Struct("<4sHHHHIIIIHH10xI")
 _MADE_BY, _VERSION_NEEDED = 0x031E, 45  # of the zip64 end record, as in miniz
 
 
@@ -52,14 +55,14 @@ class ZipWriter:
         """Write a record that consists of these pieces."""
         sink = self.sink
         full_name = f"{self.folder}/{name}".encode()
-        size = sum(piece.length for piece in pieces)
+        size = pieces[0].length if len(pieces) == 1 else sum(piece.length for piece in pieces)
         offset = sink.position
         sink.write(_local_header(full_name, size, offset))
         crc = sink.write_pieces(pieces, with_crc=True)
         if size:
             is_large = size >= MAX_UINT32 or offset >= MAX_UINT32
-            form = "<4sIQQ" if is_large else "<4sIII"
-            sink.write(pack(form, b"PK\x07\x08", crc, size, size))
+            descriptor = _LARGE_DESCRIPTOR if is_large else _DESCRIPTOR
+            sink.write(descriptor.pack(b"PK\x07\x08", crc, size, size))
         self.records.append(Record(full_name, size, crc, offset))
 
     def write_bytes(self, name: str, data: bytes) -> None:
@@ -119,24 +122,26 @@ def serialization_id(records: Sequence[Record]) -> bytes:
 
 def _zip64_field(size: int, compressed_size: int, offset: int) -> bytes:
     """Return the extra field for numbers that do not fit into 32 bits; empty if all do."""
+    if size < MAX_UINT32 and offset < MAX_UINT32:
+        return b""
     numbers = pack("<QQ", size, compressed_size) if size >= MAX_UINT32 else b""
     numbers += pack("<Q", offset) if offset >= MAX_UINT32 else b""
-    return pack("<HH", 1, len(numbers)) + numbers if numbers else b""
+    return pack("<HH", 1, len(numbers)) + numbers
 
 
 def _local_header(name: bytes, size: int, offset: int) -> bytes:
     zip64 = _zip64_field(size, 0, offset)
     data_offset = offset + 30 + len(name) + len(zip64) + 4
     padding = -data_offset % ALIGNMENT
-    extra = zip64 + pack("<2sH", b"FB", padding) + b"Z" * padding
+    extra = b"%bFB%b%b" % (zip64, padding.to_bytes(2, "little"), b"Z" * padding)
     flags = _UTF8_FLAG | (_DESCRIPTOR_FLAG if size else 0)
-    return pack("<4sHH18xHH", b"PK\x03\x04", 0, flags, len(name), len(extra)) + name + extra
+    return _LOCAL_HEADER.pack(b"PK\x03\x04", 0, flags, len(name), len(extra)) + name + extra
 
 
 def _directory_line(record: Record) -> bytes:
-    zip64 = _zip64_field(record.size, record.size, record.offset)
-    flags = _UTF8_FLAG | (_DESCRIPTOR_FLAG if record.size else 0)
-    size = min(record.size, MAX_UINT32)
-    fixed = pack("<4sHHHHII", b"PK\x01\x02", 0, 0, flags, 0, 0, record.crc)
-    sizes = pack("<IIHH", size, size, len(record.name), len(zip64))
-    return fixed + sizes + pack("<10xI", min(record.offset, MAX_UINT32)) + record.name + zip64
+    name, size, crc, offset = record
+    zip64 = _zip64_field(size, size, offset)
+    flags = _UTF8_FLAG | (_DESCRIPTOR_FLAG if size else 0)
+    size, offset = min(size, MAX_UINT32), min(offset, MAX_UINT32)
+    fixed = (b"PK\x01\x02", 0, 0, flags, 0, 0, crc, size, size, len(name), len(zip64), offset)
+    return _DIRECTORY_LINE.pack(*fixed) + name + zip64

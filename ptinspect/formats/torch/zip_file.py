@@ -31,6 +31,7 @@ from ptinspect.pickling.machine import run
 from ptinspect.text import printable_name
 
 if TYPE_CHECKING:
+    from ptinspect.pickling.machine import Pickled
     from ptinspect.source.base import Source
 
 _FACT_BYTES = 4096
@@ -158,14 +159,15 @@ class TorchZip(ZipArchive):
 
 def open_zip(
     source: Source, directory: ZipDirectory, folder: str, limits: Limits = LIMITS,
-    kind: type[TorchZip] = TorchZip,
+    kind: type[TorchZip] = TorchZip, pickled: Pickled | None = None,
 ) -> TorchZip:  # fmt: skip
     """Open the archive in the `folder` ("archive/") of a zip. DamagedError if the pickle is
-    damaged, or a storage that it refers to is incomplete."""
+    damaged, or a storage that it refers to is incomplete. `pickled` is the pickle, if the caller
+    has run it."""
     archive = kind(source, directory, limits)
     name = f"{folder}data.pkl"
     index = directory.index[name]
-    pickled = run(directory.read(index), record=name, limits=limits)
+    pickled = pickled or run(directory.read(index), record=name, limits=limits)
     archive.set_pickle(pickled)
     is_stored = directory.methods[index] == STORED and source.base is not None
     archive.origin = (source.base or 0) + directory.start(index) if is_stored else None
