@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import IO, Any
 
@@ -20,11 +20,11 @@ from ptinspect.cli.output import (
     STDOUT_ERRNOS,
     OutputClosed,
     error_text,
+    reportable,
     stdout_error,
-    unexpected_error,
     write_stderr,
 )
-from ptinspect.errors import PtInspectError, shell_options
+from ptinspect.errors import shell_options
 
 DONE, FAILED, INTERRUPTED = 0, 2, 130
 
@@ -91,41 +91,29 @@ class Commands(click.Group):
                 raise
             if isinstance(error, OSError) and error.errno in STDOUT_ERRNOS:
                 error = stdout_error(error)  # of click, which prints --help
-            if not isinstance(error, PtInspectError):
-                raise Failure(error_text(unexpected_error(error))) from error
-            raise Failure(error_text(error)) from error
+            raise Failure(error_text(reportable(error))) from error
 
-    def main(
-        self, args: Sequence[str] | None = None, prog_name: str | None = None,
-        complete_var: str | None = None, standalone_mode: bool = True,
-        windows_expand_args: bool = True, **extra: Any,
-    ) -> Any:  # fmt: skip
+    def main(self, *args: Any, **settings: Any) -> Any:
         """Run the program like `click.Group.main`, but with this package's exit codes."""
+        run: Callable[..., Any] = super().main
+        if not settings.pop("standalone_mode", True):
+            return run(*args, standalone_mode=False, **settings)
         try:
-            code = super().main(
-                args, prog_name or "ptinspect", complete_var, standalone_mode=False,
-                windows_expand_args=windows_expand_args, **extra,
-            )  # fmt: skip
+            code = run(*args, standalone_mode=False, **settings)
+        except click.UsageError as error:
+            write_stderr(usage_text(error))
+            code = FAILED
         except click.ClickException as error:
-            if not standalone_mode:
-                raise
-            if isinstance(error, click.UsageError):
-                write_stderr(usage_text(error))
-            else:
-                error.show()
+            error.show()
             code = FAILED
         except OSError as error:
-            if not standalone_mode:
-                raise
             write_stderr(error_text(stdout_error(error)))
             code = FAILED
         except (click.Abort, KeyboardInterrupt):
             code = INTERRUPTED
         except OutputClosed:
             code = DONE
-        if standalone_mode:
-            sys.exit(code if isinstance(code, int) else DONE)
-        return code
+        sys.exit(code if isinstance(code, int) else DONE)
 
 
 def usage_text(error: click.UsageError) -> str:
@@ -181,7 +169,7 @@ def main() -> None:
     gc.disable()
     code: object = DONE
     try:
-        cli()
+        cli(prog_name="ptinspect")
     except SystemExit as end:
         code = end.code
     except KeyboardInterrupt:  # while the process ends

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypedDict
+from functools import wraps
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import click
 
 from ptinspect.cli.options import (
     combine,
+    flag,
     force_option,
     format_option,
     no_progress_option,
+    option,
     output_option,
 )
 from ptinspect.cli.output import open_output, write_summary
@@ -41,74 +44,93 @@ class TrainingOptions(TypedDict):
     timeout: float
 
 
-_entry_option = click.option(
-    "--entry", metavar="PATH", help="Check only this entry, e.g. model_state_dict."
-)
+_entry_option = option("--entry", "PATH", "Check only this entry, e.g. model_state_dict.")
 _training_options = combine(
-    click.option(
+    option(
         "--model",
-        metavar="FILE.py:CLASS",
-        help="The model's class, or a function that returns the model. FILE.py is run: use only "
+        "FILE.py:CLASS",
+        "The model's class, or a function that returns the model. FILE.py is run: use only "
         "code that you trust. `resume` also calls make_optimizer(model), "
         "make_scheduler(optimizer) (each may return a list), make_scaler() and autocast() if "
         "FILE.py defines them.",
     ),
-    click.option(
+    option(
         "--data",
-        metavar="FILE.py:FUNCTION",
-        help="A function that returns a DataLoader or a list of batches (inputs and target, or "
+        "FILE.py:FUNCTION",
+        "A function that returns a DataLoader or a list of batches (inputs and target, or "
         "inputs alone). If it has a parameter `epoch`, it is called for each epoch. FILE.py is "
         "run: use only code that you trust. By default inputs are generated for the first layer.",
     ),
-    click.option(
+    option(
         "--loss",
-        metavar="NAME",
+        "NAME",
+        "Loss class of torch.nn. Without targets the loss is the mean square of the outputs.",
         default="MSELoss",
-        show_default=True,
-        help="Loss class of torch.nn. Without targets the loss is the mean square of the outputs.",
     ),
-    click.option(
+    option(
         "--optimizer-class",
-        metavar="NAME",
-        help="Optimizer class, if the file does not record it, e.g. torch.optim.AdamW.",
+        "NAME",
+        "Optimizer class, if the file does not record it, e.g. torch.optim.AdamW.",
     ),
-    click.option(
+    option(
         "--steps",
-        metavar="N",
+        "N",
+        "Training steps; for `resume`, N before the save and N after it, rounded up to whole "
+        "epochs.",
         type=click.IntRange(min=1),
         default=4,
-        show_default=True,
-        help="Training steps; for `resume`, N before the save and N after it, rounded up to whole "
-        "epochs.",
     ),
-    click.option(
+    option(
         "--device",
-        metavar="auto|cpu|cuda[:N]",
-        default="auto",
-        show_default=True,
-        help="Device to train on; auto is CUDA if torch finds it, else the CPU. With cuda, "
+        "auto|cpu|cuda[:N]",
+        "Device to train on; auto is CUDA if torch finds it, else the CPU. With cuda, "
         "`resume` also moves to the CPU and back, within a tolerance that it reports (in ULPs).",
+        default="auto",
     ),
-    click.option(
-        "--seed", metavar="N", type=int, default=0, show_default=True, help="Random seed."
-    ),
-    click.option("--allow-tf32", is_flag=True, help="Let CUDA calculate in TF32."),
-    click.option(
+    option("--seed", "N", "Random seed.", type=int, default=0),
+    flag("--allow-tf32", "Let CUDA calculate in TF32."),
+    flag(
         "--trust",
-        is_flag=True,
-        help="Load the file even if it uses names that are not on the allowlist. Use only if you "
+        "Load the file even if it uses names that are not on the allowlist. Use only if you "
         "trust it.",
     ),
-    click.option(
+    option(
         "--timeout",
-        metavar="SECONDS",
+        "SECONDS",
+        "Longest time for one child process.",
         type=click.FloatRange(min=1),
         default=600.0,
-        show_default=True,
-        help="Longest time for one child process.",
     ),
 )
 _report_options = combine(format_option(["text", "json"]), output_option, force_option)
+
+
+def _answers(run: Callable[..., Report]) -> Callable[..., None]:
+    """Make a command of a function that returns a report: it is written, and its exit code is that
+    of the command. The function gets `progress` and the options, apart from those of the output."""
+
+    @click.pass_context
+    @wraps(run)
+    def write_report(
+        ctx: click.Context, /, output_format: str, output: str | None, force: bool,
+        no_progress: bool = True, **options: Any,
+    ) -> None:  # fmt: skip
+        if "plot" in options:  # a picture, which --force overwrites as well
+            options["force"] = force
+        sources = [options["path"]] if "path" in options else []
+        with open_output(output, force=force, sources=sources) as write:
+            with training_progress(hidden=no_progress) as progress:
+                report = run(progress=progress, **options)
+            if output_format == "text":
+                write(report.text())
+            else:
+                from ptinspect.display.text.values import json_value
+
+                write(json_value(report.as_dict()) + "\n")
+        write_summary(report, output)
+        ctx.exit(report.exit_code)
+
+    return write_report
 
 
 @click.group(
@@ -127,11 +149,8 @@ def command() -> None:
 @click.argument("path", metavar="CHECKPOINT")
 @_entry_option
 @_report_options
-@click.pass_context
-def optimizer(
-    ctx: click.Context, path: str, entry: str | None, output_format: str, output: str | None,
-    force: bool,
-) -> None:  # fmt: skip
+@_answers
+def optimizer(path: str, entry: str | None, progress: object) -> Report:
     """Compare the optimizer state in CHECKPOINT with the weights in it: group sizes, order, shapes
     and dtypes, missing and extra states, steps, learning rates, NaN and inf.
 
@@ -141,10 +160,7 @@ def optimizer(
     """
     from ptinspect.proofs.optimizer import check_optimizer
 
-    def check(progress: object) -> Report:
-        return check_optimizer(path, entry=entry)
-
-    _answer(ctx, check, output_format, output, force, sources=(path,))
+    return check_optimizer(path, entry=entry)
 
 
 @command.command("roundtrip", short_help="Check that convert writes the same model.")
@@ -153,11 +169,8 @@ def optimizer(
 @_entry_option
 @_report_options
 @no_progress_option
-@click.pass_context
-def roundtrip(
-    ctx: click.Context, path: str, output_format: str, output: str | None, force: bool,
-    no_progress: bool, **training: Unpack[TrainingOptions],
-) -> None:  # fmt: skip
+@_answers
+def roundtrip(path: str, progress: Watch | None, **training: Unpack[TrainingOptions]) -> Report:
     """Convert MODEL to a state_dict, a checkpoint and safetensors, load each into a new instance,
     and compare with the original bit for bit: weights, outputs, gradients, and the weights after N
     steps of training.
@@ -168,27 +181,22 @@ def roundtrip(
     """
     from ptinspect.proofs.roundtrip import check_roundtrip
 
-    def check(progress: Watch | None) -> Report:
-        return check_roundtrip(path, progress=progress, **training)
-
-    _answer(ctx, check, output_format, output, force, no_progress, (path,))
+    return check_roundtrip(path, progress=progress, **training)
 
 
 @command.command("resume", short_help="Check that training resumes exactly; if not, say why.")
 @click.argument("path", metavar="CHECKPOINT")
 @_training_options
 @_entry_option
-@click.option(
-    "--plot", metavar="FILE", help="Draw both loss curves to a .png or .svg file (matplotlib)."
-)
-@click.option("--no-cross", is_flag=True, help="With --device cuda, do not resume on the CPU too.")
+@option("--plot", "FILE", "Draw both loss curves to a .png or .svg file (matplotlib).")
+@flag("--no-cross", "With --device cuda, do not resume on the CPU too.")
 @_report_options
 @no_progress_option
-@click.pass_context
+@_answers
 def resume(
-    ctx: click.Context, path: str, plot: str | None, no_cross: bool, output_format: str,
-    output: str | None, force: bool, no_progress: bool, **training: Unpack[TrainingOptions],
-) -> None:  # fmt: skip
+    path: str, plot: str | None, no_cross: bool, force: bool, progress: Watch | None,
+    **training: Unpack[TrainingOptions],
+) -> Report:  # fmt: skip
     """Check that the file holds all that an exact resume needs: train 2N steps from CHECKPOINT
     without interruption. Train N steps, save in the layout of the file, load it in a new
     process, and train N more. Compare bit for bit. CHECKPOINT is a file, or a folder that the
@@ -204,61 +212,54 @@ def resume(
     """
     from ptinspect.proofs.resume.proof import check_resume
 
-    def check(progress: Watch | None) -> Report:
-        return check_resume(
-            path, progress=progress, plot=plot, no_cross=no_cross, force=force, **training
-        )
-
-    _answer(ctx, check, output_format, output, force, no_progress, (path,))
+    return check_resume(
+        path, progress=progress, plot=plot, no_cross=no_cross, force=force, **training
+    )
 
 
 @command.command("script", short_help="Check that your own script resumes exactly.")
 @click.argument("words", metavar="COMMAND...", nargs=-1, required=True, type=click.UNPROCESSED)
-@click.option(
+@option(
     "--checkpoint",
-    metavar="GLOB",
+    "GLOB",
+    "The files or folders that the script saves, relative to the current folder, e.g. "
+    "'runs/*.pt'. Repeatable.",
     multiple=True,
     required=True,
-    help="The files or folders that the script saves, relative to the current folder, e.g. "
-    "'runs/*.pt'. Repeatable.",
 )
-@click.option(
-    "--resume-command",
-    metavar="CMD",
-    help="What starts the script again after the kill, if it is not COMMAND.",
+@option(
+    "--resume-command", "CMD", "What starts the script again after the kill, if it is not COMMAND."
 )
-@click.option(
+@option(
     "--at",
-    metavar="N",
+    "N",
+    "Kill the script after its Nth save. By default about the middle one.",
     type=click.IntRange(min=1),
-    help="Kill the script after its Nth save. By default about the middle one.",
 )
-@click.option(
+@flag(
     "--kill-during-save",
-    is_flag=True,
-    help="Kill the script inside the write of a checkpoint, and ask whether it survives that.",
+    "Kill the script inside the write of a checkpoint, and ask whether it survives that.",
 )
-@click.option(
+@option(
     "--work",
-    metavar="DIR",
-    help="A new or empty folder for the copies, which stay there. By default a temporary folder.",
+    "DIR",
+    "A new or empty folder for the copies, which stay there. By default a temporary folder.",
 )
-@click.option(
+@option(
     "--timeout",
-    metavar="SECONDS",
+    "SECONDS",
+    "Longest time for one run of the script.",
     type=click.FloatRange(min=1),
     default=3600.0,
-    show_default=True,
-    help="Longest time for one run of the script.",
 )
 @_report_options
 @no_progress_option
-@click.pass_context
+@_answers
 def script(
-    ctx: click.Context, words: tuple[str, ...], checkpoint: tuple[str, ...],
-    resume_command: str | None, at: int | None, kill_during_save: bool, work: str | None,
-    timeout: float, output_format: str, output: str | None, force: bool, no_progress: bool,
-) -> None:  # fmt: skip
+    words: tuple[str, ...], checkpoint: tuple[str, ...], resume_command: str | None,
+    at: int | None, kill_during_save: bool, work: str | None, timeout: float,
+    progress: Watch | None,
+) -> Report:  # fmt: skip
     """Check that your script, killed and started again, ends where it would have ended.
 
     This runs your script: use only one that you trust. COMMAND, after `--`, runs in copies of the
@@ -272,28 +273,7 @@ def script(
     """
     from ptinspect.proofs.script.proof import check_script
 
-    def check(progress: Watch | None) -> Report:
-        return check_script(
-            words, checkpoint=checkpoint, resume_command=resume_command, at=at,
-            kill_during_save=kill_during_save, work=work, timeout=timeout, progress=progress,
-        )  # fmt: skip
-
-    _answer(ctx, check, output_format, output, force, no_progress)
-
-
-def _answer(
-    ctx: click.Context, check: Callable[[Watch | None], Report], output_format: str,
-    output: str | None, force: bool, no_progress: bool = True, sources: tuple[str, ...] = (),
-) -> None:  # fmt: skip
-    """Run a check, write its report, and exit with its code."""
-    with open_output(output, force=force, sources=sources) as target:
-        with training_progress(hidden=no_progress) as progress:
-            report = check(progress)
-        if output_format == "text":
-            target.write(report.text())
-        else:
-            from ptinspect.display.text.values import json_value
-
-            target.write(json_value(report.as_dict()) + "\n")
-    write_summary(report, output)
-    ctx.exit(report.exit_code)
+    return check_script(
+        words, checkpoint=checkpoint, resume_command=resume_command, at=at,
+        kill_during_save=kill_during_save, work=work, timeout=timeout, progress=progress,
+    )  # fmt: skip

@@ -8,8 +8,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ptinspect.cli.options import debug_requested, format_option, no_progress_option
-from ptinspect.cli.output import StdoutWriter, error_text, unexpected_error, write_stderr
+from ptinspect.cli.options import (
+    choice,
+    debug_requested,
+    flag,
+    format_option,
+    no_progress_option,
+    option,
+    repeatable,
+)
+from ptinspect.cli.output import error_text, reportable, write_stderr, write_stdout
 from ptinspect.cli.progress import ProgressBar
 from ptinspect.errors import PtInspectError
 
@@ -25,62 +33,42 @@ TARGETS = ("state_dict", "checkpoint", "safetensors", "same")
     "convert", short_help="Convert to a state_dict, a checkpoint, safetensors or today's zip."
 )
 @click.argument("paths", metavar="SRC... [DST]", nargs=-1, required=True)
-@click.option(
-    "--to",
-    type=click.Choice(TARGETS),
-    help="Target to write. By default the suffix of DST decides.",
-)
-@click.option(
+@choice("--to", TARGETS, "Target to write. By default the suffix of DST decides.")
+@option(
     "--entry",
-    metavar="PATH",
+    "PATH",
+    "Convert only this entry, e.g. model_state_dict. Repeatable: one file each.",
     multiple=True,
-    help="Convert only this entry, e.g. model_state_dict. Repeatable: one file each.",
 )
-@click.option(
-    "--all-entries", is_flag=True, help="Convert every model of SRC to a file of its own."
-)
-@click.option(
-    "--include", metavar="GLOB", multiple=True, help="Write only matching keys. Repeatable."
-)
-@click.option("--exclude", metavar="GLOB", multiple=True, help="Drop matching keys. Repeatable.")
-@click.option(
+@flag("--all-entries", "Convert every model of SRC to a file of its own.")
+@repeatable("--include", "GLOB", "Write only matching keys.")
+@repeatable("--exclude", "GLOB", "Drop matching keys.")
+@repeatable(
     "--strip-prefix",
-    metavar="P|auto",
-    multiple=True,
-    help="Remove prefix P; auto: those of DataParallel, torch.compile and FSDP. Repeatable.",
+    "P|auto",
+    "Remove prefix P; auto: those of DataParallel, torch.compile and FSDP.",
 )
-@click.option("--add-prefix", metavar="P", default="", help="Put prefix P in front of every key.")
-@click.option("--rename", metavar="REGEX=NEW", multiple=True, help="Rename keys. Repeatable.")
-@click.option("--dtype", metavar="D", help="Cast floating-point tensors to D, e.g. bfloat16.")
-@click.option(
-    "--allow-overflow", is_flag=True, help="Write numbers that --dtype cannot hold as inf."
-)
-@click.option("--device", metavar="D", help="Record D as the device of all tensors, e.g. cpu.")
-@click.option("--contiguous", is_flag=True, help="Write strided tensors as contiguous ones.")
-@click.option(
+@option("--add-prefix", "P", "Put prefix P in front of every key.", default="")
+@repeatable("--rename", "REGEX=NEW", "Rename keys.")
+@option("--dtype", "D", "Cast floating-point tensors to D, e.g. bfloat16.")
+@flag("--allow-overflow", "Write numbers that --dtype cannot hold as inf.")
+@option("--device", "D", "Record D as the device of all tensors, e.g. cpu.")
+@flag("--contiguous", "Write strided tensors as contiguous ones.")
+@choice(
     "--shared",
-    type=click.Choice(["keep-one", "duplicate", "error"]),
+    ["keep-one", "duplicate", "error"],
+    "What safetensors gets for tensors that share memory.",
     default="keep-one",
-    show_default=True,
-    help="What safetensors gets for tensors that share memory.",
 )
-@click.option(
-    "--set",
-    "entries",
-    metavar="NAME=VALUE",
-    multiple=True,
-    help="Set an entry of the checkpoint; VALUE is JSON or else a string. Repeatable.",
+@repeatable(
+    "--set entries", "NAME=VALUE", "Set an entry of the checkpoint; VALUE is JSON or else a string."
 )
-@click.option(
-    "--optimizer", metavar="FILE", help="Take the checkpoint's optimizer state from FILE."
-)
-@click.option("--plain", is_flag=True, help="Write only what torch.load accepts by default.")
-@click.option(
-    "--max-shard-size", metavar="N", help="Write shards of at most N (e.g. 5GB) and an index."
-)
-@click.option("--verify", is_flag=True, help="Read the file again and compare every byte.")
-@click.option("--force", is_flag=True, help="Overwrite DST if it exists.")
-@click.option("--dry-run", is_flag=True, help="Show the plan without writing.")
+@option("--optimizer", "FILE", "Take the checkpoint's optimizer state from FILE.")
+@flag("--plain", "Write only what torch.load accepts by default.")
+@option("--max-shard-size", "N", "Write shards of at most N (e.g. 5GB) and an index.")
+@flag("--verify", "Read the file again and compare every byte.")
+@flag("--force", "Overwrite DST if it exists.")
+@flag("--dry-run", "Show the plan without writing.")
 @format_option(["text", "json"])
 @no_progress_option
 @click.pass_context
@@ -126,7 +114,7 @@ def command(
             write_stderr(f"ptinspect: {_safe(source)}: {_safe(warning)}")
         if output_format == "text":
             lines = result.text().splitlines()
-            StdoutWriter().write("".join(f"{_safe(line)}\n" for line in lines))
+            write_stdout("".join(f"{_safe(line)}\n" for line in lines))
     if output_format == "json":
         _write_json(sources, results)
     codes = {result.exit_code for result in results}
@@ -139,14 +127,10 @@ def _catch_errors(
     """Return the error of one SRC instead of raising it, so that the others are converted."""
     try:
         return run()
-    except PtInspectError as error:
-        if debug:
-            raise
-        return error
     except Exception as error:
         if debug:
             raise
-        return unexpected_error(error, source)
+        return reportable(error, source)
 
 
 def _split_paths(paths: tuple[str, ...]) -> tuple[tuple[str, ...], str | None]:
@@ -208,7 +192,7 @@ def _write_json(sources: tuple[str, ...], results: list[ConversionReport | PtIns
         else:
             objects.append(result.as_dict())
     document: object = objects if len(objects) > 1 else objects[0]
-    StdoutWriter().write(json.dumps(document, indent=2) + "\n")
+    write_stdout(json.dumps(document, indent=2) + "\n")
 
 
 def _safe(text: str) -> str:

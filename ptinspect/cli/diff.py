@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ptinspect.cli.options import format_option, no_progress_option, output_option
+from ptinspect.cli.options import (
+    format_option,
+    no_progress_option,
+    option,
+    output_option,
+    repeatable,
+)
 from ptinspect.cli.output import (
     is_terminal,
     may_use_colour,
@@ -25,26 +31,15 @@ if TYPE_CHECKING:
 @click.argument("b", metavar="B")
 @format_option(["text", "json", "markdown", "html"])
 @output_option
-@click.option(
+@option(
     "--tolerance",
-    metavar="T",
+    "T",
+    "Ignore differences of up to T + T * |a|.",
     type=click.FloatRange(min=0),
     default=0.0,
-    show_default=True,
-    help="Ignore differences of up to T + T * |a|.",
 )
-@click.option(
-    "--include",
-    metavar="GLOB",
-    multiple=True,
-    help="Compare only tensors whose key matches. Repeatable.",
-)
-@click.option(
-    "--exclude",
-    metavar="GLOB",
-    multiple=True,
-    help="Do not compare tensors whose key matches. Repeatable.",
-)
+@repeatable("--include", "GLOB", "Compare only tensors whose key matches.")
+@repeatable("--exclude", "GLOB", "Do not compare tensors whose key matches.")
 @no_progress_option
 @click.pass_context
 def command(
@@ -65,8 +60,8 @@ def command(
         report = diff(
             a, b, tolerance=tolerance, include=include, exclude=exclude, progress=progress
         )
-    with open_output(output, sources=(a, b)) as target:
-        target.write(_rendered(report, output_format, to_file=output is not None))
+    with open_output(output, sources=(a, b)) as write:
+        write(_rendered(report, output_format, to_file=output is not None))
     write_summary(report, output)
     ctx.exit(report.exit_code)
 

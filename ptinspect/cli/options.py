@@ -12,26 +12,34 @@ if TYPE_CHECKING:
     Decorator = Callable[[Any], Any]
 
 
-def format_option(formats: Sequence[str]) -> Decorator:
-    """Return the option `--format` with the first format as the default."""
+def option(names: str, metavar: str | None, help: str, **settings: Any) -> Decorator:
+    """Return an option with a value, e.g. of `names` "-o --output". Its default is shown."""
+    has_default = bool(settings.get("default") not in (None, ""))
     return click.option(
-        "-f",
-        "--format",
-        "output_format",
-        type=click.Choice(formats),
-        default=formats[0],
-        show_default=True,
-        help="Output format.",
+        *names.split(), metavar=metavar, help=help, show_default=has_default, **settings
     )
 
 
-output_option = click.option(
-    "-o", "--output", metavar="FILE", help="Write to FILE instead of standard output."
-)
-force_option = click.option(
-    "--force", is_flag=True, help="Overwrite FILE even if it is not a text file."
-)
-no_progress_option = click.option("--no-progress", is_flag=True, help="Do not show a progress bar.")
+def flag(names: str, help: str) -> Decorator:
+    return click.option(*names.split(), is_flag=True, help=help)
+
+
+def repeatable(names: str, metavar: str, help: str) -> Decorator:
+    return option(names, metavar, f"{help} Repeatable.", multiple=True)
+
+
+def choice(names: str, values: Sequence[str], help: str, default: str | None = None) -> Decorator:
+    return option(names, None, help, type=click.Choice(values), default=default)
+
+
+def format_option(formats: Sequence[str]) -> Decorator:
+    """Return the option `--format` with the first format as the default."""
+    return choice("-f --format output_format", formats, "Output format.", formats[0])
+
+
+output_option = option("-o --output", "FILE", "Write to FILE instead of standard output.")
+force_option = flag("--force", "Overwrite FILE even if it is not a text file.")
+no_progress_option = flag("--no-progress", "Do not show a progress bar.")
 
 
 def combine(*options: Decorator) -> Decorator:

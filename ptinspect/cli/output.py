@@ -12,9 +12,8 @@ from ptinspect.display.text.escape import cut, safe
 from ptinspect.errors import PtInspectError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
-    from ptinspect.atomic_file import AtomicFile
     from ptinspect.report import Report
 
 STDOUT_ERRNOS = frozenset((errno.EBADF, errno.EFBIG, errno.EIO, errno.ENOSPC))
@@ -31,8 +30,10 @@ def error_text(error: PtInspectError) -> str:
     return "\n  ".join([f"ptinspect: {cut(str(error))}", *map(safe, hint)])
 
 
-def unexpected_error(error: BaseException, path: str | None = None) -> PtInspectError:
-    """Return the error to report for an exception that ptinspect does not raise itself."""
+def reportable(error: Exception, path: str | None = None) -> PtInspectError:
+    """Return the error to report for an exception: itself, if ptinspect has raised it."""
+    if isinstance(error, PtInspectError):
+        return error
     if isinstance(error, MemoryError):
         return PtInspectError("there is not enough memory to read it", path=path)
     if isinstance(error, ModuleNotFoundError) and error.name:
@@ -88,20 +89,17 @@ class OutputClosed(Exception):
     """The reader of standard output has closed the pipe."""
 
 
-class StdoutWriter:
-    """Writes to standard output, in UTF-8."""
-
-    def write(self, text: str) -> None:
-        """Write the text at once and flush. OutputClosed if nobody reads the pipe any more,
-        PtInspectError if writing fails, for example because the disk is full."""
-        try:
-            _write_utf8(sys.stdout, text)
-        except OSError as error:
-            # Windows reports a closed pipe as EINVAL.
-            if isinstance(error, BrokenPipeError) or (os.name == "nt" and error.errno == 22):
-                _detach_stdout()
-                raise OutputClosed from None
-            raise stdout_error(error) from error
+def write_stdout(text: str) -> None:
+    """Write to standard output at once, in UTF-8. OutputClosed if nobody reads the pipe any more,
+    PtInspectError if writing fails, for example because the disk is full."""
+    try:
+        _write_utf8(sys.stdout, text)
+    except OSError as error:
+        # Windows reports a closed pipe as EINVAL.
+        if isinstance(error, BrokenPipeError) or (os.name == "nt" and error.errno == 22):
+            _detach_stdout()
+            raise OutputClosed from None
+        raise stdout_error(error) from error
 
 
 def stdout_error(error: OSError) -> PtInspectError:
@@ -125,16 +123,6 @@ def write_summary(report: Report, output: str | None) -> None:
         write_stderr(report.summary)
 
 
-class TextFile:
-    """A text file in UTF-8 that appears complete or not at all."""
-
-    def __init__(self, file: AtomicFile) -> None:
-        self._file = file
-
-    def write(self, text: str) -> None:
-        self._file.write(text.encode("utf-8", "backslashreplace"))
-
-
 def _contains_text(path: str) -> bool:
     try:
         with open(path, encoding="utf-8") as file:
@@ -146,8 +134,9 @@ def _contains_text(path: str) -> bool:
 @contextmanager
 def open_output(
     path: str | None, *, force: bool = False, sources: Sequence[str] = (), is_report: bool = True
-) -> Iterator[StdoutWriter | TextFile]:
-    """Open the file that `-o` names, or standard output for None and `-`.
+) -> Iterator[Callable[[str], None]]:
+    """Give the function that writes to the file that `-o` names, or to standard output for None
+    and `-`.
 
     The file gets its name when the block ends without an error, and only if something was written.
     An existing file is overwritten with `force`, or if `is_report` and it contains text: reports
@@ -155,10 +144,10 @@ def open_output(
     cannot be written.
     """
     if path is None or path == "-":
-        yield StdoutWriter()
+        yield write_stdout
         return
     # Imported here: most commands write to standard output, and start-up time counts.
-    from ptinspect.atomic_file import AtomicFile, check_destination
+    from ptinspect.atomic_file import atomic_outputs, check_destination
 
     if is_report and not force and os.path.isfile(path):
         force = _contains_text(path)
@@ -166,9 +155,5 @@ def open_output(
             message = "already exists and is not a text file, so a report does not overwrite it"
             raise PtInspectError(message, path=path, hint="write to another file")
     check_destination(path, force=force, sources=sources)
-    file = AtomicFile(path, force)
-    try:
-        yield TextFile(file)
-        file.commit()
-    finally:
-        file.discard()
+    with atomic_outputs([path], force=force) as (file,):
+        yield lambda text: file.write(text.encode("utf-8", "backslashreplace"))

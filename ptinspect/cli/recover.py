@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from ptinspect.cli.options import format_option, no_progress_option, output_option
+from ptinspect.cli.options import flag, format_option, no_progress_option, output_option
 from ptinspect.cli.output import open_output, write_summary
 
 
@@ -13,10 +13,8 @@ from ptinspect.cli.output import open_output, write_summary
 @click.argument("dst", metavar="DST")
 @format_option(["text", "json"])
 @output_option
-@click.option("--force", is_flag=True, help="Overwrite DST if it exists.")
-@click.option(
-    "--proved-only", is_flag=True, help="Save only tensors whose bytes a checksum proves."
-)
+@flag("--force", "Overwrite DST if it exists.")
+@flag("--proved-only", "Save only tensors whose bytes a checksum proves.")
 @no_progress_option
 @click.pass_context
 def command(
@@ -34,12 +32,12 @@ def command(
 
     with ProgressBar("saving", hidden=no_progress) as progress:
         report = recover(src, dst, proved_only=proved_only, force=force, progress=progress)
-    with open_output(output, sources=(src, dst)) as target:
+    with open_output(output, sources=(src, dst)) as write:
         if output_format == "json":
             import json
 
-            target.write(json.dumps(report.as_dict(), ensure_ascii=False, indent=2) + "\n")
+            write(json.dumps(report.as_dict(), ensure_ascii=False, indent=2) + "\n")
         else:
-            target.write(report.text())
+            write(report.text())
     write_summary(report, output)
     ctx.exit(report.exit_code)

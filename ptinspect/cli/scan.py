@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ptinspect.cli.options import force_option, format_option, no_progress_option, output_option
+from ptinspect.cli.options import (
+    choice,
+    flag,
+    force_option,
+    format_option,
+    no_progress_option,
+    option,
+    output_option,
+    repeatable,
+)
 from ptinspect.cli.output import (
     is_terminal,
     may_use_colour,
@@ -17,10 +26,13 @@ from ptinspect.cli.output import (
     terminal_width,
     write_stderr,
 )
+from ptinspect.errors import PtInspectError
 from ptinspect.source.folder import FOLDER_LINK, left_out_text
 from ptinspect.text import shell_word
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ptinspect.safety.report import ScanReport
     from ptinspect.source.folder import LeftOut
 
@@ -30,37 +42,32 @@ if TYPE_CHECKING:
 @format_option(["text", "json", "sarif"])
 @output_option
 @force_option
-@click.option("-v", "--verbose", is_flag=True, help="List clean files as well.")
-@click.option("-q", "--quiet", is_flag=True, help="Print a line per file that is not clean.")
-@click.option(
+@flag("-v --verbose", "List clean files as well.")
+@flag("-q --quiet", "Print a line per file that is not clean.")
+@repeatable(
     "--allow",
-    metavar="NAME",
-    multiple=True,
-    help="Trust this name, e.g. model.BDA, or a glob of names. A dangerous name must be written in "
-    "full. Repeatable.",
+    "NAME",
+    "Trust this name, e.g. model.BDA, or a glob of names. A dangerous name must be written in "
+    "full.",
 )
-@click.option(
+@option(
     "--config",
-    metavar="FILE",
-    help="Read `allow` of [tool.ptinspect] from this file; such names lift unknown only. By default"
+    "FILE",
+    "Read `allow` of [tool.ptinspect] from this file; such names lift unknown only. By default"
     " pyproject.toml in the current folder, unless that folder is scanned.",
 )
-@click.option(
-    "--exclude", metavar="GLOB", multiple=True, help="Skip files whose path matches. Repeatable."
-)
-@click.option(
+@repeatable("--exclude", "GLOB", "Skip files whose path matches.")
+@choice(
     "--fail-on",
-    type=click.Choice(["pointer", "unknown", "dangerous"]),
+    ["pointer", "unknown", "dangerous"],
+    "Mildest verdict that makes the exit code 1.",
     default="unknown",
-    show_default=True,
-    help="Mildest verdict that makes the exit code 1.",
 )
-@click.option(
-    "-j",
-    "--jobs",
-    metavar="N",
+@option(
+    "-j --jobs",
+    "N",
+    "Number of processes. By default as many as is fastest.",
     type=click.IntRange(min=1),
-    help="Number of processes. By default as many as is fastest.",
 )
 @no_progress_option
 @click.pass_context
@@ -91,14 +98,14 @@ def command(
     from ptinspect.safety.scan import find_files, scan_many
 
     left_out: LeftOut = Counter()
-    with open_output(output, force=force, sources=paths) as target:
+    with open_output(output, force=force, sources=paths) as write:
         with ProgressBar("scanning", hidden=no_progress, counted=True) as progress:
             files = list(find_files(paths, exclude, left_out))
             reports = scan_many(
                 files,
                 jobs=jobs,
                 allow=allow,
-                allow_unknown=_configured_names(config or _default_config(paths)),
+                allow_unknown=_configured_names(config, paths),
                 commands=("convert", "scan", "stub"),
                 progress=progress,
             )
@@ -107,13 +114,13 @@ def command(
         several = len(paths) > 1 or len(reports) != 1 or os.path.isdir(paths[0])
         skipped = left_out_text(left_out)
         if output_format == "json":
-            target.write(json_text(reports, several))
+            write(json_text(reports, several))
         elif output_format == "sarif":
-            target.write(sarif_text(reports))
+            write(sarif_text(reports))
         else:
             on_terminal = output is None and is_terminal(sys.stdout)
             for text in text_lines(reports, skipped, verbose=verbose, quiet=quiet):
-                target.write((_fitted(cut(text)) if on_terminal else cut(text)) + "\n")
+                write((_fitted(cut(text)) if on_terminal else cut(text)) + "\n")
     if output not in (None, "-") and not quiet:
         write_stderr(total_text(reports, skipped))
     for message in unused_names(reports, allow):
@@ -157,34 +164,24 @@ def _fitted(line: str) -> str:
     )
 
 
-def _default_config(paths: tuple[str, ...]) -> str | None:
-    """Return the pyproject.toml of the current folder, unless it belongs to what is scanned."""
-    path = os.path.realpath("pyproject.toml")
-    if not os.path.isfile(path):
-        return None
-    for scanned in map(os.path.realpath, paths):
-        if os.path.isdir(scanned) and os.path.commonpath((scanned, path)) == scanned:
-            with open(path, "rb") as file:
-                if b"[tool.ptinspect]" in file.read():
-                    message = (
-                        "ptinspect: pyproject.toml is not read, because it is inside a scanned"
-                        " folder; if it is yours: --config pyproject.toml"
-                    )
-                    click.echo(message, err=True)
-            return None
-    return path
-
-
-def _configured_names(path: str | None) -> list[str]:
-    """Return `allow` in [tool.ptinspect] of a file."""
-    from ptinspect.errors import PtInspectError
-
-    if path is None:
+def _configured_names(config: str | None, scanned: Sequence[str]) -> list[str]:
+    """Return `allow` in [tool.ptinspect] of a file, by default of the pyproject.toml in the current
+    folder, unless that belongs to what is scanned."""
+    path = config or os.path.realpath("pyproject.toml")
+    if config is None and not os.path.isfile(path):
         return []
     try:
         with open(path, "rb") as file:
             text = file.read()
         if b"ptinspect" not in text:  # spares the import of tomllib
+            return []
+        folders = [os.path.join(os.path.realpath(folder), "") for folder in scanned]
+        if config is None and path.startswith(tuple(folders)):
+            if b"[tool.ptinspect]" in text:
+                write_stderr(
+                    "ptinspect: pyproject.toml is not read, because it is inside a scanned folder; "
+                    "if it is yours: --config pyproject.toml"
+                )
             return []
         if sys.version_info >= (3, 11):
             import tomllib

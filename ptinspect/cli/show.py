@@ -6,26 +6,29 @@ import gc
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import click
 
 from ptinspect.cli.options import (
+    choice,
     debug_requested,
+    flag,
     force_option,
     format_option,
     no_progress_option,
+    option,
     output_option,
+    repeatable,
 )
 from ptinspect.cli.output import (
-    OutputClosed,
     error_text,
     is_terminal,
     may_use_colour,
     open_output,
+    reportable,
     terminal_width,
-    unexpected_error,
     write_stderr,
 )
 from ptinspect.display import FORMATS, ShowOptions, renderer
@@ -35,7 +38,6 @@ from ptinspect.formats.detect import MEMBER_SUFFIXES, main_file
 from ptinspect.source.folder import BROKEN_LINK, LeftOut, files_below, left_out_text
 
 if TYPE_CHECKING:
-    from ptinspect.cli.output import StdoutWriter, TextFile
     from ptinspect.display.measure import FileHash
     from ptinspect.document import Document
 
@@ -52,59 +54,25 @@ Git LFS pointer. Other files that ptinspect does not read are counted."""
 @format_option(FORMATS)
 @output_option
 @force_option
-@click.option(
-    "--include",
-    metavar="GLOB",
-    multiple=True,
-    help="Show only tensors whose key matches, e.g. '*.weight'. Repeatable.",
-)
-@click.option(
-    "--exclude", metavar="GLOB", multiple=True, help="Hide tensors whose key matches. Repeatable."
-)
-@click.option(
-    "--sort",
-    type=click.Choice(["file", "key", "size"]),
-    default="file",
-    show_default=True,
-    help="Order of the tensors.",
-)
-@click.option(
+@repeatable("--include", "GLOB", "Show only tensors whose key matches, e.g. '*.weight'.")
+@repeatable("--exclude", "GLOB", "Hide tensors whose key matches.")
+@choice("--sort", ["file", "key", "size"], "Order of the tensors.", default="file")
+@option(
     "--depth",
-    metavar="N",
+    "N",
+    "Levels to show; deeper ones are summed up. JSON always has all levels.",
     type=click.IntRange(min=0),
-    help="Levels to show; deeper ones are summed up. JSON always has all levels.",
 )
-@click.option(
-    "--all",
-    "all_rows",
-    is_flag=True,
-    help="Show a row for each tensor: do not fold repeated blocks on a terminal.",
-)
-@click.option(
-    "--values", is_flag=True, help="Show the numbers of each tensor, as torch prints them."
-)
-@click.option(
-    "--stats",
-    is_flag=True,
-    help="Show min, max, mean, std, zeros, NaN and inf of each tensor. Reads all of it.",
-)
-@click.option(
-    "--hash",
-    "hashes",
-    is_flag=True,
-    help="Show the SHA-256 of each tensor and of the file, and compare the latter with a name like "
+@flag("--all all_rows", "Show a row for each tensor: do not fold repeated blocks on a terminal.")
+@flag("--values", "Show the numbers of each tensor, as torch prints them.")
+@flag("--stats", "Show min, max, mean, std, zeros, NaN and inf of each tensor. Reads all of it.")
+@flag(
+    "--hash hashes",
+    "Show the SHA-256 of each tensor and of the file, and compare the latter with a name like "
     "model-<8 hex digits>.pth.",
 )
-@click.option(
-    "--check",
-    is_flag=True,
-    help="Compare every record with its CRC-32. Exit code 1 if one does not match.",
-)
-@click.option(
-    "--textconv",
-    is_flag=True,
-    help="Print stable text for `git diff`: no path, no advice, a hash per tensor.",
-)
+@flag("--check", "Compare every record with its CRC-32. Exit code 1 if one does not match.")
+@flag("--textconv", "Print stable text for `git diff`: no path, no advice, a hash per tensor.")
 @no_progress_option
 @click.pass_context
 def command(
@@ -128,37 +96,27 @@ def command(
         colour=on_terminal and may_use_colour(), hints=True,
     )  # fmt: skip
     if is_terminal(sys.stderr) and not no_progress:
-        from dataclasses import replace
-
         from ptinspect.cli.progress import byte_progress
 
-        options = replace(options, progress=byte_progress)
-    with open_output(output, force=force, sources=paths) as target:
+        options.progress = byte_progress
+    with open_output(output, force=force, sources=paths) as write:
         if textconv:
             output_format = "textconv"
-        code = ShowRun(output_format, options, target, debug_requested(ctx)).show_paths(paths)
+        code = ShowRun(output_format, options, write, debug_requested(ctx)).show_paths(paths)
     ctx.exit(code)
-
-
-class FolderCounts:  # no dataclass: start-up time counts
-    """How many files of a folder were shown, and counts of what was not."""
-
-    def __init__(self) -> None:
-        self.shown = 0
-        self.left_out: LeftOut = Counter()
 
 
 class ShowRun:
     """Shows several files, each whatever happens with the others, and collects the exit code."""
 
     def __init__(
-        self, output_format: str, options: ShowOptions, target: StdoutWriter | TextFile, debug: bool
+        self, output_format: str, options: ShowOptions, write: Callable[[str], None], debug: bool
     ) -> None:
         self._output_format = output_format
         self._is_json = output_format == "json"
         self._render = renderer(output_format)
         self._options = options
-        self._target = target
+        self._write = write
         self._debug = debug
         self._codes = {0}
         self._is_list = False
@@ -170,43 +128,40 @@ class ShowRun:
     def show_paths(self, paths: tuple[str, ...]) -> int:
         """Show files and folders. Return the exit code: 1 beats 2 beats 0."""
         folders = {
-            path: FolderCounts()
+            path: Counter[str]()
             for path in paths
             if path != "-" and os.path.isdir(path) and main_file(path) is None
         }
+        shown: Counter[str] = Counter()
         self._is_list = len(paths) > 1 or bool(folders)
         for path in paths:
             if path not in folders:
                 self._show_file(path)
                 continue
-            for file in _documents_below(path, folders[path].left_out):
-                self._show_file(file, folders[path])
+            for file in _documents_below(path, folders[path]):
+                shown[path] += self._show_file(file, folders[path])
         if self._is_json and self._is_list:
-            self._target.write("\n]\n" if self._written else "[]\n")
-        for path, counts in folders.items():
-            self._report_folder(path, counts)
+            self._write("\n]\n" if self._written else "[]\n")
+        for path, left_out in folders.items():
+            self._report_folder(path, shown[path], left_out)
         return next(code for code in (1, 2, 0) if code in self._codes)
 
-    def _show_file(self, path: str, counts: FolderCounts | None = None) -> None:
-        if counts is not None and not os.path.isfile(path) and not os.path.isdir(path):
-            counts.left_out[BROKEN_LINK if os.path.islink(path) else "special file"] += 1
-            return
+    def _show_file(self, path: str, left_out: LeftOut | None = None) -> bool:
+        """Show a file, or report why not; if it is from a folder, perhaps only in `left_out`."""
+        if left_out is not None and not os.path.isfile(path) and not os.path.isdir(path):
+            left_out[BROKEN_LINK if os.path.islink(path) else "special file"] += 1
+            return False
         try:
             text = self._render_file(path)
-        except PtInspectError as error:
-            is_model = path.lower().endswith(MODEL_SUFFIXES)
-            if counts is not None and isinstance(error, FormatError) and not is_model:
-                counts.left_out["other file"] += 1
-            else:
-                self._report_error(error, path, error)
-        except OutputClosed:
-            raise
         except Exception as error:  # noqa: BLE001
-            self._report_error(unexpected_error(error, path), path, error)
-        else:
-            self._emit(text)
-            if counts is not None:
-                counts.shown += 1
+            is_other = isinstance(error, FormatError) and not path.lower().endswith(MODEL_SUFFIXES)
+            if left_out is not None and is_other:
+                left_out["other file"] += 1
+            else:
+                self._report_error(error, path)
+            return False
+        self._emit(text)
+        return True
 
     def _render_file(self, path: str) -> str:
         self._document = None
@@ -241,11 +196,12 @@ class ShowRun:
             for warning in warnings:
                 write_stderr(f"ptinspect: {safe(document.path)}: {cut(warning.message)}")
 
-    def _report_error(self, error: PtInspectError, path: str, cause: Exception) -> None:
+    def _report_error(self, cause: Exception, path: str) -> None:
         """Write the error to standard error; as JSON also in place of the file."""
         if self._debug:
             raise cause
         self._codes.add(2)
+        error = reportable(cause, path)
         error.path = error.path or path
         write_stderr(error_text(error))
         if self._is_json:
@@ -259,19 +215,19 @@ class ShowRun:
             text = (",\n" if self._written else "[\n") + text.rstrip("\n")
         elif self._written:
             text = "\n" + text
-        self._target.write(text)
+        self._write(text)
         self._written += 1
 
-    def _report_folder(self, folder: str, counts: FolderCounts) -> None:
-        skipped = f"{left_out_text(counts.left_out)} skipped"
-        if not counts.shown and 2 not in self._codes:
+    def _report_folder(self, folder: str, shown: int, left_out: LeftOut) -> None:
+        skipped = f"{left_out_text(left_out)} skipped"
+        if not shown and 2 not in self._codes:
             self._codes.add(2)
             error = PtInspectError("the folder has no file that ptinspect reads", path=folder)
-            write_stderr(error_text(error) + (f"; {skipped}" if counts.left_out else ""))
-        elif counts.left_out:
+            write_stderr(error_text(error) + (f"; {skipped}" if left_out else ""))
+        elif left_out:
             from ptinspect.display.text.escape import safe
 
-            write_stderr(f"ptinspect: {safe(folder)}: {counts.shown:,} shown, {skipped}")
+            write_stderr(f"ptinspect: {safe(folder)}: {shown:,} shown, {skipped}")
 
 
 def _documents_below(folder: str, left_out: LeftOut) -> Iterator[str]:

@@ -4,23 +4,17 @@ from __future__ import annotations
 
 import click
 
-from ptinspect.cli.options import output_option
+from ptinspect.cli.options import flag, option, output_option
 from ptinspect.cli.output import open_output, write_stderr
 
 
 @click.command("stub", short_help="Write Python source for the classes that a file needs.")
 @click.argument("path", metavar="PATH")
 @output_option
-@click.option(
-    "--package", metavar="DIR", help="Write a package into DIR: one file per original module."
-)
-@click.option("--force", is_flag=True, help="Overwrite existing files.")
-@click.option(
-    "--entry", metavar="PATH", help="Model that build() returns, e.g. model_ema or models[1]."
-)
-@click.option(
-    "--class", "class_name", metavar="NAME", help="Write only this class and what it needs."
-)
+@option("--package", "DIR", "Write a package into DIR: one file per original module.")
+@flag("--force", "Overwrite existing files.")
+@option("--entry", "PATH", "Model that build() returns, e.g. model_ema or models[1].")
+@option("--class class_name", "NAME", "Write only this class and what it needs.")
 @click.option(
     "--no-recovered-source",
     "recovered",
@@ -28,15 +22,13 @@ from ptinspect.cli.output import open_output, write_stderr
     default=True,
     help="Do not use the source code that the file itself contains.",
 )
-@click.option(
+@flag(
     "--guess-forward",
-    is_flag=True,
-    help="Write a forward that calls the children in order. Often wrong: it warns when it runs.",
+    "Write a forward that calls the children in order. Often wrong: it warns when it runs.",
 )
-@click.option(
+@flag(
     "--check",
-    is_flag=True,
-    help="Load the file with the stub in a child process that imports torch, compare the printed "
+    "Load the file with the stub in a child process that imports torch, compare the printed "
     "model, and load its state_dict strictly. Differences go to standard error, with exit code 1. "
     "Not with --class.",
 )
@@ -75,8 +67,8 @@ def command(
         )  # fmt: skip
         for name in dict.fromkeys(untranslated(text)):
             write_stderr(safe(f"ptinspect: {path}: raises NotImplementedError in the stub: {name}"))
-        with open_output(output, force=force, sources=(path,), is_report=False) as target:
-            target.write(text)
+        with open_output(output, force=force, sources=(path,), is_report=False) as write:
+            write(text)
         if output not in (None, "-"):
             lines = count_text(text.count("\n"), "line")
             needs_import = "\nSAFE_GLOBALS = [\n" in text

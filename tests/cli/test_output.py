@@ -153,8 +153,8 @@ def test_nothing_is_left_of_a_failure(
 def test_who_comes_between_is_not_overwritten(tmp_path: Path) -> None:
     """The name was free when we began, and is not when we end."""
     out = tmp_path / "answer.txt"
-    with pytest.raises(PtInspectError, match="already exists"), open_output(str(out)) as file:
-        file.write("mine")
+    with pytest.raises(PtInspectError, match="already exists"), open_output(str(out)) as write:
+        write("mine")
         out.write_text("theirs")
     assert out.read_text() == "theirs"
     assert os.listdir(tmp_path) == ["answer.txt"]
