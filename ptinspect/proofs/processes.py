@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,8 @@ TIMEOUT = 600.0
 SERVER = ("-m", "ptinspect.proofs.worker")
 # Bytes at the end of a job's log that are searched for the reason of a failure.
 LOG_TAIL = 1 << 16
+# Waits for the end of its standard input, which is the end of the process that started it.
+GUARD = "import shutil, sys; sys.stdin.read(); shutil.rmtree(sys.argv[1], ignore_errors=True)"
 OUT_OF_MEMORY = ("MemoryError", "DefaultCPUAllocator: can't allocate", "CUDA out of memory")
 
 
@@ -45,6 +47,19 @@ class JobError(PtInspectError):
 Watch = Callable[[Progress], None]
 
 
+@contextmanager
+def temporary_folder() -> Iterator[str]:
+    """Yield a new folder that is deleted after the block, or when this process is killed.
+
+    Another process deletes it, in a session of its own, so that no signal to this one's group
+    reaches it.
+    """
+    folder = os.path.realpath(tempfile.mkdtemp(prefix="ptinspect-"))
+    command = [sys.executable, "-I", "-S", "-c", GUARD, folder]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True):
+        yield folder
+
+
 class Workers:
     """Runs jobs in child processes, one at a time. Use it as a context manager."""
 
@@ -54,7 +69,8 @@ class Workers:
         self.jobs = 0
         self._description = ""
         self._server: subprocess.Popen[str] | None = None
-        self._folder = tempfile.TemporaryDirectory(prefix="ptinspect-")
+        self._resources = ExitStack()
+        self._folder = self._resources.enter_context(temporary_folder())
         self._file_count = 0
 
     def __enter__(self) -> Workers:
@@ -77,7 +93,7 @@ class Workers:
                 server.wait()
             if server.stdout is not None:
                 server.stdout.close()
-        self._folder.cleanup()
+        self._resources.close()
 
     def announce(self, description: str) -> None:
         """Set the description of the following jobs and report it as progress."""
@@ -88,7 +104,7 @@ class Workers:
     def new_path(self, suffix: str) -> str:
         """Return a new path in the folder that `close` deletes."""
         self._file_count += 1
-        return os.path.join(self._folder.name, f"{self._file_count}{suffix}")
+        return os.path.join(self._folder, f"{self._file_count}{suffix}")
 
     def run(self, job: dict[str, Any]) -> dict[str, Any]:
         answer_path, log = self.new_path(".json"), self.new_path(".log")
@@ -107,15 +123,15 @@ class Workers:
             raise timeout_error(self.timeout, hint="give --timeout SECONDS, or fewer --steps")
         if ended == "log":
             message = "the child process printed more than 64 MB and was stopped"
-            raise PtInspectError(message, hint=_log_hint(log))
+            raise PtInspectError(message, hint=log_hint(log_tail(log)))
         if status != 0:
-            raise failure_error(status, _log_tail(log), hint=_log_hint(log))
+            raise failure_error(status, log_tail(log), hint=log_hint(log_tail(log)))
         try:
             with open(answer_path, encoding="utf-8") as file:
                 answer: dict[str, Any] = json.load(file)
         except (OSError, ValueError):
             message = "the child process ended without an answer"
-            raise PtInspectError(message, hint=_log_hint(log)) from None
+            raise PtInspectError(message, hint=log_hint(log_tail(log))) from None
         os.unlink(answer_path)
         if "retry" in answer:
             return self.run({**job, "options": {**job["options"], **answer["retry"]}})
@@ -146,7 +162,7 @@ class Workers:
         """Return the reason why the server has ended."""
         server.wait()
         self._server = None
-        return failure_error(server.returncode, _log_tail(self._server_log))
+        return failure_error(server.returncode, log_tail(self._server_log))
 
     def _start(self) -> subprocess.Popen[str]:
         self._server_log = self.new_path(".log")
@@ -182,13 +198,22 @@ def worker_pool(
         workers.watch = previous_watch
 
 
-def _log_tail(log: str) -> str:
+def log_tail(path: str) -> str:
     try:
-        with open(log, "rb") as file:
+        with open(path, "rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - LOG_TAIL))
-            return file.read().decode("utf-8", "replace")
+            return file.read().decode("utf-8", "replace").strip()
     except OSError:
         return ""
+
+
+def last_lines(tail: str) -> list[str]:
+    return [cut(line.rstrip()) for line in tail.splitlines()[-6:]]
+
+
+def log_hint(tail: str) -> str | None:
+    """Return the last lines of a log as a hint, None if there are none."""
+    return "\n    ".join(["its last output:", *last_lines(tail)]) if tail else None
 
 
 def timeout_error(timeout: float, hint: str | None = None) -> PtInspectError:
@@ -217,8 +242,3 @@ def failure_error(status: int, output: str, hint: str | None = None) -> PtInspec
     elif "CUDA error" in output:
         hint = f"set CUDA_LAUNCH_BLOCKING=1 to see where, or give --device cpu; {hint}"
     return PtInspectError(f"the child process {reason}", hint=hint)
-
-
-def _log_hint(log: str) -> str | None:
-    lines = [cut(line.rstrip()) for line in _log_tail(log).strip().splitlines()[-6:]]
-    return "its last output:\n    " + "\n    ".join(lines) if lines else None

@@ -4,6 +4,7 @@ that says what it is."""
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -18,6 +19,7 @@ from ptinspect.proofs.roundtrip import check_roundtrip
 
 torch = pytest.importorskip("torch")
 
+from tests.conftest import ROOT  # noqa: E402
 from tests.proofs.running import fails, net, run  # noqa: E402
 from tests.proofs.trainings import Training  # noqa: E402
 
@@ -155,6 +157,30 @@ def test_where_processes_cannot_be_forked_each_job_is_started_afresh(tmp_path: P
         own.timeout = 0.1
         with pytest.raises(PtInspectError, match="took more than"):
             own.run(job)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
+def test_the_folder_of_a_killed_proof_is_deleted() -> None:
+    code = """
+import os, signal
+from ptinspect.proofs.processes import Workers
+workers = Workers()
+path = workers.new_path(".pt")
+open(path, "wb").close()
+print(path, flush=True)
+os.kill(0 if GROUP else os.getpid(), signal.SIGKILL)
+"""
+    for group in ("False", "True"):
+        command = [sys.executable, "-c", code.replace("GROUP", group)]
+        killed = subprocess.run(
+            command, capture_output=True, text=True, check=False, start_new_session=True, cwd=ROOT
+        )
+        folder = Path(killed.stdout.strip()).parent
+        assert killed.returncode == -9 and folder.name.startswith("ptinspect-")
+        deadline = time.monotonic() + 20
+        while folder.exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert not folder.exists()
 
 
 # --- files that may not be loaded, or cannot be -------------------------------------------

@@ -164,8 +164,8 @@ def test_the_childs_environment_is_set_before_torch_begins(monkeypatch: pytest.M
         def __init__(self, command: list[str], **more: Any) -> None:
             seen.update(more["env"])
 
-    monkeypatch.setattr(processes.subprocess, "Popen", Fake)
     made = processes.Workers()
+    monkeypatch.setattr(processes.subprocess, "Popen", Fake)
     made._start()
     made._server = None
     made.close()

@@ -11,14 +11,13 @@ import os
 import re
 import shlex
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ptinspect.atomic_file import map_os_errors, signals_raise
 from ptinspect.errors import PtInspectError
-from ptinspect.proofs.processes import Progress, Watch
+from ptinspect.proofs.processes import Progress, Watch, last_lines, log_hint, temporary_folder
 from ptinspect.proofs.script.report import (
     Checkpoint,
     Kill,
@@ -92,8 +91,7 @@ def check_script(
     reproduce = f"ptinspect check script {' '.join(options)} -- {shlex.join(words)}"
     with signals_raise(), contextlib.ExitStack() as stack:
         if work is None:
-            folder = tempfile.TemporaryDirectory(prefix="ptinspect-", ignore_cleanup_errors=True)
-            root = stack.enter_context(folder)
+            root = stack.enter_context(temporary_folder())
         else:
             with map_os_errors(work):
                 os.makedirs(root := work, exist_ok=True)
@@ -144,7 +142,8 @@ class _Proof:
         self._announce("again, after the kill")
         resumed = self.workspace.run("resumed", self.again)
         if resumed.status and in_save:
-            causes, output = ["cut-file"] if kill.partial else [], resumed.output
+            causes = ["cut-file"] if kill.partial else []
+            output = last_lines(resumed.output)
             return self._report(whole, "fails", kill=kill, causes=causes, output=output)
         _check_status(resumed, "started again after the kill")
         return self._compare(whole, killed, resumed, kill, volatile)
@@ -158,7 +157,7 @@ class _Proof:
         if not run.files:
             raise PtInspectError(
                 f"the command wrote no file that matches {join_names(self.workspace.patterns)}",
-                hint=_output_hint(run) or "the globs are relative to the current folder",
+                hint=log_hint(run.output) or "the globs are relative to the current folder",
             )
         folder = os.path.join(self.workspace.root, name)
         os.rename(run.folder, folder)
@@ -172,8 +171,8 @@ class _Proof:
         for rank, records in whole.trace.ranks.items():
             others = second.trace.ranks.get(rank, records)
             unseeded |= records[0]["rng"]["torch"] != others[0]["rng"]["torch"]
-        lines = " ".join(whole.output + second.output)
-        kernels = set(re.findall(r"(\S+) does not have a deterministic implementation", lines))
+        output = f"{whole.output} {second.output}"
+        kernels = set(re.findall(r"(\S+) does not have a deterministic implementation", output))
         if kernels:
             self.notes.append(f"torch has no deterministic way to do {join_names(kernels, 3)}")
         if steps[0] != steps[1]:
@@ -324,11 +323,7 @@ def _causes(
 def _check_status(run: Run, which: str) -> None:
     if run.status:
         status = f"exit code {run.status}" if run.status > 0 else f"signal {-run.status}"
-        raise PtInspectError(f"the command failed ({status}; {which})", hint=_output_hint(run))
-
-
-def _output_hint(run: Run) -> str | None:
-    return "its last output:\n    " + "\n    ".join(run.output) if run.output else None
+        raise PtInspectError(f"the command failed ({status}; {which})", hint=log_hint(run.output))
 
 
 def _check_arguments(

@@ -13,8 +13,8 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from ptinspect.display.text.escape import cut
 from ptinspect.errors import PtInspectError
+from ptinspect.proofs.processes import log_tail
 from ptinspect.proofs.worker import recorder
 from ptinspect.proofs.worker.recorder import FileState, checkpoint_files
 from ptinspect.text import size_text
@@ -196,7 +196,8 @@ def _rng(changed: list[str], step: int) -> tuple[str, str] | None:
 class Run:
     """A run of the command that ended, or was killed where `stopped` says.
 
-    `output` has its last lines, `saves` the changes of the checkpoint files as seen from outside.
+    `output` is the end of what it printed, `saves` counts the changes of the checkpoint files as
+    seen from outside.
     """
 
     folder: str
@@ -204,7 +205,7 @@ class Run:
     trace: Trace
     status: int
     stopped: str | None
-    output: list[str]
+    output: str
     saves: int
     started: int
 
@@ -298,7 +299,7 @@ class Workspace:
         files = checkpoint_files(self.folder, self.patterns)
         return Run(
             self.folder, files, read_trace(trace), process.returncode, stopped,
-            _last_lines(output), saves, started,
+            log_tail(f"{output}.err") or log_tail(output), saves, started,
         )  # fmt: skip
 
     def _environment(self, settings: str) -> dict[str, str]:
@@ -365,13 +366,3 @@ def _kill(process: subprocess.Popen[bytes], trace: Trace, settings: str) -> None
             if variable in file.read().split(b"\0"):
                 os.kill(int(path.split("/")[2]), signal.SIGKILL)
     process.wait()
-
-
-def _last_lines(output: str) -> list[str]:
-    for path in (f"{output}.err", output):
-        with open(path, "rb") as file:
-            file.seek(max(0, os.path.getsize(path) - (1 << 14)))
-            lines = file.read().decode("utf-8", "replace").strip().splitlines()
-        if lines:
-            return [cut(line.rstrip()) for line in lines[-6:]]
-    return []
