@@ -96,13 +96,11 @@ def run_uninterrupted(job: Job) -> Answer:
     options, checkpoint_path = job["options"], job.get("checkpoint")
     training = load_training(job["plan"], options, job["path"], options["seed"], EVIDENCE)
     first_epoch, first_index = training.epoch, training.index
-    trace: list[dict[str, Any]] = []
-    saved: dict[str, Any] = {}
+    trace, saved = training.trace, dict[str, Any]()
     position: tuple[int, int] = (0, 0)
     replay = f"{job.get('snapshot')}.batches"
     later_steps: list[Step] = []
     for step in _run_steps(training):
-        trace.append(_record(training, step))
         write_progress(len(trace), 2 * saved.get("step", options["steps"]), training.losses[-1])
         if saved:
             later_steps.append(step)
@@ -112,8 +110,7 @@ def run_uninterrupted(job: Job) -> Answer:
         position = (step.epoch + 1, 0) if step.last else (step.epoch, step.number + 1)
         if len(trace) >= options["steps"] and position[1] == first_index:
             training.epoch = position[0]
-            saved = {"step": len(trace), "state": training.state_digests()}
-            saved["rng"] = training.rng_digests()
+            saved = {"step": len(trace), "state": trace[-1]["state"], "rng": trace[-1]["rng"]}
             if checkpoint_path:
                 save_checkpoint(training, checkpoint_path, first_epoch)
                 torch.save(snapshot(training, position, replay), job["snapshot"])
@@ -144,7 +141,7 @@ def _run_steps(training: Training) -> Iterator[Step]:
         yield from training.run()
     except Exception as error:  # the user's model and data, and torch, may raise anything
         raise_unless_of_model(error)
-        message = f"step {training.step_count} fails: {one_line(error)}"
+        message = f"step {len(training.trace) + 1} fails: {one_line(error)}"
         raise CannotRun(message) from error
 
 
@@ -175,35 +172,16 @@ def run_resumed(job: Job) -> Answer:
         "autocast": training.autocast,
     }
     try:
-        for step in training.run():
-            answer["trace"].append(_record(training, step))
-            write_progress(len(answer["trace"]), job["steps"], training.losses[-1])
-            if len(answer["trace"]) >= job["steps"]:
+        for _ in training.run():
+            write_progress(len(training.trace), job["steps"], training.losses[-1])
+            if len(training.trace) >= job["steps"]:
                 break
     except Exception as error:  # noqa: BLE001 - the same
         raise_unless_of_model(error)
         answer |= {"error": one_line(error), "failed_at": "step"}
     if end_state:
         _save_end_state(training, 0, end_state)
-    return {**answer, "losses": training.losses}
-
-
-def _record(training: Training, step: Step) -> dict[str, Any]:
-    return {
-        "epoch": step.epoch,
-        "number": step.number,
-        "batch": training.batch_digest,
-        "content": training.batch_content,
-        "loss": training.losses[-1].hex(),
-        "state": training.state_digests(),
-        "rng": training.rng_digests(),
-    }
-
-
-def _optimizer_name(optimizer: Any) -> str:
-    name = type(optimizer).__name__
-    module = "torch.optim" if hasattr(torch.optim, name) else type(optimizer).__module__
-    return f"{module}.{name}"
+    return {**answer, "trace": training.trace, "losses": training.losses}
 
 
 def _describe(training: Training) -> Answer:
@@ -219,7 +197,11 @@ def _describe(training: Training) -> Answer:
     return {
         "device": training.device,
         "environment": recorder.environment(torch, training.device),
-        "optimizer": " + ".join(map(_optimizer_name, training.optimizer.members)),
+        "optimizer": " + ".join(
+            f"{'torch.optim' if hasattr(torch.optim, cls.__name__) else cls.__module__}"
+            f".{cls.__name__}"
+            for cls in map(type, training.optimizer.members)
+        ),
         "loss": training.loss_name,
         "scheduler": " + ".join(type(member).__name__ for member in schedulers) or None,
         "per_step": training.per_step,

@@ -194,8 +194,6 @@ def as_list(value: Any) -> list[Any]:
 
 # --- The training ---
 
-_END = object()
-
 
 class Step(NamedTuple):
     """A batch to train on. `number` and `last` are its place in the epoch."""
@@ -219,6 +217,8 @@ class Training:
         resumed_epoch: states of the random number generators at the start of the epoch that is
             resumed in its middle.
         epoch_start: the same of the current epoch.
+        trace: per step digests of the batch, of its samples in any order, of the loss, and of all
+            state after the step.
     """
 
     checkpoint: Checkpoint
@@ -238,25 +238,25 @@ class Training:
     replay: str | None = None
     resumed_epoch: dict[str, Any] | None = None
     epoch_start: dict[str, Any] | None = None
-    step_count: int = 0
+    trace: list[dict[str, Any]] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
     loss_dtype: str = "float32"
     loss_name: str = ""
-    batch_digest: str = ""
-    batch_content: int = 0
 
     def run(self) -> Iterator[Step]:
-        """Train without end, and yield each step after it."""
+        """Train without end, record each step and yield it."""
         for step in self._steps():
-            self.step_count += 1
-            batch = step.batch
-            self.batch_digest = determinism.digest(batch)
-            self.batch_content = determinism.content_digest(batch)
-            loss = self._train(batch)
+            record: dict[str, Any] = {
+                "batch": determinism.digest(step.batch),
+                "content": determinism.content_digest(step.batch),
+            }
+            loss = self._train(step.batch)
             self.losses.append(loss)
             self._update_averages()
             if step.last or self.per_step:
                 self.scheduler.step(loss)
+            record |= {"loss": loss.hex(), "state": self.state_digests(), "rng": self.rng_digests()}
+            self.trace.append(record)
             yield step
 
     def _steps(self) -> Iterator[Step]:
@@ -275,20 +275,17 @@ class Training:
             states = self.rng_states()
             determinism.set_rng_states(self.resumed_epoch, self.generators())
         batches, count = self.batches.limited_epoch(self.epoch)
-        for index in range(self.index):
-            next(batches, None)
+        index = -1
+        for index, batch in enumerate(islice(batches, count)):
             if states is not None and index + 1 == self.index:
                 determinism.set_rng_states(states, self.generators())
-        for index in range(self.index, count):
-            batch = next(batches, _END)
-            if batch is _END:
-                if not index:
-                    raise CannotRun(
-                        f"epoch {self.epoch} has no batches, the one before had {count}",
-                        "the function of --data returns something that can be read only once",
-                    )
-                return
-            yield Step(self.epoch, index, batch, index + 1 == count)
+            if index >= self.index:
+                yield Step(self.epoch, index, batch, index + 1 == count)
+        if index < 0:
+            raise CannotRun(
+                f"epoch {self.epoch} has no batches, the one before had {count}",
+                "the function of --data returns something that can be read only once",
+            )
 
     def rng_states(self) -> dict[str, Any]:
         return determinism.rng_states(self.device, self.generators())
