@@ -28,6 +28,7 @@ from benchmarks.gpu.memory import MemorySampler
 from benchmarks.gpu.report import markdown
 
 ROOT = Path(__file__).parent.parent.parent
+CORES = os.cpu_count() or 1
 SPARE = 15.0
 """Seconds that have to be left in the budget for another check to start."""
 
@@ -56,7 +57,9 @@ class Run:
 
     def python(self, *arguments: str, env: dict[str, str] | None = None) -> tuple[int, str, str]:
         """Run Python and return exit code, output and errors; code -1 if the budget was spent."""
-        inherited = {"OMP_NUM_THREADS": "4", **os.environ}
+        # More threads than cores make the small models on the CPU several times slower.
+        threads = 4 if self.is_cuda else max(1, CORES // self.options.jobs)
+        inherited = {"OMP_NUM_THREADS": str(threads), **os.environ}
         path = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
         small = {"BENCHMARK_SMALL": "1"} if self.options.small else {}
         try:
@@ -148,7 +151,7 @@ class Run:
             ]
             env = {"PTINSPECT_NEED_GPU": "1", "PTINSPECT_TEST_ON_GPU": "1"}
         if importlib.util.find_spec("xdist"):
-            arguments += ["-n", str(min(6, os.cpu_count() or 1))]
+            arguments += ["-n", str(min(6, CORES))]
         code, output, errors = self.python(*arguments, env=env)
         self.results["tests"] = {"exit_code": code, "tail": (output + errors)[-6000:]}
         last_line = next(iter(output.strip().splitlines()[-1:]), errors)
@@ -191,7 +194,9 @@ def main() -> int:
     parser.add_argument("--device", default="cuda", help="cuda, cuda:N or cpu")
     parser.add_argument("--out", required=True, type=Path, help="folder for gpu.json and gpu.md")
     parser.add_argument("--budget", type=float, default=330.0, help="seconds for all of it")
-    parser.add_argument("--jobs", type=int, default=6, help="checks that run at the same time")
+    parser.add_argument(
+        "--jobs", type=int, default=min(6, CORES), help="checks that run at the same time"
+    )
     parser.add_argument("--small", action="store_true", help="models in miniature")
     parser.add_argument("--only", default="", help="only checks with this in their name; no tests")
     options = parser.parse_args()

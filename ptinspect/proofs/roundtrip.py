@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from ptinspect.conversion import convert
@@ -160,67 +160,52 @@ def check_roundtrip(
             "kind": "roundtrip", "plan": plan, "options": asdict(options), "path": path,
             "stub": stub,
         }  # fmt: skip
-        reproduce = reproduce_command("roundtrip", path, options, entry=entry, trust=trust)
         with worker_pool(workers, timeout, progress) as pool:
-            return _compare_forms(job, entry, pool, reproduce)
+            results = _compare_forms(job, entry, pool)
+    reproduce = reproduce_command("roundtrip", path, options, entry=entry, trust=trust)
+    return RoundtripReport(path=path, steps=steps, reproduce=reproduce, **results)
 
 
-def _compare_forms(
-    job: dict[str, Any], entry: str | None, workers: Workers, reproduce: str
-) -> RoundtripReport:
+def _compare_forms(job: dict[str, Any], entry: str | None, workers: Workers) -> dict[str, Any]:
+    """Return what the original and all forms of it have in a report."""
     workers.announce("running the original")
     original = workers.run({**job, "form": "original"})
     job["options"] |= {key: original[key] for key in ("device", "warn_only")}
     forms = []
     for name, suffix in FORMS.items():
         workers.announce(f"converting to {name} and running it")
-        forms.append(_compare_form(name, workers.new_path(suffix), job, entry, original, workers))
+        converted = workers.new_path(suffix)
+        try:
+            convert(job["path"], converted, to=name, entry=_entry_to_convert(job, name, entry))
+        except UnsupportedError as error:
+            forms.append(Form(name, [], error.message))
+            continue
+        try:
+            answer = workers.run({**job, "form": name, "converted": converted})
+            forms.append(Form(name, _differing_parts(original, answer)))
+        except JobError as error:
+            forms.append(Form(name, [f"loading: {error.message}"]))
+        finally:
+            with suppress(FileNotFoundError):
+                os.unlink(converted)
     unstable: list[str] = []
     if any(form.differs for form in forms):
         workers.announce("running the original again")
         unstable = _differing_parts(original, workers.run({**job, "form": "original"}))
-        forms = [
-            replace(form, differs=[part for part in form.differs if part not in unstable])
-            for form in forms
-        ]
+        for form in forms:
+            form.differs[:] = [part for part in form.differs if part not in unstable]
     notes = original["notes"]
     if job["stub"]:
         notes.append(f"the class {original['class']} is missing; a stub was used in its place")
     shared = {key: original[key] for key in ("optimizer", "device", "loss", "environment")}
-    return RoundtripReport(
-        path=job["path"],
-        forms=forms,
-        steps=job["options"]["steps"],
-        notes=notes,
-        unstable=unstable,
-        reproduce=reproduce,
-        **shared,
-    )
+    return {**shared, "forms": forms, "unstable": unstable, "notes": notes}
 
 
-def _compare_form(
-    name: str,
-    converted: str,
-    job: dict[str, Any],
-    entry: str | None,
-    original: dict[str, Any],
-    workers: Workers,
-) -> Form:
-    path, model_path = job["path"], tuple(job["plan"]["model_path"])
-    # The whole file is converted if the model is its root, or to keep the optimizer too.
-    whole = not model_path or (name == "checkpoint" and job["plan"]["holds_optimizer"])
-    try:
-        convert(path, converted, to=name, entry=entry or (None if whole else dotted(model_path)))
-    except UnsupportedError as error:
-        return Form(name, [], error.message)
-    try:
-        answer = workers.run({**job, "form": name, "converted": converted})
-    except JobError as error:
-        return Form(name, [f"loading: {error.message}"])
-    finally:
-        with suppress(FileNotFoundError):
-            os.unlink(converted)
-    return Form(name, _differing_parts(original, answer))
+def _entry_to_convert(job: dict[str, Any], form: str, entry: str | None) -> str | None:
+    """Return the model's path; None for the whole file if the model or the optimizer needs it."""
+    path = tuple(job["plan"]["model_path"])
+    whole = not path or (form == "checkpoint" and job["plan"]["holds_optimizer"])
+    return entry or (None if whole else dotted(path))
 
 
 def _differing_parts(original: dict[str, Any], answer: dict[str, Any]) -> list[str]:

@@ -17,6 +17,8 @@ from tests.conftest import ROOT
 
 torch = pytest.importorskip("torch")
 
+from benchmarks.gpu.checks import Planner  # noqa: E402
+
 
 @pytest.mark.slow
 def test_the_run_on_the_cpu_gives_the_right_answers(tmp_path: Path) -> None:
@@ -35,6 +37,20 @@ def test_the_run_on_the_cpu_gives_the_right_answers(tmp_path: Path) -> None:
     }
     assert all(row["name"] in (tmp_path / "gpu.md").read_text() for row in rows)
     assert len(next(row for row in rows if row["crossings"])["crossings"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("label", "on_cuda"),
+    [("lstm-dropout", ("differs", ("cudnn-dropout",))),  # the state of cuDNN is in no checkpoint
+     ("grid-sample", ("not-deterministic", ("non-determinism",)))],
+)  # fmt: skip
+def test_the_right_answer_depends_on_the_device(
+    label: str, on_cuda: tuple[str, tuple[str, ...]], tmp_path: Path
+) -> None:
+    for device, right in (("cuda", on_cuda), ("cpu", ("same", ()))):
+        checks = {check.name: check for check in Planner(device, tmp_path).checks()}
+        check = checks[f"resume {label} honest"]
+        assert (check.verdict, check.causes) == right
 
 
 def test_only_marked_tests_see_a_gpu(workers: Workers) -> None:
