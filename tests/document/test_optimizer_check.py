@@ -485,3 +485,68 @@ def test_an_average_that_equals_the_model() -> None:
     assert "the model's own tensors" in doubt.message
     made["ema"] = {key: value + 1 for key, value in made["model"].items()}
     assert not checked(made).undecided
+
+
+class Tied(nn.Module):
+    """A language model with one matrix for words, and a module under two names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wte, self.body = nn.Embedding(7, 4), nn.Linear(4, 4)
+        self.twin, self.lm_head = self.body, nn.Linear(4, 7, bias=False)
+        self.lm_head.weight = self.wte.weight
+
+    def forward(self, x: Any) -> Any:
+        return self.lm_head(self.twin(self.body(self.wte(x))))
+
+
+def stored_twice(*changed: str) -> OptimizerFit:
+    """The check of a state_dict without shared tensors; those of `changed` have other numbers."""
+    torch.manual_seed(0)
+    model = Tied()
+    optimizer = optim.Adam(model.parameters())
+    for _ in range(2):
+        optimizer.zero_grad()
+        model(torch.arange(7)).square().mean().backward()
+        optimizer.step()
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    for name in changed:
+        weights[name] += 1
+    return checked({"model": weights, "optimizer": optimizer.state_dict(), "epoch": 1})
+
+
+def test_tied_weights_that_are_stored_twice_fit() -> None:
+    found = stored_twice()
+    assert found.names == ["wte.weight", "body.weight", "body.bias"]
+    assert (found.faults, found.undecided) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [("lm_head.weight", "models usually tie it to wte.weight"),
+     ("twin.weight", "its module is otherwise a copy of that of body.weight")],
+)  # fmt: skip
+def test_tied_weights_with_two_sets_of_numbers_are_undecided(changed: str, reason: str) -> None:
+    """If one of them is frozen the file is right, and no file records what the model ties."""
+    (doubt,) = stored_twice(changed).undecided
+    assert (doubt.kind, doubt.parameter) == ("tied", changed)
+    assert doubt.message.startswith(f"{reason}, and the optimizer has one state for both")
+
+
+def test_two_parameters_of_one_shape_are_named_if_nothing_decides() -> None:
+    (doubt,) = stored_twice("twin.weight", "twin.bias").undecided
+    assert doubt.message.endswith(
+        "state 1 may be of body.weight or twin.weight; one is frozen, or they are tied and have "
+        "different numbers in the file"
+    )
+
+
+def test_equal_constants_are_no_copies() -> None:
+    """Biases that were never trained are equal, and not tied."""
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2), nn.Linear(2, 2))
+    weights = {name: torch.zeros_like(value) for name, value in model.state_dict().items()}
+    optimizer = optim.Adam(list(model.parameters())[2:])
+    model(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    found = checked({"model": weights, "optimizer": optimizer.state_dict()})
+    assert [doubt.kind for doubt in found.undecided] == ["names"]

@@ -141,7 +141,7 @@ def test_every_kind_of_cause_is_in_the_schema_and_the_other_way_round() -> None:
 
 
 def test_every_kind_of_fault_is_in_the_schema() -> None:
-    from ptinspect.document.optim import check
+    from ptinspect.document.optim import check, copies
 
     listed = set(SCHEMAS["optimizer"]["$defs"]["fault"]["properties"]["kind"]["enum"])
-    assert kinds(check, matching) == listed
+    assert kinds(check, copies, matching) == listed

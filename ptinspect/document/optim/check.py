@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from math import isclose
 from typing import TYPE_CHECKING
 
-from ptinspect.document.elements import contiguous
+from ptinspect.document.optim.copies import decide_copies, equal_averages
 from ptinspect.document.optim.matching import (
     Fault,
     Match,
     Slot,
     Weight,
-    Weights,
     best_match,
     candidate_weights,
     slots_of,
@@ -33,7 +32,6 @@ from ptinspect.document.optim.state import (
     training_counter,
 )
 from ptinspect.document.to_array import Numbers, name_non_finite, number_of, numbers_of
-from ptinspect.errors import UnsupportedError
 from ptinspect.pickling.pyobjects import Path, as_sequence, dotted
 from ptinspect.pickling.values import Value
 from ptinspect.text import count_text, join_names
@@ -103,10 +101,13 @@ def check_optimizers(document: Document, *, values: bool = True) -> list[Optimiz
         if document.archive.format == "torch-dcp":
             optimizer = optimizer._replace(state=_with_numbers_as_keys(optimizer.state))
         slots = slots_of(optimizer, document.tensor_of)
-        check = checks(optimizer, slots, best_match(slots, candidates))
+        match = best_match(slots, candidates)
+        if values and match is not None and len(slots) < len(match.weights.parameters):
+            match = decide_copies(slots, match)
+        check = checks(optimizer, slots, match)
         fits.append(check.run(values, is_only_optimizer=len(document.optimizers) == 1))
     if values and progress:
-        for message in _equal_averages(candidates):
+        for message in equal_averages(candidates):
             fits[0].found.append(Fault("average", message, is_certain=False))
     return fits
 
@@ -420,32 +421,3 @@ def _dtype_name(dtype: DType | None) -> str:
 
 def _rates_text(rates: list[float]) -> str:
     return ", ".join(f"{rate:g}" for rate in rates)
-
-
-def _equal_averages(models: list[Weights]) -> Iterator[str]:
-    """Yield a message for each average (EMA, SWA) that has the model's own numbers."""
-    own = [model for model in models if not model.is_average]
-    for average in models:
-        words = "_".join(map(str, average.path)).lower()
-        if not any(word in words for word in ("ema", "averaged", "shadow", "swa")):
-            continue
-        tensors = {weight.name.removeprefix("module."): weight.tensor for weight in average.order}
-        for model in own:
-            floats = [weight for weight in model.order if weight.tensor.is_float]
-            pairs = [(w.tensor, tensors[w.name]) for w in floats if w.name in tensors]
-            if not pairs or len(pairs) < len(floats):
-                continue
-            if all(first.storage is second.storage for first, second in pairs):
-                yield f"{dotted(average.path)} is the model's own tensors, not a copy"
-            elif all(_same_bytes(first, second) for first, second in pairs):
-                message = f"{dotted(average.path)} has the same numbers as the model"
-                yield f"{message}: not averaged yet, not updated, or not restored"
-
-
-def _same_bytes(first: Tensor, second: Tensor) -> bool:
-    if first.dtype is not second.dtype or first.shape != second.shape:
-        return False
-    try:
-        return contiguous(first) == contiguous(second)
-    except UnsupportedError:
-        return False

@@ -307,10 +307,10 @@ def _no_match(slots: list[Slot], weights: Weights, fault: Fault) -> Match:
     return Match(weights, [None] * len(slots), [fault])
 
 
-def _ambiguous_match(slots: list[Slot], weights: Weights) -> Match:
+def _ambiguous_match(slots: list[Slot], weights: Weights, example: str = "") -> Match:
     message = (
         f"the file does not record which {len(slots)} of the {len(weights.parameters)} parameters "
-        "the groups cover, nor their order; the shapes fit"
+        f"the groups cover, nor their order; the shapes fit{example}"
     )
     return _no_match(slots, weights, Fault("names", message, is_certain=False))
 
@@ -320,11 +320,18 @@ def _match_subset(slots: list[Slot], weights: Weights) -> Match:
     parameters = weights.parameters
     earliest = _subsequence(slots, parameters)
     if earliest is not None:
-        latest = _subsequence(slots[::-1], parameters[::-1])
         last = len(parameters) - 1
-        if latest is not None and earliest == [last - index for index in latest[::-1]]:
+        backwards = _subsequence(slots[::-1], parameters[::-1]) or []
+        latest = [last - index for index in backwards[::-1]]
+        if earliest == latest:
             return Match(weights, [parameters[index].name for index in earliest], [])
-        return _ambiguous_match(slots, weights)
+        number = next(number for number, index in enumerate(latest) if index != earliest[number])
+        a, b = (parameters[indexes[number]].name for indexes in (earliest, latest))
+        example = (
+            f": state {number} may be of {a} or {b}; one is frozen, or they are tied and have "
+            "different numbers in the file"
+        )
+        return _ambiguous_match(slots, weights, example)
     unused = Counter(weight.tensor.shape for weight in parameters)
     unused.subtract(Counter(slot.shape for slot in slots if slot.shape is not None))
     if min(unused.values(), default=0) < 0:

@@ -1,0 +1,128 @@
+"""Weights that are stored twice: tied weights, and averages that are no averages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from hashlib import blake2b
+from typing import TYPE_CHECKING
+
+from ptinspect.document.elements import contiguous
+from ptinspect.document.optim.matching import Fault, Match, Slot, Weight, Weights, best_match
+from ptinspect.errors import UnsupportedError
+from ptinspect.pickling.pyobjects import dotted
+
+if TYPE_CHECKING:
+    from ptinspect.document.tensor import Tensor
+
+EMBEDDINGS = frozenset(
+    ["wte", "embed_tokens", "word_embeddings", "tok_embeddings", "embed_in", "embedding", "shared"]
+)
+HEADS = frozenset(["lm_head", "output", "embed_out", "decoder", "head", "generator", "proj"])
+"""Modules of language models that usually have one weight together."""
+
+
+def decide_copies(slots: list[Slot], match: Match) -> Match:
+    """Return the match with a model whose tied weights were stored twice, if that decides it.
+
+    Weights that seem tied are undecided if their numbers differ and the optimizer covers only one
+    of them: if one is frozen, the file is right.
+    """
+    copies = _copies(match.weights)
+    single = [weight for weight in match.weights.parameters if weight.name not in copies]
+    if any(fault.kind == "names" for fault in match.faults):
+        decided = best_match(slots, [replace(match.weights, parameters=single)])
+        if decided is not None and not decided.faults:
+            match = decided
+    pairs = dict.fromkeys(_usually_tied(match.weights), "models usually tie it to")
+    for copy, original in copies.items():
+        modules = [name.rpartition(".")[0] for name in (original, copy)]
+        for weight in single:
+            if modules[1] and weight.name.startswith(f"{modules[1]}."):
+                sibling = modules[0] + weight.name.removeprefix(modules[1])
+                pairs[sibling, weight.name] = "its module is otherwise a copy of that of"
+    names = {weight.name for weight in single}
+    for (a, b), reason in pairs.items():
+        covered = {a, b}.intersection(match.names)
+        if {a, b} <= names and len(covered) == 1 and None not in match.names:
+            message = (
+                f"{reason} {a}, and the optimizer has one state for both, but their numbers "
+                "differ: wrong if they are tied, right if one is frozen"
+            )
+            match.faults.append(Fault("tied", message, b, is_certain=False))
+    return match
+
+
+def _copies(weights: Weights) -> dict[str, str]:
+    """Return, per parameter with the shape and the numbers of an earlier one, the name of that.
+
+    They are tied weights that were stored twice, as after `{k: v.clone() for k, v in ...}`.
+    Parameters whose elements are all equal, such as biases that were never trained, are left out.
+    """
+    first_names: dict[object, str] = {}
+    copies = {}
+    for weight in weights.parameters:
+        tensor, data = weight.tensor, _bytes_of(weight.tensor)
+        size = tensor.dtype.itemsize if tensor.dtype is not None else 0
+        if not data or data == data[:size] * (len(data) // max(size, 1)):
+            continue
+        key = (tensor.dtype, tensor.shape, blake2b(data).digest())
+        first = first_names.setdefault(key, weight.name)
+        if first != weight.name:
+            copies[weight.name] = first
+    return copies
+
+
+def _usually_tied(weights: Weights) -> list[tuple[str, str]]:
+    """Return the names of embeddings and output layers that language models usually tie.
+
+    A pickled module records whether they are tied, so that nothing has to be guessed.
+    """
+
+    def named(modules: frozenset[str]) -> list[Weight]:
+        return [
+            weight
+            for weight in weights.parameters
+            if weight.trainable is None and modules.intersection(weight.name.split(".")[-2:-1])
+        ]
+
+    return [
+        (a.name, b.name)
+        for a in named(EMBEDDINGS)
+        for b in named(HEADS)
+        if a.tensor.shape == b.tensor.shape
+    ]
+
+
+def equal_averages(models: list[Weights]) -> Iterator[str]:
+    """Yield a message for each average (EMA, SWA) that has the model's own numbers."""
+    own = [model for model in models if not model.is_average]
+    for average in models:
+        words = "_".join(map(str, average.path)).lower()
+        if not any(word in words for word in ("ema", "averaged", "shadow", "swa")):
+            continue
+        tensors = {weight.name.removeprefix("module."): weight.tensor for weight in average.order}
+        for model in own:
+            floats = [weight for weight in model.order if weight.tensor.is_float]
+            pairs = [(w.tensor, tensors[w.name]) for w in floats if w.name in tensors]
+            if not pairs or len(pairs) < len(floats):
+                continue
+            if all(first.storage is second.storage for first, second in pairs):
+                yield f"{dotted(average.path)} is the model's own tensors, not a copy"
+            elif all(_same_bytes(first, second) for first, second in pairs):
+                message = f"{dotted(average.path)} has the same numbers as the model"
+                yield f"{message}: not averaged yet, not updated, or not restored"
+
+
+def _same_bytes(first: Tensor, second: Tensor) -> bool:
+    if first.dtype is not second.dtype or first.shape != second.shape:
+        return False
+    data = _bytes_of(first)
+    return data is not None and data == _bytes_of(second)
+
+
+def _bytes_of(tensor: Tensor) -> bytes | None:
+    try:
+        return contiguous(tensor)
+    except UnsupportedError:  # sparse, packed, without bytes
+        return None
