@@ -1,7 +1,6 @@
 """Scan many files in several processes.
 
-A file that kills or hangs its process takes no other file's report with it: the files that its
-process was working on are scanned again, each by itself.
+A file that kills or hangs its process takes no other file's report with it.
 """
 
 from __future__ import annotations
@@ -10,9 +9,9 @@ import os
 import signal
 import sys
 import time
-from collections import deque
 from contextlib import closing, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from mmap import mmap
 from struct import Struct
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -25,11 +24,16 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
 
     Scan: TypeAlias = Callable[[str], ScanReport]
-    Outcomes: TypeAlias = Generator[tuple[range, list[ScanReport]], None, None]
-    """Batches, as ranges of indexes of the files, and their reports."""
+    Batch: TypeAlias = tuple[int, ...]
+    """Indexes of files."""
+    Outcomes: TypeAlias = Generator[dict[int, ScanReport], None, None]
+    """Reports by the index of the file."""
 
 BATCH = 16
-"""Files that a process is given at a time."""
+"""Files that a process scans before it answers."""
+
+MAX_BATCHES = 1 << 10
+"""Batches whose numbers fit into the smallest pipe."""
 
 FILES_PER_PROCESS = 64
 """Starting a process takes as long as scanning this many small files."""
@@ -88,54 +92,54 @@ def map_files(
     """
     reports = {index: scan(path) for index, path in enumerate(files) if path == "-"}
     indexes = [index for index in range(len(files)) if index not in reports]
-    paths = [files[index] for index in indexes]
-    with closing(_scan_batches(scan, paths, jobs, executor)) as outcomes:
-        for batch, batch_reports in outcomes:
-            reports.update(zip(indexes[batch.start : batch.stop], batch_reports, strict=True))
+    size = max(1, min(BATCH, -(-len(indexes) // (4 * jobs))), -(-len(indexes) // MAX_BATCHES))
+    batches = [tuple(indexes[i : i + size]) for i in range(0, len(indexes), size)]
+    with closing(_scan_batches(scan, files, batches, jobs, executor)) as outcomes:
+        for outcome in outcomes:
+            reports.update(outcome)
             if progress is not None:
                 progress(len(reports), len(files))
     return [reports[index] for index in range(len(files))]
 
 
-def _scan_batches(scan: Scan, paths: list[str], jobs: int, executor: Executor | None) -> Outcomes:
-    size = max(1, min(BATCH, -(-len(paths) // (4 * jobs))))
-    batches = [range(i, min(i + size, len(paths))) for i in range(0, len(paths), size)]
+def _scan_batches(
+    scan: Scan, files: Sequence[str], batches: list[Batch], jobs: int, executor: Executor | None
+) -> Outcomes:
     if executor is not None:
-        batches = list((yield from _submit(executor, scan, paths, batches)))
+        batches = list((yield from _submit(executor, scan, files, batches)))
     elif jobs == 1:
-        yield from _scan_here(scan, paths, batches)
+        yield from _scan_here(scan, files, batches)
         return
     if batches and can_fork():
-        yield from _ForkPool(scan, paths, batches, min(jobs, len(batches))).run()
+        yield from _ForkPool(scan, files, batches, min(jobs, len(batches))).run()
     elif batches:
-        yield from _scan_in_pools(scan, paths, batches, jobs)
+        yield from _scan_in_pools(scan, files, batches, jobs)
 
 
-def _scan_here(scan: Scan, paths: list[str], batches: Sequence[range]) -> Outcomes:
+def _scan_here(scan: Scan, files: Sequence[str], batches: list[Batch]) -> Outcomes:
     for batch in batches:
         for index in batch:
-            single = range(index, index + 1)
             # A mapped file that becomes shorter kills the process that reads it (SIGBUS).
-            if _is_mapped(paths[index]) and can_fork():
-                yield from _ForkPool(scan, paths, [single], 1).run()
+            if _file_size(files[index]) > MAX_COPY_BYTES and can_fork():
+                yield from _ForkPool(scan, files, [(index,)], 1).run()
             else:
-                yield single, [scan(paths[index])]
+                yield {index: scan(files[index])}
 
 
-def _is_mapped(path: str) -> bool:
+def _file_size(path: str) -> int:
     try:
-        return os.path.getsize(path) > MAX_COPY_BYTES
+        return os.path.getsize(path)
     except (OSError, ValueError):
-        return False
+        return 0
 
 
 def _time_limit(paths: list[str]) -> float:
-    """Return the seconds that a batch may take."""
-    size = 0
-    for path in paths:
-        with suppress(OSError):
-            size += os.path.getsize(path)
-    return BASE_SECONDS + size / BYTES_PER_SECOND
+    """Return the seconds that files may take."""
+    return BASE_SECONDS + sum(map(_file_size, paths)) / BYTES_PER_SECOND
+
+
+def _lost_report(path: str, reason: str) -> ScanReport:
+    return unreadable_report(path, PtInspectError(reason))
 
 
 # --- executors ----------------------------------------------------------------------------
@@ -146,25 +150,25 @@ def _scan_batch(scan: Scan, paths: list[str]) -> list[ScanReport]:
 
 
 def _submit(
-    executor: Executor, scan: Scan, paths: list[str], batches: list[range], is_ours: bool = False
-) -> Generator[tuple[range, list[ScanReport]], None, dict[range, str]]:
+    executor: Executor, scan: Scan, files: Sequence[str], batches: list[Batch],
+    is_ours: bool = False,
+) -> Generator[dict[int, ScanReport], None, dict[Batch, str]]:  # fmt: skip
     """Yield the reports of an executor; return the batches without reports, with the reason.
 
     Only an executor that is ours gets a time limit: others may wait for their workers.
     """
     from concurrent.futures import TimeoutError as FutureTimeout
 
-    lost: dict[range, str] = {}
+    lost: dict[Batch, str] = {}
     futures = {}
     for batch in batches:
         try:
-            task = (scan, paths[batch.start : batch.stop])
-            futures[batch] = executor.submit(_scan_batch, *task)
+            futures[batch] = executor.submit(_scan_batch, scan, [files[index] for index in batch])
         except RuntimeError:  # BrokenExecutor: an earlier batch has killed a worker
             lost[batch] = _DIED
     try:
         for batch, future in futures.items():
-            limit = _time_limit(paths[batch.start : batch.stop]) if is_ours else None
+            limit = _time_limit([files[index] for index in batch]) if is_ours else None
             try:
                 reports = future.result(limit)
             except FutureTimeout:
@@ -174,14 +178,14 @@ def _submit(
             except Exception:  # noqa: BLE001 - executors raise anything when a worker dies
                 lost[batch] = _DIED
             else:
-                yield batch, reports
+                yield dict(zip(batch, reports, strict=True))
     finally:
         for future in futures.values():  # when this is interrupted, the executor would go on
             future.cancel()
     return {batch: lost[batch] for batch in batches if batch in lost}
 
 
-def _scan_in_pools(scan: Scan, paths: list[str], batches: list[range], jobs: int) -> Outcomes:
+def _scan_in_pools(scan: Scan, files: Sequence[str], batches: list[Batch], jobs: int) -> Outcomes:
     """Scan batches where this process cannot be forked."""
     from concurrent.futures import ProcessPoolExecutor
     from multiprocessing import get_context
@@ -189,52 +193,35 @@ def _scan_in_pools(scan: Scan, paths: list[str], batches: list[range], jobs: int
     context = get_context("spawn")
     while batches:
         with ProcessPoolExecutor(min(jobs, len(batches)), context) as pool:
-            lost = yield from _submit(pool, scan, paths, batches, is_ours=True)
+            lost = yield from _submit(pool, scan, files, batches, is_ours=True)
         # Batches start in order: one of the first has broken the pool.
         suspects, batches = list(lost)[: jobs + 1], list(lost)[jobs + 1 :]
         for index in (index for batch in suspects for index in batch):
-            single = range(index, index + 1)
             with ProcessPoolExecutor(1, context) as pool:
-                lost = yield from _submit(pool, scan, paths, [single], is_ours=True)
-            if lost:
-                yield single, [_lost_report(paths[index], lost[single])]
-
-
-def _lost_report(path: str, reason: str) -> ScanReport:
-    return unreadable_report(path, PtInspectError(reason))
+                lost = yield from _submit(pool, scan, files, [(index,)], is_ours=True)
+            for reason in lost.values():
+                yield {index: _lost_report(files[index], reason)}
 
 
 # --- forked processes ---------------------------------------------------------------------
 
-_ORDER = Struct("<QQ")
-_LENGTH = Struct("<Q")
+_NUMBER = Struct("<I")
+_HEADER = Struct("<IQ")
+"""The number of a batch, and the length of the answer that follows."""
+_CURRENT = Struct("<qd")
+"""The index of the file that a process is scanning (-1: none), and when it began."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Worker:
-    """A forked process, and the batches that it was given: the current one, then the next."""
+    """A forked process, the pipe of its answers, and its slot in the shared memory."""
 
     pid: int
-    orders: int
     answers: int
-    batches: deque[range] = field(default_factory=deque)
-    started: float = 0.0
-    deadline: float = 0.0
-
-    def start_clock(self) -> None:
-        self.started = time.monotonic()
-        self.deadline = self.started + BASE_SECONDS
-
-    def read_answer(self) -> bytes | None:
-        """Return the next answer; None if the process died before it was complete."""
-        head = _read(self.answers, _LENGTH.size)
-        length = _LENGTH.unpack(head)[0] if len(head) == _LENGTH.size else 0
-        answer = _read(self.answers, length)
-        return answer if length and len(answer) == length else None
+    slot: int
 
     def kill(self) -> str:
         """End the process; return why it died if it was dead before."""
-        os.close(self.orders)
         os.close(self.answers)
         with suppress(OSError):  # where SIGCHLD is ignored, no process is left to wait for
             os.kill(self.pid, signal.SIGKILL)
@@ -255,125 +242,132 @@ def _read(descriptor: int, length: int) -> bytes:
 class _ForkPool:
     """Scans batches in forked copies of this process.
 
-    A ProcessPoolExecutor takes 40 ms more to import and to start, as long as 150 small files take,
+    The processes take the numbers of their batches from one pipe, and write into shared memory
+    which file they are scanning, so that it is known which one has killed or hangs its process. A
+    ProcessPoolExecutor takes 40 ms more to import and to start, as long as 150 small files take,
     and when one worker dies, it loses the batches of all of them.
     """
 
-    def __init__(self, scan: Scan, paths: list[str], batches: list[range], jobs: int) -> None:
+    def __init__(self, scan: Scan, files: Sequence[str], batches: list[Batch], jobs: int) -> None:
         self.scan = scan
-        self.paths = paths
-        self.queue = deque(batches)
+        self.files = files
+        self.batches = list(batches)
         self.jobs = jobs
+        self.left = {index for batch in batches for index in batch}
         self.workers: dict[int, _Worker] = {}
+        self.current = mmap(-1, jobs * _CURRENT.size)
+        self.failure = _DIED
+        self.orders, writer = os.pipe()
+        os.write(writer, b"".join(map(_NUMBER.pack, range(len(batches)))))
+        os.close(writer)
 
     def run(self) -> Outcomes:
-        """Yield the batches with their reports."""
+        """Yield the reports, batch by batch."""
         _preload()
         try:
-            try:
-                self._start_workers()
-            except OSError:
-                if not self.workers:
-                    yield from _scan_here(self.scan, self.paths, self.queue)
+            while len(self.workers) < self.jobs and self._start_worker(len(self.workers)):
+                pass
+            if not self.workers:
+                for index in sorted(self.left):
+                    yield {index: self.scan(self.files[index])}
+                return
             while self.workers:
-                for worker, is_ready in self._wait():
-                    answer = worker.read_answer() if is_ready else None
-                    if answer is not None:
-                        batch = worker.batches.popleft()
-                        worker.start_clock()
-                        self._assign(worker)
-                        yield batch, load_reports(answer)
-                    elif is_ready:
-                        yield from self._on_worker_lost(worker)
-                    elif (limit := self._exceeded_limit(worker)) is not None:
-                        reason = f"it took more than {limit:.0f} seconds"
-                        yield from self._on_worker_lost(worker, reason)
+                ready = self._wait()
+                for worker in list(self.workers.values()):
+                    reports = self._next_reports(worker, worker.answers in ready)
+                    self.left.difference_update(reports)
+                    if reports:
+                        yield reports
+            if self.left:
+                yield {i: _lost_report(self.files[i], self.failure) for i in self.left}
         finally:
+            os.close(self.orders)
             for worker in self.workers.values():
                 worker.kill()
 
-    def _start_workers(self) -> None:
-        """Start processes, as many as there is work for. Raises OSError if one does not start."""
-        while self.queue and len(self.workers) < self.jobs:
-            worker = self._fork()
-            self.workers[worker.answers] = worker
-            self._assign(worker)
+    def _start_worker(self, slot: int, first: int | None = None) -> bool:
+        """Fork a process, which begins with the batch of the number `first`, if there is one.
+        Return False if the system refuses."""
+        reader, writer = os.pipe()
+        _CURRENT.pack_into(self.current, slot * _CURRENT.size, -1, time.monotonic())
+        try:
+            pid = os.fork()
+        except OSError as error:
+            self.failure = f"no process could be started to read it: {error.strerror or error}"
+            os.close(reader)
+            os.close(writer)
+            return False
+        if pid:
+            os.close(writer)
+            self.workers[reader] = _Worker(pid, reader, slot)
+            return True
+        try:
+            os.close(reader)
+            self._work(writer, slot * _CURRENT.size, first)
+        finally:
+            os._exit(1)
 
-    def _assign(self, worker: _Worker) -> None:
-        """Give a worker its next batches; end it without any."""
-        while self.queue and len(worker.batches) < 2:  # one ahead, so that it never waits for us
-            batch = self.queue.popleft()
-            if not worker.batches:
-                worker.start_clock()
-            worker.batches.append(batch)
-            with suppress(OSError):  # it died, as reading its answer will show
-                os.write(worker.orders, _ORDER.pack(batch.start, batch.stop))
-        if not worker.batches:
-            del self.workers[worker.answers]
-            worker.kill()
+    def _work(self, answers: int, slot: int, first: int | None) -> None:
+        """Scan batches until there are no more."""
+        order = b"" if first is None else _NUMBER.pack(first)
+        while order := order or os.read(self.orders, _NUMBER.size):
+            (number,) = _NUMBER.unpack(order)
+            reports = []
+            for index in self.batches[number]:
+                _CURRENT.pack_into(self.current, slot, index, time.monotonic())
+                reports.append(self.scan(self.files[index]))
+            data = dump_reports(reports)
+            answer = memoryview(_HEADER.pack(number, len(data)) + data)
+            while answer:
+                answer = answer[os.write(answers, answer) :]
+            order = b""
+        _CURRENT.pack_into(self.current, slot, -1, 0)
 
-    def _wait(self) -> list[tuple[_Worker, bool]]:
-        """Wait for an answer or a deadline; return the workers, True for those with an answer."""
+    def _wait(self) -> set[int]:
+        """Wait a second for answers; return the descriptors that have one, or have ended."""
         import select
 
         poll = select.poll()
         for descriptor in self.workers:
             poll.register(descriptor, select.POLLIN)
-        seconds = min(worker.deadline for worker in self.workers.values()) - time.monotonic()
-        ready = {descriptor for descriptor, _ in poll.poll(max(seconds, 0) * 1000 + 1)}
-        return [(worker, descriptor in ready) for descriptor, worker in self.workers.items()]
+        return {descriptor for descriptor, _ in poll.poll(1000)}
 
-    def _exceeded_limit(self, worker: _Worker) -> float | None:
-        """Return the time limit of a worker's current batch if it was exceeded."""
-        if time.monotonic() < worker.deadline:
-            return None
-        batch = worker.batches[0]
-        limit = _time_limit(self.paths[batch.start : batch.stop])
-        worker.deadline = worker.started + limit
-        return limit if time.monotonic() >= worker.deadline else None
+    def _next_reports(self, worker: _Worker, is_ready: bool) -> dict[int, ScanReport]:
+        """Return the reports of the next batch of a process; {} if it is still busy."""
+        if is_ready:
+            head = _read(worker.answers, _HEADER.size)
+            number, length = _HEADER.unpack(head) if len(head) == _HEADER.size else (0, 0)
+            answer = _read(worker.answers, length)
+            if not answer or len(answer) < length:
+                return self._replace(worker)
+            return dict(zip(self.batches[number], load_reports(answer), strict=True))
+        index, began = self._current_file(worker)
+        seconds = time.monotonic() - began
+        if index < 0 or seconds < BASE_SECONDS:
+            return {}
+        limit = _time_limit([self.files[index]])
+        if seconds < limit:
+            return {}
+        return self._replace(worker, f"it took more than {limit:.0f} seconds")
 
-    def _on_worker_lost(self, worker: _Worker, reason: str = "") -> Outcomes:
-        """Scan the files of a lost worker's current batch again, each by itself."""
+    def _current_file(self, worker: _Worker) -> tuple[int, float]:
+        """Return the index of the file that a process is scanning, and when it began."""
+        index, began = _CURRENT.unpack_from(self.current, worker.slot * _CURRENT.size)
+        return index, began
+
+    def _replace(self, worker: _Worker, reason: str = "") -> dict[int, ScanReport]:
+        """Start another process for the other files of a lost one; return the report on its current
+        file. Return {} for a process that has come to its end."""
         del self.workers[worker.answers]
         cause = worker.kill()
-        batch = worker.batches.popleft()
-        self.queue.extendleft(reversed(worker.batches))
-        if len(batch) == 1:
-            yield batch, [_lost_report(self.paths[batch.start], reason or cause)]
-        else:
-            self.queue.extend(range(index, index + 1) for index in batch)
-        try:
-            self._start_workers()
-        except OSError as error:
-            reason = f"no process could be started to read it: {error.strerror or error}"
-            while self.queue and not self.workers:
-                batch = self.queue.popleft()
-                yield batch, [_lost_report(self.paths[index], reason) for index in batch]
-
-    def _fork(self) -> _Worker:
-        order_reader, order_writer = os.pipe()
-        answer_reader, answer_writer = os.pipe()
-        try:
-            pid = os.fork()
-        except OSError:
-            for descriptor in (order_reader, order_writer, answer_reader, answer_writer):
-                os.close(descriptor)
-            raise
-        if pid:
-            os.close(order_reader)
-            os.close(answer_writer)
-            return _Worker(pid, order_writer, answer_reader)
-        try:
-            os.close(order_writer)  # so that it reads an end of file when its parent dies
-            os.close(answer_reader)
-            while order := _read(order_reader, _ORDER.size):
-                start, stop = _ORDER.unpack(order)
-                data = dump_reports(_scan_batch(self.scan, self.paths[start:stop]))
-                answer = memoryview(_LENGTH.pack(len(data)) + data)
-                while answer:
-                    answer = answer[os.write(answer_writer, answer) :]
-        finally:
-            os._exit(1)
+        index, _ = self._current_file(worker)
+        if index < 0:
+            return {}
+        batch = next(batch for batch in reversed(self.batches) if index in batch)
+        self.batches.append(tuple(i for i in batch if i != index and i in self.left))
+        self._start_worker(worker.slot, len(self.batches) - 1)
+        is_lost = index in self.left
+        return {index: _lost_report(self.files[index], reason or cause)} if is_lost else {}
 
 
 def _preload() -> None:

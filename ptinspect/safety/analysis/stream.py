@@ -20,36 +20,8 @@ from ptinspect.pickling.values import (
     Value,
     key_value,
 )
-from ptinspect.safety.analysis.calls import (
-    ALIASING,
-    RUNS_SOURCE,
-    Judgement,
-    is_own_object,
-    judge_call,
-    judge_import,
-    quick_shapes,
-    resolve_callable,
-)
-from ptinspect.safety.analysis.memory import (
-    EXCEEDS_STORAGE,
-    MAX_DEPTH,
-    MEMORY_INTERFACES,
-    NUMPY_DTYPE,
-    VIEW_FUNCTIONS,
-    builds_dtype,
-    conflicting_storages,
-    invalid_dtype_reason,
-    view_exceeds_storage,
-)
+from ptinspect.safety.analysis import calls, memory, values
 from ptinspect.safety.analysis.shapes import Shapes, parse_shapes
-from ptinspect.safety.analysis.values import (
-    MAPPING_METHODS,
-    call_repr,
-    describe,
-    overridden_method,
-    runs_source,
-    value_repr,
-)
 from ptinspect.safety.policy import is_plain_class, is_special, is_stdlib, load_policy
 from ptinspect.safety.report import CLEAN, DANGEROUS, UNKNOWN, Finding
 from ptinspect.safety.scan_state import FindingCollector
@@ -75,10 +47,10 @@ _METHODS_CALLED_BY = {
     "BUILD": ("__setstate__",),
 }
 _WATCHED_ATTRIBUTES = frozenset(name for names in _METHODS_CALLED_BY.values() for name in names)
-_NOTABLE_ATTRIBUTES = _WATCHED_ATTRIBUTES.union(MEMORY_INTERFACES)
+_NOTABLE_ATTRIBUTES = _WATCHED_ATTRIBUTES.union(memory.MEMORY_INTERFACES)
 
 # Callables that return something that may not belong to the file.
-_RETURNS_FOREIGN = frozenset(("builtins.getattr", *ALIASING))
+_RETURNS_FOREIGN = frozenset(("builtins.getattr", *calls.ALIASING))
 
 _SHAPE_LETTERS = {"REDUCE": "R", "NEWOBJ": "N"}
 _LOAD_FROM_BYTES = "torch.storage._load_from_bytes"
@@ -104,7 +76,7 @@ def _states_set_by_call(func: Value, args: tuple[Value, ...]) -> list[Value]:
     `_rebuild_from_type_v2` may call a function that sets attributes in its turn.
     """
     states: list[Value] = []
-    for _ in range(MAX_DEPTH):
+    for _ in range(memory.MAX_DEPTH):
         if not isinstance(func, Global) or len(args) < 3:
             break
         rebuilds_from_type = func.name.startswith("_rebuild_from_type")
@@ -113,7 +85,7 @@ def _states_set_by_call(func: Value, args: tuple[Value, ...]) -> list[Value]:
         states.extend(args[3:4])
         if not rebuilds_from_type or not isinstance(args[2], tuple):
             break
-        func, args = resolve_callable(args[0]), args[2]
+        func, args = calls.resolve_callable(args[0]), args[2]
     return states
 
 
@@ -167,7 +139,7 @@ class StreamJudge:
                 if opcode == "BUILD" and isinstance(event.target, Inert):
                     event.target.change().states.append(event.argument)
                 self._judge_change(event)
-        for storage, offset, reason in conflicting_storages(recorder.persistent):
+        for storage, offset, reason in memory.conflicting_storages(recorder.persistent):
             opcode = "REDUCE" if storage == "tensor" else "BINPERSID"
             self._add(Event(offset, opcode, None), DANGEROUS, storage, reason)
         for name, event in self._loaders.items():
@@ -201,7 +173,7 @@ class StreamJudge:
 
     def _judge_import(self, event: Event) -> None:
         name = event.target
-        judgement = judge_import(name)
+        judgement = calls.judge_import(name)
         if judgement.verdict != CLEAN:
             self._add(event, judgement.verdict, judgement.name, judgement.reason)
         if isinstance(name, Global) and name.path == _LOAD_FROM_BYTES:
@@ -213,8 +185,12 @@ class StreamJudge:
         call = event.target
         assert isinstance(call, Call)
         func, args = call.func, call.args
-        if isinstance(func, Global) and func.path in VIEW_FUNCTIONS and view_exceeds_storage(args):
-            self._add(event, DANGEROUS, "tensor", EXCEEDS_STORAGE)
+        if (
+            isinstance(func, Global)
+            and func.path in memory.VIEW_FUNCTIONS
+            and memory.view_exceeds_storage(args)
+        ):
+            self._add(event, DANGEROUS, "tensor", memory.EXCEEDS_STORAGE)
         if self._is_clean_at_once(call):
             return
         judgement = self._cached_judgement(call)
@@ -226,8 +202,8 @@ class StreamJudge:
         if verdict != CLEAN and not self.findings.count_repeated_call(
             name, self.record, event.opcode, verdict
         ):
-            self._add(event, verdict, name, judgement.reason, call_repr(func, args))
-        target = resolve_callable(func)
+            self._add(event, verdict, name, judgement.reason, values.call_repr(func, args))
+        target = calls.resolve_callable(func)
         if isinstance(target, Global):
             self._judge_attributes_set_by_call(event, target, call)
 
@@ -238,19 +214,21 @@ class StreamJudge:
             return False
         shapes = self._quick_shapes.get(func)
         if shapes is None:
-            shapes = self._quick_shapes[func] = quick_shapes(func.module, func.name)
+            shapes = self._quick_shapes[func] = calls.quick_shapes(func.module, func.name)
         return bool(shapes.calls) and (
             shapes.find_call(args, _SHAPE_LETTERS.get(call.opcode, "")) is not None
         )
 
-    def _cached_judgement(self, call: Call) -> Judgement:
+    def _cached_judgement(self, call: Call) -> calls.Judgement:
         examined: tuple[Value, ...] = call.args if len(call.args) <= _WIDE else (call.args,)
         if not any(isinstance(item, _SIZED) and len(item) > _WIDE for item in examined):
-            return judge_call(call.func, call.args, call.opcode, keywords=call.kwargs)
+            return calls.judge_call(call.func, call.args, call.opcode, keywords=call.kwargs)
         key = (id(call.func), call.opcode, *map(id, examined))
         if key not in self._wide:
-            self._wide[key] = judge_call(call.func, call.args, call.opcode, keywords=call.kwargs)
-        judgement: Judgement = self._wide[key]
+            self._wide[key] = calls.judge_call(
+                call.func, call.args, call.opcode, keywords=call.kwargs
+            )
+        judgement: calls.Judgement = self._wide[key]
         return judgement
 
     def _judge_attributes_set_by_call(self, event: Event, func: Global, call: Call) -> None:
@@ -282,34 +260,34 @@ class StreamJudge:
             if (target.func, opcode) not in self._filled:
                 self._judge_changed_object(event, target)
         elif isinstance(target, Global | Extension | PersistentId):
-            name = target.path if isinstance(target, Global) else value_repr(target)
+            name = target.path if isinstance(target, Global) else values.value_repr(target)
             reason = "is changed, and does not belong to the file"
             self._add(event, DANGEROUS, name, reason)
         if opcode == "BUILD":
-            method_name = overridden_method(event.argument, MAPPING_METHODS)
+            method_name = values.overridden_method(event.argument, values.MAPPING_METHODS)
             if method_name is not None:
                 reason = "is called to set the state, and the file has replaced it"
                 self._add(event, DANGEROUS, f"{method_name}()", reason)
             self._judge_attributes(event, target, event.argument)
 
     def _judge_changed_object(self, event: Event, call: Call) -> None:
-        func = resolve_callable(call.func)
+        func = calls.resolve_callable(call.func)
         is_build = event.opcode == "BUILD"
         if isinstance(func, Extension):
             return
         if isinstance(func, Call) and getattr(func.func, "path", None) == "functools.partial":
             self._judge_changed_partial_result(event, func)
             return
-        if is_build and is_own_object(func):
+        if is_build and calls.is_own_object(func):
             return
         if not isinstance(func, Global) or func.path in _RETURNS_FOREIGN:
             name = func.path if isinstance(func, Global) else "call"
             self._add(event, DANGEROUS, name, "changes an object that a call returned")
             return
-        if is_build and builds_dtype(call):
+        if is_build and memory.builds_dtype(call):
             self._judge_dtype(event, call)
         if func.path in RECONSTRUCTORS and call.args:
-            cls = resolve_callable(call.args[0])
+            cls = calls.resolve_callable(call.args[0])
             if not isinstance(cls, Global):
                 return  # an own class within another object
             func = cls
@@ -317,10 +295,10 @@ class StreamJudge:
         shapes = parse_shapes(row.shapes if row else "")
         is_listed = row is not None and row.verdict in ("allowed", "module")
         if is_build:
-            if isinstance(event.argument, tuple) and view_exceeds_storage(event.argument):
-                self._add(event, DANGEROUS, "tensor", EXCEEDS_STORAGE)
+            if isinstance(event.argument, tuple) and memory.view_exceeds_storage(event.argument):
+                self._add(event, DANGEROUS, "tensor", memory.EXCEEDS_STORAGE)
             if is_listed and not shapes.has_state(event.argument):
-                kind = describe((event.argument,))
+                kind = values.describe((event.argument,))
                 self._add(event, UNKNOWN, func.path, f"BUILD with {kind}: no writer builds it so")
             return
         if event.opcode[:7] != "SETITEM" or func.name not in ("OrderedDict", "Counter"):
@@ -329,8 +307,8 @@ class StreamJudge:
             if func is call.func:
                 self._filled.add((func, event.opcode))
             return
-        if runs_source(func, event.argument):
-            self._add(event, DANGEROUS, func.path, RUNS_SOURCE)
+        if values.runs_source(func, event.argument):
+            self._add(event, DANGEROUS, func.path, calls.RUNS_SOURCE)
         is_plain = is_plain_class(func.module, func.name, creates=True)
         if is_listed or (is_stdlib(func.module) and (row is not None or not is_plain)):
             reason = f"{event.opcode} does not apply to an object of {func.path}"
@@ -352,24 +330,24 @@ class StreamJudge:
                 uses = self._wide.get(("fields", id(part)), 0)
                 if uses >= _MAX_SHARED_FIELDS:
                     reason = "too many dtypes share one table of fields"
-                    self._add(event, UNKNOWN, NUMPY_DTYPE, reason)
+                    self._add(event, UNKNOWN, memory.NUMPY_DTYPE, reason)
                     return
                 self._wide["fields", id(part)] = uses + 1
-        invalid = invalid_dtype_reason(dtype)
+        invalid = memory.invalid_dtype_reason(dtype)
         if invalid is not None:
-            self._add(event, DANGEROUS, NUMPY_DTYPE, invalid)
+            self._add(event, DANGEROUS, memory.NUMPY_DTYPE, invalid)
 
     def _judge_replaced_method(self, event: Event, method: str, replacement: Value) -> None:
         """Judge the call of an attribute that the file has put in a method's place."""
         args = tuple(event.argument) if isinstance(event.argument, list) else (event.argument,)
         if event.opcode == "BUILD":
             args = (event.argument,)
-        judgement = judge_call(replacement, args, "REDUCE")
+        judgement = calls.judge_call(replacement, args, "REDUCE")
         name, reason = judgement.name, judgement.reason
         if judgement.verdict != DANGEROUS:
-            name = value_repr(replacement)
+            name = values.value_repr(replacement)
             reason = f"replaces the method {method}, which {event.opcode} calls"
-        self._add(event, DANGEROUS, name, reason, call_repr(replacement, args))
+        self._add(event, DANGEROUS, name, reason, values.call_repr(replacement, args))
 
     # --- attributes -----------------------------------------------------------------------
 
@@ -398,7 +376,7 @@ class StreamJudge:
                 is_computed = setter is not None and isinstance(part, Call)
             else:
                 is_computed = self._is_computed(part)
-                name = next((each for each in MEMORY_INTERFACES if each in part), None)
+                name = next((each for each in memory.MEMORY_INTERFACES if each in part), None)
                 if name is not None:
                     reason = f"sets {name}, which gives numpy an address in memory"
                     self._add(event, DANGEROUS, name, reason)

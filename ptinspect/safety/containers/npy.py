@@ -6,7 +6,6 @@ Source: numpy/lib/format.py.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -55,94 +54,68 @@ def _scan_array(
     source: Source, offset: int, state: ScanState, scan_source: ScanSource
 ) -> int | None:
     """Return the offset behind the array at `offset`, or None if no array follows it."""
-    header = _read_header(SliceSource(source, offset, source.size - offset))
-    if header.error is not None:
-        state.errors.append(header.error)
-    if header.pickle_offset is None:
-        return None if header.end is None else offset + header.end
+    begin, nbytes = _read_header(SliceSource(source, offset, source.size - offset), state)
+    begin += offset
+    if nbytes is not None:
+        return begin + nbytes
     data, start, stop = source.window()
     pickles = len(state.streams)
-    skip = offset + header.pickle_offset
-    scanner = scan_pickles(state, data, start, stop, state.record, skip=skip, until=MAGIC)
+    scanner = scan_pickles(state, data, start, stop, state.record, skip=begin, until=MAGIC)
     state.format = "npy"
     scanner.scan_found(scan_source)
     end = state.streams[-1].end - start if len(state.streams) > pickles else source.size
     return end if _is_array_at(source, end) else None
 
 
-@dataclass(frozen=True, slots=True)
-class _Header:
-    """Where the pickle of the elements begins (None for an array of numbers), where the numbers
-    end, if that is known, and what is wrong; a pickle may follow all the same."""
-
-    pickle_offset: int | None
-    end: int | None
-    error: DamagedError | None = None
-
-
-def _read_header(source: Source) -> _Header:
-    """Read the header, or raise DamagedError if it is cut off.
+def _read_header(source: Source, state: ScanState) -> tuple[int, int | None]:
+    """Return where the elements begin, and how many bytes they are; None for a pickle of them.
 
     numpy has several notations for a dtype, and its versions do not agree on them: anything but a
-    plain notation for numbers counts as objects.
+    plain notation for numbers counts as objects. So does what follows a header that is an error of
+    `state`.
+
+    Raises:
+        DamagedError: the header is cut off, or has no shape.
     """
     head = source.read(0, min(source.size, MAX_HEADER + 12))
     start, end = header_bounds(head)
     if len(head) < 12 or end > source.size:
         raise DamagedError("the array's header is cut off", where=Place(None, 8))
-    if end - start > MAX_HEADER:
-        error = DamagedError("the array's header is too long", where=Place(None, 8))
-        return _Header(end, None, error)
-    header = parse_header(head[:end])
+    header = parse_header(head[:end]) if end - start <= MAX_HEADER else None
     if not isinstance(header, dict):
-        error = DamagedError("the array's header is not a dictionary", where=Place(None, start))
-        return _Header(end, None, error)
-    size = _item_size(header.get("descr"))
+        message = "the array's header is too long, or not a dictionary"
+        state.errors.append(DamagedError(message, where=Place(None, start)))
+        return end, None
+    size, shape = _item_size(header.get("descr")), header.get("shape")
     if size is None:
-        return _Header(end, None)
-    shape = header.get("shape")
+        return end, None
     if not is_shape(shape):
-        error = DamagedError("the array's header has no shape", where=Place(None, start))
-        return _Header(None, None, error)
-    return _Header(None, end + prod(shape) * size)
+        raise DamagedError("the array's header has no shape", where=Place(None, start))
+    return end, prod(shape) * size
 
 
-def _item_size(descr: object) -> int | None:
+def _item_size(dtype: object) -> int | None:
     """Return the bytes of one element; None unless the dtype surely has only numbers and text.
 
-    A dtype is a name, a pair of a dtype and a shape, or a list of fields.
+    A dtype is a name, a pair of a dtype and a shape, or a list of fields: (name, dtype) and
+    (name, dtype, shape), where a name may be (title, name).
     """
-    waiting, total = [(descr, 1)], 0
-    while waiting:
-        dtype, count = waiting.pop()
-        if isinstance(dtype, str) and _NUMBERS.fullmatch(dtype):
-            total += count * (numpy_itemsize(dtype) or 0)
-        elif isinstance(dtype, tuple) and len(dtype) == 2 and _is_sizes(dtype[1]):
-            waiting.append((dtype[0], count * _element_count(dtype[1])))
-        elif isinstance(dtype, list) and all(map(_is_field, dtype)):
-            for field in dtype:
-                repeat = _element_count(field[2]) if len(field) == 3 else 1
-                waiting.append((field[1], count * repeat))
-        else:
+    if isinstance(dtype, str) and _NUMBERS.fullmatch(dtype):
+        return numpy_itemsize(dtype) or 0
+    if isinstance(dtype, tuple) and len(dtype) == 2:
+        size, shape = _item_size(dtype[0]), dtype[1]
+        sizes = shape if isinstance(shape, tuple) else (shape,)
+        are_sizes = all(type(each) is int for each in sizes)
+        return None if size is None or not are_sizes else size * prod(sizes)
+    if not isinstance(dtype, list):
+        return None
+    total = 0
+    for field in dtype:
+        if not isinstance(field, tuple) or len(field) not in (2, 3):
             return None
+        names = field[0] if isinstance(field[0], tuple) else (field[0],)
+        size = _item_size(field[1] if len(field) == 2 else field[1:])
+        if size is None or len(names) > 2 or not all(isinstance(name, str) for name in names):
+            return None
+        total += size
     return total
-
-
-def _is_field(field: object) -> bool:
-    """Return True for (name, dtype) and (name, dtype, shape); a name may be (title, name)."""
-    if not isinstance(field, tuple) or len(field) not in (2, 3):
-        return False
-    names = field[0] if isinstance(field[0], tuple) else (field[0],)
-    return (
-        len(names) <= 2
-        and all(isinstance(name, str) for name in names)
-        and (len(field) == 2 or _is_sizes(field[2]))
-    )
-
-
-def _is_sizes(value: object) -> bool:
-    return all(type(size) is int for size in (value if isinstance(value, tuple) else (value,)))
-
-
-def _element_count(shape: int | tuple[int, ...]) -> int:
-    return prod(shape if isinstance(shape, tuple) else (shape,))
