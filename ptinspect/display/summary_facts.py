@@ -207,15 +207,11 @@ def _tensors_text(document: Document, infos: Sequence[TensorInfo]) -> str:
     parameters with 3 elements, 1 buffer with 1 element, …`. Views of the same bytes count once."""
     counts, elements = Counter(info.role for info in infos), Counter[str]()
     dtype_bytes, device_bytes = Counter[str](), Counter[str]()
-    tied = 0
-    seen: set[object] = set()
+    tied = document.survey.duplicates
     for info in infos:
         tensor = info.tensor
-        view = tensor.view_key()
-        if view in seen and tensor.numel:
-            tied += 1
+        if info in tied:
             continue
-        seen.add(view)
         elements[info.role] += max(tensor.numel, 0)
         dtype_bytes[tensor.dtype.name if tensor.dtype else tensor.encoding or "unknown dtype"] += (
             tensor.nbytes
@@ -229,7 +225,7 @@ def _tensors_text(document: Document, infos: Sequence[TensorInfo]) -> str:
         for role in sorted(counts, key=ROLES.index)
     ]
     if tied:
-        parts[-1] += f" ({tied:,} tied)"
+        parts[-1] += f" ({len(tied):,} tied)"
     totals = document.totals
     size = size_text(totals.nbytes)
     if totals.storage_nbytes != totals.nbytes:

@@ -85,17 +85,17 @@ def tensor_table(document: Document, options: ShowOptions) -> Table:
     With --stats or --hash there is a row per tensor; otherwise repeated tensors are folded and
     those deeper than --depth are summed up, if the options say so."""
     infos = select_tensors(document, options)
-    notes = Notes(document)
+    texts = _Texts(document)
     if options.stats or options.hash:
-        return _measured_table(infos, notes, options)
+        return _measured_table(infos, texts, options)
     optimizer_rows: list[Row] = []
     if options.fold:
         optimizer_rows = _optimizer_rows(document, infos)
         infos = [info for info in infos if info.role != "optimizer"]
     if options.depth is not None and any(info.key.count(".") >= options.depth for info in infos):
-        rows = _rows_by_prefix(infos, options.depth, notes)
+        rows = _rows_by_prefix(infos, options.depth, texts)
     else:
-        rows = _rows(infos, notes)
+        rows = list(map(texts.row, infos))
     if options.fold:
         rows = fold_rows(rows)
     return _without_empty_notes(HEADERS, rows + optimizer_rows)
@@ -109,28 +109,10 @@ def _without_empty_notes(
     return Table([*headers], [row[:-1] for row in rows], right)
 
 
-def _rows(infos: list[TensorInfo], notes: Notes) -> list[Row]:
-    rows = []
-    cells: dict[object, Row] = {}  # many tensors share their cells: each text is built once
-    for info in infos:
-        tensor = info.tensor
-        facts = (info.role, tensor.encoding or id(tensor.dtype), tensor.shape, tensor.device)
-        shared = cells.get(facts)
-        if shared is None:
-            shared = cells[facts] = _cells(info)
-        rows.append((_key_text(info.key, info.path), *shared, notes.note(info)))
-    return rows
-
-
 def _key_text(key: str, path: Path = ()) -> str:
     if not key:
         return '""' if path else "(root)"  # the file is a single tensor
     return key if key.isascii() and key.isprintable() and len(key) < 1000 else cut(key)
-
-
-def _cells(info: TensorInfo) -> Row:
-    tensor = info.tensor
-    return info.role, dtype_text(tensor), shape_text(tensor.shape), cut(tensor.device)
 
 
 def dtype_text(tensor: Tensor) -> str:
@@ -143,25 +125,30 @@ def shape_text(shape: tuple[int, ...]) -> str:
     return str(shape).replace("-1", "*") if -1 in shape else str(shape)
 
 
-class Notes:
+class _Texts:
+    """The cells of the tensors of one document."""
+
     def __init__(self, document: Document) -> None:
         self._is_module = document.kind == "module"
-        self._first: dict[object, TensorInfo] = {}  # per view of a storage that several share
-        first_of_storage: dict[object, TensorInfo] = {}
-        for info in document.tensors.values():
-            storage = info.tensor.storage
-            if storage is None or not info.tensor.numel:
-                continue
-            first = first_of_storage.setdefault((storage.key, id(storage.archive)), info)
-            if first is not info:
-                self._first.setdefault(first.tensor.view_key(), first)
-                self._first.setdefault(info.tensor.view_key(), info)
+        self._duplicates = document.survey.duplicates
+        self._cells: dict[object, Row] = {}  # many tensors share their cells: built once
 
-    def note(self, info: TensorInfo) -> str:
+    def row(self, info: TensorInfo, measured: Row = (), problem: str = "") -> Row:
+        """Return key, role, dtype, shape and device, what was measured, and the note."""
+        tensor = info.tensor
+        facts = (info.role, tensor.encoding or id(tensor.dtype), tensor.shape, tensor.device)
+        cells = self._cells.get(facts)
+        if cells is None:
+            texts = dtype_text(tensor), shape_text(tensor.shape), cut(tensor.device)
+            cells = self._cells[facts] = (info.role, *texts)
+        notes = self._notes(info) if not problem else [*self._notes(info), problem]
+        return (_key_text(info.key, info.path), *cells, *measured, ", ".join(notes))
+
+    def _notes(self, info: TensorInfo) -> list[str]:
         tensor = info.tensor
         notes = []
-        first = self._first.get(tensor.view_key()) if self._first and tensor.numel else None
-        if first is not None and first is not info:
+        if info in self._duplicates and tensor.storage is not None:
+            first = self._duplicates[info]
             notes.append(f"= {_key_text(first.key, first.path)}")
         if not info.persistent and info.role == "buffer":
             notes.append("not in state_dict")
@@ -173,10 +160,10 @@ class Notes:
             notes.append(str(tensor.quantizer.get("qscheme", "quantized")))
         if self._is_module and info.role == "parameter" and not tensor.requires_grad:
             notes.append("frozen")
-        return ", ".join(notes)
+        return notes
 
 
-def _rows_by_prefix(infos: list[TensorInfo], depth: int, notes: Notes) -> list[Row]:
+def _rows_by_prefix(infos: list[TensorInfo], depth: int, texts: _Texts) -> list[Row]:
     """Cut keys to `depth` parts and return one row for all tensors below each prefix."""
     groups: dict[str, list[TensorInfo]] = {}
     for info in infos:
@@ -186,7 +173,7 @@ def _rows_by_prefix(infos: list[TensorInfo], depth: int, notes: Notes) -> list[R
     rows = []
     for key, group in groups.items():
         if len(group) == 1 and key == group[0].key:
-            rows += _rows(group, notes)
+            rows.append(texts.row(group[0]))
         else:
             elements = sum(info.tensor.numel for info in group)
             rows.append(_sum_row(key, group, f", {count_text(elements, 'element')}"))
@@ -219,25 +206,17 @@ def _sum_row(key: str, group: list[TensorInfo], elements: str = "") -> Row:
     )
 
 
-def _measured_table(infos: list[TensorInfo], notes: Notes, options: ShowOptions) -> Table:
+def _measured_table(infos: list[TensorInfo], texts: _Texts, options: ShowOptions) -> Table:
     from ptinspect.display.measure import measure_tensors
 
-    measurements = measure_tensors(infos, options)
-    headers: tuple[str, ...] = HEADERS
-    right: frozenset[int] = frozenset()
-    if options.stats:
-        right = frozenset(range(len(headers), len(headers) + len(STATS_HEADERS)))
-        headers += STATS_HEADERS
-    if options.hash:
-        headers += ("sha256",)
+    headers = HEADERS + STATS_HEADERS * options.stats
+    right = frozenset(range(len(HEADERS), len(headers)))
+    headers += ("sha256",) * options.hash
     rows = []
-    for info in infos:
-        measurement = measurements[info]
+    for info, measurement in measure_tensors(infos, options).items():
         cells = _stats_cells(measurement.stats) if options.stats else ()
-        if options.hash:
-            cells += (measurement.sha256 or "",)
-        note = ", ".join(text for text in (notes.note(info), measurement.problem) if text)
-        rows.append((_key_text(info.key, info.path), *_cells(info), *cells, note))
+        cells += (measurement.sha256 or "",) * options.hash
+        rows.append(texts.row(info, cells, measurement.problem))
     return _without_empty_notes(headers, rows, right)
 
 
