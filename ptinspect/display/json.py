@@ -36,28 +36,25 @@ def json_text(document: Document, options: ShowOptions, file_hash: FileHash | No
     kind = document.kind
     if kind in ("module", "checkpoint"):
         kind = kinds.get(document.archive.format, kind)
-    warnings = [
-        {"kind": warning.kind, "path": warning.path, "message": warning.message}
-        for warning in document.warnings
-    ]
-    entries = [
-        {"path": entry.path, "type": entry.type, "value": entry.value} for entry in document.entries
-    ]
+    counts: dict[str, int] = {}  # several pickles may use the same name
+    for name in document.globals:
+        counts[name.path] = counts.get(name.path, 0) + name.uses
+    names = [{"name": name, "count": count} for name, count in counts.items()]
     sections = {
         "file": json_value(_file(document, file_hash)),
         "content": json_value({"kind": kind, "class": document.class_path}),
         "tensors": json_lines(_tensors(document, options)),
         "modules": json_lines(map(json_value, _modules(document))),
-        "entries": json_lines(map(json_value, entries)),
+        "entries": json_lines(json_value(entry._asdict()) for entry in document.entries),
         "optimizers": json_lines(map(json_value, _optimizers(document))),
         "totals": json_value(document.totals._asdict()),
-        "globals": json_lines(map(json_value, _globals(document))),
+        "globals": json_lines(map(json_value, names)),
         "load": json_value(_load(document)),
-        "warnings": json_lines(map(json_value, warnings)),
+        "warnings": json_lines(json_value(warning._asdict()) for warning in document.warnings),
     }
-    for name in ("metadata", "set", "script", "programs", "package"):
-        if name in document.archive.facts:
-            sections[name] = json_value(document.archive.facts[name])
+    for section in ("metadata", "set", "script", "programs", "package"):
+        if section in document.archive.facts:
+            sections[section] = json_value(document.archive.facts[section])
     head = f'{{"schema": {SCHEMA}, "ptinspect": {quoted(__version__)}'
     return ",\n ".join([head, *(f'"{name}": {text}' for name, text in sections.items())]) + "}\n"
 
@@ -161,13 +158,6 @@ def _setting(value: Value, document: Document) -> object:
     return description[1] if description is not None else brief_repr(value)
 
 
-def _globals(document: Document) -> list[dict[str, object]]:
-    counts: dict[str, int] = {}  # several pickles may use the same name
-    for name in document.globals:
-        counts[name.path] = counts.get(name.path, 0) + name.uses
-    return [{"name": name, "count": count} for name, count in counts.items()]
-
-
 def _load(document: Document) -> dict[str, object]:
     from ptinspect.safety.danger import dangerous_findings
     from ptinspect.safety.load_advice import load_advice
@@ -216,22 +206,28 @@ def _tensors(document: Document, options: ShowOptions) -> Iterator[str]:
 
 def _common_facts(info: TensorInfo) -> str:
     tensor = info.tensor
-    dtype = tensor.dtype.name if tensor.dtype else None
-    return (
-        f'"role": "{info.role}", "persistent": {json_scalar(info.persistent)}, '
-        f'"dtype": {json_scalar(dtype)}, "shape": {json_value(_shape(tensor))}, '
-        f'"stride": {json_value(tensor.stride)}, '
-        f'"storage_offset": {json_scalar(tensor.storage_offset)}, '
-        f'"layout": {quoted(tensor.layout)}, "device": {quoted(tensor.device)}, '
-        f'"requires_grad": {json_scalar(tensor.requires_grad)}, "nbytes": {tensor.nbytes}'
-    )
+    facts = {
+        "role": info.role,
+        "persistent": info.persistent,
+        **_view_facts(tensor),
+        "layout": tensor.layout,
+        "device": tensor.device,
+        "requires_grad": tensor.requires_grad,
+        "nbytes": tensor.nbytes,
+    }
+    return json_value(facts)[1:-1]
 
 
-def _shape(tensor: Tensor) -> list[int | None] | None:
-    """Return the shape; None for a lazy module's tensor, with None for a ragged dimension."""
-    if tensor.uninitialized:
-        return None
-    return [None if size == -1 else size for size in tensor.shape]
+def _view_facts(tensor: Tensor) -> dict[str, object]:
+    """Return dtype, shape (None for a lazy module's tensor, with None for a ragged dimension),
+    stride and storage_offset."""
+    shape = [None if size == -1 else size for size in tensor.shape]
+    return {
+        "dtype": tensor.dtype.name if tensor.dtype else None,
+        "shape": None if tensor.uninitialized else shape,
+        "stride": tensor.stride,
+        "storage_offset": tensor.storage_offset,
+    }
 
 
 def _storages(document: Document, infos: list[TensorInfo]) -> list[str]:
@@ -294,10 +290,7 @@ def _special_facts(tensor: Tensor) -> dict[str, object]:
 def _part(part: Tensor) -> dict[str, object]:
     storage = part.storage
     return {
-        "dtype": part.dtype.name if part.dtype else None,
-        "shape": _shape(part),
-        "stride": part.stride,
-        "storage_offset": part.storage_offset,
+        **_view_facts(part),
         "nbytes": part.nbytes,
         "storage": storage
         and {
