@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ptinspect.errors import DamagedError, Place, PtInspectError
-from ptinspect.formats.archive import CHUNK, Archive, Span, check_range, declared_storages
+from ptinspect.formats.archive import Archive, Span, declared_storages
 from ptinspect.formats.torch.legacy import MAGIC
 from ptinspect.pickling.machine import run
 from ptinspect.recovery.report import LOST, PLAUSIBLE, PROVED, Damage
@@ -55,22 +55,17 @@ class MemorySpan(Span):
         super().__init__(record, len(data), None, None)
         self.data = data
 
+    def chunks(self, source: Source, start: int, stop: int, size: int) -> Iterator[bytes]:
+        return (self.data[at : min(at + size, stop)] for at in range(start, stop, size))
 
-class SalvagedArchive(Archive):
-    """An archive whose storages may be missing. Those that are there can be read as usual."""
 
-    def __init__(self, source: Source, pickled: Pickled, container: str, limits: Limits) -> None:
-        super().__init__(source, pickled, limits=limits)
-        self.format = container
-        self.origin = None
-
-    def chunks(
-        self, span: Span, start: int = 0, stop: int | None = None, size: int = CHUNK
-    ) -> Iterator[bytes]:
-        if not isinstance(span, MemorySpan):
-            return super().chunks(span, start, stop, size)
-        start, stop = check_range(span, start, stop)
-        return (span.data[at : min(at + size, stop)] for at in range(start, stop, size))
+def salvaged_archive(source: Source, pickled: Pickled, format: str, limits: Limits) -> Archive:
+    """Return an archive whose storages may be missing. Those that are there can be read as
+    usual."""
+    archive = Archive(source, pickled, limits=limits)
+    archive.format = format
+    archive.origin = None
+    return archive
 
 
 @dataclass(slots=True)
@@ -147,7 +142,7 @@ def salvage_legacy(source: Source, limits: Limits) -> Salvage:
     if position < stop and not damage:
         extra = f"{stop - position:,} bytes follow the last storage"
         damage.append(Damage("shifted", position - start, extra))
-    archive = SalvagedArchive(source, main, "torch-legacy", limits)
+    archive = salvaged_archive(source, main, "torch-legacy", limits)
     archive.storages = spans
     return Salvage(archive, UNCHECKED, evidence, damage)
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from ptinspect.errors import DamagedError, PtInspectError
-from ptinspect.formats.archive import Declared, Span, declared_storages, read_chunks
+from ptinspect.formats.archive import Span, declared_storages, read_chunks
 from ptinspect.formats.zip.directory import DEFLATED, STORED, ZipDirectory
 from ptinspect.formats.zip.records import DESCRIBED, DESCRIPTOR, END, LOCAL, LOCAL_HEADER
 from ptinspect.pickling.machine import run
@@ -27,9 +27,9 @@ from ptinspect.recovery.salvage import (
     Evidence,
     MemorySpan,
     Salvage,
-    SalvagedArchive,
     cut_off,
     nothing_left,
+    salvaged_archive,
 )
 from ptinspect.text import printable_name
 
@@ -132,14 +132,22 @@ def salvage_zip(source: Source, limits: Limits) -> Salvage:
         raise nothing_left(f"data.pkl, which describes the tensors, {description.reason}", main)
     try:
         pickled = run(data, record=main, limits=limits)
-        declared_by_key = declared_storages(pickled)
+        declared = declared_storages(pickled)
     except PtInspectError as error:
         raise nothing_left(f"data.pkl is damaged: {error.message}", main) from error
-    archive = SalvagedArchive(source, pickled, "torch-zip", limits)
+    archive = salvaged_archive(source, pickled, "torch-zip", limits)
     folder = main[: -len("data.pkl")]
-    description = description.combined(_byteorder(reader, folder, archive, directory is not None))
-    evidence = _storages(reader, folder, declared_by_key, archive)
-    return Salvage(archive, description, evidence, damage)
+    archive.byteorder, byteorder = _byteorder(reader, f"{folder}byteorder", directory is not None)
+    is_old = any(name.startswith(f"{folder}tensors/") for name in candidates)
+    prefix = f"{folder}tensors/" if is_old else f"{folder}data/"
+    spans: dict[object, Span] = {}
+    evidence: dict[str, Evidence] = {}
+    for key, storage in declared.items():
+        span, evidence[str(key)] = reader.best(f"{prefix}{key}", storage.nbytes)
+        if span is not None:
+            spans[str(key)] = span
+    archive.storages = spans
+    return Salvage(archive, description.combined(byteorder), evidence, damage)
 
 
 def _directory(source: Source, limits: Limits, damage: list[Damage]) -> ZipDirectory | None:
@@ -204,38 +212,18 @@ def _all_candidates(
     return listed
 
 
-def _byteorder(
-    reader: _RecordReader, folder: str, archive: SalvagedArchive, has_directory: bool
-) -> Evidence:
-    """Set the byte order of the archive and return the evidence for it."""
-    name = f"{folder}byteorder"
+def _byteorder(reader: _RecordReader, name: str, has_directory: bool) -> tuple[str, Evidence]:
+    """Return the byte order and the evidence for it."""
     if name not in reader.candidates:
         # torch before 2.1 wrote none; without a directory it is unknown whether there was one
         reason = "the record byteorder is not there, little-endian is assumed"
-        return PROOF if has_directory else Evidence(PLAUSIBLE, reason)
+        return "little", PROOF if has_directory else Evidence(PLAUSIBLE, reason)
     data, evidence = reader.small_record(name)
     text = (data or b"").decode("utf-8", "replace").strip()
-    if text not in ("little", "big"):
-        return Evidence(PLAUSIBLE, "the record byteorder is damaged, little-endian is assumed")
-    archive.byteorder = text
-    return evidence
-
-
-def _storages(
-    reader: _RecordReader, folder: str, declared_by_key: dict[object, Declared],
-    archive: SalvagedArchive,
-) -> dict[str, Evidence]:  # fmt: skip
-    old = any(name.startswith(f"{folder}tensors/") for name in reader.candidates)
-    prefix = f"{folder}tensors/" if old else f"{folder}data/"
-    spans: dict[object, Span] = {}
-    evidence: dict[str, Evidence] = {}
-    for key, declared in declared_by_key.items():
-        need = declared.numel * declared.itemsize
-        span, evidence[str(key)] = reader.best(f"{prefix}{key}", need)
-        if span is not None:
-            spans[str(key)] = span
-    archive.storages = spans
-    return evidence
+    if text in ("little", "big"):
+        return text, evidence
+    reason = "the record byteorder is damaged, little-endian is assumed"
+    return "little", Evidence(PLAUSIBLE, reason)
 
 
 class _Result(NamedTuple):
