@@ -7,8 +7,8 @@ terminal.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
-from itertools import chain
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from itertools import chain, groupby
 from typing import NamedTuple
 
 from ptinspect.display.text.escape import markdown
@@ -129,6 +129,10 @@ def fit_widths(widths: list[int], width: int) -> list[int]:
     return fitted
 
 
+_Pattern = tuple[tuple[str, ...], Hashable, tuple[int, ...]]
+"""The tokens of a key, its facts and its rows."""
+
+
 class FoldedKey(NamedTuple):
     """A key or a pattern of keys, the indices of its rows, and the facts that they share."""
 
@@ -147,35 +151,24 @@ class FoldedKey(NamedTuple):
         return self.key if self.times == 1 else f"{self.key} × {self.times:,}"
 
 
-class _Pattern(NamedTuple):
-    tokens: tuple[str, ...]
-    facts: Hashable
-    rows: tuple[int, ...]
-
-
 def fold_keys(rows: Iterable[tuple[str, Hashable]]) -> list[FoldedKey]:
     """Join keys with the same facts that differ only in one number, which counts up, again and
     again: `layers.{0..3}.experts.{0..7}.weight`. The order is that of the first key of each
     pattern."""
-    patterns = [
-        _Pattern(tuple(key.split(".")), facts, (row,)) for row, (key, facts) in enumerate(rows)
+    patterns: list[_Pattern] = [
+        (tuple(key.split(".")), facts, (row,)) for row, (key, facts) in enumerate(rows)
     ]
-    numbered = {
-        index
-        for pattern in patterns
-        for index, token in enumerate(pattern.tokens)
-        if _is_number(token)
-    }
+    numbered = {i for tokens, *_ in patterns for i, token in enumerate(tokens) if _is_number(token)}
     for index in sorted(numbered, reverse=True):
         groups: dict[Hashable, list[_Pattern]] = {}
         for number, pattern in enumerate(patterns):
-            tokens = pattern.tokens
+            tokens, facts, numbers = pattern
             group_key: Hashable = number  # a pattern that cannot be joined is a group of its own
             if index < len(tokens) and _is_number(tokens[index]):
-                group_key = (tokens[:index], tokens[index + 1 :], pattern.facts, len(pattern.rows))
+                group_key = (tokens[:index], tokens[index + 1 :], facts, len(numbers))
             groups.setdefault(group_key, []).append(pattern)
         patterns = [joined for group in groups.values() for joined in _join_runs(group, index)]
-    return [FoldedKey(".".join(p.tokens), p.rows, p.facts) for p in patterns]
+    return [FoldedKey(".".join(tokens), numbers, facts) for tokens, facts, numbers in patterns]
 
 
 def fold_rows(rows: Iterable[tuple[str, ...]]) -> list[tuple[str, ...]]:
@@ -189,25 +182,18 @@ def _is_number(token: str) -> bool:
     return token.isascii() and token.isdigit() and len(token) < 10 and str(int(token)) == token
 
 
-def _join_runs(group: list[_Pattern], index: int) -> list[_Pattern]:
+def _join_runs(group: list[_Pattern], index: int) -> Iterator[_Pattern]:
     """Join each run of at least `MIN_FOLD` consecutive numbers in token `index`."""
     if len(group) < MIN_FOLD:
-        return group
-    group = sorted(group, key=lambda pattern: int(pattern.tokens[index]))  # "10" before "2"
-    runs = [[group[0]]]
-    for pattern in group[1:]:
-        if int(pattern.tokens[index]) == int(runs[-1][-1].tokens[index]) + 1:
-            runs[-1].append(pattern)
-        else:
-            runs.append([pattern])
-    joined: list[_Pattern] = []
-    for run in runs:
-        if len(run) < MIN_FOLD:
-            joined += run
+        yield from group
+        return
+    ordered = sorted(group, key=lambda pattern: int(pattern[0][index]))  # "10" after "2"
+    for _, run in groupby(enumerate(ordered), lambda item: int(item[1][0][index]) - item[0]):
+        patterns = [pattern for _, pattern in run]
+        if len(patterns) < MIN_FOLD:
+            yield from patterns
             continue
-        first, last = run[0].tokens, run[-1].tokens
+        (first, facts, _), (last, *_) = patterns[0], patterns[-1]
         token = f"{{{first[index]}..{last[index]}}}"
-        tokens = (*first[:index], token, *first[index + 1 :])
-        rows = tuple(chain.from_iterable(pattern.rows for pattern in run))
-        joined.append(_Pattern(tokens, run[0].facts, rows))
-    return joined
+        rows = chain.from_iterable(rows for *_, rows in patterns)
+        yield (*first[:index], token, *first[index + 1 :]), facts, tuple(rows)
