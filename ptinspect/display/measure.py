@@ -148,26 +148,22 @@ class Stats:
         return sqrt(self._squares / (self.count - 1))
 
     def add(self, block: Any) -> None:
-        if block.dtype.kind == "b":
+        kind = block.dtype.kind
+        if kind == "b":
             block = block.view("u1")
-        double = None
-        if block.dtype.kind == "f":
-            double = block.astype("f8")
-            if not isfinite(double.sum()):  # one NaN or infinity makes the sum one too
-                block = self._count_non_finite(block)
-                double = block.astype("f8")
-        elif block.dtype.kind == "c":
+        double = block if kind == "c" else block.astype("f8")
+        # One NaN or infinity makes the sum one too.
+        if kind == "c" or (kind == "f" and not isfinite(double.sum())):
             block = self._count_non_finite(block)
+            double = block if kind == "c" else block.astype("f8")
         self.zeros += block.size - count_nonzero(block)
-        if not block.size:
-            return
-        if block.dtype.kind == "c":
+        if kind == "c":
             self.count += block.size
-            return
-        low, high = block.min().item(), block.max().item()
-        self.min = min(self.min, low) if self.min is not None else low
-        self.max = max(self.max, high) if self.max is not None else high
-        self._merge_moments(double if double is not None else block.astype("f8"))
+        elif block.size:
+            low, high = block.min().item(), block.max().item()
+            self.min = min(self.min, low) if self.min is not None else low
+            self.max = max(self.max, high) if self.max is not None else high
+            self._merge_moments(double)
 
     def _count_non_finite(self, block: Any) -> Any:
         is_nan = block != block
@@ -194,11 +190,8 @@ class Stats:
         self.count, self.mean, self._squares = total, mean, squares
 
     def repeat(self, factor: int) -> None:
-        self.count *= factor
-        self._squares *= factor
-        self.zeros *= factor
-        self.nan *= factor
-        self.inf *= factor
+        for name in ("count", "_squares", "zeros", "nan", "inf"):
+            setattr(self, name, getattr(self, name) * factor)
 
     def scale(self, scale: float) -> None:
         if self.min is None or self.max is None or self.mean is None:
@@ -234,10 +227,8 @@ def stats_of(tensor: Tensor, advance: Advance) -> Stats:
 
 def _without_expansion(tensor: Tensor) -> tuple[Tensor, int]:
     """Return an expanded tensor as a view with each element once, and how often each occurs."""
-    if tensor.stride is None or 0 not in tensor.stride:
-        return tensor, 1
+    pairs = list(zip(tensor.shape, tensor.stride or (), strict=False))
     view = copy(tensor)
-    pairs = list(zip(tensor.shape, tensor.stride, strict=True))
     view.shape = tuple(1 if step == 0 and size > 1 else size for size, step in pairs)
     return view, prod(size for size, step in pairs if step == 0 and size > 1)
 

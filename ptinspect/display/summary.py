@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from ptinspect.display.measure import FileHash
     from ptinspect.document import Document, TensorInfo
     from ptinspect.document.entries import Entry
+    from ptinspect.document.walk import DocumentWarning
     from ptinspect.pickling.pyobjects import Path
 
 MAX_ENTRIES = 40
@@ -113,16 +114,22 @@ def _paint(text: str, code: int, colour: bool) -> str:
 
 
 def _fact_lines(document: Document, options: ShowOptions, file_hash: FileHash | None) -> list[str]:
-    rows = [(label, DIM, text) for label, text in facts(document, options, file_hash)]
-    for warning in document.warnings:
-        place = f"{cut('.'.join(map(str, warning.path)))}: " if warning.path else ""
-        label = ("note", DIM) if warning.kind in NOTES else ("warning", YELLOW)
-        rows.append((*label, place + cut(warning.message)))
-    width = max((len(label) for label, _, _ in rows), default=0)
-    return [
-        f"  {_paint(label.ljust(width), code, options.colour)}   {text}"
-        for label, code, text in rows
+    rows = [*facts(document, options, file_hash)]
+    rows += [
+        ("note" if warning.kind in NOTES else "warning", _warning_text(warning))
+        for warning in document.warnings
     ]
+    width = max((len(label) for label, _ in rows), default=0)
+    codes = {"warning": YELLOW}
+    return [
+        f"  {_paint(label.ljust(width), codes.get(label, DIM), options.colour)}   {text}"
+        for label, text in rows
+    ]
+
+
+def _warning_text(warning: DocumentWarning) -> str:
+    place = f"{'.'.join(map(str, warning.path))}: " if warning.path else ""
+    return cut(place + warning.message)
 
 
 def _listed_entries(document: Document, options: ShowOptions) -> list[str]:
@@ -199,9 +206,7 @@ def _fact_list(document: Document, options: ShowOptions, file_hash: FileHash | N
         (label, _code(text) if label == "load" else markdown(text))
         for label, text in facts(document, options, file_hash)
     ]
-    for warning in document.warnings:
-        place = f"{'.'.join(map(str, warning.path))}: " if warning.path else ""
-        items.append(("warning", markdown(cut(place + warning.message))))
+    items += [("warning", markdown(_warning_text(warning))) for warning in document.warnings]
     return [f"- **{label}**: {text}" if label else f"  {text}" for label, text in items]
 
 

@@ -10,7 +10,7 @@ from ptinspect.errors import UnsupportedError
 from ptinspect.text import count_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from ptinspect.display import ShowOptions
     from ptinspect.display.measure import FileHash, Stats
@@ -27,14 +27,10 @@ STATS_HEADERS = ("min", "max", "mean", "std", "zeros", "nan", "inf")
 def table_text(document: Document, options: ShowOptions, file_hash: FileHash | None) -> str:
     """Return the table of the selected tensors, and their numbers if asked for."""
     table = tensor_table(document, options)
-    if table.rows:
-        lines = draw_table(table, options.width)
-    else:
-        lines = [no_tensors_text(document, options)]
-    if options.values:
-        for block in values_blocks(document, options):
-            lines += ["", *block]
-    return "".join(f"{line}\n" for line in lines)
+    has_rows = bool(table.rows)
+    lines = draw_table(table, options.width) if has_rows else [no_tensors_text(document, options)]
+    blocks = [lines, *(values_blocks(document, options) if options.values else [])]
+    return "\n\n".join("\n".join(block) for block in blocks) + "\n"
 
 
 def select_tensors(document: Document, options: ShowOptions) -> list[TensorInfo]:
@@ -73,11 +69,12 @@ def key_matcher(include: tuple[str, ...], exclude: tuple[str, ...]) -> Callable[
 
 def natural_sort_key(key: str) -> list[tuple[int, int, str]]:
     """Return a sort key that compares numbers by value: `layers.2` before `layers.10`."""
-    parts = []
-    for part in key.split("."):
-        is_number = part.isascii() and part.isdigit() and len(part) < 20
-        parts.append((0, int(part), part) if is_number else (1, 0, part))
-    return parts
+    return [
+        (0, int(part), part)
+        if part.isascii() and part.isdigit() and len(part) < 20
+        else (1, 0, part)
+        for part in key.split(".")
+    ]
 
 
 def tensor_table(document: Document, options: ShowOptions) -> Table:
@@ -193,17 +190,11 @@ def _optimizer_rows(document: Document, infos: list[TensorInfo]) -> list[Row]:
 
 
 def _sum_row(key: str, group: list[TensorInfo], elements: str = "") -> Row:
-    def distinct(texts: Iterable[str]) -> str:
-        return ", ".join(dict.fromkeys(texts))
-
-    return (
-        _key_text(key),
-        distinct(info.role for info in group),
-        distinct(dtype_text(info.tensor) for info in group),
-        count_text(len(group), "tensor") + elements,
-        cut(distinct(info.tensor.device for info in group)),
-        "",
-    )
+    cells = [(info.role, dtype_text(info.tensor), info.tensor.device) for info in group]
+    columns = zip(*cells, strict=True)
+    roles, dtypes, devices = (", ".join(dict.fromkeys(column)) for column in columns)
+    shape = count_text(len(group), "tensor") + elements
+    return (_key_text(key), roles, dtypes, shape, cut(devices), "")
 
 
 def _measured_table(infos: list[TensorInfo], texts: _Texts, options: ShowOptions) -> Table:

@@ -246,18 +246,14 @@ def _dequantize(
     axis = tensor.quantizer.get("axis")
     if not isinstance(axis, int) or not 0 <= axis < len(indices):
         raise UnsupportedError(f"values of the scheme {scheme} are not shown")
-    scales, zeros = (
-        _channel_parameters(tensor, "scales"),
-        _channel_parameters(tensor, "zero_points"),
-    )
-    numbers: list[Number] = []
-    for q, index in zip(integers, product(*indices), strict=True):
-        channel = index[axis]
-        distance = _as_real(q) - zeros[channel]
-        if scheme == "per_channel_affine_float_qparams":
-            distance = _to_float32(distance)
-        numbers.append(_to_float32(distance * scales[channel]))
-    return numbers
+    scales, zeros = (_channel_parameters(tensor, name) for name in ("scales", "zero_points"))
+    distances = [
+        (_as_real(q) - zeros[index[axis]], scales[index[axis]])
+        for q, index in zip(integers, product(*indices), strict=True)
+    ]
+    if scheme == "per_channel_affine_float_qparams":
+        distances = [(_to_float32(distance), scale) for distance, scale in distances]
+    return [_to_float32(distance * scale) for distance, scale in distances]
 
 
 def _quantizer_suffixes(tensor: Tensor) -> list[str]:
@@ -280,10 +276,10 @@ def _channel_text(tensor: Tensor, key: str, dtype: str) -> str:
     if dtype == "int64":
         numbers = [int(_as_real(number)) for number in numbers]
     format_number, width = _formatter(numbers, DTYPES[dtype])
-    prefix = "tensor("
-    data = _vector_text([format_number(number) for number in numbers], False, width, len(prefix))
+    indent = len("tensor(")
+    data = _vector_text([format_number(number) for number in numbers], False, width, indent)
     suffixes = [] if dtype in _UNNAMED_DTYPES else [f"dtype=torch.{dtype}"]
-    return _with_suffixes(prefix + data, suffixes, len(prefix), False)
+    return _with_suffixes(f"tensor({data}", suffixes, indent, False)
 
 
 def _parameter(tensor: Tensor, key: str) -> float:
