@@ -72,7 +72,7 @@ def _rendered(report: DiffReport, output_format: str, *, to_file: bool) -> str:
         import json
 
         return json.dumps(report.as_dict(), ensure_ascii=False, indent=2) + "\n"
-    from ptinspect.comparison.render import render_html, render_markdown, render_text
+    from ptinspect.comparison.report import render_html, render_markdown, render_text
 
     if output_format == "markdown":
         return render_markdown(report)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
+from ptinspect.comparison.changes import Change, Lone, Note, Side
 from ptinspect.comparison.keys import find_patterns, find_renames
 from ptinspect.comparison.metadata import (
     compare_entries,
@@ -14,8 +15,9 @@ from ptinspect.comparison.metadata import (
     container_notes,
 )
 from ptinspect.comparison.numbers import ValueChange, compare_numbers, same_bytes
-from ptinspect.comparison.report import Change, DiffReport, Lone, Note, Side
+from ptinspect.comparison.report import DiffReport
 from ptinspect.conversion.options import KeyEdits, nothing_selected
+from ptinspect.conversion.output.sink import ByteCounter
 from ptinspect.document import Document
 from ptinspect.document import open as open_document
 from ptinspect.document.checksums import checksum_warnings
@@ -89,7 +91,7 @@ def _compare(
     pairs = [(tensors_a[key], tensors_b[key]) for key in common]
     pairs += [(removed.pop(rename.a), added.pop(rename.b)) for rename in renames]
     equal = {rename.a for rename in renames if rename.evidence == "bytes"}
-    values = _Values(tolerance, sum(x.nbytes for x, _ in pairs), progress)
+    values = _Values(tolerance, ByteCounter(sum(x.nbytes for x, _ in pairs), progress))
     roles = _comparable_roles(a, b)
     changes = (_change(x, y, values, x.key in equal, roles) for x, y in pairs)
     changed = [change for change in changes if change is not None]
@@ -133,19 +135,10 @@ def _selected(document: Document, other: Document, edits: KeyEdits) -> dict[str,
 class _Values:
     """Compares the values of tensors, tied weights once, and counts their bytes."""
 
-    def __init__(
-        self, tolerance: float, total: int, progress: Callable[[int, int], None] | None
-    ) -> None:
+    def __init__(self, tolerance: float, counter: ByteCounter) -> None:
         self._tolerance = tolerance
-        self._total = total
-        self._progress = progress
-        self._done = 0
+        self._counter = counter
         self._results: dict[tuple[object, object], _Result] = {}
-
-    def _advance(self, nbytes: int) -> None:
-        self._done += nbytes
-        if self._progress is not None:
-            self._progress(min(self._done, self._total), self._total)
 
     def compare(self, x: Tensor, y: Tensor, is_equal: bool) -> _Result:
         """Compare two tensors, unless their bytes are known to be equal."""
@@ -158,17 +151,17 @@ class _Values:
         """Compare two tensors, decoding them only if their bytes differ."""
         if x.shape != y.shape:
             return False, None, None
+        start, advance = self._counter.done, self._counter.add
         if is_equal:
-            self._advance(x.nbytes)
+            advance(x.nbytes)
             return False, None, None
-        start = self._done
         comparable = (x.dtype, x.encoding, x.layout) == (y.dtype, y.encoding, y.layout)
-        if comparable and same_bytes(x, y, self._advance):
+        if comparable and same_bytes(x, y, advance):
             return False, None, None
-        self._advance(start - self._done)
-        values = compare_numbers(x, y, self._tolerance, self._advance)
+        advance(start - self._counter.done)
+        values = compare_numbers(x, y, self._tolerance, advance)
         if values is None:
-            self._advance(x.nbytes)
+            advance(x.nbytes)
             return True, None, "the elements are not plain numbers"
         return values.changed > 0, values, None
 

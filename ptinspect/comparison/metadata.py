@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from hashlib import blake2b, sha256
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from ptinspect.comparison.report import EntryChange, ModuleChange, Note, OptimizerChange
+from ptinspect.comparison.changes import EntryChange, ModuleChange, Note, OptimizerChange
 from ptinspect.document.select import value_at
 from ptinspect.pickling.numpy_objects import as_array, as_scalar
 from ptinspect.pickling.pyobjects import (

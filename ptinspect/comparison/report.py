@@ -1,102 +1,47 @@
-"""The report of `diff`: what differs between two documents, as values, JSON and text."""
+"""The report of `diff`: as JSON, and for people as text, Markdown or HTML."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from html import escape as html_escape
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ptinspect.comparison.keys import Pattern, Rename
-from ptinspect.comparison.numbers import ValueChange
+from ptinspect._version import __version__
+from ptinspect.comparison.changes import (
+    Change,
+    EntryChange,
+    Lone,
+    ModuleChange,
+    Note,
+    OptimizerChange,
+    Side,
+)
+from ptinspect.comparison.keys import Pattern, Rename, apply_pattern
+from ptinspect.display.text.columns import Table, draw_table, fold_keys, fold_rows, markdown_table
+from ptinspect.display.text.escape import cut, markdown
+from ptinspect.pickling.pyobjects import dotted
 from ptinspect.report import Report
+from ptinspect.text import count_text, join_names
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-    from ptinspect.pickling.pyobjects import Path
+Row = tuple[str, ...]
 
+ROWS = 20
+"""Rows of a table before the rest is counted."""
 
-@dataclass(frozen=True, slots=True)
-class Side:
-    """One of the two documents."""
+SIMILAR = 0.9
+"""Median cosine from which the values of a model are called slightly changed."""
 
-    path: str
-    format: str
-    kind: str
+MAX_ROUNDING = {"float16": 1e-3, "bfloat16": 8e-3, "float32": 1e-6, "float64": 1e-6}
+"""Largest mean relative difference that a cast to the type explains."""
 
+_VALUES = ("key", "changed", "max diff", "mean diff", "mean rel", "cosine", "note")
 
-@dataclass(frozen=True, slots=True)
-class Lone:
-    """A tensor that only one document has. `in_model`: it belongs to a module or a state_dict.
-    `tied_to`: of a removed one, a key that views the same bytes and that both documents have."""
-
-    key: str
-    path: Path
-    dtype: str | None
-    shape: tuple[int, ...]
-    in_model: bool
-    tied_to: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """A tensor that both documents have and that differs.
-
-    Attributes:
-        what: of "shape", "dtype", "device", "requires_grad", "role", "values".
-        values: None if the shapes differ or the elements are not numbers.
-        reason: why the values could not be compared, else None.
-    """
-
-    a: str
-    b: str
-    what: tuple[str, ...]
-    shape: tuple[tuple[int, ...], tuple[int, ...]]
-    dtype: tuple[str | None, str | None]
-    device: tuple[str, str]
-    values: ValueChange | None
-    reason: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class EntryChange:
-    """An entry (number, string, object) that was added, removed or changed."""
-
-    path: Path
-    change: str
-    a: object
-    b: object
-
-
-@dataclass(frozen=True, slots=True)
-class ModuleChange:
-    """A module whose class or configuration changed, or that only one document has. `a` and `b` are
-    as `print(model)` shows it, without its children; None where it is absent."""
-
-    root: Path
-    name: str
-    change: str
-    a: str | None
-    b: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class OptimizerChange:
-    """An optimizer state that was added, removed or changed: in "class", "param_groups" or "state",
-    with details such as "lr 0.1 -> 0.01"."""
-
-    path: Path
-    change: str
-    what: tuple[str, ...]
-    details: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Note:
-    """A difference that does not make the documents differ: container, order, sharing."""
-
-    kind: str
-    message: str
+_RED, _GREEN, _YELLOW, _BOLD, _END = "\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[1m", "\x1b[0m"
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,20 +86,14 @@ class DiffReport(Report):
     @property
     def summary(self) -> str:
         """Return `same` or `different:` and what changed, on one line."""
-        from ptinspect.comparison.render import summary
-
-        return summary(self)
+        return _summary(self)
 
     def text(self) -> str:
         """Return the report as text for a terminal of unlimited width, without colour."""
-        from ptinspect.comparison.render import render_text
-
         return render_text(self)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the JSON object of `diff -f json`."""
-        from ptinspect._version import __version__
-
         return {
             "schema": 1,
             "ptinspect": __version__,
@@ -193,3 +132,309 @@ def json_plain(value: object) -> object:
     if isinstance(value, float) and value - value != 0:
         return "nan" if value != value else "inf" if value > 0 else "-inf"
     return value
+
+
+class _Section(NamedTuple):
+    """A heading with lines, or with a table whose columns `numbers` are aligned right."""
+
+    title: str
+    lines: Sequence[str] = ()
+    headers: Sequence[str] = ()
+    rows: Sequence[Row] = ()
+    sign: str = ""
+    numbers: Sequence[int] = ()
+
+    def table(self, limit: int | None) -> Table:
+        """Return the first rows, without the columns in which all cells are empty."""
+        shown = [n for n in range(len(self.headers)) if n == 0 or any(r[n] for r in self.rows)]
+        return Table(
+            [self.headers[n] for n in shown],
+            [tuple(row[n] for n in shown) for row in self.rows[:limit]],
+            frozenset(place for place, n in enumerate(shown) if n in self.numbers),
+        )
+
+
+def _summary(report: DiffReport) -> str:
+    """Return one sentence on the kind of difference: same, only names, fine-tuned, …"""
+    if report.same:
+        tolerance = f" within the tolerance {report.tolerance:g}" if report.tolerance else ""
+        return f"same: {count_text(report.unchanged, 'tensor')}{tolerance}"
+
+    def counted(items: Sequence[object], noun: str, what: str, plural: str | None = None) -> str:
+        return f"{count_text(len(items), noun, plural)} {what}" if items else ""
+
+    def outside_optimizers(items: Sequence[Lone]) -> list[Lone]:
+        states = [optimizer.path for optimizer in report.optimizers]
+        return [i for i in items if not any(i.path[: len(path)] == path for path in states)]
+
+    only = "" if report.changed or report.added or report.removed else "only "
+    patterns = join_names([f"{cut(p.a)} became {cut(p.b)}" for p in report.patterns], 2)
+    parts = [
+        counted(report.renamed, "key", f"renamed ({patterns})" if patterns else "renamed"),
+        _weights_changed(report),
+        counted([c for c in report.changed if "shape" in c.what], "shape", "changed"),
+        _optimizers_changed(report),
+        counted(outside_optimizers(report.removed), "tensor", "removed"),
+        counted(outside_optimizers(report.added), "tensor", "added"),
+        counted(report.modules, "module", "changed"),
+        counted(report.entries, "entry", "changed", "entries"),
+    ]
+    only = only if parts[0] else ""
+    return f"different: {only}" + "; ".join(part for part in parts if part)
+
+
+def _weights_changed(report: DiffReport) -> str:
+    """Return what happened to the values: a cast, one layer, fine-tuning or other weights."""
+    casts = [change for change in report.changed if "dtype" in change.what]
+    values = [c for c in report.changed if "values" in c.what and not _is_rounding(c)]
+    parts = []
+    if casts:
+        kinds = Counter(f"{c.dtype[0]} -> {c.dtype[1]}" for c in casts)
+        texts = join_names([f"{kind} ({count:,})" for kind, count in kinds.most_common()], 3)
+        rounded = all(_is_rounding(c) for c in casts)
+        parts.append(f"cast {texts}" + (", values equal up to rounding" if rounded else ""))
+    states = tuple(".".join(map(str, item.path)) + "." for item in report.optimizers if item.path)
+    model = [c for c in values if not c.a.startswith(states)]
+    if model:
+        total = report.unchanged + len(report.changed)
+        count = f"{len(model):,} of {count_text(total, 'tensor')}"
+        layers = {c.a.rpartition(".")[0] for c in model}
+        cosines = sorted(c.values.cosine for c in model if c.values and c.values.cosine is not None)
+        if len(layers) == 1 and total > len(model):
+            parts.append(f"one layer changed: {cut(next(iter(layers)) or model[0].a)} ({count})")
+        elif cosines:
+            median = cosines[len(cosines) // 2]
+            words = "values changed slightly" if median >= SIMILAR else "other values"
+            parts.append(f"{words}: {count}, median cosine {median:.4f}")
+        else:
+            parts.append(f"values changed: {count}")
+    rest = Counter(what for change in report.changed for what in change.what)
+    parts += [
+        f"{what} of {count_text(count, 'tensor')} changed"
+        for what, count in rest.items()
+        if what in ("device", "requires_grad", "role")
+    ]
+    return "; ".join(parts)
+
+
+def _is_rounding(change: Change) -> bool:
+    """Return True if a cast explains all of a change of values."""
+    if "dtype" not in change.what or change.values is None:
+        return False
+    bound = max(MAX_ROUNDING.get(name or "", 0.0) for name in change.dtype)
+    values = change.values
+    return values.mean_rel <= bound and values.nan_a == values.nan_b
+
+
+def _optimizers_changed(report: DiffReport) -> str:
+    texts = []
+    for item in report.optimizers:
+        details = f": {join_names(item.details, 3)}" if item.details else ""
+        changed = f"optimizer {join_names(item.what)} changed{details}"
+        lone = {"removed": "optimizer dropped", "added": "optimizer added"}
+        texts.append(lone.get(item.change, changed))
+    return "; ".join(texts)
+
+
+def _sections(report: DiffReport) -> list[_Section]:
+    lone = ("key", "dtype", "shape", "note")
+    modules = [
+        (cut(module.name or "(root)"), cut(module.a or "-"), cut(module.b or "-"))
+        for module in report.modules
+    ]
+    entries = [
+        (cut(dotted(e.path)), _entry(e.a, e.change == "added"), _entry(e.b, e.change == "removed"))
+        for e in report.entries
+    ]
+    sections = [
+        _Section("values, most changed first", (), _VALUES, _value_rows(report), "~", range(1, 6)),
+        _Section("dtype, shape, device", (), ("key", "what", "A", "B"), _fact_rows(report), "~"),
+        _Section("removed (only in A)", (), lone, _lone_rows(report.removed, report), "-"),
+        _Section("added (only in B)", (), lone, _lone_rows(report.added, report), "+"),
+        _Section("renamed", (), ("A", "B", "evidence"), _renamed_rows(report)),
+        _Section("optimizers", list(_optimizer_lines(report))),
+        _Section("modules", (), ("name", "A", "B"), modules),
+        _Section("entries", (), ("path", "A", "B"), entries),
+        _Section("load_state_dict of B into the model of A", list(_loading_lines(report))),
+        _Section("notes", [f"{note.kind}: {note.message}" for note in report.notes]),
+    ]
+    return [section for section in sections if section.lines or section.rows]
+
+
+def _lone_rows(items: tuple[Lone, ...], report: DiffReport) -> list[Row]:
+    rows: list[Row] = []
+    state: Counter[tuple[str, str]] = Counter()
+    states = [(*optimizer.path, "state") for optimizer in report.optimizers]
+    for item in items:
+        if item.path[:-2] in states:
+            state[".".join(map(str, item.path[:-2])), str(item.path[-1])] += 1
+        else:
+            tied = f"= {cut(item.tied_to)}" if item.tied_to else ""
+            rows.append((cut(item.key), item.dtype or "unknown", str(item.shape), tied))
+    return fold_rows(rows) + [
+        (cut(f"{start}.*.{name}"), "", count_text(count, "tensor"), "optimizer state")
+        for (start, name), count in state.items()
+    ]
+
+
+def _renamed_rows(report: DiffReport) -> list[Row]:
+    rows: list[Row] = [(cut(p.a), cut(p.b), count_text(p.count, "key")) for p in report.patterns]
+    evidence = {"bytes": "same bytes", "numbers": "close numbers", "names": "renamed like others"}
+    return rows + [
+        (cut(rename.a), cut(rename.b), evidence[rename.evidence])
+        for rename in report.renamed
+        if not any(apply_pattern(p.a, p.b, rename.a) == rename.b for p in report.patterns)
+    ]
+
+
+def _optimizer_lines(report: DiffReport) -> Iterator[str]:
+    for item in report.optimizers:
+        what = f" ({', '.join(item.what)})" if item.what else ""
+        yield f"{cut(dotted(item.path))}: {item.change}{what}"
+        yield from (f"  {cut(detail)}" for detail in item.details)
+
+
+def _entry(value: object, absent: bool) -> str:
+    """Return an entry's value as one cell: a summary of a long one."""
+    if absent:
+        return "-"
+    if isinstance(value, dict) and "length" in value:
+        return f"{value['length']:,} items"
+    if isinstance(value, dict) and "shape" in value:
+        return f"array {value.get('dtype')} {tuple(value['shape'])}"
+    return cut(repr(value))
+
+
+def _value_rows(report: DiffReport) -> list[Row]:
+    """Return the changed values, those that changed most first, repeated blocks folded."""
+    changes = [c for c in report.changed if "values" in c.what and not _is_rounding(c)]
+    rows = [
+        _value_row(folded.text, [changes[row] for row in folded.rows])
+        for folded in fold_keys((cut(c.a), (c.shape, c.dtype)) for c in changes)
+    ]
+    return [row for _, row in sorted(rows, key=lambda row: -row[0])]
+
+
+def _value_row(key: str, changes: list[Change]) -> tuple[float, Row]:
+    values = [change.values for change in changes if change.values is not None]
+    is_renamed = len(changes) == 1 and changes[0].a != changes[0].b
+    renamed = f"now {cut(changes[0].b)}" if is_renamed else ""
+    if not values:
+        return float("inf"), (key, "", "", "", "", "", changes[0].reason or renamed)
+    elements = sum(value.elements for value in values)
+    share = sum(value.changed for value in values) / max(elements, 1)
+    mean_rel = max(value.mean_rel for value in values)
+    cosines = [value.cosine for value in values if value.cosine is not None]
+    nan_a, nan_b = sum(v.nan_a for v in values), sum(v.nan_b for v in values)
+    notes = [renamed] if renamed else []
+    if nan_a != nan_b:
+        notes.append(f"NaN {nan_a:,} -> {nan_b:,}")
+    percent = f"{min(share, 0.999):.1%}".replace("%", " %")
+    changed = "100 %" if share == 1 else "<0.1 %" if share < 0.001 else percent
+    return mean_rel, (
+        key, changed, f"{max(v.max_abs for v in values):.3g}",
+        f"{max(v.mean_abs for v in values):.3g}", f"{mean_rel:.2g}",
+        f"{min(cosines):.4f}" if cosines else "", ", ".join(notes),
+    )  # fmt: skip
+
+
+def _fact_rows(report: DiffReport) -> list[Row]:
+    return fold_rows(
+        (cut(change.a), aspect, *(cut(str(x)) for x in getattr(change, aspect, ("", ""))))
+        for change in report.changed
+        for aspect in change.what
+        if aspect != "values"
+    )
+
+
+def _loading_lines(report: DiffReport) -> Iterator[str]:
+    """Yield what load_state_dict of B into the model of A would say, in torch's words."""
+    if "checkpoint" in (report.a.kind, report.b.kind) and report.a.kind != report.b.kind:
+        return  # one of them has to be unwrapped first
+    missing = [i.key for i in report.removed if i.in_model] + [r.a for r in report.renamed]
+    unexpected = [i.key for i in report.added if i.in_model] + [r.b for r in report.renamed]
+    for words, keys in (("Missing", missing), ("Unexpected", unexpected)):
+        if keys:
+            names = join_names([f'"{cut(key)}"' for key in keys], 6)
+            yield f"{words} key(s) in state_dict: {names}."
+    for change in report.changed:
+        if "shape" in change.what:
+            a, b = list(change.shape[0]), list(change.shape[1])
+            yield (
+                f"size mismatch for {cut(change.a)}: copying a param with shape torch.Size({b}) "
+                f"from checkpoint, the shape in current model is torch.Size({a})."
+            )
+
+
+def render_text(report: DiffReport, width: int | None = None, *, colour: bool = False) -> str:
+    """Return the report as text for a terminal of `width` columns: totals first, then what changed
+    most, with the first `ROWS` of each table."""
+
+    def paint(text: str, code: str) -> str:
+        return f"{code}{text}{_END}" if colour and code else text
+
+    sides = "".join(
+        f"{name}  {cut(side.path)}  {side.kind}, {side.format}\n"
+        for name, side in (("A", report.a), ("B", report.b))
+    )
+    head = paint(_summary(report), _GREEN if report.same else _BOLD)
+    lines = [sides, head]
+    if not report.same:
+        lines.append(f"  {_totals(report)}")
+    codes = {"-": _RED, "+": _GREEN, "~": _YELLOW}
+    for section in _sections(report):
+        lines += ["", paint(section.title, codes.get(section.sign, _BOLD))]
+        lines += [f"  {line}" for line in section.lines]
+        if section.rows:
+            table = section.table(ROWS)
+            lines += [f"  {line}" for line in draw_table(table, width and max(width - 2, 1))]
+            if len(section.rows) > len(table.rows):
+                more = len(section.rows) - len(table.rows)
+                lines.append(f"  and {more:,} more; -f json has all")
+    return "\n".join(lines) + "\n"
+
+
+def _totals(report: DiffReport) -> str:
+    same, *counts = report.totals.items()
+    return "tensors: " + ", ".join(f"{count:,} {word}" for word, count in (*counts, same))
+
+
+def render_markdown(report: DiffReport) -> str:
+    """Return the report as Markdown for a pull request."""
+    paths = f"**{markdown(report.a.path)}** → **{markdown(report.b.path)}**"
+    lines = [f"{paths}: {markdown(_summary(report))}", ""]
+    if not report.same:
+        lines += [markdown(_totals(report)), ""]
+    for section in _sections(report):
+        lines += [f"#### {markdown(section.title)}", ""]
+        lines += [f"- {markdown(line.strip())}" for line in section.lines]
+        if section.rows:
+            lines += markdown_table(section.table(ROWS))
+            if len(section.rows) > ROWS:
+                lines += ["", f"and {len(section.rows) - ROWS:,} more"]
+        lines.append("")
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def render_html(report: DiffReport) -> str:
+    """Return the report as one HTML page without scripts or links."""
+    parts = [
+        "<!DOCTYPE html>", '<html lang="en"><head><meta charset="utf-8">',
+        "<title>ptinspect diff</title><style>body{font-family:sans-serif}td,th{padding:2px 8px;"
+        "text-align:left;border-bottom:1px solid #ddd}</style></head><body>",
+        f"<h1>{html_escape(_summary(report))}</h1>",
+        f"<p>A: {html_escape(cut(report.a.path))}<br>B: {html_escape(cut(report.b.path))}</p>",
+    ]  # fmt: skip
+    for section in _sections(report):
+        parts.append(f"<h2>{html_escape(section.title)}</h2>")
+        parts += [f"<p>{html_escape(line)}</p>" for line in section.lines]
+        if section.rows:
+            table = section.table(None)
+            rows = [("th", table.headers), *(("td", row) for row in table.rows)]
+            parts.append("<table>")
+            parts += [
+                "<tr>" + "".join(f"<{tag}>{html_escape(cell)}</{tag}>" for cell in row) + "</tr>"
+                for tag, row in rows
+            ]
+            parts.append("</table>")
+    return "\n".join([*parts, "</body></html>"]) + "\n"

@@ -19,7 +19,7 @@ from ptinspect.conversion.options import (
     parse_dtype,
     target_of_suffix,
 )
-from ptinspect.conversion.output.sink import ModificationGuard, Sink
+from ptinspect.conversion.output.sink import ByteCounter, ModificationGuard, Sink
 from ptinspect.conversion.output.storage_layout import TensorOptions
 from ptinspect.conversion.report import ConversionReport
 from ptinspect.conversion.verify import refuse_unsafe_output, verify_outputs
@@ -200,21 +200,13 @@ def _write(
 ) -> None:
     """Write all files. They get their names when the last one is written and checked."""
     files = [file for plan in plans for file in plan.files]
-    total = sum(file.copied + file.changed for file in files)
-    done = 0
-
-    def count(length: int) -> None:
-        nonlocal done
-        done += length
-        if progress is not None:
-            progress(done, total)
-
+    counter = ByteCounter(sum(file.copied + file.changed for file in files), progress)
     with atomic_outputs([file.path for file in files], force=force) as outputs:
         temporary = iter(outputs)
         for plan in plans:
             plan_outputs = [next(temporary) for _ in plan.files]
             for file, output in zip(plan.files, plan_outputs, strict=True):
-                sink = Sink(output, count)
+                sink = Sink(output, counter.add)
                 file.write(sink)
                 output.finish()
                 plan.warnings += crc_warnings(sink.mismatches, file, plan)

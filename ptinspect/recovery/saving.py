@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from ptinspect.atomic_file import atomic_outputs, check_destination, check_disk_space
 from ptinspect.conversion.options import ConvertOptions, KeyEdits
 from ptinspect.conversion.output.object_graph import ObjectGraph
-from ptinspect.conversion.output.sink import ModificationGuard, Sink
+from ptinspect.conversion.output.sink import ByteCounter, ModificationGuard, Sink
 from ptinspect.conversion.output.storage_layout import TensorOptions
 from ptinspect.conversion.plan import OutputFile, torch_file
 from ptinspect.conversion.targets.builtins_only import UNREPRESENTABLE, PlainValues
@@ -74,8 +74,7 @@ def recover(
         PtInspectError: `src` cannot be read, or is of no container that can be salvaged; `dst`
             exists or cannot be written.
     """
-    limits = limits or LIMITS
-    source_path, target = os.fspath(src), os.fspath(dst)
+    source_path, target, limits = os.fspath(src), os.fspath(dst), limits or LIMITS
     with ExitStack() as stack, add_error_path(source_path):
         source = stack.enter_context(open_source(source_path))
         guard = ModificationGuard(source)
@@ -100,7 +99,11 @@ def recover(
             document, target, lambda t: _evidence(t, salvage).status in saved
         )
         check_disk_space(target, file.changed)
-        _write(file, target, force, guard, progress)
+        counter = ByteCounter(file.copied + file.changed, progress)
+        with atomic_outputs([target], force=force) as (output,):
+            file.write(Sink(output, counter.add))
+            output.finish()
+            guard.check()
         views = {tensor.view_key() for tensor in written}
         reason = _UNRECORDED[target.endswith(".safetensors")]
         for number, (info, status) in enumerate(zip(infos, tensors, strict=True)):
@@ -239,21 +242,3 @@ def _planned(
     lost_tensors |= {dotted(i.path) for i in document.tensors.values() if not is_saved(i.tensor)}
     dropped = [path for path in values.dropped if path not in lost_tensors]
     return torch_file(target, *graph.dump(root)), graph.tensors, dropped
-
-
-def _write(
-    file: OutputFile, target: str, force: bool, guard: ModificationGuard,
-    progress: Callable[[int, int], None] | None,
-) -> None:  # fmt: skip
-    total, done = file.copied + file.changed, 0
-
-    def count(length: int) -> None:
-        nonlocal done
-        done += length
-        if progress is not None:
-            progress(done, total)
-
-    with atomic_outputs([target], force=force) as (output,):
-        file.write(Sink(output, count))
-        output.finish()
-        guard.check()

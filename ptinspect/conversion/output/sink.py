@@ -77,6 +77,20 @@ def kernel_copy() -> KernelCopy | None:
     return copy
 
 
+class ByteCounter:
+    """Adds up the bytes that are done, for a callback with (bytes done, bytes in total)."""
+
+    def __init__(self, total: int, progress: Callable[[int, int], None] | None) -> None:
+        self.done = 0
+        self._total = total
+        self._progress = progress
+
+    def add(self, count: int) -> None:
+        self.done += count
+        if self._progress is not None:
+            self._progress(min(self.done, self._total), self._total)
+
+
 class _Window(NamedTuple):
     """Bytes `start` to `stop` of a file."""
 
