@@ -254,10 +254,13 @@ def _storages(document: Document, infos: list[TensorInfo]) -> list[str]:
     ]
 
 
+_IN_PIECES = ("torch-dcp", "torch-ranks")
+
+
 def pieces_of(tensor: Tensor) -> list[dict[str, object]] | None:
     """Return the pieces in files of a distributed checkpoint; None for tensors in one place."""
     archive = tensor.storage.archive if tensor.storage is not None else None
-    if archive is None or archive.format != "torch-dcp" or tensor.storage is None:
+    if archive is None or archive.format not in _IN_PIECES or tensor.storage is None:
         return None
     from ptinspect.formats.torch.pieces import PiecedSpan
 

@@ -54,6 +54,9 @@ REPLACED = "\ufffd".encode()
 MAX_TAG = 255
 """Bytes of the longest file `latest` of DeepSpeed, which names a folder."""
 
+PIECES = ("DTensor", "ShardedTensor")
+"""Classes of tensors of which a file of torch.save has only a rank's piece."""
+
 LATEST = "latest"
 """The file of DeepSpeed that names its newest checkpoint's folder."""
 
@@ -68,6 +71,8 @@ SINGLE_FILES = (
     ("config.json", ("model.safetensors", "pytorch_model.bin", "tf_model.safetensors")),
     ("config.json", ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")),
 )
+RANK_0 = re.compile(r"model_world_size_\d+_rank_0\.pt")
+"""The file of the first rank, as FSDP trainers (verl) name it."""
 MEMBER_SUFFIXES = (".safetensors", ".bin", ".distcp", ".index.json", ".metadata")
 """Ends of the names of files that belong to the document of their folder."""
 
@@ -141,7 +146,13 @@ def _reader(format: str) -> Callable[..., Archive]:
 def _open(source: Source, limits: Limits, allow_index: bool) -> Archive:
     head = source.read(0, min(source.size, HEAD_BYTES))
     if head.startswith(ZIP_MAGIC):
-        return _open_zip(source, limits)
+        archive = _open_zip(source, limits)
+        if allow_index and any(name.name in PIECES for name in archive.pickled.globals):
+            from ptinspect.formats.torch.ranks import is_rank_file, read_ranks
+
+            if is_rank_file(archive):
+                return read_ranks(source, _open_shard, limits)
+        return archive
     if source.size <= MAX_TAG and allow_index and head:
         parent, name = os.path.split(source.path)
         checkpoint = deepspeed_folder(parent) if name == LATEST else None
@@ -365,14 +376,18 @@ def _not_pickle_error(source: Source, head: bytes) -> FormatError:
 
 def main_file(folder: str) -> str | None:
     """Return the file that stands for the whole folder; None if the folder is a list of files.
-    It is the `.metadata` of torch.distributed.checkpoint, the index of a sharded model, or the
-    one file of a Hugging Face model. Of safetensors and .bin, as transformers does, the former."""
+    It is the `.metadata` of torch.distributed.checkpoint, the index of a sharded model, the file of
+    rank 0, or the one file of a Hugging Face model. Of safetensors and .bin, as transformers does,
+    the former."""
     try:
         names = set(os.listdir(folder))
     except OSError:
         return None
     if ".metadata" in names:
         return os.path.join(folder, ".metadata")
+    for name in sorted(names):
+        if RANK_0.fullmatch(name):
+            return os.path.join(folder, name)
     if LATEST in names and deepspeed_folder(folder) is not None:
         return os.path.join(folder, LATEST)
     for index in INDEXES:

@@ -214,7 +214,7 @@ class _Joiner:
         dtype = _FLOAT if cast else dtypes.pop()
         pieces, offset = [], 0
         for part in parts:
-            elements = partial(_as_float if cast else _unchanged, part)
+            elements = partial(_as_float, part) if cast else partial(list, [part])
             pieces.append(Piece((offset,), (part.numel,), part.archive.source.path, elements))
             offset += part.numel
         if offset != prod(shape):
@@ -226,17 +226,13 @@ class _Joiner:
         self.tensors[key] = call
 
 
-def _unchanged(part: Elements) -> Elements:
-    return part
-
-
-def _as_float(part: Elements) -> Elements:
+def _as_float(part: Elements) -> list[Elements]:
     """Return float16, bfloat16 or float64 as float32: `Tensor.float()`."""
     from array import array
 
     raw = b"".join(part.chunks(0, part.nbytes))
     numbers = array("f", decoder(part.dtype)(raw))  # type: ignore[type-var]
-    return replace(part, dtype=_FLOAT, data=numbers.tobytes())
+    return [replace(part, dtype=_FLOAT, data=numbers.tobytes())]
 
 
 def _cut(parts: list[Elements], start: int, stop: int, key: str) -> list[Elements]:

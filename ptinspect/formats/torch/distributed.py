@@ -98,7 +98,7 @@ class TorchDcp(PicklelessArchive):
             part = undo_transform(part, transform, self.limits)
         return self._open_archive(part, self.limits)
 
-    def open_piece(self, place: _Place, dtype: DType, shape: tuple[int, ...]) -> Elements:
+    def open_piece(self, place: _Place, dtype: DType, shape: tuple[int, ...]) -> list[Elements]:
         """Return the elements of a piece. DamagedError if they are not what `.metadata` says."""
         archive = self.open_place(place)
         root = archive.root
@@ -112,7 +112,7 @@ class TorchDcp(PicklelessArchive):
                 f"{where} has the shape {elements.shape} and dtype {elements.dtype.name},"
                 f" {METADATA} says {shape} and {dtype.name}"
             )
-        return elements
+        return [elements]
 
     @property
     def size(self) -> int:

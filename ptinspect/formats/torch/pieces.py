@@ -6,6 +6,7 @@ element of the tensor is in exactly one piece.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import product
@@ -17,7 +18,7 @@ from ptinspect.errors import DamagedError, LimitError
 from ptinspect.formats.archive import CHUNK, Archive, Span
 from ptinspect.pickling.pyobjects import as_sequence, function_path
 from ptinspect.pickling.values import Call, Global, PersistentId, Value
-from ptinspect.text import bounded_repr
+from ptinspect.text import bounded_repr, printable_name
 
 if TYPE_CHECKING:
     from ptinspect.source.base import Source
@@ -72,13 +73,14 @@ class Piece:
     Attributes:
         offsets, shape: its place in the whole tensor, in elements.
         path: the file, relative to the folder.
-        open: returns the elements; DamagedError if the file is missing or damaged.
+        open: returns the elements, and those of copies in other files, which must be equal.
+            DamagedError if the file is missing or damaged.
     """
 
     offsets: tuple[int, ...]
     shape: tuple[int, ...]
     path: str
-    open: Callable[[], Elements]
+    open: Callable[[], list[Elements]]
 
 
 class PiecedSpan(Span):
@@ -103,13 +105,13 @@ class PiecedSpan(Span):
             length = prod(piece.shape) * self.dtype.itemsize
             low, high = max(start - begin, 0), min(stop - begin, length)
             if low < high:
-                yield from piece.open().chunks(low, high, size)
+                yield from _equal_chunks(piece.open(), low, high, size)
 
 
 def _assemble(span: PiecedSpan, start: int, stop: int) -> Iterator[bytes]:
     """Yield bytes of a tensor that is cut in other dimensions than the first."""
     row_bytes = span.length // span.shape[0]
-    opened: dict[int, Elements] = {}
+    opened: dict[int, list[Elements]] = {}
     step = max(BLOCK // row_bytes, 1)
     end = -(-stop // row_bytes)
     for first in range(start // row_bytes, end, step):
@@ -123,11 +125,25 @@ def _assemble(span: PiecedSpan, start: int, stop: int) -> Iterator[bytes]:
                     opened[number] = piece.open()
                 row = prod(piece.shape[1:]) * span.dtype.itemsize
                 rows = (low - piece.offsets[0]) * row, (high - piece.offsets[0]) * row
-                data = b"".join(opened[number].chunks(*rows, max(rows[1] - rows[0], 1)))
+                data = b"".join(_equal_chunks(opened[number], *rows, max(rows[1] - rows[0], 1)))
                 target = memoryview(block)[(low - first) * row_bytes : (high - first) * row_bytes]
                 _copy_rows(target, row_bytes, data, row, _runs(span, piece))
         begin = max(start - first * row_bytes, 0)
         yield bytes(block[begin : stop - first * row_bytes])
+
+
+def _equal_chunks(copies: list[Elements], start: int, stop: int, size: int) -> Iterator[bytes]:
+    """Yield bytes of a piece. DamagedError if its copies differ."""
+    for chunk in copies[0].chunks(start, stop, size):
+        for copy in copies[1:]:
+            if b"".join(copy.chunks(start, start + len(chunk))) != chunk:
+                a, b = (os.path.basename(each.archive.source.path) for each in (copies[0], copy))
+                raise DamagedError(
+                    f"a tensor should be the same in {printable_name(a)} and {printable_name(b)},"
+                    " and differs"
+                )
+        start += len(chunk)
+        yield chunk
 
 
 def _runs(span: PiecedSpan, piece: Piece) -> tuple[list[int], int]:

@@ -1,0 +1,159 @@
+"""Files of several ranks: put together as torch does, or refused with the reason."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import ptinspect
+from tests.cli.running import run
+from tests.conftest import FIXTURES
+
+LESSON = FIXTURES / "others/ranks"
+TRUTH = json.loads((LESSON / "truth.json").read_text())
+NAMES = ["model_world_size_2_rank_0.pt", "model_world_size_2_rank_1.pt"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    shutil.copytree(LESSON, tmp_path / "ck")
+    return tmp_path / "ck"
+
+
+def change(path: Path, edit: Callable[[str, bytes], bytes]) -> None:
+    """Write a zip again with other records."""
+    with zipfile.ZipFile(path) as source:
+        records = {name: source.read(name) for name in source.namelist()}
+    with zipfile.ZipFile(path, "w") as target:
+        for name, data in records.items():
+            target.writestr(name, edit(name.partition("/")[2], data))
+
+
+@pytest.mark.parametrize("name", ["", *NAMES])
+def test_the_folder_and_each_file_are_one_document(name: str) -> None:
+    import hashlib
+
+    with ptinspect.open(LESSON / name) as document:
+        assert document.archive.format == "torch-ranks"
+        assert {".".join(map(str, info.path)) for info in document.tensors.values()} == set(TRUTH)
+        for info in document.tensors.values():
+            truth = TRUTH[".".join(map(str, info.path))]
+            assert list(info.shape) == truth["shape"] and info.dtype.name == truth["dtype"]  # type: ignore[union-attr]
+            assert hashlib.sha256(info.read()).hexdigest() == truth["sha256"], info.path
+        (weight,) = (i for i in document.tensors.values() if i.path[-1] == "weight")
+        assert weight.role == "parameter"
+
+
+def test_show_lists_the_pieces_and_convert_writes_the_whole(tmp_path: Path) -> None:
+    shown = json.loads(run("show", "-f", "json", LESSON).stdout)
+    assert shown["set"] == {"ranks": 2, "files": NAMES, "missing": []}
+    pieces = {tensor["path"][-1]: tensor.get("pieces") for tensor in shown["tensors"]}
+    assert pieces["rows"] == [
+        {"file": NAMES[0], "offsets": [0, 0], "shape": [3, 3]},
+        {"file": NAMES[1], "offsets": [3, 0], "shape": [2, 3]},
+    ]
+    result = run("convert", LESSON, tmp_path / "out.pt", "--to", "same")
+    assert result.exit_code == 0, result.stderr
+    assert ptinspect.diff(LESSON, tmp_path / "out.pt").same
+    with ptinspect.open(tmp_path / "out.pt") as document:
+        assert {entry.path[-1]: entry.value for entry in document.entries}["name"] == "가"
+
+
+def test_a_missing_rank_is_named(folder: Path) -> None:
+    (folder / NAMES[1]).unlink()
+    result = run("show", folder)
+    assert result.exit_code == 0 and f"files are missing: {NAMES[1]}" in result.stdout
+    result = run("convert", folder, folder / "out.pt", "--to", "same")
+    assert result.exit_code == 2 and NAMES[1] in result.stderr
+    assert not (folder / "out.pt").exists()
+
+
+def test_copies_that_differ_are_an_error(folder: Path) -> None:
+    with ptinspect.open(LESSON / NAMES[1]) as document:
+        (same,) = (info for info in document.tensors.values() if info.path[-1] == "same")
+        value = same.read()
+    change(folder / NAMES[1], lambda name, data: bytes(24) if data == value else data)
+    result = run("convert", folder, folder / "out.pt", "--to", "same")
+    assert result.exit_code == 2 and "should be the same in" in result.stderr
+    assert not (folder / "out.pt").exists()
+
+
+def test_padding_is_left_out_and_named(folder: Path) -> None:
+    with ptinspect.open(LESSON) as document:
+        (rows,) = (info for info in document.tensors.values() if info.path[-1] == "rows")
+        values = rows.numpy()
+    for name in NAMES:  # 4 rows on 2 ranks are 2 each, of which rank 0 has 3
+        change(
+            folder / name,
+            lambda record, data: (
+                data.replace(b"K\x05K\x03\x86", b"K\x04K\x03\x86") if record == "data.pkl" else data
+            ),
+        )
+    with ptinspect.open(folder) as document:
+        (rows,) = (info for info in document.tensors.values() if info.path[-1] == "rows")
+        assert rows.shape == (4, 3)
+        assert (rows.numpy() == values[[0, 1, 3, 4]]).all()
+        messages = [warning.message for warning in document.warnings]
+    assert any("1 rows of padding of 'model.rows'" in message for message in messages)
+
+
+BAD: list[tuple[str, bytes, bytes, str]] = [
+    ("other sizes in one file", b"K\x05K\x03\x86", b"K\x06K\x03\x86", "another shape"),
+    ("unknown placement", b"Replicate\n", b"Partially\n", "is placed by Partially"),
+    (
+        "a cut that no tensor has",
+        b"X\x03\x00\x00\x00dimq",
+        b"X\x03\x00\x00\x00dinq",
+        "placed by Sh",
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "old", "new", "words"), BAD, ids=[row[0] for row in BAD])
+def test_placements_that_prove_nothing_are_refused(
+    name: str, old: bytes, new: bytes, words: str, folder: Path
+) -> None:
+    def edit(record: str, data: bytes) -> bytes:
+        assert record != "data.pkl" or old in data
+        return data.replace(old, new) if record == "data.pkl" else data
+
+    change(folder / NAMES[1], edit)
+    result = run("show", folder)
+    assert result.exit_code == 2 and words in result.stderr and "Traceback" not in result.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "world"), [("dtensor", 3), ("sharded", 2), ("fsdp", 4)])
+def test_the_files_of_real_processes_are_what_torch_gathers(
+    kind: str, world: int, tmp_path: Path
+) -> None:
+    torch = pytest.importorskip("torch")
+    script = Path(__file__).with_name("ranks_child.py")
+    processes = [
+        subprocess.Popen([sys.executable, script, kind, str(rank), str(world), str(tmp_path)])
+        for rank in range(world)
+    ]
+    assert [process.wait(timeout=120) for process in processes] == [0] * world
+    expected: dict[tuple[object, ...], Any] = {}
+    stack: list[tuple[tuple[object, ...], Any]] = [((), torch.load(tmp_path / "truth.pt"))]
+    while stack:
+        path, value = stack.pop()
+        if isinstance(value, (dict, list)):
+            pairs = value.items() if isinstance(value, dict) else enumerate(value)
+            stack += [((*path, key), item) for key, item in pairs]
+        elif torch.is_tensor(value):
+            expected[path] = value
+    with ptinspect.open(tmp_path / f"model_world_size_{world}_rank_0.pt") as document:
+        tensors = {info.path: info for info in document.tensors.values()}
+        assert tensors.keys() == expected.keys()
+        for path, tensor in expected.items():
+            assert tensors[path].shape == tuple(tensor.shape)
+            assert torch.equal(tensors[path].torch(), tensor), path
