@@ -31,8 +31,7 @@ from ptinspect.pickling.pyobjects import (
 from ptinspect.pickling.values import Call, PersistentId, Value
 from ptinspect.text import count_text
 from ptinspect.torchnn.classes import candidates, lookup
-from ptinspect.torchnn.extra_repr import extra_repr
-from ptinspect.torchnn.printer import module_lines
+from ptinspect.torchnn.printer import extra_repr, module_lines
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -171,11 +171,4 @@ def module_of(value: Value) -> Module | None:
     special = special_module(value)
     if special is not None and lookup(special[0]) is not None:
         return Module(value, dict(special[1]), special[0])
-    state = value.state
-    path = class_path(value) or ""
-    if path.endswith(".LinearPackedParams") and isinstance(state, tuple) and len(state) == 4:
-        # torch 1.3 to 1.12, `__getstate__`: (weight, bias, training, dtype)
-        weight, bias, training, dtype = state
-        packed: Value = ((weight, bias),)
-        return Module(value, {"training": training, "dtype": dtype, "_packed_params": packed})
     return None

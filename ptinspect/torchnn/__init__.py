@@ -2,7 +2,7 @@
 
 - `classes.lookup`: the row of a class: constructor arguments, and where an instance holds them,
 - `classes.candidates`: the torch classes that a user's class may extend, by its attributes,
-- `extra_repr`, `printer`: torch's own text for a module and for a whole model,
+- `printer`: torch's own text for a module and for a whole model; `text`: for a value,
 - `attributes`: reading a module's attributes, however torch pickles the class; and the types that
   callers supply (`TensorFacts`, `Describe`, `ModuleNode`).
 

@@ -13,20 +13,18 @@ from functools import cache, cached_property, partial
 from ptinspect.pickling.pyobjects import as_sequence
 from ptinspect.pickling.values import Value
 from ptinspect.text import read_package_file
-from ptinspect.torchnn.arguments import (
-    READERS,
-    Argument,
-    equals_literal,
-    parse_arguments,
-    parse_literal,
-)
 from ptinspect.torchnn.attributes import (
     MISSING,
+    READERS,
     STORES,
+    Argument,
     Attributes,
+    equals_literal,
     find_attribute,
     items_of,
     module_attributes,
+    parse_arguments,
+    parse_literal,
 )
 
 Shapes = dict[str, tuple[int, ...]]

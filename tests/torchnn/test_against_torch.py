@@ -14,10 +14,9 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from ptinspect.pickling.values import Call, Global, PersistentId, Value
-from ptinspect.torchnn.arguments import Argument
-from ptinspect.torchnn.attributes import MISSING, Attributes, items_of
+from ptinspect.torchnn.attributes import MISSING, Argument, Attributes, items_of
 from ptinspect.torchnn.classes import ModuleClass, candidates, known_paths, lookup
-from ptinspect.torchnn.extra_repr import extra_repr
+from ptinspect.torchnn.printer import extra_repr
 from tests.torchnn import cases, quantized_cases
 from tests.torchnn.nodes import Node, print_module, tree
 from tests.torchnn.oracle import Oracle

@@ -16,8 +16,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from ptinspect.torchnn.arguments import Argument, Name
-from ptinspect.torchnn.attributes import MISSING
+from ptinspect.torchnn.attributes import MISSING, Argument, Name
 from ptinspect.torchnn.classes import REMOVED, RENAMED, known_paths, lookup
 
 EXCLUDED = {  # beginnings of paths, each with why no file of torch.save holds such a module

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from ptinspect.pickling.values import Call, Global, Inert, Key, PersistentId, SetOf, Value
 from ptinspect.torchnn.attributes import special_module
 from ptinspect.torchnn.classes import candidates, known_paths, lookup
-from ptinspect.torchnn.extra_repr import extra_repr
+from ptinspect.torchnn.printer import extra_repr
 from tests.torchnn.nodes import print_module
 from tests.torchnn.test_printer import Node
 

@@ -41,8 +41,8 @@ from ptinspect.stubs.collect.values import (
     zeros,
 )
 from ptinspect.text import read_package_file
-from ptinspect.torchnn.arguments import Name as SourceName
 from ptinspect.torchnn.attributes import MISSING
+from ptinspect.torchnn.attributes import Name as SourceName
 from ptinspect.torchnn.classes import ModuleClass, Shapes, lookup
 
 if TYPE_CHECKING:
