@@ -184,10 +184,11 @@ class ShowRun:
         """Warn of records whose bytes, which are read anyway, do not match their CRC-32."""
         from ptinspect.display.table import select_tensors
         from ptinspect.display.text.escape import cut, safe
-        from ptinspect.document.checksums import all_checksum_warnings, checksum_warnings
+        from ptinspect.document.warnings import all_checksum_warnings, checksum_warnings
 
         if self._options.check:
-            document.checked_records, warnings = all_checksum_warnings(document)
+            tensors = document.tensors.values()
+            document.checked_records, warnings = all_checksum_warnings(document.archive, tensors)
             self._codes.add(1 if warnings else 0)
         else:
             warnings = checksum_warnings(select_tensors(document, self._options))

@@ -20,7 +20,7 @@ from ptinspect.conversion.options import KeyEdits, nothing_selected
 from ptinspect.conversion.output.sink import ByteCounter
 from ptinspect.document import Document
 from ptinspect.document import open as open_document
-from ptinspect.document.checksums import checksum_warnings
+from ptinspect.document.warnings import checksum_warnings
 from ptinspect.limits import Limits
 
 _WITHOUT_DEVICES = {"safetensors", "safetensors-index", "gguf", "npy", "npz"}

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ptinspect.conversion.output.pieces import ConvertedRange, SourceRange, TensorPiece
-from ptinspect.document.checksums import checksum_message
+from ptinspect.document.warnings import checksum_message
 from ptinspect.errors import LossError
 from ptinspect.formats.torch.zip_file import ZipSpan
 from ptinspect.pickling.pyobjects import as_mapping, dotted

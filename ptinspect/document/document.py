@@ -40,7 +40,7 @@ class Document:
         path: the file's path.
         size: the file's size; an index's includes its shards.
         archive: its container.
-        checksum_warnings: what `ptinspect.document.checksums` found, shown with the other
+        checksum_warnings: what `ptinspect.document.warnings` found, shown with the other
             warnings.
         checked_records: the number of records whose CRC-32 was checked; None if it was not asked
             for.

@@ -197,41 +197,23 @@ def _complex_text(call: Call) -> Value:
 
 
 def _date_text(call: Call) -> Value:
-    """Return a date or time as `isoformat()` does. Source: Modules/_datetimemodule.c, `__reduce__`:
-    a date is its year (2 bytes), month and day; a time its hour, minute, second and microsecond
-    (3); the highest bit of the month, or of a time's hour, is the fold. A time zone is the second
-    argument."""
-    arguments = constructor_arguments(call)
-    raw = as_bytes(arguments[0]) if arguments else None
-    if raw is None or len(raw) not in (4, 6, 10):
+    """Return a date or time as `isoformat()` does, with the class of a time zone whose rules no
+    file has. Source: Modules/_datetimemodule.c, `__reduce__`: bytes, then a time zone."""
+    import datetime
+
+    kind = getattr(datetime, (class_path(call) or "").rpartition(".")[2])
+    raw, *zones = constructor_arguments(call) or (None,)
+    zone = next((zone for zone in zones if isinstance(zone, Call)), None)
+    path = class_path(zone) if zone is not None else None
+    try:
+        if zone is None or path != "datetime.timezone":
+            return kind(as_bytes(raw)).isoformat() + (f" ({path})" if zone is not None else "")
+        delta = constructor_arguments(zone)[0]
+        numbers = constructor_arguments(delta) if isinstance(delta, Call) else ()
+        offset = datetime.timedelta(*[number for number in numbers if isinstance(number, int)])
+        return kind(as_bytes(raw), datetime.timezone(offset)).isoformat()
+    except (TypeError, ValueError, OverflowError, IndexError):
         return None
-    day = ""
-    if len(raw) != 6:
-        day = f"{int.from_bytes(raw[:2], 'big'):04}-{raw[2] & 127:02}-{raw[3]:02}"
-    if len(raw) == 4:
-        return day
-    hour, minute, second, *rest = raw[-6:]
-    microsecond = int.from_bytes(bytes(rest), "big")
-    fraction = f".{microsecond:06}" if microsecond else ""
-    zone = _zone_text(arguments[1]) if len(arguments) > 1 else ""
-    return f"{day}{'T' if day else ''}{hour & 127:02}:{minute:02}:{second:02}{fraction}{zone}"
-
-
-def _zone_text(value: Value) -> str:
-    """Return `+09:00` for a `datetime.timezone`; the class of others, whose rules no file has."""
-    if not isinstance(value, Call):
-        return ""
-    path, arguments = class_path(value), constructor_arguments(value)
-    if path != "datetime.timezone" or not arguments:
-        return f" ({path})"
-    delta = constructor_arguments(arguments[0]) if isinstance(arguments[0], Call) else ()
-    parts = [part for part in delta[:2] if isinstance(part, int)]
-    if len(parts) != 2:
-        return ""
-    seconds = parts[0] * 86_400 + parts[1]
-    sign, seconds = "-" if seconds < 0 else "+", abs(seconds)
-    text = f"{sign}{seconds // 3600:02}:{seconds // 60 % 60:02}"
-    return text + (f":{seconds % 60:02}" if seconds % 60 else "")
 
 
 def _uuid_text(call: Call) -> Value:
@@ -242,13 +224,12 @@ def _uuid_text(call: Call) -> Value:
     return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
 
 
-def _path_text(separator: str) -> Callable[[Call], Value]:
-    def text(call: Call) -> Value:
-        first, *rest = (*map(str, constructor_arguments(call)),) or ("",)
-        is_root = first.endswith(separator)  # "/", or a drive such as "C:\\"
-        return first + separator.join(rest) if is_root else separator.join((first, *rest))
+def _path_text(call: Call) -> Value:
+    from pathlib import PurePosixPath, PureWindowsPath
 
-    return text
+    is_windows = (class_path(call) or "").endswith("WindowsPath")
+    kind = PureWindowsPath if is_windows else PurePosixPath
+    return str(kind(*map(str, constructor_arguments(call))))
 
 
 _OBJECT_TEXTS: dict[str, Callable[[Call], Value]] = {
@@ -262,10 +243,7 @@ _OBJECT_TEXTS: dict[str, Callable[[Call], Value]] = {
     "datetime.time": _date_text,
     "uuid.UUID": _uuid_text,
 }
-for _module in ("pathlib", "pathlib._local"):
-    for _name in ("PosixPath", "PurePosixPath", "Path", "PurePath"):
-        _OBJECT_TEXTS[f"{_module}.{_name}"] = _path_text("/")
-    for _name in ("WindowsPath", "PureWindowsPath"):
-        _OBJECT_TEXTS[f"{_module}.{_name}"] = _path_text("\\")
+for _name in ("PosixPath", "PurePosixPath", "Path", "PurePath", "WindowsPath", "PureWindowsPath"):
+    _OBJECT_TEXTS[f"pathlib.{_name}"] = _OBJECT_TEXTS[f"pathlib._local.{_name}"] = _path_text
 
 _PUBLIC_NAMES = {"torch.serialization._get_layout": "torch.layout", _COMPLEX: "complex"}

@@ -1,19 +1,24 @@
-"""Warnings about a file that are not errors: unused bytes, tied weights, NaN and the like."""
+"""Warnings about a file that are not errors: unused bytes, tied weights, NaN, wrong checksums.
+
+torch.save records a CRC-32 of each record of its zip; torch.load does not check it for the
+storages, so a flipped bit is loaded in silence. The other containers record no checksums.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING
 
 from ptinspect.document.walk import Contents, DocumentWarning
 from ptinspect.pickling.pyobjects import Path
-from ptinspect.text import count_text
+from ptinspect.text import count_text, join_names
 
 if TYPE_CHECKING:
     from ptinspect.document.tensor import Storage
     from ptinspect.document.tensors import TensorInfo
     from ptinspect.formats.archive import Archive
+    from ptinspect.formats.zip.directory import ZipDirectory
 
 UNUSED = 1024
 """Bytes of a storage, and half of it, that must be in no view before that is worth a warning."""
@@ -126,3 +131,61 @@ def _shared_tensors(duplicates: dict[TensorInfo, TensorInfo]) -> Iterator[Docume
     if len(duplicates) > SHARED:
         message = f"{len(duplicates) - SHARED:,} more tensors share the bytes of another"
         yield DocumentWarning("shared-storage", None, message)
+
+
+# Checksums
+
+
+def checksum_warnings(infos: Iterable[TensorInfo]) -> list[DocumentWarning]:
+    """Return a warning of kind "checksum" for each record with bytes of these tensors that do not
+    match its CRC-32."""
+    return [
+        _checksum_warning(directory.names[index], tensors)
+        for (directory, index), tensors in _tensors_by_record(infos).items()
+        if directory.check_crc(index) is False
+    ]
+
+
+def all_checksum_warnings(
+    archive: Archive, infos: Iterable[TensorInfo]
+) -> tuple[int, list[DocumentWarning]]:
+    """Check every record of a file with these tensors, those without tensors included. Return the
+    number of records that have a CRC-32, and a warning for each that does not match."""
+    from ptinspect.formats.torch.zip_file import TorchZip
+
+    records = _tensors_by_record(infos)
+    checked, warnings = 0, []
+    zips = [part for part in (archive, *archive.parts) if isinstance(part, TorchZip)]
+    for directory in [torch_zip.directory for torch_zip in zips]:
+        for index, name in enumerate(directory.names):
+            matches = directory.check_crc(index)
+            checked += matches is not None
+            if matches is False:
+                warnings.append(_checksum_warning(name, records.get((directory, index), [])))
+    return checked, warnings
+
+
+def checksum_message(record: str, keys: Sequence[str]) -> str:
+    """Return the warning about a record whose bytes do not match, with the tensors in it."""
+    message = f"the bytes of {record} do not match their CRC-32"
+    return f"{message}: {join_names(keys)} may be damaged" if keys else message
+
+
+def _checksum_warning(record: str, tensors: list[TensorInfo]) -> DocumentWarning:
+    message = checksum_message(record, [info.key for info in tensors])
+    return DocumentWarning("checksum", tensors[0].path if tensors else None, message)
+
+
+def _tensors_by_record(
+    infos: Iterable[TensorInfo],
+) -> dict[tuple[ZipDirectory, int], list[TensorInfo]]:
+    from ptinspect.formats.torch.zip_file import ZipSpan
+
+    records: dict[tuple[ZipDirectory, int], list[TensorInfo]] = {}
+    for info in infos:
+        for tensor in (info.tensor, *info.tensor.parts.values()):
+            storage = tensor.storage
+            span = storage.archive.storages.get(storage.key) if storage is not None else None
+            if isinstance(span, ZipSpan):
+                records.setdefault((span.directory, span.index), []).append(info)
+    return records

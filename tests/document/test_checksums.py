@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import ptinspect
-from ptinspect.document.checksums import all_checksum_warnings, checksum_warnings
+from ptinspect.document.warnings import all_checksum_warnings, checksum_warnings
 from tests.cli.running import MODEL, run
 from tests.conftest import FIXTURES
 
@@ -28,7 +28,7 @@ def flipped(folder: Path, key: str = "layer.weight", source: Path = MODEL) -> Pa
 
 def test_an_undamaged_file_has_no_warning() -> None:
     with ptinspect.open(MODEL) as document:
-        checked, warnings = all_checksum_warnings(document)
+        checked, warnings = all_checksum_warnings(document.archive, document.tensors.values())
         assert checked == len(document.archive.directory) and warnings == []
         assert checksum_warnings(document.tensors.values()) == []
     result = run("show", "--check", MODEL)
