@@ -12,7 +12,7 @@ from itertools import product
 from operator import add, mul
 from typing import TYPE_CHECKING
 
-from ptinspect.document.tensor import InlineStorage
+from ptinspect.document.tensor import CHUNK, InlineStorage
 from ptinspect.errors import DamagedError, Place, UnsupportedError
 
 if TYPE_CHECKING:
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
 
     from ptinspect.document.tensor import Storage, Tensor
     from ptinspect.dtypes import DType
-
-CHUNK = 1 << 20
-"""Size in bytes of the chunks of a stream."""
 
 BAND = 16 << 20
 """Size in bytes of the band that is gathered at once from all over a storage. The larger the band,

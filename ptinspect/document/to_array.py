@@ -17,6 +17,7 @@ from ptinspect.document.elements import (
     iter_contiguous,
     numpy_type,
     out_of_bounds_error,
+    whole_elements,
 )
 from ptinspect.document.tensor import Tensor
 from ptinspect.dtypes import Number, can_decode, decoder, unpack_units
@@ -216,19 +217,14 @@ def _runs(indices: list[int], max_gap: int) -> Iterator[list[int]]:
         yield run
 
 
-def _pick(chunks: Iterable[bytes], offsets: Sequence[int], size: int) -> bytes:
+def _pick(chunks: Iterator[bytes], offsets: Sequence[int], size: int) -> bytes:
+    """Return the elements at these offsets of a stream, in ascending order."""
     picked = []
-    buffer, buffer_offset = b"", 0
-    position = 0
-    for chunk in chunks:
-        buffer += chunk
-        while position < len(offsets):
-            start = offsets[position] - buffer_offset
-            if start + size > len(buffer):
-                break
-            picked.append(buffer[start : start + size])
+    begin = position = 0
+    for chunk in whole_elements(chunks, size):
+        while position < len(offsets) and offsets[position] < begin + len(chunk):
+            start = offsets[position] - begin
+            picked.append(chunk[start : start + size])
             position += 1
-        needed = offsets[position] - buffer_offset if position < len(offsets) else len(buffer)
-        buffer_offset += min(needed, len(buffer))
-        buffer = buffer[needed:]
+        begin += len(chunk)
     return b"".join(picked)

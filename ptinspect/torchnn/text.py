@@ -7,8 +7,10 @@ Nothing recurses.
 
 from __future__ import annotations
 
+import builtins
 import struct
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ptinspect.dtypes import DTYPES, QSCHEMES
@@ -21,12 +23,7 @@ from ptinspect.torchnn.attributes import items_of, no_tensors
 if TYPE_CHECKING:
     from ptinspect.torchnn.attributes import Describe
 
-_BUILTIN_TYPES = frozenset(
-    (
-        "bool", "bytearray", "bytes", "complex", "dict", "float", "frozenset", "int", "list",
-        "object", "range", "set", "slice", "str", "tuple", "type",
-    )
-)  # fmt: skip
+_BUILTIN_TYPES = {name for name, value in vars(builtins).items() if isinstance(value, type)}
 
 # Dataclasses of torch that an extra_repr prints: their fields, in order.
 _DATACLASS_FIELDS = {
@@ -44,30 +41,18 @@ class _Piece(str):
     __slots__ = ()
 
 
-class _End:
+class _End(int):
     """The end of the container with this id, among values that are still to be written."""
 
-    __slots__ = ("id",)
 
-    def __init__(self, id: int) -> None:
-        self.id = id
-
-
+@dataclass(frozen=True, slots=True)
 class ValueFormatter:
     """Formats values in at most `width` characters each. `escape` is applied to strings of the file
     that are printed without quotes."""
 
-    __slots__ = ("describe", "escape", "width")
-
-    def __init__(
-        self,
-        describe: Describe = no_tensors,
-        escape: Callable[[str], str] | None = None,
-        width: int = LIMITS.text_width,
-    ) -> None:
-        self.describe = describe
-        self.escape = escape
-        self.width = width
+    describe: Describe = no_tensors
+    escape: Callable[[str], str] | None = None
+    width: int = LIMITS.text_width
 
     def format(self, value: Value) -> str:
         """Return `f"{value}"`: as `repr`, but strings bare, a 0-dim tensor as its number."""
@@ -107,7 +92,7 @@ class ValueFormatter:
         while stack:
             item = stack.pop()
             if isinstance(item, _End):
-                open_ids.discard(item.id)
+                open_ids.discard(item)
                 continue
             piece = item if isinstance(item, _Piece) else self._write(item, stack, open_ids)
             pieces.append(piece)
