@@ -13,8 +13,8 @@ from click.testing import CliRunner
 
 import ptinspect
 from ptinspect.cli import cli
-from ptinspect.safety.danger import dangerous_findings
 from ptinspect.safety.load_advice import load_advice
+from ptinspect.safety.next_steps import dangerous_findings
 from tests.conftest import FIXTURES
 
 # What `pickle.dumps` writes for an object whose __reduce__ is (os.system, ("echo",)).
