@@ -112,7 +112,7 @@ class _Proof:
 
     def run(self, at: int | None, in_save: bool) -> ScriptReport:
         whole, second = self._run_whole("first"), self._run_whole("second")
-        repeated = compare_runs(whole.folder, whole.files, second.folder, second.files)
+        repeated = compare_runs(whole, second)
         volatile = volatile_keys(repeated)
         different, _, _ = split_differences(repeated, volatile, bool(whole.trace.steps))
         difference = _first_of_ranks(whole.trace, second.trace, {})
@@ -187,9 +187,7 @@ class _Proof:
     ) -> ScriptReport:
         counts = _steps_of_ranks(whole.trace, killed.trace, resumed.trace, kill.save)
         difference = _first_of_ranks(whole.trace, resumed.trace, counts)
-        checkpoints = compare_runs(
-            whole.folder, whole.files, resumed.folder, resumed.files, resumed.started
-        )
+        checkpoints = compare_runs(whole, resumed, resumed.started)
         different, not_compared, generators = split_differences(checkpoints, volatile, bool(counts))
         left_out = [
             name for name in in_order(whole.files) if os.path.basename(name) in not_compared

@@ -16,7 +16,7 @@ from ptinspect.display.text.escape import cut
 from ptinspect.document import open as open_document
 from ptinspect.errors import PtInspectError
 from ptinspect.pickling.pyobjects import dotted
-from ptinspect.proofs.script.runs import Difference, Record
+from ptinspect.proofs.script.runs import Difference, Record, Run
 from ptinspect.proofs.worker.recorder import FileState
 from ptinspect.report import Report
 from ptinspect.text import count_text, join_names
@@ -246,15 +246,13 @@ class Checkpoint:
         return f"{', '.join(counts)}: {keys}" if counts else keys
 
 
-def compare_runs(
-    folder_a: str, files_a: FileState, folder_b: str, files_b: FileState, restarted: int = 0
-) -> list[Checkpoint]:
+def compare_runs(a: Run, b: Run, restarted: int = 0) -> list[Checkpoint]:
     """Compare the checkpoint files of two runs, in the order in which the first wrote them."""
     checkpoints = []
-    for name in in_order(files_a):
-        other, items = _counterpart(name, files_a, files_b, restarted), list[Item]()
+    for name in in_order(a.files):
+        other, items = _counterpart(name, a.files, b.files, restarted), list[Item]()
         if other is not None:
-            items = _compare_files(os.path.join(folder_a, name), os.path.join(folder_b, other))
+            items = _compare_files(os.path.join(a.folder, name), os.path.join(b.folder, other))
         checkpoints.append(Checkpoint(name, other, tuple(items)))
     return checkpoints
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import random
 import re
 import warnings
 from collections.abc import Iterable
+from itertools import islice
 from typing import Any
 
 import numpy
@@ -24,10 +26,10 @@ NOT_DETERMINISTIC = re.compile(
 
 # What a training must not leave to chance, and its value in a proof.
 _SETTINGS: tuple[tuple[str, Any, str, Any], ...] = (
-    ("torch.backends.cudnn.benchmark", torch.backends.cudnn, "benchmark", False),
-    ("torch.backends.cudnn.deterministic", torch.backends.cudnn, "deterministic", True),
-    ("torch.backends.cuda.matmul.allow_tf32", torch.backends.cuda.matmul, "allow_tf32", False),
-    ("torch.backends.cudnn.allow_tf32", torch.backends.cudnn, "allow_tf32", False),
+    ("cudnn", torch.backends.cudnn, "benchmark", False),
+    ("cudnn", torch.backends.cudnn, "deterministic", True),
+    ("cuda.matmul", torch.backends.cuda.matmul, "allow_tf32", False),
+    ("cudnn", torch.backends.cudnn, "allow_tf32", False),
 )
 
 # Words in the key of a generator state that belongs to the data.
@@ -36,6 +38,8 @@ DATA_WORDS = ("generator", "loader", "sampler", "shuffl")
 CUDA_WORDS = ("rng", "random", "cuda", "generator", "seed")
 # Samples of a batch that are compared one by one.
 MAX_SAMPLES = 4096
+# Values of a file among which states of generators are searched.
+MAX_VALUES = 10_000
 
 # --- Devices ----------------------------------------------------------------------------------
 # CUDA must not be queried before the job's own process: a fork of a process that has initialized
@@ -96,10 +100,10 @@ def prepare_again(options: dict[str, Any]) -> list[str]:
     changed = [] if torch.are_deterministic_algorithms_enabled() else ["deterministic algorithms"]
     for label, module, name, value in _SETTINGS:
         expected = options["allow_tf32"] if name == "allow_tf32" else value
-        try:
-            changed += [label] if getattr(module, name) != expected else []
-        except RuntimeError:  # they used both of torch's settings
-            changed.append(label)
+        with contextlib.suppress(RuntimeError):  # they used both of torch's settings
+            if getattr(module, name) == expected:
+                continue
+        changed.append(f"torch.backends.{label}.{name}")
     prepare(options)
     names = ", ".join(changed)
     return [f"--model or --data had changed {names}; the proof runs without"] if changed else []
@@ -242,10 +246,7 @@ def find_rng_states(root: Any, weights_paths: list[Any]) -> dict[str, tuple[Any,
     skipped = {tuple(path) for path in weights_paths}
     paths: dict[str, tuple[Any, ...]] = {}
     queue: list[tuple[tuple[Any, ...], Any]] = [((), root)]
-    visited = 0
-    while queue and visited < 10_000:
-        path, value = queue.pop(0)
-        visited += 1
+    for path, value in islice(queue, MAX_VALUES):  # grows while it is read
         if path in skipped:
             continue
         kind = rng_kind(value)

@@ -141,7 +141,7 @@ def _run_steps(training: Training) -> Iterator[Step]:
         yield from training.run()
     except Exception as error:  # the user's model and data, and torch, may raise anything
         raise_unless_of_model(error)
-        message = f"step {len(training.trace) + 1} fails: {one_line(error)}"
+        message = f"step {training.step_count} fails: {one_line(error)}"
         raise CannotRun(message) from error
 
 

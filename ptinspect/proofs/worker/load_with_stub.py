@@ -47,14 +47,13 @@ def check(job: dict[str, Any], results: Results, torch_failures: Results) -> Non
     stub = attempt(results, "import", import_stub)
     if stub is None:
         return
-    path, model_path = job["path"], job["model_path"]
-    loaders = {"pickle": load_pickle, "safetensors": load_safetensors}
-    load = loaders.get(job["format"], load_torch)
-    loaded = attempt(results, "load", lambda: value_at(load(path), model_path))
-    if job["try_weights_only"] and load is load_torch:
-        safe = attempt(
-            results, "weights_only", lambda: value_at(load_weights_only(path, stub), model_path)
-        )
+    model_path = job["model_path"]
+    loaded = attempt(results, "load", lambda: value_at(load_file(job), model_path))
+    if job["try_weights_only"] and job["format"] not in ("pickle", "safetensors"):
+        with torch.serialization.safe_globals(stub.SAFE_GLOBALS):
+            safe = attempt(
+                results, "weights_only", lambda: value_at(load_file(job, True), model_path)
+            )
         loaded = safe if loaded is None else loaded
     if model_path is None or loaded is None:
         return
@@ -126,28 +125,17 @@ def load_strictly(model: Any, state: Any) -> None:
         raise RuntimeError("; ".join(errors))
 
 
-def load_torch(path: str) -> Any:
+def load_file(job: dict[str, Any], weights_only: bool = False) -> Any:
     import torch
 
-    return torch.load(path, map_location="cpu", weights_only=False)
+    if job["format"] == "pickle":
+        with open(job["path"], "rb") as file:
+            return pickle.load(file)  # scan did not call it dangerous
+    if job["format"] == "safetensors":
+        from safetensors.torch import load_file as load_safetensors
 
-
-def load_weights_only(path: str, stub: Any) -> Any:
-    import torch
-
-    with torch.serialization.safe_globals(stub.SAFE_GLOBALS):
-        return torch.load(path, map_location="cpu", weights_only=True)
-
-
-def load_pickle(path: str) -> Any:
-    with open(path, "rb") as file:
-        return pickle.load(file)  # scan did not call it dangerous
-
-
-def load_safetensors(path: str) -> Any:
-    from safetensors.torch import load_file
-
-    return load_file(path)
+        return load_safetensors(job["path"])
+    return torch.load(job["path"], map_location="cpu", weights_only=weights_only)
 
 
 def value_at(value: Any, path: list[Any] | None) -> Any:

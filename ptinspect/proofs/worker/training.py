@@ -238,6 +238,7 @@ class Training:
     replay: str | None = None
     resumed_epoch: dict[str, Any] | None = None
     epoch_start: dict[str, Any] | None = None
+    step_count: int = 0
     trace: list[dict[str, Any]] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
     loss_dtype: str = "float32"
@@ -246,6 +247,7 @@ class Training:
     def run(self) -> Iterator[Step]:
         """Train without end, record each step and yield it."""
         for step in self._steps():
+            self.step_count += 1
             record: dict[str, Any] = {
                 "batch": determinism.digest(step.batch),
                 "content": determinism.content_digest(step.batch),

@@ -9,7 +9,8 @@ import os
 import sys
 import traceback
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -161,31 +162,28 @@ class Batches:
         self.random_note = ""
         self.limit: int | None = None
         self.notes: list[str] = []
-        self._by_epoch = False
+        self.uses_epoch = self._by_epoch = False
         self._source: Any = None
         self.length: int | None = None
+        self.real_length: int | None = None
         if reference is None:
             self._source, self.random_note = random_batches(model, seed)
             self.length = len(self._source)
-        else:
-            _, self._function = import_object(reference)
-            with user_errors(f"{reference} cannot be called"):
-                self._call_function()
-        self.uses_epoch = self._by_epoch
-        self.real_length = None if self.random_note else self.length
-
-    def _call_function(self) -> None:
-        self._by_epoch = "epoch" in inspect.signature(self._function).parameters
-        states = rng_states("cpu")
-        source = self._function(epoch=0) if self._by_epoch else self._function()
-        with contextlib.suppress(TypeError):
-            self.length = len(source)
-        if self._by_epoch:
-            set_rng_states(states)  # asking for the length must not change the numbers drawn
-        elif iter(source) is source:  # a generator: call the function for each epoch
-            self.length = None
-        else:
-            self._source = source
+            return
+        _, self._function = import_object(reference)
+        with user_errors(f"{reference} cannot be called"):
+            self._by_epoch = "epoch" in inspect.signature(self._function).parameters
+            states = rng_states("cpu")
+            source = self._function(epoch=0) if self._by_epoch else self._function()
+            with contextlib.suppress(TypeError):
+                self.length = len(source)
+            if self._by_epoch:
+                set_rng_states(states)  # asking for the length must not change the numbers drawn
+            elif iter(source) is source:  # a generator: call the function for each epoch
+                self.length = None
+            else:
+                self._source = source
+        self.real_length, self.uses_epoch = self.length, self._by_epoch
 
     def limit_epochs(self, steps: int) -> None:
         """Use only a part of each epoch if it is long, or of unknown length."""
@@ -315,13 +313,10 @@ def random_batches(model: Any, seed: int) -> tuple[list[Any], str]:
         shape = _input_shape(module)
         if shape is not None:
             size = (RANDOM_BATCH_SIZE, *shape)
+            draw: Callable[..., Any] = torch.randn
             if isinstance(module, nn.Embedding):
-                high = module.num_embeddings
-                batches = [
-                    torch.randint(high, size, generator=generator) for _ in range(RANDOM_BATCHES)
-                ]
-            else:
-                batches = [torch.randn(size, generator=generator) for _ in range(RANDOM_BATCHES)]
+                draw = partial(torch.randint, module.num_embeddings)
+            batches = [draw(size, generator=generator) for _ in range(RANDOM_BATCHES)]
             layer = name or "the model"
             return batches, f"inputs of shape {size}, made up for the first layer, {layer}"
         if list(module.parameters(recurse=False)):
@@ -332,14 +327,12 @@ def random_batches(model: Any, seed: int) -> tuple[list[Any], str]:
 
 
 def _input_shape(module: Any) -> tuple[int, ...] | None:
-    if isinstance(module, nn.Embedding):
-        return (5,)
-    if isinstance(module, nn.Linear | nn.Bilinear):
-        return (getattr(module, "in_features", 1),)
-    if isinstance(module, nn.modules.conv._ConvNd):
-        return (module.in_channels, *[32] * len(module.kernel_size))
-    if isinstance(module, nn.RNNBase):
-        return (5, module.input_size)
-    if isinstance(module, nn.BatchNorm1d):
-        return (module.num_features,)
-    return None
+    shapes: list[tuple[Any, Callable[[Any], tuple[int, ...]]]] = [
+        (nn.Embedding, lambda m: (5,)),
+        (nn.Linear, lambda m: (m.in_features,)),
+        (nn.Bilinear, lambda m: (1,)),
+        (nn.modules.conv._ConvNd, lambda m: (m.in_channels, *[32] * len(m.kernel_size))),
+        (nn.RNNBase, lambda m: (5, m.input_size)),
+        (nn.BatchNorm1d, lambda m: (m.num_features,)),
+    ]
+    return next((shape(module) for cls, shape in shapes if isinstance(module, cls)), None)
