@@ -118,20 +118,20 @@ class Workers:
             }
         )
         self.jobs += 1
-        status, ended = outcome["status"], outcome.get("ended")
-        if ended == "timeout":
+        output = log_tail(log)
+        if outcome.get("ended") == "timeout":
             raise timeout_error(self.timeout, hint="give --timeout SECONDS, or fewer --steps")
-        if ended == "log":
+        if outcome.get("ended") == "log":
             message = "the child process printed more than 64 MB and was stopped"
-            raise PtInspectError(message, hint=log_hint(log_tail(log)))
-        if status != 0:
-            raise failure_error(status, log_tail(log), hint=log_hint(log_tail(log)))
+            raise PtInspectError(message, hint=log_hint(output))
+        if outcome["status"] != 0:
+            raise failure_error(outcome["status"], output, hint=log_hint(output))
         try:
             with open(answer_path, encoding="utf-8") as file:
                 answer: dict[str, Any] = json.load(file)
         except (OSError, ValueError):
             message = "the child process ended without an answer"
-            raise PtInspectError(message, hint=log_hint(log_tail(log))) from None
+            raise PtInspectError(message, hint=log_hint(output)) from None
         os.unlink(answer_path)
         if "retry" in answer:
             return self.run({**job, "options": {**job["options"], **answer["retry"]}})

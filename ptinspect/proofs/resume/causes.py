@@ -41,31 +41,24 @@ class TrainingRuns:
 
     def uninterrupted(self, *, save: bool = True) -> Answer:
         """Train 2N steps, and save after N of them."""
-        job: dict[str, Any] = {
-            "kind": "uninterrupted", "plan": self.plan, "options": self.options, "path": self.path,
-        }  # fmt: skip
+        job: Answer = {"kind": "uninterrupted", "plan": self.plan, "options": self.options}
         if save:
             job |= {"checkpoint": f"{self.files}.pt", "snapshot": f"{self.files}.snapshot"}
             job["end_state"] = f"{self.files}.ends" if self.keep_end_state else None
-        return self.workers.run(job)
+        return self.workers.run({**job, "path": self.path})
 
     def resumed(
         self, uninterrupted: Answer, fixes: tuple[str, ...] = (), end_state: str | None = None
     ) -> Answer:
         """Train N steps from the saved checkpoint in a new process."""
         measured = {key: uninterrupted[key] for key in ("epoch_offset", "per_step")}
-        return self.workers.run(
-            {
-                "kind": "resumed",
-                "plan": self.plan,
-                "options": {**self.options, **measured},
-                "path": f"{self.files}.pt",
-                "snapshot": f"{self.files}.snapshot",
-                "fixes": list(fixes),
-                "steps": len(uninterrupted["trace"]) - uninterrupted["saved"]["step"],
-                "end_state": end_state,
-            }
-        )
+        steps = len(uninterrupted["trace"]) - uninterrupted["saved"]["step"]
+        job = {
+            "kind": "resumed", "plan": self.plan, "options": {**self.options, **measured},
+            "path": f"{self.files}.pt", "snapshot": f"{self.files}.snapshot",
+            "fixes": list(fixes), "steps": steps, "end_state": end_state,
+        }  # fmt: skip
+        return self.workers.run(job)
 
 
 @dataclass(frozen=True, slots=True)

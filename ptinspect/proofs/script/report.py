@@ -19,55 +19,12 @@ from ptinspect.pickling.pyobjects import dotted
 from ptinspect.proofs.script.runs import Difference, Record, Run
 from ptinspect.proofs.worker.recorder import FileState
 from ptinspect.report import Report
-from ptinspect.text import count_text, join_names
+from ptinspect.text import count_text, join_names, read_package_file
 
-# fmt: off
+_BLOCKS = read_package_file("proofs/script/causes.txt").strip().split("\n\n")[1:]
 CAUSES = {
-    "weights": ("the weights are not loaded, or not all of them",
-                "call model.load_state_dict(...) with strict=True, and load nothing over it"),
-    "optimizer-state": ("the optimizer's state is not loaded, or the optimizer is made again after",
-                        "call optimizer.load_state_dict(...) last, on the optimizer that trains"),
-    "scheduler": ("the scheduler is not loaded, or counts from another epoch",
-                  "save and load scheduler.state_dict()"),
-    "scheduler-late": ("the save comes before scheduler.step(): a resume repeats the old rate",
-                       "call scheduler.step() before the save"),
-    "settings": ("a setting of the optimizer is not the one that the training had reached",
-                 "load the optimizer's state after its settings are changed, not before"),
-    "epoch-late": ("the loop goes on too late: epochs or steps are left out",
-                   "save the number of the finished epoch, and start at the one after it"),
-    "epoch-early": ("the loop goes on too early: epochs or steps are repeated",
-                    "save the number of the finished epoch, and start at the one after it"),
-    "rng": ("the state of this generator is not restored, or is changed afterwards",
-            "save the states of the generators, and restore them after all else is set up"),
-    "sampler-epoch": ("the sampler counts from another epoch",
-                      "call sampler.set_epoch(epoch) with the epoch of the whole training"),
-    "generator": ("the order of the data comes from a generator whose state is not restored",
-                  "save generator.get_state(), and call generator.set_state(...) after loading"),
-    "data-again": ("the order of the data starts again",
-                   "restore the sampler's epoch or position, and do not seed again after loading"),
-    "data-skipped": ("batches are left out",
-                     "go on at the batch after the last one that was trained"),
-    "data-order": ("the order of the data comes from something that is not restored",
-                   "save the state of what orders the data, or derive the order from the epoch"),
-    "gradients": ("the model or the data depend on something that is not restored: a generator of "
-                  "their own, a buffer, a GradScaler, an order that no DataLoader decides",
-                  "save and load it with the checkpoint"),
-    "average": ("the average of the weights (EMA) is not loaded, so that it starts again",
-                "save and load the average with the checkpoint"),
-    "buffers": ("buffers of the model are not restored, such as the averages of BatchNorm",
-                "load the model's whole state_dict()"),
-    "entries": ("the steps agree, but what else the checkpoint has is not restored",
-                "save and load it with the checkpoint"),
-    "no-checkpoint": ("the training goes on, but does not write this checkpoint again",
-                      "save under the names that a run without interruption uses"),
-    "cut-file": ("the checkpoint is written under its final name, so that a kill cuts it",
-                 "write to another name in the same folder, then call os.replace(...)"),
-    "no-seed": ("the script sets no seed",
-                "call torch.manual_seed(...); also random.seed and numpy.random.seed if used"),
-    "kernel": ("something that no seed decides: a kernel, threads, the time, the order of files",
-               "find out what differs at this step"),
+    kind: (message.strip(), mend.strip()) for kind, message, mend in map(str.splitlines, _BLOCKS)
 }
-# fmt: on
 """Per kind what usually causes a difference, and what to do."""
 
 _VERDICTS = {

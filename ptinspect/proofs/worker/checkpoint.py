@@ -236,22 +236,21 @@ class Checkpoint:
 
     def tied_conflicts(self, model: Any) -> list[str]:
         """Return messages on tied weights that the file has twice, with different numbers."""
-        first_names: dict[int, str] = {}
-        messages = []
-        for name, value in model.state_dict(keep_vars=True).items():
-            first = first_names.setdefault(id(value), name)
-            pair = [self.weights.get(key) for key in (first, name)]
-            are_tensors = all(isinstance(tensor, torch.Tensor) for tensor in pair)
-            if are_tensors and digest(pair[0]) != digest(pair[1]):
-                messages.append(
-                    f"{first} and {name} are one tensor of the model, but the file has different "
-                    "numbers for them"
-                )
-        return messages
+        return [
+            f"{first} and {name} are one tensor of the model, but the file has different numbers "
+            "for them"
+            for first, *others in _tied_names(model)
+            for name in others
+            if digest(self.weights.get(first)) != digest(self.weights.get(name))
+        ]
 
 
 def match_weights(weights: dict[str, Any], model: Any) -> tuple[dict[str, Any], str]:
-    """Return the weights under the model's names, and the prefix that was removed."""
+    """Return the weights under the model's names, and the prefix that was removed.
+
+    Of tied weights, files of safetensors and transformers have one name; the others are added.
+    Source of the prefixes: `module.` of DataParallel, `_orig_mod.` of torch.compile.
+    """
     own = model.state_dict()
     prefix, best = "", len(own.keys() & weights.keys())
     candidates = [*PREFIXES]
@@ -274,7 +273,19 @@ def match_weights(weights: dict[str, Any], model: Any) -> tuple[dict[str, Any], 
             continue
         if not is_lazy(value) and recorded.shape != value.shape:
             raise CannotRun(f"the weights do not fit the model: {key} has another shape")
+    for tied in _tied_names(model):
+        present = [matched[name] for name in tied if name in matched]
+        matched |= {name: present[0] for name in tied if present and name not in matched}
     return matched, prefix
+
+
+def _tied_names(model: Any) -> Iterator[list[str]]:
+    """Yield the names of each tensor that has several."""
+    names_by_id: dict[int, list[str]] = {}
+    for name, value in model.state_dict(keep_vars=True).items():
+        if isinstance(value, torch.Tensor):
+            names_by_id.setdefault(id(value), []).append(name)
+    yield from (names for names in names_by_id.values() if len(names) > 1)
 
 
 def _scaler_path(root: Any) -> Path | None:

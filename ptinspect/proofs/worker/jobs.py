@@ -305,19 +305,9 @@ def run_roundtrip(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def _load_state(model: Any, state: Any) -> None:
-    """Load a state_dict strictly; wrappers' prefixes and dropped names of tied weights are usual.
-
-    Source: `module.` of DataParallel, `_orig_mod.` of torch.compile; safetensors and transformers
-    keep one name of tied weights.
-    """
+    """Load a state_dict strictly, apart from a prefix and from names of tied weights."""
     if isinstance(state, dict) and state.keys() != model.state_dict().keys():
         state, _ = match_weights(state, model)
-        names_by_id: dict[int, list[str]] = {}
-        for name, value in model.state_dict(keep_vars=True).items():
-            names_by_id.setdefault(id(value), []).append(name)
-        for names in names_by_id.values():
-            present = [state[name] for name in names if name in state]
-            state |= {name: present[0] for name in names if present and name not in state}
     try:
         model.load_state_dict(state)
     except (RuntimeError, TypeError, AttributeError) as error:

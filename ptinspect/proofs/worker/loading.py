@@ -120,9 +120,6 @@ def _load_weights(model: Any, checkpoint: Checkpoint, fixes: Fixes, notes: list[
     model.train()
     if not checkpoint.holds_module or "weights" in fixes:
         missing = model.load_state_dict(checkpoint.weights, strict=False).missing_keys
-        variables = model.state_dict(keep_vars=True)
-        loaded = {id(value) for name, value in variables.items() if name in checkpoint.weights}
-        missing = [name for name in missing if id(variables.get(name)) not in loaded]  # not tied
         if missing:
             notes.append(f"not in the file: {join_names(missing, 4)}")
         tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}

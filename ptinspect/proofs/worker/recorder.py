@@ -84,8 +84,9 @@ class Recorder:
     def pause(self, where: str) -> None:
         """Wait to be killed. Other threads and processes finish what they are writing."""
         open(os.path.join(self.settings["trace"], where + PAUSED), "w", encoding="utf-8").close()
-        while True:
-            time.sleep(60)
+        while os.path.isdir(self.settings["trace"]):
+            time.sleep(1)
+        os._exit(1)  # the proof itself was killed, and its folder is deleted
 
     def install(self, torch: Any) -> None:
         """Register the hooks. Called when torch has been imported."""
