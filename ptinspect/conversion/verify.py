@@ -23,9 +23,6 @@ from ptinspect.formats.torch.zip_file import TorchZip, open_zip
 from ptinspect.formats.zip.directory import ZipDirectory
 from ptinspect.pickling.pyobjects import as_mapping
 from ptinspect.pickling.values import TensorCall
-from ptinspect.safety.containers.dispatch import scan_source
-from ptinspect.safety.next_steps import state_load_advice
-from ptinspect.safety.scan_state import Budget, ScanState
 from ptinspect.source.base import MemorySource
 from ptinspect.source.local import open_source
 from ptinspect.text import count_text, join_names
@@ -46,6 +43,10 @@ def refuse_unsafe_output(plan: Plan, document: Document, options: ConvertOptions
     would run something, UnsupportedError if torch lacks the type of a tensor (GGUF's blocks)."""
     if plan.to == "safetensors":
         return []
+    from ptinspect.safety.containers.dispatch import scan_source
+    from ptinspect.safety.next_steps import state_load_advice
+    from ptinspect.safety.scan_state import Budget, ScanState
+
     encodings = sorted({str(item.tensor.encoding) for item in plan.tensors if item.tensor.encoding})
     if encodings:
         raise UnsupportedError(

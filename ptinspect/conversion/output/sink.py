@@ -156,7 +156,9 @@ class Sink:
             crc = self._write_chunks(piece, piece.chunks(), crc if recorded is None else 0)
         elif piece.length < LARGE:
             data = self._read_ahead(source, offset, piece.length)
-            crc = self._write_chunks(piece, (data,), crc if recorded is None else 0)
+            if recorded is not None or crc is not None:
+                crc = crc32(data, crc or 0)
+            self._write_chunk(piece, data)
         else:
             is_aligned = (offset - self.position) % PAGE == 0 and self._kernel_copy is not None
             if recorded is not None and not is_aligned:
@@ -251,18 +253,22 @@ class Sink:
         for chunk in chunks:
             if crc is not None:
                 crc = crc32(chunk, crc)
-            if len(chunk) >= BUFFER // 4:
-                self.flush()
-                self.output.write(chunk)
-            else:
-                self._pending += chunk
-                if len(self._pending) >= BUFFER:
-                    self.flush()
-            self._count(piece, len(chunk))
+            self._write_chunk(piece, chunk)
             done += len(chunk)
         if done != piece.length:
             raise DamagedError(f"{done:,} bytes were read where {piece.length:,} were expected")
         return crc
+
+    def _write_chunk(self, piece: Piece, chunk: bytes | memoryview) -> None:
+        length = len(chunk)
+        if length >= BUFFER // 4:
+            self.flush()
+            self.output.write(chunk)
+        else:
+            self._pending += chunk
+            if len(self._pending) >= BUFFER:
+                self.flush()
+        self._count(piece, length)
 
     def _read_ahead(self, source: int, offset: int, length: int) -> memoryview:
         """Return a small range of a file from a window that is read ahead, because its neighbours
@@ -271,7 +277,10 @@ class Sink:
         for window in self._windows:
             if window.source == source and window.start <= offset and stop <= window.stop:
                 return window.data[offset - window.start : stop - window.start]
-        return self._read_window(source, offset, length).data[:length]
+        data = self._read_window(source, offset, length).data[:length]
+        if len(data) < length:
+            raise _truncated_source_error(offset)
+        return data
 
     def _read_window(self, source: int, offset: int, length: int) -> _Window:
         """Read ahead from an offset: twice as far as the last time if the ranges follow each other.

@@ -9,6 +9,7 @@ metadata that records tensors which are the same ({dropped: kept});
 from __future__ import annotations
 
 import os
+from collections import Counter
 from functools import partial
 from glob import escape
 from typing import TYPE_CHECKING, NamedTuple
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from ptinspect.conversion.output.sink import Sink
     from ptinspect.document import Document
     from ptinspect.document.tensor import Tensor
+    from ptinspect.dtypes import DType
 
 _SAFETENSORS_NAMES = {dtype.name: name for name, dtype in SAFETENSORS_DTYPES.items()}
 _RANKS = {dtype.name: rank for rank, dtype in enumerate(SAFETENSORS_DTYPES.values())}
@@ -42,19 +44,12 @@ MAX_LISTED = 8
 
 
 class _Entry(NamedTuple):
-    """A tensor of the header, and its bytes."""
+    """A tensor of the header: its name, the name of its dtype, its bytes."""
 
-    planned: PlannedTensor
+    name: str
+    dtype: str
     piece: Piece
-
-    @property
-    def name(self) -> str:
-        return self.planned.key
-
-    @property
-    def dtype(self) -> str:
-        assert self.planned.dtype is not None
-        return self.planned.dtype.name
+    planned: PlannedTensor
 
 
 def plan_safetensors(document: Document, path: str, options: ConvertOptions) -> Plan:
@@ -73,9 +68,10 @@ def plan_safetensors(document: Document, path: str, options: ConvertOptions) -> 
         if key not in aliases:
             dtype = options.tensors.output_dtype(tensor)
             planned = PlannedTensor(key, model.sources[key], tensor, dtype)
-            entries.append(_Entry(planned, _piece(planned)))
+            entries.append(_Entry(key, dtype.name, _piece(tensor, dtype), planned))
     metadata = {"format": "pt", **{alias: aliases[alias] for alias in sorted(aliases)}}
-    in_file_order = sorted(entries, key=lambda entry: (-_RANKS[entry.dtype], entry.name.encode()))
+    # The order of Unicode is that of the bytes of UTF-8.
+    in_file_order = sorted(entries, key=lambda entry: (-_RANKS[entry.dtype], entry.name))
     if options.max_shard_size is None:
         files = [_file(path, in_file_order, metadata)]
     else:
@@ -136,13 +132,13 @@ def _tensor_problem(tensor: Tensor | None, options: TensorOptions) -> str:
         return "has no shape yet"
     if tensor.encoding:
         return f"is encoded as {tensor.encoding}"
-    dtype = tensor.dtype.name if tensor.dtype else "unknown"
+    dtype = tensor.dtype
     if tensor.quantizer:
-        return f"is quantized ({dtype})"
+        return f"is quantized ({dtype.name if dtype else 'unknown'})"
     if tensor.storage is None or tensor.stride is None:
         return f"is not dense ({tensor.subclass or tensor.layout}, {tensor.device})"
-    if tensor.dtype is None or options.output_dtype(tensor).name not in _RANKS:
-        return f"has the dtype {dtype}"
+    if dtype is None or options.output_dtype(tensor).name not in _RANKS:
+        return f"has the dtype {dtype.name if dtype else 'unknown'}"
     return ""
 
 
@@ -179,11 +175,11 @@ def _shared_tensors(tensors: dict[str, Tensor], policy: str) -> tuple[dict[str, 
     """Return the keys that are not written, each with the one that is written in its place, and
     warnings."""
     by_view: dict[tuple[object, ...], list[str]] = {}
-    for key, tensor in tensors.items():
-        if tensor.numel:
-            by_view.setdefault(tensor.view_key(), []).append(key)
+    neighbours = _in_shared_storages(tensors)
+    for key, tensor in neighbours.items():
+        by_view.setdefault(tensor.view_key(), []).append(key)
     groups = [sorted(keys) for keys in by_view.values() if len(keys) > 1]
-    overlapping = [f"{a} and {b}" for a, b in _overlapping_pairs(tensors)]
+    overlapping = [f"{a} and {b}" for a, b in _overlapping_pairs(neighbours)]
     if policy == "error" and (groups or overlapping):
         pairs = [*(f"{a} and {b}" for a, b, *_ in groups), *overlapping]
         raise UnsupportedError(
@@ -210,15 +206,13 @@ def _shared_tensors(tensors: dict[str, Tensor], policy: str) -> tuple[dict[str, 
 
 def _overlapping_pairs(tensors: dict[str, Tensor]) -> list[tuple[str, str]]:
     """Return pairs of keys of different tensors that share some of their bytes."""
-    spans_by_storage: dict[tuple[object, ...], list[tuple[int, int, str]]] = {}
+    spans_by_storage: dict[object, list[tuple[int, int, str]]] = {}
     for key, tensor in tensors.items():
-        if tensor.storage is not None and tensor.stored is not None and tensor.numel:
+        if tensor.storage is not None and tensor.stored is not None:
             low, high = tensor.extent
             size, begin = tensor.stored.itemsize, tensor.storage.begin
-            spans = spans_by_storage.setdefault(
-                (id(tensor.storage.archive), tensor.storage.key), []
-            )
-            spans.append((begin + low * size, begin + high * size, key))
+            span = (begin + low * size, begin + high * size, key)
+            spans_by_storage.setdefault(tensor.view_key()[:2], []).append(span)
     pairs = []
     for spans in spans_by_storage.values():
         spans.sort()
@@ -231,16 +225,28 @@ def _overlapping_pairs(tensors: dict[str, Tensor]) -> list[tuple[str, str]]:
     return pairs
 
 
+def _in_shared_storages(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors with elements whose storage has another tensor."""
+    storages = {
+        key: (id(tensor.storage.archive), tensor.storage.key)
+        for key, tensor in tensors.items()
+        if tensor.storage is not None and tensor.numel
+    }
+    counts = Counter(storages.values())
+    if len(counts) == len(storages):
+        return {}
+    return {key: tensors[key] for key, storage in storages.items() if counts[storage] > 1}
+
+
 # --- files ----------------------------------------------------------------------------------
 
 
-def _piece(planned: PlannedTensor) -> Piece:
+def _piece(tensor: Tensor, target: DType) -> Piece:
     """Return the bytes of a tensor in C order."""
-    tensor, target = planned.tensor, planned.dtype
     source, storage = tensor.dtype, tensor.storage
-    assert source is not None and target is not None and storage is not None
+    assert source is not None and storage is not None
     is_logical = source is tensor.stored and not tensor.conj and not tensor.neg
-    if not tensor.is_contiguous or not is_logical:
+    if not is_logical or not tensor.is_contiguous:
         return TensorPiece(tensor, target)
     low, high = tensor.extent
     return storage_piece(storage, low * source.itemsize, high * source.itemsize, source, target)
@@ -250,20 +256,24 @@ def header(entries: Sequence[_Entry], metadata: dict[str, str]) -> bytes:
     """Return the length of the header, and the header."""
     import json
 
-    fields: dict[str, object] = {"__metadata__": metadata} if metadata else {}
+    # json.dumps would need an object for each tensor, and several times as long.
+    quote = json.encoder.encode_basestring
+    parts = [f'"__metadata__":{json.dumps(metadata, ensure_ascii=False, separators=(",", ":"))}']
+    forms: dict[object, str] = {}  # of dtypes and shapes
     offset = 0
-    for entry in entries:
-        end = offset + entry.piece.length
-        type_name, shape = _SAFETENSORS_NAMES[entry.dtype], list(entry.planned.tensor.shape)
-        if type_name == "F4":  # torch's type holds two of its numbers
-            shape[-1] *= 2
-        fields[entry.name] = {
-            "dtype": type_name,
-            "shape": shape,
-            "data_offsets": [offset, end],
-        }
+    for name, dtype, piece, planned in entries:
+        end = offset + piece.length
+        form = forms.get((dtype, planned.tensor.shape))
+        if form is None:
+            type_name, shape = _SAFETENSORS_NAMES[dtype], list(planned.tensor.shape)
+            if type_name == "F4":  # torch's type holds two of its numbers
+                shape[-1] *= 2
+            sizes = ",".join(map(str, shape))
+            form = f'{{"dtype":"{type_name}","shape":[{sizes}],"data_offsets":['
+            forms[dtype, planned.tensor.shape] = form
+        parts.append(f"{quote(name)}:{form}{offset},{end}]}}")
         offset = end
-    text = json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode()
+    text = f"{{{','.join(parts if metadata else parts[1:])}}}".encode()
     text += b" " * (-len(text) % 8)
     if len(text) > HEADER_BYTES:
         raise UnsupportedError(
@@ -275,7 +285,7 @@ def header(entries: Sequence[_Entry], metadata: dict[str, str]) -> bytes:
 
 def _file(path: str, entries: Sequence[_Entry], metadata: dict[str, str]) -> OutputFile:
     head = header(entries, metadata)
-    pieces = [(entry.name, [entry.piece]) for entry in entries]
+    pieces = [(entry.name, (entry.piece,)) for entry in entries]
     return OutputFile(path, partial(_write, head, pieces), head, pieces)
 
 

@@ -119,11 +119,12 @@ def select_part(document: Document, options: ConvertOptions) -> tuple[Subtree, l
 def _flatten(state: StateDict, path: Path, document: Document) -> bool:
     """Put the items of nested mappings that hold tensors, by dotted keys, in their place. Return
     True if there are any."""
+    start = len(path) + 1
     outer = {
-        info.path[len(path) : end]
+        info.path[start - 1 : end]
         for info in document.contents.tensors
-        if info.path[: len(path)] == path
-        for end in range(len(path) + 1, len(info.path))
+        if len(info.path) > start and info.path[: start - 1] == path
+        for end in range(start, len(info.path))
     }
     if not outer:
         return False
