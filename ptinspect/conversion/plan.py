@@ -58,24 +58,23 @@ class PlannedTensor(NamedTuple):
         }
 
 
-class OutputFile(NamedTuple):
+@dataclass(slots=True)
+class OutputFile:
     """A file of the output: its final name, a function that writes it to a sink, the pickle or
-    header (`head`), and the keys of its storages with their bytes."""
+    header (`head`), and the keys of its storages with their bytes. `copied` and `changed` are the
+    numbers of bytes that are copied as they are, and that are converted from others."""
 
     path: str
     write: Callable[[Sink], None]
     head: bytes
     records: Sequence[tuple[str, Sequence[Piece]]] = ()
+    copied: int = field(init=False)
+    changed: int = field(init=False)
 
-    @property
-    def copied(self) -> int:
-        """Number of bytes that are copied unchanged."""
-        return sum(p.length for _, pieces in self.records for p in pieces if not p.changed)
-
-    @property
-    def changed(self) -> int:
-        """Number of bytes that are converted from others."""
-        return sum(p.length for _, pieces in self.records for p in pieces if p.changed)
+    def __post_init__(self) -> None:
+        pieces = [piece for _, record in self.records for piece in record]
+        self.changed = sum([piece.length for piece in pieces if piece.changed])
+        self.copied = sum([piece.length for piece in pieces]) - self.changed
 
 
 @dataclass(slots=True)
@@ -138,9 +137,9 @@ def plan_tensors(
     dtypes: dict[int, DType | None] = {}
 
     def read(value: Value) -> Tensor | None:
-        tensor = graph.read(value)
+        tensor, dtype = graph.written_tensor(value)
         if tensor is not None:
-            dtypes[id(tensor)] = graph.output_dtype(value)
+            dtypes[id(tensor)] = dtype
         return tensor
 
     tensors = by_key(walk(root, read, document.limits).tensors)

@@ -186,18 +186,17 @@ class ObjectGraph:
         dense = self._dense.get(id(value))
         return dense.tensor if isinstance(dense, _DenseTensor) else dense
 
-    def read(self, value: Value) -> Tensor | None:
-        """Return the tensor that a collected value is, dense or not, like `Tensors.read`."""
+    def written_tensor(self, value: Value) -> tuple[Tensor | None, DType | None]:
+        """Return the tensor that a collected value is, like `Document.tensor_of`, and after `plan`
+        the dtype with which it is written. None for a tensor that is not dense, and two for any
+        other value."""
+        dense = self.dense_tensor(value)
+        if dense is None or type(value) is not TensorCall:
+            dense = self.dense_tensor(_unwrap_parameter(value))
+        placement = self._layout.placements.get(id(dense))
         document = self._owners.get(id(value), self._first)
         tensor = document.tensor_of(value) if document else None
-        return tensor or self.dense_tensor(_unwrap_parameter(value))
-
-    def output_dtype(self, value: Value) -> DType | None:
-        """Return the dtype with which a dense tensor or parameter is written, after `plan`; None
-        for all other values."""
-        tensor = self.dense_tensor(_unwrap_parameter(value))
-        placement = self._layout.placements.get(id(tensor))
-        return placement.dtype if placement else None
+        return tensor or dense, placement.dtype if placement else None
 
     def plan(self) -> None:
         """Lay out the storages, after everything was collected."""

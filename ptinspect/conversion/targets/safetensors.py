@@ -12,6 +12,7 @@ import os
 from collections import Counter
 from functools import partial
 from glob import escape
+from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 from ptinspect.conversion.options import parse_size
@@ -71,7 +72,8 @@ def plan_safetensors(document: Document, path: str, options: ConvertOptions) -> 
             entries.append(_Entry(key, dtype.name, _piece(tensor, dtype), planned))
     metadata = {"format": "pt", **{alias: aliases[alias] for alias in sorted(aliases)}}
     # The order of Unicode is that of the bytes of UTF-8.
-    in_file_order = sorted(entries, key=lambda entry: (-_RANKS[entry.dtype], entry.name))
+    in_file_order = sorted(entries, key=attrgetter("name"))
+    in_file_order.sort(key=lambda entry: -_RANKS[entry.dtype])
     if options.max_shard_size is None:
         files = [_file(path, in_file_order, metadata)]
     else:
@@ -100,7 +102,7 @@ def _dense_tensors(
     tensors: dict[str, Tensor] = {}
     problems: dict[str, str] = {}
     for key, value in items.items():
-        tensor = graph.dense_tensor(value) or document.tensor_of(value)
+        tensor = document.tensor_of(value) or graph.dense_tensor(value)
         problem = _tensor_problem(tensor, graph.options) or _key_problem(key)
         if problem or tensor is None:
             problems[key] = problem

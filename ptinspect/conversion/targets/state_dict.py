@@ -197,8 +197,8 @@ def _planned_tensors(
     """Return the tensors of a state_dict, or those that a walk finds in any other value."""
     planned = []
     for key, value in model.items.items():
-        tensor = graph.read(value)
+        tensor, dtype = graph.written_tensor(value)
         if tensor is None or tensor.state:  # there may be tensors inside of it
             return plan_tensors(model.value, graph, document, model.sources)
-        planned.append(PlannedTensor(key, model.sources[key], tensor, graph.output_dtype(value)))
+        planned.append(PlannedTensor(key, model.sources[key], tensor, dtype))
     return planned or plan_tensors(model.value, graph, document)
