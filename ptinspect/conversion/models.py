@@ -11,7 +11,7 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ptinspect.conversion.options import WRAPPER_PREFIX
+from ptinspect.conversion.options import WRAPPER_PREFIX, ConvertOptions
 from ptinspect.document.elements import swap_bytes
 from ptinspect.document.modules import module_of
 from ptinspect.document.select import (
@@ -31,7 +31,6 @@ from ptinspect.text import join_names
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ptinspect.conversion.options import ConvertOptions
     from ptinspect.document import Document
     from ptinspect.formats.archive import Archive
     from ptinspect.pickling.pyobjects import Path
@@ -70,6 +69,8 @@ def select_model(document: Document, options: ConvertOptions) -> tuple[Subtree, 
             hint="--to same writes the whole file, --entry PATH selects a part of it",
         )
     if len(models) == 1:
+        if models[0].path and _is_minor_part(models[0].path, document):
+            raise _minor_part_error(models[0].path, document, options)
         return models[0], []
     model = _model_beside_averages(models, document)
     if model is not None:
@@ -97,7 +98,8 @@ def model_candidates(document: Document) -> list[Subtree]:
     if items == {} or is_flat:
         return [root]
     models = _merge_nested(find_models(document), document)
-    if len(models) == 1 and _is_minor_part(models[0].path, document):
+    has_names = items is not None and all(isinstance(key_value(key), str) for key in items)
+    if has_names and len(models) == 1 and _is_minor_part(models[0].path, document):
         return [root]
     if not models:
         models = [*_array_state_dicts(root)]
@@ -105,15 +107,25 @@ def model_candidates(document: Document) -> list[Subtree]:
 
 
 def _is_minor_part(path: Path, document: Document) -> bool:
-    """Return True if the root is a dict with more tensors of its own than the model at `path` has,
-    as a state_dict with one inner dict; not for a usual name of a model."""
-    names = as_mapping(document.archive.root) or {0: None}
+    """Return True if the root has more tensors of its own than the model at `path`, as a
+    state_dict with one inner dict; False for a usual name of a model."""
     if document.optimizers or {*path} & _ENTRY_OF_ONE_MODEL:
         return False
     paths = [info.path for info in document.contents.tensors]
     inner = sum(tensor_path[: len(path)] == path for tensor_path in paths)
-    return all(isinstance(key_value(name), str) for name in names) and inner < sum(
-        len(tensor_path) == 1 for tensor_path in paths
+    return inner < sum(len(tensor_path) == 1 for tensor_path in paths)
+
+
+def _minor_part_error(path: Path, document: Document, options: ConvertOptions) -> PtInspectError:
+    """Return the error for a list, or a dict without names, around a small dict of tensors."""
+    commands = [
+        replace(options, entry=dotted(path)).command(document.path),
+        ConvertOptions("same", dst=options.dst).command(document.path),
+    ]
+    return PtInspectError(
+        f"most tensors are not in {dotted(path)}, the only part with names: choose with --entry, or"
+        " convert everything with --to same",
+        hint="\n".join(commands),
     )
 
 

@@ -224,6 +224,28 @@ def test_a_dict_in_a_state_dict_is_not_taken_for_the_model(tmp_path: Path) -> No
     assert keys(target) == ["w"]
 
 
+@pytest.mark.parametrize("kind", ["list", "numbers"])
+def test_a_dict_among_more_loose_tensors_is_a_question(kind: str, tmp_path: Path) -> None:
+    items = [weights("w", "b"), torch.ones(1), torch.ones(2), torch.ones(3)]
+    value = items if kind == "list" else dict(enumerate(items))
+    source = save(tmp_path / "a.pt", value)
+    target = tmp_path / "out.pt"
+    result = run(source, target)
+    assert result.exit_code == 2 and not target.exists()
+    commands = [
+        shlex.split(line) for line in result.stderr.splitlines() if "ptinspect convert" in line
+    ]
+    assert len(commands) == 2
+    for words, number in zip(commands, (2, 5), strict=True):
+        target.unlink(missing_ok=True)
+        assert run(*words[2:]).exit_code == 0, words
+        with ptinspect.open(target) as document:
+            assert len(document.tensors) == number
+    save(tmp_path / "b.pt", [weights("w", "b", "c"), torch.ones(1)])
+    assert run(tmp_path / "b.pt", target, "--force").exit_code == 0  # a warning names the rest
+    assert sorted(keys(target)) == ["b", "c", "w"]
+
+
 def test_nested_dicts_whose_keys_collide(tmp_path: Path) -> None:
     value = {"model": {"a": {"b": torch.ones(1)}, "c": weights("d"), "a.b": torch.zeros(1)}}
     source = save(tmp_path / "in.pt", value)
