@@ -13,7 +13,6 @@ is first asked for.
 
 from typing import TYPE_CHECKING
 
-from ptinspect._version import __version__
 from ptinspect.errors import (
     DamagedError,
     FormatError,
@@ -26,6 +25,7 @@ from ptinspect.errors import (
     UnsupportedError,
 )
 from ptinspect.limits import Limits
+from ptinspect.report import __version__
 
 if TYPE_CHECKING:
     from ptinspect.comparison import DiffReport, diff
@@ -44,71 +44,34 @@ if TYPE_CHECKING:
     from ptinspect.stubs import stub, stub_package, stubbed
 
 __all__ = [
-    "ConversionReport",
-    "DamagedError",
-    "DiffReport",
-    "Document",
-    "FormatError",
-    "LimitError",
-    "Limits",
-    "LossError",
-    "MissingFileError",
-    "OptimizerReport",
-    "Place",
-    "PtInspectError",
-    "RecoveryReport",
-    "ResumeReport",
-    "RoundtripReport",
-    "ScanReport",
-    "ScriptReport",
-    "StubReport",
-    "TensorInfo",
-    "UnsafeError",
-    "UnsupportedError",
-    "__version__",
-    "check_optimizer",
-    "check_resume",
-    "check_roundtrip",
-    "check_script",
-    "check_stub",
-    "convert",
-    "diff",
-    "open",
-    "recover",
-    "scan",
-    "scan_many",
-    "stub",
-    "stub_package",
-    "stubbed",
-]
+    "ConversionReport", "DamagedError", "DiffReport", "Document", "FormatError", "LimitError",
+    "Limits", "LossError", "MissingFileError", "OptimizerReport", "Place", "PtInspectError",
+    "RecoveryReport", "ResumeReport", "RoundtripReport", "ScanReport", "ScriptReport",
+    "StubReport", "TensorInfo", "UnsafeError", "UnsupportedError", "__version__",
+    "check_optimizer", "check_resume", "check_roundtrip", "check_script", "check_stub", "convert",
+    "diff", "open", "recover", "scan", "scan_many", "stub", "stub_package", "stubbed",
+]  # fmt: skip
 
 
 _MODULES = {
-    "ConversionReport": "conversion",
-    "DiffReport": "comparison",
-    "Document": "document",
-    "OptimizerReport": "proofs.optimizer",
-    "RecoveryReport": "recovery",
-    "ResumeReport": "proofs.resume.report",
-    "RoundtripReport": "proofs.roundtrip",
-    "ScanReport": "safety.report",
-    "ScriptReport": "proofs.script.report",
-    "StubReport": "proofs.stub_check",
-    "TensorInfo": "document",
-    "check_optimizer": "proofs.optimizer",
-    "check_resume": "proofs.resume.proof",
-    "check_roundtrip": "proofs.roundtrip",
-    "check_script": "proofs.script.proof",
-    "check_stub": "proofs.stub_check",
-    "convert": "conversion",
-    "diff": "comparison",
-    "open": "document",
-    "recover": "recovery",
-    "scan": "safety.scan",
-    "scan_many": "safety.scan",
-    "stub": "stubs",
-    "stub_package": "stubs",
-    "stubbed": "stubs",
+    name: module
+    for module, names in {
+        "comparison": ("DiffReport", "diff"),
+        "conversion": ("ConversionReport", "convert"),
+        "document": ("Document", "TensorInfo", "open"),
+        "proofs.optimizer": ("OptimizerReport", "check_optimizer"),
+        "proofs.resume.proof": ("check_resume",),
+        "proofs.resume.report": ("ResumeReport",),
+        "proofs.roundtrip": ("RoundtripReport", "check_roundtrip"),
+        "proofs.script.proof": ("check_script",),
+        "proofs.script.report": ("ScriptReport",),
+        "proofs.stub_check": ("StubReport", "check_stub"),
+        "recovery": ("RecoveryReport", "recover"),
+        "safety.report": ("ScanReport",),
+        "safety.scan": ("scan", "scan_many"),
+        "stubs": ("stub", "stub_package", "stubbed"),
+    }.items()
+    for name in names
 }
 
 

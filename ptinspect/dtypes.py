@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import cache
 from struct import unpack
 from typing import Any, NamedTuple
 
@@ -153,9 +154,8 @@ def is_untyped(name: str) -> bool:
 
 def can_decode(dtype: DType | None) -> bool:
     """Return True if `decoder` knows the type: not packed ones, nor those without arithmetic."""
-    if dtype is None:
-        return False
-    return dtype.letter is not None or dtype.name == "bfloat16" or dtype.name in _FLOAT8
+    is_special = dtype is not None and dtype.name.startswith(("bfloat16", "float8"))
+    return is_special or (dtype is not None and dtype.letter is not None)
 
 
 def unpack_units(dtype: DType, raw: bytes, byteorder: str = "little") -> tuple[Any, ...]:
@@ -181,53 +181,28 @@ def decoder(dtype: DType, byteorder: str = "little") -> Callable[[bytes], list[N
     """
     if not can_decode(dtype):
         raise UnsupportedError(f"the elements of {dtype.name} are not shown as numbers")
-    if dtype.name in _FLOAT8:
+    if dtype.name.startswith("float8"):
         table = float8_table(dtype.name)
         return lambda raw: [table[byte] for byte in raw]
-    if dtype.kind == "complex":
-        return lambda raw: _pair_up(unpack_units(dtype, raw, byteorder))
-    return lambda raw: list(unpack_units(dtype, raw, byteorder))
+
+    def decode(raw: bytes) -> list[Number]:
+        units = unpack_units(dtype, raw, byteorder)
+        if dtype.kind == "complex":
+            return [complex(a, b) for a, b in zip(units[::2], units[1::2], strict=True)]
+        return list(units)
+
+    return decode
 
 
-def _pair_up(units: tuple[float, ...]) -> list[Number]:
-    return [complex(a, b) for a, b in zip(units[::2], units[1::2], strict=True)]
-
-
-# Exponent bits, mantissa bits, bias, and which codes are not numbers.
-# Source: c10/util/Float8_e5m2.h, Float8_e4m3fn.h, Float8_e5m2fnuz.h, Float8_e4m3fnuz.h,
-# Float8_e8m0fnu.h.
-_FLOAT8 = {
-    "float8_e5m2": (5, 2, 15, "ieee"),
-    "float8_e4m3fn": (4, 3, 7, "fn"),
-    "float8_e5m2fnuz": (5, 2, 16, "fnuz"),
-    "float8_e4m3fnuz": (4, 3, 8, "fnuz"),
-    "float8_e8m0fnu": (8, 0, 127, "fnu"),
-}
-_FLOAT8_TABLES: dict[str, list[float]] = {}
-
-
+@cache
 def float8_table(name: str) -> list[float]:
     """Return the number of each of a float8 type's 256 codes."""
-    if name not in _FLOAT8_TABLES:
-        _FLOAT8_TABLES[name] = [_decode_float8(code, *_FLOAT8[name]) for code in range(256)]
-    return _FLOAT8_TABLES[name]
+    import ml_dtypes
+    import numpy as np
 
-
-def _decode_float8(
-    code: int, exponent_bits: int, mantissa_bits: int, bias: int, special: str
-) -> float:
-    if special == "fnu":  # an exponent alone: powers of two, and 255 is NaN
-        return float("nan") if code == 255 else 2.0 ** (code - bias)
-    sign = -1.0 if code & 0x80 else 1.0
-    exponent = (code & 0x7F) >> mantissa_bits
-    mantissa = code & ((1 << mantissa_bits) - 1)
-    if (special == "fnuz" and code == 0x80) or (special == "fn" and code & 0x7F == 0x7F):
-        return float("nan")
-    if special == "ieee" and exponent == (1 << exponent_bits) - 1:
-        return float("nan") if mantissa else sign * float("inf")
-    if exponent == 0:
-        return sign * mantissa * 2.0 ** (1 - bias - mantissa_bits)
-    return sign * (1 + mantissa / (1 << mantissa_bits)) * 2.0 ** (exponent - bias)
+    codes = np.arange(256, dtype=np.uint8).view(getattr(ml_dtypes, name))
+    numbers: list[float] = codes.astype(np.float64).tolist()
+    return numbers
 
 
 # numpy

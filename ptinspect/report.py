@@ -1,8 +1,11 @@
-"""The protocol that all reports share: ok, exit_code, text() and as_dict()."""
+"""The protocol that all reports share (ok, exit_code, text() and as_dict()), and the version of the
+package, which they name."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+
+__version__ = "0.1.0"  # a test checks that pyproject.toml and CHANGELOG.md agree
 
 
 class Report(ABC):

@@ -92,7 +92,7 @@ class RecoveryReport(Report):
 
     def as_dict(self) -> dict[str, Any]:
         """Return the JSON object of `recover -f json`."""
-        from ptinspect._version import __version__
+        from ptinspect.report import __version__
 
         target = {"path": self.target, "format": self.target_format}
         return {
