@@ -20,26 +20,22 @@ from collections import Counter
 from collections.abc import Callable
 from functools import cache
 
-from ptinspect.stubs.collect.source import templates
+from ptinspect.stubs.collect.source import read_sections, templates
 from ptinspect.stubs.collect.values import is_attribute, is_identifier
-from ptinspect.text import read_package_file
 
 MAX_DEPTH = 120
 """Nodes inside each other in one function."""
 
 
-def _rows(section: str) -> list[str]:
-    """Return the lines of a section of the rules."""
-    text = read_package_file("stubs/torchscript_rules.txt").partition(f"=== {section}\n")[2]
-    return [line for line in text.partition("\n\n")[0].splitlines() if not line.startswith("#")]
-
-
-def _words(section: str) -> frozenset[str]:
-    return frozenset(" ".join(_rows(section)).split())
+_RULES = read_sections("stubs/torchscript_rules.txt")
 
 
 def _table(section: str) -> dict[str, str]:
-    return {key: value for key, _, value in (row.partition(" ") for row in _rows(section))}
+    return {key: value for key, _, value in (row.partition(" ") for row in _RULES[section])}
+
+
+def _words(section: str) -> frozenset[str]:
+    return frozenset(" ".join(_RULES[section]).split())
 
 
 OPERATORS, TYPES, NUMBERS = _table("operators"), _table("types"), _table("numbers")

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ptinspect.document.modules import module_of
 from ptinspect.stubs.collect.modules import MODULE_METHODS
-from ptinspect.stubs.collect.source import UNSOLVED, Brackets, Expr, call_expr
+from ptinspect.stubs.collect.source import UNSOLVED, Brackets, Expr
 from ptinspect.stubs.collect.values import is_identifier
 
 if TYPE_CHECKING:
@@ -77,20 +77,6 @@ class Names(set[str]):
             number += 1
         self.add(unique)
         return unique
-
-
-class PartFunctions(dict[str, Expr]):
-    """What functions return, by their names: expressions too deep to be written in place."""
-
-    def __init__(self, names: Names) -> None:
-        super().__init__()
-        self._names = names
-
-    def move(self, expr: Expr) -> Expr:
-        """Move an expression into a new function and return the call of it."""
-        name = self._names.new("_part")
-        self[name] = expr
-        return call_expr(name)
 
 
 # Definitions
@@ -156,8 +142,8 @@ class RecordedSource:
         unknown_names: names that the code reads and the stub does not import.
     """
 
-    lines: list[str]
-    names: set[str]
+    lines: list[str] = field(default_factory=list)
+    names: set[str] = field(default_factory=set)
     has_forward: bool = True
     fx_name: str | None = None
     fx_code: str | None = None
@@ -228,7 +214,7 @@ class Definition:
         module, qualname: as pickle looks it up. `ident` is its name in the stub.
         kind: `module`, `object`, `enum`, `tuple`, `str`, `int`, `float`, `bytes`, `dict`, `list`,
             `set`, `exception`, `tensor`, `tracer`, `function` or `class`.
-        usage: None for classes that only the stub has: traced by torch.fx, or inferred.
+        usage: without a name for classes that only the stub has: traced by torch.fx, or inferred.
         methods: methods that the file refers to.
         is_hook: state_dict() or load_state_dict() calls it.
         root: the instance that `build()` creates without arguments.
@@ -238,9 +224,9 @@ class Definition:
     qualname: str
     ident: str
     kind: str
-    usage: NameUsage | None = None
+    usage: NameUsage = field(default_factory=lambda: NameUsage("", ""))
     methods: list[str] = field(default_factory=list)
-    recorded: RecordedSource | None = None
+    recorded: RecordedSource = field(default_factory=lambda: RecordedSource(has_forward=False))
     is_hook: bool = False
     instances: list[Instance] = field(default_factory=list)
     root: Instance | None = None
@@ -298,7 +284,7 @@ def fx_source(module: Module, use: bool = True) -> RecordedSource:
     """Return the forward of a module that torch.fx traced."""
     name = module.attributes.get("_graphmodule_cls_name")
     name = str(name) if isinstance(name, str) and is_identifier(str(name)) else "GraphModule"
-    recorded = RecordedSource([], set(), fx_name=name)
+    recorded = RecordedSource(fx_name=name)
     code = module.attributes.get("_code", module.attributes.get("code"))
     function = fx_function(str(code)) if use and isinstance(code, str) else None
     lines = _unparse(function) if function is not None else []

@@ -6,13 +6,14 @@ become functions of their own, because Python could not parse them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ptinspect.document.modules import BUFFERS, MODULES, PARAMETERS, Module, module_of
 from ptinspect.pickling.pyobjects import (
     GETATTR,
+    PARTIAL,
     attributes_of,
     class_name,
     constructor_arguments,
@@ -30,7 +31,6 @@ from ptinspect.stubs.collect.definitions import (
     Member,
     Names,
     NameUsage,
-    PartFunctions,
     RecordedSource,
     class_source,
     fx_source,
@@ -92,35 +92,21 @@ def collect_objects(
 ) -> ObjectGraph:
     """Translate the objects of user-defined classes, and all modules that are roots."""
     references = find_references(document)
-    names = Names()
-    user_defined = references.user_defined
     recorded = {
         f"{source.module}.{source.name}": class_source(source.text, use_recorded_source)
         for source in document.archive.sources
     }
-    hooks: set[str] = set()
-    for info in document.modules:
-        for kind, functions in info.module.hooks.items():
-            hooks.update(functions if "state_dict" in kind else ())
-    # Loading a traced module traces it again (torch.fx.graph_module.reduce_graph_module).
-    tracer_values = [info.module.attributes.get("_tracer_cls") for info in document.modules]
-    tracers = {global_path(value) or "" for value in tracer_values}
-    definitions = {
-        path: _define(usage, names, user_defined, recorded, hooks, tracers)
-        for path, usage in user_defined.items()
-    }
     roots = [info.module.call for info in document.modules if not info.name]
+    names, parts = Names(), model_parts(roots)
+    definitions = _definitions(document, references.user_defined, names, recorded)
     graph = ObjectGraph(
-        definitions, names, PartFunctions(names), references.calls, document.tensor_of,
-        model_parts(roots), use_recorded_source,
-    )  # fmt: skip
+        definitions, names, references.calls, document.tensor_of, parts, use_recorded_source
+    )
+    roots = [root, *roots] if root is not None else roots
     calls = list(roots)
-    for path, usage in user_defined.items():
-        if definitions[path].kind in ("module", "object"):
-            calls += usage.calls
-    if root is not None:
-        calls.insert(0, root)
-        roots.append(root)
+    for definition in list(definitions.values()):
+        if definition.kind in ("module", "object"):
+            calls += definition.usage.calls
     root_ids = set(map(id, roots))
     for call in calls:
         instance = graph.translate(call)
@@ -129,27 +115,39 @@ def collect_objects(
     return graph
 
 
-def _define(
-    usage: NameUsage,
+def _definitions(
+    document: Document,
+    user_defined: dict[str, NameUsage],
     names: Names,
-    user_defined: Iterable[str],
     recorded: dict[str, RecordedSource],
-    hooks: set[str],
-    tracers: set[str],
-) -> Definition:
-    """Return the definition of a user-defined name."""
-    last = usage.name.rpartition(".")[2]
-    kind = "tracer" if usage.path in tracers and not usage.calls else kind_of(usage)
-    ident = names.new(last, "Class" if last[:1].isupper() else "name")
-    reserved = {"forward", *MODULE_METHODS} if kind == "module" else set[str]()
-    methods = [name for name in usage.attributes if is_attribute(name) and name not in reserved]
-    methods = [name for name in methods if f"{usage.path}.{name}" not in user_defined]
-    source = recorded.get(usage.path) if kind == "module" else None
-    is_hook = kind in ("function", "object", "class") and usage.path in hooks
-    return Definition(
-        usage.module, usage.name, ident, kind, usage, [] if kind == "enum" else methods, source,
-        is_hook,
-    )  # fmt: skip
+) -> dict[str, Definition]:
+    """Return the definition of each user-defined name, by path."""
+    modules = [info.module for info in document.modules]
+    hooks = {
+        path
+        for module in modules
+        for kind, functions in module.hooks.items()
+        for path in (functions if "state_dict" in kind else ())
+    }
+    # Loading a traced module traces it again (torch.fx.graph_module.reduce_graph_module).
+    tracers = {global_path(module.attributes.get("_tracer_cls")) for module in modules}
+    definitions: dict[str, Definition] = {}
+    for path, usage in user_defined.items():
+        last = usage.name.rpartition(".")[2]
+        kind = "tracer" if path in tracers and not usage.calls else kind_of(usage)
+        ident = names.new(last, "Class" if last[:1].isupper() else "name")
+        definition = Definition(usage.module, usage.name, ident, kind, usage)
+        reserved = {"forward", *MODULE_METHODS} if kind == "module" else ()
+        definition.methods = [
+            name
+            for name in (usage.attributes if kind != "enum" else ())
+            if is_attribute(name) and name not in reserved and f"{path}.{name}" not in user_defined
+        ]
+        if kind == "module" and path in recorded:
+            definition.recorded = recorded[path]
+        definition.is_hook = kind in ("function", "object", "class") and path in hooks
+        definitions[path] = definition
+    return definitions
 
 
 @dataclass(slots=True)
@@ -159,7 +157,7 @@ class ObjectGraph:
     Attributes:
         definitions: classes and functions that the stub defines, by path, in the file's order.
         names: identifiers of the stub.
-        parts: functions for what is nested deep.
+        parts: what functions return, by their names: expressions too deep to be written in place.
         calls: calls of the file that weights_only may have to allow (see `References.calls`).
         tensor_of: returns the tensor that a value is, or None.
         model: the modules and tensors of all models of the file.
@@ -173,11 +171,11 @@ class ObjectGraph:
 
     definitions: dict[str, Definition]
     names: Names
-    parts: PartFunctions
     calls: list[Call]
     tensor_of: TensorOf
     model: ModelParts
     use_recorded_source: bool
+    parts: dict[str, Expr] = field(default_factory=dict)
     assembled: set[int] = field(default_factory=set)
     deferred: list[Deferred] = field(default_factory=list)
     unwritten: dict[str, None] = field(default_factory=dict)
@@ -199,8 +197,8 @@ class ObjectGraph:
             if entering is None:
                 frames.pop()
                 expr = self._compound(value)  # `value` is still open: it may contain itself
-                part = self.parts.move(expr) if expr.depth > MAX_DEPTH else expr
-                self.exprs[id(value)] = (value, part)
+                expr = self.move_to_function(expr) if expr.depth > MAX_DEPTH else expr
+                self.exprs[id(value)] = (value, expr)
                 self.opened.discard(id(value))
         return self.expr_of(root)
 
@@ -225,6 +223,12 @@ class ObjectGraph:
             return self.translate(value)  # composed by a caller, not in the file as it is
         return self._lose("a cycle" if isinstance(value, Call | list | dict) else "a value")
 
+    def move_to_function(self, expr: Expr) -> Expr:
+        """Return the call of a new function for an expression that is nested too deep."""
+        name = self.names.new("_part")
+        self.parts[name] = expr
+        return call_expr(name)
+
     def parts_in(self, value: Value) -> tuple[list[int], list[Value]]:
         """Return the ids of the model's parts in an attribute, and the other objects in it."""
         return parts_in(value, self.model.ids.__contains__)
@@ -247,15 +251,23 @@ class ObjectGraph:
 
     def _contents(self, value: Value) -> Iterator[Value]:
         """Yield what has to be translated before a value."""
-        if isinstance(value, tuple | list | SetOf):
-            yield from value
+        module = module_of(value)
+        if module is not None:
+            yield from self._members(module)
         elif isinstance(value, dict):
             for key, item in value.items():
                 yield key_value(key)
                 yield item
         elif isinstance(value, Call):
-            module = module_of(value)
-            yield from self._call_contents(value) if not module else self._members(module)
+            yield from constructor_arguments(value)
+            if function_path(value) == PARTIAL and isinstance(value.state, tuple):
+                yield from value.state
+            yield from attributes_of(value).values()
+            yield from self._contents(value.pairs)
+            yield from value.items
+            yield from value.added
+        elif isinstance(value, tuple | list | SetOf):
+            yield from value
 
     def _members(self, module: Module) -> Iterator[Value]:
         children = dict(module.members(MODULES))
@@ -270,18 +282,6 @@ class ObjectGraph:
                 yield from others if parts else [value]
         for store in (PARAMETERS, BUFFERS):
             yield from (value for _, value in module.members(store))
-
-    @staticmethod
-    def _call_contents(call: Call) -> Iterator[Value]:
-        yield from constructor_arguments(call)
-        if function_path(call) == "functools.partial" and isinstance(call.state, tuple):
-            yield from call.state
-        yield from attributes_of(call).values()
-        for key, item in call.pairs.items():
-            yield key_value(key)
-            yield item
-        yield from call.items
-        yield from call.added
 
     # Values with contents
 
@@ -427,8 +427,7 @@ class ObjectGraph:
         args = [self.expr_of(item) for item in constructor_arguments(call)]
         kind = definition.kind
         if kind == "tuple":
-            usage = definition.usage
-            inherits_new = usage and all(len(item.args) == 1 for item in usage.constructed)
+            inherits_new = all(len(item.args) == 1 for item in definition.usage.constructed)
             if not inherits_new and len(call.args) == 1 and isinstance(call.args[0], tuple):
                 args = [self.expr_of(item) for item in call.args[0]] or args
         elif kind == "dict":

@@ -455,12 +455,18 @@ class Source:
         self.names |= source.names
 
 
+def read_sections(path: str) -> dict[str, list[str]]:
+    """Return the lines of a text file of the package, by the words after `===` above them."""
+    sections = read_package_file(path).split("\n=== ")[1:]
+    pairs = [section.rstrip("\n").split("\n", 1) for section in sections]
+    return {head: text.split("\n") for head, text in pairs}
+
+
 @cache
 def templates() -> dict[str, Source]:
     """Return the code in `templates.txt` by name; functions follow two empty lines."""
     code: dict[str, Source] = {}
-    for section in read_package_file("stubs/write/templates.txt").split("\n=== ")[1:]:
-        head, *lines = section.rstrip("\n").split("\n")
+    for head, lines in read_sections("stubs/write/templates.txt").items():
         name, *names = head.split()
         is_method = lines[0].startswith(" ")
         code[name] = Source(lines if is_method else ["", "", *lines], names)

@@ -119,7 +119,7 @@ def infer_constructors(
             call = _instance_call(inferred, parameters, index)
             depth = _depth(call)
             is_deep = depth > MAX_DEPTH
-            instance.constructor_call = objects.parts.move(call) if is_deep else call
+            instance.constructor_call = objects.move_to_function(call) if is_deep else call
             instance.depth = 1 if is_deep else depth
     return classes, deferred
 
@@ -154,8 +154,7 @@ def _infer_class(
     module_classes = {item.ident for item in definitions if item.kind == "module"}
     unifier = Unifier({item.ident for item in definitions} | _NEVER_PARAMETERS, module_classes)
     columns = member_columns(definition)
-    is_traced = definition.recorded is not None and definition.recorded.fx_name is not None
-    if definition.kind == "module" and not is_traced:
+    if definition.kind == "module" and definition.recorded.fx_name is None:
         if _is_sequence(definition):
             _inherit_from_sequential(definition, inferred, unifier)
             columns = []

@@ -253,7 +253,8 @@ class _Inference:
         exprs: dict[int, Expr] = {}
         for branch in reversed(order):
             expr = self._module(branch, exprs)
-            exprs[id(branch)] = self.objects.parts.move(expr) if expr.depth > MAX_DEPTH else expr
+            is_deep = expr.depth > MAX_DEPTH
+            exprs[id(branch)] = self.objects.move_to_function(expr) if is_deep else expr
         instance = exprs[id(root)]
         assert isinstance(instance, Instance)
         instance.definition.root = instance

@@ -4,26 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ptinspect.stubs.collect.definitions import Definition, Names, NameUsage, RecordedSource
+from ptinspect.stubs.collect.definitions import Definition, Names, NameUsage
 from ptinspect.stubs.collect.modules import MODULE_METHODS
 from ptinspect.stubs.collect.source import (
     FALSE,
     WIDTH,
     Access,
-    Argument,
     CallExpr,
     Expr,
     Literal,
     ModuleContainer,
     Sequence,
     Source,
+    call_expr,
     columns,
     has_placeholder,
     names_in,
     resolve,
     templates,
 )
-from ptinspect.stubs.collect.values import is_attribute, literal, prose, string
+from ptinspect.stubs.collect.values import is_attribute, literal, prose, string, text_literal
 from ptinspect.stubs.infer.constructors import InferredClass, InitParameter, InitStatement
 from ptinspect.stubs.infer.post_init import Assignment
 from ptinspect.torchnn.printer import READABLE_HINT
@@ -56,21 +56,29 @@ def write_definition(
     guess_forward: bool,
 ) -> Source:
     """Return the source of a class or function."""
-    if definition.kind == "function":
+    kind, ident = definition.kind, definition.ident
+    if kind == "function":
         return _function(definition)
-    if definition.kind == "enum":
+    if kind == "enum":
         return _enum(definition)
     inferred = inferred or InferredClass(definition)
-    base = _BASES.get(definition.kind)
-    if definition.kind == "module":
-        base = inferred.base_text or "nn.Module"
-        methods = _module_methods(definition, inferred, post_init, guess_forward)
+    base = (inferred.base_text or "nn.Module") if kind == "module" else _BASES.get(kind)
+    unrecorded = [_unrecorded_method(ident, name) for name in definition.methods]
+    if kind == "module":
+        methods = [
+            _init(definition, inferred, post_init),
+            *_new_method(definition.usage),
+            *unrecorded,
+            *_traced_repr(definition),
+            _forward(definition, inferred, guess_forward),
+        ]
     elif base is not None:
-        methods = _subclass_methods(definition)
+        methods = [*_subclass_methods(definition), *unrecorded]
     else:
-        methods = _object_methods(definition, inferred)
-    head = f"class {definition.ident}({base}):" if base else f"class {definition.ident}:"
-    source = Source([head], [base] if base else [])
+        methods = [*_object_methods(definition, inferred), *unrecorded]
+    source = Source(
+        [f"class {ident}({base}):" if base else f"class {ident}:"], filter(None, [base])
+    )
     written = [method for method in methods if method.lines]
     for index, method in enumerate(written):
         source.add(*([""] if index else []))
@@ -80,31 +88,18 @@ def write_definition(
     return source
 
 
+def _new_method(usage: NameUsage) -> list[Source]:
+    return [templates()["new_method"]] if usage.has_new_arguments else []
+
+
 # Modules
-
-
-def _module_methods(
-    definition: Definition,
-    inferred: InferredClass,
-    post_init: list[Assignment],
-    guess_forward: bool,
-) -> list[Source]:
-    methods = [_init(definition, inferred, post_init)]
-    if definition.usage is not None and definition.usage.has_new_arguments:
-        methods.append(templates()["new_method"])
-    methods += [_unrecorded_method(definition, name) for name in definition.methods]
-    recorded = definition.recorded
-    if recorded is not None and recorded.fx_name is not None:
-        methods += _traced_repr(definition, recorded)
-    return [*methods, _forward(definition, inferred, guess_forward)]
 
 
 def _init(definition: Definition, inferred: InferredClass, post_init: list[Assignment]) -> Source:
     has_base_call = inferred.base_call is not None or inferred.star is not None
     if not (inferred.parameters or inferred.statements or has_base_call or post_init):
         return Source()
-    usage = definition.usage
-    source = _signature(inferred.parameters, usage is not None and usage.has_call_arguments)
+    source = _signature(inferred.parameters, definition.usage.has_call_arguments)
     if inferred.star is not None:
         source.add(f"        super().__init__(*{inferred.star})")
     elif inferred.base_call is not None:
@@ -159,21 +154,20 @@ def _add_init_statement(source: Source, statement: InitStatement, is_child_too: 
         source.add(f"{' ' * indent}# zeros instead of the file's numbers")
     key = string(name)
     may_register = is_attribute(name) and name not in MODULE_METHODS and not is_child_too
-    args: list[Argument] = [(None, Literal(key)), (None, expr)]
+    args: list[Expr] = [Literal(key), expr]
     if statement.kind in ("attribute", "late"):
         plain = is_attribute(name) and statement.plain
         source.add_assignment(f"self.{name}" if plain else f"vars(self)[{key}]", expr, indent)
     elif statement.kind == "buffer" and may_register:
-        if not statement.plain:
-            args.append(("persistent", FALSE))
-        source.add_expr("", CallExpr("self.register_buffer", args), indent)
+        persistent = {} if statement.plain else {"persistent": FALSE}
+        source.add_expr("", call_expr("self.register_buffer", *args, **persistent), indent)
     elif statement.kind == "buffer":
         source.add_assignment(f"self._buffers[{key}]", expr, indent)
         if not statement.plain:
             source.add(f"{' ' * indent}self._non_persistent_buffers_set.add({key})")
     elif statement.may_be_none and may_register:
         method = "register_parameter" if statement.kind == "parameter" else "add_module"
-        source.add_expr("", CallExpr(f"self.{method}", args), indent)
+        source.add_expr("", call_expr(f"self.{method}", *args), indent)
     elif expr.text != "None" and may_register:
         source.add_assignment(f"self.{name}", expr, indent)
     else:
@@ -223,39 +217,41 @@ def _add_assignment(
         source.add_assignment(text, value, len(blank))
 
 
-def _traced_repr(definition: Definition, recorded: RecordedSource) -> list[Source]:
+def _traced_repr(definition: Definition) -> list[Source]:
     """Return the methods that print a module as torch.fx prints it."""
     methods = []
-    if definition.ident != recorded.fx_name:
-        name = string(recorded.fx_name or "")
+    recorded = definition.recorded
+    if recorded.fx_name is not None and definition.ident != recorded.fx_name:
+        name = string(recorded.fx_name)
         methods.append(Source(["    def _get_name(self):", f"        return {name}"]))
     if recorded.fx_code is not None:
         source = Source(["    def __str__(self):"])
-        lines = [Literal(string(line)) for line in (*recorded.fx_code.split("\n"), READABLE_HINT)]
-        content = Sequence("[]", [CallExpr("super().__str__"), *lines])
-        source.add_expr("return ", CallExpr('"\\n".join', [(None, content)]), 8)
+        lines = [text_literal(line) for line in (*recorded.fx_code.split("\n"), READABLE_HINT)]
+        content = Sequence("[]", [call_expr("super().__str__"), *lines])
+        source.add_expr("return ", call_expr('"\\n".join', content), 8)
         methods.append(source)
     return methods
 
 
 def _forward(definition: Definition, inferred: InferredClass, guess: bool) -> Source:
     recorded, ident, base = definition.recorded, definition.ident, inferred.base_text
-    if recorded is not None and recorded.lines:
+    if recorded.lines:
         source = Source(["    # fmt: off"], recorded.names)
         source.add("    # Source from the file itself: read it before you call it.")
         for name in recorded.unknown_names:
             source.add(f"    # {name} comes from a module that the stub does not import")
         source.add(*(f"    {line}" if line else "" for line in recorded.lines), "    # fmt: on")
         return source
-    source = Source(["    def forward(self, *args, **kwargs):"])
     children = [statement for statement in inferred.statements if statement.kind == "child"]
+    is_guessed = guess and bool(children) and base is None
+    arguments = "x" if is_guessed else "*args, **kwargs"
+    source = Source([f"    def forward(self, {arguments}):"])
     if base is not None:
         words = f"inferred: {ident} has the members of {base}, but may work differently"
         source.add(f"        # {words}")
         _add_warning(source, f"{ident}.forward is inferred to be that of {base}", 8)
         source.add("        return super().forward(*args, **kwargs)")
-    elif guess and children:
-        source = Source(["    def forward(self, x):"])
+    elif is_guessed:
         source.add("        # guessed: one child after the other")
         _add_warning(source, f"{ident}.forward is guessed: its children in order", 8)
         source.add("        for child in self.children():", "            x = child(x)")
@@ -263,10 +259,9 @@ def _forward(definition: Definition, inferred: InferredClass, guess: bool) -> So
     else:
         for child in children[:MAX_LISTED_CHILDREN]:
             source.add(f"        # {prose(child.name)}: {_layer_signature(child.expr)}")
-        if recorded is not None and recorded.has_forward:
-            _add_refusal(source, f"the source of {ident}.forward is left out here", 8)
-        else:
-            _add_refusal(source, f"the file does not record {ident}.forward", 8)
+        is_left_out = f"the source of {ident}.forward is left out here"
+        is_unknown = f"the file does not record {ident}.forward"
+        _add_refusal(source, is_left_out if recorded.has_forward else is_unknown, 8)
     return source
 
 
@@ -290,11 +285,11 @@ def _layer_signature(expr: Expr) -> str:
 
 
 def _function(definition: Definition) -> Source:
-    ident, usage = definition.ident, definition.usage
+    ident = definition.ident
     source = Source([f"def {ident}(*args, **kwargs):"])
     if definition.is_hook:
         _add_hook_body(source, ident, 4)
-    elif usage is not None and usage.called:
+    elif definition.usage.called:
         source.add(f"    return _Result({ident}, *args, **kwargs)")
         source.read("_Result")
     else:
@@ -304,7 +299,7 @@ def _function(definition: Definition) -> Source:
 
 def _enum(definition: Definition) -> Source:
     """Return an enum with the members that the file names, or whose values it has."""
-    usage = definition.usage or NameUsage("", "")
+    usage = definition.usage
     base = "enum.Flag" if usage.is_flag else "enum.Enum"
     source = Source([f"class {definition.ident}({base}):"], ["enum"])
     if usage.called:
@@ -317,9 +312,8 @@ def _enum(definition: Definition) -> Source:
     named = [name for name in named if name != "mro"]
     names = Names({"name", "value", "mro", *named})
     written = set()
-    for call in usage.called:
-        value = call.args[0] if call.args else None
-        expr = literal(value) if call.args else None
+    for value in (call.args[0] for call in usage.called if call.args):
+        expr = literal(value)
         if expr is None or expr.text in written:
             continue
         written.add(expr.text)
@@ -333,54 +327,51 @@ def _enum(definition: Definition) -> Source:
 
 def _subclass_methods(definition: Definition) -> list[Source]:
     """Return the methods of a class that extends a built-in class or torch.Tensor."""
-    usage = definition.usage or NameUsage("", "")
+    usage = definition.usage
     methods: list[Source] = []
     if definition.kind == "tuple" and any(len(call.args) != 1 for call in usage.constructed):
         methods.append(templates()["tuple_new_methods"])
     if definition.kind in ("dict", "list", "set") and usage.has_call_arguments:
         methods.append(templates()["init_method"])
     if usage.is_wrapper:
-        dispatch = Source(["    @classmethod"])
-        dispatch.add("    def __torch_dispatch__(cls, func, kinds, args=(), kwargs=None):")
-        name = f"{definition.ident}.__torch_dispatch__"
-        _add_refusal(dispatch, f"the file does not record {name}", 8)
+        name, parameters = "__torch_dispatch__", "cls, func, kinds, args=(), kwargs=None"
+        dispatch = _unrecorded_method(definition.ident, name, parameters)
+        dispatch.lines.insert(0, "    @classmethod")
         methods.append(dispatch)
-    return [*methods, *(_unrecorded_method(definition, name) for name in definition.methods)]
+    return methods
 
 
 def _object_methods(definition: Definition, inferred: InferredClass) -> list[Source]:
-    usage = definition.usage or NameUsage("", "")
+    usage = definition.usage
     methods: list[Source] = []
     if inferred.statements:
         methods.append(_init(definition, inferred, []))
     elif usage.has_call_arguments:
         methods.append(templates()["init_method_keeping_arguments"])
-    if usage.has_new_arguments:
-        methods.append(templates()["new_method"])
+    methods += _new_method(usage)
     if any(not _is_plain_state(call.state) for call in usage.calls):
         methods.append(templates()["setstate_method"])
     if definition.is_hook:
         hook = Source(["    def __call__(self, *args, **kwargs):"])
         _add_hook_body(hook, definition.ident, 8)
         methods.append(hook)
-    if any(call.changes is not None and call.changes.items for call in usage.calls):
+    if any(call.items for call in usage.calls):
         methods.append(templates()["item_methods"])
-    return [*methods, *(_unrecorded_method(definition, name) for name in definition.methods)]
+    return methods
 
 
 def _is_plain_state(state: object) -> bool:
     """Return True if pickle can set a state without a `__setstate__`."""
-    if isinstance(state, tuple) and len(state) == 2:
-        return all(part is None or isinstance(part, dict) for part in state)
-    return state is None or isinstance(state, dict)
+    parts = state if isinstance(state, tuple) and len(state) == 2 else (state,)
+    return all(part is None or isinstance(part, dict) for part in parts)
 
 
 # Bodies
 
 
-def _unrecorded_method(definition: Definition, name: str) -> Source:
-    source = Source([f"    def {name}(self, *args, **kwargs):"])
-    _add_refusal(source, f"the file does not record {definition.ident}.{name}", 8)
+def _unrecorded_method(ident: str, name: str, parameters: str = "self, *args, **kwargs") -> Source:
+    source = Source([f"    def {name}({parameters}):"])
+    _add_refusal(source, f"the file does not record {ident}.{name}", 8)
     return source
 
 
@@ -390,10 +381,9 @@ def _add_hook_body(source: Source, ident: str, indent: int) -> None:
 
 
 def _add_refusal(source: Source, message: str, indent: int) -> None:
-    error = CallExpr("NotImplementedError", [(None, Literal(string(message)))])
-    source.add_expr("raise ", error, indent)
+    source.add_expr("raise ", call_expr("NotImplementedError", text_literal(message)), indent)
 
 
 def _add_warning(source: Source, message: str, indent: int) -> None:
-    args: list[Argument] = [(None, Literal(string(message))), ("stacklevel", Literal("2"))]
-    source.add_expr("", CallExpr("warnings.warn", args), indent)
+    call = call_expr("warnings.warn", text_literal(message), stacklevel=Literal("2"))
+    source.add_expr("", call, indent)

@@ -82,7 +82,7 @@ class StubContent:
 
     @property
     def has_recorded_source(self) -> bool:
-        return any(item.recorded is not None and item.recorded.lines for item in self.definitions)
+        return any(item.recorded.lines for item in self.definitions)
 
     def source_of(self, definition: Definition) -> Source:
         """Return the source of a class or function."""
@@ -243,7 +243,7 @@ def _registration(definitions: list[Definition], with_template: bool) -> Source:
 def _can_be_registered(definition: Definition) -> bool:
     """Return True if pickle looks the definition up, and Python allows its name."""
     name, module = definition.qualname.rpartition(".")[2], definition.module
-    if not definition.usage or definition.usage.by_value:
+    if not definition.usage.name or definition.usage.by_value:
         return False
     try:
         (name + module).encode()
@@ -308,14 +308,14 @@ def _loading(content: StubContent) -> list[str]:
 def _evidence(definition: Definition, content: StubContent) -> list[str]:
     """Return what is recorded, inferred and unknown about a class."""
     recorded, usage = definition.recorded, definition.usage
-    if recorded is not None and recorded.fx_name is not None:
+    if recorded.fx_name is not None:
         source = "recorded too: the source of forward, included below"
         return [
             f"{definition.ident}, traced by torch.fx",
             "  recorded: its children and the rest",
             f"  {source}" if recorded.lines else "  left out or not usable: its forward",
         ]
-    if not usage:
+    if not usage.name:
         return [f"{definition.ident}, a module (inferred)", "  unknown: its class, forward"]
     name = prose(definition.path)
     if definition.kind == "module":
@@ -349,9 +349,9 @@ def _module_evidence(definition: Definition, content: StubContent) -> list[str]:
         inferred.append("the names of its arguments")
     if inferred:
         lines.append(f"  inferred: {'; '.join(inferred)}")
-    if definition.recorded is not None and definition.recorded.lines:
+    if definition.recorded.lines:
         lines.append("  recorded too: the source of forward, included below")
-    elif definition.recorded is not None and definition.recorded.has_forward:
+    elif definition.recorded.has_forward:
         lines.append("  recorded, and left out here: the source of forward")
     elif base is not None:
         lines.append("  unknown: whether it has a forward of its own")

@@ -51,7 +51,7 @@ class _Module:
 
     @property
     def has_recorded_source(self) -> bool:
-        return any(item.recorded is not None and item.recorded.lines for item in self.definitions)
+        return any(item.recorded.lines for item in self.definitions)
 
 
 def package_files(content: StubContent) -> dict[str, str]:

@@ -12,6 +12,7 @@ from ptinspect.safety.load_advice import load_advice
 from ptinspect.safety.policy import WEIGHTS_ONLY_NAMES
 from ptinspect.stubs.collect.modules import MODULE_METHODS
 from ptinspect.stubs.collect.references import global_text, owner_name, verdict_of
+from ptinspect.stubs.collect.source import read_sections
 from ptinspect.stubs.collect.values import NN, class_text, is_identifier
 from ptinspect.torchnn.classes import lookup
 
@@ -20,13 +21,9 @@ if TYPE_CHECKING:
     from ptinspect.pickling.values import Value
     from ptinspect.stubs.collect.definitions import Definition, Names
 
-_ALLOWED_ON_IMPORT = (
-    "torch.nested._internal.nested_tensor.", "torch.distributed.device_mesh.DeviceMesh",
-    "torch.distributed.tensor.", "torch._dynamo.decorators._DimRange",
-)  # fmt: skip
-"""Names that torch allows itself once the module is imported (`torch._weights_only_unpickler`)."""
-_TORCH_OWNERS = ("_VariableFunctionsClass", "_VariableFunctions", "TensorBase", "_TensorBase")
-"""Classes of torch._C whose members `torch.relu` and `torch.Tensor.relu` are, in files."""
+_NAMES = read_sections("stubs/write/safe_names.txt")
+_ALLOWED_ON_IMPORT, _INERT_CLASSES = tuple(_NAMES["import"]), tuple(_NAMES["inert"])
+_TEXTS = {name: text for name, _, text in (row.partition(" ") for row in _NAMES["text"])}
 _LAZY_METHODS = ("_infer_parameters", "_lazy_load_hook")
 """Bound methods that lazy modules have as hooks (torch.nn.modules.lazy.LazyModuleMixin)."""
 _COMPILER = ("torch._dynamo.", "torch._TorchCompile")
@@ -35,6 +32,9 @@ _STATE_OF = {
     "numpy.random._pickle.__generator_ctor": ("Generator", "_generator"),
 }
 """Class, and its module in numpy.random, of what a function returns and BUILD then changes."""
+_HARMLESS = ("allowed", "module", "reference", "unknown")
+_REACHED_BY_NAME = ("torch", "torch.nn", "torch.nn.functional")
+"""Modules whose names the stub writes as `torch.x` or `nn.x`, without an import of their own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,41 +60,6 @@ class SafeGlobals:
         )
 
 
-_HARMLESS = ("allowed", "module", "reference", "unknown")
-_NEVER_SAFE = frozenset({"operator.getitem", "builtins.getattr", "logging.getLogger"})
-_REACHED_BY_NAME = ("torch", "torch.nn", "torch.nn.functional")
-"""Modules whose names the stub writes as `torch.x` or `nn.x`, without an import of their own."""
-_INERT_CLASSES = (
-    "torch.optim.",
-    "torch.utils.data.",
-    "torch.nn.utils.",
-    "torch.nn.modules.module._W",
-    "torch.utils.hooks.RemovableHandle",
-)
-"""Beginnings of paths of torch classes that only store what they are given.
-
-Pickle creates them with NEWOBJ. The policy judges calls and does not list each of them.
-"""
-_NUMPY_FUNCTIONS = {
-    "numpy.core.multiarray._reconstruct": "np.zeros(0).__reduce__()[0]",
-    "numpy.core.multiarray.scalar": "np.float64(0).__reduce__()[0]",
-    "numpy.core.numeric._frombuffer": "np.zeros(1).__reduce_ex__(5)[0]",
-    "numpy.random._pickle.__randomstate_ctor": "np.random.RandomState(0).__reduce__()[0]",
-    "numpy.random._pickle.__generator_ctor": "np.random.default_rng(0).__reduce__()[0]",
-    "numpy.random._pickle.__bit_generator_ctor": "np.random.MT19937(0).__reduce__()[0]",
-    "numpy.random.bit_generator.SeedSequence": "np.random.SeedSequence",
-    "numpy.random.bit_generator.__pyx_unpickle_SeedSequence": (
-        "np.random.SeedSequence(0).__reduce__()[0]"
-    ),
-    "numpy.random._mt19937.MT19937": "np.random.MT19937",
-    "numpy.random._pcg64.PCG64": "np.random.PCG64",
-    "numpy.random._pcg64.PCG64DXSM": "np.random.PCG64DXSM",
-    "numpy.random._philox.Philox": "np.random.Philox",
-    "numpy.random._sfc64.SFC64": "np.random.SFC64",
-}
-"""Names that moved between numpy 1 and 2, or are private: taken from an object of numpy."""
-
-
 @dataclass(slots=True)
 class ImportTable:
     """Source for library names, and the imports that it needs.
@@ -112,13 +77,11 @@ class ImportTable:
     def safe_name(self, module: str, name: str) -> str | None:
         """Return source for an entry of SAFE_GLOBALS; None for what can act or is unknown."""
         path = f"{module}.{name}"
-        if not all(is_identifier(part) for part in path.split(".")) or path in _NEVER_SAFE:
+        if not all(is_identifier(part) for part in path.split(".")) or path in _NAMES["never"]:
             return None
-        if path == "torch.ScriptObject":  # class registered by torch's C++ code: packed weights
-            return path
-        numpy_text = _NUMPY_FUNCTIONS.get(path.replace("._core.", ".core."))
-        if numpy_text is not None:
-            return numpy_text
+        text = _TEXTS.get(path.replace("numpy._core.", "numpy.core."))
+        if text is not None:
+            return text
         verdict = verdict_of(module, name)
         if verdict is None and path.startswith(_INERT_CLASSES):
             verdict = "allowed" if name.lstrip("_")[:1].isupper() else None
@@ -172,7 +135,7 @@ def collect_safe_globals(
         elif path in definitions:
             pairs[path] = definitions[path].ident
         elif path not in WEIGHTS_ONLY_NAMES and not path.startswith(_ALLOWED_ON_IMPORT):
-            text = _torch_owner(module, name) or imports.safe_name(module, name)
+            text = imports.safe_name(module, name)
             if path.startswith("torch.fx."):
                 continue  # one blocker for all of it, below
             if path.startswith(_COMPILER):
@@ -190,20 +153,20 @@ def collect_safe_globals(
             pairs[path] = text
             if module == "builtins" and text.endswith(("Error", "Exception", "Warning")):
                 pairs[f"exceptions.{text}"] = text  # as protocol 2 spells it
+    filled: list[str] = []
+    has_results = False
     for path, definition in definitions.items():
-        if definition.usage is not None:
+        usage, kind = definition.usage, definition.kind
+        if usage.name:
             pairs.setdefault(path, definition.ident)
-    for path, definition in definitions.items():
-        if definition.kind in ("dict", "list", "set"):
-            blockers.append(f"a filled {path}, a {definition.kind}")
-    results = {"object": "", "function": "result of "}
-    for path, definition in definitions.items():
-        calls_of = definition.usage.calls if definition.usage is not None else []
-        is_filled = any(call.items or call.pairs for call in calls_of)
-        if definition.kind in results and is_filled:
-            blockers.append(f"a filled {results[definition.kind]}{path}")
-        if definition.kind == "function" and any(call.changes for call in calls_of):
-            pairs["ptinspect._Result"] = "_Result"
+        if kind in ("dict", "list", "set"):
+            blockers.append(f"a filled {path}, a {kind}")
+        elif any(call.items or call.pairs for call in usage.calls):
+            filled += {"object": [path], "function": [f"result of {path}"]}.get(kind, [])
+        has_results |= kind == "function" and any(call.changes for call in usage.calls)
+    blockers += [f"a filled {name}" for name in filled]
+    if has_results:
+        pairs["ptinspect._Result"] = "_Result"
     reached, dtypes, call_blockers = _look_at_calls(calls, definitions)
     for code in dtypes:
         pairs[f"numpy.dtypes.{code}"] = f'type(np.dtype("{code}"))'
@@ -255,19 +218,11 @@ def _getattr_replacement(call: Call, definitions: dict[str, Definition]) -> tupl
         path = f"{qualified[0]}.{qualified[1]}"
         if path in definitions:
             return definitions[path].ident, str(name)
-        if isinstance(owner, Global):
-            text = _torch_owner(*qualified)
-            if text is not None:
-                return text, str(name)
+        if isinstance(owner, Global) and path.startswith("torch._C.") and path in _TEXTS:
+            return _TEXTS[path], str(name)
         # Bound methods of torch.nn's objects are stored, and not called.
         row = lookup(path)
         is_torch_nn = row is not None and row.path == path and path.startswith(NN)
         if isinstance(owner, Call) and is_method and is_torch_nn:
             return class_text(path), str(name)
     return None, "a getattr on an object that this file does not define"
-
-
-def _torch_owner(module: str, name: str) -> str | None:
-    if module != "torch._C" or name not in _TORCH_OWNERS:
-        return None
-    return f"torch._C.{name.replace('_TensorBase', 'TensorBase')}"
