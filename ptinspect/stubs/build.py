@@ -23,10 +23,10 @@ from ptinspect.safety.load_advice import advise_loading, path_to_load
 from ptinspect.stubs.collect.definitions import Deferred, Definition, Instance
 from ptinspect.stubs.collect.modules import access_paths
 from ptinspect.stubs.collect.object_graph import ObjectGraph, collect_objects
-from ptinspect.stubs.collect.source import NONE, Access, Expr, names_in
+from ptinspect.stubs.collect.source import NONE, Expr, names_in
 from ptinspect.stubs.collect.values import is_identifier, prose
 from ptinspect.stubs.infer.constructors import infer_constructors
-from ptinspect.stubs.infer.post_init import Assignment, infer_all_post_init, infer_post_init
+from ptinspect.stubs.infer.post_init import infer_all_post_init, infer_post_init
 from ptinspect.stubs.infer.state_dict import infer_model, path_of_state_dict
 from ptinspect.stubs.write.classes import write_assignments
 from ptinspect.stubs.write.module import StubContent, write_module
@@ -38,10 +38,10 @@ if TYPE_CHECKING:
     from os import PathLike
 
     from ptinspect.document import Document
+    from ptinspect.pickling.pyobjects import Path
     from ptinspect.pickling.values import Call
 
 _READ_SIZE = 1 << 20
-_STATE_DICT_MODEL = "A model that takes the file's state_dict, with untrained numbers."
 _NO_MODULE = "The file holds no module."
 MAX_LISTED = 20
 
@@ -159,46 +159,36 @@ def stub_content(document: Document, options: StubOptions) -> StubContent:
     _refuse_programs(document)
     root_call = find_root(document, options.entry)
     objects = collect_objects(document, root_call, options.recorded_source)
-    root: Expr = objects.expr_of(root_call) if root_call is not None else NONE
-    path = path_of_state_dict(document, options.entry) if not root_call else None
+    path = path_of_state_dict(document, options.entry) if root_call is None else None
     model = infer_model(document, path, objects) if path is not None else None
-    root = model.root if model is not None else root
-    root_module = module_of(root_call) if root_call is not None else None
+    root_module = module_of(root_call)
     in_root = access_paths(root_module, "model") if root_module is not None else {}
     classes, deferred = infer_constructors(objects, in_root)
     deferred = [*objects.deferred, *deferred]
-    roots = [info.module.call for info in document.modules if not info.name]
-    post_init, build_statements, assigned = infer_all_post_init(
-        objects, classes, deferred, roots, root_call
+    root_statements, assigned = infer_all_post_init(
+        objects, classes, deferred, document.modules, root_call
     )
-    if model is not None and model.dtype_method is not None:
-        statement = Assignment(Access("self"), f".{model.dtype_method}")
-        post_init[model.root.definition.path] = [statement]
-    root_path = root.definition.path if isinstance(root, Instance) else ""
-    for item in deferred:
-        objects.unwritten.setdefault(item.description)
+    root: Expr = objects.expr_of(root_call) if root_call is not None else NONE
+    if model is not None:
+        root = model.root
+        classes[model.root.definition.path].post_init = model.post_init
+    objects.unwritten |= {item.description: None for item in deferred}
     imports = ImportTable(objects.names)
-    has_model = bool(document.modules or document.contents.state_dicts)
-    file_name = os.path.basename(path_to_load(document))
-    load_call = advise_loading(
-        prose(file_name), document.archive.format, document.archive.facts,
-        (), (), {tensor.device for tensor in document.contents.tensors},
-    ).call  # fmt: skip
+    safe_globals = collect_safe_globals(document, objects.definitions, objects.calls, imports)
     content = StubContent(
-        file_name=file_name,
+        file_name=os.path.basename(path_to_load(document)),
         sha256=_sha256(document),
         definitions=list(objects.definitions.values()),
         all_definitions=objects.definitions,
         classes=classes,
-        post_init=post_init,
         parts=objects.parts,
         root=root,
-        root_statements=build_statements.get(root_path, []),
-        build_description=_build_description(document, options, root_call, root),
-        safe_globals=collect_safe_globals(document, objects.definitions, objects.calls, imports),
+        root_statements=root_statements,
+        build_description=_build_description(document, options, root_call, path, root),
+        safe_globals=safe_globals,
         imports=imports,
-        load_call=load_call,
-        is_convertible=has_model and document.archive.format != "gguf",
+        load_call=_load_call(document),
+        is_convertible=bool(safe_globals.blockers) and _is_convertible(document),
         alternatives=model.alternatives if model is not None else [],
         unwritten=[text for text in objects.unwritten if text not in assigned],
         zeroed=list(objects.zeroed),
@@ -207,7 +197,14 @@ def stub_content(document: Document, options: StubOptions) -> StubContent:
     if options.class_name is None:
         return content
     definition = _select_definition(content.definitions, options.class_name, document.path)
-    return _with_one_class(content, definition, objects, deferred, build_statements)
+    return _with_one_class(content, definition, objects, deferred)
+
+
+def _load_call(document: Document) -> str:
+    """Return the line of Python that loads the file with SAFE_GLOBALS, by its name alone."""
+    devices = {tensor.device for tensor in document.contents.tensors}
+    name, archive = prose(os.path.basename(path_to_load(document))), document.archive
+    return advise_loading(name, archive.format, archive.facts, (), (), devices).call
 
 
 def _refuse_programs(document: Document) -> None:
@@ -235,21 +232,30 @@ def find_root(document: Document, entry: str | None) -> Call | None:
 
 
 def _build_description(
-    document: Document, options: StubOptions, root_call: Call | None, root: Expr
+    document: Document, options: StubOptions, root_call: Call | None, path: Path | None, root: Expr
 ) -> str:
     """Return the docstring of `build()`."""
-    if not root_call:
-        path = path_of_state_dict(document, options.entry)
-        if root is NONE or not path:
-            return _STATE_DICT_MODEL if root is not NONE else _NO_MODULE
-        return (
-            f"A model that takes the state_dict at {prose(dotted(path))}, with untrained numbers."
-        )
-    if root_call is document.archive.root:
-        return "The file's root, with untrained numbers."
-    if options.entry is not None:
-        return f"The module at {prose(options.entry)}, with untrained numbers."
-    return "The first module in the file, with untrained numbers."
+    if root is NONE:
+        return _NO_MODULE
+    if root_call is None:
+        place = f"state_dict at {prose(dotted(path))}" if path else "file's state_dict"
+        what = f"A model that takes the {place}"
+    elif root_call is document.archive.root:
+        what = "The file's root"
+    elif options.entry is not None:
+        what = f"The module at {prose(options.entry)}"
+    else:
+        what = "The first module in the file"
+    return f"{what}, with untrained numbers."
+
+
+def _is_convertible(document: Document) -> bool:
+    """Return True if `ptinspect convert` writes the file's model."""
+    from ptinspect.conversion.convert_file import find_refusal
+
+    if os.path.exists(document.path):
+        return find_refusal(document.path, "state_dict") is None
+    return bool(document.modules or document.contents.state_dicts)  # cannot be read again
 
 
 def _sha256(document: Document) -> str:
@@ -264,40 +270,31 @@ def _sha256(document: Document) -> str:
 
 def _select_definition(definitions: list[Definition], name: str, path: str) -> Definition:
     """Return the definition with a path, qualified name, last name or identifier."""
-    for matches in (
-        [item for item in definitions if item.path == name],
-        [item for item in definitions if item.qualname == name],
-        [item for item in definitions if item.qualname.rpartition(".")[2] == name],
-        [item for item in definitions if item.ident == name],
-    ):
+    problem, hint, choice = f"the file needs no class {prose(name)}", "the file needs", definitions
+    names = [(d.path, d.qualname, d.qualname.rpartition(".")[2], d.ident) for d in definitions]
+    for spellings in zip(*names, strict=True):
+        matches = [d for d, text in zip(definitions, spellings, strict=True) if text == name]
         if len(matches) == 1:
             return matches[0]
         if matches:
-            hint = f"use --class with one of: {_listed(matches)}"
-            message = f"{len(matches)} classes are named {prose(name)}"
-            raise PtInspectError(message, path=path, hint=hint)
-    hint = f"the file needs: {_listed(definitions)}"
-    raise PtInspectError(f"the file needs no class {prose(name)}", path=path, hint=hint)
-
-
-def _listed(definitions: list[Definition]) -> str:
-    return join_names((prose(item.path) for item in definitions), MAX_LISTED) or "none"
+            problem, choice = f"{len(matches)} classes are named {prose(name)}", matches
+            hint = "use --class with one of"
+            break
+    listed = join_names((prose(item.path) for item in choice), MAX_LISTED) or "none"
+    raise PtInspectError(problem, path=path, hint=f"{hint}: {listed}")
 
 
 def _with_one_class(
-    content: StubContent,
-    definition: Definition,
-    objects: ObjectGraph,
-    deferred: list[Deferred],
-    build_statements: dict[str, list[Assignment]],
+    content: StubContent, definition: Definition, objects: ObjectGraph, deferred: list[Deferred]
 ) -> StubContent:
     """Return the content for a class and what it needs; `build()` creates its first object."""
     root, root_statements = content.root, content.root_statements
     if not isinstance(root, Instance) or root.definition is not definition:
         first = definition.instances[0] if definition.instances else None
-        root, root_statements = first or NONE, build_statements.get(definition.path, [])
+        inferred = content.classes.get(definition.path)
+        root, root_statements = first or NONE, inferred.in_build if inferred is not None else []
         module = first.module if first is not None else None
-        if module is not None and definition.path not in content.post_init:
+        if module is not None and inferred is not None and inferred.post_init is None:
             result = infer_post_init(objects, content.classes, deferred, module, "model")
             root_statements = [*result.statements, *result.modes]
     names = {definition.ident, *names_in(root), *write_assignments(root_statements, 4).names}

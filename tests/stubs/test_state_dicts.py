@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from ptinspect.stubs import stub
+from tests.conftest import FIXTURES
 
 torch = pytest.importorskip("torch")
 
@@ -190,3 +191,12 @@ def test_build_says_which_state_dict_of_several_it_is_for(tmp_path: Path) -> Non
     assert "takes the state_dict at other, with" in stub(file, entry="other")
     torch.save({"a.weight": torch.ones(2)}, file)
     assert "A model that takes the file's state_dict, with" in stub(file)
+
+
+@pytest.mark.parametrize(
+    ("name", "works"), [("others/tiny.onnx", False), ("containers/model-legacy.pt", True)]
+)
+def test_convert_is_advised_only_if_it_works(name: str, works: bool) -> None:
+    text = stub(FIXTURES / name)
+    assert "weights_only cannot load it" in text
+    assert ("`ptinspect convert`" in text) is works

@@ -16,6 +16,7 @@ from ptinspect.stubs.collect.source import (
     NONE,
     TRUE,
     UNSOLVED,
+    Access,
     Argument,
     CallExpr,
     Expr,
@@ -69,6 +70,18 @@ class InitParameter(NamedTuple):
     default_in_body: bool
 
 
+class Assignment(NamedTuple):
+    """A statement after a model is built.
+
+    `target = value`; with neither value nor target, only `value` or `target` followed by `suffix`.
+    """
+
+    target: Access | None
+    suffix: str = ""
+    value: Expr | None = None
+    for_all_modules: bool = False
+
+
 @dataclass(slots=True)
 class InferredClass:
     """A class with its constructor.
@@ -77,6 +90,8 @@ class InferredClass:
         base: the torch class that it extends, if it is certain.
         is_sequence: it has only numbered children, so it extends nn.Sequential.
         star: name of the parameter with a Sequential's children.
+        post_init: statements at the end of the constructor; None if it is none of a model's root.
+        in_build: what `build()` sets on an object of the class afterwards.
     """
 
     definition: Definition
@@ -86,6 +101,8 @@ class InferredClass:
     is_sequence: bool = False
     base_call: CallExpr | None = None
     star: str | None = None
+    post_init: list[Assignment] | None = None
+    in_build: list[Assignment] = field(default_factory=list)
 
     @property
     def base_text(self) -> str | None:

@@ -18,11 +18,12 @@ from ptinspect.stubs.collect.object_graph import ObjectGraph
 from ptinspect.stubs.collect.references import registers_itself, shared_attribute
 from ptinspect.stubs.collect.source import NONE, Access, CallExpr, Expr, Literal
 from ptinspect.stubs.collect.values import FLOATS, is_attribute, quantized_zeros, string
-from ptinspect.stubs.infer.constructors import InferredClass
+from ptinspect.stubs.infer.constructors import Assignment, InferredClass
 from ptinspect.torchnn.attributes import packed_parameters
 from ptinspect.torchnn.classes import ModuleClass, internal_attributes, lookup
 
 if TYPE_CHECKING:
+    from ptinspect.document.modules import ModuleInfo
     from ptinspect.document.tensor import Tensor
 
 MIN_MODULES = 3
@@ -30,18 +31,6 @@ MIN_MODULES = 3
 DTYPE_METHODS = {
     "float16": "half()", "bfloat16": "bfloat16()", "float64": "double()", "float32": "float()",
 }  # fmt: skip
-
-
-class Assignment(NamedTuple):
-    """A statement after a model is built.
-
-    `target = value`; with neither value nor target, only `value` or `target` followed by `suffix`.
-    """
-
-    target: Access | None
-    suffix: str = ""
-    value: Expr | None = None
-    for_all_modules: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -132,33 +121,31 @@ def infer_all_post_init(
     objects: ObjectGraph,
     classes: dict[str, InferredClass],
     deferred: Iterable[Deferred],
-    roots: Iterable[Call],
+    modules: Iterable[ModuleInfo],
     built: Call | None,
-) -> tuple[dict[str, list[Assignment]], dict[str, list[Assignment]], set[str]]:
-    """Return what constructors set at their end, what `build()` sets, and what that assigns.
+) -> tuple[list[Assignment], set[str]]:
+    """Infer what has to be set on all roots. Return what `build()` sets, and what is assigned.
 
-    A root sets its state in its constructor if it is the only instance of its class. The first two
-    are by path of the root's class, which is empty for one of torch's.
+    A root sets its state in its constructor if it is the only instance of its class.
     """
-    by_class: dict[str, list[Assignment]] = {}
-    in_build: dict[str, list[Assignment]] = {}
+    in_build: list[Assignment] = []
     assigned: set[str] = set()
-    for call in dict.fromkeys([*roots, *([built] if built is not None else [])]):
-        module, instance = module_of(call), objects.expr_of(call)
-        if not module:
+    roots = [info.module for info in modules if not info.name]
+    roots += [module] if (module := module_of(built)) is not None else []
+    for root in {id(module.call): module for module in roots}.values():
+        instance = objects.expr_of(root.call)
+        is_single = isinstance(instance, Instance) and len(instance.definition.instances) == 1
+        if not is_single and root.call is not built:
             continue
-        in_class = isinstance(instance, Instance) and len(instance.definition.instances) == 1
-        path = instance.definition.path if isinstance(instance, Instance) else ""
-        if (in_class and path in by_class) or (not in_class and call is not built):
-            continue
-        name = "self" if in_class else "model"
-        result = infer_post_init(objects, classes, deferred, module, name)
+        name = "self" if is_single else "model"
+        result = infer_post_init(objects, classes, deferred, root, name)
         assigned |= {item.description for item in result.assigned}
-        if in_class:
-            by_class[path], in_build[path] = result.statements, result.modes
-        else:
-            in_build[path] = [*result.statements, *result.modes]
-    return by_class, in_build, assigned
+        statements = [*result.statements, *result.modes]
+        if is_single and isinstance(instance, Instance):
+            inferred, statements = classes[instance.definition.path], result.modes
+            inferred.post_init, inferred.in_build = result.statements, result.modes
+        in_build = statements if root.call is built else in_build
+    return in_build, assigned
 
 
 def _collect(objects: ObjectGraph, root: Module, name: str) -> tuple[list[_Node], list[Assignment]]:

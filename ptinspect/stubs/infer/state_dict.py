@@ -16,8 +16,16 @@ from typing import TYPE_CHECKING
 from ptinspect.document.select import path_matches
 from ptinspect.stubs.collect.definitions import Definition, Instance, Member
 from ptinspect.stubs.collect.object_graph import MAX_DEPTH, ObjectGraph
-from ptinspect.stubs.collect.source import CallExpr, DictExpr, Expr, Literal, ModuleContainer
+from ptinspect.stubs.collect.source import (
+    Access,
+    CallExpr,
+    DictExpr,
+    Expr,
+    Literal,
+    ModuleContainer,
+)
 from ptinspect.stubs.collect.values import FLOATS, is_identifier, string, zeros
+from ptinspect.stubs.infer.constructors import Assignment
 from ptinspect.stubs.infer.layer_guess import PACKED_KEY, guess_layer, guess_quantized
 from ptinspect.stubs.infer.post_init import DTYPE_METHODS
 from ptinspect.torchnn.attributes import NORM_BUFFERS
@@ -185,12 +193,12 @@ _NEVER_CONSECUTIVE = frozenset(
 class StateDictModel:
     """A model inferred from a state_dict, and in words, what its modules could be instead.
 
-    `dtype_method` is `half()` or similar if all floats are of one such dtype.
+    `post_init` is `self.half()` or similar if all floats are of one such dtype.
     """
 
     root: Instance
     alternatives: list[str]
-    dtype_method: str | None
+    post_init: list[Assignment]
 
 
 def infer_model(document: Document, path: Path, objects: ObjectGraph) -> StateDictModel:
@@ -210,8 +218,9 @@ def infer_model(document: Document, path: Path, objects: ObjectGraph) -> StateDi
         if tensor.dtype is not None and tensor.dtype.name in FLOATS
     }
     dtype = dtypes.pop() if len(dtypes) == 1 else "float32"
-    method = DTYPE_METHODS[dtype] if dtype != "float32" else None
-    return StateDictModel(root, list(inference.alternatives), method)
+    statement = Assignment(Access("self"), f".{DTYPE_METHODS[dtype]}")
+    post_init = [statement] if dtype != "float32" else []
+    return StateDictModel(root, list(inference.alternatives), post_init)
 
 
 def _model_name(document: Document, path: Path) -> str:

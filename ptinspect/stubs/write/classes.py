@@ -24,8 +24,12 @@ from ptinspect.stubs.collect.source import (
     templates,
 )
 from ptinspect.stubs.collect.values import is_attribute, literal, prose, string, text_literal
-from ptinspect.stubs.infer.constructors import InferredClass, InitParameter, InitStatement
-from ptinspect.stubs.infer.post_init import Assignment
+from ptinspect.stubs.infer.constructors import (
+    Assignment,
+    InferredClass,
+    InitParameter,
+    InitStatement,
+)
 from ptinspect.torchnn.printer import READABLE_HINT
 
 _BASES = {
@@ -50,10 +54,7 @@ MAX_LISTED_CHILDREN = 100
 
 
 def write_definition(
-    definition: Definition,
-    inferred: InferredClass | None,
-    post_init: list[Assignment],
-    guess_forward: bool,
+    definition: Definition, inferred: InferredClass, guess_forward: bool
 ) -> Source:
     """Return the source of a class or function."""
     kind, ident = definition.kind, definition.ident
@@ -61,12 +62,11 @@ def write_definition(
         return _function(definition)
     if kind == "enum":
         return _enum(definition)
-    inferred = inferred or InferredClass(definition)
     base = (inferred.base_text or "nn.Module") if kind == "module" else _BASES.get(kind)
     unrecorded = [_unrecorded_method(ident, name) for name in definition.methods]
     if kind == "module":
         methods = [
-            _init(definition, inferred, post_init),
+            _init(definition, inferred),
             *_new_method(definition.usage),
             *unrecorded,
             *_traced_repr(definition),
@@ -95,8 +95,9 @@ def _new_method(usage: NameUsage) -> list[Source]:
 # Modules
 
 
-def _init(definition: Definition, inferred: InferredClass, post_init: list[Assignment]) -> Source:
-    has_base_call = inferred.base_call is not None or inferred.star is not None
+def _init(definition: Definition, inferred: InferredClass) -> Source:
+    """Return the constructor; without lines if it would do nothing."""
+    post_init, has_base_call = inferred.post_init or [], inferred.base_call or inferred.star
     if not (inferred.parameters or inferred.statements or has_base_call or post_init):
         return Source()
     source = _signature(inferred.parameters, definition.usage.has_call_arguments)
@@ -345,7 +346,7 @@ def _object_methods(definition: Definition, inferred: InferredClass) -> list[Sou
     usage = definition.usage
     methods: list[Source] = []
     if inferred.statements:
-        methods.append(_init(definition, inferred, []))
+        methods.append(_init(definition, inferred))
     elif usage.has_call_arguments:
         methods.append(templates()["init_method_keeping_arguments"])
     methods += _new_method(usage)

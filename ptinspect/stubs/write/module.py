@@ -22,12 +22,12 @@ from ptinspect.stubs.collect.source import (
     templates,
 )
 from ptinspect.stubs.collect.values import is_attribute, prose, string, text_literal
+from ptinspect.stubs.infer.constructors import InferredClass
 from ptinspect.stubs.write.classes import write_assignments, write_definition
 
 if TYPE_CHECKING:
     from ptinspect.stubs.collect.definitions import Definition
-    from ptinspect.stubs.infer.constructors import InferredClass
-    from ptinspect.stubs.infer.post_init import Assignment
+    from ptinspect.stubs.infer.constructors import Assignment
     from ptinspect.stubs.write.safe_globals import ImportTable, SafeGlobals
 
 SUPPORT = {ASSEMBLED: "assembled_function", "_Result": "result_class"}
@@ -42,7 +42,7 @@ class StubContent:
 
     Attributes:
         definitions: in the file's order; `all_definitions`, by path, has also those left out.
-        classes, post_init: constructors, and the statements at their end, by path; leaves first.
+        classes: constructors by path; leaves first.
         parts: functions for expressions that are nested deep, by name.
         root: what `build()` returns, or None if there is nothing to build.
         root_statements: what `build()` sets on the root.
@@ -58,7 +58,6 @@ class StubContent:
     definitions: list[Definition]
     all_definitions: dict[str, Definition]
     classes: dict[str, InferredClass]
-    post_init: dict[str, list[Assignment]]
     parts: dict[str, Expr]
     root: Expr
     root_statements: list[Assignment]
@@ -86,9 +85,8 @@ class StubContent:
 
     def source_of(self, definition: Definition) -> Source:
         """Return the source of a class or function."""
-        path = definition.path
-        inferred, post_init = self.classes.get(path), self.post_init.get(path, [])
-        return write_definition(definition, inferred, post_init, self.guess_forward)
+        inferred = self.classes.get(definition.path) or InferredClass(definition)
+        return write_definition(definition, inferred, self.guess_forward)
 
 
 def write_module(content: StubContent) -> str:
