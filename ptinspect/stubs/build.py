@@ -253,9 +253,10 @@ def _is_convertible(document: Document) -> bool:
     """Return True if `ptinspect convert` writes the file's model."""
     from ptinspect.conversion.convert_file import find_refusal
 
-    if os.path.exists(document.path):
-        return find_refusal(document.path, "state_dict") is None
-    return bool(document.modules or document.contents.state_dicts)  # cannot be read again
+    if not document.modules and not document.contents.state_dicts:
+        return False
+    can_be_read_again = os.path.exists(document.path)
+    return not can_be_read_again or find_refusal(document.path, "state_dict") is None
 
 
 def _sha256(document: Document) -> str:

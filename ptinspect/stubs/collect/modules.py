@@ -43,7 +43,7 @@ from ptinspect.stubs.collect.values import (
 from ptinspect.text import read_package_file
 from ptinspect.torchnn.attributes import MISSING
 from ptinspect.torchnn.attributes import Name as SourceName
-from ptinspect.torchnn.classes import ModuleClass, Shapes, lookup
+from ptinspect.torchnn.classes import ModuleClass, Shapes, internal_attributes, lookup
 
 if TYPE_CHECKING:
     from ptinspect.document.tensor import Tensor
@@ -122,6 +122,16 @@ def default_exprs(row: ModuleClass) -> dict[str, Expr]:
         if default is not None:
             defaults[argument.name] = default
     return defaults
+
+
+@cache
+def argument_attributes(row: ModuleClass) -> frozenset[str]:
+    """Return the attributes that the arguments of a torch class set or are derived from."""
+    names = {argument.name for argument in row.arguments}
+    for argument in row.arguments:
+        sources = argument.source.split("|")
+        names |= {source.split("?")[0].split(".")[0].lstrip("@#") for source in sources}
+    return frozenset(names | internal_attributes())
 
 
 @cache

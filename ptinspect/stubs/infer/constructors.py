@@ -9,7 +9,13 @@ from typing import NamedTuple
 
 from ptinspect.document.modules import MODULES, Module, module_of
 from ptinspect.stubs.collect.definitions import Deferred, Definition, Instance, MemberKind
-from ptinspect.stubs.collect.modules import CODERS, constructor_call, has_children_of, tensor_shapes
+from ptinspect.stubs.collect.modules import (
+    CODERS,
+    argument_attributes,
+    constructor_call,
+    has_children_of,
+    tensor_shapes,
+)
 from ptinspect.stubs.collect.object_graph import ObjectGraph
 from ptinspect.stubs.collect.source import (
     FALSE,
@@ -35,7 +41,7 @@ from ptinspect.stubs.infer.anti_unify import (
     dependency_groups,
     member_columns,
 )
-from ptinspect.torchnn.classes import ModuleClass, candidates, internal_attributes, lookup
+from ptinspect.torchnn.classes import ModuleClass, candidates, lookup
 
 MAX_DEPTH = 6
 """Brackets inside each other in the arguments of one object."""
@@ -310,12 +316,7 @@ def _inherit_from_torch(
     if not isinstance(unified, CallExpr):
         return set()
     inferred.base, inferred.base_call = row, unified
-    inherited = set(row.children) | internal_attributes()
-    inherited |= {mark.name for mark in row.marks}
-    for argument in row.arguments:
-        inherited.add(argument.name)
-        sources = argument.source.split("|")
-        inherited |= {source.split("?")[0].split(".")[0] for source in sources}
+    inherited = {*argument_attributes(row), *row.children, *(mark.name for mark in row.marks)}
     for module in modules if row.has_shapes else ():
         inherited |= set(row.created_shapes(row.argument_values(module.attributes)))
     return inherited

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, NamedTuple
 from ptinspect.document.modules import PARAMETERS, Module, module_of
 from ptinspect.pickling.values import Call, Value
 from ptinspect.stubs.collect.definitions import Deferred, Instance
-from ptinspect.stubs.collect.modules import access_paths, walk_model
+from ptinspect.stubs.collect.modules import argument_attributes, walk_model
 from ptinspect.stubs.collect.object_graph import ObjectGraph
 from ptinspect.stubs.collect.references import registers_itself, shared_attribute
-from ptinspect.stubs.collect.source import NONE, Access, CallExpr, Expr, Literal
+from ptinspect.stubs.collect.source import NONE, Access, Expr, Literal, call_expr
 from ptinspect.stubs.collect.values import FLOATS, is_attribute, quantized_zeros, string
 from ptinspect.stubs.infer.constructors import Assignment, InferredClass
 from ptinspect.torchnn.attributes import packed_parameters
-from ptinspect.torchnn.classes import ModuleClass, internal_attributes, lookup
+from ptinspect.torchnn.classes import ModuleClass, lookup
 
 if TYPE_CHECKING:
     from ptinspect.document.modules import ModuleInfo
@@ -73,7 +73,7 @@ def infer_post_init(
     name: str,
 ) -> PostInit:
     """Infer what has to be set on a model."""
-    nodes, ties = _collect(objects, root, name)
+    nodes, ties, paths = _collect(objects, root, name)
     in_loop: list[Assignment] = []
     attributes: dict[tuple[str, str], tuple[Expr, list[Access]]] = {}
     packed_weights: list[Assignment] = []
@@ -106,15 +106,11 @@ def infer_post_init(
             in_loop.append(Assignment(nodes[0].access, f".{key}", expr, for_all_modules=True))
         else:
             in_loop += [Assignment(access, f".{key}", expr) for access in accesses]
-    referring, assigned = _late_attributes(objects, nodes, late.values(), root, name)
+    referring, assigned = _late_attributes(objects, nodes, late.values(), paths)
     _summarize(nodes)
     statements = [*ties, *in_loop, *packed_weights, *referring]
     statements += [*_frozen(nodes[0], classes, objects), *_dtypes(nodes[0])]
-    modes = [
-        item._replace(target=item.target.renamed("model") if item.target is not None else None)
-        for item in _modes(nodes[0])
-    ]
-    return PostInit(statements, assigned, modes)
+    return PostInit(statements, assigned, list(_modes(nodes[0])))
 
 
 def infer_all_post_init(
@@ -148,19 +144,22 @@ def infer_all_post_init(
     return in_build, assigned
 
 
-def _collect(objects: ObjectGraph, root: Module, name: str) -> tuple[list[_Node], list[Assignment]]:
-    """Return each module once, parents before children, and the ties between the rest."""
+def _collect(
+    objects: ObjectGraph, root: Module, name: str
+) -> tuple[list[_Node], list[Assignment], dict[int, Access]]:
+    """Return each module once, parents before children; the ties between the rest; and the first
+    access to each module and tensor, by id of its call."""
     nodes: dict[int, _Node] = {}  # by id of the access
-    first: dict[int, Access] = {}
+    paths: dict[int, Access] = {}
     ties: list[Assignment] = []
     for access, call, module, store in walk_model(root, name):
         tensor = objects.tensor_of(call) if not module else None
         if not module and not tensor:
             continue
-        if id(call) in first:
-            ties.append(Assignment(access, value=first[id(call)]))
+        if id(call) in paths:
+            ties.append(Assignment(access, value=paths[id(call)]))
             continue
-        first[id(call)] = access
+        paths[id(call)] = access
         parent = nodes.get(id(access.parent))
         if module is not None:
             node = nodes[id(access)] = _Node(module, access)
@@ -168,25 +167,16 @@ def _collect(objects: ObjectGraph, root: Module, name: str) -> tuple[list[_Node]
                 parent.children.append(node)
         elif parent is not None and tensor is not None and not tensor.uninitialized:
             parent.tensors.append((store == PARAMETERS, access, tensor))
-    return list(nodes.values()), ties
+    return list(nodes.values()), ties, paths
 
 
 # Attributes
 
 
-_argument_attributes: dict[str, frozenset[str]] = {}
-
-
 def _extra_attributes(module: Module, row: ModuleClass) -> Iterator[tuple[str, Value]]:
     """Yield attributes of a torch module that its class does not set."""
-    if row.path not in _argument_attributes:
-        names = {argument.name for argument in row.arguments}
-        for argument in row.arguments:
-            sources = argument.source.split("|")
-            names |= {source.split("?")[0].split(".")[0].lstrip("@#") for source in sources}
-        _argument_attributes[row.path] = internal_attributes() | names
     for key, value in module.other_attributes():
-        if key not in _argument_attributes[row.path] and is_attribute(key) and not key.isdigit():
+        if key not in argument_attributes(row) and is_attribute(key) and not key.isdigit():
             yield key, value
 
 
@@ -196,18 +186,15 @@ def _has(objects: ObjectGraph, module: Module, key: str, text: str) -> bool:
 
 
 def _late_attributes(
-    objects: ObjectGraph, nodes: list[_Node], late: Iterable[Deferred], root: Module, name: str
+    objects: ObjectGraph, nodes: list[_Node], late: Iterable[Deferred], paths: dict[int, Access]
 ) -> tuple[list[Assignment], list[Deferred]]:
     """Return assignments of attributes that refer to modules elsewhere in the model."""
     by_module: dict[int, list[Deferred]] = {}
     for item in late:
         by_module.setdefault(id(item.module.call), []).append(item)
-    if not by_module:
-        return [], []
-    paths = access_paths(root, name)
     statements: list[Assignment] = []
     assigned: list[Deferred] = []
-    for node in nodes:
+    for node in nodes if by_module else ():
         for item in by_module.get(id(node.module.call), ()):
             value, key = item.value, item.name
             expr = shared_attribute(value, paths, objects.expr_of)
@@ -231,8 +218,8 @@ def _per_channel_weight(objects: ObjectGraph, node: _Node) -> list[Assignment]:
     axis = tensor.quantizer.get("axis")
     dtype = tensor.dtype.name if tensor.dtype else "qint8"
     weight = quantized_zeros(tensor.shape, dtype, axis if isinstance(axis, int) else 0)
-    bias = CallExpr(f"{node.access.text}.bias")
-    call = CallExpr(f"{node.access.text}.set_weight_bias", [(None, weight), (None, bias)])
+    bias = call_expr(f"{node.access.text}.bias")
+    call = call_expr(f"{node.access.text}.set_weight_bias", weight, bias)
     return [Assignment(None, value=call)]
 
 
@@ -297,14 +284,15 @@ def _modes(root: _Node) -> Iterator[Assignment]:
     stack = [(root, True)]
     while stack:
         node, current = stack.pop()
+        access = node.access.renamed("model")
         if not node.modes:
             continue
         most = node.modes.get(True, 0) >= node.modes.get(False, 0)
         if most != current:
-            yield Assignment(node.access, f".{'train' if most else 'eval'}()")
+            yield Assignment(access, f".{'train' if most else 'eval'}()")
         if len(node.modes) == 1:
             continue
         mode = node.module.training
         if mode is not None and mode != most:
-            yield Assignment(node.access, ".training", Literal(str(mode)))
+            yield Assignment(access, ".training", Literal(str(mode)))
         stack += [(child, most) for child in reversed(node.children)]
