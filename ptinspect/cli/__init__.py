@@ -24,6 +24,7 @@ from ptinspect.cli.output import (
     stdout_error,
     write_stderr,
 )
+from ptinspect.display.text.escape import cut, safe
 from ptinspect.errors import shell_options
 
 DONE, FAILED, INTERRUPTED = 0, 2, 130
@@ -118,8 +119,6 @@ class Commands(click.Group):
 
 def usage_text(error: click.UsageError) -> str:
     """Return `ptinspect: no such option: --foo` and, indented, the command for help."""
-    from ptinspect.display.text.escape import cut
-
     command = error.ctx.command_path if error.ctx is not None else "ptinspect"
     message = error.format_message().removesuffix(".")
     first, *more = [cut(line) for line in message.split("\n")]
@@ -177,8 +176,6 @@ def main() -> None:
     except Exception:  # noqa: BLE001 - it is printed, and the exit code is 2
         # Only --debug lets an exception get here. Its traceback may quote the file.
         import traceback
-
-        from ptinspect.display.text.escape import safe
 
         write_stderr("\n".join(map(safe, traceback.format_exc().rstrip("\n").split("\n"))))
         code = FAILED

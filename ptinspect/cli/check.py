@@ -16,8 +16,7 @@ from ptinspect.cli.options import (
     option,
     output_option,
 )
-from ptinspect.cli.output import open_output, write_summary
-from ptinspect.cli.progress import training_progress
+from ptinspect.cli.output import open_output, training_progress, write_summary
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from functools import partial
 from typing import TYPE_CHECKING
 
 import click
@@ -17,13 +16,17 @@ from ptinspect.cli.options import (
     option,
     repeatable,
 )
-from ptinspect.cli.output import error_text, reportable, write_stderr, write_stdout
-from ptinspect.cli.progress import ProgressBar
+from ptinspect.cli.output import (
+    error_text,
+    progress_bar,
+    reportable,
+    write_stderr,
+    write_stdout,
+)
+from ptinspect.display.text.escape import safe
 from ptinspect.errors import PtInspectError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from ptinspect.conversion import ConversionReport
 
 TARGETS = ("state_dict", "checkpoint", "safetensors", "same")
@@ -93,44 +96,35 @@ def command(
     sources, target = _split_paths(paths)
     new_entries = dict(map(_parse_entry, entries))
     _check_distinct_outputs(sources, target, to)
-    debug = debug_requested(ctx)
     results: list[ConversionReport | PtInspectError] = []
     for source in sources:
-        with ProgressBar(os.path.basename(source), hidden=no_progress) as progress:
-            run = partial(
-                convert, source, target, to=to, entry=entry, all_entries=all_entries,
-                include=include, exclude=exclude, allow_overflow=allow_overflow,
-                strip_prefix=strip_prefix, add_prefix=add_prefix, rename=rename, dtype=dtype,
-                device=device, contiguous=contiguous, shared=shared, set=new_entries,
-                optimizer=optimizer, plain=plain, max_shard_size=max_shard_size,
-                verify=verify, force=force, dry_run=dry_run, progress=progress,
-            )  # fmt: skip
-            result = _catch_errors(run, source, debug)
-        results.append(result)
-        if isinstance(result, PtInspectError):
-            write_stderr(error_text(result))
+        try:
+            with progress_bar(os.path.basename(source), hidden=no_progress) as progress:
+                result = convert(
+                    source, target, to=to, entry=entry, all_entries=all_entries,
+                    include=include, exclude=exclude, allow_overflow=allow_overflow,
+                    strip_prefix=strip_prefix, add_prefix=add_prefix, rename=rename, dtype=dtype,
+                    device=device, contiguous=contiguous, shared=shared, set=new_entries,
+                    optimizer=optimizer, plain=plain, max_shard_size=max_shard_size,
+                    verify=verify, force=force, dry_run=dry_run, progress=progress,
+                )  # fmt: skip
+        except Exception as error:
+            if debug_requested(ctx):
+                raise
+            failure = reportable(error, source)
+            results.append(failure)
+            write_stderr(error_text(failure))
             continue
+        results.append(result)
         for warning in result.warnings:
-            write_stderr(f"ptinspect: {_safe(source)}: {_safe(warning)}")
+            write_stderr(f"ptinspect: {safe(source)}: {safe(warning)}")
         if output_format == "text":
             lines = result.text().splitlines()
-            write_stdout("".join(f"{_safe(line)}\n" for line in lines))
+            write_stdout("".join(f"{safe(line)}\n" for line in lines))
     if output_format == "json":
         _write_json(sources, results)
     codes = {result.exit_code for result in results}
     ctx.exit(1 if 1 in codes else max(codes))
-
-
-def _catch_errors(
-    run: Callable[[], ConversionReport], source: str, debug: bool
-) -> ConversionReport | PtInspectError:
-    """Return the error of one SRC instead of raising it, so that the others are converted."""
-    try:
-        return run()
-    except Exception as error:
-        if debug:
-            raise
-        return reportable(error, source)
 
 
 def _split_paths(paths: tuple[str, ...]) -> tuple[tuple[str, ...], str | None]:
@@ -193,9 +187,3 @@ def _write_json(sources: tuple[str, ...], results: list[ConversionReport | PtIns
             objects.append(result.as_dict())
     document: object = objects if len(objects) > 1 else objects[0]
     write_stdout(json.dumps(document, indent=2) + "\n")
-
-
-def _safe(text: str) -> str:
-    from ptinspect.display.text.escape import safe
-
-    return safe(text)

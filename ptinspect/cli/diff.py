@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
 
 import click
@@ -14,13 +13,7 @@ from ptinspect.cli.options import (
     output_option,
     repeatable,
 )
-from ptinspect.cli.output import (
-    is_terminal,
-    may_use_colour,
-    open_output,
-    terminal_width,
-    write_summary,
-)
+from ptinspect.cli.output import open_output, progress_bar, terminal_style, write_summary
 
 if TYPE_CHECKING:
     from ptinspect.comparison import DiffReport
@@ -53,20 +46,19 @@ def command(
     Nothing in the files is executed. Exit code 0: the same. 1: they differ. 2: a file could not be
     read.
     """
-    from ptinspect.cli.progress import ProgressBar
     from ptinspect.comparison import diff
 
-    with ProgressBar("comparing", hidden=no_progress) as progress:
+    with progress_bar("comparing", hidden=no_progress) as progress:
         report = diff(
             a, b, tolerance=tolerance, include=include, exclude=exclude, progress=progress
         )
     with open_output(output, sources=(a, b)) as write:
-        write(_rendered(report, output_format, to_file=output is not None))
+        write(_rendered(report, output_format, output))
     write_summary(report, output)
     ctx.exit(report.exit_code)
 
 
-def _rendered(report: DiffReport, output_format: str, *, to_file: bool) -> str:
+def _rendered(report: DiffReport, output_format: str, output: str | None) -> str:
     """Return the report in a format; text fits the terminal, if it goes to one."""
     if output_format == "json":
         import json
@@ -78,6 +70,5 @@ def _rendered(report: DiffReport, output_format: str, *, to_file: bool) -> str:
         return render_markdown(report)
     if output_format == "html":
         return render_html(report)
-    on_terminal = not to_file and is_terminal(sys.stdout)
-    width = terminal_width() if on_terminal else None
-    return render_text(report, width, colour=on_terminal and may_use_colour())
+    width, colour = terminal_style(output)
+    return render_text(report, width, colour=colour)

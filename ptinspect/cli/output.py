@@ -1,12 +1,15 @@
-"""Standard output, standard error and `-o FILE`, and the text of errors."""
+"""Standard output, standard error, `-o FILE`, the text of errors, and progress bars."""
 
 from __future__ import annotations
 
 import errno
 import os
 import sys
+import time
 from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING
+
+import click
 
 from ptinspect.display.text.escape import cut, safe
 from ptinspect.errors import PtInspectError
@@ -14,6 +17,7 @@ from ptinspect.errors import PtInspectError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from ptinspect.proofs.processes import Progress, Watch
     from ptinspect.report import Report
 
 STDOUT_ERRNOS = frozenset((errno.EBADF, errno.EFBIG, errno.EIO, errno.ENOSPC))
@@ -70,19 +74,18 @@ def is_terminal(stream: object) -> bool:
     return bool(isatty is not None and isatty())
 
 
-def terminal_width() -> int:
-    """Return the columns of the terminal: COLUMNS, then what the terminal says, then 80."""
-    import shutil
+def terminal_style(output: str | None) -> tuple[int | None, bool]:
+    """Return the columns of the terminal to which text with the option `-o` goes, and True if it
+    may be coloured; (None, False) if it goes to a file or a pipe."""
+    if output not in (None, "-") or not is_terminal(sys.stdout):
+        return None, False
+    import shutil  # takes 5 ms
 
-    return max(shutil.get_terminal_size().columns, 40)
-
-
-def may_use_colour() -> bool:
-    """Return True if the environment of a terminal does not forbid colours."""
+    width = max(shutil.get_terminal_size().columns, 40)
     # https://no-color.org: NO_COLOR counts with any value but the empty one.
     if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
-        return False
-    return os.name != "nt" or "WT_SESSION" in os.environ
+        return width, False
+    return width, os.name != "nt" or "WT_SESSION" in os.environ
 
 
 class OutputClosed(Exception):
@@ -157,3 +160,102 @@ def open_output(
     check_destination(path, force=force, sources=sources)
     with atomic_outputs([path], force=force) as (file,):
         yield lambda text: file.write(text.encode("utf-8", "backslashreplace"))
+
+
+# Progress on standard error: only on a terminal, and cleared of control characters
+
+DELAY = 1.0
+"""Seconds of work before a bar appears, so that short work shows none."""
+
+BAR_WIDTH = 24
+"""Characters between the brackets of a training's bar."""
+
+INTERVAL = 0.05
+"""Minimum seconds between two drawings of a training's bar."""
+
+
+@contextmanager
+def progress_bar(
+    label: str, *, hidden: bool = False, counted: bool = False
+) -> Iterator[Callable[[int, int], None] | None]:
+    """Give `update(done, total)`, or None if no bar will be shown. A `counted` bar shows
+    `done/total` as well as the percentage."""
+    if hidden or not is_terminal(sys.stderr):
+        yield None
+        return
+    start, bar = time.monotonic(), None
+
+    def update(done: int, total: int) -> None:
+        nonlocal bar
+        if bar is None:
+            if time.monotonic() - start < DELAY:
+                return
+            opened = click.progressbar(
+                length=total, label=cut(label), file=sys.stderr, show_pos=counted
+            )
+            bar = opened.__enter__()
+        bar.update(done - bar.pos)
+
+    try:
+        yield update
+    finally:
+        if bar is not None:
+            bar.render_finish()
+
+
+@contextmanager
+def byte_progress(total: int, label: str) -> Iterator[Callable[[int], None]]:
+    """Give `advance(count)`, which moves a bar over `total` bytes by `count`."""
+    done = 0
+    with progress_bar(label) as update:
+
+        def advance(count: int) -> None:
+            nonlocal done
+            done += count
+            if update is not None:
+                update(done, total)
+
+        yield advance
+
+
+@contextmanager
+def training_progress(*, hidden: bool = False) -> Iterator[Watch | None]:
+    """Give the function that draws the progress of a proof on one line, empty again at the end; or
+    None."""
+    if hidden or not is_terminal(sys.stderr):
+        yield None
+        return
+    last_text, last_time = "", 0.0
+
+    def draw(progress: Progress) -> None:
+        nonlocal last_text, last_time
+        now = time.monotonic()
+        running = progress.text == last_text and progress.step < progress.total
+        if running and now - last_time < INTERVAL:
+            return
+        import shutil
+
+        last_text, last_time = progress.text, now
+        _write_line(training_line(progress, shutil.get_terminal_size()[0]))
+
+    try:
+        yield draw
+    finally:
+        if last_text:
+            _write_line("")
+
+
+def training_line(progress: Progress, columns: int) -> str:
+    """Return `training without interruption  [######------]  3/8  loss 0.1234`, cut to fit."""
+    if not progress.total:
+        return f"{progress.text} …"[: columns - 1]
+    filled = BAR_WIDTH * min(progress.step, progress.total) // progress.total
+    bar = "#" * filled + "-" * (BAR_WIDTH - filled)
+    loss = f"  loss {progress.loss:.4g}" if progress.loss is not None else ""
+    text = f"{progress.text}  [{bar}]  {progress.step}/{progress.total}{loss}"
+    return text[: columns - 1]
+
+
+def _write_line(text: str) -> None:
+    sys.stderr.write(f"\r\x1b[K{text}")  # back to the start of the line, and clear it
+    sys.stderr.flush()

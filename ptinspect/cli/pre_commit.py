@@ -10,6 +10,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
+from ptinspect.cli.output import error_text
+from ptinspect.display.text.escape import cut
 from ptinspect.errors import FormatError, PtInspectError
 from ptinspect.text import shell_word
 
@@ -41,9 +43,7 @@ RULES: dict[str, tuple[Callable[[Document], str | None], str]] = {
 
 def check(path: str, rule: str) -> tuple[int, str]:
     """Return the exit code for one file, and the message to print."""
-    from ptinspect.cli.output import error_text
     from ptinspect.conversion.convert_file import find_refusal
-    from ptinspect.display.text.escape import cut
     from ptinspect.document import open as open_document
 
     find_violation, target = RULES[rule]

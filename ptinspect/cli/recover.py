@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from ptinspect.cli.options import flag, format_option, no_progress_option, output_option
-from ptinspect.cli.output import open_output, write_summary
+from ptinspect.cli.output import open_output, progress_bar, write_summary
 
 
 @click.command("recover", short_help="Save what is left of a damaged file.")
@@ -27,10 +27,9 @@ def command(
     covers its bytes, plausible if nothing contradicts them, and lost otherwise. Nothing in the file
     is executed. Exit code 0: nothing is lost. 1: something is lost. 2: nothing could be saved.
     """
-    from ptinspect.cli.progress import ProgressBar
     from ptinspect.recovery import recover
 
-    with ProgressBar("saving", hidden=no_progress) as progress:
+    with progress_bar("saving", hidden=no_progress) as progress:
         report = recover(src, dst, proved_only=proved_only, force=force, progress=progress)
     with open_output(output, sources=(src, dst)) as write:
         if output_format == "json":

@@ -19,13 +19,8 @@ from ptinspect.cli.options import (
     output_option,
     repeatable,
 )
-from ptinspect.cli.output import (
-    is_terminal,
-    may_use_colour,
-    open_output,
-    terminal_width,
-    write_stderr,
-)
+from ptinspect.cli.output import open_output, progress_bar, terminal_style, write_stderr
+from ptinspect.display.text.escape import cut
 from ptinspect.errors import PtInspectError
 from ptinspect.source.folder import FOLDER_LINK, left_out_text
 from ptinspect.text import shell_word
@@ -85,8 +80,6 @@ def command(
     Nothing in the files is executed. Exit code 0: no verdict is as bad as --fail-on. 1: one is.
     2: a file could not be read to its end.
     """
-    from ptinspect.cli.progress import ProgressBar
-    from ptinspect.display.text.escape import cut
     from ptinspect.safety.report import (
         exit_code,
         json_text,
@@ -99,7 +92,7 @@ def command(
 
     left_out: LeftOut = Counter()
     with open_output(output, force=force, sources=paths) as write:
-        with ProgressBar("scanning", hidden=no_progress, counted=True) as progress:
+        with progress_bar("scanning", hidden=no_progress, counted=True) as progress:
             files = list(find_files(paths, exclude, left_out))
             reports = scan_many(
                 files,
@@ -118,9 +111,9 @@ def command(
         elif output_format == "sarif":
             write(sarif_text(reports))
         else:
-            on_terminal = output is None and is_terminal(sys.stdout)
+            width, colour = terminal_style(output)
             for text in text_lines(reports, skipped, verbose=verbose, quiet=quiet):
-                write((_fitted(cut(text)) if on_terminal else cut(text)) + "\n")
+                write(_fitted(cut(text), width, colour) + "\n")
     if output not in (None, "-") and not quiet:
         write_stderr(total_text(reports, skipped))
     for message in unused_names(reports, allow):
@@ -143,17 +136,19 @@ def _drop_failing_advice(report: ScanReport) -> ScanReport:
     return replace(report, steps=tuple(step for step in report.steps if step != command))
 
 
-def _fitted(line: str) -> str:
+def _fitted(line: str, width: int | None, colour: bool) -> str:
     """Cut a finding to the terminal, and colour the verdict at its start or after the path."""
+    if width is None:
+        return line
     import re
 
     from ptinspect.display.text.columns import display_width
 
-    end = width = terminal_width()
+    end = width
     while display_width(line) > width and line.lstrip().startswith(("dangerous: ", "unknown: ")):
         end -= 1
         line = line[:end] + "…"
-    if not may_use_colour():
+    if not colour:
         return line
     colours = {"dangerous": 31, "unknown": 33, "unreadable": 33}
     return re.sub(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import os
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
@@ -23,15 +22,15 @@ from ptinspect.cli.options import (
     repeatable,
 )
 from ptinspect.cli.output import (
+    byte_progress,
     error_text,
-    is_terminal,
-    may_use_colour,
     open_output,
     reportable,
-    terminal_width,
+    terminal_style,
     write_stderr,
 )
 from ptinspect.display import FORMATS, ShowOptions, renderer
+from ptinspect.display.text.escape import cut, safe
 from ptinspect.document import open as open_document
 from ptinspect.errors import FormatError, PtInspectError
 from ptinspect.formats.detect import MEMBER_SUFFIXES, main_file
@@ -87,17 +86,14 @@ def command(
     Nothing in the file is executed. Exit code 0: done. 1: a check failed (--hash, --check). 2: a
     file could not be read.
     """
-    on_terminal = output in (None, "-") and is_terminal(sys.stdout)
+    width, colour = terminal_style(output)
     options = ShowOptions(
         include=include, exclude=exclude, sort=sort, depth=depth,
-        fold=on_terminal and not all_rows and sort == "file",
+        fold=width is not None and not all_rows and sort == "file",
         values=values, stats=stats, hash=hashes, check=check,
-        width=terminal_width() if on_terminal else None,
-        colour=on_terminal and may_use_colour(), hints=True,
+        width=width, colour=colour, hints=True,
     )  # fmt: skip
-    if is_terminal(sys.stderr) and not no_progress:
-        from ptinspect.cli.progress import byte_progress
-
+    if not no_progress:
         options.progress = byte_progress
     with open_output(output, force=force, sources=paths) as write:
         if textconv:
@@ -183,7 +179,6 @@ class ShowRun:
     def _check_checksums(self, document: Document) -> None:
         """Warn of records whose bytes, which are read anyway, do not match their CRC-32."""
         from ptinspect.display.table import select_tensors
-        from ptinspect.display.text.escape import cut, safe
         from ptinspect.document.warnings import all_checksum_warnings, checksum_warnings
 
         if self._options.check:
@@ -226,8 +221,6 @@ class ShowRun:
             error = PtInspectError("the folder has no file that ptinspect reads", path=folder)
             write_stderr(error_text(error) + (f"; {skipped}" if left_out else ""))
         elif left_out:
-            from ptinspect.display.text.escape import safe
-
             write_stderr(f"ptinspect: {safe(folder)}: {shown:,} shown, {skipped}")
 
 

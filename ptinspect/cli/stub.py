@@ -6,6 +6,8 @@ import click
 
 from ptinspect.cli.options import flag, option, output_option
 from ptinspect.cli.output import open_output, write_stderr
+from ptinspect.display.text.escape import safe
+from ptinspect.text import count_text
 
 
 @click.command("stub", short_help="Write Python source for the classes that a file needs.")
@@ -44,9 +46,7 @@ def command(
     torch.load. Nothing in the file is executed. Exit code 0: written. 1: --check found a
     difference. 2: the file could not be read, or the stub not written.
     """
-    from ptinspect.display.text.escape import safe
     from ptinspect.stubs import stub, stub_package, untranslated
-    from ptinspect.text import count_text
 
     if check and class_name is not None:
         raise click.UsageError(

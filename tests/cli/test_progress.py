@@ -22,7 +22,7 @@ def said(*arguments: object, after: float = 0, folder: Path | None = None) -> st
     from which on there is a bar."""
     import pty
 
-    code = f"import ptinspect.cli.progress as p; p.DELAY = {after}; from ptinspect.cli import main"
+    code = f"import ptinspect.cli.output as p; p.DELAY = {after}; from ptinspect.cli import main"
     command = [sys.executable, "-c", f"{code}; main()", *map(str, arguments)]
     env = {**os.environ, "TERM": "xterm", "COLUMNS": "100", "NO_COLOR": "1"}
     main, other = pty.openpty()
@@ -84,7 +84,7 @@ def test_short_work_has_no_bar(folder: Path, tmp_path: Path) -> None:
 
 
 def test_a_pipe_gets_no_bar(folder: Path) -> None:
-    code = "import ptinspect.cli.progress as p; p.DELAY = 0; from ptinspect.cli import main; main()"
+    code = "import ptinspect.cli.output as p; p.DELAY = 0; from ptinspect.cli import main; main()"
     command = [sys.executable, "-c", code, "scan", str(folder)]
     done = subprocess.run(command, capture_output=True, check=True)
     assert done.stderr == b""

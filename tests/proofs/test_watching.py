@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from ptinspect.cli.progress import training_line, training_progress
+from ptinspect.cli.output import training_line, training_progress
 from ptinspect.errors import PtInspectError, UnsupportedError
 from ptinspect.proofs.processes import Progress, Workers
 from ptinspect.proofs.resume.proof import check_resume

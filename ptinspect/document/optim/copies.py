@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 from ptinspect.document.elements import contiguous
@@ -59,6 +58,8 @@ def _copies(weights: Weights) -> dict[str, str]:
     They are tied weights that were stored twice, as after `{k: v.clone() for k, v in ...}`.
     Parameters whose elements are all equal, such as biases that were never trained, are left out.
     """
+    from hashlib import blake2b  # `show` imports this module: start-up time counts
+
     first_names: dict[object, str] = {}
     copies = {}
     for weight in weights.parameters:
