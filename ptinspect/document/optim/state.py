@@ -99,7 +99,7 @@ ROW, COLUMN = "row_var", "col_var"
 
 
 @cache
-def _rows(section: str) -> list[list[str]]:
+def table_rows(section: str) -> list[list[str]]:
     """Return the cells of the rows in a section of `classes.txt`."""
     text = read_package_file("document/optim/classes.txt").partition(f"\n[{section}]\n")[2]
     lines = text.partition("\n[")[0].splitlines()
@@ -109,7 +109,7 @@ def _rows(section: str) -> list[list[str]]:
 @cache
 def state_keys(kind: str) -> tuple[str, ...]:
     """Return the keys of tensors of a kind (`shape`, `flat`, `positive`, `first`, `second`)."""
-    return tuple(key for key, kinds in _rows("state") if kind in kinds.split())
+    return tuple(key for key, kinds in table_rows("state") if kind in kinds.split())
 
 
 def infer_class(groups: tuple[dict[Value, Value], ...], state: dict[Value, Value]) -> str | None:
@@ -121,7 +121,7 @@ def infer_class(groups: tuple[dict[Value, Value], ...], state: dict[Value, Value
     state_keys: set[Value] = set()
     for values in state.values():
         state_keys.update(as_mapping(values) or {})
-    for name, group_signs, state_signs, _ in _rows("classes"):
+    for name, group_signs, state_signs, _ in table_rows("classes"):
         if all(_has_sign(groups[0], sign) for sign in group_signs.split()) and (
             state_keys.issuperset(state_signs.split())
         ):
@@ -139,7 +139,7 @@ def _has_sign(group: dict[Value, Value], sign: str) -> bool:
 def required_state(class_path: str | None, group: dict[Value, Value]) -> tuple[str, ...] | None:
     """Return the keys that the class's state always has once a parameter was trained: none for a
     class without state (SGD without momentum); None for one not of torch.optim."""
-    for name, _, _, keys in _rows("classes"):
+    for name, _, _, keys in table_rows("classes"):
         if class_path == f"torch.optim.{name}":
             words = [word.partition("?") for word in keys.split()]
             return tuple(key for key, _, option in words if not option or group.get(option))

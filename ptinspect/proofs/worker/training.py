@@ -13,24 +13,9 @@ from typing import Any, NamedTuple
 import torch
 from torch.optim import lr_scheduler, swa_utils
 
+from ptinspect.document.optim.state import table_rows
 from ptinspect.proofs.worker import CannotRun, determinism, user_code
 from ptinspect.proofs.worker.checkpoint import Checkpoint, Path, value_at
-
-# Per scheduler: the keys that together only its state has, and arguments of its constructor.
-SCHEDULERS: tuple[tuple[str, str, str], ...] = (
-    ("ReduceLROnPlateau", "patience cooldown threshold_mode", "mode factor patience"),
-    ("OneCycleLR", "total_steps _schedule_phases", "total_steps"),
-    ("CyclicLR", "total_size step_ratio max_lrs", "mode gamma cycle_momentum"),
-    ("CosineAnnealingWarmRestarts", "T_0 T_mult", "T_0 T_mult eta_min"),
-    ("CosineAnnealingLR", "T_max eta_min", "T_max eta_min"),
-    ("PolynomialLR", "total_iters power", "total_iters power"),
-    ("LinearLR", "start_factor end_factor total_iters", "start_factor end_factor total_iters"),
-    ("ConstantLR", "factor total_iters", "factor total_iters"),
-    ("StepLR", "step_size gamma", "step_size gamma"),
-    ("MultiStepLR", "milestones gamma", "milestones gamma"),
-    ("SWALR", "anneal_epochs", "anneal_epochs"),
-    ("ExponentialLR", "gamma", "gamma"),
-)
 
 
 class Optimizers:
@@ -167,18 +152,18 @@ def _scheduler_of(state: dict[str, Any], optimizer: Any, groups: list[Any]) -> A
         if "_milestones" in state:
             return lr_scheduler.SequentialLR(optimizer, parts, state["_milestones"])
         return lr_scheduler.ChainedScheduler(parts, optimizer=optimizer)
-    for name, keys, argument_names in SCHEDULERS:
+    for name, keys, words in table_rows("schedulers"):
         if not all(key in state for key in keys.split()) or state.get("_scale_fn_custom"):
             continue
-        arguments = {key: state[key] for key in argument_names.split() if key in state}
+        arguments: dict[str, Any] = {}
+        for argument, equals, key in (word.partition("=") for word in words.split()):
+            if equals and not key:
+                arguments[argument] = [group.get(argument, 0.1) for group in groups]
+            elif (key or argument) in state:
+                arguments[argument] = state[key or argument]
         if name == "MultiStepLR":
             arguments["milestones"] = sorted(state["milestones"])
-        elif name == "OneCycleLR":
-            arguments["max_lr"] = [group.get("max_lr", 0.1) for group in groups]
-        elif name == "SWALR":
-            arguments["swa_lr"] = [group.get("swa_lr", 0.1) for group in groups]
         elif name == "CyclicLR":
-            arguments |= {"base_lr": state["base_lrs"], "max_lr": state["max_lrs"]}
             arguments["step_size_up"] = round(state["total_size"] * state["step_ratio"])
         cls = getattr(lr_scheduler, name, None) or getattr(swa_utils, name)
         return cls(optimizer, **arguments)
