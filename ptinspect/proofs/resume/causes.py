@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ptinspect.proofs.processes import Workers
-from ptinspect.text import join_names
+from ptinspect.text import join_names, read_package_file
 
 # A child process's answer: its trace, losses, states and what describes the training.
 Answer = dict[str, Any]
@@ -113,20 +113,6 @@ def differing_names(first: dict[str, str], second: dict[str, str]) -> list[str]:
 
 # --- Causes ---
 
-GENERATORS = {
-    "rng-torch": "torch's", "rng-numpy": "numpy's", "rng-python": "Python's", "rng-cuda": "CUDA's",
-}  # fmt: skip
-# Per kind of cause: the state that differs after loading, the fix, and the message.
-_RECORDED_STATE = (
-    ("learning-rate", "lr of group", "learning-rate",
-     "the learning rate in the file is not the one that the training used"),
-    ("scheduler", "scheduler", "scheduler",
-     "the scheduler's state is not in the file, or not restored"),
-    ("grad-scaler", "scaler", "scaler",
-     "the state of the GradScaler is not in the file, or not restored"),
-)  # fmt: skip
-SEED_SET_AGAIN = "the order of the first epoch repeats"
-
 
 @dataclass(frozen=True, slots=True)
 class Cause:
@@ -137,12 +123,25 @@ class Cause:
     message: str
 
 
+_LINES = read_package_file("proofs/resume/causes.txt").splitlines()
+TEXTS = {
+    name.strip(): (tuple(fixes.split()), message.strip())
+    for name, fixes, message in (line.split("|") for line in _LINES if line and line[0] != "#")
+}
+"""By kind and variant: the fixes of a cause, and its message."""
+
+
+def make_cause(name: str, **values: object) -> Cause:
+    """Return the cause with this name in `TEXTS`; `values` are those of the message."""
+    fixes, message = TEXTS[name]
+    return Cause(name.partition(":")[0], fixes, message.format(**values))
+
+
 def possible_causes(uninterrupted: Answer, resumed: Answer, plan: dict[str, Any]) -> list[Cause]:
     """Return the causes that two runs leave possible, in the order in which to try them."""
     causes = [
         *_optimizer_causes(uninterrupted, resumed, plan),
-        *_recorded_causes(uninterrupted, resumed),
-        *_position_causes(uninterrupted, resumed, plan),
+        *_recorded_causes(uninterrupted, resumed, plan),
         *_random_causes(uninterrupted, resumed),
         *_weight_causes(uninterrupted, resumed),
     ]
@@ -160,128 +159,72 @@ def changed_state(uninterrupted: Answer, resumed: Answer, prefix: str) -> list[s
 def _optimizer_causes(
     uninterrupted: Answer, resumed: Answer, plan: dict[str, Any]
 ) -> Iterator[Cause]:
-    failed = "error" in resumed
+    failed, state_missing = "error" in resumed, uninterrupted["state_missing"]
     states = changed_state(uninterrupted, resumed, "optimizer ")
     state_lost = bool(states) or (failed and resumed["failed_at"] == "step")
-    state_missing = uninterrupted["state_missing"]
-    if not plan["optimizers"]:
-        message = "the optimizer's state is not in the file"
-    elif state_missing:
-        message = "the optimizer's state is empty in the file"
-    else:
-        message = f"the optimizer's state is not restored: {_names_text(states)}"
-    state_cause = Cause("optimizer-state", ("optimizer",), message)
     if state_lost and state_missing:
-        yield state_cause
+        yield make_cause(f"optimizer-state:{'empty' if plan['optimizers'] else 'absent'}")
     buffers = uninterrupted["buffers_covered"]
     if buffers:
-        message = f"buffers were passed to the optimizer as parameters: {_names_text(buffers)}"
-        yield Cause("buffers-in-optimizer", ("buffers-in-optimizer",), message)
+        yield make_cause("buffers-in-optimizer", names=_names_text(buffers))
     order = resumed.get("parameter_order") or uninterrupted["parameter_order"]
     file_order = [name for name in uninterrupted["file_order"] if name in order]
     if file_order and [name for name in order if name in file_order] != file_order:
-        message = (
-            f"the parameter order changed: the file's optimizer has {_names_text(file_order)}, "
-            f"the model now {_names_text(order)}"
-        )
-        yield Cause("parameter-order", ("order",), message)
+        texts = {"file": _names_text(file_order), "model": _names_text(order)}
+        yield make_cause("parameter-order", **texts)
     trainable, trained = resumed.get("trainable") or [], uninterrupted["trained"]
     if (trainable and sorted(trainable) != sorted(trained)) or (failed and not trainable):
         frozen = [name for name in trainable if name not in trained]
         unfrozen = [name for name in trained if name not in trainable]
-        reason = "the optimizer covers other parameters than the model has"
-        if frozen:
-            reason = (
-                f"{_names_text(frozen)} without state in the file, so frozen when it was saved (or "
-                "the state is lost)"
-            )
-        elif unfrozen:
-            reason = f"{_names_text(unfrozen)} were trained when the file was saved"
-        message = f"the trainable set changed: {reason}"
-        yield Cause("trainable-set", ("trainable",), message)
+        variant = "frozen" if frozen else "unfrozen" if unfrozen else "other"
+        yield make_cause(f"trainable-set:{variant}", names=_names_text(frozen or unfrozen))
     if state_lost and not state_missing:
-        yield state_cause
+        yield make_cause("optimizer-state:lost", names=_names_text(states))
 
 
-def _recorded_causes(uninterrupted: Answer, resumed: Answer) -> Iterator[Cause]:
-    for kind, prefix, fix, message in _RECORDED_STATE:
-        if changed_state(uninterrupted, resumed, prefix):
-            yield Cause(kind, (fix,), message)
-    autocast = uninterrupted["autocast"]
-    if autocast != resumed.get("autocast", autocast):
-        message = (
-            f"AMP: the file was trained with autocast to {autocast}, and is resumed with "
-            f"{resumed['autocast'] or 'none'}"
-        )
-        yield Cause("amp", ("amp",), message)
-
-
-def _position_causes(
+def _recorded_causes(
     uninterrupted: Answer, resumed: Answer, plan: dict[str, Any]
 ) -> Iterator[Cause]:
-    expected, actual = uninterrupted["position"], resumed.get("position")
-    if actual is None:
-        return
+    prefixes = {"learning-rate": "lr of group", "scheduler": "scheduler", "grad-scaler": "scaler"}
+    for kind, prefix in prefixes.items():
+        if changed_state(uninterrupted, resumed, prefix):
+            yield make_cause(kind)
+    autocast = uninterrupted["autocast"]
+    if autocast != resumed.get("autocast", autocast):
+        yield make_cause("amp", file=autocast, now=resumed["autocast"] or "none")
+    expected = uninterrupted["position"]
+    actual: Any = resumed.get("position") or expected
     error = actual[0] - expected[0]
     if expected[1] and expected != actual:
-        message = (
-            f"the checkpoint was saved in the middle of an epoch, after {expected[1]} of its "
-            "batches; a resumed training starts the next epoch"
-        )
-        yield Cause("mid-epoch", ("mid-epoch",), message)
+        yield make_cause("mid-epoch", batches=expected[1])
     elif error and (plan["epoch"] or plan["step"]):
-        direction = "late" if error > 0 else "early"
-        message = (
-            f"the epoch in the file is off by {abs(error)}: training would go on too {direction}"
-        )
-        yield Cause("epoch", ("epoch",), message)
+        yield make_cause(f"epoch:{'late' if error > 0 else 'early'}", error=abs(error))
     elif error and uninterrupted["uses_epoch"]:
-        message = (
-            "the epoch is not in the file, and the order of the data follows from it (set_epoch, "
-            "or the parameter `epoch` of --data): the first epoch repeats"
-        )
-        yield Cause("epoch", ("epoch",), message)
+        yield make_cause("epoch:absent")
 
 
 def _random_causes(uninterrupted: Answer, resumed: Answer) -> Iterator[Cause]:
-    actual, saved = resumed.get("rng", {}), uninterrupted["saved"]["rng"]
-    trace = uninterrupted["trace"]
+    saved, trace = uninterrupted["saved"]["rng"], uninterrupted["trace"]
     used = {
         name for name, digest in trace[-1]["rng"].items()
         if digest != trace[0]["rng"].get(name) or digest != saved.get(name)
     }  # fmt: skip
+    actual = resumed.get("rng", {})
+    lost = [name for name in saved if name in used and actual.get(name) != saved[name]]
     changed, count = batch_order_differs(uninterrupted, resumed), len(resumed["trace"])
     repeats = changed and _batches(resumed, 0, count) == _batches(uninterrupted, 0, count)
-
-    def or_seed_set_again(cause: Cause) -> Cause:
-        if not repeats:
-            return cause
-        message = f"the seed is set again at the start, and {cause.message}: {SEED_SET_AGAIN}"
-        return replace(cause, kind="seed-set-again", message=message)
-
-    for fix, name in GENERATORS.items():
-        key = f"rng {fix[4:]}"
-        if key in saved and actual.get(key) != saved[key] and key in used:
-            message = f"{name} random number state is not saved"
-            yield or_seed_set_again(Cause("rng", (fix,), message))
-    held = [key for key in saved if key.startswith("rng held") and key in used]
-    changed_held = [key.split(": ")[1] for key in held if actual.get(key) != saved[key]]
-    if changed_held:
-        names = join_names(changed_held, 3)
-        message = f"the state of a random number generator is not saved ({names})"
-        kind = "shuffling" if changed else "rng"
-        yield or_seed_set_again(Cause(kind, ("generators",), message))
+    causes = [make_cause(f"rng:{name[4:]}") for name in lost if ": " not in name]
+    held = join_names([name.split(": ")[1] for name in lost if ": " in name], 3)
+    if held:
+        causes.append(make_cause("shuffling:held" if changed else "rng:held", names=held))
+    for cause in causes:
+        again = make_cause("seed-set-again:and", cause=cause.message)
+        yield replace(again, fixes=cause.fixes) if repeats else cause
     if repeats:
-        message = f"the seed is set again at the start: {SEED_SET_AGAIN}"
-        yield Cause("seed-set-again", ("replay",), message)
+        yield make_cause("seed-set-again")
     elif changed:
-        how = (
-            "come in another order"
-            if same_contents(uninterrupted, resumed)
-            else "hold other values"
-        )
-        message = f"the batches {how}, which no saved generator state determines"
-        yield Cause("shuffling", ("replay",), message)
+        same = same_contents(uninterrupted, resumed)
+        yield make_cause("shuffling:order" if same else "shuffling:values")
 
 
 def _batches(answer: Answer, first: int, count: int) -> list[str]:
@@ -311,20 +254,15 @@ def same_contents(uninterrupted: Answer, resumed: Answer) -> bool:
 def _weight_causes(uninterrupted: Answer, resumed: Answer) -> Iterator[Cause]:
     weights = changed_state(uninterrupted, resumed, "weights ")
     buffers = changed_state(uninterrupted, resumed, "buffer ")
+    dtypes = [name.removeprefix("torch.") for name in uninterrupted["file_dtypes"]]
+    halves = [dtype for dtype in ("bfloat16", "float16") if dtype in dtypes]
     names = _names_text(weights or buffers)
     if weights:
-        fixes = ("weights", "buffers") if buffers else ("weights",)
-        kind, message = "weights", f"weights are not in the file, or not restored: {names}"
-        for dtype in ("float16", "bfloat16"):
-            if f"torch.{dtype}" in uninterrupted["file_dtypes"]:
-                kind = "dtype"
-                message = f"the weights are saved as {dtype}, less precise than in training"
-        yield Cause(kind, fixes, message)
+        name = ("dtype" if halves else "weights") + (":buffers" if buffers else "")
+        yield make_cause(name, names=names, dtype="".join(halves[:1]))
     elif buffers:
-        norm = any(name.rsplit(".", 1)[-1].startswith("running_") for name in buffers)
-        subject = "BatchNorm's buffers" if norm else "buffers"
-        message = f"{subject} are not in the file, or not restored: {names}"
-        yield Cause("buffers", ("buffers",), message)
+        is_norm = any(name.rsplit(".", 1)[-1].startswith("running_") for name in buffers)
+        yield make_cause("buffers:norm" if is_norm else "buffers", names=names)
 
 
 def _names_text(names: list[str]) -> str:

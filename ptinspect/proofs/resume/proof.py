@@ -30,6 +30,7 @@ from ptinspect.proofs.resume.causes import (
     differing_names,
     first_difference,
     first_trace_difference,
+    make_cause,
     possible_causes,
     same_contents,
 )
@@ -234,17 +235,15 @@ class _CauseSearch:
         if cause.kind != "rng":
             return cause
         dropout = self.uninterrupted["dropout"]
-        drawer = "dropout" if dropout else "the model"
-        kind, effect = "rng", f"the order of the data and {drawer} differ after a resume"
         if not batch_order_differs(self.uninterrupted, self.resumed):
-            kind = "dropout" if dropout else "rng"
-            effect = f"{drawer} draws other numbers after a resume"
+            name = "dropout" if dropout else "rng:model"
         elif self._agrees((*other_fixes, "replay")):
-            kind = "rng-shuffling"
             same = same_contents(self.uninterrupted, self.resumed)
-            how = "shuffled in another order" if same else "drawn, dropped or augmented differently"
-            effect = f"the data are {how} after a resume"
-        return replace(cause, kind=kind, message=f"{cause.message}: {effect}")
+            name = "rng-shuffling:order" if same else "rng-shuffling:values"
+        else:
+            name = "rng:all"
+        drawer = "dropout" if dropout else "the model"
+        return replace(make_cause(name, cause=cause.message, drawer=drawer), fixes=cause.fixes)
 
 
 def _all_fixes(causes: list[Cause]) -> tuple[str, ...]:
@@ -253,11 +252,9 @@ def _all_fixes(causes: list[Cause]) -> tuple[str, ...]:
 
 def _nondeterminism(uninterrupted: Answer, repeated: Answer) -> Cause:
     operations = dict.fromkeys([*uninterrupted["nondeterministic"], *repeated["nondeterministic"]])
-    reason = "a kernel, or the code of the model or the data, is not deterministic"
     if operations:
-        reason = f"torch has no deterministic way to do {', '.join(list(operations)[:3])}"
-    message = f"two trainings without any interruption differ: {reason}"
-    return Cause("non-determinism", (), message)
+        return make_cause("non-determinism:named", names=", ".join(list(operations)[:3]))
+    return make_cause("non-determinism")
 
 
 def _cudnn_causes(runs: TrainingRuns) -> list[Cause]:
@@ -271,11 +268,7 @@ def _cudnn_causes(runs: TrainingRuns) -> list[Cause]:
     uninterrupted = runs.uninterrupted()
     if first_difference(uninterrupted, runs.resumed(uninterrupted)) is not None:
         return []
-    message = (
-        "dropout between the layers of an RNN draws from a state of cuDNN, which no checkpoint "
-        "holds: set torch.backends.cudnn.enabled = False, or use nn.Dropout between single layers"
-    )
-    return [Cause("cudnn-dropout", (), message)]
+    return [make_cause("cudnn-dropout")]
 
 
 def _notes(uninterrupted: Answer, resumed: Answer, difference: Difference | None) -> list[str]:
