@@ -214,9 +214,9 @@ def _random_causes(uninterrupted: Answer, resumed: Answer) -> Iterator[Cause]:
     changed, count = batch_order_differs(uninterrupted, resumed), len(resumed["trace"])
     repeats = changed and _batches(resumed, 0, count) == _batches(uninterrupted, 0, count)
     causes = [make_cause(f"rng:{name[4:]}") for name in lost if ": " not in name]
-    held = join_names([name.split(": ")[1] for name in lost if ": " in name], 3)
-    if held:
-        causes.append(make_cause("shuffling:held" if changed else "rng:held", names=held))
+    owned = join_names([name.split(": ")[1] for name in lost if ": " in name], 3)
+    if owned:
+        causes.append(make_cause("shuffling:owned" if changed else "rng:owned", names=owned))
     for cause in causes:
         again = make_cause("seed-set-again:and", cause=cause.message)
         yield replace(again, fixes=cause.fixes) if repeats else cause

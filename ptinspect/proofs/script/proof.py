@@ -39,9 +39,8 @@ from ptinspect.proofs.script.runs import (
 )
 from ptinspect.text import count_text, join_names
 
+# Default for the seconds that one run of the command may take.
 TIMEOUT = 3600.0
-"""Default for the seconds that one run of the command may take."""
-
 _AVERAGE_WORDS = {"ema", "average", "averaged", "swa", "shadow"}
 _NOT_BY_EPOCH = ("weights", "optimizer-state")
 _BUFFER_WORDS = ("running_mean", "running_var", "num_batches_tracked")

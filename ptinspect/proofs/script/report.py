@@ -220,7 +220,7 @@ def in_order(files: FileState) -> list[str]:
 
 
 def _counterpart(name: str, files_a: FileState, files_b: FileState, restarted: int) -> str | None:
-    """Return the file of the second run that stands for `name`.
+    """Return the file of the second run that corresponds to `name`.
 
     After a restart some scripts write into a new folder, which the first run does not have.
     """

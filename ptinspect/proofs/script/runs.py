@@ -19,29 +19,24 @@ from ptinspect.proofs.worker import recorder
 from ptinspect.proofs.worker.recorder import FileState, checkpoint_files
 from ptinspect.text import size_text
 
+# Seconds between two looks at the script and its files.
 POLL = 0.02
-"""Seconds between two looks at the script and its files."""
-
+# Seconds without a change after which the checkpoint files count as written.
 SETTLE = 0.3
-"""Seconds without a change after which the checkpoint files count as written."""
-
+# Bytes that a run may print.
 MAX_OUTPUT = 64 << 20
-"""Bytes that a run may print."""
-
+# Bytes of the working folder that are copied.
 MAX_COPY = 10 << 30
-"""Bytes of the working folder that are copied."""
-
+# Characters of the path of the folder for temporary files.
 MAX_TEMPORARY = 60
-"""Characters of the path of the folder for temporary files."""
-
+# Folders that a script does not need.
 NOT_COPIED = ("__pycache__", ".git", ".hg", ".venv", "venv", "node_modules", ".pytest_cache")
-"""Folders that a script does not need."""
 
 
 Record = dict[str, Any]
 
+# Samplers of torch that draw from its global generator if they have none of their own.
 _SHUFFLERS = ("RandomSampler", "SubsetRandomSampler", "WeightedRandomSampler")
-"""Samplers of torch that draw from its global generator if they have none of their own."""
 
 
 @dataclass(slots=True)

@@ -151,8 +151,8 @@ def seed_all(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def rng_states(device: str, held: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Return the states of the global generators by kind, and of others as `held: NAME`."""
+def rng_states(device: str, owned: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Return the states of the global generators by kind, and of others as `owned: NAME`."""
     states: dict[str, Any] = {
         "torch": torch.get_rng_state(),
         "numpy": numpy.random.get_state(),
@@ -160,10 +160,10 @@ def rng_states(device: str, held: dict[str, Any] | None = None) -> dict[str, Any
     }
     if device.startswith("cuda"):
         states["cuda"] = torch.cuda.get_rng_state_all()
-    return states | {f"held: {name}": _generator_state(it) for name, it in (held or {}).items()}
+    return states | {f"owned: {name}": _generator_state(it) for name, it in (owned or {}).items()}
 
 
-def set_rng_states(states: dict[str, Any], held: dict[str, Any] | None = None) -> None:
+def set_rng_states(states: dict[str, Any], owned: dict[str, Any] | None = None) -> None:
     if "torch" in states:
         torch.set_rng_state(states["torch"].cpu())
     if "numpy" in states:
@@ -178,12 +178,12 @@ def set_rng_states(states: dict[str, Any], held: dict[str, Any] | None = None) -
         else:  # the file may come from a machine with more devices
             count = torch.cuda.device_count()
             torch.cuda.set_rng_state_all([state.cpu() for state in cuda[:count]])
-    for name, generator in (held or {}).items():
-        if f"held: {name}" in states:
-            set_generator_state(generator, states[f"held: {name}"])
+    for name, generator in (owned or {}).items():
+        if f"owned: {name}" in states:
+            set_generator_state(generator, states[f"owned: {name}"])
 
 
-def held_generators(holders: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+def owned_generators(holders: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     """Return the generators that named objects hold as attributes, by `attribute of object`."""
     kinds = (torch.Generator, numpy.random.Generator, random.Random)
     generators: dict[int, tuple[str, Any]] = {}
@@ -241,7 +241,7 @@ def find_rng_states(root: Any, weights_paths: list[Any]) -> dict[str, tuple[Any,
 
     A state is recognized by its form; one of CUDA, 16 bytes, also by its key. Its kind is `data0`,
     `data1` and so on if its key says that it belongs to the data, or to an object. Buffers in
-    `weights_paths` are none.
+    `weights_paths` are skipped.
     """
     skipped = {tuple(path) for path in weights_paths}
     paths: dict[str, tuple[Any, ...]] = {}

@@ -287,7 +287,7 @@ def save_checkpoint(training: Training, path: str, first_epoch: int) -> None:
     parts += training.averages.items()
     states = determinism.rng_states(training.device, training.saved_generators())
     for kind, rng_path in checkpoint.rng_paths.items():
-        current = states.get(kind, states.get(f"held: {kind}"))
+        current = states.get(kind, states.get(f"owned: {kind}"))
         if current is not None:
             recorded = value_at(checkpoint.root, rng_path)
             parts.append((rng_path, determinism.rng_state_like(recorded, current)))
@@ -385,7 +385,7 @@ def snapshot(training: Training, position: tuple[int, int], replay: str) -> Fixe
         "scheduler": training.scheduler.state_dicts(),
         "epoch": position[0],
         "mid-epoch": (position, training.epoch_start),
-        "generators": {kind: state for kind, state in rng.items() if kind.startswith("held: ")},
+        "generators": {kind: state for kind, state in rng.items() if kind.startswith("owned: ")},
         "replay": replay,
         **{f"rng-{kind}": state for kind, state in rng.items()},
     }

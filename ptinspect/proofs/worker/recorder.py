@@ -25,14 +25,12 @@ import sys
 import time
 from typing import Any
 
+# Environment variable with the settings, as JSON.
 SETTINGS = "PTINSPECT_SCRIPT"
-"""Environment variable with the settings, as JSON."""
-
+# Suffix of a file in the trace folder that says where a process waits to be killed.
 PAUSED = ".paused"
-"""Suffix of a file in the trace folder that says where a process waits to be killed."""
-
+# Elements of a tensor on an accelerator that are hashed at once.
 CHUNK = 1 << 24
-"""Elements of a tensor on an accelerator that are hashed at once."""
 
 FileState = dict[str, tuple[int, int, int]]
 

@@ -279,7 +279,7 @@ class Training:
 
     def generators(self) -> dict[str, Any]:
         modules = self.model.named_modules(prefix=type(self.model).__name__)
-        return determinism.held_generators([*self.batches.holders(), *modules])
+        return determinism.owned_generators([*self.batches.holders(), *modules])
 
     def saved_generators(self) -> dict[str, Any]:
         """Return the generators whose states are in the file, by the kind of the state."""
