@@ -25,6 +25,7 @@ from ptinspect.safety.analysis.shapes import Shapes, parse_shapes
 from ptinspect.safety.policy import is_plain_class, is_special, is_stdlib, load_policy
 from ptinspect.safety.report import CLEAN, DANGEROUS, UNKNOWN, Finding
 from ptinspect.safety.scan_state import FindingCollector
+from ptinspect.text import is_outside
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -102,6 +103,7 @@ class StreamJudge:
     Attributes:
         findings: what is unknown or dangerous.
         payloads: (offset, bytes) that loading would load as a file; see `Judgement`.
+        texts: (offset, text) of each `_codecs.encode(text, …)`, as protocols 0 to 2 write bytes.
         weights_only_blockers: classes whose instances weights_only refuses to fill.
     """
 
@@ -110,9 +112,10 @@ class StreamJudge:
         self.shift = shift
         self.findings = FindingCollector()
         self.payloads: list[tuple[int, bytes | Blob | str]] = []
+        self.texts: list[tuple[int, str]] = []
         self.weights_only_blockers: set[str] = set()
         self._quick_shapes: dict[Global, Shapes] = {}
-        self._filled: set[tuple[Value, str]] = set()
+        self._clean: set[tuple[Value, str]] = set()
         self._wide: dict[tuple[object, ...], Any] = {}
         self._attributes: dict[Value, dict[str, Value]] = {}
         self._loaders: dict[Global, Event] = {}
@@ -185,14 +188,17 @@ class StreamJudge:
         call = event.target
         assert isinstance(call, Call)
         func, args = call.func, call.args
-        if (
-            isinstance(func, Global)
-            and func.path in memory.VIEW_FUNCTIONS
-            and memory.view_exceeds_storage(args)
-        ):
-            self._add(event, DANGEROUS, "tensor", memory.EXCEEDS_STORAGE)
-        if self._is_clean_at_once(call):
+        if not args and (func, call.opcode) in self._clean:
             return
+        if isinstance(func, Global):
+            if func.path in memory.VIEW_FUNCTIONS and memory.view_exceeds_storage(args):
+                self._add(event, DANGEROUS, "tensor", memory.EXCEEDS_STORAGE)
+            if self._is_clean_at_once(func, call):
+                if not args:
+                    self._clean.add((func, call.opcode))
+                return
+            if func.path == "_codecs.encode" and args and isinstance(args[0], str):
+                self.texts.append((event.offset - self.shift, args[0]))
         judgement = self._cached_judgement(call)
         if isinstance(func, Global) and func in self._loaders:
             self._loader_calls[func] = self._loader_calls.get(func, 0) + 1
@@ -207,17 +213,14 @@ class StreamJudge:
         if isinstance(target, Global):
             self._judge_attributes_set_by_call(event, target, call)
 
-    def _is_clean_at_once(self, call: Call) -> bool:
+    def _is_clean_at_once(self, func: Global, call: Call) -> bool:
         """Return True for a call in one of the shapes that decide by themselves."""
-        func, args = call.func, call.args
-        if type(func) is not Global or call.kwargs or len(args) > _WIDE:
+        if call.kwargs or len(call.args) > _WIDE:
             return False
         shapes = self._quick_shapes.get(func)
         if shapes is None:
             shapes = self._quick_shapes[func] = calls.quick_shapes(func.module, func.name)
-        return bool(shapes.calls) and (
-            shapes.find_call(args, _SHAPE_LETTERS.get(call.opcode, "")) is not None
-        )
+        return shapes.find_call(call.args, _SHAPE_LETTERS.get(call.opcode, "")) is not None
 
     def _cached_judgement(self, call: Call) -> calls.Judgement:
         examined: tuple[Value, ...] = call.args if len(call.args) <= _WIDE else (call.args,)
@@ -257,18 +260,27 @@ class StreamJudge:
                     self._judge_replaced_method(event, method, attributes[method])
                     return
         if isinstance(target, Call):
-            if (target.func, opcode) not in self._filled:
+            if (target.func, opcode) not in self._clean:
                 self._judge_changed_object(event, target)
         elif isinstance(target, Global | Extension | PersistentId):
             name = target.path if isinstance(target, Global) else values.value_repr(target)
             reason = "is changed, and does not belong to the file"
             self._add(event, DANGEROUS, name, reason)
         if opcode == "BUILD":
+            self._judge_piece(event)
             method_name = values.overridden_method(event.argument, values.MAPPING_METHODS)
             if method_name is not None:
                 reason = "is called to set the state, and the file has replaced it"
                 self._add(event, DANGEROUS, f"{method_name}()", reason)
             self._judge_attributes(event, target, event.argument)
+
+    def _judge_piece(self, event: Event) -> None:
+        """Report a file outside the folder in the `.metadata` of torch.distributed.checkpoint."""
+        state = event.argument
+        path = state.get("relative_path") if isinstance(state, dict) else None
+        if isinstance(path, str) and is_outside(path):
+            reason = f"it names {path[:200]!r}, outside its folder"
+            self._add(event, DANGEROUS, "piece-path", reason)
 
     def _judge_changed_object(self, event: Event, call: Call) -> None:
         func = calls.resolve_callable(call.func)
@@ -305,7 +317,7 @@ class StreamJudge:
             self.weights_only_blockers.add(func.path)
         if event.opcode in shapes.fills:
             if func is call.func:
-                self._filled.add((func, event.opcode))
+                self._clean.add((func, event.opcode))
             return
         if values.runs_source(func, event.argument):
             self._add(event, DANGEROUS, func.path, calls.RUNS_SOURCE)

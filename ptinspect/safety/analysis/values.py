@@ -65,7 +65,7 @@ def runs_source(func: Global, args: Value) -> bool:
 
 def overridden_method(value: Value, methods: tuple[str, ...]) -> str | None:
     """Return the first of the methods that the file has replaced on an object, or None."""
-    if not isinstance(value, Call):
+    if not isinstance(value, Call) or (value.changes is None and not value.args):
         return None
     for state in (value.state, *value.args[:4]):  # set by BUILD, or by the call itself
         for attributes in state[:4] if isinstance(state, tuple) else (state,):

@@ -34,13 +34,13 @@ from ptinspect.safety.containers.payloads import (
 from ptinspect.safety.report import DANGEROUS, UNKNOWN, Finding
 from ptinspect.safety.scan_state import ScanState, scan_member
 from ptinspect.source.base import MemorySource
-from ptinspect.text import count_text, is_outside
+from ptinspect.text import count_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ptinspect.pickling.machine import Pickled
-    from ptinspect.pickling.state import Event, Machine
+    from ptinspect.pickling.state import Machine
     from ptinspect.pickling.values import Buffer
     from ptinspect.safety.scan_state import ScanSource
 
@@ -197,10 +197,6 @@ class PickleScanner:
         judge = StreamJudge(self.record, self.start)
         frame_end = 0
         for event in recorder.events:
-            if event.opcode in ("REDUCE", "OBJ", "INST"):
-                self._add_encoded_value(event)
-            elif event.opcode == "BUILD":
-                self._judge_piece(event)
             # Frames inside other frames, which are a finding already, would take quadratic time.
             if event.opcode != "FRAME" or event.offset < frame_end:
                 continue
@@ -222,28 +218,14 @@ class PickleScanner:
                 if isinstance(payload, str):
                     payload = payload.encode("latin1", "replace")
                 self.payloads.append((name, payload))
+        for offset, text in judge.texts:
+            head = text[:1024].encode("latin1", "replace")
+            if looks_like_file(head, 0, len(head)):
+                self.values.append((f"value @ {offset}", text[:].encode("latin1", "replace")))
         for offset, literal in recorder.literals:
             window = MemorySource.of_value(literal, "").window()
             if looks_like_file(*window) and id(literal) not in self._seen_payloads:
                 self.values.append((f"value @ {offset - self.start}", literal))
-
-    def _judge_piece(self, event: Event) -> None:
-        """Report a file outside the folder in the `.metadata` of torch.distributed.checkpoint."""
-        state = event.argument
-        path = state.get("relative_path") if isinstance(state, dict) else None
-        if isinstance(path, str) and is_outside(path):
-            reason = f"it names {path[:200]!r}, outside its folder"
-            self._find("piece-path", reason, event.offset, DANGEROUS, "BUILD")
-
-    def _add_encoded_value(self, event: Event) -> None:
-        """Note bytes as protocols 0 to 2 write them: `_codecs.encode(text, "latin1")`."""
-        call = event.target
-        if isinstance(call, Call) and getattr(call.func, "path", "") == "_codecs.encode":
-            text = call.args[0] if call.args else None
-            head = text[:1024].encode("latin1", "replace") if isinstance(text, str) else b""
-            if isinstance(text, str) and looks_like_file(head, 0, len(head)):
-                value = text[:].encode("latin1", "replace")
-                self.values.append((f"value @ {event.offset - self.start}", value))
 
     def scan_found(self, scan_source: ScanSource) -> None:
         """Scan the files that the pickles load, and those that their values look like."""
