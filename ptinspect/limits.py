@@ -73,6 +73,8 @@ class Limits:
     """Characters of one name, reason or call in a report of scan."""
     reported_items: int = 10_000
     """Findings, errors and members in a report of scan, of each kind; further ones are counted."""
+    report_bytes: int = 1 << 25
+    """Size of the JSON of scan's report on one file; a note counts what is left out."""
 
 
 LIMITS = Limits()

@@ -102,7 +102,7 @@ def command(
                 commands=("convert", "scan", "stub"),
                 progress=progress,
             )
-        if not quiet or output_format == "json":
+        if output_format == "json" or (output_format == "text" and not quiet):
             reports = [_drop_failing_advice(report) for report in reports]
         several = len(paths) > 1 or len(reports) != 1 or os.path.isdir(paths[0])
         skipped = left_out_text(left_out)

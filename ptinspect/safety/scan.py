@@ -14,7 +14,7 @@ from ptinspect.formats.detect import text_transfer_error
 from ptinspect.limits import LIMITS, Limits
 from ptinspect.safety.containers.dispatch import buffer_if_small, scan_source
 from ptinspect.safety.next_steps import next_steps, state_load_advice
-from ptinspect.safety.report import DANGEROUS, ScanReport, unreadable_report
+from ptinspect.safety.report import DANGEROUS, ScanReport, fit, unreadable_report
 from ptinspect.safety.scan_state import Budget, ScanState
 from ptinspect.source.folder import EXCLUDED, LeftOut, files_below
 from ptinspect.source.local import check_type, open_source
@@ -60,7 +60,8 @@ def scan(
             if not state.errors and report.verdict != DANGEROUS:
                 load = state_load_advice(state)
             steps = next_steps(state, report.verdict, load, commands)
-            return replace(report, load=load, steps=tuple(steps))
+            report = replace(report, load=load, steps=tuple(steps))
+            return fit(report, state.limits.report_bytes)
     except PtInspectError as error:
         return unreadable_report(str(name), error)
     except MemoryError:

@@ -17,7 +17,7 @@ import pytest
 import ptinspect
 from ptinspect.limits import LIMITS, Limits
 from ptinspect.safety import scan as scan_module
-from ptinspect.safety.report import ScanReport
+from ptinspect.safety.report import ScanReport, json_text
 from ptinspect.source.local import MAX_COPY_BYTES
 from tests.safety.files import BAD, GOOD, npy, put, scanned, torch_zip
 
@@ -108,6 +108,41 @@ def test_items_above_the_limit_are_counted_and_the_worst_are_kept(tmp_path: Path
     assert len(report.members) == 10
     assert report.first_dangerous() is not None
     assert "and 50 further members" in report.notes
+
+
+def _many_long_names(folder: Path) -> Path:
+    """A zip of 40 files, each of which imports 200 long names, six times as long in JSON."""
+    file = folder / "a.zip"
+    with zipfile.ZipFile(file, "w") as archive:
+        for number in range(40):
+            names = (b"cmine\n\xc3\xa9%s%d\n0" % (b"\xc3\xa9" * 300, name) for name in range(200))
+            data = torch_zip(b"\x80\x02" + b"".join(names) + (BAD[2:] if not number else b"N."))
+            archive.writestr(f"{number}.pt", data)
+    return file
+
+
+def test_a_report_is_bounded_in_bytes_and_says_what_is_left_out(tmp_path: Path) -> None:
+    file = _many_long_names(tmp_path)
+    whole = ptinspect.scan(file)
+    size = len(json_text([whole], as_list=False))
+    assert size > 10 * MEGABYTE
+    assert not any("left out" in note for note in whole.notes)
+    report = ptinspect.scan(file, limits=Limits(report_bytes=MEGABYTE))
+    assert MEGABYTE / 2 < len(json_text([report], as_list=False)) < 1.1 * MEGABYTE
+    assert report.verdict == whole.verdict == "dangerous"
+    assert report.first_dangerous() is not None
+    notes = [note for each in (report, *report.members) for note in each.notes]
+    assert any(re.search(r"left out, .*: \d+ findings", note) for note in notes)
+    assert any(re.search(r"left out, .*: .*\d+ members", note) for note in report.notes)
+
+
+def test_advice_on_loading_is_bounded_too(tmp_path: Path) -> None:
+    names = b"".join(b"cmine\nname%06d\n0" % number for number in range(20_000))
+    file = put(tmp_path, torch_zip(b"\x80\x02" + names + b"N."), "a.pt")
+    report = ptinspect.scan(file, limits=Limits(report_bytes=100_000))
+    assert report.load is None
+    assert len(json_text([report], as_list=False)) < 110_000
+    assert any("the advice on loading" in note for note in report.notes)
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="needs /proc")
