@@ -21,15 +21,15 @@ from ptinspect.conversion.options import (
 )
 from ptinspect.conversion.output.sink import ByteCounter, ModificationGuard, Sink
 from ptinspect.conversion.output.storage_layout import TensorOptions
-from ptinspect.conversion.report import ConversionReport
-from ptinspect.conversion.verify import refuse_unsafe_output, verify_outputs
-from ptinspect.conversion.warnings import (
+from ptinspect.conversion.report import (
+    ConversionReport,
     crc_warnings,
     later_pickles_warning,
     placeholder_warnings,
     record_losses,
     unread_numbers_warning,
 )
+from ptinspect.conversion.verify import refuse_unsafe_output, verify_outputs
 from ptinspect.document import open as open_document
 from ptinspect.document.select import resolve_path
 from ptinspect.errors import PtInspectError, add_error_path, shell_options

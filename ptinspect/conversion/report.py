@@ -1,18 +1,43 @@
-"""The report of a conversion."""
+"""What a conversion reports: its result, and warnings, one line each, about what SRC has and the
+output lacks, numbers that the new dtype cannot hold, and records whose bytes do not match their
+CRC-32."""
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+import re
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from ptinspect.errors import spell_options
+from ptinspect.conversion.output.pieces import ConvertedRange, SourceRange, TensorPiece
+from ptinspect.document.warnings import checksum_message
+from ptinspect.errors import LossError, spell_options
+from ptinspect.formats.torch.zip_file import ZipSpan
+from ptinspect.pickling.pyobjects import as_mapping, dotted
 from ptinspect.report import Report
-from ptinspect.text import count_text, size_text
+from ptinspect.text import count_text, join_names, size_text
+from ptinspect.torchnn.attributes import WRAPPER_PREFIXES
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from ptinspect.conversion.options import ConvertOptions
     from ptinspect.conversion.output.pieces import LostValues
-    from ptinspect.conversion.plan import Plan, PlannedTensor
+    from ptinspect.conversion.plan import ModelPart, OutputFile, Plan, PlannedTensor
+    from ptinspect.document import Document
+    from ptinspect.document.modules import Module
+    from ptinspect.document.tensor import Storage, Tensor
+    from ptinspect.pickling.pyobjects import Path
+
+PROGRAM_DROPPED = {
+    "torchscript": "dropped: the code of the TorchScript program, which only its format holds",
+    "torch-export": "dropped: the graph of the program, which only its format holds",
+}
+"""Warnings by format of SRC."""
+
+_STATE_DICT_METHODS = re.compile(
+    r"^\s+def\s+(?:get_extra_state|state_dict|_save_to_state_dict)\s*\(", re.MULTILINE
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,3 +137,243 @@ class ConversionReport(Report):
             "lost_values": [item.as_dict() for item in self.lost_values],
             "warnings": self.warnings,
         }
+
+
+# --- before the files are written ---------------------------------------------------------------
+
+
+def loss_warnings(
+    document: Document, model: ModelPart, options: ConvertOptions
+) -> tuple[list[str], list[str]]:
+    """Return warnings, and the names of dropped entries, for a file of which only the model is
+    converted."""
+    to = options.to
+    warnings: list[str] = list(model.warnings)
+    dropped: list[str] = []
+    if model.path:
+        entries = dropped_entries(document, model.path, options.other_entries)
+        if entries:
+            names = [f"{name} ({size_text(n)})" if n else name for name, n in entries.items()]
+            keeps = "checkpoint" if to != "checkpoint" and is_checkpoint(document) else "same"
+            warnings.append(f"dropped: {join_names(names)}; --to {keeps} keeps them")
+        dropped += entries
+    dropped += [*model.non_persistent, *model.excluded, *model.attributes]
+    if model.attributes:
+        warnings.append(
+            f"dropped: {join_names(model.attributes)} (attributes set on tensors; --to same keeps"
+            " them)"
+        )
+    if model.module is not None:
+        if document.archive.format in PROGRAM_DROPPED:
+            warnings.append(PROGRAM_DROPPED[document.archive.format])
+        elif to != "checkpoint":
+            warnings.append(
+                f"dropped: the class `{model.module.class_path}` (a state_dict does not record"
+                " it); --to same keeps the full model"
+            )
+        classes = classes_with_extra_state(model.module, document)
+        if classes:
+            warnings.append(
+                f"missing: entries that the code of {join_names(classes)} adds to its state_dict()"
+                " (such as get_extra_state()); only the class itself can save them"
+            )
+    if model.non_persistent:
+        warnings.append(
+            f"dropped: {join_names(model.non_persistent)} (buffers that are not persistent, which"
+            " state_dict() leaves out)"
+        )
+    for prefix in WRAPPER_PREFIXES:
+        if model.items and all(key.startswith(prefix) for key in model.items):
+            warnings.append(f"all keys begin with {prefix!r}: --strip-prefix auto removes it")
+    return [*warnings, *excluded_keys_warning(model.excluded)], dropped
+
+
+def later_pickles_warning(names: list[str]) -> list[str]:
+    """Return a warning about pickles that follow the first, if there are any."""
+    count = count_text(len(names), "more pickle")
+    text = f"dropped: {join_names(names)} (the file holds {count} after the first)"
+    return [text] if names else []
+
+
+def placeholder_warnings(plan: Plan, document: Document) -> list[str]:
+    """Return a warning about placeholders, which DeepSpeed leaves of parameters that ZeRO-3 has
+    distributed, if there are any.
+
+    Source: `deepspeed.runtime.zero.partition_parameters.free_param` (a tensor of the shape [0]).
+    """
+    state = {id(i.tensor) for i in document.contents.tensors if i.role == "optimizer"}
+    shapes = [
+        planned.tensor.shape
+        for planned in plan.tensors
+        if not planned.tensor.uninitialized and id(planned.tensor) not in state
+    ]
+    empty = shapes.count((0,))
+    if not empty or empty * 2 < len(shapes):
+        return []
+    return [
+        f"{empty:,} of {count_text(len(shapes), 'tensor')} have no elements: placeholders, as"
+        " DeepSpeed ZeRO-3 leaves them; the weights are in other files (zero_to_fp32.py of the"
+        " checkpoint's folder gathers them)"
+    ]
+
+
+def unread_numbers_warning(plan: Plan) -> list[str]:
+    """Return a warning that a dry run cannot know whether numbers overflow, if they may."""
+    for planned in plan.tensors:
+        source, target = planned.tensor.dtype, planned.dtype
+        if planned.is_cast and source and target and target.itemsize <= source.itemsize:
+            return [
+                f"a dry run does not read the numbers: it is not known whether {target.name} can"
+                " hold them all"
+            ]
+    return []
+
+
+def excluded_keys_warning(keys: list[str]) -> list[str]:
+    """Return the warning about keys that --include and --exclude drop, if there are any."""
+    return [f"dropped by --include and --exclude: {join_names(keys)}"] if keys else []
+
+
+def is_checkpoint(document: Document) -> bool:
+    """Return True if `--to checkpoint` takes over all entries of the file."""
+    return document.kind == "checkpoint" and as_mapping(document.archive.root) is not None
+
+
+def dropped_entries(
+    document: Document, path: Path, other_entries: Sequence[Path] = ()
+) -> dict[str, int]:
+    """Return the outermost entries outside of `path`, each with the size of its tensors. Those
+    below `other_entries` are written to other files."""
+    sizes: dict[str, int] = {}
+    contents = document.contents
+
+    def is_written(entry: Path) -> bool:
+        return any(entry[: len(other)] == other for other in other_entries)
+
+    for entry in contents.entries:
+        if entry.path and not is_written(entry.path) and entry.path[:1] != path[:1]:
+            sizes.setdefault(dotted(entry.path[:1]), 0)
+    seen: set[tuple[object, ...]] = set()
+    for info in contents.tensors:
+        if info.path[: len(path)] == path or not info.path or is_written(info.path):
+            continue
+        common = 0
+        while info.path[common : common + 1] == path[common : common + 1] != ():
+            common += 1
+        name = dotted(info.path[: common + 1])
+        view = info.tensor.view_key()
+        sizes[name] = sizes.get(name, 0) + (0 if view in seen else info.nbytes)
+        seen.add(view)
+    for optimizer in contents.optimizers:
+        if optimizer.path[: len(path)] != path and optimizer.path:
+            sizes.setdefault(dotted(optimizer.path[:1]), 0)
+    return sizes
+
+
+def classes_with_extra_state(module: Module, document: Document) -> list[str]:
+    """Return classes in a model whose own code adds to its state_dict, as far as that is known.
+
+    Legacy files contain the source code of classes. What the code adds is in no file.
+
+    Sources: `torch.nn.Module.get_extra_state`, which no class of torch overrides;
+    `get_extra_state` of transformer_engine's `TransformerEngineBaseModule`.
+    """
+    overriding = {
+        f"{source.module}.{source.name}"
+        for source in document.archive.sources
+        if _STATE_DICT_METHODS.search(source.text)
+    }
+    paths = dict.fromkeys(current.class_path for _, current in module.walk())
+    return [path for path in paths if path in overriding or path.startswith("transformer_engine.")]
+
+
+# --- after the files were written -----------------------------------------------------------
+
+
+def record_losses(plan: Plan, source: str, options: ConvertOptions) -> None:
+    """Add the numbers that were lost to the plan of a file that was written, and warnings.
+    LossError if numbers overflowed and `--allow-overflow` is not set."""
+    assert options.tensors.dtype is not None
+    dtype, keys = options.tensors.dtype.name, _keys_by_bytes(plan)
+    lost = plan.lost_values = [
+        replace(piece.loss, keys=keys.get(_bytes_of(piece), []))
+        for file in plan.files
+        for _, record in file.records
+        for piece in record
+        if isinstance(piece, ConvertedRange | TensorPiece) and piece.loss
+    ]
+    overflowed = [item for item in lost if item.overflowed]
+    if overflowed:
+        count = count_text(sum(item.overflowed for item in overflowed), "number")
+        names = join_names(
+            f"{', '.join(item.keys)} ({item.overflowed:,}, the largest is {item.largest:g})"
+            for item in overflowed
+        )
+        message = f"{count} exceeded the range of {dtype}: {names}"
+        if not options.allow_overflow:
+            raise LossError(
+                message,
+                hint="nothing was written: bfloat16 has the range of float32; or accept the loss:\n"
+                + options.command(source, "--allow-overflow"),
+            )
+        plan.warnings.append(message)
+    zeros = [f"{', '.join(item.keys)} ({item.underflowed:,})" for item in lost if item.underflowed]
+    if zeros:
+        count = count_text(sum(item.underflowed for item in lost), "number")
+        plan.warnings.append(f"{count} too small for {dtype} became 0: {join_names(zeros)}")
+
+
+def crc_warnings(mismatches: Iterable[SourceRange], file: OutputFile, plan: Plan) -> list[str]:
+    """Return a warning for each record whose bytes do not match its CRC-32: those of `mismatches`,
+    and those of which a part was cast, which are read once more."""
+    damaged = {_storage_id(piece.storage): piece.storage for piece in mismatches}
+    checked: set[object] = set()
+    for storage in _partly_cast(file):
+        span, identity = storage.archive.storages.get(storage.key), _storage_id(storage)
+        if identity not in checked and isinstance(span, ZipSpan):
+            checked.add(identity)
+            if span.directory.check_crc(span.index) is False:
+                damaged[identity] = storage
+    warnings = []
+    keys = _keys_by_bytes(plan) if damaged else {}
+    for identity, storage in damaged.items():
+        span = storage.archive.storages.get(storage.key)
+        assert isinstance(span, ZipSpan)
+        record = span.directory.names[span.index]
+        warnings.append(checksum_message(record, keys.get(identity, [])))
+    return warnings
+
+
+def _partly_cast(file: OutputFile) -> Iterator[Storage]:
+    """Yield the storages of which only a part, or a strided view, was cast."""
+    for _, record in file.records:
+        for piece in record:
+            if isinstance(piece, ConvertedRange) and piece.source.place()[2] is None:
+                yield piece.source.storage
+            elif isinstance(piece, TensorPiece) and piece.tensor.dtype is not piece.dtype:
+                storage = piece.tensor.storage
+                yield from () if storage is None else (storage,)
+
+
+def _keys_by_bytes(plan: Plan) -> dict[object, list[str]]:
+    """Return the keys of the tensors of each source storage and of each view."""
+    keys: dict[object, list[str]] = {}
+    for planned in plan.tensors:
+        if planned.tensor.storage is not None:
+            keys.setdefault(_storage_id(planned.tensor.storage), []).append(planned.key)
+            keys.setdefault(_view(planned.tensor), []).append(planned.key)
+    return keys
+
+
+def _bytes_of(piece: ConvertedRange | TensorPiece) -> object:
+    if isinstance(piece, TensorPiece):
+        return _view(piece.tensor)
+    return _storage_id(piece.source.storage)
+
+
+def _storage_id(storage: Storage) -> object:
+    return ("storage", id(storage.archive), storage.key)
+
+
+def _view(tensor: Tensor) -> object:
+    return ("view", *tensor.view_key())

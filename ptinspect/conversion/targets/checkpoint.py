@@ -15,9 +15,13 @@ from ptinspect.conversion.models import find_models
 from ptinspect.conversion.output.object_graph import ObjectGraph
 from ptinspect.conversion.output.sink import ModificationGuard
 from ptinspect.conversion.plan import Plan, plan_tensors, torch_file
-from ptinspect.conversion.targets.object_state import optimizer_state, optimizer_state_dict
-from ptinspect.conversion.targets.state_dict import model_part, select_part
-from ptinspect.conversion.warnings import excluded_keys_warning, is_checkpoint, loss_warnings
+from ptinspect.conversion.report import excluded_keys_warning, is_checkpoint, loss_warnings
+from ptinspect.conversion.targets.state_dict import (
+    model_part,
+    optimizer_state,
+    optimizer_state_dict,
+    select_part,
+)
 from ptinspect.document import open as open_document
 from ptinspect.document.select import value_at
 from ptinspect.errors import PtInspectError, add_error_path

@@ -20,8 +20,8 @@ from ptinspect.conversion.output.object_graph import ObjectGraph
 from ptinspect.conversion.output.pieces import Piece, TensorPiece, storage_piece
 from ptinspect.conversion.output.storage_layout import TensorOptions, check_bounds
 from ptinspect.conversion.plan import ModelPart, OutputFile, Plan, PlannedTensor
+from ptinspect.conversion.report import loss_warnings
 from ptinspect.conversion.targets.state_dict import model_part
-from ptinspect.conversion.warnings import loss_warnings
 from ptinspect.dtypes import SAFETENSORS_DTYPES
 from ptinspect.errors import UnsupportedError
 from ptinspect.formats.safetensors import HEADER_BYTES

@@ -1,30 +1,74 @@
-"""The targets `state_dict` and `same`, and the model part of the others.
+"""The targets `state_dict` and `same`, and what the others share: the model part, and the
+state_dicts that the modules and optimizers of a file would return.
 
 `same` writes all values of the file through the same writer as every other target: torch loads
 equal values, with the same sharing of storages, but the pickle is today's and not a copy of the
 source's opcodes, and bytes of storages that no tensor uses are dropped.
+
+Sources: `torch.nn.Module.state_dict` and `_save_to_state_dict` (keys, order, `_metadata`),
+`_save_to_state_dict` of the quantized classes in torch.ao.nn.quantized for what they add,
+`torch.nn.modules.lazy.LazyModuleMixin`, and `torch.optim.Optimizer.state_dict`.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+from struct import pack
 from typing import TYPE_CHECKING
 
 from ptinspect.conversion.models import array_tensor, is_array_state_dict, select_model
 from ptinspect.conversion.output.object_graph import ObjectGraph
 from ptinspect.conversion.plan import ModelPart, Plan, PlannedTensor, plan_tensors, torch_file
-from ptinspect.conversion.targets.object_state import StateDict, metadata_of, state_dict_of
-from ptinspect.conversion.warnings import PROGRAM_DROPPED, loss_warnings
-from ptinspect.document.modules import module_of
-from ptinspect.document.select import Subtree, resolve_path
-from ptinspect.errors import PtInspectError, UnsupportedError
+from ptinspect.conversion.report import PROGRAM_DROPPED, loss_warnings
+from ptinspect.document.modules import BUFFERS, PACKED_OBJECTS, PARAMETERS, Module, module_of
+from ptinspect.document.select import Subtree, resolve_path, value_at
+from ptinspect.document.tensor import InlineStorage, Tensor
+from ptinspect.dtypes import DTYPES
+from ptinspect.errors import LimitError, PtInspectError, UnsupportedError
 from ptinspect.formats.safetensors import ordered_dict
-from ptinspect.pickling.pyobjects import as_mapping, path_step
+from ptinspect.pickling.pyobjects import (
+    ORDERED_DICT,
+    as_mapping,
+    as_sequence,
+    attributes_of,
+    dotted,
+    function_path,
+    path_step,
+)
 from ptinspect.pickling.values import Call, Value, key_value
+from ptinspect.text import count_text, join_names
+from ptinspect.torchnn.attributes import NORM_BUFFERS, packed_parameters
+from ptinspect.torchnn.classes import candidates
 
 if TYPE_CHECKING:
     from ptinspect.conversion.options import ConvertOptions, KeyEdits
     from ptinspect.document import Document
+    from ptinspect.document.optim.state import Optimizer
     from ptinspect.pickling.pyobjects import Path
+
+_NORMS = tuple(f"{kind}Norm{n}d" for kind in ("Batch", "Instance") for n in (1, 2, 3))
+_VERSIONS = {
+    **dict.fromkeys((*_NORMS, *(f"Lazy{name}" for name in _NORMS), "SyncBatchNorm"), 2),
+    **{f"ConvBn{relu}{n}d": 2 for n in (1, 2, 3) for relu in ("", "ReLU")},
+    **dict.fromkeys(("BNReLU2d", "BNReLU3d"), 2),
+    **{f"{kind}MinMaxObserver": 3 for kind in ("", "MovingAverage", "PerChannel")},
+    **dict.fromkeys(("HistogramObserver", "LinearPackedParams"), 3),
+    "MovingAveragePerChannelMinMaxObserver": 3,
+}
+"""`_version` of torch's classes that have another one than 1."""
+
+_QUANTIZED_VERSIONS = {"Linear": 3, "LinearReLU": 3, "LinearLeakyReLU": 3, "LinearTanh": 3}
+_DYNAMIC_VERSIONS = {"Linear": 4, "LinearReLU": 4, "GRU": 2, "LSTM": 2}
+
+
+@dataclass(slots=True)
+class StateDict:
+    """A state_dict: its items in torch's order, the entries of its `_metadata` by module name if it
+    has one, and the keys of buffers that state_dict() leaves out."""
+
+    items: dict[str, Value]
+    metadata: dict[str, Value] | None
+    non_persistent: list[str] = field(default_factory=list)
 
 
 def plan_state_dict(document: Document, path: str, options: ConvertOptions) -> Plan:
@@ -202,3 +246,155 @@ def _planned_tensors(
             return plan_tensors(model.value, graph, document, model.sources)
         planned.append(PlannedTensor(key, model.sources[key], tensor, dtype))
     return planned or plan_tensors(model.value, graph, document)
+
+
+# --- what modules and optimizers would return --------------------------------------------------
+
+
+def state_dict_of(module: Module, document: Document, graph: ObjectGraph) -> StateDict:
+    """Return what `module.state_dict()` gives. The tensors are added to `graph`. UnsupportedError
+    if a module's weights can only be read by the code of its class."""
+    metadata: dict[str, Value] = {}
+    state = StateDict({}, metadata)
+    pending = [("", module)]
+    max_visits = document.limits.view_items + len(document.contents.modules)
+    visits = 0
+    while pending:
+        prefix, current = pending.pop()
+        visits += 1
+        if visits > max_visits:
+            raise LimitError("the modules contain one another too often", limit="view_items")
+        non_persistent = current.non_persistent
+        metadata[prefix[:-1]] = {"version": version_of(current), **_hook_metadata(current)}
+        for store in (PARAMETERS, BUFFERS):
+            for name, value in current.members(store):
+                if store == BUFFERS and value is not None and name in non_persistent:
+                    state.non_persistent.append(prefix + name)
+                elif value is not None:
+                    state.items[prefix + name] = graph.add_detached(value, document)
+        for name, value in _quantized_items(current, document, graph):
+            state.items[prefix + name] = value
+        children = [(f"{prefix}{name}.", child) for name, child in current.children()]
+        pending += reversed(children)
+    return state
+
+
+def version_of(module: Module) -> int:
+    """Return the `_version` of a module's class; for a user's class that of the torch class that
+    it seems to extend."""
+    recorded = module.attributes.get("_version")
+    if isinstance(recorded, int):
+        return recorded
+    path, name = module.class_path, module.class_name
+    if path.startswith("torch."):
+        if ".sparse." in path or ".reference." in path:
+            return 1
+        if ".quantized.dynamic." in path:
+            return _DYNAMIC_VERSIONS.get(name, 1)
+        if ".quantized." in path and name in _QUANTIZED_VERSIONS:
+            return _QUANTIZED_VERSIONS[name]
+        return _VERSIONS.get(name, 1)
+    buffers = dict(module.members(BUFFERS))
+    if not all(key in buffers for key in NORM_BUFFERS):
+        return 1
+    similar = candidates(module.attributes)
+    return _VERSIONS.get(similar[0].name, 1) if similar else 1
+
+
+def metadata_of(value: Value) -> dict[str, Value] | None:
+    """Return the `_metadata` that `Module.state_dict` sets on its OrderedDict."""
+    if not isinstance(value, Call) or function_path(value) != ORDERED_DICT:
+        return None
+    metadata = as_mapping(attributes_of(value).get("_metadata"))
+    return None if metadata is None else {str(key): item for key, item in metadata.items()}
+
+
+def optimizer_state(document: Document) -> Value:
+    """Return the state of the one optimizer in a file, as `optimizer.state_dict()` gives it.
+    PtInspectError if the file has none or several."""
+    optimizers = document.optimizers
+    if not optimizers:
+        raise PtInspectError(
+            "the file has no optimizer state",
+            hint="--optimizer takes a file with the result of optimizer.state_dict()",
+        )
+    if len(optimizers) > 1:
+        names = join_names(dotted(optimizer.path) for optimizer in optimizers)
+        raise PtInspectError(
+            f"the file has {count_text(len(optimizers), 'optimizer state')}: {names}",
+            hint="extract one into a file first: ptinspect convert SRC DST --to state_dict "
+            "--entry optimizer_state_dict",
+        )
+    value = value_at(document.archive.root, optimizers[0].path)
+    if isinstance(value, Call) and "param_groups" in attributes_of(value):
+        return optimizer_state_dict(optimizers[0])
+    return value
+
+
+def optimizer_state_dict(optimizer: Optimizer) -> Value:
+    """Return the state_dict of a pickled optimizer object: its parameters become numbers."""
+    numbers: dict[int, int] = {}
+    groups: list[Value] = []
+    for group in optimizer.groups:
+        params: list[Value] = [
+            numbers.setdefault(id(parameter), len(numbers))
+            for parameter in as_sequence(group.get("params")) or ()
+        ]
+        options = {key: value for key, value in group.items() if key != "params"}
+        groups.append({**options, "params": params})
+    state = {
+        numbers[id(key)] if id(key) in numbers else key_value(key): value
+        for key, value in optimizer.state.items()
+    }
+    return {"state": state, "param_groups": groups}
+
+
+def _hook_metadata(module: Module) -> dict[str, Value]:
+    """Return what `SpectralNormStateDictHook` of torch.nn.utils.spectral_norm adds."""
+    metadata: dict[str, Value] = {}
+    for hook in (as_mapping(module.attributes.get("_state_dict_hooks")) or {}).values():
+        path = getattr(getattr(hook, "func", None), "path", "")
+        if path == "torch.nn.utils.spectral_norm.SpectralNormStateDictHook":
+            norm = (as_mapping(getattr(hook, "state", None)) or {}).get("fn")
+            name = (as_mapping(getattr(norm, "state", None)) or {}).get("name")
+            metadata["spectral_norm"] = {f"{name}.version": 1}
+    return metadata
+
+
+def _quantized_items(
+    module: Module, document: Document, graph: ObjectGraph
+) -> list[tuple[str, Value]]:
+    """Return what the quantized classes add to parameters and buffers."""
+    path, name, attributes = module.class_path, module.class_name, module.attributes
+    if path.endswith(("observer.HistogramObserver", ".FakeQuantize")):
+        return []  # their tensors are buffers
+    if not module.packs_weights:
+        return []
+    if ".sparse." in path:
+        raise UnsupportedError(
+            f"the weights of {path} are packed in a form that only torch can unpack",
+            hint="--to same keeps the full model; or load it with torch and save its state_dict()",
+        )
+    scale_items: list[tuple[str, Value]] = []
+    scale, zero_point = attributes.get("scale"), attributes.get("zero_point")
+    if isinstance(scale, float) and isinstance(zero_point, int):
+        for key, dtype, data in (
+            ("scale", "float32", pack("<f", scale)),
+            ("zero_point", "int64", pack("<q", zero_point)),
+        ):
+            storage = InlineStorage(document.archive, data, "cpu")
+            scalar = Tensor(DTYPES[dtype], (), (), 0, storage, "cpu", False, 0)
+            scale_items.append((key, graph.add_new(scalar)))
+    parts = list(packed_parameters(attributes))
+    if name == "LinearPackedParams" and len(parts) >= 2:
+        weight = None if parts[0] is None else graph.add_detached(parts[0], document)
+        return [("dtype", attributes.get("dtype")), ("_packed_params", (weight, parts[1]))]
+    if name == "EmbeddingPackedParams" and parts:
+        weight = graph.add_detached(parts[0], document)
+        return [("dtype", attributes.get("dtype")), ("_packed_weight", weight)]
+    if "weight" in attributes and "bias" in attributes and len(parts) == 2:  # a convolution
+        return [("weight", parts[0]), ("bias", parts[1]), *scale_items]
+    if name.startswith("Linear") or name == "QFunctional":
+        return scale_items
+    # Recurrent modules: torch keeps these objects packed in the state_dict.
+    return [(key, attributes[key]) for key in PACKED_OBJECTS if key in attributes]
