@@ -20,6 +20,7 @@ from ptinspect.conversion.output.storage_layout import (
     StorageLayout,
     TensorOptions,
 )
+from ptinspect.document.tensor import Tensor
 from ptinspect.document.tensors import REBUILD_FROM_TYPE, REBUILD_PARAMETERS
 from ptinspect.dtypes import DTYPES, STORAGE_ITEMSIZE, is_untyped
 from ptinspect.formats.safetensors import ordered_dict
@@ -46,7 +47,6 @@ if TYPE_CHECKING:
 
     from ptinspect.conversion.output.pieces import Piece
     from ptinspect.document import Document
-    from ptinspect.document.tensor import Tensor
     from ptinspect.document.tensor_readers import Reference
     from ptinspect.dtypes import DType
 
@@ -190,9 +190,10 @@ class ObjectGraph:
         """Return the tensor that a collected value is, like `Document.tensor_of`, and after `plan`
         the dtype with which it is written. None for a tensor that is not dense, and two for any
         other value."""
-        dense = self.dense_tensor(value)
-        if dense is None or type(value) is not TensorCall:
-            dense = self.dense_tensor(_unwrap_parameter(value))
+        plain = self._dense.get(id(value))
+        if isinstance(plain, Tensor):
+            return plain, self._layout.placements[id(plain)].dtype
+        dense = self.dense_tensor(_unwrap_parameter(value))
         placement = self._layout.placements.get(id(dense))
         document = self._owners.get(id(value), self._first)
         tensor = document.tensor_of(value) if document else None

@@ -69,8 +69,8 @@ class StorageLayout:
 
     def __init__(self, options: TensorOptions) -> None:
         self.options = options
-        self._tensors: dict[Group, list[Tensor]] = {}
-        self._added: set[int] = set()  # ids of those tensors
+        self._tensors: dict[Group, Tensor | None] = {}  # the first one of each group
+        self._sharing: dict[Group, dict[int, Tensor]] = {}  # all of groups of several, by id
         self._bare_storages: dict[Group, list[Storage]] = {}
         self.placements: dict[int, Placement] = {}
         self.by_source: dict[int, OutputStorage] = {}
@@ -80,13 +80,11 @@ class StorageLayout:
         """Add a tensor that will be written. UnsupportedError if it is not dense, DamagedError if
         it exceeds its storage."""
         storage, dtype = check_bounds(tensor)
-        if id(tensor) not in self._added:
-            self._added.add(id(tensor))
-            group = (id(storage.archive), storage.key, dtype.storage)
-            if group in self._tensors:
-                self._tensors[group].append(tensor)
-            else:
-                self._tensors[group] = [tensor]
+        group = (id(storage.archive), storage.key, dtype.storage)
+        first = self._tensors.setdefault(group, tensor)
+        if first is not tensor:
+            sharing = self._sharing.setdefault(group, {id(first): first} if first else {})
+            sharing[id(tensor)] = tensor
 
     def add_storage(self, storage: Storage, dtype: DType) -> None:
         """Add a storage that is a value of the pickle: it is written in full."""
@@ -99,13 +97,16 @@ class StorageLayout:
                 piece = storage_piece(root, storage.begin, end, dtype, dtype)
                 self.by_source[id(storage)] = self._output(storage, [piece])
             return
-        self._bare_storages.setdefault(_group(storage, dtype), []).append(storage)
-        self._tensors.setdefault(_group(storage, dtype), [])
+        group = (id(storage.archive), storage.key, dtype.storage)
+        self._bare_storages.setdefault(group, []).append(storage)
+        self._tensors.setdefault(group, None)
 
     def plan(self) -> None:
         """Lay out everything that was added."""
-        for group, tensors in self._tensors.items():
+        for group, first in self._tensors.items():
             bare = self._bare_storages.get(group, [])
+            by_id = self._sharing.get(group, {id(first): first} if first else {})
+            tensors = [*by_id.values()]
             if len(tensors) == 1 and not bare and self._place_single(tensors[0]):
                 continue
             sharing = [
@@ -203,11 +204,6 @@ def check_bounds(tensor: Tensor) -> tuple[Storage, DType]:
         raise out_of_bounds_error(tensor, storage, high, dtype.itemsize)
     storage.check()
     return storage, dtype
-
-
-def _group(storage: Storage, dtype: DType) -> Group:
-    """Return a key for the tensors whose storages may become one."""
-    return (id(storage.archive), storage.key, dtype.storage)
 
 
 def _can_share(tensors: list[Tensor], options: TensorOptions) -> bool:
