@@ -533,6 +533,17 @@ def test_tied_weights_with_two_sets_of_numbers_are_undecided(changed: str, reaso
     assert doubt.message.startswith(f"{reason}, and the optimizer has one state for both")
 
 
+def test_no_other_weights_are_read_to_compare_tied_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ptinspect.document.optim import copies
+
+    read: list[Any] = []
+    fingerprint = copies._fingerprint
+    monkeypatch.setattr(copies, "_fingerprint", lambda t: read.append(t.shape) or fingerprint(t))
+    model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
+    assert checked(trained(MAKE["adam"], model, list(model.parameters())[2:])).fits
+    assert read == []
+
+
 def test_two_parameters_of_one_shape_are_named_if_nothing_decides() -> None:
     (doubt,) = stored_twice("twin.weight", "twin.bias").undecided
     assert doubt.message.endswith(

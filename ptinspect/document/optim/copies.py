@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from ptinspect.document.elements import contiguous
+from ptinspect.document.elements import contiguous, iter_contiguous
 from ptinspect.document.optim.matching import Fault, Match, Slot, Weight, Weights, best_match
 from ptinspect.errors import UnsupportedError
 from ptinspect.pickling.pyobjects import dotted
 
 if TYPE_CHECKING:
     from ptinspect.document.tensor import Tensor
+    from ptinspect.dtypes import DType
 
 EMBEDDINGS = frozenset(
     ["wte", "embed_tokens", "word_embeddings", "tok_embeddings", "embed_in", "embedding", "shared"]
@@ -27,13 +28,21 @@ def decide_copies(slots: list[Slot], match: Match) -> Match:
     Weights that seem tied are undecided if their numbers differ and the optimizer covers only one
     of them: if one is frozen, the file is right.
     """
-    copies = _copies(match.weights)
+    is_ambiguous = any(fault.kind == "names" for fault in match.faults)
+    tied = _usually_tied(match.weights)
+    names = {name for pair in tied for name in pair}
+    prints = {
+        weight.name: _fingerprint(weight.tensor)
+        for weight in match.weights.parameters
+        if is_ambiguous or weight.name in names  # reading all of a large model takes minutes
+    }
+    copies = _copies(prints)
     single = [weight for weight in match.weights.parameters if weight.name not in copies]
-    if any(fault.kind == "names" for fault in match.faults):
+    if is_ambiguous:
         decided = best_match(slots, [replace(match.weights, parameters=single)])
         if decided is not None and not decided.faults:
             match = decided
-    pairs = dict.fromkeys(_usually_tied(match.weights), "models usually tie it to")
+    pairs = dict.fromkeys(tied, "models usually tie it to")
     for copy, original in copies.items():
         modules = [name.rpartition(".")[0] for name in (original, copy)]
         for weight in single:
@@ -43,7 +52,8 @@ def decide_copies(slots: list[Slot], match: Match) -> Match:
     names = {weight.name for weight in single}
     for (a, b), reason in pairs.items():
         covered = {a, b}.intersection(match.names)
-        if {a, b} <= names and len(covered) == 1 and None not in match.names:
+        differ = {a, b} <= names and prints.get(a) != prints.get(b)
+        if differ and len(covered) == 1 and None not in match.names:
             message = (
                 f"{reason} {a}, and the optimizer has one state for both, but their numbers "
                 "differ: wrong if they are tied, right if one is frozen"
@@ -52,26 +62,45 @@ def decide_copies(slots: list[Slot], match: Match) -> Match:
     return match
 
 
-def _copies(weights: Weights) -> dict[str, str]:
+def _copies(prints: dict[str, Fingerprint | None]) -> dict[str, str]:
     """Return, per parameter with the shape and the numbers of an earlier one, the name of that.
 
     They are tied weights that were stored twice, as after `{k: v.clone() for k, v in ...}`.
     Parameters whose elements are all equal, such as biases that were never trained, are left out.
     """
+    first_names: dict[Fingerprint, str] = {}
+    copies = {}
+    for name, fingerprint in prints.items():
+        if fingerprint is not None and not fingerprint.is_constant:
+            first = first_names.setdefault(fingerprint, name)
+            if first != name:
+                copies[name] = first
+    return copies
+
+
+class Fingerprint(NamedTuple):
+    """Type, shape and hash of a tensor, and whether all its elements are equal."""
+
+    dtype: DType | None
+    shape: tuple[int, ...]
+    digest: bytes
+    is_constant: bool
+
+
+def _fingerprint(tensor: Tensor) -> Fingerprint | None:
+    """Return the fingerprint of a tensor; None if it is sparse, packed, or without bytes."""
     from hashlib import blake2b  # `show` imports this module: start-up time counts
 
-    first_names: dict[object, str] = {}
-    copies = {}
-    for weight in weights.parameters:
-        tensor, data = weight.tensor, _bytes_of(weight.tensor)
-        size = tensor.dtype.itemsize if tensor.dtype is not None else 0
-        if not data or data == data[:size] * (len(data) // max(size, 1)):
-            continue
-        key = (tensor.dtype, tensor.shape, blake2b(data).digest())
-        first = first_names.setdefault(key, weight.name)
-        if first != weight.name:
-            copies[weight.name] = first
-    return copies
+    size = tensor.dtype.itemsize if tensor.dtype is not None else 1
+    hasher, first, is_constant = blake2b(), b"", True
+    try:
+        for chunk in iter_contiguous(tensor):
+            hasher.update(chunk)
+            first = first or chunk[:size]
+            is_constant = is_constant and chunk == first * (len(chunk) // size)
+    except UnsupportedError:
+        return None
+    return Fingerprint(tensor.dtype, tensor.shape, hasher.digest(), is_constant)
 
 
 def _usually_tied(weights: Weights) -> list[tuple[str, str]]:
@@ -118,12 +147,7 @@ def equal_averages(models: list[Weights]) -> Iterator[str]:
 def _same_bytes(first: Tensor, second: Tensor) -> bool:
     if first.dtype is not second.dtype or first.shape != second.shape:
         return False
-    data = _bytes_of(first)
-    return data is not None and data == _bytes_of(second)
-
-
-def _bytes_of(tensor: Tensor) -> bytes | None:
     try:
-        return contiguous(tensor)
+        return contiguous(first) == contiguous(second)
     except UnsupportedError:  # sparse, packed, without bytes
-        return None
+        return False

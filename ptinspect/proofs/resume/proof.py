@@ -35,6 +35,7 @@ from ptinspect.proofs.resume.causes import (
     same_contents,
 )
 from ptinspect.proofs.resume.report import Crossing, ResumeReport, check_plot_path, plot_losses
+from ptinspect.text import join_names
 
 OTHER_DEVICE = "cpu"
 
@@ -91,7 +92,10 @@ def check_resume(
     with add_error_path(path), worker_pool(workers, timeout, progress) as pool:
         more: dict[str, Any] = {"entry": entry, "trust": trust, "no_cross": no_cross}
         reproduce = reproduce_command("resume", path, options, **more)
-        file = _checkpoint_file(path, model, trust, pool)
+        file = path
+        if os.path.isdir(path):
+            file = pool.new_path(".pt")
+            pool.run({**folder_job(path, model, trust), "target": file})
         plan = make_plan(file, model=model, entry=entry, trust=trust)
         crosses = should_cross(device) and not no_cross
         runs = TrainingRuns(file, plan, asdict(options), pool, pool.new_path(""), crosses)
@@ -99,15 +103,6 @@ def check_resume(
     if plot is not None:
         plot_losses(plot, report.losses, report.steps, force)
     return report
-
-
-def _checkpoint_file(path: str, model: str | None, trust: bool, workers: Workers) -> str:
-    """Return the path of the checkpoint, which is made first if `path` is a folder."""
-    if not os.path.isdir(path):
-        return path
-    target = workers.new_path(".pt")
-    workers.run({**folder_job(path, model, trust), "target": target})
-    return target
 
 
 def _optimizer_findings(path: str, plan: dict[str, Any]) -> tuple[list[str], list[str]]:
@@ -137,7 +132,9 @@ def _prove(
         nondeterminism = first_trace_difference(uninterrupted["trace"], repeated["trace"])
         if nondeterminism is not None:
             verdict, difference = "not-deterministic", nondeterminism
-            causes = [_nondeterminism(uninterrupted, repeated)]
+            names = dict.fromkeys(uninterrupted["nondeterministic"] + repeated["nondeterministic"])
+            variant = ":named" if names else ""
+            causes = [make_cause(f"non-determinism{variant}", names=join_names(names, 3))]
         else:
             causes = _CauseSearch(runs, uninterrupted, resumed).run()
             if not causes and uninterrupted["rnn_dropout"]:
@@ -248,13 +245,6 @@ class _CauseSearch:
 
 def _all_fixes(causes: list[Cause]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(fix for cause in causes for fix in cause.fixes))
-
-
-def _nondeterminism(uninterrupted: Answer, repeated: Answer) -> Cause:
-    operations = dict.fromkeys([*uninterrupted["nondeterministic"], *repeated["nondeterministic"]])
-    if operations:
-        return make_cause("non-determinism:named", names=", ".join(list(operations)[:3]))
-    return make_cause("non-determinism")
 
 
 def _cudnn_causes(runs: TrainingRuns) -> list[Cause]:

@@ -136,7 +136,10 @@ class Checkpoint:
             name: getattr(self.weights.get(name), "shape", ()) if is_lazy(tensor) else tensor.shape
             for name, tensor in (*model.named_buffers(), *model.named_parameters())
         }
-        slot_shapes = [self._slot_shape(slot) for slot in self.slots]
+        slot_shapes = [
+            parameter_shape({k: v for k, v in state.items() if isinstance(v, torch.Tensor)})
+            for state in map(self.slot_state, self.slots)
+        ]
         for names, assumption in self._candidate_names(model, user_order, shapes, slot_shapes):
             known = [shapes[name] for name in names or () if name in shapes]
             if names is not None and len(known) == len(names) and shapes_agree(slot_shapes, known):
@@ -180,10 +183,6 @@ class Checkpoint:
                 yield [*first, *second], assumption
         last = order[-len(slot_shapes) :]  # the ones nearest to the loss are rarely frozen
         yield last, f"it is assumed that the optimizer covers the last {len(last)} parameters"
-
-    def _slot_shape(self, slot: Slot) -> tuple[int, ...] | None:
-        state = self.slot_state(slot)
-        return parameter_shape({k: v for k, v in state.items() if isinstance(v, torch.Tensor)})
 
     def slot_state(self, slot: Slot) -> dict[str, Any]:
         """Return the optimizer's state for a parameter, empty without any."""
