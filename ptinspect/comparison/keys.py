@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from heapq import heapify, heappop, heappush
@@ -18,7 +18,6 @@ from ptinspect.errors import PtInspectError
 if TYPE_CHECKING:
     from ptinspect.comparison.numbers import Numbers
     from ptinspect.document import TensorInfo
-    from ptinspect.document.tensor import Tensor
 
 SAMPLE = 1 << 14
 """Elements that are looked at to find a renamed tensor whose numbers changed."""
@@ -96,8 +95,8 @@ def find_renames(
     def rounded(a: TensorInfo, b: TensorInfo) -> bool:
         return bool(a.dtype and b.dtype and a.dtype.kind == b.dtype.kind) and gap(a, b) <= ROUNDED
 
-    match(lambda info: (_kind(info.tensor), _first_bytes(info.tensor)), _equal, "bytes")
-    match(lambda info: _kind(info.tensor), close, "numbers")
+    match(_kind_and_bytes, _equal, "bytes")
+    match(_kind, close, "numbers")
     match(lambda info: info.shape, rounded, "numbers")
     for a, b in _by_patterns(renames, open_a, open_b):
         if open_a[a].shape == open_b[b].shape:
@@ -142,16 +141,16 @@ def apply_pattern(pattern_a: str, pattern_b: str, key: str) -> str | None:
     return None
 
 
-def _kind(tensor: Tensor) -> tuple[object, ...]:
-    return tensor.shape, tensor.dtype, tensor.layout
+def _kind(info: TensorInfo) -> object:
+    return info.shape, info.tensor.dtype, info.tensor.layout
 
 
-def _first_bytes(tensor: Tensor) -> bytes | None:
-    """Return a digest of the first block; None for tensors without bytes."""
+def _kind_and_bytes(info: TensorInfo) -> object:
+    """Return the kind and a digest of the first block, if the tensor has bytes."""
     try:
-        return blake2b(next(iter_contiguous(tensor), b"")).digest()
+        return _kind(info), blake2b(next(iter_contiguous(info.tensor), b"")).digest()
     except PtInspectError:
-        return None
+        return _kind(info), None
 
 
 def _equal(a: TensorInfo, b: TensorInfo) -> bool:
@@ -212,12 +211,10 @@ def _candidates(keys_a: list[str], keys_b: list[str]) -> list[tuple[str, str]]:
 
 def _common_parts(a: str, b: str) -> tuple[int, int]:
     """Return how many dotted parts two keys share at the end, and at the start."""
-    parts_a, parts_b = a.split("."), b.split(".")
-
-    def shared(x: Iterable[str], y: Iterable[str]) -> int:
-        return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(x, y, strict=False)))
-
-    return shared(reversed(parts_a), reversed(parts_b)), shared(parts_a, parts_b)
+    x, y = a.split("."), b.split(".")
+    pairs = zip(reversed(x), reversed(y), strict=False), zip(x, y, strict=False)
+    ends, starts = (sum(1 for _ in takewhile(lambda p: p[0] == p[1], both)) for both in pairs)
+    return ends, starts
 
 
 def find_patterns(renames: list[Rename]) -> list[Pattern]:

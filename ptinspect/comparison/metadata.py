@@ -79,11 +79,10 @@ def _plain(value: Value, kind: str) -> object:
         return [_plain(item, "NoneType") for item in value]
     if isinstance(value, dict):
         return {str(name): _plain(item, "NoneType") for name, item in value.items()}
-    if isinstance(value, str):
-        return str(value)
-    if isinstance(value, bool | float) or (isinstance(value, int) and value.bit_length() <= 1000):
-        return value
-    return brief_repr(value)
+    if isinstance(value, bool | float | str):
+        return str(value) if isinstance(value, str) else value
+    is_short = isinstance(value, int) and value.bit_length() <= 1000
+    return value if is_short else brief_repr(value)
 
 
 def _digest(root: Value, document: Document) -> bytes:

@@ -17,7 +17,6 @@ _SPACES = frozenset(
     "\u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
     "\u202f\u205f\u3000"
 )
-_SHORT_ESCAPES = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
 def is_visible(char: str) -> bool:
@@ -29,16 +28,9 @@ def safe(text: str) -> str:
     """Return the text with Python's escapes in it: `\\x1b`, `\\u202e`, `\\n`."""
     if text.isascii() and text.isprintable():
         return text if type(text) is str else str(text)
-    return "".join([char if is_visible(char) else _python_escape(char) for char in text])
-
-
-def _python_escape(char: str) -> str:
-    code = ord(char)
-    if char in _SHORT_ESCAPES:
-        return _SHORT_ESCAPES[char]
-    if code < 0x100:
-        return f"\\x{code:02x}"
-    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+    return "".join(
+        [char if is_visible(char) else char.encode("unicode_escape").decode() for char in text]
+    )
 
 
 def cut(text: str, limits: Limits = LIMITS) -> str:
@@ -65,7 +57,7 @@ def quoted_all(texts: list[str]) -> list[str]:
     return [quoted(text) for text in texts]
 
 
-_JSON_ESCAPES = {'"': '\\"', "\\": "\\\\", **_SHORT_ESCAPES}
+_JSON_ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
 def _json_char(char: str) -> str:
@@ -73,11 +65,8 @@ def _json_char(char: str) -> str:
         return _JSON_ESCAPES[char]
     if is_visible(char):
         return char
-    code = ord(char)
-    if code < 0x10000:
-        return f"\\u{code:04x}"
-    code -= 0x10000
-    return f"\\u{0xD800 | code >> 10:04x}\\u{0xDC00 | code & 0x3FF:04x}"
+    units = char.encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{units[i]:02x}{units[i + 1]:02x}" for i in range(0, len(units), 2))
 
 
 _MARKDOWN = str.maketrans({
