@@ -1,9 +1,15 @@
-"""The protocol that all reports share (ok, exit_code, text() and as_dict()), and the version of the
-package, which they name."""
+"""What all reports share: ok, exit_code, text() and as_dict(), dataclasses as JSON, and the version
+of the package, which they name."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from _typeshed import DataclassInstance
 
 __version__ = "0.1.0"  # a test checks that pyproject.toml and CHANGELOG.md agree
 
@@ -41,3 +47,25 @@ class Report(ABC):
 
     def __bool__(self) -> bool:
         return self.ok
+
+
+def json_objects(items: Iterable[DataclassInstance], *omitted: str) -> list[object]:
+    """Return dataclasses as JSON has them, without the `omitted` fields."""
+    from dataclasses import asdict  # imported late: start-up time counts
+
+    fields = map(asdict, items)
+    return [
+        json_plain({name: value for name, value in item.items() if name not in omitted})
+        for item in fields
+    ]
+
+
+def json_plain(value: object) -> object:
+    """Return a plain value as JSON has it: tuples as lists, NaN and infinities as text."""
+    if isinstance(value, list | tuple):
+        return [json_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {name: json_plain(item) for name, item in value.items()}
+    if isinstance(value, float) and value - value != 0:
+        return "nan" if value != value else "inf" if value > 0 else "-inf"
+    return value

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from html import escape as html_escape
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from ptinspect.comparison.changes import (
     Change,
@@ -21,11 +21,8 @@ from ptinspect.comparison.keys import Pattern, Rename, apply_pattern
 from ptinspect.display.text.columns import Table, draw_table, fold_keys, fold_rows, markdown_table
 from ptinspect.display.text.escape import cut, markdown
 from ptinspect.pickling.pyobjects import dotted
-from ptinspect.report import Report, __version__
+from ptinspect.report import Report, __version__, json_objects
 from ptinspect.text import count_text, join_names
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
 
 Row = tuple[str, ...]
 
@@ -100,37 +97,17 @@ class DiffReport(Report):
             "tolerance": self.tolerance,
             "a": asdict(self.a),
             "b": asdict(self.b),
-            "added": _json_objects(self.added, "in_model", "tied_to"),
-            "removed": _json_objects(self.removed, "in_model"),
-            "renamed": _json_objects(self.renamed),
-            "patterns": _json_objects(self.patterns),
-            "changed": _json_objects(self.changed, "reason"),
-            "entries": _json_objects(self.entries),
-            "modules": _json_objects(self.modules),
-            "optimizers": _json_objects(self.optimizers, "details"),
-            "notes": _json_objects(self.notes),
+            "added": json_objects(self.added, "in_model", "tied_to"),
+            "removed": json_objects(self.removed, "in_model"),
+            "renamed": json_objects(self.renamed),
+            "patterns": json_objects(self.patterns),
+            "changed": json_objects(self.changed, "reason"),
+            "entries": json_objects(self.entries),
+            "modules": json_objects(self.modules),
+            "optimizers": json_objects(self.optimizers, "details"),
+            "notes": json_objects(self.notes),
             "totals": self.totals,
         }
-
-
-def _json_objects(items: Iterable[DataclassInstance], *omitted: str) -> list[object]:
-    """Return dataclasses as JSON has them, without the `omitted` fields."""
-    fields = map(asdict, items)
-    return [
-        json_plain({name: value for name, value in item.items() if name not in omitted})
-        for item in fields
-    ]
-
-
-def json_plain(value: object) -> object:
-    """Return a plain value as JSON has it: tuples as lists, NaN and infinities as text."""
-    if isinstance(value, list | tuple):
-        return [json_plain(item) for item in value]
-    if isinstance(value, dict):
-        return {name: json_plain(item) for name, item in value.items()}
-    if isinstance(value, float) and value - value != 0:
-        return "nan" if value != value else "inf" if value > 0 else "-inf"
-    return value
 
 
 class _Section(NamedTuple):

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from ptinspect.display import ShowOptions
     from ptinspect.display.measure import FileHash
-    from ptinspect.document import Document, TensorInfo
+    from ptinspect.document import Document
     from ptinspect.document.modules import ModuleInfo
     from ptinspect.document.optim.state import Optimizer
     from ptinspect.formats.archive import Archive
@@ -72,7 +72,6 @@ def _with_article(value: Value) -> str:
 def facts(document: Document, options: ShowOptions, file_hash: FileHash | None) -> Iterator[Fact]:
     """Yield the facts that apply to the document, in order. An empty label continues the fact
     before."""
-    infos = list(document.tensors.values())
     if file_hash is not None:
         yield "sha256", file_hash.text
     metadata = document.archive.facts.get("metadata")
@@ -80,10 +79,10 @@ def facts(document: Document, options: ShowOptions, file_hash: FileHash | None) 
         yield "metadata", join_names(map(_metadata_text, metadata.items()), MAX_NAMES)
     if document.checked_records is not None:
         yield "checksums", _checksums_text(document.checked_records, document.checksum_warnings)
-    if infos:
-        yield "tensors", _tensors_text(document, infos)
+    if document.tensors:
+        yield "tensors", _tensors_text(document)
     if document.kind == "module":
-        yield "state_dict", _state_dict_text(document, infos)
+        yield "state_dict", _state_dict_text(document)
     package = document.archive.facts.get("package")
     if isinstance(package, dict):
         parts = [
@@ -136,13 +135,12 @@ def _program_facts(program: dict[str, Any]) -> Iterator[Fact]:
     names = [join_names(map(cut, program[key]), MAX_NAMES) for key in ("inputs", "outputs")]
     yield "program", f"{cut(program['name'])}({names[0]}) -> {names[1] or 'nothing'}"
     operators = [f"{cut(item['name'])} ({item['count']:,})" for item in program["operators"]]
-    if operators:
-        yield "operators", join_names(operators, MAX_NAMES)
     ranges = [
         f"{cut(symbol)} from {low} to {high}" for symbol, (low, high) in program["ranges"].items()
     ]
-    if ranges:
-        yield "ranges", join_names(ranges, MAX_NAMES)
+    for label, texts in (("operators", operators), ("ranges", ranges)):
+        if texts:
+            yield label, join_names(texts, MAX_NAMES)
 
 
 def _attributes_text(document: Document, info: ModuleInfo) -> str:
@@ -202,21 +200,20 @@ def _load_facts(document: Document, hints: bool) -> Iterator[Fact]:
             yield "", f"ptinspect scan {shell_word(document.path)} prints the line that allows it"
 
 
-def _tensors_text(document: Document, infos: Sequence[TensorInfo]) -> str:
+def _tensors_text(document: Document) -> str:
     """Return `2 parameters, 3 elements, 12 bytes, float32, cuda:0`; with several roles `2
     parameters with 3 elements, 1 buffer with 1 element, …`. Views of the same bytes count once."""
-    counts, elements = Counter(info.role for info in infos), Counter[str]()
-    dtype_bytes, device_bytes = Counter[str](), Counter[str]()
+    counts, elements, dtypes, devices = (Counter[str]() for _ in range(4))
     tied = document.survey.duplicates
-    for info in infos:
+    for info in document.tensors.values():
         tensor = info.tensor
+        counts[info.role] += 1
         if info in tied:
             continue
         elements[info.role] += max(tensor.numel, 0)
-        dtype_bytes[tensor.dtype.name if tensor.dtype else tensor.encoding or "unknown dtype"] += (
-            tensor.nbytes
-        )
-        device_bytes[tensor.device] += tensor.nbytes
+        dtype = tensor.dtype.name if tensor.dtype else tensor.encoding or "unknown dtype"
+        dtypes[dtype] += tensor.nbytes
+        devices[tensor.device] += tensor.nbytes
     joint = ", " if len(counts) == 1 else " with "
     parts = [
         count_text(counts[role], "optimizer tensor" if role == "optimizer" else role)
@@ -227,22 +224,21 @@ def _tensors_text(document: Document, infos: Sequence[TensorInfo]) -> str:
     if tied:
         parts[-1] += f" ({len(tied):,} tied)"
     totals = document.totals
-    size = size_text(totals.nbytes)
+    parts.append(size_text(totals.nbytes))
     if totals.storage_nbytes != totals.nbytes:
-        size += f" of {size_text(totals.storage_nbytes)} in storages"
-    return ", ".join([*parts, size, *_largest(dtype_bytes), *_largest(device_bytes)])
+        parts[-1] += f" of {size_text(totals.storage_nbytes)} in storages"
+    for sizes in (dtypes, devices):
+        parts += [cut(name) for name, _ in sizes.most_common(MAX_NAMES)]
+        parts += [f"{len(sizes) - MAX_NAMES} more"] if len(sizes) > MAX_NAMES else []
+    return ", ".join(parts)
 
 
-def _largest(sizes: Counter[str]) -> list[str]:
-    more = [f"{len(sizes) - MAX_NAMES} more"] if len(sizes) > MAX_NAMES else []
-    return [*(cut(name) for name, _ in sizes.most_common(MAX_NAMES)), *more]
-
-
-def _state_dict_text(document: Document, infos: Sequence[TensorInfo]) -> str:
+def _state_dict_text(document: Document) -> str:
     """Return the size of the state_dict() of a full model, in comparison with the file."""
     modules = [info.module for info in document.modules if not info.root]
     is_packed = any(module.packs_weights for module in modules)
     roles = ROLES if is_packed else ("parameter", "buffer")
+    infos = document.tensors.values()
     members = [info for info in infos if info.persistent and info.role in roles]
     nbytes = sum({info.tensor.view_key(): info.nbytes for info in members}.values())
     keys = len(members)
@@ -276,8 +272,7 @@ _MAIN_HYPERPARAMETERS = (
 
 def optimizer_text(document: Document, optimizer: Optimizer) -> str:
     """Return `SGD (inferred), lr 0.0001, 2 parameters, no state, in optimizer_state_dict`."""
-    parts = [optimizer_name(optimizer)]
-    groups = optimizer.groups
+    parts, groups = [optimizer_name(optimizer)], optimizer.groups
     parameters = count_text(parameter_count(optimizer), "parameter")
     if len(groups) == 1:
         parts += [
@@ -305,8 +300,7 @@ def optimizer_text(document: Document, optimizer: Optimizer) -> str:
 
 def format_hyperparameter(document: Document, value: Value) -> str:
     """Return a hyper-parameter in a few words; if it is a tensor, its number."""
-    tensor = document.tensor_of(value)
-    description = describe(value)
+    tensor, description = document.tensor_of(value), describe(value)
     if tensor is not None:
         from ptinspect.document.to_array import number_of
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ptinspect.report import Report
+from ptinspect.report import Report, __version__, json_objects
 from ptinspect.text import count_text, join_names, size_text
 
 if TYPE_CHECKING:
@@ -92,19 +92,14 @@ class RecoveryReport(Report):
 
     def as_dict(self) -> dict[str, Any]:
         """Return the JSON object of `recover -f json`."""
-        from ptinspect.report import __version__
-
         target = {"path": self.target, "format": self.target_format}
         return {
             "schema": 1,
             "ptinspect": __version__,
             "source": {"path": self.path, "size": self.size, "format": self.format},
             "target": None if self.target is None else target,
-            "damage": [asdict(item) for item in self.damage],
-            "tensors": [
-                {**asdict(item), "path": list(item.path), "shape": list(item.shape)}
-                for item in self.tensors
-            ],
+            "damage": json_objects(self.damage),
+            "tensors": json_objects(self.tensors),
             "dropped": list(self.dropped),
             "totals": self.totals,
         }
