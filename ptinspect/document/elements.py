@@ -44,13 +44,6 @@ MAX_REPEATED = 1 << 30
 MAX_REPEATED_IN_MEMORY = 1 << 28
 """Size in bytes up to which such a view is held in memory."""
 
-_ML_DTYPES = frozenset(
-    (
-        "bfloat16", "float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz",
-        "float8_e8m0fnu",
-    )
-)  # fmt: skip
-
 
 def contiguous(tensor: Tensor) -> bytes:
     """Return the elements in C order, little-endian, as logical values (conj and neg applied); for
@@ -203,12 +196,13 @@ def numpy_type(dtype: DType) -> np.dtype[np.generic]:
 
     if dtype.numpy is not None:
         return np.dtype(dtype.numpy).newbyteorder("<")
-    if dtype.name not in _ML_DTYPES:
-        raise UnsupportedError(f"numpy has no {dtype.name}", hint="read() gives the bytes")
     import ml_dtypes
 
-    kind: np.dtype[np.generic] = np.dtype(getattr(ml_dtypes, dtype.name))
-    return kind
+    kind = getattr(ml_dtypes, dtype.name, None) if dtype.kind == "float" else None
+    if kind is None:
+        raise UnsupportedError(f"numpy has no {dtype.name}", hint="read() gives the bytes")
+    number: np.dtype[np.generic] = np.dtype(kind)
+    return number
 
 
 def _gather_strided(data: bytes, tensor: Tensor, size: int, low: int) -> bytes:

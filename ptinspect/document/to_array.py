@@ -70,7 +70,7 @@ def iter_numbers(tensor: Tensor) -> Iterator[npt.NDArray[Any]]:
         if table is not None:
             yield table[np.frombuffer(raw, np.uint8)]
         elif name == "bfloat16":
-            yield (np.frombuffer(raw, "<u2").astype(np.uint32) << 16).view(np.float32)
+            yield np.frombuffer(raw, numpy_type(dtype)).astype(np.float32)
         elif name == "complex32":
             yield np.frombuffer(raw, "<f2").astype(np.float32).view(np.complex64)
         else:

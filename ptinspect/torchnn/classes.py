@@ -38,29 +38,6 @@ MAX_LAYERS = 10_000
 
 ROOT = "torch.nn.modules.module.Module"
 PARAMETRIZED = "torch.nn.utils.parametrize.Parametrized"
-RENAMED = (  # prefixes that older versions of torch wrote, the longer before the shorter
-    ("torch.nn.quantized._reference.", "torch.ao.nn.quantized.reference."),
-    ("torch.nn.quantized.", "torch.ao.nn.quantized."),
-    ("torch.nn.quantizable.", "torch.ao.nn.quantizable."),
-    ("torch.nn.intrinsic.", "torch.ao.nn.intrinsic."),
-    ("torch.nn.qat.", "torch.ao.nn.qat."),
-    ("torch.quantization.", "torch.ao.quantization."),
-)
-REMOVED = {  # classes that torch 2.13 no longer has, and the class whose row they get
-    "torch.nn.modules.linear._LinearWithBias": (
-        "torch.nn.modules.linear.NonDynamicallyQuantizableLinear"
-    ),
-    "torch.nn.parallel.distributed_cpu.DistributedDataParallelCPU": (
-        "torch.nn.parallel.DistributedDataParallelCPU"
-    ),
-    "torch.ao.nn.quantized.modules.activation.ReLU": "torch.nn.modules.activation.ReLU",
-    "torch.ao.quantization.observer._ObserverBase": (
-        "torch.ao.quantization.observer.UniformQuantizationObserverBase"
-    ),
-    "torch.fx.graph_module.GraphModule.__new__.<locals>.GraphModuleImpl": (
-        "torch.fx.graph_module.GraphModule"
-    ),
-}
 
 
 class Mark:
@@ -327,7 +304,7 @@ def lookup(class_path: str) -> ModuleClass | None:
     if not class_path.startswith("torch."):
         return None
     _load("nn.txt")
-    if class_path.startswith(("torch.ao.", *(old for old, _ in RENAMED))):
+    if class_path.startswith(("torch.ao.", *(old for old in renamed() if old[-1] == "."))):
         _load("quantization.txt")
     path = canonical(class_path)
     if path not in _FIELDS:
@@ -346,10 +323,10 @@ def lookup(class_path: str) -> ModuleClass | None:
 def canonical(path: str) -> str:
     """Return torch 2.13's path of a class: of one of an older version, of `torch.nn.Linear`, or of
     a class that `torch.nn.utils.parametrize` makes (`ParametrizedLinear`)."""
-    for old, new in RENAMED:
-        if path.startswith(old):
+    for old, new in renamed().items():
+        if path.startswith(old) and old[-1] == ".":
             path = new + path[len(old) :]
-    path = REMOVED.get(path, path)
+    path = renamed().get(path, path)
     if path in _FIELDS:
         return path
     prefix, _, name = path.rpartition(".")
@@ -362,11 +339,12 @@ def canonical(path: str) -> str:
     return next(paths, path)
 
 
-def known_paths() -> list[str]:
-    """Return the path of every row, in the order of the tables."""
-    _load("nn.txt")
-    _load("quantization.txt")
-    return list(_FIELDS)
+@cache
+def renamed() -> dict[str, str]:
+    """Return today's names of classes and, with a dot at their end, of modules, by old name."""
+    lines = read_package_file("torchnn/tables/renamed.txt").splitlines()
+    pairs = [line.partition(" ") for line in lines if line[0] != "#"]
+    return {old: new for old, _, new in pairs}
 
 
 def candidates(attributes: Attributes) -> list[ModuleClass]:

@@ -6,8 +6,16 @@ from typing import Any
 
 from ptinspect.pickling.pyobjects import class_path
 from ptinspect.pickling.values import Call, Value
+from ptinspect.torchnn import classes
 from ptinspect.torchnn.attributes import Attributes, items_of, module_attributes, special_module
 from ptinspect.torchnn.printer import module_lines
+
+
+def known_paths() -> list[str]:
+    """Return the path of every row, in the order of the tables."""
+    classes._load("nn.txt")
+    classes._load("quantization.txt")
+    return list(classes._FIELDS)
 
 
 def print_module(*args: Any, **options: Any) -> str:

@@ -15,10 +15,10 @@ torch = pytest.importorskip("torch")
 
 from ptinspect.pickling.values import Call, Global, PersistentId, Value
 from ptinspect.torchnn.attributes import MISSING, Argument, Attributes, items_of
-from ptinspect.torchnn.classes import ModuleClass, candidates, known_paths, lookup
+from ptinspect.torchnn.classes import ModuleClass, candidates, lookup
 from ptinspect.torchnn.printer import extra_repr
 from tests.torchnn import cases, quantized_cases
-from tests.torchnn.nodes import Node, print_module, tree
+from tests.torchnn.nodes import Node, known_paths, print_module, tree
 from tests.torchnn.oracle import Oracle
 
 # What torch says of its own classes (deprecated, inaccurate) is no concern of these tests.

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from ptinspect.pickling.values import Call, Global, Inert, Key, PersistentId, SetOf, Value
 from ptinspect.torchnn.attributes import special_module
-from ptinspect.torchnn.classes import candidates, known_paths, lookup
+from ptinspect.torchnn.classes import candidates, lookup
 from ptinspect.torchnn.printer import extra_repr
-from tests.torchnn.nodes import print_module
+from tests.torchnn.nodes import known_paths, print_module
 from tests.torchnn.test_printer import Node
 
 STORES = ("_parameters", "_buffers", "_modules")

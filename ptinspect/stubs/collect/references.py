@@ -44,7 +44,7 @@ from ptinspect.stubs.collect.values import (
     is_identifier,
     object_expr,
 )
-from ptinspect.torchnn.classes import REMOVED, lookup
+from ptinspect.torchnn.classes import lookup, renamed
 
 if TYPE_CHECKING:
     from ptinspect.document import Document
@@ -204,7 +204,7 @@ def is_user_defined(module: str, name: str) -> bool:
         return True
     if top != "torch":
         return top not in ("numpy", *_STORE_CODE) and not is_stdlib(module)
-    if "<" in name or path in REMOVED:
+    if "<" in name or path in renamed():
         return "<" not in name
     if path in WEIGHTS_ONLY_NAMES or exists_in_torch(module, name):
         return False
