@@ -210,12 +210,11 @@ def _gather_strided(data: bytes, tensor: Tensor, size: int, low: int) -> bytes:
     import numpy as np
 
     assert tensor.storage_offset is not None and tensor.stride is not None
-    elements = np.frombuffer(data, np.dtype((np.void, size)))[tensor.storage_offset - low :]
     # The stride of a dimension of length 1 may be any number.
     pairs = zip(tensor.stride, tensor.shape, strict=True)
     strides = [step * size if length > 1 else 0 for step, length in pairs]
-    view = np.lib.stride_tricks.as_strided(elements, tensor.shape, strides, writeable=False)
-    return view.tobytes()
+    begin = (tensor.storage_offset - low) * size
+    return np.ndarray(tensor.shape, np.dtype((np.void, size)), data, begin, strides).tobytes()
 
 
 def _logical_values(data: bytes, tensor: Tensor, dtype: DType) -> bytes:

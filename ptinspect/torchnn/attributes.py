@@ -281,16 +281,6 @@ def _custom_child(attributes: Attributes, name: str) -> Value:
     return None if (path or "").rpartition(".")[2] == _OWN_CHILDREN[name] else value
 
 
-def _of_a_layer(attributes: Attributes, name: str) -> Value:
-    """nn.Transformer's, which its layers store: the first one of the encoder or the decoder."""
-    path = {"dim_feedforward": "linear1.out_features", "dropout": "dropout.p"}.get(name, name)
-    for coder in ("encoder", "decoder"):
-        value = find_attribute(attributes, f"{coder}.layers.0.{path}")
-        if value is not MISSING:
-            return value
-    return MISSING
-
-
 def _quantized_range(attributes: Attributes, name: str) -> Value:
     """An observer's bounds, unless they were derived from its dtype."""
     is_custom = get_attribute(attributes, "has_customized_qrange") is True
@@ -308,13 +298,6 @@ def _packed_bias(attributes: Attributes, name: str) -> Value:
     return packed[1] if len(packed) > 1 else MISSING
 
 
-def _lazy_bias(attributes: Attributes, name: str) -> Value:
-    """A lazy norm's; it has none without `affine`, whatever the argument was."""
-    if get_attribute(attributes, "affine") is False:
-        return MISSING
-    return get_attribute(attributes, "bias") is not None
-
-
 def _items(attributes: Attributes, name: str) -> Value:
     """The items of a ParameterList (`values`) or a ParameterDict (`parameters`), by name."""
     is_list = name == "values"
@@ -327,10 +310,8 @@ READERS: dict[str, Callable[[Attributes, str], Value]] = {
     "custom_coder": _custom_child,
     "distance_function": _custom_child,
     "items": _items,
-    "lazy_bias": _lazy_bias,
     "nonlinearity": _nonlinearity,
     "observer": _observer,
-    "of_a_layer": _of_a_layer,
     "packed_bias": _packed_bias,
     "quantized_range": _quantized_range,
 }
