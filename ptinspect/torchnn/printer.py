@@ -7,6 +7,7 @@ The `style` of a class's row decides how it prints:
                numbered by position, and no extra_repr
     unpacked   as module, without the children that hold packed parameters, which a quantized
                module hides (`_hide_packed_params_repr`, RNNBase.__repr__)
+    hidden     as module; an unpacked module hides it too
     packed     LinearPackedParams, EmbeddingPackedParams: the repr of the tensors they hold
     fields     OutputLogger: its public attributes as a dict
     graph      as module; `print` adds the code of a GraphModule that is the root
@@ -57,8 +58,7 @@ DEPTH = 1_000
 READABLE_HINT = "# To see more debug info, please use `graph_module.print_readable()`"
 """The last line of a GraphModule's own text."""
 
-_HIDDEN_STYLES = ("packed", "list")
-_PACKED_PARAMETER = "torch.ao.nn.quantized.dynamic.modules.rnn.PackedParameter"
+_HIDDEN_STYLES = ("packed", "list", "hidden")
 
 
 _Children = list[tuple[str, "_Plan | None"]]
@@ -76,6 +76,7 @@ class _Plan:
     """
 
     node: ModuleNode
+    style: str
     name: str
     head: list[str]
     is_closed: bool = False
@@ -104,9 +105,8 @@ def module_lines(
 def _all_lines(root: ModuleNode, formatter: ValueFormatter, limits: Limits) -> Iterator[str]:
     plan = _Planner(formatter).plan_tree(root)
     yield from _Emitter(limits.view_items, formatter.width).lines(plan)
-    row = lookup(root.class_path)
     code = root.attributes.get("_code")
-    if row is not None and row.style == "graph" and isinstance(code, str):
+    if plan.style == "graph" and isinstance(code, str):
         escape = formatter.escape
         yield from (line if escape is None else escape(line) for line in code.split("\n"))
         yield READABLE_HINT
@@ -151,7 +151,7 @@ class _Planner:
             recorded = node.attributes.get("_graphmodule_cls_name")
             name = recorded if isinstance(recorded, str) else "GraphModule"
         name = self.formatter.bare(name)
-        plan = self.plans[id(node)] = _Plan(node, name, [f"{name}("])
+        plan = self.plans[id(node)] = _Plan(node, style, name, [f"{name}("])
         if style == "packed":
             packed = packed_parameters(node.attributes)
             is_embedding = "_packed_weight" in node.attributes  # which has a weight only
@@ -172,17 +172,15 @@ class _Planner:
 
     def finish(self, plan: _Plan) -> None:
         """Fold the children, whose forms are known by now, and number the node's own form."""
-        row = lookup(plan.node.class_path)
-        style = "module" if row is None else row.style
         if plan.is_closed:
             plan.children = []
-        elif style == "list":
+        elif plan.style == "list":
             plan.children = _fold(plan.children)
         else:
             plan.children = [
                 (f"({self.formatter.bare(name)}): ", child)
                 for name, child in plan.children
-                if style != "unpacked" or child is None or not _is_hidden(child.node)
+                if plan.style != "unpacked" or child is None or child.style not in _HIDDEN_STYLES
             ]
         if not plan.is_closed and not plan.children and len(plan.head) <= 2:
             plan.head, plan.is_closed = ["".join(plan.head) + ")"], True
@@ -198,11 +196,6 @@ def _form(plan: _Plan | None) -> object:
     if plan is None:
         return None
     return plan.form if plan.form >= 0 else ("inside itself", id(plan))
-
-
-def _is_hidden(node: ModuleNode) -> bool:
-    row = lookup(node.class_path)
-    return row is not None and (row.style in _HIDDEN_STYLES or row.path == _PACKED_PARAMETER)
 
 
 def _fold(children: _Children) -> _Children:
