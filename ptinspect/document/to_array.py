@@ -107,7 +107,7 @@ def to_torch(tensor: Tensor) -> torch.Tensor:
         ) from None
     if sys.byteorder != "little":
         raise UnsupportedError("torch tensors can be made on little-endian machines only")
-    quantizer = tensor.quantizer
+    quantizer: dict[str, Any] = tensor.quantizer
     names = {"qint8": "int8", "quint8": "uint8", "qint32": "int32"} if quantizer else {}
     name = tensor.dtype.name if tensor.dtype else ""
     dtype = getattr(torch, names.get(name, name), None)
@@ -119,13 +119,6 @@ def to_torch(tensor: Tensor) -> torch.Tensor:
     values = flat.view(dtype).reshape(tensor.shape)
     if not quantizer:
         return values
-    return _quantized(values, quantizer)
-
-
-def _quantized(values: torch.Tensor, quantizer: dict[str, Any]) -> torch.Tensor:
-    """Return the quantized tensor with these integers."""
-    import torch
-
     if "axis" not in quantizer:
         scale, zero_point = quantizer["scale"], quantizer["zero_point"]
         return torch._make_per_tensor_quantized_tensor(values, scale, zero_point)

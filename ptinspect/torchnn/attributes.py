@@ -7,7 +7,7 @@ Also the types that callers supply: facts on tensors, and a tree of modules.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from ptinspect.pickling.pyobjects import (
     GRAPH_MODULE_REDUCERS,
@@ -177,7 +177,7 @@ class Name(str):
     __slots__ = ()
 
 
-class Argument:
+class Argument(NamedTuple):
     """One argument of a constructor.
 
     Attributes:
@@ -188,22 +188,11 @@ class Argument:
         source: the attribute that holds it, in the notation of `tables/nn.txt`.
     """
 
-    __slots__ = ("default", "kind", "name", "source", "stored")
-
-    def __init__(self, token: str, keyword_only: bool) -> None:
-        head, _, source = token.partition("<")
-        head, _, stored = head.partition("~")
-        name, _, default = head.partition("=")
-        self.kind = "keyword" if keyword_only else "plain"
-        if name[0] == "*":
-            self.kind = "**" if name.startswith("**") else "*"
-        self.name = name.lstrip("*")
-        self.default: Value = parse_literal(default) if default else MISSING
-        self.stored: Value = parse_literal(stored) if stored else self.default
-        self.source = source or self.name
-
-    def __repr__(self) -> str:
-        return f"Argument({self.name!r}, {self.kind!r}, {self.default!r}, {self.source!r})"
+    name: str
+    kind: str
+    default: Value
+    stored: Value
+    source: str
 
     @property
     def required(self) -> bool:
@@ -212,12 +201,19 @@ class Argument:
 
 def parse_arguments(text: str) -> Iterator[Argument]:
     """Yield arguments written in the notation of `tables/nn.txt`."""
-    keyword_only = False
+    kind = "plain"
     for token in text.replace("&factory", _FACTORY_ARGUMENTS).split():
         if token == "*":
-            keyword_only = True
-        else:
-            yield Argument(token, keyword_only)
+            kind = "keyword"
+            continue
+        head, _, source = token.partition("<")
+        head, _, stored_text = head.partition("~")
+        starred, _, default_text = head.partition("=")
+        name = starred.lstrip("*")
+        stars = starred.removesuffix(name)
+        default = parse_literal(default_text) if default_text else MISSING
+        stored = parse_literal(stored_text) if stored_text else default
+        yield Argument(name, stars or kind, default, stored, source or name)
 
 
 def parse_literal(text: str) -> Value:
