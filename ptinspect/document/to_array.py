@@ -13,6 +13,7 @@ from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 from ptinspect.document.elements import (
+    READ_COST,
     contiguous,
     iter_contiguous,
     numpy_type,
@@ -32,9 +33,6 @@ if TYPE_CHECKING:
 
 SMALL = 1 << 18
 """Bytes up to which the numbers of a tensor are examined without numpy."""
-
-MAX_GAP = 4096
-"""Bytes between two elements that are read along rather than skipped with a second read."""
 
 
 def to_numpy(tensor: Tensor) -> npt.NDArray[np.generic]:
@@ -138,7 +136,7 @@ def read_elements(tensor: Tensor, indices: Iterable[int]) -> dict[int, Number]:
     if ordered and (ordered[0] < 0 or (ordered[-1] + 1) * size > storage.nbytes):
         raise out_of_bounds_error(tensor, storage, ordered[-1], size)
     # A compressed record is decompressed from its start by every read: read once.
-    max_gap = MAX_GAP if storage.file_offset is not None else storage.nbytes
+    max_gap = READ_COST if storage.file_offset is not None else storage.nbytes
     elements: dict[int, Number] = {}
     for run in _runs(ordered, max(max_gap // size, 1)):
         chunks = storage.chunks(run[0] * size, (run[-1] + 1) * size)

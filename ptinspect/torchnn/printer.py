@@ -31,6 +31,7 @@ from functools import cache
 from itertools import groupby
 from typing import TYPE_CHECKING
 
+from ptinspect.dtypes import DTYPES
 from ptinspect.errors import LimitError
 from ptinspect.limits import LIMITS, Limits
 from ptinspect.pickling.values import Value
@@ -275,15 +276,6 @@ class _Emitter:
 
 # extra_repr
 
-# c10::toString of a scalar type, if it is not the dtype's own name.
-_TENSOR_TYPES = {
-    "float64": "Double", "float32": "Float", "float16": "Half", "bfloat16": "BFloat16",
-    "complex32": "ComplexHalf", "complex64": "ComplexFloat", "complex128": "ComplexDouble",
-    "uint8": "Byte", "int8": "Char", "int16": "Short", "int32": "Int", "int64": "Long",
-    "qint8": "QInt8", "quint8": "QUInt8", "qint32": "QInt32", "quint4x2": "QUInt4x2",
-    "quint2x4": "QUInt2x4",
-}  # fmt: skip
-
 
 def extra_repr(
     class_path: str,
@@ -421,8 +413,12 @@ def _item_lines(
 
 def _tensor_type(facts: TensorFacts) -> str:
     """Return `tensor.type()`: torch.FloatTensor, torch.cuda.HalfTensor, torch.sparse.LongTensor."""
-    dtype = facts.dtype
-    name = _TENSOR_TYPES.get(dtype) or dtype[:1].upper() + dtype[1:].replace("int", "Int", 1)
+    dtype, row = facts.dtype, DTYPES.get(facts.dtype)
+    name = dtype[:1].upper() + dtype[1:].replace("int", "Int", 1)
+    if dtype == "complex32":  # whose storages are written as untyped
+        name = "ComplexHalf"
+    elif row is not None and row.storage is not None:
+        name = row.storage.removesuffix("Storage")
     backend = facts.device.partition(":")[0]
     prefix = "" if backend == "cpu" else f"{backend}."
     if facts.layout != "strided":
