@@ -14,8 +14,8 @@ from ptinspect.formats.detect import text_transfer_error
 from ptinspect.limits import LIMITS, Limits
 from ptinspect.safety.containers.dispatch import buffer_if_small, scan_source
 from ptinspect.safety.next_steps import next_steps, state_load_advice
-from ptinspect.safety.report import DANGEROUS, ScanReport, fit, unreadable_report
-from ptinspect.safety.scan_state import Budget, ScanState
+from ptinspect.safety.report import DANGEROUS, ScanReport, unreadable_report
+from ptinspect.safety.scan_state import Budget, ScanState, fit
 from ptinspect.source.folder import EXCLUDED, LeftOut, files_below
 from ptinspect.source.local import check_type, open_source
 

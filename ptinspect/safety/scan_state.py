@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, TypeVar
 
 from ptinspect.errors import LimitError, Place
+from ptinspect.limits import LIMITS
 from ptinspect.safety.report import (
     ALLOWED,
     DANGEROUS,
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
     ScanSource: TypeAlias = "Callable[[Source, ScanState], None]"
 
+
+Item = TypeVar("Item", Finding, ReadError, str)
 
 MODEL_SUFFIXES = (
     ".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle", ".joblib", ".npy", ".npz", ".pt2", ".model",
@@ -297,3 +300,70 @@ def scan_member(
     scan_source(source, member)
     outer.add_member(member)
     return member
+
+
+# --- size of reports ----------------------------------------------------------------------
+
+_INDENT = 100
+"""Bytes of the indentation of one item."""
+_BASE_BYTES = 500
+"""Bytes of the JSON of a report without items, and of its indentation."""
+_MOST_BYTES = 50 * LIMITS.name_chars
+"""Bytes of the JSON of one item, at most."""
+
+
+def fit(report: ScanReport, size: int) -> ScanReport:
+    """Return a report whose JSON takes about `size` bytes at most.
+
+    Errors, findings and members are listed as long as they fit; a note counts the others.
+    """
+    return report if _count_items(report) * _MOST_BYTES < size else _fit(report, size)[0]
+
+
+def _count_items(report: ScanReport) -> int:
+    count = 1 + len(report.errors) + len(report.findings) + len(report.notes)
+    count += len(report.load.safe_globals) if report.load else 0
+    return count + sum(map(_count_items, report.members))
+
+
+def _fit(report: ScanReport, room: int) -> tuple[ScanReport, int]:
+    """Return the part of a report that fits, and how many bytes are left."""
+    room -= _BASE_BYTES + _json_size(report.path)
+    left_out: list[str] = []
+    load = report.load
+    if load is not None and _json_size(load) > room:
+        load = None
+        left_out.append("the advice on loading")
+    room -= _json_size(load) if load else 0
+
+    def fitting(items: tuple[Item, ...], noun: str) -> tuple[Item, ...]:
+        nonlocal room
+        for count, item in enumerate(items):
+            room -= _json_size(item)
+            if room < 0:
+                left_out.append(count_text(len(items) - count, noun))
+                return items[:count]
+        return items
+
+    errors, findings = fitting(report.errors, "error"), fitting(report.findings, "finding")
+    notes = fitting(report.notes, "note")
+    members: list[ScanReport] = []
+    for member in sorted(report.members, key=lambda member: -SEVERITY[member.verdict]):
+        if room < _BASE_BYTES:
+            left_out.append(count_text(len(report.members) - len(members), "member"))
+            break
+        fitted, room = _fit(member, room)
+        members.append(fitted)
+    if left_out:
+        notes += (f"left out, because the report is too large: {', '.join(left_out)}",)
+    fitted = replace(
+        report, load=load, errors=errors, findings=findings, notes=notes, members=tuple(members)
+    )
+    return fitted, room
+
+
+def _json_size(value: object) -> int:
+    """Return about how many bytes a text or an item takes in JSON, with its indentation."""
+    import json
+
+    return len(json.dumps(value, default=asdict)) + _INDENT

@@ -420,6 +420,20 @@ def test_sympy_runs_the_text_of_other_objects() -> None:
     assert worst(whole(new(path("sympy.core.containers.Tuple"), symbol))) == "unknown"
 
 
+def test_an_undefined_function_of_sympy_is_unknown() -> None:
+    """Function("f")(x): the class is made by its name, and its argument is an expression."""
+    make = path("sympy.core.function._rebuild_undef")
+    symbol = new(path("sympy.core.symbol.Symbol"), text("x"))
+    function = call(make, text("f"), b"}")
+    assert worst(whole(new(function, symbol))) == "unknown"
+    assert worst(whole(call(function, symbol))) == "unknown"
+    assert worst(whole(new(call(make, text("f"), plain({"real": True})), symbol))) == "unknown"
+    assert worst(whole(new(function, text("print(1)")))) == "dangerous"
+    attributes = b"}" + text("__init_subclass__") + path("builtins.print") + b"s"
+    assert worst(whole(call(make, text("f"), attributes))) == "dangerous"
+    assert worst(whole(call(make, symbol, b"}"))) == "dangerous"
+
+
 def test_classes_of_torchscript_are_code_in_the_archive() -> None:
     for data in (new(name("__torch__.torch.nn", "Linear")), name("__torch__", "Net")):
         assert [each.reason for each in judged(whole(data))] == [

@@ -25,6 +25,9 @@ def _acts(code: str, *more: str) -> bool:
     return "marker" in done.stdout
 
 
+MINE = name("mine", "thing")
+
+
 class Acts:
     def __reduce__(self) -> tuple[object, ...]:
         return os.system, ("echo marker",)
@@ -118,3 +121,24 @@ def test_base64_in_json_is_read_as_b64decode_reads_it(tmp_path: Path, inserted: 
         assert decoded == pickle.dumps(Acts(), protocol)
         report = scanned(tmp_path, zipped(("data", data.encode())), "model.zip")
         assert report.verdict == "dangerous", protocol
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_spacy_s_objects_hold_a_pickle_that_is_judged(protocol: int, tmp_path: Path) -> None:
+    """unpickle_vocab and unpickle_doc load one of their arguments by pickle."""
+    store = new(path("spacy.strings.StringStore"))
+
+    def saved(data: bytes) -> dict[str, bytes]:
+        stored = _encoded(data, "latin1") if protocol == 2 else plain(data)
+        none = plain(None)
+        vocab = call(path("spacy.vocab.unpickle_vocab"), *[store] * 3, none, stored, none, none)
+        doc = call(path("spacy.tokens.doc.unpickle_doc"), store, stored, plain(b""))
+        return {"vocab": whole(vocab), "doc": whole(doc)}
+
+    for kind, data in saved(pickle.dumps({"a": len}, 2)).items():
+        assert scanned(tmp_path, data, f"{kind}.pkl").verdict == "unknown", kind
+    for kind, data in saved(pickle.dumps(Acts(), 2)).items():
+        assert scanned(tmp_path, data, f"{kind}.pkl").verdict == "dangerous", kind
+    computed = call(path("spacy.tokens.doc.unpickle_doc"), store, call(MINE), plain(b""))
+    assert scanned(tmp_path, whole(computed), "computed.pkl").verdict == "dangerous"
+    assert scanned(tmp_path, whole(call(path("spacy.vocab.unpickle_vocab")))).verdict == "dangerous"

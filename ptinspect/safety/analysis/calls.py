@@ -47,10 +47,11 @@ from ptinspect.safety.report import CLEAN, DANGEROUS, SEVERITY, UNKNOWN
 _TENSOR_METHODS = ("detach", "requires_grad_", "to", "numpy", "as_subclass")
 _CREATING = ("NEWOBJ", "CLASS")
 _SHAPE_LETTERS = {"REDUCE": "R", "NEWOBJ": "N", "NEWOBJ_EX": "N", "CLASS": "C"}
+_UNDEFINED_FUNCTION = "sympy.core.function._rebuild_undef"
 _MAX_EXAMINED = 64
 """Arguments of a call of another shape that are examined."""
 
-_SLOW_KINDS = re.compile(r"\[|\*|hashable|index|class|codec|!")
+_SLOW_KINDS = re.compile(r"\[|\*|hashable|index|class|codec|pickle|!")
 
 # By the name of an allowed callable: the methods of its arguments that it may call. Sources:
 # torch/_utils.py; torch/nn/parameter.py (Parameter.__new__ calls data.detach()); and
@@ -144,11 +145,10 @@ def _unlisted_reason(name: Global) -> str:
 
 # --- calls --------------------------------------------------------------------------------
 
-_BASES = frozenset(
-    (  # noqa: SIM905
-        "bool bytearray bytes complex dict float frozenset int list object set str tuple"
-    ).split()
-)
+_BASES = (
+    "bool", "bytearray", "bytes", "complex", "dict", "float", "frozenset", "int", "list", "object",
+    "set", "str", "tuple",
+)  # fmt: skip
 """Builtin classes that an object of protocols 0 and 1 is made of. What else is made of an own
 class is judged as a call of it."""
 
@@ -253,7 +253,9 @@ def _judge_listed(
         return _judge_other_shape(func, (*args, *(keywords or {}).values()), how, depth, row)
     if shape.acts:
         return Judgement(DANGEROUS, func.path, row.reason)
-    for index in shape.classes:
+    for index, kind in shape.judged:
+        if kind == "pickle":
+            return _judge_loaded_bytes(func.path, args[index], row)
         if index < len(args) and isinstance(args[index], Inert):
             judgement = judge_call(args[index], (), "CLASS", depth - 1)
             if judgement.verdict != CLEAN:
@@ -261,6 +263,17 @@ def _judge_listed(
     if func.path in RULES:
         return RULES[func.path](args, depth - 1)
     return Judgement(UNKNOWN, func.path, row.reason) if row.verdict == "unknown" else HARMLESS
+
+
+def _judge_loaded_bytes(name: str, value: Value, row: PolicyRow) -> Judgement:
+    """Judge a callable that loads a value as a pickle, which is judged as a file of its own."""
+    payload = literal_bytes(value)
+    if payload is None:
+        return Judgement(DANGEROUS, name, "loads bytes that a call computes")
+    if isinstance(payload, Blob) and payload.mutable:  # APPENDS can change it later
+        reason = "loads a bytearray, whose content may change while the pickle runs"
+        return Judgement(DANGEROUS, name, reason, payload)
+    return Judgement(UNKNOWN if row.verdict == "unknown" else CLEAN, name, row.reason, payload)
 
 
 @lru_cache(512)
@@ -338,6 +351,8 @@ def _judge_result_call(func: Value, args: tuple[Value, ...], how: str, depth: in
         return Judgement(UNKNOWN, name, "a call that is stored for later")
     if is_own_object(func):
         return Judgement(UNKNOWN, name, "calls an object of your own class")
+    if name == _UNDEFINED_FUNCTION and isinstance(callee, Global):  # a class, as f(x) pickles it
+        return _judge_unlisted(callee, args, "NEWOBJ")
     return Judgement(DANGEROUS, name, "calls the result of a call")
 
 
@@ -371,11 +386,10 @@ def _judge_new(
 
 # --- rules for callables that call, create or load their arguments ------------------------
 
-ALIASING = frozenset(
-    (  # noqa: SIM905
-        "_functools.reduce _operator.getitem functools.reduce operator.getitem types.GenericAlias"
-    ).split()
-)
+ALIASING = (
+    "_functools.reduce", "_operator.getitem", "functools.reduce", "operator.getitem",
+    "types.GenericAlias",
+)  # fmt: skip
 """Callables that return an annotation: setting its attributes sets those of the class itself."""
 
 
@@ -387,17 +401,6 @@ def _rebuild_from_type(args: tuple[Value, ...], depth: int) -> Judgement:
         return Judgement(DANGEROUS, func.path, reason)
     assert isinstance(args[2], tuple)
     return judge_call(args[0], args[2], "REDUCE", depth)
-
-
-def _load_from_bytes(args: tuple[Value, ...], depth: int) -> Judgement:
-    name = "torch.storage._load_from_bytes"
-    payload = literal_bytes(args[0])
-    if payload is None:
-        return Judgement(DANGEROUS, name, "loads bytes that a call computes")
-    if isinstance(payload, Blob) and payload.mutable:  # APPENDS can change it later
-        reason = "loads a bytearray, whose content may change while the pickle runs"
-        return Judgement(DANGEROUS, name, reason, payload)
-    return Judgement(CLEAN, payload=payload)
 
 
 def _getattr(args: tuple[Value, ...], depth: int) -> Judgement:
@@ -443,6 +446,5 @@ RULES: dict[str, Callable[[tuple[Value, ...], int], Judgement]] = {
     "torch._tensor._rebuild_from_type_v2": _rebuild_from_type,
     "torch.tensor._rebuild_from_type": _rebuild_from_type,
     "torch.tensor._rebuild_from_type_v2": _rebuild_from_type,
-    "torch.storage._load_from_bytes": _load_from_bytes,
 }
 """Judge the arguments of a call, to a depth, by the callable's name."""

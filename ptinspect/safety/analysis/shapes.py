@@ -36,13 +36,14 @@ class CallShape(NamedTuple):
     Attributes:
         how: R (REDUCE), N (NEWOBJ) or C (another callable gets the class, and creates an object).
         args: kinds of the arguments, as one tuple.
-        classes: indexes of the arguments of which the callable creates an object.
+        judged: (index, "class") of arguments of which the callable creates an object, (index,
+            "pickle") of those that it loads.
         acts: True if the call does harm.
     """
 
     how: str
     args: Kind
-    classes: tuple[int, ...]
+    judged: tuple[tuple[int, str], ...]
     acts: bool
 
 
@@ -215,6 +216,7 @@ _KINDS: dict[str, Kind] = {
     "content": _is_content,
     "dict": lambda value: isinstance(value, dict),
     "dtype": lambda value: _made_by(value) in _DTYPES,
+    "flags": lambda value: isinstance(value, dict) and set(map(type, value.values())) <= {bool},
     "float": lambda value: isinstance(value, float),
     "generic": _is_generic,
     "generator": _is_generator_state,
@@ -230,6 +232,7 @@ _KINDS: dict[str, Kind] = {
     "number": _is_number_text,
     "object": lambda value: isinstance(value, Call | PersistentId),
     "pair": _is_pair,
+    "pickle": lambda value: True,
     "shape": _is_shape,
     "storage": _is_storage,
     "str": lambda value: isinstance(value, str),
@@ -254,7 +257,7 @@ class _Parser:
 
     def __init__(self, text: str) -> None:
         self.tokens = _TOKEN.findall(text)[::-1]
-        self.has_class = False
+        self.judged = ""
 
     def _accept(self, token: str) -> bool:
         if self.tokens and self.tokens[-1] == token:
@@ -282,26 +285,26 @@ class _Parser:
                 how = self.tokens.pop()
                 if not self._accept("("):
                     raise ValueError("a call without its arguments")
-                args, classes = self._items()
-                calls.append(CallShape(how, args, classes, acts))
+                args, judged = self._items()
+                calls.append(CallShape(how, args, judged, acts))
         return Shapes(tuple(calls), tuple(states), frozenset(fills), keywords_act)
 
-    def _items(self) -> tuple[Kind, tuple[int, ...]]:
-        """Parse the kinds up to `)`. Return the kind of the whole tuple, and where classes are."""
+    def _items(self) -> tuple[Kind, tuple[tuple[int, str], ...]]:
+        """Parse the kinds up to `)`. Return the kind of the whole tuple, and which are judged."""
         kinds: list[Kind] = []
-        classes: list[int] = []
+        judged: list[tuple[int, str]] = []
         required, rest = 0, None
         while not self._accept(")"):
-            self.has_class = False
+            self.judged = ""
             kind = self._kind()
-            if self.has_class:
-                classes.append(len(kinds))
+            if self.judged:
+                judged.append((len(kinds), self.judged))
             if self._accept("*"):
                 rest = kind
                 continue
             kinds.append(kind)
             required += not self._accept("?")
-        return _tuple_kind(kinds, required, rest), tuple(classes)
+        return _tuple_kind(kinds, required, rest), tuple(judged)
 
     def _kind(self) -> Kind:
         kinds = [self._single_kind()]
@@ -331,7 +334,8 @@ class _Parser:
         if token.isdigit():
             number = int(token)
             return lambda value: isinstance(value, int) and value == number
-        self.has_class = self.has_class or token == "class"
+        if token in ("class", "pickle"):
+            self.judged = token
         return _KINDS[token]
 
 
