@@ -28,7 +28,7 @@ from ptinspect.text import join_names
 
 Fixes = dict[str, Any]
 
-# How the uninterrupted training reads the checkpoint; `as-recorded` has no name in an answer.
+# How the uninterrupted training reads the checkpoint. No resumed training is `as-recorded`.
 EVIDENCE = dict.fromkeys(
     ("order", "trainable", "buffers-in-optimizer", "learning-rate", "amp", "as-recorded")
 )
