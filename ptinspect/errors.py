@@ -40,16 +40,9 @@ def shell_options() -> Iterator[None]:
 
 
 def spell_options(text: str) -> str:
-    """Return a message that names options as the caller writes them."""
-    return text if _in_shell else in_python(text)
-
-
-def in_python(text: str) -> str:
-    """Return a message with Python's arguments instead of the shell's options.
-
-    Lines that are whole commands stay as they are.
-    """
-    if "--" not in text:
+    """Return a message that names options as the caller writes them: outside the shell as Python's
+    arguments. Lines that are whole commands stay as they are."""
+    if _in_shell or "--" not in text:
         return text
     import re
 
@@ -99,13 +92,9 @@ class PtInspectError(Exception):
     exit_code = 2
 
     def __init__(
-        self,
-        message: str,
-        *,
-        path: str | None = None,
-        where: Place | None = None,
+        self, message: str, *, path: str | None = None, where: Place | None = None,
         hint: str | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.message = spell_options(message)
         self.hint = None if hint is None else spell_options(hint)
         super().__init__(self.message)
@@ -123,8 +112,6 @@ class PtInspectError(Exception):
 
 class MissingFileError(PtInspectError, FileNotFoundError):
     """There is no such file."""
-
-    kind = "error"
 
 
 class FormatError(PtInspectError):
@@ -145,19 +132,13 @@ class LimitError(PtInspectError):
     kind = "limit"
 
     def __init__(
-        self,
-        message: str,
-        *,
-        limit: str,
-        path: str | None = None,
-        where: Place | None = None,
-        hint: str | None = None,
+        self, message: str, *, limit: str, where: Place | None = None, hint: str | None = None
     ) -> None:
         advice = (
             f"the limit is `{limit}`: in Python, "
             f"ptinspect.open(path, limits=Limits({limit}=...)) raises it"
         )
-        super().__init__(message, path=path, where=where, hint=hint or advice)
+        super().__init__(message, where=where, hint=hint or advice)
         self.limit = limit
 
 

@@ -11,7 +11,6 @@ hashed once, from strings (whose hash has a secret) and from the keys of its par
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from itertools import islice
 from struct import Struct
 
 from ptinspect.pickling import tensor_fastpath
@@ -138,16 +137,15 @@ def store(m: Machine, target: dict[Value, Value], flat: list[Value]) -> bool:
     True if there are equal keys."""
     keys, duplicates = flat[::2], []
     if len(keys) > _BULK and set(map(type, keys)) == {str}:
-        before = len(target)
-        target.update(zip(keys, flat[1::2], strict=True))
-        if len(target) < before + len(keys):
-            duplicates = _first_duplicate(target, keys, len(target) - before)
-    else:
-        for item, value in zip(keys, flat[1::2], strict=True):
-            key = item if type(item) is str else as_key(m, target, item)
-            if key in target:
-                duplicates.append(key)
-            target[key] = value
+        items = dict(zip(keys, flat[1::2], strict=True))
+        if len(items) == len(keys) and target.keys().isdisjoint(items):
+            target.update(items)
+            return False
+    for item, value in zip(keys, flat[1::2], strict=True):
+        key = item if type(item) is str else as_key(m, target, item)
+        if key in target:
+            duplicates.append(key)
+        target[key] = value
     if duplicates:
         key = duplicates[0]
         if isinstance(key, str | bytes):
@@ -156,16 +154,6 @@ def store(m: Machine, target: dict[Value, Value], flat: list[Value]) -> bool:
             text = repr(key) if isinstance(key, int | float) else type_name(key)
         m.warn("duplicate-key", f"the key {text} is set twice: the later value wins")
     return bool(duplicates)
-
-
-def _first_duplicate(target: dict[Value, Value], keys: list[Value], new_count: int) -> list[Value]:
-    """Return the first of the keys just set that existed before. `new_count` of them are new."""
-    new = set(islice(reversed(target), new_count))
-    for key in keys:
-        if key not in new:
-            return [key]
-        new.discard(key)
-    return []
 
 
 def append(m: Machine, pos: int) -> int:

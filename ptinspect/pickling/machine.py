@@ -73,13 +73,6 @@ class Pickled:
             m.unsupported_opcodes, m.buffers, m.warnings, m.dropped_warnings,
         )  # fmt: skip
 
-    @property
-    def persistent_ids(self) -> list[PersistentId]:
-        """The items of `persistent`, each as a PersistentId."""
-        return [
-            item if isinstance(item, PersistentId) else item.storage for item in self.persistent
-        ]
-
 
 def run(
     data: Buffer,
@@ -103,8 +96,6 @@ def run(
         LimitError: a limit was exceeded.
     """
     machine = Machine(data, start, stop, record, limits, plain, recorder)
-    if not gc.isenabled():
-        return Pickled.from_machine(machine, start, run_to_stop(machine, start))
     with _paused_garbage_collection():
         return Pickled.from_machine(machine, start, run_to_stop(machine, start))
 
@@ -113,6 +104,9 @@ def run(
 def _paused_garbage_collection() -> Iterator[None]:
     """Pause the garbage collector, which would take half of the time and find nothing. The new
     values then move to the oldest generation, or the next allocation would examine them all."""
+    if not gc.isenabled():
+        yield
+        return
     gc.disable()
     try:
         yield

@@ -7,11 +7,9 @@ order and bytes), `ndarray.__reduce_ex__(5)` (`_frombuffer`), `generic.__reduce_
 
 from __future__ import annotations
 
-from struct import Struct
-from struct import error as StructError
 from typing import NamedTuple
 
-from ptinspect.dtypes import by_numpy_code, numpy_name
+from ptinspect.dtypes import by_numpy_code, decoder, numpy_name
 from ptinspect.pickling.pyobjects import as_bytes, as_sequence, function_path
 from ptinspect.pickling.values import Call, Value
 
@@ -97,13 +95,8 @@ def as_scalar(value: Value) -> tuple[str, Value] | None:
     if code.lstrip("<>=|")[:1] == "U":
         return name, raw.decode("utf-32-be" if is_big else "utf-32-le", "replace").rstrip("\0")
     dtype = by_numpy_code(code)
-    if dtype is None or dtype.letter is None:
-        return name, None
-    letters = dtype.letter * (2 if dtype.kind == "complex" else 1)
-    try:
-        numbers = Struct((">" if is_big else "<") + letters).unpack(raw)
-    except StructError:
+    if dtype is None or len(raw) != dtype.itemsize:
         return name, None
     if dtype.kind == "bool" and "numpy.core." in (function_path(value) or ""):
         name = "bool_"  # numpy 2 calls it bool
-    return name, complex(*numbers) if dtype.kind == "complex" else numbers[0]
+    return name, decoder(dtype, "big" if is_big else "little")(raw)[0]

@@ -102,11 +102,7 @@ def resolve_global(value: Value, max_depth: int = 8) -> Global | None:
     if isinstance(value, Global):
         return value
     if isinstance(value, PersistentId):
-        parts = value.value
-        if not isinstance(parts, tuple) or len(parts) < 3:
-            return None
-        # The tar of torch 0.1 writes (class, file, source).
-        candidate = parts[1] if parts[0] == "module" else parts[0]
+        candidate = legacy_class(value)
         return candidate if isinstance(candidate, Global) else None
     base, names = split_getattr(value, max_depth)
     if not isinstance(base, Global) or not isinstance(value, Call):
@@ -117,13 +113,15 @@ def resolve_global(value: Value, max_depth: int = 8) -> Global | None:
 
 
 def legacy_class(value: PersistentId) -> Value:
-    """Return the class in a legacy file's ("module", class, source file, source).
+    """Return the class in a legacy file's ("module", class, source file, source), or in the
+    (class, source file, source) of the tar of torch 0.1; None or text for other values.
 
     Source: `torch.serialization._legacy_save.persistent_id`.
     """
     parts = value.value
-    is_class = isinstance(parts, tuple) and len(parts) > 1 and parts[0] == "module"
-    return parts[1] if isinstance(parts, tuple) and is_class else None
+    if not isinstance(parts, tuple) or len(parts) < 3:
+        return None
+    return parts[1] if parts[0] == "module" else parts[0]
 
 
 def is_pickled_by_value(value: Value) -> bool:
@@ -157,23 +155,21 @@ def _class_by_value(call: Call) -> tuple[str, str] | None:
 
 def class_path(call: Call) -> str | None:
     """Return the path of the class that `call` instantiates, or of the function that it calls."""
-    path = global_path(call.func)
-    if path in RECONSTRUCTORS and call.args:
-        return global_path(call.args[0])
-    if path in GRAPH_MODULE_REDUCERS:
-        return GRAPH_MODULE
-    if path is None:
-        new_args = _partial_new(call)
-        return global_path(new_args[0]) if new_args else None
-    return path
+    path = global_path(_class_of(call))
+    return GRAPH_MODULE if path in GRAPH_MODULE_REDUCERS else path
 
 
 def class_name(call: Call) -> tuple[str, str] | None:
     """Return module and qualified name of the class that `call` instantiates, or its function."""
-    func = call.func
-    if isinstance(func, Global) and func.path in RECONSTRUCTORS and call.args:
-        func = call.args[0]
-    return global_name(func)
+    return global_name(_class_of(call))
+
+
+def _class_of(call: Call) -> Value:
+    """Return the class that `call` instantiates, or the function that it calls."""
+    if function_path(call) in RECONSTRUCTORS and call.args:
+        return call.args[0]
+    new_args = _partial_new(call)
+    return new_args[0] if new_args else call.func
 
 
 def constructor_arguments(call: Call) -> tuple[Value, ...]:

@@ -25,6 +25,7 @@ from ptinspect.pickling.values import (
     PersistentId,
     Python2Str,
     SetOf,
+    TensorCall,
     Value,
     key_value,
 )
@@ -115,6 +116,11 @@ def python3_name(module: str, name: str) -> tuple[str, str]:
     return _compat_pickle.IMPORT_MAPPING.get(module, module), name
 
 
+def persistent_ids(pickled: Pickled) -> list[PersistentId]:
+    """The items of `persistent`, each as a PersistentId."""
+    return [item.storage if isinstance(item, TensorCall) else item for item in pickled.persistent]
+
+
 def everything(
     data: bytes,
     *,
@@ -134,7 +140,7 @@ def everything(
     used = [(used.path, used.uses) for used in made.globals]
     memo = [machine.recall(index) for index in range(len(machine.memo))]
     memo += [machine.recall(int(index, 16)) for index in sorted(machine.sparse)]
-    ids: list[Value] = [*made.persistent_ids]
+    ids: list[Value] = [*persistent_ids(made)]
     head: list[Line] = [(end, made.protocol, made.buffers, machine.memo_length(), *used)]
     head += [tuple(warned) for warned in made.warnings]
     return head + outline([made.root, ids, made.globals, memo])

@@ -14,6 +14,7 @@ from ptinspect.errors import DamagedError
 from ptinspect.pickling.machine import run
 from ptinspect.pickling.values import Call, Extension, Global, PersistentId, Value
 from tests.conftest import ROOT
+from tests.pickling.outline import persistent_ids
 
 
 def call(data: bytes) -> Call:
@@ -116,8 +117,8 @@ def test_an_extension_code_stays_a_number(data: bytes, code: int) -> None:
 
 def test_persistent_ids_are_kept_in_order_and_one_per_use() -> None:
     pickled = run(b"Pone\nq\0h\0(K\x01tQ(t.")
-    assert [made.value for made in pickled.persistent_ids] == ["one", (1,)]
-    assert [made.offset for made in pickled.persistent_ids] == [0, 13]
+    assert [made.value for made in persistent_ids(pickled)] == ["one", (1,)]
+    assert [made.offset for made in persistent_ids(pickled)] == [0, 13]
     root = run(b"Pone\n2\x86.").root
     assert isinstance(root, tuple)
     assert isinstance(root[0], PersistentId)
