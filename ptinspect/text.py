@@ -20,6 +20,13 @@ def read_package_file(path: str) -> str:
     return data.decode()
 
 
+def read_sections(path: str) -> dict[str, list[str]]:
+    """Return the lines of a text file of the package, by the words after `===` above them."""
+    sections = read_package_file(path).split("\n=== ")[1:]
+    pairs = [section.rstrip("\n").split("\n", 1) for section in sections]
+    return {head: text.split("\n") for head, text in pairs}
+
+
 def join_names(names: Iterable[str], limit: int = 6, separator: str = ", ") -> str:
     """Return the first `limit` names and how many more there are: `a, b and 3 more`."""
     listed = list(names)

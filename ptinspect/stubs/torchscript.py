@@ -20,22 +20,23 @@ from ptinspect.stubs.collect.source import (
     FALSE,
     NONE,
     TRUE,
-    CallExpr,
     DictExpr,
     Expr,
-    Literal,
     Name,
     Sequence,
     Source,
+    call_expr,
     templates,
 )  # fmt: skip
 from ptinspect.stubs.collect.values import (
     FLOATS,
     is_attribute,
     literal,
+    named,
     prose,
     string,
     tensor_values,
+    text_literal,
     zeros,
 )
 from ptinspect.stubs.torchscript_code import (
@@ -50,6 +51,7 @@ from ptinspect.stubs.torchscript_code import (
     is_plain_constant,
     parsed,
 )  # fmt: skip
+from ptinspect.text import read_sections
 
 if TYPE_CHECKING:
     from ptinspect.document import Document
@@ -63,6 +65,7 @@ _BASES = {"Module": "nn.Module", "Enum": "enum.Enum", "NamedTuple": "typing.Name
 _ORDER = ("Enum", "NamedTuple", "class", "function", "Module")
 _CUSTOM = "__torch__.torch.classes."
 _TYPED = "torch.jit._pickle."
+_STANDARD_MODULES = ("enum", "operator", "types", "typing", "warnings")
 
 
 def torchscript_stub(document: Document, sha256: str) -> str:
@@ -84,33 +87,15 @@ def torchscript_stub(document: Document, sha256: str) -> str:
     )
     used = translation.used | builder.used
     used |= {name for helper in HELPERS if helper in used for name in templates()[helper].names}
-    lines = [
-        f'"""{prose(document.path.rpartition("/")[2])}: the code of a TorchScript program,',
-        "translated to Python by ptinspect.",
-        "",
-        f"sha256 {sha256}",
-        "",
-        "recorded: the classes, their methods and all values",
-        "Without tensors, build() returns the root with zeros. `tensors` maps the keys that",
-        "`ptinspect show` prints to tensors, as {key: tensor.torch()} of document.tensors does.",
-        *_untranslated_lines(written, builder.unwritten),
-        '"""',
-        "",
-        "# ruff: noqa",
-        "# fmt: off",
-        "from __future__ import annotations",
-        "",
-        *[f"import {name}" for name in ("enum", "operator", "types", "typing", "warnings")
-          if name in used],
-        "",
-        "import torch",
-        "from torch import nn",
-        "",
-        f"__all__ = {sorted({'build', *(item.name for item in written)})!r}",
-        "",
-        "aten = torch.ops.aten",
-        *([f"{CONSTANTS} = types.SimpleNamespace()"] if CONSTANTS in used else []),
-    ]  # fmt: skip
+    head = "\n".join(read_sections("stubs/torchscript_rules.txt")["head"]).format(
+        name=prose(document.path.rpartition("/")[2]),
+        sha256=sha256,
+        unknown="\n".join(_unknown_lines(written, builder.unwritten)),
+        imports="".join(f"import {name}\n" for name in _STANDARD_MODULES if name in used),
+        names=sorted({"build", *(item.name for item in written)}),
+        constants=f"\n{CONSTANTS} = types.SimpleNamespace()" if CONSTANTS in used else "",
+    )
+    lines = [head]
     for name in HELPERS:
         lines += templates()[name].lines if name in used else ()
     lines += builder.functions
@@ -119,10 +104,11 @@ def torchscript_stub(document: Document, sha256: str) -> str:
     return "\n".join([*lines, "", "", *body.lines, "", "", "SAFE_GLOBALS = []"]) + "\n"
 
 
-def _untranslated_lines(written: list[Definition], unwritten: list[str]) -> list[str]:
+def _unknown_lines(written: list[Definition], unwritten: list[str]) -> list[str]:
     names = [item.name for item in written if NOT_TRANSLATED in item.text]
     lines = ["", "unknown, and raised as NotImplementedError: parts of", *names] if names else []
-    return lines + (["", "Could not be written, and is None:", *unwritten] if unwritten else [])
+    lines += ["", "Could not be written, and is None:", *unwritten] if unwritten else []
+    return ["", *lines] if lines else []
 
 
 # Classes and functions
@@ -152,10 +138,8 @@ def parse_definitions(archive: TorchScript) -> dict[str, Definition]:
         try:
             tree = ast.parse(text)
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-            raise DamagedError(
-                f"the code is not Python: {getattr(error, 'msg', 'it nests too deep')}",
-                where=Place(record),
-            ) from None
+            reason = getattr(error, "msg", "it nests too deep")
+            raise DamagedError(f"the code is not Python: {reason}", where=Place(record)) from None
         for node in tree.body:
             if isinstance(node, ast.ClassDef):
                 node.body = [
@@ -239,10 +223,9 @@ class Translation:
         body: list[ast.stmt] = []
         hooks = False
         for item in node.body:
-            if isinstance(item, ast.FunctionDef) and (
-                is_attribute(item.name) or item.name in DUNDER_METHODS
-            ):
-                body.append(self._function(item, True, hooks and item.name == "forward"))
+            if isinstance(item, ast.FunctionDef):
+                if is_attribute(item.name) or item.name in DUNDER_METHODS:
+                    body.append(self._function(item, True, hooks and item.name == "forward"))
             elif isinstance(item, ast.Assign) and isinstance(item.targets[0], ast.Name):
                 name = item.targets[0].id
                 hooks |= name.startswith("__forward") and ast.unparse(item.value) != "[]"
@@ -262,8 +245,8 @@ class Translation:
             translator = FunctionTranslator(self.name_of, self.kind_of, set(), self.version)
             annotation = translator.type(item.annotation) or parsed("object")
             return [ast.AnnAssign(ast.Name(name, ast.Store()), annotation, value, 1)]
-        is_final = ast.unparse(item.annotation).startswith("Final[")
-        if value is None or not is_final or not is_attribute(name):
+        is_final = ast.unparse(item.annotation).startswith("Final[") and is_attribute(name)
+        if value is None or not is_final:
             return []
         return [ast.Assign([ast.Name(name, ast.Store())], value, lineno=0)]
 
@@ -315,15 +298,13 @@ class ObjectBuilder:
         """Return the function, and collect the functions that it needs."""
         archive: TorchScript = self.document.archive  # type: ignore[assignment]
         root = archive.pickled.root
-        constants = list(as_sequence(archive.streams[-1].root) or ())
-        order = self._objects([root, *constants])
+        constants = as_sequence(archive.streams[-1].root) or ()
         self.source.add("def build(tensors=None):", '    """Return the root of the program."""')
-        for call in order:
+        for call in self._objects([root, *constants]):
             self._write_object(call, call is root)
         for number, value in enumerate(constants):
             self.used |= {CONSTANTS, "types"}
-            expr = self.value(value)
-            self.source.add_assignment(f"{CONSTANTS}.c{number}", expr, 4)
+            self.source.add_assignment(f"{CONSTANTS}.c{number}", self.value(value), 4)
         self.source.add_expr("return ", self.value(root), 4)
         text = "\n".join(self.source.lines)
         for name in ("assembled", "tensor", "packed", "object"):
@@ -344,8 +325,7 @@ class ObjectBuilder:
                 is_open.discard(id(value))
                 done.add(id(value))
                 is_object = self._definition(value).kind in ("Module", "class", "custom")
-                if isinstance(value, Call) and is_object:
-                    order.append(value)
+                order += [value] if isinstance(value, Call) and is_object else []
                 continue
             tensor = self.document.tensor_of(value)
             if tensor is not None:
@@ -382,19 +362,15 @@ class ObjectBuilder:
         self.classes.setdefault(definition.name or path)
         self.in_packed = kind == "custom"
         if kind == "custom":
-            state = self.value(call.state)
-            expr: Expr = CallExpr("_packed", [(None, Literal(string(path))), (None, state)])
+            expr: Expr = call_expr("_packed", text_literal(path), self.value(call.state))
         elif not definition.name:
             self.unwritten.append(prose(path))
             expr = NONE
         elif kind == "Module":
             expr = self._module(definition, attributes or {})
         else:
-            pairs: list[tuple[Expr, Expr]] = [
-                (Literal(string(str(key))), self.value(item))
-                for key, item in (attributes or {}).items()
-            ]
-            expr = CallExpr("_object", [(None, Name(definition.name)), (None, DictExpr(pairs))])
+            pairs = {str(key): self.value(item) for key, item in (attributes or {}).items()}
+            expr = call_expr("_object", Name(definition.name), *(named(pairs) or [DictExpr([])]))
         label = "model" if is_root else path.rpartition(".")[2].lower()
         variable = self.variables[id(call)] = self.names.new(label, "item")
         self.source.add_assignment(variable, expr, 4)
@@ -403,8 +379,8 @@ class ObjectBuilder:
 
     def _module(self, definition: Definition, attributes: dict[Value, Value]) -> Expr:
         """Return a module with its values in the groups of torch.nn.Module."""
-        groups: dict[str, list[tuple[Expr, Expr]]] = {
-            "attributes": [], "parameters": [], "buffers": [], "children": [],
+        groups: dict[str, dict[str, Expr]] = {
+            "attributes": {}, "parameters": {}, "buffers": {}, "children": {},
         }  # fmt: skip
         for key, value in attributes.items():
             name, tensor = str(key), self.document.tensor_of(value)
@@ -415,9 +391,9 @@ class ObjectBuilder:
                 group = "buffers"
             elif self._definition(value).kind == "Module":
                 group = "children"
-            groups[group].append((Literal(string(name)), self.value(value)))
-        arguments = [(name, DictExpr(pairs)) for name, pairs in groups.items() if pairs]
-        return CallExpr("_assembled", [(None, Name(definition.name)), *arguments])
+            groups[group][name] = self.value(value)
+        arguments = {name: named(exprs)[0] for name, exprs in groups.items() if exprs}
+        return call_expr("_assembled", Name(definition.name), **arguments)
 
     def value(self, value: Value, depth: int = 0) -> Expr:
         """Return an expression for a value; a shared tensor gets a variable."""
@@ -425,10 +401,8 @@ class ObjectBuilder:
         if tensor is not None:
             return self._tensor(tensor)
         expr = literal(value)
-        if expr is not None:
-            return expr
-        if id(value) in self.variables:
-            return Name(self.variables[id(value)])
+        if expr is not None or id(value) in self.variables:
+            return expr or Name(self.variables[id(value)])
         if depth > _MAX_NESTING:
             raise UnsupportedError(f"values nest deeper than {_MAX_NESTING}")
         if isinstance(value, list | tuple):
@@ -437,7 +411,7 @@ class ObjectBuilder:
         if isinstance(value, dict):
             keys = [self.value(key_value(key), depth + 1) for key in value]
             items = [self.value(item, depth + 1) for item in value.values()]
-            return DictExpr(list(zip(keys, items, strict=True)))
+            return DictExpr([*zip(keys, items, strict=True)])
         return self._call_value(value, depth)
 
     def _call_value(self, value: Value, depth: int) -> Expr:
@@ -446,9 +420,9 @@ class ObjectBuilder:
         if args and path.startswith(_TYPED):
             return self.value(args[0], depth + 1)
         if args and definition.kind in ("Enum", "NamedTuple"):
-            return CallExpr(definition.name, [(None, self.value(item, depth + 1)) for item in args])
+            return call_expr(definition.name, *[self.value(item, depth + 1) for item in args])
         if args and path == "torch.device" and isinstance(args[0], str):
-            return CallExpr("torch.device", [(None, Literal(string(args[0])))])
+            return call_expr("torch.device", text_literal(args[0]))
         self.unwritten.append(prose(path or type(value).__name__))
         return NONE
 
@@ -459,21 +433,16 @@ class ObjectBuilder:
         key = self.keys.get(id(tensor))
         # The strides and paddings of a packed convolution are a tensor of int16.
         is_settings = self.in_packed and tensor.dtype is not None and tensor.dtype.name == "int16"
-        expr: Expr = tensor_values(tensor) if is_settings else zeros(tensor)
-        name = tensor.dtype.name if tensor.dtype is not None else "float32"
-        if name in FLOATS and name != "float32" and isinstance(expr, CallExpr):
-            expr = CallExpr(expr.func, [*expr.args, ("dtype", Name(f"torch.{name}"))])
+        expr: Expr = tensor_values(tensor) if is_settings else zeros(tensor, *FLOATS[:1])
         if key is None:
             self.unwritten.append(f"a tensor of {tensor.shape}, which is zeros")
         else:
             is_plain = view in self.parameters or not tensor.requires_grad
-            expr = CallExpr("_tensor", [
-                (None, Name("tensors")), (None, Literal(string(key))), (None, expr),
-                *([] if is_plain else [("requires_grad", TRUE)]),
-            ])  # fmt: skip
+            grad: dict[str, Expr] = {} if is_plain else {"requires_grad": TRUE}
+            expr = call_expr("_tensor", Name("tensors"), text_literal(key), expr, **grad)
         if view in self.parameters:
-            grad = [] if tensor.requires_grad else [("requires_grad", FALSE)]
-            expr = CallExpr("nn.Parameter", [(None, expr), *grad])
+            grad = {} if tensor.requires_grad else {"requires_grad": FALSE}
+            expr = call_expr("nn.Parameter", expr, **grad)
         if view in self.shared:
             variable = self.names.new("shared")
             self.source.add_assignment(variable, expr, 4)

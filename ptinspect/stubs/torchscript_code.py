@@ -20,8 +20,9 @@ from collections import Counter
 from collections.abc import Callable
 from functools import cache
 
-from ptinspect.stubs.collect.source import read_sections, templates
+from ptinspect.stubs.collect.source import templates
 from ptinspect.stubs.collect.values import is_attribute, is_identifier
+from ptinspect.text import read_sections
 
 MAX_DEPTH = 120
 """Nodes inside each other in one function."""

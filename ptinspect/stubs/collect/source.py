@@ -1,8 +1,7 @@
 """Python source: expressions, named as in Python's ast, folding of alike items, and their layout.
 
-Equal expressions have equal text, so `text` also serves to compare them. An expression that fits on
-a line stays on it, as `ruff format` does it. Otherwise its brackets open, with one item per line
-and a trailing comma.
+Equal expressions have equal text, so `text` also serves to compare them. The layout is that of
+`ruff format`: what does not fit on a line has one item per line, and a trailing comma.
 """
 
 from __future__ import annotations
@@ -15,12 +14,12 @@ from types import UnionType
 from typing import ClassVar
 from unicodedata import east_asian_width
 
-from ptinspect.text import read_package_file
+from ptinspect.text import read_sections
 
 UNSOLVED = "\0"
 """Marks the text of an object whose constructor is not inferred yet."""
 MIN_REPEATS = 3
-"""Number of alike items from which they are folded into a loop."""
+"""Alike items from which they are folded into a loop."""
 WIDTH = 88
 """Columns of a line: the default of ruff and black."""
 
@@ -92,6 +91,7 @@ class Name(Expr):
         return self.text
 
 
+@dataclass(slots=True, eq=False)
 class Access(Expr):
     """A way through a model: `model.layers[0].weight`.
 
@@ -101,20 +101,14 @@ class Access(Expr):
         argument: a dotted name in the last step, as in `model.weight.data.to(torch.float16)`.
     """
 
-    __slots__ = ("argument", "key", "parent", "step")
+    step: str
+    parent: Access | None = None
+    key: str | None = None
+    argument: str | None = None
 
-    def __init__(
-        self,
-        step: str,
-        parent: Access | None = None,
-        key: str | None = None,
-        argument: str | None = None,
-    ) -> None:
-        super().__init__(f"{parent.text}{step}" if parent is not None else step)
-        self.step = step
-        self.parent = parent
-        self.key = key
-        self.argument = argument
+    def __post_init__(self) -> None:
+        before = self.parent.text if self.parent is not None else ""
+        Expr.__init__(self, f"{before}{self.step}")
 
     def steps(self) -> list[Access]:
         """Return the way step by step, from the variable on."""
@@ -173,10 +167,9 @@ class CallExpr(Expr):
         return f"{self.func}(", written, ")"
 
     def one_line(self) -> str:  # most expressions of a large model: faster than from its brackets
-        texts = [
-            f"{name}={value.text}" if name and index >= self.positional else value.text
-            for index, (name, value) in enumerate(self.args)
-        ]
+        texts = [value.text for _, value in self.args[: self.positional]]
+        named = self.args[self.positional :]
+        texts += [f"{name}={value.text}" if name else value.text for name, value in named]
         return f"{self.func}({', '.join(texts)})"
 
     def children(self) -> list[Expr]:
@@ -273,10 +266,9 @@ class ModuleContainer(Expr):
         """Return the call, with runs of alike items as loops."""
         items: list[Expr] = []
         for item, count in repeats(self.items):
-            if count >= MIN_REPEATS:
-                items.append(Starred(repeated(item, Literal(str(count)))))
-            else:
-                items += [item] * count
+            is_loop = count >= MIN_REPEATS
+            loop = Starred(repeated(item, Literal(str(count))))
+            items += [loop] if is_loop else [item] * count
         return container_call(self.func, _fold_varying_argument(items), self.as_list)
 
     def one_line(self) -> str:
@@ -340,9 +332,9 @@ def repeated(element: Expr, count: Expr) -> ListComp:
 def container_call(func: str, items: list[Expr], as_list: bool) -> CallExpr:
     """Return `func(*items)`, or `func([*items])` if they are one list argument."""
     if as_list and len(items) == 1 and isinstance(items[0], Starred):
-        return call_expr(func, items[0].value)
-    if as_list:
-        items = [Sequence("[]", items)] if items else []
+        items = [items[0].value]
+    elif as_list and items:
+        items = [Sequence("[]", items)]
     return call_expr(func, *items)
 
 
@@ -353,12 +345,12 @@ def _fold_varying_argument(items: list[Expr]) -> list[Expr]:
     while start < len(items):
         calls = [resolve(items[start])]
         argument: str | None = None
-        for item in items[start + 1 :]:
-            differing = _differing_argument(calls[0], resolve(item))
+        for item in map(resolve, items[start + 1 :]):
+            differing = _differing_argument(calls[0], item)
             if differing is None or argument not in (None, differing):
                 break
             argument = differing
-            calls.append(resolve(item))
+            calls.append(item)
         first = calls[0]
         if len(calls) < MIN_REPEATS or not isinstance(first, CallExpr):
             folded.append(items[start])
@@ -378,13 +370,12 @@ def _differing_argument(first: Expr, second: Expr) -> str | None:
     """Return the name of the only argument in which two calls of a function differ."""
     if not isinstance(first, CallExpr) or not isinstance(second, CallExpr):
         return None
-    if (first.func, first.positional) != (second.func, second.positional):
+    heads = [(c.func, c.positional, [name for name, _ in c.args]) for c in (first, second)]
+    if heads[0] != heads[1]:
         return None
-    names = [name for name, _ in first.args]
-    pairs = zip(names, first.args, second.args, strict=False)
-    different = [name for name, (_, a), (_, b) in pairs if a.text != b.text]
-    are_alike = names == [name for name, _ in second.args] and len(different) == 1
-    return different[0] if are_alike else None
+    pairs = zip(first.args, second.args, strict=True)
+    different = [name for (name, a), (_, b) in pairs if a.text != b.text]
+    return different[0] if len(different) == 1 else None
 
 
 # Layout
@@ -422,14 +413,12 @@ def layout_assignment(target: str, expr: Expr, indent: int) -> list[str]:
     return lines
 
 
+@dataclass(slots=True)
 class Source:
     """Lines of Python, and the dotted names that they read."""
 
-    __slots__ = ("lines", "names")
-
-    def __init__(self, lines: Iterable[str] = (), names: Iterable[str] = ()) -> None:
-        self.lines = list(lines)
-        self.names = set(names)
+    lines: list[str] = field(default_factory=list)
+    names: set[str] = field(default_factory=set)
 
     def add(self, *lines: str) -> None:
         """Append lines that read no names that matter for imports."""
@@ -441,25 +430,16 @@ class Source:
 
     def add_expr(self, prefix: str, expr: Expr, indent: int, suffix: str = "") -> None:
         """Append `prefix expr suffix`."""
-        self.lines += layout(prefix, expr, suffix, indent)
-        self.names |= names_in(expr)
+        self.extend(Source(layout(prefix, expr, suffix, indent), names_in(expr)))
 
     def add_assignment(self, target: str, expr: Expr, indent: int) -> None:
         """Append `target = expr`."""
-        self.lines += layout_assignment(target, expr, indent)
-        self.names |= names_in(expr)
+        self.extend(Source(layout_assignment(target, expr, indent), names_in(expr)))
 
     def extend(self, source: Source) -> None:
         """Append other source."""
         self.lines += source.lines
         self.names |= source.names
-
-
-def read_sections(path: str) -> dict[str, list[str]]:
-    """Return the lines of a text file of the package, by the words after `===` above them."""
-    sections = read_package_file(path).split("\n=== ")[1:]
-    pairs = [section.rstrip("\n").split("\n", 1) for section in sections]
-    return {head: text.split("\n") for head, text in pairs}
 
 
 @cache
@@ -469,5 +449,5 @@ def templates() -> dict[str, Source]:
     for head, lines in read_sections("stubs/write/templates.txt").items():
         name, *names = head.split()
         is_method = lines[0].startswith(" ")
-        code[name] = Source(lines if is_method else ["", "", *lines], names)
+        code[name] = Source(lines if is_method else ["", "", *lines], set(names))
     return code

@@ -154,15 +154,18 @@ def _dtype_keyword(name: str, *defaults: str) -> dict[str, Expr]:
     return {} if name in defaults else {"dtype": Name(f"torch.{name}")}
 
 
-def zeros(tensor: Tensor) -> CallExpr:
-    """Return `torch.zeros(2, 3)`; float16, bfloat16 and float64 as float32 (see `post_init`)."""
+def zeros(tensor: Tensor, *float_types: str) -> CallExpr:
+    """Return `torch.zeros(2, 3)`, without a dtype for those in `float_types`.
+
+    If none are given, float16, bfloat16 and float64 are float32 (see `post_init`).
+    """
     shape = tuple(max(size, 0) for size in tensor.shape)
     name = _dtype_name(tensor)
     if tensor.quantizer and is_quantized(tensor):
         axis = tensor.quantizer.get("axis")
         has_axis = tensor.quantizer.get("qscheme") == "per_channel_affine"
         return quantized_zeros(shape, name, axis if has_axis and isinstance(axis, int) else None)
-    dtype = _dtype_keyword(name, *FLOATS)
+    dtype = _dtype_keyword(name, *(float_types or FLOATS))
     if shape:
         return call_expr("torch.zeros", *ints(shape), **dtype)
     zero = "0.0" if name.startswith(("float", "bfloat")) else "False" if name == "bool" else "0"

@@ -76,9 +76,8 @@ def write_definition(
         methods = [*_subclass_methods(definition), *unrecorded]
     else:
         methods = [*_object_methods(definition, inferred), *unrecorded]
-    source = Source(
-        [f"class {ident}({base}):" if base else f"class {ident}:"], filter(None, [base])
-    )
+    source = Source([f"class {ident}({base}):" if base else f"class {ident}:"])
+    source.read(*([base] if base else []))
     written = [method for method in methods if method.lines]
     for index, method in enumerate(written):
         source.add(*([""] if index else []))
@@ -237,7 +236,7 @@ def _traced_repr(definition: Definition) -> list[Source]:
 def _forward(definition: Definition, inferred: InferredClass, guess: bool) -> Source:
     recorded, ident, base = definition.recorded, definition.ident, inferred.base_text
     if recorded.lines:
-        source = Source(["    # fmt: off"], recorded.names)
+        source = Source(["    # fmt: off"], set(recorded.names))
         source.add("    # Source from the file itself: read it before you call it.")
         for name in recorded.unknown_names:
             source.add(f"    # {name} comes from a module that the stub does not import")
@@ -302,7 +301,7 @@ def _enum(definition: Definition) -> Source:
     """Return an enum with the members that the file names, or whose values it has."""
     usage = definition.usage
     base = "enum.Flag" if usage.is_flag else "enum.Enum"
-    source = Source([f"class {definition.ident}({base}):"], ["enum"])
+    source = Source([f"class {definition.ident}({base}):"], {"enum"})
     if usage.called:
         source.add("    # inferred: the names; only the values are recorded")
     named = [

@@ -12,8 +12,8 @@ from ptinspect.safety.load_advice import load_advice
 from ptinspect.safety.policy import WEIGHTS_ONLY_NAMES
 from ptinspect.stubs.collect.modules import MODULE_METHODS
 from ptinspect.stubs.collect.references import global_text, owner_name, verdict_of
-from ptinspect.stubs.collect.source import read_sections
 from ptinspect.stubs.collect.values import NN, class_text, is_identifier
+from ptinspect.text import read_sections
 from ptinspect.torchnn.classes import lookup
 
 if TYPE_CHECKING:
