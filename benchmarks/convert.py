@@ -29,6 +29,34 @@ _SAVE = _LOAD + "torch.save(model.state_dict(), sys.argv[2])"
 _SAFE = _LOAD + "import safetensors.torch as s; s.save_file(model.state_dict(), sys.argv[2])"
 _AGAIN = "import sys, torch; torch.save(torch.load(sys.argv[1], weights_only=True), sys.argv[2])"
 
+_DCP = """
+import sys, torch, torch.distributed as dist, torch.distributed.checkpoint as dcp
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Shard
+rank, world, folder, size = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], int(sys.argv[4])
+dist.init_process_group("gloo", init_method=f"file://{folder}.store", rank=rank, world_size=world)
+mesh, side = init_device_mesh("cpu", (world,)), 2048
+state = {}
+for number in range(size // (4 * side * side)):
+    cut = number % 8 == 0  # most are cut along their rows, as FSDP does
+    piece = torch.randn((side, side // world) if cut else (side // world, side))
+    state[f"{number}.weight"] = DTensor.from_local(piece, mesh, [Shard(int(cut))])
+dcp.save(state, checkpoint_id=folder)
+dist.destroy_process_group()
+"""
+RANKS = 8
+
+
+def distributed_checkpoint(folder: Path, size: int) -> str:
+    """A folder of torch.distributed.checkpoint that `RANKS` processes wrote."""
+    words = [str(RANKS), str(folder), str(size)]
+    processes = [
+        subprocess.Popen([sys.executable, "-c", _DCP, str(rank), *words]) for rank in range(RANKS)
+    ]
+    if any(process.wait(timeout=600) for process in processes):
+        raise RuntimeError("a process failed")
+    return str(folder)
+
 
 def model(path: Path, size: int, legacy: bool = False) -> str:
     """A full model of `size` bytes."""
@@ -123,9 +151,23 @@ def ten_times() -> bool:
     return all(met)
 
 
+def distributed() -> bool:
+    """A distributed checkpoint of 1 GiB in 8 pieces, against cp of its folder."""
+    with files.folder() as here:
+        source = distributed_checkpoint(here / "dcp", GIB)
+        script = 'cp -r "$1" "$2.new" && sync "$2.new"/* && rm -rf "$2" && mv "$2.new" "$2"'
+        return side_by_side(
+            f"1 GiB distributed checkpoint in {RANKS} pieces to safetensors, against cp",
+            ours=convert(source, str(here / "out.safetensors")),
+            theirs=["sh", "-c", script, "sh", source, str(here / "copy")],
+            must=1 / 1.5, megabytes=200, pairs=PAIRS,
+        )  # fmt: skip
+
+
 BENCHMARKS: dict[str, Callable[[], bool]] = {
     "large": large,
     "legacy": large_legacy,
+    "distributed": distributed,
     "many": many,
     "ten_times": ten_times,
 }

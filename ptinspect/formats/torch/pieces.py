@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 MAX_PIECES = 4096
 """Pieces of one tensor, which are compared with each other."""
 
-BLOCK = 8 << 20
+BLOCK = 1 << 20
 """Bytes of a tensor that are put together at once, unless one row is larger."""
 
 _REBUILD = {f"torch._utils._rebuild_tensor{version}" for version in ("", "_v2", "_v3")}
@@ -129,7 +129,7 @@ def _assemble(span: PiecedSpan, start: int, stop: int) -> Iterator[bytes]:
                 target = memoryview(block)[(low - first) * row_bytes : (high - first) * row_bytes]
                 _copy_rows(target, row_bytes, data, row, _runs(span, piece))
         begin = max(start - first * row_bytes, 0)
-        yield bytes(block[begin : stop - first * row_bytes])
+        yield bytes(memoryview(block)[begin : stop - first * row_bytes])
 
 
 def _equal_chunks(copies: list[Elements], start: int, stop: int, size: int) -> Iterator[bytes]:
