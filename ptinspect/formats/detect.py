@@ -187,8 +187,7 @@ def _open(source: Source, limits: Limits, allow_index: bool) -> Archive:
 
 def _open_zip(source: Source, limits: Limits) -> Archive:
     directory, identity, folder = read_zip_directory(source, limits)
-    is_old = identity.format == "torchscript" and f"{folder}data.pkl" not in directory.index
-    if identity.format not in READERS or is_old:
+    if identity.format not in READERS:
         raise identity.error()
     if identity.format == "torch-export":
         return _reader("torch-export")(source, directory, folder, _open_shard, limits)

@@ -18,7 +18,7 @@ from ptinspect.source.base import Source
 
 READABLE = (
     "torch-zip", "torch-legacy", "torch-legacy-tar", "pickle", "safetensors", "safetensors-index",
-    "torch-index", "torch-export", "torch-package", "onnx",
+    "torch-index", "torch-export", "torch-package", "torchscript", "onnx",
 )  # fmt: skip
 """The formats that `open_archive` opens."""
 

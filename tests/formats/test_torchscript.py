@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import warnings
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -131,6 +133,58 @@ def test_constants_and_attributes(tmp_path: Path) -> None:
         assert document.tensors["a.weight"].tensor.storage is (
             document.tensors["b.weight"].tensor.storage
         )
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.2"])
+def test_programs_of_torch_before_1_4_are_what_that_torch_loads(
+    version: str, tmp_path: Path
+) -> None:
+    path = FIXTURES / f"others/torchscript-{version}.pt"
+    truth = json.loads((FIXTURES / f"others/torchscript-{version}.json").read_text())
+    with ptinspect.open(path) as document:
+        assert document.archive.format == "torchscript"
+        assert set(document.tensors) == set(truth)
+        for key, expected in truth.items():
+            info = document.tensors[key]
+            assert list(info.shape) == expected["shape"] and info.dtype is not None
+            assert info.dtype.name == expected["dtype"]
+            assert info.role == ("parameter" if expected["parameter"] else "buffer")
+            assert hashlib.sha256(info.read()).hexdigest() == expected["sha256"], key
+        script: Any = document.archive.facts["script"]
+        assert script["methods"][0] == {
+            "module": "", "name": "forward", "schema": "forward(x: Tensor) -> Tensor",
+        }  # fmt: skip
+    assert run("convert", path, tmp_path / "out.pt").exit_code == 0
+    assert ptinspect.diff(path, tmp_path / "out.pt").same
+    assert ptinspect.scan(path).verdict == "unknown"  # its code is not judged
+    result = run("stub", path)
+    assert result.exit_code == 2 and "does not record its classes" in result.stderr
+
+
+OLD_DAMAGE: list[tuple[str, bytes, bytes, str]] = [
+    ("no tensor", b'"tensorId":"0"', b'"tensorId":"9x"', "has no tensor '9x'"),
+    ("a type", b'"DOUBLE"', b'"STRING"', "has no dtype or shape"),
+    ("another record", b'"tensors/0"', b'"tensors/x"', "is missing"),
+    ("a large tensor", b'"dims":["2","3"]', b'"dims":["9","3"]', "needs 216 bytes"),
+    ("no module", b'"mainModule"', b'"maimModule"', "describes no module"),
+    ("no JSON", b'{"protoVersion"', b'["protoVersion"', "not valid JSON"),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "words"), OLD_DAMAGE, ids=[r[0] for r in OLD_DAMAGE]
+)
+def test_a_damaged_model_json_is_an_error(
+    name: str, old: bytes, new: bytes, words: str, tmp_path: Path
+) -> None:
+    with (
+        zipfile.ZipFile(FIXTURES / "others/torchscript-1.0.pt") as source,
+        zipfile.ZipFile(tmp_path / "bad.pt", "w") as target,
+    ):
+        for record in source.namelist():
+            target.writestr(record, source.read(record).replace(old, new))
+    result = run("show", tmp_path / "bad.pt")
+    assert result.exit_code == 2 and words in result.stderr and "Traceback" not in result.stderr
 
 
 def test_an_incomplete_constant_is_an_error(tmp_path: Path) -> None:
