@@ -17,6 +17,7 @@ from ptinspect.conversion.options import (
     output_path,
     parse_device,
     parse_dtype,
+    parse_rename,
     target_of_suffix,
 )
 from ptinspect.conversion.output.sink import ByteCounter, ModificationGuard, Sink
@@ -83,7 +84,10 @@ def convert(
     source, target = os.fspath(src), None if dst is None else os.fspath(dst)
     options = ConvertOptions(
         target_of_suffix(target, to, source),
-        edits=KeyEdits.parse(include, exclude, strip_prefix, rename, add_prefix),
+        edits=KeyEdits(
+            as_tuple(include), as_tuple(exclude), as_tuple(strip_prefix),
+            tuple(map(parse_rename, as_tuple(rename))), add_prefix,
+        ),
         tensors=TensorOptions(parse_dtype(dtype), parse_device(device), contiguous),
         shared=shared, set=set or {}, optimizer=None if optimizer is None else os.fspath(optimizer),
         plain=plain, max_shard_size=max_shard_size, allow_overflow=allow_overflow, dst=target,

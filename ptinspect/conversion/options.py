@@ -50,24 +50,10 @@ class KeyEdits(NamedTuple):
     rename: tuple[tuple[re.Pattern[str], str], ...] = ()
     add: str = ""
 
-    @classmethod
-    def parse(
-        cls,
-        include: Sequence[str],
-        exclude: Sequence[str],
-        strip: Sequence[str],
-        rename: Sequence[str],
-        add: str,
-    ) -> KeyEdits:
-        """Return the changes that options ask for. PtInspectError for a wrong `rename`."""
-        patterns = tuple(map(_parse_rename, as_tuple(rename)))
-        return cls(as_tuple(include), as_tuple(exclude), as_tuple(strip), patterns, add)
-
     def selects(self, key: str) -> bool:
         """Return True if a key of the source is written."""
-        if self.include and not any(fnmatchcase(key, glob) for glob in self.include):
-            return False
-        return not any(fnmatchcase(key, glob) for glob in self.exclude)
+        is_included = not self.include or any(fnmatchcase(key, glob) for glob in self.include)
+        return is_included and not any(fnmatchcase(key, glob) for glob in self.exclude)
 
     def new_key(self, key: str) -> str:
         """Return the new name of a key."""
@@ -246,7 +232,7 @@ def as_tuple(values: Sequence[str]) -> tuple[str, ...]:
     return (values,) if isinstance(values, str) else tuple(values)
 
 
-def _parse_rename(text: str) -> tuple[re.Pattern[str], str]:
+def parse_rename(text: str) -> tuple[re.Pattern[str], str]:
     """Parse `REGEX=NEW`, where NEW may refer to groups."""
     expression, equals, replacement = text.partition("=")
     try:

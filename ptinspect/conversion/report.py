@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ptinspect.conversion.plan import ModelPart, OutputFile, Plan, PlannedTensor
     from ptinspect.document import Document
     from ptinspect.document.modules import Module
-    from ptinspect.document.tensor import Storage, Tensor
+    from ptinspect.document.tensor import Storage
     from ptinspect.pickling.pyobjects import Path
 
 PROGRAM_DROPPED = {
@@ -361,19 +361,15 @@ def _keys_by_bytes(plan: Plan) -> dict[object, list[str]]:
     for planned in plan.tensors:
         if planned.tensor.storage is not None:
             keys.setdefault(_storage_id(planned.tensor.storage), []).append(planned.key)
-            keys.setdefault(_view(planned.tensor), []).append(planned.key)
+            keys.setdefault(planned.tensor.view_key(), []).append(planned.key)
     return keys
 
 
 def _bytes_of(piece: ConvertedRange | TensorPiece) -> object:
     if isinstance(piece, TensorPiece):
-        return _view(piece.tensor)
+        return piece.tensor.view_key()
     return _storage_id(piece.source.storage)
 
 
 def _storage_id(storage: Storage) -> object:
-    return ("storage", id(storage.archive), storage.key)
-
-
-def _view(tensor: Tensor) -> object:
-    return ("view", *tensor.view_key())
+    return (id(storage.archive), storage.key)
