@@ -11,6 +11,7 @@ both sizes if the dtype's name implies them; a field is (dtype, offset), or (dty
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from ptinspect.dtypes import numpy_itemsize
@@ -70,6 +71,7 @@ def view_exceeds_storage(args: tuple[Value, ...]) -> bool:
     return needed > numel * _PACKED.get(storage_type, 1)
 
 
+@lru_cache(1 << 10)  # thousands of tensors of a model have the same few shapes
 def required_numel(offset: int, size: tuple[int, ...], stride: tuple[int, ...]) -> int:
     """Return how many elements the storage of a view needs; 0 if the view is empty."""
     last = offset
