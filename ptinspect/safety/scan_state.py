@@ -91,7 +91,13 @@ def _rank(finding: Finding) -> tuple[int, bool]:
 
 
 class Budget:
-    """Bounds that all members of one file share: bytes to unpack, and number of members."""
+    """What all members of one file share: bounds on bytes to unpack and on the number of members.
+
+    Attributes:
+        scan_source: scans the content of a member of any format; set by the scan of the file.
+    """
+
+    scan_source: ScanSource
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
@@ -278,16 +284,13 @@ class ScanState:
         )
 
 
-def scan_member(
-    outer: ScanState, source: Source, record: str, scan_source: ScanSource
-) -> ScanState | None:
+def scan_member(outer: ScanState, source: Source, record: str) -> ScanState | None:
     """Scan a file inside another one, and add it to the outer file's state.
 
     Args:
         outer: the state of the outer file.
         source: the member's bytes.
         record: the member's name.
-        scan_source: scans any source into a state.
 
     Returns:
         The member's state, or None if it is nested too deep, which is an error of `outer`.
@@ -297,7 +300,7 @@ def scan_member(
     except LimitError as error:
         outer.errors.append(error)
         return None
-    scan_source(source, member)
+    outer.budget.scan_source(source, member)
     outer.add_member(member)
     return member
 

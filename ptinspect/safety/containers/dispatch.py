@@ -4,7 +4,7 @@ A file is identified by its content, never by its name. It can be two things at 
 pickle, a pickle in the first bytes of an image. Every reader that would open it is considered, and
 it is a finding if there is more than one.
 
-To add a container, write a module next to this one with `scan_NAME(source, state, scan_source)`,
+To add a container, write a module next to this one with `scan_NAME(source, state)`,
 and call it in `_scan_identified`.
 """
 
@@ -61,6 +61,7 @@ _MIN_PICKLE_RUN = 64
 
 def scan_source(source: Source, state: ScanState) -> None:
     """Scan a source into `state`. Errors do not propagate: they are added to `state.errors`."""
+    state.budget.scan_source = scan_source
     try:
         head = source.read(0, min(source.size, HEAD_BYTES))
         if head.startswith(ZIP_MAGIC):
@@ -132,13 +133,13 @@ def _add_two_formats(state: ScanState, formats: str) -> None:
 def _scan_zip(source: Source, state: ScanState) -> None:
     from ptinspect.safety.containers.zip import scan_zip
 
-    scan_zip(source, state, scan_source)
+    scan_zip(source, state)
 
 
 def _scan_tar(source: Source, state: ScanState) -> None:
     from ptinspect.safety.containers.tar import scan_tar
 
-    scan_tar(source, state, scan_source)
+    scan_tar(source, state)
 
 
 # --- pickles ------------------------------------------------------------------------------
@@ -185,7 +186,7 @@ def _adopt(state: ScanState, trial: ScanState, scanner: PickleScanner) -> None:
     state.format, state.description, state.hint = trial.format, "a pickle", trial.hint
     state.merge(trial)
     scanner.state = state
-    scanner.scan_found(scan_source)
+    scanner.scan_found()
 
 
 # --- other formats ------------------------------------------------------------------------
@@ -212,7 +213,7 @@ def _scan_identified(
     elif identity.format == "npy":
         from ptinspect.safety.containers.npy import scan_arrays
 
-        scan_arrays(source, state, scan_source)
+        scan_arrays(source, state)
     elif identity.format == "compressed" and _scan_compressed(source, state, head):
         pass
     elif identity.format == "safetensors":
@@ -237,7 +238,7 @@ def _scan_identified(
     ):
         state.skipped = True
         if identity.format in _TEXT_FORMATS:
-            scan_text(source, state, scan_source)
+            scan_text(source, state)
         elif identity.format in UNREAD_FORMATS:
             _scan_unread(source, state)
     else:
@@ -274,7 +275,7 @@ def _scan_compressed(source: Source, state: ScanState, head: bytes) -> bool:
                 message = f"{source.size:,} bytes decompress to {content.size:,} bytes of a pickle"
                 where = Place(state.record)
                 state.errors.append(LimitError(message, limit="pickle_ratio", where=where))
-            scan_member(state, part, "unpacked", scan_source)
+            scan_member(state, part, "unpacked")
     if error is not None:
         raise error
     return True

@@ -17,7 +17,7 @@ from ptinspect.safety.scan_state import scan_member
 from ptinspect.source.base import SliceSource
 
 if TYPE_CHECKING:
-    from ptinspect.safety.scan_state import ScanSource, ScanState
+    from ptinspect.safety.scan_state import ScanState
     from ptinspect.source.base import Source
 
 _NUMBERS = re.compile(
@@ -26,11 +26,11 @@ _NUMBERS = re.compile(
 )
 
 
-def scan_arrays(source: Source, state: ScanState, scan_source: ScanSource) -> None:
+def scan_arrays(source: Source, state: ScanState) -> None:
     """Scan one array after another: numpy.save appends them, numpy.load reads the next one."""
     offset = 0
     for _ in range(state.limits.streams):
-        end = _scan_array(source, offset, state, scan_source)
+        end = _scan_array(source, offset, state)
         if end is None or end == source.size:
             return
         offset = end
@@ -40,7 +40,7 @@ def scan_arrays(source: Source, state: ScanState, scan_source: ScanSource) -> No
         if not _is_array_at(source, offset):
             left = source.size - offset
             state.find("trailing-bytes", f"{left:,} bytes follow the array", state.record)
-            scan_member(state, SliceSource(source, offset, left), f"byte {offset}", scan_source)
+            scan_member(state, SliceSource(source, offset, left), f"byte {offset}")
             return
     where = Place(state.record, offset)
     raise LimitError("too many arrays in a row", limit="streams", where=where)
@@ -50,9 +50,7 @@ def _is_array_at(source: Source, offset: int) -> bool:
     return source.read(offset, min(len(MAGIC), source.size - offset)) == MAGIC
 
 
-def _scan_array(
-    source: Source, offset: int, state: ScanState, scan_source: ScanSource
-) -> int | None:
+def _scan_array(source: Source, offset: int, state: ScanState) -> int | None:
     """Return the offset behind the array at `offset`, or None if no array follows it."""
     begin, nbytes = _read_header(SliceSource(source, offset, source.size - offset), state)
     begin += offset
@@ -62,7 +60,7 @@ def _scan_array(
     pickles = len(state.streams)
     scanner = scan_pickles(state, data, start, stop, state.record, skip=begin, until=MAGIC)
     state.format = "npy"
-    scanner.scan_found(scan_source)
+    scanner.scan_found()
     end = state.streams[-1].end - start if len(state.streams) > pickles else source.size
     return end if _is_array_at(source, end) else None
 

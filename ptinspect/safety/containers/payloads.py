@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ptinspect.pickling.values import Buffer
-    from ptinspect.safety.scan_state import ScanSource, ScanState
+    from ptinspect.safety.scan_state import ScanState
     from ptinspect.source.base import Source
 
 UNREAD_FORMATS = ("sqlite", "parquet", "arrow")
@@ -93,14 +93,14 @@ def begins_like_pickle(data: Buffer, start: int, stop: int) -> bool:
     return offset <= stop
 
 
-def scan_suspect(outer: ScanState, source: Source, record: str, scan_source: ScanSource) -> None:
+def scan_suspect(outer: ScanState, source: Source, record: str) -> None:
     """Scan bytes that may be a file by chance, and keep the result if it is harmful."""
     try:
         member = outer.new_member(record)
     except LimitError:
         outer.find(_UNREAD, "more of its bytes look like files than are scanned", None)
         return
-    scan_source(source, member)
+    outer.budget.scan_source(source, member)
     if member.format == "compressed" and any(error.kind == "format" for error in member.errors):
         reason = f"contains {member.description}, which scan does not open"
         outer.find(_UNREAD, reason, record)
@@ -140,7 +140,7 @@ def decode_base64(text: bytes) -> bytes:
     return b64decode(text.replace(b"-", b"+").replace(b"_", b"/") + b"=" * (-len(text) % 4))
 
 
-def scan_text(source: Source, state: ScanState, scan_source: ScanSource) -> None:
+def scan_text(source: Source, state: ScanState) -> None:
     """Scan the files that a text contains in base64, as JSON and YAML do."""
     data, start, stop = source.window()
     stop = min(stop, start + SEARCHED_BYTES)
@@ -156,7 +156,7 @@ def scan_text(source: Source, state: ScanState, scan_source: ScanSource) -> None
         if decoded not in seen:
             seen.add(decoded)
             source = MemorySource(decoded, state.path, base=None)
-            scan_suspect(state, source, f"base64 @ {offset}", scan_source)
+            scan_suspect(state, source, f"base64 @ {offset}")
 
 
 def _unescape(text: bytes) -> bytes:

@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from ptinspect.pickling.machine import Pickled
     from ptinspect.pickling.state import Machine
     from ptinspect.pickling.values import Buffer
-    from ptinspect.safety.scan_state import ScanSource
 
 _LEGACY_PICKLES = 5
 """Pickles of torch's legacy format in front of the storages."""
@@ -227,12 +226,12 @@ class PickleScanner:
             if looks_like_file(*window) and id(literal) not in self._seen_payloads:
                 self.values.append((f"value @ {offset - self.start}", literal))
 
-    def scan_found(self, scan_source: ScanSource) -> None:
+    def scan_found(self) -> None:
         """Scan the files that the pickles load, and those that their values look like."""
         for items, scan in ((self.payloads, scan_member), (self.values, scan_suspect)):
             for name, payload in items:
                 source = MemorySource.of_value(payload, self.state.path)
-                scan(self.state, source, name, scan_source)
+                scan(self.state, source, name)
 
     def _find(
         self, name: str, reason: str, offset: int, verdict: str, opcode: str | None = None

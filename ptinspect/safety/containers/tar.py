@@ -23,7 +23,7 @@ from ptinspect.text import is_outside
 if TYPE_CHECKING:
     from ptinspect.formats.torch.tar import Member
     from ptinspect.pickling.values import Value
-    from ptinspect.safety.scan_state import ScanSource, ScanState
+    from ptinspect.safety.scan_state import ScanState
     from ptinspect.source.base import Source
 
 _MIXED_MEMBERS = MEMBERS[2:]
@@ -36,7 +36,7 @@ _SEARCHED_BLOCKS = 1 << 11
 """Blocks behind the end of a tar in which a further header is searched."""
 
 
-def scan_tar(source: Source, state: ScanState, scan_source: ScanSource) -> None:
+def scan_tar(source: Source, state: ScanState) -> None:
     """Scan each member of a tar."""
     members: dict[str, Member] = {}
     mixed: list[Member] = []
@@ -58,7 +58,7 @@ def scan_tar(source: Source, state: ScanState, scan_source: ScanSource) -> None:
             if member.name in _MIXED_MEMBERS:
                 mixed.append(member)
             elif member.size:
-                _scan_content(source, member, state, scan_source)
+                _scan_content(source, member, state)
             if member.present < member.size and member.regions is None:
                 message = f"{member.present:,} of {member.size:,} bytes are present"
                 where = Place(member.name)
@@ -68,19 +68,17 @@ def scan_tar(source: Source, state: ScanState, scan_source: ScanSource) -> None:
     is_torch = set(MEMBERS) <= members.keys()
     for member in mixed:
         errors = len(state.errors)
-        _scan_mixed_member(source, member, state, scan_source)
+        _scan_mixed_member(source, member, state)
         if len(state.errors) > errors and not is_torch:
             del state.errors[errors:]
-            _scan_content(source, member, state, scan_source)
+            _scan_content(source, member, state)
     try:
-        _scan_trailing_bytes(source, end, state, scan_source)
+        _scan_trailing_bytes(source, end, state)
     except PtInspectError as error:
         state.errors.append(error)
 
 
-def _scan_content(
-    source: Source, member: Member, state: ScanState, scan_source: ScanSource
-) -> None:
+def _scan_content(source: Source, member: Member, state: ScanState) -> None:
     content: Source = SliceSource(source, member.start, member.present)
     if member.regions is not None:
         reason = "a sparse file: readers disagree about its content"
@@ -98,7 +96,7 @@ def _scan_content(
             position += size
         content = MemorySource(bytes(whole[: member.size]), source.path, base=None)
     if content.size:
-        scan_member(state, content, member.name, scan_source)
+        scan_member(state, content, member.name)
 
 
 def _judge_path(member: Member, links: set[str], state: ScanState) -> None:
@@ -116,9 +114,7 @@ def _judge_path(member: Member, links: set[str], state: ScanState) -> None:
         state.find("tar-link", reason, member.name)
 
 
-def _scan_trailing_bytes(
-    source: Source, end: int, state: ScanState, scan_source: ScanSource
-) -> None:
+def _scan_trailing_bytes(source: Source, end: int, state: ScanState) -> None:
     """Scan what follows the two empty blocks that end a tar.
 
     `tarfile` can be made to continue there, also behind blocks that are no header, and `zipfile`
@@ -137,7 +133,7 @@ def _scan_trailing_bytes(
             break
     for start in starts:
         content = SliceSource(source, start, source.size - start)
-        scan_member(state, content, f"after the tar @ {start}", scan_source)
+        scan_member(state, content, f"after the tar @ {start}")
 
 
 class _JudgingReader(MemberReader):
@@ -155,9 +151,7 @@ class _JudgingReader(MemberReader):
         return pickled.root
 
 
-def _scan_mixed_member(
-    source: Source, member: Member, state: ScanState, scan_source: ScanSource
-) -> None:
+def _scan_mixed_member(source: Source, member: Member, state: ScanState) -> None:
     reader = _JudgingReader(source, member, state)
     try:
         if member.name == "tensors":
@@ -166,4 +160,4 @@ def _scan_mixed_member(
             read_storages(reader, None)
     except PtInspectError as error:
         state.errors.append(error)
-    reader.scanner.scan_found(scan_source)
+    reader.scanner.scan_found()

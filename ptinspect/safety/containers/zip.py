@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from ptinspect.formats.zip.records import Bounds
     from ptinspect.limits import Limits
-    from ptinspect.safety.scan_state import ScanSource, ScanState
+    from ptinspect.safety.scan_state import ScanState
     from ptinspect.source.base import Source
 
     Span: TypeAlias = tuple[int, int, int, int]
@@ -58,7 +58,7 @@ _FACT = re.compile(rb"[0-9]{1,64}\n?|little|big")
 _MAX_FACT = 64
 
 
-def scan_zip(source: Source, state: ScanState, scan_source: ScanSource) -> None:
+def scan_zip(source: Source, state: ScanState) -> None:
     """Scan every record of the zip that begins with the source's first byte, in each directory
     that some reader would use."""
     directory, error = None, None
@@ -67,19 +67,19 @@ def scan_zip(source: Source, state: ScanState, scan_source: ScanSource) -> None:
     except DamagedError as damage:
         error = damage
     if directory and directory.bounds.is_plain and not directory.has_uncounted_bytes:
-        ZipScanner(source, directory, state, scan_source).scan()
+        ZipScanner(source, directory, state).scan()
         return
     spans = find_concatenated_zips(source, state.limits)
     seen: set[tuple[int, int]] = set()
     if len(spans) > 1:
         error = None
         seen = {(place, count) for _, _, place, count in spans}
-        _scan_concatenated(source, state, spans, scan_source)
+        _scan_concatenated(source, state, spans)
     elif directory is not None:
         seen.add((directory.bounds.start, len(directory)))
-        ZipScanner(source, directory, state, scan_source).scan()
+        ZipScanner(source, directory, state).scan()
         for start, size in _gaps(source, spans):
-            scan_suspect(state, SliceSource(source, start, size), f"byte {start}", scan_source)
+            scan_suspect(state, SliceSource(source, start, size), f"byte {start}")
     else:
         state.format = "zip"
     for shift, bounds in find_directories(source):
@@ -88,21 +88,19 @@ def scan_zip(source: Source, state: ScanState, scan_source: ScanSource) -> None:
         reason = "some readers of zips use another directory than others"
         state.find("zip-directories", reason, f"directory @ {shift + bounds.start}", DANGEROUS)
         seen.add((shift + bounds.start, bounds.entries))
-        _scan_other_directory(source, shift, bounds, state, scan_source)
+        _scan_other_directory(source, shift, bounds, state)
     if error is not None:
         if not seen:
-            _scan_without_directory(source, state, scan_source)
+            _scan_without_directory(source, state)
         state.errors.append(error)
 
 
-def _scan_other_directory(
-    source: Source, shift: int, bounds: Bounds, state: ScanState, scan_source: ScanSource
-) -> None:
+def _scan_other_directory(source: Source, shift: int, bounds: Bounds, state: ScanState) -> None:
     part = SliceSource(source, shift, source.size - shift)
     try:
         member = state.new_member(f"directory @ {shift + bounds.start}")
         directory = ZipDirectory(part, state.limits, bounds)
-        ZipScanner(part, directory, member, scan_source).scan()
+        ZipScanner(part, directory, member).scan()
         state.members.append(member)
     except PtInspectError as error:
         state.errors.append(error)
@@ -135,17 +133,15 @@ def find_concatenated_zips(source: Source, limits: Limits) -> list[Span]:
     raise LimitError("it has too many end records", limit="zip_entries")
 
 
-def _scan_concatenated(
-    source: Source, state: ScanState, spans: list[Span], scan_source: ScanSource
-) -> None:
+def _scan_concatenated(source: Source, state: ScanState, spans: list[Span]) -> None:
     """Scan zips in a row, and what is between them: `.metadata` may say that it is a file."""
     state.format, state.description = "torch-dcp", f"{len(spans):,} zips in a row"
     for start, stop, _, _ in spans:
         content = SliceSource(source, start, stop - start)
-        scan_member(state, content, f"zip @ {start}", scan_source)
+        scan_member(state, content, f"zip @ {start}")
     for start, size in _gaps(source, spans):
         state.find("trailing-bytes", f"{size:,} bytes belong to no zip", state.record)
-        scan_member(state, SliceSource(source, start, size), f"byte {start}", scan_source)
+        scan_member(state, SliceSource(source, start, size), f"byte {start}")
 
 
 def _gaps(source: Source, spans: list[Span]) -> Iterator[tuple[int, int]]:
@@ -157,7 +153,7 @@ def _gaps(source: Source, spans: list[Span]) -> Iterator[tuple[int, int]]:
         position = max(position, stop)
 
 
-def _scan_without_directory(source: Source, state: ScanState, scan_source: ScanSource) -> None:
+def _scan_without_directory(source: Source, state: ScanState) -> None:
     """Scan the records of a zip that lost its directory, by their local headers."""
     for record in iter_local_records(source):
         content: Source = SliceSource(source, record.start, record.size)
@@ -168,9 +164,9 @@ def _scan_without_directory(source: Source, state: ScanState, scan_source: ScanS
         window = content.window()
         if record.name.rpartition("/")[0].endswith("data"):
             if looks_like_file(*window):
-                scan_suspect(state, content, record.name, scan_source)
+                scan_suspect(state, content, record.name)
         elif content.size:
-            scan_member(state, content, record.name, scan_source)
+            scan_member(state, content, record.name)
 
 
 def find_zip_at_end(source: Source) -> Source | None:
@@ -183,13 +179,10 @@ def find_zip_at_end(source: Source) -> Source | None:
 class ZipScanner:
     """Scans one zip into a state."""
 
-    def __init__(
-        self, source: Source, directory: ZipDirectory, state: ScanState, scan_source: ScanSource
-    ) -> None:
+    def __init__(self, source: Source, directory: ZipDirectory, state: ScanState) -> None:
         self.source = source
         self.directory = directory
         self.state = state
-        self.scan_source = scan_source
         self.storages: set[str] = set()
         self.bare_numbers = 0
         self.suspects: set[int] = set()
@@ -266,7 +259,7 @@ class ZipScanner:
             self.state.add_container_finding(finding, DANGEROUS)
             header -= base
             hidden = SliceSource(self.source, header, start + size - header)
-            _scan_without_directory(hidden, self.state, self.scan_source)
+            _scan_without_directory(hidden, self.state)
 
     # --- records --------------------------------------------------------------------------
 
@@ -284,7 +277,7 @@ class ZipScanner:
             state.errors.append(error)
             return
         with source:
-            self.scan_source(source, member)
+            state.budget.scan_source(source, member)
             self._check_crc(i, source)
             if self.directory.methods[i] != STORED:
                 member.forget_values()  # they would hold the memory of all records together
@@ -411,7 +404,7 @@ class ZipScanner:
                     return
             with self._open(i) as source:
                 if looks_like_file(*source.window()):
-                    scan_suspect(self.state, source, name, self.scan_source)
+                    scan_suspect(self.state, source, name)
         except PtInspectError as error:
             self.state.errors.append(error)
 
