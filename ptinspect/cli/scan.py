@@ -23,7 +23,6 @@ from ptinspect.cli.output import open_output, progress_bar, terminal_style, writ
 from ptinspect.display.text.escape import cut
 from ptinspect.errors import PtInspectError
 from ptinspect.source.folder import FOLDER_LINK, left_out_text
-from ptinspect.text import shell_word
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -124,8 +123,8 @@ def command(
 
 def _drop_failing_advice(report: ScanReport) -> ScanReport:
     """Return a report without the advice to convert the file, if `convert` refuses it."""
-    command = f"ptinspect convert {shell_word(report.path)} --to safetensors"
-    if command not in report.steps or report.path == "-":
+    advice = next((step for step in report.steps if step.startswith("ptinspect convert ")), None)
+    if advice is None or report.path == "-":
         return report
     from dataclasses import replace
 
@@ -133,7 +132,7 @@ def _drop_failing_advice(report: ScanReport) -> ScanReport:
 
     if find_refusal(report.path, "safetensors") is None:
         return report
-    return replace(report, steps=tuple(step for step in report.steps if step != command))
+    return replace(report, steps=tuple(step for step in report.steps if step != advice))
 
 
 def _fitted(line: str, width: int | None, colour: bool) -> str:

@@ -10,10 +10,9 @@ import signal
 import sys
 import time
 from contextlib import closing, suppress
-from dataclasses import dataclass
 from mmap import mmap
 from struct import Struct
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from ptinspect.errors import PtInspectError
 from ptinspect.safety.report import ScanReport, dump_reports, load_reports, unreadable_report
@@ -212,8 +211,7 @@ _CURRENT = Struct("<qd")
 """The index of the file that a process is scanning (-1: none), and when it began."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Worker:
+class _Worker(NamedTuple):
     """A forked process, the pipe of its answers, and its slot in the shared memory."""
 
     pid: int
@@ -372,6 +370,9 @@ class _ForkPool:
 
 def _preload() -> None:
     """Load what every worker would load for itself."""
+    import _compat_pickle  # noqa: F401
+    import json  # noqa: F401
+
     import ptinspect.safety.containers.zip  # noqa: F401
     from ptinspect.safety.policy import load_policy
 
