@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Callable
 from functools import partial
-from typing import IO, Any
+from typing import Any
 
 import click
 
@@ -47,15 +47,6 @@ DEFAULT_COMMAND = "show"
 """`ptinspect FILE…` is `ptinspect show FILE…`."""
 
 
-class Failure(click.ClickException):
-    """The command could not be done. `message` is already escaped."""
-
-    exit_code = FAILED
-
-    def show(self, file: IO[Any] | None = None) -> None:
-        write_stderr(self.message)
-
-
 class Commands(click.Group):
     """Imports commands when they are called, and turns exceptions into messages and exit codes."""
 
@@ -81,7 +72,7 @@ class Commands(click.Group):
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> object:
-        """Run the command; without --debug, raise its errors as a `Failure` with one message."""
+        """Run the command; without --debug, raise its errors as ClickExceptions."""
         try:
             with shell_options():
                 return super().invoke(ctx)
@@ -92,7 +83,7 @@ class Commands(click.Group):
                 raise
             if isinstance(error, OSError) and error.errno in STDOUT_ERRNOS:
                 error = stdout_error(error)  # of click, which prints --help
-            raise Failure(error_text(reportable(error))) from error
+            raise click.ClickException(error_text(reportable(error))) from error
 
     def main(self, *args: Any, **settings: Any) -> Any:
         """Run the program like `click.Group.main`, but with this package's exit codes."""
@@ -105,7 +96,7 @@ class Commands(click.Group):
             write_stderr(usage_text(error))
             code = FAILED
         except click.ClickException as error:
-            error.show()
+            write_stderr(error.message)
             code = FAILED
         except OSError as error:
             write_stderr(error_text(stdout_error(error)))

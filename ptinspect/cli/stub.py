@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from ptinspect.cli.options import flag, option, output_option
@@ -54,17 +56,14 @@ def command(
         )
     if package is not None and output is not None:
         raise click.UsageError("--package cannot be used with --output")
+    options: dict[str, Any] = {
+        "entry": entry, "recovered_source": recovered, "guess_forward": guess_forward,
+    }  # fmt: skip
     if package is not None:
-        names = stub_package(
-            path, package, force=force, entry=entry, class_name=class_name,
-            recovered_source=recovered, guess_forward=guess_forward,
-        )  # fmt: skip
+        names = stub_package(path, package, force=force, class_name=class_name, **options)
         write_stderr(safe(f"{package}: wrote {', '.join(names)}"))
     else:
-        text = stub(
-            path, entry=entry, class_name=class_name, recovered_source=recovered,
-            guess_forward=guess_forward,
-        )  # fmt: skip
+        text = stub(path, class_name=class_name, **options)
         for name in dict.fromkeys(untranslated(text)):
             write_stderr(safe(f"ptinspect: {path}: raises NotImplementedError in the stub: {name}"))
         with open_output(output, force=force, sources=(path,), is_report=False) as write:
@@ -77,9 +76,6 @@ def command(
     if check:
         from ptinspect.proofs.stub_check import check_stub
 
-        report = check_stub(
-            path, entry=entry, package=package is not None, recovered_source=recovered,
-            guess_forward=guess_forward,
-        )  # fmt: skip
+        report = check_stub(path, package=package is not None, **options)
         write_stderr(report.text().rstrip("\n"))
         ctx.exit(report.exit_code)

@@ -116,8 +116,7 @@ def _key_of_parts(m: Machine, value: Value, parts: list[Value]) -> tuple[Key, in
             count, depth = count + part_count, max(depth, part_depth + 1)
             tokens.append(key)
         else:
-            if not isinstance(part, str | Inert):
-                _check_hashable(m, part)
+            _check_hashable(m, part)
             count += 1
             tokens.append(_number_token(part))
     m.check_limit("key_items", count)

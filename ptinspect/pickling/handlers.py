@@ -6,7 +6,9 @@ the memo are in `containers`.
 
 from __future__ import annotations
 
+import codecs
 import re
+import warnings
 from collections.abc import Callable
 from struct import Struct
 
@@ -187,30 +189,21 @@ def _string(m: Machine, line: bytes) -> str:
     return _python2_str(m, _unescape(m, line[1:-1]))
 
 
-_ESCAPE = re.compile(rb"\\(\n|[0-7]{1,3}|x[0-9a-fA-F]{2}|x?.?)", re.DOTALL)
-_ESCAPED = {b"\n": b"", b"a": b"\a", b"b": b"\b", b"f": b"\f", b"n": b"\n", b"r": b"\r"}
-_ESCAPED |= {b"t": b"\t", b"v": b"\v", b"\\": b"\\", b"'": b"'", b'"': b'"'}
+_WHOLE_ESCAPES = re.compile(rb"(?:[^\\]|\\[^x]|\\x[0-9a-fA-F]{2})*")
 
 
 def _unescape(m: Machine, text: bytes) -> bytes:
-    r"""Decode the escapes of Python 2's repr: \n, \x7f, \101, \\ and the like.
-
-    Unknown escapes stay as they are, as in `codecs.escape_decode`, which would emit a warning.
-    """
-
-    def decode_escape(match: re.Match[bytes]) -> bytes:
-        name = match[1]
-        if name in _ESCAPED:
-            return _ESCAPED[name]
-        if name[:1].isdigit() and name[0] < 0x38:
-            return bytes([int(name, 8) & 0xFF])
-        if len(name) == 3:
-            return bytes([int(name[1:], 16)])
-        if name == b"" or name[0] == 0x78:
-            raise m.damaged(f"STRING has a broken escape: {match[0]!r}")
-        return match[0]
-
-    return _ESCAPE.sub(decode_escape, text)
+    r"""Decode the escapes of Python 2's repr: \n, \x7f, \101, \\ and the like."""
+    if b"\\" not in text:
+        return text
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about unknown escapes, which stay as they are
+            return codecs.escape_decode(text)[0]
+    except ValueError:
+        match = _WHOLE_ESCAPES.match(text)
+        end = match.end() if match else 0
+        raise m.damaged(f"STRING has a broken escape: {text[end : end + 3]!r}") from None
 
 
 def next_buffer(m: Machine, pos: int) -> int:

@@ -117,11 +117,8 @@ class TensorReader:
                 stack.append(text)
                 new -= 1
             call = _new(TensorCall)
-            call.run, call.storage_type, call.storage_key = (
-                self.run,
-                storage_type,
-                storage_key.decode(),
-            )
+            call.run, call.storage_type = self.run, storage_type
+            call.storage_key = storage_key.decode()
             call.location, call.numel = place
             call.storage_offset, call.size = shape
             call.stride, call.requires_grad = stride, flag == b"\x88"
