@@ -6,6 +6,7 @@ Everything is what the file records, unless a field says that it is inferred.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -269,58 +270,48 @@ class Survey:
     compared."""
 
     def __init__(self, tensors: list[TensorInfo]) -> None:
-        self.duplicates: dict[TensorInfo, TensorInfo] = {}
-        self._sizes: dict[object, int] = {}  # of root storages
-        self._first_in: dict[object, TensorInfo] = {}  # by storage
-        self._first_view: dict[object, TensorInfo] = {}  # of storages with several tensors
-        self.totals = self._sum(tensors)
-
-    def _sum(self, tensors: list[TensorInfo]) -> Totals:
         # In most files each tensor has a storage of its own: then nothing needs to be compared.
         storages = [info.tensor.storage for info in tensors]
-        storage_nbytes = None
         if len(set(storages)) == len(storages) and all(s and not s.begin for s in storages):
+            self.duplicates: dict[TensorInfo, TensorInfo] = {}
             storage_nbytes = sum([storage.nbytes for storage in storages if storage])
+        else:
+            self.duplicates = _find_duplicates(tensors)
+            sizes: dict[object, int] = {}
+            for info in tensors:
+                for tensor in (info.tensor, *info.tensor.parts.values()):
+                    if (storage := tensor.storage) is not None:
+                        size = storage.begin + storage.nbytes
+                        sizes[storage.root] = max(sizes.get(storage.root, 0), size)
+            storage_nbytes = sum(sizes.values())
         numels = {"parameter": 0, "buffer": 0, "optimizer": 0, "tensor": 0}
         sizes_by_form: dict[object, tuple[int, int]] = {}
         nbytes = 0
         for info in tensors:
-            tensor = info.tensor
-            if storage_nbytes is None and self._is_duplicate(info, tensor):
+            if info in self.duplicates:
                 continue
+            tensor = info.tensor
             form = (tensor.shape, tensor.encoding or id(tensor.dtype))
-            sizes = sizes_by_form.get(form)
-            if sizes is None or tensor.parts or tensor.uninitialized:
-                sizes = tensor.numel, tensor.nbytes
+            counts = sizes_by_form.get(form)
+            if counts is None or tensor.parts or tensor.uninitialized:
+                counts = tensor.numel, tensor.nbytes
                 if not (tensor.parts or tensor.uninitialized):
-                    sizes_by_form[form] = sizes
-            numels[info.role] += sizes[0]
-            nbytes += sizes[1]
-            for part in tensor.parts.values():
-                self._add_storage(part)
+                    sizes_by_form[form] = counts
+            numels[info.role] += counts[0]
+            nbytes += counts[1]
         has_roles = any(info.role in ("parameter", "buffer") for info in tensors)
-        if storage_nbytes is None:
-            storage_nbytes = sum(self._sizes.values())
         parameters = numels["parameter" if has_roles else "tensor"]
-        return Totals(len(tensors), parameters, nbytes, storage_nbytes)
+        self.totals = Totals(len(tensors), parameters, nbytes, storage_nbytes)
 
-    def _is_duplicate(self, info: TensorInfo, tensor: Tensor) -> bool:
-        """Compare a tensor with those before it in the same storage."""
-        storage = self._add_storage(tensor) or id(tensor)
-        first_in_storage = self._first_in.setdefault(storage, info)
-        if first_in_storage is info or not tensor.numel:
-            return False
-        self._first_view.setdefault(first_in_storage.tensor.view_key(), first_in_storage)
-        first = self._first_view.setdefault(tensor.view_key(), info)
-        if first is not info:
-            self.duplicates[info] = first
-        return first is not info
 
-    def _add_storage(self, tensor: Tensor) -> object:
-        """Count a tensor's storage; return a key of its root, or None without a storage."""
-        storage = tensor.storage
-        if storage is None:
-            return None
-        key = (storage.key, id(storage.archive))
-        self._sizes[key] = max(self._sizes.get(key, 0), storage.begin + storage.nbytes)
-        return key
+def _find_duplicates(tensors: list[TensorInfo]) -> dict[TensorInfo, TensorInfo]:
+    counts = Counter(storage.root for info in tensors if (storage := info.tensor.storage))
+    first_of: dict[object, TensorInfo] = {}
+    duplicates: dict[TensorInfo, TensorInfo] = {}
+    for info in tensors:
+        storage = info.tensor.storage
+        if info.tensor.numel and (storage is None or counts[storage.root] > 1):
+            first = first_of.setdefault(info.tensor.view_key(), info)
+            if first is not info:
+                duplicates[info] = first
+    return duplicates

@@ -39,6 +39,11 @@ class Storage:
     begin: int = 0
 
     @property
+    def root(self) -> tuple[str, int]:
+        """A key of the root storage."""
+        return self.key, id(self.archive)
+
+    @property
     def span(self) -> Span:
         """Position of the root's bytes. DamagedError if the file does not have them."""
         try:
