@@ -118,9 +118,8 @@ _TORCH_CONSTANTS = {
 
 def _describe_global(value: Global) -> Description:
     if value.module.split(".", 1)[0] == "torch":
-        name = value.name.removeprefix(
-            "torch."
-        )  # memory formats: `torch._utils torch.channels_last`
+        # A memory format is written as `torch._utils torch.channels_last`.
+        name = value.name.removeprefix("torch.")
         kind = "torch.dtype" if dtype_by_name(name) else _TORCH_CONSTANTS.get(name)
         if kind is not None:
             return kind, f"torch.{name}"
