@@ -52,7 +52,7 @@ def json_text(document: Document, options: ShowOptions, file_hash: FileHash | No
         "load": json_value(_load(document)),
         "warnings": json_lines(json_value(warning._asdict()) for warning in document.warnings),
     }
-    for section in ("metadata", "set", "script", "programs", "package"):
+    for section in ("metadata", "set", "script", "programs", "compiled", "package"):
         if section in document.archive.facts:
             sections[section] = json_value(document.archive.facts[section])
     head = f'{{"schema": {SCHEMA}, "ptinspect": {quoted(__version__)}'

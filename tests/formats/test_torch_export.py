@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import re
+import shutil
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -166,6 +167,65 @@ CONFIG = "data/weights/model_weights_config.json"
 
 def replaced(record: str, old: bytes, new: bytes) -> Callable[[str, bytes], bytes | None]:
     return lambda name, data: re.sub(old, new, data, count=1) if name == record else data
+
+
+def compiled(path: Path) -> None:
+    """The lesson's weights as `aoti_compile_and_package` of torch 2.13 keeps them outside of the
+    library (package_constants_in_so=False, package_constants_on_disk_format="pickle_weights")."""
+    import io
+
+    import torch
+
+    weight = torch.nn.Parameter(torch.arange(12.0).reshape(3, 4))
+    saved = io.BytesIO()
+    torch.save(weight, saved)
+    config = {"layer.weight": ["weight_0", [3, 4], [4, 1], 0], "part": ["weight_0", [2], [4], 1]}
+    with torch.export.pt2_archive.PT2ArchiveWriter(str(path)) as writer:
+        writer.write_bytes("data/weights/weight_0", saved.getvalue())
+        folder = "data/aotinductor/model/"
+        writer.write_string(f"{folder}weights_config.json", json.dumps(config))
+        writer.write_bytes(f"{folder}c5f.wrapper.so", b"\x7fELF" + bytes(60))
+
+
+def test_a_compiled_package_shows_its_weights_and_lists_its_libraries(tmp_path: Path) -> None:
+    compiled(tmp_path / "c.pt2")
+    with ptinspect.open(tmp_path / "c.pt2") as document:
+        tensors = document.tensors
+        assert tensors["layer.weight"].numpy().tolist() == [
+            [0, 1, 2, 3],
+            [4, 5, 6, 7],
+            [8, 9, 10, 11],
+        ]
+        assert tensors["part"].numpy().tolist() == [1, 5]
+        messages = [warning.message for warning in document.warnings]
+    assert "compiled code of AOTInductor, which is not examined: c5f.wrapper.so" in messages
+    shown = json.loads(run("show", "-f", "json", tmp_path / "c.pt2").stdout)
+    assert {"name": "c5f.wrapper.so", "size": 64} in shown["compiled"][0]["files"]
+    assert run("convert", tmp_path / "c.pt2", tmp_path / "out.pt").exit_code == 0
+
+
+@pytest.mark.slow
+def test_a_real_compiled_package_has_the_weights_of_its_model(tmp_path: Path) -> None:
+    import torch
+
+    if shutil.which("g++") is None:
+        pytest.skip("AOTInductor needs a compiler")
+    model = torch.nn.Linear(3, 2)
+    program = torch.export.export(model, (torch.ones(4, 3),))
+    torch._inductor.aoti_compile_and_package(
+        program,
+        package_path=str(tmp_path / "c.pt2"),
+        inductor_configs={
+            "aot_inductor.package_constants_in_so": False,
+            "aot_inductor.package_constants_on_disk_format": "pickle_weights",
+        },
+    )
+    with ptinspect.open(tmp_path / "c.pt2") as document:
+        state = model.state_dict()
+        assert set(document.tensors) <= set(state) and "weight" in document.tensors
+        for key, info in document.tensors.items():
+            assert torch.equal(info.torch(), state[key])
+        assert document.archive.facts["compiled"]
 
 
 DAMAGE: list[tuple[str, Callable[[str, bytes], bytes | None], str]] = [

@@ -5,6 +5,9 @@
     FOLDER/data/weights/weight_N                    the bytes of a whole storage, little-endian
     FOLDER/data/constants/NAME_constants_config.json, tensor_N
     FOLDER/data/weights/NAME.pt                     a state_dict instead (torch 2.8)
+    FOLDER/data/aotinductor/NAME/                   a library that AOTInductor compiled, its source
+    FOLDER/data/aotinductor/NAME/weights_config.json    {fqn: [weight_N, shape, stride, offset]},
+                                                    where weight_N is a file of torch.save
     serialized_exported_program.json, serialized_state_dict.pt, serialized_constants.pt
                                                     (torch 2.1 to 2.7, without a folder)
 
@@ -23,6 +26,7 @@ from ptinspect.dtypes import DType, dtype_by_name
 from ptinspect.errors import DOWNLOAD_AGAIN, DamagedError, Place, UnsupportedError
 from ptinspect.formats.archive import Finding, prefix_storage_keys, text_items
 from ptinspect.formats.safetensors import dense_tensor, ordered_dict, parse_json
+from ptinspect.formats.torch.pieces import Elements, locate, sizes_of
 from ptinspect.formats.torch.zip_file import ZipArchive
 from ptinspect.formats.zip.directory import STORED
 from ptinspect.limits import LIMITS, Limits
@@ -39,6 +43,7 @@ MAX_JSON = 64 << 20
 """Bytes of JSON that are read per record."""
 
 _OLD = "serialized_exported_program.json"
+_COMPILED = "data/aotinductor/"
 _STRIDED = 7
 _DTYPES = {
     1: "uint8", 2: "int8", 3: "int16", 4: "int32", 5: "int64", 6: "float16", 7: "float32",
@@ -73,7 +78,7 @@ def read_export(
     archive = TorchExport(source, directory, limits)
     archive.folder = folder
     programs: dict[str, Value] = {}
-    facts = []
+    facts, compiled = [], []
     for name, record in _programs(directory, folder):
         graph = archive.read_json(record)
         signature = _at(graph, "graph_module", "signature") or {}
@@ -83,11 +88,22 @@ def read_export(
         }
         programs[name] = _module(signature, tensors["weights"], tensors["constants"])
         facts.append(_describe(name, graph, signature))
-    archive.facts["programs"] = facts
-    compiled = [name for name in directory.names if name.startswith(f"{folder}data/aotinductor/")]
+    for name, records in _compiled_models(directory, folder).items():
+        if f"{folder}{_COMPILED}{name}/weights_config.json" in records:
+            weights = _compiled_weights(archive, name, open_archive)
+            programs.setdefault(name, _module({}, weights, {}))
+        files = {
+            record.rpartition("/")[2]: directory.sizes[directory.index[record]]
+            for record in records
+        }
+        listed = [{"name": file, "size": size} for file, size in files.items()]
+        compiled.append({"name": name, "files": listed})
+        names = [file for file in files if file.endswith((".so", ".pyd", ".dll", ".cubin"))]
+        text = f"compiled code of AOTInductor, which is not examined: {join_names(names)}"
+        archive.warnings.append(Finding("compiled-code", text))
     if compiled:
-        text = "compiled code of AOTInductor, which is not examined"
-        archive.warnings.append(Finding("compiled-code", f"{text}: {join_names(compiled, 3)}"))
+        archive.facts["compiled"] = compiled
+    archive.facts["programs"] = facts
     archive.value = next(iter(programs.values())) if len(programs) == 1 else dict(programs)
     return archive
 
@@ -101,6 +117,46 @@ def _programs(directory: ZipDirectory, folder: str) -> Iterator[tuple[str, str]]
     for record in directory.names:
         if record.startswith(prefix) and record.endswith(".json"):
             yield record[len(prefix) : -len(".json")], record
+
+
+def _compiled_models(directory: ZipDirectory, folder: str) -> dict[str, list[str]]:
+    """Return the records of each model that AOTInductor compiled, by its name."""
+    models: dict[str, list[str]] = {}
+    prefix = f"{folder}{_COMPILED}"
+    for record in directory.names:
+        name, slash, _ = record.removeprefix(prefix).partition("/")
+        if record.startswith(prefix) and slash:
+            models.setdefault(name, []).append(record)
+    return models
+
+
+def _compiled_weights(
+    archive: TorchExport, name: str, open_archive: OpenArchive
+) -> dict[str, Value]:
+    """Return the weights of a compiled model that are not in its library: views of the tensors in
+    `data/weights`, which are files of torch.save. Source: _package_aoti_files."""
+    record = f"{archive.folder}{_COMPILED}{name}/weights_config.json"
+    tensors: dict[str, Value] = {}
+    files: dict[str, tuple[Elements, bool]] = {}
+    for fqn, entry in archive.read_json(record).items():
+        label = f"the tensor {bounded_repr(fqn)}"
+        if not isinstance(entry, list) or len(entry) != 4 or not _is_size(entry[3]):
+            raise DamagedError(f"{label} is not described", where=Place(record))
+        file, offset = f"{archive.folder}data/weights/{entry[0]}", entry[3]
+        if file not in files:
+            value = _read_torch_file(archive, file, open_archive).get("")
+            files[file] = locate(archive, value, label), _requires_grad(value)
+        whole, requires_grad = files[file]
+        shape, stride = sizes_of(entry[1], label), sizes_of(entry[2], label)
+        last = sum((size - 1) * step for size, step in zip(shape, stride, strict=False))
+        needed = (offset + last + 1) * whole.dtype.itemsize if prod(shape) else 0
+        if len(shape) != len(stride) or needed > whole.span.length:
+            raise DamagedError(f"{label} exceeds its storage", where=Place(record))
+        tensors[fqn] = dense_tensor(
+            whole.key, whole.dtype, shape, stride=stride, offset=offset,
+            nbytes=whole.span.length, requires_grad=requires_grad,
+        )  # fmt: skip
+    return tensors
 
 
 def _at(value: Any, *keys: str) -> Any:

@@ -36,7 +36,7 @@ _PARAMETER = "torch._utils._rebuild_parameter"
 @dataclass(frozen=True, slots=True)
 class Elements:
     """The elements of a tensor in C order, little-endian: `nbytes` of a storage from `begin` on, or
-    `data` if they are not together in the file."""
+    `data` if they are not together in the file. `key` is that of the storage."""
 
     archive: Archive
     span: Span
@@ -44,6 +44,7 @@ class Elements:
     shape: tuple[int, ...]
     begin: int
     data: bytes | None = None
+    key: str = ""
 
     @property
     def numel(self) -> int:
@@ -202,7 +203,7 @@ def locate(archive: Archive, value: Value, name: str) -> Elements:
             for numbers in product(*map(range, shape))
         )
         data = b"".join([raw[start * size : (start + 1) * size] for start in starts])
-    return Elements(owner, span, dtype, shape, offset * dtype.itemsize, data)
+    return Elements(owner, span, dtype, shape, offset * dtype.itemsize, data, str(pid[2]))
 
 
 def sizes_of(value: Value, name: str) -> tuple[int, ...]:
