@@ -7,7 +7,7 @@ command or a line of Python to paste.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 _PLAIN = frozenset("-_./:+@%,") | (frozenset("\\") if os.name == "nt" else frozenset())
 
@@ -25,6 +25,16 @@ def read_sections(path: str) -> dict[str, list[str]]:
     sections = read_package_file(path).split("\n=== ")[1:]
     pairs = [section.rstrip("\n").split("\n", 1) for section in sections]
     return {head: text.split("\n") for head, text in pairs}
+
+
+def is_selected(key: str, include: Sequence[str], exclude: Sequence[str]) -> bool:
+    """Return True if the globs select a key. `*` matches dots too, as in `*.weight`."""
+    if not include and not exclude:
+        return True
+    from fnmatch import fnmatchcase  # not at the start of every command
+
+    is_included = not include or any(fnmatchcase(key, glob) for glob in include)
+    return is_included and not any(fnmatchcase(key, glob) for glob in exclude)
 
 
 def join_names(names: Iterable[str], limit: int = 6, separator: str = ", ") -> str:

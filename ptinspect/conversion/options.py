@@ -6,7 +6,6 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, NamedTuple
 
 from ptinspect.conversion.output.pieces import CAST_DTYPES
@@ -14,7 +13,7 @@ from ptinspect.conversion.output.storage_layout import TensorOptions
 from ptinspect.dtypes import DType, dtype_by_name
 from ptinspect.errors import PtInspectError
 from ptinspect.pickling.pyobjects import bracketed
-from ptinspect.text import shell_quoted, shell_word
+from ptinspect.text import is_selected, shell_quoted, shell_word
 from ptinspect.torchnn.attributes import WRAPPERS
 
 if TYPE_CHECKING:
@@ -52,8 +51,7 @@ class KeyEdits(NamedTuple):
 
     def selects(self, key: str) -> bool:
         """Return True if a key of the source is written."""
-        is_included = not self.include or any(fnmatchcase(key, glob) for glob in self.include)
-        return is_included and not any(fnmatchcase(key, glob) for glob in self.exclude)
+        return is_selected(key, self.include, self.exclude)
 
     def new_key(self, key: str) -> str:
         """Return the new name of a key."""

@@ -7,11 +7,9 @@ from typing import TYPE_CHECKING
 from ptinspect.display.text.columns import Table, draw_table, fold_rows
 from ptinspect.display.text.escape import cut
 from ptinspect.errors import UnsupportedError
-from ptinspect.text import count_text
+from ptinspect.text import count_text, is_selected
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from ptinspect.display import ShowOptions
     from ptinspect.display.measure import FileHash, Stats
     from ptinspect.document import Document, TensorInfo
@@ -35,10 +33,11 @@ def table_text(document: Document, options: ShowOptions, file_hash: FileHash | N
 
 def select_tensors(document: Document, options: ShowOptions) -> list[TensorInfo]:
     """Return the tensors that pass --include and --exclude, in the order of --sort."""
-    infos = list(document.tensors.values())
-    matches = key_matcher(options.include, options.exclude)
-    if matches is not None:
-        infos = [info for info in infos if matches(info.key)]
+    infos = [
+        info
+        for info in document.tensors.values()
+        if is_selected(info.key, options.include, options.exclude)
+    ]
     if options.sort == "key":
         infos.sort(key=lambda info: natural_sort_key(info.key))
     elif options.sort == "size":
@@ -52,19 +51,6 @@ def no_tensors_text(document: Document, options: ShowOptions) -> str:
     if not count or not (options.include or options.exclude):
         return "no tensors"
     return f"no key of {count_text(count, 'tensor')} passes --include and --exclude"
-
-
-def key_matcher(include: tuple[str, ...], exclude: tuple[str, ...]) -> Callable[[str], bool] | None:
-    """Return the predicate for keys that the globs select, or None if there are no globs. `*`
-    matches dots too, as in `*.weight`."""
-    if not include and not exclude:
-        return None
-    import re
-    from fnmatch import translate
-
-    included = re.compile("|".join(map(translate, include)) if include else "").match
-    excluded = re.compile("|".join(map(translate, exclude)) if exclude else "(?!)").match
-    return lambda key: included(key) is not None and excluded(key) is None
 
 
 def natural_sort_key(key: str) -> list[tuple[int, int, str]]:

@@ -9,7 +9,7 @@ from itertools import count
 from typing import TYPE_CHECKING
 from weakref import ref
 
-from ptinspect.display.table import dtype_text, key_matcher, shape_text
+from ptinspect.display.table import dtype_text, shape_text
 from ptinspect.display.text.escape import cut, safe
 from ptinspect.display.text.values import entry_text, optimizer_name, parameter_count
 from ptinspect.document.entries import Entry, describe
@@ -29,13 +29,11 @@ from ptinspect.pickling.pyobjects import (
     path_step,
 )
 from ptinspect.pickling.values import Call, PersistentId, Value
-from ptinspect.text import count_text
+from ptinspect.text import count_text, is_selected
 from ptinspect.torchnn.classes import candidates, lookup
 from ptinspect.torchnn.printer import extra_repr, module_lines
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from ptinspect.display import ShowOptions
     from ptinspect.display.measure import FileHash
     from ptinspect.document import Document
@@ -55,8 +53,7 @@ def tree_text(document: Document, options: ShowOptions, file_hash: FileHash | No
     if document.kind == "module":
         lines = module_tree(document, document.modules[0].module, options.depth)
     else:
-        tree = ObjectTree(document, options.depth, key_matcher(options.include, options.exclude))
-        lines = tree.all_lines()
+        lines = ObjectTree(document, options).all_lines()
     return "".join([f"{line}\n" for line in lines])
 
 
@@ -239,15 +236,13 @@ class _OpenContainer:
 
 
 class ObjectTree:
-    """Draws containers and what they contain, without recursion: to `depth` levels, and only
-    tensors whose keys match."""
+    """Draws containers and what they contain, without recursion: as many levels and the tensors
+    that the options select."""
 
-    def __init__(
-        self, document: Document, depth: int | None, matches: Callable[[str], bool] | None
-    ) -> None:
+    def __init__(self, document: Document, options: ShowOptions) -> None:
         self._document = document
-        self._depth = depth
-        self._matches = matches
+        self._depth = options.depth
+        self._globs = options.include, options.exclude
         self._state_dicts = set(document.contents.state_dicts)
         self._first_paths: dict[int, Path] = {}
         self._open: set[int] = set()
@@ -293,9 +288,9 @@ class ObjectTree:
         members = [
             (step, member)
             for step, member in iter_children(value)
-            if self._matches is None
+            if not any(self._globs)
             or self._tensor(member) is None
-            or self._matches(".".join(map(str, (*path, step))))
+            or is_selected(".".join(map(str, (*path, step))), *self._globs)
         ]
         return _OpenContainer(value, path, members[::-1], indent)
 
