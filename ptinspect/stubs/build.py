@@ -400,16 +400,12 @@ class _ModuleState:
         sys.meta_path[:] = [f for f in sys.meta_path if f in self.finders or not _is_from_stub(f)]
         for name, module in list(sys.modules.items()):
             namespace = getattr(module, "__dict__", None)
-            if not isinstance(namespace, dict) or "__stubbed__" not in namespace:
-                continue
-            if name not in self.modules and _is_from_stub(getattr(module, "__loader__", None)):
+            spec = getattr(module, "__spec__", None)
+            loaders = getattr(module, "__loader__", None), getattr(spec, "loader", None)
+            if name not in self.modules and any(map(_is_from_stub, loaders)):
                 _remove_module(name)
-            else:
+            elif isinstance(namespace, dict) and "__stubbed__" in namespace:
                 _restore_names(namespace, self.namespaces.get(name, {}))
-        for name in list(sys.modules):
-            spec = getattr(sys.modules[name], "__spec__", None)
-            if name not in self.modules and _is_from_stub(getattr(spec, "loader", None)):
-                _remove_module(name)
 
 
 def _restore_names(namespace: dict[str, object], before: dict[str, object]) -> None:

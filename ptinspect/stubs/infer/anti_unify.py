@@ -6,7 +6,7 @@ parameter of the constructor. Attributes are merged into one order, classes sort
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable
 from dataclasses import dataclass
 from heapq import heappop, heappush
 from itertools import pairwise
@@ -18,9 +18,7 @@ from ptinspect.stubs.collect.source import (
     UNSOLVED,
     Argument,
     CallExpr,
-    DictExpr,
     Expr,
-    ListComp,
     Literal,
     ModuleContainer,
     Name,
@@ -30,6 +28,7 @@ from ptinspect.stubs.collect.source import (
     repeated,
     repeats,
     resolve,
+    walk,
 )
 
 T = TypeVar("T", bound=Hashable)
@@ -75,41 +74,34 @@ def dependency_groups(
     definitions: list[Definition], parts: dict[str, Expr]
 ) -> list[list[Definition]]:
     """Group classes whose instances contain each other, leaves first (Tarjan's algorithm)."""
-    contained = {item.path: _contained_in(item, parts) for item in definitions}
-    index: dict[str, int] = {}
+    contained = {item.path: iter(_contained_in(item, parts)) for item in definitions}
+    order: dict[str, int] = {}
     low: dict[str, int] = {}
     stack: list[Definition] = []
-    on_stack: set[str] = set()
     groups: list[list[Definition]] = []
     for start in definitions:
-        frames: list[tuple[Definition, Iterator[Definition]]] = []
-        entering: Definition | None = start if start.path not in index else None
-        while entering is not None or frames:
-            if entering is not None:
-                path = entering.path
-                index[path] = low[path] = len(index)
-                stack.append(entering)
-                on_stack.add(path)
-                frames.append((entering, iter(contained[path])))
-                entering = None
-            definition, rest = frames[-1]
+        frames = [start] if start.path not in order else []
+        while frames:
+            definition = frames[-1]
             path = definition.path
-            child = next(rest, None)
-            if child is not None:
-                if child.path not in index:
-                    entering = child
-                elif child.path in on_stack:
-                    low[path] = min(low[path], index[child.path])
-                continue
-            frames.pop()
-            if frames:
-                outer = frames[-1][0].path
-                low[outer] = min(low[outer], low[path])
-            if low[path] == index[path]:
-                start_of_group = stack.index(definition)
-                groups.append(stack[start_of_group:])
-                on_stack -= {item.path for item in groups[-1]}
-                del stack[start_of_group:]
+            if path not in order:
+                order[path] = low[path] = len(order)
+                stack.append(definition)
+            child = next(contained[path], None)
+            if child is not None and child.path not in order:
+                frames.append(child)
+            elif child is not None:
+                low[path] = min(low[path], low[child.path])
+            else:
+                frames.pop()
+                if frames:
+                    outer = frames[-1].path
+                    low[outer] = min(low[outer], low[path])
+                if low[path] == order[path]:
+                    start_of_group = stack.index(definition)
+                    groups.append(stack[start_of_group:])
+                    del stack[start_of_group:]
+                    low |= dict.fromkeys((item.path for item in groups[-1]), len(definitions))
     return groups
 
 
@@ -292,21 +284,13 @@ class Unifier:
 
 def creates_modules(expr: Expr, module_classes: set[str]) -> bool:
     """Return True if evaluating an expression creates modules or tensors."""
-    stack = [expr]
-    while stack:
-        item = resolve(stack.pop())
-        if isinstance(item, ModuleContainer):
+    for item in walk(expr):
+        if isinstance(item, ModuleContainer) or item.text.startswith(UNSOLVED):
             return True
-        if isinstance(item, CallExpr):
-            if item.func in module_classes or item.func.startswith((ASSEMBLED, "_part")):
+        if isinstance(item, CallExpr) and item.func not in ("torch.Size", "torch.device"):
+            creators = ("nn.", "torch.", ASSEMBLED, "_part")
+            if item.func in module_classes or item.func.startswith(creators):
                 return True
-            values = ("torch.Size", "torch.device")
-            if item.func.startswith(("nn.", "torch.")) and item.func not in values:
-                return True
-        if isinstance(item, CallExpr | Sequence | DictExpr | ListComp):
-            stack += item.children()
-        elif item.text.startswith(UNSOLVED):
-            return True
     return False
 
 

@@ -16,8 +16,9 @@ from ptinspect.stubs.collect.source import (
     Literal,
     Name,
     Sequence,
+    call_expr,
 )
-from ptinspect.stubs.collect.values import ints, literal, read_numbers
+from ptinspect.stubs.collect.values import ints, is_quantized, literal, read_numbers
 from ptinspect.torchnn.attributes import MISSING
 from ptinspect.torchnn.classes import Shapes, lookup
 
@@ -153,20 +154,19 @@ def _normalized_weight(name: str, shapes: Shapes) -> Guess | None:
         layer = guess_layer(name, plain_shapes, [])
         if not layer:
             return None
-        args: list[Argument] = [(None, layer.call)]
+        dim: dict[str, Expr] = {}
         if func.endswith("weight_norm"):  # the norms along `dim`; without, one norm of all
             size = shapes[weight]
-            norm_shapes: dict[int | None, tuple[int, ...]] = {
-                dim: (1,) * dim + size[dim : dim + 1] + (1,) * (len(size) - dim - 1)
+            norm_shapes = {
+                str(dim): (1,) * dim + size[dim : dim + 1] + (1,) * (len(size) - dim - 1)
                 for dim in range(len(size))
             }
-            norm_shapes[None] = ()
+            norm_shapes["None"] = ()
             matching = [dim for dim, shape in norm_shapes.items() if shape == shapes[norms]]
             if not matching:
                 return None
-            if matching[0] != 0:
-                args.append(("dim", Literal(str(matching[0]))))
-        return Guess(CallExpr(func, args), layer.alternatives)
+            dim = {"dim": Literal(matching[0])} if matching[0] != "0" else {}
+        return Guess(call_expr(func, layer.call, **dim), layer.alternatives)
     return None
 
 
@@ -259,29 +259,23 @@ def guess_quantized(
     if children or not has_scale:
         return None
     weight = tensors.get("weight")
-    if weight is not None and _is_quantized(weight) and others <= {"weight", "bias"}:
+    if weight is not None and is_quantized(weight) and others <= {"weight", "bias"}:
         return _quantized_convolution(weight, "bias" in tensors)
-    if others:
+    scale_shape = tensors["scale"].shape
+    if others or scale_shape not in ((), (1,)):
         return None
-    args: list[Argument] = [("scale", Literal("1.0")), ("zero_point", Literal("0"))]
-    if tensors["scale"].shape == (1,):
-        args.append(("dtype", Name("torch.quint8")))
-        return Guess(CallExpr(f"{QUANTIZED}.Quantize", args))
-    if tensors["scale"].shape != ():
-        return None
+    args: dict[str, Expr] = {"scale": Literal("1.0"), "zero_point": Literal("0")}
+    if scale_shape:
+        return Guess(call_expr(f"{QUANTIZED}.Quantize", **args, dtype=Name("torch.quint8")))
     words = "a quantized Hardswish could be a LeakyReLU or a QFunctional, and the other way round"
-    if name.isdigit():
-        return Guess(CallExpr(f"{QUANTIZED}.Hardswish", args), (words,))
-    return Guess(CallExpr(f"{QUANTIZED}.QFunctional"), (words,))
-
-
-def _is_quantized(tensor: Tensor) -> bool:
-    return tensor.dtype is not None and tensor.dtype.name in ("qint8", "quint8", "qint32")
+    is_activation = name.isdigit()
+    kind = "Hardswish" if is_activation else "QFunctional"
+    return Guess(call_expr(f"{QUANTIZED}.{kind}", **(args if is_activation else {})), (words,))
 
 
 def _quantized_embedding(tensors: dict[str, Tensor]) -> Guess | None:
     weight = tensors.get("_packed_weight")
-    if weight is None or len(tensors) != 1 or len(weight.shape) != 2 or not _is_quantized(weight):
+    if weight is None or len(tensors) != 1 or len(weight.shape) != 2 or not is_quantized(weight):
         return None
     rows, size = ints(weight.shape)
     args: list[Argument] = [("num_embeddings", rows), ("embedding_dim", size)]
@@ -293,11 +287,11 @@ def _quantized_linear(packed: list[Tensor], is_static: bool) -> Guess | None:
     if len(packed[0].shape) != 2:
         return None
     rows, size = ints(packed[0].shape)
-    args: list[Argument] = [("in_features", size), ("out_features", rows)]
-    args += [("bias_", FALSE)] if len(packed) == 1 else []
-    args += [("dtype", Name("torch.float16"))] if not _is_quantized(packed[0]) else []
+    args: dict[str, Expr] = {"in_features": size, "out_features": rows}
+    args |= {"bias_": FALSE} if len(packed) == 1 else {}
+    args |= {"dtype": Name("torch.float16")} if not is_quantized(packed[0]) else {}
     module = QUANTIZED if is_static else f"{QUANTIZED}.dynamic"
-    return Guess(CallExpr(f"{module}.Linear", args), (_QUANTIZED_WORDS,))
+    return Guess(call_expr(f"{module}.Linear", **args), (_QUANTIZED_WORDS,))
 
 
 def _quantized_convolution(weight: Tensor, bias: bool) -> Guess | None:
@@ -305,12 +299,12 @@ def _quantized_convolution(weight: Tensor, bias: bool) -> Guess | None:
         return None
     out, channels, *kernel = ints(weight.shape)
     is_grouped = channels.text == "1" and out.text not in ("0", "1")
-    args: list[Argument] = [
-        ("in_channels", out if is_grouped else channels), ("out_channels", out),
-        ("kernel_size", Sequence("()", kernel)),
-    ]  # fmt: skip
-    args += [("groups", out)] if is_grouped else []
-    args += [("bias", FALSE)] if not bias else []
+    args: dict[str, Expr] = {
+        "in_channels": out if is_grouped else channels, "out_channels": out,
+        "kernel_size": Sequence("()", kernel),
+    }  # fmt: skip
+    args |= {"groups": out} if is_grouped else {}
+    args |= {"bias": FALSE} if not bias else {}
     unset: dict[str, Expr] = {"groups": Literal("1"), "bias": TRUE}
-    call = CallExpr(f"{QUANTIZED}.Conv{len(kernel)}d", args, 2, unset)
+    call = CallExpr(f"{QUANTIZED}.Conv{len(kernel)}d", [*args.items()], 2, unset)
     return Guess(call, (_QUANTIZED_WORDS,))

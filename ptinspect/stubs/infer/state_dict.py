@@ -19,12 +19,11 @@ from ptinspect.stubs.collect.object_graph import MAX_DEPTH, ObjectGraph
 from ptinspect.stubs.collect.source import (
     Access,
     CallExpr,
-    DictExpr,
     Expr,
-    Literal,
     ModuleContainer,
+    call_expr,
 )
-from ptinspect.stubs.collect.values import FLOATS, is_identifier, string, zeros
+from ptinspect.stubs.collect.values import FLOATS, is_identifier, named, zeros
 from ptinspect.stubs.infer.constructors import Assignment
 from ptinspect.stubs.infer.layer_guess import PACKED_KEY, guess_layer, guess_quantized
 from ptinspect.stubs.infer.post_init import DTYPE_METHODS
@@ -313,11 +312,10 @@ class _Inference:
             return ModuleContainer("nn.ModuleList" if as_list else "nn.Sequential", items, as_list)
         if in_order and numbers == sorted(numbers) and numbers[-1] < MAX_GAPS * len(numbers):
             self.alternatives["an Identity in a Sequential is any layer without weights"] = None
-            identity = CallExpr("nn.Identity")
+            identity = call_expr("nn.Identity")
             items = [children.get(str(index), identity) for index in range(numbers[-1] + 1)]
             return ModuleContainer("nn.Sequential", items, False)
-        content = DictExpr([(Literal(string(name)), item) for name, item in children.items()])
-        return CallExpr("nn.Sequential", [(None, CallExpr("OrderedDict", [(None, content)]))])
+        return call_expr("nn.Sequential", call_expr("OrderedDict", *named(children)))
 
     def _new_instance(self, branch: Branch) -> Instance:
         """Return an instance of the class of all branches whose paths differ only in numbers."""

@@ -266,14 +266,12 @@ def _docstring(content: StubContent) -> list[str]:
         words = "Everything is inferred from the keys and shapes of a state_dict:"
         lines += [*_listed(words, sorted(content.alternatives)), ""]
     lines += _loading(content)
-    for words, items in (
-        ("Could not be written, and is None instead:", content.unwritten[:MAX_LISTED]),
-        (
-            "Zeros in what build() returns. No state_dict contains them; torch.load restores them:",
-            content.zeroed[:MAX_LISTED],
-        ),
-        ("Also needed by the file, but not included here:", content.left_out),
-    ):
+    zeros = "Zeros in what build() returns. No state_dict contains them; torch.load restores them:"
+    for words, items in {
+        "Could not be written, and is None instead:": content.unwritten[:MAX_LISTED],
+        zeros: content.zeroed[:MAX_LISTED],
+        "Also needed by the file, but not included here:": content.left_out,
+    }.items():
         lines += ["", *_listed(words, items)] if items else []
     return [*lines, '"""']
 
@@ -321,8 +319,7 @@ def _evidence(definition: Definition, content: StubContent) -> list[str]:
     if definition.kind == "enum":
         lines = [f"{name}, an enum (inferred)"]
         if usage.called:
-            lines.append("  recorded: values of members")
-            lines.append("  inferred: their names, from the values")
+            lines += ["  recorded: values of members", "  inferred: their names, from the values"]
         if usage.attributes:
             lines += ["  recorded: names of members", "  unknown: their values"]
         return [*lines, "  unknown: other members; whether it is an int or a str as well"]
@@ -336,26 +333,23 @@ def _evidence(definition: Definition, content: StubContent) -> list[str]:
 
 
 def _module_evidence(definition: Definition, content: StubContent) -> list[str]:
-    classes = content.classes.get(definition.path)
-    lines = ["  recorded: its children, parameters, buffers and attributes"]
-    inferred = []
-    base = None
-    if classes is not None and classes.base_text is not None:
-        base = classes.base.name if classes.base is not None else "Sequential"
-        inferred.append(f"that it extends {base}, and so its forward")
-    if classes is not None and classes.parameters:
-        inferred.append("the names of its arguments")
-    if inferred:
-        lines.append(f"  inferred: {'; '.join(inferred)}")
+    inferred_class = content.classes.get(definition.path) or InferredClass(definition)
+    base = (inferred_class.base_text or "").rpartition(".")[2]
+    inferred = [f"that it extends {base}, and so its forward"] if base else []
+    inferred += ["the names of its arguments"] if inferred_class.parameters else []
     if definition.recorded.lines:
-        lines.append("  recorded too: the source of forward, included below")
+        forward = "recorded too: the source of forward, included below"
     elif definition.recorded.has_forward:
-        lines.append("  recorded, and left out here: the source of forward")
-    elif base is not None:
-        lines.append("  unknown: whether it has a forward of its own")
+        forward = "recorded, and left out here: the source of forward"
+    elif base:
+        forward = "unknown: whether it has a forward of its own"
     else:
-        lines.append("  guessed: forward" if content.guess_forward else "  unknown: forward")
-    return lines
+        forward = "guessed: forward" if content.guess_forward else "unknown: forward"
+    return [
+        "  recorded: its children, parameters, buffers and attributes",
+        *([f"  inferred: {'; '.join(inferred)}"] if inferred else []),
+        f"  {forward}",
+    ]
 
 
 # Imports
@@ -380,11 +374,10 @@ def write_imports(names: set[str], imports: ImportTable | None = None) -> list[s
     if "OrderedDict" in used:
         standard_lines.append("from collections import OrderedDict")
     modules = {name.rpartition(".")[0] for name in names if name.startswith(_NOT_LOADED)}
-    third_party = ["import numpy as np"] if "np" in used else []
-    third_party += [f"import {module}" for module in sorted(modules)]
-    third_party += ["import torch"] if "torch" in used else []
-    froms = ["from torch import nn"] if "nn" in used else []
-    froms += ["from torch.nn import functional as F"] if "F" in used else []
+    plain = {"np": "import numpy as np", "torch": "import torch"}
+    third_party = [*map("import {}".format, modules), *(plain[n] for n in plain if n in used)]
+    aliases = {"nn": "from torch import nn", "F": "from torch.nn import functional as F"}
+    froms = [aliases[name] for name in aliases if name in used]
     guarded: list[str] = []
     for module, pairs in sorted(imports.imported_names.items()) if imports is not None else ():
         # Private names come and go between versions of torch.
@@ -397,11 +390,14 @@ def write_imports(names: set[str], imports: ImportTable | None = None) -> list[s
             text = name if name == ident else f"{name} as {ident}"
             guarded += ["", "try:", f"    from {module} import {text}"]
             guarded += ["except ImportError:", f"    {ident} = None"]
-    third_party.sort(key=lambda line: line.split()[1])
-    third_party += sorted(froms, key=lambda line: line.split()[1])
+    third_party = [*sorted(third_party, key=_module_of_line), *sorted(froms, key=_module_of_line)]
     separator = [""] if standard_lines and third_party else []
     lines = [*standard_lines, *separator, *third_party]
     return [*lines, *(guarded if lines else guarded[1:])]
+
+
+def _module_of_line(line: str) -> str:
+    return line.split()[1]
 
 
 def from_import(head: str, names: list[str], max_names: int = 1_000) -> list[str]:
