@@ -57,6 +57,9 @@ MAX_TAG = 255
 PIECES = ("DTensor", "ShardedTensor")
 """Classes of tensors of which a file of torch.save has only a rank's piece."""
 
+ITERATION = "latest_checkpointed_iteration.txt"
+"""The file of Megatron that names its newest checkpoint's folder."""
+
 LATEST = "latest"
 """The file of DeepSpeed that names its newest checkpoint's folder."""
 
@@ -160,6 +163,11 @@ def _open(source: Source, limits: Limits, allow_index: bool) -> Archive:
             from ptinspect.formats.torch.deepspeed import read_deepspeed
 
             return read_deepspeed(source, checkpoint, _open_shard, limits)
+        iteration = megatron_folder(parent) if name == ITERATION else None
+        if iteration is not None:
+            from ptinspect.formats.torch.megatron import read_megatron
+
+            return read_megatron(source, iteration, _open_shard, limits)
     if head.startswith(COMPRESSED):
         from ptinspect.formats.numpy_files import open_compressed
 
@@ -389,6 +397,8 @@ def main_file(folder: str) -> str | None:
             return os.path.join(folder, name)
     if LATEST in names and deepspeed_folder(folder) is not None:
         return os.path.join(folder, LATEST)
+    if ITERATION in names and megatron_folder(folder) is not None:
+        return os.path.join(folder, ITERATION)
     for index in INDEXES:
         if index in names:
             return os.path.join(folder, index)
@@ -412,6 +422,20 @@ def deepspeed_folder(folder: str) -> str | None:
         return None
     is_checkpoint = any(name.endswith("_model_states.pt") for name in names)
     return os.path.join(folder, tag) if is_checkpoint else None
+
+
+def megatron_folder(folder: str) -> str | None:
+    """Return the folder of Megatron's newest checkpoint, which `ITERATION` names, if it has a file
+    per rank."""
+    try:
+        with open(os.path.join(folder, ITERATION), encoding="utf-8") as file:
+            text = file.read(256).strip()
+        name = text if text == "release" else f"iter_{int(text):07d}"
+        names = os.listdir(os.path.join(folder, name))
+    except (OSError, ValueError):
+        return None
+    is_checkpoint = any(name.startswith("mp_rank_") for name in names)
+    return os.path.join(folder, name) if is_checkpoint else None
 
 
 def main_file_of_folder(folder: str) -> str:
