@@ -32,7 +32,7 @@ from ptinspect.pickling.machine import run
 from ptinspect.pickling.opcodes import BY_CODE
 from ptinspect.pickling.values import Inert
 from ptinspect.source.folder import check_listable
-from ptinspect.text import is_outside
+from ptinspect.text import count_text, is_outside, join_names, shell_word
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,6 +57,7 @@ MAX_TAG = 255
 PIECES = ("DTensor", "ShardedTensor")
 """Classes of tensors of which a file of torch.save has only a rank's piece."""
 
+PIPELINE = "model_index.json"
 ITERATION = "latest_checkpointed_iteration.txt"
 """The file of Megatron that names its newest checkpoint's folder."""
 
@@ -438,11 +439,28 @@ def megatron_folder(folder: str) -> str | None:
     return os.path.join(folder, name) if is_checkpoint else None
 
 
+def _pipeline_components(folder: str) -> list[str]:
+    """Return the subfolders of a pipeline that are models. Source: `save_pretrained` of
+    diffusers' DiffusionPipeline, which writes model_index.json."""
+    names = sorted(os.listdir(folder))
+    if PIPELINE not in names:
+        return []
+    return [name for name in names if main_file(os.path.join(folder, name)) is not None]
+
+
 def main_file_of_folder(folder: str) -> str:
     """Return the file that stands for the whole folder; FormatError if it is not one checkpoint."""
     path = main_file(folder)
     if path is None:
         check_listable(folder)
+        components = _pipeline_components(folder)
+        if components:
+            first = shell_word(os.path.join(folder, components[0]))
+            raise FormatError(
+                f"a pipeline of {count_text(len(components), 'model')}: {join_names(components)}",
+                path=folder,
+                hint=f"name the folder of one of them: {first}",
+            )
         raise FormatError(
             "a folder, and not one checkpoint: it has no .metadata, index or model with a config",
             path=folder,

@@ -87,3 +87,20 @@ def test_any_other_folder_is_not_one_document(tmp_path: Path) -> None:
     shutil.copy(FIXTURES / "seed/model.pth", tmp_path)
     with pytest.raises(ptinspect.FormatError, match="not one checkpoint"):
         ptinspect.open(tmp_path)
+
+
+def test_a_pipeline_lists_its_models_and_convert_asks_which(tmp_path: Path) -> None:
+    """As diffusers writes it: a folder per component, some without weights."""
+    lesson = FIXTURES / "others/model.safetensors"
+    for name, weights in (("unet", "diffusion_pytorch_model"), ("text_encoder", "model")):
+        (tmp_path / "pipe" / name).mkdir(parents=True)
+        (tmp_path / "pipe" / name / "config.json").write_text("{}")
+        shutil.copy(lesson, tmp_path / "pipe" / name / f"{weights}.safetensors")
+    (tmp_path / "pipe/scheduler").mkdir()
+    (tmp_path / "pipe/scheduler/scheduler_config.json").write_text("{}")
+    (tmp_path / "pipe/model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
+    shown = run("show", tmp_path / "pipe").stdout
+    assert "unet" in shown and "text_encoder" in shown
+    result = run("convert", tmp_path / "pipe", tmp_path / "out.pt")
+    assert result.exit_code == 2 and "a pipeline of 2 models: text_encoder, unet" in result.stderr
+    assert run("convert", tmp_path / "pipe/unet", tmp_path / "out.pt").exit_code == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -164,3 +165,20 @@ def test_damaged_models_are_errors_of_ours(tmp_path: Path) -> None:
                     info.read()
         except ptinspect.PtInspectError:
             pass
+
+
+def test_a_sparse_initializer_is_its_values_and_indices(tmp_path: Path) -> None:
+    """As `onnx.helper.make_sparse_tensor` writes it: linear indices, or a row per value."""
+    values = message((1, 2), (2, 1), (8, "sparse"), (9, struct.pack("<2f", 1.5, -2)))
+    for dims, indices in (((2,), [1, 5]), ((2, 2), [0, 1, 1, 2])):
+        where = message(
+            *((1, n) for n in dims), (2, 7), (9, struct.pack(f"<{len(indices)}q", *indices))
+        )
+        sparse = message((1, values), (2, where), (3, 2), (3, 3))
+        (tmp_path / "s.onnx").write_bytes(model((15, sparse)))
+        with ptinspect.open(tmp_path / "s.onnx") as document:
+            tensors = {info.path: info for info in document.tensors.values()}
+            assert tensors["sparse", "values"].numpy().tolist() == [1.5, -2]
+            assert tensors["sparse", "indices"].numpy().ravel().tolist() == indices
+            assert tensors["sparse", "indices"].shape == dims
+            assert ("sparse", "shape") in {entry.path for entry in document.entries}
