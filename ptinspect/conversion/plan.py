@@ -116,14 +116,16 @@ class ModelPart:
     warnings: list[str] = field(default_factory=list)
 
 
-def torch_file(
-    path: str, pickle: bytes, storages: Sequence[tuple[str, Sequence[Piece]]]
-) -> OutputFile:
-    """Return a file in the format of torch.save."""
+def plan_torch_file(to: str, path: str, root: Value, graph: ObjectGraph) -> Plan:
+    """Return the plan of a file in the format of torch.save, without its tensors. `graph` has
+    collected everything in `root`."""
+    graph.plan()
+    pickle, storages = graph.dump(root)
     folder = folder_name(path)
-    return OutputFile(
+    file = OutputFile(
         path, lambda sink: write_torch_zip(sink, folder, pickle, storages), pickle, storages
     )
+    return Plan(to, [file], tensor_count=len(graph.tensors))
 
 
 def plan_tensors(

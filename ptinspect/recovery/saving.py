@@ -14,7 +14,7 @@ from ptinspect.conversion.options import ConvertOptions, KeyEdits
 from ptinspect.conversion.output.object_graph import ObjectGraph
 from ptinspect.conversion.output.sink import ByteCounter, ModificationGuard, Sink
 from ptinspect.conversion.output.storage_layout import TensorOptions
-from ptinspect.conversion.plan import OutputFile, torch_file
+from ptinspect.conversion.plan import OutputFile, plan_torch_file
 from ptinspect.conversion.targets.builtins_only import UNREPRESENTABLE, PlainValues
 from ptinspect.conversion.targets.safetensors import plan_safetensors
 from ptinspect.document.document import Document
@@ -232,7 +232,7 @@ def _planned(
     if root is UNREPRESENTABLE:
         raise UnsupportedError("its root is an object that a bare torch.load refuses")
     graph.collect(root, document)
-    graph.plan()
+    plan = plan_torch_file("checkpoint", target, root, graph)
     lost_tensors = {  # a module's state_dict joins the rest of the path
         dotted((*info.path[:length], ".".join(map(str, info.path[length:]))))
         for info in document.tensors.values()
@@ -241,4 +241,4 @@ def _planned(
     }
     lost_tensors |= {dotted(i.path) for i in document.tensors.values() if not is_saved(i.tensor)}
     dropped = [path for path in values.dropped if path not in lost_tensors]
-    return torch_file(target, *graph.dump(root)), graph.tensors, dropped
+    return plan.files[0], graph.tensors, dropped

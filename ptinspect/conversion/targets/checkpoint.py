@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from ptinspect.conversion.models import find_models
 from ptinspect.conversion.output.object_graph import ObjectGraph
 from ptinspect.conversion.output.sink import ModificationGuard
-from ptinspect.conversion.plan import Plan, plan_tensors, torch_file
+from ptinspect.conversion.plan import Plan, plan_tensors, plan_torch_file
 from ptinspect.conversion.report import excluded_keys_warning, is_checkpoint, loss_warnings
 from ptinspect.conversion.targets.state_dict import (
     model_part,
@@ -74,16 +74,10 @@ def plan_checkpoint(
         entries.warnings.append(
             f"--dtype also casts the floating tensors of {OPTIMIZER}, including its step counts"
         )
-    graph.plan()
-    return Plan(
-        options.to,
-        files=[torch_file(path, *graph.dump(entries.items))],
-        tensors=plan_tensors(entries.items, graph, document, entries.sources),
-        warnings=entries.warnings,
-        dropped=entries.dropped,
-        guards=guards,
-        tensor_count=len(graph.tensors),
-    )
+    plan = plan_torch_file(options.to, path, entries.items, graph)
+    plan.tensors = plan_tensors(entries.items, graph, document, entries.sources)
+    plan.warnings, plan.dropped, plan.guards = entries.warnings, entries.dropped, guards
+    return plan
 
 
 def _source_entries(document: Document, options: ConvertOptions, graph: ObjectGraph) -> _Entries:

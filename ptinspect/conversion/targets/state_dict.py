@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from ptinspect.conversion.models import array_tensor, is_array_state_dict, select_model
 from ptinspect.conversion.output.object_graph import ObjectGraph
-from ptinspect.conversion.plan import ModelPart, Plan, PlannedTensor, plan_tensors, torch_file
+from ptinspect.conversion.plan import ModelPart, Plan, PlannedTensor, plan_tensors, plan_torch_file
 from ptinspect.conversion.report import PROGRAM_DROPPED, loss_warnings
 from ptinspect.document.modules import BUFFERS, PACKED_OBJECTS, PARAMETERS, Module, module_of
 from ptinspect.document.select import Subtree, resolve_path, value_at
@@ -76,16 +76,10 @@ def plan_state_dict(document: Document, path: str, options: ConvertOptions) -> P
     graph = ObjectGraph(options.tensors)
     model = model_part(document, options, graph)
     graph.collect(model.value, document)
-    graph.plan()
-    warnings, dropped = loss_warnings(document, model, options)
-    return Plan(
-        options.to,
-        files=[torch_file(path, *graph.dump(model.value))],
-        tensors=_planned_tensors(model, document, graph),
-        warnings=warnings,
-        dropped=dropped,
-        tensor_count=len(graph.tensors),
-    )
+    plan = plan_torch_file(options.to, path, model.value, graph)
+    plan.tensors = _planned_tensors(model, document, graph)
+    plan.warnings, plan.dropped = loss_warnings(document, model, options)
+    return plan
 
 
 def plan_same(document: Document, path: str, options: ConvertOptions) -> Plan:
@@ -101,19 +95,17 @@ def plan_same(document: Document, path: str, options: ConvertOptions) -> Plan:
         raise UnsupportedError("the file holds several pickles, but torch's zip holds only one")
     graph = ObjectGraph(options.tensors)
     graph.collect(archive.root, document)
-    graph.plan()
-    warnings = []
-    if archive.sources:
-        warnings.append("dropped: the source code of the classes, which only legacy files hold")
-    if archive.facts.get("sys_info") or archive.format == "pickle":
-        warnings.append(f"converted from {archive.format} to torch's zip")
-    return Plan(
-        options.to,
-        files=[torch_file(path, *graph.dump(archive.root))],
-        tensors=plan_tensors(archive.root, graph, document, {key: key for key in document.tensors}),
-        warnings=warnings,
-        tensor_count=len(graph.tensors),
+    plan = plan_torch_file(options.to, path, archive.root, graph)
+    plan.tensors = plan_tensors(
+        archive.root, graph, document, {key: key for key in document.tensors}
     )
+    if archive.sources:
+        plan.warnings.append(
+            "dropped: the source code of the classes, which only legacy files hold"
+        )
+    if archive.facts.get("sys_info") or archive.format == "pickle":
+        plan.warnings.append(f"converted from {archive.format} to torch's zip")
+    return plan
 
 
 def model_part(document: Document, options: ConvertOptions, graph: ObjectGraph) -> ModelPart:
