@@ -158,7 +158,10 @@ class Sink:
             data = self._read_ahead(source, offset, piece.length)
             if recorded is not None or crc is not None:
                 crc = crc32(data, crc or 0)
-            self._write_chunk(piece, data)
+            self._pending += data
+            self._count(piece, piece.length)
+            if len(self._pending) >= BUFFER:
+                self.flush()
         else:
             is_aligned = (offset - self.position) % PAGE == 0 and self._kernel_copy is not None
             if recorded is not None and not is_aligned:
@@ -253,22 +256,18 @@ class Sink:
         for chunk in chunks:
             if crc is not None:
                 crc = crc32(chunk, crc)
-            self._write_chunk(piece, chunk)
+            if len(chunk) >= BUFFER // 4:
+                self.flush()
+                self.output.write(chunk)
+            else:
+                self._pending += chunk
+            self._count(piece, len(chunk))
+            if len(self._pending) >= BUFFER:
+                self.flush()
             done += len(chunk)
         if done != piece.length:
             raise DamagedError(f"{done:,} bytes were read where {piece.length:,} were expected")
         return crc
-
-    def _write_chunk(self, piece: Piece, chunk: bytes | memoryview) -> None:
-        length = len(chunk)
-        if length >= BUFFER // 4:
-            self.flush()
-            self.output.write(chunk)
-        else:
-            self._pending += chunk
-            if len(self._pending) >= BUFFER:
-                self.flush()
-        self._count(piece, length)
 
     def _read_ahead(self, source: int, offset: int, length: int) -> memoryview:
         """Return a small range of a file from a window that is read ahead, because its neighbours

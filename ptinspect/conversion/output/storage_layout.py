@@ -130,7 +130,7 @@ class StorageLayout:
         source, storage = tensor.stored, tensor.storage
         if source is None or storage is None or tensor.dtype is not source:
             return False
-        low, high = _byte_span(tensor)
+        low, high = byte_span(tensor)
         if not tensor.numel or low % source.itemsize:
             return False
         if self.options.contiguous and not tensor.is_contiguous:
@@ -160,7 +160,7 @@ class StorageLayout:
             source, target = tensors[0].stored, self.options.output_dtype(tensors[0])
         else:  # bytes that are referred to as such are never converted
             source = target = (tensors[0].stored if tensors else None) or DTYPES["uint8"]
-        spans = [_byte_span(tensor) for tensor in tensors if tensor.numel]
+        spans = [byte_span(tensor) for tensor in tensors if tensor.numel]
         spans += [(0, reference.nbytes) for reference in bare]
         itemsizes = [tensor.stored.itemsize for tensor in tensors if tensor.stored]
         regions = _merge_spans(spans, max(itemsizes, default=1))
@@ -178,7 +178,7 @@ class StorageLayout:
             itemsize = (tensor.stored or source).itemsize
             if tensor.numel:
                 assert tensor.storage is not None
-                low, _ = _byte_span(tensor)
+                low, _ = byte_span(tensor)
                 begin = tensor.storage.begin + (tensor.storage_offset or 0) * itemsize
                 offset = (begin + shifts[bisect_right(starts, low) - 1]) // itemsize
             else:  # may point anywhere
@@ -216,10 +216,10 @@ def _can_share(tensors: list[Tensor], options: TensorOptions) -> bool:
         return True
     dtype = tensors[0].stored
     assert dtype is not None
-    return all(t.stored is dtype and _byte_span(t)[0] % dtype.itemsize == 0 for t in tensors)
+    return all(t.stored is dtype and byte_span(t)[0] % dtype.itemsize == 0 for t in tensors)
 
 
-def _byte_span(tensor: Tensor) -> tuple[int, int]:
+def byte_span(tensor: Tensor) -> tuple[int, int]:
     """Return the bytes of the root storage between which a tensor lies."""
     assert tensor.storage is not None and tensor.stored is not None
     begin, itemsize = tensor.storage.begin, tensor.stored.itemsize

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from ptinspect.conversion.options import parse_size
 from ptinspect.conversion.output.object_graph import ObjectGraph
 from ptinspect.conversion.output.pieces import Piece, TensorPiece, storage_piece
-from ptinspect.conversion.output.storage_layout import TensorOptions, check_bounds
+from ptinspect.conversion.output.storage_layout import TensorOptions, byte_span, check_bounds
 from ptinspect.conversion.plan import ModelPart, OutputFile, Plan, PlannedTensor
 from ptinspect.conversion.report import loss_warnings
 from ptinspect.conversion.targets.state_dict import model_part
@@ -211,9 +211,7 @@ def _overlapping_pairs(tensors: dict[str, Tensor]) -> list[tuple[str, str]]:
     spans_by_storage: dict[object, list[tuple[int, int, str]]] = {}
     for key, tensor in tensors.items():
         if tensor.storage is not None and tensor.stored is not None:
-            low, high = tensor.extent
-            size, begin = tensor.stored.itemsize, tensor.storage.begin
-            span = (begin + low * size, begin + high * size, key)
+            span = (*byte_span(tensor), key)
             spans_by_storage.setdefault(tensor.view_key()[:2], []).append(span)
     pairs = []
     for spans in spans_by_storage.values():
