@@ -19,12 +19,15 @@ from ptinspect.formats.archive import Archive, Finding
 from ptinspect.formats.signatures import (
     CONCATENATED_ZIPS,
     MODEL_ENDINGS,
+    ZIP_MAGIC,
     Identity,
     identify_index,
     identify_signature,
     identify_text,
+    identify_zeros,
     identify_zip,
     is_tar,
+    text_transfer_error,
     unknown_format_error,
 )
 from ptinspect.limits import LIMITS, Limits
@@ -40,16 +43,8 @@ if TYPE_CHECKING:
     from ptinspect.formats.zip.directory import ZipDirectory
     from ptinspect.source.base import Source
 
-ZIP_MAGIC = b"PK\x03\x04"
-
 COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x5d\0\0", b"\x78", b"\x04\x22\x4d\x18")
 """First bytes of the compressions that joblib uses."""
-
-TEXT_BYTES = 1 << 16
-"""Bytes by which a file that was treated as text is recognized."""
-
-REPLACED = "\ufffd".encode()
-"""What a decoder writes in the place of bytes that are not UTF-8."""
 
 MAX_TAG = 255
 """Bytes of the longest file `latest` of DeepSpeed, which names a folder."""
@@ -94,31 +89,6 @@ def open_archive(source: Source, limits: Limits = LIMITS) -> Archive:
     if any(name.module.endswith("\r") for stream in archive.streams for name in stream.globals):
         raise text_transfer_error(source) or DamagedError("the name of a module ends in CR")
     return archive
-
-
-def text_transfer_error(source: Source) -> DamagedError | None:
-    """Return the error for a zip or pickle that a transfer has treated as text, if it looks like
-    one: each LF became CR LF, or each byte above 127 became several, as in UTF-8."""
-    head = source.read(0, min(source.size, TEXT_BYTES))
-    if not head.startswith((ZIP_MAGIC, b"\x80", b"\xc2\x80", REPLACED)):
-        return None
-    change = None
-    if head.count(b"\n") >= 3 and head.count(b"\n") == head.count(b"\r\n"):
-        change = "each LF is a CR LF"
-    elif REPLACED + b"\x02" in head or b"\xc2\x80\x02" in head:
-        try:
-            head.decode()
-        except UnicodeDecodeError as error:
-            is_utf8 = error.start > len(head) - 4  # a character that is cut off
-        else:
-            is_utf8 = True
-        change = "its bytes above 127 are characters of UTF-8" if is_utf8 else None
-    if change is None:
-        return None
-    return DamagedError(
-        f"the file was read as text and written again: {change}",
-        hint="transfer the original again in binary mode; for git: `*.pt binary` in .gitattributes",
-    )
 
 
 def _open_shard(source: Source, limits: Limits) -> Archive:
@@ -209,7 +179,7 @@ def identify_head(source: Source, head: bytes, limits: Limits) -> Identity | Non
     if not source.size:
         return Identity("empty", "an empty file (0 bytes)", DOWNLOAD_AGAIN)
     if not any(head):
-        return _identify_zeros(source)
+        return identify_zeros(source)
     if head.startswith((b"PK\x05\x06", b"PK\x07\x08")):
         return Identity("zip", "an empty zip, or the first part of one in several files")
     tail = source.read(max(source.size - 8, 0), min(source.size, 8))
@@ -229,18 +199,6 @@ def identify_head(source: Source, head: bytes, limits: Limits) -> Identity | Non
         data, start, stop = source.window()  # spaces and metadata may precede the map
         return identify_index(data, start, min(stop, start + limits.index_bytes)) or identity
     return identity
-
-
-def _identify_zeros(source: Source) -> Identity:
-    """Identify a file that has its length, but not (all of) its content."""
-    count = min(source.size, 1 << 20)
-    if any(source.read(0, count)):
-        description = "a file that begins with zeros"
-    elif count == source.size:
-        description = f"a file of {count:,} zero bytes"
-    else:
-        description = f"a file whose first {count:,} bytes are zero"
-    return Identity("zeros", description, f"its content was never written: {DOWNLOAD_AGAIN}")
 
 
 def _identify_tar(source: Source, limits: Limits) -> Identity:

@@ -8,13 +8,14 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from ptinspect.errors import FormatError, Place
+from ptinspect.errors import DOWNLOAD_AGAIN, DamagedError, FormatError, Place
 from ptinspect.text import bounded_repr
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
     from ptinspect.pickling.values import Buffer
+    from ptinspect.source.base import Source
 
 
 class Identity(NamedTuple):
@@ -37,6 +38,15 @@ def unknown_format_error(head: bytes) -> FormatError:
         f" bytes {first_bytes}",
         where=Place(None, 0),
     )
+
+
+ZIP_MAGIC = b"PK\x03\x04"
+
+TEXT_BYTES = 1 << 16
+"""Bytes by which a file that was treated as text is recognized."""
+
+REPLACED = "\ufffd".encode()
+"""What a decoder writes in the place of bytes that are not UTF-8."""
 
 
 class Signature(NamedTuple):
@@ -222,6 +232,43 @@ def _identify_lfs_pointer(start: str) -> Identity:
         "git-lfs",
         f"a Git LFS pointer to a file of {real} ({bounded_repr(oid)})",
         "download the file itself, in its repository: git lfs pull",
+    )
+
+
+def identify_zeros(source: Source) -> Identity:
+    """Identify a file that has its length, but not (all of) its content."""
+    count = min(source.size, 1 << 20)
+    if any(source.read(0, count)):
+        description = "a file that begins with zeros"
+    elif count == source.size:
+        description = f"a file of {count:,} zero bytes"
+    else:
+        description = f"a file whose first {count:,} bytes are zero"
+    return Identity("zeros", description, f"its content was never written: {DOWNLOAD_AGAIN}")
+
+
+def text_transfer_error(source: Source) -> DamagedError | None:
+    """Return the error for a zip or pickle that a transfer has treated as text, if it looks like
+    one: each LF became CR LF, or each byte above 127 became several, as in UTF-8."""
+    head = source.read(0, min(source.size, TEXT_BYTES))
+    if not head.startswith((ZIP_MAGIC, b"\x80", b"\xc2\x80", REPLACED)):
+        return None
+    change = None
+    if head.count(b"\n") >= 3 and head.count(b"\n") == head.count(b"\r\n"):
+        change = "each LF is a CR LF"
+    elif REPLACED + b"\x02" in head or b"\xc2\x80\x02" in head:
+        try:
+            head.decode()
+        except UnicodeDecodeError as error:
+            is_utf8 = error.start > len(head) - 4  # a character that is cut off
+        else:
+            is_utf8 = True
+        change = "its bytes above 127 are characters of UTF-8" if is_utf8 else None
+    if change is None:
+        return None
+    return DamagedError(
+        f"the file was read as text and written again: {change}",
+        hint="transfer the original again in binary mode; for git: `*.pt binary` in .gitattributes",
     )
 
 

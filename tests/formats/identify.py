@@ -5,12 +5,11 @@ from __future__ import annotations
 from ptinspect.errors import FormatError, PtInspectError
 from ptinspect.formats.detect import (
     HEAD_BYTES,
-    ZIP_MAGIC,
     identify_head,
     open_pickle,
     read_zip_directory,
 )
-from ptinspect.formats.signatures import Identity, identify_text
+from ptinspect.formats.signatures import ZIP_MAGIC, Identity, identify_text
 from ptinspect.formats.torch.legacy import is_legacy
 from ptinspect.limits import LIMITS, Limits
 from ptinspect.pickling.opcodes import BY_CODE

@@ -23,9 +23,9 @@ from ptinspect.errors import (
     UnsupportedError,
 )
 from ptinspect.formats.archive import OutsideFolderError
-from ptinspect.formats.detect import HEAD_BYTES, ZIP_MAGIC, identify_head
+from ptinspect.formats.detect import HEAD_BYTES, identify_head
 from ptinspect.formats.sharded import index_folder, read_index_file
-from ptinspect.formats.signatures import identify_text, is_tar, unknown_format_error
+from ptinspect.formats.signatures import ZIP_MAGIC, identify_text, is_tar, unknown_format_error
 from ptinspect.formats.zip.directory import SMALL_PICKLE
 from ptinspect.formats.zip.records import has_end_record
 from ptinspect.safety.containers.payloads import BASE64, UNREAD_FORMATS, decode_base64, scan_text
