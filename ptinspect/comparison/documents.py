@@ -43,15 +43,10 @@ if TYPE_CHECKING:
 
 
 def diff(
-    a: File,
-    b: File,
-    *,
-    tolerance: float = 0.0,
-    include: Collection[str] = (),
-    exclude: Collection[str] = (),
-    limits: Limits | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> DiffReport:
+    a: File, b: File, *, tolerance: float = 0.0,
+    include: Collection[str] = (), exclude: Collection[str] = (),
+    limits: Limits | None = None, progress: Callable[[int, int], None] | None = None,
+) -> DiffReport:  # fmt: skip
     """Compare two documents of any format, tensor by tensor, in bounded memory.
 
     Args:
@@ -74,12 +69,9 @@ def diff(
 
 
 def _compare(
-    a: Document,
-    b: Document,
-    tolerance: float,
-    edits: KeyEdits,
+    a: Document, b: Document, tolerance: float, edits: KeyEdits,
     progress: Callable[[int, int], None] | None,
-) -> DiffReport:
+) -> DiffReport:  # fmt: skip
     tensors_a, tensors_b = _selected(a, b, edits), _selected(b, a, edits)
     everything = not edits.include and not edits.exclude
     if not everything and not tensors_a and not tensors_b:

@@ -161,12 +161,10 @@ def _equal(a: TensorInfo, b: TensorInfo) -> bool:
 
 
 def _best_pairs(
-    keys_a: list[str],
-    keys_b: list[str],
-    infos_a: Mapping[str, TensorInfo],
-    infos_b: Mapping[str, TensorInfo],
+    keys_a: list[str], keys_b: list[str],
+    infos_a: Mapping[str, TensorInfo], infos_b: Mapping[str, TensorInfo],
     fits: Callable[[TensorInfo, TensorInfo], bool],
-) -> list[tuple[str, str]]:
+) -> list[tuple[str, str]]:  # fmt: skip
     """Return the pairs that fit, the closest names first, each key at most once. Keys are
     grouped by their last 8 dotted parts, what is left by the last 7, and so on. The choice does
     not depend on which document is the first."""

@@ -51,14 +51,10 @@ if TYPE_CHECKING:
 
 
 def recover(
-    src: str | PathLike[str],
-    dst: str | PathLike[str],
-    *,
-    proved_only: bool = False,
-    force: bool = False,
-    limits: Limits | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> RecoveryReport:
+    src: str | PathLike[str], dst: str | PathLike[str], *,
+    proved_only: bool = False, force: bool = False,
+    limits: Limits | None = None, progress: Callable[[int, int], None] | None = None,
+) -> RecoveryReport:  # fmt: skip
     """Save what is provably or plausibly whole of a file that was cut off or overwritten.
 
     `dst` keeps the structure of `src` and is loadable by a bare torch.load: objects of classes
