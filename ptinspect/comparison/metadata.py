@@ -41,7 +41,8 @@ _SETS = ("builtins.set", "builtins.frozenset")
 
 
 def _paired(a: Mapping[K, V], b: Mapping[K, V]) -> Iterator[tuple[K, V | None, V | None, str]]:
-    """Yield the keys of two mappings, their values (None if there is none), and what that is."""
+    """Yield each key of two mappings, both values (None if absent), and `changed`, `removed` or
+    `added`."""
     for key in dict.fromkeys([*a, *b]):
         change = "changed" if key in a and key in b else "removed" if key in a else "added"
         yield key, a.get(key), b.get(key), change
@@ -54,7 +55,8 @@ def compare_entries(a: Document, b: Document) -> list[EntryChange]:
     changes: list[EntryChange] = []
     entries_a, entries_b = ({entry.path: entry for entry in d.entries} for d in (a, b))
     for path, x, y, change in _paired(entries_a, entries_b):
-        if not path and as_mapping((a if x else b).archive.root) is not None:
+        roots = [document.archive.root for document, entry in ((a, x), (b, y)) if entry]
+        if not path and all(as_mapping(root) is not None for root in roots):
             continue  # the container of a state_dict without tensors
         shown_a, shown_b = (entry and _plain(entry.value, entry.type) for entry in (x, y))
         if x is not None and y is not None:

@@ -471,6 +471,12 @@ def test_what_an_entry_does_not_show_is_compared_too(a: Any, b: Any, tmp_path: P
     assert same["same"]
 
 
+@pytest.mark.parametrize(("a", "b"), [({}, 5), ({}, [1]), (5, {})])
+def test_an_empty_mapping_is_not_another_value(a: Any, b: Any, tmp_path: Path) -> None:
+    result = compare(a, b, tmp_path)
+    assert [(e["path"], e["change"]) for e in result["entries"]] == [([], "changed")]
+
+
 def test_an_array_is_the_same_in_every_pickle_protocol(tmp_path: Path) -> None:
     value = {"w": torch.ones(2), "x": np.arange(100)}
     assert compare(value, (value, "protocol4"), tmp_path)["same"]
