@@ -1,8 +1,9 @@
 """Checks of an output: before it is written, that it is safe to load; afterwards, by reading it.
 
-The written files are always compared with the plan: each tensor's dtype, shape and place, and the
-pickle or header. With `--verify` all bytes are compared, too: each tensor's elements with those
-of its source, and the file from first to last byte with what would be written a second time.
+The written files are always compared with the plan: the pickle or header byte by byte, and each
+tensor of a pickle, as scan has read it: its dtype, shape and place. With `--verify` all bytes are
+compared, too: each tensor's elements with those of its source, and the file from first to last byte
+with what would be written a second time.
 """
 
 from __future__ import annotations
