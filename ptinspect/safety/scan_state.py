@@ -76,6 +76,8 @@ class FindingCollector:
 
     def sorted(self) -> list[Finding]:
         """Return the dangerous findings first, each kind in the order of the file."""
+        if not self._worst:
+            return []
         counted = (
             finding if self._counts[key] == 1 else replace(finding, count=self._counts[key])
             for key, finding in self._worst.items()
