@@ -82,6 +82,8 @@ _MAX_KEY_SIZE = 10_000
 
 _DTYPES = ("numpy.dtype", "numpy._core._internal._convert_to_stringdtype_kwargs")
 _CODECS = ("latin1", "iso88591", "utf8", "ascii")
+_BYTES_TYPES = (bytes, str, Blob, OutOfBand)
+_CONTENT_TYPES = (list, tuple, dict, str, bytes, int, SetOf)
 _BYTES = ("_codecs.encode", "builtins.bytes", "builtins.bytearray")
 _GENERIC_MODULES = ("typing", "typing_extensions", "builtins", "collections", "collections.abc")
 _ITERABLES = (
@@ -103,14 +105,6 @@ def _made_by(value: Value) -> str:
     if isinstance(func, Global) and func.path not in RECONSTRUCTORS:
         return func.path
     return class_path(value) or ""
-
-
-def _is_bytes(value: Value) -> bool:
-    return isinstance(value, bytes | str | Blob | OutOfBand) or _made_by(value) in _BYTES
-
-
-def _is_natural(value: Value) -> bool:
-    return isinstance(value, int) and value >= 0
 
 
 def _is_shape(value: Value) -> bool:
@@ -136,22 +130,11 @@ def _is_storage(value: Value) -> bool:
     return _made_by(value).endswith(("Storage", "._load_from_bytes"))
 
 
-def _is_content(value: Value) -> bool:
-    """Values that the file holds, or an iterator over them."""
-    is_plain = isinstance(value, list | tuple | dict | str | bytes | int | SetOf)
-    return is_plain or _made_by(value) in _ITERABLES
-
-
 def _is_generic(value: Value) -> bool:
     """`List` in `List[int]`."""
     if not isinstance(value, Global) or value.module not in _GENERIC_MODULES:
         return False
     return value.name.isidentifier() and not value.name.startswith("_")
-
-
-def _is_number_text(value: Value) -> bool:
-    """The text of a number without an exponent that makes it huge."""
-    return isinstance(value, str) and not _LARGE_EXPONENT.search(value)
 
 
 def _is_index(value: Value) -> bool:
@@ -181,10 +164,6 @@ def _is_generator_state(value: Value) -> bool:
     return True
 
 
-def _is_pair(value: Value) -> bool:
-    return isinstance(value, list | tuple) and len(value) == 2 and _is_hashable(value[:1])
-
-
 def _is_hashable(value: Value) -> bool:
     """Members of a set. Tuples that share parts may take more than any time to hash."""
     if isinstance(value, list) and not any(isinstance(item, tuple) for item in value):
@@ -209,11 +188,12 @@ _KINDS: dict[str, Kind] = {
     "any": lambda value: True,
     "array": lambda value: _made_by(value).startswith("numpy."),
     "bool": lambda value: isinstance(value, int) and value in (0, 1),
-    "bytes": _is_bytes,
+    "bytes": lambda value: isinstance(value, _BYTES_TYPES) or _made_by(value) in _BYTES,
     "callable": lambda value: value is None or isinstance(value, Inert),
     "class": lambda value: isinstance(value, Inert),
     "codec": lambda value: codec_name(value) in _CODECS,
-    "content": _is_content,
+    # what the file holds, or an iterator over it
+    "content": lambda value: isinstance(value, _CONTENT_TYPES) or _made_by(value) in _ITERABLES,
     "dict": lambda value: isinstance(value, dict),
     "dtype": lambda value: _made_by(value) in _DTYPES,
     "flags": lambda value: isinstance(value, dict) and set(map(type, value.values())) <= {bool},
@@ -226,12 +206,15 @@ _KINDS: dict[str, Kind] = {
     "int": lambda value: isinstance(value, int),
     "list": lambda value: isinstance(value, list),
     "name": lambda value: isinstance(value, Inert),
-    "nat": _is_natural,
+    "nat": lambda value: isinstance(value, int) and value >= 0,
     "none": lambda value: value is None,
     "num": lambda value: isinstance(value, int | float | complex),
-    "number": _is_number_text,
+    # its text, without an exponent that makes it huge
+    "number": lambda value: isinstance(value, str) and not _LARGE_EXPONENT.search(value),
     "object": lambda value: isinstance(value, Call | PersistentId),
-    "pair": _is_pair,
+    "pair": lambda value: (
+        isinstance(value, list | tuple) and len(value) == 2 and _is_hashable(value[:1])
+    ),
     "pickle": lambda value: True,
     "shape": _is_shape,
     "storage": _is_storage,
