@@ -87,8 +87,7 @@ def convert(
         edits=KeyEdits(
             as_tuple(include), as_tuple(exclude), as_tuple(strip_prefix),
             tuple(map(parse_rename, as_tuple(rename))), add_prefix,
-        ),
-        tensors=TensorOptions(parse_dtype(dtype), parse_device(device), contiguous),
+        ), tensors=TensorOptions(parse_dtype(dtype), parse_device(device), contiguous),
         shared=shared, set=set or {}, optimizer=None if optimizer is None else os.fspath(optimizer),
         plain=plain, max_shard_size=max_shard_size, allow_overflow=allow_overflow, dst=target,
     )  # fmt: skip
