@@ -98,13 +98,6 @@ class Machine:
         composite_keys, key_tokens: see `containers.as_key`.
     """
 
-    __slots__ = (
-        "buffers", "composite_keys", "data", "dropped_warnings", "globals", "items_below_marks",
-        "key_tokens", "limits", "marks", "memo", "offset", "persistent", "plain", "protocol",
-        "purged", "read_tensors", "rebuild", "record", "recorder", "sparse", "stack", "stop",
-        "unsupported_opcodes", "warnings",
-    )  # fmt: skip
-
     def __init__(
         self,
         data: Buffer,
