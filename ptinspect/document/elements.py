@@ -1,7 +1,7 @@
 """The elements of a tensor as bytes in C order: all at once, or as a stream.
 
 Views with any strides are streamed in bands, so that neither the tensor nor the gaps between its
-elements are held in memory as a whole. numpy is imported only where elements must be moved or
+elements are in memory as a whole. numpy is imported only where elements must be moved or
 converted.
 """
 
@@ -42,7 +42,7 @@ MAX_REPEATED = 1 << 30
 """Size in bytes up to which a view that repeats its storage (`expand`) is streamed."""
 
 MAX_REPEATED_IN_MEMORY = 1 << 28
-"""Size in bytes up to which such a view is held in memory."""
+"""Size in bytes up to which such a view is read into memory."""
 
 
 def contiguous(tensor: Tensor) -> bytes:

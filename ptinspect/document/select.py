@@ -103,7 +103,7 @@ def no_entry_error(noun: str, entry: str | None, paths: Iterable[Path]) -> PtIns
 
 
 def several_entries_error(noun: str, paths: Iterable[Path], hint: str = "") -> PtInspectError:
-    """Return the error for several candidates of which the user has to choose one."""
+    """Return the error for several candidates, from which the user has to choose."""
     names = [_printable(dotted(path)) for path in paths]
     return PtInspectError(
         f"the file has {len(names)} {noun}s: choose one with --entry",

@@ -80,7 +80,7 @@ def _out_of_bounds_views(tensors: Iterable[TensorInfo]) -> Iterator[DocumentWarn
 
 
 def _oversized_storages(tensors: Iterable[TensorInfo]) -> Iterator[DocumentWarning]:
-    """Yield views that keep a storage alive of which they use less than half."""
+    """Yield views that keep a storage alive and use less than half of it."""
     fully_used: set[int] = set()
     spans_in: dict[int, tuple[Storage, Path, list[tuple[int, int]]]] = {}
     spans_of_form: dict[object, tuple[int, int]] = {}

@@ -51,7 +51,7 @@ class OptimizerFit:
     optimizer: Optimizer
     model: Path | None
     names: list[str | None]
-    found: list[Fault]
+    findings: list[Fault]
 
     @property
     def parameters(self) -> int:
@@ -59,11 +59,11 @@ class OptimizerFit:
 
     @property
     def faults(self) -> list[Fault]:
-        return [fault for fault in self.found if fault.is_certain]
+        return [fault for fault in self.findings if fault.is_certain]
 
     @property
     def undecided(self) -> list[Fault]:
-        return [fault for fault in self.found if not fault.is_certain]
+        return [fault for fault in self.findings if not fault.is_certain]
 
     @property
     def fits(self) -> bool:
@@ -108,7 +108,7 @@ def check_optimizers(document: Document, *, values: bool = True) -> list[Optimiz
         fits.append(check.run(values, is_only_optimizer=len(document.optimizers) == 1))
     if values and progress:
         for message in equal_averages(candidates):
-            fits[0].found.append(Fault("average", message, is_certain=False))
+            fits[0].findings.append(Fault("average", message, is_certain=False))
     return fits
 
 
@@ -157,7 +157,7 @@ class _Check:
     optimizer: Optimizer
     slots: list[Slot]
     match: Match | None
-    found: list[Fault] = field(default_factory=list)
+    findings: list[Fault] = field(default_factory=list)
     names: list[str | None] = field(default_factory=list)
     weights: dict[str, Weight] = field(default_factory=dict)
 
@@ -166,7 +166,7 @@ class _Check:
         if self.match is None:
             self.add_undecided("model", "the file has no weights to compare it with")
         else:
-            self.names, self.found = self.match.names, [*self.match.faults]
+            self.names, self.findings = self.match.names, [*self.match.faults]
             self.weights = {weight.name: weight for weight in self.match.weights.order}
         self.check_indexes()
         self.check_presence()
@@ -180,13 +180,13 @@ class _Check:
             self.check_steps()
             self.check_numbers()
         model = self.match.weights.path if self.match else None
-        return OptimizerFit(self.optimizer, model, self.names, self.found)
+        return OptimizerFit(self.optimizer, model, self.names, self.findings)
 
     def add_fault(self, kind: str, message: str, parameter: str | None = None) -> None:
-        self.found.append(Fault(kind, message, parameter))
+        self.findings.append(Fault(kind, message, parameter))
 
     def add_undecided(self, kind: str, message: str) -> None:
-        self.found.append(Fault(kind, message, is_certain=False))
+        self.findings.append(Fault(kind, message, is_certain=False))
 
     def label(self, slot: Slot) -> str:
         return self.names[slot.number] or slot.name or f"parameter {slot.number}"
@@ -239,7 +239,7 @@ class _Check:
         if not has_state:
             reason = "; whether such an optimizer has any is unknown"
         message = f"the state is empty{reason}"
-        self.found.append(Fault("missing-state", message, is_certain=is_certain))
+        self.findings.append(Fault("missing-state", message, is_certain=is_certain))
 
     def is_frozen(self, slot: Slot) -> bool:
         if slot.parameter is not None:
@@ -264,12 +264,12 @@ class _Check:
             if key not in state_keys("shape"):
                 continue
             if tensor.shape != shape and shape is not None:
-                if not any(fault.kind in ("shape", "order") for fault in self.found):
+                if not any(fault.kind in ("shape", "order") for fault in self.findings):
                     message = f"{key} has the shape {tensor.shape}, the parameter {shape}"
                     self.add_fault("shape", message, self.label(slot))
             elif weight is None or tensor.dtype is weight.tensor.dtype:
                 continue
-            elif not any(fault.kind == "dtype" for fault in self.found):
+            elif not any(fault.kind == "dtype" for fault in self.findings):
                 dtypes = _dtype_name(tensor.dtype), _dtype_name(weight.tensor.dtype)
                 message = f"{key} is {dtypes[0]}, the parameter {dtypes[1]}"
                 self.add_fault("dtype", message, self.label(slot))

@@ -55,7 +55,7 @@ class Optimizer(NamedTuple):
 
     def members(self) -> Iterator[tuple[Path, Value]]:
         """Yield state and groups with their paths. A pickled optimizer has the parameters
-        themselves as keys: their index stands in the path."""
+        themselves as keys: the path has their index."""
         indexes: dict[int, int] = {}
         for group in self.groups:
             for parameter in as_sequence(group.get("params")) or ():
