@@ -83,6 +83,11 @@ class Span:
             raise NotImplementedError("a compressed storage")
         return read_chunks(source, self.start + start, self.start + stop, size)
 
+    def file_ranges(self, start: int, stop: int) -> list[tuple[int, int, int]] | None:
+        """Return descriptor, offset and length of the ranges of other open files that are bytes
+        `start` to `stop`; None if they are not such ranges."""
+        return None
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.record!r}, {self.length} bytes)"
 

@@ -114,6 +114,10 @@ class SliceSource(Source):
         self._parent = parent
         self._start = start
 
+    @property
+    def descriptor(self) -> int | None:
+        return self._parent.descriptor
+
     def read(self, offset: int, length: int) -> bytes:
         self.check_range(offset, length)
         return self._parent.read(self._start + offset, length)

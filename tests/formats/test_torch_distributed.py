@@ -125,3 +125,24 @@ def test_a_value_with_tensors_of_its_own_is_a_warning(tmp_path: Path) -> None:
         assert list(document.tensors) == ["w"]
         messages = [warning.message for warning in document.warnings]
     assert "'pair' is a value with tensors of its own, which are not read" in messages
+
+
+def test_large_pieces_are_copied_from_file_to_file(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    from torch.distributed import checkpoint
+
+    state = {"a": torch.randn(700, 900), "b": torch.randn(3), "c": torch.randn(900, 700).t()}
+    checkpoint.save(state, checkpoint_id=tmp_path / "dcp", no_dist=True)
+    with ptinspect.open(tmp_path / "dcp") as document:
+        spans = document.archive.storages
+        assert spans["a"].file_ranges(0, 100) and spans["c"].file_ranges(0, 100) is None
+        (_, first, length), *others = spans["a"].file_ranges(40, 700 * 900 * 4) or ()
+        assert not others and length == 700 * 900 * 4 - 40
+        piece = (tmp_path / "dcp/__0_0.distcp").read_bytes()[first : first + 8]
+        assert piece == state["a"].reshape(-1)[10:12].numpy().tobytes()
+    for suffix in ("safetensors", "pt"):
+        result = run("convert", tmp_path / "dcp", tmp_path / f"out.{suffix}")
+        assert result.exit_code == 0, result.stderr
+        with ptinspect.open(tmp_path / f"out.{suffix}") as document:
+            for key, tensor in state.items():
+                assert torch.equal(document.tensors[key].torch(), tensor), key

@@ -69,6 +69,13 @@ class SourceRange(Piece):
     def chunks(self) -> Iterator[bytes]:
         return self.storage.chunks(self.start, self.stop)
 
+    def file_ranges(self) -> list[tuple[int, int, int]] | None:
+        """Return descriptor, offset and length of the ranges of files that follow one another in
+        these bytes: a tensor that several files have pieces of. None for all others."""
+        span = self.storage.archive.storages.get(self.storage.key)
+        begin = self.storage.begin
+        return None if span is None else span.file_ranges(begin + self.start, begin + self.stop)
+
     def place(self) -> tuple[int | None, int, int | None]:
         """Return descriptor and offset of an open file that has these bytes (None if there is none:
         the storage is in memory, or compressed), and the CRC-32 that a source recorded for exactly

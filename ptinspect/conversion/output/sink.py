@@ -151,7 +151,12 @@ class Sink:
         """Write bytes of a source. Return the CRC-32 continued from `crc`, or None if it is None
         and the source has no CRC-32 to compare it with."""
         source, offset, recorded = piece.place()
-        if source is None or not piece.length:
+        is_large = piece.length >= LARGE and source is None and crc is None
+        ranges = piece.file_ranges() if is_large else None
+        if ranges:
+            for descriptor, begin, length in ranges:
+                self._copy_range(piece, descriptor, begin, None, length)
+        elif source is None or not piece.length:
             # A range with a recorded CRC-32 is a whole record, and so the only piece.
             crc = self._write_chunks(piece, piece.chunks(), crc if recorded is None else 0)
         elif piece.length < LARGE:
@@ -166,7 +171,7 @@ class Sink:
             is_aligned = (offset - self.position) % PAGE == 0 and self._kernel_copy is not None
             if recorded is not None and not is_aligned:
                 crc = 0
-            crc = self._copy_range(piece, source, offset, crc)
+            crc = self._copy_range(piece, source, offset, crc, piece.length)
         if recorded is not None and crc is not None and crc != recorded:
             self.mismatches.append(piece)
         return crc
@@ -187,11 +192,10 @@ class Sink:
         self._unreported = 0
 
     def _copy_range(
-        self, piece: SourceRange, source: int, offset: int, crc: int | None
+        self, piece: SourceRange, source: int, offset: int, crc: int | None, left: int
     ) -> int | None:
-        """Write a large range of a file. Return the CRC-32 as `_write_range` does."""
+        """Write `left` bytes of a file. Return the CRC-32 as `_write_range` does."""
         self.flush()
-        left = piece.length
         # For a piece of many chunks a thread computes the CRC-32 while the system writes a chunk
         # and reads the next one, into the other buffer.
         is_threaded = crc is not None and piece.length >= THREADED

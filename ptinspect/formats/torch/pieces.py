@@ -97,16 +97,36 @@ class PiecedSpan(Span):
 
     def chunks(self, source: Source, start: int, stop: int, size: int) -> Iterator[bytes]:
         """See `Span.chunks`. Pieces that are whole rows follow one another."""
-        if not all(piece.shape[1:] == self.shape[1:] for piece in self.pieces):
+        if not self._is_in_rows:
             yield from _assemble(self, start, stop)
             return
+        for piece, low, high in self._rows(start, stop):
+            yield from _equal_chunks(piece.open(), low, high, size)
+
+    @property
+    def _is_in_rows(self) -> bool:
+        return all(piece.shape[1:] == self.shape[1:] for piece in self.pieces)
+
+    def _rows(self, start: int, stop: int) -> Iterator[tuple[Piece, int, int]]:
+        """Yield the pieces of bytes `start` to `stop`, and the range of bytes in each."""
         row_bytes = self.length // self.shape[0] if self.pieces and self.shape else self.length
         for piece in self.pieces:
             begin = piece.offsets[0] * row_bytes if self.shape else 0
             length = prod(piece.shape) * self.dtype.itemsize
             low, high = max(start - begin, 0), min(stop - begin, length)
             if low < high:
-                yield from _equal_chunks(piece.open(), low, high, size)
+                yield piece, low, high
+
+    def file_ranges(self, start: int, stop: int) -> list[tuple[int, int, int]] | None:
+        """See `Span.file_ranges`. None also for pieces with copies, which have to be compared."""
+        ranges: list[tuple[int, int, int]] = []
+        for piece, low, high in self._rows(start, stop) if self._is_in_rows else ():
+            elements, *copies = piece.open()
+            descriptor, offset = elements.archive.source.descriptor, elements.span.offset
+            if copies or elements.data is not None or descriptor is None or offset is None:
+                return None
+            ranges.append((descriptor, offset + elements.begin + low, high - low))
+        return ranges or None
 
 
 def _assemble(span: PiecedSpan, start: int, stop: int) -> Iterator[bytes]:
