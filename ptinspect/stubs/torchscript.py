@@ -100,12 +100,10 @@ def torchscript_stub(document: Document, sha256: str) -> str:
         names=sorted({"build", *(item.name for item in written)}),
         constants=f"\n{CONSTANTS} = types.SimpleNamespace()" if CONSTANTS in used else "",
     )
-    lines = [head]
-    for name in HELPERS:
-        lines += templates()[name].lines if name in used else ()
+    lines = [head, *(line for name in HELPERS if name in used for line in templates()[name].lines)]
     lines += builder.functions
     for item in written:
-        lines += ["", "", *item.text.strip("\n").split("\n")]
+        lines += ["", "", item.text.strip("\n")]
     return "\n".join([*lines, "", "", *body.lines, "", "", "SAFE_GLOBALS = []"]) + "\n"
 
 
@@ -166,10 +164,9 @@ def _definition(path: str, node: ast.ClassDef | ast.FunctionDef) -> Definition:
         if isinstance(item, ast.Assign) and isinstance(item.targets[0], ast.Name):
             values = item.value.elts if isinstance(item.value, ast.List) else []
             names = {str(v.value) for v in values if isinstance(v, ast.Constant)}
-            if item.targets[0].id == "__parameters__":
-                definition.parameters = names
-            elif item.targets[0].id == "__buffers__":
-                definition.buffers = names
+            target = item.targets[0].id
+            definition.parameters = names if target == "__parameters__" else definition.parameters
+            definition.buffers = names if target == "__buffers__" else definition.buffers
     return definition
 
 
@@ -193,11 +190,9 @@ class Translation:
     def name_of(self, path: str) -> str | None:
         """Return the stub's name of a definition."""
         definition = self.definitions.get(path)
-        if definition is None:
-            return None
-        if not definition.name:
+        if definition is not None and not definition.name:
             definition.name = self.names.new(path.rpartition(".")[2])
-        return definition.name
+        return definition.name if definition is not None else None
 
     def run(self) -> None:
         """Write each definition once."""

@@ -238,37 +238,39 @@ class References:
     def add_call(self, call: Call) -> None:
         """Record how a call uses the names in it."""
         path = function_path(call)
+        first, second = [*call.args, None, None][:2]
         if path == GETATTR:
-            if len(call.args) > 1 and isinstance(call.args[1], str):
-                usage = self.usage_of(owner_name(call.args[0]))
-                if usage is not None:
-                    usage.attributes[str(call.args[1])] = None
+            usage = self.usage_of(owner_name(first)) if isinstance(second, str) else None
+            if usage is not None:
+                usage.attributes[str(second)] = None
             return
         if path in _OR:
             self._add_flags(call)
             return
-        if path in _TYPED_TENSORS and len(call.args) > 1:
-            usage = self.usage_of(global_name(call.args[1]))
-            if usage is not None:
-                func = call.args[0]
-                usage.is_tensor = True
-                usage.is_wrapper |= isinstance(func, Global) and func.path == _WRAPPER_TENSOR
+        usage = self.usage_of(global_name(second)) if path in _TYPED_TENSORS else None
+        if usage is not None:
+            usage.is_tensor = True
+            usage.is_wrapper |= isinstance(first, Global) and first.path == _WRAPPER_TENSOR
         usage = self.usage_of(class_name(call))
         if not usage:
             return
         usage.by_value |= isinstance(call.func, Call) and is_pickled_by_value(call.func)
-        if path in RECONSTRUCTORS and len(call.args) > 1 and isinstance(call.args[1], Global):
-            usage.bases.add(call.args[1].path)
+        if path in RECONSTRUCTORS and isinstance(second, Global):
+            usage.bases.add(second.path)
         constructs = call.opcode != "REDUCE" or path in RECONSTRUCTORS
         (usage.constructed if constructs else usage.called).append(call)
 
     def _add_flags(self, call: Call) -> None:
+        """Record that the classes of some objects are flags; also of `getattr(Class, "MEMBER")`."""
         for item in call.args:
             usage = self.usage_of(class_name(item)) if isinstance(item, Call) else None
-            if not usage and isinstance(item, Call) and item.args:
-                # getattr(Class, "MEMBER")
-                is_member = function_path(item) == GETATTR
-                usage = self.usage_of(global_name(item.args[0])) if is_member else None
+            if (
+                not usage
+                and isinstance(item, Call)
+                and item.args
+                and function_path(item) == GETATTR
+            ):
+                usage = self.usage_of(global_name(item.args[0]))
             if usage is not None:
                 usage.is_flag = True
 

@@ -53,8 +53,7 @@ class Expr:
         if self._text is not None:
             return self._text
         text = self.one_line()
-        if UNSOLVED not in text:
-            self._text = text
+        self._text = text if UNSOLVED not in text else None
         return text
 
     def one_line(self) -> str:
@@ -113,8 +112,8 @@ class Access(Expr):
     def steps(self) -> list[Access]:
         """Return the way step by step, from the variable on."""
         steps = [self]
-        while steps[-1].parent is not None:
-            steps.append(steps[-1].parent)
+        while (parent := steps[-1].parent) is not None:
+            steps.append(parent)
         return steps[::-1]
 
     def children(self) -> list[Expr]:
@@ -266,9 +265,8 @@ class ModuleContainer(Expr):
         """Return the call, with runs of alike items as loops."""
         items: list[Expr] = []
         for item, count in repeats(self.items):
-            is_loop = count >= MIN_REPEATS
             loop = Starred(repeated(item, Literal(str(count))))
-            items += [loop] if is_loop else [item] * count
+            items += [loop] if count >= MIN_REPEATS else [item] * count
         return container_call(self.func, _fold_varying_argument(items), self.as_list)
 
     def one_line(self) -> str:
@@ -383,9 +381,8 @@ def _differing_argument(first: Expr, second: Expr) -> str | None:
 
 def columns(text: str) -> int:
     """Return the width of a line. Letters of East Asian scripts take two columns."""
-    if text.isascii():
-        return len(text)
-    return sum(2 if east_asian_width(char) in "WF" else 1 for char in text)
+    wide = 0 if text.isascii() else sum(east_asian_width(char) in "WF" for char in text)
+    return len(text) + wide
 
 
 def layout(prefix: str, expr: Expr, suffix: str = "", indent: int = 0) -> list[str]:

@@ -112,10 +112,8 @@ def _modules(content: StubContent) -> dict[ModulePath, _Module]:
         path = paths.own_path("_register")
         module = modules[path] = _Module(path, "What registers the classes here.", registering)
         module.idents = ["_finder", "_register"]
-    for path in modules:
-        modules[path].is_package = any(
-            other[: len(path)] == path and other != path for other in modules
-        )
+    for path, module in modules.items():
+        module.is_package = any(other[:-1][: len(path)] == path for other in modules)
     return modules
 
 
