@@ -251,7 +251,7 @@ class _Emitter:
         if id(plan) in self.open_ids:
             return f"<{plan.name}, as at {self.first_path(plan)}>"
         if depth > DEPTH and plan.children:
-            return f"<{plan.name}, {DEPTH} levels deep>"
+            return f"<{plan.name}, {depth} levels deep>"
         if id(plan) not in self.first:
             return None
         if self.repeats_left <= 0:
