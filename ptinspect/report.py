@@ -1,5 +1,4 @@
-"""What all reports share: ok, exit_code, text() and as_dict(), dataclasses as JSON, and the version
-of the package, which they name."""
+"""What all reports share: ok, exit_code, text() and as_dict(), and dataclasses as JSON."""
 
 from __future__ import annotations
 
@@ -10,8 +9,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from _typeshed import DataclassInstance
-
-__version__ = "0.1.0"  # a test checks that pyproject.toml and CHANGELOG.md agree
 
 
 class Report(ABC):

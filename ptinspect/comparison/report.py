@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from html import escape as html_escape
 from typing import Any, NamedTuple
 
+from ptinspect._version import __version__
 from ptinspect.comparison.changes import (
     Change,
     EntryChange,
@@ -21,7 +22,7 @@ from ptinspect.comparison.keys import Pattern, Rename, apply_pattern
 from ptinspect.display.text.columns import Table, draw_table, fold_keys, fold_rows, markdown_table
 from ptinspect.display.text.escape import cut, markdown
 from ptinspect.pickling.pyobjects import dotted
-from ptinspect.report import Report, __version__, json_objects
+from ptinspect.report import Report, json_objects
 from ptinspect.text import count_text, join_names
 
 Row = tuple[str, ...]

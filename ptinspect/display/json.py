@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from ptinspect._version import __version__
 from ptinspect.display.table import STATS_HEADERS, select_tensors
 from ptinspect.display.text.escape import quoted, quoted_all
 from ptinspect.display.text.values import json_lines, json_scalar, json_value
@@ -16,7 +17,6 @@ from ptinspect.document.entries import describe
 from ptinspect.document.tensor import InlineStorage, Tensor, storage_places
 from ptinspect.errors import UnsupportedError
 from ptinspect.pickling.pyobjects import brief_repr, path_step
-from ptinspect.report import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

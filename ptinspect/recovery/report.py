@@ -6,7 +6,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ptinspect.report import Report, __version__, json_objects
+from ptinspect._version import __version__
+from ptinspect.report import Report, json_objects
 from ptinspect.text import count_text, join_names, size_text
 
 if TYPE_CHECKING:
