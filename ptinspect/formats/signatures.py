@@ -60,6 +60,7 @@ class Signature(NamedTuple):
 
 
 _UNPACK = "unpack it and show what was in it: "
+_JOBLIB = "load it with joblib.load(path), if you trust it, and dump it again"
 _KERAS = 'open it with h5py.File(path, "r") or keras.models.load_model(path)'
 _LUA = "torchfile.load(path) reads it, and so did torch.utils.serialization of torch 0.4"
 _MATLAB = "read it with scipy.io.loadmat(path)"
@@ -72,6 +73,7 @@ SIGNATURES = (
     Signature(0, b"\xfd7zXZ\0", "compressed", "compressed by xz", _UNPACK + "unxz FILE"),
     Signature(0, b"\x28\xb5\x2f\xfd", "compressed", "compressed by zstd", _UNPACK + "unzstd FILE"),
     Signature(0, b"\x04\x22\x4d\x18", "compressed", "compressed by lz4", _UNPACK + "unlz4 FILE"),
+    Signature(0, b"ZF0x", "compressed", "a compressed dump of joblib before 0.10", _JOBLIB),
     Signature(0, b"\x1f\x9d\x90", "compressed", "compressed by compress", _UNPACK + "zcat FILE"),
     Signature(0, b"7z\xbc\xaf\x27\x1c", "compressed", "a 7z archive", _UNPACK + "7z x FILE"),
     Signature(0, b"Rar!\x1a\x07", "compressed", "a RAR archive", _UNPACK + "unrar x FILE"),

@@ -86,6 +86,7 @@ CASES = [
     ("image", b"\xff\xd8\xff\xe0\0\x10JFIF", "a JPEG image", None),
     ("torch7", b"\x04\0\0\0\x01\0\0\0\x03\0\0\0V 1\x11", "Lua Torch7", "torchfile"),
     ("tar", make_tar([("model.ckpt", b"x"), ("b", b"y")]), "a tar of 2 files", "show the model"),
+    ("compressed", b"ZF" + hex(15).ljust(19).encode() + b"x", "joblib before 0.10", "joblib.load"),
     ("tar", make_tar([("notes", b"x")]), "a tar of 1 files", "tar -xf"),
     ("zip", zipped(), "an empty zip", None),
     ("zip", zipped("a/weights.pth", "b"), "a zip of 2 files", "show the model in it"),
