@@ -9,6 +9,7 @@ names, numpy's ndarraytypes.h for its letters.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from functools import cache
@@ -196,12 +197,26 @@ def decoder(dtype: DType, byteorder: str = "little") -> Callable[[bytes], list[N
 
 @cache
 def float8_table(name: str) -> list[float]:
-    """Return the number of each of a float8 type's 256 codes."""
-    import ml_dtypes
-    import numpy as np
-
-    codes = np.arange(256, dtype=np.uint8).view(getattr(ml_dtypes, name))
-    numbers: list[float] = codes.astype(np.float64).tolist()
+    """Return the number of each of a float8 type's 256 codes. A name such as `float8_e4m3fn` has
+    the bits of exponent and mantissa; `fn` lacks infinities, and `uz` lacks -0, whose code is NaN.
+    Source: c10/util/Float8_*.h. Without numpy: `show` needs none for a scalar."""
+    exponent_bits, mantissa_bits, kind = int(name[8]), int(name[10]), name[11:]
+    if not mantissa_bits:  # float8_e8m0fnu: powers of two
+        return [*(2.0 ** (code - 127) for code in range(255)), math.nan]
+    bias = (1 << (exponent_bits - 1)) - 1 + kind.endswith("uz")
+    numbers = []
+    for code in range(128):
+        exponent, mantissa = divmod(code, 1 << mantissa_bits)
+        mantissa += (1 << mantissa_bits) if exponent else 0
+        numbers.append(mantissa * 2.0 ** (max(exponent, 1) - bias - mantissa_bits))
+    if kind == "fn":
+        numbers[-1] = math.nan
+    elif not kind:  # as in IEEE 754: the largest exponent means infinity and NaN
+        special = 1 << mantissa_bits
+        numbers[-special:] = [math.inf] + [math.nan] * (special - 1)
+    numbers += [-number for number in numbers]
+    if kind == "fnuz":
+        numbers[128] = math.nan
     return numbers
 
 

@@ -279,3 +279,22 @@ def test_what_is_not_installed_is_named_where_it_is_needed(package: str, tmp_pat
         f"ptinspect: {MODEL}: this needs {package}, which is not installed\n"
         f"  pip install {package}\n"
     )
+
+
+@pytest.mark.parametrize("command", [["show"], ["diff", CHECKPOINT], ["check", "optimizer"]])
+def test_a_float8_scalar_is_shown_without_numpy(command: list[str], tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    content = torch.load(CHECKPOINT, weights_only=True)
+    content["optimizer_state_dict"]["param_groups"][0]["lr"] = torch.tensor(0.25).to(
+        torch.float8_e5m2
+    )
+    torch.save(content, tmp_path / "float8.pt")
+    code = (
+        "import sys; sys.modules['numpy'] = sys.modules['ml_dtypes'] = None;"
+        "import ptinspect.cli; ptinspect.cli.main()"
+    )
+    arguments = [sys.executable, "-c", code, *command, tmp_path / "float8.pt"]
+    done = subprocess.run(arguments, capture_output=True, check=False)
+    assert done.stderr == b""
+    assert done.returncode == (1 if command[0] == "diff" else 0)
+    assert command[0] == "check" or b"0.25" in done.stdout
