@@ -6,6 +6,7 @@ command or a line of Python to paste.
 
 from __future__ import annotations
 
+import codecs
 import os
 from collections.abc import Iterable, Sequence
 
@@ -101,7 +102,12 @@ def python_literal(path: str) -> str:
 def _in_quotes(char: str) -> str:
     if char in '"\\':
         return f"\\{char}"
-    return char if char.isprintable() else char.encode("unicode_escape").decode()
+    return char if char.isprintable() else escape_char(char)
+
+
+def escape_char(char: str) -> str:
+    """Return Python's escape of a character. Unlike `char.encode`, it imports no codec."""
+    return codecs.unicode_escape_encode(char)[0].decode()
 
 
 def bounded_repr(value: object) -> str:

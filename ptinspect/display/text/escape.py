@@ -8,7 +8,10 @@ it is, spaces of other scripts included.
 
 from __future__ import annotations
 
+import codecs
+
 from ptinspect.limits import LIMITS, Limits
+from ptinspect.text import escape_char
 
 # Letters and marks that are printed as nothing, or as a blank.
 _INVISIBLE = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u3164\uffa0")
@@ -28,9 +31,7 @@ def safe(text: str) -> str:
     """Return the text with Python's escapes in it: `\\x1b`, `\\u202e`, `\\n`."""
     if text.isascii() and text.isprintable():
         return text if type(text) is str else str(text)
-    return "".join(
-        [char if is_visible(char) else char.encode("unicode_escape").decode() for char in text]
-    )
+    return "".join([char if is_visible(char) else escape_char(char) for char in text])
 
 
 def cut(text: str, limits: Limits = LIMITS) -> str:
@@ -65,7 +66,7 @@ def _json_char(char: str) -> str:
         return _JSON_ESCAPES[char]
     if is_visible(char):
         return char
-    units = char.encode("utf-16-be", "surrogatepass")
+    units, _ = codecs.utf_16_be_encode(char, "surrogatepass")  # imports no codec
     return "".join(f"\\u{units[i]:02x}{units[i + 1]:02x}" for i in range(0, len(units), 2))
 
 
