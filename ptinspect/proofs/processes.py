@@ -19,14 +19,26 @@ from typing import Any
 
 from ptinspect.display.text.escape import cut
 from ptinspect.errors import PtInspectError, UnsupportedError
+from ptinspect.proofs.worker.recorder import SETTINGS
 
 # Default for the seconds that a job may take.
 TIMEOUT = 600.0
 SERVER = ("-m", "ptinspect.proofs.worker")
 # Bytes at the end of a job's log that are searched for the reason of a failure.
 LOG_TAIL = 1 << 16
-# Waits for the end of its standard input, which is the end of the process that started it.
-GUARD = "import shutil, sys; sys.stdin.read(); shutil.rmtree(sys.argv[1], ignore_errors=True)"
+# Waits for the end of its standard input, which is the end of the process that started it. Then it
+# kills what runs a script in a folder, where /proc lists the environment, and deletes the folder.
+GUARD = """
+import contextlib, glob, os, shutil, signal, sys
+sys.stdin.read()
+variable, inside, *folders = map(os.fsencode, sys.argv[1:])
+for path in glob.glob("/proc/[0-9]*/environ"):
+    with contextlib.suppress(OSError), open(path, "rb") as file:
+        if any(v.startswith(variable) and inside in v for v in file.read().split(b"\\0")):
+            os.kill(int(path.split("/")[2]), signal.SIGKILL)
+for folder in folders:
+    shutil.rmtree(folder, ignore_errors=True)
+"""
 OUT_OF_MEMORY = ("MemoryError", "DefaultCPUAllocator: can't allocate", "CUDA out of memory")
 
 
@@ -48,14 +60,16 @@ Watch = Callable[[Progress], None]
 
 
 @contextmanager
-def temporary_folder() -> Iterator[str]:
-    """Yield a new folder that is deleted after the block, or when this process is killed.
+def guarded_folder(work: str | None = None) -> Iterator[str]:
+    """Yield `work`, or a new folder that is deleted after the block or when this process is killed.
 
-    Another process deletes it, in a session of its own, so that no signal to this one's group
-    reaches it.
+    Another process deletes it, and kills a script that runs there. It is in a session of its own,
+    so that no signal to this one's group reaches it.
     """
-    folder = os.path.realpath(tempfile.mkdtemp(prefix="ptinspect-"))
-    command = [sys.executable, "-I", "-S", "-c", GUARD, folder]
+    folder = os.path.realpath(work or tempfile.mkdtemp(prefix="ptinspect-"))
+    inside = json.dumps(os.path.join(folder, ""))[1:-1]  # as it is in the script's settings
+    arguments = [f"{SETTINGS}=", inside, *([] if work else [folder])]
+    command = [sys.executable, "-I", "-S", "-c", GUARD, *arguments]
     with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True):
         yield folder
 
@@ -70,7 +84,7 @@ class Workers:
         self._description = ""
         self._server: subprocess.Popen[str] | None = None
         self._resources = ExitStack()
-        self._folder = self._resources.enter_context(temporary_folder())
+        self._folder = self._resources.enter_context(guarded_folder())
         self._file_count = 0
 
     def __enter__(self) -> Workers:

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ptinspect.errors import UnsafeError, UnsupportedError, add_error_path
-from ptinspect.proofs.processes import TIMEOUT, failure_error, temporary_folder, timeout_error
+from ptinspect.proofs.processes import TIMEOUT, failure_error, guarded_folder, timeout_error
 from ptinspect.report import Report
 from ptinspect.text import join_names, python_literal
 
@@ -116,7 +116,7 @@ def check_stub(
     with (
         open_document(path) as document,
         add_error_path(path),
-        temporary_folder() as folder,
+        guarded_folder() as folder,
     ):
         file_format = document.archive.format
         _require_loader(path, file_format)

@@ -112,7 +112,7 @@ def test_what_a_round_trip_may_answer() -> None:
 def test_what_a_script_may_answer() -> None:
     bare = ScriptReport("python train.py", "same", ["a.pt"], ["note"], None, "ptinspect check")
     assert valid("script", bare.as_dict())["kill"] is None
-    items = (Item("ema.weight", "tensor", "ema.weight"),)
+    items = (Item("ema.weight", "tensor", "ema.weight"), Item("a.json", "file", "the bytes"))
     made = replace(
         bare, verdict="differs", environment=ENVIRONMENT, causes=["average"],
         first=StepDifference(9, "lr before step 9", "scheduler", "1", "2"),

@@ -6,7 +6,6 @@ checkpoints of both, number for number. The recorded optimizer steps say what di
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import shlex
@@ -17,7 +16,7 @@ from typing import Any
 
 from ptinspect.atomic_file import map_os_errors, signals_raise
 from ptinspect.errors import PtInspectError
-from ptinspect.proofs.processes import Progress, Watch, last_lines, log_hint, temporary_folder
+from ptinspect.proofs.processes import Progress, Watch, guarded_folder, last_lines, log_hint
 from ptinspect.proofs.script.report import (
     Checkpoint,
     Kill,
@@ -88,15 +87,13 @@ def check_script(
     options += ["--kill-during-save"] if kill_during_save else []
     options += [f"--timeout {timeout:g}"] if timeout != TIMEOUT else []
     reproduce = f"ptinspect check script {' '.join(options)} -- {shlex.join(words)}"
-    with signals_raise(), contextlib.ExitStack() as stack:
-        if work is None:
-            root = stack.enter_context(temporary_folder())
-        else:
-            with map_os_errors(work):
-                os.makedirs(root := work, exist_ok=True)
-            if os.listdir(work):
-                raise PtInspectError("is not empty", path=work, hint="give --work a new folder")
-        workspace = Workspace(os.path.realpath(root), source, patterns, timeout)
+    if work is not None:
+        with map_os_errors(work):
+            os.makedirs(work, exist_ok=True)
+        if os.listdir(work):
+            raise PtInspectError("is not empty", path=work, hint="give --work a new folder")
+    with signals_raise(), guarded_folder(work) as root:
+        workspace = Workspace(root, source, patterns, timeout)
         return _Proof(workspace, words, again, reproduce, progress).run(at, kill_during_save)
 
 

@@ -15,7 +15,7 @@ from ptinspect.comparison import DiffReport, diff
 from ptinspect.display.text.escape import cut
 from ptinspect.document import open as open_document
 from ptinspect.errors import PtInspectError
-from ptinspect.pickling.pyobjects import dotted
+from ptinspect.pickling.pyobjects import Path, dotted
 from ptinspect.proofs.script.runs import Difference, Record, Run
 from ptinspect.proofs.worker.recorder import FileState
 from ptinspect.report import Report
@@ -169,12 +169,15 @@ class ScriptReport(Report):
 _PLURALS = {"tensor": "tensors", "entry": "entries", "optimizer": "optimizers", "module": "modules"}
 _LOGS = re.compile(r"\.(log|jsonl|csv|tsv|txt|out|err)$|tfevents")
 _RNG_WORDS = ("rng", "random", "generator")
+# Numbers in the state of a generator of numpy.
+_RNG_NUMBERS = {"state", "inc", "pos", "has_gauss", "gauss", "has_uint32", "uinteger", "buffer_pos"}
 _TIME_WORDS = {"time", "timestamp", "date", "elapsed", "duration", "runtime", "hostname", "pid"}
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A thing that differs: a tensor, an entry, an optimizer, a module or a whole file."""
+    """A thing that differs: a tensor, an entry, an optimizer, a module, a whole file, or the state
+    of a random number generator (`rng`)."""
 
     key: str
     kind: str
@@ -258,18 +261,43 @@ def is_readable(path: str) -> bool:
 
 
 def _items(report: DiffReport) -> Iterator[Item]:
-    keys = [change.a for change in report.changed] + [rename.a for rename in report.renamed]
-    keys += [lone.key for lone in (*report.removed, *report.added)]
-    yield from (Item(key, "tensor", key) for key in keys)
+    tensors = [(change.a, {*change.dtype}) for change in report.changed]
+    tensors += [(rename.a, {None}) for rename in report.renamed]
+    tensors += [(lone.key, {lone.dtype}) for lone in (*report.removed, *report.added)]
+    for key, dtypes in tensors:
+        is_rng = _has_rng_name(key) and all((dtype or "").startswith("uint") for dtype in dtypes)
+        yield Item(key, "rng" if is_rng else "tensor", key)
     for entry in report.entries:
-        key = dotted(entry.path)
-        a, b = (f"{v:.6g}" if isinstance(v, float) else str(v)[:40] for v in (entry.a, entry.b))
-        yield Item(key, "entry", f"{key} {b}, not {a}")
+        key, values = dotted(entry.path), (entry.a, entry.b)
+        is_rng = all(_is_rng_value(key, entry.path[-1:], value) for value in values)
+        a, b = (f"{v:.6g}" if isinstance(v, float) else str(v)[:40] for v in values)
+        yield Item(key, "rng" if is_rng else "entry", f"{key} {b}, not {a}")
     for optimizer in report.optimizers:
         key = dotted(optimizer.path)
         yield Item(key, "optimizer", f"{key} {join_names(optimizer.details or optimizer.what, 2)}")
     for module in report.modules:
         yield Item(module.name, "module", module.name)
+
+
+def _has_rng_name(key: str) -> bool:
+    return any(word in key.lower() for word in _RNG_WORDS)
+
+
+def _is_rng_value(key: str, last_step: Path, value: object) -> bool:
+    """Return True if an entry is named like the state of a random number generator, and has what
+    those of Python, numpy and torch have. A GAN has a `generator`, too, with losses and epochs."""
+    if not _has_rng_name(key):
+        return False
+    if isinstance(value, dict):  # a numpy array, or a long list by its first elements
+        if "dtype" in value:
+            return str(value["dtype"]).startswith("uint")
+        value = value.get("head", ())
+    if isinstance(value, list | tuple):
+        return not any(isinstance(element, float) for element in value)
+    is_known = isinstance(*last_step, int) or not _RNG_NUMBERS.isdisjoint(last_step)
+    if isinstance(value, float):
+        return is_known
+    return is_known or not isinstance(value, int) or "rng" in key.lower()
 
 
 def volatile_keys(checkpoints: list[Checkpoint]) -> list[str]:
@@ -297,7 +325,7 @@ def split_differences(
             is_log = item.kind == "file" and (has_steps or _LOGS.search(item.key))
             if item.key in volatile or is_log or (item.kind == "entry" and is_time):
                 times.append(item.key)
-            elif any(word in item.key.lower() for word in _RNG_WORDS):
+            elif item.kind == "rng":
                 generators.append(item.key)
             else:
                 items.append(item)

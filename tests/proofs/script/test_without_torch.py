@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import random
+import re
 import shlex
 import signal
 import subprocess
@@ -15,8 +17,10 @@ import pytest
 from click.testing import CliRunner
 
 from ptinspect.cli import cli
+from ptinspect.comparison import diff
 from ptinspect.errors import PtInspectError
 from ptinspect.proofs.script.proof import check_script
+from ptinspect.proofs.script.report import _items
 from tests.proofs.script.running import check
 
 COUNTER = """
@@ -67,6 +71,64 @@ def test_a_difference_in_a_file_alone(tmp_path: Path, monkeypatch: pytest.Monkey
     assert [cause["kind"] for cause in report["causes"]] == ["entries"]
     assert [item["key"] for item in report["different"][-1]["items"]] == ["weights"]
     assert report["reproduce"] == shlex.join(["ptinspect", *command]).replace(" -f json", "")
+
+
+GAN = """
+import os, time
+import torch
+
+weights, start = {"discriminator": torch.ones(2), "generator": torch.ones(2)}, 0
+os.makedirs("runs", exist_ok=True)
+if os.path.exists("runs/gan.pt"):
+    saved = torch.load("runs/gan.pt")
+    weights["discriminator"] = saved["discriminator"]["weight"]
+    start = saved["epoch"] + 1
+for epoch in range(start, 4):
+    weights = {name: weight * 2 + epoch for name, weight in weights.items()}
+    models = {name: {"weight": weight} for name, weight in weights.items()}
+    rng = torch.arange(start, start + 5).to(torch.uint8)
+    torch.save({"epoch": epoch, **models, "rng": rng}, "new.pt")
+    os.replace("new.pt", "runs/gan.pt")
+    time.sleep(0.5)
+"""
+
+
+@pytest.mark.slow
+def test_a_generator_of_images_is_no_generator_of_random_numbers(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    report = check(tmp_path, GAN)
+    assert (report.verdict, report.exit_code) == ("differs", 1), report.text()
+    assert [item.key for item in report.different[-1].items] == ["generator.weight"]
+
+
+def test_the_states_of_generators(tmp_path: Path) -> None:
+    """States as Python, numpy and torch save them, and what a GAN has under the same name."""
+    torch, numpy = pytest.importorskip("torch"), pytest.importorskip("numpy")
+    for seed in (1, 2):
+        random.seed(seed)
+        random.gauss(0, 1)
+        numpy.random.seed(seed)
+        numpy.random.normal()
+        torch.manual_seed(seed)
+        states = {
+            "rng": {"torch": torch.get_rng_state(), "numpy": numpy.random.get_state()},
+            "python_random": random.getstate(),
+            "numpy_rng": numpy.random.get_state(legacy=False),
+            "generator": {"state": numpy.random.default_rng(seed).bit_generator.state},
+        }
+        weights = {"weight": torch.full([2], seed), "norm.num_batches_tracked": torch.tensor(seed)}
+        optimizer = torch.optim.SGD([torch.ones(2, requires_grad=True)], lr=seed)
+        counted = {
+            "generator_a": {"epoch": seed, **weights},
+            "generator_loss": seed / 2,
+            "generator_losses": [seed / 2],
+            "generator_optimizer": optimizer.state_dict(),
+        }
+        torch.save({**states, **counted}, tmp_path / f"{seed}.pt")
+    items = list(_items(diff(str(tmp_path / "1.pt"), str(tmp_path / "2.pt"))))
+    by_kind = [{re.split(r"[.[]", it.key)[0] for it in items if (it.kind == "rng") is is_rng}
+               for is_rng in (True, False)]  # fmt: skip
+    assert by_kind == [set(states), set(counted)]
 
 
 def test_a_command_that_fails(tmp_path: Path) -> None:
@@ -248,3 +310,27 @@ def test_nothing_outlives_the_check(number: int | None, tmp_path: Path) -> None:
     assert process.returncode == (-number if number else 2), errors
     assert [is_running(int(pid)) for pid in pids.read_text().split()] == [False, False]
     assert not list(temporary.iterdir())
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
+@pytest.mark.parametrize("options", [[], ["--work", "../work"]])
+def test_nothing_outlives_a_check_that_is_killed(options: list[str], tmp_path: Path) -> None:
+    pids, temporary, folder = tmp_path / "pids", tmp_path / "temporary", tmp_path / "folder"
+    folder.mkdir()
+    temporary.mkdir()
+    (folder / "train.py").write_text(STARTS_A_SLEEPER + "time.sleep(1000)")
+    command = [sys.executable, "-m", "ptinspect", "check", "script", "--checkpoint", "*.pt"]
+    process = subprocess.Popen(
+        [*command, *options, "--", sys.executable, "train.py", str(pids)], cwd=folder,
+        env={**os.environ, "TMPDIR": str(temporary), "PYTHONPATH": os.getcwd()},
+    )  # fmt: skip
+    while not pids.exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    running = [int(pid) for pid in pids.read_text().split()]
+    deadline = time.monotonic() + 20
+    while any(map(is_running, running)) or list(temporary.iterdir()):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
