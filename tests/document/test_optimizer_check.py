@@ -114,6 +114,50 @@ def test_sound_ones_of_other_kinds_fit() -> None:
     assert not kinds({"model": model.state_dict(), "optimizer": muon.state_dict()})
 
 
+def test_complex_parameters_fit() -> None:
+    """The flat vectors of LBFGS have two numbers per complex one."""
+    model = nn.Linear(2, 3).to(torch.complex64)
+    optimizer = optim.LBFGS(model.parameters(), max_iter=2)
+
+    def closure() -> Any:
+        optimizer.zero_grad()
+        loss = model(torch.ones(1, 2, dtype=torch.complex64)).abs().sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    optimizer.step(closure)
+    found = checked({"model": model.state_dict(), "optimizer": optimizer.state_dict()})
+    assert (found.faults, found.undecided) == ([], [])
+
+
+@pytest.mark.parametrize("groups", [[], [{"params": [], "lr": 0.1}]])
+def test_an_optimizer_of_nothing_is_undecided(groups: list[Any]) -> None:
+    optimizer = {"state": {}, "param_groups": groups}
+    found = checked({"model": network().state_dict(), "optimizer": optimizer})
+    assert [fault.kind for fault in found.undecided][:1] == ["group-size"]
+
+
+@pytest.mark.parametrize("digits", [400, 5000])
+def test_numbers_that_no_training_has(digits: int) -> None:
+    """Too large for a float, or with more digits than Python writes."""
+    huge = 10**digits
+    made = trained(MAKE["adam"])
+    state, groups = made["optimizer"]["state"], made["optimizer"]["param_groups"]
+    assert kinds({**made, "epoch": huge}) == []
+    made["scheduler"] |= {"last_epoch": -huge, "_last_lr": [huge]}
+    assert kinds(made) == ["lr"]
+    assert [fault.kind for fault in checked(made).undecided] == ["counter"]
+    del made["scheduler"]
+    groups[0]["lr"] = huge
+    state[1]["step"] = -huge
+    state[2]["step"] = torch.tensor(float("inf"))
+    groups[0]["params"][3] = huge
+    assert sorted(kinds(made)) == ["extra-state", "lr", "nan", "step", "step"]
+    groups[0]["params"] = [huge] * 4
+    assert "duplicate" in kinds(made)
+
+
 def test_one_optimizer_over_two_models_fits() -> None:
     one, two = nn.Linear(2, 3), nn.Linear(3, 2)
     optimizer = optim.Adam([*one.parameters(), *two.parameters()])

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from math import isclose
+from math import inf, isclose
 from typing import TYPE_CHECKING
 
 from ptinspect.document.optim.copies import decide_copies, equal_averages
@@ -25,6 +25,7 @@ from ptinspect.document.optim.state import (
     ROW,
     Optimizer,
     Scheduler,
+    as_float,
     find_schedulers,
     has_state_after_step,
     required_state,
@@ -32,7 +33,7 @@ from ptinspect.document.optim.state import (
     training_counter,
 )
 from ptinspect.document.to_array import Numbers, name_non_finite, number_of, numbers_of
-from ptinspect.pickling.pyobjects import Path, as_sequence, dotted
+from ptinspect.pickling.pyobjects import Path, as_sequence, brief_repr, dotted
 from ptinspect.pickling.values import Value
 from ptinspect.text import count_text, join_names
 
@@ -92,7 +93,7 @@ def check_optimizers(document: Document, *, values: bool = True) -> list[Optimiz
     if counter is not None and isinstance(counter.value, int | float) and counter.value > 0:
         progress = f"{dotted(counter.path)} {counter.value}"
     elif steps := next((s.last_epoch for s in schedulers if s.last_epoch > 0), None):
-        progress = f"a scheduler at step {steps}"
+        progress = f"a scheduler at step {brief_repr(steps)}"
     epoch = training_counter(document.entries, schedulers, EPOCHS)
     last_epoch = epoch.value if epoch is not None and isinstance(epoch.value, int) else None
     checks = partial(_Check, document.tensor_of, schedulers, progress, last_epoch)
@@ -196,15 +197,17 @@ class _Check:
 
     def check_indexes(self) -> None:
         """Each parameter is listed once, and there is no state of others."""
+        if not self.slots:
+            self.add_undecided("group-size", "the groups cover no parameters")
         keys = [slot.key for slot in self.slots if isinstance(slot.key, int | str)]
         counts = Counter(keys)
-        repeated = [str(key) for key, count in counts.items() if count > 1]
+        repeated = [_key_text(key) for key, count in counts.items() if count > 1]
         if repeated:
             names = ", ".join(repeated[:3])
             self.add_fault("duplicate", f"parameter {names} is in the groups twice")
-        extra = [str(key) for key in self.optimizer.state if type(key) is int and key not in counts]
+        extra = [key for key in self.optimizer.state if type(key) is int and key not in counts]
         if extra and keys:
-            names = join_names(extra, 3)
+            names = join_names(map(_key_text, extra), 3)
             self.add_fault("extra-state", f"state {names} belongs to no parameter of the groups")
 
     def check_presence(self) -> None:
@@ -216,7 +219,7 @@ class _Check:
         if not without or has_state is False or is_lbfgs:
             return
         if len(without) == len(self.slots):
-            if any(str(slot.key) in self.optimizer.state for slot in self.slots):
+            if any(_key_text(slot.key) in self.optimizer.state for slot in self.slots):
                 message = "the keys of the state are strings, and load_state_dict looks for numbers"
                 self.add_fault("missing-state", message)
             else:
@@ -288,7 +291,7 @@ class _Check:
         """The learning rates are finite, and those that the scheduler set."""
         rates = [self.number(group.get("lr")) for group in self.optimizer.groups]
         for index, rate in enumerate(rates):
-            if rate is not None and not 0 <= rate < float("inf"):
+            if rate is not None and not 0 <= rate < inf:
                 self.add_fault("lr", f"the learning rate of group {index} is {rate:g}")
         schedulers = self.schedulers
         if not schedulers and any("initial_lr" in group for group in self.optimizer.groups):
@@ -318,7 +321,7 @@ class _Check:
             step = self.number(slot.state.get("step")) if slot.state else None
             if step is None:
                 continue
-            if step != step or step < 0 or step != int(step):
+            if not 0 <= step < inf or step != int(step):
                 self.add_fault("step", f"step is {step:g}", self.label(slot))
                 continue
             counts[step] += 1
@@ -353,8 +356,8 @@ class _Check:
             counts_batches = is_multiple or 0 <= count - steps <= most_skipped
             if abs(count - epoch) > 1 and not counts_batches:
                 message = (
-                    f"the scheduler {dotted(scheduler.path)} has made {count} steps, the optimizer "
-                    f"{steps}, and the recorded epoch is {epoch}"
+                    f"the scheduler {dotted(scheduler.path)} has made {brief_repr(count)} steps, "
+                    f"the optimizer {steps}, and the recorded epoch is {epoch}"
                 )
                 self.add_undecided("counter", message)
 
@@ -407,12 +410,16 @@ class _Check:
 
     def number(self, value: Value) -> float | None:
         if isinstance(value, int | float) and not isinstance(value, bool):
-            return float(value)
+            return as_float(value)
         tensor = self.tensor_of(value) if value is not None else None
         if tensor is None:
             return None
         number = number_of(tensor)
         return float(number) if isinstance(number, int | float) else None
+
+
+def _key_text(key: Value) -> str:
+    return brief_repr(key) if isinstance(key, int) else str(key)
 
 
 def _dtype_name(dtype: DType | None) -> str:

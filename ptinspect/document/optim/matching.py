@@ -126,7 +126,12 @@ class Weights:
 
     @property
     def numel(self) -> int:
-        return sum(weight.tensor.numel for weight in self.parameters)
+        """Real numbers in all parameters: LBFGS counts those of complex ones twice."""
+        tensors = [weight.tensor for weight in self.parameters]
+        return sum(
+            tensor.numel * (2 if tensor.dtype is not None and tensor.dtype.kind == "complex" else 1)
+            for tensor in tensors
+        )
 
     @property
     def is_average(self) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from functools import cache
+from math import inf
 from typing import NamedTuple
 
 from ptinspect.document.entries import Entry
@@ -18,6 +19,7 @@ from ptinspect.pickling.pyobjects import (
     as_sequence,
     attributes_of,
     class_path,
+    is_huge_int,
     path_step,
 )
 from ptinspect.pickling.values import Call, Value
@@ -166,6 +168,14 @@ STEPS = (
 """Names under which training scripts record their progress."""
 
 
+def as_float(number: float) -> float:
+    """Return a number as a float: infinity for an int that is too large for one."""
+    try:
+        return float(number)
+    except OverflowError:
+        return inf if number > 0 else -inf
+
+
 class Scheduler(NamedTuple):
     """A learning rate scheduler's state. `last_lr` per group, None if it is not recorded."""
 
@@ -196,7 +206,7 @@ def find_schedulers(entries: Iterable[Entry]) -> list[Scheduler]:
         outer.add(path)
         numbers = None
         if isinstance(rates, list) and all(isinstance(rate, int | float) for rate in rates):
-            numbers = [float(rate) for rate in rates]
+            numbers = [as_float(rate) for rate in rates]
         schedulers.append(Scheduler(path, last, numbers))
     return schedulers
 
@@ -217,6 +227,8 @@ def training_counter(
         if name not in names or len(entry.path) > 2 or entry.path[:-1] in scheduler_paths:
             continue
         if isinstance(entry.value, bool) or not isinstance(entry.value, int | float):
+            continue
+        if is_huge_int(entry.value):
             continue
         rank = (len(entry.path), names.index(name))
         if best is None or rank < best:
