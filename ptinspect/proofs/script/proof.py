@@ -220,7 +220,7 @@ class _Proof:
     def _report(self, whole: Run, verdict: str, **parts: Any) -> ScriptReport:
         if not whole.trace.steps:
             self.notes.append("no optimizer step of torch was recorded; only files were compared")
-        self.notes += [f"the recorder gave up: {error}" for error in whole.trace.errors[:1]]
+        self.notes += _gave_up(whole)
         return ScriptReport(
             command=shlex.join(self.command), verdict=verdict, reproduce=self.reproduce,
             checkpoints=in_order(whole.files), environment=whole.trace.environment,
@@ -232,6 +232,10 @@ class _Proof:
             self.progress(Progress(f"running the command {text}"))
 
 
+def _gave_up(whole: Run) -> list[str]:
+    return [f"the recorder gave up: {error}" for error in whole.trace.errors[:1]]
+
+
 def _save_to_kill_at(whole: Run, at: int | None, in_save: bool) -> int:
     """Return the number of the save to kill at: about the middle of those that a step follows."""
     count = len(whole.trace.saves) if whole.trace.steps else whole.saves - 1
@@ -239,7 +243,7 @@ def _save_to_kill_at(whole: Run, at: int | None, in_save: bool) -> int:
         times = count_text(count, "time") + " before its last step" if count > 0 else "at its end"
         raise PtInspectError(
             f"the command saves only {times}, so it cannot be killed at save {at or 1}",
-            hint="give options with which it saves more often",
+            hint="; ".join(["give options with which it saves more often", *_gave_up(whole)]),
         )
     middle = min(count, (count + 2) // 2)
     return at or (max(middle, min(2, count)) if in_save else middle)

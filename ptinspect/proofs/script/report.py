@@ -269,7 +269,7 @@ def _items(report: DiffReport) -> Iterator[Item]:
         yield Item(key, "rng" if is_rng else "tensor", key)
     for entry in report.entries:
         key, values = dotted(entry.path), (entry.a, entry.b)
-        is_rng = all(_is_rng_value(key, entry.path[-1:], value) for value in values)
+        is_rng = all(_is_rng_value(entry.path, value) for value in values)
         a, b = (f"{v:.6g}" if isinstance(v, float) else str(v)[:40] for v in values)
         yield Item(key, "rng" if is_rng else "entry", f"{key} {b}, not {a}")
     for optimizer in report.optimizers:
@@ -283,9 +283,10 @@ def _has_rng_name(key: str) -> bool:
     return any(word in key.lower() for word in _RNG_WORDS)
 
 
-def _is_rng_value(key: str, last_step: Path, value: object) -> bool:
+def _is_rng_value(path: Path, value: object) -> bool:
     """Return True if an entry is named like the state of a random number generator, and has what
     those of Python, numpy and torch have. A GAN has a `generator`, too, with losses and epochs."""
+    key = dotted(path)
     if not _has_rng_name(key):
         return False
     if isinstance(value, dict):  # a numpy array, or a long list by its first elements
@@ -294,7 +295,7 @@ def _is_rng_value(key: str, last_step: Path, value: object) -> bool:
         value = value.get("head", ())
     if isinstance(value, list | tuple):
         return not any(isinstance(element, float) for element in value)
-    is_known = isinstance(*last_step, int) or not _RNG_NUMBERS.isdisjoint(last_step)
+    is_known = isinstance(path[-1], int) or path[-1] in _RNG_NUMBERS
     if isinstance(value, float):
         return is_known
     return is_known or not isinstance(value, int) or "rng" in key.lower()

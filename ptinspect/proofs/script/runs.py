@@ -11,6 +11,7 @@ import signal
 import subprocess
 import time
 from dataclasses import dataclass, field
+from math import isnan
 from typing import Any
 
 from ptinspect.errors import PtInspectError
@@ -134,7 +135,8 @@ def _first_setting(whole: list[Record], index: int, other: Record) -> Difference
     groups = list(zip(whole[index]["settings"], other["settings"], strict=False))
     for number, (a, b) in enumerate(groups):
         for name in sorted(a, key=lambda name: name != "lr"):
-            if a[name] != b.get(name, a[name]):
+            value = b.get(name, a[name])
+            if a[name] != value and not (isnan(a[name]) and isnan(value)):
                 group = f" of group {number}" if len(groups) > 1 else ""
                 earlier = [
                     record["settings"][number].get(name)

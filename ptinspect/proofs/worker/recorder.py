@@ -32,6 +32,9 @@ PAUSED = ".paused"
 # Elements of a tensor on an accelerator that are hashed at once.
 CHUNK = 1 << 24
 
+# The largest float. Larger integers count as equal to it.
+LARGEST = sys.float_info.max
+
 FileState = dict[str, tuple[int, int, int]]
 
 
@@ -170,7 +173,7 @@ class Recorder:
             "states": len(states),
             "settings": [
                 {
-                    name: float(value)
+                    name: float(max(-LARGEST, min(value, LARGEST)) if type(value) is int else value)
                     for name, value in group.items()
                     if isinstance(value, (bool, int, float))
                     or (self.torch.is_tensor(value) and value.numel() == 1)

@@ -99,6 +99,14 @@ def test_a_fault_is_named(name: str, tmp_path: Path) -> None:
         assert f"after step 12: {steps[name]} steps run, 8 left" in report.text()
 
 
+@pytest.mark.slow
+def test_settings_that_no_optimizer_needs(tmp_path: Path) -> None:
+    """A number too large for a float, and one that is not equal to itself."""
+    groups = '[{"params": list(model.parameters()), "note": 10**400, "limit": float("nan")}]'
+    report = check(tmp_path, replaced(PLAIN, ("AdamW(model.parameters()", f"AdamW({groups}")))
+    assert (report.verdict, report.notes) == ("same", []), report.text()
+
+
 def test_the_honest_script_raises_no_alarm(tmp_path: Path) -> None:
     (tmp_path / "script").mkdir()
     report = check(tmp_path / "script", PLAIN, work=str(tmp_path / "work"))

@@ -83,6 +83,8 @@ def test_what_differs_first(changes: dict[str, Any], kind: str, text: str) -> No
 def test_runs_that_agree() -> None:
     assert first_difference(WHOLE, WHOLE, 0) is None
     assert first_difference(WHOLE, WHOLE[4:], 4) is None
+    unset = [step(4, settings=[{"lr": 0.1, "limit": float("nan")}])]
+    assert first_difference([*WHOLE[:4], *unset], json.loads(json.dumps(unset)), 4) is None
     # A generator that nothing depends on is no difference.
     assert first_difference(WHOLE, [step(4, rng={"torch": "x"})], 4) is None
 
