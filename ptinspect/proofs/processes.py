@@ -19,7 +19,6 @@ from typing import Any
 
 from ptinspect.display.text.escape import cut
 from ptinspect.errors import PtInspectError, UnsupportedError
-from ptinspect.proofs.worker.recorder import SETTINGS
 
 # Default for the seconds that a job may take.
 TIMEOUT = 600.0
@@ -60,15 +59,15 @@ Watch = Callable[[Progress], None]
 
 
 @contextmanager
-def guarded_folder(work: str | None = None) -> Iterator[str]:
+def guarded_folder(work: str | None = None, variable: str = "") -> Iterator[str]:
     """Yield `work`, or a new folder that is deleted after the block or when this process is killed.
 
-    Another process deletes it, and kills a script that runs there. It is in a session of its own,
-    so that no signal to this one's group reaches it.
+    Another process deletes it, and kills those that have the folder in the environment `variable`.
+    It is in a session of its own, so that no signal to this one's group reaches it.
     """
     folder = os.path.realpath(work or tempfile.mkdtemp(prefix="ptinspect-"))
-    inside = json.dumps(os.path.join(folder, ""))[1:-1]  # as it is in the script's settings
-    arguments = [f"{SETTINGS}=", inside, *([] if work else [folder])]
+    inside = json.dumps(os.path.join(folder, ""))[1:-1]  # as it is in a script's settings
+    arguments = [f"{variable}=", inside, *([] if work else [folder])]
     command = [sys.executable, "-I", "-S", "-c", GUARD, *arguments]
     with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True):
         yield folder

@@ -36,6 +36,7 @@ from ptinspect.proofs.script.runs import (
     first_difference,
     resumed_at,
 )
+from ptinspect.proofs.worker.recorder import SETTINGS
 from ptinspect.text import count_text, join_names
 
 # Default for the seconds that one run of the command may take.
@@ -92,7 +93,7 @@ def check_script(
             os.makedirs(work, exist_ok=True)
         if os.listdir(work):
             raise PtInspectError("is not empty", path=work, hint="give --work a new folder")
-    with signals_raise(), guarded_folder(work) as root:
+    with signals_raise(), guarded_folder(work, SETTINGS) as root:
         workspace = Workspace(root, source, patterns, timeout)
         return _Proof(workspace, words, again, reproduce, progress).run(at, kill_during_save)
 
