@@ -416,4 +416,8 @@ def _encode_global(module: str, name: str) -> bytes:
         module, name = REVERSE_NAME_MAPPING[module, name]
     else:
         module = REVERSE_IMPORT_MAPPING.get(module, module)
-    return OP["GLOBAL"] + f"{module}\n{name}\n".encode()
+    # Protocol 4 has names that do not fit into a line of UTF-8.
+    lines = f"{module}\n{name}\n".encode(errors="replace")
+    if not module or not name or lines.decode().split("\n") != [module, name, ""]:
+        raise UnsupportedError(f"protocol 2 has no way to write {name!r} of the module {module!r}")
+    return OP["GLOBAL"] + lines

@@ -185,3 +185,14 @@ def test_an_object_among_its_own_arguments_is_refused() -> None:
     data = pickle.dumps(pickle.PickleBuffer(b"ab"), 5, buffer_callback=buffers.append)
     with pytest.raises(UnsupportedError, match="outside the pickle"):
         PickleWriter().dump(run(data).root)
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [("a\nb", "f"), ("", "f"), ("\udc80", "f")]
+    + [("torch", name) for name in ("a\nb", "", "\udc80", ".a")],
+)
+def test_names_that_do_not_fit_into_a_line_are_refused(module: str, name: str) -> None:
+    """A line break in a name would be the beginning of other opcodes."""
+    with pytest.raises(UnsupportedError, match="protocol 2 has no way to write"):
+        PickleWriter().dump(Global(module, name, 0))
