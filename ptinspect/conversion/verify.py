@@ -1,7 +1,8 @@
 """Checks of an output: before it is written, that it is safe to load; afterwards, by reading it.
 
 The written files are always compared with the plan: the pickle or header byte by byte, and each
-tensor of a pickle, as scan has read it: its dtype, shape and place. With `--verify` all bytes are
+tensor, as scan has read it from the pickle, or as the header describes it: its dtype, shape and
+place. With `--verify` all bytes are
 compared, too: each tensor's elements with those of its source, and the file from first to last byte
 with what would be written a second time.
 """
@@ -20,6 +21,7 @@ from ptinspect.document.elements import aligned, iter_contiguous
 from ptinspect.document.tensor import extent
 from ptinspect.dtypes import dtype_of_class
 from ptinspect.errors import PtInspectError, UnsafeError, UnsupportedError
+from ptinspect.formats.safetensors import TensorEntry, read_header
 from ptinspect.formats.torch.zip_file import TorchZip, open_zip
 from ptinspect.formats.zip.directory import ZipDirectory
 from ptinspect.pickling.pyobjects import as_mapping
@@ -127,14 +129,25 @@ def verify_outputs(
 
 def _check_header(file: OutputFile, path: str, missing: dict[str, PlannedTensor]) -> None:
     """Compare the header and the size of a file without a pickle with the plan, and remove its
-    tensors from `missing`."""
+    tensors from `missing`. The header is parsed, because it was not written by a JSON library."""
     with open_source(path) as source:
         if source.read(0, min(len(file.head), source.size)) != file.head:
             raise PtInspectError("the header or the index differs")
         if source.size != len(file.head) + file.copied + file.changed:
             raise PtInspectError(f"it has {count_text(source.size, 'byte')}")
+    if not file.records:
+        return
+    header = read_header(MemorySource(file.head, path))[0]
+    begin = 0
     for name, _ in file.records:
-        missing.pop(name, None)
+        planned, fields = missing.pop(name), header.get(name)
+        end = begin + planned.nbytes
+        if not isinstance(fields, dict) or fields.get("data_offsets") != [begin, end]:
+            raise PtInspectError(f"{name} is {fields}, not bytes {begin:,} to {end:,}")
+        entry = TensorEntry(name, fields["dtype"], tuple(fields["shape"]), begin, end)
+        if entry.torch_form() != (planned.dtype, planned.tensor.shape):
+            raise PtInspectError(f"{name} is {entry.type_name} {entry.shape}")
+        begin = end
 
 
 def _check_output(

@@ -54,6 +54,8 @@ def contiguous(tensor: Tensor) -> bytes:
         return tensor.storage.read(0, tensor.storage.nbytes)  # as stored: torch lacks the type
     storage, dtype = dense_storage(tensor)
     low, high = bounds(tensor)
+    if not tensor.numel:
+        return b""
     _check_repetition(tensor, MAX_REPEATED_IN_MEMORY)
     size = dtype.itemsize
     data = storage.read(low * size, high * size)
@@ -120,9 +122,12 @@ def dense_storage(tensor: Tensor) -> tuple[Storage, DType]:
 
 
 def bounds(tensor: Tensor) -> tuple[int, int]:
-    """Return `tensor.extent`, in bytes for a packed dtype. DamagedError if it exceeds the storage;
-    UnsupportedError for a packed tensor that does not consist of whole bytes."""
+    """Return `tensor.extent`, in bytes for a packed dtype, (0, 0) for a tensor without elements.
+    DamagedError if it exceeds the storage; UnsupportedError for a packed tensor that does not
+    consist of whole bytes."""
     storage, dtype = dense_storage(tensor)
+    if not tensor.numel:
+        return 0, 0  # it may point anywhere, also beyond an empty storage (`narrow`)
     low, high = tensor.extent
     if tensor.per_byte > 1:
         if low % tensor.per_byte or not tensor.is_contiguous:

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 HEADER_BYTES = 100_000_000
 """Longest header that safetensors itself reads (`MAX_HEADER_SIZE`)."""
 
+FORMAT = "format"
+"""Key of the metadata that names the framework (`pt`), never a tensor that shares memory."""
+
 _HEADER = Place(None, 8)
 
 
@@ -94,7 +97,7 @@ def read_safetensors(
 ) -> Safetensors:
     """Read the file in `source`. DamagedError if the header is damaged, or disagrees with the
     file's size."""
-    header, start = _read_header(source)
+    header, start = read_header(source)
     archive = Safetensors(source, limits)
     metadata = header.pop("__metadata__", None) or {}
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
@@ -110,7 +113,7 @@ def read_safetensors(
     archive.aliases = {
         name: target
         for name, target in metadata.items()
-        if name not in archive.tensors and target in archive.tensors
+        if name not in archive.tensors and target in archive.tensors and name != FORMAT
     }
     if archive.aliases:
         message = f"{count_text(len(archive.aliases), 'tensor')} shared with another (metadata)"
@@ -145,7 +148,7 @@ def _is_index(name: str | None) -> bool:
     return name is not None and name.isascii() and name.isdigit() and len(name) < 10
 
 
-def _read_header(source: Source) -> tuple[dict[str, Value], int]:
+def read_header(source: Source) -> tuple[dict[str, Value], int]:
     if source.size < 8:
         message = f"{source.size} bytes are too few for the length of a header"
         raise DamagedError(message, hint=DOWNLOAD_AGAIN)

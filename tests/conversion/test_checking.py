@@ -11,6 +11,7 @@ import pytest
 import ptinspect
 from ptinspect.conversion import convert, convert_file, verify
 from ptinspect.conversion.plan import Plan
+from ptinspect.conversion.targets import safetensors
 from ptinspect.errors import PtInspectError
 from tests.conftest import FIXTURES
 from tests.formats.shards import model
@@ -160,3 +161,26 @@ def test_verify_says_so(tmp_path: Path) -> None:
     )
     assert report.verified and "every byte compared" in report.text()
     assert ptinspect.scan(tmp_path / "o.pt").verdict == "clean"
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        (b"[2,3]", b"[3,2]"),
+        (b"F32", b"I32"),
+        (b"[0,24]", b"[0,20]"),
+        (b'"w":', b'"v":'),
+        (b'"w":', b'"w";'),
+    ],
+)
+def test_a_header_that_is_not_as_planned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, right: bytes, wrong: bytes
+) -> None:
+    """Without --verify, too: the header is not only what was written, but what was meant."""
+    torch = pytest.importorskip("torch")
+    torch.save({"w": torch.ones(2, 3)}, tmp_path / "a.pt")
+    real = safetensors.header
+    monkeypatch.setattr(safetensors, "header", lambda *args: real(*args).replace(right, wrong))
+    with pytest.raises(PtInspectError, match="is not what was planned"):
+        convert(tmp_path / "a.pt", tmp_path / "b.safetensors")
+    assert not (tmp_path / "b.safetensors").exists()

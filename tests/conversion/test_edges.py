@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import ptinspect
+from ptinspect.document.to_array import to_numpy
 from ptinspect.errors import PtInspectError
 from tests.conftest import FIXTURES
 
@@ -60,3 +63,54 @@ def test_a_dtype_for_a_checkpoint_s_optimizer_is_told(tmp_path: Path) -> None:
         tmp_path / "a.pt", tmp_path / "b.pt", to="checkpoint", dtype="float16"
     )
     assert any("including its step counts" in line for line in report.warnings)
+
+
+@pytest.mark.parametrize("name", ["b.pt", "b.safetensors"])
+@pytest.mark.parametrize("options", [{}, {"dtype": "float16"}, {"contiguous": True}])
+def test_an_empty_view_that_begins_beyond_its_storage(
+    tmp_path: Path, name: str, options: Any
+) -> None:
+    view = torch.zeros(3, 0, 4).narrow(0, 2, 1)
+    assert view.storage_offset() == 8
+    torch.save({"a": view, "b": view.permute(2, 0, 1), "c": torch.ones(2)}, tmp_path / "a.pt")
+    ptinspect.convert(tmp_path / "a.pt", tmp_path / name, verify=True, **options)
+    with ptinspect.open(tmp_path / name) as document:
+        shapes = {key: to_numpy(info.tensor).shape for key, info in document.tensors.items()}
+    assert shapes == {"a": (1, 0, 4), "b": (4, 1, 0), "c": (2,)}
+
+
+def test_a_scalar_of_two_float4_numbers(tmp_path: Path) -> None:
+    """safetensors counts the numbers in the last dimension."""
+    scalar = torch.ones((), dtype=torch.uint8).view(torch.float4_e2m1fn_x2)
+    torch.save({"w": scalar, "v": torch.ones(1)}, tmp_path / "a.pt")
+    with pytest.raises(PtInspectError, match="w has no last dimension"):
+        ptinspect.convert(tmp_path / "a.pt", tmp_path / "b.safetensors")
+
+
+def test_keys_that_the_metadata_has_too(tmp_path: Path) -> None:
+    """{"format": "pt"} is in the metadata of all files, and does not mean that `format` is `pt`."""
+    from safetensors import safe_open
+
+    shared, other = torch.arange(3.0), torch.ones(2)
+    for model in ({"pt": shared, "a": other}, {"format": shared, "a": shared, "pt": other}):
+        torch.save(model, tmp_path / "a.pt")
+        ptinspect.convert(tmp_path / "a.pt", tmp_path / "b.safetensors", force=True)
+        with safe_open(tmp_path / "b.safetensors", "pt") as file:
+            assert file.metadata()["format"] == "pt"
+        ptinspect.convert(tmp_path / "b.safetensors", tmp_path / "c.pt", force=True)
+        loaded = torch.load(tmp_path / "c.pt")
+        assert sorted(loaded) == sorted(model)
+        assert all(torch.equal(loaded[key], model[key]) for key in model)
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+def test_tensors_within_the_keys_of_the_file_s_dict(tmp_path: Path, ordered: bool) -> None:
+    first, second = torch.zeros(3), torch.ones(3)
+    items = {("a", first): second, "b": 1, second * 2: first + 3}
+    torch.save(OrderedDict(items) if ordered else items, tmp_path / "a.pt")
+    ptinspect.convert(tmp_path / "a.pt", tmp_path / "b.pt", to="same", verify=True)
+    loaded = torch.load(tmp_path / "b.pt", weights_only=False)
+    (name, zeros), _, twos = loaded
+    assert (name, zeros.tolist(), twos.tolist()) == ("a", [0, 0, 0], [2, 2, 2])
+    ones, number, threes = loaded.values()
+    assert (ones.tolist(), number, threes.tolist()) == ([1, 1, 1], 1, [3, 3, 3])

@@ -39,6 +39,7 @@ from ptinspect.pickling.values import (
     TensorCall,
     TensorRun,
     Value,
+    key_value,
 )
 from ptinspect.pickling.writer import PickleWriter
 
@@ -141,7 +142,9 @@ class ObjectGraph:
         if document is self._first and (is_ordered_dict or isinstance(value, dict)):
             # Most of a state_dict are tensors in which nothing is left to traverse.
             rest: list[Value] = [attributes_of(value)] if isinstance(value, Call) else []
-            for item in (as_mapping(value) or {}).values():
+            for key, item in (as_mapping(value) or {}).items():
+                if type(key) is not str:
+                    rest.append(key_value(key))
                 if type(item) is not TensorCall or item.changes is not None:
                     rest.append(item)
                 elif id(item) not in self._dense:

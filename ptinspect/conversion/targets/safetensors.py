@@ -24,7 +24,7 @@ from ptinspect.conversion.report import loss_warnings
 from ptinspect.conversion.targets.state_dict import model_part
 from ptinspect.dtypes import SAFETENSORS_DTYPES
 from ptinspect.errors import UnsupportedError
-from ptinspect.formats.safetensors import HEADER_BYTES
+from ptinspect.formats.safetensors import FORMAT, HEADER_BYTES
 from ptinspect.pickling.pyobjects import as_mapping, dotted
 from ptinspect.text import bounded_repr, join_names, shell_quoted
 
@@ -70,7 +70,7 @@ def plan_safetensors(document: Document, path: str, options: ConvertOptions) -> 
             dtype = options.tensors.output_dtype(tensor)
             planned = PlannedTensor(key, model.sources[key], tensor, dtype)
             entries.append(_Entry(key, dtype.name, _piece(tensor, dtype), planned))
-    metadata = {"format": "pt", **{alias: aliases[alias] for alias in sorted(aliases)}}
+    metadata = {FORMAT: "pt", **{alias: aliases[alias] for alias in sorted(aliases)}}
     # The order of Unicode is that of the bytes of UTF-8.
     in_file_order = sorted(entries, key=attrgetter("name"))
     in_file_order.sort(key=lambda entry: -_RANKS[entry.dtype])
@@ -141,6 +141,8 @@ def _tensor_problem(tensor: Tensor | None, options: TensorOptions) -> str:
         return f"is not dense ({tensor.subclass or tensor.layout}, {tensor.device})"
     if dtype is None or options.output_dtype(tensor).name not in _RANKS:
         return f"has the dtype {dtype.name if dtype else 'unknown'}"
+    if dtype.name == "float4_e2m1fn_x2" and not tensor.shape:
+        return "has no last dimension, in which the format counts the numbers of float4"
     return ""
 
 
@@ -180,7 +182,12 @@ def _shared_tensors(tensors: dict[str, Tensor], policy: str) -> tuple[dict[str, 
     neighbours = _in_shared_storages(tensors)
     for key, tensor in neighbours.items():
         by_view.setdefault(tensor.view_key(), []).append(key)
-    groups = [sorted(keys) for keys in by_view.values() if len(keys) > 1]
+    # A tensor named as the metadata's own key can only be the one that is written.
+    groups = [
+        sorted(keys, key=lambda key: (key != FORMAT, key))
+        for keys in by_view.values()
+        if len(keys) > 1
+    ]
     overlapping = [f"{a} and {b}" for a, b in _overlapping_pairs(neighbours)]
     if policy == "error" and (groups or overlapping):
         pairs = [*(f"{a} and {b}" for a, b, *_ in groups), *overlapping]
@@ -246,7 +253,7 @@ def _piece(tensor: Tensor, target: DType) -> Piece:
     source, storage = tensor.dtype, tensor.storage
     assert source is not None and storage is not None
     is_logical = source is tensor.stored and not tensor.conj and not tensor.neg
-    if not is_logical or not tensor.is_contiguous:
+    if not is_logical or not tensor.is_contiguous or not tensor.numel:
         return TensorPiece(tensor, target)
     low, high = tensor.extent
     return storage_piece(storage, low * source.itemsize, high * source.itemsize, source, target)
@@ -321,7 +328,7 @@ def _shards(
         shard_path = f"{stem}-{number:05}-of-{len(groups):05}{suffix}"
         group.sort(key=lambda entry: order[entry.name])
         names = {entry.name for entry in group}
-        shard_metadata = {k: v for k, v in metadata.items() if k == "format" or v in names}
+        shard_metadata = {k: v for k, v in metadata.items() if k == FORMAT or v in names}
         files.append(_file(shard_path, group, shard_metadata))
         shard_names.update(dict.fromkeys(names, os.path.basename(shard_path)))
     index = {
