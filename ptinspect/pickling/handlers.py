@@ -282,13 +282,12 @@ def _pop_call(m: Machine, opcode: str) -> Call:
         return Call(func, args, opcode, m.offset)
     if isinstance(func, Global) and func.module.partition(".")[0] == "__torch__":
         return Call(func, (args,), opcode, m.offset)  # TorchScript's enums (pickler.cpp)
-    call = Call(func, (args,), f"{opcode}*", m.offset)
-    if isinstance(args, Inert):
-        return call
-    m.record_event(
-        opcode, call
-    )  # pickle.py, with which joblib and dill read files, takes any iterable
-    raise m.damaged(f"{opcode} needs a tuple of arguments, not a {type_name(args)}")
+    if not isinstance(args, Inert):
+        error = m.damaged(f"{opcode} needs a tuple of arguments, not a {type_name(args)}")
+        if not isinstance(args, str | bytes | Blob | list | dict):
+            raise error
+        m.refuse_in_c(error)  # pickle.py, with which joblib and dill read files, unpacks them
+    return Call(func, (args,), f"{opcode}*", m.offset)
 
 
 def _push_call(m: Machine, call: Call) -> None:
@@ -376,9 +375,9 @@ def frame(m: Machine, pos: int) -> int:
     try:
         m.check_left(end, length)
     except DamagedError as error:
-        if m.recorder is None or end > m.stop:
+        if end > m.stop:
             raise
-        m.recorder.frame_error = m.recorder.frame_error or error
+        m.refuse_in_c(error)
     m.record_event("FRAME", end + length)
     return end
 

@@ -67,7 +67,7 @@ class Recorder:
     Attributes:
         persistent: the persistent ids so far.
         literals: (offset, value) of the bytes that opcodes push, but the shortest.
-        frame_error: the error about a FRAME that is too long. pickle.py ignores it, so the run
+        c_error: the first error that only C's unpickler raises. pickle.py does not, so the run
             continues.
     """
 
@@ -75,7 +75,7 @@ class Recorder:
         self.events: list[Event] = []
         self.persistent: list[PersistentId | TensorCall] = []
         self.literals: list[tuple[int, bytes | Blob]] = []
-        self.frame_error: DamagedError | None = None
+        self.c_error: DamagedError | None = None
 
     def after_build(self, m: Machine, pos: int) -> int:
         """Return the position at which the stream continues after a BUILD: joblib writes the bytes
@@ -141,6 +141,13 @@ class Machine:
     def damaged(self, message: str, truncated: bool = False) -> DamagedError:
         hint = f"the file is truncated: {DOWNLOAD_AGAIN}" if truncated else None
         return DamagedError(message, where=Place(self.record, self.offset), hint=hint)
+
+    def refuse_in_c(self, error: DamagedError) -> None:
+        """Raise an error of C's unpickler that pickle.py does not have, or give it to the recorder:
+        the run continues for what pickle.py would do next."""
+        if self.recorder is None:
+            raise error
+        self.recorder.c_error = self.recorder.c_error or error
 
     def check_limit(self, limit: str, value: int) -> None:
         bound = getattr(self.limits, limit)

@@ -346,6 +346,8 @@ def test_a_cut_never_makes_an_error_of_our_own(technique: str, at: int) -> None:
     [
         b"cposix\nsystem\n](Vtouch x\neR.",  # func(*[…])
         b"\x80\x04cbuiltins\nmap\n](Ne\x81.",
+        # an object of a text as arguments, whose attribute is then called as a method
+        b"cargparse\nNamespace\nVab\n\x81}Vappend\ncposix\nsystem\nsbVtouch x\na.",
         b"\x80\x04\x95\xff\0\0\0\0\0\0\0cposix\nsystem\n(Vtouch x\ntR.",  # a frame that is too long
         b"iantigravity\nx\n.",  # imported, and only then is a mark missed
     ],

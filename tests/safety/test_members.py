@@ -7,6 +7,8 @@ import gzip
 import io
 import json
 import lzma
+import subprocess
+import sys
 import zipfile
 import zlib
 from pathlib import Path
@@ -33,7 +35,7 @@ from tests.safety.files import (
     torch_zip,
     zipped,
 )
-from tests.safety.making import START, args, call, path, plain, text, whole
+from tests.safety.making import START, args, call, new, path, plain, text, whole
 
 OBJECTS = npy("{'descr': '|O', 'fortran_order': False, 'shape': (1,), }", BAD)
 
@@ -386,6 +388,54 @@ def test_joblib_s_arrays_of_objects_are_pickles(tmp_path: Path) -> None:
     made = call(path("numpy.dtype"), text("O8"), plain(False), plain(True))
     report = scanned(tmp_path, joblib_dump(BAD + b"a.", made, padding=b""))
     assert "posix.system" in names(report)
+
+
+HIDDEN = b"cposix\nsystem\n(Vecho marker\ntR"
+INT8 = call(path("numpy.dtype"), text("i1"), plain(False), plain(True))
+INT8 += plain((3, "|", None, None, None, -1, -1, 0)) + b"b"
+NO_DTYPE = new(path("argparse.Namespace")) + b"}" + text("dtype") + INT8 + b"s"
+NO_DTYPE += text("hasobject") + plain(False) + b"s" + text("itemsize") + plain(1) + b"sb"
+
+
+def joblib_array(shape: object, dtype: bytes, *arguments: bytes) -> bytes:
+    """The wrapper of joblib, without bytes behind it."""
+    made = path("joblib.numpy_pickle.NumpyArrayWrapper")
+    made = call(made, *arguments) if arguments else new(made)
+    state = text("shape") + plain(shape) + b"s" + text("dtype") + dtype + b"s"
+    state += text("order") + text("C") + b"s" + text("subclass") + path("numpy.ndarray") + b"s"
+    return made + b"}" + (b"" if arguments else state + text("allow_mmap") + b"\x89s") + b"b"
+
+
+def as_text(code: bytes) -> bytes:
+    """Opcodes as the text of a value: joblib, which has skipped the five bytes before, runs it."""
+    return b"X" + pack("<I", len(code)) + code
+
+
+ARGUMENTS = (path("numpy.ndarray"), plain((5,)), text("C"), INT8, plain(False), plain(None))
+HIDDEN_BEHIND_ARRAYS = {
+    "an array inside an array of objects": (
+        joblib_array((1,), call(path("numpy.dtype"), text("O8"), plain(False), plain(True)))
+        + START + joblib_array((len(HIDDEN) + 2,), INT8) + b"." + HIDDEN + b"..."
+    ),
+    "a dtype that is not of numpy": (
+        joblib_array((7,), NO_DTYPE) + b"N." + as_text(HIDDEN + b".") + b"0."
+    ),
+    "a shape in a list": joblib_array([6], INT8) + b"0" + as_text(HIDDEN + b".") + b".",
+    "attributes from the constructor": (
+        joblib_array((), b"", *ARGUMENTS) + as_text(HIDDEN + b".") + b"0."
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("how", HIDDEN_BEHIND_ARRAYS)
+def test_what_joblib_runs_behind_an_array_is_not_skipped(how: str, tmp_path: Path) -> None:
+    pytest.importorskip("joblib")
+    file = put(tmp_path, START + HIDDEN_BEHIND_ARRAYS[how], "a.joblib")
+    code = "import joblib, sys; joblib.load(sys.argv[1])"
+    done = subprocess.run([sys.executable, "-c", code, str(file)], capture_output=True, text=True)
+    assert "marker" in done.stdout, done.stderr
+    report = scan(file, allow=["joblib.*"])
+    assert report.verdict in ("dangerous", "unreadable")
 
 
 def test_real_joblib(tmp_path: Path) -> None:

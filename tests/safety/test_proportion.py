@@ -56,6 +56,13 @@ def test_frames_inside_frames_take_no_longer_than_their_bytes(tmp_path: Path) ->
     assert seconds < 5
 
 
+def test_pickles_with_a_frame_that_is_too_long_are_searched_once(tmp_path: Path) -> None:
+    data = b"\xff" * 8 + (b"\x80\x04\x95" + pack("<Q", 1 << 40) + b"N0") * 4000
+    seconds, report = seconds_and_report(tmp_path, GOOD + data + b"N.", "a.pkl")
+    assert report.verdict == "dangerous"  # because of the frames in each other
+    assert seconds < 5
+
+
 def test_repeated_calls_are_counted(tmp_path: Path) -> None:
     count = 100_000
     call = b"cposix\nsystem\nq\x00X\x01\x00\x00\x00x\x85q\x010"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass, field
+from math import prod
 from typing import TYPE_CHECKING
 
 from ptinspect.errors import DamagedError, LimitError, Place, PtInspectError
@@ -15,8 +16,9 @@ from ptinspect.formats.archive import class_sources, declared_storages
 from ptinspect.formats.torch.legacy import MAGIC, PROTOCOL, locate_storages
 from ptinspect.pickling.machine import run
 from ptinspect.pickling.opcodes import BY_CODE
+from ptinspect.pickling.pyobjects import constructor_arguments, resolve_global
 from ptinspect.pickling.state import Recorder
-from ptinspect.pickling.values import Blob, Call, Global
+from ptinspect.pickling.values import Blob, Call
 from ptinspect.safety.analysis.memory import holds_objects, item_size
 from ptinspect.safety.analysis.stream import StreamJudge
 from ptinspect.safety.containers.payloads import (
@@ -81,7 +83,7 @@ class JoblibRecorder(Recorder):
 
     The wrapper's state has the array's `shape`, `dtype` and, from joblib 1.1 on,
     `numpy_array_alignment_bytes`; then one byte tells how many bytes of padding follow it. An
-    array of objects is a pickle of its own.
+    array of objects is a pickle of its own, in which nothing is skipped.
 
     Source: joblib/numpy_pickle.py: NumpyArrayWrapper.read_array, NumpyUnpickler.load_build.
     """
@@ -94,25 +96,38 @@ class JoblibRecorder(Recorder):
     def after_build(self, m: Machine, pos: int) -> int:
         """Return where the stream continues; see `Recorder.after_build`."""
         wrapper = m.stack[-1]
-        if not isinstance(wrapper, Call) or not isinstance(wrapper.state, dict):
+        if not isinstance(wrapper, Call) or not _is_array_wrapper(wrapper):
             return pos
-        func = wrapper.args[0] if wrapper.args and wrapper.opcode == "REDUCE" else wrapper.func
-        if not isinstance(func, Global) or func.path != _JOBLIB_WRAPPER:
-            return pos
-        dtype = wrapper.state.get("dtype")
-        size = None if holds_objects(dtype) else item_size(dtype)
         self.skips_bytes = True
+        attributes = wrapper.state
+        if not isinstance(attributes, dict) or constructor_arguments(wrapper):
+            raise m.damaged("an array's wrapper is not as joblib writes it")
+        dtype, shape = attributes.get("dtype"), attributes.get("shape")
+        size = item_size(dtype)
         if size is None:
+            raise m.damaged("an array's dtype is invalid")
+        if holds_objects(dtype):
             return self._scan_object_array(pos)
-        shape = wrapper.state.get("shape")
-        for length in shape if isinstance(shape, tuple) else ():
-            if type(length) is not int or length < 0:
-                raise m.damaged("an array's shape is invalid")
-            size *= length
-        if wrapper.state.get("numpy_array_alignment_bytes") is not None and pos < m.stop:
+        if not isinstance(shape, tuple) or any(type(n) is not int or n < 0 for n in shape):
+            raise m.damaged("an array's shape is invalid")
+        if attributes.get("numpy_array_alignment_bytes") is not None and pos < m.stop:
             pos += 1 + m.data[pos]
+        size *= prod(shape)
         m.check_left(pos, size)
         return pos + size
+
+
+def _is_array_wrapper(call: Call) -> bool:
+    """Return True for an object of joblib's class, however and by whatever module it is reached."""
+    values = [call.func, *call.args[:1]]
+    if isinstance(call.func, Call):  # functools.partial(NumpyArrayWrapper, …)()
+        values += call.func.args[:1]
+    return any(
+        name is not None
+        and name.module.partition(".")[0] == "joblib"
+        and name.name.rpartition(".")[2] == "NumpyArrayWrapper"
+        for name in map(resolve_global, values)
+    )
 
 
 @dataclass(slots=True)
@@ -123,7 +138,7 @@ class PickleScanner:
         payloads: names and bytes that a pickle would load as a file.
         values: names and bytes that a program may load as a file.
         is_harmful: True if a pickle calls something unknown, or does something dangerous.
-        reached: the offset in the buffer at which an error ended the last pickle.
+        reached: the offset in the buffer at which the last pickle ended, or an error ended it.
     """
 
     state: ScanState
@@ -136,33 +151,50 @@ class PickleScanner:
     values: list[tuple[str, bytes | Blob]] = field(default_factory=list)
     is_harmful: bool = False
     reached: int = 0
-    _nested_arrays: int = 0
     _seen_payloads: dict[int, bytes | Blob | str] = field(default_factory=dict)
 
     def scan_at(self, offset: int) -> Pickled:
         """Run the pickle at an offset of the buffer, and judge it, also if it raises."""
-        self.state.budget.count_member(self.record)
         recorder = JoblibRecorder(self._scan_object_array)
+        try:
+            pickled = self._run(offset, recorder)
+        except PtInspectError as error:
+            if error.where and error.where.offset is not None:  # count it in the record
+                error.where = Place(self.record, error.where.offset - self.start)
+            raise
+        finally:
+            if recorder.skips_bytes:
+                self._scan_as_plain_pickle(offset)
+        if self.data.find(b"gA", offset, pickled.end) >= 0:
+            for position, decoded in find_base64(self.data, offset, pickled.end, BASE64_PICKLE):
+                self.values.append((f"base64 @ {position - self.start}", decoded))
+        return pickled
+
+    def _run(self, offset: int, recorder: Recorder) -> Pickled:
+        """Run and judge a pickle. Offsets of errors count in the buffer."""
+        self.state.budget.count_member(self.record)
+        self.reached = offset
         try:
             pickled = run(
                 self.data, offset, stop=self.stop, record=self.record, limits=self.state.limits,
                 recorder=recorder,
             )  # fmt: skip
+            self.reached = pickled.end
         except PtInspectError as error:
-            self.reached = (error.where and error.where.offset) or 0
-            if isinstance(error, DamagedError) and recorder.frame_error is not None:
-                error = recorder.frame_error
-            raise self._located(error) from None
+            self.reached = (error.where and error.where.offset) or offset
+            if isinstance(error, DamagedError) and recorder.c_error is not None:
+                raise recorder.c_error from None
+            raise
         finally:
             self._judge(recorder)
-            if recorder.skips_bytes:
-                self._scan_as_plain_pickle(offset)
-        if recorder.frame_error is not None:
-            raise self._located(recorder.frame_error)
-        if self.data.find(b"gA", offset, pickled.end) >= 0:
-            for position, decoded in find_base64(self.data, offset, pickled.end, BASE64_PICKLE):
-                self.values.append((f"base64 @ {position - self.start}", decoded))
+        if recorder.c_error is not None:
+            raise recorder.c_error
         return pickled
+
+    def _scan_object_array(self, offset: int) -> int:
+        """Judge the pickle of an array of objects, and return its end. joblib reads it with an
+        unpickler of its own, which does not skip the bytes of further arrays."""
+        return self._run(offset, Recorder()).end
 
     def _scan_as_plain_pickle(self, offset: int) -> None:
         """Judge a pickle as pickle.load reads it, for which the bytes of arrays are opcodes."""
@@ -175,22 +207,6 @@ class PickleScanner:
             if finding.verdict == DANGEROUS:
                 self.state.findings.add(finding)
                 self.is_harmful = True
-
-    def _located(self, error: PtInspectError) -> PtInspectError:
-        """Make the offset of an error count in the record."""
-        if error.where and error.where.offset is not None and not self._nested_arrays:
-            error.where = Place(self.record, error.where.offset - self.start)
-        return error
-
-    def _scan_object_array(self, offset: int) -> int:
-        if self._nested_arrays >= self.state.limits.nested_archives:
-            where = Place(self.record, offset - self.start)
-            message = "arrays of objects are nested too deep"
-            raise LimitError(message, limit="nested_archives", where=where)
-        self._nested_arrays += 1
-        end = self.scan_at(offset).end
-        self._nested_arrays -= 1  # an error ends the scan of all of them
-        return end
 
     def _judge(self, recorder: Recorder) -> None:
         judge = StreamJudge(self.record, self.start)
