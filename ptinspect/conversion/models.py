@@ -118,9 +118,11 @@ def _is_minor_part(path: Path, document: Document) -> bool:
 
 def _minor_part_error(path: Path, document: Document, options: ConvertOptions) -> PtInspectError:
     """Return the error for a list, or a dict without names, around a small dict of tensors."""
+    is_safetensors = (options.dst or "").lower().endswith(".safetensors")
+    everything = ConvertOptions("same", dst=None if is_safetensors else options.dst)
     commands = [
         replace(options, entry=dotted(path)).command(document.path),
-        ConvertOptions("same", dst=options.dst).command(document.path),
+        everything.command(document.path),
     ]
     return PtInspectError(
         f"most tensors are not in {dotted(path)}, the only part with names: choose with --entry, or"

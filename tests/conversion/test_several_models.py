@@ -271,3 +271,20 @@ def test_numpy_arrays_are_weights(protocol: int, dtype: str, tmp_path: Path) -> 
                     assert document.tensors[key].shape == array.shape
         loaded = torch.load(tmp_path / "o.pt", weights_only=True)
         assert loaded["stem.weight"].tolist() == arrays["stem.weight"].tolist()
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_commands_for_a_list_with_a_small_dict_write_what_their_suffix_says(
+    tmp_path: Path, suffix: str
+) -> None:
+    items = [{"w": torch.ones(2)}, *(torch.full((2,), float(i)) for i in range(3))]
+    source, target = save(tmp_path / "in.pt", items), tmp_path / f"out{suffix}"
+    result = run(source, target)
+    assert result.exit_code == 2 and "most tensors are not in [0]" in result.stderr
+    part, everything = (shlex.split(line)[2:] for line in result.stderr.splitlines()[1:])
+    assert run(*part).exit_code == 0 and keys(target) == ["w"]
+    target.unlink()
+    assert run(*everything).exit_code == 0
+    written = target if suffix == ".pt" else next(tmp_path.glob("in_*.pt"))
+    assert len(torch.load(written)) == 4
+    assert target.exists() == (suffix == ".pt")
