@@ -27,7 +27,7 @@ from importlib.util import find_spec
 from math import prod
 from typing import TYPE_CHECKING, NamedTuple, TypeGuard
 
-from ptinspect.dtypes import DType, by_numpy_code, numpy_itemsize
+from ptinspect.dtypes import by_numpy_code, numpy_itemsize
 from ptinspect.errors import DOWNLOAD_AGAIN, DamagedError, LimitError, Place, UnsupportedError
 from ptinspect.formats.archive import Archive, PicklelessArchive, Span
 from ptinspect.formats.safetensors import dense_tensor, encoded_tensor, ordered_dict
@@ -58,6 +58,11 @@ _TOKEN = re.compile(
 # An item access or a call: numpy writes neither, and both nest without end.
 _CHAIN = re.compile(r"[\])}]\s*[\[(]")
 
+_NUMBERS = re.compile(
+    r"[<>=|]?(?:[?bBhHiIlLqQpPefdgFDG]|[biufc][0-9]{1,2}|[SUaV][0-9]{0,10}"
+    r"|[Mm]8?(?:\[[0-9]*[a-zA-Z]{1,7}\])?)"
+)
+
 WRAPPER = "joblib.numpy_pickle.NumpyArrayWrapper"
 _NAME = b"NumpyArrayWrapper"
 
@@ -67,13 +72,14 @@ _PEEK = 1 << 16
 
 
 class ArrayHeader(NamedTuple):
-    """The header of an array: numpy's notation of the element type ("<f4"), order, shape, and the
-    offset of the elements."""
+    """The header of an array: numpy's notation of the element type ("<f4"), order, shape, the
+    offset of the elements, and the bytes of each; None if the notation is unknown."""
 
     descr: str
     fortran_order: bool
     shape: tuple[int, ...]
     start: int
+    itemsize: int | None = None
 
 
 class NumpyFile(PicklelessArchive):
@@ -160,14 +166,52 @@ def read_header(head: bytes, record: str | None = None) -> ArrayHeader:
     descr, order, shape = fields["descr"], fields["fortran_order"], fields["shape"]
     if not isinstance(descr, (str, list)) or not isinstance(order, bool) or not is_shape(shape):
         raise DamagedError("the array's header is not as numpy writes it", where=where)
-    descr = descr if isinstance(descr, str) else repr(descr)
-    if "O" in descr.lstrip("<>=|")[:1] or re.search(r"'[<>=|]?O", descr):
+    itemsize = item_size(descr)
+    if itemsize is None and _has_objects(descr):
         raise UnsupportedError(
             "the array has objects as elements, which are a pickle",
             where=where,
             hint="`ptinspect scan` says whether it may be loaded with allow_pickle=True",
         )
-    return ArrayHeader(descr, order, shape, end)
+    text = descr if isinstance(descr, str) else repr(descr)
+    return ArrayHeader(text, order, shape, end, itemsize)
+
+
+def _has_objects(dtype: object) -> bool:
+    """Return True if an element is an object, or has a field that is one."""
+    if isinstance(dtype, str):
+        return dtype.lstrip("<>=|").startswith("O")
+    if isinstance(dtype, tuple):
+        return bool(dtype) and _has_objects(dtype[0])
+    fields = dtype if isinstance(dtype, list) else ()
+    return any(isinstance(field, tuple) and _has_objects(field[1:]) for field in fields)
+
+
+def item_size(dtype: object) -> int | None:
+    """Return the bytes of one element; None unless the dtype surely has only numbers and text.
+
+    A dtype is a name, a pair of a dtype and a shape, or a list of fields: (name, dtype) and
+    (name, dtype, shape), where a name may be (title, name).
+    """
+    if isinstance(dtype, str) and _NUMBERS.fullmatch(dtype):
+        return numpy_itemsize(dtype) or 0
+    if isinstance(dtype, tuple) and len(dtype) == 2:
+        size, shape = item_size(dtype[0]), dtype[1]
+        sizes = shape if isinstance(shape, tuple) else (shape,)
+        are_sizes = all(type(each) is int and each >= 0 for each in sizes)
+        return None if size is None or not are_sizes else size * prod(sizes)
+    if not isinstance(dtype, list):
+        return None
+    total = 0
+    for field in dtype:
+        if not isinstance(field, tuple) or len(field) not in (2, 3):
+            return None
+        names = field[0] if isinstance(field[0], tuple) else (field[0],)
+        size = item_size(field[1] if len(field) == 2 else field[1:])
+        if size is None or len(names) > 2 or not all(isinstance(name, str) for name in names):
+            return None
+        total += size
+    return total
 
 
 def is_shape(value: object) -> TypeGuard[tuple[int, ...]]:
@@ -179,10 +223,9 @@ def is_shape(value: object) -> TypeGuard[tuple[int, ...]]:
 
 def _nbytes(header: ArrayHeader, left: int, record: str | None) -> int:
     """Return the size of an array's elements; DamagedError if fewer bytes are left."""
-    dtype: DType | None = by_numpy_code(header.descr.lstrip("<>=|"))
-    if dtype is None:
+    if header.itemsize is None:
         return left
-    needed = prod(header.shape) * dtype.itemsize
+    needed = prod(header.shape) * header.itemsize
     if needed > left:
         raise DamagedError(
             f"the array needs {needed:,} bytes, {left:,} follow its header",

@@ -129,3 +129,34 @@ def test_show_needs_no_numpy(tmp_path: Path) -> None:
         "sys.exit('numpy' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False, stdout=-3).returncode == 0
+
+
+FIELDS = {
+    "a name with O": ([("Offset", "<f4"), ("b", ">i4", (2,))], True),
+    "a title with O": ([(("Other", "a"), "<f4"), ("b", "U3")], True),
+    "an object": ([("a", "<f4"), ("b", "O")], False),
+    "an object in a field": ([("a", [("b", "O")])], False),
+}
+
+
+@pytest.mark.parametrize(("fields", "is_read"), FIELDS.values(), ids=FIELDS)
+def test_a_field_is_an_object_by_its_type_not_by_its_name(
+    fields: list[object], is_read: bool, tmp_path: Path
+) -> None:
+    array = np.zeros(3, fields)
+    np.save(tmp_path / "a.npy", array)
+    if not is_read:
+        with pytest.raises(ptinspect.UnsupportedError, match="objects as elements"):
+            ptinspect.open(tmp_path / "a.npy")
+        return
+    with ptinspect.open(tmp_path / "a.npy") as document:
+        (info,) = document.tensors.values()
+        assert info.shape == (3,) and info.read() == array.tobytes()
+
+
+@pytest.mark.parametrize("array", [array for array, _ in OTHERS.values()], ids=OTHERS)
+def test_a_truncated_array_of_any_type_is_damaged(array: np.ndarray, tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", array)
+    (tmp_path / "a.npy").write_bytes((tmp_path / "a.npy").read_bytes()[:-1])
+    with pytest.raises(ptinspect.DamagedError, match=r"bytes, .* follow its header"):
+        ptinspect.open(tmp_path / "a.npy")

@@ -5,13 +5,18 @@ Source: numpy/lib/format.py.
 
 from __future__ import annotations
 
-import re
 from math import prod
 from typing import TYPE_CHECKING
 
-from ptinspect.dtypes import numpy_itemsize
 from ptinspect.errors import DamagedError, LimitError, Place
-from ptinspect.formats.numpy_files import MAGIC, MAX_HEADER, header_bounds, is_shape, parse_header
+from ptinspect.formats.numpy_files import (
+    MAGIC,
+    MAX_HEADER,
+    header_bounds,
+    is_shape,
+    item_size,
+    parse_header,
+)
 from ptinspect.safety.containers.pickles import scan_pickles
 from ptinspect.safety.scan_state import scan_member
 from ptinspect.source.base import SliceSource
@@ -19,11 +24,6 @@ from ptinspect.source.base import SliceSource
 if TYPE_CHECKING:
     from ptinspect.safety.scan_state import ScanState
     from ptinspect.source.base import Source
-
-_NUMBERS = re.compile(
-    r"[<>=|]?(?:[?bBhHiIlLqQpPefdgFDG]|[biufc][0-9]{1,2}|[SUaV][0-9]{0,10}"
-    r"|[Mm]8?(?:\[[0-9]*[a-zA-Z]{1,7}\])?)"
-)
 
 
 def scan_arrays(source: Source, state: ScanState) -> None:
@@ -84,36 +84,9 @@ def _read_header(source: Source, state: ScanState) -> tuple[int, int | None]:
         message = "the array's header is too long, or not a dictionary"
         state.errors.append(DamagedError(message, where=Place(None, start)))
         return end, None
-    size, shape = _item_size(header.get("descr")), header.get("shape")
+    size, shape = item_size(header.get("descr")), header.get("shape")
     if size is None:
         return end, None
     if not is_shape(shape):
         raise DamagedError("the array's header has no shape", where=Place(None, start))
     return end, prod(shape) * size
-
-
-def _item_size(dtype: object) -> int | None:
-    """Return the bytes of one element; None unless the dtype surely has only numbers and text.
-
-    A dtype is a name, a pair of a dtype and a shape, or a list of fields: (name, dtype) and
-    (name, dtype, shape), where a name may be (title, name).
-    """
-    if isinstance(dtype, str) and _NUMBERS.fullmatch(dtype):
-        return numpy_itemsize(dtype) or 0
-    if isinstance(dtype, tuple) and len(dtype) == 2:
-        size, shape = _item_size(dtype[0]), dtype[1]
-        sizes = shape if isinstance(shape, tuple) else (shape,)
-        are_sizes = all(type(each) is int for each in sizes)
-        return None if size is None or not are_sizes else size * prod(sizes)
-    if not isinstance(dtype, list):
-        return None
-    total = 0
-    for field in dtype:
-        if not isinstance(field, tuple) or len(field) not in (2, 3):
-            return None
-        names = field[0] if isinstance(field[0], tuple) else (field[0],)
-        size = _item_size(field[1] if len(field) == 2 else field[1:])
-        if size is None or len(names) > 2 or not all(isinstance(name, str) for name in names):
-            return None
-        total += size
-    return total
