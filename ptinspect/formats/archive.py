@@ -141,6 +141,11 @@ class Archive:
         """Bytes of all files that belong to it."""
         return self.source.size + sum(part.source.size for part in self.parts)
 
+    @property
+    def files(self) -> Sequence[Source]:
+        """The open files whose pickles were run: those that belong to it, or itself."""
+        return [part.source for part in self.parts] or [self.source]
+
     def close(self) -> None:
         """Close the other files that belong to it."""
         for part in self.parts:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ptinspect.pickling.values import Global, PersistentId
 from ptinspect.safety.policy import WEIGHTS_ONLY_BLOCKED_MODULES, WEIGHTS_ONLY_NAMES
-from ptinspect.text import join_names, python_literal
+from ptinspect.text import join_names, python_literal, shell_word
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -77,10 +77,11 @@ def load_advice(document: Document) -> LoadAdvice:
 
 
 def path_to_load(document: Document) -> str:
-    """Return the path for the reader of the format: the folder of a distributed checkpoint, and the
-    file in it for a folder of another kind."""
-    path = document.archive.source.path
-    return os.path.dirname(path) or "." if document.archive.format in _FOLDERS else path
+    """Return the path for the reader of the format: the folder of a distributed checkpoint, the
+    first rank's file of Megatron, and the file in it for a folder of another kind."""
+    archive = document.archive
+    path = archive.parts[0].source.path if archive.format == "megatron" else archive.source.path
+    return os.path.dirname(path) or "." if archive.format in _FOLDERS else path
 
 
 def advise_loading(
@@ -103,6 +104,8 @@ def advise_loading(
     """
     if format in _OTHER_READERS:  # what their pickles name is no matter of torch.load
         names, streams = (), ()
+    elif format == "torch-ranks":  # the tensors that `convert` writes are ordinary ones
+        names = [name for name in names if not name.startswith("torch.distributed.")]
     blockers = _weights_only_blockers(format, facts, streams)
     safe_globals = [name for name in dict.fromkeys(names) if name not in WEIGHTS_ONLY_NAMES]
     weights_only = not blockers and not safe_globals
@@ -208,6 +211,9 @@ def _load_call(path: str, format: str, options: str, encoding: str) -> str:
         return f'pickle.load(open({literal}, "rb"){encoding})'
     if format == "safetensors":
         return f"safetensors.torch.load_file({literal})"
+    if format == "torch-ranks":
+        command = f"ptinspect convert {shell_word(path)} model.pt --to same"
+        return f'torch.load("model.pt"{options}{encoding})  # written by: {command}'
     if format in _OTHER_READERS:
         where = ', map_location="cpu"' if format == "torchscript" and "map_" in options else ""
         return _OTHER_READERS[format].format(literal + where)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ptinspect.pickling.values import Value
     from ptinspect.safety.report import Finding
     from ptinspect.safety.scan_state import ScanState
+    from ptinspect.source.base import Source
 
 TRUSTED_TORCH = "2.10"
 """The first torch whose weights_only has no known hole.
@@ -184,7 +185,7 @@ def dangerous_findings(document: Document) -> list[Finding]:
     from ptinspect.safety.report import DANGEROUS
 
     findings: list[Finding] = []
-    reports = [_scan(document).report()]
+    reports = [_scan(document, source).report() for source in document.archive.files]
     for report in reports:
         findings += [finding for finding in report.findings if finding.verdict == DANGEROUS]
         reports += report.members
@@ -199,15 +200,15 @@ def has_safe_globals_line(document: Document, advice: LoadAdvice) -> bool:
         return len(needed) <= MAX_SAFE_GLOBALS and all(
             name is not None and is_in_today_torch(name) for name in needed
         )
-    return safe_globals_line(_scan(document), advice) is not None
+    return safe_globals_line(_scan(document, document.archive.source), advice) is not None
 
 
-def _scan(document: Document) -> ScanState:
+def _scan(document: Document, source: Source) -> ScanState:
     from ptinspect.safety.containers.dispatch import scan_source
     from ptinspect.safety.scan_state import Budget, ScanState
 
     state = ScanState(document.path, None, 0, Budget(document.limits))
-    scan_source(document.archive.source, state)
+    scan_source(source, state)
     return state
 
 

@@ -29,6 +29,10 @@ def placed() -> dict:
     state = {key: distribute_tensor(tensor, mesh, [how]) for key, (tensor, how) in tensors.items()}
     state["weight"] = torch.nn.Parameter(distribute_tensor(torch.randn(3, 2), mesh, [Shard(0)]))
     plain = {"count": torch.ones(1), "scalar": torch.tensor(3.5), "name": "가"}
+    plain["conjugate"] = torch.randn(3, dtype=torch.complex64).conj()
+    plain["negative"] = torch.randn(3, dtype=torch.complex64).conj().imag
+    plain |= {"process": (rank, 0), "nan": float("nan")}
+    plain["frozen"] = torch.nn.Parameter(torch.ones(2), requires_grad=False)
     return {"model": state | plain, "groups": [{"lr": 0.1, "step": torch.tensor([7])}]}
 
 

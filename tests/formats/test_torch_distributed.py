@@ -56,9 +56,10 @@ def test_a_missing_file_is_named(folder: Path) -> None:
 def test_a_cut_file_is_an_error(folder: Path) -> None:
     data = (folder / "__0_0.distcp").read_bytes()
     (folder / "__0_0.distcp").write_bytes(data[: len(data) // 2])
-    with ptinspect.open(folder) as document, pytest.raises(ptinspect.PtInspectError):
+    with ptinspect.open(folder) as document, pytest.raises(ptinspect.PtInspectError) as caught:
         for info in document.tensors.values():
             info.read()
+    assert caught.value.path == str(folder / "__0_0.distcp")
 
 
 @pytest.mark.parametrize(
@@ -125,6 +126,19 @@ def test_a_value_with_tensors_of_its_own_is_a_warning(tmp_path: Path) -> None:
         assert list(document.tensors) == ["w"]
         messages = [warning.message for warning in document.warnings]
     assert "'pair' is a value with tensors of its own, which are not read" in messages
+
+
+def test_conjugated_and_negated_tensors_have_the_values_that_torch_shows(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    checkpoint = pytest.importorskip("torch.distributed.checkpoint")
+    numbers = torch.tensor([1 + 2j, -3.5 - 0j, complex("inf+nanj")], dtype=torch.complex128)
+    tensors = {"conj": numbers.conj(), "neg": numbers.clone().conj().imag}
+    assert tensors["conj"].is_conj() and tensors["neg"].is_neg()
+    checkpoint.save(dict(tensors), checkpoint_id=tmp_path / "dcp")
+    with ptinspect.open(tmp_path / "dcp") as document:
+        for info in document.tensors.values():
+            logical = tensors[info.key].resolve_conj().resolve_neg()
+            assert info.read() == logical.numpy().tobytes()
 
 
 def test_large_pieces_are_copied_from_file_to_file(tmp_path: Path) -> None:

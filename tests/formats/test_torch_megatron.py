@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,21 @@ def test_convert_takes_one_rank_and_never_joins(folder: Path, tmp_path: Path) ->
     assert result.exit_code == 0, result.stderr
     saved = torch.load(tmp_path / "out.pt")
     assert list(saved) == ["layers.0.weight", "norm.weight"] and saved["norm.weight"].shape == (3,)
+
+
+def test_the_call_to_load_is_that_for_a_file_of_a_rank(folder: Path) -> None:
+    call = json.loads(run("show", "-f", "json", folder).stdout)["load"]["call"]
+    loaded = eval(call, {"torch": torch})
+    assert loaded["iteration"] == 20
+
+
+def test_a_harmful_pickle_of_one_rank_is_shown(folder: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple[object, ...]:
+            return os.system, ("echo harm",)
+
+    torch.save({"model": {}, "x": Evil()}, folder / STEP / "mp_rank_01/model_optim_rng.pt")
+    assert json.loads(run("show", "-f", "json", folder).stdout)["load"]["call"] is None
 
 
 def test_a_missing_rank_is_named(folder: Path) -> None:

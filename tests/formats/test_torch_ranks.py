@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -105,6 +107,37 @@ def test_padding_is_left_out_and_named(folder: Path) -> None:
     assert any("1 rows of padding of 'model.rows'" in message for message in messages)
 
 
+def test_what_only_another_file_has_is_part_of_the_whole(folder: Path) -> None:
+    change(
+        folder / NAMES[1], lambda name, data: data.replace(b"X\x04\0\0\0same", b"X\x04\0\0\0late")
+    )
+    with ptinspect.open(folder) as document:
+        values = {info.path: info.read() for info in document.tensors.values()}
+        assert not document.warnings
+    assert values["model", "late"] == values["model", "same"]
+
+
+class Evil:
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.system, ("echo harm",)
+
+
+def test_no_file_is_loaded_if_the_pickle_of_one_rank_is_harmful(folder: Path) -> None:
+    harm = pickle.dumps({"x": Evil()}, protocol=2)
+    change(folder / NAMES[1], lambda name, data: harm if name == "data.pkl" else data)
+    assert json.loads(run("show", "-f", "json", folder).stdout)["load"]["call"] is None
+    assert "do not load it" in run("show", folder).stdout
+    assert run("scan", folder).exit_code == 1
+    assert run("convert", folder, folder / "out.pt", "--to", "same").exit_code == 2
+    assert not (folder / "out.pt").exists()
+
+
+def test_the_call_to_load_is_that_for_the_converted_file() -> None:
+    load = json.loads(run("show", "-f", "json", LESSON).stdout)["load"]
+    assert load["call"].startswith('torch.load("model.pt")  # written by: ptinspect convert ')
+    assert load["weights_only"] is True
+
+
 BAD: list[tuple[str, bytes, bytes, str]] = [
     ("other sizes in one file", b"K\x05K\x03\x86", b"K\x06K\x03\x86", "another shape"),
     ("unknown placement", b"Replicate\n", b"Partially\n", "is placed by Partially"),
@@ -154,6 +187,10 @@ def test_the_files_of_real_processes_are_what_torch_gathers(
     with ptinspect.open(tmp_path / f"model_world_size_{world}_rank_0.pt") as document:
         tensors = {info.path: info for info in document.tensors.values()}
         assert tensors.keys() == expected.keys()
+        if kind == "dtensor":
+            (others,) = (warning for warning in document.warnings if warning.kind == "rank-values")
+            assert others.message.endswith("are shown: model.process")
+            assert tensors["model", "frozen"].tensor.requires_grad is False
         for path, tensor in expected.items():
             assert tensors[path].shape == tuple(tensor.shape)
             assert torch.equal(tensors[path].torch(), tensor), path

@@ -18,6 +18,7 @@ Every element of a tensor must be in exactly one piece: this is checked before a
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -93,10 +94,15 @@ class TorchDcp(PicklelessArchive):
     def open_place(self, place: _Place) -> Archive:
         """Open the file of torch.save that a piece or value is. DamagedError if it is missing or
         truncated, UnsupportedError for unknown compressions."""
-        part: Source = SliceSource(self.file(place.path), place.start, place.length)
-        for transform in reversed(place.transforms):
-            part = undo_transform(part, transform, self.limits)
-        return self._open_archive(part, self.limits)
+        source = self.file(place.path)
+        try:
+            part: Source = SliceSource(source, place.start, place.length)
+            for transform in reversed(place.transforms):
+                part = undo_transform(part, transform, self.limits)
+            return self._open_archive(part, self.limits)
+        except PtInspectError as error:
+            error.path = error.path or source.path
+            raise
 
     def open_piece(self, place: _Place, dtype: DType, shape: tuple[int, ...]) -> list[Elements]:
         """Return the elements of a piece. DamagedError if they are not what `.metadata` says."""
@@ -119,6 +125,11 @@ class TorchDcp(PicklelessArchive):
         """See `Archive.size`."""
         paths = [os.path.join(self.folder, path) for path in self.paths]
         return self.source.size + sum(os.path.getsize(p) for p in paths if os.path.isfile(p))
+
+    @property
+    def files(self) -> Sequence[Source]:
+        """See `Archive.files`."""
+        return [self.source, *self._files.values()]
 
     def close(self) -> None:
         """See `Archive.close`."""

@@ -7,7 +7,7 @@ element of the tensor is in exactly one piece.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import product
 from math import prod
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from ptinspect.dtypes import DType, dtype_by_name, dtype_of_class
 from ptinspect.errors import DamagedError, LimitError
 from ptinspect.formats.archive import CHUNK, Archive, Span
-from ptinspect.pickling.pyobjects import as_sequence, function_path
+from ptinspect.pickling.pyobjects import as_mapping, as_sequence, function_path
 from ptinspect.pickling.values import Call, Global, PersistentId, Value
 from ptinspect.text import bounded_repr, printable_name
 
@@ -31,6 +31,8 @@ BLOCK = 1 << 20
 
 _REBUILD = {f"torch._utils._rebuild_tensor{version}" for version in ("", "_v2", "_v3")}
 _PARAMETER = "torch._utils._rebuild_parameter"
+_OTHER_SIGN = bytes(byte ^ 0x80 for byte in range(256))
+"""The last byte of a number, little-endian, with the sign changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,7 +225,24 @@ def locate(archive: Archive, value: Value, name: str) -> Elements:
             for numbers in product(*map(range, shape))
         )
         data = b"".join([raw[start * size : (start + 1) * size] for start in starts])
+    bits = as_mapping(args[-1]) or {}
+    if bits.get("conj") is True or bits.get("neg") is True:
+        begin = offset * dtype.itemsize
+        if data is None:
+            data = owner.read(span, begin, begin + prod(shape) * dtype.itemsize)
+        data = _logical_bytes(data, dtype, bits)
     return Elements(owner, span, dtype, shape, offset * dtype.itemsize, data, str(pid[2]))
+
+
+def _logical_bytes(data: bytes, dtype: DType, bits: Mapping[Value, Value]) -> bytes:
+    """Return elements with torch's bits `conj` and `neg` applied, which change signs."""
+    values, size = bytearray(data), dtype.itemsize
+    if bits.get("conj") is True:
+        values[size - 1 :: size] = values[size - 1 :: size].translate(_OTHER_SIGN)
+    if bits.get("neg") is True:
+        part = size // 2 if dtype.name.startswith("complex") else size
+        values[part - 1 :: part] = values[part - 1 :: part].translate(_OTHER_SIGN)
+    return bytes(values)
 
 
 def sizes_of(value: Value, name: str) -> tuple[int, ...]:

@@ -37,7 +37,7 @@ from ptinspect.formats.torch.pieces import (
 )
 from ptinspect.limits import LIMITS, Limits
 from ptinspect.pickling.pyobjects import as_mapping, as_sequence, attributes_of, class_path
-from ptinspect.pickling.values import Call, Global, Value, key_value
+from ptinspect.pickling.values import Call, Global, PersistentId, Value, key_value
 from ptinspect.text import bounded_repr, join_names, printable_name
 
 if TYPE_CHECKING:
@@ -71,8 +71,8 @@ class _Shards(NamedTuple):
     shape: tuple[int, ...]
     boxes: list[Box]
     own: list[tuple[Box, Value]]
-    device: str = "cpu"
     is_parameter: bool = False
+    requires_grad: bool = True
 
 
 def is_rank_file(archive: Archive) -> bool:
@@ -139,9 +139,7 @@ def _join(archive: RankFiles, ranks: Sequence[int], missing: list[str]) -> None:
         if path in leaves[0]:
             container, key, _ = leaves[0][path]
             container[key] = value
-        elif len(path) == 1:
-            (as_mapping(first.root) or {})[path[0]] = value
-        else:
+        elif not _insert(first.root, path, value):
             others.append(name)
     if others:
         text = f"ranks have other values, those of rank {ranks[0]} are shown: {join_names(others)}"
@@ -168,10 +166,32 @@ def _leaves(root: Value) -> dict[tuple[Value, ...], tuple[Any, Value, Value]]:
     return leaves
 
 
-def _differ(a: Value, b: Value) -> bool:
-    """Return True if two plain values surely differ."""
-    plain = (str, int, float, bool, type(None))
-    return type(a) is not type(b) or (isinstance(a, plain) and a != b)
+def _insert(root: Value, path: tuple[Value, ...], value: Value) -> bool:
+    """Insert what only other files have; False if the first file has no dict for it."""
+    for key in path[:-1]:
+        items = as_mapping(root)
+        root = items.get(key) if items else None
+    items = as_mapping(root)
+    if not items or path[-1] in items:
+        return False
+    items[path[-1]] = value
+    return True
+
+
+def _differ(a: Value, b: Value, depth: int = 8) -> bool:
+    """Return True if two plain values, or tuples and sets of them, surely differ."""
+    items, others = as_sequence(a), as_sequence(b)
+    if type(a) is not type(b) or not depth:
+        return bool(depth)
+    if items is not None and others is not None:
+        return len(items) != len(others) or any(
+            _differ(*pair, depth - 1) for pair in zip(items, others, strict=True)
+        )
+    if isinstance(a, Call) and isinstance(b, Call):
+        return _differ(a.args, b.args, depth - 1)
+    if isinstance(a, float) and a != a:
+        return b == b
+    return isinstance(a, (str, bytes, int, float)) and a != b
 
 
 def _describe(archive: Archive, value: Value, name: str) -> _Shards | None:
@@ -187,12 +207,14 @@ def _describe(archive: Archive, value: Value, name: str) -> _Shards | None:
         shape = sizes_of(inner[2], bounded_repr(name))
         if kind == "ShardedTensor":
             return _sharded(dtype, shape, args[3], name)
-        return _dtensor(dtype, shape, args[3], name)
+        return _dtensor(dtype, shape, args[3], name)._replace(requires_grad=inner[7] is True)
     if function in ("_rebuild_tensor_v2", "_rebuild_tensor_v3", "_rebuild_parameter"):
         elements = locate(archive, value, bounded_repr(name))
         box = ((0,) * len(elements.shape), elements.shape)
-        is_parameter = function == "_rebuild_parameter"
-        return _Shards(elements.dtype, elements.shape, [box], [(box, value)], "cpu", is_parameter)
+        shards = _Shards(elements.dtype, elements.shape, [box], [(box, value)])
+        if function != "_rebuild_parameter":
+            return shards
+        return shards._replace(is_parameter=True, requires_grad=args[1] is True)
     return None
 
 
@@ -238,9 +260,8 @@ def _dtensor(dtype: DType | None, shape: tuple[int, ...], state: Value, name: st
     if coordinate not in boxes:
         raise DamagedError(f"{bounded_repr(name)} is of a process outside its mesh")
     local = attributes.get("_local_tensor")
-    device = str(mesh_fields.get("_device_type") or mesh_fields.get("device_type") or "cpu")
     return _Shards(
-        dtype, shape, list(dict.fromkeys(boxes.values())), [(boxes[coordinate], local)], device,
+        dtype, shape, list(dict.fromkeys(boxes.values())), [(boxes[coordinate], local)],
         attributes.get("_is_param") is True,
     )  # fmt: skip
 
@@ -335,10 +356,20 @@ def _whole_tensor(
         pieces.append(Piece(*box, path, opener))
     real = check_cover(name, first.shape, pieces)
     archive.spans[name] = PiecedSpan(first.dtype, first.shape, real)
-    call = dense_tensor(name, first.dtype, first.shape, first.device)
+    call = dense_tensor(name, first.dtype, first.shape, _device(first))
     if first.is_parameter:
-        call = Call(_REBUILD_PARAMETER, (call, True, ordered_dict({})), "REDUCE", 0)
+        args = call, first.requires_grad, ordered_dict({})
+        call = Call(_REBUILD_PARAMETER, args, "REDUCE", 0)
     return call
+
+
+def _device(shards: _Shards) -> str:
+    """Return the device of the first tensor that a file has itself."""
+    value = shards.own[0][1] if shards.own else None
+    while isinstance(value, Call) and value.args:
+        value = value.args[0]
+    fields = value.value if isinstance(value, PersistentId) else ()
+    return str(fields[3]) if isinstance(fields, tuple) and len(fields) > 3 else "cpu"
 
 
 def _without_padding(archive: RankFiles, elements: Elements, box: Box, name: str) -> Elements:
