@@ -106,12 +106,12 @@ def convert(
     return ConversionReport.of_plans(source, plans, written=written, verified=verify and written)
 
 
-def find_refusal(path: str, to: str) -> PtInspectError | None:
+def find_refusal(path: str, to: str, *, all_entries: bool = False) -> PtInspectError | None:
     """Return the error with which `convert` refuses a file, before it is advised; None if it works.
     An output that exists is no reason."""
     with shell_options():
         try:
-            convert(path, to=to, force=True, dry_run=True)
+            convert(path, to=to, all_entries=all_entries, force=True, dry_run=True)
         except PtInspectError as error:
             return error
     return None

@@ -93,7 +93,7 @@ def stub_of(document: Document, options: StubOptions | None = None) -> str:
     """Return the stub of an open file."""
     with add_error_path(document.path):
         is_whole = options is None or (options.entry, options.class_name) == (None, None)
-        if document.archive.format == "torchscript" and is_whole:
+        if document.archive.format == "torchscript" and is_whole and document.archive.record:
             from ptinspect.stubs.torchscript import torchscript_stub
 
             return torchscript_stub(document, _sha256(document))
@@ -188,7 +188,7 @@ def stub_content(document: Document, options: StubOptions) -> StubContent:
         safe_globals=safe_globals,
         imports=imports,
         load_call=_load_call(document),
-        is_convertible=bool(safe_globals.blockers) and _is_convertible(document),
+        convert_command=_convert_command(document) if safe_globals.blockers else "",
         alternatives=model.alternatives if model is not None else [],
         unwritten=[text for text in objects.unwritten if text not in assigned],
         zeroed=list(objects.zeroed),
@@ -212,6 +212,13 @@ def _refuse_programs(document: Document) -> None:
         raise UnsupportedError(
             "a program of torch.export has a graph and no classes",
             hint=f"torch.export.load({python_literal(document.path)}).module() is a module",
+        )
+    if document.archive.format == "torchscript" and document.archive.record is None:
+        path, command = document.path, _convert_command(document)
+        weights = command.replace("convert", f"convert {shell_word(path)} --to state_dict")
+        raise UnsupportedError(
+            "a TorchScript program of torch 1.0 to 1.2 does not record its classes",
+            hint=f"{weights}  # then load them into the model's own class" if command else None,
         )
     if document.archive.format == "torchscript":
         raise UnsupportedError(
@@ -249,14 +256,18 @@ def _build_description(
     return f"{what}, with untrained numbers."
 
 
-def _is_convertible(document: Document) -> bool:
-    """Return True if `ptinspect convert` writes the file's model."""
+def _convert_command(document: Document) -> str:
+    """Return the command that writes the file's models without their classes; "" if none does."""
     from ptinspect.conversion.convert_file import find_refusal
 
     if not document.modules and not document.contents.state_dicts:
-        return False
-    can_be_read_again = os.path.exists(document.path)
-    return not can_be_read_again or find_refusal(document.path, "state_dict") is None
+        return ""
+    if not os.path.exists(document.path):  # it cannot be read again
+        return "ptinspect convert"
+    if find_refusal(document.path, "state_dict") is None:
+        return "ptinspect convert"
+    every = find_refusal(document.path, "state_dict", all_entries=True) is None
+    return "ptinspect convert --all-entries" if every else ""
 
 
 def _sha256(document: Document) -> str:

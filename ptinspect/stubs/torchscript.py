@@ -75,11 +75,6 @@ def torchscript_stub(document: Document, sha256: str) -> str:
         UnsupportedError: the code has no Python syntax, or its objects refer to each other.
     """
     archive: TorchScript = document.archive  # type: ignore[assignment]
-    if archive.record is None:
-        raise UnsupportedError(
-            "a TorchScript program of torch 1.0 to 1.2 does not record its classes",
-            hint="convert it: the weights can be loaded into the model's own class",
-        )
     definitions = parse_definitions(archive)
     version = (archive.version or "").strip()
     translation = Translation(definitions, int(version) if version.isdecimal() else 10)

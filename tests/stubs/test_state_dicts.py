@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import collections
 from pathlib import Path
 
 import pytest
 
+import ptinspect
 from ptinspect.stubs import stub
 from tests.conftest import FIXTURES
 
@@ -200,3 +202,17 @@ def test_convert_is_advised_only_if_it_works(name: str, works: bool) -> None:
     text = stub(FIXTURES / name)
     assert "weights_only cannot load it" in text
     assert ("`ptinspect convert`" in text) is works
+
+
+def test_of_several_models_convert_is_advised_for_all(tmp_path: Path) -> None:
+    file = tmp_path / "in.pt"
+    models = {"generator": {"a.weight": torch.ones(2)}, "critic": {"b.weight": torch.ones(3)}}
+    torch.save({**models, "recent": collections.deque([1.0])}, file)
+    text = stub(file)
+    assert "a filled collections.deque" in text
+    line = "`ptinspect convert --all-entries` writes files that weights_only can load."
+    assert f"\n{line}\n" in text
+    ptinspect.convert(file, to="state_dict", all_entries=True)
+    for name, state_dict in models.items():
+        written = torch.load(tmp_path / f"in_{name}_state_dict.pt")
+        assert written.keys() == state_dict.keys()

@@ -47,7 +47,7 @@ class StubContent:
         root: what `build()` returns, or None if there is nothing to build.
         root_statements: what `build()` sets on the root.
         load_call: the line of Python that loads the file with SAFE_GLOBALS.
-        is_convertible: `ptinspect convert` has a model to write.
+        convert_command: the command that writes the models without their classes, or "".
         alternatives: for a state_dict, in words, what its modules could be instead.
         unwritten, zeroed: see `ObjectGraph`.
         selected: the class that was asked for. `left_out` are the paths of all others.
@@ -65,7 +65,7 @@ class StubContent:
     safe_globals: SafeGlobals
     imports: ImportTable
     load_call: str
-    is_convertible: bool
+    convert_command: str
     alternatives: list[str]
     unwritten: list[str]
     zeroed: list[str]
@@ -285,8 +285,9 @@ def _loading(content: StubContent) -> list[str]:
     safe, call = content.safe_globals, content.load_call
     if safe.blockers:
         lines = _listed("weights_only cannot load it, because it contains", safe.blockers)
-        if content.is_convertible:
-            lines.append("`ptinspect convert` writes a file that weights_only can load.")
+        if content.convert_command:
+            files = "files" if content.convert_command.endswith("--all-entries") else "a file"
+            lines.append(f"`{content.convert_command}` writes {files} that weights_only can load.")
         if "map_location" in call and call.startswith("torch.load("):
             options = "" if "weights_only" in call else ", weights_only=False"
             lines += ["Without weights_only:", f"    {call[:-1]}{options})"]
