@@ -40,7 +40,6 @@ from ptinspect.stubs.collect.values import (
     zeros,
 )
 from ptinspect.stubs.torchscript_code import (
-    DUNDER_METHODS,
     HELPERS,
     MAX_DEPTH,
     MODULE_NAMES,
@@ -49,6 +48,7 @@ from ptinspect.stubs.torchscript_code import (
     depth_exceeds,
     dotted_path,
     is_plain_constant,
+    method_name,
     parsed,
 )  # fmt: skip
 from ptinspect.text import read_sections
@@ -219,7 +219,7 @@ class Translation:
         hooks = False
         for item in node.body:
             if isinstance(item, ast.FunctionDef):
-                if is_attribute(item.name) or item.name in DUNDER_METHODS:
+                if method_name(item.name) is not None:
                     body.append(self._function(item, True, hooks and item.name == "forward"))
             elif isinstance(item, ast.Assign) and isinstance(item.targets[0], ast.Name):
                 name = item.targets[0].id

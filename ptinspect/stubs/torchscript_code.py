@@ -47,6 +47,7 @@ MODULE_NAMES = _words("modules")
 HELPERS = tuple(name for name in templates() if name.startswith("_"))
 """Functions that a stub contains if it calls them."""
 _TAKEN = MODULE_NAMES | set(HELPERS) | EXCEPTIONS | _words("builtins")
+_SCALARS = ("number", "int", "float")
 _SIMPLE_NODES = (
     ast.Pass, ast.Expr, ast.Return, ast.Assign, ast.For, ast.While, ast.With, ast.withitem,
     ast.Subscript, ast.Slice, ast.Tuple, ast.List, ast.Dict, ast.UnaryOp, ast.unaryop, ast.Add,
@@ -123,7 +124,7 @@ class FunctionTranslator(ast.NodeTransformer):
             defaults.append(default)
         new = ast.arguments([], args, None, [], [], None, defaults)
         body += self.block(node.body)
-        return _function(node.name, new, body, self.type(node.returns))
+        return _function(method_name(node.name) or node.name, new, body, self.type(node.returns))
 
     def _collect_locals(self, node: ast.FunctionDef) -> None:
         """Find the names that the function binds, and those bound once, to a function."""
@@ -276,12 +277,13 @@ class FunctionTranslator(ast.NodeTransformer):
         if not isinstance(node.func, ast.Attribute) or node.keywords:
             raise Untranslatable("a call")
         name, receiver = node.func.attr, self.visit(node.func.value)
-        if not is_attribute(name) and name not in DUNDER_METHODS:
+        method = method_name(name)
+        if method is None:
             raise Untranslatable(f"the method {name}")
         is_self = isinstance(node.func.value, ast.Name) and node.func.value.id == "self"
         if name not in ("forward", "tolist") and not is_self:
             receiver = _call("_own", [receiver])
-        return _call(ast.Attribute(receiver, name, ast.Load()), self._args(node))
+        return _call(ast.Attribute(receiver, method, ast.Load()), self._args(node))
 
     def _args(self, node: ast.Call) -> list[ast.expr]:
         return [self.visit(item) for item in node.args]
@@ -312,6 +314,9 @@ class FunctionTranslator(ast.NodeTransformer):
             return _call(name, [_call("_text", [item]) for item in self._args(node)])
         if name == "isinstance" and len(args) == 2:
             return _call(name, [self.visit(args[0]), self._plain_type(args[1])])
+        if name == "annotate" and len(args) == 2 and dotted_path(args[0]) in _SCALARS:
+            value = self.visit(args[1])  # torch turns a tensor of one element into its number
+            return value if is_plain_constant(value) else _call("_scalar", [value])
         return self._filled(name, node)
 
     def _plain_type(self, node: ast.expr) -> ast.expr:
@@ -370,6 +375,16 @@ class FunctionTranslator(ast.NodeTransformer):
         filler = _Filler({key: self.visit(arg) for key, arg in values.items() if key in rule})
         result: ast.expr = filler.visit(tree)
         return result
+
+
+def method_name(name: str) -> str | None:
+    """Return the name of a method in the stub, or None if it has none.
+
+    The functions of a property are `__size_getter` and `__size_setter`, which Python would mangle.
+    """
+    if name.startswith("__") and name.endswith(("_getter", "_setter")) and is_identifier(name):
+        return f"property{name[1:]}"
+    return name if is_attribute(name) or name in DUNDER_METHODS else None
 
 
 def _call(func: ast.expr | str, args: list[ast.expr]) -> ast.Call:

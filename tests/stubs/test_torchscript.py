@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -24,7 +25,7 @@ MORE = (
     "any", "fork", "frozen", "frozen_buf", "optimized", "function", "traced_function", "dynamic",
     "dynamic_trace", "trace_module", "qlstm", "q16", "static_frozen", "static_trace", "half",
     "double", "packed", "nums", "strs", "lists", "idx", "enum2", "types", "many", "dec",
-    "dec_trace",
+    "dec_trace", "properties", "numbers_trace",
 )  # fmt: skip
 
 
@@ -60,6 +61,22 @@ def test_the_lessons_stub_reads_like_the_module() -> None:
     assert '_tensor(tensors, "layer.weight", torch.zeros(1, 2))' in source
     assert source.index("class Linear") < source.index("class CustomModel")
     assert source == ptinspect.stub(LESSON)
+
+
+@pytest.mark.parametrize("options", [[], ["--class", "Net"], ["--package", "net"]])
+def test_a_program_without_its_classes_is_refused_with_a_command_that_works(
+    options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(FIXTURES / "others/torchscript-1.0.pt", tmp_path / "old.pt")
+    monkeypatch.chdir(tmp_path)
+    result = run("stub", "old.pt", *options)
+    assert result.exit_code == 2
+    problem, command = result.stderr.splitlines()
+    assert problem.endswith("of torch 1.0 to 1.2 does not record its classes")
+    command, _, comment = command.partition("  # ")
+    assert command.split() == ["ptinspect", "convert", "old.pt", "--to", "state_dict"]
+    assert comment == "then load them into the model's own class"
+    assert run(*command.split()[1:]).exit_code == 0
 
 
 def test_hooks_are_not_left_out_in_silence(tmp_path: Path) -> None:

@@ -829,6 +829,60 @@ MODELS |= {
 }
 
 
+@torch.jit.script
+class Sized:
+    def __init__(self, size: int):
+        self.size = size
+
+    @property
+    def twice(self) -> int:
+        return 2 * self.size
+
+    @twice.setter
+    def twice(self, value: int):
+        self.size = value // 2
+
+
+class Properties(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale = 3.0
+
+    @property
+    def factor(self) -> float:
+        return self.scale + 1.0
+
+    def forward(self, x, n: int):
+        sized = Sized(n)
+        before = sized.twice
+        sized.twice = 9
+        return x * self.factor, before, sized.twice, sized.size
+
+
+class Numbers(nn.Module):
+    """Tensors that tracing passes where torch wants numbers."""
+
+    def forward(self, x):
+        n = x.shape[-1]
+        places = torch.arange(n, device=x.device)
+        steps = torch.arange(1, n + 1, 2)
+        return (
+            places,
+            steps,
+            torch.full((2,), n),
+            torch.eye(n),
+            torch.linspace(0, 1, n),
+            x.clamp(max=n),
+        )
+
+
+MODELS["properties"] = lambda: (S(Properties()), [(row, 4)])
+MODELS["numbers_trace"] = lambda: (
+    T(Numbers(), torch.randn(2, 3)),
+    [(torch.randn(2, 3),), (torch.randn(4, 6),)],
+)
+
+
 def main(folder, *names):
     for name in names:
         torch.manual_seed(0)
