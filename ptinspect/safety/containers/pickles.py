@@ -16,7 +16,7 @@ from ptinspect.formats.archive import class_sources, declared_storages
 from ptinspect.formats.torch.legacy import MAGIC, PROTOCOL, locate_storages
 from ptinspect.pickling.machine import run
 from ptinspect.pickling.opcodes import BY_CODE
-from ptinspect.pickling.pyobjects import constructor_arguments, resolve_global
+from ptinspect.pickling.pyobjects import constructor_arguments, function_path, resolve_global
 from ptinspect.pickling.state import Recorder
 from ptinspect.pickling.values import Blob, Call
 from ptinspect.safety.analysis.memory import holds_objects, item_size
@@ -49,6 +49,9 @@ _LEGACY_PICKLES = 5
 """Pickles of torch's legacy format in front of the storages."""
 
 _JOBLIB_WRAPPER = "joblib.numpy_pickle.NumpyArrayWrapper"
+
+_STRING_DTYPE = "numpy._core._internal._convert_to_stringdtype_kwargs"
+"""The function that returns numpy's StringDType, whose arrays are pickled like those of objects."""
 
 _ZERO_TAIL = 1 << 20
 """Bytes behind the last pickle that are examined for being zero."""
@@ -103,7 +106,8 @@ class JoblibRecorder(Recorder):
         if not isinstance(attributes, dict) or constructor_arguments(wrapper):
             raise m.damaged("an array's wrapper is not as joblib writes it")
         dtype, shape = attributes.get("dtype"), attributes.get("shape")
-        size = item_size(dtype)
+        is_string = isinstance(dtype, Call) and function_path(dtype) == _STRING_DTYPE
+        size = 0 if is_string else item_size(dtype)
         if size is None:
             raise m.damaged("an array's dtype is invalid")
         if holds_objects(dtype):
