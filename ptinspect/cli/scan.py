@@ -81,6 +81,7 @@ def command(
     """
     from ptinspect.safety.report import (
         exit_code,
+        is_listed,
         json_text,
         sarif_text,
         text_lines,
@@ -102,7 +103,12 @@ def command(
                 progress=progress,
             )
         if output_format == "json" or (output_format == "text" and not quiet):
-            reports = [_drop_failing_advice(report) for report in reports]
+            reports = [
+                _drop_failing_advice(report)
+                if output_format == "json" or is_listed(report, len(reports) > 1, verbose=verbose)
+                else report
+                for report in reports
+            ]
         several = len(paths) > 1 or len(reports) != 1 or os.path.isdir(paths[0])
         skipped = left_out_text(left_out)
         if output_format == "json":

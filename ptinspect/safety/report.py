@@ -255,6 +255,16 @@ def unused_names(reports: Iterable[ScanReport], allow: Iterable[str]) -> Iterato
 # --- text ---------------------------------------------------------------------------------
 
 
+def is_listed(
+    report: ScanReport, several: bool, *, verbose: bool = False, quiet: bool = False
+) -> bool:
+    """Return True if the text lists a report, one of several or the only one; see `text_lines`."""
+    if report.verdict != CLEAN:
+        return True
+    was_lifted = any(note.startswith(ALLOWED) for note in report.notes)
+    return not quiet and (not several or was_lifted or (verbose and not report.skipped))
+
+
 def text_lines(
     reports: Sequence[ScanReport],
     left_out: str = "",
@@ -275,9 +285,7 @@ def text_lines(
     """
     several = len(reports) > 1
     for report in sorted(reports, key=lambda report: SEVERITY[report.verdict]):
-        was_lifted = any(note.startswith(ALLOWED) for note in report.notes)
-        is_listed = not several or was_lifted or (verbose and not report.skipped)
-        if report.verdict == CLEAN and (quiet or not is_listed):
+        if not is_listed(report, several, verbose=verbose, quiet=quiet):
             continue
         verdict = "skipped" if report.skipped else report.verdict
         in_words = report.format == "unknown" or report.skipped

@@ -340,3 +340,23 @@ def test_a_folder_with_nothing_but_links_to_folders_is_not_scanned(tmp_path: Pat
     (tmp_path / "links").mkdir()
     (tmp_path / "links" / "model").symlink_to(tmp_path / "other")
     assert "1 link to a folder" in run(tmp_path / "links", code=2)
+
+
+def test_advice_is_tried_only_where_it_is_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch = pytest.importorskip("torch")
+    tried: list[str] = []
+    monkeypatch.setattr(
+        "ptinspect.conversion.convert_file.find_refusal", lambda path, to: tried.append(path)
+    )
+    paths = [str(tmp_path / name) for name in ("a.pt", "b.pt")]
+    for path in paths:
+        torch.save(torch.nn.Linear(2, 2), path)
+    assert run(*paths, code=0) == "2 files: 2 clean\n"
+    assert run("-q", "-v", *paths, code=0) == ""
+    assert tried == []
+    assert run("-v", *paths, code=0).count("ptinspect convert") == 2
+    read(*paths)
+    run(paths[0])
+    assert tried == [*paths, *paths, paths[0]]
