@@ -114,3 +114,35 @@ def test_tensors_within_the_keys_of_the_file_s_dict(tmp_path: Path, ordered: boo
     assert (name, zeros.tolist(), twos.tolist()) == ("a", [0, 0, 0], [2, 2, 2])
     ones, number, threes = loaded.values()
     assert (ones.tolist(), number, threes.tolist()) == ([1, 1, 1], 1, [3, 3, 3])
+
+
+class Ordered:
+    """Pickled as an OrderedDict, with any arguments and state."""
+
+    def __init__(self, args: Any, state: Any, items: dict[Any, Any]) -> None:
+        self.reduced = (OrderedDict, args, state, None, iter(items.items()))
+
+    def __reduce__(self) -> Any:
+        return self.reduced
+
+
+@pytest.mark.parametrize("to", ["same", "state_dict", "checkpoint"])
+def test_tensors_in_arguments_and_state_of_an_ordered_dict(tmp_path: Path, to: str) -> None:
+    first, second, third = (torch.full((2,), float(number)) for number in range(3))
+    value = Ordered(([["a", first], ["d", first]],), {"e": third}, {"a": third, "b": second})
+    torch.save(value, tmp_path / "a.pt")
+    ptinspect.convert(tmp_path / "a.pt", tmp_path / "b.pt", to=to, verify=True)
+    loaded = torch.load(tmp_path / "b.pt", weights_only=False)
+    loaded = loaded.get("model_state_dict", loaded)
+    assert {key: item.tolist() for key, item in loaded.items()} == {
+        "a": [2, 2], "d": [0, 0], "b": [1, 1],
+    }  # fmt: skip
+    assert loaded.e.tolist() == [2, 2]
+
+
+def test_tensors_in_an_unusual_state_of_an_ordered_dict(tmp_path: Path) -> None:
+    state = (torch.ones(2), torch.zeros(2))  # torch.load refuses it
+    torch.save(Ordered((), state, {"a": torch.ones(3)}), tmp_path / "a.pt")
+    ptinspect.convert(tmp_path / "a.pt", tmp_path / "b.pt", to="same", verify=True)
+    with ptinspect.open(tmp_path / "b.pt") as document:
+        assert document.check() is None

@@ -23,12 +23,12 @@ from ptinspect.conversion.output.storage_layout import (
 from ptinspect.document.tensor import Tensor
 from ptinspect.document.tensors import REBUILD_FROM_TYPE, REBUILD_PARAMETERS
 from ptinspect.dtypes import DTYPES, STORAGE_ITEMSIZE, is_untyped
+from ptinspect.errors import UnsupportedError
 from ptinspect.formats.safetensors import ordered_dict
 from ptinspect.pickling.numpy_objects import contiguous_strides
 from ptinspect.pickling.pyobjects import (
     ORDERED_DICT,
     as_mapping,
-    attributes_of,
     function_path,
 )
 from ptinspect.pickling.values import (
@@ -138,10 +138,13 @@ class ObjectGraph:
                 self._bare_storages[id(pid)] = reference
             return ()
 
-        is_ordered_dict = isinstance(value, Call) and function_path(value) == ORDERED_DICT
+        is_ordered_dict = (
+            isinstance(value, Call) and function_path(value) == ORDERED_DICT and not value.args
+        )
         if document is self._first and (is_ordered_dict or isinstance(value, dict)):
             # Most of a state_dict are tensors in which nothing is left to traverse.
-            rest: list[Value] = [attributes_of(value)] if isinstance(value, Call) else []
+            changes = value.changes if isinstance(value, Call) else None
+            rest: list[Value] = [*changes.states] if changes else []
             for key, item in (as_mapping(value) or {}).items():
                 if type(key) is not str:
                     rest.append(key_value(key))
@@ -301,7 +304,10 @@ class ObjectGraph:
         """Return the id of a storage that the source refers to as such."""
         reference = self._bare_storages.get(id(pid))
         if reference is None:
-            return pid.value
+            if pid.offset and self._first and self._first.storage_of(pid):
+                # It was not collected. Its key may be that of another storage of the output.
+                raise UnsupportedError("a storage is at a place where convert does not look")
+            return pid.value  # of a tensor that is written
         name = "" if is_untyped(reference.type) else reference.dtype.name
         kind = _STORAGE_GLOBALS.get(name, _UNTYPED_STORAGE)
         return self._storage_id(self._layout.by_source[id(reference.storage)], kind)
