@@ -78,6 +78,12 @@ def test_a_harmful_pickle_of_one_rank_is_shown(folder: Path) -> None:
     assert json.loads(run("show", "-f", "json", folder).stdout)["load"]["call"] is None
 
 
+def test_the_file_of_the_distributed_optimizer_is_named(folder: Path) -> None:
+    torch.save({"0": torch.ones(2)}, folder / STEP / "mp_rank_00/distrib_optim.pt")
+    shown = run("show", folder).stdout
+    assert "files of torch.save that are not read: mp_rank_00/distrib_optim.pt" in shown
+
+
 def test_a_missing_rank_is_named(folder: Path) -> None:
     (folder / STEP / "mp_rank_01/model_optim_rng.pt").unlink()
     (folder / STEP / "mp_rank_01").rmdir()

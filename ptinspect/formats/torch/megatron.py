@@ -3,6 +3,7 @@
     latest_checkpointed_iteration.txt               the newest iteration, or "release"
     iter_0000020/mp_rank_TT[_PPP][_EEE]/model_optim_rng.pt
                                                     tensor, pipeline and expert rank
+    …/distrib_optim.pt                              the distributed optimizer: named, not read
 
 No file records along which dimension a tensor was cut, so the ranks' tensors are not joined: each
 is shown below its folder's name. Source: megatron/training/checkpointing.py of Megatron-LM
@@ -70,11 +71,25 @@ def read_megatron(
     if missing:
         text = f"files are missing: {join_names(map(printable_name, missing), 3)}"
         archive.warnings.append(Finding("missing-file", text))
+    others = _other_files(folder, files)
+    if others:
+        text = (
+            f"files of torch.save that are not read: {join_names(map(printable_name, others), 3)}"
+        )
+        archive.warnings.append(Finding("not-read", text))
     if len(files) + len(missing) > 1:
         text = "the ranks are shown side by side: no file records along which dimension a tensor"
         text += " was cut, so that they cannot be joined"
         archive.warnings.append(Finding("not-joined", text))
     return archive
+
+
+def _other_files(folder: str, files: list[str]) -> list[str]:
+    """Return the files next to those of the model, such as distrib_optim.pt, which has the state of
+    the distributed optimizer."""
+    ranks = dict.fromkeys(map(os.path.dirname, files))
+    paths = [os.path.join(r, name) for r in ranks for name in os.listdir(os.path.join(folder, r))]
+    return sorted(path for path in paths if path.endswith(".pt") and path not in files)
 
 
 def _missing_ranks(first: Archive, files: list[str]) -> list[str]:
