@@ -54,6 +54,14 @@ def test_the_folder_and_each_file_are_one_document(name: str) -> None:
         assert weight.role == "parameter"
 
 
+def test_a_file_in_the_current_folder_is_named_without_a_folder(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    shown = json.loads(run("show", "-f", "json", NAMES[1]).stdout)
+    assert shown["set"]["files"] == NAMES
+
+
 def test_show_lists_the_pieces_and_convert_writes_the_whole(tmp_path: Path) -> None:
     shown = json.loads(run("show", "-f", "json", LESSON).stdout)
     assert shown["set"] == {"ranks": 2, "files": NAMES, "missing": []}
@@ -78,13 +86,26 @@ def test_a_missing_rank_is_named(folder: Path) -> None:
     assert not (folder / "out.pt").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("model_world_size_2_rank_01.pt", "two files are of rank 1"),
+     ("model_world_size_2_rank_2.pt", "rank 2 is beyond 2 ranks")],
+)  # fmt: skip
+def test_file_names_that_contradict_each_other_are_an_error(
+    name: str, words: str, folder: Path
+) -> None:
+    shutil.copy(folder / NAMES[1], folder / name)
+    result = run("show", folder)
+    assert result.exit_code == 2 and words in result.stderr
+
+
 def test_copies_that_differ_are_an_error(folder: Path) -> None:
     with ptinspect.open(LESSON / NAMES[1]) as document:
         (same,) = (info for info in document.tensors.values() if info.path[-1] == "same")
         value = same.read()
     change(folder / NAMES[1], lambda name, data: bytes(24) if data == value else data)
     result = run("convert", folder, folder / "out.pt", "--to", "same")
-    assert result.exit_code == 2 and "should be the same in" in result.stderr
+    assert result.exit_code == 2 and "'model.same' should be the same in" in result.stderr
     assert not (folder / "out.pt").exists()
 
 

@@ -87,14 +87,18 @@ class Piece:
 
 
 class PiecedSpan(Span):
-    """The bytes of a whole tensor, in C order, put together from its pieces."""
+    """The bytes of a whole tensor, in C order, put together from its pieces. `name` names it in
+    errors."""
 
-    __slots__ = ("dtype", "pieces", "shape")
+    __slots__ = ("dtype", "name", "pieces", "shape")
 
-    def __init__(self, dtype: DType, shape: tuple[int, ...], pieces: list[Piece]) -> None:
+    def __init__(
+        self, dtype: DType, shape: tuple[int, ...], pieces: list[Piece], name: str = "a tensor"
+    ) -> None:
         super().__init__(None, prod(shape) * dtype.itemsize, None, None)
         self.dtype = dtype
         self.shape = shape
+        self.name = name
         self.pieces = sorted(pieces, key=lambda piece: piece.offsets)
 
     def chunks(self, source: Source, start: int, stop: int, size: int) -> Iterator[bytes]:
@@ -103,7 +107,7 @@ class PiecedSpan(Span):
             yield from _assemble(self, start, stop)
             return
         for piece, low, high in self._rows(start, stop):
-            yield from _equal_chunks(piece.open(), low, high, size)
+            yield from _equal_chunks(self.name, piece.open(), low, high, size)
 
     @property
     def _is_in_rows(self) -> bool:
@@ -148,21 +152,24 @@ def _assemble(span: PiecedSpan, start: int, stop: int) -> Iterator[bytes]:
                     opened[number] = piece.open()
                 row = prod(piece.shape[1:]) * span.dtype.itemsize
                 rows = (low - piece.offsets[0]) * row, (high - piece.offsets[0]) * row
-                data = b"".join(_equal_chunks(opened[number], *rows, max(rows[1] - rows[0], 1)))
+                size = max(rows[1] - rows[0], 1)
+                data = b"".join(_equal_chunks(span.name, opened[number], *rows, size))
                 target = memoryview(block)[(low - first) * row_bytes : (high - first) * row_bytes]
                 _copy_rows(target, row_bytes, data, row, _runs(span, piece))
         begin = max(start - first * row_bytes, 0)
         yield bytes(memoryview(block)[begin : stop - first * row_bytes])
 
 
-def _equal_chunks(copies: list[Elements], start: int, stop: int, size: int) -> Iterator[bytes]:
+def _equal_chunks(
+    name: str, copies: list[Elements], start: int, stop: int, size: int
+) -> Iterator[bytes]:
     """Yield bytes of a piece. DamagedError if its copies differ."""
     for chunk in copies[0].chunks(start, stop, size):
         for copy in copies[1:]:
             if b"".join(copy.chunks(start, start + len(chunk))) != chunk:
                 a, b = (os.path.basename(each.archive.source.path) for each in (copies[0], copy))
                 raise DamagedError(
-                    f"a tensor should be the same in {printable_name(a)} and {printable_name(b)},"
+                    f"{name} should be the same in {printable_name(a)} and {printable_name(b)},"
                     " and differs"
                 )
         start += len(chunk)

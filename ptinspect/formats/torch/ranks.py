@@ -104,14 +104,23 @@ def read_ranks(source: Source, open_archive: OpenArchive, limits: Limits = LIMIT
 
 
 def _rank_names(folder: str, name: str) -> tuple[dict[int, str], list[str]]:
-    """Return the files of the ranks that are in the folder, and the names of the others."""
+    """Return the files of the ranks that are in the folder, and the names of the others.
+    DamagedError if two files are of one rank, or a rank is beyond the number in the name."""
     match = _NAME.fullmatch(name)
     assert match is not None
     head, tail = name[: match.start(2)], name[match.end(2) :]
     pattern = re.compile(re.escape(head) + r"(\d{1,6})" + re.escape(tail))
-    found = {int(m[1]): m[0] for other in os.listdir(folder) if (m := pattern.fullmatch(other))}
-    world = int(match[1]) if match[1] else max(found) + 1
-    names = {rank: found[rank] for rank in sorted(found) if rank < world}
+    found: dict[int, str] = {}
+    for file in filter(None, map(pattern.fullmatch, sorted(os.listdir(folder or ".")))):
+        other = found.setdefault(int(file[1]), file[0])
+        if other != file[0]:
+            both = join_names(map(printable_name, (other, file[0])))
+            raise DamagedError(f"two files are of rank {int(file[1])}: {both}")
+    last = max(found)
+    world = int(match[1]) if match[1] else last + 1
+    if last >= world:
+        raise DamagedError(f"{printable_name(found[last])}: rank {last} is beyond {world} ranks")
+    names = {rank: found[rank] for rank in sorted(found)}
     return names, [f"{head}{rank}{tail}" for rank in range(world) if rank not in names]
 
 
@@ -355,7 +364,7 @@ def _whole_tensor(
         opener = partial(list, found) if found else partial(_missing_piece, name, missing)
         pieces.append(Piece(*box, path, opener))
     real = check_cover(name, first.shape, pieces)
-    archive.spans[name] = PiecedSpan(first.dtype, first.shape, real)
+    archive.spans[name] = PiecedSpan(first.dtype, first.shape, real, bounded_repr(name))
     call = dense_tensor(name, first.dtype, first.shape, _device(first))
     if first.is_parameter:
         args = call, first.requires_grad, ordered_dict({})
