@@ -25,7 +25,7 @@ MORE = (
     "any", "fork", "frozen", "frozen_buf", "optimized", "function", "traced_function", "dynamic",
     "dynamic_trace", "trace_module", "qlstm", "q16", "static_frozen", "static_trace", "half",
     "double", "packed", "nums", "strs", "lists", "idx", "enum2", "types", "many", "dec",
-    "dec_trace", "properties", "numbers_trace",
+    "dec_trace", "properties", "numbers_trace", "queue",
 )  # fmt: skip
 
 

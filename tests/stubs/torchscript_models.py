@@ -876,6 +876,13 @@ class Numbers(nn.Module):
         )
 
 
+class Queue(nn.Module):
+    def forward(self, waiting: Dict[str, int]):
+        first = waiting.popitem()
+        return first, waiting, waiting.popitem()
+
+
+MODELS["queue"] = lambda: (S(Queue()), [({"a": 1, "b": 2, "c": 3},)])
 MODELS["properties"] = lambda: (S(Properties()), [(row, 4)])
 MODELS["numbers_trace"] = lambda: (
     T(Numbers(), torch.randn(2, 3)),
