@@ -20,6 +20,7 @@ from ptinspect.safety import scan as scan_module
 from ptinspect.safety.report import ScanReport, json_text
 from ptinspect.source.local import MAX_COPY_BYTES
 from tests.safety.files import BAD, GOOD, npy, put, scanned, torch_zip
+from tests.safety.making import START, call, new, path, plain, text
 
 MEGABYTE = 1 << 20
 
@@ -60,6 +61,16 @@ def test_pickles_with_a_frame_that_is_too_long_are_searched_once(tmp_path: Path)
     data = b"\xff" * 8 + (b"\x80\x04\x95" + pack("<Q", 1 << 40) + b"N0") * 4000
     seconds, report = seconds_and_report(tmp_path, GOOD + data + b"N.", "a.pkl")
     assert report.verdict == "dangerous"  # because of the frames in each other
+    assert seconds < 5
+
+
+def test_arrays_of_joblib_that_pickle_reads_on_from_are_read_once(tmp_path: Path) -> None:
+    dtype = call(path("numpy.dtype"), text("i1"), plain(False), plain(True))
+    wrapper = new(path("joblib.numpy_pickle.NumpyArrayWrapper")) + b"}" + text("dtype") + dtype
+    wrapper += b"s" + text("shape") + plain((3,)) + b"sb"
+    rows = (START + wrapper + b"0C\x01" + b".") * 1000  # C\x01 makes STOP a part of bytes
+    seconds, report = seconds_and_report(tmp_path, rows, "a.joblib")
+    assert report.verdict == "unknown"
     assert seconds < 5
 
 

@@ -6,7 +6,6 @@ last pickle.
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import dataclass, field
 from math import prod
 from typing import TYPE_CHECKING
@@ -155,6 +154,7 @@ class PickleScanner:
     values: list[tuple[str, bytes | Blob]] = field(default_factory=list)
     is_harmful: bool = False
     reached: int = 0
+    _plain_end: int = 0
     _seen_payloads: dict[int, bytes | Blob | str] = field(default_factory=dict)
 
     def scan_at(self, offset: int) -> Pickled:
@@ -201,10 +201,17 @@ class PickleScanner:
         return self._run(offset, Recorder()).end
 
     def _scan_as_plain_pickle(self, offset: int) -> None:
-        """Judge a pickle as pickle.load reads it, for which the bytes of arrays are opcodes."""
+        """Judge a pickle as pickle.load reads it, for which the bytes of arrays are opcodes, unless
+        it has read so far already: no pickle begins there for it."""
+        if offset < self._plain_end:
+            return
         recorder = Recorder()
-        with suppress(PtInspectError):  # where honest numbers end it
-            run(self.data, offset, stop=self.stop, limits=self.state.limits, recorder=recorder)
+        try:
+            self._plain_end = run(
+                self.data, offset, stop=self.stop, limits=self.state.limits, recorder=recorder
+            ).end
+        except PtInspectError as error:  # where honest numbers end it
+            self._plain_end = (error.where and error.where.offset) or offset
         judge = StreamJudge(self.record, self.start)
         judge.judge(recorder)
         for finding in judge.findings.sorted():
