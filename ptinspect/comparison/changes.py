@@ -49,6 +49,8 @@ class Change:
     shape: tuple[tuple[int, ...], tuple[int, ...]]
     dtype: tuple[str | None, str | None]
     device: tuple[str, str]
+    requires_grad: tuple[bool, bool]
+    role: tuple[str, str]
     values: ValueChange | None
     reason: str | None = None
 

@@ -174,14 +174,14 @@ def _change(
     """Return how two tensors differ; None if they do not. Devices and gradients count only if
     there are `roles`, the pairs of roles that differ."""
     differ, numbers, reason = values.compare(x.tensor, y.tensor, is_equal)
-    dtypes = _dtype(x), _dtype(y)
+    shapes, dtypes, devices = (x.shape, y.shape), (_dtype(x), _dtype(y)), (x.device, y.device)
     pair = {x.role, y.role}
     is_comparable = bool(roles) and (len(pair) == 1 or ("tensor" in pair and pair in roles))
     grads = x.tensor.requires_grad, y.tensor.requires_grad
     aspects = {
-        "shape": x.shape != y.shape,
+        "shape": shapes[0] != shapes[1],
         "dtype": dtypes[0] != dtypes[1],
-        "device": bool(roles) and x.device != y.device,
+        "device": bool(roles) and devices[0] != devices[1],
         "requires_grad": is_comparable and grads[0] != grads[1],
         "role": pair in roles,
         "values": differ,
@@ -190,8 +190,9 @@ def _change(
     if not what:
         return None
     numbers = numbers if differ or aspects["dtype"] else None
-    devices = (x.device, y.device)
-    return Change(x.key, y.key, what, (x.shape, y.shape), dtypes, devices, numbers, reason)
+    return Change(
+        x.key, y.key, what, shapes, dtypes, devices, grads, (x.role, y.role), numbers, reason
+    )
 
 
 def _dtype(info: TensorInfo) -> str | None:

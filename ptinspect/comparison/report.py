@@ -317,7 +317,7 @@ def _value_row(key: str, changes: list[Change]) -> tuple[float, Row]:
 
 def _fact_rows(report: DiffReport) -> list[Row]:
     return fold_rows(
-        (cut(change.a), aspect, *(cut(str(x)) for x in getattr(change, aspect, ("", ""))))
+        (cut(change.a), aspect, *(cut(str(x)) for x in getattr(change, aspect)))
         for change in report.changed
         for aspect in change.what
         if aspect != "values"

@@ -39,6 +39,16 @@ def test_formats_to_a_file_and_to_standard_output(output_format: str, tmp_path: 
         assert json.loads(to_stdout.stdout)["totals"]["renamed"] == 2
 
 
+def test_what_a_tensor_is_in_each_file_is_shown(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    a, b = tmp_path / "a.pt", tmp_path / "b.pt"
+    torch.save({"w": torch.nn.Parameter(torch.ones(2))}, a)
+    torch.save({"w": torch.ones(2)}, b)
+    rows = [line.split() for line in run("diff", a, b).stdout.splitlines()]
+    assert ["w", "requires_grad", "True", "False"] in rows
+    assert ["w", "role", "parameter", "tensor"] in rows
+
+
 def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
     damaged = tmp_path / "cut.pth"
     damaged.write_bytes(MODEL.read_bytes()[:1000])

@@ -385,7 +385,7 @@ def test_requires_grad_and_roles(net: Callable[..., Any], tmp_path: Path) -> Non
     del swapped.body.bias
     swapped.body.register_buffer("bias", bias)
     (change,) = [c for c in compare(net(), swapped, tmp_path)["changed"] if c["a"] == "body.bias"]
-    assert change["what"] == ["role"]
+    assert (change["what"], change["role"]) == (["role"], ["parameter", "buffer"])
 
 
 def test_a_parameter_is_not_a_plain_tensor(net: Callable[..., Any], tmp_path: Path) -> None:
@@ -396,7 +396,9 @@ def test_a_parameter_is_not_a_plain_tensor(net: Callable[..., Any], tmp_path: Pa
         result = compare(weights, {**weights, "head.weight": parameter}, tmp_path)
         assert [(c["a"], c["what"]) for c in result["changed"]] == [("head.weight", what)]
         assert not result["same"]
-    assert compare(parameter, parameter.detach(), tmp_path)["changed"][0]["what"] == ["role"]
+    (change,) = compare(parameter, parameter.detach(), tmp_path)["changed"]
+    assert (change["what"], change["role"]) == (["role"], ["parameter", "tensor"])
+    assert change["requires_grad"] == [False, False]
     kept = net().state_dict(keep_vars=True)
     changed = compare(kept, net().state_dict(), tmp_path)["changed"]
     assert [c["a"] for c in changed] == [name for name, _ in net().named_parameters()]

@@ -172,6 +172,8 @@ MEANINGS = {
     "buffer or, outside modules, a plain tensor in the other.",
     "changed.shape": "The two shapes, if they differ.",
     "changed.device": "The two devices, if they differ.",
+    "changed.requires_grad": "Whether each requires gradients.",
+    "changed.role": "What each is: `parameter`, `buffer`, `optimizer` or `tensor`.",
     "values.elements": "Number of elements.",
     "values.changed": "Number of elements that changed.",
     "values.max_abs": "Largest absolute difference.",
