@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ptinspect.errors import DOWNLOAD_AGAIN, DamagedError, Place
 from ptinspect.pickling.pyobjects import as_bytes
 from ptinspect.pickling.values import Blob, Value
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from ptinspect.dtypes import DType
     from ptinspect.formats.archive import Archive, Span
@@ -136,6 +136,17 @@ def storage_places(storages: list[Storage | None]) -> list[tuple[str | None, int
     return [(None, None) if storage is None else storage.place for storage in storages]
 
 
+class _Nothing(dict[Any, Any]):
+    """An empty dict that all tensors without parts, attributes or a quantizer share: most have
+    none. It is hashable, as the default of a field has to be."""
+
+    __slots__ = ()
+    __hash__ = object.__hash__  # type: ignore[assignment]
+
+
+NOTHING: Mapping[Any, Any] = _Nothing()
+
+
 @dataclass(slots=True, repr=False, eq=False)
 class Tensor:
     """A tensor as the file records it.
@@ -173,9 +184,9 @@ class Tensor:
     encoding: str | None = None
     stored: DType | None = None
     uninitialized: bool = False
-    parts: dict[str, Tensor] = field(default_factory=dict)
-    state: dict[Value, Value] = field(default_factory=dict)
-    quantizer: dict[str, Value] = field(default_factory=dict)
+    parts: Mapping[str, Tensor] = NOTHING
+    state: Mapping[Value, Value] = NOTHING
+    quantizer: Mapping[str, Value] = NOTHING
     conj: bool = False
     neg: bool = False
 

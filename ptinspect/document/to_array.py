@@ -7,7 +7,7 @@ needs it.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from typing import TYPE_CHECKING, Any
@@ -105,7 +105,7 @@ def to_torch(tensor: Tensor) -> torch.Tensor:
         ) from None
     if sys.byteorder != "little":
         raise UnsupportedError("torch tensors can be made on little-endian machines only")
-    quantizer: dict[str, Any] = tensor.quantizer
+    quantizer: Mapping[str, Any] = tensor.quantizer
     names = {"qint8": "int8", "quint8": "uint8", "qint32": "int32"} if quantizer else {}
     name = tensor.dtype.name if tensor.dtype else ""
     dtype = getattr(torch, names.get(name, name), None)

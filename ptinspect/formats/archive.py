@@ -153,6 +153,8 @@ class Archive:
 
     def resolve_storage(self, key: str) -> tuple[Archive, str]:
         """Return the archive that contains the storage of a persistent id, and its key there."""
+        if not self.inner:  # thousands of storages of one file
+            return self, key
         prefix, colon, inner_key = key.partition(":")
         archive = self.inner.get(prefix) if colon else None
         return (self, key) if archive is None else (archive, inner_key)
