@@ -103,7 +103,7 @@ SAFETENSORS_DTYPES: dict[str, DType] = {
 }  # fmt: skip
 """Element types by their name in safetensors, in the order of its enum (its writer sorts by it).
 
-F4 counts single numbers, of which torch's type holds two: the last dimension is twice as long.
+F4 counts single numbers, while torch's type contains two: the last dimension is twice as long.
 """
 
 SAFETENSORS_BITS = {name: 8 * dtype.itemsize for name, dtype in SAFETENSORS_DTYPES.items()} | {

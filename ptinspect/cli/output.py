@@ -93,7 +93,7 @@ class OutputClosed(Exception):
 
 
 def write_stdout(text: str) -> None:
-    """Write to standard output at once, in UTF-8. OutputClosed if nobody reads the pipe any more,
+    """Write to standard output at once, in UTF-8. OutputClosed if its reader has closed the pipe,
     PtInspectError if writing fails, for example because the disk is full."""
     try:
         _write_utf8(sys.stdout, text)

@@ -108,7 +108,7 @@ def convert(
 
 def find_refusal(path: str, to: str, *, all_entries: bool = False) -> PtInspectError | None:
     """Return the error with which `convert` refuses a file, before it is advised; None if it works.
-    An output that exists is no reason."""
+    An output that exists does not count."""
     with shell_options():
         try:
             convert(path, to=to, all_entries=all_entries, force=True, dry_run=True)

@@ -180,7 +180,7 @@ def _extend(m: Machine, target: Value, values: list[Value]) -> None:
 
 
 def _change(m: Machine, target: Value, argument: list[Value]) -> Changes:
-    """Return the record of the changes of an object that is no list, dict or set."""
+    """Return the record of the changes of an object that is not a list, dict or set."""
     if not isinstance(target, Inert) or isinstance(target, SetOf):
         raise m.damaged(f"{m.opcode_name} on a {type_name(target)}")
     m.record_event(m.opcode_name, target, argument)

@@ -41,7 +41,7 @@ UNCHECKED = Evidence(PLAUSIBLE, NO_CHECKSUM)
 
 
 def cut_off(available: int, length: int) -> Evidence:
-    """Return the evidence for bytes of which only the first `available` are in the file."""
+    """Return the evidence for bytes if only the first `available` of them are in the file."""
     have = f"{max(available, 0):,} of {length:,} bytes are there"
     return Evidence(LOST, f"it is cut off: {have}")
 

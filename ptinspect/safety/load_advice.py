@@ -102,7 +102,7 @@ def advise_loading(
         names: the globals that loading imports, as `module.name`.
         devices: the devices that tensors are recorded on.
     """
-    if format in _OTHER_READERS:  # what their pickles name is no matter of torch.load
+    if format in _OTHER_READERS:  # torch.load does not read their pickles
         names, streams = (), ()
     elif format == "torch-ranks":  # the tensors that `convert` writes are ordinary ones
         names = [name for name in names if not name.startswith("torch.distributed.")]

@@ -22,7 +22,6 @@ SCHEMA = 1
 
 CLEAN, UNKNOWN, DANGEROUS = "clean", "unknown", "dangerous"
 UNREADABLE, POINTER = "unreadable", "pointer"
-
 # A finding in one part of a file outweighs another part that could not be read, and a file with a
 # part that could not be read is never clean.
 SEVERITY = {CLEAN: 0, POINTER: 1, UNREADABLE: 2, UNKNOWN: 3, DANGEROUS: 4}

@@ -232,7 +232,7 @@ def parse_literal(text: str) -> Value:
 
 
 def equals_literal(value: Value, literal: Value) -> bool:
-    """Return True if a value equals a literal. A bool is no number; a global equals its `Name`."""
+    """Return True if a value equals a literal. A bool is not 0 or 1; a global equals its `Name`."""
     if isinstance(value, Global):
         return isinstance(literal, Name) and value.path == literal
     if isinstance(value, tuple) and isinstance(literal, tuple):

@@ -2,7 +2,7 @@
 
 Tensors that share a storage keep sharing it, at the same distances where they overlap. Bytes
 that no tensor uses are dropped, so that a slice of a large storage is written as the slice alone.
-A storage of which every byte is used is copied unchanged.
+A storage whose every byte is used is copied unchanged.
 """
 
 from __future__ import annotations

@@ -118,7 +118,7 @@ def _checkpoint_entries(
 
 
 def _object_items(document: Document, options: ConvertOptions) -> dict[Value, Value]:
-    """Return the items of a mapping, or the attributes of an object, that is no model. The value is
+    """Return the items of a mapping, or the attributes of an object, not a model. The value is
     the root or what `--entry` selects. Any other value becomes the entry `value`."""
     value = select_part(document, options)[0].value if options.entry else document.archive.root
     for optimizer in document.optimizers:

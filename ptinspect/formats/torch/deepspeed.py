@@ -2,7 +2,7 @@
 
     latest                                           the name of the newest checkpoint's folder
     TAG/mp_rank_00_model_states.pt                   module, param_shapes, … (stages 0 to 2)
-    TAG/zero_pp_rank_R_mp_rank_00_model_states.pt    the same of each rank (stage 3)
+    TAG/zero_pp_rank_R_mp_rank_00_model_states.pt    likewise, of each rank (stage 3)
     TAG/[bf16_]zero_pp_rank_R_mp_rank_00_optim_states.pt
                                                      the flat float32 vectors of rank R
 

@@ -82,7 +82,7 @@ class ScriptClass:
 
 class TorchScript(TorchZip):
     """See the module's docstring. `value` is the module, with its parameters, buffers and children
-    told apart."""
+    distinguished."""
 
     format = "torchscript"
 

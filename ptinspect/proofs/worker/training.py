@@ -201,7 +201,7 @@ class Training:
         replay: a file with the steps of the uninterrupted training, to use instead of the data.
         resumed_epoch: states of the random number generators at the start of the epoch that is
             resumed in its middle.
-        epoch_start: the same of the current epoch.
+        epoch_start: likewise, for the current epoch.
         trace: per step digests of the batch, of its samples in any order, of the loss, and of all
             state after the step.
     """

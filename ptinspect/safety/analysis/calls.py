@@ -126,7 +126,7 @@ def judge_import(target: Value) -> Judgement:
 
 
 def _is_not_text(value: Value) -> bool:
-    """Return True for a value that is no str, such as an object of a class of a known package."""
+    """Return True for a value other than a str, such as an object of a known package."""
     if not isinstance(value, Call):
         return not isinstance(value, str | Inert)
     func = value.func if value.opcode == "NEWOBJ" else None
@@ -197,7 +197,7 @@ def judge_call(
 
 
 def _is_created_quietly(func: Global) -> bool:
-    """Return True for a class of which an object can be created without an action."""
+    """Return True for a class whose objects can be created without an action."""
     return is_known_package(func.module) or is_plain_class(func.module, func.name, creates=True)
 
 

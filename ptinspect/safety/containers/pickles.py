@@ -338,7 +338,7 @@ class PickleScanner:
 def scan_embedded(
     state: ScanState, data: Buffer, start: int, stop: int, base: int, record: str | None
 ) -> None:
-    """Judge the pickles that begin anywhere in bytes of which no reader of pickles is known.
+    """Judge the pickles that begin anywhere in bytes that no known reader takes for pickles.
 
     A pickle inside the bytes that another one runs through is not run again.
     """
