@@ -7,7 +7,7 @@ from hashlib import blake2b, sha256
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from ptinspect.comparison.changes import EntryChange, ModuleChange, Note, OptimizerChange
-from ptinspect.document.select import value_at
+from ptinspect.document.select import value_finder
 from ptinspect.pickling.numpy_objects import as_array, as_scalar
 from ptinspect.pickling.pyobjects import (
     as_bytes,
@@ -54,6 +54,7 @@ def compare_entries(a: Document, b: Document) -> list[EntryChange]:
     values are compared whole."""
     changes: list[EntryChange] = []
     entries_a, entries_b = ({entry.path: entry for entry in d.entries} for d in (a, b))
+    find_a, find_b = (value_finder(document.archive.root) for document in (a, b))
     for path, x, y, change in _paired(entries_a, entries_b):
         roots = [document.archive.root for document, entry in ((a, x), (b, y)) if entry]
         if not path and all(as_mapping(root) is not None for root in roots):
@@ -63,7 +64,7 @@ def compare_entries(a: Document, b: Document) -> list[EntryChange]:
             value_a, value_b = x.value, y.value
             is_summary = value_a is None or isinstance(value_a, dict)
             if is_summary:
-                value_a, value_b = value_at(a.archive.root, path), value_at(b.archive.root, path)
+                value_a, value_b = find_a(path), find_b(path)
             may_be_equal = is_summary or x.type == y.type
             if may_be_equal and _digest(value_a, a) == _digest(value_b, b):
                 continue

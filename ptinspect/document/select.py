@@ -6,7 +6,7 @@ Every command that has `--entry` resolves it here, and takes its error messages 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from ptinspect.document.modules import BUFFERS, MODULES, PARAMETERS, module_of
@@ -81,6 +81,26 @@ def value_at(root: Value, path: Path) -> Value:
         else:
             return None
     return value
+
+
+def value_finder(root: Value) -> Callable[[Path], Value]:
+    """Return `value_at` for many paths below one root: each container is walked only once."""
+    children: dict[Path, dict[str | int, Value]] = {}
+
+    def find(path: Path) -> Value:
+        value = root
+        for depth, step in enumerate(path):
+            container = path[:depth]
+            if container not in children:
+                names = children[container] = {}
+                for name, child in named_children(value):
+                    names.setdefault(name, child)
+            if step not in children[container]:
+                return None
+            value = children[container][step]
+        return value
+
+    return find
 
 
 def named_children(value: Value) -> Iterator[tuple[str | int, Value]]:

@@ -7,7 +7,14 @@ from pathlib import Path
 import pytest
 
 import ptinspect
-from ptinspect.document.select import path_matches, resolve_path, select_path
+from ptinspect.document import select
+from ptinspect.document.select import (
+    path_matches,
+    resolve_path,
+    select_path,
+    value_at,
+    value_finder,
+)
 from ptinspect.errors import PtInspectError
 from tests.corpus.files import FIXTURES
 
@@ -56,3 +63,17 @@ def test_modules_are_found_under_their_own_names() -> None:
         info = next(info for info in document.modules if info.name.count(".") > 1)
         entry = ".".join(map(str, info.path))
         assert resolve_path(document.archive.root, entry).value is info.module.call
+
+
+def test_a_finder_walks_each_container_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    root = {"m": {f"k{i}": {"a": [i], 0: (i,)} for i in range(100)}, "n": 5}
+    paths = [("m", f"k{i}", *rest) for i in range(100) for rest in (("a", 0), (0, 0), ("b",))]
+    paths += [("n",), ("n", 0), (), ("x",)]
+    expected = [value_at(root, path) for path in paths]
+    walked = []
+    children = select.named_children
+    monkeypatch.setattr(select, "named_children", lambda v: walked.append(id(v)) or children(v))
+    find = value_finder(root)
+    assert [find(path) for path in paths] == expected
+    assert expected[:3] == [0, 0, None] and expected[-4:] == [5, None, root, None]
+    assert len(walked) == 1 + 1 + 100 + 200 + 1
