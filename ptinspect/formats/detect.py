@@ -351,9 +351,9 @@ def main_file(folder: str) -> str | None:
         return None
     if ".metadata" in names:
         return os.path.join(folder, ".metadata")
-    for name in sorted(names):
-        if RANK_0.fullmatch(name):
-            return os.path.join(folder, name)
+    worlds = list(filter(RANK_0.fullmatch, names))
+    if worlds:  # of several, the user has to choose
+        return os.path.join(folder, worlds[0]) if len(worlds) == 1 else None
     if LATEST in names and deepspeed_folder(folder) is not None:
         return os.path.join(folder, LATEST)
     if ITERATION in names and megatron_folder(folder) is not None:

@@ -99,6 +99,16 @@ def test_file_names_that_contradict_each_other_are_an_error(
     assert result.exit_code == 2 and words in result.stderr
 
 
+def test_of_two_worlds_in_one_folder_none_is_chosen(folder: Path, tmp_path: Path) -> None:
+    for name in NAMES:
+        shutil.copy(folder / name, folder / name.replace("size_2", "size_3"))
+    assert run("show", folder).stdout.count("model_world_size_2_rank_0.pt") > 0
+    result = run("convert", folder, tmp_path / "out.pt", "--to", "same")
+    assert result.exit_code == 2 and "name the file in it that is meant" in result.stderr
+    with ptinspect.open(folder / NAMES[0]) as document:
+        assert document.archive.format == "torch-ranks"
+
+
 def test_copies_that_differ_are_an_error(folder: Path) -> None:
     with ptinspect.open(LESSON / NAMES[1]) as document:
         (same,) = (info for info in document.tensors.values() if info.path[-1] == "same")
