@@ -28,6 +28,7 @@ from ptinspect.conversion.report import (
     later_pickles_warning,
     placeholder_warnings,
     record_losses,
+    suffix_warning,
     unread_numbers_warning,
 )
 from ptinspect.conversion.verify import refuse_unsafe_output, verify_outputs
@@ -159,7 +160,10 @@ def _plan_all(
             *plan.warnings,
             *placeholder_warnings(plan, document),
         ]
-        plan.warnings += refuse_unsafe_output(plan, document, options)
+        plan.warnings += [
+            *suffix_warning(path, options.to),
+            *refuse_unsafe_output(plan, document, options),
+        ]
         plans.append(plan)
     return plans
 

@@ -195,6 +195,13 @@ def later_pickles_warning(names: list[str]) -> list[str]:
     return [text] if names else []
 
 
+def suffix_warning(path: str, to: str) -> list[str]:
+    """Return a warning about a file of torch with the suffix of safetensors, if it is one."""
+    if to == "safetensors" or not path.lower().endswith(".safetensors"):
+        return []
+    return [f"{path} has the suffix of safetensors, but is a file of torch.save"]
+
+
 def placeholder_warnings(plan: Plan, document: Document) -> list[str]:
     """Return a warning about placeholders, which DeepSpeed leaves of parameters that ZeRO-3 has
     distributed, if there are any.

@@ -292,3 +292,15 @@ def test_entries_that_are_replaced_are_told_and_not_counted(tmp_path: Path) -> N
 def test_keys_left_out_of_a_checkpoint_are_told(tmp_path: Path) -> None:
     made = convert(checkpoint(tmp_path), tmp_path / "o.pt", to="checkpoint", include=["weight"])
     assert made.warnings == ["dropped by include and exclude: bias"]
+
+
+@pytest.mark.parametrize("to", ["same", "state_dict", "checkpoint", "safetensors"])
+def test_a_file_of_torch_with_the_suffix_of_safetensors_is_a_warning(
+    to: str, tmp_path: Path
+) -> None:
+    target = tmp_path / "o.safetensors"
+    report = convert(MODEL, target, to=to)
+    words = f"{target} has the suffix of safetensors, but is a file of torch.save"
+    assert (words in report.warnings) == (to != "safetensors")
+    with ptinspect.open(target) as document:
+        assert (document.archive.format == "torch-zip") == (words in report.warnings)
