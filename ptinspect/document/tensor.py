@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,7 +14,7 @@ from ptinspect.pickling.pyobjects import as_bytes
 from ptinspect.pickling.values import Blob, Value
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from ptinspect.dtypes import DType
     from ptinspect.formats.archive import Archive, Span
@@ -136,12 +137,21 @@ def storage_places(storages: list[Storage | None]) -> list[tuple[str | None, int
     return [(None, None) if storage is None else storage.place for storage in storages]
 
 
-class _Nothing(dict[Any, Any]):
-    """An empty dict that all tensors without parts, attributes or a quantizer share: most have
-    none. It is hashable, as the default of a field has to be."""
+class _Nothing(Mapping[Any, Any]):
+    """An empty mapping that all tensors without parts, attributes or a quantizer share: most have
+    none. It is hashable and not a dict, as dataclasses want the default of a field to be."""
 
     __slots__ = ()
-    __hash__ = object.__hash__  # type: ignore[assignment]
+    __hash__ = object.__hash__
+
+    def __getitem__(self, key: object) -> Any:
+        raise KeyError(key)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(())
+
+    def __len__(self) -> int:
+        return 0
 
 
 NOTHING: Mapping[Any, Any] = _Nothing()
