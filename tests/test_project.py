@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import importlib.metadata
 import re
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -116,6 +118,19 @@ def test_nothing_says_where_packages_come_from() -> None:
     options = re.compile(r"--(find-links|(extra-)?index|trusted)|file://|(?<![\w.])/(?:root|home)/")
     names = ("pyproject.toml", "constraints.txt", ".ci/run", "README.md", "CONTRIBUTING.md")
     assert [name for name in names if options.search((ROOT / name).read_text("utf-8"))] == []
+
+
+def test_no_large_file_and_no_stray_model_is_in_the_repository() -> None:
+    git = shutil.which("git")
+    if git is None or not (ROOT / ".git").exists():
+        pytest.skip("git, or its folder, is not here to list the files")
+    listed = subprocess.run([git, "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True)
+    paths = [ROOT / name for name in listed.stdout.decode().split("\0") if name]
+    files = [path for path in paths if path.is_file()]
+    assert len(files) > 500
+    assert [path for path in files if path.stat().st_size > 1_000_000] == []
+    models = (".pt", ".pth", ".pkl", ".bin", ".safetensors")
+    assert [path for path in files if path.parent == ROOT and path.suffix in models] == []
 
 
 def test_the_version_is_one(pyproject: dict[str, Any]) -> None:

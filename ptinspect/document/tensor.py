@@ -10,6 +10,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from ptinspect.errors import DOWNLOAD_AGAIN, DamagedError, Place
+from ptinspect.pickling.numpy_objects import is_in_c_order
 from ptinspect.pickling.pyobjects import as_bytes
 from ptinspect.pickling.values import Blob, Value
 
@@ -253,17 +254,6 @@ class Tensor:
 
 
 # Thousands of tensors of a model have the same few shapes.
-
-
-@lru_cache(1 << 10)
-def is_in_c_order(shape: tuple[int, ...], stride: tuple[int, ...]) -> bool:
-    """Return True if the elements of a tensor follow each other in C order."""
-    expected = 1
-    for size, step in zip(reversed(shape), reversed(stride), strict=True):
-        if size != 1 and step != expected:
-            return 0 in shape
-        expected *= size
-    return True
 
 
 @lru_cache(1 << 10)

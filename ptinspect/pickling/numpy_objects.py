@@ -7,6 +7,7 @@ order and bytes), `ndarray.__reduce_ex__(5)` (`_frombuffer`), `generic.__reduce_
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 from ptinspect.dtypes import by_numpy_code, decoder, numpy_name
@@ -78,6 +79,17 @@ def contiguous_strides(shape: tuple[int, ...], is_fortran: bool = False) -> tupl
         strides.append(step)
         step *= max(size, 1)
     return tuple(strides if is_fortran else reversed(strides))
+
+
+@lru_cache(1 << 10)  # thousands of tensors of a model have the same few shapes
+def is_in_c_order(shape: tuple[int, ...], stride: tuple[int, ...]) -> bool:
+    """Return True if the elements of a tensor follow each other in C order."""
+    expected = 1
+    for size, step in zip(reversed(shape), reversed(stride), strict=True):
+        if size != 1 and step != expected:
+            return 0 in shape
+        expected *= size
+    return True
 
 
 def as_scalar(value: Value) -> tuple[str, Value] | None:

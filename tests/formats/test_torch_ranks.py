@@ -119,6 +119,13 @@ def test_copies_that_differ_are_an_error(folder: Path) -> None:
     assert not (folder / "out.pt").exists()
 
 
+def test_strides_that_do_not_fit_the_shape_are_damage(folder: Path) -> None:
+    change(folder / NAMES[1], lambda _, data: data.replace(b"K\x03K\x01\x86", b"K\x03\x85"))
+    result = run("show", folder)
+    assert result.exit_code == 2
+    assert f"{NAMES[1]}: 'model.rows' has 2 dimensions and 1 strides" in result.stderr
+
+
 def test_padding_is_left_out_and_named(folder: Path) -> None:
     with ptinspect.open(LESSON) as document:
         (rows,) = (info for info in document.tensors.values() if info.path[-1] == "rows")

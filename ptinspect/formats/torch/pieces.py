@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from ptinspect.dtypes import DType, dtype_by_name, dtype_of_class
 from ptinspect.errors import DamagedError, LimitError
 from ptinspect.formats.archive import CHUNK, Archive, Span
+from ptinspect.pickling.numpy_objects import is_in_c_order
 from ptinspect.pickling.pyobjects import as_mapping, as_sequence, function_path
 from ptinspect.pickling.values import Call, Global, PersistentId, Value
 from ptinspect.text import bounded_repr, printable_name
@@ -217,15 +218,17 @@ def locate(archive: Archive, value: Value, name: str) -> Elements:
     if dtype is None or not isinstance(args[1], int) or args[1] < 0:
         raise DamagedError(f"{name} is not a tensor")
     shape, stride, offset = sizes_of(args[2], name), sizes_of(args[3], name), args[1]
+    if len(shape) != len(stride):
+        raise DamagedError(f"{name} has {len(shape)} dimensions and {len(stride)} strides")
     assert isinstance(pid, tuple)
     owner, key = archive.resolve_storage(str(pid[2]))
     span = owner.storages.get(key)
-    last = offset + sum((size - 1) * step for size, step in zip(shape, stride, strict=False))
+    last = offset + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
     needed = (last + 1) * dtype.itemsize if prod(shape) else 0
     if span is None or owner.byteorder == "big" or needed > span.length:
         raise DamagedError(f"{name} exceeds its storage, or is big-endian")
     data = None
-    if not _is_contiguous(shape, stride):
+    if not is_in_c_order(shape, stride):
         raw, size = owner.read(span), dtype.itemsize
         starts = (
             offset + sum(number * step for number, step in zip(numbers, stride, strict=True))
@@ -260,15 +263,6 @@ def sizes_of(value: Value, name: str) -> tuple[int, ...]:
     if sizes is None or not all(type(size) is int and 0 <= size < 1 << 62 for size in sizes):
         raise DamagedError(f"{name} has no shape")
     return tuple(sizes)  # type: ignore[arg-type]
-
-
-def _is_contiguous(shape: tuple[int, ...], stride: tuple[int, ...]) -> bool:
-    expected = 1
-    for size, step in zip(reversed(shape), reversed(stride), strict=False):
-        if size != 1 and step != expected:
-            return 0 in shape
-        expected *= size
-    return True
 
 
 def check_cover(name: str, shape: tuple[int, ...], pieces: list[Piece]) -> list[Piece]:
