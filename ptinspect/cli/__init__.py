@@ -24,8 +24,8 @@ from ptinspect.cli.output import (
     stdout_error,
     write_stderr,
 )
-from ptinspect.display.text.escape import cut, safe
 from ptinspect.errors import shell_options
+from ptinspect.text import cut, safe
 
 DONE, FAILED, INTERRUPTED = 0, 2, 130
 

@@ -123,7 +123,7 @@ def _answers(run: Callable[..., Report]) -> Callable[..., None]:
             if output_format == "text":
                 write(report.text())
             else:
-                from ptinspect.display.text.values import json_value
+                from ptinspect.display.json import json_value
 
                 write(json_value(report.as_dict()) + "\n")
         write_summary(report, output)

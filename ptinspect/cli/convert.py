@@ -23,8 +23,8 @@ from ptinspect.cli.output import (
     write_stderr,
     write_stdout,
 )
-from ptinspect.display.text.escape import safe
 from ptinspect.errors import PtInspectError
+from ptinspect.text import safe
 
 if TYPE_CHECKING:
     from ptinspect.conversion import ConversionReport

@@ -11,8 +11,8 @@ from typing import IO, TYPE_CHECKING
 
 import click
 
-from ptinspect.display.text.escape import cut, safe
 from ptinspect.errors import PtInspectError
+from ptinspect.text import cut, safe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

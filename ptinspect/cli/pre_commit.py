@@ -11,9 +11,8 @@ import sys
 from typing import TYPE_CHECKING
 
 from ptinspect.cli.output import error_text
-from ptinspect.display.text.escape import cut
 from ptinspect.errors import FormatError, PtInspectError
-from ptinspect.text import shell_word
+from ptinspect.text import cut, shell_word
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

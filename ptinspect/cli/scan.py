@@ -20,9 +20,9 @@ from ptinspect.cli.options import (
     repeatable,
 )
 from ptinspect.cli.output import open_output, progress_bar, terminal_style, write_stderr
-from ptinspect.display.text.escape import cut
 from ptinspect.errors import PtInspectError
 from ptinspect.source.folder import FOLDER_LINK, left_out_text
+from ptinspect.text import cut
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -147,7 +147,7 @@ def _fitted(line: str, width: int | None, colour: bool) -> str:
         return line
     import re
 
-    from ptinspect.display.text.columns import display_width
+    from ptinspect.display.table import display_width
 
     end = width
     while display_width(line) > width and line.lstrip().startswith(("dangerous: ", "unknown: ")):

@@ -30,11 +30,11 @@ from ptinspect.cli.output import (
     write_stderr,
 )
 from ptinspect.display import FORMATS, ShowOptions, renderer
-from ptinspect.display.text.escape import cut, safe
 from ptinspect.document import open as open_document
 from ptinspect.errors import FormatError, PtInspectError
 from ptinspect.formats.detect import MEMBER_SUFFIXES, main_file
 from ptinspect.source.folder import BROKEN_LINK, LeftOut, files_below, left_out_text
+from ptinspect.text import cut, safe
 
 if TYPE_CHECKING:
     from ptinspect.display.measure import FileHash

@@ -8,8 +8,7 @@ import click
 
 from ptinspect.cli.options import flag, option, output_option
 from ptinspect.cli.output import open_output, write_stderr
-from ptinspect.display.text.escape import safe
-from ptinspect.text import count_text
+from ptinspect.text import count_text, safe
 
 
 @click.command("stub", short_help="Write Python source for the classes that a file needs.")

@@ -19,11 +19,10 @@ from ptinspect.comparison.changes import (
     Side,
 )
 from ptinspect.comparison.keys import Pattern, Rename, apply_pattern
-from ptinspect.display.text.columns import Table, draw_table, fold_keys, fold_rows, markdown_table
-from ptinspect.display.text.escape import cut, markdown
+from ptinspect.display.table import Table, draw_table, fold_keys, fold_rows, markdown_table
 from ptinspect.pickling.pyobjects import dotted
 from ptinspect.report import Report, json_objects
-from ptinspect.text import count_text, join_names
+from ptinspect.text import count_text, cut, join_names, markdown
 
 Row = tuple[str, ...]
 

@@ -2,6 +2,9 @@
 
 The list of tensors is written from templates: dicts for `json_value`, or for `json.dumps`, would
 take several times as long for a file of many tensors. Everything else is `json_value` of a dict.
+That is not `json.dumps`: importing it takes longer than showing a small file allows, NaN, infinity
+and integers with thousands of digits become strings, characters that must not be printed are
+escaped while other scripts stay readable, and values may be nested to any depth.
 """
 
 from __future__ import annotations
@@ -11,15 +14,15 @@ from typing import TYPE_CHECKING
 
 from ptinspect._version import __version__
 from ptinspect.display.table import STATS_HEADERS, select_tensors
-from ptinspect.display.text.escape import quoted, quoted_all
-from ptinspect.display.text.values import json_lines, json_scalar, json_value
 from ptinspect.document.entries import describe
 from ptinspect.document.tensor import InlineStorage, Tensor, storage_places
 from ptinspect.errors import UnsupportedError
 from ptinspect.pickling.pyobjects import brief_repr, path_step
+from ptinspect.pickling.values import key_value
+from ptinspect.text import quoted, quoted_all
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from ptinspect.display import ShowOptions
     from ptinspect.display.measure import FileHash, TensorMeasurement
@@ -28,6 +31,9 @@ if TYPE_CHECKING:
     from ptinspect.pickling.values import Value
 
 SCHEMA = 1
+
+MAX_INTEGER_BITS = 12_000
+"""Longer integers are hexadecimal strings in JSON; this many bits are about 3,600 digits."""
 
 
 def json_text(document: Document, options: ShowOptions, file_hash: FileHash | None) -> str:
@@ -341,3 +347,58 @@ def _nested_values(tensor: Tensor) -> tuple[object, str]:
         count = len(items) // size if size else 0
         items = [items[index * size : (index + 1) * size] for index in range(count)]
     return items, ""
+
+
+def json_scalar(value: object) -> str:
+    """Return None, a bool, a number or a string as JSON, and anything else as a JSON string."""
+    if value is None:
+        return "null"
+    if value is True:
+        return "true"
+    if value is False:
+        return "false"
+    if isinstance(value, str):
+        return quoted(value)
+    if isinstance(value, int):
+        return str(int(value)) if value.bit_length() < MAX_INTEGER_BITS else f'"{value:#x}"'
+    if isinstance(value, float):
+        if value != value:
+            return '"nan"'
+        return repr(value) if value - value == 0 else ('"inf"' if value > 0 else '"-inf"')
+    return quoted(str(value) if isinstance(value, complex) else brief_repr(value))
+
+
+class _Text(str):
+    """JSON text among values that are still to be written."""
+
+    __slots__ = ()
+
+
+def json_value(value: object) -> str:
+    """Return a scalar, or dicts and lists of scalars nested to any depth, as JSON on one line."""
+    parts: list[str] = []
+    pending: list[object] = [value]
+    while pending:
+        item = pending.pop()
+        if type(item) is _Text:
+            parts.append(item)
+        elif isinstance(item, dict):
+            parts.append("{")
+            pending.append(_Text("}"))
+            for index, (key, member) in enumerate(reversed(item.items())):
+                comma = ", " if index + 1 < len(item) else ""
+                pending += (member, _Text(f"{comma}{quoted(str(key_value(key)))}: "))
+        elif isinstance(item, list | tuple):
+            parts.append("[")
+            pending.append(_Text("]"))
+            for index, member in enumerate(reversed(item)):
+                pending += (member, _Text(", ")) if index + 1 < len(item) else (member,)
+        else:
+            parts.append(json_scalar(item))
+    return "".join(parts)
+
+
+def json_lines(items: Iterable[str]) -> str:
+    """Return JSON items as a JSON list with a line per item."""
+    lines = ",\n  ".join(items)
+    return f"[\n  {lines}]" if lines else "[]"

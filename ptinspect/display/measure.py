@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from math import inf, isfinite, prod, sqrt
 from typing import TYPE_CHECKING
 
-from ptinspect.display.text.escape import cut
 from ptinspect.document.elements import iter_contiguous
 from ptinspect.document.tensor import Tensor
 from ptinspect.document.to_array import count_nonzero, dot, ignore_numpy_warnings, iter_numbers
 from ptinspect.dtypes import DTYPES
 from ptinspect.errors import UnsupportedError
+from ptinspect.text import cut
 
 if TYPE_CHECKING:
     from typing import Any

@@ -14,18 +14,18 @@ from ptinspect.display.summary_facts import (
     heading,
     optimizer_text,
 )
-from ptinspect.display.table import no_tensors_text, tensor_table, values_blocks
-from ptinspect.display.text.columns import (
+from ptinspect.display.table import (
     Table,
     display_width,
     draw_table,
     markdown_table,
+    no_tensors_text,
     pad,
+    tensor_table,
+    values_blocks,
 )
-from ptinspect.display.text.escape import cut, markdown, safe
-from ptinspect.display.text.values import entry_text
 from ptinspect.pickling.pyobjects import dotted
-from ptinspect.text import count_text
+from ptinspect.text import count_text, cut, markdown, safe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -148,7 +148,7 @@ def _listed_entries(document: Document, options: ShowOptions) -> list[str]:
 def entry_lines(document: Document, depth: int | None) -> list[tuple[str, str]]:
     """Return key and text of each entry, and of the 0-dim tensors outside models."""
     lines = [
-        (cut(dotted(path)), entry_text(entry))
+        (cut(dotted(path)), entry.text)
         for path, entry in _unwrapped_entries(document.entries)
         if depth is None or len(path) <= max(depth, 1)
     ]

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from ptinspect.display.text.escape import cut, safe
-from ptinspect.display.text.values import optimizer_name, parameter_count
 from ptinspect.document.entries import describe
 from ptinspect.document.modules import BUFFERS, PARAMETERS
 from ptinspect.pickling.pyobjects import brief_repr, class_path, dotted
 from ptinspect.pickling.values import Call
-from ptinspect.text import count_text, join_names, python_literal, shell_word, size_text
+from ptinspect.text import count_text, cut, join_names, python_literal, safe, shell_word, size_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -52,7 +50,7 @@ def content_text(document: Document) -> str:
             of_class = ""
         return f"{programs.get(document.archive.format, 'full model')}{of_class}"
     if kind == "optimizer":
-        return f"optimizer state of {optimizer_name(document.optimizers[0])}"
+        return f"optimizer state of {document.optimizers[0].label}"
     if kind in ("tensors", "other"):
         root = f"an object{of_class}" if class_path else _with_article(document.archive.root)
         return f"tensors in {root}" if kind == "tensors" else f"no tensors, {root}"
@@ -272,8 +270,8 @@ _MAIN_HYPERPARAMETERS = (
 
 def optimizer_text(document: Document, optimizer: Optimizer) -> str:
     """Return `SGD (inferred), lr 0.0001, 2 parameters, no state, in optimizer_state_dict`."""
-    parts, groups = [optimizer_name(optimizer)], optimizer.groups
-    parameters = count_text(parameter_count(optimizer), "parameter")
+    parts, groups = [optimizer.label], optimizer.groups
+    parameters = count_text(optimizer.parameter_count, "parameter")
     if len(groups) == 1:
         parts += [
             name if value is True else f"{name} {format_hyperparameter(document, value)}"

@@ -11,12 +11,12 @@ from itertools import product
 from struct import pack, unpack
 from typing import TYPE_CHECKING
 
-from ptinspect.display.text.escape import safe
 from ptinspect.document.tensor import Tensor
 from ptinspect.document.tensor_readers import SPARSE_PARTS
 from ptinspect.document.to_array import read_elements
 from ptinspect.dtypes import DTYPES, Number
 from ptinspect.errors import UnsupportedError
+from ptinspect.text import safe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING
 from weakref import ref
 
 from ptinspect.display.table import dtype_text, shape_text
-from ptinspect.display.text.escape import cut, safe
-from ptinspect.display.text.values import entry_text, optimizer_name, parameter_count
 from ptinspect.document.entries import Entry, describe
 from ptinspect.document.modules import MODULES, Module, module_of
 from ptinspect.document.optim.state import optimizer_of
@@ -29,7 +27,7 @@ from ptinspect.pickling.pyobjects import (
     path_step,
 )
 from ptinspect.pickling.values import Call, PersistentId, Value
-from ptinspect.text import count_text, is_selected
+from ptinspect.text import count_text, cut, is_selected, safe
 from ptinspect.torchnn.classes import candidates, lookup
 from ptinspect.torchnn.printer import extra_repr, module_lines
 
@@ -305,7 +303,7 @@ class ObjectTree:
             return [(indent if index else start) + line for index, line in enumerate(lines)]
         description = describe(value)
         if description is not None:
-            return [start + entry_text(Entry(path, *description))]
+            return [start + Entry(path, *description).text]
         if id(value) in self._open:
             return [f"{start}same as {self._first_path(value)}, which contains it"]
         if id(value) in self._first_paths:
@@ -337,8 +335,8 @@ class ObjectTree:
             name += ", a state_dict"
         optimizer = optimizer_of(value, path)
         if optimizer is not None:
-            parameters = count_text(parameter_count(optimizer), "parameter")
-            name += f", {optimizer_name(optimizer)} state for {parameters}"
+            parameters = count_text(optimizer.parameter_count, "parameter")
+            name += f", {optimizer.label} state for {parameters}"
         return name
 
 

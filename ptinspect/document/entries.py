@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from ptinspect.dtypes import QSCHEMES, dtype_by_name
+from ptinspect.limits import LIMITS
 from ptinspect.pickling.numpy_objects import as_array, as_scalar, dtype_code
 from ptinspect.pickling.pyobjects import (
     GETATTR,
@@ -37,9 +38,13 @@ from ptinspect.pickling.values import (
     Value,
     key_value,
 )
+from ptinspect.text import cut, safe
 
 HEAD = 16
 """Items of a long list that are listed."""
+
+MAX_ITEMS = 6
+"""Items of a long list that a line shows."""
 
 Description = tuple[str, Value]
 """Type and value of a leaf; the value is None also if it cannot be written on a line."""
@@ -55,10 +60,51 @@ class Entry(NamedTuple):
     type: str
     value: Value
 
+    @property
+    def text(self) -> str:
+        """`5999`, `'CustomModel'`, `list of 400: 1, 2, …`, or the class of an object."""
+        value, name = self.value, cut(self.type)
+        if isinstance(value, dict):
+            return _summary_text(name, value)
+        if isinstance(value, list):
+            items = ", ".join(map(scalar_text, value[: 2 * MAX_ITEMS]))
+            items += f", … ({len(value):,} in all)" if len(value) > 2 * MAX_ITEMS else ""
+            return f"({items})" if name == "tuple" else f"[{items}]"
+        if self.type in ("str", "int", "float", "bool", "NoneType", "None"):
+            return scalar_text(value)
+        return f"{scalar_text(value)}  {name}" if value is not None else name
+
 
 def is_simple(value: Value) -> bool:
     """Return True if `value` is a number, a string or None."""
     return isinstance(value, bool | int | float | str | None)
+
+
+def _summary_text(type_name: str, value: dict[Value, Value]) -> str:
+    """Return the line for {"length", "head"} of a list or of bytes, or {"dtype", "shape"}."""
+    if "shape" in value:
+        return f"{type_name} {safe(str(value.get('dtype')))} {safe(str(value['shape']))}"
+    head, length = value.get("head"), value.get("length")
+    if not isinstance(length, int):
+        return type_name
+    text = f"{type_name} of {length:,}"
+    if isinstance(head, str) and head:  # bytes, as hexadecimal digits
+        return f"{text}: {head}" + ("…" if 2 * length > len(head) else "")
+    items = head[:MAX_ITEMS] if isinstance(head, list) else []
+    if items:
+        text += ": " + ", ".join(map(scalar_text, items)) + (", …" if length > len(items) else "")
+    return text
+
+
+def scalar_text(value: Value) -> str:
+    """Return a value as Python prints it, escaped and bounded in length."""
+    if isinstance(value, str):
+        text = safe(repr(str(value[: LIMITS.text_width])))
+        left_out = len(value) - LIMITS.text_width
+        return text if left_out <= 0 else f"{text}… ({left_out:,} more characters)"
+    if isinstance(value, int) and value.bit_length() > 1000:
+        return f"an integer of {value.bit_length():,} bits"
+    return safe(repr(value))
 
 
 def describe(value: Value) -> Description | None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ptinspect.display.text.escape import cut, safe
 from ptinspect.document import open as open_document
 from ptinspect.document.optim.check import OptimizerFit, check_optimizers
 from ptinspect.document.select import no_entry_error, select_path
 from ptinspect.errors import add_error_path
 from ptinspect.pickling.pyobjects import dotted
 from ptinspect.report import Report
-from ptinspect.text import count_text
+from ptinspect.text import count_text, cut, safe
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,8 +17,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from ptinspect.display.text.escape import cut
 from ptinspect.errors import PtInspectError, UnsupportedError
+from ptinspect.text import cut
 
 # Default for the seconds that a job may take.
 TIMEOUT = 600.0

@@ -12,12 +12,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ptinspect.conversion import convert
-from ptinspect.display.text.escape import cut, safe
 from ptinspect.errors import UnsupportedError, add_error_path
 from ptinspect.pickling.pyobjects import dotted
 from ptinspect.proofs.plan import DEFAULT_STEPS, TrainingOptions, make_plan, reproduce_command
 from ptinspect.proofs.processes import TIMEOUT, JobError, Watch, Workers, worker_pool
 from ptinspect.report import Report
+from ptinspect.text import cut, safe
 
 FORMS = {"state_dict": ".pt", "checkpoint": ".pt", "safetensors": ".safetensors"}
 PARTS = {

@@ -58,7 +58,7 @@ class StubReport(Report):
         return not any(self.results.values())
 
     def text(self) -> str:
-        from ptinspect.display.text.escape import cut, safe
+        from ptinspect.text import cut, safe
 
         rows = [
             (self.loader if step == "load" and self.loader else _LABELS[step], error or "works")

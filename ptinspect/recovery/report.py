@@ -107,7 +107,7 @@ class RecoveryReport(Report):
 
     def text(self) -> str:
         """Return one line on how much was saved, then what was lost and why."""
-        from ptinspect.display.text.escape import cut
+        from ptinspect.text import cut
 
         totals = self.totals
         total = len(self.tensors)

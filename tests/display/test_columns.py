@@ -5,7 +5,7 @@ import tabulate
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ptinspect.display.text.columns import (
+from ptinspect.display.table import (
     Table,
     display_width,
     draw_table,

@@ -11,7 +11,7 @@ from ptinspect.display import FORMATS
 from ptinspect.document import open as open_document
 from tests.corpus.files import FIXTURES, sampled, truth_of
 from tests.display.making import READ, shown, view_of
-from tests.display.test_escape import hidden
+from tests.test_escape import hidden
 from tests.display.test_json import valid
 
 TENSOR = ("path", "key", "role", "persistent", "dtype", "shape", "device", "requires_grad",

@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ptinspect.display.text.columns import FoldedKey, fold_keys
+from ptinspect.display.table import FoldedKey, fold_keys
 
 SAME = ("float32", "(2,)")
 

@@ -11,11 +11,10 @@ from hypothesis import strategies as st
 
 from ptinspect import __version__
 from ptinspect.display import ShowOptions
-from ptinspect.display.json import json_error, json_text
-from ptinspect.display.text.values import json_scalar, json_value
+from ptinspect.display.json import json_error, json_scalar, json_text, json_value
 from ptinspect.errors import DamagedError, FormatError, Place
 from tests.display.making import READ, document, shown, shown_value, truth_of
-from tests.display.test_escape import any_text, hidden
+from tests.test_escape import any_text, hidden
 
 SCHEMA = json.loads(files("ptinspect.display").joinpath("show.schema.json").read_text("utf-8"))
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)

@@ -16,7 +16,7 @@ from ptinspect.cli import COMMANDS
 from ptinspect.display import FORMATS
 from tests.cli.running import run
 from tests.display.making import FIXTURES, shown, shown_value
-from tests.display.test_escape import any_text, hidden
+from tests.test_escape import any_text, hidden
 
 
 @given(st.dictionaries(any_text, any_text, min_size=1, max_size=3), st.sampled_from(FORMATS))

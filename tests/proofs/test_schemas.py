@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from ptinspect.display.text.values import json_value
+from ptinspect.display.json import json_value
 from ptinspect.document.optim import matching
 from ptinspect.proofs import optimizer
 from ptinspect.proofs.resume import causes, proof

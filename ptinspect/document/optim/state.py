@@ -23,7 +23,7 @@ from ptinspect.pickling.pyobjects import (
     path_step,
 )
 from ptinspect.pickling.values import Call, Value
-from ptinspect.text import read_package_file
+from ptinspect.text import cut, read_package_file
 
 
 class Optimizer(NamedTuple):
@@ -52,8 +52,20 @@ class Optimizer(NamedTuple):
                 return step
         return None
 
+    @property
+    def label(self) -> str:
+        """`SGD (inferred)`; the whole path if the class is not in torch.optim."""
+        if self.class_path is None:
+            return "an unknown class"
+        name = cut(self.class_path.removeprefix("torch.optim."))
+        return name if self.evidence == "recorded" else f"{name} ({self.evidence})"
+
     def parameters(self, group: int) -> int:
         return len(as_sequence(self.groups[group].get("params")) or ())
+
+    @property
+    def parameter_count(self) -> int:
+        return sum(map(self.parameters, range(len(self.groups))))
 
     def members(self) -> Iterator[tuple[Path, Value]]:
         """Yield state and groups with their paths. A pickled optimizer has the parameters

@@ -8,10 +8,10 @@ from io import BytesIO
 from typing import Any
 
 from ptinspect.atomic_file import check_destination, write_file
-from ptinspect.display.text.escape import cut, safe
 from ptinspect.errors import PtInspectError, UnsupportedError
 from ptinspect.proofs.resume.causes import Answer, Cause, Difference
 from ptinspect.report import Report
+from ptinspect.text import cut, safe
 
 _TRAINING_KEYS = (
     "device", "length", "batches_used", "loss", "optimizer", "scheduler", "per_step", "scaler",

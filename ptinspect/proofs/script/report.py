@@ -12,14 +12,13 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 
 from ptinspect.comparison import DiffReport, diff
-from ptinspect.display.text.escape import cut
 from ptinspect.document import open as open_document
 from ptinspect.errors import PtInspectError
 from ptinspect.pickling.pyobjects import Path, dotted
 from ptinspect.proofs.script.runs import Difference, Record, Run
 from ptinspect.proofs.worker.recorder import FileState
 from ptinspect.report import Report
-from ptinspect.text import count_text, join_names, read_package_file
+from ptinspect.text import count_text, cut, join_names, read_package_file
 
 _BLOCKS = read_package_file("proofs/script/causes.txt").strip().split("\n\n")[1:]
 CAUSES = {

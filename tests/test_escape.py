@@ -8,8 +8,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ptinspect.display.text.escape import cut, markdown, quoted, quoted_all, safe
 from ptinspect.limits import Limits
+from ptinspect.text import cut, markdown, quoted, quoted_all, safe
 
 any_text = st.text(st.characters(codec=None, exclude_categories=()))
 ESCAPE = r"\\([nrt]|x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8})"

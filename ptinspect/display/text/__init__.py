@@ -1,1 +1,0 @@
-"""Text for the output formats: escaping, columns, and values as text or JSON."""
