@@ -13,7 +13,6 @@ is first asked for.
 
 from typing import TYPE_CHECKING
 
-from ptinspect._version import __version__
 from ptinspect.errors import (
     DamagedError,
     FormatError,
@@ -26,6 +25,7 @@ from ptinspect.errors import (
     UnsupportedError,
 )
 from ptinspect.limits import Limits
+from ptinspect.report import __version__
 
 if TYPE_CHECKING:
     from ptinspect.comparison import DiffReport, diff

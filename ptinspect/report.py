@@ -1,4 +1,5 @@
-"""What all reports share: ok, exit_code, text() and as_dict(), and dataclasses as JSON."""
+"""What all reports share: the version of ptinspect, ok, exit_code, text() and as_dict(), and
+dataclasses as JSON."""
 
 from __future__ import annotations
 
@@ -9,6 +10,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from _typeshed import DataclassInstance
+
+__version__ = "0.1.0"  # a test checks that pyproject.toml and CHANGELOG.md agree with it
 
 
 class Report(ABC):

@@ -66,7 +66,7 @@ def test_importing_costs_no_more_than_errors_and_limits() -> None:
     code = "import sys; import ptinspect; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = {name for name in done.stdout.split() if name.startswith("ptinspect")}
-    assert loaded == {"ptinspect", "ptinspect._version", "ptinspect.errors", "ptinspect.limits"}
+    assert loaded == {"ptinspect", "ptinspect.report", "ptinspect.errors", "ptinspect.limits"}
 
 
 def test_open_works_before_and_after_its_room_is_imported() -> None:

@@ -7,16 +7,18 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 import click
 
-from ptinspect.cli.options import (
+from ptinspect.cli.output import (
     combine,
     flag,
     force_option,
     format_option,
     no_progress_option,
+    open_output,
     option,
     output_option,
+    training_progress,
+    write_summary,
 )
-from ptinspect.cli.output import open_output, training_progress, write_summary
 
 if TYPE_CHECKING:
     from collections.abc import Callable

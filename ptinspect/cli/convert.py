@@ -7,18 +7,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ptinspect.cli.options import (
+from ptinspect.cli.output import (
     choice,
     debug_requested,
+    error_text,
     flag,
     format_option,
     no_progress_option,
     option,
-    repeatable,
-)
-from ptinspect.cli.output import (
-    error_text,
     progress_bar,
+    repeatable,
     reportable,
     write_stderr,
     write_stdout,

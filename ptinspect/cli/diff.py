@@ -6,14 +6,17 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ptinspect.cli.options import (
+from ptinspect.cli.output import (
     format_option,
     no_progress_option,
+    open_output,
     option,
     output_option,
+    progress_bar,
     repeatable,
+    terminal_style,
+    write_summary,
 )
-from ptinspect.cli.output import open_output, progress_bar, terminal_style, write_summary
 
 if TYPE_CHECKING:
     from ptinspect.comparison import DiffReport

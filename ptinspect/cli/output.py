@@ -1,4 +1,5 @@
-"""Standard output, standard error, `-o FILE`, the text of errors, and progress bars."""
+"""What the commands share: options in one wording, standard output and error, `-o FILE`, the text
+of errors, and progress bars."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ import os
 import sys
 import time
 from contextlib import contextmanager
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 import click
 
@@ -19,6 +20,55 @@ if TYPE_CHECKING:
 
     from ptinspect.proofs.processes import Progress, Watch
     from ptinspect.report import Report
+
+    Decorator = Callable[[Any], Any]
+
+
+def option(names: str, metavar: str | None, help: str, **settings: Any) -> Decorator:
+    """Return an option with a value, e.g. of `names` "-o --output". Its default is shown."""
+    has_default = bool(settings.get("default") not in (None, ""))
+    return click.option(
+        *names.split(), metavar=metavar, help=help, show_default=has_default, **settings
+    )
+
+
+def flag(names: str, help: str) -> Decorator:
+    return click.option(*names.split(), is_flag=True, help=help)
+
+
+def repeatable(names: str, metavar: str, help: str) -> Decorator:
+    return option(names, metavar, f"{help} Repeatable.", multiple=True)
+
+
+def choice(names: str, values: Sequence[str], help: str, default: str | None = None) -> Decorator:
+    return option(names, None, help, type=click.Choice(values), default=default)
+
+
+def format_option(formats: Sequence[str]) -> Decorator:
+    """Return the option `--format` with the first format as the default."""
+    return choice("-f --format output_format", formats, "Output format.", formats[0])
+
+
+output_option = option("-o --output", "FILE", "Write to FILE instead of standard output.")
+force_option = flag("--force", "Overwrite FILE even if it is not a text file.")
+no_progress_option = flag("--no-progress", "Do not show a progress bar.")
+
+
+def combine(*options: Decorator) -> Decorator:
+    """Return several options as one decorator; `--help` lists them in this order."""
+
+    def decorate(command: Any) -> Any:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def debug_requested(ctx: click.Context) -> bool:
+    """Return True if `ptinspect --debug` was given."""
+    return bool(ctx.find_root().params.get("debug"))
+
 
 STDOUT_ERRNOS = frozenset((errno.EBADF, errno.EFBIG, errno.EIO, errno.ENOSPC))
 

@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import click
 
-from ptinspect.cli.options import flag, format_option, no_progress_option, output_option
-from ptinspect.cli.output import open_output, progress_bar, write_summary
+from ptinspect.cli.output import (
+    flag,
+    format_option,
+    no_progress_option,
+    open_output,
+    output_option,
+    progress_bar,
+    write_summary,
+)
 
 
 @click.command("recover", short_help="Save what is left of a damaged file.")

@@ -9,26 +9,29 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ptinspect.cli.options import (
+from ptinspect.cli.output import (
     choice,
     flag,
     force_option,
     format_option,
     no_progress_option,
+    open_output,
     option,
     output_option,
+    progress_bar,
     repeatable,
+    terminal_style,
+    write_stderr,
 )
-from ptinspect.cli.output import open_output, progress_bar, terminal_style, write_stderr
 from ptinspect.errors import PtInspectError
-from ptinspect.source.folder import FOLDER_LINK, left_out_text
+from ptinspect.source.local import FOLDER_LINK, left_out_text
 from ptinspect.text import cut
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ptinspect.safety.report import ScanReport
-    from ptinspect.source.folder import LeftOut
+    from ptinspect.source.local import LeftOut
 
 
 @click.command("scan", short_help="Check whether files and folders are safe to load.")

@@ -10,21 +10,19 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ptinspect.cli.options import (
+from ptinspect.cli.output import (
+    byte_progress,
     choice,
     debug_requested,
+    error_text,
     flag,
     force_option,
     format_option,
     no_progress_option,
+    open_output,
     option,
     output_option,
     repeatable,
-)
-from ptinspect.cli.output import (
-    byte_progress,
-    error_text,
-    open_output,
     reportable,
     terminal_style,
     write_stderr,
@@ -33,7 +31,7 @@ from ptinspect.display import FORMATS, ShowOptions, renderer
 from ptinspect.document import open as open_document
 from ptinspect.errors import FormatError, PtInspectError
 from ptinspect.formats.detect import MEMBER_SUFFIXES, main_file
-from ptinspect.source.folder import BROKEN_LINK, LeftOut, files_below, left_out_text
+from ptinspect.source.local import BROKEN_LINK, LeftOut, files_below, left_out_text
 from ptinspect.text import cut, safe
 
 if TYPE_CHECKING:

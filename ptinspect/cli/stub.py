@@ -6,8 +6,7 @@ from typing import Any
 
 import click
 
-from ptinspect.cli.options import flag, option, output_option
-from ptinspect.cli.output import open_output, write_stderr
+from ptinspect.cli.output import flag, open_output, option, output_option, write_stderr
 from ptinspect.text import count_text, safe
 
 

@@ -6,9 +6,9 @@ import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from ptinspect.comparison.changes import Change, Lone, Note, Side
-from ptinspect.comparison.keys import find_patterns, find_renames
+from ptinspect.comparison.keys import Change, Lone, Side, find_patterns, find_renames
 from ptinspect.comparison.metadata import (
+    Note,
     compare_entries,
     compare_modules,
     compare_optimizers,

@@ -1,4 +1,5 @@
-"""Renamed keys: pairs of a removed and an added tensor that are one, and their patterns."""
+"""Tensors that only one document has or that differ; and renamed keys: pairs of a removed and an
+added tensor that are one, and their patterns."""
 
 from __future__ import annotations
 
@@ -16,8 +17,9 @@ from ptinspect.document.elements import iter_contiguous
 from ptinspect.errors import PtInspectError
 
 if TYPE_CHECKING:
-    from ptinspect.comparison.numbers import Numbers
+    from ptinspect.comparison.numbers import Numbers, ValueChange
     from ptinspect.document import TensorInfo
+    from ptinspect.pickling.pyobjects import Path
 
 SAMPLE = 1 << 14
 """Elements that are looked at to find a renamed tensor whose numbers changed."""
@@ -35,6 +37,50 @@ elements, which resemble each other by chance, the second."""
 
 ROUNDED = 0.02
 """The same for tensors that were also cast: only rounding may tell them apart."""
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One of the two documents."""
+
+    path: str
+    format: str
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class Lone:
+    """A tensor that only one document has. `in_model`: it belongs to a module or a state_dict.
+    `tied_to`: of a removed one, a key that views the same bytes and that both documents have."""
+
+    key: str
+    path: Path
+    dtype: str | None
+    shape: tuple[int, ...]
+    in_model: bool
+    tied_to: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A tensor that both documents have and that differs.
+
+    Attributes:
+        what: of "shape", "dtype", "device", "requires_grad", "role", "values".
+        values: None if the shapes differ or the elements are not numbers.
+        reason: why the values could not be compared, else None.
+    """
+
+    a: str
+    b: str
+    what: tuple[str, ...]
+    shape: tuple[tuple[int, ...], tuple[int, ...]]
+    dtype: tuple[str | None, str | None]
+    device: tuple[str, str]
+    requires_grad: tuple[bool, bool]
+    role: tuple[str, str]
+    values: ValueChange | None
+    reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from hashlib import blake2b, sha256
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from ptinspect.comparison.changes import EntryChange, ModuleChange, Note, OptimizerChange
 from ptinspect.document.select import value_finder
 from ptinspect.pickling.numpy_objects import as_array, as_scalar
 from ptinspect.pickling.pyobjects import (
@@ -38,6 +38,47 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 _SETS = ("builtins.set", "builtins.frozenset")
+
+
+@dataclass(frozen=True, slots=True)
+class EntryChange:
+    """An entry (number, string, object) that was added, removed or changed."""
+
+    path: Path
+    change: str
+    a: object
+    b: object
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleChange:
+    """A module whose class or configuration changed, or that only one document has. `a` and `b` are
+    as `print(model)` shows it, without its children; None where it is absent."""
+
+    root: Path
+    name: str
+    change: str
+    a: str | None
+    b: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class OptimizerChange:
+    """An optimizer state that was added, removed or changed: in "class", "param_groups" or "state",
+    with details such as "lr 0.1 -> 0.01"."""
+
+    path: Path
+    change: str
+    what: tuple[str, ...]
+    details: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """A difference that does not make the documents differ: container, order, sharing."""
+
+    kind: str
+    message: str
 
 
 def _paired(a: Mapping[K, V], b: Mapping[K, V]) -> Iterator[tuple[K, V | None, V | None, str]]:

@@ -8,20 +8,11 @@ from dataclasses import asdict, dataclass
 from html import escape as html_escape
 from typing import Any, NamedTuple
 
-from ptinspect._version import __version__
-from ptinspect.comparison.changes import (
-    Change,
-    EntryChange,
-    Lone,
-    ModuleChange,
-    Note,
-    OptimizerChange,
-    Side,
-)
-from ptinspect.comparison.keys import Pattern, Rename, apply_pattern
+from ptinspect.comparison.keys import Change, Lone, Pattern, Rename, Side, apply_pattern
+from ptinspect.comparison.metadata import EntryChange, ModuleChange, Note, OptimizerChange
 from ptinspect.display.table import Table, draw_table, fold_keys, fold_rows, markdown_table
 from ptinspect.pickling.pyobjects import dotted
-from ptinspect.report import Report, json_objects
+from ptinspect.report import Report, __version__, json_objects
 from ptinspect.text import count_text, cut, join_names, markdown
 
 Row = tuple[str, ...]

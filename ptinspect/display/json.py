@@ -12,13 +12,13 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from ptinspect._version import __version__
 from ptinspect.display.table import STATS_HEADERS, select_tensors
 from ptinspect.document.entries import describe
 from ptinspect.document.tensor import InlineStorage, Tensor, storage_places
 from ptinspect.errors import UnsupportedError
 from ptinspect.pickling.pyobjects import brief_repr, path_step
 from ptinspect.pickling.values import key_value
+from ptinspect.report import __version__
 from ptinspect.text import quoted, quoted_all
 
 if TYPE_CHECKING:

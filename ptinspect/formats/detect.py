@@ -34,7 +34,7 @@ from ptinspect.limits import LIMITS, Limits
 from ptinspect.pickling.machine import run
 from ptinspect.pickling.opcodes import BY_CODE
 from ptinspect.pickling.values import Inert
-from ptinspect.source.folder import check_listable
+from ptinspect.source.local import check_listable
 from ptinspect.text import count_text, is_outside, join_names, shell_word
 
 if TYPE_CHECKING:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from ptinspect.recovery.report import RecoveryReport
-from ptinspect.recovery.saving import recover
+from ptinspect.recovery.saving import RecoveryReport, recover
 
 __all__ = ["RecoveryReport", "recover"]

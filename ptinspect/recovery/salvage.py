@@ -14,14 +14,25 @@ from ptinspect.errors import DamagedError, Place, PtInspectError
 from ptinspect.formats.archive import Archive, Span, declared_storages
 from ptinspect.formats.torch.legacy import MAGIC
 from ptinspect.pickling.machine import run
-from ptinspect.recovery.report import LOST, PLAUSIBLE, PROVED, Damage
 
 if TYPE_CHECKING:
     from ptinspect.limits import Limits
     from ptinspect.pickling.machine import Pickled
     from ptinspect.source.base import Source
 
+PROVED, PLAUSIBLE, LOST = "proved", "plausible", "lost"
+
 NO_CHECKSUM = "no checksum covers it"
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """Something in the file that is not as its writer left it. The kinds are "cut", "directory",
+    "checksum", "frame", "description", "overwritten" and "shifted"."""
+
+    kind: str
+    offset: int | None
+    message: str
 
 
 @dataclass(frozen=True, slots=True)

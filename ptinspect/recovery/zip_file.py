@@ -19,11 +19,13 @@ from ptinspect.formats.archive import Span, declared_storages, read_chunks
 from ptinspect.formats.zip.directory import DEFLATED, STORED, ZipDirectory
 from ptinspect.formats.zip.records import DESCRIBED, DESCRIPTOR, END, LOCAL, LOCAL_HEADER
 from ptinspect.pickling.machine import run
-from ptinspect.recovery.report import LOST, PLAUSIBLE, Damage
 from ptinspect.recovery.salvage import (
+    LOST,
     NO_CHECKSUM,
+    PLAUSIBLE,
     PROOF,
     UNCHECKED,
+    Damage,
     Evidence,
     MemorySpan,
     Salvage,

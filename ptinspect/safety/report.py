@@ -393,7 +393,7 @@ def sarif_text(reports: Sequence[ScanReport]) -> str:
 
     https://docs.oasis-open.org/sarif/sarif/v2.1.0/sarif-v2.1.0.html
     """
-    from ptinspect._version import __version__
+    from ptinspect.report import __version__
 
     rules = [
         {

@@ -16,8 +16,7 @@ from ptinspect.safety.containers.dispatch import buffer_if_small, scan_source
 from ptinspect.safety.next_steps import next_steps, state_load_advice
 from ptinspect.safety.report import DANGEROUS, ScanReport, unreadable_report
 from ptinspect.safety.scan_state import Budget, ScanState, fit
-from ptinspect.source.folder import EXCLUDED, LeftOut, files_below
-from ptinspect.source.local import check_type, open_source
+from ptinspect.source.local import EXCLUDED, LeftOut, check_type, files_below, open_source
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator

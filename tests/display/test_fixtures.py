@@ -11,8 +11,8 @@ from ptinspect.display import FORMATS
 from ptinspect.document import open as open_document
 from tests.corpus.files import FIXTURES, sampled, truth_of
 from tests.display.making import READ, shown, view_of
-from tests.test_escape import hidden
 from tests.display.test_json import valid
+from tests.test_escape import hidden
 
 TENSOR = ("path", "key", "role", "persistent", "dtype", "shape", "device", "requires_grad",
           "layout", "stride", "storage_offset")  # fmt: skip

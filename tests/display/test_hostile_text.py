@@ -9,8 +9,8 @@ import pytest
 
 from ptinspect.display import FORMATS, ShowOptions, renderer
 from ptinspect.document import Document
-from tests.test_escape import hidden
 from tests.document.making import of_bytes
+from tests.test_escape import hidden
 
 EVIL = "E\x1b[2J\x07\u202e\u200b\u2028"
 
