@@ -1,9 +1,10 @@
-"""What all reports share: the version of ptinspect, ok, exit_code, text() and as_dict(), and
-dataclasses as JSON."""
+"""What reports share: the version of ptinspect, ok, exit_code, text() and as_dict(), advice on
+loading, and dataclasses as JSON."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -49,10 +50,29 @@ class Report(ABC):
         return self.ok
 
 
+@dataclass(frozen=True, slots=True)
+class LoadAdvice:
+    """Advice on loading one file, in the reports of several commands.
+
+    Attributes:
+        weights_only: True if torch.load reads the file with its default, weights_only=True.
+        needs: classes and functions that neither torch, numpy nor the standard library has.
+        safe_globals: names that weights_only needs as safe globals.
+        map_location: "needed" if a device other than the CPU is recorded.
+        call: the line of Python that loads the file.
+        blockers: what keeps weights_only from loading the file, whatever the safe globals are.
+    """
+
+    weights_only: bool
+    needs: list[str]
+    safe_globals: list[str]
+    map_location: str | None
+    call: str
+    blockers: list[str]
+
+
 def json_objects(items: Iterable[DataclassInstance], *omitted: str) -> list[object]:
     """Return dataclasses as JSON has them, without the `omitted` fields."""
-    from dataclasses import asdict  # imported late: start-up time counts
-
     fields = map(asdict, items)
     return [
         json_plain({name: value for name, value in item.items() if name not in omitted})

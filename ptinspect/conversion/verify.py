@@ -47,7 +47,7 @@ def refuse_unsafe_output(plan: Plan, document: Document, options: ConvertOptions
     if plan.to == "safetensors":
         return []
     from ptinspect.safety.containers.dispatch import scan_source
-    from ptinspect.safety.next_steps import state_load_advice
+    from ptinspect.safety.load_advice import state_load_advice
     from ptinspect.safety.scan_state import Budget, ScanState
 
     encodings = sorted({str(item.tensor.encoding) for item in plan.tensors if item.tensor.encoding})

@@ -165,8 +165,7 @@ def _setting(value: Value, document: Document) -> object:
 
 
 def _load(document: Document) -> dict[str, object]:
-    from ptinspect.safety.load_advice import load_advice
-    from ptinspect.safety.next_steps import dangerous_findings
+    from ptinspect.safety.load_advice import dangerous_findings, load_advice
 
     advice, danger = load_advice(document), dangerous_findings(document)
     return {

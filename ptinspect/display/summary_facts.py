@@ -171,8 +171,12 @@ def _checksums_text(checked: int, wrong: Sequence[object]) -> str:
 
 def _load_facts(document: Document, hints: bool) -> Iterator[Fact]:
     """Yield the classes that loading needs, the call that loads the file, and its obstacles."""
-    from ptinspect.safety.load_advice import load_advice, path_to_load
-    from ptinspect.safety.next_steps import dangerous_findings, has_safe_globals_line
+    from ptinspect.safety.load_advice import (
+        dangerous_findings,
+        has_safe_globals_line,
+        load_advice,
+        path_to_load,
+    )
 
     hints = hints and document.path != "-"  # standard input cannot be read again
     advice = load_advice(document)

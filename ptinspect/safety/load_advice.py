@@ -1,22 +1,36 @@
-"""Advice on loading a file: the call to paste, and what it needs."""
+"""Advice on loading a file: the call to paste, what it needs, and the next steps after a scan.
+
+Every `show` imports this module: the scanner itself is imported only for a file with suspicious
+names, because that takes 5 ms of the 65 ms of CPU time that `show` takes for a small file.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ptinspect.pickling.values import Global, PersistentId
-from ptinspect.safety.policy import WEIGHTS_ONLY_BLOCKED_MODULES, WEIGHTS_ONLY_NAMES
+from ptinspect.pickling.values import Call, Global, PersistentId, TensorCall
+from ptinspect.report import LoadAdvice
+from ptinspect.safety.policy import WEIGHTS_ONLY_BLOCKED_MODULES, WEIGHTS_ONLY_NAMES, is_listed
 from ptinspect.text import join_names, python_literal, shell_word
+from ptinspect.torchnn.classes import exists_in_torch, lookup
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from ptinspect.document import Document
     from ptinspect.pickling.machine import Pickled
+    from ptinspect.pickling.values import Value
+    from ptinspect.safety.report import Finding
+    from ptinspect.safety.scan_state import ScanState
+    from ptinspect.source.base import Source
 
+TRUSTED_TORCH = "2.10"
+"""The first torch whose weights_only has no known hole.
+
+CVE-2025-32434 was closed by 2.6, CVE-2026-24747 by 2.10.
+"""
 
 NEWEST_ZIP_VERSION = 10
 """The newest version of torch's zip format that torch reads.
@@ -24,14 +38,12 @@ NEWEST_ZIP_VERSION = 10
 Source: `kMaxSupportedFileFormatVersion` in caffe2/serialize/versions.h.
 """
 
+_UNTYPED = "an untyped storage in a legacy file, which torch.load cannot read at all"
+_JAGGED = "a jagged tensor in a legacy file, where its data comes too late for torch.load"
 _UNREADABLE_IN_LEGACY = {
-    **dict.fromkeys(
-        ("torch.storage.UntypedStorage", "torch.UntypedStorage"),
-        "an untyped storage in a legacy file, which torch.load cannot read at all",
-    ),
-    "torch.nested._internal.nested_tensor.NestedTensor": (
-        "a jagged tensor in a legacy file, where its data comes too late for torch.load"
-    ),
+    "torch.storage.UntypedStorage": _UNTYPED,
+    "torch.UntypedStorage": _UNTYPED,
+    "torch.nested._internal.nested_tensor.NestedTensor": _JAGGED,
 }
 
 # torch wrote these functions once and no longer has them.
@@ -39,29 +51,13 @@ _REMOVED_FUNCTIONS = frozenset(
     ("torch._utils._rebuild_sparse_csr_tensor", "torch._utils._rebuild_mlc_tensor")
 )
 
+_LOADABLE_FORMATS = frozenset(("torch-zip", "torch-legacy", "torch-legacy-tar", "pickle"))
+
+# A function of the same name hides the class's module: this is where the class can be found.
+_HIDDEN_CLASSES = {"torch.nn.parallel.data_parallel.DataParallel": "torch.nn.DataParallel"}
+
 MAX_SAFE_GLOBALS = 12
 """Names that one line to paste may list."""
-
-
-@dataclass(frozen=True, slots=True)
-class LoadAdvice:
-    """Advice on loading one file.
-
-    Attributes:
-        weights_only: True if torch.load reads the file with its default, weights_only=True.
-        needs: classes and functions that neither torch, numpy nor the standard library has.
-        safe_globals: names that weights_only needs as safe globals.
-        map_location: "needed" if a device other than the CPU is recorded.
-        call: the line of Python that loads the file.
-        blockers: what keeps weights_only from loading the file, whatever the safe globals are.
-    """
-
-    weights_only: bool
-    needs: list[str]
-    safe_globals: list[str]
-    map_location: str | None
-    call: str
-    blockers: list[str]
 
 
 def load_advice(document: Document) -> LoadAdvice:
@@ -138,14 +134,10 @@ def _weights_only_blockers(
     format: str, facts: Mapping[str, object], streams: Sequence[Pickled]
 ) -> list[str]:
     blockers = []
-    if format == "pickle":
-        blockers.append("a plain pickle, which torch.load does not read")
-    elif format == "torchscript":
-        blockers.append("a TorchScript archive, which weights_only refuses")
+    if format in _REFUSED_FORMATS:
+        blockers.append(_REFUSED_FORMATS[format])
     elif format in _OTHER_READERS:
         blockers.append(f"a file of the format {format}, which torch.load does not read")
-    elif format == "torch-legacy-tar":
-        blockers.append("the tar of torch 0.1")
     if facts.get("tensors_folder"):
         blockers.append("the zip of torch 1.4, which torch.load no longer reads")
     version = str(facts.get("version", ""))
@@ -160,11 +152,8 @@ def _weights_only_blockers(
     for stream in streams:
         blockers += _stream_blockers(stream)
         if format == "torch-legacy":
-            blockers += [
-                _UNREADABLE_IN_LEGACY[name.path]
-                for name in stream.globals
-                if name.path in _UNREADABLE_IN_LEGACY
-            ]
+            legacy = (_UNREADABLE_IN_LEGACY.get(name.path) for name in stream.globals)
+            blockers += filter(None, legacy)
     return list(dict.fromkeys(blockers))
 
 
@@ -173,7 +162,8 @@ def _stream_blockers(stream: Pickled) -> list[str]:
     if stream.unsupported_opcodes:
         opcodes = join_names(sorted(stream.unsupported_opcodes), 3)
         blockers.append(f"protocol {stream.protocol}, opcodes that it does not support: {opcodes}")
-    if any(isinstance(value, PersistentId) and _is_class(value) for value in stream.persistent):
+    persistent = (item.value for item in stream.persistent if isinstance(item, PersistentId))
+    if any(isinstance(fields, tuple) and fields[:1] == ("module",) for fields in persistent):
         blockers.append("classes stored with their source, as in a legacy full model")
     blocked = [name.path for name in stream.globals if name.module in WEIGHTS_ONLY_BLOCKED_MODULES]
     if blocked:
@@ -181,10 +171,12 @@ def _stream_blockers(stream: Pickled) -> list[str]:
     return blockers
 
 
-def _is_class(persistent_id: PersistentId) -> bool:
-    fields = persistent_id.value
-    return isinstance(fields, tuple) and bool(fields) and fields[0] == "module"
-
+_REFUSED_FORMATS = {
+    "pickle": "a plain pickle, which torch.load does not read",
+    "torchscript": "a TorchScript archive, which weights_only refuses",
+    "torch-legacy-tar": "the tar of torch 0.1",
+}
+"""Formats that weights_only does not load, with the reason."""
 
 _FOLDERS = ("deepspeed", "torch-dcp")
 """Formats whose reader takes a folder."""
@@ -237,13 +229,187 @@ def _load_shards_call(index_path: str, load_template: str) -> str:
 
 def is_in_today_torch(name: Global) -> bool:
     """Return True unless the name is one of torch that was renamed or removed."""
-    from ptinspect.torchnn.classes import exists_in_torch
-
-    # Renamed since it was written: weights_only asks for the old name.
-    is_renamed = name.module == "torch.tensor" or name.name.endswith("Error")
-    is_removed = (
-        name.module.startswith("torch.nn.quantized.")
-        or name.path in _REMOVED_FUNCTIONS
-        or not exists_in_torch(name.module, name.name)
+    return (
+        # Renamed since it was written: weights_only asks for the old name.
+        name.module != "torch.tensor"
+        and not name.name.endswith("Error")
+        and not name.module.startswith("torch.nn.quantized.")
+        and name.path not in _REMOVED_FUNCTIONS
+        and exists_in_torch(name.module, name.name)
     )
-    return not is_renamed and not is_removed
+
+
+# --- next steps of a scan -----------------------------------------------------------------
+
+
+def state_load_advice(state: ScanState) -> LoadAdvice | None:
+    """Return how to load a scanned file; None if neither torch.load nor pickle.load reads it."""
+    if state.format not in _LOADABLE_FORMATS or not state.streams:
+        return None
+    from ptinspect.safety.report import shorten
+
+    return advise_loading(
+        state.path,
+        state.format,
+        state.facts,
+        state.streams,
+        [shorten(name.path) for name in _globals(state)],
+        {device for stream in state.streams for device in _devices(stream)},
+    )
+
+
+def next_steps(
+    state: ScanState, verdict: str, load: LoadAdvice | None, commands: Collection[str]
+) -> list[str]:
+    """Return lines for people: what to do next with a file, lines to paste first.
+
+    Args:
+        state: the finished scan.
+        verdict: the file's verdict.
+        load: how to load it, from `state_load_advice`.
+        commands: the subcommands of ptinspect that the lines may name.
+    """
+    from ptinspect.safety.report import DANGEROUS, POINTER
+
+    if verdict == DANGEROUS:
+        return ["do not load it"]
+    if verdict == POINTER:
+        return [state.hint or "git lfs pull"]
+    if state.errors:
+        hint = next((error.hint for error in state.errors if error.hint), None)
+        return [hint] if hint else []
+    if load is None:
+        return [state.hint] if state.hint and not state.skipped else []
+    if load.weights_only:
+        # torch loads jagged tensors only after these modules were imported.
+        is_nested = any(name.module.startswith("torch.nested.") for name in _globals(state))
+        imports = "import torch._dynamo, torch.nested; " if is_nested else ""
+        return [f"{imports}{load.call}  # as it is, with torch {TRUSTED_TORCH} or later"]
+    return _steps_without_weights_only(state, load, commands)
+
+
+def _globals(state: ScanState) -> Iterable[Global]:
+    return (name for stream in state.streams for name in stream.globals)
+
+
+def _devices(stream: Pickled) -> Iterator[str]:
+    for item in stream.persistent:
+        if isinstance(item, TensorCall):
+            yield item.location
+        elif isinstance(item.value, tuple) and len(item.value) > 3:
+            kind, location = item.value[0], item.value[3]
+            if kind == "storage" and isinstance(location, str):
+                yield str(location)
+
+
+def _steps_without_weights_only(
+    state: ScanState, load: LoadAdvice, commands: Collection[str]
+) -> list[str]:
+    steps = [f"weights_only cannot load it: {blocker}" for blocker in load.blockers]
+    line = None if load.blockers else safe_globals_line(state, load)
+    if line:
+        steps.append(f"{line}  # torch {TRUSTED_TORCH} or later")
+    if load.needs and "stub" in commands:
+        steps.append(f"ptinspect stub {shell_word(state.path)} > model_def.py")
+    has_tensors = any(stream.persistent for stream in state.streams)
+    is_optimizer = any(_is_optimizer(stream.root) for stream in state.streams)
+    if "convert" in commands and has_tensors and not is_optimizer:
+        steps.append(f"ptinspect convert {shell_word(state.path)} --to safetensors")
+    if not line:
+        steps.append(f"{load.call}  # runs what the file says")
+    return steps
+
+
+def _is_optimizer(root: Value) -> bool:
+    if isinstance(root, Call) and isinstance(root.func, Global):
+        return root.func.path.startswith("torch.optim.")
+    return isinstance(root, dict) and set(root) == {"state", "param_groups"}
+
+
+def safe_globals_line(state: ScanState, load: LoadAdvice) -> str | None:
+    """Return `import …; torch.serialization.add_safe_globals([…]); torch.load(…)`.
+
+    Each global is added under its pickled name, whatever `__qualname__` its object has.
+
+    Returns:
+        None if the file needs a name that the policy does not allow, or too many for one line.
+    """
+    needed = _needed_globals(_globals(state), load)
+    if state.weights_only_blockers or needed is None or not all(map(_can_be_safe_global, needed)):
+        return None
+    safe_globals = [
+        f'({_HIDDEN_CLASSES.get(name.path, name.path)}, "{name.path}")' for name in needed
+    ]
+    modules = {"torch", *(name.module for name in needed)}
+    if any(name.path == "numpy.dtype" for name in needed):
+        # weights_only also asks for the class of each numpy dtype.
+        safe_globals.append("*map(type, map(numpy.dtype, numpy.sctypeDict))")
+        modules.add("numpy")
+    call = load.call.replace(", weights_only=False", "")
+    return (
+        f"import {', '.join(sorted(modules))};"
+        f" torch.serialization.add_safe_globals([{', '.join(safe_globals)}]); {call}"
+    )
+
+
+def _needed_globals(names: Iterable[Global], load: LoadAdvice) -> list[Global] | None:
+    """Return the names that weights_only needs; None if they are too many, or one too long, to be
+    written in a line."""
+    by_path = {name.path: name for name in names}
+    needed = [by_path[path] for path in load.safe_globals if path in by_path]
+    return needed if len(needed) == len(load.safe_globals) <= MAX_SAFE_GLOBALS else None
+
+
+def _can_be_safe_global(name: Global) -> bool:
+    """Return True if the policy allows the name and the current torch resolves it."""
+    return (
+        is_listed(name.module, name.name)
+        and is_in_today_torch(name)
+        and "." not in name.name
+        and name.path.replace(".", "").isidentifier()
+    )
+
+
+# --- open documents -----------------------------------------------------------------------
+
+
+def dangerous_findings(document: Document) -> list[Finding]:
+    """Return the dangerous findings of an open file, in the order of the report.
+
+    Nothing is scanned if all names are harmless by themselves: torch's own, classes of torch.nn,
+    and user-defined classes.
+    """
+    if all(map(_is_harmless_name, document.globals)):
+        return []
+    from ptinspect.safety.report import DANGEROUS
+
+    findings: list[Finding] = []
+    reports = [_scan(document, source).report() for source in document.archive.files]
+    for report in reports:
+        findings += [finding for finding in report.findings if finding.verdict == DANGEROUS]
+        reports += report.members
+    return findings
+
+
+def has_safe_globals_line(document: Document, advice: LoadAdvice) -> bool:
+    """Return True if `scan` prints the line with which weights_only loads the file."""
+    if all(map(_is_harmless_name, document.globals)):
+        needed = _needed_globals(document.globals, advice)
+        return needed is not None and all(map(is_in_today_torch, needed))
+    return safe_globals_line(_scan(document, document.archive.source), advice) is not None
+
+
+def _scan(document: Document, source: Source) -> ScanState:
+    from ptinspect.safety.containers.dispatch import scan_source
+    from ptinspect.safety.scan_state import Budget, ScanState
+
+    state = ScanState(document.path, None, 0, Budget(document.limits))
+    scan_source(source, state)
+    return state
+
+
+def _is_harmless_name(name: Global) -> bool:
+    if name.path in WEIGHTS_ONLY_NAMES or lookup(name.path) is not None:
+        return True
+    top = name.module.split(".", 1)[0]
+    return top == "__main__" and "." not in name.name and top not in sys.stdlib_module_names

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ptinspect.errors import Place
 from ptinspect.limits import LIMITS
-from ptinspect.report import Report
+from ptinspect.report import LoadAdvice, Report
 from ptinspect.text import count_text
 
 if TYPE_CHECKING:
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ptinspect.errors import PtInspectError
-    from ptinspect.safety.load_advice import LoadAdvice
 
 SCHEMA = 1
 
@@ -348,8 +347,6 @@ def _field_values(item: Finding | LoadAdvice | ReadError | ScanReport) -> list[o
 def load_reports(data: bytes) -> list[ScanReport]:
     """Return the reports that `dump_reports` wrote."""
     import json
-
-    from ptinspect.safety.load_advice import LoadAdvice
 
     def report(row: list[Any]) -> ScanReport:
         values = dict(zip(ScanReport.__slots__, row, strict=True))

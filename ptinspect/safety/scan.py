@@ -13,7 +13,7 @@ from ptinspect.errors import PtInspectError
 from ptinspect.formats.signatures import text_transfer_error
 from ptinspect.limits import LIMITS, Limits
 from ptinspect.safety.containers.dispatch import buffer_if_small, scan_source
-from ptinspect.safety.next_steps import next_steps, state_load_advice
+from ptinspect.safety.load_advice import next_steps, state_load_advice
 from ptinspect.safety.report import DANGEROUS, ScanReport, unreadable_report
 from ptinspect.safety.scan_state import Budget, ScanState, fit
 from ptinspect.source.local import EXCLUDED, LeftOut, check_type, files_below, open_source

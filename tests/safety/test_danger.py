@@ -13,8 +13,7 @@ from click.testing import CliRunner
 
 import ptinspect
 from ptinspect.cli import cli
-from ptinspect.safety.load_advice import load_advice
-from ptinspect.safety.next_steps import dangerous_findings
+from ptinspect.safety.load_advice import dangerous_findings, load_advice
 from tests.conftest import FIXTURES
 
 # What `pickle.dumps` writes for an object whose __reduce__ is (os.system, ("echo",)).

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ptinspect.safety.next_steps import TRUSTED_TORCH
+from ptinspect.safety.load_advice import TRUSTED_TORCH
 from ptinspect.safety.scan import scan
 from tests.conftest import FIXTURES
 from tests.safety.corpus import benign
