@@ -13,9 +13,11 @@ from __future__ import annotations
 import os
 import re
 from contextlib import contextmanager, suppress
+from math import prod
 from typing import TYPE_CHECKING
 
 from ptinspect.errors import (
+    DamagedError,
     FormatError,
     LimitError,
     Place,
@@ -211,9 +213,7 @@ def _scan_identified(
     if identity.format in _TAR_FORMATS:
         _scan_tar(source, state)
     elif identity.format == "npy":
-        from ptinspect.safety.containers.npy import scan_arrays
-
-        scan_arrays(source, state)
+        _scan_arrays(source, state)
     elif identity.format == "compressed" and _scan_compressed(source, state, head):
         pass
     elif identity.format == "safetensors":
@@ -279,6 +279,68 @@ def _scan_compressed(source: Source, state: ScanState, head: bytes) -> bool:
     if error is not None:
         raise error
     return True
+
+
+def _scan_arrays(source: Source, state: ScanState) -> None:
+    """Scan one array of numpy after another: numpy.save appends them, numpy.load reads the next.
+
+    An array is a header as a Python literal, then numbers, or a pickle of the elements.
+    """
+    from ptinspect.formats.numpy_files import MAGIC
+
+    offset = 0
+    for _ in range(state.limits.streams):
+        begin, nbytes = _read_array_header(source, offset, state)
+        end = source.size if nbytes is None else begin + nbytes
+        if nbytes is None:
+            data, start, stop = source.window()
+            pickles = len(state.streams)
+            scanner = scan_pickles(state, data, start, stop, state.record, skip=begin, until=MAGIC)
+            state.format = "npy"
+            scanner.scan_found()
+            if len(state.streams) > pickles:
+                end = state.streams[-1].end - start
+        if end > source.size:
+            message = "the array is cut off: it has more elements than the file has bytes for"
+            raise DamagedError(message, where=Place(state.record, source.size))
+        left = source.size - end
+        if source.read(end, min(len(MAGIC), left)) != MAGIC:
+            if left and nbytes is not None:
+                state.find("trailing-bytes", f"{left:,} bytes follow the array", state.record)
+                scan_member(state, SliceSource(source, end, left), f"byte {end}")
+            return
+        offset = end
+    where = Place(state.record, offset)
+    raise LimitError("too many arrays in a row", limit="streams", where=where)
+
+
+def _read_array_header(source: Source, offset: int, state: ScanState) -> tuple[int, int | None]:
+    """Return where the elements of the array at `offset` begin, and how many bytes they are; None
+    for a pickle of them.
+
+    numpy has several notations for a dtype, and its versions do not agree on them: anything but a
+    plain notation for numbers counts as objects. So does what follows a header that is an error of
+    `state`. DamagedError if the header is cut off, or has no shape. Source: numpy/lib/format.py.
+    """
+    from ptinspect.formats import numpy_files
+
+    left = source.size - offset
+    head = source.read(offset, min(left, numpy_files.MAX_HEADER + 12))
+    start, end = numpy_files.header_bounds(head)
+    if len(head) < 12 or end > left:
+        raise DamagedError("the array's header is cut off", where=Place(None, 8))
+    is_short = end - start <= numpy_files.MAX_HEADER
+    header = numpy_files.parse_header(head[:end]) if is_short else None
+    if not isinstance(header, dict):
+        message = "the array's header is too long, or not a dictionary"
+        state.errors.append(DamagedError(message, where=Place(None, start)))
+        return offset + end, None
+    size, shape = numpy_files.item_size(header.get("descr")), header.get("shape")
+    if size is None:
+        return offset + end, None
+    if not numpy_files.is_shape(shape):
+        raise DamagedError("the array's header has no shape", where=Place(None, start))
+    return offset + end, prod(shape) * size
 
 
 @contextmanager
