@@ -84,8 +84,7 @@ class Document:
             with add_error_path(self.path):
                 contents = walk(self.archive.root, self._reader.read, self.limits)
                 for index, root in enumerate(self.archive.more_roots, 1):
-                    more = walk((root,), self._reader.read, self.limits)
-                    contents.append(more, index)
+                    contents.append(walk(root, self._reader.read, self.limits, (index,)))
                 self._contents = contents
         return self._contents
 

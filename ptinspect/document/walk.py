@@ -9,7 +9,7 @@ recursion: a stack of iterators holds the path from the root.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, NamedTuple
 
 from ptinspect.document.entries import Entry, describe, is_simple
@@ -56,16 +56,10 @@ class Contents:
     entries: list[Entry] = field(default_factory=list)
     warnings: list[DocumentWarning] = field(default_factory=list)
 
-    def append(self, more: Contents, index: int) -> None:
-        """Add the results of another root, whose paths begin with `index`."""
-        for info in more.tensors:
-            path = (index, *info.path[1:])
-            self.tensors.append(TensorInfo(path, info.role, info.persistent, info.tensor))
-        self.modules += [info._replace(root=(index, *info.root[1:])) for info in more.modules]
-        self.state_dicts += [(index, *path[1:]) for path in more.state_dicts]
-        self.optimizers += [item._replace(path=(index, *item.path[1:])) for item in more.optimizers]
-        self.entries += [item._replace(path=(index, *item.path[1:])) for item in more.entries]
-        self.warnings += more.warnings
+    def append(self, more: Contents) -> None:
+        """Add the results of another root."""
+        for results in fields(Contents):
+            getattr(self, results.name).extend(getattr(more, results.name))
 
 
 class _Context(NamedTuple):
@@ -109,10 +103,11 @@ ReadTensor = Callable[[Value], Tensor | None]
 _Step = tuple[Path, Value, _Context]
 
 
-def walk(root: Value, read: ReadTensor, limits: Limits) -> Contents:
-    """Return everything below `root`. `read` returns the tensor that a value stands for, None for
-    other values. LimitError if objects nest deeper, or are more, than allowed."""
-    return _Walk(read, limits).run(root)
+def walk(root: Value, read: ReadTensor, limits: Limits, path: Path = ()) -> Contents:
+    """Return everything below `root`, whose path is `path`. `read` returns the tensor that a value
+    stands for, None for other values. LimitError if objects nest deeper, or are more, than
+    allowed."""
+    return _Walk(read, limits).run(root, path)
 
 
 class _Walk:
@@ -125,8 +120,8 @@ class _Walk:
         self.repeated_steps = 0
         self.visited = 0
 
-    def run(self, root: Value) -> Contents:
-        start: Iterator[_Step] = iter([((), root, _Context())])
+    def run(self, root: Value, path: Path) -> Contents:
+        start: Iterator[_Step] = iter([(path, root, _Context())])
         frames: list[tuple[Iterator[_Step], int]] = [(start, 0)]
         while frames:
             step = next(frames[-1][0], None)

@@ -13,6 +13,7 @@ from ptinspect.pickling.values import (
     Blob,
     Call,
     Global,
+    Key,
     PersistentId,
     Python2Str,
     SetOf,
@@ -21,6 +22,7 @@ from ptinspect.pickling.values import (
 )
 
 ORDERED_DICT = "collections.OrderedDict"
+COUNTER = "collections.Counter"
 PARTIAL = "functools.partial"
 GETATTR = "builtins.getattr"
 
@@ -233,34 +235,33 @@ def _attribute_dicts(state: Value) -> list[dict[Value, Value]] | None:
 # Containers and bytes
 
 
-def as_mapping(value: Value) -> dict[Value, Value] | None:
-    """Return the items of a dict, OrderedDict, defaultdict, Counter or other subclass of dict."""
+# The argument of a constructor that has the first items.
+_ITEMS_ARGUMENT = {ORDERED_DICT: 0, COUNTER: 0, "collections.defaultdict": 1}
+
+
+def as_mapping(value: Value, max_depth: int = 8) -> dict[Value, Value] | None:
+    """Return the items of a dict, OrderedDict, defaultdict, Counter or other subclass of dict, from
+    the constructor's argument and from those set afterwards. `max_depth` bounds the work for a dict
+    of a dict of a dict."""
     if isinstance(value, dict):
         return value
     if not isinstance(value, Call):
         return None
-    if value.changes is not None and value.changes.pairs:
-        return value.changes.pairs
-    path = function_path(value)
-    if path == ORDERED_DICT:
-        return _dict_of_pairs(value.args[0]) if value.args else _EMPTY
-    if path == "collections.Counter":
-        return (as_mapping(value.args[0]) if value.args else None) or _EMPTY
-    if path == "collections.defaultdict":
-        return _EMPTY
-    return None
-
-
-def _dict_of_pairs(value: Value) -> dict[Value, Value]:
-    """Return the items of an OrderedDict of Python 2 or protocol 0: a list of [key, value]."""
-    if isinstance(value, dict):
-        return value
-    items: dict[Value, Value] = {}
-    for pair in value if isinstance(value, list | tuple) else ():
-        if isinstance(pair, list | tuple) and len(pair) == 2:
-            key = pair[0]
-            items[key if isinstance(key, str | int | float | None) else id(key)] = pair[1]
-    return items
+    pairs = value.changes.pairs if value.changes is not None else _EMPTY
+    path = function_path(value) or ""
+    index = _ITEMS_ARGUMENT.get(path)
+    if index is None or len(value.args) <= index:
+        return pairs or (None if index is None else _EMPTY)
+    argument = value.args[index]
+    items = as_mapping(argument, max_depth - 1) if max_depth else None
+    if items is None and isinstance(argument, list | tuple) and path != COUNTER:
+        items = {}  # a list of [key, value], as Python 2 and protocol 0 write an OrderedDict
+        for pair in argument:
+            if isinstance(pair, list | tuple) and len(pair) == 2:
+                key = pair[0]
+                is_plain = isinstance(key, str | int | float | None)
+                items[key if is_plain else Key(key, id(key))] = pair[1]
+    return {**(items or _EMPTY), **pairs} if pairs else items or _EMPTY
 
 
 def as_sequence(value: Value) -> list[Value] | tuple[Value, ...] | None:

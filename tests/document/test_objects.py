@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
+import pickle
 
 import pytest
 
-from tests.document.making import document, lines
+from tests.document.making import document, lines, of_bytes
 
 
 class Paired:
@@ -67,3 +68,29 @@ def test_a_partial_is_told_by_its_parts() -> None:
     assert told["0.func"] == f"{__name__}.double"
     assert (told["0.args"], told["0.keywords.y"]) == ([1], 3)
     assert "0.__dict__" not in told
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "expected"),
+    [
+        ("OrderedDict", ({"a": 1, "b": 2},), {"a": 1, "b": 3, "c": 4}),
+        ("OrderedDict", ([["a", 1], [("k", 0), 2]],), {"a": 1, "('k', 0)": 2, "b": 3, "c": 4}),
+        ("Counter", ({"a": 1, "b": 2},), {"a": 1, "b": 3, "c": 4}),
+        ("defaultdict", (None, {"a": 1, "b": 2}), {"a": 1, "b": 3, "c": 4}),
+        ("defaultdict", (None,), {"b": 3, "c": 4}),
+    ],
+)
+def test_a_dict_has_the_items_of_its_constructor_and_those_set_afterwards(
+    module: str, arguments: tuple[object, ...], expected: dict[str, int]
+) -> None:
+    call = f"ccollections\n{module}\n".encode() + pickle.dumps(arguments, 2)[2:-1] + b"R"
+    data = b"\x80\x02" + call + pickle.dumps(["b", 3, "c", 4], 2)[5:-2] + b"u."
+    shown = {path: value for path, value in lines(of_bytes(data)).items() if path}
+    assert shown == expected
+    built = pickle.loads(data)
+    assert {str(key): value for key, value in built.items()} == expected
+
+
+def test_many_dicts_in_dicts_cost_little() -> None:
+    data = b"\x80\x02" + b"ccollections\nCounter\n" * 50_000 + b")R" + b"\x85R" * 49_999 + b"."
+    assert lines(of_bytes(data)) == {"": {"length": 0, "head": []}}

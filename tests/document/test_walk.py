@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 
 from ptinspect.document import dotted
@@ -81,3 +83,14 @@ def test_paths_as_options_take_them() -> None:
 def test_a_thousand_lists_deep_is_read_and_let_go() -> None:
     found = document(nested(400))
     assert found.entries[0].path == (0,) * 399
+
+
+def test_the_pickles_after_the_first_have_their_own_paths() -> None:
+    """A simple one is an entry of its own type, not the tuple that the walk once put around it."""
+    found = of_bytes(b"".join(pickle.dumps(item, 2) for item in ("magic", 5, {"a": 1}, [1, 2])))
+    assert [tuple(entry) for entry in found.entries] == [
+        ((), "str", "magic"),
+        ((1,), "int", 5),
+        ((2, "a"), "int", 1),
+        ((3,), "list", [1, 2]),
+    ]
