@@ -189,7 +189,7 @@ def roundtrip(path: str, progress: Watch | None, **training: Unpack[TrainingOpti
 @click.argument("path", metavar="CHECKPOINT")
 @_training_options
 @_entry_option
-@option("--plot", "FILE", "Draw both loss curves to a .png or .svg file (matplotlib).")
+@option("--plot", "FILE", "Draw both loss curves to a .png, .svg or .pdf file (matplotlib).")
 @flag("--no-cross", "With --device cuda, do not resume on the CPU too.")
 @_report_options
 @no_progress_option

@@ -11,6 +11,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from ptinspect.document.walk import Contents, DocumentWarning
+from ptinspect.errors import DOWNLOAD_AGAIN, DamagedError
 from ptinspect.pickling.pyobjects import Path
 from ptinspect.text import count_text, join_names
 
@@ -163,6 +164,13 @@ def all_checksum_warnings(
             if matches is False:
                 warnings.append(_checksum_warning(name, records.get((directory, index), [])))
     return checked, warnings
+
+
+def require_checksums(archive: Archive, infos: Iterable[TensorInfo]) -> None:
+    """Raise DamagedError if a record of a file with these tensors does not match its CRC-32."""
+    _, warnings = all_checksum_warnings(archive, infos)
+    if warnings:
+        raise DamagedError(warnings[0].message, hint=DOWNLOAD_AGAIN)
 
 
 def checksum_message(record: str, keys: Sequence[str]) -> str:

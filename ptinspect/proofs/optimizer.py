@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from ptinspect.document import open as open_document
 from ptinspect.document.optim.check import OptimizerFit, check_optimizers
 from ptinspect.document.select import no_entry_error, select_path
+from ptinspect.document.warnings import require_checksums
 from ptinspect.errors import add_error_path
 from ptinspect.pickling.pyobjects import dotted
 from ptinspect.report import Report
@@ -73,16 +74,17 @@ def check_optimizer(path: str, *, entry: str | None = None) -> OptimizerReport:
         entry: check only the optimizer state at this path.
 
     Raises:
+        DamagedError: a record does not match its CRC-32.
         PtInspectError: the file holds no optimizer state.
     """
-    with open_document(path) as document:
+    with open_document(path) as document, add_error_path(path):
+        require_checksums(document.archive, document.contents.tensors)
         results = check_optimizers(document)
-        with add_error_path(path):
-            if entry is not None:
-                paths = [result.optimizer.path for result in results]
-                results = [results[paths.index(select_path(paths, entry, "optimizer state"))]]
-            if not results:
-                raise no_entry_error("optimizer state", None, [])
+        if entry is not None:
+            paths = [result.optimizer.path for result in results]
+            results = [results[paths.index(select_path(paths, entry, "optimizer state"))]]
+        if not results:
+            raise no_entry_error("optimizer state", None, [])
         return OptimizerReport(document.path, results)
 
 

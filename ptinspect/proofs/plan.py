@@ -16,7 +16,8 @@ from ptinspect.document import open as open_document
 from ptinspect.document.optim.matching import Weights, best_match, candidate_weights, slots_of
 from ptinspect.document.optim.state import EPOCHS, STEPS, find_schedulers, training_counter
 from ptinspect.document.select import no_entry_error, select_path, several_entries_error
-from ptinspect.errors import PtInspectError, UnsafeError, UnsupportedError
+from ptinspect.document.warnings import require_checksums
+from ptinspect.errors import PtInspectError, UnsafeError, UnsupportedError, add_error_path
 from ptinspect.pickling.pyobjects import dotted
 from ptinspect.safety.load_advice import load_advice
 from ptinspect.safety.scan import scan
@@ -215,7 +216,12 @@ def _average_paths(document: Document, weights: Weights) -> list[list[Any]]:
 def check_loadable(
     path: str, document: Document, model: str | None, trust: bool
 ) -> tuple[list[str], list[str]]:
-    """Return the names in a file that the user's own module defines, and those not allowed."""
+    """Return the names in a file that the user's own module defines, and those not allowed.
+
+    Damaged bytes, which torch.load does not notice, would be trained like good ones.
+    """
+    with add_error_path(path):
+        require_checksums(document.archive, document.contents.tensors)
     report = scan(path)
     finding = report.first_dangerous()
     if finding is not None:

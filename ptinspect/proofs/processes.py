@@ -6,14 +6,16 @@ torch.
 
 from __future__ import annotations
 
+import glob
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,19 +27,8 @@ TIMEOUT = 600.0
 SERVER = ("-m", "ptinspect.proofs.worker")
 # Bytes at the end of a job's log that are searched for the reason of a failure.
 LOG_TAIL = 1 << 16
-# Waits for the end of its standard input, which is the end of the process that started it. Then it
-# kills what runs a script in a folder, where /proc lists the environment, and deletes the folder.
-GUARD = """
-import contextlib, glob, os, shutil, signal, sys
-sys.stdin.read()
-variable, inside, *folders = map(os.fsencode, sys.argv[1:])
-for path in glob.glob("/proc/[0-9]*/environ"):
-    with contextlib.suppress(OSError), open(path, "rb") as file:
-        if any(v.startswith(variable) and inside in v for v in file.read().split(b"\\0")):
-            os.kill(int(path.split("/")[2]), signal.SIGKILL)
-for folder in folders:
-    shutil.rmtree(folder, ignore_errors=True)
-"""
+# Runs `guard` without the user's packages and settings.
+GUARD = "import sys; sys.path.insert(0, sys.argv.pop(1)); from ptinspect.proofs import processes"
 OUT_OF_MEMORY = ("MemoryError", "DefaultCPUAllocator: can't allocate", "CUDA out of memory")
 
 
@@ -62,15 +53,51 @@ Watch = Callable[[Progress], None]
 def guarded_folder(work: str | None = None, variable: str = "") -> Iterator[str]:
     """Yield `work`, or a new folder that is deleted after the block or when this process is killed.
 
-    Another process deletes it, and kills those that have the folder in the environment `variable`.
-    It is in a session of its own, so that no signal to this one's group reaches it.
+    Another process deletes it, after `kill_script`. It is in a session of its own, so that no
+    signal to this one's group reaches it.
     """
     folder = os.path.realpath(work or tempfile.mkdtemp(prefix="ptinspect-"))
-    inside = json.dumps(os.path.join(folder, ""))[1:-1]  # as it is in a script's settings
-    arguments = [f"{variable}=", inside, *([] if work else [folder])]
-    command = [sys.executable, "-I", "-S", "-c", GUARD, *arguments]
+    arguments = [_package_root(), folder, variable, "" if work else "delete"]
+    command = [sys.executable, "-I", "-S", "-c", f"{GUARD}; processes.guard()", *arguments]
     with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True):
         yield folder
+
+
+def guard() -> None:
+    """Wait for the end of standard input, which is the end of the process that started this one.
+    Then kill what runs a script in its folder, and delete the folder."""
+    folder, variable, delete = sys.argv[1:]
+    sys.stdin.read()
+    if variable:
+        kill_script(folder, variable)
+    if delete:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def kill_script(folder: str, variable: str) -> None:
+    """Kill all processes of the script that runs in a folder.
+
+    torchrun starts each worker in a session of its own. The newest trace has the ids of the
+    command and of all Python processes; Linux lists the environment of the others, too.
+    """
+    traces = glob.glob(os.path.join(glob.escape(folder), "*-trace"))
+    for trace in sorted(traces, key=os.path.getmtime)[-1:]:
+        for name in os.listdir(trace):
+            with suppress(OSError, ValueError), open(os.path.join(trace, name), "rb") as file:
+                process = json.loads(file.readline())
+                if os.getsid(process["pid"]) == process["session"]:
+                    os.killpg(os.getpgid(process["pid"]), signal.SIGKILL)
+    start = f"{variable}=".encode()
+    inside = json.dumps(os.path.join(folder, ""))[1:-1].encode()  # as it is in the settings
+    for path in glob.glob("/proc/[0-9]*/environ"):
+        with suppress(OSError), open(path, "rb") as file:
+            if any(v.startswith(start) and inside in v for v in file.read().split(b"\0")):
+                os.kill(int(path.split("/")[2]), signal.SIGKILL)
+
+
+def _package_root() -> str:
+    """Return the folder from which a child process can import ptinspect."""
+    return os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 
 class Workers:
@@ -179,8 +206,7 @@ class Workers:
 
     def _start(self) -> subprocess.Popen[str]:
         self._server_log = self.new_path(".log")
-        package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-        python_path = [os.path.dirname(package), *filter(None, [os.environ.get("PYTHONPATH")])]
+        python_path = [_package_root(), *filter(None, [os.environ.get("PYTHONPATH")])]
         env = {
             **os.environ, "CUBLAS_WORKSPACE_CONFIG": ":4096:8", "PYTHONHASHSEED": "0",
             # torch.cuda.is_available() then does not initialize CUDA, which would break forks.

@@ -12,14 +12,16 @@ from typing import Any
 
 import pytest
 
-from ptinspect.errors import PtInspectError, UnsafeError
-from ptinspect.proofs.processes import Workers
+from ptinspect.errors import DamagedError, PtInspectError, UnsafeError
+from ptinspect.proofs.optimizer import check_optimizer
+from ptinspect.proofs.processes import Workers, kill_script
 from ptinspect.proofs.resume.proof import check_resume
 from ptinspect.proofs.roundtrip import check_roundtrip
 
 torch = pytest.importorskip("torch")
 
 from tests.conftest import ROOT  # noqa: E402
+from tests.document.test_checksums import flipped  # noqa: E402
 from tests.proofs.running import fails, net, run  # noqa: E402
 from tests.proofs.trainings import Training  # noqa: E402
 
@@ -183,6 +185,30 @@ os.kill(0 if GROUP else os.getpid(), signal.SIGKILL)
         assert not folder.exists()
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no sessions")
+def test_processes_are_killed_by_the_newest_trace_where_there_is_no_proc(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "import time; time.sleep(1000)"]
+    processes = [subprocess.Popen(command, start_new_session=True) for _ in range(3)]
+    old, killed, foreign = processes
+    for number, process in enumerate((old, killed)):
+        trace = tmp_path / f"{number}-trace"
+        trace.mkdir()
+        (trace / "1.jsonl").write_text(f'{{"pid": {process.pid}, "session": {process.pid}}}\n')
+        os.utime(trace, (number, number))
+    # Its number was taken by another process: the session is another one.
+    (trace / "2.jsonl").write_text(f'{{"pid": {foreign.pid}, "session": {killed.pid}}}\n')
+    (trace / "step.paused").write_text("")
+    os.utime(trace, (2, 2))
+    kill_script(str(tmp_path), "NO_PROCESS_HAS_THIS")
+    try:
+        assert killed.wait(20) == -9
+        assert (old.poll(), foreign.poll()) == (None, None)
+    finally:
+        for process in (old, foreign):
+            process.kill()
+            process.wait()
+
+
 # --- files that may not be loaded, or cannot be -------------------------------------------
 
 
@@ -239,6 +265,21 @@ def test_what_torch_does_not_load(tmp_path: Path, workers: Workers) -> None:
             proof("-", device="cuda:", workers=workers)
         with pytest.raises(PtInspectError, match="needs at least one step"):
             proof("-", steps=0, workers=workers)
+
+
+def test_damaged_bytes_enter_no_proof(tmp_path: Path, workers: Workers) -> None:
+    training = Training(tmp_path)
+    given = training.save(training.parts())
+    source, folder = Path(given["path"]), tmp_path / "damaged"
+    folder.mkdir()
+    for key, record in (("optimizer.state.0.exp_avg", "data/10"), ("model.body.weight", "data/0")):
+        path = str(flipped(folder, key, source))
+        for proof in (check_optimizer, check_resume, check_roundtrip):
+            with pytest.raises(DamagedError, match="do not match their CRC-32") as caught:
+                proof(path, **{"workers": workers} if proof is not check_optimizer else {})
+            assert str(caught.value).startswith(f"{path}: the bytes of checkpoint/{record} ")
+            assert f"{key} may be damaged" in caught.value.message
+            assert "ptinspect recover" in str(caught.value.hint)
 
 
 @pytest.mark.slow

@@ -11,8 +11,9 @@ import os
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from ptinspect.document import open as open_document
+from ptinspect.document.optim.check import check_optimizers
 from ptinspect.errors import PtInspectError, add_error_path
-from ptinspect.proofs.optimizer import check_optimizer
 from ptinspect.proofs.plan import (
     DEFAULT_STEPS,
     TrainingOptions,
@@ -114,8 +115,8 @@ def _file_of(path: str, model: str | None, trust: bool, pool: Workers) -> str:
 def _optimizer_findings(path: str, plan: dict[str, Any]) -> tuple[list[str], list[str]]:
     """Return what `check optimizer` calls wrong and undecided in the optimizers of a plan."""
     paths = [tuple(item["path"]) for item in plan["optimizers"]]
-    results = check_optimizer(path).optimizers if paths else []
-    results = [result for result in results if tuple(result.optimizer.path) in paths]
+    with open_document(path) as document:
+        results = [r for r in check_optimizers(document) if r.optimizer.path in paths]
     wrong = [str(fault) for result in results for fault in result.faults]
     return wrong, [str(fault) for result in results for fault in result.undecided]
 

@@ -208,9 +208,10 @@ class _Proof:
             verdict = "not-resumed"
         elif from_start and kill.save > 1:
             verdict, causes = "work-lost", ["cut-file"] if kill.partial else []
-        elif steps is not None and kill.in_save:
+        elif steps is not None and kill.in_save and steps.killed > steps.resumed_after:
             again = count_text(steps.killed - steps.resumed_after, "step")
-            self.notes.append(f"it went on from an older checkpoint; {again} done again")
+            where = "the beginning" if from_start else "an older checkpoint"
+            self.notes.append(f"it went on from {where}; {again} done again")
         if generators and not different:
             self.notes.append(f"nothing depends on {join_names(generators, 3)}, which differs")
         return self._report(

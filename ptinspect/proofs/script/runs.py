@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import glob
 import json
 import os
 import shutil
-import signal
 import subprocess
 import time
 from dataclasses import dataclass, field
@@ -15,7 +13,7 @@ from math import isnan
 from typing import Any
 
 from ptinspect.errors import PtInspectError
-from ptinspect.proofs.processes import log_tail
+from ptinspect.proofs.processes import kill_script, log_tail
 from ptinspect.proofs.worker import recorder
 from ptinspect.proofs.worker.recorder import FileState, checkpoint_files
 from ptinspect.text import size_text
@@ -287,12 +285,15 @@ class Workspace:
                 reason = f"the command cannot be started: {error.strerror or error}"
                 hint = "leave out the quotes around it" if " " in command[0] else None
                 raise PtInspectError(reason, path=command[0], hint=hint) from None
+        with open(os.path.join(trace, "command.jsonl"), "w", encoding="utf-8") as header:
+            header.write(json.dumps({"pid": process.pid, "session": process.pid}) + "\n")
         try:
             stopped, saves = self._wait(
                 process, trace, output, before, stop_at if by_files else None
             )
         finally:
-            _kill(process, read_trace(trace), environment[recorder.SETTINGS])
+            kill_script(self.root, recorder.SETTINGS)
+            process.wait()
         files = checkpoint_files(self.folder, self.patterns)
         return Run(
             self.folder, files, read_trace(trace), process.returncode, stopped,
@@ -343,23 +344,3 @@ class Workspace:
                 limit = size_text(MAX_OUTPUT)
                 raise PtInspectError(f"the command printed more than {limit} and was killed")
             time.sleep(POLL)
-
-
-def _kill(process: subprocess.Popen[bytes], trace: Trace, settings: str) -> None:
-    """Kill the command's process group, and the processes that it started in other sessions.
-
-    torchrun starts each worker in a session of its own, which outlives it. Linux lists the
-    environment of all processes, and elsewhere those of Python are known.
-    """
-    for pid, session in trace.processes:
-        with contextlib.suppress(OSError):  # it has ended
-            if session == os.getsid(pid):
-                os.killpg(os.getpgid(pid), signal.SIGKILL)
-    with contextlib.suppress(OSError):
-        os.killpg(process.pid, signal.SIGKILL)
-    variable = f"{recorder.SETTINGS}={settings}".encode()
-    for path in glob.glob("/proc/[0-9]*/environ"):
-        with contextlib.suppress(OSError), open(path, "rb") as file:
-            if variable in file.read().split(b"\0"):
-                os.kill(int(path.split("/")[2]), signal.SIGKILL)
-    process.wait()

@@ -56,6 +56,25 @@ def test_a_script_that_starts_over_loses_its_work(tmp_path: Path) -> None:
     assert (report.steps.killed, report.steps.resumed_after) == (12, 0)
 
 
+def test_killed_inside_the_first_save_it_starts_from_the_beginning(tmp_path: Path) -> None:
+    report = check(tmp_path, PLAIN, kill_during_save=True, at=1)
+    assert (report.verdict, report.exit_code) == ("same", 0), report.text()
+    assert "it went on from the beginning; 4 steps done again" in report.notes
+
+
+def test_no_step_is_done_again_if_the_kill_cuts_a_file_that_a_resume_does_not_need(
+    tmp_path: Path,
+) -> None:
+    # The recorder does not know this name of the function, like the writers of other libraries.
+    source = replaced(PLAIN, ("torch.save(", "torch.serialization.save("))
+    source += '    torch.save(model.state_dict(), "runs/model.pth")\n'
+    report = check(tmp_path, source, kill_during_save=True, checkpoint=["runs/*.pt*"])
+    assert report.verdict == "same" and report.kill is not None, report.text()
+    assert report.steps is not None
+    assert (report.steps.killed, report.steps.resumed_after) == (12, 12), report.text()
+    assert (report.kill.partial, report.notes) == (["runs/model.pth"], [])
+
+
 IN_MEMORY = """    memory = io.BytesIO()
     torch.save(state, memory)
     with open(f"runs/{epoch}.pt%s", "wb") as file:
