@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections import Counter
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
@@ -24,6 +25,7 @@ from ptinspect.cli.output import (
     write_stderr,
 )
 from ptinspect.errors import PtInspectError
+from ptinspect.limits import LIMITS
 from ptinspect.source.local import FOLDER_LINK, left_out_text
 from ptinspect.text import cut
 
@@ -82,6 +84,7 @@ def command(
     Nothing in the files is executed. Exit code 0: no verdict is as bad as --fail-on. 1: one is.
     2: a file could not be read to its end.
     """
+    from ptinspect.safety.parallel import map_files
     from ptinspect.safety.report import (
         exit_code,
         is_listed,
@@ -91,30 +94,32 @@ def command(
         total_text,
         unused_names,
     )
-    from ptinspect.safety.scan import find_files, scan_many
+    from ptinspect.safety.scan import find_files, scan_file
 
     left_out: LeftOut = Counter()
     with open_output(output, force=force, sources=paths) as write:
         with progress_bar("scanning", hidden=no_progress, counted=True) as progress:
             files = list(find_files(paths, exclude, left_out))
-            reports = scan_many(
-                files,
-                jobs=jobs,
+            is_json = output_format == "json"
+            scan = partial(
+                scan_file,
                 allow=allow,
                 allow_unknown=_configured_names(config, paths),
+                limits=LIMITS,
                 commands=("convert", "scan", "stub"),
-                progress=progress,
+                advise_clean=is_json or verbose or len(files) == 1,
             )
-        if output_format == "json" or (output_format == "text" and not quiet):
+            reports = map_files(scan, files, jobs=jobs, progress=progress)
+        if is_json or (output_format == "text" and not quiet):
             reports = [
                 _drop_failing_advice(report)
-                if output_format == "json" or is_listed(report, len(reports) > 1, verbose=verbose)
+                if is_json or is_listed(report, len(reports) > 1, verbose=verbose)
                 else report
                 for report in reports
             ]
         several = len(paths) > 1 or len(reports) != 1 or os.path.isdir(paths[0])
         skipped = left_out_text(left_out)
-        if output_format == "json":
+        if is_json:
             write(json_text(reports, several))
         elif output_format == "sarif":
             write(sarif_text(reports))

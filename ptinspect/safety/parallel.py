@@ -75,7 +75,7 @@ def map_files(
     scan: Scan,
     files: Sequence[str],
     *,
-    jobs: int,
+    jobs: int | None,
     executor: Executor | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[ScanReport]:
@@ -84,11 +84,13 @@ def map_files(
     Args:
         scan: a function that can be pickled.
         files: paths. `-`, standard input, is scanned in this process.
-        jobs: number of processes; 1 scans all files in this process.
+        jobs: number of processes; 1 scans all files in this process, None chooses the fastest.
         executor: scans the files instead. Files that it fails to scan are tried again in `jobs`
             processes of this machine.
         progress: called with (files done, files in total).
     """
+    if jobs is None:
+        jobs = 1 if executor else choose_job_count(len(files))
     reports = {index: scan(path) for index, path in enumerate(files) if path == "-"}
     indexes = [index for index in range(len(files)) if index not in reports]
     size = max(1, min(BATCH, -(-len(indexes) // (4 * jobs))), -(-len(indexes) // MAX_BATCHES))

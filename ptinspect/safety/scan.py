@@ -14,7 +14,7 @@ from ptinspect.formats.signatures import text_transfer_error
 from ptinspect.limits import LIMITS, Limits
 from ptinspect.safety.containers.dispatch import buffer_if_small, scan_source
 from ptinspect.safety.load_advice import next_steps, state_load_advice
-from ptinspect.safety.report import DANGEROUS, ScanReport, unreadable_report
+from ptinspect.safety.report import DANGEROUS, ScanReport, is_listed, unreadable_report
 from ptinspect.safety.scan_state import Budget, ScanState, fit
 from ptinspect.source.local import EXCLUDED, LeftOut, check_type, files_below, open_source
 
@@ -46,21 +46,35 @@ def scan(
         The report. Errors do not propagate: a file that cannot be read is "unreadable".
     """
     check_type(path)
+    return scan_file(path, tuple(allow), tuple(allow_unknown), limits or LIMITS, tuple(commands))
+
+
+def scan_file(
+    path: str | PathLike[str] | BinaryIO,
+    allow: Collection[str],
+    allow_unknown: Collection[str],
+    limits: Limits,
+    commands: Collection[str],
+    advise_clean: bool = True,
+) -> ScanReport:
+    """Scan a file; see `scan`. Without `advise_clean`, a report has advice if `text_lines` lists it
+    among several."""
     name = os.fspath(path) if isinstance(path, (str, os.PathLike)) else getattr(path, "name", "-")
     try:
         with open_source(path) as source:
-            state = ScanState(source.path, None, 0, Budget(limits or LIMITS))
+            state = ScanState(source.path, None, 0, Budget(limits))
             scan_source(buffer_if_small(source), state)
             if state.errors:
                 cause = text_transfer_error(source)
                 state.errors = [cause, *state.errors] if cause else state.errors
             report = state.report(allow, allow_unknown)
-            load = None
-            if not state.errors and report.verdict != DANGEROUS:
-                load = state_load_advice(state)
-            steps = next_steps(state, report.verdict, load, commands)
-            report = replace(report, load=load, steps=tuple(steps))
-            return fit(report, state.limits.report_bytes)
+            if advise_clean or is_listed(report, several=True):
+                load = None
+                if not state.errors and report.verdict != DANGEROUS:
+                    load = state_load_advice(state)
+                steps = next_steps(state, report.verdict, load, commands)
+                report = replace(report, load=load, steps=tuple(steps))
+            return fit(report, limits.report_bytes)
     except PtInspectError as error:
         return unreadable_report(str(name), error)
     except MemoryError:
@@ -100,24 +114,17 @@ def scan_many(
     Returns:
         One report per file, in order.
     """
-    from ptinspect.safety.parallel import choose_job_count, map_files
+    from ptinspect.safety.parallel import map_files
 
     files = list(find_files([os.fspath(path) for path in paths], exclude, Counter()))
-    if jobs is None:
-        jobs = 1 if executor else choose_job_count(len(files))
-    return map_files(
-        partial(
-            scan,
-            allow=tuple(allow),
-            allow_unknown=tuple(allow_unknown),
-            limits=limits,
-            commands=tuple(commands),
-        ),
-        files,
-        jobs=jobs,
-        executor=executor,
-        progress=progress,
+    one = partial(
+        scan_file,
+        allow=tuple(allow),
+        allow_unknown=tuple(allow_unknown),
+        limits=limits or LIMITS,
+        commands=tuple(commands),
     )
+    return map_files(one, files, jobs=jobs, executor=executor, progress=progress)
 
 
 # --- files and folders --------------------------------------------------------------------

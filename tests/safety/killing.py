@@ -14,7 +14,7 @@ from ptinspect.safety import scan as scan_module
 from ptinspect.safety.report import ScanReport
 from tests.safety.files import BAD, GOOD, OWN, torch_zip
 
-REAL = scan_module.scan
+REAL = scan_module.scan_file
 LONGEST = 60
 """Seconds after which a test has failed."""
 
@@ -29,7 +29,7 @@ def waits_to_be_killed(path: str, mark: str) -> None:
             time.sleep(LONGEST)
         return REAL(asked, **more)
 
-    scan_module.scan = scan_or_wait  # type: ignore[assignment]
+    scan_module.scan_file = scan_or_wait  # type: ignore[assignment]
 
 
 class Killer(threading.Thread):

@@ -78,7 +78,7 @@ def deadly(path: str, **more: object) -> object:
     return REAL(path, **more)  # type: ignore[arg-type]
 
 
-REAL = scan_module.scan
+REAL = scan_module.scan_file
 
 
 @pytest.mark.slow
@@ -86,7 +86,7 @@ REAL = scan_module.scan
 def test_a_file_that_kills_or_hangs_its_process(
     many: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scan_module, "scan", deadly)
+    monkeypatch.setattr(scan_module, "scan_file", deadly)
     monkeypatch.setattr(parallel, "BASE_SECONDS", 2)
     reports = ptinspect.scan_many(many, jobs=2)
     verdicts = {Path(report.path).name: report.verdict for report in reports}
