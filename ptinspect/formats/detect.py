@@ -70,8 +70,8 @@ SINGLE_FILES = (
     ("config.json", ("model.safetensors", "pytorch_model.bin", "tf_model.safetensors")),
     ("config.json", ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")),
 )
-RANK_0 = re.compile(r"model_world_size_\d+_rank_0\.pt")
-"""The file of the first rank, as FSDP trainers (verl) name it."""
+RANK_FILE = re.compile(r"model_world_size_(\d+)_rank_(\d+)\.pt")
+"""The file of a rank, as FSDP trainers (verl) name it."""
 MEMBER_SUFFIXES = (".safetensors", ".bin", ".distcp", ".index.json", ".metadata")
 """Ends of the names of files that belong to the document of their folder."""
 
@@ -343,17 +343,17 @@ def _not_pickle_error(source: Source, head: bytes) -> FormatError:
 def main_file(folder: str) -> str | None:
     """Return the file that stands for the whole folder; None if the folder is a list of files.
     It is the `.metadata` of torch.distributed.checkpoint, the index of a sharded model, the file of
-    rank 0, or the one file of a Hugging Face model. Of safetensors and .bin, as transformers does,
-    the former."""
+    the lowest rank, or the one file of a Hugging Face model. Of safetensors and .bin, as
+    transformers does, the former."""
     try:
         names = set(os.listdir(folder))
     except OSError:
         return None
     if ".metadata" in names:
         return os.path.join(folder, ".metadata")
-    worlds = list(filter(RANK_0.fullmatch, names))
-    if worlds:  # of several, the user has to choose
-        return os.path.join(folder, worlds[0]) if len(worlds) == 1 else None
+    ranks = sorted((m[1], int(m[2]), m[0]) for m in map(RANK_FILE.fullmatch, names) if m)
+    if ranks:  # of several worlds, the user has to choose
+        return os.path.join(folder, ranks[0][2]) if ranks[0][0] == ranks[-1][0] else None
     if LATEST in names and deepspeed_folder(folder) is not None:
         return os.path.join(folder, LATEST)
     if ITERATION in names and megatron_folder(folder) is not None:

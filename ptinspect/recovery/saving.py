@@ -21,6 +21,7 @@ from ptinspect.conversion.targets.safetensors import plan_safetensors
 from ptinspect.document.document import Document
 from ptinspect.document.tensor import InlineStorage
 from ptinspect.errors import DamagedError, UnsupportedError, add_error_path
+from ptinspect.formats.detect import PIECES
 from ptinspect.limits import LIMITS, Limits
 from ptinspect.pickling.pyobjects import dotted
 from ptinspect.pickling.values import Global, PersistentId
@@ -182,6 +183,11 @@ def recover(
     """
     source_path, target, limits = os.fspath(src), os.fspath(dst), limits or LIMITS
     with ExitStack() as stack, add_error_path(source_path):
+        if os.path.isdir(source_path):
+            raise UnsupportedError(
+                "it is a folder, and recover takes one file",
+                hint="name the file in it that is damaged",
+            )
         source = stack.enter_context(open_source(source_path))
         guard = ModificationGuard(source)
         check_destination(target, force=force, sources=guard.names)
@@ -214,7 +220,9 @@ def recover(
         reason = _UNRECORDED[target.endswith(".safetensors")]
         for number, (info, status) in enumerate(zip(infos, tensors, strict=True)):
             if status.status in saved and not _is_written(info.tensor, views):
-                tensors[number] = replace(status, status=LOST, reason=reason)
+                is_piece = (info.tensor.subclass or "").endswith(PIECES)
+                cause = _PIECE if is_piece else reason
+                tensors[number] = replace(status, status=LOST, reason=cause)
         return replace(report, target=target, tensors=tuple(tensors), dropped=tuple(dropped))
 
 
@@ -273,6 +281,8 @@ _UNRECORDED = (
     "not in the output, which records the model's state_dict only",
 )
 """Why a whole tensor is not in a file of torch, and in one of safetensors."""
+
+_PIECE = "a rank's piece of a tensor; `ptinspect convert` puts the files of all ranks together"
 
 
 def _is_written(tensor: Tensor, views: set[tuple[object, ...]]) -> bool:

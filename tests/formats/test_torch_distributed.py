@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -72,9 +75,44 @@ def test_a_file_outside_the_folder_is_refused(path: bytes, folder: Path) -> None
         ptinspect.open(folder)
 
 
-def test_an_evil_metadata_is_not_executed(folder: Path) -> None:
-    import pickle
+@pytest.mark.parametrize("name", ["model.layer.bias", "epoch"])
+def test_of_two_places_of_one_piece_both_are_named_and_the_last_counts(
+    name: str, tmp_path: Path
+) -> None:
+    """torch.load makes a dict of both: indexes are equal if names and offsets are."""
+    torch = pytest.importorskip("torch")
+    checkpoint = pytest.importorskip("torch.distributed.checkpoint")
+    state = {"model.layer.bias": torch.ones(2), "other": torch.zeros(2), "epoch": 3, "epoc2": 4}
+    checkpoint.save(state, checkpoint_id=tmp_path / "dcp", no_dist=True)
+    path = tmp_path / "dcp/.metadata"
+    metadata = pickle.loads(path.read_bytes())
+    twin = "other" if name == "model.layer.bias" else "epoc2"
+    (place,) = (info for index, info in metadata.storage_data.items() if index.fqn == twin)
+    path.write_bytes(with_place(metadata, name, place))
+    again = pickle.loads(path.read_bytes())
+    checkpoint.load(state, checkpoint_id=tmp_path / "dcp", no_dist=True)
+    assert len(again.storage_data) == 4
+    with ptinspect.open(tmp_path / "dcp") as document:
+        values = {entry.path[-1]: entry.value for entry in document.entries}
+        assert values["epoch"] == state["epoch"]
+        assert torch.equal(document.tensors["model.layer.bias"].torch(), state["model.layer.bias"])
+        (warning,) = document.warnings
+    assert f"{name!r}" in warning.message and warning.message.count("__0_0.distcp at ") == 2
 
+
+def with_place(metadata: Any, name: str, place: object) -> bytes:
+    """Return the pickle of `metadata` with a second place for one entry, after the first."""
+    (index,) = (index for index in metadata.storage_data if index.fqn == name)
+
+    class Pairs(dict):  # type: ignore[type-arg]
+        def __reduce__(self) -> tuple[object, ...]:
+            return dict, (), None, None, iter([*self.items(), (replace(index), place)])
+
+    metadata.storage_data = Pairs(metadata.storage_data)
+    return pickle.dumps(metadata, protocol=4)
+
+
+def test_an_evil_metadata_is_not_executed(folder: Path) -> None:
     class Evil:
         def __reduce__(self) -> object:
             return (exec, (f"open({str(folder / 'ran')!r}, 'w')",))

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ import pytest
 import ptinspect
 from tests.cli.running import run
 from tests.conftest import FIXTURES
+from tests.torch_child import run_python
 
+ODD = Path(__file__).with_name("ranks_odd_child.py")
 LESSON = FIXTURES / "others/ranks"
 TRUTH = json.loads((LESSON / "truth.json").read_text())
 NAMES = ["model_world_size_2_rank_0.pt", "model_world_size_2_rank_1.pt"]
@@ -77,12 +80,13 @@ def test_show_lists_the_pieces_and_convert_writes_the_whole(tmp_path: Path) -> N
         assert {entry.path[-1]: entry.value for entry in document.entries}["name"] == "가"
 
 
-def test_a_missing_rank_is_named(folder: Path) -> None:
-    (folder / NAMES[1]).unlink()
+@pytest.mark.parametrize("name", NAMES)
+def test_a_missing_rank_is_named(name: str, folder: Path) -> None:
+    (folder / name).unlink()
     result = run("show", folder)
-    assert result.exit_code == 0 and f"files are missing: {NAMES[1]}" in result.stdout
+    assert result.exit_code == 0 and f"files are missing: {name}" in result.stdout
     result = run("convert", folder, folder / "out.pt", "--to", "same")
-    assert result.exit_code == 2 and NAMES[1] in result.stderr
+    assert result.exit_code == 2 and name in result.stderr
     assert not (folder / "out.pt").exists()
 
 
@@ -107,6 +111,19 @@ def test_of_two_worlds_in_one_folder_none_is_chosen(folder: Path, tmp_path: Path
     assert result.exit_code == 2 and "name the file in it that is meant" in result.stderr
     with ptinspect.open(folder / NAMES[0]) as document:
         assert document.archive.format == "torch-ranks"
+
+
+def test_recover_takes_the_file_of_one_rank_and_says_what_its_pieces_are(
+    folder: Path, tmp_path: Path
+) -> None:
+    result = run("recover", folder, tmp_path / "out.pt")
+    assert result.exit_code == 2 and "a folder, and recover takes one file" in result.stderr
+    result = run("recover", folder / NAMES[0], tmp_path / "out.pt")
+    assert result.exit_code == 1 and "lost: model.rows, model." in result.stdout
+    assert (
+        "a rank's piece of a tensor; `ptinspect convert` puts the files of all ranks together"
+        in result.stdout
+    )
 
 
 def test_copies_that_differ_are_an_error(folder: Path) -> None:
@@ -232,3 +249,62 @@ def test_the_files_of_real_processes_are_what_torch_gathers(
         for path, tensor in expected.items():
             assert tensors[path].shape == tuple(tensor.shape)
             assert torch.equal(tensors[path].torch(), tensor), path
+
+
+@pytest.fixture(scope="module")
+def odd(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Files of two ranks with sparse, quantized and nested tensors, arrays and objects."""
+    pytest.importorskip("torch")
+    folder = tmp_path_factory.mktemp("odd")
+    done = run_python(str(ODD), str(folder), "write")
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_tensors_that_are_not_strided_are_whole_and_compared(odd: Path, tmp_path: Path) -> None:
+    with ptinspect.open(odd) as document:
+        assert {warning.kind for warning in document.warnings} == {"shared-storage"}
+        (rows,) = (info for info in document.tensors.values() if info.path == ("in", 0))
+        assert rows.shape == (4, 3)
+    ptinspect.convert(odd, tmp_path / "out.pt", to="same")
+    done = run_python(str(ODD), str(tmp_path), "compare")
+    assert done.returncode == 0, done.stderr
+
+
+def last_bit(changed: str, record: str, data: bytes) -> bytes:
+    return data[:-1] + bytes([data[-1] ^ 1]) if record == changed else data
+
+
+def test_copies_of_other_tensors_that_differ_are_an_error(odd: Path, tmp_path: Path) -> None:
+    """A byte of each storage of the second file is changed in turn."""
+    with zipfile.ZipFile(odd / NAMES[1]) as archive:
+        sizes = {info.filename.partition("/")[2]: info.file_size for info in archive.infolist()}
+    accepted = []
+    for record in sizes:
+        if not record.startswith("data/") or not sizes[record]:
+            continue
+        shutil.copytree(odd, tmp_path, dirs_exist_ok=True)
+        change(tmp_path / NAMES[1], partial(last_bit, record))
+        result = run("convert", tmp_path, tmp_path / "out.pt", "--to", "same", "--force")
+        if result.exit_code == 0:
+            accepted.append(sizes[record])
+        else:
+            assert "should be the same in" in result.stderr, (record, result.stderr)
+    # the pieces of DTensors, which have no copy, and the mesh, whose shape is recorded elsewhere
+    assert sorted(accepted) == [8, 8, 24, 24]
+
+
+def test_plain_values_in_objects_that_differ_are_named(odd: Path, tmp_path: Path) -> None:
+    shutil.copytree(odd, tmp_path, dirs_exist_ok=True)
+    edits = [(b"X\x03\0\0\0two", b"X\x03\0\0\0six"), (b"\0\0\0@", b"\0\0\0A")]
+
+    def edit(record: str, data: bytes) -> bytes:
+        for old, new in edits if record == "data.pkl" else ():
+            assert data.count(old) == 1
+            data = data.replace(old, new)
+        return data
+
+    change(tmp_path / NAMES[1], edit)
+    with ptinspect.open(tmp_path) as document:
+        (warning,) = (each for each in document.warnings if each.kind == "rank-values")
+    assert warning.message.endswith("are shown: array, names")

@@ -147,6 +147,10 @@ class _Place(NamedTuple):
     transforms: tuple[str, ...]
 
 
+_Places = dict[tuple[int, ...] | None, _Place]
+"""The places of an entry's pieces, by their offsets in the tensor; None for other values."""
+
+
 def undo_transform(source: Source, transform: str, limits: Limits) -> Source:
     """Return the bytes before a stream transform.
 
@@ -186,8 +190,8 @@ def read_dcp(
     fields = attributes_of(root)
     described = as_mapping(fields.get("state_dict_metadata")) or {}
     paths = as_mapping(fields.get("planner_data")) or {}
-    infos = _storage_infos(as_mapping(fields.get("storage_data")) or {})
-    archive.paths = sorted({place.path for places in infos.values() for _, place in places})
+    infos = _storage_infos(archive, as_mapping(fields.get("storage_data")) or {})
+    archive.paths = sorted({place.path for places in infos.values() for place in places.values()})
     archive.missing = [
         path for path in archive.paths if not os.path.isfile(os.path.join(folder, path))
     ]
@@ -198,9 +202,9 @@ def read_dcp(
             raise DamagedError("an entry is not described", where=Place(METADATA))
         steps = as_sequence(paths.get(name)) or (name,)
         if class_path(description) == f"{_MODULE}metadata.BytesStorageMetadata":
-            value = _plain_value(archive, infos.get(name, []), name)
+            value = _plain_value(archive, infos.get(name, {}), name)
         else:
-            span = _tensor_span(archive, name, attributes_of(description), infos.get(name, []))
+            span = _tensor_span(archive, name, attributes_of(description), infos.get(name, {}))
             archive.spans[str(name)] = span
             value = dense_tensor(str(name), span.dtype, span.shape)
         _insert(values, steps, value)
@@ -211,32 +215,39 @@ def read_dcp(
     return archive
 
 
-def _storage_infos(storage_data: dict[Value, Value]) -> dict[str, list[tuple[Any, _Place]]]:
-    """Return where the pieces of each name are, with the offsets that identify them."""
-    infos: dict[str, list[tuple[Any, _Place]]] = {}
+def _storage_infos(archive: TorchDcp, storage_data: dict[Value, Value]) -> dict[str, _Places]:
+    """Return where the pieces of each name are. Of two places of one piece, the last counts, as in
+    torch, with a warning."""
+    infos: dict[str, _Places] = {}
     for key, info in storage_data.items():
         index = key_value(key)
         identity = attributes_of(index) if isinstance(index, Call) else {}
-        place = attributes_of(info) if isinstance(info, Call) else {}
-        path, start, length = (place.get(n) for n in ("relative_path", "offset", "length"))
+        info_fields = attributes_of(info) if isinstance(info, Call) else {}
+        path, start, length = (info_fields.get(n) for n in ("relative_path", "offset", "length"))
         if not isinstance(path, str) or type(start) is not int or type(length) is not int:
             raise DamagedError("storage_data is damaged", where=Place(METADATA))
         if not path or is_outside(path):
             raise DamagedError(
                 f"the file {bounded_repr(path)} is outside the folder", where=Place(METADATA)
             )
-        transforms = as_sequence(place.get("transform_descriptors")) or ()
+        transforms = as_sequence(info_fields.get("transform_descriptors")) or ()
         offset = identity.get("offset")
         offsets = None if offset is None else sizes_of(offset, "a piece")
-        infos.setdefault(str(identity.get("fqn")), []).append((
-            offsets,
-            _Place(str(path), start, length, tuple(map(str, transforms))),
-        ))  # fmt: skip
+        name = str(identity.get("fqn"))
+        place = _Place(str(path), start, length, tuple(map(str, transforms)))
+        places = infos.setdefault(name, {})
+        other = places.setdefault(offsets, place)
+        if other != place:
+            places[offsets] = place
+            both = " and ".join(f"{printable_name(p.path)} at {p.start:,}" for p in (other, place))
+            which = f" at {offsets}" if offsets else ""
+            text = f"{bounded_repr(name)}{which} is in two places, the last counts: {both}"
+            archive.warnings.append(Finding("piece-twice", text))
     return infos
 
 
 def _tensor_span(
-    archive: TorchDcp, name: str, fields: dict[Value, Value], infos: list[tuple[Any, _Place]]
+    archive: TorchDcp, name: str, fields: dict[Value, Value], places: _Places
 ) -> PiecedSpan:
     """Return the bytes of a tensor, after checking that its pieces cover it exactly."""
     properties = fields.get("properties")
@@ -248,7 +259,6 @@ def _tensor_span(
     chunks = as_sequence(fields.get("chunks"))
     if dtype is None or chunks is None:
         raise DamagedError(f"{bounded_repr(name)} is not described", where=Place(METADATA))
-    places = dict(infos)
     pieces = []
     for chunk in chunks:
         chunk_fields = attributes_of(chunk) if isinstance(chunk, Call) else {}
@@ -267,14 +277,15 @@ def _tensor_span(
     return PiecedSpan(dtype, shape, check_cover(name, shape, pieces))
 
 
-def _plain_value(archive: TorchDcp, infos: list[tuple[Any, _Place]], name: str) -> Value:
+def _plain_value(archive: TorchDcp, places: _Places, name: str) -> Value:
     """Return a value that is not a tensor, from the file of torch.save that it is."""
-    if not infos:
+    place = places.get(None)
+    if place is None:
         raise DamagedError(f"{bounded_repr(name)} is in no file", where=Place(METADATA))
     try:
-        part = archive.open_place(infos[0][1])
+        part = archive.open_place(place)
     except PtInspectError:
-        if infos[0][1].path in archive.missing:
+        if place.path in archive.missing:
             return None
         raise
     if part.pickled.persistent:

@@ -7,17 +7,23 @@ element of the tensor is in exactly one piece.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from math import prod
 from typing import TYPE_CHECKING
 
 from ptinspect.dtypes import DType, dtype_by_name, dtype_of_class
-from ptinspect.errors import DamagedError, LimitError
+from ptinspect.errors import DamagedError, LimitError, UnsupportedError
 from ptinspect.formats.archive import CHUNK, Archive, Span
 from ptinspect.pickling.numpy_objects import is_in_c_order
-from ptinspect.pickling.pyobjects import as_mapping, as_sequence, function_path
+from ptinspect.pickling.pyobjects import (
+    as_mapping,
+    as_sequence,
+    attributes_of,
+    class_path,
+    function_path,
+)
 from ptinspect.pickling.values import Call, Global, PersistentId, Value
 from ptinspect.text import bounded_repr, printable_name
 
@@ -34,6 +40,10 @@ _REBUILD = {f"torch._utils._rebuild_tensor{version}" for version in ("", "_v2", 
 _PARAMETER = "torch._utils._rebuild_parameter"
 _OTHER_SIGN = bytes(byte ^ 0x80 for byte in range(256))
 """The last byte of a number, little-endian, with the sign changed."""
+
+
+Box = tuple[tuple[int, ...], tuple[int, ...]]
+"""Offsets and sizes of a piece in the whole tensor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +181,8 @@ def _equal_chunks(
                 a, b = (os.path.basename(each.archive.source.path) for each in (copies[0], copy))
                 raise DamagedError(
                     f"{name} should be the same in {printable_name(a)} and {printable_name(b)},"
-                    " and differs"
+                    " and differs",
+                    hint="convert a part without it: --entry PATH, or --exclude NAME",
                 )
         start += len(chunk)
         yield chunk
@@ -291,3 +302,69 @@ def check_cover(name: str, shape: tuple[int, ...], pieces: list[Piece]) -> list[
         message = f"the pieces of {bounded_repr(name)} have {covered:,} of {prod(shape):,} elements"
         raise DamagedError(message)
     return real
+
+
+# Places of the pieces of a DTensor
+
+
+def mesh_shape(fields: dict[Value, Value], name: str) -> tuple[int, ...]:
+    """Return the size of each dimension of a mesh: `_layout` since torch 2.9 or so, before that the
+    tensor `mesh` of all ranks."""
+    layout = fields.get("_layout")
+    if isinstance(layout, Call):
+        state = attributes_of(layout)
+        sizes: list[int] = []
+        for axis in as_sequence(state.get("axes")) or ():
+            inner = attributes_of(axis) if isinstance(axis, Call) else {}
+            sizes.append(prod(sizes_of(inner.get("shape"), bounded_repr(name))))
+        if not sizes:
+            value = state.get("shape")
+            sizes = list(sizes_of((value,) if isinstance(value, int) else value, name))
+        return tuple(sizes)
+    mesh = fields.get("mesh")
+    return sizes_of(mesh.args[2] if isinstance(mesh, Call) else None, bounded_repr(name))
+
+
+def mesh_cuts(
+    placements: Sequence[Value], sizes: tuple[int, ...], name: str
+) -> list[tuple[int, int]]:
+    """Return (dimension of the mesh, dimension of the tensor) of each cut, the outer ones first.
+    `_StridedShard` is a cut that was made after those of later dimensions of the mesh."""
+    normal: list[tuple[int, int]] = []
+    strided: list[tuple[int, int]] = []
+    for index, placement in enumerate(placements):
+        kind = (class_path(placement) if isinstance(placement, Call) else None) or ""
+        kind = kind.rpartition(".")[2]
+        fields = attributes_of(placement) if isinstance(placement, Call) else {}
+        dim = fields.get("dim")
+        if kind == "Replicate":
+            continue
+        if kind not in ("Shard", "_StridedShard") or not isinstance(dim, int):
+            raise UnsupportedError(f"{bounded_repr(name)} is placed by {kind or 'nothing known'}")
+        (strided if kind == "_StridedShard" else normal).append((index, dim))
+        factor = fields.get("split_factor")
+        later = range(index + 1, len(placements))
+        same = [i for i in later if _shard_dim(placements[i]) == dim]
+        if kind == "_StridedShard" and factor != prod(sizes[i] for i in same):
+            raise UnsupportedError(f"{bounded_repr(name)} is cut into strides of other processes")
+    return [*normal, *reversed(strided)]
+
+
+def _shard_dim(placement: Value) -> Value:
+    return attributes_of(placement).get("dim") if isinstance(placement, Call) else None
+
+
+def piece_box(
+    shape: tuple[int, ...], cuts: list[tuple[int, int]], sizes: tuple[int, ...],
+    coordinate: tuple[int, ...],
+) -> Box:  # fmt: skip
+    """Return the piece of one process: each cut divides as `torch.chunk` does."""
+    offsets, lengths = [0] * len(shape), list(shape)
+    for index, dim in cuts:
+        if not -len(shape) <= dim < len(shape):
+            raise DamagedError(f"a tensor with {len(shape)} dimensions is cut along {dim}")
+        step = -(-lengths[dim] // sizes[index])
+        start = min(step * coordinate[index], lengths[dim])
+        offsets[dim] += start
+        lengths[dim] = min(step, lengths[dim] - start)
+    return tuple(offsets), tuple(lengths)

@@ -17,27 +17,37 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable
 from functools import partial
 from itertools import product
 from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ptinspect.dtypes import DType, dtype_by_name
-from ptinspect.errors import DamagedError, FormatError, PtInspectError, UnsupportedError
+from ptinspect.errors import DamagedError, PtInspectError
 from ptinspect.formats.archive import Archive, Finding, PicklelessArchive, prefix_storage_keys
 from ptinspect.formats.safetensors import dense_tensor, ordered_dict
 from ptinspect.formats.torch.pieces import (
+    Box,
     Elements,
     Piece,
     PiecedSpan,
     check_cover,
     locate,
+    mesh_cuts,
+    mesh_shape,
+    piece_box,
     sizes_of,
 )
 from ptinspect.limits import LIMITS, Limits
-from ptinspect.pickling.pyobjects import as_mapping, as_sequence, attributes_of, class_path
-from ptinspect.pickling.values import Call, Global, PersistentId, Value, key_value
+from ptinspect.pickling.pyobjects import (
+    Path,
+    as_mapping,
+    as_sequence,
+    attributes_of,
+    path_step,
+)
+from ptinspect.pickling.values import Blob, Call, Changes, Global, PersistentId, SetOf, Value
 from ptinspect.text import bounded_repr, join_names, printable_name
 
 if TYPE_CHECKING:
@@ -46,16 +56,32 @@ if TYPE_CHECKING:
 
 _NAME = re.compile(r"(?:.*?world_size_(\d{1,6})_)?.*?rank_?(\d{1,6})\D*")
 _CLASSES = ("DTensor", "ShardedTensor")
-_REBUILD_PARAMETER = Global("torch._utils", "_rebuild_parameter", 0)
 
-Box = tuple[tuple[int, ...], tuple[int, ...]]
-"""Offsets and sizes of a piece in the whole tensor."""
+MAX_DEPTH = 100
+"""Objects in one another in which tensors are found."""
+
+_REBUILD_TENSOR = Global("torch._utils", "_rebuild_tensor_v2", 0)
+_REBUILD_PARAMETER = Global("torch._utils", "_rebuild_parameter", 0)
 
 
 class RankFiles(PicklelessArchive):
-    """See the module's docstring. `parts` are the files, in the order of the ranks."""
+    """See the module's docstring. `parts` are the files, in the order of the ranks.
+
+    Attributes:
+        missing: the files of ranks that are not in the folder.
+        differing: the names of values that are not the same in all files.
+        merged: results of `_merge`, by the objects that it was called with.
+        keys: keys of `spans`, by the elements in the files.
+    """
 
     format = "torch-ranks"
+
+    def __init__(self, source: Source, limits: Limits, missing: list[str]) -> None:
+        super().__init__(source, limits)
+        self.missing = missing
+        self.differing: dict[str, None] = {}
+        self.merged: dict[tuple[int, ...], Value] = {}
+        self.keys: dict[object, str] = {}
 
     @property
     def size(self) -> int:
@@ -71,8 +97,8 @@ class _Shards(NamedTuple):
     shape: tuple[int, ...]
     boxes: list[Box]
     own: list[tuple[Box, Value]]
+    requires_grad: bool = False
     is_parameter: bool = False
-    requires_grad: bool = True
 
 
 def is_rank_file(archive: Archive) -> bool:
@@ -87,10 +113,10 @@ def read_ranks(source: Source, open_archive: OpenArchive, limits: Limits = LIMIT
     are not the whole, UnsupportedError for sums that are not added up yet."""
     folder, name = os.path.split(source.path)
     names, missing = _rank_names(folder, name)
-    archive = RankFiles(source, limits)
+    archive = RankFiles(source, limits, missing)
     archive.open_parts(folder, list(names.values()), open_archive)
     try:
-        _join(archive, list(names), missing)
+        _join(archive, min(names))
     except PtInspectError:
         archive.close()
         raise
@@ -124,7 +150,7 @@ def _rank_names(folder: str, name: str) -> tuple[dict[int, str], list[str]]:
     return names, [f"{head}{rank}{tail}" for rank in range(world) if rank not in names]
 
 
-def _join(archive: RankFiles, ranks: Sequence[int], missing: list[str]) -> None:
+def _join(archive: RankFiles, first_rank: int) -> None:
     """Replace the tensors in the first file's value by whole ones."""
     leaves = []
     for number, part in enumerate(archive.parts):
@@ -133,78 +159,136 @@ def _join(archive: RankFiles, ranks: Sequence[int], missing: list[str]) -> None:
         leaves.append(_leaves(part.root))
     first = archive.parts[0]
     archive.pickled, archive.value, archive.byteorder = first.pickled, first.root, first.byteorder
-    others: list[str] = []
     for path in dict.fromkeys(path for items in leaves for path in items):
-        name = ".".join(map(str, path))
-        found = {n: items[path][2] for n, items in enumerate(leaves) if path in items}
-        shards = {n: _describe(archive, value, name) for n, value in found.items()}
-        whole = [each for each in shards.values() if each is not None]
-        if len(whole) == len(found):
-            value = _whole_tensor(archive, name, shards, missing)  # type: ignore[arg-type]
-        else:
-            value = next(iter(found.values()))
-            if any(_differ(value, other) for other in found.values()):
-                others.append(name)
-        if path in leaves[0]:
-            container, key, _ = leaves[0][path]
+        name = ".".join(map(str, path)) or "the root"
+        found = {number: items[path] for number, items in enumerate(leaves) if path in items}
+        value = _merge(archive, name, {number: leaf for number, (*_, leaf) in found.items()})
+        container, key, _ = next(iter(found.values()))
+        if not path:
+            archive.value = value
+        elif 0 in found:
             container[key] = value
-        elif not _insert(first.root, path, value):
-            others.append(name)
-    if others:
-        text = f"ranks have other values, those of rank {ranks[0]} are shown: {join_names(others)}"
+        elif not _insert(first.root, path, key, value):
+            archive.differing[name] = None
+    if archive.differing:
+        names = join_names(archive.differing)
+        text = f"ranks have other values, those of rank {first_rank} are shown: {names}"
         archive.warnings.append(Finding("rank-values", text))
 
 
-def _leaves(root: Value) -> dict[tuple[Value, ...], tuple[Any, Value, Value]]:
+def _items(value: Any) -> dict[str | int, tuple[Value, Value]]:
+    """Return (key, item) of a dict, list or tuple. Files are compared by the text of keys that are
+    objects."""
+    if not isinstance(value, dict):
+        return {index: (index, item) for index, item in enumerate(value)}
+    items: dict[str | int, tuple[Value, Value]] = {}
+    for key, item in value.items():
+        step = path_step(key)
+        while step in items:
+            step = f"{step}'"
+        items[step] = key, item
+    return items
+
+
+def _leaves(root: Value) -> dict[Path, tuple[Any, Value, Value]]:
     """Return what the dicts and lists of a file contain: (container, key, value) by path."""
-    if not as_mapping(root):
-        raise FormatError("the file of a rank is not a state_dict")
-    leaves: dict[tuple[Value, ...], tuple[Any, Value, Value]] = {}
-    stack: list[tuple[tuple[Value, ...], Any, Value, Value]] = [((), None, None, root)]
+    leaves: dict[Path, tuple[Any, Value, Value]] = {}
+    stack: list[tuple[Path, Any, Value, Value]] = [((), None, None, root)]
     seen: set[int] = set()
     while stack:
         path, container, key, value = stack.pop()
-        items = as_mapping(value)
-        inside: Any = items if items else value if isinstance(value, list) and value else None
-        if inside is None or id(inside) in seen:
+        inside: Any = as_mapping(value) or (isinstance(value, list) and value)
+        if not inside:
             leaves[path] = container, key, value
-            continue
-        seen.add(id(inside))
-        pairs = list(inside.items() if items else enumerate(inside))
-        stack += [((*path, key_value(k)), inside, k, item) for k, item in reversed(pairs)]
+        elif id(inside) not in seen:
+            seen.add(id(inside))
+            pairs = reversed(_items(inside).items())
+            stack += [((*path, step), inside, k, item) for step, (k, item) in pairs]
     return leaves
 
 
-def _insert(root: Value, path: tuple[Value, ...], value: Value) -> bool:
+def _insert(root: Value, path: Path, key: Value, value: Value) -> bool:
     """Insert what only other files have; False if the first file has no dict for it."""
-    for key in path[:-1]:
+    for step in path[:-1]:
         items = as_mapping(root)
-        root = items.get(key) if items else None
+        root = items.get(step) if items else None
     items = as_mapping(root)
-    if not items or path[-1] in items:
+    if not items or key in items:
         return False
-    items[path[-1]] = value
+    items[key] = value
     return True
 
 
-def _differ(a: Value, b: Value, depth: int = 8) -> bool:
-    """Return True if two plain values, or tuples and sets of them, surely differ."""
-    items, others = as_sequence(a), as_sequence(b)
-    if type(a) is not type(b) or not depth:
-        return bool(depth)
-    if items is not None and others is not None:
-        return len(items) != len(others) or any(
-            _differ(*pair, depth - 1) for pair in zip(items, others, strict=True)
-        )
-    if isinstance(a, Call) and isinstance(b, Call):
-        return _differ(a.args, b.args, depth - 1)
-    if isinstance(a, float) and a != a:
-        return b == b
-    return isinstance(a, (str, bytes, int, float)) and a != b
+def _merge(archive: RankFiles, name: str, values: dict[int, Any], depth: int = 0) -> Any:
+    """Return what the files have in one place: the first one's value, in which each tensor is the
+    whole one. The name of values that differ is added to `archive.differing`."""
+    identity = tuple(map(id, values.values()))
+    if identity not in archive.merged:
+        archive.merged[identity] = first = next(iter(values.values()))
+        shards = {number: _describe(archive, value, name) for number, value in values.items()}
+        whole = {number: each for number, each in shards.items() if each is not None}
+        if len(whole) < len(values):
+            archive.merged[identity] = _merge_parts(archive, name, values, depth + 1)
+        else:
+            tensor = _whole_tensor(archive, name, whole)
+            if isinstance(first, PersistentId):
+                parts: Any = first.value
+                tensor = tensor.args[0]
+                tensor.value = (*parts[:2], tensor.value[2], *parts[3:])
+            archive.merged[identity] = tensor
+    return archive.merged[identity]
+
+
+def _merge_parts(archive: RankFiles, name: str, values: dict[int, Any], depth: int) -> Any:
+    """Return the first of values that are not tensors, after merging what they consist of."""
+
+    def merge(parts: Iterable[Value]) -> Any:
+        return _merge(archive, name, dict(zip(values, parts, strict=True)), depth)
+
+    first, *others = values.values()
+    is_same = all(type(value) is type(first) for value in others) and depth <= MAX_DEPTH
+    if is_same and isinstance(first, Call):
+        merge(value.func for value in values.values())
+        first.args = merge(value.args for value in values.values())
+        changes = [value.change() for value in values.values() if value.changes]
+        is_same = len(changes) in (0, len(values))
+        for part in Changes.__slots__ if changes and is_same else ():
+            merge(getattr(change, part) for change in changes)
+    elif is_same and isinstance(first, (dict, list, tuple)):
+        tables = [_items(value) for value in values.values()]
+        is_same = all(table.keys() == tables[0].keys() for table in tables)
+        if is_same:
+            merged = {step: merge(table[step][1] for table in tables) for step in tables[0]}
+            if isinstance(first, tuple):
+                return tuple(merged.values())
+            target: Any = first
+            for step, (key, _) in tables[0].items():
+                target[key] = merged[step]
+    else:
+        is_same = is_same and all(_plain(value) == _plain(first) for value in others)
+    if not is_same:
+        archive.differing[name] = None
+    return first
+
+
+def _plain(value: Value) -> Value:
+    """Return something that is equal for equal values without tensors."""
+    if isinstance(value, Global):
+        return value.path
+    if isinstance(value, SetOf):
+        return sorted(str(path_step(member)) for member in value)
+    if isinstance(value, Blob):
+        return value.digest()
+    return repr(value) if isinstance(value, float) else value
 
 
 def _describe(archive: Archive, value: Value, name: str) -> _Shards | None:
-    """Return what a file records of a tensor; None for other values."""
+    """Return what a file records of a tensor or storage; None for other values."""
+    if isinstance(value, PersistentId):
+        parts = value.value
+        if not isinstance(parts, tuple) or len(parts) < 5 or parts[0] != "storage":
+            return None
+        value = Call(_REBUILD_TENSOR, (value, 0, (parts[4],), (1,)), "REDUCE", 0)
     if not isinstance(value, Call) or not isinstance(value.func, Global):
         return None
     function, args = value.func.name, value.args
@@ -217,13 +301,11 @@ def _describe(archive: Archive, value: Value, name: str) -> _Shards | None:
         if kind == "ShardedTensor":
             return _sharded(dtype, shape, args[3], name)
         return _dtensor(dtype, shape, args[3], name)._replace(requires_grad=inner[7] is True)
-    if function in ("_rebuild_tensor_v2", "_rebuild_tensor_v3", "_rebuild_parameter"):
+    if function in ("_rebuild_tensor_v2", "_rebuild_tensor_v3"):
         elements = locate(archive, value, bounded_repr(name))
         box = ((0,) * len(elements.shape), elements.shape)
-        shards = _Shards(elements.dtype, elements.shape, [box], [(box, value)])
-        if function != "_rebuild_parameter":
-            return shards
-        return shards._replace(is_parameter=True, requires_grad=args[1] is True)
+        needs_grad = len(args) > 4 and args[4] is True
+        return _Shards(elements.dtype, elements.shape, [box], [(box, value)], needs_grad)
     return None
 
 
@@ -256,13 +338,13 @@ def _dtensor(dtype: DType | None, shape: tuple[int, ...], state: Value, name: st
     fields = attributes_of(spec) if isinstance(spec, Call) else {}
     mesh = fields.get("mesh")
     mesh_fields = attributes_of(mesh) if isinstance(mesh, Call) else {}
-    sizes, own = _mesh_shape(mesh_fields, name), mesh_fields.get("_coordinate_on_dim")
+    sizes, own = mesh_shape(mesh_fields, name), mesh_fields.get("_coordinate_on_dim")
     placements = as_sequence(fields.get("placements")) or ()
     if own is None or len(placements) != len(sizes) or len(as_sequence(own) or ()) != len(sizes):
         raise DamagedError(f"{bounded_repr(name)} has no placement")
-    cuts = _cuts(placements, sizes, name)
+    cuts = mesh_cuts(placements, sizes, name)
     boxes = {
-        coordinate: _box(shape, cuts, sizes, coordinate)
+        coordinate: piece_box(shape, cuts, sizes, coordinate)
         for coordinate in product(*map(range, sizes))
     }
     coordinate = sizes_of(own, bounded_repr(name))
@@ -271,74 +353,11 @@ def _dtensor(dtype: DType | None, shape: tuple[int, ...], state: Value, name: st
     local = attributes.get("_local_tensor")
     return _Shards(
         dtype, shape, list(dict.fromkeys(boxes.values())), [(boxes[coordinate], local)],
-        attributes.get("_is_param") is True,
+        is_parameter=attributes.get("_is_param") is True,
     )  # fmt: skip
 
 
-def _mesh_shape(fields: dict[Value, Value], name: str) -> tuple[int, ...]:
-    """Return the size of each dimension of a mesh: `_layout` since torch 2.9 or so, before that the
-    tensor `mesh` of all ranks."""
-    layout = fields.get("_layout")
-    if isinstance(layout, Call):
-        state = attributes_of(layout)
-        sizes: list[int] = []
-        for axis in as_sequence(state.get("axes")) or ():
-            inner = attributes_of(axis) if isinstance(axis, Call) else {}
-            sizes.append(prod(sizes_of(inner.get("shape"), bounded_repr(name))))
-        if not sizes:
-            value = state.get("shape")
-            sizes = list(sizes_of((value,) if isinstance(value, int) else value, name))
-        return tuple(sizes)
-    mesh = fields.get("mesh")
-    return sizes_of(mesh.args[2] if isinstance(mesh, Call) else None, bounded_repr(name))
-
-
-def _cuts(placements: Sequence[Value], sizes: tuple[int, ...], name: str) -> list[tuple[int, int]]:
-    """Return (dimension of the mesh, dimension of the tensor) of each cut, the outer ones first.
-    `_StridedShard` is a cut that was made after those of later dimensions of the mesh."""
-    normal: list[tuple[int, int]] = []
-    strided: list[tuple[int, int]] = []
-    for index, placement in enumerate(placements):
-        kind = (class_path(placement) if isinstance(placement, Call) else None) or ""
-        kind = kind.rpartition(".")[2]
-        fields = attributes_of(placement) if isinstance(placement, Call) else {}
-        dim = fields.get("dim")
-        if kind == "Replicate":
-            continue
-        if kind not in ("Shard", "_StridedShard") or not isinstance(dim, int):
-            raise UnsupportedError(f"{bounded_repr(name)} is placed by {kind or 'nothing known'}")
-        (strided if kind == "_StridedShard" else normal).append((index, dim))
-        factor = fields.get("split_factor")
-        later = range(index + 1, len(placements))
-        same = [i for i in later if _shard_dim(placements[i]) == dim]
-        if kind == "_StridedShard" and factor != prod(sizes[i] for i in same):
-            raise UnsupportedError(f"{bounded_repr(name)} is cut into strides of other processes")
-    return [*normal, *reversed(strided)]
-
-
-def _shard_dim(placement: Value) -> Value:
-    return attributes_of(placement).get("dim") if isinstance(placement, Call) else None
-
-
-def _box(
-    shape: tuple[int, ...], cuts: list[tuple[int, int]], sizes: tuple[int, ...],
-    coordinate: tuple[int, ...],
-) -> Box:  # fmt: skip
-    """Return the piece of one process: each cut divides as `torch.chunk` does."""
-    offsets, lengths = [0] * len(shape), list(shape)
-    for index, dim in cuts:
-        if not -len(shape) <= dim < len(shape):
-            raise DamagedError(f"a tensor with {len(shape)} dimensions is cut along {dim}")
-        step = -(-lengths[dim] // sizes[index])
-        start = min(step * coordinate[index], lengths[dim])
-        offsets[dim] += start
-        lengths[dim] = min(step, lengths[dim] - start)
-    return tuple(offsets), tuple(lengths)
-
-
-def _whole_tensor(
-    archive: RankFiles, name: str, shards: dict[int, _Shards], missing: list[str]
-) -> Value:
+def _whole_tensor(archive: RankFiles, name: str, shards: dict[int, _Shards]) -> Any:
     """Return the call that builds the whole tensor, after proving that it is in the files."""
     first = next(iter(shards.values()))
     copies: dict[Box, list[Elements]] = {}
@@ -361,15 +380,18 @@ def _whole_tensor(
     for box in first.boxes:
         found = copies.get(box, [])
         path = os.path.basename(found[0].archive.source.path) if found else ""
-        opener = partial(list, found) if found else partial(_missing_piece, name, missing)
+        opener = partial(list, found) if found else partial(_missing_piece, name, archive.missing)
         pieces.append(Piece(*box, path, opener))
     real = check_cover(name, first.shape, pieces)
-    archive.spans[name] = PiecedSpan(first.dtype, first.shape, real, bounded_repr(name))
-    call = dense_tensor(name, first.dtype, first.shape, _device(first))
+    places = [(box, e.key, e.begin, e.data) for box, found in copies.items() for e in found]
+    identity = (first.dtype.name, first.shape, *places) if places else name
+    key = archive.keys.setdefault(identity, f"{len(archive.keys)}/{name}")
+    archive.spans[key] = PiecedSpan(first.dtype, first.shape, real, bounded_repr(name))
+    needs_grad = first.requires_grad
     if first.is_parameter:
-        args = call, first.requires_grad, ordered_dict({})
-        call = Call(_REBUILD_PARAMETER, args, "REDUCE", 0)
-    return call
+        call = dense_tensor(key, first.dtype, first.shape, _device(first))
+        return Call(_REBUILD_PARAMETER, (call, needs_grad, ordered_dict({})), "REDUCE", 0)
+    return dense_tensor(key, first.dtype, first.shape, _device(first), requires_grad=needs_grad)
 
 
 def _device(shards: _Shards) -> str:
