@@ -81,8 +81,8 @@ class OutputFile:
 class Plan:
     """What a conversion will do, or has done. `tensors` are those with a key, under each of their
     keys; `tensor_count` includes those inside of objects. `guards` are those of the files that are
-    read. `pickled` is the pickle of the output as scan has read it. `lost_values` is filled when
-    the files are written."""
+    read. `device` is that of all tensors of the output, or None for those of SRC. `pickled` is the
+    pickle of the output as scan has read it. `lost_values` is filled when the files are written."""
 
     to: str
     files: list[OutputFile] = field(default_factory=list)
@@ -92,6 +92,7 @@ class Plan:
     guards: list[ModificationGuard] = field(default_factory=list)
     lost_values: list[LostValues] = field(default_factory=list)
     tensor_count: int = 0
+    device: str | None = None
     pickled: Pickled | None = None
 
 
@@ -125,7 +126,7 @@ def plan_torch_file(to: str, path: str, root: Value, graph: ObjectGraph) -> Plan
     file = OutputFile(
         path, lambda sink: write_torch_zip(sink, folder, pickle, storages), pickle, storages
     )
-    return Plan(to, [file], tensor_count=len(graph.tensors))
+    return Plan(to, [file], tensor_count=len(graph.tensors), device=graph.options.device)
 
 
 def plan_tensors(

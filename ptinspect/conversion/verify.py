@@ -2,9 +2,9 @@
 
 The written files are always compared with the plan: the pickle or header byte by byte, and each
 tensor, as scan has read it from the pickle, or as the header describes it: its dtype, shape and
-place. With `--verify` all bytes are
-compared, too: each tensor's elements with those of its source, and the file from first to last byte
-with what would be written a second time.
+place, in a pickle also its device and requires_grad. With `--verify` all bytes are compared, too:
+each tensor's elements with those of its source, the file from first to last byte with what would be
+written a second time, and each record of a zip with its CRC-32.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def verify_outputs(
         try:
             if compare_bytes and (file.records or not file.path.endswith(".json")):
                 with open_document(path, limits=limits) as output:
-                    _check_output(file, output, missing, compare_bytes=True)
+                    _check_output(file, output, missing, plan.device, compare_bytes=True)
                     comparison = _Comparison(file.path, output.archive.source)
                     file.write(Sink(comparison))
                     comparison.check_end()
@@ -119,7 +119,7 @@ def verify_outputs(
                     directory = ZipDirectory(source, limits)
                     folder = directory.names[0].removesuffix("data.pkl")
                     archive = open_zip(source, directory, folder, limits, pickled=plan.pickled)
-                    _check_output(file, Document(source, archive, limits), missing)
+                    _check_output(file, Document(source, archive, limits), missing, plan.device)
         except PtInspectError as error:
             raise _difference(file.path, error.message) from error
     if missing:
@@ -154,10 +154,11 @@ def _check_output(
     file: OutputFile,
     output: Document,
     missing: dict[str, PlannedTensor],
+    device: str | None,
     compare_bytes: bool = False,
 ) -> None:
     """Compare the pickle or header, and the tensors, of a written file with the plan, and remove
-    its tensors from `missing`."""
+    its tensors from `missing`. `device` is that of all tensors, or None for that of each."""
     archive, length = output.archive, min(len(file.head), output.archive.source.size)
     if isinstance(archive, TorchZip):
         head = archive.directory.read(0)
@@ -169,17 +170,24 @@ def _check_output(
     is_flat = list(items) == list(missing)
     if is_flat and not compare_bytes:
         calls = {key: call for key, call in items.items() if type(call) is TensorCall}
-        if _are_planned([*calls.values()], [missing[str(key)] for key in calls]):
+        if _are_planned([*calls.values()], [missing[str(key)] for key in calls], device):
             for key in calls:
                 del missing[str(key)]
     for key in [*missing]:
         info = None if is_flat else output.tensors.get(key)
         tensor = output.tensor_of(items[key]) if is_flat else info.tensor if info else None
         if tensor is not None:
-            _check_tensor(missing.pop(key), tensor, compare_bytes)
+            planned = missing.pop(key)
+            _check_tensor(planned, tensor, compare_bytes)
+            if isinstance(archive, TorchZip):
+                _check_placement(planned, tensor, device)
+    if compare_bytes and isinstance(archive, TorchZip):
+        for index, name in enumerate(archive.directory.names):
+            if archive.directory.check_crc(index) is False:
+                raise PtInspectError(f"the bytes of {name} do not match their CRC-32")
 
 
-def _are_planned(calls: list[TensorCall], planned: list[PlannedTensor]) -> bool:
+def _are_planned(calls: list[TensorCall], planned: list[PlannedTensor], device: str | None) -> bool:
     """Return True if tensors are as planned, each within its storage. All of them are compared at
     once: their sizes, their strides, and so on."""
     kinds = {call.storage_type: dtype_of_class(call.storage_type.name) for call in calls}
@@ -190,6 +198,8 @@ def _are_planned(calls: list[TensorCall], planned: list[PlannedTensor]) -> bool:
         and [call.stride for call in calls] == [item.tensor.stride for item in planned]
         and [kinds[call.storage_type] for call in calls]
         == [item.dtype or item.tensor.dtype for item in planned]
+        and [call.requires_grad for call in calls] == [x.tensor.requires_grad for x in planned]
+        and [call.location for call in calls] == [device or x.tensor.device for x in planned]
         and all(extent(*form)[1] <= numel for *form, numel in forms)
     )
 
@@ -214,6 +224,17 @@ def _check_tensor(planned: PlannedTensor, written: Tensor, compare_bytes: bool) 
         pairs = aligned(expected, iter_contiguous(written, max_repeated=None))
         if any(a != b for a, b in pairs):
             raise PtInspectError(f"the bytes of {key} differ")
+
+
+def _check_placement(planned: PlannedTensor, written: Tensor, device: str | None) -> None:
+    """Compare what only a pickle records of a dense tensor: its device and requires_grad."""
+    if written.storage is None or written.stride is None:
+        return
+    tensor = planned.tensor
+    if written.device != (device or tensor.device):
+        raise PtInspectError(f"{planned.key} has the device {written.device}")
+    if written.requires_grad != tensor.requires_grad:
+        raise PtInspectError(f"{planned.key} has requires_grad={written.requires_grad}")
 
 
 class _Comparison:

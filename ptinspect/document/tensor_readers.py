@@ -341,9 +341,10 @@ def _from_numpy(reader: Resolver, call: Call) -> Tensor | None:
     stored = dtype_by_name(array.name) if array else None
     if array is None or dtype is None or stored is None:
         return None
+    device = device_of(call.args[2])
     return Tensor(  # a bfloat16 tensor is written as float32, which numpy has
-        dtype, array.shape, array.stride, 0, InlineStorage(reader.archive, array.data, "cpu"),
-        device_of(call.args[2]), call.args[3] is True, call.offset, stored=stored,
+        dtype, array.shape, array.stride, 0, InlineStorage(reader.archive, array.data, device),
+        device, call.args[3] is True, call.offset, stored=stored,
     )  # fmt: skip
 
 

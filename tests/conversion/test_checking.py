@@ -10,6 +10,8 @@ import pytest
 
 import ptinspect
 from ptinspect.conversion import convert, convert_file, verify
+from ptinspect.conversion.output import sink
+from ptinspect.conversion.output.object_graph import ObjectGraph
 from ptinspect.conversion.plan import Plan
 from ptinspect.conversion.targets import safetensors
 from ptinspect.errors import PtInspectError
@@ -104,6 +106,16 @@ def test_bytes_behind_the_end_are_noticed(tmp_path: Path, monkeypatch: pytest.Mo
     assert os.listdir(tmp_path) == []
 
 
+def test_a_wrong_checksum_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one that is written a second time."""
+    write = sink.Sink.write_pieces
+    monkeypatch.setattr(sink.Sink, "write_pieces", lambda *a, **k: write(*a, **k) ^ 1)
+    for to in ("state_dict", "same"):
+        with pytest.raises(PtInspectError, match="do not match their CRC-32"):
+            convert(FIXTURES / "seed" / "model.pth", tmp_path / "o.pt", to=to, verify=True)
+    assert os.listdir(tmp_path) == []
+
+
 # --- without --verify -----------------------------------------------------------------------
 
 
@@ -152,6 +164,31 @@ def test_a_checkpoints_tensors_are_held_against_the_plan(
     monkeypatch.setattr(convert_file, "verify_outputs", check)
     with pytest.raises(PtInspectError, match="not what was planned"):
         convert(FIXTURES / "checkpoints" / "resumable.pt", tmp_path / "o.pt", to="checkpoint")
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("requires_grad", None), ("location", "cuda:7"), ("location", "cp")]
+)
+@pytest.mark.parametrize("to", ["state_dict", "checkpoint", "same"])
+@pytest.mark.parametrize("is_verified", [False, True])
+def test_device_and_requires_grad_are_those_of_the_source(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    field: str, value: str | None, to: str, is_verified: bool,
+) -> None:  # fmt: skip
+    real = ObjectGraph._tensor_call
+
+    def changed(self: ObjectGraph, *args: Any) -> Any:
+        call = real(self, *args)
+        setattr(call, field, value or not call.requires_grad)
+        call._storage = None
+        return call
+
+    monkeypatch.setattr(ObjectGraph, "_tensor_call", changed)
+    name = "device cuda:7" if value == "cuda:7" else "device cp" if value else "requires_grad="
+    source = FIXTURES / "seed" / "checkpoint-6.pt"
+    with pytest.raises(PtInspectError, match=f"not what was planned: .* has (the )?{name}"):
+        convert(source, tmp_path / "o.pt", to=to, verify=is_verified)
     assert os.listdir(tmp_path) == []
 
 
