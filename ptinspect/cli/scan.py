@@ -41,8 +41,8 @@ if TYPE_CHECKING:
 @format_option(["text", "json", "sarif"])
 @output_option
 @force_option
-@flag("-v --verbose", "List clean files as well.")
-@flag("-q --quiet", "Print a line per file that is not clean.")
+@flag("-v --verbose", "List clean files as well, unless there is -q.")
+@flag("-q --quiet", "Print a line per file that is not clean, and with -o no summary.")
 @repeatable(
     "--allow",
     "NAME",
@@ -96,6 +96,10 @@ def command(
     )
     from ptinspect.safety.scan import find_files, scan_file
 
+    if verbose and output_format != "text":
+        raise click.UsageError(
+            f"--verbose cannot be used with --format {output_format}: it has clean files too"
+        )
     left_out: LeftOut = Counter()
     with open_output(output, force=force, sources=paths) as write:
         with progress_bar("scanning", hidden=no_progress, counted=True) as progress:

@@ -38,6 +38,13 @@ if TYPE_CHECKING:
     from ptinspect.display.measure import FileHash
     from ptinspect.document import Document
 
+WITHOUT_EFFECT = {
+    "--format tree": ("--sort", "--values", "--stats", "--hash"),
+    "--format json": ("--depth",),
+    "--textconv": ("--format", "--depth", "--values"),
+}
+"""Options that a view has no use for: a usage error, not silence."""
+
 COLLECT_EVERY = 50
 """Files between two runs of the garbage collector, which `ptinspect.cli.main` disables."""
 
@@ -57,7 +64,7 @@ Git LFS pointer. Other files that ptinspect does not read are counted."""
 @option(
     "--depth",
     "N",
-    "Levels to show; deeper ones are summed up. JSON always has all levels.",
+    "Levels to show; deeper ones are summed up. Not with `-f json`, which has all levels.",
     type=click.IntRange(min=0),
 )
 @flag("--all all_rows", "Show a row for each tensor: do not fold repeated blocks on a terminal.")
@@ -84,6 +91,17 @@ def command(
     Nothing in the file is executed. Exit code 0: done. 1: a check failed (--hash, --check). 2: a
     file could not be read.
     """
+    used = {
+        "--format": output_format != "summary", "--sort": sort != "file",
+        "--depth": depth is not None, "--values": values, "--stats": stats, "--hash": hashes,
+    }  # fmt: skip
+    view = "--textconv" if textconv else f"--format {output_format}"
+    for name in WITHOUT_EFFECT.get(view, ()):
+        if used[name]:
+            raise click.UsageError(f"{name} cannot be used with {view}")
+    if depth is not None and output_format == "table" and (stats or hashes):
+        name = "--stats" if stats else "--hash"
+        raise click.UsageError(f"--depth cannot be used with {name} in a table")
     width, colour = terminal_style(output)
     options = ShowOptions(
         include=include, exclude=exclude, sort=sort, depth=depth,
@@ -172,6 +190,10 @@ class ShowRun:
                 self._codes.add(1 if file_hash.mismatch else 0)
             if self._options.reads_tensors:
                 self._check_checksums(document)
+            has_globs = bool(self._options.include or self._options.exclude)
+            if has_globs and self._output_format == "tree" and document.kind == "module":
+                message = "--include and --exclude do not change the tree of a model"
+                write_stderr(f"ptinspect: {safe(document.path)}: {message}")
             return self._render(document, self._options, file_hash)
 
     def _check_checksums(self, document: Document) -> None:

@@ -93,6 +93,8 @@ def convert(
         plain=plain, max_shard_size=max_shard_size, allow_overflow=allow_overflow, dst=target,
     )  # fmt: skip
     options.check()
+    if verify and dry_run:
+        raise PtInspectError("--verify cannot be used with --dry-run")
     entries = [] if entry is None else [*as_tuple(entry)]
     with ExitStack() as open_files, open_document(source, limits=limits) as document:
         open_files.enter_context(add_error_path(source))

@@ -161,6 +161,7 @@ class ConvertOptions:
             "--optimizer": self.optimizer and to != "checkpoint",
             "--max-shard-size": self.max_shard_size and to != "safetensors",
             "--shared": self.shared != "keep-one" and to != "safetensors",
+            "--device": tensors.device and to == "safetensors",
             "--dtype": tensors.dtype and to == "same",
             "--contiguous": tensors.contiguous and to == "same",
             "an option that changes keys": any(self.edits) and to == "same",
@@ -168,6 +169,8 @@ class ConvertOptions:
         for name, is_misplaced in misplaced.items():
             if is_misplaced:
                 raise PtInspectError(f"{name} cannot be used with --to {to}")
+        if self.allow_overflow and tensors.dtype is None:
+            raise PtInspectError("--allow-overflow needs --dtype")
 
 
 def target_of_suffix(path: str | None, to: str | None, source: str = "SRC") -> str:

@@ -292,7 +292,8 @@ def _select_definition(definitions: list[Definition], name: str, path: str) -> D
             problem, choice = f"{len(matches)} classes are named {prose(name)}", matches
             hint = "use --class with one of"
             break
-    listed = join_names((prose(item.path) for item in choice), MAX_LISTED) or "none"
+    paths = (prose(item.path if item.usage.name else item.ident) for item in choice)
+    listed = join_names(paths, MAX_LISTED) or "none"
     raise PtInspectError(problem, path=path, hint=f"{hint}: {listed}")
 
 
