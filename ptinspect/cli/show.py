@@ -208,9 +208,15 @@ class ShowRun:
         else:
             warnings = checksum_warnings(select_tensors(document, self._options))
         document.checksum_warnings = warnings
-        if self._output_format in ("table", "tree"):  # which show no warnings
-            for warning in warnings:
-                write_stderr(f"ptinspect: {safe(document.path)}: {cut(warning.message)}")
+        if self._output_format in ("table", "tree"):  # which show no facts and no warnings
+            messages = [warning.message for warning in warnings]
+            if document.checked_records is not None:
+                from ptinspect.display.summary_facts import checksums_text
+
+                checked = checksums_text(document.checked_records, warnings)
+                messages.append(f"checksums: {checked}")
+            for message in messages:
+                write_stderr(f"ptinspect: {safe(document.path)}: {cut(message)}")
 
     def _report_error(self, cause: Exception, path: str) -> None:
         """Write the error to standard error; as JSON also in place of the file."""

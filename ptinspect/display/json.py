@@ -90,6 +90,8 @@ def _file(document: Document, file_hash: FileHash | None) -> dict[str, object]:
     }
     if archive.parts:
         facts["shards"] = _shard_names(document)
+    if document.checked_records is not None:
+        facts["checked_records"] = document.checked_records
     if file_hash is not None:
         facts["sha256"] = file_hash.sha256
         facts["name_hash"] = file_hash.expected

@@ -76,7 +76,7 @@ def facts(document: Document, options: ShowOptions, file_hash: FileHash | None) 
     if isinstance(metadata, dict):
         yield "metadata", join_names(map(_metadata_text, metadata.items()), MAX_NAMES)
     if document.checked_records is not None:
-        yield "checksums", _checksums_text(document.checked_records, document.checksum_warnings)
+        yield "checksums", checksums_text(document.checked_records, document.checksum_warnings)
     if document.tensors:
         yield "tensors", _tensors_text(document)
     if document.kind == "module":
@@ -162,7 +162,8 @@ def _metadata_text(item: tuple[str, object]) -> str:
     return cut(f"{name}: {text[:60]}{'…' * (len(text) > 60)}")
 
 
-def _checksums_text(checked: int, wrong: Sequence[object]) -> str:
+def checksums_text(checked: int, wrong: Sequence[object]) -> str:
+    """Return `12 records, all match their CRC-32`."""
     records = count_text(checked, "record")
     if wrong:
         return f"{len(wrong):,} of {records} do not match their CRC-32"

@@ -60,6 +60,18 @@ def test_a_file_without_checksums_says_so(name: str) -> None:
     assert result.exit_code == 0 and "the file records none" in result.stdout
 
 
+def test_every_format_says_what_was_checked() -> None:
+    file = json.loads(run("show", "--check", "-f", "json", MODEL).stdout)["file"]
+    with ptinspect.open(MODEL) as document:
+        assert file["checked_records"] == len(document.archive.directory)
+    for output_format in ("table", "tree"):
+        result = run("show", "--check", "-f", output_format, MODEL)
+        words = f"{file['checked_records']} records, all match their CRC-32\n"
+        assert result.stderr == f"ptinspect: {MODEL}: checksums: {words}"
+    result = run("show", "--check", "-f", "table", FIXTURES / "containers/crc-off.pt")
+    assert result.stderr.endswith(": checksums: the file records none\n")
+
+
 def test_diff_notes_which_side_is_damaged(tmp_path: Path) -> None:
     path = flipped(tmp_path)
     report = ptinspect.diff(MODEL, path)
