@@ -565,6 +565,21 @@ def test_tied_weights_that_are_stored_twice_fit() -> None:
     assert (found.faults, found.undecided) == ([], [])
 
 
+@pytest.mark.parametrize("frozen", ["target_net", "q_target", "teacher", "critic.ref"])
+def test_a_frozen_copy_that_comes_first_is_not_what_the_optimizer_covers(frozen: str) -> None:
+    """As after each update of the target network of a DQN."""
+    torch.manual_seed(0)
+    online = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
+    optimizer = optim.Adam(online.parameters())
+    online(torch.ones(4, 2)).sum().backward()
+    optimizer.step()
+    own = online.state_dict()
+    copy_ = {f"{frozen}.{name}": value.clone() for name, value in own.items()}
+    weights = {**copy_, **{f"online.{name}": value for name, value in own.items()}}
+    found = checked({"model": weights, "optimizer": optimizer.state_dict()})
+    assert found.names == [f"online.{name}" for name in own]
+
+
 @pytest.mark.parametrize(
     ("changed", "reason"),
     [("lm_head.weight", "models usually tie it to wte.weight"),

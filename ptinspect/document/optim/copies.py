@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
@@ -20,6 +21,8 @@ EMBEDDINGS = frozenset(
 )
 HEADS = frozenset(["lm_head", "output", "embed_out", "decoder", "head", "generator", "proj"])
 """Modules of language models that usually have one weight together."""
+FROZEN = re.compile(r"(^|[._])(target|teacher|frozen|ema|momentum|ref|reference|old)([._\d]|$)")
+"""Modules that are copies of others and not trained, such as the target network of a DQN."""
 
 
 def decide_copies(slots: list[Slot], match: Match) -> Match:
@@ -65,12 +68,13 @@ def decide_copies(slots: list[Slot], match: Match) -> Match:
 def _copies(prints: dict[str, Fingerprint | None]) -> dict[str, str]:
     """Return, per parameter with the shape and the numbers of an earlier one, the name of that.
 
-    They are tied weights that were stored twice, as after `{k: v.clone() for k, v in ...}`.
+    They are tied weights that were stored twice, as after `{k: v.clone() for k, v in ...}`, or
+    frozen copies: no file records which, and a name that sounds frozen counts as the copy's.
     Parameters whose elements are all equal, such as biases that were never trained, are left out.
     """
     first_names: dict[Fingerprint, str] = {}
     copies = {}
-    for name, fingerprint in prints.items():
+    for name, fingerprint in sorted(prints.items(), key=lambda row: bool(FROZEN.search(row[0]))):
         if fingerprint is not None and not fingerprint.is_constant:
             first = first_names.setdefault(fingerprint, name)
             if first != name:
