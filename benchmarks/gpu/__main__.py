@@ -2,15 +2,16 @@
 
     python -m benchmarks.gpu --device cuda --out FOLDER
 
-gpu.json and gpu.md are rewritten after each check. Without CUDA, `--device cpu --small` runs the
-same checks on models in miniature, and crosses from the CPU to the CPU. Exit code 1: an answer
-is not right, or a test failed.
+The honest trainings come first, then the facts about torch, the tests and the faults. gpu.json and
+gpu.md are rewritten after each, and what fails leaves the others running. Without CUDA,
+`--device cpu --small` runs the same checks on models in miniature, and crosses from the CPU to the
+CPU. Exit code 1: an answer is not right, or a test failed.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
+import contextlib
 import json
 import os
 import subprocess
@@ -18,8 +19,11 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +36,15 @@ CORES = os.cpu_count() or 1
 SPARE = 15.0
 """Seconds that have to be left in the budget for another check to start."""
 
-TESTS = ("tests/proofs/test_cross_device.py", "tests/proofs/test_determinism.py")
+TESTS = ("test_cross_device", "test_determinism")
 SOUND_TESTS = "every_ or amp or scaler or muon or sparse or half or groups"
 """Tests of test_sound.py that are worth running on CUDA too: optimizers, schedulers, precision."""
+
+
+SECTIONS = ("trainings", "checks", "tests", "torch_facts", "failures")
+
+Results = dict[str, dict[str, Any]]
+"""Results by section and name."""
 
 
 @dataclass(slots=True)
@@ -47,7 +57,7 @@ class Run:
     sampler: MemorySampler
     start: float = field(default_factory=time.monotonic)
     lock: threading.Lock = field(default_factory=threading.Lock)
-    results: dict[str, Any] = field(default_factory=lambda: {"trainings": {}, "checks": []})
+    results: Results = field(default_factory=lambda: {section: {} for section in SECTIONS})
 
     def seconds_left(self) -> float:
         return self.options.budget - (time.monotonic() - self.start)
@@ -73,19 +83,19 @@ class Run:
             return -1, "", "the budget was spent before it ended"
         return result.returncode, result.stdout, result.stderr
 
-    def train(self, label: str) -> None:
+    def train(self, label: str) -> Results:
         """Run a training script, which leaves its checkpoints in a folder."""
         folder = self.work / label
         folder.mkdir()
         name, env = TRAININGS[label]
         arguments = ("-m", "benchmarks.gpu.train", name, self.options.device, str(folder))
         code, output, errors = self.python(*arguments, env=env)
-        facts = json.loads(output) if code == 0 else {"error": errors[-600:]}
-        self.results["trainings"][label] = facts
+        facts = json.loads(output.splitlines()[-1]) if code == 0 else {"error": errors[-600:]}
         self.log(f"training {label}: {facts.get('error') or facts['seconds']}")
+        return {"trainings": {label: facts}}
 
-    def check(self, check: Check) -> None:
-        """Run a check and add its row to the results."""
+    def check(self, check: Check) -> Results:
+        """Run a check and return its row."""
         if check.is_timed:
             self.sampler.reset()
         start = time.perf_counter()
@@ -93,10 +103,9 @@ class Run:
         if self.seconds_left() > SPARE:
             code, output, errors = self.python(*check.arguments, env=check.env)
         seconds = round(time.perf_counter() - start, 1)
-        try:
-            answer = json.loads(output)
-        except ValueError:
-            answer = {"verdict": "no answer"}
+        answer: dict[str, Any] = {"verdict": "no answer"}
+        with contextlib.suppress(ValueError):
+            answer |= json.loads(output)
         causes = [cause["kind"] for cause in answer.get("causes", [])]
         found = (answer["verdict"], sorted(causes))
         good = found == (check.verdict, sorted(check.causes)) and (code == 0) == (
@@ -118,52 +127,53 @@ class Run:
             "crossings": answer.get("crossings", []),
             "answer": answer,
         }
-        with self.lock:
-            self.results["checks"].append(row)
-            self.write()
         self.log(f"{'ok' if good else 'NOT GOOD'} {check.name}: {found[0]} {causes} {seconds} s")
+        return {"checks": {check.name: row}}
 
-    def torch_facts(self) -> None:
+    def torch_facts(self) -> Results:
         """Ask torch what it does on this device."""
         file = self.work / "torch_facts.json"
-        arguments = (
-            "-W",
-            "ignore",
-            "-m",
-            "benchmarks.gpu.torch_facts",
-            self.options.device,
-            str(file),
-        )
-        _, _, errors = self.python(*arguments)
+        options = ("-W", "ignore", "-m", "benchmarks.gpu.torch_facts")
+        _, _, errors = self.python(*options, self.options.device, str(file))
         facts = json.loads(file.read_text()) if file.exists() else {"error": errors[-800:]}
-        self.results["torch_facts"] = facts
         self.log("facts about torch: " + ("failed" if "error" in facts else "ok"))
+        return {"torch_facts": facts}
 
-    def tests(self) -> None:
-        """Run the tests marked `gpu`, those of their modules, and with CUDA those of optimizers."""
-        arguments = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "", *TESTS]
-        env = {}
-        if self.is_cuda:
-            arguments += [
-                "tests/proofs/test_sound.py",
-                "-k",
-                f"cross_device or determinism or {SOUND_TESTS}",
-            ]
-            env = {"PTINSPECT_NEED_GPU": "1", "PTINSPECT_TEST_ON_GPU": "1"}
-        if importlib.util.find_spec("xdist"):
-            arguments += ["-n", str(min(6, CORES))]
-        code, output, errors = self.python(*arguments, env=env)
-        self.results["tests"] = {"exit_code": code, "tail": (output + errors)[-6000:]}
+    def test(self, module: str, *options: str) -> Results:
+        """Run the tests of a module of tests/proofs; with CUDA all of them see the GPU."""
+        arguments = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "", *options)
+        env = {"PTINSPECT_NEED_GPU": "1", "PTINSPECT_TEST_ON_GPU": "1"} if self.is_cuda else {}
+        code, output, errors = self.python(*arguments, f"tests/proofs/{module}.py", env=env)
         last_line = next(iter(output.strip().splitlines()[-1:]), errors)
-        self.log(f"tests: exit code {code}: {last_line}")
+        self.log(f"{module}: exit code {code}: {last_line}")
+        return {"tests": {module: {"exit_code": code, "tail": (output + errors)[-6000:]}}}
+
+    def step(self, function: Callable[..., Results], *arguments: Any) -> None:
+        """Run a part of all, and write what is known after it, whatever fails in it."""
+        try:
+            results = function(*arguments)
+        except Exception:  # noqa: BLE001 - the other parts go on
+            failure = traceback.format_exc()
+            self.log(failure)
+            results = {"failures": {f"{function.__name__} {arguments}": failure}}
+        with self.lock:
+            for section, values in results.items():
+                self.results[section] = {**self.results[section], **values}
+            self.write()
 
     def write(self) -> None:
         """Write what is known so far."""
         options = self.options
-        seconds = round(time.monotonic() - self.start, 1)
-        self.results |= {"device": options.device, "small": options.small, "seconds": seconds}
-        (options.out / "gpu.json").write_text(json.dumps(self.results, indent=1) + "\n")
-        (options.out / "gpu.md").write_text(markdown(self.results))
+        results = {
+            **self.results, "checks": [*self.results["checks"].values()],
+            "device": options.device, "small": options.small,
+            "seconds": round(time.monotonic() - self.start, 1),
+        }  # fmt: skip
+        texts = {"json": json.dumps(results, indent=1) + "\n", "md": markdown(results)}
+        for suffix, text in texts.items():
+            file = options.out / f"gpu.{suffix}"
+            file.with_suffix(".new").write_text(text)
+            os.replace(file.with_suffix(".new"), file)
 
     def whole(self) -> bool:
         """Run everything that was asked for, and return True if all of it is good."""
@@ -172,20 +182,21 @@ class Run:
         checks = [check for check in checks if options.only in check.name]
         labels = dict.fromkeys(check.training for check in checks if check.training)
         with ThreadPoolExecutor(options.jobs) as pool:
-            list(pool.map(self.train, labels))
+            list(pool.map(partial(self.step, self.train), labels))
         for check in [check for check in checks if check.is_timed]:
-            self.check(check)
+            self.step(self.check, check)
+        jobs: list[Any] = [(self.check, check) for check in checks if not check.is_timed]
+        if not options.only:
+            honest = sum(check.verdict == "same" for _, check in jobs)
+            tests: list[Any] = [(self.torch_facts,), *((self.test, module) for module in TESTS)]
+            tests += [(self.test, "test_sound", "-k", SOUND_TESTS)] if self.is_cuda else []
+            jobs[honest:honest] = tests
         with ThreadPoolExecutor(options.jobs) as pool:
-            others = [] if options.only else [self.torch_facts, self.tests]
-            jobs = [pool.submit(other) for other in others]
-            jobs += [pool.submit(self.check, check) for check in checks if not check.is_timed]
-            for job in jobs:
-                job.result()
-        self.write()
-        bad = [row["name"] for row in self.results["checks"] if not row["good"]]
+            list(pool.map(lambda job: self.step(*job), jobs))
+        bad = [name for name, row in self.results["checks"].items() if not row["good"]]
         self.log(f"{len(checks)} checks, {len(bad)} not good: {', '.join(bad) or 'none'}")
-        tests_failed = self.results.get("tests", {}).get("exit_code", 0) != 0
-        return bool(checks) and not bad and not tests_failed
+        tests_failed = any(result["exit_code"] for result in self.results["tests"].values())
+        return bool(checks) and not (bad or tests_failed or self.results["failures"])
 
 
 def main() -> int:

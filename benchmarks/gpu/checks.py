@@ -74,9 +74,9 @@ class Planner:
         return self.device.startswith("cuda")
 
     def checks(self) -> list[Check]:
-        """Return all checks, the timed ones first."""
-        checks = [*self._honest(), *self._faulty(), *self._seed()]
-        return sorted(checks, key=lambda check: not check.is_timed)
+        """Return all checks: the timed ones, others of honest trainings, and faults."""
+        checks = [*self._honest(), *self._seed(), *self._faulty()]
+        return sorted(checks, key=lambda check: (not check.is_timed, check.verdict != "same"))
 
     def _honest(self) -> Iterator[Check]:
         for label in ("resnet", "gpt", "lstm"):

@@ -26,10 +26,12 @@ def markdown(results: dict[str, Any]) -> str:
     for row in results["checks"]:
         if not row["good"]:
             lines += ["", f"- {row['name']}: {row['detail']}"]
-    for name, facts in results.get("torch_facts", {}).items():
+    for name, facts in results["torch_facts"].items():
         lines += ["", f"## {name}", "", "```json", json.dumps(facts, indent=1)[:6000], "```"]
-    if "tests" in results:
-        lines += ["", "## Tests", "", "```", results["tests"]["tail"][-2500:], "```"]
+    for module, result in results["tests"].items():
+        lines += ["", f"## {module}", "", "```", result["tail"][-2500:], "```"]
+    for name, failure in results["failures"].items():
+        lines += ["", f"## {name} failed", "", "```", failure, "```"]
     return "\n".join(lines) + "\n"
 
 

@@ -565,6 +565,13 @@ def test_tied_weights_that_are_stored_twice_fit() -> None:
     assert (found.faults, found.undecided) == ([], [])
 
 
+def test_the_vectors_of_spectral_norm_are_no_parameters() -> None:
+    model = nn.Sequential(nn.utils.parametrizations.spectral_norm(nn.Linear(2, 3)), nn.Linear(3, 3))
+    found = checked(trained(MAKE["adam"], model))
+    assert found.names == [name for name, _ in model.named_parameters()]
+    assert (found.faults, found.undecided) == ([], [])
+
+
 @pytest.mark.parametrize("frozen", ["target_net", "q_target", "teacher", "critic.ref"])
 def test_a_frozen_copy_that_comes_first_is_not_what_the_optimizer_covers(frozen: str) -> None:
     """As after each update of the target network of a DQN."""

@@ -67,6 +67,18 @@ def test_steps_that_are_not_those_of_the_epochs(tmp_path: Path, workers: Workers
     ]
 
 
+def test_a_scheduler_that_was_saved_before_its_step(tmp_path: Path, workers: Workers) -> None:
+    training = Training(tmp_path, scheduler=lambda o: torch.optim.lr_scheduler.StepLR(o, 1, 0.5))
+    parts = training.parts()
+    assert run(workers, training.save(parts)).undecided == []
+    parts["scheduler"] |= {"last_epoch": 1, "_step_count": 2, "_last_lr": [0.005]}
+    parts["optimizer"]["param_groups"][0]["lr"] = 0.005
+    assert run(workers, training.save(parts)).undecided == [
+        "the optimizer has made 6 steps, which are 2 epochs of --data, and the scheduler 1: it was "
+        "saved before scheduler.step()"
+    ]
+
+
 def test_an_average_that_equals_the_model(tmp_path: Path, workers: Workers) -> None:
     training = Training(tmp_path)
     parts: dict[str, Any] = training.parts()

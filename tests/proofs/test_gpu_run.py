@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
@@ -17,7 +18,9 @@ from tests.conftest import ROOT
 
 torch = pytest.importorskip("torch")
 
-from benchmarks.gpu.checks import Planner  # noqa: E402
+from benchmarks.gpu.__main__ import Run  # noqa: E402
+from benchmarks.gpu.checks import Check, Planner  # noqa: E402
+from benchmarks.gpu.memory import MemorySampler  # noqa: E402
 
 
 @pytest.mark.slow
@@ -37,6 +40,32 @@ def test_the_run_on_the_cpu_gives_the_right_answers(tmp_path: Path) -> None:
     }
     assert all(row["name"] in (tmp_path / "gpu.md").read_text() for row in rows)
     assert len(next(row for row in rows if row["crossings"])["crossings"]) == 2
+
+
+def test_what_fails_leaves_the_others_running(tmp_path: Path) -> None:
+    options = argparse.Namespace(out=tmp_path, device="cpu", small=True, budget=60.0, jobs=1)
+    run = Run(options, tmp_path, False, MemorySampler(False))
+    checks = [Check("answers", ("-c", "print('{\"verdict\": \"same\"}')")),
+              Check("crashes", ("-c", "import os; os.abort()")),
+              Check("lists", ("-c", "print('[1]')")),
+              Check("is last", ("-c", "print('{\"verdict\": \"same\"}')"))]  # fmt: skip
+    for number, check in enumerate(checks, 1):
+        run.step(run.check, check)
+        results = json.loads((tmp_path / "gpu.json").read_text())
+        assert len(results["checks"]) + len(results["failures"]) == number
+        assert check.name in (tmp_path / "gpu.md").read_text()
+    assert {row["name"]: (row["good"], row["verdict"]) for row in results["checks"]} == {
+        "answers": (True, "same"), "crashes": (False, "no answer"), "is last": (True, "same"),
+    }  # fmt: skip
+    (failure,) = results["failures"]
+    assert "'lists'" in failure
+
+
+def test_the_checks_of_honest_trainings_come_first(tmp_path: Path) -> None:
+    checks = Planner("cuda", tmp_path).checks()
+    assert [check.is_timed for check in checks[:4]] == [True, True, True, False]
+    verdicts = [check.verdict == "same" for check in checks]
+    assert verdicts == sorted(verdicts, reverse=True)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -156,3 +158,38 @@ def test_a_distributed_sampler_and_no_epoch(tmp_path: Path, workers: Workers) ->
     report = run(workers, training.save(parts))
     assert kinds(report) == ["epoch"]
     assert "set_epoch" in report.causes[0].message
+
+
+@pytest.mark.parametrize(
+    ("recorded", "autocast"),
+    [
+        ({"amp": False}, None),
+        ({"args": {"use_amp": False}}, None),
+        ({"amp": True}, "bfloat16"),
+        ({"amp_dtype": torch.bfloat16}, "bfloat16"),
+    ],
+)
+def test_a_disabled_scaler_has_an_empty_state(
+    recorded: dict[str, Any], autocast: str | None, tmp_path: Path, workers: Workers
+) -> None:
+    training = Training(tmp_path, amp=autocast is not None)
+    disabled = torch.amp.GradScaler("cpu", enabled=False).state_dict()
+    assert disabled == {}
+    parts = {**training.parts(), "scaler": disabled}
+    parts.pop("amp", None)
+    report = run(workers, training.save({**parts, **recorded}))
+    assert report.verdict == "same", report.text()
+    assert (report.training["scaler"], report.training["autocast"]) == (False, autocast)
+
+
+def test_a_round_trip_of_a_whole_model_beside_its_optimizer(
+    tmp_path: Path, workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = Training(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    kind = type(training.model)
+    monkeypatch.setattr(kind, "__module__", "net")
+    monkeypatch.setitem(sys.modules, "net", types.SimpleNamespace(Net=kind))
+    given = training.save({**training.parts(), "model": training.model})
+    report = check_roundtrip(given.pop("path"), **given, steps=3, workers=workers)
+    assert report.exit_code == 0, report.text()

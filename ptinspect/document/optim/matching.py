@@ -31,6 +31,10 @@ MAX_MODELS = 64
 hundred models in one file would take hours."""
 
 
+BUFFERS = (*NORM_BUFFERS, ".0._u", ".0._v")
+"""Ends of the names of buffers in a state_dict: of BatchNorm, and of
+torch.nn.utils.parametrizations.spectral_norm."""
+
 MAX_SPLITS = 4096
 """Partial splits of parameters into groups that are tried at the same time."""
 
@@ -185,7 +189,7 @@ def _weights(path: Path, infos: Iterable[TensorInfo], is_module: bool) -> Weight
         if is_module:
             is_parameter = info.role == "parameter"
         else:
-            is_parameter = info.tensor.is_float and name.rsplit(".", 1)[-1] not in NORM_BUFFERS
+            is_parameter = info.tensor.is_float and not name.endswith(BUFFERS)
         weights.parameters += [weight] if is_parameter else []
         weights.order.append(weight)
     return weights

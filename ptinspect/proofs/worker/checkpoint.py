@@ -62,7 +62,7 @@ class Checkpoint:
         assumption: what was assumed to find `names`.
         averages: averages of the weights (EMA), by path.
         rng_paths: where the states of random number generators are, by kind.
-        autocast: the dtype of autocast that the file records.
+        autocast: the dtype of autocast that the file records, "" if it records that it was off.
     """
 
     def __init__(
@@ -229,6 +229,14 @@ class Checkpoint:
         return trained
 
     @property
+    def has_scaler(self) -> bool:
+        """True if a GradScaler was at work. A disabled one writes an empty state, which is lost
+        only if autocast may have been to float16."""
+        if self.scaler_path is None:
+            return False
+        return bool(self.scaler) or self.autocast in ("float16", None)
+
+    @property
     def was_scheduled(self) -> bool:
         """True if a scheduler was used: each writes the rate that it starts with."""
         return any(key in group for group in self.groups for key in ("initial_lr", "max_lr"))
@@ -303,25 +311,29 @@ def recorded_autocast(module: Any, root: Any) -> str | None:
     own = getattr(module, "autocast", None)
     if own is not None:
         return own() if callable(own) else own  # type: ignore[no-any-return]
-    return _autocast(root)
+    return _autocast(root) or None
 
 
 def _autocast(root: Any) -> str | None:
-    """Return the dtype of autocast that a training script recorded.
+    """Return the dtype of autocast that a training script recorded, "" for `False`.
 
-    `True` is float16 if a GradScaler's state is in the file: bfloat16 needs none.
+    `True` is float16 if the state of a GradScaler is in the file: bfloat16 needs none.
     """
     root = root if isinstance(root, dict) else {}
+    off = None
     for holder in (root, *(root.get(key) for key in CONFIG_KEYS)):
         values = holder if isinstance(holder, dict) else getattr(holder, "__dict__", {})
         for key in AUTOCAST_KEYS:
             value = values.get(key)
+            off = "" if value is False else off
             if value is True and key not in ("fp16", "bf16"):
-                return "bfloat16" if _scaler_path(root) is None else "float16"
+                path = _scaler_path(root)
+                has_state = path is not None and value_at(root, path)
+                return "float16" if has_state else "bfloat16"
             text = key if value is True else str(value).lower()
             if isinstance(value, str | int | torch.dtype) and "16" in text:
                 return "bfloat16" if "bf" in text else "float16"
-    return None
+    return off
 
 
 # --- How far the training was -----------------------------------------------------------------
@@ -387,15 +399,21 @@ class Counters:
         return None
 
     def contradictions(self) -> list[str]:
-        """Return a message if the steps are not those of the recorded epochs with such batches."""
+        """Return messages on steps that are not those of the recorded epochs or the schedulers."""
         epoch, steps, length = self.epoch, self.steps, self.length
-        if epoch is None or not steps or not length:
+        if epoch is None or not steps or not length or self.whole_epochs() is not None:
             return []
-        if abs(steps // length - epoch) <= 1 or self.whole_epochs() is not None:
-            return []
+        finished, batches = divmod(steps, length)
+        made = f"the optimizer has made {steps} steps"
+        if abs(finished - epoch) > 1:
+            text = f"the recorded epoch is {epoch}, but an epoch of --data has {length} batches"
+            return [f"{made} and {text}"]
+        is_late = not batches and finished == epoch + 1 > 1
         return [
-            f"the optimizer has made {steps} steps and the recorded epoch is {epoch}, but an epoch "
-            f"of --data has {length} batches"
+            f"{made}, which are {finished} epochs of --data, and the scheduler {last_epoch}: it "
+            "was saved before scheduler.step()"
+            for last_epoch, _ in self.schedulers
+            if is_late and last_epoch == epoch and not self.steps_scheduler_per_batch()
         ]
 
     def _most_skipped_steps(self) -> int:

@@ -329,7 +329,8 @@ def _converted_state(job: dict[str, Any]) -> Any:
         return state
     if "model_state_dict" in state:
         return state["model_state_dict"]
-    return value_at(state, job["plan"]["model_path"])
+    model = value_at(state, job["plan"]["model_path"])
+    return model.state_dict() if isinstance(model, nn.Module) else model
 
 
 def _measure(model: Any, root: Any, job: dict[str, Any], autocast: str | None) -> dict[str, Any]:

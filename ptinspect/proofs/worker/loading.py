@@ -91,10 +91,10 @@ def _build_training(
     scaler = None
     if hasattr(module, "make_scaler"):
         scaler = module.make_scaler()
-    elif checkpoint.scaler_path is not None:
+    elif checkpoint.has_scaler:
         scaler = torch.amp.GradScaler(device.split(":")[0])
-    file_wins = "amp" in fixes and checkpoint.autocast is not None
-    if checkpoint.scaler_path and checkpoint.autocast is None and not hasattr(module, "autocast"):
+    file_wins = "amp" in fixes and checkpoint.autocast
+    if checkpoint.has_scaler and checkpoint.autocast is None and not hasattr(module, "autocast"):
         notes.append(
             "the file has a GradScaler and does not record autocast: trained without; see "
             "autocast() in --help"
