@@ -229,7 +229,9 @@ def resume(
     required=True,
 )
 @option(
-    "--resume-command", "CMD", "What starts the script again after the kill, if it is not COMMAND."
+    "--resume-command",
+    "CMD",
+    "Command that starts the script again after the kill. By default COMMAND.",
 )
 @option(
     "--at",

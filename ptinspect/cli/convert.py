@@ -50,7 +50,7 @@ TARGETS = ("state_dict", "checkpoint", "safetensors", "same")
     "Remove prefix P; auto: those of DataParallel, torch.compile and FSDP.",
 )
 @option("--add-prefix", "P", "Put prefix P in front of every key.", default="")
-@repeatable("--rename", "REGEX=NEW", "Rename keys.")
+@repeatable("--rename", "REGEX=NEW", "Replace what REGEX matches in a key by NEW.")
 @option("--dtype", "D", "Cast floating-point tensors to D, e.g. bfloat16.")
 @flag("--allow-overflow", "Write numbers that --dtype cannot hold as inf.")
 @option("--device", "D", "Record D as the device of all tensors, e.g. cpu.")
@@ -58,7 +58,7 @@ TARGETS = ("state_dict", "checkpoint", "safetensors", "same")
 @choice(
     "--shared",
     ["keep-one", "duplicate", "error"],
-    "What safetensors gets for tensors that share memory.",
+    "For safetensors, of tensors that share memory: keep one, write copies, or fail.",
     default="keep-one",
 )
 @repeatable(

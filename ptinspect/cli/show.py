@@ -85,8 +85,9 @@ def command(
     all_rows: bool, values: bool, stats: bool, hashes: bool, check: bool, textconv: bool,
     no_progress: bool,
 ) -> None:  # fmt: skip
-    """Show what is in each PATH: a file written by torch.save or pickle, a safetensors file, `-`
-    for standard input, or a folder, which is searched for such files.
+    """Show what is in each PATH: a file of torch.save, pickle, safetensors, numpy, GGUF or ONNX,
+    `-` for standard input, or a folder. A folder is one checkpoint in several files, or is searched
+    for files.
 
     Nothing in the file is executed. Exit code 0: done. 1: a check failed (--hash, --check). 2: a
     file could not be read.
