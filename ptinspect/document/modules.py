@@ -33,6 +33,7 @@ HOOKS = (
     "_load_state_dict_post_hooks",
 )  # fmt: skip
 
+_WRAPPED_HOOK = "torch.nn.modules.module._WrappedHook"
 # Attributes that torch maintains itself, and those of RNNBase that repeat its parameters.
 _BOOKKEEPING = {
     PARAMETERS, BUFFERS, MODULES, *HOOKS, "_non_persistent_buffers_set", "training", "_backend",
@@ -141,16 +142,16 @@ class Module:
 
     @property
     def hooks(self) -> dict[str, list[str]]:
+        """The names of the functions, or of the classes of the objects, in each kind of hooks."""
         hooks: dict[str, list[str]] = {}
         for store in HOOKS:
-            functions = as_mapping(self.attributes.get(store))
-            if functions:
-                hooks[store] = [
-                    global_path(value)
-                    or (isinstance(value, Call) and class_path(value))
-                    or type(value).__name__
-                    for value in functions.values()
-                ]
+            for value in (as_mapping(self.attributes.get(store)) or {}).values():
+                path = class_path(value) if isinstance(value, Call) else None
+                if isinstance(value, Call) and path == _WRAPPED_HOOK:  # with its module
+                    value = attributes_of(value).get("hook")
+                    path = class_path(value) if isinstance(value, Call) else None
+                name = global_path(value) or path or type(value).__name__
+                hooks.setdefault(store, []).append(name)
         return hooks
 
     def other_attributes(self) -> Iterator[tuple[str, Value]]:

@@ -26,7 +26,7 @@ from ptinspect.stubs.collect.object_graph import ObjectGraph, collect_objects
 from ptinspect.stubs.collect.source import NONE, Expr, names_in
 from ptinspect.stubs.collect.values import is_identifier, prose
 from ptinspect.stubs.infer.constructors import infer_constructors
-from ptinspect.stubs.infer.post_init import infer_all_post_init, infer_post_init
+from ptinspect.stubs.infer.post_init import all_post_init, infer_post_init, unregistered_hooks
 from ptinspect.stubs.infer.state_dict import infer_model, path_of_state_dict
 from ptinspect.stubs.write.classes import write_assignments
 from ptinspect.stubs.write.module import StubContent, write_module
@@ -165,9 +165,8 @@ def stub_content(document: Document, options: StubOptions) -> StubContent:
     in_root = access_paths(root_module, "model") if root_module is not None else {}
     classes, deferred = infer_constructors(objects, in_root)
     deferred = [*objects.deferred, *deferred]
-    root_statements, assigned = infer_all_post_init(
-        objects, classes, deferred, document.modules, root_call
-    )
+    modules = document.modules
+    root_statements, assigned = all_post_init(objects, classes, deferred, modules, root_call)
     root: Expr = objects.expr_of(root_call) if root_call is not None else NONE
     if model is not None:
         root = model.root
@@ -192,6 +191,7 @@ def stub_content(document: Document, options: StubOptions) -> StubContent:
         alternatives=model.alternatives if model is not None else [],
         unwritten=[text for text in objects.unwritten if text not in assigned],
         zeroed=list(objects.zeroed),
+        hooks=unregistered_hooks(root_module) if root_module is not None else [],
         guess_forward=options.guess_forward,
     )
     if options.class_name is None:

@@ -23,6 +23,8 @@ from ptinspect.torchnn.attributes import (
     find_attribute,
     items_of,
     module_attributes,
+    parameter_dict_keys,
+    parameter_list_keys,
     parse_arguments,
     parse_literal,
 )
@@ -350,7 +352,15 @@ def renamed() -> dict[str, str]:
 def candidates(attributes: Attributes) -> list[ModuleClass]:
     """Return the classes of torch.nn whose marks (three or more) an instance has, that with the
     most first, among equals torch's most used one. A class may have all of them and extend
-    nothing."""
+    nothing. ParameterList and ParameterDict record the keys of their items, which is a proof."""
+    parameters = list(items_of(attributes.get("_parameters")))
+    for kind, record, keys in (
+        ("ParameterList", "_size", parameter_list_keys),
+        ("ParameterDict", "_keys", parameter_dict_keys),
+    ):
+        row = lookup(f"torch.nn.modules.container.{kind}") if record in attributes else None
+        if row is not None and parameters and keys(attributes) == parameters:
+            return [row]
     names = {name for name in attributes if isinstance(name, str)}
     for store in STORES:
         names.update(name for name in items_of(attributes.get(store)) if isinstance(name, str))

@@ -217,6 +217,7 @@ class Definition:
         usage: without a name for classes that only the stub has: traced by torch.fx, or inferred.
         methods: methods that the file refers to.
         is_hook: state_dict() or load_state_dict() calls it.
+        has_extra_state: its state_dict has what its get_extra_state returns.
         root: the instance that `build()` creates without arguments.
     """
 
@@ -228,12 +229,22 @@ class Definition:
     methods: list[str] = field(default_factory=list)
     recorded: RecordedSource = field(default_factory=lambda: RecordedSource(has_forward=False))
     is_hook: bool = False
+    has_extra_state: bool = False
     instances: list[Instance] = field(default_factory=list)
     root: Instance | None = None
 
     @property
     def path(self) -> str:
         return f"{self.module}.{self.qualname}"
+
+    @property
+    def restores_itself(self) -> bool:
+        """True if only a `__setstate__` of the class can set the state of an instance."""
+        if self.kind == "module":
+            return any(module_of(call) is None for call in self.usage.calls)
+        states = [call.state for call in self.usage.calls]
+        parts = [s if isinstance(s, tuple) and len(s) == 2 else (s,) for s in states]
+        return not all(part is None or isinstance(part, dict) for pair in parts for part in pair)
 
     @property
     def outer_path(self) -> str:

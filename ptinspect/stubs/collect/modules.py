@@ -58,6 +58,8 @@ WRAPPERS = {
     "torch.optim.swa_utils.AveragedModel": ("module", "torch.optim.swa_utils.AveragedModel"),
     "torch._dynamo.eval_frame.OptimizedModule": ("_orig_mod", "torch.compile"),
 }
+PARAMETER_CONTAINERS, PARAMETER_RECORDS = ("ParameterList", "ParameterDict"), ("_size", "_keys")
+"""Containers of parameters, and the attributes in which they record the keys of their items."""
 _QUANTIZED = ("torch.ao.quantization.", "torch.quantization.")
 MODULE_METHODS = frozenset(read_package_file("torchnn/tables/module_methods.txt").split())
 """Names that nn.Module has itself: add_module and register_buffer refuse them."""
@@ -74,7 +76,7 @@ def torch_module(module: Module, row: ModuleClass, expr_of: ExprOf, tensor_of: T
         call = _module_container(row, module, expr_of)
     elif row.name in CODERS:
         call = _transformer_coder(row, module, expr_of)
-    elif row.name in ("ParameterList", "ParameterDict"):
+    elif row.name in PARAMETER_CONTAINERS:
         call = _parameter_container(row, module, expr_of, tensor_of)
     elif _constructor_suffices(row, module, tensor_of):
         call = constructor_call(row, module, expr_of)
@@ -228,15 +230,25 @@ def _parameter_container(
     row: ModuleClass, module: Module, expr_of: ExprOf, tensor_of: TensorOf
 ) -> Expr | None:
     """Return ParameterList or ParameterDict if it contains only parameters."""
-    parameters = dict(module.members(PARAMETERS))
-    others = {key for key, _ in module.other_attributes()} - {"_size", "_keys"}
+    others = {key for key, _ in module.other_attributes()} - set(PARAMETER_RECORDS)
     if others or list(module.members(BUFFERS)) or list(module.members(MODULES)):
         return None
+    return parameter_container_call(row, module, expr_of, tensor_of)
+
+
+def parameter_container_call(
+    row: ModuleClass, module: Module, expr_of: ExprOf, tensor_of: TensorOf
+) -> Expr | None:
+    """Return ParameterList or ParameterDict with a module's parameters."""
+    parameters = dict(module.members(PARAMETERS))
     if any(tensor_of(value) is None for value in parameters.values()):
         return None
     items = {key: expr_of(value) for key, value in parameters.items()}
     if row.name == "ParameterDict":
-        return call_expr("nn.ParameterDict", *named(items))
+        arguments = named(items)
+        if list(items) != sorted(items):  # it sorts the keys of a dict
+            arguments = [call_expr("OrderedDict", *arguments)]
+        return call_expr("nn.ParameterDict", *arguments)
     is_list = _is_numbered(items)
     return ModuleContainer("nn.ParameterList", [*items.values()], True) if is_list else None
 

@@ -16,6 +16,7 @@ from ptinspect.pickling.pyobjects import (
     PARTIAL,
     attributes_of,
     class_name,
+    class_path,
     constructor_arguments,
     function_path,
     global_name,
@@ -129,12 +130,20 @@ def _definitions(
         for kind, functions in module.hooks.items()
         for path in (functions if "state_dict" in kind else ())
     }
+    # What torch accepts as a child is a module, also if its class pickles something else.
+    opaque = {
+        class_path(value)
+        for module in modules
+        for _, value in module.members(MODULES)
+        if isinstance(value, Call) and module_of(value) is None
+    }
     # Loading a traced module traces it again (torch.fx.graph_module.reduce_graph_module).
     tracers = {global_path(module.attributes.get("_tracer_cls")) for module in modules}
     definitions: dict[str, Definition] = {}
     for path, usage in user_defined.items():
         last = usage.name.rpartition(".")[2]
         kind = "tracer" if path in tracers and not usage.calls else kind_of(usage)
+        kind = "module" if kind == "object" and path in opaque else kind
         ident = names.new(last, "Class" if last[:1].isupper() else "name")
         definition = Definition(usage.module, usage.name, ident, kind, usage)
         reserved = {"forward", *MODULE_METHODS} if kind == "module" else ()

@@ -7,13 +7,16 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from ptinspect.document.modules import MODULES, Module, module_of
+from ptinspect.document.modules import MODULES, PARAMETERS, Module, module_of
 from ptinspect.stubs.collect.definitions import Deferred, Definition, Instance, MemberKind
 from ptinspect.stubs.collect.modules import (
     CODERS,
+    PARAMETER_CONTAINERS,
+    PARAMETER_RECORDS,
     argument_attributes,
     constructor_call,
     has_children_of,
+    parameter_container_call,
     tensor_shapes,
 )
 from ptinspect.stubs.collect.object_graph import ObjectGraph
@@ -30,6 +33,7 @@ from ptinspect.stubs.collect.source import (
     ModuleContainer,
     Name,
     Sequence,
+    call_expr,
 )
 from ptinspect.stubs.collect.values import class_text
 from ptinspect.stubs.infer.anti_unify import (
@@ -311,6 +315,8 @@ def _inherit_from_torch(
     row = removed or (next(iter(bases.values())) if is_certain else None)
     if not row or not all(_has_members_of(row, m, objects, inferred_classes) for m in modules):
         return set()
+    if row.name in PARAMETER_CONTAINERS:
+        return _inherit_from_parameter_container(objects, inferred, unifier, row, modules)
     calls: Column = [constructor_call(row, module, objects.expr_of) for module in modules]
     unified = unifier.unify(calls, "base") if all(calls) else NONE
     if not isinstance(unified, CallExpr):
@@ -320,6 +326,29 @@ def _inherit_from_torch(
     for module in modules if row.has_shapes else ():
         inherited |= set(row.created_shapes(row.argument_values(module.attributes)))
     return inherited
+
+
+def _inherit_from_parameter_container(
+    objects: ObjectGraph,
+    inferred: InferredClass,
+    unifier: Unifier,
+    row: ModuleClass,
+    modules: list[Module],
+) -> set[str]:
+    """Make the parameters one argument for the constructor of ParameterList or ParameterDict."""
+    calls: Column = [
+        parameter_container_call(row, module, objects.expr_of, objects.tensor_of)
+        for module in modules
+    ]
+    if not all(calls):
+        return set()
+    unified = unifier.unify(calls, "values")
+    if isinstance(unified, ModuleContainer):
+        unified = unified.folded()
+    if not isinstance(unified, CallExpr):  # the name of an argument
+        unified = call_expr("super", unified)
+    inferred.base, inferred.base_call = row, unified
+    return set(PARAMETER_RECORDS).union(*(dict(module.members(PARAMETERS)) for module in modules))
 
 
 def _has_members_of(

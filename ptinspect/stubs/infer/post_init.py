@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from ptinspect.document.modules import PARAMETERS, Module, module_of
+from ptinspect.pickling.pyobjects import GETATTR
 from ptinspect.pickling.values import Call, Value
 from ptinspect.stubs.collect.definitions import Deferred, Instance
 from ptinspect.stubs.collect.modules import argument_attributes, walk_model
@@ -19,6 +20,7 @@ from ptinspect.stubs.collect.references import registers_itself, shared_attribut
 from ptinspect.stubs.collect.source import NONE, Access, Expr, Literal, call_expr
 from ptinspect.stubs.collect.values import FLOATS, is_attribute, quantized_zeros, string
 from ptinspect.stubs.infer.constructors import Assignment, InferredClass
+from ptinspect.text import join_names
 from ptinspect.torchnn.attributes import packed_parameters
 from ptinspect.torchnn.classes import ModuleClass, lookup
 
@@ -28,6 +30,10 @@ if TYPE_CHECKING:
 
 MIN_MODULES = 3
 """Modules with the same attribute from which it is set in a loop."""
+MAX_HOOKED = 3
+"""Modules that are listed for a hook."""
+_REGISTERED_HOOKS = ("torch.nn.utils.weight_norm.", "torch.nn.utils.spectral_norm.")
+"""Hooks that the functions of these modules register."""
 DTYPE_METHODS = {
     "float16": "half()", "bfloat16": "bfloat16()", "float64": "double()", "float32": "float()",
 }  # fmt: skip
@@ -113,7 +119,7 @@ def infer_post_init(
     return PostInit(statements, assigned, list(_modes(nodes[0])))
 
 
-def infer_all_post_init(
+def all_post_init(
     objects: ObjectGraph,
     classes: dict[str, InferredClass],
     deferred: Iterable[Deferred],
@@ -168,6 +174,20 @@ def _collect(
         elif parent is not None and tensor is not None and not tensor.uninitialized:
             parent.tensors.append((store == PARAMETERS, access, tensor))
     return list(nodes.values()), ties, paths
+
+
+def unregistered_hooks(root: Module) -> list[str]:
+    """Return the hooks of a model that `build()` does not register, and where they are."""
+    places: dict[str, list[str]] = {}
+    for name, module in root.walk():
+        if module.class_name.startswith("Lazy"):
+            continue  # its constructor registers them
+        for kind, hooks in module.hooks.items():
+            for hook in hooks:
+                if not hook.startswith(_REGISTERED_HOOKS):
+                    words = "a bound method" if hook == GETATTR else hook
+                    places.setdefault(f"{words}, {kind[1:]} of", []).append(name or "the model")
+    return [f"{hook} {join_names(names, MAX_HOOKED)}" for hook, names in places.items()]
 
 
 # Attributes

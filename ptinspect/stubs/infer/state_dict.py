@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
-from ptinspect.document.select import path_matches
+from ptinspect.document.select import path_matches, value_at
+from ptinspect.pickling.pyobjects import as_mapping
 from ptinspect.stubs.collect.definitions import Definition, Instance, Member
 from ptinspect.stubs.collect.object_graph import MAX_DEPTH, ObjectGraph
 from ptinspect.stubs.collect.source import (
@@ -21,6 +22,7 @@ from ptinspect.stubs.collect.source import (
     CallExpr,
     Expr,
     ModuleContainer,
+    Name,
     call_expr,
 )
 from ptinspect.stubs.collect.values import FLOATS, is_identifier, named, zeros
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
     from ptinspect.pickling.pyobjects import Path
 
 
+EXTRA_STATE = "_extra_state"
+"""The key of what `get_extra_state` of a module returns (torch.nn.Module._save_to_state_dict)."""
 MAX_LAYER_DEPTH = 3
 """Levels below a layer, at most: `parametrizations.weight.0._u`."""
 
@@ -47,6 +51,7 @@ class Branch:
 
     Attributes:
         packed: weight and bias of a quantized Linear.
+        has_extra_state: its class has a get_extra_state, whose result is in the state_dict.
     """
 
     name: str
@@ -54,6 +59,7 @@ class Branch:
     tensors: dict[str, Tensor] = field(default_factory=dict)
     children: dict[str, Branch] = field(default_factory=dict)
     packed: list[Tensor] = field(default_factory=list)
+    has_extra_state: bool = False
 
     def descendant(self, names: list[str]) -> Branch:
         """Return the branch at a path below this one, creating it if necessary."""
@@ -82,12 +88,18 @@ class Branch:
         while stack:
             prefix, branch, depth = stack.pop()
             shapes |= {prefix + name: tensor.shape for name, tensor in branch.tensors.items()}
+            shapes |= {f"{prefix}{EXTRA_STATE}": ()} if branch.has_extra_state else {}
             if depth < MAX_LAYER_DEPTH:
                 children = branch.children.items()
                 stack += [(f"{prefix}{name}.", child, depth + 1) for name, child in children]
             elif branch.children:
                 shapes[f"{prefix}deeper"] = ()
         return shapes
+
+    def float_dtypes(self) -> set[str]:
+        """Return the names of the floating dtypes of all tensors."""
+        tensors = [tensor for branch in self.walk() for tensor in branch.tensors.values()]
+        return {t.dtype.name for t in tensors if t.dtype is not None and t.dtype.name in FLOATS}
 
     def weight_shape(self) -> Shape | None:
         """Return the shape of the weight if it has two to five dimensions."""
@@ -111,12 +123,16 @@ def key_tree(document: Document, path: Path) -> Branch:
         if len(info.path) <= depth or info.path[:depth] != path:
             continue
         key = str(info.path[depth])
-        if len(info.path) == depth + 1:
-            *parents, name = key.split(".")
+        *parents, name = key.split(".")
+        if len(info.path) == depth + 1 and name != EXTRA_STATE:
             root.descendant(parents).tensors[name] = info.tensor
         elif len(info.path) == depth + 2 and key.endswith(f".{PACKED_KEY}"):
             parents = key.removesuffix(f".{PACKED_KEY}").split(".")
             root.descendant(parents).packed.append(info.tensor)
+    for entry in as_mapping(value_at(document.archive.root, path)) or ():
+        *parents, name = str(entry).split(".")
+        if name == EXTRA_STATE:
+            root.descendant(parents).has_extra_state = True
     for branch in list(root.walk()):
         if all(name.isdecimal() for name in branch.children):  # the layers of a Sequential
             branch.children = dict(sorted(branch.children.items(), key=lambda item: int(item[0])))
@@ -203,19 +219,15 @@ class StateDictModel:
 def infer_model(document: Document, path: Path, objects: ObjectGraph) -> StateDictModel:
     """Infer the model of a state_dict, and add its classes and deep parts to `objects`."""
     tree = key_tree(document, path)
+    dtypes = tree.float_dtypes()
     inference = _Inference(
         objects,
         _model_name(document, path),
         batch_norm_dims(tree),
         next((branch for branch in tree.walk() if branch.weight_shape() is not None), None),
+        has_one_dtype=len(dtypes) == 1,
     )
     root = inference.run(tree)
-    dtypes = {
-        tensor.dtype.name
-        for branch in tree.walk()
-        for tensor in branch.tensors.values()
-        if tensor.dtype is not None and tensor.dtype.name in FLOATS
-    }
     dtype = dtypes.pop() if len(dtypes) == 1 else "float32"
     statement = Assignment(Access("self"), f".{DTYPE_METHODS[dtype]}")
     post_init = [statement] if dtype != "float32" else []
@@ -248,6 +260,7 @@ class _Inference:
     model_name: str
     batch_norm_dims: dict[int, int]
     first_layer: Branch | None
+    has_one_dtype: bool
     alternatives: dict[str, None] = field(default_factory=dict)
     layers: dict[int, Expr] = field(default_factory=dict)
 
@@ -278,6 +291,10 @@ class _Inference:
         if not guess:
             return False
         self.alternatives.update(dict.fromkeys(guess.alternatives))
+        dtypes = branch.float_dtypes()
+        if not self.has_one_dtype and "dtype" in guess.call.defaults and len(dtypes) == 1:
+            dtype = dtypes.pop()
+            guess.call.args += [("dtype", Name(f"torch.{dtype}"))] if dtype != "float32" else []
         self.layers[id(branch)] = guess.call
         return True
 
@@ -286,18 +303,22 @@ class _Inference:
         if id(branch) in self.layers:
             return self.layers[id(branch)]
         children = {name: exprs[id(child)] for name, child in branch.children.items()}
-        is_numbered = children and not branch.tensors and all(name.isdigit() for name in children)
+        has_entries = bool(branch.tensors) or branch.has_extra_state
+        is_numbered = children and not has_entries and all(name.isdigit() for name in children)
         if branch.path and is_numbered:
             return self._container(branch, children)
         instance = self._new_instance(branch)
         for name, child in children.items():
             instance.members.append(Member("child", name, child))
+        # All floats of one dtype are converted when the model is built.
+        written_without_dtype = FLOATS if self.has_one_dtype else FLOATS[:1]
         for name, tensor in branch.tensors.items():
+            expr = zeros(tensor, *written_without_dtype)
             is_float = tensor.dtype is not None and tensor.dtype.name in FLOATS
             if not is_float or name in NORM_BUFFERS:
-                instance.members.append(Member("buffer", name, zeros(tensor)))
+                instance.members.append(Member("buffer", name, expr))
             else:
-                parameter = CallExpr("nn.Parameter", [("data", zeros(tensor))], 1)
+                parameter = CallExpr("nn.Parameter", [("data", expr)], 1)
                 instance.members.append(Member("parameter", name, parameter))
         return instance
 
@@ -320,7 +341,8 @@ class _Inference:
     def _new_instance(self, branch: Branch) -> Instance:
         """Return an instance of the class of all branches whose paths differ only in numbers."""
         key = tuple(re.sub(r"\d+", "", part) for part in branch.path)
-        definition = self.objects.definitions.get(f"?.{key}")
+        qualname = f"{key}{EXTRA_STATE if branch.has_extra_state else ''}"
+        definition = self.objects.definitions.get(f"?.{qualname}")
         if not definition:
             name = self.model_name
             if branch.path:
@@ -328,7 +350,8 @@ class _Inference:
                 if branch.path[-1].isdigit() and name.endswith("s") and len(name) > 3:
                     name = name[:-1]
             ident = self.objects.names.new(name, "Part")
-            definition = Definition("?", str(key), ident, "module")
+            definition = Definition("?", qualname, ident, "module")
+            definition.has_extra_state = branch.has_extra_state
             self.objects.definitions[definition.path] = definition
         return self.objects.new_instance(None, definition)
 

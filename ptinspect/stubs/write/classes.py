@@ -70,6 +70,8 @@ def write_definition(
             *_new_method(definition.usage),
             *unrecorded,
             *_traced_repr(definition),
+            *([templates()["module_setstate_method"]] if definition.restores_itself else []),
+            *([templates()["extra_state_methods"]] if definition.has_extra_state else []),
             _forward(definition, inferred, guess_forward),
         ]
     elif base is not None:
@@ -349,7 +351,7 @@ def _object_methods(definition: Definition, inferred: InferredClass) -> list[Sou
     elif usage.has_call_arguments:
         methods.append(templates()["init_method_keeping_arguments"])
     methods += _new_method(usage)
-    if any(not _is_plain_state(call.state) for call in usage.calls):
+    if definition.restores_itself:
         methods.append(templates()["setstate_method"])
     if definition.is_hook:
         hook = Source(["    def __call__(self, *args, **kwargs):"])
@@ -358,12 +360,6 @@ def _object_methods(definition: Definition, inferred: InferredClass) -> list[Sou
     if any(call.items for call in usage.calls):
         methods.append(templates()["item_methods"])
     return methods
-
-
-def _is_plain_state(state: object) -> bool:
-    """Return True if pickle can set a state without a `__setstate__`."""
-    parts = state if isinstance(state, tuple) and len(state) == 2 else (state,)
-    return all(part is None or isinstance(part, dict) for part in parts)
 
 
 # Bodies

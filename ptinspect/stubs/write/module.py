@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 SUPPORT = {ASSEMBLED: "assembled_function", "_Result": "result_class"}
 """Templates of what classes and `build()` may use, by its name."""
+_UNKNOWN_STATE = "; how it restores its state, which the stub keeps in `state`"
 MAX_LISTED = 50
 """Attributes that the docstring lists."""
 
@@ -49,6 +50,7 @@ class StubContent:
         load_call: the line of Python that loads the file with SAFE_GLOBALS.
         convert_command: the command that writes the models without their classes, or "".
         alternatives: for a state_dict, in words, what its modules could be instead.
+        hooks: those of the root that `build()` does not register, in words.
         unwritten, zeroed: see `ObjectGraph`.
         selected: the class that was asked for. `left_out` are the paths of all others.
     """
@@ -69,6 +71,7 @@ class StubContent:
     alternatives: list[str]
     unwritten: list[str]
     zeroed: list[str]
+    hooks: list[str]
     guess_forward: bool
     selected: Definition | None = None
     left_out: list[str] = field(default_factory=list)
@@ -270,6 +273,7 @@ def _docstring(content: StubContent) -> list[str]:
     for words, items in {
         "Could not be written, and is None instead:": content.unwritten[:MAX_LISTED],
         zeros: content.zeroed[:MAX_LISTED],
+        "Hooks that build() does not register; torch.load does:": content.hooks[:MAX_LISTED],
         "Also needed by the file, but not included here:": content.left_out,
     }.items():
         lines += ["", *_listed(words, items)] if items else []
@@ -313,7 +317,9 @@ def _evidence(definition: Definition, content: StubContent) -> list[str]:
             f"  {source}" if recorded.lines else "  left out or not usable: its forward",
         ]
     if not usage.name:
-        return [f"{definition.ident}, a module (inferred)", "  unknown: its class, forward"]
+        unknown = ", what its extra state means" if definition.has_extra_state else ""
+        title = f"{definition.ident}, a module (inferred)"
+        return [title, f"  unknown: its class, forward{unknown}"]
     name = prose(definition.path)
     if definition.kind == "module":
         return [f"{name}, a module", *_module_evidence(definition, content)]
@@ -330,7 +336,8 @@ def _evidence(definition: Definition, content: StubContent) -> list[str]:
         "tracer": "a subclass of torch.fx.Tracer",
     }  # fmt: skip
     kind = kinds.get(definition.kind, f"a subclass of {definition.kind}")
-    return [f"{name}, {kind} (inferred)", "  unknown: what it does"]
+    unknown = f"what it does{_UNKNOWN_STATE if definition.restores_itself else ''}"
+    return [f"{name}, {kind} (inferred)", f"  unknown: {unknown}"]
 
 
 def _module_evidence(definition: Definition, content: StubContent) -> list[str]:
@@ -346,8 +353,11 @@ def _module_evidence(definition: Definition, content: StubContent) -> list[str]:
         forward = "unknown: whether it has a forward of its own"
     else:
         forward = "guessed: forward" if content.guess_forward else "unknown: forward"
+    recorded = "its children, parameters, buffers and attributes"
+    if definition.restores_itself:
+        recorded, forward = "only what its own code pickles", forward + _UNKNOWN_STATE
     return [
-        "  recorded: its children, parameters, buffers and attributes",
+        f"  recorded: {recorded}",
         *([f"  inferred: {'; '.join(inferred)}"] if inferred else []),
         f"  {forward}",
     ]
