@@ -158,7 +158,7 @@ class Unifier:
         self.module_classes = module_classes
         self.names = Names(reserved | {"value", "_"})
         self.parameters: list[Parameter] = []
-        self._by_values: dict[tuple[str | None, ...], Parameter] = {}
+        self.by_values: dict[tuple[str | None, ...], Parameter] = {}
 
     def unify(self, column: Column, hint: str, prefix: str = "") -> Expr:
         """Return one expression for the whole column, adding parameters for what varies."""
@@ -182,15 +182,10 @@ class Unifier:
 
         Parameters that are modules are never used twice: both places would share one object.
         """
-        parameter = self._by_values.get(column_key(column))
+        parameter = self.by_values.get(column_key(column))
         if not parameter or parameter.creates_modules(self.module_classes):
             return None
         return parameter
-
-    def has_values(self, name: str, column: Column) -> bool:
-        """Return True if the parameter `name` has exactly these values."""
-        key = column_key(column)
-        return any(p.name == name and column_key(p.column) == key for p in self.parameters)
 
     def add_parameter(self, column: Column, hint: str, prefix: str = "") -> Parameter:
         """Add a parameter, named after what it is used for."""
@@ -198,15 +193,8 @@ class Unifier:
             hint = f"{prefix}_{hint}"
         parameter = Parameter(self.names.new(hint, "value"), column)
         self.parameters.append(parameter)
-        self._by_values[column_key(column)] = parameter
+        self.by_values[column_key(column)] = parameter
         return parameter
-
-    def _forget_since(self, count: int) -> None:
-        """Remove all parameters but the first `count`."""
-        for parameter in self.parameters[count:]:
-            self.names.discard(parameter.name)
-        del self.parameters[count:]
-        self._by_values = {column_key(p.column): p for p in self.parameters}
 
     def _unify_calls(self, column: Column, prefix: str) -> Expr | None:
         """Unify calls of the same function, with the union of their arguments."""
@@ -257,8 +245,9 @@ class Unifier:
         if len(lengths) != 1:
             return None
         length = lengths.pop()
-        heads = [tuple(_head(item) for item, _ in run) for run in runs if run is not None]
-        if len(set(heads)) > 1:
+        firsts = [[resolve(item) for item, _ in run] for run in runs if run is not None]
+        heads = {tuple(call.name() or call.text for call in calls) for calls in firsts}
+        if len(heads) > 1:
             return None
         items: list[Expr] = []
         parameter_count = len(self.parameters)
@@ -272,7 +261,9 @@ class Unifier:
                 parameter.creates_modules(self.module_classes) for parameter in new_parameters
             ):
                 # One module would be at several places.
-                self._forget_since(parameter_count)
+                self.names -= {parameter.name for parameter in self.parameters[parameter_count:]}
+                del self.parameters[parameter_count:]
+                self.by_values = {column_key(p.column): p for p in self.parameters}
                 return None
             if distinct in ({1}, {2}):
                 items += [item] * distinct.pop()
@@ -297,11 +288,6 @@ def creates_modules(expr: Expr, module_classes: set[str]) -> bool:
 def column_key(column: Column) -> tuple[str | None, ...]:
     """Return what identifies the values of a column."""
     return tuple(None if item is None else item.text for item in column)
-
-
-def _head(item: Expr) -> str:
-    call = resolve(item)
-    return call.func if isinstance(call, CallExpr | ModuleContainer) else call.text
 
 
 def _argument(call: Expr | None, name: str | None) -> Expr | None:

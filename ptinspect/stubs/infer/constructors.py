@@ -219,7 +219,8 @@ def _statement(unifier: Unifier, column: MemberColumn) -> InitStatement:
     exprs = column.exprs
     expr = unifier.unify(exprs, column.name)
     condition = None
-    if None in exprs and isinstance(expr, Name) and unifier.has_values(expr.text, exprs):
+    parameter = unifier.by_values.get(column_key(exprs))
+    if None in exprs and parameter is not None and parameter.name == expr.text:
         condition = f"{expr.text} is not None" if "None" not in column_key(exprs) else None
     if None in exprs and condition is None:
         flags: Column = [FALSE if value is None else TRUE for value in exprs]

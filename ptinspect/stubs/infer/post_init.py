@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ptinspect.document.modules import PARAMETERS, Module, module_of
 from ptinspect.pickling.pyobjects import GETATTR
-from ptinspect.pickling.values import Call, Value
+from ptinspect.pickling.values import Call
 from ptinspect.stubs.collect.definitions import Deferred, Instance
 from ptinspect.stubs.collect.modules import argument_attributes, walk_model
 from ptinspect.stubs.collect.object_graph import ObjectGraph
@@ -22,7 +22,7 @@ from ptinspect.stubs.collect.values import FLOATS, is_attribute, quantized_zeros
 from ptinspect.stubs.infer.constructors import Assignment, InferredClass
 from ptinspect.text import join_names
 from ptinspect.torchnn.attributes import packed_parameters
-from ptinspect.torchnn.classes import ModuleClass, lookup
+from ptinspect.torchnn.classes import lookup
 
 if TYPE_CHECKING:
     from ptinspect.document.modules import ModuleInfo
@@ -94,7 +94,9 @@ def infer_post_init(
             packed_weights += _per_channel_weight(objects, node)
         elif row.path.startswith("torch.nn.modules."):
             extra = {}
-            for key, value in _extra_attributes(node.module, row):
+            for key, value in node.module.other_attributes():
+                if key in argument_attributes(row) or not is_attribute(key):
+                    continue  # its class sets it
                 if objects.parts_in(value)[0]:
                     late[id(node.module.call), key] = Deferred(node.module, key)
                 else:
@@ -191,13 +193,6 @@ def unregistered_hooks(root: Module) -> list[str]:
 
 
 # Attributes
-
-
-def _extra_attributes(module: Module, row: ModuleClass) -> Iterator[tuple[str, Value]]:
-    """Yield attributes of a torch module that its class does not set."""
-    for key, value in module.other_attributes():
-        if key not in argument_attributes(row) and is_attribute(key) and not key.isdigit():
-            yield key, value
 
 
 def _has(objects: ObjectGraph, module: Module, key: str, text: str) -> bool:

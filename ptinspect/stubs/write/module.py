@@ -10,18 +10,15 @@ from ptinspect.stubs.collect.modules import ASSEMBLED
 from ptinspect.stubs.collect.source import (
     NONE,
     WIDTH,
-    CallExpr,
     Expr,
-    Literal,
     Name,
     Sequence,
     Source,
     call_expr,
-    columns,
     layout_assignment,
     templates,
 )
-from ptinspect.stubs.collect.values import is_attribute, prose, string, text_literal
+from ptinspect.stubs.collect.values import is_attribute, prose, text_literal
 from ptinspect.stubs.infer.constructors import InferredClass
 from ptinspect.stubs.write.classes import write_assignments, write_definition
 
@@ -125,7 +122,7 @@ def write_file(
     if relative_imports:
         imports = [*imports, "", *relative_imports] if imports else relative_imports
     exported = {"SAFE_GLOBALS", "build", *(item.ident for item in content.definitions)}
-    names: list[Expr] = [Literal(string(name)) for name in sorted(exported, key=export_key)]
+    names: list[Expr] = list(map(text_literal, sorted(exported, key=export_key)))
     lines = [
         *_docstring(content),
         *(["# ruff: noqa"] if content.has_recorded_source else []),
@@ -194,7 +191,7 @@ def _safe_globals(safe: SafeGlobals) -> Source:
     if any(text == "_reach" for text, _ in safe.pairs):
         source.add("# Names that the replacement for getattr may reach, by owner.")
         rows: list[Expr] = [
-            Sequence("()", [Name(owner), Sequence("()", [Literal(string(name)) for name in names])])
+            Sequence("()", [Name(owner), Sequence("()", list(map(text_literal, names)))])
             for owner, names in safe.reached.items()
         ]
         source.add_assignment("_REACHED", Sequence("[]", rows), 0)
@@ -206,11 +203,7 @@ def _safe_globals(safe: SafeGlobals) -> Source:
         return source
     source.add("SAFE_GLOBALS = [")
     for text, path in safe.pairs:
-        line = f"    ({text}, {string(path)}),"
-        if columns(line) <= WIDTH:
-            source.add(line)
-        else:  # each part on a line of its own
-            source.add("    (", f"        {text},", f"        {string(path)},", "    ),")
+        source.add_expr("", Sequence("()", [Name(text), text_literal(path)]), 4, ",")
         source.read(text.removeprefix("type("))  # the class of a numpy dtype
     source.add("]")
     return source
@@ -232,9 +225,8 @@ def _registration(definitions: list[Definition], with_template: bool) -> Source:
         source.extend(code)
     source.add("", "")
     for item in filter(_can_be_registered, definitions):
-        name, module, qualname = item.ident, string(item.module), string(item.qualname)
-        args: list[Expr] = [Name(name), Literal(module), Literal(qualname)]
-        source.add_expr("", CallExpr("_register", [(None, arg) for arg in args]), 0)
+        path = text_literal(item.module), text_literal(item.qualname)
+        source.add_expr("", call_expr("_register", Name(item.ident), *path), 0)
     if code is templates()["register_anywhere"]:
         source.add("_finder.start()")
         source.read("_finder")
