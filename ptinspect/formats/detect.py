@@ -43,7 +43,15 @@ if TYPE_CHECKING:
     from ptinspect.formats.zip.directory import ZipDirectory
     from ptinspect.source.base import Source
 
-COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x5d\0\0", b"\x78", b"\x04\x22\x4d\x18")
+COMPRESSED = (
+    b"\x1f\x8b",
+    b"BZh",
+    b"\xfd7zXZ\0",
+    b"\x5d\0\0",
+    b"\x78",
+    b"\x04\x22\x4d\x18",
+    b"ZF0x",
+)
 """First bytes of the compressions that joblib uses."""
 
 MAX_TAG = 255
@@ -140,7 +148,7 @@ def _open(source: Source, limits: Limits, allow_index: bool) -> Archive:
 
             return read_megatron(source, iteration, _open_shard, limits)
     if head.startswith(COMPRESSED):
-        from ptinspect.formats.numpy_files import open_compressed
+        from ptinspect.formats.joblib import open_compressed
 
         dump = open_compressed(source, head, limits)
         if dump is not None:
@@ -261,7 +269,7 @@ class PlainPickle(Archive):
 def open_pickle(source: Source, head: bytes, limits: Limits) -> Archive:
     """Open a legacy stream or plain pickles. FormatError if it is something else; the message says
     what. Otherwise raises as `read_pickle`."""
-    from ptinspect.formats.numpy_files import WRAPPER, has_arrays, read_joblib
+    from ptinspect.formats.joblib import WRAPPER, has_arrays, read_joblib
     from ptinspect.formats.torch.legacy import is_legacy, read_legacy
 
     if is_legacy(*source.window()):
@@ -271,7 +279,7 @@ def open_pickle(source: Source, head: bytes, limits: Limits) -> Archive:
     is_announced = head[0] == 0x80 and len(head) > 1 and 2 <= head[1] <= 5
     try:
         archive = read_pickle(source, limits)
-        is_joblib = any(name.path == WRAPPER for name in archive.pickled.globals)
+        is_joblib = any(WRAPPER.fullmatch(name.path) for name in archive.pickled.globals)
     except (DamagedError, LimitError) as error:
         is_joblib = has_arrays(*source.window())
         if is_joblib:

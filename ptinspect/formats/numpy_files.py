@@ -1,50 +1,34 @@
-"""numpy's files: one array (.npy), a zip of arrays (.npz), and dumps of joblib.
+"""numpy's files: one array (.npy), and a zip of arrays (.npz).
 
     "\x93NUMPY"  major minor  length of the header  header  elements
 
 The header is a Python dict: {'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), }. Source:
 numpy/lib/format.py (versions 1.0 to 3.0). Arrays of objects are a pickle and are refused.
-
-A dump of joblib is a pickle with the bytes of each array between its opcodes, perhaps compressed.
-
-    … BUILD of joblib.numpy_pickle.NumpyArrayWrapper {shape, order, dtype, …}
-    one byte: the length of the padding; the padding      since joblib 1.2, if the wrapper has
-                                                          `numpy_array_alignment_bytes`
-    the array's bytes; or, for an array of objects, a pickle of its own
-    … the pickle continues
-
-A compressed dump is one stream of zlib, gzip, bz2, lzma, xz or lz4. It is decompressed to a
-temporary file. Sources: joblib/numpy_pickle.py (NumpyArrayWrapper.write_array, read_array;
-NumpyUnpickler.load_build) and joblib/compressor.py.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import ExitStack
-from importlib.util import find_spec
 from math import prod
 from typing import TYPE_CHECKING, NamedTuple, TypeGuard
 
 from ptinspect.dtypes import by_numpy_code, numpy_itemsize
-from ptinspect.errors import DOWNLOAD_AGAIN, DamagedError, LimitError, Place, UnsupportedError
-from ptinspect.formats.archive import Archive, PicklelessArchive, Span
+from ptinspect.errors import (
+    DOWNLOAD_AGAIN,
+    DamagedError,
+    Place,
+    UnsupportedError,
+)
+from ptinspect.formats.archive import Archive, Finding, PicklelessArchive, Span
 from ptinspect.formats.safetensors import dense_tensor, encoded_tensor, ordered_dict
 from ptinspect.formats.zip.directory import STORED
 from ptinspect.limits import LIMITS, Limits
-from ptinspect.pickling.machine import Pickled, run
-from ptinspect.pickling.numpy_objects import dtype_code
-from ptinspect.pickling.pyobjects import function_path
-from ptinspect.pickling.state import Recorder
-from ptinspect.pickling.values import Call, Value
-from ptinspect.source.decompressed import decompress, decompressed_chunks, detect_compression
+from ptinspect.pickling.values import Value
 from ptinspect.text import bounded_repr
 
 if TYPE_CHECKING:
     from ptinspect.formats.zip.directory import ZipDirectory
-    from ptinspect.pickling.state import Machine
-    from ptinspect.pickling.values import Buffer
     from ptinspect.source.base import Source
 
 MAGIC = b"\x93NUMPY"
@@ -62,13 +46,6 @@ _NUMBERS = re.compile(
     r"[<>=|]?(?:[?bBhHiIlLqQpPefdgFDG]|[biufc][0-9]{1,2}|[SUaV][0-9]{0,10}"
     r"|[Mm]8?(?:\[[0-9]*[a-zA-Z]{1,7}\])?)"
 )
-
-WRAPPER = "joblib.numpy_pickle.NumpyArrayWrapper"
-_NAME = b"NumpyArrayWrapper"
-
-_LZ4_MAGIC = b"\x04\x22\x4d\x18"
-_PEEK = 1 << 16
-"""Decompressed bytes that are searched for joblib's name."""
 
 
 class ArrayHeader(NamedTuple):
@@ -93,9 +70,12 @@ class NumpyFile(PicklelessArchive):
     def resolve_storage(self, key: str) -> tuple[Archive, str]:
         return self.arrays.get(key, self), key
 
-    def add(self, name: str, header: ArrayHeader, span: Span) -> Value:
-        """Add an array and return the call that builds its tensor."""
-        array = self.arrays[name] = PicklelessArchive(self.source, self.limits)
+    def add(
+        self, name: str, header: ArrayHeader, span: Span, source: Source | None = None
+    ) -> Value:
+        """Add an array and return the call that builds its tensor. `source` is another file that
+        contains it."""
+        array = self.arrays[name] = PicklelessArchive(source or self.source, self.limits)
         array.format, array.storages = self.format, {name: span}
         array.byteorder = "big" if header.descr.startswith(">") else "little"
         dtype = by_numpy_code(header.descr.lstrip("<>=|"))
@@ -221,7 +201,7 @@ def is_shape(value: object) -> TypeGuard[tuple[int, ...]]:
     )
 
 
-def _nbytes(header: ArrayHeader, left: int, record: str | None) -> int:
+def array_nbytes(header: ArrayHeader, left: int, record: str | None) -> int:
     """Return the size of an array's elements; DamagedError if fewer bytes are left."""
     if header.itemsize is None:
         return left
@@ -240,10 +220,18 @@ def read_npy(source: Source, limits: Limits = LIMITS) -> NumpyFile:
     are objects."""
     header = read_header(source.read(0, min(source.size, MAX_HEADER + 12)))
     archive = NumpyFile(source, "npy", limits)
-    nbytes = _nbytes(header, source.size - header.start, None)
+    nbytes = array_nbytes(header, source.size - header.start, None)
     span = Span(None, nbytes, header.start, source.base)
     archive.value = archive.add("array", header, span)
+    _warn_of_rest(archive, None, header.start + nbytes, source.size)
     return archive
+
+
+def _warn_of_rest(archive: NumpyFile, record: str | None, end: int, size: int) -> None:
+    """Add a warning of the bytes behind an array."""
+    if end < size:
+        text = f"{size - end:,} bytes follow the array, which numpy.load does not read"
+        archive.warnings.append(Finding("trailing-bytes", text, Place(record, end)))
 
 
 def read_npz(
@@ -258,142 +246,9 @@ def read_npz(
         name = record.removesuffix(".npy")
         if name in values:
             raise DamagedError(f"the array {bounded_repr(name)} is there twice")
-        nbytes = _nbytes(header, directory.sizes[index] - header.start, record)
+        nbytes = array_nbytes(header, directory.sizes[index] - header.start, record)
         span = MemberSpan(directory, index, header.start, nbytes)
         values[name] = archive.add(name, header, span)
+        _warn_of_rest(archive, record, header.start + nbytes, directory.sizes[index])
     archive.value = ordered_dict(values)
     return archive
-
-
-# Dumps of joblib
-
-
-class JoblibDump(NumpyFile):
-    """See the module's docstring. `packed` is the compressed file, or None."""
-
-    def __init__(self, source: Source, limits: Limits, packed: Source | None) -> None:
-        super().__init__(source, "joblib", limits)
-        self.packed = packed
-        self.packed_size = source.size if packed is None else packed.size
-
-    @property
-    def size(self) -> int:
-        return self.packed_size
-
-    def close(self) -> None:
-        super().close()
-        if self.packed is not None:
-            self.source.close()
-
-
-class _ArrayRecorder(Recorder):
-    """Skips the bytes of arrays, and remembers where they are."""
-
-    def __init__(self, limits: Limits, depth: int = 0) -> None:
-        super().__init__()
-        self.limits = limits
-        self.depth = depth
-        self.arrays: list[tuple[Call, ArrayHeader]] = []
-        self.objects: list[tuple[Call, Pickled]] = []
-
-    def after_build(self, m: Machine, pos: int) -> int:
-        wrapper = m.stack[-1]
-        if not isinstance(wrapper, Call) or function_path(wrapper) != WRAPPER:
-            return pos
-        self.events.clear()
-        state = wrapper.state if isinstance(wrapper.state, dict) else {}
-        code, shape = dtype_code(state.get("dtype")), state.get("shape")
-        if not is_shape(shape):
-            raise m.damaged("an array's shape is invalid")
-        if code is not None and code.lstrip("<>=|") == "O8":
-            return self._object_array(m, wrapper, pos)
-        itemsize = numpy_itemsize(code) if code is not None else None
-        if code is None or itemsize is None or "O" in code:
-            raise UnsupportedError(
-                f"an array has the element type {bounded_repr(code)}, which is not read",
-                where=Place(m.record, m.offset),
-            )
-        if state.get("numpy_array_alignment_bytes") is not None:
-            m.check_left(pos, 1)
-            pos += 1 + m.data[pos]
-        nbytes = prod(shape) * itemsize
-        m.check_left(pos, nbytes)
-        header = ArrayHeader(code, state.get("order") == "F", shape, pos)
-        self.arrays.append((wrapper, header))
-        return pos + nbytes
-
-    def _object_array(self, m: Machine, wrapper: Call, pos: int) -> int:
-        """Run the pickle of an array of objects."""
-        if self.depth >= self.limits.nested_archives:
-            message = "arrays of objects are nested too deep"
-            raise LimitError(message, limit="nested_archives", where=Place(m.record, pos))
-        inner = _ArrayRecorder(self.limits, self.depth + 1)
-        pickled = run(m.data, pos, stop=m.stop, record=m.record, limits=self.limits, recorder=inner)
-        self.arrays += inner.arrays
-        self.objects += [*inner.objects, (wrapper, pickled)]
-        return pickled.end
-
-
-def has_arrays(data: Buffer, start: int, stop: int) -> bool:
-    """Return True if the bytes contain the name of joblib's wrapper."""
-    return data.find(_NAME, start, stop) >= 0
-
-
-def read_joblib(
-    source: Source, limits: Limits = LIMITS, packed: Source | None = None
-) -> JoblibDump:
-    """Read a dump, decompressed; `packed` is the compressed file. DamagedError if the pickle is
-    damaged or the bytes of an array are incomplete."""
-    data, start, stop = source.window()
-    recorder = _ArrayRecorder(limits)
-    pickled = run(data, start, stop=stop, limits=limits, recorder=recorder)
-    archive = JoblibDump(source, limits, packed)
-    archive.pickled = pickled
-    archive.streams = [pickled, *(inner for _, inner in recorder.objects)]
-    archive.origin = None if source.base is None else source.base - start
-    for wrapper, inner in recorder.objects:
-        _become(wrapper, inner.root)
-    for number, (wrapper, header) in enumerate(recorder.arrays):
-        name = f"array_{number}"
-        nbytes = prod(header.shape) * (numpy_itemsize(header.descr) or 0)
-        span = Span(None, nbytes, header.start - start, source.base)
-        if by_numpy_code(header.descr) is None and "V" not in header.descr:
-            header = header._replace(descr=header.descr.lstrip("|="))
-        _become(wrapper, archive.add(name, header, span))
-    archive.value = pickled.root
-    return archive
-
-
-def _become(wrapper: Call, value: Value) -> None:
-    """Make the object in the pickle what joblib.load puts in its place."""
-    if isinstance(value, Call):
-        wrapper.func, wrapper.args, wrapper.opcode = value.func, value.args, value.opcode
-        wrapper.kwargs, wrapper.changes = value.kwargs, value.changes
-
-
-# Compressed dumps
-
-
-def open_compressed(source: Source, head: bytes, limits: Limits) -> JoblibDump | None:
-    """Open a compressed dump; None for other content. LimitError if it decompresses to more than
-    `limits.compression_ratio` times its size."""
-    compression = detect_compression(head)
-    if compression is None and head.startswith(_LZ4_MAGIC) and find_spec("lz4") is not None:
-        compression = "lz4"
-    if compression is None:
-        return None
-    try:
-        start = next(decompressed_chunks(source, compression), b"")[:_PEEK]
-    except DamagedError:  # it only looks compressed
-        return None
-    if _NAME not in start and b"joblib" not in start:
-        return None
-    with ExitStack() as opened:
-        unpacked, error = decompress(source, compression, limits)
-        opened.enter_context(unpacked)
-        if error is not None:
-            error.hint = DOWNLOAD_AGAIN if isinstance(error, DamagedError) else error.hint
-            raise error
-        dump = read_joblib(unpacked, limits, packed=source)
-        opened.pop_all()
-    return dump

@@ -8,6 +8,7 @@ import hashlib
 import json
 import lzma
 import pickle
+import shutil
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -92,6 +93,75 @@ def test_changed_bytes_are_never_an_exception_of_python(tmp_path: Path) -> None:
         (tmp_path / "changed.joblib").write_bytes(changed)
         result = run("show", tmp_path / "changed.joblib")
         assert result.exit_code in (0, 2) and "bug in ptinspect" not in result.stderr, position
+
+
+OLD = FIXTURES / "others/joblib-0.9"
+OLD_TRUTH = json.loads((OLD / "truth.json").read_text())["tensors"]
+
+
+@pytest.mark.parametrize("name", ["files", "packed", "sklearn"])
+def test_dumps_of_old_joblib_are_read_with_their_files(name: str, tmp_path: Path) -> None:
+    with ptinspect.open(OLD / f"{name}.pkl") as document:
+        assert document.archive.format == "joblib" and set(document.tensors) == set(OLD_TRUTH)
+        for key, truth in OLD_TRUTH.items():
+            info = document.tensors[key]
+            assert [info.dtype and info.dtype.name, list(info.shape)] == [
+                truth["dtype"], truth["shape"],
+            ]  # fmt: skip
+            assert hashlib.sha256(info.read()).hexdigest() == truth["sha256"], key
+        assert document.size == sum(path.stat().st_size for path in OLD.glob(f"{name}.pkl*"))
+    shown = json.loads(run("show", "-f", "json", OLD / f"{name}.pkl").stdout)
+    files = sorted(path.name for path in OLD.glob(f"{name}.pkl*"))
+    assert name == "sklearn" or shown["set"] == {"files": files, "missing": []}
+    result = run("convert", OLD / f"{name}.pkl", tmp_path / "out.pt", "--to", "same")
+    assert result.exit_code == 0, result.stderr
+    assert ptinspect.diff(OLD / f"{name}.pkl", tmp_path / "out.pt").same
+    assert ptinspect.scan(OLD / f"{name}.pkl").verdict == "unknown"
+
+
+def test_a_dump_in_joblibs_own_compression_is_read(tmp_path: Path) -> None:
+    with ptinspect.open(OLD / "one.pkl") as document:
+        assert document.archive.format == "joblib"
+        values = {entry.path: entry.value for entry in document.entries}
+        assert values["number",] == 5 and "[3, 4]" in str(values["w",])
+    data = (OLD / "one.pkl").read_bytes()
+    (tmp_path / "other.pkl").write_bytes(data.replace(data[2:6], b"0x1f", 1))
+    (tmp_path / "cut.pkl").write_bytes(data[:-20])
+    for name, words in {"other": "its header says '0x1f2'", "cut": "cut off"}.items():
+        result = run("show", tmp_path / f"{name}.pkl")
+        assert result.exit_code == 2 and words in result.stderr, result.stderr
+    result = run("show", OLD / "packed.pkl_01.npy.z")
+    assert result.exit_code == 2 and "name the dump, which is next to it" in result.stderr
+
+
+@pytest.mark.parametrize("name", ["files.pkl", "packed.pkl"])
+def test_a_missing_or_damaged_file_of_an_array_is_named(name: str, tmp_path: Path) -> None:
+    shutil.copytree(OLD, tmp_path, dirs_exist_ok=True)
+    (array, other, *_) = sorted(tmp_path.glob(f"{name}_*"))
+    array.write_bytes(array.read_bytes()[:-9])
+    result = run("show", tmp_path / name)
+    assert result.exit_code == 2 and array.name in result.stderr.partition(":")[2]
+    array.unlink()
+    other.unlink()
+    result = run("show", tmp_path / name)
+    words = f"the files of its arrays are missing: {array.name}, {other.name}"
+    assert result.exit_code == 2 and words in result.stderr
+
+
+def test_a_file_of_an_array_is_in_the_folder_of_the_dump(tmp_path: Path) -> None:
+    data = (OLD / "files.pkl").read_bytes()
+    (tmp_path / "a.pkl").write_bytes(data.replace(b"files.pkl_01.npy", b"../es.pkl_01.npy"))
+    result = run("show", tmp_path / "a.pkl")
+    assert result.exit_code == 2 and "outside the folder" in result.stderr
+    assert ptinspect.scan(tmp_path / "a.pkl").verdict == "dangerous"
+
+
+def test_bytes_behind_a_dump_are_a_warning(tmp_path: Path) -> None:
+    (tmp_path / "a.joblib").write_bytes(PLAIN.read_bytes() + bytes(3))
+    with ptinspect.open(tmp_path / "a.joblib") as document:
+        assert set(document.tensors) == set(TRUTH)
+        (message,) = (w.message for w in document.warnings if w.kind == "trailing-bytes")
+    assert message == "3 bytes follow the dump, which joblib.load does not read"
 
 
 def dump(dtype: str, shape: object, data: bytes) -> bytes:

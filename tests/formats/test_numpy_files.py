@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,27 @@ def test_every_array_of_an_npz_is_numpys(save: object, tmp_path: Path) -> None:
             info = document.tensors[name]
             assert (info.dtype, info.tensor.encoding) == (None, encoding)
             assert info.shape == array.shape and info.read() == array.tobytes()
+
+
+def test_bytes_behind_an_array_are_a_warning(tmp_path: Path) -> None:
+    """numpy.save appends to an open file, and numpy.load reads the first array."""
+    with (tmp_path / "two.npy").open("wb") as file:
+        np.save(file, ARRAYS["little"])
+        first = file.tell()
+        np.save(file, ARRAYS["bool"])
+        size = file.tell() - first
+    with zipfile.ZipFile(tmp_path / "two.npz", "w") as archive:
+        archive.write(tmp_path / "two.npy")
+        np.save(tmp_path / "one.npy", ARRAYS["big"])
+        archive.write(tmp_path / "one.npy")
+    for name in ("two.npy", "two.npz"):
+        with ptinspect.open(tmp_path / name) as document:
+            info = next(iter(document.tensors.values()))
+            assert info.read() == ARRAYS["little"].tobytes()
+            (warning,) = document.archive.warnings
+        text = f"{size} bytes follow the array, which numpy.load does not read"
+        assert (warning.message, warning.where.offset) == (text, first)
+    assert text in run("show", tmp_path / "two.npy").stdout
 
 
 @given(arrays.arrays(

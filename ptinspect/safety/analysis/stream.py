@@ -275,9 +275,12 @@ class StreamJudge:
             self._judge_attributes(event, target, event.argument)
 
     def _judge_piece(self, event: Event) -> None:
-        """Report a file outside the folder in the `.metadata` of torch.distributed.checkpoint."""
-        state = event.argument
-        path = state.get("relative_path") if isinstance(state, dict) else None
+        """Report a file outside the folder in the `.metadata` of torch.distributed.checkpoint, or
+        in a dump of joblib, which loads its file with allow_pickle."""
+        state, func = event.argument, getattr(event.target, "func", None)
+        is_array = isinstance(func, Global) and func.name.endswith("NDArrayWrapper")
+        key = "filename" if is_array else "relative_path"
+        path = state.get(key) if isinstance(state, dict) else None
         if isinstance(path, str) and is_outside(path):
             reason = f"it names {path[:200]!r}, outside its folder"
             self._add(event, DANGEROUS, "piece-path", reason)

@@ -47,7 +47,10 @@ if TYPE_CHECKING:
 _LEGACY_PICKLES = 5
 """Pickles of torch's legacy format in front of the storages."""
 
-_JOBLIB_WRAPPER = "joblib.numpy_pickle.NumpyArrayWrapper"
+_JOBLIB_MODULES = ("joblib.", "sklearn.externals.joblib.")
+"""The packages that contain joblib; the second one in scikit-learn before 0.23."""
+
+_JOBLIB_CLASS = ".joblib.numpy_pickle."
 
 _STRING_DTYPE = "numpy._core._internal._convert_to_stringdtype_kwargs"
 """The function that returns numpy's StringDType, whose arrays are pickled like those of objects."""
@@ -127,7 +130,7 @@ def _is_array_wrapper(call: Call) -> bool:
         values += call.func.args[:1]
     return any(
         name is not None
-        and name.module.partition(".")[0] == "joblib"
+        and f"{name.module}.".startswith(_JOBLIB_MODULES)
         and name.name.rpartition(".")[2] == "NumpyArrayWrapper"
         for name in map(resolve_global, values)
     )
@@ -289,7 +292,7 @@ class PickleScanner:
             streams.append(stream)
             if number == 0:
                 self.state.format = "pickle"
-                if any(name.path == _JOBLIB_WRAPPER for name in stream.globals):
+                if any(_JOBLIB_CLASS in f".{name.path}" for name in stream.globals):
                     self.state.format = "joblib"
                     self.state.hint = "load it with joblib.load(path)"
             number += 1
