@@ -32,11 +32,11 @@ if TYPE_CHECKING:
     from ptinspect.conversion import ConversionReport, convert
     from ptinspect.document import Document, TensorInfo, open
     from ptinspect.proofs.optimizer import OptimizerReport, check_optimizer
-    from ptinspect.proofs.resume.proof import check_resume
-    from ptinspect.proofs.resume.report import ResumeReport
+    from ptinspect.proofs.resume import check_resume
+    from ptinspect.proofs.resume_report import ResumeReport
     from ptinspect.proofs.roundtrip import RoundtripReport, check_roundtrip
-    from ptinspect.proofs.script.proof import check_script
-    from ptinspect.proofs.script.report import ScriptReport
+    from ptinspect.proofs.script import check_script
+    from ptinspect.proofs.script_report import ScriptReport
     from ptinspect.proofs.stub_check import StubReport, check_stub
     from ptinspect.recovery import RecoveryReport, recover
     from ptinspect.safety.report import ScanReport
@@ -60,11 +60,11 @@ _MODULES = {
         "conversion": ("ConversionReport", "convert"),
         "document": ("Document", "TensorInfo", "open"),
         "proofs.optimizer": ("OptimizerReport", "check_optimizer"),
-        "proofs.resume.proof": ("check_resume",),
-        "proofs.resume.report": ("ResumeReport",),
+        "proofs.resume": ("check_resume",),
+        "proofs.resume_report": ("ResumeReport",),
         "proofs.roundtrip": ("RoundtripReport", "check_roundtrip"),
-        "proofs.script.proof": ("check_script",),
-        "proofs.script.report": ("ScriptReport",),
+        "proofs.script": ("check_script",),
+        "proofs.script_report": ("ScriptReport",),
         "proofs.stub_check": ("StubReport", "check_stub"),
         "recovery": ("RecoveryReport", "recover"),
         "safety.report": ("ScanReport",),

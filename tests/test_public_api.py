@@ -137,7 +137,7 @@ def test_check_works_before_and_after_its_room_is_imported() -> None:
 import ptinspect
 assert ptinspect.check_optimizer({str(file)!r}).exit_code == 0
 import ptinspect.proofs.optimizer
-import ptinspect.proofs.resume.proof
+import ptinspect.proofs.resume
 import ptinspect.cli.check
 assert ptinspect.check_optimizer({str(file)!r}).exit_code == 0
 assert callable(ptinspect.check_resume) and callable(ptinspect.check_roundtrip)

@@ -23,8 +23,8 @@ TRAININGS: dict[str, tuple[str, dict[str, str]]] = {
 """Module of trainings/ and environment, by label."""
 
 CROSS_ON_CPU = (
-    "from ptinspect.proofs.resume import proof; "
-    "proof.should_cross = lambda device: True; "
+    "from ptinspect.proofs import resume; "
+    "resume.should_cross = lambda device: True; "
     "from ptinspect.cli import main; main()"
 )
 """The command line, but it crosses from the CPU to the CPU."""

@@ -211,7 +211,7 @@ def resume(
     undecided (the scheduler that was at work is not in the file), or the check could not be
     run. 3: the training itself is not deterministic.
     """
-    from ptinspect.proofs.resume.proof import check_resume
+    from ptinspect.proofs.resume import check_resume
 
     return check_resume(
         path, progress=progress, plot=plot, no_cross=no_cross, force=force, **training
@@ -274,7 +274,7 @@ def script(
     Exit code 0: proved. 1: it differs, or does not survive a kill inside a save. 2: the check
     could not be run, or the script did not resume. 3: the script is not deterministic.
     """
-    from ptinspect.proofs.script.proof import check_script
+    from ptinspect.proofs.script import check_script
 
     return check_script(
         words, checkpoint=checkpoint, resume_command=resume_command, at=at,

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 import ptinspect
 from ptinspect.cli import cli
-from ptinspect.proofs.script.report import CAUSES
+from ptinspect.proofs.script_report import CAUSES
 from tests.conftest import FIXTURES, ROOT
 from tests.docs.consoles import examples
 

@@ -9,8 +9,8 @@ import pytest
 
 from ptinspect.errors import PtInspectError
 from ptinspect.proofs.processes import Workers
-from ptinspect.proofs.resume.proof import check_resume
-from ptinspect.proofs.resume.report import ResumeReport
+from ptinspect.proofs.resume import check_resume
+from ptinspect.proofs.resume_report import ResumeReport
 from tests.proofs.trainings import NET, Training
 
 

@@ -15,7 +15,7 @@ import pytest
 from ptinspect.errors import DamagedError, PtInspectError, UnsafeError
 from ptinspect.proofs.optimizer import check_optimizer
 from ptinspect.proofs.processes import Workers, kill_script
-from ptinspect.proofs.resume.proof import check_resume
+from ptinspect.proofs.resume import check_resume
 from ptinspect.proofs.roundtrip import check_roundtrip
 
 torch = pytest.importorskip("torch")

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from ptinspect.proofs import resume as proof
 from ptinspect.proofs.processes import Workers
-from ptinspect.proofs.resume import proof
-from ptinspect.proofs.resume.proof import check_resume
-from ptinspect.proofs.resume.report import TOLERANCE, Crossing, ResumeReport
+from ptinspect.proofs.resume import check_resume
+from ptinspect.proofs.resume_report import TOLERANCE, Crossing, ResumeReport
 
 torch = pytest.importorskip("torch")
 

@@ -10,8 +10,8 @@ import pytest
 from ptinspect.errors import PtInspectError
 from ptinspect.proofs.optimizer import check_optimizer
 from ptinspect.proofs.processes import Workers
-from ptinspect.proofs.resume.proof import check_resume
-from ptinspect.proofs.resume.report import ResumeReport
+from ptinspect.proofs.resume import check_resume
+from ptinspect.proofs.resume_report import ResumeReport
 
 torch = pytest.importorskip("torch")
 from torch.optim import lr_scheduler as lrs  # noqa: E402

@@ -9,7 +9,7 @@ import pytest
 
 from ptinspect.errors import PtInspectError
 from ptinspect.proofs.processes import Workers
-from ptinspect.proofs.resume.proof import check_resume
+from ptinspect.proofs.resume import check_resume
 from tests.cli.running import CHECKPOINT, run
 from tests.proofs.seed import seed_files
 from tests.proofs.test_schemas import valid

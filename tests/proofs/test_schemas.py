@@ -14,13 +14,14 @@ import pytest
 from ptinspect.display.json import json_value
 from ptinspect.document.optim import matching
 from ptinspect.proofs import optimizer
-from ptinspect.proofs.resume import causes, proof
-from ptinspect.proofs.resume import report as reports
-from ptinspect.proofs.resume.causes import Cause, Difference
-from ptinspect.proofs.resume.report import Crossing, ResumeReport
+from ptinspect.proofs import resume as proof
+from ptinspect.proofs import resume_causes as causes
+from ptinspect.proofs import resume_report as reports
+from ptinspect.proofs.resume_causes import Cause, Difference
+from ptinspect.proofs.resume_report import Crossing, ResumeReport
 from ptinspect.proofs.roundtrip import FORMS, PARTS, Form, RoundtripReport
-from ptinspect.proofs.script.report import CAUSES, Checkpoint, Item, Kill, ScriptReport, Steps
-from ptinspect.proofs.script.runs import Difference as StepDifference
+from ptinspect.proofs.script_report import CAUSES, Checkpoint, Item, Kill, ScriptReport, Steps
+from ptinspect.proofs.script_runs import Difference as StepDifference
 from tests.conftest import FIXTURES
 
 jsonschema = pytest.importorskip("jsonschema")

@@ -11,7 +11,7 @@ import pytest
 
 from ptinspect.proofs.optimizer import check_optimizer
 from ptinspect.proofs.processes import Workers
-from ptinspect.proofs.resume.report import ResumeReport
+from ptinspect.proofs.resume_report import ResumeReport
 
 torch = pytest.importorskip("torch")
 import numpy as np  # noqa: E402

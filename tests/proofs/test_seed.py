@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ptinspect.proofs.processes import Workers
-from ptinspect.proofs.resume.proof import check_resume
+from ptinspect.proofs.resume import check_resume
 from tests.conftest import FIXTURES
 from tests.proofs.seed import seed_files
 

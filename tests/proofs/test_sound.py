@@ -13,7 +13,7 @@ import pytest
 
 from ptinspect.proofs.optimizer import check_optimizer
 from ptinspect.proofs.processes import Workers
-from ptinspect.proofs.resume.proof import check_resume
+from ptinspect.proofs.resume import check_resume
 from tests.conftest import ROOT
 
 torch = pytest.importorskip("torch")

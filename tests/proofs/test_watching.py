@@ -14,8 +14,8 @@ import pytest
 from ptinspect.cli.output import training_line, training_progress
 from ptinspect.errors import PtInspectError, UnsupportedError
 from ptinspect.proofs.processes import Progress, Workers
-from ptinspect.proofs.resume.proof import check_resume
-from ptinspect.proofs.resume.report import check_plot_path, plot_losses
+from ptinspect.proofs.resume import check_resume
+from ptinspect.proofs.resume_report import check_plot_path, plot_losses
 
 
 def test_the_line() -> None:

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from ptinspect.proofs.script.proof import check_script
-from ptinspect.proofs.script.report import ScriptReport
+from ptinspect.proofs.script import check_script
+from ptinspect.proofs.script_report import ScriptReport
 
 SCRIPTS = Path(__file__).parent / "scripts"
 PLAIN = (SCRIPTS / "plain.py").read_text("utf-8")

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from ptinspect.proofs.script.report import ScriptReport
+from ptinspect.proofs.script_report import ScriptReport
 from tests.conftest import FIXTURES
 from tests.proofs.script.running import SCRIPTS, check, replaced
 
@@ -116,7 +116,7 @@ def test_trainer_takes_half_a_folder_for_a_checkpoint(tmp_path: Path) -> None:
 
 def test_no_process_outlives_the_kill(tmp_path: Path) -> None:
     """torchrun's workers have sessions of their own."""
-    from ptinspect.proofs.script.runs import read_trace
+    from ptinspect.proofs.script_runs import read_trace
 
     (tmp_path / "script").mkdir()
     source = (SCRIPTS / "ddp.py").read_text("utf-8")

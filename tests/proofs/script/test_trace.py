@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from ptinspect.proofs.script.proof import _first_of_ranks
-from ptinspect.proofs.script.runs import (
+from ptinspect.proofs.script import _first_of_ranks
+from ptinspect.proofs.script_runs import (
     Record,
     Trace,
     first_difference,

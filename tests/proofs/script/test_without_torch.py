@@ -19,8 +19,8 @@ from click.testing import CliRunner
 from ptinspect.cli import cli
 from ptinspect.comparison import diff
 from ptinspect.errors import PtInspectError
-from ptinspect.proofs.script.proof import check_script
-from ptinspect.proofs.script.report import _items
+from ptinspect.proofs.script import check_script
+from ptinspect.proofs.script_report import _items
 from tests.proofs.script.running import check
 
 COUNTER = """

@@ -17,7 +17,7 @@ from typing import Any
 from ptinspect.atomic_file import map_os_errors, signals_raise
 from ptinspect.errors import PtInspectError
 from ptinspect.proofs.processes import Progress, Watch, guarded_folder, last_lines, log_hint
-from ptinspect.proofs.script.report import (
+from ptinspect.proofs.script_report import (
     Checkpoint,
     Kill,
     ScriptReport,
@@ -28,7 +28,7 @@ from ptinspect.proofs.script.report import (
     split_differences,
     volatile_keys,
 )
-from ptinspect.proofs.script.runs import (
+from ptinspect.proofs.script_runs import (
     Difference,
     Run,
     Trace,

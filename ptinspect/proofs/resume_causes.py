@@ -123,7 +123,7 @@ class Cause:
     message: str
 
 
-_LINES = read_package_file("proofs/resume/causes.txt").splitlines()
+_LINES = read_package_file("proofs/resume_causes.txt").splitlines()
 TEXTS = {
     name.strip(): (tuple(fixes.split()), message.strip())
     for name, fixes, message in (line.split("|") for line in _LINES if line and line[0] != "#")

@@ -15,12 +15,12 @@ from ptinspect.comparison import DiffReport, diff
 from ptinspect.document import open as open_document
 from ptinspect.errors import PtInspectError
 from ptinspect.pickling.pyobjects import Path, dotted
-from ptinspect.proofs.script.runs import Difference, Record, Run
+from ptinspect.proofs.script_runs import Difference, Record, Run
 from ptinspect.proofs.worker.recorder import FileState
 from ptinspect.report import Report
 from ptinspect.text import count_text, cut, join_names, read_package_file
 
-_BLOCKS = read_package_file("proofs/script/causes.txt").strip().split("\n\n")[1:]
+_BLOCKS = read_package_file("proofs/script_causes.txt").strip().split("\n\n")[1:]
 CAUSES = {
     kind: (message.strip(), mend.strip()) for kind, message, mend in map(str.splitlines, _BLOCKS)
 }

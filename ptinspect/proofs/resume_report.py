@@ -9,7 +9,7 @@ from typing import Any
 
 from ptinspect.atomic_file import check_destination, write_file
 from ptinspect.errors import PtInspectError, UnsupportedError
-from ptinspect.proofs.resume.causes import Answer, Cause, Difference
+from ptinspect.proofs.resume_causes import Answer, Cause, Difference
 from ptinspect.report import Report
 from ptinspect.text import cut, safe
 

@@ -22,7 +22,7 @@ from ptinspect.proofs.plan import (
     reproduce_command,
 )
 from ptinspect.proofs.processes import TIMEOUT, Watch, Workers, worker_pool
-from ptinspect.proofs.resume.causes import (
+from ptinspect.proofs.resume_causes import (
     Answer,
     Cause,
     Difference,
@@ -35,7 +35,7 @@ from ptinspect.proofs.resume.causes import (
     possible_causes,
     same_contents,
 )
-from ptinspect.proofs.resume.report import Crossing, ResumeReport, check_plot_path, plot_losses
+from ptinspect.proofs.resume_report import Crossing, ResumeReport, check_plot_path, plot_losses
 from ptinspect.text import join_names
 
 OTHER_DEVICE = "cpu"

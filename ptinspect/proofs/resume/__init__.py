@@ -1,1 +1,0 @@
-"""`check resume`: run the training, find the causes of a difference, and report them."""

@@ -1,1 +1,0 @@
-"""`check script`: run the user's own script, kill it, start it again, and compare."""
