@@ -50,15 +50,20 @@ class AtomicFile:
         self.temporary = ""
         self._sync = _BackgroundSync()
 
-    def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Write all of `data` at the current position."""
+    def write(self, data: bytes | bytearray | memoryview, offset: int | None = None) -> None:
+        """Write all of `data` at the current position; or at an offset, where neither the position
+        changes nor the bytes are counted, so that threads can do it."""
         if not self.temporary:
             self._open()
         with map_os_errors(self.path), memoryview(data) as view:
             done = 0
             while done < len(view):
-                count = os.write(self.descriptor, view[done : done + (1 << 30)])
-                self.count_written(count)
+                part = view[done : done + (1 << 30)]
+                if offset is None:
+                    count = os.write(self.descriptor, part)
+                    self.count_written(count)
+                else:
+                    count = os.pwrite(self.descriptor, part, offset + done)
                 done += count
 
     def count_written(self, count: int) -> None:

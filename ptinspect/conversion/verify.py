@@ -247,7 +247,7 @@ class _Comparison:
         self.file = file
         self.offset = 0
 
-    def write(self, data: bytes | bytearray | memoryview) -> None:
+    def write(self, data: bytes | bytearray | memoryview, offset: int | None = None) -> None:
         """Raise PtInspectError if the file has other bytes next."""
         length = min(len(data), self.file.size - self.offset)
         written = self.file.read(self.offset, length)

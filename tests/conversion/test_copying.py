@@ -11,7 +11,7 @@ import pytest
 
 from ptinspect.conversion.output import sink as copy
 from ptinspect.conversion.output.pieces import BytesPiece, ConvertedRange, SourceRange
-from ptinspect.conversion.output.sink import LARGE, ModificationGuard
+from ptinspect.conversion.output.sink import LARGE, ModificationGuard, combine_crcs
 from ptinspect.document.elements import whole_elements
 from ptinspect.document.tensor import Storage
 from ptinspect.errors import DamagedError, PtInspectError
@@ -29,7 +29,7 @@ WAYS = {"kernel": copy.kernel_copy(), "buffer": None, "thread": None}
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setattr(copy, "kernel_copy", lambda: WAYS[request.param])
     if request.param == "thread":
-        monkeypatch.setattr(copy, "THREADED", 0)
+        monkeypatch.setattr(copy, "THREADED", LARGE)
         monkeypatch.setattr(copy, "BUFFER", LARGE)
     return str(request.param)
 
@@ -114,12 +114,42 @@ def test_a_disk_that_is_full_is_no_refusal(
 def test_a_source_that_shrinks_meanwhile(way: str, storage: Storage, tmp_path: Path) -> None:
     watch = ModificationGuard(storage.archive.source)
     watch.check()
-    os.truncate(tmp_path / "source.pt", LARGE)
+    os.truncate(tmp_path / "source.pt", 2 * LARGE)
     with pytest.raises(DamagedError, match="became shorter"), sink_to(tmp_path / "out") as sink:
-        sink.write_pieces([SourceRange(storage, 0, len(BODY))], with_crc=False)
+        sink.write_pieces([SourceRange(storage, 0, len(BODY))], with_crc=way == "thread")
     assert not (tmp_path / "out").exists()
     with pytest.raises(PtInspectError, match="changed while it was converted"):
         watch.check()
+
+
+@pytest.mark.skipif(not hasattr(os, "pwrite"), reason="there is no pwrite")
+@pytest.mark.parametrize("half", [0, 1])
+def test_the_disk_is_full_for_one_of_two_threads(
+    storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, half: int
+) -> None:
+    offsets: list[int] = []
+    real = os.pwrite
+
+    def write(descriptor: int, data: bytes, offset: int) -> int:
+        offsets.append(offset)
+        if (offset > LARGE) == half:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(descriptor, data, offset)
+
+    monkeypatch.setattr(copy, "THREADED", LARGE)
+    monkeypatch.setattr(os, "pwrite", write)
+    with pytest.raises(PtInspectError, match="No space left"), sink_to(tmp_path / "out") as sink:
+        sink.write(b"head")
+        sink.write_pieces([SourceRange(storage, 0, len(BODY))], with_crc=True)
+    assert sorted(offsets)[0] == 4 and sorted(offsets)[-1] % copy.PAGE == 0
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("cut", [0, 1, 4096, LARGE + 3, len(BODY)])
+def test_crcs_of_two_halves(cut: int) -> None:
+    first, second = BODY[:cut], BODY[cut:]
+    combined = combine_crcs(zlib.crc32(first), zlib.crc32(second), len(second))
+    assert combined == zlib.crc32(BODY)
 
 
 def test_bytes_change_in_whole_elements() -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import errno
 import os
+from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 from zlib import crc32
 
@@ -22,7 +23,6 @@ from ptinspect.errors import DamagedError, Place, PtInspectError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
-    from concurrent.futures import Future, ThreadPoolExecutor
     from typing import Protocol
 
     from ptinspect.conversion.output.pieces import Piece
@@ -37,12 +37,15 @@ if TYPE_CHECKING:
         path: str
         descriptor: int
 
-        def write(self, data: bytes | bytearray | memoryview) -> None: ...
+        def write(
+            self, data: bytes | bytearray | memoryview, offset: int | None = None
+        ) -> None: ...
         def count_written(self, count: int) -> None: ...
 
 
 KERNEL_STEP = 32 << 20
-"""Number of bytes that the kernel moves per call: signals and the progress bar wait that long."""
+"""Number of bytes that the kernel, or two threads, copy at a time. Signals and the progress bar
+wait that long."""
 
 LARGE = 256 << 10
 """Pieces of at least this size are copied one by one; smaller ones are collected in a buffer."""
@@ -53,8 +56,8 @@ BUFFER = 1 << 20
 SMALL_WINDOW, MAX_WINDOWS = 16 << 10, 8
 """Bytes that are first read ahead for small pieces, and the number of places where that is done."""
 
-THREADED = 8 << 20
-"""From this size of a piece on, a thread for its CRC-32 is worth its start."""
+THREADED = 4 << 20
+"""From this size on, a range whose CRC-32 is computed is worth a second thread."""
 
 PAGE = 4096
 """Size of the pages in which systems cache files: writes of whole pages are the cheapest."""
@@ -113,8 +116,7 @@ class Sink:
         self._kernel_copy = kernel_copy()
         self._unreported = 0
         self._pending = bytearray()
-        self._read_buffers: list[memoryview] = []
-        self._threads: ThreadPoolExecutor | None = None
+        self._buffers: list[memoryview] = []
         self._windows: list[_Window] = []  # the latest first
 
     def write(self, data: bytes) -> None:
@@ -196,32 +198,74 @@ class Sink:
     ) -> int | None:
         """Write `left` bytes of a file. Return the CRC-32 as `_write_range` does."""
         self.flush()
-        # For a piece of many chunks a thread computes the CRC-32 while the system writes a chunk
-        # and reads the next one, into the other buffer.
-        is_threaded = crc is not None and piece.length >= THREADED
-        future: Future[int] | None = None
+        can_split = hasattr(os, "pwrite") and hasattr(os, "preadv") and self.output.descriptor >= 0
         while left:
             done = self._copy_in_kernel(source, offset, left) if crc is None else 0
-            if not done:
-                chunk = self._read_pages(source, offset, left)
-                crc = future.result() if future else crc
-                if is_threaded:
-                    future = self._crc_thread().submit(crc32, chunk, crc or 0)
-                elif crc is not None:
-                    crc = crc32(chunk, crc)
+            if crc is not None and left >= THREADED and can_split:
+                done = min(left, KERNEL_STEP)
+                crc = self._copy_halves(source, offset, done, crc)
+            elif not done:
+                length = min(left, BUFFER - self.position % PAGE)
+                chunk = _read_chunk(source, self._buffer(0)[:length], offset)
+                crc = crc if crc is None else crc32(chunk, crc)
                 self.output.write(chunk)
                 done = len(chunk)
             self._count(piece, done)
             offset += done
             left -= done
-        return future.result() if future else crc
+        return crc
 
-    def _crc_thread(self) -> ThreadPoolExecutor:
-        if self._threads is None:
-            from concurrent.futures import ThreadPoolExecutor
+    def _buffer(self, number: int) -> memoryview:
+        while len(self._buffers) <= number:
+            self._buffers.append(memoryview(bytearray(BUFFER)))
+        return self._buffers[number]
 
-            self._threads = ThreadPoolExecutor(1)
-        return self._threads
+    def _copy_halves(self, source: int, offset: int, length: int, crc: int) -> int:
+        """Write bytes of a file in two threads, and return the CRC-32 continued from `crc`.
+
+        Each thread reads, checks and writes one half. With one thread that reads and another one
+        that writes, every chunk would go from the cache of one processor to that of the other,
+        which takes as long as the copy.
+        """
+        import threading
+
+        half = length // 2
+        half -= (self.position + half) % PAGE
+        results: list[int | Exception] = []
+
+        def copy_second_half() -> None:
+            try:
+                places = offset + half, self.position + half
+                results.append(self._copy_part(source, *places, length - half, 0, buffer))
+            except (OSError, PtInspectError) as error:
+                results.append(error)
+
+        buffer = self._buffer(1)
+        thread = threading.Thread(target=copy_second_half)
+        thread.start()
+        try:
+            crc = self._copy_part(source, offset, self.position, half, crc, self._buffer(0))
+        finally:
+            thread.join()
+        if isinstance(results[0], Exception):
+            raise results[0]
+        os.lseek(self.output.descriptor, length, os.SEEK_CUR)
+        self.output.count_written(length)
+        return combine_crcs(crc, results[0], length - half)
+
+    def _copy_part(
+        self, source: int, offset: int, position: int, length: int, crc: int, buffer: memoryview
+    ) -> int:
+        """Write bytes of a file at `position` of the output. Return the CRC-32."""
+        stop = offset + length
+        while offset < stop:
+            size = min(stop - offset, BUFFER - position % PAGE)
+            chunk = _read_chunk(source, buffer[:size], offset)
+            crc = crc32(chunk, crc)
+            self.output.write(chunk, position)
+            offset += len(chunk)
+            position += len(chunk)
+        return crc
 
     def _copy_in_kernel(self, source: int, offset: int, left: int) -> int:
         """Return the number of bytes that the kernel copied; 0 if the buffer has to be used."""
@@ -240,17 +284,6 @@ class Sink:
             raise _truncated_source_error(offset)
         self.output.count_written(done)
         return done
-
-    def _read_pages(self, source: int, offset: int, left: int) -> memoryview:
-        """Read the next bytes, so many that writing them ends at a page boundary of the output."""
-        if not self._read_buffers:
-            self._read_buffers = [memoryview(bytearray(BUFFER)) for _ in range(2)]
-        self._read_buffers.reverse()
-        buffer = self._read_buffers[0][: min(left, BUFFER - self.position % PAGE)]
-        done = _read_into(source, buffer, offset)
-        if not done:
-            raise _truncated_source_error(offset)
-        return buffer[:done]
 
     def _write_chunks(
         self, piece: Piece, chunks: Iterable[bytes | memoryview], crc: int | None
@@ -312,6 +345,14 @@ def _truncated_source_error(offset: int) -> DamagedError:
     )
 
 
+def _read_chunk(source: int, buffer: memoryview, offset: int) -> memoryview:
+    """Read into `buffer` and return the part of it that was read. DamagedError at the end."""
+    done = _read_into(source, buffer, offset)
+    if not done:
+        raise _truncated_source_error(offset)
+    return buffer[:done]
+
+
 def _read_into(descriptor: int, buffer: memoryview, offset: int) -> int:
     """Fill `buffer` with the bytes at `offset`. Return their number, 0 past the end."""
     if hasattr(os, "preadv"):
@@ -320,6 +361,34 @@ def _read_into(descriptor: int, buffer: memoryview, offset: int) -> int:
     chunk = os.read(descriptor, len(buffer))
     buffer[: len(chunk)] = chunk
     return len(chunk)
+
+
+def combine_crcs(first: int, second: int, length: int) -> int:
+    """Return the CRC-32 of two ranges of bytes, one after the other, from the CRC-32 of each and
+    the length of the second one. Source: crc32_combine of zlib."""
+    return _multiply(first, _power(length)) ^ second
+
+
+@cache
+def _power(length: int) -> int:
+    """Return x ** (8 * length), by which so many bytes that follow multiply a CRC-32."""
+    power, square = 1 << 31, 1 << 23
+    while length:
+        if length & 1:
+            power = _multiply(power, square)
+        square = _multiply(square, square)
+        length >>= 1
+    return power
+
+
+def _multiply(a: int, b: int) -> int:
+    """Multiply polynomials modulo that of CRC-32. Bit 31 is the coefficient of x ** 0."""
+    product = 0
+    for bit in range(31, -1, -1):
+        if a >> bit & 1:
+            product ^= b
+        b = b >> 1 ^ (0xEDB88320 if b & 1 else 0)
+    return product
 
 
 class ModificationGuard:
