@@ -149,8 +149,7 @@ def _plan_all(
     document: Document, outputs: dict[str, ConvertOptions], open_files: ExitStack
 ) -> list[Plan]:
     """Return a plan for each file, or its shards."""
-    archives = (document.archive, *document.archive.parts)
-    guards = [ModificationGuard(archive.source) for archive in archives]
+    guards = ModificationGuard.of_archive(document.archive)
     plans = []
     for path, options in outputs.items():
         plan = plan_conversion(document, path, options, open_files)

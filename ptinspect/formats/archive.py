@@ -110,6 +110,7 @@ class Archive:
         streams: every pickle of the file, the main one included.
         more_roots: values of further pickles after the first.
         parts: other files that belong to this one; their sources are closed with its own.
+        data_paths: further files, which are opened when elements in them are read.
         inner: archives whose storages have keys with a prefix and a colon, by the prefix.
     """
 
@@ -129,6 +130,7 @@ class Archive:
         self.streams: list[Pickled] = [pickled]
         self.more_roots: list[Value] = []
         self.parts: list[Archive] = []
+        self.data_paths: list[str] = []
         self.inner: dict[str, Archive] = {}
         self.warnings: list[Finding] = []
 

@@ -330,8 +330,10 @@ class _Reader:
         _check_nbytes(name, "external data", nbytes, int(length), where)
         path = os.path.normpath(path.replace("\\", "/"))
         full = os.path.join(os.path.dirname(self.archive.source.path), path)
-        if not os.path.isfile(full) and path not in self.archive.missing:
-            self.archive.missing.append(path)
+        exists = os.path.isfile(full)
+        paths, entry = (self.archive.data_paths, full) if exists else (self.archive.missing, path)
+        if entry not in paths:
+            paths.append(entry)
         return _ExternalSpan(nbytes, path, int(offset))
 
 

@@ -34,6 +34,17 @@ def test_every_tensor_is_that_of_the_package_onnx(path: Path, name: str) -> None
             assert hashlib.sha256(info.read()).hexdigest() == truth["sha256"], key
 
 
+def test_the_file_of_the_elements_is_not_overwritten(tmp_path: Path) -> None:
+    shutil.copytree(EXTERNAL.parent, tmp_path / "onnx")
+    weights = tmp_path / "onnx/weights.bin"
+    before = weights.read_bytes()
+    result = run(
+        "convert", "--force", "--to", "safetensors", weights.with_name(EXTERNAL.name), weights
+    )
+    assert result.exit_code == 2 and "it is the same file as" in result.stderr
+    assert weights.read_bytes() == before
+
+
 def test_encodings_that_torch_lacks() -> None:
     with ptinspect.open(TINY) as document:
         packed, text = document.tensors["int4"], document.tensors["text"]

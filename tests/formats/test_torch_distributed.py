@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import shutil
 import subprocess
@@ -54,6 +55,23 @@ def test_a_missing_file_is_named(folder: Path) -> None:
     result = run("convert", folder, target)
     assert result.exit_code == 2 and "__0_0.distcp is missing" in result.stderr
     assert not target.exists()
+
+
+def test_a_file_with_pieces_is_not_overwritten(folder: Path) -> None:
+    before = (folder / "__0_0.distcp").read_bytes()
+    result = run("convert", "--force", "--to", "safetensors", folder, folder / "__0_0.distcp")
+    assert result.exit_code == 2 and "it is the same file as" in result.stderr
+    assert (folder / "__0_0.distcp").read_bytes() == before
+
+
+def test_a_file_with_pieces_that_changes_meanwhile_is_noticed(folder: Path) -> None:
+    def touch(done: int, total: int) -> None:
+        os.utime(folder / "__0_0.distcp", ns=(1, 1))
+
+    with pytest.raises(ptinspect.PtInspectError, match="changed while it was converted") as caught:
+        ptinspect.convert(folder, folder / "out.safetensors", progress=touch)
+    assert caught.value.path == str(folder / "__0_0.distcp")
+    assert not (folder / "out.safetensors").exists()
 
 
 def test_a_cut_file_is_an_error(folder: Path) -> None:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     from ptinspect.conversion.output.pieces import Piece
+    from ptinspect.formats.archive import Archive
     from ptinspect.source.base import Source
 
     Progress = Callable[[int], None]
@@ -392,20 +393,29 @@ def _multiply(a: int, b: int) -> int:
 
 
 class ModificationGuard:
-    """Size and time of a source when it was opened, to notice changes during the conversion."""
+    """Size and time of a source, or of a path, before the conversion, to notice changes during it.
+    `names` are those of the file, for `atomic_file.check_destination`."""
 
-    def __init__(self, source: Source) -> None:
-        self.path = source.path
-        self._descriptor = source.descriptor
-        self.names: list[str | int] = [self.path]  # for `atomic_file.check_destination`
-        self.names += [] if self._descriptor is None else [self._descriptor]
+    def __init__(self, source: Source | str) -> None:
+        self.path = source if isinstance(source, str) else source.path
+        self.names: list[str | int] = [self.path]
+        self._file = self.path if isinstance(source, str) else source.descriptor
+        if isinstance(self._file, int):
+            self.names.append(self._file)
         self._before = self._state()
 
-    def _state(self) -> tuple[int, int] | None:
-        if self._descriptor is None:
+    @classmethod
+    def of_archive(cls, archive: Archive) -> list[ModificationGuard]:
+        """Return the guards of all files of an archive."""
+        sources = [archive.source, *(part.source for part in archive.parts)]
+        return [*map(cls, sources), *map(cls, archive.data_paths)]
+
+    def _state(self) -> tuple[int, int, int] | None:
+        try:
+            status = None if self._file is None else os.stat(self._file)
+        except FileNotFoundError:
             return None
-        status = os.fstat(self._descriptor)
-        return status.st_size, status.st_mtime_ns
+        return status and (status.st_size, status.st_mtime_ns, status.st_ino)
 
     def check(self) -> None:
         """Raise PtInspectError if the file was modified meanwhile."""

@@ -67,7 +67,7 @@ def plan_checkpoint(
         entries.items |= state.items
         entries.warnings += state.warnings
         entries.dropped += state.dropped
-        guards.append(ModificationGuard(other.archive.source))
+        guards += ModificationGuard.of_archive(other.archive)
     for name, value in options.set.items():
         entries.items[name] = value
     if options.tensors.dtype and OPTIMIZER in entries.items:

@@ -123,8 +123,7 @@ class TorchDcp(PicklelessArchive):
     @property
     def size(self) -> int:
         """See `Archive.size`."""
-        paths = [os.path.join(self.folder, path) for path in self.paths]
-        return self.source.size + sum(os.path.getsize(p) for p in paths if os.path.isfile(p))
+        return self.source.size + sum(map(os.path.getsize, self.data_paths))
 
     @property
     def files(self) -> Sequence[Source]:
@@ -192,9 +191,9 @@ def read_dcp(
     paths = as_mapping(fields.get("planner_data")) or {}
     infos = _storage_infos(archive, as_mapping(fields.get("storage_data")) or {})
     archive.paths = sorted({place.path for places in infos.values() for place in places.values()})
-    archive.missing = [
-        path for path in archive.paths if not os.path.isfile(os.path.join(folder, path))
-    ]
+    full_paths = {path: os.path.join(folder, path) for path in archive.paths}
+    archive.missing = [path for path, full in full_paths.items() if not os.path.isfile(full)]
+    archive.data_paths = [full for path, full in full_paths.items() if path not in archive.missing]
     archive.facts["set"] = {"files": [METADATA, *archive.paths], "missing": archive.missing}
     values: dict[Value, Value] = {}
     for name, description in described.items():
