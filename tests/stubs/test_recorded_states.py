@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from ptinspect.proofs.stub_check import check_stub
 from ptinspect.stubs import stub
 from tests.stubs.trying import attempt, failures, outcomes, run_script
 
@@ -77,7 +78,9 @@ hooked = Net(lin=nn.Linear(2, 2), conv=normed, lazy=nn.LazyLinear(2))
 hooked.lin.register_full_backward_hook(full)
 hooked.register_forward_pre_hook(before)
 hooked._register_load_state_dict_pre_hook(loading, with_module=True)
-for name in ("containers", "custom", "hooked"):
+alone = Custom()
+extra = {"fc.weight": torch.ones(2, 2), "fc._extra_state": None}
+for name in ("containers", "custom", "hooked", "alone", "extra"):
     torch.save(globals()[name], f"{name}.pt")
 """
 
@@ -125,6 +128,14 @@ def test_a_child_that_pickles_itself_is_a_module(folder: Path) -> None:
     assert "class Custom(nn.Module):\n    def __setstate__(self, state):" in source
     assert "recorded: only what its own code pickles" in source
     assert "how it restores its state, which the stub keeps in `state`" in source
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["alone", "extra", "hooked"])
+def test_check_follows_them(folder: Path, name: str) -> None:
+    report = check_stub(str(folder / f"{name}.pt"))
+    assert report.exit_code == 0, report.text()
+    assert "strict" in report.results
 
 
 def built_from(state: dict[str, object], file: Path) -> torch.nn.Module:

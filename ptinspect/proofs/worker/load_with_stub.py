@@ -91,6 +91,10 @@ def load_strictly(model: Any, state: Any) -> None:
     not_copied: dict[str, Any] = {}
     values: dict[str, Any] = {}
     for key, value in state.items():
+        is_lazy = torch.nn.parameter.is_lazy(value)
+        if is_lazy or key.endswith("_extra_state"):  # torch takes them as they are
+            values[key] = value
+            continue
         plain = type(value) in (torch.Tensor, torch.nn.Parameter)
         dense = plain and value.layout == torch.strided and not (value.is_meta or value.is_nested)
         (values if dense else not_copied)[key] = value
@@ -144,6 +148,8 @@ def value_at(value: Any, path: list[Any] | None) -> Any:
         if key == "args[0]" and hasattr(value, "__self__"):  # torch.save(model.state_dict)
             value = value.__self__
             continue
+        if not isinstance(value, dict | list | tuple) and not hasattr(value, str(key)):
+            value = value.state  # what the stub's __setstate__ has kept
         is_container = isinstance(value, dict | list | tuple)
         value = value[key] if is_container else getattr(value, str(key))
     return True if value is None else value
