@@ -154,7 +154,7 @@ def _float(m: Machine, line: bytes) -> float:
 
 def _text(m: Machine, raw: bytes) -> str:
     try:
-        return str(raw, "utf-8", "surrogatepass")  # pickle.py's way of lone surrogates
+        return str(raw, "utf-8", m.text_errors)
     except UnicodeDecodeError as error:
         raise m.damaged(f"{m.opcode_name} is not utf-8 at its byte {error.start}") from None
 

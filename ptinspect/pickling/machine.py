@@ -83,6 +83,7 @@ def run(
     limits: Limits = LIMITS,
     plain: bool = False,
     recorder: Recorder | None = None,
+    text_errors: str = "surrogatepass",
 ) -> Pickled:
     """Run the pickle at `data[start:stop]`. Offsets in values and errors are positions in `data`.
 
@@ -90,12 +91,15 @@ def run(
         record: name of the archive's record that `data` is, for errors.
         plain: run opcode by opcode, without `tensor_fastpath`. The values are the same.
         recorder: collects what the stream does, even if the run ends in an error.
+        text_errors: how text that is not utf-8 is decoded; by default as in pickle.py, which takes
+            lone surrogates.
 
     Raises:
         DamagedError: no unpickler could load the stream. Has the record and the offset.
         LimitError: a limit was exceeded.
     """
     machine = Machine(data, start, stop, record, limits, plain, recorder)
+    machine.text_errors = text_errors
     with _paused_garbage_collection():
         return Pickled.from_machine(machine, start, run_to_stop(machine, start))
 

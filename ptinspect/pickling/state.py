@@ -127,6 +127,7 @@ class Machine:
         self.composite_keys: dict[int, tuple[Key, int, int]] = {}
         self.key_tokens: dict[object, object] = {}
         self.recorder = recorder
+        self.text_errors = "surrogatepass"
         self.persistent: list[PersistentId | TensorCall] = recorder.persistent if recorder else []
         self.unsupported_opcodes: set[str] = set()
         self.buffers = 0

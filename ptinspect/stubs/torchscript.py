@@ -65,6 +65,11 @@ _BASES = {"Module": "nn.Module", "Enum": "enum.Enum", "NamedTuple": "typing.Name
 _ORDER = ("Enum", "NamedTuple", "class", "function", "Module")
 _CUSTOM = "__torch__.torch.classes."
 _TYPED = "torch.jit._pickle."
+_DIFFERENCES = {
+    "int": "Integers are Python's: they grow, where TorchScript's wrap at 64 bits.",
+    "str": "Texts are Python's: len and indexes count characters, where TorchScript's count bytes.",
+}
+"""What a stub does otherwise than torch.jit.load if its code names these types."""
 _STANDARD_MODULES = ("enum", "operator", "types", "typing", "warnings")
 
 
@@ -90,7 +95,7 @@ def torchscript_stub(document: Document, sha256: str) -> str:
     head = "\n".join(read_sections("stubs/torchscript_rules.txt")["head"]).format(
         name=prose(document.path.rpartition("/")[2]),
         sha256=sha256,
-        unknown="\n".join(_unknown_lines(written, builder.unwritten)),
+        unknown="\n".join(_remarks(used, written, builder.unwritten)),
         imports="".join(f"import {name}\n" for name in _STANDARD_MODULES if name in used),
         names=sorted({"build", *(item.name for item in written)}),
         constants=f"\n{CONSTANTS} = types.SimpleNamespace()" if CONSTANTS in used else "",
@@ -102,9 +107,12 @@ def torchscript_stub(document: Document, sha256: str) -> str:
     return "\n".join([*lines, "", "", *body.lines, "", "", "SAFE_GLOBALS = []"]) + "\n"
 
 
-def _unknown_lines(written: list[Definition], unwritten: list[str]) -> list[str]:
+def _remarks(used: set[str], written: list[Definition], unwritten: list[str]) -> list[str]:
+    """Return lines for the docstring: what differs from torch.jit.load, and what is unknown."""
+    lines = ["", *(text for name, text in _DIFFERENCES.items() if name in used)]
+    lines = lines if len(lines) > 1 else []
     names = [item.name for item in written if NOT_TRANSLATED in item.text]
-    lines = ["", "unknown, and raised as NotImplementedError: parts of", *names] if names else []
+    lines += ["", "unknown, and raised as NotImplementedError: parts of", *names] if names else []
     lines += ["", "Could not be written, and is None:", *unwritten] if unwritten else []
     return ["", *lines] if lines else []
 
@@ -114,13 +122,15 @@ def _unknown_lines(written: list[Definition], unwritten: list[str]) -> list[str]
 
 @dataclass(slots=True)
 class Definition:
-    """A recorded class or function, and its translation."""
+    """A recorded class or function, and its translation. `hooks` are the methods that run when a
+    module of the class is called, as ("forward_pre_hook", name); calls in the code contain them."""
 
     path: str
     kind: str
     node: ast.ClassDef | ast.FunctionDef | None = None
     parameters: set[str] = field(default_factory=set)
     buffers: set[str] | None = None
+    hooks: list[tuple[str, str]] = field(default_factory=list)
     name: str = ""
     text: str = ""
 
@@ -158,10 +168,18 @@ def _definition(path: str, node: ast.ClassDef | ast.FunctionDef) -> Definition:
     for item in node.body:
         if isinstance(item, ast.Assign) and isinstance(item.targets[0], ast.Name):
             values = item.value.elts if isinstance(item.value, ast.List) else []
-            names = {str(v.value) for v in values if isinstance(v, ast.Constant)}
+            names = [str(v.value) for v in values if isinstance(v, ast.Constant)]
             target = item.targets[0].id
-            definition.parameters = names if target == "__parameters__" else definition.parameters
-            definition.buffers = names if target == "__buffers__" else definition.buffers
+            if target == "__parameters__":
+                definition.parameters = set(names)
+            elif target == "__buffers__":
+                definition.buffers = set(names)
+            elif target in ("__forward_pre_hooks__", "__forward_hooks__"):
+                definition.hooks += [(target.strip("_").removesuffix("s"), name) for name in names]
+    methods = {item.name for item in node.body if isinstance(item, ast.FunctionDef)}
+    for _, name in definition.hooks:
+        if definition.kind != "Module" or name not in methods or not is_attribute(name):
+            raise UnsupportedError(f"{prose(path)} has the hook {prose(name)}, which is no method")
     return definition
 
 
@@ -216,14 +234,12 @@ class Translation:
             return self._function(node, False)
         assert node is not None
         body: list[ast.stmt] = []
-        hooks = False
         for item in node.body:
             if isinstance(item, ast.FunctionDef):
                 if method_name(item.name) is not None:
-                    body.append(self._function(item, True, hooks and item.name == "forward"))
+                    body.append(self._function(item, True))
             elif isinstance(item, ast.Assign) and isinstance(item.targets[0], ast.Name):
                 name = item.targets[0].id
-                hooks |= name.startswith("__forward") and ast.unparse(item.value) != "[]"
                 if is_attribute(name) and is_plain_constant(item.value):
                     body.append(item)
             elif isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name):
@@ -245,13 +261,9 @@ class Translation:
             return []
         return [ast.Assign([ast.Name(name, ast.Store())], value, lineno=0)]
 
-    def _function(
-        self, node: ast.FunctionDef, is_method: bool, has_hooks: bool = False
-    ) -> ast.FunctionDef:
+    def _function(self, node: ast.FunctionDef, is_method: bool) -> ast.FunctionDef:
         translator = FunctionTranslator(self.name_of, self.kind_of, self.reserved, self.version)
         try:
-            if has_hooks:
-                raise Untranslatable("the module has hooks")
             return translator.translate(node, is_method)
         except Untranslatable as reason:
             text = string(f"{NOT_TRANSLATED}{node.name}: {reason}")
@@ -369,6 +381,8 @@ class ObjectBuilder:
         label = "model" if is_root else path.rpartition(".")[2].lower()
         variable = self.variables[id(call)] = self.names.new(label, "item")
         self.source.add_assignment(variable, expr, 4)
+        for hook, name in definition.hooks:
+            self.source.add(f"    {variable}.register_{hook}({definition.name}.{name})")
         if attributes is None and kind != "custom" and expr is not NONE:
             self.source.add_expr(f"{variable}.__setstate__(", self.value(call.state), 4, ")")
 

@@ -232,7 +232,7 @@ class FunctionTranslator(ast.NodeTransformer):
         if not isinstance(node.value, str):
             return node
         try:  # torch escapes each byte of utf-8
-            return ast.Constant(node.value.encode("latin1").decode())
+            return ast.Constant(node.value.encode("latin1").decode("utf-8", "surrogateescape"))
         except UnicodeError:
             return node
 

@@ -193,3 +193,63 @@ def test_an_incomplete_constant_is_an_error(tmp_path: Path) -> None:
         (tmp_path / "cut.pt").write_bytes(data[:cut])
         with pytest.raises(ptinspect.PtInspectError):
             ptinspect.open(tmp_path / "cut.pt")
+
+
+def test_texts_that_are_not_utf8_are_read_as_torch_reads_their_bytes(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+
+    class Cut(torch.nn.Module):  # type: ignore[name-defined, misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = torch.nn.Linear(2, 1)
+            self.text = "é"
+            self.table = {"a": 1}
+
+        @torch.jit.export
+        def cut(self) -> int:
+            length = len(self.text)
+            self.text = self.text[0:1]
+            self.table[self.text] = 2
+            return length
+
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, str]:
+            return self.layer(x), "\xff" + self.text
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.jit.script(Cut())
+        assert program.cut() == 2  # TorchScript counts bytes
+        program.save(tmp_path / "cut.pt")
+        loaded = torch.jit.load(tmp_path / "cut.pt")
+    with pytest.raises(UnicodeDecodeError) as caught:
+        _ = loaded.text
+    assert caught.value.object == b"\xc3"
+    with ptinspect.open(tmp_path / "cut.pt") as document:
+        assert (
+            document.tensors["layer.weight"].read()
+            == loaded.layer.weight.detach().numpy().tobytes()
+        )
+    shown = json.loads(run("show", "-f", "json", tmp_path / "cut.pt").stdout)
+    attributes = shown["modules"][0]["attributes"]
+    assert attributes["text"].encode("utf-8", "surrogateescape") == caught.value.object
+    assert attributes["table"] == {"a": 1, "\udcc3": 2} and attributes["CONSTANTS"]["c0"] == "ÿ"
+    source = ptinspect.stub(tmp_path / "cut.pt")
+    assert r'"text": "\udcc3"' in source and "where TorchScript's count bytes" in source
+    assert run("convert", tmp_path / "cut.pt", tmp_path / "out.pt").exit_code == 0
+    assert run("show", tmp_path / "cut.pt").exit_code == 0
+
+
+def test_a_stub_says_that_its_integers_do_not_wrap(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+
+    class Hash(torch.nn.Module):  # type: ignore[name-defined, misc]
+        def forward(self, x: int) -> int:
+            return x * 6364136223846793005
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.jit.script(Hash())
+        program.save(tmp_path / "hash.pt")
+    assert program(3) == (3 * 6364136223846793005 + 2**63) % 2**64 - 2**63
+    assert "where TorchScript's wrap at 64 bits" in ptinspect.stub(tmp_path / "hash.pt")
+    assert "Integers" not in ptinspect.stub(LESSON) and "Texts" not in ptinspect.stub(LESSON)

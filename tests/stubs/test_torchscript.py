@@ -18,7 +18,7 @@ HERE = Path(__file__).parent
 MAKE = "import sys; from torchscript_models import main; main(*sys.argv[1:])"
 LESSON = FIXTURES / "others/torchscript.pt"
 
-SOME = ("conv_eval_trace", "control", "tup", "static", "stepped")
+SOME = ("conv_eval_trace", "control", "tup", "static", "stepped", "hooked", "hooked_twice")
 MORE = (
     "conv", "lstm", "lstm_trace", "gru", "gru_trace", "attn", "attn_train", "attn_trace",
     "listdict", "inplace", "inplace_trace", "funcs", "iface", "cls", "buf", "drop_train", "mixed",
@@ -79,13 +79,16 @@ def test_a_program_without_its_classes_is_refused_with_a_command_that_works(
     assert run(*command.split()[1:]).exit_code == 0
 
 
-def test_hooks_are_not_left_out_in_silence(tmp_path: Path) -> None:
-    pytest.importorskip("torch")
-    done = run_python("-c", MAKE, str(tmp_path), "hooked", path=[HERE])
-    assert done.returncode == 0, done.stderr
-    result = run("stub", tmp_path / "hooked.pt")
-    assert result.exit_code == 0
-    assert "NotImplementedError in the stub: forward: the module has hooks" in result.stderr
+@pytest.mark.parametrize(
+    "names", ['"missing"', '"x = 1\\n    import os\\n    "', '"__init__"', '"forward", "cut.off"']
+)
+def test_a_hook_that_is_no_method_is_an_error(names: str, tmp_path: Path) -> None:
+    code = f"class CustomModel(Module):\n  __forward_hooks__ = [{names}, ]\n"
+    path = with_code(
+        tmp_path / "a.pt", code + "  def forward(self, x: Tensor) -> Tensor:\n    return x\n"
+    )
+    result = run("stub", path)
+    assert result.exit_code == 2 and "which is no method" in result.stderr
 
 
 def with_code(path: Path, code: str) -> Path:

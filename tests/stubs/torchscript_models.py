@@ -476,7 +476,54 @@ def hooked():
     return S(m)
 
 
-MODELS["hooked"] = lambda: (hooked(), [(row,)])
+class Scaled(nn.Module):
+    def forward(self, x: Tensor, y: int) -> Tensor:
+        return x * y
+
+
+class HookedTwice(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scaled = Scaled()
+        self.calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scaled(x, 3)
+
+
+def before_scaled(self, input: Tuple[Tensor, int]) -> Tuple[Tensor, int]:
+    return input[0] + 1, input[1] + 1
+
+
+def after_scaled(self, input: Tuple[Tensor, int], output: Tensor) -> Tensor:
+    return output * 10 + input[1]
+
+
+def counted(self, input: Tuple[Tensor]) -> None:
+    self.calls += 1
+
+
+def doubled(self, input: Tuple[Tensor]) -> Tensor:
+    return input[0] * 2 + self.calls
+
+
+def reduced(self, input: Tuple[Tensor], output: Tensor) -> Tuple[Tensor, int]:
+    return output - input[0].sum(), self.calls
+
+
+def hooked_twice():
+    """Hooks of the root and of a submodule, of all kinds of results."""
+    m = HookedTwice()
+    m.scaled.register_forward_pre_hook(before_scaled)
+    m.scaled.register_forward_hook(after_scaled)
+    for before in (counted, doubled):
+        m.register_forward_pre_hook(before)
+    m.register_forward_hook(reduced)
+    return S(m)
+
+
+MODELS["hooked"] = lambda: (hooked(), [(row,), ("forward", row)])
+MODELS["hooked_twice"] = lambda: (hooked_twice(), [(row,), ("forward", row)])
 
 
 THREE = torch.zeros(3)

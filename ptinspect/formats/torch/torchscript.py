@@ -42,6 +42,7 @@ from ptinspect.text import bounded_repr
 
 if TYPE_CHECKING:
     from ptinspect.formats.zip.directory import ZipDirectory
+    from ptinspect.pickling.machine import Pickled
     from ptinspect.source.base import Source
 
 MAX_CODE = 64 << 20
@@ -94,7 +95,8 @@ def read_torchscript(
     incomplete, LimitError if the code is larger than `MAX_CODE`."""
     if f"{folder}data.pkl" not in directory.index:
         return _read_model_json(TorchScript(source, directory, limits, folder), folder)
-    archive = open_zip(source, directory, folder, limits, TorchScript)
+    main = _run(directory, f"{folder}data.pkl", limits)
+    archive = open_zip(source, directory, folder, limits, TorchScript, main)
     assert isinstance(archive, TorchScript)
     modules = _Modules(_read_code(directory, folder))
     archive.value = modules.convert(archive.pickled.root)
@@ -103,6 +105,13 @@ def read_torchscript(
         _attributes(archive.value)[CONSTANTS] = constants
     archive.facts["script"] = _facts(archive, folder, modules.methods, len(constants))
     return archive
+
+
+def _run(directory: ZipDirectory, name: str, limits: Limits) -> Pickled:
+    """Run a pickle. The texts of TorchScript are bytes, and torch.jit.load takes them as they are:
+    bytes that are not utf-8 become lone surrogates."""
+    data = directory.read(directory.index[name])
+    return run(data, record=name, limits=limits, text_errors="surrogateescape")
 
 
 def _facts(
@@ -131,7 +140,7 @@ def _read_model_json(archive: TorchScript, folder: str) -> TorchScript:
     attributes: Sequence[Value] = ()
     if f"{folder}attributes.pkl" in directory.index:
         name = f"{folder}attributes.pkl"
-        pickled = run(directory.read(directory.index[name]), record=name, limits=archive.limits)
+        pickled = _run(directory, name, archive.limits)
         archive.streams, attributes = [pickled], as_sequence(pickled.root) or ()
     archive.version = archive.read_record(f"{folder}version", 64).decode("latin1").strip()
     reader = _ModelJson(archive, folder, _list(model.get("tensors")), attributes)
@@ -247,7 +256,7 @@ def _read_constants(
     archive: TorchScript, directory: ZipDirectory, folder: str, limits: Limits
 ) -> dict[Value, Value]:
     name = f"{folder}constants.pkl"
-    pickled = run(directory.read(directory.index[name]), record=name, limits=limits)
+    pickled = _run(directory, name, limits)
     archive.streams = [*archive.streams, pickled]
     for key, declared in declared_storages(pickled).items():
         archive.check_record(f"{folder}constants/{key}", declared.nbytes, "a constant", name)
