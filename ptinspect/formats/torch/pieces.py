@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import product
 from math import prod
@@ -35,6 +36,9 @@ MAX_PIECES = 4096
 
 BLOCK = 1 << 20
 """Bytes of a tensor that are put together at once, unless one row is larger."""
+
+IOV_MAX = 1024
+"""Number of buffers that `preadv` fills at most, on Linux and macOS."""
 
 _REBUILD = {f"torch._utils._rebuild_tensor{version}" for version in ("", "_v2", "_v3")}
 _PARAMETER = "torch._utils._rebuild_parameter"
@@ -78,6 +82,14 @@ class Elements:
         if self.data is not None:
             return iter((self.data[start:stop],))
         return self.archive.chunks(self.span, self.begin + start, self.begin + stop, size)
+
+    @property
+    def place(self) -> tuple[int, int] | None:
+        """Descriptor and offset of an open file that has these bytes, if there is one."""
+        descriptor, offset = self.archive.source.descriptor, self.span.offset
+        if self.data is not None or descriptor is None or offset is None:
+            return None
+        return descriptor, offset + self.begin
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,36 +151,52 @@ class PiecedSpan(Span):
         ranges: list[tuple[int, int, int]] = []
         for piece, low, high in self._rows(start, stop) if self._is_in_rows else ():
             elements, *copies = piece.open()
-            descriptor, offset = elements.archive.source.descriptor, elements.span.offset
-            if copies or elements.data is not None or descriptor is None or offset is None:
+            if copies or elements.place is None:
                 return None
-            ranges.append((descriptor, offset + elements.begin + low, high - low))
+            descriptor, offset = elements.place
+            ranges.append((descriptor, offset + low, high - low))
         return ranges or None
 
 
 def _assemble(span: PiecedSpan, start: int, stop: int) -> Iterator[bytes]:
     """Yield bytes of a tensor that is cut in other dimensions than the first."""
     row_bytes = span.length // span.shape[0]
-    opened: dict[int, list[Elements]] = {}
+    opened: dict[int, tuple[list[Elements], tuple[list[int], int]]] = {}
     step = max(BLOCK // row_bytes, 1)
     end = -(-stop // row_bytes)
+    block = memoryview(bytearray(step * row_bytes))
     for first in range(start // row_bytes, end, step):
         last = min(first + step, end)
-        block = bytearray((last - first) * row_bytes)
         for number, piece in enumerate(span.pieces):
             low = max(first, piece.offsets[0])
             high = min(last, piece.offsets[0] + piece.shape[0])
             if low < high:
                 if number not in opened:
-                    opened[number] = piece.open()
-                row = prod(piece.shape[1:]) * span.dtype.itemsize
-                rows = (low - piece.offsets[0]) * row, (high - piece.offsets[0]) * row
-                size = max(rows[1] - rows[0], 1)
-                data = b"".join(_equal_chunks(span.name, opened[number], *rows, size))
-                target = memoryview(block)[(low - first) * row_bytes : (high - first) * row_bytes]
-                _copy_rows(target, row_bytes, data, row, _runs(span, piece))
+                    opened[number] = piece.open(), _runs(span, piece)
+                rows = block[(low - first) * row_bytes : (high - first) * row_bytes]
+                _fill_rows(span, *opened[number], rows, low - piece.offsets[0])
         begin = max(start - first * row_bytes, 0)
-        yield bytes(memoryview(block)[begin : stop - first * row_bytes])
+        yield bytes(block[begin : min(stop - first * row_bytes, (last - first) * row_bytes)])
+
+
+def _fill_rows(
+    span: PiecedSpan, copies: list[Elements], row_runs: tuple[list[int], int], rows: memoryview,
+    first_row: int,
+) -> None:  # fmt: skip
+    """Copy rows of a piece, from `first_row` on, to their places in rows of the whole tensor."""
+    starts, length = row_runs
+    row_bytes = span.length // span.shape[0]
+    runs = [
+        rows[begin + start : begin + start + length]
+        for begin in range(0, len(rows), row_bytes)
+        for start in starts
+    ]
+    begin, size = first_row * len(starts) * length, len(runs) * length
+    if len(copies) == 1 and _read_runs(copies[0], begin, runs):
+        return
+    data = b"".join(_equal_chunks(span.name, copies, begin, begin + size, size))
+    for index, run in enumerate(runs):
+        run[:] = data[index * length : (index + 1) * length]
 
 
 def _equal_chunks(
@@ -202,16 +230,21 @@ def _runs(span: PiecedSpan, piece: Piece) -> tuple[list[int], int]:
     return starts, part[last] * steps[last]
 
 
-def _copy_rows(
-    target: memoryview, row_bytes: int, data: bytes, row: int, runs: tuple[list[int], int]
-) -> None:
-    starts, length = runs
-    position = 0
-    for first in range(0, len(target), row_bytes):
-        for start in starts:
-            target[first + start : first + start + length] = data[position : position + length]
-            position += length
-    assert position == len(target) // row_bytes * row
+def _read_runs(elements: Elements, start: int, runs: list[memoryview]) -> bool:
+    """Fill buffers of one length with the bytes of a file from `start` on, without copying them in
+    this process. False if that is not possible, or fails: then another read raises the error."""
+    if elements.place is None or not hasattr(os, "preadv"):
+        return False
+    descriptor, offset = elements.place[0], elements.place[1] + start
+    with suppress(OSError):
+        for index in range(0, len(runs), IOV_MAX):
+            buffers = runs[index : index + IOV_MAX]
+            size = len(buffers) * len(buffers[0])
+            if os.preadv(descriptor, buffers, offset) != size:
+                return False
+            offset += size
+        return True
+    return False
 
 
 def locate(archive: Archive, value: Value, name: str) -> Elements:
