@@ -16,16 +16,7 @@ from struct import Struct
 from ptinspect.pickling import tensor_fastpath
 from ptinspect.pickling.handlers import constant
 from ptinspect.pickling.state import Handler, Machine, c_string
-from ptinspect.pickling.values import (
-    Blob,
-    Changes,
-    Global,
-    Inert,
-    Key,
-    SetOf,
-    Value,
-    type_name,
-)
+from ptinspect.pickling.values import Blob, Changes, Global, Inert, Key, SetOf, Value, type_name
 
 _UINT4 = Struct("<I").unpack_from
 

@@ -21,14 +21,7 @@ from ptinspect.limits import LIMITS, Limits
 from ptinspect.pickling import containers, handlers
 from ptinspect.pickling.opcodes import BY_CODE, BY_NAME, OPCODES, WEIGHTS_ONLY, Arg
 from ptinspect.pickling.state import Handler, Machine, Recorder, StreamWarning
-from ptinspect.pickling.values import (
-    Buffer,
-    Call,
-    Global,
-    PersistentId,
-    TensorCall,
-    Value,
-)
+from ptinspect.pickling.values import Buffer, Call, Global, PersistentId, TensorCall, Value
 
 Loop: TypeAlias = "Callable[[Machine, list[Handler], int, int], int]"
 
@@ -231,11 +224,7 @@ def _unknown(m: Machine, pos: int) -> NoReturn:
     raise m.damaged(f"{m.opcode_name} is not a pickle opcode")
 
 
-HANDLERS: dict[str, Handler] = {
-    **handlers.HANDLERS,
-    **containers.HANDLERS,
-    "STOP": _stop,
-}
+HANDLERS: dict[str, Handler] = {**handlers.HANDLERS, **containers.HANDLERS, "STOP": _stop}
 
 
 def _dispatch_table(handlers: dict[str, Handler]) -> list[Handler]:

@@ -11,15 +11,7 @@ from typing import NamedTuple, TypeAlias
 from ptinspect.errors import DOWNLOAD_AGAIN, DamagedError, LimitError, Place
 from ptinspect.limits import Limits
 from ptinspect.pickling.opcodes import BY_CODE
-from ptinspect.pickling.values import (
-    Blob,
-    Buffer,
-    Global,
-    Key,
-    PersistentId,
-    TensorCall,
-    Value,
-)
+from ptinspect.pickling.values import Blob, Buffer, Global, Key, PersistentId, TensorCall, Value
 
 Handler: TypeAlias = "Callable[[Machine, int], int]"
 """Takes the machine and the position of an opcode's argument; returns the position after it."""
