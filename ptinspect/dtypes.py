@@ -155,8 +155,8 @@ def is_untyped(name: str) -> bool:
 
 def can_decode(dtype: DType | None) -> bool:
     """Return True if `decoder` knows the type: not packed ones, nor those without arithmetic."""
-    is_special = dtype is not None and dtype.name.startswith(("bfloat16", "float8"))
-    return is_special or (dtype is not None and dtype.letter is not None)
+    names = ("bfloat16", "float8")
+    return dtype is not None and (dtype.letter is not None or dtype.name.startswith(names))
 
 
 def unpack_units(dtype: DType, raw: bytes, byteorder: str = "little") -> tuple[Any, ...]:

@@ -21,7 +21,6 @@ from typing import NamedTuple
 
 DOWNLOAD_AGAIN = "download or copy the file again"
 
-
 _in_shell = False  # True while a command runs
 
 

@@ -7,7 +7,7 @@ import errno
 import os
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import IO, TYPE_CHECKING, Any
 
 import click
@@ -150,7 +150,8 @@ def write_stdout(text: str) -> None:
     except OSError as error:
         # Windows reports a closed pipe as EINVAL.
         if isinstance(error, BrokenPipeError) or (os.name == "nt" and error.errno == 22):
-            _detach_stdout()
+            with suppress(OSError, ValueError):  # so that Python's flush at exit cannot fail
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise OutputClosed from None
         raise stdout_error(error) from error
 
@@ -161,27 +162,10 @@ def stdout_error(error: OSError) -> PtInspectError:
     return PtInspectError(message, path="standard output")
 
 
-def _detach_stdout() -> None:
-    """Point standard output at the null device, so that Python's flush at exit cannot fail."""
-    try:
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, sys.stdout.fileno())
-    except (OSError, ValueError):
-        pass
-
-
 def write_summary(report: Report, output: str | None) -> None:
     """Write the line that sums up a report to standard error, if the report went to a file."""
     if output not in (None, "-"):
         write_stderr(report.summary)
-
-
-def _contains_text(path: str) -> bool:
-    try:
-        with open(path, encoding="utf-8") as file:
-            return "\0" not in file.read(1 << 16)
-    except (OSError, ValueError):
-        return False
 
 
 @contextmanager
@@ -203,7 +187,8 @@ def open_output(
     from ptinspect.atomic_file import atomic_outputs, check_destination
 
     if is_report and not force and os.path.isfile(path):
-        force = _contains_text(path)
+        with suppress(OSError, ValueError), open(path, encoding="utf-8") as file:
+            force = "\0" not in file.read(1 << 16)
         if not force:
             message = "already exists and is not a text file, so a report does not overwrite it"
             raise PtInspectError(message, path=path, hint="write to another file")

@@ -15,29 +15,23 @@ from ptinspect.errors import FormatError, PtInspectError
 from ptinspect.text import cut, shell_word
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from ptinspect.document import Document
 
 
-def state_dict_only(document: Document) -> str | None:
-    if not document.modules:
-        return None
-    class_path = document.class_path or document.modules[0].module.class_path
-    return f"a pickled model of class {class_path}: save its state_dict() instead"
+RULES = {"state-dict-only": "state_dict", "prefer-safetensors": "safetensors"}
+"""What `convert` turns a file into that breaks the rule."""
 
 
-def prefer_safetensors(document: Document) -> str | None:
-    if not document.tensors or document.archive.format.startswith("safetensors"):
-        return None
-    return "tensors in a pickle: safetensors stores them without anything that could run"
-
-
-RULES: dict[str, tuple[Callable[[Document], str | None], str]] = {
-    "state-dict-only": (state_dict_only, "state_dict"),
-    "prefer-safetensors": (prefer_safetensors, "safetensors"),
-}
-"""The check of each rule, and what `convert` turns a file into that breaks it."""
+def find_violation(document: Document, rule: str) -> str | None:
+    if rule == "state-dict-only" and document.modules:
+        class_path = document.class_path or document.modules[0].module.class_path
+        return f"a pickled model of class {class_path}: save its state_dict() instead"
+    is_safe = not document.tensors or document.archive.format.startswith("safetensors")
+    if rule == "prefer-safetensors" and not is_safe:
+        return "tensors in a pickle: safetensors stores them without anything that could run"
+    return None
 
 
 def check(path: str, rule: str) -> tuple[int, str]:
@@ -45,10 +39,9 @@ def check(path: str, rule: str) -> tuple[int, str]:
     from ptinspect.conversion.convert_file import find_refusal
     from ptinspect.document import open as open_document
 
-    find_violation, target = RULES[rule]
     try:
         with open_document(path) as document:
-            violation = find_violation(document)
+            violation = find_violation(document, rule)
     except FormatError:
         return 0, ""
     except PtInspectError as error:
@@ -56,6 +49,7 @@ def check(path: str, rule: str) -> tuple[int, str]:
         return 2, error_text(error)
     if violation is None:
         return 0, ""
+    target = RULES[rule]
     advice = f"ptinspect convert {shell_word(path)} --to {target}"
     refusal = find_refusal(path, target)
     if refusal is not None:

@@ -189,13 +189,14 @@ class ShowRun:
 
                 file_hash = hash_file(document, self._options)
                 self._codes.add(1 if file_hash.mismatch else 0)
-            if self._options.reads_tensors:
+            options = self._options
+            if options.values or options.stats or options.hash or options.check:
                 self._check_checksums(document)
-            has_globs = bool(self._options.include or self._options.exclude)
+            has_globs = bool(options.include or options.exclude)
             if has_globs and self._output_format == "tree" and document.kind == "module":
                 message = "--include and --exclude do not change the tree of a model"
                 write_stderr(f"ptinspect: {safe(document.path)}: {message}")
-            return self._render(document, self._options, file_hash)
+            return self._render(document, options, file_hash)
 
     def _check_checksums(self, document: Document) -> None:
         """Warn of records whose bytes, which are read anyway, do not match their CRC-32."""

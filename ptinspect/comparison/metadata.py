@@ -8,6 +8,7 @@ from hashlib import blake2b, sha256
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from ptinspect.document.select import value_finder
+from ptinspect.document.to_array import number_of
 from ptinspect.pickling.numpy_objects import as_array, as_scalar
 from ptinspect.pickling.pyobjects import (
     as_bytes,
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from ptinspect.document import Document
     from ptinspect.document.optim.state import Optimizer
     from ptinspect.pickling.pyobjects import Path
-
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -317,8 +317,6 @@ def _setting(document: Document, value: Value) -> Value:
     tensor = document.tensor_of(value)
     if tensor is None:
         return value
-    from ptinspect.document.to_array import number_of
-
     return number_of(tensor) if tensor.numel == 1 else list(tensor.shape)
 
 

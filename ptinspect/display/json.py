@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from ptinspect.display.table import STATS_HEADERS, select_tensors
 from ptinspect.document.entries import describe
 from ptinspect.document.tensor import InlineStorage, Tensor, storage_places
+from ptinspect.document.to_array import number_of
 from ptinspect.errors import UnsupportedError
 from ptinspect.pickling.pyobjects import brief_repr, path_step
 from ptinspect.pickling.values import key_value
@@ -159,8 +160,6 @@ def _setting(value: Value, document: Document) -> object:
     """Return a hyper-parameter as a JSON value; for a tensor its number."""
     tensor = document.tensor_of(value)
     if tensor is not None:
-        from ptinspect.document.to_array import number_of
-
         return {"tensor": number_of(tensor)}
     description = describe(value)
     return description[1] if description is not None else brief_repr(value)
@@ -261,17 +260,14 @@ def _storages(document: Document, infos: list[TensorInfo]) -> list[str]:
     ]
 
 
-_IN_PIECES = ("torch-dcp", "torch-ranks")
-
-
 def pieces_of(tensor: Tensor) -> list[dict[str, object]] | None:
     """Return the pieces in files of a distributed checkpoint; None for tensors in one place."""
-    archive = tensor.storage.archive if tensor.storage is not None else None
-    if archive is None or archive.format not in _IN_PIECES or tensor.storage is None:
+    storage = tensor.storage
+    if storage is None or storage.archive.format not in ("torch-dcp", "torch-ranks"):
         return None
     from ptinspect.formats.torch.pieces import PiecedSpan
 
-    span = archive.storages.get(tensor.storage.key)
+    span = storage.archive.storages.get(storage.key)
     if not isinstance(span, PiecedSpan):
         return None
     return [

@@ -83,8 +83,10 @@ class TensorMeasurement:
 def measure_tensors(
     infos: list[TensorInfo], options: ShowOptions
 ) -> dict[TensorInfo, TensorMeasurement]:
-    """Read the tensors and return what --stats and --hash ask for. Tensors that are the same view
-    of the same bytes are read once."""
+    """Read the tensors and return what --stats and --hash ask for: the SHA-256 is that of the bytes
+    in C order, little-endian. Tensors that are the same view of the same bytes are read once."""
+    from hashlib import sha256
+
     unique: dict[object, tuple[TensorMeasurement, Tensor]] = {}
     measurements = {}
     for info in infos:
@@ -101,23 +103,15 @@ def measure_tensors(
                 except UnsupportedError as error:
                     measurement.problem = cut(error.message)
             if options.hash:
+                digest = sha256()
                 try:
-                    measurement.sha256 = hash_tensor(tensor, advance)
+                    for block in iter_contiguous(tensor):
+                        digest.update(block)
+                        advance(len(block))
+                    measurement.sha256 = digest.hexdigest()
                 except UnsupportedError as error:
                     measurement.problem = cut(error.message)
     return measurements
-
-
-def hash_tensor(tensor: Tensor, advance: Advance) -> str:
-    """Return the SHA-256 of the bytes in C order, little-endian. UnsupportedError if the tensor
-    consists of parts or has no bytes."""
-    from hashlib import sha256
-
-    digest = sha256()
-    for block in iter_contiguous(tensor):
-        digest.update(block)
-        advance(len(block))
-    return digest.hexdigest()
 
 
 class Stats:

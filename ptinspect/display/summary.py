@@ -24,6 +24,8 @@ from ptinspect.display.table import (
     tensor_table,
     values_blocks,
 )
+from ptinspect.document.to_array import number_of
+from ptinspect.errors import PtInspectError
 from ptinspect.pickling.pyobjects import dotted
 from ptinspect.text import count_text, cut, markdown, safe
 
@@ -61,9 +63,14 @@ def summary_text(document: Document, options: ShowOptions, file_hash: FileHash |
 def markdown_text(document: Document, options: ShowOptions, file_hash: FileHash | None) -> str:
     """Return the text for an issue or a model card: the facts as a list, entries and tensors as
     tables, models as blocks of code."""
-    items = _fact_list(document, options, file_hash)
-    danger = "  **DANGEROUS**" if any(DO_NOT_LOAD in item for item in items) else ""
-    head = [[f"### {markdown(document.path)}{danger}"], [markdown(heading(document))], items]
+    items = [
+        (label, _code(text) if label == "load" else markdown(text))
+        for label, text in facts(document, options, file_hash)
+    ]
+    items += [("warning", markdown(_warning_text(warning))) for warning in document.warnings]
+    lines = [f"- **{label}**: {text}" if label else f"  {text}" for label, text in items]
+    danger = "  **DANGEROUS**" if any(DO_NOT_LOAD in line for line in lines) else ""
+    head = [[f"### {markdown(document.path)}{danger}"], [markdown(heading(document))], lines]
     entries = entry_lines(document, options.depth)
     if entries:
         head.append(markdown_table(Table(["entry", "value"], [*entries])))
@@ -184,9 +191,6 @@ def _unwrapped_entries(entries: Sequence[Entry]) -> Iterator[tuple[Path, Entry]]
 
 def _scalar_tensor_text(info: TensorInfo) -> str:
     """Return `0.0293  float32 tensor, requires grad`."""
-    from ptinspect.document.to_array import number_of
-    from ptinspect.errors import PtInspectError
-
     try:
         number = number_of(info.tensor)
     except PtInspectError as error:
@@ -201,27 +205,17 @@ def _scalar_tensor_text(info: TensorInfo) -> str:
     return f"{safe(repr(number))}  {text}"
 
 
-def _fact_list(document: Document, options: ShowOptions, file_hash: FileHash | None) -> list[str]:
-    items = [
-        (label, _code(text) if label == "load" else markdown(text))
-        for label, text in facts(document, options, file_hash)
-    ]
-    items += [("warning", markdown(_warning_text(warning))) for warning in document.warnings]
-    return [f"- **{label}**: {text}" if label else f"  {text}" for label, text in items]
-
-
 def _code(text: str) -> str:
-    ticks = "`" * (_longest_run_of_backticks([text]) + 1)
+    ticks = _backticks(text, 1)
     space = " " if text.startswith("`") or text.endswith("`") else ""
     return f"{ticks}{space}{text}{space}{ticks}"
 
 
 def _code_block(lines: Sequence[str]) -> list[str]:
-    """Return lines as a block of code, fenced by more backticks than they contain."""
-    fence = "`" * max(3, _longest_run_of_backticks(lines) + 1)
+    fence = _backticks("\n".join(lines), 3)
     return [f"{fence}text", *lines, fence]
 
 
-def _longest_run_of_backticks(lines: Sequence[str]) -> int:
-    runs = re.findall("`+", "\n".join(lines))
-    return max(map(len, runs), default=0)
+def _backticks(text: str, least: int) -> str:
+    """Return more backticks in a row than the text contains."""
+    return "`" * max(least, *(len(run) + 1 for run in re.findall("`+", text)), 0)

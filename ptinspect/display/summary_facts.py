@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ptinspect.document.entries import describe
 from ptinspect.document.modules import BUFFERS, PARAMETERS
+from ptinspect.document.to_array import number_of
 from ptinspect.pickling.pyobjects import brief_repr, class_path, dotted
 from ptinspect.pickling.values import Call
 from ptinspect.text import count_text, cut, join_names, python_literal, safe, shell_word, size_text
@@ -305,8 +306,6 @@ def format_hyperparameter(document: Document, value: Value) -> str:
     """Return a hyper-parameter in a few words; if it is a tensor, its number."""
     tensor, description = document.tensor_of(value), describe(value)
     if tensor is not None:
-        from ptinspect.document.to_array import number_of
-
         value = number_of(tensor)
     elif description is not None:
         value = description[1]
@@ -326,7 +325,11 @@ def resume_text(document: Document) -> str:
     """Return whether training can go on from the file. `yes: weights, optimizer state, epoch
     5999, RNG state` or `no, without … (there: …)`. It says what the file contains, not what a
     training script does with it."""
-    from ptinspect.document.optim.state import find_schedulers, training_counter
+    from ptinspect.document.optim.state import (
+        find_schedulers,
+        has_state_after_step,
+        training_counter,
+    )
 
     present: list[str] = []
     missing: list[str] = []
@@ -334,7 +337,10 @@ def resume_text(document: Document) -> str:
     (present if contents.modules or contents.state_dicts else missing).append("weights")
     if not document.optimizers:
         missing.append("optimizer state")
-    elif any(map(_has_started, document.optimizers)):
+    elif any(
+        item.state or has_state_after_step(item.class_path, item.groups) is False
+        for item in document.optimizers
+    ):
         present.append("optimizer state")
     else:
         present.append("an optimizer that has not started")
@@ -359,12 +365,6 @@ def resume_text(document: Document) -> str:
     if _has_rng_state(document):
         return f"yes: {text}, RNG state"
     return f"yes: {text}; without RNG state not with the same random numbers"
-
-
-def _has_started(optimizer: Optimizer) -> bool:
-    has_momentum = any(group.get("momentum") for group in optimizer.groups)
-    is_stateless = optimizer.class_path == "torch.optim.SGD" and not has_momentum
-    return bool(optimizer.state) or is_stateless
 
 
 def _has_rng_state(document: Document) -> bool:

@@ -17,7 +17,7 @@ from ptinspect.text import count_text, cut, is_selected, markdown
 
 if TYPE_CHECKING:
     from ptinspect.display import ShowOptions
-    from ptinspect.display.measure import FileHash, Stats
+    from ptinspect.display.measure import FileHash
     from ptinspect.document import Document, TensorInfo
     from ptinspect.document.tensor import Tensor
     from ptinspect.pickling.pyobjects import Path
@@ -385,17 +385,16 @@ def _measured_table(infos: list[TensorInfo], texts: _Texts, options: ShowOptions
     headers += ("sha256",) * options.hash
     rows = []
     for info, measurement in measure_tensors(infos, options).items():
-        cells = _stats_cells(measurement.stats) if options.stats else ()
+        cells: Row = ()
+        if options.stats:
+            stats = measurement.stats
+            cells = ("",) * len(STATS_HEADERS)
+            if stats is not None:
+                numbers = map(_number_text, (stats.min, stats.max, stats.mean, stats.std))
+                cells = (*numbers, f"{stats.zeros:,}", f"{stats.nan:,}", f"{stats.inf:,}")
         cells += (measurement.sha256 or "",) * options.hash
         rows.append(texts.row(info, cells, measurement.problem))
     return _without_empty_notes(headers, rows, right)
-
-
-def _stats_cells(stats: Stats | None) -> Row:
-    if stats is None:
-        return ("",) * len(STATS_HEADERS)
-    numbers = map(_number_text, (stats.min, stats.max, stats.mean, stats.std))
-    return (*numbers, f"{stats.zeros:,}", f"{stats.nan:,}", f"{stats.inf:,}")
 
 
 def _number_text(number: float | int | None) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from itertools import count
+from itertools import chain, count
 from typing import TYPE_CHECKING
 from weakref import ref
 
@@ -51,7 +51,10 @@ def tree_text(document: Document, options: ShowOptions, file_hash: FileHash | No
     if document.kind == "module":
         lines = module_tree(document, document.modules[0].module, options.depth)
     else:
-        lines = ObjectTree(document, options).all_lines()
+        tree = ObjectTree(document, options)
+        lines = tree.lines(document.archive.root, ())
+        for index, root in enumerate(document.archive.more_roots, 1):
+            lines = chain(lines, [f"pickle {index + 1} of this file:"], tree.lines(root, (index,)))
     return "".join([f"{line}\n" for line in lines])
 
 
@@ -245,13 +248,6 @@ class ObjectTree:
         self._first_paths: dict[int, Path] = {}
         self._open: set[int] = set()
         self._steps_left = MAX_REPEATED_STEPS
-
-    def all_lines(self) -> Iterator[str]:
-        archive = self._document.archive
-        yield from self.lines(archive.root, ())
-        for index, root in enumerate(archive.more_roots, 1):
-            yield f"pickle {index + 1} of this file:"
-            yield from self.lines(root, (index,))
 
     def lines(self, root: Value, root_path: Path) -> Iterator[str]:
         leaf = self._leaf_lines(root, root_path, "", "")

@@ -72,15 +72,7 @@ def path_matches(path: Path, entry: str) -> bool:
 
 def value_at(root: Value, path: Path) -> Value:
     """Return the value at an exact path, or None."""
-    value = root
-    for step in path:
-        for name, child in named_children(value):
-            if name == step:
-                value = child
-                break
-        else:
-            return None
-    return value
+    return value_finder(root)(path)
 
 
 def value_finder(root: Value) -> Callable[[Path], Value]:

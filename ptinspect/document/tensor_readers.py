@@ -231,13 +231,9 @@ def _sparse(reader: Resolver, call: Call) -> Tensor | None:
 
 
 def _of_parts(
-    reader: Resolver,
-    call: Call,
-    layout: str,
-    names: tuple[str, ...],
-    values: tuple[Value, ...],
+    reader: Resolver, call: Call, layout: str, names: tuple[str, ...], values: tuple[Value, ...],
     shape: tuple[int, ...] | None,
-) -> Tensor | None:
+) -> Tensor | None:  # fmt: skip
     """A tensor that consists of others; its dtype, device and gradient are its values'."""
     read = zip(names, map(reader.read, values), strict=False)
     parts = {name: part for name, part in read if part is not None}

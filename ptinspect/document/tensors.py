@@ -214,9 +214,11 @@ class TensorReader:
                 limit="nested_archives",
                 where=Place(self.archive.record, call.offset),
             )
-        source = _bytes_source(self.archive, call.args[0] if call.args else None)
-        if source is None:
+        data = call.args[0] if call.args else None
+        data = data if isinstance(data, Blob) else as_bytes(data)
+        if data is None:
             return None
+        source = MemorySource.of_value(data, self.archive.source.path, self.archive.origin)
         record = f"{self.archive.record or 'pickle'} @ {call.offset}"
         archive = read_legacy(source, self.limits, record=record)
         reader = TensorReader(archive, self.limits, self.depth + 1)
@@ -263,16 +265,6 @@ class TensorReader:
                 tensor.parts[str(key)] = part
             else:
                 tensor.state[key] = value
-
-
-def _bytes_source(archive: Archive, value: Value) -> MemorySource | None:
-    """Return bytes inside the pickle as a source; None if `value` is not a bytes object."""
-    path = archive.source.path
-    if isinstance(value, Blob):
-        base = None if archive.origin is None else archive.origin + value.start
-        return MemorySource(value.buffer, path, value.start, value.start + value.length, base)
-    raw = as_bytes(value)
-    return None if raw is None else MemorySource(raw, path, base=None)
 
 
 # Wrappers: a parameter around a tensor, a subclass around a call

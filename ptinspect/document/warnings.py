@@ -29,11 +29,9 @@ SHARED = 20
 
 
 def warnings_of(
-    archive: Archive,
-    contents: Contents,
-    duplicates: dict[TensorInfo, TensorInfo],
+    archive: Archive, contents: Contents, duplicates: dict[TensorInfo, TensorInfo],
     max_warnings: int,
-) -> list[DocumentWarning]:
+) -> list[DocumentWarning]:  # fmt: skip
     """Return all warnings: the container's, the pickles', the walk's, the tensors' (at most
     `max_warnings` for exceeding their storage), the entries', the `duplicates`."""
     tensors = contents.tensors

@@ -133,10 +133,6 @@ def _int(m: Machine, line: bytes) -> int:
     return bool(value) if len(line) == 2 and value in (0, 1) else value
 
 
-def _long(m: Machine, line: bytes) -> int:
-    return _parse_int(m, c_string(line.removesuffix(b"L")))
-
-
 def _binlong(m: Machine, raw: bytes) -> int:
     return int.from_bytes(raw, "little", signed=True)
 
@@ -387,7 +383,7 @@ SCALARS: dict[str, Handler] = {
     "BININT": _number("<i"),
     "BININT1": _number("<B"),
     "BININT2": _number("<H"),
-    "LONG": _line(_long),
+    "LONG": _line(lambda m, line: _parse_int(m, c_string(line.removesuffix(b"L")))),
     "LONG1": _sized("<B", "int_bytes", _binlong),
     "LONG4": _sized("<i", "int_bytes", _binlong),
     "FLOAT": _line(_float),

@@ -68,16 +68,10 @@ class Pickled:
 
 
 def run(
-    data: Buffer,
-    start: int = 0,
-    *,
-    stop: int | None = None,
-    record: str | None = None,
-    limits: Limits = LIMITS,
-    plain: bool = False,
-    recorder: Recorder | None = None,
+    data: Buffer, start: int = 0, *, stop: int | None = None, record: str | None = None,
+    limits: Limits = LIMITS, plain: bool = False, recorder: Recorder | None = None,
     text_errors: str = "surrogatepass",
-) -> Pickled:
+) -> Pickled:  # fmt: skip
     """Run the pickle at `data[start:stop]`. Offsets in values and errors are positions in `data`.
 
     Args:

@@ -91,15 +91,9 @@ class Machine:
     """
 
     def __init__(
-        self,
-        data: Buffer,
-        start: int,
-        stop: int | None,
-        record: str | None,
-        limits: Limits,
-        plain: bool,
-        recorder: Recorder | None = None,
-    ) -> None:
+        self, data: Buffer, start: int, stop: int | None, record: str | None, limits: Limits,
+        plain: bool, recorder: Recorder | None = None,
+    ) -> None:  # fmt: skip
         self.data = data
         self.stop = len(data) if stop is None else min(stop, len(data))
         self.record = record
@@ -246,17 +240,8 @@ def c_string(line: bytes) -> bytes:
     return line.partition(b"\0")[0]
 
 
-_renamed: tuple[dict[tuple[str, str], tuple[str, str]], dict[str, str]] | None = None
-
-
 def python3_name(module: str, name: str) -> tuple[str, str]:
     """Return the Python 3 name of a global of protocol 0 to 2, as `Unpickler.find_class` does."""
-    global _renamed
-    if _renamed is None:
-        from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
+    from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 
-        _renamed = NAME_MAPPING, IMPORT_MAPPING
-    names, modules = _renamed
-    if module in modules or (module, name) in names:
-        return names.get((module, name)) or (modules.get(module, module), name)
-    return module, name
+    return NAME_MAPPING.get((module, name)) or (IMPORT_MAPPING.get(module, module), name)

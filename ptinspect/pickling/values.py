@@ -24,7 +24,6 @@ Buffer: TypeAlias = "bytes | mmap"
 Value: TypeAlias = object
 """Any inert value; the module's docstring lists the kinds."""
 
-
 SCRIPT_OBJECT = "SCRIPT"
 """The `opcode` of a call that stands for a module of TorchScript."""
 
@@ -140,13 +139,9 @@ class Call(Inert):
     __slots__ = ("args", "func", "kwargs", "opcode")
 
     def __init__(
-        self,
-        func: Value,
-        args: tuple[Value, ...],
-        opcode: str,
-        offset: int,
+        self, func: Value, args: tuple[Value, ...], opcode: str, offset: int,
         kwargs: dict[Value, Value] | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.offset = offset
         self.changes = None
         self.func = func

@@ -44,12 +44,10 @@ from ptinspect.text import count_text, cut, join_names, size_text
 if TYPE_CHECKING:
     from os import PathLike
 
-    from ptinspect.document import TensorInfo
     from ptinspect.document.tensor import Tensor
     from ptinspect.pickling.pyobjects import Path
     from ptinspect.pickling.values import Call, Value
     from ptinspect.source.base import Source
-
 
 SHOWN = 12
 """Lost tensors that the text lists."""
@@ -199,7 +197,12 @@ def recover(
             return RecoveryReport(source_path, source.size, "unknown", None, (damage,), ())
         document = Document(source, salvage.archive, limits)
         infos = list(document.tensors.values())
-        tensors = [_status(info, salvage) for info in infos]
+        tensors = []
+        for info in infos:
+            evidence, dtype = _evidence(info.tensor, salvage), info.dtype
+            facts = (dtype.name if dtype else None, info.shape, info.nbytes)
+            status = TensorStatus(info.key, info.path, evidence.status, evidence.reason, *facts)
+            tensors.append(status)
         report = RecoveryReport(
             source_path, source.size, salvage.archive.format, None,
             tuple(salvage.damage), tuple(tensors),
@@ -250,13 +253,6 @@ def salvage_source(source: Source, limits: Limits) -> Salvage:
     raise UnsupportedError(
         "it is not a zip, stream or tar of torch.save, nor safetensors: nothing can be recovered",
         hint="`ptinspect show` says what the file is",
-    )
-
-
-def _status(info: TensorInfo, salvage: Salvage) -> TensorStatus:
-    evidence, dtype = _evidence(info.tensor, salvage), info.dtype.name if info.dtype else None
-    return TensorStatus(
-        info.key, info.path, evidence.status, evidence.reason, dtype, info.shape, info.nbytes
     )
 
 

@@ -43,7 +43,6 @@ if TYPE_CHECKING:
 LONGEST_NAME = 1024
 """Bytes of a record's name; torch's are far shorter, and longer ones are taken for damage."""
 
-
 MOST_PASSES = 8
 """How often all bytes of a file are read to check them. Honest files need three passes at most,
 because a record may be in as many places."""

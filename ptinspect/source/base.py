@@ -73,13 +73,9 @@ class MemorySource(Source):
     """A part of a buffer: an open `BytesIO`, or a stream inside another file."""
 
     def __init__(
-        self,
-        buffer: Buffer,
-        path: str,
-        start: int = 0,
-        stop: int | None = None,
+        self, buffer: Buffer, path: str, start: int = 0, stop: int | None = None,
         base: int | None = 0,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.path = path
         self.base = base
         self._buffer = buffer
@@ -88,11 +84,13 @@ class MemorySource(Source):
         self.size = self._stop - start
 
     @classmethod
-    def of_value(cls, value: bytes | Blob, path: str) -> MemorySource:
-        """Return a source of the bytes in a value of a pickle."""
-        if isinstance(value, Blob):
-            return cls(value.buffer, path, value.start, value.start + value.length, None)
-        return cls(value, path, base=None)
+    def of_value(cls, value: bytes | Blob, path: str, origin: int | None = None) -> MemorySource:
+        """Return a source of the bytes in a value of a pickle, which is at `origin` in the user's
+        file."""
+        if not isinstance(value, Blob):
+            return cls(value, path, base=None)
+        base = None if origin is None else origin + value.start
+        return cls(value.buffer, path, value.start, value.start + value.length, base)
 
     def read(self, offset: int, length: int) -> bytes:
         self.check_range(offset, length)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import zlib
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any
 
 from ptinspect.errors import DamagedError, LimitError, Place, PtInspectError
 from ptinspect.source.base import SourceFile
@@ -165,16 +165,6 @@ def _read_streams(source: Source, compression: str) -> Generator[bytes, None, bo
     return not any(any(source.read(at, min(CHUNK, source.size - at))) for at in pieces)
 
 
-class _Decompressor(Protocol):
-    @property
-    def eof(self) -> bool: ...
-    @property
-    def needs_input(self) -> bool: ...
-    @property
-    def unused_data(self) -> bytes | None: ...
-    def decompress(self, data: bytes, max_length: int, /) -> bytes: ...
-
-
 class _Inflate:
     """zlib's raw inflate with the interface of bz2.BZ2Decompressor.
 
@@ -200,7 +190,8 @@ class _Inflate:
         return self._inflate.decompress(self._inflate.unconsumed_tail + data, max_length)
 
 
-def _new_decompressor(compression: str) -> _Decompressor:
+def _new_decompressor(compression: str) -> Any:
+    """Return an object like bz2.BZ2Decompressor for one stream."""
     if "zlib" in compression or compression == "deflate":
         return _Inflate()
     if compression == "bzip2":
@@ -210,8 +201,7 @@ def _new_decompressor(compression: str) -> _Decompressor:
     if compression == "lz4":
         import lz4.frame
 
-        decompressor: _Decompressor = lz4.frame.LZ4FrameDecompressor()
-        return decompressor
+        return lz4.frame.LZ4FrameDecompressor()
     import lzma
 
     return lzma.LZMADecompressor(memlimit=MAX_LZMA_DICTIONARY)

@@ -164,7 +164,15 @@ else:  # Windows: one position per descriptor, and so one reader at a time
 
 def _open_path(path: str) -> Source:
     try:
-        _check_regular(os.stat(path).st_mode, path)  # first, because opening a pipe would wait
+        mode = os.stat(path).st_mode  # first, because opening a pipe would wait
+        if stat.S_ISDIR(mode):
+            check_listable(path)
+            raise FormatError("it is a folder, not a file", path=path)
+        if stat.S_ISFIFO(mode):
+            hint = "pass its content on standard input: ptinspect show - < PIPE"
+            raise PtInspectError("it is a pipe, not a file", path=path, hint=hint)
+        if not stat.S_ISREG(mode):
+            raise PtInspectError("it is a device or a socket, not a file", path=path)
         flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
         return LocalSource(os.open(path, flags), path)
     except ValueError as error:  # a NUL in the path
@@ -172,17 +180,6 @@ def _open_path(path: str) -> Source:
         raise PtInspectError(f"no such file: {error}", path=path, hint=hint) from error
     except OSError as error:
         raise _read_error(error, path) from error
-
-
-def _check_regular(mode: int, path: str) -> None:
-    if stat.S_ISDIR(mode):
-        check_listable(path)
-        raise FormatError("it is a folder, not a file", path=path)
-    if stat.S_ISFIFO(mode):
-        hint = "pass its content on standard input: ptinspect show - < PIPE"
-        raise PtInspectError("it is a pipe, not a file", path=path, hint=hint)
-    if not stat.S_ISREG(mode):
-        raise PtInspectError("it is a device or a socket, not a file", path=path)
 
 
 def _read_error(error: OSError, path: str) -> PtInspectError:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from operator import attrgetter
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ptinspect.document.optim.state import COLUMN, ROW, Optimizer, state_keys
 from ptinspect.document.tensor import Tensor
@@ -30,7 +30,6 @@ MAX_MODELS = 64
 """Models that an optimizer is compared with if none fits. Several hundred optimizers and several
 hundred models in one file would take hours."""
 
-
 BUFFERS = (*NORM_BUFFERS, ".0._u", ".0._v")
 """Ends of the names of buffers in a state_dict: of BatchNorm, and of
 torch.nn.utils.parametrizations.spectral_norm."""
@@ -39,15 +38,8 @@ MAX_SPLITS = 4096
 """Partial splits of parameters into groups that are tried at the same time."""
 
 
-class HasShape(Protocol):
-    """A tensor, of a file or of torch."""
-
-    @property
-    def shape(self) -> Sequence[int]: ...
-
-
-def parameter_shape(tensors: Mapping[Value, HasShape]) -> Shape | None:
-    """Return a parameter's shape as the tensors in its state imply it."""
+def parameter_shape(tensors: Mapping[Value, Any]) -> Shape | None:
+    """Return a parameter's shape as the tensors in its state, of a file or of torch, imply it."""
     for key, tensor in tensors.items():
         if key in state_keys("shape"):
             return tuple(tensor.shape)
