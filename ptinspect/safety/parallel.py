@@ -10,9 +10,9 @@ import signal
 import sys
 import time
 from contextlib import closing, suppress
-from mmap import mmap
+from dataclasses import dataclass
 from struct import Struct
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from ptinspect.errors import PtInspectError
 from ptinspect.safety.report import ScanReport, dump_reports, load_reports, unreadable_report
@@ -93,7 +93,7 @@ def map_files(
         jobs = 1 if executor else choose_job_count(len(files))
     reports = {index: scan(path) for index, path in enumerate(files) if path == "-"}
     indexes = [index for index in range(len(files)) if index not in reports]
-    size = max(1, min(BATCH, -(-len(indexes) // (4 * jobs))), -(-len(indexes) // MAX_BATCHES))
+    size = max(1, min(BATCH, -(-len(indexes) // (4 * jobs))))
     batches = [tuple(indexes[i : i + size]) for i in range(0, len(indexes), size)]
     with closing(_scan_batches(scan, files, batches, jobs, executor)) as outcomes:
         for outcome in outcomes:
@@ -112,7 +112,7 @@ def _scan_batches(
         yield from _scan_here(scan, files, batches)
         return
     if batches and can_fork():
-        yield from _ForkPool(scan, files, batches, min(jobs, len(batches))).run()
+        yield from _scan_in_forks(scan, files, batches, jobs)
     elif batches:
         yield from _scan_in_pools(scan, files, batches, jobs)
 
@@ -122,7 +122,7 @@ def _scan_here(scan: Scan, files: Sequence[str], batches: list[Batch]) -> Outcom
         for index in batch:
             # A mapped file that becomes shorter kills the process that reads it (SIGBUS).
             if _file_size(files[index]) > MAX_COPY_BYTES and can_fork():
-                yield from _ForkPool(scan, files, [(index,)], 1).run()
+                yield from _scan_in_forks(scan, files, [(index,)], 1)
             else:
                 yield {index: scan(files[index])}
 
@@ -208,17 +208,17 @@ def _scan_in_pools(scan: Scan, files: Sequence[str], batches: list[Batch], jobs:
 
 _NUMBER = Struct("<I")
 _HEADER = Struct("<IQ")
-"""The number of a batch, and the length of the answer that follows."""
-_CURRENT = Struct("<qd")
-"""The index of the file that a process is scanning (-1: none), and when it began."""
+"""The number of a batch, and the length of the reports that follow; 0 when the batch begins."""
 
 
-class _Worker(NamedTuple):
-    """A forked process, the pipe of its answers, and its slot in the shared memory."""
+@dataclass(slots=True)
+class _Worker:
+    """A forked process, the pipe of its answers, and the batch that it scans, since when."""
 
     pid: int
     answers: int
-    slot: int
+    batch: Batch = ()
+    began: float = 0
 
     def kill(self) -> str:
         """End the process; return why it died if it was dead before."""
@@ -230,144 +230,115 @@ class _Worker(NamedTuple):
                 return "the file became shorter while it was read, or its disk failed (SIGBUS)"
         return _DIED
 
+    def read(self, length: int) -> bytes:
+        """Return `length` bytes of its answers; fewer only if it has ended."""
+        data = bytearray()
+        while len(data) < length and (chunk := os.read(self.answers, length - len(data))):
+            data += chunk
+        return bytes(data)
 
-def _read(descriptor: int, length: int) -> bytes:
-    """Read `length` bytes from a pipe; fewer only if it was closed."""
-    data = bytearray()
-    while len(data) < length and (chunk := os.read(descriptor, length - len(data))):
-        data += chunk
-    return bytes(data)
 
+def _scan_in_forks(scan: Scan, files: Sequence[str], batches: list[Batch], jobs: int) -> Outcomes:
+    """Scan batches in forked processes, which take their numbers from a common pipe.
 
-class _ForkPool:
-    """Scans batches in forked copies of this process.
-
-    The processes take the numbers of their batches from one pipe, and write into shared memory
-    which file they are scanning, so that it is known which one has killed or hangs its process. A
-    ProcessPoolExecutor takes 40 ms more to import and to start, as long as 150 small files take,
-    and when one worker dies, it loses the batches of all of them.
+    The files of a batch that kills its process, or takes too long, are scanned again one by one. A
+    ProcessPoolExecutor would take 30 ms more to import and to start, as long as 150 small files
+    take, and when one worker dies, it loses the batches of all of them.
     """
-
-    def __init__(self, scan: Scan, files: Sequence[str], batches: list[Batch], jobs: int) -> None:
-        self.scan = scan
-        self.files = files
-        self.batches = list(batches)
-        self.jobs = jobs
-        self.left = {index for batch in batches for index in batch}
-        self.workers: dict[int, _Worker] = {}
-        self.current = mmap(-1, jobs * _CURRENT.size)
-        self.failure = _DIED
-        self.orders, writer = os.pipe()
-        os.write(writer, b"".join(map(_NUMBER.pack, range(len(batches)))))
+    _preload()
+    is_retry = False
+    while batches:
+        orders, writer = os.pipe()
+        os.write(writer, b"".join(map(_NUMBER.pack, range(len(batches[:MAX_BATCHES])))))
         os.close(writer)
-
-    def run(self) -> Outcomes:
-        """Yield the reports, batch by batch."""
-        _preload()
+        workers: dict[int, _Worker] = {}
+        failure = ""
         try:
-            while len(self.workers) < self.jobs and self._start_worker(len(self.workers)):
-                pass
-            if not self.workers:
-                for index in sorted(self.left):
-                    yield {index: self.scan(self.files[index])}
+            while len(workers) < min(jobs, len(batches)) and not failure:
+                failure = _start_worker(scan, files, batches, orders, workers)
+            if not workers:
+                for index in (index for batch in batches for index in batch):
+                    path = files[index]
+                    yield {index: _lost_report(path, failure) if is_retry else scan(path)}
                 return
-            while self.workers:
-                ready = self._wait()
-                for worker in list(self.workers.values()):
-                    reports = self._next_reports(worker, worker.answers in ready)
-                    self.left.difference_update(reports)
-                    if reports:
-                        yield reports
-            if self.left:
-                yield {i: _lost_report(self.files[i], self.failure) for i in self.left}
+            lost = yield from _collect_reports(workers, files, batches)
+            waiting = [number for (number,) in _NUMBER.iter_unpack(os.read(orders, 1 << 16))]
         finally:
-            os.close(self.orders)
-            for worker in self.workers.values():
+            os.close(orders)
+            for worker in workers.values():
                 worker.kill()
+        for index in (batch[0] for batch in lost if len(batch) == 1):
+            yield {index: _lost_report(files[index], lost[index,])}
+        singles = [(index,) for batch in lost if len(batch) > 1 for index in batch]
+        batches = singles + [batches[i] for i in waiting] + batches[MAX_BATCHES:]
+        is_retry = True
 
-    def _start_worker(self, slot: int, first: int | None = None) -> bool:
-        """Fork a process, which begins with the batch of the number `first`, if there is one.
-        Return False if the system refuses."""
-        reader, writer = os.pipe()
-        _CURRENT.pack_into(self.current, slot * _CURRENT.size, -1, time.monotonic())
-        try:
-            pid = os.fork()
-        except OSError as error:
-            self.failure = f"no process could be started to read it: {error.strerror or error}"
-            os.close(reader)
-            os.close(writer)
-            return False
-        if pid:
-            os.close(writer)
-            self.workers[reader] = _Worker(pid, reader, slot)
-            return True
-        try:
-            os.close(reader)
-            self._work(writer, slot * _CURRENT.size, first)
-        finally:
-            os._exit(1)
 
-    def _work(self, answers: int, slot: int, first: int | None) -> None:
-        """Scan batches until there are no more."""
-        order = b"" if first is None else _NUMBER.pack(first)
-        while order := order or os.read(self.orders, _NUMBER.size):
+def _start_worker(
+    scan: Scan, files: Sequence[str], batches: list[Batch], orders: int,
+    workers: dict[int, _Worker],
+) -> str:  # fmt: skip
+    """Fork a process that scans batches until there are no more. Return why the system refuses."""
+    reader, writer = os.pipe()
+    try:
+        pid = os.fork()
+    except OSError as error:
+        os.close(reader)
+        os.close(writer)
+        return f"no process could be started to read it: {error.strerror or error}"
+    if pid:
+        os.close(writer)
+        workers[reader] = _Worker(pid, reader)
+        return ""
+    try:
+        os.close(reader)
+        while order := os.read(orders, _NUMBER.size):
             (number,) = _NUMBER.unpack(order)
-            reports = []
-            for index in self.batches[number]:
-                _CURRENT.pack_into(self.current, slot, index, time.monotonic())
-                reports.append(self.scan(self.files[index]))
-            data = dump_reports(reports)
+            os.write(writer, _HEADER.pack(number, 0))
+            data = dump_reports([scan(files[index]) for index in batches[number]])
             answer = memoryview(_HEADER.pack(number, len(data)) + data)
             while answer:
-                answer = answer[os.write(answers, answer) :]
-            order = b""
-        _CURRENT.pack_into(self.current, slot, -1, 0)
+                answer = answer[os.write(writer, answer) :]
+    finally:
+        os._exit(1)
 
-    def _wait(self) -> set[int]:
-        """Wait a second for answers; return the descriptors that have one, or have ended."""
-        import select
 
+def _collect_reports(
+    workers: dict[int, _Worker], files: Sequence[str], batches: list[Batch]
+) -> Generator[dict[int, ScanReport], None, dict[Batch, str]]:
+    """Yield the reports of processes until all have ended; return the batches without reports, with
+    the reason."""
+    import select
+
+    lost: dict[Batch, str] = {}
+    while workers:
         poll = select.poll()
-        for descriptor in self.workers:
+        for descriptor in workers:
             poll.register(descriptor, select.POLLIN)
-        return {descriptor for descriptor, _ in poll.poll(1000)}
-
-    def _next_reports(self, worker: _Worker, is_ready: bool) -> dict[int, ScanReport]:
-        """Return the reports of the next batch of a process; {} if it is still busy."""
-        if is_ready:
-            head = _read(worker.answers, _HEADER.size)
-            number, length = _HEADER.unpack(head) if len(head) == _HEADER.size else (0, 0)
-            answer = _read(worker.answers, length)
-            if not answer or len(answer) < length:
-                return self._replace(worker)
-            return dict(zip(self.batches[number], load_reports(answer), strict=True))
-        index, began = self._current_file(worker)
-        seconds = time.monotonic() - began
-        if index < 0 or seconds < BASE_SECONDS:
-            return {}
-        limit = _time_limit([self.files[index]])
-        if seconds < limit:
-            return {}
-        return self._replace(worker, f"it took more than {limit:.0f} seconds")
-
-    def _current_file(self, worker: _Worker) -> tuple[int, float]:
-        """Return the index of the file that a process is scanning, and when it began."""
-        index, began = _CURRENT.unpack_from(self.current, worker.slot * _CURRENT.size)
-        return index, began
-
-    def _replace(self, worker: _Worker, reason: str = "") -> dict[int, ScanReport]:
-        """Start another process for the other files of a lost one; return the report on its current
-        file. Return {} for a process that has come to its end."""
-        del self.workers[worker.answers]
-        cause = worker.kill()
-        index, _ = self._current_file(worker)
-        if index < 0:
-            return {}
-        batch = next(batch for batch in reversed(self.batches) if index in batch)
-        self.batches.append(tuple(i for i in batch if i != index and i in self.left))
-        self._start_worker(worker.slot, len(self.batches) - 1)
-        is_lost = index in self.left
-        return {index: _lost_report(self.files[index], reason or cause)} if is_lost else {}
+        ready = {descriptor for descriptor, _ in poll.poll(1000)}
+        for worker in list(workers.values()):
+            reason = ""
+            if worker.answers in ready:
+                header = worker.read(_HEADER.size)
+                number, length = _HEADER.unpack(header) if header else (0, 1)  # it has ended
+                answer = worker.read(length)
+                if not length:
+                    worker.batch, worker.began = batches[number], time.monotonic()
+                elif len(answer) == length:
+                    yield dict(zip(worker.batch, load_reports(answer), strict=True))
+                    worker.batch = ()
+                if len(answer) == length:
+                    continue
+            else:
+                limit = _time_limit([files[index] for index in worker.batch])
+                if not worker.batch or time.monotonic() - worker.began < limit:
+                    continue
+                reason = f"it took more than {limit:.0f} seconds"
+            del workers[worker.answers]
+            cause = worker.kill()
+            if worker.batch:
+                lost[worker.batch] = reason or cause
+    return lost
 
 
 def _preload() -> None:
