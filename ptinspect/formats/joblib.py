@@ -93,6 +93,22 @@ class JoblibDump(NumpyFile):
             source.close()
 
 
+def locate_array(
+    m: Machine, pos: int, wrapper: dict[Value, Value], itemsize: int
+) -> tuple[tuple[int, ...], int, int]:
+    """Return the shape of an array whose wrapper was built before `pos`, and where its elements
+    begin and end. DamagedError if the wrapper has no shape, or fewer bytes are left."""
+    shape = wrapper.get("shape")
+    if not is_shape(shape):
+        raise m.damaged("an array's shape is invalid")
+    if wrapper.get("numpy_array_alignment_bytes") is not None:
+        m.check_left(pos, 1)
+        pos += 1 + m.data[pos]
+    nbytes = prod(shape) * itemsize
+    m.check_left(pos, nbytes)
+    return shape, pos, pos + nbytes
+
+
 class _ArrayRecorder(Recorder):
     """Skips the bytes of arrays, and remembers where they are."""
 
@@ -114,9 +130,7 @@ class _ArrayRecorder(Recorder):
             return pos
         self.events.clear()
         state = wrapper.state if isinstance(wrapper.state, dict) else {}
-        code, shape = dtype_code(state.get("dtype")), state.get("shape")
-        if not is_shape(shape):
-            raise m.damaged("an array's shape is invalid")
+        code = dtype_code(state.get("dtype"))
         if code is not None and code.lstrip("<>=|") == "O8":
             return self._object_array(m, wrapper, pos)
         itemsize = numpy_itemsize(code) if code is not None else None
@@ -125,14 +139,9 @@ class _ArrayRecorder(Recorder):
                 f"an array has the element type {bounded_repr(code)}, which is not read",
                 where=Place(m.record, m.offset),
             )
-        if state.get("numpy_array_alignment_bytes") is not None:
-            m.check_left(pos, 1)
-            pos += 1 + m.data[pos]
-        nbytes = prod(shape) * itemsize
-        m.check_left(pos, nbytes)
-        header = ArrayHeader(code, state.get("order") == "F", shape, pos)
-        self.arrays.append((wrapper, header))
-        return pos + nbytes
+        shape, start, stop = locate_array(m, pos, state, itemsize)
+        self.arrays.append((wrapper, ArrayHeader(code, state.get("order") == "F", shape, start)))
+        return stop
 
     def _object_array(self, m: Machine, wrapper: Call, pos: int) -> int:
         """Run the pickle of an array of objects."""

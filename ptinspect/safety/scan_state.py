@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
     from ptinspect.errors import PtInspectError
-    from ptinspect.formats.archive import Finding as ContainerFinding
     from ptinspect.limits import Limits
     from ptinspect.pickling.machine import Pickled
     from ptinspect.source.base import Source
@@ -192,16 +191,12 @@ class ScanState:
         """True if the file is named like a model."""
         return self.path.lower().endswith(MODEL_SUFFIXES)
 
-    def find(self, name: str, reason: str, record: str | None, verdict: str = UNKNOWN) -> None:
-        """Add a finding about the container."""
-        self.findings.add(Finding(name, verdict, reason, record))
-
-    def add_container_finding(self, finding: ContainerFinding, verdict: str) -> None:
-        """Add an inconsistency that the container's reader reported."""
-        where = finding.where
-        self.findings.add(
-            Finding(finding.kind, verdict, finding.message, where.record, where.offset)
-        )
+    def find(
+        self, name: str, reason: str, record: str | None, verdict: str = UNKNOWN,
+        offset: int | None = None, opcode: str | None = None,
+    ) -> None:  # fmt: skip
+        """Add a finding about the container, or about a place in a record."""
+        self.findings.add(Finding(name, verdict, reason, record, offset, opcode))
 
     def new_member(self, record: str) -> ScanState:
         """Return the state for a member. Raises LimitError if it is nested too deep."""

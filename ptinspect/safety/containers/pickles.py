@@ -7,7 +7,6 @@ last pickle.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from math import prod
 from typing import TYPE_CHECKING
 
 from ptinspect.errors import DamagedError, LimitError, Place, PtInspectError
@@ -32,7 +31,7 @@ from ptinspect.safety.containers.payloads import (
     looks_like_file,
     scan_suspect,
 )
-from ptinspect.safety.report import DANGEROUS, UNKNOWN, Finding
+from ptinspect.safety.report import DANGEROUS
 from ptinspect.safety.scan_state import ScanState, scan_member
 from ptinspect.source.base import MemorySource
 from ptinspect.text import count_text
@@ -84,14 +83,8 @@ def scan_pickles(
 
 
 class JoblibRecorder(Recorder):
-    """Skips the bytes of joblib's arrays, which follow the BUILD of their wrapper.
-
-    The wrapper's state has the array's `shape`, `dtype` and, from joblib 1.1 on,
-    `numpy_array_alignment_bytes`; then one byte tells how many bytes of padding follow it. An
-    array of objects is a pickle of its own, in which nothing is skipped.
-
-    Source: joblib/numpy_pickle.py: NumpyArrayWrapper.read_array, NumpyUnpickler.load_build.
-    """
+    """Skips the bytes of joblib's arrays (formats/joblib.py explains them), however their
+    class is reached. An array of objects is a pickle of its own, in which nothing is skipped."""
 
     def __init__(self, scan_object_array: Callable[[int], int]) -> None:
         super().__init__()
@@ -103,24 +96,20 @@ class JoblibRecorder(Recorder):
         wrapper = m.stack[-1]
         if not isinstance(wrapper, Call) or not _is_array_wrapper(wrapper):
             return pos
+        from ptinspect.formats.joblib import locate_array
+
         self.skips_bytes = True
         attributes = wrapper.state
         if not isinstance(attributes, dict) or constructor_arguments(wrapper):
             raise m.damaged("an array's wrapper is not as joblib writes it")
-        dtype, shape = attributes.get("dtype"), attributes.get("shape")
+        dtype = attributes.get("dtype")
         is_string = isinstance(dtype, Call) and function_path(dtype) == _STRING_DTYPE
         size = 0 if is_string else item_size(dtype)
         if size is None:
             raise m.damaged("an array's dtype is invalid")
         if holds_objects(dtype):
             return self._scan_object_array(pos)
-        if not isinstance(shape, tuple) or any(type(n) is not int or n < 0 for n in shape):
-            raise m.damaged("an array's shape is invalid")
-        if attributes.get("numpy_array_alignment_bytes") is not None and pos < m.stop:
-            pos += 1 + m.data[pos]
-        size *= prod(shape)
-        m.check_left(pos, size)
-        return pos + size
+        return locate_array(m, pos, attributes, size)[2]
 
 
 def _is_array_wrapper(call: Call) -> bool:
@@ -233,7 +222,8 @@ class PickleScanner:
             frame_end = event.target
             if _crosses_frame(self.data, event.offset + 9, frame_end, self.stop):
                 reason = "an opcode extends past the end of its frame: readers disagree about it"
-                self._find("frame", reason, event.offset, DANGEROUS, "FRAME")
+                offset = event.offset - self.start
+                self.state.find("frame", reason, self.record, DANGEROUS, offset, "FRAME")
         judge.judge(recorder)
         self.state.weights_only_blockers |= judge.weights_only_blockers
         for finding in judge.findings.sorted():
@@ -262,12 +252,6 @@ class PickleScanner:
             for name, payload in items:
                 source = MemorySource.of_value(payload, self.state.path)
                 scan(self.state, source, name)
-
-    def _find(
-        self, name: str, reason: str, offset: int, verdict: str, opcode: str | None = None
-    ) -> None:
-        offset -= self.start
-        self.state.findings.add(Finding(name, verdict, reason, self.record, offset, opcode))
 
     # --- pickles in a row -----------------------------------------------------------------
 
@@ -308,7 +292,7 @@ class PickleScanner:
                 self.state.notes.append(f"{size:,} zero bytes follow the last pickle")
                 return
         reason = f"{size:,} bytes follow the last pickle, and its reader ignores them"
-        self._find("trailing-bytes", reason, offset, UNKNOWN)
+        self.state.find("trailing-bytes", reason, self.record, offset=offset - self.start)
         chunk = bytes(chunk)
         first = zeros + len(chunk) - len(chunk.lstrip(b"\0"))
         if looks_like_file(self.data, first, self.stop):

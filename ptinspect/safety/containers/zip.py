@@ -226,7 +226,8 @@ class ZipScanner:
 
     def _add_finding(self, finding: Finding) -> None:
         verdict = DANGEROUS if finding.kind in _DANGEROUS_KINDS else UNKNOWN
-        self.state.add_container_finding(finding, verdict)
+        where = finding.where
+        self.state.find(finding.kind, finding.message, where.record, verdict, where.offset)
 
     # --- headers --------------------------------------------------------------------------
 
@@ -255,8 +256,7 @@ class ZipScanner:
         header = buffer.find(LOCAL, base + start, base + start + size)
         if header >= 0:
             message = "the directory does not list a record that is stored next to it"
-            finding = Finding("zip-hidden", message, Place(neighbour, None))
-            self.state.add_container_finding(finding, DANGEROUS)
+            self.state.find("zip-hidden", message, neighbour, DANGEROUS)
             header -= base
             hidden = SliceSource(self.source, header, start + size - header)
             _scan_without_directory(hidden, self.state)
@@ -333,8 +333,7 @@ class ZipScanner:
             crc = zlib.crc32(chunk, crc)
         if crc != self.directory.crcs[i]:
             message = f"CRC {self.directory.crcs[i]:#010x}, its bytes have {crc:#010x}"
-            finding = Finding("zip-crc", message, Place(self.directory.names[i]))
-            self.state.add_container_finding(finding, UNKNOWN)
+            self.state.find("zip-crc", message, self.directory.names[i])
 
     def _add_record(self, member: ScanState, name: str) -> None:
         state = self.state
