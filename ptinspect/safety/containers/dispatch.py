@@ -29,7 +29,7 @@ from ptinspect.formats.detect import HEAD_BYTES, identify_head
 from ptinspect.formats.sharded import index_folder, read_index_file
 from ptinspect.formats.signatures import ZIP_MAGIC, identify_text, is_tar, unknown_format_error
 from ptinspect.formats.zip.directory import SMALL_PICKLE
-from ptinspect.formats.zip.records import has_end_record
+from ptinspect.formats.zip.records import find_directories
 from ptinspect.safety.containers.payloads import BASE64, UNREAD_FORMATS, decode_base64, scan_text
 from ptinspect.safety.containers.pickles import (
     PickleScanner,
@@ -91,11 +91,10 @@ def _scan_unless_zip(source: Source, state: ScanState, head: bytes) -> None:
     is_pickle = begins_with_protocol(head)
     identity = None if is_pickle or not head else identify_head(source, head, state.limits)
     zip_at_end = None
-    may_end_as_zip = identity is None or identity.format not in _TAR_FORMATS
-    if may_end_as_zip and source.size and has_end_record(source):
-        from ptinspect.safety.containers.zip import find_zip_at_end
-
-        zip_at_end = find_zip_at_end(source)  # `zipfile` opens it, whatever precedes it
+    if (identity is None or identity.format not in _TAR_FORMATS) and source.size:
+        for shift, _ in find_directories(source):  # `zipfile` opens it, whatever precedes it
+            zip_at_end = SliceSource(source, shift, source.size - shift)
+            break
     if may_begin_pickle(head) and _try_pickles(source, state, head, identity):
         pass
     elif zip_at_end is None or identity is not None:

@@ -22,13 +22,11 @@ from ptinspect.safety.containers.payloads import UNREAD_FORMATS, looks_like_file
 from ptinspect.safety.report import DANGEROUS, UNKNOWN
 from ptinspect.safety.scan_state import scan_member
 from ptinspect.source.base import MemorySource, SliceSource
-from ptinspect.source.decompressed import MAX_LZMA_DICTIONARY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import TypeAlias
 
-    from ptinspect.formats.zip.records import Bounds
     from ptinspect.limits import Limits
     from ptinspect.safety.scan_state import ScanState
     from ptinspect.source.base import Source
@@ -47,6 +45,8 @@ _TORCH_FORMATS = frozenset(("torch-zip", "torchscript", "torch-export", "torch-p
 
 _SOURCE_ENDS = (".py\n", ".pyc\n", "/.data/extern_modules\n")
 _BZIP2, _LZMA = 12, 14
+_ENDS_BY_MARKER = 2
+"""A flag of a record that is compressed by LZMA."""
 _END_SIZE = 22
 _HEAD = 1024
 _MAX_DESCRIPTOR = 24
@@ -83,26 +83,22 @@ def scan_zip(source: Source, state: ScanState) -> None:
     else:
         state.format = "zip"
     for shift, bounds in find_directories(source):
-        if (shift + bounds.start, bounds.entries) in seen:
+        place = shift + bounds.start
+        if (place, bounds.entries) in seen:
             continue
+        seen.add((place, bounds.entries))
         reason = "some readers of zips use another directory than others"
-        state.find("zip-directories", reason, f"directory @ {shift + bounds.start}", DANGEROUS)
-        seen.add((shift + bounds.start, bounds.entries))
-        _scan_other_directory(source, shift, bounds, state)
+        state.find("zip-directories", reason, f"directory @ {place}", DANGEROUS)
+        part = SliceSource(source, shift, source.size - shift)
+        try:
+            member = state.new_member(f"directory @ {place}")
+            ZipScanner(part, ZipDirectory(part, state.limits, bounds), member).scan()
+            state.members.append(member)
+        except PtInspectError as damage:
+            state.errors.append(damage)
     if error is not None:
         if not seen:
             _scan_without_directory(source, state)
-        state.errors.append(error)
-
-
-def _scan_other_directory(source: Source, shift: int, bounds: Bounds, state: ScanState) -> None:
-    part = SliceSource(source, shift, source.size - shift)
-    try:
-        member = state.new_member(f"directory @ {shift + bounds.start}")
-        directory = ZipDirectory(part, state.limits, bounds)
-        ZipScanner(part, directory, member).scan()
-        state.members.append(member)
-    except PtInspectError as error:
         state.errors.append(error)
 
 
@@ -121,9 +117,8 @@ def find_concatenated_zips(source: Source, limits: Limits) -> list[Span]:
             return spans
         comment = int.from_bytes(buffer[position + 20 : position + 22], "little")
         stop = min(position + _END_SIZE + comment, end) - base
-        for start, place, count in sorted(find_zips_ending_at(source, position - base, counts))[
-            ::-1
-        ]:
+        zips = sorted(find_zips_ending_at(source, position - base, counts), reverse=True)
+        for start, place, count in zips:
             if source.read(start, 4) == LOCAL:
                 while spans and spans[-1][0] >= start:  # zips inside this one
                     spans.pop()
@@ -147,7 +142,7 @@ def _scan_concatenated(source: Source, state: ScanState, spans: list[Span]) -> N
 def _gaps(source: Source, spans: list[Span]) -> Iterator[tuple[int, int]]:
     """Yield (start, size) of the bytes that belong to no zip, unless they are zeros."""
     position = 0
-    for start, stop in [*((span[0], span[1]) for span in spans), (source.size, source.size)]:
+    for start, stop, *_ in [*spans, (source.size, source.size)]:
         if start > position and any(map(any, read_chunks(source, position, start))):
             yield position, start - position
         position = max(position, stop)
@@ -167,13 +162,6 @@ def _scan_without_directory(source: Source, state: ScanState) -> None:
                 scan_suspect(state, content, record.name)
         elif content.size:
             scan_member(state, content, record.name)
-
-
-def find_zip_at_end(source: Source) -> Source | None:
-    """Return the zip that `zipfile` sees in a file that does not begin as one, or None."""
-    for shift, _ in find_directories(source):
-        return SliceSource(source, shift, source.size - shift)
-    return None
 
 
 class ZipScanner:
@@ -303,27 +291,26 @@ class ZipScanner:
 
     def _open(self, i: int) -> Source:
         """Return the record's content: in place if it is stored, else decompressed."""
-        directory, name = self.directory, self.directory.names[i]
+        directory, path = self.directory, self.state.path
         method, size, packed_size = directory.methods[i], directory.sizes[i], directory.packed[i]
-        is_encrypted = bool(directory.flags[i] & SECRET)
-        if method == STORED and not is_encrypted:
-            if packed_size != size:
-                message = "the record is stored, but has two different sizes"
-                raise DamagedError(message, where=Place(name))
-            return SliceSource(self.source, directory.start(i), size)
-        if method == _BZIP2 and not is_encrypted:
-            packed = SliceSource(self.source, directory.start(i), packed_size)
-            content, error = self.state.decompress(packed, "bzip2")
-            if error is not None:
-                self.state.errors.append(error)
-            return content
-        self.state.budget.count_unpacked(size, name)
-        if method == _LZMA and not is_encrypted:
-            data = self.source.read(directory.start(i), packed_size)
-            data = _decompress_lzma(data, size, name)
-        else:
-            data = directory.read(i)
-        return MemorySource(data, self.state.path, base=None)
+        if directory.flags[i] & SECRET or method not in (STORED, _BZIP2, _LZMA):
+            self.state.budget.count_unpacked(size, directory.names[i])
+            return MemorySource(directory.read(i), path, base=None)
+        if method == STORED and packed_size != size:
+            message = "the record is stored, but has two different sizes"
+            raise DamagedError(message, where=Place(directory.names[i]))
+        packed: Source = SliceSource(self.source, directory.start(i), packed_size)
+        if method == STORED:
+            return packed
+        if method == _LZMA:
+            has_end = directory.flags[i] & _ENDS_BY_MARKER
+            data = _as_lzma_file(packed.read(0, packed_size), (1 << 64) - 1 if has_end else size)
+            packed = MemorySource(data, path)
+        content, error = self.state.decompress(packed, "bzip2" if method == _BZIP2 else "lzma")
+        if error is not None:
+            error.where = Place(directory.names[i])
+            self.state.errors.append(error)
+        return content
 
     def _check_crc(self, i: int, source: Source) -> None:
         if not self.directory.has_crcs:
@@ -408,26 +395,11 @@ class ZipScanner:
             self.state.errors.append(error)
 
 
-def _decompress_lzma(packed: bytes, size: int, record: str) -> bytes:
-    """Return the `size` bytes of a zip record that is compressed by method 14.
+def _as_lzma_file(packed: bytes, size: int) -> bytes:
+    """Return a record that is compressed by method 14 as a file that `lzma` reads.
 
-    APPNOTE.TXT 5.8.8: two bytes of version, the size of the properties, the properties (lc, lp and
-    pb in one byte, the dictionary's size), and a raw LZMA stream.
+    The record is two bytes of version, the size of the properties, the properties, and the stream
+    (APPNOTE.TXT 5.8.8); the file is the properties, the size of the content, and the stream.
     """
-    import lzma
-
-    properties_size = int.from_bytes(packed[2:4], "little")
-    try:
-        rest, lc = divmod(packed[4], 9)
-        pb, lp = divmod(rest, 5)
-        dictionary = int.from_bytes(packed[5:9], "little")
-        if dictionary > MAX_LZMA_DICTIONARY:
-            raise LimitError("its LZMA dictionary is too large", limit="inflated_bytes")
-        options = {"lc": lc, "lp": lp, "pb": pb, "dict_size": dictionary}
-        decompressor = lzma.LZMADecompressor(
-            lzma.FORMAT_RAW, filters=[{"id": lzma.FILTER_LZMA1, **options}]
-        )
-        return decompressor.decompress(packed[4 + properties_size :], size)
-    except (IndexError, ValueError, EOFError, lzma.LZMAError) as error:
-        message = f"its compressed data is damaged ({error})"
-        raise DamagedError(message, where=Place(record)) from error
+    start = 4 + int.from_bytes(packed[2:4], "little")
+    return packed[4:start] + size.to_bytes(8, "little") + packed[start:]
