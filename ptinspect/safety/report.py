@@ -81,16 +81,10 @@ class Finding:
 
     def shortened(self) -> Finding:
         """Return the finding with its texts cut to `LIMITS.name_chars`."""
-        texts = (self.name, self.reason, self.record or "", self.call or "")
-        if max(map(len, texts)) <= LIMITS.name_chars:
-            return self
-        return replace(
-            self,
-            name=shorten(self.name),
-            reason=shorten(self.reason),
-            record=self.record and shorten(self.record),
-            call=self.call and shorten(self.call),
-        )
+        texts = {"name": self.name, "reason": self.reason}
+        texts |= {"record": self.record or "", "call": self.call or ""}
+        long = {key: shorten(text) for key, text in texts.items() if len(text) > LIMITS.name_chars}
+        return replace(self, **long) if long else self  # type: ignore[arg-type]
 
     def is_allowed(self, allow: Collection[str], allow_unknown: Collection[str]) -> bool:
         """Return True if the finding is lifted: unknown by a glob, dangerous by its exact name."""
@@ -114,13 +108,8 @@ class ReadError:
         """Return the facts of an exception."""
         where = error.where or Place()
         record = where.record and shorten(where.record)
-        return cls(
-            error.kind,
-            shorten(error.message, 4 * LIMITS.name_chars),
-            record,
-            where.offset,
-            error.hint,
-        )
+        message = shorten(error.message, 4 * LIMITS.name_chars)
+        return cls(error.kind, message, record, where.offset, error.hint)
 
     def as_dict(self) -> dict[str, object]:
         """Return the error as in JSON."""
@@ -336,29 +325,27 @@ def dump_reports(reports: list[ScanReport]) -> bytes:
     """Return reports as bytes, for `load_reports` in another process."""
     import json
 
-    encoder = json.JSONEncoder(check_circular=False, separators=(",", ":"), default=_field_values)
+    def fields(item: Finding | LoadAdvice | ReadError | ScanReport) -> dict[str, list[object]]:
+        return {type(item).__name__: [getattr(item, name) for name in item.__slots__]}
+
+    encoder = json.JSONEncoder(check_circular=False, separators=(",", ":"), default=fields)
     return encoder.encode(reports).encode()
-
-
-def _field_values(item: Finding | LoadAdvice | ReadError | ScanReport) -> list[object]:
-    return [getattr(item, name) for name in item.__slots__]
 
 
 def load_reports(data: bytes) -> list[ScanReport]:
     """Return the reports that `dump_reports` wrote."""
     import json
 
-    def report(row: list[Any]) -> ScanReport:
-        values = dict(zip(ScanReport.__slots__, row, strict=True))
-        values["findings"] = tuple(Finding(*finding) for finding in values["findings"])
-        values["members"] = tuple(report(member) for member in values["members"])
-        values["load"] = LoadAdvice(*values["load"]) if values["load"] is not None else None
-        values["steps"] = tuple(values["steps"])
-        values["errors"] = tuple(ReadError(*error) for error in values["errors"])
-        values["notes"] = tuple(values["notes"])
-        return ScanReport(**values)
+    classes = {cls.__name__: cls for cls in (Finding, LoadAdvice, ReadError, ScanReport)}
 
-    return list(map(report, json.loads(data)))
+    def restore(item: dict[str, list[Any]]) -> object:
+        ((name, fields),) = item.items()
+        if name == "ScanReport":
+            fields = [tuple(field) if isinstance(field, list) else field for field in fields]
+        return classes[name](*fields)
+
+    reports: list[ScanReport] = json.loads(data, object_hook=restore)
+    return reports
 
 
 # --- JSON and SARIF -----------------------------------------------------------------------
@@ -376,13 +363,13 @@ def _dumps(value: object) -> str:
     return json.dumps(value, indent=2).replace("\x7f", "\\u007f") + "\n"
 
 
-_SARIF_LEVELS = {DANGEROUS: "error", UNKNOWN: "warning", UNREADABLE: "error", POINTER: "note"}
 _SARIF_RULES = {
-    DANGEROUS: "Loading the file runs code, or accesses what it should not.",
-    UNKNOWN: "The file needs a name that is not on the allowlist.",
-    UNREADABLE: "The file could not be read to its end.",
-    POINTER: "The file is a Git LFS pointer; its content is elsewhere.",
+    DANGEROUS: ("error", "Loading the file runs code, or accesses what it should not."),
+    UNKNOWN: ("warning", "The file needs a name that is not on the allowlist."),
+    UNREADABLE: ("error", "The file could not be read to its end."),
+    POINTER: ("note", "The file is a Git LFS pointer; its content is elsewhere."),
 }
+"""Level and description by verdict."""
 
 
 def sarif_text(reports: Sequence[ScanReport]) -> str:
@@ -396,9 +383,9 @@ def sarif_text(reports: Sequence[ScanReport]) -> str:
         {
             "id": f"ptinspect/{verdict}",
             "shortDescription": {"text": text},
-            "defaultConfiguration": {"level": _SARIF_LEVELS[verdict]},
+            "defaultConfiguration": {"level": level},
         }
-        for verdict, text in _SARIF_RULES.items()
+        for verdict, (level, text) in _SARIF_RULES.items()
     ]
     driver = {"name": "ptinspect", "version": __version__, "rules": rules}
     results = [result for report in reports for result in _sarif_results(report, report.path)]
@@ -430,7 +417,7 @@ def _sarif_result(
         location["logicalLocations"] = [{"name": finding.record, "kind": "member"}]
     return {
         "ruleId": f"ptinspect/{verdict}",
-        "level": _SARIF_LEVELS[verdict],
+        "level": _SARIF_RULES[verdict][0],
         "message": {"text": text},
         "locations": [location],
     }
