@@ -7,42 +7,20 @@ arguments has a rule here, which judges these in turn.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from functools import lru_cache
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ptinspect.pickling.pyobjects import RECONSTRUCTORS, resolve_global
-from ptinspect.pickling.values import (
-    Blob,
-    Call,
-    Extension,
-    Global,
-    Inert,
-    OutOfBand,
-    PersistentId,
-    Value,
-)
-from ptinspect.safety.analysis.memory import MAX_DEPTH, block_exceeds_table
+from ptinspect.pickling.values import Blob, Call, Extension, Global, Inert, OutOfBand, PersistentId
+from ptinspect.safety import policy
+from ptinspect.safety.analysis import values
 from ptinspect.safety.analysis.shapes import Shapes, parse_shapes
-from ptinspect.safety.analysis.values import (
-    MAPPING_METHODS,
-    describe,
-    literal_bytes,
-    overridden_method,
-    runs_source,
-)
-from ptinspect.safety.policy import (
-    PolicyRow,
-    is_class_name,
-    is_known_package,
-    is_listed,
-    is_plain_class,
-    is_special,
-    is_stdlib,
-    load_policy,
-    policy_row,
-)
 from ptinspect.safety.report import CLEAN, DANGEROUS, SEVERITY, UNKNOWN
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ptinspect.pickling.values import Value
 
 _TENSOR_METHODS = ("detach", "requires_grad_", "to", "numpy", "as_subclass")
 _CREATING = ("NEWOBJ", "CLASS")
@@ -63,11 +41,11 @@ _METHODS_CALLED_BY = {
     "torch.nn.parameter.Parameter": _TENSOR_METHODS,
     "torch.nn.parameter.Buffer": _TENSOR_METHODS,
     "torch.nn.Parameter": _TENSOR_METHODS,
-    "builtins.dict": MAPPING_METHODS,
-    "collections.OrderedDict": MAPPING_METHODS,
-    "collections.defaultdict": MAPPING_METHODS,
-    "collections.Counter": MAPPING_METHODS,
-    "collections.UserDict": MAPPING_METHODS,
+    "builtins.dict": values.MAPPING_METHODS,
+    "collections.OrderedDict": values.MAPPING_METHODS,
+    "collections.defaultdict": values.MAPPING_METHODS,
+    "collections.Counter": values.MAPPING_METHODS,
+    "collections.UserDict": values.MAPPING_METHODS,
 }
 
 
@@ -93,7 +71,7 @@ HARMLESS = Judgement(CLEAN)
 
 def resolve_callable(func: Value) -> Value:
     """Return the global that a callable resolves to, or the callable itself."""
-    return resolve_global(func, MAX_DEPTH) or func
+    return resolve_global(func, values.MAX_DEPTH) or func
 
 
 # --- names --------------------------------------------------------------------------------
@@ -116,9 +94,9 @@ def judge_import(target: Value) -> Judgement:
         if any(map(_is_not_text, target)):
             return HARMLESS  # pickle stops here
         return Judgement(DANGEROUS, "STACK_GLOBAL", "imports a name that the file computes")
-    if not isinstance(target, Global) or is_listed(target.module, target.name):
+    if not isinstance(target, Global) or policy.is_listed(target.module, target.name):
         return HARMLESS
-    row = policy_row(target.module, target.name)
+    row = policy.policy_row(target.module, target.name)
     if row is None:
         return Judgement(UNKNOWN, target.path, _unlisted_reason(target))
     verdict = DANGEROUS if row.verdict == "dangerous" else UNKNOWN
@@ -130,13 +108,17 @@ def _is_not_text(value: Value) -> bool:
     if not isinstance(value, Call):
         return not isinstance(value, str | Inert)
     func = value.func if value.opcode == "NEWOBJ" else None
-    return isinstance(func, Global) and is_known_package(func.module) and is_class_name(func.name)
+    return (
+        isinstance(func, Global)
+        and policy.is_known_package(func.module)
+        and policy.is_class_name(func.name)
+    )
 
 
 def _unlisted_reason(name: Global) -> str:
-    if is_stdlib(name.module):
+    if policy.is_stdlib(name.module):
         return "belongs to the standard library, but is not on the allowlist"
-    if is_known_package(name.module):
+    if policy.is_known_package(name.module):
         return f"belongs to the package {_package(name)}, but is not on the allowlist"
     if _package(name) == "__torch__":
         return "its class is TorchScript code in the archive"
@@ -157,7 +139,7 @@ def judge_call(
     func: Value,
     args: tuple[Value, ...],
     how: str,
-    depth: int = MAX_DEPTH,
+    depth: int = values.MAX_DEPTH,
     keywords: dict[Value, Value] | None = None,
 ) -> Judgement:
     """Judge a call.
@@ -181,7 +163,7 @@ def judge_call(
         return _judge_reconstruction(func, args, depth)
     if func.name.endswith(".__new__") and args:
         return _judge_new(func, args, depth, keywords)
-    row = policy_row(func.module, func.name)
+    row = policy.policy_row(func.module, func.name)
     if func.path == "builtins.type" and how == "REDUCE" and len(args) == 1:
         return HARMLESS  # type(None): only three arguments create a class
     if row is None or row.verdict == "reference":
@@ -198,7 +180,9 @@ def judge_call(
 
 def _is_created_quietly(func: Global) -> bool:
     """Return True for a class whose objects can be created without an action."""
-    return is_known_package(func.module) or is_plain_class(func.module, func.name, creates=True)
+    return policy.is_known_package(func.module) or policy.is_plain_class(
+        func.module, func.name, creates=True
+    )
 
 
 def _judge_unlisted(func: Global, args: Value, how: str) -> Judgement:
@@ -206,19 +190,19 @@ def _judge_unlisted(func: Global, args: Value, how: str) -> Judgement:
 
     Only functions act: the constructor of a class is dangerous if the policy lists it.
     """
-    if runs_source(func, args):
+    if values.runs_source(func, args):
         return Judgement(DANGEROUS, func.path, RUNS_SOURCE)
-    if any(map(is_special, func.name.split("."))):
+    if any(map(policy.is_special, func.name.split("."))):
         return Judgement(DANGEROUS, func.path, "accesses an object's special attributes")
-    if is_stdlib(func.module):
-        if is_plain_class(func.module, func.name, how.startswith(_CREATING)):
+    if policy.is_stdlib(func.module):
+        if policy.is_plain_class(func.module, func.name, how.startswith(_CREATING)):
             return Judgement(UNKNOWN, func.path, "creates an object of the standard library")
         reason = "a callable of the standard library that is not on the allowlist"
         return Judgement(DANGEROUS, func.path, reason)
-    if is_known_package(func.module):
+    if policy.is_known_package(func.module):
         package = _package(func)
-        is_plain = is_plain_class(func.module, func.name, creates=False)
-        if how.startswith("NEWOBJ") or is_plain or is_class_name(func.name):
+        is_plain = policy.is_plain_class(func.module, func.name, creates=False)
+        if how.startswith("NEWOBJ") or is_plain or policy.is_class_name(func.name):
             return Judgement(UNKNOWN, func.path, f"creates an object of the package {package}")
         reason = f"a function of the package {package} that is not on the allowlist"
         return Judgement(DANGEROUS, func.path, reason)
@@ -234,12 +218,12 @@ def _judge_listed(
     how: str,
     depth: int,
     keywords: dict[Value, Value] | None,
-    row: PolicyRow,
+    row: policy.PolicyRow,
 ) -> Judgement:
     """Judge a call of a callable with shapes: its own writer's calls, and all others."""
     shapes = parse_shapes(row.shapes)
     for arg in args[:3] if func.path in _METHODS_CALLED_BY else ():
-        method = overridden_method(arg, _METHODS_CALLED_BY[func.path])
+        method = values.overridden_method(arg, _METHODS_CALLED_BY[func.path])
         if method is not None:
             reason = f"calls {method}() of its argument, a method that the file has replaced"
             return Judgement(DANGEROUS, func.path, reason)
@@ -248,7 +232,7 @@ def _judge_listed(
         shape = shapes.find_call(args, _SHAPE_LETTERS.get(how, "R" if args else "N"))
     if shape is None:
         if keywords and shapes.keywords_act:
-            reason = f"gets {describe(args, keywords)}, with which it can reach any memory"
+            reason = f"gets {values.describe(args, keywords)}, with which it can reach any memory"
             return Judgement(DANGEROUS, func.path, reason)
         return _judge_other_shape(func, (*args, *(keywords or {}).values()), how, depth, row)
     if shape.acts:
@@ -265,9 +249,9 @@ def _judge_listed(
     return Judgement(UNKNOWN, func.path, row.reason) if row.verdict == "unknown" else HARMLESS
 
 
-def _judge_loaded_bytes(name: str, value: Value, row: PolicyRow) -> Judgement:
+def _judge_loaded_bytes(name: str, value: Value, row: policy.PolicyRow) -> Judgement:
     """Judge a callable that loads a value as a pickle, which is judged as a file of its own."""
-    payload = literal_bytes(value)
+    payload = values.literal_bytes(value)
     if payload is None:
         return Judgement(DANGEROUS, name, "loads bytes that a call computes")
     if isinstance(payload, Blob) and payload.mutable:  # APPENDS can change it later
@@ -280,7 +264,7 @@ def _judge_loaded_bytes(name: str, value: Value, row: PolicyRow) -> Judgement:
 def quick_shapes(module: str, name: str) -> Shapes:
     """Return the shapes of a callable in which a call is clean, without a look into wide values or
     into other calls."""
-    row, path = policy_row(module, name), f"{module}.{name}"
+    row, path = policy.policy_row(module, name), f"{module}.{name}"
     if row is None or row.verdict not in ("allowed", "module"):
         return parse_shapes("")
     shapes = parse_shapes(row.shapes)
@@ -291,17 +275,17 @@ def quick_shapes(module: str, name: str) -> Shapes:
 
 
 def _judge_other_shape(
-    func: Global, args: tuple[Value, ...], how: str, depth: int, row: PolicyRow
+    func: Global, args: tuple[Value, ...], how: str, depth: int, row: policy.PolicyRow
 ) -> Judgement:
     """Judge a call of a shape that no writer uses: it acts if one of its arguments does."""
     if row.verdict == "unknown" or (how.endswith("*") and func.path in RULES):
-        return Judgement(DANGEROUS, func.path, f"{how} with {describe(args)} acts")
+        return Judgement(DANGEROUS, func.path, f"{how} with {values.describe(args)} acts")
     for arg in args[:_MAX_EXAMINED]:
         if isinstance(resolve_callable(arg), Global):
             judgement = judge_call(arg, (), "REDUCE", depth - 1)
             if judgement.verdict == DANGEROUS:
                 return judgement
-    reason = f"{how} with {describe(args)}: no writer calls it so"
+    reason = f"{how} with {values.describe(args)}: no writer calls it so"
     if row.verdict == "module":
         reason = "runs the constructor of a module of torch.nn"
     elif how.endswith("*"):
@@ -368,9 +352,13 @@ def is_own_object(value: Value) -> bool:
         cls = resolve_callable(value.args[0]) if value.args else None
     elif value.opcode != "NEWOBJ":
         return False
-    if not isinstance(cls, Global) or is_stdlib(cls.module) or is_known_package(cls.module):
+    if (
+        not isinstance(cls, Global)
+        or policy.is_stdlib(cls.module)
+        or policy.is_known_package(cls.module)
+    ):
         return False
-    return policy_row(cls.module, cls.name) is None
+    return policy.policy_row(cls.module, cls.name) is None
 
 
 def _judge_new(
@@ -396,7 +384,7 @@ ALIASING = (
 def _rebuild_from_type(args: tuple[Value, ...], depth: int) -> Judgement:
     """torch._tensor._rebuild_from_type(_v2)(func, type, args, state): calls func(*args)."""
     func = resolve_callable(args[0])
-    if isinstance(func, Global) and is_stdlib(func.module):
+    if isinstance(func, Global) and policy.is_stdlib(func.module):
         reason = "is called to create a tensor, but does not return one"
         return Judgement(DANGEROUS, func.path, reason)
     assert isinstance(args[2], tuple)
@@ -413,18 +401,18 @@ def _getattr(args: tuple[Value, ...], depth: int) -> Judgement:
     assert isinstance(attribute, str)
     if not attribute.isidentifier():
         return Judgement(DANGEROUS, name, "accesses something other than a plain attribute")
-    if is_special(attribute) and attribute != "__new__":
+    if policy.is_special(attribute) and attribute != "__new__":
         return Judgement(DANGEROUS, name, "accesses an object's special attributes")
     if isinstance(target, Global):
-        row = policy_row(target.module, f"{target.name}.{attribute}")
-        is_member = is_known_package(target.module) and is_class_name(target.name)
+        row = policy.policy_row(target.module, f"{target.name}.{attribute}")
+        is_member = policy.is_known_package(target.module) and policy.is_class_name(target.name)
         forbidden = ("dangerous",) if is_member else ("acts", "dangerous")
         if row is not None and row.verdict in forbidden:
             return Judgement(DANGEROUS, f"{target.path}.{attribute}", row.reason)
-        owner = load_policy().row(target.module, target.name)
+        owner = policy.load_policy().row(target.module, target.name)
         is_class = owner is not None and owner.verdict == "allowed"  # such as datetime.datetime
-        is_module = is_stdlib(target.name) and not is_class
-        if is_module or (owner is None and is_stdlib(target.module)):
+        is_module = policy.is_stdlib(target.name) and not is_class
+        if is_module or (owner is None and policy.is_stdlib(target.module)):
             return Judgement(DANGEROUS, name, f"accesses the module {target.path}")
     elif isinstance(target, Extension | PersistentId | OutOfBand):
         return Judgement(DANGEROUS, name, "accesses an object from outside the file")
@@ -432,7 +420,7 @@ def _getattr(args: tuple[Value, ...], depth: int) -> Judgement:
 
 
 def _block_manager(args: tuple[Value, ...], depth: int) -> Judgement:
-    if not block_exceeds_table(args):
+    if not values.block_exceeds_table(args):
         return HARMLESS
     reason = "the place of a block in its table is not known, or outside of it"
     return Judgement(UNKNOWN, "pandas.core.internals.managers.BlockManager", reason)

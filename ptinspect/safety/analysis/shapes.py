@@ -23,8 +23,7 @@ from ptinspect.pickling.values import (
     TensorCall,
     Value,
 )
-from ptinspect.safety.analysis.memory import MAX_DIMS
-from ptinspect.safety.analysis.values import codec_name
+from ptinspect.safety.analysis.values import MAX_DIMS, codec_name
 
 Kind = Callable[[Value], bool]
 """Returns True if a value is of the kind."""

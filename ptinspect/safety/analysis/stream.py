@@ -10,17 +10,8 @@ from typing import TYPE_CHECKING
 
 from ptinspect.pickling.pyobjects import RECONSTRUCTORS
 from ptinspect.pickling.state import Event
-from ptinspect.pickling.values import (
-    Blob,
-    Call,
-    Extension,
-    Global,
-    Inert,
-    PersistentId,
-    Value,
-    key_value,
-)
-from ptinspect.safety.analysis import calls, memory, values
+from ptinspect.pickling.values import Blob, Call, Extension, Global, Inert, PersistentId, key_value
+from ptinspect.safety.analysis import calls, values
 from ptinspect.safety.analysis.shapes import Shapes, parse_shapes
 from ptinspect.safety.policy import is_plain_class, is_special, is_stdlib, load_policy
 from ptinspect.safety.report import CLEAN, DANGEROUS, UNKNOWN, Finding
@@ -32,6 +23,7 @@ if TYPE_CHECKING:
     from typing import Any, TypeVar
 
     from ptinspect.pickling.state import Recorder
+    from ptinspect.pickling.values import Value
 
     Result = TypeVar("Result")
     Items = TypeVar("Items", bound=Collection[Value])
@@ -48,7 +40,7 @@ _METHODS_CALLED_BY = {
     "BUILD": ("__setstate__",),
 }
 _WATCHED_ATTRIBUTES = frozenset(name for names in _METHODS_CALLED_BY.values() for name in names)
-_NOTABLE_ATTRIBUTES = _WATCHED_ATTRIBUTES.union(memory.MEMORY_INTERFACES)
+_NOTABLE_ATTRIBUTES = _WATCHED_ATTRIBUTES.union(values.MEMORY_INTERFACES)
 
 # Callables that return something that may not belong to the file.
 _RETURNS_FOREIGN = frozenset(("builtins.getattr", *calls.ALIASING))
@@ -77,7 +69,7 @@ def _states_set_by_call(func: Value, args: tuple[Value, ...]) -> list[Value]:
     `_rebuild_from_type_v2` may call a function that sets attributes in its turn.
     """
     states: list[Value] = []
-    for _ in range(memory.MAX_DEPTH):
+    for _ in range(values.MAX_DEPTH):
         if not isinstance(func, Global) or len(args) < 3:
             break
         rebuilds_from_type = func.name.startswith("_rebuild_from_type")
@@ -142,7 +134,7 @@ class StreamJudge:
                 if opcode == "BUILD" and isinstance(event.target, Inert):
                     event.target.change().states.append(event.argument)
                 self._judge_change(event)
-        for storage, offset, reason in memory.conflicting_storages(recorder.persistent):
+        for storage, offset, reason in values.conflicting_storages(recorder.persistent):
             opcode = "REDUCE" if storage == "tensor" else "BINPERSID"
             self._add(Event(offset, opcode, None), DANGEROUS, storage, reason)
         for name, event in self._loaders.items():
@@ -191,8 +183,8 @@ class StreamJudge:
         if not args and (func, call.opcode) in self._clean:
             return
         if isinstance(func, Global):
-            if func.path in memory.VIEW_FUNCTIONS and memory.view_exceeds_storage(args):
-                self._add(event, DANGEROUS, "tensor", memory.EXCEEDS_STORAGE)
+            if func.path in values.VIEW_FUNCTIONS and values.view_exceeds_storage(args):
+                self._add(event, DANGEROUS, "tensor", values.EXCEEDS_STORAGE)
             if self._is_clean_at_once(func, call):
                 if not args:
                     self._clean.add((func, call.opcode))
@@ -299,7 +291,7 @@ class StreamJudge:
             name = func.path if isinstance(func, Global) else "call"
             self._add(event, DANGEROUS, name, "changes an object that a call returned")
             return
-        if is_build and memory.builds_dtype(call):
+        if is_build and values.builds_dtype(call):
             self._judge_dtype(event, call)
         if func.path in RECONSTRUCTORS and call.args:
             cls = calls.resolve_callable(call.args[0])
@@ -310,8 +302,8 @@ class StreamJudge:
         shapes = parse_shapes(row.shapes if row else "")
         is_listed = row is not None and row.verdict in ("allowed", "module")
         if is_build:
-            if isinstance(event.argument, tuple) and memory.view_exceeds_storage(event.argument):
-                self._add(event, DANGEROUS, "tensor", memory.EXCEEDS_STORAGE)
+            if isinstance(event.argument, tuple) and values.view_exceeds_storage(event.argument):
+                self._add(event, DANGEROUS, "tensor", values.EXCEEDS_STORAGE)
             if is_listed and not shapes.has_state(event.argument):
                 kind = values.describe((event.argument,))
                 self._add(event, UNKNOWN, func.path, f"BUILD with {kind}: no writer builds it so")
@@ -345,12 +337,12 @@ class StreamJudge:
                 uses = self._wide.get(("fields", id(part)), 0)
                 if uses >= _MAX_SHARED_FIELDS:
                     reason = "too many dtypes share one table of fields"
-                    self._add(event, UNKNOWN, memory.NUMPY_DTYPE, reason)
+                    self._add(event, UNKNOWN, values.NUMPY_DTYPE, reason)
                     return
                 self._wide["fields", id(part)] = uses + 1
-        invalid = memory.invalid_dtype_reason(dtype)
+        invalid = values.invalid_dtype_reason(dtype)
         if invalid is not None:
-            self._add(event, DANGEROUS, memory.NUMPY_DTYPE, invalid)
+            self._add(event, DANGEROUS, values.NUMPY_DTYPE, invalid)
 
     def _judge_replaced_method(self, event: Event, method: str, replacement: Value) -> None:
         """Judge the call of an attribute that the file has put in a method's place."""
@@ -391,7 +383,7 @@ class StreamJudge:
                 is_computed = setter is not None and isinstance(part, Call)
             else:
                 is_computed = self._is_computed(part)
-                name = next((each for each in memory.MEMORY_INTERFACES if each in part), None)
+                name = next((each for each in values.MEMORY_INTERFACES if each in part), None)
                 if name is not None:
                     reason = f"sets {name}, which gives numpy an address in memory"
                     self._add(event, DANGEROUS, name, reason)

@@ -1,10 +1,23 @@
-"""Inert values: what loading would do with them, and their texts for findings."""
+"""Inert values: what loading would do with them, whether they point outside their memory, and
+their texts for findings.
+
+numpy trusts what a dtype records: a dtype of objects that denies to hold any turns the file's bytes
+into pointers, and a field outside its element reads memory outside the array.
+
+Source: numpy/_core/src/multiarray/descriptor.c, `arraydescr_reduce` and `arraydescr_setstate`. The
+state is (version, order, (base, shape), names, fields, itemsize, alignment, flags), with -1 for
+both sizes if the dtype's name implies them; a field is (dtype, offset), or (dtype, offset, title).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import re
+from functools import lru_cache
 from itertools import islice
+from typing import TYPE_CHECKING
 
+from ptinspect.dtypes import numpy_itemsize
+from ptinspect.pickling.pyobjects import RECONSTRUCTORS, resolve_global
 from ptinspect.pickling.values import (
     Blob,
     Call,
@@ -13,10 +26,15 @@ from ptinspect.pickling.values import (
     PersistentId,
     Python2Str,
     SetOf,
+    TensorCall,
     Value,
     key_value,
     type_name,
 )
+from ptinspect.safety.policy import is_listed
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Sequence
 
 MAPPING_METHODS = ("keys", "items")
 """The methods by which `__setstate__` uses a state that is not a dictionary."""
@@ -147,3 +165,279 @@ def _items_repr(values: Collection[Value], depth: int) -> str:
         pairs = zip(items, values.values(), strict=False)
         items = [f"{key}: {value_repr(value, depth - 1)}" for key, value in pairs]
     return ", ".join([*items, "…"] if len(values) > _ITEMS else items)
+
+
+# --- memory -------------------------------------------------------------------------------
+
+MAX_DEPTH = 8
+"""Nesting of calls in arguments of calls that is followed; honest files have two."""
+
+MAX_DIMS = 64
+"""Dimensions of a tensor, and of an array since numpy 2 (32 before). Both refuse more."""
+
+MEMORY_INTERFACES = (
+    "__array_interface__", "__array_struct__", "__array__", "__cuda_array_interface__",
+    "__dlpack__",
+)  # fmt: skip
+"""Attributes by which an object tells numpy where its memory is. It trusts whoever set them."""
+
+# --- views of storages --------------------------------------------------------------------
+
+VIEW_FUNCTIONS = frozenset(
+    f"torch._utils._rebuild_{kind}" for kind in ("tensor", "tensor_v2", "tensor_v3", "qtensor")
+)
+
+_PACKED = {"torch.QUInt4x2Storage": 2, "torch.QUInt2x4Storage": 4}
+"""Elements of a tensor in each byte of such a storage."""
+
+
+def view_exceeds_storage(args: tuple[Value, ...]) -> bool:
+    """Return True if a view needs elements that its storage does not have.
+
+    Args:
+        args: (storage, offset, size, stride, …) of torch._utils._rebuild_tensor and its versions.
+            If they have other types, torch refuses them itself.
+    """
+    fields = args[0].value if args and isinstance(args[0], PersistentId) else None
+    if not isinstance(fields, tuple) or len(fields) < 5 or len(args) < 4:
+        return False
+    numel, (offset, size, stride) = fields[4], args[1:4]
+    if isinstance(size, Call) and size.args:
+        size = size.args[0]  # torch.Size((2, 2))
+    if type(numel) is not int or type(offset) is not int:
+        return False
+    if not isinstance(size, tuple) or not isinstance(stride, tuple) or len(size) > MAX_DIMS:
+        return False
+    stride = stride[: len(size)]
+    if not set(map(type, (*size, *stride))) <= {int}:
+        return False
+    needed = required_numel(offset, size, stride)
+    if needed <= numel:
+        return False
+    storage_type = fields[1].path if isinstance(fields[1], Global) else ""
+    return needed > numel * _PACKED.get(storage_type, 1)
+
+
+@lru_cache(1 << 10)  # thousands of tensors of a model have the same few shapes
+def required_numel(offset: int, size: tuple[int, ...], stride: tuple[int, ...]) -> int:
+    """Return how many elements the storage of a view needs; 0 if the view is empty."""
+    last = offset
+    for length, step in zip(size, stride, strict=False):
+        if length == 0:
+            return 0
+        last += (length - 1) * step
+    return last + 1
+
+
+EXCEEDS_STORAGE = "a tensor extends past the end of its storage"
+"""CVE-2026-24747 and similar; torch itself refuses such a view."""
+
+
+def conflicting_storages(
+    persistent: Sequence[PersistentId | TensorCall],
+) -> Iterator[tuple[str, int, str]]:
+    """Yield (name, offset, reason) of storages with two sizes (CVE-2026-24747: memory behind the
+    smaller one is read), and of views that exceed their storage in `tensor_fastpath`."""
+    sizes: dict[Value, Value] = {}
+    for item in persistent:
+        key: Value
+        numel: Value
+        if isinstance(item, TensorCall):
+            key, numel, offset = item.storage_key, item.numel, item.persistent_id_offset
+            if required_numel(item.storage_offset, item.size, item.stride) > item.numel:
+                yield "tensor", item.offset, EXCEEDS_STORAGE
+        else:
+            fields, offset = item.value, item.offset
+            if not isinstance(fields, tuple) or len(fields) < 5 or fields[0] != "storage":
+                continue
+            key, numel = fields[2], fields[4]
+        if isinstance(key, str | int) and sizes.setdefault(key, numel) != numel:
+            yield "storage", offset, "a storage is recorded with two sizes"
+
+
+# --- numpy's dtypes -----------------------------------------------------------------------
+
+NUMPY_DTYPE = "numpy.dtype"
+
+_TENSOR_REBUILDERS = frozenset(
+    f"torch.{module}._rebuild_from_type{version}"
+    for module in ("_tensor", "tensor")
+    for version in ("", "_v2")
+)
+
+_HAS_OBJECT = 0x01
+_OBJECT_FLAGS = 0x1B
+"""NPY_ITEM_REFCOUNT, LIST_PICKLE, NEEDS_INIT and NEEDS_PYAPI: every dtype of objects has them."""
+
+_MAX_ITEM_SIZE = 1 << 31
+"""numpy counts the bytes of an element in a C int."""
+
+_NAME = re.compile(r"[<>=|]?([a-zA-Z?])([0-9]{0,10})")
+
+_RECORD_CLASSES = frozenset(
+    ("numpy.record", "numpy.rec.record", "numpy.core.records.record", "numpy._core.records.record")
+)
+
+
+def builds_dtype(call: Call) -> bool:
+    """Return True if a call creates a numpy dtype, by itself or through a helper."""
+    func: Value = call
+    for _ in range(MAX_DEPTH):
+        if not isinstance(func, Call):
+            break
+        target = resolve_global(func.func)
+        is_helper = target and target.path in (*RECONSTRUCTORS, *_TENSOR_REBUILDERS)
+        func = (resolve_global(func.args[0]) or func.args[0]) if is_helper and func.args else target
+    return isinstance(func, Global) and func.path == NUMPY_DTYPE
+
+
+def invalid_dtype_reason(dtype: Call) -> str | None:
+    """Return what is wrong with a dtype that BUILD was applied to, or None if it is valid."""
+    if not isinstance(dtype.func, Global) or dtype.func.path != NUMPY_DTYPE:
+        return "a dtype in a form that numpy does not write"
+    if dtype.changes is None or len(dtype.changes.states) != 1:
+        return "a dtype whose state is set twice"
+    state = dtype.state
+    if not isinstance(state, tuple) or len(state) < 6:
+        return "a dtype with an invalid state"
+    kind = _kind(dtype)
+    if kind is None:  # a package's own dtype: its class was judged when it was imported
+        return None if _is_foreign(dtype) else "a dtype in a form that numpy does not write"
+    if len(dtype.args) < 3 or not dtype.args[2]:  # the argument `copy`
+        return "changes a dtype of numpy's own"
+    has_parts = any(part is not None for part in state[2:5])
+    size = state[5]
+    if kind not in "VSUa":
+        if has_parts or size != -1:
+            return "a plain dtype that has parts, or another size than its name says"
+        return _object_flags_reason(kind == "O", state)
+    if type(size) is not int or not 0 <= size < _MAX_ITEM_SIZE or (kind == "U" and size % 4):
+        return "a dtype with an invalid item size"
+    if kind != "V":
+        return "a dtype of text that has parts" if has_parts else None
+    return _invalid_structure_reason(state, size)
+
+
+def _kind(dtype: Call) -> str | None:
+    """Return the letter of a dtype's kind, or None if it is not named by a letter."""
+    name = dtype.args[0] if dtype.args else None
+    if isinstance(name, Global) and name.path in _RECORD_CLASSES:
+        return "V"
+    match = _NAME.fullmatch(name) if isinstance(name, str) else None
+    return match[1] if match else None
+
+
+def _is_foreign(dtype: Call) -> bool:
+    """Return True for a dtype of a class that the policy does not list."""
+    cls = dtype.args[0] if dtype.args else None
+    is_unlisted = isinstance(cls, Global) and not is_listed(cls.module, cls.name)
+    return is_unlisted or isinstance(cls, Extension)
+
+
+def _invalid_structure_reason(state: tuple[Value, ...], size: int) -> str | None:
+    """Check a structured dtype, or one whose element is an array."""
+    has_objects = False
+    subarray, names, fields = state[2:5]
+    if subarray is not None:
+        base, shape = subarray if isinstance(subarray, tuple) and len(subarray) == 2 else (None, 0)
+        total = item_size(base)
+        lengths = shape if isinstance(shape, tuple) else (shape,)
+        is_shape = all(type(length) is int and length >= 0 for length in lengths)
+        if total is None or len(lengths) > MAX_DIMS or not is_shape:
+            return "an invalid array as an element"
+        for length in lengths:
+            assert isinstance(length, int)
+            total = min(total * length, _MAX_ITEM_SIZE)
+        if total != size:
+            return "an array as an element whose size differs from the element's"
+        has_objects = holds_objects(base)
+    if names is not None or fields is not None:
+        if not isinstance(names, tuple) or not isinstance(fields, dict):
+            return "a structure with invalid fields"
+        if any(not isinstance(name, str) or name not in fields for name in names):
+            return "a structure that lacks one of its fields"
+        for field in fields.values():
+            dtype, offset = field[:2] if isinstance(field, tuple) and len(field) > 1 else (None, 0)
+            field_size = item_size(dtype)
+            if field_size is None or type(offset) is not int:
+                return "an invalid field"
+            if not 0 <= offset <= size - field_size:
+                return "a field outside its element"
+            has_objects = has_objects or holds_objects(dtype)
+    return _object_flags_reason(has_objects, state)
+
+
+def _object_flags_reason(has_objects: bool, state: tuple[Value, ...]) -> str | None:
+    """Check that a dtype of objects has the flags of one. Before version 3 numpy sets them."""
+    version, flags = state[0], state[7] if len(state) > 7 else 0
+    if not has_objects or (type(version) is int and version < 3):
+        return None
+    if type(flags) is not int or flags & _OBJECT_FLAGS != _OBJECT_FLAGS:
+        return "a dtype of objects that denies to hold any"
+    return None
+
+
+def item_size(dtype: Value) -> int | None:
+    """Return the bytes of one element, or None if the dtype is not numpy's or records no size."""
+    if not isinstance(dtype, Call) or not isinstance(dtype.func, Global) or not dtype.args:
+        return None
+    if dtype.func.path != NUMPY_DTYPE:
+        return None
+    state, name = dtype.state, dtype.args[0]
+    size = state[5] if isinstance(state, tuple) and len(state) > 5 else None
+    if type(size) is int and size >= 0:
+        return size
+    return numpy_itemsize(name) if isinstance(name, str) else None
+
+
+def holds_objects(dtype: Value) -> bool:
+    """Return True if elements of the dtype are, or contain, Python objects."""
+    if not isinstance(dtype, Call) or not dtype.args:
+        return True
+    name, state = dtype.args[0], dtype.state
+    if isinstance(name, str) and "O" in name:
+        return True
+    if state is None:
+        return not isinstance(name, str)
+    flags = state[7] if isinstance(state, tuple) and len(state) > 7 else 0
+    return type(flags) is not int or bool(flags & _HAS_OBJECT)
+
+
+# --- blocks of tables ---------------------------------------------------------------------
+
+
+def block_exceeds_table(args: tuple[Value, ...]) -> bool:
+    """Return True if a block of pandas' BlockManager(blocks, axes) may be outside of its table.
+
+    pandas writes to memory where a block says that it belongs, without a look at the axis.
+    """
+    if not args:
+        return False  # created by NEWOBJ, and filled by BUILD
+    blocks, axes = args
+    length = _axis_length(axes[0]) if isinstance(axes, list) and axes else None
+    for block in blocks if isinstance(blocks, tuple) else (blocks,):
+        placement = block.args[1] if isinstance(block, Call) and len(block.args) > 1 else None
+        bounds = placement.args if isinstance(placement, Call) else ()
+        start, stop, step = bounds if len(bounds) == 3 else (None, None, None)
+        is_range = isinstance(start, int) and isinstance(stop, int) and step in (1, None)
+        if length is None or not is_range or not 0 <= start <= stop <= length:  # type: ignore[operator]
+            return True
+    return False
+
+
+def _axis_length(index: Value) -> int | None:
+    """Return the number of labels of `_new_Index(class, fields)`, or None if it is not recorded."""
+    fields = index.args[1] if isinstance(index, Call) and len(index.args) == 2 else None
+    if not isinstance(fields, dict):
+        return None
+    start, stop, step = (fields.get(name) for name in ("start", "stop", "step"))
+    if isinstance(start, int) and isinstance(stop, int) and step == 1:
+        return max(stop - start, 0)
+    data = fields.get("data")
+    if not isinstance(data, Call) or not isinstance(data.func, Global):
+        return None
+    shape = data.state[1] if isinstance(data.state, tuple) and len(data.state) == 5 else None
+    if data.func.name == "_frombuffer":
+        shape = data.args[2] if len(data.args) > 2 else None
+    length = shape[0] if isinstance(shape, tuple) and len(shape) == 1 else None
+    return length if isinstance(length, int) else None

@@ -30,14 +30,8 @@ from ptinspect.formats.sharded import index_folder, read_index_file
 from ptinspect.formats.signatures import ZIP_MAGIC, identify_text, is_tar, unknown_format_error
 from ptinspect.formats.zip.directory import SMALL_PICKLE
 from ptinspect.formats.zip.records import find_directories
+from ptinspect.safety.containers import pickles
 from ptinspect.safety.containers.payloads import BASE64, UNREAD_FORMATS, decode_base64, scan_text
-from ptinspect.safety.containers.pickles import (
-    PickleScanner,
-    begins_with_protocol,
-    may_begin_pickle,
-    scan_embedded,
-    scan_pickles,
-)
 from ptinspect.safety.report import DANGEROUS
 from ptinspect.safety.scan_state import ScanState, scan_member
 from ptinspect.source.base import MemorySource, SliceSource
@@ -88,14 +82,14 @@ def buffer_if_small(source: Source) -> Source:
 
 
 def _scan_unless_zip(source: Source, state: ScanState, head: bytes) -> None:
-    is_pickle = begins_with_protocol(head)
+    is_pickle = pickles.begins_with_protocol(head)
     identity = None if is_pickle or not head else identify_head(source, head, state.limits)
     zip_at_end = None
     if (identity is None or identity.format not in _TAR_FORMATS) and source.size:
         for shift, _ in find_directories(source):  # `zipfile` opens it, whatever precedes it
             zip_at_end = SliceSource(source, shift, source.size - shift)
             break
-    if may_begin_pickle(head) and _try_pickles(source, state, head, identity):
+    if pickles.may_begin_pickle(head) and _try_pickles(source, state, head, identity):
         pass
     elif zip_at_end is None or identity is not None:
         try:
@@ -152,7 +146,7 @@ def _try_pickles(source: Source, state: ScanState, head: bytes, identity: Identi
         return False
     data, start, stop = source.window()
     trial = ScanState(state.path, state.record, state.depth, state.budget)
-    scanner = scan_pickles(trial, data, start, stop, state.record)
+    scanner = pickles.scan_pickles(trial, data, start, stop, state.record)
     if identity is not None:  # it begins like another format
         if scanner.is_harmful:
             _add_two_formats(state, f"{identity.description} and a pickle")
@@ -166,7 +160,7 @@ def _try_pickles(source: Source, state: ScanState, head: bytes, identity: Identi
         or ((error.where and error.where.offset) or 0) >= _MIN_PICKLE_RUN
         for error in trial.errors
     )
-    if scanner.is_harmful or begins_with_protocol(head) or must_be_pickle:
+    if scanner.is_harmful or pickles.begins_with_protocol(head) or must_be_pickle:
         trial.format = trial.format if trial.format != "unknown" else "pickle"
         _adopt(state, trial, scanner)
         return True
@@ -183,7 +177,7 @@ def _is_pickle_by_chance(trial: ScanState, head: bytes) -> bool:
     )
 
 
-def _adopt(state: ScanState, trial: ScanState, scanner: PickleScanner) -> None:
+def _adopt(state: ScanState, trial: ScanState, scanner: pickles.PickleScanner) -> None:
     state.format, state.description, state.hint = trial.format, "a pickle", trial.hint
     state.merge(trial)
     scanner.state = state
@@ -248,11 +242,11 @@ def _scan_identified(
 def _scan_unread(source: Source, state: ScanState) -> None:
     """Scan the pickles in a file of a format that is not opened: Parquet, Arrow, SQLite."""
     data, start, stop = source.window()
-    scan_embedded(state, data, start, stop, start, state.record)
+    pickles.scan_embedded(state, data, start, stop, start, state.record)
     for match in BASE64.finditer(data, start, stop):
         for shift in range(4):  # a length in front of the text may look like a part of it
             decoded = decode_base64(match[0][shift:])
-            scan_embedded(state, decoded, 0, len(decoded), 0, state.record)
+            pickles.scan_embedded(state, decoded, 0, len(decoded), 0, state.record)
 
 
 def _scan_compressed(source: Source, state: ScanState, head: bytes) -> bool:
@@ -269,7 +263,9 @@ def _scan_compressed(source: Source, state: ScanState, head: bytes) -> bool:
             start = content.read(0, min(content.size, HEAD_BYTES))
             most = max(SMALL_PICKLE, source.size * state.limits.pickle_ratio)
             part = content
-            if may_begin_pickle(start) and content.size > most:  # each byte is an opcode to run
+            if (
+                pickles.may_begin_pickle(start) and content.size > most
+            ):  # each byte is an opcode to run
                 part = SliceSource(content, 0, most)
                 message = f"{source.size:,} bytes decompress to {content.size:,} bytes of a pickle"
                 where = Place(state.record)
@@ -293,11 +289,13 @@ def _scan_arrays(source: Source, state: ScanState) -> None:
         end = source.size if nbytes is None else begin + nbytes
         if nbytes is None:
             data, start, stop = source.window()
-            pickles = len(state.streams)
-            scanner = scan_pickles(state, data, start, stop, state.record, skip=begin, until=MAGIC)
+            count = len(state.streams)
+            scanner = pickles.scan_pickles(
+                state, data, start, stop, state.record, skip=begin, until=MAGIC
+            )
             state.format = "npy"
             scanner.scan_found()
-            if len(state.streams) > pickles:
+            if len(state.streams) > count:
                 end = state.streams[-1].end - start
         if end > source.size:
             message = "the array is cut off: it has more elements than the file has bytes for"

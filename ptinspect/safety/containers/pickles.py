@@ -17,20 +17,10 @@ from ptinspect.pickling.opcodes import BY_CODE
 from ptinspect.pickling.pyobjects import constructor_arguments, function_path, resolve_global
 from ptinspect.pickling.state import Recorder
 from ptinspect.pickling.values import Blob, Call
-from ptinspect.safety.analysis.memory import holds_objects, item_size
 from ptinspect.safety.analysis.stream import StreamJudge
-from ptinspect.safety.containers.payloads import (
-    BASE64_PICKLE,
-    FIXED_BYTES,
-    LENGTH_BYTES,
-    LINES,
-    PICKLE,
-    SEARCHED_BYTES,
-    begins_like_pickle,
-    find_base64,
-    looks_like_file,
-    scan_suspect,
-)
+from ptinspect.safety.analysis.values import holds_objects, item_size
+from ptinspect.safety.containers import payloads
+from ptinspect.safety.containers.payloads import FIXED_BYTES, LENGTH_BYTES, LINES
 from ptinspect.safety.report import DANGEROUS
 from ptinspect.safety.scan_state import ScanState, scan_member
 from ptinspect.source.base import MemorySource
@@ -162,7 +152,9 @@ class PickleScanner:
             if recorder.skips_bytes:
                 self._scan_as_plain_pickle(offset)
         if self.data.find(b"gA", offset, pickled.end) >= 0:
-            for position, decoded in find_base64(self.data, offset, pickled.end, BASE64_PICKLE):
+            for position, decoded in payloads.find_base64(
+                self.data, offset, pickled.end, payloads.BASE64_PICKLE
+            ):
                 self.values.append((f"base64 @ {position - self.start}", decoded))
         return pickled
 
@@ -239,16 +231,16 @@ class PickleScanner:
                 self.payloads.append((name, payload))
         for offset, text in judge.texts:
             head = text[:1024].encode("latin1", "replace")
-            if looks_like_file(head, 0, len(head)):
+            if payloads.looks_like_file(head, 0, len(head)):
                 self.values.append((f"value @ {offset}", text[:].encode("latin1", "replace")))
         for offset, literal in recorder.literals:
             window = MemorySource.of_value(literal, "").window()
-            if looks_like_file(*window) and id(literal) not in self._seen_payloads:
+            if payloads.looks_like_file(*window) and id(literal) not in self._seen_payloads:
                 self.values.append((f"value @ {offset - self.start}", literal))
 
     def scan_found(self) -> None:
         """Scan the files that the pickles load, and those that their values look like."""
-        for items, scan in ((self.payloads, scan_member), (self.values, scan_suspect)):
+        for items, scan in ((self.payloads, scan_member), (self.values, payloads.scan_suspect)):
             for name, payload in items:
                 source = MemorySource.of_value(payload, self.state.path)
                 scan(self.state, source, name)
@@ -295,7 +287,7 @@ class PickleScanner:
         self.state.find("trailing-bytes", reason, self.record, offset=offset - self.start)
         chunk = bytes(chunk)
         first = zeros + len(chunk) - len(chunk.lstrip(b"\0"))
-        if looks_like_file(self.data, first, self.stop):
+        if payloads.looks_like_file(self.data, first, self.stop):
             rest = Blob(self.data, first, self.stop - first, first)
             self.values.append((f"byte {first - self.start}", rest))
         scan_embedded(self.state, self.data, first, self.stop, self.start, self.record)
@@ -332,9 +324,9 @@ def scan_embedded(
     trial = ScanState(state.path, state.record, state.depth, state.budget)
     scanner = PickleScanner(trial, data, base, stop, record)
     reached = start
-    for match in PICKLE.finditer(data, start, min(stop, start + SEARCHED_BYTES)):
+    for match in payloads.PICKLE.finditer(data, start, min(stop, start + payloads.SEARCHED_BYTES)):
         offset = match.start()
-        if offset >= reached and begins_like_pickle(data, offset, stop):
+        if offset >= reached and payloads.begins_like_pickle(data, offset, stop):
             try:
                 reached = scanner.scan_at(offset).end
             except LimitError as error:

@@ -7,13 +7,7 @@ from typing import TYPE_CHECKING
 
 from ptinspect.errors import DOWNLOAD_AGAIN, DamagedError, LimitError, Place, PtInspectError
 from ptinspect.formats.signatures import TAR_BLOCK, is_tar
-from ptinspect.formats.torch.tar import (
-    MEMBERS,
-    MemberReader,
-    iter_members,
-    read_storages,
-    read_tensors,
-)
+from ptinspect.formats.torch import tar as torch_tar
 from ptinspect.safety.containers.pickles import PickleScanner
 from ptinspect.safety.report import DANGEROUS
 from ptinspect.safety.scan_state import scan_member
@@ -26,7 +20,7 @@ if TYPE_CHECKING:
     from ptinspect.safety.scan_state import ScanState
     from ptinspect.source.base import Source
 
-_MIXED_MEMBERS = MEMBERS[2:]
+_MIXED_MEMBERS = torch_tar.MEMBERS[2:]
 """Members of torch's tar in which pickles and numbers alternate."""
 
 _MAX_SPARSE = 1 << 26
@@ -43,7 +37,7 @@ def scan_tar(source: Source, state: ScanState) -> None:
     links: set[str] = set()
     end = 0
     try:
-        for member in iter_members(source, state.limits):
+        for member in torch_tar.iter_members(source, state.limits):
             if state.budget.is_exhausted:
                 break
             end = member.end
@@ -65,7 +59,7 @@ def scan_tar(source: Source, state: ScanState) -> None:
                 state.errors.append(DamagedError(message, where=where, hint=DOWNLOAD_AGAIN))
     except PtInspectError as error:
         state.errors.append(error)
-    is_torch = set(MEMBERS) <= members.keys()
+    is_torch = set(torch_tar.MEMBERS) <= members.keys()
     for member in mixed:
         errors = len(state.errors)
         _scan_mixed_member(source, member, state)
@@ -136,7 +130,7 @@ def _scan_trailing_bytes(source: Source, end: int, state: ScanState) -> None:
         scan_member(state, content, f"after the tar @ {start}")
 
 
-class _JudgingReader(MemberReader):
+class _JudgingReader(torch_tar.MemberReader):
     """Reads a mixed member as torch does, and judges each of its pickles."""
 
     def __init__(self, source: Source, member: Member, state: ScanState) -> None:
@@ -155,9 +149,9 @@ def _scan_mixed_member(source: Source, member: Member, state: ScanState) -> None
     reader = _JudgingReader(source, member, state)
     try:
         if member.name == "tensors":
-            read_tensors(reader)
+            torch_tar.read_tensors(reader)
         else:
-            read_storages(reader, None)
+            torch_tar.read_storages(reader, None)
     except PtInspectError as error:
         state.errors.append(error)
     reader.scanner.scan_found()

@@ -10,14 +10,8 @@ from ptinspect.errors import DamagedError, FormatError, LimitError, Place, PtIns
 from ptinspect.formats.archive import CHUNK, Finding, declared_storages, read_chunks
 from ptinspect.formats.signatures import identify_zip
 from ptinspect.formats.torch.zip_file import torch_refusal_reasons
+from ptinspect.formats.zip import records
 from ptinspect.formats.zip.directory import DEFLATED, SECRET, STORED, ZipDirectory
-from ptinspect.formats.zip.records import (
-    END,
-    LOCAL,
-    find_directories,
-    find_zips_ending_at,
-    iter_local_records,
-)
 from ptinspect.safety.containers.payloads import UNREAD_FORMATS, looks_like_file, scan_suspect
 from ptinspect.safety.report import DANGEROUS, UNKNOWN
 from ptinspect.safety.scan_state import scan_member
@@ -82,7 +76,7 @@ def scan_zip(source: Source, state: ScanState) -> None:
             scan_suspect(state, SliceSource(source, start, size), f"byte {start}")
     else:
         state.format = "zip"
-    for shift, bounds in find_directories(source):
+    for shift, bounds in records.find_directories(source):
         place = shift + bounds.start
         if (place, bounds.entries) in seen:
             continue
@@ -112,14 +106,14 @@ def find_concatenated_zips(source: Source, limits: Limits) -> list[Span]:
     counts: dict[int, tuple[int, int]] = {}
     position = base
     for _ in range(limits.zip_entries):
-        position = buffer.find(END, position, end)
+        position = buffer.find(records.END, position, end)
         if position < 0 or position + _END_SIZE > end:
             return spans
         comment = int.from_bytes(buffer[position + 20 : position + 22], "little")
         stop = min(position + _END_SIZE + comment, end) - base
-        zips = sorted(find_zips_ending_at(source, position - base, counts), reverse=True)
+        zips = sorted(records.find_zips_ending_at(source, position - base, counts), reverse=True)
         for start, place, count in zips:
-            if source.read(start, 4) == LOCAL:
+            if source.read(start, 4) == records.LOCAL:
                 while spans and spans[-1][0] >= start:  # zips inside this one
                     spans.pop()
                 spans.append((start, stop, place, count))
@@ -150,7 +144,7 @@ def _gaps(source: Source, spans: list[Span]) -> Iterator[tuple[int, int]]:
 
 def _scan_without_directory(source: Source, state: ScanState) -> None:
     """Scan the records of a zip that lost its directory, by their local headers."""
-    for record in iter_local_records(source):
+    for record in records.iter_local_records(source):
         content: Source = SliceSource(source, record.start, record.size)
         if record.method == DEFLATED:
             content, _ = state.decompress(content, "deflate")
@@ -241,7 +235,7 @@ class ZipScanner:
     def _find_hidden_record(self, start: int, size: int, neighbour: str) -> None:
         """Look for a record in bytes that belong to none."""
         buffer, base = self.source.headers()
-        header = buffer.find(LOCAL, base + start, base + start + size)
+        header = buffer.find(records.LOCAL, base + start, base + start + size)
         if header >= 0:
             message = "the directory does not list a record that is stored next to it"
             self.state.find("zip-hidden", message, neighbour, DANGEROUS)
