@@ -210,13 +210,6 @@ class ScanState:
             )
         return ScanState(f"{self.path}/{record}", record, self.depth + 1, self.budget)
 
-    def forget_values(self) -> None:
-        """Forget the values of its pickles, which refer to the bytes that they were read from."""
-        for stream in self.streams:
-            stream.root = None
-            for name in stream.globals:
-                name.changes = None
-
     def add_member(self, member: ScanState) -> None:
         """Add a scanned member: as a member if it is a container or unreadable, else merge it."""
         if member.format in ("pickle", "torch-legacy") and not member.members:

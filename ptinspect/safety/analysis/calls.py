@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _TENSOR_METHODS = ("detach", "requires_grad_", "to", "numpy", "as_subclass")
 _CREATING = ("NEWOBJ", "CLASS")
-_SHAPE_LETTERS = {"REDUCE": "R", "NEWOBJ": "N", "NEWOBJ_EX": "N", "CLASS": "C"}
+SHAPE_LETTERS = {"REDUCE": "R", "NEWOBJ": "N", "NEWOBJ_EX": "N", "CLASS": "C"}
 _UNDEFINED_FUNCTION = "sympy.core.function._rebuild_undef"
 _MAX_EXAMINED = 64
 """Arguments of a call of another shape that are examined."""
@@ -168,21 +168,21 @@ def judge_call(
         return HARMLESS  # type(None): only three arguments create a class
     if row is None or row.verdict == "reference":
         return _judge_unlisted(func, args, how)
-    is_created = how in _CREATING and (not args or row.name.endswith(".*"))
-    if row.verdict == "acts" and is_created and _is_created_quietly(func):
+    if (
+        row.verdict == "acts"
+        and how in _CREATING
+        and (not args or row.name.endswith(".*"))
+        and (
+            policy.is_known_package(func.module)
+            or policy.is_plain_class(func.module, func.name, True)
+        )
+    ):
         return Judgement(UNKNOWN, func.path, "creates an object without its constructor")
     if row.verdict in ("acts", "dangerous"):
         return Judgement(DANGEROUS, func.path, row.reason)
     if row.verdict == "unknown" and not row.shapes:
         return Judgement(UNKNOWN, func.path, row.reason)
     return _judge_listed(func, args, how, depth, keywords, row)
-
-
-def _is_created_quietly(func: Global) -> bool:
-    """Return True for a class whose objects can be created without an action."""
-    return policy.is_known_package(func.module) or policy.is_plain_class(
-        func.module, func.name, creates=True
-    )
 
 
 def _judge_unlisted(func: Global, args: Value, how: str) -> Judgement:
@@ -229,7 +229,7 @@ def _judge_listed(
             return Judgement(DANGEROUS, func.path, reason)
     shape = None
     if not keywords and not how.endswith("*"):
-        shape = shapes.find_call(args, _SHAPE_LETTERS.get(how, "R" if args else "N"))
+        shape = shapes.find_call(args, SHAPE_LETTERS.get(how, "R" if args else "N"))
     if shape is None:
         if keywords and shapes.keywords_act:
             reason = f"gets {values.describe(args, keywords)}, with which it can reach any memory"

@@ -68,10 +68,6 @@ class Shapes(NamedTuple):
                 return shape
         return None
 
-    def has_state(self, state: Value) -> bool:
-        """Return True if BUILD may set the state."""
-        return any(kind(state) for kind in self.states)
-
 
 # --- kinds of values ----------------------------------------------------------------------
 

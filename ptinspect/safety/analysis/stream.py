@@ -45,7 +45,6 @@ _NOTABLE_ATTRIBUTES = _WATCHED_ATTRIBUTES.union(values.MEMORY_INTERFACES)
 # Callables that return something that may not belong to the file.
 _RETURNS_FOREIGN = frozenset(("builtins.getattr", *calls.ALIASING))
 
-_SHAPE_LETTERS = {"REDUCE": "R", "NEWOBJ": "N"}
 _LOAD_FROM_BYTES = "torch.storage._load_from_bytes"
 
 _WIDE = 64
@@ -212,19 +211,16 @@ class StreamJudge:
         shapes = self._quick_shapes.get(func)
         if shapes is None:
             shapes = self._quick_shapes[func] = calls.quick_shapes(func.module, func.name)
-        return shapes.find_call(call.args, _SHAPE_LETTERS.get(call.opcode, "")) is not None
+        return shapes.find_call(call.args, calls.SHAPE_LETTERS.get(call.opcode, "")) is not None
 
     def _cached_judgement(self, call: Call) -> calls.Judgement:
+        def judge() -> calls.Judgement:
+            return calls.judge_call(call.func, call.args, call.opcode, keywords=call.kwargs)
+
         examined: tuple[Value, ...] = call.args if len(call.args) <= _WIDE else (call.args,)
         if not any(isinstance(item, _SIZED) and len(item) > _WIDE for item in examined):
-            return calls.judge_call(call.func, call.args, call.opcode, keywords=call.kwargs)
-        key = (id(call.func), call.opcode, *map(id, examined))
-        if key not in self._wide:
-            self._wide[key] = calls.judge_call(
-                call.func, call.args, call.opcode, keywords=call.kwargs
-            )
-        judgement: calls.Judgement = self._wide[key]
-        return judgement
+            return judge()
+        return self._remembered((id(call.func), call.opcode, *map(id, examined)), judge)
 
     def _judge_attributes_set_by_call(self, event: Event, func: Global, call: Call) -> None:
         """Judge the attributes that an allowed call sets on its result, without BUILD."""
@@ -304,7 +300,7 @@ class StreamJudge:
         if is_build:
             if isinstance(event.argument, tuple) and values.view_exceeds_storage(event.argument):
                 self._add(event, DANGEROUS, "tensor", values.EXCEEDS_STORAGE)
-            if is_listed and not shapes.has_state(event.argument):
+            if is_listed and not any(kind(event.argument) for kind in shapes.states):
                 kind = values.describe((event.argument,))
                 self._add(event, UNKNOWN, func.path, f"BUILD with {kind}: no writer builds it so")
             return
@@ -426,7 +422,10 @@ class StreamJudge:
         """Return examine(value), which is remembered for a wide value."""
         if len(value) <= _WIDE:
             return examine(value)
-        if (purpose, id(value)) not in self._wide:
-            self._wide[purpose, id(value)] = examine(value)
-        result: Result = self._wide[purpose, id(value)]
+        return self._remembered((purpose, id(value)), lambda: examine(value))
+
+    def _remembered(self, key: tuple[object, ...], examine: Callable[[], Result]) -> Result:
+        if key not in self._wide:
+            self._wide[key] = examine()
+        result: Result = self._wide[key]
         return result

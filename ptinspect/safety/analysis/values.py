@@ -300,9 +300,15 @@ def invalid_dtype_reason(dtype: Call) -> str | None:
     state = dtype.state
     if not isinstance(state, tuple) or len(state) < 6:
         return "a dtype with an invalid state"
-    kind = _kind(dtype)
+    name = dtype.args[0] if dtype.args else None
+    match = _NAME.fullmatch(name) if isinstance(name, str) else None
+    kind = match[1] if match else None  # the letter by which a name begins
+    if isinstance(name, Global) and name.path in _RECORD_CLASSES:
+        kind = "V"
     if kind is None:  # a package's own dtype: its class was judged when it was imported
-        return None if _is_foreign(dtype) else "a dtype in a form that numpy does not write"
+        is_unlisted = isinstance(name, Global) and not is_listed(name.module, name.name)
+        is_foreign = is_unlisted or isinstance(name, Extension)
+        return None if is_foreign else "a dtype in a form that numpy does not write"
     if len(dtype.args) < 3 or not dtype.args[2]:  # the argument `copy`
         return "changes a dtype of numpy's own"
     has_parts = any(part is not None for part in state[2:5])
@@ -316,22 +322,6 @@ def invalid_dtype_reason(dtype: Call) -> str | None:
     if kind != "V":
         return "a dtype of text that has parts" if has_parts else None
     return _invalid_structure_reason(state, size)
-
-
-def _kind(dtype: Call) -> str | None:
-    """Return the letter of a dtype's kind, or None if it is not named by a letter."""
-    name = dtype.args[0] if dtype.args else None
-    if isinstance(name, Global) and name.path in _RECORD_CLASSES:
-        return "V"
-    match = _NAME.fullmatch(name) if isinstance(name, str) else None
-    return match[1] if match else None
-
-
-def _is_foreign(dtype: Call) -> bool:
-    """Return True for a dtype of a class that the policy does not list."""
-    cls = dtype.args[0] if dtype.args else None
-    is_unlisted = isinstance(cls, Global) and not is_listed(cls.module, cls.name)
-    return is_unlisted or isinstance(cls, Extension)
 
 
 def _invalid_structure_reason(state: tuple[Value, ...], size: int) -> str | None:

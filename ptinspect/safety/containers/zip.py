@@ -262,7 +262,10 @@ class ZipScanner:
             state.budget.scan_source(source, member)
             self._check_crc(i, source)
             if self.directory.methods[i] != STORED:
-                member.forget_values()  # they would hold the memory of all records together
+                for stream in member.streams:  # values refer to the bytes they were read from
+                    stream.root = None
+                    for each in stream.globals:
+                        each.changes = None
             self._add_record(member, name)
 
     def _is_fact(self, i: int, size: int) -> bool:
