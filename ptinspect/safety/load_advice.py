@@ -81,13 +81,9 @@ def path_to_load(document: Document) -> str:
 
 
 def advise_loading(
-    path: str,
-    format: str,
-    facts: Mapping[str, object],
-    streams: Sequence[Pickled],
-    names: Iterable[str],
-    devices: Collection[str],
-) -> LoadAdvice:
+    path: str, format: str, facts: Mapping[str, object], streams: Sequence[Pickled],
+    names: Iterable[str], devices: Collection[str],
+) -> LoadAdvice:  # fmt: skip
     """Return how to load a file.
 
     Args:

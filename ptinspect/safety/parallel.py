@@ -72,13 +72,9 @@ def can_fork() -> bool:
 
 
 def map_files(
-    scan: Scan,
-    files: Sequence[str],
-    *,
-    jobs: int | None,
-    executor: Executor | None = None,
+    scan: Scan, files: Sequence[str], *, jobs: int | None, executor: Executor | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> list[ScanReport]:
+) -> list[ScanReport]:  # fmt: skip
     """Return `scan(file)` for each file, in order.
 
     Args:

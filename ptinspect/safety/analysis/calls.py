@@ -213,13 +213,9 @@ RUNS_SOURCE = "runs a text that it gets as Python source"
 
 
 def _judge_listed(
-    func: Global,
-    args: tuple[Value, ...],
-    how: str,
-    depth: int,
-    keywords: dict[Value, Value] | None,
-    row: policy.PolicyRow,
-) -> Judgement:
+    func: Global, args: tuple[Value, ...], how: str, depth: int,
+    keywords: dict[Value, Value] | None, row: policy.PolicyRow,
+) -> Judgement:  # fmt: skip
     """Judge a call of a callable with shapes: its own writer's calls, and all others."""
     shapes = parse_shapes(row.shapes)
     for arg in args[:3] if func.path in _METHODS_CALLED_BY else ():
