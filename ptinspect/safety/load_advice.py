@@ -56,6 +56,9 @@ _LOADABLE_FORMATS = frozenset(("torch-zip", "torch-legacy", "torch-legacy-tar", 
 # A function of the same name hides the class's module: this is where the class can be found.
 _HIDDEN_CLASSES = {"torch.nn.parallel.data_parallel.DataParallel": "torch.nn.DataParallel"}
 
+_WELL_KNOWN = {*sys.stdlib_module_names, "torch", "numpy"} - {"__main__", "__mp_main__"}
+"""Packages whose names need no code of the user."""
+
 MAX_SAFE_GLOBALS = 12
 """Names that one line to paste may list."""
 
@@ -110,19 +113,11 @@ def advise_loading(
     encoding = ', encoding="latin1"' if is_latin1 else ""
     return LoadAdvice(
         weights_only=weights_only,
-        needs=[name for name in safe_globals if _is_user_defined(name)],
+        needs=[name for name in safe_globals if name.partition(".")[0] not in _WELL_KNOWN],
         safe_globals=safe_globals,
         map_location=map_location,
         call=_load_call(path, format, options, encoding),
         blockers=blockers,
-    )
-
-
-def _is_user_defined(name: str) -> bool:
-    """Return True if a name belongs to neither torch, numpy nor the standard library."""
-    top = name.split(".", 1)[0]
-    return top in ("__main__", "__mp_main__") or (
-        top not in sys.stdlib_module_names and top not in ("torch", "numpy", "builtins")
     )
 
 
@@ -379,12 +374,9 @@ def dangerous_findings(document: Document) -> list[Finding]:
         return []
     from ptinspect.safety.report import DANGEROUS
 
-    findings: list[Finding] = []
     reports = [_scan(document, source).report() for source in document.archive.files]
-    for report in reports:
-        findings += [finding for finding in report.findings if finding.verdict == DANGEROUS]
-        reports += report.members
-    return findings
+    findings = (finding for report in reports for finding in report.all_findings())
+    return [finding for finding in findings if finding.verdict == DANGEROUS]
 
 
 def has_safe_globals_line(document: Document, advice: LoadAdvice) -> bool:

@@ -219,22 +219,16 @@ def exit_code(reports: Collection[ScanReport], fail_on: str = UNKNOWN) -> int:
     return 2 if any(report._has_errors() for report in reports) else 0
 
 
-def unused_names(reports: Iterable[ScanReport], allow: Iterable[str]) -> Iterator[str]:
+def unused_names(reports: Sequence[ScanReport], allow: Iterable[str]) -> Iterator[str]:
     """Yield a message for each name of `--allow` that changed no verdict."""
-    lifted: set[str] = set()
-    dangerous: set[str] = set()
-    queue = list(reports)
-    while queue:
-        report = queue.pop()
-        queue += report.members
-        dangerous |= {each.name for each in report.findings if each.verdict == DANGEROUS}
-        for note in report.notes:
-            if note.startswith(ALLOWED):
-                lifted.update(note.removeprefix(ALLOWED).split(", "))
+    notes = [note for report in reports for note in report.notes if note.startswith(ALLOWED)]
+    lifted = {name for note in notes for name in note.removeprefix(ALLOWED).split(", ")}
+    findings = [finding for report in reports for finding in report.all_findings()]
+    dangerous = sorted({each.name for each in findings if each.verdict == DANGEROUS})
     for glob in allow:
         if any(fnmatchcase(name, glob) for name in lifted):
             continue
-        matches = sorted(name for name in dangerous if fnmatchcase(name, glob))
+        matches = [name for name in dangerous if fnmatchcase(name, glob)]
         reason = f"{matches[0]} is dangerous, write its full name" if matches else "no such finding"
         yield f"--allow {glob} lifts nothing: {reason}"
 

@@ -38,7 +38,7 @@ from ptinspect.source.base import MemorySource, SliceSource
 from ptinspect.source.local import MAX_COPY_BYTES, open_source
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from ptinspect.formats.signatures import Identity
     from ptinspect.source.base import Source
@@ -61,11 +61,11 @@ def scan_source(source: Source, state: ScanState) -> None:
     try:
         head = source.read(0, min(source.size, HEAD_BYTES))
         if head.startswith(ZIP_MAGIC):
-            _scan_zip(source, state)
+            _scan_archive("zip", source, state)
         else:
             _scan_unless_zip(source, state, head)
         if state.format not in _TAR_FORMATS and is_tar(head):  # torch.load tries tarfile first
-            _scan_as_second_format(source, state, "tar", _scan_tar)
+            _scan_as_second_format(source, state, "tar")
     except PtInspectError as error:
         state.errors.append(error)
     except RecursionError:
@@ -99,21 +99,19 @@ def _scan_unless_zip(source: Source, state: ScanState, head: bytes) -> None:
     else:
         from ptinspect.formats.torch.zip_file import BYTES_BEFORE_ZIP
 
-        _scan_zip(zip_at_end, state)
+        _scan_archive("zip", zip_at_end, state)
         state.find("zip-prefix", "bytes precede the zip", state.record)
         state.facts["refused"] = [BYTES_BEFORE_ZIP]
         return
     if zip_at_end is not None:
-        _scan_as_second_format(zip_at_end, state, "zip", _scan_zip)
+        _scan_as_second_format(zip_at_end, state, "zip")
 
 
-def _scan_as_second_format(
-    source: Source, state: ScanState, name: str, scan: Callable[[Source, ScanState], None]
-) -> None:
-    _add_two_formats(state, f"{state.description or state.format} and a {name}")
+def _scan_as_second_format(source: Source, state: ScanState, kind: str) -> None:
+    _add_two_formats(state, f"{state.description or state.format} and a {kind}")
     state.skipped = False
-    member = state.new_member(name)
-    scan(source, member)
+    member = state.new_member(kind)
+    _scan_archive(kind, source, member)
     state.members.append(member)
 
 
@@ -122,19 +120,16 @@ def _add_two_formats(state: ScanState, formats: str) -> None:
     state.find("two-formats", reason, state.record)
 
 
-# The containers' modules are imported when the first file needs them: most files need only one.
+def _scan_archive(kind: str, source: Source, state: ScanState) -> None:
+    """Scan a zip or a tar. Most files need only one of the modules, which are imported here."""
+    if kind == "zip":
+        from ptinspect.safety.containers.zip import scan_zip
 
+        scan_zip(source, state)
+    else:
+        from ptinspect.safety.containers.tar import scan_tar
 
-def _scan_zip(source: Source, state: ScanState) -> None:
-    from ptinspect.safety.containers.zip import scan_zip
-
-    scan_zip(source, state)
-
-
-def _scan_tar(source: Source, state: ScanState) -> None:
-    from ptinspect.safety.containers.tar import scan_tar
-
-    scan_tar(source, state)
+        scan_tar(source, state)
 
 
 # --- pickles ------------------------------------------------------------------------------
@@ -204,7 +199,7 @@ def _scan_identified(
     if identity.format == "git-lfs":
         return
     if identity.format in _TAR_FORMATS:
-        _scan_tar(source, state)
+        _scan_archive("tar", source, state)
     elif identity.format == "npy":
         _scan_arrays(source, state)
     elif identity.format == "compressed" and _scan_compressed(source, state, head):
