@@ -154,7 +154,7 @@ class Workers:
                 "answer": answer_path,
                 "log": log,
                 "timeout": self.timeout,
-                "progress": self.new_path(".step") if self.watch else None,
+                "progress": self.watch is not None,
             }
         )
         self.jobs += 1

@@ -93,7 +93,10 @@ def check_resume(
     with add_error_path(path), worker_pool(workers, timeout, progress) as pool:
         more: dict[str, Any] = {"entry": entry, "trust": trust, "no_cross": no_cross}
         reproduce = reproduce_command("resume", path, options, **more)
-        file = _file_of(path, model, trust, pool)
+        file = path
+        if os.path.isdir(path):
+            file = pool.new_path(".pt")
+            pool.run({**folder_job(path, model, trust), "target": file})
         plan = make_plan(file, model=model, entry=entry, trust=trust)
         crosses = should_cross(device) and not no_cross
         runs = TrainingRuns(file, plan, asdict(options), pool, pool.new_path(""), crosses)
@@ -101,15 +104,6 @@ def check_resume(
     if plot is not None:
         plot_losses(plot, report.losses, report.steps, force)
     return report
-
-
-def _file_of(path: str, model: str | None, trust: bool, pool: Workers) -> str:
-    """Return the path itself, or of a folder a file that a child makes of it."""
-    if not os.path.isdir(path):
-        return path
-    file = pool.new_path(".pt")
-    pool.run({**folder_job(path, model, trust), "target": file})
-    return file
 
 
 def _optimizer_findings(path: str, plan: dict[str, Any]) -> tuple[list[str], list[str]]:

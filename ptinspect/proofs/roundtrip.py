@@ -175,8 +175,12 @@ def _compare_forms(job: dict[str, Any], entry: str | None, workers: Workers) -> 
     for name, suffix in FORMS.items():
         workers.announce(f"converting to {name} and running it")
         converted = workers.new_path(suffix)
+        # The whole file, if it is the model or the optimizer is needed as well.
+        path = tuple(job["plan"]["model_path"])
+        whole = not path or (name == "checkpoint" and job["plan"]["holds_optimizer"])
+        part = entry or (None if whole else dotted(path))
         try:
-            convert(job["path"], converted, to=name, entry=_entry_to_convert(job, name, entry))
+            convert(job["path"], converted, to=name, entry=part)
         except UnsupportedError as error:
             forms.append(Form(name, [], error.message))
             continue
@@ -199,13 +203,6 @@ def _compare_forms(job: dict[str, Any], entry: str | None, workers: Workers) -> 
         notes.append(f"the class {original['class']} is missing; a stub was used in its place")
     shared = {key: original[key] for key in ("optimizer", "device", "loss", "environment")}
     return {**shared, "forms": forms, "unstable": unstable, "notes": notes}
-
-
-def _entry_to_convert(job: dict[str, Any], form: str, entry: str | None) -> str | None:
-    """Return the model's path; None for the whole file if the model or the optimizer needs it."""
-    path = tuple(job["plan"]["model_path"])
-    whole = not path or (form == "checkpoint" and job["plan"]["holds_optimizer"])
-    return entry or (None if whole else dotted(path))
 
 
 def _differing_parts(original: dict[str, Any], answer: dict[str, Any]) -> list[str]:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import traceback
 
-# Bytes of the progress file's only line, so that each line covers the previous one.
-PROGRESS_SIZE = 64
 # Words of torch's errors that are about the machine, not about the model.
 MACHINE_FAILURES = ("DefaultCPUAllocator: can't allocate", "CUDA out of memory", "CUDA error")
 NO_KERNEL = "does not have a deterministic implementation"
 
-_progress_files: list[int] = []
+# Descriptors that `write_progress` writes to: none, or one.
+progress_files: list[int] = []
 
 
 class CannotRun(Exception):
@@ -47,24 +47,7 @@ def one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {text[:300]}"
 
 
-def open_progress(path: str | None) -> None:
-    """Write progress to this file from now on; without a path, write none."""
-    if path is not None:
-        _progress_files.append(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600))
-
-
 def write_progress(step: int, total: int, loss: float) -> None:
-    """Report a finished step. `total` is an estimate."""
-    for file in _progress_files:
-        os.lseek(file, 0, os.SEEK_SET)
-        os.write(file, f"{step} {total} {loss:.6g}".ljust(PROGRESS_SIZE).encode())
-
-
-def read_progress(path: str) -> tuple[int, int, float] | None:
-    """Return step, total and loss of the last finished step; None before the first."""
-    try:
-        with open(path, encoding="ascii") as file:
-            step, total, loss = file.read(PROGRESS_SIZE).split()
-        return int(step), int(total), float(loss)
-    except (OSError, ValueError):  # not written yet
-        return None
+    """Report a finished step as a line of JSON. `total` is an estimate."""
+    for file in progress_files:
+        os.write(file, json.dumps({"step": step, "total": total, "loss": loss}).encode() + b"\n")

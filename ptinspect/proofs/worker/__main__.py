@@ -2,7 +2,7 @@
 
 If the system can fork, a job's process is a fork of this one, which has done nothing but import
 torch; otherwise it is a new Python process. Requests and outcomes are lines of JSON on standard
-input and output. A job writes its answer to a file.
+input and output. A job writes its progress there as well, and its answer to a file.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import traceback
 from typing import IO, Any
 
 from ptinspect.errors import shell_options
-from ptinspect.proofs.worker import open_progress, read_progress
+from ptinspect.proofs.worker import progress_files
 
 # Bytes that a job may print before it is stopped, so that it cannot fill the disk.
 MAX_LOG = 64 << 20
@@ -34,16 +34,12 @@ def serve() -> None:
     preload()
     for line in sys.stdin:
         request = json.loads(line)
-        job = ForkedJob(request, channel) if hasattr(os, "fork") else start_job(request)
+        job = (ForkedJob if hasattr(os, "fork") else start_job)(request, channel)
         signal.signal(signal.SIGTERM, lambda *_, job=job: (job.kill(), os._exit(1)))
-        outcome = wait_for(job, request, channel, parent)
+        outcome = wait_for(job, request, parent)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        send(channel, outcome)
-
-
-def send(channel: IO[str], message: dict[str, Any]) -> None:
-    channel.write(json.dumps(message) + "\n")
-    channel.flush()
+        channel.write(json.dumps(outcome) + "\n")
+        channel.flush()
 
 
 def preload() -> None:
@@ -68,6 +64,7 @@ class ForkedJob:
             os.setpgid(0, 0)
             signal.signal(signal.SIGINT, signal.default_int_handler)
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            os.dup2(channel.fileno(), 1)
             os.close(channel.fileno())
             run_once(request)
 
@@ -84,10 +81,10 @@ class ForkedJob:
         os.waitpid(self.process, 0)
 
 
-def start_job(request: dict[str, Any]) -> subprocess.Popen[str]:
+def start_job(request: dict[str, Any], channel: IO[str]) -> subprocess.Popen[str]:
     """Return a job in a new Python process."""
     command = [sys.executable, "-m", "ptinspect.proofs.worker", "--one"]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=channel, text=True)
     assert process.stdin is not None
     process.stdin.write(json.dumps(request))
     process.stdin.close()
@@ -95,18 +92,14 @@ def start_job(request: dict[str, Any]) -> subprocess.Popen[str]:
 
 
 def wait_for(
-    job: ForkedJob | subprocess.Popen[str],
-    request: dict[str, Any],
-    channel: IO[str],
-    parent: int,
+    job: ForkedJob | subprocess.Popen[str], request: dict[str, Any], parent: int
 ) -> dict[str, Any]:
-    """Report a job's progress until it ends, and return its outcome.
+    """Wait until a job has ended, and return its outcome.
 
     A job that takes too long or prints too much is killed. If the parent process is gone, so is
     this one.
     """
-    deadline = time.monotonic() + request["timeout"]
-    pause, last_progress = 0.002, None
+    deadline, pause = time.monotonic() + request["timeout"], 0.002
     while (status := job.poll()) is None:
         log_size = 0
         with contextlib.suppress(OSError):  # the job has not opened it yet
@@ -117,25 +110,22 @@ def wait_for(
         if os.getppid() != parent:
             job.kill()
             os._exit(1)
-        progress = read_progress(request["progress"]) if request["progress"] else None
-        if progress is not None and progress != last_progress:
-            last_progress = progress
-            send(channel, dict(zip(("step", "total", "loss"), progress, strict=True)))
         time.sleep(pause)
         pause = min(pause * 1.2, 0.05)
     return {"status": status}
 
 
 def run_once(request: dict[str, Any]) -> None:
-    """Run one job and end this process."""
+    """Run one job and end this process. Until now its standard output is the server's channel."""
     code = 1
     try:
+        if request["progress"]:
+            progress_files.append(os.dup(1))
         null = os.open(os.devnull, os.O_RDONLY)
         os.dup2(null, 0)
         log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         os.dup2(log, 1)
         os.dup2(log, 2)
-        open_progress(request["progress"])
 
         from ptinspect.proofs.worker.jobs import run_job
 

@@ -66,12 +66,7 @@ def assemble(job: Job) -> Answer:
     """Write one checkpoint of a folder's files."""
     root = dict(job["values"])
     for part, path in job["files"].items():
-        if path.endswith(".safetensors"):
-            from safetensors.torch import load_file as load_safetensors
-
-            root[part] = load_safetensors(path)
-        else:
-            root[part] = user_code.load_file(path, job["weights_only"][part])
+        root[part] = user_code.load_file(path, job["weights_only"][part])
     reference = job["options"]["model"]
     if reference is not None:  # safetensors sorts the names, and the optimizer counts in order
         _, factory = user_code.import_model(reference, [])
@@ -318,10 +313,6 @@ def _load_state(model: Any, state: Any) -> None:
 
 
 def _converted_state(job: dict[str, Any]) -> Any:
-    if job["form"] == "safetensors":
-        from safetensors.torch import load_file as load_safetensors
-
-        return load_safetensors(job["converted"])
     # A checkpoint keeps other entries, such as numpy's RNG state, which weights_only may refuse.
     weights_only = job["form"] != "checkpoint" or job["stub"] or job["plan"]["weights_only"]
     state = user_code.load_file(job["converted"], weights_only)

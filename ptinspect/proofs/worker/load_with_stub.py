@@ -7,6 +7,7 @@ failed.
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import pickle
@@ -39,12 +40,7 @@ def check(job: dict[str, Any], results: Results, torch_failures: Results) -> Non
     """Load the file in each way, build the model, print it and load its state_dict strictly."""
     import torch
 
-    def import_stub() -> Any:
-        import model_def  # type: ignore[import-not-found]
-
-        return model_def
-
-    stub = attempt(results, "import", import_stub)
+    stub = attempt(results, "import", lambda: importlib.import_module("model_def"))
     if stub is None:
         return
     model_path = job["model_path"]

@@ -48,6 +48,10 @@ def loss_function(name: str) -> Any:
 
 
 def load_file(path: str, weights_only: bool) -> Any:
+    if path.endswith(".safetensors"):
+        from safetensors.torch import load_file as load_safetensors
+
+        return load_safetensors(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=weights_only)
     except (AttributeError, ImportError) as error:
