@@ -193,3 +193,18 @@ def test_a_round_trip_of_a_whole_model_beside_its_optimizer(
     given = training.save({**training.parts(), "model": training.model})
     report = check_roundtrip(given.pop("path"), **given, steps=3, workers=workers)
     assert report.exit_code == 0, report.text()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_a_model_that_was_trained_in_another_dtype(
+    dtype: Any, tmp_path: Path, workers: Workers
+) -> None:
+    """The script casts the model; the optimizer's state has the same dtype."""
+    data = DATA.replace("torch.sin(at)", f"torch.sin(at).to({dtype})")
+    training = Training(tmp_path, data=data, prepare=lambda model: model.to(dtype))
+    parts = training.parts()
+    (tmp_path / "batches.py").write_text(DATA)
+    report = run(workers, training.save(parts))
+    assert report.verdict == "same", report.text()
+    name = str(dtype).removeprefix("torch.")
+    assert f"trained in {name}, like the optimizer's state" in report.notes

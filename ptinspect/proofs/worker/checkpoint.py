@@ -213,6 +213,19 @@ class Checkpoint:
             not state["state"] and self.keeps_state(index) for index, state in states
         )
 
+    def trained_dtypes(self) -> dict[str, Any]:
+        """Return the weights' dtypes, if the optimizer's state has the same ones: torch gives it
+        those of the training, while weights may be saved with less precision. Else none."""
+        named = [row for row in zip(self.slots, self.names, strict=False) if row[1] in self.weights]
+        dtypes = {
+            value.dtype == self.weights[name].dtype
+            for slot, name in named
+            for value in self.slot_state(slot).values()
+            if isinstance(value, torch.Tensor) and value.dim() and value.is_floating_point()
+        }
+        tensors = {n: v for n, v in self.weights.items() if isinstance(v, torch.Tensor)}
+        return {n: v.dtype for n, v in tensors.items()} if dtypes == {True} else {}
+
     def trained(self) -> set[str] | None:
         """Return the names of the parameters that were trained, None if it is unknown."""
         if not self.names:

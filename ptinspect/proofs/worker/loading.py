@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
+from torch.utils._pytree import tree_map
 
 from ptinspect.proofs.worker import CannotRun, determinism, user_code
 from ptinspect.proofs.worker.checkpoint import Checkpoint, recorded_autocast, value_at
@@ -76,6 +78,7 @@ def _build_training(
     checkpoint = Checkpoint(root, plan, model, user_order, batches.real_length)
     notes = [checkpoint.assumption] if checkpoint.assumption else []
     notes += determinism.prepare_again(options)
+    notes += _cast_as_trained(model, checkpoint)
     batches.limit_epochs(options["steps"])
     per_step = options.get("per_step")
     if per_step is None:
@@ -113,6 +116,29 @@ def _build_training(
         per_step=per_step,
         notes=notes,
     )
+
+
+def _cast_as_trained(model: Any, checkpoint: Checkpoint) -> list[str]:
+    """Cast a model, and its inputs, to the dtype that it was trained in. Return a note on it."""
+    dtypes, cast = checkpoint.trained_dtypes(), set[Any]()
+    for name, value in (*model.named_parameters(), *model.named_buffers()):
+        dtype = dtypes.get(name, value.dtype)
+        if dtype != value.dtype and dtype.is_floating_point and not is_lazy(value):
+            value.data = value.data.to(dtype)
+            cast.add(dtype)
+    if len(cast) != 1:
+        return []
+
+    def cast_inputs(module: Any, inputs: Any) -> Any:
+        def cast_tensor(value: Any) -> Any:
+            is_float = isinstance(value, torch.Tensor) and value.is_floating_point()
+            return value.to(dtype) if is_float else value
+
+        return tree_map(cast_tensor, inputs)
+
+    (dtype,) = cast
+    model.register_forward_pre_hook(cast_inputs)
+    return [f"trained in {str(dtype).removeprefix('torch.')}, like the optimizer's state"]
 
 
 def _load_weights(model: Any, checkpoint: Checkpoint, fixes: Fixes, notes: list[str]) -> None:
