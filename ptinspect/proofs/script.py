@@ -300,7 +300,11 @@ def _first_of_ranks(whole: Trace, other: Trace, counts: dict[int, Steps]) -> Dif
 def _causes(
     difference: Difference | None, steps: Steps | None, different: list[Checkpoint]
 ) -> list[str]:
-    """Return the usual causes. A wrong number of steps explains other data and other rates."""
+    """Return the usual causes. A wrong number of steps explains other data and other rates, and
+    another scale of a GradScaler other steps."""
+    first = next((checkpoint.items for checkpoint in different if checkpoint.items), ())
+    if first and all("scaler" in item.key.lower() for item in first):
+        return ["grad-scaler"]
     miscounted = steps is not None and steps.miscounted
     causes = []
     if difference is not None and (not miscounted or difference.kind in _NOT_BY_EPOCH):

@@ -156,11 +156,11 @@ def _why_gradients_differ(whole: list[Record], index: int, other: Record) -> tup
     batch = other["batch"]
     if batch == here["batch"]:
         # The model draws random numbers in each step, not only the data at the start of an epoch.
-        around = [record["rng"] for record in whole[max(index - 1, 0) : index + 2]]
-        if batch:
-            changed = [
-                name for name in changed if len({rng.get(name) for rng in around}) == len(around)
-            ]
+        # Without a known batch either may: then what nobody draws from is left out.
+        around = whole[max(index - 1, 0) : index + 2] if batch else whole
+        least = len(around) if batch else 1 + bool(index)
+        states = {name: {record["rng"].get(name) for record in around} for name in changed}
+        changed = [name for name in changed if len(states[name]) >= least]
         return _rng(changed, step) or ("gradients", f"the gradients of step {step}")
     what = f"the batch of step {step}"
     a, b = here["loader"], other["loader"]

@@ -43,6 +43,18 @@ ONE_LAYER = """    layer = {name[2:]: checkpoint["model"][name] for name in ("0.
     model[0].load_state_dict(layer)
 """
 
+SCALED: Replacements = [
+    ("optimizer = torch.optim.AdamW(model.parameters(), lr=0.05)\n",
+     "optimizer = torch.optim.AdamW(model.parameters(), lr=0.05)\n"
+     "scaler = torch.amp.GradScaler('cpu', growth_interval=3, init_scale=2.0**10)\n"),
+    ("        nn.functional.mse_loss(model(inputs), target).backward()\n        optimizer.step()\n",
+     "        with torch.autocast('cpu', torch.float16):\n"
+     "            loss = nn.functional.mse_loss(model(inputs), target)\n"
+     "        scaler.scale(loss).backward()\n        scaler.step(optimizer)\n"
+     "        scaler.update()\n"),
+    ('        "rng":', '        "scaler": scaler.state_dict(),\n        "rng":'),
+]  # fmt: skip
+
 FAULTS: dict[str, tuple[Replacements, str, str]] = {
     "RNG saved but not restored": (
         [('    torch.set_rng_state(checkpoint["rng"])\n', "")], "rng", "torch's RNG at step 13",
@@ -67,6 +79,7 @@ FAULTS: dict[str, tuple[Replacements, str, str]] = {
         [(LOADED, LOADED + "    optimizer = torch.optim.AdamW(model.parameters(), lr=0.05)\n")],
         "optimizer-state", "the optimizer's state before step 13: of 0 parameters, not of 6",
     ),
+    "GradScaler not restored": (SCALED, "grad-scaler", "torch's RNG at step 17"),
     "EMA not restored": (
         [('    ema.load_state_dict(checkpoint["ema"])\n', "")], "average", "None",
     ),

@@ -80,6 +80,20 @@ def test_what_differs_first(changes: dict[str, Any], kind: str, text: str) -> No
     assert (difference.kind, str(difference), difference.step) == (kind, text, 5)
 
 
+def test_a_generator_that_nobody_draws_from_is_no_cause() -> None:
+    """Such as numpy's, which the script imports and never seeds; the data need no DataLoader."""
+    whole = [step(number, batch=None, loader=None) for number in range(6)]
+    other = {**OTHER, "rng": {"torch": "x", "numpy": "n4"}}
+    resumed = [step(4, batch=None, loader=None, **other)]
+    difference = first_difference(whole, resumed, 4)
+    assert difference is not None
+    assert (difference.kind, str(difference)) == ("gradients", "the gradients of step 5")
+    # Before the first step it may have shuffled the data.
+    first = first_difference(whole, [step(0, batch=None, loader=None, **other)], 0)
+    assert first is not None
+    assert str(first) == "torch's and numpy's RNG at step 1"
+
+
 def test_runs_that_agree() -> None:
     assert first_difference(WHOLE, WHOLE, 0) is None
     assert first_difference(WHOLE, WHOLE[4:], 4) is None
