@@ -22,8 +22,8 @@ from ptinspect.errors import PtInspectError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-SYNC_INTERVAL = 64 << 20
-"""Number of bytes after which a background fdatasync is started."""
+WRITEBACK_INTERVAL = 64 << 20
+"""Number of bytes after which a thread makes the system write them to the disk."""
 
 _CATCHABLE_SIGNALS = ("SIGTERM", "SIGHUP")
 _MAX_TEMPORARY_NAMES = 100
@@ -48,7 +48,7 @@ class AtomicFile:
         self.target = os.path.realpath(path)  # a symbolic link keeps pointing to the same file
         self.descriptor = -1
         self.temporary = ""
-        self._sync = _BackgroundSync()
+        self._writeback = _BackgroundWriteback()
 
     def write(self, data: bytes | bytearray | memoryview, offset: int | None = None) -> None:
         """Write all of `data` at the current position; or at an offset, where neither the position
@@ -68,13 +68,13 @@ class AtomicFile:
 
     def count_written(self, count: int) -> None:
         """Record that `count` bytes were written to `descriptor`, by `write` or by the kernel."""
-        self._sync.count_written(self.descriptor, count)
+        self._writeback.count_written(self.descriptor, count)
 
     def finish(self) -> None:
         """Sync the data to disk and close the temporary file. May be called twice."""
         if self.descriptor >= 0:
             with map_os_errors(self.path):
-                self._sync.wait()
+                self._writeback.wait()
                 os.fsync(self.descriptor)
             self._close()  # Windows cannot rename an open file
 
@@ -142,41 +142,42 @@ class AtomicFile:
             os.close(descriptor)
 
 
-class _BackgroundSync:
-    """Calls fdatasync in a thread while a file is written, so that the final fsync is short.
+class _BackgroundWriteback:
+    """Makes the system write to the disk, in a thread, what was written to a file, so that the
+    final fsync is short.
 
-    Does nothing where the system has no fdatasync (macOS, Windows).
+    For POSIX_FADV_DONTNEED, Linux starts to write the pages of a range (mm/fadvise.c), and keeps
+    those that are not on the disk yet. fdatasync would wait for them, and the disk for the next
+    call. Errors of the disk are those of the final fsync. Does nothing on other systems.
     """
 
     def __init__(self) -> None:
-        self._unsynced = 0
+        self._written = self._started = 0
         self._thread: threading.Thread | None = None
-        self._error: OSError | None = None
 
     def count_written(self, descriptor: int, count: int) -> None:
-        self._unsynced += count
-        if self._unsynced < SYNC_INTERVAL or not hasattr(os, "fdatasync"):
+        self._written += count
+        start, length = self._started, self._written - self._started
+        if length < WRITEBACK_INTERVAL or not hasattr(os, "posix_fadvise"):
             return
         if self._thread is None or not self._thread.is_alive():
-            self._unsynced = 0
+            self._started = self._written
             duplicate = os.dup(descriptor)  # the original may be closed while the thread runs
-            self._thread = threading.Thread(target=self._run, args=(duplicate,), daemon=True)
+            arguments = duplicate, start, length
+            self._thread = threading.Thread(target=self._run, args=arguments, daemon=True)
             self._thread.start()
 
-    def _run(self, descriptor: int) -> None:
+    def _run(self, descriptor: int, start: int, length: int) -> None:
         try:
-            os.fdatasync(descriptor)  # type: ignore[attr-defined,unused-ignore]
-        except OSError as error:  # reported only once by the system: a later fsync may succeed
-            self._error = self._error or error
+            with suppress(OSError):
+                os.posix_fadvise(descriptor, start, length, os.POSIX_FADV_DONTNEED)  # type: ignore[attr-defined,unused-ignore]
         finally:
             os.close(descriptor)
 
     def wait(self) -> None:
-        """Wait for the running sync. Raises the OSError of any sync that failed."""
+        """Wait for the thread."""
         if self._thread is not None:
             self._thread.join()
-        if self._error is not None:
-            raise self._error
 
 
 @contextmanager
