@@ -156,7 +156,13 @@ class ShowRun:
         if self._is_json and self._is_list:
             self._write("\n]\n" if self._written else "[]\n")
         for path, left_out in folders.items():
-            self._report_folder(path, shown[path], left_out)
+            skipped = f"{left_out_text(left_out)} skipped"
+            if not shown[path] and 2 not in self._codes:
+                self._codes.add(2)
+                error = PtInspectError("the folder has no file that ptinspect reads", path=path)
+                write_stderr(error_text(error) + (f"; {skipped}" if left_out else ""))
+            elif left_out:
+                write_stderr(f"ptinspect: {safe(path)}: {shown[path]:,} shown, {skipped}")
         return next(code for code in (1, 2, 0) if code in self._codes)
 
     def _show_file(self, path: str, left_out: LeftOut | None = None) -> bool:
@@ -241,15 +247,6 @@ class ShowRun:
             text = "\n" + text
         self._write(text)
         self._written += 1
-
-    def _report_folder(self, folder: str, shown: int, left_out: LeftOut) -> None:
-        skipped = f"{left_out_text(left_out)} skipped"
-        if not shown and 2 not in self._codes:
-            self._codes.add(2)
-            error = PtInspectError("the folder has no file that ptinspect reads", path=folder)
-            write_stderr(error_text(error) + (f"; {skipped}" if left_out else ""))
-        elif left_out:
-            write_stderr(f"ptinspect: {safe(folder)}: {shown:,} shown, {skipped}")
 
 
 def _documents_below(folder: str, left_out: LeftOut) -> Iterator[str]:

@@ -148,7 +148,11 @@ class Stats:
         double = block if kind == "c" else block.astype("f8")
         # One NaN or infinity makes the sum one too.
         if kind == "c" or (kind == "f" and not isfinite(double.sum())):
-            block = self._count_non_finite(block)
+            is_nan = block != block
+            is_inf = abs(block) == inf
+            self.nan += count_nonzero(is_nan)
+            self.inf += count_nonzero(is_inf & ~is_nan)
+            block = block[~(is_nan | is_inf)]
             double = block if kind == "c" else block.astype("f8")
         self.zeros += block.size - count_nonzero(block)
         if kind == "c":
@@ -158,13 +162,6 @@ class Stats:
             self.min = min(self.min, low) if self.min is not None else low
             self.max = max(self.max, high) if self.max is not None else high
             self._merge_moments(double)
-
-    def _count_non_finite(self, block: Any) -> Any:
-        is_nan = block != block
-        is_inf = abs(block) == inf
-        self.nan += count_nonzero(is_nan)
-        self.inf += count_nonzero(is_inf & ~is_nan)
-        return block[~(is_nan | is_inf)]
 
     def _merge_moments(self, block: Any) -> None:
         """Merge the mean and the squared distances of two samples. Overwrites the block.
@@ -199,7 +196,10 @@ def stats_of(tensor: Tensor, advance: Advance) -> Stats:
     """Return the statistics of a tensor's numbers. UnsupportedError if it has no bytes, or is
     sparse or quantized per channel."""
     stats = Stats()
-    view, factor = _without_expansion(tensor)
+    # Each element of an expanded tensor is read once, and counted as often as it occurs.
+    pairs = list(zip(tensor.shape, tensor.stride or (), strict=False))
+    view = copy(tensor)
+    view.shape = tuple(1 if step == 0 and size > 1 else size for size, step in pairs)
     with ignore_numpy_warnings():
         if tensor.quantizer:
             scale, zero_point = tensor.quantizer.get("scale"), tensor.quantizer.get("zero_point")
@@ -215,16 +215,8 @@ def stats_of(tensor: Tensor, advance: Advance) -> Stats:
             for block in iter_numbers(view):
                 stats.add(block)
                 advance(block.nbytes)
-    stats.repeat(factor)
+    stats.repeat(prod(size for size, step in pairs if step == 0 and size > 1))
     return stats
-
-
-def _without_expansion(tensor: Tensor) -> tuple[Tensor, int]:
-    """Return an expanded tensor as a view with each element once, and how often each occurs."""
-    pairs = list(zip(tensor.shape, tensor.stride or (), strict=False))
-    view = copy(tensor)
-    view.shape = tuple(1 if step == 0 and size > 1 else size for size, step in pairs)
-    return view, prod(size for size, step in pairs if step == 0 and size > 1)
 
 
 def _stored_integers(tensor: Tensor) -> Tensor:

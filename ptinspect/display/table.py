@@ -63,23 +63,11 @@ def shorten_middle(text: str, width: int) -> str:
     """Return the text with its middle left out if it is wider: the ends of a key say most."""
     if display_width(text) <= width:
         return text
-    head: list[str] = []
-    tail: list[str] = []
-    room = width - 1
-    first, last = 0, len(text) - 1
-    while first <= last:
-        at_end = len(tail) < len(head)
-        char = text[last] if at_end else text[first]
-        room -= display_width(char)
-        if room < 0:
-            break
-        if at_end:
-            tail.append(char)
-            last -= 1
-        else:
-            head.append(char)
-            first += 1
-    return "".join(head) + "…" + "".join(reversed(tail))
+    count = min(width - 1, len(text))
+    head, tail = text[: count - count // 2], text[len(text) - count // 2 :]
+    while display_width(head + tail) >= width:
+        head, tail = (head[:-1], tail) if len(head) > len(tail) else (head, tail[1:])
+    return f"{head}…{tail}"
 
 
 def draw_table(table: Table, width: int | None = None) -> list[str]:

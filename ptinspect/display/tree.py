@@ -292,7 +292,11 @@ class ObjectTree:
         """Return the lines of a value that is not entered; None for a container."""
         tensor = self._tensor(value)
         if tensor is not None:
-            return [start + _tensor_text(tensor)]
+            name = "parameter" if tensor.parameter else "tensor"
+            dtype = dtype_text(tensor) if tensor.dtype else "of unknown dtype"
+            layout = "" if tensor.layout == "strided" else f", {cut(tensor.layout)}"
+            device = "" if tensor.device == "cpu" else f", {cut(tensor.device)}"
+            return [f"{start}{name} {dtype} {shape_text(tensor.shape)}{layout}{device}"]
         module = module_of(value)
         if module is not None:
             lines = module_tree(self._document, module, self._depth)
@@ -334,12 +338,3 @@ class ObjectTree:
             parameters = count_text(optimizer.parameter_count, "parameter")
             name += f", {optimizer.label} state for {parameters}"
         return name
-
-
-def _tensor_text(tensor: Tensor) -> str:
-    """Return `tensor float32 (2, 3), cuda:0`."""
-    name = "parameter" if tensor.parameter else "tensor"
-    dtype = dtype_text(tensor) if tensor.dtype else "of unknown dtype"
-    layout = "" if tensor.layout == "strided" else f", {cut(tensor.layout)}"
-    device = "" if tensor.device == "cpu" else f", {cut(tensor.device)}"
-    return f"{name} {dtype} {shape_text(tensor.shape)}{layout}{device}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 from ptinspect.document.tensor import Tensor
@@ -54,16 +55,13 @@ class Document:
         self.limits = limits
         self._source = source
         self._reader = TensorReader(archive, limits)
-        self._contents: Contents | None = None
-        self._tensors: dict[str, TensorInfo] | None = None
-        self._survey: Survey | None = None
         self.checksum_warnings: list[DocumentWarning] = []
         self.checked_records: int | None = None
 
     def __repr__(self) -> str:
         facts = [self.archive.format, size_text(self.size)]
-        if self._contents is not None:
-            facts += [self.kind, count_text(len(self._contents.tensors), "tensor")]
+        if "contents" in self.__dict__:  # not walked only for this
+            facts += [self.kind, count_text(len(self.contents.tensors), "tensor")]
         return f"<Document {self.path!r}: {', '.join(facts)}>"
 
     def __enter__(self) -> Document:
@@ -77,16 +75,14 @@ class Document:
         self._source.close()
         self.archive.close()
 
-    @property
+    @cached_property
     def contents(self) -> Contents:
         """Everything that the walk through the file's objects finds. Walked at the first use."""
-        if self._contents is None:
-            with add_error_path(self.path):
-                contents = walk(self.archive.root, self._reader.read, self.limits)
-                for index, root in enumerate(self.archive.more_roots, 1):
-                    contents.append(walk(root, self._reader.read, self.limits, (index,)))
-                self._contents = contents
-        return self._contents
+        with add_error_path(self.path):
+            contents = walk(self.archive.root, self._reader.read, self.limits)
+            for index, root in enumerate(self.archive.more_roots, 1):
+                contents.append(walk(root, self._reader.read, self.limits, (index,)))
+        return contents
 
     @property
     def kind(self) -> str:
@@ -100,12 +96,10 @@ class Document:
         name = class_path(root) if isinstance(root, Call) else None
         return None if name and name.startswith(("collections.", "builtins.")) else name
 
-    @property
+    @cached_property
     def tensors(self) -> Mapping[str, TensorInfo]:
         """Every tensor, under each of its paths, by key in the file's order."""
-        if self._tensors is None:
-            self._tensors = by_key(self.contents.tensors)
-        return self._tensors
+        return by_key(self.contents.tensors)
 
     @property
     def modules(self) -> list[ModuleInfo]:
@@ -128,12 +122,10 @@ class Document:
         streams = [*self.archive.streams, *_nested_streams(self._reader)]
         return [name for stream in streams for name in stream.globals]
 
-    @property
+    @cached_property
     def survey(self) -> Survey:
         """Duplicates among the tensors, and sums over all. Computed at the first use."""
-        if self._survey is None:
-            self._survey = Survey(self.contents.tensors)
-        return self._survey
+        return Survey(self.contents.tensors)
 
     @property
     def totals(self) -> Totals:

@@ -291,29 +291,23 @@ def _unwrap(call: Call) -> Value:
     if path in REBUILD_FROM_TYPE and len(args) == 4:
         inner_args = args[2] if isinstance(args[2], tuple) else ()
         if global_path(args[0]) == _NESTED_TENSOR and len(inner_args) >= 2:
-            return _jagged_call(call, inner_args, as_mapping(args[3]) or {})
+            # torch before 2.5 called the class itself; today it is `_rebuild_njt({…})`.
+            state = as_mapping(args[3]) or {}
+            items: dict[Value, Value] = {
+                "values": inner_args[0], "offsets": inner_args[1],
+                "lengths": state.get("_lengths"), "_ragged_idx": state.get("_ragged_idx", 1),
+            }  # fmt: skip
+            func = Global(_NESTED_TENSOR.rpartition(".")[0], "_rebuild_njt", call.offset)
+            return Call(func, (items,), "REDUCE", call.offset)
         return Call(args[0], inner_args, "REDUCE", call.offset)
     if path in _PARAMETER_CLASSES:
         # torch before 0.4: the state is (data, …). Source: `torch._tensor.Tensor.__setstate__`,
         # its branch for states of five parts.
-        state = call.state
-        if isinstance(state, tuple) and state and isinstance(state[0], Call):
-            return state[0]
+        old_state = call.state
+        if isinstance(old_state, tuple) and old_state and isinstance(old_state[0], Call):
+            return old_state[0]
         return args[0] if args else None
     return None
-
-
-def _jagged_call(call: Call, args: tuple[Value, ...], state: dict[Value, Value]) -> Call:
-    """Return the call `_rebuild_njt({…})` for a jagged tensor of torch before 2.5, which called
-    the class itself with values and offsets and left the rest to the state."""
-    items: dict[Value, Value] = {
-        "values": args[0],
-        "offsets": args[1],
-        "lengths": state.get("_lengths"),
-        "_ragged_idx": state.get("_ragged_idx", 1),
-    }
-    func = Global(_NESTED_TENSOR.rpartition(".")[0], "_rebuild_njt", call.offset)
-    return Call(func, (items,), "REDUCE", call.offset)
 
 
 def _requires_grad(wrapper: Call) -> bool | None:

@@ -317,7 +317,8 @@ class PickleWriter:
         pieces = [_encode_int(tensor.numel) + b"tr"]
         piece = b"Q" + _encode_int(tensor.storage_offset)
         for numbers in (tensor.size, tensor.stride):
-            piece += _encode_int_tuple(numbers)
+            body, size = b"".join(map(_encode_int, numbers)), len(numbers)
+            piece += OP["MARK"] + body + OP["TUPLE"] if size > 3 else body + _SHORT_TUPLES[size]
             if numbers:  # an empty tuple is not put into the memo
                 pieces.append(piece + b"r")
                 piece = b""
@@ -326,11 +327,6 @@ class PickleWriter:
         layout = Struct("<" + "".join(f"{len(piece)}sI" for piece in pieces))
         parts = [part for piece in pieces for part in (piece, 0)]
         return _TensorForm(gets[0] + b"((" + gets[1] + gets[2], parts, layout.pack)
-
-
-def _encode_int_tuple(numbers: tuple[int, ...]) -> bytes:
-    body, size = b"".join(map(_encode_int, numbers)), len(numbers)
-    return OP["MARK"] + body + OP["TUPLE"] if size > 3 else body + _SHORT_TUPLES[size]
 
 
 _SAVERS: dict[type, Callable[..., Iterator[Value] | None]] = {

@@ -100,7 +100,13 @@ def check_optimizers(document: Document, *, values: bool = True) -> list[Optimiz
     fits = []
     for optimizer in document.optimizers:
         if document.archive.format == "torch-dcp":
-            optimizer = optimizer._replace(state=_with_numbers_as_keys(optimizer.state))
+            # torch.distributed.checkpoint records all keys as strings, and reads them into a state
+            # as `optimizer.state_dict()` has it. Source: its `_traverse.traverse_state_dict`.
+            state = {
+                int(key) if isinstance(key, str) and len(key) < 10 and key.isdecimal() else key: x
+                for key, x in optimizer.state.items()
+            }
+            optimizer = optimizer._replace(state=state)
         slots = slots_of(optimizer, document.tensor_of)
         match = best_match(slots, candidates)
         if values and match is not None and len(slots) < len(match.weights.parameters):
@@ -111,16 +117,6 @@ def check_optimizers(document: Document, *, values: bool = True) -> list[Optimiz
         for message in equal_averages(candidates):
             fits[0].findings.append(Fault("average", message, is_certain=False))
     return fits
-
-
-def _with_numbers_as_keys(state: dict[Value, Value]) -> dict[Value, Value]:
-    """Return a state with keys as `optimizer.state_dict()` has them, into which
-    `torch.distributed.checkpoint.load` reads: its files record all keys as strings.
-    Source: `torch.distributed.checkpoint._traverse.traverse_state_dict`."""
-    return {
-        int(key) if isinstance(key, str) and len(key) < 10 and key.isdecimal() else key: item
-        for key, item in state.items()
-    }
 
 
 def fit_line(document: Document) -> str | None:
