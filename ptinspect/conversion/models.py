@@ -19,6 +19,7 @@ from ptinspect.document.select import (
     Subtree,
     several_entries_error,
     value_at,
+    value_finder,
 )
 from ptinspect.document.tensor import InlineStorage, Tensor
 from ptinspect.dtypes import DTYPES
@@ -138,11 +139,12 @@ def find_models(document: Document) -> list[Subtree]:
     paths = [info.root for info in contents.modules if not info.name] + contents.state_dicts
     order = {path: index for index, path in enumerate(dict.fromkeys(paths))}
     covered = [optimizer.path for optimizer in contents.optimizers]
+    find = value_finder(document.archive.root)
     models: dict[int, Subtree] = {}
     for path in sorted(order, key=lambda path: (len(path), order[path])):
         if any(path[: len(outer)] == outer for outer in covered):
             continue
-        value = value_at(document.archive.root, path)
+        value = find(path)
         if value is not None:
             covered.append(path)
             models.setdefault(id(value), Subtree(path, value))

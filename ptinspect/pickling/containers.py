@@ -236,28 +236,8 @@ def _add_members(m: Machine, target: SetOf, values: list[Value]) -> None:
         members.setdefault(as_key(m, members, value))
 
 
-def empty_list(m: Machine, pos: int) -> int:
-    m.stack.append([])
-    return pos
-
-
-def empty_dict(m: Machine, pos: int) -> int:
-    m.stack.append({})
-    return pos
-
-
-def empty_set(m: Machine, pos: int) -> int:
-    m.stack.append(SetOf(False, m.offset))
-    return pos
-
-
 def _collected(make: Callable[[list[Value]], Value]) -> Handler:
-    def push_collected(m: Machine, pos: int) -> int:
-        values = m.pop_to_mark()
-        m.stack.append(make(values))
-        return pos
-
-    return push_collected
+    return lambda m, pos: m.push(make(m.pop_to_mark()), pos)
 
 
 def tuple1(m: Machine, pos: int) -> int:
@@ -285,15 +265,13 @@ def dict_(m: Machine, pos: int) -> int:
     items: dict[Value, Value] = {}
     _check_pairs(m, flat)
     store(m, items, flat)
-    m.stack.append(items)
-    return pos
+    return m.push(items, pos)
 
 
 def frozenset_(m: Machine, pos: int) -> int:
     members = SetOf(True, m.offset)
     _add_members(m, members, m.pop_to_mark())
-    m.stack.append(members)
-    return pos
+    return m.push(members, pos)
 
 
 def mark(m: Machine, pos: int) -> int:
@@ -339,8 +317,7 @@ def _memo_index(m: Machine, line: bytes) -> int:
 
 def get(m: Machine, pos: int) -> int:
     line, pos = m.take_line(pos)
-    m.stack.append(m.recall(_memo_index(m, line)))
-    return pos
+    return m.push(m.recall(_memo_index(m, line)), pos)
 
 
 def _recall(m: Machine, index: int, pos: int) -> int:
@@ -356,27 +333,11 @@ def _recall(m: Machine, index: int, pos: int) -> int:
 
 def put(m: Machine, pos: int) -> int:
     line, pos = m.take_line(pos)
-    m.remember(_memo_index(m, line))
-    return pos
-
-
-def binput(m: Machine, pos: int) -> int:
-    m.remember(m.data[pos])
-    return pos + 1
-
-
-def long_binput(m: Machine, pos: int) -> int:
-    m.remember(_UINT4(m.data, pos)[0])
-    return pos + 4
-
-
-def memoize(m: Machine, pos: int) -> int:
-    m.remember(m.memo_length())
-    return pos
+    return m.remember(_memo_index(m, line), pos)
 
 
 HANDLERS: dict[str, Handler] = {
-    "EMPTY_LIST": empty_list,
+    "EMPTY_LIST": lambda m, pos: m.push([], pos),
     "APPEND": append,
     "APPENDS": appends,
     "LIST": _collected(list),
@@ -385,11 +346,11 @@ HANDLERS: dict[str, Handler] = {
     "TUPLE1": tuple1,
     "TUPLE2": tuple2,
     "TUPLE3": tuple3,
-    "EMPTY_DICT": empty_dict,
+    "EMPTY_DICT": lambda m, pos: m.push({}, pos),
     "DICT": dict_,
     "SETITEM": setitem,
     "SETITEMS": setitems,
-    "EMPTY_SET": empty_set,
+    "EMPTY_SET": lambda m, pos: m.push(SetOf(False, m.offset), pos),
     "ADDITEMS": additems,
     "FROZENSET": frozenset_,
     "POP": pop,
@@ -400,7 +361,7 @@ HANDLERS: dict[str, Handler] = {
     "BINGET": lambda m, pos: _recall(m, m.data[pos], pos + 1),
     "LONG_BINGET": lambda m, pos: _recall(m, _UINT4(m.data, pos)[0], pos + 4),
     "PUT": put,
-    "BINPUT": binput,
-    "LONG_BINPUT": long_binput,
-    "MEMOIZE": memoize,
+    "BINPUT": lambda m, pos: m.remember(m.data[pos], pos + 1),
+    "LONG_BINPUT": lambda m, pos: m.remember(_UINT4(m.data, pos)[0], pos + 4),
+    "MEMOIZE": lambda m, pos: m.remember(m.memo_length(), pos),
 }

@@ -62,8 +62,7 @@ def _line(parse: Callable[[Machine, bytes], Value]) -> Handler:
 
     def push_line(m: Machine, pos: int) -> int:
         line, pos = m.take_line(pos)
-        m.stack.append(parse(m, line))
-        return pos
+        return m.push(parse(m, line), pos)
 
     return push_line
 
@@ -203,9 +202,8 @@ def _unescape(m: Machine, text: bytes) -> bytes:
 
 
 def next_buffer(m: Machine, pos: int) -> int:
-    m.stack.append(OutOfBand(m.buffers, m.offset))
     m.buffers += 1
-    return pos
+    return m.push(OutOfBand(m.buffers - 1, m.offset), pos)
 
 
 def readonly_buffer(m: Machine, pos: int) -> int:
@@ -230,16 +228,10 @@ def _two_lines(m: Machine, pos: int) -> tuple[str, str, int]:
     return _name(m, module), _name(m, name), pos
 
 
-def _import(m: Machine, opcode: str, module: str, name: str) -> None:
+def _import(m: Machine, opcode: str, module: str, name: str, pos: int) -> int:
     value = m.intern_global(module, name)
-    m.stack.append(value)
     m.record_event(opcode, value)
-
-
-def global_(m: Machine, pos: int) -> int:
-    module, name, pos = _two_lines(m, pos)
-    _import(m, "GLOBAL", module, name)
-    return pos
+    return m.push(value, pos)
 
 
 def stack_global(m: Machine, pos: int) -> int:
@@ -248,8 +240,7 @@ def stack_global(m: Machine, pos: int) -> int:
         if isinstance(name, Inert) or isinstance(module, Inert):
             m.record_event("STACK_GLOBAL", (module, name))  # what a call returns may be a string
         raise m.damaged("STACK_GLOBAL needs two strings")
-    _import(m, "STACK_GLOBAL", str(module), str(name))
-    return pos
+    return _import(m, "STACK_GLOBAL", str(module), str(name), pos)
 
 
 def _extension(format: str) -> Handler:
@@ -286,18 +277,15 @@ def _pop_call(m: Machine, opcode: str) -> Call:
     return Call(func, (args,), f"{opcode}*", m.offset)
 
 
-def _push_call(m: Machine, call: Call) -> None:
+def _push_call(m: Machine, call: Call, pos: int) -> int:
     m.stack.append(call)
     if m.recorder is not None:
         m.record_event(call.opcode.rstrip("*"), call)
+    return pos
 
 
 def _call(opcode: str) -> Handler:
-    def push_call(m: Machine, pos: int) -> int:
-        _push_call(m, _pop_call(m, opcode))
-        return pos
-
-    return push_call
+    return lambda m, pos: _push_call(m, _pop_call(m, opcode), pos)
 
 
 def newobj_ex(m: Machine, pos: int) -> int:
@@ -306,8 +294,7 @@ def newobj_ex(m: Machine, pos: int) -> int:
         raise m.damaged(f"NEWOBJ_EX needs a dict, not a {type(kwargs).__name__}")
     call = _pop_call(m, "NEWOBJ_EX")
     call.kwargs = kwargs if isinstance(kwargs, dict) else {"**": kwargs}
-    _push_call(m, call)
-    return pos
+    return _push_call(m, call, pos)
 
 
 def inst(m: Machine, pos: int) -> int:
@@ -316,16 +303,14 @@ def inst(m: Machine, pos: int) -> int:
     # pickle.py imports before it needs the mark
     if m.marks or module.replace(".", "").isidentifier():
         m.record_event("GLOBAL", func)
-    _push_call(m, Call(func, tuple(m.pop_to_mark()), "INST", m.offset))
-    return pos
+    return _push_call(m, Call(func, tuple(m.pop_to_mark()), "INST", m.offset), pos)
 
 
 def obj(m: Machine, pos: int) -> int:
     values = m.pop_to_mark()
     if not values or not isinstance(values[0], Inert):
         raise m.damaged("OBJ needs a class")
-    _push_call(m, Call(values[0], tuple(values[1:]), "OBJ", m.offset))
-    return pos
+    return _push_call(m, Call(values[0], tuple(values[1:]), "OBJ", m.offset), pos)
 
 
 def build(m: Machine, pos: int) -> int:
@@ -408,7 +393,7 @@ SCALARS: dict[str, Handler] = {
 
 HANDLERS: dict[str, Handler] = {
     **SCALARS,
-    "GLOBAL": global_,
+    "GLOBAL": lambda m, pos: _import(m, "GLOBAL", *_two_lines(m, pos)),
     "STACK_GLOBAL": stack_global,
     "EXT1": _extension("<B"),
     "EXT2": _extension("<H"),

@@ -202,8 +202,13 @@ class Machine:
             return value.memo_value(index)
         return value
 
-    def remember(self, index: int) -> None:
-        """Set the memo's value at that index to the top of the stack."""
+    def push(self, value: Value, pos: int) -> int:
+        """Push a value, and return `pos`, as handlers do."""
+        self.stack.append(value)
+        return pos
+
+    def remember(self, index: int, pos: int) -> int:
+        """Set the memo's value at that index to the top of the stack, and return `pos`."""
         value, memo = self.stack[-1], self.memo
         if index == len(memo):
             memo.append(value)
@@ -214,6 +219,7 @@ class Machine:
             if isinstance(value, TensorCall):
                 value.expand_memo(memo)
             memo[index] = value
+        return pos
 
     def memo_length(self) -> int:
         if self.sparse:
