@@ -9,8 +9,8 @@ from struct import pack
 from ptinspect.errors import PtInspectError
 from ptinspect.pickling.machine import run
 from ptinspect.pickling.state import Recorder
-from ptinspect.safety.analysis.stream import StreamJudge
 from ptinspect.safety.report import Finding
+from ptinspect.safety.stream import StreamJudge
 
 START = b"\x80\x04"
 

@@ -11,10 +11,10 @@ import pytest
 from ptinspect.limits import LIMITS
 from ptinspect.pickling.machine import run
 from ptinspect.pickling.state import Recorder
-from ptinspect.safety.analysis import stream as stream_module
-from ptinspect.safety.analysis.stream import StreamJudge
+from ptinspect.safety import stream as stream_module
 from ptinspect.safety.containers.pickles import scan_pickles
 from ptinspect.safety.scan_state import Budget, ScanState
+from ptinspect.safety.stream import StreamJudge
 
 START = b"\x80\x02"
 THING = b"cmodel\nThing\n)\x81"

@@ -15,8 +15,7 @@ from pathlib import Path
 import pytest
 
 from ptinspect.pickling.values import Global
-from ptinspect.safety.analysis.calls import judge_call, judge_import
-from ptinspect.safety.analysis.shapes import parse_shapes
+from ptinspect.safety.calls import judge_call, judge_import
 from ptinspect.safety.policy import (
     VERDICTS,
     WEIGHTS_ONLY_NAMES,
@@ -26,6 +25,7 @@ from ptinspect.safety.policy import (
     policy_row,
 )
 from ptinspect.safety.report import CLEAN, DANGEROUS, UNKNOWN
+from ptinspect.safety.shapes import parse_shapes
 from tests.conftest import ROOT
 from tests.safety import plain_classes
 

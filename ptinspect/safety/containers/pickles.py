@@ -17,12 +17,12 @@ from ptinspect.pickling.opcodes import BY_CODE
 from ptinspect.pickling.pyobjects import constructor_arguments, function_path, resolve_global
 from ptinspect.pickling.state import Recorder
 from ptinspect.pickling.values import Blob, Call
-from ptinspect.safety.analysis.stream import StreamJudge
-from ptinspect.safety.analysis.values import holds_objects, item_size
 from ptinspect.safety.containers import payloads
 from ptinspect.safety.containers.payloads import FIXED_BYTES, LENGTH_BYTES, LINES
 from ptinspect.safety.report import DANGEROUS
 from ptinspect.safety.scan_state import ScanState, scan_member
+from ptinspect.safety.stream import StreamJudge
+from ptinspect.safety.values import holds_objects, item_size
 from ptinspect.source.base import MemorySource
 from ptinspect.text import count_text
 

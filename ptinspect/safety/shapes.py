@@ -23,7 +23,7 @@ from ptinspect.pickling.values import (
     TensorCall,
     Value,
 )
-from ptinspect.safety.analysis.values import MAX_DIMS, codec_name
+from ptinspect.safety.values import MAX_DIMS, codec_name
 
 Kind = Callable[[Value], bool]
 """Returns True if a value is of the kind."""

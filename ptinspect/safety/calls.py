@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ptinspect.pickling.pyobjects import RECONSTRUCTORS, resolve_global
 from ptinspect.pickling.values import Blob, Call, Extension, Global, Inert, OutOfBand, PersistentId
-from ptinspect.safety import policy
-from ptinspect.safety.analysis import values
-from ptinspect.safety.analysis.shapes import Shapes, parse_shapes
+from ptinspect.safety import policy, values
 from ptinspect.safety.report import CLEAN, DANGEROUS, SEVERITY, UNKNOWN
+from ptinspect.safety.shapes import Shapes, parse_shapes
 
 if TYPE_CHECKING:
     from collections.abc import Callable

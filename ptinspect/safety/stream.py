@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 from ptinspect.pickling.pyobjects import RECONSTRUCTORS
 from ptinspect.pickling.state import Event
 from ptinspect.pickling.values import Blob, Call, Extension, Global, Inert, PersistentId, key_value
-from ptinspect.safety.analysis import calls, values
-from ptinspect.safety.analysis.shapes import Shapes, parse_shapes
+from ptinspect.safety import calls, values
 from ptinspect.safety.policy import is_plain_class, is_special, is_stdlib, load_policy
 from ptinspect.safety.report import CLEAN, DANGEROUS, UNKNOWN, Finding
 from ptinspect.safety.scan_state import FindingCollector
+from ptinspect.safety.shapes import Shapes, parse_shapes
 from ptinspect.text import is_outside
 
 if TYPE_CHECKING:

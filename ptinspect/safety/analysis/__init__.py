@@ -1,1 +1,0 @@
-"""Judge the imports and calls of one pickle stream."""
