@@ -26,7 +26,7 @@ from ptinspect.cli.output import (
 )
 from ptinspect.errors import PtInspectError
 from ptinspect.limits import LIMITS
-from ptinspect.source.local import FOLDER_LINK, left_out_text
+from ptinspect.source.local import FOLDER_LINK, find_files, left_out_text
 from ptinspect.text import cut
 
 if TYPE_CHECKING:
@@ -84,7 +84,6 @@ def command(
     Nothing in the files is executed. Exit code 0: no verdict is as bad as --fail-on. 1: one is.
     2: a file could not be read to its end.
     """
-    from ptinspect.safety.parallel import map_files
     from ptinspect.safety.report import (
         exit_code,
         is_listed,
@@ -94,7 +93,7 @@ def command(
         total_text,
         unused_names,
     )
-    from ptinspect.safety.scan import find_files, scan_file
+    from ptinspect.safety.scan import map_files, scan_file
 
     if verbose and output_format != "text":
         raise click.UsageError(

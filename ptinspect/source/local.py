@@ -7,7 +7,7 @@ import os
 import stat
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from typing import IO, TYPE_CHECKING, TypeAlias, cast
 
@@ -303,6 +303,39 @@ def files_below(
             else:
                 yield path
     yield from _unlisted_folders(unlisted, folder)
+
+
+def find_files(paths: Iterable[str], exclude: Collection[str], left_out: LeftOut) -> Iterator[str]:
+    """Yield the files of paths, folders and globs; those of a folder by name.
+
+    A path that does not exist and a folder that cannot be listed are yielded as well, so that
+    opening them raises an error. `exclude` has globs of paths, names and folders; `left_out` counts
+    what is not yielded.
+    """
+
+    def is_excluded(path: str) -> bool:
+        from fnmatch import fnmatch
+
+        plain_path = path.replace(os.sep, "/") if exclude else ""
+        parts = plain_path.split("/")
+        parents = ["/".join(parts[: index + 1]) for index in range(len(parts))]
+        return any(fnmatch(text, glob) for glob in exclude for text in (*parents, *parts))
+
+    for path in paths:
+        matches = [path]
+        is_glob = any(char in path for char in "*?[") and not os.path.lexists(path)
+        if is_glob:
+            import glob
+
+            matches = sorted(glob.glob(path, recursive=True)) or [path]
+        for match in matches:
+            if match != "-" and os.path.isdir(match):
+                if not is_glob or "**" not in path:
+                    yield from files_below(match, left_out, is_excluded)
+            elif is_excluded(match):
+                left_out[EXCLUDED] += 1
+            else:
+                yield match
 
 
 def _unlisted_folders(errors: list[OSError], folder: str) -> Iterator[str]:

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 import ptinspect
-from ptinspect.safety import parallel
 from ptinspect.safety import scan as scan_module
 from tests.safety.files import BAD, GOOD, OWN, torch_zip
 
@@ -87,7 +86,7 @@ def test_a_file_that_kills_or_hangs_its_process(
     many: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(scan_module, "scan_file", deadly)
-    monkeypatch.setattr(parallel, "BASE_SECONDS", 2)
+    monkeypatch.setattr(scan_module, "BASE_SECONDS", 2)
     reports = ptinspect.scan_many(many, jobs=2)
     verdicts = {Path(report.path).name: report.verdict for report in reports}
     assert verdicts.pop("05.pt") == "unreadable"

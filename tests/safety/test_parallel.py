@@ -21,10 +21,9 @@ pytestmark = pytest.mark.skipif(
 
 BEGIN = """
 import os, sys, time
-from ptinspect.safety import parallel
-from ptinspect.safety.parallel import map_files
-from ptinspect.safety.scan import scan, scan_many
-parallel.BASE_SECONDS = 1
+from ptinspect.safety import scan as scan_module
+from ptinspect.safety.scan import map_files, scan, scan_many
+scan_module.BASE_SECONDS = 1
 paths = sys.argv[1:]
 def scan_all(scan):
     return [scan(path) for path in paths]
@@ -56,7 +55,7 @@ def many(tmp_path: Path) -> list[str]:
 
 def test_the_reports_are_those_of_one_process() -> None:
     code = """
-assert parallel.can_fork()
+assert scan_module.can_fork()
 paths = [os.path.join(base, name) for path in paths for base, _, names in os.walk(path)
          for name in sorted(names)]
 assert map_files(scan, paths, jobs=2) == scan_all(scan)
@@ -180,9 +179,9 @@ print(told[-1])
 def test_how_many_processes() -> None:
     code = """
 os.sched_getaffinity = lambda pid: set(range(8))
-print(*(parallel.choose_job_count(files) for files in (1, 100, 128, 300, 100_000)))
+print(*(scan_module.choose_job_count(files) for files in (1, 100, 128, 300, 100_000)))
 import threading
 threading.Thread(target=time.sleep, args=(1,), daemon=True).start()
-print(parallel.can_fork(), parallel.choose_job_count(1000))
+print(scan_module.can_fork(), scan_module.choose_job_count(1000))
 """
     assert python(code).splitlines() == ["1 1 2 4 8", "False 1"]

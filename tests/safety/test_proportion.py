@@ -197,7 +197,7 @@ def test_a_file_that_is_truncated_while_it_is_scanned_is_unreadable(
         real(source, state)  # type: ignore[arg-type]
 
     monkeypatch.setattr(scan_module, "scan_source", truncate_first)
-    monkeypatch.setattr("ptinspect.safety.parallel.can_fork", lambda: True)
+    monkeypatch.setattr("ptinspect.safety.scan.can_fork", lambda: True)
     reports = ptinspect.scan_many([str(good), str(large), str(good)])
     assert [report.verdict for report in reports] == ["clean", "unreadable", "clean"]
     assert re.search("became shorter|died", reports[1].errors[0].message)
