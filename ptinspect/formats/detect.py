@@ -80,6 +80,8 @@ SINGLE_FILES = (
 )
 RANK_FILE = re.compile(r"model_world_size_(\d+)_rank_(\d+)\.pt")
 """The file of a rank, as FSDP trainers (verl) name it."""
+_METADATA = re.compile(r"__\d+\.metadata")
+"""The `.metadata` of one process, which torch writes with `use_collectives=False`."""
 MEMBER_SUFFIXES = (".safetensors", ".bin", ".distcp", ".index.json", ".metadata")
 """Ends of the names of files that belong to the document of their folder."""
 
@@ -357,8 +359,9 @@ def main_file(folder: str) -> str | None:
         names = set(os.listdir(folder))
     except OSError:
         return None
-    if ".metadata" in names:
-        return os.path.join(folder, ".metadata")
+    metadata = [name for name in names if _METADATA.fullmatch(name)]
+    if ".metadata" in names or len(metadata) == 1:
+        return os.path.join(folder, ".metadata" if ".metadata" in names else metadata[0])
     ranks = sorted((m[1], int(m[2]), m[0]) for m in map(RANK_FILE.fullmatch, names) if m)
     if ranks:  # of several worlds, the user has to choose
         return os.path.join(folder, ranks[0][2]) if ranks[0][0] == ranks[-1][0] else None

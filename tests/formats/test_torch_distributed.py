@@ -172,16 +172,150 @@ def test_two_processes_save_uneven_pieces(tmp_path: Path) -> None:
     assert ptinspect.diff(folder, tmp_path / "out.pt").same
 
 
-def test_a_value_with_tensors_of_its_own_is_a_warning(tmp_path: Path) -> None:
+def test_a_value_with_tensors_of_its_own_is_read(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     from torch.distributed import checkpoint
 
-    state = {"w": torch.ones(2), "pair": SimpleNamespace(t=torch.zeros(3))}
+    state = {
+        "w": torch.ones(2),
+        "pair": SimpleNamespace(t=torch.zeros(3)),
+        "two": (1, torch.eye(2)),
+    }
     checkpoint.save(state, checkpoint_id=tmp_path / "dcp")
     with ptinspect.open(tmp_path / "dcp") as document:
-        assert list(document.tensors) == ["w"]
-        messages = [warning.message for warning in document.warnings]
-    assert "'pair' is a value with tensors of its own, which are not read" in messages
+        tensors = {info.path: info for info in document.tensors.values()}
+        assert tensors.keys() == {("w",), ("pair", "t"), ("two", 1)}
+        assert torch.equal(tensors["pair", "t"].torch(), state["pair"].t)
+        assert torch.equal(tensors["two", 1].torch(), state["two"][1])
+        assert not document.warnings
+    result = run("convert", tmp_path / "dcp", tmp_path / "out.pt", "--to", "same")
+    assert result.exit_code == 0, result.stderr
+    assert torch.equal(
+        torch.load(tmp_path / "out.pt", weights_only=False)["pair"].t, torch.zeros(3)
+    )
+
+
+def every_dtype(torch: Any) -> dict[str, Any]:
+    """Tensors of all dtypes, of no size and no dimensions, views and a parameter."""
+    names = [
+        "float64", "float32", "float16", "bfloat16", "complex32", "complex64", "complex128",
+        "uint8", "int8", "int16", "int32", "int64", "uint16", "uint32", "uint64",
+        "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz", "float8_e8m0fnu",
+    ]  # fmt: skip
+    torch.manual_seed(0)
+    tensors = {name: torch.randn(3, 4).abs().mul(3).to(getattr(torch, name)) for name in names}
+    return tensors | {
+        "bool": torch.tensor([[True, False]]), "scalar": torch.tensor(3.5),
+        "empty": torch.zeros(0, 4), "none": torch.zeros(0), "transposed": torch.randn(4, 3).t(),
+        "expanded": torch.ones(3, 1).expand(3, 4), "part": torch.arange(10.0)[2:5],
+        "parameter": torch.nn.Parameter(torch.ones(2)),
+    }  # fmt: skip
+
+
+def raw(tensor: Any, torch: Any) -> bytes:
+    values: bytes = tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    return values
+
+
+WRITERS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "a file per piece": {"single_file_per_rank": False},
+    "three threads": {"thread_count": 3},
+    "not flattened": {},
+    "lowest rank": {},
+    "own metadata": {},
+    "asynchronous": {},
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", WRITERS)
+def test_all_ways_of_saving_give_the_same_tensors(name: str, tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    checkpoint = pytest.importorskip("torch.distributed.checkpoint")
+    tensors = every_dtype(torch)
+    state = {"model": tensors, "epoch": 3}
+    writer = checkpoint.FileSystemWriter(tmp_path / "dcp", sync_files=False, **WRITERS[name])
+    planner = checkpoint.DefaultSavePlanner(
+        flatten_state_dict=name != "not flattened",
+        dedup_save_to_lowest_rank=name == "lowest rank",
+    )
+    if name in ("own metadata", "asynchronous"):
+        store = torch.distributed.HashStore()
+        torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        if name == "asynchronous":
+            checkpoint.async_save(state, storage_writer=writer).result()
+        else:
+            checkpoint.save(
+                state, storage_writer=writer, planner=planner,
+                use_collectives=name != "own metadata",
+            )  # fmt: skip
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+    check_folder(tmp_path / "dcp", tensors, torch)
+
+
+def check_folder(folder: Path, tensors: dict[str, Any], torch: Any) -> None:
+    """Compare a folder, and the file that it is converted to, with what was saved."""
+    result = run("convert", folder, folder.parent / "out.pt", "--to", "same")
+    assert result.exit_code == 0, result.stderr
+    for path in (folder, folder.parent / "out.pt"):
+        with ptinspect.open(path) as document:
+            infos = {info.path: info for info in document.tensors.values()}
+            assert infos.keys() == {("model", name) for name in tensors}
+            assert {entry.path: entry.value for entry in document.entries}["epoch",] == 3
+            assert not [w for w in document.warnings if w.kind in ("not-read", "missing-file")]
+            for name, tensor in tensors.items():
+                info = infos["model", name]
+                assert info.shape == tuple(tensor.shape), name
+                assert f"torch.{info.dtype.name}" == str(tensor.dtype)  # type: ignore[union-attr]
+                assert info.read() == raw(tensor, torch), name
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_pieces_in_safetensors_are_read(tmp_path: Path) -> None:
+    """All tensors of a file are one safetensors file, after its other values."""
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("safetensors")
+    checkpoint = pytest.importorskip("torch.distributed.checkpoint")
+    from torch.distributed.checkpoint.filesystem import SerializationFormat
+
+    tensors = {
+        name: tensor.detach().contiguous()
+        for name, tensor in every_dtype(torch).items()
+        if not name.startswith("complex") and "fnuz" not in name
+    }
+    writer = checkpoint.FileSystemWriter(
+        tmp_path / "dcp", serialization_format=SerializationFormat.SAFETENSORS
+    )
+    checkpoint.save({"model": tensors, "epoch": 3}, storage_writer=writer)
+    check_folder(tmp_path / "dcp", tensors, torch)
+    path = tmp_path / "dcp/__0_0.distcp"
+    path.write_bytes(path.read_bytes().replace(b"[0, 0]", b"[1, 0]"))
+    with (
+        ptinspect.open(tmp_path / "dcp") as document,
+        pytest.raises(ptinspect.DamagedError, match=r"has no 'model.float32' at \(0, 0\)"),
+    ):
+        document.tensors["model.float32"].read()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_quantized_tensor_has_its_scale(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    checkpoint = pytest.importorskip("torch.distributed.checkpoint")
+    tensor = torch.quantize_per_channel(
+        torch.randn(2, 3), torch.tensor([0.1, 0.2]), torch.tensor([1, 2]), 0, torch.qint8
+    )
+    checkpoint.save({"q": tensor, "w": torch.ones(2)}, checkpoint_id=tmp_path / "dcp")
+    with ptinspect.open(tmp_path / "dcp") as document:
+        result = document.tensors["q"].torch()
+    assert torch.equal(result.int_repr(), tensor.int_repr())
+    assert torch.equal(result.q_per_channel_scales(), tensor.q_per_channel_scales())
+    (tmp_path / "dcp/__0_0.distcp").unlink()
+    result = run("show", tmp_path / "dcp")
+    assert result.exit_code == 0 and "files are missing: __0_0.distcp" in result.stdout
 
 
 def test_conjugated_and_negated_tensors_have_the_values_that_torch_shows(tmp_path: Path) -> None:

@@ -31,8 +31,8 @@ from ptinspect.errors import (
     PtInspectError,
     UnsupportedError,
 )
-from ptinspect.formats.archive import Archive, Finding, PicklelessArchive
-from ptinspect.formats.safetensors import Safetensors, dense_tensor
+from ptinspect.formats.archive import Archive, Finding, PicklelessArchive, prefix_storage_keys
+from ptinspect.formats.safetensors import Safetensors, dense_tensor, parse_json, read_safetensors
 from ptinspect.formats.torch.pieces import (
     Elements,
     Piece,
@@ -78,6 +78,7 @@ class TorchDcp(PicklelessArchive):
         self.missing: list[str] = []
         self._open_archive = open_archive
         self._files: dict[str, Source] = {}
+        self._safetensors: dict[tuple[str, int], Safetensors] = {}
 
     def file(self, path: str) -> Source:
         """Return a file of the folder, opened; DamagedError if it is missing."""
@@ -104,21 +105,37 @@ class TorchDcp(PicklelessArchive):
             error.path = error.path or source.path
             raise
 
-    def open_piece(self, place: _Place, dtype: DType, shape: tuple[int, ...]) -> list[Elements]:
+    def open_piece(
+        self, name: str, place: _Place, dtype: DType, offsets: tuple[int, ...],
+        shape: tuple[int, ...],
+    ) -> list[Elements]:  # fmt: skip
         """Return the elements of a piece. DamagedError if they are not what `.metadata` says."""
-        archive = self.open_place(place)
-        root = archive.root
-        if isinstance(archive, Safetensors):
-            items = list((as_mapping(root) or {}).values())
-            root = items[0] if len(items) == 1 else None
         where = f"the piece at {place.start:,} of {printable_name(place.path)}"
-        elements = locate(archive, root, where)
+        source = self.file(place.path)
+        if source.read(place.start, min(9, max(source.size - place.start, 0)))[8:] == b"{":
+            safetensors = self._open_safetensors(place)
+            if _saved_offsets(safetensors, name) != list(offsets):
+                raise DamagedError(f"{where} has no {bounded_repr(name)} at {offsets}")
+            elements = locate(safetensors, (as_mapping(safetensors.root) or {}).get(name), where)
+        else:
+            archive = self.open_place(place)
+            elements = locate(archive, archive.root, where)
         if elements.shape != shape or elements.dtype is not dtype:
             raise DamagedError(
                 f"{where} has the shape {elements.shape} and dtype {elements.dtype.name},"
                 f" {METADATA} says {shape} and {dtype.name}"
             )
         return [elements]
+
+    def _open_safetensors(self, place: _Place) -> Safetensors:
+        """Open the safetensors file that contains all tensors of a file, after its other values.
+        The length of a place is that of the tensor's bytes in it."""
+        key = place.path, place.start
+        if key not in self._safetensors:
+            source = self.file(place.path)
+            part = SliceSource(source, place.start, source.size - place.start)
+            self._safetensors[key] = read_safetensors(part, self.limits)
+        return self._safetensors[key]
 
     @property
     def size(self) -> int:
@@ -148,6 +165,17 @@ class _Place(NamedTuple):
 
 _Places = dict[tuple[int, ...] | None, _Place]
 """The places of an entry's pieces, by their offsets in the tensor; None for other values."""
+
+
+def _saved_offsets(archive: Safetensors, name: str) -> object:
+    """Return where the tensor of a safetensors file begins in the whole one.
+
+    Source: torch/distributed/checkpoint/_hf_utils.py (CUSTOM_METADATA_KEY).
+    """
+    text = (archive.metadata or {}).get("DCP_SHARDING_INFO", "{}")
+    info = parse_json(text.encode(), "sharding info")
+    entry = info.get(name) if isinstance(info, dict) else None
+    return entry.get("saved_offsets") if isinstance(entry, dict) else None
 
 
 def undo_transform(source: Source, transform: str, limits: Limits) -> Source:
@@ -194,7 +222,8 @@ def read_dcp(
     full_paths = {path: os.path.join(folder, path) for path in archive.paths}
     archive.missing = [path for path, full in full_paths.items() if not os.path.isfile(full)]
     archive.data_paths = [full for path, full in full_paths.items() if path not in archive.missing]
-    archive.facts["set"] = {"files": [METADATA, *archive.paths], "missing": archive.missing}
+    files = [os.path.basename(source.path), *archive.paths]
+    archive.facts["set"] = {"files": files, "missing": archive.missing}
     values: dict[Value, Value] = {}
     for name, description in described.items():
         if not isinstance(name, str) or not isinstance(description, Call):
@@ -206,6 +235,8 @@ def read_dcp(
             span = _tensor_span(archive, name, attributes_of(description), infos.get(name, {}))
             archive.spans[str(name)] = span
             value = dense_tensor(str(name), span.dtype, span.shape)
+            if span.dtype.kind == "quantized":  # the scale is in the piece
+                value = _quantized_tensor(archive, infos.get(name, {}), name) or value
         _insert(values, steps, value)
     archive.value = _lists(values)
     if archive.missing:
@@ -270,7 +301,7 @@ def _tensor_span(
                 f"the piece of {bounded_repr(name)} at {offsets} is in no file",
                 where=Place(METADATA),
             )
-        elements = partial(archive.open_piece, place, dtype, sizes)
+        elements = partial(archive.open_piece, name, place, dtype, offsets, sizes)
         pieces.append(Piece(offsets, sizes, place.path, elements))
     shape = sizes_of(fields.get("size"), bounded_repr(name))
     return PiecedSpan(dtype, shape, check_cover(name, shape, pieces))
@@ -288,11 +319,18 @@ def _plain_value(archive: TorchDcp, places: _Places, name: str) -> Value:
             return None
         raise
     if part.pickled.persistent:
-        message = f"{bounded_repr(name)} is a value with tensors of its own, which are not read"
-        archive.warnings.append(Finding("not-read", message))
-        return None
+        prefix = f"{len(archive.inner)} of {METADATA}"
+        prefix_storage_keys(part.pickled, prefix)
+        archive.inner[prefix] = part
     archive.streams.append(part.pickled)
     return part.root
+
+
+def _quantized_tensor(archive: TorchDcp, places: _Places, name: str) -> Value:
+    """Return a quantized tensor. UnsupportedError if it is in several pieces."""
+    if len(places) != 1:
+        raise UnsupportedError(f"{bounded_repr(name)} is quantized, and in {len(places)} pieces")
+    return _plain_value(archive, dict.fromkeys([None], *places.values()), name)
 
 
 def _insert(values: dict[Value, Value], steps: Any, value: Value) -> None:
