@@ -170,7 +170,8 @@ def _open(source: Source, limits: Limits, allow_index: bool) -> Archive:
         from ptinspect.formats.torch.distributed import is_metadata, read_dcp
 
         if is_metadata(archive.root):
-            return read_dcp(source, index_folder(source), _open_shard, limits)
+            folder = index_folder(source)
+            return read_dcp(source, archive.pickled, folder, _open_shard, limits)
     return archive
 
 
@@ -271,11 +272,12 @@ class PlainPickle(Archive):
 def open_pickle(source: Source, head: bytes, limits: Limits) -> Archive:
     """Open a legacy stream or plain pickles. FormatError if it is something else; the message says
     what. Otherwise raises as `read_pickle`."""
-    from ptinspect.formats.joblib import WRAPPER, has_arrays, read_joblib
     from ptinspect.formats.torch.legacy import is_legacy, read_legacy
 
     if is_legacy(*source.window()):
         return read_legacy(source, limits)
+    from ptinspect.formats.joblib import WRAPPER, has_arrays, read_joblib
+
     if head[0] not in BY_CODE:
         raise _not_pickle_error(source, head)
     is_announced = head[0] == 0x80 and len(head) > 1 and 2 <= head[1] <= 5

@@ -19,13 +19,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ptinspect.dtypes import DType, dtype_by_name
 from ptinspect.errors import (
     DamagedError,
-    FormatError,
     LimitError,
     Place,
     PtInspectError,
@@ -41,8 +41,7 @@ from ptinspect.formats.torch.pieces import (
     locate,
     sizes_of,
 )
-from ptinspect.limits import LIMITS, Limits
-from ptinspect.pickling.machine import run
+from ptinspect.limits import Limits
 from ptinspect.pickling.pyobjects import as_mapping, as_sequence, attributes_of, class_path
 from ptinspect.pickling.values import Call, Global, Value, key_value
 from ptinspect.source.base import MemorySource, SliceSource, Source
@@ -51,6 +50,7 @@ from ptinspect.text import bounded_repr, is_outside, join_names, printable_name
 
 if TYPE_CHECKING:
     from ptinspect.formats.archive import OpenArchive
+    from ptinspect.pickling.machine import Pickled
 
 METADATA = ".metadata"
 _MODULE = "torch.distributed.checkpoint."
@@ -67,11 +67,11 @@ class TorchDcp(PicklelessArchive):
     format = "torch-dcp"
 
     def __init__(
-        self, source: Source, folder: str, open_archive: OpenArchive, limits: Limits
-    ) -> None:
+        self, source: Source, pickled: Pickled, folder: str, open_archive: OpenArchive,
+        limits: Limits,
+    ) -> None:  # fmt: skip
         super().__init__(source, limits)
-        data, start, stop = source.window()
-        self.set_pickle(run(data, start, stop=stop, record=METADATA, limits=limits))
+        self.set_pickle(replace(pickled, record=METADATA))
         self.origin = source.base
         self.folder = folder
         self.paths: list[str] = []
@@ -205,16 +205,14 @@ def is_metadata(root: Value) -> bool:
 
 
 def read_dcp(
-    source: Source, folder: str, open_archive: OpenArchive, limits: Limits = LIMITS
+    source: Source, metadata: Pickled, folder: str, open_archive: OpenArchive, limits: Limits
 ) -> TorchDcp:
-    """Read `.metadata`, which `source` is, and the values of the folder that are not tensors.
-    FormatError for another pickle; DamagedError if an element is in no piece or in two, or a file
-    is outside the folder."""
-    archive = TorchDcp(source, folder, open_archive, limits)
-    root = archive.pickled.root
-    if not isinstance(root, Call) or not is_metadata(root):
-        raise FormatError(f"{METADATA} is not that of torch.distributed.checkpoint")
-    fields = attributes_of(root)
+    """Read the values of the folder that are not tensors. `metadata` is the pickle in `.metadata`,
+    which `source` is. DamagedError if an element is in no piece or in two, or a file is outside the
+    folder."""
+    archive = TorchDcp(source, metadata, folder, open_archive, limits)
+    assert isinstance(metadata.root, Call)
+    fields = attributes_of(metadata.root)
     described = as_mapping(fields.get("state_dict_metadata")) or {}
     paths = as_mapping(fields.get("planner_data")) or {}
     infos = _storage_infos(archive, as_mapping(fields.get("storage_data")) or {})
