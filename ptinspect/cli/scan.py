@@ -73,8 +73,7 @@ if TYPE_CHECKING:
 def command(
     ctx: click.Context, paths: tuple[str, ...], output_format: str, output: str | None, force: bool,
     verbose: bool, quiet: bool, allow: tuple[str, ...], config: str | None,
-    exclude: tuple[str, ...], fail_on: str,
-    jobs: int | None, no_progress: bool,
+    exclude: tuple[str, ...], fail_on: str, jobs: int | None, no_progress: bool,
 ) -> None:  # fmt: skip
     """Report whether each PATH is safe to load, why not, and what to do. PATH is a file, a folder
     with all files below it, or `-` for standard input. Folders of version control and links to
@@ -96,34 +95,28 @@ def command(
     from ptinspect.safety.scan import map_files, scan_file
 
     if verbose and output_format != "text":
-        raise click.UsageError(
-            f"--verbose cannot be used with --format {output_format}: it has clean files too"
-        )
+        view = f"--format {output_format}, which has clean files too"
+        raise click.UsageError(f"--verbose cannot be used with {view}")
     left_out: LeftOut = Counter()
     with open_output(output, force=force, sources=paths) as write:
         with progress_bar("scanning", hidden=no_progress, counted=True) as progress:
             files = list(find_files(paths, exclude, left_out))
             is_json = output_format == "json"
             scan = partial(
-                scan_file,
-                allow=allow,
-                allow_unknown=_configured_names(config, paths),
-                limits=LIMITS,
-                commands=("convert", "scan", "stub"),
+                scan_file, allow=allow, allow_unknown=_configured_names(config, paths),
+                limits=LIMITS, commands=("convert", "scan", "stub"),
                 advise_clean=is_json or verbose or len(files) == 1,
-            )
+            )  # fmt: skip
             reports = map_files(scan, files, jobs=jobs, progress=progress)
         if is_json or (output_format == "text" and not quiet):
-            reports = [
-                _drop_failing_advice(report)
-                if is_json or is_listed(report, len(reports) > 1, verbose=verbose)
-                else report
-                for report in reports
-            ]
-        several = len(paths) > 1 or len(reports) != 1 or os.path.isdir(paths[0])
+            are_several = len(reports) > 1
+            for index, report in enumerate(reports):
+                if is_json or is_listed(report, are_several, verbose=verbose):
+                    reports[index] = _without_failing_advice(report)
         skipped = left_out_text(left_out)
         if is_json:
-            write(json_text(reports, several))
+            is_one = len(paths) == len(reports) == 1 and not os.path.isdir(paths[0])
+            write(json_text(reports, not is_one))
         elif output_format == "sarif":
             write(sarif_text(reports))
         else:
@@ -134,11 +127,11 @@ def command(
         write_stderr(total_text(reports, skipped))
     for message in unused_names(reports, allow):
         write_stderr(f"ptinspect: {cut(message)}")
-    nothing_to_scan = not reports and left_out[FOLDER_LINK]
-    ctx.exit(2 if nothing_to_scan else exit_code(reports, fail_on))
+    is_unread = not reports and left_out[FOLDER_LINK]
+    ctx.exit(2 if is_unread else exit_code(reports, fail_on))
 
 
-def _drop_failing_advice(report: ScanReport) -> ScanReport:
+def _without_failing_advice(report: ScanReport) -> ScanReport:
     """Return a report without the advice to convert the file, if `convert` refuses it."""
     advice = next((step for step in report.steps if step.startswith("ptinspect convert ")), None)
     if advice is None or report.path == "-":

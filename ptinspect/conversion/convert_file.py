@@ -46,9 +46,7 @@ if TYPE_CHECKING:
 
 
 def convert(
-    src: str | os.PathLike[str],
-    dst: str | os.PathLike[str] | None = None,
-    *,
+    src: str | os.PathLike[str], dst: str | os.PathLike[str] | None = None, *,
     to: str | None = None, entry: str | Sequence[str] | None = None, all_entries: bool = False,
     include: Sequence[str] = (), exclude: Sequence[str] = (), strip_prefix: Sequence[str] = (),
     add_prefix: str = "", rename: Sequence[str] = (), dtype: object = None,
@@ -105,8 +103,7 @@ def convert(
             plan.warnings += unread_numbers_warning(plan)
         if not dry_run:
             _write(plans, source, options, document.limits, force, verify, progress)
-    written = not dry_run
-    return ConversionReport.of_plans(source, plans, written=written, verified=verify and written)
+    return ConversionReport.of_plans(source, plans, written=not dry_run, verified=verify)
 
 
 def find_refusal(path: str, to: str, *, all_entries: bool = False) -> PtInspectError | None:

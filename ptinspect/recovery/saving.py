@@ -44,6 +44,7 @@ from ptinspect.text import count_text, cut, join_names, size_text
 if TYPE_CHECKING:
     from os import PathLike
 
+    from ptinspect.document import TensorInfo
     from ptinspect.document.tensor import Tensor
     from ptinspect.pickling.pyobjects import Path
     from ptinspect.pickling.values import Call, Value
@@ -182,10 +183,8 @@ def recover(
     source_path, target, limits = os.fspath(src), os.fspath(dst), limits or LIMITS
     with ExitStack() as stack, add_error_path(source_path):
         if os.path.isdir(source_path):
-            raise UnsupportedError(
-                "it is a folder, and recover takes one file",
-                hint="name the file in it that is damaged",
-            )
+            hint = "name the file in it that is damaged"
+            raise UnsupportedError("it is a folder, and recover takes one file", hint=hint)
         source = stack.enter_context(open_source(source_path))
         guard = ModificationGuard(source)
         check_destination(target, force=force, sources=guard.names)
@@ -197,12 +196,7 @@ def recover(
             return RecoveryReport(source_path, source.size, "unknown", None, (damage,), ())
         document = Document(source, salvage.archive, limits)
         infos = list(document.tensors.values())
-        tensors = []
-        for info in infos:
-            evidence, dtype = _evidence(info.tensor, salvage), info.dtype
-            facts = (dtype.name if dtype else None, info.shape, info.nbytes)
-            status = TensorStatus(info.key, info.path, evidence.status, evidence.reason, *facts)
-            tensors.append(status)
+        tensors = [_status(info, salvage) for info in infos]
         report = RecoveryReport(
             source_path, source.size, salvage.archive.format, None,
             tuple(salvage.damage), tuple(tensors),
@@ -220,12 +214,11 @@ def recover(
             output.finish()
             guard.check()
         views = {tensor.view_key() for tensor in written}
-        reason = _UNRECORDED[target.endswith(".safetensors")]
         for number, (info, status) in enumerate(zip(infos, tensors, strict=True)):
             if status.status in saved and not _is_written(info.tensor, views):
                 is_piece = (info.tensor.subclass or "").endswith(PIECES)
-                cause = _PIECE if is_piece else reason
-                tensors[number] = replace(status, status=LOST, reason=cause)
+                reason = _PIECE if is_piece else _UNRECORDED[target.endswith(".safetensors")]
+                tensors[number] = replace(status, status=LOST, reason=reason)
         return replace(report, target=target, tensors=tuple(tensors), dropped=tuple(dropped))
 
 
@@ -253,6 +246,13 @@ def salvage_source(source: Source, limits: Limits) -> Salvage:
     raise UnsupportedError(
         "it is not a zip, stream or tar of torch.save, nor safetensors: nothing can be recovered",
         hint="`ptinspect show` says what the file is",
+    )
+
+
+def _status(info: TensorInfo, salvage: Salvage) -> TensorStatus:
+    evidence, dtype = _evidence(info.tensor, salvage), info.dtype.name if info.dtype else None
+    return TensorStatus(
+        info.key, info.path, evidence.status, evidence.reason, dtype, info.shape, info.nbytes
     )
 
 
