@@ -138,15 +138,20 @@ def _check_header(file: OutputFile, path: str, missing: dict[str, PlannedTensor]
     if not file.records:
         return
     header = read_header(MemorySource(file.head, path))[0]
+    forms: dict[object, tuple[object, object, int]] = {}  # dtype, shape, size of tensors so far
     begin = 0
     for name, _ in file.records:
         planned, fields = missing.pop(name), header.get(name)
-        end = begin + planned.nbytes
+        form = (planned.dtype, planned.tensor.shape)
+        dtype, shape, nbytes = forms.get(form) or (None, None, planned.nbytes)
+        end = begin + nbytes
         if not isinstance(fields, dict) or fields.get("data_offsets") != [begin, end]:
             raise PtInspectError(f"{name} is {fields}, not bytes {begin:,} to {end:,}")
-        entry = TensorEntry(name, fields["dtype"], tuple(fields["shape"]), begin, end)
-        if entry.torch_form() != (planned.dtype, planned.tensor.shape):
-            raise PtInspectError(f"{name} is {entry.type_name} {entry.shape}")
+        if fields["dtype"] != dtype or fields["shape"] != shape:
+            entry = TensorEntry(name, fields["dtype"], tuple(fields["shape"]), begin, end)
+            if entry.torch_form() != form:
+                raise PtInspectError(f"{name} is {entry.type_name} {entry.shape}")
+            forms[form] = (fields["dtype"], fields["shape"], nbytes)
         begin = end
 
 
@@ -190,17 +195,18 @@ def _check_output(
 def _are_planned(calls: list[TensorCall], planned: list[PlannedTensor], device: str | None) -> bool:
     """Return True if tensors are as planned, each within its storage. All of them are compared at
     once: their sizes, their strides, and so on."""
-    kinds = {call.storage_type: dtype_of_class(call.storage_type.name) for call in calls}
-    forms = {(call.storage_offset, call.size, call.stride, call.numel) for call in calls}
+    forms = {id(call.form): call.form for call in calls}
+    dtypes = {key: dtype_of_class(form.storage_type.name) for key, form in forms.items()}
     return (
         all(call.changes is None for call in calls)
-        and [call.size for call in calls] == [item.tensor.shape for item in planned]
-        and [call.stride for call in calls] == [item.tensor.stride for item in planned]
-        and [kinds[call.storage_type] for call in calls]
+        and [call.form.size for call in calls] == [item.tensor.shape for item in planned]
+        and [call.form.stride for call in calls] == [item.tensor.stride for item in planned]
+        and [dtypes[id(call.form)] for call in calls]
         == [item.dtype or item.tensor.dtype for item in planned]
-        and [call.requires_grad for call in calls] == [x.tensor.requires_grad for x in planned]
+        and [call.form.requires_grad for call in calls]
+        == [item.tensor.requires_grad for item in planned]
         and [call.location for call in calls] == [device or x.tensor.device for x in planned]
-        and all(extent(*form)[1] <= numel for *form, numel in forms)
+        and all(extent(f.storage_offset, f.size, f.stride)[1] <= f.numel for f in forms.values())
     )
 
 

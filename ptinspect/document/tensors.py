@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ptinspect.document.elements import contiguous
-from ptinspect.document.tensor import Tensor
+from ptinspect.document.tensor import Tensor, strided_tensor
 from ptinspect.document.tensor_readers import (
     READERS,
     Reference,
@@ -26,7 +26,15 @@ from ptinspect.pickling.pyobjects import (
     function_path,
     global_path,
 )
-from ptinspect.pickling.values import Blob, Call, Global, PersistentId, TensorCall, Value
+from ptinspect.pickling.values import (
+    Blob,
+    Call,
+    Global,
+    PersistentId,
+    TensorCall,
+    TensorForm,
+    Value,
+)
 from ptinspect.source.base import MemorySource
 
 if TYPE_CHECKING:
@@ -118,8 +126,7 @@ class TensorReader:
         self.depth = depth
         self.nested: list[TensorReader] = []  # of the legacy streams inside this pickle
         self._tensors: dict[int, tuple[Value, Tensor | None]] = {}
-        self._dtypes: dict[Global, DType | None] = {}  # by the class of a storage
-        self._is_negative: dict[object, bool] = {}  # by sizes and strides
+        self._forms: dict[int, tuple[TensorForm, DType | None, bool]] = {}  # by id
         self._tar_tensors: dict[object, Tensor] = {}
         self._streams: dict[int, Reference | None] = {}
 
@@ -139,21 +146,18 @@ class TensorReader:
 
     def _read_plain(self, call: TensorCall) -> Tensor | None:
         """Read a dense tensor from the fields that the pickle machine's fast path recorded."""
-        kind = call.storage_type
-        if kind not in self._dtypes:
-            self._dtypes[kind] = dtype_of_class(kind.name)
-        dtype = self._dtypes[kind]
-        if dtype is None or len(call.size) != len(call.stride):
+        form = call.form
+        facts = self._forms.get(id(form))
+        if facts is None:
+            dtype = dtype_of_class(form.storage_type.name)
+            is_negative = min(form.storage_offset, *form.size, *form.stride) < 0
+            facts = self._forms[id(form)] = form, dtype, is_negative
+        _, dtype, is_negative = facts
+        if dtype is None or len(form.size) != len(form.stride):
             return None
-        storage = self.storages.get(call.storage_key, call.location, call.numel * dtype.itemsize)
-        tensor = Tensor(
-            dtype, call.size, call.stride, call.storage_offset, storage, call.location,
-            call.requires_grad, call.offset,
-        )  # fmt: skip
-        form = call.size, call.stride
-        if form not in self._is_negative:
-            self._is_negative[form] = min(call.size + call.stride, default=0) < 0
-        if call.storage_offset < 0 or self._is_negative[form]:
+        storage = self.storages.get(call.storage_key, call.location, form.numel * dtype.itemsize)
+        tensor = strided_tensor(call, dtype, storage)
+        if is_negative:
             check_not_negative(tensor, self.archive.record)
         return tensor
 

@@ -268,12 +268,17 @@ def declared_storages(pickled: Pickled) -> dict[object, Declared]:
     """
     storages: dict[object, Declared] = {}
     sizes: dict[Global, int] = {}
+    by_form: dict[int, Declared] = {}  # by the ids of forms
     for item in pickled.persistent:
-        if isinstance(item, TensorCall):
-            kind, key, numel = item.storage_type, item.storage_key, item.numel
-            offset = item.persistent_id_offset
+        if type(item) is TensorCall:
+            form, key = item.form, item.storage_key
+            declared = by_form.get(id(form))
+            if declared is not None:
+                storages.setdefault(key, declared)
+                continue
+            kind, numel, offset = form.storage_type, form.numel, item.persistent_id_offset
         else:
-            value, offset = item.value, item.offset
+            value, offset = item.value, item.offset  # type: ignore[union-attr]
             if not isinstance(value, tuple) or len(value) < 5 or value[0] != "storage":
                 continue
             _, kind, key, _, numel = value[:5]
@@ -289,7 +294,9 @@ def declared_storages(pickled: Pickled) -> dict[object, Declared]:
                 f"the storage {bounded_repr(key)} cannot have {bounded_repr(numel)} elements",
                 where=Place(pickled.record, offset),
             )
-        storages[key] = Declared(numel, size)
+        declared = storages[key] = Declared(numel, size)
+        if type(item) is TensorCall:
+            by_form[id(item.form)] = declared
     return storages
 
 

@@ -22,7 +22,15 @@ from struct import pack
 from typing import TypeAlias
 
 from ptinspect.pickling.state import Machine
-from ptinspect.pickling.values import Call, Global, PersistentId, TensorCall, TensorRun, Value
+from ptinspect.pickling.values import (
+    Call,
+    Global,
+    PersistentId,
+    TensorCall,
+    TensorForm,
+    TensorRun,
+    Value,
+)
 
 Ints: TypeAlias = tuple[int, ...]
 
@@ -78,17 +86,14 @@ class TensorReader:
     def __init__(self, run: TensorRun, patterns: tuple[re.Pattern[bytes], ...]) -> None:
         self.run = run
         self.match_tensor, self.match_parameter = (pattern.match for pattern in patterns)
-        self.types: dict[bytes, Global] = {}
-        self.places: dict[bytes, tuple[str, int]] = {}  # location, number of elements
-        self.shapes: dict[bytes, tuple[int, Ints]] = {}  # offset, size
-        self.strides: dict[bytes, Ints] = {b"": ()}
+        self.forms: dict[tuple[bytes, ...], tuple[TensorForm, str]] = {}  # also the location
 
     def read(self, m: Machine, pos: int) -> int:
         """Read the tensor at `pos`, where `_rebuild_tensor_v2` is recalled, and those after it;
         return the position after them, `pos` itself if torch does not write such a sequence."""
         data, stop, stack, memo, match_tensor = m.data, m.stop, m.stack, m.memo, self.match_tensor
-        types, places, shapes, strides = self.types, self.places, self.shapes, self.strides
-        count_before, from_bytes = len(m.persistent), int.from_bytes
+        forms, persistent, from_bytes = self.forms, m.persistent, int.from_bytes
+        count_before = len(persistent)
         for _ in range(BATCH):
             match = match_tensor(data, pos, stop)
             if match is None:
@@ -96,19 +101,14 @@ class TensorReader:
             (size1, key, put0, raw_type, size2, storage_key, put1, raw_place, put2, sized, put3,
              steps, put4, scalar, flag, put5, put6, put7) = match.groups(b"")  # fmt: skip
             puts = b"".join((put0, put1, put2, put3, put4, put5, put6, put7))
-            new = len(puts) >> 2
-            storage_type = types.get(raw_type) or self._read_type(memo, raw_type)
-            place = places.get(raw_place) or self._read_place(memo, raw_place)
-            shape = shapes.get(sized or scalar) or self._read_shape(sized or scalar)
-            stride = strides[steps] if steps in strides else self._read_stride(steps)
+            new, first = len(puts) >> 2, len(memo)
+            raw = (raw_type, raw_place, sized, steps, scalar, flag)
+            meaning = forms.get(raw) or self._read_form(memo, raw, match)
             if (
-                from_bytes(puts, "little") != len(memo) * _ONES[new] + _COUNT[new]
+                from_bytes(puts, "little") != first * _ONES[new] + _COUNT[new]
                 or size2[0] != len(storage_key)
                 or (key and size1[0] != len(key))
-                or storage_type is None
-                or place is None
-                or shape is None
-                or stride is None
+                or meaning is None
             ):
                 break
             if key:
@@ -116,24 +116,22 @@ class TensorReader:
                 memo.append(text)
                 stack.append(text)
                 new -= 1
-            call = _new(TensorCall)
-            call.run, call.storage_type = self.run, storage_type
-            call.storage_key = storage_key.decode()
-            call.location, call.numel = place
-            call.storage_offset, call.size = shape
-            call.stride, call.requires_grad = stride, flag == b"\x88"
+                first += 1
             pos = match.end()
+            call = _new(TensorCall)
+            form, call.location = meaning
+            call.form = form
+            call.storage_key = storage_key.decode()
             call.offset = pos - 6
-            call.persistent_id_offset = match.start(_SIZED if sized else _SCALAR) - 1
-            call.first_memo_index = len(memo)
-            call.changes = call._args = call._storage = None
-            storage_type.uses += 1
+            call.first_memo_index = first
+            call.changes = call._args = None
+            form.storage_type.uses += 1
             memo += [call] * new
             stack.append(call)
-            m.persistent.append(call)
+            persistent.append(call)
             if not key and len(stack) > 1 and type(stack[-2]) is Global:
                 pos = self._read_parameter(m, call, pos)
-        count = len(m.persistent) - count_before
+        count = len(persistent) - count_before
         self.run.hooks.uses += count
         self.run.rebuild.uses += max(count - 1, 0)  # the first was counted when it was recalled
         return pos
@@ -159,28 +157,27 @@ class TensorReader:
             m.record_event(call.opcode, call)
         return end
 
-    # The meaning of a byte sequence at its first use, or None if torch does not write it. Shapes
-    # repeat, and equal tuples of integers may share one object.
-
-    def _read_type(self, memo: list[Value], get: bytes) -> Global | None:
-        value = _recall(memo, get)
-        return self.types.setdefault(get, value) if type(value) is Global else None
-
-    def _read_place(self, memo: list[Value], raw: bytes) -> tuple[str, int] | None:
-        get, number = _split(raw)
-        location = _recall(memo, get)
-        if type(location) is not str:
-            return None
-        return self.places.setdefault(raw, (location, _read_int(number)))
-
-    def _read_shape(self, raw: bytes) -> tuple[int, Ints] | None:
-        offset, *pieces = _split(raw)
+    def _read_form(
+        self, memo: list[Value], raw: tuple[bytes, ...], match: re.Match[bytes]
+    ) -> tuple[TensorForm, str] | None:
+        """Return the meaning of byte sequences at their first use, or None if torch does not write
+        them. Tensors of one form share its tuples."""
+        raw_type, raw_place, sized, steps, scalar, flag = raw
+        get, number = _split(raw_place)
+        storage_type, location = _recall(memo, raw_type), _recall(memo, get)
+        offset, *pieces = _split(sized or scalar)
         size = _read_tuple(pieces) if pieces else ()
-        return None if size is None else self.shapes.setdefault(raw, (_read_int(offset), size))
-
-    def _read_stride(self, raw: bytes) -> Ints | None:
-        stride = _read_tuple(_split(raw))
-        return None if stride is None else self.strides.setdefault(raw, stride)
+        stride = _read_tuple(_split(steps)) if steps else ()
+        if type(storage_type) is not Global or type(location) is not str:
+            return None
+        if size is None or stride is None:
+            return None
+        distance = match.end() - 6 - (match.start(_SIZED if sized else _SCALAR) - 1)
+        form = TensorForm(
+            self.run, storage_type, _read_int(number), _read_int(offset), size, stride,
+            flag == b"\x88", distance,
+        )  # fmt: skip
+        return self.forms.setdefault(raw, (form, location))
 
 
 _split = re.compile(_INT + rb"|h.|j....|.", re.DOTALL).findall

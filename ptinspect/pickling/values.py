@@ -188,6 +188,25 @@ class TensorRun(NamedTuple):
     hooks: Global
 
 
+class TensorForm(NamedTuple):
+    """What the calls of tensors of one stream with the same type, shape and so on have in common.
+
+    Attributes:
+        storage_type: the class that the persistent id names, e.g. `torch.FloatStorage`.
+        numel, storage_offset: in elements.
+        id_distance: distance from the BINPERSID opcode to the REDUCE opcode, in bytes.
+    """
+
+    run: TensorRun
+    storage_type: Global
+    numel: int
+    storage_offset: int
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+    requires_grad: bool
+    id_distance: int = 0
+
+
 class TensorCall(Call):
     """A call of `_rebuild_tensor_v2` that `tensor_fastpath` read in one step.
 
@@ -195,68 +214,63 @@ class TensorCall(Call):
     built on demand. The unpickler's superinstruction sets all attributes.
 
     Attributes:
-        storage_type: the class that the persistent id names, e.g. `torch.FloatStorage`.
-        numel, storage_offset: in elements.
-        persistent_id_offset: position of the BINPERSID opcode.
+        form: the parts that it shares with other calls; one object for all of them.
+        storage_key, location: the other parts of the persistent id.
         first_memo_index: memo index of `storage_key`; the other memo entries follow it. None
             once the entries have been written to the memo.
     """
 
-    __slots__ = (
-        "_args", "_storage", "first_memo_index", "location", "numel", "persistent_id_offset",
-        "requires_grad", "run", "size", "storage_key", "storage_offset", "storage_type", "stride",
-    )  # fmt: skip
+    __slots__ = ("_args", "first_memo_index", "form", "location", "storage_key")
 
     opcode = "REDUCE"
     kwargs = None
 
-    run: TensorRun
-    storage_type: Global
+    form: TensorForm
     storage_key: str
     location: str
-    numel: int
-    storage_offset: int
-    size: tuple[int, ...]
-    stride: tuple[int, ...]
-    requires_grad: bool
-    persistent_id_offset: int
     first_memo_index: int | None
     _args: tuple[Value, ...] | None
-    _storage: PersistentId | None
 
     @property
     def func(self) -> Value:  # type: ignore[override]
-        return self.run.rebuild
+        return self.form.run.rebuild
 
     @property
     def args(self) -> tuple[Value, ...]:  # type: ignore[override]
         """(storage, storage_offset, size, stride, requires_grad, backward_hooks)."""
         if self._args is None:
-            hooks = Call(self.run.hooks, (), "REDUCE", self.offset - 12)
-            shape = (self.storage_offset, self.size, self.stride, self.requires_grad)
-            self._args = (self.storage, *shape, hooks)
+            form = self.form
+            run = form.run
+            value = (run.word, form.storage_type, self.storage_key, self.location, form.numel)
+            storage = PersistentId(value + run.ending, self.persistent_id_offset)
+            hooks = Call(run.hooks, (), "REDUCE", self.offset - 12)
+            # New tuples: those of another tensor are other objects in the program, too.
+            shape = (form.storage_offset, (*form.size,), (*form.stride,))
+            self._args = (storage, *shape, form.requires_grad, hooks)
         return self._args
+
+    @property
+    def persistent_id_offset(self) -> int:
+        """Position of the BINPERSID opcode."""
+        return self.offset - self.form.id_distance
 
     @property
     def storage(self) -> PersistentId:
         """The storage's persistent id: ("storage", type, key, location, numel)."""
-        if self._storage is None:
-            parts = (
-                self.run.word, self.storage_type, self.storage_key, self.location, self.numel,
-            )  # fmt: skip
-            self._storage = PersistentId(parts + self.run.ending, self.persistent_id_offset)
-        return self._storage
+        storage = self.args[0]
+        assert isinstance(storage, PersistentId)
+        return storage
 
     def rename_storage(self, key: str) -> None:
         """Change the storage's key, also in the persistent id if that exists already."""
         self.storage_key = key
-        if self._storage is not None and isinstance(self._storage.value, tuple):
-            self._storage.value = (*self._storage.value[:2], key, *self._storage.value[3:])
+        if self._args is not None and isinstance(self.storage.value, tuple):
+            self.storage.value = (*self.storage.value[:2], key, *self.storage.value[3:])
 
     def memo_entries(self) -> list[Value]:
         """Return the values that the opcodes put into the memo, in order; not empty tuples."""
         entries: list[Value] = [self.storage_key, self.storage.value]
-        entries += [ints for ints in (self.size, self.stride) if ints]
+        entries += [ints for ints in self.args[2:4] if ints]
         return [*entries, self.args[5], self.args, self]
 
     def memo_value(self, index: int) -> Value:

@@ -29,6 +29,7 @@ from ptinspect.pickling.values import (
     Python2Str,
     SetOf,
     TensorCall,
+    TensorForm,
     Value,
     key_value,
 )
@@ -50,7 +51,7 @@ _SETS = {False: Global("builtins", "set", 0), True: Global("builtins", "frozense
 _NEWOBJ_EX = Global("copyreg", "__newobj_ex__", 0)
 
 
-class _TensorForm(NamedTuple):
+class _WrittenForm(NamedTuple):
     """What the calls of tensors of one type, shape and so on have in common: the bytes before the
     key of the storage, those after its location, with a place for a memo index after each part, and
     the function that puts the latter together."""
@@ -75,7 +76,7 @@ class PickleWriter:
         self._persistent = persistent
         self._memo: dict[object, int] = {}
         self._memo_size = 0
-        self._tensor_forms: dict[object, _TensorForm] = {}
+        self._tensor_forms: dict[int, _WrittenForm] = {}
         self._alive: list[Value] = []  # so that no identity is reused
         self._open: set[int] = set()  # calls whose arguments are being written
 
@@ -285,14 +286,12 @@ class PickleWriter:
         """Write the call of a dense tensor at once, several times faster than part by part. Return
         False if the parts that all tensors share, which come with the first one, are not in the
         memo yet."""
-        shape = (tensor.numel, tensor.storage_offset, tensor.size, tensor.stride)
-        form_key = (id(tensor.storage_type), tensor.requires_grad, shape)
-        form = self._tensor_forms.get(form_key)
+        form = self._tensor_forms.get(id(tensor.form))
         if form is None:
-            form = self._new_form(tensor)
+            form = self._new_form(tensor.form)
             if form is None:
                 return False
-            self._tensor_forms[form_key] = form
+            self._tensor_forms[id(tensor.form)] = form
         self.out += form.start
         self._save(tensor.storage_key)  # tensors that share a storage share this object
         self._save(tensor.location)
@@ -304,29 +303,29 @@ class PickleWriter:
         self._alive.append(identity)
         return True
 
-    def _new_form(self, tensor: TensorCall) -> _TensorForm | None:
+    def _new_form(self, form: TensorForm) -> _WrittenForm | None:
         """Return the form of a tensor; None if the memo lacks its globals, or if it has so few
         entries that they are written as single bytes."""
-        run = tensor.run
-        names = (run.rebuild, run.word, tensor.storage_type, run.hooks)
+        run = form.run
+        names = (run.rebuild, run.word, form.storage_type, run.hooks)
         indexes = [self._memo.get(_identity(name), -1) for name in names]
         if min(indexes) < 0 or self._memo_size < 256:
             return None
         gets = [_encode_get(index) for index in indexes]
-        self._alive.append(tensor.storage_type)
-        pieces = [_encode_int(tensor.numel) + b"tr"]
-        piece = b"Q" + _encode_int(tensor.storage_offset)
-        for numbers in (tensor.size, tensor.stride):
+        self._alive.append(form)
+        pieces = [_encode_int(form.numel) + b"tr"]
+        piece = b"Q" + _encode_int(form.storage_offset)
+        for numbers in (form.size, form.stride):
             body, size = b"".join(map(_encode_int, numbers)), len(numbers)
             piece += OP["MARK"] + body + OP["TUPLE"] if size > 3 else body + _SHORT_TUPLES[size]
             if numbers:  # an empty tuple is not put into the memo
                 pieces.append(piece + b"r")
                 piece = b""
-        flag = OP["NEWTRUE"] if tensor.requires_grad else OP["NEWFALSE"]
+        flag = OP["NEWTRUE"] if form.requires_grad else OP["NEWFALSE"]
         pieces += [piece + flag + gets[3] + b")Rr", b"tr", b"Rr"]
         layout = Struct("<" + "".join(f"{len(piece)}sI" for piece in pieces))
         parts = [part for piece in pieces for part in (piece, 0)]
-        return _TensorForm(gets[0] + b"((" + gets[1] + gets[2], parts, layout.pack)
+        return _WrittenForm(gets[0] + b"((" + gets[1] + gets[2], parts, layout.pack)
 
 
 _SAVERS: dict[type, Callable[..., Iterator[Value] | None]] = {

@@ -239,13 +239,18 @@ def conflicting_storages(
     """Yield (name, offset, reason) of storages with two sizes (CVE-2026-24747: memory behind the
     smaller one is read), and of views that exceed their storage in `tensor_fastpath`."""
     sizes: dict[Value, Value] = {}
+    fitting: set[int] = set()  # ids of forms
     for item in persistent:
         key: Value
         numel: Value
         if isinstance(item, TensorCall):
-            key, numel, offset = item.storage_key, item.numel, item.persistent_id_offset
-            if required_numel(item.storage_offset, item.size, item.stride) > item.numel:
-                yield "tensor", item.offset, EXCEEDS_STORAGE
+            form, key, offset = item.form, item.storage_key, item.persistent_id_offset
+            numel = form.numel
+            if id(form) not in fitting:
+                if required_numel(form.storage_offset, form.size, form.stride) > form.numel:
+                    yield "tensor", item.offset, EXCEEDS_STORAGE
+                else:
+                    fitting.add(id(form))
         else:
             fields, offset = item.value, item.offset
             if not isinstance(fields, tuple) or len(fields) < 5 or fields[0] != "storage":

@@ -128,10 +128,10 @@ def test_the_call_is_what_its_bytes_say() -> None:
     assert isinstance(storage, PersistentId)
     assert isinstance(storage.value, tuple)
     word, kind, *rest = storage.value
-    assert (word, kind, rest) == ("storage", made.storage_type, ["1", "cuda:0", 16])
-    assert made.storage_type.path == "torch.FloatStorage"
+    assert (word, kind, rest) == ("storage", made.form.storage_type, ["1", "cuda:0", 16])
+    assert made.form.storage_type.path == "torch.FloatStorage"
     assert isinstance(hooks, Call)
-    assert (hooks.func, hooks.args) == (made.run.hooks, ())
+    assert (hooks.func, hooks.args) == (made.form.run.hooks, ())
     assert data[made.offset] == data[hooks.offset] == ord("R")
     assert data[storage.offset] == ord("Q")
     assert made.args is made.args

@@ -184,8 +184,9 @@ def test_the_values_are_those_that_torch_loads() -> None:
     assert len(calls) > 50
     for call, (pid, offset, size, stride, grad, _) in calls:
         assert isinstance(pid, tuple)
-        assert (call.storage_key, call.location, call.numel) == pid[2:5]
-        assert call.storage_type.name == pid[1]
-        assert (call.storage_offset, call.size, call.stride, call.requires_grad) == (
+        form = call.form
+        assert (call.storage_key, call.location, form.numel) == pid[2:5]
+        assert form.storage_type.name == pid[1]
+        assert (form.storage_offset, form.size, form.stride, form.requires_grad) == (
             offset, size, stride, grad,
         )  # fmt: skip

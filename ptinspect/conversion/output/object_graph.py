@@ -37,6 +37,7 @@ from ptinspect.pickling.values import (
     Inert,
     PersistentId,
     TensorCall,
+    TensorForm,
     TensorRun,
     Value,
     key_value,
@@ -110,6 +111,7 @@ class ObjectGraph:
         self._dense: dict[int, _DenseTensor | Tensor | None] = {}  # by the ids of values
         self._bare_storages: dict[int, Reference] = {}
         self._written: list[OutputStorage] = []
+        self._forms: dict[object, TensorForm] = {}
         self._alive: list[Value] = []  # keeps values alive, so that ids stay unique
         self._owners: dict[int, Document] = {}  # of values from other files than the first
         self._first: Document | None = None
@@ -276,18 +278,19 @@ class ObjectGraph:
         return call
 
     def _tensor_call(self, tensor: Tensor, quantizer: Value) -> Call:
-        """Return the call with which torch.save of today writes a dense tensor. Its tuples are new
-        objects: torch's pickler does not find them in its memo either."""
+        """Return the call with which torch.save of today writes a dense tensor."""
         storage, offset, dtype, is_reordered = self._layout.placements[id(tensor)]
         kind = _STORAGE_GLOBALS.get(dtype.name, _UNTYPED_STORAGE)
         stride = contiguous_strides(tensor.shape) if is_reordered else (*(tensor.stride or ()),)
         call = TensorCall.__new__(TensorCall)
-        call.run, call.storage_type = _RUN, kind
-        _, _, call.storage_key, call.location, call.numel = self._storage_id(storage, kind)
-        call.storage_offset, call.size, call.stride = offset, (*tensor.shape,), stride
-        call.requires_grad = tensor.requires_grad
-        call.offset = call.persistent_id_offset = 0
-        call.changes = call._args = call._storage = call.first_memo_index = None
+        _, _, call.storage_key, call.location, numel = self._storage_id(storage, kind)
+        parts = (id(kind), numel, offset, tensor.shape, stride, tensor.requires_grad)
+        form = self._forms.get(parts)
+        if form is None:
+            form = TensorForm(_RUN, kind, numel, offset, tensor.shape, stride, tensor.requires_grad)
+            self._forms[parts] = form
+        call.form, call.offset = form, 0
+        call.changes = call._args = call.first_memo_index = None
         if tensor.quantizer:
             args = (*call.args[:4], quantizer, *call.args[4:])
             return Call(_REBUILD_QTENSOR, args, "REDUCE", 0)

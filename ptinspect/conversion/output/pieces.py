@@ -72,8 +72,7 @@ class SourceRange(Piece):
     def file_ranges(self) -> list[tuple[int, int, int]] | None:
         """Return descriptor, offset and length of the ranges of files that follow one another in
         these bytes: a tensor that several files have pieces of. None for all others."""
-        span = self.storage.archive.storages.get(self.storage.key)
-        begin = self.storage.begin
+        span, begin = self.storage.find_span(), self.storage.begin
         return None if span is None else span.file_ranges(begin + self.start, begin + self.stop)
 
     def place(self) -> tuple[int | None, int, int | None]:
@@ -81,12 +80,11 @@ class SourceRange(Piece):
         the storage is in memory, or compressed), and the CRC-32 that a source recorded for exactly
         these bytes, if there is one: for a whole record of a zip whose directory has CRCs."""
         storage = self.storage
-        archive, begin = storage.archive, storage.begin + self.start
-        span = archive.storages.get(storage.key)
+        archive, begin, span = storage.archive, storage.begin + self.start, storage.find_span()
         if span is None:
             return None, 0, None
         crc = None
-        if isinstance(archive, TorchZip) and isinstance(span, ZipSpan):
+        if type(span) is ZipSpan and isinstance(archive, TorchZip):
             directory = span.directory
             if not begin and span.length == self.stop and directory.has_crcs:
                 crc = directory.crcs[span.index]

@@ -135,13 +135,15 @@ class Sink:
         self._report_progress()
 
     def write_pieces(self, pieces: Sequence[Piece], *, with_crc: bool) -> int:
-        """Write the pieces of one record. Return their CRC-32 if it is wanted, else 0. The CRC-32
-        is always computed from the bytes, because the one that a source recorded may be stale. A
-        source range that does not match the recorded one is added to `mismatches`."""
+        """Write the pieces of one record, or of several if no CRC-32 is wanted. Return their
+        CRC-32, else 0. It is always computed from the bytes, because the one that a source recorded
+        may be stale. A source range that does not match the recorded one is added to
+        `mismatches`."""
         crc = 0 if with_crc else None
         for piece in pieces:
             if type(piece) is SourceRange:
-                crc = self._write_range(piece, crc)
+                range_crc = self._write_range(piece, crc)
+                crc = range_crc if with_crc else None
                 continue
             crc = self._write_chunks(piece, piece.chunks(), crc)
             if type(piece) is ConvertedRange:
@@ -154,27 +156,33 @@ class Sink:
         """Write bytes of a source. Return the CRC-32 continued from `crc`, or None if it is None
         and the source has no CRC-32 to compare it with."""
         source, offset, recorded = piece.place()
-        is_large = piece.length >= LARGE and source is None and crc is None
+        length = piece.length
+        if 0 < length < LARGE and source is not None:  # thousands of these may follow each other
+            data = self._read_ahead(source, offset, length)
+            if recorded is not None or crc is not None:
+                crc = crc32(data, crc or 0)
+                if recorded is not None and crc != recorded:
+                    self.mismatches.append(piece)
+            self._pending += data
+            self.position += length
+            self.copied += length
+            self._unreported += length
+            if len(self._pending) >= BUFFER:
+                self.flush()
+            return crc
+        is_large = length >= LARGE and source is None and crc is None
         ranges = piece.file_ranges() if is_large else None
         if ranges:
             for descriptor, begin, length in ranges:
                 self._copy_range(piece, descriptor, begin, None, length)
-        elif source is None or not piece.length:
+        elif source is None or not length:
             # A range with a recorded CRC-32 is a whole record, and so the only piece.
             crc = self._write_chunks(piece, piece.chunks(), crc if recorded is None else 0)
-        elif piece.length < LARGE:
-            data = self._read_ahead(source, offset, piece.length)
-            if recorded is not None or crc is not None:
-                crc = crc32(data, crc or 0)
-            self._pending += data
-            self._count(piece, piece.length)
-            if len(self._pending) >= BUFFER:
-                self.flush()
         else:
             is_aligned = (offset - self.position) % PAGE == 0 and self._kernel_copy is not None
             if recorded is not None and not is_aligned:
                 crc = 0
-            crc = self._copy_range(piece, source, offset, crc, piece.length)
+            crc = self._copy_range(piece, source, offset, crc, length)
         if recorded is not None and crc is not None and crc != recorded:
             self.mismatches.append(piece)
         return crc

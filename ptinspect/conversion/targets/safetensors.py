@@ -22,6 +22,7 @@ from ptinspect.conversion.output.storage_layout import TensorOptions, byte_span,
 from ptinspect.conversion.plan import ModelPart, OutputFile, Plan, PlannedTensor
 from ptinspect.conversion.report import loss_warnings
 from ptinspect.conversion.targets.state_dict import model_part
+from ptinspect.document.tensor import Storage
 from ptinspect.dtypes import SAFETENSORS_DTYPES
 from ptinspect.errors import UnsupportedError
 from ptinspect.formats.safetensors import FORMAT, HEADER_BYTES
@@ -44,13 +45,13 @@ MAX_LISTED = 8
 """Number of keys that an error lists."""
 
 
-class _Entry(NamedTuple):
-    """A tensor of the header: its name, the name of its dtype, its bytes."""
+class _Form(NamedTuple):
+    """What plain tensors of one dtype, shape and place in a storage of one size have in common: why
+    the format cannot hold them, the dtype in the output, and their bytes if they are in C order."""
 
-    name: str
-    dtype: str
-    piece: Piece
-    planned: PlannedTensor
+    problem: str
+    dtype: DType | None = None
+    span: tuple[int, int] | None = None
 
 
 def plan_safetensors(document: Document, path: str, options: ConvertOptions) -> Plan:
@@ -61,27 +62,25 @@ def plan_safetensors(document: Document, path: str, options: ConvertOptions) -> 
         # A single tensor has an empty name.
         model.items = {"": model.value}
         model.sources = {"": dotted(model.path) if model.path else ""}
-    tensors = _dense_tensors(model, document, options, graph)
+    planned, pieces = _dense_tensors(model, document, options, graph)
+    tensors = {item.key: item.tensor for item in planned}
     aliases, sharing_warnings = _shared_tensors(tensors, options.shared)
     warnings, dropped = loss_warnings(document, model, options)
-    entries = []
-    for key, tensor in tensors.items():
-        if key not in aliases:
-            dtype = options.tensors.output_dtype(tensor)
-            planned = PlannedTensor(key, model.sources[key], tensor, dtype)
-            entries.append(_Entry(key, dtype.name, _piece(tensor, dtype), planned))
+    if aliases:
+        planned = [item for item in planned if item.key not in aliases]
     metadata = {FORMAT: "pt", **{alias: aliases[alias] for alias in sorted(aliases)}}
     # The order of Unicode is that of the bytes of UTF-8.
-    in_file_order = sorted(entries, key=attrgetter("name"))
-    in_file_order.sort(key=lambda entry: -_RANKS[entry.dtype])
+    in_file_order = sorted(planned, key=attrgetter("key"))
+    in_file_order.sort(key=lambda item: -_RANKS[item.dtype.name] if item.dtype else 0)
     if options.max_shard_size is None:
-        files = [_file(path, in_file_order, metadata)]
+        files = [_file(path, in_file_order, pieces, metadata)]
     else:
-        files = _shards(path, in_file_order, metadata, parse_size(options.max_shard_size))
+        size = parse_size(options.max_shard_size)
+        files = _shards(path, in_file_order, pieces, metadata, size)
     return Plan(
         options.to,
         files=files,
-        tensors=[entry.planned for entry in entries],
+        tensors=planned,
         warnings=[
             *warnings,
             *sharing_warnings,
@@ -96,35 +95,76 @@ def plan_safetensors(document: Document, path: str, options: ConvertOptions) -> 
 
 def _dense_tensors(
     model: ModelPart, document: Document, options: ConvertOptions, graph: ObjectGraph
-) -> dict[str, Tensor]:
-    """Return the tensors by key. UnsupportedError that lists all entries that do not fit."""
-    items = model.items
-    tensors: dict[str, Tensor] = {}
+) -> tuple[list[PlannedTensor], dict[str, Piece]]:
+    """Return the tensors, and the bytes of each by key. UnsupportedError that lists all entries
+    that do not fit."""
+    items, sources = model.items, model.sources
+    planned: list[PlannedTensor] = []
+    pieces: dict[str, Piece] = {}
     problems: dict[str, str] = {}
+    forms: dict[object, _Form] = {}
     for key, value in items.items():
         tensor = document.tensor_of(value) or graph.dense_tensor(value)
-        problem = _tensor_problem(tensor, graph.options) or _key_problem(key)
-        if problem or tensor is None:
+        form = _form(tensor, graph.options, forms)
+        problem = form.problem or ("" if key.isascii() and key[:1] != "_" else _key_problem(key))
+        storage = None if tensor is None else tensor.storage
+        if problem or tensor is None or storage is None:
             problems[key] = problem
-        else:
-            check_bounds(tensor)
-            tensors[key] = tensor
+            continue
+        storage.check()
+        planned.append(PlannedTensor(key, sources[key], tensor, form.dtype))
+        pieces[key] = _piece(tensor, storage, form)
     if problems:
         lines = [f"{_printable(key)} {problem}" for key, problem in problems.items()]
         more = f"; and {len(lines) - MAX_LISTED:,} more" if len(lines) > MAX_LISTED else ""
         hint = "--to same or --to state_dict keeps them"
-        if tensors and len(problems) > MAX_LISTED:
+        if planned and len(problems) > MAX_LISTED:
             hint = "drop them with --exclude GLOB, or keep them with a .pt file as DST"
-        elif tensors:
-            sources = [model.sources[key] for key in problems]
-            exclude = [f"--exclude={shell_quoted(escape(key))}" for key in sources]
+        elif planned:
+            exclude = [f"--exclude={shell_quoted(escape(sources[key]))}" for key in problems]
             hint = f"drop them: {options.command(document.path, *exclude)}"
         raise UnsupportedError(
             f"safetensors cannot hold {len(problems):,} of {len(items):,} entries: "
             f"{'; '.join(lines[:MAX_LISTED])}{more}",
             hint=hint,
         )
-    return tensors
+    return planned, pieces
+
+
+def _form(tensor: Tensor | None, options: TensorOptions, forms: dict[object, _Form]) -> _Form:
+    """Return the form of a tensor, computed once for all that are alike: most tensors of a model
+    have one of a few. `forms` has those so far. DamagedError if it exceeds its storage."""
+    if tensor is None or tensor.storage is None or tensor.dtype is not tensor.stored:
+        return _new_form(tensor, options)
+    if tensor.uninitialized or tensor.encoding or tensor.quantizer or tensor.conj or tensor.neg:
+        return _new_form(tensor, options)
+    storage = tensor.storage
+    place = (tensor.dtype, tensor.shape, tensor.stride, tensor.storage_offset, storage.nbytes)
+    form = forms.get(place)
+    if form is None:
+        form = forms[place] = _new_form(tensor, options)
+    return form
+
+
+def _new_form(tensor: Tensor | None, options: TensorOptions) -> _Form:
+    problem = _tensor_problem(tensor, options)
+    if problem or tensor is None:
+        return _Form(problem)
+    check_bounds(tensor)
+    dtype, span = options.output_dtype(tensor), None
+    is_logical = tensor.dtype is tensor.stored and not tensor.conj and not tensor.neg
+    if is_logical and tensor.is_contiguous and tensor.numel and tensor.dtype is not None:
+        low, high = tensor.extent
+        span = (low * tensor.dtype.itemsize, high * tensor.dtype.itemsize)
+    return _Form(problem, dtype, span)
+
+
+def _piece(tensor: Tensor, storage: Storage, form: _Form) -> Piece:
+    """Return the bytes of a tensor in C order."""
+    assert form.dtype is not None
+    if form.span is None or tensor.dtype is None:
+        return TensorPiece(tensor, form.dtype)
+    return storage_piece(storage, *form.span, tensor.dtype, form.dtype)
 
 
 def _tensor_problem(tensor: Tensor | None, options: TensorOptions) -> str:
@@ -234,32 +274,24 @@ def _overlapping_pairs(tensors: dict[str, Tensor]) -> list[tuple[str, str]]:
 
 def _in_shared_storages(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors with elements whose storage has another tensor."""
+    owned = [tensor.storage for tensor in tensors.values()]
+    if len(set(owned)) == len(owned) and all(type(s) is Storage and not s.begin for s in owned):
+        return {}  # the usual case; there is one object per storage of a file
     storages = {
         key: (id(tensor.storage.archive), tensor.storage.key)
         for key, tensor in tensors.items()
         if tensor.storage is not None and tensor.numel
     }
     counts = Counter(storages.values())
-    if len(counts) == len(storages):
-        return {}
     return {key: tensors[key] for key, storage in storages.items() if counts[storage] > 1}
 
 
 # --- files ----------------------------------------------------------------------------------
 
 
-def _piece(tensor: Tensor, target: DType) -> Piece:
-    """Return the bytes of a tensor in C order."""
-    source, storage = tensor.dtype, tensor.storage
-    assert source is not None and storage is not None
-    is_logical = source is tensor.stored and not tensor.conj and not tensor.neg
-    if not is_logical or not tensor.is_contiguous or not tensor.numel:
-        return TensorPiece(tensor, target)
-    low, high = tensor.extent
-    return storage_piece(storage, low * source.itemsize, high * source.itemsize, source, target)
-
-
-def header(entries: Sequence[_Entry], metadata: dict[str, str]) -> bytes:
+def header(
+    tensors: Sequence[PlannedTensor], pieces: dict[str, Piece], metadata: dict[str, str]
+) -> bytes:
     """Return the length of the header, and the header."""
     import json
 
@@ -268,16 +300,17 @@ def header(entries: Sequence[_Entry], metadata: dict[str, str]) -> bytes:
     parts = [f'"__metadata__":{json.dumps(metadata, ensure_ascii=False, separators=(",", ":"))}']
     forms: dict[object, str] = {}  # of dtypes and shapes
     offset = 0
-    for name, dtype, piece, planned in entries:
-        end = offset + piece.length
-        form = forms.get((dtype, planned.tensor.shape))
+    for name, _, tensor, dtype in tensors:
+        end = offset + pieces[name].length
+        form = forms.get((dtype, tensor.shape))
         if form is None:
-            type_name, shape = _SAFETENSORS_NAMES[dtype], list(planned.tensor.shape)
+            type_name = _SAFETENSORS_NAMES[dtype.name if dtype else ""]
+            shape = list(tensor.shape)
             if type_name == "F4":  # torch's type holds two of its numbers
                 shape[-1] *= 2
             sizes = ",".join(map(str, shape))
             form = f'{{"dtype":"{type_name}","shape":[{sizes}],"data_offsets":['
-            forms[dtype, planned.tensor.shape] = form
+            forms[dtype, tensor.shape] = form
         parts.append(f"{quote(name)}:{form}{offset},{end}]}}")
         offset = end
     text = f"{{{','.join(parts if metadata else parts[1:])}}}".encode()
@@ -290,49 +323,55 @@ def header(entries: Sequence[_Entry], metadata: dict[str, str]) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
-def _file(path: str, entries: Sequence[_Entry], metadata: dict[str, str]) -> OutputFile:
-    head = header(entries, metadata)
-    pieces = [(entry.name, (entry.piece,)) for entry in entries]
-    return OutputFile(path, partial(_write, head, pieces), head, pieces)
+def _file(
+    path: str, tensors: Sequence[PlannedTensor], pieces: dict[str, Piece], metadata: dict[str, str]
+) -> OutputFile:
+    head = header(tensors, pieces, metadata)
+    records = [(item.key, (pieces[item.key],)) for item in tensors]
+    return OutputFile(path, partial(_write, head, records), head, records)
 
 
 def _write(head: bytes, pieces: Sequence[tuple[str, Sequence[Piece]]], sink: Sink) -> None:
     sink.write(head)
-    for _, piece in pieces:
-        sink.write_pieces(piece, with_crc=False)
+    sink.write_pieces([piece for _, record in pieces for piece in record], with_crc=False)
     sink.flush()
 
 
 def _shards(
-    path: str, entries: Sequence[_Entry], metadata: dict[str, str], max_size: int
+    path: str,
+    tensors: Sequence[PlannedTensor],
+    pieces: dict[str, Piece],
+    metadata: dict[str, str],
+    max_size: int,
 ) -> list[OutputFile]:
     """Return shards of at most `max_size` bytes (a single tensor may be larger) and their index; a
     single file without an index if everything fits into one."""
     import json
 
-    order = {entry.name: index for index, entry in enumerate(entries)}
-    groups: list[list[_Entry]] = []
+    order = {item.key: index for index, item in enumerate(tensors)}
+    groups: list[list[PlannedTensor]] = []
     size = 0
     # In the order of the source, so that neighbours in the model are in the same shard.
-    for entry in sorted(entries, key=lambda entry: entry.planned.tensor.pickle_offset):
-        if not groups or size + entry.piece.length > max_size:
+    for item in sorted(tensors, key=lambda item: item.tensor.pickle_offset):
+        length = pieces[item.key].length
+        if not groups or size + length > max_size:
             groups.append([])
             size = 0
-        groups[-1].append(entry)
-        size += entry.piece.length
+        groups[-1].append(item)
+        size += length
     if len(groups) < 2:
-        return [_file(path, entries, metadata)]
+        return [_file(path, tensors, pieces, metadata)]
     stem, suffix = os.path.splitext(path)
     files, shard_names = [], {}
     for number, group in enumerate(groups, 1):
         shard_path = f"{stem}-{number:05}-of-{len(groups):05}{suffix}"
-        group.sort(key=lambda entry: order[entry.name])
-        names = {entry.name for entry in group}
+        group.sort(key=lambda item: order[item.key])
+        names = {item.key for item in group}
         shard_metadata = {k: v for k, v in metadata.items() if k == FORMAT or v in names}
-        files.append(_file(shard_path, group, shard_metadata))
+        files.append(_file(shard_path, group, pieces, shard_metadata))
         shard_names.update(dict.fromkeys(names, os.path.basename(shard_path)))
     index = {
-        "metadata": {"total_size": sum(entry.piece.length for entry in entries)},
+        "metadata": {"total_size": sum(pieces[item.key].length for item in tensors)},
         "weight_map": dict(sorted(shard_names.items())),
     }
     data = (json.dumps(index, indent=2, ensure_ascii=False) + "\n").encode()

@@ -79,14 +79,9 @@ class ZipStorages(Mapping[object, Span]):
         self.directory = directory
         self.prefix = prefix
         self.suffix = suffix
-        self._spans: dict[object, Span] = {}
 
     def __getitem__(self, key: object) -> Span:
-        span = self._spans.get(key)
-        if span is None:
-            index = self.directory.index[f"{self.prefix}{key}{self.suffix}"]
-            span = self._spans[key] = ZipSpan(self.directory, index)
-        return span
+        return ZipSpan(self.directory, self.directory.index[f"{self.prefix}{key}{self.suffix}"])
 
     def locate(self, keys: Iterable[str]) -> list[tuple[str | None, int | None]]:
         """Return record and offset in the user's file of many storages; KeyError if one does not

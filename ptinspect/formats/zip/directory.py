@@ -62,6 +62,8 @@ class ZipDirectory:
         headers: offsets of the local headers.
         index: positions by name; the last one of several with the same name, as in `zipfile`.
         stops: where the next record, or the directory, begins.
+        has_crcs: False if the writer omitted the checksums: torch.serialization.set_crc32_options(
+            False) makes them all zero.
         has_uncounted_bytes: True if the directory does not end behind its last entry.
         findings: inconsistencies in the directory (`check_local` reads the local header too), the
             gravest first, at most `limits.warnings`.
@@ -89,6 +91,7 @@ class ZipDirectory:
         self.raw_names: tuple[bytes, ...] = raw  # type: ignore[assignment]
         wide = apply_zip64(packed, sizes, headers, extras)  # type: ignore[arg-type]
         self.packed, self.sizes, self.headers = wide
+        self.has_crcs = any(self.crcs)
         self.names = decode_names(self.raw_names)
         self.index = dict(zip(self.names, range(len(rows)), strict=True))
         self.stops = self._find_stops()
@@ -97,12 +100,6 @@ class ZipDirectory:
 
     def __len__(self) -> int:
         return len(self.names)
-
-    @property
-    def has_crcs(self) -> bool:
-        """False if the writer omitted the checksums: torch.serialization.set_crc32_options(False)
-        makes them all zero."""
-        return any(self.crcs)
 
     def _find_stops(self) -> Sequence[int]:
         """Return for each entry the start of what follows it in the file."""
