@@ -58,7 +58,7 @@ class PlannedTensor(NamedTuple):
         }
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False, eq=False)
 class OutputFile:
     """A file of the output: its final name, a function that writes it to a sink, the pickle or
     header (`head`), and the keys of its storages with their bytes. `copied` and `changed` are the
@@ -77,7 +77,7 @@ class OutputFile:
         self.copied = sum([piece.length for piece in pieces]) - self.changed
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False, eq=False)
 class Plan:
     """What a conversion will do, or has done. `tensors` are those with a key, under each of their
     keys; `tensor_count` includes those inside of objects. `guards` are those of the files that are
@@ -96,7 +96,7 @@ class Plan:
     pickled: Pickled | None = None
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False, eq=False)
 class ModelPart:
     """The part of a file that becomes a state_dict: its path in SRC and the value that is written.
 

@@ -21,7 +21,7 @@ from ptinspect.document.elements import aligned, iter_contiguous
 from ptinspect.document.tensor import extent
 from ptinspect.dtypes import dtype_of_class
 from ptinspect.errors import PtInspectError, UnsafeError, UnsupportedError
-from ptinspect.formats.safetensors import TensorEntry, read_header
+from ptinspect.formats.safetensors import TensorEntry, parse_json
 from ptinspect.formats.torch.zip_file import TorchZip, open_zip
 from ptinspect.formats.zip.directory import ZipDirectory
 from ptinspect.pickling.pyobjects import as_mapping
@@ -137,22 +137,29 @@ def _check_header(file: OutputFile, path: str, missing: dict[str, PlannedTensor]
             raise PtInspectError(f"it has {count_text(source.size, 'byte')}")
     if not file.records:
         return
-    header = read_header(MemorySource(file.head, path))[0]
-    forms: dict[object, tuple[object, object, int]] = {}  # dtype, shape, size of tensors so far
+    if int.from_bytes(file.head[:8], "little") != len(file.head) - 8:
+        raise PtInspectError("the length of its header differs")
+    # As pairs, so that each name counts, and no mapping has to be built of thousands of tensors.
+    header = parse_json(file.head[8:], "header", start=8, pairs=tuple)
+    entries = [item for item in header if item[0] != "__metadata__"]  # type: ignore[attr-defined]
+    if len(entries) != len(file.records):
+        raise PtInspectError(f"its header has {count_text(len(entries), 'tensor')}")
+    forms: dict[object, tuple[object, object, int]] = {}  # fields and size by dtype and shape
     begin = 0
-    for name, _ in file.records:
-        planned, fields = missing.pop(name), header.get(name)
-        form = (planned.dtype, planned.tensor.shape)
-        dtype, shape, nbytes = forms.get(form) or (None, None, planned.nbytes)
-        end = begin + nbytes
-        if not isinstance(fields, dict) or fields.get("data_offsets") != [begin, end]:
-            raise PtInspectError(f"{name} is {fields}, not bytes {begin:,} to {end:,}")
-        if fields["dtype"] != dtype or fields["shape"] != shape:
-            entry = TensorEntry(name, fields["dtype"], tuple(fields["shape"]), begin, end)
-            if entry.torch_form() != form:
-                raise PtInspectError(f"{name} is {entry.type_name} {entry.shape}")
-            forms[form] = (fields["dtype"], fields["shape"], nbytes)
-        begin = end
+    for (name, fields), (key, _) in zip(entries, file.records, strict=True):
+        planned = missing.pop(key)
+        form = (id(planned.dtype), planned.tensor.shape)
+        dtype, shape, nbytes = forms.get(form) or ((), (), planned.nbytes)
+        place = ("data_offsets", [begin, begin + nbytes])
+        begin += nbytes
+        if name != key or fields != (dtype, shape, place):
+            if name != key or fields[2:] != (place,):
+                raise PtInspectError(f"{name} is {dict(fields)}, not {key} with {place}")
+            (_, type_name), (_, sizes) = dtype, shape = fields[:2]
+            entry = TensorEntry(name, type_name, tuple(sizes), begin - nbytes, begin)
+            if entry.torch_form() != (planned.dtype, planned.tensor.shape):
+                raise PtInspectError(f"{name} is {type_name} {entry.shape}")
+            forms[form] = ("dtype", type_name), ("shape", sizes), nbytes
 
 
 def _check_output(

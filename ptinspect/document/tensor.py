@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from math import prod
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from ptinspect.errors import DOWNLOAD_AGAIN, DamagedError, Place
@@ -61,7 +62,10 @@ class Storage:
     def find_span(self) -> Span | None:
         """Return the position of the root's bytes, None if the file does not have them."""
         if self._span is None:
-            self._span = self.archive.storages.get(self.key)
+            try:
+                self._span = self.archive.storages[self.key]
+            except KeyError:
+                return None
         return self._span
 
     @property
@@ -145,24 +149,12 @@ def storage_places(storages: list[Storage | None]) -> list[tuple[str | None, int
     return [(None, None) if storage is None else storage.place for storage in storages]
 
 
-class _Nothing(Mapping[Any, Any]):
-    """An empty mapping that all tensors without parts, attributes or a quantizer share: most have
-    none. It is hashable and not a dict, as dataclasses want the default of a field to be."""
-
-    __slots__ = ()
-    __hash__ = object.__hash__
-
-    def __getitem__(self, key: object) -> Any:
-        raise KeyError(key)
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(())
-
-    def __len__(self) -> int:
-        return 0
+NOTHING: Mapping[Any, Any] = MappingProxyType({})
+"""An empty mapping that all tensors without parts, attributes or a quantizer share."""
 
 
-NOTHING: Mapping[Any, Any] = _Nothing()
+def _nothing() -> Mapping[Any, Any]:
+    return NOTHING
 
 
 @dataclass(slots=True, repr=False, eq=False)
@@ -202,9 +194,9 @@ class Tensor:
     encoding: str | None = None
     stored: DType | None = None
     uninitialized: bool = False
-    parts: Mapping[str, Tensor] = NOTHING
-    state: Mapping[Value, Value] = NOTHING
-    quantizer: Mapping[str, Value] = NOTHING
+    parts: Mapping[str, Tensor] = field(default_factory=_nothing)
+    state: Mapping[Value, Value] = field(default_factory=_nothing)
+    quantizer: Mapping[str, Value] = field(default_factory=_nothing)
     conj: bool = False
     neg: bool = False
 

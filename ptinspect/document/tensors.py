@@ -126,21 +126,21 @@ class TensorReader:
         self.depth = depth
         self.nested: list[TensorReader] = []  # of the legacy streams inside this pickle
         self._tensors: dict[int, tuple[Value, Tensor | None]] = {}
-        self._forms: dict[int, tuple[TensorForm, DType | None, bool]] = {}  # by id
+        self._forms: dict[int, tuple[TensorForm, DType | None, int, bool]] = {}  # by id
         self._tar_tensors: dict[object, Tensor] = {}
         self._streams: dict[int, Reference | None] = {}
 
     def read(self, value: Value) -> Tensor | None:
-        if isinstance(value, PersistentId):
-            return self._read_tar_tensor(value)
-        if not isinstance(value, Call):
-            return None
-        cached = self._tensors.get(id(value))
+        cached = self._tensors.get(id(value))  # which keeps the value alive, and so its id unique
         if cached is None:
             if type(value) is TensorCall and value.changes is None:
                 cached = (value, self._read_plain(value))
-            else:
+            elif isinstance(value, PersistentId):
+                return self._read_tar_tensor(value)
+            elif isinstance(value, Call):
                 cached = (value, self._read_wrapped(value))
+            else:
+                return None
             self._tensors[id(value)] = cached
         return cached[1]
 
@@ -150,12 +150,13 @@ class TensorReader:
         facts = self._forms.get(id(form))
         if facts is None:
             dtype = dtype_of_class(form.storage_type.name)
-            is_negative = min(form.storage_offset, *form.size, *form.stride) < 0
-            facts = self._forms[id(form)] = form, dtype, is_negative
-        _, dtype, is_negative = facts
+            is_negative = min(0, form.storage_offset, *form.size, *form.stride) < 0
+            nbytes = form.numel * dtype.itemsize if dtype else 0
+            facts = self._forms[id(form)] = form, dtype, nbytes, is_negative
+        _, dtype, nbytes, is_negative = facts
         if dtype is None or len(form.size) != len(form.stride):
             return None
-        storage = self.storages.get(call.storage_key, call.location, form.numel * dtype.itemsize)
+        storage = self.storages.get(call.storage_key, call.location, nbytes)
         tensor = strided_tensor(call, dtype, storage)
         if is_negative:
             check_not_negative(tensor, self.archive.record)

@@ -202,13 +202,14 @@ class _Walk:
         """Record a mapping of plain tensors at once; return False for any other mapping. Most
         state_dicts are such mappings, and this is several times faster than single visits."""
         infos = []
-        read, persistent = self.read, context.persistent
+        read, persistent, plain_role = self.read, context.persistent, context.role
         for key, item in items.items():
             tensor = read(item)
             if tensor is None or tensor.state:
                 return False
             step = key if type(key) is str else path_step(key)
-            infos.append(TensorInfo((*path, step), _role(tensor, context), persistent, tensor))
+            role = _role(tensor, context) if tensor.parameter else plain_role
+            infos.append(TensorInfo((*path, step), role, persistent, tensor))
         self.contents.tensors += infos
         self.visited += len(infos)
         return True

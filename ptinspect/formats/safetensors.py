@@ -15,7 +15,7 @@ order.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -228,25 +228,7 @@ def _check_layout(tensors: dict[str, TensorEntry], size: int | None) -> None:
         )
 
 
-def parse_json(raw: bytes, name: str, start: int = 0, encoding: str = "utf-8") -> Value:
-    """Parse JSON whose objects have unique names; DamagedError for any other text. `name` names
-    the text in errors ("header"), `start` is its offset in the file. The encoding "utf-8-sig"
-    accepts a byte order mark."""
-    import json
-
-    place = Place(None, start)
-    try:
-        return json.loads(raw.decode(encoding), object_pairs_hook=_unique_names)
-    except (ValueError, RecursionError) as error:
-        reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
-        position = getattr(error, "pos", None)
-        if position:
-            place = Place(None, start + len(raw.decode(encoding)[:position].encode()))
-        message = f"the {name} is not valid JSON: {reason}"
-        raise DamagedError(message, where=place, hint=DOWNLOAD_AGAIN) from None
-
-
-def _unique_names(pairs: list[tuple[str, Value]]) -> dict[str, Value]:
+def unique_names(pairs: list[tuple[str, Value]]) -> dict[str, Value]:
     items = dict(pairs)
     if len(items) < len(pairs):
         seen: set[str] = set()
@@ -255,6 +237,30 @@ def _unique_names(pairs: list[tuple[str, Value]]) -> dict[str, Value]:
                 raise ValueError(f"{bounded_repr(name)} occurs twice in one object")
             seen.add(name)
     return items
+
+
+def parse_json(
+    raw: bytes,
+    name: str,
+    start: int = 0,
+    encoding: str = "utf-8",
+    pairs: Callable[[list[tuple[str, Value]]], Value] = unique_names,
+) -> Value:
+    """Parse JSON whose objects have unique names; DamagedError for any other text. `name` names
+    the text in errors ("header"), `start` is its offset in the file. The encoding "utf-8-sig"
+    accepts a byte order mark. `pairs` gets the items of each object in place of `unique_names`."""
+    import json
+
+    place = Place(None, start)
+    try:
+        return json.loads(raw.decode(encoding), object_pairs_hook=pairs)
+    except (ValueError, RecursionError) as error:
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+        position = getattr(error, "pos", None)
+        if position:
+            place = Place(None, start + len(raw.decode(encoding)[:position].encode()))
+        message = f"the {name} is not valid JSON: {reason}"
+        raise DamagedError(message, where=place, hint=DOWNLOAD_AGAIN) from None
 
 
 _REBUILD = {n: Global("torch._utils", f"_rebuild_tensor_v{n}", 0) for n in (2, 3)}

@@ -83,12 +83,11 @@ class SourceRange(Piece):
         archive, begin, span = storage.archive, storage.begin + self.start, storage.find_span()
         if span is None:
             return None, 0, None
-        crc = None
+        offset, crc = span.offset, None
         if type(span) is ZipSpan and isinstance(archive, TorchZip):
             directory = span.directory
             if not begin and span.length == self.stop and directory.has_crcs:
                 crc = directory.crcs[span.index]
-        offset = span.offset
         if offset is None:
             return None, 0, crc
         return archive.source.descriptor, offset + begin, crc

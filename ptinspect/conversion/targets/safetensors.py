@@ -12,12 +12,11 @@ import os
 from collections import Counter
 from functools import partial
 from glob import escape
-from operator import attrgetter
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from ptinspect.conversion.options import parse_size
 from ptinspect.conversion.output.object_graph import ObjectGraph
-from ptinspect.conversion.output.pieces import Piece, TensorPiece, storage_piece
+from ptinspect.conversion.output.pieces import Piece, SourceRange, TensorPiece, storage_piece
 from ptinspect.conversion.output.storage_layout import TensorOptions, byte_span, check_bounds
 from ptinspect.conversion.plan import ModelPart, OutputFile, Plan, PlannedTensor
 from ptinspect.conversion.report import loss_warnings
@@ -27,6 +26,7 @@ from ptinspect.dtypes import SAFETENSORS_DTYPES
 from ptinspect.errors import UnsupportedError
 from ptinspect.formats.safetensors import FORMAT, HEADER_BYTES
 from ptinspect.pickling.pyobjects import as_mapping, dotted
+from ptinspect.pickling.values import TensorCall
 from ptinspect.text import bounded_repr, join_names, shell_quoted
 
 if TYPE_CHECKING:
@@ -41,13 +41,19 @@ if TYPE_CHECKING:
 _SAFETENSORS_NAMES = {dtype.name: name for name, dtype in SAFETENSORS_DTYPES.items()}
 _RANKS = {dtype.name: rank for rank, dtype in enumerate(SAFETENSORS_DTYPES.values())}
 
+_new_tuple = tuple.__new__  # skips the Python function that PlannedTensor(…) would call
+
 MAX_LISTED = 8
 """Number of keys that an error lists."""
 
 
+_Entry: TypeAlias = "tuple[PlannedTensor, Piece]"
+"""A tensor of the header, and its bytes."""
+
+
 class _Form(NamedTuple):
-    """What plain tensors of one dtype, shape and place in a storage of one size have in common: why
-    the format cannot hold them, the dtype in the output, and their bytes if they are in C order."""
+    """What tensors of one form in the pickle have in common: why the format cannot hold them, the
+    dtype in the output, and their bytes if they are in C order."""
 
     problem: str
     dtype: DType | None = None
@@ -62,25 +68,25 @@ def plan_safetensors(document: Document, path: str, options: ConvertOptions) -> 
         # A single tensor has an empty name.
         model.items = {"": model.value}
         model.sources = {"": dotted(model.path) if model.path else ""}
-    planned, pieces = _dense_tensors(model, document, options, graph)
-    tensors = {item.key: item.tensor for item in planned}
+    entries = _dense_tensors(model, document, options, graph)
+    tensors = {planned.key: planned.tensor for planned, _ in entries}
     aliases, sharing_warnings = _shared_tensors(tensors, options.shared)
     warnings, dropped = loss_warnings(document, model, options)
     if aliases:
-        planned = [item for item in planned if item.key not in aliases]
+        entries = [entry for entry in entries if entry[0].key not in aliases]
     metadata = {FORMAT: "pt", **{alias: aliases[alias] for alias in sorted(aliases)}}
     # The order of Unicode is that of the bytes of UTF-8.
-    in_file_order = sorted(planned, key=attrgetter("key"))
-    in_file_order.sort(key=lambda item: -_RANKS[item.dtype.name] if item.dtype else 0)
+    in_file_order = sorted(entries, key=lambda entry: entry[0].key)
+    if len({id(planned.dtype) for planned, _ in entries}) > 1:
+        in_file_order.sort(key=lambda entry: -_RANKS[entry[0].dtype.name] if entry[0].dtype else 0)
     if options.max_shard_size is None:
-        files = [_file(path, in_file_order, pieces, metadata)]
+        files = [_file(path, in_file_order, metadata)]
     else:
-        size = parse_size(options.max_shard_size)
-        files = _shards(path, in_file_order, pieces, metadata, size)
+        files = _shards(path, in_file_order, metadata, parse_size(options.max_shard_size))
     return Plan(
         options.to,
         files=files,
-        tensors=planned,
+        tensors=[planned for planned, _ in entries],
         warnings=[
             *warnings,
             *sharing_warnings,
@@ -95,32 +101,36 @@ def plan_safetensors(document: Document, path: str, options: ConvertOptions) -> 
 
 def _dense_tensors(
     model: ModelPart, document: Document, options: ConvertOptions, graph: ObjectGraph
-) -> tuple[list[PlannedTensor], dict[str, Piece]]:
-    """Return the tensors, and the bytes of each by key. UnsupportedError that lists all entries
-    that do not fit."""
+) -> list[_Entry]:
+    """Return the tensors. UnsupportedError that lists all values that do not fit."""
     items, sources = model.items, model.sources
-    planned: list[PlannedTensor] = []
-    pieces: dict[str, Piece] = {}
+    entries: list[_Entry] = []
     problems: dict[str, str] = {}
-    forms: dict[object, _Form] = {}
-    for key, value in items.items():
+    forms: dict[int, _Form] = {}  # by the ids of the forms in the pickle
+    # Both have the same keys. A lookup of each would take longer than the rest of the line.
+    for (key, value), source in zip(items.items(), sources.values(), strict=True):
         tensor = document.tensor_of(value) or graph.dense_tensor(value)
-        form = _form(tensor, graph.options, forms)
+        is_plain = type(value) is TensorCall and value.changes is None
+        form = forms.get(id(value.form)) if is_plain else None  # type: ignore[attr-defined]
+        if form is None:
+            form = _form(tensor, graph.options)
+            if is_plain:
+                forms[id(value.form)] = form  # type: ignore[attr-defined]
         problem = form.problem or ("" if key.isascii() and key[:1] != "_" else _key_problem(key))
         storage = None if tensor is None else tensor.storage
         if problem or tensor is None or storage is None:
             problems[key] = problem
             continue
         storage.check()
-        planned.append(PlannedTensor(key, sources[key], tensor, form.dtype))
-        pieces[key] = _piece(tensor, storage, form)
+        planned = _new_tuple(PlannedTensor, (key, source, tensor, form.dtype))
+        entries.append((planned, _piece(tensor, storage, form)))
     if problems:
         lines = [f"{_printable(key)} {problem}" for key, problem in problems.items()]
         more = f"; and {len(lines) - MAX_LISTED:,} more" if len(lines) > MAX_LISTED else ""
         hint = "--to same or --to state_dict keeps them"
-        if planned and len(problems) > MAX_LISTED:
+        if entries and len(problems) > MAX_LISTED:
             hint = "drop them with --exclude GLOB, or keep them with a .pt file as DST"
-        elif planned:
+        elif entries:
             exclude = [f"--exclude={shell_quoted(escape(sources[key]))}" for key in problems]
             hint = f"drop them: {options.command(document.path, *exclude)}"
         raise UnsupportedError(
@@ -128,25 +138,11 @@ def _dense_tensors(
             f"{'; '.join(lines[:MAX_LISTED])}{more}",
             hint=hint,
         )
-    return planned, pieces
+    return entries
 
 
-def _form(tensor: Tensor | None, options: TensorOptions, forms: dict[object, _Form]) -> _Form:
-    """Return the form of a tensor, computed once for all that are alike: most tensors of a model
-    have one of a few. `forms` has those so far. DamagedError if it exceeds its storage."""
-    if tensor is None or tensor.storage is None or tensor.dtype is not tensor.stored:
-        return _new_form(tensor, options)
-    if tensor.uninitialized or tensor.encoding or tensor.quantizer or tensor.conj or tensor.neg:
-        return _new_form(tensor, options)
-    storage = tensor.storage
-    place = (tensor.dtype, tensor.shape, tensor.stride, tensor.storage_offset, storage.nbytes)
-    form = forms.get(place)
-    if form is None:
-        form = forms[place] = _new_form(tensor, options)
-    return form
-
-
-def _new_form(tensor: Tensor | None, options: TensorOptions) -> _Form:
+def _form(tensor: Tensor | None, options: TensorOptions) -> _Form:
+    """Return the form of a tensor. DamagedError if it exceeds its storage."""
     problem = _tensor_problem(tensor, options)
     if problem or tensor is None:
         return _Form(problem)
@@ -164,6 +160,8 @@ def _piece(tensor: Tensor, storage: Storage, form: _Form) -> Piece:
     assert form.dtype is not None
     if form.span is None or tensor.dtype is None:
         return TensorPiece(tensor, form.dtype)
+    if form.dtype is tensor.dtype and storage.archive.byteorder == "little":
+        return SourceRange(storage, *form.span)
     return storage_piece(storage, *form.span, tensor.dtype, form.dtype)
 
 
@@ -289,9 +287,7 @@ def _in_shared_storages(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 # --- files ----------------------------------------------------------------------------------
 
 
-def header(
-    tensors: Sequence[PlannedTensor], pieces: dict[str, Piece], metadata: dict[str, str]
-) -> bytes:
+def header(entries: Sequence[_Entry], metadata: dict[str, str]) -> bytes:
     """Return the length of the header, and the header."""
     import json
 
@@ -300,9 +296,9 @@ def header(
     parts = [f'"__metadata__":{json.dumps(metadata, ensure_ascii=False, separators=(",", ":"))}']
     forms: dict[object, str] = {}  # of dtypes and shapes
     offset = 0
-    for name, _, tensor, dtype in tensors:
-        end = offset + pieces[name].length
-        form = forms.get((dtype, tensor.shape))
+    for (name, _, tensor, dtype), piece in entries:
+        end = offset + piece.length
+        form = forms.get((id(dtype), tensor.shape))
         if form is None:
             type_name = _SAFETENSORS_NAMES[dtype.name if dtype else ""]
             shape = list(tensor.shape)
@@ -310,7 +306,7 @@ def header(
                 shape[-1] *= 2
             sizes = ",".join(map(str, shape))
             form = f'{{"dtype":"{type_name}","shape":[{sizes}],"data_offsets":['
-            forms[dtype, tensor.shape] = form
+            forms[id(dtype), tensor.shape] = form
         parts.append(f"{quote(name)}:{form}{offset},{end}]}}")
         offset = end
     text = f"{{{','.join(parts if metadata else parts[1:])}}}".encode()
@@ -323,11 +319,9 @@ def header(
     return len(text).to_bytes(8, "little") + text
 
 
-def _file(
-    path: str, tensors: Sequence[PlannedTensor], pieces: dict[str, Piece], metadata: dict[str, str]
-) -> OutputFile:
-    head = header(tensors, pieces, metadata)
-    records = [(item.key, (pieces[item.key],)) for item in tensors]
+def _file(path: str, entries: Sequence[_Entry], metadata: dict[str, str]) -> OutputFile:
+    head = header(entries, metadata)
+    records = [(planned.key, (piece,)) for planned, piece in entries]
     return OutputFile(path, partial(_write, head, records), head, records)
 
 
@@ -338,40 +332,36 @@ def _write(head: bytes, pieces: Sequence[tuple[str, Sequence[Piece]]], sink: Sin
 
 
 def _shards(
-    path: str,
-    tensors: Sequence[PlannedTensor],
-    pieces: dict[str, Piece],
-    metadata: dict[str, str],
-    max_size: int,
+    path: str, entries: Sequence[_Entry], metadata: dict[str, str], max_size: int
 ) -> list[OutputFile]:
     """Return shards of at most `max_size` bytes (a single tensor may be larger) and their index; a
     single file without an index if everything fits into one."""
     import json
 
-    order = {item.key: index for index, item in enumerate(tensors)}
-    groups: list[list[PlannedTensor]] = []
+    order = {planned.key: index for index, (planned, _) in enumerate(entries)}
+    groups: list[list[_Entry]] = []
     size = 0
     # In the order of the source, so that neighbours in the model are in the same shard.
-    for item in sorted(tensors, key=lambda item: item.tensor.pickle_offset):
-        length = pieces[item.key].length
+    for entry in sorted(entries, key=lambda entry: entry[0].tensor.pickle_offset):
+        length = entry[1].length
         if not groups or size + length > max_size:
             groups.append([])
             size = 0
-        groups[-1].append(item)
+        groups[-1].append(entry)
         size += length
     if len(groups) < 2:
-        return [_file(path, tensors, pieces, metadata)]
+        return [_file(path, entries, metadata)]
     stem, suffix = os.path.splitext(path)
     files, shard_names = [], {}
     for number, group in enumerate(groups, 1):
         shard_path = f"{stem}-{number:05}-of-{len(groups):05}{suffix}"
-        group.sort(key=lambda item: order[item.key])
-        names = {item.key for item in group}
+        group.sort(key=lambda entry: order[entry[0].key])
+        names = {planned.key for planned, _ in group}
         shard_metadata = {k: v for k, v in metadata.items() if k == FORMAT or v in names}
-        files.append(_file(shard_path, group, pieces, shard_metadata))
+        files.append(_file(shard_path, group, shard_metadata))
         shard_names.update(dict.fromkeys(names, os.path.basename(shard_path)))
     index = {
-        "metadata": {"total_size": sum(pieces[item.key].length for item in tensors)},
+        "metadata": {"total_size": sum(piece.length for _, piece in entries)},
         "weight_map": dict(sorted(shard_names.items())),
     }
     data = (json.dumps(index, indent=2, ensure_ascii=False) + "\n").encode()

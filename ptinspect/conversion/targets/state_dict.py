@@ -61,7 +61,7 @@ _QUANTIZED_VERSIONS = {"Linear": 3, "LinearReLU": 3, "LinearLeakyReLU": 3, "Line
 _DYNAMIC_VERSIONS = {"Linear": 4, "LinearReLU": 4, "GRU": 2, "LSTM": 2}
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False, eq=False)
 class StateDict:
     """A state_dict: its items in torch's order, the entries of its `_metadata` by module name if it
     has one, and the keys of buffers that state_dict() leaves out."""

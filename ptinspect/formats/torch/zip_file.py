@@ -13,6 +13,8 @@ Sources: `torch.serialization._save`, `_load`; for the folder (that of the first
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from operator import ge
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from ptinspect.errors import DOWNLOAD_AGAIN, DamagedError, LimitError, Place
@@ -53,19 +55,29 @@ class ZipSpan(Span):
     __slots__ = ("directory", "index")
 
     def __init__(self, directory: ZipDirectory, index: int) -> None:
-        self.record = directory.names[index]
         self.length = directory.sizes[index]
-        self._start = None
-        self._base = directory.source.base
         self.directory = directory
         self.index = index
 
     @property
+    def record(self) -> str:  # type: ignore[override]
+        """Name of the record."""
+        return self.directory.names[self.index]
+
+    @property
     def start(self) -> int | None:
         """Offset in the archive's source, or None if the record is compressed."""
-        if self._start is None and self.directory.methods[self.index] == STORED:
-            self._start = self.directory.start(self.index)
-        return self._start
+        directory, index = self.directory, self.index
+        return directory.start(index) if directory.methods[index] == STORED else None
+
+    @property
+    def offset(self) -> int | None:
+        """See `Span.offset`."""
+        directory, index = self.directory, self.index
+        base = directory.source.base
+        if base is None or directory.methods[index] != STORED:
+            return None
+        return base + directory.start(index)
 
     def chunks(self, source: Source, start: int, stop: int, size: int) -> Iterator[bytes]:
         """See `Span.chunks`. A compressed storage is decompressed from its beginning."""
@@ -73,15 +85,26 @@ class ZipSpan(Span):
 
 
 class ZipStorages(Mapping[object, Span]):
-    """The storages of a zip by key, created on demand. The record is `prefix`, key, `suffix`."""
+    """The storages of a zip by key, created on demand. The record is `prefix`, key, `suffix`;
+    `indices` has the positions in the directory that are known already."""
 
-    def __init__(self, directory: ZipDirectory, prefix: str, suffix: str = "") -> None:
+    def __init__(
+        self,
+        directory: ZipDirectory,
+        prefix: str,
+        suffix: str = "",
+        indices: Mapping[object, int] = MappingProxyType({}),
+    ) -> None:
         self.directory = directory
         self.prefix = prefix
         self.suffix = suffix
+        self.indices = indices
 
     def __getitem__(self, key: object) -> Span:
-        return ZipSpan(self.directory, self.directory.index[f"{self.prefix}{key}{self.suffix}"])
+        index = self.indices.get(key)
+        if index is None:
+            index = self.directory.index[f"{self.prefix}{key}{self.suffix}"]
+        return ZipSpan(self.directory, index)
 
     def locate(self, keys: Iterable[str]) -> list[tuple[str | None, int | None]]:
         """Return record and offset in the user's file of many storages; KeyError if one does not
@@ -167,36 +190,35 @@ def open_zip(
     is_stored = directory.methods[index] == STORED and source.base is not None
     archive.origin = (source.base or 0) + directory.start(index) if is_stored else None
     declared = declared_storages(pickled)
-    archive.storages = ZipStorages(directory, _storage_prefix(directory.index, folder, declared))
-    _check_complete(archive, declared)
+    archive.storages = _complete_storages(archive, folder, declared)
     _read_facts(archive, folder)
     return archive
 
 
-def _storage_prefix(index: dict[str, int], folder: str, declared: dict[object, Declared]) -> str:
-    """Return the folder of the storages: tensors/ in torch 1.4, else data/."""
-    for key in declared:
-        if f"{folder}tensors/{key}" in index and f"{folder}data/{key}" not in index:
-            return f"{folder}tensors/"
-    return f"{folder}data/"
-
-
-def _check_complete(archive: TorchZip, declared: dict[object, Declared]) -> None:
-    prefix = archive.storages.prefix
+def _complete_storages(
+    archive: TorchZip, folder: str, declared: dict[object, Declared]
+) -> ZipStorages:
+    """Return the storages, which are in tensors/ in torch 1.4, else in data/. DamagedError unless
+    all declared ones are complete."""
     index, sizes = archive.directory.index, archive.directory.sizes
-    try:
-        if all(
-            sizes[index[f"{prefix}{key}"]] >= numel * itemsize
-            for key, (numel, itemsize) in declared.items()
-        ):
-            return
-    except KeyError:
-        pass
+
+    def find(prefix: str) -> dict[object, int]:
+        get = index.get
+        return {key: i for key in declared if (i := get(f"{prefix}{key}")) is not None}
+
+    prefix, older = f"{folder}data/", f"{folder}tensors/"
+    indices = find(prefix)
+    is_complete = len(indices) == len(declared)
+    if not is_complete and any(f"{older}{key}" in index for key in declared if key not in indices):
+        prefix, indices = older, find(older)
+    if len(indices) == len(declared):
+        needed = [numel * itemsize for numel, itemsize in declared.values()]
+        if all(map(ge, [sizes[i] for i in indices.values()], needed)):
+            return ZipStorages(archive.directory, prefix, indices=indices)
     extents = []
     for key, storage in declared.items():
-        name = f"{prefix}{key}"
-        present = sizes[index[name]] if name in index else None
-        extents.append(StorageExtent(name, storage.nbytes, present))
+        size = sizes[indices[key]] if key in indices else None
+        extents.append(StorageExtent(f"{prefix}{key}", storage.nbytes, size))
     raise truncated_error("the zip is incomplete", archive.record or "", extents)
 
 
