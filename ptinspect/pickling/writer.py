@@ -52,13 +52,15 @@ _NEWOBJ_EX = Global("copyreg", "__newobj_ex__", 0)
 
 
 class _WrittenForm(NamedTuple):
-    """What the calls of tensors of one type, shape and so on have in common: the bytes before the
-    key of the storage, those after its location, with a place for a memo index after each part, and
-    the function that puts the latter together."""
+    """What the calls of tensors of one form have in common: the bytes before the key of the
+    storage, and those after its location. The latter are `size` bytes with `puts` memo indices: as
+    a number, `first + index * step`, if the indices begin with `index`."""
 
     start: bytes
-    parts: list[bytes | int]
-    pack: Callable[..., bytes]
+    puts: int
+    size: int
+    first: int
+    step: int
 
 
 class PickleWriter:
@@ -130,6 +132,10 @@ class PickleWriter:
         index = self._memo[id(value)] = self._memo_size
         self._alive.append(value)
         self._memo_size = index + 1
+        if type(value) is str and index >= 256:  # two of these for each tensor of a state_dict
+            raw = value.encode("utf-8", "surrogatepass")
+            self.out += b"%b%b%b" % (_pack_memo(b"X", len(raw)), raw, _pack_memo(b"r", index))
+            return
         put = b"q%c" % index if index < 256 else _pack_memo(b"r", index)
         self.out += _encode_text(value) + put
 
@@ -295,10 +301,9 @@ class PickleWriter:
         self.out += form.start
         self._save(tensor.storage_key)  # tensors that share a storage share this object
         self._save(tensor.location)
-        index, parts = self._memo_size, form.parts
-        self._memo_size = end = index + len(parts) // 2
-        parts[1::2] = range(index, end)
-        self.out += form.pack(*parts)
+        index = self._memo_size
+        self._memo_size = end = index + form.puts
+        self.out += (form.first + index * form.step).to_bytes(form.size, "little")
         self._memo[id(identity)] = end - 1
         self._alive.append(identity)
         return True
@@ -323,9 +328,14 @@ class PickleWriter:
                 piece = b""
         flag = OP["NEWTRUE"] if form.requires_grad else OP["NEWFALSE"]
         pieces += [piece + flag + gets[3] + b")Rr", b"tr", b"Rr"]
-        layout = Struct("<" + "".join(f"{len(piece)}sI" for piece in pieces))
-        parts = [part for piece in pieces for part in (piece, 0)]
-        return _WrittenForm(gets[0] + b"((" + gets[1] + gets[2], parts, layout.pack)
+        body, step = b"", 0
+        for number, piece in enumerate(pieces):
+            body += piece
+            step += 1 << 8 * len(body)
+            body += pack("<I", number)
+        first = int.from_bytes(body, "little")
+        start = gets[0] + b"((" + gets[1] + gets[2]
+        return _WrittenForm(start, len(pieces), len(body), first, step)
 
 
 _SAVERS: dict[type, Callable[..., Iterator[Value] | None]] = {

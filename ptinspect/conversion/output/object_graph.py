@@ -159,7 +159,7 @@ class ObjectGraph:
                     else:
                         self._dense[id(item)] = tensor
                         self._alive.append(item)
-                        self._add(tensor)
+                        self._add(tensor, id(item.form))
             value = rest
         # The writer knows how to traverse every kind of value; its output is not used here.
         PickleWriter(replace, add_storage).dump(value)
@@ -219,8 +219,8 @@ class ObjectGraph:
 
     # --- collecting -----------------------------------------------------------------------
 
-    def _add(self, tensor: Tensor) -> None:
-        self._layout.add_tensor(tensor)
+    def _add(self, tensor: Tensor, form: int | None = None) -> None:
+        self._layout.add_tensor(tensor, form)
         self.tensors.append(tensor)
 
     def _find_dense(self, value: Inert, document: Document) -> _DenseTensor | None:
@@ -253,14 +253,15 @@ class ObjectGraph:
     def _replacement(self, value: Inert) -> Value:
         """Return the value that is written in place of `value`; None for itself."""
         dense = self._dense.get(id(value))
+        if type(dense) is Tensor:
+            return self._tensor_call(dense, None)
         if dense is None:
             if isinstance(value, PersistentId) and isinstance(value.value, tuple):
                 named = value.value
                 if len(named) > 1 and named[0] == "module":  # a class with its source code
                     return named[1]
             return None
-        if not isinstance(dense, _DenseTensor):
-            return self._tensor_call(dense, None)
+        assert isinstance(dense, _DenseTensor)
         call = self._tensor_call(dense.tensor, dense.quantizer)
         if dense.subclass_call is not None:
             original = dense.subclass_call

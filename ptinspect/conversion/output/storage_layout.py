@@ -63,6 +63,9 @@ class Placement(NamedTuple):
     contiguous: bool
 
 
+_new_tuple = tuple.__new__  # skips the Python function that Placement(…) would call
+
+
 class StorageLayout:
     """Lays out the storages of one output. Add all tensors, call `plan`, then ask for each.
     `placements` has the tensors by id, `by_source` the storages that were added as such."""
@@ -75,11 +78,19 @@ class StorageLayout:
         self.placements: dict[int, Placement] = {}
         self.by_source: dict[int, OutputStorage] = {}
         self._by_view: dict[Group, OutputStorage] = {}
+        self._forms: dict[int | None, DType] = {}  # those whose bounds were checked
 
-    def add_tensor(self, tensor: Tensor) -> None:
+    def add_tensor(self, tensor: Tensor, form: int | None = None) -> None:
         """Add a tensor that will be written. UnsupportedError if it is not dense, DamagedError if
-        it exceeds its storage."""
-        storage, dtype = check_bounds(tensor)
+        it exceeds its storage. Tensors with the same `form` are alike, but for the storage."""
+        if form is None or form not in self._forms:
+            storage, dtype = check_bounds(tensor)
+            self._forms[form] = dtype
+        else:
+            dtype = self._forms[form]
+            assert tensor.storage is not None
+            storage = tensor.storage
+            storage.check()
         group = (id(storage.archive), storage.key, dtype.storage)
         first = self._tensors.setdefault(group, tensor)
         if first is not tensor:
@@ -104,11 +115,10 @@ class StorageLayout:
     def plan(self) -> None:
         """Lay out everything that was added."""
         for group, first in self._tensors.items():
-            bare = self._bare_storages.get(group, [])
-            by_id = self._sharing.get(group, {id(first): first} if first else {})
-            tensors = [*by_id.values()]
-            if len(tensors) == 1 and not bare and self._place_single(tensors[0]):
+            bare, by_id = self._bare_storages.get(group, []), self._sharing.get(group)
+            if first is not None and by_id is None and not bare and self._place_single(first):
                 continue
+            tensors = [*by_id.values()] if by_id else [first] if first is not None else []
             sharing = [
                 tensor
                 for tensor in tensors
@@ -139,7 +149,8 @@ class StorageLayout:
         piece = storage_piece(_root_storage(storage, high), low, high, source, dtype)
         output = self._output(storage, (piece,))
         begin = storage.begin - low + (tensor.storage_offset or 0) * source.itemsize
-        self.placements[id(tensor)] = Placement(output, begin // source.itemsize, dtype, False)
+        placement = (output, begin // source.itemsize, dtype, False)
+        self.placements[id(tensor)] = _new_tuple(Placement, placement)
         return True
 
     def _place_alone(self, tensor: Tensor) -> None:

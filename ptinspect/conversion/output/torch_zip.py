@@ -31,6 +31,7 @@ _UTF8_FLAG, _DESCRIPTOR_FLAG = 0x0800, 0x0008
 _LOCAL_HEADER = Struct("<4sHH18xHH")
 _DESCRIPTOR, _LARGE_DESCRIPTOR = Struct("<4sIII"), Struct("<4sIQQ")
 _DIRECTORY_LINE = Struct("<4sHHHHIIIIHH10xI")
+_PADDINGS = [b"FB%c\0" % size + b"Z" * size for size in range(ALIGNMENT)]
 _MADE_BY, _VERSION_NEEDED = 0x031E, 45  # of the zip64 end record, as in miniz
 
 
@@ -41,6 +42,9 @@ class Record(NamedTuple):
     size: int
     crc: int
     offset: int
+
+
+_new_tuple = tuple.__new__  # skips the Python function that Record(…) would call
 
 
 class ZipWriter:
@@ -63,7 +67,7 @@ class ZipWriter:
             is_large = size >= MAX_UINT32 or offset >= MAX_UINT32
             descriptor = _LARGE_DESCRIPTOR if is_large else _DESCRIPTOR
             sink.write(descriptor.pack(b"PK\x07\x08", crc, size, size))
-        self.records.append(Record(full_name, size, crc, offset))
+        self.records.append(_new_tuple(Record, (full_name, size, crc, offset)))
 
     def write_bytes(self, name: str, data: bytes) -> None:
         """Write a record that consists of these bytes."""
@@ -75,8 +79,7 @@ class ZipWriter:
         self.write_bytes(".data/serialization_id", serialization_id(self.records))
         sink = self.sink
         start = sink.position
-        for record in self.records:
-            sink.write(_directory_line(record))
+        sink.write(b"".join(map(_directory_line, self.records)))
         size, count, end = sink.position - start, len(self.records), sink.position
         sink.write(pack("<4sQHHII", b"PK\x06\x06", 44, _MADE_BY, _VERSION_NEEDED, 0, 0))
         sink.write(pack("<QQQQ", count, count, size, start))
@@ -132,8 +135,7 @@ def _zip64_field(size: int, compressed_size: int, offset: int) -> bytes:
 def _local_header(name: bytes, size: int, offset: int) -> bytes:
     zip64 = _zip64_field(size, 0, offset)
     data_offset = offset + 30 + len(name) + len(zip64) + 4
-    padding = -data_offset % ALIGNMENT
-    extra = b"%bFB%b%b" % (zip64, padding.to_bytes(2, "little"), b"Z" * padding)
+    extra = zip64 + _PADDINGS[-data_offset % ALIGNMENT]
     flags = _UTF8_FLAG | (_DESCRIPTOR_FLAG if size else 0)
     return _LOCAL_HEADER.pack(b"PK\x03\x04", 0, flags, len(name), len(extra)) + name + extra
 

@@ -232,11 +232,12 @@ def _planned_tensors(
 ) -> list[PlannedTensor]:
     """Return the tensors of a state_dict, or those that a walk finds in any other value."""
     planned = []
-    for key, value in model.items.items():
+    items, sources = model.items.items(), model.sources.values()
+    for (key, value), source in zip(items, sources, strict=True):
         tensor, dtype = graph.written_tensor(value)
         if tensor is None or tensor.state:  # there may be tensors inside of it
             return plan_tensors(model.value, graph, document, model.sources)
-        planned.append(PlannedTensor(key, model.sources[key], tensor, dtype))
+        planned.append(PlannedTensor(key, source, tensor, dtype))
     return planned or plan_tensors(model.value, graph, document)
 
 
