@@ -328,14 +328,14 @@ class PickleWriter:
                 piece = b""
         flag = OP["NEWTRUE"] if form.requires_grad else OP["NEWFALSE"]
         pieces += [piece + flag + gets[3] + b")Rr", b"tr", b"Rr"]
-        body, step = b"", 0
+        layout, step = b"", 0
         for number, piece in enumerate(pieces):
-            body += piece
-            step += 1 << 8 * len(body)
-            body += pack("<I", number)
-        first = int.from_bytes(body, "little")
+            layout += piece
+            step += 1 << 8 * len(layout)
+            layout += pack("<I", number)
+        first = int.from_bytes(layout, "little")
         start = gets[0] + b"((" + gets[1] + gets[2]
-        return _WrittenForm(start, len(pieces), len(body), first, step)
+        return _WrittenForm(start, len(pieces), len(layout), first, step)
 
 
 _SAVERS: dict[type, Callable[..., Iterator[Value] | None]] = {
