@@ -97,23 +97,21 @@ def measure_tensors(
     total = passes * sum(tensor.nbytes for _, tensor in unique.values())
     with options.progress(total, "reading tensors") as advance:
         for measurement, tensor in unique.values():
-            if options.stats:
-                try:
-                    measurement.stats = stats_of(tensor, advance)
-                except UnsupportedError as error:
-                    measurement.problem = cut(error.message)
-            if options.hash:
-                digest = sha256()
-                try:
+            try:
+                if options.hash:
+                    digest = sha256()
                     for block in iter_contiguous(tensor):
                         digest.update(block)
                         advance(len(block))
                     measurement.sha256 = digest.hexdigest()
-                except UnsupportedError as error:
-                    measurement.problem = cut(error.message)
+                if options.stats:
+                    measurement.stats = stats_of(tensor, advance)
+            except UnsupportedError as error:
+                measurement.problem = cut(error.message)
     return measurements
 
 
+@dataclass(slots=True, eq=False)
 class Stats:
     """Statistics of numbers that arrive in blocks.
 
@@ -124,15 +122,14 @@ class Stats:
         zeros, nan, inf: how many numbers are zero, NaN and infinite.
     """
 
-    __slots__ = ("_squares", "count", "inf", "max", "mean", "min", "nan", "zeros")
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.min: float | int | None = None
-        self.max: float | int | None = None
-        self.mean: float | None = None
-        self.zeros = self.nan = self.inf = 0
-        self._squares = 0.0  # sum of the squared distances from the mean
+    count: int = 0
+    min: float | int | None = None
+    max: float | int | None = None
+    mean: float | None = None
+    zeros: int = 0
+    nan: int = 0
+    inf: int = 0
+    _squares: float = 0.0  # sum of the squared distances from the mean
 
     @property
     def std(self) -> float | None:

@@ -18,7 +18,7 @@ from ptinspect.dtypes import DType, dtype_by_name, dtype_of_class
 from ptinspect.errors import DamagedError, LimitError, Place
 from ptinspect.pickling.numpy_objects import as_array
 from ptinspect.pickling.pyobjects import as_mapping, as_sequence, function_path, global_path
-from ptinspect.pickling.values import Call, Global, PersistentId, Value
+from ptinspect.pickling.values import Call, Global, Value
 
 if TYPE_CHECKING:
     from ptinspect.formats.archive import Archive
@@ -53,12 +53,9 @@ class Storages:
     def __iter__(self) -> Iterator[Storage]:
         return iter(self._storages.values())
 
-    def resolve(self, value: Value) -> Reference | None:
-        """Return the storage that a persistent id refers to; None if it is not one of torch's."""
-        return self.resolve_id(value.value) if isinstance(value, PersistentId) else None
-
     def resolve_id(self, parts: Value) -> Reference | None:
-        """Return the storage for the content of a persistent id."""
+        """Return the storage for the content of a persistent id; None if it is not one of
+        torch's."""
         if isinstance(parts, str):
             match = _ID_TEXT.fullmatch(parts)
             parts = ("storage", *match.groups()[:3], int(match[4])) if match else None

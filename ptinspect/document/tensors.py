@@ -208,7 +208,7 @@ class TensorReader:
             if id(value) not in self._streams:
                 self._streams[id(value)] = self._read_nested_stream(value)
             return self._streams[id(value)]
-        return self.storages.resolve(value)
+        return self.storages.resolve_id(value.value) if isinstance(value, PersistentId) else None
 
     def _read_nested_stream(self, call: Call) -> Reference | None:
         from ptinspect.formats.torch.legacy import read_legacy
