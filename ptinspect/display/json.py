@@ -263,17 +263,14 @@ def _storages(document: Document, infos: list[TensorInfo]) -> list[str]:
 def pieces_of(tensor: Tensor) -> list[dict[str, object]] | None:
     """Return the pieces in files of a distributed checkpoint; None for tensors in one place."""
     storage = tensor.storage
-    if storage is None or storage.archive.format not in ("torch-dcp", "torch-ranks"):
+    if storage is None or storage.archive.format not in ("torch-dcp", "torch-ranks", "deepspeed"):
         return None
     from ptinspect.formats.torch.pieces import PiecedSpan
 
     span = storage.archive.storages.get(storage.key)
     if not isinstance(span, PiecedSpan):
         return None
-    return [
-        {"file": piece.path, "offsets": list(piece.offsets), "shape": list(piece.shape)}
-        for piece in span.pieces
-    ]
+    return [piece.as_dict() for piece in span.pieces]
 
 
 def _special_facts(tensor: Tensor) -> dict[str, object]:

@@ -11,7 +11,7 @@ import pytest
 
 import ptinspect
 from tests.cli.running import run
-from tests.formats.deepspeed_making import TAG, expected, save
+from tests.formats.deepspeed_making import TAG, deepspeed_classes, expected, save
 
 torch = pytest.importorskip("torch")
 
@@ -34,6 +34,7 @@ def network() -> Any:
     return Model()
 
 
+FLAT = "single_partition_of_fp32_groups"
 CASES = [
     (stage, ranks, half, aligned)
     for stage, ranks, half, aligned in (
@@ -67,6 +68,33 @@ def test_weights_are_those_of_training(
     saved = torch.load(tmp_path / "out.pt")
     assert all(torch.equal(saved[key], tensor) for key, tensor in truth.items())
     assert set(saved) == set(truth)
+
+
+@pytest.mark.parametrize(("stage", "ranks", "half", "aligned"), CASES)
+def test_the_pieces_are_where_the_files_have_them(
+    stage: int, ranks: int, half: str, aligned: bool, tmp_path: Path
+) -> None:
+    model, dtype = network(), getattr(torch, half)
+    save(tmp_path / "ds", model, stage, ranks, dtype, aligned)
+    paths = (tmp_path / "ds" / TAG).iterdir()
+    with deepspeed_classes():
+        files = {path.name: torch.load(path, weights_only=False) for path in paths}
+    vectors = "fp32_flat_groups" if stage == 3 else FLAT
+    shown = json.loads(run("show", "-f", "json", tmp_path / "ds").stdout)["tensors"]
+    truth = expected(model, stage, dtype)
+    assert {tensor["key"] for tensor in shown} == set(truth)
+    for tensor in shown:
+        key, parts = tensor["key"], []
+        for piece in tensor["pieces"]:
+            state = files[piece["file"]]
+            if "group" in piece:
+                source = state["optimizer_state_dict"][vectors][piece["group"]]
+            else:
+                frozen = stage > 0 and key not in state["buffer_names"]
+                source = state["frozen_param_fragments" if frozen else "module"][key]
+            parts.append(source.flatten()[slice(*piece["elements"])])
+        whole = torch.cat(parts).reshape(tensor["shape"]).to(truth[key].dtype)
+        assert tensor["storage"] is None and torch.equal(whole, truth[key]), key
 
 
 @pytest.fixture
@@ -106,8 +134,6 @@ def test_a_cut_file_is_named(name: str, checkpoint: Path) -> None:
 
 def changed(checkpoint: Path, name: str, **changes: Any) -> Any:
     """Save a file again with other entries, which a dict of changes replaces."""
-    from tests.formats.deepspeed_making import deepspeed_classes
-
     path = checkpoint / TAG / name
     with deepspeed_classes():
         state = torch.load(path, weights_only=False)
@@ -117,7 +143,6 @@ def changed(checkpoint: Path, name: str, **changes: Any) -> Any:
     return run("show", checkpoint)
 
 
-FLAT = "single_partition_of_fp32_groups"
 OPTIMIZER, MODEL = "zero_pp_rank_0_mp_rank_00_optim_states.pt", "mp_rank_00_model_states.pt"
 
 

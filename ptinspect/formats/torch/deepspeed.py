@@ -139,7 +139,10 @@ def _join(
         joiner.add(key, _cut(parts, 0, prod(shape), key), shape)
     flat_key = _FLAT_KEYS[stage]
     groups = [
-        [_locate(part, flat_key, value) for value in as_sequence(state.get(flat_key)) or ()]
+        [
+            replace(_locate(part, flat_key, value), group=number)
+            for number, value in enumerate(as_sequence(state.get(flat_key)) or ())
+        ]
         for part, state in zip(archive.parts[len(models) :], zero, strict=True)
     ]
     shapes = [text_items(group) for group in as_sequence(model.get("param_shapes")) or ()]
@@ -215,7 +218,9 @@ class _Joiner:
         pieces, offset = [], 0
         for part in parts:
             elements = partial(_as_float, part) if cast else partial(list, [part])
-            pieces.append(Piece((offset,), (part.numel,), part.archive.source.path, elements))
+            path = os.path.basename(part.archive.source.path)
+            vector = part.first, part.first + part.numel, part.group
+            pieces.append(Piece((offset,), (part.numel,), path, elements, vector))
             offset += part.numel
         if offset != prod(shape):
             raise DamagedError(f"{bounded_repr(key)} is not complete")

@@ -53,7 +53,8 @@ Box = tuple[tuple[int, ...], tuple[int, ...]]
 @dataclass(frozen=True, slots=True)
 class Elements:
     """The elements of a tensor in C order, little-endian: `nbytes` of a storage from `begin` on, or
-    `data` if they are not together in the file. `key` is that of the storage."""
+    `data` if they are not together in the file. `key` is that of the storage. A range of a vector
+    has the index of its `first` element there, and the `group` of parameters that the vector is."""
 
     archive: Archive
     span: Span
@@ -62,6 +63,8 @@ class Elements:
     begin: int
     data: bytes | None = None
     key: str = ""
+    first: int = 0
+    group: int | None = None
 
     @property
     def numel(self) -> int:
@@ -75,7 +78,10 @@ class Elements:
         """Return elements `start` to `stop`, as a vector."""
         size = self.dtype.itemsize
         data = None if self.data is None else self.data[start * size : stop * size]
-        return replace(self, shape=(stop - start,), begin=self.begin + start * size, data=data)
+        return replace(
+            self, shape=(stop - start,), begin=self.begin + start * size, data=data,
+            first=self.first + start,
+        )  # fmt: skip
 
     def chunks(self, start: int, stop: int, size: int = CHUNK) -> Iterator[bytes]:
         """Yield bytes `start` to `stop` of the elements."""
@@ -99,6 +105,8 @@ class Piece:
     Attributes:
         offsets, shape: its place in the whole tensor, in elements.
         path: the file, relative to the folder.
+        vector: of DeepSpeed: first element and end in a vector of the file, and the index of that
+            vector's parameter group; None as index for a tensor that is there by its name.
         open: returns the elements, and those of copies in other files, which must be equal.
             DamagedError if the file is missing or damaged.
     """
@@ -107,6 +115,15 @@ class Piece:
     shape: tuple[int, ...]
     path: str
     open: Callable[[], list[Elements]]
+    vector: tuple[int, int, int | None] | None = None
+
+    def as_dict(self) -> dict[str, object]:
+        """Return the object that `show -f json` prints."""
+        if self.vector is None:
+            return {"file": self.path, "offsets": self.offsets, "shape": self.shape}
+        first, stop, group = self.vector
+        entry: dict[str, object] = {"file": self.path, "elements": [first, stop]}
+        return entry if group is None else entry | {"group": group}
 
 
 class PiecedSpan(Span):

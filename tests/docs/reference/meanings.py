@@ -225,4 +225,8 @@ MEANINGS = {
     "pieces.file": "The file that holds the piece.",
     "pieces.offsets": "Position of the piece in the whole tensor, per dimension.",
     "pieces.shape": "Shape of the piece.",
+    "pieces.elements": "DeepSpeed: first element and end in a flat vector of the file,"
+    " or in the tensor of that name.",
+    "pieces.group": "DeepSpeed: index of the vector in `fp32_flat_groups` or"
+    " `single_partition_of_fp32_groups`.",
 }
