@@ -93,17 +93,21 @@ def check_resume(
     with add_error_path(path), worker_pool(workers, timeout, progress) as pool:
         more: dict[str, Any] = {"entry": entry, "trust": trust, "no_cross": no_cross}
         reproduce = reproduce_command("resume", path, options, **more)
-        file = path
-        if os.path.isdir(path):
-            file = pool.new_path(".pt")
-            pool.run({**folder_job(path, model, trust), "target": file})
+        file = path if not os.path.isdir(path) else _assemble(path, model, trust, pool)
         plan = make_plan(file, model=model, entry=entry, trust=trust)
         crosses = should_cross(device) and not no_cross
         runs = TrainingRuns(file, plan, asdict(options), pool, pool.new_path(""), crosses)
-        report = replace(_prove(runs, *_optimizer_findings(file, plan), reproduce), path=path)
+        report = replace(_prove(runs, reproduce), path=path)
     if plot is not None:
         plot_losses(plot, report.losses, report.steps, force)
     return report
+
+
+def _assemble(folder: str, model: str | None, trust: bool, pool: Workers) -> str:
+    """Return the path of one file that a child makes of those in a folder."""
+    file = pool.new_path(".pt")
+    pool.run({**folder_job(folder, model, trust), "target": file})
+    return file
 
 
 def _optimizer_findings(path: str, plan: dict[str, Any]) -> tuple[list[str], list[str]]:
@@ -115,9 +119,7 @@ def _optimizer_findings(path: str, plan: dict[str, Any]) -> tuple[list[str], lis
     return wrong, [str(fault) for result in results for fault in result.undecided]
 
 
-def _prove(
-    runs: TrainingRuns, wrong: list[str], undecided: list[str], reproduce: str
-) -> ResumeReport:
+def _prove(runs: TrainingRuns, reproduce: str) -> ResumeReport:
     workers, jobs_before = runs.workers, runs.workers.jobs
     workers.announce("training without interruption")
     uninterrupted = runs.uninterrupted()
@@ -141,7 +143,8 @@ def _prove(
             if not causes and uninterrupted["rnn_dropout"]:
                 causes = _cudnn_causes(runs)
             verdict = "differs"
-    wrong = wrong + uninterrupted["wrong"]
+    wrong, undecided = _optimizer_findings(runs.path, runs.plan)
+    wrong += uninterrupted["wrong"]
     if difference is None and wrong:
         verdict = "inconsistent"
     elif difference is None and uninterrupted["scheduler_missing"]:

@@ -224,18 +224,20 @@ def in_order(files: FileState) -> list[str]:
 def _counterpart(name: str, files_a: FileState, files_b: FileState, restarted: int) -> str | None:
     """Return the file of the second run that corresponds to `name`.
 
-    After a restart some scripts write into a new folder, which the first run does not have.
+    Some scripts write into a new folder at each start, which the first run does not have: then the
+    files from before the restart are there as well.
     """
-    candidates = [
-        other
+    same_name = [
+        (written >= restarted, other)
         for other, (written, *_) in files_b.items()
-        if written >= restarted and other not in files_a
-        and os.path.basename(other) == os.path.basename(name)
-    ]  # fmt: skip
-    is_old = name in files_b and files_b[name][0] < restarted
-    if len(candidates) == 1 and (is_old or name not in files_b):
-        return candidates[0]
-    return name if name in files_b else None
+        if other not in files_a and os.path.basename(other) == os.path.basename(name)
+    ]
+    later = [other for is_later, other in same_name if is_later]
+    if name in files_b:
+        is_old = files_b[name][0] < restarted
+        return later[0] if is_old and len(later) == 1 else name
+    candidates = later or [other for _, other in same_name]
+    return candidates[0] if len(candidates) == 1 else None
 
 
 def _compare_files(a: str, b: str) -> list[Item]:

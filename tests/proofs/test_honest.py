@@ -208,3 +208,16 @@ def test_a_model_that_was_trained_in_another_dtype(
     assert report.verdict == "same", report.text()
     name = str(dtype).removeprefix("torch.")
     assert f"trained in {name}, like the optimizer's state" in report.notes
+
+
+def test_a_model_of_which_one_layer_was_trained_in_bfloat16(
+    tmp_path: Path, workers: Workers
+) -> None:
+    net = NET.replace(
+        "self.head(torch.tanh(self.norm(self.body(x))))",
+        "self.head(torch.tanh(self.norm(self.body(x))).to(self.head.weight)).float()",
+    )
+    training = Training(tmp_path, net=net, prepare=lambda model: model.head.bfloat16())
+    report = run(workers, training.save(training.parts()))
+    assert report.verdict == "same", report.text()
+    assert "trained in bfloat16, like the optimizer's state" in report.notes

@@ -213,19 +213,6 @@ class Checkpoint:
             not state["state"] and self.keeps_state(index) for index, state in states
         )
 
-    def trained_dtypes(self) -> dict[str, Any]:
-        """Return the weights' dtypes, if the optimizer's state has the same ones: torch gives it
-        those of the training, while weights may be saved with less precision. Else none."""
-        named = [row for row in zip(self.slots, self.names, strict=False) if row[1] in self.weights]
-        dtypes = {
-            value.dtype == self.weights[name].dtype
-            for slot, name in named
-            for value in self.slot_state(slot).values()
-            if isinstance(value, torch.Tensor) and value.dim() and value.is_floating_point()
-        }
-        tensors = {n: v for n, v in self.weights.items() if isinstance(v, torch.Tensor)}
-        return {n: v.dtype for n, v in tensors.items()} if dtypes == {True} else {}
-
     def trained(self) -> set[str] | None:
         """Return the names of the parameters that were trained, None if it is unknown."""
         if not self.names:
@@ -435,14 +422,11 @@ class Counters:
         Some until it found its scale, and one whenever it tried a larger one. None if the scale is
         still what it starts with (65536, torch.amp.GradScaler's default).
         """
-        scaler = self.scaler
-        if not isinstance(scaler, dict) or "scale" not in scaler:
-            return 0
-        interval = int(scaler["growth_interval"])
-        grown = (self.steps or 0) // interval if interval > 0 else 0
-        if grown < 64 and float(scaler["scale"]) == 65536.0 * scaler["growth_factor"] ** grown:
-            return 0
-        return 24 + 2 * grown
+        scaler = self.scaler or {}
+        interval = int(scaler.get("growth_interval", 0))
+        grown = min((self.steps or 0) // interval, 64) if interval > 0 else 0
+        unchanged = 65536.0 * scaler.get("growth_factor", 2.0) ** grown
+        return 0 if scaler.get("scale", unchanged) == unchanged else 24 + 2 * grown
 
     def epoch_offset(self) -> int:
         """Return what a script adds to the recorded epoch: 1 if it is the last finished one."""

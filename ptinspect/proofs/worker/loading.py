@@ -120,13 +120,13 @@ def _build_training(
 
 def _cast_as_trained(model: Any, checkpoint: Checkpoint) -> list[str]:
     """Cast a model, and its inputs, to the dtype that it was trained in. Return a note on it."""
-    dtypes, cast = checkpoint.trained_dtypes(), set[Any]()
+    dtypes, cast = _trained_dtypes(checkpoint), set[Any]()
     for name, value in (*model.named_parameters(), *model.named_buffers()):
         dtype = dtypes.get(name, value.dtype)
         if dtype != value.dtype and dtype.is_floating_point and not is_lazy(value):
             value.data = value.data.to(dtype)
             cast.add(dtype)
-    if len(cast) != 1:
+    if not cast:
         return []
 
     def cast_inputs(module: Any, inputs: Any) -> Any:
@@ -136,9 +136,24 @@ def _cast_as_trained(model: Any, checkpoint: Checkpoint) -> list[str]:
 
         return tree_map(cast_tensor, inputs)
 
-    (dtype,) = cast
-    model.register_forward_pre_hook(cast_inputs)
+    dtype = next(iter(cast))
+    if {parameter.dtype for parameter in model.parameters()} == {dtype}:
+        model.register_forward_pre_hook(cast_inputs)
     return [f"trained in {str(dtype).removeprefix('torch.')}, like the optimizer's state"]
+
+
+def _trained_dtypes(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return the weights' dtypes, if the optimizer's state has the same ones: torch gives it those
+    of the training, while weights may be saved with less precision. Else none."""
+    weights = {n: v for n, v in checkpoint.weights.items() if isinstance(v, torch.Tensor)}
+    same = {
+        value.dtype == weights[name].dtype
+        for slot, name in zip(checkpoint.slots, checkpoint.names, strict=False)
+        for value in checkpoint.slot_state(slot).values()
+        if isinstance(value, torch.Tensor) and value.dim() and value.is_floating_point()
+        if name in weights
+    }
+    return {name: value.dtype for name, value in weights.items()} if same == {True} else {}
 
 
 def _load_weights(model: Any, checkpoint: Checkpoint, fixes: Fixes, notes: list[str]) -> None:

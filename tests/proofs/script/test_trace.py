@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from ptinspect.proofs.script import _first_of_ranks
+from ptinspect.proofs.script_report import compare_runs
 from ptinspect.proofs.script_runs import (
     Record,
+    Run,
     Trace,
     first_difference,
     read_trace,
@@ -119,3 +121,27 @@ def test_a_line_that_the_kill_cut(tmp_path: Path) -> None:
     trace = read_trace(str(tmp_path))
     assert (trace.steps, trace.saves, trace.processes) == (1, [1], [(1, 2)])
     assert list(trace.ranks) == [1]
+
+
+def test_each_start_writes_into_a_folder_of_its_own(tmp_path: Path) -> None:
+    """The killed run's files and those of the resumed one are together those of the whole run."""
+
+    def run(name: str, files: dict[str, int]) -> Run:
+        for file in files:
+            (tmp_path / name / file).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name / file).write_text(file[-4:])
+        state = {file: (written, 4, 1) for file, written in files.items()}
+        return Run(str(tmp_path / name), state, Trace(), 0, None, "", 0, 0)
+
+    whole = run("whole", {"at-1/0.pt": 1, "at-1/1.pt": 2, "at-1/2.pt": 3, "at-1/last": 3})
+    resumed = run(
+        "resumed", {"at-4/0.pt": 4, "at-4/1.pt": 5, "at-4/last": 5, "at-7/2.pt": 7, "at-7/last": 8}
+    )
+    checkpoints = compare_runs(whole, resumed, 6)
+    assert [(checkpoint.name, checkpoint.other) for checkpoint in checkpoints] == [
+        ("at-1/0.pt", "at-4/0.pt"),
+        ("at-1/1.pt", "at-4/1.pt"),
+        ("at-1/2.pt", "at-7/2.pt"),
+        ("at-1/last", "at-7/last"),
+    ]
+    assert not any(checkpoint.items for checkpoint in checkpoints)
