@@ -106,6 +106,10 @@ def convert(
     return ConversionReport.of_plans(source, plans, written=not dry_run, verified=verify)
 
 
+_LOSSES = ("missing-file", "not-joined", "not-read", "padding", "piece-twice", "rank-values")
+"""Kinds of what a document of several files leaves out, or chooses."""
+
+
 def find_refusal(path: str, to: str, *, all_entries: bool = False) -> PtInspectError | None:
     """Return the error with which `convert` refuses a file, before it is advised; None if it works.
     An output that exists does not count."""
@@ -154,6 +158,7 @@ def _plan_all(
         lost = [f"[{number}]" for number in range(1, len(document.archive.more_roots) + 1)]
         plan.dropped = [*lost, *plan.dropped]
         plan.warnings = [
+            *(w.message for w in document.archive.warnings if w.kind in _LOSSES),
             *later_pickles_warning(lost),
             *plan.warnings,
             *placeholder_warnings(plan, document),

@@ -275,6 +275,23 @@ def check_folder(folder: Path, tensors: dict[str, Any], torch: Any) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
+def test_a_value_whose_file_is_missing_is_left_out_and_named(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    checkpoint = pytest.importorskip("torch.distributed.checkpoint")
+    writer = checkpoint.FileSystemWriter(tmp_path / "dcp", single_file_per_rank=False)
+    checkpoint.save({"w": torch.ones(2), "epoch": 3, "name": "a"}, storage_writer=writer)
+    metadata = pickle.loads((tmp_path / "dcp/.metadata").read_bytes())
+    (place,) = (place for index, place in metadata.storage_data.items() if index.fqn == "epoch")
+    (tmp_path / "dcp" / place.relative_path).unlink()
+    text = f"files are missing: {place.relative_path}; what is in them is left out: epoch"
+    assert text in run("show", tmp_path / "dcp").stdout
+    result = run("convert", tmp_path / "dcp", tmp_path / "out.pt", "--to", "same")
+    assert result.exit_code == 0 and text in result.stderr
+    saved = torch.load(tmp_path / "out.pt")
+    assert saved.keys() == {"w", "name"}
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_pieces_in_safetensors_are_read(tmp_path: Path) -> None:
     """All tensors of a file are one safetensors file, after its other values."""
     torch = pytest.importorskip("torch")

@@ -51,7 +51,9 @@ def test_the_ranks_are_shown_side_by_side(folder: Path) -> None:
         assert len(tensors) == 4
         own = tensors["mp_rank_01", "model", "layers.0.weight"]
         assert torch.equal(own.torch(), truth["layers.0.weight"])
-    assert "no file records along which dimension" in run("show", folder).stdout
+    shown = run("show", folder).stdout
+    assert "no file records along which dimension" in shown
+    assert "`convert --entry mp_rank_00.model` writes one rank; tools/checkpoint/convert" in shown
 
 
 def test_convert_takes_one_rank_and_never_joins(folder: Path, tmp_path: Path) -> None:
@@ -59,6 +61,7 @@ def test_convert_takes_one_rank_and_never_joins(folder: Path, tmp_path: Path) ->
     assert result.exit_code == 2 and "mp_rank_00" in result.stderr and "mp_rank_01" in result.stderr
     result = run("convert", folder, tmp_path / "out.pt", "--entry", "mp_rank_01.model")
     assert result.exit_code == 0, result.stderr
+    assert "each rank is a part of the model" in result.stderr
     saved = torch.load(tmp_path / "out.pt")
     assert list(saved) == ["layers.0.weight", "norm.weight"] and saved["norm.weight"].shape == (3,)
 

@@ -160,6 +160,8 @@ def test_padding_is_left_out_and_named(folder: Path) -> None:
         assert (rows.numpy() == values[[0, 1, 3, 4]]).all()
         messages = [warning.message for warning in document.warnings]
     assert any("1 rows of padding of 'model.rows'" in message for message in messages)
+    result = run("convert", folder, folder / "out.pt", "--to", "same")
+    assert result.exit_code == 0 and "1 rows of padding of 'model.rows'" in result.stderr
 
 
 def test_what_only_another_file_has_is_part_of_the_whole(folder: Path) -> None:

@@ -163,6 +163,9 @@ class _Place(NamedTuple):
     transforms: tuple[str, ...]
 
 
+_MISSING = object()
+"""Stands for a value whose file is missing."""
+
 _Places = dict[tuple[int, ...] | None, _Place]
 """The places of an entry's pieces, by their offsets in the tensor; None for other values."""
 
@@ -223,23 +226,30 @@ def read_dcp(
     files = [os.path.basename(source.path), *archive.paths]
     archive.facts["set"] = {"files": files, "missing": archive.missing}
     values: dict[Value, Value] = {}
+    left_out: list[str] = []
     for name, description in described.items():
         if not isinstance(name, str) or not isinstance(description, Call):
             raise DamagedError("an entry is not described", where=Place(METADATA))
         steps = as_sequence(paths.get(name)) or (name,)
         if class_path(description) == f"{_MODULE}metadata.BytesStorageMetadata":
             value = _plain_value(archive, infos.get(name, {}), name)
+            if value is _MISSING:
+                left_out.append(str(name))
+                continue
         else:
             span = _tensor_span(archive, name, attributes_of(description), infos.get(name, {}))
             archive.spans[str(name)] = span
             value = dense_tensor(str(name), span.dtype, span.shape)
             if span.dtype.kind == "quantized":  # the scale is in the piece
-                value = _quantized_tensor(archive, infos.get(name, {}), name) or value
+                quantized = _quantized_tensor(archive, infos.get(name, {}), name)
+                value = value if quantized is _MISSING else quantized
         _insert(values, steps, value)
     archive.value = _lists(values)
     if archive.missing:
-        names = join_names(map(printable_name, archive.missing))
-        archive.warnings.append(Finding("missing-file", f"files are missing: {names}"))
+        text = f"files are missing: {join_names(map(printable_name, archive.missing))}"
+        if left_out:
+            text += f"; what is in them is left out: {join_names(map(printable_name, left_out))}"
+        archive.warnings.append(Finding("missing-file", text))
     return archive
 
 
@@ -306,7 +316,8 @@ def _tensor_span(
 
 
 def _plain_value(archive: TorchDcp, places: _Places, name: str) -> Value:
-    """Return a value that is not a tensor, from the file of torch.save that it is."""
+    """Return a value that is not a tensor, from the file of torch.save that it is; `_MISSING` if
+    that is not there."""
     place = places.get(None)
     if place is None:
         raise DamagedError(f"{bounded_repr(name)} is in no file", where=Place(METADATA))
@@ -314,7 +325,7 @@ def _plain_value(archive: TorchDcp, places: _Places, name: str) -> Value:
         part = archive.open_place(place)
     except PtInspectError:
         if place.path in archive.missing:
-            return None
+            return _MISSING
         raise
     if part.pickled.persistent:
         prefix = f"{len(archive.inner)} of {METADATA}"

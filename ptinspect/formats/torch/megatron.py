@@ -78,8 +78,12 @@ def read_megatron(
         )
         archive.warnings.append(Finding("not-read", text))
     if len(files) + len(missing) > 1:
-        text = "the ranks are shown side by side: no file records along which dimension a tensor"
-        text += " was cut, so that they cannot be joined"
+        entry = f"{os.path.dirname(files[0])}.model"
+        text = (
+            "each rank is a part of the model, and is shown for itself: no file records along which"
+            f" dimension a tensor was cut. `convert --entry {entry}` writes one rank;"
+            " tools/checkpoint/convert.py of Megatron-LM joins them"
+        )
         archive.warnings.append(Finding("not-joined", text))
     return archive
 
