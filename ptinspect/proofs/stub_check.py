@@ -154,8 +154,8 @@ def _job(document: Document, options: StubOptions, content: StubContent) -> dict
     from ptinspect.stubs.build import find_root
     from ptinspect.stubs.infer.state_dict import path_of_state_dict
 
-    call = find_root(document, options.entry)
-    root = next((info for info in document.modules if info.module.call is call), None)
+    built = find_root(document, options.entry)
+    root = next((info for info in document.modules if info.module is built), None)
     model_path = root.root if root is not None else path_of_state_dict(document, options.entry)
     return {
         "model_path": None if model_path is None else list(model_path),

@@ -15,13 +15,11 @@ from hashlib import sha256
 from types import ModuleType
 from typing import TYPE_CHECKING, BinaryIO
 
-from ptinspect.document.modules import module_of
 from ptinspect.document.select import select_path
 from ptinspect.errors import DamagedError, PtInspectError, UnsupportedError, add_error_path
 from ptinspect.pickling.pyobjects import dotted
 from ptinspect.safety.load_advice import advise_loading, path_to_load
 from ptinspect.stubs.collect.definitions import Deferred, Definition, Instance
-from ptinspect.stubs.collect.modules import access_paths
 from ptinspect.stubs.collect.object_graph import ObjectGraph, collect_objects
 from ptinspect.stubs.collect.source import NONE, Expr, names_in
 from ptinspect.stubs.collect.values import is_identifier, prose
@@ -38,8 +36,8 @@ if TYPE_CHECKING:
     from os import PathLike
 
     from ptinspect.document import Document
+    from ptinspect.document.modules import Module
     from ptinspect.pickling.pyobjects import Path
-    from ptinspect.pickling.values import Call
 
 _READ_SIZE = 1 << 20
 _NO_MODULE = "The file holds no module."
@@ -157,17 +155,16 @@ def recorded_modules(document: Document) -> dict[str, str]:
 def stub_content(document: Document, options: StubOptions) -> StubContent:
     """Collect and infer everything that is written to a stub."""
     _refuse_programs(document)
-    root_call = find_root(document, options.entry)
-    objects = collect_objects(document, root_call, options.recorded_source)
-    path = path_of_state_dict(document, options.entry) if root_call is None else None
+    built = find_root(document, options.entry)
+    objects = collect_objects(document, built, options.recorded_source)
+    path = path_of_state_dict(document, options.entry) if built is None else None
     model = infer_model(document, path, objects) if path is not None else None
-    root_module = module_of(root_call)
-    in_root = access_paths(root_module, "model") if root_module is not None else {}
+    in_root = {id(module.call) for _, module in built.walk()} if built is not None else set()
     classes, deferred = infer_constructors(objects, in_root)
     deferred = [*objects.deferred, *deferred]
     modules = document.modules
-    root_statements, assigned = all_post_init(objects, classes, deferred, modules, root_call)
-    root: Expr = objects.expr_of(root_call) if root_call is not None else NONE
+    root_statements, assigned = all_post_init(objects, classes, deferred, modules, built)
+    root: Expr = objects.expr_of(built.call) if built is not None else NONE
     if model is not None:
         root = model.root
         classes[model.root.definition.path].post_init = model.post_init
@@ -183,7 +180,7 @@ def stub_content(document: Document, options: StubOptions) -> StubContent:
         parts=objects.parts,
         root=root,
         root_statements=root_statements,
-        build_description=_build_description(document, options, root_call, path, root),
+        build_description=_build_description(document, options, built, path, root),
         safe_globals=safe_globals,
         imports=imports,
         load_call=_load_call(document),
@@ -191,7 +188,7 @@ def stub_content(document: Document, options: StubOptions) -> StubContent:
         alternatives=model.alternatives if model is not None else [],
         unwritten=[text for text in objects.unwritten if text not in assigned],
         zeroed=list(objects.zeroed),
-        hooks=unregistered_hooks(root_module) if root_module is not None else [],
+        hooks=unregistered_hooks(built) if built is not None else [],
         guess_forward=options.guess_forward,
     )
     if options.class_name is None:
@@ -227,27 +224,27 @@ def _refuse_programs(document: Document) -> None:
         )
 
 
-def find_root(document: Document, entry: str | None) -> Call | None:
+def find_root(document: Document, entry: str | None) -> Module | None:
     """Return the module that `build()` creates; None if it is inferred from a state_dict."""
     roots = [info for info in document.modules if not info.name]
     if entry is None:
-        return roots[0].module.call if roots else None
-    modules = {info.path: info.module.call for info in reversed(document.modules)}
+        return roots[0].module if roots else None
+    modules = {info.path: info.module for info in reversed(document.modules)}
     paths = [*(info.path for info in roots), *document.contents.state_dicts, *modules]
     with add_error_path(document.path):
         return modules.get(select_path(paths, entry, "module or state_dict"))
 
 
 def _build_description(
-    document: Document, options: StubOptions, root_call: Call | None, path: Path | None, root: Expr
+    document: Document, options: StubOptions, built: Module | None, path: Path | None, root: Expr
 ) -> str:
     """Return the docstring of `build()`."""
     if root is NONE:
         return _NO_MODULE
-    if root_call is None:
+    if built is None:
         place = f"state_dict at {prose(dotted(path))}" if path else "file's state_dict"
         what = f"A model that takes the {place}"
-    elif root_call is document.archive.root:
+    elif built.call is document.archive.root:
         what = "The file's root"
     elif options.entry is not None:
         what = f"The module at {prose(options.entry)}"

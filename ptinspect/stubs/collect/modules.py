@@ -233,10 +233,19 @@ def _parameter_container(
     others = {key for key, _ in module.other_attributes()} - set(PARAMETER_RECORDS)
     if others or list(module.members(BUFFERS)) or list(module.members(MODULES)):
         return None
-    return parameter_container_call(row, module, expr_of, tensor_of)
+    return _parameter_container_call(row, module, expr_of, tensor_of)
 
 
-def parameter_container_call(
+def base_call(
+    row: ModuleClass, module: Module, expr_of: ExprOf, tensor_of: TensorOf
+) -> Expr | None:
+    """Return the call of a torch class that has what a module of a subclass has from it."""
+    if row.name in PARAMETER_CONTAINERS:
+        return _parameter_container_call(row, module, expr_of, tensor_of)
+    return constructor_call(row, module, expr_of)
+
+
+def _parameter_container_call(
     row: ModuleClass, module: Module, expr_of: ExprOf, tensor_of: TensorOf
 ) -> Expr | None:
     """Return ParameterList or ParameterDict with a module's parameters."""

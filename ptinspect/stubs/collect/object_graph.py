@@ -89,7 +89,7 @@ MAX_BLOB = 1_000
 
 
 def collect_objects(
-    document: Document, root: Call | None, use_recorded_source: bool
+    document: Document, root: Module | None, use_recorded_source: bool
 ) -> ObjectGraph:
     """Translate the objects of user-defined classes, and all modules that are roots."""
     references = find_references(document)
@@ -103,7 +103,7 @@ def collect_objects(
     graph = ObjectGraph(
         definitions, names, references.calls, document.tensor_of, parts, use_recorded_source
     )
-    roots = [root, *roots] if root is not None else roots
+    roots = [root.call, *roots] if root is not None else roots
     calls = list(roots)
     for definition in list(definitions.values()):
         if definition.kind in ("module", "object"):
@@ -219,10 +219,10 @@ class ObjectGraph:
         simple = literal(value)
         if simple is not None:
             return simple
-        if isinstance(value, Global | PersistentId):  # legacy files store a class with its source
-            return self._global(value)
         if isinstance(value, Blob) and len(value) < MAX_BLOB:
             return bytes_expr(value.read(), value.mutable)
+        if isinstance(value, Global | PersistentId):  # legacy files store a class with its source
+            return self._global(value)
         tensor = self.tensor_of(value) if isinstance(value, Call) else None
         if tensor is not None:
             if tensor.parameter:
@@ -237,10 +237,6 @@ class ObjectGraph:
         name = self.names.new("_part")
         self.parts[name] = expr
         return call_expr(name)
-
-    def parts_in(self, value: Value) -> tuple[list[int], list[Value]]:
-        """Return the ids of the model's parts in an attribute, and the other objects in it."""
-        return parts_in(value, self.model.ids.__contains__)
 
     def _lose(self, description: str) -> Expr:
         self.unwritten[description] = None
@@ -287,7 +283,7 @@ class ObjectGraph:
         yield from children.values()
         for _, value in module.other_attributes():
             if type(value) not in SIMPLE:
-                parts, others = self.parts_in(value)
+                parts, others = parts_in(value, self.model.ids)
                 yield from others if parts else [value]
         for store in (PARAMETERS, BUFFERS):
             yield from (value for _, value in module.members(store))
@@ -405,7 +401,7 @@ class ObjectGraph:
         everything is built.
         """
         plain = not registers_itself(value, self.tensor_of)
-        parts, _ = self.parts_in(value)
+        parts, _ = parts_in(value, self.model.ids)
         if parts:
             paths = access_paths(module, "self")
             if all(part in paths for part in parts) and not self.model.shared.intersection(parts):

@@ -8,7 +8,7 @@ method. They are not created a second time, but accessed where they are register
 from __future__ import annotations
 
 import builtins
-from collections.abc import Callable
+from collections.abc import Container
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -346,7 +346,7 @@ _CONTAINERS = (
 )  # fmt: skip
 
 
-def parts_in(value: Value, is_part: Callable[[int], bool]) -> tuple[list[int], list[Value]]:
+def parts_in(value: Value, model_ids: Container[int]) -> tuple[list[int], list[Value]]:
     """Return the ids of the model's parts that an attribute refers to, and the other objects in it.
 
     Includes the owners of bound methods. Both are empty if the attribute is too deep or too large.
@@ -360,7 +360,7 @@ def parts_in(value: Value, is_part: Callable[[int], bool]) -> tuple[list[int], l
         looked_at += 1
         if looked_at > MAX_VALUES or depth > MAX_SEARCH_DEPTH:
             return [], []
-        if isinstance(item, Call) and is_part(id(item)):
+        if isinstance(item, Call) and id(item) in model_ids:
             parts.append(id(item))
             continue
         contents = _contents(item)
@@ -413,7 +413,7 @@ def shared_attribute(value: Value, paths: dict[int, Access], expr_of: ExprOf) ->
             name = value.args[1]
             is_usable = isinstance(name, str) and is_attribute(str(name))
             return Access(f".{name}", paths[id(value.args[0])]) if is_usable else NONE
-    if parts_in(value, paths.__contains__)[0]:
+    if parts_in(value, paths)[0]:
         if isinstance(value, Call) and path in _CONTAINERS:
             return object_expr(value, inner) or NONE
         if isinstance(value, tuple | list):

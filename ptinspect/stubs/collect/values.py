@@ -5,7 +5,7 @@ from __future__ import annotations
 import keyword
 import math
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ptinspect.dtypes import DTYPES, numpy_name, unpack_units
@@ -17,7 +17,14 @@ from ptinspect.pickling.numpy_objects import (
     contiguous_strides,
     dtype_code,
 )
-from ptinspect.pickling.pyobjects import as_bytes, as_mapping, attributes_of, function_path
+from ptinspect.pickling.pyobjects import (
+    ORDERED_DICT,
+    as_bytes,
+    as_mapping,
+    as_sequence,
+    attributes_of,
+    function_path,
+)
 from ptinspect.pickling.values import Call, Value, key_value
 from ptinspect.stubs.collect.source import (
     FALSE,
@@ -101,14 +108,6 @@ def prose(text: str) -> str:
     return string(text)[1:-1].replace("\\", "/").replace('"', "'")[:200]
 
 
-def bytes_text(value: bytes) -> str:
-    """Return a bytes literal, in double quotes unless single ones save escapes."""
-    quote = "'" if value.count(b'"') > value.count(b"'") else '"'
-    escaped = ["\\" + c if c in ("\\", quote) else c for c in map(chr, value)]
-    chars = [c if " " <= c[-1] <= "~" else f"\\x{ord(c):02x}" for c in escaped]
-    return f"b{quote}{''.join(chars)}{quote}"
-
-
 # Values
 
 
@@ -127,11 +126,17 @@ def literal(value: Value) -> Expr | None:
     if isinstance(value, str):
         return Literal(string(value))
     if isinstance(value, bytes):
-        return Literal(bytes_text(value))
+        return bytes_expr(value)
     return None
 
 
-# Tensors
+def bytes_expr(value: bytes, mutable: bool = False) -> Expr:
+    """Return `b"..."`, in double quotes unless single ones save escapes, or `bytearray(b"...")`."""
+    quote = "'" if value.count(b'"') > value.count(b"'") else '"'
+    escaped = ["\\" + c if c in ("\\", quote) else c for c in map(chr, value)]
+    chars = [c if " " <= c[-1] <= "~" else f"\\x{ord(c):02x}" for c in escaped]
+    text = Literal(f"b{quote}{''.join(chars)}{quote}")
+    return call_expr("bytearray", text) if mutable else text
 
 
 def text_literal(text: str) -> Literal:
@@ -147,6 +152,9 @@ def named(exprs: dict[str, Expr]) -> list[Expr]:
 def ints(values: tuple[int, ...]) -> list[Expr]:
     """Return integers as source."""
     return [Literal(str(value)) for value in values]
+
+
+# Tensors
 
 
 def _dtype_keyword(name: str, *defaults: str) -> dict[str, Expr]:
@@ -281,18 +289,13 @@ def object_expr(call: Call, expr_of: ExprOf) -> Expr | None:
         return bytes_expr(raw, path == "builtins.bytearray")
     if path in _CALLS:
         return call_expr(_CALLS[path], *map(expr_of, call.args))
-    if path in _MAPPINGS:
-        return _filled(_MAPPINGS[path], [], as_mapping(call) or {}, expr_of)
     reader = _READERS.get(path)
     return reader(call, expr_of) if reader is not None else None
 
 
 _CALLS = {
+    **{f"builtins.{name}": name for name in ("complex", "slice", "range", "object")},
     "torch.device": "torch.device",
-    "builtins.complex": "complex",
-    "builtins.slice": "slice",
-    "builtins.range": "range",
-    "builtins.object": "object",
     "pathlib.PosixPath": "pathlib.PurePosixPath",
     "pathlib.WindowsPath": "pathlib.PureWindowsPath",
     "pathlib.PurePosixPath": "pathlib.PurePosixPath",
@@ -300,16 +303,6 @@ _CALLS = {
     "datetime.timedelta": "datetime.timedelta",
 }
 """Classes whose objects are calls with the arguments in the file."""
-_MAPPINGS = {
-    "collections.OrderedDict": "OrderedDict",
-    "collections.Counter": "collections.Counter",
-}
-
-
-def bytes_expr(value: bytes, mutable: bool) -> Expr:
-    """Return `b"..."` or `bytearray(b"...")`."""
-    text = Literal(bytes_text(value))
-    return call_expr("bytearray", text) if mutable else text
 
 
 def _numpy_array(array: Array) -> Expr:
@@ -333,18 +326,16 @@ def _numpy_array(array: Array) -> Expr:
 
 
 def _size(call: Call, expr_of: ExprOf) -> Expr | None:
-    sizes = call.args[0] if call.args and isinstance(call.args[0], tuple) else ()
-    return call_expr("torch.Size", Sequence("[]", list(map(expr_of, sizes))))
+    return call_expr("torch.Size", Sequence("[]", list(map(expr_of, as_sequence(call) or ()))))
 
 
-def _defaultdict(call: Call, expr_of: ExprOf) -> Expr | None:
-    args = list(map(expr_of, call.args)) or [NONE]
-    return _filled("collections.defaultdict", args, call.pairs, expr_of)
-
-
-def _filled(text: str, args: list[Expr], pairs: Mapping[Value, Value], expr_of: ExprOf) -> Expr:
+def _mapping(call: Call, expr_of: ExprOf) -> Expr | None:
+    path = function_path(call) or ""
+    factory = [*call.args[:1], None][:1] if path == "collections.defaultdict" else []
+    pairs = as_mapping(call) or {}
     items = [(expr_of(key_value(key)), expr_of(value)) for key, value in pairs.items()]
-    return call_expr(text, *args, *([DictExpr(items)] if items else []))
+    text = "OrderedDict" if path == ORDERED_DICT else path
+    return call_expr(text, *map(expr_of, factory), *([DictExpr(items)] if items else []))
 
 
 def _deque(call: Call, expr_of: ExprOf) -> Expr | None:
@@ -355,8 +346,7 @@ def _deque(call: Call, expr_of: ExprOf) -> Expr | None:
 
 
 def _set(call: Call, expr_of: ExprOf) -> Expr | None:
-    content = call.args[0] if call.args else ()
-    items = [expr_of(item) for item in content] if isinstance(content, list | tuple) else []
+    items = [expr_of(item) for item in as_sequence(call) or ()]
     return set_expr(items, frozen=function_path(call) == "builtins.frozenset")
 
 
@@ -413,7 +403,9 @@ _READERS: dict[str, Callable[[Call, ExprOf], Expr | None]] = {
     "torch.serialization._get_layout": _layout,
     "builtins.set": _set,
     "builtins.frozenset": _set,
-    "collections.defaultdict": _defaultdict,
+    "collections.Counter": _mapping,
+    "collections.OrderedDict": _mapping,
+    "collections.defaultdict": _mapping,
     "collections.deque": _deque,
     "argparse.Namespace": _namespace,
     "types.SimpleNamespace": _namespace,

@@ -14,9 +14,8 @@ from ptinspect.stubs.collect.modules import (
     PARAMETER_CONTAINERS,
     PARAMETER_RECORDS,
     argument_attributes,
-    constructor_call,
+    base_call,
     has_children_of,
-    parameter_container_call,
     tensor_shapes,
 )
 from ptinspect.stubs.collect.object_graph import ObjectGraph
@@ -33,6 +32,7 @@ from ptinspect.stubs.collect.source import (
     ModuleContainer,
     Name,
     Sequence,
+    Starred,
     call_expr,
 )
 from ptinspect.stubs.collect.values import class_text
@@ -98,8 +98,6 @@ class InferredClass:
 
     Attributes:
         base: the torch class that it extends, if it is certain.
-        is_sequence: it has only numbered children, so it extends nn.Sequential.
-        star: name of the parameter with a Sequential's children.
         post_init: statements at the end of the constructor; None if it is none of a model's root.
         in_build: what `build()` sets on an object of the class afterwards.
     """
@@ -108,18 +106,14 @@ class InferredClass:
     parameters: list[InitParameter] = field(default_factory=list)
     statements: list[InitStatement] = field(default_factory=list)
     base: ModuleClass | None = None
-    is_sequence: bool = False
     base_call: CallExpr | None = None
-    star: str | None = None
     post_init: list[Assignment] | None = None
     in_build: list[Assignment] = field(default_factory=list)
 
     @property
     def base_text(self) -> str | None:
         """Source of the torch class that it extends; None for nn.Module."""
-        if self.base is not None:
-            return class_text(self.base.path)
-        return "nn.Sequential" if self.is_sequence else None
+        return class_text(self.base.path) if self.base is not None else None
 
 
 def infer_constructors(
@@ -274,7 +268,7 @@ def _inherit_from_sequential(
     definition: Definition, inferred: InferredClass, unifier: Unifier
 ) -> None:
     """Make the children arguments for the constructor of nn.Sequential."""
-    inferred.is_sequence = True
+    inferred.base = lookup("torch.nn.Sequential")
     column: Column = [
         ModuleContainer("nn.Sequential", [member.expr for member in instance.members], False)
         for instance in definition.instances
@@ -285,9 +279,9 @@ def _inherit_from_sequential(
     if isinstance(unified, CallExpr):
         inferred.base_call = unified
         return
-    inferred.star = unified.text
+    inferred.base_call = call_expr("super", Starred(unified))
     for parameter in unifier.parameters:
-        if parameter.name == inferred.star:
+        if parameter.name == unified.text:
             parameter.column = [
                 Sequence("[]", item.items) if isinstance(item, ModuleContainer) else item
                 for item in parameter.column
@@ -316,40 +310,23 @@ def _inherit_from_torch(
     row = removed or (next(iter(bases.values())) if is_certain else None)
     if not row or not all(_has_members_of(row, m, objects, inferred_classes) for m in modules):
         return set()
-    if row.name in PARAMETER_CONTAINERS:
-        return _inherit_from_parameter_container(objects, inferred, unifier, row, modules)
-    calls: Column = [constructor_call(row, module, objects.expr_of) for module in modules]
-    unified = unifier.unify(calls, "base") if all(calls) else NONE
-    if not isinstance(unified, CallExpr):
-        return set()
-    inferred.base, inferred.base_call = row, unified
-    inherited = {*argument_attributes(row), *row.children, *(mark.name for mark in row.marks)}
-    for module in modules if row.has_shapes else ():
-        inherited |= set(row.created_shapes(row.argument_values(module.attributes)))
-    return inherited
-
-
-def _inherit_from_parameter_container(
-    objects: ObjectGraph,
-    inferred: InferredClass,
-    unifier: Unifier,
-    row: ModuleClass,
-    modules: list[Module],
-) -> set[str]:
-    """Make the parameters one argument for the constructor of ParameterList or ParameterDict."""
-    calls: Column = [
-        parameter_container_call(row, module, objects.expr_of, objects.tensor_of)
-        for module in modules
-    ]
+    calls = [base_call(row, module, objects.expr_of, objects.tensor_of) for module in modules]
     if not all(calls):
         return set()
-    unified = unifier.unify(calls, "values")
+    is_container = row.name in PARAMETER_CONTAINERS
+    unified = unifier.unify(calls, "values" if is_container else "base")
     if isinstance(unified, ModuleContainer):
         unified = unified.folded()
     if not isinstance(unified, CallExpr):  # the name of an argument
         unified = call_expr("super", unified)
     inferred.base, inferred.base_call = row, unified
-    return set(PARAMETER_RECORDS).union(*(dict(module.members(PARAMETERS)) for module in modules))
+    if is_container:
+        parameters = [dict(module.members(PARAMETERS)) for module in modules]
+        return set(PARAMETER_RECORDS).union(*parameters)
+    inherited = {*argument_attributes(row), *row.children, *(mark.name for mark in row.marks)}
+    for module in modules if row.has_shapes else ():
+        inherited |= set(row.created_shapes(row.argument_values(module.attributes)))
+    return inherited
 
 
 def _has_members_of(

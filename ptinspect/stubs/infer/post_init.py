@@ -10,13 +10,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-from ptinspect.document.modules import PARAMETERS, Module, module_of
+from ptinspect.document.modules import PARAMETERS, Module
 from ptinspect.pickling.pyobjects import GETATTR
-from ptinspect.pickling.values import Call
 from ptinspect.stubs.collect.definitions import Deferred, Instance
 from ptinspect.stubs.collect.modules import argument_attributes, walk_model
 from ptinspect.stubs.collect.object_graph import ObjectGraph
-from ptinspect.stubs.collect.references import registers_itself, shared_attribute
+from ptinspect.stubs.collect.references import parts_in, registers_itself, shared_attribute
 from ptinspect.stubs.collect.source import NONE, Access, Expr, Literal, call_expr
 from ptinspect.stubs.collect.values import FLOATS, is_attribute, quantized_zeros, string
 from ptinspect.stubs.infer.constructors import Assignment, InferredClass
@@ -97,7 +96,7 @@ def infer_post_init(
             for key, value in node.module.other_attributes():
                 if key in argument_attributes(row) or not is_attribute(key):
                     continue  # its class sets it
-                if objects.parts_in(value)[0]:
+                if parts_in(value, objects.model.ids)[0]:
                     late[id(node.module.call), key] = Deferred(node.module, key)
                 else:
                     extra[key] = value
@@ -126,7 +125,7 @@ def all_post_init(
     classes: dict[str, InferredClass],
     deferred: Iterable[Deferred],
     modules: Iterable[ModuleInfo],
-    built: Call | None,
+    built: Module | None,
 ) -> tuple[list[Assignment], set[str]]:
     """Infer what has to be set on all roots. Return what `build()` sets, and what is assigned.
 
@@ -135,11 +134,12 @@ def all_post_init(
     in_build: list[Assignment] = []
     assigned: set[str] = set()
     roots = [info.module for info in modules if not info.name]
-    roots += [module] if (module := module_of(built)) is not None else []
+    roots += [built] if built is not None else []
     for root in {id(module.call): module for module in roots}.values():
         instance = objects.expr_of(root.call)
         is_single = isinstance(instance, Instance) and len(instance.definition.instances) == 1
-        if not is_single and root.call is not built:
+        is_built = built is not None and root.call is built.call
+        if not is_single and not is_built:
             continue
         name = "self" if is_single else "model"
         result = infer_post_init(objects, classes, deferred, root, name)
@@ -148,7 +148,7 @@ def all_post_init(
         if is_single and isinstance(instance, Instance):
             inferred, statements = classes[instance.definition.path], result.modes
             inferred.post_init, inferred.in_build = result.statements, result.modes
-        in_build = statements if root.call is built else in_build
+        in_build = statements if is_built else in_build
     return in_build, assigned
 
 

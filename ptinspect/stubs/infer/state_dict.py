@@ -13,8 +13,7 @@ from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
-from ptinspect.document.select import path_matches, value_at
-from ptinspect.pickling.pyobjects import as_mapping
+from ptinspect.document.select import path_matches
 from ptinspect.stubs.collect.definitions import Definition, Instance, Member
 from ptinspect.stubs.collect.object_graph import MAX_DEPTH, ObjectGraph
 from ptinspect.stubs.collect.source import (
@@ -129,9 +128,10 @@ def key_tree(document: Document, path: Path) -> Branch:
         elif len(info.path) == depth + 2 and key.endswith(f".{PACKED_KEY}"):
             parents = key.removesuffix(f".{PACKED_KEY}").split(".")
             root.descendant(parents).packed.append(info.tensor)
-    for entry in as_mapping(value_at(document.archive.root, path)) or ():
-        *parents, name = str(entry).split(".")
-        if name == EXTRA_STATE:
+    paths = [info.path for info in document.contents.tensors]
+    for place in [*paths, *(entry.path for entry in document.entries)]:
+        *parents, name = str(place[depth]).split(".") if len(place) > depth else [""]
+        if name == EXTRA_STATE and place[:depth] == path:
             root.descendant(parents).has_extra_state = True
     for branch in list(root.walk()):
         if all(name.isdecimal() for name in branch.children):  # the layers of a Sequential

@@ -98,14 +98,11 @@ def _new_method(usage: NameUsage) -> list[Source]:
 
 def _init(definition: Definition, inferred: InferredClass) -> Source:
     """Return the constructor; without lines if it would do nothing."""
-    post_init, has_base_call = inferred.post_init or [], inferred.base_call or inferred.star
-    if not (inferred.parameters or inferred.statements or has_base_call or post_init):
+    post_init, call = inferred.post_init or [], inferred.base_call
+    if not (inferred.parameters or inferred.statements or call or post_init):
         return Source()
     source = _signature(inferred.parameters, definition.usage.has_call_arguments)
-    if inferred.star is not None:
-        source.add(f"        super().__init__(*{inferred.star})")
-    elif inferred.base_call is not None:
-        call = inferred.base_call
+    if call is not None:
         source.add_expr("", CallExpr("super().__init__", call.args, call.positional), 8)
     elif definition.kind == "module":
         source.add("        super().__init__()")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -79,10 +80,6 @@ class StubContent:
         order = {path: place for place, path in enumerate(self.classes)}
         return sorted(self.definitions, key=lambda item: order.get(item.path, -1))
 
-    @property
-    def has_recorded_source(self) -> bool:
-        return any(item.recorded.lines for item in self.definitions)
-
     def source_of(self, definition: Definition) -> Source:
         """Return the source of a class or function."""
         inferred = self.classes.get(definition.path) or InferredClass(definition)
@@ -125,7 +122,7 @@ def write_file(
     names: list[Expr] = list(map(text_literal, sorted(exported, key=export_key)))
     lines = [
         *_docstring(content),
-        *(["# ruff: noqa"] if content.has_recorded_source else []),
+        *noqa_comment(content.definitions),
         "",
         *(imports or ["# nothing to import"]),
         "",
@@ -133,6 +130,11 @@ def write_file(
         *body.lines,
     ]
     return "\n".join(lines).rstrip("\n") + "\n"
+
+
+def noqa_comment(definitions: Iterable[Definition]) -> list[str]:
+    """Return the comment of a file with recorded source, which no linter has seen."""
+    return ["# ruff: noqa"] if any(item.recorded.lines for item in definitions) else []
 
 
 def export_key(name: str) -> tuple[int, list[tuple[int, int, str]]]:
@@ -236,13 +238,9 @@ def _registration(definitions: list[Definition], with_template: bool) -> Source:
 def _can_be_registered(definition: Definition) -> bool:
     """Return True if pickle looks the definition up, and Python allows its name."""
     name, module = definition.qualname.rpartition(".")[2], definition.module
-    if not definition.usage.name or definition.usage.by_value:
+    if not definition.usage.name or definition.usage.by_value or not name:
         return False
-    try:
-        (name + module).encode()
-    except UnicodeEncodeError:
-        return False
-    return "\0" not in name and "\0" not in module and bool(name)
+    return not any(char == "\0" or "\ud800" <= char <= "\udfff" for char in name + module)
 
 
 # Docstring

@@ -20,6 +20,7 @@ from ptinspect.stubs.write.module import (
     StubContent,
     export_key,
     from_import,
+    noqa_comment,
     registration_template,
     write_ending,
     write_file,
@@ -48,10 +49,6 @@ class _Module:
     definitions: list[Definition] = field(default_factory=list)
     needs: dict[ModulePath, list[str]] = field(default_factory=dict)
     is_package: bool = False
-
-    @property
-    def has_recorded_source(self) -> bool:
-        return any(item.recorded.lines for item in self.definitions)
 
 
 def package_files(content: StubContent) -> dict[str, str]:
@@ -209,7 +206,7 @@ def _file_text(
             first += _relative_import(module, path, names)
     source = _move_defaults_into_bodies(content, module, late_names)
     imports = write_imports(source.names)
-    lines = [f'"""{module.title}"""', *(["# ruff: noqa"] if module.has_recorded_source else [])]
+    lines = [f'"""{module.title}"""', *noqa_comment(module.definitions)]
     for group in (imports, first):
         lines += ["", *group] if group else []
     lines += source.lines
