@@ -40,7 +40,6 @@ class Storage:
     location: str
     nbytes: int
     begin: int = 0
-    _span: Span | None = field(default=None, init=False)
 
     @property
     def root(self) -> tuple[str, int]:
@@ -50,23 +49,14 @@ class Storage:
     @property
     def span(self) -> Span:
         """Position of the root's bytes. DamagedError if the file does not have them."""
-        span = self.find_span()
-        if span is None:
+        try:
+            return self.archive.storages[self.key]
+        except KeyError:
             raise DamagedError(
                 f"the storage {self.key} is missing ({self.nbytes:,} bytes)",
                 where=Place(self.archive.record),
                 hint=DOWNLOAD_AGAIN,
-            )
-        return span
-
-    def find_span(self) -> Span | None:
-        """Return the position of the root's bytes, None if the file does not have them."""
-        if self._span is None:
-            try:
-                self._span = self.archive.storages[self.key]
-            except KeyError:
-                return None
-        return self._span
+            ) from None
 
     @property
     def record(self) -> str | None:
@@ -85,8 +75,8 @@ class Storage:
 
     def check(self) -> None:
         """Raise DamagedError if the file holds fewer bytes than the storage has."""
-        span = self._span or self.span
-        if span.length < self.begin + self.nbytes:
+        if self.archive.length_of(self.key) < self.begin + self.nbytes:
+            span = self.span
             raise DamagedError(
                 f"the storage {self.key} has {span.length:,} of {self.begin + self.nbytes:,} bytes",
                 where=Place(span.record),

@@ -161,6 +161,17 @@ class Archive:
         archive = self.inner.get(prefix) if colon else None
         return (self, key) if archive is None else (archive, inner_key)
 
+    def length_of(self, key: object) -> int:
+        """Return the number of bytes of a storage, -1 if the file does not have it."""
+        span = self.storages.get(key)
+        return -1 if span is None else span.length
+
+    def locate(self, key: object) -> tuple[int | None, int, int | None] | None:
+        """Return the offset of a storage in the user's file (None inside compressed data), its
+        length, and the CRC-32 that the file recorded, or None if it does not have the storage."""
+        span = self.storages.get(key)
+        return None if span is None else (span.offset, span.length, None)
+
     def read(self, span: Span, start: int = 0, stop: int | None = None) -> bytes:
         """Return bytes `start` to `stop` of a storage in one piece. DamagedError if it ends before
         that."""

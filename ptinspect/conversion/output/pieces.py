@@ -13,7 +13,6 @@ from zlib import crc32
 
 from ptinspect.document.elements import iter_contiguous, numpy_type, swap_bytes, whole_elements
 from ptinspect.dtypes import DTYPES, DType
-from ptinspect.formats.torch.zip_file import TorchZip, ZipSpan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -72,7 +71,8 @@ class SourceRange(Piece):
     def file_ranges(self) -> list[tuple[int, int, int]] | None:
         """Return descriptor, offset and length of the ranges of files that follow one another in
         these bytes: a tensor that several files have pieces of. None for all others."""
-        span, begin = self.storage.find_span(), self.storage.begin
+        span = self.storage.archive.storages.get(self.storage.key)
+        begin = self.storage.begin
         return None if span is None else span.file_ranges(begin + self.start, begin + self.stop)
 
     def place(self) -> tuple[int | None, int, int | None]:
@@ -80,14 +80,10 @@ class SourceRange(Piece):
         the storage is in memory, or compressed), and the CRC-32 that a source recorded for exactly
         these bytes, if there is one: for a whole record of a zip whose directory has CRCs."""
         storage = self.storage
-        archive, begin, span = storage.archive, storage.begin + self.start, storage.find_span()
-        if span is None:
-            return None, 0, None
-        offset, crc = span.offset, None
-        if type(span) is ZipSpan and isinstance(archive, TorchZip):
-            directory = span.directory
-            if not begin and span.length == self.stop and directory.has_crcs:
-                crc = directory.crcs[span.index]
+        archive, begin = storage.archive, storage.begin + self.start
+        offset, length, crc = archive.locate(storage.key) or (None, 0, None)
+        if begin or length != self.stop:
+            crc = None
         if offset is None:
             return None, 0, crc
         return archive.source.descriptor, offset + begin, crc

@@ -73,11 +73,8 @@ class ZipSpan(Span):
     @property
     def offset(self) -> int | None:
         """See `Span.offset`."""
-        directory, index = self.directory, self.index
-        base = directory.source.base
-        if base is None or directory.methods[index] != STORED:
-            return None
-        return base + directory.start(index)
+        start, base = self.start, self.directory.source.base
+        return None if start is None or base is None else base + start
 
     def chunks(self, source: Source, start: int, stop: int, size: int) -> Iterator[bytes]:
         """See `Span.chunks`. A compressed storage is decompressed from its beginning."""
@@ -101,10 +98,17 @@ class ZipStorages(Mapping[object, Span]):
         self.indices = indices
 
     def __getitem__(self, key: object) -> Span:
-        index = self.indices.get(key)
+        index = self.find(key)
         if index is None:
-            index = self.directory.index[f"{self.prefix}{key}{self.suffix}"]
+            raise KeyError(key)
         return ZipSpan(self.directory, index)
+
+    def find(self, key: object) -> int | None:
+        """Return the position of a storage in the directory, None if it does not exist."""
+        index = self.indices.get(key)
+        if index is not None:
+            return index
+        return self.directory.index.get(f"{self.prefix}{key}{self.suffix}")
 
     def locate(self, keys: Iterable[str]) -> list[tuple[str | None, int | None]]:
         """Return record and offset in the user's file of many storages; KeyError if one does not
@@ -173,6 +177,23 @@ class TorchZip(ZipArchive):
     """A zip of torch.save; see the module's docstring."""
 
     format = "torch-zip"
+
+    # Without a span for each of thousands of storages.
+
+    def length_of(self, key: object) -> int:
+        """See `Archive.length_of`."""
+        index = self.storages.find(key)
+        return -1 if index is None else self.directory.sizes[index]
+
+    def locate(self, key: object) -> tuple[int | None, int, int | None] | None:
+        """See `Archive.locate`."""
+        index, directory = self.storages.find(key), self.directory
+        if index is None:
+            return None
+        base, crc = directory.source.base, directory.crcs[index] if directory.has_crcs else None
+        if base is None or directory.methods[index] != STORED:
+            return None, directory.sizes[index], crc
+        return base + directory.start(index), directory.sizes[index], crc
 
 
 def open_zip(
