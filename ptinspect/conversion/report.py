@@ -208,6 +208,8 @@ def placeholder_warnings(plan: Plan, document: Document) -> list[str]:
 
     Source: `deepspeed.runtime.zero.partition_parameters.free_param` (a tensor of the shape [0]).
     """
+    if not any(planned.tensor.shape == (0,) for planned in plan.tensors):
+        return []
     state = {id(i.tensor) for i in document.contents.tensors if i.role == "optimizer"}
     shapes = [
         planned.tensor.shape

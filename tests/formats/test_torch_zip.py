@@ -262,3 +262,16 @@ def test_a_pickle_above_the_limit() -> None:
     with pytest.raises(LimitError) as caught:
         opened(make_zip(torch_zip(STORAGES)), pickle_bytes=100)
     assert caught.value.limit == "pickle_bytes"
+
+
+def test_a_storage_is_located_as_its_span_says() -> None:
+    archive = opened(make_zip(torch_zip(STORAGES)), base=100)
+    for key, span in archive.storages.items():
+        crc = archive.directory.crcs[archive.directory.index[span.record or ""]]
+        assert archive.locate(key) == (span.offset, 40, crc) and crc
+        assert archive.length_of(key) == span.length == 40
+    assert (archive.locate("99"), archive.length_of("99")) == (None, -1)
+    with pytest.raises(KeyError):
+        archive.storages["99"]
+    located = opened(make_zip(torch_zip(STORAGES)), base=None).locate("3")
+    assert located is not None and located[:2] == (None, 40)

@@ -123,7 +123,7 @@ def model_part(document: Document, options: ConvertOptions, graph: ObjectGraph) 
         return model
     items = as_mapping(value)
     model = ModelPart(path, value, warnings=warnings)
-    if items is None or not all(isinstance(key_value(key), str) for key in items):
+    if items is None or not all(type(k) is str or isinstance(key_value(k), str) for k in items):
         return model
     state = StateDict({str(key): item for key, item in items.items()}, metadata_of(value))
     is_changed = False
