@@ -116,6 +116,10 @@ def _answers(run: Callable[..., Report]) -> Callable[..., None]:
         ctx: click.Context, /, output_format: str, output: str | None, force: bool,
         no_progress: bool = True, **options: Any,
     ) -> None:  # fmt: skip
+        for name in ("allow_tf32", "no_cross"):
+            if options.get(name) and options["device"] == "cpu":
+                flag = f"--{name.replace('_', '-')}"
+                raise click.UsageError(f"{flag} cannot be used with --device cpu")
         if "plot" in options:  # a picture, which --force overwrites as well
             options["force"] = force
         sources = [options["path"]] if "path" in options else []

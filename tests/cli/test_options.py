@@ -109,3 +109,10 @@ def test_a_class_that_a_state_dict_does_not_need() -> None:
     result = run("stub", STATE_DICT, "--class", "Net")
     assert result.exit_code == 2
     assert result.stderr.endswith("the file needs no class Net\n  the file needs: Model\n")
+
+
+@pytest.mark.parametrize("option", ["--allow-tf32", "--no-cross"])
+def test_options_of_cuda_need_it(option: str) -> None:
+    result = run("check", "resume", CHECKPOINT, "--device", "cpu", option)
+    assert result.exit_code == 2
+    assert f"{option} cannot be used with --device cpu" in result.stderr
