@@ -61,6 +61,18 @@ class KeyEdits(NamedTuple):
             key = pattern.sub(replacement, key)
         return self.add + key
 
+    def unused(self, keys: Iterable[str]) -> list[str]:
+        """Return a warning for each glob and expression that no key matches: it may be mistyped."""
+        keys = list(keys)
+        globs = [("--include", glob) for glob in self.include]
+        globs += [("--exclude", glob) for glob in self.exclude]
+        unused = [row for row in globs if not any(is_selected(key, [row[1]], ()) for key in keys)]
+        for number, (pattern, new) in enumerate(self.rename):
+            before = self._replace(rename=self.rename[:number], add="")
+            if not any(pattern.search(before.new_key(key)) for key in keys):
+                unused.append(("--rename", f"{pattern.pattern}={new}"))
+        return [f"no key matches {name} {text!r}" for name, text in unused]
+
     def new_module_name(self, name: str) -> str:
         """Return the new name of a module in `_metadata`: it changes as its keys do."""
         return self.new_key(f"{name}." if name else "").removesuffix(".")
@@ -161,7 +173,6 @@ class ConvertOptions:
             "--optimizer": self.optimizer and to != "checkpoint",
             "--max-shard-size": self.max_shard_size and to != "safetensors",
             "--shared": self.shared != "keep-one" and to != "safetensors",
-            "--device": tensors.device and to == "safetensors",
             "--dtype": tensors.dtype and to == "same",
             "--contiguous": tensors.contiguous and to == "same",
             "an option that changes keys": any(self.edits) and to == "same",

@@ -116,3 +116,17 @@ def test_options_of_cuda_need_it(option: str) -> None:
     result = run("check", "resume", CHECKPOINT, "--device", "cpu", option)
     assert result.exit_code == 2
     assert f"{option} cannot be used with --device cpu" in result.stderr
+
+
+@pytest.mark.parametrize("to", ["state_dict", "checkpoint", "safetensors"])
+def test_a_glob_that_matches_no_key_is_told(to: str, tmp_path: Path) -> None:
+    arguments = ["convert", CHECKPOINT, tmp_path / "out", "--to", to, "--strip-prefix", "layer."]
+    words = "--include *weight --include *wieght --exclude *bais --rename ^weight=w --rename fc=w"
+    result = run(*arguments, *words.split())
+    assert result.exit_code == 0
+    lines = [line.rpartition(": ")[2] for line in result.stderr.splitlines() if "no key" in line]
+    assert lines == [
+        "no key matches --include '*wieght'",
+        "no key matches --exclude '*bais'",
+        "no key matches --rename 'fc=w'",
+    ]

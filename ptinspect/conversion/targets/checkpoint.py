@@ -113,7 +113,7 @@ def _checkpoint_entries(
     entries.items[key] = model.value
     entries.sources = {f"{name}.{new}": f"{name}.{old}" for new, old in model.sources.items()}
     entries.dropped = [f"{name}.{key}" for key in (*model.non_persistent, *model.excluded)]
-    entries.warnings = excluded_keys_warning(model.excluded)
+    entries.warnings = [*model.warnings, *excluded_keys_warning(model.excluded)]
     return entries
 
 

@@ -90,7 +90,7 @@ def plan_safetensors(document: Document, path: str, options: ConvertOptions) -> 
         warnings=[
             *warnings,
             *sharing_warnings,
-            *_unrecorded_facts(tensors),
+            *_unrecorded_facts(tensors, options.tensors.device),
         ],
         dropped=dropped,
     )
@@ -199,10 +199,11 @@ def _printable(key: str) -> str:
     return (key if key.isprintable() else bounded_repr(key)) or "the value"
 
 
-def _unrecorded_facts(tensors: dict[str, Tensor]) -> list[str]:
-    """Return a warning about devices and requires_grad, which the format does not record."""
+def _unrecorded_facts(tensors: dict[str, Tensor], device: str | None) -> list[str]:
+    """Return a warning about devices (`device`: that of --device) and requires_grad, which the
+    format does not record."""
     facts = []
-    devices = sorted({tensor.device for tensor in tensors.values()} - {"cpu"})
+    devices = sorted({device or tensor.device for tensor in tensors.values()} - {"cpu"})
     if devices:
         facts.append(f"devices ({', '.join(devices)})")
     if any(tensor.requires_grad for tensor in tensors.values()):

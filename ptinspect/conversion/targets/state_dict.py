@@ -197,6 +197,7 @@ def _tensor_attributes(path: Path, document: Document) -> list[str]:
 def _apply_edits(model: ModelPart, state: StateDict, edits: KeyEdits, *, ordered: bool) -> None:
     """Set value, items, sources and excluded keys of the model."""
     new_keys = edits.apply(state.items)
+    model.warnings = [*model.warnings, *edits.unused(state.items)]
     model.items = {new: state.items[old] for old, new in new_keys.items()}
     model.sources = {new: old for old, new in new_keys.items()}
     model.excluded = [key for key in state.items if key not in new_keys]
