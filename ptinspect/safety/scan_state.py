@@ -7,19 +7,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from ptinspect.errors import LimitError, Place
 from ptinspect.limits import LIMITS
-from ptinspect.safety.report import (
-    ALLOWED,
-    DANGEROUS,
-    POINTER,
-    SEVERITY,
-    UNKNOWN,
-    UNREADABLE,
-    Finding,
-    ReadError,
-    ScanReport,
-    shorten,
-    worst,
-)
+from ptinspect.safety import report as reports
+from ptinspect.safety.report import UNKNOWN, Finding, ReadError, ScanReport, shorten
 from ptinspect.text import count_text, join_names
 
 if TYPE_CHECKING:
@@ -67,7 +56,7 @@ class FindingCollector:
         """
         key = (shorten(name), record)
         old = self._worst.get(key)
-        if old is None or _rank(old) < (SEVERITY[verdict], True):
+        if old is None or _rank(old) < (reports.SEVERITY[verdict], True):
             return False
         if (opcode, verdict) == (old.opcode, old.verdict):
             self._counts[key] += 1
@@ -81,14 +70,14 @@ class FindingCollector:
             finding if self._counts[key] == 1 else replace(finding, count=self._counts[key])
             for key, finding in self._worst.items()
         )
-        return sorted(counted, key=lambda finding: finding.verdict != DANGEROUS)
+        return sorted(counted, key=lambda finding: finding.verdict != reports.DANGEROUS)
 
     def __bool__(self) -> bool:
         return bool(self._worst)
 
 
 def _rank(finding: Finding) -> tuple[int, bool]:
-    return SEVERITY[finding.verdict], finding.call is not None
+    return reports.SEVERITY[finding.verdict], finding.call is not None
 
 
 class Budget:
@@ -235,7 +224,7 @@ class ScanState:
         if not lifted:
             return report
         names = join_names(list(lifted), self.limits.reported_items)
-        return replace(report, notes=(ALLOWED + names, *report.notes))
+        return replace(report, notes=(reports.ALLOWED + names, *report.notes))
 
     def _report(
         self, allow: Collection[str], allow_unknown: Collection[str], lifted: dict[str, None]
@@ -251,20 +240,20 @@ class ScanState:
         verdicts = [finding.verdict for finding in findings]
         verdicts += [member.verdict for member in members]
         if len(members) > most:
-            members.sort(key=lambda member: -SEVERITY[member.verdict])
+            members.sort(key=lambda member: -reports.SEVERITY[member.verdict])
         notes = list(self.notes)
         for items, noun in ((findings, "finding"), (members, "member"), (self.errors, "error")):
             if len(items) > most:
                 notes.append(f"and {count_text(len(items) - most, f'further {noun}')}")
         if self.errors:
-            verdicts.append(UNREADABLE)
+            verdicts.append(reports.UNREADABLE)
         if self.format == "git-lfs":
-            verdicts.append(POINTER)
+            verdicts.append(reports.POINTER)
             notes.append(f"it is {self.description}")
         return ScanReport(
             self.path,
             self.format,
-            worst(verdicts),
+            reports.worst(verdicts),
             self.description,
             tuple(findings[:most]),
             tuple(members[:most]),
@@ -341,7 +330,7 @@ def _fit(report: ScanReport, room: int) -> tuple[ScanReport, int]:
     errors, findings = fitting(report.errors, "error"), fitting(report.findings, "finding")
     notes = fitting(report.notes, "note")
     members: list[ScanReport] = []
-    for member in sorted(report.members, key=lambda member: -SEVERITY[member.verdict]):
+    for member in sorted(report.members, key=lambda member: -reports.SEVERITY[member.verdict]):
         if room < _BASE_BYTES:
             left_out.append(count_text(len(report.members) - len(members), "member"))
             break

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import re
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -38,8 +38,6 @@ from ptinspect.source.base import MemorySource, SliceSource
 from ptinspect.source.local import MAX_COPY_BYTES, open_source
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from ptinspect.formats.signatures import Identity
     from ptinspect.source.base import Source
 
@@ -96,6 +94,9 @@ def _scan_unless_zip(source: Source, state: ScanState, head: bytes) -> None:
             _scan_identified(source, state, head, identity)
         except PtInspectError as error:
             state.errors.append(error)
+            if isinstance(error, OutsideFolderError):
+                name = "external-path" if state.format == "onnx" else "index-path"
+                state.find(name, error.message, state.record, DANGEROUS)
     else:
         from ptinspect.formats.torch.zip_file import BYTES_BEFORE_ZIP
 
@@ -216,8 +217,7 @@ def _scan_identified(
     elif identity.format == "onnx":
         from ptinspect.formats.onnx import read_onnx
 
-        with _report_outside_paths(state, "external-path"):
-            read_onnx(source, state.limits)
+        read_onnx(source, state.limits)
     elif identity.format in _INDEX_FORMATS and not state.depth:
         _scan_shards(source, state)
     elif identity.format in _INDEX_FORMATS or (
@@ -335,15 +335,6 @@ def _read_array_header(source: Source, offset: int, state: ScanState) -> tuple[i
     return offset + end, prod(shape) * size
 
 
-@contextmanager
-def _report_outside_paths(state: ScanState, name: str) -> Iterator[None]:
-    try:
-        yield
-    except OutsideFolderError as error:
-        state.find(name, error.message, state.record, DANGEROUS)
-        raise
-
-
 def _scan_shards(source: Source, state: ScanState) -> None:
     """Add a member per shard that an index names, including the clean ones.
 
@@ -351,8 +342,7 @@ def _scan_shards(source: Source, state: ScanState) -> None:
     is not followed.
     """
     state.hint = None
-    with _report_outside_paths(state, "index-path"):
-        content = read_index_file(source, state.limits)
+    content = read_index_file(source, state.limits)
     folder = index_folder(source)
     for name in content.shards:
         member = state.new_member(name)
