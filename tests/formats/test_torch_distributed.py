@@ -319,6 +319,25 @@ def test_pieces_in_safetensors_are_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("is_distributed", [True, False])
+def test_the_safetensors_of_one_process_are_named_as_pieces(
+    is_distributed: bool, tmp_path: Path
+) -> None:
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("safetensors")
+    checkpoint = pytest.importorskip("torch.distributed.checkpoint")
+    writer = checkpoint.HuggingFaceStorageWriter(
+        str(tmp_path / "hf"), save_distributed=is_distributed
+    )
+    checkpoint.save({"w": torch.ones(2)}, storage_writer=writer)
+    (path,) = (tmp_path / "hf").glob("*.safetensors")
+    result = run("convert", path, tmp_path / "out.pt")
+    assert result.exit_code == 0
+    for text in (run("show", path).stdout, result.stderr):
+        assert ("may be pieces of larger ones" in text) == is_distributed
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_a_quantized_tensor_has_its_scale(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     checkpoint = pytest.importorskip("torch.distributed.checkpoint")

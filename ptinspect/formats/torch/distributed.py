@@ -32,7 +32,13 @@ from ptinspect.errors import (
     UnsupportedError,
 )
 from ptinspect.formats.archive import Archive, Finding, PicklelessArchive, prefix_storage_keys
-from ptinspect.formats.safetensors import Safetensors, dense_tensor, parse_json, read_safetensors
+from ptinspect.formats.safetensors import (
+    SHARDING_INFO,
+    Safetensors,
+    dense_tensor,
+    parse_json,
+    read_safetensors,
+)
 from ptinspect.formats.torch.pieces import (
     Elements,
     Piece,
@@ -175,7 +181,7 @@ def _saved_offsets(archive: Safetensors, name: str) -> object:
 
     Source: torch/distributed/checkpoint/_hf_utils.py (CUSTOM_METADATA_KEY).
     """
-    text = (archive.metadata or {}).get("DCP_SHARDING_INFO", "{}")
+    text = archive.metadata.get(SHARDING_INFO, "{}")
     info = parse_json(text.encode(), "sharding info")
     entry = info.get(name) if isinstance(info, dict) else None
     return entry.get("saved_offsets") if isinstance(entry, dict) else None
