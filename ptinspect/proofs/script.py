@@ -303,7 +303,8 @@ def _causes(
     """Return the usual causes. A wrong number of steps explains other data and other rates, and
     another scale of a GradScaler other steps."""
     first = next((checkpoint.items for checkpoint in different if checkpoint.items), ())
-    if first and all("scaler" in item.key.lower() for item in first):
+    keys = [item.key.lower() for item in first]  # what differs later follows from it
+    if keys and all("scaler" in key for key in keys):
         return ["grad-scaler"]
     miscounted = steps is not None and steps.miscounted
     causes = []
@@ -315,7 +316,6 @@ def _causes(
         return causes
     if all(checkpoint.other is None for checkpoint in different):
         return ["no-checkpoint"]
-    keys = [item.key.lower() for checkpoint in different for item in checkpoint.items]
     others = [key for key in keys if not _AVERAGE_WORDS & set(re.findall("[a-z]+", key))]
     if not others:
         return ["average"]

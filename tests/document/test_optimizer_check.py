@@ -565,6 +565,17 @@ def test_tied_weights_that_are_stored_twice_fit() -> None:
     assert (found.faults, found.undecided) == ([], [])
 
 
+@pytest.mark.parametrize(("name", "is_certain"), [("adam", True), ("adagrad", False)])
+def test_steps_that_begin_again(name: str, is_certain: bool) -> None:
+    """Only Adagrad has a state before its first step."""
+    made = {**trained(MAKE[name]), "epoch": 2}
+    assert not checked(made).findings
+    for state in made["optimizer"]["state"].values():
+        state["step"] = torch.zeros(())
+    (finding,) = checked(made).findings
+    assert finding == ("step", "step is 0 at epoch 2", None, is_certain)
+
+
 def test_the_vectors_of_spectral_norm_are_no_parameters() -> None:
     model = nn.Sequential(nn.utils.parametrizations.spectral_norm(nn.Linear(2, 3)), nn.Linear(3, 3))
     found = checked(trained(MAKE["adam"], model))

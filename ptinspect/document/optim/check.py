@@ -326,6 +326,12 @@ class _Check:
                 by_module.setdefault(name.rsplit(".", 1)[0], set()).add(step)
         if counts:
             self.check_counters(int(max(counts)))
+        class_path = self.optimizer.class_path or ""
+        if counts.keys() == {0.0} and self.progress:  # Adagrad has a state before its first step
+            is_certain = class_path.startswith("torch.") and not class_path.endswith(".Adagrad")
+            self.findings.append(
+                Fault("step", f"step is 0 at {self.progress}", is_certain=is_certain)
+            )
         if len(counts) < 2:
             return
         steps = " and ".join(f"{step:g} ({counts[step]})" for step in sorted(counts)[:4])

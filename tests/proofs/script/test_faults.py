@@ -66,6 +66,12 @@ FAULTS: dict[str, tuple[Replacements, str, str]] = {
     "scheduler not restored": (
         [('    scheduler.load_state_dict(checkpoint["scheduler"])\n', "")], "scheduler", "None",
     ),
+    "scheduler that seldom acts not restored": (
+        [("ExponentialLR(optimizer, 0.7)", "ReduceLROnPlateau(optimizer, patience=1)"),
+         ("    scheduler.step()\n", "    scheduler.step(1.0)\n"),
+         ('    scheduler.load_state_dict(checkpoint["scheduler"])\n', "")],
+        "scheduler", "None",
+    ),
     "epoch late by one": (
         [('["epoch"] + 1', '["epoch"] + 2')], "epoch-late", "None",
     ),
