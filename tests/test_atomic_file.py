@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ptinspect.atomic_file import atomic_outputs, check_destination
+from ptinspect.atomic_file import atomic_outputs, check_destination, reserve_blocks
 from ptinspect.errors import PtInspectError
 
 posix = pytest.mark.skipif(os.name == "nt", reason="modes and signals of POSIX")
@@ -148,6 +148,16 @@ def test_a_signal_leaves_nothing_and_ends_as_it_would_have(tmp_path: Path, name:
     if number != signal.SIGINT:  # of which Python tells itself
         assert said == f"ptinspect: terminated by {name}: no partial file remains\n".encode()
     assert os.listdir(tmp_path) == []
+
+
+def test_reserved_blocks_do_not_change_the_file(tmp_path: Path) -> None:
+    reserve_blocks(-1, 0, 1)
+    with atomic_outputs([str(tmp_path / "a")]) as (output,):
+        output.write(b"x")
+        reserve_blocks(output.descriptor, 1, 1 << 20)
+        assert os.fstat(output.descriptor).st_size == 1
+        output.write(b"y")
+    assert (tmp_path / "a").read_bytes() == b"xy"
 
 
 @posix

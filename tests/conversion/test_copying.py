@@ -41,6 +41,15 @@ def storage(tmp_path: Path) -> Storage:
     return Storage(open_archive(open_source(path)), "0", "cpu", len(BODY))
 
 
+@pytest.fixture
+def unchecked(tmp_path: Path) -> Storage:
+    """A storage without a recorded CRC-32, which the kernel may copy."""
+    path = tmp_path / "source.pt"
+    records = [record._replace(crc=0) for record in torch_zip([Stored("0", BODY)])]
+    path.write_bytes(make_zip(records))
+    return Storage(open_archive(open_source(path)), "0", "cpu", len(BODY))
+
+
 def test_whole_and_in_part(way: str, storage: Storage, tmp_path: Path) -> None:
     with sink_to(tmp_path / "out") as sink:
         sink.write(b"head")
@@ -57,7 +66,7 @@ def test_whole_and_in_part(way: str, storage: Storage, tmp_path: Path) -> None:
 
 
 def test_a_kernel_that_refuses_is_not_asked_again(
-    storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    unchecked: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = []
 
@@ -69,13 +78,13 @@ def test_a_kernel_that_refuses_is_not_asked_again(
     monkeypatch.setattr(copy, "PAGE", 1)
     with sink_to(tmp_path / "out") as sink:
         for _ in range(2):
-            sink.write_pieces([SourceRange(storage, 0, len(BODY))], with_crc=False)
+            sink.write_pieces([SourceRange(unchecked, 0, len(BODY))], with_crc=False)
     assert (tmp_path / "out").read_bytes() == BODY * 2
     assert asked == [1]
 
 
 def test_the_kernel_moves_only_what_stands_alike_in_its_pages(
-    storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    unchecked: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     moved = []
 
@@ -84,20 +93,36 @@ def test_the_kernel_moves_only_what_stands_alike_in_its_pages(
         return os.write(target, os.pread(source, count, offset))
 
     monkeypatch.setattr(copy, "kernel_copy", lambda: kernel)
-    place = SourceRange(storage, 0, len(BODY)).place()
+    place = SourceRange(unchecked, 0, len(BODY)).place()
     assert place[0] is not None
     with sink_to(tmp_path / "out") as sink:
         sink.write(b"x" * (place[1] % copy.PAGE))
-        sink.write_pieces([SourceRange(storage, 0, len(BODY))], with_crc=False)
+        sink.write_pieces([SourceRange(unchecked, 0, len(BODY))], with_crc=False)
         assert moved == [(place[1], len(BODY))]
         sink.write(b"-")
-        sink.write_pieces([SourceRange(storage, 0, len(BODY))], with_crc=False)
+        sink.write_pieces([SourceRange(unchecked, 0, len(BODY))], with_crc=False)
         assert len(moved) == 1
     assert (tmp_path / "out").read_bytes().endswith(BODY + b"-" + BODY)
 
 
+def test_a_recorded_crc_is_compared_also_where_the_kernel_could_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(copy, "PAGE", 1)
+    path = tmp_path / "source.pt"
+    records = torch_zip([Stored("0", BODY)])
+    damaged = [record._replace(crc=7) if record.data == BODY else record for record in records]
+    path.write_bytes(make_zip(damaged))
+    body = SourceRange(
+        Storage(open_archive(open_source(path)), "0", "cpu", len(BODY)), 0, len(BODY)
+    )
+    with sink_to(tmp_path / "out") as sink:
+        sink.write_pieces([body], with_crc=False)
+        assert sink.mismatches == [body]
+
+
 def test_a_disk_that_is_full_is_no_refusal(
-    storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    unchecked: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: int) -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -106,7 +131,7 @@ def test_a_disk_that_is_full_is_no_refusal(
     monkeypatch.setattr(copy, "PAGE", 1)
     failing = pytest.raises(PtInspectError, match="No space left")
     with failing as caught, sink_to(tmp_path / "out") as sink:
-        sink.write_pieces([SourceRange(storage, 0, len(BODY))], with_crc=False)
+        sink.write_pieces([SourceRange(unchecked, 0, len(BODY))], with_crc=False)
     assert caught.value.hint and "free some space" in caught.value.hint
     assert not (tmp_path / "out").exists()
 

@@ -17,7 +17,7 @@ from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 from zlib import crc32
 
-from ptinspect.atomic_file import map_os_errors
+from ptinspect.atomic_file import map_os_errors, reserve_blocks
 from ptinspect.conversion.output.pieces import ConvertedRange, SourceRange
 from ptinspect.errors import DamagedError, Place, PtInspectError
 
@@ -179,10 +179,8 @@ class Sink:
             # A range with a recorded CRC-32 is a whole record, and so the only piece.
             crc = self._write_chunks(piece, piece.chunks(), crc if recorded is None else 0)
         else:
-            is_aligned = (offset - self.position) % PAGE == 0 and self._kernel_copy is not None
-            if recorded is not None and not is_aligned:
-                crc = 0
-            crc = self._copy_range(piece, source, offset, crc, length)
+            # All bytes are read for a recorded CRC-32, also where the kernel could copy them.
+            crc = self._copy_range(piece, source, offset, crc if recorded is None else 0, length)
         if recorded is not None and crc is not None and crc != recorded:
             self.mismatches.append(piece)
         return crc
@@ -207,6 +205,8 @@ class Sink:
     ) -> int | None:
         """Write `left` bytes of a file. Return the CRC-32 as `_write_range` does."""
         self.flush()
+        if crc is not None or (offset - self.position) % PAGE:  # not for a copy in the kernel
+            reserve_blocks(self.output.descriptor, self.position, left)
         can_split = hasattr(os, "pwrite") and hasattr(os, "preadv") and self.output.descriptor >= 0
         while left:
             done = self._copy_in_kernel(source, offset, left) if crc is None else 0
@@ -299,6 +299,8 @@ class Sink:
     ) -> int | None:
         """Write a piece that is small or converted on the way."""
         done = 0
+        if piece.length >= BUFFER:
+            reserve_blocks(self.output.descriptor, self.position, piece.length)
         for chunk in chunks:
             if crc is not None:
                 crc = crc32(chunk, crc)
