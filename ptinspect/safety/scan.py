@@ -54,8 +54,7 @@ FILES_PER_PROCESS = 64
 
 BASE_SECONDS = 120
 BYTES_PER_SECOND = 1 << 21
-"""A file may take BASE_SECONDS, and a second more for every BYTES_PER_SECOND: far above what any
-file takes."""
+"""A file may take BASE_SECONDS, and a second more for every BYTES_PER_SECOND: more than any."""
 
 _DIED = "the process that read it died"
 
@@ -154,10 +153,8 @@ def choose_job_count(files: int) -> int:
     """Return how many processes scan so many small files in the shortest time."""
     if files < 2 * FILES_PER_PROCESS or not can_fork():
         return 1
-    try:
-        processors = len(os.sched_getaffinity(0))
-    except AttributeError:  # not on every POSIX system
-        processors = os.cpu_count() or 1
+    has_affinity = hasattr(os, "sched_getaffinity")  # not on every POSIX system
+    processors = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
     return min(processors, files // FILES_PER_PROCESS)
 
 
@@ -344,7 +341,7 @@ def _scan_in_forks(scan: Scan, files: Sequence[str], batches: list[Batch], jobs:
     take, and when one worker dies, it loses the batches of all of them.
     """
     _preload()
-    is_retry = False
+    tried: list[Batch] = []
     while batches:
         orders, writer = os.pipe()
         os.write(writer, b"".join(map(_NUMBER.pack, range(len(batches[:MAX_BATCHES])))))
@@ -353,23 +350,24 @@ def _scan_in_forks(scan: Scan, files: Sequence[str], batches: list[Batch], jobs:
         failure = ""
         try:
             while len(workers) < min(jobs, len(batches)) and not failure:
-                failure = _start_worker(scan, files, batches, orders, workers)
+                failure = _DIED  # if all processes died before they began
+                if batches != tried:
+                    failure = _start_worker(scan, files, batches, orders, workers)
             if not workers:
-                for index in (index for batch in batches for index in batch):
-                    path = files[index]
-                    yield {index: _lost_report(path, failure) if is_retry else scan(path)}
+                for index, path in ((i, files[i]) for batch in batches for i in batch):
+                    yield {index: _lost_report(path, failure) if tried else scan(path)}
                 return
-            lost = yield from _collect_reports(workers, files, batches)
-            waiting = [number for (number,) in _NUMBER.iter_unpack(os.read(orders, 1 << 16))]
+            lost = yield from _collect_reports(workers, files, batches[:MAX_BATCHES])
         finally:
             os.close(orders)
             for worker in workers.values():
                 worker.kill()
-        for index in (batch[0] for batch in lost if len(batch) == 1):
-            yield {index: _lost_report(files[index], lost[index,])}
-        singles = [(index,) for batch in lost if len(batch) > 1 for index in batch]
-        batches = singles + [batches[i] for i in waiting] + batches[MAX_BATCHES:]
-        is_retry = True
+        tried, batches = batches, batches[MAX_BATCHES:]
+        for batch, reason in reversed(lost.items()):
+            if reason and len(batch) == 1:
+                yield {batch[0]: _lost_report(files[batch[0]], reason)}
+            else:
+                batches = [*([(index,) for index in batch] if reason else [batch]), *batches]
 
 
 def _start_worker(
@@ -405,10 +403,10 @@ def _collect_reports(
     workers: dict[int, _Worker], files: Sequence[str], batches: list[Batch]
 ) -> Generator[dict[int, ScanReport], None, dict[Batch, str]]:
     """Yield the reports of processes until all have ended; return the batches without reports, with
-    the reason."""
+    the reason, or "" if none has begun them."""
     import select
 
-    lost: dict[Batch, str] = {}
+    lost = dict.fromkeys(batches, "")
     while workers:
         poll = select.poll()
         for descriptor in workers:
@@ -424,6 +422,7 @@ def _collect_reports(
                     worker.batch, worker.began = batches[number], time.monotonic()
                 elif len(answer) == length:
                     yield dict(zip(worker.batch, load_reports(answer), strict=True))
+                    del lost[worker.batch]
                     worker.batch = ()
                 if len(answer) == length:
                     continue

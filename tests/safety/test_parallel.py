@@ -150,6 +150,25 @@ print(reports[39].errors[0].message)
     ]
 
 
+def test_processes_that_die_before_they_begin(many: list[str]) -> None:
+    code = """
+fork = os.fork
+def dying():
+    return fork() or os._exit(9)
+os.fork = dying
+print(*{report.errors[0].message for report in map_files(scan, paths, jobs=2)})
+"""
+    assert python(code, *many) == "the process that read it died"
+
+
+def test_more_batches_than_fit_into_a_pipe(many: list[str]) -> None:
+    code = """
+scan_module.MAX_BATCHES = 3
+assert map_files(scan, paths, jobs=2) == scan_all(scan)
+"""
+    python(code, *many)
+
+
 def test_no_process_is_left_behind(many: list[str]) -> None:
     code = """
 def interrupted(done, total):
