@@ -208,6 +208,7 @@ def test_verify_says_so(tmp_path: Path) -> None:
         (b"[0,24]", b"[0,20]"),
         (b'"w":', b'"v":'),
         (b'"w":', b'"w";'),
+        (b'"w":', b'"w":{"dtype":"F32","shape":[2,3],"data_offsets":[0,24]},"w":'),
     ],
 )
 def test_a_header_that_is_not_as_planned(

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from operator import ge
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from ptinspect.errors import DOWNLOAD_AGAIN, DamagedError, LimitError, Place
@@ -55,26 +54,17 @@ class ZipSpan(Span):
     __slots__ = ("directory", "index")
 
     def __init__(self, directory: ZipDirectory, index: int) -> None:
+        self.record = directory.names[index]
         self.length = directory.sizes[index]
+        self._base = directory.source.base
         self.directory = directory
         self.index = index
-
-    @property
-    def record(self) -> str:  # type: ignore[override]
-        """Name of the record."""
-        return self.directory.names[self.index]
 
     @property
     def start(self) -> int | None:
         """Offset in the archive's source, or None if the record is compressed."""
         directory, index = self.directory, self.index
         return directory.start(index) if directory.methods[index] == STORED else None
-
-    @property
-    def offset(self) -> int | None:
-        """See `Span.offset`."""
-        start, base = self.start, self.directory.source.base
-        return None if start is None or base is None else base + start
 
     def chunks(self, source: Source, start: int, stop: int, size: int) -> Iterator[bytes]:
         """See `Span.chunks`. A compressed storage is decompressed from its beginning."""
@@ -85,17 +75,11 @@ class ZipStorages(Mapping[object, Span]):
     """The storages of a zip by key, created on demand. The record is `prefix`, key, `suffix`;
     `indices` has the positions in the directory that are known already."""
 
-    def __init__(
-        self,
-        directory: ZipDirectory,
-        prefix: str,
-        suffix: str = "",
-        indices: Mapping[object, int] = MappingProxyType({}),
-    ) -> None:
+    def __init__(self, directory: ZipDirectory, prefix: str, suffix: str = "") -> None:
         self.directory = directory
         self.prefix = prefix
         self.suffix = suffix
-        self.indices = indices
+        self.indices: dict[object, int] = {}
 
     def __getitem__(self, key: object) -> Span:
         index = self.find(key)
@@ -235,7 +219,9 @@ def _complete_storages(
     if len(indices) == len(declared):
         needed = [numel * itemsize for numel, itemsize in declared.values()]
         if all(map(ge, [sizes[i] for i in indices.values()], needed)):
-            return ZipStorages(archive.directory, prefix, indices=indices)
+            storages = ZipStorages(archive.directory, prefix)
+            storages.indices = indices
+            return storages
     extents = []
     for key, storage in declared.items():
         size = sizes[indices[key]] if key in indices else None
