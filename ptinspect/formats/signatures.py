@@ -167,8 +167,10 @@ def is_tar(head: bytes) -> bool:
         except ValueError:
             return False
     block = head[:148] + head[156:TAR_BLOCK]
-    signed = 256 * sum(byte > 127 for byte in block)  # some writers add signed characters
-    return sum(block) + 256 in (checksum, checksum + signed)
+    surplus = sum(block) + 256 - checksum
+    if surplus <= 0 or surplus % 256:
+        return surplus == 0
+    return surplus == 256 * sum(byte > 127 for byte in block)  # of signed characters
 
 
 # Patterns are compiled when they are used: most files are not text.

@@ -87,6 +87,8 @@ def run(
     """
     machine = Machine(data, start, stop, record, limits, plain, recorder)
     machine.text_errors = text_errors
+    if not gc.isenabled():
+        return Pickled.from_machine(machine, start, run_to_stop(machine, start))
     with _paused_garbage_collection():
         return Pickled.from_machine(machine, start, run_to_stop(machine, start))
 
@@ -95,9 +97,6 @@ def run(
 def _paused_garbage_collection() -> Iterator[None]:
     """Pause the garbage collector, which would take half of the time and find nothing. The new
     values then move to the oldest generation, or the next allocation would examine them all."""
-    if not gc.isenabled():
-        yield
-        return
     gc.disable()
     try:
         yield
@@ -183,7 +182,7 @@ def run_until(m: Machine, table: list[Handler], pos: int, pause: int) -> int:
                 if end <= stop and end - pos - 5 <= short:
                     raw = data[pos + 5 : end]
                     if raw.isascii():
-                        stack.append(raw.decode("ascii"))
+                        stack.append(raw.decode())
                         pos = end
                         continue
             elif code == _BININT1:

@@ -5,6 +5,7 @@ This module imports no handler. `machine` has the dispatch table and the loop.
 
 from __future__ import annotations
 
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
@@ -248,6 +249,4 @@ def c_string(line: bytes) -> bytes:
 
 def python3_name(module: str, name: str) -> tuple[str, str]:
     """Return the Python 3 name of a global of protocol 0 to 2, as `Unpickler.find_class` does."""
-    from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
-
     return NAME_MAPPING.get((module, name)) or (IMPORT_MAPPING.get(module, module), name)

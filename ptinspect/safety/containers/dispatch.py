@@ -32,6 +32,7 @@ from ptinspect.formats.zip.directory import SMALL_PICKLE
 from ptinspect.formats.zip.records import find_directories
 from ptinspect.safety.containers import pickles
 from ptinspect.safety.containers.payloads import BASE64, UNREAD_FORMATS, decode_base64, scan_text
+from ptinspect.safety.containers.zip import scan_zip
 from ptinspect.safety.report import DANGEROUS
 from ptinspect.safety.scan_state import ScanState, scan_member
 from ptinspect.source.base import MemorySource, SliceSource
@@ -122,12 +123,9 @@ def _add_two_formats(state: ScanState, formats: str) -> None:
 
 
 def _scan_archive(kind: str, source: Source, state: ScanState) -> None:
-    """Scan a zip or a tar. Most files need only one of the modules, which are imported here."""
     if kind == "zip":
-        from ptinspect.safety.containers.zip import scan_zip
-
         scan_zip(source, state)
-    else:
+    else:  # few files need it
         from ptinspect.safety.containers.tar import scan_tar
 
         scan_tar(source, state)
@@ -141,7 +139,10 @@ def _try_pickles(source: Source, state: ScanState, head: bytes, identity: Identi
     if re.match(rb"c[^\n]*[ (:=]", head):  # "class M(Module):" in TorchScript: no such module
         return False
     data, start, stop = source.window()
-    trial = ScanState(state.path, state.record, state.depth, state.budget)
+    must_be_pickle = pickles.begins_with_protocol(head)
+    trial = state
+    if not must_be_pickle:
+        trial = ScanState(state.path, state.record, state.depth, state.budget)
     scanner = pickles.scan_pickles(trial, data, start, stop, state.record)
     if identity is not None:  # it begins like another format
         if scanner.is_harmful:
@@ -151,12 +152,12 @@ def _try_pickles(source: Source, state: ScanState, head: bytes, identity: Identi
     if trial.streams and not _is_pickle_by_chance(trial, head):
         _adopt(state, trial, scanner)
         return True
-    must_be_pickle = any(  # so much of it ran, or a limit ended it
+    must_be_pickle = must_be_pickle or any(  # so much of it ran, or a limit ended it
         isinstance(error, LimitError)
         or ((error.where and error.where.offset) or 0) >= _MIN_PICKLE_RUN
         for error in trial.errors
     )
-    if scanner.is_harmful or pickles.begins_with_protocol(head) or must_be_pickle:
+    if scanner.is_harmful or must_be_pickle:
         trial.format = trial.format if trial.format != "unknown" else "pickle"
         _adopt(state, trial, scanner)
         return True
@@ -175,7 +176,8 @@ def _is_pickle_by_chance(trial: ScanState, head: bytes) -> bool:
 
 def _adopt(state: ScanState, trial: ScanState, scanner: pickles.PickleScanner) -> None:
     state.format, state.description, state.hint = trial.format, "a pickle", trial.hint
-    state.merge(trial)
+    if trial is not state:
+        state.merge(trial)
     scanner.state = state
     scanner.scan_found()
 

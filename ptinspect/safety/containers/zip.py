@@ -7,7 +7,7 @@ import zlib
 from typing import TYPE_CHECKING
 
 from ptinspect.errors import DamagedError, FormatError, LimitError, Place, PtInspectError
-from ptinspect.formats.archive import CHUNK, Finding, declared_storages, read_chunks
+from ptinspect.formats.archive import Finding, declared_storages, read_chunks
 from ptinspect.formats.signatures import identify_zip
 from ptinspect.formats.torch.zip_file import torch_refusal_reasons
 from ptinspect.formats.zip import records
@@ -312,9 +312,8 @@ class ZipScanner:
     def _check_crc(self, i: int, source: Source) -> None:
         if not self.directory.has_crcs:
             return
-        crc = 0
-        for chunk in read_chunks(source, 0, source.size, CHUNK):
-            crc = zlib.crc32(chunk, crc)
+        data, start, stop = source.window()
+        crc = zlib.crc32(memoryview(data)[start:stop])
         if crc != self.directory.crcs[i]:
             message = f"CRC {self.directory.crcs[i]:#010x}, its bytes have {crc:#010x}"
             self.state.find("zip-crc", message, self.directory.names[i])
