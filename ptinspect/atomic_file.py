@@ -54,8 +54,8 @@ class AtomicFile:
 
     def write(self, data: bytes | bytearray | memoryview, offset: int | None = None) -> None:
         """Write all of `data` at the current position; or at an offset, where neither the position
-        changes nor the bytes are counted, so that threads can do it."""
-        if not self.temporary:
+        changes nor the bytes are counted, so that threads can do it. The file must be open then."""
+        if not self.temporary and offset is None:
             self._open()
         with map_os_errors(self.path), memoryview(data) as view:
             done = 0

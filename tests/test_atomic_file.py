@@ -150,6 +150,15 @@ def test_a_signal_leaves_nothing_and_ends_as_it_would_have(tmp_path: Path, name:
     assert os.listdir(tmp_path) == []
 
 
+def test_a_thread_that_still_writes_creates_no_file_again(tmp_path: Path) -> None:
+    with pytest.raises(KeyError), atomic_outputs([str(tmp_path / "a")]) as (output,):
+        output.write(b"x")
+        raise KeyError
+    with pytest.raises(PtInspectError, match="cannot be written"):
+        output.write(b"y", 1)
+    assert os.listdir(tmp_path) == []
+
+
 def test_reserved_blocks_do_not_change_the_file(tmp_path: Path) -> None:
     reserve_blocks(-1, 0, 1)
     with atomic_outputs([str(tmp_path / "a")]) as (output,):

@@ -251,11 +251,12 @@ class Sink:
 
         buffer = self._buffer(1)
         thread = threading.Thread(target=copy_second_half)
-        thread.start()
         try:
+            thread.start()
             crc = self._copy_part(source, offset, self.position, half, crc, self._buffer(0))
         finally:
-            thread.join()
+            if thread.is_alive():
+                thread.join()
         if isinstance(results[0], Exception):
             raise results[0]
         os.lseek(self.output.descriptor, length, os.SEEK_CUR)
