@@ -252,8 +252,7 @@ class StreamJudge:
                 self._judge_changed_object(event, target)
         elif isinstance(target, Global | Extension | PersistentId):
             name = target.path if isinstance(target, Global) else values.value_repr(target)
-            reason = "is changed, and does not belong to the file"
-            self._add(event, DANGEROUS, name, reason)
+            self._add(event, DANGEROUS, name, "is changed, and does not belong to the file")
         if opcode == "BUILD":
             self._judge_piece(event)
             method_name = values.overridden_method(event.argument, values.MAPPING_METHODS)

@@ -12,18 +12,10 @@ from __future__ import annotations
 
 import os
 import re
-from contextlib import suppress
 from math import prod
 from typing import TYPE_CHECKING
 
-from ptinspect.errors import (
-    DamagedError,
-    FormatError,
-    LimitError,
-    Place,
-    PtInspectError,
-    UnsupportedError,
-)
+from ptinspect.errors import DamagedError, FormatError, LimitError, Place, PtInspectError
 from ptinspect.formats.archive import OutsideFolderError
 from ptinspect.formats.detect import HEAD_BYTES, identify_head
 from ptinspect.formats.sharded import index_folder, read_index_file
@@ -210,8 +202,11 @@ def _scan_identified(
     elif identity.format == "safetensors":
         from ptinspect.formats.safetensors import read_safetensors
 
-        with suppress(UnsupportedError):  # a dtype that torch lacks: still only numbers
+        try:
             read_safetensors(source, state.limits)
+        except PtInspectError as error:
+            if error.kind != "unsupported":  # a dtype that torch lacks: still only numbers
+                raise
     elif head.startswith(b"GGUF"):
         from ptinspect.formats.gguf import read_gguf
 

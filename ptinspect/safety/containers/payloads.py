@@ -102,8 +102,7 @@ def scan_suspect(outer: ScanState, source: Source, record: str) -> None:
         return
     outer.budget.scan_source(source, member)
     if member.format == "compressed" and any(error.kind == "format" for error in member.errors):
-        reason = f"contains {member.description}, which scan does not open"
-        outer.find(_UNREAD, reason, record)
+        outer.find(_UNREAD, f"contains {member.description}, which scan does not open", record)
     elif _is_harmful(member):
         outer.add_member(member)
 

@@ -75,8 +75,7 @@ def scan_tar(source: Source, state: ScanState) -> None:
 def _scan_content(source: Source, member: Member, state: ScanState) -> None:
     content: Source = SliceSource(source, member.start, member.present)
     if member.regions is not None:
-        reason = "a sparse file: readers disagree about its content"
-        state.find("tar-sparse", reason, member.name)
+        state.find("tar-sparse", "a sparse file: readers disagree about its content", member.name)
         if member.size > _MAX_SPARSE:
             message = f"it is sparse, and has {member.size:,} bytes"
             where = Place(member.name)
