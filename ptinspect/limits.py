@@ -75,6 +75,9 @@ class Limits:
     """Findings, errors and members in a report of scan, of each kind; further ones are counted."""
     report_bytes: int = 1 << 25
     """Size of the JSON of scan's report on one file; a note counts what is left out."""
+    reports_bytes: int = 1 << 28
+    """Size of the JSON of scan's reports on several files: each one may take an equal part, and at
+    least 32 KiB."""
 
 
 LIMITS = Limits()

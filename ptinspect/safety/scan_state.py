@@ -322,7 +322,7 @@ def _fit(report: ScanReport, room: int) -> tuple[ScanReport, int]:
         nonlocal room
         for count, item in enumerate(items):
             room -= _json_size(item)
-            if room < 0:
+            if room < 0 and count:  # the first one is kept in any case
                 left_out.append(count_text(len(items) - count, noun))
                 return items[:count]
         return items
@@ -331,7 +331,7 @@ def _fit(report: ScanReport, room: int) -> tuple[ScanReport, int]:
     notes = fitting(report.notes, "note")
     members: list[ScanReport] = []
     for member in sorted(report.members, key=lambda member: -reports.SEVERITY[member.verdict]):
-        if room < _BASE_BYTES:
+        if room < _BASE_BYTES and members:
             left_out.append(count_text(len(report.members) - len(members), "member"))
             break
         fitted, room = _fit(member, room)

@@ -154,6 +154,19 @@ def test_a_report_is_bounded_in_bytes_and_says_what_is_left_out(tmp_path: Path) 
     assert any(re.search(r"left out, .*: .*\d+ members", note) for note in report.notes)
 
 
+def test_the_reports_of_many_files_are_bounded_together(tmp_path: Path) -> None:
+    file = _many_long_names(tmp_path)
+    reports = ptinspect.scan_many([file] * 8, limits=Limits(reports_bytes=MEGABYTE))
+    assert MEGABYTE / 2 < len(json_text(reports, as_list=True)) < 1.1 * MEGABYTE
+    for report in reports:
+        assert report.verdict == "dangerous"
+        assert report.first_dangerous() is not None
+        assert any("left out, because the report is too large" in note for note in report.notes)
+    smallest = ptinspect.scan(file, limits=Limits(report_bytes=1))
+    assert smallest.verdict == "dangerous"
+    assert smallest.first_dangerous() is not None
+
+
 def test_advice_on_loading_is_bounded_too(tmp_path: Path) -> None:
     names = b"".join(b"cmine\nname%06d\n0" % number for number in range(20_000))
     file = put(tmp_path, torch_zip(b"\x80\x02" + names + b"N."), "a.pt")
