@@ -172,6 +172,8 @@ def test_each_tensor_keeps_its_dtype(tmp_path: Path) -> None:
         "norm.bias": torch.ones(4),
         **{f"layers.{i}.weight": torch.ones(4, 4, dtype=torch.bfloat16) for i in range(3)},
         "head.weight": torch.ones(4, 4, dtype=torch.float64),
+        "int8.weight": torch.ones(4, 4, dtype=torch.int8),
+        "float8.weight": torch.ones(4, 4).to(torch.float8_e5m2),
     }
     built = built_from(state, tmp_path / "in.pt")
     assert {key: value.dtype for key, value in built.state_dict().items()} == {

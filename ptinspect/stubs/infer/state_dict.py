@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 EXTRA_STATE = "_extra_state"
 """The key of what `get_extra_state` of a module returns (torch.nn.Module._save_to_state_dict)."""
+_LAYER_DTYPES = frozenset((*FLOATS, "qint8", "quint8"))
+"""Types whose numbers the layers of torch take."""
 MAX_LAYER_DEPTH = 3
 """Levels below a layer, at most: `parametrizations.weight.0._u`."""
 
@@ -95,10 +97,11 @@ class Branch:
                 shapes[f"{prefix}deeper"] = ()
         return shapes
 
-    def float_dtypes(self) -> set[str]:
-        """Return the names of the floating dtypes of all tensors."""
-        tensors = [tensor for branch in self.walk() for tensor in branch.tensors.values()]
-        return {t.dtype.name for t in tensors if t.dtype is not None and t.dtype.name in FLOATS}
+    def dtypes(self) -> set[str]:
+        """Return the names of the dtypes of all tensors but BatchNorm's counter."""
+        items = [item for branch in self.walk() for item in branch.tensors.items()]
+        dtypes = [tensor.dtype for name, tensor in items if name != "num_batches_tracked"]
+        return {dtype.name for dtype in dtypes if dtype is not None}
 
     def weight_shape(self) -> Shape | None:
         """Return the shape of the weight if it has two to five dimensions."""
@@ -219,7 +222,7 @@ class StateDictModel:
 def infer_model(document: Document, path: Path, objects: ObjectGraph) -> StateDictModel:
     """Infer the model of a state_dict, and add its classes and deep parts to `objects`."""
     tree = key_tree(document, path)
-    dtypes = tree.float_dtypes()
+    dtypes = tree.dtypes() & set(FLOATS)
     inference = _Inference(
         objects,
         _model_name(document, path),
@@ -285,13 +288,14 @@ class _Inference:
         """Return True if a branch is a layer with everything below it, and record its call."""
         children = {name: child.tensors for name, child in branch.children.items()}
         guess = guess_quantized(branch.name, branch.tensors, branch.packed, children)
+        dtypes: set[str] = set()
         if not guess:
             dims, is_first = self.batch_norm_dims.get(id(branch), 2), branch is self.first_layer
             guess = guess_layer(branch.name, branch.shapes(), list(children), dims, is_first)
-        if not guess:
+            dtypes = branch.dtypes() if guess is not None else set()
+        if not guess or not dtypes <= _LAYER_DTYPES:
             return False
         self.alternatives.update(dict.fromkeys(guess.alternatives))
-        dtypes = branch.float_dtypes()
         if not self.has_one_dtype and "dtype" in guess.call.defaults and len(dtypes) == 1:
             dtype = dtypes.pop()
             guess.call.args += [("dtype", Name(f"torch.{dtype}"))] if dtype != "float32" else []
