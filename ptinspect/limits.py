@@ -7,7 +7,7 @@ Raise one with `ptinspect.open(path, limits=Limits(...))`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,11 @@ class Limits:
     reports_bytes: int = 1 << 28
     """Size of the JSON of scan's reports on several files: each one may take an equal part, and at
     least 32 KiB."""
+
+    def shared_by(self, files: int) -> Limits:
+        """Return the limits on each of several files, whose reports share `reports_bytes`."""
+        share = max(self.reports_bytes // max(files, 1), 1 << 15)
+        return replace(self, report_bytes=min(self.report_bytes, share))
 
 
 LIMITS = Limits()

@@ -92,7 +92,7 @@ def command(
         total_text,
         unused_names,
     )
-    from ptinspect.safety.scan import map_files, scan_file, share_limits
+    from ptinspect.safety.scan import map_files, scan_file
 
     if verbose and output_format != "text":
         view = f"--format {output_format}, which has clean files too"
@@ -104,7 +104,7 @@ def command(
             is_json = output_format == "json"
             scan = partial(
                 scan_file, allow=allow, allow_unknown=_configured_names(config, paths),
-                limits=share_limits(LIMITS, len(files)), commands=("convert", "scan", "stub"),
+                limits=LIMITS.shared_by(len(files)), commands=("convert", "scan", "stub"),
                 advise_clean=is_json or verbose or len(files) == 1,
             )  # fmt: skip
             reports = map_files(scan, files, jobs=jobs, progress=progress)

@@ -58,9 +58,6 @@ BYTES_PER_SECOND = 1 << 21
 
 _DIED = "the process that read it died"
 
-_LEAST_SHARE = 1 << 15
-"""Bytes of JSON that a file's report may take, however many files there are."""
-
 
 def scan(
     path: str | PathLike[str] | BinaryIO, *, allow: Collection[str] = (),
@@ -115,12 +112,6 @@ def scan_file(
         return unreadable_report(str(name), PtInspectError(message, hint=hint))
 
 
-def share_limits(limits: Limits, files: int) -> Limits:
-    """Return the limits on each of several files, whose reports share `reports_bytes`."""
-    share = max(limits.reports_bytes // max(files, 1), _LEAST_SHARE)
-    return replace(limits, report_bytes=min(limits.report_bytes, share))
-
-
 def scan_many(
     paths: Iterable[str | PathLike[str]], executor: Executor | None = None, *, jobs: int | None = 1,
     allow: Collection[str] = (), allow_unknown: Collection[str] = (), exclude: Collection[str] = (),
@@ -149,7 +140,7 @@ def scan_many(
         scan_file,
         allow=tuple(allow),
         allow_unknown=tuple(allow_unknown),
-        limits=share_limits(limits or LIMITS, len(files)),
+        limits=(limits or LIMITS).shared_by(len(files)),
         commands=tuple(commands),
     )
     return map_files(one, files, jobs=jobs, executor=executor, progress=progress)
