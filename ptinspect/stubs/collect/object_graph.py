@@ -441,13 +441,10 @@ class ObjectGraph:
             items = [self.expr_of(item) for item in (*call.items, *call.added)]
             args = [Sequence("[]", items)] if items else []
         elif kind not in ("enum", "exception", "str", "int", "float", "bytes", "function"):
-            return self._plain_instance(call, definition)
+            instance = self.new_instance(call, definition)
+            for key, value in attributes_of(call).items():
+                if isinstance(key, str):
+                    expr = self._expr_of_attribute(definition, key, value)
+                    instance.members.append(Member("attribute", str(key), expr))
+            return instance
         return call_expr(definition.ident, *args)
-
-    def _plain_instance(self, call: Call, definition: Definition) -> Instance:
-        instance = self.new_instance(call, definition)
-        for key, value in attributes_of(call).items():
-            if isinstance(key, str):
-                expr = self._expr_of_attribute(definition, key, value)
-                instance.members.append(Member("attribute", str(key), expr))
-        return instance
