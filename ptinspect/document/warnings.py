@@ -6,6 +6,7 @@ storages, so a flipped bit is loaded in silence. The other containers record no 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -13,7 +14,8 @@ from typing import TYPE_CHECKING
 from ptinspect.document.walk import Contents, DocumentWarning
 from ptinspect.errors import DOWNLOAD_AGAIN, DamagedError
 from ptinspect.pickling.pyobjects import Path
-from ptinspect.text import count_text, join_names
+from ptinspect.source.base import SliceSource
+from ptinspect.text import count_text, join_names, printable_name
 
 if TYPE_CHECKING:
     from ptinspect.document.tensor import Storage
@@ -139,7 +141,7 @@ def checksum_warnings(infos: Iterable[TensorInfo]) -> list[DocumentWarning]:
     """Return a warning of kind "checksum" for each record with bytes of these tensors that do not
     match its CRC-32."""
     return [
-        _checksum_warning(directory.names[index], tensors)
+        _checksum_warning(directory, index, tensors)
         for (directory, index), tensors in _tensors_by_record(infos).items()
         if directory.check_crc(index) is False
     ]
@@ -154,13 +156,15 @@ def all_checksum_warnings(
 
     records = _tensors_by_record(infos)
     checked, warnings = 0, []
-    zips = [part for part in (archive, *archive.parts) if isinstance(part, TorchZip)]
-    for directory in [torch_zip.directory for torch_zip in zips]:
-        for index, name in enumerate(directory.names):
+    archives = (archive, *archive.parts, *archive.inner.values())
+    directories = [part.directory for part in archives if isinstance(part, TorchZip)]
+    for directory in dict.fromkeys([*directories, *(directory for directory, _ in records)]):
+        for index in range(len(directory.names)):
             matches = directory.check_crc(index)
             checked += matches is not None
             if matches is False:
-                warnings.append(_checksum_warning(name, records.get((directory, index), [])))
+                tensors = records.get((directory, index), [])
+                warnings.append(_checksum_warning(directory, index, tensors))
     return checked, warnings
 
 
@@ -177,7 +181,13 @@ def checksum_message(record: str, keys: Sequence[str]) -> str:
     return f"{message}: {join_names(keys)} may be damaged" if keys else message
 
 
-def _checksum_warning(record: str, tensors: list[TensorInfo]) -> DocumentWarning:
+def _checksum_warning(
+    directory: ZipDirectory, index: int, tensors: list[TensorInfo]
+) -> DocumentWarning:
+    record, source = directory.names[index], directory.source
+    if isinstance(source, SliceSource) and source.base is not None:  # one of several zips in a file
+        name = printable_name(os.path.basename(source.path))
+        record += f" (in the zip at {source.base:,} of {name})"
     message = checksum_message(record, [info.key for info in tensors])
     return DocumentWarning("checksum", tensors[0].path if tensors else None, message)
 
@@ -185,13 +195,18 @@ def _checksum_warning(record: str, tensors: list[TensorInfo]) -> DocumentWarning
 def _tensors_by_record(
     infos: Iterable[TensorInfo],
 ) -> dict[tuple[ZipDirectory, int], list[TensorInfo]]:
+    from ptinspect.formats.torch.pieces import PiecedSpan
     from ptinspect.formats.torch.zip_file import ZipSpan
 
     records: dict[tuple[ZipDirectory, int], list[TensorInfo]] = {}
     for info in infos:
         for tensor in (info.tensor, *info.tensor.parts.values()):
             storage = tensor.storage
-            span = storage.archive.storages.get(storage.key) if storage is not None else None
-            if isinstance(span, ZipSpan):
-                records.setdefault((span.directory, span.index), []).append(info)
+            whole = storage.archive.storages.get(storage.key) if storage is not None else None
+            spans = [whole]
+            if isinstance(whole, PiecedSpan):
+                spans = [elements.span for piece in whole.pieces for elements in piece.open()]
+            for span in spans:
+                if isinstance(span, ZipSpan):
+                    records.setdefault((span.directory, span.index), []).append(info)
     return records

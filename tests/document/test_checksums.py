@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -78,3 +80,26 @@ def test_diff_notes_which_side_is_damaged(tmp_path: Path) -> None:
     assert [change.a for change in report.changed] == ["layer.weight"]
     (note,) = [note for note in report.notes if note.kind == "checksum"]
     assert note.message.startswith("B: the bytes of model/data/0 do not match their CRC-32")
+
+
+@pytest.mark.parametrize("option", ["--hash", "--check"])
+def test_pieces_of_a_distributed_checkpoint_are_checked(option: str, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(FIXTURES / "others/dcp", tmp_path / "dcp"))
+    with ptinspect.open(folder) as document:
+        info = document.tensors["model.layer.weight"]
+        storage = info.tensor.storage
+        assert storage is not None
+        checked, warnings = all_checksum_warnings(document.archive, [info])
+        assert checked > 0 and warnings == []
+        element = next(storage.chunks(0, storage.nbytes))
+    pieces = folder / "__0_0.distcp"
+    data = bytearray(pieces.read_bytes())
+    data[data.index(element) + 1] ^= 4
+    pieces.write_bytes(data)
+    result = run("show", option, folder)
+    assert result.exit_code == (1 if option == "--check" else 0)
+    assert re.search(
+        r"the bytes of archive/data/0 \(in the zip at [\d,]+ of __0_0\.distcp\) do not match their"
+        r" CRC-32: model.layer.weight may be damaged",
+        result.stdout,
+    )

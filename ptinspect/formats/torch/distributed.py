@@ -333,10 +333,9 @@ def _plain_value(archive: TorchDcp, places: _Places, name: str) -> Value:
         if place.path in archive.missing:
             return _MISSING
         raise
-    if part.pickled.persistent:
-        prefix = f"{len(archive.inner)} of {METADATA}"
-        prefix_storage_keys(part.pickled, prefix)
-        archive.inner[prefix] = part
+    prefix = f"{len(archive.inner)} of {METADATA}"
+    prefix_storage_keys(part.pickled, prefix)
+    archive.inner[prefix] = part
     archive.streams.append(part.pickled)
     return part.root
 
