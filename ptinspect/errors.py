@@ -15,6 +15,7 @@ message always reads `FILE: what is wrong, place`, with the next step on a secon
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -171,7 +172,8 @@ def add_error_path(path: str) -> Iterator[None]:
     except PtInspectError as error:
         if not error.path:
             error.path = path
-            if error.hint == DOWNLOAD_AGAIN and isinstance(error, DamagedError):
+            is_damaged = isinstance(error, DamagedError) and error.hint == DOWNLOAD_AGAIN
+            if is_damaged and not os.path.isdir(path):  # recover takes one file
                 from ptinspect.text import shell_word  # only for messages: start-up time counts
 
                 command = f"ptinspect recover {shell_word(path)} recovered.pt"

@@ -113,8 +113,10 @@ _FOLDER_PARTS = {
     "optimizer": ("optimizer.pt", "optimizer.bin"),
     "scheduler": ("scheduler.pt", "scheduler.bin"),
     "scaler": ("scaler.pt",),
-    "rng": ("rng_state.pth", "random_states_0.pkl"),
+    "rng": ("rng_state.pth", "rng_state_0.pth", "random_states_0.pkl"),  # of the first process
 }
+# What accelerate names a second model or optimizer.
+_SECOND_PARTS = ("model_1.safetensors", "pytorch_model_1.bin", "optimizer_1.bin")
 
 
 def folder_job(path: str, model: str | None, trust: bool) -> dict[str, Any]:
@@ -128,6 +130,13 @@ def folder_job(path: str, model: str | None, trust: bool) -> dict[str, Any]:
         raise UnsupportedError(
             "the folder has no model.safetensors (or pytorch_model.bin) with an optimizer.pt",
             hint="give one file, or a folder that Trainer or Accelerator.save_state has written",
+        )
+    second = next((n for n in _SECOND_PARTS if os.path.isfile(os.path.join(path, n))), None)
+    if second is not None:
+        raise UnsupportedError(
+            f"the folder has several models or optimizers ({second}), and which belong together is "
+            "not recorded",
+            hint="check the training with ptinspect check script",
         )
     values: dict[str, Any] = {}
     try:

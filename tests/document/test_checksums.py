@@ -10,7 +10,12 @@ from pathlib import Path
 import pytest
 
 import ptinspect
-from ptinspect.document.warnings import all_checksum_warnings, checksum_warnings
+from ptinspect.document.warnings import (
+    all_checksum_warnings,
+    checksum_warnings,
+    require_checksums,
+)
+from ptinspect.errors import DamagedError, add_error_path
 from tests.cli.running import MODEL, run
 from tests.conftest import FIXTURES
 
@@ -96,6 +101,13 @@ def test_pieces_of_a_distributed_checkpoint_are_checked(option: str, tmp_path: P
     data = bytearray(pieces.read_bytes())
     data[data.index(element) + 1] ^= 4
     pieces.write_bytes(data)
+    with (
+        ptinspect.open(folder) as document,
+        pytest.raises(DamagedError) as caught,
+        add_error_path(document.path),
+    ):
+        require_checksums(document.archive, document.tensors.values())
+    assert caught.value.hint == "download or copy the file again"  # recover takes no folder
     result = run("show", option, folder)
     assert result.exit_code == (1 if option == "--check" else 0)
     assert re.search(

@@ -443,6 +443,14 @@ def a_folder_of_a_trainer(folder: Path) -> Given:
     return folder_of(training, folder)
 
 
+@honest
+def a_folder_of_a_trainer_with_several_processes(folder: Path) -> Given:
+    given = a_folder_of_a_trainer(folder)
+    states = Path(given["path"]) / "rng_state.pth"
+    states.rename(states.with_name("rng_state_0.pth"))
+    return given
+
+
 @faulty("rng")
 def a_folder_without_the_states_of_the_generators(folder: Path) -> Given:
     training = Training(folder, net=DROPOUT, data=SHUFFLED, scheduler=cosines_of_one)

@@ -40,6 +40,14 @@ def test_a_model_is_asked_for(workers: Workers) -> None:
     assert caught.value.hint == "give model=FILE.py:CLASS"
 
 
+@pytest.mark.parametrize("second", ["model_1.safetensors", "optimizer_1.bin"])
+def test_a_folder_of_several_models_is_refused(second: str, tmp_path: Path) -> None:
+    for name in ("model.safetensors", "optimizer.bin", second):
+        (tmp_path / name).touch()
+    with pytest.raises(PtInspectError, match=f"several models or optimizers .{second}"):
+        check_resume(str(tmp_path))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("net", "said"),
