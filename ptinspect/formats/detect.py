@@ -131,7 +131,8 @@ def _open(source: Source, limits: Limits, allow_index: bool) -> Archive:
     head = source.read(0, min(source.size, HEAD_BYTES))
     if head.startswith(ZIP_MAGIC):
         archive = _open_zip(source, limits)
-        if allow_index and any(name.name in PIECES for name in archive.pickled.globals):
+        has_pieces = any(name.name in PIECES for name in archive.pickled.globals)
+        if allow_index and (has_pieces or RANK_FILE.fullmatch(os.path.basename(source.path))):
             from ptinspect.formats.torch.ranks import is_rank_file, read_ranks
 
             if is_rank_file(archive):

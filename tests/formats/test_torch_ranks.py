@@ -310,3 +310,50 @@ def test_plain_values_in_objects_that_differ_are_named(odd: Path, tmp_path: Path
     with ptinspect.open(tmp_path) as document:
         (warning,) = (each for each in document.warnings if each.kind == "rank-values")
     assert warning.message.endswith("are shown: array, names")
+
+
+def rank_files(folder: Path, *values: object) -> Path:
+    torch = pytest.importorskip("torch")
+    for rank, value in enumerate(values):
+        torch.save(value, folder / f"model_world_size_{len(values)}_rank_{rank}.pt")
+    return folder
+
+
+def test_tensors_whose_shapes_differ_between_ranks_are_named_and_not_written(
+    tmp_path: Path,
+) -> None:
+    torch = pytest.importorskip("torch")
+    same, sparse = torch.arange(3.0), torch.eye(3).to_sparse()
+    rank_files(
+        tmp_path,
+        {"same": same, "rows": torch.ones(2), "sparse": sparse},
+        {"same": same, "rows": torch.ones(3), "sparse": torch.diag(same).to_sparse()},
+    )
+    with ptinspect.open(tmp_path) as document:
+        (warning,) = document.warnings
+        (value,) = (info for info in document.tensors.values() if info.key == "same")
+        assert value.numpy().tolist() == [0.0, 1.0, 2.0]
+    assert warning.message.endswith("those of rank 0 are shown: rows, sparse")
+    out = tmp_path / "out.safetensors"
+    result = run("convert", tmp_path, out)
+    assert result.exit_code == 2 and not out.exists()
+    result = run("convert", tmp_path, out, "--exclude", "sparse")
+    assert result.exit_code == 2 and "_rank_1.pt: 'rows' has another shape" in result.stderr
+    result = run("convert", tmp_path, out, "--exclude", "sparse", "--exclude", "rows")
+    assert result.exit_code == 0, result.stderr
+
+
+def test_a_tensor_that_is_empty_on_the_first_rank_only_is_refused(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    rank_files(tmp_path, {"rows": torch.ones(0)}, {"rows": torch.ones(3)})
+    result = run("show", tmp_path)
+    assert result.exit_code == 2 and "'rows' has another shape" in result.stderr
+
+
+def test_the_files_of_a_folder_are_compared_even_if_the_first_has_no_pieces(
+    tmp_path: Path,
+) -> None:
+    torch = pytest.importorskip("torch")
+    rank_files(tmp_path, {"w": torch.zeros(2)}, {"w": torch.ones(2)})
+    result = run("convert", tmp_path, tmp_path / "out.pt", "--to", "same")
+    assert result.exit_code == 2 and "'w' should be the same in" in result.stderr

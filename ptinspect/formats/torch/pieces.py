@@ -46,6 +46,9 @@ _OTHER_SIGN = bytes(byte ^ 0x80 for byte in range(256))
 """The last byte of a number, little-endian, with the sign changed."""
 
 
+LEAVE_OUT = "convert a part without it: --entry PATH, or --exclude NAME"
+"""The hint of errors in one tensor, of which the others are whole."""
+
 Box = tuple[tuple[int, ...], tuple[int, ...]]
 """Offsets and sizes of a piece in the whole tensor."""
 
@@ -227,7 +230,7 @@ def _equal_chunks(
                 raise DamagedError(
                     f"{name} should be the same in {printable_name(a)} and {printable_name(b)},"
                     " and differs",
-                    hint="convert a part without it: --entry PATH, or --exclude NAME",
+                    hint=LEAVE_OUT,
                 )
         start += len(chunk)
         yield chunk

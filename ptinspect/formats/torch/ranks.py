@@ -28,6 +28,7 @@ from ptinspect.errors import DamagedError, PtInspectError
 from ptinspect.formats.archive import Archive, Finding, PicklelessArchive, prefix_storage_keys
 from ptinspect.formats.safetensors import dense_tensor, ordered_dict
 from ptinspect.formats.torch.pieces import (
+    LEAVE_OUT,
     Box,
     Elements,
     Piece,
@@ -358,18 +359,25 @@ def _dtensor(dtype: DType | None, shape: tuple[int, ...], state: Value, name: st
 
 
 def _whole_tensor(archive: RankFiles, name: str, shards: dict[int, _Shards]) -> Any:
-    """Return the call that builds the whole tensor, after proving that it is in the files."""
+    """Return the call that builds the whole tensor, after proving that it is in the files. One that
+    is not cut, and has another shape or dtype in another file, is an error when it is read."""
     first = next(iter(shards.values()))
     copies: dict[Box, list[Elements]] = {}
+    mismatch = None
     for number, each in shards.items():
         path = os.path.basename(archive.parts[number].source.path)
         if (each.shape, each.dtype, set(each.boxes)) != (
             first.shape, first.dtype, set(first.boxes),
         ):  # fmt: skip
-            raise DamagedError(
+            mismatch = DamagedError(
                 f"{printable_name(path)}: {bounded_repr(name)} has another shape, dtype or"
-                " placement than in the first file"
+                " placement than in the first file",
+                hint=LEAVE_OUT,
             )
+            if len(each.boxes) != 1 or len(first.boxes) != 1 or not prod(first.shape):
+                raise mismatch
+            archive.differing[name] = None
+            continue
         for box, value in each.own:
             if prod(box[1]):
                 elements = locate(archive, value, f"{printable_name(path)}: {bounded_repr(name)}")
@@ -381,10 +389,13 @@ def _whole_tensor(archive: RankFiles, name: str, shards: dict[int, _Shards]) -> 
         found = copies.get(box, [])
         path = os.path.basename(found[0].archive.source.path) if found else ""
         opener = partial(list, found) if found else partial(_missing_piece, name, archive.missing)
+        if mismatch is not None:
+            opener = partial(_refuse, mismatch)
         pieces.append(Piece(*box, path, opener))
     real = check_cover(name, first.shape, pieces)
     places = [(box, e.key, e.begin, e.data) for box, found in copies.items() for e in found]
-    identity = (first.dtype.name, first.shape, *places) if places else name
+    whole = (first.dtype.name, first.shape, *places) if places else name
+    identity = whole if mismatch is None else mismatch
     key = archive.keys.setdefault(identity, f"{len(archive.keys)}/{name}")
     archive.spans[key] = PiecedSpan(first.dtype, first.shape, real, bounded_repr(name))
     needs_grad = first.requires_grad
@@ -425,3 +436,7 @@ def _missing_piece(name: str, missing: list[str]) -> list[Elements]:
         f"a piece of {bounded_repr(name)} is missing, it is in {files}",
         hint="copy the files of all ranks into one folder",
     )
+
+
+def _refuse(error: DamagedError) -> list[Elements]:
+    raise error
