@@ -238,6 +238,12 @@ NUMPY_LETTER_SIZES = {
 _NUMPY_CODE = r"[<>=|]?([a-zA-Z?])([0-9]{0,10})(?:\[[0-9a-zA-Z]*\])?"
 
 
+def numpy_code(dtype: DType) -> str:
+    """Return the dtype string of a little-endian type that numpy has, such as `<f4` or `|b1`."""
+    order = "|" if dtype.itemsize == 1 else "<"
+    return f"{order}{_NUMPY_KINDS[dtype.kind]}{dtype.itemsize}"
+
+
 def by_numpy_code(code: str) -> DType | None:
     """Return the type of a numpy dtype string such as `<f4` or `f4`."""
     return _BY_NUMPY_CODE.get(code.lstrip("<>=|"))

@@ -53,8 +53,8 @@ def spell_options(text: str) -> str:
         return f"{name}={value}" if value[0] == "'" or value.isupper() else f'{name}="{value}"'
 
     option = re.compile(
-        r"(?<![\w-])--([a-z][a-z-]*)(?: (state_dict|checkpoint|safetensors|same|keep-one|duplicate"
-        r"|auto|'[^']*'|[A-Z][A-Z_]*\b))?"
+        r"(?<![\w-])--([a-z][a-z-]*)(?: (state_dict|checkpoint|safetensors|npz|same|keep-one"
+        r"|duplicate|auto|'[^']*'|[A-Z][A-Z_]*\b))?"
     )
     return "\n".join(
         line if "ptinspect " in line else option.sub(argument, line) for line in text.split("\n")

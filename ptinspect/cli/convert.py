@@ -27,11 +27,11 @@ from ptinspect.text import safe
 if TYPE_CHECKING:
     from ptinspect.conversion import ConversionReport
 
-TARGETS = ("state_dict", "checkpoint", "safetensors", "same")
+TARGETS = ("state_dict", "checkpoint", "safetensors", "npz", "same")
 
 
 @click.command(
-    "convert", short_help="Convert to a state_dict, a checkpoint, safetensors or today's zip."
+    "convert", short_help="Convert to a state_dict, checkpoint, safetensors, npz or today's zip."
 )
 @click.argument("paths", metavar="SRC... [DST]", nargs=-1, required=True)
 @choice("--to", TARGETS, "Target to write. By default the suffix of DST decides.")
@@ -58,7 +58,7 @@ TARGETS = ("state_dict", "checkpoint", "safetensors", "same")
 @choice(
     "--shared",
     ["keep-one", "duplicate", "error"],
-    "For safetensors, of tensors that share memory: keep one, write copies, or fail.",
+    "For safetensors and npz, of tensors that share memory: keep one, write copies, or fail.",
     default="keep-one",
 )
 @repeatable(
@@ -83,9 +83,9 @@ def command(
 ) -> None:  # fmt: skip
     """Write the content of SRC to DST, without torch and without executing anything.
 
-    DST ends in .safetensors, or in .pt, .pth, .bin or .ckpt for a state_dict; any other DST, or
-    none, needs --to. If DST is a folder, the name of the file is derived from SRC; several SRC
-    need a folder. The file appears complete or not at all. Exit code 0: done. 1: --dtype cannot
+    DST ends in .safetensors or .npz, or in .pt, .pth, .bin or .ckpt for a state_dict; any other
+    DST, or none, needs --to. If DST is a folder, the name of the file is derived from SRC; several
+    SRC need a folder. The file appears complete or not at all. Exit code 0: done. 1: --dtype cannot
     hold all numbers, and nothing was written. 2: a file could not be read or written, or --verify
     found a difference.
     """

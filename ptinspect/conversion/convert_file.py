@@ -60,8 +60,8 @@ def convert(
 
     Args:
         src, dst: a file; a file or a folder for it (by default that of SRC).
-        to: `state_dict`, `checkpoint`, `safetensors` or `same` (all values of the file in today's
-            container). By default the suffix of `dst` decides.
+        to: `state_dict`, `checkpoint`, `safetensors`, `npz` or `same` (all values of the file in
+            today's container). By default the suffix of `dst` decides.
         entry, all_entries: path of the part to convert, such as `model_state_dict`, or all models.
             Of several, each is written to a file whose name ends in that of the entry.
         include, exclude: globs that select keys.
@@ -69,7 +69,8 @@ def convert(
             removes those of DataParallel, torch.compile and FSDP; `rename` takes `REGEX=NEW`.
         dtype, device, contiguous: changes of all tensors. `dtype` may be one of torch or numpy;
             numbers that it cannot hold are an error without `allow_overflow`.
-        shared: `keep-one`, `duplicate` or `error`, for safetensors of tensors that share memory.
+        shared: `keep-one`, `duplicate` or `error`, for safetensors and npz of tensors that share
+            memory.
         set, optimizer, plain: entries to add to a checkpoint, a file with its optimizer state,
             and whether to write only values that torch.load accepts by default.
         max_shard_size: size of safetensors shards in bytes, or as `5GB`.
@@ -179,6 +180,10 @@ def plan_conversion(
         from ptinspect.conversion.targets.safetensors import plan_safetensors
 
         return plan_safetensors(document, path, options)
+    if options.to == "npz":
+        from ptinspect.conversion.targets.npz import plan_npz
+
+        return plan_npz(document, path, options)
     if options.to == "checkpoint":
         from ptinspect.conversion.targets.checkpoint import plan_checkpoint
 

@@ -119,8 +119,8 @@ def _is_minor_part(path: Path, document: Document) -> bool:
 
 def _minor_part_error(path: Path, document: Document, options: ConvertOptions) -> PtInspectError:
     """Return the error for a list, or a dict without names, around a small dict of tensors."""
-    is_safetensors = (options.dst or "").lower().endswith(".safetensors")
-    everything = ConvertOptions("same", dst=None if is_safetensors else options.dst)
+    is_tensors_only = (options.dst or "").lower().endswith((".safetensors", ".npz"))
+    everything = ConvertOptions("same", dst=None if is_tensors_only else options.dst)
     commands = [
         replace(options, entry=dotted(path)).command(document.path),
         everything.command(document.path),

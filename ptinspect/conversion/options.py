@@ -19,18 +19,21 @@ from ptinspect.torchnn.attributes import WRAPPERS
 if TYPE_CHECKING:
     from ptinspect.pickling.pyobjects import Path
 
-TARGETS = ("state_dict", "checkpoint", "safetensors", "same")
+TARGETS = ("state_dict", "checkpoint", "safetensors", "npz", "same")
+TENSORS_ONLY = ("safetensors", "npz")
+"""Targets that hold tensors by name, and no pickle."""
 SHARED = ("keep-one", "duplicate", "error")
 SUFFIXES = {
     **dict.fromkeys((".pt", ".pth", ".bin", ".ckpt"), "state_dict"),
     ".safetensors": "safetensors",
+    ".npz": "npz",
 }
 """The target for each suffix of DST, if `--to` is not used."""
 
 WRAPPER_PREFIX = re.compile(rf"(?:^|(?<=\.))(?:{'|'.join(WRAPPERS)})\.")
 _NAME_ENDINGS = {
     "state_dict": "_state_dict.pt", "checkpoint": "_checkpoint.pt", "safetensors": ".safetensors",
-    "same": "_same.pt",
+    "npz": ".npz", "same": "_same.pt",
 }  # fmt: skip
 # The devices of torch.device whose tensors have bytes.
 _DEVICE = re.compile(r"(cpu|(cuda|mps|xpu|xla|hpu|npu|mtia|ipu|hip|privateuseone)(:\d{1,3})?)")
@@ -172,8 +175,11 @@ class ConvertOptions:
             "--plain": self.plain and to != "checkpoint",
             "--optimizer": self.optimizer and to != "checkpoint",
             "--max-shard-size": self.max_shard_size and to != "safetensors",
-            "--shared": self.shared != "keep-one" and to != "safetensors",
+            "--shared": self.shared != "keep-one" and to not in TENSORS_ONLY,
             "--dtype": tensors.dtype and to == "same",
+            f"--dtype {tensors.dtype and tensors.dtype.name}": to == "npz"
+            and tensors.dtype
+            and not tensors.dtype.numpy,
             "--contiguous": tensors.contiguous and to == "same",
             "an option that changes keys": any(self.edits) and to == "same",
         }

@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from ptinspect.conversion.options import TENSORS_ONLY
 from ptinspect.conversion.output.pieces import ConvertedRange, SourceRange, TensorPiece
 from ptinspect.document.warnings import checksum_message
 from ptinspect.errors import LossError, spell_options
@@ -196,10 +197,12 @@ def later_pickles_warning(names: list[str]) -> list[str]:
 
 
 def suffix_warning(path: str, to: str) -> list[str]:
-    """Return a warning about a file of torch with the suffix of safetensors, if it is one."""
-    if to == "safetensors" or not path.lower().endswith(".safetensors"):
+    """Return a warning about a file with the suffix of safetensors or npz that is none."""
+    suffix = os.path.splitext(path)[1].lower().removeprefix(".")
+    if suffix == to or suffix not in TENSORS_ONLY:
         return []
-    return [f"{path} has the suffix of safetensors, but is a file of torch.save"]
+    kind = to if to in TENSORS_ONLY else "torch.save"
+    return [f"{path} has the suffix of {suffix}, but is a file of {kind}"]
 
 
 def placeholder_warnings(plan: Plan, document: Document) -> list[str]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ptinspect.conversion.options import TENSORS_ONLY
 from ptinspect.conversion.output.pieces import TensorPiece
 from ptinspect.conversion.output.sink import Sink
 from ptinspect.conversion.output.storage_layout import check_bounds
@@ -44,7 +45,7 @@ def refuse_unsafe_output(plan: Plan, document: Document, options: ConvertOptions
     """Scan the planned pickle, so that no payload of SRC gets into a file that ptinspect writes.
     Return warnings about names that are not on the allowlist. UnsafeError if loading the output
     would run something, UnsupportedError if torch lacks the type of a tensor (GGUF's blocks)."""
-    if plan.to == "safetensors":
+    if plan.to in TENSORS_ONLY:
         return []
     from ptinspect.safety.containers.dispatch import scan_source
     from ptinspect.safety.load_advice import state_load_advice
@@ -106,12 +107,14 @@ def verify_outputs(
     missing = {planned.key: planned for planned in plan.tensors}
     for file, path in zip(plan.files, paths, strict=True):
         try:
-            if compare_bytes and (file.records or not file.path.endswith(".json")):
+            has_tensors = file.records or not file.path.endswith(".json")
+            if plan.to == "npz" or (compare_bytes and has_tensors):
                 with open_document(path, limits=limits) as output:
-                    _check_output(file, output, missing, plan.device, compare_bytes=True)
-                    comparison = _Comparison(file.path, output.archive.source)
-                    file.write(Sink(comparison))
-                    comparison.check_end()
+                    _check_output(file, output, missing, plan.device, compare_bytes)
+                    if compare_bytes:
+                        comparison = _Comparison(file.path, output.archive.source)
+                        file.write(Sink(comparison))
+                        comparison.check_end()
             elif plan.pickled is None:
                 _check_header(file, path, missing)
             else:

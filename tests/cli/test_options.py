@@ -71,14 +71,14 @@ def test_no_option_of_diff_is_ignored(format: str) -> None:
 
 CONVERT = (
     "--include *weight", "--exclude *bias", "--strip-prefix layer.", "--add-prefix x.",
-    "--rename layer=fc", "--dtype bfloat16", "--allow-overflow", "--device cuda:1",
+    "--rename layer=fc", "--dtype float16", "--allow-overflow", "--device cuda:1",
     "--shared duplicate", "--set note=1", f"--optimizer {CHECKPOINT}", "--plain",
     "--max-shard-size 8", "--verify", "--dry-run",
 )  # fmt: skip
 
 
 @pytest.mark.parametrize("format", ["text", "json"])
-@pytest.mark.parametrize("to", ["state_dict", "checkpoint", "safetensors", "same"])
+@pytest.mark.parametrize("to", ["state_dict", "checkpoint", "safetensors", "npz", "same"])
 def test_no_option_of_convert_is_ignored(to: str, format: str, tmp_path: Path) -> None:
     def result(option: str) -> tuple[object, ...]:
         """Exit code, messages and bytes of a conversion with an option."""
@@ -96,7 +96,7 @@ def test_no_option_of_convert_is_ignored(to: str, format: str, tmp_path: Path) -
     plain = result("")
     ignored = [option for option in CONVERT if result(option) == plain]
     # It decides only about tensors that share memory, which this file does not have.
-    assert ignored == (["--shared duplicate"] if to == "safetensors" else [])
+    assert ignored == (["--shared duplicate"] if to in ("safetensors", "npz") else [])
 
 
 def test_verifying_needs_a_file(tmp_path: Path) -> None:

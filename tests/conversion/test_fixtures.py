@@ -22,12 +22,13 @@ NAMES = [name for name in fixtures() if name not in REFUSED]
 
 FILES = {
     "state_dict": "state_dict.pt", "checkpoint": "checkpoint.pt",
-    "safetensors": "o.safetensors", "same": "same.pt",
+    "safetensors": "o.safetensors", "npz": "o.npz", "same": "same.pt",
 }  # fmt: skip
 GOALS = tuple(FILES)
 # The reasons for which a fixture cannot become a state_dict or safetensors.
 SAID = (
     "the file has no model", "has 2 models", "has 3 models", "safetensors cannot hold",
+    "npz cannot hold", "there are no tensors",
     "several pickles", "a buffer that is stored outside the pickle is not in the file",
     "two tensors would get the name",
 )  # fmt: skip
@@ -93,6 +94,7 @@ def test_a_fixture_to_every_target(name: str, tmp_path: Path) -> None:
     check_same(name, results["same"], tmp_path)
     check_state_dict(name, results["state_dict"], tmp_path)
     check_safetensors(results["safetensors"], tmp_path)
+    check_npz(results["npz"], results["safetensors"], tmp_path)
     reports = {goal: report for goal, report in results.items() if isinstance(report, dict)}
     check_differences(FIXTURES / name, reports, tmp_path)
     if OTHER_READERS:
@@ -189,11 +191,36 @@ def check_safetensors(result: dict[str, Any] | PtInspectError, folder: Path) -> 
         assert list(document.tensors) == order
 
 
+def check_npz(
+    result: dict[str, Any] | PtInspectError,
+    safetensors: dict[str, Any] | PtInspectError,
+    folder: Path,
+) -> None:
+    """numpy reads the same bytes in an npz as in safetensors, in which a single tensor has no
+    name. numpy lacks some dtypes, and safetensors complex128."""
+    if isinstance(result, PtInspectError):
+        assert any(said in str(result) for said in SAID), result
+        assert result.hint or "there are no tensors" in str(result)
+        lacking = ("has the dtype", "there are no tensors")
+        assert isinstance(safetensors, PtInspectError) or any(why in str(result) for why in lacking)
+        return
+    numpy = pytest.importorskip("numpy")
+    with numpy.load(folder / FILES["npz"], allow_pickle=False) as arrays:
+        read = {key: (arrays[key].shape, arrays[key].tobytes()) for key in arrays.files}
+    if isinstance(safetensors, PtInspectError):
+        assert "complex128" in str(safetensors)
+        return
+    with ptinspect.open(folder / FILES["safetensors"]) as document:
+        aliases = getattr(document.archive, "aliases", {})
+        tensors = {k or "arr_0": t for k, t in document.tensors.items() if k not in aliases}
+        assert read == {key: (tensor.shape, tensor.read()) for key, tensor in tensors.items()}
+
+
 def check_differences(source: Path, reports: dict[str, dict[str, Any]], folder: Path) -> None:
     """`diff` finds the file equal to itself and to `same`, and explains where others differ."""
     itself = ptinspect.diff(source, source)
     assert itself.same and not itself.notes
-    for goal in ("same", "state_dict", "safetensors"):
+    for goal in ("same", "state_dict", "safetensors", "npz"):
         if goal not in reports:
             continue
         report = ptinspect.diff(source, folder / FILES[goal])

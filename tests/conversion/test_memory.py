@@ -24,7 +24,12 @@ print(re.search(r"VmHWM:\\s*(\\d+) kB", open("/proc/self/status").read())[1])
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
 @pytest.mark.parametrize(
     ("target", "options"),
-    [("o.safetensors", "{}"), ("o.pt", "{}"), ("o.safetensors", "{'max_shard_size': 1 << 26}")],
+    [
+        ("o.safetensors", "{}"),
+        ("o.npz", "{}"),
+        ("o.pt", "{}"),
+        ("o.safetensors", "{'max_shard_size': 1 << 26}"),
+    ],
 )
 def test_shards_are_not_loaded_into_memory(tmp_path: Path, target: str, options: str) -> None:
     size, weight_map = 1 << 27, {}

@@ -294,13 +294,13 @@ def test_keys_left_out_of_a_checkpoint_are_told(tmp_path: Path) -> None:
     assert made.warnings == ["dropped by include and exclude: bias"]
 
 
-@pytest.mark.parametrize("to", ["same", "state_dict", "checkpoint", "safetensors"])
-def test_a_file_of_torch_with_the_suffix_of_safetensors_is_a_warning(
-    to: str, tmp_path: Path
-) -> None:
-    target = tmp_path / "o.safetensors"
+@pytest.mark.parametrize("suffix", ["safetensors", "npz"])
+@pytest.mark.parametrize("to", ["same", "state_dict", "checkpoint", "safetensors", "npz"])
+def test_a_suffix_of_another_format_is_a_warning(to: str, suffix: str, tmp_path: Path) -> None:
+    target = tmp_path / f"o.{suffix}"
     report = convert(MODEL, target, to=to)
-    words = f"{target} has the suffix of safetensors, but is a file of torch.save"
-    assert (words in report.warnings) == (to != "safetensors")
+    kind = to if to in ("safetensors", "npz") else "torch.save"
+    words = f"{target} has the suffix of {suffix}, but is a file of {kind}"
+    assert (words in report.warnings) == (to != suffix)
     with ptinspect.open(target) as document:
-        assert (document.archive.format == "torch-zip") == (words in report.warnings)
+        assert document.archive.format == (kind if kind != "torch.save" else "torch-zip")

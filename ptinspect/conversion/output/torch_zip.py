@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from zlib import adler32, crc32
 
 from ptinspect.conversion.output.pieces import BytesPiece
+from ptinspect.conversion.output.sink import combine_crcs
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -48,21 +49,23 @@ _new_tuple = tuple.__new__  # skips the Python function that Record(…) would c
 
 
 class ZipWriter:
-    """Writes records to a sink, in order. `folder` is the prefix of all names."""
+    """Writes records to a sink, in order, below `folder` if it is not empty."""
 
     def __init__(self, sink: Sink, folder: str) -> None:
         self.sink = sink
-        self.folder = folder
+        self.prefix = f"{folder}/" if folder else ""
         self.records: list[Record] = []
 
-    def write_record(self, name: str, pieces: Sequence[Piece]) -> None:
-        """Write a record that consists of these pieces."""
+    def write_record(self, name: str, pieces: Sequence[Piece], head: bytes = b"") -> None:
+        """Write a record that consists of `head` and these pieces."""
         sink = self.sink
-        full_name = f"{self.folder}/{name}".encode()
-        size = pieces[0].length if len(pieces) == 1 else sum(piece.length for piece in pieces)
-        offset = sink.position
-        sink.write(_local_header(full_name, size, offset))
+        full_name = f"{self.prefix}{name}".encode()
+        length = pieces[0].length if len(pieces) == 1 else sum(piece.length for piece in pieces)
+        offset, size = sink.position, len(head) + length
+        sink.write(_local_header(full_name, size, offset) + head)
         crc = sink.write_pieces(pieces, with_crc=True)
+        if head:
+            crc = combine_crcs(crc32(head), crc, length)
         if size:
             is_large = size >= MAX_UINT32 or offset >= MAX_UINT32
             descriptor = _LARGE_DESCRIPTOR if is_large else _DESCRIPTOR
@@ -74,9 +77,13 @@ class ZipWriter:
         self.write_record(name, [BytesPiece(data)])
 
     def finish(self) -> None:
-        """Write the last records and the directory."""
+        """Write torch's last records and the directory."""
         self.write_bytes("version", b"3\n")
         self.write_bytes(".data/serialization_id", serialization_id(self.records))
+        self.write_directory()
+
+    def write_directory(self) -> None:
+        """Write the directory and the end records."""
         sink = self.sink
         start = sink.position
         sink.write(b"".join(map(_directory_line, self.records)))

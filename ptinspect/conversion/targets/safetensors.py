@@ -1,4 +1,4 @@
-"""The target `safetensors`: header, tensors, shards.
+"""The target `safetensors`: header, tensors, shards; and which tensors it and `npz` can hold.
 
 Sources: `safetensors::tensor::prepare` for the order (by dtype, largest and latest first, then by
 name) and for the padding of the header to eight bytes; `safetensors.torch.save_model` for the
@@ -16,7 +16,13 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from ptinspect.conversion.options import parse_size
 from ptinspect.conversion.output.object_graph import ObjectGraph
-from ptinspect.conversion.output.pieces import Piece, SourceRange, TensorPiece, storage_piece
+from ptinspect.conversion.output.pieces import (
+    CAST_DTYPES,
+    Piece,
+    SourceRange,
+    TensorPiece,
+    storage_piece,
+)
 from ptinspect.conversion.output.storage_layout import TensorOptions, byte_span, check_bounds
 from ptinspect.conversion.plan import ModelPart, OutputFile, Plan, PlannedTensor
 from ptinspect.conversion.report import loss_warnings
@@ -30,7 +36,7 @@ from ptinspect.pickling.values import TensorCall
 from ptinspect.text import bounded_repr, join_names, shell_quoted
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from ptinspect.conversion.options import ConvertOptions
     from ptinspect.conversion.output.sink import Sink
@@ -46,9 +52,22 @@ _new_tuple = tuple.__new__  # skips the Python function that PlannedTensor(…) 
 MAX_LISTED = 8
 """Number of keys that an error lists."""
 
+_DTYPE_PROBLEM = "has the dtype"
 
-_Entry: TypeAlias = "tuple[PlannedTensor, Piece]"
-"""A tensor of the header, and its bytes."""
+Entry: TypeAlias = "tuple[PlannedTensor, Piece]"
+"""A tensor of the output, and its bytes."""
+
+
+class TensorFormat(NamedTuple):
+    """What a format of named tensors can hold: the names of its dtypes, and a function that returns
+    the keys that it cannot have, each with the reason. `single_name` is the key of a tensor that
+    has none, and `alias_advice` says how to load a file without some of the tied tensors."""
+
+    name: str
+    dtypes: Collection[str]
+    key_problems: Callable[[Collection[str]], dict[str, str]]
+    single_name: str
+    alias_advice: str
 
 
 class _Form(NamedTuple):
@@ -62,50 +81,57 @@ class _Form(NamedTuple):
 
 def plan_safetensors(document: Document, path: str, options: ConvertOptions) -> Plan:
     """Return the plan of one file, or of shards and their index."""
-    graph = ObjectGraph(options.tensors)
-    model = model_part(document, options, graph)
-    if not model.items and model.module is None and as_mapping(model.value) != {}:
-        # A single tensor has an empty name.
-        model.items = {"": model.value}
-        model.sources = {"": dotted(model.path) if model.path else ""}
-    entries = _dense_tensors(model, document, options, graph)
-    tensors = {planned.key: planned.tensor for planned, _ in entries}
-    aliases, sharing_warnings = _shared_tensors(tensors, options.shared)
-    warnings, dropped = loss_warnings(document, model, options)
-    if aliases:
-        entries = [entry for entry in entries if entry[0].key not in aliases]
+    plan, entries, aliases = plan_named_tensors(document, options, _SAFETENSORS)
     metadata = {FORMAT: "pt", **{alias: aliases[alias] for alias in sorted(aliases)}}
     # The order of Unicode is that of the bytes of UTF-8.
     in_file_order = sorted(entries, key=lambda entry: entry[0].key)
     if len({id(planned.dtype) for planned, _ in entries}) > 1:
         in_file_order.sort(key=lambda entry: -_RANKS[entry[0].dtype.name] if entry[0].dtype else 0)
     if options.max_shard_size is None:
-        files = [_file(path, in_file_order, metadata)]
+        plan.files = [_file(path, in_file_order, metadata)]
     else:
-        files = _shards(path, in_file_order, metadata, parse_size(options.max_shard_size))
-    return Plan(
-        options.to,
-        files=files,
-        tensors=[planned for planned, _ in entries],
-        warnings=[
-            *warnings,
-            *sharing_warnings,
-            *_unrecorded_facts(tensors, options.tensors.device),
-        ],
-        dropped=dropped,
-    )
+        plan.files = _shards(path, in_file_order, metadata, parse_size(options.max_shard_size))
+    return plan
+
+
+def plan_named_tensors(
+    document: Document, options: ConvertOptions, target: TensorFormat
+) -> tuple[Plan, list[Entry], dict[str, str]]:
+    """Return a plan without files, the tensors to write in the order of the source, and the keys
+    that are not written, each with the one that is written in its place."""
+    graph = ObjectGraph(options.tensors)
+    model = model_part(document, options, graph)
+    if not model.items and model.module is None and as_mapping(model.value) != {}:
+        model.items = {target.single_name: model.value}
+        model.sources = {target.single_name: dotted(model.path) if model.path else ""}
+    entries = _dense_tensors(model, document, options, graph, target)
+    tensors = {planned.key: planned.tensor for planned, _ in entries}
+    aliases, sharing_warnings = _shared_tensors(tensors, options.shared, target)
+    warnings, dropped = loss_warnings(document, model, options)
+    if aliases:
+        entries = [entry for entry in entries if entry[0].key not in aliases]
+    warnings += [*sharing_warnings, *_unrecorded_facts(tensors, options, target)]
+    planned_tensors = [planned for planned, _ in entries]
+    plan = Plan(options.to, tensors=planned_tensors, warnings=warnings, dropped=dropped)
+    return plan, entries, aliases
 
 
 # --- which tensors the format can hold ------------------------------------------------------
 
 
 def _dense_tensors(
-    model: ModelPart, document: Document, options: ConvertOptions, graph: ObjectGraph
-) -> list[_Entry]:
+    model: ModelPart,
+    document: Document,
+    options: ConvertOptions,
+    graph: ObjectGraph,
+    target: TensorFormat,
+) -> list[Entry]:
     """Return the tensors. UnsupportedError that lists all values that do not fit."""
     items, sources = model.items, model.sources
-    entries: list[_Entry] = []
+    entries: list[Entry] = []
     problems: dict[str, str] = {}
+    castable: set[str] = set()
+    key_problems = target.key_problems(items)
     forms: dict[int, _Form] = {}  # by the ids of the forms in the pickle
     # Both have the same keys. A lookup of each would take longer than the rest of the line.
     for (key, value), source in zip(items.items(), sources.values(), strict=True):
@@ -113,13 +139,15 @@ def _dense_tensors(
         is_plain = type(value) is TensorCall and value.changes is None
         form = forms.get(id(value.form)) if is_plain else None  # type: ignore[attr-defined]
         if form is None:
-            form = _form(tensor, graph.options)
+            form = _form(tensor, graph.options, target)
             if is_plain:
                 forms[id(value.form)] = form  # type: ignore[attr-defined]
-        problem = form.problem or ("" if key.isascii() and key[:1] != "_" else _key_problem(key))
+        problem = form.problem or key_problems.get(key, "")
         storage = None if tensor is None else tensor.storage
         if problem or tensor is None or storage is None:
             problems[key] = problem
+            if tensor and tensor.dtype and problem.startswith(_DTYPE_PROBLEM):
+                castable |= {key} if tensor.dtype.name in CAST_DTYPES else set()
             continue
         storage.check()
         planned = _new_tuple(PlannedTensor, (key, source, tensor, form.dtype))
@@ -128,22 +156,26 @@ def _dense_tensors(
         lines = [f"{_printable(key)} {problem}" for key, problem in problems.items()]
         more = f"; and {len(lines) - MAX_LISTED:,} more" if len(lines) > MAX_LISTED else ""
         hint = "--to same or --to state_dict keeps them"
-        if entries and len(problems) > MAX_LISTED:
+        others = [sources[key] for key in problems if key not in castable]
+        exclude = [f"--exclude={shell_quoted(escape(source))}" for source in others]
+        if castable and len(others) <= MAX_LISTED:
+            command = options.command(document.path, "--dtype float32", *exclude)
+            hint = f"write float32{' and drop the others' * bool(others)}: {command}"
+        elif entries and len(problems) > MAX_LISTED:
             hint = "drop them with --exclude GLOB, or keep them with a .pt file as DST"
         elif entries:
-            exclude = [f"--exclude={shell_quoted(escape(sources[key]))}" for key in problems]
             hint = f"drop them: {options.command(document.path, *exclude)}"
         raise UnsupportedError(
-            f"safetensors cannot hold {len(problems):,} of {len(items):,} entries: "
+            f"{target.name} cannot hold {len(problems):,} of {len(items):,} entries: "
             f"{'; '.join(lines[:MAX_LISTED])}{more}",
             hint=hint,
         )
     return entries
 
 
-def _form(tensor: Tensor | None, options: TensorOptions) -> _Form:
+def _form(tensor: Tensor | None, options: TensorOptions, target: TensorFormat) -> _Form:
     """Return the form of a tensor. DamagedError if it exceeds its storage."""
-    problem = _tensor_problem(tensor, options)
+    problem = _tensor_problem(tensor, options, target)
     if problem or tensor is None:
         return _Form(problem)
     check_bounds(tensor)
@@ -165,7 +197,7 @@ def _piece(tensor: Tensor, storage: Storage, form: _Form) -> Piece:
     return storage_piece(storage, *form.span, tensor.dtype, form.dtype)
 
 
-def _tensor_problem(tensor: Tensor | None, options: TensorOptions) -> str:
+def _tensor_problem(tensor: Tensor | None, options: TensorOptions, target: TensorFormat) -> str:
     if tensor is None:
         return "is not a tensor"
     if tensor.uninitialized:
@@ -177,44 +209,66 @@ def _tensor_problem(tensor: Tensor | None, options: TensorOptions) -> str:
         return f"is quantized ({dtype.name if dtype else 'unknown'})"
     if tensor.storage is None or tensor.stride is None:
         return f"is not dense ({tensor.subclass or tensor.layout}, {tensor.device})"
-    if dtype is None or options.output_dtype(tensor).name not in _RANKS:
-        return f"has the dtype {dtype.name if dtype else 'unknown'}"
+    if dtype is None or options.output_dtype(tensor).name not in target.dtypes:
+        return f"{_DTYPE_PROBLEM} {dtype.name if dtype else 'unknown'}"
     if dtype.name == "float4_e2m1fn_x2" and not tensor.shape:
         return "has no last dimension, in which the format counts the numbers of float4"
     return ""
 
 
-def _key_problem(key: str) -> str:
-    """Return why a header cannot have this key."""
-    if key == "__metadata__":
-        return "has a name that safetensors reserves (--rename changes it)"
-    try:
-        key.encode()
-    except UnicodeEncodeError:
-        return "has a name that cannot be encoded in UTF-8 (--rename changes it)"
-    return ""
+def _key_problems(keys: Collection[str]) -> dict[str, str]:
+    """Return the keys that a header cannot have, with the reasons."""
+    problems = encoding_problems(keys)
+    if "__metadata__" in keys:
+        problems["__metadata__"] = "has a name that safetensors reserves (--rename changes it)"
+    return problems
+
+
+def encoding_problems(keys: Collection[str]) -> dict[str, str]:
+    """Return the keys that cannot be encoded in UTF-8, with the reason."""
+    problems = {}
+    for key in keys:
+        if not key.isascii():
+            try:
+                key.encode()
+            except UnicodeEncodeError:
+                problems[key] = "has a name that cannot be encoded in UTF-8 (--rename changes it)"
+    return problems
+
+
+_SAFETENSORS = TensorFormat(
+    "safetensors",
+    _RANKS,
+    _key_problems,
+    "",
+    "written once, with a note in the metadata: {}; a strict load_state_dict misses {}: use"
+    " safetensors.torch.load_model, or write them all with --shared duplicate",
+)
 
 
 def _printable(key: str) -> str:
     return (key if key.isprintable() else bounded_repr(key)) or "the value"
 
 
-def _unrecorded_facts(tensors: dict[str, Tensor], device: str | None) -> list[str]:
-    """Return a warning about devices (`device`: that of --device) and requires_grad, which the
-    format does not record."""
-    facts = []
+def _unrecorded_facts(
+    tensors: dict[str, Tensor], options: ConvertOptions, target: TensorFormat
+) -> list[str]:
+    """Return a warning about devices and requires_grad, which the format does not record."""
+    facts, device = [], options.tensors.device
     devices = sorted({device or tensor.device for tensor in tensors.values()} - {"cpu"})
     if devices:
         facts.append(f"devices ({', '.join(devices)})")
     if any(tensor.requires_grad for tensor in tensors.values()):
         facts.append("requires_grad")
-    return [f"dropped: {' and '.join(facts)} (safetensors does not record them)"] if facts else []
+    return [f"dropped: {' and '.join(facts)} ({target.name} does not record them)"] if facts else []
 
 
 # --- tensors that share memory --------------------------------------------------------------
 
 
-def _shared_tensors(tensors: dict[str, Tensor], policy: str) -> tuple[dict[str, str], list[str]]:
+def _shared_tensors(
+    tensors: dict[str, Tensor], policy: str, target: TensorFormat
+) -> tuple[dict[str, str], list[str]]:
     """Return the keys that are not written, each with the one that is written in its place, and
     warnings."""
     by_view: dict[tuple[object, ...], list[str]] = {}
@@ -244,10 +298,8 @@ def _shared_tensors(tensors: dict[str, Tensor], policy: str) -> tuple[dict[str, 
         return {}, warnings
     aliases = {key: keys[0] for keys in groups for key in keys[1:]}
     names = join_names(f"{alias} is {key}" for alias, key in aliases.items())
-    verb = "misses this key" if len(aliases) == 1 else "misses these keys"
     warnings.append(
-        f"written once, with a note in the metadata: {names}; a strict load_state_dict {verb}:"
-        " use safetensors.torch.load_model, or write them all with --shared duplicate"
+        target.alias_advice.format(names, "this key" if len(aliases) == 1 else "these keys")
     )
     return aliases, warnings
 
@@ -288,7 +340,7 @@ def _in_shared_storages(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 # --- files ----------------------------------------------------------------------------------
 
 
-def header(entries: Sequence[_Entry], metadata: dict[str, str]) -> bytes:
+def header(entries: Sequence[Entry], metadata: dict[str, str]) -> bytes:
     """Return the length of the header, and the header."""
     import json
 
@@ -320,7 +372,7 @@ def header(entries: Sequence[_Entry], metadata: dict[str, str]) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
-def _file(path: str, entries: Sequence[_Entry], metadata: dict[str, str]) -> OutputFile:
+def _file(path: str, entries: Sequence[Entry], metadata: dict[str, str]) -> OutputFile:
     head = header(entries, metadata)
     records = [(planned.key, (piece,)) for planned, piece in entries]
     return OutputFile(path, partial(_write, head, records), head, records)
@@ -333,14 +385,14 @@ def _write(head: bytes, pieces: Sequence[tuple[str, Sequence[Piece]]], sink: Sin
 
 
 def _shards(
-    path: str, entries: Sequence[_Entry], metadata: dict[str, str], max_size: int
+    path: str, entries: Sequence[Entry], metadata: dict[str, str], max_size: int
 ) -> list[OutputFile]:
     """Return shards of at most `max_size` bytes (a single tensor may be larger) and their index; a
     single file without an index if everything fits into one."""
     import json
 
     order = {planned.key: index for index, (planned, _) in enumerate(entries)}
-    groups: list[list[_Entry]] = []
+    groups: list[list[Entry]] = []
     size = 0
     # In the order of the source, so that neighbours in the model are in the same shard.
     for entry in sorted(entries, key=lambda entry: entry[0].tensor.pickle_offset):

@@ -17,6 +17,7 @@ from struct import pack
 from typing import TYPE_CHECKING
 
 from ptinspect.conversion.models import array_tensor, is_array_state_dict, select_model
+from ptinspect.conversion.options import TENSORS_ONLY
 from ptinspect.conversion.output.object_graph import ObjectGraph
 from ptinspect.conversion.plan import ModelPart, Plan, PlannedTensor, plan_tensors, plan_torch_file
 from ptinspect.conversion.report import PROGRAM_DROPPED, loss_warnings
@@ -111,7 +112,7 @@ def plan_same(document: Document, path: str, options: ConvertOptions) -> Plan:
 def model_part(document: Document, options: ConvertOptions, graph: ObjectGraph) -> ModelPart:
     """Return the part that is converted, as a state_dict with its keys edited. A part that is
     neither a module nor a mapping by strings is taken as it is. NumPy arrays in a mapping become
-    tensors, and safetensors gets the tensors of nested mappings by dotted keys."""
+    tensors, and safetensors and npz get the tensors of nested mappings by dotted keys."""
     (path, value), warnings = select_part(document, options)
     module = module_of(value)
     if module is not None:
@@ -127,7 +128,7 @@ def model_part(document: Document, options: ConvertOptions, graph: ObjectGraph) 
         return model
     state = StateDict({str(key): item for key, item in items.items()}, metadata_of(value))
     is_changed = False
-    if options.to == "safetensors" or is_array_state_dict(value):
+    if options.to in TENSORS_ONLY or is_array_state_dict(value):
         arrays = {
             key: graph.add_new(tensor)
             for key, item in state.items.items()
@@ -135,7 +136,7 @@ def model_part(document: Document, options: ConvertOptions, graph: ObjectGraph) 
         }
         state.items |= arrays
         is_changed = bool(arrays)
-    if options.to == "safetensors":
+    if options.to in TENSORS_ONLY:
         is_changed |= _flatten(state, path, document)
         model.attributes = _tensor_attributes(path, document)
     if any(options.edits) or is_changed:
