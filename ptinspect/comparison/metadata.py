@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b, sha256
@@ -14,6 +15,7 @@ from ptinspect.pickling.pyobjects import (
     as_bytes,
     as_mapping,
     as_sequence,
+    attributes_of,
     brief_repr,
     function_path,
 )
@@ -31,6 +33,7 @@ from ptinspect.pickling.values import (
 
 if TYPE_CHECKING:
     from ptinspect.document import Document
+    from ptinspect.document.entries import Entry
     from ptinspect.document.optim.state import Optimizer
     from ptinspect.pickling.pyobjects import Path
 
@@ -64,8 +67,8 @@ class ModuleChange:
 
 @dataclass(frozen=True, slots=True)
 class OptimizerChange:
-    """An optimizer state that was added, removed or changed: in "class", "param_groups" or "state",
-    with details such as "lr 0.1 -> 0.01"."""
+    """An optimizer state that was added, removed or changed: in "class", "param_groups", "state" or
+    "other" items, with details such as "lr 0.1 -> 0.01"."""
 
     path: Path
     change: str
@@ -94,9 +97,9 @@ def compare_entries(a: Document, b: Document) -> list[EntryChange]:
     entry shows may be less than it holds (the head of a list, the shape of an array): such
     values are compared whole."""
     changes: list[EntryChange] = []
-    entries_a, entries_b = ({entry.path: entry for entry in d.entries} for d in (a, b))
+    entries_a, entries_b = _numbered_entries(a), _numbered_entries(b)
     find_a, find_b = (value_finder(document.archive.root) for document in (a, b))
-    for path, x, y, change in _paired(entries_a, entries_b):
+    for (path, _), x, y, change in _paired(entries_a, entries_b):
         roots = [document.archive.root for document, entry in ((a, x), (b, y)) if entry]
         if not path and all(as_mapping(root) is not None for root in roots):
             continue  # the container of a state_dict without tensors
@@ -113,6 +116,16 @@ def compare_entries(a: Document, b: Document) -> list[EntryChange]:
                 shown_a, shown_b = f"{x.type} {shown_a}", f"{y.type} {shown_b}"
         changes.append(EntryChange(path, change, shown_a, shown_b))
     return changes
+
+
+def _numbered_entries(document: Document) -> dict[tuple[Path, int], Entry]:
+    """Return the entries by path, numbered where keys that are objects have the same text."""
+    entries: dict[tuple[Path, int], Entry] = {}
+    counts: Counter[Path] = Counter()
+    for entry in document.entries:
+        entries[entry.path, counts[entry.path]] = entry
+        counts[entry.path] += 1
+    return entries
 
 
 def _plain(value: Value, kind: str) -> object:
@@ -168,7 +181,7 @@ def _leaf_text(value: Value, document: Document) -> str | None:
     """Return a text that is equal for equal values without insides; None for others."""
     if isinstance(value, bytes | bytearray | Blob):
         return _bytes_text(value)
-    if value is None or isinstance(value, bool | int | float | str):
+    if value is None or isinstance(value, bool | int | float | complex | str):
         kind = "str" if isinstance(value, str) else type(value).__name__
         return f"{kind}:{hex(value) if isinstance(value, int) else value}"
     if isinstance(value, Global) and value.changes is None:
@@ -184,7 +197,8 @@ def _leaf_text(value: Value, document: Document) -> str | None:
     if array is not None:
         data = _bytes_text(array.data)
         return data and f"{(array.dtype, array.shape, array.stride)}{data}"
-    return _bytes_text(value) if scalar is None else repr(scalar)
+    # Of some dtypes, such as datetime64, the number is None: then the call's arguments count.
+    return _bytes_text(value) if scalar is None or scalar[1] is None else repr(scalar)
 
 
 def _bytes_text(value: Value) -> str | None:
@@ -275,6 +289,7 @@ def compare_optimizers(
     """Return the optimizer states that differ. `changed_tensors` are the paths of tensors that
     differ, in either document."""
     optimizers_a, optimizers_b = ({item.path: item for item in d.optimizers} for d in (a, b))
+    find_a, find_b = (value_finder(document.archive.root) for document in (a, b))
     paths = list(changed_tensors)
     changes = []
     for path, x, y, change in _paired(optimizers_a, optimizers_b):
@@ -290,6 +305,12 @@ def compare_optimizers(
         is_changed = any(tensor[: len(start)] == start for tensor in paths)
         if is_changed or _plain_state(a, x) != _plain_state(b, y):
             aspects.append("state")
+        others = [_other_items(a, find_a(path)), _other_items(b, find_b(path))]
+        names = [f"{key} differs" for key, p, q, _ in _paired(*others) if p != q]
+        is_object = {item.evidence == "recorded" for item in (x, y)}
+        if names and len(is_object) == 1:  # only a pickled object has its class's defaults
+            aspects.append("other")
+            details += names
         if aspects:
             changes.append(OptimizerChange(path, change, tuple(aspects), tuple(details)))
     return changes
@@ -324,14 +345,30 @@ def _shown(value: Value) -> str:
     return f"{value:.6g}" if isinstance(value, float) else brief_repr(value)
 
 
-def _plain_state(document: Document, optimizer: Optimizer) -> list[tuple[object, bytes]]:
-    """Return the values of an optimizer's state that are not tensors, such as `step`."""
-    values: list[tuple[object, bytes]] = []
-    for number, state in enumerate(optimizer.state.values()):
-        for key, value in (as_mapping(state) or {}).items():
+def _plain_state(document: Document, optimizer: Optimizer) -> dict[object, bytes]:
+    """Return digests of what an optimizer's state has besides tensors, such as `step`."""
+    values: dict[object, bytes] = {}
+    for number, (key, state) in enumerate(optimizer.state.items()):
+        # A pickled optimizer has the parameters themselves as keys.
+        parameter = number if isinstance(key, Call) else key_value(key)
+        items = as_mapping(state)
+        for name, value in (items if items is not None else {None: state}).items():
             if document.tensor_of(value) is None:
-                values.append(((number, str(key_value(key))), _digest(value, document)))
+                values[parameter, str(key_value(name))] = _digest(value, document)
     return values
+
+
+def _other_items(document: Document, value: Value) -> dict[str, bytes]:
+    """Return digests of the items, or attributes, that no optimizer of torch needs, such as the
+    scale of a loss or a second set of weights."""
+    items = as_mapping(value)
+    if items is None:
+        items = attributes_of(value) if isinstance(value, Call) else {}
+    return {
+        str(key_value(key)): _digest(item, document)
+        for key, item in items.items()
+        if key_value(key) not in ("state", "param_groups")
+    }
 
 
 def container_notes(a: Document, b: Document) -> list[Note]:

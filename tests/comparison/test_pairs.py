@@ -437,6 +437,45 @@ def test_optimizers(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (lambda state: state.update(slow=torch.ones(2)), "other"),
+        (lambda state: state.update(scaler={"scale": 2.0}), "other"),
+        (lambda state: state["state"].update(count=7), "state"),
+        (lambda state: state["state"].update({0: {"step": 7}}), "state"),
+        (lambda state: state["state"].update({1: {"step": 5}, 2: {"step": 3}}), "state"),
+    ],
+)
+def test_what_no_optimizer_of_torch_has_is_compared(
+    change: Callable[[Any], None], what: str, tmp_path: Path
+) -> None:
+    a: dict[str, Any] = {
+        "state": {0: {"step": 5}, 1: {"step": 3}}, "param_groups": [{"lr": 0.1, "params": [0, 1]}],
+        "slow": torch.zeros(2), "scaler": {"scale": 1.0},
+    }  # fmt: skip
+    b = copy.deepcopy(a)
+    assert compare({"opt": a}, {"opt": b}, tmp_path)["same"]
+    change(b)
+    result = compare({"opt": a}, {"opt": b}, tmp_path)
+    assert [item["what"] for item in result["optimizers"]] == [[what]]
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        (np.complex64(1), np.complex64(1 + 1j)),
+        (np.datetime64(1, "D"), np.datetime64(2, "D")),
+        (np.longdouble(1), np.longdouble(2)),
+        ({np.int64(1): 1, np.int64(2): 5}, {np.int64(1): 2, np.int64(2): 5}),
+    ],
+)
+def test_numpy_scalars_are_compared(a: Any, b: Any, tmp_path: Path) -> None:
+    assert compare({**state(), "x": a}, {**state(), "x": a}, tmp_path)["same"]
+    result = compare({**state(), "x": a}, {**state(), "x": b}, tmp_path)
+    assert [entry["change"] for entry in result["entries"]] == ["changed"]
+
+
+@pytest.mark.parametrize(
     ("a", "b", "expected"),
     [
         ({"epoch": 1}, {"epoch": 2}, [("epoch", "changed", 1, 2)]),
