@@ -17,7 +17,7 @@ from ptinspect.text import join_names, python_literal
 if TYPE_CHECKING:
     from ptinspect.document import Document
     from ptinspect.stubs.build import StubOptions
-    from ptinspect.stubs.write.module import StubContent
+    from ptinspect.stubs.write_module import StubContent
 
 # Attributes that the report names.
 MAX_ZEROED = 10
@@ -108,8 +108,8 @@ def check_stub(
     from ptinspect.document import open as open_document
     from ptinspect.safety.scan import scan
     from ptinspect.stubs.build import StubOptions, stub_content
-    from ptinspect.stubs.write.module import write_module
-    from ptinspect.stubs.write.package import package_files
+    from ptinspect.stubs.write_module import write_module
+    from ptinspect.stubs.write_package import package_files
 
     if (verdict := scan(path).verdict) not in ("clean", "unknown"):
         raise UnsafeError(f"scan calls the file {verdict}", path=path, hint="it was not loaded")

@@ -1,7 +1,7 @@
 """Python source for the classes that a file needs and that are not installed.
 
 A stub is made in three steps: `collect` translates the file's objects into expressions, `infer`
-finds the constructors of their classes, `write` turns these into source. `build` runs them.
+finds the constructors of their classes, `write_module` turns these into source. `build` runs them.
 """
 
 from __future__ import annotations

@@ -26,10 +26,10 @@ from ptinspect.stubs.collect.values import is_identifier, prose
 from ptinspect.stubs.infer.constructors import infer_constructors
 from ptinspect.stubs.infer.post_init import all_post_init, infer_post_init, unregistered_hooks
 from ptinspect.stubs.infer.state_dict import infer_model, path_of_state_dict
-from ptinspect.stubs.write.classes import write_assignments
-from ptinspect.stubs.write.module import StubContent, write_module
-from ptinspect.stubs.write.package import check_target_folder, package_files, write_package
-from ptinspect.stubs.write.safe_globals import ImportTable, collect_safe_globals
+from ptinspect.stubs.safe_globals import ImportTable, collect_safe_globals
+from ptinspect.stubs.write_classes import write_assignments
+from ptinspect.stubs.write_module import StubContent, write_module
+from ptinspect.stubs.write_package import check_target_folder, package_files, write_package
 from ptinspect.text import bounded_repr, join_names, python_literal, shell_word
 
 if TYPE_CHECKING:

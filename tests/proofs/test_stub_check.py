@@ -32,7 +32,7 @@ def test_a_package_is_checked_as_one(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_what_differs_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    from ptinspect.stubs.write import module
+    from ptinspect.stubs import write_module as module
 
     write_module = module.write_module
     monkeypatch.setattr(

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from ptinspect.document import open as open_document
 from ptinspect.errors import PtInspectError
 from ptinspect.stubs.build import StubOptions, stub_content
-from ptinspect.stubs.write.package import package_files, write_package
+from ptinspect.stubs.write_package import package_files, write_package
 from tests.stubs.test_hostile import NASTY, check, check_bodies, line, module, names, stub_of, text
 from tests.stubs.trying import run_script
 

@@ -14,7 +14,7 @@ import ptinspect
 from ptinspect.errors import PtInspectError
 from ptinspect.stubs import StubOptions, stub_package
 from ptinspect.stubs.build import stub_content
-from ptinspect.stubs.write.package import package_files
+from ptinspect.stubs.write_package import package_files
 from tests.conftest import FIXTURES
 from tests.stubs.test_class_option import saved
 from tests.stubs.trying import run_script

@@ -443,7 +443,7 @@ class Source:
 def templates() -> dict[str, Source]:
     """Return the code in `templates.txt` by name; functions follow two empty lines."""
     code: dict[str, Source] = {}
-    for head, lines in read_sections("stubs/write/templates.txt").items():
+    for head, lines in read_sections("stubs/templates.txt").items():
         name, *names = head.split()
         is_method = lines[0].startswith(" ")
         code[name] = Source(lines if is_method else ["", "", *lines], set(names))

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ptinspect.pickling.values import Value
     from ptinspect.stubs.collect.definitions import Definition, Names
 
-_NAMES = read_sections("stubs/write/safe_names.txt")
+_NAMES = read_sections("stubs/safe_names.txt")
 _ALLOWED_ON_IMPORT, _INERT_CLASSES = tuple(_NAMES["import"]), tuple(_NAMES["inert"])
 _TEXTS = {name: text for name, _, text in (row.partition(" ") for row in _NAMES["text"])}
 _LAZY_METHODS = ("_infer_parameters", "_lazy_load_hook")

@@ -15,7 +15,7 @@ from ptinspect.stubs.collect.definitions import RESERVED, Definition
 from ptinspect.stubs.collect.source import Expr, Source, names_in, templates
 from ptinspect.stubs.collect.values import is_identifier, prose
 from ptinspect.stubs.infer.constructors import InferredClass
-from ptinspect.stubs.write.module import (
+from ptinspect.stubs.write_module import (
     SUPPORT,
     StubContent,
     export_key,

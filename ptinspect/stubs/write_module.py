@@ -21,12 +21,12 @@ from ptinspect.stubs.collect.source import (
 )
 from ptinspect.stubs.collect.values import is_attribute, prose, text_literal
 from ptinspect.stubs.infer.constructors import InferredClass
-from ptinspect.stubs.write.classes import write_assignments, write_definition
+from ptinspect.stubs.write_classes import write_assignments, write_definition
 
 if TYPE_CHECKING:
     from ptinspect.stubs.collect.definitions import Definition
     from ptinspect.stubs.infer.constructors import Assignment
-    from ptinspect.stubs.write.safe_globals import ImportTable, SafeGlobals
+    from ptinspect.stubs.safe_globals import ImportTable, SafeGlobals
 
 SUPPORT = {ASSEMBLED: "assembled_function", "_Result": "result_class"}
 """Templates of what classes and `build()` may use, by its name."""

@@ -1,1 +1,0 @@
-"""Write classes, modules and packages as source text."""
