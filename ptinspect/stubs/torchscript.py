@@ -34,20 +34,18 @@ from ptinspect.stubs.collect.values import (
     literal,
     named,
     prose,
-    string,
     tensor_values,
     text_literal,
     zeros,
 )
 from ptinspect.stubs.torchscript_code import (
     HELPERS,
-    MAX_DEPTH,
     MODULE_NAMES,
+    NOT_TRANSLATED,
     FunctionTranslator,
-    Untranslatable,
-    depth_exceeds,
     dotted_path,
     is_plain_constant,
+    is_too_deep,
     method_name,
     parsed,
 )  # fmt: skip
@@ -58,8 +56,6 @@ if TYPE_CHECKING:
     from ptinspect.document.tensor import Tensor
     from ptinspect.formats.torch.torchscript import TorchScript
 
-NOT_TRANSLATED = "not translated: "
-"""Beginning of the error that a method raises in a stub if its code could not be translated."""
 _MAX_NESTING = 60
 _BASES = {"Module": "nn.Module", "Enum": "enum.Enum", "NamedTuple": "typing.NamedTuple"}
 _ORDER = ("Enum", "NamedTuple", "class", "function", "Module")
@@ -152,7 +148,7 @@ def parse_definitions(archive: TorchScript) -> dict[str, Definition]:
             if isinstance(node, ast.ClassDef):
                 node.body = [
                     item for item in node.body
-                    if isinstance(item, ast.FunctionDef) or not depth_exceeds(item, MAX_DEPTH)
+                    if isinstance(item, ast.FunctionDef) or not is_too_deep(item)
                 ]  # fmt: skip
             if isinstance(node, ast.ClassDef | ast.FunctionDef):
                 path = f"{module.replace('/', '.')}.{node.name}"
@@ -263,15 +259,7 @@ class Translation:
 
     def _function(self, node: ast.FunctionDef, is_method: bool) -> ast.FunctionDef:
         translator = FunctionTranslator(self.name_of, self.kind_of, self.reserved, self.version)
-        try:
-            return translator.translate(node, is_method)
-        except Untranslatable as reason:
-            text = string(f"{NOT_TRANSLATED}{node.name}: {reason}")
-            owner = "self, " if is_method else ""
-            code = f"def f({owner}*args, **kwargs):\n    raise NotImplementedError({text})"
-            result: ast.FunctionDef = ast.parse(code).body[0]  # type: ignore[assignment]
-            result.name = node.name
-            return result
+        return translator.translate(node, is_method)
 
 
 # Objects

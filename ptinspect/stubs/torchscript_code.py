@@ -21,12 +21,13 @@ from collections.abc import Callable
 from functools import cache
 
 from ptinspect.stubs.collect.source import templates
-from ptinspect.stubs.collect.values import is_attribute, is_identifier
+from ptinspect.stubs.collect.values import is_attribute, is_identifier, string
 from ptinspect.text import read_sections
 
 MAX_DEPTH = 120
 """Nodes inside each other in one function."""
-
+NOT_TRANSLATED = "not translated: "
+"""Beginning of the error that a method raises in a stub if its code could not be translated."""
 
 _RULES = read_sections("stubs/torchscript_rules.txt")
 
@@ -98,8 +99,20 @@ class FunctionTranslator(ast.NodeTransformer):
         self.callables: set[str] = set()
 
     def translate(self, node: ast.FunctionDef, is_method: bool) -> ast.FunctionDef:
-        """Return the function. `Untranslatable` if no rule covers a part of it."""
-        if depth_exceeds(node, MAX_DEPTH):
+        """Return the function; one that raises NotImplementedError if no rule covers a part of
+        it."""
+        try:
+            return self._translated(node, is_method)
+        except Untranslatable as reason:
+            text = string(f"{NOT_TRANSLATED}{node.name}: {reason}")
+            owner = "self, " if is_method else ""
+            code = f"def f({owner}*args, **kwargs):\n    raise NotImplementedError({text})"
+            result: ast.FunctionDef = ast.parse(code).body[0]  # type: ignore[assignment]
+            result.name = node.name
+            return result
+
+    def _translated(self, node: ast.FunctionDef, is_method: bool) -> ast.FunctionDef:
+        if is_too_deep(node):
             raise Untranslatable("it nests too deep")
         arguments = node.args
         if _has_unusual_arguments(node):
@@ -425,10 +438,10 @@ def dotted_path(node: ast.AST) -> str | None:
     return ".".join([node.id, *reversed(parts)]) if isinstance(node, ast.Name) else None
 
 
-def depth_exceeds(node: ast.AST, limit: int) -> bool:
-    """Return True if nodes are nested deeper than `limit`."""
+def is_too_deep(node: ast.AST) -> bool:
+    """Return True if nodes are nested deeper than `MAX_DEPTH`."""
     level: list[ast.AST] = [node]
-    for _ in range(limit):
+    for _ in range(MAX_DEPTH):
         level = [child for item in level for child in ast.iter_child_nodes(item)]
         if not level:
             return False
