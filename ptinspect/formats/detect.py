@@ -142,12 +142,12 @@ def _open(source: Source, limits: Limits, allow_index: bool) -> Archive:
         parent, name = os.path.split(source.path)
         checkpoint = deepspeed_folder(parent) if name == LATEST else None
         if checkpoint is not None:
-            from ptinspect.formats.torch.deepspeed import read_deepspeed
+            from ptinspect.formats.torch.deepspeed_megatron import read_deepspeed
 
             return read_deepspeed(source, checkpoint, _open_shard, limits)
         iteration = megatron_folder(parent) if name == ITERATION else None
         if iteration is not None:
-            from ptinspect.formats.torch.megatron import read_megatron
+            from ptinspect.formats.torch.deepspeed_megatron import read_megatron
 
             return read_megatron(source, iteration, _open_shard, limits)
     if head.startswith(COMPRESSED):
