@@ -24,7 +24,7 @@ from ptinspect.dtypes import dtype_of_class
 from ptinspect.errors import PtInspectError, UnsafeError, UnsupportedError
 from ptinspect.formats.safetensors import TensorEntry, parse_json
 from ptinspect.formats.torch.zip_file import TorchZip, open_zip
-from ptinspect.formats.zip.directory import ZipDirectory
+from ptinspect.formats.zip_directory import ZipDirectory
 from ptinspect.pickling.pyobjects import as_mapping
 from ptinspect.pickling.values import TensorCall
 from ptinspect.source.base import MemorySource

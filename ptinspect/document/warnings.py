@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ptinspect.document.tensor import Storage
     from ptinspect.document.tensors import TensorInfo
     from ptinspect.formats.archive import Archive
-    from ptinspect.formats.zip.directory import ZipDirectory
+    from ptinspect.formats.zip_directory import ZipDirectory
 
 UNUSED = 1024
 """Bytes of a storage, and half of it, that must be in no view before that is worth a warning."""

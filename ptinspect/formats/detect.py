@@ -40,7 +40,7 @@ from ptinspect.text import count_text, is_outside, join_names, shell_word
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ptinspect.formats.zip.directory import ZipDirectory
+    from ptinspect.formats.zip_directory import ZipDirectory
     from ptinspect.source.base import Source
 
 COMPRESSED = (
@@ -230,11 +230,11 @@ def _identify_tar(source: Source, limits: Limits) -> Identity:
 
 def read_zip_directory(source: Source, limits: Limits) -> tuple[ZipDirectory, Identity, str]:
     """Return the directory of a zip, its format, and the folder that contains torch's pickle."""
-    from ptinspect.formats.zip.directory import ZipDirectory
-    from ptinspect.formats.zip.records import has_end_record, is_concatenated
+    from ptinspect.formats.zip_directory import ZipDirectory
+    from ptinspect.formats.zip_records import has_end_record, is_concatenated
 
     if not has_end_record(source):
-        from ptinspect.formats.zip.records import truncated_zip_error
+        from ptinspect.formats.zip_records import truncated_zip_error
 
         raise truncated_zip_error(source, limits)
     try:
@@ -335,7 +335,7 @@ def read_pickle(source: Source, limits: Limits = LIMITS) -> PlainPickle:
 
 
 def _not_pickle_error(source: Source, head: bytes) -> FormatError:
-    from ptinspect.formats.zip.records import has_end_record
+    from ptinspect.formats.zip_records import has_end_record
 
     identity = identify_text(head, source.size)
     if identity:

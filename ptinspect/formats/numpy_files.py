@@ -22,13 +22,13 @@ from ptinspect.errors import (
 )
 from ptinspect.formats.archive import Archive, Finding, PicklelessArchive, Span
 from ptinspect.formats.safetensors import dense_tensor, encoded_tensor, ordered_dict
-from ptinspect.formats.zip.directory import STORED
+from ptinspect.formats.zip_directory import STORED
 from ptinspect.limits import LIMITS, Limits
 from ptinspect.pickling.values import Value
 from ptinspect.text import bounded_repr
 
 if TYPE_CHECKING:
-    from ptinspect.formats.zip.directory import ZipDirectory
+    from ptinspect.formats.zip_directory import ZipDirectory
     from ptinspect.source.base import Source
 
 MAGIC = b"\x93NUMPY"

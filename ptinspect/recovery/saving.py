@@ -226,7 +226,7 @@ def salvage_source(source: Source, limits: Limits) -> Salvage:
     """Return what can be read of a file, whatever container it is. DamagedError if nothing can be
     saved, UnsupportedError for other kinds of files."""
     from ptinspect.formats.signatures import is_tar
-    from ptinspect.formats.zip.records import LOCAL
+    from ptinspect.formats.zip_records import LOCAL
     from ptinspect.recovery.zip_file import salvage_zip
 
     head = source.read(0, min(source.size, 4096))

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ptinspect.errors import DamagedError, PtInspectError
 from ptinspect.formats.archive import Span, declared_storages, read_chunks
-from ptinspect.formats.zip.directory import DEFLATED, STORED, ZipDirectory
-from ptinspect.formats.zip.records import DESCRIBED, DESCRIPTOR, END, LOCAL, LOCAL_HEADER
+from ptinspect.formats.zip_directory import DEFLATED, STORED, ZipDirectory
+from ptinspect.formats.zip_records import DESCRIBED, DESCRIPTOR, END, LOCAL, LOCAL_HEADER
 from ptinspect.pickling.machine import run
 from ptinspect.recovery.salvage import (
     LOST,

@@ -13,7 +13,7 @@ import ptinspect
 from ptinspect.conversion import convert
 from ptinspect.conversion.output.pieces import CAST_DTYPES, dtype_converter
 from ptinspect.dtypes import DTYPES
-from ptinspect.formats.zip.directory import ZipDirectory
+from ptinspect.formats.zip_directory import ZipDirectory
 from ptinspect.source.local import open_source
 from tests.conftest import FIXTURES
 

@@ -11,7 +11,7 @@ import pytest
 from ptinspect.conversion.output import torch_zip
 from ptinspect.conversion.output.pieces import BytesPiece
 from ptinspect.conversion.output.torch_zip import ZipWriter, folder_name, write_torch_zip
-from ptinspect.formats.zip.directory import ZipDirectory
+from ptinspect.formats.zip_directory import ZipDirectory
 from ptinspect.source.local import open_source
 from tests.conversion.making import sink_to
 

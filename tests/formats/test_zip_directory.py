@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ptinspect.errors import DamagedError, LimitError, PtInspectError, UnsupportedError
-from ptinspect.formats.zip.directory import STORED, ZipDirectory
+from ptinspect.formats.zip_directory import STORED, ZipDirectory
 from ptinspect.limits import Limits
 from ptinspect.source.base import MemorySource
 from ptinspect.source.local import LocalSource, open_source

@@ -22,8 +22,8 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 
 import ptinspect  # noqa: E402
 from ptinspect.errors import PtInspectError  # noqa: E402
-from ptinspect.formats.zip.directory import DESCRIBED, STORED  # noqa: E402
-from ptinspect.formats.zip.records import DESCRIPTOR, LOCAL, LOCAL_HEADER  # noqa: E402
+from ptinspect.formats.zip_directory import DESCRIBED, STORED  # noqa: E402
+from ptinspect.formats.zip_records import DESCRIPTOR, LOCAL, LOCAL_HEADER  # noqa: E402
 from ptinspect.recovery import RecoveryReport, recover  # noqa: E402
 from ptinspect.recovery.zip_file import local_candidates  # noqa: E402
 from ptinspect.source.base import MemorySource  # noqa: E402

@@ -28,7 +28,7 @@ from ptinspect.formats.archive import Finding, prefix_storage_keys, text_items
 from ptinspect.formats.safetensors import dense_tensor, ordered_dict, parse_json
 from ptinspect.formats.torch.pieces import Elements, locate, sizes_of
 from ptinspect.formats.torch.zip_file import ZipArchive
-from ptinspect.formats.zip.directory import STORED
+from ptinspect.formats.zip_directory import STORED
 from ptinspect.limits import LIMITS, Limits
 from ptinspect.pickling.pyobjects import as_mapping
 from ptinspect.pickling.values import SCRIPT_OBJECT, Call, Global, SetOf, Value
@@ -37,7 +37,7 @@ from ptinspect.text import bounded_repr, join_names, printable_name
 
 if TYPE_CHECKING:
     from ptinspect.formats.archive import OpenArchive
-    from ptinspect.formats.zip.directory import ZipDirectory
+    from ptinspect.formats.zip_directory import ZipDirectory
 
 MAX_JSON = 64 << 20
 """Bytes of JSON that are read per record."""

@@ -23,7 +23,7 @@ from ptinspect.pickling.values import PersistentId, Value
 from ptinspect.text import bounded_repr
 
 if TYPE_CHECKING:
-    from ptinspect.formats.zip.directory import ZipDirectory
+    from ptinspect.formats.zip_directory import ZipDirectory
     from ptinspect.source.base import Source
 
 MAX_SOURCE = 16 << 20

@@ -41,7 +41,7 @@ from ptinspect.pickling.values import SCRIPT_OBJECT, Call, Global, Value
 from ptinspect.text import bounded_repr
 
 if TYPE_CHECKING:
-    from ptinspect.formats.zip.directory import ZipDirectory
+    from ptinspect.formats.zip_directory import ZipDirectory
     from ptinspect.pickling.machine import Pickled
     from ptinspect.source.base import Source
 

@@ -26,7 +26,7 @@ from ptinspect.formats.archive import (
     declared_storages,
     truncated_error,
 )
-from ptinspect.formats.zip.directory import DEFLATED, STORED, ZipDirectory
+from ptinspect.formats.zip_directory import DEFLATED, STORED, ZipDirectory
 from ptinspect.limits import LIMITS, Limits
 from ptinspect.pickling.machine import run
 from ptinspect.text import printable_name

@@ -20,8 +20,8 @@ from ptinspect.formats.archive import OutsideFolderError
 from ptinspect.formats.detect import HEAD_BYTES, identify_head
 from ptinspect.formats.sharded import index_folder, read_index_file
 from ptinspect.formats.signatures import ZIP_MAGIC, identify_text, is_tar, unknown_format_error
-from ptinspect.formats.zip.directory import SMALL_PICKLE
-from ptinspect.formats.zip.records import find_directories
+from ptinspect.formats.zip_directory import SMALL_PICKLE
+from ptinspect.formats.zip_records import find_directories
 from ptinspect.safety.containers import pickles
 from ptinspect.safety.containers.payloads import BASE64, UNREAD_FORMATS, decode_base64, scan_text
 from ptinspect.safety.containers.zip import scan_zip

@@ -7,11 +7,11 @@ import zlib
 from typing import TYPE_CHECKING
 
 from ptinspect.errors import DamagedError, FormatError, LimitError, Place, PtInspectError
+from ptinspect.formats import zip_records as records
 from ptinspect.formats.archive import Finding, declared_storages, read_chunks
 from ptinspect.formats.signatures import identify_zip
 from ptinspect.formats.torch.zip_file import torch_refusal_reasons
-from ptinspect.formats.zip import records
-from ptinspect.formats.zip.directory import DEFLATED, SECRET, STORED, ZipDirectory
+from ptinspect.formats.zip_directory import DEFLATED, SECRET, STORED, ZipDirectory
 from ptinspect.safety.containers.payloads import UNREAD_FORMATS, looks_like_file, scan_suspect
 from ptinspect.safety.report import DANGEROUS, UNKNOWN
 from ptinspect.safety.scan_state import scan_member

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from ptinspect.errors import DamagedError, LimitError, Place, UnsupportedError
 from ptinspect.formats.archive import CHUNK, Finding, read_chunks
-from ptinspect.formats.zip.records import (
+from ptinspect.formats.zip_records import (
     DESCRIBED,
     ENCRYPTED,
     FULL32,
@@ -38,7 +38,7 @@ from ptinspect.text import bounded_repr
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from ptinspect.formats.zip.records import Bounds
+    from ptinspect.formats.zip_records import Bounds
     from ptinspect.pickling.values import Buffer
     from ptinspect.source.base import Source
 
