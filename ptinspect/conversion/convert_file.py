@@ -177,18 +177,18 @@ def plan_conversion(
 ) -> Plan:
     """Return the plan for the target. Further files that it needs are opened in `open_files`."""
     if options.to == "safetensors":
-        from ptinspect.conversion.targets.safetensors import plan_safetensors
+        from ptinspect.conversion.safetensors import plan_safetensors
 
         return plan_safetensors(document, path, options)
     if options.to == "npz":
-        from ptinspect.conversion.targets.npz import plan_npz
+        from ptinspect.conversion.npz import plan_npz
 
         return plan_npz(document, path, options)
     if options.to == "checkpoint":
-        from ptinspect.conversion.targets.checkpoint import plan_checkpoint
+        from ptinspect.conversion.checkpoint import plan_checkpoint
 
         return plan_checkpoint(document, path, options, open_files)
-    from ptinspect.conversion.targets.state_dict import plan_same, plan_state_dict
+    from ptinspect.conversion.state_dict import plan_same, plan_state_dict
 
     return (plan_same if options.to == "same" else plan_state_dict)(document, path, options)
 

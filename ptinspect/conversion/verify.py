@@ -90,7 +90,7 @@ def refuse_unsafe_output(plan: Plan, document: Document, options: ConvertOptions
 
 def can_write_safetensors(document: Document, options: ConvertOptions) -> bool:
     """Return True if the model of a file can be written as safetensors."""
-    from ptinspect.conversion.targets.safetensors import plan_safetensors
+    from ptinspect.conversion.safetensors import plan_safetensors
 
     try:
         plan_safetensors(document, "", replace(options, to="safetensors", shared="keep-one"))

@@ -11,13 +11,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ptinspect.atomic_file import atomic_outputs, check_destination, check_disk_space
+from ptinspect.conversion.builtins_only import UNREPRESENTABLE, PlainValues
 from ptinspect.conversion.options import ConvertOptions, KeyEdits
 from ptinspect.conversion.output.object_graph import ObjectGraph
 from ptinspect.conversion.output.sink import ByteCounter, ModificationGuard, Sink
 from ptinspect.conversion.output.storage_layout import TensorOptions
 from ptinspect.conversion.plan import OutputFile, plan_torch_file
-from ptinspect.conversion.targets.builtins_only import UNREPRESENTABLE, PlainValues
-from ptinspect.conversion.targets.safetensors import plan_safetensors
+from ptinspect.conversion.safetensors import plan_safetensors
 from ptinspect.document.document import Document
 from ptinspect.document.tensor import InlineStorage
 from ptinspect.errors import DamagedError, UnsupportedError, add_error_path

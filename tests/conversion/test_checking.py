@@ -9,11 +9,10 @@ from typing import Any
 import pytest
 
 import ptinspect
-from ptinspect.conversion import convert, convert_file, verify
+from ptinspect.conversion import convert, convert_file, safetensors, verify
 from ptinspect.conversion.output import sink
 from ptinspect.conversion.output.object_graph import ObjectGraph
 from ptinspect.conversion.plan import Plan
-from ptinspect.conversion.targets import safetensors
 from ptinspect.errors import PtInspectError
 from tests.conftest import FIXTURES
 from tests.formats.shards import model

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 import ptinspect
+from ptinspect.conversion.npz import array_header
 from ptinspect.conversion.output.torch_zip import ZipWriter
-from ptinspect.conversion.targets.npz import array_header
 from ptinspect.dtypes import DTYPES
 from ptinspect.errors import LossError, PtInspectError, UnsupportedError
 from tests.conversion.making import sink_to

@@ -26,7 +26,7 @@ from ptinspect.conversion.output.pieces import (
 from ptinspect.conversion.output.storage_layout import TensorOptions, byte_span, check_bounds
 from ptinspect.conversion.plan import ModelPart, OutputFile, Plan, PlannedTensor
 from ptinspect.conversion.report import loss_warnings
-from ptinspect.conversion.targets.state_dict import model_part
+from ptinspect.conversion.state_dict import model_part
 from ptinspect.document.tensor import Storage
 from ptinspect.dtypes import SAFETENSORS_DTYPES
 from ptinspect.errors import UnsupportedError

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ptinspect.conversion.models import array_tensor
 from ptinspect.conversion.output.object_graph import REBUILD_PARAMETER
-from ptinspect.conversion.targets.state_dict import (
+from ptinspect.conversion.state_dict import (
     metadata_of,
     optimizer_state_dict,
     state_dict_of,

@@ -16,7 +16,7 @@ from ptinspect.conversion.output.object_graph import ObjectGraph
 from ptinspect.conversion.output.sink import ModificationGuard
 from ptinspect.conversion.plan import Plan, plan_tensors, plan_torch_file
 from ptinspect.conversion.report import excluded_keys_warning, is_checkpoint, loss_warnings
-from ptinspect.conversion.targets.state_dict import (
+from ptinspect.conversion.state_dict import (
     model_part,
     optimizer_state,
     optimizer_state_dict,
@@ -153,7 +153,7 @@ def _clear_replaced_entries(entries: _Entries, document: Document, options: Conv
 
 def _make_plain(entries: _Entries, document: Document, graph: ObjectGraph) -> None:
     """Replace the entries by plain values, and drop those that have no plain form."""
-    from ptinspect.conversion.targets.builtins_only import UNREPRESENTABLE, PlainValues, plain_key
+    from ptinspect.conversion.builtins_only import UNREPRESENTABLE, PlainValues, plain_key
 
     plain = PlainValues(document, graph)
     items: dict[Value, Value] = {}

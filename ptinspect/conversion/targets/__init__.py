@@ -1,1 +1,0 @@
-"""One module per target of `convert`, and what they share."""
