@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ptinspect.comparison import DiffReport, diff
     from ptinspect.conversion import ConversionReport, convert
     from ptinspect.document import Document, TensorInfo, open
+    from ptinspect.document.safe_open import SafeTensorFile, safe_open
     from ptinspect.proofs.optimizer import OptimizerReport, check_optimizer
     from ptinspect.proofs.resume import check_resume
     from ptinspect.proofs.resume_report import ResumeReport
@@ -46,10 +47,10 @@ if TYPE_CHECKING:
 __all__ = [
     "ConversionReport", "DamagedError", "DiffReport", "Document", "FormatError", "LimitError",
     "Limits", "LossError", "MissingFileError", "OptimizerReport", "Place", "PtInspectError",
-    "RecoveryReport", "ResumeReport", "RoundtripReport", "ScanReport", "ScriptReport",
-    "StubReport", "TensorInfo", "UnsafeError", "UnsupportedError", "__version__",
+    "RecoveryReport", "ResumeReport", "RoundtripReport", "SafeTensorFile", "ScanReport",
+    "ScriptReport", "StubReport", "TensorInfo", "UnsafeError", "UnsupportedError", "__version__",
     "check_optimizer", "check_resume", "check_roundtrip", "check_script", "check_stub", "convert",
-    "diff", "open", "recover", "scan", "scan_many", "stub", "stub_package", "stubbed",
+    "diff", "open", "recover", "safe_open", "scan", "scan_many", "stub", "stub_package", "stubbed",
 ]  # fmt: skip
 
 
@@ -59,6 +60,7 @@ _MODULES = {
         "comparison": ("DiffReport", "diff"),
         "conversion": ("ConversionReport", "convert"),
         "document": ("Document", "TensorInfo", "open"),
+        "document.safe_open": ("SafeTensorFile", "safe_open"),
         "proofs.optimizer": ("OptimizerReport", "check_optimizer"),
         "proofs.resume": ("check_resume",),
         "proofs.resume_report": ("ResumeReport",),
