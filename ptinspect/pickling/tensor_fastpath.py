@@ -5,9 +5,10 @@
 
 `torch._tensor.Tensor._reduce_ex_internal` writes the arguments, `torch.serialization._save` and
 `_legacy_save` (with None as a sixth part) the persistent id. A state_dict repeats this sequence,
-after a key, for each tensor, and one compiled pattern reads it several times faster than opcode by
-opcode. Values, memo and persistent ids equal those of the plain machine (a property test compares
-them). Everything that deviates is left to the plain machine.
+after a key, for each tensor. A compiled pattern reads the first one of a form, and the others are
+compared with it in two steps, many times faster than opcode by opcode. Values, memo and persistent
+ids equal those of the plain machine (a property test compares them). Everything that deviates is
+left to the plain machine.
 
 A match cannot be wrong: no opcode of the sequence can be read in two ways, the lengths of strings
 and tuples are compared with the match, each memo index that is written must be the next one, and
@@ -17,12 +18,14 @@ each memo entry that is read (and that earlier opcodes wrote) is looked up and m
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from struct import pack
 from typing import TypeAlias
 
 from ptinspect.pickling.state import Machine
 from ptinspect.pickling.values import (
+    Buffer,
     Call,
     Global,
     PersistentId,
@@ -40,6 +43,8 @@ BATCH = 1 << 10
 _PUT = rb"r(....)"
 _INT = rb"(?:K.|M..|J....)"
 _TUPLE = rb"(?:" + _INT + rb"{1,3}[\x85-\x87]|\(" + _INT + rb"{4,64}t)"
+_PUTS, _FACTS = (1, 4, 8, 10, 12, 14, 17, 18, 19), (2, 5, 7, 9, 11, 13, 15, 16)
+"""The groups of a tensor's pattern that are memo indices, and those that tensors share."""
 
 
 def _compile_patterns(
@@ -49,15 +54,16 @@ def _compile_patterns(
 
     The arguments are the opcodes that recall what all tensors share, which the plain machine put
     into the memo with the first tensor, and the end of the persistent id. The sequence itself puts
-    what belongs to one tensor into the memo.
+    what belongs to one tensor into the memo. Unless it is on the CPU, that includes its location:
+    `torch.serialization._backend_tag` returns a new string for each storage.
     """
     flag = rb"([\x88\x89])" + hooks + rb"\)R" + _PUT  # requires_grad, and OrderedDict()
     tensor = (
-        (rb"(?:X(.)\0\0\0([ -~]{1,255})" + _PUT + rb")?")  # the key, in a dictionary
+        (rb"(?:X.\0\0\0[ -~]{1,255}" + _PUT + rb")?")  # the key, in a dictionary
         + (rebuild + rb"\(\(" + word + rb"(h.|j....)")  # the storage's type
-        + (rb"X(.)\0\0\0([0-9]{1,20})" + _PUT)  # its key
-        + (rb"((?:h.|j....)" + _INT + rb")")  # its location, its number of elements
-        + (ending + rb"t" + _PUT + rb"Q")
+        + (rb"X.\0\0\0([0-9]{1,20})" + _PUT)  # its key
+        + (rb"(?:(h.|j....)|X(.)\0\0\0([ -~]{1,255})" + _PUT + rb")")  # its location
+        + (rb"(" + _INT + rb")" + ending + rb"t" + _PUT + rb"Q")  # its number of elements
         + (rb"(?:(" + _INT + _TUPLE + rb")" + _PUT)  # the tensor's offset in it, its size
         + (rb"(" + _TUPLE + rb")" + _PUT)  # its stride
         + (rb"|(" + _INT + rb")\)\))")  # or two empty tuples, which are not put into the memo
@@ -67,12 +73,58 @@ def _compile_patterns(
     return re.compile(tensor, re.DOTALL), re.compile(parameter, re.DOTALL)
 
 
-_SIZED, _SCALAR = 10, 14  # one of these two groups follows BINPERSID
+@dataclass(slots=True, repr=False, eq=False)
+class _Layout:
+    """The bytes of tensors of one form, except for their keys: `head` is between the key and that
+    of the storage, without the size of the latter, and `tail` follows.
 
-# The arguments of n PUTs with consecutive indices, as one number: first * _ONES[n] + _COUNT[n].
-_ONES = [sum(1 << 32 * i for i in range(n)) for n in range(9)]
-_COUNT = [sum(i << 32 * i for i in range(n)) for n in range(9)]
+    Both are little-endian numbers, to which the memo indices contribute the first of them times
+    `head_step` and `tail_step`. So one comparison checks all opcodes and memo indices of a part.
+    `following` is the layout of the tensor after the last one with this layout.
+    """
 
+    form: TensorForm
+    location: str
+    has_key: bool
+    head: int
+    head_size: int
+    head_step: int
+    tail: int
+    tail_size: int
+    tail_step: int
+    memo_entries: int
+    following: _Layout | None = None
+
+    def match(
+        self, data: Buffer, pos: int, stop: int, first: int
+    ) -> tuple[bytes, bytes, int] | None:
+        """Return the key, that of the storage, and the end of the tensor at `pos`, if it has this
+        layout. `first` is its first memo index."""
+        start, key = pos, b""
+        if self.has_key:
+            size = _number(data[pos : pos + 5], "little")
+            start += 5 + (size >> 8 & 255)
+            key = data[pos + 5 : start]
+            if size & ~0xFF00 != _BINUNICODE or not key.isascii():
+                return None
+        key_start = start + self.head_size + 4
+        size = _number(data[key_start - 4 : key_start], "little")
+        key_end = key_start + (size & 255)
+        end = key_end + self.tail_size
+        storage_key = data[key_start:key_end]
+        if (
+            _number(data[start : key_start - 4], "little") != self.head + first * self.head_step
+            or _number(data[key_end:end], "little") != self.tail + first * self.tail_step
+            or size > 20
+            or end > stop
+            or not storage_key.isdigit()
+        ):
+            return None
+        return key, storage_key, end
+
+
+_number = int.from_bytes
+_BINUNICODE = 0x58
 _new = TensorCall.__new__
 
 
@@ -86,51 +138,46 @@ class TensorReader:
     def __init__(self, run: TensorRun, patterns: tuple[re.Pattern[bytes], ...]) -> None:
         self.run = run
         self.match_tensor, self.match_parameter = (pattern.match for pattern in patterns)
-        self.forms: dict[tuple[bytes, ...], tuple[TensorForm, str]] = {}  # also the location
+        self.layouts: dict[tuple[bytes | None, ...], _Layout] = {}
+        self.previous: _Layout | None = None
 
     def read(self, m: Machine, pos: int) -> int:
         """Read the tensor at `pos`, where `_rebuild_tensor_v2` is recalled, and those after it;
         return the position after them, `pos` itself if torch does not write such a sequence."""
-        data, stop, stack, memo, match_tensor = m.data, m.stop, m.stack, m.memo, self.match_tensor
-        forms, persistent, from_bytes = self.forms, m.persistent, int.from_bytes
-        count_before = len(persistent)
+        data, stop, stack, memo, persistent = m.data, m.stop, m.stack, m.memo, m.persistent
+        previous, count_before = self.previous, len(persistent)
         for _ in range(BATCH):
-            match = match_tensor(data, pos, stop)
-            if match is None:
-                break
-            (size1, key, put0, raw_type, size2, storage_key, put1, raw_place, put2, sized, put3,
-             steps, put4, scalar, flag, put5, put6, put7) = match.groups(b"")  # fmt: skip
-            puts = b"".join((put0, put1, put2, put3, put4, put5, put6, put7))
-            new, first = len(puts) >> 2, len(memo)
-            raw = (raw_type, raw_place, sized, steps, scalar, flag)
-            meaning = forms.get(raw) or self._read_form(memo, raw, match)
-            if (
-                from_bytes(puts, "little") != first * _ONES[new] + _COUNT[new]
-                or size2[0] != len(storage_key)
-                or (key and size1[0] != len(key))
-                or meaning is None
-            ):
-                break
-            if key:
+            first = len(memo)
+            layout = previous.following if previous else None
+            parts = layout.match(data, pos, stop, first) if layout else None
+            if layout is None or parts is None:
+                layout = self._find_layout(m, pos)
+                parts = layout.match(data, pos, stop, first) if layout else None
+                if layout is None or parts is None:
+                    break
+                if previous:
+                    previous.following = layout
+            previous = layout
+            key, storage_key, pos = parts
+            if layout.has_key:
                 text = key.decode()
                 memo.append(text)
                 stack.append(text)
-                new -= 1
                 first += 1
-            pos = match.end()
             call = _new(TensorCall)
-            form, call.location = meaning
-            call.form = form
+            call.form = form = layout.form
+            call.location = layout.location
             call.storage_key = storage_key.decode()
             call.offset = pos - 6
             call.first_memo_index = first
             call.changes = call._args = None
             form.storage_type.uses += 1
-            memo += [call] * new
+            memo += [call] * layout.memo_entries
             stack.append(call)
             persistent.append(call)
-            if not key and len(stack) > 1 and type(stack[-2]) is Global:
+            if not layout.has_key and len(stack) > 1 and type(stack[-2]) is Global:
                 pos = self._read_parameter(m, call, pos)
+        self.previous = previous
         count = len(persistent) - count_before
         self.run.hooks.uses += count
         self.run.rebuild.uses += max(count - 1, 0)  # the first was counted when it was recalled
@@ -143,7 +190,7 @@ class TensorReader:
         if match is None:
             return pos
         flag, *puts = match.groups()
-        if int.from_bytes(b"".join(puts), "little") != len(m.memo) * _ONES[3] + _COUNT[3]:
+        if not _are_next(puts, m.memo):
             return pos
         end = match.end()
         self.run.hooks.uses += 1
@@ -157,27 +204,57 @@ class TensorReader:
             m.record_event(call.opcode, call)
         return end
 
+    def _find_layout(self, m: Machine, pos: int) -> _Layout | None:
+        """Return the layout of the tensor at `pos`, None if torch does not write such bytes."""
+        match = self.match_tensor(m.data, pos, m.stop)
+        if match is None or not _are_next([put for put in match.group(*_PUTS) if put], m.memo):
+            return None
+        facts = match.group(*_FACTS)
+        identity = (match[1] and b"", *facts)  # None without a key
+        layout = self.layouts.get(identity)
+        if layout is None and (form := self._read_form(m.memo, facts, match)) is not None:
+            key_start, key_end = match.span(3)
+            start = match.start() if match[1] is None else match.start(1) - 1
+            tail = m.data[key_end : match.end()]
+            places = [match.start(group) - key_end for group in _PUTS]
+            step = sum(1 << 8 * place for place in places if place > 0)
+            head_step = 0 if match[1] is None else 1 << 8
+            head = m.data[start : key_start - 4]
+            layout = self.layouts[identity] = _Layout(
+                *form, match[1] is not None,
+                _number(head, "little") - len(m.memo) * head_step, len(head), head_step,
+                _number(tail, "little") - len(m.memo) * step, len(tail), step,
+                sum(place > 0 for place in places),
+            )  # fmt: skip
+        return layout
+
     def _read_form(
-        self, memo: list[Value], raw: tuple[bytes, ...], match: re.Match[bytes]
+        self, memo: list[Value], facts: Sequence[bytes], match: re.Match[bytes]
     ) -> tuple[TensorForm, str] | None:
-        """Return the meaning of byte sequences at their first use, or None if torch does not write
-        them. Tensors of one form share its tuples."""
-        raw_type, raw_place, sized, steps, scalar, flag = raw
-        get, number = _split(raw_place)
-        storage_type, location = _recall(memo, raw_type), _recall(memo, get)
+        """Return the meaning of byte sequences at their first use, and the location, or None if
+        torch does not write them. Tensors of one form share its tuples."""
+        raw_type, recall, text, number, sized, steps, scalar, flag = facts
+        storage_type = _recall(memo, raw_type)
+        location = _recall(memo, recall) if recall else text.decode()
         offset, *pieces = _split(sized or scalar)
         size = _read_tuple(pieces) if pieces else ()
         stride = _read_tuple(_split(steps)) if steps else ()
         if type(storage_type) is not Global or type(location) is not str:
             return None
-        if size is None or stride is None:
+        if size is None or stride is None or (text and match[6][0] != len(text)):
             return None
-        distance = match.end() - 6 - (match.start(_SIZED if sized else _SCALAR) - 1)
+        distance = match.end() - 6 - (match.start(11 if sized else 15) - 1)
         form = TensorForm(
             self.run, storage_type, _read_int(number), _read_int(offset), size, stride,
-            flag == b"\x88", distance,
+            flag == b"\x88", distance, not recall,
         )  # fmt: skip
-        return self.forms.setdefault(raw, (form, location))
+        return form, location
+
+
+def _are_next(puts: Sequence[bytes], memo: list[Value]) -> bool:
+    """Return True if memo indices are those that follow the last entry, in order."""
+    first = len(memo)
+    return b"".join(puts) == pack(f"<{len(puts)}I", *range(first, first + len(puts)))
 
 
 _split = re.compile(_INT + rb"|h.|j....|.", re.DOTALL).findall

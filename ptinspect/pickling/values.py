@@ -195,6 +195,7 @@ class TensorForm(NamedTuple):
         storage_type: the class that the persistent id names, e.g. `torch.FloatStorage`.
         numel, storage_offset: in elements.
         id_distance: distance from the BINPERSID opcode to the REDUCE opcode, in bytes.
+        has_own_location: True if each call has a string for the location, put into the memo.
     """
 
     run: TensorRun
@@ -205,6 +206,7 @@ class TensorForm(NamedTuple):
     stride: tuple[int, ...]
     requires_grad: bool
     id_distance: int = 0
+    has_own_location: bool = False
 
 
 class TensorCall(Call):
@@ -269,13 +271,15 @@ class TensorCall(Call):
 
     def memo_entries(self) -> list[Value]:
         """Return the values that the opcodes put into the memo, in order; not empty tuples."""
-        entries: list[Value] = [self.storage_key, self.storage.value]
+        entries: list[Value] = [self.storage_key]
+        entries += [self.location] if self.form.has_own_location else []
+        entries.append(self.storage.value)
         entries += [ints for ints in self.args[2:4] if ints]
         return [*entries, self.args[5], self.args, self]
 
     def memo_value(self, index: int) -> Value:
         """Return the memo's value at `index`, if this call represents that entry, else `self`."""
-        if self.first_memo_index is None or not 0 <= index - self.first_memo_index < 7:
+        if self.first_memo_index is None or not 0 <= index - self.first_memo_index < 8:
             return self
         entries = self.memo_entries()
         number = index - self.first_memo_index

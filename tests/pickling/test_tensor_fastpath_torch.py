@@ -8,6 +8,7 @@ import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
 from random import Random
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -125,6 +126,22 @@ def test_most_of_a_state_dict_is_read_in_one_go() -> None:
         data = moved_on(pickled(VALUES[name]()))
         found = run(data).persistent
         assert in_one_go(data) > 0.7 * len(found), name
+
+
+def test_tensors_on_a_gpu_are_read_in_one_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of each storage there, `torch.serialization._backend_tag` returns a new string."""
+    tag = torch.serialization._backend_tag
+    gpu = SimpleNamespace(device=torch.device("cuda:0"))
+    assert tag("cuda", gpu) == "cuda:0"
+    assert tag("cuda", gpu) is not tag("cuda", gpu)
+    monkeypatch.setattr(torch.serialization, "location_tag", lambda storage: tag("cuda", gpu))
+    tensors = {f"layer.{n}.weight": torch.zeros(SHAPES[n % len(SHAPES)]) for n in range(300)}
+    data = pickled(tensors)
+    assert data.count(b"cuda:0") == 300
+    agree(data)
+    made = run(data).persistent
+    assert sum(type(call) is TensorCall for call in made) > 250
+    assert made[-1].location == "cuda:0"  # type: ignore[union-attr]
 
 
 def test_the_legacy_stream_is_read_in_one_go() -> None:

@@ -100,7 +100,7 @@ class Writer:
         self.string("storage")
         self.named("torch", t.kind)
         self.string(t.key, shared=False)
-        self.string(t.location)
+        self.string(t.location, shared=t.location == "cpu")  # others are a new string each
         self.integer(t.numel)
         self.out += b"Nt" if self.legacy else b"t"
         self.put()
