@@ -83,14 +83,10 @@ def plan_safetensors(document: Document, path: str, options: ConvertOptions) -> 
     """Return the plan of one file, or of shards and their index."""
     plan, entries, aliases = plan_named_tensors(document, options, _SAFETENSORS)
     metadata = {FORMAT: "pt", **{alias: aliases[alias] for alias in sorted(aliases)}}
-    # The order of Unicode is that of the bytes of UTF-8.
-    in_file_order = sorted(entries, key=lambda entry: entry[0].key)
-    if len({id(planned.dtype) for planned, _ in entries}) > 1:
-        in_file_order.sort(key=lambda entry: -_RANKS[entry[0].dtype.name] if entry[0].dtype else 0)
     if options.max_shard_size is None:
-        plan.files = [_file(path, in_file_order, metadata)]
+        plan.files = [_file(path, entries, metadata)]
     else:
-        plan.files = _shards(path, in_file_order, metadata, parse_size(options.max_shard_size))
+        plan.files = _shards(path, entries, metadata, parse_size(options.max_shard_size))
     return plan
 
 
@@ -373,14 +369,25 @@ def header(entries: Sequence[Entry], metadata: dict[str, str]) -> bytes:
 
 
 def _file(path: str, entries: Sequence[Entry], metadata: dict[str, str]) -> OutputFile:
-    head = header(entries, metadata)
-    records = [(planned.key, (piece,)) for planned, piece in entries]
-    return OutputFile(path, partial(_write, head, records), head, records)
+    """Return a file with these tensors, which are in the order of the source."""
+    # The order of Unicode is that of the bytes of UTF-8.
+    ordered = sorted(entries, key=lambda entry: entry[0][0])
+    if len({id(planned.dtype) for planned, _ in entries}) > 1:
+        ordered.sort(key=lambda entry: -_RANKS[entry[0].dtype.name] if entry[0].dtype else 0)
+    head = header(ordered, metadata)
+    records = [(planned.key, (piece,)) for planned, piece in ordered]
+    pieces = [piece for _, piece in entries], [piece for _, piece in ordered]
+    return OutputFile(path, partial(_write, head, *pieces), head, records)
 
 
-def _write(head: bytes, pieces: Sequence[tuple[str, Sequence[Piece]]], sink: Sink) -> None:
+def _write(head: bytes, pieces: Sequence[Piece], ordered: Sequence[Piece], sink: Sink) -> None:
+    """Write a header and pieces. `pieces` are those of `ordered` in the order of the source, in
+    which locating thousands of them takes half of the time."""
+    for piece in pieces:
+        if type(piece) is SourceRange:
+            piece.located = piece.place()
     sink.write(head)
-    sink.write_pieces([piece for _, record in pieces for piece in record], with_crc=False)
+    sink.write_pieces(ordered, with_crc=False)
     sink.flush()
 
 
@@ -391,7 +398,6 @@ def _shards(
     single file without an index if everything fits into one."""
     import json
 
-    order = {planned.key: index for index, (planned, _) in enumerate(entries)}
     groups: list[list[Entry]] = []
     size = 0
     # In the order of the source, so that neighbours in the model are in the same shard.
@@ -408,7 +414,6 @@ def _shards(
     files, shard_names = [], {}
     for number, group in enumerate(groups, 1):
         shard_path = f"{stem}-{number:05}-of-{len(groups):05}{suffix}"
-        group.sort(key=lambda entry: order[entry[0].key])
         names = {planned.key for planned, _ in group}
         shard_metadata = {k: v for k, v in metadata.items() if k == FORMAT or v in names}
         files.append(_file(shard_path, group, shard_metadata))
@@ -418,4 +423,4 @@ def _shards(
         "weight_map": dict(sorted(shard_names.items())),
     }
     data = (json.dumps(index, indent=2, ensure_ascii=False) + "\n").encode()
-    return [*files, OutputFile(f"{path}.index.json", partial(_write, data, ()), data)]
+    return [*files, OutputFile(f"{path}.index.json", partial(_write, data, (), ()), data)]

@@ -10,7 +10,7 @@ written a second time, and each record of a zip with its CRC-32.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ptinspect.conversion.options import TENSORS_ONLY
 from ptinspect.conversion.output.pieces import TensorPiece
@@ -22,7 +22,7 @@ from ptinspect.document.elements import aligned, iter_contiguous
 from ptinspect.document.tensor import extent
 from ptinspect.dtypes import dtype_of_class
 from ptinspect.errors import PtInspectError, UnsafeError, UnsupportedError
-from ptinspect.formats.safetensors import TensorEntry, parse_json
+from ptinspect.formats.safetensors import TensorEntry
 from ptinspect.formats.torch.zip_file import TorchZip, open_zip
 from ptinspect.formats.zip_directory import ZipDirectory
 from ptinspect.pickling.pyobjects import as_mapping
@@ -32,7 +32,7 @@ from ptinspect.source.local import open_source
 from ptinspect.text import count_text, join_names
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from ptinspect.conversion.options import ConvertOptions
     from ptinspect.conversion.plan import OutputFile, Plan, PlannedTensor
@@ -132,7 +132,7 @@ def verify_outputs(
 
 def _check_header(file: OutputFile, path: str, missing: dict[str, PlannedTensor]) -> None:
     """Compare the header and the size of a file without a pickle with the plan, and remove its
-    tensors from `missing`. The header is parsed, because it was not written by a JSON library."""
+    tensors from `missing`. The header is read, because it was not written by a JSON library."""
     with open_source(path) as source:
         if source.read(0, min(len(file.head), source.size)) != file.head:
             raise PtInspectError("the header or the index differs")
@@ -142,27 +142,59 @@ def _check_header(file: OutputFile, path: str, missing: dict[str, PlannedTensor]
         return
     if int.from_bytes(file.head[:8], "little") != len(file.head) - 8:
         raise PtInspectError("the length of its header differs")
-    # As pairs, so that each name counts, and no mapping has to be built of thousands of tensors.
-    header = parse_json(file.head[8:], "header", start=8, pairs=tuple)
-    entries = [item for item in header if item[0] != "__metadata__"]  # type: ignore[attr-defined]
-    if len(entries) != len(file.records):
-        raise PtInspectError(f"its header has {count_text(len(entries), 'tensor')}")
-    forms: dict[object, tuple[object, object, int]] = {}  # fields and size by dtype and shape
-    begin = 0
-    for (name, fields), (key, _) in zip(entries, file.records, strict=True):
+    try:
+        _check_entries(file, missing)
+    except (ValueError, TypeError) as error:
+        raise PtInspectError(f"its header cannot be read: {error}") from error
+
+
+def _check_entries(file: OutputFile, missing: dict[str, PlannedTensor]) -> None:
+    """Compare the entries of a header with the plan. Of each form the first entry is parsed; the
+    others have to be the same text but for the name and the place."""
+    import json
+
+    parse = json.JSONDecoder(object_pairs_hook=tuple).raw_decode
+    quote = json.encoder.encode_basestring
+    text = file.head[8:].decode().rstrip(" ")
+    if text[:1] + text[-1:] != "{}":
+        raise PtInspectError("its header is not an object")
+    position, begin = 1, 0
+    if text.startswith('{"__metadata__":'):
+        position = parse(text, 16)[1] + 1
+    text = text[:-1] + ","  # now all entries end alike
+    forms: dict[object, tuple[str, int]] = {}  # text and size by dtype and shape
+    dtype = shape = None
+    for key, _ in file.records:
         planned = missing.pop(key)
-        form = (id(planned.dtype), planned.tensor.shape)
-        dtype, shape, nbytes = forms.get(form) or ((), (), planned.nbytes)
-        place = ("data_offsets", [begin, begin + nbytes])
+        if planned.dtype is not dtype or planned.tensor.shape is not shape:
+            dtype, shape = planned.dtype, planned.tensor.shape
+            if (id(dtype), shape) not in forms:
+                fields = _parse_form(parse, text, position, planned)
+                forms[id(dtype), shape] = fields, planned.nbytes
+            fields, nbytes = forms[id(dtype), shape]
+        entry = f'{quote(key)}:{fields},"data_offsets":[{begin},{begin + nbytes}]}},'
+        if not text.startswith(entry, position):
+            raise PtInspectError(f"it has {text[position : position + len(entry)]}, not {entry}")
+        position += len(entry)
         begin += nbytes
-        if name != key or fields != (dtype, shape, place):
-            if name != key or fields[2:] != (place,):
-                raise PtInspectError(f"{name} is {dict(fields)}, not {key} with {place}")
-            (_, type_name), (_, sizes) = dtype, shape = fields[:2]
-            entry = TensorEntry(name, type_name, tuple(sizes), begin - nbytes, begin)
-            if entry.torch_form() != (planned.dtype, planned.tensor.shape):
-                raise PtInspectError(f"{name} is {type_name} {entry.shape}")
-            forms[form] = ("dtype", type_name), ("shape", sizes), nbytes
+    if position != len(text):
+        raise PtInspectError(f"after all tensors its header has {text[position:][:200]}")
+
+
+def _parse_form(
+    parse: Callable[[str, int], tuple[Any, int]], text: str, position: int, planned: PlannedTensor
+) -> str:
+    """Return the first two fields of the entry at a position of a header. PtInspectError unless it
+    describes the planned tensor."""
+    name, stop = parse(text, position)
+    fields, _ = parse(text, stop + 1)
+    if [field for field, _ in fields] != ["dtype", "shape", "data_offsets"]:
+        raise PtInspectError(f"{name} is {dict(fields)}")
+    (_, type_name), (_, sizes), _ = fields
+    entry = TensorEntry(name, type_name, tuple(sizes), 0, 0)
+    if name != planned.key or entry.torch_form() != (planned.dtype, planned.tensor.shape):
+        raise PtInspectError(f"{name} is {type_name} {entry.shape}, not {planned.key}")
+    return f'{{"dtype":"{type_name}","shape":[{",".join(map(str, sizes))}]'
 
 
 def _check_output(

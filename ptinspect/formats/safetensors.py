@@ -16,7 +16,7 @@ order.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -249,21 +249,15 @@ def unique_names(pairs: list[tuple[str, Value]]) -> dict[str, Value]:
     return items
 
 
-def parse_json(
-    raw: bytes,
-    name: str,
-    start: int = 0,
-    encoding: str = "utf-8",
-    pairs: Callable[[list[tuple[str, Value]]], Value] = unique_names,
-) -> Value:
+def parse_json(raw: bytes, name: str, start: int = 0, encoding: str = "utf-8") -> Value:
     """Parse JSON whose objects have unique names; DamagedError for any other text. `name` names
     the text in errors ("header"), `start` is its offset in the file. The encoding "utf-8-sig"
-    accepts a byte order mark. `pairs` gets the items of each object in place of `unique_names`."""
+    accepts a byte order mark."""
     import json
 
     place = Place(None, start)
     try:
-        return json.loads(raw.decode(encoding), object_pairs_hook=pairs)
+        return json.loads(raw.decode(encoding), object_pairs_hook=unique_names)
     except (ValueError, RecursionError) as error:
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
         position = getattr(error, "pos", None)

@@ -54,16 +54,18 @@ class BytesPiece(Piece):
 
 
 class SourceRange(Piece):
-    """Bytes `start` to `stop` of a source's storage, unchanged."""
+    """Bytes `start` to `stop` of a source's storage, unchanged. `located` may have the `place`."""
 
-    __slots__ = ("start", "stop", "storage")
+    __slots__ = ("located", "start", "stop", "storage")
     changed = False
+    located: tuple[int | None, int, int | None] | None
 
     def __init__(self, storage: Storage, start: int, stop: int) -> None:
         self.storage = storage
         self.start = start
         self.stop = stop
         self.length = stop - start
+        self.located = None
 
     def chunks(self) -> Iterator[bytes]:
         return self.storage.chunks(self.start, self.stop)

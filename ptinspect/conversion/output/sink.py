@@ -155,10 +155,16 @@ class Sink:
     def _write_range(self, piece: SourceRange, crc: int | None) -> int | None:
         """Write bytes of a source. Return the CRC-32 continued from `crc`, or None if it is None
         and the source has no CRC-32 to compare it with."""
-        source, offset, recorded = piece.place()
+        source, offset, recorded = piece.located or piece.place()
         length = piece.length
         if 0 < length < LARGE and source is not None:  # thousands of these may follow each other
-            data = self._read_ahead(source, offset, length)
+            stop = offset + length
+            for descriptor, begin, end, window in self._windows:
+                if begin <= offset and stop <= end and descriptor == source:
+                    data = window[offset - begin : stop - begin]
+                    break
+            else:
+                data = self._read_window(source, offset, length)
             if recorded is not None or crc is not None:
                 crc = crc32(data, crc or 0)
                 if recorded is not None and crc != recorded:
@@ -318,24 +324,10 @@ class Sink:
             raise DamagedError(f"{done:,} bytes were read where {piece.length:,} were expected")
         return crc
 
-    def _read_ahead(self, source: int, offset: int, length: int) -> memoryview:
-        """Return a small range of a file from a window that is read ahead, because its neighbours
-        usually follow."""
-        stop = offset + length
-        for window in self._windows:
-            if window.source == source and window.start <= offset and stop <= window.stop:
-                return window.data[offset - window.start : stop - window.start]
-        data = self._read_window(source, offset, length).data[:length]
-        if len(data) < length:
-            raise _truncated_source_error(offset)
-        return data
-
-    def _read_window(self, source: int, offset: int, length: int) -> _Window:
-        """Read ahead from an offset: twice as far as the last time if the ranges follow each other.
-
-        There are several windows, because the order of keys is often that of text: `10` is between
-        `1` and `2`.
-        """
+    def _read_window(self, source: int, offset: int, length: int) -> memoryview:
+        """Return a small range of a file and read ahead, because its neighbours usually follow:
+        twice as far as the last time if the ranges follow each other. There are several windows,
+        because the order of keys is often that of text: `10` is between `1` and `2`."""
         size = max(SMALL_WINDOW, length)
         for window in self._windows:
             if window.source == source and 0 <= offset - window.start <= 2 * len(window.data):
@@ -344,9 +336,11 @@ class Sink:
                 break
         buffer = bytearray(size)
         data = memoryview(buffer)[: _read_into(source, memoryview(buffer), offset)]
+        if len(data) < length:
+            raise _truncated_source_error(offset)
         window = _Window(source, offset, offset + len(data), data)
         self._windows = [window, *self._windows[: MAX_WINDOWS - 1]]
-        return window
+        return data[:length]
 
 
 def _truncated_source_error(offset: int) -> DamagedError:

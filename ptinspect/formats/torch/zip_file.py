@@ -171,8 +171,9 @@ class TorchZip(ZipArchive):
 
     def locate(self, key: object) -> tuple[int | None, int, int | None] | None:
         """See `Archive.locate`."""
-        index, directory = self.storages.find(key), self.directory
-        if index is None:
+        storages, directory = self.storages, self.directory
+        index = storages.indices.get(key)
+        if index is None and (index := storages.find(key)) is None:
             return None
         base, crc = directory.source.base, directory.crcs[index] if directory.has_crcs else None
         if base is None or directory.methods[index] != STORED:
