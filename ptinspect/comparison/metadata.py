@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from hashlib import blake2b, sha256
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from ptinspect.document.select import value_finder
+from ptinspect.document.entries import value_finder
 from ptinspect.document.to_array import number_of
 from ptinspect.pickling.numpy_objects import as_array, as_scalar
 from ptinspect.pickling.pyobjects import (

@@ -21,9 +21,8 @@ from ptinspect.conversion.state_dict import (
     optimizer_state_dict,
     state_dict_of,
 )
-from ptinspect.document.entries import describe, is_simple
+from ptinspect.document.entries import describe, is_simple, value_at
 from ptinspect.document.modules import Module, module_of
-from ptinspect.document.select import value_at
 from ptinspect.document.tensor import Tensor
 from ptinspect.dtypes import numpy_name
 from ptinspect.errors import UnsupportedError

@@ -23,7 +23,7 @@ from ptinspect.conversion.state_dict import (
     select_part,
 )
 from ptinspect.document import open as open_document
-from ptinspect.document.select import value_at
+from ptinspect.document.entries import value_at
 from ptinspect.errors import PtInspectError, add_error_path
 from ptinspect.pickling.pyobjects import as_mapping, attributes_of, path_step
 from ptinspect.pickling.values import Call, Value, key_value

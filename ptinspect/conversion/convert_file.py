@@ -33,7 +33,7 @@ from ptinspect.conversion.report import (
 )
 from ptinspect.conversion.verify import refuse_unsafe_output, verify_outputs
 from ptinspect.document import open as open_document
-from ptinspect.document.select import resolve_path
+from ptinspect.document.entries import resolve_path
 from ptinspect.errors import PtInspectError, add_error_path, shell_options
 from ptinspect.limits import Limits
 from ptinspect.pickling.pyobjects import bracketed, dotted

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 
 from ptinspect.conversion.options import WRAPPER_PREFIX, ConvertOptions
 from ptinspect.document.elements import swap_bytes
-from ptinspect.document.modules import module_of
-from ptinspect.document.select import (
+from ptinspect.document.entries import (
     MAX_LISTED,
     Subtree,
     several_entries_error,
     value_at,
     value_finder,
 )
+from ptinspect.document.modules import module_of
 from ptinspect.document.tensor import InlineStorage, Tensor
 from ptinspect.dtypes import DTYPES
 from ptinspect.errors import PtInspectError

@@ -21,8 +21,8 @@ from ptinspect.conversion.options import TENSORS_ONLY
 from ptinspect.conversion.output.object_graph import ObjectGraph
 from ptinspect.conversion.plan import ModelPart, Plan, PlannedTensor, plan_tensors, plan_torch_file
 from ptinspect.conversion.report import PROGRAM_DROPPED, loss_warnings
+from ptinspect.document.entries import Subtree, resolve_path, value_at
 from ptinspect.document.modules import BUFFERS, PACKED_OBJECTS, PARAMETERS, Module, module_of
-from ptinspect.document.select import Subtree, resolve_path, value_at
 from ptinspect.document.tensor import InlineStorage, Tensor
 from ptinspect.dtypes import DTYPES
 from ptinspect.errors import LimitError, PtInspectError, UnsupportedError

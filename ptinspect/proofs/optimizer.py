@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ptinspect.document import open as open_document
+from ptinspect.document.entries import no_entry_error, select_path
 from ptinspect.document.optim.check import OptimizerFit, check_optimizers
-from ptinspect.document.select import no_entry_error, select_path
 from ptinspect.document.warnings import require_checksums
 from ptinspect.errors import add_error_path
 from ptinspect.pickling.pyobjects import dotted

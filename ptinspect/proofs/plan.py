@@ -13,9 +13,9 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from ptinspect.document import open as open_document
+from ptinspect.document.entries import no_entry_error, select_path, several_entries_error
 from ptinspect.document.optim.matching import Weights, best_match, candidate_weights, slots_of
 from ptinspect.document.optim.state import EPOCHS, STEPS, find_schedulers, training_counter
-from ptinspect.document.select import no_entry_error, select_path, several_entries_error
 from ptinspect.document.warnings import require_checksums
 from ptinspect.errors import PtInspectError, UnsafeError, UnsupportedError, add_error_path
 from ptinspect.pickling.pyobjects import dotted

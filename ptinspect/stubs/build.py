@@ -15,7 +15,7 @@ from hashlib import sha256
 from types import ModuleType
 from typing import TYPE_CHECKING, BinaryIO
 
-from ptinspect.document.select import select_path
+from ptinspect.document.entries import select_path
 from ptinspect.errors import DamagedError, PtInspectError, UnsupportedError, add_error_path
 from ptinspect.pickling.pyobjects import dotted
 from ptinspect.safety.load_advice import advise_loading, path_to_load

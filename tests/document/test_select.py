@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 import ptinspect
-from ptinspect.document import select
-from ptinspect.document.select import (
+from ptinspect.document import entries
+from ptinspect.document.entries import (
     path_matches,
     resolve_path,
     select_path,
@@ -71,8 +71,8 @@ def test_a_finder_walks_each_container_once(monkeypatch: pytest.MonkeyPatch) -> 
     paths += [("n",), ("n", 0), (), ("x",)]
     expected = [value_at(root, path) for path in paths]
     walked = []
-    children = select.named_children
-    monkeypatch.setattr(select, "named_children", lambda v: walked.append(id(v)) or children(v))
+    children = entries.named_children
+    monkeypatch.setattr(entries, "named_children", lambda v: walked.append(id(v)) or children(v))
     find = value_finder(root)
     assert [find(path) for path in paths] == expected
     assert expected[:3] == [0, 0, None] and expected[-4:] == [5, None, root, None]

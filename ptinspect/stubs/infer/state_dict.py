@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
-from ptinspect.document.select import path_matches
+from ptinspect.document.entries import path_matches
 from ptinspect.stubs.collect.definitions import Definition, Instance, Member
 from ptinspect.stubs.collect.object_graph import MAX_DEPTH, ObjectGraph
 from ptinspect.stubs.collect.source import (
