@@ -108,7 +108,7 @@ def _open_shard(source: Source, limits: Limits) -> Archive:
 READERS = {
     "torch-zip": "torch.zip_file.open_zip",
     "torchscript": "torch.torchscript.read_torchscript",
-    "torch-package": "torch.package.read_package",
+    "torch-package": "torch.zip_file.read_package",
     "torch-export": "torch.export.read_export",
     "npz": "numpy_files.read_npz",
     "npy": "numpy_files.read_npy",
