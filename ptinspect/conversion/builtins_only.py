@@ -14,8 +14,8 @@ from collections.abc import Generator, Iterable
 from copy import copy
 from typing import TYPE_CHECKING, NamedTuple
 
-from ptinspect.conversion.models import array_tensor
 from ptinspect.conversion.output.object_graph import REBUILD_PARAMETER
+from ptinspect.conversion.plan import array_tensor
 from ptinspect.conversion.state_dict import (
     metadata_of,
     optimizer_state_dict,

@@ -11,10 +11,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ptinspect.conversion.models import find_models
 from ptinspect.conversion.output.object_graph import ObjectGraph
 from ptinspect.conversion.output.sink import ModificationGuard
-from ptinspect.conversion.plan import Plan, plan_tensors, plan_torch_file
+from ptinspect.conversion.plan import Plan, find_models, plan_tensors, plan_torch_file
 from ptinspect.conversion.report import excluded_keys_warning, is_checkpoint, loss_warnings
 from ptinspect.conversion.state_dict import (
     model_part,

@@ -9,7 +9,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ptinspect.atomic_file import atomic_outputs, check_destination, check_disk_space
-from ptinspect.conversion.models import model_candidates
 from ptinspect.conversion.options import (
     ConvertOptions,
     KeyEdits,
@@ -22,6 +21,7 @@ from ptinspect.conversion.options import (
 )
 from ptinspect.conversion.output.sink import ByteCounter, ModificationGuard, Sink
 from ptinspect.conversion.output.storage_layout import TensorOptions
+from ptinspect.conversion.plan import model_candidates
 from ptinspect.conversion.report import (
     ConversionReport,
     crc_warnings,

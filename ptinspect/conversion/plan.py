@@ -1,26 +1,72 @@
-"""The plan of a conversion: files, tensors and warnings, decided before a byte is written."""
+"""The plan of a conversion, made before a byte is written: its model, files, tensors and warnings.
+
+A file with several models is an error that lists a command for each, because half of a model is
+worse than none. There is one exception: averages of the same model (EMA, SWA), which have its keys
+and shapes, are passed over, and a warning names them.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple
 
+from ptinspect.conversion.options import WRAPPER_PREFIX, ConvertOptions
 from ptinspect.conversion.output.torch_zip import folder_name, write_torch_zip
 from ptinspect.document.document import by_key
+from ptinspect.document.elements import swap_bytes
+from ptinspect.document.entries import (
+    MAX_LISTED,
+    Subtree,
+    several_entries_error,
+    value_at,
+    value_finder,
+)
+from ptinspect.document.modules import module_of
+from ptinspect.document.tensor import InlineStorage, Tensor
 from ptinspect.document.walk import walk
+from ptinspect.dtypes import DTYPES
+from ptinspect.errors import PtInspectError
+from ptinspect.pickling.numpy_objects import as_array
+from ptinspect.pickling.pyobjects import as_bytes, as_mapping, dotted, iter_children
+from ptinspect.pickling.values import Blob, Value, key_value
+from ptinspect.text import join_names
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from ptinspect.conversion.output.object_graph import ObjectGraph
     from ptinspect.conversion.output.pieces import LostValues, Piece
     from ptinspect.conversion.output.sink import ModificationGuard, Sink
     from ptinspect.document import Document
     from ptinspect.document.modules import Module
-    from ptinspect.document.tensor import Tensor
     from ptinspect.dtypes import DType
+    from ptinspect.formats.archive import Archive
     from ptinspect.pickling.machine import Pickled
     from ptinspect.pickling.pyobjects import Path
-    from ptinspect.pickling.values import Value
+
+_ENTRY_OF_ONE_MODEL = {
+    "model", "model_state_dict", "state_dict", "module", "net", "network", "weights", "params",
+    "model_weights", "net_state_dict",
+}  # fmt: skip
+"""Entries whose nested dicts are the parts of one model, as in old checkpoints of Megatron."""
+
+_SETTINGS = (
+    ("hyper_parameters",), ("datamodule_hyper_parameters",), ("hparams",), ("args",), ("config",),
+    ("cfg",), ("callbacks",), ("loops",),
+)  # fmt: skip
+"""Entries in which a module is an argument, as in checkpoints of Lightning."""
+
+_AVERAGE = re.compile(r"(?:^|[._])(?:ema|swa|avg|averaged?|shadow|polyak)(?:$|[._\d])", re.I)
+_ARRAY_DEPTH = 2
+_KINDS = {
+    "optimizer": "the state of an optimizer",
+    "tensor": "one tensor",
+    "tensors": "a structure of tensors",
+    "checkpoint": "a checkpoint without a model",
+    "other": "something else",
+}
 
 
 class PlannedTensor(NamedTuple):
@@ -157,3 +203,215 @@ def plan_tensors(
         source = source or first_keys.get(tensor.view_key()) or key
         planned.append(PlannedTensor(key, source, tensor, dtypes[id(tensor)]))
     return planned
+
+
+# --- the model of a file --------------------------------------------------------------------
+
+
+def select_model(document: Document, options: ConvertOptions) -> tuple[Subtree, list[str]]:
+    """Return the one model of a file, and a warning if averages of it are passed over.
+    PtInspectError if the file has no model, or several."""
+    models = model_candidates(document)
+    if not models:
+        kind = _KINDS.get(document.kind, document.kind)
+        raise PtInspectError(
+            f"the file has no model: it is {kind}",
+            hint="--to same writes the whole file, --entry PATH selects a part of it",
+        )
+    if len(models) == 1:
+        if models[0].path and _is_minor_part(models[0].path, document):
+            raise _minor_part_error(models[0].path, document, options)
+        return models[0], []
+    model = _model_beside_averages(models, document)
+    if model is not None:
+        others = join_names(dotted(other.path) for other in models if other is not model)
+        return model, [
+            f"converted {dotted(model.path)}, not {others} (the same keys and shapes);"
+            " --entry PATH chooses another one"
+        ]
+    commands = [
+        replace(options, entry=dotted(model.path)).command(document.path)
+        for model in models[:MAX_LISTED]
+    ]
+    commands.append(options.command(document.path, "--all-entries"))
+    raise several_entries_error("model", [model.path for model in models], "\n".join(commands))
+
+
+def model_candidates(document: Document) -> list[Subtree]:
+    """Return the models of a file: its root, or all models in a checkpoint."""
+    root = Subtree((), document.archive.root)
+    items = as_mapping(root.value)
+    if document.kind in ("module", "state_dict"):
+        return [root]
+    # A dict of tensors and other values; the state_dict of a model without parameters is empty.
+    is_flat = document.kind == "tensors" and items and all(isinstance(k, str) for k in items)
+    if items == {} or is_flat:
+        return [root]
+    models = _merge_nested(find_models(document), document)
+    has_names = items is not None and all(isinstance(key_value(key), str) for key in items)
+    if has_names and len(models) == 1 and _is_minor_part(models[0].path, document):
+        return [root]
+    if not models:
+        models = [*_array_state_dicts(root)]
+    return [m for m in models if m.path[:1] not in _SETTINGS] or models
+
+
+def _is_minor_part(path: Path, document: Document) -> bool:
+    """Return True if the root has more tensors of its own than the model at `path`, as a
+    state_dict with one inner dict; False for a usual name of a model."""
+    if document.optimizers or {*path} & _ENTRY_OF_ONE_MODEL:
+        return False
+    paths = [info.path for info in document.contents.tensors]
+    inner = sum(tensor_path[: len(path)] == path for tensor_path in paths)
+    return inner < sum(len(tensor_path) == 1 for tensor_path in paths)
+
+
+def _minor_part_error(path: Path, document: Document, options: ConvertOptions) -> PtInspectError:
+    """Return the error for a list, or a dict without names, around a small dict of tensors."""
+    is_tensors_only = (options.dst or "").lower().endswith((".safetensors", ".npz"))
+    everything = ConvertOptions("same", dst=None if is_tensors_only else options.dst)
+    commands = [
+        replace(options, entry=dotted(path)).command(document.path),
+        everything.command(document.path),
+    ]
+    return PtInspectError(
+        f"most tensors are not in {dotted(path)}, the only part with names: choose with --entry, or"
+        " convert everything with --to same",
+        hint="\n".join(commands),
+    )
+
+
+def find_models(document: Document) -> list[Subtree]:
+    """Return the outermost modules and state_dicts outside of optimizers, in file order. A model
+    that several paths lead to is returned once, with the shortest of them."""
+    contents = document.contents
+    paths = [info.root for info in contents.modules if not info.name] + contents.state_dicts
+    order = {path: index for index, path in enumerate(dict.fromkeys(paths))}
+    covered = [optimizer.path for optimizer in contents.optimizers]
+    find = value_finder(document.archive.root)
+    models: dict[int, Subtree] = {}
+    for path in sorted(order, key=lambda path: (len(path), order[path])):
+        if any(path[: len(outer)] == outer for outer in covered):
+            continue
+        value = find(path)
+        if value is not None:
+            covered.append(path)
+            models.setdefault(id(value), Subtree(path, value))
+    return sorted(models.values(), key=lambda model: order[model.path])
+
+
+def _merge_nested(models: list[Subtree], document: Document) -> list[Subtree]:
+    """Return the models, with the state_dicts that are parts of one model replaced by the dict
+    around them."""
+    parts_of: dict[Path, set[Path]] = {}
+    merged: dict[Path, Subtree] = {}
+    for model in models:
+        path = model.path
+        heads = [path[: i + 1] for i, step in enumerate(path[:-1]) if step in _ENTRY_OF_ONE_MODEL]
+        if path and isinstance(path[0], str) and "." in path[0]:
+            heads.insert(0, ())  # names of modules, each with a dict, as HQQ writes them
+        for head in heads:
+            if head not in parts_of:
+                parts_of[head] = _parts_of_one_model(head, document)
+            if len(parts_of[head]) > 1:
+                merged.setdefault(head, Subtree(head, value_at(document.archive.root, head)))
+                break
+        else:
+            merged[path] = model
+    return list(merged.values())
+
+
+def _parts_of_one_model(head: Path, document: Document) -> set[Path]:
+    """Return the paths of the dicts below `head` that hold its tensors; none if they are models
+    of their own."""
+    items = as_mapping(value_at(document.archive.root, head))
+    if items is None or not all(isinstance(key, str) for key in items):
+        return set()
+    if any(key in _ENTRY_OF_ONE_MODEL or _AVERAGE.search(str(key)) for key in items):
+        return set()
+    contents, length = document.contents, len(head)
+    if any(info.root[:length] == head for info in contents.modules):
+        return set()
+    return {
+        info.path[:-1]
+        for info in contents.tensors
+        if info.path[:length] == head and info.role != "optimizer"
+    }
+
+
+def _array_state_dicts(root: Subtree) -> Iterator[Subtree]:
+    """Yield the outermost mappings of names to NumPy arrays, as in the zoo of detectron2."""
+    level = [root]
+    for _ in range(_ARRAY_DEPTH):
+        inner: list[Subtree] = []
+        for part in level:
+            if is_array_state_dict(part.value):
+                yield part
+            elif as_mapping(part.value) is not None:
+                inner += [
+                    Subtree((*part.path, step), child) for step, child in iter_children(part.value)
+                ]
+        level = inner
+
+
+def array_tensor(value: Value, archive: Archive) -> Tensor | None:
+    """Return the tensor with the elements of a NumPy array; None for all other values, and for
+    arrays of a dtype that torch does not have."""
+    array = as_array(value)
+    dtype = DTYPES.get(array.name) if array else None
+    if array is None or dtype is None:
+        return None
+    data = array.data
+    if not isinstance(data, Blob) and as_bytes(data) is None:
+        return None
+    if dtype.swap > 1 and (array.dtype[0] == ">") != (archive.byteorder == "big"):
+        content = data.read() if isinstance(data, Blob) else as_bytes(data) or b""
+        data = swap_bytes(content, dtype.swap)
+    storage = InlineStorage(archive, data, "cpu")
+    return Tensor(dtype, array.shape, array.stride, 0, storage, "cpu", False, 0)
+
+
+def is_array_state_dict(value: Value) -> bool:
+    """Return True for a mapping of strings to NumPy arrays."""
+    items = as_mapping(value)
+    return bool(items) and all(
+        isinstance(key_value(key), str) and as_array(item) is not None
+        for key, item in (items or {}).items()
+    )
+
+
+def _model_beside_averages(models: list[Subtree], document: Document) -> Subtree | None:
+    """Return the only model that is not an average, if all others are averages of it, or are its
+    own state_dict."""
+    averages = [m for m in models if any(_AVERAGE.search(str(step)) for step in m.path)]
+    rest = [model for model in models if model not in averages]
+    if not rest:
+        return None
+    model, *copies = rest
+    tensors = _tensors_by_key(model, document)
+    for average in averages:
+        others = _tensors_by_key(average, document)
+        others.pop("n_averaged", None)  # the counter of torch.optim.swa_utils.AveragedModel
+        if not others or any(
+            key not in tensors or tensors[key].shape != tensor.shape
+            for key, tensor in others.items()
+        ):
+            return None
+    views = {key: tensor.view_key() for key, tensor in tensors.items()}
+    if copies and module_of(model.value) is None:
+        return None
+    for copy in copies:
+        others = _tensors_by_key(copy, document)
+        if {key: tensor.view_key() for key, tensor in others.items()} != views:
+            return None
+    return model
+
+
+def _tensors_by_key(model: Subtree, document: Document) -> dict[str, Tensor]:
+    """Return the tensors of a model's state_dict by key, without the prefixes of wrappers."""
+    length = len(model.path)
+    return {
+        WRAPPER_PREFIX.sub("", ".".join(map(str, info.path[length:]))): info.tensor
+        for info in document.contents.tensors
+        if info.path[:length] == model.path and info.persistent
+    }

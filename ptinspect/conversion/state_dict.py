@@ -16,10 +16,18 @@ from dataclasses import dataclass, field
 from struct import pack
 from typing import TYPE_CHECKING
 
-from ptinspect.conversion.models import array_tensor, is_array_state_dict, select_model
 from ptinspect.conversion.options import TENSORS_ONLY
 from ptinspect.conversion.output.object_graph import ObjectGraph
-from ptinspect.conversion.plan import ModelPart, Plan, PlannedTensor, plan_tensors, plan_torch_file
+from ptinspect.conversion.plan import (
+    ModelPart,
+    Plan,
+    PlannedTensor,
+    array_tensor,
+    is_array_state_dict,
+    plan_tensors,
+    plan_torch_file,
+    select_model,
+)
 from ptinspect.conversion.report import PROGRAM_DROPPED, loss_warnings
 from ptinspect.document.entries import Subtree, resolve_path, value_at
 from ptinspect.document.modules import BUFFERS, PACKED_OBJECTS, PARAMETERS, Module, module_of
