@@ -25,6 +25,7 @@ from ptinspect.proofs.script_report import (
     compare_runs,
     in_order,
     is_readable,
+    restart_keys,
     split_differences,
     volatile_keys,
 )
@@ -185,6 +186,7 @@ class _Proof:
         counts = _steps_of_ranks(whole.trace, killed.trace, resumed.trace, kill.save)
         difference = _first_of_ranks(whole.trace, resumed.trace, counts)
         checkpoints = compare_runs(whole, resumed, resumed.started)
+        volatile = [*volatile, *restart_keys(checkpoints, self.command, self.again)]
         different, not_compared, generators = split_differences(checkpoints, volatile, bool(counts))
         left_out = [
             name for name in in_order(whole.files) if os.path.basename(name) in not_compared

@@ -8,7 +8,7 @@ from __future__ import annotations
 import filecmp
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
 from ptinspect.comparison import DiffReport, diff
@@ -268,7 +268,10 @@ def _items(report: DiffReport) -> Iterator[Item]:
     for key, dtypes in tensors:
         is_rng = _has_rng_name(key) and all((dtype or "").startswith("uint") for dtype in dtypes)
         yield Item(key, "rng" if is_rng else "tensor", key)
+    parents = {entry.path[:depth] for entry in report.entries for depth in range(len(entry.path))}
     for entry in report.entries:
+        if entry.path in parents and entry.a == entry.b:
+            continue  # an object that differs in what comes next
         key, values = dotted(entry.path), (entry.a, entry.b)
         is_rng = all(_is_rng_value(entry.path, value) for value in values)
         a, b = (f"{v:.6g}" if isinstance(v, float) else str(v)[:40] for v in values)
@@ -306,6 +309,19 @@ def volatile_keys(checkpoints: list[Checkpoint]) -> list[str]:
     """Return the keys of entries that differ between two whole runs, such as times."""
     items = [item for checkpoint in checkpoints for item in checkpoint.items]
     return list(dict.fromkeys(item.key for item in items if item.kind in ("entry", "file")))
+
+
+def restart_keys(
+    checkpoints: list[Checkpoint], command: Sequence[str], again: Sequence[str]
+) -> list[str]:
+    """Return the keys of recorded options that say how the script was started again: those that
+    only this command has, `resume`, and the epoch to start at."""
+    words = [word for word in again if word.startswith("-") and word not in command]
+    options = {word.lstrip("-").partition("=")[0].replace("-", "_") for word in words}
+    options |= {"resume", "start_epoch"}
+    items = [item for checkpoint in checkpoints for item in checkpoint.items]
+    keys = [item.key for item in items if item.kind == "entry" and "." in item.key]
+    return [key for key in keys if key.rpartition(".")[2] in options]
 
 
 def split_differences(

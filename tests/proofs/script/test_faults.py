@@ -180,3 +180,19 @@ def test_another_command_starts_it_again(tmp_path: Path) -> None:
     assert report.steps is not None
     assert report.steps.resumed_after == 4
     assert f"--resume-command {shlex.quote(command)} --at 1" in report.reproduce
+
+
+def test_recorded_options_of_the_second_start(tmp_path: Path) -> None:
+    """A checkpoint has the options of the command line, as in torchvision's training scripts."""
+    options = (
+        'argparse.Namespace(resume="-r" in sys.argv, init_from=sys.argv[1:], start_epoch=start)'
+    )
+    source = replaced(
+        PLAIN, ("if saved:", 'if "-r" in sys.argv:'), ("import os", "import argparse, os, sys"),
+        ("torch.load(saved[-1])", "torch.load(saved[-1], weights_only=False)"),
+        ('"epoch": epoch,', f'"epoch": epoch, "args": {options},'),
+    )  # fmt: skip
+    command = shlex.join([sys.executable, "train.py", "-r", "--init-from=last"])
+    report = check(tmp_path, source, resume_command=command)
+    assert (report.verdict, report.exit_code) == ("same", 0), report.text()
+    assert sorted(report.not_compared) == ["args.init_from", "args.resume", "args.start_epoch"]
