@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 @click.command("scan", short_help="Check whether files and folders are safe to load.")
 @click.argument("paths", metavar="PATH...", nargs=-1, required=True)
-@format_option(["text", "json", "sarif"])
+@format_option(["text", "json", "jsonl", "sarif"])
 @output_option
 @force_option
 @flag("-v --verbose", "List clean files as well, unless there is -q.")
@@ -86,6 +86,7 @@ def command(
     from ptinspect.safety.report import (
         exit_code,
         is_listed,
+        json_lines_text,
         json_text,
         sarif_text,
         text_lines,
@@ -101,7 +102,7 @@ def command(
     with open_output(output, force=force, sources=paths) as write:
         with progress_bar("scanning", hidden=no_progress, counted=True) as progress:
             files = list(find_files(paths, exclude, left_out))
-            is_json = output_format == "json"
+            is_json = output_format in ("json", "jsonl")
             scan = partial(
                 scan_file, allow=allow, allow_unknown=_configured_names(config, paths),
                 limits=LIMITS.shared_by(len(files)), commands=("convert", "scan", "stub"),
@@ -116,7 +117,8 @@ def command(
         skipped = left_out_text(left_out)
         if is_json:
             is_one = len(paths) == len(reports) == 1 and not os.path.isdir(paths[0])
-            write(json_text(reports, not is_one))
+            as_text = json_lines_text if output_format == "jsonl" else json_text
+            write(as_text(reports, not is_one))
         elif output_format == "sarif":
             write(sarif_text(reports))
         else:

@@ -41,7 +41,19 @@ if TYPE_CHECKING:
 WITHOUT_EFFECT = {
     "--format tree": ("--sort", "--values", "--stats", "--hash"),
     "--format json": ("--depth",),
-    "--textconv": ("--format", "--depth", "--values"),
+    "--format jsonl": ("--depth",),
+    "--textconv": ("--format", "--depth", "--values", "--brief"),
+    "--brief": (
+        "--format",
+        "--sort",
+        "--depth",
+        "--values",
+        "--stats",
+        "--hash",
+        "--include",
+        "--exclude",
+        "--all",
+    ),
 }
 """Options that a view has no use for: a usage error, not silence."""
 
@@ -58,6 +70,7 @@ Git LFS pointer. Other files that ptinspect does not read are counted."""
 @format_option(FORMATS)
 @output_option
 @force_option
+@flag("--brief", "Show a line per file.")
 @repeatable("--include", "GLOB", "Show only tensors whose key matches, e.g. '*.weight'.")
 @repeatable("--exclude", "GLOB", "Hide tensors whose key matches.")
 @choice("--sort", ["file", "key", "size"], "Order of the tensors.", default="file")
@@ -81,9 +94,9 @@ Git LFS pointer. Other files that ptinspect does not read are counted."""
 @click.pass_context
 def command(
     ctx: click.Context, /, paths: tuple[str, ...], output_format: str, output: str | None,
-    force: bool, include: tuple[str, ...], exclude: tuple[str, ...], sort: str, depth: int | None,
-    all_rows: bool, values: bool, stats: bool, hashes: bool, check: bool, textconv: bool,
-    no_progress: bool,
+    force: bool, brief: bool, include: tuple[str, ...], exclude: tuple[str, ...], sort: str,
+    depth: int | None, all_rows: bool, values: bool, stats: bool, hashes: bool, check: bool,
+    textconv: bool, no_progress: bool,
 ) -> None:  # fmt: skip
     """Show what is in each PATH: a file of torch.save, pickle, safetensors, numpy, GGUF or ONNX,
     `-` for standard input, or a folder. A folder is one checkpoint in several files, or is searched
@@ -95,8 +108,9 @@ def command(
     used = {
         "--format": output_format != "summary", "--sort": sort != "file",
         "--depth": depth is not None, "--values": values, "--stats": stats, "--hash": hashes,
+        "--include": include, "--exclude": exclude, "--all": all_rows, "--brief": brief,
     }  # fmt: skip
-    view = "--textconv" if textconv else f"--format {output_format}"
+    view = "--textconv" if textconv else "--brief" if brief else f"--format {output_format}"
     for name in WITHOUT_EFFECT.get(view, ()):
         if used[name]:
             raise click.UsageError(f"{name} cannot be used with {view}")
@@ -113,8 +127,7 @@ def command(
     if not no_progress:
         options.progress = byte_progress
     with open_output(output, force=force, sources=paths) as write:
-        if textconv:
-            output_format = "textconv"
+        output_format = "textconv" if textconv else "brief" if brief else output_format
         code = ShowRun(output_format, options, write, debug_requested(ctx)).show_paths(paths)
     ctx.exit(code)
 
@@ -126,7 +139,8 @@ class ShowRun:
         self, output_format: str, options: ShowOptions, write: Callable[[str], None], debug: bool
     ) -> None:
         self._output_format = output_format
-        self._is_json = output_format == "json"
+        self._is_json = output_format in ("json", "jsonl")
+        self._is_json_lines = output_format == "jsonl"
         self._render = renderer(output_format)
         self._options = options
         self._write = write
@@ -153,7 +167,7 @@ class ShowRun:
                 continue
             for file in _documents_below(path, folders[path]):
                 shown[path] += self._show_file(file, folders[path])
-        if self._is_json and self._is_list:
+        if self._is_json and self._is_list and not self._is_json_lines:
             self._write("\n]\n" if self._written else "[]\n")
         for path, left_out in folders.items():
             skipped = f"{left_out_text(left_out)} skipped"
@@ -216,7 +230,7 @@ class ShowRun:
         else:
             warnings = checksum_warnings(select_tensors(document, self._options))
         document.checksum_warnings = warnings
-        if self._output_format in ("table", "tree"):  # which show no facts and no warnings
+        if self._output_format in ("table", "tree", "brief"):  # which show no facts and no warnings
             messages = [warning.message for warning in warnings]
             if document.checked_records is not None:
                 from ptinspect.display.summary_facts import checksums_text
@@ -235,15 +249,16 @@ class ShowRun:
         error.path = error.path or path
         write_stderr(error_text(error))
         if self._is_json:
-            from ptinspect.display.json import json_error
+            from ptinspect.display.json import json_error, on_one_line
 
-            self._emit(json_error(error, path))
+            text = json_error(error, path)
+            self._emit(on_one_line(text) if self._is_json_lines else text)
 
     def _emit(self, text: str) -> None:
         """Write the text for one file, with the commas or empty lines between files."""
-        if self._is_list and self._is_json:
+        if self._is_list and self._is_json and not self._is_json_lines:
             text = (",\n" if self._written else "[\n") + text.rstrip("\n")
-        elif self._written:
+        elif self._written and self._output_format not in ("jsonl", "brief"):
             text = "\n" + text
         self._write(text)
         self._written += 1

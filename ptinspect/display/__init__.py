@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 Advance = Callable[[int], None]
 Progress = Callable[[int, str], AbstractContextManager[Advance]]
 
-FORMATS = ("summary", "table", "tree", "json", "markdown")
+FORMATS = ("summary", "table", "tree", "json", "jsonl", "markdown")
 
 
 # Without the methods that nothing calls: generating them takes 0.5 ms of every start-up.
@@ -60,6 +60,7 @@ def renderer(format: str) -> Renderer:
     newline. Its module is imported now, so that start-up pays for one format only."""
     from importlib import import_module  # noqa: TID251  # modules of this folder, not of a file
 
-    name = "summary" if format in ("markdown", "textconv") else format
+    modules = {"jsonl": "json", **dict.fromkeys(("markdown", "textconv", "brief"), "summary")}
+    name = modules.get(format, format)
     render: Renderer = getattr(import_module(f"ptinspect.display.{name}"), f"{format}_text")
     return render

@@ -66,6 +66,16 @@ def json_text(document: Document, options: ShowOptions, file_hash: FileHash | No
     return ",\n ".join([head, *(f'"{name}": {text}' for name, text in sections.items())]) + "}\n"
 
 
+def jsonl_text(document: Document, options: ShowOptions, file_hash: FileHash | None) -> str:
+    """Return the object of a document on one line."""
+    return on_one_line(json_text(document, options, file_hash))
+
+
+def on_one_line(text: str) -> str:
+    """Return JSON without the line breaks between its items; in strings they are escaped."""
+    return text.replace("\n", "") + "\n"
+
+
 def json_error(error: PtInspectError, path: str) -> str:
     """Return the object for a file that could not be shown."""
     details = {

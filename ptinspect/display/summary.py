@@ -13,6 +13,7 @@ from ptinspect.display.summary_facts import (
     facts,
     heading,
     optimizer_text,
+    tensors_text,
 )
 from ptinspect.display.table import (
     Table,
@@ -75,6 +76,13 @@ def markdown_text(document: Document, options: ShowOptions, file_hash: FileHash 
     if entries:
         head.append(markdown_table(Table(["entry", "value"], [*entries])))
     return _joined(head, document, options, _code_block, markdown_table)
+
+
+def brief_text(document: Document, options: ShowOptions, file_hash: FileHash | None) -> str:
+    """Return one line: path, size, format, content, and sums over the tensors."""
+    parts = [heading(document), *([tensors_text(document)] if document.tensors else [])]
+    is_dangerous = any(DO_NOT_LOAD in text for _, text in facts(document, options, file_hash))
+    return f"{safe(document.path)}  {', '.join(parts)}{'  DANGEROUS' * is_dangerous}\n"
 
 
 def _joined(

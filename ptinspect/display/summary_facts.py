@@ -79,7 +79,7 @@ def facts(document: Document, options: ShowOptions, file_hash: FileHash | None) 
     if document.checked_records is not None:
         yield "checksums", checksums_text(document.checked_records, document.checksum_warnings)
     if document.tensors:
-        yield "tensors", _tensors_text(document)
+        yield "tensors", tensors_text(document)
     if document.kind == "module":
         yield "state_dict", _state_dict_text(document)
     package = document.archive.facts.get("package")
@@ -204,7 +204,7 @@ def _load_facts(document: Document, hints: bool) -> Iterator[Fact]:
             yield "", f"ptinspect scan {shell_word(document.path)} prints the line that allows it"
 
 
-def _tensors_text(document: Document) -> str:
+def tensors_text(document: Document) -> str:
     """Return `2 parameters, 3 elements, 12 bytes, float32, cuda:0`; with several roles `2
     parameters with 3 elements, 1 buffer with 1 element, …`. Views of the same bytes count once."""
     counts, elements, dtypes, devices = (Counter[str]() for _ in range(4))

@@ -351,10 +351,16 @@ def json_text(reports: Sequence[ScanReport], as_list: bool) -> str:
     return _dumps(listed if as_list else listed[0])
 
 
-def _dumps(value: object) -> str:
+def json_lines_text(reports: Sequence[ScanReport], as_list: bool) -> str:
+    """Return the objects of `json_text`, each on a line of its own."""
+    shown = [report for report in reports if not (as_list and report.skipped)]
+    return "".join(_dumps(report.as_dict(), None) for report in shown)
+
+
+def _dumps(value: object, indent: int | None = 2) -> str:
     import json
 
-    return json.dumps(value, indent=2).replace("\x7f", "\\u007f") + "\n"
+    return json.dumps(value, indent=indent).replace("\x7f", "\\u007f") + "\n"
 
 
 _SARIF_RULES = {

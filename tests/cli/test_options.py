@@ -14,7 +14,7 @@ DEEP = FIXTURES / "modules" / "everything.pt"
 
 SHOW = (
     "--include *weight", "--exclude *weight", "--sort key", "--sort size", "--depth 0", "--values",
-    "--stats", "--hash", "--textconv",
+    "--stats", "--hash", "--textconv", "--brief",
 )  # fmt: skip
 
 
@@ -28,7 +28,7 @@ def is_ignored(arguments: list[object], option: str) -> bool:
     return (plain.output, plain.exit_code) == (used.output, used.exit_code)
 
 
-@pytest.mark.parametrize("format", ["summary", "table", "tree", "json", "markdown"])
+@pytest.mark.parametrize("format", ["summary", "table", "tree", "json", "jsonl", "markdown"])
 @pytest.mark.parametrize("path", [DEEP, CHECKPOINT], ids=["model", "checkpoint"])
 def test_no_option_of_show_is_ignored(format: str, path: Path) -> None:
     options = [option for option in SHOW if option != "--sort size" or path == DEEP]
@@ -40,7 +40,10 @@ def test_no_option_of_show_is_ignored(format: str, path: Path) -> None:
     "options",
     [
         "-f json --depth 1", "-f tree --hash", "-f table --stats --depth 1", "--textconv -f json",
-        "--textconv --depth 1", "--textconv --values",
+        "--textconv --depth 1", "--textconv --values", "-f jsonl --depth 1", "--brief --depth 1",
+        "--brief -f json", "--brief --all", "--brief --include x", "--brief --exclude x",
+        "--brief --sort key", "--brief --values", "--brief --stats", "--brief --hash",
+        "--brief --textconv",
     ],
 )  # fmt: skip
 def test_options_of_show_that_exclude_each_other(options: str) -> None:
@@ -49,7 +52,7 @@ def test_options_of_show_that_exclude_each_other(options: str) -> None:
     assert " cannot be used with --" in result.stderr
 
 
-@pytest.mark.parametrize("format", ["text", "json", "sarif"])
+@pytest.mark.parametrize("format", ["text", "json", "jsonl", "sarif"])
 def test_no_option_of_scan_is_ignored(format: str, tmp_path: Path) -> None:
     for path in (MODEL, STATE_DICT):
         (tmp_path / path.name).write_bytes(path.read_bytes())

@@ -54,6 +54,16 @@ def test_the_schema_is_one() -> None:
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
 
 
+def test_json_lines_are_the_objects_of_json(folder: Path) -> None:
+    (folder / "bad\n.pt").write_bytes(torch_zip(BAD))
+    for path, code in ((folder, 1), (folder / "good.pt", 0)):
+        lines = run(path, "-f", "jsonl", code=code)
+        objects = read(path, code=code)
+        expected = objects if path == folder else [objects]
+        assert [json.loads(line) for line in lines.split("\n")[:-1]] == expected
+    assert run(folder / "good.pt", "-f", "jsonl", "--exclude", "*", code=0) == ""
+
+
 def test_a_clean_folder(folder: Path) -> None:
     out = run(folder, "-v", code=0)
     assert f"{folder / 'good.pt'}: clean (torch-zip)" in out

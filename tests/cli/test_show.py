@@ -24,7 +24,7 @@ def keys(text: str) -> list[str]:
     return [line.split(" ")[0] for line in lines[rule + 1 :] if line]
 
 
-@pytest.mark.parametrize("format", ["summary", "table", "tree", "json", "markdown"])
+@pytest.mark.parametrize("format", ["summary", "table", "tree", "json", "jsonl", "markdown"])
 def test_formats(format: str) -> None:
     result = run("show", "--format", format, MODEL)
     assert (result.exit_code, result.stderr) == (0, "")
@@ -153,6 +153,36 @@ def test_json_errors_stand_in_their_place(tmp_path: Path) -> None:
     assert result.exit_code == 2
     alone = json.loads(run("show", "-f", "json", cut).stdout)
     assert alone == second
+
+
+def test_json_lines_are_the_objects_of_json(tmp_path: Path) -> None:
+    strange = tmp_path / "a.pt"
+    strange.write_bytes(pickle.dumps({"line\nfeed": "a\r\u2028\n", "n": [1.5, {"x": "\n"}]}))
+    for paths in ([MODEL], [strange], [strange, cut_file(tmp_path), CHECKPOINT]):
+        lines = run("show", "-f", "jsonl", *paths).stdout
+        assert lines.endswith("\n")
+        objects = json.loads(run("show", "-f", "json", *paths).stdout)
+        expected = objects if len(paths) > 1 else [objects]
+        assert [json.loads(line) for line in lines.split("\n")[:-1]] == expected
+
+
+def test_brief_is_a_line_per_file(tmp_path: Path) -> None:
+    evil, empty = tmp_path / "evil.pkl", tmp_path / "empty.pkl"
+    evil.write_bytes(b"cos\nsystem\n(S'x'\ntR.")
+    empty.write_bytes(pickle.dumps({}))
+    result = run("show", "--brief", MODEL, CHECKPOINT, evil, empty, cut_file(tmp_path))
+    first, second, *others = result.stdout.splitlines()
+    assert first == (
+        f"{MODEL}  2.7 kB, torch-zip, full model of class __main__.CustomModel,"
+        " 2 parameters, 3 elements, 12 bytes, float32, cuda:0"
+    )
+    assert second.startswith(f"{CHECKPOINT}  2.6 kB, torch-zip, checkpoint, 3 tensors, 4 elements")
+    assert others == [
+        f"{evil}  20 bytes, pickle, no tensors, an object of class os.system  DANGEROUS",
+        f"{empty}  5 bytes, pickle, no tensors, a dict",
+    ]
+    assert result.exit_code == 2
+    assert "the zip is truncated" in result.stderr
 
 
 def make_folder(root: Path) -> Path:

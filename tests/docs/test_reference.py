@@ -20,7 +20,7 @@ REPORT = "-f --format -o --output --force"
 # The whole command line: an option that is not here is not to be, and has to be agreed first.
 COMMANDS = {
     "": "-V --version --debug",
-    "show": f"""{REPORT} --include --exclude --sort --depth --all --values --stats --hash
+    "show": f"""{REPORT} --brief --include --exclude --sort --depth --all --values --stats --hash
  --check --textconv --no-progress""",
     "stub": """-o --output --package --force --entry --class --no-recovered-source --guess-forward
  --check""",
