@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ptinspect.errors import PtInspectError
     from ptinspect.limits import Limits
     from ptinspect.pickling.machine import Pickled
+    from ptinspect.pickling.values import Call
     from ptinspect.source.base import Source
 
     ScanSource: TypeAlias = "Callable[[Source, ScanState], None]"
@@ -132,6 +133,7 @@ class ScanState:
         errors: why it could not be read to its end.
         notes: remarks that do not change the verdict.
         streams: its pickles, after they were run.
+        sparse: the calls of its pickles that make sparse tensors.
         facts: what `load_advice` needs to know about the container.
         weights_only_blockers: classes whose instances weights_only refuses to fill.
     """
@@ -149,6 +151,7 @@ class ScanState:
     errors: list[PtInspectError] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     streams: list[Pickled] = field(default_factory=list)
+    sparse: list[Call] = field(default_factory=list)
     facts: dict[str, object] = field(default_factory=dict)
     weights_only_blockers: set[str] = field(default_factory=set)
 
@@ -213,6 +216,7 @@ class ScanState:
         self.errors += other.errors
         self.notes += other.notes
         self.streams += other.streams
+        self.sparse += other.sparse
         self.weights_only_blockers |= other.weights_only_blockers
 
     def report(

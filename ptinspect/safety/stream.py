@@ -46,6 +46,10 @@ _NOTABLE_ATTRIBUTES = _WATCHED_ATTRIBUTES.union(values.MEMORY_INTERFACES)
 _RETURNS_FOREIGN = frozenset(("builtins.getattr", *calls.ALIASING))
 
 _LOAD_FROM_BYTES = "torch.storage._load_from_bytes"
+_REBUILDS_SPARSE = (
+    "torch._utils._rebuild_sparse_tensor",
+    "torch._utils._rebuild_sparse_csr_tensor",
+)
 
 _WIDE = 64
 """Items, or characters, up to which a value is examined each time that it occurs."""
@@ -94,6 +98,7 @@ class StreamJudge:
     Attributes:
         findings: what is unknown or dangerous.
         payloads: (offset, bytes) that loading would load as a file; see `Judgement`.
+        sparse: the calls that make sparse tensors.
         texts: (offset, text) of each `_codecs.encode(text, …)`, as protocols 0 to 2 write bytes.
         weights_only_blockers: classes whose instances weights_only refuses to fill.
     """
@@ -103,6 +108,7 @@ class StreamJudge:
         self.shift = shift
         self.findings = FindingCollector()
         self.payloads: list[tuple[int, bytes | Blob | str]] = []
+        self.sparse: list[Call] = []
         self.texts: list[tuple[int, str]] = []
         self.weights_only_blockers: set[str] = set()
         self._quick_shapes: dict[Global, Shapes] = {}
@@ -184,6 +190,8 @@ class StreamJudge:
         if isinstance(func, Global):
             if func.path in values.VIEW_FUNCTIONS and values.view_exceeds_storage(args):
                 self._add(event, DANGEROUS, "tensor", values.EXCEEDS_STORAGE)
+            if func.path in _REBUILDS_SPARSE:
+                self.sparse.append(call)
             if self._is_clean_at_once(func, call):
                 if not args:
                     self._clean.add((func, call.opcode))

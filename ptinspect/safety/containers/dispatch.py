@@ -25,12 +25,13 @@ from ptinspect.formats.zip_records import find_directories
 from ptinspect.safety.containers import pickles
 from ptinspect.safety.containers.payloads import BASE64, UNREAD_FORMATS, decode_base64, scan_text
 from ptinspect.safety.containers.zip import scan_zip
-from ptinspect.safety.report import DANGEROUS
+from ptinspect.safety.report import DANGEROUS, UNKNOWN
 from ptinspect.safety.scan_state import ScanState, scan_member
 from ptinspect.source.base import MemorySource, SliceSource
 from ptinspect.source.local import MAX_COPY_BYTES, open_source
 
 if TYPE_CHECKING:
+    from ptinspect.document.tensor import Tensor
     from ptinspect.formats.signatures import Identity
     from ptinspect.source.base import Source
 
@@ -57,6 +58,10 @@ def scan_source(source: Source, state: ScanState) -> None:
             _scan_unless_zip(source, state, head)
         if state.format not in _TAR_FORMATS and is_tar(head):  # torch.load tries tarfile first
             _scan_as_second_format(source, state, "tar")
+        # A pickle with persistent ids is a part of an archive, which has the storages.
+        is_part = state.format == "pickle" and any(each.persistent for each in state.streams[:1])
+        if state.sparse and not is_part:
+            _check_sparse_indices(source, state)
     except PtInspectError as error:
         state.errors.append(error)
     except RecursionError:
@@ -121,6 +126,63 @@ def _scan_archive(kind: str, source: Source, state: ScanState) -> None:
         from ptinspect.safety.containers.tar import scan_tar
 
         scan_tar(source, state)
+
+
+# --- sparse tensors -----------------------------------------------------------------------
+
+
+def _check_sparse_indices(source: Source, state: ScanState) -> None:
+    """Report sparse tensors whose indices lead outside: torch reads and writes where they point to.
+
+    Most versions of torch.load do not check them: torch/_utils.py, _validate_loaded_sparse_tensors.
+    """
+    from ptinspect.document.document import Document
+    from ptinspect.formats.detect import open_archive
+
+    calls, state.sparse = state.sparse, []
+    verdict, reason = DANGEROUS, "an index of a sparse tensor leads outside of it"
+    try:
+        document = Document(source, open_archive(source, state.limits), state.limits)
+        for tensor in map(document.tensor_of, calls):
+            if tensor is None:
+                raise FormatError("another form of sparse tensor")
+            index_bytes = tensor.nbytes - tensor.parts["values"].nbytes
+            state.budget.count_unpacked(index_bytes, state.record)  # many may share a storage
+            if _leads_outside(tensor):
+                break
+        else:
+            return
+    except PtInspectError:
+        verdict, reason = UNKNOWN, "the indices of a sparse tensor cannot be read"
+    except (IndexError, TypeError, ValueError, ZeroDivisionError):
+        pass  # the shapes of its parts do not fit together
+    state.find("sparse-indices", reason, state.record, verdict)
+
+
+def _leads_outside(tensor: Tensor) -> bool:
+    """Return True if an index of a sparse tensor is not one of its rows, columns or values."""
+    from ptinspect.document.elements import contiguous
+
+    *parts, values = tensor.parts.values()
+    numbers = []
+    for part in parts:
+        data, is_short = memoryview(contiguous(part)), part.dtype and part.dtype.itemsize == 4
+        numbers.append(data.cast("i") if is_short else data.cast("q"))
+    count, batch = parts[-1].shape[-1], len(parts[0].shape) - 1
+    if tensor.layout == "sparse_coo":
+        numbers = [numbers[0][i * count : (i + 1) * count] for i in range(parts[0].shape[0])]
+        bounds = tensor.shape[: len(numbers)]
+    else:
+        dims = [batch, batch + 1] if tensor.layout[-1] == "r" else [batch + 1, batch]
+        blocks = values.shape[batch + 1 :] if tensor.layout[7] == "b" else (1, 1)
+        lengths = [tensor.shape[dim] // blocks[dim - batch] for dim in dims]
+        if parts[0].shape[-1] != lengths[0] + 1 or values.shape[: batch + 1] != parts[1].shape:
+            return True
+        bounds = (count + 1, lengths[1])
+    return any(
+        min(row, default=0) < 0 or max(row, default=-1) >= bound
+        for row, bound in zip(numbers, bounds, strict=True)
+    )
 
 
 # --- pickles ------------------------------------------------------------------------------

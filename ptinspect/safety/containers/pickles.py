@@ -218,6 +218,7 @@ class PickleScanner:
                 self.state.find("frame", reason, self.record, DANGEROUS, offset, "FRAME")
         judge.judge(recorder)
         self.state.weights_only_blockers |= judge.weights_only_blockers
+        self.state.sparse += judge.sparse
         for finding in judge.findings.sorted():
             self.state.findings.add(finding)
             if finding.call is not None or finding.verdict == DANGEROUS:
