@@ -183,9 +183,9 @@ def is_stdlib(module: str) -> bool:
     return top in sys.stdlib_module_names and top not in ("test", "__main__")
 
 
-# A class (`Tree`, `cKDTree`), also within classes, or what Cython writes for one: it creates an
-# object and sets its attributes.
-_CLASS = r"_*[a-z]?[A-Z]\w*[a-z]\w*"
+# A class (`Tree`, `cKDTree`, `GPS`), also within classes, or what Cython writes for one: it creates
+# an object and sets its attributes.
+_CLASS = r"(?:_*[a-z]?[A-Z]\w*[a-z]\w*|_*[A-Z][A-Z0-9_]+)"
 _CLASS_NAME = re.compile(rf"({_CLASS}\.)*({_CLASS}|__pyx_unpickle_\w+)")
 
 

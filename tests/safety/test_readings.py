@@ -91,6 +91,12 @@ CONSTRUCTED = {
     "an enum of deepspeed": call(path("deepspeed.runtime.zero.config.ZeroStageEnum"), plain(2)),
     "an enum of peft": call(path("peft.utils.peft_types.PeftType"), text("LORA")),
     "an enum of matplotlib": call(path("matplotlib._enums.CapStyle"), text("butt")),
+    "an enum in capitals": call(path("PIL.ExifTags.GPS"), plain(1)),
+    "an enum in capitals, private": call(path("urllib3.util.timeout._TYPE_DEFAULT"), plain(-1)),
+    "an enum in lower case": call(path("httpx.codes"), plain(404)),
+    "a dictionary of sqlalchemy": call(
+        path("sqlalchemy.util._immutabledict_cy.immutabledict"), plain({})
+    ),
     "counts of nltk": call(path("nltk.probability.FreqDist"), plain({"a": 1})),
     "a calendar": new(path("calendar.TextCalendar")),
     "a masked constant": call(path("numpy.ma.core.MaskedConstant")),
