@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from ptinspect.dtypes import DTYPES
 from ptinspect.errors import DOWNLOAD_AGAIN, DamagedError, LimitError, Place, UnsupportedError
-from ptinspect.formats.archive import PicklelessArchive, Span
+from ptinspect.formats.archive import Finding, PicklelessArchive, Span
 from ptinspect.formats.safetensors import dense_tensor, encoded_tensor, ordered_dict
 from ptinspect.limits import LIMITS, Limits
 from ptinspect.text import bounded_repr
@@ -42,6 +42,7 @@ _TYPES = {
     23: ("IQ4_XS", 256, 136), 24: ("I8", 1, 1), 25: ("I16", 1, 2), 26: ("I32", 1, 4),
     27: ("I64", 1, 8), 28: ("F64", 1, 8), 29: ("IQ1_M", 256, 56), 30: ("BF16", 1, 2),
     34: ("TQ1_0", 256, 54), 35: ("TQ2_0", 256, 66), 39: ("MXFP4", 32, 17),
+    40: ("NVFP4", 64, 36), 41: ("Q1_0", 128, 18),
 }  # fmt: skip
 _DTYPES = {
     "F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64",
@@ -141,6 +142,11 @@ def read_gguf(source: Source, limits: Limits = LIMITS) -> Gguf:
         (kind,) = reader.numbers("I")
         metadata[name] = reader.value(kind)
     archive.facts = {"metadata": metadata}
+    parts = metadata.get("split.count", 1)
+    if parts != 1:
+        text = f"one of {parts} files of a model, the tensors of the others are not read:"
+        text += " `llama-gguf-split --merge` joins them"
+        archive.warnings.append(Finding("not-joined", text))
     listed = [_read_tensor(reader) for _ in range(tensor_count)]
     alignment = metadata.get("general.alignment", 32)
     if not isinstance(alignment, int) or not 0 < alignment <= 1 << 20:

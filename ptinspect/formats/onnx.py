@@ -1,10 +1,10 @@
 """ONNX: the tensors of a model's graph. Its bytes are not parsed beyond what is needed for that.
 
 A file is a protobuf message, ModelProto (onnx/onnx.proto). Read are the graph's initializers, the
-tensors of its Constant nodes, and those of the graphs inside nodes (If, Loop). The elements of a
-TensorProto are in `raw_data` (little-endian), in typed fields (numbers as varints, float16 as bits
-in `int32_data`), or in another file: `external_data` with location, offset and length. A location
-outside the model's folder is refused.
+tensors of its Constant nodes, and those of the graphs inside nodes (If, Loop), of functions and of
+training. The elements of a TensorProto are in `raw_data` (little-endian), in typed fields (numbers
+as varints, float16 as bits in `int32_data`), or in another file: `external_data` with location,
+offset and length. A location outside the model's folder is refused.
 """
 
 from __future__ import annotations
@@ -35,14 +35,17 @@ if TYPE_CHECKING:
 MAX_DEPTH = 32
 """Graphs inside nodes of graphs."""
 
-# TensorProto.DataType: torch's name, or None; ONNX's name; elements per byte if more than one.
+# TensorProto.DataType: torch's name, or ONNX's name and the bits of an element.
 _TYPES = {
     1: "float32", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64",
     9: "bool", 10: "float16", 11: "float64", 12: "uint32", 13: "uint64", 14: "complex64",
     15: "complex128", 16: "bfloat16", 17: "float8_e4m3fn", 18: "float8_e4m3fnuz",
     19: "float8_e5m2", 20: "float8_e5m2fnuz", 24: "float8_e8m0fnu",
 }  # fmt: skip
-_ENCODED = {8: "STRING", 21: "UINT4", 22: "INT4", 23: "FLOAT4E2M1"}
+_ENCODED = {
+    8: ("STRING", 0), 21: ("UINT4", 4), 22: ("INT4", 4), 23: ("FLOAT4E2M1", 4), 25: ("UINT2", 2),
+    26: ("INT2", 2), 27: ("FLOAT6E2M3", 6), 28: ("FLOAT6E3M2", 6),
+}  # fmt: skip
 _VARINT, _BYTES = 0, 2
 _FIXED = {1: 8, 5: 4}
 """Bytes of a field with the wire type of a fixed-size number."""
@@ -218,11 +221,19 @@ class _Reader:
         self.archive = archive
         self.operators: Counter[str] = Counter()
 
-    def read_graph(self, main: Message) -> dict[str, object]:
-        """Read the main graph and the graphs inside its nodes. Return the facts of the main one."""
+    def read_graph(self, main: Message, model: Message) -> dict[str, object]:
+        """Read the main graph, the graphs inside its nodes, and those of training and functions.
+        Return the facts of the main one."""
         root: dict[str, Value] = {}
         graphs: dict[str, dict[str, Value]] = {"": root}
-        stack: list[tuple[Message, str, int]] = [(main, "", 0)]
+        training = (graph for item in model.messages(20) for graph in item.messages(1, 2))
+        stack = [*((graph, f"training.{graph.text(2)}", 0) for graph in training), (main, "", 0)]
+        for function in model.messages(25):
+            path = function.text(1)
+            tensors = graphs.setdefault(path, {})
+            for number, node in enumerate(function.messages(7), 1):
+                for name, inner in self._read_node(node, tensors, number):
+                    stack.insert(0, (inner, f"{path}.{name}", 1))
         while stack:
             graph, path, depth = stack.pop()
             if depth > MAX_DEPTH:
@@ -288,14 +299,12 @@ class _Reader:
         shape = tuple(tensor.numbers(1))
         if any(size >= 1 << 62 for size in shape) or len(shape) > 64:
             raise DamagedError(f"the tensor {bounded_repr(name)} has no shape", where=where)
-        type_name, encoding = _TYPES.get(data_type), _ENCODED.get(data_type)
+        type_name, (encoding, bits) = _TYPES.get(data_type), _ENCODED.get(data_type, ("", 0))
         dtype = dtype_by_name(type_name) if type_name is not None else None
-        if dtype is None and encoding is None:
+        if dtype is None and not encoding:
             message = f"the tensor {bounded_repr(name)} is of the unknown type {data_type}"
             raise UnsupportedError(message, where=where)
-        nbytes = prod(shape) * dtype.itemsize if dtype is not None else -(-prod(shape) // 2)
-        if encoding == "STRING":
-            nbytes = 0
+        nbytes = -(-prod(shape) * (bits if dtype is None else 8 * dtype.itemsize) // 8)
         raw = tensor.fields.get(9)
         if tensor.number(14) == _EXTERNAL:
             span = self._external(name, tensor.pairs(13), nbytes, where)
@@ -312,7 +321,7 @@ class _Reader:
         self.archive.spans[key] = span
         if dtype is not None:
             return dense_tensor(key, dtype, shape)
-        return encoded_tensor(key, encoding or "", shape, nbytes)
+        return encoded_tensor(key, encoding, shape, nbytes)
 
     def _external(self, name: str, entries: dict[str, str], nbytes: int, where: Place) -> Span:
         """Return the span of a tensor in another file."""
@@ -361,7 +370,7 @@ def read_onnx(source: Source, limits: Limits = LIMITS) -> Onnx:
     archive = Onnx(source, limits)
     archive.origin = None if source.base is None else source.base - start
     model, reader = Message(data, start, stop), _Reader(archive)
-    graphs = [reader.read_graph(graph) for graph in model.messages(7)]
+    graphs = [reader.read_graph(graph, model) for graph in model.messages(7)]
     if not graphs:
         raise DamagedError("the model has no graph", hint=DOWNLOAD_AGAIN)
     metadata: dict[str, object] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import struct
 from pathlib import Path
 
 import pytest
@@ -74,3 +75,22 @@ def test_damage_is_an_error(tmp_path: Path) -> None:
                 list(document.tensors)
         except ptinspect.PtInspectError as error:
             assert str(error)
+
+
+def test_one_of_several_files_is_named_as_one(tmp_path: Path) -> None:
+    """As `GGUFWriter(…, split_max_tensors=1)` writes it."""
+
+    def text(value: str) -> bytes:
+        return struct.pack("<Q", len(value)) + value.encode()
+
+    header = b"GGUF" + struct.pack("<IQQ", 3, 1, 2)
+    header += text("split.no") + struct.pack("<IH", 2, 0)
+    header += text("split.count") + struct.pack("<IH", 2, 3)
+    header += text("w") + struct.pack("<IQIQ", 1, 64, 40, 0)  # NVFP4: 64 numbers in 36 bytes
+    source = tmp_path / "a-00001-of-00003.gguf"
+    source.write_bytes(header + bytes(-len(header) % 32) + bytes(range(36)))
+    with ptinspect.open(source) as document:
+        assert document.tensors["w"].read() == bytes(range(36))
+        (warning,) = document.warnings
+    assert warning.message.startswith("one of 3 files of a model")
+    assert "one of 3 files" in run("show", source).stdout

@@ -193,3 +193,33 @@ def test_a_sparse_initializer_is_its_values_and_indices(tmp_path: Path) -> None:
             assert tensors["sparse", "indices"].numpy().ravel().tolist() == indices
             assert tensors["sparse", "indices"].shape == dims
             assert ("sparse", "shape") in {entry.path for entry in document.entries}
+
+
+def test_tensors_of_functions_and_of_training_are_read(tmp_path: Path) -> None:
+    def constant(name: str, value: float) -> bytes:
+        tensor = message((1, 1), (2, 1), (9, struct.pack("<f", value)))
+        return message((2, name), (4, "Constant"), (5, message((1, "value"), (5, tensor))))
+
+    branch = message((1, constant("inside", 3)))
+    choice = message((3, "if"), (4, "If"), (5, message((1, "else_branch"), (6, branch))))
+    function = message((1, "Scale"), (4, "x"), (5, "y"), (7, constant("k", 2)), (7, choice))
+    step = message((2, "step"), (5, message((1, 1), (2, 2), (8, "rate"), (9, b"\x07"))))
+    tensor = message((1, 1), (2, 2), (8, "w"), (9, b"\x01"))
+    data = model((5, tensor)) + message((20, message((2, step))), (25, function))
+    (tmp_path / "f.onnx").write_bytes(data)
+    with ptinspect.open(tmp_path / "f.onnx") as document:
+        values = {info.path: info.numpy().item() for info in document.tensors.values()}
+    assert values == {
+        ("w",): 1,
+        ("Scale", "k"): 2.0,
+        ("Scale.if.else_branch", "inside"): 3.0,
+        ("training.step", "rate"): 7,
+    }
+
+
+def test_four_numbers_of_two_bits_are_one_byte(tmp_path: Path) -> None:
+    tensor = message((1, 7), (2, 25), (8, "w"), (9, b"\x12\x34"))
+    (tmp_path / "b.onnx").write_bytes(model((5, tensor)))
+    with ptinspect.open(tmp_path / "b.onnx") as document:
+        info = document.tensors["w"]
+        assert (info.tensor.encoding, info.shape, info.read()) == ("UINT2", (7,), b"\x12\x34")
