@@ -209,6 +209,14 @@ def lost_key(made: Any) -> None:
     del state_of(made)[2]["exp_avg_sq"]
 
 
+def lost_value(made: Any) -> None:
+    state_of(made)[2]["exp_avg_sq"] = None
+
+
+def nan_setting(made: Any) -> None:
+    made["optimizer"]["param_groups"][0]["betas"] = (0.9, float("nan"))
+
+
 def extra(made: Any) -> None:
     state_of(made)[9] = state_of(made)[0]
 
@@ -260,6 +268,7 @@ def reset(made: Any) -> None:
 FAULTS = {
     empty: "missing-state", more_parameters: "group-size", other_order: "order",
     other_shape: "shape", half: "dtype", lost_key: "missing-state", extra: "extra-state",
+    lost_value: "missing-state", nan_setting: "nan",
     twice: "duplicate", other_step: "step", odd_step: "step", other_rate: "lr",
     negative_rate: "lr", nan: "nan", infinite: "nan",
     negative: "negative", zeroed: "zero", reset: "zero",

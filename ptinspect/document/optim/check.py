@@ -248,7 +248,8 @@ class _Check:
 
     def check_keys(self, slot: Slot, state: dict[Value, Value]) -> None:
         group, class_path = self.optimizer.groups[slot.group], self.optimizer.class_path
-        missing = [key for key in required_state(class_path, group) or () if key not in state]
+        required = required_state(class_path, group) or ()
+        missing = [key for key in required if state.get(key) is None]
         if class_path == "torch.optim.Adafactor" and not missing:
             is_factored = {ROW, COLUMN} <= set(state)
             missing = [] if is_factored or "variance" in state else ["variance"]
@@ -284,7 +285,12 @@ class _Check:
                 self.add_fault("shape", f"{key} has {sizes}")
 
     def check_learning_rates(self, is_only_optimizer: bool) -> None:
-        """The learning rates are finite, and those that the scheduler set."""
+        """No setting is NaN; the learning rates are finite, and those that the scheduler set."""
+        for index, group in enumerate(self.optimizer.groups):
+            for key, value in group.items():
+                items = () if key in ("lr", "params") else as_sequence(value) or (value,)
+                if any(isinstance(item, float) and item != item for item in items):
+                    self.add_fault("nan", f"{_key_text(key)} of group {index} is NaN")
         rates = [self.number(group.get("lr")) for group in self.optimizer.groups]
         for index, rate in enumerate(rates):
             if rate is not None and not 0 <= rate < inf:
