@@ -192,7 +192,11 @@ class _BackgroundWriteback:
             duplicate = os.dup(descriptor)  # the original may be closed while the thread runs
             arguments = duplicate, start, length
             self._thread = threading.Thread(target=self._run, args=arguments, daemon=True)
-            self._thread.start()
+            try:
+                self._thread.start()
+            except RuntimeError:  # the system allows no more threads
+                self._thread = None
+                os.close(duplicate)
 
     def _run(self, descriptor: int, start: int, length: int) -> None:
         try:

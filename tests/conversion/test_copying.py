@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from ptinspect import atomic_file
 from ptinspect.conversion.output import sink as copy
 from ptinspect.conversion.output.pieces import BytesPiece, ConvertedRange, SourceRange
 from ptinspect.conversion.output.sink import LARGE, ModificationGuard, combine_crcs
@@ -168,6 +169,52 @@ def test_the_disk_is_full_for_one_of_two_threads(
         sink.write_pieces([SourceRange(storage, 0, len(BODY))], with_crc=True)
     assert sorted(offsets)[0] == 4 and sorted(offsets)[-1] % copy.PAGE == 0
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "preadv"), reason="there is no preadv")
+def test_reads_may_return_less_than_was_asked_for(
+    way: str, storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.preadv
+
+    def read(descriptor: int, buffers: list[memoryview], offset: int) -> int:
+        return real(descriptor, [buffers[0][:100_000]], offset)
+
+    monkeypatch.setattr(os, "preadv", read)
+    pieces = [SourceRange(storage, 0, 200_000), SourceRange(storage, 200_000, len(BODY))]
+    with sink_to(tmp_path / "out") as sink:
+        assert sink.write_pieces(pieces, with_crc=True) == zlib.crc32(BODY)
+    assert (tmp_path / "out").read_bytes() == BODY
+
+
+@pytest.mark.skipif(not hasattr(os, "preadv"), reason="there is no preadv")
+@pytest.mark.parametrize("length", [100, len(BODY)])
+def test_a_disk_that_cannot_be_read(
+    way: str, storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, length: int
+) -> None:
+    def fail(*_: object) -> int:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "preadv", fail)
+    failing = pytest.raises(PtInspectError, match="it cannot be read: Input/output error")
+    with failing, sink_to(tmp_path / "out") as sink:
+        sink.write_pieces([SourceRange(storage, 0, length)], with_crc=True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_system_without_more_threads(
+    storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(copy, "THREADED", LARGE)
+    monkeypatch.setattr(atomic_file, "WRITEBACK_INTERVAL", LARGE)
+    monkeypatch.setattr("threading.Thread.start", start)
+    with sink_to(tmp_path / "out") as sink:
+        crc = sink.write_pieces([SourceRange(storage, 0, len(BODY))], with_crc=True)
+    assert crc == zlib.crc32(BODY)
+    assert (tmp_path / "out").read_bytes() == BODY
 
 
 @pytest.mark.parametrize("cut", [0, 1, 4096, LARGE + 3, len(BODY)])

@@ -246,24 +246,27 @@ class Sink:
 
         half = length // 2
         half -= (self.position + half) % PAGE
-        results: list[int | Exception] = []
+        results: list[int | PtInspectError] = []
 
         def copy_second_half() -> None:
             try:
                 places = offset + half, self.position + half
                 results.append(self._copy_part(source, *places, length - half, 0, buffer))
-            except (OSError, PtInspectError) as error:
+            except PtInspectError as error:
                 results.append(error)
 
         buffer = self._buffer(1)
         thread = threading.Thread(target=copy_second_half)
         try:
-            thread.start()
+            try:
+                thread.start()
+            except RuntimeError:  # the system allows no more threads
+                copy_second_half()
             crc = self._copy_part(source, offset, self.position, half, crc, self._buffer(0))
         finally:
             if thread.is_alive():
                 thread.join()
-        if isinstance(results[0], Exception):
+        if isinstance(results[0], PtInspectError):
             raise results[0]
         os.lseek(self.output.descriptor, length, os.SEEK_CUR)
         self.output.count_written(length)
@@ -360,13 +363,25 @@ def _read_chunk(source: int, buffer: memoryview, offset: int) -> memoryview:
 
 
 def _read_into(descriptor: int, buffer: memoryview, offset: int) -> int:
-    """Fill `buffer` with the bytes at `offset`. Return their number, 0 past the end."""
-    if hasattr(os, "preadv"):
-        return os.preadv(descriptor, [buffer], offset)
-    os.lseek(descriptor, offset, os.SEEK_SET)
-    chunk = os.read(descriptor, len(buffer))
-    buffer[: len(chunk)] = chunk
-    return len(chunk)
+    """Fill `buffer` with the bytes at `offset`. Return their number, which is smaller at the end of
+    the file. PtInspectError if they cannot be read."""
+    done = 0
+    while done < len(buffer):
+        try:
+            if hasattr(os, "preadv"):
+                count = os.preadv(descriptor, [buffer[done:]], offset + done)
+            else:
+                os.lseek(descriptor, offset + done, os.SEEK_SET)
+                chunk = os.read(descriptor, len(buffer) - done)
+                count = len(chunk)
+                buffer[done : done + count] = chunk
+        except OSError as error:
+            where = Place(None, offset + done)
+            raise PtInspectError(f"it cannot be read: {error.strerror}", where=where) from error
+        if not count:
+            break
+        done += count
+    return done
 
 
 def combine_crcs(first: int, second: int, length: int) -> int:
